@@ -1,0 +1,65 @@
+//! Mixture of Inputs (MoI) as one backend-generic input layer for [burn].
+//!
+//! A language model samples a token, throws its next-token distribution away and feeds back one
+//! embedding. MoI feeds back a blend: the sampled token's embedding moved towards the mean embedding of
+//! the distribution, by a gate that grows with the entropy. No training; the emitted text is still tokens.
+//! Source: Zhuang et al., "Text Generation Beyond Discrete Token Sampling", arXiv 2505.14827.
+//!
+//! ```text
+//! q = the distribution on its support       H = normalised entropy of q, in [0, 1]
+//! g = gate(H)                               h = E[y] + g * (sum_i q_i E[i] - E[y])
+//! ```
+//!
+//! The layer asks nothing of the model: it takes the logits of a step, the tokens that were sampled from
+//! them, the embedding rows and one [`InputRule`] per row of the batch, and returns the next inputs
+//! together with what was mixed. Here an app with a model of its own uses it:
+//!
+//! ```
+//! use burn::nn::{Embedding, EmbeddingConfig, Linear, LinearConfig};
+//! use burn::tensor::{Int, Tensor, backend::Backend};
+//! use moi::{InputRule, Support, burn, next_inputs};
+//!
+//! // The app's own model: here the smallest one there is, an embedding and a head.
+//! struct Bigram<B: Backend> {
+//!     embedding: Embedding<B>,
+//!     head: Linear<B>,
+//! }
+//!
+//! fn decode<B: Backend>(model: &Bigram<B>, device: &B::Device) -> Result<Vec<i64>, moi::MixError> {
+//!     let table = model.embedding.weight.val(); // [vocab, d]
+//!     // Two sequences in one batch, each with a rule of its own.
+//!     let rules = [InputRule::moi(1.0, Support::Full)?, InputRule::Token];
+//!     let prompt = Tensor::<B, 1, Int>::from_ints([3, 5], device);
+//!     let mut inputs = table.clone().select(0, prompt); // [batch, d]
+//!     let mut generated = Vec::new();
+//!     for _ in 0..4 {
+//!         let logits = model.head.forward(inputs); // [batch, vocab]
+//!         let tokens = logits.clone().argmax(1).flatten::<1>(0, 1); // any sampler will do
+//!         let mixed = next_inputs(logits, tokens.clone(), &table, &rules, 3)?;
+//!         inputs = mixed.inputs.clone(); // instead of table.select(0, tokens)
+//!         for row in mixed.into_rows() {
+//!             assert!((0.0..=1.0).contains(&row.gate) && row.top.len() <= 3);
+//!         }
+//!         generated.extend(tokens.into_data().iter::<i64>());
+//!     }
+//!     Ok(generated)
+//! }
+//!
+//! let device = Default::default();
+//! let model = Bigram::<burn_flex::Flex> {
+//!     embedding: EmbeddingConfig::new(16, 8).init(&device),
+//!     head: LinearConfig::new(8, 16).init(&device),
+//! };
+//! assert_eq!(decode(&model, &device)?.len(), 8);
+//! # Ok::<(), moi::MixError>(())
+//! ```
+
+mod mix;
+mod rows;
+mod rule;
+mod top_k;
+
+pub use burn;
+pub use mix::{MixError, Mixed, RowMix, next_inputs};
+pub use rows::EmbeddingRows;
+pub use rule::{Gate, InputRule, RuleError, Support};

@@ -1,1 +1,78 @@
-//! x
+//! Decoder-only transformers, written once over burn's [`Backend`] trait.
+//!
+//! An architecture is data: its page ([`llama`]) reads a checkpoint's `config.json` and turns it into a
+//! [`DecoderConfig`]; one [`Decoder`] does the mathematics for all of them. The step's input is always an
+//! embedding; token ids are a helper. So mixtures, soft prompts and embeddings given by a caller are one path.
+//!
+//! ```
+//! use burn::tensor::{Int, Tensor};
+//! use moi_models::{Architecture, CausalLm};
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let config = serde_json::json!({
+//!     "model_type": "llama", "vocab_size": 32, "hidden_size": 16, "intermediate_size": 24,
+//!     "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2,
+//! });
+//! let device = Default::default();
+//! // Weights are not allocated before they are loaded or used.
+//! let model = Architecture::from_config(&config)?.config.init::<burn_flex::Flex>(&device);
+//! let mut cache = model.new_cache(1);
+//! let ids = Tensor::<burn_flex::Flex, 2, Int>::from_ints([[1, 2, 3]], &device);
+//! let hidden = model.forward(model.embed(ids), &mut cache)?; // [1, 3, 16]
+//! assert_eq!(model.logits(hidden).dims(), [1, 3, 32]);
+//! # Ok(())
+//! # }
+//! ```
+
+mod architecture;
+mod attention;
+mod cache;
+mod config;
+mod decoder;
+mod embedding;
+mod error;
+mod linear;
+pub mod llama;
+mod mlp;
+mod norm;
+mod rope;
+
+use burn::tensor::{Int, Tensor, backend::Backend};
+
+pub use architecture::{Architecture, SUPPORTED_MODEL_TYPES};
+pub use attention::Attention;
+pub use cache::KvCache;
+pub use config::{Activation, AttentionConfig, DecoderConfig, MlpConfig};
+pub use decoder::{Decoder, DecoderLayer};
+pub use embedding::Embedding;
+pub use error::ModelError;
+pub use linear::Linear;
+pub use mlp::Mlp;
+pub use norm::RmsNorm;
+pub use rope::{RopeConfig, RopeScaling};
+
+/// A causal language model whose input is embeddings: the narrow door between the decode loop and the
+/// mathematics. Nothing about files, devices or sampling passes through it.
+pub trait CausalLm<B: Backend> {
+    /// The rows of `ids` `[batch, seq]` as the model's input layer emits them `[batch, seq, d]`.
+    fn embed(&self, ids: Tensor<B, 2, Int>) -> Tensor<B, 3>;
+
+    /// Runs `inputs` `[batch, seq, d]` behind what `cache` holds and adds them to it: hidden states
+    /// `[batch, seq, d]`, ready for [`CausalLm::logits`].
+    ///
+    /// # Errors
+    /// If the inputs do not fit the cache or the context length; the cache is then unchanged.
+    fn forward(&self, inputs: Tensor<B, 3>, cache: &mut KvCache<B>) -> Result<Tensor<B, 3>, ModelError>;
+
+    /// Hidden states `[batch, seq, d]` to logits `[batch, seq, vocab]`.
+    fn logits(&self, hidden: Tensor<B, 3>) -> Tensor<B, 3>;
+
+    /// The embedding whose rows are mixed.
+    fn embedding(&self) -> &Embedding<B>;
+
+    /// An empty cache for `batch` rows.
+    fn new_cache(&self, batch: usize) -> KvCache<B>;
+
+    /// How many positions the model was made for.
+    fn context_length(&self) -> usize;
+}

@@ -1,1 +1,21 @@
-//! x
+//! Model files as named tensors that are read when they are needed, and loading them into a module.
+//!
+//! A checkpoint is memory-mapped; opening it reads its header alone. [`load`] compares every name and shape
+//! with the module's before any data is read, then reads tensor by tensor. The crate knows files, not
+//! mathematics: what a file says about its model is handed on as the JSON of a `config.json`.
+//!
+//! | format | types |
+//! |---|---|
+//! | safetensors, one file or shards with `model.safetensors.index.json` | F32, F16, BF16 |
+//! | GGUF version 2 and 3 | F32, F16, BF16, Q8_0, Q4_0, Q4_1 |
+
+mod error;
+pub mod gguf;
+mod load;
+mod safetensors;
+mod tensor;
+
+pub use error::{CheckpointError, TensorProblem};
+pub use load::{LoadProgress, load};
+pub use safetensors::{INDEX_FILE, SINGLE_FILE, open_safetensors};
+pub use tensor::{Checkpoint, LazyTensor, Storage};

@@ -1,1 +1,25 @@
-//! x
+//! Text to tokens and back: tokenizers, streaming detokenisation and chat templates.
+//!
+//! ```no_run
+//! use moi_text::{ChatTemplate, Message, Tokenizer};
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let tokenizer = Tokenizer::from_file("model/tokenizer.json".as_ref())?;
+//! // What a user writes stays text: `<|im_end|>` in it is no control token.
+//! let ids = tokenizer.encode("a <|im_end|> in plain text", true)?;
+//! assert_eq!(tokenizer.decode(&ids)?, "a <|im_end|> in plain text");
+//! # Ok(())
+//! # }
+//! ```
+
+mod error;
+mod stream;
+mod template;
+mod tokenizer;
+mod vocabulary;
+
+pub use error::TextError;
+pub use stream::Detokenizer;
+pub use template::{ChatTemplate, Message, TemplateTokens};
+pub use tokenizer::Tokenizer;
+pub use vocabulary::{TokenKind, Vocabulary, VocabularyKind};

@@ -1,0 +1,91 @@
+//! Every refusal says which file, where in it, what was expected and what was found.
+
+use std::{fmt, path::PathBuf};
+
+/// Why a checkpoint cannot be opened or loaded.
+#[derive(Debug, thiserror::Error)]
+pub enum CheckpointError {
+    /// The file cannot be opened or mapped.
+    #[error("cannot open {path}: {source}", path = path.display())]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// The file is not what its format defines: truncated, damaged, or something else.
+    #[error("{path}: {place}: {what}", path = path.display())]
+    Format {
+        /// The file.
+        path: PathBuf,
+        /// Where in the file.
+        place: String,
+        /// What is wrong there.
+        what: String,
+    },
+    /// Tensors of the checkpoint do not fit the model.
+    #[error("{path} does not fit the model:{problems}", path = path.display(), problems = list(problems))]
+    Tensors {
+        /// The file or directory.
+        path: PathBuf,
+        /// Everything that does not fit.
+        problems: Vec<TensorProblem>,
+    },
+}
+
+/// A tensor that does not fit the model.
+#[derive(Clone, Debug, PartialEq)]
+pub enum TensorProblem {
+    /// The model needs it, the checkpoint lacks it.
+    Missing {
+        /// Its name.
+        name: String,
+        /// The shape the model expects.
+        expected: Vec<usize>,
+    },
+    /// The checkpoint has it, the model has no place for it.
+    Unknown {
+        /// Its name.
+        name: String,
+        /// Its shape.
+        found: Vec<usize>,
+    },
+    /// Its shape is not the model's.
+    Shape {
+        /// Its name.
+        name: String,
+        /// The shape the model expects.
+        expected: Vec<usize>,
+        /// The shape in the file.
+        found: Vec<usize>,
+    },
+}
+
+impl fmt::Display for TensorProblem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Missing { name, expected } => {
+                write!(f, "tensor `{name}` is missing (expected shape {expected:?})")
+            }
+            Self::Unknown { name, found } => {
+                write!(f, "tensor `{name}` is not known to the model (found with shape {found:?})")
+            }
+            Self::Shape { name, expected, found } => {
+                write!(f, "tensor `{name}` has the wrong shape: expected {expected:?}, found {found:?}")
+            }
+        }
+    }
+}
+
+/// The first few problems, one a line, and how many there are besides.
+fn list(problems: &[TensorProblem]) -> String {
+    const SHOWN: usize = 5;
+    let mut text = String::new();
+    for problem in problems.iter().take(SHOWN) {
+        text += &format!("\n  {problem}");
+    }
+    if problems.len() > SHOWN {
+        text += &format!("\n  and {} more", problems.len() - SHOWN);
+    }
+    text
+}

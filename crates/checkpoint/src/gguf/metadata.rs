@@ -1,0 +1,167 @@
+//! A GGUF file's key-value pairs.
+
+use std::{collections::BTreeMap, fmt};
+
+use super::reader::Reader;
+use crate::CheckpointError;
+
+/// A metadata value. Numbers are widened: the file's own width carries no meaning.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Value {
+    /// u8 to u64.
+    Unsigned(u64),
+    /// i8 to i64.
+    Signed(i64),
+    /// f32 and f64.
+    Float(f64),
+    /// bool.
+    Bool(bool),
+    /// UTF-8 text.
+    String(String),
+    /// Values of one type.
+    Array(Vec<Value>),
+}
+
+/// The pairs by key.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Metadata(BTreeMap<String, Value>);
+
+const ARRAY: u32 = 9;
+/// Deeper arrays stand in no real file.
+const MAX_DEPTH: usize = 4;
+
+impl Metadata {
+    pub(super) fn read(reader: &mut Reader<'_>, count: usize) -> Result<Self, CheckpointError> {
+        let mut pairs = BTreeMap::new();
+        for _ in 0..count {
+            let key = reader.string()?;
+            let kind = reader.u32()?;
+            let value = value(reader, kind, 0)?;
+            if pairs.insert(key.clone(), value).is_some() {
+                return Err(reader.error(format!("metadata key `{key}` stands there twice")));
+            }
+        }
+        Ok(Self(pairs))
+    }
+
+    /// The value of a key.
+    pub fn get(&self, key: &str) -> Option<&Value> {
+        self.0.get(key)
+    }
+
+    /// All pairs, by key.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &Value)> {
+        self.0.iter().map(|(key, value)| (key.as_str(), value))
+    }
+
+    /// A text.
+    pub fn str(&self, key: &str) -> Option<&str> {
+        match self.get(key)? {
+            Value::String(text) => Some(text),
+            _ => None,
+        }
+    }
+
+    /// A number of things.
+    pub fn usize(&self, key: &str) -> Option<usize> {
+        self.get(key)?.as_usize()
+    }
+
+    /// A number.
+    pub fn f64(&self, key: &str) -> Option<f64> {
+        self.get(key)?.as_f64()
+    }
+
+    /// A truth.
+    pub fn bool(&self, key: &str) -> Option<bool> {
+        match self.get(key)? {
+            Value::Bool(truth) => Some(*truth),
+            _ => None,
+        }
+    }
+
+    /// A list, each entry read by `read`; none if the key is absent or an entry is of another type.
+    pub fn list<'a, T>(&'a self, key: &str, read: impl Fn(&'a Value) -> Option<T>) -> Option<Vec<T>> {
+        match self.get(key)? {
+            Value::Array(values) => values.iter().map(read).collect(),
+            _ => None,
+        }
+    }
+}
+
+impl Value {
+    /// A number of things.
+    pub fn as_usize(&self) -> Option<usize> {
+        match *self {
+            Self::Unsigned(n) => usize::try_from(n).ok(),
+            Self::Signed(n) => usize::try_from(n).ok(),
+            _ => None,
+        }
+    }
+
+    /// A number.
+    pub fn as_f64(&self) -> Option<f64> {
+        match *self {
+            Self::Float(x) => Some(x),
+            Self::Unsigned(n) => Some(n as f64),
+            Self::Signed(n) => Some(n as f64),
+            _ => None,
+        }
+    }
+
+    /// A text.
+    pub fn as_str(&self) -> Option<&str> {
+        match self {
+            Self::String(text) => Some(text),
+            _ => None,
+        }
+    }
+}
+
+impl fmt::Display for Value {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unsigned(n) => write!(f, "{n}"),
+            Self::Signed(n) => write!(f, "{n}"),
+            Self::Float(x) => write!(f, "{x}"),
+            Self::Bool(truth) => write!(f, "{truth}"),
+            Self::String(text) => write!(f, "{text:?}"),
+            Self::Array(values) => write!(f, "an array of {}", values.len()),
+        }
+    }
+}
+
+fn value(reader: &mut Reader<'_>, kind: u32, depth: usize) -> Result<Value, CheckpointError> {
+    Ok(match kind {
+        0 => Value::Unsigned(reader.array::<1>()?[0].into()),
+        1 => Value::Signed(i8::from_le_bytes(reader.array()?).into()),
+        2 => Value::Unsigned(u16::from_le_bytes(reader.array()?).into()),
+        3 => Value::Signed(i16::from_le_bytes(reader.array()?).into()),
+        4 => Value::Unsigned(u32::from_le_bytes(reader.array()?).into()),
+        5 => Value::Signed(i32::from_le_bytes(reader.array()?).into()),
+        6 => Value::Float(f32::from_le_bytes(reader.array()?).into()),
+        7 => Value::Bool(reader.array::<1>()?[0] != 0),
+        8 => Value::String(reader.string()?),
+        ARRAY => array(reader, depth)?,
+        10 => Value::Unsigned(u64::from_le_bytes(reader.array()?)),
+        11 => Value::Signed(i64::from_le_bytes(reader.array()?)),
+        12 => Value::Float(f64::from_le_bytes(reader.array()?)),
+        other => return Err(reader.error(format!("metadata type {other} is not defined"))),
+    })
+}
+
+fn array(reader: &mut Reader<'_>, depth: usize) -> Result<Value, CheckpointError> {
+    if depth >= MAX_DEPTH {
+        return Err(reader.error(format!("arrays are nested deeper than {MAX_DEPTH}")));
+    }
+    let kind = reader.u32()?;
+    let least = match kind {
+        0 | 1 | 7 => 1,
+        2 | 3 => 2,
+        4..=6 => 4,
+        ARRAY => 12,
+        _ => 8,
+    };
+    let count = reader.count("array entries", least)?;
+    (0..count).map(|_| value(reader, kind, depth + 1)).collect::<Result<_, _>>().map(Value::Array)
+}

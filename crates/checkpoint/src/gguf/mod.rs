@@ -1,0 +1,256 @@
+//! GGUF files, versions 2 and 3, little-endian.
+//!
+//! Layout (ggml's `docs/gguf.md`): magic, version, tensor count, metadata count, metadata, tensor table,
+//! padding to the alignment, data. Sizes in the table are innermost first.
+
+pub(crate) mod blocks;
+mod llama;
+mod metadata;
+mod reader;
+
+use std::{collections::BTreeMap, ops::Range, path::Path, sync::Arc};
+
+pub use metadata::{Metadata, Value};
+
+use crate::{Checkpoint, CheckpointError, LazyTensor, Storage, tensor::Source};
+use reader::Reader;
+
+const MAGIC: &[u8; 4] = b"GGUF";
+const DEFAULT_ALIGNMENT: usize = 32;
+/// ggml's own limit.
+const MAX_DIMS: usize = 4;
+
+/// An opened GGUF file.
+#[derive(Debug)]
+pub struct Gguf {
+    /// What the file says about itself.
+    pub metadata: Metadata,
+    source: Arc<Source>,
+    tensors: BTreeMap<String, Tensor>,
+}
+
+/// An entry of the tensor table.
+#[derive(Clone, Debug)]
+struct Tensor {
+    /// Outermost first.
+    shape: Vec<usize>,
+    /// ggml's number for the type.
+    kind: u32,
+    offset: usize,
+}
+
+impl Gguf {
+    /// Opens a file and reads its metadata and tensor table.
+    ///
+    /// # Errors
+    /// If it cannot be opened, is no GGUF file of version 2 or 3, or is truncated or damaged.
+    pub fn open(path: &Path) -> Result<Self, CheckpointError> {
+        let source = Source::open(path)?;
+        let mut reader = Reader::new(path, source.bytes());
+        let (version, tensor_count, metadata_count) = header(&mut reader)?;
+        debug_assert!((2..=3).contains(&version));
+        let metadata = Metadata::read(&mut reader, metadata_count)?;
+        let mut tensors = BTreeMap::new();
+        for _ in 0..tensor_count {
+            let (name, tensor) = table_entry(&mut reader)?;
+            if tensors.insert(name.clone(), tensor).is_some() {
+                return Err(reader.error(format!("tensor `{name}` stands in the table twice")));
+            }
+        }
+        let alignment = match metadata.get("general.alignment") {
+            None => DEFAULT_ALIGNMENT,
+            Some(value) => match value.as_usize() {
+                Some(alignment) if alignment.is_power_of_two() && alignment <= 1 << 20 => alignment,
+                _ => {
+                    return Err(
+                        reader.error(format!("general.alignment is {value}, expected a power of two"))
+                    );
+                }
+            },
+        };
+        let data = reader.position().next_multiple_of(alignment);
+        for tensor in tensors.values_mut() {
+            if !tensor.offset.is_multiple_of(alignment) {
+                return Err(reader
+                    .error(format!("a tensor's offset {} is not a multiple of {alignment}", tensor.offset)));
+            }
+            // Checked against the file's length when the tensor's bytes are laid out.
+            tensor.offset = tensor.offset.saturating_add(data);
+        }
+        Ok(Self { metadata, source, tensors })
+    }
+
+    /// The file.
+    pub fn path(&self) -> &Path {
+        &self.source.path
+    }
+
+    /// The architecture as the file calls it, for example `llama`.
+    ///
+    /// # Errors
+    /// If the file does not say.
+    pub fn architecture(&self) -> Result<&str, CheckpointError> {
+        self.metadata.str("general.architecture").ok_or_else(|| self.lacks("general.architecture"))
+    }
+
+    /// What the file says about its model, as the fields of a Hugging Face `config.json`. Of an architecture
+    /// whose names are not known here it holds `model_type` alone.
+    ///
+    /// # Errors
+    /// If a field is missing or of the wrong type.
+    pub fn config(&self) -> Result<serde_json::Value, CheckpointError> {
+        match self.architecture()? {
+            llama::ARCHITECTURE => llama::config(self),
+            other => Ok(serde_json::json!({ "model_type": other })),
+        }
+    }
+
+    /// The tensors under their Hugging Face names and in their layout.
+    ///
+    /// # Errors
+    /// If a tensor lies outside the file, or has a type that is not supported.
+    pub fn checkpoint(&self) -> Result<Checkpoint, CheckpointError> {
+        let renamed = |name: &str| match self.architecture() {
+            Ok(llama::ARCHITECTURE) => llama::rename(self, name),
+            _ => Some(Renamed { name: name.to_owned(), interleaved_heads: None }),
+        };
+        let mut tensors = BTreeMap::new();
+        for name in self.tensors.keys() {
+            if let Some(Renamed { name: new, interleaved_heads }) = renamed(name) {
+                let mut tensor = self.tensor(name)?;
+                if let Some(heads) = interleaved_heads {
+                    let rows = tensor.shape.first().copied().unwrap_or(0);
+                    if heads == 0 || !rows.is_multiple_of(2 * heads) {
+                        let what = format!("{rows} rows cannot be {heads} heads of pairs");
+                        return Err(self.wrong(format!("tensor `{name}`"), what));
+                    }
+                }
+                tensor.interleaved_heads = interleaved_heads;
+                tensors.insert(new, tensor);
+            }
+        }
+        Ok(Checkpoint { path: self.source.path.clone(), tensors })
+    }
+
+    /// A tensor under its own name in the file.
+    fn tensor(&self, name: &str) -> Result<LazyTensor, CheckpointError> {
+        let place = || format!("tensor `{name}`");
+        let entry = self.tensors.get(name).ok_or_else(|| self.wrong(place(), "is missing".into()))?;
+        let storage = storage(entry.kind).map_err(|what| self.wrong(place(), what))?;
+        let range = self.range(entry, storage).map_err(|what| self.wrong(place(), what))?;
+        let source = self.source.clone();
+        Ok(LazyTensor { shape: entry.shape.clone(), storage, source, range, interleaved_heads: None })
+    }
+
+    fn range(&self, entry: &Tensor, storage: Storage) -> Result<Range<usize>, String> {
+        let (block, bytes) = storage.block();
+        let row = entry.shape.last().copied().unwrap_or(1);
+        if !row.is_multiple_of(block) {
+            return Err(format!("a row of {row} values is no whole number of {storage:?} blocks of {block}"));
+        }
+        let values = entry.shape.iter().try_fold(1usize, |n, &d| n.checked_mul(d));
+        let size = values.and_then(|n| (n / block).checked_mul(bytes));
+        let end = size.and_then(|size| entry.offset.checked_add(size));
+        let length = self.source.bytes().len();
+        match end {
+            Some(end) if end <= length => Ok(entry.offset..end),
+            _ => Err(format!(
+                "{storage:?} of shape {:?} at byte {} ends outside the file of {length} bytes; \
+                 the file is damaged or incomplete, fetch it again",
+                entry.shape, entry.offset
+            )),
+        }
+    }
+
+    fn has(&self, tensor: &str) -> bool {
+        self.tensors.contains_key(tensor)
+    }
+
+    fn wrong(&self, place: String, what: String) -> CheckpointError {
+        CheckpointError::Format { path: self.source.path.clone(), place, what }
+    }
+
+    fn lacks(&self, key: &str) -> CheckpointError {
+        self.wrong("metadata".into(), format!("`{key}` is missing or of the wrong type"))
+    }
+}
+
+/// A tensor's Hugging Face name and what must be undone to its rows.
+struct Renamed {
+    name: String,
+    interleaved_heads: Option<usize>,
+}
+
+fn header(reader: &mut Reader<'_>) -> Result<(u32, usize, usize), CheckpointError> {
+    let magic = reader.take(4)?;
+    if magic != MAGIC {
+        return Err(reader.error(format!("not a GGUF file: it starts with {magic:02x?}, expected \"GGUF\"")));
+    }
+    let version = reader.u32()?;
+    if !(2..=3).contains(&version) {
+        let hint = match version.swap_bytes() {
+            2..=3 => " (a big-endian file)",
+            _ => "",
+        };
+        return Err(reader.error(format!("GGUF version {version}{hint} is not supported (supported: 2, 3)")));
+    }
+    // A table entry is at least a name's length, a number of sizes, a type and an offset; a metadata entry
+    // at least a key's length, a type and one byte.
+    let tensors = reader.count("tensors", 8 + 4 + 4 + 8)?;
+    let metadata = reader.count("metadata entries", 8 + 4 + 1)?;
+    Ok((version, tensors, metadata))
+}
+
+fn table_entry(reader: &mut Reader<'_>) -> Result<(String, Tensor), CheckpointError> {
+    let name = reader.string()?;
+    let dims = reader.u32()? as usize;
+    if !(1..=MAX_DIMS).contains(&dims) {
+        return Err(reader.error(format!("tensor `{name}` has {dims} dimensions, expected 1 to {MAX_DIMS}")));
+    }
+    let mut shape = (0..dims).map(|_| reader.size()).collect::<Result<Vec<_>, _>>()?;
+    shape.reverse();
+    let kind = reader.u32()?;
+    let offset = reader.size()?;
+    Ok((name, Tensor { shape, kind, offset }))
+}
+
+/// ggml's numbers of types. Those without a reader are refused by name; a new one gets its line here, its
+/// size in [`Storage::block`] and its values in [`blocks`].
+fn storage(kind: u32) -> Result<Storage, String> {
+    let name = match kind {
+        0 => return Ok(Storage::F32),
+        1 => return Ok(Storage::F16),
+        2 => return Ok(Storage::Q4_0),
+        3 => return Ok(Storage::Q4_1),
+        8 => return Ok(Storage::Q8_0),
+        30 => return Ok(Storage::BF16),
+        6 => "Q5_0",
+        7 => "Q5_1",
+        9 => "Q8_1",
+        10 => "Q2_K",
+        11 => "Q3_K",
+        12 => "Q4_K",
+        13 => "Q5_K",
+        14 => "Q6_K",
+        15 => "Q8_K",
+        16 => "IQ2_XXS",
+        17 => "IQ2_XS",
+        18 => "IQ3_XXS",
+        19 => "IQ1_S",
+        20 => "IQ4_NL",
+        21 => "IQ3_S",
+        22 => "IQ2_S",
+        23 => "IQ4_XS",
+        24 => "I8",
+        25 => "I16",
+        26 => "I32",
+        27 => "I64",
+        28 => "F64",
+        29 => "IQ1_M",
+        34 => "TQ1_0",
+        35 => "TQ2_0",
+        39 => "MXFP4",
+        _ => return Err(format!("type number {kind} is not defined")),
+    };
+    Err(format!("type {name} is not supported (supported: F32, F16, BF16, Q8_0, Q4_0, Q4_1)"))
+}

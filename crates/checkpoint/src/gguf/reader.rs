@@ -1,0 +1,79 @@
+//! A bounded cursor over a file's bytes.
+
+use std::path::Path;
+
+use crate::CheckpointError;
+
+pub(super) struct Reader<'a> {
+    path: &'a Path,
+    bytes: &'a [u8],
+    position: usize,
+}
+
+impl<'a> Reader<'a> {
+    pub(super) fn new(path: &'a Path, bytes: &'a [u8]) -> Self {
+        Self { path, bytes, position: 0 }
+    }
+
+    pub(super) fn position(&self) -> usize {
+        self.position
+    }
+
+    pub(super) fn error(&self, what: String) -> CheckpointError {
+        let place = format!("byte {}", self.position);
+        CheckpointError::Format { path: self.path.to_owned(), place, what }
+    }
+
+    fn left(&self) -> usize {
+        self.bytes.len() - self.position
+    }
+
+    pub(super) fn take(&mut self, len: usize) -> Result<&'a [u8], CheckpointError> {
+        if len > self.left() {
+            return Err(self.error(format!(
+                "{len} bytes expected, {} left; the file is damaged or incomplete, fetch it again",
+                self.left()
+            )));
+        }
+        let taken = &self.bytes[self.position..][..len];
+        self.position += len;
+        Ok(taken)
+    }
+
+    pub(super) fn array<const N: usize>(&mut self) -> Result<[u8; N], CheckpointError> {
+        let mut out = [0; N];
+        out.copy_from_slice(self.take(N)?);
+        Ok(out)
+    }
+
+    pub(super) fn u32(&mut self) -> Result<u32, CheckpointError> {
+        self.array().map(u32::from_le_bytes)
+    }
+
+    /// A 64-bit size that this machine can hold.
+    pub(super) fn size(&mut self) -> Result<usize, CheckpointError> {
+        let size = u64::from_le_bytes(self.array()?);
+        usize::try_from(size).map_err(|_| self.error(format!("a size of {size} is absurd")))
+    }
+
+    /// A number of things, each at least `least` bytes: never more than the file can hold.
+    pub(super) fn count(&mut self, things: &str, least: usize) -> Result<usize, CheckpointError> {
+        let count = self.size()?;
+        match count.checked_mul(least) {
+            Some(bytes) if bytes <= self.left() => Ok(count),
+            _ => {
+                Err(self
+                    .error(format!("{count} {things} announced, more than the rest of the file can hold")))
+            }
+        }
+    }
+
+    pub(super) fn string(&mut self) -> Result<String, CheckpointError> {
+        let len = self.count("bytes of a string", 1)?;
+        let bytes = self.take(len)?;
+        match std::str::from_utf8(bytes) {
+            Ok(text) => Ok(text.to_owned()),
+            Err(error) => Err(self.error(format!("a string is not UTF-8: {error}"))),
+        }
+    }
+}

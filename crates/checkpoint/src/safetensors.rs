@@ -1,0 +1,100 @@
+//! safetensors files, one or many.
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    path::{Component, Path},
+};
+
+use safetensors::{Dtype, SafeTensors};
+use serde::Deserialize;
+
+use crate::{Checkpoint, CheckpointError, LazyTensor, Storage, tensor::Source};
+
+/// The one file of an unsharded checkpoint.
+pub const SINGLE_FILE: &str = "model.safetensors";
+/// The index of a sharded one.
+pub const INDEX_FILE: &str = "model.safetensors.index.json";
+
+#[derive(Deserialize)]
+struct Index {
+    weight_map: BTreeMap<String, String>,
+}
+
+/// Opens a safetensors file, or a directory that holds [`SINGLE_FILE`] or [`INDEX_FILE`] with its shards.
+///
+/// # Errors
+/// If a file cannot be opened, is truncated or damaged, or has a type other than F32, F16 or BF16.
+pub fn open_safetensors(path: &Path) -> Result<Checkpoint, CheckpointError> {
+    let index = path.join(INDEX_FILE);
+    let tensors = if index.is_file() {
+        open_shards(path, &index)?
+    } else if path.is_dir() {
+        open_file(&path.join(SINGLE_FILE))?
+    } else {
+        open_file(path)?
+    };
+    Ok(Checkpoint { path: path.to_owned(), tensors })
+}
+
+fn open_shards(directory: &Path, index: &Path) -> Result<BTreeMap<String, LazyTensor>, CheckpointError> {
+    let wrong = |place: String, what: String| CheckpointError::Format { path: index.to_owned(), place, what };
+    let text = fs::read(index).map_err(|source| CheckpointError::Io { path: index.to_owned(), source })?;
+    let Index { weight_map } =
+        serde_json::from_slice(&text).map_err(|error| wrong("index".into(), error.to_string()))?;
+    let mut shards: BTreeMap<&str, BTreeMap<String, LazyTensor>> = BTreeMap::new();
+    for shard in weight_map.values() {
+        let plain = matches!(Path::new(shard).components().collect::<Vec<_>>()[..], [Component::Normal(_)]);
+        if !plain {
+            let what = "a shard must be a file of the same directory".to_owned();
+            return Err(wrong(format!("shard `{shard}`"), what));
+        }
+        if !shards.contains_key(shard.as_str()) {
+            shards.insert(shard, open_file(&directory.join(shard))?);
+        }
+    }
+    let mut tensors = BTreeMap::new();
+    for (name, shard) in &weight_map {
+        let tensor = shards.get_mut(shard.as_str()).and_then(|tensors| tensors.remove(name));
+        let tensor = tensor
+            .ok_or_else(|| wrong(format!("tensor `{name}`"), format!("shard `{shard}` does not hold it")))?;
+        tensors.insert(name.clone(), tensor);
+    }
+    match shards.iter().find_map(|(shard, left)| Some((shard, left.keys().next()?))) {
+        Some((shard, name)) => {
+            Err(wrong(format!("tensor `{name}`"), format!("shard `{shard}` holds it, the index does not")))
+        }
+        None => Ok(tensors),
+    }
+}
+
+fn open_file(path: &Path) -> Result<BTreeMap<String, LazyTensor>, CheckpointError> {
+    let source = Source::open(path)?;
+    let wrong = |place: String, what: String| CheckpointError::Format { path: path.to_owned(), place, what };
+    // The library checks that offsets lie in the file, in order, and agree with shapes and types.
+    let (header, metadata) = SafeTensors::read_metadata(source.bytes()).map_err(|error| {
+        wrong("header".into(), format!("{error}; the file is damaged or incomplete, fetch it again"))
+    })?;
+    let start = header + size_of::<u64>();
+    let tensor = |(name, info): (String, &safetensors::tensor::TensorInfo)| {
+        let storage = match info.dtype {
+            Dtype::F32 => Storage::F32,
+            Dtype::F16 => Storage::F16,
+            Dtype::BF16 => Storage::BF16,
+            other => {
+                let what = format!("type {other:?} is not supported (supported: F32, F16, BF16)");
+                return Err(wrong(format!("tensor `{name}`"), what));
+            }
+        };
+        let (from, to) = info.data_offsets;
+        let tensor = LazyTensor {
+            shape: info.shape.clone(),
+            storage,
+            source: source.clone(),
+            range: start + from..start + to,
+            interleaved_heads: None,
+        };
+        Ok((name, tensor))
+    };
+    metadata.tensors().into_iter().map(tensor).collect()
+}

@@ -1,0 +1,241 @@
+//! Chat templates, rendered as transformers renders them.
+
+use minijinja::{
+    Environment, Error, ErrorKind, Value, context,
+    syntax::SyntaxConfig,
+    value::{Kwargs, Serde},
+};
+use serde::{Deserialize, Serialize};
+
+use crate::{TextError, Tokenizer};
+
+/// One turn of a conversation.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Message {
+    /// `system`, `user` or `assistant`.
+    pub role: String,
+    /// What was said.
+    pub content: String,
+}
+
+impl Message {
+    /// A turn.
+    pub fn new(role: &str, content: &str) -> Self {
+        Self { role: role.to_owned(), content: content.to_owned() }
+    }
+}
+
+/// The control tokens a template may name.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct TemplateTokens {
+    /// `bos_token`.
+    pub bos: Option<String>,
+    /// `eos_token`.
+    pub eos: Option<String>,
+    /// `pad_token`.
+    pub pad: Option<String>,
+    /// `unk_token`.
+    pub unk: Option<String>,
+}
+
+/// A model's chat template.
+#[derive(Debug)]
+pub struct ChatTemplate {
+    environment: Environment<'static>,
+    tokens: TemplateTokens,
+}
+
+const NAME: &str = "chat_template";
+/// Steps of a template before it counts as endless; real ones take a few hundred per message.
+const FUEL: u64 = 10_000_000;
+
+impl ChatTemplate {
+    /// Compiles a template.
+    ///
+    /// # Errors
+    /// If it is not valid Jinja.
+    pub fn new(source: &str, tokens: TemplateTokens) -> Result<Self, TextError> {
+        let mut environment = Environment::new();
+        environment.set_syntax(SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build()?);
+        environment.set_fuel(Some(FUEL));
+        environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
+        environment.add_function("raise_exception", raise_exception);
+        environment.add_function("strftime_now", strftime_now);
+        environment.add_filter("tojson", to_json);
+        environment.add_template_owned(NAME, without_generation_tags(source))?;
+        Ok(Self { environment, tokens })
+    }
+
+    /// The prompt's text, ready for the assistant to answer where `add_generation_prompt`. Control tokens
+    /// are spelled out in it, so it must not be encoded as user text: see [`ChatTemplate::encode`].
+    ///
+    /// # Errors
+    /// If the template refuses the conversation.
+    pub fn render(&self, messages: &[Message], add_generation_prompt: bool) -> Result<String, TextError> {
+        let TemplateTokens { bos, eos, pad, unk } = &self.tokens;
+        let template = self.environment.get_template(NAME)?;
+        Ok(template.render(context! {
+            messages => Value::from(Serde(messages)),
+            add_generation_prompt,
+            bos_token => bos.as_deref().unwrap_or_default(),
+            eos_token => eos.as_deref().unwrap_or_default(),
+            pad_token => pad.as_deref().unwrap_or_default(),
+            unk_token => unk.as_deref().unwrap_or_default(),
+        })?)
+    }
+
+    /// The prompt's tokens, ready for the assistant to answer. Control tokens of the template become control
+    /// tokens; what looks like one in a message stays text.
+    ///
+    /// # Errors
+    /// If the template refuses the conversation or the tokenizer fails.
+    pub fn encode(&self, messages: &[Message], tokenizer: &Tokenizer) -> Result<Vec<u32>, TextError> {
+        // A control token's text in a message is rendered as one private character and put back after the
+        // rendered prompt has been cut at its real control tokens.
+        let special: Vec<&str> = tokenizer.special_texts().collect();
+        let stand_ins = stand_ins(messages, special.len());
+        let hide = |text: &str| {
+            let mut text = text.to_owned();
+            for (special, stand_in) in special.iter().zip(&stand_ins) {
+                text = text.replace(special, stand_in);
+            }
+            text
+        };
+        let restore = |text: &str| {
+            let mut text = text.to_owned();
+            for (special, stand_in) in special.iter().zip(&stand_ins) {
+                text = text.replace(stand_in, special);
+            }
+            text
+        };
+        let hidden: Vec<Message> =
+            messages.iter().map(|m| Message::new(&m.role, &hide(&m.content))).collect();
+        tokenizer.encode_rendered(&self.render(&hidden, true)?, restore)
+    }
+}
+
+/// Characters of a private plane that no message uses, one per control token.
+fn stand_ins(messages: &[Message], count: usize) -> Vec<String> {
+    let used: Vec<char> =
+        messages.iter().flat_map(|m| m.content.chars()).filter(|&c| c >= '\u{F0000}').collect();
+    let private = ('\u{F0000}'..='\u{FFFFD}').chain('\u{100000}'..='\u{10FFFD}');
+    private.filter(|c| !used.contains(c)).take(count).map(String::from).collect()
+}
+
+/// `{% generation %}` marks what a trainer learns from. It renders to its content, so it becomes an `if`.
+fn without_generation_tags(source: &str) -> String {
+    let mut out = String::with_capacity(source.len());
+    let mut rest = source;
+    while let Some(start) = rest.find("{%") {
+        let Some(len) = rest[start..].find("%}") else { break };
+        let (before, tag) = (&rest[..start], &rest[start..start + len]);
+        out += before;
+        match tag[2..].trim_matches(|c: char| c.is_whitespace() || c == '-' || c == '+') {
+            "generation" => out += &tag.replacen("generation", "if true", 1),
+            "endgeneration" => out += &tag.replacen("endgeneration", "endif", 1),
+            _ => out += tag,
+        }
+        rest = &rest[start + len..];
+    }
+    out + rest
+}
+
+fn raise_exception(message: String) -> Result<Value, Error> {
+    Err(Error::new(ErrorKind::InvalidOperation, message))
+}
+
+fn strftime_now(format: &str) -> Result<String, Error> {
+    use std::fmt::Write;
+    let mut text = String::new();
+    match write!(text, "{}", chrono::Local::now().format(format)) {
+        Ok(()) => Ok(text),
+        Err(_) => {
+            Err(Error::new(ErrorKind::InvalidOperation, format!("time format {format:?} is not valid")))
+        }
+    }
+}
+
+/// JSON as Python's `json.dumps(value, ensure_ascii=False, indent=indent)` writes it; the filter's own form
+/// escapes for HTML.
+fn to_json(value: &Value, options: Kwargs) -> Result<Value, Error> {
+    let indent: Option<usize> = options.get("indent")?;
+    // transformers passes these on to `json.dumps`; its defaults are what is written here.
+    let _ignored: (Option<bool>, Option<bool>, Option<Value>) =
+        (options.get("ensure_ascii")?, options.get("sort_keys")?, options.get("separators")?);
+    options.assert_all_used()?;
+    let mut out = Vec::new();
+    let written = match indent {
+        Some(width) => {
+            let indent = " ".repeat(width.min(64));
+            let pretty = serde_json::ser::PrettyFormatter::with_indent(indent.as_bytes());
+            value.serialize(&mut serde_json::Serializer::with_formatter(&mut out, pretty))
+        }
+        None => value.serialize(&mut serde_json::Serializer::with_formatter(&mut out, OneLine)),
+    };
+    let text = written.ok().and_then(|()| String::from_utf8(out).ok());
+    let text = text.ok_or_else(|| Error::new(ErrorKind::BadSerialization, "a value has no JSON form"))?;
+    Ok(Value::from_safe_string(text))
+}
+
+/// Python's `", "` and `": "`.
+struct OneLine;
+
+impl serde_json::ser::Formatter for OneLine {
+    fn begin_array_value<W: ?Sized + std::io::Write>(
+        &mut self,
+        writer: &mut W,
+        first: bool,
+    ) -> std::io::Result<()> {
+        if first { Ok(()) } else { writer.write_all(b", ") }
+    }
+
+    fn begin_object_key<W: ?Sized + std::io::Write>(
+        &mut self,
+        writer: &mut W,
+        first: bool,
+    ) -> std::io::Result<()> {
+        if first { Ok(()) } else { writer.write_all(b", ") }
+    }
+
+    fn begin_object_value<W: ?Sized + std::io::Write>(&mut self, writer: &mut W) -> std::io::Result<()> {
+        writer.write_all(b": ")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn render(source: &str, content: &str) -> Result<String, TextError> {
+        let tokens = TemplateTokens { bos: Some("<s>".into()), ..TemplateTokens::default() };
+        ChatTemplate::new(source, tokens)?.render(&[Message::new("user", content)], true)
+    }
+
+    #[test]
+    fn renders_as_transformers_does() {
+        let loops = "{{ bos_token }}{% for m in messages %}\n  {% if loop.index0 > 3 %}{% break %}{% endif %}\n\
+                     [{{ m['role'] }}] {{ m.content.strip().split('a')[0] | trim }}\n{% endfor %}\n";
+        assert_eq!(render(loops, " bca ").unwrap(), "<s>[user] bc\n");
+        assert_eq!(
+            render("{{ messages | tojson }}", "<b> \"ü\"").unwrap(),
+            r#"[{"role": "user", "content": "<b> \"ü\""}]"#
+        );
+        let indented = render("{{ messages[0] | tojson(indent=2) }}", "x").unwrap();
+        assert_eq!(indented, "{\n  \"role\": \"user\",\n  \"content\": \"x\"\n}");
+        assert_eq!(
+            render("{%- generation -%} {{ messages[0].content }} {%- endgeneration %}", "y").unwrap(),
+            "y"
+        );
+        assert_eq!(render("{{ strftime_now('%Y') | length }}", "").unwrap(), "4");
+    }
+
+    #[test]
+    fn refusals_are_errors() {
+        let refused = render("{{ raise_exception('only one system message') }}", "").unwrap_err().to_string();
+        assert!(refused.contains("only one system message"), "{refused}");
+        assert!(render("{{ strftime_now('%!') }}", "").is_err());
+        assert!(render("{% for %}", "").is_err());
+        let endless = "{% for i in range(9999) %}{% for j in range(9999) %}{{ i }}{% endfor %}{% endfor %}";
+        assert!(render(endless, "").is_err());
+    }
+}

@@ -1,0 +1,151 @@
+//! A tokenizer in which user text stays text.
+
+use std::path::Path;
+
+use tokenizers::{AddedToken, PreTokenizerWrapper, pre_tokenizers::metaspace::PrependScheme};
+
+use crate::TextError;
+
+/// A `tokenizers` tokenizer that tells control tokens from text that looks like them.
+#[derive(Clone, Debug)]
+pub struct Tokenizer {
+    /// Encodes special tokens as plain text.
+    inner: tokenizers::Tokenizer,
+    /// For text behind a control token, where that must be encoded otherwise than at the start.
+    later: Option<Box<tokenizers::Tokenizer>>,
+    /// Control tokens, longest first.
+    special: Vec<(AddedToken, u32)>,
+    /// Put before a prompt without a template, where the tokenizer itself does not do it.
+    bos: Option<u32>,
+}
+
+/// A piece of a rendered prompt.
+enum Part<'a> {
+    Text(&'a str),
+    Control(u32),
+}
+
+impl Tokenizer {
+    /// Reads a `tokenizer.json`.
+    ///
+    /// # Errors
+    /// If the file cannot be read or is no tokenizer.
+    pub fn from_file(path: &Path) -> Result<Self, TextError> {
+        let wrong = |what: String| TextError::File { path: path.to_owned(), what };
+        let bytes = std::fs::read(path).map_err(|error| wrong(error.to_string()))?;
+        let inner = tokenizers::Tokenizer::from_bytes(bytes).map_err(|error| wrong(error.to_string()))?;
+        Ok(Self::new(inner, None))
+    }
+
+    pub(crate) fn new(mut inner: tokenizers::Tokenizer, bos: Option<u32>) -> Self {
+        inner.set_encode_special_tokens(true);
+        let added = inner.get_added_tokens_decoder().into_iter();
+        let mut special: Vec<(AddedToken, u32)> =
+            added.filter(|(_, token)| token.special).map(|(id, token)| (token, id)).collect();
+        special.sort_by(|a, b| (b.0.content.len(), a.1).cmp(&(a.0.content.len(), b.1)));
+        let later = match inner.get_pre_tokenizer() {
+            Some(PreTokenizerWrapper::Metaspace(metaspace))
+                if metaspace.prepend_scheme == PrependScheme::First =>
+            {
+                let mut metaspace = metaspace.clone();
+                metaspace.prepend_scheme = PrependScheme::Never;
+                let mut later = inner.clone();
+                later.with_pre_tokenizer(Some(PreTokenizerWrapper::Metaspace(metaspace)));
+                Some(Box::new(later))
+            }
+            _ => None,
+        };
+        Self { inner, later, special, bos }
+    }
+
+    /// Encodes text as text: control tokens written in it become ordinary tokens. `add_special` adds what
+    /// the model expects around a prompt without a template (a begin token, usually, or nothing).
+    ///
+    /// # Errors
+    /// If the tokenizer cannot encode it.
+    pub fn encode(&self, text: &str, add_special: bool) -> Result<Vec<u32>, TextError> {
+        let mut ids: Vec<u32> = self.bos.filter(|_| add_special).into_iter().collect();
+        ids.extend_from_slice(self.inner.encode_fast(text, add_special)?.get_ids());
+        Ok(ids)
+    }
+
+    /// Encodes a rendered prompt, in which control tokens are meant; `restore` undoes what keeps user text
+    /// in it from being one.
+    pub(crate) fn encode_rendered(
+        &self,
+        rendered: &str,
+        restore: impl Fn(&str) -> String,
+    ) -> Result<Vec<u32>, TextError> {
+        let mut ids = Vec::new();
+        for part in self.parts(rendered) {
+            match part {
+                Part::Control(id) => ids.push(id),
+                Part::Text(text) => {
+                    let first = ids.is_empty();
+                    let inner = self.later.as_deref().filter(|_| !first).unwrap_or(&self.inner);
+                    ids.extend_from_slice(inner.encode_fast(restore(text), false)?.get_ids());
+                }
+            }
+        }
+        Ok(ids)
+    }
+
+    /// Splits at control tokens, the longest first where several match.
+    fn parts<'a>(&self, text: &'a str) -> Vec<Part<'a>> {
+        let mut parts = Vec::new();
+        let mut rest = text;
+        while let Some((start, token, id)) = self.next_special(rest) {
+            let (mut before, mut after) = (&rest[..start], &rest[start + token.content.len()..]);
+            if token.lstrip {
+                before = before.trim_end();
+            }
+            if token.rstrip {
+                after = after.trim_start();
+            }
+            if !before.is_empty() {
+                parts.push(Part::Text(before));
+            }
+            parts.push(Part::Control(id));
+            rest = after;
+        }
+        if !rest.is_empty() {
+            parts.push(Part::Text(rest));
+        }
+        parts
+    }
+
+    fn next_special(&self, text: &str) -> Option<(usize, &AddedToken, u32)> {
+        let found =
+            self.special.iter().filter_map(|(token, id)| Some((text.find(&token.content)?, token, *id)));
+        // `min_by_key` keeps the first of equals, which is the longest.
+        found.min_by_key(|&(start, ..)| start)
+    }
+
+    /// The control tokens' texts, longest first.
+    pub(crate) fn special_texts(&self) -> impl Iterator<Item = &str> {
+        self.special.iter().map(|(token, _)| token.content.as_str()).filter(|text| !text.is_empty())
+    }
+
+    /// Decodes tokens; control tokens become nothing.
+    ///
+    /// # Errors
+    /// If the tokenizer cannot decode them.
+    pub fn decode(&self, ids: &[u32]) -> Result<String, TextError> {
+        Ok(self.inner.decode(ids, true)?)
+    }
+
+    /// A token's text in the vocabulary.
+    pub fn token(&self, id: u32) -> Option<String> {
+        self.inner.id_to_token(id)
+    }
+
+    /// The token of this text in the vocabulary.
+    pub fn id(&self, token: &str) -> Option<u32> {
+        self.inner.token_to_id(token)
+    }
+
+    /// Tokens in the vocabulary, added ones included.
+    pub fn vocab_size(&self) -> usize {
+        self.inner.get_vocab_size(true)
+    }
+}

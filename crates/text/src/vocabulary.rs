@@ -1,0 +1,232 @@
+//! The tokenizer inside a GGUF file, rebuilt as a `tokenizers` tokenizer.
+
+use ahash::AHashMap;
+use tokenizers::{
+    AddedToken, DecoderWrapper, NormalizerWrapper, PreTokenizerWrapper, SplitDelimiterBehavior,
+    decoders::{
+        byte_fallback::ByteFallback, fuse::Fuse, sequence::Sequence as DecoderSequence, strip::Strip,
+    },
+    models::bpe::BPE,
+    normalizers::{Prepend, Replace, Sequence as NormalizerSequence, unicode::NFC},
+    pre_tokenizers::{
+        byte_level::ByteLevel,
+        digits::Digits,
+        sequence::Sequence,
+        split::{Split, SplitPattern},
+    },
+};
+
+use crate::{TextError, Tokenizer};
+
+/// A vocabulary as model files list it.
+#[derive(Clone, Debug)]
+pub struct Vocabulary {
+    /// How text is split into it.
+    pub kind: VocabularyKind,
+    /// Tokens by id.
+    pub tokens: Vec<String>,
+    /// What each token is; all normal if empty.
+    pub kinds: Vec<TokenKind>,
+    /// Put before a prompt.
+    pub bos: Option<u32>,
+}
+
+/// The two families of tokenizers in GGUF files.
+#[derive(Clone, Debug)]
+pub enum VocabularyKind {
+    /// `gpt2`: byte-level BPE, its merges in order of rank.
+    ByteLevel {
+        /// `tokenizer.ggml.pre`: how text is cut before merging.
+        pre: String,
+        /// "left right", best first.
+        merges: Vec<String>,
+    },
+    /// `llama`: SentencePiece BPE, in which the score of a merged token ranks the merge.
+    SentencePiece {
+        /// By id.
+        scores: Vec<f32>,
+        /// Whether text is given a space in front.
+        add_space_prefix: bool,
+    },
+}
+
+/// What a token is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TokenKind {
+    /// Text.
+    Normal,
+    /// What cannot be encoded.
+    Unknown,
+    /// Control: never text.
+    Control,
+    /// Text that is always one token.
+    UserDefined,
+    /// Nothing.
+    Unused,
+    /// One byte, `<0x0A>`.
+    Byte,
+}
+
+impl TokenKind {
+    /// From ggml's number.
+    pub fn from_ggml(number: usize) -> Option<Self> {
+        Some(match number {
+            1 => Self::Normal,
+            2 => Self::Unknown,
+            3 => Self::Control,
+            4 => Self::UserDefined,
+            5 => Self::Unused,
+            6 => Self::Byte,
+            _ => return None,
+        })
+    }
+}
+
+/// GPT-2's pattern, as llama.cpp spells it for its own variants of it.
+const GPT2: &str = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)";
+const LLAMA3: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
+const QWEN2: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
+
+impl Vocabulary {
+    /// Rebuilds the tokenizer.
+    ///
+    /// # Errors
+    /// If the lists contradict each other or the way of cutting text is not known.
+    pub fn into_tokenizer(self) -> Result<Tokenizer, TextError> {
+        self.check()?;
+        let mut ids = AHashMap::with_capacity(self.tokens.len());
+        for (id, token) in self.tokens.iter().enumerate() {
+            // Of tokens that are spelled alike, the first one is found.
+            ids.entry(token.clone()).or_insert(id as u32);
+        }
+        let mut inner = match &self.kind {
+            VocabularyKind::ByteLevel { pre, merges } => byte_level(ids, pre, merges)?,
+            VocabularyKind::SentencePiece { scores, add_space_prefix } => {
+                let unknown = self.of_kind(TokenKind::Unknown).next().cloned();
+                sentence_piece(ids, &self.tokens, scores, *add_space_prefix, unknown)?
+            }
+        };
+        let added = |kind, special| {
+            let token = move |text: &String| AddedToken::from(text.clone(), special).normalized(false);
+            self.of_kind(kind).map(token).collect::<Vec<_>>()
+        };
+        inner.add_special_tokens(&added(TokenKind::Control, true));
+        inner.add_tokens(&added(TokenKind::UserDefined, false));
+        Ok(Tokenizer::new(inner, self.bos))
+    }
+
+    fn of_kind(&self, kind: TokenKind) -> impl Iterator<Item = &String> {
+        let pairs = self.tokens.iter().zip(&self.kinds);
+        pairs.filter(move |(text, k)| **k == kind && !text.is_empty()).map(|(text, _)| text)
+    }
+
+    fn check(&self) -> Result<(), TextError> {
+        let wrong = |what: String| Err(TextError::Vocabulary(what));
+        let tokens = self.tokens.len();
+        if tokens == 0 || u32::try_from(tokens).is_err() {
+            return wrong(format!("it has {tokens} tokens"));
+        }
+        if !self.kinds.is_empty() && self.kinds.len() != tokens {
+            return wrong(format!("{} token types for {tokens} tokens", self.kinds.len()));
+        }
+        if let VocabularyKind::SentencePiece { scores, .. } = &self.kind
+            && scores.len() != tokens
+        {
+            return wrong(format!("{} scores for {tokens} tokens", scores.len()));
+        }
+        match self.bos {
+            Some(bos) if bos as usize >= tokens => wrong(format!("begin token {bos} of {tokens} tokens")),
+            _ => Ok(()),
+        }
+    }
+}
+
+fn byte_level(
+    ids: AHashMap<String, u32>,
+    pre: &str,
+    merges: &[String],
+) -> Result<tokenizers::Tokenizer, TextError> {
+    let pair = |merge: &String| match merge.split_once(' ') {
+        Some((left, right)) => Ok((left.to_owned(), right.to_owned())),
+        None => Err(TextError::Vocabulary(format!("merge {merge:?} is not a pair"))),
+    };
+    let merges: Vec<_> = merges.iter().map(pair).collect::<Result<_, _>>()?;
+    let cut = cut(pre)?;
+    let model = BPE::builder().vocab_and_merges(ids, merges).ignore_merges(pre == "llama-bpe").build()?;
+    let mut inner = tokenizers::Tokenizer::new(model);
+    inner.with_pre_tokenizer(Some(Sequence::new(cut)));
+    inner.with_decoder(Some(ByteLevel::new(false, true, true)));
+    if pre == "qwen2" {
+        inner.with_normalizer(Some(NFC));
+    }
+    Ok(inner)
+}
+
+/// The ways of cutting text before merging, by llama.cpp's name (`tokenizer.ggml.pre`).
+fn cut(pre: &str) -> Result<Vec<PreTokenizerWrapper>, TextError> {
+    let split = |pattern: &str| -> Result<PreTokenizerWrapper, TextError> {
+        let pattern = SplitPattern::Regex(pattern.to_owned());
+        Ok(Split::new(pattern, SplitDelimiterBehavior::Isolated, false)?.into())
+    };
+    let bytes = || ByteLevel::new(false, true, false).into();
+    Ok(match pre {
+        "gpt-2" => vec![ByteLevel::new(false, true, true).into()],
+        "smollm" => vec![Digits::new(true).into(), ByteLevel::new(false, true, true).into()],
+        "llama-bpe" => vec![split(LLAMA3)?, bytes()],
+        "qwen2" => vec![split(QWEN2)?, bytes()],
+        "default" => vec![
+            split(r"[\p{P}\$\+<=>\^~\|]+")?,
+            split(GPT2)?,
+            split(r"\p{N}+")?,
+            split("[0-9][0-9][0-9]")?,
+            bytes(),
+        ],
+        other => {
+            return Err(TextError::Vocabulary(format!(
+                "pre-tokenizer `{other}` is not supported (supported: default, gpt-2, llama-bpe, qwen2, smollm)"
+            )));
+        }
+    })
+}
+
+fn sentence_piece(
+    ids: AHashMap<String, u32>,
+    tokens: &[String],
+    scores: &[f32],
+    add_space_prefix: bool,
+    unknown: Option<String>,
+) -> Result<tokenizers::Tokenizer, TextError> {
+    const SPACE: &str = "\u{2581}";
+    let merges = merges_of_scores(&ids, tokens, scores);
+    let mut model = BPE::builder().vocab_and_merges(ids, merges).byte_fallback(true).fuse_unk(true);
+    if let Some(unknown) = unknown {
+        model = model.unk_token(unknown);
+    }
+    let mut inner = tokenizers::Tokenizer::new(model.build()?);
+    let mut normalizers: Vec<NormalizerWrapper> = vec![Replace::new(" ", SPACE)?.into()];
+    let mut decoders: Vec<DecoderWrapper> =
+        vec![Replace::new(SPACE, " ")?.into(), ByteFallback::new().into(), Fuse::new().into()];
+    if add_space_prefix {
+        normalizers.insert(0, Prepend::new(SPACE.to_owned()).into());
+        decoders.push(Strip::new(' ', 1, 0).into());
+    }
+    inner.with_normalizer(Some(NormalizerSequence::new(normalizers)));
+    inner.with_decoder(Some(DecoderSequence::new(decoders)));
+    Ok(inner)
+}
+
+/// Every way to make a token of two others, best score of the whole first: SentencePiece merges the pair
+/// whose result scores best.
+fn merges_of_scores(ids: &AHashMap<String, u32>, tokens: &[String], scores: &[f32]) -> Vec<(String, String)> {
+    let mut merges = Vec::new();
+    for (whole, &score) in tokens.iter().zip(scores) {
+        for (at, _) in whole.char_indices().skip(1) {
+            let (left, right) = whole.split_at(at);
+            if let (Some(&l), Some(&r)) = (ids.get(left), ids.get(right)) {
+                merges.push((score, l, r, left.to_owned(), right.to_owned()));
+            }
+        }
+    }
+    merges.sort_by(|a, b| b.0.total_cmp(&a.0).then((a.1, a.2).cmp(&(b.1, b.2))));
+    merges.into_iter().map(|(.., left, right)| (left, right)).collect()
+}

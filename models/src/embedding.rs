@@ -1,0 +1,43 @@
+//! The token embedding: input layer, mixing table and, where tied, the head.
+
+use burn::{
+    module::{Module, Param},
+    tensor::{Int, Tensor, backend::Backend},
+};
+
+use crate::linear::uninitialized;
+
+/// A table `[vocab, d]`.
+#[derive(Module, Debug)]
+pub struct Embedding<B: Backend> {
+    /// `[vocab, d]`.
+    pub weight: Param<Tensor<B, 2>>,
+}
+
+impl<B: Backend> Embedding<B> {
+    /// A table whose zeros are not allocated before they are used or loaded over.
+    pub fn new(vocab: usize, hidden_size: usize, device: &B::Device) -> Self {
+        Self { weight: uninitialized([vocab, hidden_size], device) }
+    }
+
+    /// `[vocab, d]`.
+    pub fn dims(&self) -> [usize; 2] {
+        self.weight.val().dims()
+    }
+
+    /// The rows of `ids` `[n]`: `[n, d]`.
+    pub fn rows(&self, ids: Tensor<B, 1, Int>) -> Tensor<B, 2> {
+        self.weight.val().select(0, ids)
+    }
+
+    /// Weighted sums of all rows: `weights` `[n, vocab]` in float32, result `[n, d]`.
+    pub fn weighted_sum(&self, weights: Tensor<B, 2>) -> Tensor<B, 2> {
+        let table = self.weight.val();
+        weights.cast(table.dtype()).matmul(table)
+    }
+
+    /// Products of `x` `[n, d]` with every row `[n, vocab]`: the tied head.
+    pub fn products(&self, x: Tensor<B, 2>) -> Tensor<B, 2> {
+        x.matmul(self.weight.val().transpose())
+    }
+}

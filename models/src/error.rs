@@ -1,0 +1,62 @@
+//! What can be wrong with a config or a call.
+
+/// Why a model cannot be built or run.
+#[derive(Debug, thiserror::Error)]
+pub enum ModelError {
+    /// `config.json` names no architecture.
+    #[error("the config has no `model_type`; supported are: {}", crate::SUPPORTED_MODEL_TYPES.join(", "))]
+    NoModelType,
+    /// An architecture without a page here.
+    #[error("model type `{0}` is not supported; supported are: {supported}", supported = crate::SUPPORTED_MODEL_TYPES.join(", "))]
+    UnsupportedModelType(String),
+    /// A field is missing or of the wrong type.
+    #[error("the config does not fit model type `{model_type}`: {source}")]
+    Config {
+        /// The architecture that read it.
+        model_type: &'static str,
+        /// What serde found.
+        source: serde_json::Error,
+    },
+    /// An option that would change the result and is not implemented.
+    #[error(
+        "config option `{field}` = {value} is not supported for model type `{model_type}` (supported: {supported})"
+    )]
+    UnsupportedOption {
+        /// The architecture that read it.
+        model_type: &'static str,
+        /// The field's name in `config.json`.
+        field: &'static str,
+        /// Its value there.
+        value: String,
+        /// What would be read.
+        supported: &'static str,
+    },
+    /// Sizes that contradict each other.
+    #[error("the config of model type `{model_type}` is inconsistent: {what}")]
+    Inconsistent {
+        /// The architecture that read it.
+        model_type: &'static str,
+        /// Which sizes, and how.
+        what: String,
+    },
+    /// More positions than the model was made for.
+    #[error(
+        "{needed} positions are needed but the model's context holds {context_length}; shorten the prompt"
+    )]
+    ContextFull {
+        /// Positions in the cache and the inputs together.
+        needed: usize,
+        /// The model's limit.
+        context_length: usize,
+    },
+    /// Inputs whose shape does not fit the model or its cache.
+    #[error("inputs of shape {found:?} given where [{batch}, any, {hidden_size}] was expected")]
+    InputShape {
+        /// Rows of the cache.
+        batch: usize,
+        /// The model's width.
+        hidden_size: usize,
+        /// Shape of the inputs.
+        found: [usize; 3],
+    },
+}

@@ -1,0 +1,136 @@
+//! Llama 2 and 3, SmolLM and SmolLM2, and every checkpoint with `model_type` "llama".
+//!
+//! Pre-norm RMSNorm, rotary positions, grouped-query attention, SwiGLU. Fields and defaults as in
+//! transformers' `LlamaConfig`; both spellings of the rotary parameters are read.
+
+use serde::Deserialize;
+use serde_json::Value;
+
+use crate::{
+    Activation, Architecture, AttentionConfig, DecoderConfig, MlpConfig, ModelError, RopeConfig, RopeScaling,
+};
+
+/// As `config.json` spells it.
+pub const MODEL_TYPE: &str = "llama";
+
+/// The fields of `config.json` that matter.
+#[derive(Debug, Deserialize)]
+struct Config {
+    vocab_size: usize,
+    hidden_size: usize,
+    intermediate_size: usize,
+    num_hidden_layers: usize,
+    num_attention_heads: usize,
+    num_key_value_heads: Option<usize>,
+    head_dim: Option<usize>,
+    #[serde(default = "silu")]
+    hidden_act: String,
+    #[serde(default = "context_length")]
+    max_position_embeddings: usize,
+    #[serde(default = "norm_eps")]
+    rms_norm_eps: f64,
+    #[serde(default)]
+    tie_word_embeddings: bool,
+    #[serde(default)]
+    attention_bias: bool,
+    #[serde(default)]
+    mlp_bias: bool,
+    /// Since transformers 5; before: `rope_theta` and `rope_scaling`.
+    rope_parameters: Option<Rope>,
+    rope_theta: Option<f64>,
+    rope_scaling: Option<Rope>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+struct Rope {
+    rope_theta: Option<f64>,
+    #[serde(alias = "type")]
+    rope_type: Option<String>,
+    factor: Option<f64>,
+    low_freq_factor: Option<f64>,
+    high_freq_factor: Option<f64>,
+    original_max_position_embeddings: Option<f64>,
+    /// Not of transformers: the divisors that a GGUF file stores as a tensor.
+    factors: Option<Vec<f64>>,
+}
+
+fn silu() -> String {
+    "silu".to_owned()
+}
+
+fn context_length() -> usize {
+    2048
+}
+
+fn norm_eps() -> f64 {
+    1e-6
+}
+
+/// Reads the config.
+pub(crate) fn architecture(config: &Value) -> Result<Architecture, ModelError> {
+    let config = Config::deserialize(config)
+        .map_err(|source| ModelError::Config { model_type: MODEL_TYPE, source })?;
+    let activation = match config.hidden_act.as_str() {
+        "silu" | "swish" => Activation::Silu,
+        other => return Err(unsupported("hidden_act", other, "silu")),
+    };
+    let rope = rope(&config)?;
+    let head_dim = match config.head_dim {
+        Some(head_dim) => head_dim,
+        None => config.hidden_size / config.num_attention_heads.max(1),
+    };
+    let config = DecoderConfig {
+        model_type: MODEL_TYPE,
+        vocab_size: config.vocab_size,
+        hidden_size: config.hidden_size,
+        num_layers: config.num_hidden_layers,
+        context_length: config.max_position_embeddings,
+        norm_eps: config.rms_norm_eps,
+        tie_word_embeddings: config.tie_word_embeddings,
+        attention: AttentionConfig {
+            num_heads: config.num_attention_heads,
+            num_kv_heads: config.num_key_value_heads.unwrap_or(config.num_attention_heads),
+            head_dim,
+            bias: config.attention_bias,
+            rope,
+        },
+        mlp: MlpConfig { intermediate_size: config.intermediate_size, bias: config.mlp_bias, activation },
+    };
+    Ok(Architecture { config: config.validated()?, ignores })
+}
+
+/// Old checkpoints store the rotary frequencies; some tied ones store the table twice.
+fn ignores(config: &DecoderConfig, name: &str) -> bool {
+    name.ends_with(".rotary_emb.inv_freq") || (config.tie_word_embeddings && name == "lm_head.weight")
+}
+
+fn rope(config: &Config) -> Result<RopeConfig, ModelError> {
+    let none = Rope::default();
+    let rope = config.rope_parameters.as_ref().or(config.rope_scaling.as_ref()).unwrap_or(&none);
+    let need = |field: &str, value: Option<f64>| {
+        value.ok_or_else(|| ModelError::Inconsistent {
+            model_type: MODEL_TYPE,
+            what: format!("`{field}` is missing from the rotary parameters of type {:?}", rope.rope_type),
+        })
+    };
+    let scaling = match rope.rope_type.as_deref() {
+        None | Some("default") => RopeScaling::Default,
+        Some("linear") => RopeScaling::Linear { factor: need("factor", rope.factor)? },
+        Some("llama3") => RopeScaling::Llama3 {
+            factor: need("factor", rope.factor)?,
+            low_freq_factor: need("low_freq_factor", rope.low_freq_factor)?,
+            high_freq_factor: need("high_freq_factor", rope.high_freq_factor)?,
+            original_max_position_embeddings: need(
+                "original_max_position_embeddings",
+                rope.original_max_position_embeddings,
+            )?,
+        },
+        Some("factors") => RopeScaling::Factors(rope.factors.clone().unwrap_or_default()),
+        Some(other) => return Err(unsupported("rope_type", other, "default, linear, llama3")),
+    };
+    Ok(RopeConfig { theta: rope.rope_theta.or(config.rope_theta).unwrap_or(10_000.0), scaling })
+}
+
+fn unsupported(field: &'static str, value: &str, supported: &'static str) -> ModelError {
+    ModelError::UnsupportedOption { model_type: MODEL_TYPE, field, value: format!("`{value}`"), supported }
+}

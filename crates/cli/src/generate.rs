@@ -1,0 +1,162 @@
+//! `moi generate`.
+
+use std::{
+    hash::{BuildHasher, RandomState},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use anyhow::{Result, bail};
+use burn::tensor::backend::Backend;
+use moi_engine::{InputRule, Prompt, Request, Sampling, Step, StopRules};
+use moi_pretrained::{AdvisedSampling, Pretrained};
+
+use crate::{
+    Ended, INTERRUPTED,
+    args::{Format, GenerateArgs, RuleArgs, RuleName, SamplingArgs},
+    backend::Job,
+    model,
+    output::{self, Report, StopReason, Timing},
+    prompt,
+};
+
+/// Generates, streams and reports.
+pub(crate) fn run(args: GenerateArgs) -> Result<Ended> {
+    let rule = rule(&args.rule)?;
+    let begun = Instant::now();
+    let pretrained = model::open(&args.model)?;
+    let prompt = prompt::ids(&args, &pretrained)?;
+    let sampling = sampling(&args.sampling, pretrained.sampling);
+    let seed = args.sampling.seed.unwrap_or_else(|| RandomState::new().hash_one(0) >> 32);
+    let interrupted = Arc::new(AtomicBool::new(false));
+    on_interrupt(interrupted.clone())?;
+    let device = args.model.device;
+    device.run(Generate { args, pretrained, prompt, rule, sampling, seed, begun, interrupted })
+}
+
+struct Generate {
+    args: GenerateArgs,
+    pretrained: Pretrained,
+    prompt: Vec<u32>,
+    rule: InputRule,
+    sampling: Sampling,
+    seed: u64,
+    begun: Instant,
+    interrupted: Arc<AtomicBool>,
+}
+
+impl Job for Generate {
+    type Output = Ended;
+
+    fn run<B: Backend>(self, device: &B::Device) -> Result<Ended> {
+        let Self { args, pretrained, prompt, rule, sampling, seed, begun, interrupted } = self;
+        let engine = model::engine::<B>(pretrained, device)?;
+        let load = begun.elapsed();
+        let stop = StopRules {
+            max_tokens: args.stop.max_tokens,
+            strings: args.stop.stop,
+            ignore_eos: args.stop.ignore_eos,
+        };
+        let prompt_tokens = prompt.clone();
+        let request =
+            Request { prompt: Prompt::Ids(prompt), rule, sampling, stop, seed, top: args.output.top };
+
+        let start = Instant::now();
+        let generation = engine.generate(request)?;
+        // A device may still be at work on it; the first token waits for that and counts as prefill.
+        let mut prefill = None;
+        let mut steps: Vec<Step> = Vec::new();
+        let stop_early = || interrupted.load(Ordering::Relaxed);
+        let streams = args.output.format == Format::Text;
+        for step in generation {
+            let step = step?;
+            prefill.get_or_insert_with(|| start.elapsed());
+            if streams {
+                output::stream(&step.text)?;
+            }
+            steps.push(step);
+            if stop_early() {
+                break;
+            }
+        }
+        let prefill = prefill.unwrap_or_default();
+        let timing = Timing::new(load, prompt_tokens.len(), prefill, steps.len(), start.elapsed() - prefill);
+        let stop_reason =
+            steps.last().and_then(|step| step.stop).map_or(StopReason::Interrupted, StopReason::from);
+        if streams {
+            output::finish_stream(&steps)?;
+        } else {
+            let names = (args.model.model.as_str(), args.model.device.name());
+            Report::new(names, rule, seed, &prompt_tokens, &steps, stop_reason, timing).print()?;
+        }
+        if args.output.stats {
+            let config = engine.model().config();
+            eprintln!(
+                "{}",
+                timing.line(&rule, seed, stop_reason, config.weights_per_token() * size_of::<f32>())
+            );
+        }
+        Ok(if stop_reason == StopReason::Interrupted { Ended::Interrupted } else { Ended::Normally })
+    }
+}
+
+/// The first Ctrl-C ends the generation after the token under way, the second one at once.
+fn on_interrupt(interrupted: Arc<AtomicBool>) -> Result<()> {
+    ctrlc::set_handler(move || {
+        if interrupted.swap(true, Ordering::Relaxed) {
+            std::process::exit(INTERRUPTED.into());
+        }
+    })?;
+    Ok(())
+}
+
+fn rule(args: &RuleArgs) -> Result<InputRule> {
+    let &RuleArgs { rule, beta, support, gate } = args;
+    let (takes_beta, takes_gate) = (rule == RuleName::Moi, rule == RuleName::Gate);
+    for (flag, given, taken) in [
+        ("--beta", beta.is_some(), takes_beta),
+        ("--gate", gate.is_some(), takes_gate),
+        ("--support", support.is_some(), rule != RuleName::Token),
+    ] {
+        if given && !taken {
+            bail!("{flag} has no meaning for the rule `{}`", format!("{rule:?}").to_lowercase());
+        }
+    }
+    let support = support.unwrap_or_default();
+    Ok(match rule {
+        RuleName::Token => InputRule::Token,
+        RuleName::Moi => InputRule::moi(beta.unwrap_or(InputRule::DEFAULT_BETA), support)?,
+        RuleName::Direct => InputRule::direct(support)?,
+        RuleName::Gate => match gate {
+            Some(gate) => InputRule::gate(gate, support)?,
+            None => bail!("the rule `gate` needs --gate F, 0 to 1"),
+        },
+    })
+}
+
+/// What was asked for, else what the model's makers advise, else greedy and unfiltered.
+fn sampling(args: &SamplingArgs, advised: AdvisedSampling) -> Sampling {
+    let none = Sampling::default();
+    Sampling {
+        temperature: args.temperature.or(advised.temperature).unwrap_or(none.temperature),
+        top_k: args.top_k.or(advised.top_k).unwrap_or(none.top_k),
+        top_p: args.top_p.or(advised.top_p).unwrap_or(none.top_p),
+        min_p: args.min_p.or(advised.min_p).unwrap_or(none.min_p),
+    }
+}
+
+impl Timing {
+    fn new(load: Duration, prefill_tokens: usize, prefill: Duration, steps: usize, decode: Duration) -> Self {
+        Self {
+            load_s: load.as_secs_f64(),
+            prefill_tokens,
+            prefill_s: prefill.as_secs_f64(),
+            // The first token comes out of the prefill.
+            decode_tokens: steps.saturating_sub(1),
+            decode_s: decode.as_secs_f64(),
+        }
+    }
+}

@@ -1,0 +1,50 @@
+//! `moi logits`.
+
+use std::path::Path;
+
+use anyhow::{Context, Result};
+use burn::tensor::backend::Backend;
+use moi_pretrained::Pretrained;
+use safetensors::{Dtype, tensor::TensorView};
+
+use crate::{args::LogitsArgs, backend::Job, model};
+
+/// Computes the logits of a prompt and writes them.
+pub(crate) fn run(args: &LogitsArgs) -> Result<()> {
+    let pretrained = model::open(&args.model)?;
+    let (values, shape) = args.model.device.run(Logits { tokens: &args.tokens, pretrained })?;
+    write(&args.output, &values, shape).with_context(|| format!("cannot write {}", args.output.display()))?;
+    eprintln!("moi: wrote logits {shape:?} to {}", args.output.display());
+    Ok(())
+}
+
+struct Logits<'a> {
+    tokens: &'a [u32],
+    pretrained: Pretrained,
+}
+
+impl Job for Logits<'_> {
+    type Output = (Vec<f32>, [usize; 2]);
+
+    fn run<B: Backend>(self, device: &B::Device) -> Result<Self::Output> {
+        let engine = model::engine::<B>(self.pretrained, device)?;
+        let logits = engine.logits(self.tokens)?;
+        let shape = logits.dims();
+        Ok((logits.into_data().convert::<f32>().iter::<f32>().collect(), shape))
+    }
+}
+
+/// Writes under a temporary name first: no half-written file takes the place of a whole one.
+fn write(path: &Path, values: &[f32], shape: [usize; 2]) -> Result<()> {
+    let bytes: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
+    let view = TensorView::new(Dtype::F32, shape.to_vec(), &bytes)?;
+    let text = safetensors::serialize([("logits", view)], None)?;
+    let directory = match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    };
+    let mut file = tempfile::NamedTempFile::new_in(directory)?;
+    std::io::Write::write_all(&mut file, &text)?;
+    file.persist(path)?;
+    Ok(())
+}

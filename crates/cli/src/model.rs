@@ -1,0 +1,79 @@
+//! From `--model` to a model.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+use burn::tensor::backend::Backend;
+use indicatif::{ProgressBar, ProgressStyle};
+use moi_engine::Engine;
+use moi_hub::{CATALOGUE, Cache, Fetcher};
+use moi_models::Decoder;
+use moi_pretrained::{AdvisedSampling, Pretrained};
+
+use crate::args::ModelArgs;
+
+/// Finds, fetches if need be, and opens the model that was asked for.
+pub(crate) fn open(args: &ModelArgs) -> Result<Pretrained> {
+    let path = find(&args.model, args.revision.as_deref())?;
+    let mut pretrained =
+        Pretrained::open(&path).with_context(|| format!("cannot use the model `{}`", args.model))?;
+    if let Some(entry) = moi_hub::find(&args.model) {
+        let advised = entry.sampling;
+        pretrained.sampling = AdvisedSampling {
+            temperature: advised.temperature,
+            top_k: advised.top_k,
+            top_p: advised.top_p,
+            min_p: None,
+        };
+    }
+    Ok(pretrained)
+}
+
+fn find(model: &str, revision: Option<&str>) -> Result<PathBuf> {
+    let say = |line: &str| eprintln!("moi: {line}");
+    let path = Path::new(model);
+    if let Some(entry) = moi_hub::find(model) {
+        return Ok(Fetcher::new(Cache::from_env()?).fetch(entry, say)?);
+    }
+    if path.exists() {
+        return Ok(path.to_owned());
+    }
+    let looks_like_a_repository = !path.is_absolute()
+        && path.components().all(|part| matches!(part, std::path::Component::Normal(_)))
+        && path.components().count() >= 2
+        && !model.contains('\\');
+    if looks_like_a_repository {
+        let fetcher = Fetcher::new(Cache::from_env()?);
+        return fetcher.fetch_repository(model, revision, say).with_context(|| {
+            format!("`{model}` is no file or directory here, so it was looked for on the hub")
+        });
+    }
+    let names: Vec<&str> = CATALOGUE.iter().map(|entry| entry.name).collect();
+    bail!(
+        "there is no model `{model}`: neither a file or directory, nor in the catalogue ({}), nor a hub \
+         repository OWNER/NAME",
+        names.join(", ")
+    )
+}
+
+/// Loads the weights, with a progress bar on a terminal.
+pub(crate) fn load<B: Backend>(pretrained: &Pretrained, device: &B::Device) -> Result<Decoder<B>> {
+    let style = ProgressStyle::with_template("loading [{bar:30}] {bytes}/{total_bytes}")?;
+    let bar = ProgressBar::new(0).with_style(style);
+    let decoder = pretrained.load::<B>(device, |progress| {
+        bar.set_length(progress.total_bytes as u64);
+        bar.set_position(progress.bytes as u64);
+    });
+    bar.finish_and_clear();
+    Ok(decoder?)
+}
+
+/// An engine with all the model brings.
+pub(crate) fn engine<B: Backend>(
+    pretrained: Pretrained,
+    device: &B::Device,
+) -> Result<Engine<B, Decoder<B>>> {
+    let decoder = load::<B>(&pretrained, device)?;
+    let Pretrained { tokenizer, eos, .. } = pretrained;
+    Ok(Engine::new(decoder, device.clone()).with_tokenizer(tokenizer).with_eos(eos))
+}

@@ -1,0 +1,179 @@
+//! What is printed, and how.
+
+use std::io::{self, IsTerminal, Write};
+
+use anyhow::Result;
+use moi_engine::{InputRule, Step};
+use serde::Serialize;
+
+/// Seconds and tokens of a generation.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub(crate) struct Timing {
+    pub(crate) load_s: f64,
+    pub(crate) prefill_tokens: usize,
+    /// Until the first token.
+    pub(crate) prefill_s: f64,
+    /// Tokens after the first.
+    pub(crate) decode_tokens: usize,
+    pub(crate) decode_s: f64,
+}
+
+/// Why a generation ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum StopReason {
+    Eos,
+    Stop,
+    Length,
+    Context,
+    /// By Ctrl-C.
+    Interrupted,
+}
+
+impl From<moi_engine::StopReason> for StopReason {
+    fn from(reason: moi_engine::StopReason) -> Self {
+        match reason {
+            moi_engine::StopReason::Eos => Self::Eos,
+            moi_engine::StopReason::Stop => Self::Stop,
+            moi_engine::StopReason::Length => Self::Length,
+            moi_engine::StopReason::Context => Self::Context,
+        }
+    }
+}
+
+/// The object of `--format json`.
+#[derive(Debug, Serialize)]
+pub(crate) struct Report<'a> {
+    model: &'a str,
+    device: &'a str,
+    dtype: &'a str,
+    rule: InputRule,
+    seed: u64,
+    prompt_tokens: &'a [u32],
+    tokens: Vec<u32>,
+    text: String,
+    stop_reason: StopReason,
+    steps: Vec<ReportStep<'a>>,
+    timing: Timing,
+}
+
+#[derive(Debug, Serialize)]
+struct ReportStep<'a> {
+    token: u32,
+    text: &'a str,
+    logprob: f64,
+    entropy: f32,
+    gate: f32,
+    top: Vec<Weight>,
+}
+
+#[derive(Debug, Serialize)]
+struct Weight {
+    token: u32,
+    weight: f32,
+}
+
+impl<'a> Report<'a> {
+    /// `names`: model and device.
+    pub(crate) fn new(
+        names: (&'a str, &'a str),
+        rule: InputRule,
+        seed: u64,
+        prompt_tokens: &'a [u32],
+        steps: &'a [Step],
+        stop_reason: StopReason,
+        timing: Timing,
+    ) -> Self {
+        let (model, device) = names;
+        let step = |step: &'a Step| ReportStep {
+            token: step.token,
+            text: &step.text,
+            logprob: step.logprob,
+            entropy: step.entropy,
+            gate: step.gate,
+            top: step.top.iter().map(|&(token, weight)| Weight { token, weight }).collect(),
+        };
+        Self {
+            model,
+            device,
+            dtype: "f32",
+            rule,
+            seed,
+            prompt_tokens,
+            tokens: steps.iter().map(|step| step.token).collect(),
+            text: steps.iter().map(|step| step.text.as_str()).collect(),
+            stop_reason,
+            steps: steps.iter().map(step).collect(),
+            timing,
+        }
+    }
+
+    pub(crate) fn print(&self) -> Result<()> {
+        print_json(self)
+    }
+}
+
+impl Timing {
+    /// The line of `--stats`.
+    pub(crate) fn line(
+        &self,
+        rule: &InputRule,
+        seed: u64,
+        stop_reason: StopReason,
+        bytes_per_token: usize,
+    ) -> String {
+        let rate = |tokens: usize, seconds: f64| if seconds > 0.0 { tokens as f64 / seconds } else { 0.0 };
+        let decode = rate(self.decode_tokens, self.decode_s);
+        format!(
+            "{rule}, seed {seed}, ended by {}: load {:.2} s; prefill {} tokens in {:.2} s ({:.1} tokens/s); \
+             decode {} tokens in {:.2} s ({decode:.1} tokens/s; {:.0} MB of weights per token, {:.1} GB/s)",
+            format!("{stop_reason:?}").to_lowercase(),
+            self.load_s,
+            self.prefill_tokens,
+            self.prefill_s,
+            rate(self.prefill_tokens, self.prefill_s),
+            self.decode_tokens,
+            self.decode_s,
+            bytes_per_token as f64 / 1e6,
+            bytes_per_token as f64 * decode / 1e9,
+        )
+    }
+}
+
+/// Writes a piece of the answer at once.
+pub(crate) fn stream(text: &str) -> Result<()> {
+    if !text.is_empty() {
+        let mut out = io::stdout().lock();
+        out.write_all(text.as_bytes())?;
+        out.flush()?;
+    }
+    Ok(())
+}
+
+/// Ends the answer's last line on a terminal; a file or pipe gets the answer alone.
+pub(crate) fn finish_stream(steps: &[Step]) -> Result<()> {
+    let ends_a_line =
+        steps.iter().rev().find(|step| !step.text.is_empty()).is_some_and(|s| s.text.ends_with('\n'));
+    if io::stdout().is_terminal() && !ends_a_line {
+        print_bytes(b"\n")?;
+    }
+    Ok(())
+}
+
+pub(crate) fn print_bytes(bytes: &[u8]) -> Result<()> {
+    let mut out = io::stdout().lock();
+    out.write_all(bytes)?;
+    Ok(out.flush()?)
+}
+
+pub(crate) fn print_json(value: &impl Serialize) -> Result<()> {
+    let mut text = serde_json::to_vec_pretty(value)?;
+    text.push(b'\n');
+    print_bytes(&text)
+}
+
+/// Whether whoever read the output has gone.
+pub(crate) fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    let broken = |cause: &io::Error| cause.kind() == io::ErrorKind::BrokenPipe;
+    error.chain().any(|cause| cause.downcast_ref::<io::Error>().is_some_and(broken))
+}

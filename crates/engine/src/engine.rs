@@ -1,0 +1,191 @@
+//! A model ready to serve requests.
+
+use burn::tensor::{Int, Tensor, TensorData, backend::Backend};
+use moi::EmbeddingRows;
+use moi_models::{CausalLm, Embedding, KvCache};
+use moi_text::Tokenizer;
+
+use crate::{Batch, EngineError, Prompt, Request, Step};
+
+/// Prompt positions that go through the model at once, unless set otherwise.
+pub const DEFAULT_PREFILL_CHUNK: usize = 512;
+
+/// A model, its tokenizer and its end tokens.
+#[derive(Debug)]
+pub struct Engine<B: Backend, M> {
+    pub(crate) model: M,
+    pub(crate) device: B::Device,
+    pub(crate) tokenizer: Option<Tokenizer>,
+    pub(crate) eos: Vec<u32>,
+    pub(crate) prefill_chunk: usize,
+}
+
+/// A prompt that went through the model.
+pub(crate) struct Prefilled<B: Backend> {
+    pub(crate) cache: KvCache<B>,
+    /// Of the last position `[1, vocab]`.
+    pub(crate) logits: Tensor<B, 2>,
+    pub(crate) positions: usize,
+}
+
+impl<B: Backend, M: CausalLm<B>> Engine<B, M> {
+    /// An engine without a tokenizer and without end tokens.
+    pub fn new(model: M, device: B::Device) -> Self {
+        Self { model, device, tokenizer: None, eos: Vec::new(), prefill_chunk: DEFAULT_PREFILL_CHUNK }
+    }
+
+    /// With a tokenizer: text prompts, and text in the steps.
+    pub fn with_tokenizer(mut self, tokenizer: Option<Tokenizer>) -> Self {
+        self.tokenizer = tokenizer;
+        self
+    }
+
+    /// With the tokens that end a generation.
+    pub fn with_eos(mut self, eos: Vec<u32>) -> Self {
+        self.eos = eos;
+        self
+    }
+
+    /// With another number of prompt positions at once, 1 or more: a larger one needs more memory.
+    pub fn with_prefill_chunk(mut self, positions: usize) -> Self {
+        self.prefill_chunk = positions.max(1);
+        self
+    }
+
+    /// The model.
+    pub fn model(&self) -> &M {
+        &self.model
+    }
+
+    /// The tokenizer.
+    pub fn tokenizer(&self) -> Option<&Tokenizer> {
+        self.tokenizer.as_ref()
+    }
+
+    /// An empty batch.
+    pub fn batch(&self) -> Batch<'_, B, M> {
+        Batch::new(self)
+    }
+
+    /// Runs the prompt and gives the steps of its continuation, each computed when it is asked for.
+    ///
+    /// # Errors
+    /// If the request is refused.
+    pub fn generate(&self, request: Request<B>) -> Result<Generation<'_, B, M>, EngineError> {
+        let mut batch = self.batch();
+        batch.add(request)?;
+        Ok(Generation { batch })
+    }
+
+    /// The logits of every position of `ids`: `[seq, vocab]` in float32.
+    ///
+    /// # Errors
+    /// If the prompt is empty, too long, or holds a token the model does not have.
+    pub fn logits(&self, ids: &[u32]) -> Result<Tensor<B, 2>, EngineError> {
+        let inputs = self.inputs(&Prompt::Ids(ids.to_vec()))?;
+        let mut cache = self.model.new_cache(1);
+        let mut logits = Vec::new();
+        for chunk in inputs.split(self.prefill_chunk, 0) {
+            let hidden = self.model.forward(chunk.unsqueeze(), &mut cache)?;
+            logits.push(self.model.logits(hidden).squeeze_dim::<2>(0));
+        }
+        Ok(Tensor::cat(logits, 0))
+    }
+
+    /// Runs a prompt, all but its last chunk without computing logits.
+    pub(crate) fn prefill(&self, prompt: &Prompt<B>) -> Result<Prefilled<B>, EngineError> {
+        let inputs = self.inputs(prompt)?;
+        let positions = inputs.dims()[0];
+        let mut cache = self.model.new_cache(1);
+        let mut last = None;
+        for chunk in inputs.split(self.prefill_chunk, 0) {
+            last = Some(self.model.forward(chunk.unsqueeze(), &mut cache)?);
+        }
+        let hidden = last.ok_or(EngineError::EmptyPrompt)?;
+        let seq = hidden.dims()[1];
+        let logits = self.model.logits(hidden.narrow(1, seq - 1, 1)).squeeze_dim::<2>(1);
+        Ok(Prefilled { cache, logits, positions })
+    }
+
+    /// A prompt as embeddings `[seq, d]`.
+    fn inputs(&self, prompt: &Prompt<B>) -> Result<Tensor<B, 2>, EngineError> {
+        let [vocab_size, width] = self.model.embedding().dims();
+        let ids = match prompt {
+            Prompt::Embeddings(embeddings) => {
+                let [seq, found] = embeddings.dims();
+                if found != width {
+                    return Err(EngineError::EmbeddingWidth { expected: width, found });
+                }
+                self.check_length(seq)?;
+                return Ok(embeddings.clone());
+            }
+            Prompt::Ids(ids) => ids.clone(),
+            Prompt::Text(text) => {
+                let tokenizer = self.tokenizer.as_ref().ok_or(EngineError::NoTokenizer("a text prompt"))?;
+                tokenizer.encode(text, true)?
+            }
+        };
+        self.check_length(ids.len())?;
+        if let Some(&token) = ids.iter().find(|&&token| token as usize >= vocab_size) {
+            return Err(EngineError::TokenOutsideVocabulary { token, vocab_size });
+        }
+        let ids = ids_tensor::<B>(&ids, &self.device);
+        Ok(self.model.embed(ids.unsqueeze()).squeeze_dim::<2>(0))
+    }
+
+    fn check_length(&self, prompt: usize) -> Result<(), EngineError> {
+        let context_length = self.model.context_length();
+        match prompt {
+            0 => Err(EngineError::EmptyPrompt),
+            _ if prompt > context_length => Err(EngineError::PromptTooLong { prompt, context_length }),
+            _ => Ok(()),
+        }
+    }
+}
+
+pub(crate) fn ids_tensor<B: Backend>(ids: &[u32], device: &B::Device) -> Tensor<B, 1, Int> {
+    let ids: Vec<i64> = ids.iter().map(|&id| id.into()).collect();
+    let shape = [ids.len()];
+    Tensor::from_data(TensorData::new(ids, shape), device)
+}
+
+/// The embedding of a model, as the input layer wants it.
+pub(crate) struct Rows<'a, B: Backend>(pub(crate) &'a Embedding<B>);
+
+impl<B: Backend> EmbeddingRows<B> for Rows<'_, B> {
+    fn dims(&self) -> [usize; 2] {
+        self.0.dims()
+    }
+
+    fn rows(&self, tokens: Tensor<B, 1, Int>) -> Tensor<B, 2> {
+        self.0.rows(tokens)
+    }
+
+    fn weighted_sum(&self, weights: Tensor<B, 2>) -> Tensor<B, 2> {
+        self.0.weighted_sum(weights)
+    }
+}
+
+/// The steps of one generation.
+#[derive(Debug)]
+pub struct Generation<'e, B: Backend, M> {
+    batch: Batch<'e, B, M>,
+}
+
+impl<B: Backend, M: CausalLm<B>> Generation<'_, B, M> {
+    /// Positions of the prompt.
+    pub fn prompt_positions(&self) -> usize {
+        self.batch.positions()
+    }
+}
+
+impl<B: Backend, M: CausalLm<B>> Iterator for Generation<'_, B, M> {
+    type Item = Result<Step, EngineError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        match self.batch.step() {
+            Ok(steps) => steps.into_iter().next().map(Ok),
+            Err(error) => Some(Err(error)),
+        }
+    }
+}

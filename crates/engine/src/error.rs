@@ -1,0 +1,74 @@
+//! Why a request is refused or a generation ends early.
+
+/// What went wrong, with the value it was.
+#[derive(Debug, thiserror::Error)]
+pub enum EngineError {
+    /// The model refused its inputs.
+    #[error(transparent)]
+    Model(#[from] moi_models::ModelError),
+    /// The input rule has a value it does not allow.
+    #[error(transparent)]
+    Rule(#[from] moi::RuleError),
+    /// Mixing failed.
+    #[error(transparent)]
+    Mix(#[from] moi::MixError),
+    /// The tokenizer failed.
+    #[error(transparent)]
+    Text(#[from] moi_text::TextError),
+    /// A sampling value that is not allowed.
+    #[error("{name} must be {allowed}, got {value}")]
+    Sampling {
+        /// The field.
+        name: &'static str,
+        /// Which values are.
+        allowed: &'static str,
+        /// The value.
+        value: f64,
+    },
+    /// Nothing to continue.
+    #[error("the prompt is empty; a model needs at least one token to continue from")]
+    EmptyPrompt,
+    /// Text for, or stop strings against, a model without a tokenizer.
+    #[error("the model has no tokenizer, so {0} cannot be used; give the prompt as token ids")]
+    NoTokenizer(&'static str),
+    /// A prompt token that the model does not have.
+    #[error("prompt token {token} is outside the vocabulary of {vocab_size} tokens")]
+    TokenOutsideVocabulary {
+        /// The token.
+        token: u32,
+        /// Tokens the model has.
+        vocab_size: usize,
+    },
+    /// Embeddings of another width than the model's.
+    #[error("the prompt's embeddings are {found} wide, the model's are {expected}")]
+    EmbeddingWidth {
+        /// The model's width.
+        expected: usize,
+        /// The prompt's width.
+        found: usize,
+    },
+    /// No room for even one new token.
+    #[error(
+        "the prompt has {prompt} tokens but the model's context holds {context_length}; shorten the prompt"
+    )]
+    PromptTooLong {
+        /// Tokens of the prompt.
+        prompt: usize,
+        /// The model's limit.
+        context_length: usize,
+    },
+    /// A generation of no tokens.
+    #[error("max tokens must be 1 or more, got 0")]
+    MaxTokensZero,
+    /// A stop string that would match everywhere.
+    #[error("a stop string is empty; it would stop every generation at once")]
+    EmptyStopString,
+    /// Logits from which nothing can be sampled.
+    #[error("the logits of step {step} hold {what}: the weights are broken or overflow their type")]
+    BadLogits {
+        /// Tokens generated before.
+        step: usize,
+        /// What they hold.
+        what: &'static str,
+    },
+}

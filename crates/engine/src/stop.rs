@@ -1,0 +1,96 @@
+//! Why a generation ended, and finding stop strings in streamed text.
+
+use serde::{Deserialize, Serialize};
+
+/// Why a generation ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum StopReason {
+    /// The model gave an end token.
+    Eos,
+    /// The text came to a stop string.
+    Stop,
+    /// The number of tokens asked for is reached.
+    Length,
+    /// The model's context is full.
+    Context,
+}
+
+/// Looks for stop strings in pieces of text, across their borders. What may become one is held back.
+#[derive(Clone, Debug)]
+pub(crate) struct StopMatcher {
+    strings: Vec<String>,
+    held: String,
+}
+
+impl StopMatcher {
+    pub(crate) fn new(strings: Vec<String>) -> Self {
+        Self { strings, held: String::new() }
+    }
+
+    /// Takes a piece; gives the text that is certain now, and whether a stop string was found behind it.
+    pub(crate) fn push(&mut self, piece: &str) -> (String, bool) {
+        self.held.push_str(piece);
+        let found = self.strings.iter().filter_map(|stop| self.held.find(stop)).min();
+        if let Some(at) = found {
+            self.held.truncate(at);
+            return (std::mem::take(&mut self.held), true);
+        }
+        let begun = self.strings.iter().map(|stop| begun(&self.held, stop)).max().unwrap_or(0);
+        let held = self.held.split_off(self.held.len() - begun);
+        (std::mem::replace(&mut self.held, held), false)
+    }
+
+    /// What is held back, when nothing more comes.
+    pub(crate) fn finish(&mut self) -> String {
+        std::mem::take(&mut self.held)
+    }
+}
+
+/// Length of the longest end of `text` with which `stop` begins.
+fn begun(text: &str, stop: &str) -> usize {
+    let lengths = stop.char_indices().map(|(at, _)| at).rev();
+    lengths.into_iter().find(|&len| text.ends_with(&stop[..len])).unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn finds_a_stop_string_across_pieces() {
+        let mut matcher = StopMatcher::new(vec!["\n\nUser:".into(), "END".into()]);
+        assert_eq!(matcher.push("a\n"), ("a".into(), false));
+        assert_eq!(matcher.push("\nUse"), (String::new(), false));
+        assert_eq!(matcher.push("d E"), ("\n\nUsed ".into(), false));
+        assert_eq!(matcher.push("NDless"), (String::new(), true));
+        let mut matcher = StopMatcher::new(vec!["é!".into()]);
+        assert_eq!(matcher.push("café"), ("caf".into(), false));
+        assert_eq!(matcher.finish(), "é");
+    }
+
+    proptest! {
+        #[test]
+        fn pieces_give_what_the_whole_text_gives(text in "[ab]{0,24}", stop in "[ab]{1,4}", cut in 1usize..5) {
+            let mut matcher = StopMatcher::new(vec![stop.clone()]);
+            let (mut out, mut stopped) = (String::new(), false);
+            let chars: Vec<char> = text.chars().collect();
+            for piece in chars.chunks(cut) {
+                let (certain, found) = matcher.push(&piece.iter().collect::<String>());
+                out += &certain;
+                if found {
+                    stopped = true;
+                    break;
+                }
+            }
+            out += &matcher.finish();
+            // The first place where a stop string is complete ends the text; pieces may see a later
+            // completion of an earlier start first only if they hold both.
+            match text.find(&stop) {
+                Some(at) => prop_assert_eq!((out, stopped), (text[..at].to_owned(), true)),
+                None => prop_assert_eq!((out, stopped), (text, false)),
+            }
+        }
+    }
+}

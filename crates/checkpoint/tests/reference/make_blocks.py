@@ -1,0 +1,45 @@
+"""Writes blocks.gguf: random values in every block format, and what the `gguf` package dequantises them to.
+
+Run with gguf 0.19.0 and numpy 2.4.6: python make_blocks.py blocks.gguf
+"""
+
+import sys
+
+import gguf
+import numpy as np
+
+rng = np.random.default_rng(20)
+writer = gguf.GGUFWriter(sys.argv[1], "test")
+writer.add_uint32("test.unsigned", 7)
+writer.add_int32("test.signed", -7)
+writer.add_float32("test.float", 0.25)
+writer.add_bool("test.bool", True)
+writer.add_string("test.string", "naïve")
+writer.add_array("test.strings", ["a", "bc", ""])
+writer.add_array("test.numbers", [1, 2, 3])
+
+kinds = gguf.GGMLQuantizationType
+for kind in [kinds.F32, kinds.F16, kinds.BF16, kinds.Q8_0, kinds.Q4_0, kinds.Q4_1]:
+    values = rng.normal(size=(3, 64)).astype(np.float32)
+    values[1] *= 1e-3
+    values[2, :32] = 0
+    values[2, 32:] = np.linspace(-5, 11, 32)
+    data = gguf.quants.quantize(values, kind)
+    writer.add_tensor(kind.name, data, raw_dtype=kind)
+    expected = gguf.quants.dequantize(data, kind).astype(np.float32)
+    writer.add_tensor(f"{kind.name}.expected", expected, raw_dtype=kinds.F32)
+
+# Raw bytes: every byte value in every position of a block, with scales that are not what a quantiser gives.
+for kind in [kinds.Q8_0, kinds.Q4_0, kinds.Q4_1]:
+    size = gguf.GGML_QUANT_SIZES[kind][1]
+    data = rng.integers(0, 256, size=(64, size), dtype=np.uint8)
+    scales = 2 if kind == kinds.Q4_1 else 1
+    data[:, : 2 * scales] = rng.normal(size=(64, scales)).astype(np.float16).view(np.uint8)
+    writer.add_tensor(f"{kind.name}.raw", data, raw_dtype=kind)
+    expected = gguf.quants.dequantize(data, kind).astype(np.float32)
+    writer.add_tensor(f"{kind.name}.raw.expected", expected, raw_dtype=kinds.F32)
+
+writer.write_header_to_file()
+writer.write_kv_data_to_file()
+writer.write_tensors_to_file()
+writer.close()

@@ -1,0 +1,408 @@
+//! The binary as a process, on the tiny golden checkpoints and the real model.
+
+use std::{
+    io::Write,
+    path::{Path, PathBuf},
+    process::{Command, Output, Stdio},
+};
+
+use moi_tests::{
+    golden::Golden,
+    real::{RealGolden, model_file},
+    relative_error,
+};
+use safetensors::SafeTensors;
+use serde_json::Value;
+
+/// The binary that cargo built beside this test.
+fn binary() -> PathBuf {
+    let path = std::env::current_exe().unwrap();
+    let path =
+        path.parent().and_then(Path::parent).unwrap().join(format!("moi{}", std::env::consts::EXE_SUFFIX));
+    assert!(path.is_file(), "{} is not built; run the tests as `cargo xtask test` does", path.display());
+    path
+}
+
+fn run(args: &[&str]) -> Output {
+    Command::new(binary()).args(args).stdin(Stdio::null()).output().unwrap()
+}
+
+fn json(args: &[&str]) -> Value {
+    let out = run(&[args, &["--format", "json"]].concat());
+    assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+    serde_json::from_slice(&out.stdout).unwrap()
+}
+
+/// One line on stderr, exit code not 0, no panic.
+fn refused(args: &[&str], parts: &[&str]) {
+    let out = run(args);
+    let stderr = String::from_utf8(out.stderr).unwrap();
+    assert!(!out.status.success() && out.stdout.is_empty(), "{args:?} was accepted");
+    assert!(
+        out.status.code().is_some_and(|code| code != 101) && !stderr.contains("panicked"),
+        "{args:?}: {stderr}"
+    );
+    for part in parts {
+        assert!(stderr.contains(part), "{args:?}: {stderr:?} does not say {part:?}");
+    }
+}
+
+fn tiny(name: &str) -> (Golden, String) {
+    let golden = Golden::read(name);
+    let path = golden.path.to_str().unwrap().to_owned();
+    (golden, path)
+}
+
+fn ids(ids: &[u32]) -> String {
+    ids.iter().map(u32::to_string).collect::<Vec<_>>().join(",")
+}
+
+fn numbers(value: &Value) -> Vec<u32> {
+    value.as_array().unwrap().iter().map(|n| n.as_u64().unwrap() as u32).collect()
+}
+
+#[test]
+fn a_directory_without_a_tokenizer_generates_from_ids() {
+    let (golden, path) = tiny("llama");
+    for device in ["cpu", "ndarray"] {
+        for run in &golden.cases.runs {
+            let rule = serde_json::to_value(run.rule()).unwrap();
+            let max = run.steps.len().to_string();
+            let prompt = ids(&run.prompt);
+            let mut args = vec![
+                "generate",
+                "--model",
+                &path,
+                "--tokens",
+                &prompt,
+                "--temperature",
+                "0",
+                "--ignore-eos",
+                "--max-tokens",
+                &max,
+                "--device",
+                device,
+                "--rule",
+                rule["rule"].as_str().unwrap(),
+            ];
+            let beta = rule.get("beta").map(Value::to_string);
+            let support =
+                rule.get("support").map(|s| s.as_str().map_or_else(|| s.to_string(), str::to_owned));
+            for (flag, value) in [("--beta", &beta), ("--support", &support)] {
+                if let Some(value) = value {
+                    args.extend([flag, value]);
+                }
+            }
+            let found = json(&args);
+            let expected: Vec<u32> = run.steps.iter().map(|step| step.token).collect();
+            assert_eq!(numbers(&found["tokens"]), expected, "{}", run.rule());
+            assert_eq!(found["rule"], rule);
+            assert_eq!(found["text"], "");
+            assert_eq!(found["stop_reason"], "length");
+            assert_eq!(found["device"], device);
+        }
+    }
+}
+
+#[test]
+fn the_json_object_has_every_field() {
+    let (golden, path) = tiny("llama");
+    let prompt = ids(&golden.cases.tokens[..5]);
+    let args = [
+        "generate",
+        "--model",
+        &path,
+        "--tokens",
+        &prompt,
+        "--max-tokens",
+        "3",
+        "--seed",
+        "7",
+        "--ignore-eos",
+    ];
+    let found = json(&args);
+    assert_eq!(found["model"], path);
+    assert_eq!(found["dtype"], "f32");
+    assert_eq!(found["seed"], 7);
+    assert_eq!(numbers(&found["prompt_tokens"]), golden.cases.tokens[..5]);
+    let steps = found["steps"].as_array().unwrap();
+    assert_eq!(steps.len(), 3);
+    for step in steps {
+        assert!(step["text"].is_string() && step["logprob"].as_f64().unwrap() < 0.0);
+        let (entropy, gate) = (step["entropy"].as_f64().unwrap(), step["gate"].as_f64().unwrap());
+        assert!((gate - entropy / 2.0).abs() < 1e-6);
+        let top = step["top"].as_array().unwrap();
+        assert_eq!(top.len(), 5);
+        assert!(top.iter().all(|t| t["token"].is_u64() && t["weight"].as_f64().unwrap() > 0.0));
+    }
+    for field in ["load_s", "prefill_tokens", "prefill_s", "decode_tokens", "decode_s"] {
+        assert!(found["timing"][field].is_number(), "{field}");
+    }
+}
+
+#[test]
+fn a_seed_gives_the_same_tokens() {
+    let (golden, path) = tiny("llama");
+    let prompt = ids(&golden.cases.tokens[..5]);
+    let tokens = |seed: &str, device: &str| {
+        let args = [
+            "generate",
+            "--model",
+            &path,
+            "--tokens",
+            &prompt,
+            "--max-tokens",
+            "12",
+            "--temperature",
+            "0.9",
+            "--top-k",
+            "40",
+            "--top-p",
+            "0.95",
+            "--min-p",
+            "0.01",
+            "--ignore-eos",
+            "--seed",
+            seed,
+            "--device",
+            device,
+        ];
+        numbers(&json(&args)["tokens"])
+    };
+    assert_eq!(tokens("5", "cpu"), tokens("5", "cpu"));
+    assert_eq!(tokens("5", "cpu"), tokens("5", "ndarray"));
+    assert_ne!(tokens("5", "cpu"), tokens("6", "cpu"));
+}
+
+#[test]
+fn logits_are_written_for_other_engines_to_compare() {
+    let (golden, path) = tiny("llama3-rope");
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("logits.safetensors");
+    let tokens = ids(&golden.cases.tokens);
+    let out = run(&["logits", "--model", &path, "--tokens", &tokens, "--output", file.to_str().unwrap()]);
+    assert!(out.status.success() && out.stdout.is_empty());
+    let bytes = std::fs::read(&file).unwrap();
+    let tensors = SafeTensors::deserialize(&bytes).unwrap();
+    let logits = tensors.tensor("logits").unwrap();
+    assert_eq!(logits.shape(), [golden.cases.tokens.len(), golden.vocab]);
+    let values: Vec<f32> = logits.data().as_chunks::<4>().0.iter().map(|&w| f32::from_le_bytes(w)).collect();
+    assert!(relative_error(&values, &golden.logits) <= 5e-5);
+    let nowhere = directory.path().join("no/such/dir/x.safetensors");
+    refused(
+        &["logits", "--model", &path, "--tokens", "1", "--output", nowhere.to_str().unwrap()],
+        &["cannot write", "x.safetensors"],
+    );
+}
+
+#[test]
+fn bad_input_gets_one_clear_error() {
+    let (_, path) = tiny("llama");
+    let generate = |args: &[&str], parts: &[&str]| {
+        refused(&[&["generate", "--model", &path, "--tokens", "1,2"], args].concat(), parts);
+    };
+    generate(&["--beta", "-1"], &["beta must be finite and above -1, got -1"]);
+    generate(&["--beta", "nan"], &["beta", "NaN"]);
+    generate(&["--beta", "inf"], &["beta", "inf"]);
+    generate(&["--support", "0"], &["support must be 1 or more"]);
+    generate(&["--support", "half"], &["`full` or a number", "`half`"]);
+    generate(&["--rule", "gate"], &["needs --gate"]);
+    generate(&["--rule", "gate", "--gate", "2"], &["gate must be between 0 and 1, got 2"]);
+    generate(&["--rule", "token", "--beta", "1"], &["--beta has no meaning for the rule `token`"]);
+    generate(&["--rule", "mio"], &["mio", "possible values"]);
+    generate(&["--temperature", "-1"], &["temperature must be 0", "got -1"]);
+    generate(&["--top-p", "0"], &["top-p", "got 0"]);
+    generate(&["--min-p", "2"], &["min-p", "got 2"]);
+    generate(&["--max-tokens", "0"], &["max tokens must be 1 or more"]);
+    generate(&["--device", "abacus"], &["abacus", "cpu, ndarray"]);
+    generate(&["--stop", "x"], &["no tokenizer"]);
+    refused(&["generate", "--model", &path, "hello"], &["no tokenizer", "--tokens"]);
+    refused(&["generate", "--model", &path, "--tokens", "1,256"], &["prompt token 256", "256 tokens"]);
+    refused(&["generate", "--model", &path, "--tokens", "1,x"], &["invalid value 'x'"]);
+    let long = vec!["1"; 600].join(",");
+    refused(&["generate", "--model", &path, "--tokens", &long], &["600 tokens", "holds 512", "shorten"]);
+    refused(&["generate", "--model", "no-such-model", "hi"], &["no-such-model", "smollm2-135m-instruct"]);
+    refused(&["generate", "--model", "/no/such/file.gguf", "hi"], &["/no/such/file.gguf"]);
+}
+
+#[test]
+fn broken_models_get_one_clear_error() {
+    let (golden, _) = tiny("llama3-rope");
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().to_str().unwrap();
+    let files = ["config.json", "model.safetensors"];
+    let restore = || {
+        for file in files {
+            std::fs::copy(golden.path.join(file), directory.path().join(file)).unwrap();
+        }
+    };
+    let with_config = |change: &dyn Fn(&mut Value), parts: &[&str]| {
+        restore();
+        let file = directory.path().join("config.json");
+        let mut config: Value = serde_json::from_slice(&std::fs::read(&file).unwrap()).unwrap();
+        change(&mut config);
+        std::fs::write(&file, serde_json::to_vec(&config).unwrap()).unwrap();
+        refused(&["generate", "--model", path, "--tokens", "1"], parts);
+    };
+    refused(&["generate", "--model", path, "--tokens", "1"], &["neither config.json nor a .gguf"]);
+    with_config(&|c| c["model_type"] = "mamba".into(), &["config.json", "`mamba` is not supported", "llama"]);
+    with_config(
+        &|c| drop(c.as_object_mut().unwrap().remove("hidden_size")),
+        &["config.json", "missing field `hidden_size`"],
+    );
+    with_config(&|c| c["hidden_act"] = "gelu".into(), &["`hidden_act` = `gelu` is not supported", "silu"]);
+    with_config(
+        &|c| c["rope_scaling"]["rope_type"] = "yarn".into(),
+        &["`rope_type` = `yarn` is not supported"],
+    );
+    with_config(&|c| c["num_key_value_heads"] = 3.into(), &["num_key_value_heads (3) does not divide"]);
+    with_config(&|c| c["hidden_size"] = 0.into(), &["hidden_size is 0"]);
+    with_config(
+        &|c| c["vocab_size"] = 300.into(),
+        &["embed_tokens.weight", "expected [300, 64], found [256, 64]"],
+    );
+    with_config(&|c| c["num_hidden_layers"] = 4.into(), &["model.layers.3.", "is missing", "and 4 more"]);
+    with_config(&|c| c["attention_bias"] = true.into(), &["q_proj.bias` is missing"]);
+    restore();
+    let weights = directory.path().join("model.safetensors");
+    let whole = std::fs::read(&weights).unwrap();
+    std::fs::write(&weights, &whole[..whole.len() / 2]).unwrap();
+    refused(&["generate", "--model", path, "--tokens", "1"], &["model.safetensors", "damaged or incomplete"]);
+    std::fs::write(directory.path().join("config.json"), "{").unwrap();
+    refused(&["generate", "--model", path, "--tokens", "1"], &["config.json", "EOF"]);
+}
+
+#[test]
+fn nan_weights_end_in_an_error() {
+    let (golden, _) = tiny("llama3-rope");
+    let directory = tempfile::tempdir().unwrap();
+    std::fs::copy(golden.path.join("config.json"), directory.path().join("config.json")).unwrap();
+    let mut weights = std::fs::read(golden.path.join("model.safetensors")).unwrap();
+    let length = weights.len();
+    weights[length - 2..].copy_from_slice(&[0xff, 0x7f]);
+    std::fs::write(directory.path().join("model.safetensors"), weights).unwrap();
+    refused(
+        &["generate", "--model", directory.path().to_str().unwrap(), "--tokens", "1,2"],
+        &["logits of step 0 hold NaN"],
+    );
+}
+
+fn real_model() -> String {
+    model_file("smollm2-135m-instruct").to_str().unwrap().to_owned()
+}
+
+#[test]
+fn text_mode_prints_the_answer_alone() {
+    let golden = RealGolden::read("smollm2-135m-instruct");
+    let run = golden.runs.iter().find(|run| run.kind == "chat" && run.text.is_some()).unwrap();
+    let rule = serde_json::to_value(run.rule()).unwrap();
+    let model = real_model();
+    let mut args = vec![
+        "generate",
+        "--model",
+        &model,
+        &run.prompt,
+        "--temperature",
+        "0",
+        "--max-tokens",
+        "24",
+        "--stats",
+        "--rule",
+        rule["rule"].as_str().unwrap(),
+    ];
+    let beta = rule.get("beta").map(Value::to_string);
+    if let Some(beta) = &beta {
+        args.extend(["--beta", beta]);
+    }
+    let out = self::run(&args);
+    let (stdout, stderr) = (String::from_utf8(out.stdout).unwrap(), String::from_utf8(out.stderr).unwrap());
+    assert!(out.status.success());
+    assert!(stdout.len() > 20 && run.text.as_ref().unwrap().starts_with(&stdout), "{stdout}");
+    assert_eq!(stderr.lines().count(), 1, "{stderr}");
+    assert!(
+        stderr.contains("tokens/s") && stderr.contains("GB/s") && stderr.contains("ended by length"),
+        "{stderr}"
+    );
+}
+
+#[test]
+fn the_prompt_may_come_from_stdin_and_stop_strings_end_it() {
+    let golden = RealGolden::read("smollm2-135m-instruct");
+    let run = golden.runs.iter().find(|run| run.kind == "plain").unwrap();
+    let model = real_model();
+    let base = [
+        "generate",
+        "--model",
+        &model,
+        "--raw",
+        "--temperature",
+        "0",
+        "--rule",
+        "token",
+        "--max-tokens",
+        "16",
+        "--format",
+        "json",
+    ];
+    let mut child =
+        Command::new(binary()).args(base).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    child.stdin.take().unwrap().write_all(format!("{}\n", run.prompt).as_bytes()).unwrap();
+    let found: Value = serde_json::from_slice(&child.wait_with_output().unwrap().stdout).unwrap();
+    assert_eq!(numbers(&found["prompt_tokens"]), run.prompt_ids);
+    assert_eq!(numbers(&found["tokens"]), run.ids[..16]);
+    let text = found["text"].as_str().unwrap();
+    let stop: String = text.chars().skip(10).take(9).collect();
+    let stopped = json(&[&base[..10], &[&run.prompt, "--stop", &stop]].concat());
+    assert_eq!(stopped["stop_reason"], "stop");
+    assert_eq!(stopped["text"].as_str().unwrap(), &text[..text.find(&stop).unwrap()]);
+}
+
+#[test]
+fn a_system_prompt_reaches_the_template() {
+    let model = real_model();
+    let prompt = |args: &[&str]| {
+        numbers(
+            &json(&[&["generate", "--model", &model, "Hi", "--max-tokens", "1"], args].concat())["prompt_tokens"],
+        )
+    };
+    let (with, without) = (prompt(&["--system", "You are a pirate."]), prompt(&[]));
+    assert_ne!(with, without);
+    assert!(prompt(&["--raw"]).len() < without.len());
+}
+
+/// Ctrl-C ends with what was generated.
+#[cfg(unix)]
+#[test]
+fn an_interrupt_ends_cleanly() {
+    let model = real_model();
+    let args =
+        ["generate", "--model", &model, "Count.", "--ignore-eos", "--max-tokens", "5000", "--rule", "token"];
+    let mut child = Command::new(binary())
+        .args(args)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    // Once the first text is there, the generation is under way.
+    let mut first = [0];
+    std::io::Read::read_exact(child.stdout.as_mut().unwrap(), &mut first).unwrap();
+    let sent = Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap();
+    assert!(sent.success());
+    let out = child.wait_with_output().unwrap();
+    assert_eq!(out.status.code(), Some(130));
+    assert!(out.stderr.is_empty(), "{}", String::from_utf8_lossy(&out.stderr));
+}
+
+#[test]
+fn the_catalogue_is_listed() {
+    model_file("smollm2-135m-instruct");
+    let table = String::from_utf8(run(&["models"]).stdout).unwrap();
+    let row = table.lines().find(|line| line.starts_with("smollm2-135m-instruct")).unwrap();
+    for cell in ["135 M", "98 MB", "Apache-2.0", "yes", "default"] {
+        assert!(row.contains(cell), "{row}");
+    }
+    assert!(table.contains("gemma-3-270m"));
+    let rows: Value = serde_json::from_slice(&run(&["models", "--format", "json"]).stdout).unwrap();
+    assert_eq!(rows[0]["cached"], true);
+}

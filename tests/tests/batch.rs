@@ -1,5 +1,7 @@
 //! Rows of different prompts, rules, samplings and lengths in one batch give what each gives alone.
 
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a failure must end the test")]
+
 use burn::tensor::backend::Backend;
 use moi_engine::{Engine, InputRule, Prompt, Request, RowId, Sampling, Step, StopReason, Support};
 use moi_models::Decoder;

@@ -1,5 +1,7 @@
 //! The binary as a process, on the tiny golden checkpoints and the real model.
 
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a failure must end the test")]
+
 use std::{
     io::Write,
     path::{Path, PathBuf},

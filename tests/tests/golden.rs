@@ -1,5 +1,7 @@
 //! Every golden checkpoint: full, cached, chunked, batched, from embeddings, and decoded under every rule.
 
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a failure must end the test")]
+
 use burn::tensor::{Int, Tensor, TensorData, backend::Backend};
 use moi_engine::{Engine, Prompt, Request};
 use moi_models::{CausalLm, Decoder};

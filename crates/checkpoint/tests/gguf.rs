@@ -1,5 +1,7 @@
 //! GGUF: values against the `gguf` Python package, and files that are not what they should be.
 
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a failure must end the test")]
+
 use std::{fs, path::Path};
 
 use moi_checkpoint::{

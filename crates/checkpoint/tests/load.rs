@@ -1,5 +1,7 @@
 //! Loading into a module: names and shapes first, every difference named.
 
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a failure must end the test")]
+
 use std::{fs, path::Path};
 
 use burn::{

@@ -29,7 +29,7 @@ pub(crate) struct Args {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    Generate(GenerateArgs),
+    Generate(Box<GenerateArgs>),
     Logits(LogitsArgs),
     Models(ModelsArgs),
     /// Print a completion script for a shell

@@ -20,7 +20,7 @@ const INTERRUPTED: u8 = 130;
 
 fn main() -> ExitCode {
     let done = match Args::parse().command {
-        Command::Generate(args) => generate::run(args),
+        Command::Generate(args) => generate::run(*args),
         Command::Logits(args) => logits::run(&args).map(|()| Ended::Normally),
         Command::Models(args) => models::run(&args).map(|()| Ended::Normally),
         Command::Completions { shell } => {

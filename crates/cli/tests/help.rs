@@ -1,6 +1,8 @@
 //! What the binary says about itself. (As an integration test of this package it also has cargo build the
 //! binary that the end-to-end tests run.)
 
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a failure must end the test")]
+
 use std::process::Command;
 
 fn moi(args: &[&str]) -> (bool, String, String) {

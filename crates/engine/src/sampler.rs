@@ -149,12 +149,13 @@ fn nucleus(mut candidates: Vec<Candidate>, top_p: f64) -> Vec<Candidate> {
             rest.select_nth_unstable_by(n - 1, by_probability);
         }
         rest[..n].sort_unstable_by(by_probability);
-        for i in 0..n {
-            reached += rest[i].p;
-            if reached >= target {
-                candidates.truncate(sorted + i + 1);
-                return candidates;
-            }
+        let enough = rest[..n].iter().position(|c| {
+            reached += c.p;
+            reached >= target
+        });
+        if let Some(last) = enough {
+            candidates.truncate(sorted + last + 1);
+            return candidates;
         }
         sorted += n;
         chunk *= 8;

@@ -66,7 +66,7 @@ impl Fetcher {
             "fetching {} ({megabytes} MB, {}) from the hub, {}",
             entry.name, entry.licence.name, entry.hub.repository
         ));
-        let hub = match self.from_hub(entry, &path) {
+        let hub = match self.try_hub(entry, &path) {
             Ok(()) => return Ok(path),
             Err(error) => error,
         };
@@ -82,7 +82,7 @@ impl Fetcher {
         }
     }
 
-    fn from_hub(&self, entry: &Entry, path: &Path) -> Result<(), FetchError> {
+    fn try_hub(&self, entry: &Entry, path: &Path) -> Result<(), FetchError> {
         self.check_reachable()?;
         let staging = self.cache.partial()?.join("hub");
         let repository = Repo::with_revision(

@@ -1,5 +1,7 @@
 //! Fetching from a hub on this machine, and when there is none.
 
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a failure must end the test")]
+
 use std::{
     fs,
     io::{BufRead, BufReader, Write},

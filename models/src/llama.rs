@@ -68,8 +68,8 @@ fn norm_eps() -> f64 {
 
 /// Reads the config.
 pub(crate) fn architecture(config: &Value) -> Result<Architecture, ModelError> {
-    let config = Config::deserialize(config)
-        .map_err(|source| ModelError::Config { model_type: MODEL_TYPE, source })?;
+    let config =
+        Config::deserialize(config).map_err(|error| ModelError::Config { model_type: MODEL_TYPE, error })?;
     let activation = match config.hidden_act.as_str() {
         "silu" | "swish" => Activation::Silu,
         other => return Err(unsupported("hidden_act", other, "silu")),

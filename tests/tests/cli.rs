@@ -46,6 +46,11 @@ fn refused(args: &[&str], parts: &[&str]) {
     );
     for part in parts {
         assert!(stderr.contains(part), "{args:?}: {stderr:?} does not say {part:?}");
+        assert_eq!(
+            stderr.matches(part).count().min(2),
+            1 + usize::from(part.len() < 8),
+            "said twice: {stderr:?}"
+        );
     }
 }
 

@@ -1,4 +1,5 @@
-//! Every refusal says which file, where in it, what was expected and what was found.
+//! Every refusal says which file, where in it, what was expected and what was found. Messages are whole: a
+//! cause is part of its error's text, not a `source` that would be printed twice.
 
 use std::{fmt, path::PathBuf};
 
@@ -6,12 +7,12 @@ use std::{fmt, path::PathBuf};
 #[derive(Debug, thiserror::Error)]
 pub enum CheckpointError {
     /// The file cannot be opened or mapped.
-    #[error("cannot open {path}: {source}", path = path.display())]
+    #[error("cannot open {path}: {error}", path = path.display())]
     Io {
         /// The file.
         path: PathBuf,
         /// What the system said.
-        source: std::io::Error,
+        error: std::io::Error,
     },
     /// The file is not what its format defines: truncated, damaged, or something else.
     #[error("{path}: {place}: {what}", path = path.display())]

@@ -39,7 +39,7 @@ pub fn open_safetensors(path: &Path) -> Result<Checkpoint, CheckpointError> {
 
 fn open_shards(directory: &Path, index: &Path) -> Result<BTreeMap<String, LazyTensor>, CheckpointError> {
     let wrong = |place: String, what: String| CheckpointError::Format { path: index.to_owned(), place, what };
-    let text = fs::read(index).map_err(|source| CheckpointError::Io { path: index.to_owned(), source })?;
+    let text = fs::read(index).map_err(|error| CheckpointError::Io { path: index.to_owned(), error })?;
     let Index { weight_map } =
         serde_json::from_slice(&text).map_err(|error| wrong("index".into(), error.to_string()))?;
     let mut shards: BTreeMap<&str, BTreeMap<String, LazyTensor>> = BTreeMap::new();

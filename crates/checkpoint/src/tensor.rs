@@ -53,7 +53,7 @@ pub(crate) struct Source {
 
 impl Source {
     pub(crate) fn open(path: &Path) -> Result<Arc<Self>, CheckpointError> {
-        let error = |source| CheckpointError::Io { path: path.to_owned(), source };
+        let error = |error| CheckpointError::Io { path: path.to_owned(), error };
         let file = File::open(path).map_err(error)?;
         if file.metadata().map_err(error)?.is_dir() {
             return Err(error(std::io::ErrorKind::IsADirectory.into()));

@@ -3,6 +3,9 @@
 //! Everything else is generic over burn's `Backend`. An app with a backend of its own needs none of this: it
 //! calls the engine with its type.
 
+#[cfg(not(any(feature = "flex", feature = "ndarray")))]
+compile_error!("moi needs a backend to compute with: enable `flex` or `ndarray`");
+
 use anyhow::Result;
 use burn::tensor::backend::Backend;
 use clap::ValueEnum;

@@ -26,8 +26,9 @@ use crate::{
 /// Generates, streams and reports.
 pub(crate) fn run(args: GenerateArgs) -> Result<Ended> {
     let rule = rule(&args.rule)?;
+    let path = model::find(&args.model)?;
     let begun = Instant::now();
-    let pretrained = model::open(&args.model)?;
+    let pretrained = model::open_at(&args.model, &path)?;
     let prompt = prompt::ids(&args, &pretrained)?;
     let sampling = sampling(&args.sampling, pretrained.sampling);
     let seed = args.sampling.seed.unwrap_or_else(|| RandomState::new().hash_one(0) >> 32);

@@ -14,9 +14,13 @@ use crate::args::ModelArgs;
 
 /// Finds, fetches if need be, and opens the model that was asked for.
 pub(crate) fn open(args: &ModelArgs) -> Result<Pretrained> {
-    let path = find(&args.model, args.revision.as_deref())?;
+    open_at(args, &find(args)?)
+}
+
+/// Opens the model that [`find`] has found.
+pub(crate) fn open_at(args: &ModelArgs, path: &Path) -> Result<Pretrained> {
     let mut pretrained =
-        Pretrained::open(&path).with_context(|| format!("cannot use the model `{}`", args.model))?;
+        Pretrained::open(path).with_context(|| format!("cannot use the model `{}`", args.model))?;
     if let Some(entry) = moi_hub::find(&args.model) {
         let advised = entry.sampling;
         pretrained.sampling = AdvisedSampling {
@@ -29,7 +33,9 @@ pub(crate) fn open(args: &ModelArgs) -> Result<Pretrained> {
     Ok(pretrained)
 }
 
-fn find(model: &str, revision: Option<&str>) -> Result<PathBuf> {
+/// The file or directory of the model that was asked for, fetched if need be.
+pub(crate) fn find(args: &ModelArgs) -> Result<PathBuf> {
+    let (model, revision) = (args.model.as_str(), args.revision.as_deref());
     let say = |line: &str| eprintln!("moi: {line}");
     let path = Path::new(model);
     if let Some(entry) = moi_hub::find(model) {

@@ -2,7 +2,7 @@
 
 use std::io::{self, IsTerminal, Write};
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use moi_engine::{InputRule, Step};
 use serde::Serialize;
 
@@ -144,8 +144,7 @@ impl Timing {
 pub(crate) fn stream(text: &str) -> Result<()> {
     if !text.is_empty() {
         let mut out = io::stdout().lock();
-        out.write_all(text.as_bytes())?;
-        out.flush()?;
+        out.write_all(text.as_bytes()).and_then(|()| out.flush()).context("cannot write to stdout")?;
     }
     Ok(())
 }
@@ -162,8 +161,7 @@ pub(crate) fn finish_stream(steps: &[Step]) -> Result<()> {
 
 pub(crate) fn print_bytes(bytes: &[u8]) -> Result<()> {
     let mut out = io::stdout().lock();
-    out.write_all(bytes)?;
-    Ok(out.flush()?)
+    out.write_all(bytes).and_then(|()| out.flush()).context("cannot write to stdout")
 }
 
 pub(crate) fn print_json(value: &impl Serialize) -> Result<()> {

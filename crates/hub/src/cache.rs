@@ -53,5 +53,5 @@ impl Cache {
 }
 
 pub(crate) fn create_dir(path: &Path) -> Result<(), FetchError> {
-    fs::create_dir_all(path).map_err(|source| FetchError::Io { path: path.to_owned(), source })
+    fs::create_dir_all(path).map_err(|error| FetchError::Io { path: path.to_owned(), error })
 }

@@ -9,12 +9,12 @@ pub enum FetchError {
     #[error("no cache directory is known for this user; set MOI_CACHE to a directory")]
     NoCache,
     /// The cache cannot be read or written.
-    #[error("cannot write {path}: {source}", path = path.display())]
+    #[error("cannot write {path}: {error}", path = path.display())]
     Io {
         /// The file or directory.
         path: PathBuf,
         /// What the system said.
-        source: std::io::Error,
+        error: std::io::Error,
     },
     /// The hub does not answer.
     #[error("the hub at {endpoint} cannot be reached ({reason})")]

@@ -96,7 +96,7 @@ impl Fetcher {
             what: format!("{} of {}", entry.file, entry.hub.repository),
             reason: error.to_string(),
         })?;
-        let io_error = |source| FetchError::Io { path: link.clone(), source };
+        let io_error = |error| FetchError::Io { path: link.clone(), error };
         let blob = fs::canonicalize(&link).map_err(io_error)?;
         let found = hash::of_file(&blob).map_err(io_error)?;
         let kept = if found == entry.sha256 {
@@ -154,5 +154,5 @@ pub(crate) fn keep(from: &Path, to: &Path) -> Result<(), FetchError> {
     if let Some(parent) = to.parent() {
         create_dir(parent)?;
     }
-    fs::rename(from, to).map_err(|source| FetchError::Io { path: to.to_owned(), source })
+    fs::rename(from, to).map_err(|error| FetchError::Io { path: to.to_owned(), error })
 }

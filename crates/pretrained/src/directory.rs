@@ -82,7 +82,7 @@ pub(crate) fn open(directory: &Path) -> Result<Pretrained, PretrainedError> {
     let path = directory.join(CONFIG);
     let config: Value = read(&path)?;
     let architecture =
-        Architecture::from_config(&config).map_err(|source| PretrainedError::Model { path, source })?;
+        Architecture::from_config(&config).map_err(|error| PretrainedError::Model { path, error })?;
     let tokenizer = directory.join(TOKENIZER);
     let tokenizer = tokenizer.is_file().then(|| Tokenizer::from_file(&tokenizer)).transpose()?;
     let generation: Option<GenerationConfig> = read_if_there(&directory.join(GENERATION_CONFIG))?;

@@ -16,7 +16,7 @@ const END_TOKENS: &[&str] =
 pub(crate) fn open(path: &Path) -> Result<Pretrained, PretrainedError> {
     let file = Gguf::open(path)?;
     let architecture = Architecture::from_config(&file.config()?)
-        .map_err(|source| PretrainedError::Model { path: path.to_owned(), source })?;
+        .map_err(|error| PretrainedError::Model { path: path.to_owned(), error })?;
     let meta = &file.metadata;
     let vocabulary =
         vocabulary(meta).map_err(|what| PretrainedError::File { path: path.to_owned(), what })?;

@@ -77,12 +77,12 @@ pub enum PretrainedError {
         what: String,
     },
     /// The config does not make a model.
-    #[error("{path}: {source}", path = path.display())]
+    #[error("{path}: {error}", path = path.display())]
     Model {
         /// The file that holds the config.
         path: PathBuf,
         /// What is wrong with it.
-        source: ModelError,
+        error: ModelError,
     },
     /// The weights' files.
     #[error(transparent)]

@@ -47,8 +47,7 @@ impl Gguf {
     pub fn open(path: &Path) -> Result<Self, CheckpointError> {
         let source = Source::open(path)?;
         let mut reader = Reader::new(path, source.bytes());
-        let (version, tensor_count, metadata_count) = header(&mut reader)?;
-        debug_assert!((2..=3).contains(&version));
+        let (tensor_count, metadata_count) = header(&mut reader)?;
         let metadata = Metadata::read(&mut reader, metadata_count)?;
         let mut tensors = BTreeMap::new();
         for _ in 0..tensor_count {
@@ -181,7 +180,8 @@ struct Renamed {
     interleaved_heads: Option<usize>,
 }
 
-fn header(reader: &mut Reader<'_>) -> Result<(u32, usize, usize), CheckpointError> {
+/// Counts of tensors and of metadata entries.
+fn header(reader: &mut Reader<'_>) -> Result<(usize, usize), CheckpointError> {
     let magic = reader.take(4)?;
     if magic != MAGIC {
         return Err(reader.error(format!("not a GGUF file: it starts with {magic:02x?}, expected \"GGUF\"")));
@@ -198,7 +198,7 @@ fn header(reader: &mut Reader<'_>) -> Result<(u32, usize, usize), CheckpointErro
     // at least a key's length, a type and one byte.
     let tensors = reader.count("tensors", 8 + 4 + 4 + 8)?;
     let metadata = reader.count("metadata entries", 8 + 4 + 1)?;
-    Ok((version, tensors, metadata))
+    Ok((tensors, metadata))
 }
 
 fn table_entry(reader: &mut Reader<'_>) -> Result<(String, Tensor), CheckpointError> {

@@ -44,8 +44,10 @@ struct Config {
 #[derive(Debug, Default, Deserialize)]
 struct Rope {
     rope_theta: Option<f64>,
-    #[serde(alias = "type")]
     rope_type: Option<String>,
+    /// As some older checkpoints spell it, alone or beside the other.
+    #[serde(rename = "type")]
+    old_type: Option<String>,
     factor: Option<f64>,
     low_freq_factor: Option<f64>,
     high_freq_factor: Option<f64>,
@@ -107,16 +109,17 @@ fn ignores(config: &DecoderConfig, name: &str) -> bool {
 fn rope(config: &Config) -> Result<RopeConfig, ModelError> {
     let none = Rope::default();
     let rope = config.rope_parameters.as_ref().or(config.rope_scaling.as_ref()).unwrap_or(&none);
+    let kind = rope.rope_type.as_deref().or(rope.old_type.as_deref()).unwrap_or("default");
     let need = |field: &str, value: Option<f64>| {
         value.ok_or_else(|| ModelError::Inconsistent {
             model_type: MODEL_TYPE,
-            what: format!("`{field}` is missing from the rotary parameters of type {:?}", rope.rope_type),
+            what: format!("`{field}` is missing from the rotary parameters of type {kind:?}"),
         })
     };
-    let scaling = match rope.rope_type.as_deref() {
-        None | Some("default") => RopeScaling::Default,
-        Some("linear") => RopeScaling::Linear { factor: need("factor", rope.factor)? },
-        Some("llama3") => RopeScaling::Llama3 {
+    let scaling = match kind {
+        "default" => RopeScaling::Default,
+        "linear" => RopeScaling::Linear { factor: need("factor", rope.factor)? },
+        "llama3" => RopeScaling::Llama3 {
             factor: need("factor", rope.factor)?,
             low_freq_factor: need("low_freq_factor", rope.low_freq_factor)?,
             high_freq_factor: need("high_freq_factor", rope.high_freq_factor)?,
@@ -125,8 +128,8 @@ fn rope(config: &Config) -> Result<RopeConfig, ModelError> {
                 rope.original_max_position_embeddings,
             )?,
         },
-        Some("factors") => RopeScaling::Factors(rope.factors.clone().unwrap_or_default()),
-        Some(other) => return Err(unsupported("rope_type", other, "default, linear, llama3")),
+        "factors" => RopeScaling::Factors(rope.factors.clone().unwrap_or_default()),
+        other => return Err(unsupported("rope_type", other, "default, linear, llama3")),
     };
     Ok(RopeConfig { theta: rope.rope_theta.or(config.rope_theta).unwrap_or(10_000.0), scaling })
 }

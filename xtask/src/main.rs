@@ -27,7 +27,7 @@ enum Task {
     /// In release: a float32 forward pass of a real model is too slow without optimisation, and the
     /// dependencies are then the ones that `cargo run --release` has built.
     Test {
-        /// Further arguments for `cargo test`
+        /// Arguments for the tests themselves, such as `--ignored` or a part of a name
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         rest: Vec<String>,
     },
@@ -64,7 +64,7 @@ fn test(rest: &[String]) -> Result<()> {
     fetch(&[DEFAULT_MODEL.to_owned()])?;
     let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned());
     let mut command = Command::new(cargo);
-    command.args(["test", "--release", "--workspace"]).args(rest);
+    command.args(["test", "--release", "--workspace", "--"]).args(rest);
     let status = command.status().context("cargo cannot be run")?;
     if !status.success() {
         bail!("the tests failed ({status})");

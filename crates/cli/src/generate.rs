@@ -32,10 +32,8 @@ pub(crate) fn run(args: GenerateArgs) -> Result<Ended> {
     let prompt = prompt::ids(&args, &pretrained)?;
     let sampling = sampling(&args.sampling, pretrained.sampling);
     let seed = args.sampling.seed.unwrap_or_else(|| RandomState::new().hash_one(0) >> 32);
-    let interrupted = Arc::new(AtomicBool::new(false));
-    on_interrupt(interrupted.clone())?;
     let device = args.model.device;
-    device.run(Generate { args, pretrained, prompt, rule, sampling, seed, begun, interrupted })
+    device.run(Generate { args, pretrained, prompt, rule, sampling, seed, begun })
 }
 
 struct Generate {
@@ -46,14 +44,13 @@ struct Generate {
     sampling: Sampling,
     seed: u64,
     begun: Instant,
-    interrupted: Arc<AtomicBool>,
 }
 
 impl Job for Generate {
     type Output = Ended;
 
     fn run<B: Backend>(self, device: &B::Device) -> Result<Ended> {
-        let Self { args, pretrained, prompt, rule, sampling, seed, begun, interrupted } = self;
+        let Self { args, pretrained, prompt, rule, sampling, seed, begun } = self;
         let engine = model::engine::<B>(pretrained, device)?;
         let load = begun.elapsed();
         let stop = StopRules {
@@ -65,12 +62,13 @@ impl Job for Generate {
         let request =
             Request { prompt: Prompt::Ids(prompt), rule, sampling, stop, seed, top: args.output.top };
 
+        let interrupted = Arc::new(AtomicBool::new(false));
+        on_interrupt(interrupted.clone())?;
         let start = Instant::now();
         let generation = engine.generate(request)?;
         // A device may still be at work on it; the first token waits for that and counts as prefill.
         let mut prefill = None;
         let mut steps: Vec<Step> = Vec::new();
-        let stop_early = || interrupted.load(Ordering::Relaxed);
         let streams = args.output.format == Format::Text;
         for step in generation {
             let step = step?;
@@ -79,7 +77,7 @@ impl Job for Generate {
                 output::stream(&step.text)?;
             }
             steps.push(step);
-            if stop_early() {
+            if interrupted.load(Ordering::Relaxed) {
                 break;
             }
         }

@@ -86,19 +86,20 @@ pub(crate) fn open(directory: &Path) -> Result<Pretrained, PretrainedError> {
     let tokenizer = directory.join(TOKENIZER);
     let tokenizer = tokenizer.is_file().then(|| Tokenizer::from_file(&tokenizer)).transpose()?;
     let generation: Option<GenerationConfig> = read_if_there(&directory.join(GENERATION_CONFIG))?;
-    let eos = match &generation {
-        Some(_) => OneOrMany::None,
-        // transformers takes them from here where there is no generation_config.json.
-        None => config
+    let generation = generation.unwrap_or_default();
+    let eos = match generation.eos_token_id.into_vec() {
+        ids if !ids.is_empty() => ids,
+        // transformers takes them from here where generation_config.json does not give them.
+        _ => config
             .get("eos_token_id")
             .map(|ids| {
                 OneOrMany::deserialize(ids)
                     .map_err(|e| wrong(&directory.join(CONFIG), format!("eos_token_id: {e}")))
             })
             .transpose()?
-            .unwrap_or_default(),
+            .unwrap_or_default()
+            .into_vec(),
     };
-    let generation = generation.unwrap_or_default();
     let advised = generation.do_sample.unwrap_or(false);
     let sampling = AdvisedSampling {
         temperature: advised.then_some(generation.temperature.unwrap_or(1.0)),
@@ -106,8 +107,6 @@ pub(crate) fn open(directory: &Path) -> Result<Pretrained, PretrainedError> {
         top_p: generation.top_p.filter(|_| advised),
         min_p: generation.min_p.filter(|_| advised),
     };
-    let mut eos: Vec<u32> = eos.into_vec();
-    eos.extend(generation.eos_token_id.into_vec());
     Ok(Pretrained {
         path: directory.to_owned(),
         architecture,

@@ -73,14 +73,18 @@ impl ChatTemplate {
     /// If the template refuses the conversation.
     pub fn render(&self, messages: &[Message], add_generation_prompt: bool) -> Result<String, TextError> {
         let TemplateTokens { bos, eos, pad, unk } = &self.tokens;
+        let token = |text: &Option<String>| text.clone().map_or(Value::UNDEFINED, Value::from);
         let template = self.environment.get_template(NAME)?;
         Ok(template.render(context! {
             messages => Value::from(Serde(messages)),
             add_generation_prompt,
-            bos_token => bos.as_deref().unwrap_or_default(),
-            eos_token => eos.as_deref().unwrap_or_default(),
-            pad_token => pad.as_deref().unwrap_or_default(),
-            unk_token => unk.as_deref().unwrap_or_default(),
+            // transformers passes these as None where there are none, and leaves tokens out that are not set.
+            tools => (),
+            documents => (),
+            bos_token => token(bos),
+            eos_token => token(eos),
+            pad_token => token(pad),
+            unk_token => token(unk),
         })?)
     }
 
@@ -220,6 +224,8 @@ mod tests {
             render("{{ messages | tojson }}", "<b> \"ü\"").unwrap(),
             r#"[{"role": "user", "content": "<b> \"ü\""}]"#
         );
+        let absent = "{{ tools is none }} {{ documents is none }} {{ eos_token is defined }} {{ bos_token is defined }}";
+        assert_eq!(render(absent, "").unwrap(), "True True False True");
         let indented = render("{{ messages[0] | tojson(indent=2) }}", "x").unwrap();
         assert_eq!(indented, "{\n  \"role\": \"user\",\n  \"content\": \"x\"\n}");
         assert_eq!(

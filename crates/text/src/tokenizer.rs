@@ -34,11 +34,14 @@ impl Tokenizer {
         let wrong = |what: String| TextError::File { path: path.to_owned(), what };
         let bytes = std::fs::read(path).map_err(|error| wrong(error.to_string()))?;
         let inner = tokenizers::Tokenizer::from_bytes(bytes).map_err(|error| wrong(error.to_string()))?;
-        Ok(Self::new(inner, None))
+        Self::new(inner, None)
     }
 
-    pub(crate) fn new(mut inner: tokenizers::Tokenizer, bos: Option<u32>) -> Self {
+    pub(crate) fn new(mut inner: tokenizers::Tokenizer, bos: Option<u32>) -> Result<Self, TextError> {
         inner.set_encode_special_tokens(true);
+        // What a file was trained or batched with is no reason to cut or fill a prompt.
+        inner.with_padding(None);
+        inner.with_truncation(None)?;
         let added = inner.get_added_tokens_decoder().into_iter();
         let mut special: Vec<(AddedToken, u32)> =
             added.filter(|(_, token)| token.special).map(|(id, token)| (token, id)).collect();
@@ -55,7 +58,7 @@ impl Tokenizer {
             }
             _ => None,
         };
-        Self { inner, later, special, bos }
+        Ok(Self { inner, later, special, bos })
     }
 
     /// Encodes text as text: control tokens written in it become ordinary tokens. `add_special` adds what

@@ -112,7 +112,7 @@ impl Vocabulary {
         };
         inner.add_special_tokens(&added(TokenKind::Control, true));
         inner.add_tokens(&added(TokenKind::UserDefined, false));
-        Ok(Tokenizer::new(inner, self.bos))
+        Tokenizer::new(inner, self.bos)
     }
 
     fn of_kind(&self, kind: TokenKind) -> impl Iterator<Item = &String> {

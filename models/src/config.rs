@@ -76,10 +76,17 @@ impl DecoderConfig {
             ("intermediate_size", self.mlp.intermediate_size),
         ];
         let wrong = |what| Err(ModelError::Inconsistent { model_type: self.model_type, what });
-        // No real model comes near; far beyond it sizes would overflow when multiplied.
-        const LARGEST: usize = 1 << 28;
-        if let Some((name, size)) = sizes.iter().find(|(_, size)| !(1..=LARGEST).contains(size)) {
-            return wrong(format!("{name} is {size}, expected 1 to {LARGEST}"));
+        // No real model comes near these; beyond them a broken config would fill the memory before its
+        // tensors are looked at, or sizes would overflow when multiplied.
+        for (name, size) in sizes {
+            let largest = match name {
+                "num_hidden_layers" | "num_attention_heads" | "num_key_value_heads" => 1 << 12,
+                "head_dim" => 1 << 16,
+                _ => 1 << 28,
+            };
+            if !(1..=largest).contains(&size) {
+                return wrong(format!("{name} is {size}, expected 1 to {largest}"));
+            }
         }
         if !attention.num_heads.is_multiple_of(attention.num_kv_heads) {
             return wrong(format!(

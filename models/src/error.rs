@@ -10,12 +10,12 @@ pub enum ModelError {
     #[error("model type `{0}` is not supported; supported are: {supported}", supported = crate::SUPPORTED_MODEL_TYPES.join(", "))]
     UnsupportedModelType(String),
     /// A field is missing or of the wrong type.
-    #[error("the config does not fit model type `{model_type}`: {error}")]
+    #[error("the config does not fit model type `{model_type}`: {what}")]
     Config {
         /// The architecture that read it.
         model_type: &'static str,
-        /// What serde found.
-        error: serde_json::Error,
+        /// The field and what is wrong with it.
+        what: String,
     },
     /// An option that would change the result and is not implemented.
     #[error(

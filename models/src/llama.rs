@@ -23,18 +23,12 @@ struct Config {
     num_attention_heads: usize,
     num_key_value_heads: Option<usize>,
     head_dim: Option<usize>,
-    #[serde(default = "silu")]
-    hidden_act: String,
-    #[serde(default = "context_length")]
-    max_position_embeddings: usize,
-    #[serde(default = "norm_eps")]
-    rms_norm_eps: f64,
-    #[serde(default)]
-    tie_word_embeddings: bool,
-    #[serde(default)]
-    attention_bias: bool,
-    #[serde(default)]
-    mlp_bias: bool,
+    hidden_act: Option<String>,
+    max_position_embeddings: Option<usize>,
+    rms_norm_eps: Option<f64>,
+    tie_word_embeddings: Option<bool>,
+    attention_bias: Option<bool>,
+    mlp_bias: Option<bool>,
     /// Since transformers 5; before: `rope_theta` and `rope_scaling`.
     rope_parameters: Option<Rope>,
     rope_theta: Option<f64>,
@@ -56,23 +50,12 @@ struct Rope {
     factors: Option<Vec<f64>>,
 }
 
-fn silu() -> String {
-    "silu".to_owned()
-}
-
-fn context_length() -> usize {
-    2048
-}
-
-fn norm_eps() -> f64 {
-    1e-6
-}
-
 /// Reads the config.
 pub(crate) fn architecture(config: &Value) -> Result<Architecture, ModelError> {
-    let config =
-        Config::deserialize(config).map_err(|error| ModelError::Config { model_type: MODEL_TYPE, error })?;
-    let activation = match config.hidden_act.as_str() {
+    // The path in the error names the field.
+    let config: Config = serde_path_to_error::deserialize(config)
+        .map_err(|error| ModelError::Config { model_type: MODEL_TYPE, what: error.to_string() })?;
+    let activation = match config.hidden_act.as_deref().unwrap_or("silu") {
         "silu" | "swish" => Activation::Silu,
         other => return Err(unsupported("hidden_act", other, "silu")),
     };
@@ -86,17 +69,21 @@ pub(crate) fn architecture(config: &Value) -> Result<Architecture, ModelError> {
         vocab_size: config.vocab_size,
         hidden_size: config.hidden_size,
         num_layers: config.num_hidden_layers,
-        context_length: config.max_position_embeddings,
-        norm_eps: config.rms_norm_eps,
-        tie_word_embeddings: config.tie_word_embeddings,
+        context_length: config.max_position_embeddings.unwrap_or(2048),
+        norm_eps: config.rms_norm_eps.unwrap_or(1e-6),
+        tie_word_embeddings: config.tie_word_embeddings.unwrap_or(false),
         attention: AttentionConfig {
             num_heads: config.num_attention_heads,
             num_kv_heads: config.num_key_value_heads.unwrap_or(config.num_attention_heads),
             head_dim,
-            bias: config.attention_bias,
+            bias: config.attention_bias.unwrap_or(false),
             rope,
         },
-        mlp: MlpConfig { intermediate_size: config.intermediate_size, bias: config.mlp_bias, activation },
+        mlp: MlpConfig {
+            intermediate_size: config.intermediate_size,
+            bias: config.mlp_bias.unwrap_or(false),
+            activation,
+        },
     };
     Ok(Architecture { config: config.validated()?, ignores })
 }

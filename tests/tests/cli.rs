@@ -195,6 +195,18 @@ fn logits_are_written_for_other_engines_to_compare() {
     assert_eq!(logits.shape(), [golden.cases.tokens.len(), golden.vocab]);
     let values: Vec<f32> = logits.data().as_chunks::<4>().0.iter().map(|&w| f32::from_le_bytes(w)).collect();
     assert!(relative_error(&values, &golden.logits) <= 5e-5);
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+        let mode = |path: &Path| std::fs::metadata(path).unwrap().permissions().mode();
+        let plain = directory.path().join("plain");
+        std::fs::write(&plain, "").unwrap();
+        assert_eq!(mode(&file), mode(&plain), "the file is not as readable as others");
+        assert!(
+            run(&["logits", "--model", &path, "--tokens", "1", "--output", "/dev/null"]).status.success()
+        );
+        assert!(std::fs::metadata("/dev/null").unwrap().file_type().is_char_device());
+    }
     let nowhere = directory.path().join("no/such/dir/x.safetensors");
     refused(
         &["logits", "--model", &path, "--tokens", "1", "--output", nowhere.to_str().unwrap()],
@@ -263,6 +275,15 @@ fn broken_models_get_one_clear_error() {
         &["`rope_type` = `yarn` is not supported"],
     );
     with_config(&|c| c["num_key_value_heads"] = 3.into(), &["num_key_value_heads (3) does not divide"]);
+    with_config(&|c| c["hidden_size"] = 64.5.into(), &["config.json", "hidden_size: invalid type"]);
+    with_config(
+        &|c| c["num_hidden_layers"] = 100_000.into(),
+        &["num_hidden_layers is 100000, expected 1 to 4096"],
+    );
+    with_config(
+        &|c| c["eos_token_id"] = (-1).into(),
+        &["config.json", "eos_token_id is -1, expected a token id"],
+    );
     with_config(&|c| c["hidden_size"] = 0.into(), &["hidden_size is 0"]);
     with_config(
         &|c| c["vocab_size"] = 300.into(),
@@ -412,6 +433,27 @@ fn the_catalogue_is_listed() {
     assert!(table.contains("gemma-3-270m"));
     let rows: Value = serde_json::from_slice(&run(&["models", "--format", "json"]).stdout).unwrap();
     assert_eq!(rows[0]["cached"], true);
+}
+
+/// A tokenizer or chat template that is broken hinders nobody who does not need it.
+#[test]
+fn broken_text_parts_are_refused_where_they_are_needed() {
+    let (golden, _) = tiny("llama");
+    let directory = tempfile::tempdir().unwrap();
+    for file in ["config.json", "model.safetensors"] {
+        std::fs::copy(golden.path.join(file), directory.path().join(file)).unwrap();
+    }
+    std::fs::write(directory.path().join("tokenizer.json"), "{}").unwrap();
+    std::fs::write(directory.path().join("chat_template.jinja"), "{%}").unwrap();
+    std::fs::write(directory.path().join("generation_config.json"), r#"{"do_sample": true, "top_k": -1}"#)
+        .unwrap();
+    let path = directory.path().to_str().unwrap();
+    assert_eq!(json(&["generate", "--model", path, "--tokens", "1,2", "--max-tokens", "2"])["text"], "");
+    refused(&["generate", "--model", path, "hello"], &["cannot read the tokenizer", "tokenizer.json"]);
+    refused(
+        &["generate", "--model", path, "--revision", "v1", "--tokens", "1"],
+        &["--revision v1", "no hub repository"],
+    );
 }
 
 /// Both spellings of the rotary parameters, alone and together, mean the same model.

@@ -30,8 +30,8 @@ fn loaded() -> &'static Loaded {
         let decoder = pretrained.load::<Flex>(&device, |_| {}).unwrap();
         assert_eq!(decoder.config().num_params(), 134_515_008);
         let Pretrained { tokenizer, chat_template, eos, .. } = pretrained;
-        let engine = Engine::new(decoder, device).with_tokenizer(tokenizer).with_eos(eos);
-        Loaded { engine, template: chat_template.unwrap() }
+        let engine = Engine::new(decoder, device).with_tokenizer(tokenizer.unwrap()).with_eos(eos);
+        Loaded { engine, template: chat_template.unwrap().unwrap() }
     })
 }
 

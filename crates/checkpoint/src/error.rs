@@ -46,6 +46,8 @@ pub enum TensorProblem {
     },
     /// The checkpoint has it, the model has no place for it.
     Unknown {
+        /// The file that holds it.
+        file: String,
         /// Its name.
         name: String,
         /// Its shape.
@@ -53,6 +55,8 @@ pub enum TensorProblem {
     },
     /// Its shape is not the model's.
     Shape {
+        /// The file that holds it.
+        file: String,
         /// Its name.
         name: String,
         /// The shape the model expects.
@@ -68,11 +72,14 @@ impl fmt::Display for TensorProblem {
             Self::Missing { name, expected } => {
                 write!(f, "tensor `{name}` is missing (expected shape {expected:?})")
             }
-            Self::Unknown { name, found } => {
-                write!(f, "tensor `{name}` is not known to the model (found with shape {found:?})")
+            Self::Unknown { file, name, found } => {
+                write!(f, "{file}: tensor `{name}` is not known to the model (found with shape {found:?})")
             }
-            Self::Shape { name, expected, found } => {
-                write!(f, "tensor `{name}` has the wrong shape: expected {expected:?}, found {found:?}")
+            Self::Shape { file, name, expected, found } => {
+                write!(
+                    f,
+                    "{file}: tensor `{name}` has the wrong shape: expected {expected:?}, found {found:?}"
+                )
             }
         }
     }

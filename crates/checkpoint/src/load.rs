@@ -56,6 +56,7 @@ fn compare(
                 problems.push(TensorProblem::Missing { name: name.clone(), expected: shape.clone() });
             }
             Some(tensor) if tensor.shape != *shape => problems.push(TensorProblem::Shape {
+                file: tensor.file_name(),
                 name: name.clone(),
                 expected: shape.clone(),
                 found: tensor.shape.clone(),
@@ -65,7 +66,11 @@ fn compare(
     }
     for (name, tensor) in &checkpoint.tensors {
         if !expected.contains_key(name) && !ignored(name) {
-            problems.push(TensorProblem::Unknown { name: name.clone(), found: tensor.shape.clone() });
+            problems.push(TensorProblem::Unknown {
+                file: tensor.file_name(),
+                name: name.clone(),
+                found: tensor.shape.clone(),
+            });
         }
     }
     problems

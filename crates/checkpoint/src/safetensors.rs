@@ -26,15 +26,15 @@ struct Index {
 /// # Errors
 /// If a file cannot be opened, is truncated or damaged, or has a type other than F32, F16 or BF16.
 pub fn open_safetensors(path: &Path) -> Result<Checkpoint, CheckpointError> {
-    let index = path.join(INDEX_FILE);
-    let tensors = if index.is_file() {
-        open_shards(path, &index)?
-    } else if path.is_dir() {
-        open_file(&path.join(SINGLE_FILE))?
+    let (single, index) = (path.join(SINGLE_FILE), path.join(INDEX_FILE));
+    let (path, tensors) = if !path.is_dir() {
+        (path.to_owned(), open_file(path)?)
+    } else if index.is_file() && !single.is_file() {
+        (index.clone(), open_shards(path, &index)?)
     } else {
-        open_file(path)?
+        (single.clone(), open_file(&single)?)
     };
-    Ok(Checkpoint { path: path.to_owned(), tensors })
+    Ok(Checkpoint { path, tensors })
 }
 
 fn open_shards(directory: &Path, index: &Path) -> Result<BTreeMap<String, LazyTensor>, CheckpointError> {

@@ -96,6 +96,13 @@ impl LazyTensor {
         self.range.len()
     }
 
+    /// The name of the file that holds it, for messages.
+    pub(crate) fn file_name(&self) -> String {
+        let path = &self.source.path;
+        path.file_name()
+            .map_or_else(|| path.display().to_string(), |name| name.to_string_lossy().into_owned())
+    }
+
     /// Reads the values as float32, in the order of the shape; exact for every storage.
     pub fn read(&self) -> Vec<f32> {
         let bytes = &self.source.bytes()[self.range.clone()];
@@ -140,7 +147,7 @@ pub struct Checkpoint {
 }
 
 impl Checkpoint {
-    /// The file or directory it was read from.
+    /// The file it was read from, or the index of several.
     pub fn path(&self) -> &Path {
         &self.path
     }

@@ -103,7 +103,7 @@ fn every_difference_is_named() {
         &path,
         &[
             "model.safetensors does not fit the model",
-            "`layers.0.weight` has the wrong shape: expected [2, 3], found [3, 2]",
+            "model.safetensors: tensor `layers.0.weight` has the wrong shape: expected [2, 3], found [3, 2]",
             "`layers.1.weight` is missing (expected shape [2, 3])",
             "`extra` is not known to the model (found with shape [1])",
         ],
@@ -143,6 +143,9 @@ fn shards() {
     };
     index(&map("a.safetensors"));
     assert!(load_from(directory.path()).is_ok());
+    write(&file("a.safetensors"), &[("layers.0.weight", Dtype::F32, &[1, 1])]);
+    refused(directory.path(), &["index.json does not fit", "a.safetensors: tensor `layers.0.weight`"]);
+    write(&file("a.safetensors"), &GOOD[..1]);
     index(&map("b.safetensors"));
     refused(directory.path(), &["index.json", "`layers.0.weight`", "`b.safetensors` does not hold it"]);
     index(&map("../a.safetensors"));

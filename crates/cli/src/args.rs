@@ -65,14 +65,14 @@ pub(crate) struct ModelArgs {
 /// model's chat template where it has one; --raw sends it as it stands.
 #[derive(Debug, clap::Args)]
 pub(crate) struct GenerateArgs {
-    /// The prompt; read from stdin if it is absent or `-`
+    /// The prompt; read from stdin if it is absent or `-`. Behind `--` it may begin with a hyphen
     #[arg(conflicts_with = "tokens")]
     pub(crate) prompt: Option<String>,
     /// The prompt as token ids, fed as they stand
-    #[arg(long, value_name = "IDS", value_delimiter = ',', conflicts_with_all = ["raw", "system"])]
+    #[arg(long, value_name = "IDS", value_delimiter = ',', conflicts_with = "system")]
     pub(crate) tokens: Option<Vec<u32>>,
     /// What the model is told before the conversation
-    #[arg(long, value_name = "TEXT", conflicts_with = "raw")]
+    #[arg(long, value_name = "TEXT", conflicts_with = "raw", allow_hyphen_values = true)]
     pub(crate) system: Option<String>,
     /// Send the prompt without the chat template
     #[arg(long)]
@@ -139,7 +139,7 @@ pub(crate) struct SamplingArgs {
     /// Keep tokens at least this probable relative to the most likely; 0 keeps all
     #[arg(long, value_name = "F", allow_negative_numbers = true)]
     pub(crate) min_p: Option<f64>,
-    /// The same seed gives the same tokens; drawn and shown where not given
+    /// The same seed gives the same tokens; drawn where not given (--stats and json show it)
     #[arg(long, value_name = "N")]
     pub(crate) seed: Option<u64>,
 }
@@ -152,7 +152,7 @@ pub(crate) struct StopArgs {
     #[arg(long, value_name = "N")]
     pub(crate) max_tokens: Option<usize>,
     /// End where the answer comes to this text, which is left out; may be repeated
-    #[arg(long, value_name = "TEXT")]
+    #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
     pub(crate) stop: Vec<String>,
     /// Go on past the model's end tokens
     #[arg(long)]

@@ -65,12 +65,12 @@ impl Job for Generate {
         let interrupted = Arc::new(AtomicBool::new(false));
         on_interrupt(interrupted.clone())?;
         let start = Instant::now();
-        let generation = engine.generate(request)?;
+        let mut generation = engine.generate(request)?;
         // A device may still be at work on it; the first token waits for that and counts as prefill.
         let mut prefill = None;
         let mut steps: Vec<Step> = Vec::new();
         let streams = args.output.format == Format::Text;
-        for step in generation {
+        for step in generation.by_ref() {
             let step = step?;
             prefill.get_or_insert_with(|| start.elapsed());
             if streams {
@@ -80,6 +80,14 @@ impl Job for Generate {
             if interrupted.load(Ordering::Relaxed) {
                 break;
             }
+        }
+        // Nothing, unless an interrupt left something held back.
+        let held = generation.finish()?;
+        if let Some(last) = steps.last_mut() {
+            if streams {
+                output::stream(&held)?;
+            }
+            last.text += &held;
         }
         let prefill = prefill.unwrap_or_default();
         let timing = Timing::new(load, prompt_tokens.len(), prefill, steps.len(), start.elapsed() - prefill);

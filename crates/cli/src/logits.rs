@@ -1,6 +1,6 @@
 //! `moi logits`.
 
-use std::path::Path;
+use std::{fs, io::Write, path::Path};
 
 use anyhow::{Context, Result};
 use burn::tensor::backend::Backend;
@@ -34,17 +34,23 @@ impl Job for Logits<'_> {
     }
 }
 
-/// Writes under a temporary name first: no half-written file takes the place of a whole one.
+/// Writes under a temporary name first: no half-written file takes the place of a whole one. What is no
+/// regular file, such as a pipe or a device, is written to as it is.
 fn write(path: &Path, values: &[f32], shape: [usize; 2]) -> Result<()> {
     let bytes: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
     let view = TensorView::new(Dtype::F32, shape.to_vec(), &bytes)?;
-    let text = safetensors::serialize([("logits", view)], None)?;
+    let content = safetensors::serialize([("logits", view)], None)?;
+    if fs::metadata(path).is_ok_and(|meta| !meta.is_file()) {
+        return Ok(fs::write(path, content)?);
+    }
+    // A link stays one.
+    let path = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
     let directory = match path.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent,
         _ => Path::new("."),
     };
-    let mut file = tempfile::NamedTempFile::new_in(directory)?;
-    std::io::Write::write_all(&mut file, &text)?;
-    file.persist(path)?;
+    let mut file = moi_hub::new_file_in(directory)?;
+    file.write_all(&content)?;
+    file.persist(&path)?;
     Ok(())
 }

@@ -38,6 +38,10 @@ pub(crate) fn find(args: &ModelArgs) -> Result<PathBuf> {
     let (model, revision) = (args.model.as_str(), args.revision.as_deref());
     let say = |line: &str| eprintln!("moi: {line}");
     let path = Path::new(model);
+    let is_local = moi_hub::find(model).is_some() || path.exists();
+    if let (true, Some(revision)) = (is_local, revision) {
+        bail!("--revision {revision} has no meaning for `{model}`, which is no hub repository");
+    }
     if let Some(entry) = moi_hub::find(model) {
         return Ok(Fetcher::new(Cache::from_env()?).fetch(entry, say)?);
     }
@@ -81,5 +85,9 @@ pub(crate) fn engine<B: Backend>(
 ) -> Result<Engine<B, Decoder<B>>> {
     let decoder = load::<B>(&pretrained, device)?;
     let Pretrained { tokenizer, eos, .. } = pretrained;
+    let tokenizer = tokenizer.unwrap_or_else(|error| {
+        eprintln!("moi: {error}; going on without text");
+        None
+    });
     Ok(Engine::new(decoder, device.clone()).with_tokenizer(tokenizer).with_eos(eos))
 }

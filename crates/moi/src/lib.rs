@@ -25,7 +25,10 @@
 //!     head: Linear<B>,
 //! }
 //!
-//! fn decode<B: Backend>(model: &Bigram<B>, device: &B::Device) -> Result<Vec<i64>, moi::MixError> {
+//! fn decode<B: Backend>(
+//!     model: &Bigram<B>,
+//!     device: &B::Device,
+//! ) -> Result<Vec<i64>, Box<dyn std::error::Error>> {
 //!     let table = model.embedding.weight.val(); // [vocab, d]
 //!     // Two sequences in one batch, each with a rule of its own.
 //!     let rules = [InputRule::moi(1.0, Support::Full)?, InputRule::Token];
@@ -51,7 +54,7 @@
 //!     head: LinearConfig::new(8, 16).init(&device),
 //! };
 //! assert_eq!(decode(&model, &device)?.len(), 8);
-//! # Ok::<(), moi::MixError>(())
+//! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
 mod mix;

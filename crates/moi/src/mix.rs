@@ -76,6 +76,11 @@ pub enum MixError {
         /// What is wrong with its rule.
         error: RuleError,
     },
+    /// Logits of nothing.
+    Empty {
+        /// What there is none of.
+        what: &'static str,
+    },
     /// Logits, tokens, rules and embedding do not fit together.
     Shape {
         /// What disagrees.
@@ -91,6 +96,7 @@ impl fmt::Display for MixError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Rule { row, error } => write!(f, "rule of row {row}: {error}"),
+            Self::Empty { what } => write!(f, "the logits hold no {what}"),
             Self::Shape { what, expected, found } => {
                 write!(f, "{what}: expected {expected} as in the logits, found {found}")
             }
@@ -99,12 +105,6 @@ impl fmt::Display for MixError {
 }
 
 impl std::error::Error for MixError {}
-
-impl From<RuleError> for MixError {
-    fn from(error: RuleError) -> Self {
-        Self::Rule { row: 0, error }
-    }
-}
 
 /// The inputs of the next step: `h = E[y] + g (sum_i q_i E[i] - E[y])`, computed in float32 and cast once.
 ///
@@ -169,6 +169,11 @@ fn check<B: Backend>(
         ("rules", batch, rules.len()),
         ("rows of the embedding", vocab, embedding.dims()[0]),
     ];
+    for (what, size) in [("rows of the batch", batch), ("tokens of the vocabulary", vocab)] {
+        if size == 0 {
+            return Err(MixError::Empty { what });
+        }
+    }
     for (what, expected, found) in sizes {
         if expected != found {
             return Err(MixError::Shape { what, expected, found });

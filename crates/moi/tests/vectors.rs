@@ -138,6 +138,7 @@ fn sizes_are_checked<B: Backend>() {
     assert_eq!(error(logits(1, 5), tokens(1), &[InputRule::Token]), shape("rows of the embedding", 5, 4));
     assert_eq!(error(logits(2, 4), tokens(1), &[InputRule::Token; 2]), shape("tokens", 2, 1));
     assert_eq!(error(logits(2, 4), tokens(2), &[InputRule::Token]), shape("rules", 2, 1));
+    assert_eq!(error(logits(0, 4), tokens(0), &[]), MixError::Empty { what: "rows of the batch" });
     let bad = InputRule::Moi { beta: -1.0, support: Support::Full };
     let found = error(logits(2, 4), tokens(2), &[InputRule::Token, bad]);
     assert_eq!(found, MixError::Rule { row: 1, error: RuleError::Beta(-1.0) });

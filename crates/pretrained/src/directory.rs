@@ -4,7 +4,7 @@ use std::path::Path;
 
 use moi_checkpoint::open_safetensors;
 use moi_models::Architecture;
-use moi_text::{ChatTemplate, TemplateTokens, Tokenizer};
+use moi_text::{ChatTemplate, TemplateTokens, TextError, Tokenizer};
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -15,17 +15,6 @@ const GENERATION_CONFIG: &str = "generation_config.json";
 const TOKENIZER: &str = "tokenizer.json";
 const TOKENIZER_CONFIG: &str = "tokenizer_config.json";
 const CHAT_TEMPLATE: &str = "chat_template.jinja";
-
-#[derive(Default, Deserialize)]
-struct GenerationConfig {
-    #[serde(default)]
-    eos_token_id: OneOrMany<u32>,
-    do_sample: Option<bool>,
-    temperature: Option<f64>,
-    top_k: Option<usize>,
-    top_p: Option<f64>,
-    min_p: Option<f64>,
-}
 
 #[derive(Default, Deserialize)]
 struct TokenizerConfig {
@@ -80,49 +69,59 @@ impl Token {
 
 pub(crate) fn open(directory: &Path) -> Result<Pretrained, PretrainedError> {
     let path = directory.join(CONFIG);
-    let config: Value = read(&path)?;
-    let architecture =
-        Architecture::from_config(&config).map_err(|error| PretrainedError::Model { path, error })?;
+    let config: Value = read(&path).map_err(|what| wrong(&path, what))?;
+    let architecture = Architecture::from_config(&config)
+        .map_err(|error| PretrainedError::Model { path: path.clone(), error })?;
     let tokenizer = directory.join(TOKENIZER);
-    let tokenizer = tokenizer.is_file().then(|| Tokenizer::from_file(&tokenizer)).transpose()?;
-    let generation: Option<GenerationConfig> = read_if_there(&directory.join(GENERATION_CONFIG))?;
-    let generation = generation.unwrap_or_default();
-    let eos = match generation.eos_token_id.into_vec() {
-        ids if !ids.is_empty() => ids,
+    let generation_path = directory.join(GENERATION_CONFIG);
+    let generation: Value =
+        read_if_there(&generation_path).map_err(|what| wrong(&generation_path, what))?.unwrap_or_default();
+    let mut eos = token_ids(&generation).map_err(|what| wrong(&generation_path, what))?;
+    if eos.is_empty() {
         // transformers takes them from here where generation_config.json does not give them.
-        _ => config
-            .get("eos_token_id")
-            .map(|ids| {
-                OneOrMany::deserialize(ids)
-                    .map_err(|e| wrong(&directory.join(CONFIG), format!("eos_token_id: {e}")))
-            })
-            .transpose()?
-            .unwrap_or_default()
-            .into_vec(),
-    };
-    let advised = generation.do_sample.unwrap_or(false);
-    let sampling = AdvisedSampling {
-        temperature: advised.then_some(generation.temperature.unwrap_or(1.0)),
-        top_k: generation.top_k.filter(|_| advised),
-        top_p: generation.top_p.filter(|_| advised),
-        min_p: generation.min_p.filter(|_| advised),
-    };
+        eos = token_ids(&config).map_err(|what| wrong(&path, what))?;
+    }
     Ok(Pretrained {
         path: directory.to_owned(),
         architecture,
         checkpoint: open_safetensors(directory)?,
-        tokenizer,
-        chat_template: chat_template(directory)?,
+        tokenizer: tokenizer.is_file().then(|| Tokenizer::from_file(&tokenizer)).transpose(),
+        chat_template: chat_template(directory),
         eos,
-        sampling,
+        sampling: sampling(&generation),
     })
 }
 
-fn chat_template(directory: &Path) -> Result<Option<ChatTemplate>, PretrainedError> {
-    let config: TokenizerConfig = read_if_there(&directory.join(TOKENIZER_CONFIG))?.unwrap_or_default();
+/// `eos_token_id`: absent, null, one or a list.
+fn token_ids(config: &Value) -> Result<Vec<u32>, String> {
+    let ids = config.get("eos_token_id").cloned().unwrap_or_default();
+    OneOrMany::deserialize(&ids)
+        .map(OneOrMany::into_vec)
+        .map_err(|_| format!("eos_token_id is {ids}, expected a token id or a list of them"))
+}
+
+/// Hints: what is not a number, or means "off", is left out.
+fn sampling(generation: &Value) -> AdvisedSampling {
+    if generation.get("do_sample").and_then(Value::as_bool) != Some(true) {
+        return AdvisedSampling::default();
+    }
+    let number = |name: &str| generation.get(name).and_then(Value::as_f64);
+    AdvisedSampling {
+        temperature: Some(number("temperature").unwrap_or(1.0)),
+        top_k: generation.get("top_k").and_then(Value::as_u64).and_then(|k| usize::try_from(k).ok()),
+        top_p: number("top_p"),
+        min_p: number("min_p"),
+    }
+}
+
+fn chat_template(directory: &Path) -> Result<Option<ChatTemplate>, TextError> {
+    let unreadable = |path: &Path, what: String| TextError::File { path: path.to_owned(), what };
+    let path = directory.join(TOKENIZER_CONFIG);
+    let config = read_if_there(&path).map_err(|what| unreadable(&path, what))?;
+    let config: TokenizerConfig = config.unwrap_or_default();
     let own_file = directory.join(CHAT_TEMPLATE);
     let source = if own_file.is_file() {
-        Some(std::fs::read_to_string(&own_file).map_err(|error| wrong(&own_file, error.to_string()))?)
+        Some(std::fs::read_to_string(&own_file).map_err(|error| unreadable(&own_file, error.to_string()))?)
     } else {
         // Of several templates, the one named `default` is for a plain conversation.
         config.chat_template.into_vec().into_iter().find_map(|template| match template {
@@ -137,16 +136,16 @@ fn chat_template(directory: &Path) -> Result<Option<ChatTemplate>, PretrainedErr
         pad: text(config.pad_token),
         unk: text(config.unk_token),
     };
-    Ok(source.map(|source| ChatTemplate::new(&source, tokens)).transpose()?)
+    source.map(|source| ChatTemplate::new(&source, tokens)).transpose()
 }
 
-fn read_if_there<T: for<'de> Deserialize<'de>>(path: &Path) -> Result<Option<T>, PretrainedError> {
+fn read_if_there<T: for<'de> Deserialize<'de>>(path: &Path) -> Result<Option<T>, String> {
     path.is_file().then(|| read(path)).transpose()
 }
 
-fn read<T: for<'de> Deserialize<'de>>(path: &Path) -> Result<T, PretrainedError> {
-    let bytes = std::fs::read(path).map_err(|error| wrong(path, error.to_string()))?;
-    serde_json::from_slice(&bytes).map_err(|error| wrong(path, error.to_string()))
+fn read<T: for<'de> Deserialize<'de>>(path: &Path) -> Result<T, String> {
+    let bytes = std::fs::read(path).map_err(|error| error.to_string())?;
+    serde_json::from_slice(&bytes).map_err(|error| error.to_string())
 }
 
 fn wrong(path: &Path, what: String) -> PretrainedError {

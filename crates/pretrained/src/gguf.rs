@@ -4,49 +4,53 @@ use std::path::Path;
 
 use moi_checkpoint::gguf::{Gguf, Metadata, Value};
 use moi_models::Architecture;
-use moi_text::{ChatTemplate, TemplateTokens, TokenKind, Tokenizer, Vocabulary, VocabularyKind};
+use moi_text::{ChatTemplate, TemplateTokens, TextError, TokenKind, Tokenizer, Vocabulary, VocabularyKind};
 
 use crate::{AdvisedSampling, Pretrained, PretrainedError};
 
 /// Texts of tokens that end a turn or a document, by which llama.cpp finds end tokens that the file does
 /// not list.
-const END_TOKENS: &[&str] =
-    &["<|eot_id|>", "<|im_end|>", "<|end|>", "<end_of_turn>", "<|endoftext|>", "<|eom_id|>", "<EOT>"];
+const END_TOKENS: &[&str] = &[
+    "<|eot_id|>",
+    "<|im_end|>",
+    "<|end|>",
+    "<end_of_turn>",
+    "<|endoftext|>",
+    "<|end_of_text|>",
+    "<|eom_id|>",
+    "<EOT>",
+    "_<EOT>",
+    "[EOT]",
+    "[EOS]",
+    "<\u{ff5c}end\u{2581}of\u{2581}sentence\u{ff5c}>",
+    "<end_of_utterance>",
+];
 
 pub(crate) fn open(path: &Path) -> Result<Pretrained, PretrainedError> {
     let file = Gguf::open(path)?;
     let architecture = Architecture::from_config(&file.config()?)
         .map_err(|error| PretrainedError::Model { path: path.to_owned(), error })?;
     let meta = &file.metadata;
-    let vocabulary =
-        vocabulary(meta).map_err(|what| PretrainedError::File { path: path.to_owned(), what })?;
-    let chat_template = match (meta.str("tokenizer.chat_template"), &vocabulary) {
-        (Some(source), Some(vocabulary)) => {
-            Some(ChatTemplate::new(source, template_tokens(meta, vocabulary))?)
-        }
-        _ => None,
-    };
-    let eos = vocabulary.as_ref().map(|vocabulary| end_tokens(meta, vocabulary)).unwrap_or_default();
-    let tokenizer = vocabulary.map(Vocabulary::into_tokenizer).transpose()?;
+    let vocabulary = vocabulary(meta).map_err(TextError::Vocabulary);
+    let listed = vocabulary.as_ref().ok().and_then(Option::as_ref);
+    let template = meta.str("tokenizer.chat_template");
+    let chat_template = template.map(|source| ChatTemplate::new(source, template_tokens(meta, listed)));
+    let eos = end_tokens(meta, listed);
     Ok(Pretrained {
         path: path.to_owned(),
         architecture,
         checkpoint: file.checkpoint()?,
-        tokenizer,
-        chat_template,
+        chat_template: chat_template.transpose(),
+        tokenizer: vocabulary.and_then(|v| v.map(Vocabulary::into_tokenizer).transpose()),
         eos,
         sampling: AdvisedSampling::default(),
     })
 }
 
 /// Only the tokenizer of a GGUF file, whatever its architecture.
-///
-/// # Errors
-/// If the file is broken or its tokenizer is not supported.
 pub(crate) fn tokenizer(path: &Path) -> Result<Option<Tokenizer>, PretrainedError> {
     let file = Gguf::open(path)?;
-    let vocabulary =
-        vocabulary(&file.metadata).map_err(|what| PretrainedError::File { path: path.to_owned(), what })?;
+    let vocabulary = vocabulary(&file.metadata).map_err(TextError::Vocabulary)?;
     Ok(vocabulary.map(Vocabulary::into_tokenizer).transpose()?)
 }
 
@@ -55,7 +59,10 @@ fn token_id(meta: &Metadata, name: &str) -> Option<u32> {
 }
 
 fn vocabulary(meta: &Metadata) -> Result<Option<Vocabulary>, String> {
-    let Some(model) = meta.str("tokenizer.ggml.model") else { return Ok(None) };
+    let model = match meta.str("tokenizer.ggml.model") {
+        None | Some("none" | "no_vocab") => return Ok(None),
+        Some(model) => model,
+    };
     let lacks = |key: &str| format!("tokenizer.ggml.{key} is missing or of the wrong type");
     let strings = |key: &str| {
         let read = |value: &Value| value.as_str().map(str::to_owned);
@@ -85,18 +92,19 @@ fn vocabulary(meta: &Metadata) -> Result<Option<Vocabulary>, String> {
     Ok(Some(Vocabulary { kind, tokens: strings("tokens")?, kinds, bos }))
 }
 
-fn template_tokens(meta: &Metadata, vocabulary: &Vocabulary) -> TemplateTokens {
-    let text = |name| vocabulary.tokens.get(token_id(meta, name)? as usize).cloned();
+fn template_tokens(meta: &Metadata, vocabulary: Option<&Vocabulary>) -> TemplateTokens {
+    let text = |name| vocabulary?.tokens.get(token_id(meta, name)? as usize).cloned();
     TemplateTokens { bos: text("bos"), eos: text("eos"), pad: text("padding"), unk: text("unknown") }
 }
 
-fn end_tokens(meta: &Metadata, vocabulary: &Vocabulary) -> Vec<u32> {
+fn end_tokens(meta: &Metadata, vocabulary: Option<&Vocabulary>) -> Vec<u32> {
     let mut ids: Vec<u32> = ["eos", "eot", "eom"].iter().filter_map(|name| token_id(meta, name)).collect();
-    let special = |&(id, text): &(u32, &String)| {
-        let control = vocabulary.kinds.get(id as usize) == Some(&TokenKind::Control);
-        control && END_TOKENS.contains(&text.as_str())
-    };
-    ids.extend((0u32..).zip(&vocabulary.tokens).filter(special).map(|(id, _)| id));
+    if let Some(Vocabulary { tokens, kinds, .. }) = vocabulary {
+        let control = (0u32..).zip(tokens).zip(kinds).filter(|(_, kind)| **kind == TokenKind::Control);
+        ids.extend(
+            control.filter(|((_, text), _)| END_TOKENS.contains(&text.as_str())).map(|((id, _), _)| id),
+        );
+    }
     ids.sort_unstable();
     ids.dedup();
     ids

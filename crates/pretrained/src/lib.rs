@@ -34,10 +34,10 @@ pub struct Pretrained {
     pub architecture: Architecture,
     /// Its tensors.
     pub checkpoint: Checkpoint,
-    /// Text to tokens, if the model brings a tokenizer.
-    pub tokenizer: Option<Tokenizer>,
-    /// How it wants a conversation spelled, if it says.
-    pub chat_template: Option<ChatTemplate>,
+    /// Text to tokens, if the model brings a tokenizer. One that cannot be used hinders nobody who needs none.
+    pub tokenizer: Result<Option<Tokenizer>, TextError>,
+    /// How it wants a conversation spelled, if it says; likewise.
+    pub chat_template: Result<Option<ChatTemplate>, TextError>,
     /// The tokens that end a generation.
     pub eos: Vec<u32>,
     /// How its makers advise to sample.
@@ -87,7 +87,7 @@ pub enum PretrainedError {
     /// The weights' files.
     #[error(transparent)]
     Checkpoint(#[from] CheckpointError),
-    /// The tokenizer or the chat template.
+    /// The tokenizer.
     #[error(transparent)]
     Text(#[from] TextError),
 }

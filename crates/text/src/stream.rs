@@ -28,12 +28,16 @@ impl Detokenizer {
         self.window.push(token);
         let text = tokenizer.decode(&self.window)?;
         let whole = text.trim_end_matches(REPLACEMENT);
-        let piece = text.get(self.printed..whole.len()).unwrap_or_default().to_owned();
+        let piece = after(whole, self.printed).to_owned();
         self.printed = self.printed.max(whole.len());
         if whole.len() == text.len() {
-            self.window.drain(..self.context);
-            self.context = self.window.len();
-            self.printed = tokenizer.decode(&self.window)?.len();
+            // A control token decodes to nothing and gives no context: the one before it is then kept.
+            let next = tokenizer.decode(&self.window[self.context..])?;
+            if !next.is_empty() {
+                self.window.drain(..self.context);
+                self.context = self.window.len();
+                self.printed = next.len();
+            }
         }
         Ok(piece)
     }
@@ -44,6 +48,13 @@ impl Detokenizer {
     /// If the tokenizer cannot decode.
     pub fn finish(self, tokenizer: &Tokenizer) -> Result<String, TextError> {
         let text = tokenizer.decode(&self.window)?;
-        Ok(text.get(self.printed..).unwrap_or_default().to_owned())
+        Ok(after(&text, self.printed).to_owned())
     }
+}
+
+/// The text behind its first `printed` bytes. Bytes that turn out not to make a character change the text
+/// that some of them were printed as: it then goes on at the next character.
+fn after(text: &str, printed: usize) -> &str {
+    let start = (printed..text.len()).find(|&at| text.is_char_boundary(at)).unwrap_or(text.len());
+    &text[start..]
 }

@@ -1,11 +1,14 @@
 //! Chat templates, rendered as transformers renders them.
 
+use std::io;
+
 use minijinja::{
     Environment, Error, ErrorKind, Value, context,
     syntax::SyntaxConfig,
     value::{Kwargs, Serde},
 };
 use serde::{Deserialize, Serialize};
+use serde_json::ser::Formatter;
 
 use crate::{TextError, Tokenizer};
 
@@ -131,15 +134,15 @@ fn without_generation_tags(source: &str) -> String {
     let mut out = String::with_capacity(source.len());
     let mut rest = source;
     while let Some(start) = rest.find("{%") {
-        let Some(len) = rest[start..].find("%}") else { break };
-        let (before, tag) = (&rest[..start], &rest[start..start + len]);
+        let Some(len) = rest[start + 2..].find("%}") else { break };
+        let (before, tag) = (&rest[..start], &rest[start..start + 2 + len]);
         out += before;
         match tag[2..].trim_matches(|c: char| c.is_whitespace() || c == '-' || c == '+') {
             "generation" => out += &tag.replacen("generation", "if true", 1),
             "endgeneration" => out += &tag.replacen("endgeneration", "endif", 1),
             _ => out += tag,
         }
-        rest = &rest[start + len..];
+        rest = &rest[start + tag.len()..];
     }
     out + rest
 }
@@ -159,13 +162,17 @@ fn strftime_now(format: &str) -> Result<String, Error> {
     }
 }
 
-/// JSON as Python's `json.dumps(value, ensure_ascii=False, indent=indent)` writes it; the filter's own form
-/// escapes for HTML.
+/// JSON as Python's `json.dumps(value, ensure_ascii=False, indent=indent)` writes it, as transformers has the
+/// filter; minijinja's own escapes for HTML. The other options of `json.dumps` are refused where they would
+/// change the text.
 fn to_json(value: &Value, options: Kwargs) -> Result<Value, Error> {
     let indent: Option<usize> = options.get("indent")?;
-    // transformers passes these on to `json.dumps`; its defaults are what is written here.
-    let _ignored: (Option<bool>, Option<bool>, Option<Value>) =
-        (options.get("ensure_ascii")?, options.get("sort_keys")?, options.get("separators")?);
+    for option in ["ensure_ascii", "sort_keys"] {
+        if options.get::<Option<bool>>(option)? == Some(true) {
+            let what = format!("tojson with {option} is not supported");
+            return Err(Error::new(ErrorKind::InvalidOperation, what));
+        }
+    }
     options.assert_all_used()?;
     let mut out = Vec::new();
     let written = match indent {
@@ -184,24 +191,16 @@ fn to_json(value: &Value, options: Kwargs) -> Result<Value, Error> {
 /// Python's `", "` and `": "`.
 struct OneLine;
 
-impl serde_json::ser::Formatter for OneLine {
-    fn begin_array_value<W: ?Sized + std::io::Write>(
-        &mut self,
-        writer: &mut W,
-        first: bool,
-    ) -> std::io::Result<()> {
+impl Formatter for OneLine {
+    fn begin_array_value<W: ?Sized + io::Write>(&mut self, writer: &mut W, first: bool) -> io::Result<()> {
         if first { Ok(()) } else { writer.write_all(b", ") }
     }
 
-    fn begin_object_key<W: ?Sized + std::io::Write>(
-        &mut self,
-        writer: &mut W,
-        first: bool,
-    ) -> std::io::Result<()> {
-        if first { Ok(()) } else { writer.write_all(b", ") }
+    fn begin_object_key<W: ?Sized + io::Write>(&mut self, writer: &mut W, first: bool) -> io::Result<()> {
+        self.begin_array_value(writer, first)
     }
 
-    fn begin_object_value<W: ?Sized + std::io::Write>(&mut self, writer: &mut W) -> std::io::Result<()> {
+    fn begin_object_value<W: ?Sized + io::Write>(&mut self, writer: &mut W) -> io::Result<()> {
         writer.write_all(b": ")
     }
 }
@@ -240,7 +239,10 @@ mod tests {
         let refused = render("{{ raise_exception('only one system message') }}", "").unwrap_err().to_string();
         assert!(refused.contains("only one system message"), "{refused}");
         assert!(render("{{ strftime_now('%!') }}", "").is_err());
-        assert!(render("{% for %}", "").is_err());
+        for broken in ["{% for %}", "{%}", "{%", "{%generation", "{{ x"] {
+            assert!(render(broken, "").is_err(), "{broken}");
+        }
+        assert!(render("{{ messages | tojson(sort_keys=true) }}", "").is_err());
         let endless = "{% for i in range(9999) %}{% for j in range(9999) %}{{ i }}{% endfor %}{% endfor %}";
         assert!(render(endless, "").is_err());
     }

@@ -71,7 +71,8 @@ impl TokenKind {
     /// From ggml's number.
     pub fn from_ggml(number: usize) -> Option<Self> {
         Some(match number {
-            1 => Self::Normal,
+            // 0 is "undefined": of files without types.
+            0 | 1 => Self::Normal,
             2 => Self::Unknown,
             3 => Self::Control,
             4 => Self::UserDefined,
@@ -103,7 +104,8 @@ impl Vocabulary {
             VocabularyKind::ByteLevel { pre, merges } => byte_level(ids, pre, merges)?,
             VocabularyKind::SentencePiece { scores, add_space_prefix } => {
                 let unknown = self.of_kind(TokenKind::Unknown).next().cloned();
-                sentence_piece(ids, &self.tokens, scores, *add_space_prefix, unknown)?
+                let merges = self.merges_of_scores(&ids, scores);
+                sentence_piece(ids, merges, *add_space_prefix, unknown)?
             }
         };
         let added = |kind, special| {
@@ -111,6 +113,7 @@ impl Vocabulary {
             self.of_kind(kind).map(token).collect::<Vec<_>>()
         };
         inner.add_special_tokens(&added(TokenKind::Control, true));
+        inner.add_special_tokens(&added(TokenKind::Unknown, true));
         inner.add_tokens(&added(TokenKind::UserDefined, false));
         Tokenizer::new(inner, self.bos)
     }
@@ -118,6 +121,27 @@ impl Vocabulary {
     fn of_kind(&self, kind: TokenKind) -> impl Iterator<Item = &String> {
         let pairs = self.tokens.iter().zip(&self.kinds);
         pairs.filter(move |(text, k)| **k == kind && !text.is_empty()).map(|(text, _)| text)
+    }
+
+    /// Every way to make a token of text out of two others, best score of the whole first: SentencePiece
+    /// merges the pair whose result scores best.
+    fn merges_of_scores(&self, ids: &AHashMap<String, u32>, scores: &[f32]) -> Vec<(String, String)> {
+        let is_text = |id: usize| match self.kinds.get(id) {
+            None | Some(TokenKind::Normal | TokenKind::UserDefined | TokenKind::Unused) => true,
+            Some(TokenKind::Unknown | TokenKind::Control | TokenKind::Byte) => false,
+        };
+        let mut merges = Vec::new();
+        let pairs = self.tokens.iter().zip(scores).enumerate();
+        for (_, (whole, &score)) in pairs.filter(|(id, _)| is_text(*id)) {
+            for (at, _) in whole.char_indices().skip(1) {
+                let (left, right) = whole.split_at(at);
+                if let (Some(&l), Some(&r)) = (ids.get(left), ids.get(right)) {
+                    merges.push((score, l, r, left.to_owned(), right.to_owned()));
+                }
+            }
+        }
+        merges.sort_by(|a, b| b.0.total_cmp(&a.0).then((a.1, a.2).cmp(&(b.1, b.2))));
+        merges.into_iter().map(|(.., left, right)| (left, right)).collect()
     }
 
     fn check(&self) -> Result<(), TextError> {
@@ -191,13 +215,11 @@ fn cut(pre: &str) -> Result<Vec<PreTokenizerWrapper>, TextError> {
 
 fn sentence_piece(
     ids: AHashMap<String, u32>,
-    tokens: &[String],
-    scores: &[f32],
+    merges: Vec<(String, String)>,
     add_space_prefix: bool,
     unknown: Option<String>,
 ) -> Result<tokenizers::Tokenizer, TextError> {
     const SPACE: &str = "\u{2581}";
-    let merges = merges_of_scores(&ids, tokens, scores);
     let mut model = BPE::builder().vocab_and_merges(ids, merges).byte_fallback(true).fuse_unk(true);
     if let Some(unknown) = unknown {
         model = model.unk_token(unknown);
@@ -213,20 +235,4 @@ fn sentence_piece(
     inner.with_normalizer(Some(NormalizerSequence::new(normalizers)));
     inner.with_decoder(Some(DecoderSequence::new(decoders)));
     Ok(inner)
-}
-
-/// Every way to make a token of two others, best score of the whole first: SentencePiece merges the pair
-/// whose result scores best.
-fn merges_of_scores(ids: &AHashMap<String, u32>, tokens: &[String], scores: &[f32]) -> Vec<(String, String)> {
-    let mut merges = Vec::new();
-    for (whole, &score) in tokens.iter().zip(scores) {
-        for (at, _) in whole.char_indices().skip(1) {
-            let (left, right) = whole.split_at(at);
-            if let (Some(&l), Some(&r)) = (ids.get(left), ids.get(right)) {
-                merges.push((score, l, r, left.to_owned(), right.to_owned()));
-            }
-        }
-    }
-    merges.sort_by(|a, b| b.0.total_cmp(&a.0).then((a.1, a.2).cmp(&(b.1, b.2))));
-    merges.into_iter().map(|(.., left, right)| (left, right)).collect()
 }

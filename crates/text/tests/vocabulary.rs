@@ -162,6 +162,39 @@ proptest! {
     }
 }
 
+proptest! {
+    #[test]
+    fn streaming_any_tokens_loses_nothing(
+        // Control tokens, bytes that are no character alone, and pieces of text.
+        ids in prop::collection::vec(prop_oneof![0u32..3, 131u32..266], 0..24),
+    ) {
+        for tokenizer in [sentence_piece(true), sentence_piece(false)] {
+            let mut stream = Detokenizer::default();
+            let mut streamed = String::new();
+            for &id in &ids {
+                streamed += &stream.push(&tokenizer, id).unwrap();
+            }
+            streamed += &stream.finish(&tokenizer).unwrap();
+            // Where bytes make no character the two may replace them at different times; letters all come.
+            let letters = |text: &str| text.chars().filter(char::is_ascii_alphabetic).collect::<String>();
+            let whole = tokenizer.decode(&ids).unwrap();
+            prop_assert_eq!(letters(&streamed), letters(&whole));
+            if !whole.contains('\u{FFFD}') {
+                prop_assert_eq!(streamed, whole);
+            }
+        }
+    }
+}
+
+#[test]
+fn a_control_token_in_mid_stream_takes_no_space_away() {
+    let tokenizer = sentence_piece(true);
+    let mut stream = Detokenizer::default();
+    let spaced = tokenizer.id("\u{2581}a").unwrap();
+    let pieces = [spaced, 1, spaced, 1, 1, spaced].map(|id| stream.push(&tokenizer, id).unwrap());
+    assert_eq!(pieces, ["a", "", " a", "", "", " a"]);
+}
+
 #[test]
 fn bytes_that_never_become_a_character_come_at_the_end() {
     let tokenizer = byte_level("gpt-2").into_tokenizer().unwrap();

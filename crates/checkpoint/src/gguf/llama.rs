@@ -52,16 +52,23 @@ fn rope(file: &Gguf) -> Result<Value, CheckpointError> {
     let meta = &file.metadata;
     let mut rope = Map::new();
     rope.insert("rope_theta".into(), json!(meta.f64("llama.rope.freq_base").unwrap_or(10_000.0)));
+    let kind = meta.str("llama.rope.scaling.type");
+    // Files of 2023 have the second key, and not always a type.
+    let factor = meta.f64("llama.rope.scaling.factor").or(meta.f64("llama.rope.scale_linear"));
     if file.has(ROPE_FACTORS) {
+        if let Some(kind) = kind.filter(|&kind| kind != "none") {
+            let what = format!("rope scaling `{kind}` together with {ROPE_FACTORS} is not supported");
+            return Err(file.wrong("metadata".into(), what));
+        }
         rope.insert("rope_type".into(), json!("factors"));
         rope.insert("factors".into(), json!(file.tensor(ROPE_FACTORS)?.read()));
         return Ok(Value::Object(rope));
     }
-    match meta.str("llama.rope.scaling.type") {
-        None | Some("none") => {}
-        Some(kind) => {
+    match (kind.or(factor.map(|_| "linear")), factor) {
+        (None | Some("none"), _) => {}
+        (Some(kind), factor) => {
             rope.insert("rope_type".into(), json!(kind));
-            rope.insert("factor".into(), json!(meta.f64("llama.rope.scaling.factor")));
+            rope.insert("factor".into(), json!(factor));
         }
     }
     Ok(Value::Object(rope))

@@ -76,6 +76,11 @@ impl Gguf {
             // Checked against the file's length when the tensor's bytes are laid out.
             tensor.offset = tensor.offset.saturating_add(data);
         }
+        if let Some(parts) = metadata.usize("split.count").filter(|&parts| parts > 1) {
+            let what =
+                format!("it is one of {parts} parts of a split model; join them (llama-gguf-split --merge)");
+            return Err(reader.error(what));
+        }
         Ok(Self { metadata, source, tensors })
     }
 

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a broken fixture or a difference must end the test")]
 
 pub mod golden;
+pub mod process;
 pub mod real;
 
 use burn::tensor::{Tensor, backend::Backend};

@@ -4,69 +4,16 @@
 
 use std::{
     io::Write,
-    path::{Path, PathBuf},
-    process::{Command, Output, Stdio},
+    process::{Command, Stdio},
 };
 
 use moi_tests::{
-    golden::Golden,
+    process::{binary, ids, json, numbers, refused, run, tiny},
     real::{RealGolden, model_file},
     relative_error,
 };
 use safetensors::SafeTensors;
 use serde_json::Value;
-
-/// The binary that cargo built beside this test.
-fn binary() -> PathBuf {
-    let path = std::env::current_exe().unwrap();
-    let path =
-        path.parent().and_then(Path::parent).unwrap().join(format!("moi{}", std::env::consts::EXE_SUFFIX));
-    assert!(path.is_file(), "{} is not built; run the tests as `cargo xtask test` does", path.display());
-    path
-}
-
-fn run(args: &[&str]) -> Output {
-    Command::new(binary()).args(args).stdin(Stdio::null()).output().unwrap()
-}
-
-fn json(args: &[&str]) -> Value {
-    let out = run(&[args, &["--format", "json"]].concat());
-    assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
-    serde_json::from_slice(&out.stdout).unwrap()
-}
-
-/// One line on stderr, exit code not 0, no panic.
-fn refused(args: &[&str], parts: &[&str]) {
-    let out = run(args);
-    let stderr = String::from_utf8(out.stderr).unwrap();
-    assert!(!out.status.success() && out.stdout.is_empty(), "{args:?} was accepted");
-    assert!(
-        out.status.code().is_some_and(|code| code != 101) && !stderr.contains("panicked"),
-        "{args:?}: {stderr}"
-    );
-    for part in parts {
-        assert!(stderr.contains(part), "{args:?}: {stderr:?} does not say {part:?}");
-    }
-    let mut clauses: Vec<&str> = stderr.trim().split(": ").collect();
-    let said = clauses.len();
-    clauses.sort_unstable();
-    clauses.dedup();
-    assert_eq!(clauses.len(), said, "{args:?}: something is said twice: {stderr:?}");
-}
-
-fn tiny(name: &str) -> (Golden, String) {
-    let golden = Golden::read(name);
-    let path = golden.path.to_str().unwrap().to_owned();
-    (golden, path)
-}
-
-fn ids(ids: &[u32]) -> String {
-    ids.iter().map(u32::to_string).collect::<Vec<_>>().join(",")
-}
-
-fn numbers(value: &Value) -> Vec<u32> {
-    value.as_array().unwrap().iter().map(|n| n.as_u64().unwrap() as u32).collect()
-}
 
 #[test]
 fn a_directory_without_a_tokenizer_generates_from_ids() {
@@ -198,7 +145,7 @@ fn logits_are_written_for_other_engines_to_compare() {
     #[cfg(unix)]
     {
         use std::os::unix::fs::{FileTypeExt, PermissionsExt};
-        let mode = |path: &Path| std::fs::metadata(path).unwrap().permissions().mode();
+        let mode = |path: &std::path::Path| std::fs::metadata(path).unwrap().permissions().mode();
         let plain = directory.path().join("plain");
         std::fs::write(&plain, "").unwrap();
         assert_eq!(mode(&file), mode(&plain), "the file is not as readable as others");
@@ -211,107 +158,6 @@ fn logits_are_written_for_other_engines_to_compare() {
     refused(
         &["logits", "--model", &path, "--tokens", "1", "--output", nowhere.to_str().unwrap()],
         &["cannot write", "x.safetensors"],
-    );
-}
-
-#[test]
-fn bad_input_gets_one_clear_error() {
-    let (_, path) = tiny("llama");
-    let generate = |args: &[&str], parts: &[&str]| {
-        refused(&[&["generate", "--model", &path, "--tokens", "1,2"], args].concat(), parts);
-    };
-    generate(&["--beta", "-1"], &["beta must be finite and above -1, got -1"]);
-    generate(&["--beta", "nan"], &["beta", "NaN"]);
-    generate(&["--beta", "inf"], &["beta", "inf"]);
-    generate(&["--support", "0"], &["support must be 1 or more"]);
-    generate(&["--support", "half"], &["`full` or a number", "`half`"]);
-    generate(&["--rule", "gate"], &["needs --gate"]);
-    generate(&["--rule", "gate", "--gate", "2"], &["gate must be between 0 and 1, got 2"]);
-    generate(&["--rule", "token", "--beta", "1"], &["--beta has no meaning for the rule `token`"]);
-    generate(&["--rule", "mio"], &["mio", "possible values"]);
-    generate(&["--temperature", "-1"], &["temperature must be 0", "got -1"]);
-    generate(&["--top-p", "0"], &["top-p", "got 0"]);
-    generate(&["--min-p", "2"], &["min-p", "got 2"]);
-    generate(&["--max-tokens", "0"], &["max tokens must be 1 or more"]);
-    generate(&["--device", "abacus"], &["abacus", "cpu, ndarray"]);
-    generate(&["--stop", "x"], &["no tokenizer"]);
-    refused(&["generate", "--model", &path, "hello"], &["no tokenizer", "--tokens"]);
-    refused(&["generate", "--model", &path, "--tokens", "1,256"], &["prompt token 256", "256 tokens"]);
-    refused(&["generate", "--model", &path, "--tokens", "1,x"], &["invalid value 'x'"]);
-    let long = vec!["1"; 600].join(",");
-    refused(&["generate", "--model", &path, "--tokens", &long], &["600 tokens", "holds 512", "shorten"]);
-    refused(&["generate", "--model", "no-such-model", "hi"], &["no-such-model", "smollm2-135m-instruct"]);
-    refused(&["generate", "--model", "/no/such/file.gguf", "hi"], &["/no/such/file.gguf"]);
-}
-
-#[test]
-fn broken_models_get_one_clear_error() {
-    let (golden, _) = tiny("llama3-rope");
-    let directory = tempfile::tempdir().unwrap();
-    let path = directory.path().to_str().unwrap();
-    let files = ["config.json", "model.safetensors"];
-    let restore = || {
-        for file in files {
-            std::fs::copy(golden.path.join(file), directory.path().join(file)).unwrap();
-        }
-    };
-    let with_config = |change: &dyn Fn(&mut Value), parts: &[&str]| {
-        restore();
-        let file = directory.path().join("config.json");
-        let mut config: Value = serde_json::from_slice(&std::fs::read(&file).unwrap()).unwrap();
-        change(&mut config);
-        std::fs::write(&file, serde_json::to_vec(&config).unwrap()).unwrap();
-        refused(&["generate", "--model", path, "--tokens", "1"], parts);
-    };
-    refused(&["generate", "--model", path, "--tokens", "1"], &["neither config.json nor a .gguf"]);
-    with_config(&|c| c["model_type"] = "mamba".into(), &["config.json", "`mamba` is not supported", "llama"]);
-    with_config(
-        &|c| drop(c.as_object_mut().unwrap().remove("hidden_size")),
-        &["config.json", "missing field `hidden_size`"],
-    );
-    with_config(&|c| c["hidden_act"] = "gelu".into(), &["`hidden_act` = `gelu` is not supported", "silu"]);
-    with_config(
-        &|c| c["rope_scaling"]["rope_type"] = "yarn".into(),
-        &["`rope_type` = `yarn` is not supported"],
-    );
-    with_config(&|c| c["num_key_value_heads"] = 3.into(), &["num_key_value_heads (3) does not divide"]);
-    with_config(&|c| c["hidden_size"] = 64.5.into(), &["config.json", "hidden_size: invalid type"]);
-    with_config(
-        &|c| c["num_hidden_layers"] = 100_000.into(),
-        &["num_hidden_layers is 100000, expected 1 to 4096"],
-    );
-    with_config(
-        &|c| c["eos_token_id"] = (-1).into(),
-        &["config.json", "eos_token_id is -1, expected a token id"],
-    );
-    with_config(&|c| c["hidden_size"] = 0.into(), &["hidden_size is 0"]);
-    with_config(
-        &|c| c["vocab_size"] = 300.into(),
-        &["embed_tokens.weight", "expected [300, 64], found [256, 64]"],
-    );
-    with_config(&|c| c["num_hidden_layers"] = 4.into(), &["model.layers.3.", "is missing", "and 4 more"]);
-    with_config(&|c| c["attention_bias"] = true.into(), &["q_proj.bias` is missing"]);
-    restore();
-    let weights = directory.path().join("model.safetensors");
-    let whole = std::fs::read(&weights).unwrap();
-    std::fs::write(&weights, &whole[..whole.len() / 2]).unwrap();
-    refused(&["generate", "--model", path, "--tokens", "1"], &["model.safetensors", "damaged or incomplete"]);
-    std::fs::write(directory.path().join("config.json"), "{").unwrap();
-    refused(&["generate", "--model", path, "--tokens", "1"], &["config.json", "EOF"]);
-}
-
-#[test]
-fn nan_weights_end_in_an_error() {
-    let (golden, _) = tiny("llama3-rope");
-    let directory = tempfile::tempdir().unwrap();
-    std::fs::copy(golden.path.join("config.json"), directory.path().join("config.json")).unwrap();
-    let mut weights = std::fs::read(golden.path.join("model.safetensors")).unwrap();
-    let length = weights.len();
-    weights[length - 2..].copy_from_slice(&[0xff, 0x7f]);
-    std::fs::write(directory.path().join("model.safetensors"), weights).unwrap();
-    refused(
-        &["generate", "--model", directory.path().to_str().unwrap(), "--tokens", "1,2"],
-        &["logits of step 0 hold NaN"],
     );
 }
 
@@ -433,27 +279,6 @@ fn the_catalogue_is_listed() {
     assert!(table.contains("gemma-3-270m"));
     let rows: Value = serde_json::from_slice(&run(&["models", "--format", "json"]).stdout).unwrap();
     assert_eq!(rows[0]["cached"], true);
-}
-
-/// A tokenizer or chat template that is broken hinders nobody who does not need it.
-#[test]
-fn broken_text_parts_are_refused_where_they_are_needed() {
-    let (golden, _) = tiny("llama");
-    let directory = tempfile::tempdir().unwrap();
-    for file in ["config.json", "model.safetensors"] {
-        std::fs::copy(golden.path.join(file), directory.path().join(file)).unwrap();
-    }
-    std::fs::write(directory.path().join("tokenizer.json"), "{}").unwrap();
-    std::fs::write(directory.path().join("chat_template.jinja"), "{%}").unwrap();
-    std::fs::write(directory.path().join("generation_config.json"), r#"{"do_sample": true, "top_k": -1}"#)
-        .unwrap();
-    let path = directory.path().to_str().unwrap();
-    assert_eq!(json(&["generate", "--model", path, "--tokens", "1,2", "--max-tokens", "2"])["text"], "");
-    refused(&["generate", "--model", path, "hello"], &["cannot read the tokenizer", "tokenizer.json"]);
-    refused(
-        &["generate", "--model", path, "--revision", "v1", "--tokens", "1"],
-        &["--revision v1", "no hub repository"],
-    );
 }
 
 /// Both spellings of the rotary parameters, alone and together, mean the same model.

@@ -48,7 +48,8 @@ pub(crate) struct ModelArgs {
     /// Catalogue name (see `moi models`), GGUF file, directory in Hugging Face layout, or hub repository
     ///
     /// A catalogue name is fetched at its first use and verified by its sha256. A hub repository is
-    /// OWNER/NAME, or OWNER/NAME/FILE.gguf for one of several GGUF files; safetensors are preferred.
+    /// OWNER/NAME, or OWNER/NAME/FILE.gguf for one of several GGUF files; safetensors are preferred. For gated
+    /// ones set HF_TOKEN.
     #[arg(short, long, value_name = "NAME|PATH", default_value = DEFAULT_MODEL)]
     pub(crate) model: String,
     /// Commit, tag or branch of a hub repository
@@ -63,6 +64,8 @@ pub(crate) struct ModelArgs {
 ///
 /// Text mode writes the answer alone to stdout and everything else to stderr. The prompt goes through the
 /// model's chat template where it has one; --raw sends it as it stands.
+///
+/// Ctrl-C ends it with what was generated (exit code 130; in JSON, stop_reason is then `interrupted`).
 #[derive(Debug, clap::Args)]
 pub(crate) struct GenerateArgs {
     /// The prompt; read from stdin if it is absent or `-`. Behind `--` it may begin with a hyphen

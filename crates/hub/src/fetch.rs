@@ -17,6 +17,8 @@ use crate::{Cache, Entry, FetchError, cache::create_dir, hash, pypi};
 #[derive(Clone, Debug)]
 pub struct Fetcher {
     cache: Cache,
+    /// The hub's own, for repositories outside the catalogue.
+    pub(crate) hub_cache: hf_hub::Cache,
     endpoint: String,
     quiet: bool,
 }
@@ -29,12 +31,18 @@ impl Fetcher {
     /// A fetcher into `cache` from the hub at `HF_ENDPOINT`, or the public one.
     pub fn new(cache: Cache) -> Self {
         let endpoint = std::env::var("HF_ENDPOINT").unwrap_or_else(|_| HUB.to_owned());
-        Self { cache, endpoint, quiet: false }
+        Self { cache, hub_cache: hf_hub::Cache::from_env(), endpoint, quiet: false }
     }
 
     /// With another hub.
     pub fn with_endpoint(mut self, endpoint: &str) -> Self {
         self.endpoint = endpoint.to_owned();
+        self
+    }
+
+    /// With another place for repositories outside the catalogue than `HF_HOME`.
+    pub fn with_hub_cache(mut self, path: PathBuf) -> Self {
+        self.hub_cache = hf_hub::Cache::new(path);
         self
     }
 
@@ -91,7 +99,7 @@ impl Fetcher {
             entry.hub.revision.to_owned(),
         );
         drop_finished_parts(&staging.join(repository.folder_name()).join("blobs"), entry.size);
-        let api = self.api(Some(staging.clone()))?;
+        let api = self.api(staging.clone())?;
         let link = api.repo(repository.clone()).get(entry.file).map_err(|error| FetchError::Hub {
             what: format!("{} of {}", entry.file, entry.hub.repository),
             reason: error.to_string(),
@@ -126,14 +134,15 @@ impl Fetcher {
         }
     }
 
-    /// The hub's client, with its own cache or another one.
-    pub(crate) fn api(&self, cache: Option<PathBuf>) -> Result<Api, FetchError> {
+    /// The hub's client, downloading into `cache`.
+    pub(crate) fn api(&self, cache: PathBuf) -> Result<Api, FetchError> {
         let builder = ApiBuilder::from_env().with_endpoint(self.endpoint.clone()).with_progress(!self.quiet);
-        let builder = match cache {
-            Some(cache) => builder.with_cache_dir(cache),
-            None => builder,
+        let builder = match std::env::var("HF_TOKEN") {
+            Ok(token) if !token.is_empty() => builder.with_token(Some(token)),
+            _ => builder,
         };
         builder
+            .with_cache_dir(cache)
             .build()
             .map_err(|error| FetchError::Hub { what: "a client".into(), reason: error.to_string() })
     }

@@ -35,7 +35,7 @@ impl Fetcher {
         let wanted = parts.next();
         let id = format!("{owner}/{repository}");
         let revision = revision.unwrap_or("main");
-        let snapshot = Snapshot { id: &id, cache: Cache::from_env() };
+        let snapshot = Snapshot { id: &id, cache: self.hub_cache.clone() };
         if let Err(unreachable) = self.check_reachable() {
             // What another run, or another tool, has fetched is still good.
             let directory = snapshot.cached(revision).ok_or(unreachable)?;
@@ -46,7 +46,7 @@ impl Fetcher {
             what: id.clone(),
             reason: error.to_string(),
         };
-        let api = self.api(None)?;
+        let api = self.api(self.hub_cache.path().clone())?;
         let info = api.repo(repo(&id, revision)).info().map_err(refused)?;
         let files: Vec<String> = info.siblings.into_iter().map(|file| file.rfilename).collect();
         let no_model = |what| FetchError::NoModel { repository: id.clone(), what };

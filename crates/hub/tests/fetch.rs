@@ -13,6 +13,7 @@ use std::{
 use moi_hub::{Advised, Cache, Entry, FetchError, Fetcher, Hub, Licence, Package};
 
 const BODY: &[u8] = b"0123456789";
+const COMMIT: &str = "0123456789012345678901234567890123456789";
 /// Of `BODY`.
 const SHA256: &str = "84d89877f0d4041efb6bf91a16f0248f2fd573e6af05c19f96bedb9f882f7882";
 
@@ -35,8 +36,13 @@ const fn entry(sha256: &'static str, packages: &'static [Package]) -> Entry {
     }
 }
 
-/// A hub that serves one file; remembers the ranges it was asked for.
+/// A hub that serves one catalogue file; remembers the ranges it was asked for.
 fn hub() -> (String, Arc<Mutex<Vec<String>>>) {
+    hub_of(vec![("/owner/tiny/resolve/main/tiny.gguf", BODY.to_vec(), SHA256.to_owned())])
+}
+
+/// A hub that serves files: path, content, etag.
+fn hub_of(files: Vec<(&'static str, Vec<u8>, String)>) -> (String, Arc<Mutex<Vec<String>>>) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = format!("http://{}", listener.local_addr().unwrap());
     let ranges = Arc::new(Mutex::new(Vec::new()));
@@ -52,20 +58,24 @@ fn hub() -> (String, Arc<Mutex<Vec<String>>>) {
                     range = value.to_owned();
                 }
             }
-            let found = request.starts_with("GET /owner/tiny/resolve/main/tiny.gguf ");
-            let start: usize = range.split('-').next().unwrap().parse().unwrap_or(0);
-            let end =
-                range.split('-').nth(1).and_then(|end| end.parse::<usize>().ok()).map_or(10, |end| end + 1);
-            let head = if found {
-                seen.lock().unwrap().push(range);
-                format!(
-                    "206 Partial Content\r\ncontent-range: bytes {start}-{}/10\r\nx-repo-commit: abc\r\netag: \"{SHA256}\"",
-                    end - 1
-                )
-            } else {
-                "404 Not Found".to_owned()
+            let path = request.split(' ').nth(1).unwrap_or_default();
+            let found = files.iter().find(|(known, ..)| *known == path);
+            let (head, body) = match found {
+                Some((_, content, etag)) => {
+                    let start: usize = range.split('-').next().unwrap().parse().unwrap_or(0);
+                    let end = range.split('-').nth(1).and_then(|end| end.parse::<usize>().ok());
+                    let end = end.map_or(content.len(), |end| end + 1);
+                    seen.lock().unwrap().push(range);
+                    let head = format!(
+                        "206 Partial Content\r\ncontent-range: bytes {start}-{}/{}\r\nx-repo-commit: {COMMIT}\r\n\
+                         etag: \"{etag}\"",
+                        end - 1,
+                        content.len()
+                    );
+                    (head, &content[start..end])
+                }
+                None => ("404 Not Found".to_owned(), &b""[..]),
             };
-            let body = if found { &BODY[start..end] } else { b"" };
             let head =
                 format!("HTTP/1.1 {head}\r\ncontent-length: {}\r\nconnection: close\r\n\r\n", body.len());
             let _ = stream.write_all(head.as_bytes()).and_then(|()| stream.write_all(body));
@@ -75,7 +85,10 @@ fn hub() -> (String, Arc<Mutex<Vec<String>>>) {
 }
 
 fn fetcher(directory: &tempfile::TempDir, endpoint: &str) -> Fetcher {
-    Fetcher::new(Cache::new(directory.path().join("cache"))).with_endpoint(endpoint).quiet()
+    Fetcher::new(Cache::new(directory.path().join("cache")))
+        .with_hub_cache(directory.path().join("hub"))
+        .with_endpoint(endpoint)
+        .quiet()
 }
 
 fn no_leftovers(fetcher: &Fetcher) {
@@ -146,4 +159,78 @@ fn a_repository_needs_a_hub() {
     let fetcher = fetcher(&directory, &format!("http://{closed}"));
     let error = fetcher.fetch_repository("owner/none", None, |_| {}).unwrap_err();
     assert!(matches!(error, FetchError::Unreachable { .. }), "{error}");
+}
+
+fn files_of(names: &[(&'static str, &'static str, &str)]) -> Vec<(&'static str, Vec<u8>, String)> {
+    let siblings: Vec<String> = names
+        .iter()
+        .map(|(path, ..)| format!(r#"{{"rfilename": "{}"}}"#, path.rsplit('/').next().unwrap()))
+        .collect();
+    let info = format!(r#"{{"sha": "{COMMIT}", "siblings": [{}]}}"#, siblings.join(","));
+    let mut files = vec![("/api/models/owner/tiny/revision/main", info.into_bytes(), String::new())];
+    files.extend(
+        names.iter().map(|&(path, content, etag)| (path, content.as_bytes().to_vec(), etag.to_owned())),
+    );
+    files
+}
+
+/// `/owner/tiny/resolve/COMMIT/`
+macro_rules! file {
+    ($name:literal) => {
+        concat!("/owner/tiny/resolve/0123456789012345678901234567890123456789/", $name)
+    };
+}
+
+#[test]
+fn a_repository_is_fetched_whole_and_found_again_without_a_hub() {
+    let directory = tempfile::tempdir().unwrap();
+    let index = r#"{"weight_map": {"a": "s1.safetensors", "b": "s2.safetensors", "c": "s1.safetensors"}}"#;
+    let (endpoint, asked) = hub_of(files_of(&[
+        (file!("config.json"), "{}", "c0"),
+        (file!("README.md"), "never asked for", "c1"),
+        (file!("tokenizer.json"), "t", "c2"),
+        (file!("model.safetensors.index.json"), index, "c3"),
+        (file!("s1.safetensors"), "0123456789", SHA256),
+        (file!("s2.safetensors"), "x", "c4"),
+        (file!("other.gguf"), "never asked for", "c5"),
+    ]));
+    let fetcher = fetcher(&directory, &endpoint);
+    let path = fetcher.fetch_repository("owner/tiny", None, |_| {}).unwrap();
+    let mut names: Vec<String> =
+        fs::read_dir(&path).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    names.sort();
+    let expected =
+        ["config.json", "model.safetensors.index.json", "s1.safetensors", "s2.safetensors", "tokenizer.json"];
+    assert_eq!(names, expected);
+    assert_eq!(fs::read(path.join("s1.safetensors")).unwrap(), BODY);
+    // Again: only what the revision names now is asked.
+    let before = asked.lock().unwrap().len();
+    assert_eq!(fetcher.fetch_repository("owner/tiny", None, |_| {}).unwrap(), path);
+    assert_eq!(asked.lock().unwrap().len(), before + 1);
+    let closed = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let offline = fetcher.with_endpoint(&format!("http://{closed}"));
+    assert_eq!(offline.fetch_repository("owner/tiny", None, |_| {}).unwrap(), path);
+}
+
+#[test]
+fn a_repository_that_is_not_what_it_should_be_is_refused() {
+    let refused = |files: &[(&'static str, &'static str, &str)], name: &str| {
+        let directory = tempfile::tempdir().unwrap();
+        let (endpoint, _) = hub_of(files_of(files));
+        let error = fetcher(&directory, &endpoint).fetch_repository(name, None, |_| {}).unwrap_err();
+        error.to_string()
+    };
+    let config = (file!("config.json"), "{}", "c0");
+    assert!(
+        refused(&[config], "owner/tiny").contains("neither config.json with model.safetensors nor a .gguf")
+    );
+    let two = [(file!("a.gguf"), "a", "c1"), (file!("b.gguf"), "b", "c2")];
+    assert!(refused(&two, "owner/tiny").contains("a.gguf, b.gguf"));
+    assert!(refused(&two, "owner/tiny/c.gguf").contains("no file c.gguf"));
+    assert!(refused(&two, "owner/none").contains("owner/none"));
+    let outside = (file!("model.safetensors.index.json"), r#"{"weight_map": {"a": "../../x"}}"#, "c1");
+    assert!(refused(&[config, outside], "owner/tiny").contains("names `../../x`"));
+    // Other bytes than the etag says.
+    let wrong = (file!("model.safetensors"), "other", SHA256);
+    assert!(refused(&[config, wrong], "owner/tiny").contains("has sha256"));
 }

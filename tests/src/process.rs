@@ -1,0 +1,67 @@
+//! The binary as a process.
+
+use std::{
+    path::{Path, PathBuf},
+    process::{Command, Output, Stdio},
+};
+
+use serde_json::Value;
+
+use crate::golden::Golden;
+
+/// The binary that cargo built beside this test.
+pub fn binary() -> PathBuf {
+    let path = std::env::current_exe().unwrap();
+    let path =
+        path.parent().and_then(Path::parent).unwrap().join(format!("moi{}", std::env::consts::EXE_SUFFIX));
+    assert!(path.is_file(), "{} is not built; run the tests as `cargo xtask test` does", path.display());
+    path
+}
+
+/// Runs it to its end.
+pub fn run(args: &[&str]) -> Output {
+    Command::new(binary()).args(args).stdin(Stdio::null()).output().unwrap()
+}
+
+/// What it prints as JSON.
+pub fn json(args: &[&str]) -> Value {
+    let out = run(&[args, &["--format", "json"]].concat());
+    assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+    serde_json::from_slice(&out.stdout).unwrap()
+}
+
+/// One line on stderr, exit code not 0, no panic.
+pub fn refused(args: &[&str], parts: &[&str]) {
+    let out = run(args);
+    let stderr = String::from_utf8(out.stderr).unwrap();
+    assert!(!out.status.success() && out.stdout.is_empty(), "{args:?} was accepted");
+    assert!(
+        out.status.code().is_some_and(|code| code != 101) && !stderr.contains("panicked"),
+        "{args:?}: {stderr}"
+    );
+    for part in parts {
+        assert!(stderr.contains(part), "{args:?}: {stderr:?} does not say {part:?}");
+    }
+    let mut clauses: Vec<&str> = stderr.trim().split(": ").collect();
+    let said = clauses.len();
+    clauses.sort_unstable();
+    clauses.dedup();
+    assert_eq!(clauses.len(), said, "{args:?}: something is said twice: {stderr:?}");
+}
+
+/// A tiny golden checkpoint and its directory.
+pub fn tiny(name: &str) -> (Golden, String) {
+    let golden = Golden::read(name);
+    let path = golden.path.to_str().unwrap().to_owned();
+    (golden, path)
+}
+
+/// For `--tokens`.
+pub fn ids(ids: &[u32]) -> String {
+    ids.iter().map(u32::to_string).collect::<Vec<_>>().join(",")
+}
+
+/// A JSON array of tokens.
+pub fn numbers(value: &Value) -> Vec<u32> {
+    value.as_array().unwrap().iter().map(|n| n.as_u64().unwrap() as u32).collect()
+}

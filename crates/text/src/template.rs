@@ -99,7 +99,9 @@ impl ChatTemplate {
     pub fn encode(&self, messages: &[Message], tokenizer: &Tokenizer) -> Result<Vec<u32>, TextError> {
         // A control token's text in a message is rendered as one private character and put back after the
         // rendered prompt has been cut at its real control tokens.
-        let special: Vec<&str> = tokenizer.special_texts().collect();
+        // Nearly always there is none: a vocabulary's thousands are then looked for once, not per piece.
+        let written = |text: &&str| messages.iter().any(|m| m.content.contains(text));
+        let special: Vec<&str> = tokenizer.special_texts().filter(written).collect();
         let stand_ins = stand_ins(messages, special.len());
         let hide = |text: &str| {
             let mut text = text.to_owned();

@@ -1,8 +1,8 @@
 //! Keys and values of the positions a model has seen.
 
-use burn::tensor::{Tensor, backend::Backend};
+use burn::tensor::{Int, Tensor, backend::Backend};
 
-use crate::DecoderConfig;
+use crate::{AttentionKind, DecoderConfig, LayerConfig, step::first_seen};
 
 /// Positions a buffer grows by.
 const STEP: usize = 256;
@@ -10,9 +10,10 @@ const STEP: usize = 256;
 /// Keys and values of every layer, for a batch of rows of different lengths.
 ///
 /// Rows end together: a row with fewer positions starts later, and `starts` says where. So one step writes
-/// one column for all rows, whatever their lengths, and nothing is ever moved to decode. Buffers are
+/// one column for all rows, whatever their lengths, and nothing is moved to decode. Buffers are
 /// `[batch, kv_heads, capacity, head_dim]`, have one owner each (an assignment then works in place), and
-/// grow in steps up to the context length.
+/// grow in steps up to the context length. A layer with a sliding window keeps the columns that the next
+/// position can see, and room for a quarter as many, so that they are moved once in a while and not each step.
 #[derive(Clone, Debug)]
 pub struct KvCache<B: Backend> {
     layers: Vec<LayerCache<B>>,
@@ -30,13 +31,25 @@ struct LayerCache<B: Backend> {
 }
 
 #[derive(Clone, Debug)]
-struct Buffer<B: Backend>(Option<Tensor<B, 4>>);
+struct Buffer<B: Backend> {
+    tensor: Option<Tensor<B, 4>>,
+    /// The column that stands first in the tensor; those before it are out of every window.
+    first: usize,
+    window: Option<usize>,
+}
 
 impl<B: Backend> KvCache<B> {
     /// An empty cache for `batch` rows; nothing is allocated before the first step.
     pub fn new(config: &DecoderConfig, batch: usize) -> Self {
-        let empty = LayerCache { keys: Buffer(None), values: Buffer(None) };
-        Self { layers: vec![empty; config.num_layers], len: 0, starts: vec![0; batch] }
+        let empty = |layer: &LayerConfig| {
+            let window = match &layer.attention {
+                Some(AttentionKind::Heads(attention)) => attention.window,
+                Some(AttentionKind::Linear) | None => None,
+            };
+            let buffer = Buffer { tensor: None, first: 0, window };
+            LayerCache { keys: buffer.clone(), values: buffer }
+        };
+        Self { layers: config.layers.iter().map(empty).collect(), len: 0, starts: vec![0; batch] }
     }
 
     /// Rows.
@@ -59,13 +72,19 @@ impl<B: Backend> KvCache<B> {
         &self.starts
     }
 
+    /// Columns that each layer has allocated; 0 for a layer without attention.
+    pub fn capacities(&self) -> Vec<usize> {
+        let columns = |buffer: &Buffer<B>| buffer.tensor.as_ref().map_or(0, |tensor| tensor.dims()[2]);
+        self.layers.iter().map(|layer| columns(&layer.keys)).collect()
+    }
+
     /// Counts `seq` columns as written; every layer must have written them.
     pub(crate) fn advance(&mut self, seq: usize) {
         self.len += seq;
     }
 
     /// Writes the keys and values `[batch, kv_heads, seq, head_dim]` of a step behind the columns in use and
-    /// returns views of all columns up to and with them.
+    /// returns views of all columns that the step sees, from [`first_seen`] on.
     pub(crate) fn append(
         &mut self,
         layer: usize,
@@ -87,11 +106,15 @@ impl<B: Backend> KvCache<B> {
         let starts = caches.iter().flat_map(|c| c.starts.iter().map(move |s| s + len - c.len)).collect();
         let layers = (0..caches[0].layers.len()).map(|layer| {
             let mut stack = |pick: fn(&mut LayerCache<B>) -> &mut Buffer<B>| {
+                let window = pick(&mut caches[0].layers[layer]).window;
+                let kept = |cache: &mut Self| cache.len - pick(&mut cache.layers[layer]).first;
+                let columns = caches.iter_mut().map(kept).max().unwrap_or(0);
                 let parts: Vec<_> = caches
                     .iter_mut()
-                    .filter_map(|cache| pick(&mut cache.layers[layer]).aligned(cache.len, len))
+                    .filter_map(|cache| pick(&mut cache.layers[layer]).aligned(cache.len, columns))
                     .collect();
-                Buffer((!parts.is_empty()).then(|| Tensor::cat(parts, 0)))
+                let tensor = (!parts.is_empty()).then(|| Tensor::cat(parts, 0));
+                Buffer { tensor, first: len - columns, window }
             };
             LayerCache { keys: stack(|c| &mut c.keys), values: stack(|c| &mut c.values) }
         });
@@ -110,11 +133,7 @@ impl<B: Backend> KvCache<B> {
         let index = Tensor::from_ints(index.as_slice(), device);
         for layer in &mut self.layers {
             for buffer in [&mut layer.keys, &mut layer.values] {
-                buffer.0 = buffer
-                    .0
-                    .take()
-                    .filter(|_| !rows.is_empty())
-                    .map(|tensor| tensor.narrow(2, unused, self.len - unused).select(0, index.clone()));
+                buffer.keep_rows(self.len, unused, (!rows.is_empty()).then_some(&index));
             }
         }
         self.len -= unused;
@@ -122,38 +141,68 @@ impl<B: Backend> KvCache<B> {
 }
 
 impl<B: Backend> Buffer<B> {
+    /// Writes `new` `[batch, heads, seq, head_dim]` behind column `len` and returns the columns that it sees.
     fn append(&mut self, len: usize, new: Tensor<B, 4>, limit: usize) -> Tensor<B, 4> {
         let [batch, heads, seq, head_dim] = new.dims();
-        let end = len + seq;
-        let old = self.0.take();
-        let capacity = old.as_ref().map_or(0, |old| old.dims()[2]);
-        let whole = if end <= capacity {
-            old
-        } else {
-            let capacity = end.next_multiple_of(STEP).min(limit.max(end));
-            let grown = Tensor::zeros([batch, heads, capacity, head_dim], (&new.device(), new.dtype()));
-            Some(match old {
-                Some(old) if len > 0 => {
-                    grown.slice_assign([0..batch, 0..heads, 0..len, 0..head_dim], old.narrow(2, 0, len))
-                }
-                _ => grown,
-            })
+        let (end, seen) = (len + seq, first_seen(len, self.window));
+        let assign = |buffer: Tensor<B, 4>, at: usize, part: Tensor<B, 4>| {
+            let to = at + part.dims()[2];
+            buffer.slice_assign([0..batch, 0..heads, at..to, 0..head_dim], part)
         };
-        let whole =
-            whole.map(|whole| whole.slice_assign([0..batch, 0..heads, len..end, 0..head_dim], new.clone()));
-        let view = whole.as_ref().map_or(new, |whole| whole.clone().narrow(2, 0, end));
-        self.0 = whole;
-        view
+        match self.tensor.take() {
+            Some(old) if end - self.first <= old.dims()[2] => {
+                let whole = assign(old, len - self.first, new);
+                let view = whole.clone().narrow(2, seen - self.first, end - seen);
+                self.tensor = Some(whole);
+                view
+            }
+            old => {
+                let columns = match old.filter(|_| len > seen) {
+                    Some(old) => Tensor::cat(vec![old.narrow(2, seen - self.first, len - seen), new], 2),
+                    None => new,
+                };
+                // Only what the next position sees is kept; a window of 1 keeps nothing.
+                self.first = first_seen(end, self.window);
+                if self.first < end {
+                    let kept = columns.clone().narrow(2, self.first - seen, end - self.first);
+                    let shape = [batch, heads, self.capacity(end - self.first, limit), head_dim];
+                    let empty = Tensor::zeros(shape, (&columns.device(), columns.dtype()));
+                    self.tensor = Some(assign(empty, 0, kept));
+                }
+                columns
+            }
+        }
     }
 
-    /// The columns in use, moved so that they end at `end`; what stands before them is zero.
-    fn aligned(&mut self, len: usize, end: usize) -> Option<Tensor<B, 4>> {
-        let used = self.0.take()?.narrow(2, 0, len);
-        if len == end {
+    /// Columns to allocate where `used` are in use.
+    fn capacity(&self, used: usize, limit: usize) -> usize {
+        match self.window {
+            None => used.next_multiple_of(STEP).min(limit.max(used)),
+            Some(window) => {
+                let room = (window / 4).clamp(1, STEP);
+                (used + 1).next_multiple_of(STEP).min(window.saturating_add(room)).min(limit.max(used))
+            }
+        }
+    }
+
+    /// The columns in use, behind as many zeros as make them `columns`.
+    fn aligned(&mut self, len: usize, columns: usize) -> Option<Tensor<B, 4>> {
+        let own = len - self.first;
+        let used = self.tensor.take()?.narrow(2, 0, own);
+        if own == columns {
             return Some(used);
         }
         let [batch, heads, _, head_dim] = used.dims();
-        let padding = Tensor::zeros([batch, heads, end - len, head_dim], (&used.device(), used.dtype()));
+        let padding = Tensor::zeros([batch, heads, columns - own, head_dim], (&used.device(), used.dtype()));
         Some(Tensor::cat(vec![padding, used], 2))
+    }
+
+    /// Keeps the rows of `index`, if any, and drops `unused` columns of the `len` in use.
+    fn keep_rows(&mut self, len: usize, unused: usize, index: Option<&Tensor<B, 1, Int>>) {
+        let from = self.first.max(unused);
+        let old = self.tensor.take().zip(index).filter(|_| len > from);
+        self.tensor =
+            old.map(|(old, index)| old.narrow(2, from - self.first, len - from).select(0, index.clone()));
+        self.first = from - unused;
     }
 }

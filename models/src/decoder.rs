@@ -2,14 +2,16 @@
 
 use burn::{
     module::Module,
-    tensor::{DType, Int, Tensor, backend::Backend},
+    tensor::{DType, Int, Tensor, TensorData, backend::Backend},
 };
 
 use crate::{
-    Attention, CausalLm, DecoderConfig, Embedding, KvCache, Linear, Mlp, ModelError, RmsNorm, attention::Step,
+    AttentionConfig, AttentionKind, CausalLm, DecoderConfig, Embedding, Experts, FeedForwardKind, KvCache,
+    LayerConfig, Linear, Mlp, ModelError, Norm, NormPlace, RopeConfig, SelfAttention, step::Step,
 };
 
-/// A decoder-only transformer with a language model head. Field names follow the checkpoints'.
+/// A decoder-only transformer with a language model head. Field names follow the checkpoints' of Llama; an
+/// architecture that spells them otherwise says so on its page.
 #[derive(Module, Debug)]
 pub struct Decoder<B: Backend> {
     /// Embedding, layers and final norm.
@@ -19,7 +21,9 @@ pub struct Decoder<B: Backend> {
     #[module(skip)]
     config: DecoderConfig,
     #[module(skip)]
-    frequencies: Vec<f64>,
+    ropes: Vec<RopeConfig>,
+    #[module(skip)]
+    windows: Vec<Option<usize>>,
 }
 
 /// Everything but the head.
@@ -27,47 +31,94 @@ pub struct Decoder<B: Backend> {
 pub struct Stack<B: Backend> {
     /// `[vocab, d]`.
     pub embed_tokens: Embedding<B>,
+    /// `[context, d]`, where positions are learned.
+    pub embed_positions: Option<Embedding<B>>,
     /// First to last.
     pub layers: Vec<DecoderLayer<B>>,
     /// After the last layer.
-    pub norm: RmsNorm<B>,
+    pub norm: Norm<B>,
 }
 
-/// Attention and feed-forward, each with its norm before and the residual around.
+/// Attention and feed-forward, each with its norms and the residual around. See [`NormPlace`] for which norm
+/// stands where.
 #[derive(Module, Debug)]
 pub struct DecoderLayer<B: Backend> {
-    /// Attention.
-    pub self_attn: Attention<B>,
-    /// Feed-forward.
-    pub mlp: Mlp<B>,
-    /// Before the attention.
-    pub input_layernorm: RmsNorm<B>,
-    /// Before the feed-forward.
-    pub post_attention_layernorm: RmsNorm<B>,
+    /// Mixes positions.
+    pub self_attn: Option<SelfAttention<B>>,
+    /// Works on each position.
+    pub mlp: Option<FeedForward<B>>,
+    /// `[d]`.
+    pub input_layernorm: Option<Norm<B>>,
+    /// `[d]`.
+    pub post_attention_layernorm: Option<Norm<B>>,
+    /// `[d]`.
+    pub pre_feedforward_layernorm: Option<Norm<B>>,
+    /// `[d]`.
+    pub post_feedforward_layernorm: Option<Norm<B>>,
+    #[module(skip)]
+    norms: NormPlace,
+    parallel: bool,
+    residual_scale: f64,
+}
+
+/// What works on each position.
+#[derive(Module, Debug)]
+#[allow(clippy::large_enum_variant, reason = "there is one per layer, and nearly all are the large one")]
+pub enum FeedForward<B: Backend> {
+    /// The same for all.
+    Mlp(Mlp<B>),
+    /// A few of many.
+    Experts(Experts<B>),
+    /// One linear map in its place.
+    Linear(LinearMlp<B>),
+}
+
+/// A linear map where other layers have a feed-forward block.
+#[derive(Module, Debug)]
+pub struct LinearMlp<B: Backend> {
+    /// `[d, d]`.
+    pub linear_mlp: Linear<B>,
 }
 
 impl DecoderConfig {
     /// The model, its weights not yet allocated: load them over, or use it with zeros.
     pub fn init<B: Backend>(&self, device: &B::Device) -> Decoder<B> {
-        let norm = || RmsNorm::new(self.hidden_size, self.norm_eps, device);
-        let layer = |_| DecoderLayer {
-            self_attn: Attention::new(self.hidden_size, &self.attention, device),
-            mlp: Mlp::new(self.hidden_size, &self.mlp, device),
-            input_layernorm: norm(),
-            post_attention_layernorm: norm(),
-        };
+        let d = self.hidden_size;
+        let ropes = distinct(self.attentions().filter_map(|attention| attention.rope.clone()));
+        let windows = distinct(self.attentions().map(|attention| attention.window));
+        let layer = |config| DecoderLayer::new(self, config, &ropes, &windows, device);
+        let layers = self.layers.iter().map(layer).collect();
         Decoder {
             model: Stack {
-                embed_tokens: Embedding::new(self.vocab_size, self.hidden_size, device),
-                layers: (0..self.num_layers).map(layer).collect(),
-                norm: norm(),
+                embed_tokens: Embedding::new(self.vocab_size, d, self.embedding_scale, device),
+                embed_positions: self
+                    .learned_positions
+                    .then(|| Embedding::new(self.context_length, d, 1.0, device)),
+                layers,
+                norm: Norm::new(d, self.norm, device),
             },
-            lm_head: (!self.tie_word_embeddings)
-                .then(|| Linear::new(self.hidden_size, self.vocab_size, false, device)),
-            frequencies: self.attention.rope.frequencies(self.attention.head_dim),
+            lm_head: (!self.tie_word_embeddings).then(|| Linear::new(d, self.vocab_size, false, device)),
             config: self.clone(),
+            ropes,
+            windows,
         }
     }
+
+    fn attentions(&self) -> impl Iterator<Item = &AttentionConfig> {
+        self.layers.iter().filter_map(|layer| match &layer.attention {
+            Some(AttentionKind::Heads(attention)) => Some(attention),
+            Some(AttentionKind::Linear) | None => None,
+        })
+    }
+}
+
+fn distinct<T: PartialEq>(all: impl Iterator<Item = T>) -> Vec<T> {
+    all.fold(Vec::new(), |mut seen, one| {
+        if !seen.contains(&one) {
+            seen.push(one);
+        }
+        seen
+    })
 }
 
 impl<B: Backend> Decoder<B> {
@@ -87,6 +138,16 @@ impl<B: Backend> Decoder<B> {
         }
         Ok(())
     }
+
+    /// The learned positions of a step, `[batch * seq, d]`.
+    fn positions(&self, table: &Embedding<B>, step: &Step<B>, device: &B::Device) -> Tensor<B, 2> {
+        let shared = step.positions.iter().flatten().map(|&position| position as i64);
+        let ids: Vec<i64> = shared.collect();
+        // Rows that share their positions have them once in the step.
+        let ids = ids.repeat(step.batch / step.positions.len());
+        let count = ids.len();
+        table.rows(Tensor::<B, 1, Int>::from_data(TensorData::new(ids, [count]), device))
+    }
 }
 
 impl<B: Backend> CausalLm<B> for Decoder<B> {
@@ -100,10 +161,13 @@ impl<B: Backend> CausalLm<B> for Decoder<B> {
         let dims = inputs.dims();
         self.check(dims, cache)?;
         let [batch, seq, hidden_size] = dims;
-        let limit = self.config.context_length;
-        let step = Step::new(seq, limit, cache, &self.frequencies, &inputs.device());
+        let (limit, device) = (self.config.context_length, inputs.device());
+        let step = Step::new(seq, limit, cache, &self.ropes, &self.windows, &device);
         // Two dimensions from here on: on some backends a product of three takes a slower path.
         let mut x = inputs.reshape([batch * seq, hidden_size]);
+        if let Some(table) = &self.model.embed_positions {
+            x = x + self.positions(table, &step, &device);
+        }
         for (index, layer) in self.model.layers.iter().enumerate() {
             x = layer.forward(x, index, &step, cache);
         }
@@ -118,7 +182,14 @@ impl<B: Backend> CausalLm<B> for Decoder<B> {
             Some(head) => head.forward(x),
             None => self.model.embed_tokens.products(x),
         };
-        logits.cast(DType::F32).reshape([batch, seq, self.config.vocab_size])
+        let mut logits = logits.cast(DType::F32);
+        if self.config.logit_scale != 1.0 {
+            logits = logits.mul_scalar(self.config.logit_scale);
+        }
+        if let Some(cap) = self.config.logit_softcap {
+            logits = logits.div_scalar(cap).tanh().mul_scalar(cap);
+        }
+        logits.reshape([batch, seq, self.config.vocab_size])
     }
 
     fn embedding(&self) -> &Embedding<B> {
@@ -135,10 +206,93 @@ impl<B: Backend> CausalLm<B> for Decoder<B> {
 }
 
 impl<B: Backend> DecoderLayer<B> {
+    fn new(
+        model: &DecoderConfig,
+        config: &LayerConfig,
+        ropes: &[RopeConfig],
+        windows: &[Option<usize>],
+        device: &B::Device,
+    ) -> Self {
+        let d = model.hidden_size;
+        let names = config.norm_names();
+        let norm = |name| names.contains(&name).then(|| Norm::new(d, model.norm, device));
+        let attention = |kind| SelfAttention::new(d, kind, model.norm, ropes, windows, device);
+        let feed_forward = |kind: &FeedForwardKind| match kind {
+            FeedForwardKind::Mlp(mlp) => FeedForward::Mlp(Mlp::new(d, mlp, device)),
+            FeedForwardKind::Experts(experts) => FeedForward::Experts(Experts::new(d, experts, device)),
+            FeedForwardKind::Linear => {
+                FeedForward::Linear(LinearMlp { linear_mlp: Linear::new(d, d, false, device) })
+            }
+        };
+        Self {
+            self_attn: config.attention.as_ref().map(attention),
+            mlp: config.feed_forward.as_ref().map(feed_forward),
+            input_layernorm: norm("input_layernorm"),
+            post_attention_layernorm: norm("post_attention_layernorm"),
+            pre_feedforward_layernorm: norm("pre_feedforward_layernorm"),
+            post_feedforward_layernorm: norm("post_feedforward_layernorm"),
+            norms: config.norms,
+            parallel: config.parallel,
+            residual_scale: config.residual_scale,
+        }
+    }
+
     fn forward(&self, x: Tensor<B, 2>, index: usize, step: &Step<B>, cache: &mut KvCache<B>) -> Tensor<B, 2> {
-        let attended = self.self_attn.forward(self.input_layernorm.forward(x.clone()), index, step, cache);
-        let x = x + attended;
-        let fed = self.mlp.forward(self.post_attention_layernorm.forward(x.clone()));
-        x + fed
+        let attended = self.attended(x.clone(), index, step, cache);
+        if self.parallel {
+            let fed = self.fed(x.clone());
+            return self.added(self.added(x, attended), fed);
+        }
+        let x = self.added(x, attended);
+        let fed = self.fed(x.clone());
+        self.added(x, fed)
+    }
+
+    /// What attention adds to the residual stream.
+    fn attended(
+        &self,
+        x: Tensor<B, 2>,
+        index: usize,
+        step: &Step<B>,
+        cache: &mut KvCache<B>,
+    ) -> Option<Tensor<B, 2>> {
+        let attention = self.self_attn.as_ref()?;
+        let (before, after) = match self.norms {
+            NormPlace::Before => (&self.input_layernorm, &None),
+            NormPlace::After => (&None, &self.post_attention_layernorm),
+            NormPlace::Around => (&self.input_layernorm, &self.post_attention_layernorm),
+        };
+        Some(normed(after, attention.forward(normed(before, x), index, step, cache)))
+    }
+
+    /// What the feed-forward block adds to it.
+    fn fed(&self, x: Tensor<B, 2>) -> Option<Tensor<B, 2>> {
+        let (before, after) = match self.norms {
+            NormPlace::Before => (&self.post_attention_layernorm, &None),
+            NormPlace::After => (&None, &self.post_feedforward_layernorm),
+            NormPlace::Around => (&self.pre_feedforward_layernorm, &self.post_feedforward_layernorm),
+        };
+        let x = normed(before, x);
+        let fed = match self.mlp.as_ref()? {
+            FeedForward::Mlp(mlp) => mlp.forward(x),
+            FeedForward::Experts(experts) => experts.forward(x),
+            FeedForward::Linear(linear) => linear.linear_mlp.forward(x),
+        };
+        Some(normed(after, fed))
+    }
+
+    fn added(&self, x: Tensor<B, 2>, block: Option<Tensor<B, 2>>) -> Tensor<B, 2> {
+        match block {
+            None => x,
+            Some(block) if self.residual_scale == 1.0 => x + block,
+            Some(block) => x + block.mul_scalar(self.residual_scale),
+        }
+    }
+}
+
+fn normed<B: Backend>(norm: &Option<Norm<B>>, x: Tensor<B, 2>) -> Tensor<B, 2> {
+    match norm {
+        Some(norm) => norm.forward(x),
+        None => x,
     }
 }

@@ -7,17 +7,18 @@ use burn::{
 
 use crate::linear::uninitialized;
 
-/// A table `[vocab, d]`.
+/// A table `[vocab, d]`, and the factor with which its rows enter the model.
 #[derive(Module, Debug)]
 pub struct Embedding<B: Backend> {
     /// `[vocab, d]`.
     pub weight: Param<Tensor<B, 2>>,
+    scale: f64,
 }
 
 impl<B: Backend> Embedding<B> {
     /// A table whose zeros are not allocated before they are used or loaded over.
-    pub fn new(vocab: usize, hidden_size: usize, device: &B::Device) -> Self {
-        Self { weight: uninitialized([vocab, hidden_size], device) }
+    pub fn new(vocab: usize, hidden_size: usize, scale: f64, device: &B::Device) -> Self {
+        Self { weight: uninitialized([vocab, hidden_size], device), scale }
     }
 
     /// `[vocab, d]`.
@@ -25,18 +26,25 @@ impl<B: Backend> Embedding<B> {
         self.weight.val().dims()
     }
 
-    /// The rows of `ids` `[n]`: `[n, d]`.
+    /// The rows of `ids` `[n]` as they enter the model: `[n, d]`.
     pub fn rows(&self, ids: Tensor<B, 1, Int>) -> Tensor<B, 2> {
-        self.weight.val().select(0, ids)
+        self.scaled(self.weight.val().select(0, ids))
     }
 
-    /// Weighted sums of all rows: `weights` `[n, vocab]` in float32, result `[n, d]`.
+    /// Weighted sums of all rows as they enter the model: `weights` `[n, vocab]` in float32, result `[n, d]`.
     pub fn weighted_sum(&self, weights: Tensor<B, 2>) -> Tensor<B, 2> {
         let table = self.weight.val();
-        weights.cast(table.dtype()).matmul(table)
+        self.scaled(weights.cast(table.dtype()).matmul(table))
     }
 
-    /// Products of `x` `[n, d]` with every row `[n, vocab]`: the tied head.
+    fn scaled(&self, rows: Tensor<B, 2>) -> Tensor<B, 2> {
+        match self.scale == 1.0 {
+            true => rows,
+            false => rows.mul_scalar(self.scale),
+        }
+    }
+
+    /// Products of `x` `[n, d]` with every row as it is stored `[n, vocab]`: the tied head.
     pub fn products(&self, x: Tensor<B, 2>) -> Tensor<B, 2> {
         x.matmul(self.weight.val().transpose())
     }

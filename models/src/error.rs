@@ -4,10 +4,10 @@
 #[derive(Debug, thiserror::Error)]
 pub enum ModelError {
     /// `config.json` names no architecture.
-    #[error("the config has no `model_type`; supported are: {}", crate::SUPPORTED_MODEL_TYPES.join(", "))]
+    #[error("the config has no `model_type`; supported are: {}", supported())]
     NoModelType,
     /// An architecture without a page here.
-    #[error("model type `{0}` is not supported; supported are: {supported}", supported = crate::SUPPORTED_MODEL_TYPES.join(", "))]
+    #[error("model type `{0}` is not supported; supported are: {supported}", supported = supported())]
     UnsupportedModelType(String),
     /// A field is missing or of the wrong type.
     #[error("the config does not fit model type `{model_type}`: {what}")]
@@ -59,4 +59,8 @@ pub enum ModelError {
         /// Shape of the inputs.
         found: [usize; 3],
     },
+}
+
+fn supported() -> String {
+    crate::supported_model_types().collect::<Vec<_>>().join(", ")
 }

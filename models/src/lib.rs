@@ -31,24 +31,51 @@ mod config;
 mod decoder;
 mod embedding;
 mod error;
+mod experts;
+mod family;
+mod fields;
+pub mod gemma;
+pub mod gemma2;
+pub mod gemma3;
+pub mod gpt2;
+pub mod gpt_neox;
+pub mod granite;
 mod linear;
 pub mod llama;
+pub mod mistral;
+pub mod mixtral;
 mod mlp;
+mod names;
+pub mod nemotron_nas;
 mod norm;
+pub mod olmo2;
+pub mod phi3;
+pub mod qwen2;
+pub mod qwen3;
+pub mod qwen3_moe;
 mod rope;
+mod rope_fields;
+pub mod smollm3;
+mod step;
+mod validate;
 
 use burn::tensor::{Int, Tensor, backend::Backend};
 
-pub use architecture::{Architecture, SUPPORTED_MODEL_TYPES};
-pub use attention::Attention;
+pub use architecture::{Architecture, Names, supported_model_types};
+pub use attention::{Attention, LinearAttention, SelfAttention};
 pub use cache::KvCache;
-pub use config::{Activation, AttentionConfig, DecoderConfig, MlpConfig};
-pub use decoder::{Decoder, DecoderLayer};
+pub use config::{
+    Activation, AttentionConfig, AttentionKind, DecoderConfig, ExpertsConfig, FeedForwardKind, LayerConfig,
+    MlpConfig, NormConfig, NormKind, NormPlace, QkNorm,
+};
+pub use decoder::{Decoder, DecoderLayer, FeedForward, LinearMlp, Stack};
 pub use embedding::Embedding;
 pub use error::ModelError;
+pub use experts::Experts;
 pub use linear::Linear;
 pub use mlp::Mlp;
-pub use norm::RmsNorm;
+pub use names::{Rows, TensorSource};
+pub use norm::Norm;
 pub use rope::{RopeConfig, RopeScaling};
 
 /// A causal language model whose input is embeddings: the narrow door between the decode loop and the

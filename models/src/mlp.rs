@@ -1,17 +1,21 @@
-//! The gated feed-forward block.
+//! The feed-forward block that every position shares.
 
 use burn::{
     module::Module,
-    tensor::{Tensor, activation::silu, backend::Backend},
+    tensor::{
+        Tensor,
+        activation::{gelu, gelu_approximate, relu, sigmoid, silu},
+        backend::Backend,
+    },
 };
 
 use crate::{Activation, Linear, MlpConfig};
 
-/// `down(act(gate(x)) * up(x))`; SwiGLU where the activation is SiLU.
+/// `down(act(gate(x)) * up(x))`, SwiGLU where the activation is SiLU; `down(act(up(x)))` without a gate.
 #[derive(Module, Debug)]
 pub struct Mlp<B: Backend> {
     /// `[intermediate, d]`.
-    pub gate_proj: Linear<B>,
+    pub gate_proj: Option<Linear<B>>,
     /// `[intermediate, d]`.
     pub up_proj: Linear<B>,
     /// `[d, intermediate]`.
@@ -24,9 +28,10 @@ impl<B: Backend> Mlp<B> {
     /// A block for a residual stream of `hidden_size`.
     pub fn new(hidden_size: usize, config: &MlpConfig, device: &B::Device) -> Self {
         let inner = config.intermediate_size;
+        let inward = || Linear::new(hidden_size, inner, config.bias, device);
         Self {
-            gate_proj: Linear::new(hidden_size, inner, config.bias, device),
-            up_proj: Linear::new(hidden_size, inner, config.bias, device),
+            gate_proj: config.gated.then(inward),
+            up_proj: inward(),
             down_proj: Linear::new(inner, hidden_size, config.bias, device),
             activation: config.activation,
         }
@@ -34,10 +39,26 @@ impl<B: Backend> Mlp<B> {
 
     /// `[rows, d]` to `[rows, d]`.
     pub fn forward(&self, x: Tensor<B, 2>) -> Tensor<B, 2> {
-        let gate = self.gate_proj.forward(x.clone());
-        let gate = match self.activation {
-            Activation::Silu => silu(gate),
+        let inner = match &self.gate_proj {
+            Some(gate) => self.activation.apply(gate.forward(x.clone())) * self.up_proj.forward(x),
+            None => self.activation.apply(self.up_proj.forward(x)),
         };
-        self.down_proj.forward(gate * self.up_proj.forward(x))
+        self.down_proj.forward(inner)
+    }
+}
+
+impl Activation {
+    fn apply<B: Backend>(self, x: Tensor<B, 2>) -> Tensor<B, 2> {
+        match self {
+            Self::Silu => silu(x),
+            Self::Gelu => gelu(x),
+            Self::GeluTanh => gelu_approximate(x),
+            Self::QuickGelu => x.clone() * sigmoid(x.mul_scalar(1.702)),
+            Self::Relu => relu(x),
+            Self::ReluSquared => {
+                let x = relu(x);
+                x.clone() * x
+            }
+        }
     }
 }

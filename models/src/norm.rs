@@ -1,33 +1,48 @@
-//! Root mean square normalisation.
+//! Normalisation of the residual stream, of queries and of keys.
 
 use burn::{
     module::{Module, Param},
     tensor::{DType, Tensor, backend::Backend},
 };
 
-use crate::linear::uninitialized;
+use crate::{NormConfig, NormKind, linear::uninitialized};
 
-/// `x / sqrt(mean(x^2) + eps) * w`, in float32 whatever the model's dtype.
+/// A norm over the last axis, in float32 whatever the model's dtype.
 #[derive(Module, Debug)]
-pub struct RmsNorm<B: Backend> {
-    /// `[d]`.
+pub struct Norm<B: Backend> {
+    /// `[width]`.
     pub weight: Param<Tensor<B, 1>>,
+    /// `[width]`.
+    pub bias: Option<Param<Tensor<B, 1>>>,
     #[module(skip)]
-    eps: f64,
+    config: NormConfig,
 }
 
-impl<B: Backend> RmsNorm<B> {
-    /// A norm over `hidden_size` values.
-    pub fn new(hidden_size: usize, eps: f64, device: &B::Device) -> Self {
-        Self { weight: uninitialized([hidden_size], device), eps }
+impl<B: Backend> Norm<B> {
+    /// A norm over `width` values.
+    pub fn new(width: usize, config: NormConfig, device: &B::Device) -> Self {
+        let bias = (config.kind == NormKind::Layer).then(|| uninitialized([width], device));
+        Self { weight: uninitialized([width], device), bias, config }
     }
 
-    /// `[rows, d]` to `[rows, d]`.
-    pub fn forward(&self, x: Tensor<B, 2>) -> Tensor<B, 2> {
+    /// `[.., width]` to `[.., width]`.
+    pub fn forward<const D: usize>(&self, x: Tensor<B, D>) -> Tensor<B, D> {
         let dtype = x.dtype();
-        let x = x.cast(DType::F32);
-        let mean = (x.clone() * x.clone()).mean_dim(1);
-        let weight = self.weight.val().cast(DType::F32).unsqueeze();
-        (x / mean.add_scalar(self.eps).sqrt() * weight).cast(dtype)
+        let mut x = x.cast(DType::F32);
+        if self.config.kind == NormKind::Layer {
+            x = x.clone() - x.mean_dim(D - 1);
+        }
+        let mean_square = (x.clone() * x.clone()).mean_dim(D - 1);
+        let weight = self.weight.val().cast(DType::F32);
+        let weight = match self.config.kind {
+            NormKind::Rms | NormKind::Layer => weight,
+            NormKind::RmsPlusOne => weight.add_scalar(1.0),
+        };
+        let y = x / mean_square.add_scalar(self.config.eps).sqrt() * weight.unsqueeze();
+        match &self.bias {
+            Some(bias) => y + bias.val().cast(DType::F32).unsqueeze(),
+            None => y,
+        }
+        .cast(dtype)
     }
 }

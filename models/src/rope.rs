@@ -1,26 +1,37 @@
-//! Rotary positions: angles per position, and turning heads by them.
+//! Rotary positions: which angle each pair of a head turns by, per position.
+//!
+//! Formulas as in transformers' `modeling_rope_utils.py`; the papers are named at each kind.
 
-use burn::tensor::{DType, Tensor, TensorData, backend::Backend};
+use std::f64::consts::TAU;
 
-/// Rotary position embedding (Su et al., arXiv 2104.09864) on the whole head, halves paired
-/// (`rotate_half`, the layout of Hugging Face checkpoints).
+/// Rotary position embedding (Su et al., arXiv 2104.09864) on the first `dims` values of a head, their halves
+/// paired (`rotate_half`, the layout of Hugging Face checkpoints).
 #[derive(Clone, Debug, PartialEq)]
 pub struct RopeConfig {
     /// Base of the wavelengths, `rope_theta`.
     pub theta: f64,
+    /// Values of a head that are turned; the others stay as they are.
+    pub dims: usize,
     /// How the frequencies are stretched for longer contexts.
     pub scaling: RopeScaling,
 }
 
-/// A change of the frequencies `theta^(-2i/d)`.
+/// A change of the frequencies `theta^(-2i/dims)`.
 #[derive(Clone, Debug, PartialEq)]
 pub enum RopeScaling {
     /// None.
     Default,
-    /// Every frequency divided by a factor.
+    /// Every frequency divided by a factor (position interpolation, arXiv 2306.15595).
     Linear {
         /// The divisor.
         factor: f64,
+    },
+    /// A base that grows with the length of the sequence, beyond the original context (dynamic NTK).
+    Dynamic {
+        /// How fast.
+        factor: f64,
+        /// Context of the original training.
+        original_max_position_embeddings: f64,
     },
     /// Llama 3.1: long wavelengths divided by `factor`, short ones kept, a smooth passage between.
     Llama3 {
@@ -33,118 +44,194 @@ pub enum RopeScaling {
         /// Context of the original training.
         original_max_position_embeddings: f64,
     },
-    /// A divisor per frequency, `[head_dim / 2]`, as a GGUF file's `rope_freqs.weight` has it.
+    /// YaRN (arXiv 2309.00071): the same idea with a linear passage over the pairs, and a factor on the
+    /// turned values.
+    Yarn {
+        /// The divisor.
+        factor: f64,
+        /// Context of the original training.
+        original_max_position_embeddings: f64,
+        /// Pairs that turn more often than this in the original context are kept.
+        beta_fast: f64,
+        /// Pairs that turn less often than this are divided.
+        beta_slow: f64,
+        /// Whether the passage begins and ends at whole pairs.
+        truncate: bool,
+        /// Factor on cosines and sines.
+        attention_factor: f64,
+    },
+    /// LongRoPE (arXiv 2402.13753): a divisor per pair, one set within the original context, one beyond.
+    LongRope {
+        /// Divisors within the original context, `[dims / 2]`.
+        short_factor: Vec<f64>,
+        /// Divisors beyond it, `[dims / 2]`.
+        long_factor: Vec<f64>,
+        /// Context of the original training.
+        original_max_position_embeddings: f64,
+        /// Factor on cosines and sines.
+        attention_factor: f64,
+    },
+    /// A divisor per frequency, `[dims / 2]`, as a GGUF file's `rope_freqs.weight` has it.
     Factors(Vec<f64>),
 }
 
 impl RopeConfig {
     /// Says what is wrong with the numbers, if anything.
-    pub(crate) fn check(&self, head_dim: usize) -> Result<(), String> {
-        let positive = |name: &str, value: f64| match value.is_finite() && value > 0.0 {
-            true => Ok(()),
-            false => Err(format!("{name} of the rotary positions is {value}, expected a number above 0")),
+    pub(crate) fn problem(&self, head_dim: usize) -> Option<String> {
+        let dims = self.dims;
+        if !dims.is_multiple_of(2) {
+            return Some(format!(
+                "rotary positions turn {dims} values of a head, an odd number (head_dim {head_dim}); they are \
+                 paired"
+            ));
+        }
+        if dims > head_dim {
+            return Some(format!("rotary positions turn {dims} values of a head of {head_dim}"));
+        }
+        positive("rope_theta", self.theta).or_else(|| self.scaling.problem(dims / 2))
+    }
+
+    /// Radians per position of each pair `[dims / 2]`, for a sequence of `len` positions in all.
+    pub fn frequencies(&self, len: usize) -> Vec<f64> {
+        let dims = self.dims as f64;
+        let theta = match self.scaling {
+            RopeScaling::Dynamic { factor, original_max_position_embeddings: original } if dims > 2.0 => {
+                let stretch = factor * (len as f64).max(original) / original - (factor - 1.0);
+                self.theta * stretch.powf(dims / (dims - 2.0))
+            }
+            _ => self.theta,
         };
-        positive("rope_theta", self.theta)?;
-        match &self.scaling {
-            RopeScaling::Default => Ok(()),
-            RopeScaling::Linear { factor } => positive("factor", *factor),
-            &RopeScaling::Llama3 {
-                factor,
-                low_freq_factor,
-                high_freq_factor,
-                original_max_position_embeddings,
-            } => {
-                positive("factor", factor)?;
-                positive("low_freq_factor", low_freq_factor)?;
-                positive("original_max_position_embeddings", original_max_position_embeddings)?;
-                match high_freq_factor > low_freq_factor && high_freq_factor.is_finite() {
-                    true => Ok(()),
-                    false => Err(format!(
-                        "high_freq_factor ({high_freq_factor}) is not above low_freq_factor ({low_freq_factor})"
-                    )),
-                }
+        let frequency = |pair: usize| theta.powf(-2.0 * pair as f64 / dims);
+        let scaled = |pair| self.scaling.apply(pair, frequency(pair), self, len);
+        (0..self.dims / 2).map(scaled).collect()
+    }
+
+    /// Factor on cosines and sines.
+    pub(crate) fn attention_factor(&self) -> f64 {
+        match self.scaling {
+            RopeScaling::Yarn { attention_factor, .. } | RopeScaling::LongRope { attention_factor, .. } => {
+                attention_factor
             }
-            RopeScaling::Factors(factors) if factors.len() != head_dim / 2 => Err(format!(
-                "{} rope frequency factors for a head of {head_dim}, expected {}",
-                factors.len(),
-                head_dim / 2
-            )),
-            RopeScaling::Factors(factors) => {
-                factors.iter().try_for_each(|&f| positive("a frequency factor", f))
-            }
+            _ => 1.0,
         }
     }
 
-    /// Radians per position of each pair `[head_dim / 2]`.
-    pub fn frequencies(&self, head_dim: usize) -> Vec<f64> {
-        (0..head_dim / 2)
-            .map(|i| {
-                let frequency = self.theta.powf(-2.0 * i as f64 / head_dim as f64);
-                self.scaling.apply(i, frequency)
-            })
-            .collect()
+    /// Pairs at which YaRN's passage begins and ends.
+    fn yarn_range(&self, original: f64, beta_fast: f64, beta_slow: f64, truncate: bool) -> (f64, f64) {
+        let dims = self.dims as f64;
+        // The pair that turns `turns` times in the original context.
+        let pair = |turns: f64| dims * (original / (turns * TAU)).ln() / (2.0 * self.theta.ln());
+        let (mut low, mut high) = (pair(beta_fast), pair(beta_slow));
+        if truncate {
+            (low, high) = (low.floor(), high.ceil());
+        }
+        (low.max(0.0), high.min(dims - 1.0))
     }
 }
 
 impl RopeScaling {
-    fn apply(&self, pair: usize, frequency: f64) -> f64 {
+    fn apply(&self, pair: usize, frequency: f64, rope: &RopeConfig, len: usize) -> f64 {
         match self {
-            Self::Default => frequency,
+            Self::Default | Self::Dynamic { .. } => frequency,
             Self::Linear { factor } => frequency / factor,
             &Self::Llama3 { factor, low_freq_factor, high_freq_factor, original_max_position_embeddings } => {
-                let turns = original_max_position_embeddings * frequency / std::f64::consts::TAU;
+                let turns = original_max_position_embeddings * frequency / TAU;
                 // 0 below low_freq_factor turns in the original context, 1 above high_freq_factor.
                 let keep = ((turns - low_freq_factor) / (high_freq_factor - low_freq_factor)).clamp(0.0, 1.0);
                 (1.0 - keep) * frequency / factor + keep * frequency
             }
+            &Self::Yarn {
+                factor, original_max_position_embeddings, beta_fast, beta_slow, truncate, ..
+            } => {
+                let (low, mut high) =
+                    rope.yarn_range(original_max_position_embeddings, beta_fast, beta_slow, truncate);
+                if low == high {
+                    high += 0.001;
+                }
+                let divided = ((pair as f64 - low) / (high - low)).clamp(0.0, 1.0);
+                frequency / factor * divided + frequency * (1.0 - divided)
+            }
+            Self::LongRope { short_factor, long_factor, original_max_position_embeddings, .. } => {
+                let beyond = len as f64 > *original_max_position_embeddings;
+                frequency / if beyond { long_factor[pair] } else { short_factor[pair] }
+            }
             Self::Factors(factors) => frequency / factors[pair],
         }
     }
-}
 
-/// cos and sin of the positions of a step, each `[batch or 1, 1, seq, head_dim]` in float32.
-#[derive(Clone, Debug)]
-pub(crate) struct Angles<B: Backend> {
-    cos: Tensor<B, 4>,
-    sin: Tensor<B, 4>,
-}
-
-impl<B: Backend> Angles<B> {
-    /// `positions`: one row per batch row, or a single one that all rows share.
-    pub(crate) fn new(frequencies: &[f64], positions: &[Vec<usize>], device: &B::Device) -> Self {
-        let (rows, seq, half) = (positions.len(), positions.first().map_or(0, Vec::len), frequencies.len());
-        let mut cos = Vec::with_capacity(rows * seq * half * 2);
-        let mut sin = Vec::with_capacity(cos.capacity());
-        for &position in positions.iter().flatten() {
-            // float64 keeps the angle exact far into a long context.
-            let turn = |f: &f64| (position as f64 * f).sin_cos();
-            for (s, c) in frequencies.iter().chain(frequencies).map(turn) {
-                cos.push(c as f32);
-                sin.push(s as f32);
-            }
-        }
-        let tensor = |values| {
-            let data = TensorData::new(values, [rows, 1, seq, 2 * half]);
-            Tensor::from_data(data, (device, DType::F32))
+    fn problem(&self, pairs: usize) -> Option<String> {
+        const ORIGINAL: &str = "original_max_position_embeddings";
+        let list = |name: &str, factors: &[f64]| match factors.len() == pairs {
+            true => factors.iter().find_map(|&factor| positive(name, factor)),
+            false => Some(format!(
+                "{name} of the rotary positions has {} entries, expected {pairs}, half the turned width",
+                factors.len()
+            )),
         };
-        Self { cos: tensor(cos), sin: tensor(sin) }
+        match self {
+            Self::Default => None,
+            Self::Linear { factor } => positive("factor", *factor),
+            &Self::Dynamic { factor, original_max_position_embeddings } => {
+                // Below 1 the base would turn negative.
+                (factor < 1.0).then(|| format!("factor of the rotary positions is {factor}, expected >= 1"))
+                    .or_else(|| positive("factor", factor))
+                    .or_else(|| positive(ORIGINAL, original_max_position_embeddings))
+            }
+            &Self::Llama3 {
+                factor,
+                low_freq_factor,
+                high_freq_factor,
+                original_max_position_embeddings,
+            } => positive("factor", factor)
+                .or_else(|| positive("low_freq_factor", low_freq_factor))
+                .or_else(|| positive(ORIGINAL, original_max_position_embeddings))
+                .or_else(|| {
+                    let rising = high_freq_factor > low_freq_factor && high_freq_factor.is_finite();
+                    (!rising).then(|| {
+                        format!("high_freq_factor ({high_freq_factor}) is not above low_freq_factor ({low_freq_factor})")
+                    })
+                }),
+            &Self::Yarn {
+                factor,
+                original_max_position_embeddings,
+                beta_fast,
+                beta_slow,
+                attention_factor,
+                ..
+            } => [
+                ("factor", factor),
+                (ORIGINAL, original_max_position_embeddings),
+                ("beta_fast", beta_fast),
+                ("beta_slow", beta_slow),
+                ("attention_factor", attention_factor),
+            ]
+            .into_iter()
+            .find_map(|(name, value)| positive(name, value)),
+            Self::LongRope { short_factor, long_factor, original_max_position_embeddings, attention_factor } => {
+                list("short_factor", short_factor)
+                    .or_else(|| list("long_factor", long_factor))
+                    .or_else(|| positive(ORIGINAL, *original_max_position_embeddings))
+                    .or_else(|| positive("attention_factor", *attention_factor))
+            }
+            Self::Factors(factors) => list("the list of frequency factors", factors),
+        }
     }
+}
 
-    /// Turns heads `[batch, heads, seq, head_dim]`.
-    pub(crate) fn rotate(&self, x: Tensor<B, 4>) -> Tensor<B, 4> {
-        let dtype = x.dtype();
-        let x = x.cast(DType::F32);
-        let head_dim = x.dims()[3];
-        let low = x.clone().narrow(3, 0, head_dim / 2);
-        let high = x.clone().narrow(3, head_dim / 2, head_dim / 2);
-        let turned = Tensor::cat(vec![high.neg(), low], 3);
-        (x * self.cos.clone() + turned * self.sin.clone()).cast(dtype)
+fn positive(name: &str, value: f64) -> Option<String> {
+    match value.is_finite() && value > 0.0 {
+        true => None,
+        false => Some(format!("{name} of the rotary positions is {value}, expected a number above 0")),
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn rope(theta: f64, dims: usize, scaling: RopeScaling) -> RopeConfig {
+        RopeConfig { theta, dims, scaling }
+    }
 
     #[test]
     fn llama3_keeps_short_waves_and_divides_long_ones() {
@@ -154,8 +241,8 @@ mod tests {
             high_freq_factor: 4.0,
             original_max_position_embeddings: 8192.0,
         };
-        let scaled = RopeConfig { theta: 5e5, scaling }.frequencies(64);
-        let plain = RopeConfig { theta: 5e5, scaling: RopeScaling::Default }.frequencies(64);
+        let scaled = rope(5e5, 64, scaling).frequencies(1);
+        let plain = rope(5e5, 64, RopeScaling::Default).frequencies(1);
         assert_eq!(scaled[0], plain[0]);
         assert_eq!(scaled[31], plain[31] / 8.0);
         let middle = (0..32).filter(|&i| scaled[i] < plain[i] && scaled[i] > plain[i] / 8.0).count();
@@ -163,10 +250,34 @@ mod tests {
     }
 
     #[test]
+    fn dynamic_and_longrope_change_with_the_length_alone_beyond_the_original_context() {
+        let dynamic =
+            rope(1e4, 8, RopeScaling::Dynamic { factor: 2.0, original_max_position_embeddings: 16.0 });
+        let plain = rope(1e4, 8, RopeScaling::Default).frequencies(1);
+        assert_eq!(dynamic.frequencies(16), plain);
+        let longer = dynamic.frequencies(24);
+        assert!(longer[3] < plain[3] && longer[0] == plain[0]);
+        let long = rope(
+            1e4,
+            8,
+            RopeScaling::LongRope {
+                short_factor: vec![1.0; 4],
+                long_factor: vec![2.0; 4],
+                original_max_position_embeddings: 16.0,
+                attention_factor: 1.0,
+            },
+        );
+        assert_eq!(long.frequencies(16), plain);
+        assert_eq!(long.frequencies(17)[2], plain[2] / 2.0);
+    }
+
+    #[test]
     fn nonsense_is_named() {
-        let check = |theta, scaling| RopeConfig { theta, scaling }.check(8).unwrap_err();
+        let check = |theta, scaling| rope(theta, 8, scaling).problem(8).unwrap_or_default();
         assert!(check(0.0, RopeScaling::Default).contains("rope_theta"));
         assert!(check(1e4, RopeScaling::Linear { factor: f64::NAN }).contains("factor"));
         assert!(check(1e4, RopeScaling::Factors(vec![1.0; 3])).contains("expected 4"));
+        assert!(rope(1e4, 7, RopeScaling::Default).problem(8).unwrap_or_default().contains("odd"));
+        assert!(rope(1e4, 10, RopeScaling::Default).problem(8).unwrap_or_default().contains("of 8"));
     }
 }

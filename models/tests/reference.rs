@@ -48,12 +48,16 @@ impl<B: Backend> ModuleMapper<B> for Fill {
         Param::initialized(param.id, value)
     }
 
-    fn enter_module(&mut self, name: &str, _container: &str) {
-        self.path.push(name.to_owned());
+    fn enter_module(&mut self, name: &str, container: &str) {
+        if !container.starts_with("Enum:") {
+            self.path.push(name.to_owned());
+        }
     }
 
-    fn exit_module(&mut self, _name: &str, _container: &str) {
-        self.path.pop();
+    fn exit_module(&mut self, _name: &str, container: &str) {
+        if !container.starts_with("Enum:") {
+            self.path.pop();
+        }
     }
 }
 
@@ -162,8 +166,13 @@ fn model(changes: Value) -> (Decoder<Flex>, Reference) {
     let config = Architecture::from_config(&config).unwrap().config;
     let mut fill = Fill { path: Vec::new(), state: 7, weights: HashMap::new() };
     let decoder = config.init::<Flex>(&Default::default()).map(&mut fill);
-    let stored: usize = fill.weights.values().map(Vec::len).sum();
-    assert_eq!(stored, config.num_params(), "the parameters are not counted as they are");
+    let mut stored: Vec<(&String, usize)> = fill.weights.iter().map(|(name, w)| (name, w.len())).collect();
+    let parameters = config.parameters();
+    let mut listed: Vec<(&String, usize)> =
+        parameters.iter().map(|(name, shape)| (name, shape.iter().product())).collect();
+    stored.sort_unstable();
+    listed.sort_unstable();
+    assert_eq!(stored, listed, "the parameters are not listed as they are");
     (decoder, Reference(fill.weights))
 }
 

@@ -7,15 +7,19 @@
 //! | format | types |
 //! |---|---|
 //! | safetensors, one file or shards with `model.safetensors.index.json` | F32, F16, BF16 |
-//! | GGUF version 2 and 3 | F32, F16, BF16, Q8_0, Q4_0, Q4_1 |
+//! | GGUF version 2 and 3 | F32, F16, BF16, F64 and the block formats of [`gguf::BlockKind`] |
 
 mod error;
 pub mod gguf;
 mod load;
 mod safetensors;
+mod select;
+mod storage;
 mod tensor;
 
 pub use error::{CheckpointError, TensorProblem};
 pub use load::{LoadProgress, load};
 pub use safetensors::{INDEX_FILE, SINGLE_FILE, open_safetensors};
-pub use tensor::{Checkpoint, LazyTensor, Storage};
+pub use select::{Parameter, RowBlocks};
+pub use storage::Storage;
+pub use tensor::{Checkpoint, LazyTensor};

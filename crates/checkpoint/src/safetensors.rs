@@ -24,7 +24,7 @@ struct Index {
 /// Opens a safetensors file, or a directory that holds [`SINGLE_FILE`] or [`INDEX_FILE`] with its shards.
 ///
 /// # Errors
-/// If a file cannot be opened, is truncated or damaged, or has a type other than F32, F16 or BF16.
+/// If a file cannot be opened, is truncated or damaged, or has a type other than F64, F32, F16 or BF16.
 pub fn open_safetensors(path: &Path) -> Result<Checkpoint, CheckpointError> {
     let (single, index) = (path.join(SINGLE_FILE), path.join(INDEX_FILE));
     let (path, tensors) = if !path.is_dir() {
@@ -78,22 +78,18 @@ fn open_file(path: &Path) -> Result<BTreeMap<String, LazyTensor>, CheckpointErro
     let start = header + size_of::<u64>();
     let tensor = |(name, info): (String, &safetensors::tensor::TensorInfo)| {
         let storage = match info.dtype {
+            Dtype::F64 => Storage::F64,
             Dtype::F32 => Storage::F32,
             Dtype::F16 => Storage::F16,
             Dtype::BF16 => Storage::BF16,
             other => {
-                let what = format!("type {other:?} is not supported (supported: F32, F16, BF16)");
+                let what = format!("type {other:?} is not supported (supported: F64, F32, F16, BF16)");
                 return Err(wrong(format!("tensor `{name}`"), what));
             }
         };
         let (from, to) = info.data_offsets;
-        let tensor = LazyTensor {
-            shape: info.shape.clone(),
-            storage,
-            source: source.clone(),
-            range: start + from..start + to,
-            interleaved_heads: None,
-        };
+        let range = start + from..start + to;
+        let tensor = LazyTensor::stored(info.shape.clone(), storage, source.clone(), range);
         Ok((name, tensor))
     };
     metadata.tensors().into_iter().map(tensor).collect()

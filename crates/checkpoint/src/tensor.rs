@@ -1,4 +1,4 @@
-//! Named tensors in a mapped file.
+//! Named tensors in mapped files.
 
 use std::{
     collections::BTreeMap,
@@ -11,38 +11,7 @@ use std::{
 use half::{bf16, f16};
 use memmap2::Mmap;
 
-use crate::{CheckpointError, gguf::blocks};
-
-/// How a tensor's values are stored.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[allow(non_camel_case_types, reason = "the formats' own names")]
-pub enum Storage {
-    /// IEEE single precision.
-    F32,
-    /// IEEE half precision.
-    F16,
-    /// The upper half of a single.
-    BF16,
-    /// Blocks of 32: a scale and 32 signed bytes.
-    Q8_0,
-    /// Blocks of 32: a scale and 32 nibbles around 8.
-    Q4_0,
-    /// Blocks of 32: a scale, a minimum and 32 nibbles.
-    Q4_1,
-}
-
-impl Storage {
-    /// Values in a block, and bytes that hold them.
-    pub fn block(self) -> (usize, usize) {
-        match self {
-            Self::F32 => (1, 4),
-            Self::F16 | Self::BF16 => (1, 2),
-            Self::Q8_0 => (blocks::LEN, 34),
-            Self::Q4_0 => (blocks::LEN, 18),
-            Self::Q4_1 => (blocks::LEN, 20),
-        }
-    }
-}
+use crate::{CheckpointError, Storage};
 
 /// A mapped file.
 #[derive(Debug)]
@@ -69,18 +38,68 @@ impl Source {
     }
 }
 
-/// A tensor whose values stay in the file until they are read.
+/// A tensor whose values stay in the file until they are read; whole, or a part of one that is stored, in
+/// another order.
+///
+/// What is stored counts as a matrix: its rows are all axes but the last. The view takes some rows and some
+/// columns of it, possibly transposes them, and may add a number.
 #[derive(Clone, Debug)]
 pub struct LazyTensor {
-    pub(crate) shape: Vec<usize>,
-    pub(crate) storage: Storage,
-    pub(crate) source: Arc<Source>,
-    pub(crate) range: Range<usize>,
-    /// Heads whose rows stand in interleaved pairs and are read back as halves.
-    pub(crate) interleaved_heads: Option<usize>,
+    shape: Vec<usize>,
+    storage: Storage,
+    source: Arc<Source>,
+    /// The whole stored tensor.
+    range: Range<usize>,
+    /// Length of a stored row.
+    width: usize,
+    rows: RowOrder,
+    columns: Range<usize>,
+    transposed: bool,
+    added: f32,
+}
+
+/// Which stored rows, in which order.
+#[derive(Clone, Debug)]
+enum RowOrder {
+    Range(Range<usize>),
+    List(Arc<[usize]>),
+}
+
+impl RowOrder {
+    fn len(&self) -> usize {
+        match self {
+            Self::Range(range) => range.len(),
+            Self::List(list) => list.len(),
+        }
+    }
+
+    fn get(&self, row: usize) -> usize {
+        match self {
+            Self::Range(range) => range.start + row,
+            Self::List(list) => list[row],
+        }
+    }
 }
 
 impl LazyTensor {
+    /// A whole tensor, `range` of the file; its length must be the shape's in that storage.
+    pub(crate) fn stored(
+        shape: Vec<usize>,
+        storage: Storage,
+        source: Arc<Source>,
+        range: Range<usize>,
+    ) -> Self {
+        let values: usize = shape.iter().product();
+        // A vector is a column, so that its entries are rows; blocks cannot be taken apart.
+        let width = match &shape[..] {
+            [len] if storage.block().0 == 1 => (*len).min(1),
+            _ => shape.last().copied().unwrap_or(1),
+        };
+        let rows = values.checked_div(width).unwrap_or(0);
+        let (rows, columns) = (RowOrder::Range(0..rows), 0..width);
+        Self { shape, storage, source, range, width, rows, columns, transposed: false, added: 0.0 }
+    }
+
     /// Sizes, outermost first.
     pub fn shape(&self) -> &[usize] {
         &self.shape
@@ -91,9 +110,10 @@ impl LazyTensor {
         self.storage
     }
 
-    /// Bytes in the file.
+    /// Bytes that these values take in the file.
     pub fn num_bytes(&self) -> usize {
-        self.range.len()
+        let (block, bytes) = self.storage.block();
+        (self.shape.iter().product::<usize>() / block).saturating_mul(bytes)
     }
 
     /// The name of the file that holds it, for messages.
@@ -103,22 +123,128 @@ impl LazyTensor {
             .map_or_else(|| path.display().to_string(), |name| name.to_string_lossy().into_owned())
     }
 
-    /// Reads the values as float32, in the order of the shape; exact for every storage.
+    /// `len` rows from `start` on of each of `blocks` blocks of `block` rows; rows are all axes but the last.
+    /// None if the tensor does not consist of these blocks.
+    pub fn select_rows(&self, blocks: usize, block: usize, start: usize, len: usize) -> Option<Self> {
+        let rows = (0..blocks).flat_map(|b| b * block + start..b * block + start + len);
+        if self.transposed {
+            // Its rows are stored columns: only one run of them can be taken.
+            let fits = blocks == 1 && self.columns.len() == block && start + len <= block;
+            let columns = self.columns.start + start..self.columns.start + start + len;
+            return fits.then(|| Self { shape: self.with_first(len), columns, ..self.clone() });
+        }
+        if self.rows.len() != blocks * block || start + len > block {
+            return None;
+        }
+        let order = match (&self.rows, blocks) {
+            (RowOrder::Range(range), 1) => RowOrder::Range(range.start + start..range.start + start + len),
+            _ => RowOrder::List(rows.map(|row| self.rows.get(row)).collect()),
+        };
+        Some(Self { shape: self.with_first(blocks * len), rows: order, ..self.clone() })
+    }
+
+    /// Rows in another order: row i of the result is row `order(i)` of this.
+    pub(crate) fn reorder_rows(&self, order: impl Fn(usize) -> usize) -> Option<Self> {
+        if self.transposed {
+            return None;
+        }
+        let list = (0..self.rows.len()).map(|row| self.rows.get(order(row))).collect();
+        Some(Self { rows: RowOrder::List(list), ..self.clone() })
+    }
+
+    /// Matrix `index` of a stack of matrices `[n, rows, columns]`.
+    pub fn matrix(&self, index: usize) -> Option<Self> {
+        let &[count, rows, columns] = &self.shape[..] else { return None };
+        let flat = Self { shape: vec![count * rows, columns], ..self.clone() };
+        (index < count).then(|| flat.select_rows(1, count * rows, index * rows, rows))?
+    }
+
+    /// A matrix with its axes exchanged; none if it is no matrix.
+    pub fn transpose(&self) -> Option<Self> {
+        let &[rows, columns] = &self.shape[..] else { return None };
+        Some(Self { shape: vec![columns, rows], transposed: !self.transposed, ..self.clone() })
+    }
+
+    /// With a number added to each value.
+    pub(crate) fn plus(self, number: f32) -> Self {
+        Self { added: self.added + number, ..self }
+    }
+
+    /// The shape with another number of rows, other axes before the last folded into it.
+    fn with_first(&self, rows: usize) -> Vec<usize> {
+        match &self.shape[..] {
+            [] | [_] => vec![rows],
+            [.., columns] => vec![rows, *columns],
+        }
+    }
+
+    /// Whether both are stored as the same bytes in the same order.
+    pub fn same_bytes(&self, other: &Self) -> bool {
+        fn whole(tensor: &LazyTensor) -> Option<&[u8]> {
+            let values: usize = tensor.shape.iter().product();
+            let in_order =
+                matches!(&tensor.rows, RowOrder::Range(rows) if rows.len() * tensor.width == values);
+            (in_order && tensor.added == 0.0 && !tensor.transposed)
+                .then(|| &tensor.source.bytes()[tensor.range.clone()])
+        }
+        self.storage == other.storage
+            && self.shape == other.shape
+            && whole(self).zip(whole(other)).is_some_and(|(own, others)| own == others)
+    }
+
+    /// Reads the values as float32, in the order of the shape; exact for every storage but F64.
     pub fn read(&self) -> Vec<f32> {
-        let bytes = &self.source.bytes()[self.range.clone()];
-        let mut values = Vec::with_capacity(self.shape.iter().product());
-        match self.storage {
-            Storage::F32 => values.extend(words(bytes).map(f32::from_le_bytes)),
-            Storage::F16 => values.extend(words(bytes).map(|w| f16::from_le_bytes(w).to_f32())),
-            Storage::BF16 => values.extend(words(bytes).map(|w| bf16::from_le_bytes(w).to_f32())),
-            Storage::Q8_0 => blocks::q8_0(bytes, &mut values),
-            Storage::Q4_0 => blocks::q4_0(bytes, &mut values),
-            Storage::Q4_1 => blocks::q4_1(bytes, &mut values),
+        let mut values = self.read_rows();
+        if self.columns.len() < self.width {
+            let rows = values.chunks_exact(self.width);
+            values = rows.flat_map(|row| row[self.columns.clone()].iter().copied()).collect();
         }
-        match self.interleaved_heads {
-            Some(heads) => halves(&values, self.shape[0], heads),
-            None => values,
+        if self.transposed {
+            values = transposed(&values, self.rows.len(), self.columns.len());
         }
+        if self.added != 0.0 {
+            values.iter_mut().for_each(|value| *value += self.added);
+        }
+        values
+    }
+
+    /// The selected rows, whole.
+    fn read_rows(&self) -> Vec<f32> {
+        let mut values = Vec::with_capacity(self.rows.len() * self.width);
+        self.each_run(|bytes| decode(self.storage, bytes, &mut values));
+        values
+    }
+
+    /// The bytes of the selected rows, in order: the values in their own storage, if no value is changed.
+    pub fn read_stored(&self) -> Option<Vec<u8>> {
+        if self.transposed || self.added != 0.0 || self.columns.len() < self.width {
+            return None;
+        }
+        let mut stored = Vec::with_capacity(self.num_bytes());
+        self.each_run(|bytes| stored.extend_from_slice(bytes));
+        Some(stored)
+    }
+
+    /// Hands on the stored bytes of the rows, as long as they stand together.
+    fn each_run(&self, mut each: impl FnMut(&[u8])) {
+        let (block, bytes) = self.storage.block();
+        let stride = self.width / block * bytes;
+        let all = &self.source.bytes()[self.range.clone()];
+        match &self.rows {
+            RowOrder::Range(rows) => each(&all[rows.start * stride..rows.end * stride]),
+            RowOrder::List(rows) => rows.iter().for_each(|&row| each(&all[row * stride..][..stride])),
+        }
+    }
+}
+
+/// Appends the values of whole blocks.
+fn decode(storage: Storage, bytes: &[u8], values: &mut Vec<f32>) {
+    match storage {
+        Storage::F64 => values.extend(words(bytes).map(|w| f64::from_le_bytes(w) as f32)),
+        Storage::F32 => values.extend(words(bytes).map(f32::from_le_bytes)),
+        Storage::F16 => values.extend(words(bytes).map(|w| f16::from_le_bytes(w).to_f32())),
+        Storage::BF16 => values.extend(words(bytes).map(|w| bf16::from_le_bytes(w).to_f32())),
+        Storage::Block(kind) => kind.decode(bytes, values),
     }
 }
 
@@ -126,15 +252,18 @@ fn words<const N: usize>(bytes: &[u8]) -> impl Iterator<Item = [u8; N]> {
     bytes.as_chunks::<N>().0.iter().copied()
 }
 
-/// llama.cpp stores the rows of a rotary head as pairs (0, h/2, 1, h/2 + 1, ...); the halves are put back.
-fn halves(values: &[f32], rows: usize, heads: usize) -> Vec<f32> {
-    let (width, head_dim) = (values.len() / rows, rows / heads);
-    let mut out = Vec::with_capacity(values.len());
-    for row in 0..rows {
-        let (head, within) = (row / head_dim, row % head_dim);
-        let (half, pair) = (within / (head_dim / 2), within % (head_dim / 2));
-        let stored = head * head_dim + 2 * pair + half;
-        out.extend_from_slice(&values[stored * width..][..width]);
+/// `[rows, columns]` to `[columns, rows]`, in tiles that stay in the nearest cache.
+fn transposed(values: &[f32], rows: usize, columns: usize) -> Vec<f32> {
+    const TILE: usize = 32;
+    let mut out = vec![0.0; values.len()];
+    for row_tile in (0..rows).step_by(TILE) {
+        for column_tile in (0..columns).step_by(TILE) {
+            for row in row_tile..(row_tile + TILE).min(rows) {
+                for column in column_tile..(column_tile + TILE).min(columns) {
+                    out[column * rows + row] = values[row * columns + column];
+                }
+            }
+        }
     }
     out
 }
@@ -161,6 +290,55 @@ impl Checkpoint {
     pub fn num_bytes(&self) -> usize {
         self.tensors.values().map(LazyTensor::num_bytes).sum()
     }
+
+    /// The same tensors under other names.
+    ///
+    /// # Errors
+    /// If two of them get the same name.
+    pub fn renamed(self, name: impl Fn(&str) -> String) -> Result<Self, CheckpointError> {
+        let Self { path, tensors: old } = self;
+        let mut tensors = BTreeMap::new();
+        for (old, tensor) in old {
+            let new = name(&old);
+            if tensors.insert(new.clone(), tensor).is_some() {
+                let what = format!("it stands there a second time under the name `{old}`");
+                return Err(CheckpointError::Format { path, place: format!("tensor `{new}`"), what });
+            }
+        }
+        Ok(Self { path, tensors })
+    }
+
+    /// With the experts of a mixture one by one, where they are stored as stacks: `X.experts.gate_up_proj`
+    /// `[n, 2 inner, d]` and `X.experts.down_proj` `[n, d, inner]` become `X.experts.E.gate_proj.weight` ...
+    pub fn with_single_experts(self) -> Self {
+        let mut tensors = BTreeMap::new();
+        for (name, tensor) in self.tensors {
+            let parts = split_experts(&name, &tensor);
+            match parts.is_empty() {
+                true => drop(tensors.insert(name, tensor)),
+                false => tensors.extend(parts),
+            }
+        }
+        Self { path: self.path, tensors }
+    }
+}
+
+fn split_experts(name: &str, tensor: &LazyTensor) -> Vec<(String, LazyTensor)> {
+    let Some((prefix, part)) = name.rsplit_once(".experts.") else { return Vec::new() };
+    let &[count, rows, _] = tensor.shape() else { return Vec::new() };
+    let expert = |index: usize| {
+        let matrix = tensor.matrix(index)?;
+        let name = |part: &str| format!("{prefix}.experts.{index}.{part}.weight");
+        Some(match part {
+            "down_proj" => vec![(name("down_proj"), matrix)],
+            "gate_up_proj" if rows.is_multiple_of(2) => vec![
+                (name("gate_proj"), matrix.select_rows(1, rows, 0, rows / 2)?),
+                (name("up_proj"), matrix.select_rows(1, rows, rows / 2, rows / 2)?),
+            ],
+            _ => return None,
+        })
+    };
+    (0..count).filter_map(expert).flatten().collect()
 }
 
 #[cfg(test)]
@@ -168,9 +346,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn pairs_become_halves() {
-        // Two heads of four rows, one value a row: stored 0, 2, 1, 3 within each head.
-        let stored = [0.0, 2.0, 1.0, 3.0, 10.0, 12.0, 11.0, 13.0];
-        assert_eq!(halves(&stored, 8, 2), [0.0, 1.0, 2.0, 3.0, 10.0, 11.0, 12.0, 13.0]);
+    fn transposes_across_tiles() {
+        let values: Vec<f32> = (0..40 * 70).map(|i| i as f32).collect();
+        let turned = transposed(&values, 40, 70);
+        assert_eq!((turned[1], turned[40], turned[69 * 40 + 39]), (70.0, 1.0, 2799.0));
+        assert_eq!(transposed(&turned, 70, 40), values);
     }
 }

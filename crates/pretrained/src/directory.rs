@@ -81,10 +81,11 @@ pub(crate) fn open(directory: &Path) -> Result<Pretrained, PretrainedError> {
         // transformers takes them from here where generation_config.json does not give them.
         eos = token_ids(&config).map_err(|what| wrong(&path, what))?;
     }
+    let (architecture, checkpoint) = crate::fitted(architecture, open_safetensors(directory)?)?;
     Ok(Pretrained {
         path: directory.to_owned(),
         architecture,
-        checkpoint: open_safetensors(directory)?,
+        checkpoint,
         tokenizer: tokenizer.is_file().then(|| Tokenizer::from_file(&tokenizer)).transpose(),
         chat_template: chat_template(directory),
         eos,

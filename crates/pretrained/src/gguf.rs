@@ -36,10 +36,11 @@ pub(crate) fn open(path: &Path) -> Result<Pretrained, PretrainedError> {
     let template = meta.str("tokenizer.chat_template");
     let chat_template = template.map(|source| ChatTemplate::new(source, template_tokens(meta, listed)));
     let eos = end_tokens(meta, listed);
+    let (architecture, checkpoint) = crate::fitted(architecture, file.checkpoint()?)?;
     Ok(Pretrained {
         path: path.to_owned(),
         architecture,
-        checkpoint: file.checkpoint()?,
+        checkpoint,
         chat_template: chat_template.transpose(),
         tokenizer: vocabulary.and_then(|v| v.map(Vocabulary::into_tokenizer).transpose()),
         eos,

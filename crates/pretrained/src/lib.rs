@@ -21,8 +21,8 @@ mod gguf;
 use std::path::{Path, PathBuf};
 
 use burn::tensor::backend::Backend;
-use moi_checkpoint::{Checkpoint, CheckpointError, LoadProgress};
-use moi_models::{Architecture, Decoder, ModelError};
+use moi_checkpoint::{Checkpoint, CheckpointError, LoadProgress, Parameter, RowBlocks};
+use moi_models::{Architecture, Decoder, ModelError, Rows, TensorSource};
 use moi_text::{ChatTemplate, TextError, Tokenizer};
 
 /// A model on disk, its weights not yet read.
@@ -129,9 +129,52 @@ impl Pretrained {
         device: &B::Device,
         progress: impl FnMut(LoadProgress),
     ) -> Result<Decoder<B>, PretrainedError> {
-        let Architecture { config, ignores } = &self.architecture;
-        let ignored = |name: &str| ignores(config, name);
-        Ok(moi_checkpoint::load(config.init::<B>(device), &self.checkpoint, ignored, progress)?)
+        let decoder = self.architecture.config.init::<B>(device);
+        Ok(moi_checkpoint::load(decoder, &self.parameters()?, |_| false, progress)?)
+    }
+}
+
+impl Pretrained {
+    /// The checkpoint's tensors under the names of the decoder's parameters.
+    ///
+    /// # Errors
+    /// If the tensors do not fit the architecture.
+    pub fn parameters(&self) -> Result<Checkpoint, PretrainedError> {
+        let Architecture { config, names } = &self.architecture;
+        let parameter = |(name, shape): (String, Vec<usize>)| {
+            let TensorSource { name: tensor, rows, transposed } = self.architecture.source(&name);
+            let rows = rows.map(|Rows { blocks, block, start, len }| RowBlocks { blocks, block, start, len });
+            Parameter { name, shape, tensor, rows, transposed }
+        };
+        let parameters: Vec<Parameter> = config.parameters().into_iter().map(parameter).collect();
+        Ok(self.checkpoint.select(&parameters, |name| (names.ignored)(config, name))?)
+    }
+}
+
+/// Architecture and tensors of one model: the names of either kind of file made one.
+fn fitted(
+    mut architecture: Architecture,
+    checkpoint: Checkpoint,
+) -> Result<(Architecture, Checkpoint), CheckpointError> {
+    let respelled = architecture.names.respelled;
+    let checkpoint = checkpoint.with_single_experts().renamed(|name| respelled(name).into_owned())?;
+    untie(&mut architecture, &checkpoint);
+    Ok((architecture, checkpoint))
+}
+
+/// A head that is stored beside the embedding and differs from it counts, whatever the config says; as in
+/// transformers.
+fn untie(architecture: &mut Architecture, checkpoint: &Checkpoint) {
+    if !architecture.config.tie_word_embeddings {
+        return;
+    }
+    let mut untied = architecture.clone();
+    untied.config.tie_word_embeddings = false;
+    let stored = |name: &str| checkpoint.tensors().get(&untied.source(name).name);
+    if let (Some(head), Some(table)) = (stored("lm_head.weight"), stored("model.embed_tokens.weight"))
+        && !head.same_bytes(table)
+    {
+        *architecture = untied;
     }
 }
 

@@ -131,6 +131,11 @@ impl fmt::Display for Value {
     }
 }
 
+/// The float64 with the fewest digits that is this float32: 1e-5 stays 1e-5.
+fn shortest(value: f32) -> f64 {
+    value.to_string().parse().unwrap_or_else(|_| value.into())
+}
+
 fn value(reader: &mut Reader<'_>, kind: u32, depth: usize) -> Result<Value, CheckpointError> {
     Ok(match kind {
         0 => Value::Unsigned(reader.array::<1>()?[0].into()),
@@ -139,7 +144,7 @@ fn value(reader: &mut Reader<'_>, kind: u32, depth: usize) -> Result<Value, Chec
         3 => Value::Signed(i16::from_le_bytes(reader.array()?).into()),
         4 => Value::Unsigned(u32::from_le_bytes(reader.array()?).into()),
         5 => Value::Signed(i32::from_le_bytes(reader.array()?).into()),
-        6 => Value::Float(f32::from_le_bytes(reader.array()?).into()),
+        6 => Value::Float(shortest(f32::from_le_bytes(reader.array()?))),
         7 => Value::Bool(reader.array::<1>()?[0] != 0),
         8 => Value::String(reader.string()?),
         ARRAY => array(reader, depth)?,

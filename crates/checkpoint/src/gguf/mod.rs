@@ -4,12 +4,15 @@
 //! padding to the alignment, data. Sizes in the table are innermost first.
 
 pub(crate) mod blocks;
-mod llama;
+mod config;
+mod k_blocks;
 mod metadata;
+mod names;
 mod reader;
 
 use std::{collections::BTreeMap, ops::Range, path::Path, sync::Arc};
 
+pub use blocks::BlockKind;
 pub use metadata::{Metadata, Value};
 
 use crate::{Checkpoint, CheckpointError, LazyTensor, Storage, tensor::Source};
@@ -103,35 +106,22 @@ impl Gguf {
     /// # Errors
     /// If a field is missing or of the wrong type.
     pub fn config(&self) -> Result<serde_json::Value, CheckpointError> {
-        match self.architecture()? {
-            llama::ARCHITECTURE => llama::config(self),
-            other => Ok(serde_json::json!({ "model_type": other })),
-        }
+        config::config(self)
     }
 
     /// The tensors under their Hugging Face names and in their layout.
     ///
     /// # Errors
-    /// If a tensor lies outside the file, or has a type that is not supported.
+    /// If a tensor lies outside the file, or has a type that is not supported, or the config cannot be read.
     pub fn checkpoint(&self) -> Result<Checkpoint, CheckpointError> {
-        let renamed = |name: &str| match self.architecture() {
-            Ok(llama::ARCHITECTURE) => llama::rename(self, name),
-            _ => Some(Renamed { name: name.to_owned(), interleaved_heads: None }),
+        // A file that names no architecture has its tensors under its own names.
+        let config = match self.architecture() {
+            Ok(_) => self.config()?,
+            Err(_) => serde_json::Value::Null,
         };
         let mut tensors = BTreeMap::new();
         for name in self.tensors.keys() {
-            if let Some(Renamed { name: new, interleaved_heads }) = renamed(name) {
-                let mut tensor = self.tensor(name)?;
-                if let Some(heads) = interleaved_heads {
-                    let rows = tensor.shape.first().copied().unwrap_or(0);
-                    if heads == 0 || !rows.is_multiple_of(2 * heads) {
-                        let what = format!("{rows} rows cannot be {heads} heads of pairs");
-                        return Err(self.wrong(format!("tensor `{name}`"), what));
-                    }
-                }
-                tensor.interleaved_heads = interleaved_heads;
-                tensors.insert(new, tensor);
-            }
+            tensors.extend(names::tensors(self, &config, name)?);
         }
         Ok(Checkpoint { path: self.source.path.clone(), tensors })
     }
@@ -143,14 +133,17 @@ impl Gguf {
         let storage = storage(entry.kind).map_err(|what| self.wrong(place(), what))?;
         let range = self.range(entry, storage).map_err(|what| self.wrong(place(), what))?;
         let source = self.source.clone();
-        Ok(LazyTensor { shape: entry.shape.clone(), storage, source, range, interleaved_heads: None })
+        Ok(LazyTensor::stored(entry.shape.clone(), storage, source, range))
     }
 
     fn range(&self, entry: &Tensor, storage: Storage) -> Result<Range<usize>, String> {
         let (block, bytes) = storage.block();
         let row = entry.shape.last().copied().unwrap_or(1);
         if !row.is_multiple_of(block) {
-            return Err(format!("a row of {row} values is no whole number of {storage:?} blocks of {block}"));
+            return Err(format!(
+                "a row of {row} values is no whole number of {} blocks of {block}",
+                storage.name()
+            ));
         }
         let values = entry.shape.iter().try_fold(1usize, |n, &d| n.checked_mul(d));
         let size = values.and_then(|n| (n / block).checked_mul(bytes));
@@ -159,9 +152,11 @@ impl Gguf {
         match end {
             Some(end) if end <= length => Ok(entry.offset..end),
             _ => Err(format!(
-                "{storage:?} of shape {:?} at byte {} ends outside the file of {length} bytes; \
+                "{} of shape {:?} at byte {} ends outside the file of {length} bytes; \
                  the file is damaged or incomplete, fetch it again",
-                entry.shape, entry.offset
+                storage.name(),
+                entry.shape,
+                entry.offset
             )),
         }
     }
@@ -177,12 +172,6 @@ impl Gguf {
     fn lacks(&self, key: &str) -> CheckpointError {
         self.wrong("metadata".into(), format!("`{key}` is missing or of the wrong type"))
     }
-}
-
-/// A tensor's Hugging Face name and what must be undone to its rows.
-struct Renamed {
-    name: String,
-    interleaved_heads: Option<usize>,
 }
 
 /// Counts of tensors and of metadata entries.
@@ -219,43 +208,34 @@ fn table_entry(reader: &mut Reader<'_>) -> Result<(String, Tensor), CheckpointEr
     Ok((name, Tensor { shape, kind, offset }))
 }
 
-/// ggml's numbers of types. Those without a reader are refused by name; a new one gets its line here, its
-/// size in [`Storage::block`] and its values in [`blocks`].
+/// ggml's numbers of types. Those without a reader are refused by name; a new block format gets its line in
+/// [`BlockKind`].
 fn storage(kind: u32) -> Result<Storage, String> {
+    if let Some(&block) = BlockKind::ALL.iter().find(|block| block.ggml_type() == kind) {
+        return Ok(Storage::Block(block));
+    }
     let name = match kind {
         0 => return Ok(Storage::F32),
         1 => return Ok(Storage::F16),
-        2 => return Ok(Storage::Q4_0),
-        3 => return Ok(Storage::Q4_1),
-        8 => return Ok(Storage::Q8_0),
+        28 => return Ok(Storage::F64),
         30 => return Ok(Storage::BF16),
-        6 => "Q5_0",
-        7 => "Q5_1",
         9 => "Q8_1",
-        10 => "Q2_K",
-        11 => "Q3_K",
-        12 => "Q4_K",
-        13 => "Q5_K",
-        14 => "Q6_K",
         15 => "Q8_K",
         16 => "IQ2_XXS",
         17 => "IQ2_XS",
         18 => "IQ3_XXS",
         19 => "IQ1_S",
-        20 => "IQ4_NL",
         21 => "IQ3_S",
         22 => "IQ2_S",
-        23 => "IQ4_XS",
         24 => "I8",
         25 => "I16",
         26 => "I32",
         27 => "I64",
-        28 => "F64",
         29 => "IQ1_M",
         34 => "TQ1_0",
         35 => "TQ2_0",
-        39 => "MXFP4",
         _ => return Err(format!("type number {kind} is not defined")),
     };
-    Err(format!("type {name} is not supported (supported: F32, F16, BF16, Q8_0, Q4_0, Q4_1)"))
+    let blocks: Vec<&str> = BlockKind::ALL.iter().map(|block| block.name()).collect();
+    Err(format!("type {name} is not supported (supported: F32, F16, BF16, {})", blocks.join(", ")))
 }

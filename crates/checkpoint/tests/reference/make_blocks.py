@@ -19,7 +19,9 @@ writer.add_array("test.strings", ["a", "bc", ""])
 writer.add_array("test.numbers", [1, 2, 3])
 
 kinds = gguf.GGMLQuantizationType
-for kind in [kinds.F32, kinds.F16, kinds.BF16, kinds.Q8_0, kinds.Q4_0, kinds.Q4_1]:
+for kind in [
+    kinds.F32, kinds.F16, kinds.BF16, kinds.Q8_0, kinds.Q4_0, kinds.Q4_1, kinds.Q5_0, kinds.Q5_1, kinds.MXFP4
+]:
     values = rng.normal(size=(3, 64)).astype(np.float32)
     values[1] *= 1e-3
     values[2, :32] = 0
@@ -29,12 +31,23 @@ for kind in [kinds.F32, kinds.F16, kinds.BF16, kinds.Q8_0, kinds.Q4_0, kinds.Q4_
     expected = gguf.quants.dequantize(data, kind).astype(np.float32)
     writer.add_tensor(f"{kind.name}.expected", expected, raw_dtype=kinds.F32)
 
-# Raw bytes: every byte value in every position of a block, with scales that are not what a quantiser gives.
-for kind in [kinds.Q8_0, kinds.Q4_0, kinds.Q4_1]:
+# Raw bytes: every byte value in every position of a block, with float16 scales that are numbers; where those
+# scales stand in a block is the table here.
+SCALES = {
+    kinds.Q8_0: [0], kinds.Q4_0: [0], kinds.Q4_1: [0, 2], kinds.Q5_0: [0], kinds.Q5_1: [0, 2],
+    kinds.Q2_K: [80, 82], kinds.Q3_K: [108], kinds.Q4_K: [0, 2], kinds.Q5_K: [0, 2], kinds.Q6_K: [208],
+    kinds.IQ4_NL: [0], kinds.IQ4_XS: [0], kinds.MXFP4: [],
+}
+for kind, places in SCALES.items():
     size = gguf.GGML_QUANT_SIZES[kind][1]
-    data = rng.integers(0, 256, size=(64, size), dtype=np.uint8)
-    scales = 2 if kind == kinds.Q4_1 else 1
-    data[:, : 2 * scales] = rng.normal(size=(64, scales)).astype(np.float16).view(np.uint8)
+    blocks = 64 if size < 64 else 24
+    data = rng.integers(0, 256, size=(blocks, size), dtype=np.uint8)
+    for place in places:
+        scales = rng.normal(size=(blocks, 1)).astype(np.float16)
+        data[:, place : place + 2] = scales.view(np.uint8)
+    if kind == kinds.MXFP4:
+        # Exponents: the subnormal ones, and all that stay finite.
+        data[:, 0] = np.concatenate([[0, 1, 2], rng.integers(3, 250, size=blocks - 3)])
     writer.add_tensor(f"{kind.name}.raw", data, raw_dtype=kind)
     expected = gguf.quants.dequantize(data, kind).astype(np.float32)
     writer.add_tensor(f"{kind.name}.raw.expected", expected, raw_dtype=kinds.F32)

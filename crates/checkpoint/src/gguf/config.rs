@@ -1,0 +1,423 @@
+//! What a GGUF file says about its model, as the fields of a Hugging Face `config.json`.
+//!
+//! What llama.cpp's converter leaves out is what its runtime has hard-coded, or cannot do; the fields here say
+//! what that runtime computes.
+
+use serde_json::{Map, Value, json};
+
+use super::Gguf;
+use crate::CheckpointError;
+
+/// Divisors of the rotary frequencies: llama.cpp's form of the llama3 scaling.
+pub(super) const ROPE_FACTORS: &str = "rope_freqs.weight";
+/// Divisors within and beyond the original context: its form of LongRoPE.
+pub(super) const SHORT_FACTORS: &str = "rope_factors_short.weight";
+/// See [`SHORT_FACTORS`].
+pub(super) const LONG_FACTORS: &str = "rope_factors_long.weight";
+
+/// Layers of Gemma-3-27B, and of Gemma-2-27B: the one size of each whose scores are scaled otherwise.
+const GEMMA3_27B_LAYERS: usize = 62;
+const GEMMA2_27B_LAYERS: usize = 46;
+
+/// The fields, by architecture; `model_type` alone of one that is not known here.
+pub(super) fn config(file: &Gguf) -> Result<Value, CheckpointError> {
+    let meta = Meta { file, prefix: file.architecture()? };
+    let mut fields = match meta.prefix {
+        "llama" => meta.llama()?,
+        "qwen2" => meta.family("qwen2")?,
+        "qwen3" => meta.family("qwen3")?,
+        "qwen3moe" => meta.qwen3_moe()?,
+        "gemma" => meta.gemma("gemma")?,
+        "gemma2" => meta.gemma2()?,
+        "gemma3" => meta.gemma3()?,
+        "phi3" => meta.phi3()?,
+        "olmo2" => meta.family("olmo2")?,
+        "granite" => meta.granite()?,
+        "gpt2" => meta.gpt2()?,
+        "gptneox" => meta.gpt_neox()?,
+        "deci" => meta.deci()?,
+        other => return Ok(json!({ "model_type": other })),
+    };
+    fields.retain(|_, value| !value.is_null());
+    Ok(Value::Object(fields))
+}
+
+type Fields = Map<String, Value>;
+
+/// The metadata of one architecture: its keys begin with its name.
+#[derive(Clone, Copy)]
+struct Meta<'a> {
+    file: &'a Gguf,
+    prefix: &'a str,
+}
+
+impl Meta<'_> {
+    fn key(&self, key: &str) -> String {
+        format!("{}.{key}", self.prefix)
+    }
+
+    fn usize(&self, key: &str) -> Option<usize> {
+        self.file.metadata.usize(&self.key(key))
+    }
+
+    fn f64(&self, key: &str) -> Option<f64> {
+        self.file.metadata.f64(&self.key(key))
+    }
+
+    fn str(&self, key: &str) -> Option<&str> {
+        self.file.metadata.str(&self.key(key))
+    }
+
+    fn need(&self, key: &str) -> Result<usize, CheckpointError> {
+        self.usize(key).ok_or_else(|| self.file.lacks(&self.key(key)))
+    }
+
+    fn need_f64(&self, key: &str) -> Result<f64, CheckpointError> {
+        self.f64(key).ok_or_else(|| self.file.lacks(&self.key(key)))
+    }
+
+    fn has(&self, tensor: &str) -> bool {
+        self.file.has(tensor)
+    }
+
+    /// Rows of the embedding: what the file's tokens are, padding included.
+    fn vocab_size(&self) -> Result<usize, CheckpointError> {
+        Ok(self.file.tensor("token_embd.weight")?.shape().first().copied().unwrap_or(0))
+    }
+
+    fn head_dim(&self) -> Result<usize, CheckpointError> {
+        let heads = self.need("attention.head_count")?;
+        Ok(match self.usize("attention.key_length") {
+            Some(head_dim) => head_dim,
+            None => self.need("embedding_length")? / heads.max(1),
+        })
+    }
+
+    /// What all but GPT-2 and GPT-NeoX have.
+    fn family(&self, model_type: &str) -> Result<Fields, CheckpointError> {
+        let head_dim = self.head_dim()?;
+        // Gemma's files leave it out where it differs from nothing.
+        if let Some(turned) = self.usize("rope.dimension_count").filter(|&turned| turned != head_dim)
+            && model_type != "phi3"
+        {
+            let key = self.key("rope.dimension_count");
+            let what = format!("{key} is {turned}, expected the head's size, {head_dim}");
+            return Err(self.file.wrong("metadata".into(), what));
+        }
+        let heads = self.need("attention.head_count")?;
+        Ok(object(json!({
+            "model_type": model_type,
+            "vocab_size": self.vocab_size()?,
+            "hidden_size": self.need("embedding_length")?,
+            "intermediate_size": self.need("feed_forward_length")?,
+            "num_hidden_layers": self.need("block_count")?,
+            "num_attention_heads": heads,
+            "num_key_value_heads": self.usize("attention.head_count_kv").unwrap_or(heads),
+            "head_dim": head_dim,
+            "max_position_embeddings": self.need("context_length")?,
+            "rms_norm_eps": self.need_f64("attention.layer_norm_rms_epsilon")?,
+            "tie_word_embeddings": !self.has("output.weight"),
+            "attention_bias": self.has("blk.0.attn_output.bias"),
+            "rope_parameters": self.rope()?,
+        })))
+    }
+
+    fn llama(&self) -> Result<Fields, CheckpointError> {
+        let mut fields = self.family("llama")?;
+        set(
+            &mut fields,
+            json!({
+                "attention_bias": self.has("blk.0.attn_q.bias"),
+                "mlp_bias": self.has("blk.0.ffn_gate.bias"),
+            }),
+        );
+        if let Some(experts) = self.usize("expert_count").filter(|&experts| experts > 0) {
+            set(
+                &mut fields,
+                json!({
+                    "model_type": "mixtral",
+                    "num_local_experts": experts,
+                    "num_experts_per_tok": self.need("expert_used_count")?,
+                }),
+            );
+        }
+        Ok(fields)
+    }
+
+    fn qwen3_moe(&self) -> Result<Fields, CheckpointError> {
+        let mut fields = self.family("qwen3_moe")?;
+        let used = self.need("expert_used_count")?;
+        let shared = self.need("feed_forward_length")? / used.max(1);
+        set(
+            &mut fields,
+            json!({
+                "num_local_experts": self.need("expert_count")?,
+                "num_experts_per_tok": used,
+                "moe_intermediate_size": self.usize("expert_feed_forward_length").unwrap_or(shared),
+                // The runtime always does so.
+                "norm_topk_prob": true,
+            }),
+        );
+        Ok(fields)
+    }
+
+    fn gemma(&self, model_type: &str) -> Result<Fields, CheckpointError> {
+        let mut fields = self.family(model_type)?;
+        set(
+            &mut fields,
+            json!({
+                "hidden_act": "gelu_pytorch_tanh",
+                "hidden_activation": "gelu_pytorch_tanh",
+                "tie_word_embeddings": !self.has("output.weight"),
+            }),
+        );
+        Ok(fields)
+    }
+
+    /// The number under the root in the factor on the scores: a head's width, but for one size.
+    fn query_scalar(&self, odd_one: usize) -> Result<usize, CheckpointError> {
+        match self.need("block_count")? == odd_one {
+            true => Ok(self.need("embedding_length")? / self.need("attention.head_count")?.max(1)),
+            false => self.head_dim(),
+        }
+    }
+
+    fn gemma2(&self) -> Result<Fields, CheckpointError> {
+        let mut fields = self.gemma("gemma2")?;
+        set(
+            &mut fields,
+            json!({
+                "query_pre_attn_scalar": self.query_scalar(GEMMA2_27B_LAYERS)?,
+                "sliding_window": self.usize("attention.sliding_window").unwrap_or(4096),
+                "attn_logit_softcapping": self.f64("attn_logit_softcapping").unwrap_or(50.0),
+                "final_logit_softcapping": self.f64("final_logit_softcapping").unwrap_or(30.0),
+            }),
+        );
+        Ok(fields)
+    }
+
+    fn gemma3(&self) -> Result<Fields, CheckpointError> {
+        let mut fields = self.gemma("gemma3_text")?;
+        let mut full = self.rope()?;
+        if self.f64("rope.freq_base").is_none() {
+            full.insert("rope_theta".into(), json!(1e6));
+        }
+        let local = self.f64("rope.freq_base_swa").unwrap_or(10_000.0);
+        set(
+            &mut fields,
+            json!({
+                "query_pre_attn_scalar": self.query_scalar(GEMMA3_27B_LAYERS)?,
+                "sliding_window": self.need("attention.sliding_window")?,
+                "sliding_window_pattern": self.usize("attention.sliding_window_pattern").unwrap_or(6),
+                "final_logit_softcapping": self.f64("final_logit_softcapping").filter(|&cap| cap > 0.0),
+                "rope_parameters": {
+                    "full_attention": full,
+                    "sliding_attention": { "rope_type": "default", "rope_theta": local },
+                },
+            }),
+        );
+        Ok(fields)
+    }
+
+    fn phi3(&self) -> Result<Fields, CheckpointError> {
+        let mut fields = self.family("phi3")?;
+        let head_dim = self.head_dim()?;
+        let turned = self.usize("rope.dimension_count").unwrap_or(head_dim);
+        set(
+            &mut fields,
+            json!({
+                "partial_rotary_factor": turned as f64 / head_dim.max(1) as f64,
+                "original_max_position_embeddings": self.usize("rope.scaling.original_context_length"),
+                // Where files have 0 the original config has none.
+                "sliding_window": self.usize("attention.sliding_window").filter(|&window| window > 0),
+            }),
+        );
+        Ok(fields)
+    }
+
+    fn granite(&self) -> Result<Fields, CheckpointError> {
+        let mut fields = self.llama()?;
+        set(
+            &mut fields,
+            json!({
+                "model_type": "granite",
+                "attention_multiplier": self.need_f64("attention.scale")?,
+                "embedding_multiplier": self.need_f64("embedding_scale")?,
+                "residual_multiplier": self.need_f64("residual_scale")?,
+                "logits_scaling": self.need_f64("logit_scale")?,
+            }),
+        );
+        Ok(fields)
+    }
+
+    fn gpt2(&self) -> Result<Fields, CheckpointError> {
+        Ok(object(json!({
+            "model_type": "gpt2",
+            "vocab_size": self.vocab_size()?,
+            "n_embd": self.need("embedding_length")?,
+            "n_inner": self.need("feed_forward_length")?,
+            "n_layer": self.need("block_count")?,
+            "n_head": self.need("attention.head_count")?,
+            "n_positions": self.need("context_length")?,
+            "layer_norm_epsilon": self.need_f64("attention.layer_norm_epsilon")?,
+            "tie_word_embeddings": !self.has("output.weight"),
+        })))
+    }
+
+    fn gpt_neox(&self) -> Result<Fields, CheckpointError> {
+        let head_dim = self.need("embedding_length")? / self.need("attention.head_count")?.max(1);
+        let turned = self.usize("rope.dimension_count").unwrap_or(head_dim);
+        let mut rope = self.rope()?;
+        rope.insert("partial_rotary_factor".into(), json!(turned as f64 / head_dim.max(1) as f64));
+        let parallel = self.file.metadata.bool(&self.key("use_parallel_residual"));
+        Ok(object(json!({
+            "model_type": "gpt_neox",
+            "vocab_size": self.vocab_size()?,
+            "hidden_size": self.need("embedding_length")?,
+            "intermediate_size": self.need("feed_forward_length")?,
+            "num_hidden_layers": self.need("block_count")?,
+            "num_attention_heads": self.need("attention.head_count")?,
+            "max_position_embeddings": self.need("context_length")?,
+            "layer_norm_eps": self.need_f64("attention.layer_norm_epsilon")?,
+            "use_parallel_residual": parallel.unwrap_or(true),
+            "attention_bias": self.has("blk.0.attn_qkv.bias"),
+            "tie_word_embeddings": !self.has("output.weight"),
+            "rope_parameters": rope,
+        })))
+    }
+
+    /// A list with an entry per layer, or one number for all.
+    fn per_layer(&self, key: &str, layers: usize) -> Result<Vec<usize>, CheckpointError> {
+        if let Some(number) = self.usize(key) {
+            return Ok(vec![number; layers]);
+        }
+        let list = self.file.metadata.list(&self.key(key), super::Value::as_usize);
+        list.filter(|list| list.len() == layers).ok_or_else(|| self.file.lacks(&self.key(key)))
+    }
+
+    fn deci(&self) -> Result<Fields, CheckpointError> {
+        let (layers, d) = (self.need("block_count")?, self.need("embedding_length")?);
+        let heads = self.per_layer("attention.head_count", layers)?;
+        let kv_heads = self.per_layer("attention.head_count_kv", layers)?;
+        let inner = self.per_layer("feed_forward_length", layers)?;
+        let most = heads.iter().copied().max().unwrap_or(0);
+        let block = |layer: usize| {
+            let (heads, kv, inner) = (heads[layer], kv_heads[layer], inner[layer]);
+            json!({
+                "attention": {
+                    "n_heads_in_group": heads.checked_div(kv),
+                    "no_op": heads == 0,
+                    "replace_with_linear": heads > 0 && kv == 0,
+                },
+                "ffn": {
+                    "ffn_mult": (inner > 0).then(|| 1.5 * inner as f64 / d.max(1) as f64),
+                    "no_op": inner == 0,
+                    "replace_with_linear": false,
+                },
+            })
+        };
+        Ok(object(json!({
+            "model_type": "nemotron-nas",
+            "vocab_size": self.vocab_size()?,
+            "hidden_size": d,
+            "num_hidden_layers": layers,
+            "num_attention_heads": most,
+            "head_dim": self.usize("attention.key_length").unwrap_or(d / most.max(1)),
+            "block_configs": (0..layers).map(block).collect::<Vec<_>>(),
+            "max_position_embeddings": self.need("context_length")?,
+            "rms_norm_eps": self.need_f64("attention.layer_norm_rms_epsilon")?,
+            "tie_word_embeddings": !self.has("output.weight"),
+            "rope_parameters": self.rope()?,
+        })))
+    }
+
+    fn rope(&self) -> Result<Fields, CheckpointError> {
+        let theta = self.f64("rope.freq_base").unwrap_or(10_000.0);
+        let mut rope = object(json!({ "rope_type": "default", "rope_theta": theta }));
+        let kind = self.str("rope.scaling.type");
+        if let Some(tensor) = [ROPE_FACTORS, LONG_FACTORS].into_iter().find(|tensor| self.has(tensor)) {
+            if let Some(kind) = kind.filter(|&kind| kind != "none" && kind != "longrope") {
+                let what = format!("rope scaling `{kind}` together with {tensor} is not supported");
+                return Err(self.file.wrong("metadata".into(), what));
+            }
+            set(&mut rope, self.factors(tensor, theta)?);
+            return Ok(rope);
+        }
+        // Files of 2023 have the second key, and not always a type.
+        let factor = self.f64("rope.scaling.factor").or(self.f64("rope.scale_linear")).filter(|&f| f > 0.0);
+        match kind.or(factor.map(|_| "linear")) {
+            None | Some("none") => {}
+            // With no factor the runtime scales nothing.
+            Some("linear") if factor.is_none() => {}
+            Some("yarn") => set(&mut rope, self.yarn(factor.unwrap_or(1.0))),
+            Some(kind) => set(&mut rope, json!({ "rope_type": kind, "factor": factor })),
+        }
+        Ok(rope)
+    }
+
+    fn yarn(&self, factor: f64) -> Value {
+        // The runtime multiplies YaRN's own factor by the file's.
+        let own = if factor > 1.0 { 0.1 * factor.ln() + 1.0 } else { 1.0 };
+        let given = self.f64("rope.scaling.attn_factor").or(self.f64("rope.scaling.yarn_attn_factor"));
+        json!({
+            "rope_type": "yarn",
+            "factor": factor,
+            "original_max_position_embeddings": self.usize("rope.scaling.original_context_length"),
+            "attention_factor": given.map(|given| given * own),
+            "beta_fast": self.f64("rope.scaling.yarn_beta_fast"),
+            "beta_slow": self.f64("rope.scaling.yarn_beta_slow"),
+        })
+    }
+
+    fn factors(&self, tensor: &str, theta: f64) -> Result<Value, CheckpointError> {
+        let read = |tensor: &str| Ok::<_, CheckpointError>(self.file.tensor(tensor)?.read());
+        let factors = read(tensor)?;
+        if tensor == LONG_FACTORS {
+            return Ok(json!({
+                "rope_type": "longrope",
+                "long_factor": factors,
+                "short_factor": read(SHORT_FACTORS)?,
+                "attention_factor": self.f64("rope.scaling.attn_factor"),
+            }));
+        }
+        Ok(match llama3(&factors, theta) {
+            Some(parameters) => parameters,
+            None => json!({ "rope_type": "factors", "factors": factors }),
+        })
+    }
+}
+
+/// The usual numbers of the llama3 scaling, if these divisors come from them; the converter takes the original
+/// context to be 8192.
+fn llama3(factors: &[f32], theta: f64) -> Option<Value> {
+    const ORIGINAL: f64 = 8192.0;
+    const LOW: f64 = 1.0;
+    const HIGH: f64 = 4.0;
+    let factor = f64::from(factors.iter().copied().fold(0.0, f32::max));
+    let expected = |pair: usize| {
+        let wavelength = std::f64::consts::TAU * theta.powf(pair as f64 / factors.len() as f64);
+        let smooth = ((ORIGINAL / wavelength - LOW) / (HIGH - LOW)).clamp(0.0, 1.0);
+        1.0 / ((1.0 - smooth) / factor + smooth)
+    };
+    let close = |(pair, &found): (usize, &f32)| (f64::from(found) / expected(pair) - 1.0).abs() < 1e-5;
+    (factor > 1.0 && factors.iter().enumerate().all(close)).then(|| {
+        json!({
+            "rope_type": "llama3",
+            "factor": factor,
+            "low_freq_factor": LOW,
+            "high_freq_factor": HIGH,
+            "original_max_position_embeddings": ORIGINAL as usize,
+        })
+    })
+}
+
+fn object(value: Value) -> Fields {
+    match value {
+        Value::Object(fields) => fields.into_iter().filter(|(_, value)| !value.is_null()).collect(),
+        _ => Fields::new(),
+    }
+}
+
+fn set(fields: &mut Fields, new: Value) {
+    fields.extend(object(new));
+}

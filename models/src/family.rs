@@ -1,0 +1,172 @@
+//! What Llama and its many relatives have in common: the fields, and a decoder of equal layers.
+
+use crate::{
+    AttentionConfig, AttentionKind, DecoderConfig, FeedForwardKind, LayerConfig, MlpConfig, ModelError,
+    NormConfig, NormKind, NormPlace, RopeConfig,
+    fields::Fields,
+    rope_fields::{RopeContext, context_length, rope},
+};
+
+/// What transformers' config class has where a `config.json` has nothing.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Defaults {
+    pub(crate) vocab_size: usize,
+    pub(crate) hidden_size: usize,
+    pub(crate) intermediate_size: usize,
+    pub(crate) num_layers: usize,
+    pub(crate) num_heads: usize,
+    /// None: as many as there are heads.
+    pub(crate) num_kv_heads: Option<usize>,
+    /// None: d / heads.
+    pub(crate) head_dim: Option<usize>,
+    pub(crate) context_length: usize,
+    pub(crate) norm_eps: f64,
+    pub(crate) tied: bool,
+    pub(crate) theta: f64,
+    /// The field that names the non-linearity, and its default.
+    pub(crate) activation: (&'static str, &'static str),
+}
+
+/// Llama's own.
+pub(crate) const LLAMA: Defaults = Defaults {
+    vocab_size: 32_000,
+    hidden_size: 4096,
+    intermediate_size: 11_008,
+    num_layers: 32,
+    num_heads: 32,
+    num_kv_heads: None,
+    head_dim: None,
+    context_length: 2048,
+    norm_eps: 1e-6,
+    tied: false,
+    theta: 10_000.0,
+    activation: ("hidden_act", "silu"),
+};
+
+/// Sizes of the heads, which the rotary positions depend on.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Heads {
+    pub(crate) num_heads: usize,
+    pub(crate) num_kv_heads: usize,
+    pub(crate) head_dim: usize,
+}
+
+/// Heads as the fields give them.
+pub(crate) fn heads(fields: &Fields<'_>, defaults: &Defaults) -> Result<Heads, ModelError> {
+    let num_heads = fields.or("num_attention_heads", defaults.num_heads)?;
+    let num_kv_heads = fields.nullable("num_key_value_heads", defaults.num_kv_heads)?.unwrap_or(num_heads);
+    let hidden_size = fields.or("hidden_size", defaults.hidden_size)?;
+    let own = fields.nullable("head_dim", defaults.head_dim)?;
+    Ok(Heads { num_heads, num_kv_heads, head_dim: own.unwrap_or(hidden_size / num_heads.max(1)) })
+}
+
+/// What the rotary positions are computed from, for a model that turns whole heads.
+pub(crate) fn rope_context(
+    fields: &Fields<'_>,
+    defaults: &Defaults,
+    heads: Heads,
+) -> Result<RopeContext, ModelError> {
+    Ok(RopeContext {
+        head_dim: heads.head_dim,
+        max_position_embeddings: fields.or("max_position_embeddings", defaults.context_length)?,
+        theta: defaults.theta,
+        partial: 1.0,
+        original: fields.get("original_max_position_embeddings")?,
+    })
+}
+
+/// Llama's decoder with these defaults: RMS norms before each block, grouped-query attention with rotary
+/// positions on whole heads, a gated feed-forward, no bias but those of `attention_bias`.
+pub(crate) fn decoder(fields: &Fields<'_>, defaults: &Defaults) -> Result<DecoderConfig, ModelError> {
+    let heads = heads(fields, defaults)?;
+    let rope = rope(fields, rope_context(fields, defaults, heads)?)?;
+    if rope.dims != heads.head_dim {
+        let given = rope.dims as f64 / heads.head_dim as f64;
+        return Err(fields.unsupported("partial_rotary_factor", &given.into(), "1"));
+    }
+    decoder_with_rope(fields, defaults, rope)
+}
+
+/// The same with these rotary positions.
+pub(crate) fn decoder_with_rope(
+    fields: &Fields<'_>,
+    defaults: &Defaults,
+    rope: RopeConfig,
+) -> Result<DecoderConfig, ModelError> {
+    let heads = heads(fields, defaults)?;
+    let max_position_embeddings = fields.or("max_position_embeddings", defaults.context_length)?;
+    let (field, default) = defaults.activation;
+    let bias = fields.or("attention_bias", false)?;
+    let context_length = context_length(max_position_embeddings, &rope);
+    let layer = LayerConfig {
+        attention: Some(AttentionKind::Heads(AttentionConfig {
+            num_heads: heads.num_heads,
+            num_kv_heads: heads.num_kv_heads,
+            head_dim: heads.head_dim,
+            qkv_bias: bias,
+            output_bias: bias,
+            qk_norm: None,
+            rope: Some(rope),
+            window: None,
+            scale: (heads.head_dim as f64).powf(-0.5),
+            softcap: None,
+        })),
+        feed_forward: Some(FeedForwardKind::Mlp(MlpConfig {
+            intermediate_size: fields.or("intermediate_size", defaults.intermediate_size)?,
+            gated: true,
+            bias: false,
+            activation: fields.activation(field, default)?,
+        })),
+        norms: NormPlace::Before,
+        parallel: false,
+        residual_scale: 1.0,
+    };
+    Ok(DecoderConfig {
+        model_type: fields.model_type,
+        vocab_size: fields.or("vocab_size", defaults.vocab_size)?,
+        hidden_size: fields.or("hidden_size", defaults.hidden_size)?,
+        context_length,
+        norm: NormConfig { kind: NormKind::Rms, eps: fields.or("rms_norm_eps", defaults.norm_eps)? },
+        embedding_scale: 1.0,
+        learned_positions: false,
+        tie_word_embeddings: fields.or("tie_word_embeddings", defaults.tied)?,
+        logit_scale: 1.0,
+        logit_softcap: None,
+        layers: vec![layer; fields.num_layers("num_hidden_layers", defaults.num_layers)?],
+    })
+}
+
+impl DecoderConfig {
+    /// The attention of every layer that has one, with the layer's number.
+    pub(crate) fn attentions_mut(&mut self) -> impl Iterator<Item = (usize, &mut AttentionConfig)> {
+        self.layers.iter_mut().enumerate().filter_map(|(index, layer)| match &mut layer.attention {
+            Some(AttentionKind::Heads(attention)) => Some((index, attention)),
+            Some(AttentionKind::Linear) | None => None,
+        })
+    }
+
+    /// The feed-forward block of every layer that has one of the common kind.
+    pub(crate) fn mlps_mut(&mut self) -> impl Iterator<Item = &mut MlpConfig> {
+        self.layers.iter_mut().filter_map(|layer| match &mut layer.feed_forward {
+            Some(FeedForwardKind::Mlp(mlp)) => Some(mlp),
+            _ => None,
+        })
+    }
+
+    /// Gives the layers that are marked a sliding window.
+    pub(crate) fn slide(
+        &mut self,
+        fields: &Fields<'_>,
+        sliding: &[bool],
+        window: Option<usize>,
+    ) -> Result<(), ModelError> {
+        if window.is_none() && sliding.contains(&true) {
+            let what = "`layer_types` has sliding_attention, but there is no `sliding_window`";
+            return Err(fields.wrong(what.to_owned()));
+        }
+        for (index, attention) in self.attentions_mut() {
+            attention.window = window.filter(|_| sliding.get(index) == Some(&true));
+        }
+        Ok(())
+    }
+}

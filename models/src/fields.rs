@@ -1,0 +1,158 @@
+//! Reading a `config.json`: its fields, and the parts that most architectures share.
+//!
+//! transformers tells a field that is absent (the config class's default counts) from one that is null
+//! (usually: none), and so does this.
+
+use serde::de::DeserializeOwned;
+use serde_json::{Map, Value};
+
+use crate::{Activation, ModelError};
+
+/// The fields of one config.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Fields<'a> {
+    pub(crate) model_type: &'static str,
+    fields: &'a Map<String, Value>,
+}
+
+/// Names of the two kinds of attention layers.
+const FULL: &str = "full_attention";
+const SLIDING: &str = "sliding_attention";
+
+impl<'a> Fields<'a> {
+    /// The fields of `config`, after what no architecture here can do has been refused.
+    pub(crate) fn new(config: &'a Value, model_type: &'static str) -> Result<Self, ModelError> {
+        let fields = config
+            .as_object()
+            .ok_or_else(|| ModelError::Config { model_type, what: "it is no object of fields".into() })?;
+        let fields = Self { model_type, fields };
+        fields.supports(
+            "quantization_config",
+            &[],
+            "float32, float16 and bfloat16 weights, or a GGUF file",
+        )?;
+        fields.supports("is_encoder_decoder", &[false.into()], "false")?;
+        fields.supports("add_cross_attention", &[false.into()], "false")?;
+        fields.supports("use_bidirectional_attention", &[false.into()], "false")?;
+        Ok(fields)
+    }
+
+    /// A field's value, null counted as absent.
+    pub(crate) fn value(&self, name: &str) -> Option<&'a Value> {
+        self.fields.get(name).filter(|value| !value.is_null())
+    }
+
+    /// A field that is absent, null, or of a type.
+    pub(crate) fn get<T: DeserializeOwned>(&self, name: &str) -> Result<Option<T>, ModelError> {
+        self.value(name).map(|value| self.parse(name, value)).transpose()
+    }
+
+    /// A field, or the class's default where it is absent or null.
+    pub(crate) fn or<T: DeserializeOwned>(&self, name: &str, default: T) -> Result<T, ModelError> {
+        Ok(self.get(name)?.unwrap_or(default))
+    }
+
+    /// A field, or the class's default where it is absent; none where it is null.
+    pub(crate) fn nullable<T: DeserializeOwned>(
+        &self,
+        name: &str,
+        default: Option<T>,
+    ) -> Result<Option<T>, ModelError> {
+        match self.fields.contains_key(name) {
+            true => self.get(name),
+            false => Ok(default),
+        }
+    }
+
+    fn parse<T: DeserializeOwned>(&self, name: &str, value: &Value) -> Result<T, ModelError> {
+        serde_path_to_error::deserialize(value).map_err(|error| {
+            let path = error.path().to_string();
+            let place = if path == "." { name.to_owned() } else { format!("{name}.{path}") };
+            self.wrong(format!("field `{place}`: {}", error.into_inner()))
+        })
+    }
+
+    /// An error about what the fields say.
+    pub(crate) fn wrong(&self, what: String) -> ModelError {
+        ModelError::Config { model_type: self.model_type, what }
+    }
+
+    /// Refuses a field that is there with another value than these.
+    pub(crate) fn supports(
+        &self,
+        field: &'static str,
+        values: &[Value],
+        supported: &'static str,
+    ) -> Result<(), ModelError> {
+        match self.value(field) {
+            Some(value) if !values.contains(value) => Err(self.unsupported(field, value, supported)),
+            _ => Ok(()),
+        }
+    }
+
+    pub(crate) fn unsupported(
+        &self,
+        field: &'static str,
+        value: &Value,
+        supported: &'static str,
+    ) -> ModelError {
+        const LONGEST: usize = 60;
+        let mut value = value.to_string();
+        if value.chars().count() > LONGEST {
+            value = value.chars().take(LONGEST).chain("...".chars()).collect();
+        }
+        ModelError::UnsupportedOption { model_type: self.model_type, field, value, supported }
+    }
+
+    /// A non-linearity, by transformers' names.
+    pub(crate) fn activation(&self, field: &'static str, default: &str) -> Result<Activation, ModelError> {
+        let name: String = self.or(field, default.to_owned())?;
+        Ok(match name.as_str() {
+            "silu" | "swish" => Activation::Silu,
+            "gelu" | "gelu_python" => Activation::Gelu,
+            "gelu_new" | "gelu_pytorch_tanh" | "gelu_fast" | "gelu_accurate" | "gelu_python_tanh" => {
+                Activation::GeluTanh
+            }
+            "quick_gelu" => Activation::QuickGelu,
+            "relu" => Activation::Relu,
+            "relu2" => Activation::ReluSquared,
+            _ => {
+                let supported = "silu, gelu, gelu_new, gelu_pytorch_tanh, gelu_fast, quick_gelu, relu, relu2";
+                return Err(self.unsupported(field, &name.into(), supported));
+            }
+        })
+    }
+
+    /// Number of layers; a list of that length is about to be made.
+    pub(crate) fn num_layers(&self, name: &'static str, default: usize) -> Result<usize, ModelError> {
+        const MOST: usize = 1 << 12;
+        match self.or(name, default)? {
+            layers @ 1..=MOST => Ok(layers),
+            other => Err(ModelError::Inconsistent {
+                model_type: self.model_type,
+                what: format!("{name} is {other}, expected 1 to {MOST}"),
+            }),
+        }
+    }
+
+    /// Which layers have a sliding window: as `layer_types` lists them, or by the architecture's rule.
+    pub(crate) fn sliding_layers(
+        &self,
+        num_layers: usize,
+        rule: impl Fn(usize) -> bool,
+    ) -> Result<Vec<bool>, ModelError> {
+        let Some(listed) = self.get::<Vec<String>>("layer_types")? else {
+            return Ok((0..num_layers).map(rule).collect());
+        };
+        if listed.len() != num_layers {
+            let what = format!("`layer_types` lists {} layers, the model has {num_layers}", listed.len());
+            return Err(self.wrong(what));
+        }
+        let is_sliding = |kind: &String| match kind.as_str() {
+            FULL => Ok(false),
+            SLIDING => Ok(true),
+            other => Err(self.unsupported("layer_types", &other.into(), "full_attention, sliding_attention")),
+        };
+        listed.iter().map(is_sliding).collect()
+    }
+}

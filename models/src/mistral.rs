@@ -1,0 +1,31 @@
+//! Mistral 7B and its descendants: Llama with a sliding window on every layer, or on none.
+
+use serde_json::Value;
+
+use crate::{
+    Architecture, ModelError,
+    architecture::Names,
+    family::{self, Defaults, LLAMA},
+    fields::Fields,
+};
+
+/// As `config.json` spells it.
+pub const MODEL_TYPE: &str = "mistral";
+
+/// transformers' `MistralConfig`.
+pub(crate) const DEFAULTS: Defaults =
+    Defaults { intermediate_size: 14_336, num_kv_heads: Some(8), context_length: 131_072, ..LLAMA };
+
+/// Reads the config.
+pub(crate) fn architecture(config: &Value) -> Result<Architecture, ModelError> {
+    let fields = Fields::new(config, MODEL_TYPE)?;
+    let mut decoder = family::decoder(&fields, &DEFAULTS)?;
+    for (_, attention) in decoder.attentions_mut() {
+        (attention.qkv_bias, attention.output_bias) = (false, false);
+    }
+    // Where `layer_types` stands, transformers takes the checkpoint for a Ministral: windows by layer.
+    let window = fields.nullable("sliding_window", Some(4096))?;
+    let sliding = fields.sliding_layers(decoder.layers.len(), |_| window.is_some())?;
+    decoder.slide(&fields, &sliding, window)?;
+    Architecture::new(decoder, Names::LLAMA)
+}

@@ -1,0 +1,75 @@
+//! Phi-3, Phi-3.5 and Phi-4-mini (text): Llama with q, k, v stored as one map and gate, up as another, rotary
+//! positions on a part of each head, and LongRoPE.
+
+use serde_json::Value;
+
+use crate::{
+    Architecture, AttentionKind, DecoderConfig, FeedForwardKind, ModelError, TensorSource,
+    architecture::{Names, ignored_by_llama, with_prefix},
+    family::{self, Defaults, LLAMA},
+    fields::Fields,
+    names::{Rows, of_layer},
+    rope_fields::{RopeContext, rope},
+};
+
+/// As `config.json` spells it.
+pub const MODEL_TYPE: &str = "phi3";
+
+/// transformers' `Phi3Config`.
+const DEFAULTS: Defaults = Defaults {
+    vocab_size: 32_064,
+    hidden_size: 3072,
+    intermediate_size: 8192,
+    context_length: 4096,
+    norm_eps: 1e-5,
+    ..LLAMA
+};
+const ORIGINAL_CONTEXT: f64 = 4096.0;
+
+/// Reads the config.
+pub(crate) fn architecture(config: &Value) -> Result<Architecture, ModelError> {
+    let fields = Fields::new(config, MODEL_TYPE)?;
+    let heads = family::heads(&fields, &DEFAULTS)?;
+    let context = family::rope_context(&fields, &DEFAULTS, heads)?;
+    let context = RopeContext {
+        theta: fields.or("rope_theta", DEFAULTS.theta)?,
+        partial: fields.or("partial_rotary_factor", 1.0)?,
+        original: Some(fields.or("original_max_position_embeddings", ORIGINAL_CONTEXT)?),
+        ..context
+    };
+    let rope = rope(&fields, context)?;
+    let mut decoder = family::decoder_with_rope(&fields, &DEFAULTS, rope)?;
+    let window = fields.get("sliding_window")?;
+    for (_, attention) in decoder.attentions_mut() {
+        (attention.qkv_bias, attention.output_bias) = (false, false);
+        attention.window = window;
+    }
+    let names = Names { source, respelled: |name| with_prefix("model.", name), ignored: ignored_by_llama };
+    Architecture::new(decoder, names)
+}
+
+fn source(config: &DecoderConfig, name: &str) -> TensorSource {
+    part(config, name).unwrap_or_else(|| TensorSource::whole(name))
+}
+
+/// The part of a fused tensor.
+fn part(config: &DecoderConfig, name: &str) -> Option<TensorSource> {
+    let (index, module, kind) = of_layer(name)?;
+    let layer = config.layers.get(index)?;
+    let (Some(AttentionKind::Heads(a)), Some(FeedForwardKind::Mlp(mlp))) =
+        (&layer.attention, &layer.feed_forward)
+    else {
+        return None;
+    };
+    let (q, kv, inner) = (a.num_heads * a.head_dim, a.num_kv_heads * a.head_dim, mlp.intermediate_size);
+    let (fused, rows) = match module {
+        "self_attn.q_proj" => ("self_attn.qkv_proj", Rows::range(0, q, q + 2 * kv)),
+        "self_attn.k_proj" => ("self_attn.qkv_proj", Rows::range(q, kv, q + 2 * kv)),
+        "self_attn.v_proj" => ("self_attn.qkv_proj", Rows::range(q + kv, kv, q + 2 * kv)),
+        "mlp.gate_proj" => ("mlp.gate_up_proj", Rows::range(0, inner, 2 * inner)),
+        "mlp.up_proj" => ("mlp.gate_up_proj", Rows::range(inner, inner, 2 * inner)),
+        _ => return None,
+    };
+    let name = format!("model.layers.{index}.{fused}.{kind}");
+    Some(TensorSource { name, rows: Some(rows), transposed: false })
+}

@@ -1,0 +1,162 @@
+//! Rotary positions as a `config.json` spells them: in `rope_parameters`, for all layers or by kind of layer,
+//! or, before transformers 5, in `rope_theta` and `rope_scaling`.
+
+use serde::Deserialize;
+use serde_json::Value;
+
+use crate::{ModelError, RopeConfig, RopeScaling, fields::Fields};
+
+/// What the scaling is computed from besides its own numbers.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct RopeContext {
+    pub(crate) head_dim: usize,
+    pub(crate) max_position_embeddings: usize,
+    /// Where the config gives none.
+    pub(crate) theta: f64,
+    /// Share of a head that is turned, where the rotary parameters give none.
+    pub(crate) partial: f64,
+    /// The field of that name beside the rotary parameters, which goes before theirs.
+    pub(crate) original: Option<f64>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+struct Parameters {
+    rope_theta: Option<f64>,
+    rope_type: Option<String>,
+    /// As some older checkpoints spell it, alone or beside the other.
+    #[serde(rename = "type")]
+    old_type: Option<String>,
+    partial_rotary_factor: Option<f64>,
+    factor: Option<f64>,
+    low_freq_factor: Option<f64>,
+    high_freq_factor: Option<f64>,
+    original_max_position_embeddings: Option<f64>,
+    attention_factor: Option<f64>,
+    beta_fast: Option<f64>,
+    beta_slow: Option<f64>,
+    mscale: Option<f64>,
+    mscale_all_dim: Option<f64>,
+    truncate: Option<bool>,
+    short_factor: Option<Vec<f64>>,
+    long_factor: Option<Vec<f64>>,
+    /// Not of transformers: the divisors that a GGUF file stores as a tensor.
+    factors: Option<Vec<f64>>,
+}
+
+/// The rotary positions of all layers.
+pub(crate) fn rope(fields: &Fields<'_>, context: RopeContext) -> Result<RopeConfig, ModelError> {
+    let value = given(fields);
+    build(fields, value, RopeContext { theta: fields.or("rope_theta", context.theta)?, ..context })
+}
+
+/// The rotary parameters of one kind of layers, if the config lists them by kind.
+pub(crate) fn rope_of_kind(
+    fields: &Fields<'_>,
+    kind: &str,
+    context: RopeContext,
+) -> Result<Option<RopeConfig>, ModelError> {
+    let of_kind = given(fields).and_then(|value| value.get(kind)).filter(|value| !value.is_null());
+    of_kind.map(|value| build(fields, Some(value), context)).transpose()
+}
+
+/// The older field goes first, as in transformers.
+fn given<'a>(fields: &Fields<'a>) -> Option<&'a Value> {
+    let there = |name| fields.value(name).filter(|value| value.as_object().is_none_or(|map| !map.is_empty()));
+    there("rope_scaling").or_else(|| there("rope_parameters"))
+}
+
+/// Positions that the model can take: longer than it was trained for where the scaling stretches them.
+pub(crate) fn context_length(max_position_embeddings: usize, rope: &RopeConfig) -> usize {
+    let stretched = match rope.scaling {
+        RopeScaling::Yarn { factor, original_max_position_embeddings: original, .. }
+        | RopeScaling::Dynamic { factor, original_max_position_embeddings: original } => factor * original,
+        _ => 0.0,
+    };
+    // A broken factor is refused later, by name; here it must only not overflow.
+    max_position_embeddings.max(stretched.clamp(0.0, f64::from(1 << 28)) as usize)
+}
+
+fn build(fields: &Fields<'_>, value: Option<&Value>, context: RopeContext) -> Result<RopeConfig, ModelError> {
+    let parameters = match value {
+        None => Parameters::default(),
+        Some(value) => serde_path_to_error::deserialize(value)
+            .map_err(|error| fields.wrong(format!("rotary parameters: {error}")))?,
+    };
+    let partial = parameters.partial_rotary_factor.unwrap_or(context.partial);
+    if !(partial.is_finite() && (0.0..=1.0).contains(&partial)) {
+        return Err(fields.wrong(format!("partial_rotary_factor is {partial}, expected 0 to 1")));
+    }
+    Ok(RopeConfig {
+        theta: parameters.rope_theta.unwrap_or(context.theta),
+        dims: (context.head_dim as f64 * partial) as usize,
+        scaling: scaling(fields, parameters, context)?,
+    })
+}
+
+fn scaling(
+    fields: &Fields<'_>,
+    parameters: Parameters,
+    context: RopeContext,
+) -> Result<RopeScaling, ModelError> {
+    let kind = parameters.rope_type.clone().or(parameters.old_type.clone());
+    let kind = kind.as_deref().unwrap_or("default");
+    let lacks = |field: &str| ModelError::Inconsistent {
+        model_type: fields.model_type,
+        what: format!("`{field}` is missing from the rotary parameters of type {kind:?}"),
+    };
+    let need = |field: &str, value: Option<f64>| value.ok_or_else(|| lacks(field));
+    let max = context.max_position_embeddings as f64;
+    let original = context.original.or(parameters.original_max_position_embeddings).unwrap_or(max);
+    Ok(match kind {
+        "default" => RopeScaling::Default,
+        "linear" => RopeScaling::Linear { factor: need("factor", parameters.factor)? },
+        "dynamic" => RopeScaling::Dynamic {
+            factor: need("factor", parameters.factor)?,
+            original_max_position_embeddings: max,
+        },
+        "llama3" => RopeScaling::Llama3 {
+            factor: need("factor", parameters.factor)?,
+            low_freq_factor: need("low_freq_factor", parameters.low_freq_factor)?,
+            high_freq_factor: need("high_freq_factor", parameters.high_freq_factor)?,
+            original_max_position_embeddings: original,
+        },
+        "yarn" => {
+            let factor = parameters.factor.unwrap_or(max / original);
+            RopeScaling::Yarn {
+                factor,
+                original_max_position_embeddings: original,
+                beta_fast: parameters.beta_fast.filter(|&beta| beta != 0.0).unwrap_or(32.0),
+                beta_slow: parameters.beta_slow.filter(|&beta| beta != 0.0).unwrap_or(1.0),
+                truncate: parameters.truncate.unwrap_or(true),
+                attention_factor: yarn_attention_factor(&parameters, factor),
+            }
+        }
+        // Phi-3's first checkpoints call it by an older name.
+        "longrope" | "su" => {
+            let factor = parameters.factor.unwrap_or(max / original);
+            let stretched = || (1.0 + factor.ln() / original.ln()).sqrt();
+            let attention_factor = if factor <= 1.0 { 1.0 } else { stretched() };
+            RopeScaling::LongRope {
+                short_factor: parameters.short_factor.ok_or_else(|| lacks("short_factor"))?,
+                long_factor: parameters.long_factor.ok_or_else(|| lacks("long_factor"))?,
+                original_max_position_embeddings: original,
+                attention_factor: parameters.attention_factor.unwrap_or(attention_factor),
+            }
+        }
+        "factors" => RopeScaling::Factors(parameters.factors.unwrap_or_default()),
+        other => {
+            let supported = "default, linear, dynamic, llama3, yarn, longrope";
+            return Err(fields.unsupported("rope_type", &other.into(), supported));
+        }
+    })
+}
+
+/// 0.1 ln(factor) + 1, or the ratio of two such terms where the config weighs them (YaRN, equation 22).
+fn yarn_attention_factor(parameters: &Parameters, factor: f64) -> f64 {
+    let term = |weight: f64| if factor <= 1.0 { 1.0 } else { 0.1 * weight * factor.ln() + 1.0 };
+    let weights = parameters.mscale.zip(parameters.mscale_all_dim).filter(|&(a, b)| a != 0.0 && b != 0.0);
+    parameters.attention_factor.unwrap_or_else(|| match weights {
+        Some((above, below)) => term(above) / term(below),
+        None => term(1.0),
+    })
+}

@@ -1,0 +1,131 @@
+//! What all layers of a step share: where its columns lie, how heads are turned and what a query sees.
+
+use burn::tensor::{DType, Tensor, TensorData, backend::Backend};
+
+use crate::{KvCache, RopeConfig};
+
+/// Finite, and representable in float16: a row that sees nothing must not become NaN.
+const HIDDEN: f32 = -6e4;
+
+/// One forward pass.
+#[derive(Clone, Debug)]
+pub(crate) struct Step<B: Backend> {
+    pub(crate) batch: usize,
+    pub(crate) seq: usize,
+    /// The model's context length: no buffer grows beyond it.
+    pub(crate) limit: usize,
+    /// Position of each new column in its row; one row where all rows share them.
+    pub(crate) positions: Vec<Vec<usize>>,
+    /// One for each kind of rotary positions in the model.
+    pub(crate) angles: Vec<Angles<B>>,
+    /// One for each window in the model: added to the scores, `[batch or 1, 1, 1, seq, columns]`: 0 where a
+    /// column is seen, very negative where not; none where all are seen.
+    pub(crate) masks: Vec<Option<Tensor<B, 5>>>,
+}
+
+impl<B: Backend> Step<B> {
+    pub(crate) fn new(
+        seq: usize,
+        limit: usize,
+        cache: &KvCache<B>,
+        ropes: &[RopeConfig],
+        windows: &[Option<usize>],
+        device: &B::Device,
+    ) -> Self {
+        let first = cache.starts()[0];
+        // Rows that start together share positions and mask.
+        let starts = match cache.starts().iter().all(|&start| start == first) {
+            true => &cache.starts()[..1],
+            false => cache.starts(),
+        };
+        let past = cache.len();
+        let positions: Vec<Vec<usize>> = starts
+            .iter()
+            .map(|&start| (past..past + seq).map(|c| c.saturating_sub(start)).collect())
+            .collect();
+        let angles = ropes.iter().map(|rope| Angles::new(rope, &positions, device)).collect();
+        let masks = windows.iter().map(|&window| mask(starts, past, seq, window, device)).collect();
+        Self { batch: cache.batch(), seq, limit, positions, angles, masks }
+    }
+}
+
+/// The first column that is still seen when the next one is `next`.
+pub(crate) fn first_seen(next: usize, window: Option<usize>) -> usize {
+    window.map_or(0, |window| (next + 1).saturating_sub(window))
+}
+
+/// Which of the columns from [`first_seen`] on each of `seq` new positions sees. A window sees the last
+/// `window` columns up to and with the position's own.
+fn mask<B: Backend>(
+    starts: &[usize],
+    past: usize,
+    seq: usize,
+    window: Option<usize>,
+    device: &B::Device,
+) -> Option<Tensor<B, 5>> {
+    let first = first_seen(past, window);
+    if seq == 1 && starts.iter().all(|&start| start <= first) {
+        return None;
+    }
+    let columns = first..past + seq;
+    let mut bias = Vec::with_capacity(starts.len() * seq * columns.len());
+    for &start in starts {
+        for query in past..past + seq {
+            let seen = start.max(first_seen(query, window))..=query;
+            bias.extend(columns.clone().map(|c| if seen.contains(&c) { 0.0 } else { HIDDEN }));
+        }
+    }
+    let data = TensorData::new(bias, [starts.len(), 1, 1, seq, columns.len()]);
+    Some(Tensor::from_data(data, (device, DType::F32)))
+}
+
+/// cos and sin of the positions of a step, each `[batch or 1, 1, seq, dims]` in float32.
+#[derive(Clone, Debug)]
+pub(crate) struct Angles<B: Backend> {
+    cos: Tensor<B, 4>,
+    sin: Tensor<B, 4>,
+}
+
+impl<B: Backend> Angles<B> {
+    /// `positions`: one row per batch row, or a single one that all rows share.
+    fn new(rope: &RopeConfig, positions: &[Vec<usize>], device: &B::Device) -> Self {
+        let (rows, seq) = (positions.len(), positions.first().map_or(0, Vec::len));
+        let factor = rope.attention_factor();
+        let mut cos = Vec::with_capacity(rows * seq * rope.dims);
+        let mut sin = Vec::with_capacity(cos.capacity());
+        for row in positions {
+            let frequencies = rope.frequencies(row.last().map_or(0, |last| last + 1));
+            for &position in row {
+                // float64 keeps the angle exact far into a long context.
+                let turn = |f: &f64| (position as f64 * f).sin_cos();
+                for (s, c) in frequencies.iter().chain(&frequencies).map(turn) {
+                    cos.push((c * factor) as f32);
+                    sin.push((s * factor) as f32);
+                }
+            }
+        }
+        let tensor = |values| {
+            let data = TensorData::new(values, [rows, 1, seq, rope.dims]);
+            Tensor::from_data(data, (device, DType::F32))
+        };
+        Self { cos: tensor(cos), sin: tensor(sin) }
+    }
+
+    /// Turns the first `dims` values of heads `[batch, heads, seq, head_dim]`.
+    pub(crate) fn rotate(&self, x: Tensor<B, 4>) -> Tensor<B, 4> {
+        let (dims, head_dim) = (self.cos.dims()[3], x.dims()[3]);
+        if dims < head_dim {
+            let rest = x.clone().narrow(3, dims, head_dim - dims);
+            return match dims {
+                0 => rest,
+                _ => Tensor::cat(vec![self.rotate(x.narrow(3, 0, dims)), rest], 3),
+            };
+        }
+        let dtype = x.dtype();
+        let x = x.cast(DType::F32);
+        let low = x.clone().narrow(3, 0, dims / 2);
+        let high = x.clone().narrow(3, dims / 2, dims / 2);
+        let turned = Tensor::cat(vec![high.neg(), low], 3);
+        (x * self.cos.clone() + turned * self.sin.clone()).cast(dtype)
+    }
+}

@@ -56,17 +56,17 @@ fn broken_models_get_one_clear_error() {
     };
     refused(&["generate", "--model", path, "--tokens", "1"], &["neither config.json nor a .gguf"]);
     with_config(&|c| c["model_type"] = "mamba".into(), &["config.json", "`mamba` is not supported", "llama"]);
+    with_config(&|c| c["hidden_act"] = "mish".into(), &["`hidden_act` = \"mish\" is not supported", "silu"]);
     with_config(
-        &|c| drop(c.as_object_mut().unwrap().remove("hidden_size")),
-        &["config.json", "missing field `hidden_size`"],
+        &|c| c["rope_scaling"]["rope_type"] = "mrope".into(),
+        &["`rope_type` = \"mrope\" is not supported", "yarn"],
     );
-    with_config(&|c| c["hidden_act"] = "gelu".into(), &["`hidden_act` = `gelu` is not supported", "silu"]);
     with_config(
-        &|c| c["rope_scaling"]["rope_type"] = "yarn".into(),
-        &["`rope_type` = `yarn` is not supported"],
+        &|c| c["quantization_config"] = serde_json::json!({ "quant_method": "gptq" }),
+        &["`quantization_config`", "gptq", "GGUF"],
     );
     with_config(&|c| c["num_key_value_heads"] = 3.into(), &["num_key_value_heads (3) does not divide"]);
-    with_config(&|c| c["hidden_size"] = 64.5.into(), &["config.json", "hidden_size: invalid type"]);
+    with_config(&|c| c["hidden_size"] = 64.5.into(), &["config.json", "field `hidden_size`: invalid type"]);
     with_config(
         &|c| c["num_hidden_layers"] = 100_000.into(),
         &["num_hidden_layers is 100000, expected 1 to 4096"],

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use moi_checkpoint::gguf::{Gguf, Metadata, Value};
 use moi_models::Architecture;
-use moi_text::{ChatTemplate, TemplateTokens, TextError, TokenKind, Tokenizer, Vocabulary, VocabularyKind};
+use moi_text::{ChatTemplate, TemplateTokens, TextError, TokenKind, Vocabulary, VocabularyKind};
 
 use crate::{AdvisedSampling, Pretrained, PretrainedError};
 
@@ -46,13 +46,6 @@ pub(crate) fn open(path: &Path) -> Result<Pretrained, PretrainedError> {
         eos,
         sampling: AdvisedSampling::default(),
     })
-}
-
-/// Only the tokenizer of a GGUF file, whatever its architecture.
-pub(crate) fn tokenizer(path: &Path) -> Result<Option<Tokenizer>, PretrainedError> {
-    let file = Gguf::open(path)?;
-    let vocabulary = vocabulary(&file.metadata).map_err(TextError::Vocabulary)?;
-    Ok(vocabulary.map(Vocabulary::into_tokenizer).transpose()?)
 }
 
 fn token_id(meta: &Metadata, name: &str) -> Option<u32> {

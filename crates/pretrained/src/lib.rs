@@ -190,11 +190,3 @@ fn gguf_files(directory: &Path) -> Result<Vec<PathBuf>, PretrainedError> {
     }
     Ok(files)
 }
-
-/// Only the tokenizer of a GGUF file, whatever the file's architecture.
-///
-/// # Errors
-/// If the file is broken or its tokenizer is not supported.
-pub fn gguf_tokenizer(path: &Path) -> Result<Option<Tokenizer>, PretrainedError> {
-    gguf::tokenizer(path)
-}

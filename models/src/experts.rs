@@ -45,8 +45,9 @@ impl<B: Backend> Experts<B> {
         let device = x.device();
         let shares = softmax(self.gate.forward(x.clone()).cast(DType::F32), 1);
         let shares: Vec<f32> = shares.into_data().iter::<f32>().collect();
+        let picks = pick(&shares, self.experts.len(), self.num_per_token, self.normalized);
         let mut out = x.zeros_like();
-        for (expert, picks) in self.experts.iter().zip(self.pick(&shares)) {
+        for (expert, picks) in self.experts.iter().zip(picks) {
             let count = picks.positions.len();
             if count == 0 {
                 continue;
@@ -60,24 +61,44 @@ impl<B: Backend> Experts<B> {
         }
         out
     }
+}
 
-    /// For each expert, the positions it was picked for. Of equal shares the lower expert's counts as larger.
-    fn pick(&self, shares: &[f32]) -> Vec<Picks> {
-        let experts = self.experts.len();
-        let mut picks = vec![Picks::default(); experts];
-        for (position, shares) in (0..).zip(shares.chunks(experts)) {
-            let mut order: Vec<usize> = (0..experts).collect();
-            order.sort_by(|&a, &b| shares[b].total_cmp(&shares[a]));
-            order.truncate(self.num_per_token);
-            let sum: f32 = match self.normalized {
-                true => order.iter().map(|&expert| shares[expert]).sum(),
-                false => 1.0,
-            };
-            for expert in order {
-                picks[expert].positions.push(position);
-                picks[expert].shares.push(shares[expert] / sum);
-            }
+/// For each of `experts`, the positions it was picked for, `per_token` for each position. Of equal shares the
+/// lower expert's counts as larger.
+fn pick(shares: &[f32], experts: usize, per_token: usize, normalized: bool) -> Vec<Picks> {
+    let mut picks = vec![Picks::default(); experts];
+    for (position, shares) in (0..).zip(shares.chunks(experts)) {
+        let mut order: Vec<usize> = (0..experts).collect();
+        order.sort_by(|&a, &b| shares[b].total_cmp(&shares[a]));
+        order.truncate(per_token);
+        let sum: f32 = match normalized {
+            true => order.iter().map(|&expert| shares[expert]).sum(),
+            false => 1.0,
+        };
+        for expert in order {
+            picks[expert].positions.push(position);
+            picks[expert].shares.push(shares[expert] / sum);
         }
-        picks
+    }
+    picks
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_largest_shares_are_picked() {
+        let shares = [0.5, 0.125, 0.25, 0.125, 0.25, 0.25, 0.25, 0.25];
+        let picks = |normalized| pick(&shares, 4, 2, normalized);
+        let of = |positions: &[i64], shares: &[f32]| Picks {
+            positions: positions.to_vec(),
+            shares: shares.to_vec(),
+        };
+        assert_eq!(
+            picks(false),
+            [of(&[0, 1], &[0.5, 0.25]), of(&[1], &[0.25]), of(&[0], &[0.25]), of(&[], &[])]
+        );
+        assert_eq!(picks(true)[0], of(&[0, 1], &[0.5 / 0.75, 0.5]));
     }
 }

@@ -53,7 +53,9 @@ fn assert_same(row: usize, together: &[Step], alone: &[Step]) {
 }
 
 fn together_as_alone<B: Backend>() {
-    for name in ["llama", "llama3-rope"] {
+    // Besides the plain ones: windows, learned positions, experts, and frequencies that depend on a row's length.
+    let windows = ["qwen2-sliding", "gemma3-linear", "mixtral-sliding"];
+    for name in ["llama", "llama3-rope", "gpt2", "llama-dynamic"].into_iter().chain(windows) {
         let (engine, golden) = engine::<B>(name);
         let mut batch = engine.batch();
         for request in requests(&golden) {
@@ -74,7 +76,11 @@ fn together_as_alone<B: Backend>() {
 
 /// Rows that come while others are under way, longer and shorter than these.
 fn joining_later<B: Backend>() {
-    let (engine, golden) = engine::<B>("llama");
+    ["llama", "qwen2-sliding"].into_iter().for_each(join_later::<B>);
+}
+
+fn join_later<B: Backend>(name: &str) {
+    let (engine, golden) = engine::<B>(name);
     let mut batch = engine.batch();
     let mut together = vec![Vec::new(); 6];
     let mut waiting = requests(&golden).into_iter();

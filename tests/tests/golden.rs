@@ -50,6 +50,8 @@ const CHECKPOINTS: &[&str] = &[
 /// different computations, in transformers too.
 const LENGTH_DEPENDENT: &[&str] = &["llama-dynamic", "llama-longrope-beyond"];
 
+const GGUF_FILES: usize = 17;
+
 /// max |diff| / max |logit| in float32.
 const LOGIT_ERROR: f32 = 5e-5;
 
@@ -167,16 +169,90 @@ fn greedy_decodes<B: Backend>() {
     });
 }
 
-on_cpu_backends!(full_forward, pieces_with_a_cache, batch_of_two, embeddings_path, greedy_decodes, gguf_file);
+/// What is out of a layer's window is not kept: at most the window and a quarter of it for the next steps.
+fn sliding_layers_keep_their_window<B: Backend>() {
+    for (name, windows) in [
+        ("mistral-sliding", &[Some(16); 3][..]),
+        ("qwen2-sliding", &[None, Some(9), Some(9)]),
+        ("gemma3-linear", &[None, Some(7), Some(7), None]),
+    ] {
+        let device = B::Device::default();
+        let golden = Golden::read(name);
+        let decoder = Pretrained::open(&golden.path).unwrap().load::<B>(&device, |_| {}).unwrap();
+        let mut cache = decoder.new_cache(1);
+        for &token in golden.cases.tokens.iter().chain(&golden.cases.tokens) {
+            decoder.forward(decoder.embed(ids(&[&[token]], &device)), &mut cache).unwrap();
+            let capacities = cache.capacities();
+            assert_eq!(capacities.len(), windows.len());
+            for (capacity, window) in capacities.into_iter().zip(windows) {
+                match window {
+                    Some(window) => assert!(capacity <= window + window / 4, "{name}: {capacity} columns"),
+                    None => assert!(capacity >= cache.len(), "{name}"),
+                }
+            }
+        }
+        assert_eq!(cache.len(), 80);
+    }
+}
 
-/// The same weights out of a GGUF file: names, config, the rows of Q and K, and rope factors.
-fn gguf_file<B: Backend>() {
+on_cpu_backends!(
+    full_forward,
+    pieces_with_a_cache,
+    batch_of_two,
+    embeddings_path,
+    greedy_decodes,
+    gguf_files,
+    sliding_layers_keep_their_window,
+);
+
+/// GGUF files made of golden checkpoints by llama.cpp's converter (`reference/make_gguf.py`): names, config,
+/// rows of Q and K, norms, fused and stacked tensors, rope factors. bfloat16 weights are kept exactly.
+fn gguf_files<B: Backend>() {
     let device = B::Device::default();
-    let golden = Golden::read("llama3-rope");
-    let path = golden.path.join("../../gguf/llama3-rope.gguf");
-    let decoder = Pretrained::open(&path).unwrap().load::<B>(&device, |_| {}).unwrap();
-    let mut cache = decoder.new_cache(1);
-    let inputs = decoder.embed(ids(&[&golden.cases.tokens], &device));
-    let logits = decoder.logits(decoder.forward(inputs, &mut cache).unwrap());
-    assert_close("llama3-rope", "from GGUF", &values(logits), &golden.logits);
+    let directory = Golden::read("llama").path.join("../../gguf");
+    let mut seen = 0;
+    for file in std::fs::read_dir(&directory).unwrap() {
+        let path = file.unwrap().path();
+        let name = path.file_stem().unwrap().to_str().unwrap();
+        let pretrained = Pretrained::open(&path).unwrap();
+        let decoder = pretrained.load::<B>(&device, |_| {}).unwrap();
+        let mut cache = decoder.new_cache(1);
+        let (tokens, expected) = match name {
+            "deci" => deci::<B>(&device),
+            _ => {
+                let golden = Golden::read(name);
+                (golden.cases.tokens, golden.logits)
+            }
+        };
+        let inputs = decoder.embed(ids(&[&tokens], &device));
+        let logits = decoder.logits(decoder.forward(inputs, &mut cache).unwrap());
+        assert_close(name, "from GGUF", &values(logits), &expected);
+        seen += 1;
+    }
+    assert_eq!(seen, GGUF_FILES);
+}
+
+/// Of the golden Nemotron-NAS the format cannot hold the linear map in place of a feed-forward block: the file is
+/// made without it, and compared with the checkpoint without it.
+fn deci<B: Backend>(device: &B::Device) -> (Vec<u32>, Vec<f32>) {
+    let golden = Golden::read("nemotron-nas");
+    let directory = tempfile::tempdir().unwrap();
+    let read = |name: &str| std::fs::read(golden.path.join(name)).unwrap();
+    let mut config: serde_json::Value = serde_json::from_slice(&read("config.json")).unwrap();
+    config["block_configs"][4]["ffn"]["replace_with_linear"] = false.into();
+    config["block_configs"][4]["ffn"]["no_op"] = true.into();
+    std::fs::write(directory.path().join("config.json"), config.to_string()).unwrap();
+    let weights = read("model.safetensors");
+    let all = safetensors::SafeTensors::deserialize(&weights).unwrap();
+    let kept = all.iter().filter(|(name, _)| {
+        !["model.layers.4.mlp.", "model.layers.4.post_attention_layernorm."]
+            .iter()
+            .any(|p| name.starts_with(p))
+    });
+    let file = safetensors::serialize(kept, None).unwrap();
+    std::fs::write(directory.path().join("model.safetensors"), file).unwrap();
+    let decoder = Pretrained::open(directory.path()).unwrap().load::<B>(device, |_| {}).unwrap();
+    let inputs = decoder.embed(ids(&[&golden.cases.tokens], device));
+    let hidden = decoder.forward(inputs, &mut decoder.new_cache(1)).unwrap();
+    (golden.cases.tokens, values(decoder.logits(hidden)))
 }

@@ -31,6 +31,7 @@ pub(crate) struct Args {
 pub(crate) enum Command {
     Generate(Box<GenerateArgs>),
     Logits(LogitsArgs),
+    Inspect(InspectArgs),
     Models(ModelsArgs),
     /// Print a completion script for a shell
     ///
@@ -198,6 +199,26 @@ pub(crate) struct LogitsArgs {
     pub(crate) output: PathBuf,
     #[command(flatten)]
     pub(crate) model: ModelArgs,
+}
+
+/// Print what a model is and what it needs, without loading it
+///
+/// Architecture, parameters, layers, context, vocabulary, types and sizes of the tensors, tokenizer, chat
+/// template, and the memory it takes by context length and number type.
+#[derive(Debug, clap::Args)]
+pub(crate) struct InspectArgs {
+    /// What --model takes elsewhere, or a config.json alone
+    #[arg(value_name = "NAME|PATH", default_value = DEFAULT_MODEL)]
+    pub(crate) model: String,
+    /// Commit, tag or branch of a hub repository
+    #[arg(long, value_name = "REVISION")]
+    pub(crate) revision: Option<String>,
+    /// List every tensor with its shape (JSON always does)
+    #[arg(long)]
+    pub(crate) tensors: bool,
+    /// A table, or one JSON object
+    #[arg(long, value_enum, default_value_t = Format::Text)]
+    pub(crate) format: Format,
 }
 
 /// List the catalogue: models that are fetched by name

@@ -26,7 +26,7 @@ use crate::{
 /// Generates, streams and reports.
 pub(crate) fn run(args: GenerateArgs) -> Result<Ended> {
     let rule = rule(&args.rule)?;
-    let path = model::find(&args.model)?;
+    let path = model::find(&args.model.model, args.model.revision.as_deref())?;
     let begun = Instant::now();
     let pretrained = model::open_at(&args.model, &path)?;
     let prompt = prompt::ids(&args, &pretrained)?;

@@ -3,6 +3,7 @@
 mod args;
 mod backend;
 mod generate;
+mod inspect;
 mod logits;
 mod model;
 mod models;
@@ -22,6 +23,7 @@ fn main() -> ExitCode {
     let done = match Args::parse().command {
         Command::Generate(args) => generate::run(*args),
         Command::Logits(args) => logits::run(&args).map(|()| Ended::Normally),
+        Command::Inspect(args) => inspect::run(&args).map(|()| Ended::Normally),
         Command::Models(args) => models::run(&args).map(|()| Ended::Normally),
         Command::Completions { shell } => {
             let mut script = Vec::new();

@@ -14,7 +14,7 @@ use crate::args::ModelArgs;
 
 /// Finds, fetches if need be, and opens the model that was asked for.
 pub(crate) fn open(args: &ModelArgs) -> Result<Pretrained> {
-    open_at(args, &find(args)?)
+    open_at(args, &find(&args.model, args.revision.as_deref())?)
 }
 
 /// Opens the model that [`find`] has found.
@@ -34,8 +34,7 @@ pub(crate) fn open_at(args: &ModelArgs, path: &Path) -> Result<Pretrained> {
 }
 
 /// The file or directory of the model that was asked for, fetched if need be.
-pub(crate) fn find(args: &ModelArgs) -> Result<PathBuf> {
-    let (model, revision) = (args.model.as_str(), args.revision.as_deref());
+pub(crate) fn find(model: &str, revision: Option<&str>) -> Result<PathBuf> {
     let say = |line: &str| eprintln!("moi: {line}");
     let path = Path::new(model);
     let is_local = moi_hub::find(model).is_some() || path.exists();

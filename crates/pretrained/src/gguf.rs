@@ -26,6 +26,9 @@ const END_TOKENS: &[&str] = &[
     "<end_of_utterance>",
 ];
 
+/// Pre-tokenizers whose models begin with a begin token where the file does not say.
+const BEGINS: &[&str] = &["llama-bpe", "llama3", "llama-v3", "falcon3", "tekken"];
+
 pub(crate) fn open(path: &Path) -> Result<Pretrained, PretrainedError> {
     let file = Gguf::open(path)?;
     let architecture = Architecture::from_config(&file.config()?)
@@ -81,7 +84,7 @@ fn vocabulary(meta: &Metadata) -> Result<Option<Vocabulary>, String> {
     };
     // Where the file does not say, these have a begin token in llama.cpp too.
     let adds_bos =
-        meta.bool("tokenizer.ggml.add_bos_token").unwrap_or(model == "llama" || pre == "llama-bpe");
+        meta.bool("tokenizer.ggml.add_bos_token").unwrap_or(model == "llama" || BEGINS.contains(&pre));
     let bos = token_id(meta, "bos").filter(|_| adds_bos);
     Ok(Some(Vocabulary { kind, tokens: strings("tokens")?, kinds, bos }))
 }

@@ -17,12 +17,14 @@
 
 mod directory;
 mod gguf;
+mod inspect;
 
 use std::path::{Path, PathBuf};
 
 use burn::tensor::backend::Backend;
 use moi_checkpoint::{Checkpoint, CheckpointError, LoadProgress, Parameter, RowBlocks};
 use moi_models::{Architecture, Decoder, ModelError, Rows, TensorSource};
+pub use inspect::{Files, Inspection, Layers, Memory, Tensor, TypeTotal};
 use moi_text::{ChatTemplate, TextError, Tokenizer};
 
 /// A model on disk, its weights not yet read.

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use tokenizers::{AddedToken, PreTokenizerWrapper, pre_tokenizers::metaspace::PrependScheme};
+use tokenizers::{AddedToken, ModelWrapper, PreTokenizerWrapper, pre_tokenizers::metaspace::PrependScheme};
 
 use crate::TextError;
 
@@ -145,6 +145,17 @@ impl Tokenizer {
     /// The token of this text in the vocabulary.
     pub fn id(&self, token: &str) -> Option<u32> {
         self.inner.token_to_id(token)
+    }
+
+    /// What kind of tokenizer it is.
+    pub fn kind(&self) -> &'static str {
+        match self.inner.get_model() {
+            ModelWrapper::BPE(bpe) if bpe.byte_fallback => "BPE with byte fallback (SentencePiece)",
+            ModelWrapper::BPE(_) => "byte-level BPE",
+            ModelWrapper::WordPiece(_) => "WordPiece",
+            ModelWrapper::WordLevel(_) => "word level",
+            ModelWrapper::Unigram(_) => "Unigram",
+        }
     }
 
     /// Tokens in the vocabulary, added ones included.

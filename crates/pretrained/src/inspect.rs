@@ -1,0 +1,290 @@
+//! What a model is and what it needs, without reading its weights.
+
+use std::{collections::BTreeMap, fmt, path::Path};
+
+use moi_models::{Architecture, AttentionKind, DecoderConfig, FeedForwardKind};
+use serde::Serialize;
+use serde_json::Value;
+
+use crate::{Pretrained, PretrainedError};
+
+/// A model's facts. Serialises to JSON; prints as a table.
+#[derive(Clone, Debug, Serialize)]
+pub struct Inspection {
+    /// Where it was found.
+    pub path: String,
+    /// `model_type` as `config.json` spells it.
+    pub model_type: &'static str,
+    /// Parameters, tied ones counted once.
+    pub parameters: usize,
+    /// Weights that one decoded token reads; fewer than all where the embedding is not the head, and of
+    /// experts only those that are picked.
+    pub parameters_per_token: usize,
+    /// Number of layers, and what they are.
+    pub layers: Layers,
+    /// Width of the residual stream.
+    pub hidden_size: usize,
+    /// Tokens in the vocabulary, as the embedding has them.
+    pub vocab_size: usize,
+    /// Positions.
+    pub context_length: usize,
+    /// Whether the head is the embedding table.
+    pub tied: bool,
+    /// What the files hold; absent for a config alone.
+    pub files: Option<Files>,
+    /// Bytes of weights and cache.
+    pub memory: Vec<Memory>,
+    /// Name and shape of every tensor.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub tensors: BTreeMap<String, Tensor>,
+}
+
+/// The layers, summed up.
+#[derive(Clone, Debug, Serialize)]
+pub struct Layers {
+    /// All.
+    pub count: usize,
+    /// With attention.
+    pub attention: usize,
+    /// With a sliding window.
+    pub sliding: usize,
+    /// With a mixture of experts.
+    pub experts: usize,
+    /// Query heads, of the layers with attention; the largest.
+    pub heads: usize,
+    /// Key and value heads; the largest.
+    pub kv_heads: usize,
+    /// Width of a head.
+    pub head_dim: usize,
+}
+
+/// What the files hold.
+#[derive(Clone, Debug, Serialize)]
+pub struct Files {
+    /// Bytes of all tensors.
+    pub bytes: usize,
+    /// By type of storage.
+    pub types: BTreeMap<&'static str, TypeTotal>,
+    /// Kind and size of the tokenizer, or why there is none.
+    pub tokenizer: String,
+    /// Whether there is a chat template.
+    pub chat_template: bool,
+    /// Tokens that end a generation.
+    pub eos: Vec<u32>,
+}
+
+/// Tensors of one type.
+#[derive(Clone, Copy, Debug, Default, Serialize)]
+pub struct TypeTotal {
+    /// How many.
+    pub tensors: usize,
+    /// Their values.
+    pub values: usize,
+    /// Their bytes.
+    pub bytes: usize,
+}
+
+/// Bytes that weights and cache take, all values in one type.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct Memory {
+    /// Positions in the cache, of one row.
+    pub context: usize,
+    /// In float32.
+    pub f32: usize,
+    /// In float16 or bfloat16.
+    pub f16: usize,
+}
+
+/// A tensor as the checkpoint has it.
+#[derive(Clone, Debug, Serialize)]
+pub struct Tensor {
+    /// Sizes, outermost first.
+    pub shape: Vec<usize>,
+    /// Its storage; absent for a config alone.
+    #[serde(rename = "type", skip_serializing_if = "Option::is_none")]
+    pub storage: Option<&'static str>,
+}
+
+impl Inspection {
+    /// Inspects a GGUF file, a directory in Hugging Face layout, or a `config.json` alone. With a config alone the
+    /// tensors are those that a checkpoint of it must hold.
+    ///
+    /// # Errors
+    /// If it cannot be opened, or its tensors do not fit its config.
+    pub fn of(path: &Path) -> Result<Self, PretrainedError> {
+        let is_json = path.extension().is_some_and(|extension| extension == "json");
+        if is_json && path.is_file() {
+            return Self::of_config(path);
+        }
+        let pretrained = Pretrained::open(path)?;
+        // The names and shapes must fit, as if it were loaded.
+        pretrained.parameters()?;
+        let mut inspection = Self::of_architecture(path, &pretrained.architecture);
+        let mut types = BTreeMap::<&str, TypeTotal>::new();
+        for (name, tensor) in pretrained.checkpoint.tensors() {
+            let (storage, shape) = (tensor.storage().name(), tensor.shape().to_vec());
+            let total = types.entry(storage).or_default();
+            total.tensors += 1;
+            total.values += shape.iter().product::<usize>();
+            total.bytes += tensor.num_bytes();
+            inspection.tensors.insert(name.clone(), Tensor { shape, storage: Some(storage) });
+        }
+        let tokenizer = match &pretrained.tokenizer {
+            Ok(Some(tokenizer)) => format!("{}, {} tokens", tokenizer.kind(), tokenizer.vocab_size()),
+            Ok(None) => "none".to_owned(),
+            Err(error) => format!("cannot be used: {error}"),
+        };
+        inspection.files = Some(Files {
+            bytes: pretrained.checkpoint.num_bytes(),
+            types,
+            tokenizer,
+            chat_template: matches!(pretrained.chat_template, Ok(Some(_))),
+            eos: pretrained.eos.clone(),
+        });
+        Ok(inspection)
+    }
+
+    fn of_config(path: &Path) -> Result<Self, PretrainedError> {
+        let wrong = |what: String| PretrainedError::File { path: path.to_owned(), what };
+        let bytes = std::fs::read(path).map_err(|error| wrong(error.to_string()))?;
+        let config: Value = serde_json::from_slice(&bytes).map_err(|error| wrong(error.to_string()))?;
+        let architecture = Architecture::from_config(&config)
+            .map_err(|error| PretrainedError::Model { path: path.to_owned(), error })?;
+        let mut inspection = Self::of_architecture(path, &architecture);
+        let tensors = architecture.checkpoint_tensors().into_iter();
+        inspection.tensors =
+            tensors.map(|(name, shape)| (name, Tensor { shape, storage: None })).collect();
+        Ok(inspection)
+    }
+
+    fn of_architecture(path: &Path, architecture: &Architecture) -> Self {
+        let config = &architecture.config;
+        let parameters = config.num_params();
+        let memory = |context: usize| {
+            let values = parameters + config.cached_values(context);
+            Memory { context, f32: 4 * values, f16: 2 * values }
+        };
+        let mut contexts = vec![2048, 8192, 32_768, 131_072];
+        contexts.retain(|&context| context < config.context_length);
+        contexts.push(config.context_length);
+        Self {
+            path: path.display().to_string(),
+            model_type: config.model_type,
+            parameters,
+            parameters_per_token: config.weights_per_token(),
+            layers: layers(config),
+            hidden_size: config.hidden_size,
+            vocab_size: config.vocab_size,
+            context_length: config.context_length,
+            tied: config.tie_word_embeddings,
+            files: None,
+            memory: contexts.into_iter().map(memory).collect(),
+            tensors: BTreeMap::new(),
+        }
+    }
+}
+
+fn layers(config: &DecoderConfig) -> Layers {
+    let heads = || {
+        config.layers.iter().filter_map(|layer| match &layer.attention {
+            Some(AttentionKind::Heads(attention)) => Some(attention),
+            Some(AttentionKind::Linear) | None => None,
+        })
+    };
+    let experts = config
+        .layers
+        .iter()
+        .filter(|layer| matches!(layer.feed_forward, Some(FeedForwardKind::Experts(_))));
+    Layers {
+        count: config.layers.len(),
+        attention: heads().count(),
+        sliding: heads().filter(|attention| attention.window.is_some()).count(),
+        experts: experts.count(),
+        heads: heads().map(|attention| attention.num_heads).max().unwrap_or(0),
+        kv_heads: heads().map(|attention| attention.num_kv_heads).max().unwrap_or(0),
+        head_dim: heads().map(|attention| attention.head_dim).max().unwrap_or(0),
+    }
+}
+
+impl fmt::Display for Inspection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut row = |name: &str, value: String| writeln!(f, "{name:14} {value}");
+        row("model", self.path.clone())?;
+        row("architecture", self.model_type.to_owned())?;
+        let tied = if self.tied { ", the embedding is the head" } else { "" };
+        row("parameters", format!("{}{tied}", grouped(self.parameters)))?;
+        if self.parameters_per_token != self.parameters {
+            row("  per token", grouped(self.parameters_per_token))?;
+        }
+        row("layers", self.layers.to_string())?;
+        row("width", self.hidden_size.to_string())?;
+        row("vocabulary", self.vocab_size.to_string())?;
+        row("context", self.context_length.to_string())?;
+        if let Some(files) = &self.files {
+            for (kind, total) in &files.types {
+                let values = grouped(total.values);
+                row(kind, format!("{} tensors, {values} values, {}", total.tensors, size(total.bytes)))?;
+            }
+            row("all tensors", size(files.bytes))?;
+            row("tokenizer", files.tokenizer.clone())?;
+            row("chat template", if files.chat_template { "yes" } else { "no" }.to_owned())?;
+            row("end tokens", format!("{:?}", files.eos))?;
+        }
+        for memory in &self.memory {
+            let [f32, f16] = [size(memory.f32), size(memory.f16)];
+            row("memory", format!("{f32} in float32, {f16} in 16 bits, with {} positions", memory.context))?;
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Display for Layers {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.count)?;
+        if self.attention < self.count {
+            write!(f, ", {} with attention", self.attention)?;
+        }
+        if self.sliding > 0 {
+            write!(f, ", {} with a sliding window", self.sliding)?;
+        }
+        if self.experts > 0 {
+            write!(f, ", {} with experts", self.experts)?;
+        }
+        write!(f, "; {} heads of {}, {} for keys and values", self.heads, self.head_dim, self.kv_heads)
+    }
+}
+
+/// 1,234,567.
+fn grouped(number: usize) -> String {
+    let digits = number.to_string();
+    let first = digits.len() % 3;
+    let mut text = digits[..first].to_owned();
+    for (index, group) in digits.as_bytes()[first..].chunks(3).enumerate() {
+        if index > 0 || first > 0 {
+            text.push(',');
+        }
+        text.extend(group.iter().map(|&digit| char::from(digit)));
+    }
+    text
+}
+
+/// Bytes in decimal units.
+fn size(bytes: usize) -> String {
+    let bytes = bytes as f64;
+    match bytes {
+        0.0..1e6 => format!("{:.1} kB", bytes / 1e3),
+        0.0..1e9 => format!("{:.1} MB", bytes / 1e6),
+        _ => format!("{:.2} GB", bytes / 1e9),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_are_grouped() {
+        let all = [0, 12, 999, 1000, 134_515_008].map(grouped);
+        assert_eq!(all, ["0", "12", "999", "1,000", "134,515,008"]);
+    }
+}

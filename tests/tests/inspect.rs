@@ -1,0 +1,97 @@
+//! `moi inspect`: what a model is, from a config alone or from its files.
+
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a failure must end the test")]
+
+use std::{fs, path::PathBuf};
+
+use moi_pretrained::Inspection;
+use moi_tests::process::{json, refused, run, tiny};
+
+fn config(name: &str) -> String {
+    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("configs").join(name);
+    path.to_str().unwrap().to_owned()
+}
+
+/// The four models of the paper, from their published configs: the exact numbers of parameters, and every tensor
+/// of their checkpoints. Nothing is allocated: the largest would need 200 GB.
+#[test]
+fn the_models_of_the_paper() {
+    for (name, model_type, parameters, tensors) in [
+        ("qwq-32b.json", "qwen2", 32_763_876_352u64, 64 * 12 + 3),
+        ("dapo-qwen-32b.json", "qwen2", 32_763_876_352, 64 * 12 + 3),
+        ("nemotron-super-49b.json", "nemotron-nas", 49_867_145_216, 80 * 4 + 49 * 5 + 3),
+        ("gemma-3-27b.json", "gemma3", 27_009_346_304, 62 * 13 + 2),
+    ] {
+        let found = json(&["inspect", &config(name)]);
+        assert_eq!(found["model_type"], model_type, "{name}");
+        assert_eq!(found["parameters"], parameters, "{name}");
+        let listed = found["tensors"].as_object().unwrap();
+        let values = |tensor: &serde_json::Value| -> u64 {
+            tensor["shape"].as_array().unwrap().iter().map(|n| n.as_u64().unwrap()).product()
+        };
+        assert_eq!(listed.values().map(values).sum::<u64>(), parameters, "{name}");
+        assert_eq!(listed.len(), tensors, "{name}");
+    }
+}
+
+#[test]
+fn tensors_are_named_as_the_checkpoints_name_them() {
+    let shape = |name: &str, tensor: &str| {
+        let found = json(&["inspect", &config(name)]);
+        found["tensors"].get(tensor).map(|tensor| tensor["shape"].to_string())
+    };
+    for (name, tensor, expected) in [
+        ("qwq-32b.json", "model.layers.63.self_attn.k_proj.bias", "[1024]"),
+        ("qwq-32b.json", "model.layers.0.mlp.down_proj.weight", "[5120,27648]"),
+        ("gemma-3-27b.json", "language_model.model.embed_tokens.weight", "[262208,5376]"),
+        ("gemma-3-27b.json", "language_model.model.layers.61.self_attn.q_norm.weight", "[128]"),
+        ("gemma-3-27b.json", "language_model.model.layers.0.self_attn.o_proj.weight", "[5376,4096]"),
+        ("nemotron-super-49b.json", "model.layers.0.mlp.up_proj.weight", "[14336,8192]"),
+        ("nemotron-super-49b.json", "model.layers.1.mlp.up_proj.weight", "[28672,8192]"),
+        ("nemotron-super-49b.json", "model.layers.6.post_attention_layernorm.weight", "[8192]"),
+    ] {
+        assert_eq!(shape(name, tensor).as_deref(), Some(expected), "{name}: {tensor}");
+    }
+    // Layer 6 has no attention, and no norm before it.
+    assert_eq!(shape("nemotron-super-49b.json", "model.layers.6.input_layernorm.weight"), None);
+    assert_eq!(shape("nemotron-super-49b.json", "model.layers.6.self_attn.q_proj.weight"), None);
+}
+
+/// What is listed for a config is what its checkpoint holds, for every architecture.
+#[test]
+fn a_config_lists_what_its_checkpoint_holds() {
+    let golden = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("golden/tiny");
+    for directory in fs::read_dir(golden).unwrap() {
+        let path = directory.unwrap().path();
+        let alone = Inspection::of(&path.join("config.json")).unwrap();
+        let files = Inspection::of(&path).unwrap();
+        assert_eq!((alone.parameters, alone.layers.count), (files.parameters, files.layers.count));
+        for (name, tensor) in &alone.tensors {
+            assert_eq!(files.tensors[name].shape, tensor.shape, "{}: {name}", path.display());
+        }
+        // Only a tied head may stand there besides.
+        for name in files.tensors.keys().filter(|&name| !alone.tensors.contains_key(name)) {
+            assert_eq!(name, "lm_head.weight", "{}", path.display());
+        }
+    }
+}
+
+#[test]
+fn a_table_of_a_model() {
+    let (_, path) = tiny("gemma3-linear");
+    let out = run(&["inspect", &path, "--tensors"]);
+    let text = String::from_utf8(out.stdout).unwrap();
+    assert!(out.status.success());
+    for part in [
+        "architecture   gemma3_text",
+        "4, 2 with a sliding window; 4 heads of 16, 2 for keys and values",
+        "BF16 ",
+        "tokenizer      none",
+        "with 512 positions",
+        "model.layers.3.mlp.up_proj.weight [128, 64] BF16",
+    ] {
+        assert!(text.contains(part), "{part:?} is not in\n{text}");
+    }
+    refused(&["inspect", "no-such-thing"], &["no-such-thing"]);
+    refused(&["inspect", &format!("{path}/golden.json")], &["golden.json", "model_type"]);
+}

@@ -15,8 +15,8 @@ use moi::next_inputs;
 use moi_engine::{Engine, InputRule, Prompt, Request, Support};
 use moi_hub::{Cache, DEFAULT_MODEL, Fetcher};
 use moi_models::CausalLm;
-use moi_models::Decoder;
-use moi_pretrained::Pretrained;
+use moi_models::{Decoder, Matrix};
+use moi_pretrained::{Pretrained, WeightForm};
 
 const ROUNDS: usize = 5;
 const PROMPT: usize = 128;
@@ -26,8 +26,8 @@ fn main() {
     let entry = moi_hub::find(DEFAULT_MODEL).unwrap();
     let file = Fetcher::new(Cache::from_env().unwrap()).fetch(entry, |line| eprintln!("{line}")).unwrap();
     let device = Default::default();
-    let decoder = Pretrained::open(&file).unwrap().load::<Flex>(&device, |_| {}).unwrap();
-    let bytes = decoder.config().weights_per_token() * size_of::<f32>();
+    let decoder = Pretrained::open(&file).unwrap().load::<Flex>(&device, WeightForm::Float, |_| {}).unwrap();
+    let bytes = decoder.bytes_per_token();
     let engine = Engine::new(decoder, device);
 
     let rules = [
@@ -90,7 +90,8 @@ fn run(engine: &Engine<Flex, Decoder<Flex>>, rule: InputRule) -> (f64, f64) {
 fn input_layer(engine: &Engine<Flex, Decoder<Flex>>, rule: InputRule) -> f64 {
     let logits = engine.logits(&[1]).unwrap();
     let token = Tensor::<Flex, 1, Int>::from_ints([504], &Default::default());
-    let table = engine.model().embedding().weight.val();
+    let Matrix::Dense(table) = &engine.model().embedding().weight else { unreachable!("loaded as floats") };
+    let table = table.val();
     let mut best = f64::INFINITY;
     for _ in 0..20 {
         let start = Instant::now();

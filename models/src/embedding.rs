@@ -1,40 +1,39 @@
 //! The token embedding: input layer, mixing table and, where tied, the head.
 
 use burn::{
-    module::{Module, Param},
+    module::Module,
     tensor::{Int, Tensor, backend::Backend},
 };
 
-use crate::linear::uninitialized;
+use crate::{Matrix, PackedForm};
 
 /// A table `[vocab, d]`, and the factor with which its rows enter the model.
 #[derive(Module, Debug)]
 pub struct Embedding<B: Backend> {
     /// `[vocab, d]`.
-    pub weight: Param<Tensor<B, 2>>,
+    pub weight: Matrix<B>,
     scale: f64,
 }
 
 impl<B: Backend> Embedding<B> {
     /// A table whose zeros are not allocated before they are used or loaded over.
     pub fn new(vocab: usize, hidden_size: usize, scale: f64, device: &B::Device) -> Self {
-        Self { weight: uninitialized([vocab, hidden_size], device), scale }
+        Self { weight: Matrix::new(vocab, hidden_size, None, device), scale }
     }
 
     /// `[vocab, d]`.
     pub fn dims(&self) -> [usize; 2] {
-        self.weight.val().dims()
+        self.weight.dims()
     }
 
     /// The rows of `ids` `[n]` as they enter the model: `[n, d]`.
     pub fn rows(&self, ids: Tensor<B, 1, Int>) -> Tensor<B, 2> {
-        self.scaled(self.weight.val().select(0, ids))
+        self.scaled(self.weight.rows(ids))
     }
 
     /// Weighted sums of all rows as they enter the model: `weights` `[n, vocab]` in float32, result `[n, d]`.
     pub fn weighted_sum(&self, weights: Tensor<B, 2>) -> Tensor<B, 2> {
-        let table = self.weight.val();
-        self.scaled(weights.cast(table.dtype()).matmul(table))
+        self.scaled(self.weight.weighted_sum(weights))
     }
 
     fn scaled(&self, rows: Tensor<B, 2>) -> Tensor<B, 2> {
@@ -46,6 +45,12 @@ impl<B: Backend> Embedding<B> {
 
     /// Products of `x` `[n, d]` with every row as it is stored `[n, vocab]`: the tied head.
     pub fn products(&self, x: Tensor<B, 2>) -> Tensor<B, 2> {
-        x.matmul(self.weight.val().transpose())
+        self.weight.products(x)
+    }
+
+    /// Replaces the table by a packed one that is yet to be loaded.
+    pub(crate) fn pack(&mut self, form: PackedForm, device: &B::Device) {
+        let [rows, columns] = self.weight.dims();
+        self.weight = Matrix::new(rows, columns, Some(form), device);
     }
 }

@@ -42,6 +42,7 @@ pub mod gpt_neox;
 pub mod granite;
 mod linear;
 pub mod llama;
+mod matrix;
 pub mod mistral;
 pub mod mixtral;
 mod mlp;
@@ -49,6 +50,8 @@ mod names;
 pub mod nemotron_nas;
 mod norm;
 pub mod olmo2;
+mod pack;
+mod packed;
 pub mod phi3;
 pub mod qwen2;
 pub mod qwen3;
@@ -73,9 +76,11 @@ pub use embedding::Embedding;
 pub use error::ModelError;
 pub use experts::Experts;
 pub use linear::Linear;
+pub use matrix::Matrix;
 pub use mlp::Mlp;
 pub use names::{Rows, TensorSource};
 pub use norm::Norm;
+pub use packed::{BLOCK, PackedForm, PackedMatrix};
 pub use rope::{RopeConfig, RopeScaling};
 
 /// A causal language model whose input is embeddings: the narrow door between the decode loop and the

@@ -2,17 +2,16 @@
 
 use burn::{
     module::{Module, Param, ParamId},
-    tensor::{Tensor, backend::Backend},
+    tensor::{DType, Int, Tensor, backend::Backend},
 };
 
+use crate::{Matrix, PackedForm};
+
 /// `y = x W^T + b` with `W` stored `[out, in]`, as checkpoints store it.
-///
-/// The product sees a transposed view: column-major on the right is what matrix-vector kernels want, and no
-/// weight is rearranged when it is loaded.
 #[derive(Module, Debug)]
 pub struct Linear<B: Backend> {
     /// `[out, in]`.
-    pub weight: Param<Tensor<B, 2>>,
+    pub weight: Matrix<B>,
     /// `[out]`.
     pub bias: Option<Param<Tensor<B, 1>>>,
 }
@@ -21,18 +20,24 @@ impl<B: Backend> Linear<B> {
     /// A layer whose zeros are not allocated before they are used or loaded over.
     pub fn new(inputs: usize, outputs: usize, bias: bool, device: &B::Device) -> Self {
         Self {
-            weight: uninitialized([outputs, inputs], device),
+            weight: Matrix::new(outputs, inputs, None, device),
             bias: bias.then(|| uninitialized([outputs], device)),
         }
     }
 
     /// `[rows, in]` to `[rows, out]`.
     pub fn forward(&self, x: Tensor<B, 2>) -> Tensor<B, 2> {
-        let y = x.matmul(self.weight.val().transpose());
+        let y = self.weight.products(x);
         match &self.bias {
             Some(bias) => y + bias.val().unsqueeze(),
             None => y,
         }
+    }
+
+    /// Replaces the weight by a packed one that is yet to be loaded.
+    pub(crate) fn pack(&mut self, form: PackedForm, device: &B::Device) {
+        let [rows, columns] = self.weight.dims();
+        self.weight = Matrix::new(rows, columns, Some(form), device);
     }
 }
 
@@ -44,6 +49,20 @@ pub(crate) fn uninitialized<B: Backend, const D: usize>(
     Param::uninitialized(
         ParamId::new(),
         move |device, _| Tensor::zeros(shape, device),
+        device.clone(),
+        false,
+        shape.into(),
+    )
+}
+
+/// The same of 32-bit integers.
+pub(crate) fn uninitialized_int<B: Backend, const D: usize>(
+    shape: [usize; D],
+    device: &B::Device,
+) -> Param<Tensor<B, D, Int>> {
+    Param::uninitialized(
+        ParamId::new(),
+        move |device, _| Tensor::zeros(shape, (device, DType::I32)),
         device.clone(),
         false,
         shape.into(),

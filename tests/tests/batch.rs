@@ -5,14 +5,14 @@
 use burn::tensor::backend::Backend;
 use moi_engine::{Engine, InputRule, Prompt, Request, RowId, Sampling, Step, StopReason, Support};
 use moi_models::Decoder;
-use moi_pretrained::Pretrained;
+use moi_pretrained::{Pretrained, WeightForm};
 use moi_tests::{golden::Golden, on_cpu_backends, steps};
 
 fn engine<B: Backend>(name: &str) -> (Engine<B, Decoder<B>>, Golden) {
     let device = B::Device::default();
     let golden = Golden::read(name);
     let pretrained = Pretrained::open(&golden.path).unwrap();
-    let decoder = pretrained.load::<B>(&device, |_| {}).unwrap();
+    let decoder = pretrained.load::<B>(&device, WeightForm::Float, |_| {}).unwrap();
     (Engine::new(decoder, device).with_eos(pretrained.eos), golden)
 }
 

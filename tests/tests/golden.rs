@@ -4,8 +4,8 @@
 
 use burn::tensor::{Int, Tensor, TensorData, backend::Backend};
 use moi_engine::{Engine, Prompt, Request};
-use moi_models::{CausalLm, Decoder};
-use moi_pretrained::Pretrained;
+use moi_models::{CausalLm, Decoder, PackedForm};
+use moi_pretrained::{Pretrained, WeightForm};
 use moi_tests::{
     golden::{self, Golden},
     on_cpu_backends, relative_error, steps, values,
@@ -59,7 +59,8 @@ fn each<B: Backend>(test: impl Fn(&str, &Golden, &Decoder<B>, &B::Device)) {
     let device = B::Device::default();
     for name in CHECKPOINTS {
         let golden = Golden::read(name);
-        let decoder = Pretrained::open(&golden.path).unwrap().load::<B>(&device, |_| {}).unwrap();
+        let decoder =
+            Pretrained::open(&golden.path).unwrap().load::<B>(&device, WeightForm::Float, |_| {}).unwrap();
         test(name, &golden, &decoder, &device);
     }
 }
@@ -178,7 +179,8 @@ fn sliding_layers_keep_their_window<B: Backend>() {
     ] {
         let device = B::Device::default();
         let golden = Golden::read(name);
-        let decoder = Pretrained::open(&golden.path).unwrap().load::<B>(&device, |_| {}).unwrap();
+        let decoder =
+            Pretrained::open(&golden.path).unwrap().load::<B>(&device, WeightForm::Float, |_| {}).unwrap();
         let mut cache = decoder.new_cache(1);
         for &token in golden.cases.tokens.iter().chain(&golden.cases.tokens) {
             decoder.forward(decoder.embed(ids(&[&[token]], &device)), &mut cache).unwrap();
@@ -195,7 +197,38 @@ fn sliding_layers_keep_their_window<B: Backend>() {
     }
 }
 
+/// Packed now, on every backend, for every kind of layer: as near the float weights as their bits allow. (That they
+/// are exact is shown on a real model's own blocks.)
+fn packed_weights<B: Backend>() {
+    for (name, form, limit) in [
+        ("llama", PackedForm::Q8_0, 0.2),
+        ("llama", PackedForm::Q4_1, 1.0),
+        ("mixtral", PackedForm::Q8_0, 0.2),
+        ("gpt2", PackedForm::Q8_0, 0.2),
+        ("nemotron-nas", PackedForm::Q8_0, 0.2),
+        ("gemma2", PackedForm::Q4_0, 1.0),
+    ] {
+        let device = B::Device::default();
+        let golden = Golden::read(name);
+        let pretrained = Pretrained::open(&golden.path).unwrap();
+        let logits = |form: WeightForm| {
+            let decoder = pretrained.load::<B>(&device, form, |_| {}).unwrap();
+            let inputs = decoder.embed(ids(&[&golden.cases.tokens], &device));
+            let hidden = decoder.forward(inputs, &mut decoder.new_cache(1)).unwrap();
+            (values(decoder.logits(hidden)), decoder.num_bytes())
+        };
+        let (packed, bytes) = logits(WeightForm::Packed(form));
+        let (float, float_bytes) = logits(WeightForm::Float);
+        assert_close(name, "floats", &float, &golden.logits);
+        let error = relative_error(&packed, &golden.logits);
+        println!("{name}: {form:?}: off by {error:.1e}, {bytes} bytes for {float_bytes}");
+        assert!(error > 0.0 && error < limit, "{name}: {form:?}: {error:e}");
+        assert!(bytes * 2 < float_bytes, "{name}: {bytes} bytes for {float_bytes}");
+    }
+}
+
 on_cpu_backends!(
+    packed_weights,
     full_forward,
     pieces_with_a_cache,
     batch_of_two,
@@ -215,7 +248,7 @@ fn gguf_files<B: Backend>() {
         let path = file.unwrap().path();
         let name = path.file_stem().unwrap().to_str().unwrap();
         let pretrained = Pretrained::open(&path).unwrap();
-        let decoder = pretrained.load::<B>(&device, |_| {}).unwrap();
+        let decoder = pretrained.load::<B>(&device, WeightForm::Float, |_| {}).unwrap();
         let mut cache = decoder.new_cache(1);
         let (tokens, expected) = match name {
             "deci" => deci::<B>(&device),
@@ -251,7 +284,8 @@ fn deci<B: Backend>(device: &B::Device) -> (Vec<u32>, Vec<f32>) {
     });
     let file = safetensors::serialize(kept, None).unwrap();
     std::fs::write(directory.path().join("model.safetensors"), file).unwrap();
-    let decoder = Pretrained::open(directory.path()).unwrap().load::<B>(device, |_| {}).unwrap();
+    let decoder =
+        Pretrained::open(directory.path()).unwrap().load::<B>(device, WeightForm::Float, |_| {}).unwrap();
     let inputs = decoder.embed(ids(&[&golden.cases.tokens], device));
     let hidden = decoder.forward(inputs, &mut decoder.new_cache(1)).unwrap();
     (golden.cases.tokens, values(decoder.logits(hidden)))

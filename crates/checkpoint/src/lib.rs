@@ -12,6 +12,7 @@
 mod error;
 pub mod gguf;
 mod load;
+mod packed;
 mod safetensors;
 mod select;
 mod storage;

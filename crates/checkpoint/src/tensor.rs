@@ -215,9 +215,14 @@ impl LazyTensor {
         values
     }
 
-    /// The bytes of the selected rows, in order: the values in their own storage, if no value is changed.
+    /// Whether the stored bytes of whole rows are the values: nothing is transposed, cut or added to.
+    pub fn is_as_stored(&self) -> bool {
+        !self.transposed && self.added == 0.0 && self.columns.len() == self.width
+    }
+
+    /// The bytes of the selected rows, in order: the values in their own storage, if they are as stored.
     pub fn read_stored(&self) -> Option<Vec<u8>> {
-        if self.transposed || self.added != 0.0 || self.columns.len() < self.width {
+        if !self.is_as_stored() {
             return None;
         }
         let mut stored = Vec::with_capacity(self.num_bytes());

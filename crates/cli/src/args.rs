@@ -5,6 +5,8 @@ use std::path::PathBuf;
 use clap::{Parser, Subcommand, ValueEnum};
 use moi_engine::Support;
 use moi_hub::DEFAULT_MODEL;
+use moi_models::PackedForm;
+use moi_pretrained::WeightForm;
 
 use crate::backend::Device;
 
@@ -59,6 +61,39 @@ pub(crate) struct ModelArgs {
     /// Where to compute
     #[arg(long, value_enum, default_value_t = Device::Cpu)]
     pub(crate) device: Device,
+    /// Hold the weights quantised in memory: a quarter to a seventh of the bytes, slower for now
+    #[arg(long, value_enum, value_name = "FORM")]
+    pub(crate) quantize: Option<Quantize>,
+}
+
+/// How weights are held in memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+#[allow(non_camel_case_types, reason = "the values' own names")]
+pub(crate) enum Quantize {
+    /// As a GGUF file has them, where that is one of the others; else float32
+    File,
+    /// 8 bits and a scale for 32 values
+    #[value(name = "q8_0")]
+    Q8_0,
+    /// 4 bits and a scale for 32 values
+    #[value(name = "q4_0")]
+    Q4_0,
+    /// 4 bits, a scale and a minimum for 32 values
+    #[value(name = "q4_1")]
+    Q4_1,
+}
+
+impl ModelArgs {
+    /// How the weights are to be held.
+    pub(crate) fn weight_form(&self) -> WeightForm {
+        match self.quantize {
+            None => WeightForm::Float,
+            Some(Quantize::File) => WeightForm::Stored,
+            Some(Quantize::Q8_0) => WeightForm::Packed(PackedForm::Q8_0),
+            Some(Quantize::Q4_0) => WeightForm::Packed(PackedForm::Q4_0),
+            Some(Quantize::Q4_1) => WeightForm::Packed(PackedForm::Q4_1),
+        }
+    }
 }
 
 /// Continue a prompt or answer a question

@@ -51,7 +51,7 @@ impl Job for Generate {
 
     fn run<B: Backend>(self, device: &B::Device) -> Result<Ended> {
         let Self { args, pretrained, prompt, rule, sampling, seed, begun } = self;
-        let engine = model::engine::<B>(pretrained, device)?;
+        let engine = model::engine::<B>(pretrained, args.model.weight_form(), device)?;
         let load = begun.elapsed();
         let stop = StopRules {
             max_tokens: args.stop.max_tokens,
@@ -100,11 +100,7 @@ impl Job for Generate {
             Report::new(names, rule, seed, &prompt_tokens, &steps, stop_reason, timing).print()?;
         }
         if args.output.stats {
-            let config = engine.model().config();
-            eprintln!(
-                "{}",
-                timing.line(&rule, seed, stop_reason, config.weights_per_token() * size_of::<f32>())
-            );
+            eprintln!("{}", timing.line(&rule, seed, stop_reason, engine.model().bytes_per_token()));
         }
         Ok(if stop_reason == StopReason::Interrupted { Ended::Interrupted } else { Ended::Normally })
     }

@@ -4,7 +4,7 @@ use std::{fs, io::Write, path::Path};
 
 use anyhow::{Context, Result};
 use burn::tensor::backend::Backend;
-use moi_pretrained::Pretrained;
+use moi_pretrained::{Pretrained, WeightForm};
 use safetensors::{Dtype, tensor::TensorView};
 
 use crate::{args::LogitsArgs, backend::Job, model};
@@ -12,7 +12,8 @@ use crate::{args::LogitsArgs, backend::Job, model};
 /// Computes the logits of a prompt and writes them.
 pub(crate) fn run(args: &LogitsArgs) -> Result<()> {
     let pretrained = model::open(&args.model)?;
-    let (values, shape) = args.model.device.run(Logits { tokens: &args.tokens, pretrained })?;
+    let (values, shape) =
+        args.model.device.run(Logits { tokens: &args.tokens, form: args.model.weight_form(), pretrained })?;
     write(&args.output, &values, shape).with_context(|| format!("cannot write {}", args.output.display()))?;
     eprintln!("moi: wrote logits {shape:?} to {}", args.output.display());
     Ok(())
@@ -20,6 +21,7 @@ pub(crate) fn run(args: &LogitsArgs) -> Result<()> {
 
 struct Logits<'a> {
     tokens: &'a [u32],
+    form: WeightForm,
     pretrained: Pretrained,
 }
 
@@ -27,7 +29,7 @@ impl Job for Logits<'_> {
     type Output = (Vec<f32>, [usize; 2]);
 
     fn run<B: Backend>(self, device: &B::Device) -> Result<Self::Output> {
-        let engine = model::engine::<B>(self.pretrained, device)?;
+        let engine = model::engine::<B>(self.pretrained, self.form, device)?;
         let logits = engine.logits(self.tokens)?;
         let shape = logits.dims();
         Ok((logits.into_data().convert::<f32>().iter::<f32>().collect(), shape))

@@ -8,7 +8,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use moi_engine::Engine;
 use moi_hub::{CATALOGUE, Cache, Fetcher};
 use moi_models::Decoder;
-use moi_pretrained::{AdvisedSampling, Pretrained};
+use moi_pretrained::{AdvisedSampling, Pretrained, WeightForm};
 
 use crate::args::ModelArgs;
 
@@ -66,10 +66,14 @@ pub(crate) fn find(model: &str, revision: Option<&str>) -> Result<PathBuf> {
 }
 
 /// Loads the weights, with a progress bar on a terminal.
-pub(crate) fn load<B: Backend>(pretrained: &Pretrained, device: &B::Device) -> Result<Decoder<B>> {
+pub(crate) fn load<B: Backend>(
+    pretrained: &Pretrained,
+    form: WeightForm,
+    device: &B::Device,
+) -> Result<Decoder<B>> {
     let style = ProgressStyle::with_template("loading [{bar:30}] {bytes}/{total_bytes}")?;
     let bar = ProgressBar::new(0).with_style(style);
-    let decoder = pretrained.load::<B>(device, |progress| {
+    let decoder = pretrained.load::<B>(device, form, |progress| {
         bar.set_length(progress.total_bytes as u64);
         bar.set_position(progress.bytes as u64);
     });
@@ -80,9 +84,10 @@ pub(crate) fn load<B: Backend>(pretrained: &Pretrained, device: &B::Device) -> R
 /// An engine with all the model brings.
 pub(crate) fn engine<B: Backend>(
     pretrained: Pretrained,
+    form: WeightForm,
     device: &B::Device,
 ) -> Result<Engine<B, Decoder<B>>> {
-    let decoder = load::<B>(&pretrained, device)?;
+    let decoder = load::<B>(&pretrained, form, device)?;
     let Pretrained { tokenizer, eos, .. } = pretrained;
     let tokenizer = tokenizer.unwrap_or_else(|error| {
         eprintln!("moi: {error}; going on without text");

@@ -152,8 +152,7 @@ impl Inspection {
             .map_err(|error| PretrainedError::Model { path: path.to_owned(), error })?;
         let mut inspection = Self::of_architecture(path, &architecture);
         let tensors = architecture.checkpoint_tensors().into_iter();
-        inspection.tensors =
-            tensors.map(|(name, shape)| (name, Tensor { shape, storage: None })).collect();
+        inspection.tensors = tensors.map(|(name, shape)| (name, Tensor { shape, storage: None })).collect();
         Ok(inspection)
     }
 
@@ -191,10 +190,8 @@ fn layers(config: &DecoderConfig) -> Layers {
             Some(AttentionKind::Linear) | None => None,
         })
     };
-    let experts = config
-        .layers
-        .iter()
-        .filter(|layer| matches!(layer.feed_forward, Some(FeedForwardKind::Experts(_))));
+    let experts =
+        config.layers.iter().filter(|layer| matches!(layer.feed_forward, Some(FeedForwardKind::Experts(_))));
     Layers {
         count: config.layers.len(),
         attention: heads().count(),

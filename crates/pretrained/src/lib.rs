@@ -6,12 +6,13 @@
 //! ```no_run
 //! use burn::tensor::backend::Backend;
 //! use moi_models::Decoder;
-//! use moi_pretrained::{Pretrained, PretrainedError};
+//! use moi_pretrained::{Pretrained, PretrainedError, WeightForm};
 //!
 //! fn load<B: Backend>(path: &str, device: &B::Device) -> Result<Decoder<B>, PretrainedError> {
 //!     let pretrained = Pretrained::open(path.as_ref())?;
 //!     println!("end tokens {:?}", pretrained.eos);
-//!     pretrained.load(device, |progress| eprintln!("{} bytes", progress.bytes))
+//!     let form = WeightForm::Float;
+//!     pretrained.load(device, form, |progress| eprintln!("{} bytes", progress.bytes))
 //! }
 //! ```
 
@@ -22,9 +23,11 @@ mod inspect;
 use std::path::{Path, PathBuf};
 
 use burn::tensor::backend::Backend;
-use moi_checkpoint::{Checkpoint, CheckpointError, LoadProgress, Parameter, RowBlocks};
-use moi_models::{Architecture, Decoder, ModelError, Rows, TensorSource};
 pub use inspect::{Files, Inspection, Layers, Memory, Tensor, TypeTotal};
+use moi_checkpoint::{
+    Checkpoint, CheckpointError, LoadProgress, Parameter, RowBlocks, Storage, gguf::BlockKind,
+};
+use moi_models::{Architecture, Decoder, ModelError, PackedForm, Rows, TensorSource};
 use moi_text::{ChatTemplate, TextError, Tokenizer};
 
 /// A model on disk, its weights not yet read.
@@ -57,6 +60,18 @@ pub struct AdvisedSampling {
     pub top_p: Option<f64>,
     /// 0 is all.
     pub min_p: Option<f64>,
+}
+
+/// How weights are held in memory. Norms, biases and routers are always floats.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum WeightForm {
+    /// In the device's default float type.
+    #[default]
+    Float,
+    /// As the file has them where that is Q8_0, Q4_0 or Q4_1, else as floats.
+    Stored,
+    /// Quantised, by the file or now.
+    Packed(PackedForm),
 }
 
 /// Why a model cannot be opened or loaded.
@@ -122,17 +137,30 @@ impl Pretrained {
         }
     }
 
-    /// Loads the weights onto a device, in its default float type.
+    /// Loads the weights onto a device.
     ///
     /// # Errors
     /// If the tensors do not fit the architecture.
     pub fn load<B: Backend>(
         &self,
         device: &B::Device,
+        form: WeightForm,
         progress: impl FnMut(LoadProgress),
     ) -> Result<Decoder<B>, PretrainedError> {
-        let decoder = self.architecture.config.init::<B>(device);
-        Ok(moi_checkpoint::load(decoder, &self.parameters()?, |_| false, progress)?)
+        let parameters = self.parameters()?;
+        let stored = |name: &str| match parameters.tensors().get(name)?.storage() {
+            Storage::Block(BlockKind::Q8_0) => Some(PackedForm::Q8_0),
+            Storage::Block(BlockKind::Q4_0) => Some(PackedForm::Q4_0),
+            Storage::Block(BlockKind::Q4_1) => Some(PackedForm::Q4_1),
+            _ => None,
+        };
+        let form_of = |name: &str| match form {
+            WeightForm::Float => None,
+            WeightForm::Stored => stored(name).filter(|_| parameters.tensors()[name].is_as_stored()),
+            WeightForm::Packed(form) => Some(form),
+        };
+        let decoder = self.architecture.config.init::<B>(device).packed(form_of, device);
+        Ok(moi_checkpoint::load(decoder, &parameters, |_| false, progress)?)
     }
 }
 

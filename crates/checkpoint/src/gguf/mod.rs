@@ -8,6 +8,7 @@ mod config;
 mod k_blocks;
 mod metadata;
 mod names;
+mod quantize;
 mod reader;
 
 use std::{collections::BTreeMap, ops::Range, path::Path, sync::Arc};

@@ -28,6 +28,8 @@ for kind in [
     values[2, 32:] = np.linspace(-5, 11, 32)
     data = gguf.quants.quantize(values, kind)
     writer.add_tensor(kind.name, data, raw_dtype=kind)
+    if kind in [kinds.Q8_0, kinds.Q4_0, kinds.Q4_1]:
+        writer.add_tensor(f"{kind.name}.input", values, raw_dtype=kinds.F32)
     expected = gguf.quants.dequantize(data, kind).astype(np.float32)
     writer.add_tensor(f"{kind.name}.expected", expected, raw_dtype=kinds.F32)
 

@@ -1,0 +1,75 @@
+//! A weight matrix in any of the forms that memory can hold it in.
+
+use burn::{
+    module::{Module, Param},
+    tensor::{Int, Tensor, backend::Backend},
+};
+
+use crate::{PackedForm, PackedMatrix, linear::uninitialized};
+
+/// A matrix `[out, in]`, as checkpoints store it. The variants of packed ones bear the names of their forms, by
+/// which a loader knows what belongs there.
+#[derive(Module, Debug)]
+#[allow(non_camel_case_types, reason = "ggml's own names")]
+#[allow(clippy::large_enum_variant, reason = "there are few of them, and each holds megabytes elsewhere")]
+pub enum Matrix<B: Backend> {
+    /// A float of the model's type for each value.
+    Dense(Param<Tensor<B, 2>>),
+    /// See [`PackedForm::Q8_0`].
+    Q8_0(PackedMatrix<B>),
+    /// See [`PackedForm::Q4_0`].
+    Q4_0(PackedMatrix<B>),
+    /// See [`PackedForm::Q4_1`].
+    Q4_1(PackedMatrix<B>),
+}
+
+impl<B: Backend> Matrix<B> {
+    /// A matrix that is not allocated before it is used or loaded over; dense without a form.
+    pub fn new(rows: usize, columns: usize, form: Option<PackedForm>, device: &B::Device) -> Self {
+        let packed = |form| PackedMatrix::new(rows, columns, form, device);
+        match form {
+            None => Self::Dense(uninitialized([rows, columns], device)),
+            Some(form @ PackedForm::Q8_0) => Self::Q8_0(packed(form)),
+            Some(form @ PackedForm::Q4_0) => Self::Q4_0(packed(form)),
+            Some(form @ PackedForm::Q4_1) => Self::Q4_1(packed(form)),
+        }
+    }
+
+    /// `[out, in]`.
+    pub fn dims(&self) -> [usize; 2] {
+        match self {
+            Self::Dense(weight) => weight.lazy_shape().dims(),
+            Self::Q8_0(packed) | Self::Q4_0(packed) | Self::Q4_1(packed) => packed.dims(),
+        }
+    }
+
+    /// `x` `[n, in]` times the transpose: `[n, out]`.
+    ///
+    /// A dense matrix is seen transposed: column-major on the right is what matrix-vector kernels want, and no
+    /// weight is rearranged when it is loaded.
+    pub fn products(&self, x: Tensor<B, 2>) -> Tensor<B, 2> {
+        match self {
+            Self::Dense(weight) => x.matmul(weight.val().transpose()),
+            Self::Q8_0(packed) | Self::Q4_0(packed) | Self::Q4_1(packed) => packed.products(x),
+        }
+    }
+
+    /// Weighted sums of all rows: `weights` `[n, out]` in float32, result `[n, in]`.
+    pub fn weighted_sum(&self, weights: Tensor<B, 2>) -> Tensor<B, 2> {
+        match self {
+            Self::Dense(weight) => {
+                let table = weight.val();
+                weights.cast(table.dtype()).matmul(table)
+            }
+            Self::Q8_0(packed) | Self::Q4_0(packed) | Self::Q4_1(packed) => packed.weighted_sum(weights),
+        }
+    }
+
+    /// The rows of `ids` `[n]`: `[n, in]`.
+    pub fn rows(&self, ids: Tensor<B, 1, Int>) -> Tensor<B, 2> {
+        match self {
+            Self::Dense(weight) => weight.val().select(0, ids),
+            Self::Q8_0(packed) | Self::Q4_0(packed) | Self::Q4_1(packed) => packed.rows(ids),
+        }
+    }
+}

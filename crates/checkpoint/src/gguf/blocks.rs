@@ -77,7 +77,7 @@ impl BlockKind {
     }
 
     /// Appends the values of whole blocks.
-    pub(crate) fn decode(self, bytes: &[u8], out: &mut Vec<f32>) {
+    pub fn decode(self, bytes: &[u8], out: &mut Vec<f32>) {
         match self {
             Self::Q4_0 => each(bytes, |block| q4_0(block, out)),
             Self::Q4_1 => each(bytes, |block| q4_1(block, out)),

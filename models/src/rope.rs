@@ -107,7 +107,7 @@ impl RopeConfig {
     }
 
     /// Factor on cosines and sines.
-    pub(crate) fn attention_factor(&self) -> f64 {
+    pub fn attention_factor(&self) -> f64 {
         match self.scaling {
             RopeScaling::Yarn { attention_factor, .. } | RopeScaling::LongRope { attention_factor, .. } => {
                 attention_factor

@@ -1,6 +1,9 @@
 //! Everything that prepares files, and the test command.
 
-use std::process::{Command, ExitCode};
+use std::{
+    path::Path,
+    process::{Command, ExitCode},
+};
 
 use anyhow::{Context, Result, bail};
 use clap::{Parser, Subcommand};
@@ -22,6 +25,20 @@ enum Task {
         #[arg(required = true)]
         names: Vec<String>,
     },
+    /// Convert a model into another form: `moi convert`, built if need be
+    #[command(disable_help_flag = true)]
+    Convert {
+        /// See `cargo xtask convert --help`
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        rest: Vec<String>,
+    },
+    /// Print what a model is and needs: `moi inspect`, built if need be
+    #[command(disable_help_flag = true)]
+    Inspect {
+        /// See `cargo xtask inspect --help`
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        rest: Vec<String>,
+    },
     /// Fetch the model that tests need, then run all tests
     ///
     /// In release: a float32 forward pass of a real model is too slow without optimisation, and the
@@ -36,6 +53,8 @@ enum Task {
 fn main() -> ExitCode {
     let done = match Args::parse().task {
         Task::Fetch { names } => fetch(&names),
+        Task::Convert { rest } => moi("convert", &rest),
+        Task::Inspect { rest } => moi("inspect", &rest),
         Task::Test { rest } => test(&rest),
     };
     match done {
@@ -60,10 +79,25 @@ fn fetch(names: &[String]) -> Result<()> {
     Ok(())
 }
 
+/// Runs the binary that `cargo run` builds: one build for both, and the same code.
+fn moi(command: &str, rest: &[String]) -> Result<()> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().context("xtask stands in the workspace")?;
+    let mut cargo = cargo();
+    cargo.args(["run", "--release", "--quiet", "--manifest-path"]).arg(root.join("Cargo.toml"));
+    let status = cargo.arg("--").arg(command).args(rest).status().context("cargo cannot be run")?;
+    if !status.success() {
+        bail!("moi {command} failed ({status})");
+    }
+    Ok(())
+}
+
+fn cargo() -> Command {
+    Command::new(std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned()))
+}
+
 fn test(rest: &[String]) -> Result<()> {
     fetch(&[DEFAULT_MODEL.to_owned()])?;
-    let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned());
-    let mut command = Command::new(cargo);
+    let mut command = cargo();
     command.args(["test", "--release", "--workspace", "--"]).args(rest);
     let status = command.status().context("cargo cannot be run")?;
     if !status.success() {

@@ -6,9 +6,11 @@
 //!
 //! | format | types |
 //! |---|---|
-//! | safetensors, one file or shards with `model.safetensors.index.json` | F32, F16, BF16 |
+//! | safetensors, one file or shards with `model.safetensors.index.json` | F64, F32, F16, BF16 |
+//! | burnpack | F64, F32, F16, BF16 |
 //! | GGUF version 2 and 3 | F32, F16, BF16, F64 and the block formats of [`gguf::BlockKind`] |
 
+mod burnpack;
 mod error;
 pub mod gguf;
 mod load;
@@ -18,6 +20,7 @@ mod select;
 mod storage;
 mod tensor;
 
+pub use burnpack::{BURNPACK_FILE, open_burnpack};
 pub use error::{CheckpointError, TensorProblem};
 pub use load::{LoadProgress, load};
 pub use safetensors::{INDEX_FILE, SINGLE_FILE, open_safetensors};

@@ -129,6 +129,7 @@ struct Reader<'a, P> {
 
 impl<P: FnMut(LoadProgress)> Reader<'_, P> {
     fn count(&mut self, tensor: &LazyTensor) {
+        tensor.release();
         self.bytes += tensor.num_bytes();
         (self.progress)(LoadProgress { bytes: self.bytes, total_bytes: self.total_bytes });
     }

@@ -16,12 +16,16 @@ pub const SINGLE_FILE: &str = "model.safetensors";
 /// The index of a sharded one.
 pub const INDEX_FILE: &str = "model.safetensors.index.json";
 
+/// Names of masks, which an index lists and which may be of a type that is left out.
+const SKIPPED: &[&str] = &[".attn.bias", ".attention.bias", ".masked_bias"];
+
 #[derive(Deserialize)]
 struct Index {
     weight_map: BTreeMap<String, String>,
 }
 
-/// Opens a safetensors file, or a directory that holds [`SINGLE_FILE`] or [`INDEX_FILE`] with its shards.
+/// Opens a safetensors file, or a directory that holds [`SINGLE_FILE`] or [`INDEX_FILE`] with its shards. Tensors
+/// of whole numbers are left out.
 ///
 /// # Errors
 /// If a file cannot be opened, is truncated or damaged, or has a type other than F64, F32, F16 or BF16.
@@ -56,9 +60,12 @@ fn open_shards(directory: &Path, index: &Path) -> Result<BTreeMap<String, LazyTe
     let mut tensors = BTreeMap::new();
     for (name, shard) in &weight_map {
         let tensor = shards.get_mut(shard.as_str()).and_then(|tensors| tensors.remove(name));
-        let tensor = tensor
-            .ok_or_else(|| wrong(format!("tensor `{name}`"), format!("shard `{shard}` does not hold it")))?;
-        tensors.insert(name.clone(), tensor);
+        match tensor {
+            Some(tensor) => drop(tensors.insert(name.clone(), tensor)),
+            // Whole numbers are left out; what a model needs and does not find is reported later.
+            None if SKIPPED.iter().any(|suffix| name.ends_with(suffix)) => {}
+            None => return Err(wrong(format!("tensor `{name}`"), format!("shard `{shard}` does not hold it"))),
+        }
     }
     match shards.iter().find_map(|(shard, left)| Some((shard, left.keys().next()?))) {
         Some((shard, name)) => {
@@ -82,6 +89,9 @@ fn open_file(path: &Path) -> Result<BTreeMap<String, LazyTensor>, CheckpointErro
             Dtype::F32 => Storage::F32,
             Dtype::F16 => Storage::F16,
             Dtype::BF16 => Storage::BF16,
+            // Masks that old checkpoints store; no weight is a whole number.
+            Dtype::BOOL | Dtype::U8 | Dtype::I8 | Dtype::I16 | Dtype::U16 | Dtype::I32 | Dtype::U32
+            | Dtype::I64 | Dtype::U64 => return Ok(None),
             other => {
                 let what = format!("type {other:?} is not supported (supported: F64, F32, F16, BF16)");
                 return Err(wrong(format!("tensor `{name}`"), what));
@@ -90,7 +100,7 @@ fn open_file(path: &Path) -> Result<BTreeMap<String, LazyTensor>, CheckpointErro
         let (from, to) = info.data_offsets;
         let range = start + from..start + to;
         let tensor = LazyTensor::stored(info.shape.clone(), storage, source.clone(), range);
-        Ok((name, tensor))
+        Ok(Some((name, tensor)))
     };
-    metadata.tensors().into_iter().map(tensor).collect()
+    metadata.tensors().into_iter().filter_map(|entry| tensor(entry).transpose()).collect()
 }

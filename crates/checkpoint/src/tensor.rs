@@ -8,7 +8,6 @@ use std::{
     sync::Arc,
 };
 
-use half::{bf16, f16};
 use memmap2::Mmap;
 
 use crate::{CheckpointError, Storage};
@@ -35,6 +34,22 @@ impl Source {
 
     pub(crate) fn bytes(&self) -> &[u8] {
         &self.map
+    }
+
+    /// Lets the system take back the pages of a range; they are read again if they are needed again.
+    fn release(&self, range: &Range<usize>) {
+        #[cfg(unix)]
+        // SAFETY: the map is shared with the file and never written: the pages' contents stay in the file.
+        unsafe {
+            // A refusal only costs memory.
+            let _ = self.map.unchecked_advise_range(
+                memmap2::UncheckedAdvice::DontNeed,
+                range.start,
+                range.len(),
+            );
+        }
+        #[cfg(not(unix))]
+        let _ = range;
     }
 }
 
@@ -143,6 +158,17 @@ impl LazyTensor {
         Some(Self { shape: self.with_first(blocks * len), rows: order, ..self.clone() })
     }
 
+    /// `len` rows from `start` on; none beyond the last.
+    pub fn slice_rows(&self, start: usize, len: usize) -> Option<Self> {
+        let rows = if self.transposed { self.columns.len() } else { self.rows.len() };
+        self.select_rows(1, rows, start, len)
+    }
+
+    /// Rows of the matrix that it counts as: all axes but the last.
+    pub fn num_rows(&self) -> usize {
+        if self.transposed { self.columns.len() } else { self.rows.len() }
+    }
+
     /// Rows in another order: row i of the result is row `order(i)` of this.
     pub(crate) fn reorder_rows(&self, order: impl Fn(usize) -> usize) -> Option<Self> {
         if self.transposed {
@@ -211,8 +237,18 @@ impl LazyTensor {
     /// The selected rows, whole.
     fn read_rows(&self) -> Vec<f32> {
         let mut values = Vec::with_capacity(self.rows.len() * self.width);
-        self.each_run(|bytes| decode(self.storage, bytes, &mut values));
+        self.each_run(|bytes| self.storage.decode(bytes, &mut values));
         values
+    }
+
+    /// Lets the system take back the memory of the file's pages that hold the tensor, once it is read.
+    pub fn release(&self) {
+        self.source.release(&self.range);
+    }
+
+    /// Whether a number is added to the stored values, which can cost their last bits.
+    pub fn is_shifted(&self) -> bool {
+        self.added != 0.0
     }
 
     /// Whether the stored bytes of whole rows are the values: nothing is transposed, cut or added to.
@@ -240,21 +276,6 @@ impl LazyTensor {
             RowOrder::List(rows) => rows.iter().for_each(|&row| each(&all[row * stride..][..stride])),
         }
     }
-}
-
-/// Appends the values of whole blocks.
-fn decode(storage: Storage, bytes: &[u8], values: &mut Vec<f32>) {
-    match storage {
-        Storage::F64 => values.extend(words(bytes).map(|w| f64::from_le_bytes(w) as f32)),
-        Storage::F32 => values.extend(words(bytes).map(f32::from_le_bytes)),
-        Storage::F16 => values.extend(words(bytes).map(|w| f16::from_le_bytes(w).to_f32())),
-        Storage::BF16 => values.extend(words(bytes).map(|w| bf16::from_le_bytes(w).to_f32())),
-        Storage::Block(kind) => kind.decode(bytes, values),
-    }
-}
-
-fn words<const N: usize>(bytes: &[u8]) -> impl Iterator<Item = [u8; N]> {
-    bytes.as_chunks::<N>().0.iter().copied()
 }
 
 /// `[rows, columns]` to `[columns, rows]`, in tiles that stay in the nearest cache.

@@ -34,6 +34,7 @@ pub(crate) enum Command {
     Generate(Box<GenerateArgs>),
     Logits(LogitsArgs),
     Inspect(InspectArgs),
+    Convert(ConvertArgs),
     Models(ModelsArgs),
     /// Print a completion script for a shell
     ///
@@ -254,6 +255,76 @@ pub(crate) struct InspectArgs {
     /// A table, or one JSON object
     #[arg(long, value_enum, default_value_t = Format::Text)]
     pub(crate) format: Format,
+}
+
+/// Convert a model into another form: safetensors, burnpack or GGUF
+///
+/// Writes a new directory: weights, config, tokenizer, chat template and licence. Tensors are converted one at a
+/// time; nothing has the directory's name before it is whole. A conversion that was killed is begun again by the
+/// same command.
+#[derive(Debug, clap::Args)]
+pub(crate) struct ConvertArgs {
+    /// What --model takes elsewhere, or a directory with pytorch_model*.bin
+    #[arg(value_name = "NAME|PATH")]
+    pub(crate) source: String,
+    /// The directory to make
+    #[arg(short, long, value_name = "DIR")]
+    pub(crate) output: PathBuf,
+    /// The form of the weights
+    #[arg(long, value_enum, default_value_t = Target::Safetensors)]
+    pub(crate) to: Target,
+    /// The type of the floats; as they are stored where not given (blocks stay blocks in GGUF, else become f32)
+    #[arg(long, value_enum)]
+    pub(crate) dtype: Option<FloatType>,
+    /// Quantise the matrices (gguf only)
+    #[arg(long, value_enum, conflicts_with = "dtype")]
+    pub(crate) quantize: Option<BlockFormat>,
+    /// Read the result back and compare it with the source, tensor by tensor and by logits
+    #[arg(long)]
+    pub(crate) verify: bool,
+    /// Megabytes of a safetensors file at most
+    #[arg(long, value_name = "MB", default_value_t = 5000)]
+    pub(crate) max_shard_size: usize,
+    /// Commit, tag or branch of a hub repository
+    #[arg(long, value_name = "REVISION")]
+    pub(crate) revision: Option<String>,
+}
+
+/// A form of weights.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Target {
+    /// What transformers and most others read
+    Safetensors,
+    /// burn's own
+    Burnpack,
+    /// What llama.cpp reads, in one file
+    Gguf,
+}
+
+/// A type of floats.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum FloatType {
+    /// Single precision
+    F32,
+    /// Half precision
+    F16,
+    /// The upper half of a single
+    Bf16,
+}
+
+/// A block format.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+#[allow(non_camel_case_types, reason = "the values' own names")]
+pub(crate) enum BlockFormat {
+    /// 8 bits and a scale for 32 values
+    #[value(name = "q8_0")]
+    Q8_0,
+    /// 4 bits and a scale for 32 values
+    #[value(name = "q4_0")]
+    Q4_0,
+    /// 4 bits, a scale and a minimum for 32 values
+    #[value(name = "q4_1")]
+    Q4_1,
 }
 
 /// List the catalogue: models that are fetched by name

@@ -19,6 +19,13 @@ pub(crate) enum Device {
     Ndarray,
 }
 
+impl Default for Device {
+    /// The CPU, with what this build has for it.
+    fn default() -> Self {
+        if cfg!(feature = "flex") { Self::Cpu } else { Self::Ndarray }
+    }
+}
+
 /// Work that is generic over the backend.
 pub(crate) trait Job {
     type Output;

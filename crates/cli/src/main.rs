@@ -2,6 +2,7 @@
 
 mod args;
 mod backend;
+mod convert;
 mod generate;
 mod inspect;
 mod logits;
@@ -24,6 +25,7 @@ fn main() -> ExitCode {
         Command::Generate(args) => generate::run(*args),
         Command::Logits(args) => logits::run(&args).map(|()| Ended::Normally),
         Command::Inspect(args) => inspect::run(&args).map(|()| Ended::Normally),
+        Command::Convert(args) => convert::run(&args).map(|()| Ended::Normally),
         Command::Models(args) => models::run(&args).map(|()| Ended::Normally),
         Command::Completions { shell } => {
             let mut script = Vec::new();

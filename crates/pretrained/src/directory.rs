@@ -2,7 +2,9 @@
 
 use std::path::Path;
 
-use moi_checkpoint::open_safetensors;
+use moi_checkpoint::{
+    BURNPACK_FILE, Checkpoint, INDEX_FILE, SINGLE_FILE, open_burnpack, open_safetensors,
+};
 use moi_models::Architecture;
 use moi_text::{ChatTemplate, TemplateTokens, TextError, Tokenizer};
 use serde::Deserialize;
@@ -81,7 +83,7 @@ pub(crate) fn open(directory: &Path) -> Result<Pretrained, PretrainedError> {
         // transformers takes them from here where generation_config.json does not give them.
         eos = token_ids(&config).map_err(|what| wrong(&path, what))?;
     }
-    let (architecture, checkpoint) = crate::fitted(architecture, open_safetensors(directory)?)?;
+    let (architecture, checkpoint) = crate::fitted(architecture, weights(directory)?)?;
     Ok(Pretrained {
         path: directory.to_owned(),
         architecture,
@@ -91,6 +93,23 @@ pub(crate) fn open(directory: &Path) -> Result<Pretrained, PretrainedError> {
         eos,
         sampling: sampling(&generation),
     })
+}
+
+/// safetensors go before the others: they are what most files beside them were made of.
+fn weights(directory: &Path) -> Result<Checkpoint, PretrainedError> {
+    let has = |file: &str| directory.join(file).is_file();
+    if !has(SINGLE_FILE) && !has(INDEX_FILE) {
+        if has(BURNPACK_FILE) {
+            return Ok(open_burnpack(&directory.join(BURNPACK_FILE))?);
+        }
+        if has("pytorch_model.bin") || has("pytorch_model.bin.index.json") {
+            return Err(PretrainedError::NotAModel {
+                path: directory.to_owned(),
+                what: "its weights are PyTorch files; convert them first (moi convert)".to_owned(),
+            });
+        }
+    }
+    Ok(open_safetensors(directory)?)
 }
 
 /// `eos_token_id`: absent, null, one or a list.

@@ -12,6 +12,7 @@
 //! # }
 //! ```
 
+mod describe;
 mod error;
 mod stream;
 mod template;

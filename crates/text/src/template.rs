@@ -53,6 +53,16 @@ const NAME: &str = "chat_template";
 const FUEL: u64 = 10_000_000;
 
 impl ChatTemplate {
+    /// The template's own text.
+    pub fn source(&self) -> String {
+        self.environment.get_template(NAME).map(|template| template.source().to_owned()).unwrap_or_default()
+    }
+
+    /// The tokens that it may name.
+    pub fn tokens(&self) -> &TemplateTokens {
+        &self.tokens
+    }
+
     /// Compiles a template.
     ///
     /// # Errors

@@ -2,7 +2,10 @@
 
 use std::path::Path;
 
-use tokenizers::{AddedToken, ModelWrapper, PreTokenizerWrapper, pre_tokenizers::metaspace::PrependScheme};
+use tokenizers::{
+    AddedToken, ModelWrapper, PreTokenizerWrapper, pre_tokenizers::metaspace::PrependScheme,
+    processors::template::TemplateProcessing,
+};
 
 use crate::TextError;
 
@@ -145,6 +148,30 @@ impl Tokenizer {
     /// The token of this text in the vocabulary.
     pub fn id(&self, token: &str) -> Option<u32> {
         self.inner.token_to_id(token)
+    }
+
+    /// The token that it puts before a prompt without a template, if any.
+    pub fn bos(&self) -> Option<u32> {
+        let added = || self.encode("", true).ok()?.first().copied();
+        self.bos.or_else(added)
+    }
+
+    /// As a `tokenizer.json`.
+    ///
+    /// # Errors
+    /// If it cannot be written as one.
+    pub fn to_json(&self) -> Result<String, TextError> {
+        let mut inner = self.inner.clone();
+        if let Some((id, token)) = self.bos.and_then(|id| Some((id, self.token(id)?))) {
+            let template = TemplateProcessing::builder()
+                .try_single(format!("{token} $A"))
+                .map_err(TextError::Vocabulary)?
+                .special_tokens(vec![(token, id)])
+                .build()
+                .map_err(|error| TextError::Vocabulary(error.to_string()))?;
+            inner.with_post_processor(Some(template));
+        }
+        Ok(inner.to_string(true)?)
     }
 
     /// What kind of tokenizer it is.

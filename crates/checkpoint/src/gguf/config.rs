@@ -5,15 +5,11 @@
 
 use serde_json::{Map, Value, json};
 
-use super::Gguf;
+use super::{
+    Gguf,
+    names::{LONG_FACTORS, ROPE_FACTORS, SHORT_FACTORS},
+};
 use crate::CheckpointError;
-
-/// Divisors of the rotary frequencies: llama.cpp's form of the llama3 scaling.
-pub(super) const ROPE_FACTORS: &str = "rope_freqs.weight";
-/// Divisors within and beyond the original context: its form of LongRoPE.
-pub(super) const SHORT_FACTORS: &str = "rope_factors_short.weight";
-/// See [`SHORT_FACTORS`].
-pub(super) const LONG_FACTORS: &str = "rope_factors_long.weight";
 
 /// Layers of Gemma-3-27B, and of Gemma-2-27B: the one size of each whose scores are scaled otherwise.
 const GEMMA3_27B_LAYERS: usize = 62;

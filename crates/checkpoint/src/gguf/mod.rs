@@ -10,11 +10,14 @@ mod metadata;
 mod names;
 mod quantize;
 mod reader;
+mod write;
 
 use std::{collections::BTreeMap, ops::Range, path::Path, sync::Arc};
 
 pub use blocks::BlockKind;
 pub use metadata::{Metadata, Value};
+pub use names::{Exported, ROPE_FACTORS, SHORT_FACTORS, LONG_FACTORS, export};
+pub use write::{NewTensor, write_gguf};
 
 use crate::{Checkpoint, CheckpointError, LazyTensor, Storage, tensor::Source};
 use reader::Reader;

@@ -1,13 +1,17 @@
 //! Tensors of a GGUF file under their Hugging Face names and in their layout: what llama.cpp's converter does
-//! to a checkpoint, undone.
+//! to a checkpoint, undone; and done, for writing such files.
 
 use serde_json::Value;
 
-use super::{
-    Gguf,
-    config::{LONG_FACTORS, ROPE_FACTORS, SHORT_FACTORS},
-};
+use super::Gguf;
 use crate::{CheckpointError, LazyTensor};
+
+/// Divisors of the rotary frequencies: llama.cpp's form of the llama3 scaling.
+pub const ROPE_FACTORS: &str = "rope_freqs.weight";
+/// Divisors within the original context: its form of LongRoPE.
+pub const SHORT_FACTORS: &str = "rope_factors_short.weight";
+/// Divisors beyond it.
+pub const LONG_FACTORS: &str = "rope_factors_long.weight";
 
 /// What must be undone to a tensor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,6 +46,7 @@ struct Table {
 
 use Undo::{KeyPairs, Nothing, PlusOne, QueryPairs, SplitHeads, Transposed};
 
+const GLOBALS: [&str; 4] = ["token_embd", "position_embd", "output_norm", "output"];
 const LLAMA_GLOBALS: [&str; 4] = ["model.embed_tokens", "", "model.norm", "lm_head"];
 /// Of llama.cpp's own rotary kernel for Llama.
 const PAIRED: &[Part] =
@@ -127,8 +132,7 @@ pub(super) fn tensors(
     let Some((stem, kind)) = name.rsplit_once('.') else {
         return Ok(vec![(name.to_owned(), tensor)]);
     };
-    let globals = ["token_embd", "position_embd", "output_norm", "output"];
-    if let Some(at) = globals.iter().position(|&global| global == stem) {
+    if let Some(at) = GLOBALS.iter().position(|&global| global == stem) {
         let undo = if stem == "output_norm" { table.norms } else { Nothing };
         let new = format!("{}.{kind}", table.globals[at]);
         return Ok(vec![(new, undone(file, config, name, tensor, undo)?)]);
@@ -195,37 +199,103 @@ fn undone(
     tensor: LazyTensor,
     undo: Undo,
 ) -> Result<LazyTensor, CheckpointError> {
-    let rows = tensor.shape().first().copied().unwrap_or(0);
-    let number = |key: &str| config.get(key).and_then(Value::as_u64).and_then(|n| usize::try_from(n).ok());
-    let head_dim = match undo {
+    match undo {
         Nothing => return Ok(tensor),
         PlusOne => return Ok(tensor.plus(-1.0)),
         // Only maps were transposed, not their biases.
         Transposed => return Ok(tensor.transpose().unwrap_or(tensor)),
-        QueryPairs | KeyPairs => number("head_dim").unwrap_or(0),
-        SplitHeads => {
-            let heads = number("num_attention_heads").unwrap_or(0);
-            rows.checked_div(3 * heads).unwrap_or(0)
-        }
-    };
-    let unit = if undo == SplitHeads { 3 * head_dim } else { head_dim };
-    let wrong = || {
-        let what = format!("{rows} rows of {:?} cannot be heads of {head_dim}", tensor.storage());
-        file.wrong(format!("tensor `{name}`"), what)
-    };
-    if head_dim == 0 || !head_dim.is_multiple_of(2) && undo != SplitHeads || !rows.is_multiple_of(unit) {
-        return Err(wrong());
+        QueryPairs | KeyPairs | SplitHeads => {}
     }
-    let order = |row: usize| match undo {
+    reordered(config, &tensor, undo, false).ok_or_else(|| {
+        let what = format!("{} rows cannot be the heads that the metadata announces", rows(&tensor));
+        file.wrong(format!("tensor `{name}`"), what)
+    })
+}
+
+fn rows(tensor: &LazyTensor) -> usize {
+    tensor.shape().first().copied().unwrap_or(0)
+}
+
+/// Rows in the checkpoint's order, or, `back`, in the file's; none if they are no heads.
+fn reordered(config: &Value, tensor: &LazyTensor, undo: Undo, back: bool) -> Option<LazyTensor> {
+    let number = |key: &str| config.get(key).and_then(Value::as_u64).and_then(|n| usize::try_from(n).ok());
+    let rows = rows(tensor);
+    let (head_dim, unit) = match undo {
         SplitHeads => {
-            let (head, part, within) = (row / (3 * head_dim), row / head_dim % 3, row % head_dim);
-            part * (rows / 3) + head * head_dim + within
+            let head_dim = rows.checked_div(3 * number("num_attention_heads")?)?;
+            (head_dim, 3 * head_dim)
         }
-        _ => {
-            let (head, within) = (row / head_dim, row % head_dim);
-            let (half, pair) = (within / (head_dim / 2), within % (head_dim / 2));
-            head * head_dim + 2 * pair + half
-        }
+        _ => number("head_dim").map(|head_dim| (head_dim, head_dim))?,
     };
-    tensor.reorder_rows(order).ok_or_else(wrong)
+    let paired = undo != SplitHeads;
+    if head_dim == 0 || !rows.is_multiple_of(unit) || (paired && !head_dim.is_multiple_of(2)) {
+        return None;
+    }
+    let half = head_dim / 2;
+    tensor.reorder_rows(|row| match (paired, back) {
+        // (half, pair) from or to 2 pair + half.
+        (true, false) => row / head_dim * head_dim + 2 * (row % head_dim % half) + row % head_dim / half,
+        (true, true) => row / head_dim * head_dim + row % 2 * half + row % head_dim / 2,
+        // (head, part, within) from or to (part, head, within).
+        (false, false) => row / head_dim % 3 * (rows / 3) + row / unit * head_dim + row % head_dim,
+        (false, true) => {
+            let (part, head) = (row / (rows / 3), row % (rows / 3) / head_dim);
+            head * unit + part * head_dim + row % head_dim
+        }
+    })
+}
+
+/// A tensor as a GGUF file has it.
+#[derive(Clone, Debug)]
+pub struct Exported {
+    /// Its name in the file.
+    pub name: String,
+    /// Its values in the file's layout.
+    pub tensor: LazyTensor,
+    /// Of a mixture of experts, which one it is: those of a layer are stored as one stack.
+    pub expert: Option<usize>,
+}
+
+/// What llama.cpp's converter makes of a checkpoint's tensor: the inverse of reading it. `config` says
+/// `model_type`, `num_attention_heads` and `head_dim`. None for a tensor that the architecture does not have there.
+pub fn export(architecture: &str, config: &Value, name: &str, tensor: &LazyTensor) -> Option<Exported> {
+    let (table, own) = table(architecture)?;
+    let (stem, kind) = name.rsplit_once('.')?;
+    let named = |name: String, undo: Undo| {
+        let tensor = match undo {
+            Nothing => tensor.clone(),
+            PlusOne => tensor.clone().plus(1.0),
+            Transposed => tensor.transpose().unwrap_or_else(|| tensor.clone()),
+            QueryPairs | KeyPairs | SplitHeads => reordered(config, tensor, undo, true)?,
+        };
+        Some(Exported { name: format!("{name}.{kind}"), tensor, expert: None })
+    };
+    if let Some(at) = table.globals.iter().position(|&global| global == stem && !global.is_empty()) {
+        let undo = if at == 2 { table.norms } else { Nothing };
+        return named(GLOBALS[at].to_owned(), undo);
+    }
+    let (layer, module) = stem.strip_prefix(table.layers)?.split_once('.')?;
+    if let Some((_, expert)) = module.split_once(".experts.") {
+        let (index, map) = expert.split_once('.')?;
+        let map = match map {
+            "w1" => "gate_proj",
+            "w2" => "down_proj",
+            "w3" => "up_proj",
+            other => other,
+        };
+        let (gguf, _) = EXPERTS.iter().find(|(_, own)| *own == map)?;
+        let expert = Some(index.parse().ok()?);
+        let name = format!("blk.{layer}.ffn_{gguf}_exps.{kind}");
+        return Some(Exported { name, tensor: tensor.clone(), expert });
+    }
+    let module = match module {
+        "block_sparse_moe.gate" => "mlp.gate",
+        "self_attn.linear_attn" => "self_attn.o_proj",
+        other => other,
+    };
+    // A part that the architecture names otherwise hides the common one.
+    let common = table.parts.iter().filter(|(part, ..)| !own.iter().any(|(hidden, ..)| hidden == part));
+    let &(part, _, undo) = own.iter().chain(common).find(|(_, hf, _)| *hf == module)?;
+    let undo = if part.ends_with("norm") { table.norms } else { undo };
+    named(format!("blk.{layer}.{part}"), undo)
 }

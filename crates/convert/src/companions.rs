@@ -1,0 +1,95 @@
+//! What stands beside the weights: config, tokenizer, chat template, licence.
+
+use std::{fs, path::Path};
+
+use moi_checkpoint::gguf::Gguf;
+use serde_json::{Value, json};
+
+use crate::{
+    ConvertError, Options, Target,
+    source::{Files, Source, is_weights},
+    tokenizer,
+};
+
+/// Writes them; returns what could not be carried along.
+pub(crate) fn write(source: &Source, to: &Path, options: &Options) -> Result<Vec<String>, ConvertError> {
+    let mut notes = Vec::new();
+    let from = match &source.files {
+        Files::Directory(from) => from.clone(),
+        Files::Gguf(_) => source.pretrained.path.parent().map(Path::to_owned).unwrap_or_default(),
+    };
+    // A GGUF file holds the others itself; and beside one, only the licence belongs to it.
+    let licences_only = options.to == Target::Gguf || matches!(source.files, Files::Gguf(_));
+    copy(&from, to, |name| if licences_only { is_licence(name) } else { !is_weights(name) && name != CONFIG })?;
+    if options.to == Target::Gguf {
+        return Ok(notes);
+    }
+    let mut config = source.config.clone();
+    if let Files::Gguf(file) = &source.files {
+        complete(&mut config, file);
+        notes.extend(tokenizer::from_gguf(source, file, to)?);
+    }
+    if let (Some(dtype), Some(fields)) = (options.dtype, config.as_object_mut()) {
+        let name = match dtype {
+            crate::FloatType::F32 => "float32",
+            crate::FloatType::F16 => "float16",
+            crate::FloatType::Bf16 => "bfloat16",
+        };
+        // Older readers know the second name alone.
+        fields.insert("dtype".into(), name.into());
+        fields.insert("torch_dtype".into(), name.into());
+    }
+    write_json(&to.join(CONFIG), &config)?;
+    Ok(notes)
+}
+
+const CONFIG: &str = "config.json";
+
+pub(crate) fn write_json(path: &Path, value: &Value) -> Result<(), ConvertError> {
+    fs::write(path, format!("{value:#}\n")).map_err(|error| ConvertError::io(path, error))
+}
+
+fn is_licence(name: &str) -> bool {
+    let upper = name.to_uppercase();
+    ["LICEN", "NOTICE", "USE_POLICY", "COPYING"].iter().any(|start| upper.starts_with(start))
+}
+
+fn copy(from: &Path, to: &Path, wanted: impl Fn(&str) -> bool) -> Result<(), ConvertError> {
+    let from = if from.as_os_str().is_empty() { Path::new(".") } else { from };
+    let io = |error| ConvertError::io(from, error);
+    for entry in fs::read_dir(from).map_err(io)? {
+        let path = entry.map_err(io)?.path();
+        let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+        if path.is_file() && !name.starts_with('.') && wanted(&name) {
+            fs::copy(&path, to.join(&name)).map_err(|error| ConvertError::io(&path, error))?;
+        }
+    }
+    Ok(())
+}
+
+/// What transformers wants in a config besides what the model is built from.
+fn complete(config: &mut Value, file: &Gguf) {
+    let class = match config.get("model_type").and_then(Value::as_str) {
+        Some("llama") => "LlamaForCausalLM",
+        Some("mixtral") => "MixtralForCausalLM",
+        Some("qwen2") => "Qwen2ForCausalLM",
+        Some("qwen3") => "Qwen3ForCausalLM",
+        Some("qwen3_moe") => "Qwen3MoeForCausalLM",
+        Some("gemma") => "GemmaForCausalLM",
+        Some("gemma2") => "Gemma2ForCausalLM",
+        Some("gemma3_text") => "Gemma3ForCausalLM",
+        Some("phi3") => "Phi3ForCausalLM",
+        Some("olmo2") => "Olmo2ForCausalLM",
+        Some("granite") => "GraniteForCausalLM",
+        Some("gpt2") => "GPT2LMHeadModel",
+        Some("gpt_neox") => "GPTNeoXForCausalLM",
+        Some("nemotron-nas") => "DeciLMForCausalLM",
+        _ => return,
+    };
+    config["architectures"] = json!([class]);
+    for (field, key) in [("bos_token_id", "bos"), ("eos_token_id", "eos"), ("pad_token_id", "padding")] {
+        if let Some(id) = file.metadata.usize(&format!("tokenizer.ggml.{key}_token_id")) {
+            config[field] = json!(id);
+        }
+    }
+}

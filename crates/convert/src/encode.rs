@@ -1,0 +1,91 @@
+//! From a stored tensor to bytes in another type, some rows at a time.
+
+use half::{bf16, f16};
+use moi_checkpoint::{LazyTensor, Storage, gguf::BlockKind};
+
+use crate::ConvertError;
+
+/// Values that are held as float32 at a time.
+const PIECE: usize = 1 << 22;
+
+/// A float type of weights.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FloatType {
+    /// IEEE single precision.
+    F32,
+    /// IEEE half precision.
+    F16,
+    /// The upper half of a single.
+    Bf16,
+}
+
+impl FloatType {
+    pub(crate) fn storage(self) -> Storage {
+        match self {
+            Self::F32 => Storage::F32,
+            Self::F16 => Storage::F16,
+            Self::Bf16 => Storage::BF16,
+        }
+    }
+}
+
+/// The bytes of a tensor in another storage, piece by piece.
+pub(crate) fn encode(
+    name: &str,
+    tensor: &LazyTensor,
+    storage: Storage,
+    mut each: impl FnMut(&[u8]) -> Result<(), ConvertError>,
+) -> Result<(), ConvertError> {
+    if tensor.storage() == storage
+        && let Some(stored) = tensor.is_as_stored().then(|| tensor.num_rows())
+    {
+        // Nothing to change: rows are copied.
+        return pieces(tensor, stored, |piece| each(&piece.read_stored().unwrap_or_default()));
+    }
+    let rows = tensor.num_rows();
+    pieces(tensor, rows, |piece| {
+        let values = piece.read();
+        let bytes = match storage {
+            Storage::F32 => values.iter().flat_map(|value| value.to_le_bytes()).collect(),
+            Storage::BF16 => values.iter().flat_map(|&value| bf16::from_f32(value).to_le_bytes()).collect(),
+            Storage::F16 => halves(name, &values)?,
+            Storage::Block(kind) => blocks(name, kind, &values)?,
+            Storage::F64 => values.iter().flat_map(|&value| f64::from(value).to_le_bytes()).collect(),
+        };
+        each(&bytes)
+    })
+}
+
+fn pieces(
+    tensor: &LazyTensor,
+    rows: usize,
+    mut each: impl FnMut(LazyTensor) -> Result<(), ConvertError>,
+) -> Result<(), ConvertError> {
+    let values: usize = tensor.shape().iter().product();
+    let step = (PIECE / (values / rows.max(1)).max(1)).max(1);
+    for start in (0..rows).step_by(step) {
+        if let Some(piece) = tensor.slice_rows(start, step.min(rows - start)) {
+            each(piece)?;
+        }
+    }
+    tensor.release();
+    Ok(())
+}
+
+fn halves(name: &str, values: &[f32]) -> Result<Vec<u8>, ConvertError> {
+    let half = |&value: &f32| {
+        let half = f16::from_f32(value);
+        match half.is_infinite() && value.is_finite() {
+            true => Err(ConvertError::Refused(format!(
+                "tensor `{name}` holds {value}, which float16 cannot hold; use bf16 or f32"
+            ))),
+            false => Ok(half.to_le_bytes()),
+        }
+    };
+    Ok(values.iter().map(half).collect::<Result<Vec<_>, _>>()?.concat())
+}
+
+fn blocks(name: &str, kind: BlockKind, values: &[f32]) -> Result<Vec<u8>, ConvertError> {
+    kind.encode(values)
+        .ok_or_else(|| ConvertError::Refused(format!("tensor `{name}`: {} cannot be written", kind.name())))
+}

@@ -1,0 +1,68 @@
+//! What is converted.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+use moi_checkpoint::{INDEX_FILE, SINGLE_FILE, gguf::Gguf};
+use moi_pretrained::Pretrained;
+use serde_json::Value;
+
+use crate::{ConvertError, pytorch};
+
+/// An opened model and what its files say.
+pub(crate) struct Source {
+    pub(crate) pretrained: Pretrained,
+    /// Its `config.json`, or what a GGUF file's metadata make of one.
+    pub(crate) config: Value,
+    pub(crate) files: Files,
+}
+
+/// Where the model's other files are.
+pub(crate) enum Files {
+    /// In a directory.
+    Directory(PathBuf),
+    /// In the file itself.
+    Gguf(Gguf),
+}
+
+impl Source {
+    /// Opens a model; PyTorch's weights are first written as safetensors into the new directory `scratch`.
+    pub(crate) fn open(path: &Path, scratch: &Path) -> Result<Self, ConvertError> {
+        if pytorch::is_needed(path) {
+            pytorch::to_safetensors(path, scratch)?;
+            let mut source = Self::of_directory(scratch)?;
+            source.files = Files::Directory(path.to_owned());
+            return Ok(source);
+        }
+        let pretrained = Pretrained::open(path)?;
+        pretrained.parameters()?;
+        // A directory that holds a GGUF file and no config is that file.
+        match pretrained.path.is_dir() {
+            true => Self::of_directory(path),
+            false => {
+                let file = Gguf::open(&pretrained.path)?;
+                Ok(Self { config: file.config()?, pretrained, files: Files::Gguf(file) })
+            }
+        }
+    }
+
+    fn of_directory(path: &Path) -> Result<Self, ConvertError> {
+        let pretrained = Pretrained::open(path)?;
+        pretrained.parameters()?;
+        let file = path.join("config.json");
+        let bytes = fs::read(&file).map_err(|error| ConvertError::io(&file, error))?;
+        let config = serde_json::from_slice(&bytes).map_err(|error| ConvertError::file(&file, error))?;
+        Ok(Self { pretrained, config, files: Files::Directory(path.to_owned()) })
+    }
+}
+
+/// Whether a file holds weights, of any form: it is not carried along.
+pub(crate) fn is_weights(name: &str) -> bool {
+    const KINDS: &[&str] = &[".safetensors", ".bin", ".pt", ".pth", ".bpk", ".gguf", ".h5", ".msgpack", ".onnx"];
+    KINDS.iter().any(|kind| name.ends_with(kind))
+        || name.ends_with(".index.json")
+        || name == SINGLE_FILE
+        || name == INDEX_FILE
+}

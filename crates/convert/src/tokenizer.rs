@@ -1,0 +1,126 @@
+//! Tokenizers between `tokenizer.json` and the lists of a GGUF file.
+
+use std::{fs, path::Path};
+
+use moi_checkpoint::gguf::{Gguf, Value};
+use moi_text::{Vocabulary, VocabularyKind};
+use serde_json::json;
+
+use crate::{
+    ConvertError,
+    companions::write_json,
+    source::{Files, Source},
+};
+
+/// Writes a GGUF file's tokenizer, chat template and end tokens as transformers reads them; returns what could not
+/// be.
+pub(crate) fn from_gguf(source: &Source, file: &Gguf, to: &Path) -> Result<Option<String>, ConvertError> {
+    let write = |name: &str, text: &str| {
+        let path = to.join(name);
+        fs::write(&path, text).map_err(|error| ConvertError::io(&path, error))
+    };
+    let pretrained = &source.pretrained;
+    let mut note = None;
+    let token = |name: &str| {
+        let id = file.metadata.usize(&format!("tokenizer.ggml.{name}_token_id"))?;
+        file.metadata.list("tokenizer.ggml.tokens", Value::as_str)?.get(id).map(|&text| text.to_owned())
+    };
+    match &pretrained.tokenizer {
+        Ok(None) => {}
+        Err(error) => note = Some(error.to_string()),
+        Ok(Some(tokenizer)) => {
+            let json = tokenizer.to_json().map_err(|error| ConvertError::file(file.path(), error))?;
+            write("tokenizer.json", &json)?;
+            let mut config = json!({
+                "tokenizer_class": "PreTrainedTokenizerFast",
+                "model_max_length": pretrained.architecture.config.context_length,
+            });
+            for (field, name) in
+                [("bos_token", "bos"), ("eos_token", "eos"), ("pad_token", "padding"), ("unk_token", "unknown")]
+            {
+                if let Some(text) = token(name) {
+                    config[field] = json!(text);
+                }
+            }
+            write_json(&to.join("tokenizer_config.json"), &config)?;
+        }
+    }
+    if let Ok(Some(template)) = &pretrained.chat_template {
+        write("chat_template.jinja", &template.source())?;
+    }
+    if !pretrained.eos.is_empty() {
+        write_json(&to.join("generation_config.json"), &json!({ "eos_token_id": pretrained.eos }))?;
+    }
+    Ok(note)
+}
+
+/// The metadata of a GGUF file about the tokenizer; adds to `notes` what it cannot hold.
+pub(crate) fn to_gguf(source: &Source, notes: &mut Vec<String>) -> Result<Vec<(String, Value)>, ConvertError> {
+    let kept = |key: &str| key.starts_with("tokenizer.");
+    let directory = match &source.files {
+        Files::Gguf(file) => {
+            let metadata = file.metadata.iter().filter(|(key, _)| kept(key));
+            return Ok(metadata.map(|(key, value)| (key.to_owned(), value.clone())).collect());
+        }
+        Files::Directory(directory) => directory,
+    };
+    let pretrained = &source.pretrained;
+    let path = directory.join("tokenizer.json");
+    let mut metadata = Vec::new();
+    let mut set = |key: &str, value: Value| metadata.push((format!("tokenizer.{key}"), value));
+    if !path.is_file() {
+        set("ggml.model", Value::String("none".into()));
+        return Ok(metadata);
+    }
+    let bytes = fs::read(&path).map_err(|error| ConvertError::io(&path, error))?;
+    let bos = pretrained.tokenizer.as_ref().ok().and_then(Option::as_ref).and_then(moi_text::Tokenizer::bos);
+    let vocabulary = match Vocabulary::from_tokenizer_json(&bytes, bos) {
+        Ok(vocabulary) => vocabulary,
+        Err(error) => {
+            notes.push(format!("the tokenizer is not in the file: {error}"));
+            set("ggml.model", Value::String("none".into()));
+            return Ok(metadata);
+        }
+    };
+    let strings = |texts: Vec<String>| Value::Array(texts.into_iter().map(Value::String).collect());
+    match vocabulary.kind {
+        VocabularyKind::ByteLevel { pre, merges } => {
+            set("ggml.model", Value::String("gpt2".into()));
+            set("ggml.pre", Value::String(pre));
+            set("ggml.merges", strings(merges));
+        }
+        VocabularyKind::SentencePiece { scores, add_space_prefix } => {
+            set("ggml.model", Value::String("llama".into()));
+            set("ggml.pre", Value::String("default".into()));
+            set("ggml.scores", Value::Array(scores.into_iter().map(|score| Value::Float(score.into())).collect()));
+            set("ggml.add_space_prefix", Value::Bool(add_space_prefix));
+        }
+    }
+    // The table has as many rows as the embedding.
+    let rows = pretrained.architecture.config.vocab_size;
+    let (mut tokens, mut kinds) = (vocabulary.tokens, vocabulary.kinds);
+    for id in tokens.len()..rows {
+        tokens.push(format!("[PAD{id}]"));
+        kinds.push(moi_text::TokenKind::Unused);
+    }
+    set("ggml.tokens", strings(tokens));
+    let kinds = kinds.into_iter().map(|kind| Value::Signed(kind.to_ggml() as i64));
+    set("ggml.token_type", Value::Array(kinds.collect()));
+    let config = |field: &str| source.config.get(field).and_then(serde_json::Value::as_u64);
+    if let Some(id) = bos.map(u64::from).or(config("bos_token_id")) {
+        set("ggml.bos_token_id", Value::Unsigned(id));
+    }
+    set("ggml.add_bos_token", Value::Bool(bos.is_some()));
+    for (name, &id) in ["eos", "eot", "eom"].iter().zip(&pretrained.eos) {
+        set(&format!("ggml.{name}_token_id"), Value::Unsigned(id.into()));
+    }
+    if let Some(id) = config("pad_token_id") {
+        set("ggml.padding_token_id", Value::Unsigned(id));
+    }
+    match &pretrained.chat_template {
+        Ok(Some(template)) => set("chat_template", Value::String(template.source())),
+        Ok(None) => {}
+        Err(error) => notes.push(format!("the chat template is not in the file: {error}")),
+    }
+    Ok(metadata)
+}

@@ -1,0 +1,156 @@
+//! Comparing a result with its source.
+
+use burn::tensor::{Int, Tensor, TensorData, backend::Backend};
+use moi_checkpoint::LazyTensor;
+use moi_models::{AttentionKind, CausalLm, Decoder, DecoderConfig, RopeConfig};
+use moi_pretrained::{Pretrained, WeightForm};
+
+use crate::{ConvertError, encode::encode, source::Source};
+
+/// Tokens of the prompt whose logits are compared.
+const PROMPT: usize = 16;
+
+/// Logits of equal parameters can differ by the order in which products are summed.
+const EXACT: f32 = 1e-5;
+
+/// What the comparison found.
+#[derive(Clone, Copy, Debug)]
+pub struct Verified {
+    /// Parameters compared: each is exactly what the source's becomes in its new type.
+    pub parameters: usize,
+    /// Parameters that lost something to their new type.
+    pub rounded: usize,
+    /// Largest difference of the logits of a fixed prompt, relative to the largest logit.
+    pub logit_error: f32,
+}
+
+/// Every parameter of the result against the source's, value for value, and the logits of both.
+pub(crate) fn verify<B: Backend>(
+    source: &Source,
+    made: &Pretrained,
+    device: &B::Device,
+) -> Result<Verified, ConvertError> {
+    let (before, after) = (source.pretrained.parameters()?, made.parameters()?);
+    let mut rounded = 0;
+    for (name, made) in after.tensors() {
+        let source = before
+            .tensors()
+            .get(name)
+            .ok_or_else(|| ConvertError::Differs(format!("tensor `{name}` is not in the source")))?;
+        rounded += usize::from(compare(name, source, made)?);
+    }
+    let logit_error = compare_logits::<B>(&source.pretrained, made, device)?;
+    if rounded == 0 && logit_error > EXACT {
+        let what = format!("equal parameters give logits that are off by {logit_error:.1e}");
+        return Err(ConvertError::Differs(what));
+    }
+    Ok(Verified { parameters: after.tensors().len(), rounded, logit_error })
+}
+
+/// Compares rows at a time; whether anything was rounded.
+fn compare(name: &str, source: &LazyTensor, made: &LazyTensor) -> Result<bool, ConvertError> {
+    const ROWS: usize = 1024;
+    let differs = |what: &str| Err(ConvertError::Differs(format!("tensor `{name}`: {what}")));
+    if source.shape() != made.shape() {
+        return differs(&format!("shape {:?} instead of {:?}", made.shape(), source.shape()));
+    }
+    let mut rounded = false;
+    for start in (0..source.num_rows()).step_by(ROWS) {
+        let len = ROWS.min(source.num_rows() - start);
+        let (Some(before), Some(after)) = (source.slice_rows(start, len), made.slice_rows(start, len)) else {
+            return differs("its rows cannot be taken apart");
+        };
+        let (before_values, after_values) = (before.read(), after.read());
+        if before_values == after_values {
+            continue;
+        }
+        rounded = true;
+        // Blocks are made along stored rows; what is stored transposed is float.
+        let mut expected = Vec::new();
+        encode(name, &before, made.storage(), |bytes| {
+            expected.extend_from_slice(bytes);
+            Ok(())
+        })?;
+        let mut values = Vec::with_capacity(before_values.len());
+        made.storage().decode(&expected, &mut values);
+        // Gemma's norms stand there with 1 added.
+        let allowed = if made.is_shifted() { f32::EPSILON } else { 0.0 };
+        if values.iter().zip(&after_values).any(|(a, b)| (a - b).abs() > allowed) {
+            return differs("its values are not the source's in the new type");
+        }
+    }
+    source.release();
+    made.release();
+    Ok(rounded)
+}
+
+/// Logits of a fixed prompt from both models, in float32: the largest difference relative to the largest logit.
+fn compare_logits<B: Backend>(
+    source: &Pretrained,
+    made: &Pretrained,
+    device: &B::Device,
+) -> Result<f32, ConvertError> {
+    let before = logits(&source.load::<B>(device, WeightForm::Float, |_| {})?, device)?;
+    let after = logits(&made.load::<B>(device, WeightForm::Float, |_| {})?, device)?;
+    let largest = before.iter().fold(0.0f32, |max, x| max.max(x.abs()));
+    let difference = before.iter().zip(&after).fold(0.0f32, |max, (a, b)| max.max((a - b).abs()));
+    match after.iter().all(|x| x.is_finite()) && before.len() == after.len() {
+        true => Ok(difference / largest),
+        false => Err(ConvertError::Differs("its logits are no numbers".into())),
+    }
+}
+
+fn logits<B: Backend>(decoder: &Decoder<B>, device: &B::Device) -> Result<Vec<f32>, ConvertError> {
+    let config = decoder.config();
+    let count = PROMPT.min(config.context_length);
+    let ids: Vec<i64> = (0..count).map(|i| ((i * 7919 + 11) % config.vocab_size) as i64).collect();
+    let ids = Tensor::<B, 2, Int>::from_data(TensorData::new(ids, [1, count]), device);
+    let hidden = decoder
+        .forward(decoder.embed(ids), &mut decoder.new_cache(1))
+        .map_err(|error| ConvertError::Differs(error.to_string()))?;
+    Ok(decoder.logits(hidden).into_data().iter::<f32>().collect())
+}
+
+/// Whether two configs make the same model. Rotary positions are compared by their frequencies: a file can spell
+/// them otherwise.
+pub(crate) fn same_config(source: &DecoderConfig, made: &DecoderConfig) -> Result<(), String> {
+    let (source_ropes, source) = without_ropes(source);
+    let (made_ropes, mut made) = without_ropes(made);
+    // Names of relatives that are one to the format.
+    made.model_type = source.model_type;
+    let close = |a: &f64, b: &f64| (a - b).abs() <= 1e-5 * a.abs();
+    for (layer, (a, b)) in source_ropes.iter().zip(&made_ropes).enumerate() {
+        let same = match (a, b) {
+            (Some(a), Some(b)) => [1, source.context_length].into_iter().all(|len| {
+                let (a_all, b_all) = (a.frequencies(len), b.frequencies(len));
+                a_all.len() == b_all.len()
+                    && a_all.iter().zip(&b_all).all(|(a, b)| close(a, b))
+                    && close(&a.attention_factor(), &b.attention_factor())
+            }),
+            (None, None) => true,
+            _ => false,
+        };
+        if !same {
+            return Err(format!("the rotary positions of layer {layer}, {a:?}, would become {b:?}"));
+        }
+    }
+    if source == made {
+        return Ok(());
+    }
+    let (a, b) = (format!("{source:#?}"), format!("{made:#?}"));
+    let (a, b) = a.lines().zip(b.lines()).find(|(a, b)| a != b).unwrap_or(("", ""));
+    Err(format!("`{}` would become `{}`", a.trim(), b.trim()))
+}
+
+fn without_ropes(config: &DecoderConfig) -> (Vec<Option<RopeConfig>>, DecoderConfig) {
+    let mut config = config.clone();
+    let ropes = config.layers.iter_mut().map(|layer| match &mut layer.attention {
+        Some(AttentionKind::Heads(attention)) => {
+            // float32 in files.
+            attention.scale = f64::from(attention.scale as f32);
+            attention.rope.take()
+        }
+        _ => None,
+    });
+    (ropes.collect(), config)
+}

@@ -1,0 +1,169 @@
+//! From a `tokenizer.json` to the lists that GGUF files have: the inverse of [`Vocabulary::into_tokenizer`].
+
+use std::collections::HashMap;
+
+use serde::Deserialize;
+use serde_json::Value;
+
+use crate::{
+    TextError, TokenKind, Vocabulary, VocabularyKind,
+    vocabulary::{GPT4O, LLAMA3, QWEN2, TEKKEN},
+};
+
+#[derive(Deserialize)]
+struct File {
+    model: Model,
+    #[serde(default)]
+    added_tokens: Vec<Added>,
+    #[serde(default)]
+    pre_tokenizer: Value,
+    #[serde(default)]
+    normalizer: Value,
+}
+
+#[derive(Deserialize)]
+struct Model {
+    #[serde(rename = "type")]
+    kind: Option<String>,
+    vocab: Value,
+    merges: Option<Vec<Merge>>,
+    #[serde(default)]
+    byte_fallback: bool,
+    #[serde(default)]
+    ignore_merges: bool,
+    unk_token: Option<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Merge {
+    Pair(String, String),
+    Joined(String),
+}
+
+#[derive(Deserialize)]
+struct Added {
+    id: usize,
+    content: String,
+    #[serde(default)]
+    special: bool,
+}
+
+impl Vocabulary {
+    /// Lists what a `tokenizer.json` says; `bos` is put before a prompt.
+    ///
+    /// # Errors
+    /// If the tokenizer is of a kind that such lists cannot hold.
+    pub fn from_tokenizer_json(json: &[u8], bos: Option<u32>) -> Result<Self, TextError> {
+        let wrong = |what: String| TextError::Vocabulary(what);
+        let file: File = serde_json::from_slice(json).map_err(|error| wrong(error.to_string()))?;
+        let kind = file.model.kind.as_deref().unwrap_or("BPE");
+        let (Some(merges), Ok(vocab), "BPE") =
+            (file.model.merges, HashMap::<String, usize>::deserialize(&file.model.vocab), kind)
+        else {
+            return Err(wrong(format!("a tokenizer of type {kind} cannot be listed (only BPE can)")));
+        };
+        let merges: Vec<(String, String)> = merges.into_iter().filter_map(Merge::into_pair).collect();
+        let (mut tokens, mut kinds) = listed(&vocab, &file.added_tokens).map_err(wrong)?;
+        let kind = if file.model.byte_fallback {
+            for (token, kind) in tokens.iter().zip(&mut kinds) {
+                let is_byte = token.len() == 6 && token.starts_with("<0x") && token.ends_with('>');
+                if is_byte {
+                    *kind = TokenKind::Byte;
+                } else if Some(token) == file.model.unk_token.as_ref() {
+                    *kind = TokenKind::Unknown;
+                }
+            }
+            let text = format!("{} {}", file.normalizer, file.pre_tokenizer);
+            let never = text.contains("\"prepend_scheme\":\"never\"");
+            let prepends = text.contains("Prepend") || (text.contains("Metaspace") && !never);
+            VocabularyKind::SentencePiece { scores: scores(&tokens, &merges), add_space_prefix: prepends }
+        } else {
+            let pre = pre(&file.pre_tokenizer, file.model.ignore_merges).ok_or_else(|| {
+                wrong("its way of cutting text before merging has no name in GGUF files".to_owned())
+            })?;
+            let merges = merges.into_iter().map(|(left, right)| format!("{left} {right}")).collect();
+            VocabularyKind::ByteLevel { pre: pre.to_owned(), merges }
+        };
+        tokens.iter_mut().zip(&kinds).filter(|(text, _)| text.is_empty()).enumerate().for_each(
+            |(index, (text, _))| *text = format!("[EMPTY{index}]"),
+        );
+        Ok(Self { kind, tokens, kinds, bos })
+    }
+}
+
+impl Merge {
+    fn into_pair(self) -> Option<(String, String)> {
+        match self {
+            Self::Pair(left, right) => Some((left, right)),
+            // A space can begin the left part, never be all of it.
+            Self::Joined(text) => {
+                let at = text.char_indices().skip(1).find(|&(_, c)| c == ' ')?.0;
+                Some((text[..at].to_owned(), text[at + 1..].to_owned()))
+            }
+        }
+    }
+}
+
+/// Tokens by id, gaps filled, and what they are.
+fn listed(
+    vocab: &HashMap<String, usize>,
+    added: &[Added],
+) -> Result<(Vec<String>, Vec<TokenKind>), String> {
+    let last = vocab.values().copied().chain(added.iter().map(|token| token.id)).max().unwrap_or(0);
+    if last > 2 * (vocab.len() + added.len()) + 1024 {
+        return Err(format!("token {last} of {} is out of order", vocab.len()));
+    }
+    let mut tokens: Vec<String> = (0..=last).map(|id| format!("[PAD{id}]")).collect();
+    let mut kinds = vec![TokenKind::Unused; last + 1];
+    for (text, &id) in vocab {
+        tokens[id].clone_from(text);
+        kinds[id] = TokenKind::Normal;
+    }
+    for token in added {
+        tokens[token.id].clone_from(&token.content);
+        kinds[token.id] = if token.special { TokenKind::Control } else { TokenKind::UserDefined };
+    }
+    Ok((tokens, kinds))
+}
+
+/// A token that is merged early scores high; what is never merged scores least.
+fn scores(tokens: &[String], merges: &[(String, String)]) -> Vec<f32> {
+    let mut ranks: HashMap<String, usize> = HashMap::new();
+    for (rank, (left, right)) in merges.iter().enumerate() {
+        ranks.entry(format!("{left}{right}")).or_insert(rank);
+    }
+    tokens.iter().map(|token| ranks.get(token).map_or(-1e9, |&rank| -(rank as f32))).collect()
+}
+
+/// llama.cpp's name for a way of cutting.
+fn pre(pre_tokenizer: &Value, whole_pieces: bool) -> Option<&'static str> {
+    let steps = match pre_tokenizer.get("pretokenizers").and_then(Value::as_array) {
+        Some(steps) => steps.clone(),
+        None => vec![pre_tokenizer.clone()],
+    };
+    let is = |step: &Value, kind: &str| step.get("type").and_then(Value::as_str) == Some(kind);
+    let pattern = steps.iter().find(|step| is(step, "Split"));
+    if let Some(pattern) = pattern {
+        let pattern = pattern.get("pattern")?.get("Regex")?.as_str()?;
+        return Some(match pattern {
+            LLAMA3 if whole_pieces => "llama-bpe",
+            LLAMA3 => "dbrx",
+            QWEN2 => "qwen2",
+            TEKKEN => "tekken",
+            GPT4O => "gpt-4o",
+            _ => return None,
+        });
+    }
+    let bytes = steps.iter().find(|step| is(step, "ByteLevel"))?;
+    let plain = bytes.get("add_prefix_space").and_then(Value::as_bool) != Some(true)
+        && bytes.get("use_regex").and_then(Value::as_bool) != Some(false);
+    let digits = steps.iter().any(|step| {
+        is(step, "Digits") && step.get("individual_digits").and_then(Value::as_bool) == Some(true)
+    });
+    match (plain, digits, steps.len()) {
+        (true, false, 1) => Some("gpt-2"),
+        (true, true, 2) => Some("smollm"),
+        _ => None,
+    }
+}

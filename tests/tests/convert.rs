@@ -1,0 +1,257 @@
+//! Conversions: every target and type, read back to the same logits; and what is refused, killed or carried along.
+
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a failure must end the test")]
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+    time::Duration,
+};
+
+use burn_flex::Flex;
+use moi_checkpoint::gguf::BlockKind;
+use moi_convert::{ConvertError, Converted, FloatType, Options, Target, convert};
+use moi_pretrained::Pretrained;
+use moi_tests::{
+    golden::Golden,
+    process::{binary, json, refused, run},
+};
+
+fn options(to: Target) -> Options {
+    Options { to, dtype: None, quantize: None, max_shard_bytes: 5_000_000_000, source_name: "a test".into() }
+}
+
+fn verified(source: &Path, output: &Path, options: &Options) -> Result<Converted, ConvertError> {
+    convert::<Flex>(source, output, options, Some(&Default::default()), |_| {})
+}
+
+fn golden(name: &str) -> PathBuf {
+    Golden::read(name).path
+}
+
+/// Each architecture to each form in each type; the comparison is part of the conversion, and fails it.
+#[test]
+fn every_architecture_every_form_every_type() {
+    let directory = tempfile::tempdir().unwrap();
+    let tiny = golden("llama");
+    let mut names: Vec<String> = fs::read_dir(tiny.parent().unwrap())
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
+    names.sort();
+    let mut converted = 0;
+    for name in &names {
+        for (to, dtype) in [
+            (Target::Safetensors, None),
+            (Target::Safetensors, Some(FloatType::F16)),
+            (Target::Burnpack, Some(FloatType::F32)),
+            (Target::Burnpack, Some(FloatType::Bf16)),
+        ] {
+            let output = directory.path().join(format!("{name}-{converted}"));
+            let made = verified(&golden(name), &output, &Options { dtype, ..options(to) });
+            let found = made.unwrap_or_else(|error| panic!("{name} to {to:?} {dtype:?}: {error}"));
+            let found = found.verified.unwrap();
+            assert!(found.parameters > 10, "{name}");
+            // What is stored exactly stays exact.
+            let exact = dtype.is_none() || dtype == Some(FloatType::F32);
+            assert!(!exact || found.rounded == 0, "{name} to {to:?}: {} rounded", found.rounded);
+            converted += 1;
+        }
+    }
+    assert_eq!(converted, 4 * names.len());
+}
+
+/// GGUF for the architectures that have it, and a clear word for the options that it cannot hold.
+#[test]
+fn every_architecture_to_gguf() {
+    let directory = tempfile::tempdir().unwrap();
+    let cannot = [
+        ("mistral-sliding", "window"),
+        ("mixtral-sliding", "window"),
+        ("qwen2-sliding", "window"),
+        ("smollm3", "smollm3"),
+        ("smollm3-sliding", "smollm3"),
+        ("nemotron-nas", "linear_mlp"),
+        ("qwen3-moe-dense", "has no place"),
+        ("gemma2-caps", "scale"),
+        ("gemma3-linear", "scale"),
+        ("gpt2-scales", "scale"),
+        ("gpt-neox-sequential", "activation"),
+        ("llama-dynamic", "rotary positions"),
+        ("olmo2-bias", ""),
+    ];
+    for entry in fs::read_dir(golden("llama").parent().unwrap()).unwrap() {
+        let path = entry.unwrap().path();
+        let name = path.file_name().unwrap().to_str().unwrap();
+        let output = directory.path().join(name);
+        let made = verified(&path, &output, &options(Target::Gguf));
+        match (made, cannot.iter().find(|(refused, _)| *refused == name)) {
+            (Ok(made), None) => assert_eq!(made.verified.unwrap().rounded, 0, "{name}"),
+            (Err(error), Some((_, why))) => {
+                assert!(error.to_string().contains(why), "{name}: {error}");
+                assert!(!output.exists(), "{name}");
+            }
+            (Ok(_), Some(_)) => panic!("{name} was written, and should not"),
+            (Err(error), None) => panic!("{name}: {error}"),
+        }
+    }
+}
+
+/// Blocks: made, read back, and from there into every other form.
+#[test]
+fn blocks_and_back() {
+    let directory = tempfile::tempdir().unwrap();
+    for kind in [BlockKind::Q8_0, BlockKind::Q4_0, BlockKind::Q4_1] {
+        let blocks = directory.path().join(kind.name());
+        let quantize = Some(kind);
+        let made = verified(&golden("gemma"), &blocks, &Options { quantize, ..options(Target::Gguf) }).unwrap();
+        assert!(made.verified.unwrap().rounded > 10);
+        for (to, exact) in [(Target::Safetensors, true), (Target::Burnpack, true), (Target::Gguf, true)] {
+            let output = directory.path().join(format!("{}-{to:?}", kind.name()));
+            let made = verified(&blocks, &output, &options(to)).unwrap();
+            assert_eq!(made.verified.unwrap().rounded == 0, exact, "{kind:?} to {to:?}");
+            let types = json(&["inspect", output.to_str().unwrap()])["files"]["types"].to_string();
+            assert_eq!(types.contains(kind.name()), to == Target::Gguf, "{types}");
+        }
+    }
+}
+
+#[test]
+fn pytorch_files_whole_and_sharded() {
+    let directory = tempfile::tempdir().unwrap();
+    let golden = golden("gpt-neox-sequential");
+    for kind in ["whole", "shards"] {
+        let source = golden.join("../../pytorch").join(kind);
+        let output = directory.path().join(kind);
+        let made = verified(&source, &output, &options(Target::Safetensors)).unwrap();
+        assert_eq!(made.verified.unwrap().rounded, 0);
+        let (found, expected) =
+            (Pretrained::open(&output).unwrap().parameters().unwrap(), Pretrained::open(&golden).unwrap());
+        for (name, tensor) in expected.parameters().unwrap().tensors() {
+            assert_eq!(found.tensors()[name].read(), tensor.read(), "{kind}: {name}");
+        }
+        let source = source.to_str().unwrap();
+        refused(&["generate", "--model", source, "--tokens", "1"], &["PyTorch", "moi convert"]);
+    }
+}
+
+#[test]
+fn shards_and_what_is_written_about_the_source() {
+    let directory = tempfile::tempdir().unwrap();
+    let output = directory.path().join("sharded");
+    let options = Options { max_shard_bytes: 100_000, ..options(Target::Safetensors) };
+    verified(&golden("llama"), &output, &options).unwrap();
+    let files: Vec<_> = fs::read_dir(&output)
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .filter(|path| path.extension().is_some_and(|extension| extension == "safetensors"))
+        .collect();
+    assert!(files.len() > 3, "{files:?}");
+    for file in files {
+        let bytes = fs::read(&file).unwrap();
+        let (_, metadata) = safetensors::SafeTensors::read_metadata(&bytes).unwrap();
+        let metadata = metadata.metadata().clone().unwrap();
+        assert_eq!(metadata["format"], "pt");
+        assert_eq!(metadata["moi.source"], "a test");
+        assert!(metadata["moi.conversion"].contains("safetensors"), "{metadata:?}");
+    }
+    assert!(output.join("model.safetensors.index.json").is_file());
+}
+
+/// A real tokenizer and chat template, out of a GGUF file into a directory and back.
+#[test]
+fn tokenizer_and_template_travel_along() {
+    let model = moi_tests::real::model_file("smollm2-135m-instruct");
+    let directory = tempfile::tempdir().unwrap();
+    let (there, back) = (directory.path().join("there"), directory.path().join("back"));
+    let half = Options { dtype: Some(FloatType::F16), ..options(Target::Safetensors) };
+    convert::<Flex>(&model, &there, &half, None, |_| {}).unwrap();
+    let blocks = Options { quantize: Some(BlockKind::Q8_0), ..options(Target::Gguf) };
+    let made = convert::<Flex>(&there, &back, &blocks, None, |_| {}).unwrap();
+    assert!(made.notes.is_empty(), "{:?}", made.notes);
+    let original = Pretrained::open(&model).unwrap();
+    let template = |model: &Pretrained| model.chat_template.as_ref().unwrap().as_ref().unwrap().source();
+    for path in [&there, &back] {
+        let found = Pretrained::open(path).unwrap();
+        assert_eq!(found.eos, original.eos, "{}", path.display());
+        assert_eq!(template(&found), template(&original));
+        let tokenizer = |model: Pretrained| model.tokenizer.unwrap().unwrap();
+        let found = tokenizer(found);
+        let expected = tokenizer(Pretrained::open(&model).unwrap());
+        for case in &moi_tests::real::RealGolden::read("smollm2-135m-instruct").tokenizer {
+            assert_eq!(found.encode(&case.text, true).unwrap(), expected.encode(&case.text, true).unwrap());
+        }
+    }
+    let config = fs::read_to_string(there.join("config.json")).unwrap();
+    assert!(config.contains("LlamaForCausalLM") && config.contains("\"float16\""), "{config}");
+}
+
+#[test]
+fn what_cannot_be_done_is_said() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = golden("llama");
+    let path = path.to_str().unwrap();
+    let there = directory.path().join("there");
+    fs::create_dir(&there).unwrap();
+    let new = directory.path().join("new");
+    let new = new.to_str().unwrap();
+    refused(&["convert", path, "--output", there.to_str().unwrap()], &["there exists", "another directory"]);
+    refused(&["convert", path, "--output", new, "--quantize", "q8_0"], &["GGUF", "--to gguf"]);
+    refused(
+        &["convert", path, "--output", new, "--to", "gguf", "--quantize", "q8_0", "--dtype", "f16"],
+        &["--quantize", "--dtype"],
+    );
+    refused(&["convert", "no-such-model", "--output", new], &["no-such-model"]);
+    refused(&["convert", path, "--output", new, "--to", "onnx"], &["onnx", "burnpack"]);
+    // A value that float16 cannot hold.
+    let broken = directory.path().join("large");
+    fs::create_dir(&broken).unwrap();
+    fs::copy(Path::new(path).join("config.json"), broken.join("config.json")).unwrap();
+    let mut weights = fs::read(Path::new(path).join("model.safetensors")).unwrap();
+    let end = weights.len();
+    weights[end - 4..].copy_from_slice(&1e6f32.to_le_bytes());
+    fs::write(broken.join("model.safetensors"), weights).unwrap();
+    let broken = broken.to_str().unwrap();
+    refused(&["convert", broken, "--output", new, "--dtype", "f16"], &["1000000", "float16", "bf16"]);
+    assert!(!Path::new(new).exists());
+    let left: Vec<_> = fs::read_dir(directory.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    assert_eq!(left.len(), 2, "{left:?}");
+}
+
+/// Killed at any moment, a conversion leaves nothing under the output's name, or all of it; and the next one
+/// works.
+#[test]
+fn killed_conversions_leave_nothing_half_done() {
+    let directory = tempfile::tempdir().unwrap();
+    let model = moi_tests::real::model_file("smollm2-135m-instruct");
+    let model = model.to_str().unwrap();
+    let mut finished = 0;
+    for attempt in 0..12u64 {
+        for to in ["safetensors", "burnpack", "gguf"] {
+            let output = directory.path().join(to);
+            let args = ["convert", model, "--to", to, "--dtype", "f32", "--output", output.to_str().unwrap()];
+            let mut child = Command::new(binary()).args(args).stderr(Stdio::null()).spawn().unwrap();
+            std::thread::sleep(Duration::from_millis(20 + attempt * attempt * 13));
+            child.kill().unwrap();
+            child.wait().unwrap();
+            if output.exists() {
+                let made = Pretrained::open(&output).unwrap();
+                made.parameters().unwrap();
+                finished += 1;
+                fs::remove_dir_all(&output).unwrap();
+            }
+        }
+    }
+    println!("{finished} of 36 had finished");
+    let output = directory.path().join("safetensors");
+    let out = run(&["convert", model, "--dtype", "bf16", "--output", output.to_str().unwrap(), "--verify"]);
+    let said = String::from_utf8_lossy(&out.stderr);
+    assert!(out.status.success() && said.contains("verified"), "{said}");
+    let left: Vec<_> = fs::read_dir(directory.path())
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .filter(|name| name.contains("safetensors"))
+        .collect();
+    assert_eq!(left, ["safetensors"]);
+}

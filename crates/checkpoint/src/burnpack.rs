@@ -53,9 +53,9 @@ pub fn open_burnpack(path: &Path) -> Result<Checkpoint, CheckpointError> {
         return Err(header(format!("burnpack version {version} is not supported (supported: {VERSION})")));
     }
     let size = u32::from_le_bytes([g, h, i, j]) as usize;
-    let metadata = rest
-        .get(..size)
-        .ok_or_else(|| header(format!("{size} bytes of metadata announced, {} left; {damaged}", rest.len())))?;
+    let metadata = rest.get(..size).ok_or_else(|| {
+        header(format!("{size} bytes of metadata announced, {} left; {damaged}", rest.len()))
+    })?;
     let metadata: Metadata =
         ciborium::from_reader(metadata).map_err(|error| wrong("metadata".into(), error.to_string()))?;
     let data = (HEADER + size).next_multiple_of(ALIGNMENT);
@@ -90,7 +90,8 @@ fn range(
     let (from, to) = descriptor.data_offsets;
     let at = |offset: u64| usize::try_from(offset).ok()?.checked_add(data);
     let (from, to) = (at(from)?, at(to)?);
-    let values = descriptor.shape.iter().try_fold(1usize, |n, &size| n.checked_mul(usize::try_from(size).ok()?));
+    let values =
+        descriptor.shape.iter().try_fold(1usize, |n, &size| n.checked_mul(usize::try_from(size).ok()?));
     let bytes = values?.checked_mul(storage.block().1)?;
     (from <= to && to <= length && to - from == bytes).then_some(from..to)
 }

@@ -64,7 +64,9 @@ fn open_shards(directory: &Path, index: &Path) -> Result<BTreeMap<String, LazyTe
             Some(tensor) => drop(tensors.insert(name.clone(), tensor)),
             // Whole numbers are left out; what a model needs and does not find is reported later.
             None if SKIPPED.iter().any(|suffix| name.ends_with(suffix)) => {}
-            None => return Err(wrong(format!("tensor `{name}`"), format!("shard `{shard}` does not hold it"))),
+            None => {
+                return Err(wrong(format!("tensor `{name}`"), format!("shard `{shard}` does not hold it")));
+            }
         }
     }
     match shards.iter().find_map(|(shard, left)| Some((shard, left.keys().next()?))) {
@@ -90,8 +92,15 @@ fn open_file(path: &Path) -> Result<BTreeMap<String, LazyTensor>, CheckpointErro
             Dtype::F16 => Storage::F16,
             Dtype::BF16 => Storage::BF16,
             // Masks that old checkpoints store; no weight is a whole number.
-            Dtype::BOOL | Dtype::U8 | Dtype::I8 | Dtype::I16 | Dtype::U16 | Dtype::I32 | Dtype::U32
-            | Dtype::I64 | Dtype::U64 => return Ok(None),
+            Dtype::BOOL
+            | Dtype::U8
+            | Dtype::I8
+            | Dtype::I16
+            | Dtype::U16
+            | Dtype::I32
+            | Dtype::U32
+            | Dtype::I64
+            | Dtype::U64 => return Ok(None),
             other => {
                 let what = format!("type {other:?} is not supported (supported: F64, F32, F16, BF16)");
                 return Err(wrong(format!("tensor `{name}`"), what));

@@ -42,11 +42,8 @@ impl Source {
         // SAFETY: the map is shared with the file and never written: the pages' contents stay in the file.
         unsafe {
             // A refusal only costs memory.
-            let _ = self.map.unchecked_advise_range(
-                memmap2::UncheckedAdvice::DontNeed,
-                range.start,
-                range.len(),
-            );
+            let _ =
+                self.map.unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, range.start, range.len());
         }
         #[cfg(not(unix))]
         let _ = range;

@@ -20,7 +20,11 @@ pub(crate) fn write(source: &Source, to: &Path, options: &Options) -> Result<Vec
     };
     // A GGUF file holds the others itself; and beside one, only the licence belongs to it.
     let licences_only = options.to == Target::Gguf || matches!(source.files, Files::Gguf(_));
-    copy(&from, to, |name| if licences_only { is_licence(name) } else { !is_weights(name) && name != CONFIG })?;
+    copy(
+        &from,
+        to,
+        |name| if licences_only { is_licence(name) } else { !is_weights(name) && name != CONFIG },
+    )?;
     if options.to == Target::Gguf {
         return Ok(notes);
     }

@@ -12,13 +12,16 @@ use moi_checkpoint::{
     gguf::{LONG_FACTORS, NewTensor, ROPE_FACTORS, SHORT_FACTORS, Value, export, write_gguf},
 };
 use moi_models::{
-    AttentionConfig, AttentionKind, DecoderConfig, FeedForwardKind, NormKind, RopeConfig,
-    RopeScaling,
+    AttentionConfig, AttentionKind, DecoderConfig, FeedForwardKind, NormKind, RopeConfig, RopeScaling,
 };
 use serde_json::json;
 
 use crate::{
-    ConvertError, Options, encode::encode, report::Reporter, source::Source, tokenizer,
+    ConvertError, Options,
+    encode::encode,
+    report::Reporter,
+    source::Source,
+    tokenizer,
     write::{Written, record},
 };
 
@@ -52,7 +55,8 @@ pub(crate) fn write(
     metadata.extend(tokenizer::to_gguf(source, notes)?);
     let planned = plan(source, architecture, options)?;
     metadata.extend(record(options).map(|(key, text)| (key.to_owned(), Value::String(text))));
-    let file_type = planned.iter().map(|planned| planned.new.storage).find(|&storage| storage != Storage::F32);
+    let file_type =
+        planned.iter().map(|planned| planned.new.storage).find(|&storage| storage != Storage::F32);
     let file_type = file_type_of(file_type.unwrap_or(Storage::F32));
     metadata.insert(1, ("general.file_type".into(), Value::Unsigned(file_type)));
     metadata.insert(2, ("general.quantization_version".into(), Value::Unsigned(2)));
@@ -120,7 +124,8 @@ fn architecture(config: &DecoderConfig) -> Result<&'static str, ConvertError> {
         "gpt_neox" => "gptneox",
         "nemotron-nas" => "deci",
         other => {
-            let what = format!("model type `{other}` has no GGUF architecture here; write safetensors or burnpack");
+            let what =
+                format!("model type `{other}` has no GGUF architecture here; write safetensors or burnpack");
             return Err(ConvertError::Refused(what));
         }
     })
@@ -193,7 +198,11 @@ fn own(config: &DecoderConfig, architecture: &str) -> Metadata {
     if let Some(window) = window {
         set("attention.sliding_window", number(window));
     }
-    if let Some(FeedForwardKind::Experts(experts)) = config.layers.first().and_then(|l| l.feed_forward.as_ref()) {
+    let experts = config.layers.iter().find_map(|layer| match &layer.feed_forward {
+        Some(FeedForwardKind::Experts(experts)) => Some(experts),
+        _ => None,
+    });
+    if let Some(experts) = experts {
         set("expert_count", number(experts.num_experts));
         set("expert_used_count", number(experts.num_per_token));
         if architecture == "qwen3moe" {
@@ -246,7 +255,12 @@ fn rope_metadata(rope: &RopeConfig, architecture: &str) -> Metadata {
             set("scaling.factor", Value::Float(*factor));
         }
         &RopeScaling::Yarn {
-            factor, original_max_position_embeddings, beta_fast, beta_slow, attention_factor, ..
+            factor,
+            original_max_position_embeddings,
+            beta_fast,
+            beta_slow,
+            attention_factor,
+            ..
         } => {
             set("scaling.type", Value::String("yarn".into()));
             set("scaling.factor", Value::Float(factor));

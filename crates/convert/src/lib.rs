@@ -97,7 +97,9 @@ pub fn convert<B: Backend>(
     progress: impl FnMut(Progress<'_>) + 'static,
 ) -> Result<Converted, ConvertError> {
     if options.quantize.is_some() && options.to != Target::Gguf {
-        return Err(ConvertError::Refused("block formats are written to GGUF files alone (--to gguf)".into()));
+        return Err(ConvertError::Refused(
+            "block formats are written to GGUF files alone (--to gguf)".into(),
+        ));
     }
     if options.quantize.is_some() && options.dtype.is_some() {
         let what = "give a float type or a block format, not both: what is no matrix stays float32";
@@ -119,11 +121,12 @@ pub fn convert<B: Backend>(
         Target::Burnpack => write::burnpack(&source, &result, options, &reporter)?,
         Target::Gguf => gguf::write(&source, &result, options, &reporter, &mut notes)?,
     };
-    // Whatever was written must open and fit.
-    let made = Pretrained::open(&result)?;
-    made.parameters()?;
-    verify::same_config(&source.pretrained.architecture.config, &made.architecture.config)
-        .map_err(|what| ConvertError::Refused(format!("{} cannot hold this model: {what}", options.to.name())))?;
+    // Whatever was written must open, fit, and be the same model.
+    let cannot =
+        |what: String| ConvertError::Refused(format!("{} cannot hold this model: {what}", options.to.name()));
+    let made = Pretrained::open(&result).map_err(|error| cannot(error.to_string()))?;
+    verify::same_config(&source.pretrained.architecture.config, &made.architecture.config).map_err(cannot)?;
+    made.parameters().map_err(|error| cannot(error.to_string()))?;
     let verified = verify.map(|device| verify::verify::<B>(&source, &made, device)).transpose()?;
     drop(made);
     sync(&result)?;

@@ -64,7 +64,9 @@ fn files(directory: &Path) -> Result<Vec<PathBuf>, ConvertError> {
         let one = Path::new(name).components().collect::<Vec<_>>();
         match matches!(one[..], [std::path::Component::Normal(_)]) {
             true => Ok(directory.join(name)),
-            false => Err(ConvertError::file(&index, format!("shard `{name}` is no file of the same directory"))),
+            false => {
+                Err(ConvertError::file(&index, format!("shard `{name}` is no file of the same directory")))
+            }
         }
     };
     names.iter().map(plain).collect()
@@ -85,7 +87,8 @@ fn tensors(file: &Path, reader: PytorchReader) -> Result<Vec<(String, Lazy)>, Co
         let place = name.clone();
         let read = move || {
             let data = snapshot.to_data();
-            let data = data.map_err(|error| ConvertError::file(&at, format!("tensor `{place}`: {error:?}")))?;
+            let data =
+                data.map_err(|error| ConvertError::file(&at, format!("tensor `{place}`: {error:?}")))?;
             Ok(data.bytes.to_vec())
         };
         Ok(Some((name, Lazy::new(dtype, shape, len, read))))

@@ -60,7 +60,8 @@ impl Source {
 
 /// Whether a file holds weights, of any form: it is not carried along.
 pub(crate) fn is_weights(name: &str) -> bool {
-    const KINDS: &[&str] = &[".safetensors", ".bin", ".pt", ".pth", ".bpk", ".gguf", ".h5", ".msgpack", ".onnx"];
+    const KINDS: &[&str] =
+        &[".safetensors", ".bin", ".pt", ".pth", ".bpk", ".gguf", ".h5", ".msgpack", ".onnx"];
     KINDS.iter().any(|kind| name.ends_with(kind))
         || name.ends_with(".index.json")
         || name == SINGLE_FILE

@@ -35,9 +35,12 @@ pub(crate) fn from_gguf(source: &Source, file: &Gguf, to: &Path) -> Result<Optio
                 "tokenizer_class": "PreTrainedTokenizerFast",
                 "model_max_length": pretrained.architecture.config.context_length,
             });
-            for (field, name) in
-                [("bos_token", "bos"), ("eos_token", "eos"), ("pad_token", "padding"), ("unk_token", "unknown")]
-            {
+            for (field, name) in [
+                ("bos_token", "bos"),
+                ("eos_token", "eos"),
+                ("pad_token", "padding"),
+                ("unk_token", "unknown"),
+            ] {
                 if let Some(text) = token(name) {
                     config[field] = json!(text);
                 }
@@ -55,7 +58,10 @@ pub(crate) fn from_gguf(source: &Source, file: &Gguf, to: &Path) -> Result<Optio
 }
 
 /// The metadata of a GGUF file about the tokenizer; adds to `notes` what it cannot hold.
-pub(crate) fn to_gguf(source: &Source, notes: &mut Vec<String>) -> Result<Vec<(String, Value)>, ConvertError> {
+pub(crate) fn to_gguf(
+    source: &Source,
+    notes: &mut Vec<String>,
+) -> Result<Vec<(String, Value)>, ConvertError> {
     let kept = |key: &str| key.starts_with("tokenizer.");
     let directory = match &source.files {
         Files::Gguf(file) => {
@@ -92,7 +98,10 @@ pub(crate) fn to_gguf(source: &Source, notes: &mut Vec<String>) -> Result<Vec<(S
         VocabularyKind::SentencePiece { scores, add_space_prefix } => {
             set("ggml.model", Value::String("llama".into()));
             set("ggml.pre", Value::String("default".into()));
-            set("ggml.scores", Value::Array(scores.into_iter().map(|score| Value::Float(score.into())).collect()));
+            set(
+                "ggml.scores",
+                Value::Array(scores.into_iter().map(|score| Value::Float(score.into())).collect()),
+            );
             set("ggml.add_space_prefix", Value::Bool(add_space_prefix));
         }
     }

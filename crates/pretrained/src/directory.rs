@@ -2,9 +2,7 @@
 
 use std::path::Path;
 
-use moi_checkpoint::{
-    BURNPACK_FILE, Checkpoint, INDEX_FILE, SINGLE_FILE, open_burnpack, open_safetensors,
-};
+use moi_checkpoint::{BURNPACK_FILE, Checkpoint, INDEX_FILE, SINGLE_FILE, open_burnpack, open_safetensors};
 use moi_models::Architecture;
 use moi_text::{ChatTemplate, TemplateTokens, TextError, Tokenizer};
 use serde::Deserialize;

@@ -85,9 +85,12 @@ impl Vocabulary {
             let merges = merges.into_iter().map(|(left, right)| format!("{left} {right}")).collect();
             VocabularyKind::ByteLevel { pre: pre.to_owned(), merges }
         };
-        tokens.iter_mut().zip(&kinds).filter(|(text, _)| text.is_empty()).enumerate().for_each(
-            |(index, (text, _))| *text = format!("[EMPTY{index}]"),
-        );
+        tokens
+            .iter_mut()
+            .zip(&kinds)
+            .filter(|(text, _)| text.is_empty())
+            .enumerate()
+            .for_each(|(index, (text, _))| *text = format!("[EMPTY{index}]"));
         Ok(Self { kind, tokens, kinds, bos })
     }
 }
@@ -106,10 +109,7 @@ impl Merge {
 }
 
 /// Tokens by id, gaps filled, and what they are.
-fn listed(
-    vocab: &HashMap<String, usize>,
-    added: &[Added],
-) -> Result<(Vec<String>, Vec<TokenKind>), String> {
+fn listed(vocab: &HashMap<String, usize>, added: &[Added]) -> Result<(Vec<String>, Vec<TokenKind>), String> {
     let last = vocab.values().copied().chain(added.iter().map(|token| token.id)).max().unwrap_or(0);
     if last > 2 * (vocab.len() + added.len()) + 1024 {
         return Err(format!("token {last} of {} is out of order", vocab.len()));

@@ -16,7 +16,7 @@ use std::{collections::BTreeMap, ops::Range, path::Path, sync::Arc};
 
 pub use blocks::BlockKind;
 pub use metadata::{Metadata, Value};
-pub use names::{Exported, ROPE_FACTORS, SHORT_FACTORS, LONG_FACTORS, export};
+pub use names::{Exported, LONG_FACTORS, ROPE_FACTORS, SHORT_FACTORS, export};
 pub use write::{NewTensor, write_gguf};
 
 use crate::{Checkpoint, CheckpointError, LazyTensor, Storage, tensor::Source};

@@ -1,0 +1,175 @@
+//! Configs: both spellings, what transformers takes where a field is absent, and what is refused.
+
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a failure must end the test")]
+
+use moi_models::{
+    Architecture, AttentionConfig, AttentionKind, DecoderConfig, FeedForwardKind, NormKind, RopeScaling,
+    supported_model_types,
+};
+use serde_json::{Value, json};
+
+fn config(fields: Value) -> DecoderConfig {
+    Architecture::from_config(&fields).unwrap().config
+}
+
+fn refusal(fields: Value) -> String {
+    Architecture::from_config(&fields).unwrap_err().to_string()
+}
+
+fn heads(config: &DecoderConfig, layer: usize) -> &AttentionConfig {
+    match &config.layers[layer].attention {
+        Some(AttentionKind::Heads(attention)) => attention,
+        other => panic!("layer {layer}: {other:?}"),
+    }
+}
+
+/// Sizes and numbers of transformers 5.23.0's config classes, each from a config that says nothing else.
+#[test]
+fn absent_fields_take_the_defaults_of_transformers() {
+    // model_type, parameters, context, kv heads, head_dim, tied, theta of layer 0
+    let expected: &[(&str, usize, usize, usize, usize, bool, f64)] = &[
+        ("llama", 6_738_415_616, 2048, 32, 128, false, 1e4),
+        ("mistral", 7_241_732_096, 131_072, 8, 128, false, 1e4),
+        ("mixtral", 46_702_792_704, 131_072, 8, 128, false, 1e6),
+        ("gemma", 8_537_680_896, 8192, 16, 256, true, 1e4),
+        ("gemma2", 2_614_341_888, 8192, 4, 256, true, 1e4),
+        ("gemma3_text", 2_628_658_432, 131_072, 4, 256, true, 1e4),
+        ("phi3", 3_821_079_552, 4096, 32, 96, false, 1e4),
+        ("smollm3", 3_075_098_624, 32_768, 4, 128, true, 2e6),
+    ];
+    for &(model_type, parameters, context, kv_heads, head_dim, tied, theta) in expected {
+        let found = config(json!({ "model_type": model_type }));
+        let attention = heads(&found, 0);
+        assert_eq!(found.context_length, context, "{model_type}");
+        assert_eq!((attention.num_kv_heads, attention.head_dim), (kv_heads, head_dim), "{model_type}");
+        assert_eq!(found.tie_word_embeddings, tied, "{model_type}");
+        assert_eq!(attention.rope.as_ref().unwrap().theta, theta, "{model_type}");
+        assert_eq!(found.num_params(), parameters, "{model_type}");
+    }
+    let gpt2 = config(json!({ "model_type": "gpt2" }));
+    assert_eq!(gpt2.num_params(), 124_439_808);
+    assert_eq!(gpt2.norm.kind, NormKind::Layer);
+}
+
+#[test]
+fn null_is_not_absent() {
+    let window = |fields: Value| heads(&config(fields), 0).window;
+    assert_eq!(window(json!({ "model_type": "mistral" })), Some(4096));
+    assert_eq!(window(json!({ "model_type": "mistral", "sliding_window": null })), None);
+    let cap = |fields: Value| config(fields).logit_softcap;
+    assert_eq!(cap(json!({ "model_type": "gemma2" })), Some(30.0));
+    assert_eq!(cap(json!({ "model_type": "gemma2", "final_logit_softcapping": null })), None);
+    let qwen3 = |fields: Value| heads(&config(fields), 0).head_dim;
+    assert_eq!(qwen3(json!({ "model_type": "qwen3" })), 128);
+    assert_eq!(qwen3(json!({ "model_type": "qwen3_moe" })), 64);
+}
+
+/// Gemma 3 as it was published, and as transformers 5 writes it.
+#[test]
+fn both_spellings_of_gemma_3() {
+    let old = config(json!({
+        "model_type": "gemma3_text", "num_hidden_layers": 8, "rope_theta": 5e5, "rope_local_base_freq": 2e4,
+        "rope_scaling": { "factor": 8.0, "rope_type": "linear" }, "sliding_window_pattern": 4,
+        "sliding_window": 512,
+    }));
+    let kinds: Vec<&str> =
+        (1..=8).map(|i| if i % 4 == 0 { "full_attention" } else { "sliding_attention" }).collect();
+    let new = config(json!({
+        "model_type": "gemma3_text", "num_hidden_layers": 8, "layer_types": kinds, "sliding_window": 512,
+        "rope_parameters": {
+            "full_attention": { "rope_type": "linear", "factor": 8.0, "rope_theta": 5e5 },
+            "sliding_attention": { "rope_type": "default", "rope_theta": 2e4 },
+        },
+    }));
+    assert_eq!(old, new);
+    let (local, full) = (heads(&old, 2), heads(&old, 3));
+    assert_eq!((local.window, full.window), (Some(512), None));
+    assert_eq!(local.rope.as_ref().unwrap().scaling, RopeScaling::Default);
+    assert_eq!(full.rope.as_ref().unwrap().scaling, RopeScaling::Linear { factor: 8.0 });
+}
+
+#[test]
+fn both_spellings_of_rotary_parameters() {
+    let scaling = json!({ "type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32768 });
+    let old = config(json!({ "model_type": "qwen2", "rope_theta": 1e6, "rope_scaling": scaling }));
+    let new = config(json!({ "model_type": "qwen2", "rope_parameters": {
+        "rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32768, "rope_theta": 1e6,
+    }}));
+    assert_eq!(old, new);
+    // The context that the scaling stretches to.
+    assert_eq!(old.context_length, 131_072);
+    let rope = heads(&old, 0).rope.clone().unwrap();
+    assert!((rope.attention_factor() - (0.1 * 4f64.ln() + 1.0)).abs() < 1e-12);
+    let neox = |fields: Value| heads(&config(fields), 0).rope.clone().unwrap();
+    let pythia = neox(json!({ "model_type": "gpt_neox", "rotary_pct": 0.5, "rotary_emb_base": 500 }));
+    assert_eq!((pythia.dims, pythia.theta), (48, 500.0));
+}
+
+/// Layers that a rule or a list picks.
+#[test]
+fn layers_differ_where_the_config_says_so() {
+    let qwen = config(json!({
+        "model_type": "qwen2", "num_hidden_layers": 4, "use_sliding_window": true, "sliding_window": 64,
+        "max_window_layers": 3,
+    }));
+    let windows: Vec<_> = (0..4).map(|layer| heads(&qwen, layer).window).collect();
+    assert_eq!(windows, [None, None, None, Some(64)]);
+    let smollm = config(json!({ "model_type": "smollm3", "num_hidden_layers": 4 }));
+    let turned: Vec<_> = (0..4).map(|layer| heads(&smollm, layer).rope.is_some()).collect();
+    assert_eq!(turned, [true, true, true, false]);
+    let moe = config(json!({ "model_type": "qwen3_moe", "num_hidden_layers": 4, "mlp_only_layers": [1] }));
+    let experts = moe.layers.iter().map(|l| matches!(l.feed_forward, Some(FeedForwardKind::Experts(_))));
+    assert_eq!(experts.collect::<Vec<_>>(), [true, false, true, true]);
+    // 8 of 128 experts are read for a token.
+    assert!(moe.weights_per_token() * 4 < moe.num_params());
+}
+
+#[test]
+fn what_would_change_the_result_is_refused_by_name() {
+    for (fields, name) in [
+        (
+            json!({ "model_type": "llama", "quantization_config": { "quant_method": "awq" } }),
+            "quantization_config",
+        ),
+        (
+            json!({ "model_type": "gemma3_text", "use_bidirectional_attention": true }),
+            "use_bidirectional_attention",
+        ),
+        (json!({ "model_type": "gpt2", "add_cross_attention": true }), "add_cross_attention"),
+        (json!({ "model_type": "olmo2", "clip_qkv": 8.0 }), "clip_qkv"),
+        (json!({ "model_type": "llama", "hidden_act": "laplace" }), "hidden_act"),
+        (json!({ "model_type": "qwen3", "rope_scaling": { "rope_type": "mrope" } }), "rope_type"),
+        (
+            json!({ "model_type": "gemma2", "num_hidden_layers": 1, "layer_types": ["linear_attention"] }),
+            "layer_types",
+        ),
+        (
+            json!({ "model_type": "gemma3", "text_config": { "final_logit_softcapping": 30.0 } }),
+            "final_logit_softcapping",
+        ),
+        (
+            json!({ "model_type": "nemotron-nas", "num_hidden_layers": 1, "block_configs": [{
+            "attention": { "n_heads_in_group": 8, "window_length": 512 }, "ffn": { "ffn_mult": 1.0 } }] }),
+            "window_length",
+        ),
+    ] {
+        let found = refusal(fields);
+        assert!(found.contains(name) && found.contains("not supported"), "{name}: {found}");
+    }
+    for (fields, parts) in [
+        (json!({ "model_type": "mamba" }), ["mamba", "nemotron-nas"]),
+        (json!({}), ["model_type", "gpt_neox"]),
+        (json!({ "model_type": "nemotron-nas" }), ["block_configs", "missing"]),
+        (json!({ "model_type": "gemma2", "layer_types": ["full_attention"] }), ["lists 1 layers", "26"]),
+        (
+            json!({ "model_type": "phi3", "rope_scaling": { "type": "su", "short_factor": [1.0], "long_factor": [1.0] } }),
+            ["short_factor", "expected 48"],
+        ),
+        (json!({ "model_type": "llama", "hidden_size": "x" }), ["hidden_size", "invalid type"]),
+        (json!({ "model_type": "mixtral", "num_experts_per_tok": 9 }), ["num_experts_per_tok", "1 to 8"]),
+    ] {
+        let found = refusal(fields);
+        assert!(parts.iter().all(|part| found.contains(part)), "{parts:?}: {found}");
+    }
+    assert_eq!(supported_model_types().count(), 17);
+}

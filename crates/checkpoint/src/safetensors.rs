@@ -16,16 +16,18 @@ pub const SINGLE_FILE: &str = "model.safetensors";
 /// The index of a sharded one.
 pub const INDEX_FILE: &str = "model.safetensors.index.json";
 
-/// Names of masks, which an index lists and which may be of a type that is left out.
-const SKIPPED: &[&str] = &[".attn.bias", ".attention.bias", ".masked_bias"];
+/// Whether this is a causal mask, which old checkpoints store beside the weights, often as bits.
+fn is_mask(name: &str) -> bool {
+    [".attn.bias", ".attention.bias", ".masked_bias"].iter().any(|suffix| name.ends_with(suffix))
+}
 
 #[derive(Deserialize)]
 struct Index {
     weight_map: BTreeMap<String, String>,
 }
 
-/// Opens a safetensors file, or a directory that holds [`SINGLE_FILE`] or [`INDEX_FILE`] with its shards. Tensors
-/// of whole numbers are left out.
+/// Opens a safetensors file, or a directory that holds [`SINGLE_FILE`] or [`INDEX_FILE`] with its shards. Masks
+/// that are no floats are left out.
 ///
 /// # Errors
 /// If a file cannot be opened, is truncated or damaged, or has a type other than F64, F32, F16 or BF16.
@@ -62,8 +64,7 @@ fn open_shards(directory: &Path, index: &Path) -> Result<BTreeMap<String, LazyTe
         let tensor = shards.get_mut(shard.as_str()).and_then(|tensors| tensors.remove(name));
         match tensor {
             Some(tensor) => drop(tensors.insert(name.clone(), tensor)),
-            // Whole numbers are left out; what a model needs and does not find is reported later.
-            None if SKIPPED.iter().any(|suffix| name.ends_with(suffix)) => {}
+            None if is_mask(name) => {}
             None => {
                 return Err(wrong(format!("tensor `{name}`"), format!("shard `{shard}` does not hold it")));
             }
@@ -91,16 +92,8 @@ fn open_file(path: &Path) -> Result<BTreeMap<String, LazyTensor>, CheckpointErro
             Dtype::F32 => Storage::F32,
             Dtype::F16 => Storage::F16,
             Dtype::BF16 => Storage::BF16,
-            // Masks that old checkpoints store; no weight is a whole number.
-            Dtype::BOOL
-            | Dtype::U8
-            | Dtype::I8
-            | Dtype::I16
-            | Dtype::U16
-            | Dtype::I32
-            | Dtype::U32
-            | Dtype::I64
-            | Dtype::U64 => return Ok(None),
+            // No float, and no weight.
+            _ if is_mask(&name) => return Ok(None),
             other => {
                 let what = format!("type {other:?} is not supported (supported: F64, F32, F16, BF16)");
                 return Err(wrong(format!("tensor `{name}`"), what));

@@ -108,6 +108,8 @@ fn every_difference_is_named() {
             "`extra` is not known to the model (found with shape [1])",
         ],
     );
+    write(&path, &[GOOD, &[("h.0.attn.bias", Dtype::I64, &[1])]].concat());
+    assert!(load_from(&path).is_ok(), "a mask is no weight");
     write(&path, &[GOOD, &[("x", Dtype::I64, &[1])]].concat());
     refused(&path, &["model.safetensors", "tensor `x`", "type I64 is not supported", "F32, F16, BF16"]);
 }

@@ -71,6 +71,8 @@ pub(crate) fn rope_context(
         max_position_embeddings: fields.or("max_position_embeddings", defaults.context_length)?,
         theta: defaults.theta,
         partial: 1.0,
+        partly: false,
+        yarn_is_longrope: false,
         original: fields.get("original_max_position_embeddings")?,
     })
 }
@@ -80,10 +82,6 @@ pub(crate) fn rope_context(
 pub(crate) fn decoder(fields: &Fields<'_>, defaults: &Defaults) -> Result<DecoderConfig, ModelError> {
     let heads = heads(fields, defaults)?;
     let rope = rope(fields, rope_context(fields, defaults, heads)?)?;
-    if rope.dims != heads.head_dim {
-        let given = rope.dims as f64 / heads.head_dim as f64;
-        return Err(fields.unsupported("partial_rotary_factor", &given.into(), "1"));
-    }
     decoder_with_rope(fields, defaults, rope)
 }
 

@@ -34,6 +34,8 @@ impl<'a> Fields<'a> {
         fields.supports("is_encoder_decoder", &[false.into()], "false")?;
         fields.supports("add_cross_attention", &[false.into()], "false")?;
         fields.supports("use_bidirectional_attention", &[false.into()], "false")?;
+        fields.supports("is_causal", &[true.into()], "true")?;
+        fields.supports("per_layer_config", &[], "null")?;
         Ok(fields)
     }
 

@@ -14,7 +14,7 @@ use crate::{
     fields::Fields,
     gemma::embed_like_gemma,
     gemma2,
-    rope_fields::{RopeContext, rope, rope_of_kind},
+    rope_fields::{RopeContext, rope_of_kind},
 };
 
 /// As `config.json` spells it.
@@ -80,7 +80,7 @@ fn decoder(fields: &Fields<'_>) -> Result<DecoderConfig, ModelError> {
     let heads = family::heads(fields, &DEFAULTS)?;
     let context = family::rope_context(fields, &DEFAULTS, heads)?;
     let [full, local] = ropes(fields, context)?;
-    let mut decoder = family::decoder(fields, &DEFAULTS)?;
+    let mut decoder = family::decoder_with_rope(fields, &DEFAULTS, full.clone())?;
     embed_like_gemma(&mut decoder);
     decoder.layers.iter_mut().for_each(|layer| layer.norms = NormPlace::Around);
     let pattern: usize = fields.or("sliding_window_pattern", fields.or("_sliding_window_pattern", 6)?)?;
@@ -96,17 +96,13 @@ fn decoder(fields: &Fields<'_>) -> Result<DecoderConfig, ModelError> {
     Ok(decoder)
 }
 
-/// Rotary positions of the layers that see everything and of those with a window. Where the config has one
-/// scaling for all, it is meant for the former.
+/// Rotary positions of the layers that see everything and of those with a window. The older spelling's one scaling
+/// is meant for the former.
 fn ropes(fields: &Fields<'_>, context: RopeContext) -> Result<[RopeConfig; 2], ModelError> {
-    let theta = fields.or("rope_theta", context.theta)?;
+    let full = RopeContext { theta: fields.or("rope_theta", context.theta)?, ..context };
     let local = RopeContext { theta: fields.or("rope_local_base_freq", LOCAL_THETA)?, ..context };
-    let full = match rope_of_kind(fields, "full_attention", RopeContext { theta, ..context })? {
-        Some(full) => full,
-        None => rope(fields, context)?,
-    };
-    let plain =
-        RopeConfig { theta: local.theta, dims: context.head_dim, scaling: crate::RopeScaling::Default };
-    let local = rope_of_kind(fields, "sliding_attention", local)?.unwrap_or(plain);
-    Ok([full, local])
+    Ok([
+        rope_of_kind(fields, "full_attention", fields.value("rope_scaling"), full)?,
+        rope_of_kind(fields, "sliding_attention", None, local)?,
+    ])
 }

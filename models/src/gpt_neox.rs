@@ -9,7 +9,7 @@ use crate::{
     architecture::{Names, with_prefix},
     fields::Fields,
     names::{Rows, of_layer},
-    rope_fields::{RopeContext, context_length, rope},
+    rope_fields::{RopeContext, context_length, rope_with},
 };
 
 /// As `config.json` spells it.
@@ -35,9 +35,11 @@ pub(crate) fn architecture(config: &Value) -> Result<Architecture, ModelError> {
         max_position_embeddings,
         theta,
         partial: fields.or("rotary_pct", 0.25)?,
+        partly: true,
+        yarn_is_longrope: false,
         original: fields.get("original_max_position_embeddings")?,
     };
-    let rope = rope(&fields, context)?;
+    let rope = rope_with(&fields, context)?;
     let bias = fields.or("attention_bias", true)?;
     let context_length = context_length(max_position_embeddings, &rope);
     let layer = LayerConfig {

@@ -9,7 +9,7 @@ use crate::{
     family::{self, Defaults, LLAMA},
     fields::Fields,
     names::{Rows, of_layer},
-    rope_fields::{RopeContext, rope},
+    rope_fields::{RopeContext, rope_with},
 };
 
 /// As `config.json` spells it.
@@ -34,10 +34,21 @@ pub(crate) fn architecture(config: &Value) -> Result<Architecture, ModelError> {
     let context = RopeContext {
         theta: fields.or("rope_theta", DEFAULTS.theta)?,
         partial: fields.or("partial_rotary_factor", 1.0)?,
+        partly: true,
         original: Some(fields.or("original_max_position_embeddings", ORIGINAL_CONTEXT)?),
         ..context
     };
-    let rope = rope(&fields, context)?;
+    // The class knows one scaling; its first checkpoints call it by two other names.
+    let kind = |field: &str| {
+        let parameters = fields.value(field)?;
+        parameters.get("rope_type").or_else(|| parameters.get("type"))?.as_str()
+    };
+    if let Some(other) = kind("rope_scaling").or_else(|| kind("rope_parameters"))
+        && !["default", "longrope", "su", "yarn"].contains(&other)
+    {
+        return Err(fields.unsupported("rope_type", &other.into(), "default, longrope"));
+    }
+    let rope = rope_with(&fields, RopeContext { yarn_is_longrope: true, ..context })?;
     let mut decoder = family::decoder_with_rope(&fields, &DEFAULTS, rope)?;
     let window = fields.get("sliding_window")?;
     for (_, attention) in decoder.attentions_mut() {

@@ -15,6 +15,10 @@ pub(crate) struct RopeContext {
     pub(crate) theta: f64,
     /// Share of a head that is turned, where the rotary parameters give none.
     pub(crate) partial: f64,
+    /// Whether the architecture can turn a part of a head.
+    pub(crate) partly: bool,
+    /// Whether what the config calls `yarn` is LongRoPE.
+    pub(crate) yarn_is_longrope: bool,
     /// The field of that name beside the rotary parameters, which goes before theirs.
     pub(crate) original: Option<f64>,
 }
@@ -43,20 +47,39 @@ struct Parameters {
     factors: Option<Vec<f64>>,
 }
 
-/// The rotary positions of all layers.
+/// The rotary positions of all layers, of a model whose config may have `rope_theta` beside their parameters.
 pub(crate) fn rope(fields: &Fields<'_>, context: RopeContext) -> Result<RopeConfig, ModelError> {
-    let value = given(fields);
-    build(fields, value, RopeContext { theta: fields.or("rope_theta", context.theta)?, ..context })
+    rope_with(fields, RopeContext { theta: fields.or("rope_theta", context.theta)?, ..context })
 }
 
-/// The rotary parameters of one kind of layers, if the config lists them by kind.
+/// The same with the context's base, where the parameters have none of their own.
+pub(crate) fn rope_with(fields: &Fields<'_>, context: RopeContext) -> Result<RopeConfig, ModelError> {
+    build(fields, given(fields), context)
+}
+
+/// The rotary parameters of one kind of layers, if the config lists them by kind; `scaling` of the older spelling,
+/// meant for that kind, is added to them.
 pub(crate) fn rope_of_kind(
     fields: &Fields<'_>,
     kind: &str,
+    scaling: Option<&Value>,
     context: RopeContext,
-) -> Result<Option<RopeConfig>, ModelError> {
-    let of_kind = given(fields).and_then(|value| value.get(kind)).filter(|value| !value.is_null());
-    of_kind.map(|value| build(fields, Some(value), context)).transpose()
+) -> Result<RopeConfig, ModelError> {
+    let listed = fields.value("rope_parameters");
+    if listed.is_some_and(|value| value.get("rope_type").is_some() || value.get("rope_theta").is_some()) {
+        let what = "`rope_parameters` must list full_attention and sliding_attention";
+        return Err(fields.wrong(what.to_owned()));
+    }
+    let mut value = listed.and_then(|value| value.get(kind)).filter(|value| !value.is_null()).cloned();
+    if let Some(Value::Object(scaling)) = scaling {
+        let mut merged = match value {
+            Some(Value::Object(fields)) => fields,
+            _ => serde_json::Map::new(),
+        };
+        merged.extend(scaling.clone());
+        value = Some(Value::Object(merged));
+    }
+    build(fields, value.as_ref(), context)
 }
 
 /// The older field goes first, as in transformers.
@@ -83,6 +106,9 @@ fn build(fields: &Fields<'_>, value: Option<&Value>, context: RopeContext) -> Re
             .map_err(|error| fields.wrong(format!("rotary parameters: {error}")))?,
     };
     let partial = parameters.partial_rotary_factor.unwrap_or(context.partial);
+    if !context.partly && partial != 1.0 {
+        return Err(fields.unsupported("partial_rotary_factor", &partial.into(), "1"));
+    }
     if !(partial.is_finite() && (0.0..=1.0).contains(&partial)) {
         return Err(fields.wrong(format!("partial_rotary_factor is {partial}, expected 0 to 1")));
     }
@@ -99,7 +125,10 @@ fn scaling(
     context: RopeContext,
 ) -> Result<RopeScaling, ModelError> {
     let kind = parameters.rope_type.clone().or(parameters.old_type.clone());
-    let kind = kind.as_deref().unwrap_or("default");
+    let kind = match kind.as_deref().unwrap_or("default") {
+        "yarn" if context.yarn_is_longrope => "longrope",
+        kind => kind,
+    };
     let lacks = |field: &str| ModelError::Inconsistent {
         model_type: fields.model_type,
         what: format!("`{field}` is missing from the rotary parameters of type {kind:?}"),

@@ -32,6 +32,36 @@ impl DecoderConfig {
             .or_else(|| (!(eps.is_finite() && eps >= 0.0)).then(|| format!("rms_norm_eps is {eps}")))
             .or_else(|| factors.iter().find_map(|&(name, factor)| positive(name, factor)))
             .or_else(|| self.layers.iter().find_map(LayerConfig::problem))
+            .or_else(|| self.too_large())
+    }
+
+    /// Sizes that are each possible and together are not: they would overflow, or their names fill the memory.
+    fn too_large(&self) -> Option<String> {
+        const MOST_VALUES: f64 = (1u64 << 50) as f64;
+        const MOST_EXPERTS: usize = 1 << 17;
+        let experts = |layer: &LayerConfig| match &layer.feed_forward {
+            Some(FeedForwardKind::Experts(experts)) => experts.num_experts,
+            _ => 1,
+        };
+        let width = |layer: &LayerConfig| {
+            let inner = match &layer.feed_forward {
+                Some(FeedForwardKind::Mlp(mlp)) => mlp.intermediate_size as f64,
+                Some(FeedForwardKind::Experts(experts)) => {
+                    experts.num_experts as f64 * experts.expert.intermediate_size as f64
+                }
+                Some(FeedForwardKind::Linear) | None => self.hidden_size as f64,
+            };
+            let heads = match &layer.attention {
+                Some(AttentionKind::Heads(a)) => a.num_heads as f64 * a.head_dim as f64,
+                Some(AttentionKind::Linear) | None => 0.0,
+            };
+            (heads * 4.0 + inner * 3.0) * (self.hidden_size as f64 + self.context_length as f64)
+        };
+        let values = 3.0 * self.vocab_size as f64 * self.hidden_size as f64
+            + self.layers.iter().map(width).sum::<f64>();
+        let count: usize = self.layers.iter().map(experts).sum();
+        (values > MOST_VALUES || count > MOST_EXPERTS)
+            .then(|| format!("its sizes make a model of about {values:.0e} values and {count} blocks"))
     }
 }
 

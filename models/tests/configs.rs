@@ -103,6 +103,15 @@ fn both_spellings_of_rotary_parameters() {
     let neox = |fields: Value| heads(&config(fields), 0).rope.clone().unwrap();
     let pythia = neox(json!({ "model_type": "gpt_neox", "rotary_pct": 0.5, "rotary_emb_base": 500 }));
     assert_eq!((pythia.dims, pythia.theta), (48, 500.0));
+    let theirs = neox(json!({ "model_type": "gpt_neox", "rope_theta": 7, "rotary_emb_base": 500 }));
+    assert_eq!(theirs.theta, 500.0);
+    let factors = vec![1.5; 48];
+    let phi = |kind: &str| {
+        let scaling = json!({ "type": kind, "short_factor": factors, "long_factor": factors });
+        heads(&config(json!({ "model_type": "phi3", "rope_scaling": scaling })), 0).rope.clone().unwrap()
+    };
+    assert_eq!(phi("yarn"), phi("longrope"));
+    assert_eq!(phi("su"), phi("longrope"));
 }
 
 /// Layers that a rule or a list picks.
@@ -137,6 +146,16 @@ fn what_would_change_the_result_is_refused_by_name() {
         ),
         (json!({ "model_type": "gpt2", "add_cross_attention": true }), "add_cross_attention"),
         (json!({ "model_type": "olmo2", "clip_qkv": 8.0 }), "clip_qkv"),
+        (json!({ "model_type": "llama", "is_causal": false }), "is_causal"),
+        (json!({ "model_type": "llama", "per_layer_config": { "0": {} } }), "per_layer_config"),
+        (
+            json!({ "model_type": "phi3", "rope_scaling": { "rope_type": "linear", "factor": 2.0 } }),
+            "rope_type",
+        ),
+        (
+            json!({ "model_type": "qwen3", "rope_parameters": { "partial_rotary_factor": 0.5 } }),
+            "partial_rotary_factor",
+        ),
         (json!({ "model_type": "llama", "hidden_act": "laplace" }), "hidden_act"),
         (json!({ "model_type": "qwen3", "rope_scaling": { "rope_type": "mrope" } }), "rope_type"),
         (
@@ -166,6 +185,10 @@ fn what_would_change_the_result_is_refused_by_name() {
             ["short_factor", "expected 48"],
         ),
         (json!({ "model_type": "llama", "hidden_size": "x" }), ["hidden_size", "invalid type"]),
+        (
+            json!({ "model_type": "llama", "hidden_size": 1 << 28, "head_dim": 64, "intermediate_size": 1 << 28, "num_hidden_layers": 4096 }),
+            ["values", "inconsistent"],
+        ),
         (json!({ "model_type": "mixtral", "num_experts_per_tok": 9 }), ["num_experts_per_tok", "1 to 8"]),
     ] {
         let found = refusal(fields);

@@ -2,7 +2,7 @@
 
     python make_pytorch.py
 
-Into ../golden/pytorch/{whole,shards}, with the config. Made with torch 2.15.0 and safetensors 0.8.0.
+Into ../golden/pytorch/{whole,shards,transposed}, with the config. Made with torch 2.15.0 and safetensors 0.8.0.
 """
 
 import json
@@ -18,6 +18,13 @@ weights = load_file(source / "model.safetensors")
 # Old checkpoints store masks and frequencies beside the weights.
 weights["gpt_neox.layers.0.attention.bias"] = torch.ones(1, 1, 8, 8, dtype=torch.bool).tril()
 weights["gpt_neox.layers.0.attention.masked_bias"] = torch.tensor(-1e9)
+# A view whose values do not stand row by row: to be refused.
+directory = ROOT / "pytorch" / "transposed"
+directory.mkdir(parents=True, exist_ok=True)
+shutil.copy(source / "config.json", directory)
+name = "gpt_neox.layers.0.attention.dense.weight"
+torch.save({name: weights[name].t()}, directory / "pytorch_model.bin")
+
 for name in ["whole", "shards"]:
     directory = ROOT / "pytorch" / name
     directory.mkdir(parents=True, exist_ok=True)

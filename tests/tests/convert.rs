@@ -140,6 +140,9 @@ fn pytorch_files_whole_and_sharded() {
         let source = source.to_str().unwrap();
         refused(&["generate", "--model", source, "--tokens", "1"], &["PyTorch", "moi convert"]);
     }
+    let source = golden.join("../../pytorch/transposed");
+    let error = verified(&source, &directory.path().join("t"), &options(Target::Safetensors)).unwrap_err();
+    assert!(error.to_string().contains("strides [1, 64]"), "{error}");
 }
 
 #[test]
@@ -216,10 +219,15 @@ fn what_cannot_be_done_is_said() {
     fs::copy(Path::new(path).join("config.json"), broken.join("config.json")).unwrap();
     let mut weights = fs::read(Path::new(path).join("model.safetensors")).unwrap();
     let end = weights.len();
-    weights[end - 4..].copy_from_slice(&1e6f32.to_le_bytes());
+    // Somewhere in a matrix: the last tensor is a norm.
+    weights[end - 4096..end - 4092].copy_from_slice(&1e6f32.to_le_bytes());
     fs::write(broken.join("model.safetensors"), weights).unwrap();
     let broken = broken.to_str().unwrap();
     refused(&["convert", broken, "--output", new, "--dtype", "f16"], &["1000000", "float16", "bf16"]);
+    refused(
+        &["convert", broken, "--output", new, "--to", "gguf", "--quantize", "q4_0"],
+        &["1000000", "Q4_0", "bf16"],
+    );
     assert!(!Path::new(new).exists());
     let left: Vec<_> =
         fs::read_dir(directory.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();

@@ -346,9 +346,15 @@ impl Checkpoint {
     }
 }
 
+/// More experts than any layer has.
+pub(crate) const MOST_EXPERTS: usize = 1 << 12;
+
 fn split_experts(name: &str, tensor: &LazyTensor) -> Vec<(String, LazyTensor)> {
     let Some((prefix, part)) = name.rsplit_once(".experts.") else { return Vec::new() };
     let &[count, rows, _] = tensor.shape() else { return Vec::new() };
+    if count > MOST_EXPERTS || tensor.shape().contains(&0) {
+        return Vec::new();
+    }
     let expert = |index: usize| {
         let matrix = tensor.matrix(index)?;
         let name = |part: &str| format!("{prefix}.experts.{index}.{part}.weight");

@@ -159,3 +159,26 @@ fn shards() {
     index("{");
     refused(directory.path(), &["index.json", "EOF"]);
 }
+
+#[test]
+fn stacked_experts_are_taken_apart_and_absurd_ones_are_not() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("model.safetensors");
+    write(
+        &path,
+        &[
+            ("mlp.experts.gate_up_proj", Dtype::F32, &[2, 4, 3]),
+            ("mlp.experts.down_proj", Dtype::F32, &[2, 3, 2]),
+        ],
+    );
+    let experts = open_safetensors(&path).unwrap().with_single_experts();
+    let shapes: Vec<_> =
+        experts.tensors().iter().map(|(name, tensor)| (name.as_str(), tensor.shape())).collect();
+    assert_eq!(shapes.len(), 6);
+    assert_eq!(shapes[0], ("mlp.experts.0.down_proj.weight", &[3, 2][..]));
+    assert_eq!(shapes[4], ("mlp.experts.1.gate_proj.weight", &[2, 3][..]));
+    assert_eq!(experts.tensors()["mlp.experts.1.up_proj.weight"].read(), [1.5; 6]);
+    // As many experts as fit into no bytes.
+    write(&path, &[("x.experts.down_proj", Dtype::F32, &[1 << 40, 0, 1])]);
+    assert_eq!(open_safetensors(&path).unwrap().with_single_experts().tensors().len(), 1);
+}

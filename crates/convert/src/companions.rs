@@ -32,6 +32,11 @@ pub(crate) fn write(source: &Source, to: &Path, options: &Options) -> Result<Vec
     if let Files::Gguf(file) = &source.files {
         complete(&mut config, file);
         notes.extend(tokenizer::from_gguf(source, file, to)?);
+        if config.pointer("/rope_parameters/rope_type").and_then(Value::as_str) == Some("factors") {
+            let note =
+                "the file's rotary frequencies are no scaling that transformers has; moi alone reads them";
+            notes.push(note.to_owned());
+        }
     }
     if let (Some(dtype), Some(fields)) = (options.dtype, config.as_object_mut()) {
         let name = match dtype {

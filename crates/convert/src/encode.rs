@@ -86,6 +86,14 @@ fn halves(name: &str, values: &[f32]) -> Result<Vec<u8>, ConvertError> {
 }
 
 fn blocks(name: &str, kind: BlockKind, values: &[f32]) -> Result<Vec<u8>, ConvertError> {
+    // Scales and minima are float16.
+    const LARGEST: f32 = 65_504.0;
+    if let Some(value) = values.iter().find(|value| !value.is_finite() || value.abs() > LARGEST) {
+        return Err(ConvertError::Refused(format!(
+            "tensor `{name}` holds {value}, which {} cannot hold; use bf16 or f32",
+            kind.name()
+        )));
+    }
     kind.encode(values)
         .ok_or_else(|| ConvertError::Refused(format!("tensor `{name}`: {} cannot be written", kind.name())))
 }

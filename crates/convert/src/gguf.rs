@@ -20,7 +20,7 @@ use crate::{
     ConvertError, Options,
     encode::encode,
     report::Reporter,
-    source::Source,
+    source::{Files, Source},
     tokenizer,
     write::{Written, record},
 };
@@ -52,6 +52,15 @@ pub(crate) fn write(
     let config = &source.pretrained.architecture.config;
     let architecture = architecture(config)?;
     let mut metadata = metadata(config, architecture);
+    if let Files::Gguf(file) = &source.files {
+        // Who made the model, under which licence: not what is made anew.
+        const MADE: &[&str] = &["architecture", "file_type", "quantization_version", "alignment"];
+        let kept = file
+            .metadata
+            .iter()
+            .filter(|(key, _)| key.strip_prefix("general.").is_some_and(|key| !MADE.contains(&key)));
+        metadata.extend(kept.map(|(key, value)| (key.to_owned(), value.clone())));
+    }
     metadata.extend(tokenizer::to_gguf(source, notes)?);
     let planned = plan(source, architecture, options)?;
     metadata.extend(record(options).map(|(key, text)| (key.to_owned(), Value::String(text))));

@@ -12,6 +12,7 @@ mod gguf;
 mod pytorch;
 mod report;
 mod source;
+mod strides;
 mod tokenizer;
 mod verify;
 mod write;
@@ -110,11 +111,11 @@ pub fn convert<B: Backend>(
         return Err(ConvertError::Refused(what));
     }
     let work = Workplace::new(output)?;
-    let source = Source::open(source, &work.path.join(PYTORCH))?;
+    let reporter = Reporter::new(progress);
+    let source = Source::open(source, &work.path.join(PYTORCH), &reporter)?;
     let result = work.path.join(RESULT);
     fs::create_dir(&result).map_err(|error| ConvertError::io(&result, error))?;
 
-    let reporter = Reporter::new(progress);
     let mut notes = companions::write(&source, &result, options)?;
     let written = match options.to {
         Target::Safetensors => write::safetensors(&source, &result, options, &reporter)?,

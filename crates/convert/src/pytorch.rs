@@ -9,11 +9,14 @@ use std::{
 use burn::tensor::DType;
 use burn_store::{TensorSnapshot, pytorch::PytorchReader};
 use moi_checkpoint::{INDEX_FILE, SINGLE_FILE};
+use moi_models::Architecture;
 use safetensors::Dtype;
 use serde::Deserialize;
 
 use crate::{
     ConvertError,
+    report::Reporter,
+    strides,
     write::{Lazy, write_file},
 };
 
@@ -32,22 +35,28 @@ pub(crate) fn is_needed(path: &Path) -> bool {
 }
 
 /// Writes the weights as safetensors into the new directory `to`, each file as one shard, with the config.
-pub(crate) fn to_safetensors(from: &Path, to: &Path) -> Result<(), ConvertError> {
+pub(crate) fn to_safetensors(from: &Path, to: &Path, reporter: &Reporter) -> Result<(), ConvertError> {
     fs::create_dir(to).map_err(|error| ConvertError::io(to, error))?;
+    // A model that is not supported is not read.
+    let config = from.join("config.json");
+    fs::copy(&config, to.join("config.json")).map_err(|error| ConvertError::io(&config, error))?;
+    let bytes = fs::read(&config).map_err(|error| ConvertError::io(&config, error))?;
+    let fields = serde_json::from_slice(&bytes).map_err(|error| ConvertError::file(&config, error))?;
+    Architecture::from_config(&fields).map_err(|error| ConvertError::file(&config, error))?;
     let mut map = BTreeMap::new();
     let files = files(from)?;
     for (number, file) in files.iter().enumerate() {
         let reader = PytorchReader::new(file).map_err(|error| ConvertError::file(file, error))?;
         let name = format!("model-{:05}-of-{:05}.safetensors", number + 1, files.len());
-        let tensors = tensors(file, reader)?;
+        strides::check(file)?;
+        let tensors = tensors(file, reader, reporter)?;
+        reporter.begin(tensors.iter().map(|(_, tensor)| tensor.num_bytes()).sum());
         map.extend(tensors.iter().map(|(tensor, _)| (tensor.clone(), name.clone())));
         write_file(&to.join(&name), tensors, None)?;
     }
     let index = to.join(INDEX_FILE);
     let text = serde_json::json!({ "weight_map": map }).to_string();
     fs::write(&index, text).map_err(|error| ConvertError::io(&index, error))?;
-    let config = from.join("config.json");
-    fs::copy(&config, to.join("config.json")).map_err(|error| ConvertError::io(&config, error))?;
     Ok(())
 }
 
@@ -72,7 +81,11 @@ fn files(directory: &Path) -> Result<Vec<PathBuf>, ConvertError> {
     names.iter().map(plain).collect()
 }
 
-fn tensors(file: &Path, reader: PytorchReader) -> Result<Vec<(String, Lazy)>, ConvertError> {
+fn tensors(
+    file: &Path,
+    reader: PytorchReader,
+    reporter: &Reporter,
+) -> Result<Vec<(String, Lazy)>, ConvertError> {
     let tensor = |(name, snapshot): (String, TensorSnapshot)| {
         let dtype = match snapshot.dtype {
             DType::F64 => Dtype::F64,
@@ -85,7 +98,9 @@ fn tensors(file: &Path, reader: PytorchReader) -> Result<Vec<(String, Lazy)>, Co
         let (shape, len) = (snapshot.shape.to_vec(), snapshot.data_len());
         let at = file.to_owned();
         let place = name.clone();
+        let reporter = reporter.clone();
         let read = move || {
+            reporter.tensor(&place, len);
             let data = snapshot.to_data();
             let data =
                 data.map_err(|error| ConvertError::file(&at, format!("tensor `{place}`: {error:?}")))?;

@@ -24,6 +24,7 @@ impl Reporter {
 
     pub(crate) fn begin(&self, total_bytes: usize) {
         self.total_bytes.set(total_bytes);
+        self.bytes.set(0);
     }
 
     /// A tensor of so many bytes is about to be written.

@@ -9,7 +9,7 @@ use moi_checkpoint::{INDEX_FILE, SINGLE_FILE, gguf::Gguf};
 use moi_pretrained::Pretrained;
 use serde_json::Value;
 
-use crate::{ConvertError, pytorch};
+use crate::{ConvertError, pytorch, report::Reporter};
 
 /// An opened model and what its files say.
 pub(crate) struct Source {
@@ -29,9 +29,9 @@ pub(crate) enum Files {
 
 impl Source {
     /// Opens a model; PyTorch's weights are first written as safetensors into the new directory `scratch`.
-    pub(crate) fn open(path: &Path, scratch: &Path) -> Result<Self, ConvertError> {
+    pub(crate) fn open(path: &Path, scratch: &Path, reporter: &Reporter) -> Result<Self, ConvertError> {
         if pytorch::is_needed(path) {
-            pytorch::to_safetensors(path, scratch)?;
+            pytorch::to_safetensors(path, scratch, reporter)?;
             let mut source = Self::of_directory(scratch)?;
             source.files = Files::Directory(path.to_owned());
             return Ok(source);

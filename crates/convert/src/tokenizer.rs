@@ -3,6 +3,7 @@
 use std::{fs, path::Path};
 
 use moi_checkpoint::gguf::{Gguf, Value};
+use moi_pretrained::Pretrained;
 use moi_text::{Vocabulary, VocabularyKind};
 use serde_json::json;
 
@@ -81,7 +82,12 @@ pub(crate) fn to_gguf(
     let bytes = fs::read(&path).map_err(|error| ConvertError::io(&path, error))?;
     let bos = pretrained.tokenizer.as_ref().ok().and_then(Option::as_ref).and_then(moi_text::Tokenizer::bos);
     let vocabulary = match Vocabulary::from_tokenizer_json(&bytes, bos) {
-        Ok(vocabulary) => vocabulary,
+        Ok(vocabulary) => {
+            if let Some(note) = differs(&vocabulary, pretrained) {
+                notes.push(note);
+            }
+            vocabulary
+        }
         Err(error) => {
             notes.push(format!("the tokenizer is not in the file: {error}"));
             set("ggml.model", Value::String("none".into()));
@@ -120,6 +126,9 @@ pub(crate) fn to_gguf(
         set("ggml.bos_token_id", Value::Unsigned(id));
     }
     set("ggml.add_bos_token", Value::Bool(bos.is_some()));
+    if pretrained.eos.len() > 3 {
+        notes.push(format!("of the end tokens {:?} the file names the first three", pretrained.eos));
+    }
     for (name, &id) in ["eos", "eot", "eom"].iter().zip(&pretrained.eos) {
         set(&format!("ggml.{name}_token_id"), Value::Unsigned(id.into()));
     }
@@ -132,4 +141,27 @@ pub(crate) fn to_gguf(
         Err(error) => notes.push(format!("the chat template is not in the file: {error}")),
     }
     Ok(metadata)
+}
+
+/// What the file's tokenizer would do otherwise: a file cannot say how a tokenizer normalises, or that a token
+/// swallows the spaces beside it.
+fn differs(vocabulary: &Vocabulary, pretrained: &Pretrained) -> Option<String> {
+    const TEXTS: &[&str] = &[
+        "The quick brown fox, 1234567 times; it's DON'T\u{2019}t.",
+        "  two  spaces\n\n\tand tabs \n",
+        "na\u{ef}ve nai\u{308}ve \u{fb01}ne \u{4e2d}\u{6587} \u{1f600}",
+        "fn main() { println!(\"{}\", x_1 + 2.5e-3); }",
+    ];
+    let original = pretrained.tokenizer.as_ref().ok()?.as_ref()?;
+    let rebuilt = match vocabulary.clone().into_tokenizer() {
+        Ok(rebuilt) => rebuilt,
+        Err(error) => return Some(format!("the tokenizer in the file cannot be used: {error}")),
+    };
+    let other = TEXTS.iter().find(|text| match (original.encode(text, false), rebuilt.encode(text, false)) {
+        (Ok(a), Ok(b)) => a != b,
+        _ => true,
+    });
+    let strips = original.strips_spaces().then_some("its control tokens swallow spaces");
+    let what = other.map(|text| format!("it cuts {text:?} otherwise")).or(strips.map(str::to_owned))?;
+    Some(format!("the tokenizer in the file is not quite the original one: {what}"))
 }

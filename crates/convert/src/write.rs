@@ -46,6 +46,10 @@ impl Lazy {
     ) -> Self {
         Self { dtype, shape, len, read: Box::new(read), error: Rc::default() }
     }
+
+    pub(crate) fn num_bytes(&self) -> usize {
+        self.len
+    }
 }
 
 impl View for Lazy {

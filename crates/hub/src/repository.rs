@@ -11,9 +11,18 @@ use crate::{FetchError, Fetcher, hash};
 
 const CONFIG: &str = "config.json";
 /// Beside config and weights; a repository has some of them.
-const SMALL_FILES: &[&str] =
-    &["generation_config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja"];
-const SINGLE: &str = "model.safetensors";
+const SMALL_FILES: &[&str] = &[
+    "generation_config.json",
+    "tokenizer.json",
+    "tokenizer.model",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "chat_template.jinja",
+];
+/// How the names of licence files begin.
+const LICENCES: &[&str] = &["LICEN", "NOTICE", "USE_POLICY", "COPYING"];
+/// In the order in which they are looked for: PyTorch's have to be converted before they run.
+const WEIGHTS: &[&str] = &["model.safetensors", INDEX, "pytorch_model.bin", "pytorch_model.bin.index.json"];
 const INDEX: &str = "model.safetensors.index.json";
 
 impl Fetcher {
@@ -60,11 +69,11 @@ impl Fetcher {
                 let path = handle.download(&file).map_err(refused)?;
                 verify(&path, &format!("{file} of {id}"))?;
             }
-            if file == INDEX {
+            if file.ends_with(".index.json") {
                 // A name that the repository does not list is never asked for.
-                let shards = shards(&directory.join(INDEX)).map_err(no_model)?;
+                let shards = shards(&directory.join(&file)).map_err(no_model)?;
                 if let Some(unknown) = shards.iter().find(|shard| !files.contains(shard)) {
-                    return Err(no_model(format!("{INDEX} names `{unknown}`, which is not there")));
+                    return Err(no_model(format!("{file} names `{unknown}`, which is not there")));
                 }
                 chosen.extend(shards);
             }
@@ -114,10 +123,18 @@ fn choose(files: &[String], wanted: Option<&str>) -> Result<Vec<String>, String>
             false => Err(format!("it has no file {file}")),
         };
     }
-    let weights = [SINGLE, INDEX].into_iter().find(|name| has(name));
-    if let (true, Some(weights)) = (has(CONFIG), weights) {
-        let small = SMALL_FILES.iter().copied().filter(|name| has(name));
-        return Ok([CONFIG].into_iter().chain(small).chain([weights]).map(str::to_owned).collect());
+    let weights = WEIGHTS.iter().position(|name| has(name));
+    // A GGUF file runs as it is, PyTorch's weights do not.
+    let runs = weights.is_some_and(|at| at < 2) || !files.iter().any(|file| file.ends_with(".gguf"));
+    if let (true, Some(at), true) = (has(CONFIG), weights, runs) {
+        let is_licence = |file: &&String| {
+            let name = file.to_uppercase();
+            !file.contains('/') && LICENCES.iter().any(|start| name.starts_with(start))
+        };
+        let small = SMALL_FILES.iter().copied().filter(|name| has(name)).map(str::to_owned);
+        let licences = files.iter().filter(is_licence).cloned();
+        let chosen = [CONFIG.to_owned()].into_iter().chain(small).chain(licences);
+        return Ok(chosen.chain([WEIGHTS[at].to_owned()]).collect());
     }
     let gguf: Vec<&String> = files.iter().filter(|file| file.ends_with(".gguf")).collect();
     match gguf[..] {
@@ -153,7 +170,8 @@ fn shards(index: &Path) -> Result<Vec<String>, String> {
     struct Index {
         weight_map: std::collections::BTreeMap<String, String>,
     }
-    let wrong = |what: String| format!("{INDEX}: {what}");
+    let name = index.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let wrong = |what: String| format!("{name}: {what}");
     let bytes = fs::read(index).map_err(|error| wrong(error.to_string()))?;
     let index: Index = serde_json::from_slice(&bytes).map_err(|error| wrong(error.to_string()))?;
     let mut shards: Vec<String> = index.weight_map.into_values().collect();

@@ -86,7 +86,21 @@ fn vocabulary(meta: &Metadata) -> Result<Option<Vocabulary>, String> {
     let adds_bos =
         meta.bool("tokenizer.ggml.add_bos_token").unwrap_or(model == "llama" || BEGINS.contains(&pre));
     let bos = token_id(meta, "bos").filter(|_| adds_bos);
-    Ok(Some(Vocabulary { kind, tokens: strings("tokens")?, kinds, bos }))
+    let tokens = strings("tokens")?;
+    let rstrip = phi3_rstrip(meta, &tokens, &kinds);
+    Ok(Some(Vocabulary { kind, tokens, kinds, bos, rstrip }))
+}
+
+/// Phi-3's control tokens swallow the spaces behind them; files do not say so, and llama.cpp knows them by the
+/// model's name.
+fn phi3_rstrip(meta: &Metadata, tokens: &[String], kinds: &[TokenKind]) -> Vec<String> {
+    const KEPT: &[&str] = &["<unk>", "<s>", "<|endoftext|>"];
+    let name = meta.str("general.name").unwrap_or_default().to_lowercase();
+    if !name.contains("phi-3") && !name.contains("phi3") {
+        return Vec::new();
+    }
+    let control = tokens.iter().zip(kinds).filter(|(_, kind)| **kind == TokenKind::Control);
+    control.map(|(text, _)| text.clone()).filter(|text| !KEPT.contains(&text.as_str())).collect()
 }
 
 fn template_tokens(meta: &Metadata, vocabulary: Option<&Vocabulary>) -> TemplateTokens {

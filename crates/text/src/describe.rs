@@ -75,7 +75,8 @@ impl Vocabulary {
                 }
             }
             let text = format!("{} {}", file.normalizer, file.pre_tokenizer);
-            let never = text.contains("\"prepend_scheme\":\"never\"");
+            let never = text.contains("\"prepend_scheme\":\"never\"")
+                || (text.contains("\"add_prefix_space\":false") && !text.contains("prepend_scheme"));
             let prepends = text.contains("Prepend") || (text.contains("Metaspace") && !never);
             VocabularyKind::SentencePiece { scores: scores(&tokens, &merges), add_space_prefix: prepends }
         } else {
@@ -91,7 +92,7 @@ impl Vocabulary {
             .filter(|(text, _)| text.is_empty())
             .enumerate()
             .for_each(|(index, (text, _))| *text = format!("[EMPTY{index}]"));
-        Ok(Self { kind, tokens, kinds, bos })
+        Ok(Self { kind, tokens, kinds, bos, rstrip: Vec::new() })
     }
 }
 

@@ -156,6 +156,11 @@ impl Tokenizer {
         self.bos.or_else(added)
     }
 
+    /// Whether a control token swallows the spaces beside it.
+    pub fn strips_spaces(&self) -> bool {
+        self.special.iter().any(|(token, _)| token.lstrip || token.rstrip)
+    }
+
     /// As a `tokenizer.json`.
     ///
     /// # Errors

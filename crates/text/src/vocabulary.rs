@@ -29,6 +29,8 @@ pub struct Vocabulary {
     pub kinds: Vec<TokenKind>,
     /// Put before a prompt.
     pub bos: Option<u32>,
+    /// Control tokens that swallow the spaces behind them.
+    pub rstrip: Vec<String>,
 }
 
 /// The two families of tokenizers in GGUF files.
@@ -169,7 +171,10 @@ impl Vocabulary {
             }
         };
         let added = |kind, special| {
-            let token = move |text: &String| AddedToken::from(text.clone(), special).normalized(false);
+            let token = |text: &String| {
+                let strips = self.rstrip.contains(text);
+                AddedToken::from(text.clone(), special).normalized(false).rstrip(strips)
+            };
             self.of_kind(kind).map(token).collect::<Vec<_>>()
         };
         inner.add_special_tokens(&added(TokenKind::Control, true));

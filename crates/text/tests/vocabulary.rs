@@ -33,7 +33,13 @@ fn byte_level(pre: &str) -> Vocabulary {
     kinds[tokens.len() - 2] = TokenKind::Control;
     kinds[tokens.len() - 1] = TokenKind::UserDefined;
     let merges = merges.map(str::to_owned).to_vec();
-    Vocabulary { kind: VocabularyKind::ByteLevel { pre: pre.to_owned(), merges }, tokens, kinds, bos: None }
+    Vocabulary {
+        kind: VocabularyKind::ByteLevel { pre: pre.to_owned(), merges },
+        tokens,
+        kinds,
+        bos: None,
+        rstrip: Vec::new(),
+    }
 }
 
 fn texts(tokenizer: &Tokenizer, text: &str) -> Vec<String> {
@@ -102,7 +108,7 @@ fn sentence_piece(add_space_prefix: bool) -> Tokenizer {
     kinds[..3].copy_from_slice(&[TokenKind::Unknown, TokenKind::Control, TokenKind::Control]);
     kinds.extend([TokenKind::Normal; 7]);
     let kind = VocabularyKind::SentencePiece { scores, add_space_prefix };
-    Vocabulary { kind, tokens, kinds, bos: Some(1) }.into_tokenizer().unwrap()
+    Vocabulary { kind, tokens, kinds, bos: Some(1), rstrip: Vec::new() }.into_tokenizer().unwrap()
 }
 
 #[test]

@@ -38,6 +38,9 @@ pub(super) fn config(file: &Gguf) -> Result<Value, CheckpointError> {
     Ok(Value::Object(fields))
 }
 
+/// More layers than any model has.
+const MOST_LAYERS: usize = 1 << 12;
+
 type Fields = Map<String, Value>;
 
 /// The metadata of one architecture: its keys begin with its name.
@@ -205,6 +208,7 @@ impl Meta<'_> {
                 "query_pre_attn_scalar": self.query_scalar(GEMMA3_27B_LAYERS)?,
                 "sliding_window": self.need("attention.sliding_window")?,
                 "sliding_window_pattern": self.usize("attention.sliding_window_pattern").unwrap_or(6),
+            "layer_types": self.layer_types(),
                 "final_logit_softcapping": self.f64("final_logit_softcapping").filter(|&cap| cap > 0.0),
                 "rope_parameters": {
                     "full_attention": full,
@@ -213,6 +217,17 @@ impl Meta<'_> {
             }),
         );
         Ok(fields)
+    }
+
+    /// Newer files list the layers with a window one by one.
+    fn layer_types(&self) -> Option<Vec<&'static str>> {
+        let sliding =
+            self.file.metadata.list(&self.key("attention.sliding_window_pattern"), |value| match value {
+                super::Value::Bool(sliding) => Some(*sliding),
+                _ => None,
+            })?;
+        let kind = |sliding| if sliding { "sliding_attention" } else { "full_attention" };
+        Some(sliding.into_iter().map(kind).collect())
     }
 
     fn phi3(&self) -> Result<Fields, CheckpointError> {
@@ -293,6 +308,10 @@ impl Meta<'_> {
 
     fn deci(&self) -> Result<Fields, CheckpointError> {
         let (layers, d) = (self.need("block_count")?, self.need("embedding_length")?);
+        if layers > MOST_LAYERS {
+            let what = format!("deci.block_count is {layers}, expected {MOST_LAYERS} at most");
+            return Err(self.file.wrong("metadata".into(), what));
+        }
         let heads = self.per_layer("attention.head_count", layers)?;
         let kv_heads = self.per_layer("attention.head_count_kv", layers)?;
         let inner = self.per_layer("feed_forward_length", layers)?;
@@ -340,6 +359,19 @@ impl Meta<'_> {
             return Ok(rope);
         }
         // Files of 2023 have the second key, and not always a type.
+        let stretched = self.f64("rope.scaling.attn_factor").filter(|&factor| factor != 1.0);
+        let extrapolated = self.f64("rope.scaling.yarn_ext_factor").filter(|&factor| factor != 1.0);
+        let unread = match kind {
+            Some("yarn") => extrapolated.map(|_| "yarn_ext_factor"),
+            _ => stretched.map(|_| "attn_factor").or(extrapolated.map(|_| "yarn_ext_factor")),
+        };
+        if let Some(key) = unread {
+            let what = format!(
+                "{} is not supported for this rope scaling",
+                self.key(&format!("rope.scaling.{key}"))
+            );
+            return Err(self.file.wrong("metadata".into(), what));
+        }
         let factor = self.f64("rope.scaling.factor").or(self.f64("rope.scale_linear")).filter(|&f| f > 0.0);
         match kind.or(factor.map(|_| "linear")) {
             None | Some("none") => {}

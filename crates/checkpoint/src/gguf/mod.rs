@@ -125,7 +125,12 @@ impl Gguf {
         };
         let mut tensors = BTreeMap::new();
         for name in self.tensors.keys() {
-            tensors.extend(names::tensors(self, &config, name)?);
+            for (new, tensor) in names::tensors(self, &config, name)? {
+                if tensors.insert(new.clone(), tensor).is_some() {
+                    let what = format!("another tensor is `{new}` too");
+                    return Err(self.wrong(format!("tensor `{name}`"), what));
+                }
+            }
         }
         Ok(Checkpoint { path: self.source.path.clone(), tensors })
     }

@@ -4,7 +4,7 @@
 use serde_json::Value;
 
 use super::Gguf;
-use crate::{CheckpointError, LazyTensor};
+use crate::{CheckpointError, LazyTensor, tensor::MOST_EXPERTS};
 
 /// Divisors of the rotary frequencies: llama.cpp's form of the llama3 scaling.
 pub const ROPE_FACTORS: &str = "rope_freqs.weight";
@@ -140,7 +140,7 @@ pub(super) fn tensors(
     let layer = stem.strip_prefix("blk.").and_then(|rest| rest.split_once('.'));
     let Some((layer, part)) = layer else { return Ok(vec![(name.to_owned(), tensor)]) };
     let prefix = format!("{}{layer}.", table.layers);
-    if let Some(experts) = experts(config, &prefix, part, &tensor) {
+    if let Some(experts) = experts(config, &prefix, part, kind, &tensor) {
         return Ok(experts);
     }
     let found = own.iter().chain(table.parts).find(|(gguf, ..)| *gguf == part);
@@ -172,19 +172,23 @@ fn experts(
     config: &Value,
     prefix: &str,
     part: &str,
+    kind: &str,
     tensor: &LazyTensor,
 ) -> Option<Vec<(String, LazyTensor)>> {
     let name = |own: &str, index: usize| match (is_mixtral(config), own) {
-        (false, own) => format!("{prefix}mlp.experts.{index}.{own}.weight"),
-        (true, "gate_proj") => format!("{prefix}block_sparse_moe.experts.{index}.w1.weight"),
-        (true, "down_proj") => format!("{prefix}block_sparse_moe.experts.{index}.w2.weight"),
-        (true, _) => format!("{prefix}block_sparse_moe.experts.{index}.w3.weight"),
+        (false, own) => format!("{prefix}mlp.experts.{index}.{own}.{kind}"),
+        (true, "gate_proj") => format!("{prefix}block_sparse_moe.experts.{index}.w1.{kind}"),
+        (true, "down_proj") => format!("{prefix}block_sparse_moe.experts.{index}.w2.{kind}"),
+        (true, _) => format!("{prefix}block_sparse_moe.experts.{index}.w3.{kind}"),
     };
     let part = part.strip_prefix("ffn_")?;
     EXPERTS.iter().find_map(|&(gguf, own)| {
         let rest = part.strip_prefix(gguf)?;
         if rest == "_exps" {
             let &[count, ..] = tensor.shape() else { return None };
+            if count > MOST_EXPERTS || tensor.shape().contains(&0) {
+                return None;
+            }
             return (0..count).map(|index| Some((name(own, index), tensor.matrix(index)?))).collect();
         }
         let index = rest.strip_prefix('.')?.parse().ok()?;

@@ -96,10 +96,17 @@ fn put(value: &Value, to: &mut Vec<u8>) {
         Value::Bool(truth) => to.push(u8::from(*truth)),
         Value::String(text) => string(text, to),
         Value::Array(values) => {
-            // An empty list needs a type too.
-            to.extend(values.first().map_or(4, kind).to_le_bytes());
+            // One type for all: the widest. An empty list needs one too.
+            let kind = values.iter().map(kind).max().unwrap_or(4);
+            to.extend(kind.to_le_bytes());
             to.extend((values.len() as u64).to_le_bytes());
-            values.iter().for_each(|value| put(value, to));
+            for value in values {
+                match (value, kind) {
+                    (Value::Unsigned(n), 10 | 11) => to.extend(n.to_le_bytes()),
+                    (Value::Signed(n), 10 | 11) => to.extend(n.to_le_bytes()),
+                    _ => put(value, to),
+                }
+            }
         }
     }
 }

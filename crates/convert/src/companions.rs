@@ -97,8 +97,11 @@ fn complete(config: &mut Value, file: &Gguf) {
     };
     config["architectures"] = json!([class]);
     for (field, key) in [("bos_token_id", "bos"), ("eos_token_id", "eos"), ("pad_token_id", "padding")] {
-        if let Some(id) = file.metadata.usize(&format!("tokenizer.ggml.{key}_token_id")) {
-            config[field] = json!(id);
+        match file.metadata.usize(&format!("tokenizer.ggml.{key}_token_id")) {
+            Some(id) => config[field] = json!(id),
+            // Some classes have a default that a small vocabulary does not hold.
+            None if key == "padding" => config[field] = json!(null),
+            None => {}
         }
     }
 }

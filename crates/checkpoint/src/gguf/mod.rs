@@ -10,6 +10,7 @@ mod metadata;
 mod names;
 mod quantize;
 mod reader;
+mod rope;
 mod write;
 
 use std::{collections::BTreeMap, ops::Range, path::Path, sync::Arc};

@@ -1,0 +1,172 @@
+//! Checkpoints of the same model that name or stack their tensors otherwise, as releases of transformers and the hub
+//! do: each gives the golden logits.
+
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a failure must end the test")]
+
+use std::{collections::BTreeMap, fs, path::Path};
+
+use burn::tensor::{Int, Tensor, TensorData};
+use burn_flex::Flex;
+use moi_models::CausalLm;
+use moi_pretrained::{Pretrained, WeightForm};
+use moi_tests::{golden::Golden, relative_error, values};
+use safetensors::{Dtype, SafeTensors, tensor::TensorView};
+use serde_json::{Value, json};
+
+struct Stored {
+    dtype: Dtype,
+    shape: Vec<usize>,
+    bytes: Vec<u8>,
+}
+
+type Tensors = BTreeMap<String, Stored>;
+
+fn read(directory: &Path) -> Tensors {
+    let mut tensors = Tensors::new();
+    for entry in fs::read_dir(directory).unwrap() {
+        let path = entry.unwrap().path();
+        let name = path.file_name().unwrap().to_str().unwrap();
+        if !name.starts_with("model") || !name.ends_with(".safetensors") {
+            continue;
+        }
+        let bytes = fs::read(&path).unwrap();
+        for (name, view) in SafeTensors::deserialize(&bytes).unwrap().tensors() {
+            let (shape, bytes) = (view.shape().to_vec(), view.data().to_vec());
+            tensors.insert(name, Stored { dtype: view.dtype(), shape, bytes });
+        }
+    }
+    tensors
+}
+
+/// The logits of the golden tokens, from these tensors and the checkpoint's config as changed.
+fn check(name: &str, config: impl Fn(Value) -> Value, change: impl Fn(Tensors) -> Tensors) {
+    let golden = Golden::read(name);
+    let directory = tempfile::tempdir().unwrap();
+    let fields = fs::read(golden.path.join("config.json")).unwrap();
+    let fields = config(serde_json::from_slice(&fields).unwrap());
+    fs::write(directory.path().join("config.json"), fields.to_string()).unwrap();
+    let tensors = change(read(&golden.path));
+    let views = tensors.iter().map(|(name, stored)| {
+        (name, TensorView::new(stored.dtype, stored.shape.clone(), &stored.bytes).unwrap())
+    });
+    let file = safetensors::serialize(views, None).unwrap();
+    fs::write(directory.path().join("model.safetensors"), file).unwrap();
+
+    let device = Default::default();
+    let pretrained = Pretrained::open(directory.path()).unwrap();
+    let decoder = pretrained.load::<Flex>(&device, WeightForm::Float, |_| {}).unwrap();
+    let ids: Vec<i64> = golden.cases.tokens.iter().map(|&id| id.into()).collect();
+    let ids =
+        Tensor::<Flex, 2, Int>::from_data(TensorData::new(ids, [1, golden.cases.tokens.len()]), &device);
+    let hidden = decoder.forward(decoder.embed(ids), &mut decoder.new_cache(1)).unwrap();
+    let error = relative_error(&values(decoder.logits(hidden)), &golden.logits);
+    assert!(error < 5e-5, "{name}: {error:e}");
+}
+
+fn renamed(name: impl Fn(&str) -> String) -> impl Fn(Tensors) -> Tensors {
+    move |tensors| tensors.into_iter().map(|(old, stored)| (name(&old), stored)).collect()
+}
+
+fn extra(dtype: Dtype, shape: &[usize]) -> Stored {
+    let bytes = vec![0; shape.iter().product::<usize>() * dtype.bitsize() / 8];
+    Stored { dtype, shape: shape.to_vec(), bytes }
+}
+
+#[test]
+fn multimodal_gemma_3() {
+    let nested = |text: Value| {
+        json!({
+            "model_type": "gemma3", "architectures": ["Gemma3ForConditionalGeneration"],
+            "text_config": text, "vision_config": { "hidden_size": 8 },
+        })
+    };
+    let vision = |mut tensors: Tensors, name: &str| {
+        tensors.insert(name.to_owned(), extra(Dtype::BF16, &[4, 4]));
+        tensors
+    };
+    // As published, and as transformers 5 names them.
+    check("gemma3", nested, |tensors| {
+        let tensors = renamed(|name| format!("language_model.{name}"))(tensors);
+        vision(tensors, "vision_tower.vision_model.embeddings.patch_embedding.weight")
+    });
+    check("gemma3", nested, |tensors| {
+        let newer = |name: &str| match name.strip_prefix("model.") {
+            Some(rest) => format!("model.language_model.{rest}"),
+            None => name.to_owned(),
+        };
+        vision(renamed(newer)(tensors), "model.multi_modal_projector.mm_input_projection_weight")
+    });
+}
+
+#[test]
+fn without_the_prefix_of_the_whole_model() {
+    let bare =
+        |prefix: &'static str| renamed(move |name| name.strip_prefix(prefix).unwrap_or(name).to_owned());
+    check("qwen3", |config| config, bare("model."));
+    check("phi3", |config| config, bare("model."));
+    check("mixtral", |config| config, bare("model."));
+    check("gpt-neox", |config| config, bare("gpt_neox."));
+    // GPT-2 as it lies on the hub: with its masks.
+    check(
+        "gpt2",
+        |config| config,
+        |tensors| {
+            let mut tensors = bare("transformer.")(tensors);
+            tensors.remove("lm_head.weight");
+            for layer in 0..3 {
+                tensors.insert(format!("h.{layer}.attn.bias"), extra(Dtype::U8, &[1, 1, 8, 8]));
+                tensors.insert(format!("h.{layer}.attn.masked_bias"), extra(Dtype::F32, &[1]));
+            }
+            tensors
+        },
+    );
+}
+
+#[test]
+fn another_name_of_the_head() {
+    let head = renamed(|name| name.replace("embed_out", "lm_head"));
+    check("gpt-neox-sequential", |config| config, head);
+}
+
+/// As transformers 5 holds them in memory, and writes them on demand.
+#[test]
+fn experts_in_one_stack() {
+    let stacked = |maps: [&'static str; 3], router: &'static str, experts: usize| {
+        move |mut tensors: Tensors| {
+            for layer in 0..3 {
+                let prefix = format!("model.layers.{layer}");
+                let [gate, up, down] = maps;
+                let old = |expert: usize, map: &str| {
+                    let block = router.trim_end_matches(".gate.weight");
+                    format!("{prefix}.{block}.experts.{expert}.{map}.weight")
+                };
+                let mut stack = |names: Vec<String>, new: &str, rows_of: usize| {
+                    let parts: Vec<Stored> = names.iter().map(|name| tensors.remove(name).unwrap()).collect();
+                    let shape = vec![experts, parts[0].shape[0] * rows_of, parts[0].shape[1]];
+                    let bytes = parts.iter().flat_map(|part| part.bytes.clone()).collect();
+                    let dtype = parts[0].dtype;
+                    tensors.insert(format!("{prefix}.mlp.experts.{new}"), Stored { dtype, shape, bytes });
+                };
+                let both = (0..experts).flat_map(|expert| [old(expert, gate), old(expert, up)]).collect();
+                stack(both, "gate_up_proj", 2);
+                stack((0..experts).map(|expert| old(expert, down)).collect(), "down_proj", 1);
+                let gate = tensors.remove(&format!("{prefix}.{router}")).unwrap();
+                tensors.insert(format!("{prefix}.mlp.gate.weight"), gate);
+            }
+            tensors
+        }
+    };
+    check("mixtral", |config| config, stacked(["w1", "w3", "w2"], "block_sparse_moe.gate.weight", 4));
+    let own = ["gate_proj", "up_proj", "down_proj"];
+    check("qwen3-moe", |config| config, stacked(own, "mlp.gate.weight", 4));
+}
+
+/// A tied config beside a head of its own: the head counts.
+#[test]
+fn a_head_that_differs_from_the_table_counts() {
+    let tied = |mut config: Value| {
+        config["tie_word_embeddings"] = true.into();
+        config
+    };
+    check("qwen2-yarn", tied, |tensors| tensors);
+}

@@ -24,29 +24,20 @@ const WIDTH_STEP: usize = 256;
 
 #[derive(Debug, Deserialize)]
 struct Block {
-    attention: Attention,
-    ffn: FeedForward,
+    attention: Part,
+    ffn: Part,
 }
 
+/// Attention or feed-forward of a layer; each has one of the two sizes.
 #[derive(Debug, Deserialize)]
-struct Attention {
+struct Part {
     n_heads_in_group: Option<usize>,
-    #[serde(default)]
-    no_op: bool,
-    #[serde(default)]
-    replace_with_linear: bool,
-    /// What else the search can vary; nothing of it is implemented.
-    #[serde(flatten)]
-    rest: Map<String, Value>,
-}
-
-#[derive(Debug, Deserialize)]
-struct FeedForward {
     ffn_mult: Option<f64>,
     #[serde(default)]
     no_op: bool,
     #[serde(default)]
     replace_with_linear: bool,
+    /// What else the search can vary; nothing of it is implemented.
     #[serde(flatten)]
     rest: Map<String, Value>,
 }
@@ -90,7 +81,7 @@ fn refuse_rest(fields: &Fields<'_>, rest: &Map<String, Value>) -> Result<(), Mod
     }
 }
 
-fn attention(layer: &mut LayerConfig, block: &Attention) -> Result<(), String> {
+fn attention(layer: &mut LayerConfig, block: &Part) -> Result<(), String> {
     if block.no_op {
         layer.attention = None;
     } else if block.replace_with_linear {
@@ -108,7 +99,7 @@ fn attention(layer: &mut LayerConfig, block: &Attention) -> Result<(), String> {
     Ok(())
 }
 
-fn feed_forward(layer: &mut LayerConfig, block: &FeedForward, d: usize, bias: bool) -> Result<(), String> {
+fn feed_forward(layer: &mut LayerConfig, block: &Part, d: usize, bias: bool) -> Result<(), String> {
     if block.no_op {
         layer.feed_forward = None;
     } else if block.replace_with_linear {

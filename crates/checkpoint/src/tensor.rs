@@ -157,8 +157,7 @@ impl LazyTensor {
 
     /// `len` rows from `start` on; none beyond the last.
     pub fn slice_rows(&self, start: usize, len: usize) -> Option<Self> {
-        let rows = if self.transposed { self.columns.len() } else { self.rows.len() };
-        self.select_rows(1, rows, start, len)
+        self.select_rows(1, self.num_rows(), start, len)
     }
 
     /// Rows of the matrix that it counts as: all axes but the last.

@@ -36,40 +36,32 @@ pub(crate) fn encode(
     storage: Storage,
     mut each: impl FnMut(&[u8]) -> Result<(), ConvertError>,
 ) -> Result<(), ConvertError> {
-    if tensor.storage() == storage
-        && let Some(stored) = tensor.is_as_stored().then(|| tensor.num_rows())
-    {
-        // Nothing to change: rows are copied.
-        return pieces(tensor, stored, |piece| each(&piece.read_stored().unwrap_or_default()));
-    }
+    let lost = || ConvertError::Refused(format!("tensor `{name}` cannot be read row by row"));
+    // Nothing to change: bytes are copied.
+    let is_kept = tensor.storage() == storage && tensor.is_as_stored();
     let rows = tensor.num_rows();
-    pieces(tensor, rows, |piece| {
-        let values = piece.read();
-        let bytes = match storage {
-            Storage::F32 => values.iter().flat_map(|value| value.to_le_bytes()).collect(),
-            Storage::BF16 => values.iter().flat_map(|&value| bf16::from_f32(value).to_le_bytes()).collect(),
-            Storage::F16 => halves(name, &values)?,
-            Storage::Block(kind) => blocks(name, kind, &values)?,
-            Storage::F64 => values.iter().flat_map(|&value| f64::from(value).to_le_bytes()).collect(),
-        };
-        each(&bytes)
-    })
-}
-
-fn pieces(
-    tensor: &LazyTensor,
-    rows: usize,
-    mut each: impl FnMut(LazyTensor) -> Result<(), ConvertError>,
-) -> Result<(), ConvertError> {
     let values: usize = tensor.shape().iter().product();
     let step = (PIECE / (values / rows.max(1)).max(1)).max(1);
     for start in (0..rows).step_by(step) {
-        if let Some(piece) = tensor.slice_rows(start, step.min(rows - start)) {
-            each(piece)?;
-        }
+        let piece = tensor.slice_rows(start, step.min(rows - start)).ok_or_else(lost)?;
+        let bytes = match is_kept {
+            true => piece.read_stored().ok_or_else(lost)?,
+            false => encoded(name, &piece.read(), storage)?,
+        };
+        each(&bytes)?;
     }
     tensor.release();
     Ok(())
+}
+
+fn encoded(name: &str, values: &[f32], storage: Storage) -> Result<Vec<u8>, ConvertError> {
+    Ok(match storage {
+        Storage::F32 => values.iter().flat_map(|value| value.to_le_bytes()).collect(),
+        Storage::BF16 => values.iter().flat_map(|&value| bf16::from_f32(value).to_le_bytes()).collect(),
+        Storage::F16 => halves(name, values)?,
+        Storage::Block(kind) => blocks(name, kind, values)?,
+        Storage::F64 => values.iter().flat_map(|&value| f64::from(value).to_le_bytes()).collect(),
+    })
 }
 
 fn halves(name: &str, values: &[f32]) -> Result<Vec<u8>, ConvertError> {

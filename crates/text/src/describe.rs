@@ -86,12 +86,9 @@ impl Vocabulary {
             let merges = merges.into_iter().map(|(left, right)| format!("{left} {right}")).collect();
             VocabularyKind::ByteLevel { pre: pre.to_owned(), merges }
         };
-        tokens
-            .iter_mut()
-            .zip(&kinds)
-            .filter(|(text, _)| text.is_empty())
-            .enumerate()
-            .for_each(|(index, (text, _))| *text = format!("[EMPTY{index}]"));
+        for (index, text) in tokens.iter_mut().filter(|text| text.is_empty()).enumerate() {
+            *text = format!("[EMPTY{index}]");
+        }
         Ok(Self { kind, tokens, kinds, bos, rstrip: Vec::new() })
     }
 }

@@ -164,7 +164,6 @@ impl Meta<'_> {
             json!({
                 "hidden_act": "gelu_pytorch_tanh",
                 "hidden_activation": "gelu_pytorch_tanh",
-                "tie_word_embeddings": !self.has("output.weight"),
             }),
         );
         Ok(fields)

@@ -3,12 +3,11 @@
 use std::path::PathBuf;
 
 use clap::{Parser, Subcommand, ValueEnum};
+use moi_backends::Request;
 use moi_engine::Support;
 use moi_hub::DEFAULT_MODEL;
 use moi_models::PackedForm;
 use moi_pretrained::WeightForm;
-
-use crate::backend::Device;
 
 /// Text generation beyond discrete tokens: feeds a language model a mixture of its own next-token
 /// distribution instead of one sampled token (Mixture of Inputs).
@@ -36,6 +35,7 @@ pub(crate) enum Command {
     Inspect(InspectArgs),
     Convert(ConvertArgs),
     Models(ModelsArgs),
+    Devices(DevicesArgs),
     /// Print a completion script for a shell
     ///
     /// For bash: moi completions bash > ~/.local/share/bash-completion/completions/moi
@@ -59,9 +59,11 @@ pub(crate) struct ModelArgs {
     /// Commit, tag or branch of a hub repository
     #[arg(long, value_name = "REVISION")]
     pub(crate) revision: Option<String>,
-    /// Where to compute
-    #[arg(long, value_enum, default_value_t = Device::Cpu)]
-    pub(crate) device: Device,
+    /// Where to compute: auto, cpu, ndarray (a slow portable reference) or vulkan[:N]
+    ///
+    /// `auto` takes the first GPU, if this build can use one, else the CPU. `moi devices` lists what there is.
+    #[arg(long, value_name = "NAME", default_value_t = Request::Auto)]
+    pub(crate) device: Request,
     /// Hold the weights quantised in memory: a quarter to a seventh of the bytes, slower for now
     #[arg(long, value_enum, value_name = "FORM")]
     pub(crate) quantize: Option<Quantize>,
@@ -330,6 +332,14 @@ pub(crate) enum BlockFormat {
 /// List the catalogue: models that are fetched by name
 #[derive(Debug, clap::Args)]
 pub(crate) struct ModelsArgs {
+    /// A table, or a JSON array
+    #[arg(long, value_enum, default_value_t = Format::Text)]
+    pub(crate) format: Format,
+}
+
+/// List the devices that this build supports and that this machine has
+#[derive(Debug, clap::Args)]
+pub(crate) struct DevicesArgs {
     /// A table, or a JSON array
     #[arg(long, value_enum, default_value_t = Format::Text)]
     pub(crate) format: Format,

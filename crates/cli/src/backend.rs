@@ -1,66 +1,55 @@
-//! The one place that names concrete backends: a device name becomes a type.
-//!
-//! Everything else is generic over burn's `Backend`. An app with a backend of its own needs none of this: it
-//! calls the engine with its type.
+//! From `--device` to the device that computes.
 
-#[cfg(not(any(feature = "flex", feature = "ndarray")))]
-compile_error!("moi needs a backend to compute with: enable `flex` or `ndarray`");
+use std::fmt;
 
 use anyhow::Result;
 use burn::tensor::backend::Backend;
-use clap::ValueEnum;
+use moi_backends::{DeviceName, Request, choose};
 
-/// Where to compute.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub(crate) enum Device {
-    /// burn's Flex backend: fast, on all cores
-    Cpu,
-    /// burn's NdArray backend: the portable reference, much slower
-    Ndarray,
-}
-
-impl Default for Device {
-    /// The CPU, with what this build has for it.
-    fn default() -> Self {
-        if cfg!(feature = "flex") { Self::Cpu } else { Self::Ndarray }
-    }
-}
-
-/// Work that is generic over the backend.
+/// Work that is generic over the backend, and may fail.
 pub(crate) trait Job {
     type Output;
 
     fn run<B: Backend>(self, device: &B::Device) -> Result<Self::Output>;
 }
 
+/// A device that was settled on.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Device(DeviceName);
+
 impl Device {
-    /// As on the command line.
-    pub(crate) fn name(self) -> &'static str {
-        match self {
-            Self::Cpu => "cpu",
-            Self::Ndarray => "ndarray",
+    /// The device that was asked for. Where the best was, says which that is, and why.
+    pub(crate) fn chosen(request: Request) -> Self {
+        let (name, why) = choose(request);
+        if let Some(why) = why {
+            eprintln!("moi: computing on {name}: {why}");
         }
+        Self(name)
+    }
+
+    /// The CPU, with what this build has for it.
+    pub(crate) fn cpu() -> Self {
+        Self(moi_backends::cpu())
     }
 
     /// Does the work on this device.
     pub(crate) fn run<J: Job>(self, job: J) -> Result<J::Output> {
-        match self {
-            #[cfg(feature = "flex")]
-            Self::Cpu => job.run::<burn_flex::Flex>(&Default::default()),
-            #[cfg(feature = "ndarray")]
-            Self::Ndarray => job.run::<burn_ndarray::NdArray>(&Default::default()),
-            #[cfg(not(all(feature = "flex", feature = "ndarray")))]
-            missing => {
-                drop(job);
-                let feature = match missing {
-                    Self::Cpu => "flex",
-                    Self::Ndarray => "ndarray",
-                };
-                anyhow::bail!(
-                    "this build cannot compute on `{}`; build it with `--features {feature}`",
-                    missing.name()
-                )
-            }
-        }
+        moi_backends::run(self.0, Fallible(job))?
+    }
+}
+
+impl fmt::Display for Device {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+struct Fallible<J>(J);
+
+impl<J: Job> moi_backends::Job for Fallible<J> {
+    type Output = Result<J::Output>;
+
+    fn run<B: Backend>(self, device: &B::Device) -> Self::Output {
+        self.0.run::<B>(device)
     }
 }

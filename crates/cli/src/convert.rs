@@ -36,7 +36,7 @@ pub(crate) fn run(args: &ConvertArgs) -> Result<()> {
         max_shard_bytes: args.max_shard_size.saturating_mul(1_000_000),
         source_name: args.source.clone(),
     };
-    let made = Device::default().run(Conversion { source: &source, args, options })?;
+    let made = Device::cpu().run(Conversion { source: &source, args, options })?;
     let size = made.bytes as f64 / 1e6;
     eprintln!("moi: wrote {} tensors, {size:.1} MB, to {}", made.tensors, made.path.display());
     for note in &made.notes {

@@ -17,7 +17,7 @@ use moi_pretrained::{AdvisedSampling, Pretrained};
 use crate::{
     Ended, INTERRUPTED,
     args::{Format, GenerateArgs, RuleArgs, RuleName, SamplingArgs},
-    backend::Job,
+    backend::{Device, Job},
     model,
     output::{self, Report, StopReason, Timing},
     prompt,
@@ -32,12 +32,13 @@ pub(crate) fn run(args: GenerateArgs) -> Result<Ended> {
     let prompt = prompt::ids(&args, &pretrained)?;
     let sampling = sampling(&args.sampling, pretrained.sampling);
     let seed = args.sampling.seed.unwrap_or_else(|| RandomState::new().hash_one(0) >> 32);
-    let device = args.model.device;
-    device.run(Generate { args, pretrained, prompt, rule, sampling, seed, begun })
+    let device = Device::chosen(args.model.device);
+    device.run(Generate { args, device, pretrained, prompt, rule, sampling, seed, begun })
 }
 
 struct Generate {
     args: GenerateArgs,
+    device: Device,
     pretrained: Pretrained,
     prompt: Vec<u32>,
     rule: InputRule,
@@ -50,7 +51,7 @@ impl Job for Generate {
     type Output = Ended;
 
     fn run<B: Backend>(self, device: &B::Device) -> Result<Ended> {
-        let Self { args, pretrained, prompt, rule, sampling, seed, begun } = self;
+        let Self { args, device: device_name, pretrained, prompt, rule, sampling, seed, begun } = self;
         let engine = model::engine::<B>(pretrained, args.model.weight_form(), device)?;
         let load = begun.elapsed();
         let stop = StopRules {
@@ -96,7 +97,8 @@ impl Job for Generate {
         if streams {
             output::finish_stream(&steps)?;
         } else {
-            let names = (args.model.model.as_str(), args.model.device.name());
+            let device = device_name.to_string();
+            let names = (args.model.model.as_str(), device.as_str());
             Report::new(names, rule, seed, &prompt_tokens, &steps, stop_reason, timing).print()?;
         }
         if args.output.stats {

@@ -7,13 +7,20 @@ use burn::tensor::backend::Backend;
 use moi_pretrained::{Pretrained, WeightForm};
 use safetensors::{Dtype, tensor::TensorView};
 
-use crate::{args::LogitsArgs, backend::Job, model};
+use crate::{
+    args::LogitsArgs,
+    backend::{Device, Job},
+    model,
+};
 
 /// Computes the logits of a prompt and writes them.
 pub(crate) fn run(args: &LogitsArgs) -> Result<()> {
     let pretrained = model::open(&args.model)?;
-    let (values, shape) =
-        args.model.device.run(Logits { tokens: &args.tokens, form: args.model.weight_form(), pretrained })?;
+    let (values, shape) = Device::chosen(args.model.device).run(Logits {
+        tokens: &args.tokens,
+        form: args.model.weight_form(),
+        pretrained,
+    })?;
     write(&args.output, &values, shape).with_context(|| format!("cannot write {}", args.output.display()))?;
     eprintln!("moi: wrote logits {shape:?} to {}", args.output.display());
     Ok(())

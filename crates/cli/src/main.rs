@@ -3,6 +3,7 @@
 mod args;
 mod backend;
 mod convert;
+mod devices;
 mod generate;
 mod inspect;
 mod logits;
@@ -27,6 +28,7 @@ fn main() -> ExitCode {
         Command::Inspect(args) => inspect::run(&args).map(|()| Ended::Normally),
         Command::Convert(args) => convert::run(&args).map(|()| Ended::Normally),
         Command::Models(args) => models::run(&args).map(|()| Ended::Normally),
+        Command::Devices(args) => devices::run(&args).map(|()| Ended::Normally),
         Command::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Args::command(), "moi", &mut script);

@@ -1,0 +1,163 @@
+//! How devices are called.
+
+use std::{fmt, str::FromStr};
+
+/// A kind of device, whether or not this build can use it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// burn's Flex backend: fast, on all cores.
+    Cpu,
+    /// burn's NdArray backend: the portable reference, much slower.
+    Ndarray,
+    /// A GPU, or what passes for one, by its Vulkan driver.
+    Vulkan,
+}
+
+impl Kind {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Cpu, Self::Ndarray, Self::Vulkan];
+
+    /// As on the command line.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Cpu => "cpu",
+            Self::Ndarray => "ndarray",
+            Self::Vulkan => "vulkan",
+        }
+    }
+
+    /// The cargo feature that brings it.
+    pub fn feature(self) -> &'static str {
+        match self {
+            Self::Cpu => "flex",
+            Self::Ndarray => "ndarray",
+            Self::Vulkan => "vulkan",
+        }
+    }
+
+    /// Whether this build can use it.
+    pub fn is_compiled(self) -> bool {
+        match self {
+            Self::Cpu => cfg!(feature = "flex"),
+            Self::Ndarray => cfg!(feature = "ndarray"),
+            Self::Vulkan => cfg!(feature = "vulkan"),
+        }
+    }
+
+    fn is_numbered(self) -> bool {
+        self == Self::Vulkan
+    }
+}
+
+/// One device: `cpu`, or `vulkan:1` for the second of several.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DeviceName {
+    kind: Kind,
+    index: usize,
+}
+
+impl DeviceName {
+    /// The device of this number, from 0; the number of a CPU backend does not count.
+    pub fn new(kind: Kind, index: usize) -> Self {
+        Self { kind, index: if kind.is_numbered() { index } else { 0 } }
+    }
+
+    /// Its kind.
+    pub fn kind(self) -> Kind {
+        self.kind
+    }
+
+    /// Its number among those of its kind.
+    pub fn index(self) -> usize {
+        self.index
+    }
+}
+
+impl From<Kind> for DeviceName {
+    fn from(kind: Kind) -> Self {
+        Self::new(kind, 0)
+    }
+}
+
+impl fmt::Display for DeviceName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.kind.name())?;
+        match self.kind.is_numbered() {
+            true => write!(f, ":{}", self.index),
+            false => Ok(()),
+        }
+    }
+}
+
+/// A device by name, or the best there is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Request {
+    /// The best there is.
+    #[default]
+    Auto,
+    /// This one.
+    Named(DeviceName),
+}
+
+/// A text that names no device.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NameError {
+    /// No such kind.
+    #[error("there is no device `{0}`; known are auto, cpu, ndarray and vulkan[:N]")]
+    Unknown(String),
+    /// A number where none belongs, or none where one does.
+    #[error("`{0}`: behind `vulkan:` stands a number from 0 on; other devices have none")]
+    Index(String),
+}
+
+impl FromStr for Request {
+    type Err = NameError;
+
+    fn from_str(text: &str) -> Result<Self, NameError> {
+        if text == "auto" {
+            return Ok(Self::Auto);
+        }
+        let (kind, index) = text.split_once(':').map_or((text, None), |(kind, index)| (kind, Some(index)));
+        let kind = Kind::ALL.into_iter().find(|known| known.name() == kind);
+        let kind = kind.ok_or_else(|| NameError::Unknown(text.to_owned()))?;
+        let index = match index {
+            None => 0,
+            Some(index) if kind.is_numbered() => {
+                index.parse().map_err(|_| NameError::Index(text.to_owned()))?
+            }
+            Some(_) => return Err(NameError::Index(text.to_owned())),
+        };
+        Ok(Self::Named(DeviceName::new(kind, index)))
+    }
+}
+
+impl fmt::Display for Request {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Auto => f.write_str("auto"),
+            Self::Named(name) => name.fmt(f),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_read_and_written() {
+        let named = |kind, index| Ok(Request::Named(DeviceName::new(kind, index)));
+        assert_eq!("auto".parse(), Ok(Request::Auto));
+        assert_eq!("cpu".parse(), named(Kind::Cpu, 0));
+        assert_eq!("vulkan".parse(), named(Kind::Vulkan, 0));
+        assert_eq!("vulkan:3".parse(), named(Kind::Vulkan, 3));
+        assert_eq!(DeviceName::new(Kind::Vulkan, 3).to_string(), "vulkan:3");
+        assert_eq!(DeviceName::new(Kind::Cpu, 3).to_string(), "cpu");
+        for unknown in ["", "abacus", "Vulkan", "autos"] {
+            assert_eq!(unknown.parse::<Request>(), Err(NameError::Unknown(unknown.to_owned())));
+        }
+        for numbered in ["cpu:0", "vulkan:", "vulkan:-1", "vulkan:0:0", "ndarray:x"] {
+            assert_eq!(numbered.parse::<Request>(), Err(NameError::Index(numbered.to_owned())));
+        }
+    }
+}

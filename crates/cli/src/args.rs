@@ -59,7 +59,7 @@ pub(crate) struct ModelArgs {
     /// Commit, tag or branch of a hub repository
     #[arg(long, value_name = "REVISION")]
     pub(crate) revision: Option<String>,
-    /// Where to compute: auto, cpu, ndarray (a slow portable reference) or vulkan[:N]
+    /// Where to compute: auto, cpu, ndarray (a slow portable reference), vulkan or vulkan:N
     ///
     /// `auto` takes the first GPU, if this build can use one, else the CPU. `moi devices` lists what there is.
     #[arg(long, value_name = "NAME", default_value_t = Request::Auto)]

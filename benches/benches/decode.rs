@@ -26,7 +26,7 @@ fn main() {
     let entry = moi_hub::find(DEFAULT_MODEL).unwrap();
     let file = Fetcher::new(Cache::from_env().unwrap()).fetch(entry, |line| eprintln!("{line}")).unwrap();
     let device = Default::default();
-    let decoder = Pretrained::open(&file).unwrap().load::<Flex>(&device, WeightForm::Float, |_| {}).unwrap();
+    let decoder = Pretrained::open(&file).unwrap().load::<Flex>(&device, WeightForm::F32, |_| {}).unwrap();
     let bytes = decoder.bytes_per_token();
     let engine = Engine::new(decoder, device);
 

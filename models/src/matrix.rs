@@ -2,7 +2,7 @@
 
 use burn::{
     module::{Module, Param},
-    tensor::{Int, Tensor, backend::Backend},
+    tensor::{DType, Int, Tensor, backend::Backend},
 };
 
 use crate::{PackedForm, PackedMatrix, linear::uninitialized};
@@ -54,13 +54,10 @@ impl<B: Backend> Matrix<B> {
         }
     }
 
-    /// Weighted sums of all rows: `weights` `[n, out]` in float32, result `[n, in]`.
+    /// Weighted sums of all rows: `weights` `[n, out]` in float32, result `[n, in]` in float32.
     pub fn weighted_sum(&self, weights: Tensor<B, 2>) -> Tensor<B, 2> {
         match self {
-            Self::Dense(weight) => {
-                let table = weight.val();
-                weights.cast(table.dtype()).matmul(table)
-            }
+            Self::Dense(weight) => weighted_sum_of_floats(weight.val(), weights),
             Self::Q8_0(packed) | Self::Q4_0(packed) | Self::Q4_1(packed) => packed.weighted_sum(weights),
         }
     }
@@ -72,4 +69,24 @@ impl<B: Backend> Matrix<B> {
             Self::Q8_0(packed) | Self::Q4_0(packed) | Self::Q4_1(packed) => packed.rows(ids),
         }
     }
+}
+
+/// Values that are widened at a time: few enough to be no second table, many enough to keep a GPU busy.
+const TILE: usize = 1 << 24;
+
+/// `weights` `[n, out]` times `table` `[out, in]` in float32, whatever the table's type: a mixture of a whole
+/// vocabulary has weights that half precision rounds to nothing.
+fn weighted_sum_of_floats<B: Backend>(table: Tensor<B, 2>, weights: Tensor<B, 2>) -> Tensor<B, 2> {
+    if table.dtype() == DType::F32 {
+        return weights.matmul(table);
+    }
+    let [rows, columns] = table.dims();
+    let step = (TILE / columns.max(1)).max(1);
+    let part = |start: usize| {
+        let len = step.min(rows - start);
+        let tile = table.clone().narrow(0, start, len).cast(DType::F32);
+        weights.clone().narrow(1, start, len).matmul(tile)
+    };
+    let sum = (0..rows).step_by(step).map(part).reduce(|sum, part| sum + part);
+    sum.unwrap_or_else(|| Tensor::zeros([weights.dims()[0], columns], &weights.device()))
 }

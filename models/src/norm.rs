@@ -25,6 +25,12 @@ impl<B: Backend> Norm<B> {
         Self { weight: uninitialized([width], device), bias, config }
     }
 
+    /// Whether the parameter of a decoder with this name is a norm's: these are held in float32, in which they
+    /// compute.
+    pub fn owns(parameter: &str) -> bool {
+        parameter.rsplit('.').nth(1).is_some_and(|module| module.ends_with("norm"))
+    }
+
     /// `[.., width]` to `[.., width]`.
     pub fn forward<const D: usize>(&self, x: Tensor<B, D>) -> Tensor<B, D> {
         let dtype = x.dtype();

@@ -2,10 +2,12 @@
 
 use burn::{
     module::{Module, ModuleVisitor, Param},
-    tensor::{Int, Tensor, backend::Backend},
+    tensor::{DType, FloatDType, Int, Tensor, backend::Backend},
 };
 
-use crate::{Attention, BLOCK, Decoder, DecoderLayer, FeedForward, Linear, Mlp, PackedForm, SelfAttention};
+use crate::{
+    Attention, BLOCK, Decoder, DecoderLayer, FeedForward, Linear, Mlp, Norm, PackedForm, SelfAttention,
+};
 
 impl<B: Backend> Decoder<B> {
     /// The model with the weights for which `form` names one packed in it, yet to be loaded. It is asked for the
@@ -37,6 +39,13 @@ impl<B: Backend> Decoder<B> {
         let mut bytes = Bytes(0);
         self.visit(&mut bytes);
         bytes.0
+    }
+
+    /// Bytes of all parameters once they are loaded, floats that are no norms in `dtype`. Nothing is allocated.
+    pub fn planned_bytes(&self, dtype: FloatDType) -> usize {
+        let mut planned = Planned { dtype, path: Vec::new(), bytes: 0 };
+        self.visit(&mut planned);
+        planned.bytes
     }
 
     /// Bytes of the weights that one decoded token reads: the share of [`DecoderConfig::weights_per_token`] in all.
@@ -92,5 +101,32 @@ impl<B: Backend> ModuleVisitor<B> for Bytes {
 
     fn visit_int<const D: usize>(&mut self, param: &Param<Tensor<B, D, Int>>) {
         self.0 += param.lazy_shape().num_elements() * param.val().dtype().size();
+    }
+}
+
+struct Planned {
+    dtype: FloatDType,
+    path: Vec<String>,
+    bytes: usize,
+}
+
+impl<B: Backend> ModuleVisitor<B> for Planned {
+    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<B, D>>) {
+        let of_blocks = self.path.last().is_some_and(|name| ["scales", "minima"].contains(&name.as_str()));
+        let single = of_blocks || Norm::<B>::owns(&self.path.join("."));
+        let dtype = if single { FloatDType::F32 } else { self.dtype };
+        self.bytes += param.lazy_shape().num_elements() * DType::from(dtype).size();
+    }
+
+    fn visit_int<const D: usize>(&mut self, param: &Param<Tensor<B, D, Int>>) {
+        self.bytes += param.lazy_shape().num_elements() * DType::I32.size();
+    }
+
+    fn enter_module(&mut self, name: &str, _container: &str) {
+        self.path.push(name.to_owned());
+    }
+
+    fn exit_module(&mut self, _name: &str, _container: &str) {
+        self.path.pop();
     }
 }

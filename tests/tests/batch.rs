@@ -12,7 +12,7 @@ fn engine<B: Backend>(name: &str) -> (Engine<B, Decoder<B>>, Golden) {
     let device = B::Device::default();
     let golden = Golden::read(name);
     let pretrained = Pretrained::open(&golden.path).unwrap();
-    let decoder = pretrained.load::<B>(&device, WeightForm::Float, |_| {}).unwrap();
+    let decoder = pretrained.load::<B>(&device, WeightForm::F32, |_| {}).unwrap();
     (Engine::new(decoder, device).with_eos(pretrained.eos), golden)
 }
 

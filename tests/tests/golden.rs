@@ -64,7 +64,7 @@ fn each<B: Backend>(test: impl Fn(&str, &Golden, &Decoder<B>, &B::Device)) {
     for name in CHECKPOINTS {
         let golden = Golden::read(name);
         let decoder =
-            Pretrained::open(&golden.path).unwrap().load::<B>(&device, WeightForm::Float, |_| {}).unwrap();
+            Pretrained::open(&golden.path).unwrap().load::<B>(&device, WeightForm::F32, |_| {}).unwrap();
         test(name, &golden, &decoder, &device);
     }
 }
@@ -184,7 +184,7 @@ fn sliding_layers_keep_their_window<B: Backend>() {
         let device = B::Device::default();
         let golden = Golden::read(name);
         let decoder =
-            Pretrained::open(&golden.path).unwrap().load::<B>(&device, WeightForm::Float, |_| {}).unwrap();
+            Pretrained::open(&golden.path).unwrap().load::<B>(&device, WeightForm::F32, |_| {}).unwrap();
         let mut cache = decoder.new_cache(1);
         for &token in golden.cases.tokens.iter().chain(&golden.cases.tokens) {
             decoder.forward(decoder.embed(ids(&[&[token]], &device)), &mut cache).unwrap();
@@ -221,7 +221,7 @@ fn packed_weights<B: Backend>() {
             values(decoder.logits(hidden))
         };
         let packed = pretrained.load::<B>(&device, WeightForm::Packed(form), |_| {}).unwrap();
-        let float = pretrained.load::<B>(&device, WeightForm::Float, |_| {}).unwrap();
+        let float = pretrained.load::<B>(&device, WeightForm::F32, |_| {}).unwrap();
         assert!(packed.num_bytes() * 2 < float.num_bytes(), "{name}");
         let rounded = float.map(&mut ThroughBlocks { kind, path: Vec::new() });
         let rounded = logits(&rounded);
@@ -281,7 +281,7 @@ fn gguf_files<B: Backend>() {
         let path = file.unwrap().path();
         let name = path.file_stem().unwrap().to_str().unwrap();
         let pretrained = Pretrained::open(&path).unwrap();
-        let decoder = pretrained.load::<B>(&device, WeightForm::Float, |_| {}).unwrap();
+        let decoder = pretrained.load::<B>(&device, WeightForm::F32, |_| {}).unwrap();
         let mut cache = decoder.new_cache(1);
         let (tokens, expected) = match name {
             "deci" => deci::<B>(&device),
@@ -318,7 +318,7 @@ fn deci<B: Backend>(device: &B::Device) -> (Vec<u32>, Vec<f32>) {
     let file = safetensors::serialize(kept, None).unwrap();
     std::fs::write(directory.path().join("model.safetensors"), file).unwrap();
     let decoder =
-        Pretrained::open(directory.path()).unwrap().load::<B>(device, WeightForm::Float, |_| {}).unwrap();
+        Pretrained::open(directory.path()).unwrap().load::<B>(device, WeightForm::F32, |_| {}).unwrap();
     let inputs = decoder.embed(ids(&[&golden.cases.tokens], device));
     let hidden = decoder.forward(inputs, &mut decoder.new_cache(1)).unwrap();
     (golden.cases.tokens, values(decoder.logits(hidden)))

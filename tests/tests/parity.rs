@@ -26,7 +26,7 @@ impl Job for Logits {
         for name in CHECKPOINTS {
             let golden = Golden::read(name);
             let pretrained = Pretrained::open(&golden.path).unwrap();
-            let model = pretrained.load::<B>(device, WeightForm::Float, |_| {}).unwrap();
+            let model = pretrained.load::<B>(device, WeightForm::F32, |_| {}).unwrap();
             let logits = |pieces: &[&[u32]]| {
                 let mut cache = model.new_cache(1);
                 let of = |piece: &&[u32]| {

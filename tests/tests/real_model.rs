@@ -27,7 +27,7 @@ struct Loaded {
 fn load(name: &str, num_params: usize) -> Loaded {
     let pretrained = Pretrained::open(&model_file(name)).unwrap();
     let device = Default::default();
-    let decoder = pretrained.load::<Flex>(&device, WeightForm::Float, |_| {}).unwrap();
+    let decoder = pretrained.load::<Flex>(&device, WeightForm::F32, |_| {}).unwrap();
     assert_eq!(decoder.config().num_params(), num_params);
     let Pretrained { tokenizer, chat_template, eos, .. } = pretrained;
     let engine = Engine::new(decoder, device).with_tokenizer(tokenizer.unwrap()).with_eos(eos);

@@ -54,7 +54,7 @@ fn check(name: &str, config: impl Fn(Value) -> Value, change: impl Fn(Tensors) -
 
     let device = Default::default();
     let pretrained = Pretrained::open(directory.path()).unwrap();
-    let decoder = pretrained.load::<Flex>(&device, WeightForm::Float, |_| {}).unwrap();
+    let decoder = pretrained.load::<Flex>(&device, WeightForm::F32, |_| {}).unwrap();
     let ids: Vec<i64> = golden.cases.tokens.iter().map(|&id| id.into()).collect();
     let ids =
         Tensor::<Flex, 2, Int>::from_data(TensorData::new(ids, [1, golden.cases.tokens.len()]), &device);

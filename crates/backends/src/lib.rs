@@ -1,17 +1,31 @@
 //! The one place that names concrete backends: a device's name becomes a type.
 //!
 //! Everything else is generic over burn's `Backend`. An app with a backend of its own needs none of this: it calls
-//! models and engine with its type. To give the binary another device: a [`Kind`] with its name and feature, an arm
-//! in [`run`], and a list of what the machine has of it in [`found`].
+//! models and engine with its type. To give the binary another device:
+//!
+//! 1. a [`Kind`] with its name and feature, and an optional dependency behind that feature;
+//! 2. a module with two functions, `found` (what the machine has of it, without starting anything) and `open` (a
+//!    device that has computed something small, or why there is none), like [`adapters`] or [`cuda`];
+//! 3. an arm for it in [`found`] and one in [`run`], which names its type.
 
 #[cfg(not(any(feature = "flex", feature = "ndarray")))]
 compile_error!("moi needs a CPU backend: enable `flex` or `ndarray`");
 
+#[cfg(feature = "adapters")]
+mod adapters;
+#[cfg(feature = "cuda")]
+mod cuda;
+mod error;
+mod float_type;
+mod kernel_cache;
 mod name;
-#[cfg(feature = "vulkan")]
-mod vulkan;
+#[cfg(feature = "kernels")]
+mod probe;
 
 use burn::tensor::backend::Backend;
+pub use error::DeviceError;
+pub use float_type::{FloatType, float_type, float_types};
+pub use kernel_cache::{KernelCache, keep_kernels_in, kernel_cache};
 pub use name::{DeviceName, Kind, NameError, Request};
 
 /// Work that is generic over the backend.
@@ -32,57 +46,54 @@ pub struct Found {
     pub description: String,
     /// Its driver and the driver's version, where it has one.
     pub driver: Option<String>,
-    /// Bytes of its own memory, where it says.
+    /// Bytes of its own memory, where it says; of the system's for the CPU.
     pub memory: Option<u64>,
-    /// Whether it is a processor that imitates a GPU: right, but slower than `cpu`.
-    pub software: bool,
+    /// What sort of device it is.
+    pub class: Class,
 }
 
-/// Why a device cannot be used.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum DeviceError {
-    /// A feature of the build is missing.
-    #[error("this build cannot compute on `{name}`; build it with `--features {feature}`")]
-    NotCompiled {
-        /// The device.
-        name: DeviceName,
-        /// The feature that brings it.
-        feature: &'static str,
-    },
-    /// The machine does not have it.
-    #[error("there is no device `{name}` here: {what}")]
-    Absent {
-        /// The device.
-        name: DeviceName,
-        /// What was found, and what is needed.
-        what: String,
-    },
-    /// It is there and does not work.
-    #[error("the device `{name}` does not start: {what}; its driver may need an update")]
-    Broken {
-        /// The device.
-        name: DeviceName,
-        /// What happened.
-        what: String,
-    },
+/// Sorts of devices, the slowest first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Class {
+    /// A processor that imitates a GPU: right, but slower than `cpu`.
+    Software,
+    /// The processor.
+    Processor,
+    /// A GPU that shares the processor's memory, or that is not known to have its own.
+    Integrated,
+    /// A GPU with memory of its own.
+    Discrete,
 }
 
-/// The device to use, and why it is this one.
+/// The device to use, and why it is this one where that was left open.
 ///
-/// `auto` takes the first GPU that is no imitation, else the fastest CPU backend.
+/// `auto` takes the best GPU that passes a small test, kinds in the order of [`Kind::ALL`], else the fastest CPU
+/// backend.
 pub fn choose(request: Request) -> (DeviceName, Option<String>) {
-    let name = match request {
-        Request::Named(name) => return (name, None),
-        Request::Auto => found(Kind::Vulkan).into_iter().find(|found| !found.software),
-    };
-    match name {
-        Some(gpu) => (gpu.name, Some(format!("{}, the first GPU", gpu.description))),
-        None if Kind::Vulkan.is_compiled() => {
-            (cpu(), Some("no GPU with a Vulkan driver was found".to_owned()))
-        }
-        // A build for the CPU alone has no choice to tell of.
-        None => (cpu(), None),
+    if let Request::Named(name) = request {
+        return (name, None);
     }
+    let mut gpus: Vec<Found> = Kind::ALL.into_iter().filter(|kind| kind.is_gpu()).flat_map(found).collect();
+    gpus.retain(|gpu| gpu.class > Class::Processor);
+    // Of equals the first: the sort is stable.
+    gpus.sort_by_key(|gpu| std::cmp::Reverse(gpu.class));
+    let mut failures = Vec::new();
+    for gpu in gpus {
+        match start(gpu.name) {
+            Ok(()) if failures.is_empty() => {
+                return (gpu.name, Some(format!("{}, the best GPU found", gpu.description)));
+            }
+            Ok(()) => return (gpu.name, Some(format!("{}, as {}", gpu.description, failures.join("; ")))),
+            Err(error) => failures.push(error.to_string()),
+        }
+    }
+    let why = match failures.is_empty() {
+        // A build for the CPU alone has no choice to tell of.
+        true if !Kind::ALL.into_iter().any(|kind| kind.is_gpu() && kind.is_compiled()) => None,
+        true => Some("no GPU was found that this build can use".to_owned()),
+        false => Some(failures.join("; ")),
+    };
+    (cpu(), why)
 }
 
 /// The CPU, by the fastest backend that this build has for it.
@@ -92,37 +103,68 @@ pub fn cpu() -> DeviceName {
 
 /// What this machine has of a kind; nothing where this build cannot use it.
 pub fn found(kind: Kind) -> Vec<Found> {
-    let processor = |description: &str| Found {
-        name: kind.into(),
-        description: description.to_owned(),
-        driver: None,
-        memory: None,
-        software: false,
-    };
     match kind {
         _ if !kind.is_compiled() => Vec::new(),
-        Kind::Cpu => vec![processor("burn's Flex, on all cores")],
-        Kind::Ndarray => vec![processor("burn's NdArray, the portable reference")],
-        #[cfg(feature = "vulkan")]
-        Kind::Vulkan => vulkan::found(),
-        #[cfg(not(feature = "vulkan"))]
-        Kind::Vulkan => Vec::new(),
+        Kind::Cpu => vec![processor(kind, "burn's Flex, on all cores")],
+        Kind::Ndarray => vec![processor(kind, "burn's NdArray, the portable reference")],
+        #[cfg(feature = "cuda")]
+        Kind::Cuda => cuda::found(),
+        #[cfg(feature = "adapters")]
+        Kind::Metal | Kind::Vulkan | Kind::Wgpu => adapters::found(kind),
+        #[allow(unreachable_patterns, reason = "not with every set of features")]
+        _ => Vec::new(),
     }
 }
 
-/// Does the work on a device.
+fn processor(kind: Kind, description: &str) -> Found {
+    let mut system = sysinfo::System::new();
+    system.refresh_memory();
+    // A container's limit counts where there is one.
+    let memory = system.cgroup_limits().map_or(0, |limits| limits.total_memory);
+    let memory = if memory > 0 { memory } else { system.total_memory() };
+    Found {
+        name: kind.into(),
+        description: description.to_owned(),
+        driver: None,
+        memory: (memory > 0).then_some(memory),
+        class: Class::Processor,
+    }
+}
+
+/// Starts a device and lets it compute something small.
 ///
 /// # Errors
-/// If the device is not compiled in, not there, or fails its first small computation.
+/// If the device is not compiled in, not there, or fails.
+pub fn start(name: DeviceName) -> Result<(), DeviceError> {
+    struct Nothing;
+    impl Job for Nothing {
+        type Output = ();
+        fn run<B: Backend>(self, _device: &B::Device) {}
+    }
+    run(name, Nothing)
+}
+
+/// Does the work on a device. A driver that fails in the middle of it ends in an error, not in a panic.
+///
+/// # Errors
+/// If the device is not compiled in, not there, or fails: at its start, at its first small computation, or later.
 pub fn run<J: Job>(name: DeviceName, job: J) -> Result<J::Output, DeviceError> {
     match name.kind() {
         #[cfg(feature = "flex")]
         Kind::Cpu => Ok(job.run::<burn_flex::Flex>(&Default::default())),
         #[cfg(feature = "ndarray")]
         Kind::Ndarray => Ok(job.run::<burn_ndarray::NdArray>(&Default::default())),
-        #[cfg(feature = "vulkan")]
-        Kind::Vulkan => Ok(job.run::<vulkan::Vulkan>(&vulkan::open(name)?)),
-        #[cfg(not(all(feature = "flex", feature = "ndarray", feature = "vulkan")))]
+        #[cfg(feature = "cuda")]
+        Kind::Cuda => {
+            let device = cuda::open(name)?;
+            probe::guarded(name, || job.run::<burn_cuda::Cuda>(&device))
+        }
+        #[cfg(feature = "adapters")]
+        kind @ (Kind::Metal | Kind::Vulkan | Kind::Wgpu) if kind.is_compiled() => {
+            let device = adapters::open(name)?;
+            probe::guarded(name, || job.run::<adapters::Wgpu>(&device))
+        }
+        #[allow(unreachable_patterns, reason = "not with every set of features")]
         kind => {
             drop(job);
             Err(DeviceError::NotCompiled { name, feature: kind.feature() })

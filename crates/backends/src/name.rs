@@ -3,26 +3,35 @@
 use std::{fmt, str::FromStr};
 
 /// A kind of device, whether or not this build can use it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Kind {
     /// burn's Flex backend: fast, on all cores.
     Cpu,
     /// burn's NdArray backend: the portable reference, much slower.
     Ndarray,
+    /// An NVIDIA GPU, by CUDA.
+    Cuda,
+    /// Apple's GPU, by Metal.
+    Metal,
     /// A GPU, or what passes for one, by its Vulkan driver.
     Vulkan,
+    /// A GPU by whatever the platform offers: DX12, Metal, Vulkan or WebGPU.
+    Wgpu,
 }
 
 impl Kind {
-    /// All of them.
-    pub const ALL: [Self; 3] = [Self::Cpu, Self::Ndarray, Self::Vulkan];
+    /// All of them; of those for GPUs the better one first.
+    pub const ALL: [Self; 6] = [Self::Cpu, Self::Ndarray, Self::Cuda, Self::Metal, Self::Vulkan, Self::Wgpu];
 
     /// As on the command line.
     pub fn name(self) -> &'static str {
         match self {
             Self::Cpu => "cpu",
             Self::Ndarray => "ndarray",
+            Self::Cuda => "cuda",
+            Self::Metal => "metal",
             Self::Vulkan => "vulkan",
+            Self::Wgpu => "wgpu",
         }
     }
 
@@ -30,8 +39,7 @@ impl Kind {
     pub fn feature(self) -> &'static str {
         match self {
             Self::Cpu => "flex",
-            Self::Ndarray => "ndarray",
-            Self::Vulkan => "vulkan",
+            _ => self.name(),
         }
     }
 
@@ -40,24 +48,40 @@ impl Kind {
         match self {
             Self::Cpu => cfg!(feature = "flex"),
             Self::Ndarray => cfg!(feature = "ndarray"),
+            Self::Cuda => cfg!(feature = "cuda"),
+            // The Metal compiler is there on Apple's systems alone.
+            Self::Metal => cfg!(all(feature = "metal", target_os = "macos")),
             Self::Vulkan => cfg!(feature = "vulkan"),
+            Self::Wgpu => cfg!(feature = "wgpu"),
         }
     }
 
+    /// Whether it is for GPUs.
+    pub fn is_gpu(self) -> bool {
+        !matches!(self, Self::Cpu | Self::Ndarray)
+    }
+
+    /// Whether a machine can have several.
     fn is_numbered(self) -> bool {
-        self == Self::Vulkan
+        self.is_gpu() && self != Self::Metal
+    }
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
     }
 }
 
 /// One device: `cpu`, or `vulkan:1` for the second of several.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct DeviceName {
     kind: Kind,
     index: usize,
 }
 
 impl DeviceName {
-    /// The device of this number, from 0; the number of a CPU backend does not count.
+    /// The device of this number, from 0; the number of a kind that has but one does not count.
     pub fn new(kind: Kind, index: usize) -> Self {
         Self { kind, index: if kind.is_numbered() { index } else { 0 } }
     }
@@ -103,10 +127,14 @@ pub enum Request {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum NameError {
     /// No such kind.
-    #[error("there is no device `{0}`; known are auto, cpu, ndarray and vulkan[:N]")]
+    #[error(
+        "there is no device `{0}`; known are auto, cpu, ndarray, cuda[:N], metal, vulkan[:N] and wgpu[:N]"
+    )]
     Unknown(String),
     /// A number where none belongs, or none where one does.
-    #[error("`{0}`: behind `vulkan:` stands a number from 0 on; other devices have none")]
+    #[error(
+        "`{0}`: behind `cuda:`, `vulkan:` and `wgpu:` stands a number from 0 on; other devices have none"
+    )]
     Index(String),
 }
 
@@ -151,12 +179,18 @@ mod tests {
         assert_eq!("cpu".parse(), named(Kind::Cpu, 0));
         assert_eq!("vulkan".parse(), named(Kind::Vulkan, 0));
         assert_eq!("vulkan:3".parse(), named(Kind::Vulkan, 3));
+        assert_eq!("cuda:1".parse(), named(Kind::Cuda, 1));
+        assert_eq!("metal".parse(), named(Kind::Metal, 0));
+        for kind in Kind::ALL {
+            let name = DeviceName::new(kind, 0);
+            assert_eq!(name.to_string().parse(), Ok(Request::Named(name)));
+        }
         assert_eq!(DeviceName::new(Kind::Vulkan, 3).to_string(), "vulkan:3");
         assert_eq!(DeviceName::new(Kind::Cpu, 3).to_string(), "cpu");
         for unknown in ["", "abacus", "Vulkan", "autos"] {
             assert_eq!(unknown.parse::<Request>(), Err(NameError::Unknown(unknown.to_owned())));
         }
-        for numbered in ["cpu:0", "vulkan:", "vulkan:-1", "vulkan:0:0", "ndarray:x"] {
+        for numbered in ["cpu:0", "vulkan:", "vulkan:-1", "vulkan:0:0", "ndarray:x", "metal:0", "cuda:x"] {
             assert_eq!(numbered.parse::<Request>(), Err(NameError::Index(numbered.to_owned())));
         }
     }

@@ -2,11 +2,13 @@
 
 use burn::{
     module::{Module, ModuleMapper, ModuleVisitor, Param},
-    tensor::{DType, Int, Tensor, TensorData, backend::Backend},
+    tensor::{DType, FloatDType, Int, Tensor, TensorData, backend::Backend},
 };
 
+use half::{bf16, f16};
+
 use crate::{
-    Checkpoint, CheckpointError, LazyTensor, Parameter,
+    Checkpoint, CheckpointError, LazyTensor, Parameter, Storage,
     gguf::BlockKind,
     packed::{PackedBlocks, packable, per_word},
 };
@@ -22,10 +24,10 @@ pub struct LoadProgress {
 
 /// Loads every parameter of `module` from the tensor that has the parameter's path as its name.
 ///
-/// Names and shapes are compared first; no data is read unless all fit. Values become the backend's default
-/// float type. A weight may be packed: in an enum's variant with the name of a block format (`Q8_0`, `Q4_0`,
-/// `Q4_1`) then stand 32-bit `words`, `scales` and, for `Q4_1`, `minima`; blocks are taken from the file where it
-/// has them, and made where not.
+/// Names and shapes are compared first; no data is read unless all fit. Values become the type that `dtype` has for
+/// the parameter's name, one tensor at a time. A weight may be packed: in an enum's variant with the name of a block
+/// format (`Q8_0`, `Q4_0`, `Q4_1`) then stand 32-bit `words`, `scales` and, for `Q4_1`, `minima`; blocks are taken
+/// from the file where it has them, and made where not.
 ///
 /// # Errors
 /// With all tensors that are missing, unknown (and not `ignored`) or of another shape; see [`Checkpoint::select`] for checkpoints
@@ -34,6 +36,7 @@ pub fn load<B: Backend, M: Module<B>>(
     module: M,
     checkpoint: &Checkpoint,
     ignored: impl Fn(&str) -> bool,
+    dtype: impl Fn(&str) -> FloatDType,
     mut progress: impl FnMut(LoadProgress),
 ) -> Result<M, CheckpointError> {
     let mut parameters = Parameters::default();
@@ -46,6 +49,7 @@ pub fn load<B: Backend, M: Module<B>>(
         packed: None,
         bytes: 0,
         total_bytes,
+        dtype: &dtype,
         progress: &mut progress,
     };
     Ok(module.map(&mut reader))
@@ -117,17 +121,71 @@ impl<B: Backend> ModuleVisitor<B> for Parameters {
     }
 }
 
-struct Reader<'a, P> {
+/// Values that are read, converted and copied to the device at a time.
+const PIECE: usize = 1 << 25;
+
+/// A tensor on the device. A large one goes there in pieces: on its way each is in the host's memory two or three
+/// times, as it is stored, as it will be, and as the device's driver takes it over.
+fn upload<B: Backend, const D: usize>(
+    tensor: &LazyTensor,
+    dtype: FloatDType,
+    device: &B::Device,
+) -> Tensor<B, D> {
+    let shape: [usize; D] = std::array::from_fn(|axis| tensor.shape().get(axis).copied().unwrap_or(1));
+    let options = || (device, DType::from(dtype));
+    let row: usize = shape[1..].iter().product();
+    let piece = (PIECE / row.max(1)).max(1);
+    if D != 2 || shape[0] <= piece {
+        return Tensor::from_data(data(tensor, dtype, shape), options());
+    }
+    let mut whole = Tensor::<B, D>::empty(shape, options());
+    for start in (0..shape[0]).step_by(piece) {
+        let len = piece.min(shape[0] - start);
+        let Some(rows) = tensor.slice_rows(start, len) else { continue };
+        let mut ranges = shape.map(|size| 0..size);
+        ranges[0] = start..start + len;
+        let mut shape = shape;
+        shape[0] = len;
+        whole = whole.slice_assign(ranges, Tensor::from_data(data(&rows, dtype, shape), options()));
+        rows.release();
+    }
+    whole
+}
+
+/// The values in a type; those of halves that are stored as such are never widened.
+fn data<const D: usize>(tensor: &LazyTensor, dtype: FloatDType, shape: [usize; D]) -> TensorData {
+    let stored = |storage| (tensor.storage() == storage).then(|| tensor.read_stored()).flatten();
+    match dtype {
+        FloatDType::F16 => TensorData::new(
+            match stored(Storage::F16) {
+                Some(bytes) => bytes.as_chunks::<2>().0.iter().map(|&b| f16::from_le_bytes(b)).collect(),
+                None => tensor.read().into_iter().map(f16::from_f32).collect::<Vec<f16>>(),
+            },
+            shape,
+        ),
+        FloatDType::BF16 => TensorData::new(
+            match stored(Storage::BF16) {
+                Some(bytes) => bytes.as_chunks::<2>().0.iter().map(|&b| bf16::from_le_bytes(b)).collect(),
+                None => tensor.read().into_iter().map(bf16::from_f32).collect::<Vec<bf16>>(),
+            },
+            shape,
+        ),
+        _ => TensorData::new(tensor.read(), shape),
+    }
+}
+
+struct Reader<'a, T, P> {
     checkpoint: &'a Checkpoint,
     path: Path,
     /// The parts of the packed weight that is being visited.
     packed: Option<(String, PackedBlocks)>,
     bytes: usize,
     total_bytes: usize,
+    dtype: &'a T,
     progress: &'a mut P,
 }
 
-impl<P: FnMut(LoadProgress)> Reader<'_, P> {
+impl<T, P: FnMut(LoadProgress)> Reader<'_, T, P> {
     fn count(&mut self, tensor: &LazyTensor) {
         tensor.release();
         self.bytes += tensor.num_bytes();
@@ -146,7 +204,7 @@ impl<P: FnMut(LoadProgress)> Reader<'_, P> {
     }
 }
 
-impl<B: Backend, P: FnMut(LoadProgress)> ModuleMapper<B> for Reader<'_, P> {
+impl<B: Backend, T: Fn(&str) -> FloatDType, P: FnMut(LoadProgress)> ModuleMapper<B> for Reader<'_, T, P> {
     fn map_float<const D: usize>(&mut self, param: Param<Tensor<B, D>>) -> Param<Tensor<B, D>> {
         let device = param.lazy_device();
         let is_scale = self.path.0.last().is_some_and(|step| step.name == "scales");
@@ -156,9 +214,9 @@ impl<B: Backend, P: FnMut(LoadProgress)> ModuleMapper<B> for Reader<'_, P> {
             return Param::initialized(param.id, Tensor::from_data(data, (&device, DType::F32)));
         }
         // The selection has seen the same paths: every parameter has its tensor.
-        let Some(tensor) = self.checkpoint.tensors.get(&self.path.name()) else { return param };
-        let data = TensorData::new(tensor.read(), tensor.shape().to_vec());
-        let value = Tensor::from_data(data, &device);
+        let name = self.path.name();
+        let Some(tensor) = self.checkpoint.tensors.get(&name) else { return param };
+        let value = upload(tensor, (self.dtype)(&name), &device);
         self.count(tensor);
         Param::initialized(param.id, value)
     }

@@ -60,7 +60,7 @@ const GOOD: &[(&str, Dtype, &[usize])] = &[
 ];
 
 fn load_from(path: &Path) -> Result<Model<Flex>, CheckpointError> {
-    load(model(), &open_safetensors(path)?, |name| name == "ignored", |_| {})
+    load(model(), &open_safetensors(path)?, |name| name == "ignored", |_| FloatDType::F32, |_| {})
 }
 
 fn refused(path: &Path, parts: &[&str]) {
@@ -77,8 +77,14 @@ fn loads_every_type_and_reports_progress() {
     write(&path, &[GOOD, &[("ignored", Dtype::F32, &[1])]].concat());
     let checkpoint = open_safetensors(directory.path()).unwrap();
     let mut seen = Vec::new();
-    let loaded =
-        load(model(), &checkpoint, |name| name == "ignored", |progress| seen.push(progress)).unwrap();
+    let loaded = load(
+        model(),
+        &checkpoint,
+        |name| name == "ignored",
+        |_| FloatDType::F32,
+        |progress| seen.push(progress),
+    )
+    .unwrap();
     for layer in &loaded.layers {
         assert!(layer.weight.val().into_data().iter::<f32>().all(|x| x == 1.5));
     }

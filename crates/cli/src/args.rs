@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Parser, Subcommand, ValueEnum};
-use moi_backends::Request;
+use moi_backends::{FloatType as DeviceFloat, Request};
 use moi_engine::Support;
 use moi_hub::DEFAULT_MODEL;
 use moi_models::PackedForm;
@@ -36,6 +36,8 @@ pub(crate) enum Command {
     Convert(ConvertArgs),
     Models(ModelsArgs),
     Devices(DevicesArgs),
+    Doctor(DoctorArgs),
+    Warmup(WarmupArgs),
     /// Print a completion script for a shell
     ///
     /// For bash: moi completions bash > ~/.local/share/bash-completion/completions/moi
@@ -59,14 +61,33 @@ pub(crate) struct ModelArgs {
     /// Commit, tag or branch of a hub repository
     #[arg(long, value_name = "REVISION")]
     pub(crate) revision: Option<String>,
-    /// Where to compute: auto, cpu, ndarray (a slow portable reference), vulkan or vulkan:N
+    /// Where to compute: auto, cpu, ndarray (a slow portable reference), cuda, metal, vulkan or wgpu; vulkan:1 for
+    /// the second of several
     ///
-    /// `auto` takes the first GPU, if this build can use one, else the CPU. `moi devices` lists what there is.
+    /// `auto` takes the best GPU that this build can use, else the CPU, and says which. `moi devices` lists what
+    /// there is.
     #[arg(long, value_name = "NAME", default_value_t = Request::Auto)]
     pub(crate) device: Request,
-    /// Hold the weights quantised in memory: a quarter to a seventh of the bytes, slower for now
+    /// Type of weights, activations and cache: auto, f32, f16 or bf16
+    ///
+    /// `auto` is f32 on the CPU, bf16 by CUDA, and on other GPUs f16 where they compute in it, else f32. Norms,
+    /// softmax, entropies, mixtures and sampling are in f32 always.
+    #[arg(long, value_name = "TYPE", default_value = "auto", value_parser = float_type)]
+    pub(crate) dtype: AskedType,
+    /// Hold the weights quantised in memory, computing in f32: a quarter to a seventh of the bytes, slower for now
     #[arg(long, value_enum, value_name = "FORM")]
     pub(crate) quantize: Option<Quantize>,
+}
+
+/// A type of floats, or the best for the device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct AskedType(pub(crate) Option<DeviceFloat>);
+
+fn float_type(text: &str) -> Result<AskedType, String> {
+    match text {
+        "auto" => Ok(AskedType(None)),
+        _ => text.parse().map(|asked| AskedType(Some(asked))).map_err(|error| format!("{error}, nor auto")),
+    }
 }
 
 /// How weights are held in memory.
@@ -86,15 +107,14 @@ pub(crate) enum Quantize {
     Q4_1,
 }
 
-impl ModelArgs {
+impl Quantize {
     /// How the weights are to be held.
-    pub(crate) fn weight_form(&self) -> WeightForm {
-        match self.quantize {
-            None => WeightForm::Float,
-            Some(Quantize::File) => WeightForm::Stored,
-            Some(Quantize::Q8_0) => WeightForm::Packed(PackedForm::Q8_0),
-            Some(Quantize::Q4_0) => WeightForm::Packed(PackedForm::Q4_0),
-            Some(Quantize::Q4_1) => WeightForm::Packed(PackedForm::Q4_1),
+    pub(crate) fn weight_form(self) -> WeightForm {
+        match self {
+            Self::File => WeightForm::Stored,
+            Self::Q8_0 => WeightForm::Packed(PackedForm::Q8_0),
+            Self::Q4_0 => WeightForm::Packed(PackedForm::Q4_0),
+            Self::Q4_1 => WeightForm::Packed(PackedForm::Q4_1),
         }
     }
 }
@@ -335,6 +355,30 @@ pub(crate) struct ModelsArgs {
     /// A table, or a JSON array
     #[arg(long, value_enum, default_value_t = Format::Text)]
     pub(crate) format: Format,
+}
+
+/// Check that devices compute what they should: a small built-in model with known logits
+///
+/// At once, with a cache and against the CPU, in every type that the device computes in, with the driver that it
+/// has. Says what was found and what to do; exit code 1 if a device is wrong.
+#[derive(Debug, clap::Args)]
+pub(crate) struct DoctorArgs {
+    /// The device to check; all that this build can use and this machine has where none is named
+    #[arg(long, value_name = "NAME", default_value_t = Request::Auto, hide_default_value = true)]
+    pub(crate) device: Request,
+    /// A report, or one JSON array
+    #[arg(long, value_enum, default_value_t = Format::Text)]
+    pub(crate) format: Format,
+}
+
+/// Compile the kernels that a model needs on a GPU, and keep them for later starts
+///
+/// Loads the model, runs prompts of several lengths and some steps under every rule, and says how long the first
+/// token takes now and took before. Kernels are kept in the user's cache directory, or below MOI_CACHE.
+#[derive(Debug, clap::Args)]
+pub(crate) struct WarmupArgs {
+    #[command(flatten)]
+    pub(crate) model: ModelArgs,
 }
 
 /// List the devices that this build supports and that this machine has

@@ -52,7 +52,10 @@ impl Job for Generate {
 
     fn run<B: Backend>(self, device: &B::Device) -> Result<Ended> {
         let Self { args, device: device_name, pretrained, prompt, rule, sampling, seed, begun } = self;
-        let engine = model::engine::<B>(pretrained, args.model.weight_form(), device)?;
+        // The context may end earlier, but not later.
+        let asked = prompt.len().saturating_add(args.stop.max_tokens.unwrap_or(1));
+        let positions = asked.min(pretrained.architecture.config.context_length);
+        let (engine, form) = model::engine::<B>(pretrained, &args.model, (device_name, device), positions)?;
         let load = begun.elapsed();
         let stop = StopRules {
             max_tokens: args.stop.max_tokens,
@@ -97,8 +100,8 @@ impl Job for Generate {
         if streams {
             output::finish_stream(&steps)?;
         } else {
-            let device = device_name.to_string();
-            let names = (args.model.model.as_str(), device.as_str());
+            let (device, dtype) = (device_name.to_string(), output::dtype_name(form));
+            let names = output::Names { model: &args.model.model, device: &device, dtype };
             Report::new(names, rule, seed, &prompt_tokens, &steps, stop_reason, timing).print()?;
         }
         if args.output.stats {

@@ -4,7 +4,7 @@ use std::{fs, io::Write, path::Path};
 
 use anyhow::{Context, Result};
 use burn::tensor::backend::Backend;
-use moi_pretrained::{Pretrained, WeightForm};
+use moi_pretrained::Pretrained;
 use safetensors::{Dtype, tensor::TensorView};
 
 use crate::{
@@ -16,19 +16,16 @@ use crate::{
 /// Computes the logits of a prompt and writes them.
 pub(crate) fn run(args: &LogitsArgs) -> Result<()> {
     let pretrained = model::open(&args.model)?;
-    let (values, shape) = Device::chosen(args.model.device).run(Logits {
-        tokens: &args.tokens,
-        form: args.model.weight_form(),
-        pretrained,
-    })?;
+    let device = Device::chosen(args.model.device);
+    let (values, shape) = device.run(Logits { args, device, pretrained })?;
     write(&args.output, &values, shape).with_context(|| format!("cannot write {}", args.output.display()))?;
     eprintln!("moi: wrote logits {shape:?} to {}", args.output.display());
     Ok(())
 }
 
 struct Logits<'a> {
-    tokens: &'a [u32],
-    form: WeightForm,
+    args: &'a LogitsArgs,
+    device: Device,
     pretrained: Pretrained,
 }
 
@@ -36,8 +33,9 @@ impl Job for Logits<'_> {
     type Output = (Vec<f32>, [usize; 2]);
 
     fn run<B: Backend>(self, device: &B::Device) -> Result<Self::Output> {
-        let engine = model::engine::<B>(self.pretrained, self.form, device)?;
-        let logits = engine.logits(self.tokens)?;
+        let LogitsArgs { tokens, model, .. } = self.args;
+        let (engine, _) = model::engine::<B>(self.pretrained, model, (self.device, device), tokens.len())?;
+        let logits = engine.logits(tokens)?;
         let shape = logits.dims();
         Ok((logits.into_data().convert::<f32>().iter::<f32>().collect(), shape))
     }

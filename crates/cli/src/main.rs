@@ -4,6 +4,7 @@ mod args;
 mod backend;
 mod convert;
 mod devices;
+mod doctor;
 mod generate;
 mod inspect;
 mod logits;
@@ -11,6 +12,7 @@ mod model;
 mod models;
 mod output;
 mod prompt;
+mod warmup;
 
 use std::process::ExitCode;
 
@@ -29,6 +31,8 @@ fn main() -> ExitCode {
         Command::Convert(args) => convert::run(&args).map(|()| Ended::Normally),
         Command::Models(args) => models::run(&args).map(|()| Ended::Normally),
         Command::Devices(args) => devices::run(&args).map(|()| Ended::Normally),
+        Command::Doctor(args) => doctor::run(&args),
+        Command::Warmup(args) => warmup::run(&args).map(|()| Ended::Normally),
         Command::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Args::command(), "moi", &mut script);
@@ -37,6 +41,7 @@ fn main() -> ExitCode {
     };
     match done {
         Ok(Ended::Normally) => ExitCode::SUCCESS,
+        Ok(Ended::Unwell) => ExitCode::FAILURE,
         Ok(Ended::Interrupted) => ExitCode::from(INTERRUPTED),
         // Nobody reads on: a pipe into `head` is no failure worth a word.
         Err(error) if output::is_broken_pipe(&error) => ExitCode::FAILURE,
@@ -50,6 +55,8 @@ fn main() -> ExitCode {
 /// How a command that did not fail came to its end.
 enum Ended {
     Normally,
+    /// With a report of something that is wrong.
+    Unwell,
     /// By Ctrl-C.
     Interrupted,
 }

@@ -5,12 +5,13 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 use burn::tensor::backend::Backend;
 use indicatif::{ProgressBar, ProgressStyle};
+use moi_backends::Found;
 use moi_engine::Engine;
 use moi_hub::{CATALOGUE, Cache, Fetcher};
 use moi_models::Decoder;
-use moi_pretrained::{AdvisedSampling, Pretrained, WeightForm};
+use moi_pretrained::{AdvisedSampling, Footprint, Pretrained, WeightForm};
 
-use crate::args::ModelArgs;
+use crate::{args::ModelArgs, backend::Device};
 
 /// Finds, fetches if need be, and opens the model that was asked for.
 pub(crate) fn open(args: &ModelArgs) -> Result<Pretrained> {
@@ -66,11 +67,7 @@ pub(crate) fn find(model: &str, revision: Option<&str>) -> Result<PathBuf> {
 }
 
 /// Loads the weights, with a progress bar on a terminal.
-pub(crate) fn load<B: Backend>(
-    pretrained: &Pretrained,
-    form: WeightForm,
-    device: &B::Device,
-) -> Result<Decoder<B>> {
+fn load<B: Backend>(pretrained: &Pretrained, form: WeightForm, device: &B::Device) -> Result<Decoder<B>> {
     let style = ProgressStyle::with_template("loading [{bar:30}] {bytes}/{total_bytes}")?;
     let bar = ProgressBar::new(0).with_style(style);
     let decoder = pretrained.load::<B>(device, form, |progress| {
@@ -81,17 +78,41 @@ pub(crate) fn load<B: Backend>(
     Ok(decoder?)
 }
 
-/// An engine with all the model brings.
+/// An engine with all the model brings, for so many positions; refused before anything is loaded where the device
+/// is known to be too small.
 pub(crate) fn engine<B: Backend>(
     pretrained: Pretrained,
-    form: WeightForm,
-    device: &B::Device,
-) -> Result<Engine<B, Decoder<B>>> {
+    args: &ModelArgs,
+    (name, device): (Device, &B::Device),
+    positions: usize,
+) -> Result<(Engine<B, Decoder<B>>, WeightForm)> {
+    let form = name.weight_form::<B>(args, device)?;
+    let footprint = pretrained.footprint::<B>(device, form, positions)?;
+    if let Some(found) = name.found()
+        && let Some(memory) = found.memory
+        && footprint.total() as u64 > memory
+    {
+        bail!(too_large(&args.model, footprint, form, &found, memory));
+    }
     let decoder = load::<B>(&pretrained, form, device)?;
     let Pretrained { tokenizer, eos, .. } = pretrained;
     let tokenizer = tokenizer.unwrap_or_else(|error| {
         eprintln!("moi: {error}; going on without text");
         None
     });
-    Ok(Engine::new(decoder, device.clone()).with_tokenizer(tokenizer).with_eos(eos))
+    Ok((Engine::new(decoder, device.clone()).with_tokenizer(tokenizer).with_eos(eos), form))
+}
+
+fn too_large(model: &str, footprint: Footprint, form: WeightForm, found: &Found, memory: u64) -> String {
+    let Footprint { weights, cache, positions } = footprint;
+    let [weights, cache, memory] = [weights as u64, cache as u64, memory].map(|b| b as f64 / 1e9);
+    let remedy = match form {
+        WeightForm::Float(_) => "--quantize q4_0 takes a fraction of it",
+        _ => "a smaller model is needed",
+    };
+    format!(
+        "`{model}` needs {weights:.2} GB for its weights and {cache:.2} GB for a cache of {positions} positions, but \
+         `{}` ({}) has {memory:.2} GB; {remedy}, and so does --dtype f16 or bf16 where they are f32, or another device",
+        found.name, found.description
+    )
 }

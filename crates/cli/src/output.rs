@@ -3,7 +3,9 @@
 use std::io::{self, IsTerminal, Write};
 
 use anyhow::{Context, Result};
+use moi_backends::FloatType;
 use moi_engine::{InputRule, Step};
+use moi_pretrained::WeightForm;
 use serde::Serialize;
 
 /// Seconds and tokens of a generation.
@@ -57,6 +59,20 @@ pub(crate) struct Report<'a> {
     timing: Timing,
 }
 
+/// What computed.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Names<'a> {
+    pub(crate) model: &'a str,
+    pub(crate) device: &'a str,
+    pub(crate) dtype: &'static str,
+}
+
+/// The type that a model computes in, as in `--dtype`.
+pub(crate) fn dtype_name(form: WeightForm) -> &'static str {
+    let named = FloatType::ALL.into_iter().find(|kind| kind.dtype() == form.dtype());
+    named.map_or("f32", FloatType::name)
+}
+
 #[derive(Debug, Serialize)]
 struct ReportStep<'a> {
     token: u32,
@@ -74,9 +90,8 @@ struct Weight {
 }
 
 impl<'a> Report<'a> {
-    /// `names`: model and device.
     pub(crate) fn new(
-        names: (&'a str, &'a str),
+        names: Names<'a>,
         rule: InputRule,
         seed: u64,
         prompt_tokens: &'a [u32],
@@ -84,7 +99,7 @@ impl<'a> Report<'a> {
         stop_reason: StopReason,
         timing: Timing,
     ) -> Self {
-        let (model, device) = names;
+        let Names { model, device, dtype } = names;
         let step = |step: &'a Step| ReportStep {
             token: step.token,
             text: &step.text,
@@ -96,7 +111,7 @@ impl<'a> Report<'a> {
         Self {
             model,
             device,
-            dtype: "f32",
+            dtype,
             rule,
             seed,
             prompt_tokens,

@@ -92,8 +92,8 @@ fn compare_logits<B: Backend>(
     made: &Pretrained,
     device: &B::Device,
 ) -> Result<f32, ConvertError> {
-    let before = logits(&source.load::<B>(device, WeightForm::Float, |_| {})?, device)?;
-    let after = logits(&made.load::<B>(device, WeightForm::Float, |_| {})?, device)?;
+    let before = logits(&source.load::<B>(device, WeightForm::F32, |_| {})?, device)?;
+    let after = logits(&made.load::<B>(device, WeightForm::F32, |_| {})?, device)?;
     let largest = before.iter().fold(0.0f32, |max, x| max.max(x.abs()));
     let difference = before.iter().zip(&after).fold(0.0f32, |max, (a, b)| max.max((a - b).abs()));
     match before.iter().chain(&after).all(|x| x.is_finite()) && before.len() == after.len() {

@@ -5,7 +5,7 @@ use moi::EmbeddingRows;
 use moi_models::{CausalLm, Embedding, KvCache};
 use moi_text::Tokenizer;
 
-use crate::{Batch, EngineError, Prompt, Request, Step};
+use crate::{Batch, EngineError, Prompt, Request, Step, self_check};
 
 /// Prompt positions that go through the model at once, unless set otherwise.
 pub const DEFAULT_PREFILL_CHUNK: usize = 512;
@@ -18,6 +18,7 @@ pub struct Engine<B: Backend, M> {
     pub(crate) tokenizer: Option<Tokenizer>,
     pub(crate) eos: Vec<u32>,
     pub(crate) prefill_chunk: usize,
+    checks_device: bool,
 }
 
 /// A prompt that went through the model.
@@ -31,7 +32,14 @@ pub(crate) struct Prefilled<B: Backend> {
 impl<B: Backend, M: CausalLm<B>> Engine<B, M> {
     /// An engine without a tokenizer and without end tokens.
     pub fn new(model: M, device: B::Device) -> Self {
-        Self { model, device, tokenizer: None, eos: Vec::new(), prefill_chunk: DEFAULT_PREFILL_CHUNK }
+        Self {
+            model,
+            device,
+            tokenizer: None,
+            eos: Vec::new(),
+            prefill_chunk: DEFAULT_PREFILL_CHUNK,
+            checks_device: true,
+        }
     }
 
     /// With a tokenizer: text prompts, and text in the steps.
@@ -49,6 +57,13 @@ impl<B: Backend, M: CausalLm<B>> Engine<B, M> {
     /// With another number of prompt positions at once, 1 or more: a larger one needs more memory.
     pub fn with_prefill_chunk(mut self, positions: usize) -> Self {
         self.prefill_chunk = positions.max(1);
+        self
+    }
+
+    /// Without the [self-check](self_check) at the device's first use in a process, which takes a fraction of a
+    /// second.
+    pub fn without_self_check(mut self) -> Self {
+        self.checks_device = false;
         self
     }
 
@@ -70,7 +85,7 @@ impl<B: Backend, M: CausalLm<B>> Engine<B, M> {
     /// Runs the prompt and gives the steps of its continuation, each computed when it is asked for.
     ///
     /// # Errors
-    /// If the request is refused.
+    /// If the request is refused, or the device computes wrong numbers.
     pub fn generate(&self, request: Request<B>) -> Result<Generation<'_, B, M>, EngineError> {
         let mut batch = self.batch();
         batch.add(request)?;
@@ -80,7 +95,8 @@ impl<B: Backend, M: CausalLm<B>> Engine<B, M> {
     /// The logits of every position of `ids`: `[seq, vocab]` in float32.
     ///
     /// # Errors
-    /// If the prompt is empty, too long, or holds a token the model does not have.
+    /// If the prompt is empty, too long, or holds a token the model does not have; or if the device computes wrong
+    /// numbers.
     pub fn logits(&self, ids: &[u32]) -> Result<Tensor<B, 2>, EngineError> {
         let inputs = self.inputs(&Prompt::Ids(ids.to_vec()))?;
         let mut cache = self.model.new_cache(1);
@@ -107,8 +123,16 @@ impl<B: Backend, M: CausalLm<B>> Engine<B, M> {
         Ok(Prefilled { cache, logits, positions })
     }
 
-    /// A prompt as embeddings `[seq, d]`.
+    /// A prompt as embeddings `[seq, d]`, for a device that computes what it should.
     fn inputs(&self, prompt: &Prompt<B>) -> Result<Tensor<B, 2>, EngineError> {
+        let inputs = self.embedded(prompt)?;
+        if self.checks_device {
+            self_check::at_first_use::<B>(&self.device, inputs.dtype())?;
+        }
+        Ok(inputs)
+    }
+
+    fn embedded(&self, prompt: &Prompt<B>) -> Result<Tensor<B, 2>, EngineError> {
         let [vocab_size, width] = self.model.embedding().dims();
         let ids = match prompt {
             Prompt::Embeddings(embeddings) => {

@@ -15,6 +15,9 @@ pub enum EngineError {
     /// The tokenizer failed.
     #[error(transparent)]
     Text(#[from] moi_text::TextError),
+    /// The device gives wrong numbers.
+    #[error(transparent)]
+    Device(#[from] crate::WrongLogits),
     /// A sampling value that is not allowed.
     #[error("{name} must be {allowed}, got {value}")]
     Sampling {

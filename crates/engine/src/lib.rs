@@ -33,6 +33,7 @@ mod engine;
 mod error;
 mod request;
 mod sampler;
+pub mod self_check;
 mod stop;
 
 pub use batch::{Batch, RowId, Step};
@@ -41,4 +42,5 @@ pub use error::EngineError;
 pub use moi::{InputRule, Support};
 pub use request::{Prompt, Request, StopRules};
 pub use sampler::{Sampled, Sampler, Sampling};
+pub use self_check::{SelfCheck, WrongLogits};
 pub use stop::StopReason;

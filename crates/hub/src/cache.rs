@@ -41,6 +41,11 @@ impl Cache {
         self.root.join("models").join(entry.name).join(entry.file)
     }
 
+    /// Where what GPUs have compiled is kept.
+    pub fn kernels(&self) -> PathBuf {
+        self.root.join("kernels")
+    }
+
     /// Whether a catalogue model is there. Files get their name only after their hash was checked, so the
     /// length is enough to look at.
     pub fn has(&self, entry: &Entry) -> bool {

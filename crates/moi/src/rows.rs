@@ -1,6 +1,9 @@
 //! What the input layer asks of an embedding.
 
-use burn::tensor::{Int, Tensor, backend::Backend};
+use burn::tensor::{DType, Int, Tensor, backend::Backend};
+
+/// Values of a table that are widened at a time.
+const TILE: usize = 1 << 24;
 
 /// The embedding rows that are mixed, each as the model's own input layer emits it (Gemma's scaled by
 /// sqrt(d), for example). A tensor `[vocab, d]` is one; a packed or scaled table implements the trait.
@@ -11,7 +14,7 @@ pub trait EmbeddingRows<B: Backend> {
     /// The rows of `tokens` `[n]`: `[n, d]`.
     fn rows(&self, tokens: Tensor<B, 1, Int>) -> Tensor<B, 2>;
 
-    /// The weighted sums of all rows: `weights` `[n, vocab]` in float32, result `[n, d]`.
+    /// The weighted sums of all rows: `weights` `[n, vocab]` in float32, result `[n, d]`, best in float32 too.
     fn weighted_sum(&self, weights: Tensor<B, 2>) -> Tensor<B, 2>;
 }
 
@@ -25,7 +28,19 @@ impl<B: Backend> EmbeddingRows<B> for Tensor<B, 2> {
     }
 
     fn weighted_sum(&self, weights: Tensor<B, 2>) -> Tensor<B, 2> {
-        // The product runs in the table's own dtype: widening the table would copy it every step.
-        weights.cast(self.dtype()).matmul(self.clone())
+        if self.dtype() == DType::F32 {
+            return weights.matmul(self.clone());
+        }
+        // In float32, as half precision rounds small weights to nothing; a part of the table at a time, so that it is
+        // never there twice.
+        let [rows, columns] = Tensor::dims(self);
+        let step = (TILE / columns.max(1)).max(1);
+        let part = |start: usize| {
+            let len = step.min(rows - start);
+            let tile = self.clone().narrow(0, start, len).cast(DType::F32);
+            weights.clone().narrow(1, start, len).matmul(tile)
+        };
+        let sum = (0..rows).step_by(step).map(part).reduce(|sum, part| sum + part);
+        sum.unwrap_or_else(|| Tensor::zeros([Tensor::dims(&weights)[0], columns], &weights.device()))
     }
 }

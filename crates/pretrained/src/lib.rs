@@ -11,7 +11,7 @@
 //! fn load<B: Backend>(path: &str, device: &B::Device) -> Result<Decoder<B>, PretrainedError> {
 //!     let pretrained = Pretrained::open(path.as_ref())?;
 //!     println!("end tokens {:?}", pretrained.eos);
-//!     let form = WeightForm::Float;
+//!     let form = WeightForm::F32;
 //!     pretrained.load(device, form, |progress| eprintln!("{} bytes", progress.bytes))
 //! }
 //! ```
@@ -22,12 +22,12 @@ mod inspect;
 
 use std::path::{Path, PathBuf};
 
-use burn::tensor::backend::Backend;
+use burn::tensor::{DType, FloatDType, backend::Backend};
 pub use inspect::{Files, Inspection, Layers, Memory, Tensor, TypeTotal};
 use moi_checkpoint::{
     Checkpoint, CheckpointError, LoadProgress, Parameter, RowBlocks, Storage, gguf::BlockKind,
 };
-use moi_models::{Architecture, Decoder, ModelError, PackedForm, Rows, TensorSource};
+use moi_models::{Architecture, Decoder, ModelError, Norm, PackedForm, Rows, TensorSource};
 use moi_text::{ChatTemplate, TextError, Tokenizer};
 
 /// A model on disk, its weights not yet read.
@@ -62,16 +62,54 @@ pub struct AdvisedSampling {
     pub min_p: Option<f64>,
 }
 
-/// How weights are held in memory. Norms, biases and routers are always floats.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+/// How weights are held in memory, and with it what activations and cache are computed in.
+///
+/// Norms are in float32 always, biases and routers are floats; packed weights compute in float32.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum WeightForm {
-    /// In the device's default float type.
-    #[default]
-    Float,
-    /// As the file has them where that is Q8_0, Q4_0 or Q4_1, else as floats.
+    /// In this type: F32, F16 or BF16, one that the device has arithmetic for.
+    Float(FloatDType),
+    /// As the file has them where that is Q8_0, Q4_0 or Q4_1, else in float32.
     Stored,
     /// Quantised, by the file or now.
     Packed(PackedForm),
+}
+
+impl WeightForm {
+    /// In float32.
+    pub const F32: Self = Self::Float(FloatDType::F32);
+
+    /// The type of what is no block and no norm.
+    pub fn dtype(self) -> FloatDType {
+        match self {
+            Self::Float(dtype) => dtype,
+            Self::Stored | Self::Packed(_) => FloatDType::F32,
+        }
+    }
+}
+
+impl Default for WeightForm {
+    fn default() -> Self {
+        Self::F32
+    }
+}
+
+/// Bytes that a loaded model takes, but for what a step needs in passing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Footprint {
+    /// All weights.
+    pub weights: usize,
+    /// Keys and values of one row.
+    pub cache: usize,
+    /// The positions that these are for.
+    pub positions: usize,
+}
+
+impl Footprint {
+    /// Both.
+    pub fn total(&self) -> usize {
+        self.weights.saturating_add(self.cache)
+    }
 }
 
 /// Why a model cannot be opened or loaded.
@@ -148,6 +186,37 @@ impl Pretrained {
         progress: impl FnMut(LoadProgress),
     ) -> Result<Decoder<B>, PretrainedError> {
         let parameters = self.parameters()?;
+        let decoder = self.unloaded::<B>(&parameters, form, device);
+        let dtype = |name: &str| if Norm::<B>::owns(name) { FloatDType::F32 } else { form.dtype() };
+        Ok(moi_checkpoint::load(decoder, &parameters, |_| false, dtype, progress)?)
+    }
+
+    /// What the model takes once it is loaded, with a cache of so many positions for one row.
+    ///
+    /// # Errors
+    /// If the tensors do not fit the architecture.
+    pub fn footprint<B: Backend>(
+        &self,
+        device: &B::Device,
+        form: WeightForm,
+        positions: usize,
+    ) -> Result<Footprint, PretrainedError> {
+        let decoder = self.unloaded::<B>(&self.parameters()?, form, device);
+        let cached = self.architecture.config.cached_values(positions);
+        Ok(Footprint {
+            weights: decoder.planned_bytes(form.dtype()),
+            cache: cached * DType::from(form.dtype()).size(),
+            positions,
+        })
+    }
+
+    /// The decoder for these weights, none of them allocated.
+    fn unloaded<B: Backend>(
+        &self,
+        parameters: &Checkpoint,
+        form: WeightForm,
+        device: &B::Device,
+    ) -> Decoder<B> {
         let stored = |name: &str| match parameters.tensors().get(name)?.storage() {
             Storage::Block(BlockKind::Q8_0) => Some(PackedForm::Q8_0),
             Storage::Block(BlockKind::Q4_0) => Some(PackedForm::Q4_0),
@@ -155,12 +224,11 @@ impl Pretrained {
             _ => None,
         };
         let form_of = |name: &str| match form {
-            WeightForm::Float => None,
+            WeightForm::Float(_) => None,
             WeightForm::Stored => stored(name).filter(|_| parameters.tensors()[name].is_as_stored()),
             WeightForm::Packed(form) => Some(form),
         };
-        let decoder = self.architecture.config.init::<B>(device).packed(form_of, device);
-        Ok(moi_checkpoint::load(decoder, &parameters, |_| false, progress)?)
+        self.architecture.config.init::<B>(device).packed(form_of, device)
     }
 }
 

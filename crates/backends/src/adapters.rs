@@ -1,0 +1,150 @@
+//! GPUs through wgpu: by their Vulkan drivers, by Metal, or by whatever the platform offers.
+//!
+//! Drivers are loaded at run time. The adapter is chosen and started here and handed to burn: its own start panics
+//! where there is none. One type serves all, because the language of the kernels follows from the adapter: SPIR-V
+//! on Vulkan and MSL on Metal, where the build has them, else WGSL.
+
+use std::{
+    collections::HashMap,
+    sync::{Mutex, PoisonError},
+};
+
+use burn_wgpu::{RuntimeOptions, WgpuDevice, WgpuSetup, init_device};
+use cubecl::future::block_on;
+use wgpu::{Adapter, Backend as Api, Backends, Device, DeviceType, Instance, InstanceDescriptor, Queue};
+
+use crate::{
+    Class, DeviceError, DeviceName, Found, Kind, kernel_cache,
+    probe::{first_product, quietly},
+};
+
+/// The type for all of them. Booleans are as shaders in WGSL have them too.
+pub(crate) type Wgpu = burn_wgpu::Wgpu<f32, i32, u32>;
+
+/// All adapters of a kind, in the driver loader's order. None where there is no loader.
+fn adapters(kind: Kind) -> (Instance, Vec<Adapter>) {
+    let backends = match kind {
+        Kind::Vulkan => Backends::VULKAN,
+        Kind::Metal => Backends::METAL,
+        // Not OpenGL: it lacks what kernels need.
+        _ => Backends::PRIMARY,
+    };
+    let instance =
+        Instance::new(InstanceDescriptor { backends, ..InstanceDescriptor::new_without_display_handle() });
+    let adapters = block_on(instance.enumerate_adapters(backends));
+    (instance, adapters)
+}
+
+/// What this machine has.
+pub(crate) fn found(kind: Kind) -> Vec<Found> {
+    let (_instance, adapters) = adapters(kind);
+    adapters.iter().enumerate().map(|(index, adapter)| described(kind, index, adapter)).collect()
+}
+
+fn described(kind: Kind, index: usize, adapter: &Adapter) -> Found {
+    let info = adapter.get_info();
+    let driver = format!("{} {}", info.driver, info.driver_info);
+    let api = if kind == Kind::Wgpu { format!(", by {:?}", info.backend) } else { String::new() };
+    Found {
+        name: DeviceName::new(kind, index),
+        description: info.name + &api,
+        driver: Some(driver.trim().to_owned()).filter(|driver| !driver.is_empty()),
+        memory: memory(adapter),
+        class: match info.device_type {
+            DeviceType::Cpu => Class::Software,
+            DeviceType::DiscreteGpu => Class::Discrete,
+            DeviceType::IntegratedGpu | DeviceType::VirtualGpu | DeviceType::Other => Class::Integrated,
+        },
+    }
+}
+
+/// Bytes of the largest heap that is the device's own.
+#[cfg(all(
+    any(feature = "vulkan", feature = "wgpu"),
+    any(target_os = "linux", target_os = "windows", target_os = "android")
+))]
+fn memory(adapter: &Adapter) -> Option<u64> {
+    /// `VK_MEMORY_HEAP_DEVICE_LOCAL_BIT`.
+    const DEVICE_LOCAL: u32 = 1;
+    // SAFETY: the handles are the adapter's own and live as long as it; asking for properties changes nothing.
+    let properties = unsafe {
+        let adapter = adapter.as_hal::<wgpu::hal::api::Vulkan>()?;
+        let instance = adapter.shared_instance().raw_instance();
+        instance.get_physical_device_memory_properties(adapter.raw_physical_device())
+    };
+    let heaps = properties.memory_heaps.iter().take(properties.memory_heap_count as usize);
+    heaps.filter(|heap| heap.flags.as_raw() & DEVICE_LOCAL != 0).map(|heap| heap.size).max()
+}
+
+#[cfg(not(all(
+    any(feature = "vulkan", feature = "wgpu"),
+    any(target_os = "linux", target_os = "windows", target_os = "android")
+)))]
+fn memory(_adapter: &Adapter) -> Option<u64> {
+    None
+}
+
+/// Starts a device and lets it compute something small; the same device where it was started before.
+pub(crate) fn open(name: DeviceName) -> Result<WgpuDevice, DeviceError> {
+    static OPEN: Mutex<Option<HashMap<DeviceName, WgpuDevice>>> = Mutex::new(None);
+    let mut open = OPEN.lock().unwrap_or_else(PoisonError::into_inner);
+    let open = open.get_or_insert_default();
+    if let Some(device) = open.get(&name) {
+        return Ok(device.clone());
+    }
+    let device = start(name)?;
+    open.insert(name, device.clone());
+    Ok(device)
+}
+
+fn start(name: DeviceName) -> Result<WgpuDevice, DeviceError> {
+    let absent = |what| DeviceError::Absent { name, what };
+    let broken = |what| DeviceError::Broken { name, what };
+    let (instance, adapters) = adapters(name.kind());
+    let count = adapters.len();
+    let adapter = adapters.into_iter().nth(name.index()).ok_or_else(|| match count {
+        0 => absent(needed(name.kind()).to_owned()),
+        _ => absent(format!("there are {count}, counted from 0; `moi devices` lists them")),
+    })?;
+    let described = described(name.kind(), name.index(), &adapter);
+    kernel_cache::settle(&described);
+    let start = || {
+        let (device, queue) = request(&adapter)?;
+        let backend = adapter.get_info().backend;
+        let setup = WgpuSetup { instance, adapter: adapter.clone(), device, queue, backend };
+        Ok::<_, String>(init_device(setup, RuntimeOptions::default()))
+    };
+    let device = quietly(start).and_then(|started| started).map_err(broken)?;
+    quietly(|| first_product::<Wgpu>(&device)).and_then(|right| right).map_err(broken)?;
+    Ok(device)
+}
+
+fn needed(kind: Kind) -> &'static str {
+    match kind {
+        Kind::Vulkan => "no Vulkan driver was found; install the GPU maker's, or Mesa's",
+        Kind::Metal => "Metal names no GPU",
+        _ => "no driver for Vulkan, Metal or DX12 was found; install the GPU maker's",
+    }
+}
+
+/// The device in the way that its kernels need: as burn starts it, but without a panic where something is missing.
+fn request(adapter: &Adapter) -> Result<(Device, Queue), String> {
+    match adapter.get_info().backend {
+        #[cfg(feature = "vulkan")]
+        Api::Vulkan => block_on(cubecl::wgpu::vulkan::request_vulkan_device(adapter))
+            .ok_or_else(|| "the driver lacks the Vulkan memory model that kernels need".to_owned()),
+        #[cfg(all(feature = "metal", target_os = "macos"))]
+        Api::Metal => Ok(block_on(cubecl::wgpu::metal::request_metal_device(adapter))),
+        _ => block_on(adapter.request_device(&wgpu::DeviceDescriptor {
+            label: None,
+            required_features: adapter.features().difference(wgpu::Features::MAPPABLE_PRIMARY_BUFFERS),
+            required_limits: adapter.limits(),
+            // Memory is pooled above.
+            memory_hints: wgpu::MemoryHints::MemoryUsage,
+            trace: wgpu::Trace::Off,
+            // SAFETY: no experimental feature is used but what burn's own start would.
+            experimental_features: unsafe { wgpu::ExperimentalFeatures::enabled() },
+        }))
+        .map_err(|error| error.to_string()),
+    }
+}

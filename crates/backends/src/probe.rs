@@ -1,0 +1,101 @@
+//! What stands between a driver stack that panics and a user.
+
+use std::{
+    panic::{self, AssertUnwindSafe},
+    sync::{
+        Mutex, MutexGuard, OnceLock, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
+
+use burn::tensor::{DType, Tensor, TensorData, backend::Backend};
+
+use crate::{DeviceError, DeviceName};
+
+/// A kernel that cannot be compiled or launched leaves its output as it was and says nothing: only the values
+/// tell.
+///
+/// # Errors
+/// With what came instead of a product of two small matrices.
+pub(crate) fn first_product<B: Backend>(device: &B::Device) -> Result<(), String> {
+    let values: Vec<f32> = (0..64).map(|value| value as f32).collect();
+    let square = Tensor::<B, 2>::from_data(TensorData::new(values, [8, 8]), (device, DType::F32));
+    let product = square.clone().matmul(square);
+    B::sync(device).map_err(|error| error.to_string())?;
+    let product = product.try_into_data().map_err(|error| error.to_string())?;
+    let cell = |row: usize, column: usize| (0..8).map(|i| ((8 * row + i) * (8 * i + column)) as f32).sum();
+    let expected: Vec<f32> = (0..64).map(|index| cell(index / 8, index % 8)).collect();
+    match product.iter::<f32>().eq(expected) {
+        true => Ok(()),
+        false => Err("a product of two small matrices comes out wrong".to_owned()),
+    }
+}
+
+/// Work on a device that started: a panic becomes an error, and so does what the driver's threads said last.
+pub(crate) fn guarded<T>(name: DeviceName, work: impl FnOnce() -> T) -> Result<T, DeviceError> {
+    quietly(work).map_err(|what| DeviceError::Failed { name, what })
+}
+
+/// The driver stack panics where it could say what is missing, some of it on threads of its own: its first words
+/// become an error's.
+pub(crate) fn quietly<T>(work: impl FnOnce() -> T) -> Result<T, String> {
+    static LISTENING: OnceLock<()> = OnceLock::new();
+    LISTENING.get_or_init(listen);
+    if UNDER_WAY.fetch_add(1, Ordering::SeqCst) == 0 {
+        *first_words() = None;
+    }
+    let done = panic::catch_unwind(AssertUnwindSafe(work));
+    UNDER_WAY.fetch_sub(1, Ordering::SeqCst);
+    done.map_err(|_| first_words().clone().unwrap_or_else(|| "it failed without a word".to_owned()))
+}
+
+/// How much quiet work there is.
+static UNDER_WAY: AtomicUsize = AtomicUsize::new(0);
+
+/// What the first panic of it said.
+fn first_words() -> MutexGuard<'static, Option<String>> {
+    static FIRST: Mutex<Option<String>> = Mutex::new(None);
+    FIRST.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Keeps the words of panics while quiet work is under way; at other times they go where they went before.
+fn listen() {
+    let before = panic::take_hook();
+    panic::set_hook(Box::new(move |panic| {
+        if UNDER_WAY.load(Ordering::SeqCst) == 0 {
+            return before(panic);
+        }
+        let text = panic.payload_as_str().unwrap_or("it failed without a word");
+        let place = panic.location().map(|place| format!(" ({}:{})", file_name(place.file()), place.line()));
+        // What follows a first failure is its consequence.
+        first_words().get_or_insert_with(|| format!("{}{}", one_line(text), place.unwrap_or_default()));
+    }));
+}
+
+/// Of a path in a registry or toolchain, what tells the place.
+fn file_name(path: &str) -> &str {
+    path.rsplit(['/', '\\']).next().unwrap_or(path)
+}
+
+fn one_line(text: &str) -> String {
+    text.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn panics_become_one_line() {
+        assert_eq!(quietly(|| 3), Ok(3));
+        let error = quietly(|| -> u8 { panic!("no\n   driver") }).unwrap_err();
+        assert!(error.starts_with("no driver (probe.rs:"), "{error}");
+        // On a thread of the driver's, and then here for want of an answer.
+        let error = quietly(|| -> u8 {
+            let thread = std::thread::spawn(|| panic!("out of memory"));
+            thread.join().expect("an answer");
+            0
+        });
+        assert!(error.unwrap_err().starts_with("out of memory"));
+    }
+}

@@ -1,0 +1,124 @@
+//! `moi warmup`.
+
+use std::{
+    fs,
+    path::Path,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Result, anyhow};
+use burn::tensor::backend::Backend;
+use moi_backends::{KernelCache, kernel_cache};
+use moi_engine::{Engine, InputRule, Prompt, Request, Support};
+use moi_models::{CausalLm, Decoder};
+use moi_pretrained::Pretrained;
+
+use crate::{
+    args::WarmupArgs,
+    backend::{Device, Job},
+    model,
+};
+
+/// Prompts of these lengths: kernels are chosen by the sizes of what they work on.
+const PROMPTS: [usize; 5] = [1, 8, 20, 64, 512];
+/// The one whose first token is timed.
+const TIMED: usize = 20;
+/// Tokens after each.
+const TOKENS: usize = 4;
+
+/// Compiles what a model needs, and says what it took.
+pub(crate) fn run(args: &WarmupArgs) -> Result<()> {
+    let begun = Instant::now();
+    let pretrained = model::open(&args.model)?;
+    let device = Device::chosen(args.model.device);
+    let took = device.run(Warmup { args, device, pretrained, begun })?;
+    eprintln!(
+        "moi: {device}: first token of {TIMED} after {:.2} s from the start of the program ({:.2} s after loading), \
+         now after {:.2} s",
+        took.from_start.as_secs_f64(),
+        took.first.as_secs_f64(),
+        took.again.as_secs_f64(),
+    );
+    match kernel_cache() {
+        None => eprintln!("moi: {device} compiles no kernels; there is nothing to keep"),
+        Some(KernelCache::At(path)) => {
+            eprintln!("moi: kernels are kept in {} ({:.1} MB)", path.display(), size(path) as f64 / 1e6);
+        }
+        Some(KernelCache::Nowhere { why }) => eprintln!("moi: kernels are not kept: {why}"),
+    }
+    Ok(())
+}
+
+struct Warmup<'a> {
+    args: &'a WarmupArgs,
+    device: Device,
+    pretrained: Pretrained,
+    begun: Instant,
+}
+
+struct Took {
+    from_start: Duration,
+    first: Duration,
+    again: Duration,
+}
+
+impl Job for Warmup<'_> {
+    type Output = Took;
+
+    fn run<B: Backend>(self, device: &B::Device) -> Result<Took> {
+        let Self { args, device: name, pretrained, begun } = self;
+        let context = pretrained.architecture.config.context_length;
+        let positions = (PROMPTS[PROMPTS.len() - 1] + TOKENS).min(context);
+        let (engine, _) = model::engine::<B>(pretrained, &args.model, (name, device), positions)?;
+        let first = first_token(&engine)?;
+        let from_start = begun.elapsed();
+        let full = Support::Full;
+        let rules = [
+            InputRule::Token,
+            InputRule::moi(InputRule::DEFAULT_BETA, full)?,
+            InputRule::moi(InputRule::DEFAULT_BETA, Support::TopK(20))?,
+        ];
+        for &length in PROMPTS.iter().filter(|&&length| length + TOKENS <= context) {
+            for rule in rules {
+                for step in engine.generate(request(&engine, length, rule, TOKENS))? {
+                    step?;
+                }
+            }
+        }
+        let again = first_token(&engine)?;
+        Ok(Took { from_start, first, again })
+    }
+}
+
+fn first_token<B: Backend>(engine: &Engine<B, Decoder<B>>) -> Result<Duration> {
+    let begun = Instant::now();
+    let mut steps = engine.generate(request(engine, TIMED, InputRule::default(), 1))?;
+    steps.next().ok_or_else(|| anyhow!("the model gave no token"))??;
+    Ok(begun.elapsed())
+}
+
+fn request<B: Backend>(
+    engine: &Engine<B, Decoder<B>>,
+    length: usize,
+    rule: InputRule,
+    tokens: usize,
+) -> Request<B> {
+    // Which tokens it is does not matter; the context may be shorter than asked for.
+    let (vocab, context) = (engine.model().config().vocab_size, engine.model().context_length());
+    let ids = (0..length.min(context)).map(|i| (i * 7919 % vocab) as u32).collect();
+    let mut request = Request::new(Prompt::Ids(ids));
+    request.rule = rule;
+    request.stop.max_tokens = Some(tokens);
+    request.stop.ignore_eos = true;
+    request
+}
+
+/// Bytes of all files in a directory, as far as they can be read.
+fn size(directory: &Path) -> u64 {
+    let entries = fs::read_dir(directory).into_iter().flatten().flatten();
+    let of = |entry: fs::DirEntry| match entry.file_type() {
+        Ok(kind) if kind.is_dir() => size(&entry.path()),
+        _ => entry.metadata().map_or(0, |metadata| metadata.len()),
+    };
+    entries.map(of).sum()
+}

@@ -1,0 +1,182 @@
+//! Whether a device computes what it should: a small model with known logits.
+//!
+//! A driver can be wrong and say nothing: a kernel that does not compile leaves its output as it was. So before a
+//! device's first text, [`Engine`](crate::Engine) runs this model on it.
+
+mod model;
+
+use std::{
+    any::TypeId,
+    collections::HashMap,
+    fmt,
+    sync::{Mutex, PoisonError},
+};
+
+use burn::tensor::{DType, FloatDType, Int, Tensor, TensorData, backend::Backend};
+use moi_models::{CausalLm, Decoder, ModelError};
+
+pub use model::Known;
+
+/// How far the logits of the small model are off, relative to the largest.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct SelfCheck {
+    /// The type it computed in.
+    pub dtype: FloatDType,
+    /// All positions at once.
+    pub whole: f32,
+    /// A prompt, and then one position at a time on the cached ones.
+    pub cached: f32,
+}
+
+/// What a device gave instead of the known logits.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct WrongLogits(pub SelfCheck);
+
+impl fmt::Display for WrongLogits {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let SelfCheck { dtype, whole, cached } = self.0;
+        write!(
+            f,
+            "the device computes wrong numbers in {dtype:?}: the logits of a small model are off by {whole:.2} of the \
+             largest, computed at once, and by {cached:.2} with a cache, where {:.2} is allowed; update its driver, or \
+             use another device",
+            SelfCheck::allowed(dtype)
+        )
+    }
+}
+
+impl std::error::Error for WrongLogits {}
+
+impl SelfCheck {
+    /// The difference beyond which numbers are wrong and not just rounded. In float32 it leaves room for NVIDIA's
+    /// TF32, with ten bits of a number; float32 itself is a thousand times closer.
+    pub fn allowed(dtype: FloatDType) -> f32 {
+        match dtype {
+            FloatDType::BF16 => 0.06,
+            FloatDType::F16 => 0.02,
+            _ => 0.01,
+        }
+    }
+
+    /// The difference up to which float32 is float32 throughout.
+    pub const EXACT: f32 = 5e-5;
+
+    /// Whether the numbers are right. Not a number is not.
+    pub fn is_right(&self) -> bool {
+        let allowed = Self::allowed(self.dtype);
+        self.whole <= allowed && self.cached <= allowed
+    }
+
+    /// Runs the small model on a device, at once and with a cache.
+    ///
+    /// # Errors
+    /// If the model cannot be built or run; what it computes is no error here.
+    pub fn run<B: Backend>(device: &B::Device, dtype: FloatDType) -> Result<Self, ModelError> {
+        let known = Known::read();
+        let model = known.model::<B>(device, dtype)?;
+        let (whole, cached) =
+            (error::<B>(&known, &model, false, device)?, error::<B>(&known, &model, true, device)?);
+        Ok(Self { dtype, whole, cached })
+    }
+
+    /// The half of it that decoding depends on; the whole only to tell what is wrong.
+    fn quick<B: Backend>(
+        device: &B::Device,
+        dtype: FloatDType,
+    ) -> Result<Result<(), WrongLogits>, ModelError> {
+        let known = Known::read();
+        let cached = error::<B>(&known, &known.model::<B>(device, dtype)?, true, device)?;
+        Ok(match cached <= Self::allowed(dtype) {
+            true => Ok(()),
+            false => Err(WrongLogits(Self { cached, ..Self::run::<B>(device, dtype)? })),
+        })
+    }
+}
+
+/// Largest difference to the known logits, relative to the largest of them.
+fn error<B: Backend>(
+    known: &Known,
+    model: &Decoder<B>,
+    cached: bool,
+    device: &B::Device,
+) -> Result<f32, ModelError> {
+    let (prompt, rest) = known.tokens.split_at(if cached { known.first + 1 } else { known.tokens.len() });
+    let mut cache = model.new_cache(1);
+    let mut found = Vec::new();
+    for piece in std::iter::once(prompt).chain(rest.chunks(1)) {
+        let ids: Vec<i64> = piece.iter().map(|&id| id.into()).collect();
+        let ids = Tensor::<B, 2, Int>::from_data(TensorData::new(ids, [1, piece.len()]), device);
+        let hidden = model.forward(model.embed(ids), &mut cache)?;
+        // Of a prompt, the positions whose logits are known.
+        let (seq, skipped) = (piece.len(), known.first.saturating_sub(cache.len() - piece.len()));
+        let logits = model.logits(hidden.narrow(1, skipped.min(seq - 1), seq - skipped.min(seq - 1)));
+        // What cannot be read is as wrong as it can be.
+        let Ok(data) = logits.try_into_data() else { return Ok(f32::INFINITY) };
+        found.extend(data.iter::<f32>().step_by(known.every));
+    }
+    let expected = || known.logits.iter().flatten();
+    let largest = expected().fold(0.0f32, |max, logit| max.max(logit.abs()));
+    if found.len() != expected().count() {
+        return Ok(f32::INFINITY);
+    }
+    // NaN must win, where `max` would drop it.
+    let worst = found.iter().zip(expected()).map(|(f, e)| (f - e).abs());
+    Ok(worst.fold(0.0f32, |max, d| if d <= max { max } else { d }) / largest)
+}
+
+/// Runs the quick half of the check at a device's first use in this process, and remembers how it ended.
+pub(crate) fn at_first_use<B: Backend>(device: &B::Device, dtype: DType) -> Result<(), WrongLogits> {
+    type Key = (TypeId, String, FloatDType);
+    static SEEN: Mutex<Option<HashMap<Key, Result<(), WrongLogits>>>> = Mutex::new(None);
+    let dtype = match dtype {
+        DType::F16 => FloatDType::F16,
+        DType::BF16 => FloatDType::BF16,
+        DType::F32 => FloatDType::F32,
+        // What this crate's models never compute in is not for this check.
+        _ => return Ok(()),
+    };
+    let key = (TypeId::of::<B>(), format!("{device:?}"), dtype);
+    let mut seen = SEEN.lock().unwrap_or_else(PoisonError::into_inner);
+    let seen = seen.get_or_insert_default();
+    *seen.entry(key).or_insert_with(|| {
+        let broken = WrongLogits(SelfCheck { dtype, whole: f32::INFINITY, cached: f32::INFINITY });
+        SelfCheck::quick::<B>(device, dtype).unwrap_or(Err(broken))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use burn_flex::Flex;
+
+    use super::*;
+
+    #[test]
+    fn the_cpu_is_right_in_every_type() {
+        let check = |dtype| SelfCheck::run::<Flex>(&Default::default(), dtype).unwrap();
+        let exact = check(FloatDType::F32);
+        assert!(exact.whole <= SelfCheck::EXACT && exact.cached <= SelfCheck::EXACT, "{exact:?}");
+        for dtype in [FloatDType::F16, FloatDType::BF16] {
+            let rounded = check(dtype);
+            println!("{rounded:?}");
+            assert!(rounded.is_right() && rounded.cached > SelfCheck::EXACT, "{rounded:?}");
+        }
+        assert_eq!(at_first_use::<Flex>(&Default::default(), DType::F32), Ok(()));
+    }
+
+    #[test]
+    fn wrong_logits_are_seen() {
+        let device = Default::default();
+        let known = Known::read();
+        let model = known.model::<Flex>(&device, FloatDType::F32).unwrap();
+        // Another answer than the known one, in one place; and a cache that lost a position.
+        let mut other = known.clone();
+        other.logits[12][63] += 0.2;
+        assert!(error::<Flex>(&other, &model, true, &device).unwrap() > SelfCheck::allowed(FloatDType::F32));
+        let mut shifted = known.clone();
+        shifted.tokens.swap(0, 39);
+        assert!(error::<Flex>(&shifted, &model, false, &device).unwrap() > 0.1);
+        let nan = SelfCheck { dtype: FloatDType::F32, whole: 0.0, cached: f32::NAN };
+        assert!(!nan.is_right());
+        assert!(WrongLogits(nan).to_string().contains("NaN"));
+    }
+}

@@ -1,0 +1,82 @@
+//! The model whose logits are known: weights that follow from their names, so that it takes no file.
+
+use burn::{
+    module::{Module, ModuleMapper, Param},
+    tensor::{DType, FloatDType, Tensor, TensorData, backend::Backend},
+};
+use moi_models::{Architecture, Decoder, ModelError, Norm};
+use serde::Deserialize;
+use serde_json::Value;
+
+/// A Gemma 2 in miniature and some of its logits, computed in float64 by `tests/reference/self_check.py`.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Known {
+    config: Value,
+    /// The positions' tokens.
+    pub tokens: Vec<u32>,
+    /// The first position whose logits are known.
+    pub first: usize,
+    /// They are known of every so many'th token of the vocabulary.
+    pub every: usize,
+    /// One row for each position from the first on.
+    pub logits: Vec<Vec<f32>>,
+}
+
+impl Known {
+    /// The one that is built in.
+    pub fn read() -> Self {
+        #[allow(clippy::expect_used, reason = "the file is part of the program, and a test reads it")]
+        serde_json::from_str(include_str!("known.json")).expect("a file of this crate")
+    }
+
+    /// Its model, the weights in `dtype`, in which all of them are exact.
+    ///
+    /// # Errors
+    /// None, unless the decoder no longer takes the config.
+    pub fn model<B: Backend>(&self, device: &B::Device, dtype: FloatDType) -> Result<Decoder<B>, ModelError> {
+        let decoder = Architecture::from_config(&self.config)?.config.init::<B>(device);
+        Ok(decoder.map(&mut Fill { dtype, path: Vec::new() }))
+    }
+}
+
+/// Gives every parameter the values that follow from its name.
+struct Fill {
+    dtype: FloatDType,
+    /// Modules that the parameter stands in, and whether each is the variant of an enum.
+    path: Vec<(String, bool)>,
+}
+
+impl<B: Backend> ModuleMapper<B> for Fill {
+    fn map_float<const D: usize>(&mut self, param: Param<Tensor<B, D>>) -> Param<Tensor<B, D>> {
+        // Variants are no part of a name.
+        let modules = self.path.iter().filter(|(_, variant)| !variant).map(|(name, _)| name.as_str());
+        let name = modules.collect::<Vec<_>>().join(".");
+        let dtype = if Norm::<B>::owns(&name) { FloatDType::F32 } else { self.dtype };
+        let shape = param.lazy_shape();
+        let data = TensorData::new(weights(&name, shape.num_elements()), shape);
+        let value = Tensor::from_data(data, (&param.lazy_device(), DType::from(dtype)));
+        Param::initialized(param.id, value)
+    }
+
+    fn enter_module(&mut self, name: &str, container: &str) {
+        self.path.push((name.to_owned(), container.starts_with("Enum:")));
+    }
+
+    fn exit_module(&mut self, _name: &str, _container: &str) {
+        self.path.pop();
+    }
+}
+
+/// Multiples of 2^-10 below 1/8, evenly spread: bytes of splitmix64 (Steele et al., 2014), seeded by the FNV-1a hash
+/// of the name.
+fn weights(name: &str, count: usize) -> Vec<f32> {
+    let step = |seed: u64, byte: u8| (seed ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3);
+    let seed = name.bytes().fold(0xcbf2_9ce4_8422_2325, step);
+    let byte = |index: u64| {
+        let mut z = seed.wrapping_add(index).wrapping_add(0x9e37_79b9_7f4a_7c15);
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        ((z ^ (z >> 31)) >> 56) as i8
+    };
+    (0..count as u64).map(|index| f32::from(byte(index)) / 1024.0).collect()
+}

@@ -131,6 +131,9 @@ impl<B: Backend> Attention<B> {
         let q = turned(self.q_proj.forward(x.clone()), &self.q_norm, num_heads);
         let k = turned(self.k_proj.forward(x.clone()), &self.k_norm, num_kv_heads);
         let v = heads(self.v_proj.forward(x), num_kv_heads);
+        // The cache is in the type of the weights.
+        let dtype = self.q_proj.weight.dtype();
+        let (k, v) = (k.cast(dtype), v.cast(dtype));
         let (k, v) = cache.append(layer, k, v, step.limit);
 
         let out = self.attend(q, k, v, step);
@@ -144,7 +147,9 @@ impl<B: Backend> Attention<B> {
         let &Step { batch, seq, .. } = step;
         let &AttentionConfig { num_heads, num_kv_heads: kv, head_dim, scale, softcap, .. } = &self.config;
         let (group, columns) = (num_heads / kv, k.dims()[2]);
-        let q = q.mul_scalar(scale).reshape([batch, kv, group * seq, head_dim]);
+        // A product has the type of its factors, and bfloat16's eight bits are too few for the exponents of a softmax.
+        let k = if k.dtype() == DType::BF16 { k.cast(DType::F32) } else { k };
+        let q = q.mul_scalar(scale).cast(k.dtype()).reshape([batch, kv, group * seq, head_dim]);
         let mut scores = q.matmul(k.swap_dims(2, 3)).cast(DType::F32);
         if let Some(cap) = softcap {
             scores = scores.div_scalar(cap).tanh().mul_scalar(cap);
@@ -153,6 +158,7 @@ impl<B: Backend> Attention<B> {
             let split = scores.reshape([batch, kv, group, seq, columns]) + mask.clone();
             scores = split.reshape([batch, kv, group * seq, columns]);
         }
+        let v = if v.dtype() == DType::BF16 { v.cast(DType::F32) } else { v };
         let weights = softmax(scores, 3).cast(v.dtype());
         weights.matmul(v).reshape([batch, num_heads, seq, head_dim])
     }

@@ -163,10 +163,11 @@ impl<B: Backend> CausalLm<B> for Decoder<B> {
         let [batch, seq, hidden_size] = dims;
         let (limit, device) = (self.config.context_length, inputs.device());
         let step = Step::new(seq, limit, cache, &self.ropes, &self.windows, &device);
-        // Two dimensions from here on: on some backends a product of three takes a slower path.
-        let mut x = inputs.reshape([batch * seq, hidden_size]);
+        // Two dimensions from here on: on some backends a product of three takes a slower path. The residual stream
+        // is in float32 whatever the weights are: what each layer adds to it is small.
+        let mut x = inputs.reshape([batch * seq, hidden_size]).cast(DType::F32);
         if let Some(table) = &self.model.embed_positions {
-            x = x + self.positions(table, &step, &device);
+            x = x + self.positions(table, &step, &device).cast(DType::F32);
         }
         for (index, layer) in self.model.layers.iter().enumerate() {
             x = layer.forward(x, index, &step, cache);
@@ -282,7 +283,7 @@ impl<B: Backend> DecoderLayer<B> {
     }
 
     fn added(&self, x: Tensor<B, 2>, block: Option<Tensor<B, 2>>) -> Tensor<B, 2> {
-        match block {
+        match block.map(|block| block.cast(DType::F32)) {
             None => x,
             Some(block) if self.residual_scale == 1.0 => x + block,
             Some(block) => x + block.mul_scalar(self.residual_scale),

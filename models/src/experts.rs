@@ -56,7 +56,7 @@ impl<B: Backend> Experts<B> {
                 Tensor::<B, 1, Int>::from_data(TensorData::new(picks.positions, [count]), &device);
             let shares = TensorData::new(picks.shares, [count, 1]);
             let shares = Tensor::<B, 2>::from_data(shares, (&device, DType::F32)).cast(x.dtype());
-            let y = expert.forward(x.clone().select(0, positions.clone())) * shares;
+            let y = expert.forward(x.clone().select(0, positions.clone())).cast(x.dtype()) * shares;
             out = out.select_assign(0, positions, y, IndexingUpdateOp::Add);
         }
         out

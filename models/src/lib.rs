@@ -78,7 +78,7 @@ pub use experts::Experts;
 pub use linear::Linear;
 pub use matrix::Matrix;
 pub use mlp::Mlp;
-pub use names::{Rows, TensorSource};
+pub use names::{Rows, TensorSource, is_held_in_float32};
 pub use norm::Norm;
 pub use packed::{BLOCK, PackedForm, PackedMatrix};
 pub use rope::{RopeConfig, RopeScaling};

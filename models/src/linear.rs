@@ -25,11 +25,11 @@ impl<B: Backend> Linear<B> {
         }
     }
 
-    /// `[rows, in]` to `[rows, out]`.
+    /// `[rows, in]` of any float type to `[rows, out]` in the type of the weights, with a bias in float32.
     pub fn forward(&self, x: Tensor<B, 2>) -> Tensor<B, 2> {
         let y = self.weight.products(x);
         match &self.bias {
-            Some(bias) => y + bias.val().unsqueeze(),
+            Some(bias) => y.cast(DType::F32) + bias.val().cast(DType::F32).unsqueeze(),
             None => y,
         }
     }

@@ -43,13 +43,25 @@ impl<B: Backend> Matrix<B> {
         }
     }
 
-    /// `x` `[n, in]` times the transpose: `[n, out]`.
+    /// The type that products have.
+    pub fn dtype(&self) -> DType {
+        match self {
+            Self::Dense(weight) => weight.val().dtype(),
+            Self::Q8_0(_) | Self::Q4_0(_) | Self::Q4_1(_) => DType::F32,
+        }
+    }
+
+    /// `x` `[n, in]` of any float type times the transpose: `[n, out]` in the type of the weights, of packed ones in
+    /// float32.
     ///
     /// A dense matrix is seen transposed: column-major on the right is what matrix-vector kernels want, and no
     /// weight is rearranged when it is loaded.
     pub fn products(&self, x: Tensor<B, 2>) -> Tensor<B, 2> {
         match self {
-            Self::Dense(weight) => x.matmul(weight.val().transpose()),
+            Self::Dense(weight) => {
+                let weight = weight.val();
+                x.cast(weight.dtype()).matmul(weight.transpose())
+            }
             Self::Q8_0(packed) | Self::Q4_0(packed) | Self::Q4_1(packed) => packed.products(x),
         }
     }

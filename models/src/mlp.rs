@@ -3,7 +3,7 @@
 use burn::{
     module::Module,
     tensor::{
-        Tensor,
+        DType, Tensor,
         activation::{gelu, gelu_approximate, relu, sigmoid, silu},
         backend::Backend,
     },
@@ -39,9 +39,12 @@ impl<B: Backend> Mlp<B> {
 
     /// `[rows, d]` to `[rows, d]`.
     pub fn forward(&self, x: Tensor<B, 2>) -> Tensor<B, 2> {
+        let single = |x: Tensor<B, 2>| x.cast(DType::F32);
         let inner = match &self.gate_proj {
-            Some(gate) => self.activation.apply(gate.forward(x.clone())) * self.up_proj.forward(x),
-            None => self.activation.apply(self.up_proj.forward(x)),
+            Some(gate) => {
+                self.activation.apply(single(gate.forward(x.clone()))) * single(self.up_proj.forward(x))
+            }
+            None => self.activation.apply(single(self.up_proj.forward(x))),
         };
         self.down_proj.forward(inner)
     }

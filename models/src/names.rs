@@ -57,3 +57,10 @@ pub(crate) fn of_layer(name: &str) -> Option<(usize, &str, &str)> {
     let (module, kind) = rest.rsplit_once('.')?;
     Some((layer.parse().ok()?, module, kind))
 }
+
+/// Whether the parameter of a decoder with this name is held in float32 whatever the type of the weights: norms and
+/// biases, which are few and compute in it.
+pub fn is_held_in_float32(parameter: &str) -> bool {
+    let mut parts = parameter.rsplit('.');
+    parts.next() == Some("bias") || parts.next().is_some_and(|module| module.ends_with("norm"))
+}

@@ -25,15 +25,8 @@ impl<B: Backend> Norm<B> {
         Self { weight: uninitialized([width], device), bias, config }
     }
 
-    /// Whether the parameter of a decoder with this name is a norm's: these are held in float32, in which they
-    /// compute.
-    pub fn owns(parameter: &str) -> bool {
-        parameter.rsplit('.').nth(1).is_some_and(|module| module.ends_with("norm"))
-    }
-
-    /// `[.., width]` to `[.., width]`.
+    /// `[.., width]` of any float type to `[.., width]` in float32.
     pub fn forward<const D: usize>(&self, x: Tensor<B, D>) -> Tensor<B, D> {
-        let dtype = x.dtype();
         let mut x = x.cast(DType::F32);
         if self.config.kind == NormKind::Layer {
             x = x.clone() - x.mean_dim(D - 1);
@@ -49,6 +42,5 @@ impl<B: Backend> Norm<B> {
             Some(bias) => y + bias.val().cast(DType::F32).unsqueeze(),
             None => y,
         }
-        .cast(dtype)
     }
 }

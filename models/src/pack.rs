@@ -6,7 +6,8 @@ use burn::{
 };
 
 use crate::{
-    Attention, BLOCK, Decoder, DecoderLayer, FeedForward, Linear, Mlp, Norm, PackedForm, SelfAttention,
+    Attention, BLOCK, Decoder, DecoderLayer, FeedForward, Linear, Mlp, PackedForm, SelfAttention,
+    is_held_in_float32,
 };
 
 impl<B: Backend> Decoder<B> {
@@ -113,7 +114,7 @@ struct Planned {
 impl<B: Backend> ModuleVisitor<B> for Planned {
     fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<B, D>>) {
         let of_blocks = self.path.last().is_some_and(|name| ["scales", "minima"].contains(&name.as_str()));
-        let single = of_blocks || Norm::<B>::owns(&self.path.join("."));
+        let single = of_blocks || is_held_in_float32(&self.path.join("."));
         let dtype = if single { FloatDType::F32 } else { self.dtype };
         self.bytes += param.lazy_shape().num_elements() * DType::from(dtype).size();
     }

@@ -111,9 +111,10 @@ impl<B: Backend> Angles<B> {
         Self { cos: tensor(cos), sin: tensor(sin) }
     }
 
-    /// Turns the first `dims` values of heads `[batch, heads, seq, head_dim]`.
+    /// Turns the first `dims` values of heads `[batch, heads, seq, head_dim]`; in float32.
     pub(crate) fn rotate(&self, x: Tensor<B, 4>) -> Tensor<B, 4> {
         let (dims, head_dim) = (self.cos.dims()[3], x.dims()[3]);
+        let x = x.cast(DType::F32);
         if dims < head_dim {
             let rest = x.clone().narrow(3, dims, head_dim - dims);
             return match dims {
@@ -121,11 +122,9 @@ impl<B: Backend> Angles<B> {
                 _ => Tensor::cat(vec![self.rotate(x.narrow(3, 0, dims)), rest], 3),
             };
         }
-        let dtype = x.dtype();
-        let x = x.cast(DType::F32);
         let low = x.clone().narrow(3, 0, dims / 2);
         let high = x.clone().narrow(3, dims / 2, dims / 2);
         let turned = Tensor::cat(vec![high.neg(), low], 3);
-        (x * self.cos.clone() + turned * self.sin.clone()).cast(dtype)
+        x * self.cos.clone() + turned * self.sin.clone()
     }
 }

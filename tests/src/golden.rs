@@ -73,7 +73,7 @@ impl Run {
 impl Golden {
     /// Reads `golden/tiny/NAME`.
     pub fn read(name: &str) -> Self {
-        let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("golden/tiny").join(name);
+        let path = crate::golden_directory().join("tiny").join(name);
         let cases: Cases = serde_json::from_slice(&fs::read(path.join("golden.json")).unwrap()).unwrap();
         let bytes = fs::read(path.join("golden.safetensors")).unwrap();
         let tensors = SafeTensors::deserialize(&bytes).unwrap();

@@ -2,9 +2,13 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a broken fixture or a difference must end the test")]
 
+pub mod batch;
 pub mod golden;
 pub mod process;
 pub mod real;
+pub mod suite;
+
+use std::path::PathBuf;
 
 use burn::tensor::{Tensor, backend::Backend};
 use moi_engine::{Engine, EngineError, Request, Step};
@@ -21,6 +25,12 @@ macro_rules! on_cpu_backends {
             $(#[test] fn $name() { super::$name::<burn_ndarray::NdArray>(); })+
         }
     };
+}
+
+/// Golden data: here, or in `MOI_GOLDEN` where a test is carried to another machine.
+pub fn golden_directory() -> PathBuf {
+    let here = || PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("golden");
+    std::env::var_os("MOI_GOLDEN").map_or_else(here, PathBuf::from)
 }
 
 /// The values of a tensor, flattened.

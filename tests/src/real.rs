@@ -54,7 +54,7 @@ pub struct RealRun {
 impl RealGolden {
     /// Reads it.
     pub fn read(name: &str) -> Self {
-        let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("golden/real").join(format!("{name}.json"));
+        let path = crate::golden_directory().join("real").join(format!("{name}.json"));
         serde_json::from_slice(&fs::read(path).unwrap()).unwrap()
     }
 }

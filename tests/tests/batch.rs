@@ -3,10 +3,14 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a failure must end the test")]
 
 use burn::tensor::backend::Backend;
-use moi_engine::{Engine, InputRule, Prompt, Request, RowId, Sampling, Step, StopReason, Support};
+use moi_engine::{Engine, InputRule, Prompt, Request, RowId, StopReason, Support};
 use moi_models::Decoder;
 use moi_pretrained::{Pretrained, WeightForm};
-use moi_tests::{golden::Golden, on_cpu_backends, steps};
+use moi_tests::{
+    batch::{assert_same, requests, together},
+    golden::Golden,
+    on_cpu_backends, steps,
+};
 
 fn engine<B: Backend>(name: &str) -> (Engine<B, Decoder<B>>, Golden) {
     let device = B::Device::default();
@@ -16,58 +20,12 @@ fn engine<B: Backend>(name: &str) -> (Engine<B, Decoder<B>>, Golden) {
     (Engine::new(decoder, device).with_eos(pretrained.eos), golden)
 }
 
-/// Prompts of different lengths, every rule, greedy and sampled, ends of every kind.
-fn requests<B: Backend>(golden: &Golden) -> Vec<Request<B>> {
-    let rules = [
-        InputRule::Token,
-        InputRule::moi(1.0, Support::Full).unwrap(),
-        InputRule::moi(0.25, Support::TopK(20)).unwrap(),
-        InputRule::gate(0.4, Support::TopK(7)).unwrap(),
-        InputRule::direct(Support::Full).unwrap(),
-        InputRule::Token,
-    ];
-    let sampled = Sampling { temperature: 0.8, top_k: 50, top_p: 0.9, min_p: 0.01 };
-    let request = |(i, rule): (usize, InputRule)| {
-        let mut request = Request::new(Prompt::Ids(golden.cases.tokens[i..][..1 + 5 * i].to_vec()));
-        request.rule = rule;
-        request.seed = 40 + i as u64;
-        request.stop.max_tokens = Some([12, 3, 9, 1, 7, 16][i]);
-        request.stop.ignore_eos = i % 2 == 0;
-        request.sampling = if i % 2 == 0 { sampled } else { Sampling::default() };
-        request.top = i;
-        request
-    };
-    rules.into_iter().enumerate().map(request).collect()
-}
-
-fn assert_same(row: usize, together: &[Step], alone: &[Step]) {
-    let tokens = |steps: &[Step]| steps.iter().map(|step| step.token).collect::<Vec<_>>();
-    assert_eq!(tokens(together), tokens(alone), "row {row}");
-    for (a, b) in together.iter().zip(alone) {
-        assert_eq!(a.stop, b.stop, "row {row}");
-        assert_eq!(a.top.len(), b.top.len(), "row {row}");
-        let off = (a.entropy - b.entropy).abs().max((a.gate - b.gate).abs());
-        assert!(off < 1e-4, "row {row}: entropy or gate off by {off}");
-        assert!((a.logprob - b.logprob).abs() < 1e-3, "row {row}");
-    }
-}
-
 fn together_as_alone<B: Backend>() {
     // Besides the plain ones: windows, learned positions, experts, and frequencies that depend on a row's length.
     let windows = ["qwen2-sliding", "gemma3-linear", "mixtral-sliding"];
     for name in ["llama", "llama3-rope", "gpt2", "llama-dynamic"].into_iter().chain(windows) {
         let (engine, golden) = engine::<B>(name);
-        let mut batch = engine.batch();
-        for request in requests(&golden) {
-            batch.add(request).unwrap();
-        }
-        let mut together = vec![Vec::new(); batch.len()];
-        while !batch.is_empty() {
-            for step in batch.step().unwrap() {
-                together[step.row.0].push(step);
-            }
-        }
-        assert!(batch.step().unwrap().is_empty());
+        let together = together(&engine, requests(&golden));
         for (row, request) in requests(&golden).into_iter().enumerate() {
             assert_same(row, &together[row], &steps(&engine, request));
         }

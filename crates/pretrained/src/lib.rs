@@ -27,7 +27,7 @@ pub use inspect::{Files, Inspection, Layers, Memory, Tensor, TypeTotal};
 use moi_checkpoint::{
     Checkpoint, CheckpointError, LoadProgress, Parameter, RowBlocks, Storage, gguf::BlockKind,
 };
-use moi_models::{Architecture, Decoder, ModelError, Norm, PackedForm, Rows, TensorSource};
+use moi_models::{Architecture, Decoder, ModelError, PackedForm, Rows, TensorSource, is_held_in_float32};
 use moi_text::{ChatTemplate, TextError, Tokenizer};
 
 /// A model on disk, its weights not yet read.
@@ -64,7 +64,7 @@ pub struct AdvisedSampling {
 
 /// How weights are held in memory, and with it what activations and cache are computed in.
 ///
-/// Norms are in float32 always, biases and routers are floats; packed weights compute in float32.
+/// Norms and biases are in float32 always, routers are floats; packed weights compute in float32.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum WeightForm {
     /// In this type: F32, F16 or BF16, one that the device has arithmetic for.
@@ -187,7 +187,7 @@ impl Pretrained {
     ) -> Result<Decoder<B>, PretrainedError> {
         let parameters = self.parameters()?;
         let decoder = self.unloaded::<B>(&parameters, form, device);
-        let dtype = |name: &str| if Norm::<B>::owns(name) { FloatDType::F32 } else { form.dtype() };
+        let dtype = |name: &str| if is_held_in_float32(name) { FloatDType::F32 } else { form.dtype() };
         Ok(moi_checkpoint::load(decoder, &parameters, |_| false, dtype, progress)?)
     }
 

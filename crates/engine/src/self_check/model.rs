@@ -4,7 +4,7 @@ use burn::{
     module::{Module, ModuleMapper, Param},
     tensor::{DType, FloatDType, Tensor, TensorData, backend::Backend},
 };
-use moi_models::{Architecture, Decoder, ModelError, Norm};
+use moi_models::{Architecture, Decoder, ModelError, is_held_in_float32};
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -51,7 +51,7 @@ impl<B: Backend> ModuleMapper<B> for Fill {
         // Variants are no part of a name.
         let modules = self.path.iter().filter(|(_, variant)| !variant).map(|(name, _)| name.as_str());
         let name = modules.collect::<Vec<_>>().join(".");
-        let dtype = if Norm::<B>::owns(&name) { FloatDType::F32 } else { self.dtype };
+        let dtype = if is_held_in_float32(&name) { FloatDType::F32 } else { self.dtype };
         let shape = param.lazy_shape();
         let data = TensorData::new(weights(&name, shape.num_elements()), shape);
         let value = Tensor::from_data(data, (&param.lazy_device(), DType::from(dtype)));

@@ -1,0 +1,63 @@
+//! Requests of every kind, to be answered together and alone.
+
+use burn::tensor::backend::Backend;
+use moi_engine::{Engine, InputRule, Prompt, Request, Sampling, Step, Support};
+use moi_models::CausalLm;
+
+use crate::golden::Golden;
+
+/// Prompts of different lengths, every rule, greedy and sampled, ends of every kind.
+pub fn requests<B: Backend>(golden: &Golden) -> Vec<Request<B>> {
+    let rules = [
+        InputRule::Token,
+        InputRule::moi(1.0, Support::Full).unwrap(),
+        InputRule::moi(0.25, Support::TopK(20)).unwrap(),
+        InputRule::gate(0.4, Support::TopK(7)).unwrap(),
+        InputRule::direct(Support::Full).unwrap(),
+        InputRule::Token,
+    ];
+    let sampled = Sampling { temperature: 0.8, top_k: 50, top_p: 0.9, min_p: 0.01 };
+    let request = |(i, rule): (usize, InputRule)| {
+        let mut request = Request::new(Prompt::Ids(golden.cases.tokens[i..][..1 + 5 * i].to_vec()));
+        request.rule = rule;
+        request.seed = 40 + i as u64;
+        request.stop.max_tokens = Some([12, 3, 9, 1, 7, 16][i]);
+        request.stop.ignore_eos = i % 2 == 0;
+        request.sampling = if i % 2 == 0 { sampled } else { Sampling::default() };
+        request.top = i;
+        request
+    };
+    rules.into_iter().enumerate().map(request).collect()
+}
+
+/// The same tokens, ends and reports.
+pub fn assert_same(row: usize, together: &[Step], alone: &[Step]) {
+    let tokens = |steps: &[Step]| steps.iter().map(|step| step.token).collect::<Vec<_>>();
+    assert_eq!(tokens(together), tokens(alone), "row {row}");
+    for (a, b) in together.iter().zip(alone) {
+        assert_eq!(a.stop, b.stop, "row {row}");
+        assert_eq!(a.top.len(), b.top.len(), "row {row}");
+        let off = (a.entropy - b.entropy).abs().max((a.gate - b.gate).abs());
+        assert!(off < 1e-4, "row {row}: entropy or gate off by {off}");
+        assert!((a.logprob - b.logprob).abs() < 1e-3, "row {row}");
+    }
+}
+
+/// Answers requests in one batch: the steps of each.
+pub fn together<B: Backend, M: CausalLm<B>>(
+    engine: &Engine<B, M>,
+    requests: Vec<Request<B>>,
+) -> Vec<Vec<Step>> {
+    let mut batch = engine.batch();
+    for request in requests {
+        batch.add(request).unwrap();
+    }
+    let mut together = vec![Vec::new(); batch.len()];
+    while !batch.is_empty() {
+        for step in batch.step().unwrap() {
+            together[step.row.0].push(step);
+        }
+    }
+    assert!(batch.step().unwrap().is_empty());
+    together
+}

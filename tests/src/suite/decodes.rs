@@ -1,0 +1,76 @@
+//! Decoding: golden greedy decodes, rows of a batch, and sampling with a seed.
+
+use burn::tensor::backend::Backend;
+use moi_backends::{DeviceName, Job};
+use moi_engine::{Engine, Prompt, Request, Step};
+use moi_pretrained::WeightForm;
+
+use super::{CHECKPOINTS, load};
+use crate::{
+    batch::{assert_same, requests, together},
+    golden, steps,
+};
+
+/// All greedy decodes of transformers, prompts at once and in chunks.
+#[derive(Debug)]
+pub struct GreedyDecodes(pub DeviceName);
+
+impl Job for GreedyDecodes {
+    type Output = ();
+
+    fn run<B: Backend>(self, device: &B::Device) {
+        for name in CHECKPOINTS {
+            let (golden, model) = load::<B>(name, WeightForm::F32, device);
+            for chunk in [512, 4] {
+                let engine = Engine::new(model.clone(), device.clone()).with_prefill_chunk(chunk);
+                for run in &golden.cases.runs {
+                    let mut request = Request::new(Prompt::Ids(run.prompt.clone()));
+                    request.rule = run.rule();
+                    request.stop.max_tokens = Some(run.steps.len());
+                    let what = format!("{}: {name}: {}, chunks of {chunk}", self.0, run.rule());
+                    let (compared, worst) = golden::compare(&steps(&engine, request), &run.steps, &what);
+                    println!("{what}: {compared} of {} steps, entropy off by {worst:.1e}", run.steps.len());
+                    assert!(compared > 0, "{what}: nothing was compared");
+                }
+            }
+        }
+    }
+}
+
+/// Models whose layers batch differently: positions turned, learned and none, windows, experts.
+const BATCHED: &[&str] = &["llama3-rope", "gemma2", "qwen3-moe", "gpt2"];
+
+/// Rows of different prompts, rules, samplings and lengths, together as alone; gives the steps of all.
+#[derive(Debug)]
+pub struct Batches(pub DeviceName);
+
+impl Job for Batches {
+    type Output = Vec<Vec<Vec<Step>>>;
+
+    fn run<B: Backend>(self, device: &B::Device) -> Self::Output {
+        let of = |name: &&str| {
+            let (golden, model) = load::<B>(name, WeightForm::F32, device);
+            let engine = Engine::new(model, device.clone());
+            let together = together(&engine, requests(&golden));
+            for (row, request) in requests(&golden).into_iter().enumerate() {
+                assert_same(row, &together[row], &steps(&engine, request));
+            }
+            let tokens: usize = together.iter().map(Vec::len).sum();
+            println!("{}: {name}: {tokens} tokens of {} rows together as alone", self.0, together.len());
+            together
+        };
+        BATCHED.iter().map(of).collect()
+    }
+}
+
+/// The sampled tokens of a seed are the same on a device as on the CPU, and so are entropies and gates.
+pub fn seeded(device: DeviceName, found: &[Vec<Vec<Step>>], expected: &[Vec<Vec<Step>>]) {
+    assert_eq!(found.len(), expected.len());
+    for (name, (found, expected)) in BATCHED.iter().zip(found.iter().zip(expected)) {
+        assert_eq!(found.len(), expected.len());
+        for (row, (found, expected)) in found.iter().zip(expected).enumerate() {
+            assert_same(row, found, expected);
+        }
+        println!("{device}: {name}: the tokens of a seed are the CPU's");
+    }
+}

@@ -1,0 +1,73 @@
+//! The parity suite: what every device must compute, generic over the backend.
+//!
+//! It runs on every device that the build supports and the machine has, or on those in `MOI_TEST_DEVICES`
+//! (`cuda,vulkan:1`), and prints what it measures.
+
+mod decodes;
+mod models;
+mod ops;
+mod options;
+
+use burn::tensor::{Int, Tensor, TensorData, backend::Backend};
+use moi_backends::{DeviceName, Job, Kind, Request, found, run};
+use moi_models::Decoder;
+use moi_pretrained::{Pretrained, WeightForm};
+
+pub use decodes::{Batches, GreedyDecodes, seeded};
+pub use models::{Halves, Logits, SelfChecks};
+pub use ops::Mixing;
+pub use options::options;
+
+use crate::golden::Golden;
+
+/// Between them these use every option of the decoder that a golden checkpoint uses, but for how rotary positions
+/// are stretched, which the host computes.
+pub const CHECKPOINTS: &[&str] = &[
+    "llama3-rope",
+    "gemma2",
+    "qwen3-moe",
+    "qwen3-moe-dense",
+    "phi3-longrope",
+    "gpt-neox",
+    "gpt2",
+    "olmo2",
+    "granite",
+    "nemotron-nas",
+];
+
+/// max |diff| / max |logit| in float32.
+pub const LOGIT_ERROR: f32 = 5e-5;
+
+/// The devices to test.
+pub fn devices() -> Vec<DeviceName> {
+    let devices: Vec<DeviceName> = match std::env::var("MOI_TEST_DEVICES") {
+        Err(_) => Kind::ALL.into_iter().flat_map(found).map(|found| found.name).collect(),
+        Ok(names) => {
+            let named = |name: &str| match name.parse() {
+                Ok(Request::Named(name)) => name,
+                other => panic!("MOI_TEST_DEVICES: {name}: {other:?}"),
+            };
+            names.split(',').map(named).collect()
+        }
+    };
+    assert!(!devices.is_empty());
+    devices
+}
+
+/// Runs a part of the suite on each of them.
+pub fn on_devices<J: Job>(part: impl Fn(DeviceName) -> J) {
+    for device in devices() {
+        run(device, part(device)).unwrap_or_else(|error| panic!("{error}"));
+    }
+}
+
+pub(crate) fn load<B: Backend>(name: &str, form: WeightForm, device: &B::Device) -> (Golden, Decoder<B>) {
+    let golden = Golden::read(name);
+    let decoder = Pretrained::open(&golden.path).unwrap().load::<B>(device, form, |_| {}).unwrap();
+    (golden, decoder)
+}
+
+pub(crate) fn ids<B: Backend>(ids: &[u32], device: &B::Device) -> Tensor<B, 2, Int> {
+    let data: Vec<i64> = ids.iter().map(|&id| id.into()).collect();
+    Tensor::from_data(TensorData::new(data, [1, ids.len()]), device)
+}

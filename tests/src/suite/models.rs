@@ -1,0 +1,130 @@
+//! Golden logits: whole, cached and in chunks; in float32, and in what halves a device computes in.
+
+use burn::tensor::{FloatDType, backend::Backend};
+use moi_backends::{DeviceName, FloatType, Job, float_types};
+use moi_engine::SelfCheck;
+use moi_models::{CausalLm, Decoder};
+use moi_pretrained::WeightForm;
+
+use super::{CHECKPOINTS, LOGIT_ERROR, ids, load};
+use crate::{golden::Golden, relative_error, values};
+
+/// Cached steps behind a prefill.
+const STEPS: usize = 24;
+
+/// In pieces through a cache.
+fn logits<B: Backend>(model: &Decoder<B>, pieces: &[&[u32]], device: &B::Device) -> Vec<f32> {
+    let mut cache = model.new_cache(1);
+    let of = |piece: &&[u32]| {
+        let hidden = model.forward(model.embed(ids(piece, device)), &mut cache).unwrap();
+        values(model.logits(hidden))
+    };
+    pieces.iter().flat_map(of).collect()
+}
+
+/// The prompt at once, a part of it with single steps behind, and in chunks.
+fn ways(golden: &Golden) -> [(&'static str, Vec<&[u32]>); 3] {
+    let tokens = &golden.cases.tokens;
+    let (prefill, rest) = tokens.split_at(tokens.len() - STEPS);
+    let cached = std::iter::once(prefill).chain(rest.chunks(1)).collect();
+    [("full", vec![&tokens[..]]), ("cached", cached), ("chunked", tokens.chunks(7).collect())]
+}
+
+/// float32 against transformers.
+#[derive(Debug)]
+pub struct Logits(pub DeviceName);
+
+impl Job for Logits {
+    type Output = ();
+
+    fn run<B: Backend>(self, device: &B::Device) {
+        for name in CHECKPOINTS {
+            let (golden, model) = load::<B>(name, WeightForm::F32, device);
+            for (way, pieces) in ways(&golden) {
+                let error = relative_error(&logits(&model, &pieces, device), &golden.logits);
+                println!("{}: {name}, {way}: {error:.1e}", self.0);
+                assert!(error <= LOGIT_ERROR, "{}: {name}, {way}: {error}", self.0);
+            }
+        }
+    }
+}
+
+/// Under this share of the largest logit, another argmax is legitimate in 16 bits.
+const MARGIN: f32 = 5e-3;
+/// Nats, the mean over the positions.
+const DIVERGENCE: f64 = 1e-3;
+
+/// float16 and bfloat16, where the device computes in them, against transformers' float32.
+#[derive(Debug)]
+pub struct Halves(pub DeviceName);
+
+impl Job for Halves {
+    type Output = ();
+
+    fn run<B: Backend>(self, device: &B::Device) {
+        for kind in float_types::<B>(device).into_iter().filter(|&kind| kind != FloatType::F32) {
+            for name in CHECKPOINTS {
+                let (golden, model) = load::<B>(name, WeightForm::Float(kind.dtype()), device);
+                for (way, pieces) in ways(&golden) {
+                    let found = logits(&model, &pieces, device);
+                    let what = format!("{}: {name} in {kind}, {way}", self.0);
+                    compare(&found, &golden, &what);
+                }
+            }
+        }
+    }
+}
+
+fn compare(found: &[f32], golden: &Golden, what: &str) {
+    assert!(found.iter().all(|logit| logit.is_finite()), "{what}: not all logits are finite");
+    let largest = golden.logits.iter().fold(0.0f32, |max, logit| max.max(logit.abs()));
+    let rows = found.chunks(golden.vocab).zip(golden.logits.chunks(golden.vocab));
+    let (mut kl, mut close, mut missed) = (Vec::new(), 0, 0.0f32);
+    for (position, (found, expected)) in rows.enumerate() {
+        kl.push(divergence(expected, found));
+        let best = |row: &[f32]| (0..row.len()).max_by(|&a, &b| row[a].total_cmp(&row[b])).unwrap();
+        let (is, should) = (best(found), best(expected));
+        // The margin of the token that should be over the one that is.
+        let margin = expected[should] - expected[is];
+        close += usize::from(is != should);
+        missed = missed.max(margin / largest);
+        assert!(margin <= MARGIN * largest, "{what}: position {position}: {is}, not {should}, by {margin}");
+    }
+    let mean = kl.iter().sum::<f64>() / kl.len() as f64;
+    let worst = kl.iter().copied().fold(0.0, f64::max);
+    let error = relative_error(found, &golden.logits);
+    println!(
+        "{what}: {error:.1e}; divergence {mean:.1e} nats, {worst:.1e} at worst; {close} of {} argmaxes differ, by a margin of {missed:.1e} at most",
+        kl.len()
+    );
+    assert!(mean < DIVERGENCE, "{what}: divergence {mean}");
+}
+
+/// KL(p || q) of the softmax of both, in float64.
+fn divergence(p: &[f32], q: &[f32]) -> f64 {
+    let log_softmax = |row: &[f32]| {
+        let max = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+        let sum: f64 = row.iter().map(|&l| f64::from(l - max).exp()).sum();
+        row.iter().map(|&l| f64::from(l - max) - sum.ln()).collect::<Vec<f64>>()
+    };
+    log_softmax(p).into_iter().zip(log_softmax(q)).map(|(p, q)| p.exp() * (p - q)).sum()
+}
+
+/// The engine's own check.
+#[derive(Debug)]
+pub struct SelfChecks(pub DeviceName);
+
+impl Job for SelfChecks {
+    type Output = ();
+
+    fn run<B: Backend>(self, device: &B::Device) {
+        for kind in float_types::<B>(device) {
+            let check = SelfCheck::run::<B>(device, kind.dtype()).unwrap();
+            println!("{}: self-check in {kind}: {:.1e}, cached {:.1e}", self.0, check.whole, check.cached);
+            assert!(check.is_right(), "{}: {check:?}", self.0);
+            if kind.dtype() == FloatDType::F32 {
+                assert!(check.whole.max(check.cached) <= SelfCheck::EXACT, "{}: {check:?}", self.0);
+            }
+        }
+    }
+}

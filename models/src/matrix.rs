@@ -100,5 +100,5 @@ fn weighted_sum_of_floats<B: Backend>(table: Tensor<B, 2>, weights: Tensor<B, 2>
         weights.clone().narrow(1, start, len).matmul(tile)
     };
     let sum = (0..rows).step_by(step).map(part).reduce(|sum, part| sum + part);
-    sum.unwrap_or_else(|| Tensor::zeros([weights.dims()[0], columns], &weights.device()))
+    sum.unwrap_or_else(|| Tensor::zeros([weights.dims()[0], columns], (&weights.device(), DType::F32)))
 }

@@ -82,6 +82,7 @@ impl<B: Backend> PackedMatrix<B> {
 
     /// `x` `[n, in]` times the transpose: `[n, out]`.
     pub fn products(&self, x: Tensor<B, 2>) -> Tensor<B, 2> {
+        let x = x.cast(DType::F32);
         let tiles = self.tiles().map(|tile| x.clone().matmul(tile.transpose())).collect();
         Tensor::cat(tiles, 1)
     }
@@ -96,7 +97,9 @@ impl<B: Backend> PackedMatrix<B> {
             part.matmul(tile)
         });
         let sum = products.reduce(|sum, product| sum + product);
-        sum.unwrap_or_else(|| Tensor::zeros([weights.dims()[0], self.columns], &weights.device()))
+        sum.unwrap_or_else(|| {
+            Tensor::zeros([weights.dims()[0], self.columns], (&weights.device(), DType::F32))
+        })
     }
 
     /// The rows of `ids` `[n]`: `[n, in]`.

@@ -9,8 +9,11 @@ use serde_json::Value;
 
 use crate::golden::Golden;
 
-/// The binary that cargo built beside this test.
+/// The binary that cargo built beside this test, or another in `MOI_BINARY`.
 pub fn binary() -> PathBuf {
+    if let Some(other) = std::env::var_os("MOI_BINARY") {
+        return other.into();
+    }
     let path = std::env::current_exe().unwrap();
     let path =
         path.parent().and_then(Path::parent).unwrap().join(format!("moi{}", std::env::consts::EXE_SUFFIX));
@@ -39,6 +42,9 @@ pub fn refused(args: &[&str], parts: &[&str]) {
         out.status.code().is_some_and(|code| code != 101) && !stderr.contains("panicked"),
         "{args:?}: {stderr}"
     );
+    // clap's own errors show the usage below.
+    let lines = stderr.trim().lines().count();
+    assert!(lines == 1 || stderr.starts_with("error: "), "{args:?}: {stderr:?}");
     for part in parts {
         assert!(stderr.contains(part), "{args:?}: {stderr:?} does not say {part:?}");
     }

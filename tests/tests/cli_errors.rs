@@ -24,7 +24,7 @@ fn bad_input_gets_one_clear_error() {
     generate(&["--top-p", "0"], &["top-p", "got 0"]);
     generate(&["--min-p", "2"], &["min-p", "got 2"]);
     generate(&["--max-tokens", "0"], &["max tokens must be 1 or more"]);
-    generate(&["--device", "abacus"], &["abacus", "cpu, ndarray and vulkan"]);
+    generate(&["--device", "abacus"], &["abacus", "cpu, ndarray, cuda"]);
     generate(&["--device", "cpu:1"], &["cpu:1", "other devices have none"]);
     // Not in this build, or not that many on this machine: either way one sentence.
     generate(&["--device", "vulkan:1000"], &["`vulkan", "moi"]);

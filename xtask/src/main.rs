@@ -1,13 +1,17 @@
-//! Everything that prepares files, and the test command.
+//! Everything that prepares files, and the test commands.
 
-use std::{
-    path::Path,
-    process::{Command, ExitCode},
-};
+mod build;
+mod dist;
+mod gpu_report;
+mod parity;
+
+use std::{path::PathBuf, process::ExitCode};
 
 use anyhow::{Context, Result, bail};
 use clap::{Parser, Subcommand};
 use moi_hub::{CATALOGUE, Cache, DEFAULT_MODEL, Fetcher};
+
+use build::{cargo, root};
 
 /// Tasks of the moi workspace.
 #[derive(Debug, Parser)]
@@ -39,6 +43,23 @@ enum Task {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         rest: Vec<String>,
     },
+    /// Run the parity suite on devices: golden logits, caches, batches, decodes, seeds, in every number type
+    Parity {
+        /// Devices by name, such as cuda or vulkan:1; all of the machine's that the features allow where none is given
+        #[arg(long = "device", value_name = "NAME")]
+        devices: Vec<String>,
+        /// Further cargo features, such as fusion and autotune: combinations that do not ship
+        #[arg(long, value_name = "FEATURES", value_delimiter = ',')]
+        features: Vec<String>,
+    },
+    /// Build the binary that is carried to other machines, stripped, into target/dist
+    Dist {
+        /// Its devices' features
+        #[arg(long, value_delimiter = ',', default_values_t = dist::FEATURES.map(String::from))]
+        features: Vec<String>,
+    },
+    /// Check a machine's GPUs in one go and write a dated report: doctor, parity, real models, warm starts
+    GpuReport(gpu_report::GpuReportArgs),
     /// Fetch the model that tests need, then run all tests
     ///
     /// In release: a float32 forward pass of a real model is too slow without optimisation, and the
@@ -55,6 +76,9 @@ fn main() -> ExitCode {
         Task::Fetch { names } => fetch(&names),
         Task::Convert { rest } => moi("convert", &rest),
         Task::Inspect { rest } => moi("inspect", &rest),
+        Task::Parity { devices, features } => parity::run(&devices, &features),
+        Task::Dist { features } => dist::run(&features).map(|_| ()),
+        Task::GpuReport(args) => gpu_report::run(&args),
         Task::Test { rest } => test(&rest),
     };
     match done {
@@ -67,32 +91,31 @@ fn main() -> ExitCode {
 }
 
 fn fetch(names: &[String]) -> Result<()> {
-    let fetcher = Fetcher::new(Cache::from_env()?);
     for name in names {
-        let entry = moi_hub::find(name).with_context(|| {
-            let known: Vec<&str> = CATALOGUE.iter().map(|entry| entry.name).collect();
-            format!("there is no model `{name}` in the catalogue ({})", known.join(", "))
-        })?;
-        let path = fetcher.fetch(entry, |line| eprintln!("xtask: {line}"))?;
+        let path = fetched(name, Cache::from_env()?)?;
         eprintln!("xtask: {name} is at {}", path.display());
     }
     Ok(())
 }
 
+/// A catalogue model in a cache, fetched if need be.
+fn fetched(name: &str, cache: Cache) -> Result<PathBuf> {
+    let entry = moi_hub::find(name).with_context(|| {
+        let known: Vec<&str> = CATALOGUE.iter().map(|entry| entry.name).collect();
+        format!("there is no model `{name}` in the catalogue ({})", known.join(", "))
+    })?;
+    Ok(Fetcher::new(cache).fetch(entry, |line| eprintln!("xtask: {line}"))?)
+}
+
 /// Runs the binary that `cargo run` builds: one build for both, and the same code.
 fn moi(command: &str, rest: &[String]) -> Result<()> {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().context("xtask stands in the workspace")?;
     let mut cargo = cargo();
-    cargo.args(["run", "--release", "--quiet", "--manifest-path"]).arg(root.join("Cargo.toml"));
+    cargo.args(["run", "--release", "--quiet", "--manifest-path"]).arg(root().join("Cargo.toml"));
     let status = cargo.arg("--").arg(command).args(rest).status().context("cargo cannot be run")?;
     if !status.success() {
         bail!("moi {command} failed ({status})");
     }
     Ok(())
-}
-
-fn cargo() -> Command {
-    Command::new(std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned()))
 }
 
 fn test(rest: &[String]) -> Result<()> {

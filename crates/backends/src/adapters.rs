@@ -37,7 +37,7 @@ fn adapters(kind: Kind) -> (Instance, Vec<Adapter>) {
 
 /// What this machine has.
 pub(crate) fn found(kind: Kind) -> Vec<Found> {
-    let (_instance, adapters) = adapters(kind);
+    let Ok((_instance, adapters)) = quietly(|| adapters(kind)) else { return Vec::new() };
     adapters.iter().enumerate().map(|(index, adapter)| described(kind, index, adapter)).collect()
 }
 
@@ -100,13 +100,14 @@ pub(crate) fn open(name: DeviceName) -> Result<WgpuDevice, DeviceError> {
 fn start(name: DeviceName) -> Result<WgpuDevice, DeviceError> {
     let absent = |what| DeviceError::Absent { name, what };
     let broken = |what| DeviceError::Broken { name, what };
-    let (instance, adapters) = adapters(name.kind());
+    let (instance, adapters) = quietly(|| adapters(name.kind())).map_err(broken)?;
     let count = adapters.len();
     let adapter = adapters.into_iter().nth(name.index()).ok_or_else(|| match count {
         0 => absent(needed(name.kind()).to_owned()),
         _ => absent(format!("there are {count}, counted from 0; `moi devices` lists them")),
     })?;
     let described = described(name.kind(), name.index(), &adapter);
+    // The keys of kernels in SPIR-V name what the GPU can do: they can be kept with another's.
     kernel_cache::settle(&described);
     let start = || {
         let (device, queue) = request(&adapter)?;

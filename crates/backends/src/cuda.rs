@@ -61,9 +61,13 @@ pub(crate) fn open(name: DeviceName) -> Result<CudaDevice, DeviceError> {
         count => absent(&format!("there are {count}, counted from 0; `moi devices` lists them")),
     })?;
     if let Some(what) = missing_from_toolkit() {
-        return Err(absent(&what));
+        return Err(DeviceError::Incomplete { name, what });
     }
-    kernel_cache::settle(gpu);
+    if !kernel_cache::settle(gpu) {
+        // Their keys do not say which GPU they are for.
+        let what = "this program keeps another GPU's kernels; name this one when it is started".to_owned();
+        return Err(DeviceError::Incomplete { name, what });
+    }
     let device = CudaDevice::new(name.index());
     quietly(|| first_product::<Cuda>(&device)).and_then(|right| right).map_err(broken)?;
     Ok(device)

@@ -21,6 +21,14 @@ pub enum DeviceError {
         /// What was found, and what is needed.
         what: String,
     },
+    /// It is there, and something that it needs is not.
+    #[error("the device `{name}` cannot be used: {what}")]
+    Incomplete {
+        /// The device.
+        name: DeviceName,
+        /// What is missing, and what to do.
+        what: String,
+    },
     /// It is there and does not work.
     #[error("the device `{name}` does not start: {what}; its driver may need an update")]
     Broken {

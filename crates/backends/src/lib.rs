@@ -88,7 +88,7 @@ pub fn choose(request: Request) -> (DeviceName, Option<String>) {
         }
     }
     let why = match failures.is_empty() {
-        // A build for the CPU alone has no choice to tell of.
+        // A build for the CPU alone has no choice to tell of: the default of most users.
         true if !Kind::ALL.into_iter().any(|kind| kind.is_gpu() && kind.is_compiled()) => None,
         true => Some("no GPU was found that this build can use".to_owned()),
         false => Some(failures.join("; ")),
@@ -99,6 +99,18 @@ pub fn choose(request: Request) -> (DeviceName, Option<String>) {
 /// The CPU, by the fastest backend that this build has for it.
 pub fn cpu() -> DeviceName {
     DeviceName::from(if Kind::Cpu.is_compiled() { Kind::Cpu } else { Kind::Ndarray })
+}
+
+/// Keeps drivers from complaining on stderr of a desktop that is not there: Mesa's layer that sorts GPUs asks for it.
+///
+/// # Safety
+/// No other thread may run yet, as an environment variable is set: to be called first in `main`.
+pub unsafe fn quiet_drivers() {
+    let is_set = |name| std::env::var_os(name).is_some();
+    if cfg!(target_os = "linux") && !is_set("XDG_RUNTIME_DIR") && !is_set("NODEVICE_SELECT") {
+        // SAFETY: the caller's promise.
+        unsafe { std::env::set_var("NODEVICE_SELECT", "1") };
+    }
 }
 
 /// What this machine has of a kind; nothing where this build cannot use it.

@@ -51,7 +51,8 @@ impl Kind {
             Self::Cuda => cfg!(feature = "cuda"),
             // The Metal compiler is there on Apple's systems alone.
             Self::Metal => cfg!(all(feature = "metal", target_os = "macos")),
-            Self::Vulkan => cfg!(feature = "vulkan"),
+            // On Apple's systems Vulkan is a layer over Metal that nobody has.
+            Self::Vulkan => cfg!(all(feature = "vulkan", not(target_vendor = "apple"))),
             Self::Wgpu => cfg!(feature = "wgpu"),
         }
     }

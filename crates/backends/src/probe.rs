@@ -1,6 +1,7 @@
 //! What stands between a driver stack that panics and a user.
 
 use std::{
+    cell::Cell,
     panic::{self, AssertUnwindSafe},
     sync::{
         Mutex, MutexGuard, OnceLock, PoisonError,
@@ -31,7 +32,7 @@ pub(crate) fn first_product<B: Backend>(device: &B::Device) -> Result<(), String
     }
 }
 
-/// Work on a device that started: a panic becomes an error, and so does what the driver's threads said last.
+/// Work on a device that started: a panic becomes an error with the first words of the driver's threads.
 pub(crate) fn guarded<T>(name: DeviceName, work: impl FnOnce() -> T) -> Result<T, DeviceError> {
     quietly(work).map_err(|what| DeviceError::Failed { name, what })
 }
@@ -44,13 +45,20 @@ pub(crate) fn quietly<T>(work: impl FnOnce() -> T) -> Result<T, String> {
     if UNDER_WAY.fetch_add(1, Ordering::SeqCst) == 0 {
         *first_words() = None;
     }
+    let before = QUIET.replace(true);
     let done = panic::catch_unwind(AssertUnwindSafe(work));
+    QUIET.set(before);
     UNDER_WAY.fetch_sub(1, Ordering::SeqCst);
     done.map_err(|_| first_words().clone().unwrap_or_else(|| "it failed without a word".to_owned()))
 }
 
 /// How much quiet work there is.
 static UNDER_WAY: AtomicUsize = AtomicUsize::new(0);
+
+thread_local! {
+    /// Whether this thread does some of it.
+    static QUIET: Cell<bool> = const { Cell::new(false) };
+}
 
 /// What the first panic of it said.
 fn first_words() -> MutexGuard<'static, Option<String>> {
@@ -62,7 +70,10 @@ fn first_words() -> MutexGuard<'static, Option<String>> {
 fn listen() {
     let before = panic::take_hook();
     panic::set_hook(Box::new(move |panic| {
-        if UNDER_WAY.load(Ordering::SeqCst) == 0 {
+        // cubecl names its threads like that, and drivers do not name theirs; others have work of their own.
+        let concerned =
+            QUIET.get() || std::thread::current().name().is_none_or(|name| name.starts_with("DS"));
+        if UNDER_WAY.load(Ordering::SeqCst) == 0 || !concerned {
             return before(panic);
         }
         let text = panic.payload_as_str().unwrap_or("it failed without a word");

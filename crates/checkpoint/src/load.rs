@@ -122,7 +122,7 @@ impl<B: Backend> ModuleVisitor<B> for Parameters {
 }
 
 /// Values that are read, converted and copied to the device at a time.
-const PIECE: usize = 1 << 25;
+const PIECE: usize = 1 << 23;
 
 /// A tensor on the device. A large one goes there in pieces: on its way each is in the host's memory two or three
 /// times, as it is stored, as it will be, and as the device's driver takes it over.
@@ -135,13 +135,16 @@ fn upload<B: Backend, const D: usize>(
     let options = || (device, DType::from(dtype));
     let row: usize = shape[1..].iter().product();
     let piece = (PIECE / row.max(1)).max(1);
-    if D != 2 || shape[0] <= piece {
+    // Of what is stored transposed each piece would read all.
+    if D != 2 || shape[0] <= piece || !tensor.is_as_stored() {
         return Tensor::from_data(data(tensor, dtype, shape), options());
     }
     let mut whole = Tensor::<B, D>::empty(shape, options());
     for start in (0..shape[0]).step_by(piece) {
         let len = piece.min(shape[0] - start);
-        let Some(rows) = tensor.slice_rows(start, len) else { continue };
+        let Some(rows) = tensor.slice_rows(start, len) else {
+            return Tensor::from_data(data(tensor, dtype, shape), options());
+        };
         let mut ranges = shape.map(|size| 0..size);
         ranges[0] = start..start + len;
         let mut shape = shape;

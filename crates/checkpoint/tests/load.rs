@@ -6,7 +6,7 @@ use std::{fs, path::Path};
 
 use burn::{
     module::{Module, Param, ParamId},
-    tensor::{Tensor, backend::Backend},
+    tensor::{DType, FloatDType, Tensor, backend::Backend},
 };
 use burn_flex::Flex;
 use moi_checkpoint::{CheckpointError, LoadProgress, load, open_safetensors};
@@ -187,4 +187,59 @@ fn stacked_experts_are_taken_apart_and_absurd_ones_are_not() {
     // As many experts as fit into no bytes.
     write(&path, &[("x.experts.down_proj", Dtype::F32, &[1 << 40, 0, 1])]);
     assert_eq!(open_safetensors(&path).unwrap().with_single_experts().tensors().len(), 1);
+}
+
+#[derive(Module, Debug)]
+struct Single<B: Backend> {
+    weight: Param<Tensor<B, 2>>,
+}
+
+/// Halves stay what they are, others are rounded, and what is large goes to the device in pieces.
+#[test]
+fn values_take_the_type_that_is_asked_for() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("model.safetensors");
+    // More than a piece has: 2^23 values.
+    let shape = [9, 1 << 20];
+    let count = shape[0] * shape[1];
+    let value = |i: usize| ((i * 7 + i / 1000) % 509) as f32 / 64.0 - 3.0;
+    for stored in [Dtype::F32, Dtype::F16, Dtype::BF16] {
+        let bytes: Vec<u8> = match stored {
+            Dtype::F16 => (0..count).flat_map(|i| half::f16::from_f32(value(i)).to_le_bytes()).collect(),
+            Dtype::BF16 => (0..count).flat_map(|i| half::bf16::from_f32(value(i)).to_le_bytes()).collect(),
+            _ => (0..count).flat_map(|i| value(i).to_le_bytes()).collect(),
+        };
+        let view = TensorView::new(stored, shape.to_vec(), &bytes).unwrap();
+        fs::write(&path, safetensors::serialize([("weight", view)], None).unwrap()).unwrap();
+        let checkpoint = open_safetensors(&path).unwrap();
+        for dtype in [FloatDType::F32, FloatDType::F16, FloatDType::BF16] {
+            let zeros = Tensor::<Flex, 2>::zeros([1, 1], &Default::default());
+            let empty = Param::uninitialized(
+                ParamId::new(),
+                move |_, _| zeros.clone(),
+                Default::default(),
+                false,
+                shape.into(),
+            );
+            let loaded = load(Single { weight: empty }, &checkpoint, |_| false, |_| dtype, |_| {}).unwrap();
+            let weight = loaded.weight.val();
+            assert_eq!(weight.dtype(), DType::from(dtype));
+            let found = weight.into_data().convert::<f32>();
+            let rounded = |i: usize, x: f32| match if i == 0 { stored_as(stored) } else { dtype } {
+                FloatDType::F16 => half::f16::from_f32(x).to_f32(),
+                FloatDType::BF16 => half::bf16::from_f32(x).to_f32(),
+                _ => x,
+            };
+            let wrong = found.iter::<f32>().enumerate().find(|&(i, x)| x != rounded(1, rounded(0, value(i))));
+            assert_eq!(wrong, None, "{stored:?} as {dtype:?}");
+        }
+    }
+}
+
+fn stored_as(dtype: Dtype) -> FloatDType {
+    match dtype {
+        Dtype::F16 => FloatDType::F16,
+        Dtype::BF16 => FloatDType::BF16,
+        _ => FloatDType::F32,
+    }
 }

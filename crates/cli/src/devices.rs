@@ -7,7 +7,6 @@ use serde::Serialize;
 
 use crate::{
     args::{DevicesArgs, Format},
-    backend::keep_kernels,
     output,
 };
 
@@ -58,7 +57,6 @@ fn dtypes(name: DeviceName) -> Result<Vec<FloatType>, String> {
 
 /// Prints what this build supports and what this machine has.
 pub(crate) fn run(args: &DevicesArgs) -> Result<()> {
-    keep_kernels();
     let row = |kind: Kind| Row {
         kind: kind.name(),
         feature: kind.feature(),

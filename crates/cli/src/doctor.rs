@@ -55,7 +55,10 @@ struct Decoding {
 
 /// Checks, reports, and fails where a device is wrong.
 pub(crate) fn run(args: &DoctorArgs) -> Result<Ended> {
-    keep_kernels();
+    // Kept for one GPU only.
+    if args.device != Request::Auto {
+        keep_kernels();
+    }
     let names = match args.device {
         Request::Named(name) => vec![name],
         Request::Auto => Kind::ALL.into_iter().flat_map(found).map(|found| found.name).collect(),
@@ -79,8 +82,12 @@ fn examine(name: DeviceName, cpu: Device, expected: &[Step]) -> Result<Report> {
     let (types, decoding, mut advice) = match examined {
         Ok(Ok((types, steps))) => {
             let exact = types.iter().any(|t| t.dtype == "f32" && t.whole.max(t.cached) <= SelfCheck::EXACT);
-            let decoding = steps.map(|steps| compare(&steps, expected, exact));
-            let advice = advise(found.as_ref(), &types, decoding.as_ref(), exact);
+            let decoding = steps.as_ref().map(|steps| match steps {
+                Ok(steps) => compare(steps, expected, exact),
+                Err(_) => Decoding { tokens: expected.len(), same: 0, entropy: f32::NAN, right: false },
+            });
+            let mut advice = advise(found.as_ref(), &types, decoding.as_ref(), exact);
+            advice.extend(steps.and_then(Result::err));
             (types, decoding, advice)
         }
         Ok(Err(error)) => bail!(error),
@@ -107,14 +114,15 @@ struct Examine {
 }
 
 impl moi_backends::Job for Examine {
-    type Output = Result<(Vec<TypeReport>, Option<Vec<Step>>)>;
+    type Output = Result<(Vec<TypeReport>, Option<Result<Vec<Step>, String>>)>;
 
     fn run<B: Backend>(self, device: &B::Device) -> Self::Output {
         let mut types = Vec::new();
         for kind in float_types::<B>(device) {
             types.push(TypeReport::new(kind, SelfCheck::run::<B>(device, kind.dtype())?));
         }
-        let steps = if self.decodes { Some(Decode.run::<B>(device)?) } else { None };
+        // Logits that are no numbers end a generation; here that is what is looked for.
+        let steps = self.decodes.then(|| Decode.run::<B>(device).map_err(|error| format!("{error:#}")));
         Ok((types, steps))
     }
 }
@@ -176,8 +184,9 @@ fn compare(found: &[Step], expected: &[Step], exact: bool) -> Decoding {
     };
     let rows = expected.iter().map(|step| step.row.0 + 1).max().unwrap_or(0);
     let pairs: Vec<(Step, Step)> = (0..rows).flat_map(same).collect();
-    let off = |(f, e): &(Step, Step)| (f.entropy - e.entropy).abs().max((f.gate - e.gate).abs());
-    let entropy = pairs.iter().map(off).fold(0.0f32, |max, d| if d <= max { max } else { d });
+    let off = |(f, e): &(Step, Step)| [(f.entropy - e.entropy).abs(), (f.gate - e.gate).abs()];
+    // Not a number is the worst.
+    let entropy = pairs.iter().flat_map(off).fold(0.0f32, |max, d| if d <= max { max } else { d });
     let right = match exact {
         true => pairs.len() == expected.len() && entropy <= 1e-4,
         false => pairs.len() * 2 >= expected.len() && entropy <= 2e-2,
@@ -204,7 +213,7 @@ fn advise(
     if found.is_some_and(|found| found.name.kind().is_gpu()) && types.len() == 1 {
         advice.push("it computes in f32 alone: a model takes twice the memory of a 16-bit one".to_owned());
     }
-    if decoding.is_some_and(|decoding| !decoding.right) {
+    if decoding.is_some_and(|decoding| !decoding.right) && types.iter().all(|t| t.right) {
         advice.push("its logits are right, but what it samples and mixes is not the CPU's".to_owned());
     }
     advice

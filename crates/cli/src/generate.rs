@@ -52,7 +52,7 @@ impl Job for Generate {
 
     fn run<B: Backend>(self, device: &B::Device) -> Result<Ended> {
         let Self { args, device: device_name, pretrained, prompt, rule, sampling, seed, begun } = self;
-        // The context may end earlier, but not later.
+        // The answer may end earlier, but not later; without an end, only what is needed for sure counts.
         let asked = prompt.len().saturating_add(args.stop.max_tokens.unwrap_or(1));
         let positions = asked.min(pretrained.architecture.config.context_length);
         let (engine, form) = model::engine::<B>(pretrained, &args.model, (device_name, device), positions)?;

@@ -24,6 +24,8 @@ use args::{Args, Command};
 const INTERRUPTED: u8 = 130;
 
 fn main() -> ExitCode {
+    // SAFETY: nothing else has run.
+    unsafe { moi_backends::quiet_drivers() };
     let done = match Args::parse().command {
         Command::Generate(args) => generate::run(*args),
         Command::Logits(args) => logits::run(&args).map(|()| Ended::Normally),

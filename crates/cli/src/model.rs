@@ -8,7 +8,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use moi_backends::Found;
 use moi_engine::Engine;
 use moi_hub::{CATALOGUE, Cache, Fetcher};
-use moi_models::Decoder;
+use moi_models::{Decoder, PackedForm};
 use moi_pretrained::{AdvisedSampling, Footprint, Pretrained, WeightForm};
 
 use crate::{args::ModelArgs, backend::Device};
@@ -107,12 +107,14 @@ fn too_large(model: &str, footprint: Footprint, form: WeightForm, found: &Found,
     let Footprint { weights, cache, positions } = footprint;
     let [weights, cache, memory] = [weights as u64, cache as u64, memory].map(|b| b as f64 / 1e9);
     let remedy = match form {
-        WeightForm::Float(_) => "--quantize q4_0 takes a fraction of it",
-        _ => "a smaller model is needed",
+        WeightForm::F32 => "--dtype f16 or bf16 takes half of it, --quantize q4_0 a sixth",
+        WeightForm::Float(_) => "--quantize q4_0 takes a third of it",
+        WeightForm::Stored | WeightForm::Packed(PackedForm::Q8_0) => "--quantize q4_0 may take less",
+        WeightForm::Packed(_) => "a smaller model or another device is needed",
     };
     format!(
         "`{model}` needs {weights:.2} GB for its weights and {cache:.2} GB for a cache of {positions} positions, but \
-         `{}` ({}) has {memory:.2} GB; {remedy}, and so does --dtype f16 or bf16 where they are f32, or another device",
+         `{}` ({}) has {memory:.2} GB; {remedy}",
         found.name, found.description
     )
 }

@@ -28,8 +28,9 @@ const TOKENS: usize = 4;
 
 /// Compiles what a model needs, and says what it took.
 pub(crate) fn run(args: &WarmupArgs) -> Result<()> {
+    let path = model::find(&args.model.model, args.model.revision.as_deref())?;
     let begun = Instant::now();
-    let pretrained = model::open(&args.model)?;
+    let pretrained = model::open_at(&args.model, &path)?;
     let device = Device::chosen(args.model.device);
     let took = device.run(Warmup { args, device, pretrained, begun })?;
     eprintln!(

@@ -3,12 +3,12 @@
 use burn::tensor::{Tensor, backend::Backend};
 use moi::{InputRule, RowMix, next_inputs};
 use moi_models::{CausalLm, KvCache};
-use moi_text::{Detokenizer, Tokenizer};
 
 use crate::{
     Engine, EngineError, Request, Sampled, Sampler, StopReason, StopRules,
     engine::{Prefilled, Rows, ids_tensor},
     stop::StopMatcher,
+    text::{Detokenizer, Tokenizer},
 };
 
 /// A row of a batch, by the order in which it was added.

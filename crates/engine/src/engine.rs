@@ -3,9 +3,8 @@
 use burn::tensor::{Int, Tensor, TensorData, backend::Backend};
 use moi::EmbeddingRows;
 use moi_models::{CausalLm, Embedding, KvCache};
-use moi_text::Tokenizer;
 
-use crate::{Batch, EngineError, Prompt, Request, Step, self_check};
+use crate::{Batch, EngineError, Prompt, Request, Step, self_check, text::Tokenizer};
 
 /// Prompt positions that go through the model at once, unless set otherwise.
 pub const DEFAULT_PREFILL_CHUNK: usize = 512;
@@ -127,7 +126,7 @@ impl<B: Backend, M: CausalLm<B>> Engine<B, M> {
     fn inputs(&self, prompt: &Prompt<B>) -> Result<Tensor<B, 2>, EngineError> {
         let inputs = self.embedded(prompt)?;
         if self.checks_device {
-            self_check::at_first_use::<B>(&self.device, inputs.dtype())?;
+            self_check::at_first_use::<B>(&self.device, self.model.embedding().weight.dtype())?;
         }
         Ok(inputs)
     }

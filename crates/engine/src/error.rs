@@ -14,7 +14,7 @@ pub enum EngineError {
     Mix(#[from] moi::MixError),
     /// The tokenizer failed.
     #[error(transparent)]
-    Text(#[from] moi_text::TextError),
+    Text(#[from] crate::text::TextError),
     /// The device gives wrong numbers.
     #[error(transparent)]
     Device(#[from] crate::WrongLogits),

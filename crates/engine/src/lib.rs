@@ -4,6 +4,9 @@
 //! input rules, samplings and lengths share a step. After a token is sampled, the row's [`InputRule`]
 //! decides what the model is fed.
 //!
+//! Without the default feature `text`, prompts are token ids or embeddings and steps have no text; nothing is used
+//! then that WebAssembly lacks. The feature `web` has random numbers, which burn asks for, from the browser.
+//!
 //! ```
 //! use moi_engine::{Engine, Prompt, Request, StopReason};
 //! use moi_models::Architecture;
@@ -35,6 +38,7 @@ mod request;
 mod sampler;
 pub mod self_check;
 mod stop;
+mod text;
 
 pub use batch::{Batch, RowId, Step};
 pub use engine::{DEFAULT_PREFILL_CHUNK, Engine, Generation};

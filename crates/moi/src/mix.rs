@@ -262,9 +262,11 @@ impl<B: Backend> Distribution<B> {
         let y = y.reshape([n, 1]);
         let q_y = match &self.tokens {
             None => self.probability.clone().gather(1, y.clone()),
-            Some(all) => (self.probability.clone() * all.clone().equal(y.clone()).float()).sum_dim(1),
+            Some(all) => {
+                (self.probability.clone() * all.clone().equal(y.clone()).float().cast(DType::F32)).sum_dim(1)
+            }
         };
-        let is_y = tokens.clone().equal(y.clone()).float();
+        let is_y = tokens.clone().equal(y.clone()).float().cast(DType::F32);
         let sampled = q_y * gate.clone() + gate.clone().neg().add_scalar(1.0);
         // y stands in a column of its own; its weight there is the whole one, in the others nothing.
         let others = q * gate * is_y.neg().add_scalar(1.0);
@@ -333,7 +335,7 @@ impl<B: Backend> Candidates<B> {
         let padding = [n, width - own];
         (
             Tensor::cat(vec![self.tokens, Tensor::zeros(padding, &device)], 1),
-            Tensor::cat(vec![self.weights, Tensor::zeros(padding, &device)], 1),
+            Tensor::cat(vec![self.weights, Tensor::zeros(padding, (&device, DType::F32))], 1),
         )
     }
 }

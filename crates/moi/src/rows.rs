@@ -41,6 +41,8 @@ impl<B: Backend> EmbeddingRows<B> for Tensor<B, 2> {
             weights.clone().narrow(1, start, len).matmul(tile)
         };
         let sum = (0..rows).step_by(step).map(part).reduce(|sum, part| sum + part);
-        sum.unwrap_or_else(|| Tensor::zeros([Tensor::dims(&weights)[0], columns], &weights.device()))
+        sum.unwrap_or_else(|| {
+            Tensor::zeros([Tensor::dims(&weights)[0], columns], (&weights.device(), DType::F32))
+        })
     }
 }

@@ -2,7 +2,7 @@
 
 use std::{cmp::Ordering, collections::BinaryHeap};
 
-use burn::tensor::{Int, Tensor, TensorData, backend::Backend};
+use burn::tensor::{DType, Int, Tensor, TensorData, backend::Backend};
 
 /// An entry of a row; ordered so that the heap's top is the one to throw out first.
 #[derive(Clone, Copy, PartialEq)]
@@ -43,7 +43,7 @@ pub(crate) fn top_k<B: Backend>(values: Tensor<B, 2>, k: usize) -> (Tensor<B, 2>
         }
     }
     (
-        Tensor::from_data(TensorData::new(best, [n, k]), &device),
+        Tensor::from_data(TensorData::new(best, [n, k]), (&device, DType::F32)),
         Tensor::from_data(TensorData::new(ids, [n, k]), &device),
     )
 }

@@ -38,7 +38,7 @@ impl Job for GreedyDecodes {
 }
 
 /// Models whose layers batch differently: positions turned, learned and none, windows, experts.
-const BATCHED: &[&str] = &["llama3-rope", "gemma2", "qwen3-moe", "gpt2"];
+const BATCHED: &[&str] = &["llama3-rope", "gemma2", "qwen3-moe", "gpt2-scales"];
 
 /// Rows of different prompts, rules, samplings and lengths, together as alone; gives the steps of all.
 #[derive(Debug)]

@@ -1,7 +1,8 @@
 //! The parity suite: what every device must compute, generic over the backend.
 //!
 //! It runs on every device that the build supports and the machine has, or on those in `MOI_TEST_DEVICES`
-//! (`cuda,vulkan:1`), and prints what it measures.
+//! (`cuda,vulkan:1`), and prints what it measures. Kernels are compiled anew unless `MOI_TEST_KERNELS` names a
+//! directory for them.
 
 mod decodes;
 mod models;
@@ -29,7 +30,7 @@ pub const CHECKPOINTS: &[&str] = &[
     "qwen3-moe-dense",
     "phi3-longrope",
     "gpt-neox",
-    "gpt2",
+    "gpt2-scales",
     "olmo2",
     "granite",
     "nemotron-nas",
@@ -40,6 +41,9 @@ pub const LOGIT_ERROR: f32 = 5e-5;
 
 /// The devices to test.
 pub fn devices() -> Vec<DeviceName> {
+    if let Some(directory) = std::env::var_os("MOI_TEST_KERNELS") {
+        moi_backends::keep_kernels_in(directory.into());
+    }
     let devices: Vec<DeviceName> = match std::env::var("MOI_TEST_DEVICES") {
         Err(_) => Kind::ALL.into_iter().flat_map(found).map(|found| found.name).collect(),
         Ok(names) => {

@@ -53,6 +53,8 @@ impl Job for Logits {
 const MARGIN: f32 = 5e-3;
 /// Nats, the mean over the positions.
 const DIVERGENCE: f64 = 1e-3;
+/// Nats, at one position.
+const WORST_DIVERGENCE: f64 = 1e-2;
 
 /// float16 and bfloat16, where the device computes in them, against transformers' float32.
 #[derive(Debug)]
@@ -97,7 +99,7 @@ fn compare(found: &[f32], golden: &Golden, what: &str) {
         "{what}: {error:.1e}; divergence {mean:.1e} nats, {worst:.1e} at worst; {close} of {} argmaxes differ, by a margin of {missed:.1e} at most",
         kl.len()
     );
-    assert!(mean < DIVERGENCE, "{what}: divergence {mean}");
+    assert!(mean < DIVERGENCE && worst < WORST_DIVERGENCE, "{what}: divergence {mean}, {worst} at worst");
 }
 
 /// KL(p || q) of the softmax of both, in float64.

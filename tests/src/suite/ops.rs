@@ -8,6 +8,8 @@ use crate::values;
 
 const VOCAB: usize = 12_289;
 const WIDTH: usize = 160;
+/// Weights that are reported.
+const TOP: usize = 5;
 
 /// Entropies, gates, weights and inputs of a batch of all rules, with a table in every type of the device.
 #[derive(Debug)]
@@ -57,14 +59,18 @@ fn mix<B: Backend>(device_name: DeviceName, kind: FloatType, device: &B::Device)
     let on_device = Tensor::<B, 2>::from_data(data, (device, DType::F32));
     let data = TensorData::new(table.clone(), [VOCAB, WIDTH]);
     let rows = Tensor::<B, 2>::from_data(data, (device, DType::from(kind.dtype())));
-    let mixed = moi::next_inputs(on_device, ids, &rows, &rules, 5).unwrap();
+    let mixed = moi::next_inputs(on_device, ids, &rows, &rules, TOP).unwrap();
     let inputs = values(mixed.inputs.clone());
 
     let mut worst = 0.0f64;
     for ((row, report), rule) in mixed.into_rows().into_iter().enumerate().zip(rules) {
         let (entropy, gate, weights) = formulas(&logits[row * VOCAB..][..VOCAB], tokens[row], rule);
-        let off = (f64::from(report.entropy) - entropy).abs().max((f64::from(report.gate) - gate).abs());
-        assert!(off < 1e-5, "{device_name}, {rule}: entropy or gate off by {off}");
+        // Each by itself: `max` would drop what is not a number.
+        for off in [f64::from(report.entropy) - entropy, f64::from(report.gate) - gate] {
+            assert!(off.abs() < 1e-5, "{device_name}, {rule}: entropy or gate off by {off}");
+        }
+        let weighty = weights.iter().filter(|&&weight| weight > 0.0).count();
+        assert_eq!(report.top.len(), weighty.min(TOP), "{device_name}, {rule}");
         for &(token, weight) in &report.top {
             assert!(
                 (f64::from(weight) - weights[token as usize]).abs() < 1e-5,
@@ -78,6 +84,7 @@ fn mix<B: Backend>(device_name: DeviceName, kind: FloatType, device: &B::Device)
             .collect();
         let largest = expected.iter().fold(0.0f64, |max, x| max.max(x.abs()));
         let found = &inputs[row * WIDTH..][..WIDTH];
+        assert!(found.iter().all(|x| x.is_finite()), "{device_name}, {rule}: not all inputs are finite");
         let error =
             found.iter().zip(&expected).fold(0.0f64, |max, (&f, e)| max.max((f64::from(f) - e).abs()));
         worst = worst.max(error / largest);

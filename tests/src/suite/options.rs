@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use moi_models::{Activation, AttentionKind, DecoderConfig, FeedForwardKind, MlpConfig};
+use moi_models::{AttentionKind, DecoderConfig, FeedForwardKind, MlpConfig};
 
 /// The options that lead to other computations on a device, by name.
 pub fn options(config: &DecoderConfig) -> BTreeSet<String> {
@@ -39,7 +39,7 @@ pub fn options(config: &DecoderConfig) -> BTreeSet<String> {
         }
         let mut mlp = |mlp: &MlpConfig| {
             let MlpConfig { activation, gated, bias, .. } = *mlp;
-            say(&format!("{}", Name(activation)), true);
+            say(&format!("{activation:?}"), true);
             say(if gated { "gated" } else { "not gated" }, true);
             say("bias of mlp", bias);
         };
@@ -55,12 +55,4 @@ pub fn options(config: &DecoderConfig) -> BTreeSet<String> {
         }
     }
     used
-}
-
-struct Name(Activation);
-
-impl std::fmt::Display for Name {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{:?}", self.0)
-    }
 }

@@ -14,15 +14,21 @@ use cubecl::config::{CubeClRuntimeConfig, RuntimeConfig, autotune::AutotuneLogLe
 use super::{KernelCache, ROOT, SETTLED};
 use crate::Found;
 
-/// Settles where the kernels of a process are kept: for the first GPU that it starts.
-pub(crate) fn settle(gpu: &Found) {
-    SETTLED.get_or_init(|| {
-        let cache = match ROOT.get() {
-            Some(root) => prepare(root.join(directory_name(gpu))),
+/// Settles where the kernels of a process are kept, for the first GPU that it starts; whether this one's can be kept
+/// there too.
+pub(crate) fn settle(gpu: &Found) -> bool {
+    let directory = ROOT.get().map(|root| root.join(directory_name(gpu)));
+    let settled = SETTLED.get_or_init(|| {
+        let cache = match &directory {
+            Some(directory) => prepare(directory.clone()),
             None => KernelCache::Nowhere { why: "no directory was named for them".to_owned() },
         };
         configure(&cache)
     });
+    match settled {
+        KernelCache::At(path) => Some(path) == directory.as_ref(),
+        KernelCache::Nowhere { .. } => true,
+    }
 }
 
 /// A name for the GPU, its driver, and the versions whose kernels these are.
@@ -56,9 +62,10 @@ fn drop_stale_locks(directory: &Path) -> io::Result<()> {
         if entry.file_type()?.is_dir() {
             drop_stale_locks(&entry.path())?;
         } else if entry.path().extension().is_some_and(|extension| extension == "lock") {
-            let age = entry.metadata()?.modified()?.elapsed().unwrap_or_default();
-            if age > STALE {
-                fs::remove_file(entry.path())?;
+            // One that vanishes meanwhile belongs to a process that is alive.
+            let modified = entry.metadata().and_then(|metadata| metadata.modified());
+            if modified.is_ok_and(|time| time.elapsed().unwrap_or_default() > STALE) {
+                let _ = fs::remove_file(entry.path());
             }
         }
     }

@@ -124,10 +124,17 @@ fn error<B: Backend>(
     Ok(worst.fold(0.0f32, |max, d| if d <= max { max } else { d }) / largest)
 }
 
+/// A backend, a device of it, and a type.
+type Key = (TypeId, String, FloatDType);
+/// How the check ended on what was used so far.
+static SEEN: Mutex<Option<HashMap<Key, Result<(), WrongLogits>>>> = Mutex::new(None);
+
+fn key<B: Backend>(device: &B::Device, dtype: FloatDType) -> Key {
+    (TypeId::of::<B>(), format!("{device:?}"), dtype)
+}
+
 /// Runs the quick half of the check at a device's first use in this process, and remembers how it ended.
 pub(crate) fn at_first_use<B: Backend>(device: &B::Device, dtype: DType) -> Result<(), WrongLogits> {
-    type Key = (TypeId, String, FloatDType);
-    static SEEN: Mutex<Option<HashMap<Key, Result<(), WrongLogits>>>> = Mutex::new(None);
     let dtype = match dtype {
         DType::F16 => FloatDType::F16,
         DType::BF16 => FloatDType::BF16,
@@ -135,10 +142,9 @@ pub(crate) fn at_first_use<B: Backend>(device: &B::Device, dtype: DType) -> Resu
         // What this crate's models never compute in is not for this check.
         _ => return Ok(()),
     };
-    let key = (TypeId::of::<B>(), format!("{device:?}"), dtype);
     let mut seen = SEEN.lock().unwrap_or_else(PoisonError::into_inner);
     let seen = seen.get_or_insert_default();
-    *seen.entry(key).or_insert_with(|| {
+    *seen.entry(key::<B>(device, dtype)).or_insert_with(|| {
         let broken = WrongLogits(SelfCheck { dtype, whole: f32::INFINITY, cached: f32::INFINITY });
         SelfCheck::quick::<B>(device, dtype).unwrap_or(Err(broken))
     })
@@ -163,12 +169,29 @@ mod tests {
         assert_eq!(at_first_use::<Flex>(&Default::default(), DType::F32), Ok(()));
     }
 
+    /// The only test here that decodes in float16: it makes the device out to be wrong in it.
+    #[test]
+    fn a_wrong_device_is_refused_before_its_first_token() {
+        use crate::{Engine, EngineError, Prompt, Request};
+
+        let (device, dtype) = (Default::default(), FloatDType::F16);
+        let wrong = WrongLogits(SelfCheck { dtype, whole: 0.0, cached: 0.7 });
+        SEEN.lock().unwrap().get_or_insert_default().insert(key::<Flex>(&device, dtype), Err(wrong));
+        let engine = Engine::new(Known::read().model::<Flex>(&device, dtype).unwrap(), device);
+        let refused = engine.generate(Request::new(Prompt::Ids(vec![1]))).map(|_| ()).unwrap_err();
+        assert!(matches!(refused, EngineError::Device(found) if found == wrong));
+        assert!(refused.to_string().contains("0.70 with a cache, where 0.02 is allowed"), "{refused}");
+        assert!(engine.logits(&[1]).is_err());
+        let unchecked = engine.without_self_check();
+        assert!(unchecked.generate(Request::new(Prompt::Ids(vec![1]))).is_ok());
+    }
+
     #[test]
     fn wrong_logits_are_seen() {
         let device = Default::default();
         let known = Known::read();
         let model = known.model::<Flex>(&device, FloatDType::F32).unwrap();
-        // Another answer than the known one, in one place; and a cache that lost a position.
+        // Another answer than the known one, in one place; and other tokens than the known ones.
         let mut other = known.clone();
         other.logits[12][63] += 0.2;
         assert!(error::<Flex>(&other, &model, true, &device).unwrap() > SelfCheck::allowed(FloatDType::F32));

@@ -1,0 +1,46 @@
+//! Text, with the feature `text`; without it, types that nothing can have, so that a prompt is ids or embeddings.
+
+#[cfg(feature = "text")]
+pub(crate) use moi_text::{Detokenizer, TextError, Tokenizer};
+#[cfg(not(feature = "text"))]
+pub(crate) use without::{Detokenizer, TextError, Tokenizer};
+
+#[cfg(not(feature = "text"))]
+mod without {
+    use std::fmt;
+
+    /// A tokenizer; there is none without the feature `text`.
+    #[derive(Clone, Debug)]
+    pub enum Tokenizer {}
+
+    impl Tokenizer {
+        pub(crate) fn encode(&self, _text: &str, _special: bool) -> Result<Vec<u32>, TextError> {
+            match *self {}
+        }
+    }
+
+    /// An error of one.
+    #[derive(Clone, Copy, Debug)]
+    pub enum TextError {}
+
+    impl fmt::Display for TextError {
+        fn fmt(&self, _f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            match *self {}
+        }
+    }
+
+    impl std::error::Error for TextError {}
+
+    #[derive(Clone, Debug, Default)]
+    pub(crate) struct Detokenizer;
+
+    impl Detokenizer {
+        pub(crate) fn push(&mut self, tokenizer: &Tokenizer, _token: u32) -> Result<String, TextError> {
+            match *tokenizer {}
+        }
+
+        pub(crate) fn finish(self, tokenizer: &Tokenizer) -> Result<String, TextError> {
+            match *tokenizer {}
+        }
+    }
+}

@@ -1,0 +1,52 @@
+//! Cargo, called the same way by every task: one build serves them all.
+
+use std::{
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use anyhow::{Context, Result, bail};
+use serde_json::Value;
+
+/// The workspace.
+pub(crate) fn root() -> PathBuf {
+    let xtask = Path::new(env!("CARGO_MANIFEST_DIR"));
+    xtask.parent().unwrap_or(xtask).to_owned()
+}
+
+/// Cargo, in the workspace.
+pub(crate) fn cargo() -> Command {
+    let mut cargo = Command::new(std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned()));
+    cargo.current_dir(root());
+    cargo
+}
+
+/// Runs cargo and gives the executable of `target` that it made.
+pub(crate) fn executable(args: &[&str], target: &str) -> Result<PathBuf> {
+    let mut cargo = cargo();
+    let separator = args.iter().position(|&arg| arg == "--").unwrap_or(args.len());
+    cargo.args(&args[..separator]).arg("--message-format=json-render-diagnostics").args(&args[separator..]);
+    let out = cargo.stderr(std::process::Stdio::inherit()).output().context("cargo cannot be run")?;
+    if !out.status.success() {
+        bail!("cargo {} failed ({})", args.join(" "), out.status);
+    }
+    let messages = out.stdout.split(|&byte| byte == b'\n');
+    let mut made =
+        messages.filter_map(|line| serde_json::from_slice::<Value>(line).ok()).filter_map(|message| {
+            let is_it = message["target"]["name"] == target;
+            Some(PathBuf::from(message["executable"].as_str().filter(|_| is_it)?))
+        });
+    made.next_back().with_context(|| format!("cargo says nothing of an executable `{target}`"))
+}
+
+/// Cargo features of the binary and of the tests alike: built together, both share their dependencies' builds.
+pub(crate) fn features(names: &[String]) -> String {
+    let both = names.iter().flat_map(|name| [format!("moi-cli/{name}"), format!("moi-tests/{name}")]);
+    both.collect::<Vec<_>>().join(",")
+}
+
+/// The feature that brings a device: `vulkan` for `vulkan:1`.
+pub(crate) fn feature(device: &str) -> String {
+    let kind = device.split(':').next().unwrap_or(device);
+    if kind == "cpu" { "flex" } else { kind }.to_owned()
+}

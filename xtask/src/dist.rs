@@ -1,0 +1,60 @@
+//! `cargo xtask dist`.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use anyhow::{Context, Result, bail};
+
+use crate::build::{executable, root};
+
+/// Devices of the binary that is carried: NVIDIA's and every other GPU with a driver, and the CPU.
+pub(crate) const FEATURES: [&str; 3] = ["flex", "cuda", "vulkan"];
+
+/// Bytes that it may have: it is carried.
+const MOST: u64 = 60_000_000;
+
+/// Builds it, without the names of its symbols, and tries that it runs: drivers are loaded when they are asked for.
+pub(crate) fn run(features: &[String]) -> Result<PathBuf> {
+    let built = build(features)?;
+    let directory = root().join("target/dist");
+    fs::create_dir_all(&directory)?;
+    let name = format!("moi{}", std::env::consts::EXE_SUFFIX);
+    let made = directory.join(&name);
+    fs::copy(&built, &made).with_context(|| format!("{} cannot be written", made.display()))?;
+    for file in ["README.md", "LICENSE-MIT", "LICENSE-APACHE"] {
+        fs::copy(root().join(file), directory.join(file))?;
+    }
+    let size = fs::metadata(&made)?.len();
+    eprintln!("xtask: {} has {:.1} MB", made.display(), size as f64 / 1e6);
+    try_out(&made)?;
+    if size > MOST {
+        bail!("{} has {size} bytes, more than the {MOST} that are meant to be carried", made.display());
+    }
+    Ok(made)
+}
+
+fn build(features: &[String]) -> Result<PathBuf> {
+    let features = features.join(",");
+    let mut args =
+        vec!["rustc", "--release", "--package", "moi-cli", "--bin", "moi", "--no-default-features"];
+    args.extend(["--features", &features, "--", "-C", "strip=symbols"]);
+    if cfg!(all(target_os = "linux", target_env = "gnu", target_arch = "x86_64")) {
+        // The same kernels are compiled for every runtime and element type, many of them to the same code: the linker
+        // keeps one of each. It is the one that Rust brings for this target.
+        args.extend(["-C", "link-arg=-fuse-ld=lld", "-C", "link-arg=-Wl,--icf=all"]);
+    }
+    executable(&args, "moi")
+}
+
+fn try_out(binary: &Path) -> Result<()> {
+    for args in [&["devices"][..], &["doctor", "--device", "cpu"]] {
+        let status = Command::new(binary).args(args).status()?;
+        if !status.success() {
+            bail!("{} {} failed ({status})", binary.display(), args.join(" "));
+        }
+    }
+    Ok(())
+}

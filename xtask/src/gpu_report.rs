@@ -1,0 +1,122 @@
+//! `cargo xtask gpu-report`: all that wants a GPU, in one call, from a carried directory if need be.
+
+mod golden;
+mod run;
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context, Result};
+use moi_hub::{Cache, DEFAULT_MODEL};
+
+use crate::{
+    build::{feature, root},
+    dist, fetched, parity,
+};
+
+/// Models that are decoded end to end.
+const MODELS: [&str; 2] = [DEFAULT_MODEL, "gemma-3-270m"];
+
+/// What to check, and where from.
+#[derive(Debug, clap::Args)]
+pub(crate) struct GpuReportArgs {
+    /// Devices to check
+    #[arg(long = "device", value_name = "NAME", default_values_t = ["cuda".to_owned(), "vulkan".to_owned()])]
+    devices: Vec<String>,
+    /// Only gather what the report needs in a directory, with this program in it: carry it to the machine, and
+    /// there run `DIR/xtask gpu-report --from DIR`
+    #[arg(long, value_name = "DIR", conflicts_with_all = ["from", "output"])]
+    carry: Option<PathBuf>,
+    /// With --carry: the models too, 350 MB
+    #[arg(long, requires = "carry")]
+    with_models: bool,
+    /// Run what was gathered in this directory; nothing is built
+    #[arg(long, value_name = "DIR")]
+    from: Option<PathBuf>,
+    /// Write the report to this file, too
+    #[arg(long, value_name = "FILE")]
+    output: Option<PathBuf>,
+}
+
+/// What the report runs.
+struct Tools {
+    moi: PathBuf,
+    parity: PathBuf,
+    golden: PathBuf,
+    /// Where models and kernels lie, unless it is the user's cache.
+    cache: Option<PathBuf>,
+}
+
+impl Tools {
+    fn built(devices: &[String]) -> Result<Self> {
+        let others = devices.iter().map(|device| feature(device));
+        let mut features: Vec<String> = dist::FEATURES.map(String::from).into_iter().chain(others).collect();
+        features.sort();
+        features.dedup();
+        let moi = dist::run(&features)?;
+        let parity = parity::build(devices, &[])?;
+        Ok(Self { moi, parity, golden: root().join("tests/golden"), cache: None })
+    }
+
+    fn carried(directory: &Path) -> Self {
+        let cache = Some(directory.join("cache")).filter(|cache| cache.is_dir());
+        let [moi, parity, golden] = ["moi", "parity", "golden"].map(|name| directory.join(name));
+        Self { moi, parity, golden, cache }
+    }
+}
+
+/// Gathers, or checks and reports.
+pub(crate) fn run(args: &GpuReportArgs) -> Result<()> {
+    if let Some(directory) = &args.carry {
+        return gather(args, directory);
+    }
+    let tools = match &args.from {
+        Some(directory) => Tools::carried(directory),
+        None => {
+            for name in MODELS {
+                fetched(name, Cache::from_env()?)?;
+            }
+            Tools::built(&args.devices)?
+        }
+    };
+    let report = run::report(&tools, &args.devices);
+    print!("{report}");
+    if let Some(output) = &args.output {
+        fs::write(output, &report).with_context(|| format!("{} cannot be written", output.display()))?;
+    }
+    Ok(())
+}
+
+fn gather(args: &GpuReportArgs, directory: &Path) -> Result<()> {
+    let tools = Tools::built(&args.devices)?;
+    fs::create_dir_all(directory)?;
+    let own = std::env::current_exe()?;
+    for (from, name) in [(&tools.moi, "moi"), (&tools.parity, "parity"), (&own, "xtask")] {
+        fs::copy(from, directory.join(name)).with_context(|| format!("{name} cannot be gathered"))?;
+    }
+    for part in ["tiny", "real"] {
+        copy_directory(&tools.golden.join(part), &directory.join("golden").join(part))?;
+    }
+    if args.with_models {
+        for name in MODELS {
+            fetched(name, Cache::new(directory.join("cache")))?;
+        }
+    }
+    eprintln!("xtask: carry {0}, and there run {0}/xtask gpu-report --from {0}", directory.display());
+    Ok(())
+}
+
+fn copy_directory(from: &Path, to: &Path) -> Result<()> {
+    fs::create_dir_all(to)?;
+    for entry in fs::read_dir(from)? {
+        let entry = entry?;
+        let to = to.join(entry.file_name());
+        match entry.file_type()?.is_dir() {
+            true => copy_directory(&entry.path(), &to)?,
+            false => drop(fs::copy(entry.path(), to)?),
+        }
+    }
+    Ok(())
+}

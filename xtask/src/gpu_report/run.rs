@@ -1,0 +1,175 @@
+//! The checks, and what they write. A check that fails is a line of the report; the others go on.
+
+use std::{
+    collections::BTreeMap,
+    fmt::Write,
+    fs::{self, File},
+    process::{Command, Output, Stdio},
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, bail};
+use serde_json::Value;
+
+use super::{MODELS, Tools, golden::Run};
+
+/// Types that the real models are decoded in: the exact one, and the device's best.
+const DTYPES: [&str; 2] = ["f32", "auto"];
+
+/// Markdown.
+pub(crate) fn report(tools: &Tools, devices: &[String]) -> String {
+    let begun = Instant::now();
+    let mut text = format!("## GPU report, {}\n\n", chrono::Local::now().format("%Y-%m-%d"));
+    let _ = writeln!(text, "`cargo xtask gpu-report`, moi {}.\n", env!("CARGO_PKG_VERSION"));
+    let mut section = |title: &str, body: Result<String>| {
+        let body = body.unwrap_or_else(|error| format!("failed: {error:#}\n"));
+        let _ = writeln!(text, "### {title}\n\n{body}");
+    };
+    section("Devices", fenced(tools, &["devices"]));
+    for device in devices {
+        section(&format!("{device}: start, cold and warm"), warm_starts(tools, device));
+        section(&format!("{device}: moi doctor"), fenced(tools, &["doctor", "--device", device]));
+        section(&format!("{device}: parity suite"), parity(tools, device));
+        section(&format!("{device}: golden decodes of real models"), real_models(tools, device));
+    }
+    let _ = writeln!(text, "{:.0} s in all.", begun.elapsed().as_secs_f64());
+    text
+}
+
+fn moi(tools: &Tools, args: &[&str]) -> Result<Output> {
+    eprintln!("xtask: moi {}", args.join(" "));
+    let mut command = Command::new(&tools.moi);
+    if let Some(cache) = &tools.cache {
+        command.env("MOI_CACHE", cache);
+    }
+    output_of(command.args(args)).with_context(|| format!("{} {}", tools.moi.display(), args.join(" ")))
+}
+
+/// Longest that one check may take: a driver that hangs must not keep the others from being reported.
+const LIMIT: Duration = Duration::from_secs(240);
+
+/// What a command prints, if it ends in time.
+fn output_of(command: &mut Command) -> Result<Output> {
+    let directory = tempfile::tempdir()?;
+    let [stdout, stderr] = ["stdout", "stderr"].map(|name| directory.path().join(name));
+    command.stdin(Stdio::null()).stdout(File::create(&stdout)?).stderr(File::create(&stderr)?);
+    let (mut child, begun) = (command.spawn()?, Instant::now());
+    let status = loop {
+        match child.try_wait()? {
+            Some(status) => break status,
+            None if begun.elapsed() > LIMIT => {
+                child.kill()?;
+                child.wait()?;
+                bail!("it was ended after {} s", LIMIT.as_secs());
+            }
+            None => thread::sleep(Duration::from_millis(20)),
+        }
+    };
+    Ok(Output { status, stdout: fs::read(stdout)?, stderr: fs::read(stderr)? })
+}
+
+/// What a command prints, as it is, with its exit code where that is not 0.
+fn fenced(tools: &Tools, args: &[&str]) -> Result<String> {
+    let out = moi(tools, args)?;
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim_end().to_owned();
+    let code = if out.status.success() { String::new() } else { format!("\n({})", out.status) };
+    let said = if out.status.success() { String::new() } else { format!("\n{}", text(&out.stderr)) };
+    Ok(format!("```text\n{}{said}{code}\n```\n", text(&out.stdout)))
+}
+
+/// The worst of what the suite measured, and how it ended.
+fn parity(tools: &Tools, device: &str) -> Result<String> {
+    eprintln!("xtask: parity suite on {device}");
+    let mut suite = Command::new(&tools.parity);
+    suite.arg("--nocapture").env("MOI_TEST_DEVICES", device).env("MOI_GOLDEN", &tools.golden);
+    let kernels = std::env::temp_dir().join("moi-parity-kernels");
+    let out = output_of(suite.env("MOI_TEST_KERNELS", kernels)).context("the parity suite")?;
+    let said = String::from_utf8_lossy(&out.stdout);
+    let mut text = String::from("| checkpoint | full | cached | chunked |\n|---|---|---|---|\n");
+    // The tests run beside each other: their lines may alternate.
+    let mut rows = BTreeMap::<&str, [&str; 3]>::new();
+    for line in said.lines() {
+        // `cuda:0: gemma2 in bf16, cached: 1.0e-2; divergence ...`
+        let Some((what, measured)) = line.split_once(", ").filter(|(what, _)| what.starts_with(device))
+        else {
+            continue;
+        };
+        let checkpoint = what.split_once(": ").map_or(what, |(_, checkpoint)| checkpoint);
+        let Some((way, measured)) = measured.split_once(": ") else { continue };
+        if let Some(column) = ["full", "cached", "chunked"].iter().position(|known| *known == way) {
+            rows.entry(checkpoint).or_insert([""; 3])[column] = measured;
+        }
+    }
+    for (checkpoint, [full, cached, chunked]) in rows {
+        let _ = writeln!(text, "| {checkpoint} | {full} | {cached} | {chunked} |");
+    }
+    let ends = said.lines().filter(|line| line.starts_with("test "));
+    let _ = writeln!(text, "\n```text\n{}", ends.collect::<Vec<_>>().join("\n"));
+    if !out.status.success() {
+        // The first failure's words.
+        let errors = String::from_utf8_lossy(&out.stderr);
+        let _ = writeln!(text, "{}", errors.lines().take(12).collect::<Vec<_>>().join("\n"));
+    }
+    Ok(text + "```\n")
+}
+
+/// Every golden decode of SmolLM2 and Gemma, by the binary as a user runs it.
+fn real_models(tools: &Tools, device: &str) -> Result<String> {
+    let mut text = String::from(
+        "| model | type | decodes | tokens as transformers' | beyond float32's margin | tokens/s |\n|---|---|---|---|---|---|\n",
+    );
+    for model in MODELS {
+        for dtype in DTYPES {
+            let row = match decodes(tools, (model, device, dtype)) {
+                Ok(row) => row,
+                Err(error) => format!("failed: {error:#} | | |"),
+            };
+            let _ = writeln!(text, "| {model} | {dtype} | {row}");
+        }
+    }
+    Ok(text)
+}
+
+fn decodes(tools: &Tools, (model, device, dtype): (&str, &str, &str)) -> Result<String> {
+    let runs = Run::read(&tools.golden, model)?;
+    let (mut same, mut all, mut wrong, mut best) = (0, 0, 0, 0.0f64);
+    let mut computed = dtype.to_owned();
+    for run in &runs {
+        let ids: Vec<String> = run.prompt_ids.iter().map(u32::to_string).collect();
+        let (tokens, count, rule) = (ids.join(","), run.ids.len().to_string(), run.rule());
+        let mut args = vec!["generate", "--model", model, "--device", device, "--dtype", dtype];
+        args.extend(["--tokens", &tokens, "--temperature", "0", "--max-tokens", &count, "--format", "json"]);
+        args.extend(rule.iter().map(String::as_str));
+        let out = moi(tools, &args)?;
+        if !out.status.success() {
+            bail!("{}", String::from_utf8_lossy(&out.stderr).trim());
+        }
+        let answer: Value = serde_json::from_slice(&out.stdout)?;
+        let found = answer["tokens"].as_array().into_iter().flatten();
+        let found: Vec<u32> = found.filter_map(Value::as_u64).map(|id| id as u32).collect();
+        let agreement = run.compare(&found);
+        (same, all) = (same + agreement.same, all + agreement.all);
+        wrong += usize::from(agreement.wrong);
+        computed = answer["dtype"].as_str().unwrap_or(dtype).to_owned();
+        let (tokens, seconds) = (&answer["timing"]["decode_tokens"], &answer["timing"]["decode_s"]);
+        if let (Some(tokens), Some(seconds)) = (tokens.as_f64(), seconds.as_f64().filter(|&s| s > 0.0)) {
+            best = best.max(tokens / seconds);
+        }
+    }
+    Ok(format!("{} in {computed} | {same} of {all} | {wrong} | {best:.1} |", runs.len()))
+}
+
+/// `moi warmup` twice: kernels are compiled, then found. It comes before all that fills their cache.
+fn warm_starts(tools: &Tools, device: &str) -> Result<String> {
+    let mut text = String::from("```text\n");
+    for _ in 0..2 {
+        let out = moi(tools, &["warmup", "--model", MODELS[0], "--device", device])?;
+        let said = String::from_utf8_lossy(&out.stderr);
+        if !out.status.success() {
+            bail!("{}", said.trim());
+        }
+        let _ = writeln!(text, "{}", said.trim_end());
+    }
+    Ok(text + "```\n")
+}

@@ -1,0 +1,36 @@
+//! `cargo xtask parity`.
+
+use std::{path::PathBuf, process::Command};
+
+use anyhow::{Context, Result, bail};
+
+use crate::build::{executable, feature, features};
+
+/// Builds the suite and runs it.
+pub(crate) fn run(devices: &[String], more: &[String]) -> Result<()> {
+    let mut suite = Command::new(build(devices, more)?);
+    suite.arg("--nocapture");
+    if !devices.is_empty() {
+        suite.env("MOI_TEST_DEVICES", devices.join(","));
+    }
+    let status = suite.status().context("the parity suite cannot be run")?;
+    if !status.success() {
+        bail!("the parity suite failed ({status})");
+    }
+    Ok(())
+}
+
+/// The suite's executable, for these devices beside the CPU backends, with which it compares them.
+pub(crate) fn build(devices: &[String], more: &[String]) -> Result<PathBuf> {
+    let mut all: Vec<String> =
+        devices.iter().map(|device| feature(device)).chain(more.iter().cloned()).collect();
+    all.sort();
+    all.dedup();
+    let (features, packages) = (features(&all), ["--package", "moi-cli", "--package", "moi-tests"]);
+    let mut args = vec!["test", "--release", "--test", "parity", "--no-run"];
+    args.extend(packages);
+    if !features.is_empty() {
+        args.extend(["--features", &features]);
+    }
+    executable(&args, "parity")
+}

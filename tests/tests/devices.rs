@@ -85,12 +85,12 @@ fn the_doctor_finds_the_cpu_well() {
 
 #[test]
 fn number_types() {
-    let (golden, path) = tiny("llama");
-    let generate =
-        |args: &[&str]| [&["generate", "--model", &path, "--tokens", "5,6,7", "--device"], args].concat();
+    let (_, path) = tiny("llama");
+    let generate = ["generate", "--model", &path, "--tokens", "5,6,7", "--device"];
+    let with = |args: &[&str], parts: &[&str]| refused(&[&generate[..], args].concat(), parts);
     let device = |name: &str, dtype: &str| {
-        let short = ["--temperature", "0", "--max-tokens", "3"];
-        json(&[generate(&[name, "--dtype", dtype]), short.to_vec()].concat())
+        let how = [name, "--dtype", dtype, "--temperature", "0", "--max-tokens", "3"];
+        json(&[&generate[..], &how].concat())
     };
     let exact = device("cpu", "f32");
     assert_eq!(device("cpu", "auto")["tokens"], exact["tokens"]);
@@ -103,16 +103,15 @@ fn number_types() {
             rounded["steps"][0]["entropy"].as_f64().unwrap() - exact["steps"][0]["entropy"].as_f64().unwrap();
         assert!(off != 0.0 && off.abs() < 0.02, "{dtype}: {off}");
     }
-    assert!(golden.vocab > 7);
     if is_compiled("ndarray") {
-        let said = "the device `ndarray` cannot compute in bf16; it can in f32";
-        refused(&generate(&["ndarray", "--dtype", "bf16"]), &[said]);
+        with(
+            &["ndarray", "--dtype", "bf16"],
+            &["the device `ndarray` cannot compute in bf16; it can in f32"],
+        );
     }
-    refused(&generate(&["cpu", "--dtype", "f64"]), &["`f64` is none of f32, f16 and bf16, nor auto"]);
-    refused(
-        &generate(&["cpu", "--dtype", "f16", "--quantize", "q8_0"]),
-        &["--quantize computes in f32", "--dtype f16"],
-    );
+    with(&["cpu", "--dtype", "f64"], &["`f64` is none of f32, f16 and bf16, nor auto"]);
+    let both = ["--quantize computes in f32", "--dtype f16"];
+    with(&["cpu", "--dtype", "f16", "--quantize", "q8_0"], &both);
 }
 
 /// A file of half a terabyte that holds nothing: it takes no room, but the model that it stands for would.

@@ -121,20 +121,32 @@ impl<B: Backend> ModuleVisitor<B> for Parameters {
     }
 }
 
-/// Values that are read, converted and copied to the device at a time.
+/// Values that go to a GPU at a time.
 const PIECE: usize = 1 << 23;
 
-/// A tensor on the device. A large one goes there in pieces: on its way each is in the host's memory two or three
-/// times, as it is stored, as it will be, and as the device's driver takes it over.
+/// A tensor on the device. A backend in the host's memory takes the values over as they are; on their way to a GPU
+/// they are there two or three times, as stored, as they will be and as its driver takes them, so there a large
+/// tensor goes in pieces.
 fn upload<B: Backend, const D: usize>(
     tensor: &LazyTensor,
     dtype: FloatDType,
     device: &B::Device,
 ) -> Tensor<B, D> {
+    // cubecl's backends copy what they are given; of others that is not known, and parts cost time.
+    let piece = if B::name(device).contains("cubecl") { PIECE } else { usize::MAX };
+    upload_in_pieces(tensor, dtype, device, piece)
+}
+
+fn upload_in_pieces<B: Backend, const D: usize>(
+    tensor: &LazyTensor,
+    dtype: FloatDType,
+    device: &B::Device,
+    piece: usize,
+) -> Tensor<B, D> {
     let shape: [usize; D] = std::array::from_fn(|axis| tensor.shape().get(axis).copied().unwrap_or(1));
     let options = || (device, DType::from(dtype));
     let row: usize = shape[1..].iter().product();
-    let piece = (PIECE / row.max(1)).max(1);
+    let piece = (piece / row.max(1)).max(1);
     // Of what is stored transposed each piece would read all.
     if D != 2 || shape[0] <= piece || !tensor.is_as_stored() {
         return Tensor::from_data(data(tensor, dtype, shape), options());
@@ -150,7 +162,6 @@ fn upload<B: Backend, const D: usize>(
         let mut shape = shape;
         shape[0] = len;
         whole = whole.slice_assign(ranges, Tensor::from_data(data(&rows, dtype, shape), options()));
-        rows.release();
     }
     whole
 }
@@ -237,5 +248,37 @@ impl<B: Backend, T: Fn(&str) -> FloatDType, P: FnMut(LoadProgress)> ModuleMapper
 
     fn exit_module(&mut self, _name: &str, _container: &str) {
         self.path.exit();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use burn_flex::Flex;
+    use safetensors::{Dtype, tensor::TensorView};
+
+    use super::*;
+    use crate::open_safetensors;
+
+    #[test]
+    fn pieces_make_the_whole() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("model.safetensors");
+        let values: Vec<f32> = (0..7 * 5).map(|i| i as f32 * 0.5).collect();
+        let bytes: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
+        let view = TensorView::new(Dtype::F32, vec![7, 5], &bytes).unwrap();
+        std::fs::write(&path, safetensors::serialize([("a", view)], None).unwrap()).unwrap();
+        let checkpoint = open_safetensors(&path).unwrap();
+        let tensor = &checkpoint.tensors["a"];
+        // Pieces of a row, of two rows with one left over, and more than there is.
+        for piece in [1, 12, 35, 1000] {
+            let whole = |tensor: &LazyTensor| {
+                upload_in_pieces::<Flex, 2>(tensor, FloatDType::F16, &Default::default(), piece)
+            };
+            let loaded = whole(tensor);
+            assert_eq!(loaded.dtype(), DType::F16);
+            assert_eq!(loaded.into_data().convert::<f32>().to_vec::<f32>().unwrap(), values);
+            let turned = whole(&tensor.transpose().unwrap()).swap_dims(0, 1);
+            assert_eq!(turned.into_data().convert::<f32>().to_vec::<f32>().unwrap(), values);
+        }
     }
 }

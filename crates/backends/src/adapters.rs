@@ -11,7 +11,7 @@ use std::{
 
 use burn_wgpu::{RuntimeOptions, WgpuDevice, WgpuSetup, init_device};
 use cubecl::future::block_on;
-use wgpu::{Adapter, Backend as Api, Backends, Device, DeviceType, Instance, InstanceDescriptor, Queue};
+use wgpu::{Adapter, Backends, Device, DeviceType, Instance, InstanceDescriptor, Queue};
 
 use crate::{
     Class, DeviceError, DeviceName, Found, Kind, kernel_cache,
@@ -132,10 +132,10 @@ fn needed(kind: Kind) -> &'static str {
 fn request(adapter: &Adapter) -> Result<(Device, Queue), String> {
     match adapter.get_info().backend {
         #[cfg(feature = "vulkan")]
-        Api::Vulkan => block_on(cubecl::wgpu::vulkan::request_vulkan_device(adapter))
+        wgpu::Backend::Vulkan => block_on(cubecl::wgpu::vulkan::request_vulkan_device(adapter))
             .ok_or_else(|| "the driver lacks the Vulkan memory model that kernels need".to_owned()),
         #[cfg(all(feature = "metal", target_os = "macos"))]
-        Api::Metal => Ok(block_on(cubecl::wgpu::metal::request_metal_device(adapter))),
+        wgpu::Backend::Metal => Ok(block_on(cubecl::wgpu::metal::request_metal_device(adapter))),
         _ => block_on(adapter.request_device(&wgpu::DeviceDescriptor {
             label: None,
             required_features: adapter.features().difference(wgpu::Features::MAPPABLE_PRIMARY_BUFFERS),

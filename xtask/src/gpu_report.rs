@@ -6,6 +6,7 @@ mod run;
 use std::{
     fs,
     path::{Path, PathBuf},
+    time::Instant,
 };
 
 use anyhow::{Context, Result};
@@ -47,6 +48,8 @@ struct Tools {
     golden: PathBuf,
     /// Where models and kernels lie, unless it is the user's cache.
     cache: Option<PathBuf>,
+    /// When the checks began.
+    begun: Instant,
 }
 
 impl Tools {
@@ -57,13 +60,13 @@ impl Tools {
         features.dedup();
         let moi = dist::run(&features)?;
         let parity = parity::build(devices, &[])?;
-        Ok(Self { moi, parity, golden: root().join("tests/golden"), cache: None })
+        Ok(Self { moi, parity, golden: root().join("tests/golden"), cache: None, begun: Instant::now() })
     }
 
     fn carried(directory: &Path) -> Self {
         let cache = Some(directory.join("cache")).filter(|cache| cache.is_dir());
         let [moi, parity, golden] = ["moi", "parity", "golden"].map(|name| directory.join(name));
-        Self { moi, parity, golden, cache }
+        Self { moi, parity, golden, cache, begun: Instant::now() }
     }
 }
 

@@ -58,7 +58,7 @@ enum Task {
         #[arg(long, value_delimiter = ',', default_values_t = dist::FEATURES.map(String::from))]
         features: Vec<String>,
     },
-    /// Check a machine's GPUs in one go and write a dated report: doctor, parity, real models, warm starts
+    /// Check a machine's GPUs in under ten minutes and write a dated report: doctor, parity, real models, warm starts
     GpuReport(gpu_report::GpuReportArgs),
     /// Fetch the model that tests need, then run all tests
     ///

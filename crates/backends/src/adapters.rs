@@ -19,7 +19,7 @@ use crate::{
 };
 
 /// The type for all of them. Booleans are as shaders in WGSL have them too.
-pub(crate) type Wgpu = burn_wgpu::Wgpu<f32, i32, u32>;
+pub type Wgpu = burn_wgpu::Wgpu<f32, i32, u32>;
 
 /// All adapters of a kind, in the driver loader's order. None where there is no loader.
 fn adapters(kind: Kind) -> (Instance, Vec<Adapter>) {
@@ -109,12 +109,7 @@ fn start(name: DeviceName) -> Result<WgpuDevice, DeviceError> {
     let described = described(name.kind(), name.index(), &adapter);
     // The keys of kernels in SPIR-V name what the GPU can do: they can be kept with another's.
     kernel_cache::settle(&described);
-    let start = || {
-        let (device, queue) = request(&adapter)?;
-        let backend = adapter.get_info().backend;
-        let setup = WgpuSetup { instance, adapter: adapter.clone(), device, queue, backend };
-        Ok::<_, String>(init_device(setup, RuntimeOptions::default()))
-    };
+    let start = || block_on(started(instance, adapter));
     let device = quietly(start).and_then(|started| started).map_err(broken)?;
     quietly(|| first_product::<Wgpu>(&device)).and_then(|right| right).map_err(broken)?;
     Ok(device)
@@ -128,24 +123,48 @@ fn needed(kind: Kind) -> &'static str {
     }
 }
 
+/// A device on an adapter, handed to burn.
+async fn started(instance: Instance, adapter: Adapter) -> Result<WgpuDevice, String> {
+    let (device, queue) = request(&adapter).await?;
+    let backend = adapter.get_info().backend;
+    Ok(init_device(WgpuSetup { instance, adapter, device, queue, backend }, RuntimeOptions::default()))
+}
+
+/// WebGPU, or what else the platform prefers, for apps in which nothing may block: in a browser. It has not computed
+/// anything yet.
+///
+/// # Errors
+/// If there is no GPU, or it does not start.
+#[cfg(feature = "wgpu")]
+pub async fn open_without_blocking() -> Result<WgpuDevice, DeviceError> {
+    let name = DeviceName::from(Kind::Wgpu);
+    let instance = Instance::new(InstanceDescriptor::new_without_display_handle());
+    let adapter = instance.request_adapter(&wgpu::RequestAdapterOptions::default()).await;
+    let adapter = adapter.map_err(|error| DeviceError::Absent { name, what: error.to_string() })?;
+    started(instance, adapter).await.map_err(|what| DeviceError::Broken { name, what })
+}
+
 /// The device in the way that its kernels need: as burn starts it, but without a panic where something is missing.
-fn request(adapter: &Adapter) -> Result<(Device, Queue), String> {
+async fn request(adapter: &Adapter) -> Result<(Device, Queue), String> {
     match adapter.get_info().backend {
         #[cfg(feature = "vulkan")]
-        wgpu::Backend::Vulkan => block_on(cubecl::wgpu::vulkan::request_vulkan_device(adapter))
+        wgpu::Backend::Vulkan => cubecl::wgpu::vulkan::request_vulkan_device(adapter)
+            .await
             .ok_or_else(|| "the driver lacks the Vulkan memory model that kernels need".to_owned()),
         #[cfg(all(feature = "metal", target_os = "macos"))]
-        wgpu::Backend::Metal => Ok(block_on(cubecl::wgpu::metal::request_metal_device(adapter))),
-        _ => block_on(adapter.request_device(&wgpu::DeviceDescriptor {
-            label: None,
-            required_features: adapter.features().difference(wgpu::Features::MAPPABLE_PRIMARY_BUFFERS),
-            required_limits: adapter.limits(),
-            // Memory is pooled above.
-            memory_hints: wgpu::MemoryHints::MemoryUsage,
-            trace: wgpu::Trace::Off,
-            // SAFETY: no experimental feature is used but what burn's own start would.
-            experimental_features: unsafe { wgpu::ExperimentalFeatures::enabled() },
-        }))
-        .map_err(|error| error.to_string()),
+        wgpu::Backend::Metal => Ok(cubecl::wgpu::metal::request_metal_device(adapter).await),
+        _ => adapter
+            .request_device(&wgpu::DeviceDescriptor {
+                label: None,
+                required_features: adapter.features().difference(wgpu::Features::MAPPABLE_PRIMARY_BUFFERS),
+                required_limits: adapter.limits(),
+                // Memory is pooled above.
+                memory_hints: wgpu::MemoryHints::MemoryUsage,
+                trace: wgpu::Trace::Off,
+                // SAFETY: no experimental feature is used but what burn's own start would.
+                experimental_features: unsafe { wgpu::ExperimentalFeatures::enabled() },
+            })
+            .await
+            .map_err(|error| error.to_string()),
     }
 }

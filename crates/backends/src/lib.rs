@@ -22,6 +22,10 @@ mod name;
 #[cfg(feature = "kernels")]
 mod probe;
 
+#[cfg(feature = "adapters")]
+pub use adapters::Wgpu;
+#[cfg(feature = "wgpu")]
+pub use adapters::open_without_blocking;
 use burn::tensor::backend::Backend;
 pub use error::DeviceError;
 pub use float_type::{FloatType, float_type, float_types};

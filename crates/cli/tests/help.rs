@@ -33,6 +33,8 @@ fn help_names_every_flag() {
         "--tokens",
         "--ignore-eos",
         "--device",
+        "--dtype",
+        "--quantize",
         "--format",
         "--stats",
         "--revision",

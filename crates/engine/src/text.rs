@@ -32,7 +32,7 @@ mod without {
     impl std::error::Error for TextError {}
 
     #[derive(Clone, Debug, Default)]
-    pub(crate) struct Detokenizer;
+    pub(crate) struct Detokenizer(());
 
     impl Detokenizer {
         pub(crate) fn push(&mut self, tokenizer: &Tokenizer, _token: u32) -> Result<String, TextError> {

@@ -5,7 +5,7 @@
 //!
 //! 1. a [`Kind`] with its name and feature, and an optional dependency behind that feature;
 //! 2. a module with two functions, `found` (what the machine has of it, without starting anything) and `open` (a
-//!    device that has computed something small, or why there is none), like [`adapters`] or [`cuda`];
+//!    device that has computed something small, or why there is none), like `adapters` or `cuda`;
 //! 3. an arm for it in [`found`] and one in [`run`], which names its type.
 
 #[cfg(not(any(feature = "flex", feature = "ndarray")))]

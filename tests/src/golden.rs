@@ -2,9 +2,13 @@
 
 use std::{fs, path::PathBuf};
 
-use moi_engine::{InputRule, Step, Support};
+use burn::tensor::backend::Backend;
+use moi_engine::{Engine, InputRule, Prompt, Request, Step, Support};
+use moi_models::Decoder;
 use safetensors::SafeTensors;
 use serde::Deserialize;
+
+use crate::steps;
 
 /// A checkpoint and what transformers computes with it.
 #[derive(Debug)]
@@ -118,4 +122,20 @@ pub fn compare(found: &[Step], expected: &[GoldenStep], what: &str) -> (usize, f
     }
     assert!(found.len() >= expected.len(), "{what}: {} steps instead of {}", found.len(), expected.len());
     (expected.len(), worst)
+}
+
+/// Decodes all golden runs greedily under their rules, prompts at once and in chunks, and compares them.
+pub fn check_decodes<B: Backend>(golden: &Golden, model: &Decoder<B>, device: &B::Device, name: &str) {
+    for chunk in [512, 4] {
+        let engine = Engine::new(model.clone(), device.clone()).with_prefill_chunk(chunk);
+        for run in &golden.cases.runs {
+            let mut request = Request::new(Prompt::Ids(run.prompt.clone()));
+            request.rule = run.rule();
+            request.stop.max_tokens = Some(run.steps.len());
+            let what = format!("{name}: {}, chunks of {chunk}", run.rule());
+            let (compared, worst) = compare(&steps(&engine, request), &run.steps, &what);
+            println!("{what}: {compared} of {} steps, entropy off by {worst:.1e}", run.steps.len());
+            assert!(compared > 0, "{what}: nothing was compared");
+        }
+    }
 }

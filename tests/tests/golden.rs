@@ -157,21 +157,7 @@ fn embeddings_path<B: Backend>() {
 
 /// All greedy decodes under all rules, prompts in one piece and in chunks.
 fn greedy_decodes<B: Backend>() {
-    each::<B>(|name, golden, decoder, device| {
-        for chunk in [512, 4] {
-            let engine = Engine::new(decoder.clone(), device.clone()).with_prefill_chunk(chunk);
-            for run in &golden.cases.runs {
-                let mut request = Request::new(Prompt::Ids(run.prompt.clone()));
-                request.rule = run.rule();
-                request.stop.max_tokens = Some(run.steps.len());
-                let found = steps(&engine, request);
-                let what = format!("{name}: {}, chunks of {chunk}", run.rule());
-                let (compared, worst) = golden::compare(&found, &run.steps, &what);
-                println!("{what}: {compared} of {} steps, entropy off by {worst:.1e}", run.steps.len());
-                assert!(compared > 0, "{what}: nothing was compared");
-            }
-        }
-    });
+    each::<B>(|name, golden, decoder, device| golden::check_decodes(golden, decoder, device, name));
 }
 
 /// What is out of a layer's window is not kept: at most the window and a quarter of it for the next steps.

@@ -2,7 +2,7 @@
 
 use burn::tensor::backend::Backend;
 use moi_backends::{DeviceName, Job};
-use moi_engine::{Engine, Prompt, Request, Step};
+use moi_engine::{Engine, Step};
 use moi_pretrained::WeightForm;
 
 use super::{CHECKPOINTS, load};
@@ -21,18 +21,7 @@ impl Job for GreedyDecodes {
     fn run<B: Backend>(self, device: &B::Device) {
         for name in CHECKPOINTS {
             let (golden, model) = load::<B>(name, WeightForm::F32, device);
-            for chunk in [512, 4] {
-                let engine = Engine::new(model.clone(), device.clone()).with_prefill_chunk(chunk);
-                for run in &golden.cases.runs {
-                    let mut request = Request::new(Prompt::Ids(run.prompt.clone()));
-                    request.rule = run.rule();
-                    request.stop.max_tokens = Some(run.steps.len());
-                    let what = format!("{}: {name}: {}, chunks of {chunk}", self.0, run.rule());
-                    let (compared, worst) = golden::compare(&steps(&engine, request), &run.steps, &what);
-                    println!("{what}: {compared} of {} steps, entropy off by {worst:.1e}", run.steps.len());
-                    assert!(compared > 0, "{what}: nothing was compared");
-                }
-            }
+            golden::check_decodes(&golden, &model, device, &format!("{}: {name}", self.0));
         }
     }
 }

@@ -26,6 +26,11 @@ mod probe;
 pub use adapters::Wgpu;
 #[cfg(feature = "wgpu")]
 pub use adapters::open_without_blocking;
+use std::{
+    collections::BTreeMap,
+    sync::{Mutex, PoisonError},
+};
+
 use burn::tensor::backend::Backend;
 pub use error::DeviceError;
 pub use float_type::{FloatType, float_type, float_types};
@@ -92,7 +97,7 @@ pub fn choose(request: Request) -> (DeviceName, Option<String>) {
         }
     }
     let why = match failures.is_empty() {
-        // A build for the CPU alone has no choice to tell of: the default of most users.
+        // A build for the CPU alone has no choice to tell of.
         true if !Kind::ALL.into_iter().any(|kind| kind.is_gpu() && kind.is_compiled()) => None,
         true => Some("no GPU was found that this build can use".to_owned()),
         false => Some(failures.join("; ")),
@@ -117,8 +122,15 @@ pub unsafe fn quiet_drivers() {
     }
 }
 
-/// What this machine has of a kind; nothing where this build cannot use it.
+/// What this machine has of a kind; nothing where this build cannot use it. Drivers are asked once in a process: that
+/// takes a while, and the answer is needed to choose, to estimate and to report.
 pub fn found(kind: Kind) -> Vec<Found> {
+    static ASKED: Mutex<BTreeMap<Kind, Vec<Found>>> = Mutex::new(BTreeMap::new());
+    let mut asked = ASKED.lock().unwrap_or_else(PoisonError::into_inner);
+    asked.entry(kind).or_insert_with(|| look_for(kind)).clone()
+}
+
+fn look_for(kind: Kind) -> Vec<Found> {
     match kind {
         _ if !kind.is_compiled() => Vec::new(),
         Kind::Cpu => vec![processor(kind, "burn's Flex, on all cores")],

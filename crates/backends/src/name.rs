@@ -3,7 +3,7 @@
 use std::{fmt, str::FromStr};
 
 /// A kind of device, whether or not this build can use it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Kind {
     /// burn's Flex backend: fast, on all cores.
     Cpu,

@@ -144,24 +144,22 @@ fn upload_in_pieces<B: Backend, const D: usize>(
     piece: usize,
 ) -> Tensor<B, D> {
     let shape: [usize; D] = std::array::from_fn(|axis| tensor.shape().get(axis).copied().unwrap_or(1));
-    let options = || (device, DType::from(dtype));
+    let send = |part: &LazyTensor, shape| {
+        Tensor::<B, D>::from_data(data(part, dtype, shape), (device, DType::from(dtype)))
+    };
     let row: usize = shape[1..].iter().product();
     let piece = (piece / row.max(1)).max(1);
     // Of what is stored transposed each piece would read all.
     if D != 2 || shape[0] <= piece || !tensor.is_as_stored() {
-        return Tensor::from_data(data(tensor, dtype, shape), options());
+        return send(tensor, shape);
     }
-    let mut whole = Tensor::<B, D>::empty(shape, options());
+    let mut whole = Tensor::empty(shape, (device, DType::from(dtype)));
     for start in (0..shape[0]).step_by(piece) {
         let len = piece.min(shape[0] - start);
-        let Some(rows) = tensor.slice_rows(start, len) else {
-            return Tensor::from_data(data(tensor, dtype, shape), options());
-        };
-        let mut ranges = shape.map(|size| 0..size);
-        ranges[0] = start..start + len;
-        let mut shape = shape;
-        shape[0] = len;
-        whole = whole.slice_assign(ranges, Tensor::from_data(data(&rows, dtype, shape), options()));
+        let Some(rows) = tensor.slice_rows(start, len) else { return send(tensor, shape) };
+        let (mut ranges, mut part) = (shape.map(|size| 0..size), shape);
+        (ranges[0], part[0]) = (start..start + len, len);
+        whole = whole.slice_assign(ranges, send(&rows, part));
     }
     whole
 }

@@ -238,9 +238,9 @@ pub(crate) struct OutputArgs {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Format {
-    /// The answer as it comes
+    /// For people
     Text,
-    /// One object: model, rule, tokens, text, steps, timing
+    /// For programs
     Json,
 }
 

@@ -1,0 +1,205 @@
+//! From ggml's blocks to tiles.
+
+use half::f16;
+
+use crate::{
+    PackedForm,
+    form::{BLOCK, ROWS},
+    pool::{self, Shared},
+};
+
+/// The parts of a packed matrix, see [`PackedForm`].
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct PackedParts {
+    /// Quants and small scales, four bytes in each, the first byte lowest.
+    pub words: Vec<i32>,
+    /// Scales.
+    pub scales: Vec<f16>,
+    /// Minima, if the form has them.
+    pub minima: Vec<f16>,
+}
+
+/// Packs a matrix of blocks as ggml stores them, row by row. None if there are not as many bytes as the shape takes,
+/// or the columns are no whole number of blocks.
+pub fn pack(form: PackedForm, blocks: &[u8], rows: usize, columns: usize) -> Option<PackedParts> {
+    let (bytes, values) = form.ggml_block();
+    if !columns.is_multiple_of(values) || blocks.len() != rows * (columns / values) * bytes {
+        return None;
+    }
+    let scales = vec![f16::ZERO; form.num_scales(rows, columns)];
+    let mut parts = PackedParts {
+        words: vec![0; form.quant_bytes(rows, columns) / 4],
+        minima: if form.has_minima() { scales.clone() } else { Vec::new() },
+        scales,
+    };
+    let row_bytes = columns / values * bytes;
+    let tile_words = form.quant_bytes(ROWS, columns) / 4;
+    let tile_scales = form.num_scales(ROWS, columns);
+    let words = Shared::new(&mut parts.words);
+    let scales = Shared::new(&mut parts.scales);
+    let minima = Shared::new(&mut parts.minima);
+    let tile_minima = if form.has_minima() { tile_scales } else { 0 };
+    pool::run_ranges(rows.div_ceil(ROWS), 1, |first, end| {
+        for tile in first..end {
+            // SAFETY: each tile has its own part of each.
+            let mut out = unsafe {
+                Tile {
+                    words: words.slice(tile * tile_words, tile_words),
+                    scales: scales.slice(tile * tile_scales, tile_scales),
+                    minima: minima.slice(tile * tile_minima, tile_minima),
+                    form,
+                }
+            };
+            for row in 0..ROWS.min(rows - tile * ROWS) {
+                let start = (tile * ROWS + row) * row_bytes;
+                let blocks = blocks[start..start + row_bytes].chunks_exact(bytes);
+                blocks.enumerate().for_each(|(index, block)| out.put(row, index, block));
+            }
+        }
+    });
+    Some(parts)
+}
+
+struct Tile<'a> {
+    words: &'a mut [i32],
+    scales: &'a mut [f16],
+    minima: &'a mut [f16],
+    form: PackedForm,
+}
+
+/// 32 quants, four in a word.
+type Quants = [u32; BLOCK / 4];
+
+const LOW: u32 = 0x0f0f_0f0f;
+
+fn word(bytes: &[u8], index: usize) -> u32 {
+    let at = 4 * index;
+    u32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]])
+}
+
+fn number(bytes: &[u8], at: usize) -> f16 {
+    f16::from_le_bytes([bytes[at], bytes[at + 1]])
+}
+
+impl Tile<'_> {
+    /// A block of ggml, the `index`-th of a row.
+    fn put(&mut self, row: usize, index: usize, block: &[u8]) {
+        let at = index * ROWS + row;
+        match self.form {
+            PackedForm::Q8_0 => {
+                self.scales[at] = number(block, 0);
+                let quants = std::array::from_fn(|j| word(&block[2..], j) ^ 0x8080_8080);
+                self.put_quants(row, index, &quants);
+            }
+            PackedForm::Q4_0 | PackedForm::Q4_1 | PackedForm::Q5_0 | PackedForm::Q5_1 => {
+                self.scales[at] = number(block, 0);
+                let mut rest = &block[2..];
+                if self.form.has_minima() {
+                    self.minima[at] = number(block, 2);
+                    rest = &block[4..];
+                }
+                let mut fifth = 0;
+                if self.form.bits() == 5 {
+                    fifth = word(rest, 0);
+                    rest = &rest[4..];
+                }
+                self.put_quants(
+                    row,
+                    index,
+                    &std::array::from_fn(|j| {
+                        let low = word(rest, j % 4) >> (4 * (j / 4)) & LOW;
+                        low | spread(fifth >> (4 * j)) << 4
+                    }),
+                );
+            }
+            PackedForm::Q4_K | PackedForm::Q5_K => {
+                self.scales[at] = number(block, 0);
+                self.minima[at] = number(block, 2);
+                let (high, low) = match self.form {
+                    PackedForm::Q5_K => (Some(&block[16..48]), &block[48..]),
+                    _ => (None, &block[16..]),
+                };
+                for part in 0..8 {
+                    let quants = std::array::from_fn(|j| {
+                        let low = word(&low[32 * (part / 2)..], j) >> (4 * (part % 2)) & LOW;
+                        low | high.map_or(0, |high| (word(high, j) >> part & 0x0101_0101) << 4)
+                    });
+                    self.put_quants(row, 8 * index + part, &quants);
+                    self.put_small(row, 8 * index + part, scale_and_min(&block[4..16], part));
+                }
+            }
+            PackedForm::Q6_K => {
+                self.scales[at] = number(block, 208);
+                for part in 0..8 {
+                    // 128 values stand in 64 bytes of nibbles and 32 of high bits.
+                    let (run, quarter) = (part / 4, part % 4);
+                    let quants = std::array::from_fn(|j| {
+                        let low =
+                            word(&block[64 * run + 32 * (quarter % 2)..], j) >> (4 * (quarter / 2)) & LOW;
+                        low | (word(&block[128 + 32 * run..], j) >> (2 * quarter) & 0x0303_0303) << 4
+                    });
+                    self.put_quants(row, 8 * index + part, &quants);
+                    let scales = &block[192 + 8 * run + 2 * quarter..];
+                    self.put_small(row, 8 * index + part, [scales[0], scales[1]]);
+                }
+            }
+        }
+    }
+
+    fn block(&mut self, block: usize) -> &mut [i32] {
+        let words = self.form.block_bytes() / 4;
+        &mut self.words[block * words..][..words]
+    }
+
+    fn put_quants(&mut self, row: usize, block: usize, quants: &Quants) {
+        let (bits, planes) = (self.form.bits(), self.form.planes());
+        let words = self.block(block);
+        if bits == 8 {
+            for (group, &quants) in quants.iter().enumerate() {
+                words[ROWS * group + row] = quants as i32;
+            }
+            return;
+        }
+        for chunk in 0..4 {
+            let both = quants[2 * chunk] & LOW | (quants[2 * chunk + 1] & LOW) << 4;
+            words[ROWS * chunk + row] = both as i32;
+        }
+        for plane in 0..planes {
+            for (group, &quants) in quants.iter().enumerate() {
+                let four = gathered(quants >> (4 + plane)) << (4 * (row % 8));
+                words[64 + ROWS * plane + 2 * group + row / 8] |= four as i32;
+            }
+        }
+    }
+
+    fn put_small(&mut self, row: usize, block: usize, both: [u8; 2]) {
+        let at = self.form.small_scales() / 4;
+        let words = &mut self.block(block)[at..];
+        for (half, byte) in both.into_iter().enumerate() {
+            words[4 * half + row / 4] |= ((u32::from(byte)) << (8 * (row % 4))) as i32;
+        }
+    }
+}
+
+/// Four low bits, each at the bottom of a byte.
+fn spread(bits: u32) -> u32 {
+    let bits = bits & 15;
+    (bits | bits << 7 | bits << 14 | bits << 21) & 0x0101_0101
+}
+
+/// The lowest bits of four bytes together.
+fn gathered(bytes: u32) -> u32 {
+    let bits = bytes & 0x0101_0101;
+    (bits | bits >> 7 | bits >> 14 | bits >> 21) & 15
+}
+
+/// Scale and minimum of a part of 32: eight of each, 6 bits, in 12 bytes.
+fn scale_and_min(bytes: &[u8], part: usize) -> [u8; 2] {
+    match part {
+        0..4 => [bytes[part] & 63, bytes[part + 4] & 63],
+        _ => [
+            bytes[part + 4] & 15 | (bytes[part - 4] >> 6) << 4,
+            bytes[part + 4] >> 4 | (bytes[part] >> 6) << 4,
+        ],
+    }
+}

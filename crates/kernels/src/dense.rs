@@ -1,0 +1,320 @@
+//! Products with weights that are floats, halves widened in registers.
+
+use half::{bf16, f16};
+
+use crate::{
+    isa,
+    lanes::{Lanes, dispatch},
+    pool::{self, Shared},
+};
+
+/// Floats in the type they are stored in.
+#[derive(Clone, Copy, Debug)]
+pub enum Float<'a> {
+    /// Single precision.
+    F32(&'a [f32]),
+    /// Half precision.
+    F16(&'a [f16]),
+    /// The upper half of a single.
+    Bf16(&'a [bf16]),
+}
+
+impl Float<'_> {
+    /// How many.
+    pub fn len(&self) -> usize {
+        match self {
+            Self::F32(values) => values.len(),
+            Self::F16(values) => values.len(),
+            Self::Bf16(values) => values.len(),
+        }
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Where they lie, and how to read them.
+    pub(crate) fn place(&self) -> Place {
+        match self {
+            Self::F32(values) => Place::F32(values.as_ptr()),
+            Self::F16(values) => Place::F16(values.as_ptr().cast()),
+            Self::Bf16(values) => Place::Bf16(values.as_ptr().cast()),
+        }
+    }
+}
+
+/// Floats as kernels see them.
+#[derive(Clone, Copy)]
+pub(crate) enum Place {
+    F32(*const f32),
+    F16(*const u16),
+    Bf16(*const u16),
+}
+
+// SAFETY: a view of a slice that lives while kernels run, and is only read.
+unsafe impl Sync for Place {}
+
+impl Place {
+    /// Sixteen values from `at` on.
+    ///
+    /// # Safety
+    /// They must be there, and so must the instruction set.
+    #[inline(always)]
+    pub(crate) unsafe fn load<L: Lanes>(self, at: usize) -> L {
+        // SAFETY: the caller's promise.
+        unsafe {
+            match self {
+                Self::F32(from) => L::load(from.add(at)),
+                Self::F16(from) => L::load_f16(from.add(at)),
+                Self::Bf16(from) => L::load_bf16(from.add(at)),
+            }
+        }
+    }
+
+    /// One value.
+    ///
+    /// # Safety
+    /// It must be there.
+    #[inline(always)]
+    pub(crate) unsafe fn get(self, at: usize) -> f32 {
+        // SAFETY: the caller's promise.
+        unsafe {
+            match self {
+                Self::F32(from) => *from.add(at),
+                Self::F16(from) => f16::from_bits(*from.add(at)).to_f32(),
+                Self::Bf16(from) => f32::from_bits(u32::from(*from.add(at)) << 16),
+            }
+        }
+    }
+}
+
+/// A matrix `[rows, columns]`, row by row.
+#[derive(Clone, Copy, Debug)]
+pub struct Dense<'a> {
+    values: Float<'a>,
+    rows: usize,
+    columns: usize,
+}
+
+impl<'a> Dense<'a> {
+    /// None if there are not as many values as the shape has.
+    pub fn new(values: Float<'a>, [rows, columns]: [usize; 2]) -> Option<Self> {
+        (values.len() == rows * columns).then_some(Self { values, rows, columns })
+    }
+
+    /// `[rows, columns]`.
+    pub fn dims(&self) -> [usize; 2] {
+        [self.rows, self.columns]
+    }
+
+    pub(crate) fn place(&self) -> Place {
+        self.values.place()
+    }
+}
+
+/// Rows of activations that are kept near while all weights pass.
+const STRIP: usize = 64;
+/// Rows of weights, and of activations, whose products are summed at a time.
+const SIDE: usize = 4;
+
+/// `x` `[n, columns]` times the transposes of several matrices of equal columns: `[n, rows]` each. In float32, the
+/// activations rounded to nothing.
+pub fn dense_products(matrices: &[Dense<'_>], x: &[f32], out: &mut [Vec<f32>]) {
+    let Some(columns) = matrices.first().map(|matrix| matrix.columns) else { return };
+    assert!(matrices.len() == out.len(), "a place for each matrix");
+    let n = x.len() / columns.max(1);
+    let fits = matrices.iter().all(|matrix| matrix.columns == columns) && x.len() == n * columns;
+    assert!(fits, "matrices and activations of equal columns");
+    let mut all = Vec::with_capacity(matrices.len());
+    for (matrix, out) in matrices.iter().zip(out) {
+        out.clear();
+        out.resize(n * matrix.rows, 0.0);
+        all.push((matrix, Shared::new(out)));
+    }
+    let quads: usize = matrices.iter().map(|matrix| matrix.rows.div_ceil(SIDE)).sum();
+    pool::run_ranges(quads, 4, |start, end| {
+        let mut first = 0;
+        for &(matrix, out) in &all {
+            let own = first..first + matrix.rows.div_ceil(SIDE);
+            first = own.end;
+            let (from, to) = (start.max(own.start), end.min(own.end));
+            if from >= to {
+                continue;
+            }
+            let rows = (from - own.start) * SIDE..((to - own.start) * SIDE).min(matrix.rows);
+            for strip in (0..n).step_by(STRIP) {
+                let len = STRIP.min(n - strip);
+                let x = &x[strip * columns..(strip + len) * columns];
+                strip_products(matrix.place(), columns, rows.clone(), matrix.rows, x, strip, out);
+            }
+        }
+    });
+}
+
+fn strip_products(
+    weights: Place,
+    columns: usize,
+    rows: std::ops::Range<usize>,
+    all_rows: usize,
+    x: &[f32],
+    strip: usize,
+    out: Shared<f32>,
+) {
+    dispatch!(isa(), |weights: Place,
+                      columns: usize,
+                      rows: std::ops::Range<usize>,
+                      all_rows: usize,
+                      x: &[f32],
+                      strip: usize,
+                      out: Shared<f32>|
+     -> () {
+        let n = x.len() / columns;
+        let mut row = rows.start;
+        while row < rows.end {
+            let height = SIDE.min(rows.end - row);
+            let mut column = 0;
+            while column < n {
+                let width = SIDE.min(n - column);
+                let x = &x[column * columns..];
+                // SAFETY: rows and columns are inside; the instruction set is there.
+                let sums = unsafe {
+                    macro_rules! square {
+                        ($height:literal, $width:literal) => {
+                            square::<L, $height, $width>(weights, row * columns, x, columns)
+                        };
+                    }
+                    match (height, width) {
+                        (4, 4) => square!(4, 4),
+                        (4, 3) => square!(4, 3),
+                        (4, 2) => square!(4, 2),
+                        (4, _) => square!(4, 1),
+                        (3, 4) => square!(3, 4),
+                        (2, 4) => square!(2, 4),
+                        (_, 4) => square!(1, 4),
+                        _ => {
+                            let mut sums = [[0.0; SIDE]; SIDE];
+                            for (h, sums) in sums.iter_mut().enumerate().take(height) {
+                                for (w, sum) in sums.iter_mut().enumerate().take(width) {
+                                    let x = &x[w * columns..];
+                                    *sum = square::<L, 1, 1>(weights, (row + h) * columns, x, columns)[0][0];
+                                }
+                            }
+                            sums
+                        }
+                    }
+                };
+                for (w, at) in (column..column + width).enumerate() {
+                    // SAFETY: these rows of weights belong to this part alone.
+                    let out = unsafe { out.slice((strip + at) * all_rows + row, height) };
+                    out.iter_mut().zip(&sums).for_each(|(out, sums)| *out = sums[w]);
+                }
+                column += width;
+            }
+            row += height;
+        }
+    });
+}
+
+/// Products of `H` rows of weights from `at` on with the first `W` rows of `x`.
+///
+/// # Safety
+/// They must be there, and so must the instruction set.
+#[inline(always)]
+unsafe fn square<L: Lanes, const H: usize, const W: usize>(
+    weights: Place,
+    at: usize,
+    x: &[f32],
+    columns: usize,
+) -> [[f32; SIDE]; SIDE] {
+    // The type is settled outside the loop.
+    // SAFETY: the caller's promise.
+    unsafe {
+        match weights {
+            Place::F32(from) => sums::<L, H, W>(|at| L::load(from.add(at)), weights, at, x, columns),
+            Place::F16(from) => sums::<L, H, W>(|at| L::load_f16(from.add(at)), weights, at, x, columns),
+            Place::Bf16(from) => sums::<L, H, W>(|at| L::load_bf16(from.add(at)), weights, at, x, columns),
+        }
+    }
+}
+
+/// # Safety
+/// As [`square`].
+#[inline(always)]
+unsafe fn sums<L: Lanes, const H: usize, const W: usize>(
+    load: impl Fn(usize) -> L,
+    weights: Place,
+    at: usize,
+    x: &[f32],
+    columns: usize,
+) -> [[f32; SIDE]; SIDE] {
+    let mut out = [[0.0; SIDE]; SIDE];
+    // SAFETY: the caller's promise.
+    unsafe {
+        let mut lanes = [[L::splat(0.0); W]; H];
+        let vectors = columns / 16 * 16;
+        let mut k = 0;
+        while k < vectors {
+            let mut inputs = [L::splat(0.0); W];
+            for (w, input) in inputs.iter_mut().enumerate() {
+                *input = L::load(x.as_ptr().add(w * columns + k));
+            }
+            for (h, lanes) in lanes.iter_mut().enumerate() {
+                let weight = load(at + h * columns + k);
+                for (lane, input) in lanes.iter_mut().zip(inputs) {
+                    *lane = weight.mul_add(input, *lane);
+                }
+            }
+            k += 16;
+        }
+        for h in 0..H {
+            let mut four = [L::splat(0.0); 4];
+            four[..W].copy_from_slice(&lanes[h]);
+            let sums = if W == 1 { [four[0].sum(), 0.0, 0.0, 0.0] } else { L::sums(four) };
+            for w in 0..W {
+                let mut sum = sums[w];
+                for k in vectors..columns {
+                    sum += weights.get(at + h * columns + k) * x[w * columns + k];
+                }
+                out[h][w] = sum;
+            }
+        }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn products_agree_with_float64_in_every_type_and_shape() {
+        let number = |i: usize| ((i * 7919 % 2003) as f32 - 1000.0) * 1e-3;
+        for (rows, columns, n) in [(1, 1, 1), (5, 7, 3), (16, 64, 1), (9, 33, 5), (70, 48, 67), (4, 16, 4)] {
+            let weights: Vec<f32> = (0..rows * columns).map(number).collect();
+            let x: Vec<f32> = (0..n * columns).map(|i| number(3 * i + 1)).collect();
+            let halves: Vec<f16> = weights.iter().map(|&w| f16::from_f32(w)).collect();
+            let shorts: Vec<bf16> = weights.iter().map(|&w| bf16::from_f32(w)).collect();
+            let stored = [
+                (Float::F32(&weights), weights.clone()),
+                (Float::F16(&halves), halves.iter().map(|w| w.to_f32()).collect()),
+                (Float::Bf16(&shorts), shorts.iter().map(|w| w.to_f32()).collect()),
+            ];
+            for (values, weights) in stored {
+                let matrix = Dense::new(values, [rows, columns]).unwrap();
+                let mut out = vec![Vec::new(); 2];
+                dense_products(&[matrix, matrix], &x, &mut out);
+                assert_eq!(out[0], out[1]);
+                for (index, &found) in out[0].iter().enumerate() {
+                    let (at, row) = (index / rows, index % rows);
+                    let pairs = x[at * columns..].iter().zip(&weights[row * columns..]).take(columns);
+                    let (sum, size) = pairs.fold((0.0, 1e-9), |(sum, size), (&x, &w)| {
+                        let product = f64::from(x) * f64::from(w);
+                        (sum + product, size + product.abs())
+                    });
+                    assert!((f64::from(found) - sum).abs() <= 1e-6 * size, "{found} {sum}");
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,147 @@
+//! What packed weights look like.
+//!
+//! ggml's block formats hold one row's values together. A product wants the same column of many rows together: one
+//! activation then meets sixteen weights in one instruction, and no sum across lanes is needed. So a matrix is cut
+//! into tiles of [`ROWS`] rows, and a tile into blocks of [`BLOCK`] columns. The bytes of a block of a tile:
+//!
+//! | bytes | what |
+//! |---|---|
+//! | 4 x 64 | 4-bit forms: byte `64 c + 4 r + i` has the low four bits of row r's values 8c + i and, above them, 8c + 4 + i |
+//! | 8 x 64 | 8-bit forms: byte `64 g + 4 r + i` has row r's value 4g + i, plus 128 |
+//! | 64 for each bit above four | bit `4 r + i` of the 64-bit word g belongs to row r's value 4g + i |
+//! | 32, K forms | for each row its scale, then for each row its minimum (Q6_K: the scale of its other half) |
+//!
+//! Beside them stand float16 scales and minima, sixteen rows together, for each block, or for eight blocks of the K
+//! forms. Rows that a last tile lacks are zeros.
+
+/// Columns that share a scale.
+pub const BLOCK: usize = 32;
+/// Rows of a tile.
+pub const ROWS: usize = 16;
+
+/// A block format of ggml that weights can stay in. `q` is a value's quant, `d` and `m` the float16 numbers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[allow(non_camel_case_types, reason = "ggml's own names")]
+pub enum PackedForm {
+    /// 8 bits: `d (q - 128)`.
+    Q8_0,
+    /// 4 bits: `d (q - 8)`.
+    Q4_0,
+    /// 4 bits: `d q + m`.
+    Q4_1,
+    /// 5 bits: `d (q - 16)`.
+    Q5_0,
+    /// 5 bits: `d q + m`.
+    Q5_1,
+    /// 4 bits in parts of 32 with 6-bit scale s and minimum n: `d s q - m n`.
+    Q4_K,
+    /// 5 bits likewise.
+    Q5_K,
+    /// 6 bits in parts of 16 with an 8-bit scale s: `d s (q - 32)`.
+    Q6_K,
+}
+
+impl PackedForm {
+    /// All of them.
+    pub const ALL: [Self; 8] =
+        [Self::Q8_0, Self::Q4_0, Self::Q4_1, Self::Q5_0, Self::Q5_1, Self::Q4_K, Self::Q5_K, Self::Q6_K];
+
+    /// ggml's name.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Q8_0 => "Q8_0",
+            Self::Q4_0 => "Q4_0",
+            Self::Q4_1 => "Q4_1",
+            Self::Q5_0 => "Q5_0",
+            Self::Q5_1 => "Q5_1",
+            Self::Q4_K => "Q4_K",
+            Self::Q5_K => "Q5_K",
+            Self::Q6_K => "Q6_K",
+        }
+    }
+
+    /// Bits of a quant.
+    pub const fn bits(self) -> usize {
+        match self {
+            Self::Q8_0 => 8,
+            Self::Q4_0 | Self::Q4_1 | Self::Q4_K => 4,
+            Self::Q5_0 | Self::Q5_1 | Self::Q5_K => 5,
+            Self::Q6_K => 6,
+        }
+    }
+
+    /// Bits above four, each in a plane of its own.
+    pub(crate) const fn planes(self) -> usize {
+        match self.bits() {
+            8 => 0,
+            bits => bits - 4,
+        }
+    }
+
+    /// What is taken from a quant as it is stored, unsigned.
+    pub const fn offset(self) -> i32 {
+        match self {
+            Self::Q8_0 => 128,
+            Self::Q4_0 => 8,
+            Self::Q5_0 => 16,
+            Self::Q6_K => 32,
+            Self::Q4_1 | Self::Q5_1 | Self::Q4_K | Self::Q5_K => 0,
+        }
+    }
+
+    /// Columns that share a float16 scale.
+    pub const fn span(self) -> usize {
+        match self.is_k() {
+            true => 256,
+            false => BLOCK,
+        }
+    }
+
+    /// Whether blocks have small scales of their own below the float16 one.
+    pub const fn is_k(self) -> bool {
+        matches!(self, Self::Q4_K | Self::Q5_K | Self::Q6_K)
+    }
+
+    /// Whether there are float16 minima.
+    pub const fn has_minima(self) -> bool {
+        matches!(self, Self::Q4_1 | Self::Q5_1 | Self::Q4_K | Self::Q5_K)
+    }
+
+    /// Bytes of a block of a tile, scales in float16 not counted.
+    pub const fn block_bytes(self) -> usize {
+        let quants = match self.bits() {
+            8 => 512,
+            _ => 256 + 64 * self.planes(),
+        };
+        quants + if self.is_k() { 2 * ROWS } else { 0 }
+    }
+
+    /// Where a block's small scales stand.
+    pub(crate) const fn small_scales(self) -> usize {
+        self.block_bytes() - 2 * ROWS
+    }
+
+    /// Bytes of all blocks of a matrix.
+    pub const fn quant_bytes(self, rows: usize, columns: usize) -> usize {
+        rows.div_ceil(ROWS) * (columns / BLOCK) * self.block_bytes()
+    }
+
+    /// Float16 scales of a matrix, and as many minima if there are any.
+    pub const fn num_scales(self, rows: usize, columns: usize) -> usize {
+        rows.div_ceil(ROWS) * (columns / self.span()) * ROWS
+    }
+
+    /// Bytes and values of a block of ggml.
+    pub const fn ggml_block(self) -> (usize, usize) {
+        match self {
+            Self::Q8_0 => (34, 32),
+            Self::Q4_0 => (18, 32),
+            Self::Q4_1 => (20, 32),
+            Self::Q5_0 => (22, 32),
+            Self::Q5_1 => (24, 32),
+            Self::Q4_K => (144, 256),
+            Self::Q5_K => (176, 256),
+            Self::Q6_K => (210, 256),
+        }
+    }
+}

@@ -1,0 +1,308 @@
+//! Sixteen lanes of float32 on whatever the processor has.
+//!
+//! A kernel is a generic function over [`Lanes`] that is inlined into one function for each instruction set, which
+//! alone has its features enabled; [`dispatch`] makes these.
+
+use std::sync::OnceLock;
+
+/// Instruction sets with kernels of their own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Isa {
+    /// The target's baseline.
+    Portable,
+    /// AVX2, FMA and F16C.
+    Avx2,
+    /// AVX-512 F, BW and VNNI.
+    Avx512,
+}
+
+impl Isa {
+    /// All that this processor has, the widest last.
+    pub fn available() -> Vec<Self> {
+        let has = |isa: &Self| match isa {
+            Self::Portable => true,
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx2 => {
+                is_x86_feature_detected!("avx2")
+                    && is_x86_feature_detected!("fma")
+                    && is_x86_feature_detected!("f16c")
+            }
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx512 => {
+                is_x86_feature_detected!("avx512f")
+                    && is_x86_feature_detected!("avx512bw")
+                    && is_x86_feature_detected!("avx512vnni")
+                    && Self::available_below_avx512()
+            }
+            #[cfg(not(target_arch = "x86_64"))]
+            _ => false,
+        };
+        [Self::Portable, Self::Avx2, Self::Avx512].into_iter().filter(has).collect()
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    fn available_below_avx512() -> bool {
+        is_x86_feature_detected!("avx2")
+            && is_x86_feature_detected!("fma")
+            && is_x86_feature_detected!("f16c")
+    }
+
+    /// Its name.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Portable => "portable",
+            Self::Avx2 => "avx2",
+            Self::Avx512 => "avx512",
+        }
+    }
+}
+
+/// The instruction set that kernels use: the widest there is, or the one that `MOI_KERNELS` names.
+pub fn isa() -> Isa {
+    static ISA: OnceLock<Isa> = OnceLock::new();
+    *ISA.get_or_init(|| {
+        let available = Isa::available();
+        let asked = std::env::var("MOI_KERNELS").ok();
+        let named = available.iter().find(|isa| Some(isa.name()) == asked.as_deref());
+        *named.or(available.last()).unwrap_or(&Isa::Portable)
+    })
+}
+
+/// Sixteen float32 values.
+///
+/// # Safety
+/// Of all methods: the instruction set of the implementation must be there; pointers must hold sixteen values.
+pub(crate) trait Lanes: Copy {
+    unsafe fn splat(value: f32) -> Self;
+    unsafe fn load(from: *const f32) -> Self;
+    /// From float16.
+    unsafe fn load_f16(from: *const u16) -> Self;
+    /// From bfloat16.
+    unsafe fn load_bf16(from: *const u16) -> Self;
+    unsafe fn store(self, to: *mut f32);
+    /// To float16, rounded to even.
+    unsafe fn store_f16(self, to: *mut u16);
+    unsafe fn add(self, other: Self) -> Self;
+    unsafe fn sub(self, other: Self) -> Self;
+    unsafe fn mul(self, other: Self) -> Self;
+    unsafe fn div(self, other: Self) -> Self;
+    unsafe fn max(self, other: Self) -> Self;
+    unsafe fn min(self, other: Self) -> Self;
+    /// `self * a + b`.
+    unsafe fn mul_add(self, a: Self, b: Self) -> Self;
+    /// To the nearest integer, ties to even.
+    unsafe fn round(self) -> Self;
+    /// `2^self` for integers from -126 to 127.
+    unsafe fn power_of_two(self) -> Self;
+    unsafe fn sum(self) -> f32;
+    /// The sums of four.
+    #[inline(always)]
+    unsafe fn sums(four: [Self; 4]) -> [f32; 4] {
+        unsafe { [four[0].sum(), four[1].sum(), four[2].sum(), four[3].sum()] }
+    }
+    unsafe fn largest(self) -> f32;
+    /// To 8 bits, rounded to even; values between -127 and 127.
+    unsafe fn store_i8(self, to: *mut i8);
+
+    /// e^x with a relative error of about 1e-7; 0 below -87, and no more than e^88.
+    #[inline(always)]
+    unsafe fn exp(self) -> Self {
+        unsafe {
+            let x = self.max(Self::splat(-87.0)).min(Self::splat(88.0));
+            let n = x.mul(Self::splat(std::f32::consts::LOG2_E)).round();
+            // ln 2 in two parts, so that what is taken away is exact.
+            let r = n.mul_add(Self::splat(-0.693_359_4), x);
+            let r = n.mul_add(Self::splat(2.121_944_4e-4), r);
+            let mut p = Self::splat(1.987_569_1e-4);
+            for c in [1.398_2e-3, 8.333_452e-3, 4.166_579_6e-2, 1.666_666_5e-1, 0.5] {
+                p = p.mul_add(r, Self::splat(c));
+            }
+            let e = p.mul_add(r.mul(r), r).add(Self::splat(1.0)).mul(n.power_of_two());
+            // What lies below is nothing beside the rest of a sum.
+            self.cut_below(-87.0, e)
+        }
+    }
+
+    /// `value` where `self` is at least `limit`, else 0; 0 for NaN.
+    unsafe fn cut_below(self, limit: f32, value: Self) -> Self;
+}
+
+/// The baseline: loops over arrays, which compilers turn into what vectors there are.
+#[derive(Clone, Copy)]
+pub(crate) struct Portable([f32; 16]);
+
+impl Portable {
+    #[inline(always)]
+    fn zip(self, other: Self, f: impl Fn(f32, f32) -> f32) -> Self {
+        let mut out = self.0;
+        out.iter_mut().zip(other.0).for_each(|(a, b)| *a = f(*a, b));
+        Self(out)
+    }
+}
+
+impl Lanes for Portable {
+    #[inline(always)]
+    unsafe fn splat(value: f32) -> Self {
+        Self([value; 16])
+    }
+    #[inline(always)]
+    unsafe fn load(from: *const f32) -> Self {
+        Self(unsafe { from.cast::<[f32; 16]>().read_unaligned() })
+    }
+    #[inline(always)]
+    unsafe fn load_f16(from: *const u16) -> Self {
+        let bits = unsafe { from.cast::<[u16; 16]>().read_unaligned() };
+        Self(bits.map(|bits| half::f16::from_bits(bits).to_f32()))
+    }
+    #[inline(always)]
+    unsafe fn load_bf16(from: *const u16) -> Self {
+        let bits = unsafe { from.cast::<[u16; 16]>().read_unaligned() };
+        Self(bits.map(|bits| f32::from_bits(u32::from(bits) << 16)))
+    }
+    #[inline(always)]
+    unsafe fn store(self, to: *mut f32) {
+        unsafe { to.cast::<[f32; 16]>().write_unaligned(self.0) }
+    }
+    #[inline(always)]
+    unsafe fn store_f16(self, to: *mut u16) {
+        let bits = self.0.map(|value| half::f16::from_f32(value).to_bits());
+        unsafe { to.cast::<[u16; 16]>().write_unaligned(bits) }
+    }
+    #[inline(always)]
+    unsafe fn add(self, other: Self) -> Self {
+        self.zip(other, |a, b| a + b)
+    }
+    #[inline(always)]
+    unsafe fn sub(self, other: Self) -> Self {
+        self.zip(other, |a, b| a - b)
+    }
+    #[inline(always)]
+    unsafe fn mul(self, other: Self) -> Self {
+        self.zip(other, |a, b| a * b)
+    }
+    #[inline(always)]
+    unsafe fn div(self, other: Self) -> Self {
+        self.zip(other, |a, b| a / b)
+    }
+    #[inline(always)]
+    unsafe fn max(self, other: Self) -> Self {
+        self.zip(other, |a, b| if a > b { a } else { b })
+    }
+    #[inline(always)]
+    unsafe fn min(self, other: Self) -> Self {
+        self.zip(other, |a, b| if a < b { a } else { b })
+    }
+    #[inline(always)]
+    unsafe fn mul_add(self, a: Self, b: Self) -> Self {
+        // Two roundings: one would be a call of a library where the baseline has no instruction for it.
+        unsafe { self.mul(a).add(b) }
+    }
+    #[inline(always)]
+    unsafe fn round(self) -> Self {
+        // Adding 1.5 * 2^23 leaves no bits below the point.
+        const MAGIC: f32 = 12_582_912.0;
+        Self(self.0.map(|value| value + MAGIC - MAGIC))
+    }
+    #[inline(always)]
+    unsafe fn power_of_two(self) -> Self {
+        Self(self.0.map(|n| f32::from_bits(((n as i32 + 127) << 23) as u32)))
+    }
+    #[inline(always)]
+    unsafe fn sum(self) -> f32 {
+        let mut part = self.0;
+        for half in [8, 4, 2, 1] {
+            for i in 0..half {
+                part[i] += part[i + half];
+            }
+        }
+        part[0]
+    }
+    #[inline(always)]
+    unsafe fn largest(self) -> f32 {
+        self.0.into_iter().fold(f32::NEG_INFINITY, |a, b| if b > a { b } else { a })
+    }
+    #[inline(always)]
+    unsafe fn store_i8(self, to: *mut i8) {
+        let rounded = unsafe { self.round() };
+        unsafe { to.cast::<[i8; 16]>().write_unaligned(rounded.0.map(|value| value as i8)) }
+    }
+    #[inline(always)]
+    unsafe fn cut_below(self, limit: f32, value: Self) -> Self {
+        self.zip(value, |x, value| if x >= limit { value } else { 0.0 })
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+pub(crate) use x86::{Avx2, Avx512};
+#[cfg(target_arch = "x86_64")]
+#[path = "lanes_x86.rs"]
+mod x86;
+
+/// Calls a function that is generic over [`Lanes`] with the widest that `isa` names, in a function that has its
+/// features enabled: `dispatch!(isa, name::<_>(arguments))` inside which `L` is the type.
+macro_rules! dispatch {
+    ($isa:expr, |$($arg:ident : $type:ty),* $(,)?| -> $result:ty { $($body:tt)* }) => {{
+        #[allow(clippy::too_many_arguments, reason = "they are those of the kernel")]
+        #[inline(always)]
+        unsafe fn generic<L: $crate::lanes::Lanes>($($arg: $type),*) -> $result { $($body)* }
+        #[cfg(target_arch = "x86_64")]
+        #[allow(clippy::too_many_arguments, reason = "they are those of the kernel")]
+        #[target_feature(enable = "avx2,fma,f16c")]
+        unsafe fn avx2($($arg: $type),*) -> $result {
+            unsafe { generic::<$crate::lanes::Avx2>($($arg),*) }
+        }
+        #[cfg(target_arch = "x86_64")]
+        #[allow(clippy::too_many_arguments, reason = "they are those of the kernel")]
+        #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vnni")]
+        unsafe fn avx512($($arg: $type),*) -> $result {
+            unsafe { generic::<$crate::lanes::Avx512>($($arg),*) }
+        }
+        match $isa {
+            // SAFETY: the instruction set was asked for at run time, see `isa`.
+            #[cfg(target_arch = "x86_64")]
+            $crate::Isa::Avx512 => unsafe { avx512($($arg),*) },
+            // SAFETY: likewise.
+            #[cfg(target_arch = "x86_64")]
+            $crate::Isa::Avx2 => unsafe { avx2($($arg),*) },
+            // SAFETY: the baseline is always there.
+            _ => unsafe { generic::<$crate::lanes::Portable>($($arg),*) },
+        }
+    }};
+}
+pub(crate) use dispatch;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn exponentials_and_halves_are_right_on_all() {
+        let values: Vec<f32> =
+            (-1100..900).map(|i| i as f32 * 0.08).chain([0.0, -1e9, f32::NEG_INFINITY, -88.0]).collect();
+        for isa in Isa::available() {
+            for chunk in values.chunks(16) {
+                let mut x = [0.0f32; 16];
+                x[..chunk.len()].copy_from_slice(chunk);
+                let (from, mut out, mut halves) = (x.as_ptr(), [0.0f32; 16], [0u16; 16]);
+                let (to, half, back) = (out.as_mut_ptr(), halves.as_mut_ptr(), &mut [0.0f32; 16]);
+                let wide = back.as_mut_ptr();
+                dispatch!(isa, |from: *const f32, to: *mut f32, half: *mut u16, wide: *mut f32| -> () {
+                    unsafe {
+                        let x = L::load(from);
+                        x.exp().store(to);
+                        x.store_f16(half);
+                        L::load_f16(half).store(wide);
+                    }
+                });
+                for ((x, y), (h, w)) in x.iter().zip(out).zip(halves.iter().zip(&*back)) {
+                    let expected = f64::from(x.min(88.0)).exp();
+                    let near =
+                        (f64::from(y) - expected).abs() <= 3e-7 * expected || (*x < -86.9 && y < 2e-38);
+                    assert!(near, "{isa:?}: e^{x} = {y}, expected {expected}");
+                    assert_eq!(half::f16::from_f32(*x).to_bits(), *h);
+                    assert_eq!(half::f16::from_bits(*h).to_f32(), *w);
+                }
+            }
+        }
+    }
+}

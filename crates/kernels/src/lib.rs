@@ -1,0 +1,38 @@
+//! CPU kernels for decoding, on plain slices: nothing here knows of tensors, models or files.
+//!
+//! Decoding one sequence reads every weight once per token, so its limit is weight bytes / memory bandwidth; a prompt
+//! is limited by arithmetic. So weights stay [packed](Packed) and are widened in registers; activations are rounded to
+//! [8-bit blocks](QuantizedRows) where that is asked for; work is split by rows over [threads](pool) that wait for it
+//! actively.
+//!
+//! Every kernel is written once over sixteen lanes of float32 and compiled for AVX-512, AVX2 and the target's
+//! baseline (NEON on ARM, by the compiler's own vectoriser); products in 8 bits have a form of their own for each, and
+//! a plain reference that all are tested against. What the processor has is asked at run time. `MOI_KERNELS` set to
+//! `avx2` or `portable` takes less than it has, to compare.
+
+mod activation;
+mod attention;
+mod blocks;
+mod dense;
+mod form;
+mod lanes;
+mod mixture;
+mod norm;
+mod packed;
+pub mod pool;
+mod quantize;
+mod rope;
+mod softmax;
+
+pub use activation::{Gated, gated};
+pub use attention::{Attention, Cached, Visible, attend};
+pub use blocks::{PackedParts, pack};
+pub use dense::{Dense, Float, dense_products};
+pub use form::{BLOCK, PackedForm, ROWS};
+pub use lanes::{Isa, isa};
+pub use mixture::{Table, weighted_sums};
+pub use norm::{NormSpec, norm_rows};
+pub use packed::Packed;
+pub use quantize::QuantizedRows;
+pub use rope::{HeadValue, Turned, turn_heads};
+pub use softmax::{Distribution, distribution, first_of_largest};

@@ -1,0 +1,348 @@
+//! Products with packed weights, computed from the packed form.
+
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
+mod portable;
+
+use half::f16;
+
+use crate::{
+    Isa, PackedForm, QuantizedRows,
+    form::{BLOCK, ROWS},
+    isa,
+    lanes::dispatch,
+    pool::{self, Shared},
+};
+
+/// A packed matrix `[rows, columns]`, see [`PackedForm`].
+#[derive(Clone, Copy, Debug)]
+pub struct Packed<'a> {
+    form: PackedForm,
+    rows: usize,
+    columns: usize,
+    words: &'a [i32],
+    scales: &'a [f16],
+    minima: &'a [f16],
+}
+
+/// Rows of activations in 8 bits as kernels see them.
+#[derive(Clone, Copy)]
+struct Rows {
+    quants: *const i8,
+    scales: *const f32,
+    sums: *const i32,
+    blocks: usize,
+}
+
+/// A tile of a matrix as kernels see it.
+#[derive(Clone, Copy)]
+struct Tile {
+    words: *const i32,
+    scales: *const f16,
+    minima: *const f16,
+    blocks: usize,
+}
+
+// SAFETY: they are views of slices that live while kernels run, and are only read.
+unsafe impl Sync for Rows {}
+// SAFETY: likewise.
+unsafe impl Sync for Tile {}
+
+/// Calls a kernel that has the form as its first constant with that of `$form`.
+macro_rules! with_form {
+    ($form:expr, $kernel:ident::<_ $(, $more:tt)*>($($arg:expr),*)) => {
+        match $form {
+            PackedForm::Q8_0 => $kernel::<0 $(, $more)*>($($arg),*),
+            PackedForm::Q4_0 => $kernel::<1 $(, $more)*>($($arg),*),
+            PackedForm::Q4_1 => $kernel::<2 $(, $more)*>($($arg),*),
+            PackedForm::Q5_0 => $kernel::<3 $(, $more)*>($($arg),*),
+            PackedForm::Q5_1 => $kernel::<4 $(, $more)*>($($arg),*),
+            PackedForm::Q4_K => $kernel::<5 $(, $more)*>($($arg),*),
+            PackedForm::Q5_K => $kernel::<6 $(, $more)*>($($arg),*),
+            PackedForm::Q6_K => $kernel::<7 $(, $more)*>($($arg),*),
+        }
+    };
+}
+
+impl<'a> Packed<'a> {
+    /// A matrix of these parts. None if their lengths do not fit the shape.
+    pub fn new(
+        form: PackedForm,
+        [rows, columns]: [usize; 2],
+        words: &'a [i32],
+        scales: &'a [f16],
+        minima: &'a [f16],
+    ) -> Option<Self> {
+        let num_scales = form.num_scales(rows, columns);
+        let fits = columns.is_multiple_of(form.span())
+            && words.len() * 4 == form.quant_bytes(rows, columns)
+            && scales.len() == num_scales
+            && minima.len() == if form.has_minima() { num_scales } else { 0 };
+        fits.then_some(Self { form, rows, columns, words, scales, minima })
+    }
+
+    /// `[rows, columns]`.
+    pub fn dims(&self) -> [usize; 2] {
+        [self.rows, self.columns]
+    }
+
+    /// Its form.
+    pub fn form(&self) -> PackedForm {
+        self.form
+    }
+
+    pub(crate) fn tiles(&self) -> usize {
+        self.rows.div_ceil(ROWS)
+    }
+
+    fn tile(&self, index: usize) -> Tile {
+        let scales = self.form.num_scales(ROWS, self.columns);
+        let words = self.form.quant_bytes(ROWS, self.columns) / 4;
+        let minima = match self.minima {
+            [] => self.minima.as_ptr(),
+            minima => minima[index * scales..].as_ptr(),
+        };
+        Tile {
+            words: self.words[index * words..].as_ptr(),
+            scales: self.scales[index * scales..].as_ptr(),
+            minima,
+            blocks: self.columns / BLOCK,
+        }
+    }
+
+    /// The rows of activations times the transposes of several matrices of equal columns: `[n, rows]` each.
+    pub fn products_int8(matrices: &[Self], x: &QuantizedRows, out: &mut [Vec<f32>]) {
+        Self::products_int8_on(isa(), matrices, x, out);
+    }
+
+    fn products_int8_on(isa: Isa, matrices: &[Self], x: &QuantizedRows, out: &mut [Vec<f32>]) {
+        assert!(matrices.iter().all(|matrix| matrix.columns == x.columns), "columns as in the activations");
+        let rows = Rows {
+            quants: x.quants.as_ptr(),
+            scales: x.scales.as_ptr(),
+            sums: x.sums.as_ptr(),
+            blocks: x.columns / BLOCK,
+        };
+        each_tile(matrices, x.rows, out, |matrix, tile, out| {
+            let rows = &rows;
+            // SAFETY: the activations have the matrix's columns, and a tile of it all of its parts.
+            unsafe { tile_int8(isa, matrix.form, matrix.tile(tile), *rows, x.rows, out) };
+        });
+    }
+
+    /// Rows `[n, columns]` times the transposes of several matrices of equal columns, in float32: `[n, rows]` each.
+    pub fn products_f32(matrices: &[Self], x: &[f32], out: &mut [Vec<f32>]) {
+        Self::products_f32_on(isa(), matrices, x, out);
+    }
+
+    fn products_f32_on(isa: Isa, matrices: &[Self], x: &[f32], out: &mut [Vec<f32>]) {
+        let Some(columns) = matrices.first().map(|matrix| matrix.columns) else { return };
+        assert!(matrices.iter().all(|matrix| matrix.columns == columns), "matrices of equal columns");
+        let rows = x.len() / columns.max(1);
+        assert!(x.len() == rows * columns, "columns as in the activations");
+        each_tile(matrices, rows, out, |matrix, tile, out| {
+            let mut wide = [[0.0f32; ROWS]; 256];
+            for first in (0..columns).step_by(256) {
+                let len = (columns - first).min(256);
+                matrix.unpack_on(isa, tile, first / BLOCK, &mut wide[..len]);
+                times_tile(isa, &wide[..len], x, columns, first, out);
+            }
+        });
+    }
+
+    /// Some columns of a tile in float32: `[columns][16 rows]`.
+    pub(crate) fn unpack(&self, tile: usize, block: usize, out: &mut [[f32; ROWS]]) {
+        self.unpack_on(isa(), tile, block, out);
+    }
+
+    fn unpack_on(&self, isa: Isa, tile: usize, block: usize, out: &mut [[f32; ROWS]]) {
+        let tile = self.tile(tile);
+        for (block, out) in (block..).zip(out.as_chunks_mut::<BLOCK>().0) {
+            assert!(block < tile.blocks, "a block of the tile");
+            // SAFETY: the block is one of the tile's.
+            unsafe { unpack_block(isa, self.form, tile, block, out) };
+        }
+    }
+
+    /// Some rows in float32, `[ids, columns]`.
+    pub fn rows(&self, ids: &[usize], out: &mut Vec<f32>) {
+        for &id in ids {
+            assert!(id < self.rows, "row {id} of {}", self.rows);
+            let tile = self.tile(id / ROWS);
+            for block in 0..tile.blocks {
+                // SAFETY: the block is one of the tile's.
+                let values = unsafe { portable::row_of_block(self.form, tile, block, id % ROWS) };
+                out.extend_from_slice(&values);
+            }
+        }
+    }
+}
+
+/// Runs `compute` for every tile of every matrix, which adds to or sets its part `[n][16]` of the products, and puts
+/// these into rows.
+fn each_tile<'a>(
+    matrices: &[Packed<'a>],
+    n: usize,
+    out: &mut [Vec<f32>],
+    compute: impl Fn(&Packed<'a>, usize, &mut [[f32; ROWS]]) + Sync,
+) {
+    assert!(matrices.len() == out.len(), "a place for each matrix");
+    let mut all = Vec::with_capacity(matrices.len());
+    for (matrix, out) in matrices.iter().zip(out) {
+        out.clear();
+        out.resize(n * matrix.rows, 0.0);
+        all.push((matrix, Shared::new(out)));
+    }
+    let tiles: usize = matrices.iter().map(Packed::tiles).sum();
+    pool::run_ranges(tiles, 1, |start, end| {
+        let mut part = vec![[0.0f32; ROWS]; n];
+        let mut first = 0;
+        for &(matrix, out) in &all {
+            let own = first..first + matrix.tiles();
+            for tile in start.max(own.start)..end.min(own.end) {
+                let (tile, rows) = (tile - own.start, matrix.rows);
+                part.fill([0.0; ROWS]);
+                compute(matrix, tile, &mut part);
+                let len = ROWS.min(rows - tile * ROWS);
+                for (row, part) in part.iter().enumerate() {
+                    // SAFETY: each tile has its own columns of each row.
+                    unsafe { out.slice(row * rows + tile * ROWS, len) }.copy_from_slice(&part[..len]);
+                }
+            }
+            first = own.end;
+        }
+    });
+}
+
+/// # Safety
+/// The tile and the rows must be whole, with equal blocks.
+unsafe fn tile_int8(isa: Isa, form: PackedForm, tile: Tile, x: Rows, n: usize, out: &mut [[f32; ROWS]]) {
+    assert!(out.len() == n);
+    macro_rules! chunks {
+        ($module:ident, $first:expr) => {{
+            use $module::products;
+            let mut row = 0;
+            while row < n {
+                let out = out[row..].as_mut_ptr();
+                // SAFETY: the caller's promise; the instruction set is there, and so are the rows.
+                unsafe {
+                    match n - row {
+                        8.. if $first >= 8 => {
+                            with_form!(form, products::<_, 8>(tile, x, row, out));
+                            row += 8;
+                        }
+                        4.. => {
+                            with_form!(form, products::<_, 4>(tile, x, row, out));
+                            row += 4;
+                        }
+                        2.. => {
+                            with_form!(form, products::<_, 2>(tile, x, row, out));
+                            row += 2;
+                        }
+                        _ => {
+                            with_form!(form, products::<_, 1>(tile, x, row, out));
+                            row += 1;
+                        }
+                    }
+                }
+            }
+        }};
+    }
+    match isa {
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx512 => chunks!(avx512, 8),
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx2 => chunks!(avx2, 4),
+        _ => chunks!(portable, 4),
+    }
+}
+
+/// # Safety
+/// The block must be one of the tile's.
+unsafe fn unpack_block(isa: Isa, form: PackedForm, tile: Tile, block: usize, out: &mut [[f32; ROWS]; BLOCK]) {
+    // SAFETY: the caller's promise; the instruction set is there.
+    unsafe {
+        match isa {
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512 => {
+                use avx512::unpack;
+                with_form!(form, unpack::<_>(tile, block, out))
+            }
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx2 => {
+                use avx2::unpack;
+                with_form!(form, unpack::<_>(tile, block, out))
+            }
+            _ => portable::unpack(form, tile, block, out),
+        }
+    }
+}
+
+/// Adds the products of `x` `[n, columns]`, from column `first` on, with a tile `[columns][16]`.
+fn times_tile(
+    isa: Isa,
+    tile: &[[f32; ROWS]],
+    x: &[f32],
+    columns: usize,
+    first: usize,
+    out: &mut [[f32; ROWS]],
+) {
+    dispatch!(isa, |tile: &[[f32; ROWS]],
+                    x: &[f32],
+                    columns: usize,
+                    first: usize,
+                    out: &mut [[f32; ROWS]]|
+     -> () {
+        #[inline(always)]
+        unsafe fn rows<L: crate::lanes::Lanes, const N: usize>(
+            tile: &[[f32; ROWS]],
+            x: [&[f32]; N],
+            out: &mut [[f32; ROWS]],
+        ) {
+            // SAFETY: sixteen values each; the caller has the instruction set.
+            unsafe {
+                let zero = L::splat(0.0);
+                // Two sums each, that one does not wait for the last.
+                let (mut even, mut odd) = ([zero; N], [zero; N]);
+                let (pairs, rest) = tile.as_chunks::<2>();
+                for (index, [a, b]) in pairs.iter().enumerate() {
+                    let (a, b) = (L::load(a.as_ptr()), L::load(b.as_ptr()));
+                    for n in 0..N {
+                        even[n] = a.mul_add(L::splat(*x[n].get_unchecked(2 * index)), even[n]);
+                        odd[n] = b.mul_add(L::splat(*x[n].get_unchecked(2 * index + 1)), odd[n]);
+                    }
+                }
+                for (offset, a) in rest.iter().enumerate() {
+                    for n in 0..N {
+                        let x = L::splat(x[n][2 * pairs.len() + offset]);
+                        even[n] = L::load(a.as_ptr()).mul_add(x, even[n]);
+                    }
+                }
+                for n in 0..N {
+                    let sum = L::load(out[n].as_ptr()).add(even[n].add(odd[n]));
+                    sum.store(out[n].as_mut_ptr());
+                }
+            }
+        }
+        let row = |n: usize| &x[n * columns + first..][..tile.len()];
+        let mut n = 0;
+        while n + 4 <= out.len() {
+            // SAFETY: the instruction set is there.
+            unsafe {
+                rows::<L, 4>(tile, [row(n), row(n + 1), row(n + 2), row(n + 3)], &mut out[n..]);
+            }
+            n += 4;
+        }
+        while n < out.len() {
+            // SAFETY: likewise.
+            unsafe { rows::<L, 1>(tile, [row(n)], &mut out[n..]) };
+            n += 1;
+        }
+    });
+}
+
+#[cfg(test)]
+#[path = "packed/tests.rs"]
+mod tests;

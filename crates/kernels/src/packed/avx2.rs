@@ -1,0 +1,196 @@
+//! AVX2: eight rows in one register.
+
+use std::arch::x86_64::*;
+
+use super::{Rows, Tile};
+use crate::{
+    PackedForm,
+    form::{BLOCK, ROWS},
+};
+
+/// The quants of a block, four columns of eight rows in each: of 8 bits with signs, else unsigned.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+unsafe fn groups<const FORM: usize>(block: *const u8, half: usize) -> [__m256i; 8] {
+    let form = const { PackedForm::ALL[FORM] };
+    let mut groups = [_mm256_setzero_si256(); 8];
+    // SAFETY: the caller's promise: a whole block.
+    unsafe {
+        if form.bits() == 8 {
+            let offset = _mm256_set1_epi8(-128);
+            for (index, group) in groups.iter_mut().enumerate() {
+                let bytes = _mm256_loadu_si256(block.add(64 * index + 32 * half).cast());
+                *group = _mm256_xor_si256(bytes, offset);
+            }
+            return groups;
+        }
+        let low = _mm256_set1_epi8(15);
+        for chunk in 0..4 {
+            let both = _mm256_loadu_si256(block.add(64 * chunk + 32 * half).cast());
+            groups[2 * chunk] = _mm256_and_si256(both, low);
+            groups[2 * chunk + 1] = _mm256_and_si256(_mm256_srli_epi16::<4>(both), low);
+        }
+        // Bit k of 32 belongs to byte k: each byte looks at its own bit of the byte that holds it.
+        let holder =
+            _mm256_setr_epi64x(0, 0x0101_0101_0101_0101, 0x0202_0202_0202_0202, 0x0303_0303_0303_0303);
+        let own = _mm256_set1_epi64x(0x8040_2010_0804_0201_u64 as i64);
+        for plane in 0..form.planes() {
+            let bit = _mm256_set1_epi8(16 << plane);
+            let masks = block.add(256 + 64 * plane).cast::<i32>();
+            for (index, group) in groups.iter_mut().enumerate() {
+                let mask = _mm256_set1_epi32(masks.add(2 * index + half).read_unaligned());
+                let spread = _mm256_and_si256(_mm256_shuffle_epi8(mask, holder), own);
+                let set = _mm256_and_si256(_mm256_cmpeq_epi8(spread, own), bit);
+                *group = _mm256_or_si256(*group, set);
+            }
+        }
+    }
+    groups
+}
+
+/// Scales of both halves of the columns of a block (the same but for Q6_K), and minima, which are added.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+unsafe fn scales<const FORM: usize>(
+    tile: Tile,
+    block: usize,
+    bytes: *const u8,
+    half: usize,
+) -> ([__m256; 2], __m256) {
+    let form = const { PackedForm::ALL[FORM] };
+    let at = block * BLOCK / form.span() * ROWS + 8 * half;
+    // SAFETY: the caller's promise: the block is one of the tile's.
+    unsafe {
+        let numbers = |from: *const half::f16| _mm256_cvtph_ps(_mm_loadu_si128(from.add(at).cast()));
+        let d = numbers(tile.scales);
+        let small =
+            |which: usize| _mm_loadl_epi64(bytes.add(form.small_scales() + 16 * which + 8 * half).cast());
+        match form {
+            PackedForm::Q6_K => {
+                let wide = |which| _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(small(which)));
+                ([_mm256_mul_ps(d, wide(0)), _mm256_mul_ps(d, wide(1))], d)
+            }
+            PackedForm::Q4_K | PackedForm::Q5_K => {
+                let wide = |which| _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(small(which)));
+                let d = _mm256_mul_ps(d, wide(0));
+                let m = _mm256_mul_ps(numbers(tile.minima), wide(1));
+                ([d; 2], _mm256_sub_ps(_mm256_setzero_ps(), m))
+            }
+            _ if form.has_minima() => ([d; 2], numbers(tile.minima)),
+            _ => ([d; 2], d),
+        }
+    }
+}
+
+/// Adds the products of four columns.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn dot<const SIGNED: bool>(sum: __m256i, weights: __m256i, x: __m256i) -> __m256i {
+    // Pairs of products are added in 16 bits: 2 * 128 * 127 fits, 2 * 255 * 127 would not.
+    let pairs = match SIGNED {
+        true => _mm256_maddubs_epi16(_mm256_abs_epi8(weights), _mm256_sign_epi8(x, weights)),
+        false => _mm256_maddubs_epi16(weights, x),
+    };
+    _mm256_add_epi32(sum, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)))
+}
+
+/// Products of `N` rows of activations from `row` on with a tile.
+///
+/// # Safety
+/// Tile and rows must be whole, with equal blocks; `out` has a place for each.
+#[target_feature(enable = "avx2,fma,f16c")]
+pub(super) unsafe fn products<const FORM: usize, const N: usize>(
+    tile: Tile,
+    x: Rows,
+    row: usize,
+    out: *mut [f32; ROWS],
+) {
+    let form = const { PackedForm::ALL[FORM] };
+    let offset = if form.bits() == 8 { 0 } else { form.offset() };
+    for half in 0..2 {
+        let mut sums = [_mm256_setzero_ps(); N];
+        for block in 0..tile.blocks {
+            // SAFETY: the caller's promise.
+            unsafe {
+                let bytes = tile.words.cast::<u8>().add(block * form.block_bytes());
+                let weights = groups::<FORM>(bytes, half);
+                let (d, m) = scales::<FORM>(tile, block, bytes, half);
+                for (n, sum) in sums.iter_mut().enumerate() {
+                    let at = (row + n) * x.blocks + block;
+                    let quants = x.quants.add(at * BLOCK).cast::<i32>();
+                    let scale = *x.scales.add(at);
+                    let (first, second) = (*x.sums.add(2 * at), *x.sums.add(2 * at + 1));
+                    let mut low = _mm256_set1_epi32(-offset * first);
+                    let mut high = _mm256_set1_epi32(-offset * second);
+                    for group in 0..4 {
+                        let [a, b] = [group, group + 4]
+                            .map(|group| _mm256_set1_epi32(quants.add(group).read_unaligned()));
+                        (low, high) = match form.bits() {
+                            8 => (
+                                dot::<true>(low, weights[group], a),
+                                dot::<true>(high, weights[group + 4], b),
+                            ),
+                            _ => (
+                                dot::<false>(low, weights[group], a),
+                                dot::<false>(high, weights[group + 4], b),
+                            ),
+                        };
+                    }
+                    let scaled = match form {
+                        PackedForm::Q6_K => _mm256_fmadd_ps(
+                            _mm256_cvtepi32_ps(high),
+                            d[1],
+                            _mm256_mul_ps(_mm256_cvtepi32_ps(low), d[0]),
+                        ),
+                        _ => _mm256_mul_ps(_mm256_cvtepi32_ps(_mm256_add_epi32(low, high)), d[0]),
+                    };
+                    *sum = _mm256_fmadd_ps(scaled, _mm256_set1_ps(scale), *sum);
+                    if form.has_minima() {
+                        *sum = _mm256_fmadd_ps(m, _mm256_set1_ps(scale * (first + second) as f32), *sum);
+                    }
+                }
+            }
+        }
+        for (n, sum) in sums.into_iter().enumerate() {
+            // SAFETY: likewise.
+            unsafe { _mm256_storeu_ps(out.add(n).cast::<f32>().add(8 * half), sum) };
+        }
+    }
+}
+
+/// A block in float32, `[32 columns][16 rows]`.
+///
+/// # Safety
+/// The block must be one of the tile's.
+#[target_feature(enable = "avx2,fma,f16c")]
+pub(super) unsafe fn unpack<const FORM: usize>(tile: Tile, block: usize, out: &mut [[f32; ROWS]; BLOCK]) {
+    let form = const { PackedForm::ALL[FORM] };
+    let offset = if form.bits() == 8 { 0 } else { form.offset() };
+    for half in 0..2 {
+        // SAFETY: the caller's promise.
+        unsafe {
+            let bytes = tile.words.cast::<u8>().add(block * form.block_bytes());
+            let weights = groups::<FORM>(bytes, half);
+            let (d, m) = scales::<FORM>(tile, block, bytes, half);
+            // With the offset taken away in 8 bits the quants have signs.
+            let offset = _mm256_set1_epi8(offset as i8);
+            for (group, out) in out.as_chunks_mut::<4>().0.iter_mut().enumerate() {
+                let quants = _mm256_sub_epi8(weights[group], offset);
+                let d = d[group / 4];
+                let lanes = [
+                    _mm256_srai_epi32::<24>(_mm256_slli_epi32::<24>(quants)),
+                    _mm256_srai_epi32::<24>(_mm256_slli_epi32::<16>(quants)),
+                    _mm256_srai_epi32::<24>(_mm256_slli_epi32::<8>(quants)),
+                    _mm256_srai_epi32::<24>(quants),
+                ];
+                for (lane, out) in lanes.into_iter().zip(out) {
+                    let mut value = _mm256_mul_ps(d, _mm256_cvtepi32_ps(lane));
+                    if form.has_minima() {
+                        value = _mm256_add_ps(value, m);
+                    }
+                    _mm256_storeu_ps(out.as_mut_ptr().add(8 * half), value);
+                }
+            }
+        }
+    }
+}

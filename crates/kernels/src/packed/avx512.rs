@@ -1,0 +1,157 @@
+//! AVX-512 with VNNI: sixteen rows in one register.
+
+use std::arch::x86_64::*;
+
+use super::{Rows, Tile};
+use crate::{
+    PackedForm,
+    form::{BLOCK, ROWS},
+};
+
+/// The quants of a block, four columns of sixteen rows in each, unsigned.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vnni,avx2,fma,f16c")]
+unsafe fn groups<const FORM: usize>(block: *const u8) -> [__m512i; 8] {
+    let form = const { PackedForm::ALL[FORM] };
+    let mut groups = [_mm512_setzero_si512(); 8];
+    // SAFETY: the caller's promise: a whole block.
+    unsafe {
+        if form.bits() == 8 {
+            for (index, group) in groups.iter_mut().enumerate() {
+                *group = _mm512_loadu_si512(block.add(64 * index).cast());
+            }
+            return groups;
+        }
+        let low = _mm512_set1_epi8(15);
+        for chunk in 0..4 {
+            let both = _mm512_loadu_si512(block.add(64 * chunk).cast());
+            groups[2 * chunk] = _mm512_and_si512(both, low);
+            groups[2 * chunk + 1] = _mm512_and_si512(_mm512_srli_epi16::<4>(both), low);
+        }
+        for plane in 0..form.planes() {
+            let bit = _mm512_set1_epi8(16 << plane);
+            let masks = block.add(256 + 64 * plane).cast::<u64>();
+            for (index, group) in groups.iter_mut().enumerate() {
+                let mask = masks.add(index).read_unaligned();
+                *group = _mm512_mask_add_epi8(*group, mask, *group, bit);
+            }
+        }
+    }
+    groups
+}
+
+/// Scales of both halves of a block (the same but for Q6_K), and minima, which are added.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vnni,avx2,fma,f16c")]
+unsafe fn scales<const FORM: usize>(tile: Tile, block: usize, bytes: *const u8) -> ([__m512; 2], __m512) {
+    let form = const { PackedForm::ALL[FORM] };
+    let at = block * BLOCK / form.span() * ROWS;
+    // SAFETY: the caller's promise: the block is one of the tile's.
+    unsafe {
+        let numbers = |from: *const half::f16| _mm512_cvtph_ps(_mm256_loadu_si256(from.add(at).cast()));
+        let d = numbers(tile.scales);
+        let small = |which: usize| _mm_loadu_si128(bytes.add(form.small_scales() + 16 * which).cast());
+        match form {
+            PackedForm::Q6_K => {
+                let wide = |which| _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(small(which)));
+                ([_mm512_mul_ps(d, wide(0)), _mm512_mul_ps(d, wide(1))], d)
+            }
+            PackedForm::Q4_K | PackedForm::Q5_K => {
+                let wide = |which| _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(small(which)));
+                let d = _mm512_mul_ps(d, wide(0));
+                let m = _mm512_mul_ps(numbers(tile.minima), wide(1));
+                ([d; 2], _mm512_sub_ps(_mm512_setzero_ps(), m))
+            }
+            _ if form.has_minima() => ([d; 2], numbers(tile.minima)),
+            _ => ([d; 2], d),
+        }
+    }
+}
+
+/// Products of `N` rows of activations from `row` on with a tile.
+///
+/// # Safety
+/// Tile and rows must be whole, with equal blocks; `out` has a place for each.
+#[target_feature(enable = "avx512f,avx512bw,avx512vnni,avx2,fma,f16c")]
+pub(super) unsafe fn products<const FORM: usize, const N: usize>(
+    tile: Tile,
+    x: Rows,
+    row: usize,
+    out: *mut [f32; ROWS],
+) {
+    let form = const { PackedForm::ALL[FORM] };
+    let mut sums = [_mm512_setzero_ps(); N];
+    for block in 0..tile.blocks {
+        // SAFETY: the caller's promise.
+        unsafe {
+            let bytes = tile.words.cast::<u8>().add(block * form.block_bytes());
+            let weights = groups::<FORM>(bytes);
+            let (d, m) = scales::<FORM>(tile, block, bytes);
+            for (n, sum) in sums.iter_mut().enumerate() {
+                let at = (row + n) * x.blocks + block;
+                let quants = x.quants.add(at * BLOCK).cast::<i32>();
+                let scale = *x.scales.add(at);
+                let (first, second) = (*x.sums.add(2 * at), *x.sums.add(2 * at + 1));
+                // What the offset takes away stands in the sums from the start.
+                let mut low = _mm512_set1_epi32(-form.offset() * first);
+                let mut high = _mm512_set1_epi32(-form.offset() * second);
+                for group in 0..4 {
+                    let (a, b) = (quants.add(group), quants.add(group + 4));
+                    low = _mm512_dpbusd_epi32(low, weights[group], _mm512_set1_epi32(a.read_unaligned()));
+                    high =
+                        _mm512_dpbusd_epi32(high, weights[group + 4], _mm512_set1_epi32(b.read_unaligned()));
+                }
+                let scaled = match form {
+                    PackedForm::Q6_K => _mm512_fmadd_ps(
+                        _mm512_cvtepi32_ps(high),
+                        d[1],
+                        _mm512_mul_ps(_mm512_cvtepi32_ps(low), d[0]),
+                    ),
+                    _ => _mm512_mul_ps(_mm512_cvtepi32_ps(_mm512_add_epi32(low, high)), d[0]),
+                };
+                *sum = _mm512_fmadd_ps(scaled, _mm512_set1_ps(scale), *sum);
+                if form.has_minima() {
+                    *sum = _mm512_fmadd_ps(m, _mm512_set1_ps(scale * (first + second) as f32), *sum);
+                }
+            }
+        }
+    }
+    for (n, sum) in sums.into_iter().enumerate() {
+        // SAFETY: likewise.
+        unsafe { _mm512_storeu_ps(out.add(n).cast(), sum) };
+    }
+}
+
+/// A block in float32, `[32 columns][16 rows]`.
+///
+/// # Safety
+/// The block must be one of the tile's.
+#[target_feature(enable = "avx512f,avx512bw,avx512vnni,avx2,fma,f16c")]
+pub(super) unsafe fn unpack<const FORM: usize>(tile: Tile, block: usize, out: &mut [[f32; ROWS]; BLOCK]) {
+    let form = const { PackedForm::ALL[FORM] };
+    // SAFETY: the caller's promise.
+    unsafe {
+        let bytes = tile.words.cast::<u8>().add(block * form.block_bytes());
+        let weights = groups::<FORM>(bytes);
+        let (d, m) = scales::<FORM>(tile, block, bytes);
+        // With the offset taken away in 8 bits the quants have signs.
+        let offset = _mm512_set1_epi8(form.offset() as u8 as i8);
+        for (group, out) in out.as_chunks_mut::<4>().0.iter_mut().enumerate() {
+            let quants = _mm512_sub_epi8(weights[group], offset);
+            let d = d[group / 4];
+            let lanes = [
+                _mm512_srai_epi32::<24>(_mm512_slli_epi32::<24>(quants)),
+                _mm512_srai_epi32::<24>(_mm512_slli_epi32::<16>(quants)),
+                _mm512_srai_epi32::<24>(_mm512_slli_epi32::<8>(quants)),
+                _mm512_srai_epi32::<24>(quants),
+            ];
+            for (lane, out) in lanes.into_iter().zip(out) {
+                let mut value = _mm512_mul_ps(d, _mm512_cvtepi32_ps(lane));
+                if form.has_minima() {
+                    value = _mm512_add_ps(value, m);
+                }
+                _mm512_storeu_ps(out.as_mut_ptr(), value);
+            }
+        }
+    }
+}

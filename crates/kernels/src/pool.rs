@@ -1,0 +1,301 @@
+//! Threads that wait actively: a decoding step is some two hundred pieces of work of ten to a hundred microseconds,
+//! and waking a sleeping thread takes as long as one of them.
+//!
+//! A piece of work is cut into parts that threads take one after the other, so that one which the system has set
+//! aside delays at most the part it holds. A thread without work for [`PATIENCE`] sleeps until there is some.
+
+use std::{
+    cell::{Cell, UnsafeCell},
+    sync::{
+        Mutex, OnceLock,
+        atomic::{AtomicBool, AtomicUsize, Ordering::*},
+    },
+    thread::{self, Thread},
+    time::{Duration, Instant},
+};
+
+/// How long a thread waits actively: longer than what lies between two pieces of work in a step.
+const PATIENCE: Duration = Duration::from_millis(2);
+
+/// Threads asked for by [`set_threads`]; 0 is as many as there are cores.
+static ASKED: AtomicUsize = AtomicUsize::new(0);
+static POOL: OnceLock<Pool> = OnceLock::new();
+
+/// Sets how many threads compute, 1 or more; without it `MOI_THREADS` counts, or else the cores. Returns whether it
+/// had an effect: it has none after the first piece of work.
+pub fn set_threads(threads: usize) -> bool {
+    ASKED.store(threads.max(1), Relaxed);
+    POOL.get().is_none()
+}
+
+/// How many threads compute.
+pub fn threads() -> usize {
+    POOL.get_or_init(Pool::start).workers.len() + 1
+}
+
+/// Runs `part(0)` to `part(parts - 1)`, on all threads, and returns when all are done.
+///
+/// Called from within a part, or while another thread has the pool, it runs them on the calling thread.
+pub fn run(parts: usize, part: impl Fn(usize) + Sync) {
+    if parts > 1 {
+        let pool = POOL.get_or_init(Pool::start);
+        // Somebody else's work would be waited for otherwise.
+        if !pool.workers.is_empty()
+            && !INSIDE.get()
+            && let Ok(_own) = pool.busy.try_lock()
+        {
+            pool.work(parts, &part);
+            return;
+        }
+    }
+    (0..parts).for_each(part);
+}
+
+/// Cuts `0..len` into parts of whole multiples of `grain`, a few for each thread, and runs `part(start, end)` on each.
+pub fn run_ranges(len: usize, grain: usize, part: impl Fn(usize, usize) + Sync) {
+    let grain = grain.max(1);
+    let units = len.div_ceil(grain);
+    // Several for each thread, so that a slow one has less to do.
+    let wanted = if units > 1 { 4 * threads() } else { 1 };
+    let step = units.div_ceil(wanted.min(units).max(1)).max(1) * grain;
+    run(len.div_ceil(step), |index| part(index * step, ((index + 1) * step).min(len)));
+}
+
+/// A slice whose parts several threads write, none of them the same.
+#[derive(Clone, Copy)]
+pub(crate) struct Shared<T>(*mut T, usize);
+
+// SAFETY: it is only a place; `slice` has the conditions.
+unsafe impl<T: Send> Send for Shared<T> {}
+// SAFETY: likewise.
+unsafe impl<T: Send> Sync for Shared<T> {}
+
+impl<T> Shared<T> {
+    pub(crate) fn new(slice: &mut [T]) -> Self {
+        Self(slice.as_mut_ptr(), slice.len())
+    }
+
+    /// # Safety
+    /// The slice must live, and nobody else may have a part of it that overlaps.
+    #[allow(clippy::mut_from_ref, reason = "that is what it is for; see the conditions")]
+    pub(crate) unsafe fn slice(&self, start: usize, len: usize) -> &mut [T] {
+        assert!(start <= self.1 && len <= self.1 - start);
+        // SAFETY: inside the slice; the rest is the caller's promise.
+        unsafe { std::slice::from_raw_parts_mut(self.0.add(start), len) }
+    }
+}
+
+thread_local! {
+    /// Whether this thread is computing a part.
+    static INSIDE: Cell<bool> = const { Cell::new(false) };
+}
+
+type Part = *const (dyn Fn(usize) + Sync);
+
+/// Bits of [`Pool::state`]: a number for each piece of work, whether threads may still join it, and how many have.
+const JOINED: usize = (1 << 15) - 1;
+const OPEN: usize = 1 << 15;
+const NEXT: usize = 1 << 16;
+
+struct Pool {
+    workers: Vec<Worker>,
+    busy: Mutex<()>,
+    /// The piece of work; written only while it is closed and nobody has joined.
+    part: UnsafeCell<Option<Part>>,
+    parts: AtomicUsize,
+    next: AtomicUsize,
+    state: AtomicUsize,
+    /// Whether a part has panicked.
+    failed: AtomicBool,
+}
+
+// SAFETY: `part` is written only while nobody may read it, see `work`.
+unsafe impl Sync for Pool {}
+// SAFETY: likewise.
+unsafe impl Send for Pool {}
+
+struct Worker {
+    thread: Thread,
+    sleeps: &'static AtomicBool,
+}
+
+impl Pool {
+    fn start() -> Self {
+        let asked = match ASKED.load(Relaxed) {
+            0 => std::env::var("MOI_THREADS").ok().and_then(|threads| threads.parse().ok()).unwrap_or(0),
+            asked => asked,
+        };
+        let threads = match asked {
+            0 => thread::available_parallelism().map_or(1, usize::from),
+            asked => asked,
+        };
+        let threads = if cfg!(target_family = "wasm") { 1 } else { threads.min(1024) };
+        let worker = |index: usize| {
+            let sleeps: &'static AtomicBool = Box::leak(Box::new(AtomicBool::new(false)));
+            let named = thread::Builder::new().name(format!("moi-{index}"));
+            // Fewer threads only cost time.
+            let handle = named.spawn(move || POOL.wait().serve(sleeps)).ok()?;
+            Some(Worker { thread: handle.thread().clone(), sleeps })
+        };
+        Self {
+            workers: (1..threads).map_while(worker).collect(),
+            busy: Mutex::new(()),
+            part: UnsafeCell::new(None),
+            parts: AtomicUsize::new(0),
+            next: AtomicUsize::new(0),
+            state: AtomicUsize::new(0),
+            failed: AtomicBool::new(false),
+        }
+    }
+
+    fn work(&self, parts: usize, part: &(dyn Fn(usize) + Sync)) {
+        // SAFETY: the state is closed and nobody has joined: nobody reads. The lifetime is not told, but nobody can
+        // join once this function has closed the state again, and it returns only when all have left.
+        unsafe { *self.part.get() = Some(std::mem::transmute::<&(dyn Fn(usize) + Sync), Part>(part)) };
+        self.parts.store(parts, Relaxed);
+        self.next.store(0, Relaxed);
+        let number = self.state.load(Relaxed) & !(NEXT - 1);
+        self.state.store(number.wrapping_add(NEXT) | OPEN, SeqCst);
+        for worker in &self.workers {
+            if worker.sleeps.load(SeqCst) {
+                worker.thread.unpark();
+            }
+        }
+        // A panic must not leave while others still use what the caller has borrowed to them.
+        let own = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| self.take_parts(part)));
+        self.state.fetch_and(!OPEN, AcqRel);
+        let mut waited = 0u32;
+        while self.state.load(Acquire) & JOINED != 0 {
+            waited += 1;
+            // With fewer cores than threads the other one may need this one.
+            if waited.is_multiple_of(1 << 12) { thread::yield_now() } else { std::hint::spin_loop() }
+        }
+        if let Err(panic) = own {
+            self.failed.store(false, Relaxed);
+            std::panic::resume_unwind(panic);
+        }
+        assert!(!self.failed.swap(false, Relaxed), "a kernel failed on another thread");
+    }
+
+    fn take_parts(&self, part: &(dyn Fn(usize) + Sync)) {
+        INSIDE.set(true);
+        let _outside = Outside;
+        let parts = self.parts.load(Relaxed);
+        loop {
+            let index = self.next.fetch_add(1, Relaxed);
+            if index >= parts {
+                return;
+            }
+            part(index);
+        }
+    }
+
+    /// What a worker does for ever.
+    fn serve(&self, sleeps: &AtomicBool) {
+        let mut seen = 0;
+        loop {
+            let state = self.wait(seen, sleeps);
+            seen = state & !(NEXT - 1);
+            if self.state.compare_exchange(state, state + 1, AcqRel, Relaxed).is_err() {
+                // Closed meanwhile, or another has joined: look again.
+                seen = seen.wrapping_sub(NEXT);
+                std::hint::spin_loop();
+                continue;
+            }
+            // SAFETY: this thread has joined while the work was open, so `work` waits for it.
+            if let Some(part) = unsafe { *self.part.get() } {
+                // SAFETY: likewise: what it points to lives until this thread leaves.
+                let run = std::panic::AssertUnwindSafe(|| self.take_parts(unsafe { &*part }));
+                if std::panic::catch_unwind(run).is_err() {
+                    self.failed.store(true, Relaxed);
+                }
+            }
+            self.state.fetch_sub(1, AcqRel);
+        }
+    }
+
+    /// Waits for open work with another number than `seen`.
+    fn wait(&self, seen: usize, sleeps: &AtomicBool) -> usize {
+        let open = |state: usize| state & OPEN != 0 && state & !(NEXT - 1) != seen;
+        let begun = Instant::now();
+        let mut turns = 0u32;
+        loop {
+            let state = self.state.load(Acquire);
+            if open(state) {
+                return state;
+            }
+            std::hint::spin_loop();
+            turns += 1;
+            if !turns.is_multiple_of(256) || begun.elapsed() < PATIENCE {
+                continue;
+            }
+            sleeps.store(true, SeqCst);
+            while !open(self.state.load(SeqCst)) {
+                thread::park();
+            }
+            sleeps.store(false, SeqCst);
+        }
+    }
+}
+
+struct Outside;
+
+impl Drop for Outside {
+    fn drop(&mut self) {
+        INSIDE.set(false);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_part_runs_once_whoever_asks() {
+        let ask = || {
+            for parts in [0, 1, 2, 7, 100] {
+                let counts: Vec<AtomicUsize> = (0..parts).map(|_| AtomicUsize::new(0)).collect();
+                run(parts, |index| {
+                    // Work within work stays on its thread.
+                    run(3, |_| {
+                        counts[index].fetch_add(1, Relaxed);
+                    });
+                });
+                assert!(counts.iter().all(|count| count.load(Relaxed) == 3));
+            }
+        };
+        for _ in 0..200 {
+            thread::scope(|scope| {
+                scope.spawn(ask);
+                scope.spawn(ask);
+                ask();
+            });
+        }
+    }
+
+    #[test]
+    fn threads_that_sleep_wake_up() {
+        for _ in 0..3 {
+            thread::sleep(2 * PATIENCE);
+            let sum = AtomicUsize::new(0);
+            run_ranges(1000, 7, |start, end| {
+                assert!(start % 7 == 0 && start < end);
+                sum.fetch_add((start..end).sum::<usize>(), Relaxed);
+            });
+            assert_eq!(sum.load(Relaxed), 999 * 500);
+        }
+    }
+
+    #[test]
+    fn a_panic_reaches_the_caller_and_the_pool_goes_on() {
+        for _ in 0..20 {
+            let result = std::panic::catch_unwind(|| run(8, |index| assert!(index != 5, "part five")));
+            assert!(result.is_err());
+        }
+        let done = AtomicUsize::new(0);
+        run(8, |_| {
+            done.fetch_add(1, Relaxed);
+        });
+        assert_eq!(done.load(Relaxed), 8);
+    }
+}

@@ -1,0 +1,170 @@
+//! Heads on their way from a projection into attention: normed, turned, in the cache's type.
+
+use half::{bf16, f16};
+
+use crate::{
+    NormSpec, isa,
+    lanes::{Lanes, dispatch},
+    norm::normed,
+    pool::{self, Shared},
+};
+
+/// What is done to the heads `[batch, seq, heads, head_dim]` of a projection.
+#[derive(Clone, Copy, Debug)]
+pub struct Turned<'a> {
+    /// Rows of the batch.
+    pub batch: usize,
+    /// Positions of each.
+    pub seq: usize,
+    /// Heads of each position.
+    pub heads: usize,
+    /// Values of a head.
+    pub head_dim: usize,
+    /// Over each head, first.
+    pub norm: Option<NormSpec<'a>>,
+    /// Cosines and sines of each position, `[batch or 1, seq, dims]` each: the first `dims` values of a head are
+    /// turned, their halves paired.
+    pub angles: Option<(&'a [f32], &'a [f32], usize)>,
+    /// A factor, last.
+    pub scale: f32,
+    /// Whether the result is `[batch, heads, seq, head_dim]`.
+    pub heads_first: bool,
+}
+
+/// A type that heads can be written in.
+pub trait HeadValue: Copy + Send + Default {
+    /// From float32, rounded to even; as many values in both.
+    fn narrow(values: &[f32], out: &mut [Self]);
+}
+
+impl HeadValue for f32 {
+    fn narrow(values: &[f32], out: &mut [Self]) {
+        out.copy_from_slice(values);
+    }
+}
+
+impl HeadValue for f16 {
+    fn narrow(values: &[f32], out: &mut [Self]) {
+        dispatch!(isa(), |values: &[f32], out: &mut [f16]| -> () {
+            let (chunks, rest) = values.as_chunks::<16>();
+            let (places, last) = out.as_chunks_mut::<16>();
+            for (chunk, place) in chunks.iter().zip(places) {
+                // SAFETY: sixteen each, and float16 is its bits; the instruction set is there.
+                unsafe { L::load(chunk.as_ptr()).store_f16(place.as_mut_ptr().cast()) };
+            }
+            last.iter_mut().zip(rest).for_each(|(out, &value)| *out = f16::from_f32(value));
+        });
+    }
+}
+
+impl HeadValue for bf16 {
+    fn narrow(values: &[f32], out: &mut [Self]) {
+        out.iter_mut().zip(values).for_each(|(out, &value)| *out = bf16::from_f32(value));
+    }
+}
+
+/// Norms, turns and scales heads.
+pub fn turn_heads<T: HeadValue>(turned: &Turned<'_>, x: &[f32]) -> Vec<T> {
+    let &Turned { batch, seq, heads, head_dim, heads_first, .. } = turned;
+    assert!(x.len() == batch * seq * heads * head_dim, "the heads of all positions");
+    let mut out = vec![T::default(); x.len()];
+    let shared = Shared::new(&mut out);
+    let row = heads * head_dim;
+    pool::run_ranges(batch * seq, (1 << 13) / row.max(1), |start, end| {
+        let mut head = vec![0.0; head_dim];
+        for position in start..end {
+            let (b, s) = (position / seq, position % seq);
+            for h in 0..heads {
+                one(turned, position, &x[position * row + h * head_dim..][..head_dim], &mut head);
+                let place = match heads_first {
+                    true => (b * heads + h) * seq + s,
+                    false => position * heads + h,
+                };
+                // SAFETY: each head has its own place.
+                T::narrow(&head, unsafe { shared.slice(place * head_dim, head_dim) });
+            }
+        }
+    });
+    out
+}
+
+fn one(turned: &Turned<'_>, position: usize, x: &[f32], out: &mut [f32]) {
+    dispatch!(isa(), |turned: &Turned<'_>, position: usize, x: &[f32], out: &mut [f32]| -> () {
+        // SAFETY: the instruction set is there.
+        unsafe { head::<L>(turned, position, x, out) }
+    });
+}
+
+#[inline(always)]
+unsafe fn head<L: Lanes>(turned: &Turned<'_>, position: usize, x: &[f32], out: &mut [f32]) {
+    match &turned.norm {
+        // SAFETY: the caller has the instruction set.
+        Some(norm) => unsafe { normed::<L>(norm, x, out) },
+        None => out.copy_from_slice(x),
+    }
+    if let Some((cos, sin, dims)) = turned.angles {
+        // All rows may share the angles.
+        let at = position * dims % cos.len().max(1);
+        let (cos, sin) = (&cos[at..at + dims], &sin[at..at + dims]);
+        let (low, high) = out[..dims].split_at_mut(dims / 2);
+        for i in 0..dims / 2 {
+            let (a, b) = (low[i], high[i]);
+            low[i] = a * cos[i] - b * sin[i];
+            high[i] = b * cos[i + dims / 2] + a * sin[i + dims / 2];
+        }
+    }
+    if turned.scale != 1.0 {
+        out.iter_mut().for_each(|value| *value *= turned.scale);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn heads_are_normed_turned_scaled_and_moved() {
+        let (batch, seq, heads, head_dim, dims) = (2, 3, 2, 6, 4);
+        let x: Vec<f32> = (0..batch * seq * heads * head_dim).map(|i| (i % 17) as f32 - 5.0).collect();
+        let angle = |i: usize| 0.3 * i as f32 + 0.1;
+        let (cos, sin): (Vec<f32>, Vec<f32>) =
+            (0..seq * dims).map(|i| (angle(i).cos(), angle(i).sin())).unzip();
+        let weight: Vec<f32> = (0..head_dim).map(|i| i as f32 + 0.5).collect();
+        let norm = NormSpec { weight: &weight, bias: None, eps: 0.0, centered: false, plus: 0.0 };
+        let turned = Turned {
+            batch,
+            seq,
+            heads,
+            head_dim,
+            norm: Some(norm),
+            angles: Some((&cos, &sin, dims)),
+            scale: 2.0,
+            heads_first: true,
+        };
+        let out = turn_heads::<f32>(&turned, &x);
+        let flat = turn_heads::<f32>(&Turned { heads_first: false, ..turned }, &x);
+        let half = turn_heads::<f16>(&turned, &x);
+        for b in 0..batch {
+            for s in 0..seq {
+                for h in 0..heads {
+                    let from = ((b * seq + s) * heads + h) * head_dim;
+                    let x = &x[from..from + head_dim];
+                    let mean = x.iter().map(|x| x * x).sum::<f32>() / head_dim as f32;
+                    let mut y: Vec<f32> = (0..head_dim).map(|i| x[i] / mean.sqrt() * weight[i]).collect();
+                    let z = y.clone();
+                    for i in 0..2 {
+                        let (c, d) = (s * dims + i, s * dims + i + 2);
+                        y[i] = z[i] * cos[c] - z[i + 2] * sin[c];
+                        y[i + 2] = z[i + 2] * cos[d] + z[i] * sin[d];
+                    }
+                    let to = ((b * heads + h) * seq + s) * head_dim;
+                    for i in 0..head_dim {
+                        assert!((out[to + i] - 2.0 * y[i]).abs() < 1e-4);
+                        assert_eq!(out[to + i], flat[from + i]);
+                        assert_eq!(f16::from_f32(out[to + i]), half[to + i]);
+                    }
+                }
+            }
+        }
+    }
+}

@@ -2,11 +2,13 @@
 
 use burn::{
     module::Module,
-    tensor::{DType, Tensor, activation::softmax, backend::Backend},
+    tensor::{DType, FloatDType, Tensor, activation::softmax, backend::Backend},
 };
 
 use crate::{
-    AttentionConfig, AttentionKind, KvCache, Linear, Norm, NormConfig, QkNorm, RopeConfig, step::Step,
+    AttentionConfig, AttentionKind, KvCache, Linear, Norm, NormConfig, QkNorm, RopeConfig,
+    kernels::{Attend, Heads, Kernels},
+    step::Step,
 };
 
 /// What mixes the positions of a layer.
@@ -114,6 +116,22 @@ impl<B: Backend> SelfAttention<B> {
 
 impl<B: Backend> Attention<B> {
     fn forward(&self, x: Tensor<B, 2>, layer: usize, step: &Step<B>, cache: &mut KvCache<B>) -> Tensor<B, 2> {
+        let [q, k, v] = Linear::together([&self.q_proj, &self.k_proj, &self.v_proj], x);
+        let out = match B::has_kernels() {
+            true => self.attended_by_kernels([&q, &k, &v], layer, step, cache),
+            false => None,
+        };
+        self.o_proj.forward(out.unwrap_or_else(|| self.attended([q, k, v], layer, step, cache)))
+    }
+
+    /// The heads of all positions side by side: `[batch * seq, heads * head_dim]`.
+    fn attended(
+        &self,
+        [q, k, v]: [Tensor<B, 2>; 3],
+        layer: usize,
+        step: &Step<B>,
+        cache: &mut KvCache<B>,
+    ) -> Tensor<B, 2> {
         let &Step { batch, seq, .. } = step;
         let &AttentionConfig { num_heads, num_kv_heads, head_dim, .. } = &self.config;
         let heads = |x: Tensor<B, 2>, heads: usize| x.reshape([batch, seq, heads, head_dim]).swap_dims(1, 2);
@@ -128,16 +146,51 @@ impl<B: Backend> Attention<B> {
                 None => x,
             }
         };
-        let q = turned(self.q_proj.forward(x.clone()), &self.q_norm, num_heads);
-        let k = turned(self.k_proj.forward(x.clone()), &self.k_norm, num_kv_heads);
-        let v = heads(self.v_proj.forward(x), num_kv_heads);
-        // The cache is in the type of the weights.
-        let dtype = self.q_proj.weight.dtype();
+        let q = turned(q, &self.q_norm, num_heads);
+        let k = turned(k, &self.k_norm, num_kv_heads);
+        let v = heads(v, num_kv_heads);
+        let dtype = DType::from(self.cache_dtype());
         let (k, v) = (k.cast(dtype), v.cast(dtype));
         let (k, v) = cache.append(layer, k, v, step.limit);
-
         let out = self.attend(q, k, v, step);
-        self.o_proj.forward(out.swap_dims(1, 2).reshape([batch * seq, num_heads * head_dim]))
+        out.swap_dims(1, 2).reshape([batch * seq, num_heads * head_dim])
+    }
+
+    /// The same by kernels. None, with the cache as it was, where there is none for the type of the cache.
+    fn attended_by_kernels(
+        &self,
+        [q, k, v]: [&Tensor<B, 2>; 3],
+        layer: usize,
+        step: &Step<B>,
+        cache: &mut KvCache<B>,
+    ) -> Option<Tensor<B, 2>> {
+        let &AttentionConfig { num_heads, num_kv_heads, head_dim, scale, softcap, window, .. } = &self.config;
+        let heads = |x: &Tensor<B, 2>, count, norm: Option<&Norm<B>>, turned, scale, cached| {
+            let per_head = self.config.qk_norm != Some(QkNorm::Projection);
+            let x = match norm {
+                Some(norm) if !per_head => &norm.forward(x.clone()),
+                _ => x,
+            };
+            let angles = self.shared.angles.filter(|_| turned).map(|angles| &step.angles[angles]);
+            let norm = norm.filter(|_| per_head);
+            B::heads(
+                x,
+                &Heads { batch: step.batch, seq: step.seq, count, head_dim, norm, angles, scale, cached },
+            )
+        };
+        let cached = Some(self.cache_dtype());
+        let q = heads(q, num_heads, self.q_norm.as_ref(), true, scale, None)?;
+        let k = heads(k, num_kv_heads, self.k_norm.as_ref(), true, 1.0, cached)?;
+        let v = heads(v, num_kv_heads, None, false, 1.0, cached)?;
+        let (k, v) = cache.append(layer, k, v, step.limit);
+        let sizes = Attend { step, window, heads: num_heads, kv_heads: num_kv_heads, head_dim, softcap };
+        B::attend(&q, &k, &v, &sizes)
+    }
+
+    /// The type of keys and values in the cache: that of the weights, but float16 beside activations in 8 bits, which
+    /// round more.
+    fn cache_dtype(&self) -> FloatDType {
+        self.k_proj.weight.cache_dtype()
     }
 
     /// softmax(scale q k^T + bias) v: `[batch, heads, seq, head_dim]`, the scores capped where the model does.
@@ -154,7 +207,7 @@ impl<B: Backend> Attention<B> {
         if let Some(cap) = softcap {
             scores = scores.div_scalar(cap).tanh().mul_scalar(cap);
         }
-        if let Some(mask) = &step.masks[self.shared.mask] {
+        if let Some(mask) = step.mask(self.shared.mask) {
             let split = scores.reshape([batch, kv, group, seq, columns]) + mask.clone();
             scores = split.reshape([batch, kv, group * seq, columns]);
         }

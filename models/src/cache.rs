@@ -2,7 +2,7 @@
 
 use burn::tensor::{Int, Tensor, backend::Backend};
 
-use crate::{AttentionKind, DecoderConfig, LayerConfig, step::first_seen};
+use crate::{AttentionKind, DecoderConfig, LayerConfig, kernels::Kernels, step::first_seen};
 
 /// Positions a buffer grows by.
 const STEP: usize = 256;
@@ -147,7 +147,9 @@ impl<B: Backend> Buffer<B> {
         let (end, seen) = (len + seq, first_seen(len, self.window));
         let assign = |buffer: Tensor<B, 4>, at: usize, part: Tensor<B, 4>| {
             let to = at + part.dims()[2];
-            buffer.slice_assign([0..batch, 0..heads, at..to, 0..head_dim], part)
+            let assigned = B::assign_columns(buffer, at, &part);
+            assigned
+                .unwrap_or_else(|buffer| buffer.slice_assign([0..batch, 0..heads, at..to, 0..head_dim], part))
         };
         match self.tensor.take() {
             Some(old) if end - self.first <= old.dims()[2] => {

@@ -5,7 +5,7 @@ use burn::{
     tensor::{Int, Tensor, backend::Backend},
 };
 
-use crate::{Matrix, PackedForm};
+use crate::Matrix;
 
 /// A table `[vocab, d]`, and the factor with which its rows enter the model.
 #[derive(Module, Debug)]
@@ -46,11 +46,5 @@ impl<B: Backend> Embedding<B> {
     /// Products of `x` `[n, d]` with every row as it is stored `[n, vocab]`: the tied head.
     pub fn products(&self, x: Tensor<B, 2>) -> Tensor<B, 2> {
         self.weight.products(x)
-    }
-
-    /// Replaces the table by a packed one that is yet to be loaded.
-    pub(crate) fn pack(&mut self, form: PackedForm, device: &B::Device) {
-        let [rows, columns] = self.weight.dims();
-        self.weight = Matrix::new(rows, columns, Some(form), device);
     }
 }

@@ -40,6 +40,7 @@ pub mod gemma3;
 pub mod gpt2;
 pub mod gpt_neox;
 pub mod granite;
+mod kernels;
 mod linear;
 pub mod llama;
 mod matrix;
@@ -75,12 +76,14 @@ pub use decoder::{Decoder, DecoderLayer, FeedForward, LinearMlp, Stack};
 pub use embedding::Embedding;
 pub use error::ModelError;
 pub use experts::Experts;
+pub use kernels::{distribution, has_kernels};
 pub use linear::Linear;
 pub use matrix::Matrix;
 pub use mlp::Mlp;
+pub use moi_kernels::{BLOCK, PackedForm};
 pub use names::{Rows, TensorSource, is_held_in_float32};
 pub use norm::Norm;
-pub use packed::{BLOCK, PackedForm, PackedMatrix};
+pub use packed::{Activations, PackedMatrix, scales_dtype};
 pub use rope::{RopeConfig, RopeScaling};
 
 /// A causal language model whose input is embeddings: the narrow door between the decode loop and the

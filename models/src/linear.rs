@@ -5,7 +5,7 @@ use burn::{
     tensor::{DType, Int, Tensor, backend::Backend},
 };
 
-use crate::{Matrix, PackedForm};
+use crate::{Matrix, kernels::Kernels};
 
 /// `y = x W^T + b` with `W` stored `[out, in]`, as checkpoints store it.
 #[derive(Module, Debug)]
@@ -25,19 +25,31 @@ impl<B: Backend> Linear<B> {
         }
     }
 
-    /// `[rows, in]` of any float type to `[rows, out]` in the type of the weights, with a bias in float32.
+    /// `[rows, in]` of any float type to `[rows, out]` in the type of the weights or in float32, with a bias in float32.
     pub fn forward(&self, x: Tensor<B, 2>) -> Tensor<B, 2> {
-        let y = self.weight.products(x);
+        self.biased(self.weight.products(x))
+    }
+
+    /// Several layers on one input: kernels then round it once and share out the work of all.
+    pub(crate) fn together<const N: usize>(layers: [&Self; N], x: Tensor<B, 2>) -> [Tensor<B, 2>; N] {
+        let products = B::products(&x, &layers.map(|layer| &layer.weight));
+        match products.and_then(|products| <[Tensor<B, 2>; N]>::try_from(products).ok()) {
+            Some(products) => {
+                let mut layers = layers.into_iter();
+                products.map(|y| match layers.next() {
+                    Some(layer) => layer.biased(y),
+                    None => y,
+                })
+            }
+            None => layers.map(|layer| layer.forward(x.clone())),
+        }
+    }
+
+    fn biased(&self, y: Tensor<B, 2>) -> Tensor<B, 2> {
         match &self.bias {
             Some(bias) => y.cast(DType::F32) + bias.val().cast(DType::F32).unsqueeze(),
             None => y,
         }
-    }
-
-    /// Replaces the weight by a packed one that is yet to be loaded.
-    pub(crate) fn pack(&mut self, form: PackedForm, device: &B::Device) {
-        let [rows, columns] = self.weight.dims();
-        self.weight = Matrix::new(rows, columns, Some(form), device);
     }
 }
 

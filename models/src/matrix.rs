@@ -1,16 +1,17 @@
 //! A weight matrix in any of the forms that memory can hold it in.
 
+#![allow(non_camel_case_types, reason = "ggml's own names, here and in what is derived")]
+
 use burn::{
     module::{Module, Param},
-    tensor::{DType, Int, Tensor, backend::Backend},
+    tensor::{DType, FloatDType, Int, Tensor, backend::Backend},
 };
 
-use crate::{PackedForm, PackedMatrix, linear::uninitialized};
+use crate::{PackedForm, PackedMatrix, kernels::Kernels, linear::uninitialized};
 
 /// A matrix `[out, in]`, as checkpoints store it. The variants of packed ones bear the names of their forms, by
 /// which a loader knows what belongs there.
 #[derive(Module, Debug)]
-#[allow(non_camel_case_types, reason = "ggml's own names")]
 #[allow(clippy::large_enum_variant, reason = "there are few of them, and each holds megabytes elsewhere")]
 pub enum Matrix<B: Backend> {
     /// A float of the model's type for each value.
@@ -21,66 +22,139 @@ pub enum Matrix<B: Backend> {
     Q4_0(PackedMatrix<B>),
     /// See [`PackedForm::Q4_1`].
     Q4_1(PackedMatrix<B>),
+    /// See [`PackedForm::Q5_0`].
+    Q5_0(PackedMatrix<B>),
+    /// See [`PackedForm::Q5_1`].
+    Q5_1(PackedMatrix<B>),
+    /// See [`PackedForm::Q4_K`].
+    Q4_K(PackedMatrix<B>),
+    /// See [`PackedForm::Q5_K`].
+    Q5_K(PackedMatrix<B>),
+    /// See [`PackedForm::Q6_K`].
+    Q6_K(PackedMatrix<B>),
 }
 
 impl<B: Backend> Matrix<B> {
     /// A matrix that is not allocated before it is used or loaded over; dense without a form.
     pub fn new(rows: usize, columns: usize, form: Option<PackedForm>, device: &B::Device) -> Self {
-        let packed = |form| PackedMatrix::new(rows, columns, form, device);
+        let Some(form) = form else { return Self::Dense(uninitialized([rows, columns], device)) };
+        let packed = PackedMatrix::new(rows, columns, form, device);
         match form {
-            None => Self::Dense(uninitialized([rows, columns], device)),
-            Some(form @ PackedForm::Q8_0) => Self::Q8_0(packed(form)),
-            Some(form @ PackedForm::Q4_0) => Self::Q4_0(packed(form)),
-            Some(form @ PackedForm::Q4_1) => Self::Q4_1(packed(form)),
+            PackedForm::Q8_0 => Self::Q8_0(packed),
+            PackedForm::Q4_0 => Self::Q4_0(packed),
+            PackedForm::Q4_1 => Self::Q4_1(packed),
+            PackedForm::Q5_0 => Self::Q5_0(packed),
+            PackedForm::Q5_1 => Self::Q5_1(packed),
+            PackedForm::Q4_K => Self::Q4_K(packed),
+            PackedForm::Q5_K => Self::Q5_K(packed),
+            PackedForm::Q6_K => Self::Q6_K(packed),
+        }
+    }
+
+    /// What it consists of, if it is packed.
+    pub fn packed(&self) -> Option<&PackedMatrix<B>> {
+        match self {
+            Self::Dense(_) => None,
+            Self::Q8_0(packed)
+            | Self::Q4_0(packed)
+            | Self::Q4_1(packed)
+            | Self::Q5_0(packed)
+            | Self::Q5_1(packed)
+            | Self::Q4_K(packed)
+            | Self::Q5_K(packed)
+            | Self::Q6_K(packed) => Some(packed),
+        }
+    }
+
+    pub(crate) fn packed_mut(&mut self) -> Option<&mut PackedMatrix<B>> {
+        match self {
+            Self::Dense(_) => None,
+            Self::Q8_0(packed)
+            | Self::Q4_0(packed)
+            | Self::Q4_1(packed)
+            | Self::Q5_0(packed)
+            | Self::Q5_1(packed)
+            | Self::Q4_K(packed)
+            | Self::Q5_K(packed)
+            | Self::Q6_K(packed) => Some(packed),
+        }
+    }
+
+    /// Dense or packed.
+    fn either(&self) -> Either<'_, B> {
+        match (self, self.packed()) {
+            (Self::Dense(weight), _) => Either::Dense(weight),
+            (_, Some(packed)) => Either::Packed(packed),
+            (_, None) => unreachable!("all others are packed"),
         }
     }
 
     /// `[out, in]`.
     pub fn dims(&self) -> [usize; 2] {
-        match self {
-            Self::Dense(weight) => weight.lazy_shape().dims(),
-            Self::Q8_0(packed) | Self::Q4_0(packed) | Self::Q4_1(packed) => packed.dims(),
+        match self.either() {
+            Either::Dense(weight) => weight.lazy_shape().dims(),
+            Either::Packed(packed) => packed.dims(),
         }
     }
 
-    /// The type that products have.
+    /// The type of its floats: of packed ones float32.
     pub fn dtype(&self) -> DType {
-        match self {
-            Self::Dense(weight) => weight.val().dtype(),
-            Self::Q8_0(_) | Self::Q4_0(_) | Self::Q4_1(_) => DType::F32,
+        match self.either() {
+            Either::Dense(weight) => weight.val().dtype(),
+            Either::Packed(_) => DType::F32,
         }
     }
 
-    /// `x` `[n, in]` of any float type times the transpose: `[n, out]` in the type of the weights, of packed ones in
-    /// float32.
+    /// The type of keys and values that come from it: see [`Activations`].
+    pub(crate) fn cache_dtype(&self) -> FloatDType {
+        match self.either() {
+            Either::Dense(weight) => weight.val().dtype().try_into().unwrap_or(FloatDType::F32),
+            Either::Packed(packed) => packed.activations().cache_dtype::<B>(),
+        }
+    }
+
+    /// `x` `[n, in]` of any float type times the transpose: `[n, out]` in the type of the weights or in float32, of
+    /// packed ones in float32.
     ///
     /// A dense matrix is seen transposed: column-major on the right is what matrix-vector kernels want, and no
     /// weight is rearranged when it is loaded.
     pub fn products(&self, x: Tensor<B, 2>) -> Tensor<B, 2> {
-        match self {
-            Self::Dense(weight) => {
+        if let Some(products) = B::products(&x, &[self]).and_then(|mut products| products.pop()) {
+            return products;
+        }
+        match self.either() {
+            Either::Dense(weight) => {
                 let weight = weight.val();
                 x.cast(weight.dtype()).matmul(weight.transpose())
             }
-            Self::Q8_0(packed) | Self::Q4_0(packed) | Self::Q4_1(packed) => packed.products(x),
+            Either::Packed(packed) => packed.products(x),
         }
     }
 
-    /// Weighted sums of all rows: `weights` `[n, out]` in float32, result `[n, in]` in float32.
+    /// Weighted sums of all rows: `weights` `[n, out]` in float32, result `[n, in]` in float32. Kernels leave out rows
+    /// of the smallest weights, which together have less than 1.5e-8 of all.
     pub fn weighted_sum(&self, weights: Tensor<B, 2>) -> Tensor<B, 2> {
-        match self {
-            Self::Dense(weight) => weighted_sum_of_floats(weight.val(), weights),
-            Self::Q8_0(packed) | Self::Q4_0(packed) | Self::Q4_1(packed) => packed.weighted_sum(weights),
+        if let Some(sum) = B::weighted_sum(self, &weights) {
+            return sum;
+        }
+        match self.either() {
+            Either::Dense(weight) => weighted_sum_of_floats(weight.val(), weights),
+            Either::Packed(packed) => packed.weighted_sum(weights),
         }
     }
 
     /// The rows of `ids` `[n]`: `[n, in]`.
     pub fn rows(&self, ids: Tensor<B, 1, Int>) -> Tensor<B, 2> {
-        match self {
-            Self::Dense(weight) => weight.val().select(0, ids),
-            Self::Q8_0(packed) | Self::Q4_0(packed) | Self::Q4_1(packed) => packed.rows(ids),
+        match self.either() {
+            Either::Dense(weight) => weight.val().select(0, ids),
+            Either::Packed(packed) => B::packed_rows(self, &ids).unwrap_or_else(|| packed.rows(ids)),
         }
     }
+}
+
+enum Either<'a, B: Backend> {
+    Dense(&'a Param<Tensor<B, 2>>),
+    Packed(&'a PackedMatrix<B>),
 }
 
 /// Values that are widened at a time: few enough to be no second table, many enough to keep a GPU busy.

@@ -9,7 +9,7 @@ use burn::{
     },
 };
 
-use crate::{Activation, Linear, MlpConfig};
+use crate::{Activation, Linear, MlpConfig, kernels::Kernels};
 
 /// `down(act(gate(x)) * up(x))`, SwiGLU where the activation is SiLU; `down(act(up(x)))` without a gate.
 #[derive(Module, Debug)]
@@ -40,12 +40,20 @@ impl<B: Backend> Mlp<B> {
     /// `[rows, d]` to `[rows, d]`.
     pub fn forward(&self, x: Tensor<B, 2>) -> Tensor<B, 2> {
         let single = |x: Tensor<B, 2>| x.cast(DType::F32);
-        let inner = match &self.gate_proj {
+        let (inner, up) = match &self.gate_proj {
             Some(gate) => {
-                self.activation.apply(single(gate.forward(x.clone()))) * single(self.up_proj.forward(x))
+                let [gate, up] = Linear::together([gate, &self.up_proj], x);
+                (single(gate), Some(single(up)))
             }
-            None => self.activation.apply(single(self.up_proj.forward(x))),
+            None => (single(self.up_proj.forward(x)), None),
         };
+        let inner = B::gated(self.activation, inner, up.as_ref()).unwrap_or_else(|inner| {
+            let inner = self.activation.apply(inner);
+            match up {
+                Some(up) => inner * up,
+                None => inner,
+            }
+        });
         self.down_proj.forward(inner)
     }
 }

@@ -5,7 +5,7 @@ use burn::{
     tensor::{DType, Tensor, backend::Backend},
 };
 
-use crate::{NormConfig, NormKind, linear::uninitialized};
+use crate::{NormConfig, NormKind, kernels::Kernels, linear::uninitialized};
 
 /// A norm over the last axis, in float32 whatever the model's dtype.
 #[derive(Module, Debug)]
@@ -27,6 +27,10 @@ impl<B: Backend> Norm<B> {
 
     /// `[.., width]` of any float type to `[.., width]` in float32.
     pub fn forward<const D: usize>(&self, x: Tensor<B, D>) -> Tensor<B, D> {
+        let bias = self.bias.as_ref().map(|bias| bias.val());
+        if let Some(y) = B::norm(&self.config, &self.weight.val(), bias.as_ref(), &x) {
+            return y;
+        }
         let mut x = x.cast(DType::F32);
         if self.config.kind == NormKind::Layer {
             x = x.clone() - x.mean_dim(D - 1);
@@ -38,9 +42,14 @@ impl<B: Backend> Norm<B> {
             NormKind::RmsPlusOne => weight.add_scalar(1.0),
         };
         let y = x / mean_square.add_scalar(self.config.eps).sqrt() * weight.unsqueeze();
-        match &self.bias {
-            Some(bias) => y + bias.val().cast(DType::F32).unsqueeze(),
+        match bias {
+            Some(bias) => y + bias.cast(DType::F32).unsqueeze(),
             None => y,
         }
+    }
+
+    #[cfg(feature = "flex")]
+    pub(crate) fn config(&self) -> NormConfig {
+        self.config
     }
 }

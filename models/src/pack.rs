@@ -6,33 +6,54 @@ use burn::{
 };
 
 use crate::{
-    Attention, BLOCK, Decoder, DecoderLayer, FeedForward, Linear, Mlp, PackedForm, SelfAttention,
-    is_held_in_float32,
+    Activations, Attention, Decoder, DecoderLayer, FeedForward, Linear, Matrix, Mlp, PackedForm,
+    PackedMatrix, SelfAttention, is_held_in_float32, scales_dtype,
 };
 
 impl<B: Backend> Decoder<B> {
     /// The model with the weights for which `form` names one packed in it, yet to be loaded. It is asked for the
-    /// matrices by their parameters' names; widths that are no multiple of 32 stay as they are, and so do
-    /// routers, which decide and weigh little.
+    /// matrices by their parameters' names; widths that are no whole number of
+    /// blocks stay as they are, and so do routers, which decide and weigh little.
     pub fn packed(mut self, form: impl Fn(&str) -> Option<PackedForm>, device: &B::Device) -> Self {
         let form_of = |name: &str, [_, columns]: [usize; 2]| {
-            form(&format!("{name}.weight")).filter(|_| columns.is_multiple_of(BLOCK))
+            form(&format!("{name}.weight")).filter(|form| columns.is_multiple_of(form.span()))
         };
-        let table = "model.embed_tokens";
-        if let Some(form) = form_of(table, self.model.embed_tokens.dims()) {
-            self.model.embed_tokens.pack(form, device);
-        }
-        let layers = self.model.layers.iter_mut().enumerate();
-        let maps = layers.flat_map(|(index, layer)| {
-            let named = move |(name, map)| (format!("model.layers.{index}.{name}"), map);
-            of_layer(layer).into_iter().map(named)
-        });
-        for (name, map) in maps.chain(self.lm_head.as_mut().map(|head| ("lm_head".to_owned(), head))) {
-            if let Some(form) = form_of(&name, map.weight.dims()) {
-                map.pack(form, device);
+        for (name, weight) in self.matrices() {
+            let [rows, columns] = weight.dims();
+            if let Some(form) = form_of(&name, [rows, columns]) {
+                *weight = Matrix::new(rows, columns, Some(form), device);
             }
         }
         self
+    }
+
+    /// The model with its activations rounded to this for products with packed weights.
+    pub fn with_activations(mut self, activations: Activations) -> Self {
+        let packed = self.matrices().into_iter().filter_map(|(_, weight)| weight.packed_mut());
+        packed.for_each(|packed| packed.set_activations(activations));
+        self
+    }
+
+    /// What activations are rounded to, if there are packed weights.
+    pub fn activations(&self) -> Option<Activations> {
+        let maps =
+            self.model.layers.iter().filter_map(|layer| layer.mlp.as_ref()).find_map(|mlp| match mlp {
+                FeedForward::Mlp(mlp) => mlp.up_proj.weight.packed(),
+                FeedForward::Experts(experts) => experts.experts.first()?.up_proj.weight.packed(),
+                FeedForward::Linear(linear) => linear.linear_mlp.weight.packed(),
+            });
+        maps.or(self.model.embed_tokens.weight.packed()).map(PackedMatrix::activations)
+    }
+
+    /// All matrices but routers, by their parameters' names without `.weight`.
+    fn matrices(&mut self) -> Vec<(String, &mut Matrix<B>)> {
+        let mut all = vec![("model.embed_tokens".to_owned(), &mut self.model.embed_tokens.weight)];
+        for (index, layer) in self.model.layers.iter_mut().enumerate() {
+            let maps = of_layer(layer).into_iter();
+            all.extend(maps.map(|(name, map)| (format!("model.layers.{index}.{name}"), &mut map.weight)));
+        }
+        all.extend(self.lm_head.as_mut().map(|head| ("lm_head".to_owned(), &mut head.weight)));
+        all
     }
 
     /// Bytes of all parameters in memory.
@@ -114,8 +135,11 @@ struct Planned {
 impl<B: Backend> ModuleVisitor<B> for Planned {
     fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<B, D>>) {
         let of_blocks = self.path.last().is_some_and(|name| ["scales", "minima"].contains(&name.as_str()));
-        let single = of_blocks || is_held_in_float32(&self.path.join("."));
-        let dtype = if single { FloatDType::F32 } else { self.dtype };
+        let dtype = match of_blocks {
+            true => scales_dtype::<B>(&param.lazy_device()),
+            false if is_held_in_float32(&self.path.join(".")) => FloatDType::F32,
+            false => self.dtype,
+        };
         self.bytes += param.lazy_shape().num_elements() * DType::from(dtype).size();
     }
 

@@ -1,96 +1,115 @@
-//! Weights that stay quantised in memory: blocks of 32 values with a scale, and perhaps a minimum, as ggml's
-//! Q8_0, Q4_0 and Q4_1 have them. Activations are float32.
+//! Weights that stay quantised in memory, in blocks as ggml has them.
 //!
-//! The form is one for all backends: the quants of a row stand in 32-bit words, word `j` of `W` holding values
-//! `j`, `W + j`, `2W + j` ..., so that each lane of the words is a run of values. Products unpack a tile of rows at
-//! a time with ordinary tensor operations; this is the room for kernels that do better.
+//! [`PackedForm`] says how the parts of a matrix lie in memory, for all backends alike. On the CPU kernels compute
+//! from that; here is what every backend can do: a tile of rows at a time is unpacked with ordinary tensor operations.
 
 use burn::{
     module::{Module, Param},
-    tensor::{DType, ElementConversion, Int, Tensor, backend::Backend},
+    tensor::{DType, ElementConversion, FloatDType, Int, Tensor, backend::Backend},
+};
+use moi_kernels::{BLOCK, PackedForm, ROWS};
+
+use crate::{
+    kernels::Kernels,
+    linear::{uninitialized, uninitialized_int},
 };
 
-use crate::linear::{uninitialized, uninitialized_int};
-
-/// Values that share a scale.
-pub const BLOCK: usize = 32;
 /// Values that are unpacked at a time: few enough to stay in a processor's cache as float32.
 const TILE: usize = 1 << 18;
 
-/// How a value comes from its quant.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[allow(non_camel_case_types, reason = "ggml's own names")]
-pub enum PackedForm {
-    /// 8 bits: `scale * q`, q from -128 on.
-    Q8_0,
-    /// 4 bits: `scale * (q - 8)`.
-    Q4_0,
-    /// 4 bits: `scale * q + minimum`.
-    Q4_1,
+/// What the activations are rounded to for products with packed weights.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Activations {
+    /// Nothing: products are as exact as float32.
+    F32,
+    /// 8 bits and a scale for 32 values, and float16 in the cache, where the backend has kernels for that; elsewhere
+    /// nothing. As llama.cpp does it.
+    #[default]
+    Int8,
 }
 
-impl PackedForm {
-    /// Bits of a quant.
-    pub fn bits(self) -> usize {
+impl Activations {
+    /// The type of keys and values beside such activations.
+    pub fn cache_dtype<B: Backend>(self) -> FloatDType {
         match self {
-            Self::Q8_0 => 8,
-            Self::Q4_0 | Self::Q4_1 => 4,
+            Self::Int8 if B::has_kernels() => FloatDType::F16,
+            _ => FloatDType::F32,
         }
     }
+}
 
-    /// What is taken from a quant as it is stored, unsigned.
-    fn offset(self) -> f64 {
-        match self {
-            Self::Q8_0 => 128.0,
-            Self::Q4_0 => 8.0,
-            Self::Q4_1 => 0.0,
-        }
+/// The type of a device's scales of blocks: float16, which they are stored in, where it computes in that.
+pub fn scales_dtype<B: Backend>(device: &B::Device) -> FloatDType {
+    match B::supports_dtype(device, DType::F16) {
+        true => FloatDType::F16,
+        false => FloatDType::F32,
     }
 }
 
 /// A matrix `[out, in]` of blocks.
 #[derive(Module, Debug)]
 pub struct PackedMatrix<B: Backend> {
-    /// `[out, in * bits / 32]`, 32-bit.
+    /// Quants and small scales, 32-bit, `[tiles, words of a tile]`.
     pub words: Param<Tensor<B, 2, Int>>,
-    /// `[out, in / 32]`, float32.
+    /// `[tiles, scales of a tile]`, float16 where the backend has it, else float32.
     pub scales: Param<Tensor<B, 2>>,
-    /// `[out, in / 32]`, float32.
+    /// Likewise.
     pub minima: Option<Param<Tensor<B, 2>>>,
     #[module(skip)]
     form: PackedForm,
+    #[module(skip)]
+    activations: Activations,
+    rows: usize,
     columns: usize,
 }
 
 impl<B: Backend> PackedMatrix<B> {
-    /// A matrix that is not allocated before it is loaded over; `columns` must be a multiple of 32.
+    /// A matrix that is not allocated before it is loaded over; `columns` must be a multiple of the form's
+    /// [span](PackedForm::span).
     pub fn new(rows: usize, columns: usize, form: PackedForm, device: &B::Device) -> Self {
-        let blocks = [rows, columns / BLOCK];
+        let tiles = rows.div_ceil(ROWS);
+        let scales = || uninitialized([tiles, form.num_scales(ROWS, columns)], device);
         Self {
-            words: uninitialized_int([rows, columns * form.bits() / 32], device),
-            scales: uninitialized(blocks, device),
-            minima: (form == PackedForm::Q4_1).then(|| uninitialized(blocks, device)),
+            words: uninitialized_int([tiles, form.quant_bytes(ROWS, columns) / 4], device),
+            scales: scales(),
+            minima: form.has_minima().then(scales),
             form,
+            activations: Activations::default(),
+            rows,
             columns,
         }
     }
 
     /// `[out, in]`.
     pub fn dims(&self) -> [usize; 2] {
-        [self.words.lazy_shape()[0], self.columns]
+        [self.rows, self.columns]
+    }
+
+    /// Its form.
+    pub fn form(&self) -> PackedForm {
+        self.form
+    }
+
+    /// What activations are rounded to.
+    pub fn activations(&self) -> Activations {
+        self.activations
+    }
+
+    pub(crate) fn set_activations(&mut self, activations: Activations) {
+        self.activations = activations;
     }
 
     /// `x` `[n, in]` times the transpose: `[n, out]`.
     pub fn products(&self, x: Tensor<B, 2>) -> Tensor<B, 2> {
         let x = x.cast(DType::F32);
-        let tiles = self.tiles().map(|tile| x.clone().matmul(tile.transpose())).collect();
+        let tiles = self.unpacked_tiles().map(|tile| x.clone().matmul(tile.transpose())).collect();
         Tensor::cat(tiles, 1)
     }
 
     /// `weights` `[n, out]` times the matrix: `[n, in]`.
     pub fn weighted_sum(&self, weights: Tensor<B, 2>) -> Tensor<B, 2> {
         let mut start = 0;
-        let products = self.tiles().map(|tile| {
+        let products = self.unpacked_tiles().map(|tile| {
             let rows = tile.dims()[0];
             let part = weights.clone().narrow(1, start, rows);
             start += rows;
@@ -104,42 +123,106 @@ impl<B: Backend> PackedMatrix<B> {
 
     /// The rows of `ids` `[n]`: `[n, in]`.
     pub fn rows(&self, ids: Tensor<B, 1, Int>) -> Tensor<B, 2> {
-        let pick = |blocks: &Param<Tensor<B, 2>>| blocks.val().select(0, ids.clone());
+        let [n] = ids.dims();
+        let device = ids.device();
+        let rows = ROWS as i64;
+        let within = ids.clone().remainder_scalar(rows.elem::<B::IntElem>());
+        let tiles = (ids - within.clone()).div_scalar(rows.elem::<B::IntElem>());
+        let pick = |numbers: &Param<Tensor<B, 2>>| numbers.val().select(0, tiles.clone());
         let minima = self.minima.as_ref().map(pick);
-        self.unpacked(self.words.val().select(0, ids.clone()), pick(&self.scales), minima)
+        let values = self.unpacked(self.words.val().select(0, tiles.clone()), pick(&self.scales), minima);
+        let firsts = Tensor::<B, 1, Int>::arange(0..n as i64, &device).mul_scalar(rows.elem::<B::IntElem>());
+        values.select(0, firsts + within)
     }
 
     /// The matrix, some rows at a time.
-    fn tiles(&self) -> impl Iterator<Item = Tensor<B, 2>> {
-        let rows = self.dims()[0];
-        let step = (TILE / self.columns).max(1);
-        (0..rows).step_by(step).map(move |start| {
-            let len = step.min(rows - start);
-            let part = |blocks: &Param<Tensor<B, 2>>| blocks.val().narrow(0, start, len);
+    fn unpacked_tiles(&self) -> impl Iterator<Item = Tensor<B, 2>> {
+        let tiles = self.rows.div_ceil(ROWS);
+        let step = (TILE / (self.columns * ROWS)).max(1);
+        (0..tiles).step_by(step).map(move |start| {
+            let len = step.min(tiles - start);
+            let part = |numbers: &Param<Tensor<B, 2>>| numbers.val().narrow(0, start, len);
             let minima = self.minima.as_ref().map(part);
-            self.unpacked(self.words.val().narrow(0, start, len), part(&self.scales), minima)
+            let values = self.unpacked(self.words.val().narrow(0, start, len), part(&self.scales), minima);
+            values.narrow(0, 0, (len * ROWS).min(self.rows - start * ROWS))
         })
     }
 
+    /// Whole tiles: words `[tiles, ..]` to values `[tiles * 16, in]`.
     fn unpacked(
         &self,
         words: Tensor<B, 2, Int>,
         scales: Tensor<B, 2>,
         minima: Option<Tensor<B, 2>>,
     ) -> Tensor<B, 2> {
-        let [rows, blocks] = scales.dims();
-        let bits = self.form.bits();
-        let mask = (1i64 << bits) - 1;
-        let lane = |index: usize| {
-            let shifted = words.clone().bitwise_right_shift_scalar(((index * bits) as i64).elem());
-            shifted.bitwise_and_scalar(mask.elem()).float().cast(DType::F32)
+        let (tiles, blocks, form) = (words.dims()[0], self.columns / BLOCK, self.form);
+        let words = words.reshape([tiles, blocks, form.block_bytes() / 4]);
+        let quants = quants(&words, form).sub_scalar(form.offset());
+        // A factor for each half of a block's columns, and what is added.
+        let spread = |numbers: Tensor<B, 2>| {
+            let spans = self.columns / form.span();
+            let numbers = numbers.cast(DType::F32).reshape([tiles, spans, 1, 1, ROWS]);
+            numbers.repeat_dim(2, blocks / spans).reshape([tiles, blocks, 1, ROWS])
         };
-        let quants = Tensor::cat((0..32 / bits).map(lane).collect(), 1).sub_scalar(self.form.offset());
-        let values = quants.reshape([rows, blocks, BLOCK]) * scales.unsqueeze_dim(2);
-        match minima {
-            Some(minima) => values + minima.unsqueeze_dim(2),
-            None => values,
+        let (mut scale, mut minimum) = (spread(scales), minima.map(spread));
+        if form.is_k() {
+            // Two for each row: scale and minimum, or the scales of the halves.
+            let small =
+                bytes(words.narrow(2, form.block_bytes() / 4 - 8, 8)).reshape([tiles, blocks, 2, ROWS]);
+            match minimum.take() {
+                Some(least) => {
+                    scale = scale * small.clone().narrow(2, 0, 1);
+                    minimum = Some((least * small.narrow(2, 1, 1)).neg());
+                }
+                None => {
+                    let signed =
+                        small.clone() - small.greater_elem(127).float().cast(DType::F32).mul_scalar(256);
+                    scale = scale * signed;
+                }
+            }
         }
-        .reshape([rows, self.columns])
+        let halves = scale.dims()[2];
+        let scale = scale.reshape([tiles, blocks, halves, 1, ROWS, 1]);
+        let mut values = quants.reshape([tiles, blocks, halves, 8 / halves, ROWS, 4]) * scale;
+        if let Some(minimum) = minimum {
+            values = values + minimum.reshape([tiles, blocks, 1, 1, ROWS, 1]);
+        }
+        let values = values.reshape([tiles, blocks, 8, ROWS, 4]).permute([0, 3, 1, 2, 4]);
+        values.reshape([tiles * ROWS, self.columns])
     }
+}
+
+/// Some bits of 32-bit words, as floats.
+fn bits<B: Backend, const D: usize>(words: &Tensor<B, D, Int>, shift: usize, count: usize) -> Tensor<B, D> {
+    let shifted = words.clone().bitwise_right_shift_scalar((shift as i64).elem());
+    shifted.bitwise_and_scalar(((1i64 << count) - 1).elem()).float().cast(DType::F32)
+}
+
+/// The bytes of words `[.., n]`, the lowest first: `[.., n * 4]`.
+fn bytes<B: Backend>(words: Tensor<B, 3, Int>) -> Tensor<B, 3> {
+    let [tiles, blocks, count] = words.dims();
+    let all: Vec<Tensor<B, 3>> = (0..4).map(|i| bits(&words, 8 * i, 8)).collect();
+    Tensor::stack::<4>(all, 3).reshape([tiles, blocks, count * 4])
+}
+
+/// Quants of words `[tiles, blocks, words]`, unsigned: `[tiles, blocks, 8, 16 rows, 4]`.
+fn quants<B: Backend>(words: &Tensor<B, 3, Int>, form: PackedForm) -> Tensor<B, 5> {
+    let [tiles, blocks, _] = words.dims();
+    // Four of each word from a bit on.
+    let four = |words: Tensor<B, 4, Int>, first: usize, count: usize| {
+        Tensor::stack::<5>((0..4).map(|i| bits(&words, first + 8 * i, count)).collect(), 4)
+    };
+    if form.bits() == 8 {
+        return four(words.clone().reshape([tiles, blocks, 8, ROWS]), 0, 8);
+    }
+    let low = words.clone().narrow(2, 0, 64).reshape([tiles, blocks, 4, ROWS]);
+    let halves = vec![four(low.clone(), 0, 4), four(low, 4, 4)];
+    let mut quants = Tensor::stack::<6>(halves, 3).reshape([tiles, blocks, 8, ROWS, 4]);
+    for plane in 0..form.bits() - 4 {
+        let words = words.clone().narrow(2, 64 + ROWS * plane, ROWS);
+        let single: Vec<Tensor<B, 3>> = (0..32).map(|bit| bits(&words, bit, 1)).collect();
+        let plane_bits = Tensor::stack::<4>(single, 3).reshape([tiles, blocks, 8, ROWS, 4]);
+        quants = quants + plane_bits.mul_scalar(16 << plane);
+    }
+    quants
 }

@@ -1,5 +1,7 @@
 //! What all layers of a step share: where its columns lie, how heads are turned and what a query sees.
 
+use std::cell::OnceCell;
+
 use burn::tensor::{DType, Tensor, TensorData, backend::Backend};
 
 use crate::{KvCache, RopeConfig};
@@ -18,9 +20,38 @@ pub(crate) struct Step<B: Backend> {
     pub(crate) positions: Vec<Vec<usize>>,
     /// One for each kind of rotary positions in the model.
     pub(crate) angles: Vec<Angles<B>>,
-    /// One for each window in the model: added to the scores, `[batch or 1, 1, 1, seq, columns]`: 0 where a
-    /// column is seen, very negative where not; none where all are seen.
-    pub(crate) masks: Vec<Option<Tensor<B, 5>>>,
+    /// One for each window in the model, made when it is first asked for: kernels need none.
+    masks: Vec<Mask<B>>,
+    pub(crate) columns: Columns,
+    device: B::Device,
+}
+
+/// Where the columns of a step lie.
+#[derive(Clone, Debug)]
+pub(crate) struct Columns {
+    /// Before each row's first position; one row where all start together.
+    starts: Vec<usize>,
+    /// Before the step.
+    past: usize,
+}
+
+impl Columns {
+    /// The columns that a query of the step sees, counted from the first that a layer with this window gets.
+    #[cfg(feature = "flex")]
+    pub(crate) fn visible(&self, row: usize, query: usize, window: Option<usize>) -> std::ops::Range<usize> {
+        let first = first_seen(self.past, window);
+        let start = self.starts.get(row).or(self.starts.first()).copied().unwrap_or(0);
+        let query = self.past + query;
+        start.max(first_seen(query, window)).saturating_sub(first)..query + 1 - first
+    }
+}
+
+/// Added to the scores, `[batch or 1, 1, 1, seq, columns]`: 0 where a column is seen, very negative where not; none
+/// where all are seen.
+#[derive(Clone, Debug)]
+struct Mask<B: Backend> {
+    window: Option<usize>,
+    bias: OnceCell<Option<Tensor<B, 5>>>,
 }
 
 impl<B: Backend> Step<B> {
@@ -44,8 +75,15 @@ impl<B: Backend> Step<B> {
             .map(|&start| (past..past + seq).map(|c| c.saturating_sub(start)).collect())
             .collect();
         let angles = ropes.iter().map(|rope| Angles::new(rope, &positions, device)).collect();
-        let masks = windows.iter().map(|&window| mask(starts, past, seq, window, device)).collect();
-        Self { batch: cache.batch(), seq, limit, positions, angles, masks }
+        let masks = windows.iter().map(|&window| Mask { window, bias: OnceCell::new() }).collect();
+        let (columns, device) = (Columns { starts: starts.to_vec(), past }, device.clone());
+        Self { batch: cache.batch(), seq, limit, positions, angles, masks, columns, device }
+    }
+
+    /// The mask of the window with this index in the model.
+    pub(crate) fn mask(&self, index: usize) -> Option<&Tensor<B, 5>> {
+        let Mask { window, bias } = self.masks.get(index)?;
+        bias.get_or_init(|| mask(&self.columns, self.seq, *window, &self.device)).as_ref()
     }
 }
 
@@ -57,12 +95,13 @@ pub(crate) fn first_seen(next: usize, window: Option<usize>) -> usize {
 /// Which of the columns from [`first_seen`] on each of `seq` new positions sees. A window sees the last
 /// `window` columns up to and with the position's own.
 fn mask<B: Backend>(
-    starts: &[usize],
-    past: usize,
+    columns: &Columns,
     seq: usize,
     window: Option<usize>,
     device: &B::Device,
 ) -> Option<Tensor<B, 5>> {
+    let Columns { starts, past } = columns;
+    let past = *past;
     let first = first_seen(past, window);
     if seq == 1 && starts.iter().all(|&start| start <= first) {
         return None;
@@ -126,5 +165,15 @@ impl<B: Backend> Angles<B> {
         let high = x.clone().narrow(3, dims / 2, dims / 2);
         let turned = Tensor::cat(vec![high.neg(), low], 3);
         x * self.cos.clone() + turned * self.sin.clone()
+    }
+
+    #[cfg(feature = "flex")]
+    pub(crate) fn cos(&self) -> &Tensor<B, 4> {
+        &self.cos
+    }
+
+    #[cfg(feature = "flex")]
+    pub(crate) fn sin(&self) -> &Tensor<B, 4> {
+        &self.sin
     }
 }

@@ -122,6 +122,15 @@ pub unsafe fn quiet_drivers() {
     }
 }
 
+/// Sets how many threads compute on the CPU, 1 or more; without it `MOI_THREADS` and `RAYON_NUM_THREADS` count, or else
+/// the cores. It has an effect only before the first computation.
+pub fn set_threads(threads: usize) {
+    moi_kernels::pool::set_threads(threads);
+    // Flex computes on the global pool of rayon, in what our kernels do not do; the first who asks settles its size.
+    #[cfg(feature = "flex")]
+    let _ = rayon::ThreadPoolBuilder::new().num_threads(threads).build_global();
+}
+
 /// What this machine has of a kind; nothing where this build cannot use it. Drivers are asked once in a process: that
 /// takes a while, and the answer is needed to choose, to estimate and to report.
 pub fn found(kind: Kind) -> Vec<Found> {

@@ -7,11 +7,9 @@ use burn::{
 
 use half::{bf16, f16};
 
-use crate::{
-    Checkpoint, CheckpointError, LazyTensor, Parameter, Storage,
-    gguf::BlockKind,
-    packed::{PackedBlocks, packable, per_word},
-};
+use moi_kernels::{BLOCK, PackedForm, PackedParts, ROWS};
+
+use crate::{Checkpoint, CheckpointError, LazyTensor, Parameter, Storage, packed};
 
 /// How far a load has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,9 +23,9 @@ pub struct LoadProgress {
 /// Loads every parameter of `module` from the tensor that has the parameter's path as its name.
 ///
 /// Names and shapes are compared first; no data is read unless all fit. Values become the type that `dtype` has for
-/// the parameter's name, one tensor at a time. A weight may be packed: in an enum's variant with the name of a block
-/// format (`Q8_0`, `Q4_0`, `Q4_1`) then stand 32-bit `words`, `scales` and, for `Q4_1`, `minima`; blocks are taken
-/// from the file where it has them, and made where not.
+/// the parameter's name, one tensor at a time. A weight may be packed: in an enum's variant with the name of a
+/// [`PackedForm`] then stand 32-bit `words`, `scales` (of the type that `dtype` has for them) and perhaps `minima`;
+/// blocks are taken from the file where it has them, and made where not.
 ///
 /// # Errors
 /// With all tensors that are missing, unknown (and not `ignored`) or of another shape; see [`Checkpoint::select`] for checkpoints
@@ -40,6 +38,7 @@ pub fn load<B: Backend, M: Module<B>>(
     mut progress: impl FnMut(LoadProgress),
 ) -> Result<M, CheckpointError> {
     let mut parameters = Parameters::default();
+    parameters.checkpoint = Some(checkpoint);
     module.visit(&mut parameters);
     let checkpoint = &checkpoint.select(&parameters.all, ignored)?;
     let total_bytes = checkpoint.num_bytes();
@@ -79,24 +78,37 @@ impl Path {
         modules.collect::<Vec<_>>().join(".")
     }
 
-    /// The weight that the parameter is a part of, and its format, if it is one of a packed weight: these stand
-    /// in an enum's variant that bears the format's name.
-    fn packed(&self) -> Option<(String, BlockKind)> {
+    /// The weight that the parameter is a part of, and its form, if it is one of a packed weight: these stand
+    /// in an enum's variant that bears the form's name.
+    fn packed(&self) -> Option<(String, PackedForm)> {
         let [.., variant, _] = &self.0[..] else { return None };
-        let kind = packable(&variant.name).filter(|_| variant.is_variant)?;
+        let form = packed::packable(&variant.name).filter(|_| variant.is_variant)?;
         let (weight, _) = self.name().rsplit_once('.').map(|(a, b)| (a.to_owned(), b.to_owned()))?;
-        Some((weight, kind))
+        Some((weight, form))
     }
 }
 
 /// Names and shapes of a module's parameters, none of them allocated.
 #[derive(Default)]
-struct Parameters {
+struct Parameters<'a> {
     path: Path,
     all: Vec<Parameter>,
+    checkpoint: Option<&'a Checkpoint>,
 }
 
-impl<B: Backend> ModuleVisitor<B> for Parameters {
+impl Parameters<'_> {
+    /// The shape of a packed weight: its tiles may have more rows than it, so the tensor says how many there are.
+    fn shape(&self, weight: &str, form: PackedForm, [tiles, words]: [usize; 2]) -> Vec<usize> {
+        let columns = words * 4 / form.block_bytes() * BLOCK;
+        let stored = self.checkpoint.and_then(|checkpoint| checkpoint.tensors.get(weight));
+        match stored.map(LazyTensor::shape) {
+            Some(&[rows, width]) if rows.div_ceil(ROWS) == tiles && width == columns => vec![rows, columns],
+            _ => vec![tiles * ROWS, columns],
+        }
+    }
+}
+
+impl<B: Backend> ModuleVisitor<B> for Parameters<'_> {
     fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<B, D>>) {
         // Of a packed weight the words say all.
         if self.path.packed().is_none() {
@@ -105,9 +117,8 @@ impl<B: Backend> ModuleVisitor<B> for Parameters {
     }
 
     fn visit_int<const D: usize>(&mut self, param: &Param<Tensor<B, D, Int>>) {
-        if let Some((weight, kind)) = self.path.packed() {
-            let mut shape = param.lazy_shape().to_vec();
-            shape.iter_mut().skip(1).for_each(|columns| *columns *= per_word(kind));
+        if let (Some((weight, form)), &[tiles, words]) = (self.path.packed(), &param.lazy_shape()[..]) {
+            let shape = self.shape(&weight, form, [tiles, words]);
             self.all.push(Parameter::whole(weight, shape));
         }
     }
@@ -190,7 +201,7 @@ struct Reader<'a, T, P> {
     checkpoint: &'a Checkpoint,
     path: Path,
     /// The parts of the packed weight that is being visited.
-    packed: Option<(String, PackedBlocks)>,
+    packed: Option<(String, PackedParts)>,
     bytes: usize,
     total_bytes: usize,
     dtype: &'a T,
@@ -205,38 +216,43 @@ impl<T, P: FnMut(LoadProgress)> Reader<'_, T, P> {
     }
 
     /// The parts of the packed weight that the parameter belongs to, read when the first of them is visited.
-    fn packed(&mut self) -> Option<&mut PackedBlocks> {
-        let (weight, kind) = self.path.packed()?;
+    fn packed(&mut self) -> Option<&mut PackedParts> {
+        let (weight, form) = self.path.packed()?;
         if self.packed.as_ref().is_none_or(|(name, _)| *name != weight) {
             let tensor = self.checkpoint.tensors.get(&weight)?;
-            self.packed = Some((weight, PackedBlocks::read(tensor, kind)));
+            self.packed = Some((weight, packed::read(tensor, form)?));
             self.count(tensor);
         }
-        self.packed.as_mut().map(|(_, blocks)| blocks)
+        self.packed.as_mut().map(|(_, parts)| parts)
     }
 }
 
 impl<B: Backend, T: Fn(&str) -> FloatDType, P: FnMut(LoadProgress)> ModuleMapper<B> for Reader<'_, T, P> {
     fn map_float<const D: usize>(&mut self, param: Param<Tensor<B, D>>) -> Param<Tensor<B, D>> {
         let device = param.lazy_device();
+        let name = self.path.name();
+        let dtype = (self.dtype)(&name);
         let is_scale = self.path.0.last().is_some_and(|step| step.name == "scales");
-        if let Some(blocks) = self.packed() {
-            let values = std::mem::take(if is_scale { &mut blocks.scales } else { &mut blocks.minima });
-            let data = TensorData::new(values, param.lazy_shape());
-            return Param::initialized(param.id, Tensor::from_data(data, (&device, DType::F32)));
+        if let Some(parts) = self.packed() {
+            let values = std::mem::take(if is_scale { &mut parts.scales } else { &mut parts.minima });
+            let shape = param.lazy_shape();
+            let data = match dtype {
+                FloatDType::F16 => TensorData::new(values, shape),
+                _ => TensorData::new(values.into_iter().map(f16::to_f32).collect::<Vec<f32>>(), shape),
+            };
+            return Param::initialized(param.id, Tensor::from_data(data, (&device, DType::from(dtype))));
         }
         // The selection has seen the same paths: every parameter has its tensor.
-        let name = self.path.name();
         let Some(tensor) = self.checkpoint.tensors.get(&name) else { return param };
-        let value = upload(tensor, (self.dtype)(&name), &device);
+        let value = upload(tensor, dtype, &device);
         self.count(tensor);
         Param::initialized(param.id, value)
     }
 
     fn map_int<const D: usize>(&mut self, param: Param<Tensor<B, D, Int>>) -> Param<Tensor<B, D, Int>> {
         let device = param.lazy_device();
-        let Some(blocks) = self.packed() else { return param };
-        let data = TensorData::new(std::mem::take(&mut blocks.words), param.lazy_shape());
+        let Some(parts) = self.packed() else { return param };
+        let data = TensorData::new(std::mem::take(&mut parts.words), param.lazy_shape());
         Param::initialized(param.id, Tensor::from_data(data, (&device, DType::I32)))
     }
 

@@ -6,8 +6,10 @@ use clap::{Parser, Subcommand, ValueEnum};
 use moi_backends::{FloatType as DeviceFloat, Request};
 use moi_engine::Support;
 use moi_hub::DEFAULT_MODEL;
-use moi_models::PackedForm;
+use moi_models::{Activations, PackedForm};
 use moi_pretrained::WeightForm;
+
+use crate::bench::BenchArgs;
 
 /// Text generation beyond discrete tokens: feeds a language model a mixture of its own next-token
 /// distribution instead of one sampled token (Mixture of Inputs).
@@ -38,6 +40,7 @@ pub(crate) enum Command {
     Devices(DevicesArgs),
     Doctor(DoctorArgs),
     Warmup(WarmupArgs),
+    Bench(Box<BenchArgs>),
     /// Print a completion script for a shell
     ///
     /// For bash: moi completions bash > ~/.local/share/bash-completion/completions/moi
@@ -74,19 +77,44 @@ pub(crate) struct ModelArgs {
     /// softmax, entropies, mixtures and sampling are in f32 always.
     #[arg(long, value_name = "TYPE", default_value = "auto", value_parser = float_type)]
     pub(crate) dtype: AskedType,
-    /// Hold the weights quantised in memory, computing in f32: a quarter to a seventh of the bytes, slower for now
+    /// Hold the weights quantised in memory: a quarter to a seventh of the bytes, and faster on the CPU
     #[arg(long, value_enum, value_name = "FORM")]
     pub(crate) quantize: Option<Quantize>,
+    /// What activations are rounded to for products with quantised weights; int8 on the CPU where not given
+    #[arg(long, value_enum, value_name = "TYPE")]
+    pub(crate) activations: Option<AskedActivations>,
+    /// CPU threads; all cores where not given
+    #[arg(short, long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub(crate) threads: Option<u16>,
+}
+
+/// What activations are rounded to for products with quantised weights.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum AskedActivations {
+    /// Nothing: exact
+    F32,
+    /// 8 bits and a scale for 32 values: fast
+    Int8,
 }
 
 /// A type of floats, or the best for the device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct AskedType(pub(crate) Option<DeviceFloat>);
 
-fn float_type(text: &str) -> Result<AskedType, String> {
+/// The type of this name.
+pub(crate) fn float_type(text: &str) -> Result<AskedType, String> {
     match text {
         "auto" => Ok(AskedType(None)),
         _ => text.parse().map(|asked| AskedType(Some(asked))).map_err(|error| format!("{error}, nor auto")),
+    }
+}
+
+impl From<AskedActivations> for Activations {
+    fn from(asked: AskedActivations) -> Self {
+        match asked {
+            AskedActivations::F32 => Self::F32,
+            AskedActivations::Int8 => Self::Int8,
+        }
     }
 }
 
@@ -94,7 +122,7 @@ fn float_type(text: &str) -> Result<AskedType, String> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 #[allow(non_camel_case_types, reason = "the values' own names")]
 pub(crate) enum Quantize {
-    /// As a GGUF file has them, where that is one of the others; else float32
+    /// As a GGUF file has them: any of Q8_0, Q4_0, Q4_1, Q5_0, Q5_1, Q4_K, Q5_K, Q6_K; else float32
     File,
     /// 8 bits and a scale for 32 values
     #[value(name = "q8_0")]

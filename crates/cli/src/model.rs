@@ -11,7 +11,10 @@ use moi_hub::{CATALOGUE, Cache, Fetcher};
 use moi_models::{Decoder, PackedForm};
 use moi_pretrained::{AdvisedSampling, Footprint, Pretrained, WeightForm};
 
-use crate::{args::ModelArgs, backend::Device};
+use crate::{
+    args::{AskedActivations, ModelArgs},
+    backend::Device,
+};
 
 /// Finds, fetches if need be, and opens the model that was asked for.
 pub(crate) fn open(args: &ModelArgs) -> Result<Pretrained> {
@@ -86,6 +89,9 @@ pub(crate) fn engine<B: Backend>(
     (name, device): (Device, &B::Device),
     positions: usize,
 ) -> Result<(Engine<B, Decoder<B>>, WeightForm)> {
+    if let Some(threads) = args.threads {
+        moi_backends::set_threads(threads.into());
+    }
     let form = name.weight_form::<B>(args, device)?;
     let footprint = pretrained.footprint::<B>(device, form, positions)?;
     if let Some(found) = name.found()
@@ -94,7 +100,14 @@ pub(crate) fn engine<B: Backend>(
     {
         bail!(too_large(&args.model, footprint, form, &found, memory));
     }
-    let decoder = load::<B>(&pretrained, form, device)?;
+    let mut decoder = load::<B>(&pretrained, form, device)?;
+    match (args.activations, decoder.activations()) {
+        (Some(asked), Some(_)) => decoder = decoder.with_activations(asked.into()),
+        (Some(AskedActivations::Int8), None) => {
+            bail!("--activations int8 is for quantised weights; add --quantize, for example q8_0")
+        }
+        _ => {}
+    }
     let Pretrained { tokenizer, eos, .. } = pretrained;
     let tokenizer = tokenizer.unwrap_or_else(|error| {
         eprintln!("moi: {error}; going on without text");

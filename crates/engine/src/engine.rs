@@ -187,6 +187,10 @@ impl<B: Backend> EmbeddingRows<B> for Rows<'_, B> {
     fn weighted_sum(&self, weights: Tensor<B, 2>) -> Tensor<B, 2> {
         self.0.weighted_sum(weights)
     }
+
+    fn distribution(&self, logits: &Tensor<B, 2>) -> Option<(Tensor<B, 2>, Tensor<B, 2>)> {
+        moi_models::distribution(logits)
+    }
 }
 
 /// The steps of one generation.

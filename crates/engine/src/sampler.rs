@@ -2,6 +2,7 @@
 
 use std::cmp::Ordering;
 
+use moi_kernels::{Distribution, distribution, first_of_largest};
 use rand_chacha::{
     ChaCha8Rng,
     rand_core::{RngCore, SeedableRng},
@@ -90,26 +91,25 @@ impl Sampler {
     /// If they hold NaN or +infinity, or nothing but -infinity.
     pub fn sample(&mut self, logits: &[f32]) -> Result<Sampled, EngineError> {
         let wrong = |what| EngineError::BadLogits { step: self.drawn, what };
-        if logits.iter().any(|l| l.is_nan()) {
-            return Err(wrong("NaN"));
-        }
-        let max = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+        let Distribution { max, ln_sum, .. } = distribution(logits, false);
         if !max.is_finite() {
-            return Err(wrong(if max > 0.0 { "infinity" } else { "no finite value" }));
+            return Err(wrong(match max {
+                _ if max.is_nan() => "NaN",
+                _ if max > 0.0 => "infinity",
+                _ => "no finite value",
+            }));
         }
         self.drawn += 1;
         let uniform = (self.rng.next_u64() >> 11) as f64 / (1u64 << 53) as f64;
         let token = match self.sampling.temperature {
-            0.0 => logits.iter().position(|&l| l == max).unwrap_or(0) as u32,
+            0.0 => first_of_largest(logits, max).unwrap_or(0) as u32,
             temperature => {
                 let tempered = |l: f32| (f64::from(l - max) / temperature).exp();
                 let candidates = logits.iter().zip(0u32..).map(|(&l, id)| Candidate { id, p: tempered(l) });
                 inverse_cdf(self.filter(candidates.collect()), uniform)
             }
         };
-        // exp in float32: its error of 1e-7 relative averages out in the float64 sum.
-        let sum: f64 = logits.iter().map(|&l| f64::from((l - max).exp())).sum();
-        let logprob = f64::from(logits[token as usize] - max) - sum.ln();
+        let logprob = f64::from(logits[token as usize] - max) - f64::from(ln_sum);
         Ok(Sampled { token, logprob })
     }
 

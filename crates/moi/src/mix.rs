@@ -209,7 +209,7 @@ struct Distribution<B: Backend> {
 }
 
 impl<B: Backend> Distribution<B> {
-    fn new(logits: Tensor<B, 2>, support: Support) -> Self {
+    fn new(logits: Tensor<B, 2>, support: Support, embedding: &impl EmbeddingRows<B>) -> Self {
         let vocab = logits.dims()[1];
         let (logits, tokens, size) = match support {
             Support::TopK(k) if k < vocab => {
@@ -218,19 +218,11 @@ impl<B: Backend> Distribution<B> {
             }
             _ => (logits, None, vocab),
         };
-        // H = ln S - sum q_i s_i with s_i = logit_i - max and S = sum exp s_i: one exponential per entry.
-        // The clamp keeps q_i s_i = 0 where a logit is -infinity (0 ln 0 = 0).
-        let shifted = logits.clone() - logits.max_dim(1);
-        let shifted = shifted.clamp_min(-1e30);
-        let exp = shifted.clone().exp();
-        let sum = exp.clone().sum_dim(1);
-        let probability = exp / sum.clone();
+        let known = if tokens.is_none() { embedding.distribution(&logits) } else { None };
+        let (probability, nats) = known.unwrap_or_else(|| softmax(logits));
         let entropy = match size {
-            1 => sum.zeros_like(),
-            _ => {
-                let nats = sum.log() - (probability.clone() * shifted).sum_dim(1);
-                nats.div_scalar((size as f64).ln()).clamp(0.0, 1.0)
-            }
+            1 => nats.zeros_like(),
+            _ => nats.div_scalar((size as f64).ln()).clamp(0.0, 1.0),
         };
         Self { probability, tokens, entropy }
     }
@@ -274,6 +266,19 @@ impl<B: Backend> Distribution<B> {
     }
 }
 
+/// Probabilities, and entropies in nats `[n, 1]`.
+fn softmax<B: Backend>(logits: Tensor<B, 2>) -> (Tensor<B, 2>, Tensor<B, 2>) {
+    // H = ln S - sum q_i s_i with s_i = logit_i - max and S = sum exp s_i: one exponential per entry.
+    // The clamp keeps q_i s_i = 0 where a logit is -infinity (0 ln 0 = 0).
+    let shifted = logits.clone() - logits.max_dim(1);
+    let shifted = shifted.clamp_min(-1e30);
+    let exp = shifted.clone().exp();
+    let sum = exp.clone().sum_dim(1);
+    let probability = exp / sum.clone();
+    let nats = sum.log() - (probability.clone() * shifted).sum_dim(1);
+    (probability, nats)
+}
+
 fn mix_group<B: Backend>(
     logits: Tensor<B, 2>,
     tokens: Tensor<B, 1, Int>,
@@ -283,7 +288,7 @@ fn mix_group<B: Backend>(
 ) -> Mixed<B> {
     let n = rules.len();
     let device = logits.device();
-    let distribution = Distribution::new(logits, rules[0].support());
+    let distribution = Distribution::new(logits, rules[0].support(), embedding);
     let gates: Vec<_> = rules.iter().map(InputRule::gate_of_entropy).collect();
     let column =
         |values: Vec<f32>| Tensor::<B, 2>::from_data(TensorData::new(values, [n, 1]), (&device, DType::F32));

@@ -16,6 +16,12 @@ pub trait EmbeddingRows<B: Backend> {
 
     /// The weighted sums of all rows: `weights` `[n, vocab]` in float32, result `[n, d]`, best in float32 too.
     fn weighted_sum(&self, weights: Tensor<B, 2>) -> Tensor<B, 2>;
+
+    /// Probabilities `[n, vocab]` and entropies in nats `[n, 1]` of `logits` in float32, where the table knows a faster
+    /// way than tensor operations.
+    fn distribution(&self, _logits: &Tensor<B, 2>) -> Option<(Tensor<B, 2>, Tensor<B, 2>)> {
+        None
+    }
 }
 
 impl<B: Backend> EmbeddingRows<B> for Tensor<B, 2> {

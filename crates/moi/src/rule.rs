@@ -170,6 +170,21 @@ impl InputRule {
         }
     }
 
+    /// The rule as one word that parses back, without the knobs that have their default:
+    /// `moi:beta=0.5:support=20`.
+    pub fn spec(&self) -> String {
+        let mut spec = self.name().to_owned();
+        match *self {
+            Self::Moi { beta, .. } if beta != Self::DEFAULT_BETA => spec += &format!(":beta={beta}"),
+            Self::Gate { gate, .. } => spec += &format!(":gate={gate}"),
+            _ => {}
+        }
+        match self.support() {
+            Support::Full => spec,
+            Support::TopK(k) => format!("{spec}:support={k}"),
+        }
+    }
+
     /// The rule itself, if its values are allowed.
     ///
     /// # Errors
@@ -230,9 +245,67 @@ impl fmt::Display for InputRule {
     }
 }
 
+impl FromStr for InputRule {
+    type Err = RuleError;
+
+    /// `NAME[:KEY=VALUE]...`, such as `moi:beta=0.5:support=20`; a comma does as well as a colon.
+    fn from_str(text: &str) -> Result<Self, RuleError> {
+        let wrong = |what: String| RuleError::Text { text: text.to_owned(), what };
+        let mut parts = text.split([':', ',']).map(str::trim);
+        let name = parts.next().unwrap_or_default();
+        let keys: &[&str] = match name {
+            "token" => &[],
+            "moi" => &["beta", "support"],
+            "direct" => &["support"],
+            "gate" => &["gate", "support"],
+            _ => return Err(wrong("the rules are token, moi, direct and gate".to_owned())),
+        };
+        let (mut beta, mut gate, mut support) = (None, None, None);
+        for part in parts {
+            let Some((key, value)) = part.split_once('=') else {
+                return Err(wrong(format!("`{part}` is no KEY=VALUE")));
+            };
+            let (key, value) = (key.trim(), value.trim());
+            let number =
+                || value.parse::<f64>().map_err(|_| wrong(format!("{key} must be a number, got `{value}`")));
+            let given_before = match key {
+                _ if !keys.contains(&key) => return Err(wrong(unknown_key(name, key, keys))),
+                "beta" => beta.replace(number()?).is_some(),
+                "gate" => gate.replace(number()?).is_some(),
+                _ => support.replace(value.parse::<Support>()?).is_some(),
+            };
+            if given_before {
+                return Err(wrong(format!("{key} is given twice")));
+            }
+        }
+        let support = support.unwrap_or_default();
+        match (name, gate) {
+            ("token", _) => Ok(Self::Token),
+            ("moi", _) => Self::moi(beta.unwrap_or(Self::DEFAULT_BETA), support),
+            ("direct", _) => Self::direct(support),
+            (_, Some(gate)) => Self::gate(gate, support),
+            (_, None) => Err(wrong("it needs gate=F, 0 to 1".to_owned())),
+        }
+    }
+}
+
+fn unknown_key(name: &str, key: &str, keys: &[&str]) -> String {
+    match keys {
+        [] => format!("`{name}` has no knobs, so no `{key}`"),
+        _ => format!("`{name}` has no `{key}`, but {}", keys.join(" and ")),
+    }
+}
+
 /// A value that a rule does not allow.
 #[derive(Clone, Debug, PartialEq)]
 pub enum RuleError {
+    /// A text that is no rule.
+    Text {
+        /// The text.
+        text: String,
+        /// What is wrong with it, and what is allowed.
+        what: String,
+    },
     /// beta is NaN, infinite or not above -1.
     Beta(f64),
     /// The constant gate is not between 0 and 1.
@@ -246,6 +319,7 @@ pub enum RuleError {
 impl fmt::Display for RuleError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::Text { text, what } => write!(f, "`{text}` is no input rule: {what}"),
             Self::Beta(beta) => write!(f, "beta must be finite and above -1, got {beta}"),
             Self::Gate(gate) => write!(f, "gate must be between 0 and 1, got {gate}"),
             Self::SupportZero => f.write_str("support must be 1 or more tokens, got 0"),
@@ -257,3 +331,60 @@ impl fmt::Display for RuleError {
 }
 
 impl std::error::Error for RuleError {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rules_are_read_and_written() {
+        let full = Support::Full;
+        for (text, rule, spec) in [
+            ("token", InputRule::Token, "token"),
+            ("moi", InputRule::default(), "moi"),
+            ("moi:beta=1:support=full", InputRule::default(), "moi"),
+            ("moi:support=20", InputRule::Moi { beta: 1.0, support: Support::TopK(20) }, "moi:support=20"),
+            (
+                "moi:beta=-0.5,support=8",
+                InputRule::Moi { beta: -0.5, support: Support::TopK(8) },
+                "moi:beta=-0.5:support=8",
+            ),
+            ("moi: beta = 0.25", InputRule::Moi { beta: 0.25, support: full }, "moi:beta=0.25"),
+            ("direct:support=full", InputRule::Direct { support: full }, "direct"),
+            ("direct:support=3", InputRule::Direct { support: Support::TopK(3) }, "direct:support=3"),
+            ("gate:gate=0.3", InputRule::Gate { gate: 0.3, support: full }, "gate:gate=0.3"),
+            (
+                "gate:support=20:gate=1",
+                InputRule::Gate { gate: 1.0, support: Support::TopK(20) },
+                "gate:gate=1:support=20",
+            ),
+        ] {
+            assert_eq!(text.parse(), Ok(rule), "{text}");
+            assert_eq!(rule.spec(), spec);
+            assert_eq!(spec.parse(), Ok(rule));
+        }
+    }
+
+    #[test]
+    fn texts_that_are_no_rules_are_named() {
+        let cases: &[(&str, &[&str])] = &[
+            ("", &["token, moi, direct and gate"]),
+            ("mio", &["`mio`", "token, moi, direct and gate"]),
+            ("support=20", &["`support=20`", "token, moi, direct and gate"]),
+            ("token:beta=1", &["`token` has no knobs", "`beta`"]),
+            ("moi:gate=1", &["`moi` has no `gate`", "beta and support"]),
+            ("moi:beta", &["`beta` is no KEY=VALUE"]),
+            ("moi:beta=much", &["beta must be a number", "`much`"]),
+            ("moi:beta=1:beta=2", &["beta is given twice"]),
+            ("moi:beta=-1", &["beta must be finite and above -1"]),
+            ("moi:support=0", &["support must be 1 or more"]),
+            ("moi:support=half", &["`full` or a number", "`half`"]),
+            ("gate", &["needs gate=F"]),
+            ("gate:gate=2", &["gate must be between 0 and 1, got 2"]),
+        ];
+        for (text, parts) in cases {
+            let said = text.parse::<InputRule>().unwrap_err().to_string();
+            assert!(parts.iter().all(|part| said.contains(part)), "{text}: {said}");
+        }
+    }
+}

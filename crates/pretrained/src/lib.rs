@@ -25,9 +25,12 @@ use std::path::{Path, PathBuf};
 use burn::tensor::{DType, FloatDType, backend::Backend};
 pub use inspect::{Files, Inspection, Layers, Memory, Tensor, TypeTotal};
 use moi_checkpoint::{
-    Checkpoint, CheckpointError, LoadProgress, Parameter, RowBlocks, Storage, gguf::BlockKind,
+    Checkpoint, CheckpointError, LoadProgress, Parameter, RowBlocks, Storage,
 };
-use moi_models::{Architecture, Decoder, ModelError, PackedForm, Rows, TensorSource, is_held_in_float32};
+use moi_models::{
+    Activations, Architecture, Decoder, ModelError, PackedForm, Rows, TensorSource, is_held_in_float32,
+    scales_dtype,
+};
 use moi_text::{ChatTemplate, TextError, Tokenizer};
 
 /// A model on disk, its weights not yet read.
@@ -64,12 +67,13 @@ pub struct AdvisedSampling {
 
 /// How weights are held in memory, and with it what activations and cache are computed in.
 ///
-/// Norms and biases are in float32 always, routers are floats; packed weights compute in float32.
+/// Norms and biases are in float32 always, routers are floats; packed weights compute in float32, or with activations
+/// in 8 bits: see [`Activations`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum WeightForm {
     /// In this type: F32, F16 or BF16, one that the device has arithmetic for.
     Float(FloatDType),
-    /// As the file has them where that is Q8_0, Q4_0 or Q4_1, else in float32.
+    /// As the file has them where that is a [`PackedForm`], else in float32.
     Stored,
     /// Quantised, by the file or now.
     Packed(PackedForm),
@@ -78,6 +82,14 @@ pub enum WeightForm {
 impl WeightForm {
     /// In float32.
     pub const F32: Self = Self::Float(FloatDType::F32);
+
+    /// The type of keys and values, unless packed weights compute with activations in float32.
+    fn cache_dtype<B: Backend>(self) -> FloatDType {
+        match self {
+            Self::Float(dtype) => dtype,
+            Self::Stored | Self::Packed(_) => Activations::default().cache_dtype::<B>(),
+        }
+    }
 
     /// The type of what is no block and no norm.
     pub fn dtype(self) -> FloatDType {
@@ -187,7 +199,12 @@ impl Pretrained {
     ) -> Result<Decoder<B>, PretrainedError> {
         let parameters = self.parameters()?;
         let decoder = self.unloaded::<B>(&parameters, form, device);
-        let dtype = |name: &str| if is_held_in_float32(name) { FloatDType::F32 } else { form.dtype() };
+        let scales = scales_dtype::<B>(device);
+        let dtype = |name: &str| match name.rsplit('.').next() {
+            Some("scales" | "minima") => scales,
+            _ if is_held_in_float32(name) => FloatDType::F32,
+            _ => form.dtype(),
+        };
         Ok(moi_checkpoint::load(decoder, &parameters, |_| false, dtype, progress)?)
     }
 
@@ -205,7 +222,7 @@ impl Pretrained {
         let cached = self.architecture.config.cached_values(positions);
         Ok(Footprint {
             weights: decoder.planned_bytes(form.dtype()),
-            cache: cached * DType::from(form.dtype()).size(),
+            cache: cached * DType::from(form.cache_dtype::<B>()).size(),
             positions,
         })
     }
@@ -218,9 +235,7 @@ impl Pretrained {
         device: &B::Device,
     ) -> Decoder<B> {
         let stored = |name: &str| match parameters.tensors().get(name)?.storage() {
-            Storage::Block(BlockKind::Q8_0) => Some(PackedForm::Q8_0),
-            Storage::Block(BlockKind::Q4_0) => Some(PackedForm::Q4_0),
-            Storage::Block(BlockKind::Q4_1) => Some(PackedForm::Q4_1),
+            Storage::Block(kind) => PackedForm::ALL.into_iter().find(|form| form.name() == kind.name()),
             _ => None,
         };
         let form_of = |name: &str| match form {

@@ -226,3 +226,57 @@ fn quants<B: Backend>(words: &Tensor<B, 3, Int>, form: PackedForm) -> Tensor<B, 
     }
     quants
 }
+
+#[cfg(test)]
+mod tests {
+    use burn::tensor::TensorData;
+    use burn_flex::Flex;
+    use moi_kernels::{Packed, pack};
+
+    use super::*;
+
+    /// Any bytes, with float16 numbers between 2^-4 and 2^-1 where `numbers` says.
+    fn blocks(form: PackedForm, count: usize) -> Vec<u8> {
+        let (size, _) = form.ggml_block();
+        let mut blocks: Vec<u8> = (0..count * size).map(|i| (i * 7919 % 251 + i / 13) as u8).collect();
+        for block in blocks.chunks_mut(size) {
+            let numbers: &[usize] = match form {
+                PackedForm::Q6_K => &[208],
+                _ if form.has_minima() => &[0, 2],
+                _ => &[0],
+            };
+            numbers.iter().for_each(|&at| block[at + 1] = 0x2c | block[at + 1] & 0x83);
+        }
+        blocks
+    }
+
+    #[test]
+    fn tensor_operations_unpack_what_kernels_do() {
+        let device = Default::default();
+        for form in PackedForm::ALL {
+            let (rows, columns) = (37, 2 * form.span());
+            let parts = pack(form, &blocks(form, rows * columns / form.ggml_block().1), rows, columns).unwrap();
+            let view = Packed::new(form, [rows, columns], &parts.words, &parts.scales, &parts.minima).unwrap();
+            let mut expected = Vec::new();
+            view.rows(&(0..rows).collect::<Vec<_>>(), &mut expected);
+
+            let mut packed = PackedMatrix::<Flex>::new(rows, columns, form, &device);
+            let numbers = |values: &[half::f16], shape: [usize; 2]| {
+                let values: Vec<f32> = values.iter().map(|value| value.to_f32()).collect();
+                Param::from_tensor(Tensor::<Flex, 2>::from_data(TensorData::new(values, shape), &device))
+            };
+            let (words, scales) = (packed.words.lazy_shape().dims(), packed.scales.lazy_shape().dims());
+            let words = TensorData::new(parts.words.clone(), words);
+            packed.words = Param::initialized(burn::module::ParamId::new(), Tensor::from_data(words, (&device, DType::I32)));
+            packed.scales = numbers(&parts.scales, scales);
+            packed.minima = form.has_minima().then(|| numbers(&parts.minima, scales));
+
+            let tiles = Tensor::cat(packed.unpacked_tiles().collect(), 0);
+            assert_eq!(tiles.dims(), [rows, columns]);
+            assert_eq!(tiles.clone().into_data().to_vec::<f32>().unwrap(), expected, "{form:?}");
+            let ids = Tensor::<Flex, 1, Int>::from_ints([36, 0, 17], &device);
+            let picked = packed.rows(ids.clone()).into_data();
+            assert_eq!(picked, tiles.select(0, ids).into_data(), "{form:?}");
+        }
+    }
+}

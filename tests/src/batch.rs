@@ -41,7 +41,9 @@ pub fn assert_same(row: usize, together: &[Step], alone: &[Step]) {
         for off in [a.entropy - b.entropy, a.gate - b.gate] {
             assert!(off.abs() < 1e-4, "row {row}: entropy or gate off by {off}");
         }
-        assert!((a.logprob - b.logprob).abs() < 1e-3, "row {row}");
+        // Sums over a batch round otherwise, and the direct rule, which feeds its own rounding back, trebles that each
+        // step: 5e-7 at first, 1e-3 after seven.
+        assert!((a.logprob - b.logprob).abs() < 5e-3, "row {row}: {} {}", a.logprob, b.logprob);
     }
 }
 

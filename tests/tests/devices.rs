@@ -157,7 +157,7 @@ fn what_does_not_fit_is_refused_before_it_is_loaded() {
     refused(&[&generate[..], &["--dtype", "bf16"]].concat(), &["needs 550.8", "a cache of 3 positions"]);
     refused(
         &[&generate[..], &["--quantize", "q4_0"]].concat(),
-        &["needs 172.1", "a smaller model or another device"],
+        &["needs 154.9", "a smaller model or another device"],
     );
 }
 

@@ -8,7 +8,7 @@ use burn::{
 };
 use moi_checkpoint::gguf::BlockKind;
 use moi_engine::{Engine, Prompt, Request};
-use moi_models::{CausalLm, Decoder, PackedForm};
+use moi_models::{Activations, CausalLm, Decoder, PackedForm};
 use moi_pretrained::{Pretrained, WeightForm};
 use moi_tests::{
     golden::{self, Golden},
@@ -207,6 +207,7 @@ fn packed_weights<B: Backend>() {
             values(decoder.logits(hidden))
         };
         let packed = pretrained.load::<B>(&device, WeightForm::Packed(form), |_| {}).unwrap();
+        let packed = packed.with_activations(Activations::F32);
         let float = pretrained.load::<B>(&device, WeightForm::F32, |_| {}).unwrap();
         assert!(packed.num_bytes() * 2 < float.num_bytes(), "{name}");
         let rounded = float.map(&mut ThroughBlocks { kind, path: Vec::new() });

@@ -1,5 +1,6 @@
 //! Everything that prepares files, and the test commands.
 
+mod bench_matrix;
 mod build;
 mod dist;
 mod gpu_report;
@@ -60,6 +61,8 @@ enum Task {
     },
     /// Check a machine's GPUs in under ten minutes and write a dated report: doctor, parity, real models, warm starts
     GpuReport(gpu_report::GpuReportArgs),
+    /// Measure models, devices, types and rules with `moi bench`, and write the tables and plots of benches/RESULTS.md
+    BenchMatrix(bench_matrix::BenchMatrixArgs),
     /// Fetch the model that tests need, then run all tests
     ///
     /// In release: a float32 forward pass of a real model is too slow without optimisation, and the
@@ -79,6 +82,7 @@ fn main() -> ExitCode {
         Task::Parity { devices, features } => parity::run(&devices, &features),
         Task::Dist { features } => dist::run(&features).map(|_| ()),
         Task::GpuReport(args) => gpu_report::run(&args),
+        Task::BenchMatrix(args) => bench_matrix::run(&args),
         Task::Test { rest } => test(&rest),
     };
     match done {

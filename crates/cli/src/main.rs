@@ -2,6 +2,7 @@
 
 mod args;
 mod backend;
+mod bench;
 mod convert;
 mod devices;
 mod doctor;
@@ -35,6 +36,7 @@ fn main() -> ExitCode {
         Command::Devices(args) => devices::run(&args).map(|()| Ended::Normally),
         Command::Doctor(args) => doctor::run(&args),
         Command::Warmup(args) => warmup::run(&args).map(|()| Ended::Normally),
+        Command::Bench(args) => bench::run(&args),
         Command::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Args::command(), "moi", &mut script);

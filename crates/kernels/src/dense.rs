@@ -270,7 +270,7 @@ unsafe fn sums<L: Lanes, const H: usize, const W: usize>(
         for h in 0..H {
             let mut four = [L::splat(0.0); 4];
             four[..W].copy_from_slice(&lanes[h]);
-            let sums = if W == 1 { [four[0].sum(), 0.0, 0.0, 0.0] } else { L::sums(four) };
+            let sums = L::sums(four);
             for w in 0..W {
                 let mut sum = sums[w];
                 for k in vectors..columns {

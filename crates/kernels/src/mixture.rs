@@ -3,7 +3,7 @@
 use crate::{
     Dense, Packed,
     dense::Place,
-    form::{BLOCK, ROWS},
+    form::ROWS,
     isa,
     lanes::dispatch,
     pool::{self, Shared},
@@ -51,6 +51,8 @@ pub fn weighted_sums(table: &Table<'_>, weights: &[f32]) -> Vec<f32> {
     let mut partial = vec![0.0f32; parts * n * columns];
     let shared = Shared::new(&mut partial);
     pool::run(parts, |part| {
+        // The last rows first: the head, which comes before, has left them in the cache.
+        let part = parts - 1 - part;
         // SAFETY: each part has its own sums.
         let sums = unsafe { shared.slice(part * n * columns, n * columns) };
         let own = part * per_part * GROUP..((part + 1) * per_part * GROUP).min(rows);
@@ -152,35 +154,9 @@ fn sum_packed(
                 tiles.push((tile / ROWS, own));
             }
         }
-        for (block, sums) in sums.as_chunks_mut::<BLOCK>().0.iter_mut().enumerate() {
-            // Each lane sums the rows that have its place in a tile.
-            let (mut lanes, mut wide) = ([[0.0f32; ROWS]; BLOCK], [[0.0f32; ROWS]; BLOCK]);
-            for (tile, weights) in &tiles {
-                table.unpack(*tile, block, &mut wide);
-                add(&wide, weights, &mut lanes);
-            }
-            for (sum, lanes) in sums.iter_mut().zip(lanes) {
-                *sum += lanes.iter().sum::<f32>();
-            }
-        }
+        table.add_weighted(isa(), &tiles, sums);
         start = end;
     }
-}
-
-fn add(values: &[[f32; ROWS]; BLOCK], weights: &[f32; ROWS], lanes: &mut [[f32; ROWS]; BLOCK]) {
-    dispatch!(isa(), |values: &[[f32; ROWS]; BLOCK],
-                      weights: &[f32; ROWS],
-                      lanes: &mut [[f32; ROWS]; BLOCK]|
-     -> () {
-        // SAFETY: sixteen each; the instruction set is there.
-        unsafe {
-            let weights = L::load(weights.as_ptr());
-            for (lane, value) in lanes.iter_mut().zip(values) {
-                let sum = L::load(value.as_ptr()).mul_add(weights, L::load(lane.as_ptr()));
-                sum.store(lane.as_mut_ptr());
-            }
-        }
-    });
 }
 
 #[cfg(test)]

@@ -152,9 +152,35 @@ impl<'a> Packed<'a> {
         });
     }
 
-    /// Some columns of a tile in float32: `[columns][16 rows]`.
-    pub(crate) fn unpack(&self, tile: usize, block: usize, out: &mut [[f32; ROWS]]) {
-        self.unpack_on(isa(), tile, block, out);
+    /// Adds the sums of the rows of some tiles, weighted, to `sums` `[columns]`.
+    pub(crate) fn add_weighted(&self, isa: Isa, tiles: &[(usize, [f32; ROWS])], sums: &mut [f32]) {
+        let tiles: Vec<(Tile, [f32; ROWS])> =
+            tiles.iter().map(|(tile, weights)| (self.tile(*tile), *weights)).collect();
+        for (block, sums) in sums.as_chunks_mut::<BLOCK>().0.iter_mut().enumerate() {
+            // SAFETY: the block is one of the tiles'; the instruction set is there.
+            unsafe {
+                match isa {
+                    #[cfg(target_arch = "x86_64")]
+                    Isa::Avx512 => {
+                        use avx512::weighted;
+                        with_form!(self.form, weighted::<_>(&tiles, block, sums));
+                    }
+                    _ => {
+                        let mut wide = [[0.0; ROWS]; BLOCK];
+                        for (tile, weights) in &tiles {
+                            unpack_block(isa, self.form, *tile, block, &mut wide);
+                            for (sum, values) in sums.iter_mut().zip(&wide) {
+                                *sum += values
+                                    .iter()
+                                    .zip(weights)
+                                    .map(|(value, weight)| value * weight)
+                                    .sum::<f32>();
+                            }
+                        }
+                    }
+                }
+            }
+        }
     }
 
     fn unpack_on(&self, isa: Isa, tile: usize, block: usize, out: &mut [[f32; ROWS]]) {

@@ -155,3 +155,45 @@ pub(super) unsafe fn unpack<const FORM: usize>(tile: Tile, block: usize, out: &m
         }
     }
 }
+
+/// Adds the weighted sums of the rows of several tiles to some columns: `sums` of block `block`, rows in lanes.
+///
+/// # Safety
+/// The block must be one of all tiles'.
+#[target_feature(enable = "avx512f,avx512bw,avx512vnni,avx2,fma,f16c")]
+pub(super) unsafe fn weighted<const FORM: usize>(
+    tiles: &[(Tile, [f32; ROWS])],
+    block: usize,
+    sums: &mut [f32; BLOCK],
+) {
+    let form = const { PackedForm::ALL[FORM] };
+    let mut lanes = [_mm512_setzero_ps(); BLOCK];
+    let mut added = _mm512_setzero_ps();
+    for (tile, weights) in tiles {
+        // SAFETY: the caller's promise.
+        unsafe {
+            let bytes = tile.words.cast::<u8>().add(block * form.block_bytes());
+            let quants = groups::<FORM>(bytes);
+            let (d, m) = scales::<FORM>(*tile, block, bytes);
+            let weights = _mm512_loadu_ps(weights.as_ptr());
+            let factors = [_mm512_mul_ps(d[0], weights), _mm512_mul_ps(d[1], weights)];
+            if form.has_minima() {
+                added = _mm512_fmadd_ps(m, weights, added);
+            }
+            // With the offset taken away in 8 bits the quants have signs.
+            let offset = _mm512_set1_epi8(form.offset() as u8 as i8);
+            for (group, lanes) in lanes.as_chunks_mut::<4>().0.iter_mut().enumerate() {
+                let quants = _mm512_sub_epi8(quants[group], offset);
+                let factor = factors[group / 4];
+                let sum = |lane: __m512i, sum| _mm512_fmadd_ps(_mm512_cvtepi32_ps(lane), factor, sum);
+                lanes[0] = sum(_mm512_srai_epi32::<24>(_mm512_slli_epi32::<24>(quants)), lanes[0]);
+                lanes[1] = sum(_mm512_srai_epi32::<24>(_mm512_slli_epi32::<16>(quants)), lanes[1]);
+                lanes[2] = sum(_mm512_srai_epi32::<24>(_mm512_slli_epi32::<8>(quants)), lanes[2]);
+                lanes[3] = sum(_mm512_srai_epi32::<24>(quants), lanes[3]);
+            }
+        }
+    }
+    for (sum, lanes) in sums.iter_mut().zip(lanes) {
+        *sum += _mm512_reduce_add_ps(_mm512_add_ps(lanes, added));
+    }
+}

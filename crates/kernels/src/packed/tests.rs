@@ -101,6 +101,25 @@ fn check(form: PackedForm, [rows, columns]: [usize; 2], n: usize, bytes: impl Fn
         compare(form, isa, &expected, &rounded, [rows, columns], n, &out);
         Packed::products_f32_on(isa, &[packed, packed], x, &mut out);
         compare(form, isa, &expected, x, [rows, columns], n, &out);
+        check_weighted(&packed, isa, &expected, [rows, columns]);
+    }
+}
+
+/// Weighted sums of all rows.
+fn check_weighted(packed: &Packed<'_>, isa: Isa, values: &[f32], [rows, columns]: [usize; 2]) {
+    let weight = |row: usize| if row < rows { (1 + row % 5) as f32 * 0.01 } else { 0.0 };
+    let tiles: Vec<(usize, [f32; ROWS])> = (0..packed.tiles())
+        .map(|tile| (tile, std::array::from_fn(|row| weight(tile * ROWS + row))))
+        .collect();
+    let mut sums = vec![0.0; columns];
+    packed.add_weighted(isa, &tiles, &mut sums);
+    for (column, sum) in sums.iter().enumerate() {
+        let terms = (0..rows).map(|row| f64::from(weight(row)) * f64::from(values[row * columns + column]));
+        let (expected, size) = terms.fold((0.0, 0.0), |(sum, size), term| (sum + term, size + term.abs()));
+        // A minimum and a scaled quant may cancel.
+        let largest = values.iter().fold(0.0f64, |a, b| a.max(f64::from(b.abs())));
+        let allowed = 1e-6 * size + 1e-6 * largest + 1e-30;
+        assert!((f64::from(*sum) - expected).abs() <= allowed, "{isa:?}: {sum}, expected {expected}");
     }
 }
 

@@ -1,0 +1,300 @@
+//! What is to be measured: groups of rows that share a process.
+
+use std::{fmt, path::PathBuf};
+
+use anyhow::{Error, Result, bail};
+use clap::ValueEnum;
+use moi_backends::Request;
+use moi_engine::InputRule;
+use serde::{Deserialize, Serialize};
+
+use super::args::{BenchArgs, Pair};
+use crate::args::{AskedActivations, ModelArgs, Quantize, float_type};
+
+/// What one process measures: a model, what it computes on and in, and its rows.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(super) struct Group {
+    pub(super) source: Source,
+    /// These as on the command line.
+    pub(super) device: String,
+    pub(super) dtype: String,
+    pub(super) quantize: Option<String>,
+    pub(super) activations: Option<String>,
+    pub(super) threads: Option<u16>,
+    pub(super) repetitions: u16,
+    pub(super) tests: Vec<Test>,
+}
+
+/// Where weights come from.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(super) enum Source {
+    /// From a file or directory.
+    Model { name: String, path: PathBuf },
+    /// From nowhere: a known model's sizes.
+    Shape { name: String },
+}
+
+/// One row: a prompt, a generation, or one behind the other.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(super) struct Test {
+    /// Tokens that are read at once.
+    pub(super) prompt: usize,
+    /// Tokens that are generated.
+    pub(super) decode: usize,
+    /// Positions before them.
+    pub(super) depth: usize,
+    /// Sequences side by side.
+    pub(super) batch: usize,
+    /// What is fed after each token; a prompt alone has none.
+    pub(super) rule: Option<InputRule>,
+}
+
+impl Source {
+    pub(super) fn name(&self) -> &str {
+        match self {
+            Self::Model { name, .. } | Self::Shape { name } => name,
+        }
+    }
+}
+
+impl Test {
+    /// As in the table: `tg128 @ d512 b8`.
+    pub(super) fn name(&self) -> String {
+        let mut name = lengths(self.prompt, self.decode);
+        if self.depth > 0 {
+            name += &format!(" @ d{}", self.depth);
+        }
+        if self.batch > 1 {
+            name += &format!(" b{}", self.batch);
+        }
+        name
+    }
+
+    /// Positions of a sequence, in all.
+    pub(super) fn positions(&self) -> usize {
+        // A generation needs something to continue.
+        self.depth.saturating_add(self.prompt).max(1).saturating_add(self.decode)
+    }
+
+    /// Tokens that count.
+    pub(super) fn tokens(&self) -> usize {
+        self.batch * (self.prompt + self.decode)
+    }
+
+    /// The same of few tokens: threads are started, and weights are in memory then.
+    pub(super) fn shortened(&self) -> Self {
+        Self {
+            prompt: self.prompt.min(16),
+            decode: self.decode.min(2),
+            depth: self.depth.min(16),
+            ..self.clone()
+        }
+    }
+}
+
+/// `pp512`, `tg128` or `pp512+tg128`.
+pub(super) fn lengths(prompt: usize, decode: usize) -> String {
+    match (prompt, decode) {
+        (_, 0) => format!("pp{prompt}"),
+        (0, _) => format!("tg{decode}"),
+        _ => format!("pp{prompt}+tg{decode}"),
+    }
+}
+
+impl Group {
+    /// The model and where it runs, as the other commands are told it.
+    ///
+    /// # Errors
+    /// If a value is none of the command line's.
+    pub(super) fn model_args(&self) -> Result<ModelArgs> {
+        let form = |text: &String| <Quantize as ValueEnum>::from_str(text, false);
+        let activations = |text: &String| <AskedActivations as ValueEnum>::from_str(text, false);
+        Ok(ModelArgs {
+            model: self.source.name().to_owned(),
+            revision: None,
+            device: self.device.parse()?,
+            dtype: float_type(&self.dtype).map_err(Error::msg)?,
+            quantize: self.quantize.as_ref().map(form).transpose().map_err(Error::msg)?,
+            activations: self.activations.as_ref().map(activations).transpose().map_err(Error::msg)?,
+            threads: self.threads,
+        })
+    }
+}
+
+impl fmt::Display for Group {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} on {}", self.source.name(), self.device)?;
+        match &self.quantize {
+            Some(form) => write!(f, ", {form}")?,
+            None => write!(f, ", {}", self.dtype)?,
+        }
+        if let Some(activations) = &self.activations {
+            write!(f, ", activations {activations}")?;
+        }
+        match self.threads {
+            Some(threads) => write!(f, ", threads {threads}"),
+            None => Ok(()),
+        }
+    }
+}
+
+/// All combinations that differ.
+///
+/// # Errors
+/// If there is nothing to measure.
+pub(super) fn groups(args: &BenchArgs, sources: &[Source], rules: &[InputRule]) -> Result<Vec<Group>> {
+    let Some(first) = sources.first() else { bail!("there is no model to measure") };
+    let tests = tests(args, rules);
+    if tests.is_empty() {
+        bail!("there is nothing to measure: no length in --prompt, --gen and --pg is above 0");
+    }
+    let group = Group {
+        source: first.clone(),
+        device: String::new(),
+        dtype: String::new(),
+        quantize: None,
+        activations: None,
+        threads: None,
+        repetitions: args.repetitions,
+        tests,
+    };
+    let forms = args.forms();
+    let mut groups = times(&[group], sources, |group, source| group.source = source.clone());
+    groups = times(&groups, &args.device, |group, device| {
+        group.device = device.to_string();
+    });
+    groups = times(&groups, &args.dtypes(), |group, dtype| group.dtype = dtype.clone());
+    groups = times(&groups, &forms, |group, form| group.quantize = form.clone());
+    groups = times(&groups, &args.activations(), |group, asked| group.activations = asked.clone());
+    groups = times(&groups, &args.threads(), |group, threads| group.threads = *threads);
+    for group in &mut groups {
+        settle(group, &forms);
+    }
+    Ok(distinct(groups))
+}
+
+/// Every one with every value.
+fn times<T>(groups: &[Group], values: &[T], set: impl Fn(&mut Group, &T)) -> Vec<Group> {
+    let mut all = Vec::with_capacity(groups.len() * values.len());
+    for group in groups {
+        for value in values {
+            let mut group = group.clone();
+            set(&mut group, value);
+            all.push(group);
+        }
+    }
+    all
+}
+
+/// Leaves open what does not count for a group, so that nothing is measured twice.
+fn settle(group: &mut Group, forms: &[Option<String>]) {
+    match group.quantize {
+        None => group.activations = None,
+        // The types are meant for what is not quantised.
+        Some(_) if forms.contains(&None) => group.dtype = "auto".to_owned(),
+        Some(_) => {}
+    }
+    if let Ok(Request::Named(name)) = group.device.parse::<Request>()
+        && name.kind().is_gpu()
+    {
+        group.threads = None;
+    }
+}
+
+fn tests(args: &BenchArgs, rules: &[InputRule]) -> Vec<Test> {
+    let mut tests = Vec::new();
+    let decodes = args.decode.iter().map(|&decode| Pair { prompt: 0, decode });
+    let decodes: Vec<Pair> = decodes.chain(args.pg.iter().copied()).filter(|pair| pair.decode > 0).collect();
+    for &depth in &args.depth {
+        for batch in args.batch.iter().map(|&batch| usize::from(batch)) {
+            let prompts = args.prompt.iter().copied().filter(|&prompt| prompt > 0);
+            tests.extend(prompts.map(|prompt| Test { prompt, decode: 0, depth, batch, rule: None }));
+            for &Pair { prompt, decode } in &decodes {
+                let row = |&rule: &InputRule| Test { prompt, decode, depth, batch, rule: Some(rule) };
+                tests.extend(rules.iter().map(row));
+            }
+        }
+    }
+    distinct(tests)
+}
+
+fn distinct<T: PartialEq>(all: Vec<T>) -> Vec<T> {
+    all.into_iter().fold(Vec::new(), |mut seen, one| {
+        if !seen.contains(&one) {
+            seen.push(one);
+        }
+        seen
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Debug, Parser)]
+    struct Line {
+        #[command(flatten)]
+        args: BenchArgs,
+    }
+
+    fn planned(line: &str) -> Vec<Group> {
+        let args = Line::try_parse_from(["bench"].into_iter().chain(line.split_whitespace())).unwrap().args;
+        let sources = [Source::Shape { name: "a".into() }, Source::Shape { name: "b".into() }];
+        groups(&args, &sources, &super::super::args::split_rules(&args.rules).unwrap()).unwrap()
+    }
+
+    fn names(group: &Group) -> Vec<String> {
+        let rule = |test: &Test| test.rule.map_or("-".to_owned(), |rule| rule.spec());
+        group.tests.iter().map(|test| format!("{} {}", test.name(), rule(test))).collect()
+    }
+
+    #[test]
+    fn lists_make_a_product() {
+        let groups = planned("--device cpu,ndarray --dtype f32,bf16 --threads 1,2");
+        assert_eq!(groups.len(), 16);
+        assert_eq!(groups[0].to_string(), "a on cpu, f32, threads 1");
+        assert_eq!(groups[15].to_string(), "b on ndarray, bf16, threads 2");
+        assert_eq!(names(&groups[3]), ["pp512 -", "tg128 token", "tg128 moi"]);
+        let read: Group = serde_json::from_str(&serde_json::to_string(&groups[3]).unwrap()).unwrap();
+        assert_eq!(read, groups[3]);
+    }
+
+    #[test]
+    fn rows_are_named_by_what_they_do() {
+        let line = "--prompt 0,8 --gen 4 --pg 8+4 --depth 0,32 --batch 1,2 --rules moi,support=20";
+        let group = &planned(line)[0];
+        let rule = "moi:support=20";
+        let expected = [
+            "pp8 -".to_owned(),
+            format!("tg4 {rule}"),
+            format!("pp8+tg4 {rule}"),
+            "pp8 b2 -".to_owned(),
+            format!("tg4 b2 {rule}"),
+            format!("pp8+tg4 b2 {rule}"),
+            "pp8 @ d32 -".to_owned(),
+            format!("tg4 @ d32 {rule}"),
+            format!("pp8+tg4 @ d32 {rule}"),
+            "pp8 @ d32 b2 -".to_owned(),
+            format!("tg4 @ d32 b2 {rule}"),
+            format!("pp8+tg4 @ d32 b2 {rule}"),
+        ];
+        assert_eq!(names(group), expected);
+        assert_eq!(group.tests[11].positions(), 44);
+        assert_eq!(group.tests[11].tokens(), 24);
+        assert_eq!(group.tests[1].positions(), 5);
+    }
+
+    #[test]
+    fn what_does_not_count_is_measured_once() {
+        let line =
+            "--device cpu,cuda --dtype f32,bf16 --quantize none,q8_0 --activations f32,int8 --threads 1,2";
+        let groups = planned(line);
+        // Of each source on the CPU, two types and the quantised with two kinds of activations, by two counts; on the
+        // GPU the counts do not matter.
+        assert_eq!(groups.len(), 2 * (2 + 2) * (2 + 1));
+        assert!(groups.iter().all(|group| group.quantize.is_none() || group.dtype == "auto"));
+        assert_eq!(planned("--dtype f32 --quantize q8_0")[0].dtype, "f32");
+    }
+}

@@ -24,13 +24,20 @@ impl<B: Backend> Decoder<B> {
                 *weight = Matrix::new(rows, columns, Some(form), device);
             }
         }
-        self
+        self.with_activations(Activations::default())
     }
 
     /// The model with its activations rounded to this for products with packed weights.
     pub fn with_activations(mut self, activations: Activations) -> Self {
-        let packed = self.matrices().into_iter().filter_map(|(_, weight)| weight.packed_mut());
-        packed.for_each(|packed| packed.set_activations(activations));
+        for (name, weight) in self.matrices() {
+            let inward = name.ends_with("gate_proj") || name.ends_with("up_proj");
+            if let Some(packed) = weight.packed_mut() {
+                packed.set_activations(match activations {
+                    Activations::Int8 if !inward => Activations::Int16,
+                    _ => activations,
+                });
+            }
+        }
         self
     }
 

@@ -33,6 +33,6 @@ pub use lanes::{Isa, isa};
 pub use mixture::{Table, weighted_sums};
 pub use norm::{NormSpec, norm_rows};
 pub use packed::Packed;
-pub use quantize::QuantizedRows;
+pub use quantize::{QuantizedRows, Rounding};
 pub use rope::{HeadValue, Turned, turn_heads};
 pub use softmax::{Distribution, distribution, first_of_largest};

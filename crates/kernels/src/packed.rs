@@ -125,10 +125,11 @@ impl<'a> Packed<'a> {
             sums: x.sums.as_ptr(),
             blocks: x.columns / BLOCK,
         };
-        each_tile(matrices, x.rows, out, |matrix, tile, out| {
+        let times = x.rounding.rows();
+        each_tile(matrices, x.rows, times, out, |matrix, tile, out| {
             let rows = &rows;
             // SAFETY: the activations have the matrix's columns, and a tile of it all of its parts.
-            unsafe { tile_int8(isa, matrix.form, matrix.tile(tile), *rows, x.rows, out) };
+            unsafe { tile_int8(isa, matrix.form, matrix.tile(tile), *rows, times * x.rows, out) };
         });
     }
 
@@ -142,7 +143,7 @@ impl<'a> Packed<'a> {
         assert!(matrices.iter().all(|matrix| matrix.columns == columns), "matrices of equal columns");
         let rows = x.len() / columns.max(1);
         assert!(x.len() == rows * columns, "columns as in the activations");
-        each_tile(matrices, rows, out, |matrix, tile, out| {
+        each_tile(matrices, rows, 1, out, |matrix, tile, out| {
             let mut wide = [[0.0f32; ROWS]; 256];
             for first in (0..columns).step_by(256) {
                 let len = (columns - first).min(256);
@@ -206,11 +207,12 @@ impl<'a> Packed<'a> {
     }
 }
 
-/// Runs `compute` for every tile of every matrix, which adds to or sets its part `[n][16]` of the products, and puts
-/// these into rows.
+/// Runs `compute` for every tile of every matrix, which adds to or sets its part `[n * times][16]` of the products, and
+/// puts the sums of `times` of these into rows.
 fn each_tile<'a>(
     matrices: &[Packed<'a>],
     n: usize,
+    times: usize,
     out: &mut [Vec<f32>],
     compute: impl Fn(&Packed<'a>, usize, &mut [[f32; ROWS]]) + Sync,
 ) {
@@ -223,7 +225,7 @@ fn each_tile<'a>(
     }
     let tiles: usize = matrices.iter().map(Packed::tiles).sum();
     pool::run_ranges(tiles, 1, |start, end| {
-        let mut part = vec![[0.0f32; ROWS]; n];
+        let mut part = vec![[0.0f32; ROWS]; n * times];
         let mut first = 0;
         for &(matrix, out) in &all {
             let own = first..first + matrix.tiles();
@@ -232,9 +234,13 @@ fn each_tile<'a>(
                 part.fill([0.0; ROWS]);
                 compute(matrix, tile, &mut part);
                 let len = ROWS.min(rows - tile * ROWS);
-                for (row, part) in part.iter().enumerate() {
+                for (row, part) in part.chunks_exact(times).enumerate() {
                     // SAFETY: each tile has its own columns of each row.
-                    unsafe { out.slice(row * rows + tile * ROWS, len) }.copy_from_slice(&part[..len]);
+                    let out = unsafe { out.slice(row * rows + tile * ROWS, len) };
+                    out.copy_from_slice(&part[0][..len]);
+                    for more in &part[1..] {
+                        out.iter_mut().zip(more).for_each(|(out, more)| *out += more);
+                    }
                 }
             }
             first = own.end;

@@ -7,10 +7,25 @@ use crate::{
     pool::{self, Shared},
 };
 
-/// Rows of activations, 32 of them sharing a scale: `x = scale * q`, q from -127 to 127.
-#[derive(Clone, Debug, Default)]
+/// How exactly activations are rounded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rounding {
+    /// To 8 bits: `x = scale * q`, q from -127 to 127.
+    Int8,
+    /// To 16: what 8 bits leave is rounded to 8 bits again, `x = scale * (q + r / 254)`. Where memory is the limit the
+    /// second product costs nothing.
+    Int16,
+}
+
+/// What r counts less than q.
+const FINER: f32 = 254.0;
+
+/// Rows of activations, 32 of them sharing a scale. In 16 bits there are two rows for each, one behind the other, whose
+/// products add up.
+#[derive(Clone, Debug)]
 pub struct QuantizedRows {
     pub(crate) rows: usize,
+    pub(crate) rounding: Rounding,
     pub(crate) columns: usize,
     /// `[rows, columns]`.
     pub(crate) quants: Vec<i8>,
@@ -23,30 +38,34 @@ pub struct QuantizedRows {
 impl QuantizedRows {
     /// Rounds rows of `columns` values, a multiple of 32, each. A block with a value that is not finite gets a scale
     /// that is none, so that products with it are none either.
-    pub fn new(x: &[f32], columns: usize) -> Self {
+    pub fn new(x: &[f32], columns: usize, rounding: Rounding) -> Self {
         let rows = x.len() / columns.max(1);
         let blocks = columns / BLOCK;
         assert!(columns.is_multiple_of(BLOCK) && x.len() == rows * columns, "rows of whole blocks");
+        let times = rounding.rows();
         let mut new = Self {
             rows,
+            rounding,
             columns,
-            quants: vec![0; x.len()],
-            scales: vec![0.0; rows * blocks],
-            sums: vec![0; 2 * rows * blocks],
+            quants: vec![0; times * x.len()],
+            scales: vec![0.0; times * rows * blocks],
+            sums: vec![0; times * 2 * rows * blocks],
         };
         let (quants, scales) = (Shared::new(&mut new.quants), Shared::new(&mut new.scales));
         let sums = Shared::new(&mut new.sums);
-        pool::run_ranges(rows * blocks, (1 << 15) / BLOCK, |start, end| {
-            let len = end - start;
-            // SAFETY: each range of blocks has its own part of each.
-            let (quants, scales, sums) = unsafe {
-                (
-                    quants.slice(start * BLOCK, len * BLOCK),
-                    scales.slice(start, len),
-                    sums.slice(2 * start, 2 * len),
-                )
-            };
-            quantize(&x[start * BLOCK..end * BLOCK], quants, scales, sums);
+        pool::run_ranges(rows, (1 << 15) / columns.max(1), |start, end| {
+            for row in start..end {
+                let (first, count) = (times * row * blocks, times * blocks);
+                // SAFETY: each row has its own part of each.
+                let (quants, scales, sums) = unsafe {
+                    (
+                        quants.slice(first * BLOCK, count * BLOCK),
+                        scales.slice(first, count),
+                        sums.slice(2 * first, 2 * count),
+                    )
+                };
+                quantize(&x[row * columns..][..columns], quants, scales, sums);
+            }
         });
         new
     }
@@ -58,15 +77,35 @@ impl QuantizedRows {
 
     /// The values that the quants stand for.
     pub fn values(&self) -> Vec<f32> {
-        let scale = |index: usize| self.scales[index / BLOCK];
-        self.quants.iter().enumerate().map(|(i, &q)| f32::from(q) * scale(i)).collect()
+        let value = |index: usize| f32::from(self.quants[index]) * self.scales[index / BLOCK];
+        let (columns, times) = (self.columns, self.rounding.rows());
+        (0..self.rows * columns)
+            .map(|index| {
+                let first = index / columns * times * columns + index % columns;
+                (0..times).map(|part| value(first + part * columns)).sum()
+            })
+            .collect()
     }
 }
 
+impl Rounding {
+    /// Rows of quants for a row of activations.
+    pub(crate) fn rows(self) -> usize {
+        match self {
+            Self::Int8 => 1,
+            Self::Int16 => 2,
+        }
+    }
+}
+
+/// A row; what is left goes into a second one where there is a place for it.
 fn quantize(x: &[f32], quants: &mut [i8], scales: &mut [f32], sums: &mut [i32]) {
     dispatch!(isa(), |x: &[f32], quants: &mut [i8], scales: &mut [f32], sums: &mut [i32]| -> () {
-        let blocks = x.as_chunks::<BLOCK>().0.iter().zip(quants.as_chunks_mut::<BLOCK>().0);
-        for ((x, quants), (scale, sums)) in blocks.zip(scales.iter_mut().zip(sums.as_chunks_mut::<2>().0)) {
+        let (quants, finer) = quants.split_at_mut(x.len());
+        let (scales, finer_scales) = scales.split_at_mut(x.len() / BLOCK);
+        let (sums, finer_sums) = sums.split_at_mut(2 * scales.len());
+        for (block, x) in x.as_chunks::<BLOCK>().0.iter().enumerate() {
+            let (quants, scale) = (&mut quants[block * BLOCK..][..BLOCK], &mut scales[block]);
             // SAFETY: a block has 32 values, and the instruction set is there.
             unsafe {
                 let halves = [L::load(x.as_ptr()), L::load(x.as_ptr().add(16))];
@@ -78,10 +117,17 @@ fn quantize(x: &[f32], quants: &mut [i8], scales: &mut [f32], sums: &mut [i32]) 
                 *scale = largest / 127.0;
                 let inverse =
                     L::splat(if largest > 0.0 && largest.is_finite() { 127.0 / largest } else { 0.0 });
-                for (half, sum) in sums.iter_mut().enumerate() {
-                    let rounded = halves[half].mul(inverse).round();
-                    *sum = rounded.sum() as i32;
+                for (half, values) in halves.into_iter().enumerate() {
+                    let scaled = values.mul(inverse);
+                    let rounded = scaled.round();
+                    sums[2 * block + half] = rounded.sum() as i32;
                     rounded.store_i8(quants.as_mut_ptr().add(16 * half));
+                    if let Some(finer_scale) = finer_scales.get_mut(block) {
+                        let left = scaled.sub(rounded).mul(L::splat(FINER)).round();
+                        *finer_scale = *scale / FINER;
+                        finer_sums[2 * block + half] = left.sum() as i32;
+                        left.store_i8(finer[block * BLOCK + 16 * half..][..16].as_mut_ptr());
+                    }
                 }
             }
         }
@@ -94,27 +140,30 @@ mod tests {
 
     #[test]
     fn values_are_within_half_a_step() {
-        let x: Vec<f32> = (0..96).map(|i| ((i * 37 % 101) as f32 - 50.0) * 0.03).collect();
-        let rows = QuantizedRows::new(&x, 32);
-        assert_eq!(rows.rows(), 3);
-        for (index, (value, x)) in rows.values().iter().zip(&x).enumerate() {
-            assert!((value - x).abs() <= 0.5001 * rows.scales[index / 32]);
-        }
-        for (index, sum) in rows.sums.iter().enumerate() {
-            assert_eq!(
-                *sum,
-                rows.quants[16 * index..16 * (index + 1)].iter().map(|&q| i32::from(q)).sum::<i32>()
-            );
+        let x: Vec<f32> = (0..192).map(|i| ((i * 37 % 101) as f32 - 50.0) * 0.03).collect();
+        for (rounding, finer) in [(Rounding::Int8, 1.0), (Rounding::Int16, 254.0)] {
+            let rows = QuantizedRows::new(&x, 64, rounding);
+            assert_eq!(rows.rows(), 3);
+            for (index, (value, x)) in rows.values().iter().zip(&x).enumerate() {
+                let scale = rows.scales[index / 64 * 2 * rounding.rows() + index % 64 / 32];
+                assert!((value - x).abs() <= 0.5001 * scale / finer + 1e-7, "{value} {x}");
+            }
+            for (index, sum) in rows.sums.iter().enumerate() {
+                let quants = &rows.quants[16 * index..16 * (index + 1)];
+                assert_eq!(*sum, quants.iter().map(|&q| i32::from(q)).sum::<i32>());
+            }
         }
     }
 
     #[test]
     fn zeros_stay_zeros_and_what_is_no_number_shows() {
-        assert!(QuantizedRows::new(&[0.0; 32], 32).values().iter().all(|&value| value == 0.0));
+        assert!(
+            QuantizedRows::new(&[0.0; 32], 32, Rounding::Int16).values().iter().all(|&value| value == 0.0)
+        );
         for wrong in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
             let mut x = [1.0; 32];
             x[17] = wrong;
-            assert!(!QuantizedRows::new(&x, 32).scales[0].is_finite());
+            assert!(!QuantizedRows::new(&x, 32, Rounding::Int8).scales[0].is_finite());
         }
     }
 }

@@ -11,8 +11,8 @@ use burn::tensor::{
 use burn_flex::FlexTensor;
 use half::{bf16, f16};
 use moi_kernels::{
-    Attention, Cached, Dense, Float, Gated, HeadValue, NormSpec, Packed, QuantizedRows, Table, Turned,
-    dense_products, turn_heads, weighted_sums,
+    Attention, Cached, Dense, Float, Gated, HeadValue, NormSpec, Packed, QuantizedRows, Rounding, Table,
+    Turned, dense_products, turn_heads, weighted_sums,
 };
 
 use super::{Attend, Heads};
@@ -148,8 +148,15 @@ impl<'a, B: Backend> Held<'a, B> {
         Packed::new(packed.form(), packed.dims(), words.as_slice()?, scales.as_slice()?, minima)
     }
 
-    fn rounds(&self) -> bool {
-        matches!(self, Self::Packed { packed, .. } if packed.activations() == Activations::Int8)
+    fn rounding(&self) -> Option<Rounding> {
+        match self {
+            Self::Packed { packed, .. } => match packed.activations() {
+                Activations::F32 => None,
+                Activations::Int8 => Some(Rounding::Int8),
+                Activations::Int16 => Some(Rounding::Int16),
+            },
+            Self::Dense(..) => None,
+        }
     }
 }
 
@@ -163,14 +170,17 @@ pub(super) fn products<B: Backend>(x: &Tensor<B, 2>, matrices: &[&Matrix<B>]) ->
     let mut out = vec![Vec::new(); held.len()];
     let dense: Option<Vec<Dense<'_>>> = held.iter().map(Held::dense).collect();
     let packed: Option<Vec<Packed<'_>>> = held.iter().map(Held::packed).collect();
+    let rounding = held.first().and_then(Held::rounding);
+    let alike = held.iter().all(|held| held.rounding() == rounding);
     match (dense, packed) {
         (Some(dense), _) => dense_products(&dense, x.slice(), &mut out),
-        (_, Some(packed)) if held.iter().all(Held::rounds) => {
-            Packed::products_int8(&packed, &QuantizedRows::new(x.slice(), columns), &mut out);
-        }
-        (_, Some(packed)) if !held.iter().any(Held::rounds) => {
-            Packed::products_f32(&packed, x.slice(), &mut out);
-        }
+        (_, Some(packed)) if alike => match rounding {
+            Some(rounding) => {
+                let x = QuantizedRows::new(x.slice(), columns, rounding);
+                Packed::products_int8(&packed, &x, &mut out);
+            }
+            None => Packed::products_f32(&packed, x.slice(), &mut out),
+        },
         // Of several sorts: one by one.
         _ if matrices.len() > 1 => {
             let x = tensor(x.0)?;

@@ -1,7 +1,7 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::pack;
+use crate::{Rounding, pack};
 
 /// Blocks of ggml with any quants and with scales of every size: nearly all bytes are allowed.
 fn blocks(form: PackedForm, rows: usize, columns: usize, bytes: impl Fn(usize) -> u8) -> Vec<u8> {
@@ -83,8 +83,8 @@ fn check(form: PackedForm, [rows, columns]: [usize; 2], n: usize, bytes: impl Fn
     packed.rows(&(0..rows).collect::<Vec<_>>(), &mut found);
     assert_eq!(found, expected, "{form:?}: rows");
 
-    let quantized = QuantizedRows::new(x, columns);
-    let rounded = quantized.values();
+    let quantized =
+        [Rounding::Int8, Rounding::Int16].map(|rounding| QuantizedRows::new(x, columns, rounding));
     for isa in Isa::available() {
         for tile in 0..packed.tiles() {
             let mut wide = vec![[0.0; ROWS]; columns];
@@ -97,8 +97,10 @@ fn check(form: PackedForm, [rows, columns]: [usize; 2], n: usize, bytes: impl Fn
             }
         }
         let mut out = vec![Vec::new(); 2];
-        Packed::products_int8_on(isa, &[packed, packed], &quantized, &mut out);
-        compare(form, isa, &expected, &rounded, [rows, columns], n, &out);
+        for quantized in &quantized {
+            Packed::products_int8_on(isa, &[packed, packed], quantized, &mut out);
+            compare(form, isa, &expected, &quantized.values(), [rows, columns], n, &out);
+        }
         Packed::products_f32_on(isa, &[packed, packed], x, &mut out);
         compare(form, isa, &expected, x, [rows, columns], n, &out);
         check_weighted(&packed, isa, &expected, [rows, columns]);

@@ -43,13 +43,13 @@ impl<B: Backend> Decoder<B> {
 
     /// What activations are rounded to, if there are packed weights.
     pub fn activations(&self) -> Option<Activations> {
-        let maps =
+        let inward =
             self.model.layers.iter().filter_map(|layer| layer.mlp.as_ref()).find_map(|mlp| match mlp {
                 FeedForward::Mlp(mlp) => mlp.up_proj.weight.packed(),
                 FeedForward::Experts(experts) => experts.experts.first()?.up_proj.weight.packed(),
                 FeedForward::Linear(linear) => linear.linear_mlp.weight.packed(),
             });
-        maps.or(self.model.embed_tokens.weight.packed()).map(PackedMatrix::activations)
+        inward.or(self.model.embed_tokens.weight.packed()).map(PackedMatrix::activations)
     }
 
     /// All matrices but routers, by their parameters' names without `.weight`.

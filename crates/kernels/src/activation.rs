@@ -65,8 +65,6 @@ unsafe fn apply<L: Lanes>(function: Gated, x: L) -> L {
     // SAFETY: the caller has the instruction set.
     unsafe {
         let (zero, one) = (L::splat(0.0), L::splat(1.0));
-        // Where e^-x is cut off at e^88 the quotient is nothing beside float32's smallest numbers.
-        let sigmoid = |x: L| one.div(one.add(zero.sub(x).exp()));
         match function {
             Gated::Silu => x.mul(sigmoid(x)),
             // (1 + tanh y) / 2 is the sigmoid of 2y.
@@ -79,6 +77,16 @@ unsafe fn apply<L: Lanes>(function: Gated, x: L) -> L {
             Gated::Relu => zero.max(x),
             Gated::ReluSquared => zero.max(x).mul(zero.max(x)),
         }
+    }
+}
+
+/// Where `e^-x` is cut off at `e^88` the quotient is nothing beside float32's smallest numbers.
+#[inline(always)]
+unsafe fn sigmoid<L: Lanes>(x: L) -> L {
+    // SAFETY: the caller has the instruction set.
+    unsafe {
+        let one = L::splat(1.0);
+        one.div(one.add(L::splat(0.0).sub(x).exp()))
     }
 }
 

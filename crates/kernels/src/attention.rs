@@ -59,6 +59,8 @@ impl<F: Fn(usize, usize) -> Range<usize> + Sync> Visible for F {
 const BLOCK: usize = 64;
 /// Queries that share the keys they read.
 const QUERIES: usize = 48;
+/// Below so many queries keys and values are read as they are stored, and used at once; else they are widened first.
+const FEW: usize = 8;
 /// Columns that are worth a part of their own.
 const SPLIT: usize = 128;
 
@@ -193,8 +195,8 @@ fn run_task(
     };
     for block in (first..last.max(first)).step_by(BLOCK) {
         let columns = block..(block + BLOCK).min(last);
-        let k = scratch.keys.read(keys, offset(keys), &columns, head_dim);
-        if rows < 8 {
+        let k = scratch.keys.read(keys, offset(keys), &columns, head_dim, rows);
+        if rows < FEW {
             scores(&scratch.q, k, padded, columns.len(), rows, &mut scratch.scores);
         } else {
             scores_of_many(
@@ -217,7 +219,7 @@ fn run_task(
             let within = within.start - columns.start..within.end - columns.start;
             weigh(scores, within, sizes.softcap, padded, &mut out[row * (padded + 2)..][..padded + 2]);
         }
-        let v = scratch.values.read(values, offset(values), &columns, head_dim);
+        let v = scratch.values.read(values, offset(values), &columns, head_dim, rows);
         add_values(&scratch.scores, v, padded, columns.len(), rows, out);
     }
 }
@@ -238,9 +240,9 @@ impl Scratch {
     fn new(rows: usize, padded: usize) -> Self {
         Self {
             q: vec![0.0; rows * padded],
-            keys: Widened(vec![0.0; BLOCK * padded]),
-            values: Widened(vec![0.0; BLOCK * padded]),
-            turned: if rows < 8 { Vec::new() } else { vec![0.0; BLOCK * padded] },
+            keys: Widened(Vec::new()),
+            values: Widened(Vec::new()),
+            turned: if rows < FEW { Vec::new() } else { vec![0.0; BLOCK * padded] },
             scores: vec![0.0; rows * BLOCK],
         }
     }
@@ -249,41 +251,72 @@ impl Scratch {
 /// A block of keys or values in float32, `[columns, padded]`.
 struct Widened(Vec<f32>);
 
+/// Keys or values `[columns, padded]` of a block, and where they begin.
+#[derive(Clone, Copy)]
+struct Block(Place, usize);
+
 impl Widened {
-    /// Some columns of a head: as they are, where they are float32 and fill their vectors.
-    fn read<'a>(
-        &'a mut self,
-        cached: &Cached<'a>,
+    /// Some columns of a head: as they are, where they fill their vectors and are float32, or are used once.
+    fn read(
+        &mut self,
+        cached: &Cached<'_>,
         offset: usize,
         columns: &Range<usize>,
         head_dim: usize,
-    ) -> &'a [f32] {
+        rows: usize,
+    ) -> Block {
         let (at, len) = (offset + columns.start * head_dim, columns.len() * head_dim);
+        assert!(at + len <= cached.values.len(), "columns of the cache");
+        let place = cached.values.place();
         let padded = head_dim.next_multiple_of(16);
-        match cached.values {
-            Float::F32(values) if padded == head_dim => return &values[at..at + len],
-            Float::F32(values) => {
-                for (to, from) in self.0.chunks_mut(padded).zip(values[at..at + len].chunks(head_dim)) {
-                    to[..head_dim].copy_from_slice(from);
-                }
-            }
-            halves => {
-                assert!(at + len <= halves.len());
-                let (place, out) = (halves.place(), &mut self.0[..]);
-                if padded == head_dim {
-                    widen(place, at, &mut out[..len]);
-                } else {
-                    for (column, to) in out.chunks_mut(padded).take(columns.len()).enumerate() {
-                        for (i, to) in to[..head_dim].iter_mut().enumerate() {
-                            // SAFETY: inside, as asserted above.
-                            *to = unsafe { place.get(at + column * head_dim + i) };
-                        }
-                    }
+        if padded == head_dim && (rows < FEW || matches!(place, Place::F32(_))) {
+            return Block(place, at);
+        }
+        self.0.resize(BLOCK * padded, 0.0);
+        if padded == head_dim {
+            widen(place, at, &mut self.0[..len]);
+        } else {
+            for (column, to) in self.0.chunks_mut(padded).take(columns.len()).enumerate() {
+                for (i, to) in to[..head_dim].iter_mut().enumerate() {
+                    // SAFETY: inside, as asserted above.
+                    *to = unsafe { place.get(at + column * head_dim + i) };
                 }
             }
         }
-        &self.0
+        Block(Place::F32(self.0.as_ptr()), 0)
     }
+}
+
+/// Does `$body` with `$load` reading sixteen values of a block, the type settled outside of its loops.
+macro_rules! each_type {
+    ($block:expr, |$load:ident| $body:expr) => {
+        match $block {
+            Block(Place::F32(from), start) => {
+                macro_rules! $load {
+                    ($at:expr) => {
+                        L::load(from.add(start + $at))
+                    };
+                }
+                $body
+            }
+            Block(Place::F16(from), start) => {
+                macro_rules! $load {
+                    ($at:expr) => {
+                        L::load_f16(from.add(start + $at))
+                    };
+                }
+                $body
+            }
+            Block(Place::Bf16(from), start) => {
+                macro_rules! $load {
+                    ($at:expr) => {
+                        L::load_bf16(from.add(start + $at))
+                    };
+                }
+                $body
+            }
+        }
+    };
 }
 
 /// Sixteen at a time; all must be there.
@@ -297,39 +330,41 @@ fn widen(from: Place, at: usize, out: &mut [f32]) {
 }
 
 /// Scores of a few queries: products of each with each key.
-fn scores(q: &[f32], k: &[f32], padded: usize, columns: usize, rows: usize, out: &mut [f32]) {
-    assert!(q.len() >= rows * padded && k.len() >= columns * padded && out.len() >= rows * BLOCK);
+fn scores(q: &[f32], k: Block, padded: usize, columns: usize, rows: usize, out: &mut [f32]) {
+    assert!(q.len() >= rows * padded && out.len() >= rows * BLOCK && columns <= BLOCK);
     dispatch!(isa(), |q: &[f32],
-                      k: &[f32],
+                      k: Block,
                       padded: usize,
                       columns: usize,
                       rows: usize,
                       out: &mut [f32]|
      -> () {
-        for column in (0..columns).step_by(4) {
-            // Behind the last key it is computed once more.
-            let at = std::array::from_fn::<_, 4, _>(|i| (column + i).min(columns - 1) * padded);
-            for row in 0..rows {
-                // SAFETY: the sizes were looked at; the instruction set is there.
-                unsafe {
-                    let mut lanes = [L::splat(0.0); 4];
-                    for i in (0..padded).step_by(16) {
-                        let query = L::load(q.as_ptr().add(row * padded + i));
-                        for (lane, at) in lanes.iter_mut().zip(at) {
-                            *lane = L::load(k.as_ptr().add(at + i)).mul_add(query, *lane);
+        each_type!(k, |load| {
+            for column in (0..columns).step_by(4) {
+                // Behind the last key it is computed once more.
+                let at = std::array::from_fn::<_, 4, _>(|i| (column + i).min(columns - 1) * padded);
+                for row in 0..rows {
+                    // SAFETY: the block has these columns; the instruction set is there.
+                    unsafe {
+                        let mut lanes = [L::splat(0.0); 4];
+                        for i in (0..padded).step_by(16) {
+                            let query = L::load(q.as_ptr().add(row * padded + i));
+                            for (lane, at) in lanes.iter_mut().zip(at) {
+                                *lane = load!(at + i).mul_add(query, *lane);
+                            }
                         }
+                        out[row * BLOCK + column..][..4].copy_from_slice(&L::sums(lanes));
                     }
-                    out[row * BLOCK + column..][..4].copy_from_slice(&L::sums(lanes));
                 }
             }
-        }
+        });
     });
 }
 
 /// Scores of many queries: the keys are turned, so that a register holds the scores of sixteen.
 fn scores_of_many(
     q: &[f32],
-    k: &[f32],
+    Block(k, start): Block,
     padded: usize,
     columns: usize,
     rows: usize,
@@ -337,8 +372,11 @@ fn scores_of_many(
     out: &mut [f32],
 ) {
     assert!(q.len() >= rows * padded && out.len() >= rows * BLOCK && turned.len() >= padded * BLOCK);
-    for (column, key) in k.chunks_exact(padded).take(columns).enumerate() {
-        key.iter().enumerate().for_each(|(i, &value)| turned[i * BLOCK + column] = value);
+    for i in 0..padded {
+        for (column, turned) in turned[i * BLOCK..][..columns].iter_mut().enumerate() {
+            // SAFETY: the block has these columns.
+            *turned = unsafe { k.get(start + column * padded + i) };
+        }
     }
     dispatch!(isa(), |q: &[f32], turned: &[f32], padded: usize, rows: usize, out: &mut [f32]| -> () {
         #[inline(always)]
@@ -418,10 +456,10 @@ fn weigh(scores: &mut [f32], within: Range<usize>, softcap: Option<f32>, padded:
 }
 
 /// Adds weighted values `[columns, padded]` to the states of all rows.
-fn add_values(weights: &[f32], v: &[f32], padded: usize, columns: usize, rows: usize, out: &mut [f32]) {
-    assert!(weights.len() >= rows * BLOCK && v.len() >= columns * padded && out.len() >= rows * (padded + 2));
+fn add_values(weights: &[f32], v: Block, padded: usize, columns: usize, rows: usize, out: &mut [f32]) {
+    assert!(weights.len() >= rows * BLOCK && columns <= BLOCK && out.len() >= rows * (padded + 2));
     dispatch!(isa(), |weights: &[f32],
-                      v: &[f32],
+                      v: Block,
                       padded: usize,
                       columns: usize,
                       rows: usize,
@@ -430,31 +468,33 @@ fn add_values(weights: &[f32], v: &[f32], padded: usize, columns: usize, rows: u
         #[inline(always)]
         unsafe fn some<L: Lanes, const N: usize>(
             weights: &[f32],
-            v: &[f32],
+            v: Block,
             padded: usize,
             columns: usize,
             out: &mut [f32],
         ) {
-            // SAFETY: the sizes were looked at; the caller has the instruction set.
-            unsafe {
+            let place = |n: usize, i: usize| n * (padded + 2) + i;
+            each_type!(v, |load| {
                 for i in (0..padded).step_by(16) {
-                    let place = |n: usize| n * (padded + 2) + i;
-                    let mut sums = [L::splat(0.0); N];
-                    for (n, sum) in sums.iter_mut().enumerate() {
-                        *sum = L::load(out.as_ptr().add(place(n)));
-                    }
-                    for column in 0..columns {
-                        let value = L::load(v.as_ptr().add(column * padded + i));
+                    // SAFETY: the block has these columns; the caller has the instruction set.
+                    unsafe {
+                        let mut sums = [L::splat(0.0); N];
                         for (n, sum) in sums.iter_mut().enumerate() {
-                            let weight = L::splat(*weights.get_unchecked(n * BLOCK + column));
-                            *sum = value.mul_add(weight, *sum);
+                            *sum = L::load(out.as_ptr().add(place(n, i)));
+                        }
+                        for column in 0..columns {
+                            let value = load!(column * padded + i);
+                            for (n, sum) in sums.iter_mut().enumerate() {
+                                let weight = L::splat(*weights.get_unchecked(n * BLOCK + column));
+                                *sum = value.mul_add(weight, *sum);
+                            }
+                        }
+                        for (n, sum) in sums.iter().enumerate() {
+                            sum.store(out.as_mut_ptr().add(place(n, i)));
                         }
                     }
-                    for (n, sum) in sums.iter().enumerate() {
-                        sum.store(out.as_mut_ptr().add(place(n)));
-                    }
                 }
-            }
+            });
         }
         let mut row = 0;
         while row < rows {

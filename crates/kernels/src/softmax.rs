@@ -100,25 +100,28 @@ fn exponential_sums(logits: &[f32], max: f32, out: &mut [f32]) -> [f32; 2] {
         // SAFETY: chunks of sixteen; the instruction set is there.
         unsafe {
             let mut sums = [L::splat(0.0); 2];
-            let mut step = |chunk: &[f32; 16], out: Option<&mut [f32; 16]>| {
-                // The limit keeps s e^s = 0 where a logit is -infinity.
-                let s = L::load(chunk.as_ptr()).sub(L::splat(max)).max(L::splat(-1e30));
-                let e = s.exp();
-                sums = [sums[0].add(e), s.mul_add(e, sums[1])];
-                if let Some(out) = out {
-                    e.store(out.as_mut_ptr());
-                }
-            };
+            macro_rules! step {
+                ($chunk:expr, $out:expr) => {{
+                    // The limit keeps s e^s = 0 where a logit is -infinity.
+                    let s = L::load($chunk.as_ptr()).sub(L::splat(max)).max(L::splat(-1e30));
+                    let e = s.exp();
+                    sums = [sums[0].add(e), s.mul_add(e, sums[1])];
+                    let out: Option<&mut [f32; 16]> = $out;
+                    if let Some(out) = out {
+                        e.store(out.as_mut_ptr());
+                    }
+                }};
+            }
             let (chunks, rest) = logits.as_chunks::<16>();
             let (places, place_of_rest) = out.as_chunks_mut::<16>();
             let mut places = places.iter_mut();
             for chunk in chunks {
-                step(chunk, places.next());
+                step!(chunk, places.next());
             }
             if !rest.is_empty() {
                 let (mut padded, mut exponentials) = ([f32::NEG_INFINITY; 16], [0.0; 16]);
                 padded[..rest.len()].copy_from_slice(rest);
-                step(&padded, Some(&mut exponentials));
+                step!(padded, Some(&mut exponentials));
                 let len = place_of_rest.len();
                 place_of_rest.copy_from_slice(&exponentials[..len]);
             }

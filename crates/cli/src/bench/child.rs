@@ -192,7 +192,8 @@ fn common<B: Backend>(group: &Group, device: Device, model: &Decoder<B>) -> Row 
 fn rounded_to<B: Backend>(asked: Activations) -> &'static str {
     match asked {
         Activations::Int8 if has_kernels::<B>() => "int8",
-        Activations::Int8 | Activations::F32 => "f32",
+        Activations::Int16 if has_kernels::<B>() => "int16",
+        _ => "f32",
     }
 }
 

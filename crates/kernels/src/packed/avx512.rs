@@ -184,12 +184,15 @@ pub(super) unsafe fn weighted<const FORM: usize>(
             let offset = _mm512_set1_epi8(form.offset() as u8 as i8);
             for (group, lanes) in lanes.as_chunks_mut::<4>().0.iter_mut().enumerate() {
                 let quants = _mm512_sub_epi8(quants[group], offset);
-                let factor = factors[group / 4];
-                let sum = |lane: __m512i, sum| _mm512_fmadd_ps(_mm512_cvtepi32_ps(lane), factor, sum);
-                lanes[0] = sum(_mm512_srai_epi32::<24>(_mm512_slli_epi32::<24>(quants)), lanes[0]);
-                lanes[1] = sum(_mm512_srai_epi32::<24>(_mm512_slli_epi32::<16>(quants)), lanes[1]);
-                lanes[2] = sum(_mm512_srai_epi32::<24>(_mm512_slli_epi32::<8>(quants)), lanes[2]);
-                lanes[3] = sum(_mm512_srai_epi32::<24>(quants), lanes[3]);
+                let each = [
+                    _mm512_srai_epi32::<24>(_mm512_slli_epi32::<24>(quants)),
+                    _mm512_srai_epi32::<24>(_mm512_slli_epi32::<16>(quants)),
+                    _mm512_srai_epi32::<24>(_mm512_slli_epi32::<8>(quants)),
+                    _mm512_srai_epi32::<24>(quants),
+                ];
+                for (lane, each) in lanes.iter_mut().zip(each) {
+                    *lane = _mm512_fmadd_ps(_mm512_cvtepi32_ps(each), factors[group / 4], *lane);
+                }
             }
         }
     }

@@ -1,49 +1,78 @@
-//! One decoder layer, prefill and decode, at the sizes of SmolLM2-135M and Llama-3.2-1B.
-//! `cargo bench -p moi-benches --bench decoder_layer`
+//! One decoder layer, a prompt of 64 and one step behind a cache, at the sizes of SmolLM2-135M and Llama-3.2-1B, on all
+//! backends of the build. `cargo bench -p moi-benches --bench decoder_layer`
 
 #![allow(clippy::unwrap_used, missing_docs, reason = "a benchmark that fails must end")]
 
 use burn::tensor::backend::Backend;
-use burn_flex::Flex;
-use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
-use moi_benches::{llama, noise};
-use moi_models::CausalLm;
+use criterion::{Criterion, Throughput, criterion_group, criterion_main};
+use moi_benches::{Case, LARGE, SMALL, Sizes, Weights, compare, finish, noise};
+use moi_models::{Activations, CausalLm, PackedForm};
 
-fn decoder_layer<B: Backend>(c: &mut Criterion) {
-    let device = B::Device::default();
-    for (name, d, inner, heads) in
-        [("SmolLM2-135M", 576, 1536, [9, 3]), ("Llama-3.2-1B", 2048, 8192, [32, 8])]
-    {
-        let model = llama::<B>(1, d, inner, heads, &device);
-        let mut group = c.benchmark_group(format!("one layer of {name}"));
-        group.sample_size(20);
+/// Positions of the prompt.
+const PROMPT: usize = 64;
+/// Positions in the cache before the steps, and how many steps it is used for.
+const CACHED: usize = 512;
+const STEPS: usize = 256;
 
-        let prompt = noise::<B, 3>([1, 512, d], 1.0, &device);
-        group.throughput(Throughput::Elements(512));
-        group.bench_function("prefill 512", |b| {
-            b.iter(|| model.forward(prompt.clone(), &mut model.new_cache(1)).unwrap().into_data());
-        });
+struct Prefill {
+    sizes: Sizes,
+    weights: Weights,
+}
 
-        let mut filled = model.new_cache(1);
-        model.forward(prompt.clone(), &mut filled).unwrap();
-        let step = noise::<B, 3>([1, 1, d], 1.0, &device);
-        model.forward(step.clone(), &mut filled).unwrap();
-        // Decodes in chains of 64: a fresh copy of the cache for each, made outside the measurement.
-        group.throughput(Throughput::Elements(64));
-        group.bench_function("decode 64 behind 512", |b| {
-            b.iter_batched(
-                || filled.clone(),
-                |mut cache| {
-                    for _ in 0..64 {
-                        model.forward(step.clone(), &mut cache).unwrap().into_data();
-                    }
-                },
-                BatchSize::LargeInput,
-            );
-        });
-        group.finish();
+impl Case for Prefill {
+    fn applies<B: Backend>(&self) -> bool {
+        self.weights.applies::<B>()
+    }
+
+    fn prepare<B: Backend>(&self, device: &B::Device) -> impl FnMut() {
+        let model = self.sizes.layer::<B>(self.weights, device);
+        let prompt = noise::<B, 3>([1, PROMPT, self.sizes.d], 1.0, device);
+        move || finish(model.forward(prompt.clone(), &mut model.new_cache(1)).unwrap(), device)
     }
 }
 
-criterion_group!(benches, decoder_layer::<Flex>);
+struct Step {
+    sizes: Sizes,
+    weights: Weights,
+}
+
+impl Case for Step {
+    fn applies<B: Backend>(&self) -> bool {
+        self.weights.applies::<B>()
+    }
+
+    fn prepare<B: Backend>(&self, device: &B::Device) -> impl FnMut() {
+        let model = self.sizes.layer::<B>(self.weights, device);
+        let mut filled = model.new_cache(1);
+        model.forward(noise::<B, 3>([1, CACHED, self.sizes.d], 1.0, device), &mut filled).unwrap();
+        let input = noise::<B, 3>([1, 1, self.sizes.d], 1.0, device);
+        let mut cache = filled.clone();
+        move || {
+            // A copy has two owners, and the first step behind it moves the cache: one in 256.
+            if cache.len() >= CACHED + STEPS {
+                cache = filled.clone();
+            }
+            finish(model.forward(input.clone(), &mut cache).unwrap(), device);
+        }
+    }
+}
+
+fn decoder_layer(c: &mut Criterion) {
+    let all = [
+        (SMALL, Weights::Dense),
+        (SMALL, Weights::Packed(PackedForm::Q8_0, Activations::F32)),
+        (SMALL, Weights::Packed(PackedForm::Q8_0, Activations::Int8)),
+        (SMALL, Weights::Packed(PackedForm::Q4_1, Activations::Int8)),
+        (LARGE, Weights::Dense),
+    ];
+    for (sizes, weights) in all {
+        let name = format!("{}, {}", sizes.name, weights.name());
+        let positions = Throughput::Elements(PROMPT as u64);
+        compare(c, &format!("layer of {name}, prefill {PROMPT}"), positions, &Prefill { sizes, weights });
+        let bytes = Throughput::BytesDecimal(sizes.layer_bytes(weights));
+        compare(c, &format!("layer of {name}, step behind {CACHED}"), bytes, &Step { sizes, weights });
+    }
+}
+
+criterion_group!(benches, decoder_layer);
 criterion_main!(benches);

@@ -1,45 +1,80 @@
-//! The input layer alone: by vocabulary, support and batch. `cargo bench -p moi-benches --bench next_input`
+//! The input layer alone, by rule and batch, over a table of 49152 x 576 in float32, on all backends of the build.
+//! `cargo bench -p moi-benches --bench next_input`
 
 #![allow(clippy::unwrap_used, missing_docs, reason = "a benchmark that fails must end")]
 
-use burn::tensor::{Int, Tensor, backend::Backend};
-use burn_flex::Flex;
-use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use moi::{InputRule, Support, next_inputs};
-use moi_benches::noise;
+use std::hint::black_box;
 
-fn rules() -> [(&'static str, InputRule); 4] {
-    [
-        ("token", InputRule::Token),
-        ("moi support 20", InputRule::moi(1.0, Support::TopK(20)).unwrap()),
-        ("moi support 1000", InputRule::moi(1.0, Support::TopK(1000)).unwrap()),
-        ("moi support full", InputRule::moi(1.0, Support::Full).unwrap()),
-    ]
+use burn::tensor::{Int, Tensor, backend::Backend};
+use criterion::{Criterion, Throughput, criterion_group, criterion_main};
+use moi::{EmbeddingRows, InputRule, Support, next_inputs};
+use moi_benches::{Case, compare, finish, noise, randomized};
+use moi_models::Embedding;
+
+/// SmolLM2's.
+const VOCABULARY: usize = 49_152;
+const WIDTH: usize = 576;
+
+/// An embedding as the engine hands it to the input layer.
+struct Rows<B: Backend>(Embedding<B>);
+
+impl<B: Backend> EmbeddingRows<B> for Rows<B> {
+    fn dims(&self) -> [usize; 2] {
+        self.0.dims()
+    }
+
+    fn rows(&self, tokens: Tensor<B, 1, Int>) -> Tensor<B, 2> {
+        self.0.rows(tokens)
+    }
+
+    fn weighted_sum(&self, weights: Tensor<B, 2>) -> Tensor<B, 2> {
+        self.0.weighted_sum(weights)
+    }
+
+    fn distribution(
+        &self,
+        logits: &Tensor<B, 2>,
+        probabilities: bool,
+    ) -> Option<(Tensor<B, 2>, Tensor<B, 2>)> {
+        moi_models::distribution(logits, probabilities)
+    }
 }
 
-fn next_input<B: Backend>(c: &mut Criterion) {
-    let device = B::Device::default();
-    // SmolLM2-135M and Qwen2.5-0.5B: vocabulary and width.
-    for (vocab, d) in [(49_152, 576), (151_936, 896)] {
-        let table = noise::<B, 2>([vocab, d], 0.1, &device);
-        for batch in [1, 8] {
-            let mut group = c.benchmark_group(format!("next input, {vocab} x {d}, batch {batch}"));
-            group.sample_size(20).throughput(Throughput::Elements(batch as u64));
-            let logits = noise::<B, 2>([batch, vocab], 3.0, &device);
-            let tokens = Tensor::<B, 1, Int>::arange(0..batch as i64, &device);
-            for (name, rule) in rules() {
-                let rules = vec![rule; batch];
-                group.bench_function(BenchmarkId::from_parameter(name), |b| {
-                    b.iter(|| {
-                        let mixed = next_inputs(logits.clone(), tokens.clone(), &table, &rules, 5).unwrap();
-                        (mixed.inputs.clone().into_data(), mixed.into_rows())
-                    });
-                });
-            }
-            group.finish();
+struct NextInput {
+    rule: InputRule,
+    batch: usize,
+}
+
+impl Case for NextInput {
+    fn prepare<B: Backend>(&self, device: &B::Device) -> impl FnMut() {
+        let table = Rows(randomized::<B, _>(Embedding::<B>::new(VOCABULARY, WIDTH, 1.0, device), device));
+        // So spread that nearly all tokens count: a model's own distributions leave most of the table unread.
+        let logits = noise::<B, 2>([self.batch, VOCABULARY], 3.0, device);
+        let tokens = Tensor::<B, 1, Int>::arange(0..self.batch as i64, device);
+        let rules = vec![self.rule; self.batch];
+        move || {
+            let mixed = next_inputs(logits.clone(), tokens.clone(), &table, &rules, 5).unwrap();
+            let inputs = mixed.inputs.clone();
+            // What the loop reads back at each step.
+            black_box(mixed.into_rows());
+            finish(inputs, device);
         }
     }
 }
 
-criterion_group!(benches, next_input::<Flex>);
+fn next_input(c: &mut Criterion) {
+    let rules = [
+        ("token", InputRule::Token),
+        ("moi support 20", InputRule::moi(1.0, Support::TopK(20)).unwrap()),
+        ("moi support full", InputRule::moi(1.0, Support::Full).unwrap()),
+    ];
+    for batch in [1, 8] {
+        for (name, rule) in rules {
+            let rows = Throughput::Elements(batch as u64);
+            compare(c, &format!("next input, {name}, batch {batch}"), rows, &NextInput { rule, batch });
+        }
+    }
+}
+
+criterion_group!(benches, next_input);
 criterion_main!(benches);

@@ -108,7 +108,7 @@ impl<B: Backend> Matrix<B> {
     /// The type of keys and values that come from it: see [`Activations`].
     pub(crate) fn cache_dtype(&self) -> FloatDType {
         match self.either() {
-            Either::Dense(weight) => weight.val().dtype().try_into().unwrap_or(FloatDType::F32),
+            Either::Dense(weight) => weight.val().dtype().into(),
             Either::Packed(packed) => packed.activations().cache_dtype::<B>(),
         }
     }
@@ -132,7 +132,7 @@ impl<B: Backend> Matrix<B> {
     }
 
     /// Weighted sums of all rows: `weights` `[n, out]` in float32, result `[n, in]` in float32. Kernels leave out rows
-    /// of the smallest weights, which together have less than 1.5e-8 of all.
+    /// of the smallest weights, which together have less than 1e-7 of all.
     pub fn weighted_sum(&self, weights: Tensor<B, 2>) -> Tensor<B, 2> {
         if let Some(sum) = B::weighted_sum(self, &weights) {
             return sum;

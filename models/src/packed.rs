@@ -271,7 +271,8 @@ mod tests {
                 let values: Vec<f32> = values.iter().map(|value| value.to_f32()).collect();
                 Param::from_tensor(Tensor::<Flex, 2>::from_data(TensorData::new(values, shape), &device))
             };
-            let (words, scales) = (packed.words.lazy_shape().dims(), packed.scales.lazy_shape().dims());
+            let words: [usize; 2] = packed.words.lazy_shape().dims();
+            let scales: [usize; 2] = packed.scales.lazy_shape().dims();
             let words = TensorData::new(parts.words.clone(), words);
             packed.words = Param::initialized(
                 burn::module::ParamId::new(),

@@ -1,5 +1,7 @@
 //! Activations in 8 bits beside exact ones, on the real models: how far distributions and perplexities move.
 
+#![allow(clippy::unwrap_used, reason = "a failure must end the test")]
+
 use burn_flex::Flex;
 use moi_engine::Engine;
 use moi_models::{Activations, Decoder};

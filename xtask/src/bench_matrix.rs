@@ -29,6 +29,9 @@ pub(crate) struct BenchMatrixArgs {
     /// Types of weights
     #[arg(long, value_name = "TYPE", value_delimiter = ',', default_value = "auto")]
     dtypes: Vec<String>,
+    /// Forms of weights; none is as --dtypes says
+    #[arg(long, value_name = "FORM", value_delimiter = ',', default_value = "none,file")]
+    quantize: Vec<String>,
     /// Input rules
     #[arg(long, value_name = "RULES", default_value = "token,moi,moi:support=20")]
     rules: String,
@@ -97,10 +100,12 @@ fn runs(args: &BenchMatrixArgs) -> [Run; 3] {
     let command = |models: &[String], lists: [&str; 4]| -> Vec<String> {
         let [prompt, tokens, depth, batch] = lists;
         let (models, devices, dtypes) = (models.join(","), args.devices.join(","), args.dtypes.join(","));
+        let forms = args.quantize.join(",");
         let flags = [
             ("--model", models.as_str()),
             ("--device", devices.as_str()),
             ("--dtype", dtypes.as_str()),
+            ("--quantize", forms.as_str()),
             ("--rules", args.rules.as_str()),
             ("--prompt", prompt),
             ("--gen", tokens),
@@ -151,10 +156,11 @@ fn head(args: &BenchMatrixArgs) -> String {
     let commit = said("git", &["rev-parse", "--short", "HEAD"]).unwrap_or_else(|| "of no commit".to_owned());
     let changed = said("git", &["status", "--porcelain"]).is_some_and(|changes| !changes.is_empty());
     format!(
-        "`cargo xtask bench-matrix --models {} --devices {} --dtypes {} --rules {}{}`, {}: moi {commit}{}, {}, burn {}.",
+        "`cargo xtask bench-matrix --models {} --devices {} --dtypes {} --quantize {} --rules {}{}`, {}: moi {commit}{}, {}, burn {}.",
         args.models.join(","),
         args.devices.join(","),
         args.dtypes.join(","),
+        args.quantize.join(","),
         args.rules,
         if args.quick { " --quick" } else { "" },
         chrono::Local::now().format("%Y-%m-%d"),
@@ -262,11 +268,12 @@ mod tests {
             models: vec!["a".into(), "b".into()],
             devices: vec!["cpu".into()],
             dtypes: vec!["f32".into(), "bf16".into()],
+            quantize: vec!["none".into()],
             rules: "token,moi".into(),
             quick: true,
         };
         let [matrix, batch, _] = runs(&args);
-        let flags = "--model a,b --device cpu --dtype f32,bf16 --rules token,moi --prompt 64 --gen 16 --depth 0 --batch 1 --repetitions 2";
+        let flags = "--model a,b --device cpu --dtype f32,bf16 --quantize none --rules token,moi --prompt 64 --gen 16 --depth 0 --batch 1 --repetitions 2";
         assert_eq!(matrix.args.join(" "), flags);
         assert!(
             batch.args.join(" ").contains("--model a --device") && batch.args.contains(&"1,4".to_owned())

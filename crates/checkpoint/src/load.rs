@@ -37,8 +37,7 @@ pub fn load<B: Backend, M: Module<B>>(
     dtype: impl Fn(&str) -> FloatDType,
     mut progress: impl FnMut(LoadProgress),
 ) -> Result<M, CheckpointError> {
-    let mut parameters = Parameters::default();
-    parameters.checkpoint = Some(checkpoint);
+    let mut parameters = Parameters { checkpoint: Some(checkpoint), ..Parameters::default() };
     module.visit(&mut parameters);
     let checkpoint = &checkpoint.select(&parameters.all, ignored)?;
     let total_bytes = checkpoint.num_bytes();

@@ -2,7 +2,7 @@
 
 use burn::tensor::{Tensor, backend::Backend};
 use moi::{InputRule, RowMix, next_inputs};
-use moi_models::{CausalLm, KvCache};
+use moi_models::{CausalLm, KvCache, with_values};
 
 use crate::{
     Engine, EngineError, Request, Sampled, Sampler, StopReason, StopRules,
@@ -171,7 +171,10 @@ impl<'e, B: Backend, M: CausalLm<B>> Batch<'e, B, M> {
                 self.cache = cache;
             }
         }
-        Ok(Tensor::cat(logits, 0))
+        Ok(match logits.len() {
+            1 => logits.remove(0),
+            _ => Tensor::cat(logits, 0),
+        })
     }
 
     /// Samples every row, and sets the next inputs.
@@ -181,10 +184,10 @@ impl<'e, B: Backend, M: CausalLm<B>> Batch<'e, B, M> {
         mut rows: Vec<Row>,
     ) -> Result<(Vec<Step>, Vec<Row>), EngineError> {
         let vocab = logits.dims()[1];
-        let host = logits.clone().into_data().convert::<f32>();
-        let host = host.as_slice::<f32>().unwrap_or_default();
-        let sampled = rows.iter_mut().zip(host.chunks(vocab)).map(|(row, logits)| row.sampler.sample(logits));
-        let sampled: Vec<Sampled> = sampled.collect::<Result<_, _>>()?;
+        let sampled: Vec<Sampled> = with_values(&logits, |host| {
+            let rows = rows.iter_mut().zip(host.chunks(vocab));
+            rows.map(|(row, logits)| row.sampler.sample(logits)).collect::<Result<_, _>>()
+        })?;
 
         let tokens: Vec<u32> = sampled.iter().map(|sampled| sampled.token).collect();
         let tokens = ids_tensor::<B>(&tokens, &self.engine.device);

@@ -188,8 +188,12 @@ impl<B: Backend> EmbeddingRows<B> for Rows<'_, B> {
         self.0.weighted_sum(weights)
     }
 
-    fn distribution(&self, logits: &Tensor<B, 2>) -> Option<(Tensor<B, 2>, Tensor<B, 2>)> {
-        moi_models::distribution(logits)
+    fn distribution(
+        &self,
+        logits: &Tensor<B, 2>,
+        probabilities: bool,
+    ) -> Option<(Tensor<B, 2>, Tensor<B, 2>)> {
+        moi_models::distribution(logits, probabilities)
     }
 }
 

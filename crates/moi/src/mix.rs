@@ -209,7 +209,13 @@ struct Distribution<B: Backend> {
 }
 
 impl<B: Backend> Distribution<B> {
-    fn new(logits: Tensor<B, 2>, support: Support, embedding: &impl EmbeddingRows<B>) -> Self {
+    /// Of logits; with its probabilities only where they are asked for.
+    fn new(
+        logits: Tensor<B, 2>,
+        support: Support,
+        embedding: &impl EmbeddingRows<B>,
+        probabilities: bool,
+    ) -> Self {
         let vocab = logits.dims()[1];
         let (logits, tokens, size) = match support {
             Support::TopK(k) if k < vocab => {
@@ -218,7 +224,7 @@ impl<B: Backend> Distribution<B> {
             }
             _ => (logits, None, vocab),
         };
-        let known = if tokens.is_none() { embedding.distribution(&logits) } else { None };
+        let known = if tokens.is_none() { embedding.distribution(&logits, probabilities) } else { None };
         let (probability, nats) = known.unwrap_or_else(|| softmax(logits));
         let entropy = match size {
             1 => nats.zeros_like(),
@@ -288,7 +294,7 @@ fn mix_group<B: Backend>(
 ) -> Mixed<B> {
     let n = rules.len();
     let device = logits.device();
-    let distribution = Distribution::new(logits, rules[0].support(), embedding);
+    let distribution = Distribution::new(logits, rules[0].support(), embedding, rules[0].mixes() || top > 0);
     let gates: Vec<_> = rules.iter().map(InputRule::gate_of_entropy).collect();
     let column =
         |values: Vec<f32>| Tensor::<B, 2>::from_data(TensorData::new(values, [n, 1]), (&device, DType::F32));

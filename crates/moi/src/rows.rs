@@ -18,8 +18,12 @@ pub trait EmbeddingRows<B: Backend> {
     fn weighted_sum(&self, weights: Tensor<B, 2>) -> Tensor<B, 2>;
 
     /// Probabilities `[n, vocab]` and entropies in nats `[n, 1]` of `logits` in float32, where the table knows a faster
-    /// way than tensor operations.
-    fn distribution(&self, _logits: &Tensor<B, 2>) -> Option<(Tensor<B, 2>, Tensor<B, 2>)> {
+    /// way than tensor operations. Where probabilities are not asked for theirs may be a tensor of any shape.
+    fn distribution(
+        &self,
+        _logits: &Tensor<B, 2>,
+        _probabilities: bool,
+    ) -> Option<(Tensor<B, 2>, Tensor<B, 2>)> {
         None
     }
 }

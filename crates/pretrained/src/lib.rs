@@ -24,9 +24,7 @@ use std::path::{Path, PathBuf};
 
 use burn::tensor::{DType, FloatDType, backend::Backend};
 pub use inspect::{Files, Inspection, Layers, Memory, Tensor, TypeTotal};
-use moi_checkpoint::{
-    Checkpoint, CheckpointError, LoadProgress, Parameter, RowBlocks, Storage,
-};
+use moi_checkpoint::{Checkpoint, CheckpointError, LoadProgress, Parameter, RowBlocks, Storage};
 use moi_models::{
     Activations, Architecture, Decoder, ModelError, PackedForm, Rows, TensorSource, is_held_in_float32,
     scales_dtype,

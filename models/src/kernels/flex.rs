@@ -60,7 +60,12 @@ fn sure<T>(value: Option<T>) -> T {
 }
 
 /// Float32 values one after the other.
-struct Values(FlexTensor);
+pub(super) struct Values(FlexTensor);
+
+/// The values of a tensor of Flex.
+pub(super) fn values<B: Backend, const D: usize>(x: &Tensor<B, D>) -> Option<Values> {
+    Values::of(x)
+}
 
 impl Values {
     fn of<B: Backend, const D: usize>(x: &Tensor<B, D>) -> Option<Self> {
@@ -81,7 +86,7 @@ impl Values {
         }
     }
 
-    fn slice(&self) -> &[f32] {
+    pub(super) fn slice(&self) -> &[f32] {
         self.0.as_slice().unwrap_or_default()
     }
 }
@@ -107,6 +112,7 @@ fn whole(flex: &FlexTensor) -> Option<Float<'_>> {
 }
 
 /// What holds a matrix while kernels read it.
+#[allow(clippy::large_enum_variant, reason = "it lives as long as a product takes")]
 enum Held<'a, B: Backend> {
     Dense(FlexTensor, [usize; 2]),
     Packed { packed: &'a PackedMatrix<B>, words: FlexTensor, scales: FlexTensor, minima: Option<FlexTensor> },
@@ -421,22 +427,26 @@ pub(super) fn assign_columns<B: Backend>(
     Ok(sure(tensor(FlexTensor::from_arc(data, layout, dtype))))
 }
 
-pub(super) fn distribution<B: Backend>(logits: &Tensor<B, 2>) -> Option<(Tensor<B, 2>, Tensor<B, 2>)> {
+pub(super) fn distribution<B: Backend>(
+    logits: &Tensor<B, 2>,
+    probabilities: bool,
+) -> Option<(Tensor<B, 2>, Tensor<B, 2>)> {
     if !is_flex::<B>() {
         return None;
     }
     let [n, vocab] = logits.dims();
+    let columns = if probabilities { vocab } else { 0 };
     let logits = Values::of(logits)?;
-    let (mut probabilities, mut entropies) = (Vec::with_capacity(n * vocab), Vec::with_capacity(n));
+    let (mut all, mut entropies) = (Vec::new(), Vec::with_capacity(n));
     for logits in logits.slice().chunks(vocab) {
-        let mut row = moi_kernels::distribution(logits, true);
+        let mut row = moi_kernels::distribution(logits, probabilities);
         // Of logits that are none.
-        row.probability.resize(vocab, f32::NAN);
+        row.probability.resize(columns, f32::NAN);
         match n {
-            1 => probabilities = row.probability,
-            _ => probabilities.append(&mut row.probability),
+            1 => all = row.probability,
+            _ => all.append(&mut row.probability),
         }
         entropies.push(row.entropy);
     }
-    Some((new(probabilities, [n, vocab])?, new(entropies, [n, 1])?))
+    Some((new(all, [n, columns])?, new(entropies, [n, 1])?))
 }

@@ -79,9 +79,13 @@ pub(crate) trait Kernels: Backend {
         flex::assign_columns(buffer, at, part)
     }
 
-    /// Probabilities and entropies in nats `[n, 1]` of logits `[n, vocab]`.
-    fn distribution(logits: &Tensor<Self, 2>) -> Option<(Tensor<Self, 2>, Tensor<Self, 2>)> {
-        flex::distribution(logits)
+    /// Probabilities and entropies in nats `[n, 1]` of logits `[n, vocab]`; probabilities of no columns where they are
+    /// not asked for.
+    fn distribution(
+        logits: &Tensor<Self, 2>,
+        probabilities: bool,
+    ) -> Option<(Tensor<Self, 2>, Tensor<Self, 2>)> {
+        flex::distribution(logits, probabilities)
     }
 }
 
@@ -98,14 +102,28 @@ pub(crate) trait Kernels: Backend {
     fn heads(_: &Tensor<Self, 2>, _: &Heads<'_, Self>) -> Option<Tensor<Self, 4>> { None }
     fn attend(_: &Tensor<Self, 4>, _: &Tensor<Self, 4>, _: &Tensor<Self, 4>, _: &Attend<'_, Self>) -> Option<Tensor<Self, 2>> { None }
     fn assign_columns(buffer: Tensor<Self, 4>, _: usize, _: &Tensor<Self, 4>) -> Result<Tensor<Self, 4>, Tensor<Self, 4>> { Err(buffer) }
-    fn distribution(_: &Tensor<Self, 2>) -> Option<(Tensor<Self, 2>, Tensor<Self, 2>)> { None }
+    fn distribution(_: &Tensor<Self, 2>, _: bool) -> Option<(Tensor<Self, 2>, Tensor<Self, 2>)> { None }
 }
 
 impl<B: Backend> Kernels for B {}
 
-/// Probabilities and entropies in nats `[n, 1]` of logits `[n, vocab]`, where the backend has a kernel for them.
-pub fn distribution<B: Backend>(logits: &Tensor<B, 2>) -> Option<(Tensor<B, 2>, Tensor<B, 2>)> {
-    B::distribution(logits)
+/// Probabilities and entropies in nats `[n, 1]` of logits `[n, vocab]`, where the backend has a kernel for them;
+/// probabilities of no columns where they are not asked for.
+pub fn distribution<B: Backend>(
+    logits: &Tensor<B, 2>,
+    probabilities: bool,
+) -> Option<(Tensor<B, 2>, Tensor<B, 2>)> {
+    B::distribution(logits, probabilities)
+}
+
+/// What `read` makes of float32 values, row after row. They are read back from a device, but not copied where they are
+/// in the host's memory already.
+pub fn with_values<B: Backend, R>(x: &Tensor<B, 2>, read: impl FnOnce(&[f32]) -> R) -> R {
+    #[cfg(feature = "flex")]
+    if let Some(values) = flex::values(x) {
+        return read(values.slice());
+    }
+    read(x.to_data().convert::<f32>().as_slice::<f32>().unwrap_or_default())
 }
 
 /// Whether the backend has kernels for the CPU: rounding activations to 8 bits then pays.

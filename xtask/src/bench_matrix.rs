@@ -87,9 +87,11 @@ fn build(devices: &[String]) -> Result<PathBuf> {
     features.sort();
     features.dedup();
     let features = features.join(",");
-    let mut args = vec!["build", "--release", "--package", "moi-cli", "--bin", "moi"];
-    if !features.is_empty() {
-        args.extend(["--features", &features]);
+    // The packages that other commands build together: alone, features of dependencies differ and all is built again.
+    let mut args = vec!["build", "--release", "--bin", "moi"];
+    match features.is_empty() {
+        true => args.push("--workspace"),
+        false => args.extend(["--package", "moi-cli", "--package", "moi-tests", "--features", &features]),
     }
     executable(&args, "moi")
 }

@@ -2,7 +2,7 @@
 //! and waking a sleeping thread takes as long as one of them.
 //!
 //! A piece of work is cut into parts that threads take one after the other, so that one which the system has set
-//! aside delays at most the part it holds. A thread without work for [`PATIENCE`] sleeps until there is some.
+//! aside delays at most the part it holds. A thread that is without work for two milliseconds sleeps until there is some.
 
 use std::{
     cell::{Cell, UnsafeCell},

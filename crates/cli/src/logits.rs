@@ -1,8 +1,6 @@
 //! `moi logits`.
 
-use std::{fs, io::Write, path::Path};
-
-use anyhow::{Context, Result};
+use anyhow::Result;
 use burn::tensor::backend::Backend;
 use moi_pretrained::Pretrained;
 use safetensors::{Dtype, tensor::TensorView};
@@ -10,7 +8,7 @@ use safetensors::{Dtype, tensor::TensorView};
 use crate::{
     args::LogitsArgs,
     backend::{Device, Job},
-    model,
+    file, model,
 };
 
 /// Computes the logits of a prompt and writes them.
@@ -18,7 +16,7 @@ pub(crate) fn run(args: &LogitsArgs) -> Result<()> {
     let pretrained = model::open(&args.model)?;
     let device = Device::chosen(args.model.device);
     let (values, shape) = device.run(Logits { args, device, pretrained })?;
-    write(&args.output, &values, shape).with_context(|| format!("cannot write {}", args.output.display()))?;
+    file::write_whole(&args.output, &encoded(&values, shape)?)?;
     eprintln!("moi: wrote logits {shape:?} to {}", args.output.display());
     Ok(())
 }
@@ -41,23 +39,8 @@ impl Job for Logits<'_> {
     }
 }
 
-/// Writes under a temporary name first: no half-written file takes the place of a whole one. What is no
-/// regular file, such as a pipe or a device, is written to as it is.
-fn write(path: &Path, values: &[f32], shape: [usize; 2]) -> Result<()> {
+fn encoded(values: &[f32], shape: [usize; 2]) -> Result<Vec<u8>> {
     let bytes: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
     let view = TensorView::new(Dtype::F32, shape.to_vec(), &bytes)?;
-    let content = safetensors::serialize([("logits", view)], None)?;
-    if fs::metadata(path).is_ok_and(|meta| !meta.is_file()) {
-        return Ok(fs::write(path, content)?);
-    }
-    // A link stays one.
-    let path = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
-    let directory = match path.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => parent,
-        _ => Path::new("."),
-    };
-    let mut file = moi_hub::new_file_in(directory)?;
-    file.write_all(&content)?;
-    file.persist(&path)?;
-    Ok(())
+    Ok(safetensors::serialize([("logits", view)], None)?)
 }

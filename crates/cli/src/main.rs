@@ -6,6 +6,7 @@ mod bench;
 mod convert;
 mod devices;
 mod doctor;
+mod file;
 mod generate;
 mod inspect;
 mod logits;

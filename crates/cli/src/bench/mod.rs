@@ -4,7 +4,6 @@ mod args;
 mod bandwidth;
 mod child;
 mod compare;
-mod file;
 mod machine;
 mod parent;
 mod plan;
@@ -34,7 +33,7 @@ pub(crate) fn run(args: &BenchArgs) -> Result<Ended> {
     let groups = plan::groups(args, &sources(args)?, &rules)?;
     let earlier = args.compare.as_deref().map(compare::read).transpose()?;
     for path in [&args.output, &args.plot].into_iter().flatten() {
-        file::check(path)?;
+        crate::file::check(path)?;
     }
     let (mut rows, whole) = parent::measure(&groups)?;
     if rows.is_empty() {
@@ -48,11 +47,11 @@ pub(crate) fn run(args: &BenchArgs) -> Result<Ended> {
     }
     let text = table::render(&rows, args.format)?;
     match &args.output {
-        Some(path) => file::write_whole(path, text.as_bytes())?,
+        Some(path) => crate::file::write_whole(path, text.as_bytes())?,
         None => output::print_bytes(text.as_bytes())?,
     }
     if let Some(path) = &args.plot {
-        file::write_whole(path, plot::svg(&rows)?.as_bytes())?;
+        crate::file::write_whole(path, plot::svg(&rows)?.as_bytes())?;
     }
     Ok(if whole { Ended::Normally } else { Ended::Unwell })
 }

@@ -12,7 +12,7 @@ use anyhow::{Context, Result, bail};
 ///
 /// # Errors
 /// If it cannot.
-pub(super) fn check(path: &Path) -> Result<()> {
+pub(crate) fn check(path: &Path) -> Result<()> {
     if is_special(path) {
         return Ok(());
     }
@@ -29,7 +29,7 @@ pub(super) fn check(path: &Path) -> Result<()> {
 ///
 /// # Errors
 /// If it cannot be written.
-pub(super) fn write_whole(path: &Path, content: &[u8]) -> Result<()> {
+pub(crate) fn write_whole(path: &Path, content: &[u8]) -> Result<()> {
     if is_special(path) {
         return fs::write(path, content).with_context(|| cannot(path));
     }

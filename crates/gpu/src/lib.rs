@@ -1,0 +1,37 @@
+//! GPU kernels for decoding, in [CubeCL](cubecl): one source for CUDA, SPIR-V, WGSL and MSL.
+//!
+//! A step of a decoder reads every weight once, so what counts beside those bytes is the number of launches. Each
+//! kernel here does what lies between two reads of weights: [`join`] a residual connection and the norms around it,
+//! [`products`] the maps of one input, [`turn`] norms, rotary positions and the cache, [`attend`] attention over a
+//! cache whose keys are split, [`step`] all of sampling and mixing.
+//!
+//! Nothing here knows tensors or models: buffers are handles on a device with the lengths that the arguments say. The
+//! crate `moi-models` calls it for backends on CubeCL.
+
+mod attention;
+mod buffer;
+mod dense;
+mod join;
+mod norm;
+mod outcome;
+mod packed;
+mod products;
+mod reduce;
+mod step;
+mod turn;
+
+pub use attention::{Attend, attend};
+pub use buffer::{Buffer, Device};
+pub use join::{Join, Joined, join};
+pub use norm::{NormSpec, NormWeights};
+pub use outcome::{Activation, MAX_ROWS, Map, Outcome};
+pub use packed::{PackedBuffer, Picked, unpack};
+pub use products::{Weights, products};
+
+pub use step::{Decided, Decision, EmbeddingTable, MAX_LISTED, RowSpec, can_step, step};
+pub use turn::{Turn, turn};
+
+#[cfg(test)]
+mod testing;
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,179 @@
+//! What products have in common, whatever the weights: which maps of one input, and what becomes of the sums.
+
+use cubecl::{ir::StorageType, prelude::*};
+
+use crate::{Buffer, Device};
+
+/// Inputs that are computed at once.
+pub const MAX_ROWS: usize = 8;
+
+/// Rows of a matrix that a cube computes: those of a tile of packed weights.
+pub(crate) const TILE: usize = 16;
+
+/// One map of an input: a matrix of any form `[rows, width]`.
+#[derive(Clone, Copy, Debug)]
+pub struct Map<'a, W> {
+    /// Row after row.
+    pub weight: W,
+    /// `[rows]`; all maps of a launch have one, of the same type, or none.
+    pub bias: Option<&'a Buffer>,
+    /// Outputs.
+    pub rows: usize,
+}
+
+/// What becomes of the products.
+#[derive(Clone, Copy, Debug, Hash, PartialEq, Eq)]
+pub enum Outcome {
+    /// Each map gives its own.
+    Each,
+    /// One map gives `activation(y)`; two of them `activation(y) * y'`.
+    Activated(Activation),
+}
+
+/// What stands between the maps of a feed-forward block.
+#[derive(Clone, Copy, Debug, Hash, PartialEq, Eq)]
+pub enum Activation {
+    /// x sigmoid(x).
+    Silu,
+    /// With the error function.
+    Gelu,
+    /// By tanh.
+    GeluTanh,
+    /// x sigmoid(1.702 x).
+    QuickGelu,
+    /// max(x, 0).
+    Relu,
+    /// max(x, 0)^2.
+    ReluSquared,
+}
+
+/// What is known when a kernel is compiled.
+#[derive(Clone, Copy, Debug, Hash, PartialEq, Eq)]
+pub(crate) struct Fixed {
+    /// Room for inputs, a power of two.
+    pub(crate) batch: usize,
+    pub(crate) count: usize,
+    pub(crate) lanes: usize,
+    bias: bool,
+    activation: Option<Activation>,
+}
+
+impl Fixed {
+    pub(crate) fn new<W>(n: usize, maps: &[Map<'_, W>], outcome: Outcome, lanes: usize) -> Self {
+        let bias = some_bias(maps).is_some();
+        let activation = match outcome {
+            Outcome::Each => None,
+            Outcome::Activated(activation) => Some(activation),
+        };
+        Self { batch: n.next_power_of_two(), count: maps.len(), lanes, bias, activation }
+    }
+
+    pub(crate) fn gated(&self) -> bool {
+        self.activation.is_some() && self.count == 2
+    }
+
+    pub(crate) fn outputs(&self) -> usize {
+        if self.gated() { 1 } else { self.count }
+    }
+}
+
+/// Numbers that the units of a cube share.
+pub(crate) fn partials(fixed: Fixed) -> usize {
+    fixed.lanes * TILE * fixed.batch * if fixed.gated() { 2 } else { 1 }
+}
+
+#[cube]
+pub(crate) fn activated(x: f32, #[comptime] activation: Activation) -> f32 {
+    match comptime![activation] {
+        Activation::Silu => x / (1.0f32 + (-x).exp()),
+        Activation::Gelu => 0.5f32 * x * (1.0f32 + Erf::erf(x * 0.70710678f32)),
+        Activation::GeluTanh => {
+            0.5f32 * x * (1.0f32 + (0.7978845608f32 * (x + 0.044715f32 * x * x * x)).tanh())
+        }
+        Activation::QuickGelu => x / (1.0f32 + (-1.702f32 * x).exp()),
+        Activation::Relu => max(x, 0.0f32),
+        Activation::ReluSquared => {
+            let positive = max(x, 0.0f32);
+            positive * positive
+        }
+    }
+}
+
+#[cube]
+fn total(shared: &SharedMemory<f32>, #[comptime] fixed: Fixed, #[comptime] offset: usize) -> f32 {
+    let mut total = 0.0f32;
+    for lane in 0..comptime![fixed.lanes] {
+        total += shared[offset + lane * comptime![fixed.batch * TILE] + UNIT_POS as usize];
+    }
+    total
+}
+
+/// Adds up the partial sums of a tile's rows, and writes what becomes of them.
+#[cube]
+pub(crate) fn finish<V: Float>(
+    shared: &SharedMemory<f32>,
+    bias: &Array<V>,
+    other_bias: &Array<V>,
+    out: &mut Array<f32>,
+    tile: usize,
+    rows: usize,
+    n: usize,
+    #[comptime] fixed: Fixed,
+) {
+    let (b, row) = (UNIT_POS as usize / TILE, tile * TILE + UNIT_POS as usize % TILE);
+    if b < n && row < rows {
+        let mut y = total(shared, fixed, 0usize);
+        if comptime![fixed.bias] {
+            y += f32::cast_from(bias[row]);
+        }
+        if comptime![fixed.activation.is_some()] {
+            let activation = comptime![fixed.activation.unwrap_or(Activation::Relu)];
+            y = activated(y, activation);
+            if comptime![fixed.gated()] {
+                let mut other = total(shared, fixed, comptime![partials(fixed) / 2]);
+                if comptime![fixed.bias] {
+                    other += f32::cast_from(other_bias[row]);
+                }
+                y *= other;
+            }
+        }
+        out[b * rows + row] = y;
+    }
+}
+
+/// Biases, outputs and sizes of a launch.
+pub(crate) struct Bindings {
+    biases: [Buffer; 3],
+    pub(crate) bias_type: StorageType,
+    pub(crate) outs: [Buffer; 3],
+    pub(crate) rows: [u32; 3],
+    pub(crate) cubes: usize,
+}
+
+impl Bindings {
+    pub(crate) fn new<R: Runtime, W>(
+        device: &Device<R>,
+        n: usize,
+        maps: &[Map<'_, W>],
+        fixed: Fixed,
+    ) -> Self {
+        let rows = |i: usize| maps.get(i).map_or(0, |map| map.rows);
+        let written = |i: usize| if i < fixed.outputs() { n * rows(i) } else { 1 };
+        let outs = [0, 1, 2].map(|i| device.floats(written(i)));
+        // What is absent is never read.
+        let biases = [0, 1, 2].map(|i| {
+            maps.get(i).and_then(|map| map.bias).unwrap_or_else(|| some_bias(maps).unwrap_or(&outs[0])).clone()
+        });
+        let bias_type = some_bias(maps).unwrap_or(&outs[0]).dtype;
+        let cubes = (0..fixed.outputs()).map(|i| rows(i).div_ceil(TILE)).sum();
+        Self { biases, bias_type, outs, rows: [0, 1, 2].map(|i| rows(i) as u32), cubes }
+    }
+
+    pub(crate) fn biases<R: Runtime>(&self) -> [ArrayArg<R>; 3] {
+        self.biases.each_ref().map(Buffer::numbers)
+    }
+}
+
+fn some_bias<'a, W>(maps: &[Map<'a, W>]) -> Option<&'a Buffer> {
+    maps.iter().find_map(|map| map.bias)
+}

@@ -1,0 +1,237 @@
+//! Sampling and mixing against plain loops in float64.
+
+use moi_kernels::PackedForm;
+
+use super::*;
+use crate::{testing::*, tests::packed};
+
+/// The rule and the sampling of one row.
+fn spec() -> RowSpec {
+    RowSpec {
+        temperature: 0.0,
+        top_k: 0,
+        top_p: 1.0,
+        min_p: 0.0,
+        uniform: 0.5,
+        slope: 0.5,
+        offset: 0.0,
+        mixes: true,
+        support: None,
+        top: 0,
+    }
+}
+
+/// Ids, the most likely first, ties by the lower id.
+fn sorted(logits: &[f32]) -> Vec<usize> {
+    let mut ids: Vec<usize> = (0..logits.len()).collect();
+    ids.sort_by(|&a, &b| logits[b].total_cmp(&logits[a]).then(a.cmp(&b)));
+    ids
+}
+
+/// What the filters leave, sorted, and the token.
+fn sampled(logits: &[f32], spec: &RowSpec) -> u32 {
+    let order = sorted(logits);
+    if spec.temperature == 0.0 {
+        return order[0] as u32;
+    }
+    let max = f64::from(logits[order[0]]);
+    let p = |id: usize| ((f64::from(logits[id]) - max) / f64::from(spec.temperature)).exp();
+    let mut left = order;
+    if spec.top_k > 0 {
+        left.truncate(spec.top_k);
+    }
+    if spec.top_p < 1.0 {
+        let target = f64::from(spec.top_p) * left.iter().map(|&id| p(id)).sum::<f64>();
+        let mut reached = 0.0;
+        let last = left.iter().position(|&id| {
+            reached += p(id);
+            reached >= target
+        });
+        left.truncate(last.map_or(left.len(), |last| last + 1));
+    }
+    left.retain(|&id| p(id) >= f64::from(spec.min_p));
+    left.sort_unstable();
+    let target = f64::from(spec.uniform) * left.iter().map(|&id| p(id)).sum::<f64>();
+    let mut reached = 0.0;
+    for &id in &left {
+        reached += p(id);
+        if reached > target {
+            return id as u32;
+        }
+    }
+    *left.last().unwrap() as u32
+}
+
+/// Probabilities on the support, entropy and gate.
+fn mixed(logits: &[f32], spec: &RowSpec) -> (Vec<f64>, f64, f64) {
+    let order = sorted(logits);
+    let size = spec.support.map_or(logits.len(), |support| support.min(logits.len()));
+    let max = f64::from(logits[order[0]]);
+    let mut q = vec![0.0; logits.len()];
+    order[..size].iter().for_each(|&id| q[id] = (f64::from(logits[id]) - max).exp());
+    let sum: f64 = q.iter().sum();
+    q.iter_mut().for_each(|q| *q /= sum);
+    let nats: f64 = q.iter().filter(|&&q| q > 0.0).map(|q| -q * q.ln()).sum();
+    let entropy = if size > 1 { nats / (size as f64).ln() } else { 0.0 };
+    (q, entropy, (f64::from(spec.slope) * entropy + f64::from(spec.offset)).clamp(0.0, 1.0))
+}
+
+fn read(decided: &Decided) -> Vec<Decision> {
+    let bytes = device().client.read_one_unchecked(decided.words.handle.clone());
+    decided.decisions(&u32::from_bytes(&bytes)[..decided.words.len])
+}
+
+/// One step of rows, every number of it checked.
+fn check(logits: &[Vec<f32>], specs: &[RowSpec], table: &Weights, values: &[f32], scale: f32) {
+    let vocab = logits[0].len();
+    let width = values.len() / vocab;
+    assert!(can_step(vocab, specs));
+    let (inputs, decided) =
+        step(&device(), &put(&logits.concat()), specs, EmbeddingTable { weights: table, width, scale });
+    let inputs = get(&inputs);
+    for (i, decision) in read(&decided).into_iter().enumerate() {
+        let (logits, spec) = (&logits[i], &specs[i]);
+        let token = sampled(logits, spec);
+        assert_eq!(decision.token, token, "{spec:?}");
+        let (q, entropy, gate) = mixed(logits, spec);
+        let max = f64::from(logits[sorted(logits)[0]]);
+        let sum: f64 = logits.iter().map(|&l| (f64::from(l) - max).exp()).sum();
+        let logprob = f64::from(logits[token as usize]) - max - sum.ln();
+        for (what, found, expected) in [
+            ("entropy", decision.entropy, entropy),
+            ("gate", decision.gate, gate),
+            ("logprob", decision.logprob, logprob),
+            ("probability", decision.token_probability, q[token as usize]),
+        ] {
+            assert!((f64::from(found) - expected).abs() < 3e-6 * expected.abs().max(1.0), "{what} {found} {expected}");
+        }
+        assert!(!decision.broken);
+        let order = sorted(logits);
+        for (at, &(id, probability)) in decision.likeliest.iter().enumerate() {
+            assert_eq!(id as usize, order[at]);
+            assert!((f64::from(probability) - q[id as usize]).abs() < 3e-6);
+        }
+        let expected: Vec<f32> = (0..width)
+            .map(|column| {
+                let at = |id: usize| f64::from(values[id * width + column]);
+                let mean: f64 = (0..vocab).map(|id| q[id] * at(id)).sum();
+                let own = at(token as usize);
+                let value = if spec.mixes { own + gate * (mean - own) } else { own };
+                (value * f64::from(scale)) as f32
+            })
+            .collect();
+        assert_close(&inputs[i * width..][..width], &expected, 3e-6);
+    }
+}
+
+fn logits(seed: u64, vocab: usize, spread: f32) -> Vec<f32> {
+    random(seed, vocab).into_iter().map(|value| value * spread).collect()
+}
+
+#[test]
+fn rows_of_all_kinds_are_sampled_and_mixed() {
+    for (vocab, width, spread) in [(7, 8, 3.0), (5000, 36, 12.0), (9001, 64, 0.5)] {
+        let values = random(2, vocab * width);
+        let table = Weights::Dense(put(&values));
+        let rows = [
+            RowSpec { mixes: false, slope: 0.0, ..spec() },
+            RowSpec { top: 5, ..spec() },
+            RowSpec { support: Some(20), top: 3, ..spec() },
+            RowSpec { support: Some(1), ..spec() },
+            RowSpec { slope: 0.0, offset: 1.0, temperature: 1.0, uniform: 0.3, ..spec() },
+            RowSpec { slope: 0.0, offset: 0.25, temperature: 0.5, uniform: 0.999, ..spec() },
+        ];
+        let all: Vec<Vec<f32>> = (0..rows.len()).map(|i| logits(i as u64 + 3, vocab, spread)).collect();
+        check(&all, &rows, &table, &values, 1.5);
+        for (row, logits) in rows.iter().zip(&all) {
+            check(std::slice::from_ref(logits), &[*row], &table, &values, 1.0);
+        }
+    }
+}
+
+#[test]
+fn filters_leave_what_they_say() {
+    let (vocab, width) = (6000, 4);
+    let values = random(2, vocab * width);
+    let table = Weights::Dense(put(&values));
+    // Peaked and flat: by the list and by thresholds.
+    for spread in [30.0, 4.0, 0.3] {
+        for (top_k, top_p, min_p) in [
+            (0, 1.0, 0.0),
+            (40, 1.0, 0.0),
+            (300, 1.0, 0.0),
+            (0, 0.9, 0.0),
+            (0, 1.0, 0.3),
+            (50, 0.8, 0.01),
+            (500, 0.7, 0.2),
+            (1, 0.5, 1.0),
+        ] {
+            let rows: Vec<RowSpec> = [0.0, 0.37, 0.62, 0.999_999]
+                .into_iter()
+                .map(|uniform| RowSpec { temperature: 0.7, top_k, top_p, min_p, uniform, ..spec() })
+                .collect();
+            let all: Vec<Vec<f32>> = (0..4).map(|i| logits(i + 11, vocab, spread)).collect();
+            check(&all, &rows, &table, &values, 1.0);
+        }
+    }
+}
+
+#[test]
+fn ties_go_to_the_lower_id() {
+    let vocab = 9000;
+    let mut tied = vec![0.0; vocab];
+    [17, 4200, 4203, 8999].into_iter().for_each(|id| tied[id] = 5.0);
+    let values = random(2, vocab * 4);
+    let table = Weights::Dense(put(&values));
+    for support in [None, Some(3), Some(10), Some(64)] {
+        let row = RowSpec { support, top: 8, ..spec() };
+        let drawn = RowSpec { temperature: 1.0, top_k: 2, uniform: 0.7, ..row };
+        check(&[tied.clone(), tied.clone()], &[row, drawn], &table, &values, 1.0);
+    }
+}
+
+#[test]
+fn packed_and_half_tables_are_mixed() {
+    let (vocab, width) = (4500, 256);
+    let rows = [
+        spec(),
+        RowSpec { support: Some(20), top: 20, ..spec() },
+        RowSpec { mixes: false, ..spec() },
+    ];
+    let all: Vec<Vec<f32>> = (0..3).map(|i| logits(i + 3, vocab, 9.0)).collect();
+    for form in PackedForm::ALL {
+        let (table, values) = packed(form, vocab, width, 5);
+        check(&all, &rows, &Weights::Packed(table), &values, 2.0);
+    }
+    let halves: Vec<half::f16> =
+        random(2, vocab * width).into_iter().map(half::f16::from_f32).collect();
+    let values: Vec<f32> = halves.iter().map(|half| half.to_f32()).collect();
+    check(&all, &rows, &Weights::Dense(put_halves(&halves)), &values, 1.0);
+}
+
+#[test]
+fn impossible_and_broken_logits() {
+    let (vocab, width) = (5000, 4);
+    let values = random(2, vocab * width);
+    let table = Weights::Dense(put(&values));
+    // Minus infinity is a token that cannot be.
+    let mut banned = vec![f32::NEG_INFINITY; vocab];
+    banned[4999] = 1.0;
+    banned[30] = 0.0;
+    let drawn = RowSpec { temperature: 1.0, uniform: 0.9, top: 6, ..spec() };
+    let rows = [RowSpec { top: 6, ..spec() }, drawn, RowSpec { top_k: 5, ..drawn }, RowSpec { top_p: 0.99, ..drawn }];
+    check(&vec![banned; 4], &rows, &table, &values, 1.0);
+    for wrong in [f32::NAN, f32::INFINITY] {
+        let mut logits = logits(1, vocab, 3.0);
+        logits[4321] = wrong;
+        let (_, decided) = step(
+            &device(),
+            &put(&logits),
+            &[drawn],
+            EmbeddingTable { weights: &table, width, scale: 1.0 },
+        );
+        assert!(read(&decided)[0].broken, "{wrong}");
+    }
+    assert!(!can_step(vocab, &[RowSpec { support: Some(65), ..spec() }]));
+    assert!(!can_step(1 << 21, &[spec()]));
+}

@@ -1,0 +1,353 @@
+//! Each kernel against plain loops in float64, on the first adapter.
+
+use half::f16;
+use moi_kernels::{Packed, PackedForm, pack};
+
+use crate::{testing::*, *};
+
+fn spec(centered: bool, plus_one: bool) -> NormSpec {
+    NormSpec { eps: 1e-5, centered, plus_one }
+}
+
+fn normed(x: &[f32], width: usize, spec: NormSpec, weight: &[f32], bias: Option<&[f32]>) -> Vec<f32> {
+    let row = |x: &[f32]| {
+        let mean = match spec.centered {
+            true => x.iter().map(|&v| f64::from(v)).sum::<f64>() / width as f64,
+            false => 0.0,
+        };
+        let square = x.iter().map(|&v| (f64::from(v) - mean).powi(2)).sum::<f64>() / width as f64;
+        let by = |i: usize| f64::from(weight[i]) + if spec.plus_one { 1.0 } else { 0.0 };
+        let one = |(i, &v): (usize, &f32)| {
+            let y = (f64::from(v) - mean) / (square + f64::from(spec.eps)).sqrt() * by(i);
+            (y + bias.map_or(0.0, |bias| f64::from(bias[i]))) as f32
+        };
+        x.iter().enumerate().map(one).collect::<Vec<_>>()
+    };
+    x.chunks(width).flat_map(row).collect()
+}
+
+#[test]
+fn joins_are_residuals_and_norms() {
+    let device = device();
+    for (rows, width, seed) in [(1, 576, 1), (3, 64, 2), (2, 1000, 3)] {
+        let (x, block) = (random(seed, rows * width), random(seed + 10, rows * width));
+        let (after, before, bias) =
+            (random(seed + 20, width), random(seed + 30, width), random(seed + 40, width));
+        for (centered, plus_one) in [(false, false), (false, true), (true, false)] {
+            let spec = spec(centered, plus_one);
+            let bias = centered.then_some(bias.as_slice());
+            let weights = |weight: &[f32]| NormWeights { weight: put(weight), bias: bias.map(put) };
+            let (after_weights, before_weights) = (weights(&after), weights(&before));
+            for has_block in [false, true] {
+                for has_after in [false, true].into_iter().filter(|after| has_block || !after) {
+                    let joined = join(
+                        &device,
+                        &Join {
+                            x: &put(&x),
+                            block: has_block.then_some(&put(&block)),
+                            after: has_after.then_some(&after_weights),
+                            scale: 0.5,
+                            before: Some(&before_weights),
+                            spec,
+                            width,
+                        },
+                    );
+                    let added = match has_after {
+                        true => normed(&block, width, spec, &after, bias),
+                        false => block.clone(),
+                    };
+                    let sum: Vec<f32> = match has_block {
+                        true => x.iter().zip(&added).map(|(x, y)| x + 0.5 * y).collect(),
+                        false => x.clone(),
+                    };
+                    if let Some(found) = joined.sum {
+                        assert_close(&get(&found), &sum, 2e-6);
+                    }
+                    let found = get(joined.normed.as_ref().unwrap());
+                    assert_close(&found, &normed(&sum, width, spec, &before, bias), 5e-6);
+                }
+            }
+        }
+    }
+}
+
+fn dot(a: &[f32], b: &[f32]) -> f64 {
+    a.iter().zip(b).map(|(&a, &b)| f64::from(a) * f64::from(b)).sum()
+}
+
+fn silu(x: f64) -> f64 {
+    x / (1.0 + (-x).exp())
+}
+
+/// Outputs `[n, rows]` of a matrix.
+fn expected(x: &[f32], weight: &[f32], bias: Option<&[f32]>, width: usize) -> Vec<f32> {
+    let row = |x: &[f32]| {
+        let one = |(i, w): (usize, &[f32])| (dot(x, w) + bias.map_or(0.0, |b| f64::from(b[i]))) as f32;
+        weight.chunks(width).enumerate().map(one).collect::<Vec<_>>()
+    };
+    x.chunks(width).flat_map(row).collect()
+}
+
+#[test]
+fn dense_products_are_sums() {
+    let device = device();
+    for (n, width, rows, halves) in
+        [(1, 576, [576, 192, 192], false), (3, 50, [17, 1, 33], false), (8, 100, [40, 40, 5], false), (2, 64, [16, 31, 64], true)]
+    {
+        let x = random(1, n * width);
+        let held: Vec<Vec<f32>> = (0..3)
+            .map(|i| random(i as u64 + 2, rows[i] * width))
+            .map(|w| if halves { w.iter().map(|&w| f16::from_f32(w).to_f32()).collect() } else { w })
+            .collect();
+        let biases: Vec<Vec<f32>> = (0..3).map(|i| random(i as u64 + 9, rows[i])).collect();
+        let bias_buffers: Vec<Buffer> = biases.iter().map(|bias| put(bias)).collect();
+        let weights: Vec<Weights> = held
+            .iter()
+            .map(|w| match halves {
+                true => put_halves(&w.iter().map(|&w| f16::from_f32(w)).collect::<Vec<_>>()),
+                false => put(w),
+            })
+            .map(Weights::Dense)
+            .collect();
+        for count in 1..=3 {
+            for biased in [false, true] {
+                let maps: Vec<_> = (0..count)
+                    .map(|i| Map { weight: &weights[i], bias: biased.then_some(&bias_buffers[i]), rows: rows[i] })
+                    .collect();
+                let found = products(&device, &put(&x), n, &maps, Outcome::Each).unwrap();
+                assert_eq!(found.len(), count);
+                for i in 0..count {
+                    let bias = biased.then_some(biases[i].as_slice());
+                    assert_close(&get(&found[i]), &expected(&x, &held[i], bias, width), 2e-6);
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn activations_stand_between_products() {
+    let device = device();
+    let (n, width, rows) = (3, 96, 37);
+    let (x, gate, up) = (random(1, n * width), random(2, rows * width), random(3, rows * width));
+    let weights = [Weights::Dense(put(&gate)), Weights::Dense(put(&up))];
+    let maps = weights.each_ref().map(|weight| Map { weight, bias: None, rows });
+    let functions: [(Activation, fn(f64) -> f64); 5] = [
+        (Activation::Silu, silu),
+        (Activation::GeluTanh, |x| 0.5 * x * (1.0 + (0.797_884_560_8 * (x + 0.044_715 * x.powi(3))).tanh())),
+        (Activation::QuickGelu, |x| x / (1.0 + (-1.702 * x).exp())),
+        (Activation::Relu, |x| x.max(0.0)),
+        (Activation::ReluSquared, |x| x.max(0.0).powi(2)),
+    ];
+    let (g, u) = (expected(&x, &gate, None, width), expected(&x, &up, None, width));
+    for (activation, function) in functions {
+        let found = products(&device, &put(&x), n, &maps, Outcome::Activated(activation)).unwrap();
+        let both: Vec<f32> =
+            g.iter().zip(&u).map(|(&g, &u)| (function(f64::from(g)) * f64::from(u)) as f32).collect();
+        assert_close(&get(&found[0]), &both, 1e-5);
+        let found = products(&device, &put(&x), n, &maps[..1], Outcome::Activated(activation)).unwrap();
+        let one: Vec<f32> = g.iter().map(|&g| function(f64::from(g)) as f32).collect();
+        assert_close(&get(&found[0]), &one, 1e-5);
+    }
+    // erf(1 / sqrt 2) and so on, from a table: Gelu(1) = 0.841345, Gelu(-2) = -0.0455003.
+    let weights = Weights::Dense(put(&[1.0]));
+    let map = [Map { weight: &weights, bias: None, rows: 1 }];
+    let found =
+        products(&device, &put(&[1.0, -2.0]), 2, &map, Outcome::Activated(Activation::Gelu)).unwrap();
+    assert_close(&get(&found[0]), &[0.841_344_7, -0.045_500_26], 1e-5);
+}
+
+/// Any bytes, with float16 numbers of moderate size where a form has them.
+fn blocks(form: PackedForm, rows: usize, width: usize, seed: u64) -> Vec<u8> {
+    let (size, values) = form.ggml_block();
+    let mut blocks: Vec<u8> =
+        random(seed, rows * width / values * size).iter().map(|v| (v * 127.9) as i8 as u8).collect();
+    for block in blocks.chunks_mut(size) {
+        let numbers: &[usize] = match form {
+            PackedForm::Q6_K => &[208],
+            _ if form.has_minima() => &[0, 2],
+            _ => &[0],
+        };
+        numbers.iter().for_each(|&at| block[at + 1] = 0x2c | block[at + 1] & 0x83);
+    }
+    blocks
+}
+
+pub(crate) fn packed(form: PackedForm, rows: usize, width: usize, seed: u64) -> (PackedBuffer, Vec<f32>) {
+    let parts = pack(form, &blocks(form, rows, width, seed), rows, width).unwrap();
+    let view = Packed::new(form, [rows, width], &parts.words, &parts.scales, &parts.minima).unwrap();
+    let mut values = Vec::new();
+    view.rows(&(0..rows).collect::<Vec<_>>(), &mut values);
+    let minima = form.has_minima().then(|| put_halves(&parts.minima));
+    (PackedBuffer { form, words: put_words(&parts.words), scales: put_halves(&parts.scales), minima, width }, values)
+}
+
+#[test]
+fn packed_products_are_those_of_the_unpacked() {
+    let device = device();
+    for form in PackedForm::ALL {
+        let width = 3 * form.span();
+        for (n, rows) in [(1, [16, 37, 50]), (5, [20, 1, 16])] {
+            let x = random(1, n * width);
+            let (buffers, values): (Vec<_>, Vec<_>) =
+                (0..3).map(|i| packed(form, rows[i], width, i as u64 + 2)).unzip();
+            let weights: Vec<Weights> = buffers.iter().cloned().map(Weights::Packed).collect();
+            let maps: Vec<_> =
+                (0..3).map(|i| Map { weight: &weights[i], bias: None, rows: rows[i] }).collect();
+            let found = products(&device, &put(&x), n, &maps, Outcome::Each).unwrap();
+            for i in 0..3 {
+                assert_close(&get(&found[i]), &expected(&x, &values[i], None, width), 3e-6);
+            }
+            let (first, count) = (1.min(rows[0] - 1), rows[0] - 1);
+            let unpacked = get(&unpack(&device, &buffers[0], Picked::From(first, count)));
+            assert_eq!(unpacked, values[0][first * width..][..count * width], "{form:?}");
+            let last = rows[0] - 1;
+            let picked = get(&unpack(&device, &buffers[0], Picked::Ids(&put_words(&[last as i32, 0]))));
+            let expected = [&values[0][last * width..], &values[0][..width]].concat();
+            assert_eq!(picked, expected, "{form:?}");
+        }
+    }
+    // Forms may be mixed in one launch, as Gemma's files mix them; floats and blocks may not.
+    let (a, a_values) = packed(PackedForm::Q4_K, 32, 256, 1);
+    let (b, b_values) = packed(PackedForm::Q6_K, 32, 256, 2);
+    let x = random(3, 256);
+    let weights = [Weights::Packed(a), Weights::Packed(b), Weights::Dense(put(&b_values))];
+    let maps = weights.each_ref().map(|weight| Map { weight, bias: None, rows: 32 });
+    let found = products(&device, &put(&x), 1, &maps[..2], Outcome::Activated(Activation::Silu)).unwrap();
+    let (g, u) = (expected(&x, &a_values, None, 256), expected(&x, &b_values, None, 256));
+    let both: Vec<f32> =
+        g.iter().zip(&u).map(|(&g, &u)| (silu(f64::from(g)) * f64::from(u)) as f32).collect();
+    assert_close(&get(&found[0]), &both, 1e-5);
+    assert!(products(&device, &put(&x), 1, &maps[1..], Outcome::Each).is_none());
+}
+
+#[test]
+fn heads_are_turned_into_the_cache() {
+    let device = device();
+    for (batch, seq, heads, kv_heads, head_dim, dims, has_norm, shared) in [
+        (1, 1, 4, 2, 64, 64, false, true),
+        (2, 3, 3, 1, 20, 8, true, false),
+        (2, 2, 2, 2, 16, 0, true, true),
+    ] {
+        let rows = batch * seq;
+        let q = random(1, rows * heads * head_dim);
+        let k = random(2, rows * kv_heads * head_dim);
+        let v = random(3, rows * kv_heads * head_dim);
+        let angle_rows = if shared { seq } else { rows };
+        let (cos, sin) = (random(4, angle_rows * dims), random(5, angle_rows * dims));
+        let (q_weight, k_weight) = (random(6, head_dim), random(7, head_dim));
+        let (capacity, at, scale) = (7, 2, 0.25);
+        let len = batch * kv_heads * capacity * head_dim;
+        let (keys, values) = (put(&vec![9.0; len]), put(&vec![9.0; len]));
+        let norms = (
+            NormWeights { weight: put(&q_weight), bias: None },
+            NormWeights { weight: put(&k_weight), bias: None },
+        );
+        let angles = (put(&cos), put(&sin));
+        let spec = spec(false, false);
+        let found = turn(
+            &device,
+            &Turn {
+                q: &put(&q),
+                k: &put(&k),
+                v: &put(&v),
+                angles: (dims > 0).then_some((&angles.0, &angles.1, dims)),
+                norms: has_norm.then_some((&norms.0, &norms.1)),
+                spec,
+                cache: (&keys, &values),
+                capacity,
+                at,
+                batch,
+                seq,
+                heads,
+                kv_heads,
+                head_dim,
+                scale,
+            },
+        );
+        let turned = |x: &[f32], count: usize, weight: &[f32], scale: f32| -> Vec<f32> {
+            let x = if has_norm { normed(x, head_dim, spec, weight, None) } else { x.to_vec() };
+            let mut out = Vec::new();
+            for (index, head) in x.chunks(head_dim).enumerate() {
+                let row = index / count;
+                let angles = if shared { row % seq } else { row } * dims;
+                for i in 0..head_dim {
+                    let turned = match i {
+                        _ if i >= dims => head[i],
+                        _ if i < dims / 2 => head[i] * cos[angles + i] - head[i + dims / 2] * sin[angles + i],
+                        _ => head[i] * cos[angles + i] + head[i - dims / 2] * sin[angles + i],
+                    };
+                    out.push(turned * scale);
+                }
+            }
+            out
+        };
+        assert_close(&get(&found), &turned(&q, heads, &q_weight, scale), 5e-6);
+        let k = turned(&k, kv_heads, &k_weight, 1.0);
+        for (buffer, new) in [(&keys, &k), (&values, &v)] {
+            let mut cache = vec![9.0; len];
+            for (index, head) in new.chunks(head_dim).enumerate() {
+                let (row, head_index) = (index / kv_heads, index % kv_heads);
+                let (b, s) = (row / seq, row % seq);
+                let to = ((b * kv_heads + head_index) * capacity + at + s) * head_dim;
+                cache[to..to + head_dim].copy_from_slice(head);
+            }
+            assert_close(&get(buffer), &cache, 1e-6);
+        }
+    }
+}
+
+#[test]
+fn attention_is_a_weighted_mean_of_values() {
+    let device = device();
+    for (heads, kv_heads, head_dim, capacity, visible, seq, softcap) in [
+        (4, 2, 64, 40, vec![0..33], 1, None),
+        (9, 3, 64, 1500, vec![3..1201], 1, Some(5.0)),
+        (2, 1, 20, 700, vec![0..5, 2..6, 90..640, 0..1], 2, None),
+        (3, 3, 16, 300, vec![0..129, 0..130], 1, None),
+        (8, 1, 128, 600, vec![100..400], 1, None),
+    ] {
+        let rows = visible.len();
+        let batch = rows / seq;
+        let q = random(1, rows * heads * head_dim);
+        let keys = random(2, batch * kv_heads * capacity * head_dim);
+        let values = random(3, batch * kv_heads * capacity * head_dim);
+        let found = attend(
+            &device,
+            &Attend {
+                q: &put(&q),
+                keys: &put(&keys),
+                values: &put(&values),
+                capacity,
+                visible: &visible,
+                seq,
+                heads,
+                kv_heads,
+                head_dim,
+                softcap,
+            },
+        )
+        .unwrap();
+        let mut all = Vec::new();
+        for (row, visible) in visible.iter().enumerate() {
+            for head in 0..heads {
+                let q = &q[(row * heads + head) * head_dim..][..head_dim];
+                let kv = (row / seq * kv_heads + head / (heads / kv_heads)) * capacity * head_dim;
+                let scores: Vec<f64> = visible
+                    .clone()
+                    .map(|column| dot(q, &keys[kv + column * head_dim..][..head_dim]))
+                    .map(|score| softcap.map_or(score, |cap| f64::from(cap) * (score / f64::from(cap)).tanh()))
+                    .collect();
+                let max = scores.iter().copied().fold(f64::MIN, f64::max);
+                let sum: f64 = scores.iter().map(|score| (score - max).exp()).sum();
+                for i in 0..head_dim {
+                    let at = |column: usize| f64::from(values[kv + column * head_dim + i]);
+                    let mean: f64 =
+                        visible.clone().zip(&scores).map(|(c, score)| (score - max).exp() * at(c)).sum();
+                    all.push((mean / sum) as f32);
+                }
+            }
+        }
+        assert_close(&get(&found), &all, 5e-6);
+    }
+}

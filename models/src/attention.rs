@@ -7,7 +7,7 @@ use burn::{
 
 use crate::{
     AttentionConfig, AttentionKind, KvCache, Linear, Norm, NormConfig, QkNorm, RopeConfig,
-    kernels::{Attend, Heads, Kernels},
+    kernels::{self, Attend, Heads, Kernels},
     step::Step,
 };
 
@@ -119,7 +119,7 @@ impl<B: Backend> Attention<B> {
         let [q, k, v] = Linear::together([&self.q_proj, &self.k_proj, &self.v_proj], x);
         let out = match B::has_kernels() {
             true => self.attended_by_kernels([&q, &k, &v], layer, step, cache),
-            false => None,
+            false => self.attended_on_gpu([&q, &k, &v], layer, step, cache),
         };
         self.o_proj.forward(out.unwrap_or_else(|| self.attended([q, k, v], layer, step, cache)))
     }
@@ -185,6 +185,40 @@ impl<B: Backend> Attention<B> {
         let (k, v) = cache.append(layer, k, v, step.limit);
         let sizes = Attend { step, window, heads: num_heads, kv_heads: num_kv_heads, head_dim, softcap };
         B::attend(&q, &k, &v, &sizes)
+    }
+
+    /// The same in one kernel or three, for few positions. None, with the cache as it was, where there is none.
+    fn attended_on_gpu(
+        &self,
+        [q, k, v]: [&Tensor<B, 2>; 3],
+        layer: usize,
+        step: &Step<B>,
+        cache: &mut KvCache<B>,
+    ) -> Option<Tensor<B, 2>> {
+        let &AttentionConfig { num_heads, num_kv_heads, head_dim, scale, softcap, window, .. } = &self.config;
+        let norms = self.q_norm.as_ref().zip(self.k_norm.as_ref());
+        let over_all = norms.filter(|_| self.config.qk_norm == Some(QkNorm::Projection));
+        let attention = kernels::Attention {
+            step,
+            layer,
+            window,
+            heads: num_heads,
+            kv_heads: num_kv_heads,
+            head_dim,
+            angles: self.shared.angles.map(|angles| &step.angles[angles]),
+            norms: norms.filter(|_| over_all.is_none()),
+            scale,
+            softcap,
+            cached: self.cache_dtype(),
+        };
+        match over_all {
+            Some((q_norm, k_norm)) if B::has_attention(step.seq) => {
+                let (q, k) = (q_norm.forward(q.clone()), k_norm.forward(k.clone()));
+                B::attended([&q, &k, v], &attention, cache)
+            }
+            Some(_) => None,
+            None => B::attended([q, k, v], &attention, cache),
+        }
     }
 
     /// The type of keys and values in the cache: that of the weights, but float16 beside activations in 8 bits, which

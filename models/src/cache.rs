@@ -1,7 +1,11 @@
 //! Keys and values of the positions a model has seen.
 
+#[cfg(feature = "gpu")]
+use burn::tensor::DType;
 use burn::tensor::{Int, Tensor, backend::Backend};
 
+#[cfg(feature = "gpu")]
+use crate::step::Step;
 use crate::{AttentionKind, DecoderConfig, LayerConfig, kernels::Kernels, step::first_seen};
 
 /// Positions a buffer grows by.
@@ -36,6 +40,17 @@ struct Buffer<B: Backend> {
     /// The column that stands first in the tensor; those before it are out of every window.
     first: usize,
     window: Option<usize>,
+}
+
+/// Buffers to be written `[batch, kv_heads, capacity, head_dim]`.
+#[cfg(feature = "gpu")]
+pub(crate) struct Room<B: Backend> {
+    pub(crate) keys: Tensor<B, 4>,
+    pub(crate) values: Tensor<B, 4>,
+    /// The first column to write.
+    pub(crate) at: usize,
+    /// Columns that came before the buffers' first.
+    pub(crate) first: usize,
 }
 
 impl<B: Backend> KvCache<B> {
@@ -94,6 +109,29 @@ impl<B: Backend> KvCache<B> {
     ) -> (Tensor<B, 4>, Tensor<B, 4>) {
         let cache = &mut self.layers[layer];
         (cache.keys.append(self.len, keys, limit), cache.values.append(self.len, values, limit))
+    }
+
+    /// A layer's buffers with room for the columns of a step, taken out to be written; [`Self::put_back`] must follow.
+    /// `shape` is batch, heads and numbers of a head.
+    #[cfg(feature = "gpu")]
+    pub(crate) fn take_room(
+        &mut self,
+        layer: usize,
+        shape: [usize; 3],
+        step: &Step<B>,
+        dtype: DType,
+    ) -> Room<B> {
+        let LayerCache { keys: key_buffer, values: value_buffer } = &mut self.layers[layer];
+        let keys = key_buffer.take_room(self.len, shape, step, dtype);
+        let values = value_buffer.take_room(self.len, shape, step, dtype);
+        Room { keys, values, at: self.len - key_buffer.first, first: key_buffer.first }
+    }
+
+    /// Gives back what [`Self::take_room`] has taken.
+    #[cfg(feature = "gpu")]
+    pub(crate) fn put_back(&mut self, layer: usize, keys: Tensor<B, 4>, values: Tensor<B, 4>) {
+        let cache = &mut self.layers[layer];
+        (cache.keys.tensor, cache.values.tensor) = (Some(keys), Some(values));
     }
 
     /// The rows of several caches as one batch, in order.
@@ -172,6 +210,37 @@ impl<B: Backend> Buffer<B> {
                     self.tensor = Some(assign(empty, 0, kept));
                 }
                 columns
+            }
+        }
+    }
+
+    /// The buffer with room for the columns of a step behind the `len` in use. If it must grow or move on, only what the
+    /// step sees comes along.
+    #[cfg(feature = "gpu")]
+    fn take_room(
+        &mut self,
+        len: usize,
+        [batch, heads, head_dim]: [usize; 3],
+        step: &Step<B>,
+        dtype: DType,
+    ) -> Tensor<B, 4> {
+        match self.tensor.take() {
+            Some(old) if len + step.seq - self.first <= old.dims()[2] => old,
+            old => {
+                let seen = first_seen(len, self.window);
+                let used = len - seen;
+                let capacity = self.capacity(used + step.seq, step.limit).max(used + step.seq);
+                let shape = [batch, heads, capacity, head_dim];
+                // By way of one dimension: a device may put gaps between the rows of what is made in several.
+                let len: usize = shape.iter().product();
+                let empty = Tensor::<B, 1>::zeros([len], (step.device(), dtype));
+                let mut new = empty.reshape(shape);
+                if let Some(old) = old.filter(|_| used > 0) {
+                    let kept = old.narrow(2, seen - self.first, used);
+                    new = new.slice_assign([0..batch, 0..heads, 0..used, 0..head_dim], kept);
+                }
+                self.first = seen;
+                new
             }
         }
     }

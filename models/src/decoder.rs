@@ -7,7 +7,8 @@ use burn::{
 
 use crate::{
     AttentionConfig, AttentionKind, CausalLm, DecoderConfig, Embedding, Experts, FeedForwardKind, KvCache,
-    LayerConfig, Linear, Mlp, ModelError, Norm, NormPlace, RopeConfig, SelfAttention, step::Step,
+    LayerConfig, Linear, Mlp, ModelError, Norm, NormPlace, RopeConfig, SelfAttention, residual::Residual,
+    step::Step,
 };
 
 /// A decoder-only transformer with a language model head. Field names follow the checkpoints' of Llama; an
@@ -163,17 +164,17 @@ impl<B: Backend> CausalLm<B> for Decoder<B> {
         let [batch, seq, hidden_size] = dims;
         let (limit, device) = (self.config.context_length, inputs.device());
         let step = Step::new(seq, limit, cache, &self.ropes, &self.windows, &device);
-        // Two dimensions from here on: on some backends a product of three takes a slower path. The residual stream
-        // is in float32 whatever the weights are: what each layer adds to it is small.
+        // Two dimensions from here on: on some backends a product of three takes a slower path.
         let mut x = inputs.reshape([batch * seq, hidden_size]).cast(DType::F32);
         if let Some(table) = &self.model.embed_positions {
             x = x + self.positions(table, &step, &device).cast(DType::F32);
         }
+        let mut stream = Residual::new(x);
         for (index, layer) in self.model.layers.iter().enumerate() {
-            x = layer.forward(x, index, &step, cache);
+            layer.forward(&mut stream, index, &step, cache);
         }
         cache.advance(seq);
-        Ok(self.model.norm.forward(x).reshape([batch, seq, hidden_size]))
+        Ok(stream.normed(Some(&self.model.norm)).reshape([batch, seq, hidden_size]))
     }
 
     fn logits(&self, hidden: Tensor<B, 3>) -> Tensor<B, 3> {
@@ -238,62 +239,56 @@ impl<B: Backend> DecoderLayer<B> {
         }
     }
 
-    fn forward(&self, x: Tensor<B, 2>, index: usize, step: &Step<B>, cache: &mut KvCache<B>) -> Tensor<B, 2> {
-        let attended = self.attended(x.clone(), index, step, cache);
-        if self.parallel {
-            let fed = self.fed(x.clone());
-            return self.added(self.added(x, attended), fed);
-        }
-        let x = self.added(x, attended);
-        let fed = self.fed(x.clone());
-        self.added(x, fed)
-    }
-
-    /// What attention adds to the residual stream.
-    fn attended(
-        &self,
-        x: Tensor<B, 2>,
+    fn forward<'a>(
+        &'a self,
+        stream: &mut Residual<'a, B>,
         index: usize,
         step: &Step<B>,
         cache: &mut KvCache<B>,
-    ) -> Option<Tensor<B, 2>> {
-        let attention = self.self_attn.as_ref()?;
-        let (before, after) = match self.norms {
-            NormPlace::Before => (&self.input_layernorm, &None),
-            NormPlace::After => (&None, &self.post_attention_layernorm),
-            NormPlace::Around => (&self.input_layernorm, &self.post_attention_layernorm),
-        };
-        Some(normed(after, attention.forward(normed(before, x), index, step, cache)))
+    ) {
+        let [of_attention, of_feed_forward] = self.around();
+        let x = stream.normed(of_attention.before);
+        let attended = self.self_attn.as_ref().map(|attention| attention.forward(x, index, step, cache));
+        if self.parallel {
+            let fed = self.fed(stream.normed(of_feed_forward.before));
+            stream.add(attended, of_attention.after, self.residual_scale);
+            stream.add(fed, of_feed_forward.after, self.residual_scale);
+            return;
+        }
+        stream.add(attended, of_attention.after, self.residual_scale);
+        let fed = self.fed(stream.normed(of_feed_forward.before));
+        stream.add(fed, of_feed_forward.after, self.residual_scale);
     }
 
-    /// What the feed-forward block adds to it.
-    fn fed(&self, x: Tensor<B, 2>) -> Option<Tensor<B, 2>> {
-        let (before, after) = match self.norms {
-            NormPlace::Before => (&self.post_attention_layernorm, &None),
-            NormPlace::After => (&None, &self.post_feedforward_layernorm),
-            NormPlace::Around => (&self.pre_feedforward_layernorm, &self.post_feedforward_layernorm),
+    /// The norms around attention, and around the feed-forward block.
+    fn around(&self) -> [Around<'_, B>; 2] {
+        let [input, post_attention, pre_feedforward, post_feedforward] = [
+            &self.input_layernorm,
+            &self.post_attention_layernorm,
+            &self.pre_feedforward_layernorm,
+            &self.post_feedforward_layernorm,
+        ]
+        .map(Option::as_ref);
+        let (attention, feed_forward) = match self.norms {
+            NormPlace::Before => ((input, None), (post_attention, None)),
+            NormPlace::After => ((None, post_attention), (None, post_feedforward)),
+            NormPlace::Around => ((input, post_attention), (pre_feedforward, post_feedforward)),
         };
-        let x = normed(before, x);
-        let fed = match self.mlp.as_ref()? {
+        [attention, feed_forward].map(|(before, after)| Around { before, after })
+    }
+
+    /// What the feed-forward block computes.
+    fn fed(&self, x: Tensor<B, 2>) -> Option<Tensor<B, 2>> {
+        Some(match self.mlp.as_ref()? {
             FeedForward::Mlp(mlp) => mlp.forward(x),
             FeedForward::Experts(experts) => experts.forward(x),
             FeedForward::Linear(linear) => linear.linear_mlp.forward(x),
-        };
-        Some(normed(after, fed))
-    }
-
-    fn added(&self, x: Tensor<B, 2>, block: Option<Tensor<B, 2>>) -> Tensor<B, 2> {
-        match block.map(|block| block.cast(DType::F32)) {
-            None => x,
-            Some(block) if self.residual_scale == 1.0 => x + block,
-            Some(block) => x + block.mul_scalar(self.residual_scale),
-        }
+        })
     }
 }
 
-fn normed<B: Backend>(norm: &Option<Norm<B>>, x: Tensor<B, 2>) -> Tensor<B, 2> {
-    match norm {
-        Some(norm) => norm.forward(x),
-        None => x,
-    }
+/// The norms around a block.
+struct Around<'a, B: Backend> {
+    before: Option<&'a Norm<B>>,
+    after: Option<&'a Norm<B>>,
 }

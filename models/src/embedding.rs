@@ -26,6 +26,11 @@ impl<B: Backend> Embedding<B> {
         self.weight.dims()
     }
 
+    #[cfg(feature = "gpu")]
+    pub(crate) fn scale(&self) -> f64 {
+        self.scale
+    }
+
     /// The rows of `ids` `[n]` as they enter the model: `[n, d]`.
     pub fn rows(&self, ids: Tensor<B, 1, Int>) -> Tensor<B, 2> {
         self.scaled(self.weight.rows(ids))

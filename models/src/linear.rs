@@ -27,11 +27,18 @@ impl<B: Backend> Linear<B> {
 
     /// `[rows, in]` of any float type to `[rows, out]` in the type of the weights or in float32, with a bias in float32.
     pub fn forward(&self, x: Tensor<B, 2>) -> Tensor<B, 2> {
-        self.biased(self.weight.products(x))
+        match B::maps(&x, &[self.into()], None).and_then(|mut y| y.pop()) {
+            Some(y) => y,
+            None => self.biased(self.weight.products(x)),
+        }
     }
 
     /// Several layers on one input: kernels then round it once and share out the work of all.
     pub(crate) fn together<const N: usize>(layers: [&Self; N], x: Tensor<B, 2>) -> [Tensor<B, 2>; N] {
+        let maps = B::maps(&x, &layers.map(Into::into), None);
+        if let Some(all) = maps.and_then(|all| <[Tensor<B, 2>; N]>::try_from(all).ok()) {
+            return all;
+        }
         let products = B::products(&x, &layers.map(|layer| &layer.weight));
         match products.and_then(|products| <[Tensor<B, 2>; N]>::try_from(products).ok()) {
             Some(products) => {

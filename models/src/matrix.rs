@@ -7,7 +7,11 @@ use burn::{
     tensor::{DType, FloatDType, Int, Tensor, backend::Backend},
 };
 
-use crate::{PackedForm, PackedMatrix, kernels::Kernels, linear::uninitialized};
+use crate::{
+    PackedForm, PackedMatrix,
+    kernels::{Kernels, Map},
+    linear::uninitialized,
+};
 
 /// A matrix `[out, in]`, as checkpoints store it. The variants of packed ones bear the names of their forms, by
 /// which a loader knows what belongs there.
@@ -120,6 +124,10 @@ impl<B: Backend> Matrix<B> {
     /// weight is rearranged when it is loaded.
     pub fn products(&self, x: Tensor<B, 2>) -> Tensor<B, 2> {
         if let Some(products) = B::products(&x, &[self]).and_then(|mut products| products.pop()) {
+            return products;
+        }
+        let map = Map { matrix: self, bias: None };
+        if let Some(products) = B::maps(&x, &[map], None).and_then(|mut products| products.pop()) {
             return products;
         }
         match self.either() {

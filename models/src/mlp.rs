@@ -9,7 +9,10 @@ use burn::{
     },
 };
 
-use crate::{Activation, Linear, MlpConfig, kernels::Kernels};
+use crate::{
+    Activation, Linear, MlpConfig,
+    kernels::{Kernels, Map},
+};
 
 /// `down(act(gate(x)) * up(x))`, SwiGLU where the activation is SiLU; `down(act(up(x)))` without a gate.
 #[derive(Module, Debug)]
@@ -39,6 +42,10 @@ impl<B: Backend> Mlp<B> {
 
     /// `[rows, d]` to `[rows, d]`.
     pub fn forward(&self, x: Tensor<B, 2>) -> Tensor<B, 2> {
+        let inward: Vec<_> = self.gate_proj.iter().chain([&self.up_proj]).map(Map::from).collect();
+        if let Some(inner) = B::maps(&x, &inward, Some(self.activation)).and_then(|mut inner| inner.pop()) {
+            return self.down_proj.forward(inner);
+        }
         let single = |x: Tensor<B, 2>| x.cast(DType::F32);
         let (inner, up) = match &self.gate_proj {
             Some(gate) => {

@@ -27,8 +27,7 @@ impl<B: Backend> Norm<B> {
 
     /// `[.., width]` of any float type to `[.., width]` in float32.
     pub fn forward<const D: usize>(&self, x: Tensor<B, D>) -> Tensor<B, D> {
-        let bias = self.bias.as_ref().map(|bias| bias.val());
-        if let Some(y) = B::norm(&self.config, &self.weight.val(), bias.as_ref(), &x) {
+        if let Some(y) = B::norm(self, &x) {
             return y;
         }
         let mut x = x.cast(DType::F32);
@@ -42,13 +41,13 @@ impl<B: Backend> Norm<B> {
             NormKind::RmsPlusOne => weight.add_scalar(1.0),
         };
         let y = x / mean_square.add_scalar(self.config.eps).sqrt() * weight.unsqueeze();
-        match bias {
-            Some(bias) => y + bias.cast(DType::F32).unsqueeze(),
+        match &self.bias {
+            Some(bias) => y + bias.val().cast(DType::F32).unsqueeze(),
             None => y,
         }
     }
 
-    #[cfg(feature = "flex")]
+    #[cfg(any(feature = "flex", feature = "gpu"))]
     pub(crate) fn config(&self) -> NormConfig {
         self.config
     }

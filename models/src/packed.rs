@@ -17,6 +17,9 @@ use crate::{
 /// Values that are unpacked at a time: few enough to stay in a processor's cache as float32.
 const TILE: usize = 1 << 18;
 
+/// The same on a device with a kernel for it: 256 MB.
+const DEVICE_TILE: usize = 1 << 26;
+
 /// What the activations are rounded to for products with packed weights, where the backend has kernels for that;
 /// elsewhere to nothing.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -139,16 +142,21 @@ impl<B: Backend> PackedMatrix<B> {
         values.select(0, firsts + within)
     }
 
-    /// The matrix, some rows at a time.
+    /// The matrix, some rows at a time: many where a kernel unpacks them for the device to multiply.
     fn unpacked_tiles(&self) -> impl Iterator<Item = Tensor<B, 2>> {
         let tiles = self.rows.div_ceil(ROWS);
-        let step = (TILE / (self.columns * ROWS)).max(1);
+        let size = if B::unpacked(self, 0, 1).is_some() { DEVICE_TILE } else { TILE };
+        let step = (size / (self.columns * ROWS)).max(1);
         (0..tiles).step_by(step).map(move |start| {
             let len = step.min(tiles - start);
+            let rows = (len * ROWS).min(self.rows - start * ROWS);
+            if let Some(values) = B::unpacked(self, start * ROWS, rows) {
+                return values;
+            }
             let part = |numbers: &Param<Tensor<B, 2>>| numbers.val().narrow(0, start, len);
             let minima = self.minima.as_ref().map(part);
             let values = self.unpacked(self.words.val().narrow(0, start, len), part(&self.scales), minima);
-            values.narrow(0, 0, (len * ROWS).min(self.rows - start * ROWS))
+            values.narrow(0, 0, rows)
         })
     }
 

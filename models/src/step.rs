@@ -40,9 +40,16 @@ impl Columns {
     #[cfg(feature = "flex")]
     pub(crate) fn visible(&self, row: usize, query: usize, window: Option<usize>) -> std::ops::Range<usize> {
         let first = first_seen(self.past, window);
+        let seen = self.seen(row, query, window);
+        seen.start.saturating_sub(first)..seen.end - first
+    }
+
+    /// The columns that a query of the step sees.
+    #[cfg(any(feature = "flex", feature = "gpu"))]
+    pub(crate) fn seen(&self, row: usize, query: usize, window: Option<usize>) -> std::ops::Range<usize> {
         let start = self.starts.get(row).or(self.starts.first()).copied().unwrap_or(0);
         let query = self.past + query;
-        start.max(first_seen(query, window)).saturating_sub(first)..query + 1 - first
+        start.max(first_seen(query, window))..query + 1
     }
 }
 
@@ -78,6 +85,11 @@ impl<B: Backend> Step<B> {
         let masks = windows.iter().map(|&window| Mask { window, bias: OnceCell::new() }).collect();
         let (columns, device) = (Columns { starts: starts.to_vec(), past }, device.clone());
         Self { batch: cache.batch(), seq, limit, positions, angles, masks, columns, device }
+    }
+
+    #[cfg(feature = "gpu")]
+    pub(crate) fn device(&self) -> &B::Device {
+        &self.device
     }
 
     /// The mask of the window with this index in the model.
@@ -143,9 +155,10 @@ impl<B: Backend> Angles<B> {
                 }
             }
         }
-        let tensor = |values| {
-            let data = TensorData::new(values, [rows, 1, seq, rope.dims]);
-            Tensor::from_data(data, (device, DType::F32))
+        // By way of one dimension: a device may put gaps between the rows of a tensor that comes in several.
+        let tensor = |values: Vec<f32>| {
+            let data = TensorData::new(values, [rows * seq * rope.dims]);
+            Tensor::<B, 1>::from_data(data, (device, DType::F32)).reshape([rows, 1, seq, rope.dims])
         };
         Self { cos: tensor(cos), sin: tensor(sin) }
     }
@@ -167,12 +180,12 @@ impl<B: Backend> Angles<B> {
         x * self.cos.clone() + turned * self.sin.clone()
     }
 
-    #[cfg(feature = "flex")]
+    #[cfg(any(feature = "flex", feature = "gpu"))]
     pub(crate) fn cos(&self) -> &Tensor<B, 4> {
         &self.cos
     }
 
-    #[cfg(feature = "flex")]
+    #[cfg(any(feature = "flex", feature = "gpu"))]
     pub(crate) fn sin(&self) -> &Tensor<B, 4> {
         &self.sin
     }

@@ -154,24 +154,24 @@ fn upload_in_pieces<B: Backend, const D: usize>(
     piece: usize,
 ) -> Tensor<B, D> {
     let shape: [usize; D] = std::array::from_fn(|axis| tensor.shape().get(axis).copied().unwrap_or(1));
-    let send = |part: &LazyTensor, shape| {
-        Tensor::<B, D>::from_data(data(part, dtype, shape), (device, DType::from(dtype)))
+    let len: usize = shape.iter().product();
+    // By way of one dimension: a device may put gaps between the rows of what comes in several.
+    let send = |part: &LazyTensor, len| {
+        Tensor::<B, 1>::from_data(data(part, dtype, [len]), (device, DType::from(dtype)))
     };
     let row: usize = shape[1..].iter().product();
     let piece = (piece / row.max(1)).max(1);
     // Of what is stored transposed each piece would read all.
     if D != 2 || shape[0] <= piece || !tensor.is_as_stored() {
-        return send(tensor, shape);
+        return send(tensor, len).reshape(shape);
     }
-    let mut whole = Tensor::empty(shape, (device, DType::from(dtype)));
+    let mut whole = Tensor::<B, 1>::empty([len], (device, DType::from(dtype)));
     for start in (0..shape[0]).step_by(piece) {
-        let len = piece.min(shape[0] - start);
-        let Some(rows) = tensor.slice_rows(start, len) else { return send(tensor, shape) };
-        let (mut ranges, mut part) = (shape.map(|size| 0..size), shape);
-        (ranges[0], part[0]) = (start..start + len, len);
-        whole = whole.slice_assign(ranges, send(&rows, part));
+        let rows = piece.min(shape[0] - start);
+        let Some(part) = tensor.slice_rows(start, rows) else { return send(tensor, len).reshape(shape) };
+        whole = whole.slice_assign([start * row..(start + rows) * row], send(&part, rows * row));
     }
-    whole
+    whole.reshape(shape)
 }
 
 /// The values in a type; those of halves that are stored as such are never widened.
@@ -234,12 +234,13 @@ impl<B: Backend, T: Fn(&str) -> FloatDType, P: FnMut(LoadProgress)> ModuleMapper
         let is_scale = self.path.0.last().is_some_and(|step| step.name == "scales");
         if let Some(parts) = self.packed() {
             let values = std::mem::take(if is_scale { &mut parts.scales } else { &mut parts.minima });
-            let shape = param.lazy_shape();
+            let (shape, len) = (param.lazy_shape().dims::<D>(), [values.len()]);
             let data = match dtype {
-                FloatDType::F16 => TensorData::new(values, shape),
-                _ => TensorData::new(values.into_iter().map(f16::to_f32).collect::<Vec<f32>>(), shape),
+                FloatDType::F16 => TensorData::new(values, len),
+                _ => TensorData::new(values.into_iter().map(f16::to_f32).collect::<Vec<f32>>(), len),
             };
-            return Param::initialized(param.id, Tensor::from_data(data, (&device, DType::from(dtype))));
+            let flat = Tensor::<B, 1>::from_data(data, (&device, DType::from(dtype)));
+            return Param::initialized(param.id, flat.reshape(shape));
         }
         // The selection has seen the same paths: every parameter has its tensor.
         let Some(tensor) = self.checkpoint.tensors.get(&name) else { return param };
@@ -251,8 +252,10 @@ impl<B: Backend, T: Fn(&str) -> FloatDType, P: FnMut(LoadProgress)> ModuleMapper
     fn map_int<const D: usize>(&mut self, param: Param<Tensor<B, D, Int>>) -> Param<Tensor<B, D, Int>> {
         let device = param.lazy_device();
         let Some(parts) = self.packed() else { return param };
-        let data = TensorData::new(std::mem::take(&mut parts.words), param.lazy_shape());
-        Param::initialized(param.id, Tensor::from_data(data, (&device, DType::I32)))
+        let words = std::mem::take(&mut parts.words);
+        let (shape, len) = (param.lazy_shape().dims::<D>(), [words.len()]);
+        let flat = Tensor::<B, 1, Int>::from_data(TensorData::new(words, len), (&device, DType::I32));
+        Param::initialized(param.id, flat.reshape(shape))
     }
 
     fn enter_module(&mut self, name: &str, container: &str) {

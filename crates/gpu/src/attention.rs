@@ -4,7 +4,7 @@
 //! all query heads that share it, so that keys and values are read once. Softmax is computed as it goes (Milakov and
 //! Gimelshein, arXiv 1805.02867); a second launch puts the parts together, as in Flash-Decoding.
 
-use cubecl::prelude::*;
+use cubecl::{ir::StorageType, prelude::*};
 
 use crate::{Buffer, Device};
 
@@ -263,42 +263,64 @@ fn put_together_kernel(
     }
 }
 
-/// Attention: `[rows, heads * head_dim]` in float32; `None` where the device has too little shared memory for it, or
-/// a head is of a size that no vector divides well.
-pub fn attend<R: Runtime>(device: &Device<R>, attend: &Attend<'_>) -> Option<Buffer> {
-    let &Attend { q, keys, values, heads, kv_heads, head_dim, visible, .. } = attend;
-    let rows = visible.len();
-    let columns = visible.iter().map(|range| range.len()).max()?;
-    let uniform = visible.iter().all(|range| *range == visible[0]);
+/// What a kernel is compiled with, but for what follows from the columns; `None` where the device cannot run it.
+fn sizes<R: Runtime>(
+    device: &Device<R>,
+    [heads, kv_heads, head_dim]: [usize; 3],
+    rows: usize,
+    cache_type: StorageType,
+) -> Option<Sizes> {
     let hardware = &device.client.properties().hardware;
     let (_, max_y, max_z) = hardware.max_cube_count;
-    let vector = device.vector_width(keys.dtype, head_dim).min(4);
-    if columns == 0
-        || visible.iter().any(std::ops::Range::is_empty)
-        || head_dim / vector > UNITS
-        || kv_heads > max_y as usize
-        || rows > max_z as usize
-    {
+    let vector = device.vector_width(cache_type, head_dim).min(4);
+    if head_dim / vector > UNITS || kv_heads > max_y as usize || rows > max_z as usize {
         return None;
     }
-    let cores = hardware.num_streaming_multiprocessors.map_or(64, |cores| 2 * cores as usize);
-    let parts = (cores / (kv_heads * rows)).clamp(1, columns.div_ceil(MIN_COLUMNS));
     let sizes = [32, 16, 8].map(|columns| Sizes {
         head_dim,
         group: heads / kv_heads,
         columns,
         vector,
-        softcap: attend.softcap.is_some(),
-        uniform,
-        split: parts > 1,
+        softcap: false,
+        uniform: true,
+        split: false,
     });
-    let sizes = sizes.into_iter().find(|sizes| sizes.shared() <= hardware.max_shared_memory_size)?;
+    sizes.into_iter().find(|sizes| sizes.shared() <= hardware.max_shared_memory_size)
+}
+
+/// Whether the device can run [`attend`] for so many heads, key heads and numbers of a head, for `rows` queries.
+pub fn can_attend<R: Runtime>(
+    device: &Device<R>,
+    heads: [usize; 3],
+    rows: usize,
+    cache_type: StorageType,
+) -> bool {
+    sizes(device, heads, rows, cache_type).is_some()
+}
+
+/// Attention: `[rows, heads * head_dim]` in float32; `None` where the device cannot, or where a query sees nothing.
+pub fn attend<R: Runtime>(device: &Device<R>, attend: &Attend<'_>) -> Option<Buffer> {
+    let &Attend { q, keys, values, heads, kv_heads, head_dim, visible, .. } = attend;
+    let rows = visible.len();
+    let columns = visible.iter().map(|range| range.len()).max()?;
+    if visible.iter().any(std::ops::Range::is_empty) {
+        return None;
+    }
+    let sizes = sizes(device, [heads, kv_heads, head_dim], rows, keys.dtype)?;
+    let cores = device.client.properties().hardware.num_streaming_multiprocessors;
+    let cubes = cores.map_or(64, |cores| 2 * cores as usize);
+    let parts = (cubes / (kv_heads * rows)).clamp(1, columns.div_ceil(MIN_COLUMNS));
     let per_part = columns.div_ceil(parts).next_multiple_of(sizes.columns);
     let parts = columns.div_ceil(per_part);
-    // Rows that see less have parts without a column; these weigh nothing, but must see one.
-    let sizes = Sizes { split: parts > 1, ..sizes };
+    let sizes = Sizes {
+        softcap: attend.softcap.is_some(),
+        uniform: visible.iter().all(|range| *range == visible[0]),
+        split: parts > 1,
+        ..sizes
+    };
     let ranges: Vec<u32> = visible.iter().flat_map(|r| [r.start as u32, r.end as u32]).collect();
-    let ranges = match uniform {
+    // Ranges that are all the same are numbers of the launch.
+    let ranges = match sizes.uniform {
         true => q.handle.clone(),
         false => device.client.create_from_slice(u32::as_bytes(&ranges)),
     };
@@ -310,10 +332,10 @@ pub fn attend<R: Runtime>(device: &Device<R>, attend: &Attend<'_>) -> Option<Buf
             &device.client,
             CubeCount::Static(parts as u32, kv_heads as u32, rows as u32),
             CubeDim::new_1d(UNITS as u32),
-            vector,
+            sizes.vector,
             q.numbers(),
-            keys.vectors(vector),
-            values.vectors(vector),
+            keys.vectors(sizes.vector),
+            values.vectors(sizes.vector),
             ArrayArg::from_raw_parts(ranges, 2 * rows),
             out.numbers(),
             between.numbers(),

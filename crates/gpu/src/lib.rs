@@ -20,7 +20,7 @@ mod reduce;
 mod step;
 mod turn;
 
-pub use attention::{Attend, attend};
+pub use attention::{Attend, attend, can_attend};
 pub use buffer::{Buffer, Device};
 pub use join::{Join, Joined, join};
 pub use norm::{NormSpec, NormWeights};
@@ -28,7 +28,7 @@ pub use outcome::{Activation, MAX_ROWS, Map, Outcome};
 pub use packed::{PackedBuffer, Picked, unpack};
 pub use products::{Weights, products};
 
-pub use step::{Decided, Decision, EmbeddingTable, MAX_LISTED, RowSpec, can_step, step};
+pub use step::{Decided, EmbeddingTable, MAX_LISTED, can_step, step};
 pub use turn::{Turn, turn};
 
 #[cfg(test)]

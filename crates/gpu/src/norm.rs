@@ -5,7 +5,7 @@ use cubecl::prelude::*;
 use crate::{Buffer, reduce::sum};
 
 /// What a norm does.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct NormSpec {
     /// Added to the mean square.
     pub eps: f32,

@@ -23,6 +23,7 @@ pub mod pool;
 mod quantize;
 mod rope;
 mod softmax;
+mod step;
 
 pub use activation::{Gated, gated};
 pub use attention::{Attention, Cached, Visible, attend};
@@ -36,3 +37,4 @@ pub use packed::Packed;
 pub use quantize::{QuantizedRows, Rounding};
 pub use rope::{HeadValue, Turned, turn_heads};
 pub use softmax::{Distribution, distribution, first_of_largest};
+pub use step::{Decision, Reading, RowSpec};

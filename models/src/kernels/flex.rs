@@ -240,21 +240,12 @@ struct HeldNorm {
 }
 
 impl HeldNorm {
-    fn new<B: Backend>(
-        config: &NormConfig,
-        weight: &Tensor<B, 1>,
-        bias: Option<&Tensor<B, 1>>,
-    ) -> Option<Self> {
-        let bias = match bias {
-            Some(bias) => Some(Values::of(bias)?),
+    fn of<B: Backend>(norm: &Norm<B>) -> Option<Self> {
+        let bias = match &norm.bias {
+            Some(bias) => Some(Values::of(&bias.val())?),
             None => None,
         };
-        Some(Self { weight: Values::of(weight)?, bias, config: *config })
-    }
-
-    fn of<B: Backend>(norm: &Norm<B>) -> Option<Self> {
-        let bias = norm.bias.as_ref().map(|bias| bias.val());
-        Self::new(&norm.config(), &norm.weight.val(), bias.as_ref())
+        Some(Self { weight: Values::of(&norm.weight.val())?, bias, config: norm.config() })
     }
 
     fn spec(&self) -> NormSpec<'_> {
@@ -268,16 +259,11 @@ impl HeldNorm {
     }
 }
 
-pub(super) fn norm<B: Backend, const D: usize>(
-    config: &NormConfig,
-    weight: &Tensor<B, 1>,
-    bias: Option<&Tensor<B, 1>>,
-    x: &Tensor<B, D>,
-) -> Option<Tensor<B, D>> {
+pub(super) fn norm<B: Backend, const D: usize>(norm: &Norm<B>, x: &Tensor<B, D>) -> Option<Tensor<B, D>> {
     if !is_flex::<B>() {
         return None;
     }
-    let norm = HeldNorm::new(config, weight, bias)?;
+    let norm = HeldNorm::of(norm)?;
     let values = Values::of(x)?;
     let mut out = vec![0.0f32; values.slice().len()];
     moi_kernels::norm_rows(&norm.spec(), values.slice(), &mut out);

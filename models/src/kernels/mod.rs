@@ -1,52 +1,83 @@
 //! The room for kernels: what a backend can do faster than by ordinary tensor operations.
 //!
 //! [`Kernels`] is there for every backend. Its functions say `None` where there is no kernel, and the caller then uses
-//! tensor operations: so NdArray, GPUs and backends of other crates work as they are. With the feature `flex` those of
-//! burn's Flex backend, whose tensors are slices in the host's memory, are in [`moi_kernels`].
+//! tensor operations: so NdArray and backends of other crates work as they are. With the feature `flex` there are those
+//! of burn's Flex backend, whose tensors are slices in the host's memory ([`moi_kernels`]); with `cuda` and `wgpu` those
+//! of its CubeCL backends, on GPUs ([`moi_gpu`]).
 
 #[cfg(feature = "flex")]
 mod flex;
+#[cfg(not(feature = "flex"))]
+#[path = "no_flex.rs"]
+mod flex;
+#[cfg(feature = "gpu")]
+mod gpu;
+#[cfg(not(feature = "gpu"))]
+#[path = "no_gpu.rs"]
+mod gpu;
 mod spec;
 
 use burn::tensor::{Int, Tensor, backend::Backend};
-pub(crate) use spec::{Attend, Heads};
+pub use gpu::use_gpu_kernels;
+use moi_kernels::{Reading, RowSpec};
+pub(crate) use spec::{Attend, Attention, Heads, Map, Pending};
 
-use crate::{Activation, Matrix, NormConfig};
+use crate::{Activation, Embedding, KvCache, Matrix, Norm, PackedMatrix};
 
 /// Kernels of a backend.
-#[cfg(feature = "flex")]
 pub(crate) trait Kernels: Backend {
-    /// Whether there are any: either all of them or none.
+    /// Whether there are those for the CPU: either all of them or none.
     fn has_kernels() -> bool {
         flex::is_flex::<Self>()
     }
 
-    /// `x` `[n, in]` times the transposes of matrices of equal widths: `[n, out]` each, in float32.
+    /// Linear maps of one input `[n, in]`: `[n, out]` in float32 each, or one of all where an activation is asked for:
+    /// `activation(first)`, times the second if there is one. On GPUs, for few rows.
+    fn maps(
+        x: &Tensor<Self, 2>,
+        maps: &[Map<'_, Self>],
+        activation: Option<Activation>,
+    ) -> Option<Vec<Tensor<Self, 2>>> {
+        gpu::maps(x, maps, activation)
+    }
+
+    /// `x` `[n, in]` times the transposes of matrices of equal widths: `[n, out]` each, in float32. On the CPU.
     fn products(x: &Tensor<Self, 2>, matrices: &[&Matrix<Self>]) -> Option<Vec<Tensor<Self, 2>>> {
         flex::products(x, matrices)
     }
 
-    /// Weighted sums of all rows: `weights` `[n, out]` in float32, result `[n, in]` in float32.
+    /// Weighted sums of all rows: `weights` `[n, out]` in float32, result `[n, in]` in float32. On the CPU.
     fn weighted_sum(table: &Matrix<Self>, weights: &Tensor<Self, 2>) -> Option<Tensor<Self, 2>> {
         flex::weighted_sum(table, weights)
     }
 
     /// The rows of `ids` `[n]` of a packed matrix, in float32.
     fn packed_rows(table: &Matrix<Self>, ids: &Tensor<Self, 1, Int>) -> Option<Tensor<Self, 2>> {
-        flex::packed_rows(table, ids)
+        flex::packed_rows(table, ids).or_else(|| gpu::packed_rows(table, ids))
+    }
+
+    /// Rows of a packed matrix from one on, in float32. On GPUs.
+    fn unpacked(matrix: &PackedMatrix<Self>, first: usize, rows: usize) -> Option<Tensor<Self, 2>> {
+        gpu::unpacked(matrix, first, rows)
     }
 
     /// A norm over the last axis, in float32.
-    fn norm<const D: usize>(
-        config: &NormConfig,
-        weight: &Tensor<Self, 1>,
-        bias: Option<&Tensor<Self, 1>>,
-        x: &Tensor<Self, D>,
-    ) -> Option<Tensor<Self, D>> {
-        flex::norm(config, weight, bias, x)
+    fn norm<const D: usize>(norm: &Norm<Self>, x: &Tensor<Self, D>) -> Option<Tensor<Self, D>> {
+        flex::norm(norm, x).or_else(|| gpu::norm(norm, x))
     }
 
-    /// `activation(gate) * up`, in float32.
+    /// The residual stream with what a block adds to it, if there is such, and a norm of that, if one is asked for; both
+    /// in float32. On GPUs.
+    #[allow(clippy::type_complexity, reason = "two results, each absent where it is not asked for")]
+    fn join(
+        x: &Tensor<Self, 2>,
+        pending: Option<&Pending<'_, Self>>,
+        before: Option<&Norm<Self>>,
+    ) -> Option<(Option<Tensor<Self, 2>>, Option<Tensor<Self, 2>>)> {
+        gpu::join(x, pending, before)
+    }
+
+    /// `activation(gate) * up`, in float32. On the CPU.
     fn gated(
         activation: Activation,
         gate: Tensor<Self, 2>,
@@ -55,12 +86,29 @@ pub(crate) trait Kernels: Backend {
         flex::gated(activation, gate, up)
     }
 
-    /// Heads on their way from a projection `[batch * seq, heads * head_dim]` into attention, in the type asked for.
+    /// Whether there may be attention for so many positions of a row.
+    fn has_attention(seq: usize) -> bool {
+        gpu::has_attention::<Self>(seq)
+    }
+
+    /// Attention of projections `[batch * seq, heads * head_dim]`: norms, rotary positions, the cache, and what is
+    /// attended to, in float32. On GPUs, for few positions; else the cache is as it was.
+    fn attended(
+        qkv: [&Tensor<Self, 2>; 3],
+        attention: &Attention<'_, Self>,
+        cache: &mut KvCache<Self>,
+    ) -> Option<Tensor<Self, 2>> {
+        gpu::attention(qkv, attention, cache)
+    }
+
+    /// Heads on their way from a projection `[batch * seq, heads * head_dim]` into attention, in the type asked for. On
+    /// the CPU.
     fn heads(x: &Tensor<Self, 2>, heads: &Heads<'_, Self>) -> Option<Tensor<Self, 4>> {
         flex::heads(x, heads)
     }
 
-    /// Attention of queries `[batch, seq, heads, head_dim]`, scaled already: `[batch * seq, heads * head_dim]`.
+    /// Attention of queries `[batch, seq, heads, head_dim]`, scaled already: `[batch * seq, heads * head_dim]`. On the
+    /// CPU.
     fn attend(
         q: &Tensor<Self, 4>,
         k: &Tensor<Self, 4>,
@@ -70,7 +118,7 @@ pub(crate) trait Kernels: Backend {
         flex::attend(q, k, v, sizes)
     }
 
-    /// Writes columns `[batch, heads, n, head_dim]` into a buffer from column `at` on.
+    /// Writes columns `[batch, heads, n, head_dim]` into a buffer from column `at` on. On the CPU.
     fn assign_columns(
         buffer: Tensor<Self, 4>,
         at: usize,
@@ -80,29 +128,23 @@ pub(crate) trait Kernels: Backend {
     }
 
     /// Probabilities and entropies in nats `[n, 1]` of logits `[n, vocab]`; probabilities of no columns where they are
-    /// not asked for.
+    /// not asked for. On the CPU.
     fn distribution(
         logits: &Tensor<Self, 2>,
         probabilities: bool,
     ) -> Option<(Tensor<Self, 2>, Tensor<Self, 2>)> {
         flex::distribution(logits, probabilities)
     }
-}
 
-/// Kernels of a backend: this build has none.
-#[cfg(not(feature = "flex"))]
-#[rustfmt::skip]
-pub(crate) trait Kernels: Backend {
-    fn has_kernels() -> bool { false }
-    fn products(_: &Tensor<Self, 2>, _: &[&Matrix<Self>]) -> Option<Vec<Tensor<Self, 2>>> { None }
-    fn weighted_sum(_: &Matrix<Self>, _: &Tensor<Self, 2>) -> Option<Tensor<Self, 2>> { None }
-    fn packed_rows(_: &Matrix<Self>, _: &Tensor<Self, 1, Int>) -> Option<Tensor<Self, 2>> { None }
-    fn norm<const D: usize>(_: &NormConfig, _: &Tensor<Self, 1>, _: Option<&Tensor<Self, 1>>, _: &Tensor<Self, D>) -> Option<Tensor<Self, D>> { None }
-    fn gated(_: Activation, gate: Tensor<Self, 2>, _: Option<&Tensor<Self, 2>>) -> Result<Tensor<Self, 2>, Tensor<Self, 2>> { Err(gate) }
-    fn heads(_: &Tensor<Self, 2>, _: &Heads<'_, Self>) -> Option<Tensor<Self, 4>> { None }
-    fn attend(_: &Tensor<Self, 4>, _: &Tensor<Self, 4>, _: &Tensor<Self, 4>, _: &Attend<'_, Self>) -> Option<Tensor<Self, 2>> { None }
-    fn assign_columns(buffer: Tensor<Self, 4>, _: usize, _: &Tensor<Self, 4>) -> Result<Tensor<Self, 4>, Tensor<Self, 4>> { Err(buffer) }
-    fn distribution(_: &Tensor<Self, 2>, _: bool) -> Option<(Tensor<Self, 2>, Tensor<Self, 2>)> { None }
+    /// Sampling and mixing: the next inputs `[rows, d]` in float32, and what was decided, on its way to the host. On
+    /// GPUs.
+    fn step(
+        logits: &Tensor<Self, 2>,
+        embedding: &Embedding<Self>,
+        rows: &[RowSpec],
+    ) -> Option<(Tensor<Self, 2>, Reading)> {
+        gpu::step(logits, embedding, rows)
+    }
 }
 
 impl<B: Backend> Kernels for B {}
@@ -129,4 +171,15 @@ pub fn with_values<B: Backend, R>(x: &Tensor<B, 2>, read: impl FnOnce(&[f32]) ->
 /// Whether the backend has kernels for the CPU: rounding activations to 8 bits then pays.
 pub fn has_kernels<B: Backend>() -> bool {
     <B as Kernels>::has_kernels()
+}
+
+/// Samples from logits `[rows, vocab]` and mixes the next inputs `[rows, d]`, in float32, without waiting for the
+/// device: what was decided is on its way to the host meanwhile. `None` where the backend has no kernels for that, or
+/// none for such rows.
+pub fn step<B: Backend>(
+    logits: &Tensor<B, 2>,
+    embedding: &Embedding<B>,
+    rows: &[RowSpec],
+) -> Option<(Tensor<B, 2>, Reading)> {
+    B::step(logits, embedding, rows)
 }

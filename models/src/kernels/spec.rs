@@ -1,11 +1,54 @@
 //! What kernels are told.
 
-use burn::tensor::{FloatDType, backend::Backend};
+use burn::{
+    module::Param,
+    tensor::{FloatDType, Tensor, backend::Backend},
+};
 
 use crate::{
-    Norm,
+    Linear, Matrix, Norm,
     step::{Angles, Step},
 };
+
+/// A linear map.
+#[cfg_attr(not(feature = "gpu"), allow(dead_code, reason = "no kernel is told"))]
+pub(crate) struct Map<'a, B: Backend> {
+    pub(crate) matrix: &'a Matrix<B>,
+    pub(crate) bias: Option<&'a Param<Tensor<B, 1>>>,
+}
+
+impl<'a, B: Backend> From<&'a Linear<B>> for Map<'a, B> {
+    fn from(linear: &'a Linear<B>) -> Self {
+        Self { matrix: &linear.weight, bias: linear.bias.as_ref() }
+    }
+}
+
+/// What a block has computed and the residual stream has not yet got.
+pub(crate) struct Pending<'a, B: Backend> {
+    pub(crate) block: Tensor<B, 2>,
+    /// A norm over it.
+    pub(crate) after: Option<&'a Norm<B>>,
+    pub(crate) scale: f64,
+}
+
+/// Attention of one layer in a step.
+#[cfg_attr(not(feature = "gpu"), allow(dead_code, reason = "no kernel is told"))]
+pub(crate) struct Attention<'a, B: Backend> {
+    pub(crate) step: &'a Step<B>,
+    pub(crate) layer: usize,
+    pub(crate) window: Option<usize>,
+    pub(crate) heads: usize,
+    pub(crate) kv_heads: usize,
+    pub(crate) head_dim: usize,
+    pub(crate) angles: Option<&'a Angles<B>>,
+    /// Over each head of the queries and of the keys.
+    pub(crate) norms: Option<(&'a Norm<B>, &'a Norm<B>)>,
+    /// A factor on queries.
+    pub(crate) scale: f64,
+    pub(crate) softcap: Option<f64>,
+    /// The type of the cache.
+    pub(crate) cached: FloatDType,
+}
 
 /// What is done to the heads of a projection.
 #[cfg_attr(not(feature = "flex"), allow(dead_code, reason = "no kernel is told"))]

@@ -15,34 +15,12 @@ mod survey;
 #[cfg(test)]
 mod tests;
 
+use std::task::{Context, Poll, Waker};
+
 use cubecl::prelude::*;
+use moi_kernels::{Decision, Reading, RowSpec};
 
 use crate::{Buffer, Device, Weights};
-
-/// How one row samples and mixes.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct RowSpec {
-    /// Divides the logits; 0 takes the most likely token.
-    pub temperature: f32,
-    /// Keeps the K most likely tokens; 0 keeps all.
-    pub top_k: usize,
-    /// Keeps the fewest tokens whose probabilities reach this sum; 1 keeps all.
-    pub top_p: f32,
-    /// Keeps tokens at least this probable relative to the most likely one; 0 keeps all.
-    pub min_p: f32,
-    /// Below 1: where the cumulative distribution is cut.
-    pub uniform: f32,
-    /// The gate is `slope * entropy + offset`, between 0 and 1.
-    pub slope: f32,
-    /// See above.
-    pub offset: f32,
-    /// Whether the mean embedding is needed.
-    pub mixes: bool,
-    /// The K most likely tokens are mixed; all of them if there is none.
-    pub support: Option<usize>,
-    /// How many of the most likely tokens are told.
-    pub top: usize,
-}
 
 /// Numbers of a [`RowSpec`] on the device.
 const ROW: usize = 9;
@@ -70,39 +48,36 @@ pub struct EmbeddingTable<'a> {
     pub scale: f32,
 }
 
-/// What a step has decided, for the host to read: a list of 32-bit words.
+/// What a step has decided, for the host to read.
 #[derive(Clone, Debug)]
 pub struct Decided {
-    /// On the device.
-    pub words: Buffer,
+    words: Buffer,
     /// Of the words of each row: how many tokens are listed.
     listed: usize,
 }
 
-/// What was decided for one row.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Decision {
-    /// The sampled token.
-    pub token: u32,
-    /// Its log-probability in the raw distribution.
-    pub logprob: f32,
-    /// Of the distribution on the rule's support, divided by ln of its size.
-    pub entropy: f32,
-    /// How far the input moves towards the mean embedding.
-    pub gate: f32,
-    /// The largest logit.
-    pub largest: f32,
-    /// Whether NaN or infinity was among the logits.
-    pub broken: bool,
-    /// The probability of the token on the support.
-    pub token_probability: f32,
-    /// The most likely tokens and their probabilities on the support, the most likely first.
-    pub likeliest: Vec<(u32, f32)>,
-}
-
 impl Decided {
+    /// Has the words copied to the host behind the work that is enqueued by now; what comes later does not hold them up.
+    /// The error is the driver's.
+    pub fn read<R: Runtime>(self, device: &Device<R>) -> Reading {
+        let client = device.client.clone();
+        let mut reading: Reading = Box::pin(async move {
+            let read = client.read_async(vec![self.words.handle.clone()]).await;
+            let read = read.map_err(|error| format!("{error}"))?;
+            let bytes = read.first().map_or(&[][..], |bytes| &bytes[..]);
+            let words: Vec<u32> =
+                bytes.as_chunks::<4>().0.iter().map(|word| u32::from_ne_bytes(*word)).collect();
+            Ok(self.decisions(&words[..self.words.len.min(words.len())]))
+        });
+        // The first poll enqueues the copy.
+        match reading.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
+            Poll::Ready(decisions) => Box::pin(std::future::ready(decisions)),
+            Poll::Pending => reading,
+        }
+    }
+
     /// What the words say, once they are read.
-    pub fn decisions(&self, words: &[u32]) -> Vec<Decision> {
+    fn decisions(&self, words: &[u32]) -> Vec<Decision> {
         let row = |row: &[u32]| {
             let number = |at: usize| f32::from_bits(row[at]);
             let likeliest = (0..self.listed)
@@ -139,8 +114,8 @@ pub fn step<R: Runtime>(
     table: EmbeddingTable<'_>,
 ) -> (Buffer, Decided) {
     let vocab = logits.len / rows.len();
-    let listed = rows.iter().map(RowSpec::listed).max().unwrap_or(0).min(vocab);
-    let specs: Vec<f32> = rows.iter().flat_map(|row| row.numbers(vocab)).collect();
+    let listed = rows.iter().map(listed).max().unwrap_or(0).min(vocab);
+    let specs: Vec<f32> = rows.iter().flat_map(|row| numbers(row, vocab)).collect();
     let specs = Buffer {
         handle: device.client.create_from_slice(f32::as_bytes(&specs)),
         len: specs.len(),
@@ -152,35 +127,32 @@ pub fn step<R: Runtime>(
     (inputs, Decided { words, listed })
 }
 
-impl RowSpec {
-    /// Tokens that must be known one by one.
-    fn listed(&self) -> usize {
-        let filters = self.temperature > 0.0 && (self.top_p < 1.0 || self.min_p > 0.0);
-        let sampled = match self.top_k {
-            _ if self.temperature == 0.0 => 0,
-            0 if filters => MAX_LISTED,
-            0 => 0,
-            k if k <= MAX_LISTED => k,
-            _ => MAX_LISTED,
-        };
-        sampled.max(self.support.unwrap_or(0)).max(self.top)
-    }
+/// Tokens that must be known one by one.
+fn listed(row: &RowSpec) -> usize {
+    let filters = row.temperature > 0.0 && (row.top_p < 1.0 || row.min_p > 0.0);
+    let sampled = match row.top_k {
+        _ if row.temperature == 0.0 => 0,
+        0 if filters => MAX_LISTED,
+        0 => 0,
+        k => k.min(MAX_LISTED),
+    };
+    sampled.max(row.support.unwrap_or(0)).max(row.top)
+}
 
-    fn numbers(&self, vocab: usize) -> [f32; ROW] {
-        let top_k = if self.top_k >= vocab { 0 } else { self.top_k };
-        let support = self.support.filter(|&support| support < vocab).unwrap_or(0);
-        [
-            if self.temperature > 0.0 { 1.0 / self.temperature } else { 0.0 },
-            top_k as f32,
-            self.top_p,
-            self.min_p,
-            self.uniform,
-            self.slope,
-            self.offset,
-            support as f32,
-            if self.mixes { 1.0 } else { 0.0 },
-        ]
-    }
+fn numbers(row: &RowSpec, vocab: usize) -> [f32; ROW] {
+    let top_k = if row.top_k >= vocab { 0 } else { row.top_k };
+    let support = row.support.filter(|&support| support < vocab).unwrap_or(0);
+    [
+        if row.temperature > 0.0 { 1.0 / row.temperature } else { 0.0 },
+        top_k as f32,
+        row.top_p,
+        row.min_p,
+        row.uniform,
+        row.slope,
+        row.offset,
+        support as f32,
+        if row.mixes { 1.0 } else { 0.0 },
+    ]
 }
 
 /// What is known of each chunk.

@@ -76,9 +76,8 @@ fn mixed(logits: &[f32], spec: &RowSpec) -> (Vec<f64>, f64, f64) {
     (q, entropy, (f64::from(spec.slope) * entropy + f64::from(spec.offset)).clamp(0.0, 1.0))
 }
 
-fn read(decided: &Decided) -> Vec<Decision> {
-    let bytes = device().client.read_one_unchecked(decided.words.handle.clone());
-    decided.decisions(&u32::from_bytes(&bytes)[..decided.words.len])
+fn read(decided: Decided) -> Vec<Decision> {
+    cubecl::future::block_on(decided.read(&device())).unwrap()
 }
 
 /// One step of rows, every number of it checked.
@@ -89,7 +88,7 @@ fn check(logits: &[Vec<f32>], specs: &[RowSpec], table: &Weights, values: &[f32]
     let (inputs, decided) =
         step(&device(), &put(&logits.concat()), specs, EmbeddingTable { weights: table, width, scale });
     let inputs = get(&inputs);
-    for (i, decision) in read(&decided).into_iter().enumerate() {
+    for (i, decision) in read(decided).into_iter().enumerate() {
         let (logits, spec) = (&logits[i], &specs[i]);
         let token = sampled(logits, spec);
         assert_eq!(decision.token, token, "{spec:?}");
@@ -230,7 +229,7 @@ fn impossible_and_broken_logits() {
             &[drawn],
             EmbeddingTable { weights: &table, width, scale: 1.0 },
         );
-        assert!(read(&decided)[0].broken, "{wrong}");
+        assert!(read(decided)[0].broken, "{wrong}");
     }
     assert!(!can_step(vocab, &[RowSpec { support: Some(65), ..spec() }]));
     assert!(!can_step(1 << 21, &[spec()]));

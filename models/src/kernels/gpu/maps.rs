@@ -1,0 +1,210 @@
+//! Linear maps, residual connections and norms.
+
+use burn::tensor::{Int, Tensor, TensorMetadata, backend::Backend};
+use burn_cubecl::CubeRuntime;
+use moi_gpu::{Join, MAX_ROWS, Map, NormSpec, NormWeights, Outcome, Picked};
+
+use super::{
+    has_gpu_kernels, on_runtime,
+    tensors::{buffer, device, float, int, packed, single, tensor, weights},
+};
+use crate::{
+    Activation, Matrix, Norm, NormConfig, NormKind, PackedMatrix,
+    kernels::{self, Pending},
+};
+
+/// Maps of one input `[n, in]` of few rows: `[n, out]` in float32 each, or one of all where an activation is asked for.
+pub(in crate::kernels) fn maps<B: Backend>(
+    x: &Tensor<B, 2>,
+    matrices: &[kernels::Map<'_, B>],
+    activation: Option<Activation>,
+) -> Option<Vec<Tensor<B, 2>>> {
+    if !has_gpu_kernels::<B>() || x.dims()[0] > MAX_ROWS {
+        return None;
+    }
+    on_runtime!(maps_on::<B>(x, matrices, activation), else None)
+}
+
+fn maps_on<B: Backend, R: CubeRuntime>(
+    x: &Tensor<B, 2>,
+    maps: &[kernels::Map<'_, B>],
+    activation: Option<Activation>,
+) -> Option<Vec<Tensor<B, 2>>> {
+    let [n, _] = x.dims();
+    let x = single::<B, R, 2>(x)?;
+    let device = device(&x);
+    let weights: Vec<_> = maps.iter().map(|map| weights::<B, R>(map.matrix)).collect::<Option<_>>()?;
+    let bias = |map: &kernels::Map<'_, B>| Some(buffer(&float::<B, R, 1>(map.bias?.val())?));
+    let biases: Vec<_> = maps.iter().map(bias).collect();
+    // A kernel has all of them or none, in one type.
+    let alike = biases.iter().all(|bias| bias.as_ref().map(|b| b.dtype) == biases[0].as_ref().map(|b| b.dtype));
+    let rows: Vec<usize> = maps.iter().map(|map| map.matrix.dims()[0]).collect();
+    let all = (weights.iter().zip(&biases).zip(&rows))
+        .map(|((weight, bias), &rows)| Map { weight, bias: bias.as_ref(), rows });
+    let all: Vec<_> = all.collect();
+    let outcome = match activation {
+        None => Outcome::Each,
+        Some(activation) => Outcome::Activated(function(activation)),
+    };
+    let out = if alike { moi_gpu::products(&device, &buffer(&x), n, &all, outcome)? } else { return None };
+    out.into_iter().zip(&rows).map(|(out, &rows)| tensor(out, [n, rows], &x)).collect()
+}
+
+fn function(activation: Activation) -> moi_gpu::Activation {
+    match activation {
+        Activation::Silu => moi_gpu::Activation::Silu,
+        Activation::Gelu => moi_gpu::Activation::Gelu,
+        Activation::GeluTanh => moi_gpu::Activation::GeluTanh,
+        Activation::QuickGelu => moi_gpu::Activation::QuickGelu,
+        Activation::Relu => moi_gpu::Activation::Relu,
+        Activation::ReluSquared => moi_gpu::Activation::ReluSquared,
+    }
+}
+
+/// Rows of a packed matrix from one on, in float32.
+pub(in crate::kernels) fn unpacked<B: Backend>(
+    matrix: &PackedMatrix<B>,
+    first: usize,
+    rows: usize,
+) -> Option<Tensor<B, 2>> {
+    if !has_gpu_kernels::<B>() {
+        return None;
+    }
+    on_runtime!(unpacked_on::<B>(matrix, first, rows), else None)
+}
+
+fn unpacked_on<B: Backend, R: CubeRuntime>(
+    matrix: &PackedMatrix<B>,
+    first: usize,
+    rows: usize,
+) -> Option<Tensor<B, 2>> {
+    let scales = float::<B, R, 2>(matrix.scales.val())?;
+    let out = moi_gpu::unpack(&device(&scales), &packed::<B, R>(matrix)?, Picked::From(first, rows));
+    tensor(out, [rows, matrix.dims()[1]], &scales)
+}
+
+/// The rows of ids, in float32.
+pub(in crate::kernels) fn packed_rows<B: Backend>(
+    table: &Matrix<B>,
+    ids: &Tensor<B, 1, Int>,
+) -> Option<Tensor<B, 2>> {
+    if !has_gpu_kernels::<B>() {
+        return None;
+    }
+    on_runtime!(packed_rows_on::<B>(table.packed()?, ids), else None)
+}
+
+fn packed_rows_on<B: Backend, R: CubeRuntime>(
+    table: &PackedMatrix<B>,
+    ids: &Tensor<B, 1, Int>,
+) -> Option<Tensor<B, 2>> {
+    let ids = int::<B, R, 1>(ids.clone())?;
+    if ids.dtype() != burn::tensor::DType::I32 {
+        return None;
+    }
+    let out = moi_gpu::unpack(&device(&ids), &packed::<B, R>(table)?, Picked::Ids(&buffer(&ids)));
+    tensor(out, [ids.shape().num_elements(), table.dims()[1]], &ids)
+}
+
+pub(super) fn spec(config: &NormConfig) -> NormSpec {
+    NormSpec {
+        eps: config.eps as f32,
+        centered: config.kind == NormKind::Layer,
+        plus_one: config.kind == NormKind::RmsPlusOne,
+    }
+}
+
+/// A norm's parameters.
+pub(super) fn parameters<B: Backend, R: CubeRuntime>(norm: &Norm<B>) -> Option<NormWeights> {
+    let numbers = |tensor: Tensor<B, 1>| float::<B, R, 1>(tensor).map(|tensor| buffer(&tensor));
+    let bias = match &norm.bias {
+        Some(bias) => Some(numbers(bias.val())?),
+        None => None,
+    };
+    let weight = numbers(norm.weight.val())?;
+    // A kernel reads both in one type.
+    bias.as_ref().is_none_or(|bias| bias.dtype == weight.dtype).then_some(NormWeights { weight, bias })
+}
+
+/// A norm over the last axis, in float32.
+pub(in crate::kernels) fn norm<B: Backend, const D: usize>(norm: &Norm<B>, x: &Tensor<B, D>) -> Option<Tensor<B, D>> {
+    if !has_gpu_kernels::<B>() {
+        return None;
+    }
+    on_runtime!(norm_on::<B, D>(norm, x), else None)
+}
+
+fn norm_on<B: Backend, R: CubeRuntime, const D: usize>(norm: &Norm<B>, x: &Tensor<B, D>) -> Option<Tensor<B, D>> {
+    let dims = x.dims();
+    let x = single::<B, R, D>(x)?;
+    let weights = parameters::<B, R>(norm)?;
+    let joined = moi_gpu::join(
+        &device(&x),
+        &Join {
+            x: &buffer(&x),
+            block: None,
+            after: None,
+            scale: 1.0,
+            before: Some(&weights),
+            spec: spec(&norm.config()),
+            width: dims[D - 1],
+        },
+    );
+    tensor(joined.normed?, dims, &x)
+}
+
+/// The residual stream with what a block adds to it, if there is such, and a norm of that, if one is asked for.
+#[allow(clippy::type_complexity, reason = "two results, each absent where it is not asked for")]
+pub(in crate::kernels) fn join<B: Backend>(
+    x: &Tensor<B, 2>,
+    pending: Option<&Pending<'_, B>>,
+    before: Option<&Norm<B>>,
+) -> Option<(Option<Tensor<B, 2>>, Option<Tensor<B, 2>>)> {
+    if !has_gpu_kernels::<B>() {
+        return None;
+    }
+    on_runtime!(join_on::<B>(x, pending, before), else None)
+}
+
+#[allow(clippy::type_complexity, reason = "as above")]
+fn join_on<B: Backend, R: CubeRuntime>(
+    x: &Tensor<B, 2>,
+    pending: Option<&Pending<'_, B>>,
+    before: Option<&Norm<B>>,
+) -> Option<(Option<Tensor<B, 2>>, Option<Tensor<B, 2>>)> {
+    let dims = x.dims();
+    let x = single::<B, R, 2>(x)?;
+    let block = match pending {
+        Some(pending) => Some(buffer(&float::<B, R, 2>(pending.block.clone())?)),
+        None => None,
+    };
+    let of = |norm: Option<&Norm<B>>| match norm {
+        Some(norm) => parameters::<B, R>(norm).map(Some),
+        None => Some(None),
+    };
+    let after = pending.and_then(|pending| pending.after);
+    let (after_weights, before_weights) = (of(after)?, of(before)?);
+    if let (Some(after), Some(before)) = (&after_weights, &before_weights)
+        && after.weight.dtype != before.weight.dtype
+    {
+        return None;
+    }
+    let config = before.or(after).map_or(NormConfig { kind: NormKind::Rms, eps: 1.0 }, Norm::config);
+    let joined = moi_gpu::join(
+        &device(&x),
+        &Join {
+            x: &buffer(&x),
+            block: block.as_ref(),
+            after: after_weights.as_ref(),
+            scale: pending.map_or(1.0, |pending| pending.scale as f32),
+            before: before_weights.as_ref(),
+            spec: spec(&config),
+            width: dims[1],
+        },
+    );
+    let back = |buffer: Option<moi_gpu::Buffer>| match buffer {
+        Some(buffer) => tensor(buffer, dims, &x).map(Some),
+        None => Some(None),
+    };
+    Some((back(joined.sum)?, back(joined.normed)?))
+}

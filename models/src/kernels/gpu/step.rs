@@ -1,0 +1,42 @@
+//! Sampling and mixing without a way back to the host.
+
+use burn::tensor::{Tensor, TensorMetadata, backend::Backend};
+use burn_cubecl::CubeRuntime;
+use moi_gpu::{EmbeddingTable, can_step};
+use moi_kernels::{Reading, RowSpec};
+
+use super::{
+    has_gpu_kernels, on_runtime,
+    tensors::{buffer, device, single, tensor, weights},
+};
+use crate::Embedding;
+
+/// Samples from logits `[rows, vocab]` and mixes the next inputs `[rows, d]` in float32. `None` where there is no kernel
+/// for it.
+pub(in crate::kernels) fn step<B: Backend>(
+    logits: &Tensor<B, 2>,
+    embedding: &Embedding<B>,
+    rows: &[RowSpec],
+) -> Option<(Tensor<B, 2>, Reading)> {
+    if !has_gpu_kernels::<B>() || !can_step(logits.dims()[1], rows) {
+        return None;
+    }
+    on_runtime!(step_on::<B>(logits, embedding, rows), else None)
+}
+
+fn step_on<B: Backend, R: CubeRuntime>(
+    logits: &Tensor<B, 2>,
+    embedding: &Embedding<B>,
+    rows: &[RowSpec],
+) -> Option<(Tensor<B, 2>, Reading)> {
+    let logits = single::<B, R, 2>(logits)?;
+    let device = device(&logits);
+    let weights = weights::<B, R>(&embedding.weight)?;
+    let width = embedding.dims()[1];
+    let table = EmbeddingTable { weights: &weights, width, scale: embedding.scale() as f32 };
+    debug_assert_eq!(logits.shape().num_elements(), rows.len() * embedding.dims()[0]);
+    let (inputs, decided) = moi_gpu::step(&device, &buffer(&logits), rows, table);
+    // The copy is enqueued here, before the work of the next step.
+    let reading = decided.read(&device);
+    Some((tensor(inputs, [rows.len(), width], &logits)?, reading))
+}

@@ -1,0 +1,59 @@
+//! A build without kernels for GPUs.
+
+use burn::tensor::{Int, Tensor, backend::Backend};
+use moi_kernels::{Reading, RowSpec};
+
+use super::{Attention, Map, Pending};
+use crate::{Activation, Embedding, KvCache, Matrix, Norm, PackedMatrix};
+
+/// Turns the kernels for GPUs on or off for the process; this build has none.
+pub fn use_gpu_kernels(_on: bool) {}
+
+pub(super) fn maps<B: Backend>(
+    _: &Tensor<B, 2>,
+    _: &[Map<'_, B>],
+    _: Option<Activation>,
+) -> Option<Vec<Tensor<B, 2>>> {
+    None
+}
+
+pub(super) fn packed_rows<B: Backend>(_: &Matrix<B>, _: &Tensor<B, 1, Int>) -> Option<Tensor<B, 2>> {
+    None
+}
+
+pub(super) fn unpacked<B: Backend>(_: &PackedMatrix<B>, _: usize, _: usize) -> Option<Tensor<B, 2>> {
+    None
+}
+
+pub(super) fn norm<B: Backend, const D: usize>(_: &Norm<B>, _: &Tensor<B, D>) -> Option<Tensor<B, D>> {
+    None
+}
+
+#[allow(clippy::type_complexity, reason = "as where there are kernels")]
+pub(super) fn join<B: Backend>(
+    _: &Tensor<B, 2>,
+    _: Option<&Pending<'_, B>>,
+    _: Option<&Norm<B>>,
+) -> Option<(Option<Tensor<B, 2>>, Option<Tensor<B, 2>>)> {
+    None
+}
+
+pub(super) fn has_attention<B: Backend>(_: usize) -> bool {
+    false
+}
+
+pub(super) fn attention<B: Backend>(
+    _: [&Tensor<B, 2>; 3],
+    _: &Attention<'_, B>,
+    _: &mut KvCache<B>,
+) -> Option<Tensor<B, 2>> {
+    None
+}
+
+pub(super) fn step<B: Backend>(
+    _: &Tensor<B, 2>,
+    _: &Embedding<B>,
+    _: &[RowSpec],
+) -> Option<(Tensor<B, 2>, Reading)> {
+    None
+}

@@ -1,12 +1,13 @@
 //! The decode loop: one step for rows of different prompts, rules and lengths.
 
 use burn::tensor::{Tensor, backend::Backend};
-use moi::{InputRule, RowMix, next_inputs};
-use moi_models::{CausalLm, KvCache, with_values};
+use moi::{InputRule, RowMix};
+use moi_models::{CausalLm, KvCache};
 
 use crate::{
     Engine, EngineError, Request, Sampled, Sampler, StopReason, StopRules,
-    engine::{Prefilled, Rows, ids_tensor},
+    engine::Prefilled,
+    launch::{Decides, Launched, kept},
     stop::StopMatcher,
     text::{Detokenizer, Tokenizer},
 };
@@ -37,14 +38,20 @@ pub struct Step {
 }
 
 /// Rows that are decoded together. Rows may be added between steps, and leave when they end.
+///
+/// On a device that samples and mixes by itself a step is launched before the tokens of the one before are read, so
+/// that neither waits for the other. A row that turns out to have ended was then computed once in vain; of one that must
+/// end, for its length or its context, that is known in time.
 #[derive(Debug)]
 pub struct Batch<'e, B: Backend, M> {
     engine: &'e Engine<B, M>,
     /// In the order of the cache's rows, then those that wait.
     rows: Vec<Row>,
     cache: KvCache<B>,
-    /// Of the rows in the cache `[rows, d]`.
+    /// Of the rows in the cache `[rows, d]`, not yet run through the model.
     inputs: Option<Tensor<B, 2>>,
+    /// The next tokens of the rows in the cache, if their inputs have run already.
+    ahead: Option<Launched<B>>,
     /// Prompts that have run since the last step.
     waiting: Vec<(KvCache<B>, Tensor<B, 2>)>,
     added: usize,
@@ -68,7 +75,7 @@ struct Row {
 impl<'e, B: Backend, M: CausalLm<B>> Batch<'e, B, M> {
     pub(crate) fn new(engine: &'e Engine<B, M>) -> Self {
         let cache = engine.model.new_cache(0);
-        Self { engine, rows: Vec::new(), cache, inputs: None, waiting: Vec::new(), added: 0 }
+        Self { engine, rows: Vec::new(), cache, inputs: None, ahead: None, waiting: Vec::new(), added: 0 }
     }
 
     /// Runs a request's prompt and lets it take part from the next step on.
@@ -119,9 +126,6 @@ impl<'e, B: Backend, M: CausalLm<B>> Batch<'e, B, M> {
 
     /// One token for every row, in the order in which they were added; none if all have ended.
     ///
-    /// The last token's input runs through the model when the next step is asked for, so a token can be
-    /// shown as soon as it is known and a row that has ended costs nothing more.
-    ///
     /// # Errors
     /// If a row's logits are broken. All rows have then ended, and the batch is empty.
     pub fn step(&mut self) -> Result<Vec<Step>, EngineError> {
@@ -134,31 +138,40 @@ impl<'e, B: Backend, M: CausalLm<B>> Batch<'e, B, M> {
     }
 
     fn step_rows(&mut self) -> Result<Vec<Step>, EngineError> {
-        let rows = std::mem::take(&mut self.rows);
+        let mut rows = std::mem::take(&mut self.rows);
         if rows.is_empty() {
             return Ok(Vec::new());
         }
-        let logits = self.advance()?;
-        let (steps, rows) = self.sample(logits, rows)?;
-        let keep: Vec<usize> = (0..steps.len()).filter(|&i| steps[i].stop.is_none()).collect();
+        let mut current = self.decided(&mut rows)?;
+        // Rows that are in the cache and whose inputs are at hand, by their places among all.
+        let mut running: Vec<usize> = (0..rows.len()).collect();
+        if current.is_coming() {
+            running.retain(|&row| !rows[row].ends_with_next(self.engine));
+            current = self.launch_ahead(current, &running, &mut rows)?;
+        }
+        let (outcomes, inputs) = current.wait(|row| rows[row].generated)?;
+        let mut steps = Vec::with_capacity(rows.len());
+        for (row, (sampled, mix)) in rows.iter_mut().zip(outcomes) {
+            steps.push(row.take(sampled, mix, self.engine)?);
+        }
+        let keep: Vec<usize> = (0..running.len()).filter(|&i| steps[running[i]].stop.is_none()).collect();
         self.rows = rows.into_iter().zip(&steps).filter(|(_, s)| s.stop.is_none()).map(|(r, _)| r).collect();
-        self.cache.keep_rows(&keep, &self.engine.device);
-        self.inputs = self.inputs.take().filter(|_| !keep.is_empty()).map(|inputs| {
-            if keep.len() == steps.len() {
-                return inputs;
-            }
-            let keep: Vec<u32> = keep.iter().map(|&row| row as u32).collect();
-            inputs.select(0, ids_tensor::<B>(&keep, &self.engine.device))
-        });
+        let device = &self.engine.device;
+        self.cache.keep_rows(&keep, device);
+        match self.ahead.take() {
+            Some(ahead) => self.ahead = (!keep.is_empty()).then(|| ahead.keep(&keep, device)),
+            None => self.inputs = (!keep.is_empty()).then(|| kept(inputs, &keep, device)),
+        }
         Ok(steps)
     }
 
-    /// The logits `[rows, vocab]` of all rows: those in the cache step once, those that wait join them.
-    fn advance(&mut self) -> Result<Tensor<B, 2>, EngineError> {
+    /// The next tokens of all rows: of those in the cache and of those that wait, which join them.
+    fn decided(&mut self, rows: &mut [Row]) -> Result<Launched<B>, EngineError> {
+        let ahead = self.ahead.take();
+        let known = if ahead.is_some() { self.cache.batch() } else { 0 };
         let mut logits = Vec::new();
         if let Some(inputs) = self.inputs.take() {
-            let hidden = self.engine.model.forward(inputs.unsqueeze_dim(1), &mut self.cache)?;
-            logits.push(self.engine.model.logits(hidden).squeeze_dim::<2>(1));
+            logits.push(self.forward(inputs)?);
         }
         if !self.waiting.is_empty() {
             let empty = self.engine.model.new_cache(0);
@@ -171,40 +184,74 @@ impl<'e, B: Backend, M: CausalLm<B>> Batch<'e, B, M> {
                 self.cache = cache;
             }
         }
-        Ok(match logits.len() {
-            1 => logits.remove(0),
-            _ => Tensor::cat(logits, 0),
-        })
+        let logits = match logits.len() {
+            0 => None,
+            1 => logits.pop(),
+            _ => Some(Tensor::cat(logits, 0)),
+        };
+        let new = match logits {
+            Some(logits) => Some(Launched::new(self.engine, logits, &mut rows[known..])?),
+            None => None,
+        };
+        match (ahead, new) {
+            (Some(ahead), new) => Ok(ahead.and(new)),
+            (None, Some(new)) => Ok(new),
+            (None, None) => unreachable!("there are rows, and each is in the cache or waits"),
+        }
     }
 
-    /// Samples every row, and sets the next inputs.
-    fn sample(
+    /// Runs the next inputs of the rows that go on, and decides their tokens, before the current ones are known.
+    fn launch_ahead(
         &mut self,
-        logits: Tensor<B, 2>,
-        mut rows: Vec<Row>,
-    ) -> Result<(Vec<Step>, Vec<Row>), EngineError> {
-        let vocab = logits.dims()[1];
-        let sampled: Vec<Sampled> = with_values(&logits, |host| {
-            let rows = rows.iter_mut().zip(host.chunks(vocab));
-            rows.map(|(row, logits)| row.sampler.sample(logits)).collect::<Result<_, _>>()
-        })?;
-
-        let tokens: Vec<u32> = sampled.iter().map(|sampled| sampled.token).collect();
-        let tokens = ids_tensor::<B>(&tokens, &self.engine.device);
-        let rules: Vec<InputRule> = rows.iter().map(|row| row.rule).collect();
-        let top = rows.iter().map(|row| row.top).max().unwrap_or(0);
-        let mixed = next_inputs(logits, tokens, &Rows(self.engine.model.embedding()), &rules, top)?;
-        self.inputs = Some(mixed.inputs.clone());
-
-        let mut steps = Vec::with_capacity(rows.len());
-        for ((row, sampled), mix) in rows.iter_mut().zip(sampled).zip(mixed.into_rows()) {
-            steps.push(row.take(sampled, mix, self.engine)?);
+        current: Launched<B>,
+        running: &[usize],
+        rows: &mut Vec<Row>,
+    ) -> Result<Launched<B>, EngineError> {
+        let device = &self.engine.device;
+        self.cache.keep_rows(running, device);
+        if running.is_empty() {
+            return Ok(current);
         }
-        Ok((steps, rows))
+        let logits = self.forward(kept(current.inputs.clone(), running, device))?;
+        let mut of_running: Vec<&mut Row> = Vec::with_capacity(running.len());
+        let mut next = running.iter().copied().peekable();
+        for (index, row) in rows.iter_mut().enumerate() {
+            if next.next_if_eq(&index).is_some() {
+                of_running.push(row);
+            }
+        }
+        self.ahead = Some(Launched::new(self.engine, logits, &mut of_running)?);
+        Ok(current)
+    }
+
+    /// Logits `[rows, vocab]` behind the next inputs of the rows in the cache.
+    fn forward(&mut self, inputs: Tensor<B, 2>) -> Result<Tensor<B, 2>, EngineError> {
+        let hidden = self.engine.model.forward(inputs.unsqueeze_dim(1), &mut self.cache)?;
+        Ok(self.engine.model.logits(hidden).squeeze_dim::<2>(1))
+    }
+}
+
+impl Decides for Row {
+    fn rule(&self) -> InputRule {
+        self.rule
+    }
+
+    fn top(&self) -> usize {
+        self.top
+    }
+
+    fn sampler(&mut self) -> &mut Sampler {
+        &mut self.sampler
     }
 }
 
 impl Row {
+    /// Whether the next token is the last, whatever it is.
+    fn ends_with_next<B: Backend, M: CausalLm<B>>(&self, engine: &Engine<B, M>) -> bool {
+        self.stop.max_tokens.is_some_and(|max| self.generated + 1 >= max)
+            || self.positions >= engine.model.context_length()
+    }
+
     /// Counts a sampled token, turns it into text and sees whether it is the last.
     fn take<B: Backend, M: CausalLm<B>>(
         &mut self,

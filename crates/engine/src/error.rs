@@ -74,4 +74,7 @@ pub enum EngineError {
         /// What they hold.
         what: &'static str,
     },
+    /// A device did not tell what it has decided.
+    #[error("the device failed during a step: {0}")]
+    Reading(String),
 }

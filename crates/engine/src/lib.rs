@@ -34,6 +34,7 @@
 mod batch;
 mod engine;
 mod error;
+mod launch;
 mod request;
 mod sampler;
 pub mod self_check;

@@ -85,12 +85,29 @@ impl Sampler {
         Ok(Self { sampling, rng: ChaCha8Rng::seed_from_u64(seed), drawn: 0 })
     }
 
+    /// How it samples.
+    pub(crate) fn sampling(&self) -> Sampling {
+        self.sampling
+    }
+
+    /// The next uniform number, at least 0 and below 1.
+    pub(crate) fn draw(&mut self) -> f64 {
+        self.drawn += 1;
+        (self.rng.next_u64() >> 11) as f64 / (1u64 << 53) as f64
+    }
+
     /// Samples from raw logits `[vocab]`.
     ///
     /// # Errors
     /// If they hold NaN or +infinity, or nothing but -infinity.
     pub fn sample(&mut self, logits: &[f32]) -> Result<Sampled, EngineError> {
-        let wrong = |what| EngineError::BadLogits { step: self.drawn, what };
+        let uniform = self.draw();
+        self.choose(logits, uniform)
+    }
+
+    /// The token for a number that was drawn.
+    pub(crate) fn choose(&self, logits: &[f32], uniform: f64) -> Result<Sampled, EngineError> {
+        let wrong = |what| EngineError::BadLogits { step: self.drawn.saturating_sub(1), what };
         let Distribution { max, ln_sum, .. } = distribution(logits, false);
         if !max.is_finite() {
             return Err(wrong(match max {
@@ -99,8 +116,6 @@ impl Sampler {
                 _ => "no finite value",
             }));
         }
-        self.drawn += 1;
-        let uniform = (self.rng.next_u64() >> 11) as f64 / (1u64 << 53) as f64;
         let token = match self.sampling.temperature {
             0.0 => first_of_largest(logits, max).unwrap_or(0) as u32,
             temperature => {

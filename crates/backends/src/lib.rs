@@ -18,6 +18,8 @@ mod cuda;
 mod error;
 mod float_type;
 mod kernel_cache;
+#[cfg(feature = "kernels")]
+mod launches;
 mod name;
 #[cfg(feature = "kernels")]
 mod probe;
@@ -35,6 +37,8 @@ use burn::tensor::backend::Backend;
 pub use error::DeviceError;
 pub use float_type::{FloatType, float_type, float_types};
 pub use kernel_cache::{KernelCache, keep_kernels_in, kernel_cache};
+#[cfg(feature = "kernels")]
+pub use launches::{count_launches, launches};
 pub use name::{DeviceName, Kind, NameError, Request};
 
 /// Work that is generic over the backend.

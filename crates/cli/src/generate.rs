@@ -70,6 +70,9 @@ impl Job for Generate {
         on_interrupt(interrupted.clone())?;
         let start = Instant::now();
         let mut generation = engine.generate(request)?;
+        if moi_engine::self_check::kernels_failed() {
+            eprintln!("moi: {KERNELS_FAILED}");
+        }
         // A device may still be at work on it; the first token waits for that and counts as prefill.
         let mut prefill = None;
         let mut steps: Vec<Step> = Vec::new();
@@ -110,6 +113,9 @@ impl Job for Generate {
         Ok(if stop_reason == StopReason::Interrupted { Ended::Interrupted } else { Ended::Normally })
     }
 }
+
+const KERNELS_FAILED: &str = "our own kernels compute wrong numbers on this device, so they are off and it is slower; \
+                              please report it with the output of `moi doctor`";
 
 /// The first Ctrl-C ends the generation after the token under way, the second one at once.
 fn on_interrupt(interrupted: Arc<AtomicBool>) -> Result<()> {

@@ -2,7 +2,7 @@
 
 use burn::tensor::{Tensor, backend::Backend, try_read_sync};
 use moi::{InputRule, RowMix, Support, next_inputs};
-use moi_models::{CausalLm, Decision, Reading, RowSpec, with_values};
+use moi_models::{CausalLm, Decision, Embedding, Reading, RowSpec, with_values};
 
 use crate::{
     Engine, EngineError, Sampled, Sampler, Sampling,
@@ -31,6 +31,9 @@ impl<R: Decides> Decides for &mut R {
     }
 }
 
+/// What was sampled for a row and mixed into its next input.
+pub(crate) type Outcome = (Sampled, RowMix);
+
 /// The tokens of some rows, known or under way, and the next inputs of these rows.
 #[derive(Debug)]
 pub(crate) struct Launched<B: Backend> {
@@ -41,7 +44,7 @@ pub(crate) struct Launched<B: Backend> {
 
 #[derive(Debug)]
 enum Told {
-    Known(Vec<(Sampled, RowMix)>),
+    Known(Vec<Outcome>),
     Coming { reading: Coming, rows: Vec<usize> },
 }
 
@@ -63,13 +66,9 @@ impl<B: Backend> Launched<B> {
     ) -> Result<Self, EngineError> {
         let vocab = logits.dims()[1];
         let uniforms: Vec<f64> = rows.iter_mut().map(|row| row.sampler().draw()).collect();
-        let specs: Vec<RowSpec> = (rows.iter_mut().zip(&uniforms))
-            .map(|(row, &uniform)| spec(row.rule(), row.top(), row.sampler().sampling(), uniform, vocab))
-            .collect();
         let embedding = engine.model().embedding();
-        if let Some((inputs, reading)) = moi_models::step(&logits, embedding, &specs) {
-            let rows = (0..rows.len()).collect();
-            return Ok(Self { inputs, told: vec![Told::Coming { reading: Coming(reading), rows }] });
+        if let Some(launched) = Self::on_device(embedding, &logits, rows, &uniforms) {
+            return Ok(launched);
         }
         let sampled: Vec<Sampled> = with_values(&logits, |host| {
             let rows = rows.iter_mut().zip(&uniforms).zip(host.chunks(vocab));
@@ -84,6 +83,23 @@ impl<B: Backend> Launched<B> {
         let inputs = mixed.inputs.clone();
         let known = sampled.into_iter().zip(mixed.into_rows()).collect();
         Ok(Self { inputs, told: vec![Told::Known(known)] })
+    }
+
+    /// The same, decided by the device with numbers that were drawn; `None` where it has no kernels for it, or none for
+    /// such rows.
+    pub(crate) fn on_device<R: Decides>(
+        embedding: &Embedding<B>,
+        logits: &Tensor<B, 2>,
+        rows: &mut [R],
+        uniforms: &[f64],
+    ) -> Option<Self> {
+        let vocab = logits.dims()[1];
+        let specs: Vec<RowSpec> = (rows.iter_mut().zip(uniforms))
+            .map(|(row, &uniform)| spec(row.rule(), row.top(), row.sampler().sampling(), uniform, vocab))
+            .collect();
+        let (inputs, reading) = moi_models::step(logits, embedding, &specs)?;
+        let rows = (0..rows.len()).collect();
+        Some(Self { inputs, told: vec![Told::Coming { reading: Coming(reading), rows }] })
     }
 
     /// These rows, and others behind them.
@@ -122,11 +138,10 @@ impl<B: Backend> Launched<B> {
     ///
     /// # Errors
     /// If a row's logits are broken, or the device fails. `step_of` says how many tokens a row had before.
-    #[allow(clippy::type_complexity, reason = "two results")]
     pub(crate) fn wait(
         self,
         step_of: impl Fn(usize) -> usize,
-    ) -> Result<(Vec<(Sampled, RowMix)>, Tensor<B, 2>), EngineError> {
+    ) -> Result<(Vec<Outcome>, Tensor<B, 2>), EngineError> {
         let mut all = Vec::new();
         for told in self.told {
             match told {
@@ -187,7 +202,7 @@ fn spec(rule: InputRule, top: usize, sampling: Sampling, uniform: f64, vocab: us
 }
 
 /// A device's decision in the words of a step.
-fn outcome(decision: &Decision, step: usize) -> Result<(Sampled, RowMix), EngineError> {
+fn outcome(decision: &Decision, step: usize) -> Result<Outcome, EngineError> {
     let &Decision { token, logprob, entropy, gate, largest, broken, token_probability, .. } = decision;
     let what = match largest {
         _ if broken && largest == f32::INFINITY => Some("infinity"),

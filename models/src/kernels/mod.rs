@@ -173,6 +173,11 @@ pub fn has_kernels<B: Backend>() -> bool {
     <B as Kernels>::has_kernels()
 }
 
+/// Whether the backend has kernels for GPUs, and they are on: see [`use_gpu_kernels`].
+pub fn has_gpu_kernels<B: Backend>() -> bool {
+    gpu::has_gpu_kernels::<B>()
+}
+
 /// Samples from logits `[rows, vocab]` and mixes the next inputs `[rows, d]`, in float32, without waiting for the
 /// device: what was decided is on its way to the host meanwhile. `None` where the backend has no kernels for that, or
 /// none for such rows.

@@ -9,6 +9,10 @@ use crate::{Activation, Embedding, KvCache, Matrix, Norm, PackedMatrix};
 /// Turns the kernels for GPUs on or off for the process; this build has none.
 pub fn use_gpu_kernels(_on: bool) {}
 
+pub(super) fn has_gpu_kernels<B: Backend>() -> bool {
+    false
+}
+
 pub(super) fn maps<B: Backend>(
     _: &Tensor<B, 2>,
     _: &[Map<'_, B>],

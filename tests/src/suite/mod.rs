@@ -65,7 +65,8 @@ pub fn on_devices<J: Job>(part: impl Fn(DeviceName) -> J) {
     }
 }
 
-pub(crate) fn load<B: Backend>(name: &str, form: WeightForm, device: &B::Device) -> (Golden, Decoder<B>) {
+/// A golden checkpoint and its model on a device.
+pub fn load<B: Backend>(name: &str, form: WeightForm, device: &B::Device) -> (Golden, Decoder<B>) {
     let golden = Golden::read(name);
     let decoder = Pretrained::open(&golden.path).unwrap().load::<B>(device, form, |_| {}).unwrap();
     (golden, decoder)

@@ -31,9 +31,14 @@ pub(crate) fn settle(gpu: &Found) -> bool {
     }
 }
 
+/// Counts the changes of our own kernels, whose keys say their names and types but not what is in them: to be raised
+/// with every change of `crates/gpu`.
+const KERNELS: usize = 1;
+
 /// A name for the GPU, its driver, and the versions whose kernels these are.
 fn directory_name(gpu: &Found) -> String {
     let kernels = concat!("moi-", env!("CARGO_PKG_VERSION"), "-burn-0.21.0-cubecl-0.10.0");
+    let kernels = format!("{kernels}-{KERNELS}");
     let driver = gpu.driver.as_deref().unwrap_or_default();
     let name = format!("{kernels}-{}-{}-{driver}", gpu.name.kind(), gpu.description);
     name.chars().map(|c| if c.is_ascii_alphanumeric() || "-.".contains(c) { c } else { '_' }).collect()
@@ -79,6 +84,7 @@ fn configure(cache: &KernelCache) -> KernelCache {
     }
     let mut config = CubeClRuntimeConfig::default();
     config.autotune.logger.level = AutotuneLogLevel::Disabled;
+    crate::launches::configure(&mut config);
     match cache {
         KernelCache::At(path) => {
             config.compilation.cache = Some(CacheConfig::File(path.clone()));

@@ -158,7 +158,9 @@ impl<B: Backend> ModuleMapper<B> for Random {
                 let columns = shape.last().copied().unwrap_or(1).max(1);
                 let reach = (3.0 / columns as f64).sqrt();
                 let uniform = Distribution::Uniform(-reach, reach);
-                Tensor::random(shape, uniform, (&device, DType::from(self.float)))
+                // By way of one dimension: a device may put gaps between the rows of what is made in several.
+                let len = shape.iter().product::<usize>();
+                Tensor::<B, 1>::random([len], uniform, (&device, DType::from(self.float))).reshape(shape)
             }
         };
         Param::initialized(param.id, value)

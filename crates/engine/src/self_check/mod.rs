@@ -4,16 +4,20 @@
 //! device's first text, [`Engine`](crate::Engine) runs this model on it.
 
 mod model;
+mod step;
 
 use std::{
     any::TypeId,
     collections::HashMap,
     fmt,
-    sync::{Mutex, PoisonError},
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use burn::tensor::{DType, FloatDType, Int, Tensor, TensorData, backend::Backend};
-use moi_models::{CausalLm, Decoder, ModelError};
+use moi_models::{CausalLm, Decoder, ModelError, has_gpu_kernels, use_gpu_kernels};
 
 pub use model::Known;
 
@@ -24,7 +28,8 @@ pub struct SelfCheck {
     pub dtype: FloatDType,
     /// All positions at once.
     pub whole: f32,
-    /// A prompt, and then one position at a time on the cached ones.
+    /// A prompt, and then one position at a time on the cached ones; or what a device that samples and mixes by itself
+    /// makes of logits, beside what the host makes of them, if that is off by more.
     pub cached: f32,
 }
 
@@ -74,8 +79,8 @@ impl SelfCheck {
     pub fn run<B: Backend>(device: &B::Device, dtype: FloatDType) -> Result<Self, ModelError> {
         let known = Known::read();
         let model = known.model::<B>(device, dtype)?;
-        let (whole, cached) =
-            (error::<B>(&known, &model, false, device)?, error::<B>(&known, &model, true, device)?);
+        let whole = error::<B>(&known, &model, false, device)?;
+        let cached = error::<B>(&known, &model, true, device)?.max(step::error::<B>(&model, device));
         Ok(Self { dtype, whole, cached })
     }
 
@@ -85,7 +90,8 @@ impl SelfCheck {
         dtype: FloatDType,
     ) -> Result<Result<(), WrongLogits>, ModelError> {
         let known = Known::read();
-        let cached = error::<B>(&known, &known.model::<B>(device, dtype)?, true, device)?;
+        let model = known.model::<B>(device, dtype)?;
+        let cached = error::<B>(&known, &model, true, device)?.max(step::error::<B>(&model, device));
         Ok(match cached <= Self::allowed(dtype) {
             true => Ok(()),
             false => Err(WrongLogits(Self { cached, ..Self::run::<B>(device, dtype)? })),
@@ -146,8 +152,29 @@ pub(crate) fn at_first_use<B: Backend>(device: &B::Device, dtype: DType) -> Resu
     let seen = seen.get_or_insert_default();
     *seen.entry(key::<B>(device, dtype)).or_insert_with(|| {
         let broken = WrongLogits(SelfCheck { dtype, whole: f32::INFINITY, cached: f32::INFINITY });
-        SelfCheck::quick::<B>(device, dtype).unwrap_or(Err(broken))
+        let check = || SelfCheck::quick::<B>(device, dtype).unwrap_or(Err(broken));
+        check().or_else(|wrong| {
+            if !has_gpu_kernels::<B>() {
+                return Err(wrong);
+            }
+            // It may be the kernels and not the device: what burn computes with is used by many.
+            use_gpu_kernels(false);
+            let without = check();
+            match without {
+                Ok(()) => KERNELS_FAILED.store(true, Ordering::Relaxed),
+                Err(_) => use_gpu_kernels(true),
+            }
+            without
+        })
     })
+}
+
+static KERNELS_FAILED: AtomicBool = AtomicBool::new(false);
+
+/// Whether a device computed wrong numbers with the kernels of [`moi_models`] and right ones without: they are then off
+/// for the process, and decoding is slower.
+pub fn kernels_failed() -> bool {
+    KERNELS_FAILED.load(Ordering::Relaxed)
 }
 
 #[cfg(test)]

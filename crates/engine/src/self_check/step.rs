@@ -1,0 +1,89 @@
+//! Whether a device samples and mixes as the host does.
+
+use burn::tensor::{DType, Tensor, TensorData, backend::Backend};
+use moi::{InputRule, Support, next_inputs};
+use moi_models::{CausalLm, Decoder};
+
+use crate::{
+    Sampler, Sampling,
+    engine::{Rows, ids_tensor},
+    launch::{Decides, Launched},
+};
+
+/// A row of every kind.
+struct Case {
+    rule: InputRule,
+    sampler: Sampler,
+}
+
+impl Decides for Case {
+    fn rule(&self) -> InputRule {
+        self.rule
+    }
+
+    fn top(&self) -> usize {
+        3
+    }
+
+    fn sampler(&mut self) -> &mut Sampler {
+        &mut self.sampler
+    }
+}
+
+fn cases() -> Vec<Case> {
+    let drawn = Sampling { temperature: 0.8, top_k: 0, top_p: 0.9, min_p: 0.01 };
+    let moi = |support| InputRule::Moi { beta: InputRule::DEFAULT_BETA, support };
+    let rules = [
+        (InputRule::Token, Sampling::default()),
+        (moi(Support::Full), drawn),
+        (moi(Support::TopK(20)), Sampling { top_k: 40, ..drawn }),
+        (InputRule::Direct { support: Support::Full }, Sampling { top_p: 1.0, min_p: 0.0, ..drawn }),
+    ];
+    let case = |(rule, sampling)| Some(Case { rule, sampler: Sampler::new(sampling, 7).ok()? });
+    rules.into_iter().filter_map(case).collect()
+}
+
+/// How far what the device makes of some logits is off, relative to the largest number of an input; 0 where all is done
+/// by the host, infinity where another token comes out.
+pub(super) fn error<B: Backend>(model: &Decoder<B>, device: &B::Device) -> f32 {
+    compare::<B>(model, device).unwrap_or(f32::INFINITY)
+}
+
+fn compare<B: Backend>(model: &Decoder<B>, device: &B::Device) -> Option<f32> {
+    let mut cases = cases();
+    let vocab = model.embedding().dims()[0];
+    // Spread over ten nats, no two alike.
+    let logits: Vec<f32> =
+        (0..cases.len() * vocab).map(|i| (i * 7919 % 10_007) as f32 / 1000.0).collect();
+    let data = TensorData::new(logits.clone(), [cases.len(), vocab]);
+    let logits_there = Tensor::<B, 2>::from_data(data, (device, DType::F32));
+    let uniforms: Vec<f64> = cases.iter_mut().map(|case| case.sampler.draw()).collect();
+    let Some(launched) = Launched::on_device(model.embedding(), &logits_there, &mut cases, &uniforms) else {
+        return Some(0.0);
+    };
+    let (outcomes, inputs) = launched.wait(|_| 0).ok()?;
+    let sampled: Vec<_> = (cases.iter().zip(&uniforms).zip(logits.chunks(vocab)))
+        .map(|((case, &uniform), logits)| case.sampler.choose(logits, uniform))
+        .collect::<Result<_, _>>()
+        .ok()?;
+    let tokens: Vec<u32> = sampled.iter().map(|sampled| sampled.token).collect();
+    let rules: Vec<InputRule> = cases.iter().map(|case| case.rule).collect();
+    let tokens_there = ids_tensor::<B>(&tokens, device);
+    let mixed = next_inputs(logits_there, tokens_there, &Rows(model.embedding()), &rules, 3).ok()?;
+    let numbers = |tensor: Tensor<B, 2>| Some(tensor.try_into_data().ok()?.iter::<f32>().collect::<Vec<_>>());
+    let (found, expected) = (numbers(inputs)?, numbers(mixed.inputs.clone())?);
+    let largest = expected.iter().fold(0.0f32, |max, value| max.max(value.abs()));
+    let mut worst = found.iter().zip(&expected).fold(0.0f32, |max, (a, b)| {
+        let off = (a - b).abs() / largest;
+        if off <= max { max } else { off }
+    });
+    for ((sampled, found), mix) in sampled.iter().zip(&outcomes).zip(mixed.into_rows()) {
+        if found.0.token != sampled.token {
+            return None;
+        }
+        for off in [found.1.entropy - mix.entropy, found.1.gate - mix.gate] {
+            worst = if off.abs() <= worst { worst } else { off.abs() };
+        }
+    }
+    Some(worst)
+}

@@ -1,0 +1,93 @@
+//! How many kernels a GPU is given for a token: counted on every device that the machine has, and bounded.
+//!
+//! A process of its own, as launches are counted for all of it.
+#![cfg(any(feature = "cuda", feature = "vulkan", feature = "wgpu", feature = "metal"))]
+
+use std::collections::BTreeMap;
+
+use burn::tensor::backend::Backend;
+use moi_backends::{Job, count_launches, launches, run};
+use moi_engine::{Engine, InputRule, Prompt, Request, Sampling, Support};
+use moi_models::{CausalLm, use_gpu_kernels};
+use moi_pretrained::WeightForm;
+use moi_tests::suite;
+
+/// Kernels by name.
+type Counts = BTreeMap<String, usize>;
+
+/// Launches of tokens in the middle of a generation, for each token.
+fn of_token<B: Backend, M: CausalLm<B>>(engine: &Engine<B, M>, rule: InputRule, sampling: Sampling) -> Counts {
+    const TOKENS: usize = 6;
+    let counted = |tokens| {
+        let mut request = Request::new(Prompt::Ids(vec![1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12]));
+        (request.rule, request.sampling) = (rule, sampling);
+        request.stop.max_tokens = Some(tokens);
+        request.stop.ignore_eos = true;
+        let before = launches().unwrap();
+        assert_eq!(engine.generate(request).unwrap().map(Result::unwrap).count(), tokens);
+        let mut counts = launches().unwrap();
+        counts.iter_mut().for_each(|(name, count)| *count -= before.get(name).unwrap_or(&0));
+        counts
+    };
+    // The first run may compile, check and grow.
+    counted(2);
+    let (few, many) = (counted(TOKENS), counted(2 * TOKENS));
+    many.into_iter()
+        .map(|(name, count)| (name.clone(), (count - few.get(&name).unwrap_or(&0)) as f64 / TOKENS as f64))
+        .filter(|(_, count)| *count > 0.0)
+        .map(|(name, count)| (name, count.round() as usize))
+        .collect()
+}
+
+struct Count {
+    checkpoint: &'static str,
+}
+
+impl Job for Count {
+    /// Layers, and what each rule launches.
+    type Output = (usize, Vec<(&'static str, Counts)>);
+
+    fn run<B: Backend>(self, device: &B::Device) -> Self::Output {
+        let (_, decoder) = suite::load::<B>(self.checkpoint, WeightForm::F32, device);
+        let layers = decoder.config().layers.len();
+        let engine = Engine::new(decoder, device.clone());
+        let drawn = Sampling { temperature: 0.8, top_k: 40, top_p: 0.9, min_p: 0.01 };
+        let cases = [
+            ("token", InputRule::Token, Sampling::default()),
+            ("moi", InputRule::default(), Sampling::default()),
+            ("moi:support=20", InputRule::moi(1.0, Support::TopK(20)).unwrap(), drawn),
+        ];
+        let counts = cases.map(|(name, rule, sampling)| (name, of_token(&engine, rule, sampling)));
+        use_gpu_kernels(false);
+        let without = of_token(&engine, InputRule::default(), Sampling::default());
+        use_gpu_kernels(true);
+        (layers, counts.into_iter().chain([("moi by tensor operations", without)]).collect())
+    }
+}
+
+#[test]
+fn a_token_takes_few_launches() {
+    let file = std::env::temp_dir().join(format!("moi-launches-{}.txt", std::process::id()));
+    assert!(count_launches(file.clone()));
+    for device in suite::devices().into_iter().filter(|device| device.kind().is_gpu()) {
+        for &checkpoint in suite::CHECKPOINTS {
+            let (layers, counts) = run(device, Count { checkpoint }).unwrap();
+            for (rule, counts) in &counts {
+                let all: usize = counts.values().sum();
+                println!("{device}: {checkpoint}: {rule}: {all} launches a token, {layers} layers: {counts:?}");
+            }
+            let of = |index: usize| -> usize { counts[index].1.values().sum() };
+            // Whatever the rule and the sampling, three launches make the next input.
+            assert_eq!((of(0), of(0)), (of(1), of(2)), "{checkpoint}");
+            for name in ["SurveyKernel", "DecideKernel", "BlendKernel"] {
+                assert_eq!(counts[1].1.get(name), Some(&1), "{checkpoint}: {name}");
+            }
+            assert!(of(1) * 2 <= of(3), "{checkpoint}: {} launches, {} by tensor operations", of(1), of(3));
+            // Experts are picked by the host, one by one; all else is eight launches a layer, and what a model has of
+            // its own around the layers.
+            let has_experts = counts[1].1.contains_key("SelectKernel");
+            assert!(has_experts || of(1) <= 10 * layers + 12, "{checkpoint}: {} launches", of(1));
+        }
+    }
+    std::fs::remove_file(file).unwrap();
+}

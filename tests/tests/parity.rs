@@ -57,3 +57,14 @@ fn batches_are_as_alone_and_seeds_as_on_the_cpu() {
         suite::seeded(device, &found, &expected);
     }
 }
+
+#[test]
+fn packed_weights_are_those_of_the_cpu() {
+    let cpu = moi_backends::cpu();
+    let expected = moi_backends::run(cpu, suite::PackedWeights(cpu)).unwrap();
+    for device in suite::devices() {
+        let found = moi_backends::run(device, suite::PackedWeights(device))
+            .unwrap_or_else(|error| panic!("{error}"));
+        suite::packed_alike(device, &found, &expected);
+    }
+}

@@ -88,8 +88,15 @@ fn file_name(path: &str) -> &str {
     path.rsplit(['/', '\\']).next().unwrap_or(path)
 }
 
+/// What is wrong, in a few words: a compiler says it with the whole source behind, hundreds of lines of it.
 fn one_line(text: &str) -> String {
-    text.split_whitespace().collect::<Vec<_>>().join(" ")
+    const LONGEST: usize = 400;
+    let text = text.split("[Source]").next().unwrap_or(text);
+    let line = text.split_whitespace().collect::<Vec<_>>().join(" ");
+    match line.char_indices().nth(LONGEST) {
+        Some((end, _)) => format!("{}...", &line[..end]),
+        None => line,
+    }
 }
 
 #[cfg(test)]
@@ -101,6 +108,11 @@ mod tests {
         assert_eq!(quietly(|| 3), Ok(3));
         let error = quietly(|| -> u8 { panic!("no\n   driver") }).unwrap_err();
         assert!(error.starts_with("no driver (probe.rs:"), "{error}");
+        let source = "x ".repeat(1000);
+        let error = quietly(|| -> u8 { panic!("no header\n[Source]\n{source}") }).unwrap_err();
+        assert!(error.starts_with("no header (probe.rs:"), "{error}");
+        let error = quietly(|| -> u8 { panic!("{source}") }).unwrap_err();
+        assert!(error.len() < 450 && error.contains("x... (probe.rs:"), "{error}");
         // On a thread of the driver's, and then here for want of an answer.
         let error = quietly(|| -> u8 {
             let thread = std::thread::spawn(|| panic!("out of memory"));

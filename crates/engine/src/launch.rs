@@ -48,8 +48,25 @@ enum Told {
     Coming { reading: Coming, rows: Vec<usize> },
 }
 
-/// On its way from the device.
-struct Coming(Reading);
+/// On its way from the device. Waited for in the end even if nobody asks: burn's Wgpu backend takes the memory of a read
+/// that is given up for free while the driver still writes to it.
+struct Coming(Option<Reading>);
+
+impl Coming {
+    fn wait(mut self) -> Result<Vec<Decision>, String> {
+        let reading = self.0.take().ok_or_else(|| SHORT.to_owned())?;
+        try_read_sync(reading).unwrap_or_else(|| Err("it cannot be waited for".to_owned()))
+    }
+}
+
+impl Drop for Coming {
+    fn drop(&mut self) {
+        if let Some(reading) = self.0.take() {
+            // What it says, and whether that is an error, is of no use any more.
+            let _ = try_read_sync(reading);
+        }
+    }
+}
 
 impl std::fmt::Debug for Coming {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -99,7 +116,7 @@ impl<B: Backend> Launched<B> {
             .collect();
         let (inputs, reading) = moi_models::step(logits, embedding, &specs)?;
         let rows = (0..rows.len()).collect();
-        Some(Self { inputs, told: vec![Told::Coming { reading: Coming(reading), rows }] })
+        Some(Self { inputs, told: vec![Told::Coming { reading: Coming(Some(reading)), rows }] })
     }
 
     /// These rows, and others behind them.
@@ -146,9 +163,8 @@ impl<B: Backend> Launched<B> {
         for told in self.told {
             match told {
                 Told::Known(known) => all.extend(known),
-                Told::Coming { reading: Coming(reading), rows } => {
-                    let read = try_read_sync(reading).unwrap_or_else(|| Err("it cannot be waited for".to_owned()));
-                    let decisions = read.map_err(EngineError::Reading)?;
+                Told::Coming { reading, rows } => {
+                    let decisions = reading.wait().map_err(EngineError::Reading)?;
                     for row in rows {
                         let decision = decisions.get(row).ok_or_else(|| EngineError::Reading(SHORT.to_owned()))?;
                         all.push(outcome(decision, step_of(all.len()))?);

@@ -15,7 +15,7 @@ use moi_models::Decoder;
 use moi_pretrained::{Pretrained, WeightForm};
 
 pub use decodes::{Batches, GreedyDecodes, seeded};
-pub use models::{Halves, Logits, SelfChecks};
+pub use models::{Halves, Logits, PackedWeights, SelfChecks, packed_alike};
 pub use ops::Mixing;
 pub use options::options;
 

@@ -2,12 +2,16 @@
 
 use burn::tensor::{FloatDType, backend::Backend};
 use moi_backends::{DeviceName, FloatType, Job, float_types};
-use moi_engine::SelfCheck;
-use moi_models::{CausalLm, Decoder};
+use moi_engine::{Engine, SelfCheck, Step};
+use moi_models::{Activations, CausalLm, Decoder, PackedForm};
 use moi_pretrained::WeightForm;
 
 use super::{CHECKPOINTS, LOGIT_ERROR, ids, load};
-use crate::{golden::Golden, relative_error, values};
+use crate::{
+    batch::{assert_same, requests, together},
+    golden::Golden,
+    relative_error, values,
+};
 
 /// Cached steps behind a prefill.
 const STEPS: usize = 24;
@@ -45,6 +49,51 @@ impl Job for Logits {
                 println!("{}: {name}, {way}: {error:.1e}", self.0);
                 assert!(error <= LOGIT_ERROR, "{}: {name}, {way}: {error}", self.0);
             }
+        }
+    }
+}
+
+/// Models packed when they are loaded, in forms that between them have everything a form can have.
+const PACKED: &[(&str, PackedForm)] = &[
+    ("llama3-rope", PackedForm::Q8_0),
+    ("gemma2", PackedForm::Q4_0),
+    ("gpt2-scales", PackedForm::Q4_1),
+    ("qwen3-moe", PackedForm::Q8_0),
+];
+
+/// Packed weights without rounded activations: logits of every way, and the steps of requests of all kinds.
+#[derive(Debug)]
+pub struct PackedWeights(pub DeviceName);
+
+impl Job for PackedWeights {
+    type Output = Vec<(Vec<Vec<f32>>, Vec<Vec<Step>>)>;
+
+    fn run<B: Backend>(self, device: &B::Device) -> Self::Output {
+        let of = |&(name, form): &(&str, PackedForm)| {
+            let (golden, model) = load::<B>(name, WeightForm::Packed(form), device);
+            let model = model.with_activations(Activations::F32);
+            let all = ways(&golden).map(|(_, pieces)| logits(&model, &pieces, device));
+            (all.into(), together(&Engine::new(model, device.clone()), requests(&golden)))
+        };
+        PACKED.iter().map(of).collect()
+    }
+}
+
+/// A device's packed weights beside the CPU's.
+pub fn packed_alike(
+    device: DeviceName,
+    found: &<PackedWeights as Job>::Output,
+    expected: &<PackedWeights as Job>::Output,
+) {
+    for ((name, form), (found, expected)) in PACKED.iter().zip(found.iter().zip(expected)) {
+        for (found, expected) in found.0.iter().zip(&expected.0) {
+            let error = relative_error(found, expected);
+            println!("{device}: {name} in {form:?}: {error:.1e} from the CPU");
+            assert!(error <= LOGIT_ERROR, "{device}: {name} in {form:?}: {error}");
+        }
+        assert_eq!(found.1.len(), expected.1.len());
+        for (row, (found, expected)) in found.1.iter().zip(&expected.1).enumerate() {
+            assert_same(row, found, expected);
         }
     }
 }

@@ -16,7 +16,11 @@ use moi_tests::suite;
 type Counts = BTreeMap<String, usize>;
 
 /// Launches of tokens in the middle of a generation, for each token.
-fn of_token<B: Backend, M: CausalLm<B>>(engine: &Engine<B, M>, rule: InputRule, sampling: Sampling) -> Counts {
+fn of_token<B: Backend, M: CausalLm<B>>(
+    engine: &Engine<B, M>,
+    rule: InputRule,
+    sampling: Sampling,
+) -> Counts {
     const TOKENS: usize = 6;
     let counted = |tokens| {
         let mut request = Request::new(Prompt::Ids(vec![1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12]));
@@ -74,7 +78,9 @@ fn a_token_takes_few_launches() {
             let (layers, counts) = run(device, Count { checkpoint }).unwrap();
             for (rule, counts) in &counts {
                 let all: usize = counts.values().sum();
-                println!("{device}: {checkpoint}: {rule}: {all} launches a token, {layers} layers: {counts:?}");
+                println!(
+                    "{device}: {checkpoint}: {rule}: {all} launches a token, {layers} layers: {counts:?}"
+                );
             }
             let of = |index: usize| -> usize { counts[index].1.values().sum() };
             // Whatever the rule and the sampling, three launches make the next input.

@@ -22,6 +22,12 @@ fn the_suite_uses_every_option_of_the_decoder() {
     }
 }
 
+#[cfg(feature = "gpu")]
+#[test]
+fn kernels_are_plain_loops() {
+    suite::on_devices(suite::Kernels);
+}
+
 #[test]
 fn mixing_follows_the_formulas() {
     suite::on_devices(suite::Mixing);
@@ -63,8 +69,8 @@ fn packed_weights_are_those_of_the_cpu() {
     let cpu = moi_backends::cpu();
     let expected = moi_backends::run(cpu, suite::PackedWeights(cpu)).unwrap();
     for device in suite::devices() {
-        let found = moi_backends::run(device, suite::PackedWeights(device))
-            .unwrap_or_else(|error| panic!("{error}"));
+        let found =
+            moi_backends::run(device, suite::PackedWeights(device)).unwrap_or_else(|error| panic!("{error}"));
         suite::packed_alike(device, &found, &expected);
     }
 }

@@ -36,6 +36,9 @@ pub(crate) struct GpuReportArgs {
     /// Run what was gathered in this directory; nothing is built
     #[arg(long, value_name = "DIR")]
     from: Option<PathBuf>,
+    /// Measure speed, too: Qwen2's 7B and 32B and SmolLM2 with random weights, and transformers beside them
+    #[arg(long)]
+    bench: bool,
     /// Write the report to this file, too
     #[arg(long, value_name = "FILE")]
     output: Option<PathBuf>,
@@ -46,6 +49,10 @@ struct Tools {
     moi: PathBuf,
     parity: PathBuf,
     golden: PathBuf,
+    /// The script that measures transformers.
+    eager: PathBuf,
+    /// Whether speed is measured.
+    bench: bool,
     /// Where models and kernels lie, unless it is the user's cache.
     cache: Option<PathBuf>,
     /// When the checks began.
@@ -60,13 +67,15 @@ impl Tools {
         features.dedup();
         let moi = dist::run(&features)?;
         let parity = parity::build(devices, &[])?;
-        Ok(Self { moi, parity, golden: root().join("tests/golden"), cache: None, begun: Instant::now() })
+        let (golden, eager) = (root().join("tests/golden"), root().join("benches/peers/eager.py"));
+        Ok(Self { moi, parity, golden, eager, bench: false, cache: None, begun: Instant::now() })
     }
 
     fn carried(directory: &Path) -> Self {
         let cache = Some(directory.join("cache")).filter(|cache| cache.is_dir());
-        let [moi, parity, golden] = ["moi", "parity", "golden"].map(|name| directory.join(name));
-        Self { moi, parity, golden, cache, begun: Instant::now() }
+        let [moi, parity, golden, eager] =
+            ["moi", "parity", "golden", "eager.py"].map(|name| directory.join(name));
+        Self { moi, parity, golden, eager, bench: false, cache, begun: Instant::now() }
     }
 }
 
@@ -84,7 +93,7 @@ pub(crate) fn run(args: &GpuReportArgs) -> Result<()> {
             Tools::built(&args.devices)?
         }
     };
-    let report = run::report(&tools, &args.devices);
+    let report = run::report(&Tools { bench: args.bench, ..tools }, &args.devices);
     print!("{report}");
     if let Some(output) = &args.output {
         fs::write(output, &report).with_context(|| format!("{} cannot be written", output.display()))?;
@@ -96,7 +105,9 @@ fn gather(args: &GpuReportArgs, directory: &Path) -> Result<()> {
     let tools = Tools::built(&args.devices)?;
     fs::create_dir_all(directory)?;
     let own = std::env::current_exe()?;
-    for (from, name) in [(&tools.moi, "moi"), (&tools.parity, "parity"), (&own, "xtask")] {
+    for (from, name) in
+        [(&tools.moi, "moi"), (&tools.parity, "parity"), (&tools.eager, "eager.py"), (&own, "xtask")]
+    {
         fs::copy(from, directory.join(name)).with_context(|| format!("{name} cannot be gathered"))?;
     }
     for part in ["tiny", "real"] {

@@ -69,7 +69,8 @@ mod tests {
     #[test]
     fn names_are_counted() {
         let file = std::env::temp_dir().join(format!("moi-launches-{}", std::process::id()));
-        fs::write(&file, "Executing a::JoinKernel<f32, f16>\nother\nExecuting JoinKernel | WgpuRuntime\n").unwrap();
+        fs::write(&file, "Executing a::JoinKernel<f32, f16>\nother\nExecuting JoinKernel | WgpuRuntime\n")
+            .unwrap();
         let counts = read(&file).unwrap();
         fs::remove_file(&file).unwrap();
         assert_eq!(counts.into_iter().collect::<Vec<_>>(), [("JoinKernel".to_owned(), 2)]);

@@ -141,7 +141,8 @@ impl<B: Backend> Launched<B> {
         let mut first = 0;
         for told in &mut self.told {
             let count = told.len();
-            let own: Vec<usize> = keep.iter().filter_map(|&row| row.checked_sub(first)).filter(|&i| i < count).collect();
+            let own: Vec<usize> =
+                keep.iter().filter_map(|&row| row.checked_sub(first)).filter(|&i| i < count).collect();
             match told {
                 Told::Known(known) => *known = own.iter().map(|&i| known[i].clone()).collect(),
                 Told::Coming { rows, .. } => *rows = own.iter().map(|&i| rows[i]).collect(),
@@ -166,7 +167,8 @@ impl<B: Backend> Launched<B> {
                 Told::Coming { reading, rows } => {
                     let decisions = reading.wait().map_err(EngineError::Reading)?;
                     for row in rows {
-                        let decision = decisions.get(row).ok_or_else(|| EngineError::Reading(SHORT.to_owned()))?;
+                        let decision =
+                            decisions.get(row).ok_or_else(|| EngineError::Reading(SHORT.to_owned()))?;
                         all.push(outcome(decision, step_of(all.len()))?);
                     }
                 }

@@ -237,12 +237,7 @@ fn attend_kernel<C: Float, N: Size>(
 }
 
 #[cube(launch_unchecked)]
-fn put_together_kernel(
-    parts: &Array<f32>,
-    out: &mut Array<f32>,
-    count: u32,
-    #[comptime] head_dim: usize,
-) {
+fn put_together_kernel(parts: &Array<f32>, out: &mut Array<f32>, count: u32, #[comptime] head_dim: usize) {
     let width = comptime![head_dim + 2];
     let own = CUBE_POS;
     let of_part = out.len() / head_dim * width;

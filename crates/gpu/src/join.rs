@@ -85,13 +85,15 @@ fn join_kernel<B: Float, W: Float>(
         let fixed = comptime![parts.before.unwrap()];
         // Each unit reads what it has written itself.
         if comptime![parts.block] {
-            let (mean, factor) = statistics::<f32>(out, start, width, eps, &mut shared, comptime![fixed.centered]);
+            let (mean, factor) =
+                statistics::<f32>(out, start, width, eps, &mut shared, comptime![fixed.centered]);
             for i in range_stepped(UNIT_POS as usize, width, CUBE_DIM as usize) {
                 normed[start + i] =
                     scaled::<W>(out[start + i], mean, factor, before_weight, before_bias, i, fixed);
             }
         } else {
-            let (mean, factor) = statistics::<f32>(x, start, width, eps, &mut shared, comptime![fixed.centered]);
+            let (mean, factor) =
+                statistics::<f32>(x, start, width, eps, &mut shared, comptime![fixed.centered]);
             for i in range_stepped(UNIT_POS as usize, width, CUBE_DIM as usize) {
                 normed[start + i] =
                     scaled::<W>(x[start + i], mean, factor, before_weight, before_bias, i, fixed);

@@ -5,6 +5,8 @@
 //! [`products`] the maps of one input, [`turn`] norms, rotary positions and the cache, [`attend`] attention over a
 //! cache whose keys are split, [`step`] all of sampling and mixing.
 //!
+//! Tests on real devices are in the parity suite, `tests/src/suite/kernels`.
+//!
 //! Nothing here knows tensors or models: buffers are handles on a device with the lengths that the arguments say. The
 //! crate `moi-models` calls it for backends on CubeCL.
 
@@ -30,8 +32,3 @@ pub use products::{Weights, products};
 
 pub use step::{Decided, EmbeddingTable, MAX_LISTED, can_step, step};
 pub use turn::{Turn, turn};
-
-#[cfg(test)]
-mod testing;
-#[cfg(test)]
-mod tests;

@@ -162,7 +162,10 @@ impl Bindings {
         let outs = [0, 1, 2].map(|i| device.floats(written(i)));
         // What is absent is never read.
         let biases = [0, 1, 2].map(|i| {
-            maps.get(i).and_then(|map| map.bias).unwrap_or_else(|| some_bias(maps).unwrap_or(&outs[0])).clone()
+            maps.get(i)
+                .and_then(|map| map.bias)
+                .unwrap_or_else(|| some_bias(maps).unwrap_or(&outs[0]))
+                .clone()
         });
         let bias_type = some_bias(maps).unwrap_or(&outs[0]).dtype;
         let cubes = (0..fixed.outputs()).map(|i| rows(i).div_ceil(TILE)).sum();

@@ -131,7 +131,8 @@ pub(crate) fn factors<S: Float>(
     let mut minimum = 0.0f32;
     if comptime![layout.is_k && layout.has_minima] {
         scale *= f32::cast_from(small_scale(words, base, row, layout));
-        minimum = -(f32::cast_from(minima[at]) * f32::cast_from(small_scale(words, base, TILE + row, layout)));
+        minimum =
+            -(f32::cast_from(minima[at]) * f32::cast_from(small_scale(words, base, TILE + row, layout)));
     } else if comptime![layout.is_k] {
         let small = small_scale(words, base, (group / 4) * TILE + row, layout);
         scale *= f32::cast_from(small) - select(small > 127, 256.0f32, 0.0f32);
@@ -243,7 +244,19 @@ fn packed_products_kernel<S: Float, V: Float>(
         } else if comptime![fixed.count > 2] {
             let cube = cube - tiles_1;
             if cube < rows_2.div_ceil(TILE) {
-                tile::<S>(x, words_2, scales_2, minima_2, &mut shared, cube, blocks, n, batch, 0usize, layout_2);
+                tile::<S>(
+                    x,
+                    words_2,
+                    scales_2,
+                    minima_2,
+                    &mut shared,
+                    cube,
+                    blocks,
+                    n,
+                    batch,
+                    0usize,
+                    layout_2,
+                );
                 sync_cube();
                 finish::<V>(&shared, bias_2, bias_2, out_2, cube, rows_2, n, fixed);
             }

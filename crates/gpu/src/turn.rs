@@ -126,8 +126,8 @@ fn turn_kernel<W: Float, C: Float>(
                 factor = found.1;
             }
             for i in range_stepped(UNIT_POS as usize, head_dim, CUBE_DIM as usize) {
-                turned_q[start + i] =
-                    scale * turned::<W>(q, start, i, mean, factor, q_weight, q_bias, cos, sin, angles, dims, norm);
+                turned_q[start + i] = scale
+                    * turned::<W>(q, start, i, mean, factor, q_weight, q_bias, cos, sin, angles, dims, norm);
             }
         } else if head < heads + kv_heads {
             let head = head - heads;

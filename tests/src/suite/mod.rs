@@ -5,6 +5,8 @@
 //! directory for them.
 
 mod decodes;
+#[cfg(feature = "gpu")]
+mod kernels;
 mod models;
 mod ops;
 mod options;
@@ -15,6 +17,8 @@ use moi_models::Decoder;
 use moi_pretrained::{Pretrained, WeightForm};
 
 pub use decodes::{Batches, GreedyDecodes, seeded};
+#[cfg(feature = "gpu")]
+pub use kernels::Kernels;
 pub use models::{Halves, Logits, PackedWeights, SelfChecks, packed_alike};
 pub use ops::Mixing;
 pub use options::options;

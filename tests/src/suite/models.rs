@@ -8,7 +8,7 @@ use moi_pretrained::WeightForm;
 
 use super::{CHECKPOINTS, LOGIT_ERROR, ids, load};
 use crate::{
-    batch::{assert_same, requests, together},
+    batch::{assert_alike, requests, together},
     golden::Golden,
     relative_error, values,
 };
@@ -93,7 +93,8 @@ pub fn packed_alike(
         }
         assert_eq!(found.1.len(), expected.1.len());
         for (row, (found, expected)) in found.1.iter().zip(&expected.1).enumerate() {
-            assert_same(row, found, expected);
+            // Mixtures feed the differences between two devices' rounding back.
+            assert_alike(row, found, expected, 1e-3);
         }
     }
 }

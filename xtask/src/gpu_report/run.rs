@@ -17,6 +17,22 @@ use super::{MODELS, Tools, golden::Run};
 /// Types that the real models are decoded in: the exact one, and the device's best.
 const DTYPES: [&str; 2] = ["f32", "auto"];
 
+/// A size whose speed is measured with random weights.
+#[derive(Clone, Copy)]
+struct Shape {
+    name: &'static str,
+    /// Sequences side by side.
+    batches: &'static str,
+    rules: &'static str,
+}
+
+/// The sizes that the aims are about, and the smallest one, where launches count most.
+const SHAPES: [Shape; 3] = [
+    Shape { name: "qwen2-7b", batches: "1,64", rules: "token,moi,moi:support=20" },
+    Shape { name: "qwen2-32b", batches: "1", rules: "token,moi,moi:support=20" },
+    Shape { name: "smollm2-135m", batches: "1,8", rules: "token,moi" },
+];
+
 /// Markdown.
 pub(crate) fn report(tools: &Tools, devices: &[String]) -> String {
     let mut text = format!("## GPU report, {}\n\n", chrono::Local::now().format("%Y-%m-%d"));
@@ -31,6 +47,14 @@ pub(crate) fn report(tools: &Tools, devices: &[String]) -> String {
         section(&format!("{device}: moi doctor"), fenced(tools, &["doctor", "--device", device]));
         section(&format!("{device}: parity suite"), parity(tools, device));
         section(&format!("{device}: golden decodes of real models"), real_models(tools, device));
+    }
+    if tools.bench {
+        for device in devices {
+            for shape in SHAPES {
+                section(&format!("{device}: speed of {}", shape.name), speed(tools, device, shape));
+            }
+        }
+        section("transformers, eager", eager(tools));
     }
     let _ = writeln!(text, "{:.0} s in all.", tools.begun.elapsed().as_secs_f64());
     text
@@ -167,6 +191,30 @@ fn decodes(tools: &Tools, (model, device, dtype): (&str, &str, &str)) -> Result<
         }
     }
     Ok(format!("{} in {computed} | {same} of {all} | {wrong} | {best:.1} |", runs.len()))
+}
+
+/// `moi bench` with weights made on the device, and how many kernels a token takes.
+fn speed(tools: &Tools, device: &str, shape: Shape) -> Result<String> {
+    let Shape { name, batches, rules } = shape;
+    let args = ["bench", "--shape", name, "--device", device, "--prompt", "512", "--gen", "64"];
+    let more = ["--batch", batches, "--rules", rules, "--repetitions", "3", "--launches"];
+    let out = moi(tools, &[&args[..], &more].concat())?;
+    let mut text = String::from_utf8_lossy(&out.stdout).into_owned();
+    if !out.status.success() {
+        let _ = writeln!(text, "\n```text\n{}\n```", String::from_utf8_lossy(&out.stderr).trim());
+    }
+    Ok(text)
+}
+
+/// transformers' own generate on the same sizes, where Python has it.
+fn eager(tools: &Tools) -> Result<String> {
+    eprintln!("xtask: transformers");
+    let out = output_of(tools, Command::new("python3").arg(&tools.eager))
+        .context("python3 with torch and transformers is needed for it")?;
+    if !out.status.success() {
+        bail!("{}", String::from_utf8_lossy(&out.stderr).lines().last().unwrap_or_default());
+    }
+    Ok(String::from_utf8_lossy(&out.stdout).into_owned())
 }
 
 /// `moi warmup` twice: kernels are compiled, then found. It comes before all that fills their cache.

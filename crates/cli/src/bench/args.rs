@@ -63,6 +63,10 @@ pub(crate) struct BenchArgs {
     #[arg(short, long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u16).range(1..))]
     pub(super) repetitions: u16,
 
+    /// Count the kernels that a GPU is given for a token; speeds are then a little lower
+    #[arg(long)]
+    pub(super) launches: bool,
+
     /// How the rows are written
     #[arg(long, value_enum, default_value_t = TableFormat::Md)]
     pub(super) format: TableFormat,

@@ -29,14 +29,16 @@ pub(super) fn of_processor(threads: usize) -> f64 {
     2.0 * BYTES as f64 / best
 }
 
-/// Bytes read plus bytes written per second by a GPU: a tensor's values plus one are another tensor.
+/// Bytes read plus bytes written per second by a GPU with so many bytes of memory: a tensor's values plus one are another
+/// tensor. Small GPUs bind small buffers, so there less is copied.
 ///
 /// # Errors
 /// If the device fails.
-pub(super) fn of_device<B: Backend>(device: &B::Device) -> Result<f64> {
+pub(super) fn of_device<B: Backend>(device: &B::Device, memory: Option<u64>) -> Result<f64> {
     /// Seconds that one round should take at least, so that its start does not count.
     const ROUND: f64 = 0.05;
-    let values = Tensor::<B, 1>::ones([BYTES / 4], (device, DType::F32));
+    let bytes = memory.map_or(BYTES, |memory| BYTES.min(memory as usize / 32)).max(1 << 20);
+    let values = Tensor::<B, 1>::ones([bytes / 4], (device, DType::F32));
     let seconds = |copies: usize| -> Result<f64> {
         let begun = Instant::now();
         for _ in 0..copies {
@@ -52,7 +54,7 @@ pub(super) fn of_device<B: Backend>(device: &B::Device) -> Result<f64> {
     for _ in 0..ROUNDS {
         best = best.min(seconds(copies)?);
     }
-    Ok(2.0 * BYTES as f64 / best)
+    Ok(2.0 * bytes as f64 / best)
 }
 
 /// Until everything is computed.

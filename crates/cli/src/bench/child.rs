@@ -10,7 +10,7 @@ use moi_models::{Activations, CausalLm, Decoder, has_kernels};
 use moi_pretrained::Pretrained;
 
 use super::{
-    bandwidth, machine,
+    bandwidth, launches, machine,
     plan::{Group, Source, Test},
     row::Row,
     shape,
@@ -36,8 +36,10 @@ pub(super) fn run(group: &str) -> Result<Ended> {
         Source::Model { path, .. } => Some(model::open_at(&args, path)?),
         Source::Shape { .. } => None,
     };
+    let counted = if group.launches { Some(launches::count()?) } else { None };
     let device = Device::chosen(args.device);
     let whole = device.run(Measure { group: &group, args: &args, device, pretrained, begun })?;
+    drop(counted);
     Ok(if whole { Ended::Normally } else { Ended::Unwell })
 }
 
@@ -53,6 +55,8 @@ struct Measure<'a> {
 struct Samples {
     /// Seconds of each repetition, for every row.
     seconds: Vec<Vec<f64>>,
+    /// Kernels of a step, for every row that generates.
+    launches: Vec<Option<f64>>,
     /// Bytes per second.
     copy: f64,
     peak_memory: Option<u64>,
@@ -130,7 +134,12 @@ fn samples<B: Backend>(
         timing::run(engine, device, &test)?;
         bar.inc(1);
     }
-    let mut samples = Samples { seconds: vec![Vec::new(); tests.len()], copy: 0.0, peak_memory: None };
+    let launches = match group.launches && on_gpu {
+        true => tests.iter().map(|test| launches::of_step(engine, device, test)).collect::<Result<_>>()?,
+        false => vec![None; tests.len()],
+    };
+    let seconds = vec![Vec::new(); tests.len()];
+    let mut samples = Samples { seconds, launches, copy: 0.0, peak_memory: None };
     for round in 0..group.repetitions {
         for (test, seconds) in tests.iter().zip(&mut samples.seconds) {
             say(test);
@@ -142,7 +151,7 @@ fn samples<B: Backend>(
             samples.peak_memory = machine::peak_memory();
         }
         let copy = match on_gpu {
-            true => bandwidth::of_device::<B>(device)?,
+            true => bandwidth::of_device::<B>(device, name.found().and_then(|found| found.memory))?,
             false => bandwidth::of_processor(threads(group)),
         };
         samples.copy = samples.copy.max(copy);
@@ -209,7 +218,7 @@ fn rows(common: Row, tests: &[Test], samples: &Samples) -> Vec<Row> {
         let same = Test { rule: Some(InputRule::Token), ..test.clone() };
         tests.iter().position(|other| *other == same).map(|index| fastest(&samples.seconds[index]))
     };
-    let row = |(test, seconds): (&Test, &Vec<f64>)| {
+    let row = |((test, seconds), launches): ((&Test, &Vec<f64>), &Option<f64>)| {
         let speeds: Vec<f64> = seconds.iter().map(|seconds| test.tokens() as f64 / seconds).collect();
         let Statistics { mean, deviation, largest } = Statistics::of(&speeds);
         let (best, is_generation) = (fastest(seconds), test.prompt == 0);
@@ -228,11 +237,12 @@ fn rows(common: Row, tests: &[Test], samples: &Samples) -> Vec<Row> {
             best_tokens_per_second: largest,
             read_gb_per_second: read.map(|read| read / 1e9),
             share_of_copy: read.map(|read| read / samples.copy),
+            launches_per_step: *launches,
             rule_share: mixes.then(|| of_token(test)).flatten().map(|token| 1.0 - token / best),
             ..common.clone()
         }
     };
-    tests.iter().zip(&samples.seconds).map(row).collect()
+    tests.iter().zip(&samples.seconds).zip(&samples.launches).map(row).collect()
 }
 
 #[cfg(test)]
@@ -249,7 +259,8 @@ mod tests {
             test(8, 4, Some(InputRule::default())),
         ];
         let seconds = vec![vec![2.0, 4.0], vec![1.0, 2.0], vec![2.0, 1.25], vec![3.0, 6.0]];
-        let samples = Samples { seconds, copy: 20e9, peak_memory: Some(7) };
+        let launches = vec![None, Some(29.0), None, None];
+        let samples = Samples { seconds, launches, copy: 20e9, peak_memory: Some(7) };
         let common = Row { bytes_per_token: 1_000_000_000, ..Row::default() };
         let rows = rows(common, &tests, &samples);
         assert_eq!(
@@ -258,6 +269,7 @@ mod tests {
         );
         assert_eq!(rows.iter().map(|row| row.tokens_per_second).collect::<Vec<_>>(), [6.0, 6.0, 5.2, 6.0]);
         assert_eq!(rows[1].best_tokens_per_second, 8.0);
+        assert_eq!((rows[1].launches_per_step, rows[2].launches_per_step), (Some(29.0), None));
         // Four steps in a second, each of which reads all weights once.
         assert_eq!(rows[1].read_gb_per_second, Some(4.0));
         assert_eq!(rows[1].share_of_copy, Some(0.2));

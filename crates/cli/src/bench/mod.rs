@@ -4,6 +4,7 @@ mod args;
 mod bandwidth;
 mod child;
 mod compare;
+mod launches;
 mod machine;
 mod parent;
 mod plan;

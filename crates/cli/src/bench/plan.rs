@@ -22,6 +22,8 @@ pub(super) struct Group {
     pub(super) activations: Option<String>,
     pub(super) threads: Option<u16>,
     pub(super) repetitions: u16,
+    /// Whether kernels are counted.
+    pub(super) launches: bool,
     pub(super) tests: Vec<Test>,
 }
 
@@ -156,6 +158,7 @@ pub(super) fn groups(args: &BenchArgs, sources: &[Source], rules: &[InputRule]) 
         activations: None,
         threads: None,
         repetitions: args.repetitions,
+        launches: args.launches,
         tests,
     };
     let forms = args.forms();

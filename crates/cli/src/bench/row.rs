@@ -50,6 +50,8 @@ pub(super) struct Row {
     pub(super) copy_gb_per_second: Option<f64>,
     /// The first in shares of the second.
     pub(super) share_of_copy: Option<f64>,
+    /// Kernels that a GPU is given for a step, where they were counted.
+    pub(super) launches_per_step: Option<f64>,
     /// What the rule adds to the step of `token`, in shares of its own step, by the best repetitions.
     pub(super) rule_share: Option<f64>,
     /// Until the model could be used, from the start of the process.

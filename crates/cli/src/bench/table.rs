@@ -53,6 +53,7 @@ const COLUMNS: &[Column] = &[
     }),
     number("GB/s read", |row| row.read_gb_per_second.map(short).unwrap_or_default()),
     number("of copy", |row| percent(row.share_of_copy)),
+    number("launches", |row| row.launches_per_step.map(|count| format!("{count:.0}")).unwrap_or_default()),
     number("rule's share", |row| percent(row.rule_share)),
     number("first token cold, s", |row| format!("{:.2}", row.first_token_cold_seconds)),
     number("warm, s", |row| format!("{:.3}", row.first_token_warm_seconds)),

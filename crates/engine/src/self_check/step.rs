@@ -53,8 +53,7 @@ fn compare<B: Backend>(model: &Decoder<B>, device: &B::Device) -> Option<f32> {
     let mut cases = cases();
     let vocab = model.embedding().dims()[0];
     // Spread over ten nats, no two alike.
-    let logits: Vec<f32> =
-        (0..cases.len() * vocab).map(|i| (i * 7919 % 10_007) as f32 / 1000.0).collect();
+    let logits: Vec<f32> = (0..cases.len() * vocab).map(|i| (i * 7919 % 10_007) as f32 / 1000.0).collect();
     let data = TensorData::new(logits.clone(), [cases.len(), vocab]);
     let logits_there = Tensor::<B, 2>::from_data(data, (device, DType::F32));
     let uniforms: Vec<f64> = cases.iter_mut().map(|case| case.sampler.draw()).collect();

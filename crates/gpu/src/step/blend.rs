@@ -34,7 +34,13 @@ struct Mixture {
 }
 
 #[cube]
-fn mixture(specs: &Array<f32>, words: &Array<u32>, row: usize, vocab: usize, #[comptime] listed: usize) -> Mixture {
+fn mixture(
+    specs: &Array<f32>,
+    words: &Array<u32>,
+    row: usize,
+    vocab: usize,
+    #[comptime] listed: usize,
+) -> Mixture {
     let at = row * comptime![HEADER + 2 * listed];
     Mixture {
         logits: row * vocab,
@@ -164,7 +170,15 @@ fn blend_packed_kernel<S: Float>(
             let base = (id / TILE * blocks + block) * comptime![layout.block_words()];
             let four = quants(quants_of, base, lane, id % TILE, layout);
             let (factor, minimum) = factors::<S>(
-                quants_of, scales, minima, base, id / TILE * spans, block, lane, id % TILE, layout,
+                quants_of,
+                scales,
+                minima,
+                base,
+                id / TILE * spans,
+                block,
+                lane,
+                id % TILE,
+                layout,
             );
             sum += (four * Four::new(factor) + Four::new(minimum)) * Four::new(weight);
         }
@@ -214,7 +228,8 @@ pub(super) fn blend<R: Runtime>(
             let vector = device.vector_width(table.dtype, width).min(4);
             // Few columns for each cube where that is what it takes to keep the device busy; whole sectors of 32 bytes.
             let least = (32 / (vector * table.dtype.size())).max(1);
-            let cores = device.client.properties().hardware.num_streaming_multiprocessors.unwrap_or(32) as usize;
+            let cores =
+                device.client.properties().hardware.num_streaming_multiprocessors.unwrap_or(32) as usize;
             let lanes = [16, 8, 4, 2, 1]
                 .into_iter()
                 .find(|&lanes| lanes <= least || (width / vector).div_ceil(lanes) * rows >= 2 * cores)

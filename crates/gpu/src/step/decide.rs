@@ -73,7 +73,8 @@ fn list(
         let mut rank = 0u32;
         for i in 0..listed {
             let other = unsorted_values[i];
-            let first = other > value || (other == value && (unsorted_ids[i] < id || (unsorted_ids[i] == id && i < unit)));
+            let first = other > value
+                || (other == value && (unsorted_ids[i] < id || (unsorted_ids[i] == id && i < unit)));
             rank += select(first, 1u32, 0u32);
         }
         sorted_values[rank as usize] = value;
@@ -113,13 +114,7 @@ fn decide_kernel(
     let own = stats[at];
     let maximum = largest(select(inside, own, f32::new(f32::MIN)), &mut shared);
     let broken = largest(select(inside, stats[at + 5], 0.0f32), &mut shared);
-    let row = Row {
-        start: index * vocab,
-        vocab,
-        chunks,
-        maximum,
-        inverse_temperature: specs[spec],
-    };
+    let row = Row { start: index * vocab, vocab, chunks, maximum, inverse_temperature: specs[spec] };
     let below = max(max(own, -1e30f32) - maximum, -1e30f32);
     let factor = select(inside, below.exp(), 0.0f32);
     let exponentials = sum(factor * stats[at + 2], &mut shared);

@@ -12,8 +12,6 @@ mod blend;
 mod decide;
 mod sampling;
 mod survey;
-#[cfg(test)]
-mod tests;
 
 use std::task::{Context, Poll, Waker};
 
@@ -102,7 +100,8 @@ impl Decided {
 /// Whether rows can be sampled and mixed here: supports and lists of at most [`MAX_LISTED`] tokens, and no vocabulary
 /// beyond a million.
 pub fn can_step(vocab: usize, rows: &[RowSpec]) -> bool {
-    let fits = |row: &RowSpec| row.top <= MAX_LISTED && row.support.is_none_or(|support| support <= MAX_LISTED);
+    let fits =
+        |row: &RowSpec| row.top <= MAX_LISTED && row.support.is_none_or(|support| support <= MAX_LISTED);
     vocab <= CHUNK * MAX_CHUNKS && !rows.is_empty() && rows.iter().all(fits)
 }
 

@@ -37,10 +37,14 @@ fn maps_on<B: Backend, R: CubeRuntime>(
     let bias = |map: &kernels::Map<'_, B>| Some(buffer(&float::<B, R, 1>(map.bias?.val())?));
     let biases: Vec<_> = maps.iter().map(bias).collect();
     // A kernel has all of them or none, in one type.
-    let alike = biases.iter().all(|bias| bias.as_ref().map(|b| b.dtype) == biases[0].as_ref().map(|b| b.dtype));
+    let alike =
+        biases.iter().all(|bias| bias.as_ref().map(|b| b.dtype) == biases[0].as_ref().map(|b| b.dtype));
     let rows: Vec<usize> = maps.iter().map(|map| map.matrix.dims()[0]).collect();
-    let all = (weights.iter().zip(&biases).zip(&rows))
-        .map(|((weight, bias), &rows)| Map { weight, bias: bias.as_ref(), rows });
+    let all = (weights.iter().zip(&biases).zip(&rows)).map(|((weight, bias), &rows)| Map {
+        weight,
+        bias: bias.as_ref(),
+        rows,
+    });
     let all: Vec<_> = all.collect();
     let outcome = match activation {
         None => Outcome::Each,
@@ -127,14 +131,20 @@ pub(super) fn parameters<B: Backend, R: CubeRuntime>(norm: &Norm<B>) -> Option<N
 }
 
 /// A norm over the last axis, in float32.
-pub(in crate::kernels) fn norm<B: Backend, const D: usize>(norm: &Norm<B>, x: &Tensor<B, D>) -> Option<Tensor<B, D>> {
+pub(in crate::kernels) fn norm<B: Backend, const D: usize>(
+    norm: &Norm<B>,
+    x: &Tensor<B, D>,
+) -> Option<Tensor<B, D>> {
     if !has_gpu_kernels::<B>() {
         return None;
     }
     on_runtime!(norm_on::<B, D>(norm, x), else None)
 }
 
-fn norm_on<B: Backend, R: CubeRuntime, const D: usize>(norm: &Norm<B>, x: &Tensor<B, D>) -> Option<Tensor<B, D>> {
+fn norm_on<B: Backend, R: CubeRuntime, const D: usize>(
+    norm: &Norm<B>,
+    x: &Tensor<B, D>,
+) -> Option<Tensor<B, D>> {
     let dims = x.dims();
     let x = single::<B, R, D>(x)?;
     let weights = parameters::<B, R>(norm)?;

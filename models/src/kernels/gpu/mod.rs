@@ -29,7 +29,8 @@ pub fn use_gpu_kernels(on: bool) {
 
 fn are_on() -> bool {
     static ALLOWED: OnceLock<bool> = OnceLock::new();
-    let allowed = *ALLOWED.get_or_init(|| std::env::var_os("MOI_GPU_KERNELS").is_none_or(|value| value != "0"));
+    let allowed =
+        *ALLOWED.get_or_init(|| std::env::var_os("MOI_GPU_KERNELS").is_none_or(|value| value != "0"));
     allowed && !OFF.load(Ordering::Relaxed)
 }
 

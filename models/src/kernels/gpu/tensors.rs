@@ -21,7 +21,9 @@ fn same<T: 'static, U: 'static>(value: T) -> Option<U> {
 }
 
 /// A tensor's buffer, its numbers one behind the other.
-pub(super) fn float<B: Backend, R: CubeRuntime, const D: usize>(tensor: Tensor<B, D>) -> Option<CubeTensor<R>> {
+pub(super) fn float<B: Backend, R: CubeRuntime, const D: usize>(
+    tensor: Tensor<B, D>,
+) -> Option<CubeTensor<R>> {
     match tensor.into_primitive() {
         TensorPrimitive::Float(primitive) => same(primitive).map(into_contiguous),
         TensorPrimitive::QFloat(_) => None,
@@ -42,11 +44,7 @@ pub(super) fn single<B: Backend, R: CubeRuntime, const D: usize>(
 }
 
 pub(super) fn buffer<R: CubeRuntime>(tensor: &CubeTensor<R>) -> Buffer {
-    Buffer {
-        handle: tensor.handle.clone(),
-        len: tensor.shape().num_elements(),
-        dtype: tensor.dtype().into(),
-    }
+    Buffer { handle: tensor.handle.clone(), len: tensor.shape().num_elements(), dtype: tensor.dtype().into() }
 }
 
 pub(super) fn device<R: CubeRuntime>(tensor: &CubeTensor<R>) -> Device<R> {
@@ -60,11 +58,14 @@ pub(super) fn tensor<B: Backend, R: CubeRuntime, const D: usize>(
     beside: &CubeTensor<R>,
 ) -> Option<Tensor<B, D>> {
     let CubeTensor { client, device, .. } = beside;
-    let made = CubeTensor::new_contiguous(client.clone(), device.clone(), shape.into(), buffer.handle, DType::F32);
+    let made =
+        CubeTensor::new_contiguous(client.clone(), device.clone(), shape.into(), buffer.handle, DType::F32);
     whole(made)
 }
 
-pub(super) fn whole<B: Backend, R: CubeRuntime, const D: usize>(tensor: CubeTensor<R>) -> Option<Tensor<B, D>> {
+pub(super) fn whole<B: Backend, R: CubeRuntime, const D: usize>(
+    tensor: CubeTensor<R>,
+) -> Option<Tensor<B, D>> {
     Some(Tensor::from_primitive(TensorPrimitive::Float(same(tensor)?)))
 }
 

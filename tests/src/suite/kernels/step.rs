@@ -1,9 +1,13 @@
 //! Sampling and mixing against plain loops in float64.
 
-use moi_kernels::PackedForm;
+use cubecl::prelude::*;
+use moi_gpu::{Decided, EmbeddingTable, Weights, can_step, step};
+use moi_kernels::{Decision, PackedForm, RowSpec};
 
-use super::*;
-use crate::{testing::*, tests::packed};
+use super::{
+    gpu::{Gpu, assert_close, random},
+    parts::packed,
+};
 
 /// The rule and the sampling of one row.
 fn spec() -> RowSpec {
@@ -76,19 +80,26 @@ fn mixed(logits: &[f32], spec: &RowSpec) -> (Vec<f64>, f64, f64) {
     (q, entropy, (f64::from(spec.slope) * entropy + f64::from(spec.offset)).clamp(0.0, 1.0))
 }
 
-fn read(decided: Decided) -> Vec<Decision> {
-    cubecl::future::block_on(decided.read(&device())).unwrap()
+fn read<R: Runtime>(gpu: &Gpu<R>, decided: Decided) -> Vec<Decision> {
+    cubecl::future::block_on(decided.read(&gpu.0)).unwrap()
 }
 
 /// One step of rows, every number of it checked.
-fn check(logits: &[Vec<f32>], specs: &[RowSpec], table: &Weights, values: &[f32], scale: f32) {
+fn check<R: Runtime>(
+    gpu: &Gpu<R>,
+    logits: &[Vec<f32>],
+    specs: &[RowSpec],
+    table: &Weights,
+    values: &[f32],
+    scale: f32,
+) {
     let vocab = logits[0].len();
     let width = values.len() / vocab;
     assert!(can_step(vocab, specs));
     let (inputs, decided) =
-        step(&device(), &put(&logits.concat()), specs, EmbeddingTable { weights: table, width, scale });
-    let inputs = get(&inputs);
-    for (i, decision) in read(decided).into_iter().enumerate() {
+        step(&gpu.0, &gpu.put(&logits.concat()), specs, EmbeddingTable { weights: table, width, scale });
+    let inputs = gpu.get(&inputs);
+    for (i, decision) in read(gpu, decided).into_iter().enumerate() {
         let (logits, spec) = (&logits[i], &specs[i]);
         let token = sampled(logits, spec);
         assert_eq!(decision.token, token, "{spec:?}");
@@ -102,7 +113,10 @@ fn check(logits: &[Vec<f32>], specs: &[RowSpec], table: &Weights, values: &[f32]
             ("logprob", decision.logprob, logprob),
             ("probability", decision.token_probability, q[token as usize]),
         ] {
-            assert!((f64::from(found) - expected).abs() < 3e-6 * expected.abs().max(1.0), "{what} {found} {expected}");
+            assert!(
+                (f64::from(found) - expected).abs() < 3e-6 * expected.abs().max(1.0),
+                "{what} {found} {expected}"
+            );
         }
         assert!(!decision.broken);
         let order = sorted(logits);
@@ -127,11 +141,10 @@ fn logits(seed: u64, vocab: usize, spread: f32) -> Vec<f32> {
     random(seed, vocab).into_iter().map(|value| value * spread).collect()
 }
 
-#[test]
-fn rows_of_all_kinds_are_sampled_and_mixed() {
+pub(super) fn rows_of_all_kinds_are_sampled_and_mixed<R: Runtime>(gpu: &Gpu<R>) {
     for (vocab, width, spread) in [(7, 8, 3.0), (5000, 36, 12.0), (9001, 64, 0.5)] {
         let values = random(2, vocab * width);
-        let table = Weights::Dense(put(&values));
+        let table = Weights::Dense(gpu.put(&values));
         let rows = [
             RowSpec { mixes: false, slope: 0.0, ..spec() },
             RowSpec { top: 5, ..spec() },
@@ -141,18 +154,17 @@ fn rows_of_all_kinds_are_sampled_and_mixed() {
             RowSpec { slope: 0.0, offset: 0.25, temperature: 0.5, uniform: 0.999, ..spec() },
         ];
         let all: Vec<Vec<f32>> = (0..rows.len()).map(|i| logits(i as u64 + 3, vocab, spread)).collect();
-        check(&all, &rows, &table, &values, 1.5);
+        check(gpu, &all, &rows, &table, &values, 1.5);
         for (row, logits) in rows.iter().zip(&all) {
-            check(std::slice::from_ref(logits), &[*row], &table, &values, 1.0);
+            check(gpu, std::slice::from_ref(logits), &[*row], &table, &values, 1.0);
         }
     }
 }
 
-#[test]
-fn filters_leave_what_they_say() {
+pub(super) fn filters_leave_what_they_say<R: Runtime>(gpu: &Gpu<R>) {
     let (vocab, width) = (6000, 4);
     let values = random(2, vocab * width);
-    let table = Weights::Dense(put(&values));
+    let table = Weights::Dense(gpu.put(&values));
     // Peaked and flat: by the list and by thresholds.
     for spread in [30.0, 4.0, 0.3] {
         for (top_k, top_p, min_p) in [
@@ -170,66 +182,63 @@ fn filters_leave_what_they_say() {
                 .map(|uniform| RowSpec { temperature: 0.7, top_k, top_p, min_p, uniform, ..spec() })
                 .collect();
             let all: Vec<Vec<f32>> = (0..4).map(|i| logits(i + 11, vocab, spread)).collect();
-            check(&all, &rows, &table, &values, 1.0);
+            check(gpu, &all, &rows, &table, &values, 1.0);
         }
     }
 }
 
-#[test]
-fn ties_go_to_the_lower_id() {
+pub(super) fn ties_go_to_the_lower_id<R: Runtime>(gpu: &Gpu<R>) {
     let vocab = 9000;
     let mut tied = vec![0.0; vocab];
     [17, 4200, 4203, 8999].into_iter().for_each(|id| tied[id] = 5.0);
     let values = random(2, vocab * 4);
-    let table = Weights::Dense(put(&values));
+    let table = Weights::Dense(gpu.put(&values));
     for support in [None, Some(3), Some(10), Some(64)] {
         let row = RowSpec { support, top: 8, ..spec() };
         let drawn = RowSpec { temperature: 1.0, top_k: 2, uniform: 0.7, ..row };
-        check(&[tied.clone(), tied.clone()], &[row, drawn], &table, &values, 1.0);
+        check(gpu, &[tied.clone(), tied.clone()], &[row, drawn], &table, &values, 1.0);
     }
 }
 
-#[test]
-fn packed_and_half_tables_are_mixed() {
+pub(super) fn packed_and_half_tables_are_mixed<R: Runtime>(gpu: &Gpu<R>) {
     let (vocab, width) = (4500, 256);
-    let rows = [
-        spec(),
-        RowSpec { support: Some(20), top: 20, ..spec() },
-        RowSpec { mixes: false, ..spec() },
-    ];
+    let rows = [spec(), RowSpec { support: Some(20), top: 20, ..spec() }, RowSpec { mixes: false, ..spec() }];
     let all: Vec<Vec<f32>> = (0..3).map(|i| logits(i + 3, vocab, 9.0)).collect();
     for form in PackedForm::ALL {
-        let (table, values) = packed(form, vocab, width, 5);
-        check(&all, &rows, &Weights::Packed(table), &values, 2.0);
+        let (table, values) = packed(gpu, form, vocab, width, 5);
+        check(gpu, &all, &rows, &Weights::Packed(table), &values, 2.0);
     }
-    let halves: Vec<half::f16> =
-        random(2, vocab * width).into_iter().map(half::f16::from_f32).collect();
+    if !gpu.has_halves() {
+        println!("float16 is left out: the device has none");
+        return;
+    }
+    let halves: Vec<half::f16> = random(2, vocab * width).into_iter().map(half::f16::from_f32).collect();
     let values: Vec<f32> = halves.iter().map(|half| half.to_f32()).collect();
-    check(&all, &rows, &Weights::Dense(put_halves(&halves)), &values, 1.0);
+    check(gpu, &all, &rows, &Weights::Dense(gpu.put_halves(&halves)), &values, 1.0);
 }
 
-#[test]
-fn impossible_and_broken_logits() {
+pub(super) fn impossible_and_broken_logits<R: Runtime>(gpu: &Gpu<R>) {
     let (vocab, width) = (5000, 4);
     let values = random(2, vocab * width);
-    let table = Weights::Dense(put(&values));
+    let table = Weights::Dense(gpu.put(&values));
     // Minus infinity is a token that cannot be.
     let mut banned = vec![f32::NEG_INFINITY; vocab];
     banned[4999] = 1.0;
     banned[30] = 0.0;
     let drawn = RowSpec { temperature: 1.0, uniform: 0.9, top: 6, ..spec() };
-    let rows = [RowSpec { top: 6, ..spec() }, drawn, RowSpec { top_k: 5, ..drawn }, RowSpec { top_p: 0.99, ..drawn }];
-    check(&vec![banned; 4], &rows, &table, &values, 1.0);
+    let rows = [
+        RowSpec { top: 6, ..spec() },
+        drawn,
+        RowSpec { top_k: 5, ..drawn },
+        RowSpec { top_p: 0.99, ..drawn },
+    ];
+    check(gpu, &vec![banned; 4], &rows, &table, &values, 1.0);
     for wrong in [f32::NAN, f32::INFINITY] {
         let mut logits = logits(1, vocab, 3.0);
         logits[4321] = wrong;
-        let (_, decided) = step(
-            &device(),
-            &put(&logits),
-            &[drawn],
-            EmbeddingTable { weights: &table, width, scale: 1.0 },
-        );
-        assert!(read(decided)[0].broken, "{wrong}");
+        let (_, decided) =
+            step(&gpu.0, &gpu.put(&logits), &[drawn], EmbeddingTable { weights: &table, width, scale: 1.0 });
+        assert!(read(gpu, decided)[0].broken, "{wrong}");
     }
     assert!(!can_step(vocab, &[RowSpec { support: Some(65), ..spec() }]));
     assert!(!can_step(1 << 21, &[spec()]));

@@ -1,9 +1,14 @@
-//! Each kernel against plain loops in float64, on the first adapter.
+//! Norms, products, heads and attention.
 
+use cubecl::prelude::*;
 use half::f16;
+use moi_gpu::{
+    Activation, Attend, Buffer, Join, Map, NormSpec, NormWeights, Outcome, PackedBuffer, Picked, Turn,
+    Weights, attend, join, products, turn, unpack,
+};
 use moi_kernels::{Packed, PackedForm, pack};
 
-use crate::{testing::*, *};
+use super::gpu::{Gpu, assert_close, random};
 
 fn spec(centered: bool, plus_one: bool) -> NormSpec {
     NormSpec { eps: 1e-5, centered, plus_one }
@@ -26,9 +31,8 @@ fn normed(x: &[f32], width: usize, spec: NormSpec, weight: &[f32], bias: Option<
     x.chunks(width).flat_map(row).collect()
 }
 
-#[test]
-fn joins_are_residuals_and_norms() {
-    let device = device();
+pub(super) fn joins_are_residuals_and_norms<R: Runtime>(gpu: &Gpu<R>) {
+    let device = &gpu.0;
     for (rows, width, seed) in [(1, 576, 1), (3, 64, 2), (2, 1000, 3)] {
         let (x, block) = (random(seed, rows * width), random(seed + 10, rows * width));
         let (after, before, bias) =
@@ -36,15 +40,18 @@ fn joins_are_residuals_and_norms() {
         for (centered, plus_one) in [(false, false), (false, true), (true, false)] {
             let spec = spec(centered, plus_one);
             let bias = centered.then_some(bias.as_slice());
-            let weights = |weight: &[f32]| NormWeights { weight: put(weight), bias: bias.map(put) };
+            let weights = |weight: &[f32]| NormWeights {
+                weight: gpu.put(weight),
+                bias: bias.map(|bias| gpu.put(bias)),
+            };
             let (after_weights, before_weights) = (weights(&after), weights(&before));
             for has_block in [false, true] {
                 for has_after in [false, true].into_iter().filter(|after| has_block || !after) {
                     let joined = join(
-                        &device,
+                        device,
                         &Join {
-                            x: &put(&x),
-                            block: has_block.then_some(&put(&block)),
+                            x: &gpu.put(&x),
+                            block: has_block.then_some(&gpu.put(&block)),
                             after: has_after.then_some(&after_weights),
                             scale: 0.5,
                             before: Some(&before_weights),
@@ -61,9 +68,9 @@ fn joins_are_residuals_and_norms() {
                         false => x.clone(),
                     };
                     if let Some(found) = joined.sum {
-                        assert_close(&get(&found), &sum, 2e-6);
+                        assert_close(&gpu.get(&found), &sum, 2e-6);
                     }
-                    let found = get(joined.normed.as_ref().unwrap());
+                    let found = gpu.get(joined.normed.as_ref().unwrap());
                     assert_close(&found, &normed(&sum, width, spec, &before, bias), 5e-6);
                 }
             }
@@ -88,49 +95,58 @@ fn expected(x: &[f32], weight: &[f32], bias: Option<&[f32]>, width: usize) -> Ve
     x.chunks(width).flat_map(row).collect()
 }
 
-#[test]
-fn dense_products_are_sums() {
-    let device = device();
-    for (n, width, rows, halves) in
-        [(1, 576, [576, 192, 192], false), (3, 50, [17, 1, 33], false), (8, 100, [40, 40, 5], false), (2, 64, [16, 31, 64], true)]
-    {
+pub(super) fn dense_products_are_sums<R: Runtime>(gpu: &Gpu<R>) {
+    let device = &gpu.0;
+    for (n, width, rows, halves) in [
+        (1, 576, [576, 192, 192], false),
+        (3, 50, [17, 1, 33], false),
+        (8, 100, [40, 40, 5], false),
+        (2, 64, [16, 31, 64], true),
+    ] {
+        if halves && !gpu.has_halves() {
+            println!("float16 is left out: the device has none");
+            continue;
+        }
         let x = random(1, n * width);
         let held: Vec<Vec<f32>> = (0..3)
             .map(|i| random(i as u64 + 2, rows[i] * width))
             .map(|w| if halves { w.iter().map(|&w| f16::from_f32(w).to_f32()).collect() } else { w })
             .collect();
         let biases: Vec<Vec<f32>> = (0..3).map(|i| random(i as u64 + 9, rows[i])).collect();
-        let bias_buffers: Vec<Buffer> = biases.iter().map(|bias| put(bias)).collect();
+        let bias_buffers: Vec<Buffer> = biases.iter().map(|bias| gpu.put(bias)).collect();
         let weights: Vec<Weights> = held
             .iter()
             .map(|w| match halves {
-                true => put_halves(&w.iter().map(|&w| f16::from_f32(w)).collect::<Vec<_>>()),
-                false => put(w),
+                true => gpu.put_halves(&w.iter().map(|&w| f16::from_f32(w)).collect::<Vec<_>>()),
+                false => gpu.put(w),
             })
             .map(Weights::Dense)
             .collect();
         for count in 1..=3 {
             for biased in [false, true] {
                 let maps: Vec<_> = (0..count)
-                    .map(|i| Map { weight: &weights[i], bias: biased.then_some(&bias_buffers[i]), rows: rows[i] })
+                    .map(|i| Map {
+                        weight: &weights[i],
+                        bias: biased.then_some(&bias_buffers[i]),
+                        rows: rows[i],
+                    })
                     .collect();
-                let found = products(&device, &put(&x), n, &maps, Outcome::Each).unwrap();
+                let found = products(device, &gpu.put(&x), n, &maps, Outcome::Each).unwrap();
                 assert_eq!(found.len(), count);
                 for i in 0..count {
                     let bias = biased.then_some(biases[i].as_slice());
-                    assert_close(&get(&found[i]), &expected(&x, &held[i], bias, width), 2e-6);
+                    assert_close(&gpu.get(&found[i]), &expected(&x, &held[i], bias, width), 2e-6);
                 }
             }
         }
     }
 }
 
-#[test]
-fn activations_stand_between_products() {
-    let device = device();
+pub(super) fn activations_stand_between_products<R: Runtime>(gpu: &Gpu<R>) {
+    let device = &gpu.0;
     let (n, width, rows) = (3, 96, 37);
     let (x, gate, up) = (random(1, n * width), random(2, rows * width), random(3, rows * width));
-    let weights = [Weights::Dense(put(&gate)), Weights::Dense(put(&up))];
+    let weights = [Weights::Dense(gpu.put(&gate)), Weights::Dense(gpu.put(&up))];
     let maps = weights.each_ref().map(|weight| Map { weight, bias: None, rows });
     let functions: [(Activation, fn(f64) -> f64); 5] = [
         (Activation::Silu, silu),
@@ -141,20 +157,20 @@ fn activations_stand_between_products() {
     ];
     let (g, u) = (expected(&x, &gate, None, width), expected(&x, &up, None, width));
     for (activation, function) in functions {
-        let found = products(&device, &put(&x), n, &maps, Outcome::Activated(activation)).unwrap();
+        let found = products(device, &gpu.put(&x), n, &maps, Outcome::Activated(activation)).unwrap();
         let both: Vec<f32> =
             g.iter().zip(&u).map(|(&g, &u)| (function(f64::from(g)) * f64::from(u)) as f32).collect();
-        assert_close(&get(&found[0]), &both, 1e-5);
-        let found = products(&device, &put(&x), n, &maps[..1], Outcome::Activated(activation)).unwrap();
+        assert_close(&gpu.get(&found[0]), &both, 1e-5);
+        let found = products(device, &gpu.put(&x), n, &maps[..1], Outcome::Activated(activation)).unwrap();
         let one: Vec<f32> = g.iter().map(|&g| function(f64::from(g)) as f32).collect();
-        assert_close(&get(&found[0]), &one, 1e-5);
+        assert_close(&gpu.get(&found[0]), &one, 1e-5);
     }
     // erf(1 / sqrt 2) and so on, from a table: Gelu(1) = 0.841345, Gelu(-2) = -0.0455003.
-    let weights = Weights::Dense(put(&[1.0]));
+    let weights = Weights::Dense(gpu.put(&[1.0]));
     let map = [Map { weight: &weights, bias: None, rows: 1 }];
     let found =
-        products(&device, &put(&[1.0, -2.0]), 2, &map, Outcome::Activated(Activation::Gelu)).unwrap();
-    assert_close(&get(&found[0]), &[0.841_344_7, -0.045_500_26], 1e-5);
+        products(device, &gpu.put(&[1.0, -2.0]), 2, &map, Outcome::Activated(Activation::Gelu)).unwrap();
+    assert_close(&gpu.get(&found[0]), &[0.841_344_7, -0.045_500_26], 1e-5);
 }
 
 /// Any bytes, with float16 numbers of moderate size where a form has them.
@@ -173,62 +189,74 @@ fn blocks(form: PackedForm, rows: usize, width: usize, seed: u64) -> Vec<u8> {
     blocks
 }
 
-pub(crate) fn packed(form: PackedForm, rows: usize, width: usize, seed: u64) -> (PackedBuffer, Vec<f32>) {
+pub(super) fn packed<R: Runtime>(
+    gpu: &Gpu<R>,
+    form: PackedForm,
+    rows: usize,
+    width: usize,
+    seed: u64,
+) -> (PackedBuffer, Vec<f32>) {
     let parts = pack(form, &blocks(form, rows, width, seed), rows, width).unwrap();
     let view = Packed::new(form, [rows, width], &parts.words, &parts.scales, &parts.minima).unwrap();
     let mut values = Vec::new();
     view.rows(&(0..rows).collect::<Vec<_>>(), &mut values);
-    let minima = form.has_minima().then(|| put_halves(&parts.minima));
-    (PackedBuffer { form, words: put_words(&parts.words), scales: put_halves(&parts.scales), minima, width }, values)
+    let minima = form.has_minima().then(|| gpu.put_scales(&parts.minima));
+    (
+        PackedBuffer {
+            form,
+            words: gpu.put_words(&parts.words),
+            scales: gpu.put_scales(&parts.scales),
+            minima,
+            width,
+        },
+        values,
+    )
 }
 
-#[test]
-fn packed_products_are_those_of_the_unpacked() {
-    let device = device();
+pub(super) fn packed_products_are_those_of_the_unpacked<R: Runtime>(gpu: &Gpu<R>) {
+    let device = &gpu.0;
     for form in PackedForm::ALL {
         let width = 3 * form.span();
         for (n, rows) in [(1, [16, 37, 50]), (5, [20, 1, 16])] {
             let x = random(1, n * width);
             let (buffers, values): (Vec<_>, Vec<_>) =
-                (0..3).map(|i| packed(form, rows[i], width, i as u64 + 2)).unzip();
+                (0..3).map(|i| packed(gpu, form, rows[i], width, i as u64 + 2)).unzip();
             let weights: Vec<Weights> = buffers.iter().cloned().map(Weights::Packed).collect();
             let maps: Vec<_> =
                 (0..3).map(|i| Map { weight: &weights[i], bias: None, rows: rows[i] }).collect();
-            let found = products(&device, &put(&x), n, &maps, Outcome::Each).unwrap();
+            let found = products(device, &gpu.put(&x), n, &maps, Outcome::Each).unwrap();
             for i in 0..3 {
-                assert_close(&get(&found[i]), &expected(&x, &values[i], None, width), 3e-6);
+                assert_close(&gpu.get(&found[i]), &expected(&x, &values[i], None, width), 3e-6);
             }
             let (first, count) = (1.min(rows[0] - 1), rows[0] - 1);
-            let unpacked = get(&unpack(&device, &buffers[0], Picked::From(first, count)));
+            let unpacked = gpu.get(&unpack(device, &buffers[0], Picked::From(first, count)));
             assert_eq!(unpacked, values[0][first * width..][..count * width], "{form:?}");
             let last = rows[0] - 1;
-            let picked = get(&unpack(&device, &buffers[0], Picked::Ids(&put_words(&[last as i32, 0]))));
+            let picked =
+                gpu.get(&unpack(device, &buffers[0], Picked::Ids(&gpu.put_words(&[last as i32, 0]))));
             let expected = [&values[0][last * width..], &values[0][..width]].concat();
             assert_eq!(picked, expected, "{form:?}");
         }
     }
     // Forms may be mixed in one launch, as Gemma's files mix them; floats and blocks may not.
-    let (a, a_values) = packed(PackedForm::Q4_K, 32, 256, 1);
-    let (b, b_values) = packed(PackedForm::Q6_K, 32, 256, 2);
+    let (a, a_values) = packed(gpu, PackedForm::Q4_K, 32, 256, 1);
+    let (b, b_values) = packed(gpu, PackedForm::Q6_K, 32, 256, 2);
     let x = random(3, 256);
-    let weights = [Weights::Packed(a), Weights::Packed(b), Weights::Dense(put(&b_values))];
+    let weights = [Weights::Packed(a), Weights::Packed(b), Weights::Dense(gpu.put(&b_values))];
     let maps = weights.each_ref().map(|weight| Map { weight, bias: None, rows: 32 });
-    let found = products(&device, &put(&x), 1, &maps[..2], Outcome::Activated(Activation::Silu)).unwrap();
+    let found = products(device, &gpu.put(&x), 1, &maps[..2], Outcome::Activated(Activation::Silu)).unwrap();
     let (g, u) = (expected(&x, &a_values, None, 256), expected(&x, &b_values, None, 256));
     let both: Vec<f32> =
         g.iter().zip(&u).map(|(&g, &u)| (silu(f64::from(g)) * f64::from(u)) as f32).collect();
-    assert_close(&get(&found[0]), &both, 1e-5);
-    assert!(products(&device, &put(&x), 1, &maps[1..], Outcome::Each).is_none());
+    assert_close(&gpu.get(&found[0]), &both, 1e-5);
+    assert!(products(device, &gpu.put(&x), 1, &maps[1..], Outcome::Each).is_none());
 }
 
-#[test]
-fn heads_are_turned_into_the_cache() {
-    let device = device();
-    for (batch, seq, heads, kv_heads, head_dim, dims, has_norm, shared) in [
-        (1, 1, 4, 2, 64, 64, false, true),
-        (2, 3, 3, 1, 20, 8, true, false),
-        (2, 2, 2, 2, 16, 0, true, true),
-    ] {
+pub(super) fn heads_are_turned_into_the_cache<R: Runtime>(gpu: &Gpu<R>) {
+    let device = &gpu.0;
+    for (batch, seq, heads, kv_heads, head_dim, dims, has_norm, shared) in
+        [(1, 1, 4, 2, 64, 64, false, true), (2, 3, 3, 1, 20, 8, true, false), (2, 2, 2, 2, 16, 0, true, true)]
+    {
         let rows = batch * seq;
         let q = random(1, rows * heads * head_dim);
         let k = random(2, rows * kv_heads * head_dim);
@@ -238,19 +266,19 @@ fn heads_are_turned_into_the_cache() {
         let (q_weight, k_weight) = (random(6, head_dim), random(7, head_dim));
         let (capacity, at, scale) = (7, 2, 0.25);
         let len = batch * kv_heads * capacity * head_dim;
-        let (keys, values) = (put(&vec![9.0; len]), put(&vec![9.0; len]));
+        let (keys, values) = (gpu.put(&vec![9.0; len]), gpu.put(&vec![9.0; len]));
         let norms = (
-            NormWeights { weight: put(&q_weight), bias: None },
-            NormWeights { weight: put(&k_weight), bias: None },
+            NormWeights { weight: gpu.put(&q_weight), bias: None },
+            NormWeights { weight: gpu.put(&k_weight), bias: None },
         );
-        let angles = (put(&cos), put(&sin));
+        let angles = (gpu.put(&cos), gpu.put(&sin));
         let spec = spec(false, false);
         let found = turn(
-            &device,
+            device,
             &Turn {
-                q: &put(&q),
-                k: &put(&k),
-                v: &put(&v),
+                q: &gpu.put(&q),
+                k: &gpu.put(&k),
+                v: &gpu.put(&v),
                 angles: (dims > 0).then_some((&angles.0, &angles.1, dims)),
                 norms: has_norm.then_some((&norms.0, &norms.1)),
                 spec,
@@ -282,7 +310,7 @@ fn heads_are_turned_into_the_cache() {
             }
             out
         };
-        assert_close(&get(&found), &turned(&q, heads, &q_weight, scale), 5e-6);
+        assert_close(&gpu.get(&found), &turned(&q, heads, &q_weight, scale), 5e-6);
         let k = turned(&k, kv_heads, &k_weight, 1.0);
         for (buffer, new) in [(&keys, &k), (&values, &v)] {
             let mut cache = vec![9.0; len];
@@ -292,14 +320,13 @@ fn heads_are_turned_into_the_cache() {
                 let to = ((b * kv_heads + head_index) * capacity + at + s) * head_dim;
                 cache[to..to + head_dim].copy_from_slice(head);
             }
-            assert_close(&get(buffer), &cache, 1e-6);
+            assert_close(&gpu.get(buffer), &cache, 1e-6);
         }
     }
 }
 
-#[test]
-fn attention_is_a_weighted_mean_of_values() {
-    let device = device();
+pub(super) fn attention_is_a_weighted_mean_of_values<R: Runtime>(gpu: &Gpu<R>) {
+    let device = &gpu.0;
     for (heads, kv_heads, head_dim, capacity, visible, seq, softcap) in [
         (4, 2, 64, 40, vec![0..33], 1, None),
         (9, 3, 64, 1500, vec![3..1201], 1, Some(5.0)),
@@ -313,11 +340,11 @@ fn attention_is_a_weighted_mean_of_values() {
         let keys = random(2, batch * kv_heads * capacity * head_dim);
         let values = random(3, batch * kv_heads * capacity * head_dim);
         let found = attend(
-            &device,
+            device,
             &Attend {
-                q: &put(&q),
-                keys: &put(&keys),
-                values: &put(&values),
+                q: &gpu.put(&q),
+                keys: &gpu.put(&keys),
+                values: &gpu.put(&values),
                 capacity,
                 visible: &visible,
                 seq,
@@ -336,7 +363,9 @@ fn attention_is_a_weighted_mean_of_values() {
                 let scores: Vec<f64> = visible
                     .clone()
                     .map(|column| dot(q, &keys[kv + column * head_dim..][..head_dim]))
-                    .map(|score| softcap.map_or(score, |cap| f64::from(cap) * (score / f64::from(cap)).tanh()))
+                    .map(|score| {
+                        softcap.map_or(score, |cap| f64::from(cap) * (score / f64::from(cap)).tanh())
+                    })
                     .collect();
                 let max = scores.iter().copied().fold(f64::MIN, f64::max);
                 let sum: f64 = scores.iter().map(|score| (score - max).exp()).sum();
@@ -348,6 +377,6 @@ fn attention_is_a_weighted_mean_of_values() {
                 }
             }
         }
-        assert_close(&get(&found), &all, 5e-6);
+        assert_close(&gpu.get(&found), &all, 5e-6);
     }
 }

@@ -1,0 +1,54 @@
+//! The kernels for GPUs, each against plain loops in float64, on random and on extreme numbers.
+
+mod gpu;
+mod parts;
+mod step;
+
+use std::any::Any;
+
+use burn::tensor::backend::Backend;
+use cubecl::prelude::*;
+use gpu::Gpu;
+use moi_backends::{DeviceName, Job};
+
+/// Every kernel on a device; nothing where it is the CPU.
+#[derive(Debug)]
+pub struct Kernels(pub DeviceName);
+
+impl Job for Kernels {
+    type Output = ();
+
+    fn run<B: Backend>(self, device: &B::Device) {
+        let device = device as &dyn Any;
+        #[cfg(feature = "cuda")]
+        if let Some(device) = device.downcast_ref::<cubecl::cuda::CudaDevice>() {
+            return all(self.0, cubecl::cuda::CudaRuntime::client(device));
+        }
+        #[cfg(any(feature = "vulkan", feature = "wgpu", feature = "metal"))]
+        if let Some(device) = device.downcast_ref::<cubecl::wgpu::WgpuDevice>() {
+            return all(self.0, cubecl::wgpu::WgpuRuntime::client(device));
+        }
+        assert!(!self.0.kind().is_gpu(), "{}: {device:?}", self.0);
+    }
+}
+
+fn all<R: Runtime>(name: DeviceName, client: ComputeClient<R>) {
+    let gpu = &Gpu(moi_gpu::Device { client });
+    let tests: [(&str, fn(&Gpu<R>)); 11] = [
+        ("joins", parts::joins_are_residuals_and_norms),
+        ("products with floats", parts::dense_products_are_sums),
+        ("activations", parts::activations_stand_between_products),
+        ("products with blocks", parts::packed_products_are_those_of_the_unpacked),
+        ("heads", parts::heads_are_turned_into_the_cache),
+        ("attention", parts::attention_is_a_weighted_mean_of_values),
+        ("sampling and mixing", step::rows_of_all_kinds_are_sampled_and_mixed),
+        ("filters", step::filters_leave_what_they_say),
+        ("ties", step::ties_go_to_the_lower_id),
+        ("tables", step::packed_and_half_tables_are_mixed),
+        ("broken logits", step::impossible_and_broken_logits),
+    ];
+    for (what, test) in tests {
+        test(gpu);
+        println!("{name}: kernels: {what} as plain loops");
+    }
+}

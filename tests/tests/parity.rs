@@ -28,6 +28,13 @@ fn kernels_are_plain_loops() {
     suite::on_devices(suite::Kernels);
 }
 
+#[cfg(feature = "gpu")]
+#[test]
+#[ignore = "launches are counted for a whole process: `cargo xtask parity` gives it one"]
+fn a_token_takes_few_launches() {
+    suite::few_launches();
+}
+
 #[test]
 fn mixing_follows_the_formulas() {
     suite::on_devices(suite::Mixing);

@@ -90,7 +90,7 @@ fn build(devices: &[String]) -> Result<PathBuf> {
     // The packages that other commands build together: alone, features of dependencies differ and all is built again.
     let mut args = vec!["build", "--release", "--bin", "moi"];
     match features.is_empty() {
-        true => args.push("--workspace"),
+        true => args.extend(["--workspace", "--exclude", "moi-gpu"]),
         false => args.extend(["--package", "moi-cli", "--package", "moi-tests", "--features", &features]),
     }
     executable(&args, "moi")

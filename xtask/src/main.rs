@@ -125,7 +125,7 @@ fn moi(command: &str, rest: &[String]) -> Result<()> {
 fn test(rest: &[String]) -> Result<()> {
     fetch(&[DEFAULT_MODEL.to_owned()])?;
     let mut command = cargo();
-    command.args(["test", "--release", "--workspace", "--"]).args(rest);
+    command.args(["test", "--release", "--workspace", "--exclude", "moi-gpu", "--"]).args(rest);
     let status = command.status().context("cargo cannot be run")?;
     if !status.success() {
         bail!("the tests failed ({status})");

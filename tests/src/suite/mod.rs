@@ -7,6 +7,8 @@
 mod decodes;
 #[cfg(feature = "gpu")]
 mod kernels;
+#[cfg(feature = "gpu")]
+mod launches;
 mod models;
 mod ops;
 mod options;
@@ -19,6 +21,8 @@ use moi_pretrained::{Pretrained, WeightForm};
 pub use decodes::{Batches, GreedyDecodes, seeded};
 #[cfg(feature = "gpu")]
 pub use kernels::Kernels;
+#[cfg(feature = "gpu")]
+pub use launches::few_launches;
 pub use models::{Halves, Logits, PackedWeights, SelfChecks, packed_alike};
 pub use ops::Mixing;
 pub use options::options;

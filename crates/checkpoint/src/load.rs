@@ -169,7 +169,8 @@ fn upload_in_pieces<B: Backend, const D: usize>(
     for start in (0..shape[0]).step_by(piece) {
         let rows = piece.min(shape[0] - start);
         let Some(part) = tensor.slice_rows(start, rows) else { return send(tensor, len).reshape(shape) };
-        whole = whole.slice_assign([start * row..(start + rows) * row], send(&part, rows * row));
+        let range: std::ops::Range<usize> = start * row..(start + rows) * row;
+        whole = whole.slice_assign([range], send(&part, rows * row));
     }
     whole.reshape(shape)
 }

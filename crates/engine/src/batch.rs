@@ -205,7 +205,7 @@ impl<'e, B: Backend, M: CausalLm<B>> Batch<'e, B, M> {
         &mut self,
         current: Launched<B>,
         running: &[usize],
-        rows: &mut Vec<Row>,
+        rows: &mut [Row],
     ) -> Result<Launched<B>, EngineError> {
         let device = &self.engine.device;
         self.cache.keep_rows(running, device);

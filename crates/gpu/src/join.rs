@@ -39,8 +39,8 @@ pub struct Joined {
 #[derive(Clone, Copy, Debug, Hash, PartialEq, Eq)]
 struct Parts {
     block: bool,
-    after: Option<Fixed>,
-    before: Option<Fixed>,
+    after: Fixed,
+    before: Fixed,
 }
 
 #[cube(launch_unchecked)]
@@ -66,23 +66,23 @@ fn join_kernel<B: Float, W: Float>(
     if comptime![parts.block] {
         let mut mean = 0.0f32;
         let mut factor = 1.0f32;
-        if comptime![parts.after.is_some()] {
-            let fixed = comptime![parts.after.unwrap()];
+        if comptime![parts.after.is_there] {
+            let fixed = comptime![parts.after];
             let found = statistics::<B>(block, start, width, eps, &mut shared, comptime![fixed.centered]);
             mean = found.0;
             factor = found.1;
         }
         for i in range_stepped(UNIT_POS as usize, width, CUBE_DIM as usize) {
             let mut value = f32::cast_from(block[start + i]);
-            if comptime![parts.after.is_some()] {
-                let fixed = comptime![parts.after.unwrap()];
+            if comptime![parts.after.is_there] {
+                let fixed = comptime![parts.after];
                 value = scaled::<W>(value, mean, factor, after_weight, after_bias, i, fixed);
             }
             out[start + i] = x[start + i] + value * scale;
         }
     }
-    if comptime![parts.before.is_some()] {
-        let fixed = comptime![parts.before.unwrap()];
+    if comptime![parts.before.is_there] {
+        let fixed = comptime![parts.before];
         // Each unit reads what it has written itself.
         if comptime![parts.block] {
             let (mean, factor) =
@@ -107,8 +107,8 @@ pub fn join<R: Runtime>(device: &Device<R>, join: &Join<'_>) -> Joined {
     let &Join { x, block, after, scale, before, spec, width } = join;
     let parts = Parts {
         block: block.is_some(),
-        after: after.map(|weights| Fixed::new(&spec, weights)),
-        before: before.map(|weights| Fixed::new(&spec, weights)),
+        after: after.map(|weights| Fixed::new(&spec, weights)).unwrap_or_default(),
+        before: before.map(|weights| Fixed::new(&spec, weights)).unwrap_or_default(),
     };
     let rows = x.len / width;
     let out = device.floats(if parts.block { x.len } else { 1 });

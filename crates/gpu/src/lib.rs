@@ -10,6 +10,13 @@
 //! Nothing here knows tensors or models: buffers are handles on a device with the lengths that the arguments say. The
 //! crate `moi-models` calls it for backends on CubeCL.
 
+#![allow(
+    clippy::collapsible_if,
+    clippy::duplicate_underscore_argument,
+    reason = "what is known when a kernel is compiled stands in an `if` of its own, and types that are known when it is \
+              launched become arguments of launches"
+)]
+
 mod attention;
 mod buffer;
 mod dense;

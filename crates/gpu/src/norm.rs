@@ -24,9 +24,10 @@ pub struct NormWeights {
     pub bias: Option<Buffer>,
 }
 
-/// What is known of a norm when a kernel is compiled.
-#[derive(Clone, Copy, Debug, Hash, PartialEq, Eq)]
+/// What is known of a norm when a kernel is compiled; by default that there is none.
+#[derive(Clone, Copy, Debug, Default, Hash, PartialEq, Eq)]
 pub(crate) struct Fixed {
+    pub(crate) is_there: bool,
     pub(crate) centered: bool,
     pub(crate) plus_one: bool,
     pub(crate) has_bias: bool,
@@ -35,7 +36,7 @@ pub(crate) struct Fixed {
 impl Fixed {
     pub(crate) fn new(spec: &NormSpec, weights: &NormWeights) -> Self {
         let &NormSpec { centered, plus_one, .. } = spec;
-        Self { centered, plus_one, has_bias: weights.bias.is_some() }
+        Self { is_there: true, centered, plus_one, has_bias: weights.bias.is_some() }
     }
 }
 

@@ -82,13 +82,16 @@ pub(crate) fn partials(fixed: Fixed) -> usize {
     fixed.lanes * TILE * fixed.batch * if fixed.gated() { 2 } else { 1 }
 }
 
+const ROOT_OF_HALF: f32 = std::f32::consts::FRAC_1_SQRT_2;
+const ROOT_OF_2_BY_PI: f32 = 0.797_884_6;
+
 #[cube]
 pub(crate) fn activated(x: f32, #[comptime] activation: Activation) -> f32 {
     match comptime![activation] {
         Activation::Silu => x / (1.0f32 + (-x).exp()),
-        Activation::Gelu => 0.5f32 * x * (1.0f32 + Erf::erf(x * 0.70710678f32)),
+        Activation::Gelu => 0.5f32 * x * (1.0f32 + Erf::erf(x * ROOT_OF_HALF)),
         Activation::GeluTanh => {
-            0.5f32 * x * (1.0f32 + (0.7978845608f32 * (x + 0.044715f32 * x * x * x)).tanh())
+            0.5f32 * x * (1.0f32 + (ROOT_OF_2_BY_PI * (x + 0.044715f32 * x * x * x)).tanh())
         }
         Activation::QuickGelu => x / (1.0f32 + (-1.702f32 * x).exp()),
         Activation::Relu => max(x, 0.0f32),

@@ -17,6 +17,22 @@ pub enum Weights {
     Packed(PackedBuffer),
 }
 
+impl Weights {
+    fn dense(&self) -> Option<&Buffer> {
+        match self {
+            Self::Dense(buffer) => Some(buffer),
+            Self::Packed(_) => None,
+        }
+    }
+
+    fn packed(&self) -> Option<&PackedBuffer> {
+        match self {
+            Self::Packed(buffer) => Some(buffer),
+            Self::Dense(_) => None,
+        }
+    }
+}
+
 /// Products of `x` `[n, width]` in float32 with one to three matrices of one width: `[n, rows]` in float32 of each, or
 /// of all together where the outcome is an activation.
 ///
@@ -47,20 +63,12 @@ pub fn products<R: Runtime>(
         };
         maps.iter().map(one).collect()
     }
-    let floats = |weights| match weights {
-        &Weights::Dense(ref buffer) => Some(buffer),
-        Weights::Packed(_) => None,
-    };
-    let blocks = |weights| match weights {
-        &Weights::Packed(ref buffer) => Some(buffer),
-        Weights::Dense(_) => None,
-    };
     let bindings = hardware.max_bindings as usize;
-    if let Some(maps) = pick(maps, floats) {
+    if let Some(maps) = pick(maps, Weights::dense) {
         let one_type = maps.iter().all(|map| map.weight.dtype == maps[0].weight.dtype);
         return (one_type && bindings >= 10).then(|| dense::launch(device, x, n, &maps, outcome));
     }
-    let maps = pick(maps, blocks)?;
+    let maps = pick(maps, Weights::packed)?;
     let one_type = maps.iter().all(|map| map.weight.scales.dtype == maps[0].weight.scales.dtype);
     (one_type && bindings >= 16).then(|| packed::launch(device, x, n, &maps, outcome))
 }

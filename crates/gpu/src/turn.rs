@@ -56,11 +56,11 @@ fn turned<W: Float>(
     sin: &Array<f32>,
     angles: usize,
     #[comptime] dims: usize,
-    #[comptime] norm: Option<Fixed>,
+    #[comptime] norm: Fixed,
 ) -> f32 {
     let mut value = x[start + i];
-    if comptime![norm.is_some()] {
-        value = scaled::<W>(value, mean, factor, weight, bias, i, comptime![norm.unwrap()]);
+    if comptime![norm.is_there] {
+        value = scaled::<W>(value, mean, factor, weight, bias, i, norm);
     }
     if comptime![dims > 0] {
         if i < dims {
@@ -68,8 +68,8 @@ fn turned<W: Float>(
             let lower = i < half;
             let at = select(lower, i + half, i - select(lower, 0usize, half));
             let mut other = x[start + at];
-            if comptime![norm.is_some()] {
-                other = scaled::<W>(other, mean, factor, weight, bias, at, comptime![norm.unwrap()]);
+            if comptime![norm.is_there] {
+                other = scaled::<W>(other, mean, factor, weight, bias, at, norm);
             }
             let sign = select(lower, -1.0f32, 1.0f32);
             value = value * cos[angles + i] + sign * other * sin[angles + i];
@@ -103,7 +103,7 @@ fn turn_kernel<W: Float, C: Float>(
     #[comptime] head_dim: usize,
     #[comptime] dims: usize,
     #[comptime] shared_angles: bool,
-    #[comptime] norm: Option<Fixed>,
+    #[comptime] norm: Fixed,
     #[define(W)] _weight: StorageType,
     #[define(C)] _cache: StorageType,
 ) {
@@ -119,8 +119,8 @@ fn turn_kernel<W: Float, C: Float>(
             let start = (row * heads + head) * head_dim;
             let mut mean = 0.0f32;
             let mut factor = 1.0f32;
-            if comptime![norm.is_some()] {
-                let centered = comptime![norm.unwrap().centered];
+            if comptime![norm.is_there] {
+                let centered = comptime![norm.centered];
                 let found = statistics::<f32>(q, start, head_dim, eps, &mut shared, centered);
                 mean = found.0;
                 factor = found.1;
@@ -135,8 +135,8 @@ fn turn_kernel<W: Float, C: Float>(
             let to = ((batch * kv_heads + head) * capacity as usize + column) * head_dim;
             let mut mean = 0.0f32;
             let mut factor = 1.0f32;
-            if comptime![norm.is_some()] {
-                let centered = comptime![norm.unwrap().centered];
+            if comptime![norm.is_there] {
+                let centered = comptime![norm.centered];
                 let found = statistics::<f32>(k, start, head_dim, eps, &mut shared, centered);
                 mean = found.0;
                 factor = found.1;
@@ -164,12 +164,12 @@ pub fn turn<R: Runtime>(device: &Device<R>, turn: &Turn<'_>) -> Buffer {
     let rows = batch * seq;
     let out = device.floats(q.len);
     let (cos, sin, dims) = turn.angles.unwrap_or((q, q, 0));
-    let norm = turn.norms.map(|(q, _)| Fixed::new(&turn.spec, q));
+    let norm = turn.norms.map(|(q, _)| Fixed::new(&turn.spec, q)).unwrap_or_default();
     // What is absent is never read.
     let (q_weight, k_weight) = turn.norms.map_or((q, q), |(q, k)| (&q.weight, &k.weight));
     let bias = |norm: &'_ NormWeights| norm.bias.clone().unwrap_or_else(|| norm.weight.clone());
     let (q_bias, k_bias) = turn.norms.map_or((q.clone(), q.clone()), |(q, k)| (bias(q), bias(k)));
-    let units = if norm.is_some() { UNITS } else { head_dim.next_multiple_of(32).min(UNITS) };
+    let units = if norm.is_there { UNITS } else { head_dim.next_multiple_of(32).min(UNITS) };
     // SAFETY: rows and heads are checked; the caller says how large the buffers are.
     unsafe {
         turn_kernel::launch_unchecked::<R>(

@@ -34,7 +34,8 @@ impl Job for Kernels {
 
 fn all<R: Runtime>(name: DeviceName, client: ComputeClient<R>) {
     let gpu = &Gpu(moi_gpu::Device { client });
-    let tests: [(&str, fn(&Gpu<R>)); 11] = [
+    type Test<R> = fn(&Gpu<R>);
+    let tests: [(&str, Test<R>); 11] = [
         ("joins", parts::joins_are_residuals_and_norms),
         ("products with floats", parts::dense_products_are_sums),
         ("activations", parts::activations_stand_between_products),

@@ -148,7 +148,8 @@ pub(super) fn activations_stand_between_products<R: Runtime>(gpu: &Gpu<R>) {
     let (x, gate, up) = (random(1, n * width), random(2, rows * width), random(3, rows * width));
     let weights = [Weights::Dense(gpu.put(&gate)), Weights::Dense(gpu.put(&up))];
     let maps = weights.each_ref().map(|weight| Map { weight, bias: None, rows });
-    let functions: [(Activation, fn(f64) -> f64); 5] = [
+    type Function = fn(f64) -> f64;
+    let functions: [(Activation, Function); 5] = [
         (Activation::Silu, silu),
         (Activation::GeluTanh, |x| 0.5 * x * (1.0 + (0.797_884_560_8 * (x + 0.044_715 * x.powi(3))).tanh())),
         (Activation::QuickGelu, |x| x / (1.0 + (-1.702 * x).exp())),
@@ -325,6 +326,7 @@ pub(super) fn heads_are_turned_into_the_cache<R: Runtime>(gpu: &Gpu<R>) {
     }
 }
 
+#[allow(clippy::single_range_in_vec_init, reason = "one query sees these columns")]
 pub(super) fn attention_is_a_weighted_mean_of_values<R: Runtime>(gpu: &Gpu<R>) {
     let device = &gpu.0;
     for (heads, kv_heads, head_dim, capacity, visible, seq, softcap) in [

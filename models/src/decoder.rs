@@ -171,10 +171,11 @@ impl<B: Backend> CausalLm<B> for Decoder<B> {
         }
         let mut stream = Residual::new(x);
         for (index, layer) in self.model.layers.iter().enumerate() {
-            layer.forward(&mut stream, index, &step, cache);
+            stream = layer.forward(stream, index, &step, cache);
         }
         cache.advance(seq);
-        Ok(stream.normed(Some(&self.model.norm)).reshape([batch, seq, hidden_size]))
+        let (_, normed) = stream.normed(Some(&self.model.norm));
+        Ok(normed.reshape([batch, seq, hidden_size]))
     }
 
     fn logits(&self, hidden: Tensor<B, 3>) -> Tensor<B, 3> {
@@ -241,23 +242,22 @@ impl<B: Backend> DecoderLayer<B> {
 
     fn forward<'a>(
         &'a self,
-        stream: &mut Residual<'a, B>,
+        stream: Residual<'a, B>,
         index: usize,
         step: &Step<B>,
         cache: &mut KvCache<B>,
-    ) {
+    ) -> Residual<'a, B> {
         let [of_attention, of_feed_forward] = self.around();
-        let x = stream.normed(of_attention.before);
+        let (stream, x) = stream.normed(of_attention.before);
         let attended = self.self_attn.as_ref().map(|attention| attention.forward(x, index, step, cache));
         if self.parallel {
-            let fed = self.fed(stream.normed(of_feed_forward.before));
-            stream.add(attended, of_attention.after, self.residual_scale);
-            stream.add(fed, of_feed_forward.after, self.residual_scale);
-            return;
+            let (stream, x) = stream.normed(of_feed_forward.before);
+            let stream = stream.add(attended, of_attention.after, self.residual_scale);
+            return stream.add(self.fed(x), of_feed_forward.after, self.residual_scale);
         }
-        stream.add(attended, of_attention.after, self.residual_scale);
-        let fed = self.fed(stream.normed(of_feed_forward.before));
-        stream.add(fed, of_feed_forward.after, self.residual_scale);
+        let stream = stream.add(attended, of_attention.after, self.residual_scale);
+        let (stream, x) = stream.normed(of_feed_forward.before);
+        stream.add(self.fed(x), of_feed_forward.after, self.residual_scale)
     }
 
     /// The norms around attention, and around the feed-forward block.

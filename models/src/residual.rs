@@ -22,41 +22,39 @@ impl<'a, B: Backend> Residual<'a, B> {
     }
 
     /// Adds what a block has computed, behind a norm of its own and with a factor.
-    pub(crate) fn add(&mut self, block: Option<Tensor<B, 2>>, after: Option<&'a Norm<B>>, scale: f64) {
-        let Some(block) = block else { return };
-        self.settle();
-        self.pending = Some(Pending { block, after, scale });
+    pub(crate) fn add(self, block: Option<Tensor<B, 2>>, after: Option<&'a Norm<B>>, scale: f64) -> Self {
+        match block {
+            Some(block) => Self { pending: Some(Pending { block, after, scale }), ..self.settled() },
+            None => self,
+        }
     }
 
     /// The input of a block: the stream, behind a norm where there is one.
-    pub(crate) fn normed(&mut self, before: Option<&Norm<B>>) -> Tensor<B, 2> {
-        let Some(before) = before else {
-            self.settle();
-            return self.x.clone();
-        };
-        if let Some((sum, Some(normed))) = B::join(&self.x, self.pending.as_ref(), Some(before)) {
-            self.pending = None;
-            self.x = sum.unwrap_or_else(|| self.x.clone());
-            return normed;
+    pub(crate) fn normed(self, before: Option<&Norm<B>>) -> (Self, Tensor<B, 2>) {
+        let joined = before.and_then(|before| B::join(&self.x, self.pending.as_ref(), Some(before)));
+        if let Some((sum, Some(normed))) = joined {
+            return (Self { x: sum.unwrap_or(self.x), pending: None }, normed);
         }
-        self.settle();
-        before.forward(self.x.clone())
+        let stream = self.settled();
+        let x = stream.x.clone();
+        match before {
+            Some(before) => (stream, before.forward(x)),
+            None => (stream, x),
+        }
     }
 
-    fn settle(&mut self) {
-        let Some(pending) = self.pending.take() else { return };
-        if let Some((Some(sum), _)) = B::join(&self.x, Some(&pending), None) {
-            self.x = sum;
-            return;
+    /// With nothing pending. The sum takes the place of the stream, which nobody else has then.
+    fn settled(self) -> Self {
+        let Self { x, pending: Some(pending) } = self else { return self };
+        if let Some((Some(sum), _)) = B::join(&x, Some(&pending), None) {
+            return Self { x: sum, pending: None };
         }
         let Pending { block, after, scale } = pending;
         let block = match after {
             Some(norm) => norm.forward(block),
             None => block.cast(DType::F32),
         };
-        self.x = match scale == 1.0 {
-            true => self.x.clone() + block,
-            false => self.x.clone() + block.mul_scalar(scale),
-        };
+        let block = if scale == 1.0 { block } else { block.mul_scalar(scale) };
+        Self { x: x + block, pending: None }
     }
 }

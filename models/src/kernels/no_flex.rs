@@ -1,5 +1,7 @@
 //! A build without the CPU's kernels.
 
+#![allow(clippy::extra_unused_type_parameters, reason = "as where there are kernels")]
+
 use burn::tensor::{Int, Tensor, backend::Backend};
 
 use super::{Attend, Heads};

@@ -1,5 +1,7 @@
 //! A build without kernels for GPUs.
 
+#![allow(clippy::extra_unused_type_parameters, reason = "as where there are kernels")]
+
 use burn::tensor::{Int, Tensor, backend::Backend};
 use moi_kernels::{Reading, RowSpec};
 

@@ -92,7 +92,6 @@ impl Sampler {
 
     /// The next uniform number, at least 0 and below 1.
     pub(crate) fn draw(&mut self) -> f64 {
-        self.drawn += 1;
         (self.rng.next_u64() >> 11) as f64 / (1u64 << 53) as f64
     }
 
@@ -106,8 +105,8 @@ impl Sampler {
     }
 
     /// The token for a number that was drawn.
-    pub(crate) fn choose(&self, logits: &[f32], uniform: f64) -> Result<Sampled, EngineError> {
-        let wrong = |what| EngineError::BadLogits { step: self.drawn.saturating_sub(1), what };
+    pub(crate) fn choose(&mut self, logits: &[f32], uniform: f64) -> Result<Sampled, EngineError> {
+        let wrong = |what| EngineError::BadLogits { step: self.drawn, what };
         let Distribution { max, ln_sum, .. } = distribution(logits, false);
         if !max.is_finite() {
             return Err(wrong(match max {
@@ -124,6 +123,7 @@ impl Sampler {
                 inverse_cdf(self.filter(candidates.collect()), uniform)
             }
         };
+        self.drawn += 1;
         let logprob = f64::from(logits[token as usize] - max) - f64::from(ln_sum);
         Ok(Sampled { token, logprob })
     }

@@ -61,7 +61,7 @@ fn compare<B: Backend>(model: &Decoder<B>, device: &B::Device) -> Option<f32> {
         return Some(0.0);
     };
     let (outcomes, inputs) = launched.wait(|_| 0).ok()?;
-    let sampled: Vec<_> = (cases.iter().zip(&uniforms).zip(logits.chunks(vocab)))
+    let sampled: Vec<_> = (cases.iter_mut().zip(&uniforms).zip(logits.chunks(vocab)))
         .map(|((case, &uniform), logits)| case.sampler.choose(logits, uniform))
         .collect::<Result<_, _>>()
         .ok()?;

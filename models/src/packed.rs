@@ -10,7 +10,7 @@ use burn::{
 use moi_kernels::{BLOCK, PackedForm, ROWS};
 
 use crate::{
-    kernels::Kernels,
+    kernels::{Kernels, has_gpu_kernels},
     linear::{uninitialized, uninitialized_int},
 };
 
@@ -145,7 +145,7 @@ impl<B: Backend> PackedMatrix<B> {
     /// The matrix, some rows at a time: many where a kernel unpacks them for the device to multiply.
     fn unpacked_tiles(&self) -> impl Iterator<Item = Tensor<B, 2>> {
         let tiles = self.rows.div_ceil(ROWS);
-        let size = if B::unpacked(self, 0, 1).is_some() { DEVICE_TILE } else { TILE };
+        let size = if has_gpu_kernels::<B>() { DEVICE_TILE } else { TILE };
         let step = (size / (self.columns * ROWS)).max(1);
         (0..tiles).step_by(step).map(move |start| {
             let len = step.min(tiles - start);

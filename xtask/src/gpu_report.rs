@@ -51,8 +51,6 @@ struct Tools {
     golden: PathBuf,
     /// The script that measures transformers.
     eager: PathBuf,
-    /// Whether speed is measured.
-    bench: bool,
     /// Where models and kernels lie, unless it is the user's cache.
     cache: Option<PathBuf>,
     /// When the checks began.
@@ -68,14 +66,14 @@ impl Tools {
         let moi = dist::run(&features)?;
         let parity = parity::build(devices, &[])?;
         let (golden, eager) = (root().join("tests/golden"), root().join("benches/peers/eager.py"));
-        Ok(Self { moi, parity, golden, eager, bench: false, cache: None, begun: Instant::now() })
+        Ok(Self { moi, parity, golden, eager, cache: None, begun: Instant::now() })
     }
 
     fn carried(directory: &Path) -> Self {
         let cache = Some(directory.join("cache")).filter(|cache| cache.is_dir());
         let [moi, parity, golden, eager] =
             ["moi", "parity", "golden", "eager.py"].map(|name| directory.join(name));
-        Self { moi, parity, golden, eager, bench: false, cache, begun: Instant::now() }
+        Self { moi, parity, golden, eager, cache, begun: Instant::now() }
     }
 }
 
@@ -93,7 +91,7 @@ pub(crate) fn run(args: &GpuReportArgs) -> Result<()> {
             Tools::built(&args.devices)?
         }
     };
-    let report = run::report(&Tools { bench: args.bench, ..tools }, &args.devices);
+    let report = run::report(&tools, &args.devices, args.bench);
     print!("{report}");
     if let Some(output) = &args.output {
         fs::write(output, &report).with_context(|| format!("{} cannot be written", output.display()))?;

@@ -20,7 +20,7 @@ mod spec;
 use burn::tensor::{Int, Tensor, backend::Backend};
 pub use gpu::use_gpu_kernels;
 use moi_kernels::{Reading, RowSpec};
-pub(crate) use spec::{Attend, Attention, Heads, Map, Pending};
+pub(crate) use spec::{Attend, Attention, Heads, Joined, Map, Pending};
 
 use crate::{Activation, Embedding, KvCache, Matrix, Norm, PackedMatrix};
 
@@ -68,12 +68,11 @@ pub(crate) trait Kernels: Backend {
 
     /// The residual stream with what a block adds to it, if there is such, and a norm of that, if one is asked for; both
     /// in float32. On GPUs.
-    #[allow(clippy::type_complexity, reason = "two results, each absent where it is not asked for")]
     fn join(
         x: &Tensor<Self, 2>,
         pending: Option<&Pending<'_, Self>>,
         before: Option<&Norm<Self>>,
-    ) -> Option<(Option<Tensor<Self, 2>>, Option<Tensor<Self, 2>>)> {
+    ) -> Option<Joined<Self>> {
         gpu::join(x, pending, before)
     }
 

@@ -5,7 +5,7 @@
 use burn::tensor::{Int, Tensor, backend::Backend};
 use moi_kernels::{Reading, RowSpec};
 
-use super::{Attention, Map, Pending};
+use super::{Attention, Joined, Map, Pending};
 use crate::{Activation, Embedding, KvCache, Matrix, Norm, PackedMatrix};
 
 /// Turns the kernels for GPUs on or off for the process; this build has none.
@@ -35,12 +35,11 @@ pub(super) fn norm<B: Backend, const D: usize>(_: &Norm<B>, _: &Tensor<B, D>) ->
     None
 }
 
-#[allow(clippy::type_complexity, reason = "as where there are kernels")]
 pub(super) fn join<B: Backend>(
     _: &Tensor<B, 2>,
     _: Option<&Pending<'_, B>>,
     _: Option<&Norm<B>>,
-) -> Option<(Option<Tensor<B, 2>>, Option<Tensor<B, 2>>)> {
+) -> Option<Joined<B>> {
     None
 }
 

@@ -31,6 +31,9 @@ pub(crate) struct Pending<'a, B: Backend> {
     pub(crate) scale: f64,
 }
 
+/// The residual stream with what a block adds to it, if it added anything, and a norm of that, if one is asked for.
+pub(crate) type Joined<B> = (Option<Tensor<B, 2>>, Option<Tensor<B, 2>>);
+
 /// Attention of one layer in a step.
 #[cfg_attr(not(feature = "gpu"), allow(dead_code, reason = "no kernel is told"))]
 pub(crate) struct Attention<'a, B: Backend> {

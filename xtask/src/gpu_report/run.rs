@@ -34,7 +34,7 @@ const SHAPES: [Shape; 3] = [
 ];
 
 /// Markdown.
-pub(crate) fn report(tools: &Tools, devices: &[String]) -> String {
+pub(crate) fn report(tools: &Tools, devices: &[String], bench: bool) -> String {
     let mut text = format!("## GPU report, {}\n\n", chrono::Local::now().format("%Y-%m-%d"));
     let _ = writeln!(text, "`cargo xtask gpu-report`, moi {}.\n", env!("CARGO_PKG_VERSION"));
     let mut section = |title: &str, body: Result<String>| {
@@ -48,7 +48,7 @@ pub(crate) fn report(tools: &Tools, devices: &[String]) -> String {
         section(&format!("{device}: parity suite"), parity(tools, device));
         section(&format!("{device}: golden decodes of real models"), real_models(tools, device));
     }
-    if tools.bench {
+    if bench {
         for device in devices {
             for shape in SHAPES {
                 section(&format!("{device}: speed of {}", shape.name), speed(tools, device, shape));

@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{
     Activation, Matrix, Norm, NormConfig, NormKind, PackedMatrix,
-    kernels::{self, Pending},
+    kernels::{self, Joined, Pending},
 };
 
 /// Maps of one input `[n, in]` of few rows: `[n, out]` in float32 each, or one of all where an activation is asked for.
@@ -164,24 +164,22 @@ fn norm_on<B: Backend, R: CubeRuntime, const D: usize>(
 }
 
 /// The residual stream with what a block adds to it, if there is such, and a norm of that, if one is asked for.
-#[allow(clippy::type_complexity, reason = "two results, each absent where it is not asked for")]
 pub(in crate::kernels) fn join<B: Backend>(
     x: &Tensor<B, 2>,
     pending: Option<&Pending<'_, B>>,
     before: Option<&Norm<B>>,
-) -> Option<(Option<Tensor<B, 2>>, Option<Tensor<B, 2>>)> {
+) -> Option<Joined<B>> {
     if !has_gpu_kernels::<B>() {
         return None;
     }
     on_runtime!(join_on::<B>(x, pending, before), else None)
 }
 
-#[allow(clippy::type_complexity, reason = "as above")]
 fn join_on<B: Backend, R: CubeRuntime>(
     x: &Tensor<B, 2>,
     pending: Option<&Pending<'_, B>>,
     before: Option<&Norm<B>>,
-) -> Option<(Option<Tensor<B, 2>>, Option<Tensor<B, 2>>)> {
+) -> Option<Joined<B>> {
     let dims = x.dims();
     let x = single::<B, R, 2>(x)?;
     let block = match pending {

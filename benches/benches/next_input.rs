@@ -64,7 +64,7 @@ impl Case for NextInput {
 
 fn next_input(c: &mut Criterion) {
     let rules = [
-        ("token", InputRule::Token),
+        ("token", InputRule::TOKEN),
         ("moi support 20", InputRule::moi(1.0, Support::TopK(20)).unwrap()),
         ("moi support full", InputRule::moi(1.0, Support::Full).unwrap()),
     ];

@@ -159,6 +159,18 @@ impl<B: Backend> KvCache<B> {
         Some(Self { layers: layers.collect(), len, starts })
     }
 
+    /// Drops the columns behind the first `len`. Whether that can be: a layer with a sliding window may have dropped
+    /// columns that a position there sees. If not, the cache is as it was.
+    pub fn truncate(&mut self, len: usize) -> bool {
+        let has =
+            |buffer: &Buffer<B>| buffer.tensor.is_none() || buffer.first <= first_seen(len, buffer.window);
+        let can = len >= self.len || self.layers.iter().all(|layer| has(&layer.keys) && has(&layer.values));
+        if can {
+            self.len = self.len.min(len);
+        }
+        can
+    }
+
     /// Keeps the given rows, in that order, and drops columns that none of them uses.
     pub fn keep_rows(&mut self, rows: &[usize], device: &B::Device) {
         if rows.len() == self.batch() && rows.iter().enumerate().all(|(i, &row)| i == row) {

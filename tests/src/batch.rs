@@ -9,21 +9,21 @@ use crate::golden::Golden;
 /// Prompts of different lengths, every rule, greedy and sampled, ends of every kind.
 pub fn requests<B: Backend>(golden: &Golden) -> Vec<Request<B>> {
     let rules = [
-        InputRule::Token,
+        InputRule::TOKEN,
         InputRule::moi(1.0, Support::Full).unwrap(),
         InputRule::moi(0.25, Support::TopK(20)).unwrap(),
         InputRule::gate(0.4, Support::TopK(7)).unwrap(),
         InputRule::direct(Support::Full).unwrap(),
-        InputRule::Token,
+        InputRule::TOKEN,
     ];
-    let sampled = Sampling { temperature: 0.8, top_k: 50, top_p: 0.9, min_p: 0.01 };
+    let sampled = Sampling { temperature: 0.8, top_k: 50, top_p: 0.9, min_p: 0.01, ..Sampling::default() };
     let request = |(i, rule): (usize, InputRule)| {
         let mut request = Request::new(Prompt::Ids(golden.cases.tokens[i..][..1 + 5 * i].to_vec()));
         request.rule = rule;
         request.seed = 40 + i as u64;
         request.stop.max_tokens = Some([12, 3, 9, 1, 7, 16][i]);
         request.stop.ignore_eos = i % 2 == 0;
-        request.sampling = if i % 2 == 0 { sampled } else { Sampling::default() };
+        request.sampling = if i % 2 == 0 { sampled.clone() } else { Sampling::default() };
         request.top = i;
         request
     };

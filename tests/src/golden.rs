@@ -66,7 +66,7 @@ impl Run {
     pub fn rule(&self) -> InputRule {
         let support = self.support.unwrap_or_default();
         match self.rule.as_str() {
-            "token" => InputRule::Token,
+            "token" => InputRule::TOKEN,
             "moi" => InputRule::moi(self.beta.unwrap(), support).unwrap(),
             "direct" => InputRule::direct(support).unwrap(),
             other => panic!("golden rule {other}"),

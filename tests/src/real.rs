@@ -63,7 +63,7 @@ impl RealRun {
     /// The rule as this project spells it.
     pub fn rule(&self) -> InputRule {
         match self.method.as_str() {
-            "standard" => InputRule::Token,
+            "standard" => InputRule::TOKEN,
             "moi" => InputRule::moi(self.beta.unwrap(), Support::Full).unwrap(),
             "direct" => InputRule::direct(Support::Full).unwrap(),
             other => panic!("golden method {other}"),

@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a failure must end the test")]
 
 use burn::tensor::backend::Backend;
-use moi_engine::{Engine, InputRule, Prompt, Request, RowId, StopReason, Support};
+use moi_engine::{Engine, Prompt, Request, RowId, StopReason, Support};
 use moi_models::Decoder;
 use moi_pretrained::{Pretrained, WeightForm};
 use moi_tests::{
@@ -72,9 +72,9 @@ fn refusals_leave_the_batch_as_it_was<B: Backend>() {
     for (message, change) in [
         (
             "beta must be finite and above -1, got -1",
-            (|r| r.rule = InputRule::Moi { beta: -1.0, support: Support::Full }) as fn(&mut Request<B>),
+            (|r| r.rule = moi::Moi { beta: -1.0, support: Support::Full }.into()) as fn(&mut Request<B>),
         ),
-        ("support must be 1 or more", |r| r.rule = InputRule::Direct { support: Support::TopK(0) }),
+        ("support must be 1 or more", |r| r.rule = moi::Direct { support: Support::TopK(0) }.into()),
         ("temperature must be", |r| r.sampling.temperature = f64::NAN),
         ("max tokens must be 1 or more", |r| r.stop.max_tokens = Some(0)),
         ("a stop string is empty", |r| r.stop.strings = vec![String::new()]),

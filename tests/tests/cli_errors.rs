@@ -19,7 +19,7 @@ fn bad_input_gets_one_clear_error() {
     generate(&["--rule", "gate"], &["needs --gate"]);
     generate(&["--rule", "gate", "--gate", "2"], &["gate must be between 0 and 1, got 2"]);
     generate(&["--rule", "token", "--beta", "1"], &["--beta has no meaning for the rule `token`"]);
-    generate(&["--rule", "mio"], &["mio", "possible values"]);
+    generate(&["--rule", "mio"], &["mio", "token, moi, direct, gate, soft-thinking"]);
     generate(&["--temperature", "-1"], &["temperature must be 0", "got -1"]);
     generate(&["--top-p", "0"], &["top-p", "got 0"]);
     generate(&["--min-p", "2"], &["min-p", "got 2"]);

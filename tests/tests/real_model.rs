@@ -190,7 +190,7 @@ fn a_text_prompt_ends_at_the_end_token() {
     assert!(prompt.ends_with("<|im_start|>assistant\n"), "{prompt}");
     let ids = template().encode(&[Message::new("user", "Say OK.")], tokenizer()).unwrap();
     let mut request = Request::new(Prompt::Ids(ids));
-    request.rule = InputRule::Token;
+    request.rule = InputRule::TOKEN;
     request.stop.max_tokens = Some(200);
     let steps = steps(&loaded().engine, request);
     let last = steps.last().unwrap();

@@ -8,7 +8,10 @@ use moi_backends::{DeviceName, FloatType, Found, Request, choose};
 use moi_hub::Cache;
 use moi_pretrained::WeightForm;
 
-use crate::args::{AskedType, ModelArgs};
+use crate::{
+    args::{AskedType, ModelArgs},
+    ui,
+};
 
 /// Work that is generic over the backend, and may fail.
 pub(crate) trait Job {
@@ -27,7 +30,7 @@ impl Device {
         keep_kernels();
         let (name, why) = choose(request);
         if let Some(why) = why {
-            eprintln!("moi: computing on {name}: {why}");
+            ui::note(&format!("computing on {name}: {why}"));
         }
         Self(name)
     }

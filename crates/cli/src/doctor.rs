@@ -150,9 +150,9 @@ impl Job for Decode {
         // What it computes is what is being found out.
         let engine = Engine::new(model, device.clone()).without_self_check();
         let mut batch = engine.batch();
-        let sampled = Sampling { temperature: 0.8, top_k: 40, top_p: 0.95, min_p: 0.0 };
+        let sampled = Sampling { temperature: 0.8, top_k: 40, top_p: 0.95, ..Sampling::default() };
         for (index, rule) in [
-            InputRule::Token,
+            InputRule::TOKEN,
             InputRule::moi(1.0, Support::Full)?,
             InputRule::moi(0.5, Support::TopK(20))?,
             InputRule::direct(Support::TopK(20))?,
@@ -163,7 +163,7 @@ impl Job for Decode {
             let prompt = known.tokens[index..12 + 3 * index].to_vec();
             let mut request = moi_engine::Request::new(Prompt::Ids(prompt));
             (request.rule, request.seed) = (rule, 7 + index as u64);
-            request.sampling = if index % 2 == 0 { Sampling::default() } else { sampled };
+            request.sampling = if index % 2 == 0 { Sampling::default() } else { sampled.clone() };
             request.stop.max_tokens = Some(TOKENS);
             batch.add(request)?;
         }

@@ -1,39 +1,36 @@
 //! `moi generate`.
 
-use std::{
-    hash::{BuildHasher, RandomState},
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
-use anyhow::{Result, bail};
+use anyhow::Result;
 use burn::tensor::backend::Backend;
-use moi_engine::{InputRule, Prompt, Request, Sampling, Step, StopRules};
-use moi_pretrained::{AdvisedSampling, Pretrained};
+use moi_engine::{Engine, InputRule, Request, Step};
+use moi_models::Decoder;
+use moi_pretrained::Pretrained;
 
 use crate::{
-    Ended, INTERRUPTED,
-    args::{Format, GenerateArgs, RuleArgs, RuleName, SamplingArgs},
+    Ended,
+    args::{Format, GenerateArgs},
     backend::{Device, Job},
+    decoding::{self, Decoding},
     model,
-    output::{self, Report, StopReason, Timing},
-    prompt,
+    output::{self, Answer, Names, Report, StopReason, Timing},
+    prompt, runner,
+    ui::{self, Interrupt},
 };
 
 /// Generates, streams and reports.
 pub(crate) fn run(args: GenerateArgs) -> Result<Ended> {
-    let rule = rule(&args.rule)?;
+    let rule = decoding::rule(&args.rule)?;
     let path = model::find(&args.model.model, args.model.revision.as_deref())?;
     let begun = Instant::now();
     let pretrained = model::open_at(&args.model, &path)?;
-    let prompt = prompt::ids(&args, &pretrained)?;
-    let sampling = sampling(&args.sampling, pretrained.sampling);
-    let seed = args.sampling.seed.unwrap_or_else(|| RandomState::new().hash_one(0) >> 32);
+    let prompt = prompt::ids(&args.prompt, &args.model.model, &pretrained)?;
+    let decoding =
+        Decoding::new(&pretrained, &args.rule.scope, &args.sampling, Some(&args.grammar), &args.stop)?;
+    decoding.note_idle(&[rule]);
     let device = Device::chosen(args.model.device);
-    device.run(Generate { args, device, pretrained, prompt, rule, sampling, seed, begun })
+    device.run(Generate { args, device, pretrained, prompt, rule, decoding, begun })
 }
 
 struct Generate {
@@ -42,8 +39,7 @@ struct Generate {
     pretrained: Pretrained,
     prompt: Vec<u32>,
     rule: InputRule,
-    sampling: Sampling,
-    seed: u64,
+    decoding: Decoding,
     begun: Instant,
 }
 
@@ -51,126 +47,117 @@ impl Job for Generate {
     type Output = Ended;
 
     fn run<B: Backend>(self, device: &B::Device) -> Result<Ended> {
-        let Self { args, device: device_name, pretrained, prompt, rule, sampling, seed, begun } = self;
-        // The answer may end earlier, but not later; without an end, only what is needed for sure counts.
-        let asked = prompt.len().saturating_add(args.stop.max_tokens.unwrap_or(1));
-        let positions = asked.min(pretrained.architecture.config.context_length);
+        let Self { args, device: device_name, pretrained, prompt, rule, decoding, begun } = self;
+        let samples = usize::from(args.output.n);
+        let positions = model::positions(&pretrained, prompt.len(), decoding.stop.max_tokens) * samples;
         let (engine, form) = model::engine::<B>(pretrained, &args.model, (device_name, device), positions)?;
+        let engine = decoding.engine(engine).with_progress(runner::prefill_bar()?);
         let load = begun.elapsed();
-        let stop = StopRules {
-            max_tokens: args.stop.max_tokens,
-            strings: args.stop.stop,
-            ignore_eos: args.stop.ignore_eos,
+        let request = |sample| Request {
+            top: args.output.top,
+            logprobs: args.output.logprobs,
+            ..decoding.request::<B>(&prompt, rule, sample)
         };
-        let prompt_tokens = prompt.clone();
-        let request =
-            Request { prompt: Prompt::Ids(prompt), rule, sampling, stop, seed, top: args.output.top };
-
-        let interrupted = Arc::new(AtomicBool::new(false));
-        on_interrupt(interrupted.clone())?;
-        let start = Instant::now();
-        let mut generation = engine.generate(request)?;
-        if moi_engine::self_check::kernels_failed() {
-            eprintln!("moi: {KERNELS_FAILED}");
-        }
-        // A device may still be at work on it; the first token waits for that and counts as prefill.
-        let mut prefill = None;
-        let mut steps: Vec<Step> = Vec::new();
+        let interrupt = Interrupt::install()?;
         let streams = args.output.format == Format::Text;
-        for step in generation.by_ref() {
-            let step = step?;
-            prefill.get_or_insert_with(|| start.elapsed());
-            if streams {
-                output::stream(&step.text)?;
-            }
-            steps.push(step);
-            if interrupted.load(Ordering::Relaxed) {
-                break;
-            }
-        }
-        // Nothing, unless an interrupt left something held back.
-        let held = generation.finish()?;
-        if let Some(last) = steps.last_mut() {
-            if streams {
-                output::stream(&held)?;
-            }
-            last.text += &held;
-        }
-        let prefill = prefill.unwrap_or_default();
-        let timing = Timing::new(load, prompt_tokens.len(), prefill, steps.len(), start.elapsed() - prefill);
-        let stop_reason =
-            steps.last().and_then(|step| step.stop).map_or(StopReason::Interrupted, StopReason::from);
-        if streams {
-            output::finish_stream(&steps)?;
-        } else {
+        let ran = match samples {
+            1 => one(&engine, request(0), streams, &interrupt)?,
+            _ => many(&engine, (0..samples).map(request).collect(), streams, &interrupt)?,
+        };
+        let timing = Timing::new(load, prompt.len(), ran.prefill, &ran.rows, ran.decode);
+        let stop_reason = ran.rows.last().map_or(StopReason::Interrupted, |steps| StopReason::of(steps));
+        if !streams {
             let (device, dtype) = (device_name.to_string(), output::dtype_name(form));
-            let names = output::Names { model: &args.model.model, device: &device, dtype };
-            Report::new(names, rule, seed, &prompt_tokens, &steps, stop_reason, timing).print()?;
+            let names = Names { model: &args.model.model, device: &device, dtype };
+            let seeds = (0..).map(|sample| decoding.seed.wrapping_add(sample));
+            let answers = ran.rows.iter().zip(seeds);
+            let answers = answers.map(|(steps, seed)| Answer::new(seed, steps, engine.tokenizer())).collect();
+            Report::new(names, rule, &decoding, &prompt, answers, timing).print()?;
         }
         if args.output.stats {
-            eprintln!("{}", timing.line(&rule, seed, stop_reason, engine.model().bytes_per_token()));
+            let weights = engine.model().bytes_per_token();
+            eprintln!("{}", timing.line(&rule, decoding.seed, stop_reason, weights));
         }
-        Ok(if stop_reason == StopReason::Interrupted { Ended::Interrupted } else { Ended::Normally })
+        Ok(if ran.interrupted { Ended::Interrupted } else { Ended::Normally })
     }
 }
 
-const KERNELS_FAILED: &str = "our own kernels compute wrong numbers on this device, so they are off and it is slower; \
-                              please report it with the output of `moi doctor`";
-
-/// The first Ctrl-C ends the generation after the token under way, the second one at once.
-fn on_interrupt(interrupted: Arc<AtomicBool>) -> Result<()> {
-    ctrlc::set_handler(move || {
-        if interrupted.swap(true, Ordering::Relaxed) {
-            std::process::exit(INTERRUPTED.into());
+/// A single generation, as it comes.
+fn one<B: Backend>(
+    engine: &Engine<B, Decoder<B>>,
+    request: Request<B>,
+    streams: bool,
+    interrupt: &Interrupt,
+) -> Result<runner::Ran> {
+    let start = Instant::now();
+    let limit = request.stop.max_tokens;
+    let mut generation = engine.generate(request)?;
+    note_kernels();
+    let bar = (!streams).then(|| runner::rate(limit)).transpose()?;
+    // A device may still be at work on it; the first token waits for that and counts as prefill.
+    let mut prefill = None;
+    let mut steps: Vec<Step> = Vec::new();
+    for step in generation.by_ref() {
+        let step = step?;
+        prefill.get_or_insert_with(|| start.elapsed());
+        if streams {
+            output::stream(&step.text)?;
         }
-    })?;
-    Ok(())
-}
-
-fn rule(args: &RuleArgs) -> Result<InputRule> {
-    let &RuleArgs { rule, beta, support, gate } = args;
-    let (takes_beta, takes_gate) = (rule == RuleName::Moi, rule == RuleName::Gate);
-    for (flag, given, taken) in [
-        ("--beta", beta.is_some(), takes_beta),
-        ("--gate", gate.is_some(), takes_gate),
-        ("--support", support.is_some(), rule != RuleName::Token),
-    ] {
-        if given && !taken {
-            bail!("{flag} has no meaning for the rule `{}`", format!("{rule:?}").to_lowercase());
+        steps.push(step);
+        if let Some(bar) = &bar {
+            bar.inc(1);
+        }
+        if interrupt.is_set() {
+            break;
         }
     }
-    let support = support.unwrap_or_default();
-    Ok(match rule {
-        RuleName::Token => InputRule::Token,
-        RuleName::Moi => InputRule::moi(beta.unwrap_or(InputRule::DEFAULT_BETA), support)?,
-        RuleName::Direct => InputRule::direct(support)?,
-        RuleName::Gate => match gate {
-            Some(gate) => InputRule::gate(gate, support)?,
-            None => bail!("the rule `gate` needs --gate F, 0 to 1"),
-        },
-    })
-}
-
-/// What was asked for, else what the model's makers advise, else greedy and unfiltered.
-fn sampling(args: &SamplingArgs, advised: AdvisedSampling) -> Sampling {
-    let none = Sampling::default();
-    Sampling {
-        temperature: args.temperature.or(advised.temperature).unwrap_or(none.temperature),
-        top_k: args.top_k.or(advised.top_k).unwrap_or(none.top_k),
-        top_p: args.top_p.or(advised.top_p).unwrap_or(none.top_p),
-        min_p: args.min_p.or(advised.min_p).unwrap_or(none.min_p),
+    if let Some(bar) = bar {
+        bar.finish_and_clear();
     }
+    // Nothing, unless an interrupt left something held back.
+    let held = generation.finish()?;
+    if let Some(last) = steps.last_mut() {
+        if streams {
+            output::stream(&held)?;
+        }
+        last.text += &held;
+    }
+    if streams {
+        output::finish_stream(&steps)?;
+    }
+    let prefill: Duration = prefill.unwrap_or_default();
+    let interrupted = steps.last().is_none_or(|step| step.stop.is_none());
+    Ok(runner::Ran { rows: vec![steps], prefill, decode: start.elapsed() - prefill, interrupted })
 }
 
-impl Timing {
-    fn new(load: Duration, prefill_tokens: usize, prefill: Duration, steps: usize, decode: Duration) -> Self {
-        Self {
-            load_s: load.as_secs_f64(),
-            prefill_tokens,
-            prefill_s: prefill.as_secs_f64(),
-            // The first token comes out of the prefill.
-            decode_tokens: steps.saturating_sub(1),
-            decode_s: decode.as_secs_f64(),
+/// Several samples in one batch.
+fn many<B: Backend>(
+    engine: &Engine<B, Decoder<B>>,
+    requests: Vec<Request<B>>,
+    prints: bool,
+    interrupt: &Interrupt,
+) -> Result<runner::Ran> {
+    let seeds: Vec<u64> = requests.iter().map(|request| request.seed).collect();
+    let ran = runner::together(engine, requests, interrupt)?;
+    note_kernels();
+    if prints {
+        for (index, (steps, seed)) in ran.rows.iter().zip(&seeds).enumerate() {
+            let text: String = steps.iter().map(|step| step.text.as_str()).collect();
+            let line = if text.ends_with('\n') { "" } else { "\n" };
+            output::print_bytes(
+                format!("== {} of {}, seed {seed}\n{text}{line}", index + 1, seeds.len()).as_bytes(),
+            )?;
         }
+    }
+    Ok(ran)
+}
+
+/// Says that our kernels were found wrong, if they were.
+pub(crate) fn note_kernels() {
+    if moi_engine::self_check::kernels_failed() {
+        ui::note(
+            "our own kernels compute wrong numbers on this device, so they are off and it is slower; please report it \
+             with the output of `moi doctor`",
+        );
     }
 }

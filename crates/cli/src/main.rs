@@ -3,7 +3,11 @@
 mod args;
 mod backend;
 mod bench;
+mod chat;
+mod compare;
+mod config;
 mod convert;
+mod decoding;
 mod devices;
 mod doctor;
 mod file;
@@ -14,11 +18,17 @@ mod model;
 mod models;
 mod output;
 mod prompt;
+mod rules;
+mod runner;
+mod runs;
+mod score;
+mod show_config;
+mod ui;
 mod warmup;
 
 use std::process::ExitCode;
 
-use clap::{CommandFactory, Parser};
+use clap::CommandFactory;
 
 use args::{Args, Command};
 
@@ -28,23 +38,7 @@ const INTERRUPTED: u8 = 130;
 fn main() -> ExitCode {
     // SAFETY: nothing else has run.
     unsafe { moi_backends::quiet_drivers() };
-    let done = match Args::parse().command {
-        Command::Generate(args) => generate::run(*args),
-        Command::Logits(args) => logits::run(&args).map(|()| Ended::Normally),
-        Command::Inspect(args) => inspect::run(&args).map(|()| Ended::Normally),
-        Command::Convert(args) => convert::run(&args).map(|()| Ended::Normally),
-        Command::Models(args) => models::run(&args).map(|()| Ended::Normally),
-        Command::Devices(args) => devices::run(&args).map(|()| Ended::Normally),
-        Command::Doctor(args) => doctor::run(&args),
-        Command::Warmup(args) => warmup::run(&args).map(|()| Ended::Normally),
-        Command::Bench(args) => bench::run(&args),
-        Command::Completions { shell } => {
-            let mut script = Vec::new();
-            clap_complete::generate(shell, &mut Args::command(), "moi", &mut script);
-            output::print_bytes(&script).map(|()| Ended::Normally)
-        }
-    };
-    match done {
+    match config::args().and_then(run) {
         Ok(Ended::Normally) => ExitCode::SUCCESS,
         Ok(Ended::Unwell) => ExitCode::FAILURE,
         Ok(Ended::Interrupted) => ExitCode::from(INTERRUPTED),
@@ -53,6 +47,34 @@ fn main() -> ExitCode {
         Err(error) => {
             eprintln!("moi: {error:#}");
             ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(args: Args) -> anyhow::Result<Ended> {
+    let Args { command, global } = args;
+    ui::set_level(global.quiet, global.verbose);
+    let normally = |done: anyhow::Result<()>| done.map(|()| Ended::Normally);
+    match command {
+        Command::Generate(args) => generate::run(*args),
+        Command::Chat(args) => chat::run(*args),
+        Command::Compare(args) => compare::run(&args),
+        Command::Trace(args) => compare::trace(&args),
+        Command::Score(args) => normally(score::run(&args)),
+        Command::Logits(args) => normally(logits::run(&args)),
+        Command::Inspect(args) => normally(inspect::run(&args)),
+        Command::Convert(args) => normally(convert::run(&args)),
+        Command::Models(args) => normally(models::run(&args)),
+        Command::Devices(args) => normally(devices::run(&args)),
+        Command::Doctor(args) => doctor::run(&args),
+        Command::Warmup(args) => normally(warmup::run(&args)),
+        Command::Bench(args) => bench::run(&args),
+        Command::Rules(args) => normally(rules::run(&args)),
+        Command::Config(args) => normally(show_config::run(&args, &global)),
+        Command::Completions { shell } => {
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Args::command(), "moi", &mut script);
+            normally(output::print_bytes(&script))
         }
     }
 }

@@ -4,7 +4,6 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use burn::tensor::backend::Backend;
-use indicatif::{ProgressBar, ProgressStyle};
 use moi_backends::Found;
 use moi_engine::Engine;
 use moi_hub::{CATALOGUE, Cache, Fetcher};
@@ -14,6 +13,8 @@ use moi_pretrained::{AdvisedSampling, Footprint, Pretrained, WeightForm};
 use crate::{
     args::{AskedActivations, ModelArgs},
     backend::Device,
+    config::nearest,
+    ui,
 };
 
 /// Finds, fetches if need be, and opens the model that was asked for.
@@ -39,7 +40,7 @@ pub(crate) fn open_at(args: &ModelArgs, path: &Path) -> Result<Pretrained> {
 
 /// The file or directory of the model that was asked for, fetched if need be.
 pub(crate) fn find(model: &str, revision: Option<&str>) -> Result<PathBuf> {
-    let say = |line: &str| eprintln!("moi: {line}");
+    let say = ui::note;
     let path = Path::new(model);
     let is_local = moi_hub::find(model).is_some() || path.exists();
     if let (true, Some(revision)) = (is_local, revision) {
@@ -64,15 +65,15 @@ pub(crate) fn find(model: &str, revision: Option<&str>) -> Result<PathBuf> {
     let names: Vec<&str> = CATALOGUE.iter().map(|entry| entry.name).collect();
     bail!(
         "there is no model `{model}`: neither a file or directory, nor in the catalogue ({}), nor a hub \
-         repository OWNER/NAME",
-        names.join(", ")
+         repository OWNER/NAME{}",
+        names.join(", "),
+        nearest(model, names.iter().copied())
     )
 }
 
 /// Loads the weights, with a progress bar on a terminal.
 fn load<B: Backend>(pretrained: &Pretrained, form: WeightForm, device: &B::Device) -> Result<Decoder<B>> {
-    let style = ProgressStyle::with_template("loading [{bar:30}] {bytes}/{total_bytes}")?;
-    let bar = ProgressBar::new(0).with_style(style);
+    let bar = ui::progress(Some(0), "loading [{bar:30}] {bytes}/{total_bytes}, {eta} left")?;
     let decoder = pretrained.load::<B>(device, form, |progress| {
         bar.set_length(progress.total_bytes as u64);
         bar.set_position(progress.bytes as u64);
@@ -110,10 +111,16 @@ pub(crate) fn engine<B: Backend>(
     }
     let Pretrained { tokenizer, eos, .. } = pretrained;
     let tokenizer = tokenizer.unwrap_or_else(|error| {
-        eprintln!("moi: {error}; going on without text");
+        ui::note(&format!("{error}; going on without text"));
         None
     });
     Ok((Engine::new(decoder, device.clone()).with_tokenizer(tokenizer).with_eos(eos), form))
+}
+
+/// Positions that a generation needs for sure: it may end earlier than asked, but not later.
+pub(crate) fn positions(pretrained: &Pretrained, prompt: usize, max_tokens: Option<usize>) -> usize {
+    let asked = prompt.saturating_add(max_tokens.unwrap_or(1));
+    asked.min(pretrained.architecture.config.context_length)
 }
 
 fn too_large(model: &str, footprint: Footprint, form: WeightForm, found: &Found, memory: u64) -> String {

@@ -1,12 +1,19 @@
 //! What is printed, and how.
 
-use std::io::{self, IsTerminal, Write};
+use std::{
+    fmt,
+    io::{self, IsTerminal, Write},
+    time::Duration,
+};
 
 use anyhow::{Context, Result};
 use moi_backends::FloatType;
-use moi_engine::{InputRule, Step};
+use moi_engine::{InputRule, Sampling, Scope, Step};
 use moi_pretrained::WeightForm;
-use serde::Serialize;
+use moi_text::Tokenizer;
+use serde::{Serialize, Serializer};
+
+use crate::decoding::Decoding;
 
 /// Seconds and tokens of a generation.
 #[derive(Clone, Copy, Debug, Serialize)]
@@ -22,24 +29,32 @@ pub(crate) struct Timing {
 
 /// Why a generation ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
+#[serde(untagged)]
 pub(crate) enum StopReason {
-    Eos,
-    Stop,
-    Length,
-    Context,
+    Engine(moi_engine::StopReason),
     /// By Ctrl-C.
+    #[serde(serialize_with = "interrupted")]
     Interrupted,
 }
 
-impl From<moi_engine::StopReason> for StopReason {
-    fn from(reason: moi_engine::StopReason) -> Self {
-        match reason {
-            moi_engine::StopReason::Eos => Self::Eos,
-            moi_engine::StopReason::Stop => Self::Stop,
-            moi_engine::StopReason::Length => Self::Length,
-            moi_engine::StopReason::Context => Self::Context,
-        }
+fn interrupted<S: Serializer>(serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str("interrupted")
+}
+
+impl StopReason {
+    /// Of steps up to the last.
+    pub(crate) fn of(steps: &[Step]) -> Self {
+        steps.last().and_then(|step| step.stop).map_or(Self::Interrupted, Self::Engine)
+    }
+}
+
+impl fmt::Display for StopReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let name = match self {
+            Self::Engine(reason) => format!("{reason:?}"),
+            Self::Interrupted => "interrupted".to_owned(),
+        };
+        f.write_str(&name.to_lowercase())
     }
 }
 
@@ -50,13 +65,31 @@ pub(crate) struct Report<'a> {
     device: &'a str,
     dtype: &'a str,
     rule: InputRule,
-    seed: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    scope: Option<Scope>,
+    sampling: &'a Sampling,
     prompt_tokens: &'a [u32],
+    #[serde(flatten)]
+    answers: Answers<'a>,
+    timing: Timing,
+}
+
+/// One answer is part of the object, several are a list in it.
+#[derive(Debug, Serialize)]
+#[serde(untagged)]
+enum Answers<'a> {
+    One(Box<Answer<'a>>),
+    Several { samples: Vec<Answer<'a>> },
+}
+
+/// An answer.
+#[derive(Debug, Serialize)]
+pub(crate) struct Answer<'a> {
+    seed: u64,
     tokens: Vec<u32>,
     text: String,
     stop_reason: StopReason,
     steps: Vec<ReportStep<'a>>,
-    timing: Timing,
 }
 
 /// What computed.
@@ -81,6 +114,8 @@ struct ReportStep<'a> {
     entropy: f32,
     gate: f32,
     top: Vec<Weight>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    logprobs: Vec<Likely>,
 }
 
 #[derive(Debug, Serialize)]
@@ -89,17 +124,18 @@ struct Weight {
     weight: f32,
 }
 
-impl<'a> Report<'a> {
-    pub(crate) fn new(
-        names: Names<'a>,
-        rule: InputRule,
-        seed: u64,
-        prompt_tokens: &'a [u32],
-        steps: &'a [Step],
-        stop_reason: StopReason,
-        timing: Timing,
-    ) -> Self {
-        let Names { model, device, dtype } = names;
+#[derive(Debug, Serialize)]
+struct Likely {
+    token: u32,
+    text: String,
+    logprob: f64,
+}
+
+impl<'a> Answer<'a> {
+    pub(crate) fn new(seed: u64, steps: &'a [Step], tokenizer: Option<&Tokenizer>) -> Self {
+        let text =
+            |token: u32| tokenizer.and_then(|tokenizer| tokenizer.decode(&[token]).ok()).unwrap_or_default();
+        let likely = |&(token, logprob): &(u32, f64)| Likely { token, text: text(token), logprob };
         let step = |step: &'a Step| ReportStep {
             token: step.token,
             text: &step.text,
@@ -107,20 +143,34 @@ impl<'a> Report<'a> {
             entropy: step.entropy,
             gate: step.gate,
             top: step.top.iter().map(|&(token, weight)| Weight { token, weight }).collect(),
+            logprobs: step.likeliest.iter().map(likely).collect(),
         };
         Self {
-            model,
-            device,
-            dtype,
-            rule,
             seed,
-            prompt_tokens,
             tokens: steps.iter().map(|step| step.token).collect(),
             text: steps.iter().map(|step| step.text.as_str()).collect(),
-            stop_reason,
+            stop_reason: StopReason::of(steps),
             steps: steps.iter().map(step).collect(),
-            timing,
         }
+    }
+}
+
+impl<'a> Report<'a> {
+    pub(crate) fn new(
+        names: Names<'a>,
+        rule: InputRule,
+        decoding: &'a Decoding,
+        prompt_tokens: &'a [u32],
+        mut answers: Vec<Answer<'a>>,
+        timing: Timing,
+    ) -> Self {
+        let Names { model, device, dtype } = names;
+        let answers = match (answers.len(), answers.pop()) {
+            (1, Some(answer)) => Answers::One(Box::new(answer)),
+            (_, last) => Answers::Several { samples: answers.into_iter().chain(last).collect() },
+        };
+        let Decoding { scope, sampling, .. } = decoding;
+        Self { model, device, dtype, rule, scope: *scope, sampling, prompt_tokens, answers, timing }
     }
 
     pub(crate) fn print(&self) -> Result<()> {
@@ -129,6 +179,23 @@ impl<'a> Report<'a> {
 }
 
 impl Timing {
+    /// Of rows that ran together; the first token of each comes out of the prefill.
+    pub(crate) fn new(
+        load: Duration,
+        prefill_tokens: usize,
+        prefill: Duration,
+        rows: &[Vec<Step>],
+        decode: Duration,
+    ) -> Self {
+        Self {
+            load_s: load.as_secs_f64(),
+            prefill_tokens,
+            prefill_s: prefill.as_secs_f64(),
+            decode_tokens: rows.iter().map(|steps| steps.len().saturating_sub(1)).sum(),
+            decode_s: decode.as_secs_f64(),
+        }
+    }
+
     /// The line of `--stats`.
     pub(crate) fn line(
         &self,
@@ -142,7 +209,7 @@ impl Timing {
         format!(
             "{rule}, seed {seed}, ended by {}: load {:.2} s; prefill {} tokens in {:.2} s ({:.1} tokens/s); \
              decode {} tokens in {:.2} s ({decode:.1} tokens/s; {:.0} MB of weights per token, {:.1} GB/s)",
-            format!("{stop_reason:?}").to_lowercase(),
+            stop_reason,
             self.load_s,
             self.prefill_tokens,
             self.prefill_s,

@@ -73,12 +73,7 @@ impl Job for Warmup<'_> {
         let (engine, _) = model::engine::<B>(pretrained, &args.model, (name, device), positions)?;
         let first = first_token(&engine)?;
         let from_start = begun.elapsed();
-        let full = Support::Full;
-        let rules = [
-            InputRule::Token,
-            InputRule::moi(InputRule::DEFAULT_BETA, full)?,
-            InputRule::moi(InputRule::DEFAULT_BETA, Support::TopK(20))?,
-        ];
+        let rules = [InputRule::TOKEN, InputRule::default(), InputRule::moi(1.0, Support::TopK(20))?];
         for &length in PROMPTS.iter().filter(|&&length| length + TOKENS <= context) {
             for rule in rules {
                 for step in engine.generate(request(&engine, length, rule, TOKENS))? {

@@ -1,13 +1,14 @@
 //! The decode loop: one step for rows of different prompts, rules and lengths.
 
 use burn::tensor::{Tensor, backend::Backend};
-use moi::{InputRule, RowMix};
+use moi::{RowMix, Start};
 use moi_models::{CausalLm, KvCache};
 
 use crate::{
-    Engine, EngineError, Request, Sampled, Sampler, StopReason, StopRules,
-    engine::Prefilled,
-    launch::{Decides, Launched, kept},
+    Engine, EngineError, Prompt, Request, Sampled, Sampler, Session, StopReason, StopRules,
+    decider::{Decider, Limits},
+    engine::{Encoded, Prefilled},
+    launch::{Launched, kept},
     stop::StopMatcher,
     text::{Detokenizer, Tokenizer},
 };
@@ -33,6 +34,8 @@ pub struct Step {
     pub gate: f32,
     /// The largest weights of the next input: (token, weight), largest first.
     pub top: Vec<(u32, f32)>,
+    /// The likeliest tokens of the raw distribution: (token, log-probability), as many as were asked for.
+    pub likeliest: Vec<(u32, f64)>,
     /// Why this was the row's last token.
     pub stop: Option<StopReason>,
 }
@@ -55,27 +58,44 @@ pub struct Batch<'e, B: Backend, M> {
     /// Prompts that have run since the last step.
     waiting: Vec<(KvCache<B>, Tensor<B, 2>)>,
     added: usize,
+    /// Whether the cache of the only row outlives it.
+    keeps: bool,
+    /// That row.
+    ended: Option<Row>,
 }
 
 /// What a row carries from step to step.
 #[derive(Debug)]
 struct Row {
     id: RowId,
-    rule: InputRule,
-    top: usize,
-    sampler: Sampler,
+    decider: Decider,
     stop: StopRules,
     matcher: StopMatcher,
     detokenizer: Detokenizer,
     /// In the cache.
     positions: usize,
-    generated: usize,
 }
 
 impl<'e, B: Backend, M: CausalLm<B>> Batch<'e, B, M> {
     pub(crate) fn new(engine: &'e Engine<B, M>) -> Self {
         let cache = engine.model.new_cache(0);
-        Self { engine, rows: Vec::new(), cache, inputs: None, ahead: None, waiting: Vec::new(), added: 0 }
+        let (rows, waiting) = (Vec::new(), Vec::new());
+        Self { engine, rows, cache, inputs: None, ahead: None, waiting, added: 0, keeps: false, ended: None }
+    }
+
+    /// A batch of a row whose cache outlives it: see [`Batch::into_session`].
+    pub(crate) fn keeping(engine: &'e Engine<B, M>) -> Self {
+        Self { keeps: true, ..Self::new(engine) }
+    }
+
+    /// What is in the cache, ended or not, of a batch of one row.
+    pub(crate) fn into_session(mut self) -> Option<Session<B>> {
+        let row = self.rows.pop().or(self.ended.take())?;
+        let cache = self.waiting.pop().map_or(self.cache, |(cache, _)| cache);
+        let ids = row.decider.sampler.history().all(0);
+        // Embeddings given by a caller are no tokens that a later prompt could begin with.
+        let ids = if ids.len() == row.positions { ids } else { &[] };
+        Some(Session::new(cache, ids))
     }
 
     /// Runs a request's prompt and lets it take part from the next step on.
@@ -83,27 +103,87 @@ impl<'e, B: Backend, M: CausalLm<B>> Batch<'e, B, M> {
     /// # Errors
     /// If the request is refused; the batch is then unchanged.
     pub fn add(&mut self, request: Request<B>) -> Result<RowId, EngineError> {
+        let rows = self.add_all(vec![request])?;
+        Ok(rows[0])
+    }
+
+    /// Adds several. Those with the same prompt, as ids or as text, share one run of it: several samples of a prompt, or
+    /// one prompt under several rules.
+    ///
+    /// # Errors
+    /// If one is refused; the batch is then unchanged.
+    pub fn add_all(&mut self, requests: Vec<Request<B>>) -> Result<Vec<RowId>, EngineError> {
+        let mut added: Vec<(Row, Prefilled<B>)> = Vec::with_capacity(requests.len());
+        let mut prompts: Vec<Prompt<B>> = Vec::with_capacity(requests.len());
+        for request in requests {
+            let id = RowId(self.added + added.len());
+            let same = prompts.iter().position(|prompt| prompt.is_same(&request.prompt));
+            prompts.push(request.prompt.clone());
+            let (row, prefilled) = match same {
+                Some(same) => {
+                    let prefilled = added[same].1.clone();
+                    let ids = added[same].0.decider.sampler.history().all(0);
+                    (self.row(id, request, ids)?, prefilled)
+                }
+                None => {
+                    request.check()?;
+                    let Encoded { inputs, ids } = self.engine.encode(&request.prompt)?;
+                    let row = self.row(id, request, &ids)?;
+                    (row, self.engine.prefill(inputs, self.engine.model.new_cache(1))?)
+                }
+            };
+            added.push((Row { positions: prefilled.positions, ..row }, prefilled));
+        }
+        Ok(added.into_iter().map(|(row, prefilled)| self.push(row, prefilled)).collect())
+    }
+
+    /// Adds a request behind what a session has in its cache.
+    pub(crate) fn resume(&mut self, session: Session<B>, request: Request<B>) -> Result<RowId, EngineError> {
         request.check()?;
-        if !request.stop.strings.is_empty() && self.engine.tokenizer.is_none() {
+        let Encoded { inputs, ids } = self.engine.encode(&request.prompt)?;
+        let row = self.row(RowId(self.added), request, &ids)?;
+        let (cache, known) = session.behind(&ids, &self.engine.model);
+        let new = inputs.dims()[0] - known;
+        let prefilled = self.engine.prefill(inputs.narrow(0, known, new), cache)?;
+        Ok(self.push(Row { positions: prefilled.positions, ..row }, prefilled))
+    }
+
+    fn push(&mut self, row: Row, Prefilled { cache, logits, .. }: Prefilled<B>) -> RowId {
+        let id = row.id;
+        self.added = id.0 + 1;
+        self.waiting.push((cache, logits));
+        self.rows.push(row);
+        id
+    }
+
+    /// A row before its first token, behind a prompt of these ids.
+    fn row(&self, id: RowId, request: Request<B>, prompt: &[u32]) -> Result<Row, EngineError> {
+        request.check()?;
+        let Engine { tokenizer, eos, markers, .. } = self.engine;
+        if !request.stop.strings.is_empty() && tokenizer.is_none() {
             return Err(EngineError::NoTokenizer("a stop string"));
         }
-        let sampler = Sampler::new(request.sampling, request.seed)?;
-        let Prefilled { cache, logits, positions } = self.engine.prefill(&request.prompt)?;
-        let id = RowId(self.added);
-        self.added += 1;
-        self.waiting.push((cache, logits));
-        self.rows.push(Row {
+        let room = self.engine.model.context_length().saturating_sub(prompt.len()) + 1;
+        let marker = prompt.iter().rev().find(|&&id| markers.is_some_and(|m| id == m.open || id == m.close));
+        let start = Start {
+            seed: request.seed,
+            scope: request.scope,
+            markers: *markers,
+            thinking: marker.is_some_and(|&id| markers.is_some_and(|markers| id == markers.open)),
+            limit: Some(request.stop.max_tokens.map_or(room, |max| max.min(room))),
+        };
+        let sampler = Sampler::new(request.sampling, request.seed)?.with_prompt(prompt);
+        let constraint = request.grammar.map(|grammar| self.engine.constraint(&grammar)).transpose()?;
+        let limits = Limits::new(&request.stop, eos, constraint, request.mix_constrained);
+        let decider = Decider::new(moi::Row::new(request.rule, &start)?, sampler, limits);
+        Ok(Row {
             id,
-            rule: request.rule,
-            top: request.top,
-            sampler,
+            decider: decider.reporting(request.top, request.logprobs),
             matcher: StopMatcher::new(request.stop.strings.clone()),
             stop: request.stop,
             detokenizer: Detokenizer::default(),
-            positions,
-            generated: 0,
-        });
-        Ok(id)
+            positions: 0,
+        })
     }
 
     /// Rows that have not ended.
@@ -118,10 +198,19 @@ impl<'e, B: Backend, M: CausalLm<B>> Batch<'e, B, M> {
 
     /// Ends all rows: the text that they held back, in order.
     pub(crate) fn finish(mut self) -> Result<String, EngineError> {
+        self.flush()
+    }
+
+    /// The text that rows hold back, in order.
+    pub(crate) fn flush(&mut self) -> Result<String, EngineError> {
         match &self.engine.tokenizer {
             Some(tokenizer) => self.rows.iter_mut().map(|row| row.flush(tokenizer)).collect(),
             None => Ok(String::new()),
         }
+    }
+
+    pub(crate) fn engine(&self) -> &'e Engine<B, M> {
+        self.engine
     }
 
     /// One token for every row, in the order in which they were added; none if all have ended.
@@ -149,15 +238,22 @@ impl<'e, B: Backend, M: CausalLm<B>> Batch<'e, B, M> {
             running.retain(|&row| !rows[row].ends_with_next(self.engine));
             current = self.launch_ahead(current, &running, &mut rows)?;
         }
-        let (outcomes, inputs) = current.wait(|row| rows[row].generated)?;
+        let (outcomes, inputs) = current.wait(|row| rows[row].decider.generated)?;
         let mut steps = Vec::with_capacity(rows.len());
         for (row, (sampled, mix)) in rows.iter_mut().zip(outcomes) {
             steps.push(row.take(sampled, mix, self.engine)?);
         }
         let keep: Vec<usize> = (0..running.len()).filter(|&i| steps[running[i]].stop.is_none()).collect();
-        self.rows = rows.into_iter().zip(&steps).filter(|(_, s)| s.stop.is_none()).map(|(r, _)| r).collect();
+        for (row, step) in rows.into_iter().zip(&steps) {
+            match step.stop {
+                None => self.rows.push(row),
+                Some(_) => self.ended = self.keeps.then_some(row),
+            }
+        }
         let device = &self.engine.device;
-        self.cache.keep_rows(&keep, device);
+        if !(self.keeps && keep.is_empty()) {
+            self.cache.keep_rows(&keep, device);
+        }
         match self.ahead.take() {
             Some(ahead) => self.ahead = (!keep.is_empty()).then(|| ahead.keep(&keep, device)),
             None => self.inputs = (!keep.is_empty()).then(|| kept(inputs, &keep, device)),
@@ -190,7 +286,11 @@ impl<'e, B: Backend, M: CausalLm<B>> Batch<'e, B, M> {
             _ => Some(Tensor::cat(logits, 0)),
         };
         let new = match logits {
-            Some(logits) => Some(Launched::new(self.engine, logits, &mut rows[known..])?),
+            Some(logits) => {
+                let mut deciders: Vec<&mut Decider> =
+                    rows[known..].iter_mut().map(|row| &mut row.decider).collect();
+                Some(Launched::new(self.engine, logits, &mut deciders)?)
+            }
             None => None,
         };
         match (ahead, new) {
@@ -208,16 +308,19 @@ impl<'e, B: Backend, M: CausalLm<B>> Batch<'e, B, M> {
         rows: &mut [Row],
     ) -> Result<Launched<B>, EngineError> {
         let device = &self.engine.device;
-        self.cache.keep_rows(running, device);
         if running.is_empty() {
+            if !self.keeps {
+                self.cache.keep_rows(running, device);
+            }
             return Ok(current);
         }
+        self.cache.keep_rows(running, device);
         let logits = self.forward(kept(current.inputs.clone(), running, device))?;
-        let mut of_running: Vec<&mut Row> = Vec::with_capacity(running.len());
+        let mut of_running: Vec<&mut Decider> = Vec::with_capacity(running.len());
         let mut next = running.iter().copied().peekable();
         for (index, row) in rows.iter_mut().enumerate() {
             if next.next_if_eq(&index).is_some() {
-                of_running.push(row);
+                of_running.push(&mut row.decider);
             }
         }
         self.ahead = Some(Launched::new(self.engine, logits, &mut of_running)?);
@@ -231,45 +334,37 @@ impl<'e, B: Backend, M: CausalLm<B>> Batch<'e, B, M> {
     }
 }
 
-impl Decides for Row {
-    fn rule(&self) -> InputRule {
-        self.rule
-    }
-
-    fn top(&self) -> usize {
-        self.top
-    }
-
-    fn sampler(&mut self) -> &mut Sampler {
-        &mut self.sampler
-    }
-}
-
 impl Row {
     /// Whether the next token is the last, whatever it is.
     fn ends_with_next<B: Backend, M: CausalLm<B>>(&self, engine: &Engine<B, M>) -> bool {
-        self.stop.max_tokens.is_some_and(|max| self.generated + 1 >= max)
+        self.stop.max_tokens.is_some_and(|max| self.decider.generated + 1 >= max)
             || self.positions >= engine.model.context_length()
     }
 
     /// Counts a sampled token, turns it into text and sees whether it is the last.
     fn take<B: Backend, M: CausalLm<B>>(
         &mut self,
-        Sampled { token, logprob }: Sampled,
+        Sampled { token, logprob, likeliest }: Sampled,
         mut mix: RowMix,
         engine: &Engine<B, M>,
     ) -> Result<Step, EngineError> {
-        self.generated += 1;
+        let is_complete = self.decider.push(token)?;
+        let generated = self.decider.generated;
         let eos = !self.stop.ignore_eos && engine.eos.contains(&token);
         let (mut text, stopped) = match &engine.tokenizer {
-            Some(tokenizer) if !eos => self.matcher.push(&self.detokenizer.push(tokenizer, token)?),
+            Some(tokenizer) if !eos => {
+                let piece = self.detokenizer.push(tokenizer, token)?;
+                self.matcher.push(&piece, generated >= self.stop.min_tokens)
+            }
             _ => (String::new(), false),
         };
         let context_full = self.positions >= engine.model.context_length();
         let stop = match self.stop.max_tokens {
             _ if eos => Some(StopReason::Eos),
             _ if stopped => Some(StopReason::Stop),
-            Some(max) if self.generated >= max => Some(StopReason::Length),
+            _ if is_complete => Some(StopReason::Grammar),
+            _ if mix.ends => Some(StopReason::Rule),
+            Some(max) if generated >= max => Some(StopReason::Length),
             _ if context_full => Some(StopReason::Context),
             _ => None,
         };
@@ -279,15 +374,16 @@ impl Row {
             text += &self.flush(tokenizer)?;
         }
         self.positions += 1;
-        mix.top.truncate(self.top);
-        let RowMix { entropy, gate, top } = mix;
-        Ok(Step { row: self.id, token, text, logprob, entropy, gate, top, stop })
+        mix.top.truncate(self.decider.top);
+        let RowMix { entropy, gate, top, .. } = mix;
+        Ok(Step { row: self.id, token, text, logprob, entropy, gate, top, likeliest, stop })
     }
 
     /// The text held back, at the end.
     fn flush(&mut self, tokenizer: &Tokenizer) -> Result<String, EngineError> {
         let rest = std::mem::take(&mut self.detokenizer).finish(tokenizer)?;
-        let (mut text, stopped) = self.matcher.push(&rest);
+        let looks = self.decider.generated >= self.stop.min_tokens;
+        let (mut text, stopped) = self.matcher.push(&rest, looks);
         if !stopped {
             text += &self.matcher.finish();
         }

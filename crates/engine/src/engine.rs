@@ -1,10 +1,17 @@
 //! A model ready to serve requests.
 
+use std::{fmt, sync::OnceLock};
+
 use burn::tensor::{Int, Tensor, TensorData, backend::Backend};
 use moi::EmbeddingRows;
-use moi_models::{CausalLm, Embedding, KvCache};
+use moi_models::{CausalLm, Embedding, KvCache, with_values};
 
-use crate::{Batch, EngineError, Prompt, Request, Step, self_check, text::Tokenizer};
+use crate::{
+    Batch, EngineError, Grammar, Markers, Prompt, Request, Scored, Session, Step,
+    grammar::{Compiler, Constraint},
+    self_check,
+    text::{Tokenizer, thinking_markers},
+};
 
 /// Prompt positions that go through the model at once, unless set otherwise.
 pub const DEFAULT_PREFILL_CHUNK: usize = 512;
@@ -16,11 +23,33 @@ pub struct Engine<B: Backend, M> {
     pub(crate) device: B::Device,
     pub(crate) tokenizer: Option<Tokenizer>,
     pub(crate) eos: Vec<u32>,
-    pub(crate) prefill_chunk: usize,
+    pub(crate) markers: Option<Markers>,
+    prefill_chunk: usize,
     checks_device: bool,
+    progress: Option<Progress>,
+    /// Made when the first grammar is used.
+    compiler: OnceLock<Compiler>,
+}
+
+/// Is told how many positions of a prompt have run, and of how many.
+struct Progress(Box<dyn Fn(usize, usize) + Send + Sync>);
+
+impl fmt::Debug for Progress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Progress")
+    }
+}
+
+/// A prompt as the model takes it.
+pub(crate) struct Encoded<B: Backend> {
+    /// `[seq, d]`.
+    pub(crate) inputs: Tensor<B, 2>,
+    /// None where the caller gave embeddings.
+    pub(crate) ids: Vec<u32>,
 }
 
 /// A prompt that went through the model.
+#[derive(Clone)]
 pub(crate) struct Prefilled<B: Backend> {
     pub(crate) cache: KvCache<B>,
     /// Of the last position `[1, vocab]`.
@@ -36,14 +65,30 @@ impl<B: Backend, M: CausalLm<B>> Engine<B, M> {
             device,
             tokenizer: None,
             eos: Vec::new(),
+            markers: None,
             prefill_chunk: DEFAULT_PREFILL_CHUNK,
             checks_device: true,
+            progress: None,
+            compiler: OnceLock::new(),
         }
     }
 
-    /// With a tokenizer: text prompts, and text in the steps.
+    /// With a tokenizer: text prompts, and text in the steps. What it has as markers of thinking is taken for such.
     pub fn with_tokenizer(mut self, tokenizer: Option<Tokenizer>) -> Self {
+        self.markers = tokenizer.as_ref().and_then(thinking_markers);
         self.tokenizer = tokenizer;
+        self
+    }
+
+    /// With other tokens between which the model thinks, or with none.
+    pub fn with_markers(mut self, markers: Option<Markers>) -> Self {
+        self.markers = markers;
+        self
+    }
+
+    /// With a function that is told, while a prompt runs, how many of its positions have run and of how many.
+    pub fn with_progress(mut self, progress: impl Fn(usize, usize) + Send + Sync + 'static) -> Self {
+        self.progress = Some(Progress(Box::new(progress)));
         self
     }
 
@@ -76,6 +121,44 @@ impl<B: Backend, M: CausalLm<B>> Engine<B, M> {
         self.tokenizer.as_ref()
     }
 
+    /// The tokens between which the model thinks, where they are known.
+    pub fn markers(&self) -> Option<Markers> {
+        self.markers
+    }
+
+    /// A session of no turns yet.
+    pub fn session(&self) -> Session<B> {
+        Session::new(self.model.new_cache(1), &[])
+    }
+
+    /// As [`Engine::generate`], behind the turns of a session: of a prompt that begins with the same tokens only the rest
+    /// is run. [`Generation::into_session`] gives the session back, with this turn in it.
+    ///
+    /// # Errors
+    /// If the request is refused, or the device computes wrong numbers.
+    pub fn resume(
+        &self,
+        session: Session<B>,
+        request: Request<B>,
+    ) -> Result<Generation<'_, B, M>, EngineError> {
+        let mut batch = Batch::keeping(self);
+        batch.resume(session, request)?;
+        Ok(Generation { batch })
+    }
+
+    /// A grammar ready to constrain a row.
+    pub(crate) fn constraint(&self, grammar: &Grammar) -> Result<Constraint, EngineError> {
+        let tokenizer = self.tokenizer.as_ref().ok_or(EngineError::NoTokenizer("a grammar"))?;
+        let compiler = match self.compiler.get() {
+            Some(compiler) => compiler,
+            None => {
+                let compiler = Compiler::new(tokenizer, self.model.embedding().dims()[0], &self.eos)?;
+                self.compiler.get_or_init(|| compiler)
+            }
+        };
+        compiler.compile(grammar)
+    }
+
     /// An empty batch.
     pub fn batch(&self) -> Batch<'_, B, M> {
         Batch::new(self)
@@ -97,7 +180,7 @@ impl<B: Backend, M: CausalLm<B>> Engine<B, M> {
     /// If the prompt is empty, too long, or holds a token the model does not have; or if the device computes wrong
     /// numbers.
     pub fn logits(&self, ids: &[u32]) -> Result<Tensor<B, 2>, EngineError> {
-        let inputs = self.inputs(&Prompt::Ids(ids.to_vec()))?;
+        let Encoded { inputs, .. } = self.encode(&Prompt::Ids(ids.to_vec()))?;
         let mut cache = self.model.new_cache(1);
         let mut logits = Vec::new();
         for chunk in inputs.split(self.prefill_chunk, 0) {
@@ -107,31 +190,63 @@ impl<B: Backend, M: CausalLm<B>> Engine<B, M> {
         Ok(Tensor::cat(logits, 0))
     }
 
-    /// Runs a prompt, all but its last chunk without computing logits.
-    pub(crate) fn prefill(&self, prompt: &Prompt<B>) -> Result<Prefilled<B>, EngineError> {
-        let inputs = self.inputs(prompt)?;
-        let positions = inputs.dims()[0];
+    /// How likely each token of `ids` is behind those before it, but for the first, which has nothing before it: one entry
+    /// less than ids. `likeliest` is how many of the likeliest tokens are told beside each.
+    ///
+    /// # Errors
+    /// As [`Engine::logits`].
+    pub fn score(&self, ids: &[u32], likeliest: usize) -> Result<Vec<Scored>, EngineError> {
+        let Encoded { inputs, .. } = self.encode(&Prompt::Ids(ids.to_vec()))?;
         let mut cache = self.model.new_cache(1);
+        let mut scored = Vec::with_capacity(ids.len());
+        let mut next = ids.iter().skip(1);
+        for chunk in inputs.split(self.prefill_chunk, 0) {
+            let hidden = self.model.forward(chunk.unsqueeze(), &mut cache)?;
+            let logits = self.model.logits(hidden).squeeze_dim::<2>(0);
+            let vocab = logits.dims()[1];
+            with_values(&logits, |host| {
+                for (logits, &token) in host.chunks(vocab).zip(next.by_ref()) {
+                    scored.push(Scored::new(logits, token, likeliest, scored.len() + 1)?);
+                }
+                Ok::<_, EngineError>(())
+            })?;
+        }
+        Ok(scored)
+    }
+
+    /// Runs inputs `[seq, d]` behind what a cache holds, all but the last chunk without computing logits.
+    pub(crate) fn prefill(
+        &self,
+        inputs: Tensor<B, 2>,
+        mut cache: KvCache<B>,
+    ) -> Result<Prefilled<B>, EngineError> {
+        let (total, before) = (inputs.dims()[0], cache.len());
         let mut last = None;
         for chunk in inputs.split(self.prefill_chunk, 0) {
+            if let Some(Progress(tell)) = &self.progress {
+                tell(cache.len() - before, total);
+            }
             last = Some(self.model.forward(chunk.unsqueeze(), &mut cache)?);
         }
         let hidden = last.ok_or(EngineError::EmptyPrompt)?;
         let seq = hidden.dims()[1];
         let logits = self.model.logits(hidden.narrow(1, seq - 1, 1)).squeeze_dim::<2>(1);
-        Ok(Prefilled { cache, logits, positions })
+        if let Some(Progress(tell)) = &self.progress {
+            tell(total, total);
+        }
+        Ok(Prefilled { positions: cache.len(), cache, logits })
     }
 
-    /// A prompt as embeddings `[seq, d]`, for a device that computes what it should.
-    fn inputs(&self, prompt: &Prompt<B>) -> Result<Tensor<B, 2>, EngineError> {
-        let inputs = self.embedded(prompt)?;
+    /// A prompt as the model takes it, for a device that computes what it should.
+    pub(crate) fn encode(&self, prompt: &Prompt<B>) -> Result<Encoded<B>, EngineError> {
+        let encoded = self.embedded(prompt)?;
         if self.checks_device {
             self_check::at_first_use::<B>(&self.device, self.model.embedding().weight.dtype())?;
         }
-        Ok(inputs)
+        Ok(encoded)
     }
 
-    fn embedded(&self, prompt: &Prompt<B>) -> Result<Tensor<B, 2>, EngineError> {
+    fn embedded(&self, prompt: &Prompt<B>) -> Result<Encoded<B>, EngineError> {
         let [vocab_size, width] = self.model.embedding().dims();
         let ids = match prompt {
             Prompt::Embeddings(embeddings) => {
@@ -140,7 +255,7 @@ impl<B: Backend, M: CausalLm<B>> Engine<B, M> {
                     return Err(EngineError::EmbeddingWidth { expected: width, found });
                 }
                 self.check_length(seq)?;
-                return Ok(embeddings.clone());
+                return Ok(Encoded { inputs: embeddings.clone(), ids: Vec::new() });
             }
             Prompt::Ids(ids) => ids.clone(),
             Prompt::Text(text) => {
@@ -152,8 +267,8 @@ impl<B: Backend, M: CausalLm<B>> Engine<B, M> {
         if let Some(&token) = ids.iter().find(|&&token| token as usize >= vocab_size) {
             return Err(EngineError::TokenOutsideVocabulary { token, vocab_size });
         }
-        let ids = ids_tensor::<B>(&ids, &self.device);
-        Ok(self.model.embed(ids.unsqueeze()).squeeze_dim::<2>(0))
+        let tensor = ids_tensor::<B>(&ids, &self.device);
+        Ok(Encoded { inputs: self.model.embed(tensor.unsqueeze()).squeeze_dim::<2>(0), ids })
     }
 
     fn check_length(&self, prompt: usize) -> Result<(), EngineError> {
@@ -211,6 +326,17 @@ impl<B: Backend, M: CausalLm<B>> Generation<'_, B, M> {
     /// If the tokenizer cannot decode it.
     pub fn finish(self) -> Result<String, EngineError> {
         self.batch.finish()
+    }
+
+    /// Ends, early or not: the text that was held back, and the session with this turn in it. It is empty unless
+    /// [`Engine::resume`] began it.
+    ///
+    /// # Errors
+    /// If the tokenizer cannot decode the text.
+    pub fn into_session(mut self) -> Result<(String, Session<B>), EngineError> {
+        let engine = self.batch.engine();
+        let text = self.batch.flush()?;
+        Ok((text, self.batch.into_session().unwrap_or_else(|| engine.session())))
     }
 }
 

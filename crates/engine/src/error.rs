@@ -18,16 +18,9 @@ pub enum EngineError {
     /// The device gives wrong numbers.
     #[error(transparent)]
     Device(#[from] crate::WrongLogits),
-    /// A sampling value that is not allowed.
-    #[error("{name} must be {allowed}, got {value}")]
-    Sampling {
-        /// The field.
-        name: &'static str,
-        /// Which values are.
-        allowed: &'static str,
-        /// The value.
-        value: f64,
-    },
+    /// A sampling value that is not allowed, or nothing left to sample.
+    #[error(transparent)]
+    Sampling(#[from] moi_sampling::SamplingError),
     /// Nothing to continue.
     #[error("the prompt is empty; a model needs at least one token to continue from")]
     EmptyPrompt,
@@ -59,6 +52,17 @@ pub enum EngineError {
         prompt: usize,
         /// The model's limit.
         context_length: usize,
+    },
+    /// A grammar that cannot be used.
+    #[error("the grammar cannot be used: {0}")]
+    Grammar(String),
+    /// More tokens asked for than allowed.
+    #[error("min tokens ({min}) is above max tokens ({max})")]
+    MinAboveMax {
+        /// At least.
+        min: usize,
+        /// At most.
+        max: usize,
     },
     /// A generation of no tokens.
     #[error("max tokens must be 1 or more, got 0")]

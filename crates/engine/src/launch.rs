@@ -1,35 +1,15 @@
 //! A step's tokens and next inputs: decided on the device, and told later, or on the host.
 
-use burn::tensor::{Tensor, backend::Backend, try_read_sync};
-use moi::{InputRule, RowMix, Support, next_inputs};
+use burn::tensor::{DType, Tensor, TensorData, backend::Backend, try_read_sync};
+use moi::RowMix;
 use moi_models::{CausalLm, Decision, Embedding, Reading, RowSpec, with_values};
 
 use crate::{
-    Engine, EngineError, Sampled, Sampler, Sampling,
+    Engine, EngineError, Sampled,
+    decider::Decider,
     engine::{Rows, ids_tensor},
+    sampler::raw_logprob,
 };
-
-/// What decides a row's token and next input.
-pub(crate) trait Decides {
-    fn rule(&self) -> InputRule;
-    /// Largest mixture weights to report.
-    fn top(&self) -> usize;
-    fn sampler(&mut self) -> &mut Sampler;
-}
-
-impl<R: Decides> Decides for &mut R {
-    fn rule(&self) -> InputRule {
-        (**self).rule()
-    }
-
-    fn top(&self) -> usize {
-        (**self).top()
-    }
-
-    fn sampler(&mut self) -> &mut Sampler {
-        (**self).sampler()
-    }
-}
 
 /// What was sampled for a row and mixed into its next input.
 pub(crate) type Outcome = (Sampled, RowMix);
@@ -76,45 +56,33 @@ impl std::fmt::Debug for Coming {
 
 impl<B: Backend> Launched<B> {
     /// Samples from logits `[rows, vocab]` and mixes: without waiting for the device, if it can do that by itself.
-    pub(crate) fn new<M: CausalLm<B>, R: Decides>(
+    pub(crate) fn new<M: CausalLm<B>>(
         engine: &Engine<B, M>,
         logits: Tensor<B, 2>,
-        rows: &mut [R],
+        rows: &mut [&mut Decider],
     ) -> Result<Self, EngineError> {
-        let vocab = logits.dims()[1];
-        let uniforms: Vec<f64> = rows.iter_mut().map(|row| row.sampler().draw()).collect();
+        let uniforms: Vec<f64> = rows.iter_mut().map(|row| row.sampler.draw()).collect();
         let embedding = engine.model().embedding();
         if let Some(launched) = Self::on_device(embedding, &logits, rows, &uniforms) {
             return Ok(launched);
         }
-        let sampled: Vec<Sampled> = with_values(&logits, |host| {
-            let rows = rows.iter_mut().zip(&uniforms).zip(host.chunks(vocab));
-            rows.map(|((row, &uniform), logits)| row.sampler().choose(logits, uniform))
-                .collect::<Result<_, _>>()
-        })?;
-        let tokens: Vec<u32> = sampled.iter().map(|sampled| sampled.token).collect();
-        let tokens = ids_tensor::<B>(&tokens, &engine.device);
-        let rules: Vec<InputRule> = rows.iter().map(Decides::rule).collect();
-        let top = rows.iter().map(Decides::top).max().unwrap_or(0);
-        let mixed = next_inputs(logits, tokens, &Rows(embedding), &rules, top)?;
-        let inputs = mixed.inputs.clone();
-        let known = sampled.into_iter().zip(mixed.into_rows()).collect();
-        Ok(Self { inputs, told: vec![Told::Known(known)] })
+        let (outcomes, inputs) = on_host(embedding, logits, rows, &uniforms)?;
+        Ok(Self { inputs, told: vec![Told::Known(outcomes)] })
     }
 
     /// The same, decided by the device with numbers that were drawn; `None` where it has no kernels for it, or none for
     /// such rows.
-    pub(crate) fn on_device<R: Decides>(
+    pub(crate) fn on_device(
         embedding: &Embedding<B>,
         logits: &Tensor<B, 2>,
-        rows: &mut [R],
+        rows: &mut [&mut Decider],
         uniforms: &[f64],
     ) -> Option<Self> {
         let vocab = logits.dims()[1];
-        let specs: Vec<RowSpec> = (rows.iter_mut().zip(uniforms))
-            .map(|(row, &uniform)| spec(row.rule(), row.top(), row.sampler().sampling(), uniform, vocab))
-            .collect();
+        let specs = rows.iter().zip(uniforms).map(|(row, &uniform)| row.spec(uniform, vocab));
+        let specs = specs.collect::<Option<Vec<RowSpec>>>()?;
         let (inputs, reading) = moi_models::step(logits, embedding, &specs)?;
+        rows.iter_mut().for_each(|row| row.row.pass());
         let rows = (0..rows.len()).collect();
         Some(Self { inputs, told: vec![Told::Coming { reading: Coming(Some(reading)), rows }] })
     }
@@ -198,25 +166,45 @@ pub(crate) fn kept<B: Backend>(inputs: Tensor<B, 2>, keep: &[usize], device: &B:
     inputs.select(0, ids_tensor::<B>(&keep, device))
 }
 
-/// What a device is told of a row.
-fn spec(rule: InputRule, top: usize, sampling: Sampling, uniform: f64, vocab: usize) -> RowSpec {
-    let gate = rule.gate_of_entropy();
-    RowSpec {
-        temperature: sampling.temperature as f32,
-        top_k: sampling.top_k,
-        top_p: sampling.top_p as f32,
-        min_p: sampling.min_p as f32,
-        // Rounding must not make it 1.
-        uniform: (uniform as f32).min(1.0 - f32::EPSILON / 2.0),
-        slope: gate.slope,
-        offset: gate.offset,
-        mixes: rule.mixes(),
-        support: match rule.support() {
-            Support::TopK(k) if k < vocab => Some(k),
-            Support::TopK(_) | Support::Full => None,
-        },
-        top: top.min(vocab),
+/// Samples and mixes on the host: what came of each row, and the next inputs.
+pub(crate) fn on_host<B: Backend>(
+    embedding: &Embedding<B>,
+    logits: Tensor<B, 2>,
+    rows: &mut [&mut Decider],
+    uniforms: &[f64],
+) -> Result<(Vec<Outcome>, Tensor<B, 2>), EngineError> {
+    let (vocab, device) = (logits.dims()[1], logits.device());
+    let chosen: Vec<(Sampled, Option<Vec<f32>>)> = with_values(&logits, |host| {
+        let rows = rows.iter_mut().zip(uniforms).zip(host.chunks(vocab));
+        rows.map(|((row, &uniform), logits)| row.choose(logits, uniform)).collect::<Result<_, _>>()
+    })?;
+    let (mut sampled, narrowed): (Vec<Sampled>, Vec<Option<Vec<f32>>>) = chosen.into_iter().unzip();
+    let to_mix = match narrowed.iter().any(Option::is_some) {
+        true => with_values(&logits, |host| {
+            let rows = narrowed.into_iter().zip(host.chunks(vocab));
+            let values: Vec<f32> = rows.flat_map(|(own, raw)| own.unwrap_or_else(|| raw.to_vec())).collect();
+            Tensor::from_data(TensorData::new(values, logits.dims()), (&device, DType::F32))
+        }),
+        false => logits.clone(),
+    };
+    let tokens: Vec<u32> = sampled.iter().map(|sampled| sampled.token).collect();
+    let top = rows.iter().map(|row| row.top).max().unwrap_or(0);
+    let mut mixed_rows: Vec<&mut moi::Row> = rows.iter_mut().map(|row| &mut row.row).collect();
+    let mixed = moi::mix(to_mix, ids_tensor::<B>(&tokens, &device), &Rows(embedding), &mut mixed_rows, top)?;
+    let inputs = mixed.inputs.clone();
+    let mixes = mixed.into_rows();
+    // A rule may have put another token in the place of the sampled one.
+    let other = |(sampled, mix): (&Sampled, &RowMix)| mix.token.is_some_and(|token| token != sampled.token);
+    if sampled.iter().zip(&mixes).any(other) {
+        with_values(&logits, |host| {
+            for ((sampled, mix), logits) in sampled.iter_mut().zip(&mixes).zip(host.chunks(vocab)) {
+                if let Some(token) = mix.token {
+                    (sampled.token, sampled.logprob) = (token, raw_logprob(logits, token));
+                }
+            }
+        });
     }
+    Ok((sampled.into_iter().zip(mixes).collect(), inputs))
 }
 
 /// A device's decision in the words of a step.
@@ -236,5 +224,6 @@ fn outcome(decision: &Decision, step: usize) -> Result<Outcome, EngineError> {
     let own = (token, token_probability * gate + (1.0 - gate));
     let mut top: Vec<(u32, f32)> = others.chain([own]).filter(|&(_, weight)| weight > 0.0).collect();
     top.sort_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
-    Ok((Sampled { token, logprob: logprob.into() }, RowMix { entropy, gate, top }))
+    let sampled = Sampled { token, logprob: logprob.into(), likeliest: Vec::new() };
+    Ok((sampled, RowMix { entropy, gate, top, token: None, ends: false }))
 }

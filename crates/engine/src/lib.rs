@@ -32,20 +32,26 @@
 //! ```
 
 mod batch;
+mod decider;
 mod engine;
 mod error;
+mod grammar;
 mod launch;
 mod request;
 mod sampler;
 pub mod self_check;
+mod session;
 mod stop;
 mod text;
 
 pub use batch::{Batch, RowId, Step};
 pub use engine::{DEFAULT_PREFILL_CHUNK, Engine, Generation};
 pub use error::EngineError;
-pub use moi::{InputRule, Support};
+pub use grammar::Grammar;
+pub use moi::{InputRule, Knob, Markers, Scope, Support};
+pub use moi_sampling::{Sampling, SamplingStep};
 pub use request::{Prompt, Request, StopRules};
-pub use sampler::{Sampled, Sampler, Sampling};
+pub use sampler::{Sampled, Sampler, Scored};
 pub use self_check::{SelfCheck, WrongLogits};
+pub use session::Session;
 pub use stop::StopReason;

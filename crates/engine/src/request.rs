@@ -1,10 +1,11 @@
 //! What a caller asks for.
 
 use burn::tensor::{Tensor, backend::Backend};
-use moi::InputRule;
+use moi::{InputRule, Scope};
+use moi_sampling::Sampling;
 use serde::{Deserialize, Serialize};
 
-use crate::{EngineError, Sampling};
+use crate::{EngineError, Grammar};
 
 /// What to continue.
 #[derive(Clone, Debug)]
@@ -17,6 +18,17 @@ pub enum Prompt<B: Backend> {
     Embeddings(Tensor<B, 2>),
 }
 
+impl<B: Backend> Prompt<B> {
+    /// Whether both are the same text or the same ids.
+    pub(crate) fn is_same(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Text(a), Self::Text(b)) => a == b,
+            (Self::Ids(a), Self::Ids(b)) => a == b,
+            _ => false,
+        }
+    }
+}
+
 /// One generation.
 #[derive(Clone, Debug)]
 pub struct Request<B: Backend> {
@@ -24,14 +36,23 @@ pub struct Request<B: Backend> {
     pub prompt: Prompt<B>,
     /// What is fed after each sampled token.
     pub rule: InputRule,
+    /// Which generated tokens the rule applies to; the rule's default where `None`.
+    pub scope: Option<Scope>,
     /// How tokens are sampled.
     pub sampling: Sampling,
+    /// What the answer follows.
+    pub grammar: Option<Grammar>,
+    /// Whether the distribution that is mixed is the one that the grammar leaves, instead of the raw one. Rules that pick
+    /// tokens themselves always see what is left.
+    pub mix_constrained: bool,
     /// When to end.
     pub stop: StopRules,
     /// Makes sampling repeatable: the same seed gives the same tokens.
     pub seed: u64,
     /// How many of the largest mixture weights each step reports.
     pub top: usize,
+    /// How many of the likeliest tokens each step reports, with their log-probabilities.
+    pub logprobs: usize,
 }
 
 /// When a generation ends, besides the model's end tokens and a full context.
@@ -40,6 +61,8 @@ pub struct Request<B: Backend> {
 pub struct StopRules {
     /// After this many tokens.
     pub max_tokens: Option<usize>,
+    /// Not before this many tokens: end tokens are not sampled until then, and stop strings not looked for.
+    pub min_tokens: usize,
     /// Where the text comes to one of these; it is not part of the text then.
     pub strings: Vec<String>,
     /// Go on past the model's end tokens.
@@ -52,18 +75,26 @@ impl<B: Backend> Request<B> {
         Self {
             prompt,
             rule: InputRule::default(),
+            scope: None,
             sampling: Sampling::default(),
+            grammar: None,
+            mix_constrained: false,
             stop: StopRules::default(),
             seed: 0,
             top: 5,
+            logprobs: 0,
         }
     }
 
     pub(crate) fn check(&self) -> Result<(), EngineError> {
         self.rule.validated()?;
         self.sampling.check()?;
-        if self.stop.max_tokens == Some(0) {
-            return Err(EngineError::MaxTokensZero);
+        match self.stop.max_tokens {
+            Some(0) => return Err(EngineError::MaxTokensZero),
+            Some(max) if max < self.stop.min_tokens => {
+                return Err(EngineError::MinAboveMax { min: self.stop.min_tokens, max });
+            }
+            _ => {}
         }
         if self.stop.strings.iter().any(String::is_empty) {
             return Err(EngineError::EmptyStopString);

@@ -14,6 +14,10 @@ pub enum StopReason {
     Length,
     /// The model's context is full.
     Context,
+    /// The input rule ended it: a cold stop.
+    Rule,
+    /// The grammar is complete.
+    Grammar,
 }
 
 /// Looks for stop strings in pieces of text, across their borders. What may become one is held back.
@@ -28,9 +32,13 @@ impl StopMatcher {
         Self { strings, held: String::new() }
     }
 
-    /// Takes a piece; gives the text that is certain now, and whether a stop string was found behind it.
-    pub(crate) fn push(&mut self, piece: &str) -> (String, bool) {
+    /// Takes a piece; gives the text that is certain now, and whether a stop string was found behind it. Where it is too
+    /// early for one it `looks` for none.
+    pub(crate) fn push(&mut self, piece: &str, looks: bool) -> (String, bool) {
         self.held.push_str(piece);
+        if !looks {
+            return (std::mem::take(&mut self.held), false);
+        }
         let found = self.strings.iter().filter_map(|stop| self.held.find(stop)).min();
         if let Some(at) = found {
             self.held.truncate(at);
@@ -61,12 +69,15 @@ mod tests {
     #[test]
     fn finds_a_stop_string_across_pieces() {
         let mut matcher = StopMatcher::new(vec!["\n\nUser:".into(), "END".into()]);
-        assert_eq!(matcher.push("a\n"), ("a".into(), false));
-        assert_eq!(matcher.push("\nUse"), (String::new(), false));
-        assert_eq!(matcher.push("d E"), ("\n\nUsed ".into(), false));
-        assert_eq!(matcher.push("NDless"), (String::new(), true));
+        assert_eq!(matcher.push("a\n", true), ("a".into(), false));
+        assert_eq!(matcher.push("\nUse", true), (String::new(), false));
+        assert_eq!(matcher.push("d E", true), ("\n\nUsed ".into(), false));
+        assert_eq!(matcher.push("NDless", true), (String::new(), true));
+        let mut early = StopMatcher::new(vec!["END".into()]);
+        assert_eq!(early.push("END", false), ("END".into(), false));
+        assert_eq!(early.push("END", true), (String::new(), true));
         let mut matcher = StopMatcher::new(vec!["é!".into()]);
-        assert_eq!(matcher.push("café"), ("caf".into(), false));
+        assert_eq!(matcher.push("café", true), ("caf".into(), false));
         assert_eq!(matcher.finish(), "é");
     }
 
@@ -77,7 +88,7 @@ mod tests {
             let (mut out, mut stopped) = (String::new(), false);
             let chars: Vec<char> = text.chars().collect();
             for piece in chars.chunks(cut) {
-                let (certain, found) = matcher.push(&piece.iter().collect::<String>());
+                let (certain, found) = matcher.push(&piece.iter().collect::<String>(), true);
                 out += &certain;
                 if found {
                     stopped = true;

@@ -5,6 +5,17 @@ pub(crate) use moi_text::{Detokenizer, TextError, Tokenizer};
 #[cfg(not(feature = "text"))]
 pub(crate) use without::{Detokenizer, TextError, Tokenizer};
 
+/// The tokens between which a model with this tokenizer thinks, if it has such.
+#[cfg(feature = "text")]
+pub(crate) fn thinking_markers(tokenizer: &Tokenizer) -> Option<moi::Markers> {
+    tokenizer.thinking_markers().map(|(open, close)| moi::Markers { open, close })
+}
+
+#[cfg(not(feature = "text"))]
+pub(crate) fn thinking_markers(tokenizer: &Tokenizer) -> Option<moi::Markers> {
+    match *tokenizer {}
+}
+
 #[cfg(not(feature = "text"))]
 mod without {
     use std::fmt;

@@ -31,7 +31,7 @@
 //! ) -> Result<Vec<i64>, Box<dyn std::error::Error>> {
 //!     let table = model.embedding.weight.val(); // [vocab, d]
 //!     // Two sequences in one batch, each with a rule of its own.
-//!     let rules = [InputRule::moi(1.0, Support::Full)?, InputRule::Token];
+//!     let rules = [InputRule::moi(1.0, Support::Full)?, InputRule::TOKEN];
 //!     let prompt = Tensor::<B, 1, Int>::from_ints([3, 5], device);
 //!     let mut inputs = table.clone().select(0, prompt); // [batch, d]
 //!     let mut generated = Vec::new();
@@ -58,11 +58,20 @@
 //! ```
 
 mod mix;
+mod noise;
+mod planned;
+mod row;
 mod rows;
 mod rule;
+mod scope;
 mod top_k;
 
 pub use burn;
-pub use mix::{MixError, Mixed, RowMix, next_inputs};
+pub use mix::{MixError, Mixed, RowMix, mix, next_inputs};
+pub use row::Row;
 pub use rows::EmbeddingRows;
-pub use rule::{Gate, InputRule, RuleError, Support};
+pub use rule::{
+    ConstantGate, Direct, Gate, Gated, InputRule, KSample, Knob, Markers, Moi, Noise, RuleError, Selar,
+    SoftThinking, Start, Support, Swir, Token,
+};
+pub use scope::Scope;

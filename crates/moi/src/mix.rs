@@ -1,12 +1,14 @@
 //! The step: logits and sampled tokens in, next inputs out.
 
-use std::fmt;
+use std::{borrow::BorrowMut, fmt};
 
 use burn::tensor::{DType, Int, Tensor, TensorData, backend::Backend};
 
 use crate::{
+    planned,
+    row::{Decision, Row},
     rows::EmbeddingRows,
-    rule::{InputRule, RuleError, Support},
+    rule::{Gated, InputRule, Plan, RuleError, Support},
     top_k::top_k,
 };
 
@@ -20,15 +22,24 @@ pub struct Mixed<B: Backend> {
     pub entropy: Tensor<B, 1>,
     /// How far each row moved towards the mean embedding `[batch]`.
     pub gate: Tensor<B, 1>,
+    /// What rules put in the place of sampled tokens, row by row.
+    pub(crate) recorded: Vec<Recorded>,
     /// Candidates for the largest weights, the sampled token among them, unordered `[batch, <= top + 1]`.
-    candidates: Option<Candidates<B>>,
-    top: usize,
+    pub(crate) candidates: Option<Candidates<B>>,
+    pub(crate) top: usize,
+}
+
+/// What a rule says of the token that was sampled.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Recorded {
+    pub(crate) token: Option<u32>,
+    pub(crate) ends: bool,
 }
 
 #[derive(Clone, Debug)]
-struct Candidates<B: Backend> {
-    tokens: Tensor<B, 2, Int>,
-    weights: Tensor<B, 2>,
+pub(crate) struct Candidates<B: Backend> {
+    pub(crate) tokens: Tensor<B, 2, Int>,
+    pub(crate) weights: Tensor<B, 2>,
 }
 
 /// What was mixed into one row, on the host.
@@ -40,6 +51,10 @@ pub struct RowMix {
     pub gate: f32,
     /// The largest weights of the mixture, largest first: (token, weight).
     pub top: Vec<(u32, f32)>,
+    /// The token that counts as generated, where the rule puts one in the place of the sampled one.
+    pub token: Option<u32>,
+    /// Whether the rule ends the reply with this token.
+    pub ends: bool,
 }
 
 impl<B: Backend> Mixed<B> {
@@ -48,8 +63,14 @@ impl<B: Backend> Mixed<B> {
         let [batch] = self.entropy.dims();
         let entropy = self.entropy.into_data();
         let gate = self.gate.into_data();
-        let mut rows: Vec<RowMix> = (entropy.iter::<f32>().zip(gate.iter::<f32>()))
-            .map(|(entropy, gate)| RowMix { entropy, gate, top: Vec::new() })
+        let mut rows: Vec<RowMix> = (entropy.iter::<f32>().zip(gate.iter::<f32>()).zip(self.recorded))
+            .map(|((entropy, gate), Recorded { token, ends })| RowMix {
+                entropy,
+                gate,
+                top: Vec::new(),
+                token,
+                ends,
+            })
             .collect();
         if let Some(Candidates { tokens, weights }) = self.candidates {
             let per_row = tokens.dims()[1];
@@ -57,7 +78,7 @@ impl<B: Backend> Mixed<B> {
             let all: Vec<(u32, f32)> = tokens.iter::<u32>().zip(weights.iter::<f32>()).collect();
             debug_assert_eq!(all.len(), batch * per_row);
             for (row, candidates) in rows.iter_mut().zip(all.chunks(per_row)) {
-                row.top = candidates.iter().copied().filter(|&(_, weight)| weight > 0.0).collect();
+                row.top = candidates.iter().copied().filter(|&(_, weight)| weight != 0.0).collect();
                 row.top.sort_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
                 row.top.truncate(self.top);
             }
@@ -111,7 +132,7 @@ impl std::error::Error for MixError {}
 /// - `logits` `[batch, vocab]`: raw, at temperature 1, before penalties and filters
 /// - `tokens` `[batch]`: what was sampled, by any scheme
 /// - `embedding`: the rows to mix, a tensor `[vocab, d]` or anything that implements [`EmbeddingRows`]
-/// - `rules`: one per row; rows do not influence each other
+/// - `rules`: one per row; rows do not influence each other. Rules that go by more than one step need [`mix`]
 /// - `top`: how many of the largest weights to report per row; 0 saves reading the distribution back
 ///
 /// # Errors
@@ -126,11 +147,72 @@ pub fn next_inputs<B: Backend>(
     rules: &[InputRule],
     top: usize,
 ) -> Result<Mixed<B>, MixError> {
-    check(&logits, &tokens, embedding, rules)?;
+    check(&logits, &tokens, embedding, rules.len())?;
+    let decision = |(row, rule): (usize, &InputRule)| {
+        let gated = rule.validated().and_then(|rule| rule.gated().ok_or(RuleError::NeedsRow(rule.name())));
+        gated.map(Decision::Gated).map_err(|error| MixError::Rule { row, error })
+    };
+    let decisions = rules.iter().enumerate().map(decision).collect::<Result<Vec<_>, _>>()?;
+    Ok(mixed(logits.cast(DType::F32), tokens, embedding, &decisions, top))
+}
+
+/// As [`next_inputs`], for rules of every kind: each row of the batch has a [`Row`] that lasts from its first generated token
+/// to its last.
+///
+/// A rule may put a token in the place of the sampled one, or end the reply: [`RowMix::token`] and [`RowMix::ends`] say so.
+///
+/// # Errors
+/// If sizes do not fit together; the rows are then as they were.
+///
+/// # Panics
+/// As the backend's `select` does, if a token is outside the vocabulary.
+pub fn mix<B: Backend>(
+    logits: Tensor<B, 2>,
+    tokens: Tensor<B, 1, Int>,
+    embedding: &impl EmbeddingRows<B>,
+    rows: &mut [impl BorrowMut<Row>],
+    top: usize,
+) -> Result<Mixed<B>, MixError> {
+    check(&logits, &tokens, embedding, rows.len())?;
     let logits = logits.cast(DType::F32);
-    let groups = groups(rules);
+    let decisions = decide(&logits, &tokens, rows);
+    Ok(mixed(logits, tokens, embedding, &decisions, top))
+}
+
+/// What is done for each row: told by the rule alone, or by the host's look at logits and token.
+fn decide<B: Backend>(
+    logits: &Tensor<B, 2>,
+    tokens: &Tensor<B, 1, Int>,
+    rows: &mut [impl BorrowMut<Row>],
+) -> Vec<Decision> {
+    let ahead = |row: &mut Row| {
+        let gated = row.gated_ahead();
+        row.pass();
+        Decision::Gated(gated.unwrap_or(Gated::TOKEN))
+    };
+    let mut rows: Vec<&mut Row> = rows.iter_mut().map(BorrowMut::borrow_mut).collect();
+    if !rows.iter().any(|row| row.needs_host()) {
+        return rows.into_iter().map(ahead).collect();
+    }
+    let vocab = logits.dims()[1];
+    let (logits, tokens) = (logits.to_data(), tokens.to_data());
+    let logits = logits.as_slice::<f32>().unwrap_or_default();
+    let rows = rows.iter_mut().zip(logits.chunks(vocab)).zip(tokens.iter::<u32>());
+    rows.map(|((row, logits), token)| if row.needs_host() { row.decide(logits, token) } else { ahead(row) })
+        .collect()
+}
+
+fn mixed<B: Backend>(
+    logits: Tensor<B, 2>,
+    tokens: Tensor<B, 1, Int>,
+    embedding: &impl EmbeddingRows<B>,
+    decisions: &[Decision],
+    top: usize,
+) -> Mixed<B> {
+    let groups = groups(decisions);
     if let [_] = groups.as_slice() {
-        return Ok(mix_group(logits, tokens, embedding, rules, top));
+        let all: Vec<&Decision> = decisions.iter().collect();
+        return mix_group(logits, tokens, embedding, &all, top);
     }
     let device = logits.device();
     let index = |rows: &[usize]| {
@@ -138,13 +220,13 @@ pub fn next_inputs<B: Backend>(
         Tensor::<B, 1, Int>::from_data(TensorData::new(rows.clone(), [rows.len()]), &device)
     };
     let parts = groups.iter().map(|rows| {
-        let rules: Vec<InputRule> = rows.iter().map(|&row| rules[row]).collect();
+        let decisions: Vec<&Decision> = rows.iter().map(|&row| &decisions[row]).collect();
         let select = index(rows);
         mix_group(
             logits.clone().select(0, select.clone()),
             tokens.clone().select(0, select),
             embedding,
-            &rules,
+            &decisions,
             top,
         )
     });
@@ -154,19 +236,19 @@ pub fn next_inputs<B: Backend>(
     for (position, &row) in order.iter().enumerate() {
         back[row] = position;
     }
-    Ok(join(parts, index(&back)))
+    join(parts, &back, index(&back))
 }
 
 fn check<B: Backend>(
     logits: &Tensor<B, 2>,
     tokens: &Tensor<B, 1, Int>,
     embedding: &impl EmbeddingRows<B>,
-    rules: &[InputRule],
+    rules: usize,
 ) -> Result<(), MixError> {
     let [batch, vocab] = logits.dims();
     let sizes = [
         ("tokens", batch, tokens.dims()[0]),
-        ("rules", batch, rules.len()),
+        ("rules", batch, rules),
         ("rows of the embedding", vocab, embedding.dims()[0]),
     ];
     for (what, size) in [("rows of the batch", batch), ("tokens of the vocabulary", vocab)] {
@@ -179,23 +261,46 @@ fn check<B: Backend>(
             return Err(MixError::Shape { what, expected, found });
         }
     }
-    for (row, rule) in rules.iter().enumerate() {
-        rule.validated().map_err(|error| MixError::Rule { row, error })?;
-    }
     Ok(())
 }
 
-/// Rows that are computed together: the same support, and all mixing or none.
-fn groups(rules: &[InputRule]) -> Vec<Vec<usize>> {
+/// Rows that are computed together: gates with the same support, all mixing or none; or lists of embeddings, all with the
+/// mean of the distribution or none.
+fn groups(decisions: &[Decision]) -> Vec<Vec<usize>> {
     let mut groups: Vec<Vec<usize>> = Vec::new();
-    let kind = |row: usize| (rules[row].support(), rules[row].mixes());
-    for row in 0..rules.len() {
+    let kind = |row: usize| match &decisions[row] {
+        Decision::Gated(gated) => (Some(gated.support), gated.mixes()),
+        Decision::Plan(plan) => (None, plan.mean != 0.0),
+    };
+    for row in 0..decisions.len() {
         match groups.iter_mut().find(|group| kind(group[0]) == kind(row)) {
             Some(group) => group.push(row),
             None => groups.push(vec![row]),
         }
     }
     groups
+}
+
+/// Rows of one of the [`groups`].
+fn mix_group<B: Backend>(
+    logits: Tensor<B, 2>,
+    tokens: Tensor<B, 1, Int>,
+    embedding: &impl EmbeddingRows<B>,
+    decisions: &[&Decision],
+    top: usize,
+) -> Mixed<B> {
+    let mut gated = Vec::new();
+    let mut plans: Vec<&Plan> = Vec::new();
+    for decision in decisions {
+        match decision {
+            Decision::Gated(gate) => gated.push(*gate),
+            Decision::Plan(plan) => plans.push(plan),
+        }
+    }
+    match plans.is_empty() {
+        true => mix_gated(logits, tokens, embedding, &gated, top),
+        false => planned::mix_plans(&logits, &tokens, embedding, &plans, top),
+    }
 }
 
 /// A distribution on its support.
@@ -273,7 +378,7 @@ impl<B: Backend> Distribution<B> {
 }
 
 /// Probabilities, and entropies in nats `[n, 1]`.
-fn softmax<B: Backend>(logits: Tensor<B, 2>) -> (Tensor<B, 2>, Tensor<B, 2>) {
+pub(crate) fn softmax<B: Backend>(logits: Tensor<B, 2>) -> (Tensor<B, 2>, Tensor<B, 2>) {
     // H = ln S - sum q_i s_i with s_i = logit_i - max and S = sum exp s_i: one exponential per entry.
     // The clamp keeps q_i s_i = 0 where a logit is -infinity (0 ln 0 = 0).
     let shifted = logits.clone() - logits.max_dim(1);
@@ -285,25 +390,23 @@ fn softmax<B: Backend>(logits: Tensor<B, 2>) -> (Tensor<B, 2>, Tensor<B, 2>) {
     (probability, nats)
 }
 
-fn mix_group<B: Backend>(
+fn mix_gated<B: Backend>(
     logits: Tensor<B, 2>,
     tokens: Tensor<B, 1, Int>,
     embedding: &impl EmbeddingRows<B>,
-    rules: &[InputRule],
+    rules: &[Gated],
     top: usize,
 ) -> Mixed<B> {
     let n = rules.len();
     let device = logits.device();
-    let distribution = Distribution::new(logits, rules[0].support(), embedding, rules[0].mixes() || top > 0);
-    let gates: Vec<_> = rules.iter().map(InputRule::gate_of_entropy).collect();
-    let column =
-        |values: Vec<f32>| Tensor::<B, 2>::from_data(TensorData::new(values, [n, 1]), (&device, DType::F32));
-    let slope = column(gates.iter().map(|gate| gate.slope).collect());
-    let offset = column(gates.iter().map(|gate| gate.offset).collect());
+    let mixes = rules[0].mixes();
+    let distribution = Distribution::new(logits, rules[0].support, embedding, mixes || top > 0);
+    let slope = column(rules.iter().map(|rule| rule.gate.slope).collect(), &device);
+    let offset = column(rules.iter().map(|rule| rule.gate.offset).collect(), &device);
     let gate = (distribution.entropy.clone() * slope + offset).clamp(0.0, 1.0);
 
     let token_rows = embedding.rows(tokens.clone());
-    let inputs = if rules[0].mixes() {
+    let inputs = if mixes {
         let dtype = token_rows.dtype();
         let token_rows = token_rows.cast(DType::F32);
         let mean = distribution.mean(embedding);
@@ -312,12 +415,22 @@ fn mix_group<B: Backend>(
         token_rows
     };
     let candidates = (top > 0).then(|| distribution.candidates(tokens, gate.clone(), top));
-    Mixed { inputs, entropy: distribution.entropy.reshape([n]), gate: gate.reshape([n]), candidates, top }
+    let recorded = vec![Recorded::default(); n];
+    let (entropy, gate) = (distribution.entropy.reshape([n]), gate.reshape([n]));
+    Mixed { inputs, entropy, gate, recorded, candidates, top }
+}
+
+/// Numbers of rows `[n, 1]`.
+pub(crate) fn column<B: Backend>(values: Vec<f32>, device: &B::Device) -> Tensor<B, 2> {
+    let n = values.len();
+    Tensor::from_data(TensorData::new(values, [n, 1]), (device, DType::F32))
 }
 
 /// Puts the rows of several groups back into the order of the batch.
-fn join<B: Backend>(parts: Vec<Mixed<B>>, back: Tensor<B, 1, Int>) -> Mixed<B> {
+fn join<B: Backend>(parts: Vec<Mixed<B>>, order: &[usize], back: Tensor<B, 1, Int>) -> Mixed<B> {
     let top = parts[0].top;
+    let recorded: Vec<Recorded> = parts.iter().flat_map(|part| part.recorded.iter().copied()).collect();
+    let recorded = order.iter().map(|&position| recorded[position]).collect();
     let cat = |pick: fn(&Mixed<B>) -> Tensor<B, 1>| {
         Tensor::cat(parts.iter().map(pick).collect(), 0).select(0, back.clone())
     };
@@ -333,7 +446,7 @@ fn join<B: Backend>(parts: Vec<Mixed<B>>, back: Tensor<B, 1, Int>) -> Mixed<B> {
             weights: Tensor::cat(weights, 0).select(0, back.clone()),
         }
     });
-    Mixed { inputs: inputs.select(0, back), entropy, gate, candidates, top }
+    Mixed { inputs: inputs.select(0, back), entropy, gate, recorded, candidates, top }
 }
 
 impl<B: Backend> Candidates<B> {

@@ -15,7 +15,7 @@ fn support() -> impl Strategy<Value = Support> {
 
 fn rule() -> impl Strategy<Value = InputRule> {
     prop_oneof![
-        Just(InputRule::Token),
+        Just(InputRule::TOKEN),
         (0.0..16.0f64, support()).prop_map(|(beta, s)| InputRule::moi(beta, s).unwrap()),
         support().prop_map(|s| InputRule::direct(s).unwrap()),
         (0.0..=1.0f64, support()).prop_map(|(gate, s)| InputRule::gate(gate, s).unwrap()),
@@ -107,7 +107,7 @@ fn beta_to_infinity_is_the_token<B: Backend>() {
 /// Mixed and discrete inputs differ wherever the distribution is not one-hot: mixing is never a no-op.
 fn mixing_changes_the_input<B: Backend>() {
     check((vec(-2.0..2.0f32, 6), 0usize..6), |(logits, y)| {
-        let rules = [InputRule::default(), InputRule::Token];
+        let rules = [InputRule::default(), InputRule::TOKEN];
         let (inputs, _) = layer::<B>(&[logits.clone(), logits], &[y, y], &identity(6), &rules, 0);
         let moved: f32 = inputs[0].iter().zip(&inputs[1]).map(|(a, b)| (a - b).abs()).sum();
         prop_assert!(moved > 1e-3, "moved {moved}");

@@ -5,7 +5,7 @@
 mod reference;
 
 use burn::tensor::{Int, Tensor, backend::Backend};
-use moi::{InputRule, MixError, RuleError, Support, next_inputs};
+use moi::{InputRule, MixError, Moi, RuleError, Support, next_inputs};
 use reference::{identity, layer, weight_form};
 
 fn moi(beta: f64, support: Support) -> InputRule {
@@ -68,7 +68,7 @@ fn sampled_outside_the_support<B: Backend>() {
 /// beta -> infinity, H = 0 and a one-hot p give the token's embedding.
 fn limits_are_standard_decoding<B: Backend>() {
     let table = identity(4);
-    let token = layer::<B>(&[ln(P)], &[2], &table, &[InputRule::Token], 4).0;
+    let token = layer::<B>(&[ln(P)], &[2], &table, &[InputRule::TOKEN], 4).0;
     close(&token[0], &table[2], 0.0);
     let far = layer::<B>(&[ln(P)], &[2], &table, &[moi(f64::MAX, Support::Full)], 4).0;
     close(&far[0], &table[2], 0.0);
@@ -96,12 +96,12 @@ fn uniform_with_beta_zero_is_direct<B: Backend>() {
 /// Every rule at once, in one batch, against each alone.
 fn rows_keep_their_own_rules<B: Backend>() {
     let rules = [
-        InputRule::Token,
+        InputRule::TOKEN,
         moi(1.0, Support::Full),
         InputRule::direct(Support::TopK(2)).unwrap(),
         InputRule::gate(0.3, Support::Full).unwrap(),
         moi(0.25, Support::TopK(2)),
-        InputRule::Token,
+        InputRule::TOKEN,
     ];
     let logits: Vec<Vec<f32>> = (0..6).map(|r| (0..5).map(|i| ((r * 5 + i) % 7) as f32).collect()).collect();
     let tokens = [0, 1, 2, 3, 4, 0];
@@ -135,13 +135,19 @@ fn sizes_are_checked<B: Backend>() {
     let error =
         |logits, tokens, rules: &[InputRule]| next_inputs(logits, tokens, &table, rules, 1).unwrap_err();
     let shape = |what, expected, found| MixError::Shape { what, expected, found };
-    assert_eq!(error(logits(1, 5), tokens(1), &[InputRule::Token]), shape("rows of the embedding", 5, 4));
-    assert_eq!(error(logits(2, 4), tokens(1), &[InputRule::Token; 2]), shape("tokens", 2, 1));
-    assert_eq!(error(logits(2, 4), tokens(2), &[InputRule::Token]), shape("rules", 2, 1));
+    assert_eq!(error(logits(1, 5), tokens(1), &[InputRule::TOKEN]), shape("rows of the embedding", 5, 4));
+    assert_eq!(error(logits(2, 4), tokens(1), &[InputRule::TOKEN; 2]), shape("tokens", 2, 1));
+    assert_eq!(error(logits(2, 4), tokens(2), &[InputRule::TOKEN]), shape("rules", 2, 1));
     assert_eq!(error(logits(0, 4), tokens(0), &[]), MixError::Empty { what: "rows of the batch" });
-    let bad = InputRule::Moi { beta: -1.0, support: Support::Full };
-    let found = error(logits(2, 4), tokens(2), &[InputRule::Token, bad]);
-    assert_eq!(found, MixError::Rule { row: 1, error: RuleError::Beta(-1.0) });
+    let bad = InputRule::from(Moi { beta: -1.0, support: Support::Full });
+    let found = error(logits(2, 4), tokens(2), &[InputRule::TOKEN, bad]);
+    assert_eq!(
+        found,
+        MixError::Rule {
+            row: 1,
+            error: RuleError::Value { knob: "beta", allowed: "finite and above -1", value: "-1".into() }
+        }
+    );
     assert_eq!(found.to_string(), "rule of row 1: beta must be finite and above -1, got -1");
 }
 
@@ -164,8 +170,9 @@ fn refuses_values_by_name() {
     for gate in [f64::NAN, -0.1, 1.1] {
         assert!(InputRule::gate(gate, Support::Full).unwrap_err().to_string().contains("gate"));
     }
-    assert_eq!(InputRule::direct(Support::TopK(0)), Err(RuleError::SupportZero));
-    assert_eq!("0".parse::<Support>(), Err(RuleError::SupportZero));
+    let zero = RuleError::Value { knob: "support", allowed: "1 or more tokens", value: "0".into() };
+    assert_eq!(InputRule::direct(Support::TopK(0)), Err(zero.clone()));
+    assert_eq!("0".parse::<Support>(), Err(zero));
     assert!("some".parse::<Support>().unwrap_err().to_string().contains("`some`"));
 }
 
@@ -174,7 +181,7 @@ fn rules_are_plain_data() {
     let json = |rule: &InputRule| serde_json::to_string(rule).unwrap();
     assert_eq!(json(&InputRule::default()), r#"{"rule":"moi","beta":1.0,"support":"full"}"#);
     assert_eq!(json(&moi(0.25, Support::TopK(20))), r#"{"rule":"moi","beta":0.25,"support":20}"#);
-    assert_eq!(json(&InputRule::Token), r#"{"rule":"token"}"#);
+    assert_eq!(json(&InputRule::TOKEN), r#"{"rule":"token"}"#);
     let parse = |text: &str| serde_json::from_str::<InputRule>(text);
     assert_eq!(parse(r#"{"rule":"moi"}"#).unwrap(), InputRule::default());
     assert_eq!(parse(r#"{"rule":"gate","gate":0.5}"#).unwrap(), InputRule::gate(0.5, Support::Full).unwrap());

@@ -107,29 +107,60 @@ impl ChatTemplate {
     /// # Errors
     /// If the template refuses the conversation or the tokenizer fails.
     pub fn encode(&self, messages: &[Message], tokenizer: &Tokenizer) -> Result<Vec<u32>, TextError> {
-        // A control token's text in a message is rendered as one private character and put back after the
-        // rendered prompt has been cut at its real control tokens.
+        let hidden = Hidden::new(messages, tokenizer);
+        let rendered = self.render(&hidden.messages, true)?;
+        tokenizer.encode_rendered(&rendered, true, |text| hidden.restore(text))
+    }
+
+    /// The tokens behind an answer: `messages[..asked]` is what was answered, `messages[asked]` the answer, and more
+    /// follows. So a conversation can go on with the answer's own tokens. `None` where the template does not leave the
+    /// earlier turns as they were: some drop thoughts, or trim what was said.
+    ///
+    /// # Errors
+    /// If the template refuses the conversation or the tokenizer fails.
+    pub fn encode_behind(
+        &self,
+        asked: usize,
+        messages: &[Message],
+        tokenizer: &Tokenizer,
+    ) -> Result<Option<Vec<u32>>, TextError> {
+        if messages.len() <= asked {
+            return Ok(None);
+        }
+        let hidden = Hidden::new(messages, tokenizer);
+        let before = self.render(&hidden.messages[..asked], true)? + &hidden.messages[asked].content;
+        let whole = self.render(&hidden.messages, true)?;
+        match whole.strip_prefix(&before) {
+            Some(tail) => tokenizer.encode_rendered(tail, false, |text| hidden.restore(text)).map(Some),
+            None => Ok(None),
+        }
+    }
+}
+
+/// Messages in which a control token's text is one private character: it is put back after the rendered prompt has been
+/// cut at its real control tokens.
+struct Hidden<'a> {
+    messages: Vec<Message>,
+    /// Control tokens' texts that are in the messages, and what stands in for them.
+    pairs: Vec<(&'a str, String)>,
+}
+
+impl<'a> Hidden<'a> {
+    fn new(messages: &[Message], tokenizer: &'a Tokenizer) -> Self {
         // Nearly always there is none: a vocabulary's thousands are then looked for once, not per piece.
         let written = |text: &&str| messages.iter().any(|m| m.content.contains(text));
         let special: Vec<&str> = tokenizer.special_texts().filter(written).collect();
-        let stand_ins = stand_ins(messages, special.len());
+        let count = special.len();
+        let pairs: Vec<(&str, String)> = special.into_iter().zip(stand_ins(messages, count)).collect();
         let hide = |text: &str| {
-            let mut text = text.to_owned();
-            for (special, stand_in) in special.iter().zip(&stand_ins) {
-                text = text.replace(special, stand_in);
-            }
-            text
+            pairs.iter().fold(text.to_owned(), |text, (special, stand_in)| text.replace(special, stand_in))
         };
-        let restore = |text: &str| {
-            let mut text = text.to_owned();
-            for (special, stand_in) in special.iter().zip(&stand_ins) {
-                text = text.replace(stand_in, special);
-            }
-            text
-        };
-        let hidden: Vec<Message> =
-            messages.iter().map(|m| Message::new(&m.role, &hide(&m.content))).collect();
-        tokenizer.encode_rendered(&self.render(&hidden, true)?, restore)
+        let messages = messages.iter().map(|m| Message::new(&m.role, &hide(&m.content))).collect();
+        Self { messages, pairs }
+    }
+
+    fn restore(&self, text: &str) -> String {
+        self.pairs.iter().fold(text.to_owned(), |text, (special, stand_in)| text.replace(stand_in, special))
     }
 }
 

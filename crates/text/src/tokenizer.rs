@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use tokenizers::{
-    AddedToken, ModelWrapper, PreTokenizerWrapper, pre_tokenizers::metaspace::PrependScheme,
+    AddedToken, DecoderWrapper, ModelWrapper, PreTokenizerWrapper, pre_tokenizers::metaspace::PrependScheme,
     processors::template::TemplateProcessing,
 };
 
@@ -20,6 +20,37 @@ pub struct Tokenizer {
     special: Vec<(AddedToken, u32)>,
     /// Put before a prompt without a template, where the tokenizer itself does not do it.
     bos: Option<u32>,
+}
+
+/// What models think between.
+const THINKING: &[(&str, &str)] = &[
+    ("<think>", "</think>"),
+    ("[THINK]", "[/THINK]"),
+    ("<seed:think>", "</seed:think>"),
+    ("<|START_THINKING|>", "<|END_THINKING|>"),
+    ("<thinking>", "</thinking>"),
+    ("<thought>", "</thought>"),
+    ("<reasoning>", "</reasoning>"),
+];
+
+fn is_byte_level(decoder: &DecoderWrapper) -> bool {
+    match decoder {
+        DecoderWrapper::ByteLevel(_) => true,
+        DecoderWrapper::Sequence(sequence) => sequence.get_decoders().iter().any(is_byte_level),
+        _ => false,
+    }
+}
+
+/// The bytes that a byte-level vocabulary writes as characters: those that print are themselves, the others stand from
+/// U+0100 on, in order (GPT-2's `bytes_to_unicode`).
+fn byte_level_bytes(token: &str) -> Vec<u8> {
+    let prints = |byte: &u8| matches!(byte, b'!'..=b'~' | 0xA1..=0xAC | 0xAE..=0xFF);
+    let others: Vec<u8> = (0..=255).filter(|byte| !prints(byte)).collect();
+    let byte = |c: char| match u8::try_from(c) {
+        Ok(byte) if prints(&byte) => Some(byte),
+        _ => (c as usize).checked_sub(256).and_then(|at| others.get(at).copied()),
+    };
+    token.chars().filter_map(byte).collect()
 }
 
 /// A piece of a rendered prompt.
@@ -75,11 +106,12 @@ impl Tokenizer {
         Ok(ids)
     }
 
-    /// Encodes a rendered prompt, in which control tokens are meant; `restore` undoes what keeps user text
-    /// in it from being one.
+    /// Encodes a rendered prompt, or the rest of one if it does not stand `first`. Control tokens are meant in it;
+    /// `restore` undoes what keeps user text in it from being one.
     pub(crate) fn encode_rendered(
         &self,
         rendered: &str,
+        first: bool,
         restore: impl Fn(&str) -> String,
     ) -> Result<Vec<u32>, TextError> {
         let mut ids = Vec::new();
@@ -87,7 +119,7 @@ impl Tokenizer {
             match part {
                 Part::Control(id) => ids.push(id),
                 Part::Text(text) => {
-                    let first = ids.is_empty();
+                    let first = first && ids.is_empty();
                     let inner = self.later.as_deref().filter(|_| !first).unwrap_or(&self.inner);
                     ids.extend_from_slice(inner.encode_fast(restore(text), false)?.get_ids());
                 }
@@ -148,6 +180,35 @@ impl Tokenizer {
     /// The token of this text in the vocabulary.
     pub fn id(&self, token: &str) -> Option<u32> {
         self.inner.token_to_id(token)
+    }
+
+    /// The text of a control token, if it is one.
+    pub fn special_text(&self, id: u32) -> Option<&str> {
+        self.special.iter().find(|(_, special)| *special == id).map(|(token, _)| token.content.as_str())
+    }
+
+    /// The tokens between which models think, the first of the pairs in use that the vocabulary has.
+    pub fn thinking_markers(&self) -> Option<(u32, u32)> {
+        THINKING.iter().find_map(|(open, close)| Some((self.id(open)?, self.id(close)?)))
+    }
+
+    /// The bytes that a token stands for, which need not be whole characters; none for a token that the vocabulary
+    /// lacks.
+    pub fn token_bytes(&self, id: u32) -> Option<Vec<u8>> {
+        let token = self.token(id)?;
+        if self.inner.get_added_vocabulary().get_vocab().contains_key(&token) {
+            return Some(token.into_bytes());
+        }
+        match self.inner.get_decoder() {
+            Some(decoder) if is_byte_level(decoder) => Some(byte_level_bytes(&token)),
+            _ => Some(match token.strip_prefix("<0x").and_then(|rest| rest.strip_suffix('>')) {
+                Some(hex) if hex.len() == 2 => match u8::from_str_radix(hex, 16) {
+                    Ok(byte) => vec![byte],
+                    Err(_) => token.into_bytes(),
+                },
+                _ => token.replace('\u{2581}', " ").into_bytes(),
+            }),
+        }
     }
 
     /// The token that it puts before a prompt without a template, if any.

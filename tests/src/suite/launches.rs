@@ -22,7 +22,7 @@ fn of_token<B: Backend, M: CausalLm<B>>(
     const TOKENS: usize = 6;
     let counted = |tokens| {
         let mut request = Request::new(Prompt::Ids(vec![1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12]));
-        (request.rule, request.sampling) = (rule, sampling);
+        (request.rule, request.sampling) = (rule, sampling.clone());
         request.stop.max_tokens = Some(tokens);
         request.stop.ignore_eos = true;
         let before = launches().unwrap();
@@ -53,9 +53,9 @@ impl Job for Count {
         let (_, decoder) = load::<B>(self.checkpoint, WeightForm::F32, device);
         let layers = decoder.config().layers.len();
         let engine = Engine::new(decoder, device.clone());
-        let drawn = Sampling { temperature: 0.8, top_k: 40, top_p: 0.9, min_p: 0.01 };
+        let drawn = Sampling { temperature: 0.8, top_k: 40, top_p: 0.9, min_p: 0.01, ..Sampling::default() };
         let cases = [
-            ("token", InputRule::Token, Sampling::default()),
+            ("token", InputRule::TOKEN, Sampling::default()),
             ("moi", InputRule::default(), Sampling::default()),
             ("moi:support=20", InputRule::moi(1.0, Support::TopK(20)).unwrap(), drawn),
         ];

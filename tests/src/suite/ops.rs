@@ -27,7 +27,7 @@ impl Job for Mixing {
 
 fn rules() -> Vec<InputRule> {
     vec![
-        InputRule::Token,
+        InputRule::TOKEN,
         InputRule::moi(1.0, Support::Full).unwrap(),
         InputRule::moi(-0.5, Support::TopK(20)).unwrap(),
         InputRule::direct(Support::Full).unwrap(),
@@ -114,10 +114,11 @@ fn formulas(logits: &[f32], token: usize, rule: InputRule) -> (f64, f64, Vec<f64
     let nats: f64 = q.iter().filter(|&&q| q > 0.0).map(|q| -q * q.ln()).sum();
     let entropy = nats / (size as f64).ln();
     let gate = match rule {
-        InputRule::Token => 0.0,
-        InputRule::Moi { beta, .. } => (entropy / (beta + 1.0)).clamp(0.0, 1.0),
-        InputRule::Direct { .. } => 1.0,
-        InputRule::Gate { gate, .. } => gate,
+        InputRule::Token(_) => 0.0,
+        InputRule::Moi(moi::Moi { beta, .. }) => (entropy / (beta + 1.0)).clamp(0.0, 1.0),
+        InputRule::Direct(_) => 1.0,
+        InputRule::Gate(moi::ConstantGate { gate, .. }) => gate,
+        _ => unreachable!("the rules above are gates"),
     };
     let own = |i: usize| if i == token { 1.0 - gate } else { 0.0 };
     let weights = q.iter().enumerate().map(|(i, q)| gate * q + own(i)).collect();

@@ -173,7 +173,7 @@ fn or_open<T>(asked: Vec<Option<T>>) -> Vec<Option<T>> {
 ///
 /// # Errors
 /// If one of them is no rule; it says which.
-pub(super) fn split_rules(lists: &[String]) -> Result<Vec<InputRule>> {
+pub(crate) fn split_rules(lists: &[String]) -> Result<Vec<InputRule>> {
     let mut texts: Vec<String> = Vec::new();
     for piece in lists.iter().flat_map(|list| list.split(',')).map(str::trim) {
         let is_pair = piece.split(':').next().is_some_and(|start| start.contains('='));
@@ -237,12 +237,12 @@ mod tests {
     #[test]
     fn rules_are_split() {
         let split = |text: &str| split_rules(&[text.to_owned()]);
-        let moi = |beta, support| InputRule::Moi { beta, support };
-        assert_eq!(split("token").unwrap(), [InputRule::Token]);
-        let gate = InputRule::Gate { gate: 0.3, support: Support::Full };
+        let moi = |beta, support| InputRule::moi(beta, support).unwrap();
+        assert_eq!(split("token").unwrap(), [InputRule::TOKEN]);
+        let gate = InputRule::gate(0.3, Support::Full).unwrap();
         assert_eq!(
             split("token,moi:beta=0.5,support=20,gate:gate=0.3").unwrap(),
-            [InputRule::Token, moi(0.5, Support::TopK(20)), gate]
+            [InputRule::TOKEN, moi(0.5, Support::TopK(20)), gate]
         );
         assert_eq!(split("moi,support=8:beta=2").unwrap(), [moi(2.0, Support::TopK(8))]);
         assert!(split("support=8").unwrap_err().to_string().contains("`support=8`"));

@@ -215,7 +215,7 @@ fn rows(common: Row, tests: &[Test], samples: &Samples) -> Vec<Row> {
     let fastest = |seconds: &[f64]| seconds.iter().copied().fold(f64::INFINITY, f64::min);
     // The best step of `token` beside the same row under another rule.
     let of_token = |test: &Test| {
-        let same = Test { rule: Some(InputRule::Token), ..test.clone() };
+        let same = Test { rule: Some(InputRule::TOKEN), ..test.clone() };
         tests.iter().position(|other| *other == same).map(|index| fastest(&samples.seconds[index]))
     };
     let row = |((test, seconds), launches): ((&Test, &Vec<f64>), &Option<f64>)| {
@@ -254,7 +254,7 @@ mod tests {
         let test = |prompt, decode, rule| Test { prompt, decode, depth: 0, batch: 2, rule };
         let tests = [
             test(8, 0, None),
-            test(0, 4, Some(InputRule::Token)),
+            test(0, 4, Some(InputRule::TOKEN)),
             test(0, 4, Some(InputRule::default())),
             test(8, 4, Some(InputRule::default())),
         ];

@@ -22,7 +22,7 @@ use moi_hub::DEFAULT_MODEL;
 pub(crate) use args::BenchArgs;
 
 use crate::{Ended, model, output};
-use args::split_rules;
+pub(crate) use args::split_rules;
 use plan::Source;
 
 /// Measures and writes.

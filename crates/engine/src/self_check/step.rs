@@ -1,46 +1,27 @@
 //! Whether a device samples and mixes as the host does.
 
 use burn::tensor::{DType, Tensor, TensorData, backend::Backend};
-use moi::{InputRule, Support, next_inputs};
+use moi::{InputRule, Support};
 use moi_models::{CausalLm, Decoder, has_gpu_kernels};
 
 use crate::{
     Sampler, Sampling,
-    engine::{Rows, ids_tensor},
-    launch::{Decides, Launched},
+    decider::Decider,
+    launch::{Launched, on_host},
 };
 
-/// A row of every kind.
-struct Case {
-    rule: InputRule,
-    sampler: Sampler,
-}
-
-impl Decides for Case {
-    fn rule(&self) -> InputRule {
-        self.rule
-    }
-
-    fn top(&self) -> usize {
-        3
-    }
-
-    fn sampler(&mut self) -> &mut Sampler {
-        &mut self.sampler
-    }
-}
-
-fn cases() -> Vec<Case> {
-    let drawn = Sampling { temperature: 0.8, top_k: 0, top_p: 0.9, min_p: 0.01 };
-    let moi = |support| InputRule::Moi { beta: InputRule::DEFAULT_BETA, support };
+/// A row of every kind that a device decides.
+fn cases() -> Option<Vec<Decider>> {
+    let drawn = Sampling { temperature: 0.8, top_p: 0.9, min_p: 0.01, ..Sampling::default() };
     let rules = [
-        (InputRule::Token, Sampling::default()),
-        (moi(Support::Full), drawn),
-        (moi(Support::TopK(20)), Sampling { top_k: 40, ..drawn }),
-        (InputRule::Direct { support: Support::Full }, Sampling { top_p: 1.0, min_p: 0.0, ..drawn }),
+        (InputRule::TOKEN, Sampling::default()),
+        (InputRule::moi(1.0, Support::Full).ok()?, drawn.clone()),
+        (InputRule::moi(1.0, Support::TopK(20)).ok()?, Sampling { top_k: 40, ..drawn.clone() }),
+        (InputRule::direct(Support::Full).ok()?, Sampling { top_p: 1.0, min_p: 0.0, ..drawn }),
     ];
-    let case = |(rule, sampling)| Some(Case { rule, sampler: Sampler::new(sampling, 7).ok()? });
-    rules.into_iter().filter_map(case).collect()
+    let case =
+        |(rule, sampling)| Some(Decider::plain(rule, Sampler::new(sampling, 7).ok()?).ok()?.reporting(3, 0));
+    rules.into_iter().map(case).collect()
 }
 
 /// How far what the device makes of some logits is off, relative to the largest number of an input; 0 where all is done
@@ -53,33 +34,27 @@ pub(super) fn error<B: Backend>(model: &Decoder<B>, device: &B::Device) -> f32 {
 }
 
 fn compare<B: Backend>(model: &Decoder<B>, device: &B::Device) -> Option<f32> {
-    let mut cases = cases();
+    let mut cases = cases()?;
     let vocab = model.embedding().dims()[0];
     // Spread over ten nats, no two alike.
     let logits: Vec<f32> = (0..cases.len() * vocab).map(|i| (i * 7919 % 10_007) as f32 / 1000.0).collect();
     let data = TensorData::new(logits.clone(), [cases.len(), vocab]);
     let logits_there = Tensor::<B, 2>::from_data(data, (device, DType::F32));
     let uniforms: Vec<f64> = cases.iter_mut().map(|case| case.sampler.draw()).collect();
+    let mut cases: Vec<&mut Decider> = cases.iter_mut().collect();
     let Some(launched) = Launched::on_device(model.embedding(), &logits_there, &mut cases, &uniforms) else {
         return Some(0.0);
     };
     let (outcomes, inputs) = launched.wait(|_| 0).ok()?;
-    let sampled: Vec<_> = (cases.iter_mut().zip(&uniforms).zip(logits.chunks(vocab)))
-        .map(|((case, &uniform), logits)| case.sampler.choose(logits, uniform))
-        .collect::<Result<_, _>>()
-        .ok()?;
-    let tokens: Vec<u32> = sampled.iter().map(|sampled| sampled.token).collect();
-    let rules: Vec<InputRule> = cases.iter().map(|case| case.rule).collect();
-    let tokens_there = ids_tensor::<B>(&tokens, device);
-    let mixed = next_inputs(logits_there, tokens_there, &Rows(model.embedding()), &rules, 3).ok()?;
+    let (on_host, inputs_of_host) = on_host(model.embedding(), logits_there, &mut cases, &uniforms).ok()?;
     let numbers = |tensor: Tensor<B, 2>| Some(tensor.try_into_data().ok()?.iter::<f32>().collect::<Vec<_>>());
-    let (found, expected) = (numbers(inputs)?, numbers(mixed.inputs.clone())?);
+    let (found, expected) = (numbers(inputs)?, numbers(inputs_of_host)?);
     let largest = expected.iter().fold(0.0f32, |max, value| max.max(value.abs()));
     let mut worst = found.iter().zip(&expected).fold(0.0f32, |max, (a, b)| {
         let off = (a - b).abs() / largest;
         if off <= max { max } else { off }
     });
-    for ((sampled, found), mix) in sampled.iter().zip(&outcomes).zip(mixed.into_rows()) {
+    for ((sampled, mix), found) in on_host.iter().zip(&outcomes) {
         if found.0.token != sampled.token {
             return None;
         }

@@ -4,7 +4,7 @@
 #![allow(dead_code, unreachable_pub, reason = "each test binary uses a part")]
 
 use burn::tensor::{Int, Tensor, TensorData, backend::Backend};
-use moi::{InputRule, RowMix, Support, next_inputs};
+use moi::{ConstantGate, InputRule, Moi, RowMix, Support, next_inputs};
 
 /// Entropy and weights over the whole vocabulary.
 pub fn weight_form(logits: &[f64], y: usize, rule: InputRule) -> (f64, Vec<f64>) {
@@ -26,11 +26,12 @@ pub fn weight_form(logits: &[f64], y: usize, rule: InputRule) -> (f64, Vec<f64>)
     let h = if size == 1 { 0.0 } else { (nats / (size as f64).ln()).clamp(0.0, 1.0) };
     let one_hot = |i: usize| f64::from(u8::from(i == y));
     let weights = (0..vocab).map(|i| match rule {
-        InputRule::Token => one_hot(i),
+        InputRule::Token(_) => one_hot(i),
         // Spec: w_i = (H q_i + (beta + 1 - H) [i = y]) / (beta + 1).
-        InputRule::Moi { beta, .. } => (h * q[i] + (beta + 1.0 - h) * one_hot(i)) / (beta + 1.0),
-        InputRule::Direct { .. } => q[i],
-        InputRule::Gate { gate, .. } => gate * q[i] + (1.0 - gate) * one_hot(i),
+        InputRule::Moi(Moi { beta, .. }) => (h * q[i] + (beta + 1.0 - h) * one_hot(i)) / (beta + 1.0),
+        InputRule::Direct(_) => q[i],
+        InputRule::Gate(ConstantGate { gate, .. }) => gate * q[i] + (1.0 - gate) * one_hot(i),
+        _ => panic!("`{}` is more than a gate", rule.name()),
     });
     (h, weights.collect())
 }

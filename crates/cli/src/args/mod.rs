@@ -1,14 +1,20 @@
 //! The command line.
 
+mod decode;
+mod runs;
+
 use std::path::PathBuf;
 
 use clap::{Parser, Subcommand, ValueEnum};
 use moi_backends::{FloatType as DeviceFloat, Request};
-use moi_engine::Support;
 use moi_hub::DEFAULT_MODEL;
 use moi_models::{Activations, PackedForm};
 use moi_pretrained::WeightForm;
 
+pub(crate) use self::{
+    decode::{GrammarArgs, RuleArgs, SamplingArgs, ScopeArgs, StopArgs},
+    runs::{CompareArgs, CompareFormat, RunsArgs, ScoreArgs, TraceArgs, TraceFormat},
+};
 use crate::bench::BenchArgs;
 
 /// Text generation beyond discrete tokens: feeds a language model a mixture of its own next-token
@@ -22,17 +28,42 @@ use crate::bench::BenchArgs;
 Examples:
   moi generate \"Explain why the sky is blue.\"
   moi generate --rule token \"The same, decoded the standard way.\"
+  moi generate --rule soft-thinking:max_topk=5 \"The same, by another rule.\"
   moi generate --model ./Llama-3.2-1B --beta 0.5 --format json \"Hello\"
   moi models"
 )]
 pub(crate) struct Args {
     #[command(subcommand)]
     pub(crate) command: Command,
+    #[command(flatten)]
+    pub(crate) global: GlobalArgs,
+}
+
+/// What every command takes.
+#[derive(Debug, clap::Args)]
+#[command(next_help_heading = "Everywhere")]
+pub(crate) struct GlobalArgs {
+    /// Say nothing beside the answer and errors
+    #[arg(short, long, global = true, conflicts_with = "verbose")]
+    pub(crate) quiet: bool,
+    /// Say more about what is done
+    #[arg(short, long, global = true)]
+    pub(crate) verbose: bool,
+    /// A file of defaults and presets, see `moi config` [default: moi.toml here, or the user's own]
+    #[arg(long, global = true, value_name = "FILE")]
+    pub(crate) config: Option<String>,
+    /// A preset of that file
+    #[arg(long, global = true, value_name = "NAME")]
+    pub(crate) preset: Option<String>,
 }
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     Generate(Box<GenerateArgs>),
+    Chat(Box<ChatArgs>),
+    Compare(Box<CompareArgs>),
+    Trace(Box<TraceArgs>),
+    Score(ScoreArgs),
     Logits(LogitsArgs),
     Inspect(InspectArgs),
     Convert(ConvertArgs),
@@ -41,6 +72,8 @@ pub(crate) enum Command {
     Doctor(DoctorArgs),
     Warmup(WarmupArgs),
     Bench(Box<BenchArgs>),
+    Rules(RulesArgs),
+    Config(ConfigArgs),
     /// Print a completion script for a shell
     ///
     /// For bash: moi completions bash > ~/.local/share/bash-completion/completions/moi
@@ -155,6 +188,55 @@ impl Quantize {
 /// Ctrl-C ends it with what was generated (exit code 130; in JSON, stop_reason is then `interrupted`).
 #[derive(Debug, clap::Args)]
 pub(crate) struct GenerateArgs {
+    #[command(flatten)]
+    pub(crate) prompt: PromptArgs,
+    #[command(flatten)]
+    pub(crate) model: ModelArgs,
+    #[command(flatten)]
+    pub(crate) rule: RuleArgs,
+    #[command(flatten)]
+    pub(crate) sampling: SamplingArgs,
+    #[command(flatten)]
+    pub(crate) grammar: GrammarArgs,
+    #[command(flatten)]
+    pub(crate) stop: StopArgs,
+    #[command(flatten)]
+    pub(crate) output: OutputArgs,
+}
+
+/// Talk with a model
+///
+/// Turns stay in the cache, so a long conversation costs no more than its new turn. With a rule that mixes, the positions of
+/// earlier answers hold the mixtures that the model was fed, not the tokens alone. They serve as long as the conversation
+/// goes on: /retry and /undo keep what comes before the question; after /system, /clear or /load, and for the part that a
+/// template rewrites, earlier answers are read anew as plain tokens, which may change what follows.
+#[derive(Debug, clap::Args)]
+#[command(
+    after_help = "In the conversation /help lists the commands; Ctrl-C ends an answer, Ctrl-D the conversation."
+)]
+pub(crate) struct ChatArgs {
+    /// What the model is told before the conversation
+    #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
+    pub(crate) system: Option<String>,
+    /// Go on with a conversation that was kept by /save
+    #[arg(long, value_name = "FILE")]
+    pub(crate) load: Option<PathBuf>,
+
+    #[command(flatten)]
+    pub(crate) model: ModelArgs,
+    #[command(flatten)]
+    pub(crate) rule: RuleArgs,
+    #[command(flatten)]
+    pub(crate) sampling: SamplingArgs,
+    #[command(flatten)]
+    pub(crate) grammar: GrammarArgs,
+    #[command(flatten)]
+    pub(crate) stop: StopArgs,
+}
+
+/// What is continued.
+#[derive(Debug, clap::Args)]
+pub(crate) struct PromptArgs {
     /// The prompt; read from stdin if it is absent or `-`. Behind `--` it may begin with a hyphen
     #[arg(conflicts_with = "tokens")]
     pub(crate) prompt: Option<String>,
@@ -167,86 +249,6 @@ pub(crate) struct GenerateArgs {
     /// Send the prompt without the chat template
     #[arg(long)]
     pub(crate) raw: bool,
-
-    #[command(flatten)]
-    pub(crate) model: ModelArgs,
-    #[command(flatten)]
-    pub(crate) rule: RuleArgs,
-    #[command(flatten)]
-    pub(crate) sampling: SamplingArgs,
-    #[command(flatten)]
-    pub(crate) stop: StopArgs,
-    #[command(flatten)]
-    pub(crate) output: OutputArgs,
-}
-
-/// What the model is fed after each token.
-#[derive(Debug, clap::Args)]
-#[command(next_help_heading = "Input rule")]
-pub(crate) struct RuleArgs {
-    /// What the model is fed after each sampled token
-    #[arg(long, value_enum, default_value_t = RuleName::Moi)]
-    pub(crate) rule: RuleName,
-    /// moi: weight of the sampled token, above -1; more means less mixing. The paper searches 0.25 to 8
-    /// [default: 1]
-    #[arg(long, value_name = "F", allow_negative_numbers = true)]
-    pub(crate) beta: Option<f64>,
-    /// moi, direct, gate: which tokens are mixed: the whole vocabulary, as the paper defines it, or the K
-    /// most likely, as its released code does with 20. A small K mixes about four times as strongly
-    /// [default: full]
-    #[arg(long, value_name = "full|K")]
-    pub(crate) support: Option<Support>,
-    /// gate: how far every input moves towards the mean embedding, 0 to 1
-    #[arg(long, value_name = "F", allow_negative_numbers = true)]
-    pub(crate) gate: Option<f64>,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub(crate) enum RuleName {
-    /// The sampled token's embedding: standard decoding
-    Token,
-    /// The token's embedding moved towards the distribution's mean, further where entropy is high
-    Moi,
-    /// The distribution's mean embedding (Direct Mixture)
-    Direct,
-    /// The token's embedding moved towards the mean by a constant
-    Gate,
-}
-
-/// How tokens are sampled.
-#[derive(Debug, clap::Args)]
-#[command(next_help_heading = "Sampling (in this order; the model's advised values where not given)")]
-pub(crate) struct SamplingArgs {
-    /// Divides the logits; 0 always takes the most likely token (greedy)
-    #[arg(long, value_name = "F", allow_negative_numbers = true)]
-    pub(crate) temperature: Option<f64>,
-    /// Keep the N most likely tokens; 0 keeps all
-    #[arg(long, value_name = "N")]
-    pub(crate) top_k: Option<usize>,
-    /// Keep the fewest tokens whose probabilities reach this sum; 1 keeps all
-    #[arg(long, value_name = "F", allow_negative_numbers = true)]
-    pub(crate) top_p: Option<f64>,
-    /// Keep tokens at least this probable relative to the most likely; 0 keeps all
-    #[arg(long, value_name = "F", allow_negative_numbers = true)]
-    pub(crate) min_p: Option<f64>,
-    /// The same seed gives the same tokens; drawn where not given (--stats and json show it)
-    #[arg(long, value_name = "N")]
-    pub(crate) seed: Option<u64>,
-}
-
-/// When to end.
-#[derive(Debug, clap::Args)]
-#[command(next_help_heading = "End")]
-pub(crate) struct StopArgs {
-    /// End after this many tokens; without it, at an end token or a full context
-    #[arg(long, value_name = "N")]
-    pub(crate) max_tokens: Option<usize>,
-    /// End where the answer comes to this text, which is left out; may be repeated
-    #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
-    pub(crate) stop: Vec<String>,
-    /// Go on past the model's end tokens
-    #[arg(long)]
-    pub(crate) ignore_eos: bool,
 }
 
 /// What is printed.
@@ -262,6 +264,12 @@ pub(crate) struct OutputArgs {
     /// json: how many of the largest mixture weights to list per step
     #[arg(long, value_name = "N", default_value_t = 5)]
     pub(crate) top: usize,
+    /// json: how many of the likeliest tokens to list per step, with their log-probabilities
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub(crate) logprobs: usize,
+    /// Samples of the prompt, in one batch; each has the seed of the one before plus 1
+    #[arg(short, long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub(crate) n: u16,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -375,6 +383,43 @@ pub(crate) enum BlockFormat {
     /// 4 bits, a scale and a minimum for 32 values
     #[value(name = "q4_1")]
     Q4_1,
+}
+
+/// List the input rules and their knobs
+#[derive(Debug, clap::Args)]
+pub(crate) struct RulesArgs {
+    /// A list, or a JSON array
+    #[arg(long, value_enum, default_value_t = Format::Text)]
+    pub(crate) format: Format,
+}
+
+/// Show what applies to a command, and from where: flag, environment, file or default
+///
+/// Flags get their values from the command line, else from the environment (MOI_TOP_K for --top-k), else from a preset
+/// of the file, else from the file's defaults, else they have their own. The file is --config, MOI_CONFIG, moi.toml in
+/// this directory, or moi.toml in the user's configuration directory:
+///
+///   [defaults]
+///   model = "smollm2-135m-instruct"
+///   temperature = 0.7
+///
+///   [presets.qwq]                  # by --preset qwq, and by itself for these models
+///   models = ["Qwen/QwQ-32B"]
+///   temperature = 0.6
+///   top-p = 0.95
+///   rule = "moi:beta=1"
+#[derive(Debug, clap::Args)]
+#[command(verbatim_doc_comment)]
+pub(crate) struct ConfigArgs {
+    /// The command
+    #[arg(default_value = "generate")]
+    pub(crate) command: String,
+    /// Flags of it, behind --
+    #[arg(last = true, value_name = "FLAGS", allow_hyphen_values = true)]
+    pub(crate) flags: Vec<String>,
+    /// A table, or one JSON object
+    #[arg(long, value_enum, default_value_t = Format::Text)]
+    pub(crate) format: Format,
 }
 
 /// List the catalogue: models that are fetched by name

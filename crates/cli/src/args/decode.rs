@@ -1,0 +1,139 @@
+//! How a continuation is made: rule, sampling, grammar and end.
+
+use std::path::PathBuf;
+
+use moi_engine::{SamplingStep, Scope, Support};
+
+/// What the model is fed after each token.
+#[derive(Clone, Debug, clap::Args)]
+#[command(next_help_heading = "Input rule")]
+pub(crate) struct RuleArgs {
+    /// What the model is fed after each sampled token: token, moi, direct, gate, soft-thinking, k-sample, swir or
+    /// selar; with knobs as in moi:beta=0.5:support=20
+    ///
+    /// `moi rules` lists the rules and their knobs.
+    #[arg(long, value_name = "NAME[:KNOB=VALUE]...", default_value = "moi")]
+    pub(crate) rule: String,
+    /// moi: weight of the sampled token, above -1; more means less mixing. The paper searches 0.25 to 8
+    /// [default: 1]
+    #[arg(long, value_name = "F", allow_negative_numbers = true)]
+    pub(crate) beta: Option<f64>,
+    /// moi, direct, gate: which tokens are mixed: the whole vocabulary, as the paper defines it, or the K
+    /// most likely, as its released code does with 20. A small K mixes about four times as strongly
+    /// [default: full]
+    #[arg(long, value_name = "full|K")]
+    pub(crate) support: Option<Support>,
+    /// gate: how far every input moves towards the mean embedding, 0 to 1
+    #[arg(long, value_name = "F", allow_negative_numbers = true)]
+    pub(crate) gate: Option<f64>,
+    #[command(flatten)]
+    pub(crate) scope: ScopeArgs,
+}
+
+/// Which tokens rules apply to.
+#[derive(Clone, Debug, clap::Args)]
+#[command(next_help_heading = "Input rule")]
+pub(crate) struct ScopeArgs {
+    /// Which generated tokens the rule applies to: all, thinking (between the model's think markers) or N..M
+    /// [default: thinking for soft-thinking, k-sample, swir and selar where the model has markers, else all]
+    #[arg(long, value_name = "all|thinking|N..M")]
+    pub(crate) mix_scope: Option<Scope>,
+    /// The token that begins the model's thinking, where it is not found by itself
+    #[arg(long, value_name = "TOKEN", requires = "think_close", allow_hyphen_values = true)]
+    pub(crate) think_open: Option<String>,
+    /// The token that ends the model's thinking
+    #[arg(long, value_name = "TOKEN", requires = "think_open", allow_hyphen_values = true)]
+    pub(crate) think_close: Option<String>,
+}
+
+/// How tokens are sampled.
+#[derive(Clone, Debug, clap::Args)]
+#[command(next_help_heading = "Sampling (the model's advised values where not given)")]
+pub(crate) struct SamplingArgs {
+    /// Divides the logits; 0 always takes the most likely token (greedy)
+    #[arg(long, value_name = "F", allow_negative_numbers = true)]
+    pub(crate) temperature: Option<f64>,
+    /// Keep the N most likely tokens; 0 keeps all
+    #[arg(long, value_name = "N")]
+    pub(crate) top_k: Option<usize>,
+    /// Keep the fewest tokens whose probabilities reach this sum; 1 keeps all
+    #[arg(long, value_name = "F", allow_negative_numbers = true)]
+    pub(crate) top_p: Option<f64>,
+    /// Keep tokens at least this probable relative to the most likely; 0 keeps all
+    #[arg(long, value_name = "F", allow_negative_numbers = true)]
+    pub(crate) min_p: Option<f64>,
+    /// Keep the fewest tokens nearest to the entropy whose probabilities reach this sum; 1 keeps all
+    #[arg(long, value_name = "F", allow_negative_numbers = true)]
+    pub(crate) typical_p: Option<f64>,
+    /// Keep tokens whose logits are within so many standard deviations of the largest; 0 keeps all
+    #[arg(long, value_name = "F", allow_negative_numbers = true)]
+    pub(crate) top_n_sigma: Option<f64>,
+    /// Divide the logits of tokens in the prompt and the answer so far; 1 is none
+    #[arg(long, value_name = "F", allow_negative_numbers = true)]
+    pub(crate) repetition_penalty: Option<f64>,
+    /// Taken from the logits of tokens in the answer so far
+    #[arg(long, value_name = "F", allow_negative_numbers = true)]
+    pub(crate) presence_penalty: Option<f64>,
+    /// Taken from the logits of tokens as often as they are in the answer so far
+    #[arg(long, value_name = "F", allow_negative_numbers = true)]
+    pub(crate) frequency_penalty: Option<f64>,
+    /// How many of the last tokens penalties look back at; 0 is all
+    #[arg(long, value_name = "N")]
+    pub(crate) penalty_window: Option<usize>,
+    /// No sequence of N tokens comes twice; 0 allows it
+    #[arg(long, value_name = "N")]
+    pub(crate) no_repeat_ngram: Option<usize>,
+    /// Added to the logit of a token, by its id or its text; may be repeated
+    #[arg(long, value_name = "TOKEN=F", allow_hyphen_values = true)]
+    pub(crate) logit_bias: Vec<String>,
+    /// A token that is never sampled, by its id or its text; may be repeated
+    #[arg(long, value_name = "TOKEN", allow_hyphen_values = true)]
+    pub(crate) ban: Vec<String>,
+    /// The samplers in their order; what is left out is not done
+    /// [default: logit-bias,repetition,presence,frequency,no-repeat-ngram,temperature,top-n-sigma,top-k,typical,top-p,min-p]
+    #[arg(long, value_name = "NAMES", value_delimiter = ',')]
+    pub(crate) samplers: Option<Vec<SamplingStep>>,
+    /// The same seed gives the same tokens; drawn where not given (--stats and json show it)
+    #[arg(long, value_name = "N")]
+    pub(crate) seed: Option<u64>,
+}
+
+/// What an answer follows.
+#[derive(Clone, Debug, clap::Args)]
+#[command(next_help_heading = "Constraints")]
+#[group(multiple = true)]
+pub(crate) struct GrammarArgs {
+    /// The answer is JSON that follows this schema: a file, or the schema itself
+    #[arg(long, value_name = "FILE|JSON", conflicts_with_all = ["json", "regex", "grammar"])]
+    pub(crate) json_schema: Option<String>,
+    /// The answer is a JSON object
+    #[arg(long, conflicts_with_all = ["regex", "grammar"])]
+    pub(crate) json: bool,
+    /// The answer matches this regular expression as a whole
+    #[arg(long, value_name = "REGEX", conflicts_with = "grammar", allow_hyphen_values = true)]
+    pub(crate) regex: Option<String>,
+    /// The answer follows this grammar (llguidance's Lark)
+    #[arg(long, value_name = "FILE")]
+    pub(crate) grammar: Option<PathBuf>,
+    /// Mix what the constraint leaves of the distribution, not the raw one
+    #[arg(long)]
+    pub(crate) mix_constrained: bool,
+}
+
+/// When to end.
+#[derive(Clone, Debug, clap::Args)]
+#[command(next_help_heading = "End")]
+pub(crate) struct StopArgs {
+    /// End after this many tokens; without it, at an end token or a full context
+    #[arg(long, value_name = "N")]
+    pub(crate) max_tokens: Option<usize>,
+    /// Do not end before this many tokens
+    #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true)]
+    pub(crate) min_tokens: usize,
+    /// End where the answer comes to this text, which is left out; may be repeated
+    #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
+    pub(crate) stop: Vec<String>,
+    /// Go on past the model's end tokens
+    #[arg(long)]
+    pub(crate) ignore_eos: bool,
+}

@@ -1,0 +1,139 @@
+//! `moi chat`: a conversation on a terminal.
+
+mod command;
+mod conversation;
+
+use std::{io::IsTerminal, path::PathBuf};
+
+use anyhow::{Result, bail};
+use burn::tensor::backend::Backend;
+use moi_engine::InputRule;
+use moi_pretrained::Pretrained;
+use rustyline::{Config, DefaultEditor, Editor, error::ReadlineError, history::FileHistory};
+
+use self::{
+    command::{Command, HELP},
+    conversation::Conversation,
+};
+use crate::{
+    Ended,
+    args::ChatArgs,
+    backend::{Device, Job},
+    decoding::{self, Decoding},
+    model, output, prompt, runner,
+    ui::{self, Interrupt},
+};
+
+/// Lines of history that are kept.
+const HISTORY: usize = 1000;
+
+/// Talks.
+pub(crate) fn run(args: ChatArgs) -> Result<Ended> {
+    let rule = decoding::rule(&args.rule)?;
+    let pretrained = model::open(&args.model)?;
+    if prompt::usable(&pretrained.tokenizer)?.is_none() {
+        bail!("the model `{}` has no tokenizer, so it cannot be talked to", args.model.model);
+    }
+    if prompt::usable(&pretrained.chat_template)?.is_none() {
+        bail!(
+            "the model `{}` has no chat template: it continues texts and does not answer; use `moi generate --raw`",
+            args.model.model
+        );
+    }
+    let decoding =
+        Decoding::new(&pretrained, &args.rule.scope, &args.sampling, Some(&args.grammar), &args.stop)?;
+    decoding.note_idle(&[rule]);
+    let device = Device::chosen(args.model.device);
+    device.run(Chat { args, device, pretrained, rule, decoding })
+}
+
+struct Chat {
+    args: ChatArgs,
+    device: Device,
+    pretrained: Pretrained,
+    rule: InputRule,
+    decoding: Decoding,
+}
+
+impl Job for Chat {
+    type Output = Ended;
+
+    fn run<B: Backend>(self, device: &B::Device) -> Result<Ended> {
+        let Self { args, device: name, mut pretrained, rule, decoding } = self;
+        let template = std::mem::replace(&mut pretrained.chat_template, Ok(None));
+        let positions = model::positions(&pretrained, 0, None);
+        let (engine, _) = model::engine::<B>(pretrained, &args.model, (name, device), positions)?;
+        let engine = decoding.engine(engine).with_progress(runner::prefill_bar()?);
+        let Ok(Some(template)) = template else { bail!("the chat template cannot be used") };
+        let mut conversation = Conversation::new(&engine, template, rule, decoding, args.model.model.clone());
+        conversation.set_system(args.system.as_deref());
+        if let Some(path) = &args.load {
+            conversation.load(path)?;
+        }
+        let interrupt = Interrupt::install()?;
+        talk(&mut conversation, &interrupt)
+    }
+}
+
+/// Reads lines until the end of the input.
+fn talk<B: Backend, M: moi_models::CausalLm<B>>(
+    conversation: &mut Conversation<'_, B, M>,
+    interrupt: &Interrupt,
+) -> Result<Ended> {
+    let is_terminal = std::io::stdin().is_terminal();
+    if is_terminal {
+        ui::note(&format!("{}; /help lists the commands, Ctrl-D ends", conversation.described()));
+    }
+    let config = Config::builder().max_history_size(HISTORY)?.auto_add_history(true).build();
+    let mut editor: Editor<(), FileHistory> = DefaultEditor::with_config(config)?;
+    let history = history().filter(|_| is_terminal);
+    if let Some(path) = &history {
+        // The first time there is none.
+        let _ = editor.load_history(path);
+    }
+    loop {
+        interrupt.clear();
+        let line = match editor.readline(if is_terminal { "> " } else { "" }) {
+            Ok(line) => line,
+            // At the prompt it clears the line, as in a shell.
+            Err(ReadlineError::Interrupted) => continue,
+            Err(ReadlineError::Eof) => break,
+            Err(error) => bail!("the input cannot be read: {error}"),
+        };
+        if line.trim().is_empty() {
+            continue;
+        }
+        let done = match Command::parse(&line) {
+            Ok(Some(Command::Quit)) => break,
+            Ok(Some(Command::Help)) => output::print_bytes(HELP.as_bytes()),
+            Ok(Some(command)) => conversation.obey(command, interrupt),
+            Ok(None) => conversation.say(&line, interrupt),
+            Err(error) => Err(error),
+        };
+        // A wrong command, or a turn that the engine refuses, ends no conversation; but nobody may read on.
+        match done {
+            Err(error) if output::is_broken_pipe(&error) => return Err(error),
+            Err(error) if is_terminal => eprintln!("moi: {error:#}"),
+            Err(error) => return Err(error),
+            Ok(()) => {}
+        }
+    }
+    if let Some(path) = history {
+        save_history(&mut editor, path);
+    }
+    Ok(Ended::Normally)
+}
+
+/// Where lines are kept between conversations.
+fn history() -> Option<PathBuf> {
+    let user = directories::ProjectDirs::from("", "", "moi")?;
+    Some(user.state_dir().unwrap_or_else(|| user.data_local_dir()).join("chat_history"))
+}
+
+fn save_history(editor: &mut Editor<(), FileHistory>, path: PathBuf) {
+    let saved = path.parent().map_or(Ok(()), std::fs::create_dir_all).map_err(|error| error.to_string());
+    let saved = saved.and_then(|()| editor.save_history(&path).map_err(|error| error.to_string()));
+    if let Err(error) = saved {
+        ui::note(&format!("the history cannot be kept in {}: {error}", path.display()));
+    }
+}

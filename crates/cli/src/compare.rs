@@ -1,0 +1,101 @@
+//! `moi compare` and `moi trace`.
+
+use std::{io::Write, path::Path};
+
+use anyhow::{Context, Result};
+
+use crate::{
+    Ended,
+    args::{CompareArgs, CompareFormat, TraceArgs, TraceFormat},
+    file, output,
+    runs::{self, Runs},
+    ui,
+};
+
+/// Weights and tokens that a page shows of a step.
+const COMPARED: usize = 10;
+
+/// One prompt under several rules, side by side.
+pub(crate) fn run(args: &CompareArgs) -> Result<Ended> {
+    if let Some(path) = &args.output {
+        file::check(path)?;
+    }
+    let runs = runs::run(&args.runs, &args.rules, COMPARED)?;
+    let text = match args.format.unwrap_or_else(|| CompareFormat::of(args.output.as_deref())) {
+        CompareFormat::Json => serde_json::to_string_pretty(&runs)? + "\n",
+        CompareFormat::Html => runs::page(&runs)?,
+        CompareFormat::Table if args.output.is_some() => plain(&runs::table(&runs, 120))?,
+        CompareFormat::Table => {
+            let width = console::Term::stdout().size_checked().map_or(100, |(_, columns)| columns.into());
+            // Without colours where stdout is no terminal, or NO_COLOR says so.
+            let mut out = anstream::stdout().lock();
+            out.write_all(runs::table(&runs, width).as_bytes()).context("cannot write to stdout")?;
+            return Ok(ended(&runs));
+        }
+    };
+    written(&text, args.output.as_deref())?;
+    Ok(ended(&runs))
+}
+
+/// What is mixed, step by step.
+pub(crate) fn trace(args: &TraceArgs) -> Result<Ended> {
+    if let Some(path) = &args.output {
+        file::check(path)?;
+    }
+    let runs = runs::run(&args.runs, &args.rules, args.top)?;
+    let text = match args.format.unwrap_or_else(|| TraceFormat::of(args.output.as_deref())) {
+        TraceFormat::Html => runs::page(&runs)?,
+        TraceFormat::Json => serde_json::to_string_pretty(&runs)? + "\n",
+        TraceFormat::Csv => runs::csv(&runs),
+        TraceFormat::Svg => runs::svg(&runs)?,
+    };
+    written(&text, args.output.as_deref())?;
+    if let Some(path) = &args.output {
+        ui::note(&format!("wrote {}", path.display()));
+    }
+    Ok(ended(&runs))
+}
+
+fn written(text: &str, path: Option<&Path>) -> Result<()> {
+    match path {
+        Some(path) => file::write_whole(path, text.as_bytes()),
+        None => output::print_bytes(text.as_bytes()),
+    }
+}
+
+/// Without colours.
+fn plain(text: &str) -> Result<String> {
+    Ok(anstream::adapter::strip_str(text).to_string())
+}
+
+fn ended(runs: &Runs) -> Ended {
+    if runs.interrupted { Ended::Interrupted } else { Ended::Normally }
+}
+
+/// What a file's name ends with.
+fn extension(path: Option<&Path>) -> &str {
+    path.and_then(Path::extension).and_then(|extension| extension.to_str()).unwrap_or_default()
+}
+
+impl CompareFormat {
+    /// By the name of the file.
+    fn of(path: Option<&Path>) -> Self {
+        match extension(path) {
+            "json" => Self::Json,
+            "html" | "htm" => Self::Html,
+            _ => Self::Table,
+        }
+    }
+}
+
+impl TraceFormat {
+    /// By the name of the file.
+    fn of(path: Option<&Path>) -> Self {
+        match extension(path) {
+            "json" => Self::Json,
+            "csv" => Self::Csv,
+            "svg" => Self::Svg,
+            _ => Self::Html,
+        }
+    }
+}

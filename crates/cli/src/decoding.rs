@@ -1,0 +1,219 @@
+//! From arguments to how a continuation is made.
+
+use std::{
+    fs,
+    hash::{BuildHasher, RandomState},
+    path::Path,
+};
+
+use anyhow::{Context, Result, anyhow, bail};
+use burn::tensor::backend::Backend;
+use moi_engine::{
+    Engine, Grammar, InputRule, Markers, Prompt, Request, Sampling, SamplingStep, Scope, StopRules,
+};
+use moi_models::CausalLm;
+use moi_pretrained::{AdvisedSampling, Pretrained};
+use moi_text::Tokenizer;
+
+use crate::{
+    args::{GrammarArgs, RuleArgs, SamplingArgs, ScopeArgs, StopArgs},
+    ui,
+};
+
+/// How continuations are made, but for the rule.
+#[derive(Clone, Debug)]
+pub(crate) struct Decoding {
+    pub(crate) scope: Option<Scope>,
+    /// In place of those that the tokenizer has.
+    pub(crate) markers: Option<Markers>,
+    pub(crate) sampling: Sampling,
+    pub(crate) grammar: Option<Grammar>,
+    pub(crate) mix_constrained: bool,
+    pub(crate) stop: StopRules,
+    pub(crate) seed: u64,
+}
+
+impl Decoding {
+    /// # Errors
+    /// If a value is not allowed, a token is unknown, or a file cannot be read.
+    pub(crate) fn new(
+        pretrained: &Pretrained,
+        scope: &ScopeArgs,
+        sampling: &SamplingArgs,
+        grammar: Option<&GrammarArgs>,
+        stop: &StopArgs,
+    ) -> Result<Self> {
+        let tokenizer = pretrained.tokenizer.as_ref().ok().and_then(Option::as_ref);
+        let markers = match (&scope.think_open, &scope.think_close) {
+            (Some(open), Some(close)) => {
+                Some(Markers { open: token(open, tokenizer)?, close: token(close, tokenizer)? })
+            }
+            _ => None,
+        };
+        Ok(Self {
+            scope: scope.mix_scope,
+            markers,
+            sampling: self::sampling(sampling, pretrained.sampling, tokenizer)?,
+            grammar: grammar.map(self::grammar).transpose()?.flatten(),
+            mix_constrained: grammar.is_some_and(|grammar| grammar.mix_constrained),
+            stop: StopRules {
+                max_tokens: stop.max_tokens,
+                min_tokens: stop.min_tokens,
+                strings: stop.stop.clone(),
+                ignore_eos: stop.ignore_eos,
+            },
+            seed: sampling.seed.unwrap_or_else(|| RandomState::new().hash_one(0) >> 32),
+        })
+    }
+
+    /// An engine with the markers of thinking that were given.
+    pub(crate) fn engine<B: Backend, M: CausalLm<B>>(&self, engine: Engine<B, M>) -> Engine<B, M> {
+        match self.markers {
+            Some(markers) => engine.with_markers(Some(markers)),
+            None => engine,
+        }
+    }
+
+    /// A request for a prompt by a rule; later samples of it have seeds of their own.
+    pub(crate) fn request<B: Backend>(&self, prompt: &[u32], rule: InputRule, sample: usize) -> Request<B> {
+        Request {
+            rule,
+            scope: self.scope,
+            sampling: self.sampling.clone(),
+            grammar: self.grammar.clone(),
+            mix_constrained: self.mix_constrained,
+            stop: self.stop.clone(),
+            seed: self.seed.wrapping_add(sample as u64),
+            ..Request::new(Prompt::Ids(prompt.to_vec()))
+        }
+    }
+
+    /// Says where a rule can do nothing.
+    pub(crate) fn note_idle(&self, rules: &[InputRule]) {
+        let idle: Vec<&str> =
+            rules.iter().map(InputRule::name).filter(|name| ["k-sample", "selar"].contains(name)).collect();
+        if self.sampling.temperature == 0.0 && !idle.is_empty() {
+            ui::note(&format!(
+                "{} mix{} what tokens are sampled from, and greedy sampling leaves one: add --temperature, for \
+                 example 0.6",
+                idle.join(" and "),
+                if idle.len() == 1 { "es" } else { "" }
+            ));
+        }
+    }
+}
+
+/// The rule of the arguments.
+///
+/// # Errors
+/// If there is none of its name, or a knob is not one of it, or has a value that it does not allow.
+pub(crate) fn rule(args: &RuleArgs) -> Result<InputRule> {
+    let (name, _) = args.rule.split_once([':', ',']).unwrap_or((&args.rule, ""));
+    let known: Vec<&str> = InputRule::named(name.trim())?.knobs().iter().map(|knob| knob.name).collect();
+    let mut text = args.rule.clone();
+    let given = [
+        ("beta", args.beta.map(|beta| beta.to_string())),
+        ("gate", args.gate.map(|gate| gate.to_string())),
+        ("support", args.support.map(|support| support.to_string())),
+    ];
+    for (knob, value) in given {
+        let Some(value) = value else { continue };
+        if !known.contains(&knob) {
+            bail!("--{knob} has no meaning for the rule `{name}`");
+        }
+        text += &format!(":{knob}={value}");
+    }
+    if name == "gate" && !text.contains("gate=") {
+        bail!("the rule `gate` needs --gate F, 0 to 1");
+    }
+    Ok(text.parse()?)
+}
+
+/// What was asked for, else what the model's makers advise, else greedy and unfiltered.
+fn sampling(
+    args: &SamplingArgs,
+    advised: AdvisedSampling,
+    tokenizer: Option<&Tokenizer>,
+) -> Result<Sampling> {
+    let none = Sampling::default();
+    let bias = |text: &String| {
+        let wrong = || anyhow!("--logit-bias takes TOKEN=F, got `{text}`");
+        let (name, by) = text.rsplit_once('=').ok_or_else(wrong)?;
+        Ok((token(name, tokenizer)?, by.parse::<f64>().map_err(|_| wrong())?))
+    };
+    let sampling = Sampling {
+        temperature: args.temperature.or(advised.temperature).unwrap_or(none.temperature),
+        top_k: args.top_k.or(advised.top_k).unwrap_or(none.top_k),
+        top_p: args.top_p.or(advised.top_p).unwrap_or(none.top_p),
+        min_p: args.min_p.or(advised.min_p).unwrap_or(none.min_p),
+        typical_p: args.typical_p.unwrap_or(none.typical_p),
+        top_n_sigma: args.top_n_sigma.unwrap_or(none.top_n_sigma),
+        repetition_penalty: args.repetition_penalty.unwrap_or(none.repetition_penalty),
+        presence_penalty: args.presence_penalty.unwrap_or(none.presence_penalty),
+        frequency_penalty: args.frequency_penalty.unwrap_or(none.frequency_penalty),
+        penalty_window: args.penalty_window.unwrap_or(none.penalty_window),
+        no_repeat_ngram: args.no_repeat_ngram.unwrap_or(none.no_repeat_ngram),
+        logit_bias: args.logit_bias.iter().map(bias).collect::<Result<_>>()?,
+        banned: args.ban.iter().map(|text| token(text, tokenizer)).collect::<Result<_>>()?,
+        samplers: args.samplers.clone().unwrap_or(none.samplers),
+    };
+    sampling.check()?;
+    refuse_idle(args, &sampling.samplers)?;
+    Ok(sampling)
+}
+
+/// A flag whose sampler is not in the order would do nothing.
+fn refuse_idle(args: &SamplingArgs, samplers: &[SamplingStep]) -> Result<()> {
+    let given = [
+        ("--temperature", args.temperature.is_some(), SamplingStep::Temperature),
+        ("--top-k", args.top_k.is_some(), SamplingStep::TopK),
+        ("--top-p", args.top_p.is_some(), SamplingStep::TopP),
+        ("--min-p", args.min_p.is_some(), SamplingStep::MinP),
+        ("--typical-p", args.typical_p.is_some(), SamplingStep::Typical),
+        ("--top-n-sigma", args.top_n_sigma.is_some(), SamplingStep::TopNSigma),
+        ("--repetition-penalty", args.repetition_penalty.is_some(), SamplingStep::Repetition),
+        ("--presence-penalty", args.presence_penalty.is_some(), SamplingStep::Presence),
+        ("--frequency-penalty", args.frequency_penalty.is_some(), SamplingStep::Frequency),
+        ("--no-repeat-ngram", args.no_repeat_ngram.is_some(), SamplingStep::NoRepeatNgram),
+        ("--logit-bias", !args.logit_bias.is_empty(), SamplingStep::LogitBias),
+    ];
+    match given.into_iter().find(|(_, given, step)| *given && !samplers.contains(step)) {
+        Some((flag, _, step)) => bail!("{flag} does nothing, as --samplers leaves out `{step}`"),
+        None => Ok(()),
+    }
+}
+
+/// A token by its id, its own text, or text that is one token.
+fn token(text: &str, tokenizer: Option<&Tokenizer>) -> Result<u32> {
+    if let Ok(id) = text.parse() {
+        return Ok(id);
+    }
+    let Some(tokenizer) = tokenizer else {
+        bail!("`{text}` is no token id, and the model has no tokenizer to look it up with");
+    };
+    if let Some(id) = tokenizer.id(text) {
+        return Ok(id);
+    }
+    match tokenizer.encode(text, false)?.as_slice() {
+        [id] => Ok(*id),
+        ids => bail!("`{text}` is not one token of the model, but {}: {ids:?}", ids.len()),
+    }
+}
+
+fn grammar(args: &GrammarArgs) -> Result<Option<Grammar>> {
+    let read = |path: &Path| {
+        fs::read_to_string(path).with_context(|| format!("the grammar {} cannot be read", path.display()))
+    };
+    if let Some(schema) = &args.json_schema {
+        let text = if schema.trim_start().starts_with('{') { schema.clone() } else { read(schema.as_ref())? };
+        let schema = serde_json::from_str(&text).context("--json-schema is not valid JSON")?;
+        return Ok(Some(Grammar::JsonSchema(schema)));
+    }
+    Ok(match (args.json, &args.regex, &args.grammar) {
+        (true, ..) => Some(Grammar::JsonSchema(serde_json::json!({"type": "object"}))),
+        (_, Some(regex), _) => Some(Grammar::Regex(regex.clone())),
+        (.., Some(path)) => Some(Grammar::Lark(read(path)?)),
+        _ if args.mix_constrained => bail!("--mix-constrained needs a constraint, such as --json"),
+        _ => None,
+    })
+}

@@ -1,0 +1,245 @@
+//! One prompt under several rules: what `moi compare` and `moi trace` run and show.
+
+mod page;
+mod picture;
+mod table;
+
+use anyhow::Result;
+use burn::tensor::backend::Backend;
+use moi_engine::{InputRule, Request, Step};
+use moi_pretrained::Pretrained;
+use moi_text::Tokenizer;
+use serde::Serialize;
+
+pub(crate) use self::{
+    page::page,
+    picture::{csv, svg},
+    table::table,
+};
+use crate::{
+    args::RunsArgs,
+    backend::{Device, Job},
+    bench::split_rules,
+    decoding::Decoding,
+    generate::note_kernels,
+    model,
+    output::{StopReason, dtype_name},
+    prompt, runner,
+    ui::Interrupt,
+};
+
+/// Tokens of a run where no number is asked for.
+const MAX_TOKENS: usize = 256;
+
+/// Runs of a prompt, as in JSON.
+#[derive(Debug, Serialize)]
+pub(crate) struct Runs {
+    pub(crate) model: String,
+    pub(crate) device: String,
+    pub(crate) dtype: &'static str,
+    /// The text that was given.
+    pub(crate) prompt: String,
+    pub(crate) prompt_tokens: Vec<u32>,
+    /// In words.
+    pub(crate) sampling: String,
+    pub(crate) seed: u64,
+    pub(crate) runs: Vec<Run>,
+    /// Until the first tokens.
+    pub(crate) prefill_s: f64,
+    pub(crate) decode_s: f64,
+    #[serde(skip)]
+    pub(crate) interrupted: bool,
+}
+
+/// A run under one rule.
+#[derive(Debug, Serialize)]
+pub(crate) struct Run {
+    pub(crate) rule: InputRule,
+    /// As on the command line.
+    pub(crate) spec: String,
+    pub(crate) text: String,
+    pub(crate) stop_reason: StopReason,
+    pub(crate) mean_entropy: f64,
+    pub(crate) mean_gate: f64,
+    /// The first token that differs from the first run's, if one does.
+    pub(crate) parts_at: Option<usize>,
+    /// The share of tokens that are the same at the same place, of the longer run's; none for the first run.
+    pub(crate) agreement: Option<f64>,
+    pub(crate) steps: Vec<RunStep>,
+}
+
+/// A step of a run.
+#[derive(Debug, Serialize)]
+pub(crate) struct RunStep {
+    pub(crate) token: u32,
+    /// What is certain of the text with this token.
+    pub(crate) text: String,
+    /// The token's own text.
+    pub(crate) piece: String,
+    pub(crate) logprob: f64,
+    pub(crate) entropy: f32,
+    pub(crate) gate: f32,
+    /// Largest weights of the next input.
+    pub(crate) top: Vec<Weight>,
+    /// Likeliest tokens.
+    pub(crate) likeliest: Vec<Likely>,
+}
+
+#[derive(Debug, Serialize)]
+pub(crate) struct Weight {
+    token: u32,
+    text: String,
+    weight: f32,
+}
+
+#[derive(Debug, Serialize)]
+pub(crate) struct Likely {
+    token: u32,
+    text: String,
+    logprob: f64,
+}
+
+/// Runs a prompt under the rules of a list, in one batch.
+pub(crate) fn run(args: &RunsArgs, rules: &[String], top: usize) -> Result<Runs> {
+    let rules = split_rules(rules)?;
+    let pretrained = model::open(&args.model)?;
+    let text = args.prompt.text()?;
+    let prompt = prompt::ids_of(&args.prompt, text.as_deref(), &args.model.model, &pretrained)?;
+    let mut decoding =
+        Decoding::new(&pretrained, &args.scope, &args.sampling, Some(&args.grammar), &args.stop)?;
+    decoding.stop.max_tokens.get_or_insert(MAX_TOKENS.max(decoding.stop.min_tokens));
+    decoding.note_idle(&rules);
+    let device = Device::chosen(args.model.device);
+    let given = text.unwrap_or_else(|| format!("{prompt:?}"));
+    device.run(Compare { args, device, pretrained, given, prompt, rules, decoding, top })
+}
+
+struct Compare<'a> {
+    args: &'a RunsArgs,
+    device: Device,
+    pretrained: Pretrained,
+    given: String,
+    prompt: Vec<u32>,
+    rules: Vec<InputRule>,
+    decoding: Decoding,
+    top: usize,
+}
+
+impl Job for Compare<'_> {
+    type Output = Runs;
+
+    fn run<B: Backend>(self, device: &B::Device) -> Result<Runs> {
+        let Self { args, device: name, pretrained, given, prompt, rules, decoding, top } = self;
+        let positions = model::positions(&pretrained, prompt.len(), decoding.stop.max_tokens) * rules.len();
+        let (engine, form) = model::engine::<B>(pretrained, &args.model, (name, device), positions)?;
+        let engine = decoding.engine(engine).with_progress(runner::prefill_bar()?);
+        let request =
+            |&rule: &InputRule| Request { top, logprobs: top, ..decoding.request::<B>(&prompt, rule, 0) };
+        let interrupt = Interrupt::install()?;
+        let ran = runner::together(&engine, rules.iter().map(request).collect(), &interrupt)?;
+        note_kernels();
+        let tokenizer = engine.tokenizer();
+        let first: Vec<u32> = ran.rows.first().into_iter().flatten().map(|step| step.token).collect();
+        let runs = ran.rows.into_iter().zip(&rules).enumerate();
+        Ok(Runs {
+            model: args.model.model.clone(),
+            device: name.to_string(),
+            dtype: dtype_name(form),
+            prompt: given,
+            prompt_tokens: prompt.clone(),
+            sampling: sampling_in_words(&decoding),
+            seed: decoding.seed,
+            runs: runs
+                .map(|(at, (steps, &rule))| Run::new(rule, steps, (at > 0).then_some(&first), tokenizer))
+                .collect(),
+            prefill_s: ran.prefill.as_secs_f64(),
+            decode_s: ran.decode.as_secs_f64(),
+            interrupted: ran.interrupted,
+        })
+    }
+}
+
+fn sampling_in_words(decoding: &Decoding) -> String {
+    let sampling = &decoding.sampling;
+    if sampling.temperature == 0.0 {
+        return "greedy".to_owned();
+    }
+    let parts = [
+        Some(format!("temperature {}", sampling.temperature)),
+        (sampling.top_k > 0).then(|| format!("top-k {}", sampling.top_k)),
+        (sampling.top_p < 1.0).then(|| format!("top-p {}", sampling.top_p)),
+        (sampling.min_p > 0.0).then(|| format!("min-p {}", sampling.min_p)),
+    ];
+    parts.into_iter().flatten().collect::<Vec<_>>().join(", ")
+}
+
+impl Run {
+    fn new(
+        rule: InputRule,
+        steps: Vec<Step>,
+        first: Option<&Vec<u32>>,
+        tokenizer: Option<&Tokenizer>,
+    ) -> Self {
+        let tokens: Vec<u32> = steps.iter().map(|step| step.token).collect();
+        let mean = |of: fn(&Step) -> f32| {
+            steps.iter().map(|step| f64::from(of(step))).sum::<f64>() / steps.len().max(1) as f64
+        };
+        let compared = first.map(|first| compare(first, &tokens));
+        Self {
+            rule,
+            spec: rule.spec(),
+            text: steps.iter().map(|step| step.text.as_str()).collect(),
+            stop_reason: StopReason::of(&steps),
+            mean_entropy: mean(|step| step.entropy),
+            mean_gate: mean(|step| step.gate),
+            parts_at: compared.and_then(|(parts_at, _)| parts_at),
+            agreement: compared.map(|(_, agreement)| agreement),
+            steps: steps.into_iter().map(|step| RunStep::new(step, tokenizer)).collect(),
+        }
+    }
+}
+
+/// Where tokens part from others, if they do, and the share of them that are the same at the same place.
+fn compare(first: &[u32], tokens: &[u32]) -> (Option<usize>, f64) {
+    let longest = first.len().max(tokens.len());
+    let is_same = |at: &usize| first.get(*at) == tokens.get(*at);
+    let same = (0..longest).filter(is_same).count();
+    ((0..longest).find(|at| !is_same(at)), if longest == 0 { 1.0 } else { same as f64 / longest as f64 })
+}
+
+impl RunStep {
+    fn new(step: Step, tokenizer: Option<&Tokenizer>) -> Self {
+        let text = |token: u32| match tokenizer {
+            Some(tokenizer) => {
+                let special = tokenizer.special_text(token).map(str::to_owned);
+                special.or_else(|| tokenizer.decode(&[token]).ok()).unwrap_or_default()
+            }
+            None => format!("[{token}]"),
+        };
+        let weight = |(token, weight)| Weight { token, text: text(token), weight };
+        let likely = |(token, logprob)| Likely { token, text: text(token), logprob };
+        Self {
+            token: step.token,
+            piece: text(step.token),
+            text: if tokenizer.is_some() { step.text } else { format!("[{}]", step.token) },
+            logprob: step.logprob,
+            entropy: step.entropy,
+            gate: step.gate,
+            top: step.top.into_iter().map(weight).collect(),
+            likeliest: step.likeliest.into_iter().map(likely).collect(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::compare;
+
+    #[test]
+    fn tokens_part_where_they_first_differ() {
+        assert_eq!(compare(&[1, 2, 3], &[1, 2, 3]), (None, 1.0));
+        assert_eq!(compare(&[1, 2, 3, 4], &[1, 9, 3, 4]), (Some(1), 0.75));
+        assert_eq!(compare(&[1, 2], &[1, 2, 3, 4]), (Some(2), 0.5));
+        assert_eq!(compare(&[], &[]), (None, 1.0));
+    }
+}

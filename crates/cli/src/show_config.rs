@@ -1,0 +1,66 @@
+//! `moi config`.
+
+use anyhow::{Result, bail};
+use clap::CommandFactory;
+use serde_json::json;
+
+use crate::{
+    args::{Args, ConfigArgs, Format, GlobalArgs},
+    config::{self, Config, Setting, Source},
+    output,
+};
+
+/// Shows what applies to a command, and from where.
+pub(crate) fn run(args: &ConfigArgs, global: &GlobalArgs) -> Result<()> {
+    let command = Args::command();
+    let names: Vec<&str> = command.get_subcommands().map(clap::Command::get_name).collect();
+    let Some(subcommand) = command.find_subcommand(&args.command) else {
+        bail!("there is no command `{}`{}", args.command, config::nearest(&args.command, names.into_iter()));
+    };
+    let mut line = vec!["moi".to_owned()];
+    line.extend(global.config.iter().map(|path| format!("--config={path}")));
+    line.extend(global.preset.iter().map(|preset| format!("--preset={preset}")));
+    line.push(args.command.clone());
+    line.extend(args.flags.iter().cloned());
+    let matches = command.clone().try_get_matches_from(&line).unwrap_or_else(|error| error.exit());
+    let config = Config::read(&command, &matches)?;
+    let Some((_, given)) = matches.subcommand() else { bail!("`{}` is no command", args.command) };
+    let settings = config.settings(subcommand, given)?;
+    match args.format {
+        Format::Json => {
+            let rows = settings.iter().map(
+                |setting| json!({"flag": setting.flag, "value": setting.value, "source": source(setting)}),
+            );
+            let file = config.path.as_ref().map(|path| path.display().to_string());
+            output::print_json(&json!({"file": file, "settings": rows.collect::<Vec<_>>()}))
+        }
+        Format::Text => output::print_bytes(table(&config, &settings).as_bytes()),
+    }
+}
+
+fn source(setting: &Setting) -> String {
+    match &setting.source {
+        Source::Flag => "flag".to_owned(),
+        Source::Environment(variable) => format!("environment ({variable})"),
+        Source::Preset(name) => format!("file, preset `{name}`"),
+        Source::File => "file".to_owned(),
+        Source::Default => "default".to_owned(),
+    }
+}
+
+fn table(config: &Config, settings: &[Setting]) -> String {
+    let places =
+        config::places().iter().map(|path| path.display().to_string()).collect::<Vec<_>>().join(" or ");
+    let mut text = match &config.path {
+        Some(path) => format!("file: {}\n\n", path.display()),
+        None => format!("file: none; it would be {places}\n\n"),
+    };
+    let width = |of: fn(&Setting) -> usize| settings.iter().map(of).max().unwrap_or(0);
+    let (flags, values) = (width(|s| s.flag.len() + 2), width(|s| s.value.chars().count()).min(40));
+    for setting in settings {
+        let flag = format!("--{}", setting.flag);
+        let value = if setting.value.is_empty() { "-" } else { &setting.value };
+        text += &format!("{flag:flags$}  {value:values$}  {}\n", source(setting));
+    }
+    text
+}

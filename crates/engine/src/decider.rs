@@ -1,0 +1,132 @@
+//! What decides the tokens and inputs of one row.
+
+use moi::{Row, Start};
+use moi_models::RowSpec;
+
+use crate::{EngineError, Sampled, Sampler, StopRules, Support, grammar::Constraint, sampler::Allowed};
+
+/// Sampler, rule and limits of a row.
+#[derive(Debug)]
+pub(crate) struct Decider {
+    pub(crate) row: Row,
+    pub(crate) sampler: Sampler,
+    limits: Limits,
+    /// Largest mixture weights to report.
+    pub(crate) top: usize,
+    /// Likeliest tokens to report.
+    logprobs: usize,
+    /// Tokens so far.
+    pub(crate) generated: usize,
+}
+
+/// What beside the sampling says which tokens may come.
+#[derive(Debug, Default)]
+pub(crate) struct Limits {
+    pub(crate) constraint: Option<Constraint>,
+    /// Whether the constraint held for the token under way: thoughts are free, what is constrained is the answer.
+    holds: bool,
+    /// Whether the constraint narrows what is mixed, too.
+    pub(crate) mixes_constrained: bool,
+    /// Tokens that end a generation, where they may not come at once.
+    pub(crate) eos: Vec<u32>,
+    /// So many tokens come before these.
+    pub(crate) min_tokens: usize,
+}
+
+impl Decider {
+    pub(crate) fn new(row: Row, sampler: Sampler, limits: Limits) -> Self {
+        Self { row, sampler, limits, top: 0, logprobs: 0, generated: 0 }
+    }
+
+    /// With so many largest weights and likeliest tokens to report.
+    pub(crate) fn reporting(mut self, top: usize, logprobs: usize) -> Self {
+        (self.top, self.logprobs) = (top, logprobs);
+        self
+    }
+
+    /// A row of a rule and a sampler, without limits.
+    pub(crate) fn plain(rule: crate::InputRule, sampler: Sampler) -> Result<Self, EngineError> {
+        Ok(Self::new(Row::new(rule, &Start::default())?, sampler, Limits::default()))
+    }
+
+    /// What a device is told of the next step, with a number that was drawn; `None` where the host has to look at it.
+    pub(crate) fn spec(&self, uniform: f64, vocab: usize) -> Option<RowSpec> {
+        let sampling = self.sampler.sampling();
+        if self.logprobs > 0 || self.has_limits() || !sampling.is_plain() {
+            return None;
+        }
+        let gated = self.row.gated_ahead()?;
+        Some(RowSpec {
+            temperature: sampling.temperature as f32,
+            top_k: sampling.top_k,
+            top_p: sampling.top_p as f32,
+            min_p: sampling.min_p as f32,
+            // Rounding must not make it 1.
+            uniform: (uniform as f32).min(1.0 - f32::EPSILON / 2.0),
+            slope: gated.gate.slope,
+            offset: gated.gate.offset,
+            mixes: gated.mixes(),
+            support: match gated.support {
+                Support::TopK(k) if k < vocab => Some(k),
+                Support::TopK(_) | Support::Full => None,
+            },
+            top: self.top.min(vocab),
+        })
+    }
+
+    fn has_limits(&self) -> bool {
+        self.limits.constraint.is_some() || self.generated < self.limits.min_tokens
+    }
+
+    /// The token for a number that was drawn; and logits for the mixture, where limits narrow them.
+    pub(crate) fn choose(
+        &mut self,
+        logits: &[f32],
+        uniform: f64,
+    ) -> Result<(Sampled, Option<Vec<f32>>), EngineError> {
+        let Limits { constraint, holds, mixes_constrained, eos, min_tokens } = &mut self.limits;
+        *holds = !self.row.is_thinking();
+        let mut constraint = constraint.as_mut().filter(|_| *holds);
+        if let Some(constraint) = &mut constraint {
+            constraint.compute()?;
+        }
+        let only = constraint.map(|constraint| |token: u32| constraint.allows(token));
+        let allowed = Allowed {
+            not: if self.generated < *min_tokens { eos } else { &[] },
+            only: only.as_ref().map(|only| only as &dyn Fn(u32) -> bool),
+        };
+        let (sampled, drawn) = self.sampler.choose(logits, uniform, allowed, self.logprobs)?;
+        if self.row.wants_candidates() {
+            self.row.drawn_from(drawn.probabilities());
+        }
+        let banned = &self.sampler.sampling().banned;
+        let narrows = self.row.picks_tokens() || *mixes_constrained;
+        let narrowed = narrows.then(|| {
+            let may = |token| allowed.has(token) && !banned.contains(&token);
+            logits.iter().zip(0..).map(|(&l, token)| if may(token) { l } else { f32::NEG_INFINITY }).collect()
+        });
+        Ok((sampled, narrowed))
+    }
+
+    /// Counts a token. Whether the constraint is complete with it.
+    pub(crate) fn push(&mut self, token: u32) -> Result<bool, EngineError> {
+        self.generated += 1;
+        self.sampler.push(token);
+        match &mut self.limits.constraint {
+            Some(constraint) if self.limits.holds => constraint.push(token),
+            _ => Ok(false),
+        }
+    }
+}
+
+impl Limits {
+    pub(crate) fn new(stop: &StopRules, eos: &[u32], constraint: Option<Constraint>, mixes: bool) -> Self {
+        Self {
+            constraint,
+            holds: false,
+            mixes_constrained: mixes,
+            eos: eos.to_vec(),
+            min_tokens: stop.min_tokens,
+        }
+    }
+}

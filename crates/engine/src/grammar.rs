@@ -1,0 +1,167 @@
+//! Answers that follow a JSON schema, a regular expression or a grammar, by llguidance.
+
+use serde::{Deserialize, Serialize};
+
+/// What an answer follows. Where a model thinks first, its thoughts do not.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Grammar {
+    /// A JSON schema.
+    JsonSchema(serde_json::Value),
+    /// A regular expression, for the whole answer.
+    Regex(String),
+    /// A context-free grammar in llguidance's variant of Lark.
+    Lark(String),
+}
+
+#[cfg(feature = "grammar")]
+pub(crate) use with::{Compiler, Constraint};
+#[cfg(not(feature = "grammar"))]
+pub(crate) use without::{Compiler, Constraint};
+
+#[cfg(feature = "grammar")]
+mod with {
+    use std::{fmt, sync::Arc};
+
+    use llguidance::{Matcher, ParserFactory, api::TopLevelGrammar};
+    use toktrie::{ApproximateTokEnv, SimpleVob, TokEnv, TokRxInfo, TokTrie};
+
+    use super::Grammar;
+    use crate::{EngineError, text::Tokenizer};
+
+    /// Compiles grammars for a vocabulary.
+    pub(crate) struct Compiler(ParserFactory);
+
+    impl fmt::Debug for Compiler {
+        fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("Compiler")
+        }
+    }
+
+    impl Compiler {
+        pub(crate) fn new(tokenizer: &Tokenizer, vocab: usize, eos: &[u32]) -> Result<Self, EngineError> {
+            let words: Vec<Vec<u8>> = (0..vocab as u32).map(|id| word(tokenizer, id)).collect();
+            let Some(&first) = eos.first() else {
+                return Err(EngineError::Grammar("the model has no end token".to_owned()));
+            };
+            let trie = TokTrie::from(&TokRxInfo::new(vocab as u32, first), &words).with_eos_tokens(eos);
+            let environment: TokEnv = Arc::new(ApproximateTokEnv::new(trie));
+            let mut factory = ParserFactory::new_simple(&environment).map_err(failed)?;
+            factory.quiet();
+            Ok(Self(factory))
+        }
+
+        pub(crate) fn compile(&self, grammar: &Grammar) -> Result<Constraint, EngineError> {
+            let grammar = match grammar {
+                Grammar::JsonSchema(schema) => TopLevelGrammar::from_json_schema(with_short_spaces(schema)),
+                Grammar::Regex(regex) => TopLevelGrammar::from_regex(regex),
+                Grammar::Lark(lark) => TopLevelGrammar::from_lark(lark.clone()),
+            };
+            let parser = self.0.create_parser(grammar).map_err(failed)?;
+            let matcher = Matcher::new(Ok(parser));
+            match matcher.get_error() {
+                Some(error) => Err(EngineError::Grammar(error)),
+                None => Ok(Constraint { matcher: Box::new(matcher), mask: SimpleVob::new() }),
+            }
+        }
+    }
+
+    /// The schema with at most a line's indentation between its parts, unless it says otherwise: a model in doubt would
+    /// else write spaces for ever.
+    fn with_short_spaces(schema: &serde_json::Value) -> serde_json::Value {
+        let mut schema = schema.clone();
+        if let Some(object) = schema.as_object_mut() {
+            let options = object.entry("x-guidance").or_insert_with(|| serde_json::json!({}));
+            if let Some(options) =
+                options.as_object_mut().filter(|options| !options.contains_key("whitespace_flexible"))
+            {
+                options.entry("whitespace_pattern").or_insert_with(|| SPACES.into());
+            }
+        }
+        schema
+    }
+
+    /// A space, or a line end and an indentation.
+    const SPACES: &str = r"( |\n {0,16})";
+
+    /// A token's bytes. A control token's are marked, so that no text is mistaken for it.
+    fn word(tokenizer: &Tokenizer, id: u32) -> Vec<u8> {
+        let marked = |text: &str| [&[TokTrie::SPECIAL_TOKEN_MARKER], text.as_bytes()].concat();
+        match tokenizer.special_text(id) {
+            Some(text) => marked(text),
+            None => tokenizer.token_bytes(id).unwrap_or_default(),
+        }
+    }
+
+    fn failed(error: impl fmt::Display) -> EngineError {
+        EngineError::Grammar(error.to_string())
+    }
+
+    /// A grammar under way in one row.
+    pub(crate) struct Constraint {
+        matcher: Box<Matcher>,
+        mask: SimpleVob,
+    }
+
+    impl fmt::Debug for Constraint {
+        fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("Constraint")
+        }
+    }
+
+    impl Constraint {
+        /// Finds the tokens that may come next.
+        pub(crate) fn compute(&mut self) -> Result<(), EngineError> {
+            self.mask = self.matcher.compute_mask_or_eos().map_err(failed)?;
+            Ok(())
+        }
+
+        pub(crate) fn allows(&self, token: u32) -> bool {
+            self.mask.get(token as usize)
+        }
+
+        /// Takes a token; whether nothing can follow.
+        pub(crate) fn push(&mut self, token: u32) -> Result<bool, EngineError> {
+            self.matcher.consume_token(token).map_err(failed)?;
+            Ok(self.matcher.is_stopped())
+        }
+    }
+}
+
+#[cfg(not(feature = "grammar"))]
+mod without {
+    use super::Grammar;
+    use crate::{EngineError, text::Tokenizer};
+
+    /// Would compile grammars; there is none without the feature `grammar`.
+    #[derive(Debug)]
+    pub(crate) enum Compiler {}
+
+    impl Compiler {
+        pub(crate) fn new(_: &Tokenizer, _vocab: usize, _eos: &[u32]) -> Result<Self, EngineError> {
+            Err(EngineError::Grammar("this build has no grammars: the feature `grammar` is off".to_owned()))
+        }
+
+        pub(crate) fn compile(&self, _: &Grammar) -> Result<Constraint, EngineError> {
+            match *self {}
+        }
+    }
+
+    /// There is none.
+    #[derive(Debug)]
+    pub(crate) enum Constraint {}
+
+    impl Constraint {
+        pub(crate) fn compute(&mut self) -> Result<(), EngineError> {
+            match *self {}
+        }
+
+        pub(crate) fn allows(&self, _token: u32) -> bool {
+            match *self {}
+        }
+
+        pub(crate) fn push(&mut self, _token: u32) -> Result<bool, EngineError> {
+            match *self {}
+        }
+    }
+}

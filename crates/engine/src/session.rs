@@ -1,0 +1,45 @@
+//! Turns of a conversation that share a cache.
+
+use burn::tensor::backend::Backend;
+use moi_models::{CausalLm, KvCache};
+
+/// The positions of earlier turns, ready to be continued: see [`crate::Engine::resume`].
+///
+/// Where earlier tokens were generated with a rule that mixes, their positions hold the mixtures, as the generation
+/// itself saw them. They serve a later prompt only as far as it begins with the same tokens; from the first other token
+/// on all is run anew, from tokens as they are.
+#[derive(Clone, Debug)]
+pub struct Session<B: Backend> {
+    cache: KvCache<B>,
+    /// The tokens of the positions in the cache.
+    ids: Vec<u32>,
+}
+
+impl<B: Backend> Session<B> {
+    pub(crate) fn new(mut cache: KvCache<B>, ids: &[u32]) -> Self {
+        // The last token may not have run yet; what ran ahead of one that was not generated does not count.
+        let positions = cache.len().min(ids.len());
+        let ids = if cache.truncate(positions) { ids[..positions].to_vec() } else { Vec::new() };
+        Self { cache, ids }
+    }
+
+    /// Positions in the cache.
+    pub fn positions(&self) -> usize {
+        self.ids.len()
+    }
+
+    /// Positions that serve a prompt of these ids: all but one at most, since the last one's logits are needed.
+    pub fn known(&self, prompt: &[u32]) -> usize {
+        let same = prompt.iter().zip(&self.ids).take_while(|(a, b)| a == b).count();
+        same.min(prompt.len().saturating_sub(1))
+    }
+
+    /// The cache as far as a prompt begins with it, and how many positions that are.
+    pub(crate) fn behind<M: CausalLm<B>>(mut self, prompt: &[u32], model: &M) -> (KvCache<B>, usize) {
+        let known = self.known(prompt);
+        match known > 0 && self.cache.truncate(known) {
+            true => (self.cache, known),
+            false => (model.new_cache(1), 0),
+        }
+    }
+}

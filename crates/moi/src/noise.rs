@@ -1,0 +1,175 @@
+//! Seeded noise on the weights of mixtures: drawn on the host, so it is the same on every backend.
+
+use rand_chacha::{
+    ChaCha8Rng,
+    rand_core::{RngCore, SeedableRng},
+};
+use rand_distr::{Distribution, Gamma};
+
+/// Words of the generator's stream between two tokens.
+const STRIDE: u128 = 1 << 10;
+
+/// The noise of one row. Each step has a stream of its own, and each token its place in it: what one token gets depends
+/// on no other.
+#[derive(Clone, Debug)]
+pub(crate) struct Noise {
+    random: ChaCha8Rng,
+}
+
+impl Noise {
+    pub(crate) fn new(seed: u64) -> Self {
+        Self { random: ChaCha8Rng::seed_from_u64(seed) }
+    }
+
+    /// Begins a step. The sampler's own numbers are those of stream 0.
+    pub(crate) fn begin(&mut self, step: usize) {
+        self.random.set_stream(step as u64 + 1);
+        self.random.set_word_pos(0);
+    }
+
+    /// Goes to the place of a token.
+    fn at(&mut self, token: u32) {
+        self.random.set_word_pos(STRIDE * u128::from(token));
+    }
+
+    /// Above 0 and below 1.
+    fn uniform(&mut self) -> f64 {
+        ((self.random.next_u64() >> 12) as f64 + 0.5) / (1u64 << 52) as f64
+    }
+
+    /// A token, drawn from `q` in the order of its tokens.
+    pub(crate) fn pick(&mut self, q: &[(u32, f64)]) -> Option<u32> {
+        let target = self.uniform() * q.iter().map(|&(_, p)| p).sum::<f64>();
+        let mut reached = 0.0;
+        let passes = |&&(_, p): &&(u32, f64)| {
+            reached += p;
+            reached > target
+        };
+        q.iter().find(passes).or(q.last()).map(|&(token, _)| token)
+    }
+
+    /// softmax((ln q + g) / tau) with g = -ln(-ln u).
+    pub(crate) fn gumbel_softmax(&mut self, q: &[(u32, f64)], tau: f64) -> Vec<(u32, f64)> {
+        let noisy = |(token, p): (u32, f64)| {
+            self.at(token);
+            (token, (p.ln() - (-self.uniform().ln()).ln()) / tau)
+        };
+        softmax(q.iter().copied().map(noisy).collect())
+    }
+
+    /// A draw from Dirichlet(alpha q).
+    ///
+    /// Gamma variates of shape a < 1 are those of shape a + 1 times u^(1/a): as logarithms, since they vanish in floats for
+    /// small a.
+    pub(crate) fn dirichlet(&mut self, q: &[(u32, f64)], alpha: f64) -> Vec<(u32, f64)> {
+        let mut log_gamma = |(token, p): (u32, f64)| {
+            self.at(token);
+            let shape = alpha * p;
+            let boost = self.uniform().ln() / shape;
+            // The shape is above 1 and the scale is 1: that is allowed.
+            let gamma = Gamma::new(shape + 1.0, 1.0).map_or(1.0, |gamma| gamma.sample(&mut self.random));
+            (token, gamma.ln() + boost)
+        };
+        softmax(q.iter().copied().map(&mut log_gamma).collect())
+    }
+}
+
+/// Of weights' logarithms.
+fn softmax(mut logs: Vec<(u32, f64)>) -> Vec<(u32, f64)> {
+    let largest = logs.iter().map(|&(_, log)| log).fold(f64::NEG_INFINITY, f64::max);
+    let mut sum = 0.0;
+    for (_, log) in &mut logs {
+        *log = (*log - largest).exp();
+        sum += *log;
+    }
+    logs.iter_mut().for_each(|(_, weight)| *weight /= sum);
+    logs
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const Q: &[(u32, f64)] = &[(3, 0.5), (0, 0.3), (9, 0.2)];
+
+    /// Chi-square of `draws` counts against the shares of [`Q`].
+    fn chi_square(draw: impl Fn(usize) -> u32) -> f64 {
+        const DRAWS: usize = 20_000;
+        let tokens: Vec<u32> = (0..DRAWS).map(draw).collect();
+        let term = |&(token, p): &(u32, f64)| {
+            let found = tokens.iter().filter(|&&t| t == token).count() as f64;
+            (found - p * DRAWS as f64).powi(2) / (p * DRAWS as f64)
+        };
+        Q.iter().map(term).sum()
+    }
+
+    fn noise(step: usize) -> Noise {
+        let mut noise = Noise::new(11);
+        noise.begin(step);
+        noise
+    }
+
+    fn largest(weights: &[(u32, f64)]) -> u32 {
+        weights.iter().max_by(|a, b| a.1.total_cmp(&b.1)).unwrap().0
+    }
+
+    /// With 2 degrees of freedom a chi-square above 18.4 has a probability of 1e-4.
+    #[test]
+    fn picks_and_gumbel_maxima_follow_q() {
+        let picks = chi_square(|step| noise(step).pick(Q).unwrap());
+        assert!(picks < 18.4, "{picks}");
+        // The largest of ln q + g is a draw from q, whatever tau is.
+        for tau in [0.01, 0.5, 3.0] {
+            let maxima = chi_square(|step| largest(&noise(step).gumbel_softmax(Q, tau)));
+            assert!(maxima < 18.4, "tau {tau}: {maxima}");
+        }
+    }
+
+    /// A draw of a token from Dirichlet weights is a draw from their mean, q; and the variance is q (1 - q) / (alpha + 1).
+    #[test]
+    fn dirichlet_weights_have_their_mean_and_variance() {
+        for alpha in [0.05, 1.0, 4.0] {
+            let drawn = chi_square(|step| {
+                let mut noise = noise(step);
+                let weights = noise.dirichlet(Q, alpha);
+                noise.begin(step + 1_000_000);
+                noise.pick(&weights).unwrap()
+            });
+            assert!(drawn < 18.4, "alpha {alpha}: {drawn}");
+            let n = 20_000;
+            let first: Vec<f64> = (0..n).map(|step| noise(step).dirichlet(Q, alpha)[0].1).collect();
+            let mean = first.iter().sum::<f64>() / n as f64;
+            let variance = first.iter().map(|w| (w - mean).powi(2)).sum::<f64>() / n as f64;
+            let expected = 0.25 / (alpha + 1.0);
+            assert!((variance / expected - 1.0).abs() < 0.05, "alpha {alpha}: {variance} {expected}");
+        }
+    }
+
+    #[test]
+    fn limits() {
+        // tau -> 0 picks one token, tau -> infinity makes all alike, alpha -> infinity gives q.
+        for step in 0..100 {
+            let picked = noise(step).gumbel_softmax(Q, 1e-7);
+            assert!(picked.iter().any(|w| w.1 > 1.0 - 1e-9), "{picked:?}");
+            let flat = noise(step).gumbel_softmax(Q, 1e9);
+            assert!(flat.iter().all(|w| (w.1 - 1.0 / 3.0).abs() < 1e-6), "{flat:?}");
+            let sure = noise(step).dirichlet(Q, 1e12);
+            assert!(sure.iter().zip(Q).all(|(w, q)| (w.1 - q.1).abs() < 1e-4), "{sure:?}");
+            let tiny = noise(step).dirichlet(Q, 1e-9);
+            assert!(
+                tiny.iter().all(|w| w.1.is_finite()) && tiny.iter().any(|w| w.1 > 1.0 - 1e-9),
+                "{tiny:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_token_keeps_its_noise_whoever_else_is_there() {
+        let ratio = |weights: &[(u32, f64)]| weights[0].1 / weights[1].1;
+        let all = noise(5).gumbel_softmax(Q, 0.5);
+        let two = noise(5).gumbel_softmax(&Q[..2], 0.5);
+        assert!((ratio(&all) / ratio(&two) - 1.0).abs() < 1e-12);
+        assert_ne!(all, noise(6).gumbel_softmax(Q, 0.5));
+        assert_eq!(all, noise(5).gumbel_softmax(Q, 0.5));
+    }
+}

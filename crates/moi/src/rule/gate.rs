@@ -1,0 +1,31 @@
+//! A constant gate: the control that the paper leaves out.
+
+use super::{Gate as EntropyGate, Gated, Rule, RuleError, Support, check_support, knobs::knobs};
+
+knobs! {
+    /// The token's embedding moved towards the mean by a constant
+    ///
+    /// The control that the paper leaves out.
+    Gate = "gate" {
+        /// How far every input moves towards the mean embedding: 0 (token) to 1 (direct)
+        gate: f64 = f64::NAN,
+        /// Which tokens are mixed: `full`, or the K most likely
+        support: Support = Support::Full,
+    }
+}
+
+impl Rule for Gate {
+    fn check(&self) -> Result<(), RuleError> {
+        if self.gate.is_nan() {
+            return Err(RuleError::Needs { rule: "gate", knob: "gate=F, 0 to 1" });
+        }
+        if !(0.0..=1.0).contains(&self.gate) {
+            return Err(RuleError::value("gate", "between 0 and 1", self.gate));
+        }
+        check_support(self.support)
+    }
+
+    fn gated(&self) -> Option<Gated> {
+        Some(Gated { gate: EntropyGate { slope: 0.0, offset: self.gate as f32 }, support: self.support })
+    }
+}

@@ -1,0 +1,68 @@
+//! Selective Latent Reasoning: Fu and Luo, arXiv 2604.08299.
+
+use super::{Plan, Rule, RuleError, Start, Steps, View, knobs::knobs, nats};
+
+knobs! {
+    /// In doubt, the mean of the K likeliest tokens, pushed away from the first; else the sampled token
+    ///
+    /// H is the entropy of the K likeliest tokens of what the sampler draws from, divided by ln K. From tau on the input
+    /// is m + lambda H (m - E[first]), with m their mean.
+    Selar = "selar" {
+        /// Tokens in the mixture
+        k: usize = 3,
+        /// The entropy from which tokens are mixed, 0 to 1
+        tau: f64 = 0.5,
+        /// How far the mean is pushed away from the likeliest token
+        lambda: f64 = 1.0,
+    }
+}
+
+impl Rule for Selar {
+    fn check(&self) -> Result<(), RuleError> {
+        if self.k == 0 {
+            return Err(RuleError::value("k", "1 or more", 0));
+        }
+        if !(0.0..=1.0).contains(&self.tau) {
+            return Err(RuleError::value("tau", "between 0 and 1", self.tau));
+        }
+        if !(self.lambda.is_finite() && self.lambda >= 0.0) {
+            return Err(RuleError::value("lambda", "0 or more, and finite", self.lambda));
+        }
+        Ok(())
+    }
+
+    fn steps(&self, _start: &Start) -> Result<Option<Box<dyn Steps>>, RuleError> {
+        Ok(Some(Box::new(Selective(*self))))
+    }
+
+    fn thinks(&self) -> bool {
+        true
+    }
+}
+
+#[derive(Debug)]
+struct Selective(Selar);
+
+impl Steps for Selective {
+    fn next(&mut self, view: &View<'_>) -> Plan {
+        let Selar { k, tau, lambda } = self.0;
+        let mut q = view.drawn_from();
+        q.truncate(k);
+        let sum: f64 = q.iter().map(|&(_, p)| p).sum();
+        q.iter_mut().for_each(|(_, p)| *p /= sum);
+        let entropy = if k == 1 { 0.0 } else { nats(q.iter().copied()) / (k as f64).ln() };
+        let entropy_told = entropy as f32;
+        if entropy < tau || q.is_empty() {
+            return Plan { entropy: entropy_told, ..view.token(view.sampled) };
+        }
+        // m + c (m - E[first]) as weights: (1 + c) q, less c on the first.
+        let push = lambda * entropy;
+        q.iter_mut().for_each(|(_, p)| *p *= 1.0 + push);
+        q[0].1 -= push;
+        Plan { entropy: entropy_told, ..view.mixture(view.sampled, q) }
+    }
+
+    fn wants_candidates(&self) -> bool {
+        true
+    }
+}

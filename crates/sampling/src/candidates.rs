@@ -1,0 +1,164 @@
+//! Tokens that may still be sampled.
+
+use std::{cmp::Ordering, collections::HashMap};
+
+/// A token that may be sampled.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Candidate {
+    /// The token.
+    pub id: u32,
+    /// Its logit, as changed so far.
+    pub logit: f64,
+    /// e to the power of its logit less the largest one: its probability, but for a common factor. Right after
+    /// [`Candidates::weigh`].
+    pub(crate) weight: f64,
+}
+
+/// Tokens that may be sampled, with their logits.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Candidates {
+    pub(crate) list: Vec<Candidate>,
+    /// Whether the list is still the whole vocabulary in order.
+    whole: bool,
+    /// Whether weights belong to the logits.
+    weighed: bool,
+}
+
+impl Candidates {
+    /// All tokens of a vocabulary. A logit of -infinity has no chance.
+    pub fn new(logits: &[f32]) -> Self {
+        let candidate = |(&logit, id): (&f32, u32)| Candidate { id, logit: logit.into(), weight: 0.0 };
+        Self { list: logits.iter().zip(0..).map(candidate).collect(), whole: true, weighed: false }
+    }
+
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.list.len()
+    }
+
+    /// Whether none is left.
+    pub fn is_empty(&self) -> bool {
+        self.list.is_empty()
+    }
+
+    /// They, in no order that means anything.
+    pub fn iter(&self) -> impl Iterator<Item = &Candidate> {
+        self.list.iter()
+    }
+
+    /// Changes all logits.
+    pub fn map(&mut self, change: impl Fn(f64) -> f64) {
+        self.list.iter_mut().for_each(|candidate| candidate.logit = change(candidate.logit));
+        self.weighed = false;
+    }
+
+    /// Changes the logits of some tokens, each once.
+    pub fn map_some<T>(&mut self, of: &HashMap<u32, T>, change: impl Fn(f64, &T) -> f64) {
+        if self.whole {
+            for (&id, value) in of {
+                if let Some(candidate) = self.list.get_mut(id as usize) {
+                    candidate.logit = change(candidate.logit, value);
+                }
+            }
+        } else {
+            for candidate in &mut self.list {
+                if let Some(value) = of.get(&candidate.id) {
+                    candidate.logit = change(candidate.logit, value);
+                }
+            }
+        }
+        self.weighed = false;
+    }
+
+    /// Takes away those that are not to be kept.
+    pub fn retain(&mut self, keep: impl Fn(&Candidate) -> bool) {
+        self.list.retain(keep);
+        self.whole = false;
+    }
+
+    /// Keeps the first `count` of a list that was put in order.
+    pub(crate) fn truncate(&mut self, count: usize) {
+        self.list.truncate(count);
+        self.whole = false;
+    }
+
+    /// The list, to be put in another order.
+    pub(crate) fn unordered(&mut self) -> &mut [Candidate] {
+        self.whole = false;
+        &mut self.list
+    }
+
+    /// The largest logit; -infinity if there is none.
+    pub fn largest(&self) -> f64 {
+        self.list.iter().map(|candidate| candidate.logit).fold(f64::NEG_INFINITY, f64::max)
+    }
+
+    /// Brings the weights up to date.
+    pub(crate) fn weigh(&mut self) {
+        if !self.weighed {
+            let largest = self.largest();
+            for candidate in &mut self.list {
+                candidate.weight = (candidate.logit - largest).exp();
+            }
+            self.weighed = true;
+        }
+    }
+
+    /// Tokens with their probabilities, the most likely first, ties by the lower id; those without a chance left out.
+    pub fn probabilities(&mut self) -> Vec<(u32, f64)> {
+        self.weigh();
+        let sum: f64 = self.list.iter().map(|candidate| candidate.weight).sum();
+        let mut sorted: Vec<&Candidate> = self.list.iter().filter(|c| c.weight > 0.0).collect();
+        sorted.sort_unstable_by(|a, b| by_logit(a, b));
+        sorted.into_iter().map(|candidate| (candidate.id, candidate.weight / sum)).collect()
+    }
+
+    /// The token at which the cumulative distribution, in order of ids, passes `uniform`, a number from 0 to below 1. So
+    /// a number means the same token wherever the logits agree.
+    pub fn draw(&mut self, uniform: f64) -> u32 {
+        self.weigh();
+        if !self.whole && !self.list.is_sorted_by_key(|candidate| candidate.id) {
+            self.list.sort_unstable_by_key(|candidate| candidate.id);
+        }
+        let target = uniform * self.list.iter().map(|candidate| candidate.weight).sum::<f64>();
+        let (mut reached, mut last) = (0.0, 0);
+        for candidate in self.list.iter().filter(|candidate| candidate.weight > 0.0) {
+            reached += candidate.weight;
+            last = candidate.id;
+            if reached > target {
+                break;
+            }
+        }
+        last
+    }
+}
+
+/// Most likely first, ties by the lower id.
+pub(crate) fn by_logit(a: &Candidate, b: &Candidate) -> Ordering {
+    b.logit.total_cmp(&a.logit).then(a.id.cmp(&b.id))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_draw_covers_every_uniform() {
+        let logits = [0.25f32, 0.0, 0.5, 0.25, 0.0].map(f32::ln);
+        let token = |u| Candidates::new(&logits).draw(u);
+        assert_eq!([0.0, 0.249, 0.251, 0.749, 0.751, 1.0 - 1e-16].map(token), [0, 0, 2, 2, 3, 3]);
+    }
+
+    #[test]
+    fn some_logits_are_changed_in_any_order() {
+        let of = HashMap::from([(1, 5.0), (9, 1.0)]);
+        let mut whole = Candidates::new(&[0.0, 1.0, 2.0]);
+        let mut part = whole.clone();
+        part.unordered().reverse();
+        whole.map_some(&of, |logit, by| logit + by);
+        part.map_some(&of, |logit, by| logit + by);
+        assert_eq!((whole.largest(), part.largest()), (6.0, 6.0));
+        assert_eq!(whole.probabilities(), part.probabilities());
+        assert_eq!(whole.probabilities()[0].0, 1);
+    }
+}

@@ -1,0 +1,284 @@
+//! Every rule and every way of sampling in the engine: alone, together, and from turn to turn.
+
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a failure must end the test")]
+
+use burn::tensor::backend::Backend;
+use moi_engine::{
+    Engine, InputRule, Markers, Prompt, Request, Sampling, SamplingStep, Scope, Step, StopReason,
+};
+use moi_models::Decoder;
+use moi_pretrained::{Pretrained, WeightForm};
+use moi_tests::{
+    batch::{assert_same, together},
+    golden::Golden,
+    on_cpu_backends, steps,
+};
+
+fn engine<B: Backend>(name: &str) -> (Engine<B, Decoder<B>>, Golden) {
+    let device = B::Device::default();
+    let golden = Golden::read(name);
+    let pretrained = Pretrained::open(&golden.path).unwrap();
+    let decoder = pretrained.load::<B>(&device, WeightForm::F32, |_| {}).unwrap();
+    (Engine::new(decoder, device).with_eos(pretrained.eos), golden)
+}
+
+const RULES: &[&str] = &[
+    "token",
+    "moi:support=20",
+    "direct:support=3",
+    "gate:gate=0.4",
+    "soft-thinking",
+    "soft-thinking:noise=gumbel",
+    "soft-thinking:noise=dirichlet:alpha=4",
+    "k-sample:k=4",
+    "swir:dwell=2",
+    "selar:tau=0.2",
+];
+
+fn request<B: Backend>(golden: &Golden, rule: &str, tokens: usize) -> Request<B> {
+    let mut request = Request::new(Prompt::Ids(golden.cases.tokens[..9].to_vec()));
+    request.rule = rule.parse().unwrap();
+    request.sampling = Sampling { temperature: 0.9, top_p: 0.95, ..Sampling::default() };
+    request.seed = 11;
+    request.stop.max_tokens = Some(tokens);
+    request.stop.ignore_eos = true;
+    request
+}
+
+fn tokens(steps: &[Step]) -> Vec<u32> {
+    steps.iter().map(|step| step.token).collect()
+}
+
+/// Every rule with several samplers: what it gives beside all others is what it gives alone.
+fn every_rule_with_every_sampler<B: Backend>() {
+    let (engine, golden) = engine::<B>("llama");
+    let plain = Sampling { temperature: 0.9, ..Sampling::default() };
+    let samplings = [
+        Sampling::default(),
+        Sampling { top_k: 20, min_p: 0.01, ..plain.clone() },
+        Sampling { typical_p: 0.9, repetition_penalty: 1.3, no_repeat_ngram: 2, ..plain.clone() },
+        Sampling { top_n_sigma: 1.5, presence_penalty: 0.5, frequency_penalty: 0.2, ..plain.clone() },
+        Sampling { samplers: vec![SamplingStep::TopK, SamplingStep::Temperature], top_k: 9, ..plain.clone() },
+        Sampling { logit_bias: [(7, 3.0), (9, -3.0)].into(), banned: vec![1, 2, 3], ..plain },
+    ];
+    let requests = || {
+        let each = RULES.iter().flat_map(|rule| samplings.iter().map(move |sampling| (rule, sampling)));
+        each.map(|(rule, sampling)| Request {
+            sampling: sampling.clone(),
+            top: 4,
+            logprobs: 3,
+            ..request::<B>(&golden, rule, 7)
+        })
+        .collect::<Vec<_>>()
+    };
+    let all = together(&engine, requests());
+    for (row, request) in requests().into_iter().enumerate() {
+        let what = format!("{}, {:?}", request.rule, request.sampling);
+        let banned = request.sampling.banned.clone();
+        let alone = steps(&engine, request);
+        assert_same(row, &all[row], &alone);
+        assert_eq!(alone.len(), 7, "{what}");
+        assert!(!alone.iter().any(|step| banned.contains(&step.token)), "{what}: {:?}", tokens(&alone));
+        for step in &alone {
+            assert_eq!(step.likeliest.len(), 3, "{what}");
+            assert!(step.likeliest.is_sorted_by(|a, b| a.1 >= b.1), "{what}");
+            assert!(step.likeliest[0].1 >= step.logprob, "{what}");
+            assert!(step.top.iter().all(|weight| weight.1.is_finite()), "{what}");
+        }
+    }
+}
+
+/// Several samples of a prompt, and one prompt under several rules, share its run and are as if they were alone.
+fn samples_share_a_prompt<B: Backend>() {
+    let (engine, golden) = engine::<B>("qwen2-sliding");
+    let sample = |seed| Request { seed, ..request::<B>(&golden, "moi", 6) };
+    let mut batch = engine.batch();
+    let rows = batch.add_all((0..4).map(sample).collect()).unwrap();
+    let mut all = vec![Vec::new(); rows.len()];
+    while !batch.is_empty() {
+        for step in batch.step().unwrap() {
+            all[step.row.0].push(step);
+        }
+    }
+    for seed in 0..4 {
+        assert_same(seed, &all[seed], &steps(&engine, sample(seed as u64)));
+    }
+    assert!((1..4).any(|seed| tokens(&all[seed]) != tokens(&all[0])));
+}
+
+/// End tokens do not come before their time, and then do.
+fn min_tokens_hold_back_the_end<B: Backend>() {
+    let (engine, golden) = engine::<B>("llama");
+    let mut first = request::<B>(&golden, "moi", 1);
+    first.sampling = Sampling::default();
+    let likeliest = tokens(&steps(&engine, first.clone()))[0];
+    let engine = engine.with_eos(vec![likeliest]);
+    let ends = |min_tokens: usize| {
+        let mut request = first.clone();
+        request.stop = moi_engine::StopRules { max_tokens: Some(40), min_tokens, ..Default::default() };
+        let steps = steps(&engine, request);
+        let at = tokens(&steps).iter().position(|&token| token == likeliest);
+        assert_eq!(at.is_some(), steps.last().unwrap().stop == Some(StopReason::Eos));
+        at
+    };
+    assert_eq!(ends(0), Some(0));
+    for min in [1, 3] {
+        assert!(ends(min).is_none_or(|at| at >= min), "{:?}", ends(min));
+    }
+    let mut wrong = first.clone();
+    wrong.stop.min_tokens = 2;
+    assert!(
+        engine.generate(wrong).unwrap_err().to_string().contains("min tokens (2) is above max tokens (1)")
+    );
+}
+
+/// A rule for thinking mixes between the markers, wherever they come from.
+fn thinking_is_told_by_markers<B: Backend>() {
+    let (engine, golden) = engine::<B>("llama");
+    let generated = tokens(&steps(&engine, request(&golden, "token", 9)));
+    // What comes as the fourth token ends the thinking that the prompt has begun.
+    let markers = Markers { open: golden.cases.tokens[8], close: generated[3] };
+    assert!(!generated[..3].contains(&markers.close) && !generated.contains(&markers.open));
+    let engine = engine.with_markers(Some(markers));
+    let mixed = |scope| {
+        let request = Request { scope, ..request::<B>(&golden, "k-sample:k=50", 9) };
+        steps(&engine, request).iter().map(|step| step.gate > 0.0).collect::<Vec<_>>()
+    };
+    let all = mixed(Some(Scope::All));
+    assert_eq!(all, [true; 9]);
+    let thinking = mixed(None);
+    let closes = tokens(&steps(&engine, request(&golden, "k-sample:k=50", 9)));
+    let end = closes.iter().position(|&token| token == markers.close).unwrap_or(9);
+    assert_eq!(thinking, (0..9).map(|at| at < end).collect::<Vec<_>>());
+    assert_eq!(
+        mixed(Some("2..4".parse().unwrap())),
+        (0..9).map(|at| (2..4).contains(&at)).collect::<Vec<_>>()
+    );
+}
+
+/// A turn behind a session is the turn behind everything before it; only what is new runs.
+fn turns_share_a_cache<B: Backend>() {
+    for name in ["llama", "llama3-rope"] {
+        let (engine, golden) = engine::<B>(name);
+        let greedy = |prompt: Vec<u32>, rule: &str| Request {
+            prompt: Prompt::Ids(prompt),
+            sampling: Sampling::default(),
+            ..request::<B>(&golden, rule, 5)
+        };
+        let mut prompt = golden.cases.tokens[..9].to_vec();
+        let mut session = engine.session();
+        for turn in 0..3 {
+            let mut generation = engine.resume(session, greedy(prompt.clone(), "token")).unwrap();
+            let found: Vec<Step> = generation.by_ref().map(Result::unwrap).collect();
+            session = generation.into_session().unwrap().1;
+            let whole = steps(&engine, greedy(prompt.clone(), "token"));
+            assert_same(turn, &found, &whole);
+            // The last token has not run.
+            assert_eq!(session.positions(), prompt.len() + 4);
+            prompt.extend(tokens(&found));
+            prompt.extend(&golden.cases.tokens[9..12]);
+            assert_eq!(session.known(&prompt), prompt.len() - 4);
+        }
+        // Other tokens from some place on: what comes before still serves.
+        let mut edited = prompt[..12].to_vec();
+        edited[10] = (edited[10] + 1) % 256;
+        assert_eq!(session.known(&edited), 10);
+        let mut generation = engine.resume(session, greedy(edited.clone(), "token")).unwrap();
+        let found: Vec<Step> = generation.by_ref().map(Result::unwrap).collect();
+        assert_same(9, &found, &steps(&engine, greedy(edited, "token")));
+        // An answer that was given up half-way.
+        let mut generation = engine.resume(engine.session(), greedy(prompt.clone(), "token")).unwrap();
+        generation.next().unwrap().unwrap();
+        let session = generation.into_session().unwrap().1;
+        assert_eq!(session.known(&prompt), prompt.len() - 1);
+        let mut generation = engine.resume(session, greedy(prompt.clone(), "token")).unwrap();
+        let found: Vec<Step> = generation.by_ref().map(Result::unwrap).collect();
+        assert_same(10, &found, &steps(&engine, greedy(prompt, "token")));
+    }
+}
+
+/// With a rule that mixes, cached turns hold the mixtures: the next turn differs from one that reads plain tokens.
+fn cached_turns_hold_mixtures<B: Backend>() {
+    let (engine, golden) = engine::<B>("llama");
+    let turn =
+        |prompt: Vec<u32>| Request { prompt: Prompt::Ids(prompt), ..request::<B>(&golden, "direct", 5) };
+    let prompt = golden.cases.tokens[..9].to_vec();
+    let mut generation = engine.resume(engine.session(), turn(prompt.clone())).unwrap();
+    let first: Vec<Step> = generation.by_ref().map(Result::unwrap).collect();
+    let session = generation.into_session().unwrap().1;
+    let next = [&prompt[..], &tokens(&first), &golden.cases.tokens[9..12]].concat();
+    let mut generation = engine.resume(session, turn(next.clone())).unwrap();
+    let mixed = generation.next().unwrap().unwrap();
+    let plain = steps(&engine, turn(next)).remove(0);
+    assert!((mixed.entropy - plain.entropy).abs() > 1e-5, "{mixed:?} {plain:?}");
+}
+
+/// A window's older columns are gone: an earlier place cannot be gone on from, so all is run again, and right.
+fn windows_begin_anew_where_they_must<B: Backend>() {
+    let (engine, golden) = engine::<B>("qwen2-sliding");
+    let turn = |prompt: Vec<u32>| Request {
+        prompt: Prompt::Ids(prompt),
+        sampling: Sampling::default(),
+        ..request::<B>(&golden, "token", 30)
+    };
+    let prompt: Vec<u32> = golden.cases.tokens.iter().copied().cycle().take(60).collect();
+    let mut generation = engine.resume(engine.session(), turn(prompt.clone())).unwrap();
+    assert_eq!(generation.by_ref().map(Result::unwrap).count(), 30);
+    let session = generation.into_session().unwrap().1;
+    let mut edited = prompt[..20].to_vec();
+    edited[9] = (edited[9] + 1) % 256;
+    let mut generation = engine.resume(session, turn(edited.clone())).unwrap();
+    let found: Vec<Step> = generation.by_ref().map(Result::unwrap).collect();
+    assert_same(0, &found, &steps(&engine, turn(edited)));
+}
+
+/// Text scored in pieces is what logits say of it.
+fn scores_are_log_probabilities<B: Backend>() {
+    let (engine, golden) = engine::<B>("llama");
+    let ids = &golden.cases.tokens[..20];
+    let scored = engine.with_prefill_chunk(7).score(ids, 2).unwrap();
+    assert_eq!(scored.len(), 19);
+    for (at, score) in scored.iter().enumerate() {
+        let logits = &golden.logits[at * golden.vocab..][..golden.vocab];
+        let largest = logits.iter().copied().fold(f32::MIN, f32::max);
+        let sum: f64 = logits.iter().map(|&l| f64::from(l - largest).exp()).sum();
+        let expected = f64::from(logits[ids[at + 1] as usize] - largest) - sum.ln();
+        assert_eq!(score.token, ids[at + 1]);
+        assert!((score.logprob - expected).abs() < 1e-4, "{at}: {} {expected}", score.logprob);
+        assert!(score.likeliest[0].1 >= score.logprob && score.likeliest.len() == 2);
+        let entropy: f64 =
+            logits.iter().map(|&l| f64::from(l - largest) - sum.ln()).map(|l| -l * l.exp()).sum();
+        assert!((score.entropy - entropy).abs() < 1e-4);
+    }
+}
+
+fn what_cannot_be_is_refused<B: Backend>() {
+    let (engine, golden) = engine::<B>("llama");
+    let refused = |change: &dyn Fn(&mut Request<B>)| {
+        let mut request = request::<B>(&golden, "moi", 4);
+        change(&mut request);
+        engine.generate(request).map(|_| ()).unwrap_err().to_string()
+    };
+    assert!(refused(&|r| r.scope = Some(Scope::Thinking)).contains("the scope `thinking` needs the tokens"));
+    assert!(refused(&|r| r.rule = "swir:cap=1".parse().unwrap()).contains("cap of swir"));
+    assert!(refused(&|r| r.grammar = Some(moi_engine::Grammar::Regex("a+".into()))).contains("no tokenizer"));
+    assert!(refused(&|r| r.sampling.typical_p = 2.0).contains("typical-p must be"));
+    let everything = (0..golden.vocab as u32).collect::<Vec<_>>();
+    let mut all = request::<B>(&golden, "moi", 4);
+    all.sampling.banned = everything;
+    let mut generation = engine.generate(all).unwrap();
+    assert!(generation.next().unwrap().unwrap_err().to_string().contains("no token is left to sample"));
+    assert_eq!(InputRule::all().len(), 8);
+}
+
+on_cpu_backends!(
+    every_rule_with_every_sampler,
+    samples_share_a_prompt,
+    min_tokens_hold_back_the_end,
+    thinking_is_told_by_markers,
+    turns_share_a_cache,
+    cached_turns_hold_mixtures,
+    windows_begin_anew_where_they_must,
+    scores_are_log_probabilities,
+    what_cannot_be_is_refused,
+);

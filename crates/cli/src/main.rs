@@ -10,6 +10,7 @@ mod convert;
 mod decoding;
 mod devices;
 mod doctor;
+mod eval;
 mod file;
 mod generate;
 mod inspect;
@@ -28,6 +29,7 @@ mod warmup;
 
 use std::process::ExitCode;
 
+use anyhow::Context;
 use clap::CommandFactory;
 
 use args::{Args, Command};
@@ -60,6 +62,7 @@ fn run(args: Args) -> anyhow::Result<Ended> {
         Command::Chat(args) => chat::run(*args),
         Command::Compare(args) => compare::run(&args),
         Command::Trace(args) => compare::trace(&args),
+        Command::Eval(args) => eval::run(&args),
         Command::Score(args) => normally(score::run(&args)),
         Command::Logits(args) => normally(logits::run(&args)),
         Command::Inspect(args) => normally(inspect::run(&args)),
@@ -76,7 +79,15 @@ fn run(args: Args) -> anyhow::Result<Ended> {
             clap_complete::generate(shell, &mut Args::command(), "moi", &mut script);
             normally(output::print_bytes(&script))
         }
+        Command::Man { directory } => normally(man(&directory)),
     }
+}
+
+/// Writes `moi.1`, `moi-generate.1` and so on.
+fn man(directory: &std::path::Path) -> anyhow::Result<()> {
+    let cannot = || format!("cannot write manual pages into {}", directory.display());
+    std::fs::create_dir_all(directory).with_context(cannot)?;
+    clap_mangen::generate_to(Args::command(), directory).with_context(cannot)
 }
 
 /// How a command that did not fail came to its end.

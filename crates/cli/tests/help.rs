@@ -38,6 +38,21 @@ fn help_names_every_flag() {
         "--format",
         "--stats",
         "--revision",
+        "--mix-scope",
+        "--typical-p",
+        "--top-n-sigma",
+        "--repetition-penalty",
+        "--no-repeat-ngram",
+        "--logit-bias",
+        "--ban",
+        "--samplers",
+        "--json-schema",
+        "--min-tokens",
+        "--logprobs",
+        "--quiet",
+        "--verbose",
+        "--config",
+        "--preset",
     ] {
         assert!(help.contains(flag), "{flag} is not in the help");
     }
@@ -49,6 +64,20 @@ fn completions_for_every_shell() {
         let (ok, script, _) = moi(&["completions", shell]);
         assert!(ok && script.contains("generate"), "{shell}");
     }
+}
+
+#[test]
+fn manual_pages_for_every_command() {
+    let directory = std::env::temp_dir().join(format!("moi-man-{}", std::process::id()));
+    let (ok, _, stderr) = moi(&["man", directory.to_str().unwrap()]);
+    assert!(ok, "{stderr}");
+    for page in ["moi.1", "moi-generate.1", "moi-chat.1", "moi-trace.1", "moi-eval.1"] {
+        let text = std::fs::read_to_string(directory.join(page)).unwrap();
+        assert!(text.contains(".TH") && text.contains("OPTIONS"), "{page}");
+    }
+    std::fs::remove_dir_all(&directory).unwrap();
+    let (ok, _, stderr) = moi(&["man", "/dev/null/man"]);
+    assert!(!ok && stderr.contains("/dev/null/man"), "{stderr}");
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! The command line.
 
 mod decode;
+mod eval;
 mod runs;
 
 use std::path::PathBuf;
@@ -13,6 +14,7 @@ use moi_pretrained::WeightForm;
 
 pub(crate) use self::{
     decode::{GrammarArgs, RuleArgs, SamplingArgs, ScopeArgs, StopArgs},
+    eval::EvalArgs,
     runs::{CompareArgs, CompareFormat, RunsArgs, ScoreArgs, TraceArgs, TraceFormat},
 };
 use crate::bench::BenchArgs;
@@ -64,6 +66,7 @@ pub(crate) enum Command {
     Compare(Box<CompareArgs>),
     Trace(Box<TraceArgs>),
     Score(ScoreArgs),
+    Eval(Box<EvalArgs>),
     Logits(LogitsArgs),
     Inspect(InspectArgs),
     Convert(ConvertArgs),
@@ -80,6 +83,13 @@ pub(crate) enum Command {
     Completions {
         /// The shell
         shell: clap_complete::Shell,
+    },
+    /// Write the manual pages, one for each command
+    ///
+    /// For example: moi man ~/.local/share/man/man1
+    Man {
+        /// The directory, made if need be
+        directory: PathBuf,
     },
 }
 
@@ -397,19 +407,19 @@ pub(crate) struct RulesArgs {
 ///
 /// Flags get their values from the command line, else from the environment (MOI_TOP_K for --top-k), else from a preset
 /// of the file, else from the file's defaults, else they have their own. The file is --config, MOI_CONFIG, moi.toml in
-/// this directory, or moi.toml in the user's configuration directory:
-///
-///   [defaults]
-///   model = "smollm2-135m-instruct"
-///   temperature = 0.7
-///
-///   [presets.qwq]                  # by --preset qwq, and by itself for these models
-///   models = ["Qwen/QwQ-32B"]
-///   temperature = 0.6
-///   top-p = 0.95
-///   rule = "moi:beta=1"
+/// this directory, or moi.toml in the user's configuration directory.
 #[derive(Debug, clap::Args)]
-#[command(verbatim_doc_comment)]
+#[command(after_long_help = "\
+A file:
+  [defaults]
+  model = \"smollm2-135m-instruct\"
+  temperature = 0.7
+
+  [presets.qwq]                  # by --preset qwq, and by itself for these models
+  models = [\"Qwen/QwQ-32B\"]
+  temperature = 0.6
+  top-p = 0.95
+  rule = \"moi:beta=1\"")]
 pub(crate) struct ConfigArgs {
     /// The command
     #[arg(default_value = "generate")]

@@ -1,0 +1,309 @@
+//! `moi eval`: which rule solves more problems.
+
+use std::{
+    collections::{HashMap, HashSet},
+    fs,
+    path::PathBuf,
+};
+
+use anyhow::{Context, Result, bail};
+use burn::tensor::backend::Backend;
+use indicatif::ProgressBar;
+use moi_engine::{Batch, Engine, InputRule, Request, RowId, Step};
+use moi_eval::{Countdown, Log, Sample, Summary, Task, page, table};
+use moi_models::Decoder;
+use moi_pretrained::Pretrained;
+use serde_json::{Value, json};
+
+use crate::{
+    Ended,
+    args::{EvalArgs, Format, PromptArgs, StopArgs},
+    backend::{Device, Job},
+    bench::split_rules,
+    decoding::Decoding,
+    file,
+    generate::note_kernels,
+    model,
+    output::{self, StopReason, dtype_name},
+    prompt,
+    ui::{self, Interrupt},
+};
+
+/// CountDown problems where no number is asked for.
+const PROBLEMS: usize = 100;
+
+/// Runs what is not there yet, and reports.
+pub(crate) fn run(args: &EvalArgs) -> Result<Ended> {
+    let rules = split_rules(&args.rules)?;
+    let task = task(args)?;
+    check_budgets(args, &task, &rules)?;
+    if let Some(path) = &args.report {
+        file::check(path)?;
+    }
+    let pretrained = model::open(&args.model)?;
+    let stop =
+        StopArgs { max_tokens: Some(args.max_tokens), min_tokens: 0, stop: Vec::new(), ignore_eos: false };
+    let mut decoding = Decoding::new(&pretrained, &args.scope, &args.sampling, None, &stop)?;
+    // Not drawn: a run that goes on must be the same run.
+    decoding.seed = args.sampling.seed.unwrap_or(0);
+    decoding.note_idle(&rules);
+    let prompts = prompts(args, &task, &pretrained)?;
+    let device = Device::chosen(args.model.device);
+    device.run(Eval { args, device, pretrained, task, prompts, rules, decoding })
+}
+
+fn task(args: &EvalArgs) -> Result<Task> {
+    if args.task == "countdown" {
+        let options =
+            Countdown { numbers: args.numbers.into(), seed: args.task_seed, ..Countdown::default() };
+        return Ok(Task::countdown(&options, args.problems.map_or(PROBLEMS, |count| count as usize)));
+    }
+    let path = PathBuf::from(&args.task);
+    if !path.is_file() {
+        bail!("there is no task `{}`: it is `countdown`, or a JSONL file", args.task);
+    }
+    let template = args.template.as_ref().map(|path| {
+        fs::read_to_string(path).with_context(|| format!("the template {} cannot be read", path.display()))
+    });
+    let mut task = Task::read(&path, template.transpose()?.as_deref())?;
+    if let Some(count) = args.problems {
+        task.problems.truncate(count as usize);
+    }
+    Ok(task)
+}
+
+/// Names must tell problems and rules apart, and no rule may have more tries than another unless that is meant.
+fn check_budgets(args: &EvalArgs, task: &Task, rules: &[InputRule]) -> Result<()> {
+    let mut seen = HashSet::new();
+    if let Some(twice) = task.problems.iter().find(|problem| !seen.insert(&problem.id)) {
+        bail!("two problems of `{}` have the id `{}`", args.task, twice.id);
+    }
+    let specs: Vec<String> = rules.iter().map(InputRule::spec).collect();
+    if let Some(twice) = specs.iter().enumerate().find(|(at, spec)| specs[..*at].contains(spec)) {
+        bail!("the rule `{}` is given twice", twice.1);
+    }
+    if !args.unequal_budgets && !Summary::new("", &[], &specs, 0, &[]).has_equal_budgets() {
+        bail!(
+            "some rules have more configurations than others ({}): the best of more looks better by chance alone; give \
+             each as many, or say --unequal-budgets",
+            specs.join(", ")
+        );
+    }
+    Ok(())
+}
+
+/// The tokens of each problem.
+fn prompts(args: &EvalArgs, task: &Task, pretrained: &Pretrained) -> Result<Vec<Vec<u32>>> {
+    let ids = |text: &String| {
+        let given = PromptArgs {
+            prompt: Some(text.clone()),
+            tokens: None,
+            system: args.system.clone(),
+            raw: args.raw,
+        };
+        prompt::ids_of(&given, Some(text), &args.model.model, pretrained)
+    };
+    task.problems.iter().map(|problem| ids(&problem.prompt)).collect()
+}
+
+struct Eval<'a> {
+    args: &'a EvalArgs,
+    device: Device,
+    pretrained: Pretrained,
+    task: Task,
+    prompts: Vec<Vec<u32>>,
+    rules: Vec<InputRule>,
+    decoding: Decoding,
+}
+
+/// A sample that is to be made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Wanted {
+    problem: usize,
+    rule: usize,
+    sample: usize,
+}
+
+impl Job for Eval<'_> {
+    type Output = Ended;
+
+    fn run<B: Backend>(self, device: &B::Device) -> Result<Ended> {
+        let longest = self.prompts.iter().map(Vec::len).max().unwrap_or(0);
+        let positions = model::positions(&self.pretrained, longest, Some(self.args.max_tokens));
+        let Self { args, device: name, pretrained, task, prompts, rules, decoding } = self;
+        let batch = usize::from(args.batch);
+        let (engine, form) = model::engine::<B>(pretrained, &args.model, (name, device), positions * batch)?;
+        let engine = decoding.engine(engine);
+        let run = described(args, &task, &decoding, name, dtype_name(form));
+        let path = args.output.clone().unwrap_or_else(|| {
+            PathBuf::from(format!("moi-eval-{}.jsonl", task.name.replace([' ', ','], "-").replace("--", "-")))
+        });
+        let (log, samples) = Log::open(&path, &run)?;
+        ui::note(&format!("{} samples are in {}", samples.len(), path.display()));
+        let mut work = Work { task, prompts, rules, decoding, seeds: args.seeds.into(), log, samples };
+        let interrupt = Interrupt::install()?;
+        let interrupted = work.run(&engine, batch, &interrupt)?;
+        note_kernels();
+        work.report(args, &run)?;
+        Ok(if interrupted { Ended::Interrupted } else { Ended::Normally })
+    }
+}
+
+/// What makes two runs the same: all but the rules, and how many problems and samples.
+fn described(args: &EvalArgs, task: &Task, decoding: &Decoding, device: Device, dtype: &str) -> Value {
+    let quantize = args.model.quantize.map(|form| format!("{:?}", form.weight_form()));
+    json!({
+        "task": task.name,
+        "task_seed": args.task_seed,
+        "template": args.template.as_ref().map(|path| path.display().to_string()),
+        "system": args.system,
+        "raw": args.raw,
+        "model": args.model.model,
+        "device": device.to_string(),
+        "dtype": dtype,
+        "quantize": quantize,
+        "sampling": decoding.sampling,
+        "scope": decoding.scope,
+        "max_tokens": args.max_tokens,
+        "seed": decoding.seed,
+    })
+}
+
+struct Work {
+    task: Task,
+    prompts: Vec<Vec<u32>>,
+    rules: Vec<InputRule>,
+    decoding: Decoding,
+    seeds: usize,
+    log: Log,
+    samples: Vec<Sample>,
+}
+
+/// An answer under way.
+struct Row {
+    wanted: Wanted,
+    steps: Vec<Step>,
+}
+
+impl Work {
+    /// What is not there yet, problem by problem, so that those of one prompt come together.
+    fn missing(&self) -> Vec<Wanted> {
+        let specs: Vec<String> = self.rules.iter().map(InputRule::spec).collect();
+        let known: HashSet<(&str, &str, usize)> = (self.samples.iter())
+            .map(|sample| (sample.problem.as_str(), sample.rule.as_str(), sample.sample))
+            .collect();
+        let mut missing = Vec::new();
+        for (problem, named) in self.task.problems.iter().enumerate() {
+            for sample in 0..self.seeds {
+                for (rule, spec) in specs.iter().enumerate() {
+                    if !known.contains(&(named.id.as_str(), spec.as_str(), sample)) {
+                        missing.push(Wanted { problem, rule, sample });
+                    }
+                }
+            }
+        }
+        missing
+    }
+
+    /// The seed of a sample: the same for every rule.
+    fn seed(&self, wanted: Wanted) -> u64 {
+        // Far enough apart that no problem's samples meet another's.
+        self.decoding.seed.wrapping_add((wanted.problem as u64) << 20).wrapping_add(wanted.sample as u64)
+    }
+
+    /// Makes what is missing, a batch at a time that is filled up as answers end. Whether Ctrl-C has ended it.
+    fn run<B: Backend>(
+        &mut self,
+        engine: &Engine<B, Decoder<B>>,
+        size: usize,
+        interrupt: &Interrupt,
+    ) -> Result<bool> {
+        let missing = self.missing();
+        let bar = ui::progress(
+            Some(missing.len() as u64),
+            "[{bar:30}] {pos}/{len} answers, {elapsed} gone, {eta} left{msg}",
+        )?;
+        let mut missing = missing.into_iter().peekable();
+        let mut batch = engine.batch();
+        let mut rows: HashMap<RowId, Row> = HashMap::new();
+        let (mut right, mut done) = (0, 0);
+        while !interrupt.is_set() && (missing.peek().is_some() || !batch.is_empty()) {
+            let room = size.saturating_sub(batch.len());
+            self.fill(&mut batch, &mut rows, missing.by_ref().take(room).collect())?;
+            for step in batch.step()? {
+                let Some(row) = rows.get_mut(&step.row) else { continue };
+                let (id, ended) = (step.row, step.stop.is_some());
+                row.steps.push(step);
+                if ended && let Some(row) = rows.remove(&id) {
+                    done += 1;
+                    right += usize::from(self.finish(row)?);
+                    tell(&bar, right, done);
+                }
+            }
+        }
+        bar.finish_and_clear();
+        Ok(interrupt.is_set())
+    }
+
+    fn fill<B: Backend>(
+        &self,
+        batch: &mut Batch<'_, B, Decoder<B>>,
+        rows: &mut HashMap<RowId, Row>,
+        wanted: Vec<Wanted>,
+    ) -> Result<()> {
+        let request = |wanted: &Wanted| Request {
+            seed: self.seed(*wanted),
+            top: 0,
+            ..self.decoding.request::<B>(&self.prompts[wanted.problem], self.rules[wanted.rule], 0)
+        };
+        let ids = batch.add_all(wanted.iter().map(request).collect())?;
+        rows.extend(ids.into_iter().zip(wanted).map(|(id, wanted)| (id, Row { wanted, steps: Vec::new() })));
+        Ok(())
+    }
+
+    /// Judges an answer and keeps it. Whether it is right.
+    fn finish(&mut self, Row { wanted, steps }: Row) -> Result<bool> {
+        let problem = &self.task.problems[wanted.problem];
+        let text: String = steps.iter().map(|step| step.text.as_str()).collect();
+        let score = problem.scorer.score(&text);
+        let sample = Sample {
+            problem: problem.id.clone(),
+            rule: self.rules[wanted.rule].spec(),
+            sample: wanted.sample,
+            seed: self.seed(wanted),
+            correct: score.correct,
+            found: score.found,
+            tokens: steps.len(),
+            stop: StopReason::of(&steps).to_string(),
+            text,
+        };
+        self.log.push(&sample)?;
+        self.samples.push(sample);
+        Ok(score.correct)
+    }
+
+    fn report(&self, args: &EvalArgs, run: &Value) -> Result<()> {
+        let problems: Vec<String> = self.task.problems.iter().map(|problem| problem.id.clone()).collect();
+        let specs: Vec<String> = self.rules.iter().map(InputRule::spec).collect();
+        let summary = Summary::new(&self.task.name, &problems, &specs, self.seeds, &self.samples);
+        if let Some(path) = &args.report {
+            let facts = run.as_object().into_iter().flatten();
+            let text = |value: &Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+            let facts: Vec<(String, String)> = facts
+                .filter(|(_, value)| !value.is_null())
+                .map(|(name, value)| (name.replace('_', " "), text(value)))
+                .collect();
+            file::write_whole(path, page(&summary, &facts).as_bytes())?;
+            ui::note(&format!("wrote {}", path.display()));
+        }
+        match args.format {
+            Format::Json => output::print_json(&json!({"run": run, "summary": summary})),
+            Format::Text => output::print_bytes(table(&summary).as_bytes()),
+        }
+    }
+}
+
+fn tell(bar: &ProgressBar, right: usize, done: usize) {
+    bar.set_position(done as u64);
+    bar.set_message(format!(", {right} right"));
+}

@@ -1,0 +1,36 @@
+//! Tasks, scorers and paired statistics: which input rule solves more problems.
+//!
+//! Nothing here knows of models: a [`Task`] has problems with prompts, a [`Scorer`] says whether an answer solves one, a
+//! [`Log`] keeps samples in a file that only grows, and a [`Summary`] compares rules that were given the same problems with
+//! the same seeds.
+//!
+//! ```
+//! use moi_eval::{Countdown, Task};
+//!
+//! let task = Task::countdown(&Countdown { numbers: 3, ..Countdown::default() }, 5);
+//! let problem = &task.problems[0];
+//! assert!(problem.prompt.contains("numbers"));
+//! assert!(!problem.scorer.score("I do not know").correct);
+//! assert!(problem.scorer.score(problem.solution.as_deref().unwrap_or_default()).correct);
+//! ```
+
+mod answers;
+mod chart;
+mod countdown;
+mod error;
+mod expression;
+mod log;
+mod report;
+mod statistics;
+mod summary;
+mod task;
+
+pub use answers::{Score, Scorer};
+pub use countdown::Countdown;
+pub use error::EvalError;
+pub use expression::{ExpressionError, evaluate};
+pub use log::{Log, Sample};
+pub use report::{page, table};
+pub use statistics::{Interval, McNemar, bootstrap_difference, mcnemar, wilson};
+pub use summary::{Difference, RuleSummary, Summary};
+pub use task::{Problem, Task};

@@ -1,0 +1,224 @@
+//! Problems and their prompts.
+
+use std::{fs, path::Path};
+
+use minijinja::{
+    Environment,
+    value::{Serde, Value as Jinja},
+};
+use serde::Serialize;
+use serde_json::{Map, Value};
+
+use crate::{Countdown, EvalError, Scorer};
+
+/// A problem.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Problem {
+    /// Its name among the others.
+    pub id: String,
+    /// What the model is asked.
+    pub prompt: String,
+    /// How its answer is judged.
+    pub scorer: Scorer,
+    /// An answer that is right, where one is known.
+    pub solution: Option<String>,
+}
+
+/// Problems that are scored.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Task {
+    /// Its name in reports.
+    pub name: String,
+    /// In order.
+    pub problems: Vec<Problem>,
+}
+
+const COUNTDOWN: &str = "Using the numbers {{ numbers | join(', ') }}, write an arithmetic expression that equals {{ target }}. \
+     Use each number exactly once, with + - * / and parentheses. Give the final expression as \\boxed{expression}.";
+const NUMBER: &str = "{{ question }}\n\nReason step by step, and give the final answer as \\boxed{number}.";
+const CHOICE: &str = "{{ question }}\n\n{% for choice in choices %}{{ letters[loop.index0] }}) {{ choice }}\n{% endfor %}\n\
+     Reason step by step, and give the letter of the right choice as \\boxed{letter}.";
+/// The names under which sets of questions have theirs.
+const QUESTIONS: &[&str] = &["question", "problem", "prompt", "Question", "Problem"];
+const LETTERS: &str = "ABCDEFGHIJKLMNOPQRSTUVWXYZ";
+
+impl Task {
+    /// CountDown problems.
+    pub fn countdown(options: &Countdown, count: usize) -> Self {
+        let problems = options.make(count).into_iter().enumerate().map(|(at, made)| {
+            let scorer = Scorer::Countdown { numbers: made.numbers.clone(), target: made.target };
+            let listed = made.numbers.iter().map(i128::to_string).collect::<Vec<_>>().join(", ");
+            let prompt = COUNTDOWN
+                .replace("{{ numbers | join(', ') }}", &listed)
+                .replace("{{ target }}", &made.target.to_string());
+            Problem { id: format!("countdown-{at}"), prompt, scorer, solution: Some(made.solution) }
+        });
+        Self { name: format!("countdown, {} numbers", options.numbers), problems: problems.collect() }
+    }
+
+    /// Reads a JSONL file: an object a line, with what the template and the scorer need.
+    ///
+    /// - CountDown: `numbers`, `target`
+    /// - multiple choice: `question`, `choices` (texts), `answer` (a letter, or the number of a choice from 0)
+    /// - else a number: `question`, `answer`; of an answer with `####`, as GSM8K has them, what stands behind it counts
+    ///
+    /// `id` is optional. A question may also be `problem`, `prompt`, `Question` or `Problem`. `template` is Jinja over the
+    /// line's fields.
+    ///
+    /// # Errors
+    /// If the file cannot be read, or a line is no problem; the error names the line.
+    pub fn read(path: &Path, template: Option<&str>) -> Result<Self, EvalError> {
+        let text =
+            fs::read_to_string(path).map_err(|error| EvalError::Io { path: path.to_owned(), error })?;
+        let mut problems = Vec::new();
+        for (at, line) in text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()) {
+            let wrong = |what: String| EvalError::Line { path: path.to_owned(), line: at + 1, what };
+            let fields: Map<String, Value> =
+                serde_json::from_str(line).map_err(|error| wrong(format!("no JSON object: {error}")))?;
+            problems.push(problem(fields, at + 1, template).map_err(|error| match error {
+                Wrong::Field(what) => wrong(what),
+                Wrong::Template(error) => EvalError::Template(error),
+            })?);
+        }
+        if problems.is_empty() {
+            return Err(EvalError::Empty(path.to_owned()));
+        }
+        let name = path.file_stem().map_or_else(String::new, |stem| stem.to_string_lossy().into_owned());
+        Ok(Self { name, problems })
+    }
+}
+
+enum Wrong {
+    Field(String),
+    Template(minijinja::Error),
+}
+
+impl From<minijinja::Error> for Wrong {
+    fn from(error: minijinja::Error) -> Self {
+        Self::Template(error)
+    }
+}
+
+fn problem(mut fields: Map<String, Value>, line: usize, template: Option<&str>) -> Result<Problem, Wrong> {
+    let id = match fields.get("id") {
+        Some(Value::String(id)) => id.clone(),
+        Some(id) => id.to_string(),
+        None => line.to_string(),
+    };
+    if !fields.contains_key("question")
+        && let Some(question) = QUESTIONS.iter().find_map(|name| fields.get(*name).cloned())
+    {
+        fields.insert("question".to_owned(), question);
+    }
+    let (scorer, usual) = if fields.contains_key("numbers") {
+        (countdown(&fields)?, COUNTDOWN)
+    } else if fields.contains_key("choices") {
+        (choice(&fields)?, CHOICE)
+    } else {
+        (Scorer::Number { answer: number(&fields)? }, NUMBER)
+    };
+    if template.is_none() && !matches!(scorer, Scorer::Countdown { .. }) && !fields.contains_key("question") {
+        return Err(Wrong::Field("it has no `question`, so a template is needed".to_owned()));
+    }
+    let letters: Vec<String> = LETTERS.chars().map(String::from).collect();
+    fields.insert("letters".to_owned(), letters.into());
+    let prompt = Environment::new().render_str(template.unwrap_or(usual), Jinja::from(Serde(&fields)))?;
+    Ok(Problem { id, prompt, scorer, solution: None })
+}
+
+fn countdown(fields: &Map<String, Value>) -> Result<Scorer, Wrong> {
+    let wrong = || Wrong::Field("`numbers` must be whole numbers, and `target` one".to_owned());
+    let whole = |value: &Value| value.as_i64().map(i128::from).ok_or_else(wrong);
+    let numbers = fields.get("numbers").and_then(Value::as_array).ok_or_else(wrong)?;
+    let numbers = numbers.iter().map(whole).collect::<Result<_, _>>()?;
+    Ok(Scorer::Countdown { numbers, target: whole(fields.get("target").ok_or_else(wrong)?)? })
+}
+
+fn choice(fields: &Map<String, Value>) -> Result<Scorer, Wrong> {
+    let wrong =
+        || Wrong::Field("`choices` must be texts, and `answer` the letter or the number of one".to_owned());
+    let choices =
+        fields.get("choices").and_then(Value::as_array).filter(|list| !list.is_empty()).ok_or_else(wrong)?;
+    let letters: Vec<char> = LETTERS.chars().take(choices.len()).collect();
+    let letter = match fields.get("answer") {
+        Some(Value::String(letter)) => letter.trim().chars().next().map(|letter| letter.to_ascii_uppercase()),
+        Some(Value::Number(at)) => at.as_u64().and_then(|at| letters.get(at as usize)).copied(),
+        _ => None,
+    };
+    letter.filter(|letter| letters.contains(letter)).map(|answer| Scorer::Choice { answer }).ok_or_else(wrong)
+}
+
+fn number(fields: &Map<String, Value>) -> Result<String, Wrong> {
+    let text = match fields.get("answer") {
+        Some(Value::String(text)) => text.rsplit("####").next().unwrap_or(text).trim().to_owned(),
+        Some(Value::Number(number)) => number.to_string(),
+        _ => return Err(Wrong::Field("it has no `answer`".to_owned())),
+    };
+    // An answer that does not even solve itself is no number.
+    match (Scorer::Number { answer: text.clone() }).score(&text).correct {
+        true => Ok(text),
+        false => Err(Wrong::Field(format!("its answer `{text}` is no number"))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(lines: &str, template: Option<&str>) -> Result<Task, String> {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        fs::write(file.path(), lines).unwrap();
+        Task::read(file.path(), template).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn problems_of_every_kind_are_read() {
+        let task = read(
+            "{\"question\": \"1+1?\", \"answer\": \"It is\\n#### 2\"}\n\n\
+             {\"id\": 7, \"problem\": \"AIME\", \"answer\": 204}\n\
+             {\"question\": \"Which?\", \"choices\": [\"this\", \"that\"], \"answer\": \"b\"}\n\
+             {\"question\": \"Which?\", \"choices\": [\"this\", \"that\"], \"answer\": 0}\n\
+             {\"numbers\": [3, 8, 3, 8], \"target\": 24}\n",
+            None,
+        )
+        .unwrap();
+        let scorers: Vec<&Scorer> = task.problems.iter().map(|problem| &problem.scorer).collect();
+        assert_eq!(*scorers[0], Scorer::Number { answer: "2".into() });
+        assert_eq!(*scorers[1], Scorer::Number { answer: "204".into() });
+        assert_eq!(
+            (scorers[2], scorers[3]),
+            (&Scorer::Choice { answer: 'B' }, &Scorer::Choice { answer: 'A' })
+        );
+        assert_eq!(*scorers[4], Scorer::Countdown { numbers: vec![3, 8, 3, 8], target: 24 });
+        assert_eq!((task.problems[0].id.as_str(), task.problems[1].id.as_str()), ("1", "7"));
+        assert!(task.problems[2].prompt.contains("A) this\nB) that\n"), "{}", task.problems[2].prompt);
+        assert!(
+            task.problems[4].prompt.contains("3, 8, 3, 8")
+                && task.problems[4].prompt.contains("\\boxed{expression}")
+        );
+        // The built-in problems are asked in the same words.
+        let made = Task::countdown(&Countdown::default(), 1);
+        let Scorer::Countdown { numbers, target } = &made.problems[0].scorer else { panic!() };
+        let line = serde_json::json!({"numbers": numbers.iter().map(|&n| n as i64).collect::<Vec<_>>(), "target": *target as i64});
+        assert_eq!(read(&line.to_string(), None).unwrap().problems[0].prompt, made.problems[0].prompt);
+        let own = read("{\"a\": 1, \"answer\": 2}", Some("What is {{ a }} + {{ a }}?")).unwrap();
+        assert_eq!(own.problems[0].prompt, "What is 1 + 1?");
+    }
+
+    #[test]
+    fn lines_that_are_none_are_named() {
+        for (lines, part) in [
+            ("", "has no problems"),
+            ("{\"question\": \"x\", \"answer\": 1}\n[]", "line 2: no JSON object"),
+            ("{\"answer\": 1}", "line 1: it has no `question`"),
+            ("{\"question\": \"x\"}", "no `answer`"),
+            ("{\"question\": \"x\", \"answer\": \"some\"}", "`some` is no number"),
+            ("{\"numbers\": [1, \"2\"], \"target\": 3}", "must be whole numbers"),
+            ("{\"question\": \"x\", \"choices\": [\"a\"], \"answer\": \"C\"}", "the letter or the number"),
+        ] {
+            let said = read(lines, None).unwrap_err();
+            assert!(said.contains(part), "{said}");
+        }
+        assert!(read("{\"answer\": 1}", Some("{% if %}")).unwrap_err().contains("template"));
+    }
+}

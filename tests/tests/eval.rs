@@ -1,0 +1,150 @@
+//! `moi eval`: samples, reports, and what a killed run leaves.
+
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a failure must end the test")]
+
+use std::{
+    fs,
+    process::{Command, Stdio},
+    time::Duration,
+};
+
+use moi_tests::{
+    process::{binary, refused, run},
+    real::model_file,
+};
+use serde_json::Value;
+
+const BASE: &[&str] = &[
+    "--quantize",
+    "file",
+    "--problems",
+    "4",
+    "--seeds",
+    "2",
+    "--rules",
+    "token,moi:support=20",
+    "--max-tokens",
+    "24",
+    "--format",
+    "json",
+];
+
+fn model() -> String {
+    model_file("smollm2-135m-instruct").to_str().unwrap().to_owned()
+}
+
+fn report(args: &[&str]) -> Value {
+    let out = run(args);
+    assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+    serde_json::from_slice(&out.stdout).unwrap()
+}
+
+#[test]
+fn a_killed_run_goes_on_to_the_same_report() {
+    let model = model();
+    let directory = tempfile::tempdir().unwrap();
+    let file = |name: &str| directory.path().join(name).to_str().unwrap().to_owned();
+    // One answer at a time: then what was killed cannot have had other neighbours.
+    let args = |output: &str| {
+        let own = ["eval", "countdown", "--model", &model, "--batch", "1", "--output", output];
+        [&own[..], BASE].concat().into_iter().map(str::to_owned).collect::<Vec<_>>()
+    };
+    let whole = file("whole.jsonl");
+    let expected = report(&args(&whole).iter().map(String::as_str).collect::<Vec<_>>());
+    assert_eq!(expected["summary"]["complete"], true);
+    assert_eq!(expected["summary"]["rules"][1]["samples"], 8);
+
+    let killed = file("killed.jsonl");
+    let arguments = args(&killed);
+    let lines = || fs::read(&killed).map_or(0, |bytes| bytes.iter().filter(|&&byte| byte == b'\n').count());
+    let mut kills = 0;
+    for wanted in [2, 5, 9] {
+        let mut child = Command::new(binary())
+            .args(&arguments)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        while lines() < wanted && child.try_wait().unwrap().is_none() {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        // SIGKILL.
+        if child.try_wait().unwrap().is_none() {
+            child.kill().unwrap();
+            kills += 1;
+        }
+        child.wait().unwrap();
+    }
+    assert!(kills > 0, "it was never killed in time");
+    // As if the last kill had come in the middle of a line.
+    let bytes = fs::read(&killed).unwrap();
+    fs::write(&killed, &bytes[..bytes.len() - 20]).unwrap();
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    assert_eq!(report(&arguments), expected);
+    // All is there: nothing is made any more, and the report is the same.
+    let after = fs::read(&killed).unwrap();
+    assert_eq!(report(&arguments), expected);
+    assert_eq!(fs::read(&killed).unwrap(), after);
+    assert_eq!(after.iter().filter(|&&byte| byte == b'\n').count(), 17);
+    // Another run's samples are not mixed in.
+    refused(
+        &[&arguments[..], &["--temperature", "0.1"]].concat(),
+        &["killed.jsonl", "another run", "sampling"],
+    );
+}
+
+#[test]
+fn tasks_of_a_file_are_asked_and_reported() {
+    let model = model();
+    let directory = tempfile::tempdir().unwrap();
+    let file = |name: &str| directory.path().join(name).to_str().unwrap().to_owned();
+    let task = file("sums.jsonl");
+    fs::write(
+        &task,
+        "{\"question\": \"What is 1 + 1?\", \"answer\": 2}\n\
+         {\"question\": \"Which is a colour?\", \"choices\": [\"red\", \"table\"], \"answer\": \"A\"}\n\
+         {\"numbers\": [1, 2], \"target\": 3}\n",
+    )
+    .unwrap();
+    let (output, page) = (file("out.jsonl"), file("report.html"));
+    let own =
+        ["eval", &task, "--model", &model, "--output", &output, "--report", &page, "--temperature", "0"];
+    let rest = ["--quantize", "file", "--rules", "token,moi,k-sample", "--max-tokens", "20"];
+    let out = run(&[&own[..], &rest].concat());
+    let text = String::from_utf8(out.stdout).unwrap();
+    assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+    for part in ["sums: 3 problems", "k-sample", "beside token", "p = ", "equal budgets"] {
+        assert!(text.contains(part), "{part}: {text}");
+    }
+    let html = fs::read_to_string(&page).unwrap();
+    assert!(html.contains("<svg") && html.contains("k-sample") && !html.contains("http"));
+    let lines = fs::read_to_string(&output).unwrap();
+    let sample: Value = serde_json::from_str(lines.lines().nth(1).unwrap()).unwrap();
+    assert!(sample["text"].is_string() && sample["tokens"].as_u64().unwrap() <= 20);
+    assert_eq!(lines.lines().count(), 10);
+}
+
+#[test]
+fn what_cannot_be_compared_is_refused() {
+    let model = model();
+    let base = ["eval", "countdown", "--model", &model, "--output", "/dev/null/x"];
+    refused(
+        &[&base[..], &["--rules", "token,moi,moi:beta=2"]].concat(),
+        &["more configurations", "--unequal-budgets"],
+    );
+    refused(&[&base[..], &["--rules", "moi,moi:beta=1"]].concat(), &["`moi` is given twice"]);
+    refused(&[&base[..], &["--rules", "moi,mio"]].concat(), &["`mio`"]);
+    refused(&base, &["/dev/null/x"]);
+    refused(&["eval", "no-such-task", "--model", &model], &["no task `no-such-task`"]);
+    let directory = tempfile::tempdir().unwrap();
+    let task = directory.path().join("bad.jsonl");
+    fs::write(&task, "{\"question\": \"x\", \"answer\": 1}\n{\"question\": \"x\"}\n").unwrap();
+    refused(&["eval", task.to_str().unwrap(), "--model", &model], &["bad.jsonl", "line 2", "no `answer`"]);
+    fs::write(
+        &task,
+        "{\"id\": 1, \"question\": \"x\", \"answer\": 1}\n{\"id\": 1, \"question\": \"x\", \"answer\": 1}\n",
+    )
+    .unwrap();
+    refused(&["eval", task.to_str().unwrap(), "--model", &model], &["the id `1`"]);
+}

@@ -162,6 +162,14 @@ def cases():
     yield "swir:dwell=0:cap=2", steps, None, swir(steps, 0, cap=2), None, True
 
 
+def gumbel_cases():
+    """Weights softmax((ln q + g) / tau) of given uniform numbers."""
+    q, uniforms = [0.5, 0.3, 0.15, 0.05], [0.2, 0.9, 0.01, 0.7]
+    for tau in [0.1, 0.5, 2.0]:
+        noisy = [(math.log(p) - math.log(-math.log(u))) / tau for p, u in zip(q, uniforms)]
+        yield {"rule": "gumbel", "q": q, "uniforms": uniforms, "tau": tau, "weights": rounded(softmax(noisy))}
+
+
 def rounded(value):
     if isinstance(value, float):
         return round(value, 9)
@@ -178,7 +186,7 @@ def computed():
                 row["drawn_from"] = rounded(drawn[i])
             rows.append(row)
         out.append({"rule": rule, "limit": limit, "markers": [OPEN, CLOSE] if markers else None, "steps": rows})
-    return out
+    return out + list(gumbel_cases())
 
 
 def main():

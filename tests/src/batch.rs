@@ -30,6 +30,53 @@ pub fn requests<B: Backend>(golden: &Golden) -> Vec<Request<B>> {
     rules.into_iter().enumerate().map(request).collect()
 }
 
+/// Requests whose rules or samplers are for the host, whatever the device.
+pub fn of_the_host<B: Backend>(golden: &Golden) -> Vec<Request<B>> {
+    let plain = Sampling { temperature: 0.8, top_p: 0.9, ..Sampling::default() };
+    let rules = [
+        ("soft-thinking:noise=gumbel", plain.clone()),
+        ("soft-thinking:noise=dirichlet:max_topk=4", plain.clone()),
+        ("k-sample:k=4", plain.clone()),
+        ("swir:dwell=1", plain.clone()),
+        ("selar:tau=0.1", plain.clone()),
+        ("moi", Sampling { typical_p: 0.9, repetition_penalty: 1.2, ..plain.clone() }),
+        ("moi:support=20", Sampling { banned: vec![1, 2], no_repeat_ngram: 2, ..plain }),
+    ];
+    let request = |(i, (rule, sampling)): (usize, (&str, Sampling))| {
+        let mut request = Request::new(Prompt::Ids(golden.cases.tokens[i..][..3 + 4 * i].to_vec()));
+        request.rule = rule.parse().unwrap();
+        (request.sampling, request.seed) = (sampling, 90 + i as u64);
+        request.stop.max_tokens = Some(6);
+        request.stop.ignore_eos = true;
+        request
+    };
+    rules.into_iter().enumerate().map(request).collect()
+}
+
+/// Answers requests of which some come when others are under way: the steps of each.
+pub fn joining<B: Backend, M: CausalLm<B>>(
+    engine: &Engine<B, M>,
+    first: Vec<Request<B>>,
+    later: Vec<Request<B>>,
+) -> Vec<Vec<Step>> {
+    let mut steps = vec![Vec::new(); first.len() + later.len()];
+    let mut batch = engine.batch();
+    batch.add_all(first).unwrap();
+    let mut later = Some(later);
+    for round in 0.. {
+        if round == 2 {
+            batch.add_all(later.take().unwrap()).unwrap();
+        }
+        if batch.is_empty() && later.is_none() {
+            break;
+        }
+        for step in batch.step().unwrap() {
+            steps[step.row.0].push(step);
+        }
+    }
+    steps
+}
+
 /// The same tokens, ends and reports; entropies and gates as close as one device is to itself.
 pub fn assert_same(row: usize, together: &[Step], alone: &[Step]) {
     assert_alike(row, together, alone, 1e-4);

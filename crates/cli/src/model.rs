@@ -1,6 +1,9 @@
 //! From `--model` to a model.
 
-use std::path::{Path, PathBuf};
+use std::{
+    path::{Path, PathBuf},
+    time::Instant,
+};
 
 use anyhow::{Context, Result, bail};
 use burn::tensor::backend::Backend;
@@ -24,6 +27,7 @@ pub(crate) fn open(args: &ModelArgs) -> Result<Pretrained> {
 
 /// Opens the model that [`find`] has found.
 pub(crate) fn open_at(args: &ModelArgs, path: &Path) -> Result<Pretrained> {
+    ui::detail(&format!("the model is {}", path.display()));
     let mut pretrained =
         Pretrained::open(path).with_context(|| format!("cannot use the model `{}`", args.model))?;
     if let Some(entry) = moi_hub::find(&args.model) {
@@ -101,7 +105,15 @@ pub(crate) fn engine<B: Backend>(
     {
         bail!(too_large(&args.model, footprint, form, &found, memory));
     }
+    let begun = Instant::now();
     let mut decoder = load::<B>(&pretrained, form, device)?;
+    ui::detail(&format!(
+        "`{}` loaded in {:.2} s on {name}: {:.2} GB of weights, room for {:.2} GB of cache at {positions} positions",
+        args.model,
+        begun.elapsed().as_secs_f64(),
+        footprint.weights as f64 / 1e9,
+        footprint.cache as f64 / 1e9
+    ));
     match (args.activations, decoder.activations()) {
         (Some(asked), Some(_)) => decoder = decoder.with_activations(asked.into()),
         (Some(AskedActivations::Int8), None) => {

@@ -1,6 +1,9 @@
 //! From arguments and stdin to prompt tokens.
 
-use std::io::{IsTerminal, Read};
+use std::{
+    io::{IsTerminal, Read},
+    sync::Once,
+};
 
 use anyhow::{Context, Result, bail};
 use moi_pretrained::Pretrained;
@@ -40,10 +43,14 @@ pub(crate) fn ids_of(
             bail!("the model `{model}` has no chat template, so --system has no place")
         }
         None => {
-            ui::note(&format!(
-                "`{model}` has no chat template: it continues the prompt as text, and does not answer it (--raw says \
-                 that this is meant)"
-            ));
+            // Once, however many prompts there are.
+            static SAID: Once = Once::new();
+            SAID.call_once(|| {
+                ui::note(&format!(
+                    "`{model}` has no chat template: it continues the prompt as text, and does not answer it (--raw says \
+                     that this is meant)"
+                ));
+            });
             Ok(tokenizer.encode(text, true)?)
         }
     }

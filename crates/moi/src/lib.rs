@@ -57,6 +57,35 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+//! Rules that go by more than one step have a [`Row`] for each sequence, and [`mix`] in the place of [`next_inputs`]:
+//!
+//! ```
+//! use burn::tensor::{Int, Tensor};
+//! use moi::{Markers, Row, Scope, Start, burn, mix};
+//!
+//! type B = burn_flex::Flex;
+//! let device = Default::default();
+//! let table = Tensor::<B, 2>::random([16, 8], burn::tensor::Distribution::Default, &device);
+//! // Thinking is between two tokens of this vocabulary, and the prompt has begun it.
+//! let start = Start { seed: 7, markers: Some(Markers { open: 14, close: 15 }), thinking: true, ..Start::default() };
+//! let mut rows = [
+//!     Row::new("soft-thinking:noise=gumbel".parse()?, &start)?,
+//!     Row::new("moi:beta=0.5".parse()?, &Start { scope: Some(Scope::Thinking), ..start })?,
+//! ];
+//! for _ in 0..3 {
+//!     let logits = Tensor::<B, 2>::random([2, 16], burn::tensor::Distribution::Default, &device);
+//!     let sampled = logits.clone().argmax(1).flatten::<1>(0, 1);
+//!     let mixed = mix(logits, sampled, &table, &mut rows, 3)?;
+//!     let _inputs = mixed.inputs.clone(); // [2, 8], to be fed next
+//!     for row in mixed.into_rows() {
+//!         // The token that counts as generated, where the rule picks another than the sampled one.
+//!         println!("{:?} entropy {} gate {} {:?}", row.token, row.entropy, row.gate, row.top);
+//!     }
+//! }
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+
+mod gated;
 mod mix;
 mod noise;
 mod planned;

@@ -50,11 +50,13 @@ impl Noise {
 
     /// softmax((ln q + g) / tau) with g = -ln(-ln u).
     pub(crate) fn gumbel_softmax(&mut self, q: &[(u32, f64)], tau: f64) -> Vec<(u32, f64)> {
-        let noisy = |(token, p): (u32, f64)| {
-            self.at(token);
-            (token, (p.ln() - (-self.uniform().ln()).ln()) / tau)
-        };
-        softmax(q.iter().copied().map(noisy).collect())
+        let uniforms: Vec<f64> = (q.iter())
+            .map(|&(token, _)| {
+                self.at(token);
+                self.uniform()
+            })
+            .collect();
+        gumbel_softmax(q, &uniforms, tau)
     }
 
     /// A draw from Dirichlet(alpha q).
@@ -72,6 +74,12 @@ impl Noise {
         };
         softmax(q.iter().copied().map(&mut log_gamma).collect())
     }
+}
+
+/// The weights of uniform numbers.
+fn gumbel_softmax(q: &[(u32, f64)], uniforms: &[f64], tau: f64) -> Vec<(u32, f64)> {
+    let noisy = |(&(token, p), u): (&(u32, f64), &f64)| (token, (p.ln() - (-u.ln()).ln()) / tau);
+    softmax(q.iter().zip(uniforms).map(noisy).collect())
 }
 
 /// Of weights' logarithms.
@@ -160,6 +168,25 @@ mod tests {
                 tiny.iter().all(|w| w.1.is_finite()) && tiny.iter().any(|w| w.1 > 1.0 - 1e-9),
                 "{tiny:?}"
             );
+        }
+    }
+
+    /// What tests/reference/rules.py computes.
+    #[test]
+    fn gumbel_weights_are_those_of_the_formula() {
+        let all: Vec<serde_json::Value> =
+            serde_json::from_str(include_str!("../../../tests/reference/rules.json")).unwrap();
+        let cases: Vec<_> = all.iter().filter(|case| case["rule"] == "gumbel").collect();
+        assert_eq!(cases.len(), 3);
+        let numbers = |value: &serde_json::Value| {
+            value.as_array().unwrap().iter().map(|n| n.as_f64().unwrap()).collect::<Vec<_>>()
+        };
+        for case in cases {
+            let q: Vec<(u32, f64)> = (0..).zip(numbers(&case["q"])).collect();
+            let found = super::gumbel_softmax(&q, &numbers(&case["uniforms"]), case["tau"].as_f64().unwrap());
+            for ((_, found), expected) in found.iter().zip(numbers(&case["weights"])) {
+                assert!((found - expected).abs() < 2e-9, "{found} is not {expected}");
+            }
         }
     }
 

@@ -3,7 +3,8 @@
 use burn::tensor::{DType, Int, Tensor, TensorData, backend::Backend};
 
 use crate::{
-    mix::{Candidates, Mixed, Recorded, column, softmax},
+    gated::softmax,
+    mix::{Candidates, Mixed, Recorded, column},
     rows::EmbeddingRows,
     rule::{Plan, Raw},
 };

@@ -58,7 +58,10 @@ const MARKERS: Markers = Markers { open: 5, close: 6 };
 
 /// Every case, all in one batch, step by step.
 fn values_computed_elsewhere<B: Backend>() {
-    let cases: Vec<Case> = serde_json::from_str(CASES).unwrap();
+    let cases: Vec<serde_json::Value> = serde_json::from_str(CASES).unwrap();
+    // Those of the noise alone are for the unit tests.
+    let cases = cases.into_iter().filter(|case| case["rule"] != "gumbel");
+    let cases: Vec<Case> = cases.map(|case| serde_json::from_value(case).unwrap()).collect();
     let mut rows: Vec<Row> = (cases.iter())
         .map(|case| {
             let markers = case.markers.map(|[open, close]| Markers { open, close });

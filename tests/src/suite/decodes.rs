@@ -7,7 +7,7 @@ use moi_pretrained::WeightForm;
 
 use super::{CHECKPOINTS, load};
 use crate::{
-    batch::{assert_same, requests, together},
+    batch::{assert_same, joining, of_the_host, requests, together},
     golden, steps,
 };
 
@@ -40,7 +40,7 @@ impl Job for Batches {
         let of = |name: &&str| {
             let (golden, model) = load::<B>(name, WeightForm::F32, device);
             let engine = Engine::new(model, device.clone());
-            let together = together(&engine, requests(&golden));
+            let mut together = together(&engine, requests(&golden));
             for (row, request) in requests(&golden).into_iter().enumerate() {
                 assert_same(row, &together[row], &steps(&engine, request));
             }
@@ -51,6 +51,13 @@ impl Job for Batches {
                 drop(given_up);
             }
             assert_same(0, &together[0], &steps(&engine, requests(&golden).swap_remove(0)));
+            // The host's rows join those that the device decides by itself.
+            let device_rows = together.len();
+            let joined = joining(&engine, requests(&golden), of_the_host(&golden));
+            for (row, request) in of_the_host(&golden).into_iter().enumerate() {
+                assert_same(device_rows + row, &joined[device_rows + row], &steps(&engine, request));
+            }
+            together.extend(joined.into_iter().skip(device_rows));
             let tokens: usize = together.iter().map(Vec::len).sum();
             println!("{}: {name}: {tokens} tokens of {} rows together as alone", self.0, together.len());
             together

@@ -3,6 +3,7 @@
 mod decode;
 mod eval;
 mod runs;
+mod tools;
 
 use std::path::PathBuf;
 
@@ -16,6 +17,10 @@ pub(crate) use self::{
     decode::{GrammarArgs, RuleArgs, SamplingArgs, ScopeArgs, StopArgs},
     eval::EvalArgs,
     runs::{CompareArgs, CompareFormat, RunsArgs, ScoreArgs, TraceArgs, TraceFormat},
+    tools::{
+        BlockFormat, ConfigArgs, ConvertArgs, DevicesArgs, DoctorArgs, FloatType, InspectArgs, LogitsArgs,
+        ModelsArgs, RulesArgs, Target, WarmupArgs,
+    },
 };
 use crate::bench::BenchArgs;
 
@@ -288,186 +293,4 @@ pub(crate) enum Format {
     Text,
     /// For programs
     Json,
-}
-
-/// Write the logits of a prompt to a safetensors file
-///
-/// The tensor `logits` [tokens, vocab] in float32: to compare with any other engine.
-#[derive(Debug, clap::Args)]
-pub(crate) struct LogitsArgs {
-    /// Token ids
-    #[arg(long, value_name = "IDS", value_delimiter = ',', required = true)]
-    pub(crate) tokens: Vec<u32>,
-    /// The file to write
-    #[arg(short, long, value_name = "FILE")]
-    pub(crate) output: PathBuf,
-    #[command(flatten)]
-    pub(crate) model: ModelArgs,
-}
-
-/// Print what a model is and what it needs, without loading it
-///
-/// Architecture, parameters, layers, context, vocabulary, types and sizes of the tensors, tokenizer, chat
-/// template, and the memory it takes by context length and number type.
-#[derive(Debug, clap::Args)]
-pub(crate) struct InspectArgs {
-    /// What --model takes elsewhere, or a config.json alone
-    #[arg(value_name = "NAME|PATH", default_value = DEFAULT_MODEL)]
-    pub(crate) model: String,
-    /// Commit, tag or branch of a hub repository
-    #[arg(long, value_name = "REVISION")]
-    pub(crate) revision: Option<String>,
-    /// List every tensor with its shape (JSON always does)
-    #[arg(long)]
-    pub(crate) tensors: bool,
-    /// A table, or one JSON object
-    #[arg(long, value_enum, default_value_t = Format::Text)]
-    pub(crate) format: Format,
-}
-
-/// Convert a model into another form: safetensors, burnpack or GGUF
-///
-/// Writes a new directory: weights, config, tokenizer, chat template and licence. Tensors are converted one at a
-/// time; nothing has the directory's name before it is whole. A conversion that was killed is begun again by the
-/// same command.
-#[derive(Debug, clap::Args)]
-pub(crate) struct ConvertArgs {
-    /// What --model takes elsewhere, or a directory with pytorch_model*.bin
-    #[arg(value_name = "NAME|PATH")]
-    pub(crate) source: String,
-    /// The directory to make
-    #[arg(short, long, value_name = "DIR")]
-    pub(crate) output: PathBuf,
-    /// The form of the weights
-    #[arg(long, value_enum, default_value_t = Target::Safetensors)]
-    pub(crate) to: Target,
-    /// The type of the floats; as they are stored where not given (blocks stay blocks in GGUF, else become f32)
-    #[arg(long, value_enum)]
-    pub(crate) dtype: Option<FloatType>,
-    /// Quantise the matrices (gguf only)
-    #[arg(long, value_enum, conflicts_with = "dtype")]
-    pub(crate) quantize: Option<BlockFormat>,
-    /// Read the result back and compare it with the source, tensor by tensor and by logits
-    #[arg(long)]
-    pub(crate) verify: bool,
-    /// Megabytes of a safetensors file at most
-    #[arg(long, value_name = "MB", default_value_t = 5000)]
-    pub(crate) max_shard_size: usize,
-    /// Commit, tag or branch of a hub repository
-    #[arg(long, value_name = "REVISION")]
-    pub(crate) revision: Option<String>,
-}
-
-/// A form of weights.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub(crate) enum Target {
-    /// What transformers and most others read
-    Safetensors,
-    /// burn's own
-    Burnpack,
-    /// What llama.cpp reads, in one file
-    Gguf,
-}
-
-/// A type of floats.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub(crate) enum FloatType {
-    /// Single precision
-    F32,
-    /// Half precision
-    F16,
-    /// The upper half of a single
-    Bf16,
-}
-
-/// A block format.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-#[allow(non_camel_case_types, reason = "the values' own names")]
-pub(crate) enum BlockFormat {
-    /// 8 bits and a scale for 32 values
-    #[value(name = "q8_0")]
-    Q8_0,
-    /// 4 bits and a scale for 32 values
-    #[value(name = "q4_0")]
-    Q4_0,
-    /// 4 bits, a scale and a minimum for 32 values
-    #[value(name = "q4_1")]
-    Q4_1,
-}
-
-/// List the input rules and their knobs
-#[derive(Debug, clap::Args)]
-pub(crate) struct RulesArgs {
-    /// A list, or a JSON array
-    #[arg(long, value_enum, default_value_t = Format::Text)]
-    pub(crate) format: Format,
-}
-
-/// Show what applies to a command, and from where: flag, environment, file or default
-///
-/// Flags get their values from the command line, else from the environment (MOI_TOP_K for --top-k), else from a preset
-/// of the file, else from the file's defaults, else they have their own. The file is --config, MOI_CONFIG, moi.toml in
-/// this directory, or moi.toml in the user's configuration directory.
-#[derive(Debug, clap::Args)]
-#[command(after_long_help = "\
-A file:
-  [defaults]
-  model = \"smollm2-135m-instruct\"
-  temperature = 0.7
-
-  [presets.qwq]                  # by --preset qwq, and by itself for these models
-  models = [\"Qwen/QwQ-32B\"]
-  temperature = 0.6
-  top-p = 0.95
-  rule = \"moi:beta=1\"")]
-pub(crate) struct ConfigArgs {
-    /// The command
-    #[arg(default_value = "generate")]
-    pub(crate) command: String,
-    /// Flags of it, behind --
-    #[arg(last = true, value_name = "FLAGS", allow_hyphen_values = true)]
-    pub(crate) flags: Vec<String>,
-    /// A table, or one JSON object
-    #[arg(long, value_enum, default_value_t = Format::Text)]
-    pub(crate) format: Format,
-}
-
-/// List the catalogue: models that are fetched by name
-#[derive(Debug, clap::Args)]
-pub(crate) struct ModelsArgs {
-    /// A table, or a JSON array
-    #[arg(long, value_enum, default_value_t = Format::Text)]
-    pub(crate) format: Format,
-}
-
-/// Check that devices compute what they should: a small built-in model with known logits
-///
-/// At once, with a cache and against the CPU, in every type that the device computes in, with the driver that it
-/// has. Says what was found and what to do; exit code 1 if a device is wrong.
-#[derive(Debug, clap::Args)]
-pub(crate) struct DoctorArgs {
-    /// The device to check; all that this build can use and this machine has where none is named
-    #[arg(long, value_name = "NAME", default_value_t = Request::Auto, hide_default_value = true)]
-    pub(crate) device: Request,
-    /// A report, or one JSON array
-    #[arg(long, value_enum, default_value_t = Format::Text)]
-    pub(crate) format: Format,
-}
-
-/// Compile the kernels that a model needs on a GPU, and keep them for later starts
-///
-/// Loads the model, runs prompts of several lengths and some steps under every rule, and says how long the first
-/// token takes now and took before. Kernels are kept in the user's cache directory, or below MOI_CACHE.
-#[derive(Debug, clap::Args)]
-pub(crate) struct WarmupArgs {
-    #[command(flatten)]
-    pub(crate) model: ModelArgs,
-}
-
-/// List the devices that this build supports and that this machine has
-#[derive(Debug, clap::Args)]
-pub(crate) struct DevicesArgs {
-    /// A table, or a JSON array
-    #[arg(long, value_enum, default_value_t = Format::Text)]
-    pub(crate) format: Format,
 }

@@ -6,7 +6,7 @@ knobs! {
     /// In doubt, the mean of the K likeliest tokens, pushed away from the first; else the sampled token
     ///
     /// H is the entropy of the K likeliest tokens of what the sampler draws from, divided by ln K. From tau on the input
-    /// is m + lambda H (m - E[first]), with m their mean.
+    /// is `m + lambda H (m - E[first])`, with m their mean.
     Selar = "selar" {
         /// Tokens in the mixture
         k: usize = 3,

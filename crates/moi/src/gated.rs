@@ -1,0 +1,128 @@
+//! Inputs by a gate: the token's embedding moved towards the mean of the raw distribution, all on the device.
+
+use burn::tensor::{DType, Int, Tensor, backend::Backend};
+
+use crate::{
+    mix::{Candidates, Mixed, Recorded, column},
+    rows::EmbeddingRows,
+    rule::{Gated, Support},
+    top_k::top_k,
+};
+
+/// A distribution on its support.
+struct Distribution<B: Backend> {
+    /// Probabilities `[n, support]`, sorted where the support is top-k.
+    probability: Tensor<B, 2>,
+    /// The tokens they belong to `[n, support]`; the whole vocabulary in order where absent.
+    tokens: Option<Tensor<B, 2, Int>>,
+    /// Normalised by ln(support) `[n, 1]`.
+    entropy: Tensor<B, 2>,
+}
+
+impl<B: Backend> Distribution<B> {
+    /// Of logits; with its probabilities only where they are asked for.
+    fn new(
+        logits: Tensor<B, 2>,
+        support: Support,
+        embedding: &impl EmbeddingRows<B>,
+        probabilities: bool,
+    ) -> Self {
+        let vocab = logits.dims()[1];
+        let (logits, tokens, size) = match support {
+            Support::TopK(k) if k < vocab => {
+                let (values, tokens) = top_k(logits, k);
+                (values, Some(tokens), k)
+            }
+            _ => (logits, None, vocab),
+        };
+        let known = if tokens.is_none() { embedding.distribution(&logits, probabilities) } else { None };
+        let (probability, nats) = known.unwrap_or_else(|| softmax(logits));
+        let entropy = match size {
+            1 => nats.zeros_like(),
+            _ => nats.div_scalar((size as f64).ln()).clamp(0.0, 1.0),
+        };
+        Self { probability, tokens, entropy }
+    }
+
+    /// sum_i q_i E[i] `[n, d]`, float32.
+    fn mean(&self, embedding: &impl EmbeddingRows<B>) -> Tensor<B, 2> {
+        let q = self.probability.clone();
+        match &self.tokens {
+            None => embedding.weighted_sum(q).cast(DType::F32),
+            Some(tokens) => {
+                let [n, k] = tokens.dims();
+                let rows = embedding.rows(tokens.clone().reshape([n * k])).cast(DType::F32);
+                let d = rows.dims()[1];
+                q.reshape([n, 1, k]).matmul(rows.reshape([n, k, d])).reshape([n, d])
+            }
+        }
+    }
+
+    /// The weights g q_i + (1 - g) [i = y] of the `top` most likely tokens and of y itself.
+    fn candidates(&self, y: Tensor<B, 1, Int>, gate: Tensor<B, 2>, top: usize) -> Candidates<B> {
+        let [n, support] = self.probability.dims();
+        let top = top.min(support);
+        let (q, tokens) = match &self.tokens {
+            None => top_k(self.probability.clone(), top),
+            Some(tokens) => {
+                (self.probability.clone().slice([0..n, 0..top]), tokens.clone().slice([0..n, 0..top]))
+            }
+        };
+        let y = y.reshape([n, 1]);
+        let q_y = match &self.tokens {
+            None => self.probability.clone().gather(1, y.clone()),
+            Some(all) => {
+                (self.probability.clone() * all.clone().equal(y.clone()).float().cast(DType::F32)).sum_dim(1)
+            }
+        };
+        let is_y = tokens.clone().equal(y.clone()).float().cast(DType::F32);
+        let sampled = q_y * gate.clone() + gate.clone().neg().add_scalar(1.0);
+        // y stands in a column of its own; its weight there is the whole one, in the others nothing.
+        let others = q * gate * is_y.neg().add_scalar(1.0);
+        Candidates { tokens: Tensor::cat(vec![tokens, y], 1), weights: Tensor::cat(vec![others, sampled], 1) }
+    }
+}
+
+/// Probabilities, and entropies in nats `[n, 1]`.
+pub(crate) fn softmax<B: Backend>(logits: Tensor<B, 2>) -> (Tensor<B, 2>, Tensor<B, 2>) {
+    // H = ln S - sum q_i s_i with s_i = logit_i - max and S = sum exp s_i: one exponential per entry.
+    // The clamp keeps q_i s_i = 0 where a logit is -infinity (0 ln 0 = 0).
+    let shifted = logits.clone() - logits.max_dim(1);
+    let shifted = shifted.clamp_min(-1e30);
+    let exp = shifted.clone().exp();
+    let sum = exp.clone().sum_dim(1);
+    let probability = exp / sum.clone();
+    let nats = sum.log() - (probability.clone() * shifted).sum_dim(1);
+    (probability, nats)
+}
+
+/// The inputs of rows with the same support, all mixing or none.
+pub(crate) fn mix_gated<B: Backend>(
+    logits: Tensor<B, 2>,
+    tokens: Tensor<B, 1, Int>,
+    embedding: &impl EmbeddingRows<B>,
+    rules: &[Gated],
+    top: usize,
+) -> Mixed<B> {
+    let n = rules.len();
+    let device = logits.device();
+    let mixes = rules[0].mixes();
+    let distribution = Distribution::new(logits, rules[0].support, embedding, mixes || top > 0);
+    let slope = column(rules.iter().map(|rule| rule.gate.slope).collect(), &device);
+    let offset = column(rules.iter().map(|rule| rule.gate.offset).collect(), &device);
+    let gate = (distribution.entropy.clone() * slope + offset).clamp(0.0, 1.0);
+
+    let token_rows = embedding.rows(tokens.clone());
+    let inputs = if mixes {
+        let dtype = token_rows.dtype();
+        let token_rows = token_rows.cast(DType::F32);
+        let mean = distribution.mean(embedding);
+        (token_rows.clone() + (mean - token_rows) * gate.clone()).cast(dtype)
+    } else {
+        token_rows
+    };
+    let candidates = (top > 0).then(|| distribution.candidates(tokens, gate.clone(), top));
+    let recorded = vec![Recorded::default(); n];
+    let (entropy, gate) = (distribution.entropy.reshape([n]), gate.reshape([n]));
+    Mixed { inputs, entropy, gate, recorded, candidates, top }
+}

@@ -87,6 +87,48 @@ fn flags_may_come_from_the_environment_and_a_file() {
     assert_eq!(settings(&["--preset", "warm"], &[])[0], "1.5 file, preset `warm`");
     assert_eq!(settings(&[], &["--model", "x/y"])[3], "0.25 file, preset `some`");
 
+    // Switches, flags of all commands, and what comes first keeping out what conflicts with it.
+    let shown = |environment: &[(&str, &str)], content: &str, args: &[&str]| {
+        std::fs::write(&file, content).unwrap();
+        let mut command = Command::new(binary());
+        command.args(["--config", file.to_str().unwrap(), "config", "--format", "json"]).args(args);
+        let out = command.envs(environment.iter().copied()).output().unwrap();
+        assert!(out.status.success(), "{}", text(&out.stderr));
+        let shown: Value = serde_json::from_slice(&out.stdout).unwrap();
+        move |flag: &str| {
+            let row =
+                shown["settings"].as_array().unwrap().iter().find(|row| row["flag"] == flag).unwrap().clone();
+            format!("{} {}", row["value"].as_str().unwrap(), row["source"].as_str().unwrap())
+        }
+    };
+    let of = shown(&[("MOI_QUIET", "yes"), ("MOI_RAW", "0")], "[defaults]\nraw = true\nstats = true\n", &[]);
+    assert_eq!(of("quiet"), "true environment (MOI_QUIET)");
+    assert_eq!((of("raw"), of("stats")), ("false environment (MOI_RAW)".into(), "true file".into()));
+    let of = shown(&[("MOI_REGEX", "a+")], "[defaults]\njson = true\nquantize = \"file\"\n", &[]);
+    assert_eq!((of("regex"), of("json")), ("a+ environment (MOI_REGEX)".into(), "false default".into()));
+    assert_eq!(of("quantize"), "file file");
+    // Another command's flag of the name does not take it.
+    let of = shown(&[], "[defaults]\nquantize = \"file\"\n", &["convert", "--", "a", "--output", "b"]);
+    assert_eq!(of("quantize"), " default");
+    let of = shown(
+        &[],
+        "[presets.a]\nmodel = \"x/y\"\n[presets.b]\nmodels = [\"x/y\"]\nmin-p = 0.5\n",
+        &["--preset", "a"],
+    );
+    assert_eq!((of("model"), of("min-p")), ("x/y file, preset `a`".into(), "0.5 file, preset `b`".into()));
+    std::fs::write(&file, "[presets.generate]\ntop-k = 3\n").unwrap();
+    let (golden, path) = tiny("llama");
+    let mut named = Command::new(binary());
+    named.args(["--config", file.to_str().unwrap(), "--preset", "generate", "generate", "--model", &path]);
+    named.args(["--tokens", &ids(&golden.cases.tokens), "--max-tokens", "1", "--format", "json"]);
+    let found: Value = serde_json::from_slice(&named.output().unwrap().stdout).unwrap();
+    assert_eq!(found["sampling"]["top_k"], 3);
+    std::fs::write(
+        &file,
+        "[defaults]\ntemperature = 0.5\ntop-k = 7\nstop = [\"a\", \"b\"]\nsystem = \"S\"\n",
+    )
+    .unwrap();
+
     // They reach the command; what conflicts with a flag stays out.
     let (golden, path) = tiny("llama");
     let prompt = ids(&golden.cases.tokens);
@@ -106,7 +148,8 @@ fn flags_may_come_from_the_environment_and_a_file() {
         refused(&[&["config", "--config", file], args].concat(), parts);
     };
     wrong("[defaults]\ntemprature = 1\n", &[], &[file, "`temprature`", "did you mean `temperature`?"]);
-    wrong("[defaults]\nraw = false\n", &[], &["`raw = false`"]);
+    wrong("[defaults]\nraw = \"perhaps\"\n", &[], &["--raw is on or off", "`perhaps`", "file"]);
+    wrong("[defaults]\nformat = \"odt\"\n", &[], &["`format` cannot be `odt`"]);
     wrong("defaults = 3", &[], &[file]);
     wrong("[", &[], &[file]);
     wrong("[presets.a]\n", &["--preset", "b"], &["no preset `b`", "a"]);
@@ -261,8 +304,32 @@ fn answers_follow_a_grammar() {
     assert!(answer.starts_with("yes, ") || answer.starts_with("no, "), "{answer}");
     assert!(answer.ends_with("do.") || answer.ends_with("don't."), "{answer}");
     // What is mixed is what the expression leaves: nothing but "yes" and "no" or their beginnings at first.
-    for weight in found["steps"][0]["top"].as_array().unwrap() {
-        assert!(weight["weight"].as_f64().unwrap() > 0.0);
+    let mixed = |args: &[&str]| {
+        let own =
+            ["compare", "--model", &model, "--quantize", "file", "--max-tokens", "3", "--rules", "direct"];
+        let found = json(&[&own[..], &["--regex", "(yes|no), .*", "A word, please."], args].concat());
+        let top = found["runs"][0]["steps"][0]["top"].as_array().unwrap().clone();
+        top.iter().map(|weight| weight["text"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
+    };
+    let begins = |text: &String| ["yes,", "no,"].iter().any(|word| word.starts_with(text.as_str()));
+    assert!(mixed(&["--mix-constrained"]).iter().all(begins), "{:?}", mixed(&["--mix-constrained"]));
+    assert!(!mixed(&[]).iter().all(begins), "{:?}", mixed(&[]));
+    // Thoughts are free, whatever the rule and its scope; the answer behind them is not. The template's own marks serve as
+    // those of thinking here, and the prompt has opened it.
+    let marked =
+        ["--think-open", "<|im_start|>", "--think-close", "<|im_end|>", "--ignore-eos", "--temperature", "0"];
+    let closes = ["--logit-bias", "<|im_end|>=1000", "--regex", "[0-9]{5}", "Five digits."];
+    for rule in ["token", "moi", "moi:support=20", "soft-thinking", "k-sample", "swir"] {
+        for scope in ["all", "thinking", "0..9"] {
+            let args = [&base[..], &marked, &closes, &["--rule", rule, "--mix-scope", scope]].concat();
+            let found = json(&args);
+            let answer = found["text"].as_str().unwrap();
+            assert!(
+                answer.len() == 5 && answer.bytes().all(|byte| byte.is_ascii_digit()),
+                "{rule}, {scope}: {found}"
+            );
+            assert_eq!(found["stop_reason"], "grammar");
+        }
     }
     refused(&[&base[..], &["--regex", "(", "x"]].concat(), &["the grammar cannot be used"]);
     refused(&[&base[..], &["--json-schema", "{", "x"]].concat(), &["--json-schema is not valid JSON"]);
@@ -274,17 +341,15 @@ fn answers_follow_a_grammar() {
 fn samplers_and_samples_of_the_command_line() {
     let (golden, path) = tiny("llama");
     let prompt = ids(&golden.cases.tokens);
-    let base = ["generate", "--model", &path, "--tokens", &prompt, "--max-tokens", "6", "--seed", "3"];
+    let base = ["generate", "--model", &path, "--tokens", &prompt, "--max-tokens", "6"];
     let of = |args: &[&str]| json(&[&base[..], args].concat());
-    let several = of(&["-n", "3", "--temperature", "1", "--logprobs", "2"]);
+    let several = of(&["-n", "3", "--temperature", "1", "--logprobs", "2", "--seed", "3"]);
     let samples = several["samples"].as_array().unwrap();
     assert_eq!(samples.len(), 3);
     for (sample, seed) in samples.iter().zip(3..) {
         assert_eq!(sample["seed"], seed);
-        let alone = of(&["--temperature", "1", "--seed", &seed.to_string()][..2]);
-        if seed == 3 {
-            assert_eq!(sample["tokens"], alone["tokens"]);
-        }
+        let alone = of(&["--temperature", "1", "--seed", &seed.to_string()]);
+        assert_eq!(sample["tokens"], alone["tokens"]);
         assert_eq!(sample["steps"][0]["logprobs"].as_array().unwrap().len(), 2);
     }
     let greedy = numbers(&of(&["--temperature", "0"])["tokens"]);
@@ -310,6 +375,14 @@ fn samplers_and_samples_of_the_command_line() {
     let gates: Vec<f64> =
         scoped["steps"].as_array().unwrap().iter().map(|step| step["gate"].as_f64().unwrap()).collect();
     assert_eq!(gates, [0.0, 0.0, 1.0, 1.0, 0.0, 0.0]);
+    // A knob's flag comes before the rule's text.
+    let rule = of(&["--rule", "moi:beta=0.5:support=9", "--beta", "2"])["rule"].clone();
+    assert_eq!(rule, serde_json::json!({"rule": "moi", "beta": 2.0, "support": 9}));
+    wrong(&["--ban", "256"], &["token 256 (banned)", "256 tokens"]);
+    wrong(&["--think-open", "999", "--think-close", "3"], &["token 999 (marker of thinking)"]);
+    wrong(&["--think-open", "3", "--think-close", "3"], &["token 3 cannot both"]);
+    wrong(&["--rule", "k-sample:k=18446744073709551615"], &["k must be 1 or more"]);
+    wrong(&["--temperature", "1e-310"], &["temperature must be 0 (greedy) or from"]);
 }
 
 /// What Chromium is called, where there is one.
@@ -422,6 +495,9 @@ fn beginners_are_told_what_to_do() {
     let quiet =
         run(&["generate", "--model", &model, "--quantize", "file", "--quiet", "--max-tokens", "2", "Hi"]);
     assert!(quiet.status.success() && quiet.stderr.is_empty());
+    let alike = ["--rule", "soft-thinking", "-n", "2", "--max-tokens", "2", "Hi"];
+    let alike = run(&[&["generate", "--model", &model, "--quantize", "file"], &alike[..]].concat());
+    assert!(text(&alike.stderr).contains("samples are alike"), "{}", text(&alike.stderr));
     let greedy = run(&[
         "generate",
         "--model",

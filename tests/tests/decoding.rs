@@ -3,9 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a failure must end the test")]
 
 use burn::tensor::backend::Backend;
-use moi_engine::{
-    Engine, InputRule, Markers, Prompt, Request, Sampling, SamplingStep, Scope, Step, StopReason,
-};
+use moi_engine::{Engine, Markers, Prompt, Request, Sampling, SamplingStep, Scope, Step, StopReason};
 use moi_models::Decoder;
 use moi_pretrained::{Pretrained, WeightForm};
 use moi_tests::{
@@ -74,11 +72,18 @@ fn every_rule_with_every_sampler<B: Backend>() {
     let all = together(&engine, requests());
     for (row, request) in requests().into_iter().enumerate() {
         let what = format!("{}, {:?}", request.rule, request.sampling);
-        let banned = request.sampling.banned.clone();
+        let (banned, ngram) = (request.sampling.banned.clone(), request.sampling.no_repeat_ngram);
         let alone = steps(&engine, request);
         assert_same(row, &all[row], &alone);
         assert_eq!(alone.len(), 7, "{what}");
         assert!(!alone.iter().any(|step| banned.contains(&step.token)), "{what}: {:?}", tokens(&alone));
+        if ngram > 0 {
+            // Of rules that pick tokens themselves, too.
+            let all = [&golden.cases.tokens[..9], &tokens(&alone)].concat();
+            let repeats =
+                |end: usize| all[..end].windows(2).filter(|pair| *pair == &all[end - 1..=end]).count();
+            assert!((9..all.len()).all(|end| repeats(end) == 0), "{what}: {all:?}");
+        }
         for step in &alone {
             assert_eq!(step.likeliest.len(), 3, "{what}");
             assert!(step.likeliest.is_sorted_by(|a, b| a.1 >= b.1), "{what}");
@@ -113,18 +118,30 @@ fn min_tokens_hold_back_the_end<B: Backend>() {
     first.sampling = Sampling::default();
     let likeliest = tokens(&steps(&engine, first.clone()))[0];
     let engine = engine.with_eos(vec![likeliest]);
-    let ends = |min_tokens: usize| {
+    let ends = |min_tokens: usize, rule: &str| {
         let mut request = first.clone();
+        request.rule = rule.parse().unwrap();
         request.stop = moi_engine::StopRules { max_tokens: Some(40), min_tokens, ..Default::default() };
+        // Whenever it may come, it comes.
+        request.sampling.logit_bias = [(likeliest, 1000.0)].into();
         let steps = steps(&engine, request);
-        let at = tokens(&steps).iter().position(|&token| token == likeliest);
-        assert_eq!(at.is_some(), steps.last().unwrap().stop == Some(StopReason::Eos));
-        at
+        assert_eq!(steps.last().unwrap().stop, Some(StopReason::Eos));
+        tokens(&steps).iter().position(|&token| token == likeliest)
     };
-    assert_eq!(ends(0), Some(0));
-    for min in [1, 3] {
-        assert!(ends(min).is_none_or(|at| at >= min), "{:?}", ends(min));
+    for min in [0, 1, 3] {
+        for rule in ["moi", "soft-thinking", "k-sample"] {
+            assert_eq!(ends(min, rule), Some(min), "{rule}");
+        }
     }
+    // Nor does a cold stop, which comes at every second token here.
+    let cold = |min_tokens| {
+        let mut request = request::<B>(&golden, "soft-thinking:cold_stop=2:cold_entropy=99", 40);
+        request.stop.min_tokens = min_tokens;
+        let steps = steps(&engine, request);
+        (steps.len(), steps.last().unwrap().stop)
+    };
+    assert_eq!(cold(0), (2, Some(StopReason::Rule)));
+    assert_eq!(cold(5), (6, Some(StopReason::Rule)));
     let mut wrong = first.clone();
     wrong.stop.min_tokens = 2;
     assert!(
@@ -140,20 +157,20 @@ fn thinking_is_told_by_markers<B: Backend>() {
     let markers = Markers { open: golden.cases.tokens[8], close: generated[3] };
     assert!(!generated[..3].contains(&markers.close) && !generated.contains(&markers.open));
     let engine = engine.with_markers(Some(markers));
-    let mixed = |scope| {
-        let request = Request { scope, ..request::<B>(&golden, "k-sample:k=50", 9) };
-        steps(&engine, request).iter().map(|step| step.gate > 0.0).collect::<Vec<_>>()
+    // So little is mixed that the tokens are those of standard decoding.
+    let mixed = |rule: &str, scope| {
+        let found = steps(&engine, Request { scope, ..request::<B>(&golden, rule, 9) });
+        (tokens(&found), found.iter().map(|step| step.gate > 0.0).collect::<Vec<_>>())
     };
-    let all = mixed(Some(Scope::All));
-    assert_eq!(all, [true; 9]);
-    let thinking = mixed(None);
-    let closes = tokens(&steps(&engine, request(&golden, "k-sample:k=50", 9)));
-    let end = closes.iter().position(|&token| token == markers.close).unwrap_or(9);
-    assert_eq!(thinking, (0..9).map(|at| at < end).collect::<Vec<_>>());
-    assert_eq!(
-        mixed(Some("2..4".parse().unwrap())),
-        (0..9).map(|at| (2..4).contains(&at)).collect::<Vec<_>>()
-    );
+    let inside = |range: std::ops::Range<usize>| (0..9).map(|at| range.contains(&at)).collect::<Vec<_>>();
+    let little = "gate:gate=1e-7";
+    assert_eq!(mixed(little, Some(Scope::Thinking)), (generated.clone(), inside(0..3)));
+    assert_eq!(mixed(little, Some("2..4".parse().unwrap())), (generated.clone(), inside(2..4)));
+    assert_eq!(mixed(little, None), (generated, inside(0..9)));
+    // A rule for thinking has that scope by itself.
+    let (tokens, gates) = mixed("k-sample:k=50", None);
+    let end = tokens.iter().position(|&token| token == markers.close).unwrap_or(9);
+    assert_eq!(gates, inside(0..end));
 }
 
 /// A turn behind a session is the turn behind everything before it; only what is new runs.
@@ -263,12 +280,19 @@ fn what_cannot_be_is_refused<B: Backend>() {
     assert!(refused(&|r| r.rule = "swir:cap=1".parse().unwrap()).contains("cap of swir"));
     assert!(refused(&|r| r.grammar = Some(moi_engine::Grammar::Regex("a+".into()))).contains("no tokenizer"));
     assert!(refused(&|r| r.sampling.typical_p = 2.0).contains("typical-p must be"));
+    assert!(
+        refused(&|r| r.sampling.banned = vec![256])
+            .contains("token 256 (banned) is outside the vocabulary of 256")
+    );
+    assert!(refused(&|r| r.sampling.logit_bias = [(999, 1.0)].into()).contains("token 999 (biased)"));
     let everything = (0..golden.vocab as u32).collect::<Vec<_>>();
     let mut all = request::<B>(&golden, "moi", 4);
     all.sampling.banned = everything;
-    let mut generation = engine.generate(all).unwrap();
+    let mut generation = engine.generate(all.clone()).unwrap();
     assert!(generation.next().unwrap().unwrap_err().to_string().contains("no token is left to sample"));
-    assert_eq!(InputRule::all().len(), 8);
+    let engine = engine.with_markers(Some(Markers { open: 3, close: 256 }));
+    let error = engine.generate(all).map(|_| ()).unwrap_err().to_string();
+    assert!(error.contains("token 256 (marker of thinking)"), "{error}");
 }
 
 on_cpu_backends!(

@@ -123,6 +123,11 @@ fn tasks_of_a_file_are_asked_and_reported() {
     let sample: Value = serde_json::from_str(lines.lines().nth(1).unwrap()).unwrap();
     assert!(sample["text"].is_string() && sample["tokens"].as_u64().unwrap() <= 20);
     assert_eq!(lines.lines().count(), 10);
+    // Another try of a rule in the same file counts, though it is not compared; and a problem that was changed is another.
+    let more = ["--quantize", "file", "--rules", "token,moi:beta=0.5,k-sample", "--max-tokens", "20"];
+    refused(&[&own[..], &more].concat(), &["moi 2, token 1", "--unequal-budgets"]);
+    fs::write(&task, "{\"question\": \"What is 1 + 2?\", \"answer\": 3}\n").unwrap();
+    refused(&[&own[..], &rest].concat(), &["out.jsonl", "another problem `1`"]);
 }
 
 #[test]

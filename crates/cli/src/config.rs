@@ -7,7 +7,7 @@ use std::{
     collections::BTreeMap,
     env,
     ffi::OsString,
-    fs,
+    fmt, fs,
     path::{Path, PathBuf},
 };
 
@@ -47,6 +47,8 @@ pub(crate) enum Source {
     Environment(String),
     Preset(String),
     File,
+    /// What the model's makers advise.
+    Advice,
     Default,
 }
 
@@ -64,7 +66,9 @@ pub(crate) struct Setting {
 /// If the file cannot be used. What clap refuses ends the process, with its own words.
 pub(crate) fn args() -> Result<Args> {
     let argv: Vec<OsString> = env::args_os().collect();
-    let command = Args::command();
+    let mut command = Args::command();
+    // So that commands have the flags of all, and conflicts are known.
+    command.build();
     let matches = command.clone().try_get_matches_from(&argv).unwrap_or_else(|error| error.exit());
     let Some((name, given)) = matches.subcommand() else {
         return Ok(Args::from_arg_matches(&matches).unwrap_or_else(|error| error.exit()));
@@ -72,20 +76,38 @@ pub(crate) fn args() -> Result<Args> {
     let Some(subcommand) = command.find_subcommand(name) else { bail!("there is no command `{name}`") };
     let config = Config::read(&command, &matches)?;
     let added = config.settings(subcommand, given)?;
-    let at = argv.iter().position(|arg| arg == name).map_or(argv.len(), |at| at + 1);
-    let words = added.iter().filter(|setting| !matches!(setting.source, Source::Default | Source::Flag));
-    let words: Vec<OsString> = words.map(Setting::word).collect();
+    let at = place(&argv, name);
+    let words: Vec<OsString> = added.iter().filter_map(Setting::word).collect();
     let whole = argv[..at].iter().cloned().chain(words.iter().cloned()).chain(argv[at..].iter().cloned());
     match command.try_get_matches_from(whole).and_then(|matches| Args::from_arg_matches(&matches)) {
         Ok(args) => Ok(args),
         Err(error) if words.is_empty() => error.exit(),
         Err(error) => {
             let words = words.iter().map(|word| word.to_string_lossy().into_owned()).collect::<Vec<_>>();
-            eprintln!("moi: with what the environment and {} add: {}", config.told(), words.join(" "));
+            let sources = match &config.path {
+                Some(path) => format!("{} and the environment", path.display()),
+                None => "the environment".to_owned(),
+            };
+            eprintln!("moi: the flags {} come from {sources}", words.join(" "));
             error.exit()
         }
     }
 }
+
+/// Where flags of a command may stand: behind its name, which may also be the value of a flag before it.
+fn place(argv: &[OsString], name: &str) -> usize {
+    let mut at = 1;
+    while let Some(word) = argv.get(at) {
+        if word == name {
+            return at + 1;
+        }
+        at += if GLOBAL_WITH_VALUE.iter().any(|flag| word == flag) { 2 } else { 1 };
+    }
+    argv.len()
+}
+
+/// Flags before a command that have a value behind them.
+const GLOBAL_WITH_VALUE: &[&str] = &["--config", "--preset"];
 
 /// What the file says.
 #[derive(Debug)]
@@ -122,14 +144,19 @@ impl Config {
         Ok(config)
     }
 
-    /// Whether every key is a flag of some command, and the preset that was asked for is there.
+    /// Whether every key is a flag of some command that takes its value, and the preset that was asked for is there.
     fn check(&self, command: &Command) -> Result<()> {
-        let flags: Vec<&str> =
-            command.get_subcommands().flat_map(settable).filter_map(Arg::get_long).collect();
-        let keys = self.file.presets.values().flat_map(|preset| preset.values.keys());
-        for key in self.file.defaults.keys().chain(keys) {
-            if !flags.contains(&key.as_str()) {
-                bail!("`{key}` is the name of no flag{}", nearest(key, flags.iter().copied()));
+        let flags: Vec<&Arg> = command.get_subcommands().flat_map(settable).collect();
+        let names: Vec<&str> = flags.iter().filter_map(|arg| arg.get_long()).collect();
+        let values = self.file.presets.values().flat_map(|preset| &preset.values);
+        for (key, value) in self.file.defaults.iter().chain(values) {
+            let mut named = flags.iter().filter(|arg| arg.get_long() == Some(key)).peekable();
+            if named.peek().is_none() {
+                bail!("`{key}` is the name of no flag{}", nearest(key, names.iter().copied()));
+            }
+            let text = text(key, value)?;
+            if !named.any(|arg| takes(arg, &text)) {
+                bail!("`{key}` cannot be `{text}`");
             }
         }
         match &self.preset {
@@ -141,107 +168,160 @@ impl Config {
         }
     }
 
-    fn told(&self) -> String {
-        self.path.as_ref().map_or_else(|| "no file".to_owned(), |path| path.display().to_string())
-    }
-
-    /// What applies to a command, flag by flag.
+    /// What applies to a command that was built, flag by flag.
     pub(crate) fn settings(&self, command: &Command, matches: &ArgMatches) -> Result<Vec<Setting>> {
-        let mut command = command.clone();
-        // Conflicts are only known then.
-        command.build();
+        let args: Vec<&Arg> = settable(command).collect();
         let is_given =
             |arg: &Arg| matches.value_source(arg.get_id().as_str()) == Some(ValueSource::CommandLine);
-        let model = self.model(&command, matches);
-        let mut settings = Vec::new();
-        for arg in settable(&command) {
-            let Some(flag) = arg.get_long() else { continue };
-            if is_given(arg) {
-                settings.push(Setting {
-                    flag: flag.to_owned(),
-                    value: raw(matches, arg),
-                    source: Source::Flag,
-                });
-                continue;
-            }
-            // Either of two may say that they do not go together.
-            let says = |a: &Arg, b: &Arg| {
-                command.get_arg_conflicts_with(a).iter().any(|other| other.get_id() == b.get_id())
-            };
-            let mut given = command.get_arguments().filter(|other| is_given(other));
-            let conflicts = given.any(|other| says(arg, other) || says(other, arg));
-            let found = if conflicts { Vec::new() } else { self.found(arg, flag, &model)? };
-            match found.is_empty() {
-                false => settings.extend(found),
-                true => {
-                    let defaults = arg.get_default_values().iter().map(|value| value.to_string_lossy());
-                    let value = defaults.collect::<Vec<_>>().join(",");
-                    settings.push(Setting { flag: flag.to_owned(), value, source: Source::Default });
+        // Either of two may say that they do not go together.
+        let says = |a: &Arg, b: &Arg| {
+            command.get_arg_conflicts_with(a).iter().any(|other| other.get_id() == b.get_id())
+        };
+        let mut taken: Vec<&Arg> = command.get_arguments().filter(|arg| is_given(arg)).collect();
+        let mut found: BTreeMap<&str, Vec<Setting>> = BTreeMap::new();
+        // What comes first keeps out what conflicts with it and comes later.
+        for layer in self.layers(&self.model(command, matches)) {
+            for arg in args.iter().filter(|arg| !is_given(arg)) {
+                let Some(flag) = arg.get_long() else { continue };
+                let conflicts = taken
+                    .iter()
+                    .any(|other| other.get_id() != arg.get_id() && (says(arg, other) || says(other, arg)));
+                if conflicts || found.contains_key(flag) {
+                    continue;
+                }
+                let settings = layer.settings(arg, flag)?;
+                if settings.iter().any(|setting| setting.value != IS_NOT_SET) {
+                    taken.push(arg);
+                }
+                if !settings.is_empty() {
+                    found.insert(flag, settings);
                 }
             }
         }
-        Ok(settings)
+        let of = |arg: &&Arg| {
+            let flag = arg.get_long().unwrap_or_default();
+            if is_given(arg) {
+                return vec![Setting {
+                    flag: flag.to_owned(),
+                    value: raw(matches, arg),
+                    source: Source::Flag,
+                }];
+            }
+            found.remove(flag).unwrap_or_else(|| {
+                let defaults = arg.get_default_values().iter().map(|value| value.to_string_lossy());
+                let value = defaults.collect::<Vec<_>>().join(",");
+                vec![Setting { flag: flag.to_owned(), value, source: Source::Default }]
+            })
+        };
+        Ok(args.iter().flat_map(of).collect())
     }
 
-    /// The values of a flag that neither the command line nor a default gives.
-    fn found(&self, arg: &Arg, flag: &str, model: &str) -> Result<Vec<Setting>> {
-        let setting =
-            |value: String, source: &Source| Setting { flag: flag.to_owned(), value, source: source.clone() };
-        let variable = variable(flag);
-        if let Some(value) = env::var(&variable).ok().filter(|value| !value.is_empty()) {
-            return Ok(vec![setting(value, &Source::Environment(variable))]);
-        }
+    /// Where values come from beside the command line, the first before the others.
+    fn layers(&self, model: &str) -> Vec<Layer<'_>> {
         let is_for_model = |preset: &Preset| preset.models.iter().any(|name| name == model);
         let presets = self.file.presets.iter();
         let asked = presets.clone().filter(|(name, _)| Some(*name) == self.preset.as_ref());
-        let mut layers: Vec<(&BTreeMap<String, Value>, Source)> = asked
-            .chain(presets.filter(|(_, preset)| is_for_model(preset)))
-            .map(|(name, preset)| (&preset.values, Source::Preset(name.clone())))
-            .collect();
-        layers.push((&self.file.defaults, Source::File));
-        let found = layers.iter().find_map(|(values, source)| Some((values.get(flag)?, source)));
-        let Some((value, source)) = found else { return Ok(Vec::new()) };
-        match value {
-            Value::Array(values) if matches!(arg.get_action(), ArgAction::Append) => {
-                values.iter().map(|value| Ok(setting(text(flag, value)?, source))).collect()
-            }
-            Value::Array(values) => {
-                let texts = values.iter().map(|value| text(flag, value)).collect::<Result<Vec<_>>>()?;
-                Ok(vec![setting(texts.join(","), source)])
-            }
-            value => Ok(vec![setting(text(flag, value)?, source)]),
-        }
+        let of_model =
+            presets.filter(|(name, preset)| is_for_model(preset) && Some(*name) != self.preset.as_ref());
+        let presets = asked.chain(of_model);
+        let presets = presets.map(|(name, preset)| Layer::File(&preset.values, Source::Preset(name.clone())));
+        let defaults = Layer::File(&self.file.defaults, Source::File);
+        [Layer::Environment].into_iter().chain(presets).chain([defaults]).collect()
     }
 
     /// The model that presets are looked up for.
-    fn model(&self, command: &Command, given: &ArgMatches) -> String {
+    fn model(&self, command: &Command, matches: &ArgMatches) -> String {
         let has_model = command.get_arguments().any(|arg| arg.get_id() == "model");
-        let of_line = has_model.then(|| {
-            let by_hand = given.value_source("model") == Some(ValueSource::CommandLine);
-            by_hand.then(|| given.get_one::<String>("model").cloned()).flatten()
-        });
-        let of_file = || self.file.defaults.get("model").and_then(Value::as_str).map(str::to_owned);
-        of_line
-            .flatten()
-            .or_else(|| env::var("MOI_MODEL").ok())
-            .or_else(of_file)
-            .unwrap_or(DEFAULT_MODEL.to_owned())
+        let is_given = has_model && matches.value_source("model") == Some(ValueSource::CommandLine);
+        let given = is_given.then(|| matches.get_one::<String>("model").cloned()).flatten();
+        let of_environment = || env::var("MOI_MODEL").ok().filter(|model| !model.is_empty());
+        let text = |values: &BTreeMap<String, Value>| values.get("model")?.as_str().map(str::to_owned);
+        let of_preset = || text(&self.file.presets.get(self.preset.as_ref()?)?.values);
+        let of_file = || text(&self.file.defaults);
+        let model = given.or_else(of_environment).or_else(of_preset).or_else(of_file);
+        model.unwrap_or_else(|| DEFAULT_MODEL.to_owned())
+    }
+}
+
+/// A place that values come from.
+enum Layer<'a> {
+    Environment,
+    File(&'a BTreeMap<String, Value>, Source),
+}
+
+impl Layer<'_> {
+    /// The values of a flag, as many as it may have. Those that this command's flag of the name does not take are for
+    /// another command's.
+    fn settings(&self, arg: &Arg, flag: &str) -> Result<Vec<Setting>> {
+        let (values, source) = match self {
+            Self::Environment => {
+                let variable = variable(flag);
+                let value = env::var(&variable).ok().filter(|value| !value.is_empty());
+                (value.into_iter().collect(), Source::Environment(variable))
+            }
+            Self::File(values, source) => (listed(arg, flag, values.get(flag))?, source.clone()),
+        };
+        let is_switch = matches!(arg.get_action(), ArgAction::SetTrue);
+        let value = |value: String| match (is_switch, value.to_lowercase().as_str()) {
+            (true, "1" | "true" | "yes" | "on") => Ok(IS_SET.to_owned()),
+            (true, "0" | "false" | "no" | "off") => Ok(IS_NOT_SET.to_owned()),
+            (true, _) => bail!("--{flag} is on or off, not `{value}` (from the {source})"),
+            (false, _) => Ok(value),
+        };
+        let values = values.into_iter().filter(|value| takes(arg, value)).map(value);
+        values
+            .map(|value| Ok(Setting { flag: flag.to_owned(), value: value?, source: source.clone() }))
+            .collect()
+    }
+}
+
+/// Texts of what a file has for a flag; several where the flag may be repeated.
+fn listed(arg: &Arg, flag: &str, value: Option<&Value>) -> Result<Vec<String>> {
+    match value {
+        None => Ok(Vec::new()),
+        Some(Value::Array(values)) if matches!(arg.get_action(), ArgAction::Append) => {
+            values.iter().map(|value| text(flag, value)).collect()
+        }
+        Some(value) => Ok(vec![text(flag, value)?]),
+    }
+}
+
+/// Whether a flag may have this value: it is one of those that it lists, if it lists any.
+fn takes(arg: &Arg, value: &str) -> bool {
+    let possible = arg.get_possible_values();
+    let is_switch = matches!(arg.get_action(), ArgAction::SetTrue);
+    is_switch
+        || possible.is_empty()
+        || value.split(',').all(|value| possible.iter().any(|p| p.matches(value, false)))
+}
+
+impl fmt::Display for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Flag => f.write_str("flag"),
+            Self::Environment(variable) => write!(f, "environment ({variable})"),
+            Self::Preset(name) => write!(f, "file, preset `{name}`"),
+            Self::File => f.write_str("file"),
+            Self::Advice => f.write_str("the model's makers"),
+            Self::Default => f.write_str("default"),
+        }
     }
 }
 
 impl Setting {
-    /// As an argument.
-    fn word(&self) -> OsString {
-        match self.value.as_str() {
-            // Of a flag without a value.
-            IS_SET => format!("--{}", self.flag).into(),
-            value => format!("--{}={value}", self.flag).into(),
+    /// As an argument, if it is not one of the command line already.
+    fn word(&self) -> Option<OsString> {
+        match (&self.source, self.value.as_str()) {
+            (Source::Flag | Source::Advice | Source::Default, _) | (_, IS_NOT_SET) => None,
+            (_, IS_SET) => Some(format!("--{}", self.flag).into()),
+            (_, value) => Some(format!("--{}={value}", self.flag).into()),
         }
     }
 }
 
 /// What a flag without a value has for one.
 const IS_SET: &str = "true";
+const IS_NOT_SET: &str = "false";
 
 /// The flags that a file or the environment may set.
 fn settable(command: &Command) -> impl Iterator<Item = &Arg> {
@@ -269,9 +349,13 @@ fn text(flag: &str, value: &Value) -> Result<String> {
         Value::String(text) => text.clone(),
         Value::Integer(number) => number.to_string(),
         Value::Float(number) => number.to_string(),
-        Value::Boolean(true) => IS_SET.to_owned(),
-        Value::Boolean(false) => bail!("`{flag} = false` says nothing: leave it out"),
-        other => bail!("`{flag}` must be text, a number, true or a list of these, not {}", other.type_str()),
+        Value::Boolean(is) => is.to_string(),
+        Value::Array(values) => {
+            values.iter().map(|value| text(flag, value)).collect::<Result<Vec<_>>>()?.join(",")
+        }
+        other => {
+            bail!("`{flag}` must be text, a number, true, false or a list of these, not {}", other.type_str())
+        }
     })
 }
 

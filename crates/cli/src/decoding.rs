@@ -9,7 +9,7 @@ use std::{
 use anyhow::{Context, Result, anyhow, bail};
 use burn::tensor::backend::Backend;
 use moi_engine::{
-    Engine, Grammar, InputRule, Markers, Prompt, Request, Sampling, SamplingStep, Scope, StopRules,
+    Engine, Grammar, InputRule, Markers, Noise, Prompt, Request, Sampling, SamplingStep, Scope, StopRules,
 };
 use moi_models::CausalLm;
 use moi_pretrained::{AdvisedSampling, Pretrained};
@@ -88,16 +88,28 @@ impl Decoding {
         }
     }
 
-    /// Says where a rule can do nothing.
-    pub(crate) fn note_idle(&self, rules: &[InputRule]) {
-        let idle: Vec<&str> =
-            rules.iter().map(InputRule::name).filter(|name| ["k-sample", "selar"].contains(name)).collect();
+    /// Says where a rule, or another sample, can do nothing.
+    pub(crate) fn note_idle(&self, rules: &[InputRule], samples: usize) {
+        let names = |is: &dyn Fn(&InputRule) -> bool| {
+            let mut names: Vec<&str> = rules.iter().filter(|rule| is(rule)).map(InputRule::name).collect();
+            names.dedup();
+            names.join(" and ")
+        };
+        let idle = names(&|rule| ["k-sample", "selar"].contains(&rule.name()));
         if self.sampling.temperature == 0.0 && !idle.is_empty() {
             ui::note(&format!(
-                "{} mix{} what tokens are sampled from, and greedy sampling leaves one: add --temperature, for \
-                 example 0.6",
-                idle.join(" and "),
-                if idle.len() == 1 { "es" } else { "" }
+                "{idle}: what is mixed is what tokens are sampled from, and greedy sampling leaves one; add --temperature, \
+                 for example 0.6"
+            ));
+        }
+        let alike = names(&|rule| {
+            matches!(rule, InputRule::SoftThinking(rule) if rule.noise == Noise::None)
+                || self.sampling.temperature == 0.0 && rule.gated().is_some()
+        });
+        if samples > 1 && !alike.is_empty() {
+            ui::note(&format!(
+                "{alike}: nothing is left to chance, so samples are alike; add --temperature, or noise=gumbel to \
+                 soft-thinking"
             ));
         }
     }
@@ -108,20 +120,23 @@ impl Decoding {
 /// # Errors
 /// If there is none of its name, or a knob is not one of it, or has a value that it does not allow.
 pub(crate) fn rule(args: &RuleArgs) -> Result<InputRule> {
-    let (name, _) = args.rule.split_once([':', ',']).unwrap_or((&args.rule, ""));
-    let known: Vec<&str> = InputRule::named(name.trim())?.knobs().iter().map(|knob| knob.name).collect();
-    let mut text = args.rule.clone();
+    let name = args.rule.split([':', ',']).next().unwrap_or_default().trim();
+    let known: Vec<&str> = InputRule::named(name)?.knobs().iter().map(|knob| knob.name).collect();
     let given = [
         ("beta", args.beta.map(|beta| beta.to_string())),
         ("gate", args.gate.map(|gate| gate.to_string())),
         ("support", args.support.map(|support| support.to_string())),
     ];
-    for (knob, value) in given {
-        let Some(value) = value else { continue };
+    // A knob's own flag comes before what stands in the rule, which a preset may have given.
+    let own = given.iter().filter_map(|(knob, value)| Some((*knob, value.as_ref()?)));
+    let mut text = args.rule.clone();
+    for (knob, value) in own {
         if !known.contains(&knob) {
             bail!("--{knob} has no meaning for the rule `{name}`");
         }
-        text += &format!(":{knob}={value}");
+        let others = text.split([':', ',']).skip(1);
+        let others = others.filter(|part| part.split('=').next().map(str::trim) != Some(knob));
+        text = [name].into_iter().chain(others).collect::<Vec<_>>().join(":") + &format!(":{knob}={value}");
     }
     if name == "gate" && !text.contains("gate=") {
         bail!("the rule `gate` needs --gate F, 0 to 1");
@@ -186,6 +201,7 @@ fn refuse_idle(args: &SamplingArgs, samplers: &[SamplingStep]) -> Result<()> {
 /// A token by its id, its own text, or text that is one token.
 fn token(text: &str, tokenizer: Option<&Tokenizer>) -> Result<u32> {
     if let Ok(id) = text.parse() {
+        // The engine knows the vocabulary.
         return Ok(id);
     }
     let Some(tokenizer) = tokenizer else {
@@ -205,7 +221,9 @@ fn grammar(args: &GrammarArgs) -> Result<Option<Grammar>> {
         fs::read_to_string(path).with_context(|| format!("the grammar {} cannot be read", path.display()))
     };
     if let Some(schema) = &args.json_schema {
-        let text = if schema.trim_start().starts_with('{') { schema.clone() } else { read(schema.as_ref())? };
+        // `true` and `false` are schemas, too.
+        let is_schema = schema.trim_start().starts_with('{') || ["true", "false"].contains(&schema.trim());
+        let text = if is_schema { schema.clone() } else { read(schema.as_ref())? };
         let schema = serde_json::from_str(&text).context("--json-schema is not valid JSON")?;
         return Ok(Some(Grammar::JsonSchema(schema)));
     }

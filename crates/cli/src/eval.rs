@@ -3,23 +3,25 @@
 use std::{
     collections::{HashMap, HashSet},
     fs,
-    path::PathBuf,
+    path::{Path, PathBuf},
 };
 
 use anyhow::{Context, Result, bail};
 use burn::tensor::backend::Backend;
 use indicatif::ProgressBar;
 use moi_engine::{Batch, Engine, InputRule, Request, RowId, Step};
-use moi_eval::{Countdown, Log, Sample, Summary, Task, page, table};
+use moi_eval::{Countdown, Log, Problem, Sample, Summary, Task, are_equal, configurations, page, table};
 use moi_models::Decoder;
 use moi_pretrained::Pretrained;
 use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
 
 use crate::{
     Ended,
     args::{EvalArgs, Format, PromptArgs, StopArgs},
     backend::{Device, Job},
     bench::split_rules,
+    config::nearest,
     decoding::Decoding,
     file,
     generate::note_kernels,
@@ -36,7 +38,8 @@ const PROBLEMS: usize = 100;
 pub(crate) fn run(args: &EvalArgs) -> Result<Ended> {
     let rules = split_rules(&args.rules)?;
     let task = task(args)?;
-    check_budgets(args, &task, &rules)?;
+    check_names(args, &task, &rules)?;
+    check_budgets(args, &rules, &[])?;
     if let Some(path) = &args.report {
         file::check(path)?;
     }
@@ -46,8 +49,18 @@ pub(crate) fn run(args: &EvalArgs) -> Result<Ended> {
     let mut decoding = Decoding::new(&pretrained, &args.scope, &args.sampling, None, &stop)?;
     // Not drawn: a run that goes on must be the same run.
     decoding.seed = args.sampling.seed.unwrap_or(0);
-    decoding.note_idle(&rules);
+    decoding.note_idle(&rules, args.seeds.into());
     let prompts = prompts(args, &task, &pretrained)?;
+    let context = pretrained.architecture.config.context_length;
+    if let Some((problem, prompt)) =
+        task.problems.iter().zip(&prompts).find(|(_, prompt)| prompt.len() > context)
+    {
+        bail!(
+            "the problem `{}` has {} tokens but the model's context holds {context}",
+            problem.id,
+            prompt.len()
+        );
+    }
     let device = Device::chosen(args.model.device);
     device.run(Eval { args, device, pretrained, task, prompts, rules, decoding })
 }
@@ -60,7 +73,8 @@ fn task(args: &EvalArgs) -> Result<Task> {
     }
     let path = PathBuf::from(&args.task);
     if !path.is_file() {
-        bail!("there is no task `{}`: it is `countdown`, or a JSONL file", args.task);
+        let near = nearest(&args.task, ["countdown"].into_iter());
+        bail!("there is no task `{}`: it is `countdown`, or a JSONL file{near}", args.task);
     }
     let template = args.template.as_ref().map(|path| {
         fs::read_to_string(path).with_context(|| format!("the template {} cannot be read", path.display()))
@@ -72,24 +86,60 @@ fn task(args: &EvalArgs) -> Result<Task> {
     Ok(task)
 }
 
-/// Names must tell problems and rules apart, and no rule may have more tries than another unless that is meant.
-fn check_budgets(args: &EvalArgs, task: &Task, rules: &[InputRule]) -> Result<()> {
+/// Names must tell problems and rules apart.
+fn check_names(args: &EvalArgs, task: &Task, rules: &[InputRule]) -> Result<()> {
     let mut seen = HashSet::new();
     if let Some(twice) = task.problems.iter().find(|problem| !seen.insert(&problem.id)) {
         bail!("two problems of `{}` have the id `{}`", args.task, twice.id);
     }
-    let specs: Vec<String> = rules.iter().map(InputRule::spec).collect();
-    if let Some(twice) = specs.iter().enumerate().find(|(at, spec)| specs[..*at].contains(spec)) {
-        bail!("the rule `{}` is given twice", twice.1);
+    let specs = specs(rules);
+    match specs.iter().enumerate().find(|(at, spec)| specs[..*at].contains(spec)) {
+        Some((_, spec)) => bail!("the rule `{spec}` is given twice"),
+        None => Ok(()),
     }
-    if !args.unequal_budgets && !Summary::new("", &[], &specs, 0, &[]).has_equal_budgets() {
-        bail!(
-            "some rules have more configurations than others ({}): the best of more looks better by chance alone; give \
-             each as many, or say --unequal-budgets",
-            specs.join(", ")
-        );
+}
+
+fn specs(rules: &[InputRule]) -> Vec<String> {
+    rules.iter().map(InputRule::spec).collect()
+}
+
+/// No rule may have more tries than another unless that is meant. Those of earlier comparisons in the same file count.
+fn check_budgets(args: &EvalArgs, rules: &[InputRule], samples: &[Sample]) -> Result<()> {
+    let tried = configurations(&specs(rules), samples);
+    if args.unequal_budgets || are_equal(&tried) {
+        return Ok(());
     }
-    Ok(())
+    let counts: Vec<String> = tried.iter().map(|(rule, count)| format!("{rule} {count}")).collect();
+    bail!(
+        "some rules have more configurations than others ({}): the best of more looks better by chance alone; give each as \
+         many, or say --unequal-budgets",
+        counts.join(", ")
+    )
+}
+
+/// Tells a problem from another that has its name: what is asked, and how it is judged.
+fn digest(prompt: &[u32], problem: &Problem) -> Result<String> {
+    let mut hash = Sha256::new();
+    prompt.iter().for_each(|id| hash.update(id.to_le_bytes()));
+    hash.update(serde_json::to_vec(&problem.scorer)?);
+    Ok(hash.finalize().iter().take(8).map(|byte| format!("{byte:02x}")).collect())
+}
+
+/// Samples must be of the problems as they are now.
+fn check_samples(path: &Path, task: &Task, digests: &[String], samples: &[Sample]) -> Result<()> {
+    let now: HashMap<&str, &String> =
+        task.problems.iter().map(|problem| problem.id.as_str()).zip(digests).collect();
+    let changed =
+        |sample: &&Sample| now.get(sample.problem.as_str()).is_some_and(|now| **now != sample.digest);
+    match samples.iter().find(changed) {
+        Some(sample) => bail!(
+            "{} has samples of another problem `{}`: what is asked or how it is judged has changed; give another file, \
+             or move that one away",
+            path.display(),
+            sample.problem
+        ),
+        None => Ok(()),
+    }
 }
 
 /// The tokens of each problem.
@@ -138,9 +188,17 @@ impl Job for Eval<'_> {
         let path = args.output.clone().unwrap_or_else(|| {
             PathBuf::from(format!("moi-eval-{}.jsonl", task.name.replace([' ', ','], "-").replace("--", "-")))
         });
+        let digests = prompts.iter().zip(&task.problems).map(|(prompt, problem)| digest(prompt, problem));
+        let digests = digests.collect::<Result<Vec<_>>>()?;
         let (log, samples) = Log::open(&path, &run)?;
-        ui::note(&format!("{} samples are in {}", samples.len(), path.display()));
-        let mut work = Work { task, prompts, rules, decoding, seeds: args.seeds.into(), log, samples };
+        check_samples(&path, &task, &digests, &samples)?;
+        check_budgets(args, &rules, &samples)?;
+        ui::note(&match samples.len() {
+            0 => format!("samples go to {}", path.display()),
+            known => format!("going on with {known} samples in {}", path.display()),
+        });
+        let mut work =
+            Work { digests, task, prompts, rules, decoding, seeds: args.seeds.into(), log, samples };
         let interrupt = Interrupt::install()?;
         let interrupted = work.run(&engine, batch, &interrupt)?;
         note_kernels();
@@ -159,6 +217,9 @@ fn described(args: &EvalArgs, task: &Task, decoding: &Decoding, device: Device, 
         "system": args.system,
         "raw": args.raw,
         "model": args.model.model,
+        "revision": args.model.revision,
+        "activations": args.model.activations.map(|activations| format!("{activations:?}").to_lowercase()),
+        "markers": decoding.markers,
         "device": device.to_string(),
         "dtype": dtype,
         "quantize": quantize,
@@ -171,6 +232,8 @@ fn described(args: &EvalArgs, task: &Task, decoding: &Decoding, device: Device, 
 
 struct Work {
     task: Task,
+    /// Of its problems.
+    digests: Vec<String>,
     prompts: Vec<Vec<u32>>,
     rules: Vec<InputRule>,
     decoding: Decoding,
@@ -188,7 +251,7 @@ struct Row {
 impl Work {
     /// What is not there yet, problem by problem, so that those of one prompt come together.
     fn missing(&self) -> Vec<Wanted> {
-        let specs: Vec<String> = self.rules.iter().map(InputRule::spec).collect();
+        let specs = specs(&self.rules);
         let known: HashSet<(&str, &str, usize)> = (self.samples.iter())
             .map(|sample| (sample.problem.as_str(), sample.rule.as_str(), sample.sample))
             .collect();
@@ -268,6 +331,7 @@ impl Work {
         let score = problem.scorer.score(&text);
         let sample = Sample {
             problem: problem.id.clone(),
+            digest: self.digests[wanted.problem].clone(),
             rule: self.rules[wanted.rule].spec(),
             sample: wanted.sample,
             seed: self.seed(wanted),
@@ -284,7 +348,7 @@ impl Work {
 
     fn report(&self, args: &EvalArgs, run: &Value) -> Result<()> {
         let problems: Vec<String> = self.task.problems.iter().map(|problem| problem.id.clone()).collect();
-        let specs: Vec<String> = self.rules.iter().map(InputRule::spec).collect();
+        let specs = specs(&self.rules);
         let summary = Summary::new(&self.task.name, &problems, &specs, self.seeds, &self.samples);
         if let Some(path) = &args.report {
             let facts = run.as_object().into_iter().flatten();

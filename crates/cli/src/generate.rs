@@ -28,7 +28,7 @@ pub(crate) fn run(args: GenerateArgs) -> Result<Ended> {
     let prompt = prompt::ids(&args.prompt, &args.model.model, &pretrained)?;
     let decoding =
         Decoding::new(&pretrained, &args.rule.scope, &args.sampling, Some(&args.grammar), &args.stop)?;
-    decoding.note_idle(&[rule]);
+    decoding.note_idle(&[rule], args.output.n.into());
     let device = Device::chosen(args.model.device);
     device.run(Generate { args, device, pretrained, prompt, rule, decoding, begun })
 }

@@ -9,7 +9,7 @@ use anyhow::{Context, Result, bail};
 use burn::tensor::backend::Backend;
 use moi_backends::Found;
 use moi_engine::Engine;
-use moi_hub::{CATALOGUE, Cache, Fetcher};
+use moi_hub::{CATALOGUE, Cache, Entry, Fetcher};
 use moi_models::{Decoder, PackedForm};
 use moi_pretrained::{AdvisedSampling, Footprint, Pretrained, WeightForm};
 
@@ -31,15 +31,16 @@ pub(crate) fn open_at(args: &ModelArgs, path: &Path) -> Result<Pretrained> {
     let mut pretrained =
         Pretrained::open(path).with_context(|| format!("cannot use the model `{}`", args.model))?;
     if let Some(entry) = moi_hub::find(&args.model) {
-        let advised = entry.sampling;
-        pretrained.sampling = AdvisedSampling {
-            temperature: advised.temperature,
-            top_k: advised.top_k,
-            top_p: advised.top_p,
-            min_p: None,
-        };
+        pretrained.sampling = advised(entry);
     }
     Ok(pretrained)
+}
+
+/// The sampling that the makers of a catalogue's model advise.
+pub(crate) fn advised(entry: &Entry) -> AdvisedSampling {
+    let advised = entry.sampling;
+    let (temperature, top_k, top_p) = (advised.temperature, advised.top_k, advised.top_p);
+    AdvisedSampling { temperature, top_k, top_p, min_p: None }
 }
 
 /// The file or directory of the model that was asked for, fetched if need be.

@@ -28,11 +28,8 @@ pub(crate) fn run(args: &ScoreArgs) -> Result<()> {
         None => bail!("the model `{}` has no tokenizer, so it cannot read a text", args.model.model),
     };
     if ids.len() < 2 {
-        bail!(
-            "{} has {} tokens; at least two are needed, as the first has nothing before it",
-            args.file,
-            ids.len()
-        );
+        let named = if args.file == "-" { "the text on stdin" } else { &args.file };
+        bail!("{named} is too short: of fewer than two tokens none has another before it");
     }
     let window = args.window.unwrap_or(WINDOW).min(pretrained.architecture.config.context_length);
     let overlap = args.overlap.unwrap_or(window / 2);
@@ -166,9 +163,13 @@ impl Job for Score<'_> {
             Format::Json => output::print_json(&report),
             Format::Text => {
                 let Report { tokens, perplexity, bits_per_byte, entropy, .. } = report;
+                let windows = match tokens < window {
+                    true => String::new(),
+                    false => format!("; windows of {window} that overlap by {overlap}"),
+                };
                 let line = format!(
                     "perplexity {perplexity:.4} over {tokens} tokens ({nll:.4} nats per token, {bits_per_byte:.4} bits \
-                     per byte; mean entropy {entropy:.4} nats; windows of {window} that overlap by {overlap})\n"
+                     per byte; mean entropy {entropy:.4} nats{windows})\n"
                 );
                 output::print_bytes(line.as_bytes())
             }

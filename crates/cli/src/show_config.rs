@@ -1,18 +1,22 @@
 //! `moi config`.
 
+use std::path::Path;
+
 use anyhow::{Result, bail};
 use clap::CommandFactory;
+use moi_pretrained::Pretrained;
 use serde_json::json;
 
 use crate::{
     args::{Args, ConfigArgs, Format, GlobalArgs},
     config::{self, Config, Setting, Source},
-    output,
+    model, output,
 };
 
 /// Shows what applies to a command, and from where.
 pub(crate) fn run(args: &ConfigArgs, global: &GlobalArgs) -> Result<()> {
-    let command = Args::command();
+    let mut command = Args::command();
+    command.build();
     let names: Vec<&str> = command.get_subcommands().map(clap::Command::get_name).collect();
     let Some(subcommand) = command.find_subcommand(&args.command) else {
         bail!("there is no command `{}`{}", args.command, config::nearest(&args.command, names.into_iter()));
@@ -25,11 +29,12 @@ pub(crate) fn run(args: &ConfigArgs, global: &GlobalArgs) -> Result<()> {
     let matches = command.clone().try_get_matches_from(&line).unwrap_or_else(|error| error.exit());
     let config = Config::read(&command, &matches)?;
     let Some((_, given)) = matches.subcommand() else { bail!("`{}` is no command", args.command) };
-    let settings = config.settings(subcommand, given)?;
+    let mut settings = config.settings(subcommand, given)?;
+    advise(&mut settings);
     match args.format {
         Format::Json => {
             let rows = settings.iter().map(
-                |setting| json!({"flag": setting.flag, "value": setting.value, "source": source(setting)}),
+                |setting| json!({"flag": setting.flag, "value": setting.value, "source": setting.source.to_string()}),
             );
             let file = config.path.as_ref().map(|path| path.display().to_string());
             output::print_json(&json!({"file": file, "settings": rows.collect::<Vec<_>>()}))
@@ -38,13 +43,31 @@ pub(crate) fn run(args: &ConfigArgs, global: &GlobalArgs) -> Result<()> {
     }
 }
 
-fn source(setting: &Setting) -> String {
-    match &setting.source {
-        Source::Flag => "flag".to_owned(),
-        Source::Environment(variable) => format!("environment ({variable})"),
-        Source::Preset(name) => format!("file, preset `{name}`"),
-        Source::File => "file".to_owned(),
-        Source::Default => "default".to_owned(),
+/// What a model's makers advise applies where nothing else is said. A model that is not here is not fetched for that.
+fn advise(settings: &mut [Setting]) {
+    let Some(model) =
+        settings.iter().find(|setting| setting.flag == "model").map(|setting| setting.value.clone())
+    else {
+        return;
+    };
+    let advised = match moi_hub::find(&model) {
+        Some(entry) => model::advised(entry),
+        None => match Pretrained::open(Path::new(&model)) {
+            Ok(pretrained) => pretrained.sampling,
+            Err(_) => return,
+        },
+    };
+    let values = [
+        ("temperature", advised.temperature.map(|value| value.to_string())),
+        ("top-k", advised.top_k.map(|value| value.to_string())),
+        ("top-p", advised.top_p.map(|value| value.to_string())),
+        ("min-p", advised.min_p.map(|value| value.to_string())),
+    ];
+    for setting in settings.iter_mut().filter(|setting| setting.source == Source::Default) {
+        let value = values.iter().find(|(flag, _)| *flag == setting.flag);
+        if let Some((_, Some(value))) = value {
+            (setting.value, setting.source) = (value.clone(), Source::Advice);
+        }
     }
 }
 
@@ -60,7 +83,7 @@ fn table(config: &Config, settings: &[Setting]) -> String {
     for setting in settings {
         let flag = format!("--{}", setting.flag);
         let value = if setting.value.is_empty() { "-" } else { &setting.value };
-        text += &format!("{flag:flags$}  {value:values$}  {}\n", source(setting));
+        text += &format!("{flag:flags$}  {value:values$}  {}\n", setting.source);
     }
     text
 }

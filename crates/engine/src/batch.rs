@@ -123,16 +123,16 @@ impl<'e, B: Backend, M: CausalLm<B>> Batch<'e, B, M> {
                 Some(same) => {
                     let prefilled = added[same].1.clone();
                     let ids = added[same].0.decider.sampler.history().all(0);
-                    (self.row(id, request, ids)?, prefilled)
+                    (self.row(id, request, ids, prefilled.positions)?, prefilled)
                 }
                 None => {
                     request.check()?;
                     let Encoded { inputs, ids } = self.engine.encode(&request.prompt)?;
-                    let row = self.row(id, request, &ids)?;
+                    let row = self.row(id, request, &ids, inputs.dims()[0])?;
                     (row, self.engine.prefill(inputs, self.engine.model.new_cache(1))?)
                 }
             };
-            added.push((Row { positions: prefilled.positions, ..row }, prefilled));
+            added.push((row, prefilled));
         }
         Ok(added.into_iter().map(|(row, prefilled)| self.push(row, prefilled)).collect())
     }
@@ -141,11 +141,11 @@ impl<'e, B: Backend, M: CausalLm<B>> Batch<'e, B, M> {
     pub(crate) fn resume(&mut self, session: Session<B>, request: Request<B>) -> Result<RowId, EngineError> {
         request.check()?;
         let Encoded { inputs, ids } = self.engine.encode(&request.prompt)?;
-        let row = self.row(RowId(self.added), request, &ids)?;
+        let row = self.row(RowId(self.added), request, &ids, inputs.dims()[0])?;
         let (cache, known) = session.behind(&ids, &self.engine.model);
         let new = inputs.dims()[0] - known;
         let prefilled = self.engine.prefill(inputs.narrow(0, known, new), cache)?;
-        Ok(self.push(Row { positions: prefilled.positions, ..row }, prefilled))
+        Ok(self.push(row, prefilled))
     }
 
     fn push(&mut self, row: Row, Prefilled { cache, logits, .. }: Prefilled<B>) -> RowId {
@@ -156,14 +156,21 @@ impl<'e, B: Backend, M: CausalLm<B>> Batch<'e, B, M> {
         id
     }
 
-    /// A row before its first token, behind a prompt of these ids.
-    fn row(&self, id: RowId, request: Request<B>, prompt: &[u32]) -> Result<Row, EngineError> {
+    /// A row before its first token, behind a prompt of these ids, if it has any, and so many positions.
+    fn row(
+        &self,
+        id: RowId,
+        request: Request<B>,
+        prompt: &[u32],
+        positions: usize,
+    ) -> Result<Row, EngineError> {
         request.check()?;
         let Engine { tokenizer, eos, markers, .. } = self.engine;
         if !request.stop.strings.is_empty() && tokenizer.is_none() {
             return Err(EngineError::NoTokenizer("a stop string"));
         }
-        let room = self.engine.model.context_length().saturating_sub(prompt.len()) + 1;
+        self.check_tokens(&request)?;
+        let room = self.engine.model.context_length().saturating_sub(positions) + 1;
         let marker = prompt.iter().rev().find(|&&id| markers.is_some_and(|m| id == m.open || id == m.close));
         let start = Start {
             seed: request.seed,
@@ -182,8 +189,22 @@ impl<'e, B: Backend, M: CausalLm<B>> Batch<'e, B, M> {
             matcher: StopMatcher::new(request.stop.strings.clone()),
             stop: request.stop,
             detokenizer: Detokenizer::default(),
-            positions: 0,
+            positions,
         })
+    }
+
+    /// Tokens that are named by a request or of the engine must be the model's.
+    fn check_tokens(&self, request: &Request<B>) -> Result<(), EngineError> {
+        let vocab_size = self.engine.model.embedding().dims()[0];
+        let markers = self.engine.markers.iter().flat_map(|markers| [markers.open, markers.close]);
+        let biased = request.sampling.logit_bias.keys().copied();
+        let named = [("banned", request.sampling.banned.clone()), ("biased", biased.collect())];
+        for (what, tokens) in named.into_iter().chain([("marker of thinking", markers.collect())]) {
+            if let Some(token) = tokens.into_iter().find(|&token| token as usize >= vocab_size) {
+                return Err(EngineError::UnknownToken { what, token, vocab_size });
+            }
+        }
+        Ok(())
     }
 
     /// Rows that have not ended.
@@ -363,7 +384,7 @@ impl Row {
             _ if eos => Some(StopReason::Eos),
             _ if stopped => Some(StopReason::Stop),
             _ if is_complete => Some(StopReason::Grammar),
-            _ if mix.ends => Some(StopReason::Rule),
+            _ if mix.ends && self.decider.may_end() => Some(StopReason::Rule),
             Some(max) if generated >= max => Some(StopReason::Length),
             _ if context_full => Some(StopReason::Context),
             _ => None,

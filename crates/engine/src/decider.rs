@@ -90,7 +90,12 @@ impl Decider {
         if let Some(constraint) = &mut constraint {
             constraint.compute()?;
         }
-        let only = constraint.map(|constraint| |token: u32| constraint.allows(token));
+        // Before its answer has begun a model may open its thoughts, once.
+        let may_open = self.generated == 0 && *holds;
+        let opens = self.row.markers().map(|markers| markers.open);
+        let only = constraint.map(|constraint| {
+            move |token: u32| constraint.allows(token) || (may_open && opens == Some(token))
+        });
         let allowed = Allowed {
             not: if self.generated < *min_tokens { eos } else { &[] },
             only: only.as_ref().map(|only| only as &dyn Fn(u32) -> bool),
@@ -99,23 +104,26 @@ impl Decider {
         if self.row.wants_candidates() {
             self.row.drawn_from(drawn.probabilities());
         }
-        let banned = &self.sampler.sampling().banned;
-        let narrows = self.row.picks_tokens() || *mixes_constrained;
-        let narrowed = narrows.then(|| {
-            let may = |token| allowed.has(token) && !banned.contains(&token);
-            logits.iter().zip(0..).map(|(&l, token)| if may(token) { l } else { f32::NEG_INFINITY }).collect()
-        });
-        Ok((sampled, narrowed))
+        let narrows = self.row.picks_tokens() || (*mixes_constrained && !allowed.is_all());
+        Ok((sampled, narrows.then(|| self.sampler.narrowed(logits, allowed))))
     }
 
     /// Counts a token. Whether the constraint is complete with it.
     pub(crate) fn push(&mut self, token: u32) -> Result<bool, EngineError> {
         self.generated += 1;
         self.sampler.push(token);
+        self.row.follow(token);
         match &mut self.limits.constraint {
+            // What opens the thoughts is no part of the answer.
+            Some(_) if self.row.is_thinking() => Ok(false),
             Some(constraint) if self.limits.holds => constraint.push(token),
             _ => Ok(false),
         }
+    }
+
+    /// Whether the rule may end the reply now: not too early, nor in the middle of what a grammar wants.
+    pub(crate) fn may_end(&self) -> bool {
+        self.generated >= self.limits.min_tokens && self.limits.constraint.is_none()
     }
 }
 

@@ -35,6 +35,16 @@ pub enum EngineError {
         /// Tokens the model has.
         vocab_size: usize,
     },
+    /// A token that a setting names and the model does not have.
+    #[error("token {token} ({what}) is outside the vocabulary of {vocab_size} tokens")]
+    UnknownToken {
+        /// What it is for.
+        what: &'static str,
+        /// The token.
+        token: u32,
+        /// Tokens the model has.
+        vocab_size: usize,
+    },
     /// Embeddings of another width than the model's.
     #[error("the prompt's embeddings are {found} wide, the model's are {expected}")]
     EmbeddingWidth {

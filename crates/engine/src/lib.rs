@@ -48,7 +48,7 @@ pub use batch::{Batch, RowId, Step};
 pub use engine::{DEFAULT_PREFILL_CHUNK, Engine, Generation};
 pub use error::EngineError;
 pub use grammar::Grammar;
-pub use moi::{InputRule, Knob, Markers, Scope, Support};
+pub use moi::{InputRule, Knob, Markers, Noise, Scope, Support};
 pub use moi_sampling::{Sampling, SamplingStep};
 pub use request::{Prompt, Request, StopRules};
 pub use sampler::{Sampled, Sampler, Scored};

@@ -43,7 +43,7 @@ pub(crate) struct Allowed<'a> {
 }
 
 impl Allowed<'_> {
-    fn is_all(&self) -> bool {
+    pub(crate) fn is_all(&self) -> bool {
         self.not.is_empty() && self.only.is_none()
     }
 
@@ -95,6 +95,19 @@ impl Sampler {
     pub fn sample(&mut self, logits: &[f32]) -> Result<Sampled, EngineError> {
         let uniform = self.draw();
         self.choose(logits, uniform, Allowed::default(), 0).map(|(sampled, _)| sampled)
+    }
+
+    /// Logits with bias and penalties, of tokens that may come; -infinity for others. For rules that pick tokens by
+    /// filters of their own.
+    pub(crate) fn narrowed(&self, logits: &[f32], allowed: Allowed<'_>) -> Vec<f32> {
+        let mut candidates = Candidates::new(logits);
+        if !allowed.is_all() {
+            candidates.retain(|candidate| allowed.has(candidate.id));
+        }
+        self.sampling.penalise(&mut candidates, &self.history);
+        let mut narrowed = vec![f32::NEG_INFINITY; logits.len()];
+        candidates.iter().for_each(|candidate| narrowed[candidate.id as usize] = candidate.logit as f32);
+        narrowed
     }
 
     /// The token for a number that was drawn, and what it was drawn from. `likeliest` is how many tokens of the raw

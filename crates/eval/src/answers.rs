@@ -51,8 +51,9 @@ static NUMBER: LazyLock<Regex> = LazyLock::new(|| {
         r"[-−+]?\$?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?(?:\s*/\s*\d+)?|\\[dt]?frac\s*\{\s*[-−]?\d+\s*\}\s*\{\s*\d+\s*\}",
     )
 });
-static CHOSEN: LazyLock<Regex> =
-    LazyLock::new(|| regex(r"(?i:answer|option|choice)(?i:\s+is)?\s*[:=]?\s*[*_(\[`]*([A-Z])\b"));
+static CHOSEN: LazyLock<Regex> = LazyLock::new(|| {
+    regex(r"(?i:answer|(?:correct|right)\s+(?:option|choice))(?i:\s+is)?\s*[:=]?\s*[*_(\[`]*([A-Z])\b")
+});
 static ALONE: LazyLock<Regex> =
     LazyLock::new(|| regex(r"\(([A-Z])\)|(?m:^\s*[*_`]*([A-Z])[*_`]*\s*[.):]?\s*$)"));
 static ARITHMETIC: LazyLock<Regex> =
@@ -79,7 +80,7 @@ impl Scorer {
     }
 }
 
-/// What stands behind the last thoughts, if there are such.
+/// What stands behind the last thoughts, if there are such. Of thoughts that were cut off all is judged.
 fn behind_thoughts(text: &str) -> &str {
     text.rsplit_once("</think>").map_or(text, |(_, answer)| answer)
 }
@@ -131,9 +132,12 @@ fn choice_of(text: &str) -> Option<String> {
 
 /// The expression that is given as the answer, without what it is said to equal.
 fn expression_of(text: &str) -> Option<String> {
+    // `24 = 8 / (3 - 8 / 3)` as well as the other way round: what computes something is the expression.
     let side = |text: &str| {
-        let mut sides = text.split('=').map(str::trim).filter(|side| !side.is_empty());
-        sides.next().map(|side| side.trim_matches('$').trim().to_owned())
+        let sides =
+            text.split('=').map(|side| side.trim().trim_matches('$').trim()).filter(|side| !side.is_empty());
+        let computes = |side: &&str| evaluate(side).is_ok_and(|(_, numbers)| numbers.len() > 1);
+        sides.clone().find(computes).or(sides.clone().next()).map(str::to_owned)
     };
     match boxed(text) {
         Some(inner) => side(inner),
@@ -207,10 +211,18 @@ mod tests {
             "Not (A) but (B)",
             "Answer: A\nWait.\nAnswer: B",
             "The correct option is B",
+            "Option A is wrong.\nAnswer: B",
         ] {
             assert_eq!(of(text), "B", "{text}");
         }
-        for text in ["", "A good question. I think so.", "I", "\\boxed{AB}", "both"] {
+        for text in [
+            "",
+            "A good question. I think so.",
+            "I",
+            "\\boxed{AB}",
+            "both",
+            "Option A is wrong, so it must be another",
+        ] {
             assert!(!["A", "B"].contains(&of(text).as_str()), "{text}: {}", of(text));
         }
     }
@@ -222,6 +234,7 @@ mod tests {
             "8 / (3 - 8 / 3)",
             "\\boxed{8 / (3 - 8 / 3)}",
             "\\boxed{8/(3-8/3) = 24}",
+            "\\boxed{24 = 8/(3-8/3)}",
             "$\\boxed{\\frac{8}{3 - \\frac{8}{3}}}$",
             "<answer>8 / (3 - 8/3)</answer>",
             "I try 3 + 8 = 11, no.\nSo: 8 / (3 - 8 / 3) = 24",

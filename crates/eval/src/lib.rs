@@ -32,5 +32,5 @@ pub use expression::{ExpressionError, evaluate};
 pub use log::{Log, Sample};
 pub use report::{page, table};
 pub use statistics::{Interval, McNemar, bootstrap_difference, mcnemar, wilson};
-pub use summary::{Difference, RuleSummary, Summary};
+pub use summary::{Difference, RuleSummary, Summary, are_equal, configurations};
 pub use task::{Problem, Task};

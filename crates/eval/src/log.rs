@@ -16,6 +16,8 @@ use crate::EvalError;
 pub struct Sample {
     /// The problem's name.
     pub problem: String,
+    /// Of what was asked and how it is judged: a problem that was changed is another one.
+    pub digest: String,
     /// The rule, as text that parses back.
     pub rule: String,
     /// Which of the samples of this problem and rule, from 0.
@@ -133,6 +135,7 @@ mod tests {
     fn sample(at: usize) -> Sample {
         Sample {
             problem: format!("p{at}"),
+            digest: "d".into(),
             rule: "moi:beta=0.5".into(),
             sample: at,
             seed: 7,

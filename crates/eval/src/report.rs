@@ -3,31 +3,33 @@
 use crate::{Summary, chart};
 
 const CAVEATS: &str = "Intervals are at 95%: Wilson's of a rate, over samples; of a difference a bootstrap over problems. p is of \
-    McNemar's exact test on pairs of problem and seed.";
+    McNemar's exact test on pairs of problem and seed. Wilson and McNemar take samples for independent: several of one problem \
+    are not quite, so with few problems and many seeds both say too much.";
 
 /// Tables for a terminal.
 pub fn table(summary: &Summary) -> String {
     let width = summary.rules.iter().map(|rule| rule.rule.len()).max().unwrap_or(0).max(4);
     let mut text = format!(
-        "{}: {} problems, {} samples of each by each rule{}\n\n",
+        "{}: {}, {} of each by each rule{}\n\n",
         summary.task,
-        summary.problems,
-        summary.samples,
+        counted(summary.problems, "problem"),
+        counted(summary.samples, "sample"),
         if summary.complete { "" } else { " (not all are there yet)" }
     );
     text += &format!(
-        "{:width$}  {:>8}  {:>16}  {:>9}  {:>7}  {:>7}  {:>9}\n",
-        "RULE", "ACCURACY", "95%", "CORRECT", "SOLVED", "TOKENS", "NO ANSWER"
+        "{:width$}  {:>8}  {:>16}  {:>9}  {:>7}  {:>7}  {:>7}  {:>9}\n",
+        "RULE", "ACCURACY", "95%", "CORRECT", "SOLVED", "TOKENS", "CUT OFF", "NO ANSWER"
     );
     for rule in &summary.rules {
         text += &format!(
-            "{:width$}  {:>8}  {:>16}  {:>9}  {:>7}  {:>7.1}  {:>9}\n",
+            "{:width$}  {:>8}  {:>16}  {:>9}  {:>7}  {:>7.1}  {:>7}  {:>9}\n",
             rule.rule,
             percent(rule.accuracy),
             format!("{} to {}", percent(rule.interval.low), percent(rule.interval.high)),
             format!("{}/{}", rule.correct, rule.samples),
             rule.solved,
             rule.tokens,
+            rule.cut_off,
             rule.without_answer,
         );
     }
@@ -50,6 +52,10 @@ pub fn table(summary: &Summary) -> String {
         }
     }
     text + "\n" + &budgets(summary) + "\n" + CAVEATS + "\n"
+}
+
+fn counted(count: usize, what: &str) -> String {
+    format!("{count} {what}{}", if count == 1 { "" } else { "s" })
 }
 
 fn percent(rate: f64) -> String {
@@ -107,7 +113,11 @@ pub fn page(summary: &Summary, facts: &[(String, String)]) -> String {
         .replace("{{TITLE}}", &escaped(&summary.task))
         .replace(
             "{{COUNTS}}",
-            &format!("{} problems, {} samples of each by each rule", summary.problems, summary.samples),
+            &format!(
+                "{}, {} of each by each rule",
+                counted(summary.problems, "problem"),
+                counted(summary.samples, "sample")
+            ),
         )
         .replace("{{STATE}}", if summary.complete { "" } else { "Not all samples are there yet." })
         .replace("{{CHART}}", &chart::svg(summary))
@@ -133,6 +143,7 @@ mod tests {
         let rules = ["token".to_owned(), "moi:beta=0.5".to_owned()];
         let sample = |rule: &String, problem: usize, correct| Sample {
             problem: problem.to_string(),
+            digest: String::new(),
             rule: rule.clone(),
             sample: 0,
             seed: 0,

@@ -1,6 +1,6 @@
 //! Rules beside each other.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use serde::Serialize;
 
@@ -24,7 +24,7 @@ pub struct Summary {
     pub rules: Vec<RuleSummary>,
     /// Each rule but the first beside the first.
     pub differences: Vec<Difference>,
-    /// How many configurations of each rule are among them.
+    /// How many configurations of each rule were tried, those of earlier comparisons in the same file included.
     pub configurations: BTreeMap<String, usize>,
 }
 
@@ -104,11 +104,6 @@ impl Summary {
             let of_problems = problems.iter().map(|problem| pairs(rule, problem));
             Difference::new(&rules[0], rule, &of_problems.collect::<Vec<_>>())
         });
-        let mut configurations = BTreeMap::new();
-        for rule in rules {
-            let name = rule.split(':').next().unwrap_or(rule);
-            *configurations.entry(name.to_owned()).or_insert(0) += 1;
-        }
         Self {
             task: task.to_owned(),
             problems: problems.len(),
@@ -116,16 +111,31 @@ impl Summary {
             complete: summaries.iter().all(|rule| rule.samples == problems.len() * samples_each),
             differences: differences.collect(),
             rules: summaries,
-            configurations,
+            configurations: configurations(rules, samples),
         }
     }
 
     /// Whether every rule had as many configurations to be best with.
     pub fn has_equal_budgets(&self) -> bool {
-        let mut counts = self.configurations.values();
-        let first = counts.next();
-        counts.all(|count| Some(count) == first)
+        are_equal(&self.configurations)
     }
+}
+
+/// How many configurations were tried of each rule: those that are compared, and those whose samples are there already.
+pub fn configurations(rules: &[String], samples: &[Sample]) -> BTreeMap<String, usize> {
+    let all: BTreeSet<&String> = rules.iter().chain(samples.iter().map(|sample| &sample.rule)).collect();
+    let mut counts = BTreeMap::new();
+    for rule in all {
+        *counts.entry(rule.split(':').next().unwrap_or(rule).to_owned()).or_insert(0) += 1;
+    }
+    counts
+}
+
+/// Whether every rule had as many configurations to be best with.
+pub fn are_equal(configurations: &BTreeMap<String, usize>) -> bool {
+    let mut counts = configurations.values();
+    let first = counts.next();
+    counts.all(|count| Some(count) == first)
 }
 
 impl RuleSummary {
@@ -174,6 +184,7 @@ mod tests {
     fn sample(problem: usize, rule: &str, at: usize, correct: bool) -> Sample {
         Sample {
             problem: format!("p{problem}"),
+            digest: String::new(),
             rule: rule.into(),
             sample: at,
             seed: 0,
@@ -215,7 +226,11 @@ mod tests {
         assert_eq!((other.pairs, other.mean), (1, 1.0));
         assert!(!summary.complete && !summary.has_equal_budgets());
         assert_eq!(summary.configurations["moi"], 2);
-        assert!(Summary::new("t", &problems, &rules[..2], 2, &samples).complete);
+        // What was tried before counts, though it is not compared.
+        let two = Summary::new("t", &problems, &rules[..2], 2, &samples);
+        assert!(two.complete && !two.has_equal_budgets() && two.configurations["moi"] == 2);
+        let samples: Vec<Sample> =
+            samples.into_iter().filter(|sample| ["token", "moi"].contains(&&*sample.rule)).collect();
         assert!(Summary::new("t", &problems, &rules[..2], 2, &samples).has_equal_budgets());
     }
 }

@@ -38,6 +38,11 @@ impl Row {
         let rule = rule.validated()?;
         let default = if rule.thinks() && start.markers.is_some() { Scope::Thinking } else { Scope::All };
         let scope = start.scope.unwrap_or(default);
+        if let Some(Markers { open, close }) = start.markers
+            && open == close
+        {
+            return Err(RuleError::SameMarkers(open));
+        }
         if scope == Scope::Thinking && start.markers.is_none() {
             return Err(RuleError::NoMarkers("the scope `thinking`"));
         }
@@ -98,6 +103,21 @@ impl Row {
         self.step += 1;
     }
 
+    /// Follows the markers of thinking: tells which token came to count as generated, where that was not decided by
+    /// [`crate::mix`] with a look at it. To be told one twice does no harm.
+    pub fn follow(&mut self, token: u32) {
+        self.thinking = match self.markers {
+            Some(Markers { open, .. }) if token == open => true,
+            Some(Markers { close, .. }) if token == close => false,
+            _ => self.thinking,
+        };
+    }
+
+    /// The tokens between which the model thinks, where they are known.
+    pub fn markers(&self) -> Option<Markers> {
+        self.markers
+    }
+
     /// Whether logits and tokens must be on the host to decide the next step.
     pub(crate) fn needs_host(&self) -> bool {
         self.gated_ahead().is_none()
@@ -141,11 +161,7 @@ impl Row {
             Decision::Gated(_) => sampled,
             Decision::Plan(plan) => plan.token,
         };
-        self.thinking = match self.markers {
-            Some(Markers { open, .. }) if token == open => true,
-            Some(Markers { close, .. }) if token == close => false,
-            _ => self.thinking,
-        };
+        self.follow(token);
         self.step += 1;
         decision
     }

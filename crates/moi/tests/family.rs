@@ -65,7 +65,9 @@ fn values_computed_elsewhere<B: Backend>() {
     let mut rows: Vec<Row> = (cases.iter())
         .map(|case| {
             let markers = case.markers.map(|[open, close]| Markers { open, close });
-            row(&case.rule, Start { scope: Some(Scope::All), markers, limit: case.limit, ..Start::default() })
+            let thinking = markers.is_some();
+            let scope = Some(Scope::All);
+            row(&case.rule, Start { scope, markers, thinking, limit: case.limit, ..Start::default() })
         })
         .collect();
     // Cases have different lengths: a short one begins again with a row of its own.
@@ -231,6 +233,23 @@ fn scopes<B: Backend>() {
     }
 }
 
+/// A cap ends thinking, not an answer: outside the markers blocks just end, and nothing of thinking is mixed in.
+fn a_cap_ends_thinking_alone<B: Backend>() {
+    let run = |thinking| {
+        let start = Start { scope: Some(Scope::All), markers: Some(MARKERS), thinking, ..Start::default() };
+        let mut rows = [row("swir:cap=1:dwell=0", start)];
+        let peaked = |t: f32| (0..7).map(|i| if i == 1 { t } else { 0.0 }).collect::<Vec<f32>>();
+        let mut out = Vec::new();
+        for t in [0.0, 3.0, 0.0] {
+            let (weights, report) = step::<B>(&mut rows, &[peaked(t)], &[2]);
+            out.push((report[0].token.unwrap(), weights[0][5] > 0.2 || weights[0][6] > 0.2));
+        }
+        out
+    };
+    assert_eq!(run(true), [(2, true), (6, true), (2, false)]);
+    assert_eq!(run(false), [(2, false), (2, false), (2, false)]);
+}
+
 /// The likeliest token ends the thinking when it is the marker; sampling is ordinary behind it.
 fn soft_thinking_ends_by_its_own_token<B: Backend>() {
     let mut ends = vec![0.0; 7];
@@ -269,6 +288,18 @@ fn cold_stop_at_exactly_its_step<B: Backend>() {
     assert_eq!((closed(&out), ended(&out)), (Some(3), Some(7)));
     let out = run(thinking, 2, 7);
     assert_eq!((closed(&out), ended(&out)), (Some(6), None));
+    // Cold thoughts do not count against the answer behind them.
+    let mut rows = [row("soft-thinking:cold_stop=4", thinking)];
+    let mut out = Vec::new();
+    for t in 0..8 {
+        let mut logits = cold.clone();
+        if t == 2 {
+            logits[6] = 60.0;
+        }
+        out.push(step::<B>(&mut rows, &[logits], &[2]).1[0].ends);
+    }
+    // Closed by its own token at 2; the answer's fourth cold step is 6.
+    assert_eq!(out.iter().position(|&ends| ends), Some(6));
     // Without markers all is the reply.
     let out = run(Start::default(), 99, 4);
     assert_eq!((closed(&out), ended(&out)), (None, Some(3)));
@@ -282,6 +313,8 @@ fn what_cannot_be_is_refused<B: Backend>() {
     let thinking = Start { scope: Some(Scope::Thinking), ..Start::default() };
     assert!(refused("moi", thinking).contains("the scope `thinking` needs the tokens"));
     assert!(refused("swir:cap=2", Start::default()).contains("cap of swir"));
+    let same = Start { markers: Some(Markers { open: 3, close: 3 }), ..Start::default() };
+    assert!(refused("moi", same).contains("token 3 cannot both"));
     for text in ["all", "thinking", "0..5", "7.."] {
         assert_eq!(text.parse::<Scope>().unwrap().to_string(), text);
     }
@@ -306,6 +339,7 @@ on_cpu_backends!(
     noise_is_seeded,
     scopes,
     soft_thinking_ends_by_its_own_token,
+    a_cap_ends_thinking_alone,
     cold_stop_at_exactly_its_step,
     what_cannot_be_is_refused,
 );

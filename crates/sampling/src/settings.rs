@@ -92,6 +92,14 @@ steps! {
     MinP = "min-p",
 }
 
+impl SamplingStep {
+    /// Whether it changes logits, or takes tokens away, by what came before or by what a caller wants.
+    fn is_penalty(self) -> bool {
+        use SamplingStep::{Frequency, LogitBias, NoRepeatNgram, Presence, Repetition};
+        matches!(self, LogitBias | Repetition | Presence | Frequency | NoRepeatNgram)
+    }
+}
+
 impl fmt::Display for SamplingStep {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.name())
@@ -137,8 +145,10 @@ impl Sampling {
     pub fn check(&self) -> Result<(), SamplingError> {
         let finite = |value: f64| value.is_finite();
         let share = |value: f64| value > 0.0 && value <= 1.0;
+        // Less would divide logits to infinity.
+        let heat = self.temperature == 0.0 || self.temperature >= 1e-4;
         let rules = [
-            ("temperature", self.temperature, self.temperature >= 0.0, "0 (greedy) or more, and finite"),
+            ("temperature", self.temperature, heat, "0 (greedy) or from 0.0001 on, and finite"),
             ("top-p", self.top_p, share(self.top_p), "above 0 and at most 1"),
             ("min-p", self.min_p, (0.0..=1.0).contains(&self.min_p), "between 0 and 1"),
             ("typical-p", self.typical_p, share(self.typical_p), "above 0 and at most 1"),
@@ -185,36 +195,53 @@ impl Sampling {
     /// # Errors
     /// If none is left.
     pub fn apply(&self, candidates: &mut Candidates, history: &History) -> Result<(), SamplingError> {
-        if !self.banned.is_empty() {
-            candidates.retain(|candidate| !self.banned.contains(&candidate.id));
-        }
-        let window = self.penalty_window;
+        self.ban(candidates);
         for step in &self.samplers {
-            match step {
-                SamplingStep::LogitBias => penalties::logit_bias(candidates, &self.logit_bias),
-                SamplingStep::Repetition => {
-                    penalties::repetition(candidates, history.all(window), self.repetition_penalty);
-                }
-                SamplingStep::Presence => {
-                    penalties::presence(candidates, history.generated(window), self.presence_penalty);
-                }
-                SamplingStep::Frequency => {
-                    penalties::frequency(candidates, history.generated(window), self.frequency_penalty);
-                }
-                SamplingStep::NoRepeatNgram => {
-                    penalties::no_repeat_ngram(candidates, history.all(0), self.no_repeat_ngram);
-                }
-                SamplingStep::Temperature => filters::temperature(candidates, self.temperature),
-                SamplingStep::TopNSigma => filters::top_n_sigma(candidates, self.top_n_sigma),
-                SamplingStep::TopK => filters::top_k(candidates, self.top_k),
-                SamplingStep::Typical => filters::typical(candidates, self.typical_p),
-                SamplingStep::TopP => filters::top_p(candidates, self.top_p),
-                SamplingStep::MinP => filters::min_p(candidates, self.min_p),
-            }
+            self.step(*step, candidates, history);
         }
         match candidates.largest() > f64::NEG_INFINITY {
             true => Ok(()),
             false => Err(SamplingError::NothingLeft),
+        }
+    }
+
+    /// Changes logits as [`Sampling::apply`] does, and takes away what is banned or would repeat a sequence, without the
+    /// temperature and the filters.
+    pub fn penalise(&self, candidates: &mut Candidates, history: &History) {
+        self.ban(candidates);
+        for step in self.samplers.iter().filter(|step| step.is_penalty()) {
+            self.step(*step, candidates, history);
+        }
+    }
+
+    fn ban(&self, candidates: &mut Candidates) {
+        if !self.banned.is_empty() {
+            candidates.retain(|candidate| !self.banned.contains(&candidate.id));
+        }
+    }
+
+    fn step(&self, step: SamplingStep, candidates: &mut Candidates, history: &History) {
+        let window = self.penalty_window;
+        match step {
+            SamplingStep::LogitBias => penalties::logit_bias(candidates, &self.logit_bias),
+            SamplingStep::Repetition => {
+                penalties::repetition(candidates, history.all(window), self.repetition_penalty);
+            }
+            SamplingStep::Presence => {
+                penalties::presence(candidates, history.generated(window), self.presence_penalty);
+            }
+            SamplingStep::Frequency => {
+                penalties::frequency(candidates, history.generated(window), self.frequency_penalty);
+            }
+            SamplingStep::NoRepeatNgram => {
+                penalties::no_repeat_ngram(candidates, history.all(0), self.no_repeat_ngram);
+            }
+            SamplingStep::Temperature => filters::temperature(candidates, self.temperature),
+            SamplingStep::TopNSigma => filters::top_n_sigma(candidates, self.top_n_sigma),
+            SamplingStep::TopK => filters::top_k(candidates, self.top_k),
+            SamplingStep::Typical => filters::typical(candidates, self.typical_p),
+            SamplingStep::TopP => filters::top_p(candidates, self.top_p),
+            SamplingStep::MinP => filters::min_p(candidates, self.min_p),
         }
     }
 }
@@ -296,11 +323,30 @@ mod tests {
     }
 
     #[test]
+    fn penalties_alone_leave_filters_out() {
+        let sampling = Sampling {
+            temperature: 0.5,
+            top_k: 1,
+            banned: vec![3],
+            logit_bias: [(1, 2.0)].into(),
+            presence_penalty: 0.5,
+            ..Sampling::default()
+        };
+        let mut history = History::new(&[0]);
+        history.push(2);
+        let mut candidates = Candidates::new(&[1.0; 4]);
+        sampling.penalise(&mut candidates, &history);
+        let logits: Vec<(u32, f64)> = candidates.iter().map(|c| (c.id, c.logit)).collect();
+        assert_eq!(logits, [(0, 1.0), (1, 3.0), (2, 0.5)]);
+    }
+
+    #[test]
     fn values_are_named() {
         let none = Sampling::default();
         let cases = [
-            (Sampling { temperature: -1.0, ..none.clone() }, "temperature must be 0 (greedy) or more"),
+            (Sampling { temperature: -1.0, ..none.clone() }, "temperature must be 0 (greedy) or from 0.0001"),
             (Sampling { temperature: f64::NAN, ..none.clone() }, "temperature"),
+            (Sampling { temperature: 1e-310, ..none.clone() }, "temperature must be"),
             (Sampling { top_p: 0.0, ..none.clone() }, "top-p must be above 0"),
             (Sampling { min_p: 1.5, ..none.clone() }, "min-p must be between 0 and 1, got 1.5"),
             (Sampling { typical_p: f64::INFINITY, ..none.clone() }, "typical-p"),

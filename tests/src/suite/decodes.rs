@@ -7,7 +7,7 @@ use moi_pretrained::WeightForm;
 
 use super::{CHECKPOINTS, load};
 use crate::{
-    batch::{assert_same, joining, of_the_host, requests, together},
+    batch::{assert_alike, assert_same, joining, of_the_host, requests, together},
     golden, steps,
 };
 
@@ -28,6 +28,9 @@ impl Job for GreedyDecodes {
 
 /// Models whose layers batch differently: positions turned, learned and none, windows, experts.
 const BATCHED: &[&str] = &["llama3-rope", "gemma2", "qwen3-moe", "gpt2-scales"];
+
+/// Rows that a device decides by itself; the host's are behind them.
+const DEVICE_ROWS: usize = 6;
 
 /// Rows of different prompts, rules, samplings and lengths, together as alone; gives the steps of all.
 #[derive(Debug)]
@@ -53,6 +56,7 @@ impl Job for Batches {
             assert_same(0, &together[0], &steps(&engine, requests(&golden).swap_remove(0)));
             // The host's rows join those that the device decides by itself.
             let device_rows = together.len();
+            assert_eq!(device_rows, DEVICE_ROWS);
             let joined = joining(&engine, requests(&golden), of_the_host(&golden));
             for (row, request) in of_the_host(&golden).into_iter().enumerate() {
                 assert_same(device_rows + row, &joined[device_rows + row], &steps(&engine, request));
@@ -72,7 +76,9 @@ pub fn seeded(device: DeviceName, found: &[Vec<Vec<Step>>], expected: &[Vec<Vec<
     for (name, (found, expected)) in BATCHED.iter().zip(found.iter().zip(expected)) {
         assert_eq!(found.len(), expected.len());
         for (row, (found, expected)) in found.iter().zip(expected).enumerate() {
-            assert_same(row, found, expected);
+            // The host's rules feed nearly all of their own rounding back, step after step.
+            let bound = if row < DEVICE_ROWS { 1e-4 } else { 1e-3 };
+            assert_alike(row, found, expected, bound);
         }
         println!("{device}: {name}: the tokens of a seed are the CPU's");
     }

@@ -109,6 +109,7 @@ impl<'e, B: Backend, M: CausalLm<B>> Conversation<'e, B, M> {
             Command::Rule(rule) => {
                 self.rule = rule.unwrap_or(self.rule);
                 ui::note(&self.rule.to_string());
+                self.decoding.note_idle(&[self.rule], 1);
             }
             Command::Beta(beta) => {
                 let support = if self.rule.name() == "moi" { self.rule.support() } else { Support::Full };
@@ -118,6 +119,7 @@ impl<'e, B: Backend, M: CausalLm<B>> Conversation<'e, B, M> {
             Command::System(text) => self.set_system(Some(&text)),
             Command::Retry => {
                 let Some(question) = self.forget() else { bail!("nothing was asked yet") };
+                self.decoding.note_idle(&[self.rule], 2);
                 return self.say(&question, interrupt);
             }
             Command::Undo => match self.forget() {

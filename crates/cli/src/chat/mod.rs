@@ -42,7 +42,7 @@ pub(crate) fn run(args: ChatArgs) -> Result<Ended> {
     }
     let decoding =
         Decoding::new(&pretrained, &args.rule.scope, &args.sampling, Some(&args.grammar), &args.stop)?;
-    decoding.note_idle(&[rule]);
+    decoding.note_idle(&[rule], 1);
     let device = Device::chosen(args.model.device);
     device.run(Chat { args, device, pretrained, rule, decoding })
 }

@@ -6,10 +6,11 @@ mod table;
 
 use anyhow::Result;
 use burn::tensor::backend::Backend;
-use moi_engine::{InputRule, Request, Step};
+use moi_engine::{Grammar, InputRule, Request, Sampling, Scope, Step, StopRules};
 use moi_pretrained::Pretrained;
 use moi_text::Tokenizer;
 use serde::Serialize;
+use serde_json::Value;
 
 pub(crate) use self::{
     page::page,
@@ -40,8 +41,12 @@ pub(crate) struct Runs {
     /// The text that was given.
     pub(crate) prompt: String,
     pub(crate) prompt_tokens: Vec<u32>,
-    /// In words.
-    pub(crate) sampling: String,
+    pub(crate) sampling: Sampling,
+    /// The sampling in words.
+    pub(crate) sampled: String,
+    pub(crate) scope: Option<Scope>,
+    pub(crate) grammar: Option<Grammar>,
+    pub(crate) stop: StopRules,
     pub(crate) seed: u64,
     pub(crate) runs: Vec<Run>,
     /// Until the first tokens.
@@ -108,7 +113,7 @@ pub(crate) fn run(args: &RunsArgs, rules: &[String], top: usize) -> Result<Runs>
     let mut decoding =
         Decoding::new(&pretrained, &args.scope, &args.sampling, Some(&args.grammar), &args.stop)?;
     decoding.stop.max_tokens.get_or_insert(MAX_TOKENS.max(decoding.stop.min_tokens));
-    decoding.note_idle(&rules);
+    decoding.note_idle(&rules, 1);
     let device = Device::chosen(args.model.device);
     let given = text.unwrap_or_else(|| format!("{prompt:?}"));
     device.run(Compare { args, device, pretrained, given, prompt, rules, decoding, top })
@@ -147,7 +152,11 @@ impl Job for Compare<'_> {
             dtype: dtype_name(form),
             prompt: given,
             prompt_tokens: prompt.clone(),
-            sampling: sampling_in_words(&decoding),
+            sampled: in_words(&decoding),
+            sampling: decoding.sampling,
+            scope: decoding.scope,
+            grammar: decoding.grammar,
+            stop: decoding.stop,
             seed: decoding.seed,
             runs: runs
                 .map(|(at, (steps, &rule))| Run::new(rule, steps, (at > 0).then_some(&first), tokenizer))
@@ -159,18 +168,32 @@ impl Job for Compare<'_> {
     }
 }
 
-fn sampling_in_words(decoding: &Decoding) -> String {
-    let sampling = &decoding.sampling;
-    if sampling.temperature == 0.0 {
-        return "greedy".to_owned();
+/// What differs from greedy sampling without anything else.
+fn in_words(decoding: &Decoding) -> String {
+    let (Ok(sampling), Ok(none)) =
+        (serde_json::to_value(&decoding.sampling), serde_json::to_value(Sampling::default()))
+    else {
+        return String::new();
+    };
+    let told = |(name, value): (&String, &Value)| {
+        let told = match value {
+            Value::Array(_) | Value::Object(_) => String::new(),
+            value => format!(" {value}"),
+        };
+        format!("{}{told}", name.replace('_', "-"))
+    };
+    let fields = sampling.as_object().into_iter().flatten();
+    let mut words: Vec<String> = fields.filter(|(name, value)| none[name] != **value).map(told).collect();
+    if decoding.sampling.temperature == 0.0 {
+        words.insert(0, "greedy".to_owned());
     }
-    let parts = [
-        Some(format!("temperature {}", sampling.temperature)),
-        (sampling.top_k > 0).then(|| format!("top-k {}", sampling.top_k)),
-        (sampling.top_p < 1.0).then(|| format!("top-p {}", sampling.top_p)),
-        (sampling.min_p > 0.0).then(|| format!("min-p {}", sampling.min_p)),
-    ];
-    parts.into_iter().flatten().collect::<Vec<_>>().join(", ")
+    if decoding.grammar.is_some() {
+        words.push("constrained".to_owned());
+    }
+    if let Some(scope) = decoding.scope {
+        words.push(format!("scope {scope}"));
+    }
+    words.join(", ")
 }
 
 impl Run {

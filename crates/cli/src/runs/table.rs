@@ -102,8 +102,8 @@ fn wrapped(text: &str, width: usize) -> Vec<String> {
 fn figures(runs: &Runs) -> String {
     let width = runs.runs.iter().map(|run| run.spec.len()).max().unwrap_or(0).max(4);
     let mut text = bold(&format!(
-        "{:width$}  {:>6}  {:>9}  {:>9}  {:>9}  {:>8}  {}",
-        "RULE", "TOKENS", "SAME", "PARTS AT", "ENTROPY", "GATE", "ENDED BY"
+        "{:width$}  {:>6}  {:>9}  {:>9}  {:>9}  {:>6}  {:>8}  {}",
+        "RULE", "TOKENS", "SAME", "PARTS AT", "ENTROPY", "OF", "GATE", "ENDED BY"
     )) + "\n";
     for run in &runs.runs {
         let agreement = run.agreement.map_or_else(|| "-".to_owned(), |same| format!("{:.1}%", 100.0 * same));
@@ -113,17 +113,19 @@ fn figures(runs: &Runs) -> String {
             (Some(_), Some(at)) => at.to_string(),
         };
         text += &format!(
-            "{:width$}  {:>6}  {agreement:>9}  {parts:>9}  {:>9.4}  {:>8.4}  {}\n",
+            "{:width$}  {:>6}  {agreement:>9}  {parts:>9}  {:>9.4}  {:>6}  {:>8.4}  {}\n",
             run.spec,
             run.steps.len(),
             run.mean_entropy,
+            run.rule.support().to_string(),
             run.mean_gate,
             run.stop_reason
         );
     }
     text + &format!(
-        "\n{} on {} {}, {}, seed {}; SAME and PARTS AT beside the first rule, entropy and gate are means\n",
-        runs.model, runs.device, runs.dtype, runs.sampling, runs.seed
+        "\n{} on {} {}, {}, seed {}; SAME and PARTS AT beside the first rule; entropy, of so many \
+         likeliest tokens, and gate are means\n",
+        runs.model, runs.device, runs.dtype, runs.sampled, runs.seed
     )
 }
 

@@ -30,6 +30,8 @@ pub enum RuleError {
     },
     /// What needs tokens that begin and end thinking, of a model without.
     NoMarkers(&'static str),
+    /// One token that would both begin and end thinking.
+    SameMarkers(u32),
     /// A rule that goes by more than one step, where a step is all there is.
     NeedsRow(&'static str),
 }
@@ -51,6 +53,7 @@ impl fmt::Display for RuleError {
                 "{what} needs the tokens between which the model thinks, and none are known of it; name them if it has \
                  some (--think-open and --think-close on the command line)"
             ),
+            Self::SameMarkers(token) => write!(f, "token {token} cannot both begin and end thinking"),
             Self::NeedsRow(rule) => {
                 write!(
                     f,

@@ -4,6 +4,9 @@
 use super::{Plan, Rule, RuleError, Start, Steps, View, knobs::knobs};
 use crate::noise::Noise;
 
+/// More draws than this tell nothing that `direct` does not.
+const MOST: usize = 100_000;
+
 knobs! {
     /// The mean embedding of K tokens, drawn from what the sampler draws from; the first is recorded
     ///
@@ -17,9 +20,9 @@ knobs! {
 
 impl Rule for KSample {
     fn check(&self) -> Result<(), RuleError> {
-        match self.k {
-            0 => Err(RuleError::value("k", "1 or more", 0)),
-            _ => Ok(()),
+        match (1..=MOST).contains(&self.k) {
+            true => Ok(()),
+            false => Err(RuleError::value("k", "1 or more, and at most 100000", self.k)),
         }
     }
 

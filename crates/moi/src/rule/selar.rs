@@ -51,15 +51,14 @@ impl Steps for Selective {
         let sum: f64 = q.iter().map(|&(_, p)| p).sum();
         q.iter_mut().for_each(|(_, p)| *p /= sum);
         let entropy = if k == 1 { 0.0 } else { nats(q.iter().copied()) / (k as f64).ln() };
-        let entropy_told = entropy as f32;
         if entropy < tau || q.is_empty() {
-            return Plan { entropy: entropy_told, ..view.token(view.sampled) };
+            return view.token(view.sampled);
         }
         // m + c (m - E[first]) as weights: (1 + c) q, less c on the first.
         let push = lambda * entropy;
         q.iter_mut().for_each(|(_, p)| *p *= 1.0 + push);
         q[0].1 -= push;
-        Plan { entropy: entropy_told, ..view.mixture(view.sampled, q) }
+        view.mixture(view.sampled, q)
     }
 
     fn wants_candidates(&self) -> bool {

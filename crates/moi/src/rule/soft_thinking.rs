@@ -84,7 +84,12 @@ impl Rule for SoftThinking {
     fn check(&self) -> Result<(), RuleError> {
         let positive = |value: f64| value.is_finite() && value > 0.0;
         let rules = [
-            ("temperature", self.temperature, positive(self.temperature), "above 0, and finite"),
+            (
+                "temperature",
+                self.temperature,
+                self.temperature.is_finite() && self.temperature >= 1e-4,
+                "above 0 (from 0.0001 on), and finite",
+            ),
             ("top_p", self.top_p, self.top_p > 0.0 && self.top_p <= 1.0, "above 0 and at most 1"),
             ("min_p", self.min_p, (0.0..=1.0).contains(&self.min_p), "between 0 and 1"),
             ("tau", self.tau, positive(self.tau), "above 0, and finite"),
@@ -103,7 +108,12 @@ impl Rule for SoftThinking {
     }
 
     fn steps(&self, start: &Start) -> Result<Option<Box<dyn Steps>>, RuleError> {
-        Ok(Some(Box::new(Thinking { rule: *self, cold: 0, random: Random::new(start.seed) })))
+        Ok(Some(Box::new(Thinking {
+            rule: *self,
+            cold: 0,
+            thinking: start.thinking,
+            random: Random::new(start.seed),
+        })))
     }
 
     fn thinks(&self) -> bool {
@@ -114,8 +124,10 @@ impl Rule for SoftThinking {
 #[derive(Debug)]
 struct Thinking {
     rule: SoftThinking,
-    /// Cold steps in a row.
+    /// Cold steps in a row, of thinking or of the answer.
     cold: usize,
+    /// Whether the last step was between the markers.
+    thinking: bool,
     random: Random,
 }
 
@@ -124,6 +136,10 @@ impl Thinking {
     fn tempered(&mut self, view: &View<'_>) -> (Candidates, bool) {
         let mut candidates = Candidates::new(view.logits);
         filters::temperature(&mut candidates, self.rule.temperature);
+        // Thoughts and answer are counted apart.
+        if view.thinking != self.thinking {
+            (self.thinking, self.cold) = (view.thinking, 0);
+        }
         let stop = self.rule.cold_steps();
         let is_cold = stop > 0 && nats(candidates.clone().probabilities()) < self.rule.cold_entropy;
         self.cold = if is_cold { self.cold + 1 } else { 0 };

@@ -105,20 +105,20 @@ impl Steps for Blocks {
             return view.token(view.sampled);
         }
         let (soft, begins) = self.advance(view.raw().nats);
-        let markers = view.markers.filter(|_| begins);
+        // Outside thinking they would put thoughts into the answer.
+        let markers = view.markers.filter(|_| view.thinking);
+        let at_border = markers.filter(|_| begins);
         if soft {
-            let a = markers.map_or(1.0, |_| self.grown(self.rule.a0, view.step));
+            let a = at_border.map_or(1.0, |_| self.grown(self.rule.a0, view.step));
             let marker =
-                markers.map(|markers| (markers.open, (1.0 - a) as f32)).filter(|&(_, weight)| weight > 0.0);
+                at_border.map(|markers| (markers.open, (1.0 - a) as f32)).filter(|&(_, weight)| weight > 0.0);
             return view.mean(view.sampled, a as f32, marker.into_iter().collect());
         }
         if begins && self.rule.cap > 0 && self.soft_blocks >= self.rule.cap {
             self.over = true;
-            return view
-                .markers
-                .map_or_else(|| view.token(view.sampled), |markers| view.token(markers.close));
+            return markers.map_or_else(|| view.token(view.sampled), |markers| view.token(markers.close));
         }
-        match markers {
+        match at_border {
             Some(markers) => {
                 let b = self.grown(self.rule.b0, view.step);
                 let weights = vec![(view.sampled, b), (markers.close, 1.0 - b)];

@@ -7,6 +7,7 @@ use serde_json::json;
 use crate::{
     args::{Format, RulesArgs},
     output,
+    runs::wrapped,
 };
 
 /// Lists the input rules and their knobs.
@@ -24,15 +25,29 @@ pub(crate) fn run(args: &RulesArgs) -> Result<()> {
     }
     let mut text = String::new();
     for rule in rules {
-        let scope = if rule.thinks() { " [for thinking]" } else { "" };
-        text += &format!("{}{scope}\n    {}\n", rule.name(), rule.help());
+        text += &format!(
+            "{}{}\n{}",
+            rule.name(),
+            if rule.thinks() { " *" } else { "" },
+            indented(rule.help(), 4)
+        );
         for knob in rule.knobs() {
             let default =
                 knob.default.map_or_else(|| "must be given".to_owned(), |value| format!("default {value}"));
-            text += &format!("      {:14} {} [{default}]\n", knob.name, knob.help);
+            text += &indented(&format!("{} [{default}]: {}", knob.name, knob.help), 8);
         }
         text.push('\n');
     }
-    text += "On the command line --rule NAME:KNOB=VALUE:..., in JSON {\"rule\": NAME, KNOB: VALUE, ...}\n";
+    text += "* for a model's thinking: where its markers are known, the scope is `thinking` unless --mix-scope says otherwise\n\n\
+             On the command line --rule NAME:KNOB=VALUE:..., in JSON {\"rule\": NAME, KNOB: VALUE, ...}\n";
     output::print_bytes(text.as_bytes())
 }
+
+/// Lines of a text that is set in by so many columns.
+fn indented(text: &str, by: usize) -> String {
+    let line = |line: String| format!("{}{line}\n", " ".repeat(by));
+    wrapped(text, WIDTH - by).into_iter().map(line).collect()
+}
+
+/// Columns of a line.
+const WIDTH: usize = 100;

@@ -102,7 +102,7 @@ impl Decider {
         };
         let (sampled, drawn) = self.sampler.choose(logits, uniform, allowed, self.logprobs)?;
         if self.row.wants_candidates() {
-            self.row.drawn_from(drawn.probabilities());
+            self.row.drawn_from(drawn.shares());
         }
         let narrows = self.row.picks_tokens() || (*mixes_constrained && !allowed.is_all());
         Ok((sampled, narrows.then(|| self.sampler.narrowed(logits, allowed))))

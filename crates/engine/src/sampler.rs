@@ -151,11 +151,11 @@ pub(crate) enum Drawn {
 }
 
 impl Drawn {
-    /// Tokens with their probabilities, the most likely first.
-    pub(crate) fn probabilities(self) -> Vec<(u32, f64)> {
+    /// Tokens with their probabilities.
+    pub(crate) fn shares(self) -> Vec<(u32, f64)> {
         match self {
             Self::One(token) => vec![(token, 1.0)],
-            Self::From(mut candidates) => candidates.probabilities(),
+            Self::From(mut candidates) => candidates.shares(),
         }
     }
 }

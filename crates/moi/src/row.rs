@@ -82,7 +82,7 @@ impl Row {
         self.steps.as_ref().is_some_and(|steps| steps.wants_candidates())
     }
 
-    /// Tells what the next step's token was drawn from: tokens and probabilities that sum to 1, the most likely first.
+    /// Tells what the next step's token was drawn from: tokens and probabilities that sum to 1, in any order.
     /// Where this is not told, the raw distribution is taken for it.
     pub fn drawn_from(&mut self, candidates: Vec<(u32, f64)>) {
         self.candidates = Some(candidates);

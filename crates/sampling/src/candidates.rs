@@ -104,13 +104,31 @@ impl Candidates {
         }
     }
 
-    /// Tokens with their probabilities, the most likely first, ties by the lower id; those without a chance left out.
-    pub fn probabilities(&mut self) -> Vec<(u32, f64)> {
+    /// Tokens with their probabilities, in no order that means anything; those without a chance left out.
+    pub fn shares(&mut self) -> Vec<(u32, f64)> {
         self.weigh();
         let sum: f64 = self.list.iter().map(|candidate| candidate.weight).sum();
-        let mut sorted: Vec<&Candidate> = self.list.iter().filter(|c| c.weight > 0.0).collect();
-        sorted.sort_unstable_by(|a, b| by_logit(a, b));
-        sorted.into_iter().map(|candidate| (candidate.id, candidate.weight / sum)).collect()
+        let with_chance = self.list.iter().filter(|candidate| candidate.weight > 0.0);
+        with_chance.map(|candidate| (candidate.id, candidate.weight / sum)).collect()
+    }
+
+    /// As [`Candidates::shares`], the most likely first, ties by the lower id.
+    pub fn probabilities(&mut self) -> Vec<(u32, f64)> {
+        let mut shares = self.shares();
+        shares.sort_unstable_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
+        shares
+    }
+
+    /// The entropy, in nats.
+    pub fn entropy(&mut self) -> f64 {
+        self.weigh();
+        let largest = self.largest();
+        let (mut sum, mut weighted) = (0.0, 0.0);
+        for candidate in self.list.iter().filter(|candidate| candidate.weight > 0.0) {
+            sum += candidate.weight;
+            weighted += candidate.weight * (candidate.logit - largest);
+        }
+        (sum.ln() - weighted / sum).max(0.0)
     }
 
     /// The token at which the cumulative distribution, in order of ids, passes `uniform`, a number from 0 to below 1. So
@@ -160,5 +178,8 @@ mod tests {
         assert_eq!((whole.largest(), part.largest()), (6.0, 6.0));
         assert_eq!(whole.probabilities(), part.probabilities());
         assert_eq!(whole.probabilities()[0].0, 1);
+        let expected: f64 = whole.shares().iter().map(|(_, p)| -p * p.ln()).sum();
+        assert!((whole.entropy() - expected).abs() < 1e-12);
+        assert_eq!(Candidates::new(&[1.0, f32::NEG_INFINITY]).entropy(), 0.0);
     }
 }

@@ -225,6 +225,8 @@ pub(crate) struct GenerateArgs {
 /// earlier answers hold the mixtures that the model was fed, not the tokens alone. They serve as long as the conversation
 /// goes on: /retry and /undo keep what comes before the question; after /system, /clear or /load, and for the part that a
 /// template rewrites, earlier answers are read anew as plain tokens, which may change what follows.
+///
+/// Lines may come from a pipe; a wrong command, or a turn that the model refuses, ends it then.
 #[derive(Debug, clap::Args)]
 #[command(
     after_help = "In the conversation /help lists the commands; Ctrl-C ends an answer, Ctrl-D the conversation."

@@ -38,7 +38,8 @@ pub(crate) const HELP: &str = "\
 /save FILE      keep the conversation as JSON
 /load FILE      go on with one that was kept
 /stats          tokens, positions in the cache, speed
-/help, /quit    Ctrl-C ends an answer, Ctrl-D the conversation; a line that begins with // is said with one slash
+/help, /quit    Ctrl-C ends an answer, Ctrl-D the conversation
+A line that begins with // is said, with one slash.
 ";
 
 const NAMES: &[&str] =

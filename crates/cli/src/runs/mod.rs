@@ -15,7 +15,7 @@ use serde_json::Value;
 pub(crate) use self::{
     page::page,
     picture::{csv, svg},
-    table::table,
+    table::{table, wrapped},
 };
 use crate::{
     args::RunsArgs,

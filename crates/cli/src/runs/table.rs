@@ -78,7 +78,7 @@ fn short(text: &str, width: usize) -> String {
 }
 
 /// Lines of at most so many columns, broken at spaces where that can be.
-fn wrapped(text: &str, width: usize) -> Vec<String> {
+pub(crate) fn wrapped(text: &str, width: usize) -> Vec<String> {
     let mut lines = Vec::new();
     for paragraph in text.split('\n') {
         let mut line = String::new();

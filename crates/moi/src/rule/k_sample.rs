@@ -45,7 +45,9 @@ impl Steps for Draws {
     fn next(&mut self, view: &View<'_>) -> Plan {
         let mut q = view.drawn_from();
         // So that equal draws are equal tokens where likely ones change places.
-        q.sort_unstable_by_key(|&(token, _)| token);
+        if !q.is_sorted_by_key(|&(token, _)| token) {
+            q.sort_unstable_by_key(|&(token, _)| token);
+        }
         self.random.begin(view.step);
         let share = 1.0 / self.k as f64;
         let others = (1..self.k).map(|_| (self.random.pick(&q).unwrap_or(view.sampled), share));

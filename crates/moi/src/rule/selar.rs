@@ -47,7 +47,12 @@ impl Steps for Selective {
     fn next(&mut self, view: &View<'_>) -> Plan {
         let Selar { k, tau, lambda } = self.0;
         let mut q = view.drawn_from();
-        q.truncate(k);
+        let by_probability = |a: &(u32, f64), b: &(u32, f64)| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0));
+        if k < q.len() {
+            q.select_nth_unstable_by(k - 1, by_probability);
+            q.truncate(k);
+        }
+        q.sort_unstable_by(by_probability);
         let sum: f64 = q.iter().map(|&(_, p)| p).sum();
         q.iter_mut().for_each(|(_, p)| *p /= sum);
         let entropy = if k == 1 { 0.0 } else { nats(q.iter().copied()) / (k as f64).ln() };

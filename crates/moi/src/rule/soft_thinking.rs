@@ -6,7 +6,6 @@ use serde::{Deserialize, Serialize};
 use super::{
     Plan, Rule, RuleError, Start, Steps, View,
     knobs::{KnobText, knobs},
-    nats,
 };
 use crate::noise::Noise as Random;
 
@@ -141,7 +140,7 @@ impl Thinking {
             (self.thinking, self.cold) = (view.thinking, 0);
         }
         let stop = self.rule.cold_steps();
-        let is_cold = stop > 0 && nats(candidates.clone().probabilities()) < self.rule.cold_entropy;
+        let is_cold = stop > 0 && candidates.entropy() < self.rule.cold_entropy;
         self.cold = if is_cold { self.cold + 1 } else { 0 };
         let stops = stop > 0 && self.cold >= stop;
         if stops {

@@ -84,11 +84,11 @@ impl<'a> View<'a> {
         self.raw.get_or_init(|| Raw::new(self.logits))
     }
 
-    /// What the token was drawn from, the most likely first; the raw distribution where that was not told.
+    /// What the token was drawn from, in any order; the raw distribution where that was not told.
     pub(crate) fn drawn_from(&self) -> Vec<(u32, f64)> {
         match self.candidates {
             Some(candidates) => candidates.to_vec(),
-            None => Candidates::new(self.logits).probabilities(),
+            None => Candidates::new(self.logits).shares(),
         }
     }
 

@@ -42,7 +42,7 @@ fn build(features: &[String]) -> Result<PathBuf> {
         vec!["rustc", "--release", "--package", "moi-cli", "--bin", "moi", "--no-default-features"];
     // What is compiled in the binary's own crate is what launches and generates kernels, once for every runtime and
     // element type: small counts there, while the CPU's kernels are in crates of their own.
-    args.extend(["--features", &features, "--", "-C", "strip=symbols", "-C", "opt-level=s"]);
+    args.extend(["--features", &features, "--", "-C", "strip=symbols", "-C", "opt-level=z"]);
     if cfg!(all(target_os = "linux", target_env = "gnu", target_arch = "x86_64")) {
         // The same kernels are compiled for every runtime and element type, many of them to the same code: the linker
         // keeps one of each. It is the one that Rust brings for this target.

@@ -123,11 +123,9 @@ impl Config {
     pub(crate) fn read(command: &Command, matches: &ArgMatches) -> Result<Self> {
         let global = |name: &str| matches.get_one::<String>(name).cloned();
         let named = global("config").or_else(|| env::var("MOI_CONFIG").ok().filter(|path| !path.is_empty()));
-        let user =
-            directories::ProjectDirs::from("", "", "moi").map(|dirs| dirs.config_dir().join("moi.toml"));
         let path = match named {
             Some(path) => Some(PathBuf::from(path)),
-            None => [Some(PathBuf::from("moi.toml")), user].into_iter().flatten().find(|path| path.is_file()),
+            None => places().into_iter().find(|path| path.is_file()),
         };
         let preset = global("preset");
         let Some(path) = path else {

@@ -14,6 +14,7 @@ mod eval;
 mod file;
 mod generate;
 mod inspect;
+mod likely;
 mod logits;
 mod model;
 mod models;

@@ -13,7 +13,10 @@ use moi_pretrained::WeightForm;
 use moi_text::Tokenizer;
 use serde::{Serialize, Serializer};
 
-use crate::decoding::Decoding;
+use crate::{
+    decoding::Decoding,
+    likely::{Likely, decoded, likely},
+};
 
 /// Seconds and tokens of a generation.
 #[derive(Clone, Copy, Debug, Serialize)]
@@ -124,18 +127,8 @@ struct Weight {
     weight: f32,
 }
 
-#[derive(Debug, Serialize)]
-struct Likely {
-    token: u32,
-    text: String,
-    logprob: f64,
-}
-
 impl<'a> Answer<'a> {
     pub(crate) fn new(seed: u64, steps: &'a [Step], tokenizer: Option<&Tokenizer>) -> Self {
-        let text =
-            |token: u32| tokenizer.and_then(|tokenizer| tokenizer.decode(&[token]).ok()).unwrap_or_default();
-        let likely = |&(token, logprob): &(u32, f64)| Likely { token, text: text(token), logprob };
         let step = |step: &'a Step| ReportStep {
             token: step.token,
             text: &step.text,
@@ -143,7 +136,7 @@ impl<'a> Answer<'a> {
             entropy: step.entropy,
             gate: step.gate,
             top: step.top.iter().map(|&(token, weight)| Weight { token, weight }).collect(),
-            logprobs: step.likeliest.iter().map(likely).collect(),
+            logprobs: likely(&step.likeliest, |token| decoded(tokenizer, token)),
         };
         Self {
             seed,

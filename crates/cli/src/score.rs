@@ -11,6 +11,7 @@ use serde::Serialize;
 use crate::{
     args::{Format, ScoreArgs},
     backend::{Device, Job},
+    likely::{Likely, decoded, likely},
     model,
     output::{self, dtype_name},
     prompt, ui,
@@ -90,13 +91,6 @@ struct Step {
     logprobs: Vec<Likely>,
 }
 
-#[derive(Serialize)]
-struct Likely {
-    token: u32,
-    text: String,
-    logprob: f64,
-}
-
 /// The windows of a text, and how many tokens of each are scored already.
 fn windows(len: usize, window: usize, overlap: usize) -> Vec<(std::ops::Range<usize>, usize)> {
     let mut windows = Vec::new();
@@ -129,9 +123,7 @@ impl Job for Score<'_> {
             bar.set_position(range.end as u64);
         }
         bar.finish_and_clear();
-        let text = |token: u32| {
-            engine.tokenizer().and_then(|tokenizer| tokenizer.decode(&[token]).ok()).unwrap_or_default()
-        };
+        let text = |token: u32| decoded(engine.tokenizer(), token);
         let mean = |of: fn(&Scored) -> f64| scored.iter().map(of).sum::<f64>() / scored.len() as f64;
         let nll = mean(|scored| -scored.logprob);
         let first =
@@ -141,9 +133,7 @@ impl Job for Score<'_> {
             text: text(scored.token),
             logprob: Some(scored.logprob),
             entropy: Some(scored.entropy),
-            logprobs: (scored.likeliest.iter())
-                .map(|&(token, logprob)| Likely { token, text: text(token), logprob })
-                .collect(),
+            logprobs: likely(&scored.likeliest, text),
         };
         let report = Report {
             model: &args.model.model,

@@ -259,7 +259,7 @@ impl<'e, B: Backend, M: CausalLm<B>> Batch<'e, B, M> {
             running.retain(|&row| !rows[row].ends_with_next(self.engine));
             current = self.launch_ahead(current, &running, &mut rows)?;
         }
-        let (outcomes, inputs) = current.wait(|row| rows[row].decider.generated)?;
+        let (outcomes, inputs) = current.wait(|row| rows[row].decider.generated())?;
         let mut steps = Vec::with_capacity(rows.len());
         for (row, (sampled, mix)) in rows.iter_mut().zip(outcomes) {
             steps.push(row.take(sampled, mix, self.engine)?);
@@ -358,7 +358,7 @@ impl<'e, B: Backend, M: CausalLm<B>> Batch<'e, B, M> {
 impl Row {
     /// Whether the next token is the last, whatever it is.
     fn ends_with_next<B: Backend, M: CausalLm<B>>(&self, engine: &Engine<B, M>) -> bool {
-        self.stop.max_tokens.is_some_and(|max| self.decider.generated + 1 >= max)
+        self.stop.max_tokens.is_some_and(|max| self.decider.generated() + 1 >= max)
             || self.positions >= engine.model.context_length()
     }
 
@@ -370,7 +370,7 @@ impl Row {
         engine: &Engine<B, M>,
     ) -> Result<Step, EngineError> {
         let is_complete = self.decider.push(token)?;
-        let generated = self.decider.generated;
+        let generated = self.decider.generated();
         let eos = !self.stop.ignore_eos && engine.eos.contains(&token);
         let (mut text, stopped) = match &engine.tokenizer {
             Some(tokenizer) if !eos => {
@@ -403,7 +403,7 @@ impl Row {
     /// The text held back, at the end.
     fn flush(&mut self, tokenizer: &Tokenizer) -> Result<String, EngineError> {
         let rest = std::mem::take(&mut self.detokenizer).finish(tokenizer)?;
-        let looks = self.decider.generated >= self.stop.min_tokens;
+        let looks = self.decider.generated() >= self.stop.min_tokens;
         let (mut text, stopped) = self.matcher.push(&rest, looks);
         if !stopped {
             text += &self.matcher.finish();

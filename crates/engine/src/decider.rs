@@ -15,8 +15,6 @@ pub(crate) struct Decider {
     pub(crate) top: usize,
     /// Likeliest tokens to report.
     logprobs: usize,
-    /// Tokens so far.
-    pub(crate) generated: usize,
 }
 
 /// What beside the sampling says which tokens may come.
@@ -35,7 +33,7 @@ pub(crate) struct Limits {
 
 impl Decider {
     pub(crate) fn new(row: Row, sampler: Sampler, limits: Limits) -> Self {
-        Self { row, sampler, limits, top: 0, logprobs: 0, generated: 0 }
+        Self { row, sampler, limits, top: 0, logprobs: 0 }
     }
 
     /// With so many largest weights and likeliest tokens to report.
@@ -74,8 +72,13 @@ impl Decider {
         })
     }
 
+    /// Tokens so far.
+    pub(crate) fn generated(&self) -> usize {
+        self.sampler.history().generated(0).len()
+    }
+
     fn has_limits(&self) -> bool {
-        self.limits.constraint.is_some() || self.generated < self.limits.min_tokens
+        self.limits.constraint.is_some() || self.generated() < self.limits.min_tokens
     }
 
     /// The token for a number that was drawn; and logits for the mixture, where limits narrow them.
@@ -84,6 +87,7 @@ impl Decider {
         logits: &[f32],
         uniform: f64,
     ) -> Result<(Sampled, Option<Vec<f32>>), EngineError> {
+        let generated = self.generated();
         let Limits { constraint, holds, mixes_constrained, eos, min_tokens } = &mut self.limits;
         *holds = !self.row.is_thinking();
         let mut constraint = constraint.as_mut().filter(|_| *holds);
@@ -91,26 +95,26 @@ impl Decider {
             constraint.compute()?;
         }
         // Before its answer has begun a model may open its thoughts, once.
-        let may_open = self.generated == 0 && *holds;
+        let may_open = generated == 0 && *holds;
         let opens = self.row.markers().map(|markers| markers.open);
         let only = constraint.map(|constraint| {
             move |token: u32| constraint.allows(token) || (may_open && opens == Some(token))
         });
         let allowed = Allowed {
-            not: if self.generated < *min_tokens { eos } else { &[] },
+            not: if generated < *min_tokens { eos } else { &[] },
             only: only.as_ref().map(|only| only as &dyn Fn(u32) -> bool),
         };
         let (sampled, drawn) = self.sampler.choose(logits, uniform, allowed, self.logprobs)?;
         if self.row.wants_candidates() {
             self.row.drawn_from(drawn.shares());
         }
-        let narrows = self.row.picks_tokens() || (*mixes_constrained && !allowed.is_all());
+        let is_narrow = !allowed.is_all() || self.sampler.sampling().has_penalties();
+        let narrows = (self.row.picks_tokens() && is_narrow) || (*mixes_constrained && !allowed.is_all());
         Ok((sampled, narrows.then(|| self.sampler.narrowed(logits, allowed))))
     }
 
     /// Counts a token. Whether the constraint is complete with it.
     pub(crate) fn push(&mut self, token: u32) -> Result<bool, EngineError> {
-        self.generated += 1;
         self.sampler.push(token);
         self.row.follow(token);
         match &mut self.limits.constraint {
@@ -123,7 +127,7 @@ impl Decider {
 
     /// Whether the rule may end the reply now: not too early, nor in the middle of what a grammar wants.
     pub(crate) fn may_end(&self) -> bool {
-        self.generated >= self.limits.min_tokens && self.limits.constraint.is_none()
+        self.generated() >= self.limits.min_tokens && self.limits.constraint.is_none()
     }
 }
 

@@ -30,7 +30,6 @@ pub struct Sampler {
     sampling: Sampling,
     rng: ChaCha8Rng,
     history: History,
-    drawn: usize,
 }
 
 /// What beside the sampling says which tokens may come.
@@ -59,7 +58,7 @@ impl Sampler {
     /// If a value of `sampling` is not allowed.
     pub fn new(sampling: Sampling, seed: u64) -> Result<Self, EngineError> {
         sampling.check()?;
-        Ok(Self { sampling, rng: ChaCha8Rng::seed_from_u64(seed), history: History::default(), drawn: 0 })
+        Ok(Self { sampling, rng: ChaCha8Rng::seed_from_u64(seed), history: History::default() })
     }
 
     /// Behind a prompt, which penalties look back at.
@@ -121,7 +120,7 @@ impl Sampler {
     ) -> Result<(Sampled, Drawn), EngineError> {
         let Distribution { max, ln_sum, .. } = distribution(logits, false);
         if let Some(what) = broken(max) {
-            return Err(EngineError::BadLogits { step: self.drawn, what });
+            return Err(EngineError::BadLogits { step: self.history.generated(0).len(), what });
         }
         let is_greedy = self.sampling.temperature == 0.0 && self.sampling.is_plain();
         let (token, drawn) = if is_greedy && allowed.is_all() {
@@ -135,7 +134,6 @@ impl Sampler {
             self.sampling.apply(&mut candidates, &self.history)?;
             (candidates.draw(uniform), Drawn::From(candidates))
         };
-        self.drawn += 1;
         let likeliest = top(logits, likeliest).into_iter().map(|id| (id, logprob(logits, id, max, ln_sum)));
         let sampled =
             Sampled { token, logprob: logprob(logits, token, max, ln_sum), likeliest: likeliest.collect() };

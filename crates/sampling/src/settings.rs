@@ -205,6 +205,16 @@ impl Sampling {
         }
     }
 
+    /// Whether [`Sampling::penalise`] may change anything.
+    pub fn has_penalties(&self) -> bool {
+        let none = Self::default();
+        self.repetition_penalty != none.repetition_penalty
+            || self.presence_penalty != none.presence_penalty
+            || self.frequency_penalty != none.frequency_penalty
+            || self.no_repeat_ngram != none.no_repeat_ngram
+            || !(self.logit_bias.is_empty() && self.banned.is_empty())
+    }
+
     /// Changes logits as [`Sampling::apply`] does, and takes away what is banned or would repeat a sequence, without the
     /// temperature and the filters.
     pub fn penalise(&self, candidates: &mut Candidates, history: &History) {
@@ -338,6 +348,8 @@ mod tests {
         sampling.penalise(&mut candidates, &history);
         let logits: Vec<(u32, f64)> = candidates.iter().map(|c| (c.id, c.logit)).collect();
         assert_eq!(logits, [(0, 1.0), (1, 3.0), (2, 0.5)]);
+        assert!(sampling.has_penalties());
+        assert!(!Sampling { temperature: 0.5, top_k: 3, ..Sampling::default() }.has_penalties());
     }
 
     #[test]

@@ -23,6 +23,7 @@ use crate::{
     bench::split_rules,
     decoding::Decoding,
     generate::note_kernels,
+    likely::{Likely, likely},
     model,
     output::{StopReason, dtype_name},
     prompt, runner,
@@ -95,13 +96,6 @@ pub(crate) struct Weight {
     token: u32,
     text: String,
     weight: f32,
-}
-
-#[derive(Debug, Serialize)]
-pub(crate) struct Likely {
-    token: u32,
-    text: String,
-    logprob: f64,
 }
 
 /// Runs a prompt under the rules of a list, in one batch.
@@ -240,7 +234,6 @@ impl RunStep {
             None => format!("[{token}]"),
         };
         let weight = |(token, weight)| Weight { token, text: text(token), weight };
-        let likely = |(token, logprob)| Likely { token, text: text(token), logprob };
         Self {
             token: step.token,
             piece: text(step.token),
@@ -249,7 +242,7 @@ impl RunStep {
             entropy: step.entropy,
             gate: step.gate,
             top: step.top.into_iter().map(weight).collect(),
-            likeliest: step.likeliest.into_iter().map(likely).collect(),
+            likeliest: likely(&step.likeliest, text),
         }
     }
 }

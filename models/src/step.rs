@@ -157,6 +157,10 @@ impl<B: Backend> Angles<B> {
         }
         // By way of one dimension: a device may put gaps between the rows of a tensor that comes in several.
         let tensor = |values: Vec<f32>| {
+            // `reshape` takes a size of 0 for "as it was".
+            if rope.dims == 0 {
+                return Tensor::empty([rows, 1, seq, 0], (device, DType::F32));
+            }
             let data = TensorData::new(values, [rows * seq * rope.dims]);
             Tensor::<B, 1>::from_data(data, (device, DType::F32)).reshape([rows, 1, seq, rope.dims])
         };

@@ -4,6 +4,7 @@
 
 pub mod batch;
 pub mod golden;
+pub mod hostile;
 pub mod process;
 pub mod real;
 pub mod suite;

@@ -180,7 +180,8 @@ fn tokenizer_and_template_travel_along() {
     let made = convert::<Flex>(&there, &back, &blocks, None, |_| {}).unwrap();
     assert!(made.notes.is_empty(), "{:?}", made.notes);
     let original = Pretrained::open(&model).unwrap();
-    let template = |model: &Pretrained| model.chat_template.as_ref().unwrap().as_ref().unwrap().source();
+    let template =
+        |model: &Pretrained| model.chat_template.as_ref().unwrap().as_ref().unwrap().source().to_owned();
     for path in [&there, &back] {
         let found = Pretrained::open(path).unwrap();
         assert_eq!(found.eos, original.eos, "{}", path.display());

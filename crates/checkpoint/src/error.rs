@@ -3,6 +3,8 @@
 
 use std::{fmt, path::PathBuf};
 
+use crate::file::shown;
+
 /// Why a checkpoint cannot be opened or loaded.
 #[derive(Debug, thiserror::Error)]
 pub enum CheckpointError {
@@ -15,7 +17,7 @@ pub enum CheckpointError {
         error: std::io::Error,
     },
     /// The file is not what its format defines: truncated, damaged, or something else.
-    #[error("{path}: {place}: {what}", path = path.display())]
+    #[error("{path}: {place}: {what}", path = path.display(), place = shown(place), what = shown(what))]
     Format {
         /// The file.
         path: PathBuf,
@@ -70,15 +72,22 @@ impl fmt::Display for TensorProblem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Missing { name, expected } => {
-                write!(f, "tensor `{name}` is missing (expected shape {expected:?})")
+                write!(f, "tensor `{}` is missing (expected shape {expected:?})", shown(name))
             }
             Self::Unknown { file, name, found } => {
-                write!(f, "{file}: tensor `{name}` is not known to the model (found with shape {found:?})")
+                let found = shown(&format!("{found:?}"));
+                write!(
+                    f,
+                    "{file}: tensor `{}` is not known to the model (found with shape {found})",
+                    shown(name)
+                )
             }
             Self::Shape { file, name, expected, found } => {
                 write!(
                     f,
-                    "{file}: tensor `{name}` has the wrong shape: expected {expected:?}, found {found:?}"
+                    "{file}: tensor `{}` has the wrong shape: expected {expected:?}, found {}",
+                    shown(name),
+                    shown(&format!("{found:?}")),
                 )
             }
         }

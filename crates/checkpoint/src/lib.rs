@@ -12,6 +12,8 @@
 
 mod burnpack;
 mod error;
+mod file;
+mod finite;
 pub mod gguf;
 mod load;
 mod packed;
@@ -19,9 +21,12 @@ mod safetensors;
 mod select;
 mod storage;
 mod tensor;
+mod unique;
 
 pub use burnpack::{BURNPACK_FILE, open_burnpack};
 pub use error::{CheckpointError, TensorProblem};
+pub use file::{CONFIG_BYTES, open_file, read_file, shown};
+pub use finite::NotFinite;
 pub use load::{LoadProgress, load};
 pub use safetensors::{INDEX_FILE, SINGLE_FILE, open_safetensors};
 pub use select::{Parameter, RowBlocks};

@@ -9,15 +9,17 @@ use half::{bf16, f16};
 
 use moi_kernels::{BLOCK, PackedForm, PackedParts, ROWS};
 
-use crate::{Checkpoint, CheckpointError, LazyTensor, Parameter, Storage, packed};
+use crate::{Checkpoint, CheckpointError, LazyTensor, NotFinite, Parameter, Storage, finite::Count, packed};
 
 /// How far a load has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct LoadProgress {
+pub struct LoadProgress<'a> {
     /// Bytes read from the files so far.
     pub bytes: usize,
     /// Bytes of all tensors that will be read.
     pub total_bytes: usize,
+    /// What is wrong with the values of the tensor that was read just now, if anything is.
+    pub not_finite: Option<&'a NotFinite>,
 }
 
 /// Loads every parameter of `module` from the tensor that has the parameter's path as its name.
@@ -35,7 +37,7 @@ pub fn load<B: Backend, M: Module<B>>(
     checkpoint: &Checkpoint,
     ignored: impl Fn(&str) -> bool,
     dtype: impl Fn(&str) -> FloatDType,
-    mut progress: impl FnMut(LoadProgress),
+    mut progress: impl FnMut(LoadProgress<'_>),
 ) -> Result<M, CheckpointError> {
     let mut parameters = Parameters { checkpoint: Some(checkpoint), ..Parameters::default() };
     module.visit(&mut parameters);
@@ -134,14 +136,14 @@ impl<B: Backend> ModuleVisitor<B> for Parameters<'_> {
 /// Values that go to a GPU at a time.
 const PIECE: usize = 1 << 23;
 
-/// A tensor on the device. A backend in the host's memory takes the values over as they are; on their way to a GPU
+/// A tensor on the device, and how many of its values are not finite. A backend in the host's memory takes the values over as they are; on their way to a GPU
 /// they are there two or three times, as stored, as they will be and as its driver takes them, so there a large
 /// tensor goes in pieces.
 fn upload<B: Backend, const D: usize>(
     tensor: &LazyTensor,
     dtype: FloatDType,
     device: &B::Device,
-) -> Tensor<B, D> {
+) -> (Tensor<B, D>, Count) {
     // cubecl's backends copy what they are given; of others that is not known, and parts cost time.
     let piece = if B::name(device).contains("cubecl") { PIECE } else { usize::MAX };
     upload_in_pieces(tensor, dtype, device, piece)
@@ -152,48 +154,58 @@ fn upload_in_pieces<B: Backend, const D: usize>(
     dtype: FloatDType,
     device: &B::Device,
     piece: usize,
-) -> Tensor<B, D> {
+) -> (Tensor<B, D>, Count) {
     let shape: [usize; D] = std::array::from_fn(|axis| tensor.shape().get(axis).copied().unwrap_or(1));
     let len: usize = shape.iter().product();
     // By way of one dimension: a device may put gaps between the rows of what comes in several.
-    let send = |part: &LazyTensor, len| {
-        Tensor::<B, 1>::from_data(data(part, dtype, [len]), (device, DType::from(dtype)))
+    let mut count = Count::default();
+    let mut send = |part: &LazyTensor, len| {
+        let (data, of_part) = data(part, dtype, [len]);
+        count.add(of_part);
+        Tensor::<B, 1>::from_data(data, (device, DType::from(dtype)))
     };
     let row: usize = shape[1..].iter().product();
     let piece = (piece / row.max(1)).max(1);
     // Of what is stored transposed each piece would read all.
     if D != 2 || shape[0] <= piece || !tensor.is_as_stored() {
-        return send(tensor, len).reshape(shape);
+        let whole = send(tensor, len);
+        return (whole.reshape(shape), count);
     }
     let mut whole = Tensor::<B, 1>::empty([len], (device, DType::from(dtype)));
     for start in (0..shape[0]).step_by(piece) {
         let rows = piece.min(shape[0] - start);
-        let Some(part) = tensor.slice_rows(start, rows) else { return send(tensor, len).reshape(shape) };
+        let Some(part) = tensor.slice_rows(start, rows) else { break };
         let range: std::ops::Range<usize> = start * row..(start + rows) * row;
         whole = whole.slice_assign([range], send(&part, rows * row));
     }
-    whole.reshape(shape)
+    (whole.reshape(shape), count)
 }
 
-/// The values in a type; those of halves that are stored as such are never widened.
-fn data<const D: usize>(tensor: &LazyTensor, dtype: FloatDType, shape: [usize; D]) -> TensorData {
+/// The values in a type, and how many are not finite; those of halves that are stored as such are never widened.
+fn data<const D: usize>(tensor: &LazyTensor, dtype: FloatDType, shape: [usize; D]) -> (TensorData, Count) {
     let stored = |storage| (tensor.storage() == storage).then(|| tensor.read_stored()).flatten();
     match dtype {
-        FloatDType::F16 => TensorData::new(
-            match stored(Storage::F16) {
+        FloatDType::F16 => {
+            let values: Vec<f16> = match stored(Storage::F16) {
                 Some(bytes) => bytes.as_chunks::<2>().0.iter().map(|&b| f16::from_le_bytes(b)).collect(),
-                None => tensor.read().into_iter().map(f16::from_f32).collect::<Vec<f16>>(),
-            },
-            shape,
-        ),
-        FloatDType::BF16 => TensorData::new(
-            match stored(Storage::BF16) {
+                None => tensor.read().into_iter().map(f16::from_f32).collect(),
+            };
+            let count = Count::of_f16(&values);
+            (TensorData::new(values, shape), count)
+        }
+        FloatDType::BF16 => {
+            let values: Vec<bf16> = match stored(Storage::BF16) {
                 Some(bytes) => bytes.as_chunks::<2>().0.iter().map(|&b| bf16::from_le_bytes(b)).collect(),
-                None => tensor.read().into_iter().map(bf16::from_f32).collect::<Vec<bf16>>(),
-            },
-            shape,
-        ),
-        _ => TensorData::new(tensor.read(), shape),
+                None => tensor.read().into_iter().map(bf16::from_f32).collect(),
+            };
+            let count = Count::of_bf16(&values);
+            (TensorData::new(values, shape), count)
+        }
+        _ => {
+            let values = tensor.read();
+            let count = Count::of_f32(&values);
+            (TensorData::new(values, shape), count)
+        }
     }
 }
 
@@ -208,11 +220,12 @@ struct Reader<'a, T, P> {
     progress: &'a mut P,
 }
 
-impl<T, P: FnMut(LoadProgress)> Reader<'_, T, P> {
-    fn count(&mut self, tensor: &LazyTensor) {
+impl<T, P: FnMut(LoadProgress<'_>)> Reader<'_, T, P> {
+    fn count(&mut self, tensor: &LazyTensor, not_finite: Option<NotFinite>) {
         tensor.release();
         self.bytes += tensor.num_bytes();
-        (self.progress)(LoadProgress { bytes: self.bytes, total_bytes: self.total_bytes });
+        let not_finite = not_finite.as_ref();
+        (self.progress)(LoadProgress { bytes: self.bytes, total_bytes: self.total_bytes, not_finite });
     }
 
     /// The parts of the packed weight that the parameter belongs to, read when the first of them is visited.
@@ -220,14 +233,18 @@ impl<T, P: FnMut(LoadProgress)> Reader<'_, T, P> {
         let (weight, form) = self.path.packed()?;
         if self.packed.as_ref().is_none_or(|(name, _)| *name != weight) {
             let tensor = self.checkpoint.tensors.get(&weight)?;
-            self.packed = Some((weight, packed::read(tensor, form)?));
-            self.count(tensor);
+            let parts = packed::read(tensor, form)?;
+            let mut scales = Count::of_f16(&parts.scales);
+            scales.add(Count::of_f16(&parts.minima));
+            let not_finite = scales.of(&weight, tensor, FloatDType::F16);
+            self.packed = Some((weight, parts));
+            self.count(tensor, not_finite);
         }
         self.packed.as_mut().map(|(_, parts)| parts)
     }
 }
 
-impl<B: Backend, T: Fn(&str) -> FloatDType, P: FnMut(LoadProgress)> ModuleMapper<B> for Reader<'_, T, P> {
+impl<B: Backend, T: Fn(&str) -> FloatDType, P: FnMut(LoadProgress<'_>)> ModuleMapper<B> for Reader<'_, T, P> {
     fn map_float<const D: usize>(&mut self, param: Param<Tensor<B, D>>) -> Param<Tensor<B, D>> {
         let device = param.lazy_device();
         let name = self.path.name();
@@ -245,8 +262,8 @@ impl<B: Backend, T: Fn(&str) -> FloatDType, P: FnMut(LoadProgress)> ModuleMapper
         }
         // The selection has seen the same paths: every parameter has its tensor.
         let Some(tensor) = self.checkpoint.tensors.get(&name) else { return param };
-        let value = upload(tensor, dtype, &device);
-        self.count(tensor);
+        let (value, count) = upload(tensor, dtype, &device);
+        self.count(tensor, count.of(&name, tensor, dtype));
         Param::initialized(param.id, value)
     }
 
@@ -289,7 +306,7 @@ mod tests {
         // Pieces of a row, of two rows with one left over, and more than there is.
         for piece in [1, 12, 35, 1000] {
             let whole = |tensor: &LazyTensor| {
-                upload_in_pieces::<Flex, 2>(tensor, FloatDType::F16, &Default::default(), piece)
+                upload_in_pieces::<Flex, 2>(tensor, FloatDType::F16, &Default::default(), piece).0
             };
             let loaded = whole(tensor);
             assert_eq!(loaded.dtype(), DType::F16);

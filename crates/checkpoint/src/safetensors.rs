@@ -2,14 +2,18 @@
 
 use std::{
     collections::BTreeMap,
-    fs,
     path::{Component, Path},
 };
 
-use safetensors::{Dtype, SafeTensors};
-use serde::Deserialize;
+use safetensors::{Dtype, SafeTensorError, SafeTensors};
+use serde::{Deserialize, de::IgnoredAny};
 
-use crate::{Checkpoint, CheckpointError, LazyTensor, Storage, tensor::Source};
+use crate::{
+    Checkpoint, CheckpointError, LazyTensor, Storage,
+    file::{INDEX_BYTES, read_file, shown},
+    tensor::Source,
+    unique::Unique,
+};
 
 /// The one file of an unsharded checkpoint.
 pub const SINGLE_FILE: &str = "model.safetensors";
@@ -23,7 +27,7 @@ fn is_mask(name: &str) -> bool {
 
 #[derive(Deserialize)]
 struct Index {
-    weight_map: BTreeMap<String, String>,
+    weight_map: Unique<String>,
 }
 
 /// Opens a safetensors file, or a directory that holds [`SINGLE_FILE`] or [`INDEX_FILE`] with its shards. Masks
@@ -45,8 +49,8 @@ pub fn open_safetensors(path: &Path) -> Result<Checkpoint, CheckpointError> {
 
 fn open_shards(directory: &Path, index: &Path) -> Result<BTreeMap<String, LazyTensor>, CheckpointError> {
     let wrong = |place: String, what: String| CheckpointError::Format { path: index.to_owned(), place, what };
-    let text = fs::read(index).map_err(|error| CheckpointError::Io { path: index.to_owned(), error })?;
-    let Index { weight_map } =
+    let text = read_file(index, INDEX_BYTES)?;
+    let Index { weight_map: Unique(weight_map) } =
         serde_json::from_slice(&text).map_err(|error| wrong("index".into(), error.to_string()))?;
     let mut shards: BTreeMap<&str, BTreeMap<String, LazyTensor>> = BTreeMap::new();
     for shard in weight_map.values() {
@@ -56,7 +60,14 @@ fn open_shards(directory: &Path, index: &Path) -> Result<BTreeMap<String, LazyTe
             return Err(wrong(format!("shard `{shard}`"), what));
         }
         if !shards.contains_key(shard.as_str()) {
-            shards.insert(shard, open_file(&directory.join(shard))?);
+            let opened = open_file(&directory.join(shard)).map_err(|error| match error {
+                CheckpointError::Io { error, .. } => {
+                    let what = format!("it cannot be opened: {error}; fetch the model again");
+                    wrong(format!("shard `{shard}`"), what)
+                }
+                other => other,
+            })?;
+            shards.insert(shard, opened);
         }
     }
     let mut tensors = BTreeMap::new();
@@ -82,10 +93,11 @@ fn open_file(path: &Path) -> Result<BTreeMap<String, LazyTensor>, CheckpointErro
     let source = Source::open(path)?;
     let wrong = |place: String, what: String| CheckpointError::Format { path: path.to_owned(), place, what };
     // The library checks that offsets lie in the file, in order, and agree with shapes and types.
-    let (header, metadata) = SafeTensors::read_metadata(source.bytes()).map_err(|error| {
-        wrong("header".into(), format!("{error}; the file is damaged or incomplete, fetch it again"))
-    })?;
+    let (header, metadata) = SafeTensors::read_metadata(source.bytes())
+        .map_err(|error| wrong("header".into(), format!("{}; {DAMAGED}", what_is_wrong(error, &source))))?;
     let start = header + size_of::<u64>();
+    serde_json::from_slice::<Unique<IgnoredAny>>(&source.bytes()[size_of::<u64>()..start])
+        .map_err(|error| wrong("header".into(), format!("{error}; {DAMAGED}")))?;
     let tensor = |(name, info): (String, &safetensors::tensor::TensorInfo)| {
         let storage = match info.dtype {
             Dtype::F64 => Storage::F64,
@@ -105,4 +117,41 @@ fn open_file(path: &Path) -> Result<BTreeMap<String, LazyTensor>, CheckpointErro
         Ok(Some((name, tensor)))
     };
     metadata.tensors().into_iter().filter_map(|entry| tensor(entry).transpose()).collect()
+}
+
+const DAMAGED: &str = "the file is damaged or incomplete, fetch it again";
+
+/// The library's errors, with what was found in the file.
+fn what_is_wrong(error: SafeTensorError, source: &Source) -> String {
+    let bytes = source.bytes();
+    let announced = bytes.first_chunk().map_or(0, |&length| u64::from_le_bytes(length));
+    let length = bytes.len();
+    match error {
+        SafeTensorError::HeaderTooSmall => format!("expected 8 bytes of a length, found {length} in all"),
+        SafeTensorError::HeaderTooLarge => {
+            format!("a header of {announced} bytes announced, expected 100000000 at most")
+        }
+        SafeTensorError::InvalidHeaderLength => {
+            format!("a header of {announced} bytes announced, found {length} bytes in all")
+        }
+        SafeTensorError::InvalidHeaderStart => "expected JSON, an object".to_owned(),
+        SafeTensorError::InvalidHeader(error) => format!("expected UTF-8: {error}"),
+        SafeTensorError::InvalidHeaderDeserialization(error) => {
+            format!("expected names with types, shapes and offsets: {error}")
+        }
+        SafeTensorError::MetadataIncompleteBuffer => {
+            format!("the tensors end elsewhere than the file of {length} bytes")
+        }
+        SafeTensorError::InvalidOffset(name) => {
+            format!(
+                "tensor `{}` does not begin where the one before it ends, or ends before it begins",
+                shown(&name)
+            )
+        }
+        SafeTensorError::TensorInvalidInfo => {
+            "the offsets of a tensor do not fit its type and shape".to_owned()
+        }
+        SafeTensorError::ValidationOverflow => "the size of a tensor is beyond all memory".to_owned(),
+        other => other.to_string(),
+    }
 }

@@ -2,7 +2,6 @@
 
 use std::{
     collections::BTreeMap,
-    fs::File,
     ops::Range,
     path::{Path, PathBuf},
     sync::Arc,
@@ -10,7 +9,7 @@ use std::{
 
 use memmap2::Mmap;
 
-use crate::{CheckpointError, Storage};
+use crate::{CheckpointError, Storage, file::open_file};
 
 /// A mapped file.
 #[derive(Debug)]
@@ -22,10 +21,7 @@ pub(crate) struct Source {
 impl Source {
     pub(crate) fn open(path: &Path) -> Result<Arc<Self>, CheckpointError> {
         let error = |error| CheckpointError::Io { path: path.to_owned(), error };
-        let file = File::open(path).map_err(error)?;
-        if file.metadata().map_err(error)?.is_dir() {
-            return Err(error(std::io::ErrorKind::IsADirectory.into()));
-        }
+        let file = open_file(path)?;
         // SAFETY: the map is only read; a file changed by another process while it is mapped can give wrong
         // values, as reading it twice could, and every byte pattern is a valid value of the types read.
         let map = unsafe { Mmap::map(&file) }.map_err(error)?;

@@ -82,15 +82,14 @@ fn loads_every_type_and_reports_progress() {
         &checkpoint,
         |name| name == "ignored",
         |_| FloatDType::F32,
-        |progress| seen.push(progress),
+        |LoadProgress { bytes, total_bytes, .. }| seen.push((bytes, total_bytes)),
     )
     .unwrap();
     for layer in &loaded.layers {
         assert!(layer.weight.val().into_data().iter::<f32>().all(|x| x == 1.5));
     }
     assert!(loaded.layers[0].bias.as_ref().unwrap().val().into_data().iter::<f32>().all(|x| x == 1.5));
-    let at = |bytes| LoadProgress { bytes, total_bytes: 40 };
-    assert_eq!(seen, [at(12), at(16), at(40)]);
+    assert_eq!(seen, [(12, 40), (16, 40), (40, 40)]);
 }
 
 #[test]
@@ -159,7 +158,7 @@ fn shards() {
     index(&map("../a.safetensors"));
     refused(directory.path(), &["shard `../a.safetensors`", "same directory"]);
     index(&map("c.safetensors"));
-    refused(directory.path(), &["cannot open", "c.safetensors"]);
+    refused(directory.path(), &["cannot be opened", "c.safetensors"]);
     index(r#"{"weight_map": {"layers.0.bias": "b.safetensors"}}"#);
     refused(directory.path(), &["`layers.1.weight`", "the index does not"]);
     index("{");
@@ -241,4 +240,67 @@ fn stored_as(dtype: Dtype) -> FloatDType {
         Dtype::BF16 => FloatDType::BF16,
         _ => FloatDType::F32,
     }
+}
+
+#[test]
+fn values_that_are_not_finite_are_named() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("model.safetensors");
+    let bytes = |values: &[f32]| values.iter().flat_map(|value| value.to_le_bytes()).collect::<Vec<u8>>();
+    let (broken, large) = (bytes(&[f32::NAN, 1.0, f32::NEG_INFINITY, 0.0, 0.0, f32::NAN]), bytes(&[1e6; 6]));
+    let (bias, weight) = (bytes(&[0.0; 2]), [2, 3]);
+    let view = |shape: &[usize], data| TensorView::new(Dtype::F32, shape.to_vec(), data).unwrap();
+    let tensors = [
+        ("layers.0.weight", view(&weight, &broken)),
+        ("layers.0.bias", view(&[2], &bias)),
+        ("layers.1.weight", view(&weight, &large)),
+    ];
+    fs::write(&path, safetensors::serialize(tensors, None).unwrap()).unwrap();
+    let said = |dtype| {
+        let mut said = Vec::new();
+        let loaded = load(
+            model(),
+            &open_safetensors(&path).unwrap(),
+            |_| false,
+            |_| dtype,
+            |progress| {
+                said.extend(progress.not_finite.map(ToString::to_string));
+            },
+        );
+        let first =
+            loaded.unwrap().layers[0].weight.val().into_data().convert::<f32>().to_vec::<f32>().unwrap();
+        assert!(first[0].is_nan() && first[2] == f32::NEG_INFINITY, "they are loaded as they are");
+        said
+    };
+    let expected =
+        "model.safetensors: tensor `layers.0.weight` has 2 NaN and 1 infinite values; the file is broken";
+    for dtype in [FloatDType::F32, FloatDType::BF16] {
+        let said = said(dtype);
+        assert!(said.len() == 1 && said[0].starts_with(expected), "{said:?}");
+    }
+    let said = said(FloatDType::F16);
+    assert!(said.len() == 2 && said[0].starts_with(expected), "{said:?}");
+    assert!(
+        said[1].contains("`layers.1.weight` has 0 NaN and 6 infinite values as F16, which cannot hold"),
+        "{said:?}"
+    );
+}
+
+/// Two readers of one file would see different weights.
+#[test]
+fn a_name_that_stands_twice_is_refused() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("model.safetensors");
+    let one = r#""layers.0.bias": {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}"#;
+    let header = format!("{{{one}, {one}}}");
+    let bytes = [&(header.len() as u64).to_le_bytes()[..], header.as_bytes(), &[0; 8]].concat();
+    fs::write(&path, bytes).unwrap();
+    refused(&path, &["model.safetensors", "header", "`layers.0.bias` stands there twice"]);
+    fs::write(
+        directory.path().join("model.safetensors.index.json"),
+        r#"{"weight_map": {"a": "b", "a": "c"}}"#,
+    )
+    .unwrap();
+    fs::remove_file(&path).unwrap();
+    refused(directory.path(), &["model.safetensors.index.json", "index", "`a` stands there twice"]);
 }

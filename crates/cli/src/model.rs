@@ -79,11 +79,23 @@ pub(crate) fn find(model: &str, revision: Option<&str>) -> Result<PathBuf> {
 /// Loads the weights, with a progress bar on a terminal.
 fn load<B: Backend>(pretrained: &Pretrained, form: WeightForm, device: &B::Device) -> Result<Decoder<B>> {
     let bar = ui::progress(Some(0), "loading [{bar:30}] {bytes}/{total_bytes}, {eta} left")?;
+    /// A broken file can have hundreds.
+    const NAMED: usize = 5;
+    let mut broken = 0;
     let decoder = pretrained.load::<B>(device, form, |progress| {
+        if let Some(not_finite) = progress.not_finite {
+            broken += 1;
+            if broken <= NAMED {
+                bar.suspend(|| ui::note(&format!("warning: {not_finite}")));
+            }
+        }
         bar.set_length(progress.total_bytes as u64);
         bar.set_position(progress.bytes as u64);
     });
     bar.finish_and_clear();
+    if broken > NAMED {
+        ui::note(&format!("warning: {} more tensors have values that are not finite", broken - NAMED));
+    }
     Ok(decoder?)
 }
 

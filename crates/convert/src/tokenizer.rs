@@ -50,7 +50,7 @@ pub(crate) fn from_gguf(source: &Source, file: &Gguf, to: &Path) -> Result<Optio
         }
     }
     if let Ok(Some(template)) = &pretrained.chat_template {
-        write("chat_template.jinja", &template.source())?;
+        write("chat_template.jinja", template.source())?;
     }
     if !pretrained.eos.is_empty() {
         write_json(&to.join("generation_config.json"), &json!({ "eos_token_id": pretrained.eos }))?;
@@ -136,7 +136,7 @@ pub(crate) fn to_gguf(
         set("ggml.padding_token_id", Value::Unsigned(id));
     }
     match &pretrained.chat_template {
-        Ok(Some(template)) => set("chat_template", Value::String(template.source())),
+        Ok(Some(template)) => set("chat_template", Value::String(template.source().to_owned())),
         Ok(None) => {}
         Err(error) => notes.push(format!("the chat template is not in the file: {error}")),
     }

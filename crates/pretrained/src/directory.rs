@@ -2,7 +2,10 @@
 
 use std::path::Path;
 
-use moi_checkpoint::{BURNPACK_FILE, Checkpoint, INDEX_FILE, SINGLE_FILE, open_burnpack, open_safetensors};
+use moi_checkpoint::{
+    BURNPACK_FILE, CONFIG_BYTES, Checkpoint, CheckpointError, INDEX_FILE, SINGLE_FILE, open_burnpack,
+    open_safetensors, read_file,
+};
 use moi_models::Architecture;
 use moi_text::{ChatTemplate, TemplateTokens, TextError, Tokenizer};
 use serde::Deserialize;
@@ -138,8 +141,12 @@ fn chat_template(directory: &Path) -> Result<Option<ChatTemplate>, TextError> {
     let config = read_if_there(&path).map_err(|what| unreadable(&path, what))?;
     let config: TokenizerConfig = config.unwrap_or_default();
     let own_file = directory.join(CHAT_TEMPLATE);
+    let mut stands_in = &path;
     let source = if own_file.is_file() {
-        Some(std::fs::read_to_string(&own_file).map_err(|error| unreadable(&own_file, error.to_string()))?)
+        stands_in = &own_file;
+        let text =
+            small_file(&own_file).and_then(|bytes| String::from_utf8(bytes).map_err(|e| e.to_string()));
+        Some(text.map_err(|what| unreadable(&own_file, what))?)
     } else {
         // Of several templates, the one named `default` is for a plain conversation.
         config.chat_template.into_vec().into_iter().find_map(|template| match template {
@@ -154,16 +161,23 @@ fn chat_template(directory: &Path) -> Result<Option<ChatTemplate>, TextError> {
         pad: text(config.pad_token),
         unk: text(config.unk_token),
     };
-    source.map(|source| ChatTemplate::new(&source, tokens)).transpose()
+    source.map(|source| ChatTemplate::in_file(stands_in, &source, tokens)).transpose()
 }
 
 fn read_if_there<T: for<'de> Deserialize<'de>>(path: &Path) -> Result<Option<T>, String> {
     path.is_file().then(|| read(path)).transpose()
 }
 
-fn read<T: for<'de> Deserialize<'de>>(path: &Path) -> Result<T, String> {
-    let bytes = std::fs::read(path).map_err(|error| error.to_string())?;
-    serde_json::from_slice(&bytes).map_err(|error| error.to_string())
+pub(crate) fn read<T: for<'de> Deserialize<'de>>(path: &Path) -> Result<T, String> {
+    serde_json::from_slice(&small_file(path)?).map_err(|error| error.to_string())
+}
+
+fn small_file(path: &Path) -> Result<Vec<u8>, String> {
+    read_file(path, CONFIG_BYTES).map_err(|error| match error {
+        CheckpointError::Io { error, .. } => error.to_string(),
+        CheckpointError::Format { what, .. } => what,
+        other => other.to_string(),
+    })
 }
 
 fn wrong(path: &Path, what: String) -> PretrainedError {

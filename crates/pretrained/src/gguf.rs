@@ -34,10 +34,11 @@ pub(crate) fn open(path: &Path) -> Result<Pretrained, PretrainedError> {
     let architecture = Architecture::from_config(&file.config()?)
         .map_err(|error| PretrainedError::Model { path: path.to_owned(), error })?;
     let meta = &file.metadata;
-    let vocabulary = vocabulary(meta).map_err(TextError::Vocabulary);
+    let vocabulary = vocabulary(meta).map_err(|what| TextError::Vocabulary(what).in_file(path));
     let listed = vocabulary.as_ref().ok().and_then(Option::as_ref);
     let template = meta.str("tokenizer.chat_template");
-    let chat_template = template.map(|source| ChatTemplate::new(source, template_tokens(meta, listed)));
+    let chat_template =
+        template.map(|source| ChatTemplate::in_file(path, source, template_tokens(meta, listed)));
     let eos = end_tokens(meta, listed);
     let (architecture, checkpoint) = crate::fitted(architecture, file.checkpoint()?)?;
     Ok(Pretrained {
@@ -45,7 +46,9 @@ pub(crate) fn open(path: &Path) -> Result<Pretrained, PretrainedError> {
         architecture,
         checkpoint,
         chat_template: chat_template.transpose(),
-        tokenizer: vocabulary.and_then(|v| v.map(Vocabulary::into_tokenizer).transpose()),
+        tokenizer: vocabulary.and_then(|vocabulary| {
+            vocabulary.map(Vocabulary::into_tokenizer).transpose().map_err(|error| error.in_file(path))
+        }),
         eos,
         sampling: AdvisedSampling::default(),
     })

@@ -146,8 +146,7 @@ impl Inspection {
 
     fn of_config(path: &Path) -> Result<Self, PretrainedError> {
         let wrong = |what: String| PretrainedError::File { path: path.to_owned(), what };
-        let bytes = std::fs::read(path).map_err(|error| wrong(error.to_string()))?;
-        let config: Value = serde_json::from_slice(&bytes).map_err(|error| wrong(error.to_string()))?;
+        let config: Value = crate::directory::read(path).map_err(wrong)?;
         let architecture = Architecture::from_config(&config)
             .map_err(|error| PretrainedError::Model { path: path.to_owned(), error })?;
         let mut inspection = Self::of_architecture(path, &architecture);

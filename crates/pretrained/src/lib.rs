@@ -24,7 +24,7 @@ use std::path::{Path, PathBuf};
 
 use burn::tensor::{DType, FloatDType, backend::Backend};
 pub use inspect::{Files, Inspection, Layers, Memory, Tensor, TypeTotal};
-use moi_checkpoint::{Checkpoint, CheckpointError, LoadProgress, Parameter, RowBlocks, Storage};
+use moi_checkpoint::{Checkpoint, CheckpointError, LoadProgress, Parameter, RowBlocks, Storage, shown};
 use moi_models::{
     Activations, Architecture, Decoder, ModelError, PackedForm, Rows, TensorSource, is_held_in_float32,
     scales_dtype,
@@ -134,7 +134,7 @@ pub enum PretrainedError {
         what: String,
     },
     /// A file that cannot be read or is not what its name says.
-    #[error("{path}: {what}", path = path.display())]
+    #[error("{path}: {what}", path = path.display(), what = shown(what))]
     File {
         /// The file.
         path: PathBuf,
@@ -142,7 +142,7 @@ pub enum PretrainedError {
         what: String,
     },
     /// The config does not make a model.
-    #[error("{path}: {error}", path = path.display())]
+    #[error("{path}: {error}", path = path.display(), error = shown(&error.to_string()))]
     Model {
         /// The file that holds the config.
         path: PathBuf,
@@ -193,7 +193,7 @@ impl Pretrained {
         &self,
         device: &B::Device,
         form: WeightForm,
-        progress: impl FnMut(LoadProgress),
+        progress: impl FnMut(LoadProgress<'_>),
     ) -> Result<Decoder<B>, PretrainedError> {
         let parameters = self.parameters()?;
         let decoder = self.unloaded::<B>(&parameters, form, device);

@@ -12,8 +12,11 @@
 //! # }
 //! ```
 
+mod bounds;
 mod describe;
 mod error;
+mod fence;
+mod json;
 mod stream;
 mod template;
 mod tokenizer;

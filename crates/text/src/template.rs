@@ -1,16 +1,21 @@
 //! Chat templates, rendered as transformers renders them.
 
-use std::io;
+use std::{
+    io,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use minijinja::{
-    Environment, Error, ErrorKind, Value, context,
+    AutoEscape, Environment, Error, ErrorKind, Value, context, escape_formatter,
+    machinery::{self, CompiledTemplate, TemplateConfig},
     syntax::SyntaxConfig,
-    value::{Kwargs, Serde},
+    value::{Kwargs, Serde, ValueKind},
 };
 use serde::{Deserialize, Serialize};
 use serde_json::ser::Formatter;
 
-use crate::{TextError, Tokenizer};
+use crate::{TextError, Tokenizer, bounds};
 
 /// One turn of a conversation.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -45,17 +50,23 @@ pub struct TemplateTokens {
 #[derive(Debug)]
 pub struct ChatTemplate {
     environment: Environment<'static>,
+    source: String,
     tokens: TemplateTokens,
+    path: Option<PathBuf>,
 }
 
 const NAME: &str = "chat_template";
-/// Steps of a template before it counts as endless; real ones take a few hundred per message.
-const FUEL: u64 = 10_000_000;
+/// What a template may spend before it counts as endless: a step costs one, 64 bytes of what it makes cost one too, so
+/// this bounds its memory. Real ones take a few hundred steps per message.
+const FUEL: u64 = 200_000;
+/// What it may spend besides, for each message and each byte of one.
+const FUEL_PER_MESSAGE: u64 = 5_000;
+const FUEL_PER_BYTE: u64 = 2;
 
 impl ChatTemplate {
     /// The template's own text.
-    pub fn source(&self) -> String {
-        self.environment.get_template(NAME).map(|template| template.source().to_owned()).unwrap_or_default()
+    pub fn source(&self) -> &str {
+        &self.source
     }
 
     /// The tokens that it may name.
@@ -69,26 +80,64 @@ impl ChatTemplate {
     /// If it is not valid Jinja.
     pub fn new(source: &str, tokens: TemplateTokens) -> Result<Self, TextError> {
         let mut environment = Environment::new();
-        environment.set_syntax(SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build()?);
-        environment.set_fuel(Some(FUEL));
-        environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
+        environment.set_unknown_method_callback(bounds::method);
         environment.add_function("raise_exception", raise_exception);
         environment.add_function("strftime_now", strftime_now);
         environment.add_filter("tojson", to_json);
-        environment.add_template_owned(NAME, without_generation_tags(source))?;
-        Ok(Self { environment, tokens })
+        environment.add_filter("string", |value: &Value| bounds::text(value).map(Value::from));
+        environment.set_formatter(|out, state, value| match value.kind() {
+            ValueKind::Seq | ValueKind::Map | ValueKind::Iterable | ValueKind::Plain => {
+                Ok(out.write_str(&bounds::text(value)?)?)
+            }
+            _ => escape_formatter(out, state, value),
+        });
+        bounds::add_operators(&mut environment);
+        let template = Self { environment, source: without_generation_tags(source), tokens, path: None };
+        template.compiled()?;
+        Ok(template)
+    }
+
+    fn compiled(&self) -> Result<CompiledTemplate<'_>, TextError> {
+        let config = TemplateConfig {
+            syntax_config: SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build()?,
+            default_auto_escape: Arc::new(|_| AutoEscape::None),
+        };
+        let mut compiled = CompiledTemplate::new(NAME, &self.source, &config)?;
+        bounds::bound(&mut compiled.instructions)?;
+        compiled.blocks.values_mut().try_for_each(bounds::bound)?;
+        Ok(compiled)
+    }
+
+    /// Compiles a template that stands in a file; errors name it.
+    ///
+    /// # Errors
+    /// As [`ChatTemplate::new`].
+    pub fn in_file(path: &Path, source: &str, tokens: TemplateTokens) -> Result<Self, TextError> {
+        let template = Self::new(source, tokens).map_err(|error| error.in_file(path))?;
+        Ok(Self { path: Some(path.to_owned()), ..template })
     }
 
     /// The prompt's text, ready for the assistant to answer where `add_generation_prompt`. Control tokens
     /// are spelled out in it, so it must not be encoded as user text: see [`ChatTemplate::encode`].
     ///
     /// # Errors
-    /// If the template refuses the conversation.
+    /// If the template refuses the conversation, or does not come to an end.
     pub fn render(&self, messages: &[Message], add_generation_prompt: bool) -> Result<String, TextError> {
+        self.rendered(messages, add_generation_prompt).map_err(|error| match &self.path {
+            Some(path) => error.in_file(path),
+            None => error,
+        })
+    }
+
+    fn rendered(&self, messages: &[Message], add_generation_prompt: bool) -> Result<String, TextError> {
         let TemplateTokens { bos, eos, pad, unk } = &self.tokens;
         let token = |text: &Option<String>| text.clone().map_or(Value::UNDEFINED, Value::from);
-        let template = self.environment.get_template(NAME)?;
-        Ok(template.render(context! {
+        let bytes: usize = messages.iter().map(|message| message.content.len() + message.role.len()).sum();
+        let mut environment = self.environment.clone();
+        environment
+            .set_fuel(Some(FUEL + FUEL_PER_MESSAGE * messages.len() as u64 + FUEL_PER_BYTE * bytes as u64));
+        let CompiledTemplate { instructions, blocks, initial_auto_escape, .. } = self.compiled()?;
+        let conversation = context! {
             messages => Value::from(Serde(messages)),
             add_generation_prompt,
             // transformers passes these as None where there are none, and leaves tokens out that are not set.
@@ -98,7 +147,12 @@ impl ChatTemplate {
             eos_token => token(eos),
             pad_token => token(pad),
             unk_token => token(unk),
-        })?)
+        };
+        let mut text = String::new();
+        let mut out = machinery::make_string_output(&mut text);
+        machinery::eval(&environment, &instructions, conversation, &blocks, &mut out, initial_auto_escape)?;
+        drop(out);
+        Ok(text)
     }
 
     /// The prompt's tokens, ready for the assistant to answer. Control tokens of the template become control
@@ -217,7 +271,7 @@ fn to_json(value: &Value, options: Kwargs) -> Result<Value, Error> {
         }
     }
     options.assert_all_used()?;
-    let mut out = Vec::new();
+    let mut out = bounds::Bytes::default();
     let written = match indent {
         Some(width) => {
             let indent = " ".repeat(width.min(64));
@@ -226,8 +280,10 @@ fn to_json(value: &Value, options: Kwargs) -> Result<Value, Error> {
         }
         None => value.serialize(&mut serde_json::Serializer::with_formatter(&mut out, OneLine)),
     };
-    let text = written.ok().and_then(|()| String::from_utf8(out).ok());
-    let text = text.ok_or_else(|| Error::new(ErrorKind::BadSerialization, "a value has no JSON form"))?;
+    let text = written.ok().and_then(|()| String::from_utf8(out.0).ok());
+    let text = text.ok_or_else(|| {
+        Error::new(ErrorKind::BadSerialization, "a value has no JSON form, or one of many megabytes")
+    })?;
     Ok(Value::from_safe_string(text))
 }
 

@@ -7,7 +7,7 @@ use tokenizers::{
     processors::template::TemplateProcessing,
 };
 
-use crate::TextError;
+use crate::{TextError, fence::fenced, json::AnyValue};
 
 /// A `tokenizers` tokenizer that tells control tokens from text that looks like them.
 #[derive(Clone, Debug)]
@@ -32,6 +32,11 @@ const THINKING: &[(&str, &str)] = &[
     ("<thought>", "</thought>"),
     ("<reasoning>", "</reasoning>"),
 ];
+
+/// Bytes of a token that no vocabulary exceeds; runs of spaces come to a few hundred.
+pub(crate) const LONGEST_TOKEN: usize = 2048;
+/// The same of tokens that are looked for before the text is cut: all of them are in one automaton.
+pub(crate) const LONGEST_ADDED_TOKEN: usize = 512;
 
 fn is_byte_level(decoder: &DecoderWrapper) -> bool {
     match decoder {
@@ -65,10 +70,24 @@ impl Tokenizer {
     /// # Errors
     /// If the file cannot be read or is no tokenizer.
     pub fn from_file(path: &Path) -> Result<Self, TextError> {
+        /// Gemma's has 33 MB, and few have more.
+        const MOST_BYTES: u64 = 1 << 28;
         let wrong = |what: String| TextError::File { path: path.to_owned(), what };
+        let meta = std::fs::metadata(path).map_err(|error| wrong(error.to_string()))?;
+        if !meta.is_file() || meta.len() > MOST_BYTES {
+            return Err(wrong(format!("expected a file of at most {MOST_BYTES} bytes")));
+        }
         let bytes = std::fs::read(path).map_err(|error| wrong(error.to_string()))?;
-        let inner = tokenizers::Tokenizer::from_bytes(bytes).map_err(|error| wrong(error.to_string()))?;
-        Self::new(inner, None)
+        // The library panics where a part of it is no JSON, and takes long over long tokens.
+        let AnyValue { longest_listed, longest_content, .. } =
+            serde_json::from_slice(&bytes).map_err(|error| wrong(error.to_string()))?;
+        for (bytes, most) in [(longest_listed, LONGEST_TOKEN), (longest_content, LONGEST_ADDED_TOKEN)] {
+            if bytes > most {
+                return Err(wrong(format!("a token has {bytes} bytes, expected {most} at most")));
+            }
+        }
+        let read = || Self::new(tokenizers::Tokenizer::from_bytes(bytes)?, None);
+        fenced(read).map_err(|error| error.in_file(path))
     }
 
     pub(crate) fn new(mut inner: tokenizers::Tokenizer, bos: Option<u32>) -> Result<Self, TextError> {
@@ -77,8 +96,10 @@ impl Tokenizer {
         inner.with_padding(None);
         inner.with_truncation(None)?;
         let added = inner.get_added_tokens_decoder().into_iter();
-        let mut special: Vec<(AddedToken, u32)> =
-            added.filter(|(_, token)| token.special).map(|(id, token)| (token, id)).collect();
+        let mut special: Vec<(AddedToken, u32)> = added
+            .filter(|(_, token)| token.special && !token.content.is_empty())
+            .map(|(id, t)| (t, id))
+            .collect();
         special.sort_by(|a, b| (b.0.content.len(), a.1).cmp(&(a.0.content.len(), b.1)));
         let later = match inner.get_pre_tokenizer() {
             Some(PreTokenizerWrapper::Metaspace(metaspace))
@@ -102,7 +123,8 @@ impl Tokenizer {
     /// If the tokenizer cannot encode it.
     pub fn encode(&self, text: &str, add_special: bool) -> Result<Vec<u32>, TextError> {
         let mut ids: Vec<u32> = self.bos.filter(|_| add_special).into_iter().collect();
-        ids.extend_from_slice(self.inner.encode_fast(text, add_special)?.get_ids());
+        let encoding = fenced(|| Ok(self.inner.encode_fast(text, add_special)?))?;
+        ids.extend_from_slice(encoding.get_ids());
         Ok(ids)
     }
 
@@ -121,7 +143,8 @@ impl Tokenizer {
                 Part::Text(text) => {
                     let first = first && ids.is_empty();
                     let inner = self.later.as_deref().filter(|_| !first).unwrap_or(&self.inner);
-                    ids.extend_from_slice(inner.encode_fast(restore(text), false)?.get_ids());
+                    let encoding = fenced(|| Ok(inner.encode_fast(restore(text), false)?))?;
+                    ids.extend_from_slice(encoding.get_ids());
                 }
             }
         }
@@ -161,7 +184,7 @@ impl Tokenizer {
 
     /// The control tokens' texts, longest first.
     pub(crate) fn special_texts(&self) -> impl Iterator<Item = &str> {
-        self.special.iter().map(|(token, _)| token.content.as_str()).filter(|text| !text.is_empty())
+        self.special.iter().map(|(token, _)| token.content.as_str())
     }
 
     /// Decodes tokens; control tokens become nothing.
@@ -169,7 +192,7 @@ impl Tokenizer {
     /// # Errors
     /// If the tokenizer cannot decode them.
     pub fn decode(&self, ids: &[u32]) -> Result<String, TextError> {
-        Ok(self.inner.decode(ids, true)?)
+        fenced(|| Ok(self.inner.decode(ids, true)?))
     }
 
     /// A token's text in the vocabulary.

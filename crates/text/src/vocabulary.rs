@@ -16,7 +16,11 @@ use tokenizers::{
     },
 };
 
-use crate::{TextError, Tokenizer};
+use crate::{
+    TextError, Tokenizer,
+    fence::fenced,
+    tokenizer::{LONGEST_ADDED_TOKEN, LONGEST_TOKEN},
+};
 
 /// A vocabulary as model files list it.
 #[derive(Clone, Debug)]
@@ -157,6 +161,10 @@ impl Vocabulary {
     /// If the lists contradict each other or the way of cutting text is not known.
     pub fn into_tokenizer(self) -> Result<Tokenizer, TextError> {
         self.check()?;
+        fenced(|| self.built())
+    }
+
+    fn built(self) -> Result<Tokenizer, TextError> {
         let mut ids = AHashMap::with_capacity(self.tokens.len());
         for (id, token) in self.tokens.iter().enumerate() {
             // Of tokens that are spelled alike, the first one is found.
@@ -214,6 +222,15 @@ impl Vocabulary {
         let tokens = self.tokens.len();
         if tokens == 0 || u32::try_from(tokens).is_err() {
             return wrong(format!("it has {tokens} tokens"));
+        }
+        for (id, token) in self.tokens.iter().enumerate() {
+            let most = match self.kinds.get(id) {
+                Some(TokenKind::Control | TokenKind::Unknown | TokenKind::UserDefined) => LONGEST_ADDED_TOKEN,
+                _ => LONGEST_TOKEN,
+            };
+            if token.len() > most {
+                return wrong(format!("token {id} has {} bytes, expected {most} at most", token.len()));
+            }
         }
         if !self.kinds.is_empty() && self.kinds.len() != tokens {
             return wrong(format!("{} token types for {tokens} tokens", self.kinds.len()));

@@ -167,6 +167,6 @@ fn array(reader: &mut Reader<'_>, depth: usize) -> Result<Value, CheckpointError
         ARRAY => 12,
         _ => 8,
     };
-    let count = reader.count("array entries", least)?;
+    let count = reader.entries(least)?;
     (0..count).map(|_| value(reader, kind, depth + 1)).collect::<Result<_, _>>().map(Value::Array)
 }

@@ -8,11 +8,16 @@ pub(super) struct Reader<'a> {
     path: &'a Path,
     bytes: &'a [u8],
     position: usize,
+    /// Array entries that may still be read: in memory each takes more than in the file.
+    entries_left: usize,
 }
+
+/// Of all arrays of a file together; the largest vocabularies with their merges come to a million or two.
+const MOST_ENTRIES: usize = 1 << 23;
 
 impl<'a> Reader<'a> {
     pub(super) fn new(path: &'a Path, bytes: &'a [u8]) -> Self {
-        Self { path, bytes, position: 0 }
+        Self { path, bytes, position: 0, entries_left: MOST_ENTRIES }
     }
 
     pub(super) fn position(&self) -> usize {
@@ -66,6 +71,18 @@ impl<'a> Reader<'a> {
                     .error(format!("{count} {things} announced, more than the rest of the file can hold")))
             }
         }
+    }
+
+    /// A number of array entries, each at least `least` bytes.
+    pub(super) fn entries(&mut self, least: usize) -> Result<usize, CheckpointError> {
+        let count = self.count("array entries", least)?;
+        match self.entries_left.checked_sub(count) {
+            Some(left) => self.entries_left = left,
+            None => {
+                return Err(self.error(format!("more than {MOST_ENTRIES} array entries in the metadata")));
+            }
+        }
+        Ok(count)
     }
 
     pub(super) fn string(&mut self) -> Result<String, CheckpointError> {

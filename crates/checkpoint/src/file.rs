@@ -1,0 +1,100 @@
+//! Small files of a model, read whole, and text of strangers in messages.
+
+use std::{
+    fs::{self, File},
+    io::{self, Read},
+    path::Path,
+};
+
+use crate::CheckpointError;
+
+/// No `config.json`, and nothing else that is read beside tokenizers and weights, is longer.
+pub const CONFIG_BYTES: u64 = 16 << 20;
+/// No index of shards is longer.
+pub(crate) const INDEX_BYTES: u64 = 64 << 20;
+
+/// Opens a file to read it.
+///
+/// # Errors
+/// If it is no file: a directory, a device or a pipe, which could have no end or keep the reader waiting.
+pub fn open_file(path: &Path) -> Result<File, CheckpointError> {
+    let error = |error| CheckpointError::Io { path: path.to_owned(), error };
+    // Before it is opened: opening a pipe waits for a writer.
+    let kind = fs::metadata(path).map_err(error)?.file_type();
+    if kind.is_dir() {
+        return Err(error(io::ErrorKind::IsADirectory.into()));
+    }
+    if !kind.is_file() {
+        return Err(error(io::Error::other("it is a device or a pipe, expected a file")));
+    }
+    File::open(path).map_err(error)
+}
+
+/// The content of a file of at most `limit` bytes.
+///
+/// # Errors
+/// If it is no file, cannot be read, or is longer.
+pub fn read_file(path: &Path, limit: u64) -> Result<Vec<u8>, CheckpointError> {
+    let mut bytes = Vec::new();
+    let file = open_file(path)?;
+    file.take(limit + 1)
+        .read_to_end(&mut bytes)
+        .map_err(|error| CheckpointError::Io { path: path.to_owned(), error })?;
+    if bytes.len() as u64 > limit {
+        let length = fs::metadata(path).map_or(limit + 1, |meta| meta.len());
+        let what = format!("it has {length} bytes, expected {limit} at most; this is no such file");
+        return Err(CheckpointError::Format { path: path.to_owned(), place: "length".into(), what });
+    }
+    Ok(bytes)
+}
+
+/// Text from a file as a message shows it: on one line, without what a terminal would obey, and not endless.
+pub fn shown(text: &str) -> String {
+    const LONGEST: usize = 400;
+    let mut out = String::new();
+    for (at, c) in text.chars().enumerate() {
+        if at == LONGEST {
+            let more = text.chars().count() - at;
+            return format!("{out}... ({more} more characters)");
+        }
+        match c {
+            // Control characters, line ends among them, and those that turn the direction of writing.
+            c if c.is_control()
+                || matches!(c, '\u{200e}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}') =>
+            {
+                out.extend(c.escape_unicode());
+            }
+            c => out.push(c),
+        }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn text_of_strangers_is_tamed() {
+        assert_eq!(shown("model.norm.weight é"), "model.norm.weight é");
+        assert_eq!(shown("\u{1b}[2Jx\u{202e}"), "\\u{1b}[2Jx\\u{202e}");
+        let long = shown(&"x".repeat(1000));
+        assert!(long.ends_with("... (600 more characters)") && long.len() < 450, "{long}");
+    }
+
+    #[test]
+    fn only_files_of_a_size_are_read() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("x");
+        fs::write(&path, "12345").unwrap();
+        assert_eq!(read_file(&path, 5).unwrap(), b"12345");
+        let error = read_file(&path, 4).unwrap_err().to_string();
+        assert!(error.contains("it has 5 bytes, expected 4 at most"), "{error}");
+        assert!(read_file(directory.path(), 4).is_err());
+        #[cfg(unix)]
+        {
+            let error = read_file(Path::new("/dev/zero"), 4).unwrap_err().to_string();
+            assert!(error.contains("/dev/zero") && error.contains("expected a file"), "{error}");
+        }
+    }
+}

@@ -1,0 +1,64 @@
+//! Memory that a piece of code asks for on its own thread.
+
+use std::{
+    alloc::{GlobalAlloc, Layout, System},
+    cell::Cell,
+};
+
+/// The system's allocator, counting: a test binary makes it its own with `#[global_allocator]`.
+#[derive(Debug)]
+pub struct Counting;
+
+/// What was asked for.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Usage {
+    /// Bytes held at once, at most, beyond what was held before.
+    pub peak: usize,
+    /// Bytes of the largest single request.
+    pub largest: usize,
+}
+
+thread_local! {
+    static HELD: Cell<isize> = const { Cell::new(0) };
+    static PEAK: Cell<isize> = const { Cell::new(0) };
+    static LARGEST: Cell<usize> = const { Cell::new(0) };
+}
+
+fn changed(by: isize, asked: usize) {
+    HELD.set(HELD.get() + by);
+    PEAK.set(PEAK.get().max(HELD.get()));
+    LARGEST.set(LARGEST.get().max(asked));
+}
+
+// SAFETY: everything is handed on to the system's allocator; counting neither allocates nor panics.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        changed(layout.size().cast_signed(), layout.size());
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
+        changed(layout.size().cast_signed(), layout.size());
+        unsafe { System.alloc_zeroed(layout) }
+    }
+
+    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
+        changed(-layout.size().cast_signed(), 0);
+        unsafe { System.dealloc(pointer, layout) }
+    }
+
+    unsafe fn realloc(&self, pointer: *mut u8, layout: Layout, size: usize) -> *mut u8 {
+        changed(size.cast_signed() - layout.size().cast_signed(), size);
+        unsafe { System.realloc(pointer, layout, size) }
+    }
+}
+
+/// Runs `work` and tells what it asked for on this thread.
+pub fn counted<T>(work: impl FnOnce() -> T) -> (T, Usage) {
+    let before = HELD.get();
+    PEAK.set(before);
+    LARGEST.set(0);
+    let result = work();
+    let peak = usize::try_from(PEAK.get() - before).unwrap_or(0);
+    (result, Usage { peak, largest: LARGEST.get() })
+}

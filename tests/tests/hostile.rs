@@ -1,0 +1,270 @@
+//! Files of strangers: see `moi_tests::hostile`.
+
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a failure must end the test")]
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+use burn::tensor::{Int, Tensor, backend::Backend};
+use burn_flex::Flex;
+use moi_models::CausalLm;
+use moi_pretrained::{Pretrained, WeightForm};
+use moi_tests::{
+    golden_directory,
+    hostile::{self, Dice, Ending, allocations::Counting, json, survey, template, tokenizer, weights},
+};
+use moi_text::{ChatTemplate, Message, TemplateTokens, Tokenizer};
+use serde_json::Value;
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+/// What opening and running any of these small models takes, whatever the file says.
+const BASE: usize = 64 << 20;
+
+/// Opens a model and does with it what the binary does: its tokenizer, its template, its weights, a step.
+fn run(path: &Path) -> Ending {
+    let pretrained = Pretrained::open(path).map_err(|error| error.to_string())?;
+    for tensor in pretrained.checkpoint.tensors().values() {
+        assert_eq!(tensor.read().len(), tensor.shape().iter().product::<usize>());
+    }
+    let device = Default::default();
+    let model =
+        pretrained.load::<Flex>(&device, WeightForm::F32, |_| {}).map_err(|error| error.to_string())?;
+    pretrained.footprint::<Flex>(&device, WeightForm::Stored, 64).map_err(|error| error.to_string())?;
+    let tokenizer = pretrained.tokenizer.map_err(|error| error.to_string())?;
+    if let Some(tokenizer) = &tokenizer {
+        use_tokenizer(tokenizer)?;
+        if let Some(template) = pretrained.chat_template.map_err(|error| error.to_string())? {
+            template.encode(&conversation(), tokenizer).map_err(|error| error.to_string())?;
+        }
+    }
+    forward(&model);
+    Ok(())
+}
+
+fn forward<B: Backend, M: CausalLm<B>>(model: &M) {
+    let device = Default::default();
+    let ids = Tensor::<B, 2, Int>::zeros([1, model.context_length().min(3)], &device);
+    let mut cache = model.new_cache(1);
+    let hidden = model.forward(model.embed(ids), &mut cache).unwrap();
+    let logits = model.logits(hidden).into_data();
+    assert!(logits.num_elements() > 0);
+}
+
+fn use_tokenizer(tokenizer: &Tokenizer) -> Ending {
+    let text = " The <s> thab\u{2581}\u{e9}\u{1F4A5} 12345 'S\n\n\t</s><0x0A>";
+    let ids = tokenizer.encode(text, true).map_err(|error| error.to_string())?;
+    let plain = "{{ bos_token }}{% for m in messages %}<s>{{ m.content }}</s>{% endfor %}";
+    let template = ChatTemplate::new(plain, TemplateTokens::default()).unwrap();
+    template.encode(&conversation(), tokenizer).map_err(|error| error.to_string())?;
+    tokenizer.decode(&ids).map_err(|error| error.to_string())?;
+    let all: Vec<u32> = (0..tokenizer.vocab_size().min(200) as u32).collect();
+    tokenizer.decode(&all).map_err(|error| error.to_string())?;
+    for id in all {
+        let _ = (tokenizer.token(id), tokenizer.token_bytes(id), tokenizer.special_text(id));
+    }
+    let _ = (tokenizer.kind(), tokenizer.bos(), tokenizer.thinking_markers(), tokenizer.strips_spaces());
+    Ok(())
+}
+
+fn conversation() -> Vec<Message> {
+    vec![
+        Message::new("system", "Be brief. <s>"),
+        Message::new("user", "What is 2+2?\n"),
+        Message::new("assistant", "<think>easy</think> 4"),
+        Message::new("user", "\u{F0000} {{ x }} </s>"),
+    ]
+}
+
+fn tiny(name: &str) -> PathBuf {
+    golden_directory().join("tiny").join(name)
+}
+
+/// A directory of tests: `$TMP/hostile-NAME/model`, the files of a golden checkpoint linked into it but for `own`.
+fn copy_of(golden: &Path, own: &str) -> tempfile::TempDir {
+    let directory = tempfile::tempdir().unwrap();
+    for entry in fs::read_dir(golden).unwrap() {
+        let entry = entry.unwrap();
+        let name = entry.file_name();
+        if name != own && !name.to_string_lossy().starts_with("golden") {
+            fs::copy(entry.path(), directory.path().join(name)).unwrap();
+        }
+    }
+    directory
+}
+
+#[test]
+fn safetensors() {
+    let golden = tiny("llama");
+    let good = weights::File::parse(&fs::read(golden.join("model.safetensors")).unwrap());
+    let directory = copy_of(&golden, "model.safetensors");
+    let path = directory.path().join("model.safetensors");
+    let make = |dice: &mut Dice| {
+        let bytes = weights::mutate(dice, &good);
+        fs::write(&path, &bytes).unwrap();
+        bytes.len()
+    };
+    survey("safetensors", &["model.safetensors"], |bytes| BASE + 16 * bytes, make, || run(directory.path()));
+}
+
+#[test]
+fn shard_index() {
+    let golden = tiny("qwen2");
+    let name = "model.safetensors.index.json";
+    let good: Value = serde_json::from_slice(&fs::read(golden.join(name)).unwrap()).unwrap();
+    let directory = copy_of(&golden, name);
+    let path = directory.path().join(name);
+    #[cfg(unix)]
+    odd_files(directory.path());
+    let make = |dice: &mut Dice| {
+        let bytes = weights::mutate_index(dice, &good);
+        fs::write(&path, &bytes).unwrap();
+        bytes.len()
+    };
+    survey(
+        "shard index",
+        &[name, ".safetensors", "config.json"],
+        |bytes| BASE + 64 * bytes,
+        make,
+        || run(directory.path()),
+    );
+}
+
+/// What a directory can hold that is no file.
+#[cfg(unix)]
+fn odd_files(directory: &Path) {
+    use std::os::unix::fs::symlink;
+    symlink("loop.safetensors", directory.join("loop.safetensors")).unwrap();
+    symlink("/dev/zero", directory.join("outside.safetensors")).unwrap();
+    fs::create_dir(directory.join("directory.safetensors")).unwrap();
+    let pipe = directory.join("pipe.safetensors");
+    assert!(std::process::Command::new("mkfifo").arg(pipe).status().unwrap().success());
+}
+
+#[test]
+fn config() {
+    let names = [
+        "llama",
+        "gpt2",
+        "gemma2",
+        "gemma3-linear",
+        "mixtral-sliding",
+        "nemotron-nas",
+        "phi3-longrope",
+        "llama-yarn",
+        "llama-dynamic",
+        "llama3-rope",
+        "olmo2",
+        "gpt-neox",
+        "granite",
+        "qwen3-moe",
+        "smollm3-sliding",
+    ];
+    let models: Vec<(tempfile::TempDir, Value)> = names
+        .iter()
+        .map(|name| {
+            let config = serde_json::from_slice(&fs::read(tiny(name).join("config.json")).unwrap()).unwrap();
+            (copy_of(&tiny(name), "config.json"), config)
+        })
+        .collect();
+    let chosen = std::cell::Cell::new(0);
+    let make = |dice: &mut Dice| {
+        chosen.set(dice.below(models.len()));
+        let (directory, good) = &models[chosen.get()];
+        let bytes = json::mutate(dice, good);
+        fs::write(directory.path().join("config.json"), &bytes).unwrap();
+        bytes.len()
+    };
+    // A config that other weights fit does not name the config.
+    let names = ["config.json", "model"];
+    survey("config.json", &names, |bytes| BASE + 64 * bytes, make, || run(models[chosen.get()].0.path()));
+}
+
+#[test]
+fn gguf() {
+    let tokens = tokenizer::listed();
+    let kinds: Vec<u32> = (0..tokens.len() as u32).map(|id| [2, 3, 3, 1][id.min(3) as usize]).collect();
+    let scores: Vec<u32> = (0..tokens.len() as u32).collect();
+    let template = fs::read_to_string(golden_directory().join("../src/hostile/template.jinja")).unwrap();
+    let with_tokenizer = |file: hostile::gguf::File, byte_level: bool| {
+        let file = file
+            .with_text("tokenizer.ggml.model", if byte_level { "gpt2" } else { "llama" })
+            .with_text("tokenizer.chat_template", &template)
+            .with_texts("tokenizer.ggml.tokens", &tokens)
+            .with_numbers("tokenizer.ggml.token_type", &kinds, false);
+        match byte_level {
+            true => file
+                .with_text("tokenizer.ggml.pre", "llama-bpe")
+                .with_texts("tokenizer.ggml.merges", &["t h".to_owned(), "th e".to_owned()]),
+            false => file.with_numbers("tokenizer.ggml.scores", &scores, true),
+        }
+    };
+    let mut files: Vec<_> =
+        fs::read_dir(golden_directory().join("gguf")).unwrap().flatten().map(|e| e.path()).collect();
+    files.sort();
+    let files: Vec<hostile::gguf::File> = files
+        .iter()
+        .enumerate()
+        .map(|(at, path)| {
+            with_tokenizer(hostile::gguf::File::parse(&fs::read(path).unwrap()), at.is_multiple_of(2))
+        })
+        .collect();
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("model.gguf");
+    for file in &files {
+        fs::write(&path, file.to_bytes()).unwrap();
+        run(&path).unwrap();
+    }
+    let make = |dice: &mut Dice| {
+        let good = dice.pick(&files);
+        let bytes = hostile::gguf::mutate(dice, good);
+        fs::write(&path, &bytes).unwrap();
+        bytes.len()
+    };
+    survey("GGUF", &["model.gguf"], |bytes| BASE + 32 * bytes, make, || run(&path));
+}
+
+#[test]
+fn tokenizer_json() {
+    let documents = tokenizer::documents();
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("tokenizer.json");
+    let make = |dice: &mut Dice| {
+        let document = dice.pick(&documents);
+        let bytes = json::mutate(dice, document);
+        fs::write(&path, &bytes).unwrap();
+        bytes.len()
+    };
+    let read = || {
+        let tokenizer = Tokenizer::from_file(&path).map_err(|error| error.to_string())?;
+        use_tokenizer(&tokenizer)
+    };
+    for document in &documents {
+        fs::write(&path, document.to_string()).unwrap();
+        read().unwrap();
+    }
+    survey("tokenizer.json", &["tokenizer.json", "the tokenizer"], |bytes| BASE + 64 * bytes, make, read);
+}
+
+#[test]
+fn chat_template() {
+    let good = fs::read_to_string(golden_directory().join("../src/hostile/template.jinja")).unwrap();
+    let text = std::cell::RefCell::new(String::new());
+    let make = |dice: &mut Dice| {
+        *text.borrow_mut() = template::mutate(dice, &good);
+        if std::env::var_os("MOI_TEST_SEED").is_some() {
+            println!("{}", text.borrow());
+        }
+        text.borrow().len()
+    };
+    let read = || {
+        let tokens = TemplateTokens { bos: Some("<s>".into()), ..TemplateTokens::default() };
+        let template = ChatTemplate::new(&text.borrow(), tokens).map_err(|error| error.to_string())?;
+        template.render(&conversation(), true).map_err(|error| error.to_string()).map(drop)
+    };
+    // A template can be told to make much of little: what it may make is bounded.
+    survey("chat template", &["the chat template"], |bytes| (96 << 20) + 64 * bytes, make, read);
+}

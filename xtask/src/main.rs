@@ -3,6 +3,7 @@
 mod bench_matrix;
 mod build;
 mod dist;
+mod fuzz;
 mod gpu_report;
 mod parity;
 
@@ -59,6 +60,8 @@ enum Task {
         #[arg(long, value_delimiter = ',', default_values_t = dist::FEATURES.map(String::from))]
         features: Vec<String>,
     },
+    /// Feed what reads files of strangers with libFuzzer, from a corpus made of the golden files
+    Fuzz(fuzz::FuzzArgs),
     /// Check a machine's GPUs in under ten minutes and write a dated report: doctor, parity, real models, warm starts
     GpuReport(gpu_report::GpuReportArgs),
     /// Measure models, devices, types and rules with `moi bench`, and write the tables and plots of benches/RESULTS.md
@@ -81,6 +84,7 @@ fn main() -> ExitCode {
         Task::Inspect { rest } => moi("inspect", &rest),
         Task::Parity { devices, features } => parity::run(&devices, &features),
         Task::Dist { features } => dist::run(&features).map(|_| ()),
+        Task::Fuzz(args) => fuzz::run(&args),
         Task::GpuReport(args) => gpu_report::run(&args),
         Task::BenchMatrix(args) => bench_matrix::run(&args),
         Task::Test { rest } => test(&rest),

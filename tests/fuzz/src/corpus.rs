@@ -1,0 +1,67 @@
+//! Makes the first inputs of each target out of the golden files: `corpus GOLDEN OUT`.
+
+use std::{
+    env,
+    error::Error,
+    fs,
+    path::{Path, PathBuf},
+};
+
+use safetensors::SafeTensors;
+
+/// Bytes of a GGUF file that hold what describes it, and little else.
+const HEAD: usize = 16 << 10;
+
+fn main() -> Result<(), Box<dyn Error>> {
+    let mut args = env::args().skip(1).map(PathBuf::from);
+    let (golden, out) = (args.next().ok_or("GOLDEN is missing")?, args.next().ok_or("OUT is missing")?);
+    for target in ["safetensors", "gguf", "gguf_tokenizer", "chat_template"] {
+        fs::create_dir_all(out.join(target))?;
+    }
+    for path in files(&golden.join("gguf"))? {
+        let mut bytes = fs::read(&path)?;
+        bytes.truncate(HEAD);
+        fs::write(out.join("gguf").join(name(&path)), bytes)?;
+    }
+    let blocks = golden.join("../../crates/checkpoint/tests/reference/blocks.gguf");
+    fs::copy(&blocks, out.join("gguf/blocks.gguf"))?;
+    for directory in files(&golden.join("tiny"))? {
+        for path in
+            files(&directory)?.iter().filter(|path| path.extension().is_some_and(|e| e == "safetensors"))
+        {
+            let seed = format!("{}-{}", name(&directory), name(path));
+            fs::write(out.join("safetensors").join(seed), smallest_tensors(&fs::read(path)?)?)?;
+        }
+    }
+    fs::copy(golden.join("../src/hostile/template.jinja"), out.join("chat_template/template.jinja"))?;
+    let token = |kind: char, text: &str| format!("{kind}{text}\n");
+    let letters: String = ('!'..='~').map(|c| token('1', &c.to_string())).collect();
+    let words =
+        ["th", "the", "\u{120}", "\u{120}the", "\u{2581}", "\u{2581}a"].map(|word| token('1', word)).concat();
+    let control = token('2', "<unk>") + &token('3', "<s>") + &token('3', "</s>") + &token('6', "<0x0A>");
+    for choices in 0..16u8 {
+        let lists = format!("{control}{letters}{words}\nt h\nth e\n\u{120} the\n");
+        let seed = [&[choices], lists.as_bytes()].concat();
+        fs::write(out.join("gguf_tokenizer").join(choices.to_string()), seed)?;
+    }
+    Ok(())
+}
+
+fn name(path: &Path) -> String {
+    path.file_name().unwrap_or_default().to_string_lossy().into_owned()
+}
+
+fn files(directory: &Path) -> Result<Vec<PathBuf>, Box<dyn Error>> {
+    let mut all: Vec<PathBuf> =
+        fs::read_dir(directory)?.map(|entry| entry.map(|entry| entry.path())).collect::<Result<_, _>>()?;
+    all.sort();
+    Ok(all)
+}
+
+/// A file of some of its tensors: with all their bytes mutations would hardly ever meet the header.
+fn smallest_tensors(bytes: &[u8]) -> Result<Vec<u8>, Box<dyn Error>> {
+    let mut tensors = SafeTensors::deserialize(bytes)?.tensors();
+    tensors.sort_by_key(|(name, tensor)| (tensor.data().len(), name.clone()));
+    tensors.truncate(4);
+    Ok(safetensors::serialize(tensors, None)?)
+}

@@ -6,7 +6,9 @@ use burn::tensor::{Int, Tensor, backend::Backend};
 
 #[cfg(feature = "gpu")]
 use crate::step::Step;
-use crate::{AttentionKind, DecoderConfig, LayerConfig, kernels::Kernels, step::first_seen};
+use crate::{
+    AttentionKind, DecoderConfig, LayerConfig, broken::is_broken, kernels::Kernels, step::first_seen,
+};
 
 /// Positions a buffer grows by.
 const STEP: usize = 256;
@@ -91,6 +93,20 @@ impl<B: Backend> KvCache<B> {
     pub fn capacities(&self) -> Vec<usize> {
         let columns = |buffer: &Buffer<B>| buffer.tensor.as_ref().map_or(0, |tensor| tensor.dims()[2]);
         self.layers.iter().map(|layer| columns(&layer.keys)).collect()
+    }
+
+    /// Of each layer, whether the keys and values of a row are finite in the first `columns` columns; none for a layer
+    /// that has none of these. Reads them back: for messages alone.
+    pub fn finite_layers(&self, row: usize, columns: usize) -> Vec<Option<bool>> {
+        let start = self.starts[row];
+        let broken = |buffer: &Buffer<B>| {
+            let tensor = buffer.tensor.as_ref()?;
+            let from = start.saturating_sub(buffer.first);
+            let to = columns.min(self.len).checked_sub(buffer.first).filter(|&to| to > from)?;
+            Some(is_broken(tensor.clone().narrow(0, row, 1).narrow(2, from, to - from)))
+        };
+        let finite = |layer: &LayerCache<B>| Some(!(broken(&layer.keys)? | broken(&layer.values)?));
+        self.layers.iter().map(finite).collect()
     }
 
     /// Counts `seq` columns as written; every layer must have written them.

@@ -1,5 +1,7 @@
 //! The one decoder. Reads top-down: decoder, stack, layer.
 
+use std::ops::RangeInclusive;
+
 use burn::{
     module::Module,
     tensor::{DType, Int, Tensor, TensorData, backend::Backend},
@@ -205,6 +207,10 @@ impl<B: Backend> CausalLm<B> for Decoder<B> {
 
     fn context_length(&self) -> usize {
         self.config.context_length
+    }
+
+    fn broken_weight(&self, layers: RangeInclusive<usize>) -> Option<String> {
+        self.first_broken_weight(&layers)
     }
 }
 

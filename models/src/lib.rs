@@ -26,6 +26,7 @@
 
 mod architecture;
 mod attention;
+mod broken;
 mod cache;
 mod config;
 mod decoder;
@@ -63,6 +64,8 @@ mod rope_fields;
 pub mod smollm3;
 mod step;
 mod validate;
+
+use std::ops::RangeInclusive;
 
 use burn::tensor::{Int, Tensor, backend::Backend};
 
@@ -111,4 +114,10 @@ pub trait CausalLm<B: Backend> {
 
     /// How many positions the model was made for.
     fn context_length(&self) -> usize;
+
+    /// The first weight that has values that are not finite in these layers, for messages; none that is known where a
+    /// model does not say. What stands before the layers counts as the first, what comes behind them as one more.
+    fn broken_weight(&self, _layers: RangeInclusive<usize>) -> Option<String> {
+        None
+    }
 }

@@ -51,6 +51,11 @@ fn halves_are_close() {
 }
 
 #[test]
+fn broken_numbers_are_traced() {
+    suite::on_devices(suite::BrokenNumbers);
+}
+
+#[test]
 fn self_checks() {
     suite::on_devices(suite::SelfChecks);
 }

@@ -30,11 +30,11 @@ pub(crate) fn run(args: &CompareArgs) -> Result<Ended> {
             // Without colours where stdout is no terminal, or NO_COLOR says so.
             let mut out = anstream::stdout().lock();
             out.write_all(runs::table(&runs, width).as_bytes()).context("cannot write to stdout")?;
-            return Ok(ended(&runs));
+            return ended(runs);
         }
     };
     written(&text, args.output.as_deref())?;
-    Ok(ended(&runs))
+    ended(runs)
 }
 
 /// What is mixed, step by step.
@@ -53,7 +53,7 @@ pub(crate) fn trace(args: &TraceArgs) -> Result<Ended> {
     if let Some(path) = &args.output {
         ui::note(&format!("wrote {}", path.display()));
     }
-    Ok(ended(&runs))
+    ended(runs)
 }
 
 fn written(text: &str, path: Option<&Path>) -> Result<()> {
@@ -68,8 +68,11 @@ fn plain(text: &str) -> Result<String> {
     Ok(anstream::adapter::strip_str(text).to_string())
 }
 
-fn ended(runs: &Runs) -> Ended {
-    if runs.interrupted { Ended::Interrupted } else { Ended::Normally }
+fn ended(runs: Runs) -> Result<Ended> {
+    match runs.failed {
+        Some(error) => Err(error.into()),
+        None => Ok(if runs.interrupted { Ended::Interrupted } else { Ended::Normally }),
+    }
 }
 
 /// What a file's name ends with.

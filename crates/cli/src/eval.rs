@@ -338,7 +338,7 @@ impl Work {
             correct: score.correct,
             found: score.found,
             tokens: steps.len(),
-            stop: StopReason::of(&steps).to_string(),
+            stop: StopReason::of(&steps, StopReason::Interrupted).to_string(),
             text,
         };
         self.log.push(&sample)?;

@@ -65,20 +65,25 @@ impl Job for Generate {
             _ => many(&engine, (0..samples).map(request).collect(), streams, &interrupt)?,
         };
         let timing = Timing::new(load, prompt.len(), ran.prefill, &ran.rows, ran.decode);
-        let stop_reason = ran.rows.last().map_or(StopReason::Interrupted, |steps| StopReason::of(steps));
+        let early = if ran.failed.is_some() { StopReason::Failed } else { StopReason::Interrupted };
+        let stop_reason = ran.rows.last().map_or(early, |steps| StopReason::of(steps, early));
         if !streams {
             let (device, dtype) = (device_name.to_string(), output::dtype_name(form));
             let names = Names { model: &args.model.model, device: &device, dtype };
             let seeds = (0..).map(|sample| decoding.seed.wrapping_add(sample));
             let answers = ran.rows.iter().zip(seeds);
-            let answers = answers.map(|(steps, seed)| Answer::new(seed, steps, engine.tokenizer())).collect();
+            let answers =
+                answers.map(|(steps, seed)| Answer::new(seed, steps, early, engine.tokenizer())).collect();
             Report::new(names, rule, &decoding, &prompt, answers, timing).print()?;
         }
         if args.output.stats {
             let weights = engine.model().bytes_per_token();
             eprintln!("{}", timing.line(&rule, decoding.seed, stop_reason, weights));
         }
-        Ok(if ran.interrupted { Ended::Interrupted } else { Ended::Normally })
+        match ran.failed {
+            Some(error) => Err(error.into()),
+            None => Ok(if ran.interrupted { Ended::Interrupted } else { Ended::Normally }),
+        }
     }
 }
 
@@ -97,8 +102,15 @@ fn one<B: Backend>(
     // A device may still be at work on it; the first token waits for that and counts as prefill.
     let mut prefill = None;
     let mut steps: Vec<Step> = Vec::new();
+    let mut failed = None;
     for step in generation.by_ref() {
-        let step = step?;
+        let step = match step {
+            Ok(step) => step,
+            Err(error) => {
+                failed = Some(error);
+                break;
+            }
+        };
         prefill.get_or_insert_with(|| start.elapsed());
         if streams {
             output::stream(&step.text)?;
@@ -114,7 +126,7 @@ fn one<B: Backend>(
     if let Some(bar) = bar {
         bar.finish_and_clear();
     }
-    // Nothing, unless an interrupt left something held back.
+    // Nothing, unless an interrupt or a failure left something held back.
     let held = generation.finish()?;
     if let Some(last) = steps.last_mut() {
         if streams {
@@ -127,7 +139,7 @@ fn one<B: Backend>(
     }
     let prefill: Duration = prefill.unwrap_or_default();
     let interrupted = steps.last().is_none_or(|step| step.stop.is_none());
-    Ok(runner::Ran { rows: vec![steps], prefill, decode: start.elapsed() - prefill, interrupted })
+    Ok(runner::Ran { rows: vec![steps], prefill, decode: start.elapsed() - prefill, interrupted, failed })
 }
 
 /// Several samples in one batch.

@@ -38,6 +38,13 @@ pub(crate) enum StopReason {
     /// By Ctrl-C.
     #[serde(serialize_with = "interrupted")]
     Interrupted,
+    /// By an error, which is told apart.
+    #[serde(serialize_with = "failed")]
+    Failed,
+}
+
+fn failed<S: Serializer>(serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str("failed")
 }
 
 fn interrupted<S: Serializer>(serializer: S) -> Result<S::Ok, S::Error> {
@@ -45,9 +52,9 @@ fn interrupted<S: Serializer>(serializer: S) -> Result<S::Ok, S::Error> {
 }
 
 impl StopReason {
-    /// Of steps up to the last.
-    pub(crate) fn of(steps: &[Step]) -> Self {
-        steps.last().and_then(|step| step.stop).map_or(Self::Interrupted, Self::Engine)
+    /// Of steps up to the last; `early` if that says nothing.
+    pub(crate) fn of(steps: &[Step], early: Self) -> Self {
+        steps.last().and_then(|step| step.stop).map_or(early, Self::Engine)
     }
 }
 
@@ -56,6 +63,7 @@ impl fmt::Display for StopReason {
         let name = match self {
             Self::Engine(reason) => format!("{reason:?}"),
             Self::Interrupted => "interrupted".to_owned(),
+            Self::Failed => "failed".to_owned(),
         };
         f.write_str(&name.to_lowercase())
     }
@@ -128,7 +136,12 @@ struct Weight {
 }
 
 impl<'a> Answer<'a> {
-    pub(crate) fn new(seed: u64, steps: &'a [Step], tokenizer: Option<&Tokenizer>) -> Self {
+    pub(crate) fn new(
+        seed: u64,
+        steps: &'a [Step],
+        early: StopReason,
+        tokenizer: Option<&Tokenizer>,
+    ) -> Self {
         let step = |step: &'a Step| ReportStep {
             token: step.token,
             text: &step.text,
@@ -142,7 +155,7 @@ impl<'a> Answer<'a> {
             seed,
             tokens: steps.iter().map(|step| step.token).collect(),
             text: steps.iter().map(|step| step.text.as_str()).collect(),
-            stop_reason: StopReason::of(steps),
+            stop_reason: StopReason::of(steps, early),
             steps: steps.iter().map(step).collect(),
         }
     }

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use anyhow::Result;
 use burn::tensor::backend::Backend;
 use indicatif::ProgressBar;
-use moi_engine::{Engine, Request, Step};
+use moi_engine::{Engine, EngineError, Request, Step};
 use moi_models::CausalLm;
 
 use crate::ui::{self, Interrupt};
@@ -20,6 +20,8 @@ pub(crate) struct Ran {
     /// From then on.
     pub(crate) decode: Duration,
     pub(crate) interrupted: bool,
+    /// Why it ended early, if it failed; what had come until then is in the rows.
+    pub(crate) failed: Option<EngineError>,
 }
 
 /// Runs requests as one batch until all have ended, or Ctrl-C. With tokens, their rate and what is left on a terminal.
@@ -35,8 +37,15 @@ pub(crate) fn together<B: Backend, M: CausalLm<B>>(
     let mut batch = engine.batch();
     let first = batch.add_all(requests)?.first().map_or(0, |row| row.0);
     let mut prefill = None;
+    let mut failed = None;
     while !batch.is_empty() && !interrupt.is_set() {
-        let steps = batch.step()?;
+        let steps = match batch.step() {
+            Ok(steps) => steps,
+            Err(error) => {
+                failed = Some(error);
+                break;
+            }
+        };
         prefill.get_or_insert_with(|| start.elapsed());
         bar.inc(steps.len() as u64);
         for step in steps {
@@ -45,7 +54,7 @@ pub(crate) fn together<B: Backend, M: CausalLm<B>>(
     }
     bar.finish_and_clear();
     let prefill = prefill.unwrap_or_default();
-    Ok(Ran { rows, prefill, decode: start.elapsed() - prefill, interrupted: interrupt.is_set() })
+    Ok(Ran { rows, prefill, decode: start.elapsed() - prefill, interrupted: interrupt.is_set(), failed })
 }
 
 /// A line of tokens and their rate; with a bar and the time that is left where there is a limit.

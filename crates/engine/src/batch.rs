@@ -62,6 +62,8 @@ pub struct Batch<'e, B: Backend, M> {
     keeps: bool,
     /// That row.
     ended: Option<Row>,
+    /// What rows held back when a step failed.
+    left: String,
 }
 
 /// What a row carries from step to step.
@@ -80,7 +82,18 @@ impl<'e, B: Backend, M: CausalLm<B>> Batch<'e, B, M> {
     pub(crate) fn new(engine: &'e Engine<B, M>) -> Self {
         let cache = engine.model.new_cache(0);
         let (rows, waiting) = (Vec::new(), Vec::new());
-        Self { engine, rows, cache, inputs: None, ahead: None, waiting, added: 0, keeps: false, ended: None }
+        Self {
+            engine,
+            rows,
+            cache,
+            inputs: None,
+            ahead: None,
+            waiting,
+            added: 0,
+            keeps: false,
+            ended: None,
+            left: String::new(),
+        }
     }
 
     /// A batch of a row whose cache outlives it: see [`Batch::into_session`].
@@ -225,7 +238,10 @@ impl<'e, B: Backend, M: CausalLm<B>> Batch<'e, B, M> {
     /// The text that rows hold back, in order.
     pub(crate) fn flush(&mut self) -> Result<String, EngineError> {
         match &self.engine.tokenizer {
-            Some(tokenizer) => self.rows.iter_mut().map(|row| row.flush(tokenizer)).collect(),
+            Some(tokenizer) => {
+                let left = std::mem::take(&mut self.left);
+                self.rows.iter_mut().try_fold(left, |text, row| Ok(text + &row.flush(tokenizer)?))
+            }
             None => Ok(String::new()),
         }
     }
@@ -237,27 +253,45 @@ impl<'e, B: Backend, M: CausalLm<B>> Batch<'e, B, M> {
     /// One token for every row, in the order in which they were added; none if all have ended.
     ///
     /// # Errors
-    /// If a row's logits are broken. All rows have then ended, and the batch is empty.
+    /// If a row's logits are broken. All rows have then ended, and the batch is empty; [`Self::finish`] still gives the
+    /// text that was held back.
     pub fn step(&mut self) -> Result<Vec<Step>, EngineError> {
-        let stepped = self.step_rows();
-        if stepped.is_err() {
-            let Self { engine, added, .. } = *self;
-            *self = Self { added, ..Self::new(engine) };
-        }
-        stepped
-    }
-
-    fn step_rows(&mut self) -> Result<Vec<Step>, EngineError> {
         let mut rows = std::mem::take(&mut self.rows);
         if rows.is_empty() {
             return Ok(Vec::new());
         }
-        let mut current = self.decided(&mut rows)?;
+        let stepped = self.step_rows(&mut rows);
+        match stepped {
+            Ok(steps) => {
+                for (row, step) in rows.into_iter().zip(&steps) {
+                    match step.stop {
+                        None => self.rows.push(row),
+                        Some(_) => self.ended = self.keeps.then_some(row),
+                    }
+                }
+                Ok(steps)
+            }
+            Err(error) => {
+                // A step that was launched ahead has written one column more, of inputs made of broken logits.
+                let columns = self.cache.len() - usize::from(self.ahead.is_some());
+                let error = error.traced(&self.engine.model, &self.cache, columns);
+                let Self { engine, added, .. } = *self;
+                *self = Self { rows, added, ..Self::new(engine) };
+                // A text that cannot be decoded is no second reason.
+                let left = self.flush().unwrap_or_default();
+                *self = Self { left, added, ..Self::new(engine) };
+                Err(error)
+            }
+        }
+    }
+
+    fn step_rows(&mut self, rows: &mut [Row]) -> Result<Vec<Step>, EngineError> {
+        let mut current = self.decided(rows)?;
         // Rows that are in the cache and whose inputs are at hand, by their places among all.
         let mut running: Vec<usize> = (0..rows.len()).collect();
         if current.is_coming() {
             running.retain(|&row| !rows[row].ends_with_next(self.engine));
-            current = self.launch_ahead(current, &running, &mut rows)?;
+            current = self.launch_ahead(current, &running, rows)?;
         }
         let (outcomes, inputs) = current.wait(|row| rows[row].decider.generated())?;
         let mut steps = Vec::with_capacity(rows.len());
@@ -265,12 +299,6 @@ impl<'e, B: Backend, M: CausalLm<B>> Batch<'e, B, M> {
             steps.push(row.take(sampled, mix, self.engine)?);
         }
         let keep: Vec<usize> = (0..running.len()).filter(|&i| steps[running[i]].stop.is_none()).collect();
-        for (row, step) in rows.into_iter().zip(&steps) {
-            match step.stop {
-                None => self.rows.push(row),
-                Some(_) => self.ended = self.keeps.then_some(row),
-            }
-        }
         let device = &self.engine.device;
         if !(self.keeps && keep.is_empty()) {
             self.cache.keep_rows(&keep, device);

@@ -209,7 +209,8 @@ impl<B: Backend, M: CausalLm<B>> Engine<B, M> {
                     scored.push(Scored::new(logits, token, likeliest, scored.len() + 1)?);
                 }
                 Ok::<_, EngineError>(())
-            })?;
+            })
+            .map_err(|error| error.traced(&self.model, &cache, cache.len()))?;
         }
         Ok(scored)
     }

@@ -1,5 +1,7 @@
 //! Why a request is refused or a generation ends early.
 
+use crate::Origin;
+
 /// What went wrong, with the value it was.
 #[derive(Debug, thiserror::Error)]
 pub enum EngineError {
@@ -81,14 +83,23 @@ pub enum EngineError {
     #[error("a stop string is empty; it would stop every generation at once")]
     EmptyStopString,
     /// Logits from which nothing can be sampled.
-    #[error("the logits of step {step} hold {what}: the weights are broken or overflow their type")]
+    #[error("the logits of step {step} hold {what}: {origin}", origin = of(origin))]
     BadLogits {
         /// Tokens generated before.
         step: usize,
         /// What they hold.
         what: &'static str,
+        /// Where it comes from, if that is known.
+        origin: Option<Box<Origin>>,
     },
     /// A device did not tell what it has decided.
     #[error("the device failed during a step: {0}")]
     Reading(String),
+}
+
+fn of(origin: &Option<Box<Origin>>) -> String {
+    match origin {
+        Some(origin) => origin.to_string(),
+        None => "the weights are broken or overflow their type".to_owned(),
+    }
 }

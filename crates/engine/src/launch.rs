@@ -218,7 +218,7 @@ fn outcome(decision: &Decision, step: usize) -> Result<Outcome, EngineError> {
         _ => None,
     };
     if let Some(what) = what {
-        return Err(EngineError::BadLogits { step, what });
+        return Err(EngineError::BadLogits { step, what, origin: None });
     }
     let others = decision.likeliest.iter().filter(|&&(id, _)| id != token).map(|&(id, q)| (id, q * gate));
     let own = (token, token_probability * gate + (1.0 - gate));

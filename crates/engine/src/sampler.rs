@@ -120,7 +120,7 @@ impl Sampler {
     ) -> Result<(Sampled, Drawn), EngineError> {
         let Distribution { max, ln_sum, .. } = distribution(logits, false);
         if let Some(what) = broken(max) {
-            return Err(EngineError::BadLogits { step: self.history.generated(0).len(), what });
+            return Err(EngineError::BadLogits { step: self.history.generated(0).len(), what, origin: None });
         }
         let is_greedy = self.sampling.temperature == 0.0 && self.sampling.is_plain();
         let (token, drawn) = if is_greedy && allowed.is_all() {
@@ -180,7 +180,7 @@ impl Scored {
     ) -> Result<Self, EngineError> {
         let Distribution { max, ln_sum, entropy, .. } = distribution(logits, false);
         if let Some(what) = broken(max) {
-            return Err(EngineError::BadLogits { step: position, what });
+            return Err(EngineError::BadLogits { step: position, what, origin: None });
         }
         let likeliest = top(logits, likeliest).into_iter().map(|id| (id, logprob(logits, id, max, ln_sum)));
         Ok(Self {

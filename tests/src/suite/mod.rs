@@ -23,7 +23,7 @@ pub use decodes::{Batches, GreedyDecodes, seeded};
 pub use kernels::Kernels;
 #[cfg(feature = "gpu")]
 pub use launches::few_launches;
-pub use models::{Halves, Logits, PackedWeights, SelfChecks, packed_alike};
+pub use models::{BrokenNumbers, Halves, Logits, PackedWeights, SelfChecks, packed_alike};
 pub use ops::Mixing;
 pub use options::options;
 

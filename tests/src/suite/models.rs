@@ -166,6 +166,18 @@ fn divergence(p: &[f32], q: &[f32]) -> f64 {
 #[derive(Debug)]
 pub struct SelfChecks(pub DeviceName);
 
+/// Where numbers that are not finite are said to come from.
+#[derive(Debug)]
+pub struct BrokenNumbers(pub DeviceName);
+
+impl Job for BrokenNumbers {
+    type Output = ();
+
+    fn run<B: Backend>(self, device: &B::Device) {
+        crate::broken::check::<B>(device);
+    }
+}
+
 impl Job for SelfChecks {
     type Output = ();
 

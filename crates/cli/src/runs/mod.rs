@@ -6,7 +6,7 @@ mod table;
 
 use anyhow::Result;
 use burn::tensor::backend::Backend;
-use moi_engine::{Grammar, InputRule, Request, Sampling, Scope, Step, StopRules};
+use moi_engine::{EngineError, Grammar, InputRule, Request, Sampling, Scope, Step, StopRules};
 use moi_pretrained::Pretrained;
 use moi_text::Tokenizer;
 use serde::Serialize;
@@ -55,6 +55,9 @@ pub(crate) struct Runs {
     pub(crate) decode_s: f64,
     #[serde(skip)]
     pub(crate) interrupted: bool,
+    /// Why they ended early, if they failed.
+    #[serde(skip)]
+    pub(crate) failed: Option<EngineError>,
 }
 
 /// A run under one rule.
@@ -139,6 +142,7 @@ impl Job for Compare<'_> {
         note_kernels();
         let tokenizer = engine.tokenizer();
         let first: Vec<u32> = ran.rows.first().into_iter().flatten().map(|step| step.token).collect();
+        let early = if ran.failed.is_some() { StopReason::Failed } else { StopReason::Interrupted };
         let runs = ran.rows.into_iter().zip(&rules).enumerate();
         Ok(Runs {
             model: args.model.model.clone(),
@@ -153,11 +157,14 @@ impl Job for Compare<'_> {
             stop: decoding.stop,
             seed: decoding.seed,
             runs: runs
-                .map(|(at, (steps, &rule))| Run::new(rule, steps, (at > 0).then_some(&first), tokenizer))
+                .map(|(at, (steps, &rule))| {
+                    Run::new(rule, steps, early, (at > 0).then_some(&first), tokenizer)
+                })
                 .collect(),
             prefill_s: ran.prefill.as_secs_f64(),
             decode_s: ran.decode.as_secs_f64(),
             interrupted: ran.interrupted,
+            failed: ran.failed,
         })
     }
 }
@@ -194,6 +201,7 @@ impl Run {
     fn new(
         rule: InputRule,
         steps: Vec<Step>,
+        early: StopReason,
         first: Option<&Vec<u32>>,
         tokenizer: Option<&Tokenizer>,
     ) -> Self {
@@ -206,7 +214,7 @@ impl Run {
             rule,
             spec: rule.spec(),
             text: steps.iter().map(|step| step.text.as_str()).collect(),
-            stop_reason: StopReason::of(&steps),
+            stop_reason: StopReason::of(&steps, early),
             mean_entropy: mean(|step| step.entropy),
             mean_gate: mean(|step| step.gate),
             parts_at: compared.and_then(|(parts_at, _)| parts_at),

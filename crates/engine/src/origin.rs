@@ -1,0 +1,95 @@
+//! Where numbers that are not finite come from: the keys and values that each layer has cached tell how far they were
+//! whole.
+
+use std::fmt;
+
+use burn::tensor::{DType, backend::Backend};
+use moi_models::{CausalLm, KvCache};
+
+use crate::EngineError;
+
+/// Where in a model numbers stop being finite, and what is likely to blame.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Origin {
+    /// The last layer whose keys and values are finite.
+    pub whole: Option<usize>,
+    /// The first layer behind it whose keys and values are not.
+    pub broken: Option<usize>,
+    /// Layers of the model.
+    pub layers: usize,
+    /// A weight there that is not finite itself.
+    pub weight: Option<String>,
+    /// The type of the weights.
+    pub dtype: DType,
+}
+
+impl Origin {
+    /// Looks through the first `columns` columns of a cache; `None` for a model that cannot tell.
+    pub(crate) fn find<B: Backend, M: CausalLm<B>>(
+        model: &M,
+        cache: &KvCache<B>,
+        columns: usize,
+    ) -> Option<Self> {
+        // Of several rows the one that breaks first in the model.
+        let of_row = |row| {
+            let finite = cache.finite_layers(row, columns);
+            let broken = finite.iter().position(|&finite| finite == Some(false));
+            let before = &finite[..broken.unwrap_or(finite.len())];
+            (broken, before.iter().rposition(|&finite| finite == Some(true)), finite.len())
+        };
+        let key = |&(broken, ..): &(Option<usize>, Option<usize>, usize)| broken.unwrap_or(usize::MAX);
+        let (broken, whole, layers) = (0..cache.batch()).map(of_row).min_by_key(key)?;
+        let weight = model.broken_weight(whole.unwrap_or(0)..=broken.unwrap_or(layers));
+        Some(Self { whole, broken, layers, weight, dtype: model.embedding().weight.dtype() })
+    }
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { whole, broken, layers, weight, dtype } = self;
+        match (whole, broken) {
+            (Some(whole), Some(broken)) => {
+                write!(
+                    f,
+                    "they break between the keys of layer {whole} and those of layer {broken} of {layers}"
+                )?;
+            }
+            (None, Some(broken)) => write!(f, "they break before the keys of layer {broken} of {layers}")?,
+            (whole, None) => {
+                let layer = whole.unwrap_or(0);
+                write!(
+                    f,
+                    "they break behind the keys of layer {layer} of {layers}, the last norm and head included"
+                )?;
+            }
+        }
+        match weight {
+            Some(weight) => {
+                write!(f, "; `{weight}` is not finite, so the file is broken, or too large for its type")
+            }
+            None if *dtype == DType::F16 => f.write_str(
+                "; its weights are finite, so numbers overflow f16: --dtype bf16 or f32 has room for them",
+            ),
+            None => f.write_str(
+                "; its weights are finite but overflow: they are broken, or not made for this model",
+            ),
+        }
+    }
+}
+
+impl EngineError {
+    /// The same; of broken logits with their origin, looked for in what was cached.
+    pub(crate) fn traced<B: Backend, M: CausalLm<B>>(
+        self,
+        model: &M,
+        cache: &KvCache<B>,
+        columns: usize,
+    ) -> Self {
+        match self {
+            Self::BadLogits { step, what, origin: None } => {
+                Self::BadLogits { step, what, origin: Origin::find(model, cache, columns).map(Box::new) }
+            }
+            other => other,
+        }
+    }
+}

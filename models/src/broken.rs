@@ -1,0 +1,65 @@
+//! Where numbers stop being finite, for messages: looked for only after they did.
+
+use std::ops::RangeInclusive;
+
+use burn::{
+    module::{Module, ModuleVisitor, Param},
+    tensor::{Tensor, backend::Backend},
+};
+
+use crate::Decoder;
+
+/// Whether a tensor has values that are not finite.
+pub(crate) fn is_broken<B: Backend, const D: usize>(tensor: Tensor<B, D>) -> bool {
+    tensor.into_data().convert::<f32>().iter::<f32>().any(|value| !value.is_finite())
+}
+
+impl<B: Backend> Decoder<B> {
+    /// The first weight with values that are not finite, of these layers and, where they reach an end of the model, of
+    /// what stands there. Numbers of packed weights are finite; their scales need not be.
+    pub(crate) fn first_broken_weight(&self, layers: &RangeInclusive<usize>) -> Option<String> {
+        let mut finder = Finder { layers, last: self.config().layers.len(), path: Vec::new(), found: None };
+        self.visit(&mut finder);
+        finder.found
+    }
+}
+
+struct Finder<'a> {
+    layers: &'a RangeInclusive<usize>,
+    /// Number of layers: what comes behind them.
+    last: usize,
+    path: Vec<String>,
+    found: Option<String>,
+}
+
+impl Finder<'_> {
+    fn parts(&self) -> Vec<&str> {
+        self.path.iter().map(String::as_str).filter(|part| !part.is_empty()).collect()
+    }
+
+    /// The layer that the path leads into: the first for what stands before all, one too many for what comes behind.
+    fn layer(&self) -> usize {
+        match self.parts()[..] {
+            ["model", "layers", layer, ..] => layer.parse().unwrap_or(0),
+            ["model", "embed_tokens" | "embed_positions", ..] => 0,
+            _ => self.last,
+        }
+    }
+}
+
+impl<B: Backend> ModuleVisitor<B> for Finder<'_> {
+    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<B, D>>) {
+        if self.found.is_none() && self.layers.contains(&self.layer()) && is_broken(param.val()) {
+            self.found = Some(self.parts().join("."));
+        }
+    }
+
+    fn enter_module(&mut self, name: &str, container: &str) {
+        // The variant of an enum is no part of a parameter's name.
+        self.path.push(if container.starts_with("Enum:") { String::new() } else { name.to_owned() });
+    }
+
+    fn exit_module(&mut self, _name: &str, _container: &str) {
+        self.path.pop();
+    }
+}

@@ -273,12 +273,34 @@ fn the_catalogue_is_listed() {
     model_file("smollm2-135m-instruct");
     let table = String::from_utf8(run(&["models"]).stdout).unwrap();
     let row = table.lines().find(|line| line.starts_with("smollm2-135m-instruct")).unwrap();
-    for cell in ["135 M", "98 MB", "Apache-2.0", "yes", "default"] {
+    for cell in ["135 M", "98 MB", "Apache-2.0", "SmolLM2-135M-Instruct.Q4_1.gguf", "default"] {
         assert!(row.contains(cell), "{row}");
     }
     assert!(table.contains("gemma-3-270m"));
     let rows: Value = serde_json::from_slice(&run(&["models", "--format", "json"]).stdout).unwrap();
     assert_eq!(rows[0]["cached"], true);
+    assert!(rows[0]["path"].as_str().is_some_and(|path| std::path::Path::new(path).is_file()));
+}
+
+#[test]
+fn a_model_is_removed_from_the_cache() {
+    let cache = tempfile::tempdir().unwrap();
+    let directory = cache.path().join("models/smollm2-135m-instruct");
+    std::fs::create_dir_all(&directory).unwrap();
+    std::fs::write(directory.join("SmolLM2-135M-Instruct.Q4_1.gguf"), "cut short").unwrap();
+    let remove = |name: &str| {
+        let mut command = std::process::Command::new(moi_tests::process::binary());
+        command.args(["models", "--remove", name]).env("MOI_CACHE", cache.path());
+        let out = command.env("HF_HUB_CACHE", cache.path().join("hub")).output().unwrap();
+        (out.status.success(), String::from_utf8(out.stderr).unwrap())
+    };
+    let (removed, said) = remove("smollm2-135m-instruct");
+    assert!(removed && said.contains("removed smollm2-135m-instruct"), "{said}");
+    assert!(!directory.exists());
+    let (removed, said) = remove("smollm2-135m-instruct");
+    assert!(!removed && said.contains("is not in the cache"), "{said}");
+    let (removed, said) = remove("smollm2-135m");
+    assert!(!removed && said.contains("no model `smollm2-135m`") && said.contains("did you mean"), "{said}");
 }
 
 /// Both spellings of the rotary parameters, alone and together, mean the same model.

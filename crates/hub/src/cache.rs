@@ -41,6 +41,34 @@ impl Cache {
         self.root.join("models").join(entry.name).join(entry.file)
     }
 
+    /// Removes a catalogue model, and what an unfinished download of it has left. Whether there was anything.
+    ///
+    /// # Errors
+    /// If it cannot be removed.
+    pub fn remove(&self, entry: &Entry) -> Result<bool, FetchError> {
+        let directory = self.root.join("models").join(entry.name);
+        let mut found = false;
+        for path in [self.part(entry), directory] {
+            let removed = if path.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
+            match removed {
+                Ok(()) => found = true,
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => return Err(FetchError::Io { path, error }),
+            }
+        }
+        Ok(found)
+    }
+
+    /// What has come of a catalogue model that is being fetched.
+    pub(crate) fn part(&self, entry: &Entry) -> PathBuf {
+        self.root.join("partial").join(format!("{}.part", entry.sha256))
+    }
+
+    /// The file by whose lock one process at a time fetches it.
+    pub(crate) fn lock(&self, entry: &Entry) -> PathBuf {
+        self.root.join("partial").join(format!("{}.lock", entry.sha256))
+    }
+
     /// Where what GPUs have compiled is kept.
     pub fn kernels(&self) -> PathBuf {
         self.root.join("kernels")
@@ -94,4 +122,8 @@ pub fn new_file_in(directory: &Path) -> io::Result<NamedTempFile> {
 
 pub(crate) fn create_dir(path: &Path) -> Result<(), FetchError> {
     fs::create_dir_all(path).map_err(|error| FetchError::Io { path: path.to_owned(), error })
+}
+
+pub(crate) fn create_parent(path: &Path) -> Result<(), FetchError> {
+    path.parent().map_or(Ok(()), create_dir)
 }

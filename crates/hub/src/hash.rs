@@ -6,13 +6,14 @@ use std::{
     path::Path,
 };
 
+use sha1::Sha1;
 use sha2::{Digest, Sha256};
 
 /// Copies while hashing; calls `progress` with the bytes of each piece.
 pub(crate) fn copy(
     from: &mut impl Read,
     to: &mut impl Write,
-    hasher: &mut Sha256,
+    hasher: &mut impl Digest,
     mut progress: impl FnMut(u64),
 ) -> io::Result<()> {
     let mut buffer = vec![0; 1 << 20];
@@ -30,13 +31,21 @@ pub(crate) fn copy(
     }
 }
 
-pub(crate) fn hex(hasher: Sha256) -> String {
-    hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
+pub(crate) fn hex(hasher: impl Digest) -> String {
+    hasher.finalize().as_slice().iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// The sha256 of a file, in hex.
 pub(crate) fn of_file(path: &Path) -> io::Result<String> {
     let mut hasher = Sha256::new();
     copy(&mut File::open(path)?, &mut io::sink(), &mut hasher, |_| {})?;
+    Ok(hex(hasher))
+}
+
+/// The sha1 that git has for a file of this content, in hex.
+pub(crate) fn git_blob(path: &Path) -> io::Result<String> {
+    let mut file = File::open(path)?;
+    let mut hasher = Sha1::new_with_prefix(format!("blob {}\0", file.metadata()?.len()));
+    copy(&mut file, &mut io::sink(), &mut hasher, |_| {})?;
     Ok(hex(hasher))
 }

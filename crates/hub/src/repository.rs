@@ -5,9 +5,15 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use hf_hub::{Cache, Repo, RepoType};
+use serde::Deserialize;
 
-use crate::{FetchError, Fetcher, hash};
+use crate::{
+    FetchError, Fetcher,
+    fetch::{escaped, file_url, keep, remove},
+    hash,
+    lock::Lock,
+    snapshot::{Snapshots, is_plain},
+};
 
 const CONFIG: &str = "config.json";
 /// Beside config and weights; a repository has some of them.
@@ -44,30 +50,27 @@ impl Fetcher {
         let wanted = parts.next();
         let id = format!("{owner}/{repository}");
         let revision = revision.unwrap_or("main");
-        let snapshot = Snapshot { id: &id, cache: self.hub_cache.clone() };
-        if let Err(unreachable) = self.check_reachable() {
+        if let Some(odd) = [name, revision].into_iter().find(|part| !is_plain(part)) {
+            let what = format!("`{odd}` is no name or revision of a repository");
+            return Err(FetchError::NoModel { repository: id, what });
+        }
+        let snapshots = self.snapshots(&id)?;
+        if let Err(unreachable) = self.client.check_reachable() {
             // What another run, or another tool, has fetched is still good.
-            let directory = snapshot.cached(revision).ok_or(unreachable)?;
+            let directory = snapshots.cached(revision).ok_or(unreachable)?;
             say(&format!("the hub cannot be reached; using the cached files of {id}"));
             return Ok(wanted.map_or(directory.clone(), |file| directory.join(file)));
         }
-        let refused = |error: hf_hub::api::sync::ApiError| FetchError::Hub {
-            what: id.clone(),
-            reason: error.to_string(),
-        };
-        let api = self.api(self.hub_cache.path().clone())?;
-        let info = api.repo(repo(&id, revision)).info().map_err(refused)?;
+        let info = self.info(&id, revision)?;
         let files: Vec<String> = info.siblings.into_iter().map(|file| file.rfilename).collect();
         let no_model = |what| FetchError::NoModel { repository: id.clone(), what };
         let mut chosen = choose(&files, wanted).map_err(no_model)?;
         say(&format!("fetching {id} from the hub: {}", chosen.join(", ")));
-        let handle = api.repo(repo(&id, &info.sha));
-        let directory = snapshot.directory(&info.sha);
+        let directory = snapshots.directory(&info.sha);
         let mut next = 0;
         while let Some(file) = chosen.get(next).cloned() {
             if !directory.join(&file).exists() {
-                let path = handle.download(&file).map_err(refused)?;
-                verify(&path, &format!("{file} of {id}"))?;
+                self.fetch_file(&snapshots, &id, &info.sha, &file, &mut say)?;
             }
             if file.ends_with(".index.json") {
                 // A name that the repository does not list is never asked for.
@@ -80,38 +83,67 @@ impl Fetcher {
             next += 1;
         }
         // For later runs without a hub.
-        let named = snapshot.cache.repo(repo(&id, revision)).create_ref(&info.sha);
-        named.map_err(|error| FetchError::Io { path: directory.clone(), error })?;
+        snapshots.name(revision, &info.sha)?;
         Ok(match chosen.as_slice() {
             [gguf] if gguf.ends_with(".gguf") => directory.join(gguf),
             _ => directory,
         })
     }
-}
 
-fn repo(id: &str, revision: &str) -> Repo {
-    Repo::with_revision(id.to_owned(), RepoType::Model, revision.to_owned())
-}
-
-/// A repository in the hub's cache, whose layout is fixed: `models--owner--name/{blobs,refs,snapshots}`.
-struct Snapshot<'a> {
-    id: &'a str,
-    cache: Cache,
-}
-
-impl Snapshot<'_> {
-    /// The files of a commit.
-    fn directory(&self, commit: &str) -> PathBuf {
-        self.cache.repo(repo(self.id, commit)).pointer_path(commit)
+    /// What a revision is now.
+    fn info(&self, id: &str, revision: &str) -> Result<Info, FetchError> {
+        let endpoint = &self.client.endpoint;
+        let url = format!("{endpoint}/api/models/{id}/revision/{}", escaped(revision, true));
+        let info: Info = self.client.json(&url, id)?;
+        let odd =
+            info.siblings.iter().map(|file| &file.rfilename).chain([&info.sha]).find(|name| !is_plain(name));
+        match odd {
+            Some(odd) => {
+                let reason = format!("it lists {odd:?}, which is no file of a repository");
+                Err(FetchError::Hub { what: id.to_owned(), reason })
+            }
+            None => Ok(info),
+        }
     }
 
-    /// The files of the commit that a revision named when it was fetched.
-    fn cached(&self, revision: &str) -> Option<PathBuf> {
-        let reference =
-            self.cache.path().join(repo(self.id, revision).folder_name()).join("refs").join(revision);
-        let commit = fs::read_to_string(reference).unwrap_or_else(|_| revision.to_owned());
-        Some(self.directory(commit.trim())).filter(|directory| directory.is_dir())
+    /// A file of a commit, verified, into the hub's cache.
+    fn fetch_file(
+        &self,
+        snapshots: &Snapshots,
+        id: &str,
+        commit: &str,
+        file: &str,
+        say: &mut impl FnMut(&str),
+    ) -> Result<(), FetchError> {
+        let what = format!("{file} of {id}");
+        let url = file_url(&self.client.endpoint, id, commit, file);
+        let meta = self.client.meta(&url, &what)?;
+        let blob = snapshots.blob(&meta.etag);
+        let _lock = Lock::take(&snapshots.lock(&meta.etag), say)?;
+        if !blob.exists() {
+            let part = snapshots.part(&meta.etag);
+            self.client.fetch(&url, meta.size, &part, &what)?;
+            if let Err(error) = verify(&part, &meta.etag, &what) {
+                remove(&part)?;
+                return Err(error);
+            }
+            keep(&part, &blob)?;
+        }
+        snapshots.link(&meta.etag, commit, file).map(drop)
     }
+}
+
+/// What the hub says of a revision.
+#[derive(Deserialize)]
+struct Info {
+    /// Its commit.
+    sha: String,
+    siblings: Vec<Sibling>,
+}
+
+#[derive(Deserialize)]
+struct Sibling {
+    rfilename: String,
 }
 
 /// What to fetch, the model's own file or its config first; safetensors before GGUF.
@@ -147,22 +179,18 @@ fn choose(files: &[String], wanted: Option<&str>) -> Result<Vec<String>, String>
     }
 }
 
-/// Large files lie under their sha256, small ones under a git hash of 40 digits: checks the former.
-fn verify(path: &Path, what: &str) -> Result<(), FetchError> {
-    let io_error = |error| FetchError::Io { path: path.to_owned(), error };
-    let blob = path.canonicalize().map_err(io_error)?;
-    let expected = blob.file_name().unwrap_or_default().to_string_lossy().into_owned();
-    if expected.len() != 64 {
-        return Ok(());
+/// Large files have their sha256 for an etag, small ones the sha1 that git gives them; others are not known.
+fn verify(path: &Path, etag: &str, what: &str) -> Result<(), FetchError> {
+    let found = match etag.len() {
+        64 => hash::of_file(path),
+        40 => hash::git_blob(path),
+        _ => return Ok(()),
+    };
+    let found = found.map_err(|error| FetchError::Io { path: path.to_owned(), error })?;
+    match found == etag {
+        true => Ok(()),
+        false => Err(FetchError::Hash { what: what.to_owned(), expected: etag.to_owned(), found }),
     }
-    let found = hash::of_file(&blob).map_err(io_error)?;
-    if found == expected {
-        return Ok(());
-    }
-    for broken in [path, &blob] {
-        fs::remove_file(broken).map_err(io_error)?;
-    }
-    Err(FetchError::Hash { what: what.to_owned(), expected, found })
 }
 
 fn shards(index: &Path) -> Result<Vec<String>, String> {

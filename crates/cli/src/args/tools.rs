@@ -150,9 +150,16 @@ pub(crate) struct ConfigArgs {
     pub(crate) format: Format,
 }
 
-/// List the catalogue: models that are fetched by name
+/// List the catalogue: models that are fetched by name, and where they lie; or remove one
+///
+/// They are kept in models/NAME of the cache: the directory in MOI_CACHE, or moi in the user's cache directory. What another
+/// tool has fetched into the hub's own cache (HF_HUB_CACHE, or hub in HF_HOME) is used from there, and other hub
+/// repositories are kept in it. An unfinished download goes on where it stopped.
 #[derive(Debug, clap::Args)]
 pub(crate) struct ModelsArgs {
+    /// Remove a model of the catalogue from the cache, and what an unfinished download of it has left
+    #[arg(long, value_name = "NAME")]
+    pub(crate) remove: Option<String>,
     /// A table, or a JSON array
     #[arg(long, value_enum, default_value_t = Format::Text)]
     pub(crate) format: Format,

@@ -1,0 +1,137 @@
+//! The hub's own cache, which other tools share: `models--owner--name/{blobs,refs,snapshots}`.
+
+use std::{
+    fs, io,
+    path::{Component, Path, PathBuf},
+};
+
+use crate::{FetchError, cache::create_parent};
+
+/// Where the hub's tools keep what is theirs: `HF_HOME`, or `huggingface` in the user's cache directory.
+pub(crate) fn hub_home() -> Option<PathBuf> {
+    let env = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    env("HF_HOME").or_else(|| {
+        let caches =
+            env("XDG_CACHE_HOME").or_else(|| Some(directories::BaseDirs::new()?.home_dir().join(".cache")));
+        Some(caches?.join("huggingface"))
+    })
+}
+
+/// The hub's cache, as its tools find it.
+pub(crate) fn hub_cache() -> Option<PathBuf> {
+    let env = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    env("HF_HUB_CACHE").or_else(|| env("HUGGINGFACE_HUB_CACHE")).or_else(|| Some(hub_home()?.join("hub")))
+}
+
+/// A repository in it.
+#[derive(Clone, Debug)]
+pub(crate) struct Snapshots {
+    root: PathBuf,
+}
+
+impl Snapshots {
+    /// Of the repository `owner/name`.
+    pub(crate) fn new(hub_cache: &Path, id: &str) -> Self {
+        Self { root: hub_cache.join(format!("models--{}", id.replace('/', "--"))) }
+    }
+
+    /// Where the content with an etag lies.
+    pub(crate) fn blob(&self, etag: &str) -> PathBuf {
+        self.root.join("blobs").join(etag)
+    }
+
+    /// Where it lies while it is fetched; under the name that the hub's tools give it.
+    pub(crate) fn part(&self, etag: &str) -> PathBuf {
+        self.root.join("blobs").join(format!("{etag}.incomplete"))
+    }
+
+    /// The file by whose lock one process at a time fetches it.
+    pub(crate) fn lock(&self, etag: &str) -> PathBuf {
+        self.root.join("blobs").join(format!("{etag}.lock"))
+    }
+
+    /// The files of a commit.
+    pub(crate) fn directory(&self, commit: &str) -> PathBuf {
+        self.root.join("snapshots").join(commit)
+    }
+
+    /// The files of the commit that a revision named when it was fetched.
+    pub(crate) fn cached(&self, revision: &str) -> Option<PathBuf> {
+        let reference = self.root.join("refs").join(revision);
+        let commit = fs::read_to_string(reference).unwrap_or_else(|_| revision.to_owned());
+        let commit = commit.trim();
+        let directory = self.directory(commit);
+        (is_plain(commit) && directory.is_dir()).then_some(directory)
+    }
+
+    /// A file of a revision, and the name of the blob that it is: large ones have their sha256 for a name.
+    pub(crate) fn file(&self, revision: &str, file: &str) -> Option<(PathBuf, String)> {
+        let path = self.cached(revision)?.join(file);
+        let blob = fs::canonicalize(&path).ok()?;
+        Some((path, blob.file_name()?.to_string_lossy().into_owned()))
+    }
+
+    /// Lets a revision name a commit.
+    pub(crate) fn name(&self, revision: &str, commit: &str) -> Result<(), FetchError> {
+        // A commit names itself.
+        if revision == commit {
+            return Ok(());
+        }
+        let path = self.root.join("refs").join(revision);
+        create_parent(&path)?;
+        fs::write(&path, commit).map_err(|error| FetchError::Io { path, error })
+    }
+
+    /// Gives a whole and verified blob its place among the files of a commit.
+    pub(crate) fn link(&self, etag: &str, commit: &str, file: &str) -> Result<PathBuf, FetchError> {
+        let path = self.directory(commit).join(file);
+        create_parent(&path)?;
+        // From `snapshots/COMMIT/FILE`, and deeper where the file is in a folder.
+        let up = "../".repeat(2 + Path::new(file).components().count() - 1);
+        let linked = symlink(Path::new(&format!("{up}blobs/{etag}")), &path);
+        match linked {
+            Ok(()) => Ok(path),
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(path),
+            // Without the right to make links, or on a file system without them.
+            Err(_) => match fs::copy(self.blob(etag), &path) {
+                Ok(_) => Ok(path),
+                Err(error) => Err(FetchError::Io { path, error }),
+            },
+        }
+    }
+}
+
+#[cfg(unix)]
+fn symlink(target: &Path, link: &Path) -> io::Result<()> {
+    std::os::unix::fs::symlink(target, link)
+}
+
+#[cfg(windows)]
+fn symlink(target: &Path, link: &Path) -> io::Result<()> {
+    std::os::windows::fs::symlink_file(target, link)
+}
+
+#[cfg(not(any(unix, windows)))]
+fn symlink(_: &Path, _: &Path) -> io::Result<()> {
+    Err(io::ErrorKind::Unsupported.into())
+}
+
+/// Whether a path from a server stays below the directory that it is joined to.
+pub(crate) fn is_plain(path: &str) -> bool {
+    let mut parts = Path::new(path).components().peekable();
+    parts.peek().is_some()
+        && parts.all(|part| matches!(part, Component::Normal(_)))
+        && !path.contains(['\\', ':', '\0'])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_plain;
+
+    #[test]
+    fn paths_of_strangers() {
+        assert!(["a", "a/b.json", "refs/pr/1"].into_iter().all(is_plain));
+        let outside = ["", "..", "../a", "a/../../b", "/a", "C:a", "a\\b", "a\0", "."];
+        assert!(!outside.into_iter().any(is_plain));
+    }
+}

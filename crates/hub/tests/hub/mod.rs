@@ -1,0 +1,231 @@
+//! A hub on this machine, which can be a bad one.
+
+#![allow(dead_code, clippy::unwrap_used, reason = "each test file uses a part; a failure must end the test")]
+
+use std::{
+    io::{BufRead, BufReader, Write},
+    net::{TcpListener, TcpStream},
+    path::Path,
+    sync::{Arc, Mutex},
+    thread,
+    time::Duration,
+};
+
+use moi_hub::{Advised, Cache, Entry, Fetcher, Hub as Repository, Licence, Package};
+use sha2::{Digest, Sha256};
+
+pub const COMMIT: &str = "0123456789012345678901234567890123456789";
+
+/// A file that is served.
+#[derive(Clone)]
+pub struct File {
+    pub path: String,
+    pub content: Vec<u8>,
+    pub etag: String,
+}
+
+/// How the server treats those who ask for content.
+#[derive(Clone, Copy, Default)]
+pub struct Manners {
+    /// It sends all, whatever range it is asked for.
+    pub ignores_ranges: bool,
+    /// So many answers break off half way.
+    pub breaks: usize,
+    /// So many answers say that it is busy.
+    pub busy: usize,
+    /// It answers with a page.
+    pub html: bool,
+    /// It does not say how long its answer is, and ends it with the connection.
+    pub says_no_length: bool,
+    /// It sends some bytes more than it has said.
+    pub sends_more: bool,
+    /// A pause behind every 64 kB.
+    pub slow: Option<Duration>,
+    /// It sends those who ask for content to another address of itself.
+    pub redirects: bool,
+}
+
+/// A server that is under way until the process ends.
+pub struct Server {
+    pub endpoint: String,
+    /// Method, path and range of all that was asked for.
+    pub asked: Arc<Mutex<Vec<String>>>,
+}
+
+impl Server {
+    /// How often content was asked for, and from which byte on.
+    pub fn ranges(&self) -> Vec<String> {
+        let asked = self.asked.lock().unwrap();
+        let gets = asked.iter().filter(|line| line.starts_with("GET") && !line.contains("/api/"));
+        gets.map(|line| line.rsplit(' ').next().unwrap().to_owned()).collect()
+    }
+}
+
+struct Request {
+    head: bool,
+    path: String,
+    range: String,
+}
+
+fn read(stream: &TcpStream) -> Request {
+    let mut lines = BufReader::new(stream).lines().map_while(Result::ok);
+    let first = lines.next().unwrap_or_default();
+    let mut range = String::new();
+    for line in lines.take_while(|line| !line.is_empty()) {
+        if let Some(value) = line.to_lowercase().strip_prefix("range: bytes=") {
+            range = value.trim_end_matches('-').to_owned();
+        }
+    }
+    let mut words = first.split(' ');
+    let head = words.next() == Some("HEAD");
+    Request { head, path: words.next().unwrap_or_default().to_owned(), range }
+}
+
+/// Serves files, each connection on a thread of its own.
+pub fn serve(files: Vec<File>, manners: Manners) -> Server {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let endpoint = format!("http://{}", listener.local_addr().unwrap());
+    let asked = Arc::new(Mutex::new(Vec::new()));
+    let (seen, left) = (asked.clone(), Arc::new(Mutex::new(manners)));
+    thread::spawn(move || {
+        for stream in listener.incoming() {
+            let (Ok(mut stream), files) = (stream, files.clone()) else { continue };
+            let (seen, left) = (seen.clone(), left.clone());
+            thread::spawn(move || {
+                let request = read(&stream);
+                let method = if request.head { "HEAD" } else { "GET" };
+                seen.lock().unwrap().push(format!("{method} {} {}", request.path, request.range));
+                // Whoever asked may have gone.
+                let _ = answer(&mut stream, &request, &files, &left);
+            });
+        }
+    });
+    Server { endpoint, asked }
+}
+
+fn answer(
+    stream: &mut TcpStream,
+    request: &Request,
+    files: &[File],
+    left: &Mutex<Manners>,
+) -> std::io::Result<()> {
+    let path = request.path.trim_start_matches("/elsewhere");
+    let moved = path.len() < request.path.len();
+    let Some(File { content, etag, .. }) = files.iter().find(|file| file.path == path) else {
+        return stream.write_all(b"HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\nconnection: close\r\n\r\n");
+    };
+    let manners = *left.lock().unwrap();
+    let about = format!("x-repo-commit: {COMMIT}\r\netag: \"{etag}\"\r\nconnection: close\r\n");
+    if request.path.starts_with("/api/") || request.head && !manners.html && !manners.redirects {
+        let length = content.len();
+        let head = format!("HTTP/1.1 200 OK\r\ncontent-length: {length}\r\n{about}\r\n");
+        stream.write_all(head.as_bytes())?;
+        return if request.head { Ok(()) } else { stream.write_all(content) };
+    }
+    if manners.html {
+        let page = "<html>please log in</html>";
+        let length = page.len();
+        let head =
+            format!("HTTP/1.1 200 OK\r\ncontent-type: text/html\r\ncontent-length: {length}\r\n\r\n{page}");
+        return stream.write_all(head.as_bytes());
+    }
+    if manners.redirects && !moved {
+        let length = content.len();
+        let head = format!(
+            "HTTP/1.1 302 Found\r\nlocation: http://{}/elsewhere{path}\r\nx-linked-size: {length}\r\n\
+             x-linked-etag: \"{etag}\"\r\nx-repo-commit: {COMMIT}\r\ncontent-length: 0\r\nconnection: close\r\n\r\n",
+            stream.local_addr()?
+        );
+        return stream.write_all(head.as_bytes());
+    }
+    if manners.busy > 0 {
+        left.lock().unwrap().busy -= 1;
+        return stream.write_all(
+            b"HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\nconnection: close\r\n\r\n",
+        );
+    }
+    let from = if manners.ignores_ranges { 0 } else { request.range.parse().unwrap_or(0) };
+    if from >= content.len() {
+        return stream.write_all(
+            b"HTTP/1.1 416 Range Not Satisfiable\r\ncontent-length: 0\r\nconnection: close\r\n\r\n",
+        );
+    }
+    send(stream, content, from, &about, left)
+}
+
+fn send(
+    stream: &mut TcpStream,
+    content: &[u8],
+    from: usize,
+    about: &str,
+    left: &Mutex<Manners>,
+) -> std::io::Result<()> {
+    let manners = *left.lock().unwrap();
+    let mut body = &content[from..];
+    let status = match from {
+        0 => "200 OK".to_owned(),
+        _ => format!(
+            "206 Partial Content\r\ncontent-range: bytes {from}-{}/{}",
+            content.len() - 1,
+            content.len()
+        ),
+    };
+    let length =
+        if manners.says_no_length { String::new() } else { format!("content-length: {}\r\n", body.len()) };
+    stream.write_all(format!("HTTP/1.1 {status}\r\n{length}{about}\r\n").as_bytes())?;
+    if manners.breaks > 0 {
+        left.lock().unwrap().breaks -= 1;
+        body = &body[..body.len() / 2];
+    }
+    for piece in body.chunks(1 << 16) {
+        stream.write_all(piece)?;
+        if let Some(pause) = manners.slow {
+            thread::sleep(pause);
+        }
+    }
+    if manners.sends_more { stream.write_all(b"more") } else { Ok(()) }
+}
+
+/// Bytes that differ everywhere.
+pub fn content(len: usize) -> Vec<u8> {
+    (0..len).map(|i| (i as u32).wrapping_mul(2_654_435_761).to_le_bytes()[3]).collect()
+}
+
+pub fn sha256(bytes: &[u8]) -> String {
+    Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// A catalogue entry of a content, from `owner/tiny`.
+pub fn entry(content: &[u8], packages: &'static [Package]) -> &'static Entry {
+    Box::leak(Box::new(Entry {
+        name: "tiny",
+        parameters_millions: 0,
+        file: "tiny.gguf",
+        size: content.len() as u64,
+        sha256: sha256(content).leak(),
+        licence: Licence { name: "MIT", notice: Some("Terms apply") },
+        hub: Repository { repository: "owner/tiny", revision: "main" },
+        packages,
+        sampling: Advised { temperature: None, top_k: None, top_p: None },
+    }))
+}
+
+/// A hub that has it.
+pub fn hub(content: &[u8], manners: Manners) -> Server {
+    let path = "/owner/tiny/resolve/main/tiny.gguf".to_owned();
+    serve(vec![File { path, content: content.to_vec(), etag: sha256(content) }], manners)
+}
+
+pub fn fetcher(directory: &Path, endpoint: &str) -> Fetcher {
+    Fetcher::new(Cache::new(directory.join("cache")))
+        .with_hub_cache(directory.join("hub"))
+        .with_endpoint(endpoint)
+        .with_pause(Duration::from_millis(5))
+        .quiet()
+}
+
+/// An address at which nobody listens.
+pub fn nobody() -> String {
+    let closed = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    format!("http://{closed}")
+}

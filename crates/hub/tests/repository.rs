@@ -1,0 +1,133 @@
+//! Other repositories of a hub.
+
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a failure must end the test")]
+
+mod hub;
+
+use std::fs;
+
+use hub::{COMMIT, File, Manners, content, fetcher, nobody, serve, sha256};
+use moi_hub::FetchError;
+use sha1::{Digest, Sha1};
+
+/// As git names a file of this content.
+fn git(bytes: &[u8]) -> String {
+    let digest = Sha1::new_with_prefix(format!("blob {}\0", bytes.len())).chain_update(bytes).finalize();
+    digest.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// A repository of files; large ones, of weights, have their sha256 for an etag.
+fn repository(files: &[(&str, &[u8])]) -> Vec<File> {
+    let siblings: Vec<String> =
+        files.iter().map(|(name, _)| format!(r#"{{"rfilename": "{name}"}}"#)).collect();
+    let info = format!(r#"{{"sha": "{COMMIT}", "siblings": [{}]}}"#, siblings.join(","));
+    let path = "/api/models/owner/tiny/revision/main".to_owned();
+    let mut all = vec![File { path, content: info.into_bytes(), etag: String::new() }];
+    all.extend(files.iter().map(|&(name, content)| File {
+        path: format!("/owner/tiny/resolve/{COMMIT}/{name}"),
+        content: content.to_vec(),
+        etag: if name.ends_with(".safetensors") { sha256(content) } else { git(content) },
+    }));
+    all
+}
+
+const INDEX: &[u8] =
+    br#"{"weight_map": {"a": "s1.safetensors", "b": "s2.safetensors", "c": "s1.safetensors"}}"#;
+
+#[test]
+fn a_repository_is_fetched_whole_and_found_again_without_a_hub() {
+    let (directory, large) = (tempfile::tempdir().unwrap(), content(100_000));
+    let files = repository(&[
+        ("config.json", b"{}"),
+        ("README.md", b"never asked for"),
+        ("tokenizer.json", b"t"),
+        ("model.safetensors.index.json", INDEX),
+        ("s1.safetensors", &large),
+        ("s2.safetensors", b"x"),
+        ("other.gguf", b"never asked for"),
+    ]);
+    for manners in [Manners::default(), Manners { redirects: true, breaks: 1, ..Manners::default() }] {
+        let server = serve(files.clone(), manners);
+        let directory = tempfile::tempdir_in(directory.path()).unwrap();
+        let fetcher = fetcher(directory.path(), &server.endpoint);
+        let path = fetcher.fetch_repository("owner/tiny", None, |_| {}).unwrap();
+        let mut names: Vec<String> =
+            fs::read_dir(&path).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+        names.sort();
+        let expected = [
+            "config.json",
+            "model.safetensors.index.json",
+            "s1.safetensors",
+            "s2.safetensors",
+            "tokenizer.json",
+        ];
+        assert_eq!(names, expected);
+        assert_eq!(fs::read(path.join("s1.safetensors")).unwrap(), large);
+        // In the layout of the hub's own tools.
+        let root = directory.path().join("hub/models--owner--tiny");
+        assert_eq!(path, root.join("snapshots").join(COMMIT));
+        assert_eq!(fs::read_to_string(root.join("refs/main")).unwrap(), COMMIT);
+        assert_eq!(fs::read(root.join("blobs").join(sha256(&large))).unwrap(), large);
+        #[cfg(unix)]
+        assert!(fs::symlink_metadata(path.join("config.json")).unwrap().is_symlink());
+        // Again: only what the revision names now is asked.
+        let before = server.asked.lock().unwrap().len();
+        assert_eq!(fetcher.fetch_repository("owner/tiny", None, |_| {}).unwrap(), path);
+        // Whether the hub answers, and what the revision is.
+        assert_eq!(server.asked.lock().unwrap().len(), before + 2);
+        let offline = fetcher.with_endpoint(&nobody());
+        assert_eq!(offline.fetch_repository("owner/tiny", None, |_| {}).unwrap(), path);
+        assert_eq!(offline.fetch_repository("owner/tiny", Some(COMMIT), |_| {}).unwrap(), path);
+    }
+}
+
+#[test]
+fn a_repository_needs_a_hub() {
+    let directory = tempfile::tempdir().unwrap();
+    let error =
+        fetcher(directory.path(), &nobody()).fetch_repository("owner/none", None, |_| {}).unwrap_err();
+    assert!(matches!(error, FetchError::Unreachable { .. }), "{error}");
+}
+
+fn refused(files: Vec<File>, manners: Manners, name: &str, parts: &[&str]) {
+    let directory = tempfile::tempdir().unwrap();
+    let server = serve(files, manners);
+    let error = fetcher(directory.path(), &server.endpoint).fetch_repository(name, None, |_| {}).unwrap_err();
+    for part in parts {
+        assert!(error.to_string().contains(part), "{error} does not say {part:?}");
+    }
+    let refs = directory.path().join("hub/models--owner--tiny/refs");
+    assert!(!refs.exists(), "a revision that is not whole was named");
+}
+
+#[test]
+fn a_repository_that_is_not_what_it_should_be_is_refused() {
+    let good = Manners::default();
+    let config: (&str, &[u8]) = ("config.json", b"{}");
+    let neither = "neither config.json with model.safetensors nor a .gguf";
+    refused(repository(&[config]), good, "owner/tiny", &[neither]);
+    let two: &[(&str, &[u8])] = &[("a.gguf", b"a"), ("b.gguf", b"b")];
+    refused(repository(two), good, "owner/tiny", &["a.gguf, b.gguf"]);
+    refused(repository(two), good, "owner/tiny/c.gguf", &["no file c.gguf"]);
+    refused(repository(two), good, "owner/none", &["owner/none", "404", "no such"]);
+    refused(repository(two), good, "owner/..", &["owner/..", "no name or revision"]);
+    let outside = br#"{"weight_map": {"a": "../../x"}}"#;
+    let files = repository(&[config, ("model.safetensors.index.json", outside)]);
+    refused(files, good, "owner/tiny", &["names `../../x`"]);
+    refused(repository(&[config, ("../../x.gguf", b"a")]), good, "owner/tiny", &["../../x.gguf", "no file"]);
+    // Other bytes than their etags say, of large files and of small ones.
+    for (name, content) in [("model.safetensors", &b"other"[..]), ("config.json", b"[]")] {
+        let mut files = repository(&[config, ("model.safetensors", b"right")]);
+        let file = files.iter_mut().find(|file| file.path.ends_with(name)).unwrap();
+        file.content = content.to_vec();
+        refused(files, good, "owner/tiny", &[name, "has the hash"]);
+    }
+    let mut files = repository(two);
+    files[1].etag = "../../../x".to_owned();
+    refused(files, good, "owner/tiny/a.gguf", &["etag", "expected letters and digits"]);
+    let page = Manners { html: true, ..good };
+    refused(repository(two), page, "owner/tiny/a.gguf", &["HTML page", "proxy"]);
+    let mut files = repository(two);
+    files[0].content = b"<html>".to_vec();
+    refused(files, good, "owner/tiny", &["owner/tiny", "not what a hub says"]);
+}

@@ -14,47 +14,47 @@ use std::{
 use moi_hub::{Advised, Cache, Entry, Fetcher, Hub as Repository, Licence, Package};
 use sha2::{Digest, Sha256};
 
-pub const COMMIT: &str = "0123456789012345678901234567890123456789";
+pub(crate) const COMMIT: &str = "0123456789012345678901234567890123456789";
 
 /// A file that is served.
 #[derive(Clone)]
-pub struct File {
-    pub path: String,
-    pub content: Vec<u8>,
-    pub etag: String,
+pub(crate) struct File {
+    pub(crate) path: String,
+    pub(crate) content: Vec<u8>,
+    pub(crate) etag: String,
 }
 
 /// How the server treats those who ask for content.
 #[derive(Clone, Copy, Default)]
-pub struct Manners {
+pub(crate) struct Manners {
     /// It sends all, whatever range it is asked for.
-    pub ignores_ranges: bool,
+    pub(crate) ignores_ranges: bool,
     /// So many answers break off half way.
-    pub breaks: usize,
+    pub(crate) breaks: usize,
     /// So many answers say that it is busy.
-    pub busy: usize,
+    pub(crate) busy: usize,
     /// It answers with a page.
-    pub html: bool,
+    pub(crate) html: bool,
     /// It does not say how long its answer is, and ends it with the connection.
-    pub says_no_length: bool,
+    pub(crate) says_no_length: bool,
     /// It sends some bytes more than it has said.
-    pub sends_more: bool,
+    pub(crate) sends_more: bool,
     /// A pause behind every 64 kB.
-    pub slow: Option<Duration>,
+    pub(crate) slow: Option<Duration>,
     /// It sends those who ask for content to another address of itself.
-    pub redirects: bool,
+    pub(crate) redirects: bool,
 }
 
 /// A server that is under way until the process ends.
-pub struct Server {
-    pub endpoint: String,
+pub(crate) struct Server {
+    pub(crate) endpoint: String,
     /// Method, path and range of all that was asked for.
-    pub asked: Arc<Mutex<Vec<String>>>,
+    pub(crate) asked: Arc<Mutex<Vec<String>>>,
 }
 
 impl Server {
     /// How often content was asked for, and from which byte on.
-    pub fn ranges(&self) -> Vec<String> {
+    pub(crate) fn ranges(&self) -> Vec<String> {
         let asked = self.asked.lock().unwrap();
         let gets = asked.iter().filter(|line| line.starts_with("GET") && !line.contains("/api/"));
         gets.map(|line| line.rsplit(' ').next().unwrap().to_owned()).collect()
@@ -82,7 +82,7 @@ fn read(stream: &TcpStream) -> Request {
 }
 
 /// Serves files, each connection on a thread of its own.
-pub fn serve(files: Vec<File>, manners: Manners) -> Server {
+pub(crate) fn serve(files: Vec<File>, manners: Manners) -> Server {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let endpoint = format!("http://{}", listener.local_addr().unwrap());
     let asked = Arc::new(Mutex::new(Vec::new()));
@@ -187,16 +187,16 @@ fn send(
 }
 
 /// Bytes that differ everywhere.
-pub fn content(len: usize) -> Vec<u8> {
+pub(crate) fn content(len: usize) -> Vec<u8> {
     (0..len).map(|i| (i as u32).wrapping_mul(2_654_435_761).to_le_bytes()[3]).collect()
 }
 
-pub fn sha256(bytes: &[u8]) -> String {
+pub(crate) fn sha256(bytes: &[u8]) -> String {
     Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// A catalogue entry of a content, from `owner/tiny`.
-pub fn entry(content: &[u8], packages: &'static [Package]) -> &'static Entry {
+pub(crate) fn entry(content: &[u8], packages: &'static [Package]) -> &'static Entry {
     Box::leak(Box::new(Entry {
         name: "tiny",
         parameters_millions: 0,
@@ -211,12 +211,12 @@ pub fn entry(content: &[u8], packages: &'static [Package]) -> &'static Entry {
 }
 
 /// A hub that has it.
-pub fn hub(content: &[u8], manners: Manners) -> Server {
+pub(crate) fn hub(content: &[u8], manners: Manners) -> Server {
     let path = "/owner/tiny/resolve/main/tiny.gguf".to_owned();
     serve(vec![File { path, content: content.to_vec(), etag: sha256(content) }], manners)
 }
 
-pub fn fetcher(directory: &Path, endpoint: &str) -> Fetcher {
+pub(crate) fn fetcher(directory: &Path, endpoint: &str) -> Fetcher {
     Fetcher::new(Cache::new(directory.join("cache")))
         .with_hub_cache(directory.join("hub"))
         .with_endpoint(endpoint)
@@ -225,7 +225,7 @@ pub fn fetcher(directory: &Path, endpoint: &str) -> Fetcher {
 }
 
 /// An address at which nobody listens.
-pub fn nobody() -> String {
+pub(crate) fn nobody() -> String {
     let closed = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     format!("http://{closed}")
 }

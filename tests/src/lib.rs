@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a broken fixture or a difference must end the test")]
 
+pub mod allocations;
 pub mod batch;
 pub mod broken;
 pub mod golden;

@@ -12,8 +12,9 @@ use burn_flex::Flex;
 use moi_models::CausalLm;
 use moi_pretrained::{Pretrained, WeightForm};
 use moi_tests::{
+    allocations::Counting,
     golden_directory,
-    hostile::{self, Dice, Ending, allocations::Counting, json, survey, template, tokenizer, weights},
+    hostile::{self, Dice, Ending, json, survey, template, tokenizer, weights},
 };
 use moi_text::{ChatTemplate, Message, TemplateTokens, Tokenizer};
 use serde_json::Value;

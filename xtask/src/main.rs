@@ -60,6 +60,8 @@ enum Task {
         #[arg(long, value_delimiter = ',', default_values_t = dist::FEATURES.map(String::from))]
         features: Vec<String>,
     },
+    /// Run the real model for long, 4,000 tokens and 500 generations, and look at memory and speed
+    Soak,
     /// Feed what reads files of strangers with libFuzzer, from a corpus made of the golden files
     Fuzz(fuzz::FuzzArgs),
     /// Check a machine's GPUs in under ten minutes and write a dated report: doctor, parity, real models, warm starts
@@ -84,6 +86,7 @@ fn main() -> ExitCode {
         Task::Inspect { rest } => moi("inspect", &rest),
         Task::Parity { devices, features } => parity::run(&devices, &features),
         Task::Dist { features } => dist::run(&features).map(|_| ()),
+        Task::Soak => soak(),
         Task::Fuzz(args) => fuzz::run(&args),
         Task::GpuReport(args) => gpu_report::run(&args),
         Task::BenchMatrix(args) => bench_matrix::run(&args),
@@ -122,6 +125,18 @@ fn moi(command: &str, rest: &[String]) -> Result<()> {
     let status = cargo.arg("--").arg(command).args(rest).status().context("cargo cannot be run")?;
     if !status.success() {
         bail!("moi {command} failed ({status})");
+    }
+    Ok(())
+}
+
+fn soak() -> Result<()> {
+    fetch(&[DEFAULT_MODEL.to_owned()])?;
+    let mut command = cargo();
+    command.args(["test", "--release", "--workspace", "--exclude", "moi-gpu", "--test", "long_runs", "--"]);
+    let status =
+        command.args(["soak", "--ignored", "--nocapture"]).status().context("cargo cannot be run")?;
+    if !status.success() {
+        bail!("the long runs failed ({status})");
     }
     Ok(())
 }

@@ -25,10 +25,10 @@ use crate::{
     decoding::Decoding,
     file,
     generate::note_kernels,
+    interrupt::Interrupt,
     model,
     output::{self, StopReason, dtype_name},
-    prompt,
-    ui::{self, Interrupt},
+    prompt, ui,
 };
 
 /// CountDown problems where no number is asked for.

@@ -13,10 +13,10 @@ use crate::{
     args::{Format, GenerateArgs},
     backend::{Device, Job},
     decoding::{self, Decoding},
+    interrupt::Interrupt,
     model,
     output::{self, Answer, Names, Report, StopReason, Timing},
-    prompt, runner,
-    ui::{self, Interrupt},
+    prompt, runner, ui,
 };
 
 /// Generates, streams and reports.

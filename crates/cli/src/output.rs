@@ -16,6 +16,7 @@ use serde::{Serialize, Serializer};
 use crate::{
     decoding::Decoding,
     likely::{Likely, decoded, likely},
+    memory::peak_memory,
 };
 
 /// Seconds and tokens of a generation.
@@ -28,6 +29,8 @@ pub(crate) struct Timing {
     /// Tokens after the first.
     pub(crate) decode_tokens: usize,
     pub(crate) decode_s: f64,
+    /// The most memory that the process had so far, where the system says.
+    pub(crate) peak_memory_bytes: Option<u64>,
 }
 
 /// Why a generation ended.
@@ -199,6 +202,7 @@ impl Timing {
             prefill_s: prefill.as_secs_f64(),
             decode_tokens: rows.iter().map(|steps| steps.len().saturating_sub(1)).sum(),
             decode_s: decode.as_secs_f64(),
+            peak_memory_bytes: peak_memory(),
         }
     }
 
@@ -212,9 +216,12 @@ impl Timing {
     ) -> String {
         let rate = |tokens: usize, seconds: f64| if seconds > 0.0 { tokens as f64 / seconds } else { 0.0 };
         let decode = rate(self.decode_tokens, self.decode_s);
+        let memory =
+            self.peak_memory_bytes.map(|bytes| format!("; {:.2} GB of memory at most", bytes as f64 / 1e9));
+        let memory = memory.unwrap_or_default();
         format!(
             "{rule}, seed {seed}, ended by {}: load {:.2} s; prefill {} tokens in {:.2} s ({:.1} tokens/s); \
-             decode {} tokens in {:.2} s ({decode:.1} tokens/s; {:.0} MB of weights per token, {:.1} GB/s)",
+             decode {} tokens in {:.2} s ({decode:.1} tokens/s; {:.0} MB of weights per token, {:.1} GB/s){memory}",
             stop_reason,
             self.load_s,
             self.prefill_tokens,

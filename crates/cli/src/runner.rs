@@ -8,7 +8,7 @@ use indicatif::ProgressBar;
 use moi_engine::{Engine, EngineError, Request, Step};
 use moi_models::CausalLm;
 
-use crate::ui::{self, Interrupt};
+use crate::{interrupt::Interrupt, ui};
 
 /// What came of requests that ran together.
 #[derive(Debug)]

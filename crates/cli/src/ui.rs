@@ -1,14 +1,9 @@
-//! What is said beside the answer: notes, progress, and what ends a run.
+//! What is said beside the answer: notes and progress.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicBool, AtomicU8, Ordering},
-};
+use std::sync::atomic::{AtomicU8, Ordering};
 
 use anyhow::Result;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-
-use crate::INTERRUPTED;
 
 static LEVEL: AtomicU8 = AtomicU8::new(NORMAL);
 const QUIET: u8 = 0;
@@ -52,35 +47,4 @@ pub(crate) fn progress(total: Option<u64>, template: &str) -> Result<ProgressBar
     let target = if level() == QUIET { ProgressDrawTarget::hidden() } else { ProgressDrawTarget::stderr() };
     let bar = ProgressBar::with_draw_target(total, target);
     Ok(bar.with_style(ProgressStyle::with_template(template)?))
-}
-
-/// Whether Ctrl-C was pressed.
-#[derive(Clone, Debug)]
-pub(crate) struct Interrupt(Arc<AtomicBool>);
-
-impl Interrupt {
-    /// From here on the first Ctrl-C is noticed; a second one before [`Interrupt::clear`] ends at once.
-    ///
-    /// # Errors
-    /// If it is called twice, or the system refuses.
-    pub(crate) fn install() -> Result<Self> {
-        let flag = Arc::new(AtomicBool::new(false));
-        let seen = flag.clone();
-        ctrlc::set_handler(move || {
-            if seen.swap(true, Ordering::Relaxed) {
-                std::process::exit(INTERRUPTED.into());
-            }
-        })?;
-        Ok(Self(flag))
-    }
-
-    /// Whether it was.
-    pub(crate) fn is_set(&self) -> bool {
-        self.0.load(Ordering::Relaxed)
-    }
-
-    /// Forgets it.
-    pub(crate) fn clear(&self) {
-        self.0.store(false, Ordering::Relaxed);
-    }
 }

@@ -1,7 +1,6 @@
 //! Files of strangers: seeded mutations of good ones, and what reading them must hold. It ends in a model or in one
 //! error that names the file; never in a panic, and never with more memory than the file justifies.
 
-pub mod allocations;
 pub mod bytes;
 pub mod gguf;
 pub mod json;
@@ -15,11 +14,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-use allocations::{Usage, counted};
 use rand_chacha::{
     ChaCha8Rng,
     rand_core::{RngCore, SeedableRng},
 };
+
+use crate::allocations::{Usage, counted};
 
 /// Mutations of each format in the test suite; `MOI_TEST_MUTATIONS` asks for another number.
 const CASES: u64 = 5000;

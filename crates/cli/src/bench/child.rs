@@ -21,7 +21,7 @@ use crate::{
     Ended,
     args::ModelArgs,
     backend::{Device, Job},
-    model, output,
+    memory, model, output,
 };
 
 /// Measures what the JSON says.
@@ -148,7 +148,7 @@ fn samples<B: Backend>(
         }
         if round == 0 {
             // Before a copy takes memory of its own. Later rounds need no more than this one.
-            samples.peak_memory = machine::peak_memory();
+            samples.peak_memory = memory::peak_memory();
         }
         let copy = match on_gpu {
             true => bandwidth::of_device::<B>(device, name.found().and_then(|found| found.memory))?,

@@ -10,13 +10,7 @@ use moi_text::{ChatTemplate, Message, Tokenizer};
 use serde::{Deserialize, Serialize};
 
 use super::Command;
-use crate::{
-    decoding::Decoding,
-    file,
-    generate::note_kernels,
-    output,
-    ui::{self, Interrupt},
-};
+use crate::{decoding::Decoding, file, generate::note_kernels, interrupt::Interrupt, output, ui};
 
 /// A conversation under way.
 pub(crate) struct Conversation<'e, B: Backend, M> {

@@ -20,8 +20,8 @@ use crate::{
     args::ChatArgs,
     backend::{Device, Job},
     decoding::{self, Decoding},
-    model, output, prompt, runner,
-    ui::{self, Interrupt},
+    interrupt::Interrupt,
+    model, output, prompt, runner, ui,
 };
 
 /// Lines of history that are kept.
@@ -93,7 +93,8 @@ fn talk<B: Backend, M: moi_models::CausalLm<B>>(
     }
     loop {
         interrupt.clear();
-        let line = match editor.readline(if is_terminal { "> " } else { "" }) {
+        let prompt = if is_terminal { "> " } else { "" };
+        let line = match interrupt.while_reading(|| editor.readline(prompt)) {
             Ok(line) => line,
             // At the prompt it clears the line, as in a shell.
             Err(ReadlineError::Interrupted) => continue,

@@ -23,11 +23,11 @@ use crate::{
     bench::split_rules,
     decoding::Decoding,
     generate::note_kernels,
+    interrupt::Interrupt,
     likely::{Likely, likely},
     model,
     output::{StopReason, dtype_name},
     prompt, runner,
-    ui::Interrupt,
 };
 
 /// Tokens of a run where no number is asked for.

@@ -1,8 +1,9 @@
-//! Memory that a piece of code asks for on its own thread.
+//! Memory that a piece of code asks for on its own thread, and that all threads hold.
 
 use std::{
     alloc::{GlobalAlloc, Layout, System},
     cell::Cell,
+    sync::atomic::{AtomicIsize, Ordering},
 };
 
 /// The system's allocator, counting: a test binary makes it its own with `#[global_allocator]`.
@@ -24,7 +25,11 @@ thread_local! {
     static LARGEST: Cell<usize> = const { Cell::new(0) };
 }
 
+/// By all threads.
+static IN_ALL: AtomicIsize = AtomicIsize::new(0);
+
 fn changed(by: isize, asked: usize) {
+    IN_ALL.fetch_add(by, Ordering::Relaxed);
     HELD.set(HELD.get() + by);
     PEAK.set(PEAK.get().max(HELD.get()));
     LARGEST.set(LARGEST.get().max(asked));
@@ -61,4 +66,9 @@ pub fn counted<T>(work: impl FnOnce() -> T) -> (T, Usage) {
     let result = work();
     let peak = usize::try_from(PEAK.get() - before).unwrap_or(0);
     (result, Usage { peak, largest: LARGEST.get() })
+}
+
+/// Bytes that all threads hold now.
+pub fn held() -> usize {
+    usize::try_from(IN_ALL.load(Ordering::Relaxed)).unwrap_or(0)
 }

@@ -1,0 +1,94 @@
+//! Ctrl-C, and what a system sends to end a process (SIGTERM, SIGHUP): noticed between two tokens, so that what was
+//! generated is kept, and the terminal left as it was found.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering},
+};
+
+use anyhow::Result;
+
+use crate::INTERRUPTED;
+
+/// Whether the process shall end.
+#[derive(Clone, Debug)]
+pub(crate) struct Interrupt(Arc<State>);
+
+#[derive(Debug)]
+struct State {
+    seen: AtomicBool,
+    /// Whether a line is being read from the terminal, which nothing but a key ends.
+    reads: AtomicBool,
+    terminal: Terminal,
+}
+
+impl Interrupt {
+    /// From here on the first signal is noticed; a second one before [`Interrupt::clear`], or one while a line is read,
+    /// ends at once.
+    ///
+    /// # Errors
+    /// If it is called twice, or the system refuses.
+    pub(crate) fn install() -> Result<Self> {
+        let (seen, reads) = (AtomicBool::new(false), AtomicBool::new(false));
+        let state = Arc::new(State { seen, reads, terminal: Terminal::now() });
+        let own = state.clone();
+        ctrlc::set_handler(move || {
+            if own.seen.swap(true, Ordering::Relaxed) || own.reads.load(Ordering::Relaxed) {
+                own.terminal.restore();
+                std::process::exit(INTERRUPTED.into());
+            }
+        })?;
+        Ok(Self(state))
+    }
+
+    /// Whether there was one.
+    pub(crate) fn is_set(&self) -> bool {
+        self.0.seen.load(Ordering::Relaxed)
+    }
+
+    /// Forgets it.
+    pub(crate) fn clear(&self) {
+        self.0.seen.store(false, Ordering::Relaxed);
+    }
+
+    /// Reads a line from the terminal.
+    pub(crate) fn while_reading<T>(&self, read: impl FnOnce() -> T) -> T {
+        self.0.reads.store(true, Ordering::Relaxed);
+        let line = read();
+        self.0.reads.store(false, Ordering::Relaxed);
+        line
+    }
+}
+
+/// How the terminal was set: an editor of lines takes its keys one by one.
+#[derive(Debug)]
+struct Terminal {
+    #[cfg(unix)]
+    mode: Option<rustix::termios::Termios>,
+}
+
+#[cfg(unix)]
+impl Terminal {
+    fn now() -> Self {
+        // None where stdin is no terminal.
+        Self { mode: rustix::termios::tcgetattr(std::io::stdin()).ok() }
+    }
+
+    fn restore(&self) {
+        if let Some(mode) = &self.mode {
+            // The process ends whether or not that can be done.
+            let _ = rustix::termios::tcsetattr(std::io::stdin(), rustix::termios::OptionalActions::Now, mode);
+            eprintln!();
+        }
+    }
+}
+
+#[cfg(not(unix))]
+impl Terminal {
+    fn now() -> Self {
+        Self {}
+    }
+
+    /// The console's modes end with the process.
+    fn restore(&self) {}
+}

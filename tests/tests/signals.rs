@@ -1,0 +1,151 @@
+//! Ctrl-C and SIGTERM at any moment: the terminal is as it was, and the text so far is there.
+
+#![cfg(unix)]
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a failure must end the test")]
+
+use std::{
+    fs::File,
+    io::{Read, Write},
+    os::fd::OwnedFd,
+    process::{Child, Command, ExitStatus},
+    sync::mpsc,
+    thread,
+    time::Duration,
+};
+
+use moi_tests::{process::binary, real::model_file};
+use rustix::{
+    process::{Pid, Signal, kill_process},
+    pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt},
+    termios::{LocalModes, tcgetattr},
+};
+
+/// A terminal, and a process on it.
+struct Session {
+    user: OwnedFd,
+    terminal: File,
+    child: Child,
+    shown: mpsc::Receiver<Vec<u8>>,
+}
+
+impl Session {
+    fn start(args: &[&str]) -> Self {
+        let user = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
+        grantpt(&user).unwrap();
+        unlockpt(&user).unwrap();
+        let name = ptsname(&user, Vec::new()).unwrap();
+        let terminal = File::options().read(true).write(true).open(name.to_str().unwrap()).unwrap();
+        let mut command = Command::new(binary());
+        command.args(args).env("TERM", "xterm");
+        command.stdin(terminal.try_clone().unwrap()).stdout(terminal.try_clone().unwrap());
+        let child = command.stderr(terminal.try_clone().unwrap()).spawn().unwrap();
+        let (send, shown) = mpsc::channel();
+        let mut reader = File::from(user.try_clone().unwrap());
+        thread::spawn(move || {
+            let mut buffer = [0; 4096];
+            while let Ok(n @ 1..) = reader.read(&mut buffer) {
+                if send.send(buffer[..n].to_vec()).is_err() {
+                    break;
+                }
+            }
+        });
+        Self { user, terminal, child, shown }
+    }
+
+    /// Waits until the screen shows something.
+    fn wait_for(&self, text: &str, seen: &mut String) {
+        while !seen.contains(text) {
+            let piece = self.shown.recv_timeout(Duration::from_secs(120));
+            *seen += &String::from_utf8_lossy(&piece.unwrap_or_else(|_| panic!("no {text:?} in {seen:?}")));
+        }
+    }
+
+    fn signal(&self, signal: Signal) {
+        kill_process(Pid::from_child(&self.child), signal).unwrap();
+    }
+
+    /// Its end, and whether the terminal echoes lines as it did before.
+    fn end(mut self, seen: &mut String) -> ExitStatus {
+        let status = self.child.wait().unwrap();
+        let modes = tcgetattr(&self.terminal).unwrap().local_modes;
+        assert!(modes.contains(LocalModes::ECHO | LocalModes::ICANON | LocalModes::ISIG), "{modes:?}");
+        drop(self.terminal);
+        while let Ok(piece) = self.shown.recv_timeout(Duration::from_millis(200)) {
+            *seen += &String::from_utf8_lossy(&piece);
+        }
+        let (hidden, shown) = (seen.rmatches("\u{1b}[?25l").next(), seen.rfind("\u{1b}[?25h"));
+        assert!(hidden.is_none() || shown > seen.rfind("\u{1b}[?25l"), "the cursor is hidden: {seen:?}");
+        status
+    }
+}
+
+/// What is streamed, without the cursor's ways and the bars' lines.
+fn text(seen: &str) -> String {
+    seen.replace("\r\n", "\n").split(['\r', '\u{1b}']).next_back().unwrap_or_default().trim_end().to_owned()
+}
+
+const ARGS: &[&str] =
+    &["--model", "smollm2-135m-instruct", "--device", "cpu", "--temperature", "0", "--quiet"];
+
+#[test]
+fn a_generation_ends_at_any_moment() {
+    model_file("smollm2-135m-instruct");
+    let all = [
+        &["generate"],
+        ARGS,
+        &["--max-tokens", "300", "--min-tokens", "300", "Count from one to one hundred in words."],
+    ]
+    .concat();
+    let whole = Command::new(binary()).args(&all).output().unwrap();
+    let whole = String::from_utf8(whole.stdout).unwrap();
+    let (mut early, mut late) = (0, 0);
+    for (at, signal) in [Signal::INT, Signal::TERM].into_iter().cycle().take(12).enumerate() {
+        let (session, mut seen) = (Session::start(&all), String::new());
+        // While it starts, loads, reads the prompt, and decodes.
+        thread::sleep(Duration::from_millis(120 * at as u64));
+        session.signal(signal);
+        let status = session.end(&mut seen);
+        let text = text(&seen);
+        assert!(whole.starts_with(&text), "{text:?} is no beginning of {whole:?}");
+        match status.code() {
+            // Before anything was set up there is nothing to be kept.
+            None => early += 1,
+            Some(0) => assert_eq!(text, whole.trim_end(), "signal {at}"),
+            Some(130) => {
+                late += 1;
+                assert!(!text.is_empty(), "signal {at}: a generation under way keeps its text");
+            }
+            other => panic!("signal {at}: {other:?}, {seen:?}"),
+        }
+    }
+    println!("{early} before it began, {late} while it ran");
+    assert!(late > 0);
+}
+
+#[test]
+fn a_chat_leaves_the_terminal_as_it_was() {
+    model_file("smollm2-135m-instruct");
+    let args = [&["chat"], &ARGS[..6], &["--max-tokens", "200"]].concat();
+    // At the prompt, where a line editor reads key by key.
+    for signal in [Signal::TERM, Signal::HUP] {
+        let (session, mut seen) = (Session::start(&args), String::new());
+        session.wait_for("> ", &mut seen);
+        thread::sleep(Duration::from_millis(300));
+        session.signal(signal);
+        assert_eq!(session.end(&mut seen).code(), Some(130), "{seen:?}");
+    }
+    // Within an answer: the first ends the answer, the conversation goes on.
+    let (session, mut seen) = (Session::start(&args), String::new());
+    session.wait_for("> ", &mut seen);
+    File::from(session.user.try_clone().unwrap())
+        .write_all(b"Count from one to one hundred in words.\r")
+        .unwrap();
+    session.wait_for("words.", &mut seen);
+    thread::sleep(Duration::from_millis(1500));
+    session.signal(Signal::INT);
+    seen.clear();
+    session.wait_for("> ", &mut seen);
+    thread::sleep(Duration::from_millis(300));
+    File::from(session.user.try_clone().unwrap()).write_all(b"\x04").unwrap();
+    assert!(session.end(&mut seen).success(), "{seen:?}");
+}

@@ -5,7 +5,9 @@
 use libfuzzer_sys::fuzz_target;
 use moi_text::{ChatTemplate, TemplateTokens, TokenKind, Vocabulary, VocabularyKind};
 
-const PRE: &[&str] = &["default", "gpt-2", "smollm", "llama-bpe", "qwen2", "tekken", "gpt-4o", "nonsense"];
+/// Compiling the patterns of the later ones takes a hundred times as long as all else.
+const PRE: &[&str] =
+    &["gpt-2", "smollm", "gpt-2", "olmo", "gpt-2", "command-r", "gpt-2", "nonsense", "gpt-2", "smollm", "phi-2", "qwen2"];
 
 fuzz_target!(|bytes: &[u8]| {
     let Some((&choices, rest)) = bytes.split_first() else { return };
@@ -35,5 +37,7 @@ fuzz_target!(|bytes: &[u8]| {
     let plain = "{{ bos_token }}{% for m in messages %}<s>{{ m.content }}</s>{% endfor %}";
     let template = ChatTemplate::new(plain, TemplateTokens::default()).expect("it is valid");
     let _ = template.encode(&moi_fuzz::conversation(), &tokenizer);
-    let _ = tokenizer.to_json();
+    if choices & 32 != 0 {
+        let _ = tokenizer.to_json();
+    }
 });

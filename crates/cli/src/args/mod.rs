@@ -200,7 +200,8 @@ impl Quantize {
 /// Text mode writes the answer alone to stdout and everything else to stderr. The prompt goes through the
 /// model's chat template where it has one; --raw sends it as it stands.
 ///
-/// Ctrl-C ends it with what was generated (exit code 130; in JSON, stop_reason is then `interrupted`).
+/// Ctrl-C ends it with what was generated (exit code 130; in JSON, stop_reason is then `interrupted`), and so do logits
+/// that are no finite numbers (exit code 1, `failed`; the error says where they break).
 #[derive(Debug, clap::Args)]
 pub(crate) struct GenerateArgs {
     #[command(flatten)]

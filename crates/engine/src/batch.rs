@@ -253,7 +253,7 @@ impl<'e, B: Backend, M: CausalLm<B>> Batch<'e, B, M> {
     /// One token for every row, in the order in which they were added; none if all have ended.
     ///
     /// # Errors
-    /// If a row's logits are broken. All rows have then ended, and the batch is empty; [`Self::finish`] still gives the
+    /// If a row's logits are broken. All rows have then ended, and the batch is empty; [`crate::Generation::finish`] still gives the
     /// text that was held back.
     pub fn step(&mut self) -> Result<Vec<Step>, EngineError> {
         let mut rows = std::mem::take(&mut self.rows);

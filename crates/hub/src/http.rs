@@ -15,7 +15,10 @@ use ureq::{
     http::{Response, StatusCode, header},
 };
 
-use crate::FetchError;
+use crate::{
+    FetchError,
+    snapshot::{hub_home, path_in},
+};
 
 /// How long the hub may take to answer before another source is tried.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -306,11 +309,8 @@ fn check(answer: &Response<Body>) -> Result<(), String> {
 /// As the hub's own tools find it.
 fn token() -> Option<String> {
     let from_file = |path: PathBuf| fs::read_to_string(path).ok();
-    let env = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
     let token = std::env::var("HF_TOKEN").ok().filter(|token| !token.is_empty()).or_else(|| {
-        env("HF_TOKEN_PATH")
-            .and_then(from_file)
-            .or_else(|| from_file(crate::snapshot::hub_home()?.join("token")))
+        path_in("HF_TOKEN_PATH").and_then(from_file).or_else(|| from_file(hub_home()?.join("token")))
     })?;
     Some(token.trim().to_owned()).filter(|token| !token.is_empty())
 }

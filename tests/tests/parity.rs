@@ -25,7 +25,7 @@ fn the_suite_uses_every_option_of_the_decoder() {
 #[cfg(feature = "gpu")]
 #[test]
 fn kernels_are_plain_loops() {
-    suite::on_devices(suite::Kernels);
+    suite::kernels();
 }
 
 #[cfg(feature = "gpu")]
@@ -37,52 +37,40 @@ fn a_token_takes_few_launches() {
 
 #[test]
 fn mixing_follows_the_formulas() {
-    suite::on_devices(suite::Mixing);
+    suite::mixing();
 }
 
 #[test]
 fn logits_are_those_of_transformers() {
-    suite::on_devices(suite::Logits);
+    suite::logits();
 }
 
 #[test]
 fn halves_are_close() {
-    suite::on_devices(suite::Halves);
+    suite::halves();
 }
 
 #[test]
 fn broken_numbers_are_traced() {
-    suite::on_devices(suite::BrokenNumbers);
+    suite::broken_numbers();
 }
 
 #[test]
 fn self_checks() {
-    suite::on_devices(suite::SelfChecks);
+    suite::self_checks();
 }
 
 #[test]
 fn greedy_decodes_are_those_of_transformers() {
-    suite::on_devices(suite::GreedyDecodes);
+    suite::greedy_decodes();
 }
 
 #[test]
 fn batches_are_as_alone_and_seeds_as_on_the_cpu() {
-    let cpu = moi_backends::cpu();
-    let expected = moi_backends::run(cpu, suite::Batches(cpu)).unwrap();
-    for device in suite::devices() {
-        let found =
-            moi_backends::run(device, suite::Batches(device)).unwrap_or_else(|error| panic!("{error}"));
-        suite::seeded(device, &found, &expected);
-    }
+    suite::batches();
 }
 
 #[test]
 fn packed_weights_are_those_of_the_cpu() {
-    let cpu = moi_backends::cpu();
-    let expected = moi_backends::run(cpu, suite::PackedWeights(cpu)).unwrap();
-    for device in suite::devices() {
-        let found =
-            moi_backends::run(device, suite::PackedWeights(device)).unwrap_or_else(|error| panic!("{error}"));
-        suite::packed_alike(device, &found, &expected);
-    }
+    suite::packed_weights();
 }

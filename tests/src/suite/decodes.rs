@@ -13,7 +13,7 @@ use crate::{
 
 /// All greedy decodes of transformers, prompts at once and in chunks.
 #[derive(Debug)]
-pub struct GreedyDecodes(pub DeviceName);
+pub(super) struct GreedyDecodes(pub(super) DeviceName);
 
 impl Job for GreedyDecodes {
     type Output = ();
@@ -34,7 +34,7 @@ const DEVICE_ROWS: usize = 6;
 
 /// Rows of different prompts, rules, samplings and lengths, together as alone; gives the steps of all.
 #[derive(Debug)]
-pub struct Batches(pub DeviceName);
+pub(super) struct Batches(pub(super) DeviceName);
 
 impl Job for Batches {
     type Output = Vec<Vec<Vec<Step>>>;
@@ -71,7 +71,7 @@ impl Job for Batches {
 }
 
 /// The sampled tokens of a seed are the same on a device as on the CPU, and so are entropies and gates.
-pub fn seeded(device: DeviceName, found: &[Vec<Vec<Step>>], expected: &[Vec<Vec<Step>>]) {
+pub(super) fn seeded(device: DeviceName, found: &[Vec<Vec<Step>>], expected: &[Vec<Vec<Step>>]) {
     assert_eq!(found.len(), expected.len());
     for (name, (found, expected)) in BATCHED.iter().zip(found.iter().zip(expected)) {
         assert_eq!(found.len(), expected.len());

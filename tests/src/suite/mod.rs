@@ -18,16 +18,14 @@ use moi_backends::{DeviceName, Job, Kind, Request, found, run};
 use moi_models::Decoder;
 use moi_pretrained::{Pretrained, WeightForm};
 
-pub use decodes::{Batches, GreedyDecodes, seeded};
-#[cfg(feature = "gpu")]
-pub use kernels::Kernels;
 #[cfg(feature = "gpu")]
 pub use launches::few_launches;
-pub use models::{BrokenNumbers, Halves, Logits, PackedWeights, SelfChecks, packed_alike};
-pub use ops::Mixing;
 pub use options::options;
 
 use crate::golden::Golden;
+use decodes::{Batches, GreedyDecodes, seeded};
+use models::{BrokenNumbers, Halves, Logits, PackedWeights, SelfChecks, packed_alike};
+use ops::Mixing;
 
 /// Between them these use every option of the decoder that a golden checkpoint uses, but for how rotary positions
 /// are stretched, which the host computes.
@@ -66,10 +64,69 @@ pub fn devices() -> Vec<DeviceName> {
     devices
 }
 
+fn on<J: Job>(device: DeviceName, part: impl Fn(DeviceName) -> J) -> J::Output {
+    run(device, part(device)).unwrap_or_else(|error| panic!("{error}"))
+}
+
 /// Runs a part of the suite on each of them.
-pub fn on_devices<J: Job>(part: impl Fn(DeviceName) -> J) {
+fn on_devices<J: Job>(part: impl Fn(DeviceName) -> J) {
     for device in devices() {
-        run(device, part(device)).unwrap_or_else(|error| panic!("{error}"));
+        on(device, &part);
+    }
+}
+
+// The parts, each in a function that is not generic: the models and the engine are then compiled here for every
+// backend, and tests use what was compiled.
+
+/// The kernels of models and mixing, against loops on the host.
+#[cfg(feature = "gpu")]
+pub fn kernels() {
+    on_devices(kernels::Kernels);
+}
+
+/// Mixing, against the formulas.
+pub fn mixing() {
+    on_devices(Mixing);
+}
+
+/// Logits, against what transformers computes.
+pub fn logits() {
+    on_devices(Logits);
+}
+
+/// Half precision, against float32.
+pub fn halves() {
+    on_devices(Halves);
+}
+
+/// Where NaN and infinity are said to come from.
+pub fn broken_numbers() {
+    on_devices(|_| BrokenNumbers);
+}
+
+/// The checks that the binary makes of a device.
+pub fn self_checks() {
+    on_devices(SelfChecks);
+}
+
+/// Greedy decodes, against those of transformers.
+pub fn greedy_decodes() {
+    on_devices(GreedyDecodes);
+}
+
+/// Requests together, against each alone and against the CPU with the same seeds.
+pub fn batches() {
+    let expected = on(moi_backends::cpu(), Batches);
+    for device in devices() {
+        seeded(device, &on(device, Batches), &expected);
+    }
+}
+
+/// Models with packed weights, against the CPU.
+pub fn packed_weights() {
+    let expected = on(moi_backends::cpu(), |_| PackedWeights);
+    for device in devices() {
+        packed_alike(device, &on(device, |_| PackedWeights), &expected);
     }
 }
 

@@ -36,7 +36,7 @@ fn ways(golden: &Golden) -> [(&'static str, Vec<&[u32]>); 3] {
 
 /// float32 against transformers.
 #[derive(Debug)]
-pub struct Logits(pub DeviceName);
+pub(super) struct Logits(pub(super) DeviceName);
 
 impl Job for Logits {
     type Output = ();
@@ -63,7 +63,7 @@ const PACKED: &[(&str, PackedForm)] = &[
 
 /// Packed weights without rounded activations: logits of every way, and the steps of requests of all kinds.
 #[derive(Debug)]
-pub struct PackedWeights(pub DeviceName);
+pub(super) struct PackedWeights;
 
 impl Job for PackedWeights {
     type Output = Vec<(Vec<Vec<f32>>, Vec<Vec<Step>>)>;
@@ -80,7 +80,7 @@ impl Job for PackedWeights {
 }
 
 /// A device's packed weights beside the CPU's.
-pub fn packed_alike(
+pub(super) fn packed_alike(
     device: DeviceName,
     found: &<PackedWeights as Job>::Output,
     expected: &<PackedWeights as Job>::Output,
@@ -108,7 +108,7 @@ const WORST_DIVERGENCE: f64 = 1e-2;
 
 /// float16 and bfloat16, where the device computes in them, against transformers' float32.
 #[derive(Debug)]
-pub struct Halves(pub DeviceName);
+pub(super) struct Halves(pub(super) DeviceName);
 
 impl Job for Halves {
     type Output = ();
@@ -164,11 +164,11 @@ fn divergence(p: &[f32], q: &[f32]) -> f64 {
 
 /// The engine's own check.
 #[derive(Debug)]
-pub struct SelfChecks(pub DeviceName);
+pub(super) struct SelfChecks(pub(super) DeviceName);
 
 /// Where numbers that are not finite are said to come from.
 #[derive(Debug)]
-pub struct BrokenNumbers(pub DeviceName);
+pub(super) struct BrokenNumbers;
 
 impl Job for BrokenNumbers {
     type Output = ();

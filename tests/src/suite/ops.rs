@@ -13,7 +13,7 @@ const TOP: usize = 5;
 
 /// Entropies, gates, weights and inputs of a batch of all rules, with a table in every type of the device.
 #[derive(Debug)]
-pub struct Mixing(pub DeviceName);
+pub(super) struct Mixing(pub(super) DeviceName);
 
 impl Job for Mixing {
     type Output = ();

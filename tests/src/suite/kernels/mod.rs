@@ -13,7 +13,7 @@ use moi_backends::{DeviceName, Job};
 
 /// Every kernel on a device; nothing where it is the CPU.
 #[derive(Debug)]
-pub struct Kernels(pub DeviceName);
+pub(super) struct Kernels(pub(super) DeviceName);
 
 impl Job for Kernels {
     type Output = ();

@@ -1,12 +1,8 @@
 //! The test vectors of the method's specification, and its named properties.
 
-#![allow(clippy::unwrap_used, clippy::panic, reason = "a failure must end the test")]
-
-mod reference;
-
+use super::reference::{identity, layer, weight_form};
 use burn::tensor::{Int, Tensor, backend::Backend};
 use moi::{InputRule, MixError, Moi, RuleError, Support, next_inputs};
-use reference::{identity, layer, weight_form};
 
 fn moi(beta: f64, support: Support) -> InputRule {
     InputRule::moi(beta, support).unwrap()
@@ -151,7 +147,7 @@ fn sizes_are_checked<B: Backend>() {
     assert_eq!(found.to_string(), "rule of row 1: beta must be finite and above -1, got -1");
 }
 
-on_cpu_backends!(
+moi_tests::on_cpu_backends!(
     spec_vectors,
     sampled_outside_the_support,
     limits_are_standard_decoding,

@@ -1,13 +1,10 @@
 //! The method computed another way: weights per token, in float64, straight from the formulas.
 
-#![allow(clippy::unwrap_used, clippy::panic, reason = "a failure must end the test")]
-#![allow(dead_code, unreachable_pub, reason = "each test binary uses a part")]
-
 use burn::tensor::{Int, Tensor, TensorData, backend::Backend};
 use moi::{ConstantGate, InputRule, Moi, RowMix, Support, next_inputs};
 
 /// Entropy and weights over the whole vocabulary.
-pub fn weight_form(logits: &[f64], y: usize, rule: InputRule) -> (f64, Vec<f64>) {
+pub(crate) fn weight_form(logits: &[f64], y: usize, rule: InputRule) -> (f64, Vec<f64>) {
     let vocab = logits.len();
     let max = logits.iter().copied().fold(f64::NEG_INFINITY, f64::max);
     let mut q: Vec<f64> = logits.iter().map(|l| (l - max).exp()).collect();
@@ -37,7 +34,7 @@ pub fn weight_form(logits: &[f64], y: usize, rule: InputRule) -> (f64, Vec<f64>)
 }
 
 /// What the layer gives for a batch: the inputs, row by row, and the report.
-pub fn layer<B: Backend>(
+pub(crate) fn layer<B: Backend>(
     logits: &[Vec<f32>],
     tokens: &[usize],
     table: &[Vec<f32>],
@@ -58,19 +55,6 @@ pub fn layer<B: Backend>(
 }
 
 /// An identity table makes the next input equal to the weights.
-pub fn identity(vocab: usize) -> Vec<Vec<f32>> {
+pub(crate) fn identity(vocab: usize) -> Vec<Vec<f32>> {
     (0..vocab).map(|i| (0..vocab).map(|j| if i == j { 1.0 } else { 0.0 }).collect()).collect()
-}
-
-/// Runs a generic test on every CPU backend.
-#[macro_export]
-macro_rules! on_cpu_backends {
-    ($($name:ident),+ $(,)?) => {
-        mod flex {
-            $(#[test] fn $name() { super::$name::<burn_flex::Flex>(); })+
-        }
-        mod ndarray {
-            $(#[test] fn $name() { super::$name::<burn_ndarray::NdArray>(); })+
-        }
-    };
 }

@@ -1,13 +1,9 @@
 //! Invariants of the method on random logits, tables and rules.
 
-#![allow(clippy::unwrap_used, clippy::panic, reason = "a failure must end the test")]
-
-mod reference;
-
+use super::reference::{identity, layer, weight_form};
 use burn::tensor::backend::Backend;
 use moi::{InputRule, Support};
 use proptest::{collection::vec, prelude::*, test_runner::TestRunner};
-use reference::{identity, layer, weight_form};
 
 fn support() -> impl Strategy<Value = Support> {
     prop_oneof![Just(Support::Full), (1usize..12).prop_map(Support::TopK)]
@@ -115,7 +111,7 @@ fn mixing_changes_the_input<B: Backend>() {
     });
 }
 
-on_cpu_backends!(
+moi_tests::on_cpu_backends!(
     weights_form_a_distribution,
     rows_are_independent,
     beta_to_infinity_is_the_token,

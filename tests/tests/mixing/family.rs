@@ -1,16 +1,12 @@
 //! Rules that are more than a gate: against values computed elsewhere, and against each other at their limits.
 
-#![allow(clippy::unwrap_used, clippy::panic, reason = "a failure must end the test")]
-
-mod reference;
-
+use super::reference::identity;
 use burn::tensor::{Int, Tensor, TensorData, backend::Backend};
 use moi::{InputRule, Markers, MixError, Row, RowMix, Scope, Start, mix, next_inputs};
-use reference::identity;
 use serde::Deserialize;
 
 /// What tests/reference/rules.py computes.
-const CASES: &str = include_str!("../../../tests/reference/rules.json");
+const CASES: &str = include_str!("../../reference/rules.json");
 
 #[derive(Deserialize)]
 struct Case {
@@ -332,7 +328,7 @@ fn what_cannot_be_is_refused<B: Backend>() {
     );
 }
 
-on_cpu_backends!(
+moi_tests::on_cpu_backends!(
     values_computed_elsewhere,
     limits,
     gumbel_samples,

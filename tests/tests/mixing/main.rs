@@ -1,0 +1,8 @@
+//! The method: vectors of its specification, values computed elsewhere, and invariants on random numbers.
+
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a failure must end the test")]
+
+mod family;
+mod properties;
+mod reference;
+mod vectors;

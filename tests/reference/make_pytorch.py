@@ -18,7 +18,7 @@ weights = load_file(source / "model.safetensors")
 # Old checkpoints store masks and frequencies beside the weights.
 weights["gpt_neox.layers.0.attention.bias"] = torch.ones(1, 1, 8, 8, dtype=torch.bool).tril()
 weights["gpt_neox.layers.0.attention.masked_bias"] = torch.tensor(-1e9)
-# A view whose values do not stand row by row: to be refused.
+# A view whose values do not stand row by row.
 directory = ROOT / "pytorch" / "transposed"
 directory.mkdir(parents=True, exist_ok=True)
 shutil.copy(source / "config.json", directory)

@@ -9,12 +9,13 @@ use std::{
 
 use burn::tensor::{Int, Tensor, backend::Backend};
 use burn_flex::Flex;
+use moi_convert::{Options, Target, convert};
 use moi_models::CausalLm;
 use moi_pretrained::{Pretrained, WeightForm};
 use moi_tests::{
-    allocations::Counting,
+    allocations::{Counting, counted},
     golden_directory,
-    hostile::{self, Dice, Ending, json, survey, template, tokenizer, weights},
+    hostile::{self, Dice, Ending, json, pytorch, survey, template, tokenizer, weights},
 };
 use moi_text::{ChatTemplate, Message, TemplateTokens, Tokenizer};
 use serde_json::Value;
@@ -226,6 +227,52 @@ fn gguf() {
         bytes.len()
     };
     survey("GGUF", &["model.gguf"], |bytes| BASE + 32 * bytes, make, || run(&path));
+}
+
+#[test]
+fn pytorch_files() {
+    let directory = tempfile::tempdir().unwrap();
+    let golden = golden_directory().join("pytorch/whole");
+    fs::copy(golden.join("config.json"), directory.path().join("config.json")).unwrap();
+    let (path, output) = (directory.path().join("pytorch_model.bin"), directory.path().join("converted"));
+    let read = || {
+        let options = Options {
+            to: Target::Safetensors,
+            dtype: None,
+            quantize: None,
+            max_shard_bytes: usize::MAX,
+            source_name: "a stranger".to_owned(),
+        };
+        let made = convert::<Flex>(directory.path(), &output, &options, None, |_| {});
+        assert_eq!(output.exists(), made.is_ok());
+        assert!(!directory.path().join(".converted.partial").exists());
+        if made.is_ok() {
+            fs::remove_dir_all(&output).unwrap();
+        }
+        made.map(drop).map_err(|error| error.to_string())
+    };
+    let good = pytorch::File::parse(&fs::read(golden.join("pytorch_model.bin")).unwrap());
+    for pickle in pytorch::bombs() {
+        fs::write(&path, good.clone().with_pickle(pickle).to_bytes()).unwrap();
+        let (ending, usage) = counted(read);
+        assert!(
+            ending.unwrap_err().contains("pytorch_model.bin: data.pkl") && usage.peak < BASE,
+            "{usage:?}"
+        );
+    }
+    let make = |dice: &mut Dice| {
+        let bytes = pytorch::mutate(dice, &good);
+        fs::write(&path, &bytes).unwrap();
+        bytes.len()
+    };
+    // What is converted stands as safetensors at first.
+    survey(
+        "PyTorch",
+        &["pytorch_model.bin", ".safetensors", "config.json"],
+        |bytes| BASE + 64 * bytes,
+        make,
+        read,
+    );
 }
 
 #[test]

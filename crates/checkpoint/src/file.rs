@@ -11,7 +11,7 @@ use crate::CheckpointError;
 /// No `config.json`, and nothing else that is read beside tokenizers and weights, is longer.
 pub const CONFIG_BYTES: u64 = 16 << 20;
 /// No index of shards is longer.
-pub(crate) const INDEX_BYTES: u64 = 64 << 20;
+pub const INDEX_BYTES: u64 = 64 << 20;
 
 /// Opens a file to read it.
 ///

@@ -9,11 +9,12 @@ mod companions;
 mod encode;
 mod error;
 mod gguf;
+mod pickle;
 mod pytorch;
 mod report;
 mod source;
-mod strides;
 mod tokenizer;
+mod torch_file;
 mod verify;
 mod write;
 

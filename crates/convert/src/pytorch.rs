@@ -1,22 +1,20 @@
-//! PyTorch weights, `pytorch_model.bin` or its shards, read by burn-store: a pickle is interpreted, never run.
+//! PyTorch weights, `pytorch_model.bin` or its shards, as safetensors.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
     path::{Path, PathBuf},
+    rc::Rc,
 };
 
-use burn::tensor::DType;
-use burn_store::{TensorSnapshot, pytorch::PytorchReader};
-use moi_checkpoint::{INDEX_FILE, SINGLE_FILE};
+use moi_checkpoint::{CONFIG_BYTES, INDEX_BYTES, INDEX_FILE, SINGLE_FILE, read_file, shown};
 use moi_models::Architecture;
-use safetensors::Dtype;
 use serde::Deserialize;
 
 use crate::{
     ConvertError,
     report::Reporter,
-    strides,
+    torch_file::{Tensor, TorchFile},
     write::{Lazy, write_file},
 };
 
@@ -39,17 +37,16 @@ pub(crate) fn to_safetensors(from: &Path, to: &Path, reporter: &Reporter) -> Res
     fs::create_dir(to).map_err(|error| ConvertError::io(to, error))?;
     // A model that is not supported is not read.
     let config = from.join("config.json");
-    fs::copy(&config, to.join("config.json")).map_err(|error| ConvertError::io(&config, error))?;
-    let bytes = fs::read(&config).map_err(|error| ConvertError::io(&config, error))?;
+    let bytes = read_file(&config, CONFIG_BYTES)?;
     let fields = serde_json::from_slice(&bytes).map_err(|error| ConvertError::file(&config, error))?;
     Architecture::from_config(&fields).map_err(|error| ConvertError::file(&config, error))?;
+    let copy = to.join("config.json");
+    fs::write(&copy, bytes).map_err(|error| ConvertError::io(&copy, error))?;
     let mut map = BTreeMap::new();
     let files = files(from)?;
     for (number, file) in files.iter().enumerate() {
-        let reader = PytorchReader::new(file).map_err(|error| ConvertError::file(file, error))?;
         let name = format!("model-{:05}-of-{:05}.safetensors", number + 1, files.len());
-        strides::check(file)?;
-        let tensors = tensors(file, reader, reporter)?;
+        let tensors = tensors(TorchFile::open(file)?, reporter);
         reporter.begin(tensors.iter().map(|(_, tensor)| tensor.num_bytes()).sum());
         map.extend(tensors.iter().map(|(tensor, _)| (tensor.clone(), name.clone())));
         write_file(&to.join(&name), tensors, None)?;
@@ -60,20 +57,31 @@ pub(crate) fn to_safetensors(from: &Path, to: &Path, reporter: &Reporter) -> Res
     Ok(())
 }
 
+/// What is wrong with what was written, said of the file that it was written from.
+pub(crate) fn in_file(from: &Path, to: &Path, error: &ConvertError) -> ConvertError {
+    let file = from.join(if from.join(SINGLE).is_file() { SINGLE } else { INDEX });
+    let written = [INDEX_FILE, SINGLE_FILE].map(|name| format!("{}: ", to.join(name).display()));
+    let text = written.iter().fold(error.to_string(), |text, name| text.replace(name, ""));
+    ConvertError::file(&file, text.replace(&to.join(INDEX_FILE).display().to_string(), "what it holds"))
+}
+
 fn files(directory: &Path) -> Result<Vec<PathBuf>, ConvertError> {
     let index = directory.join(INDEX);
     if directory.join(SINGLE).is_file() || !index.is_file() {
         return Ok(vec![directory.join(SINGLE)]);
     }
-    let bytes = fs::read(&index).map_err(|error| ConvertError::io(&index, error))?;
+    let bytes = read_file(&index, INDEX_BYTES)?;
     let Index { weight_map } =
         serde_json::from_slice(&bytes).map_err(|error| ConvertError::file(&index, error))?;
     let names: BTreeSet<String> = weight_map.into_values().collect();
     let plain = |name: &String| {
         let one = Path::new(name).components().collect::<Vec<_>>();
-        match matches!(one[..], [std::path::Component::Normal(_)]) {
-            true => Ok(directory.join(name)),
+        let file = directory.join(name);
+        // A pipe would keep the reader waiting.
+        match matches!(one[..], [std::path::Component::Normal(_)]) && file.is_file() {
+            true => Ok(file),
             false => {
+                let name = shown(name);
                 Err(ConvertError::file(&index, format!("shard `{name}` is no file of the same directory")))
             }
         }
@@ -81,32 +89,17 @@ fn files(directory: &Path) -> Result<Vec<PathBuf>, ConvertError> {
     names.iter().map(plain).collect()
 }
 
-fn tensors(
-    file: &Path,
-    reader: PytorchReader,
-    reporter: &Reporter,
-) -> Result<Vec<(String, Lazy)>, ConvertError> {
-    let tensor = |(name, snapshot): (String, TensorSnapshot)| {
-        let dtype = match snapshot.dtype {
-            DType::F64 => Dtype::F64,
-            DType::F32 => Dtype::F32,
-            DType::F16 => Dtype::F16,
-            DType::BF16 => Dtype::BF16,
-            // Masks.
-            _ => return Ok(None),
-        };
-        let (shape, len) = (snapshot.shape.to_vec(), snapshot.data_len());
-        let at = file.to_owned();
-        let place = name.clone();
-        let reporter = reporter.clone();
+fn tensors(file: TorchFile, reporter: &Reporter) -> Vec<(String, Lazy)> {
+    let file = Rc::new(file);
+    let lazy = |(name, tensor): &(String, Tensor)| {
+        let (file, tensor) = (file.clone(), tensor.clone());
+        let (place, reporter) = (name.clone(), reporter.clone());
+        let (dtype, shape, len) = (tensor.dtype, tensor.shape().to_vec(), tensor.num_bytes());
         let read = move || {
             reporter.tensor(&place, len);
-            let data = snapshot.to_data();
-            let data =
-                data.map_err(|error| ConvertError::file(&at, format!("tensor `{place}`: {error:?}")))?;
-            Ok(data.bytes.to_vec())
+            file.read(&tensor)
         };
-        Ok(Some((name, Lazy::new(dtype, shape, len, read))))
+        (name.clone(), Lazy::new(dtype, shape, len, read))
     };
-    reader.into_tensors().into_iter().filter_map(|entry| tensor(entry).transpose()).collect()
+    file.tensors().iter().map(lazy).collect()
 }

@@ -1,11 +1,8 @@
 //! What is converted.
 
-use std::{
-    fs,
-    path::{Path, PathBuf},
-};
+use std::path::{Path, PathBuf};
 
-use moi_checkpoint::{INDEX_FILE, SINGLE_FILE, gguf::Gguf};
+use moi_checkpoint::{CONFIG_BYTES, INDEX_FILE, SINGLE_FILE, gguf::Gguf, read_file};
 use moi_pretrained::Pretrained;
 use serde_json::Value;
 
@@ -32,7 +29,8 @@ impl Source {
     pub(crate) fn open(path: &Path, scratch: &Path, reporter: &Reporter) -> Result<Self, ConvertError> {
         if pytorch::is_needed(path) {
             pytorch::to_safetensors(path, scratch, reporter)?;
-            let mut source = Self::of_directory(scratch)?;
+            let mut source =
+                Self::of_directory(scratch).map_err(|error| pytorch::in_file(path, scratch, &error))?;
             source.files = Files::Directory(path.to_owned());
             return Ok(source);
         }
@@ -52,7 +50,7 @@ impl Source {
         let pretrained = Pretrained::open(path)?;
         pretrained.parameters()?;
         let file = path.join("config.json");
-        let bytes = fs::read(&file).map_err(|error| ConvertError::io(&file, error))?;
+        let bytes = read_file(&file, CONFIG_BYTES)?;
         let config = serde_json::from_slice(&bytes).map_err(|error| ConvertError::file(&file, error))?;
         Ok(Self { pretrained, config, files: Files::Directory(path.to_owned()) })
     }

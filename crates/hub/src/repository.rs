@@ -193,6 +193,9 @@ fn verify(path: &Path, etag: &str, what: &str) -> Result<(), FetchError> {
     }
 }
 
+/// No index of shards is longer.
+const INDEX_BYTES: u64 = 64 << 20;
+
 fn shards(index: &Path) -> Result<Vec<String>, String> {
     #[derive(serde::Deserialize)]
     struct Index {
@@ -200,6 +203,10 @@ fn shards(index: &Path) -> Result<Vec<String>, String> {
     }
     let name = index.file_name().unwrap_or_default().to_string_lossy().into_owned();
     let wrong = |what: String| format!("{name}: {what}");
+    let length = fs::metadata(index).map_err(|error| wrong(error.to_string()))?.len();
+    if length > INDEX_BYTES {
+        return Err(wrong(format!("it has {length} bytes, expected {INDEX_BYTES} at most")));
+    }
     let bytes = fs::read(index).map_err(|error| wrong(error.to_string()))?;
     let index: Index = serde_json::from_slice(&bytes).map_err(|error| wrong(error.to_string()))?;
     let mut shards: Vec<String> = index.weight_map.into_values().collect();

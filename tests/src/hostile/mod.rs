@@ -4,6 +4,7 @@
 pub mod bytes;
 pub mod gguf;
 pub mod json;
+pub mod pytorch;
 pub mod template;
 pub mod tokenizer;
 pub mod weights;

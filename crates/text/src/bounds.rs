@@ -4,10 +4,12 @@
 use std::{fmt, io};
 
 use minijinja::{
-    Environment, Error, ErrorKind, State, Value, context,
+    Environment, Error, ErrorKind, State, Value,
     machinery::{Instruction, Instructions},
 };
 use minijinja_contrib::pycompat::unknown_method_callback;
+
+use crate::weigh::{COMPARISONS, ITEM, LIST, MAP, SLICE, TUPLE, Weighed, listed, operator, weigh};
 
 /// Longest text that one step makes.
 const MOST_BYTES: usize = 4 << 20;
@@ -52,27 +54,53 @@ fn too_long() -> Error {
 /// The operators that can grow, as filters by these names: no template can spell them.
 const OPERATORS: [&str; 3] = ["bounded+", "bounded*", "bounded~"];
 
-/// Makes the operators of a compiled template those of [`add_operators`].
+/// Makes the operators of a compiled template those of [`add_operators`] and of [`crate::weigh`], and its filters and
+/// tests the weighed ones.
 ///
 /// # Errors
-/// If it holds a constant that is too large: the compiler has applied the operators to constants.
-pub(crate) fn bound(instructions: &mut Instructions<'_>) -> Result<(), Error> {
+/// If it holds a constant that is too large (the compiler has applied the operators to constants), or an instruction
+/// that cannot be bounded.
+pub(crate) fn bound<'a>(instructions: &mut Instructions<'a>, weighed: &'a Weighed) -> Result<(), Error> {
     /// The filter is looked up each time.
     const NOT_KEPT: u8 = !0;
     let [add, mul, concat] = OPERATORS;
     for at in 0.. {
         let Some(instruction) = instructions.get_mut(at) else { break };
-        let name = match instruction {
-            Instruction::Add => add,
-            Instruction::Mul => mul,
-            Instruction::StringConcat => concat,
+        let [eq, ne, lt, lte, gt, gte, contained] = COMPARISONS;
+        let refused =
+            |what: &str| Err(Error::new(ErrorKind::SyntaxError, format!("{what} is not supported")));
+        let (name, args) = match instruction {
+            Instruction::Add => (add, 2),
+            Instruction::Mul => (mul, 2),
+            Instruction::StringConcat => (concat, 2),
+            Instruction::Eq => (eq, 2),
+            Instruction::Ne => (ne, 2),
+            Instruction::Lt => (lt, 2),
+            Instruction::Lte => (lte, 2),
+            Instruction::Gt => (gt, 2),
+            Instruction::Gte => (gte, 2),
+            Instruction::In => (contained, 2),
+            Instruction::GetItem => (ITEM, 2),
+            Instruction::Slice => (SLICE, 4),
+            Instruction::BuildTuple(Some(items @ 1..=60_000)) => (TUPLE, *items as u16),
+            Instruction::BuildList(Some(items @ 1..=60_000)) => (LIST, *items as u16),
+            Instruction::BuildMap(pairs) if (1..=1000).contains(pairs) => (MAP, 2 * *pairs as u16),
+            Instruction::BuildMap(pairs) if *pairs > 0 => {
+                return refused("a dictionary of more than 1000 entries");
+            }
+            Instruction::CompareAndPreserve(_) => return refused("a comparison like `a < b < c`"),
+            Instruction::CallMethod("changed", _) => return refused("`changed`"),
+            Instruction::ApplyFilter(name, ..) | Instruction::PerformTest(name, ..) => {
+                *name = weighed.name(name).unwrap_or(*name);
+                continue;
+            }
             Instruction::LoadConst(value) => {
                 check(value.len(), value, value)?;
                 continue;
             }
             _ => continue,
         };
-        *instruction = Instruction::ApplyFilter(name, Some(2), NOT_KEPT);
+        *instruction = Instruction::ApplyFilter(name, Some(args), NOT_KEPT);
     }
     Ok(())
 }
@@ -82,14 +110,16 @@ pub(crate) fn add_operators(environment: &mut Environment<'_>) {
     let [add, mul, concat] = OPERATORS;
     environment.add_filter(add, |state: &State, a: &Value, b: &Value| {
         check(a.len().zip(b.len()).map(|(a, b)| a.saturating_add(b)), a, b)?;
-        operator(state, "a + b", a, b)
+        listed(operator(state, "a + b", a, b)?)
     });
     environment.add_filter(mul, |state: &State, a: &Value, b: &Value| {
         let times = |list: &Value, n: &Value| Some(list.len()?.saturating_mul(n.as_usize()?));
         check(times(a, b).or_else(|| times(b, a)), a, b)?;
-        operator(state, "a * b", a, b)
+        listed(operator(state, "a * b", a, b)?)
     });
     environment.add_filter(concat, |a: &Value, b: &Value| {
+        weigh(a)?;
+        weigh(b)?;
         let mut joined = Text::default();
         fmt::Write::write_fmt(&mut joined, format_args!("{a}{b}")).map_err(|_| too_long())?;
         Ok::<_, Error>(Value::from(joined.0))
@@ -106,17 +136,13 @@ fn check(length: Option<usize>, a: &Value, b: &Value) -> Result<(), Error> {
     }
 }
 
-/// The engine's own operator.
-fn operator(state: &State, operation: &'static str, a: &Value, b: &Value) -> Result<Value, Error> {
-    state.env().compile_expression(operation)?.eval(context! { a, b })
-}
-
 fn too_many() -> Error {
     Error::new(ErrorKind::InvalidOperation, format!("a list grows beyond {MOST_ITEMS} items"))
 }
 
 /// The text of a value.
 pub(crate) fn text(value: &Value) -> Result<String, Error> {
+    weigh(value)?;
     let mut text = Text::default();
     fmt::Write::write_fmt(&mut text, format_args!("{value}")).map_err(|_| too_long())?;
     Ok(text.0)
@@ -124,6 +150,8 @@ pub(crate) fn text(value: &Value) -> Result<String, Error> {
 
 /// Python's methods, as minijinja-contrib has them.
 pub(crate) fn method(state: &mut State, value: &Value, name: &str, args: &[Value]) -> Result<Value, Error> {
+    weigh(value)?;
+    args.iter().try_for_each(weigh)?;
     if let Some(own) = value.as_str() {
         match (name, args) {
             ("join", [list]) => return joined(own, list),

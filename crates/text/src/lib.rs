@@ -21,6 +21,7 @@ mod stream;
 mod template;
 mod tokenizer;
 mod vocabulary;
+mod weigh;
 
 pub use error::TextError;
 pub use stream::Detokenizer;

@@ -15,7 +15,10 @@ use minijinja::{
 use serde::{Deserialize, Serialize};
 use serde_json::ser::Formatter;
 
-use crate::{TextError, Tokenizer, bounds};
+use crate::{
+    TextError, Tokenizer, bounds,
+    weigh::{self, Weighed},
+};
 
 /// One turn of a conversation.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -53,6 +56,7 @@ pub struct ChatTemplate {
     source: String,
     tokens: TemplateTokens,
     path: Option<PathBuf>,
+    weighed: Weighed,
 }
 
 const NAME: &str = "chat_template";
@@ -91,20 +95,28 @@ impl ChatTemplate {
             }
             _ => escape_formatter(out, state, value),
         });
+        // It would show values that hold themselves.
+        environment.remove_global("debug");
         bounds::add_operators(&mut environment);
-        let template = Self { environment, source: without_generation_tags(source), tokens, path: None };
+        weigh::add_operators(&mut environment);
+        let source = without_generation_tags(source);
+        let compiled = compile(&source)?;
+        let mut weighed = Weighed::default();
+        for instructions in compiled.blocks.values().chain([&compiled.instructions]) {
+            for instruction in (0..).map_while(|at| instructions.get(at)) {
+                weighed.add(&mut environment, instruction);
+            }
+        }
+        drop(compiled);
+        let template = Self { environment, source, tokens, path: None, weighed };
         template.compiled()?;
         Ok(template)
     }
 
     fn compiled(&self) -> Result<CompiledTemplate<'_>, TextError> {
-        let config = TemplateConfig {
-            syntax_config: SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build()?,
-            default_auto_escape: Arc::new(|_| AutoEscape::None),
-        };
-        let mut compiled = CompiledTemplate::new(NAME, &self.source, &config)?;
-        bounds::bound(&mut compiled.instructions)?;
-        compiled.blocks.values_mut().try_for_each(bounds::bound)?;
+        let mut compiled = compile(&self.source)?;
+        bounds::bound(&mut compiled.instructions, &self.weighed)?;
+        compiled.blocks.values_mut().try_for_each(|block| bounds::bound(block, &self.weighed))?;
         Ok(compiled)
     }
 
@@ -148,6 +160,7 @@ impl ChatTemplate {
             pad_token => token(pad),
             unk_token => token(unk),
         };
+        weigh::begin();
         let mut text = String::new();
         let mut out = machinery::make_string_output(&mut text);
         machinery::eval(&environment, &instructions, conversation, &blocks, &mut out, initial_auto_escape)?;
@@ -189,6 +202,14 @@ impl ChatTemplate {
             None => Ok(None),
         }
     }
+}
+
+fn compile(source: &str) -> Result<CompiledTemplate<'_>, TextError> {
+    let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build()?;
+    weigh::check_chains(source, &syntax)?;
+    let config =
+        TemplateConfig { syntax_config: syntax, default_auto_escape: Arc::new(|_| AutoEscape::None) };
+    Ok(CompiledTemplate::new(NAME, source, &config)?)
 }
 
 /// Messages in which a control token's text is one private character: it is put back after the rendered prompt has been
@@ -244,14 +265,14 @@ fn without_generation_tags(source: &str) -> String {
     out + rest
 }
 
-fn raise_exception(message: String) -> Result<Value, Error> {
-    Err(Error::new(ErrorKind::InvalidOperation, message))
+fn raise_exception(message: &Value) -> Result<Value, Error> {
+    Err(Error::new(ErrorKind::InvalidOperation, bounds::text(message)?))
 }
 
-fn strftime_now(format: &str) -> Result<String, Error> {
+fn strftime_now(format: &Value) -> Result<String, Error> {
     use std::fmt::Write;
     let mut text = String::new();
-    match write!(text, "{}", chrono::Local::now().format(format)) {
+    match write!(text, "{}", chrono::Local::now().format(&bounds::text(format)?)) {
         Ok(()) => Ok(text),
         Err(_) => {
             Err(Error::new(ErrorKind::InvalidOperation, format!("time format {format:?} is not valid")))
@@ -271,6 +292,7 @@ fn to_json(value: &Value, options: Kwargs) -> Result<Value, Error> {
         }
     }
     options.assert_all_used()?;
+    weigh::weigh(value)?;
     let mut out = bounds::Bytes::default();
     let written = match indent {
         Some(width) => {

@@ -129,3 +129,61 @@ fn broken_text_parts_are_refused_where_they_are_needed() {
         &["--revision v1", "no hub repository"],
     );
 }
+
+/// What has no end is not read to the end, and a prompt that the context cannot hold is not cut into tokens.
+#[cfg(unix)]
+#[test]
+fn what_has_no_end_is_refused() {
+    use std::{
+        io::Write,
+        process::{Command, Stdio},
+    };
+    let (_, path) = tiny("llama");
+    let model = moi_tests::real::model_file("smollm2-135m-instruct");
+    let model = model.to_str().unwrap();
+    let endless = "/dev/zero cannot be read";
+    for flag in ["--json-schema", "--grammar"] {
+        refused(
+            &["generate", "--model", model, "x", flag, "/dev/zero"],
+            &[endless, "more than 16777216 bytes"],
+        );
+    }
+    refused(
+        &["bench", "--model", &path, "-p", "4", "-n", "4", "-r", "1", "--compare", "/dev/zero"],
+        &["/dev/zero"],
+    );
+    refused(&["score", "--model", model, "/dev/zero"], &[endless]);
+    refused(&["--config", "/dev/zero", "rules"], &["/dev/zero cannot be used"]);
+    let piped = |bytes: usize, part: &str| {
+        let mut command = Command::new(moi_tests::process::binary());
+        command.args(["generate", "--model", model]).stdin(Stdio::piped()).stdout(Stdio::null());
+        let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
+        let mut stdin = child.stdin.take().unwrap();
+        // It may have seen enough before the end.
+        let _ = stdin.write_all(&vec![b'a'; bytes]);
+        drop(stdin);
+        let out = child.wait_with_output().unwrap();
+        let stderr = String::from_utf8(out.stderr).unwrap();
+        assert!(out.status.code() == Some(1) && stderr.contains(part), "{:?}: {stderr}", out.status);
+    };
+    piped(17 << 20, "the prompt on stdin cannot be read: it has more than 16777216 bytes");
+    piped(8 << 20, "the prompt has 8388608 bytes, more than the model's context of");
+}
+
+/// A full disk under the log takes nothing from the answer.
+#[cfg(target_os = "linux")]
+#[test]
+fn nothing_is_lost_where_stderr_is_full() {
+    use std::process::Command;
+    let (_, path) = tiny("llama");
+    let args =
+        ["generate", "--model", &path, "--tokens", "1,2", "--max-tokens", "3", "--stats", "--ignore-eos"];
+    let full = std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+    let run = |args: &[&str]| {
+        let full = full.try_clone().unwrap();
+        Command::new(moi_tests::process::binary()).args(args).stderr(full).output().unwrap()
+    };
+    let out = run(&args);
+    assert_eq!((out.status.code(), out.stdout), (Some(0), moi_tests::process::run(&args).stdout));
+    assert_eq!(run(&["generate", "--model", "/nowhere", "x"]).status.code(), Some(1));
+}

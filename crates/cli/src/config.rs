@@ -7,7 +7,7 @@ use std::{
     collections::BTreeMap,
     env,
     ffi::OsString,
-    fmt, fs,
+    fmt,
     path::{Path, PathBuf},
 };
 
@@ -17,7 +17,7 @@ use moi_hub::DEFAULT_MODEL;
 use serde::Deserialize;
 use toml::Value;
 
-use crate::args::Args;
+use crate::{args::Args, file, ui};
 
 /// The file, as it is written.
 #[derive(Debug, Default, Deserialize)]
@@ -88,7 +88,7 @@ pub(crate) fn args() -> Result<Args> {
                 Some(path) => format!("{} and the environment", path.display()),
                 None => "the environment".to_owned(),
             };
-            eprintln!("moi: the flags {} come from {sources}", words.join(" "));
+            ui::say!("moi: the flags {} come from {sources}", words.join(" "));
             error.exit()
         }
     }
@@ -135,7 +135,7 @@ impl Config {
             };
         };
         let wrong = || format!("the configuration {} cannot be used", path.display());
-        let text = fs::read_to_string(&path).with_context(wrong)?;
+        let text = file::read_text(&path).with_context(wrong)?;
         let file: File = toml::from_str(&text).with_context(wrong)?;
         let config = Self { file, path: Some(path.clone()), preset };
         config.check(command).with_context(wrong)?;

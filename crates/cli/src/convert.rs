@@ -11,7 +11,7 @@ use moi_convert::{Converted, FloatType, Options, Target, convert};
 use crate::{
     args::{self, BlockFormat, ConvertArgs},
     backend::{Device, Job},
-    model,
+    model, ui,
 };
 
 /// Converts, and says what was made.
@@ -38,15 +38,17 @@ pub(crate) fn run(args: &ConvertArgs) -> Result<()> {
     };
     let made = Device::cpu().run(Conversion { source: &source, args, options })?;
     let size = made.bytes as f64 / 1e6;
-    eprintln!("moi: wrote {} tensors, {size:.1} MB, to {}", made.tensors, made.path.display());
+    ui::say!("moi: wrote {} tensors, {size:.1} MB, to {}", made.tensors, made.path.display());
     for note in &made.notes {
-        eprintln!("moi: {note}");
+        ui::say!("moi: {note}");
     }
     if let Some(verified) = made.verified {
-        eprintln!(
+        ui::say!(
             "moi: verified: {} parameters are the source's ({} of them rounded to their new type); \
              logits off by {:.1e} of the largest",
-            verified.parameters, verified.rounded, verified.logit_error
+            verified.parameters,
+            verified.rounded,
+            verified.logit_error
         );
     }
     Ok(())

@@ -1,7 +1,6 @@
 //! From arguments to how a continuation is made.
 
 use std::{
-    fs,
     hash::{BuildHasher, RandomState},
     path::Path,
 };
@@ -17,7 +16,7 @@ use moi_text::Tokenizer;
 
 use crate::{
     args::{GrammarArgs, RuleArgs, SamplingArgs, ScopeArgs, StopArgs},
-    ui,
+    file, ui,
 };
 
 /// How continuations are made, but for the rule.
@@ -218,7 +217,7 @@ fn token(text: &str, tokenizer: Option<&Tokenizer>) -> Result<u32> {
 
 fn grammar(args: &GrammarArgs) -> Result<Option<Grammar>> {
     let read = |path: &Path| {
-        fs::read_to_string(path).with_context(|| format!("the grammar {} cannot be read", path.display()))
+        file::read_text(path).with_context(|| format!("the grammar {} cannot be read", path.display()))
     };
     if let Some(schema) = &args.json_schema {
         // `true` and `false` are schemas, too.

@@ -2,7 +2,6 @@
 
 use std::{
     collections::{HashMap, HashSet},
-    fs,
     path::{Path, PathBuf},
 };
 
@@ -77,7 +76,7 @@ fn task(args: &EvalArgs) -> Result<Task> {
         bail!("there is no task `{}`: it is `countdown`, or a JSONL file{near}", args.task);
     }
     let template = args.template.as_ref().map(|path| {
-        fs::read_to_string(path).with_context(|| format!("the template {} cannot be read", path.display()))
+        file::read_text(path).with_context(|| format!("the template {} cannot be read", path.display()))
     });
     let mut task = Task::read(&path, template.transpose()?.as_deref())?;
     if let Some(count) = args.problems {

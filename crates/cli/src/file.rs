@@ -1,8 +1,8 @@
-//! Files that appear when they are whole.
+//! Files that appear when they are whole, and texts that the user names.
 
 use std::{
     fs,
-    io::Write,
+    io::{Read, Write},
     path::{Path, PathBuf},
 };
 
@@ -39,6 +39,34 @@ pub(crate) fn write_whole(path: &Path, content: &[u8]) -> Result<()> {
     file.write_all(content).with_context(|| cannot(path))?;
     file.persist(&target).with_context(|| cannot(path))?;
     Ok(())
+}
+
+/// No text that is read whole is longer.
+const MOST_BYTES: u64 = 16 << 20;
+
+/// A text in a file, which may be a pipe.
+///
+/// # Errors
+/// If it cannot be read, has no end within [`MOST_BYTES`], or is not UTF-8.
+pub(crate) fn read_text(path: &Path) -> Result<String> {
+    text(fs::File::open(path)?)
+}
+
+/// A text on stdin.
+///
+/// # Errors
+/// As [`read_text`].
+pub(crate) fn stdin_text() -> Result<String> {
+    text(std::io::stdin().lock())
+}
+
+fn text(from: impl Read) -> Result<String> {
+    let mut bytes = Vec::new();
+    from.take(MOST_BYTES + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > MOST_BYTES {
+        bail!("it has more than {MOST_BYTES} bytes");
+    }
+    Ok(String::from_utf8(bytes)?)
 }
 
 fn is_special(path: &Path) -> bool {

@@ -78,7 +78,7 @@ impl Job for Generate {
         }
         if args.output.stats {
             let weights = engine.model().bytes_per_token();
-            eprintln!("{}", timing.line(&rule, decoding.seed, stop_reason, weights));
+            ui::say!("{}", timing.line(&rule, decoding.seed, stop_reason, weights));
         }
         match ran.failed {
             Some(error) => Err(error.into()),

@@ -8,7 +8,7 @@ use std::sync::{
 
 use anyhow::Result;
 
-use crate::INTERRUPTED;
+use crate::{INTERRUPTED, ui};
 
 /// Whether the process shall end.
 #[derive(Clone, Debug)]
@@ -78,7 +78,7 @@ impl Terminal {
         if let Some(mode) = &self.mode {
             // The process ends whether or not that can be done.
             let _ = rustix::termios::tcsetattr(std::io::stdin(), rustix::termios::OptionalActions::Now, mode);
-            eprintln!();
+            ui::say!("");
         }
     }
 }

@@ -8,7 +8,7 @@ use safetensors::{Dtype, tensor::TensorView};
 use crate::{
     args::LogitsArgs,
     backend::{Device, Job},
-    file, model,
+    file, model, ui,
 };
 
 /// Computes the logits of a prompt and writes them.
@@ -17,7 +17,7 @@ pub(crate) fn run(args: &LogitsArgs) -> Result<()> {
     let device = Device::chosen(args.model.device);
     let (values, shape) = device.run(Logits { args, device, pretrained })?;
     file::write_whole(&args.output, &encoded(&values, shape)?)?;
-    eprintln!("moi: wrote logits {shape:?} to {}", args.output.display());
+    ui::say!("moi: wrote logits {shape:?} to {}", args.output.display());
     Ok(())
 }
 

@@ -1,5 +1,7 @@
 //! The `moi` binary: parses, picks a backend at run time, prints.
 
+#![warn(clippy::print_stderr)]
+
 mod args;
 mod backend;
 mod bench;
@@ -50,7 +52,7 @@ fn main() -> ExitCode {
         // Nobody reads on: a pipe into `head` is no failure worth a word.
         Err(error) if output::is_broken_pipe(&error) => ExitCode::FAILURE,
         Err(error) => {
-            eprintln!("moi: {error:#}");
+            ui::say!("moi: {error:#}");
             ExitCode::FAILURE
         }
     }

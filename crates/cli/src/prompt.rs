@@ -1,15 +1,12 @@
 //! From arguments and stdin to prompt tokens.
 
-use std::{
-    io::{IsTerminal, Read},
-    sync::Once,
-};
+use std::{io::IsTerminal, sync::Once};
 
 use anyhow::{Context, Result, bail};
 use moi_pretrained::Pretrained;
-use moi_text::{Message, TextError};
+use moi_text::{Message, TextError, Tokenizer};
 
-use crate::{args::PromptArgs, ui};
+use crate::{args::PromptArgs, file, ui};
 
 /// The prompt's tokens, for the model of this name.
 pub(crate) fn ids(args: &PromptArgs, model: &str, pretrained: &Pretrained) -> Result<Vec<u32>> {
@@ -30,6 +27,7 @@ pub(crate) fn ids_of(
     let Some(tokenizer) = usable(&pretrained.tokenizer)? else {
         bail!("the model `{model}` has no tokenizer; give the prompt as ids: --tokens 1,2,3");
     };
+    check_length(text, tokenizer, pretrained.architecture.config.context_length)?;
     if args.raw {
         return Ok(tokenizer.encode(text, true)?);
     }
@@ -56,6 +54,23 @@ pub(crate) fn ids_of(
     }
 }
 
+/// Refuses a long text that the context cannot hold whatever its tokens are: cutting it into them takes a hundred times its
+/// memory.
+fn check_length(text: &str, tokenizer: &Tokenizer, context: usize) -> Result<()> {
+    if text.len() < 1 << 20 {
+        return Ok(());
+    }
+    let tokens = (0..tokenizer.vocab_size() as u32).filter_map(|id| tokenizer.token(id));
+    let longest = tokens.map(|token| token.len()).max().unwrap_or(0);
+    if text.len() / longest.max(1) > context {
+        bail!(
+            "the prompt has {} bytes, more than the model's context of {context} tokens holds; shorten it",
+            text.len()
+        );
+    }
+    Ok(())
+}
+
 /// What the model brings, where it is needed; what is wrong with it is an error only then.
 pub(crate) fn usable<T>(part: &Result<Option<T>, TextError>) -> Result<Option<&T>> {
     match part {
@@ -77,8 +92,7 @@ impl PromptArgs {
                 bail!("no prompt was given: moi generate \"PROMPT\", or pipe one in")
             }
             _ => {
-                let mut text = String::new();
-                std::io::stdin().read_to_string(&mut text).context("the prompt on stdin cannot be read")?;
+                let text = file::stdin_text().context("the prompt on stdin cannot be read")?;
                 // The newline that ends a line of a shell is no part of the prompt.
                 let line = text.strip_suffix('\n').map(|text| text.strip_suffix('\r').unwrap_or(text));
                 Ok(Some(line.unwrap_or(&text).to_owned()))

@@ -1,6 +1,6 @@
 //! `moi score`: how likely a model finds a text.
 
-use std::{fs, io::Read, path::Path, time::Instant};
+use std::{path::Path, time::Instant};
 
 use anyhow::{Context, Result, bail};
 use burn::tensor::backend::Backend;
@@ -11,6 +11,7 @@ use serde::Serialize;
 use crate::{
     args::{Format, ScoreArgs},
     backend::{Device, Job},
+    file,
     likely::{Likely, decoded, likely},
     model,
     output::{self, dtype_name},
@@ -41,13 +42,11 @@ pub(crate) fn run(args: &ScoreArgs) -> Result<()> {
     device.run(Score { args, device, pretrained, bytes: text.len(), ids, window, overlap })
 }
 
-fn read(file: &str) -> Result<String> {
-    if file == "-" {
-        let mut text = String::new();
-        std::io::stdin().read_to_string(&mut text).context("the text on stdin cannot be read")?;
-        return Ok(text);
+fn read(path: &str) -> Result<String> {
+    if path == "-" {
+        return file::stdin_text().context("the text on stdin cannot be read");
     }
-    fs::read_to_string(Path::new(file)).with_context(|| format!("the text {file} cannot be read"))
+    file::read_text(Path::new(path)).with_context(|| format!("the text {path} cannot be read"))
 }
 
 struct Score<'a> {

@@ -1,6 +1,10 @@
 //! What is said beside the answer: notes and progress.
 
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::{
+    fmt,
+    io::Write,
+    sync::atomic::{AtomicU8, Ordering},
+};
 
 use anyhow::Result;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
@@ -28,17 +32,29 @@ fn level() -> u8 {
     LEVEL.load(Ordering::Relaxed)
 }
 
+/// Writes a line to stderr as `eprintln!` does, but for its panic where that cannot be written: a full disk under a log
+/// or a closed terminal is no reason to lose an answer.
+macro_rules! say {
+    ($($text:tt)*) => { $crate::ui::line(format_args!($($text)*)) };
+}
+pub(crate) use say;
+
+/// See [`say`].
+pub(crate) fn line(text: fmt::Arguments<'_>) {
+    let _ = writeln!(std::io::stderr(), "{text}");
+}
+
 /// Says something worth knowing, unless all shall be quiet.
 pub(crate) fn note(text: &str) {
     if level() > QUIET {
-        eprintln!("moi: {text}");
+        say!("moi: {text}");
     }
 }
 
 /// Says a detail, where these are wanted.
 pub(crate) fn detail(text: &str) {
     if level() >= VERBOSE {
-        eprintln!("moi: {text}");
+        say!("moi: {text}");
     }
 }
 

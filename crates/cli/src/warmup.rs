@@ -16,7 +16,7 @@ use moi_pretrained::Pretrained;
 use crate::{
     args::WarmupArgs,
     backend::{Device, Job},
-    model,
+    model, ui,
 };
 
 /// Prompts of these lengths: kernels are chosen by the sizes of what they work on.
@@ -33,7 +33,7 @@ pub(crate) fn run(args: &WarmupArgs) -> Result<()> {
     let pretrained = model::open_at(&args.model, &path)?;
     let device = Device::chosen(args.model.device);
     let took = device.run(Warmup { args, device, pretrained, begun })?;
-    eprintln!(
+    ui::say!(
         "moi: {device}: first token of {TIMED} after {:.2} s from the start of the program ({:.2} s after loading), \
          now after {:.2} s",
         took.from_start.as_secs_f64(),
@@ -41,11 +41,11 @@ pub(crate) fn run(args: &WarmupArgs) -> Result<()> {
         took.again.as_secs_f64(),
     );
     match kernel_cache() {
-        None => eprintln!("moi: {device} compiles no kernels; there is nothing to keep"),
+        None => ui::say!("moi: {device} compiles no kernels; there is nothing to keep"),
         Some(KernelCache::At(path)) => {
-            eprintln!("moi: kernels are kept in {} ({:.1} MB)", path.display(), size(path) as f64 / 1e6);
+            ui::say!("moi: kernels are kept in {} ({:.1} MB)", path.display(), size(path) as f64 / 1e6);
         }
-        Some(KernelCache::Nowhere { why }) => eprintln!("moi: kernels are not kept: {why}"),
+        Some(KernelCache::Nowhere { why }) => ui::say!("moi: kernels are not kept: {why}"),
     }
     Ok(())
 }

@@ -79,12 +79,15 @@ impl Tokenizer {
         }
         let bytes = std::fs::read(path).map_err(|error| wrong(error.to_string()))?;
         // The library panics where a part of it is no JSON, and takes long over long tokens.
-        let AnyValue { longest_listed, longest_content, .. } =
+        let AnyValue { longest_listed, longest_content, cut_charsmap, .. } =
             serde_json::from_slice(&bytes).map_err(|error| wrong(error.to_string()))?;
         for (bytes, most) in [(longest_listed, LONGEST_TOKEN), (longest_content, LONGEST_ADDED_TOKEN)] {
             if bytes > most {
                 return Err(wrong(format!("a token has {bytes} bytes, expected {most} at most")));
             }
+        }
+        if cut_charsmap {
+            return Err(wrong("its precompiled_charsmap is cut off: fetch the file again".into()));
         }
         let read = || Self::new(tokenizers::Tokenizer::from_bytes(bytes)?, None);
         fenced(read).map_err(|error| error.in_file(path))

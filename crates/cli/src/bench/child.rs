@@ -21,7 +21,7 @@ use crate::{
     Ended,
     args::ModelArgs,
     backend::{Device, Job},
-    memory, model, output,
+    memory, model, output, ui,
 };
 
 /// Measures what the JSON says.
@@ -108,7 +108,7 @@ fn fitting(group: &Group, context: usize) -> Vec<Test> {
         group.tests.iter().cloned().partition(|test| test.positions() <= context);
     for test in too_long {
         let (name, needed) = (test.name(), test.positions());
-        eprintln!("moi: left out, {group}: {name} takes {needed} positions, the context holds {context}");
+        ui::say!("moi: left out, {group}: {name} takes {needed} positions, the context holds {context}");
     }
     fitting
 }

@@ -1,17 +1,18 @@
 //! A run beside an earlier one.
 
-use std::{fs, path::Path};
+use std::path::Path;
 
 use anyhow::{Context, Result, bail};
 
 use super::row::Row;
+use crate::file;
 
 /// The rows of an earlier run, written as json or jsonl.
 ///
 /// # Errors
 /// If the file cannot be read or holds something else.
 pub(super) fn read(path: &Path) -> Result<Vec<Row>> {
-    let text = fs::read_to_string(path).with_context(|| format!("{} cannot be read", path.display()))?;
+    let text = file::read_text(path).with_context(|| format!("{} cannot be read", path.display()))?;
     let rows = parse(&text)
         .with_context(|| format!("{} holds no rows of `moi bench` as json or jsonl", path.display()))?;
     if rows.is_empty() {

@@ -21,7 +21,7 @@ use moi_hub::DEFAULT_MODEL;
 
 pub(crate) use args::BenchArgs;
 
-use crate::{Ended, model, output};
+use crate::{Ended, model, output, ui};
 pub(crate) use args::split_rules;
 use plan::Source;
 
@@ -43,7 +43,7 @@ pub(crate) fn run(args: &BenchArgs) -> Result<Ended> {
     }
     if let Some(earlier) = &earlier {
         for line in compare::compare(&mut rows, earlier) {
-            eprintln!("moi: {line}");
+            ui::say!("moi: {line}");
         }
     }
     let text = table::render(&rows, args.format)?;

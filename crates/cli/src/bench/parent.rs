@@ -10,7 +10,7 @@ use std::{
 use anyhow::{Context, Result, bail};
 
 use super::{plan::Group, row::Row};
-use crate::INTERRUPTED;
+use crate::{INTERRUPTED, ui};
 
 /// The process that is measuring.
 type Running = Arc<Mutex<Option<Child>>>;
@@ -25,9 +25,9 @@ pub(super) fn measure(groups: &[Group]) -> Result<(Vec<Row>, bool)> {
     let executable = std::env::current_exe().context("this program does not find its own file")?;
     let (mut rows, mut whole) = (Vec::new(), true);
     for (index, group) in groups.iter().enumerate() {
-        eprintln!("moi: measuring {group} ({} of {})", index + 1, groups.len());
+        ui::say!("moi: measuring {group} ({} of {})", index + 1, groups.len());
         if let Err(error) = run(&executable, group, &running, &mut rows) {
-            eprintln!("moi: not measured, or not all: {group}: {error:#}");
+            ui::say!("moi: not measured, or not all: {group}: {error:#}");
             whole = false;
         }
     }
@@ -67,7 +67,7 @@ fn read_rows(from: impl Read, rows: &mut Vec<Row>) -> Result<()> {
         let line = line?;
         match line.starts_with('{') {
             true => rows.push(serde_json::from_str(&line)?),
-            false => eprintln!("{line}"),
+            false => ui::say!("{line}"),
         }
     }
     Ok(())

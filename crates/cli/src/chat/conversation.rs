@@ -1,6 +1,6 @@
 //! The turns of a conversation, and the cache that they share.
 
-use std::{fs, path::Path, time::Instant};
+use std::{path::Path, time::Instant};
 
 use anyhow::{Context, Result, bail};
 use burn::tensor::backend::Backend;
@@ -144,8 +144,8 @@ impl<'e, B: Backend, M: CausalLm<B>> Conversation<'e, B, M> {
     /// If the file is none.
     pub(crate) fn load(&mut self, path: &Path) -> Result<()> {
         let wrong = || format!("{} is no conversation that can be loaded", path.display());
-        let bytes = fs::read(path).with_context(wrong)?;
-        let kept: Kept = serde_json::from_slice(&bytes).with_context(wrong)?;
+        let text = file::read_text(path).with_context(wrong)?;
+        let kept: Kept = serde_json::from_str(&text).with_context(wrong)?;
         (self.rule, self.messages) = (kept.rule.validated().with_context(wrong)?, kept.messages);
         (self.session, self.last) = (None, None);
         ui::note(&format!("{} messages, {}", self.messages.len(), self.described()));

@@ -114,7 +114,7 @@ fn talk<B: Backend, M: moi_models::CausalLm<B>>(
         // A wrong command, or a turn that the engine refuses, ends no conversation; but nobody may read on.
         match done {
             Err(error) if output::is_broken_pipe(&error) => return Err(error),
-            Err(error) if is_terminal => eprintln!("moi: {error:#}"),
+            Err(error) if is_terminal => ui::say!("moi: {error:#}"),
             Err(error) => return Err(error),
             Ok(()) => {}
         }

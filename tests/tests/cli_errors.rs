@@ -187,3 +187,40 @@ fn nothing_is_lost_where_stderr_is_full() {
     assert_eq!((out.status.code(), out.stdout), (Some(0), moi_tests::process::run(&args).stdout));
     assert_eq!(run(&["generate", "--model", "/nowhere", "x"]).status.code(), Some(1));
 }
+
+/// What is there and is not what it should be is an error, not the same as nothing.
+#[cfg(unix)]
+#[test]
+fn what_is_there_and_broken_is_named() {
+    use std::{fs, os::unix::fs::symlink};
+    let (golden, _) = tiny("llama");
+    let directory = tempfile::tempdir().unwrap();
+    for name in ["config.json", "model.safetensors"] {
+        fs::copy(golden.path.join(name), directory.path().join(name)).unwrap();
+    }
+    let path = directory.path().to_str().unwrap();
+    let generate = ["generate", "--model", path, "--tokens", "1,2", "--max-tokens", "2"];
+    let hints = directory.path().join("generation_config.json");
+    for (text, what) in [
+        (r#"{"do_sample": true, "temperature": -5}"#, "temperature is -5, expected a number from 0"),
+        (r#"{"do_sample": true, "top_p": 5}"#, "top_p is 5, expected a number from 0 to 1"),
+    ] {
+        fs::write(&hints, text).unwrap();
+        refused(&generate, &["generation_config.json", what]);
+    }
+    fs::remove_file(&hints).unwrap();
+    symlink("nowhere", &hints).unwrap();
+    refused(&generate, &["generation_config.json", "No such file"]);
+    fs::remove_file(&hints).unwrap();
+    symlink("nowhere", directory.path().join("tokenizer.json")).unwrap();
+    refused(&["generate", "--model", path, "x"], &["tokenizer.json", "No such file"]);
+
+    let mut bytes = fs::read(moi_tests::golden_directory().join("gguf/llama.gguf")).unwrap();
+    let key = b"llama.attention.layer_norm_rms_epsilon";
+    // The key, its type (a float of four bytes), the value.
+    let at = bytes.windows(key.len()).position(|window| window == key).unwrap() + key.len() + 4;
+    bytes[at..at + 4].copy_from_slice(&f32::NAN.to_le_bytes());
+    let broken = directory.path().join("broken.gguf");
+    fs::write(&broken, bytes).unwrap();
+    refused(&["inspect", broken.to_str().unwrap()], &["broken.gguf", "layer_norm_rms_epsilon` is NaN"]);
+}

@@ -30,7 +30,7 @@ struct TokenizerConfig {
 }
 
 #[derive(Default, Deserialize)]
-#[serde(untagged)]
+#[serde(untagged, expecting = "expected one value of its kind or a list of them")]
 enum OneOrMany<T> {
     Many(Vec<T>),
     One(T),
@@ -49,14 +49,14 @@ impl<T> OneOrMany<T> {
 }
 
 #[derive(Deserialize)]
-#[serde(untagged)]
+#[serde(untagged, expecting = "expected a template's text, or its name and text")]
 enum Template {
     Plain(String),
     Named { name: String, template: String },
 }
 
 #[derive(Deserialize)]
-#[serde(untagged)]
+#[serde(untagged, expecting = "expected a token's text, or an object with its `content`")]
 enum Token {
     Plain(String),
     Full { content: String },
@@ -89,10 +89,10 @@ pub(crate) fn open(directory: &Path) -> Result<Pretrained, PretrainedError> {
         path: directory.to_owned(),
         architecture,
         checkpoint,
-        tokenizer: tokenizer.is_file().then(|| Tokenizer::from_file(&tokenizer)).transpose(),
+        tokenizer: is_there(&tokenizer).then(|| Tokenizer::from_file(&tokenizer)).transpose(),
         chat_template: chat_template(directory),
         eos,
-        sampling: sampling(&generation),
+        sampling: sampling(&generation).map_err(|what| wrong(&generation_path, what))?,
     })
 }
 
@@ -121,18 +121,23 @@ fn token_ids(config: &Value) -> Result<Vec<u32>, String> {
         .map_err(|_| format!("eos_token_id is {ids}, expected a token id or a list of them"))
 }
 
-/// Hints: what is not a number, or means "off", is left out.
-fn sampling(generation: &Value) -> AdvisedSampling {
+/// Hints: what is not a number, or means "off", is left out; a number that nothing can be sampled with is an error.
+fn sampling(generation: &Value) -> Result<AdvisedSampling, String> {
     if generation.get("do_sample").and_then(Value::as_bool) != Some(true) {
-        return AdvisedSampling::default();
+        return Ok(AdvisedSampling::default());
     }
-    let number = |name: &str| generation.get(name).and_then(Value::as_f64);
-    AdvisedSampling {
-        temperature: Some(number("temperature").unwrap_or(1.0)),
+    let number = |name: &str, most: f64| match generation.get(name).and_then(Value::as_f64) {
+        Some(value) if !(0.0..=most).contains(&value) => {
+            Err(format!("{name} is {value}, expected a number from 0 to {most}"))
+        }
+        value => Ok(value),
+    };
+    Ok(AdvisedSampling {
+        temperature: Some(number("temperature", 1000.0)?.unwrap_or(1.0)),
         top_k: generation.get("top_k").and_then(Value::as_u64).and_then(|k| usize::try_from(k).ok()),
-        top_p: number("top_p"),
-        min_p: number("min_p"),
-    }
+        top_p: number("top_p", 1.0)?,
+        min_p: number("min_p", 1.0)?,
+    })
 }
 
 fn chat_template(directory: &Path) -> Result<Option<ChatTemplate>, TextError> {
@@ -142,7 +147,7 @@ fn chat_template(directory: &Path) -> Result<Option<ChatTemplate>, TextError> {
     let config: TokenizerConfig = config.unwrap_or_default();
     let own_file = directory.join(CHAT_TEMPLATE);
     let mut stands_in = &path;
-    let source = if own_file.is_file() {
+    let source = if is_there(&own_file) {
         stands_in = &own_file;
         let text =
             small_file(&own_file).and_then(|bytes| String::from_utf8(bytes).map_err(|e| e.to_string()));
@@ -164,8 +169,14 @@ fn chat_template(directory: &Path) -> Result<Option<ChatTemplate>, TextError> {
     source.map(|source| ChatTemplate::in_file(stands_in, &source, tokens)).transpose()
 }
 
+/// Whether anything has this name: what is there and is no file, such as a link to a file that was removed, is an error
+/// and not the same as nothing.
+fn is_there(path: &Path) -> bool {
+    path.symlink_metadata().is_ok()
+}
+
 fn read_if_there<T: for<'de> Deserialize<'de>>(path: &Path) -> Result<Option<T>, String> {
-    path.is_file().then(|| read(path)).transpose()
+    is_there(path).then(|| read(path)).transpose()
 }
 
 pub(crate) fn read<T: for<'de> Deserialize<'de>>(path: &Path) -> Result<T, String> {

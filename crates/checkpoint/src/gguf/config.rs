@@ -5,7 +5,7 @@
 
 use serde_json::{Map, Value, json};
 
-use super::Gguf;
+use super::{Gguf, metadata};
 use crate::CheckpointError;
 
 /// Layers of Gemma-3-27B, and of Gemma-2-27B: the one size of each whose scores are scaled otherwise.
@@ -15,6 +15,16 @@ const GEMMA2_27B_LAYERS: usize = 46;
 /// The fields, by architecture; `model_type` alone of one that is not known here.
 pub(super) fn config(file: &Gguf) -> Result<Value, CheckpointError> {
     let meta = Meta { file, prefix: file.architecture()? };
+    for (key, value) in file.metadata.iter() {
+        // JSON has no such number: it would count as absent, and what is absent has a default.
+        if let metadata::Value::Float(value) = value
+            && !value.is_finite()
+        {
+            return Err(
+                file.wrong("metadata".into(), format!("`{key}` is {value}, expected a finite number"))
+            );
+        }
+    }
     let mut fields = match meta.prefix {
         "llama" => meta.llama()?,
         "qwen2" => meta.family("qwen2")?,

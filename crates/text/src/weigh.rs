@@ -76,7 +76,7 @@ pub(crate) const LIST: &str = "weighed,";
 pub(crate) const TUPLE: &str = "weighed(,)";
 pub(crate) const SLICE: &str = "weighed[:]";
 
-/// Adds the operators of [`COMPARISONS`], [`ITEM`] and [`MAP`].
+/// Adds the operators named above, and the functions that make values of values.
 pub(crate) fn add_operators(environment: &mut Environment<'_>) {
     type Compare = fn(&Value, &Value) -> bool;
     let compare: [Compare; 6] =

@@ -16,6 +16,7 @@ mod bounds;
 mod describe;
 mod error;
 mod fence;
+mod growth;
 mod json;
 mod stream;
 mod template;

@@ -1,6 +1,7 @@
 //! Chat templates, rendered as transformers renders them.
 
 use std::{
+    collections::HashSet,
     io,
     path::{Path, PathBuf},
     sync::Arc,
@@ -174,9 +175,16 @@ impl ChatTemplate {
     /// # Errors
     /// If the template refuses the conversation or the tokenizer fails.
     pub fn encode(&self, messages: &[Message], tokenizer: &Tokenizer) -> Result<Vec<u32>, TextError> {
-        let hidden = Hidden::new(messages, tokenizer);
+        let hidden = Hidden::new(messages, tokenizer)?;
         let rendered = self.render(&hidden.messages, true)?;
-        tokenizer.encode_rendered(&rendered, true, |text| hidden.restore(text))
+        let ids = tokenizer.encode_rendered(&rendered, true, |text| hidden.restore(text))?;
+        match ids.is_empty() {
+            false => Ok(ids),
+            true => {
+                let what = "it makes nothing of the messages".to_owned();
+                Err(TextError::Template { path: self.path.clone(), what })
+            }
+        }
     }
 
     /// The tokens behind an answer: `messages[..asked]` is what was answered, `messages[asked]` the answer, and more
@@ -194,7 +202,7 @@ impl ChatTemplate {
         if messages.len() <= asked {
             return Ok(None);
         }
-        let hidden = Hidden::new(messages, tokenizer);
+        let hidden = Hidden::new(messages, tokenizer)?;
         let before = self.render(&hidden.messages[..asked], true)? + &hidden.messages[asked].content;
         let whole = self.render(&hidden.messages, true)?;
         match whole.strip_prefix(&before) {
@@ -221,17 +229,22 @@ struct Hidden<'a> {
 }
 
 impl<'a> Hidden<'a> {
-    fn new(messages: &[Message], tokenizer: &'a Tokenizer) -> Self {
+    fn new(messages: &[Message], tokenizer: &'a Tokenizer) -> Result<Self, TextError> {
         // Nearly always there is none: a vocabulary's thousands are then looked for once, not per piece.
         let written = |text: &&str| messages.iter().any(|m| m.content.contains(text));
         let special: Vec<&str> = tokenizer.special_texts().filter(written).collect();
-        let count = special.len();
-        let pairs: Vec<(&str, String)> = special.into_iter().zip(stand_ins(messages, count)).collect();
+        let stand_ins = stand_ins(messages, special.len());
+        if stand_ins.len() < special.len() {
+            let what =
+                "the messages have control tokens in them, and nearly every private character".to_owned();
+            return Err(TextError::Template { path: None, what });
+        }
+        let pairs: Vec<(&str, String)> = special.into_iter().zip(stand_ins).collect();
         let hide = |text: &str| {
             pairs.iter().fold(text.to_owned(), |text, (special, stand_in)| text.replace(special, stand_in))
         };
         let messages = messages.iter().map(|m| Message::new(&m.role, &hide(&m.content))).collect();
-        Self { messages, pairs }
+        Ok(Self { messages, pairs })
     }
 
     fn restore(&self, text: &str) -> String {
@@ -241,7 +254,7 @@ impl<'a> Hidden<'a> {
 
 /// Characters of a private plane that no message uses, one per control token.
 fn stand_ins(messages: &[Message], count: usize) -> Vec<String> {
-    let used: Vec<char> =
+    let used: HashSet<char> =
         messages.iter().flat_map(|m| m.content.chars()).filter(|&c| c >= '\u{F0000}').collect();
     let private = ('\u{F0000}'..='\u{FFFFD}').chain('\u{100000}'..='\u{10FFFD}');
     private.filter(|c| !used.contains(c)).take(count).map(String::from).collect()

@@ -2,12 +2,13 @@
 
 use std::path::Path;
 
+use aho_corasick::{AhoCorasick, MatchKind};
 use tokenizers::{
-    AddedToken, DecoderWrapper, ModelWrapper, PreTokenizerWrapper, pre_tokenizers::metaspace::PrependScheme,
-    processors::template::TemplateProcessing,
+    AddedToken, DecoderWrapper, Model, ModelWrapper, PreTokenizerWrapper,
+    pre_tokenizers::metaspace::PrependScheme, processors::template::TemplateProcessing,
 };
 
-use crate::{TextError, fence::fenced, json::AnyValue};
+use crate::{TextError, fence::fenced, json};
 
 /// A `tokenizers` tokenizer that tells control tokens from text that looks like them.
 #[derive(Clone, Debug)]
@@ -18,6 +19,8 @@ pub struct Tokenizer {
     later: Option<Box<tokenizers::Tokenizer>>,
     /// Control tokens, longest first.
     special: Vec<(AddedToken, u32)>,
+    /// Finds these, the longest where several begin.
+    matcher: AhoCorasick,
     /// Put before a prompt without a template, where the tokenizer itself does not do it.
     bos: Option<u32>,
 }
@@ -74,21 +77,15 @@ impl Tokenizer {
         const MOST_BYTES: u64 = 1 << 28;
         let wrong = |what: String| TextError::File { path: path.to_owned(), what };
         let meta = std::fs::metadata(path).map_err(|error| wrong(error.to_string()))?;
-        if !meta.is_file() || meta.len() > MOST_BYTES {
-            return Err(wrong(format!("expected a file of at most {MOST_BYTES} bytes")));
+        if !meta.is_file() {
+            return Err(wrong("it is no regular file".to_owned()));
+        }
+        if meta.len() > MOST_BYTES {
+            return Err(wrong(format!("it has {} bytes, expected {MOST_BYTES} at most", meta.len())));
         }
         let bytes = std::fs::read(path).map_err(|error| wrong(error.to_string()))?;
-        // The library panics where a part of it is no JSON, and takes long over long tokens.
-        let AnyValue { longest_listed, longest_content, cut_charsmap, .. } =
-            serde_json::from_slice(&bytes).map_err(|error| wrong(error.to_string()))?;
-        for (bytes, most) in [(longest_listed, LONGEST_TOKEN), (longest_content, LONGEST_ADDED_TOKEN)] {
-            if bytes > most {
-                return Err(wrong(format!("a token has {bytes} bytes, expected {most} at most")));
-            }
-        }
-        if cut_charsmap {
-            return Err(wrong("its precompiled_charsmap is cut off: fetch the file again".into()));
-        }
+        // The library panics where a part of it is no JSON, and takes long over what is long.
+        json::check(&bytes).map_err(wrong)?;
         let read = || Self::new(tokenizers::Tokenizer::from_bytes(bytes)?, None);
         fenced(read).map_err(|error| error.in_file(path))
     }
@@ -116,7 +113,11 @@ impl Tokenizer {
             }
             _ => None,
         };
-        Ok(Self { inner, later, special, bos })
+        let matcher = AhoCorasick::builder()
+            .match_kind(MatchKind::LeftmostLongest)
+            .build(special.iter().map(|(token, _)| &token.content))
+            .map_err(|error| TextError::Tokenizer(format!("its control tokens: {error}")))?;
+        Ok(Self { inner, later, special, matcher, bos })
     }
 
     /// Encodes text as text: control tokens written in it become ordinary tokens. `add_special` adds what
@@ -157,9 +158,12 @@ impl Tokenizer {
     /// Splits at control tokens, the longest first where several match.
     fn parts<'a>(&self, text: &'a str) -> Vec<Part<'a>> {
         let mut parts = Vec::new();
-        let mut rest = text;
-        while let Some((start, token, id)) = self.next_special(rest) {
-            let (mut before, mut after) = (&rest[..start], &rest[start + token.content.len()..]);
+        let mut done = 0;
+        for found in self.matcher.find_iter(text) {
+            let (token, id) = &self.special[found.pattern()];
+            // Spaces that the token before swallowed can be a token's own.
+            let Some(mut before) = text.get(done..found.start()) else { continue };
+            let mut after = &text[found.end()..];
             if token.lstrip {
                 before = before.trim_end();
             }
@@ -169,20 +173,13 @@ impl Tokenizer {
             if !before.is_empty() {
                 parts.push(Part::Text(before));
             }
-            parts.push(Part::Control(id));
-            rest = after;
+            parts.push(Part::Control(*id));
+            done = text.len() - after.len();
         }
-        if !rest.is_empty() {
-            parts.push(Part::Text(rest));
+        if done < text.len() {
+            parts.push(Part::Text(&text[done..]));
         }
         parts
-    }
-
-    fn next_special(&self, text: &str) -> Option<(usize, &AddedToken, u32)> {
-        let found =
-            self.special.iter().filter_map(|(token, id)| Some((text.find(&token.content)?, token, *id)));
-        // `min_by_key` keeps the first of equals, which is the longest.
-        found.min_by_key(|&(start, ..)| start)
     }
 
     /// The control tokens' texts, longest first.
@@ -275,6 +272,19 @@ impl Tokenizer {
             ModelWrapper::WordLevel(_) => "word level",
             ModelWrapper::Unigram(_) => "Unigram",
         }
+    }
+
+    /// A token of its model's vocabulary that an embedding of so many rows has no row for, if there is one: they are
+    /// not of one model then. Tokens that were added do not count: some models have no row for those of other media.
+    pub fn token_beyond(&self, rows: usize) -> Option<u32> {
+        /// Ids behind the rows that are looked at, if the vocabulary has no more tokens than there are rows: it can have
+        /// gaps.
+        const LOOKED_AT: usize = 1024;
+        let model = self.inner.get_model();
+        let behind = model.get_vocab_size().saturating_sub(rows).max(LOOKED_AT);
+        let ids = (rows..rows.saturating_add(behind)).map_while(|id| u32::try_from(id).ok());
+        let added = self.inner.get_added_vocabulary().get_vocab();
+        ids.into_iter().find(|&id| model.id_to_token(id).is_some_and(|token| !added.contains_key(&token)))
     }
 
     /// Tokens in the vocabulary, added ones included.

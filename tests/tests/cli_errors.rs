@@ -202,18 +202,37 @@ fn what_is_there_and_broken_is_named() {
     let generate = ["generate", "--model", path, "--tokens", "1,2", "--max-tokens", "2"];
     let hints = directory.path().join("generation_config.json");
     for (text, what) in [
-        (r#"{"do_sample": true, "temperature": -5}"#, "temperature is -5, expected a number from 0"),
+        (r#"{"do_sample": true, "temperature": -5}"#, "temperature is -5, expected 0, or a number"),
         (r#"{"do_sample": true, "top_p": 5}"#, "top_p is 5, expected a number from 0 to 1"),
+        (r#"{"do_sample": true, "temperature": 1e-9}"#, "temperature is 1e-9, expected 0, or a number from"),
+        (r#"{"do_sample": true, "min_p": "x"}"#, "min_p is \"x\", expected a number from 0 to 1"),
+        (r#"{"do_sample": true, "top_k": 1.5}"#, "top_k is 1.5, expected a whole number"),
+        (
+            r#"{"do_sample": true"#,
+            "it is cut off (EOF while parsing an object at line 1 column 18); fetch it again",
+        ),
+        (r#"{"do_sample" true}"#, "it is not valid JSON (expected `:`"),
+        ("", "it is empty; fetch it again"),
     ] {
         fs::write(&hints, text).unwrap();
         refused(&generate, &["generation_config.json", what]);
     }
     fs::remove_file(&hints).unwrap();
     symlink("nowhere", &hints).unwrap();
-    refused(&generate, &["generation_config.json", "No such file"]);
+    refused(&generate, &["generation_config.json", "it is a link to nowhere, which cannot be reached"]);
     fs::remove_file(&hints).unwrap();
     symlink("nowhere", directory.path().join("tokenizer.json")).unwrap();
     refused(&["generate", "--model", path, "x"], &["tokenizer.json", "No such file"]);
+    fs::remove_file(directory.path().join("tokenizer.json")).unwrap();
+    for (name, away) in
+        [("config.json", "config.json"), ("model.safetensors.index.json", "model.safetensors")]
+    {
+        fs::remove_file(directory.path().join(away)).unwrap();
+        symlink("nowhere", directory.path().join(name)).unwrap();
+        refused(&generate, &[name, "it is a link to nowhere"]);
+        fs::remove_file(directory.path().join(name)).unwrap();
+        fs::copy(golden.path.join(away), directory.path().join(away)).unwrap();
+    }
 
     let mut bytes = fs::read(moi_tests::golden_directory().join("gguf/llama.gguf")).unwrap();
     let key = b"llama.attention.layer_norm_rms_epsilon";
@@ -223,4 +242,93 @@ fn what_is_there_and_broken_is_named() {
     let broken = directory.path().join("broken.gguf");
     fs::write(&broken, bytes).unwrap();
     refused(&["inspect", broken.to_str().unwrap()], &["broken.gguf", "layer_norm_rms_epsilon` is NaN"]);
+}
+
+/// A model of 256 rows with a tokenizer of its own; the first of the survey's, changed.
+fn with_tokenizer(change: impl Fn(&mut Value)) -> tempfile::TempDir {
+    let (golden, _) = tiny("llama");
+    let directory = tempfile::tempdir().unwrap();
+    for file in ["config.json", "model.safetensors"] {
+        std::fs::copy(golden.path.join(file), directory.path().join(file)).unwrap();
+    }
+    let mut document = moi_tests::hostile::tokenizer::documents()[0].clone();
+    change(&mut document);
+    std::fs::write(directory.path().join("tokenizer.json"), document.to_string()).unwrap();
+    directory
+}
+
+/// Tokens without a row, rows without a token, and two tokens with one id.
+#[test]
+fn vocabularies_and_embeddings_that_disagree_are_named() {
+    let model = with_tokenizer(|tokenizer| tokenizer["model"]["vocab"]["zebra"] = 300.into());
+    let path = model.path().to_str().unwrap();
+    refused(
+        &["generate", "--model", path, "x"],
+        &["tokenizer.json: its vocabulary has a token 300, and the model's embedding only 256 rows"],
+    );
+    // Who needs no text is not hindered.
+    assert_eq!(json(&["generate", "--model", path, "--tokens", "1", "--max-tokens", "2"])["text"], "");
+    let model = with_tokenizer(|tokenizer| tokenizer["model"]["vocab"]["zebra"] = 5.into());
+    refused(
+        &["generate", "--model", model.path().to_str().unwrap(), "x"],
+        &["tokenizer.json: two tokens of its vocab have the id 5"],
+    );
+
+    // As Gemma 3's tokenizer has one for images.
+    let model = with_tokenizer(|tokenizer| {
+        let vocab = tokenizer["model"]["vocab"].as_object_mut().unwrap();
+        (vocab.len()..256).for_each(|id| drop(vocab.insert(format!("[{id}]"), id.into())));
+        let image = serde_json::json!({ "id": 256, "content": "<image>", "single_word": false, "lstrip": false,
+            "rstrip": false, "normalized": false, "special": false });
+        tokenizer["added_tokens"].as_array_mut().unwrap().push(image);
+    });
+    let path = model.path().to_str().unwrap();
+    let generate = ["generate", "--model", path, "--raw", "--max-tokens", "2", "--seed", "1"];
+    assert!(moi_tests::process::run(&[&generate[..], &["the"]].concat()).status.success());
+    refused(&[&generate[..], &["the <image>"]].concat(), &[path, "the token 256 (`<image>`)", "256 rows"]);
+
+    let model = with_tokenizer(|_| {});
+    let path = model.path().to_str().unwrap();
+    let out = moi_tests::process::run(&[
+        "generate",
+        "--model",
+        path,
+        "--raw",
+        "--temperature",
+        "1",
+        "--max-tokens",
+        "40",
+        "--ignore-eos",
+        "the",
+    ]);
+    let said = String::from_utf8_lossy(&out.stderr);
+    assert!(out.status.success() && said.contains("print nothing: the tokenizer of 105 tokens"), "{said}");
+}
+
+/// What would take memory or time without end, and what cannot be computed or written.
+#[test]
+fn what_cannot_be_used_is_said_before_it_is_used() {
+    let step = serde_json::json!({ "type": "Replace", "pattern": { "Regex": "." }, "content": "aa" });
+    let steps = serde_json::json!({ "type": "Sequence", "normalizers": vec![step; 40] });
+    let model = with_tokenizer(|tokenizer| tokenizer["normalizer"] = steps.clone());
+    refused(
+        &["generate", "--model", model.path().to_str().unwrap(), "x"],
+        &[
+            "tokenizer.json: its normalizer can make a text 1099511627776 times as long, expected at most 1024",
+        ],
+    );
+    let model = with_tokenizer(|_| {});
+    let path = model.path().to_str().unwrap();
+    std::fs::write(model.path().join("chat_template.jinja"), "{% if false %}{% endif %}").unwrap();
+    refused(
+        &["generate", "--model", path, "x"],
+        &["chat_template.jinja", "it makes nothing of the messages"],
+    );
+    let schema = ["generate", "--model", path, "--raw", "the", "--json-schema"];
+    refused(&[&schema[..], &[""]].concat(), &["--json-schema is empty"]);
+    let output = model.path().join("nowhere/logits");
+    let output = output.to_str().unwrap();
+    refused(&["logits", "--model", path, "--tokens", "1", "-o", output], &[output, "there is no directory"]);
+    refused(&["convert", path, "-o", output], &[output, "there is no directory"]);
+    refused(&["convert", path, "-o", output, "--max-shard-size", "0"], &["0 is not in 1.."]);
 }

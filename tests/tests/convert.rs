@@ -15,6 +15,7 @@ use moi_convert::{ConvertError, Converted, FloatType, Options, Target, convert};
 use moi_pretrained::Pretrained;
 use moi_tests::{
     golden::Golden,
+    hostile::tokenizer,
     process::{binary, json, refused, run},
 };
 
@@ -198,6 +199,59 @@ fn tokenizer_and_template_travel_along() {
     }
     let config = fs::read_to_string(there.join("config.json")).unwrap();
     assert!(config.contains("LlamaForCausalLM") && config.contains("\"float16\""), "{config}");
+}
+
+/// GGUF files list a token for each row of the embedding, and no other.
+#[test]
+fn vocabularies_get_a_token_for_each_row() {
+    let directory = tempfile::tempdir().unwrap();
+    let source = directory.path().join("source");
+    fs::create_dir(&source).unwrap();
+    for file in ["config.json", "model.safetensors"] {
+        fs::copy(golden("llama").join(file), source.join(file)).unwrap();
+    }
+    let listed = tokenizer::documents().into_iter().take(2);
+    // Byte-level, and SentencePiece's, which has scores.
+    for (at, document) in listed.enumerate() {
+        for tokens in [105, 258] {
+            let mut document = document.clone();
+            if at == 0 {
+                document["model"]["byte_fallback"] = false.into();
+                document["pre_tokenizer"] = serde_json::json!({ "type": "ByteLevel", "add_prefix_space": false,
+                    "trim_offsets": true, "use_regex": true });
+            }
+            let added = document["added_tokens"].as_array_mut().unwrap();
+            added.extend((105..tokens).map(|id| {
+                serde_json::json!({ "id": id, "content": format!("<extra{id}>"), "single_word": false,
+                    "lstrip": false, "rstrip": false, "normalized": false, "special": true })
+            }));
+            fs::write(source.join("tokenizer.json"), document.to_string()).unwrap();
+            let output = directory.path().join(format!("{at}-{tokens}"));
+            let made = verified(&source, &output, &options(Target::Gguf)).unwrap();
+            let left_out =
+                made.notes.iter().any(|note| note.contains("the 2 tokens from 256 on have no row"));
+            assert_eq!(left_out, tokens > 256, "{:?}", made.notes);
+            let tokenizer = Pretrained::open(&output).unwrap().tokenizer.unwrap().unwrap();
+            assert_eq!(tokenizer.vocab_size(), 256);
+            let ids = tokenizer.encode("the", false).unwrap();
+            assert_eq!(ids.last(), Some(&tokenizer.id("the").unwrap()));
+        }
+    }
+}
+
+/// Weights that are no numbers are carried along, and named; what they compute cannot be compared.
+#[test]
+fn nan_weights_are_named() {
+    let model = moi_tests::broken::with_values(&Golden::read("llama"), "model.norm.weight", |at| {
+        [f32::NAN, f32::INFINITY].get(at).copied()
+    });
+    let directory = tempfile::tempdir().unwrap();
+    for to in [Target::Safetensors, Target::Burnpack, Target::Gguf] {
+        let made = verified(model.path(), &directory.path().join(format!("{to:?}")), &options(to)).unwrap();
+        let named = "tensor `model.norm.weight` has 1 NaN and 1 infinite values; the file is broken";
+        assert!(made.notes.iter().any(|note| note.contains(named)), "{:?}", made.notes);
+        assert!(made.verified.unwrap().logit_error.is_none());
+    }
 }
 
 #[test]

@@ -6,6 +6,9 @@ use std::{
     path::Path,
 };
 
+use serde::de::DeserializeOwned;
+use serde_json::error::Category;
+
 use crate::CheckpointError;
 
 /// No `config.json`, and nothing else that is read beside tokenizers and weights, is longer.
@@ -20,7 +23,7 @@ pub const INDEX_BYTES: u64 = 64 << 20;
 pub(crate) fn open_file(path: &Path) -> Result<File, CheckpointError> {
     let error = |error| CheckpointError::Io { path: path.to_owned(), error };
     // Before it is opened: opening a pipe waits for a writer.
-    let kind = fs::metadata(path).map_err(error)?.file_type();
+    let kind = fs::metadata(path).map_err(|found| error(dangling(path).unwrap_or(found)))?.file_type();
     if kind.is_dir() {
         return Err(error(io::ErrorKind::IsADirectory.into()));
     }
@@ -28,6 +31,31 @@ pub(crate) fn open_file(path: &Path) -> Result<File, CheckpointError> {
         return Err(error(io::Error::other("it is a device or a pipe, expected a file")));
     }
     File::open(path).map_err(error)
+}
+
+/// Whether anything has this name: what is there and is no file, such as a link to a file that was removed, is an error
+/// and not the same as nothing.
+pub fn is_there(path: &Path) -> bool {
+    path.symlink_metadata().is_ok()
+}
+
+/// What is wrong with a link that leads nowhere.
+fn dangling(path: &Path) -> Option<io::Error> {
+    let target = fs::read_link(path).ok()?;
+    Some(io::Error::other(format!("it is a link to {}, which cannot be reached", target.display())))
+}
+
+/// Reads JSON.
+///
+/// # Errors
+/// What is wrong, in words for whoever has the file.
+pub fn parse_json<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, String> {
+    serde_json::from_slice(bytes).map_err(|error| match error.classify() {
+        Category::Eof if bytes.is_empty() => "it is empty; fetch it again".to_owned(),
+        Category::Eof => format!("it is cut off ({error}); fetch it again"),
+        Category::Syntax => format!("it is not valid JSON ({error})"),
+        Category::Io | Category::Data => error.to_string(),
+    })
 }
 
 /// The content of a file of at most `limit` bytes.

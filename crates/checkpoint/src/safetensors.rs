@@ -10,7 +10,7 @@ use serde::{Deserialize, de::IgnoredAny};
 
 use crate::{
     Checkpoint, CheckpointError, LazyTensor, Storage,
-    file::{INDEX_BYTES, read_file, shown},
+    file::{INDEX_BYTES, is_there, parse_json, read_file, shown},
     tensor::Source,
     unique::Unique,
 };
@@ -39,7 +39,7 @@ pub fn open_safetensors(path: &Path) -> Result<Checkpoint, CheckpointError> {
     let (single, index) = (path.join(SINGLE_FILE), path.join(INDEX_FILE));
     let (path, tensors) = if !path.is_dir() {
         (path.to_owned(), open_file(path)?)
-    } else if index.is_file() && !single.is_file() {
+    } else if is_there(&index) && !is_there(&single) {
         (index.clone(), open_shards(path, &index)?)
     } else {
         (single.clone(), open_file(&single)?)
@@ -51,7 +51,7 @@ fn open_shards(directory: &Path, index: &Path) -> Result<BTreeMap<String, LazyTe
     let wrong = |place: String, what: String| CheckpointError::Format { path: index.to_owned(), place, what };
     let text = read_file(index, INDEX_BYTES)?;
     let Index { weight_map: Unique(weight_map) } =
-        serde_json::from_slice(&text).map_err(|error| wrong("index".into(), error.to_string()))?;
+        parse_json(&text).map_err(|what| wrong("index".into(), what))?;
     let mut shards: BTreeMap<&str, BTreeMap<String, LazyTensor>> = BTreeMap::new();
     for shard in weight_map.values() {
         let plain = matches!(Path::new(shard).components().collect::<Vec<_>>()[..], [Component::Normal(_)]);

@@ -8,6 +8,7 @@ use std::{
     env,
     ffi::OsString,
     fmt,
+    io::{self, Write},
     path::{Path, PathBuf},
 };
 
@@ -69,9 +70,9 @@ pub(crate) fn args() -> Result<Args> {
     let mut command = Args::command();
     // So that commands have the flags of all, and conflicts are known.
     command.build();
-    let matches = command.clone().try_get_matches_from(&argv).unwrap_or_else(|error| error.exit());
+    let matches = command.clone().try_get_matches_from(&argv).unwrap_or_else(|error| leave(&error));
     let Some((name, given)) = matches.subcommand() else {
-        return Ok(Args::from_arg_matches(&matches).unwrap_or_else(|error| error.exit()));
+        return Ok(Args::from_arg_matches(&matches).unwrap_or_else(|error| leave(&error)));
     };
     let Some(subcommand) = command.find_subcommand(name) else { bail!("there is no command `{name}`") };
     let config = Config::read(&command, &matches)?;
@@ -81,7 +82,7 @@ pub(crate) fn args() -> Result<Args> {
     let whole = argv[..at].iter().cloned().chain(words.iter().cloned()).chain(argv[at..].iter().cloned());
     match command.try_get_matches_from(whole).and_then(|matches| Args::from_arg_matches(&matches)) {
         Ok(args) => Ok(args),
-        Err(error) if words.is_empty() => error.exit(),
+        Err(error) if words.is_empty() => leave(&error),
         Err(error) => {
             let words = words.iter().map(|word| word.to_string_lossy().into_owned()).collect::<Vec<_>>();
             let sources = match &config.path {
@@ -89,9 +90,23 @@ pub(crate) fn args() -> Result<Args> {
                 None => "the environment".to_owned(),
             };
             ui::say!("moi: the flags {} come from {sources}", words.join(" "));
-            error.exit()
+            leave(&error)
         }
     }
+}
+
+/// Ends the process with what clap has to say: help, or what is wrong with a flag.
+fn leave(error: &clap::Error) -> ! {
+    let printed = error.print().and_then(|()| io::stdout().flush());
+    std::process::exit(match printed {
+        Err(cannot) if !error.use_stderr() => {
+            if cannot.kind() != io::ErrorKind::BrokenPipe {
+                ui::say!("moi: cannot write to stdout: {cannot}");
+            }
+            1
+        }
+        _ => error.exit_code(),
+    })
 }
 
 /// Where flags of a command may stand: behind its name, which may also be the value of a flag before it.

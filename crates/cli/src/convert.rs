@@ -33,7 +33,7 @@ pub(crate) fn run(args: &ConvertArgs) -> Result<()> {
             BlockFormat::Q4_0 => BlockKind::Q4_0,
             BlockFormat::Q4_1 => BlockKind::Q4_1,
         }),
-        max_shard_bytes: args.max_shard_size.saturating_mul(1_000_000),
+        max_shard_bytes: (args.max_shard_size as usize).saturating_mul(1_000_000),
         source_name: args.source.clone(),
     };
     let made = Device::cpu().run(Conversion { source: &source, args, options })?;
@@ -43,12 +43,14 @@ pub(crate) fn run(args: &ConvertArgs) -> Result<()> {
         ui::say!("moi: {note}");
     }
     if let Some(verified) = made.verified {
+        let logits = match verified.logit_error {
+            Some(error) => format!("logits off by {error:.1e} of the largest"),
+            None => "logits cannot be compared, the source's own are not finite".to_owned(),
+        };
         ui::say!(
-            "moi: verified: {} parameters are the source's ({} of them rounded to their new type); \
-             logits off by {:.1e} of the largest",
+            "moi: verified: {} parameters are the source's ({} of them rounded to their new type); {logits}",
             verified.parameters,
             verified.rounded,
-            verified.logit_error
         );
     }
     Ok(())

@@ -220,6 +220,9 @@ fn grammar(args: &GrammarArgs) -> Result<Option<Grammar>> {
         file::read_text(path).with_context(|| format!("the grammar {} cannot be read", path.display()))
     };
     if let Some(schema) = &args.json_schema {
+        if schema.trim().is_empty() {
+            bail!("--json-schema is empty; give a schema, or the name of a file that has one");
+        }
         // `true` and `false` are schemas, too.
         let is_schema = schema.trim_start().starts_with('{') || ["true", "false"].contains(&schema.trim());
         let text = if is_schema { schema.clone() } else { read(schema.as_ref())? };

@@ -7,6 +7,7 @@ use burn::tensor::backend::Backend;
 use moi_engine::{Engine, InputRule, Request, Step};
 use moi_models::Decoder;
 use moi_pretrained::Pretrained;
+use moi_text::Tokenizer;
 
 use crate::{
     Ended,
@@ -64,6 +65,7 @@ impl Job for Generate {
             1 => one(&engine, request(0), streams, &interrupt)?,
             _ => many(&engine, (0..samples).map(request).collect(), streams, &interrupt)?,
         };
+        note_unknown(ran.rows.iter().flatten().map(|step| step.token), engine.tokenizer());
         let timing = Timing::new(load, prompt.len(), ran.prefill, &ran.rows, ran.decode);
         let early = if ran.failed.is_some() { StopReason::Failed } else { StopReason::Interrupted };
         let stop_reason = ran.rows.last().map_or(early, |steps| StopReason::of(steps, early));
@@ -162,6 +164,20 @@ fn many<B: Backend>(
         }
     }
     Ok(ran)
+}
+
+/// Says that tokens were chosen that the tokenizer does not have, if some were: they print nothing.
+pub(crate) fn note_unknown(tokens: impl Iterator<Item = u32>, tokenizer: Option<&Tokenizer>) {
+    let Some(tokenizer) = tokenizer else { return };
+    let unknown: Vec<u32> = tokens.filter(|&token| tokenizer.token(token).is_none()).collect();
+    if let Some(first) = unknown.first() {
+        ui::note(&format!(
+            "warning: {} tokens, the first of them {first}, print nothing: the tokenizer of {} tokens does not have them; \
+             is it of another model than the weights?",
+            unknown.len(),
+            tokenizer.vocab_size()
+        ));
+    }
 }
 
 /// Says that our kernels were found wrong, if they were.

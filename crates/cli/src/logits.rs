@@ -1,6 +1,6 @@
 //! `moi logits`.
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use burn::tensor::backend::Backend;
 use moi_pretrained::Pretrained;
 use safetensors::{Dtype, tensor::TensorView};
@@ -12,13 +12,19 @@ use crate::{
 };
 
 /// Computes the logits of a prompt and writes them.
+///
+/// Logits that are not finite are written too: whoever looks for what is wrong wants them.
 pub(crate) fn run(args: &LogitsArgs) -> Result<()> {
+    file::check(&args.output)?;
     let pretrained = model::open(&args.model)?;
     let device = Device::chosen(args.model.device);
     let (values, shape) = device.run(Logits { args, device, pretrained })?;
     file::write_whole(&args.output, &encoded(&values, shape)?)?;
     ui::say!("moi: wrote logits {shape:?} to {}", args.output.display());
-    Ok(())
+    match values.iter().filter(|logit| !logit.is_finite()).count() {
+        0 => Ok(()),
+        broken => bail!("{broken} of the {} logits are not finite", values.len()),
+    }
 }
 
 struct Logits<'a> {

@@ -28,6 +28,26 @@ pub(crate) fn ids_of(
         bail!("the model `{model}` has no tokenizer; give the prompt as ids: --tokens 1,2,3");
     };
     check_length(text, tokenizer, pretrained.architecture.config.context_length)?;
+    let ids = encoded(args, text, model, pretrained, tokenizer)?;
+    let rows = pretrained.architecture.config.vocab_size;
+    if let Some(&id) = ids.iter().find(|&&id| id as usize >= rows) {
+        bail!(
+            "{}: the prompt has the token {id} (`{}`), and the model's embedding only {rows} rows; leave it out of the prompt",
+            pretrained.path.display(),
+            tokenizer.token(id).unwrap_or_default()
+        );
+    }
+    Ok(ids)
+}
+
+/// The tokens of a text, as the model expects a prompt.
+fn encoded(
+    args: &PromptArgs,
+    text: &str,
+    model: &str,
+    pretrained: &Pretrained,
+    tokenizer: &Tokenizer,
+) -> Result<Vec<u32>> {
     if args.raw {
         return Ok(tokenizer.encode(text, true)?);
     }

@@ -26,7 +26,7 @@ use std::{
 use burn::tensor::backend::Backend;
 pub use encode::FloatType;
 pub use error::ConvertError;
-use moi_checkpoint::gguf::BlockKind;
+use moi_checkpoint::{NotFinite, gguf::BlockKind};
 use moi_pretrained::Pretrained;
 pub use verify::Verified;
 
@@ -130,6 +130,7 @@ pub fn convert<B: Backend>(
     verify::same_config(&source.pretrained.architecture.config, &made.architecture.config).map_err(cannot)?;
     made.parameters().map_err(|error| cannot(error.to_string()))?;
     let verified = verify.map(|device| verify::verify::<B>(&source, &made, device)).transpose()?;
+    notes.extend(not_finite(&made));
     drop(made);
     sync(&result)?;
     fs::rename(&result, output).map_err(|error| ConvertError::io(output, error))?;
@@ -144,6 +145,18 @@ impl Target {
             Self::Gguf => "GGUF",
         }
     }
+}
+
+/// What is to be said of weights that are no finite numbers: they are carried along as they are.
+fn not_finite(made: &Pretrained) -> Vec<String> {
+    /// A broken file can have hundreds.
+    const NAMED: usize = 5;
+    let tensors = made.checkpoint.tensors().iter();
+    let broken: Vec<NotFinite> = tensors.filter_map(|(name, tensor)| NotFinite::of(name, tensor)).collect();
+    let named = broken.iter().take(NAMED).map(|broken| format!("warning: {broken}"));
+    let more = broken.len().saturating_sub(NAMED);
+    let rest = (more > 0).then(|| format!("warning: {more} more tensors have values that are not finite"));
+    named.chain(rest).collect()
 }
 
 /// Where the result is made, in the workplace.
@@ -167,6 +180,11 @@ impl Workplace {
             Some(parent) if !parent.as_os_str().is_empty() => parent,
             _ => Path::new("."),
         };
+        if !parent.is_dir() {
+            let what =
+                format!("cannot write {}: there is no directory {}", output.display(), parent.display());
+            return Err(ConvertError::Refused(what));
+        }
         let path = parent.join(format!(".{}.partial", name.to_string_lossy()));
         let io = |error| ConvertError::io(&path, error);
         fs::create_dir_all(&path).map_err(io)?;

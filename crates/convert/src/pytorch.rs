@@ -7,7 +7,7 @@ use std::{
     rc::Rc,
 };
 
-use moi_checkpoint::{CONFIG_BYTES, INDEX_BYTES, INDEX_FILE, SINGLE_FILE, read_file, shown};
+use moi_checkpoint::{CONFIG_BYTES, INDEX_BYTES, INDEX_FILE, SINGLE_FILE, parse_json, read_file, shown};
 use moi_models::Architecture;
 use serde::Deserialize;
 
@@ -38,7 +38,7 @@ pub(crate) fn to_safetensors(from: &Path, to: &Path, reporter: &Reporter) -> Res
     // A model that is not supported is not read.
     let config = from.join("config.json");
     let bytes = read_file(&config, CONFIG_BYTES)?;
-    let fields = serde_json::from_slice(&bytes).map_err(|error| ConvertError::file(&config, error))?;
+    let fields = parse_json(&bytes).map_err(|what| ConvertError::file(&config, what))?;
     Architecture::from_config(&fields).map_err(|error| ConvertError::file(&config, error))?;
     let copy = to.join("config.json");
     fs::write(&copy, bytes).map_err(|error| ConvertError::io(&copy, error))?;
@@ -71,8 +71,7 @@ fn files(directory: &Path) -> Result<Vec<PathBuf>, ConvertError> {
         return Ok(vec![directory.join(SINGLE)]);
     }
     let bytes = read_file(&index, INDEX_BYTES)?;
-    let Index { weight_map } =
-        serde_json::from_slice(&bytes).map_err(|error| ConvertError::file(&index, error))?;
+    let Index { weight_map } = parse_json(&bytes).map_err(|what| ConvertError::file(&index, what))?;
     let names: BTreeSet<String> = weight_map.into_values().collect();
     let plain = |name: &String| {
         let one = Path::new(name).components().collect::<Vec<_>>();

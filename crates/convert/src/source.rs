@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use moi_checkpoint::{CONFIG_BYTES, INDEX_FILE, SINGLE_FILE, gguf::Gguf, read_file};
+use moi_checkpoint::{CONFIG_BYTES, INDEX_FILE, SINGLE_FILE, gguf::Gguf, parse_json, read_file};
 use moi_pretrained::Pretrained;
 use serde_json::Value;
 
@@ -51,7 +51,7 @@ impl Source {
         pretrained.parameters()?;
         let file = path.join("config.json");
         let bytes = read_file(&file, CONFIG_BYTES)?;
-        let config = serde_json::from_slice(&bytes).map_err(|error| ConvertError::file(&file, error))?;
+        let config = parse_json(&bytes).map_err(|what| ConvertError::file(&file, what))?;
         Ok(Self { pretrained, config, files: Files::Directory(path.to_owned()) })
     }
 }

@@ -4,7 +4,7 @@ use std::{fs, path::Path};
 
 use moi_checkpoint::gguf::{Gguf, Value};
 use moi_pretrained::Pretrained;
-use moi_text::{Vocabulary, VocabularyKind};
+use moi_text::{TokenKind, Vocabulary, VocabularyKind};
 use serde_json::json;
 
 use crate::{
@@ -72,28 +72,28 @@ pub(crate) fn to_gguf(
         Files::Directory(directory) => directory,
     };
     let pretrained = &source.pretrained;
-    let path = directory.join("tokenizer.json");
     let mut metadata = Vec::new();
     let mut set = |key: &str, value: Value| metadata.push((format!("tokenizer.{key}"), value));
-    if !path.is_file() {
-        set("ggml.model", Value::String("none".into()));
-        return Ok(metadata);
-    }
-    let bytes = fs::read(&path).map_err(|error| ConvertError::io(&path, error))?;
-    let bos = pretrained.tokenizer.as_ref().ok().and_then(Option::as_ref).and_then(moi_text::Tokenizer::bos);
-    let vocabulary = match Vocabulary::from_tokenizer_json(&bytes, bos) {
-        Ok(vocabulary) => {
-            if let Some(note) = differs(&vocabulary, pretrained) {
-                notes.push(note);
-            }
-            vocabulary
+    let vocabulary = match &pretrained.tokenizer {
+        Ok(None) => None,
+        Ok(Some(tokenizer)) => {
+            let path = directory.join("tokenizer.json");
+            let bytes = fs::read(&path).map_err(|error| ConvertError::io(&path, error))?;
+            Some(Vocabulary::from_tokenizer_json(&bytes, tokenizer.bos()).map_err(|error| error.to_string()))
         }
-        Err(error) => {
-            notes.push(format!("the tokenizer is not in the file: {error}"));
+        Err(error) => Some(Err(error.to_string())),
+    };
+    let vocabulary = match vocabulary.transpose() {
+        Ok(Some(vocabulary)) => vocabulary,
+        without => {
+            notes.extend(without.err().map(|error| format!("the tokenizer is not in the file: {error}")));
             set("ggml.model", Value::String("none".into()));
             return Ok(metadata);
         }
     };
+    notes.extend(differs(&vocabulary, pretrained));
+    let bos = vocabulary.bos;
+    let vocabulary = with_rows(vocabulary, pretrained.architecture.config.vocab_size, notes);
     let strings = |texts: Vec<String>| Value::Array(texts.into_iter().map(Value::String).collect());
     match vocabulary.kind {
         VocabularyKind::ByteLevel { pre, merges } => {
@@ -111,15 +111,8 @@ pub(crate) fn to_gguf(
             set("ggml.add_space_prefix", Value::Bool(add_space_prefix));
         }
     }
-    // The table has as many rows as the embedding.
-    let rows = pretrained.architecture.config.vocab_size;
-    let (mut tokens, mut kinds) = (vocabulary.tokens, vocabulary.kinds);
-    for id in tokens.len()..rows {
-        tokens.push(format!("[PAD{id}]"));
-        kinds.push(moi_text::TokenKind::Unused);
-    }
-    set("ggml.tokens", strings(tokens));
-    let kinds = kinds.into_iter().map(|kind| Value::Signed(kind.to_ggml() as i64));
+    set("ggml.tokens", strings(vocabulary.tokens));
+    let kinds = vocabulary.kinds.into_iter().map(|kind| Value::Signed(kind.to_ggml() as i64));
     set("ggml.token_type", Value::Array(kinds.collect()));
     let config = |field: &str| source.config.get(field).and_then(serde_json::Value::as_u64);
     if let Some(id) = bos.map(u64::from).or(config("bos_token_id")) {
@@ -141,6 +134,26 @@ pub(crate) fn to_gguf(
         Err(error) => notes.push(format!("the chat template is not in the file: {error}")),
     }
     Ok(metadata)
+}
+
+/// The vocabulary with a token for each row of the embedding and no other, as llama.cpp expects it.
+fn with_rows(mut vocabulary: Vocabulary, rows: usize, notes: &mut Vec<String>) -> Vocabulary {
+    /// Where SentencePiece's own scores end; llama.cpp gives it to what no text becomes.
+    const NEVER: f32 = -1000.0;
+    let tokens = vocabulary.tokens.len();
+    if tokens > rows {
+        notes.push(format!(
+            "the {} tokens from {rows} on have no row in the embedding: they are left out",
+            tokens - rows
+        ));
+    }
+    vocabulary.tokens.truncate(rows);
+    vocabulary.tokens.extend((tokens..rows).map(|id| format!("[PAD{id}]")));
+    vocabulary.kinds.resize(rows, TokenKind::Unused);
+    if let VocabularyKind::SentencePiece { scores, .. } = &mut vocabulary.kind {
+        scores.resize(rows, NEVER);
+    }
+    vocabulary
 }
 
 /// What the file's tokenizer would do otherwise: a file cannot say how a tokenizer normalises, or that a token

@@ -60,7 +60,7 @@ mod with {
             let parser = self.0.create_parser(grammar).map_err(failed)?;
             let matcher = Matcher::new(Ok(parser));
             match matcher.get_error() {
-                Some(error) => Err(EngineError::Grammar(error)),
+                Some(error) => Err(failed(error)),
                 None => Ok(Constraint { matcher: Box::new(matcher), mask: SimpleVob::new() }),
             }
         }
@@ -93,8 +93,14 @@ mod with {
         }
     }
 
+    /// The library's words, without the state of its parser behind them.
     fn failed(error: impl fmt::Display) -> EngineError {
-        EngineError::Grammar(error.to_string())
+        let text = error.to_string();
+        let what = text.split("\n<state>").next().unwrap_or_default().trim();
+        EngineError::Grammar(match what {
+            "NoExtensionBias" => "no text fits it, or none that the model's tokens can spell".to_owned(),
+            what => what.to_owned(),
+        })
     }
 
     /// A grammar under way in one row.

@@ -3,8 +3,8 @@
 use std::path::Path;
 
 use moi_checkpoint::{
-    BURNPACK_FILE, CONFIG_BYTES, Checkpoint, CheckpointError, INDEX_FILE, SINGLE_FILE, open_burnpack,
-    open_safetensors, read_file,
+    BURNPACK_FILE, CONFIG_BYTES, Checkpoint, CheckpointError, INDEX_FILE, SINGLE_FILE, is_there,
+    open_burnpack, open_safetensors, parse_json, read_file,
 };
 use moi_models::Architecture;
 use moi_text::{ChatTemplate, TemplateTokens, TextError, Tokenizer};
@@ -15,7 +15,7 @@ use crate::{AdvisedSampling, Pretrained, PretrainedError};
 
 pub(crate) const CONFIG: &str = "config.json";
 const GENERATION_CONFIG: &str = "generation_config.json";
-const TOKENIZER: &str = "tokenizer.json";
+pub(crate) const TOKENIZER: &str = "tokenizer.json";
 const TOKENIZER_CONFIG: &str = "tokenizer_config.json";
 const CHAT_TEMPLATE: &str = "chat_template.jinja";
 
@@ -98,7 +98,7 @@ pub(crate) fn open(directory: &Path) -> Result<Pretrained, PretrainedError> {
 
 /// safetensors go before the others: they are what most files beside them were made of.
 fn weights(directory: &Path) -> Result<Checkpoint, PretrainedError> {
-    let has = |file: &str| directory.join(file).is_file();
+    let has = |file: &str| is_there(&directory.join(file));
     if !has(SINGLE_FILE) && !has(INDEX_FILE) {
         if has(BURNPACK_FILE) {
             return Ok(open_burnpack(&directory.join(BURNPACK_FILE))?);
@@ -121,22 +121,32 @@ fn token_ids(config: &Value) -> Result<Vec<u32>, String> {
         .map_err(|_| format!("eos_token_id is {ids}, expected a token id or a list of them"))
 }
 
-/// Hints: what is not a number, or means "off", is left out; a number that nothing can be sampled with is an error.
+/// Hints: what is null, or means "off", is left out; what nothing can be sampled with is an error.
 fn sampling(generation: &Value) -> Result<AdvisedSampling, String> {
     if generation.get("do_sample").and_then(Value::as_bool) != Some(true) {
         return Ok(AdvisedSampling::default());
     }
-    let number = |name: &str, most: f64| match generation.get(name).and_then(Value::as_f64) {
-        Some(value) if !(0.0..=most).contains(&value) => {
-            Err(format!("{name} is {value}, expected a number from 0 to {most}"))
+    let given = |name: &str| generation.get(name).filter(|value| !value.is_null());
+    let number = |name: &str, least: f64, most: f64| match given(name) {
+        None => Ok(None),
+        Some(value) => match value.as_f64() {
+            Some(number) if number == 0.0 || (least..=most).contains(&number) => Ok(Some(number)),
+            _ if least == 0.0 => Err(format!("{name} is {value}, expected a number from 0 to {most}")),
+            _ => Err(format!("{name} is {value}, expected 0, or a number from {least} to {most}")),
+        },
+    };
+    let top_k = match given("top_k") {
+        Some(value) if value.as_i64().is_none() && value.as_u64().is_none() => {
+            return Err(format!("top_k is {value}, expected a whole number"));
         }
-        value => Ok(value),
+        value => value.and_then(Value::as_u64).and_then(|k| usize::try_from(k).ok()),
     };
     Ok(AdvisedSampling {
-        temperature: Some(number("temperature", 1000.0)?.unwrap_or(1.0)),
-        top_k: generation.get("top_k").and_then(Value::as_u64).and_then(|k| usize::try_from(k).ok()),
-        top_p: number("top_p", 1.0)?,
-        min_p: number("min_p", 1.0)?,
+        // Below, logits would be divided by next to nothing.
+        temperature: Some(number("temperature", 1e-4, 1000.0)?.unwrap_or(1.0)),
+        top_k,
+        top_p: number("top_p", 0.0, 1.0)?,
+        min_p: number("min_p", 0.0, 1.0)?,
     })
 }
 
@@ -169,18 +179,12 @@ fn chat_template(directory: &Path) -> Result<Option<ChatTemplate>, TextError> {
     source.map(|source| ChatTemplate::in_file(stands_in, &source, tokens)).transpose()
 }
 
-/// Whether anything has this name: what is there and is no file, such as a link to a file that was removed, is an error
-/// and not the same as nothing.
-fn is_there(path: &Path) -> bool {
-    path.symlink_metadata().is_ok()
-}
-
 fn read_if_there<T: for<'de> Deserialize<'de>>(path: &Path) -> Result<Option<T>, String> {
     is_there(path).then(|| read(path)).transpose()
 }
 
 pub(crate) fn read<T: for<'de> Deserialize<'de>>(path: &Path) -> Result<T, String> {
-    serde_json::from_slice(&small_file(path)?).map_err(|error| error.to_string())
+    parse_json(&small_file(path)?)
 }
 
 fn small_file(path: &Path) -> Result<Vec<u8>, String> {

@@ -63,27 +63,23 @@ fn vocabulary(meta: &Metadata) -> Result<Option<Vocabulary>, String> {
         None | Some("none" | "no_vocab") => return Ok(None),
         Some(model) => model,
     };
-    let lacks = |key: &str| format!("tokenizer.ggml.{key} is missing or of the wrong type");
-    let strings = |key: &str| {
-        let read = |value: &Value| value.as_str().map(str::to_owned);
-        meta.list(&format!("tokenizer.ggml.{key}"), read).ok_or_else(|| lacks(key))
-    };
+    let strings = |key: &str| listed(meta, key, "a text", |value| value.as_str().map(str::to_owned));
     let pre = meta.str("tokenizer.ggml.pre").unwrap_or("default");
     let kind = match model {
         "gpt2" => VocabularyKind::ByteLevel { pre: pre.to_owned(), merges: strings("merges")? },
         "llama" => VocabularyKind::SentencePiece {
-            scores: meta
-                .list("tokenizer.ggml.scores", |value| value.as_f64().map(|score| score as f32))
-                .ok_or_else(|| lacks("scores"))?,
+            scores: listed(meta, "scores", "a finite number", |value| {
+                value.as_f64().map(|score| score as f32).filter(|score| score.is_finite())
+            })?,
             add_space_prefix: meta.bool("tokenizer.ggml.add_space_prefix").unwrap_or(true),
         },
         other => return Err(format!("tokenizer model `{other}` is not supported (supported: gpt2, llama)")),
     };
     let kinds = match meta.get("tokenizer.ggml.token_type") {
         None => Vec::new(),
-        Some(_) => meta
-            .list("tokenizer.ggml.token_type", |value| value.as_usize().and_then(TokenKind::from_ggml))
-            .ok_or_else(|| lacks("token_type"))?,
+        Some(_) => listed(meta, "token_type", "a number from 0 to 6", |value| {
+            value.as_usize().and_then(TokenKind::from_ggml)
+        })?,
     };
     // Where the file does not say, these have a begin token in llama.cpp too.
     let adds_bos =
@@ -92,6 +88,24 @@ fn vocabulary(meta: &Metadata) -> Result<Option<Vocabulary>, String> {
     let tokens = strings("tokens")?;
     let rstrip = phi3_rstrip(meta, &tokens, &kinds);
     Ok(Some(Vocabulary { kind, tokens, kinds, bos, rstrip }))
+}
+
+/// The entries of a list about tokens.
+fn listed<T>(
+    meta: &Metadata,
+    key: &str,
+    expected: &str,
+    read: impl Fn(&Value) -> Option<T>,
+) -> Result<Vec<T>, String> {
+    let key = format!("tokenizer.ggml.{key}");
+    match meta.get(&key) {
+        Some(Value::Array(values)) => {
+            let entry = |(at, value)| read(value).ok_or_else(|| format!("{key}[{at}] is not {expected}"));
+            values.iter().enumerate().map(entry).collect()
+        }
+        Some(_) => Err(format!("{key} is no list")),
+        None => Err(format!("{key} is missing")),
+    }
 }
 
 /// Phi-3's control tokens swallow the spaces behind them; files do not say so, and llama.cpp knows them by the

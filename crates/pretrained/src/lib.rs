@@ -24,7 +24,9 @@ use std::path::{Path, PathBuf};
 
 use burn::tensor::{DType, FloatDType, backend::Backend};
 pub use inspect::{Files, Inspection, Layers, Memory, Tensor, TypeTotal};
-use moi_checkpoint::{Checkpoint, CheckpointError, LoadProgress, Parameter, RowBlocks, Storage, shown};
+use moi_checkpoint::{
+    Checkpoint, CheckpointError, LoadProgress, Parameter, RowBlocks, Storage, is_there, shown,
+};
 use moi_models::{
     Activations, Architecture, Decoder, ModelError, PackedForm, Rows, TensorSource, is_held_in_float32,
     scales_dtype,
@@ -163,6 +165,24 @@ impl Pretrained {
     /// # Errors
     /// If there is no model, a file of it is broken, or its architecture is not supported.
     pub fn open(path: &Path) -> Result<Self, PretrainedError> {
+        let mut opened = Self::read(path)?;
+        let rows = opened.architecture.config.vocab_size;
+        if let Ok(Some(tokenizer)) = &opened.tokenizer
+            && let Some(token) = tokenizer.token_beyond(rows)
+        {
+            let what = format!(
+                "its vocabulary has a token {token}, and the model's embedding only {rows} rows: they are not of one model"
+            );
+            let file = match opened.path.is_dir() {
+                true => opened.path.join(directory::TOKENIZER),
+                false => opened.path.clone(),
+            };
+            opened.tokenizer = Err(TextError::Vocabulary(what).in_file(&file));
+        }
+        Ok(opened)
+    }
+
+    fn read(path: &Path) -> Result<Self, PretrainedError> {
         let not = |what: &str| PretrainedError::NotAModel { path: path.to_owned(), what: what.to_owned() };
         if !path.exists() {
             return Err(not("no such file or directory"));
@@ -175,7 +195,7 @@ impl Pretrained {
                 _ => gguf::open(path),
             };
         }
-        if path.join(directory::CONFIG).is_file() {
+        if is_there(&path.join(directory::CONFIG)) {
             return directory::open(path);
         }
         match &gguf_files(path)?[..] {

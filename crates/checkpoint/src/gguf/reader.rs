@@ -68,7 +68,10 @@ impl<'a> Reader<'a> {
             Some(bytes) if bytes <= self.left() => Ok(count),
             _ => {
                 Err(self
-                    .error(format!("{count} {things} announced, more than the rest of the file can hold")))
+                    .error(format!(
+                        "{count} {things} announced, more than the rest of the file can hold; it is damaged or incomplete, \
+                         fetch it again"
+                    )))
             }
         }
     }

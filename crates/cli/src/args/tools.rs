@@ -69,8 +69,8 @@ pub(crate) struct ConvertArgs {
     #[arg(long)]
     pub(crate) verify: bool,
     /// Megabytes of a safetensors file at most
-    #[arg(long, value_name = "MB", default_value_t = 5000)]
-    pub(crate) max_shard_size: usize,
+    #[arg(long, value_name = "MB", default_value_t = 5000, value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) max_shard_size: u32,
     /// Commit, tag or branch of a hub repository
     #[arg(long, value_name = "REVISION")]
     pub(crate) revision: Option<String>,

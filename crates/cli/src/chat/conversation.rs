@@ -10,7 +10,13 @@ use moi_text::{ChatTemplate, Message, Tokenizer};
 use serde::{Deserialize, Serialize};
 
 use super::Command;
-use crate::{decoding::Decoding, file, generate::note_kernels, interrupt::Interrupt, output, ui};
+use crate::{
+    decoding::Decoding,
+    file,
+    generate::{note_kernels, note_unknown},
+    interrupt::Interrupt,
+    output, ui,
+};
 
 /// A conversation under way.
 pub(crate) struct Conversation<'e, B: Backend, M> {
@@ -203,6 +209,7 @@ impl<'e, B: Backend, M: CausalLm<B>> Conversation<'e, B, M> {
         output::stream(&held)?;
         said += &held;
         output::print_bytes(b"\n")?;
+        note_unknown(tokens.iter().copied(), Some(tokenizer));
         self.figures = Figures {
             prompt: prompt.len(),
             known: self.figures.known,

@@ -22,7 +22,7 @@ use crate::{
     backend::{Device, Job},
     bench::split_rules,
     decoding::Decoding,
-    generate::note_kernels,
+    generate::{note_kernels, note_unknown},
     interrupt::Interrupt,
     likely::{Likely, likely},
     model,
@@ -141,6 +141,7 @@ impl Job for Compare<'_> {
         let ran = runner::together(&engine, rules.iter().map(request).collect(), &interrupt)?;
         note_kernels();
         let tokenizer = engine.tokenizer();
+        note_unknown(ran.rows.iter().flatten().map(|step| step.token), tokenizer);
         let first: Vec<u32> = ran.rows.first().into_iter().flatten().map(|step| step.token).collect();
         let early = if ran.failed.is_some() { StopReason::Failed } else { StopReason::Interrupted };
         let runs = ran.rows.into_iter().zip(&rules).enumerate();

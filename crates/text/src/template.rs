@@ -90,6 +90,8 @@ impl ChatTemplate {
         environment.add_function("strftime_now", strftime_now);
         environment.add_filter("tojson", to_json);
         environment.add_filter("string", |value: &Value| bounds::text(value).map(Value::from));
+        // As in Python, where the engine takes it for an empty list: templates ask it of `tools`.
+        environment.add_test("iterable", |value: &Value| !value.is_none() && value.try_iter().is_ok());
         environment.set_formatter(|out, state, value| match value.kind() {
             ValueKind::Seq | ValueKind::Map | ValueKind::Iterable | ValueKind::Plain => {
                 Ok(out.write_str(&bounds::text(value)?)?)
@@ -100,7 +102,7 @@ impl ChatTemplate {
         environment.remove_global("debug");
         bounds::add_operators(&mut environment);
         weigh::add_operators(&mut environment);
-        let source = without_generation_tags(source);
+        let source = adapted(source);
         let compiled = compile(&source)?;
         let mut weighed = Weighed::default();
         for instructions in compiled.blocks.values().chain([&compiled.instructions]) {
@@ -260,20 +262,45 @@ fn stand_ins(messages: &[Message], count: usize) -> Vec<String> {
     private.filter(|c| !used.contains(c)).take(count).map(String::from).collect()
 }
 
-/// `{% generation %}` marks what a trainer learns from. It renders to its content, so it becomes an `if`.
-fn without_generation_tags(source: &str) -> String {
+/// Tags that the engine does not have, or has otherwise than Jinja. `{% generation %}` marks what a trainer learns from: it
+/// renders to its content, so it becomes an `if`. The line end behind `{% raw %}` stays in Jinja, so there are two of
+/// them, of which the engine takes one away.
+fn adapted(source: &str) -> String {
+    let name =
+        |tag: &str| tag[2..].trim_matches(|c: char| c.is_whitespace() || c == '-' || c == '+').to_owned();
     let mut out = String::with_capacity(source.len());
     let mut rest = source;
+    let mut is_raw = false;
     while let Some(start) = rest.find("{%") {
         let Some(len) = rest[start + 2..].find("%}") else { break };
         let (before, tag) = (&rest[..start], &rest[start..start + 2 + len]);
         out += before;
-        match tag[2..].trim_matches(|c: char| c.is_whitespace() || c == '-' || c == '+') {
+        rest = &rest[start + tag.len()..];
+        match name(tag).as_str() {
+            "endraw" => {
+                is_raw = false;
+                out += tag;
+            }
+            // It is text, and what seems to end it may not.
+            _ if is_raw => {
+                out += "{%";
+                rest = &source[source.len() - rest.len() - tag.len() + 2..];
+            }
+            "raw" => {
+                is_raw = true;
+                let behind = &rest[2..];
+                let lines = ["\n", "\r\n"].into_iter().find(|line| behind.starts_with(line));
+                out += tag;
+                if let Some(line) = lines.filter(|_| !tag.ends_with('-')) {
+                    out += "%}";
+                    out += line;
+                    rest = behind;
+                }
+            }
             "generation" => out += &tag.replacen("generation", "if true", 1),
             "endgeneration" => out += &tag.replacen("endgeneration", "endif", 1),
             _ => out += tag,
         }
-        rest = &rest[start + tag.len()..];
     }
     out + rest
 }
@@ -366,6 +393,11 @@ mod tests {
             "y"
         );
         assert_eq!(render("{{ strftime_now('%Y') | length }}", "").unwrap(), "4");
+        let iterable =
+            "{{ tools is iterable }} {{ messages is iterable }} {{ 'a' is iterable }} {{ 1 is iterable }}";
+        assert_eq!(render(iterable, "").unwrap(), "False True True False");
+        let raw = "a{% raw %}\n{% generation %} {%{% endraw %}\nb{%- raw -%}\n c {% endraw -%} \n{% raw %} d{% endraw %}";
+        assert_eq!(render(raw, "").unwrap(), "a\n{% generation %} {%bc  d");
     }
 
     #[test]

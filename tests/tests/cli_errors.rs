@@ -2,7 +2,10 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a failure must end the test")]
 
-use moi_tests::process::{json, refused, tiny};
+use moi_tests::{
+    hostile::tokenizer,
+    process::{json, refused, tiny},
+};
 use serde_json::Value;
 
 #[test]
@@ -154,6 +157,10 @@ fn what_has_no_end_is_refused() {
     );
     refused(&["score", "--model", model, "/dev/zero"], &[endless]);
     refused(&["--config", "/dev/zero", "rules"], &["/dev/zero cannot be used"]);
+    refused(
+        &["chat", "--model", model, "--load", "/dev/zero"],
+        &["/dev/zero is no conversation that can be loaded", "more than 16777216 bytes"],
+    );
     let piped = |bytes: usize, part: &str| {
         let mut command = Command::new(moi_tests::process::binary());
         command.args(["generate", "--model", model]).stdin(Stdio::piped()).stdout(Stdio::null());
@@ -224,6 +231,19 @@ fn what_is_there_and_broken_is_named() {
     symlink("nowhere", directory.path().join("tokenizer.json")).unwrap();
     refused(&["generate", "--model", path, "x"], &["tokenizer.json", "No such file"]);
     fs::remove_file(directory.path().join("tokenizer.json")).unwrap();
+    // What templates are told of tokens counts only where there is a tokenizer.
+    let settings = directory.path().join("tokenizer_config.json");
+    fs::write(directory.path().join("tokenizer.json"), tokenizer::documents()[0].to_string()).unwrap();
+    for (text, what) in [
+        (r#"{"bos_token": 5}"#, "expected a token's text, or an object with its `content`"),
+        (r#"{"chat_template": [{"name": "default"}]}"#, "expected one value of its kind or a list of them"),
+        (r#"{"chat_template": 1}"#, "expected one value of its kind or a list of them"),
+        ("[", "it is cut off"),
+    ] {
+        fs::write(&settings, text).unwrap();
+        refused(&["generate", "--model", path, "x"], &["tokenizer_config.json", what]);
+    }
+    fs::remove_file(&settings).unwrap();
     for (name, away) in
         [("config.json", "config.json"), ("model.safetensors.index.json", "model.safetensors")]
     {
@@ -251,7 +271,7 @@ fn with_tokenizer(change: impl Fn(&mut Value)) -> tempfile::TempDir {
     for file in ["config.json", "model.safetensors"] {
         std::fs::copy(golden.path.join(file), directory.path().join(file)).unwrap();
     }
-    let mut document = moi_tests::hostile::tokenizer::documents()[0].clone();
+    let mut document = tokenizer::documents()[0].clone();
     change(&mut document);
     std::fs::write(directory.path().join("tokenizer.json"), document.to_string()).unwrap();
     directory

@@ -254,6 +254,40 @@ fn nan_weights_are_named() {
     }
 }
 
+/// PyTorch's files where something else stands, or more than any model has.
+#[cfg(unix)]
+#[test]
+fn what_is_no_pytorch_file_is_refused() {
+    use std::os::unix::fs::symlink;
+    let directory = tempfile::tempdir().unwrap();
+    let (source, new) = (directory.path().join("source"), directory.path().join("new"));
+    fs::create_dir(&source).unwrap();
+    let config = source.join("config.json");
+    fs::copy(golden("llama").join("config.json"), &config).unwrap();
+    let refuse = |parts: &[&str]| {
+        refused(&["convert", source.to_str().unwrap(), "--output", new.to_str().unwrap()], parts);
+        assert!(!new.exists());
+    };
+    let (whole, index) = (source.join("pytorch_model.bin"), source.join("pytorch_model.bin.index.json"));
+    symlink("nowhere", &whole).unwrap();
+    refuse(&["pytorch_model.bin", "it is a link to nowhere"]);
+    fs::remove_file(&whole).unwrap();
+    assert!(Command::new("mkfifo").arg(&whole).status().unwrap().success());
+    refuse(&["pytorch_model.bin", "it is a device or a pipe"]);
+    fs::rename(&whole, source.join("pipe.bin")).unwrap();
+    fs::write(&index, r#"{"weight_map": {"a": "pipe.bin"}}"#).unwrap();
+    refuse(&["index.json", "shard `pipe.bin` is no file"]);
+    fs::write(&index, r#"{"weight_map": {"a": "../source/pipe.bin"}}"#).unwrap();
+    refuse(&["index.json", "shard `../source/pipe.bin` is no file"]);
+    fs::write(&index, r#"{"weight_map": "#).unwrap();
+    refuse(&["index.json", "it is cut off", "fetch it again"]);
+    // Holes take no disk.
+    fs::File::create(&index).unwrap().set_len(100 << 20).unwrap();
+    refuse(&["index.json", "it has 104857600 bytes, expected 67108864 at most"]);
+    fs::File::create(&config).unwrap().set_len(20 << 20).unwrap();
+    refuse(&["config.json", "it has 20971520 bytes, expected 16777216 at most"]);
+}
+
 #[test]
 fn what_cannot_be_done_is_said() {
     let directory = tempfile::tempdir().unwrap();

@@ -20,7 +20,7 @@ pub const INDEX_BYTES: u64 = 64 << 20;
 ///
 /// # Errors
 /// If it is no file: a directory, a device or a pipe, which could have no end or keep the reader waiting.
-pub(crate) fn open_file(path: &Path) -> Result<File, CheckpointError> {
+pub fn open_file(path: &Path) -> Result<File, CheckpointError> {
     let error = |error| CheckpointError::Io { path: path.to_owned(), error };
     // Before it is opened: opening a pipe waits for a writer.
     let kind = fs::metadata(path).map_err(|found| error(dangling(path).unwrap_or(found)))?.file_type();

@@ -7,7 +7,9 @@ use std::{
     rc::Rc,
 };
 
-use moi_checkpoint::{CONFIG_BYTES, INDEX_BYTES, INDEX_FILE, SINGLE_FILE, parse_json, read_file, shown};
+use moi_checkpoint::{
+    CONFIG_BYTES, INDEX_BYTES, INDEX_FILE, SINGLE_FILE, is_there, parse_json, read_file, shown,
+};
 use moi_models::Architecture;
 use serde::Deserialize;
 
@@ -28,7 +30,7 @@ struct Index {
 
 /// Whether a directory has PyTorch's weights alone.
 pub(crate) fn is_needed(path: &Path) -> bool {
-    let has = |name: &str| path.join(name).is_file();
+    let has = |name: &str| is_there(&path.join(name));
     !has(SINGLE_FILE) && !has(INDEX_FILE) && (has(SINGLE) || has(INDEX))
 }
 
@@ -59,7 +61,7 @@ pub(crate) fn to_safetensors(from: &Path, to: &Path, reporter: &Reporter) -> Res
 
 /// What is wrong with what was written, said of the file that it was written from.
 pub(crate) fn in_file(from: &Path, to: &Path, error: &ConvertError) -> ConvertError {
-    let file = from.join(if from.join(SINGLE).is_file() { SINGLE } else { INDEX });
+    let file = from.join(if is_there(&from.join(SINGLE)) { SINGLE } else { INDEX });
     let written = [INDEX_FILE, SINGLE_FILE].map(|name| format!("{}: ", to.join(name).display()));
     let text = written.iter().fold(error.to_string(), |text, name| text.replace(name, ""));
     ConvertError::file(&file, text.replace(&to.join(INDEX_FILE).display().to_string(), "what it holds"))
@@ -67,7 +69,7 @@ pub(crate) fn in_file(from: &Path, to: &Path, error: &ConvertError) -> ConvertEr
 
 fn files(directory: &Path) -> Result<Vec<PathBuf>, ConvertError> {
     let index = directory.join(INDEX);
-    if directory.join(SINGLE).is_file() || !index.is_file() {
+    if is_there(&directory.join(SINGLE)) || !is_there(&index) {
         return Ok(vec![directory.join(SINGLE)]);
     }
     let bytes = read_file(&index, INDEX_BYTES)?;

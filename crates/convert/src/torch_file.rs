@@ -58,7 +58,7 @@ impl TorchFile {
     pub(crate) fn open(path: &Path) -> Result<Self, ConvertError> {
         let wrong = |what: String| ConvertError::file(path, what);
         let io = |error| ConvertError::io(path, error);
-        let file = File::open(path).map_err(io)?;
+        let file = moi_checkpoint::open_file(path)?;
         let mut archive = ZipArchive::new(file.try_clone().map_err(io)?).map_err(|error| {
             wrong(format!("{error}; only files of PyTorch 1.6 and newer are read, save it again with one"))
         })?;

@@ -134,6 +134,12 @@ fn what_cannot_be_measured_does_not_keep_the_rest_from_it() {
     assert_eq!(rows(&said(&long.stdout)).len(), ROWS);
     assert!(said(&long.stderr).contains("pp600 takes 600 positions, the context holds 512"));
 
+    // Nothing is reserved for what is left out.
+    let deep = bench(&path, &["--depth", "0,4000000000000000000", "--format", "jsonl"]);
+    assert_eq!(deep.status.code(), Some(1));
+    assert_eq!(rows(&said(&deep.stdout)).len(), ROWS);
+    assert!(said(&deep.stderr).contains("positions, the context holds 512"));
+
     let absent = bench(&path, &["--device", "vulkan:1000", "--format", "jsonl"]);
     assert_eq!(absent.status.code(), Some(1));
     assert_eq!(rows(&said(&absent.stdout)).len(), ROWS);

@@ -8,7 +8,7 @@ use clap::Args;
 use crate::build::root;
 
 /// Targets of `tests/fuzz`.
-const TARGETS: [&str; 4] = ["safetensors", "gguf", "gguf_tokenizer", "chat_template"];
+const TARGETS: [&str; 5] = ["safetensors", "gguf", "gguf_tokenizer", "tokenizer_json", "chat_template"];
 
 /// Which targets, and for how long.
 #[derive(Debug, Args)]

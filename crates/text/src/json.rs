@@ -17,6 +17,10 @@ use crate::{
 /// thousand take a second, if they are normalised.
 const MOST_ADDED_TOKENS: usize = 80_000;
 
+/// The largest id in a vocabulary; real ones have up to a quarter of a million tokens. The library lists all that are
+/// missing below the largest.
+const MOST_IDS: u64 = 1 << 22;
+
 /// Whether the library can read it; what is wrong, if not.
 pub(crate) fn check(bytes: &[u8]) -> Result<(), String> {
     let Document { whole, growth } = serde_json::from_slice(bytes).map_err(|error| match error.is_eof() {
@@ -32,6 +36,12 @@ pub(crate) fn check(bytes: &[u8]) -> Result<(), String> {
     }
     if whole.added > MOST_ADDED_TOKENS {
         return Err(format!("it has {} added_tokens, expected {MOST_ADDED_TOKENS} at most", whole.added));
+    }
+    if whole.largest_id >= MOST_IDS {
+        return Err(format!(
+            "a token of its vocab has the id {}, expected less than {MOST_IDS}",
+            whole.largest_id
+        ));
     }
     if let Some(id) = whole.repeated_id {
         return Err(format!("two tokens of its vocab have the id {id}"));
@@ -98,8 +108,11 @@ struct AnyValue {
     added: usize,
     /// A number that two of its fields have, if it is an object.
     repeated: Option<u64>,
+    /// The largest number that one of its fields has, if it is an object.
+    largest: u64,
     /// The same of what is called `vocab` in it.
     repeated_id: Option<u64>,
+    largest_id: u64,
     /// The first four bytes, little-endian, if it is text in base64.
     head: Option<u32>,
     /// Whether a `precompiled_charsmap` in it says that it is longer than it is: that much would be reserved.
@@ -112,6 +125,7 @@ impl AnyValue {
         self.longest_content = self.longest_content.max(part.longest_content);
         self.added = self.added.max(part.added);
         self.repeated_id = self.repeated_id.or(part.repeated_id);
+        self.largest_id = self.largest_id.max(part.largest_id);
         self.cut_charsmap |= part.cut_charsmap;
     }
 
@@ -120,7 +134,10 @@ impl AnyValue {
         match name {
             "content" => self.longest_content = self.longest_content.max(value.text),
             "added_tokens" => self.added = self.added.max(value.entries),
-            "vocab" => self.repeated_id = self.repeated_id.or(value.repeated),
+            "vocab" => {
+                self.repeated_id = self.repeated_id.or(value.repeated);
+                self.largest_id = self.largest_id.max(value.largest);
+            }
             "precompiled_charsmap" => {
                 self.cut_charsmap |=
                     value.head.is_some_and(|claimed| claimed as usize + 4 > value.text / 4 * 3);
@@ -178,6 +195,7 @@ impl<'de> Visitor<'de> for AnyValue {
     fn visit_map<A: MapAccess<'de>>(mut self, mut fields: A) -> Result<Self, A::Error> {
         let mut numbers = HashSet::new();
         while let Some((name, value)) = fields.next_entry::<String, Self>()? {
+            self.largest = self.largest.max(value.number.unwrap_or(0));
             self.repeated = value.number.filter(|&number| !numbers.insert(number)).or(self.repeated);
             self.add_field(&name, value);
         }
@@ -215,6 +233,8 @@ mod tests {
         let refused = |json: String| check(json.as_bytes()).unwrap_err();
         let twice = refused(r#"{"model": {"vocab": {"a": 1, "b": 2, "c": 1}}}"#.to_owned());
         assert_eq!(twice, "two tokens of its vocab have the id 1");
+        let far = refused(r#"{"model": {"vocab": {"a": 1, "b": 4194304}}}"#.to_owned());
+        assert_eq!(far, "a token of its vocab has the id 4194304, expected less than 4194304");
         check(br#"{"added_tokens": [{"id": 1, "other": 1}], "model": {"vocab": {"a": 1, "b": 2}}}"#).unwrap();
         let long = refused(format!(r#"{{"model": {{"merges": ["{}"]}}}}"#, "a".repeat(3000)));
         assert_eq!(long, "a token has 3000 bytes, expected 2048 at most");

@@ -12,7 +12,6 @@
 //! # }
 //! ```
 
-mod bounds;
 mod describe;
 mod error;
 mod fence;
@@ -22,7 +21,6 @@ mod stream;
 mod template;
 mod tokenizer;
 mod vocabulary;
-mod weigh;
 
 pub use error::TextError;
 pub use stream::Detokenizer;

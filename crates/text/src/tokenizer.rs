@@ -84,10 +84,17 @@ impl Tokenizer {
             return Err(wrong(format!("it has {} bytes, expected {MOST_BYTES} at most", meta.len())));
         }
         let bytes = std::fs::read(path).map_err(|error| wrong(error.to_string()))?;
+        Self::from_json(&bytes).map_err(|error| error.in_file(path))
+    }
+
+    /// Reads what a `tokenizer.json` holds.
+    ///
+    /// # Errors
+    /// If it is no tokenizer, or one that would take memory or time without measure.
+    pub fn from_json(json: &[u8]) -> Result<Self, TextError> {
         // The library panics where a part of it is no JSON, and takes long over what is long.
-        json::check(&bytes).map_err(wrong)?;
-        let read = || Self::new(tokenizers::Tokenizer::from_bytes(bytes)?, None);
-        fenced(read).map_err(|error| error.in_file(path))
+        json::check(json).map_err(TextError::Vocabulary)?;
+        fenced(|| Self::new(tokenizers::Tokenizer::from_bytes(json)?, None))
     }
 
     pub(crate) fn new(mut inner: tokenizers::Tokenizer, bos: Option<u32>) -> Result<Self, TextError> {

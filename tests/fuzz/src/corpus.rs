@@ -9,13 +9,18 @@ use std::{
 
 use safetensors::SafeTensors;
 
+/// The documents that the survey of the tests mutates.
+#[allow(dead_code, reason = "the survey of GGUF files uses the rest")]
+#[path = "../../src/hostile/tokenizer.rs"]
+mod tokenizer;
+
 /// Bytes of a GGUF file that hold what describes it, and little else.
 const HEAD: usize = 16 << 10;
 
 fn main() -> Result<(), Box<dyn Error>> {
     let mut args = env::args().skip(1).map(PathBuf::from);
     let (golden, out) = (args.next().ok_or("GOLDEN is missing")?, args.next().ok_or("OUT is missing")?);
-    for target in ["safetensors", "gguf", "gguf_tokenizer", "chat_template"] {
+    for target in ["safetensors", "gguf", "gguf_tokenizer", "tokenizer_json", "chat_template"] {
         fs::create_dir_all(out.join(target))?;
     }
     for path in files(&golden.join("gguf"))? {
@@ -34,6 +39,9 @@ fn main() -> Result<(), Box<dyn Error>> {
         }
     }
     fs::copy(golden.join("../src/hostile/template.jinja"), out.join("chat_template/template.jinja"))?;
+    for (at, document) in tokenizer::documents().iter().enumerate() {
+        fs::write(out.join("tokenizer_json").join(at.to_string()), document.to_string())?;
+    }
     let token = |kind: char, text: &str| format!("{kind}{text}\n");
     let letters: String = ('!'..='~').map(|c| token('1', &c.to_string())).collect();
     let words =

@@ -6,7 +6,7 @@ use anyhow::{Context, Result};
 use burn::tensor::backend::Backend;
 use indicatif::{ProgressBar, ProgressStyle};
 use moi_engine::{Engine, InputRule};
-use moi_models::{Activations, CausalLm, Decoder, has_kernels};
+use moi_models::{Activations, Decoder, has_kernels};
 use moi_pretrained::Pretrained;
 
 use super::{
@@ -68,8 +68,13 @@ impl Job for Measure<'_> {
 
     fn run<B: Backend>(self, device: &B::Device) -> Result<bool> {
         let Self { group, args, device: name, pretrained, begun } = self;
-        let positions = group.tests.iter().map(|test| test.batch.saturating_mul(test.positions())).max();
-        let positions = positions.unwrap_or(1);
+        let context = match (&pretrained, &group.source) {
+            (Some(pretrained), _) => pretrained.architecture.config.context_length,
+            (None, source) => shape::find(source.name())?.context,
+        };
+        let tests = fitting(group, context);
+        let positions =
+            tests.iter().map(|test| test.batch.saturating_mul(test.positions())).max().unwrap_or(1);
         let (engine, form) = match (pretrained, &group.source) {
             (Some(pretrained), _) => model::engine::<B>(pretrained, args, (name, device), positions)?,
             (None, source) => shape::find(source.name())?.engine::<B>(args, (name, device), positions)?,
@@ -81,7 +86,6 @@ impl Job for Measure<'_> {
         for _ in 0..3 {
             warm = warm.min(first_token(&engine)?.as_secs_f64());
         }
-        let tests = fitting(group, engine.model().context_length());
         let whole = tests.len() == group.tests.len();
         let samples = samples(&engine, (name, device), &tests, group)?;
         let common = Row {

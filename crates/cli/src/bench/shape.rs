@@ -26,7 +26,7 @@ pub(super) struct Shape {
     layers: usize,
     heads: usize,
     kv_heads: usize,
-    context: usize,
+    pub(super) context: usize,
     theta: f64,
     tied: bool,
 }

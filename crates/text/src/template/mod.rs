@@ -1,0 +1,229 @@
+//! Chat templates, rendered as transformers renders them, and bounded in what they may compute.
+
+mod adapt;
+mod chains;
+mod functions;
+mod hidden;
+mod operators;
+mod rewrite;
+#[cfg(test)]
+mod tests;
+mod texts;
+mod weigh;
+
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use minijinja::{
+    AutoEscape, Environment, Value, context, escape_formatter,
+    machinery::{self, CompiledTemplate, TemplateConfig},
+    syntax::SyntaxConfig,
+    value::{Serde, ValueKind},
+};
+use serde::{Deserialize, Serialize};
+
+use self::{
+    hidden::Hidden,
+    rewrite::{Weighed, rewrite},
+};
+use crate::{TextError, Tokenizer};
+
+/// One turn of a conversation.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Message {
+    /// `system`, `user` or `assistant`.
+    pub role: String,
+    /// What was said.
+    pub content: String,
+}
+
+impl Message {
+    /// A turn.
+    pub fn new(role: &str, content: &str) -> Self {
+        Self { role: role.to_owned(), content: content.to_owned() }
+    }
+}
+
+/// The control tokens a template may name.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct TemplateTokens {
+    /// `bos_token`.
+    pub bos: Option<String>,
+    /// `eos_token`.
+    pub eos: Option<String>,
+    /// `pad_token`.
+    pub pad: Option<String>,
+    /// `unk_token`.
+    pub unk: Option<String>,
+}
+
+/// A model's chat template.
+#[derive(Debug)]
+pub struct ChatTemplate {
+    environment: Environment<'static>,
+    source: String,
+    tokens: TemplateTokens,
+    path: Option<PathBuf>,
+    weighed: Weighed,
+}
+
+const NAME: &str = "chat_template";
+/// What a template may spend before it counts as endless: a step costs one, 64 bytes of what it makes cost one too, so
+/// this bounds its memory. Real ones take a few hundred steps per message.
+const FUEL: u64 = 200_000;
+/// What it may spend besides, for each message and each byte of one.
+const FUEL_PER_MESSAGE: u64 = 5_000;
+const FUEL_PER_BYTE: u64 = 2;
+
+impl ChatTemplate {
+    /// The template's own text.
+    pub fn source(&self) -> &str {
+        &self.source
+    }
+
+    /// The tokens that it may name.
+    pub fn tokens(&self) -> &TemplateTokens {
+        &self.tokens
+    }
+
+    /// Compiles a template.
+    ///
+    /// # Errors
+    /// If it is not valid Jinja.
+    pub fn new(source: &str, tokens: TemplateTokens) -> Result<Self, TextError> {
+        let mut environment = Environment::new();
+        environment.set_unknown_method_callback(texts::method);
+        functions::add(&mut environment);
+        environment.add_filter("string", |value: &Value| texts::text(value).map(Value::from));
+        // As in Python, where the engine takes it for an empty list: templates ask it of `tools`.
+        environment.add_test("iterable", |value: &Value| !value.is_none() && value.try_iter().is_ok());
+        environment.set_formatter(|out, state, value| match value.kind() {
+            ValueKind::Seq | ValueKind::Map | ValueKind::Iterable | ValueKind::Plain => {
+                Ok(out.write_str(&texts::text(value)?)?)
+            }
+            _ => escape_formatter(out, state, value),
+        });
+        // It would show values that hold themselves.
+        environment.remove_global("debug");
+        operators::add(&mut environment);
+        let source = adapt::adapted(source);
+        let compiled = compile(&source)?;
+        let mut weighed = Weighed::default();
+        for instructions in compiled.blocks.values().chain([&compiled.instructions]) {
+            for instruction in (0..).map_while(|at| instructions.get(at)) {
+                weighed.add(&mut environment, instruction);
+            }
+        }
+        drop(compiled);
+        let template = Self { environment, source, tokens, path: None, weighed };
+        template.compiled()?;
+        Ok(template)
+    }
+
+    fn compiled(&self) -> Result<CompiledTemplate<'_>, TextError> {
+        let mut compiled = compile(&self.source)?;
+        rewrite(&mut compiled.instructions, &self.weighed)?;
+        compiled.blocks.values_mut().try_for_each(|block| rewrite(block, &self.weighed))?;
+        Ok(compiled)
+    }
+
+    /// Compiles a template that stands in a file; errors name it.
+    ///
+    /// # Errors
+    /// As [`ChatTemplate::new`].
+    pub fn in_file(path: &Path, source: &str, tokens: TemplateTokens) -> Result<Self, TextError> {
+        let template = Self::new(source, tokens).map_err(|error| error.in_file(path))?;
+        Ok(Self { path: Some(path.to_owned()), ..template })
+    }
+
+    /// The prompt's text, ready for the assistant to answer where `add_generation_prompt`. Control tokens
+    /// are spelled out in it, so it must not be encoded as user text: see [`ChatTemplate::encode`].
+    ///
+    /// # Errors
+    /// If the template refuses the conversation, or does not come to an end.
+    pub fn render(&self, messages: &[Message], add_generation_prompt: bool) -> Result<String, TextError> {
+        self.rendered(messages, add_generation_prompt).map_err(|error| match &self.path {
+            Some(path) => error.in_file(path),
+            None => error,
+        })
+    }
+
+    fn rendered(&self, messages: &[Message], add_generation_prompt: bool) -> Result<String, TextError> {
+        let TemplateTokens { bos, eos, pad, unk } = &self.tokens;
+        let token = |text: &Option<String>| text.clone().map_or(Value::UNDEFINED, Value::from);
+        let bytes: usize = messages.iter().map(|message| message.content.len() + message.role.len()).sum();
+        let mut environment = self.environment.clone();
+        environment
+            .set_fuel(Some(FUEL + FUEL_PER_MESSAGE * messages.len() as u64 + FUEL_PER_BYTE * bytes as u64));
+        let CompiledTemplate { instructions, blocks, initial_auto_escape, .. } = self.compiled()?;
+        let conversation = context! {
+            messages => Value::from(Serde(messages)),
+            add_generation_prompt,
+            // transformers passes these as None where there are none, and leaves tokens out that are not set.
+            tools => (),
+            documents => (),
+            bos_token => token(bos),
+            eos_token => token(eos),
+            pad_token => token(pad),
+            unk_token => token(unk),
+        };
+        weigh::begin();
+        let mut text = String::new();
+        let mut out = machinery::make_string_output(&mut text);
+        machinery::eval(&environment, &instructions, conversation, &blocks, &mut out, initial_auto_escape)?;
+        drop(out);
+        Ok(text)
+    }
+
+    /// The prompt's tokens, ready for the assistant to answer. Control tokens of the template become control
+    /// tokens; what looks like one in a message stays text.
+    ///
+    /// # Errors
+    /// If the template refuses the conversation or the tokenizer fails.
+    pub fn encode(&self, messages: &[Message], tokenizer: &Tokenizer) -> Result<Vec<u32>, TextError> {
+        let hidden = Hidden::new(messages, tokenizer)?;
+        let rendered = self.render(&hidden.messages, true)?;
+        let ids = tokenizer.encode_rendered(&rendered, true, |text| hidden.restore(text))?;
+        match ids.is_empty() {
+            false => Ok(ids),
+            true => {
+                let what = "it makes nothing of the messages".to_owned();
+                Err(TextError::Template { path: self.path.clone(), what })
+            }
+        }
+    }
+
+    /// The tokens behind an answer: `messages[..asked]` is what was answered, `messages[asked]` the answer, and more
+    /// follows. So a conversation can go on with the answer's own tokens. `None` where the template does not leave the
+    /// earlier turns as they were: some drop thoughts, or trim what was said.
+    ///
+    /// # Errors
+    /// If the template refuses the conversation or the tokenizer fails.
+    pub fn encode_behind(
+        &self,
+        asked: usize,
+        messages: &[Message],
+        tokenizer: &Tokenizer,
+    ) -> Result<Option<Vec<u32>>, TextError> {
+        if messages.len() <= asked {
+            return Ok(None);
+        }
+        let hidden = Hidden::new(messages, tokenizer)?;
+        let before = self.render(&hidden.messages[..asked], true)? + &hidden.messages[asked].content;
+        let whole = self.render(&hidden.messages, true)?;
+        match whole.strip_prefix(&before) {
+            Some(tail) => tokenizer.encode_rendered(tail, false, |text| hidden.restore(text)).map(Some),
+            None => Ok(None),
+        }
+    }
+}
+
+fn compile(source: &str) -> Result<CompiledTemplate<'_>, TextError> {
+    let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build()?;
+    chains::check(source, &syntax)?;
+    let config =
+        TemplateConfig { syntax_config: syntax, default_auto_escape: Arc::new(|_| AutoEscape::None) };
+    Ok(CompiledTemplate::new(NAME, source, &config)?)
+}

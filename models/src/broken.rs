@@ -18,7 +18,9 @@ impl<B: Backend> Decoder<B> {
     /// The first weight with values that are not finite, of these layers and, where they reach an end of the model, of
     /// what stands there. Numbers of packed weights are finite; their scales need not be.
     pub(crate) fn first_broken_weight(&self, layers: &RangeInclusive<usize>) -> Option<String> {
-        let mut finder = Finder { layers, last: self.config().layers.len(), path: Vec::new(), found: None };
+        let config = self.config();
+        let (last, is_tied) = (config.layers.len(), config.tie_word_embeddings);
+        let mut finder = Finder { layers, last, is_tied, path: Vec::new(), found: None };
         self.visit(&mut finder);
         finder.found
     }
@@ -28,6 +30,8 @@ struct Finder<'a> {
     layers: &'a RangeInclusive<usize>,
     /// Number of layers: what comes behind them.
     last: usize,
+    /// Whether the embedding is the head, too.
+    is_tied: bool,
     path: Vec<String>,
     found: Option<String>,
 }
@@ -49,7 +53,9 @@ impl Finder<'_> {
 
 impl<B: Backend> ModuleVisitor<B> for Finder<'_> {
     fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<B, D>>) {
-        if self.found.is_none() && self.layers.contains(&self.layer()) && is_broken(param.val()) {
+        let is_head = self.is_tied && matches!(self.parts()[..], ["model", "embed_tokens", ..]);
+        let is_there = self.layers.contains(&self.layer()) || is_head && self.layers.contains(&self.last);
+        if self.found.is_none() && is_there && is_broken(param.val()) {
             self.found = Some(self.parts().join("."));
         }
     }

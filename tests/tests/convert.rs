@@ -228,8 +228,7 @@ fn vocabularies_get_a_token_for_each_row() {
             fs::write(source.join("tokenizer.json"), document.to_string()).unwrap();
             let output = directory.path().join(format!("{at}-{tokens}"));
             let made = verified(&source, &output, &options(Target::Gguf)).unwrap();
-            let left_out =
-                made.notes.iter().any(|note| note.contains("the 2 tokens from 256 on have no row"));
+            let left_out = made.notes.iter().any(|note| note.contains("2 tokens from 256 on have no row"));
             assert_eq!(left_out, tokens > 256, "{:?}", made.notes);
             let tokenizer = Pretrained::open(&output).unwrap().tokenizer.unwrap().unwrap();
             assert_eq!(tokenizer.vocab_size(), 256);
@@ -248,7 +247,7 @@ fn nan_weights_are_named() {
     let directory = tempfile::tempdir().unwrap();
     for to in [Target::Safetensors, Target::Burnpack, Target::Gguf] {
         let made = verified(model.path(), &directory.path().join(format!("{to:?}")), &options(to)).unwrap();
-        let named = "tensor `model.norm.weight` has 1 NaN and 1 infinite values; the file is broken";
+        let named = "tensor `model.norm.weight` has 1 NaN and 1 infinite values, here as in the source";
         assert!(made.notes.iter().any(|note| note.contains(named)), "{:?}", made.notes);
         assert!(made.verified.unwrap().logit_error.is_none());
     }

@@ -54,7 +54,7 @@ pub fn parse_json<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, String> {
         Category::Eof if bytes.is_empty() => "it is empty; fetch it again".to_owned(),
         Category::Eof => format!("it is cut off ({error}); fetch it again"),
         Category::Syntax => format!("it is not valid JSON ({error})"),
-        Category::Io | Category::Data => error.to_string(),
+        Category::Io | Category::Data => shown(&error.to_string()),
     })
 }
 

@@ -233,10 +233,8 @@ impl<T, P: FnMut(LoadProgress<'_>)> Reader<'_, T, P> {
         let (weight, form) = self.path.packed()?;
         if self.packed.as_ref().is_none_or(|(name, _)| *name != weight) {
             let tensor = self.checkpoint.tensors.get(&weight)?;
-            let parts = packed::read(tensor, form)?;
-            let mut scales = Count::of_f16(&parts.scales);
-            scales.add(Count::of_f16(&parts.minima));
-            let not_finite = scales.of(&weight, tensor, FloatDType::F16);
+            let (parts, count) = packed::read(tensor, form)?;
+            let not_finite = count.of(&weight, tensor, FloatDType::F16);
             self.packed = Some((weight, parts));
             self.count(tensor, not_finite);
         }

@@ -49,10 +49,16 @@ impl Decoding {
             }
             _ => None,
         };
+        let advised = match &pretrained.sampling {
+            Ok(advised) => *advised,
+            // Whoever says how to sample needs no advice.
+            Err(_) if sampling.temperature.is_some() => AdvisedSampling::default(),
+            Err(error) => bail!("{error}; --temperature samples without its advice"),
+        };
         Ok(Self {
             scope: scope.mix_scope,
             markers,
-            sampling: self::sampling(sampling, pretrained.sampling, tokenizer)?,
+            sampling: self::sampling(sampling, advised, tokenizer)?,
             grammar: grammar.map(self::grammar).transpose()?.flatten(),
             mix_constrained: grammar.is_some_and(|grammar| grammar.mix_constrained),
             stop: StopRules {

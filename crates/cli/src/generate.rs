@@ -169,12 +169,13 @@ fn many<B: Backend>(
 /// Says that tokens were chosen that the tokenizer does not have, if some were: they print nothing.
 pub(crate) fn note_unknown(tokens: impl Iterator<Item = u32>, tokenizer: Option<&Tokenizer>) {
     let Some(tokenizer) = tokenizer else { return };
-    let unknown: Vec<u32> = tokens.filter(|&token| tokenizer.token(token).is_none()).collect();
+    let (unknown, known): (Vec<u32>, Vec<u32>) = tokens.partition(|&token| tokenizer.token(token).is_none());
     if let Some(first) = unknown.first() {
         ui::note(&format!(
-            "warning: {} tokens, the first of them {first}, print nothing: the tokenizer of {} tokens does not have them; \
+            "warning: {} of {} tokens, at first {first}, print nothing: the tokenizer, of {} tokens, does not have them; \
              is it of another model than the weights?",
             unknown.len(),
+            unknown.len() + known.len(),
             tokenizer.vocab_size()
         ));
     }

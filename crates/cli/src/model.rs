@@ -31,7 +31,7 @@ pub(crate) fn open_at(args: &ModelArgs, path: &Path) -> Result<Pretrained> {
     let mut pretrained =
         Pretrained::open(path).with_context(|| format!("cannot use the model `{}`", args.model))?;
     if let Some(entry) = moi_hub::find(&args.model) {
-        pretrained.sampling = advised(entry);
+        pretrained.sampling = Ok(advised(entry));
     }
     Ok(pretrained)
 }

@@ -3,6 +3,7 @@
 use std::{io::IsTerminal, sync::Once};
 
 use anyhow::{Context, Result, bail};
+use moi_checkpoint::shown;
 use moi_pretrained::Pretrained;
 use moi_text::{Message, TextError, Tokenizer};
 
@@ -32,9 +33,9 @@ pub(crate) fn ids_of(
     let rows = pretrained.architecture.config.vocab_size;
     if let Some(&id) = ids.iter().find(|&&id| id as usize >= rows) {
         bail!(
-            "{}: the prompt has the token {id} (`{}`), and the model's embedding only {rows} rows; leave it out of the prompt",
+            "{}: the prompt has the token {id} (`{}`), and the model's embedding only {rows} rows",
             pretrained.path.display(),
-            tokenizer.token(id).unwrap_or_default()
+            shown(&tokenizer.token(id).unwrap_or_default())
         );
     }
     Ok(ids)
@@ -76,7 +77,10 @@ fn encoded(
 
 /// Refuses a long text that the context cannot hold whatever its tokens are: cutting it into them takes a hundred times its
 /// memory.
-fn check_length(text: &str, tokenizer: &Tokenizer, context: usize) -> Result<()> {
+///
+/// # Errors
+/// Likewise.
+pub(crate) fn check_length(text: &str, tokenizer: &Tokenizer, context: usize) -> Result<()> {
     if text.len() < 1 << 20 {
         return Ok(());
     }

@@ -53,8 +53,8 @@ fn advise(settings: &mut [Setting]) {
     let advised = match moi_hub::find(&model) {
         Some(entry) => model::advised(entry),
         None => match Pretrained::open(Path::new(&model)) {
-            Ok(pretrained) => pretrained.sampling,
-            Err(_) => return,
+            Ok(Pretrained { sampling: Ok(sampling), .. }) => sampling,
+            _ => return,
         },
     };
     let values = [

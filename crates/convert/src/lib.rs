@@ -26,7 +26,7 @@ use std::{
 use burn::tensor::backend::Backend;
 pub use encode::FloatType;
 pub use error::ConvertError;
-use moi_checkpoint::{NotFinite, gguf::BlockKind};
+use moi_checkpoint::{NotFinite, gguf::BlockKind, shown};
 use moi_pretrained::Pretrained;
 pub use verify::Verified;
 
@@ -153,7 +153,13 @@ fn not_finite(made: &Pretrained) -> Vec<String> {
     const NAMED: usize = 5;
     let tensors = made.checkpoint.tensors().iter();
     let broken: Vec<NotFinite> = tensors.filter_map(|(name, tensor)| NotFinite::of(name, tensor)).collect();
-    let named = broken.iter().take(NAMED).map(|broken| format!("warning: {broken}"));
+    let named = broken.iter().take(NAMED).map(|NotFinite { tensor, nan, infinite, .. }| {
+        format!(
+            "warning: tensor `{}` has {nan} NaN and {infinite} infinite values, here as in the source: what the model \
+             computes may be broken",
+            shown(tensor)
+        )
+    });
     let more = broken.len().saturating_sub(NAMED);
     let rest = (more > 0).then(|| format!("warning: {more} more tensors have values that are not finite"));
     named.chain(rest).collect()

@@ -3,8 +3,8 @@
 use std::{fs, path::Path};
 
 use moi_checkpoint::gguf::{Gguf, Value};
-use moi_pretrained::Pretrained;
-use moi_text::{TokenKind, Vocabulary, VocabularyKind};
+use moi_pretrained::{AdvisedSampling, Pretrained};
+use moi_text::{NEVER_MERGED, TokenKind, Vocabulary, VocabularyKind};
 use serde_json::json;
 
 use crate::{
@@ -114,44 +114,58 @@ pub(crate) fn to_gguf(
     set("ggml.tokens", strings(vocabulary.tokens));
     let kinds = vocabulary.kinds.into_iter().map(|kind| Value::Signed(kind.to_ggml() as i64));
     set("ggml.token_type", Value::Array(kinds.collect()));
-    let config = |field: &str| source.config.get(field).and_then(serde_json::Value::as_u64);
-    if let Some(id) = bos.map(u64::from).or(config("bos_token_id")) {
-        set("ggml.bos_token_id", Value::Unsigned(id));
-    }
-    set("ggml.add_bos_token", Value::Bool(bos.is_some()));
-    if pretrained.eos.len() > 3 {
-        notes.push(format!("of the end tokens {:?} the file names the first three", pretrained.eos));
-    }
-    for (name, &id) in ["eos", "eot", "eom"].iter().zip(&pretrained.eos) {
-        set(&format!("ggml.{name}_token_id"), Value::Unsigned(id.into()));
-    }
-    if let Some(id) = config("pad_token_id") {
-        set("ggml.padding_token_id", Value::Unsigned(id));
-    }
+    metadata.extend(special_ids(source, bos, notes));
     match &pretrained.chat_template {
-        Ok(Some(template)) => set("chat_template", Value::String(template.source().to_owned())),
+        Ok(Some(template)) => {
+            let template = Value::String(template.source().to_owned());
+            metadata.push(("tokenizer.chat_template".to_owned(), template));
+        }
         Ok(None) => {}
         Err(error) => notes.push(format!("the chat template is not in the file: {error}")),
     }
     Ok(metadata)
 }
 
+/// The ids of tokens with a meaning; those that have no row are left out.
+fn special_ids(source: &Source, bos: Option<u32>, notes: &mut Vec<String>) -> Vec<(String, Value)> {
+    let pretrained = &source.pretrained;
+    let rows = pretrained.architecture.config.vocab_size as u64;
+    let config = |field: &str| source.config.get(field).and_then(serde_json::Value::as_u64);
+    let bos = bos.map(u64::from).filter(|&id| id < rows);
+    let eos: Vec<u64> = pretrained.eos.iter().map(|&id| id.into()).filter(|&id| id < rows).collect();
+    if eos.len() > 3 {
+        notes.push(format!("of the end tokens {eos:?} the file names the first three"));
+    }
+    let ends = ["eos", "eot", "eom"].into_iter().zip(eos);
+    let one = |name, id: Option<u64>| id.map(|id| (name, id));
+    let others = [one("bos", bos.or(config("bos_token_id"))), one("padding", config("pad_token_id"))];
+    let named = others.into_iter().flatten().chain(ends).filter(|&(_, id)| id < rows);
+    let mut metadata: Vec<(String, Value)> =
+        named.map(|(name, id)| (format!("tokenizer.ggml.{name}_token_id"), Value::Unsigned(id))).collect();
+    metadata.push(("tokenizer.ggml.add_bos_token".to_owned(), Value::Bool(bos.is_some())));
+    if pretrained.sampling.as_ref().is_ok_and(|advice| *advice != AdvisedSampling::default()) {
+        notes.push("how to sample, as generation_config.json advises, is not in the file".to_owned());
+    }
+    metadata
+}
+
 /// The vocabulary with a token for each row of the embedding and no other, as llama.cpp expects it.
 fn with_rows(mut vocabulary: Vocabulary, rows: usize, notes: &mut Vec<String>) -> Vocabulary {
-    /// Where SentencePiece's own scores end; llama.cpp gives it to what no text becomes.
-    const NEVER: f32 = -1000.0;
+    let padding = |id: usize| format!("[PAD{id}]");
     let tokens = vocabulary.tokens.len();
-    if tokens > rows {
+    // Gaps between ids were filled.
+    let behind = vocabulary.tokens.iter().enumerate().skip(rows).filter(|(id, text)| **text != padding(*id));
+    let left_out = behind.count();
+    if left_out > 0 {
         notes.push(format!(
-            "the {} tokens from {rows} on have no row in the embedding: they are left out",
-            tokens - rows
+            "{left_out} tokens from {rows} on have no row in the embedding: they are left out"
         ));
     }
     vocabulary.tokens.truncate(rows);
-    vocabulary.tokens.extend((tokens..rows).map(|id| format!("[PAD{id}]")));
+    vocabulary.tokens.extend((tokens..rows).map(padding));
     vocabulary.kinds.resize(rows, TokenKind::Unused);
     if let VocabularyKind::SentencePiece { scores, .. } = &mut vocabulary.kind {
-        scores.resize(rows, NEVER);
+        scores.resize(rows, NEVER_MERGED);
     }
     vocabulary
 }

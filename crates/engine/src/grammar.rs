@@ -24,6 +24,7 @@ mod with {
     use std::{fmt, sync::Arc};
 
     use llguidance::{Matcher, ParserFactory, api::TopLevelGrammar};
+    use moi_text::brief;
     use toktrie::{ApproximateTokEnv, SimpleVob, TokEnv, TokRxInfo, TokTrie};
 
     use super::Grammar;
@@ -84,22 +85,26 @@ mod with {
     /// A space, or a line end and an indentation.
     const SPACES: &str = r"( |\n {0,16})";
 
-    /// A token's bytes. A control token's are marked, so that no text is mistaken for it.
+    /// A token's bytes. A control token's are marked, so that no text is mistaken for it. Very long ones are left out, no
+    /// grammar then allows them: the library has no room for a thousand bytes.
     fn word(tokenizer: &Tokenizer, id: u32) -> Vec<u8> {
+        const LONGEST: usize = 1000;
         let marked = |text: &str| [&[TokTrie::SPECIAL_TOKEN_MARKER], text.as_bytes()].concat();
-        match tokenizer.special_text(id) {
+        let word = match tokenizer.special_text(id) {
             Some(text) => marked(text),
             None => tokenizer.token_bytes(id).unwrap_or_default(),
-        }
+        };
+        if word.len() > LONGEST { Vec::new() } else { word }
     }
 
-    /// The library's words, without the state of its parser behind them.
+    /// The library's words, without the state of its parser behind them and what a terminal would obey.
     fn failed(error: impl fmt::Display) -> EngineError {
         let text = error.to_string();
-        let what = text.split("\n<state>").next().unwrap_or_default().trim();
+        let what = text.split("\n<state>").next().unwrap_or_default();
+        let what = what.split("<backtrace>").next().unwrap_or_default().trim();
         EngineError::Grammar(match what {
             "NoExtensionBias" => "no text fits it, or none that the model's tokens can spell".to_owned(),
-            what => what.to_owned(),
+            what => brief(what),
         })
     }
 

@@ -92,7 +92,7 @@ pub(crate) fn open(directory: &Path) -> Result<Pretrained, PretrainedError> {
         tokenizer: is_there(&tokenizer).then(|| Tokenizer::from_file(&tokenizer)).transpose(),
         chat_template: chat_template(directory),
         eos,
-        sampling: sampling(&generation).map_err(|what| wrong(&generation_path, what))?,
+        sampling: sampling(&generation).map_err(|what| wrong(&generation_path, what)),
     })
 }
 
@@ -123,30 +123,35 @@ fn token_ids(config: &Value) -> Result<Vec<u32>, String> {
 
 /// Hints: what is null, or means "off", is left out; what nothing can be sampled with is an error.
 fn sampling(generation: &Value) -> Result<AdvisedSampling, String> {
+    /// Temperatures below are greedy in all but name, and divide logits by next to nothing.
+    const COLDEST: f64 = 1e-4;
     if generation.get("do_sample").and_then(Value::as_bool) != Some(true) {
         return Ok(AdvisedSampling::default());
     }
     let given = |name: &str| generation.get(name).filter(|value| !value.is_null());
-    let number = |name: &str, least: f64, most: f64| match given(name) {
-        None => Ok(None),
-        Some(value) => match value.as_f64() {
-            Some(number) if number == 0.0 || (least..=most).contains(&number) => Ok(Some(number)),
-            _ if least == 0.0 => Err(format!("{name} is {value}, expected a number from 0 to {most}")),
-            _ => Err(format!("{name} is {value}, expected 0, or a number from {least} to {most}")),
-        },
+    let number = |name: &str, most: f64| {
+        let wrong = |value: &Value| format!("{name} is {value}, expected a number from 0 to {most}");
+        let read = |value: &Value| {
+            value.as_f64().filter(|number| (0.0..=most).contains(number)).ok_or_else(|| wrong(value))
+        };
+        given(name).map(read).transpose()
     };
     let top_k = match given("top_k") {
-        Some(value) if value.as_i64().is_none() && value.as_u64().is_none() => {
-            return Err(format!("top_k is {value}, expected a whole number"));
-        }
-        value => value.and_then(Value::as_u64).and_then(|k| usize::try_from(k).ok()),
+        None => None,
+        Some(value) => match value.as_f64() {
+            // "Off", as vLLM has it.
+            Some(number) if number < 0.0 => None,
+            Some(number) if number.fract() == 0.0 && number < 2f64.powi(53) => Some(number as usize),
+            _ => return Err(format!("top_k is {value}, expected a whole number")),
+        },
     };
+    let temperature = number("temperature", 1000.0)?.unwrap_or(1.0);
     Ok(AdvisedSampling {
-        // Below, logits would be divided by next to nothing.
-        temperature: Some(number("temperature", 1e-4, 1000.0)?.unwrap_or(1.0)),
+        temperature: Some(if temperature < COLDEST { 0.0 } else { temperature }),
         top_k,
-        top_p: number("top_p", 0.0, 1.0)?,
-        min_p: number("min_p", 0.0, 1.0)?,
+        // transformers keeps one token at least.
+        top_p: number("top_p", 1.0)?.map(|share| share.max(f64::MIN_POSITIVE)),
+        min_p: number("min_p", 1.0)?,
     })
 }
 

@@ -50,7 +50,7 @@ pub(crate) fn open(path: &Path) -> Result<Pretrained, PretrainedError> {
             vocabulary.map(Vocabulary::into_tokenizer).transpose().map_err(|error| error.in_file(path))
         }),
         eos,
-        sampling: AdvisedSampling::default(),
+        sampling: Ok(AdvisedSampling::default()),
     })
 }
 

@@ -48,8 +48,8 @@ pub struct Pretrained {
     pub chat_template: Result<Option<ChatTemplate>, TextError>,
     /// The tokens that end a generation.
     pub eos: Vec<u32>,
-    /// How its makers advise to sample.
-    pub sampling: AdvisedSampling,
+    /// How its makers advise to sample. Advice that nothing can be sampled by hinders nobody who does not sample.
+    pub sampling: Result<AdvisedSampling, PretrainedError>,
 }
 
 /// What a model's makers advise; what they leave open is `None`.

@@ -125,13 +125,16 @@ fn listed(vocab: &HashMap<String, usize>, added: &[Added]) -> Result<(Vec<String
     Ok((tokens, kinds))
 }
 
+/// The score of a token that is never merged of others.
+pub const NEVER_MERGED: f32 = -1e9;
+
 /// A token that is merged early scores high; what is never merged scores least.
 fn scores(tokens: &[String], merges: &[(String, String)]) -> Vec<f32> {
     let mut ranks: HashMap<String, usize> = HashMap::new();
     for (rank, (left, right)) in merges.iter().enumerate() {
         ranks.entry(format!("{left}{right}")).or_insert(rank);
     }
-    tokens.iter().map(|token| ranks.get(token).map_or(-1e9, |&rank| -(rank as f32))).collect()
+    tokens.iter().map(|token| ranks.get(token).map_or(NEVER_MERGED, |&rank| -(rank as f32))).collect()
 }
 
 /// llama.cpp's name for a way of cutting.

@@ -46,7 +46,7 @@ fn of(path: &Option<PathBuf>) -> String {
 }
 
 /// What a library says, without what a terminal would obey, and not endless: it may quote the file.
-pub(crate) fn brief(text: &str) -> String {
+pub fn brief(text: &str) -> String {
     const LONGEST: usize = 500;
     let mut out = String::new();
     for c in text.chars().take(LONGEST) {

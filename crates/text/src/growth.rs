@@ -1,98 +1,148 @@
-//! How much longer than a text a `tokenizer.json` can make it: its steps follow one another, so forty that double each
-//! of them make a terabyte of a letter, inside a library that cannot be stopped.
+//! What the steps of a `tokenizer.json` can make of a text: they follow one another, so forty that double it make a
+//! terabyte of a letter, inside a library that cannot be stopped.
+//!
+//! Normal forms, lower case and the spaces that BERT puts around characters are not counted: each adds to a text once,
+//! however often it stands there.
 
 use base64::{Engine, prelude::BASE64_STANDARD};
 use serde_json::{Map, Value};
 
-/// Steps of one part; real ones have up to a few dozen.
+use crate::patterns::{goes_back, shortest_match, weight};
+
+/// Steps in all; real files have up to a few dozen.
 const MOST_STEPS: usize = 256;
-/// How many times as long a text can become in one part. SentencePiece's own normalisation makes 33 bytes of some
-/// characters, and a space is often made three bytes.
-const MOST_GROWTH: usize = 1024;
-/// Bytes or tokens that a part adds, whatever the text.
-const MOST_ADDED: usize = 1 << 16;
+/// How many times as long a text can become on its way to tokens, or tokens on theirs to text. SentencePiece's own
+/// normalisation makes 33 bytes of some characters, and a space is often made three bytes.
+const MOST_GROWTH: usize = 256;
+/// Bytes or tokens that are added to any text.
+const MOST_ADDED: usize = 256;
+/// What all patterns weigh; the longest of real ones has 700 bytes and a count of three.
+const MOST_WEIGHT: usize = 16_384;
+/// Patterns that are matched by going back; real files have one to three.
+const MOST_BACK: usize = 16;
 
-/// What the steps of one part of the file (normalizer, pre-tokenizer, post-processor or decoder) come to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Growth {
+/// What steps come to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Growth {
     steps: usize,
+    /// How many times as long as before a text can be, ...
     times: usize,
+    /// ... times this much: the most that a replacement of a character makes which nothing before it had written.
+    once: usize,
+    /// What replacements have written, if that can be said.
+    written: Option<String>,
     added: usize,
+    weight: usize,
+    back: usize,
 }
 
-/// Whether a text stays of a size with this part of the file; what is wrong, if not.
-pub(crate) fn check(part: &Value) -> Result<(), String> {
-    let Growth { steps, times, added } = growth(part);
-    let bounds = [
-        (steps, MOST_STEPS, "has {} steps"),
-        (times, MOST_GROWTH, "can make a text {} times as long"),
-        (added, MOST_ADDED, "adds {} bytes or tokens to a text"),
-    ];
-    match bounds.into_iter().find(|(found, most, _)| found > most) {
-        Some((found, most, what)) => {
-            // Products end where numbers do.
-            let found = if found == usize::MAX { "countless".to_owned() } else { found.to_string() };
-            Err(format!("{}, expected at most {most}", what.replace("{}", &found)))
-        }
-        None => Ok(()),
+impl Default for Growth {
+    fn default() -> Self {
+        Self { steps: 0, times: 1, once: 1, written: Some(String::new()), added: 0, weight: 0, back: 0 }
     }
 }
 
-/// Whatever a step is called: files of old versions do not name their steps, which are then told by their fields.
-fn growth(part: &Value) -> Growth {
-    let together = |a: Growth, b: Growth| Growth {
-        steps: a.steps.saturating_add(b.steps),
-        times: a.times.saturating_mul(b.times),
-        added: a.added.saturating_add(b.added),
-    };
-    match part {
-        Value::Array(parts) => {
-            parts.iter().map(growth).fold(Growth { steps: 0, times: 1, added: 0 }, together)
-        }
-        Value::Object(fields) => {
-            // What is replaced and what a template lists are no steps.
-            let inner = fields
-                .iter()
-                .filter(|(name, _)| !["pattern", "single", "pair", "special_tokens"].contains(&&***name));
-            let own = Growth { steps: 1, times: times(fields), added: added(fields) };
-            inner.map(|(_, value)| growth(value)).fold(own, together)
-        }
-        _ => Growth { steps: 0, times: 1, added: 0 },
+impl Growth {
+    /// Bytes that so many can become.
+    pub(crate) fn of(&self, bytes: usize) -> usize {
+        bytes.saturating_add(self.added).saturating_mul(self.times())
     }
-}
 
-fn times(step: &Map<String, Value>) -> usize {
-    let text = |name: &str| step.get(name).and_then(Value::as_str);
-    let is_byte_level = text("type") == Some("ByteLevel") || step.contains_key("trim_offsets");
-    let replaced = match (step.get("pattern"), text("content")) {
-        (Some(pattern), Some(content)) => match shortest_match(pattern) {
+    /// How many times as long a text can become.
+    pub(crate) fn times(&self) -> usize {
+        self.times.saturating_mul(self.once)
+    }
+
+    /// The steps of a part of the file, behind these. A step may be called anything: files of old versions do not name
+    /// theirs, which are then told by their fields.
+    pub(crate) fn then(mut self, part: &Value) -> Self {
+        match part {
+            Value::Array(parts) => parts.iter().fold(self, Self::then),
+            Value::Object(fields) => {
+                self.step(fields);
+                // What is replaced and what a template lists are no steps.
+                let steps = |name: &str| !["pattern", "single", "pair", "special_tokens"].contains(&name);
+                let inner = fields.iter().filter(|(name, _)| steps(name));
+                inner.fold(self, |growth, (_, value)| growth.then(value))
+            }
+            _ => self,
+        }
+    }
+
+    fn step(&mut self, fields: &Map<String, Value>) {
+        self.steps += 1;
+        let text = |name: &str| fields.get(name).and_then(Value::as_str);
+        if let Some(pattern) = fields.get("pattern") {
+            self.replace(pattern, text("content").unwrap_or_default());
+        }
+        let is_byte_level = text("type") == Some("ByteLevel") || fields.contains_key("use_regex");
+        let mapped = text("precompiled_charsmap").map(longest_mapped);
+        let others = [is_byte_level.then_some(2), mapped, text("replacement").map(str::len)];
+        for times in others.into_iter().flatten().filter(|&times| times > 1) {
+            self.times = self.times.saturating_mul(times);
+            self.written = None;
+        }
+        for name in ["prepend", "prefix", "suffix"] {
+            self.added = self.added.saturating_add(text(name).map_or(0, str::len));
+        }
+        if let Some(template) = fields.get("single") {
+            let (texts, others) = pieces(template);
+            self.times = self.times.saturating_mul(texts.max(1));
+            self.added = self.added.saturating_add(others.saturating_mul(most_ids(fields)));
+        }
+    }
+
+    fn replace(&mut self, pattern: &Value, content: &str) {
+        let of = |kind: &str| pattern.get(kind).and_then(Value::as_str);
+        let literal = of("String").or(pattern.as_str());
+        let shortest = match of("Regex") {
+            Some(regex) => {
+                self.weight = self.weight.saturating_add(weight(regex));
+                // Parsing takes memory, too.
+                let is_short = weight(regex) <= MOST_WEIGHT;
+                self.back += usize::from(is_short && goes_back(regex));
+                if is_short { shortest_match(regex) } else { 0 }
+            }
+            None => literal.map_or(0, str::len),
+        };
+        let times = match shortest {
             // It is put between all characters.
             0 => content.len().saturating_add(1),
-            shortest => content.len().div_ceil(shortest),
-        },
-        _ => 1,
-    };
-    let mapped = text("precompiled_charsmap").map_or(1, longest_mapped);
-    let space = text("replacement").map_or(1, str::len);
-    let pieces = step.get("single").map_or(1, |pieces| pieces_of(pieces).saturating_mul(most_ids(step)));
-    let factors = [if is_byte_level { 2 } else { 1 }, replaced, mapped, space, pieces];
-    factors.into_iter().fold(1, |product, factor| product.saturating_mul(factor.max(1)))
-}
-
-fn added(step: &Map<String, Value>) -> usize {
-    ["prepend", "prefix", "suffix"].iter().filter_map(|name| step.get(*name)?.as_str()).map(str::len).sum()
-}
-
-/// Bytes that a pattern of `Replace` matches at least; none if that cannot be said, as of patterns that look around.
-fn shortest_match(pattern: &Value) -> usize {
-    let of = |kind: &str| pattern.get(kind).and_then(Value::as_str);
-    match (of("Regex"), of("String").or(pattern.as_str())) {
-        (Some(regex), _) => {
-            let parsed = regex_syntax::parse(regex).ok();
-            parsed.and_then(|parsed| parsed.properties().minimum_len()).unwrap_or(0)
+            shortest => content.len().div_ceil(shortest).max(1),
+        };
+        // A character of the text itself is replaced by one of these steps only.
+        let is_own = |written: &String| {
+            literal.is_some_and(|literal| literal.chars().count() == 1 && !written.contains(literal))
+        };
+        match self.written.as_ref().is_some_and(is_own) {
+            true => self.once = self.once.max(times),
+            false => self.times = self.times.saturating_mul(times),
         }
-        (None, Some(text)) => text.len(),
-        (None, None) => 0,
+        if let Some(written) = &mut self.written {
+            written.push_str(content);
+        }
+    }
+
+    /// What is wrong with it, if anything is.
+    ///
+    /// # Errors
+    /// Likewise.
+    pub(crate) fn check(&self) -> Result<(), String> {
+        let bounds = [
+            (self.steps, MOST_STEPS, "have {} steps"),
+            (self.weight, MOST_WEIGHT, "have patterns of {} bytes, what is counted in them written out"),
+            (self.back, MOST_BACK, "have {} patterns that look around or back"),
+            (self.times(), MOST_GROWTH, "can make a text {} times as long"),
+            (self.added, MOST_ADDED, "add {} bytes or tokens to a text"),
+        ];
+        match bounds.into_iter().find(|(found, most, _)| found > most) {
+            Some((found, most, what)) => {
+                // Products end where numbers do.
+                let found = if found == usize::MAX { "countless".to_owned() } else { found.to_string() };
+                Err(format!("{}, expected at most {most}", what.replace("{}", &found)))
+            }
+            None => Ok(()),
+        }
     }
 }
 
@@ -105,12 +155,24 @@ fn longest_mapped(charsmap: &str) -> usize {
     texts.unwrap_or_default().split(|&byte| byte == 0).map(<[u8]>::len).max().unwrap_or(0)
 }
 
-/// A template is a list, or a text of words.
-fn pieces_of(template: &Value) -> usize {
+/// How often a template has a text in it, and how many other pieces. It is a list, or a text of words.
+fn pieces(template: &Value) -> (usize, usize) {
+    let is_text = |piece: &Value| match piece {
+        Value::Object(piece) => !piece.contains_key("SpecialToken"),
+        Value::String(word) => word.starts_with('$'),
+        _ => true,
+    };
     match template {
-        Value::Array(pieces) => pieces.len(),
-        Value::String(text) => text.split_whitespace().count(),
-        _ => 1,
+        Value::Array(pieces) => {
+            let texts = pieces.iter().filter(|piece| is_text(piece)).count();
+            (texts, pieces.len() - texts)
+        }
+        Value::String(text) => {
+            let (texts, others): (Vec<&str>, Vec<&str>) =
+                text.split_whitespace().partition(|word| word.starts_with('$'));
+            (texts.len(), others.len())
+        }
+        _ => (1, 0),
     }
 }
 
@@ -127,18 +189,25 @@ mod tests {
 
     use super::*;
 
+    fn of(part: &Value) -> Growth {
+        Growth::default().then(part)
+    }
+
     fn replace(pattern: Value, content: &str) -> Value {
         json!({ "type": "Replace", "pattern": pattern, "content": content })
     }
 
+    fn literal(pattern: &str, content: &str) -> Value {
+        replace(json!({ "String": pattern }), content)
+    }
+
     #[test]
     fn steps_multiply_what_they_lengthen() {
-        let times = |step: &Value| growth(step).times;
+        let times = |step: &Value| of(step).times();
         let regex = |pattern: &str, content: &str| times(&replace(json!({ "Regex": pattern }), content));
         // One to one, one to three, two or more to three, none to one, behind a letter, something or nothing.
-        assert_eq!(times(&replace(json!({ "String": "-" }), "+")), 1);
-        assert_eq!(times(&replace(json!({ "String": " " }), "\u{2581}")), 3);
-        assert_eq!((regex(" {2,}", "\u{2581}"), regex("", "+"), regex("(?<=a)b", "+")), (2, 2, 2));
+        assert_eq!((times(&literal("-", "+")), times(&literal(" ", "\u{2581}"))), (1, 3));
+        assert_eq!((regex(" {2,}", "\u{2581}"), regex("", "+"), regex("(?<=a)b", "+++")), (2, 2, 3));
         assert_eq!((regex("a?", "++"), regex("[\u{e4}\u{f6}]", "++"), regex(".", "")), (3, 1, 1));
         let space = json!({ "type": "Metaspace", "replacement": "\u{2581}", "prepend_scheme": "first" });
         assert_eq!(times(&space), 3);
@@ -146,33 +215,53 @@ mod tests {
         assert_eq!(times(&json!({ "type": "Sequence", "pretokenizers": [bytes, bytes, [bytes]] })), 8);
         let template = json!({ "type": "TemplateProcessing", "single": ["[CLS]", "$A", "$A"],
             "special_tokens": { "[CLS]": { "id": "[CLS]", "ids": [1, 2], "tokens": ["[CLS]", "[CLS]"] } } });
-        assert_eq!(growth(&template), Growth { steps: 1, times: 6, added: 0 });
+        let template = of(&template);
+        assert_eq!((template.steps, template.times(), template.added, template.of(10)), (1, 2, 2, 24));
+    }
+
+    #[test]
+    fn characters_are_replaced_once() {
+        let spaced =
+            |marks: &str| Value::from_iter(marks.chars().map(|c| literal(&c.to_string(), &format!(" {c} "))));
+        assert_eq!(of(&spaced(".,;:!?")).times(), 3);
+        // What was written is replaced again.
+        assert_eq!(of(&spaced("...")).times(), 27);
+        assert_eq!(of(&json!([literal("a", "bb"), literal("b", "cc"), literal("c", "dd")])).times(), 8);
+        assert_eq!(of(&json!([replace(json!({ "Regex": "a" }), "bb"), literal("b", "cc")])).times(), 4);
+        // A map can write anything.
+        let space = json!({ "type": "Metaspace", "replacement": "\u{2581}" });
+        assert_eq!(of(&json!([literal("a", "bb"), space, literal("d", "cc")])).times(), 12);
     }
 
     #[test]
     fn a_charsmap_lengthens_as_its_longest_text_does() {
         let map = [&8u32.to_le_bytes()[..], &[1; 8], b"abc\0\0defgh\0i\0"].concat();
         let step = json!({ "type": "Precompiled", "precompiled_charsmap": BASE64_STANDARD.encode(map) });
-        assert_eq!(growth(&step), Growth { steps: 1, times: 5, added: 0 });
+        assert_eq!(of(&step).times(), 5);
         let broken = json!({ "type": "Precompiled", "precompiled_charsmap": "AAAA!" });
-        assert_eq!(growth(&broken).times, 1);
+        assert_eq!(of(&broken).times(), 1);
     }
 
     #[test]
     fn what_would_fill_the_memory_is_refused() {
         let sequence =
             |step: Value, count: usize| json!({ "type": "Sequence", "normalizers": vec![step; count] });
-        let doubled = sequence(replace(json!({ "Regex": "." }), "aa"), 40);
-        let error = check(&doubled).unwrap_err();
-        assert_eq!(error, "can make a text 1099511627776 times as long, expected at most 1024");
-        let error =
-            check(&sequence(json!({ "pattern": { "String": "a" }, "content": "aa" }), 99)).unwrap_err();
-        assert!(error.contains("can make a text countless times"), "{error}");
-        let error =
-            check(&sequence(json!({ "type": "Prepend", "prepend": "a".repeat(10_000) }), 9)).unwrap_err();
-        assert!(error.contains("adds 90000 bytes"), "{error}");
-        let error = check(&sequence(json!({ "type": "NFC" }), 300)).unwrap_err();
-        assert!(error.contains("has 301 steps"), "{error}");
-        assert!(check(&sequence(json!({ "type": "NFC" }), 200)).is_ok() && check(&Value::Null).is_ok());
+        let refused = |part: &Value| of(part).check().unwrap_err();
+        let doubled = refused(&sequence(replace(json!({ "Regex": "." }), "aa"), 40));
+        assert_eq!(doubled, "can make a text 1099511627776 times as long, expected at most 256");
+        let countless = refused(&sequence(json!({ "pattern": { "String": "a" }, "content": "aa" }), 99));
+        assert!(countless.contains("can make a text countless times"), "{countless}");
+        let long = refused(&sequence(json!({ "type": "Prepend", "prepend": "a".repeat(100) }), 9));
+        assert!(long.contains("add 900 bytes"), "{long}");
+        let many = refused(&sequence(json!({ "type": "NFC" }), 300));
+        assert!(many.contains("have 301 steps"), "{many}");
+        let split = |pattern: &str| json!({ "type": "Split", "pattern": { "Regex": pattern }, "behavior": "Isolated" });
+        let heavy = refused(&split(r"(?=a)\w{9000}"));
+        assert!(heavy.contains("have patterns of 117000 bytes"), "{heavy}");
+        let back = refused(&sequence(split("a(?!b)"), 20));
+        assert!(back.contains("have 20 patterns that look"), "{back}");
+        assert!(
+            of(&sequence(json!({ "type": "NFC" }), 200)).check().is_ok() && of(&Value::Null).check().is_ok()
+        );
     }
 }

@@ -1,41 +1,50 @@
-//! What a `tokenizer.json` must be before the library reads it: JSON all through, its texts and lists of sizes that
-//! real ones have.
+//! What a `tokenizer.json` must be before the library reads it: JSON all through, of sizes that real ones have.
 
 use std::{collections::HashSet, fmt};
 
 use base64::{Engine, prelude::BASE64_STANDARD};
-use serde::de::{Deserialize, Deserializer, Error, MapAccess, SeqAccess, Visitor};
+use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_json::Value;
 
 use crate::{
     error::brief,
-    growth,
+    growth::Growth,
     tokenizer::{LONGEST_ADDED_TOKEN, LONGEST_TOKEN},
 };
 
-/// Tokens beside a vocabulary; codecs of speech list 65,536. The library's time grows with their square: twenty
-/// thousand take a second, if they are normalised.
+/// Tokens beside a vocabulary; codecs of speech list 65,536, which take the library a tenth of a second or, numbered in
+/// an unhappy order, seven.
 const MOST_ADDED_TOKENS: usize = 80_000;
-
-/// The largest id in a vocabulary; real ones have up to a quarter of a million tokens. The library lists all that are
-/// missing below the largest.
+/// Bytes of these, as they are after they were normalised.
+const MOST_ADDED_BYTES: usize = 4 << 20;
+/// The largest id in a vocabulary; real ones have up to a million tokens. The library lists all that are missing below
+/// the largest.
 const MOST_IDS: u64 = 1 << 22;
+/// Bytes of texts in what changes a text (SentencePiece's normalisation is a map of some 300,000), and values.
+const MOST_PART_BYTES: usize = 4 << 20;
+const MOST_PART_VALUES: usize = 50_000;
+/// Characters of a word that WordPiece cuts, which takes the cube of them; 100 is usual.
+const LONGEST_WORD: u64 = 1000;
+/// Bytes of what stands for the inside or the end of a word in all of its tokens.
+const LONGEST_AFFIX: usize = 64;
 
-/// Whether the library can read it; what is wrong, if not.
-pub(crate) fn check(bytes: &[u8]) -> Result<(), String> {
-    let Document { whole, growth } = serde_json::from_slice(bytes).map_err(|error| match error.is_eof() {
+/// Whether the library can read it; what is wrong, if not. How many times as long a text can become when it is
+/// normalised, if so.
+pub(crate) fn check(bytes: &[u8]) -> Result<usize, String> {
+    let what = |error: serde_json::Error| match error.is_eof() {
         true => format!("it is cut off ({error}); fetch it again"),
         false => format!("it is no tokenizer: {}", brief(&error.to_string())),
-    })?;
-    growth?;
-    for (bytes, most) in [(whole.longest_listed, LONGEST_TOKEN), (whole.longest_content, LONGEST_ADDED_TOKEN)]
-    {
-        if bytes > most {
-            return Err(format!("a token has {bytes} bytes, expected {most} at most"));
-        }
-    }
-    if whole.added > MOST_ADDED_TOKENS {
-        return Err(format!("it has {} added_tokens, expected {MOST_ADDED_TOKENS} at most", whole.added));
+    };
+    let Document { whole, parts } = serde_json::from_slice(bytes).map_err(what)?;
+    let bounds = [
+        ("bytes in a token", whole.longest_listed, LONGEST_TOKEN),
+        ("bytes in an added token", whole.longest_content, LONGEST_ADDED_TOKEN),
+        ("added_tokens", whole.added, MOST_ADDED_TOKENS),
+        ("bytes of texts in a part that changes texts", parts.bytes, MOST_PART_BYTES),
+        ("values in a part that changes texts", parts.values, MOST_PART_VALUES),
+    ];
+    if let Some((what, found, most)) = bounds.into_iter().find(|(_, found, most)| found > most) {
+        return Err(format!("it has {found} {what}, expected {most} at most"));
     }
     if whole.largest_id >= MOST_IDS {
         return Err(format!(
@@ -46,17 +55,81 @@ pub(crate) fn check(bytes: &[u8]) -> Result<(), String> {
     if let Some(id) = whole.repeated_id {
         return Err(format!("two tokens of its vocab have the id {id}"));
     }
-    match whole.cut_charsmap {
-        true => Err("its precompiled_charsmap is cut off: fetch the file again".to_owned()),
-        false => Ok(()),
+    if whole.cut_charsmap {
+        return Err("its precompiled_charsmap is cut off: fetch the file again".to_owned());
+    }
+    // Now it is small enough to be held.
+    let steps: Steps = serde_json::from_slice(bytes).map_err(what)?;
+    steps.check()
+}
+
+/// What changes texts, and what else costs time.
+#[derive(serde::Deserialize)]
+struct Steps {
+    #[serde(default)]
+    normalizer: Value,
+    #[serde(default)]
+    pre_tokenizer: Value,
+    #[serde(default)]
+    post_processor: Value,
+    #[serde(default)]
+    decoder: Value,
+    #[serde(default)]
+    added_tokens: Vec<Added>,
+    #[serde(default)]
+    model: Model,
+}
+
+#[derive(Default, serde::Deserialize)]
+#[serde(default)]
+struct Added {
+    content: AnyValue,
+    normalized: AnyValue,
+}
+
+#[derive(Default, serde::Deserialize)]
+#[serde(default)]
+struct Model {
+    max_input_chars_per_word: AnyValue,
+    continuing_subword_prefix: AnyValue,
+    end_of_word_suffix: AnyValue,
+}
+
+impl Steps {
+    fn check(&self) -> Result<usize, String> {
+        let normalized = Growth::default().then(&self.normalizer);
+        let encoded = normalized.clone().then(&self.pre_tokenizer).then(&self.post_processor);
+        encoded.check().map_err(|what| format!("normalizer, pre_tokenizer and post_processor {what}"))?;
+        let decoded = Growth::default().then(&self.decoder);
+        decoded.check().map_err(|what| format!("the steps of its decoder {what}"))?;
+        let added = self.added_tokens.iter().map(|token| match token.normalized.number {
+            Some(1) => normalized.of(token.content.text),
+            _ => token.content.text,
+        });
+        let added = added.fold(0, usize::saturating_add);
+        if added > MOST_ADDED_BYTES {
+            return Err(format!(
+                "its added_tokens have {added} bytes, normalised, expected {MOST_ADDED_BYTES} at most"
+            ));
+        }
+        let word = self.model.max_input_chars_per_word.number.unwrap_or(0);
+        if word > LONGEST_WORD {
+            return Err(format!("max_input_chars_per_word is {word}, expected {LONGEST_WORD} at most"));
+        }
+        let affix = self.model.continuing_subword_prefix.text.max(self.model.end_of_word_suffix.text);
+        match affix > LONGEST_AFFIX {
+            true => Err(format!(
+                "a prefix or suffix of its tokens has {affix} bytes, expected {LONGEST_AFFIX} at most"
+            )),
+            false => Ok(normalized.times()),
+        }
     }
 }
 
-/// The whole file.
+/// The whole file, and the largest of the parts that change texts.
 struct Document {
     whole: AnyValue,
-    /// What is wrong with the parts that change texts, if anything is.
-    growth: Result<(), String>,
+    parts: AnyValue,
 }
 
 impl<'de> Deserialize<'de> for Document {
@@ -71,19 +144,15 @@ impl<'de> Deserialize<'de> for Document {
             }
 
             fn visit_map<A: MapAccess<'de>>(self, mut fields: A) -> Result<Document, A::Error> {
-                let (mut whole, mut growth) = (AnyValue::default(), Ok(()));
-                while let Some(name) = fields.next_key::<String>()? {
-                    match name.as_str() {
-                        "normalizer" | "pre_tokenizer" | "post_processor" | "decoder" => {
-                            let part: Value = fields.next_value()?;
-                            growth =
-                                growth.and(growth::check(&part).map_err(|what| format!("its {name} {what}")));
-                            whole.add_field(&name, AnyValue::deserialize(&part).map_err(A::Error::custom)?);
-                        }
-                        _ => whole.add_field(&name, fields.next_value()?),
+                let (mut whole, mut parts) = (AnyValue::default(), AnyValue::default());
+                while let Some((name, value)) = fields.next_entry::<String, AnyValue>()? {
+                    if ["normalizer", "pre_tokenizer", "post_processor", "decoder"].contains(&name.as_str()) {
+                        parts.bytes = parts.bytes.max(value.bytes);
+                        parts.values = parts.values.max(value.values);
                     }
+                    whole.add_field(&name, value);
                 }
-                Ok(Document { whole, growth })
+                Ok(Document { whole, parts })
             }
         }
 
@@ -96,10 +165,14 @@ impl<'de> Deserialize<'de> for Document {
 struct AnyValue {
     /// Bytes, if it is a text.
     text: usize,
-    /// It, if it is a number.
+    /// It, if it is a number; of truth values 0 and 1.
     number: Option<u64>,
     /// Entries, if it is a list.
     entries: usize,
+    /// Values in it.
+    values: usize,
+    /// Bytes of all texts in it, names of fields too.
+    bytes: usize,
     /// Bytes of the longest text that is an entry of a list in it.
     longest_listed: usize,
     /// Bytes of the longest text in it that is called `content`.
@@ -121,6 +194,8 @@ struct AnyValue {
 
 impl AnyValue {
     fn add(&mut self, part: Self) {
+        self.values += 1 + part.values;
+        self.bytes += part.text + part.bytes;
         self.longest_listed = self.longest_listed.max(part.longest_listed);
         self.longest_content = self.longest_content.max(part.longest_content);
         self.added = self.added.max(part.added);
@@ -131,6 +206,7 @@ impl AnyValue {
 
     fn add_field(&mut self, name: &str, value: Self) {
         self.add(value);
+        self.bytes += name.len();
         match name {
             "content" => self.longest_content = self.longest_content.max(value.text),
             "added_tokens" => self.added = self.added.max(value.entries),
@@ -160,8 +236,8 @@ impl<'de> Visitor<'de> for AnyValue {
         f.write_str("a JSON value")
     }
 
-    fn visit_bool<E>(self, _: bool) -> Result<Self, E> {
-        Ok(self)
+    fn visit_bool<E>(self, value: bool) -> Result<Self, E> {
+        Ok(Self { number: Some(value.into()), ..self })
     }
 
     fn visit_i64<E>(self, _: i64) -> Result<Self, E> {
@@ -237,15 +313,42 @@ mod tests {
         assert_eq!(far, "a token of its vocab has the id 4194304, expected less than 4194304");
         check(br#"{"added_tokens": [{"id": 1, "other": 1}], "model": {"vocab": {"a": 1, "b": 2}}}"#).unwrap();
         let long = refused(format!(r#"{{"model": {{"merges": ["{}"]}}}}"#, "a".repeat(3000)));
-        assert_eq!(long, "a token has 3000 bytes, expected 2048 at most");
+        assert_eq!(long, "it has 3000 bytes in a token, expected 2048 at most");
         let long = refused(format!(r#"{{"added_tokens": [{{"content": "{}"}}]}}"#, "a".repeat(600)));
-        assert_eq!(long, "a token has 600 bytes, expected 512 at most");
+        assert_eq!(long, "it has 600 bytes in an added token, expected 512 at most");
         let many = refused(format!(r#"{{"added_tokens": [{}0]}}"#, "0,".repeat(MOST_ADDED_TOKENS)));
         assert_eq!(many, "it has 80001 added_tokens, expected 80000 at most");
-        let step = r#"{"pattern": {"Regex": "."}, "content": "aa"}"#;
-        let grows =
-            refused(format!(r#"{{"decoder": {{"decoders": [{}{step}]}}}}"#, format!("{step},").repeat(20)));
-        assert!(grows.contains("its decoder can make a text 2097152 times as long"), "{grows}");
+        let word = refused(r#"{"model": {"max_input_chars_per_word": 9999}}"#.to_owned());
+        assert_eq!(word, "max_input_chars_per_word is 9999, expected 1000 at most");
+        let affix = refused(format!(r#"{{"model": {{"end_of_word_suffix": "{}"}}}}"#, "w".repeat(99)));
+        assert_eq!(affix, "a prefix or suffix of its tokens has 99 bytes, expected 64 at most");
+        let values = refused(format!(r#"{{"normalizer": [{}0]}}"#, "0,".repeat(MOST_PART_VALUES)));
+        assert_eq!(values, "it has 50001 values in a part that changes texts, expected 50000 at most");
+        let texts = refused(format!(r#"{{"decoder": {{"{}": 0}}}}"#, "a".repeat(MOST_PART_BYTES + 1)));
+        assert!(texts.contains("bytes of texts in a part that changes texts"), "{texts}");
+    }
+
+    #[test]
+    fn what_steps_come_to_is_counted_together() {
+        let twice = r#"{"pattern": {"Regex": "."}, "content": "aa"}"#;
+        let document = |normalizer: usize, rest: &str, tokens: usize, normalized: bool| {
+            let steps = vec![twice; normalizer].join(",");
+            let token = format!(r#"{{"content": "{}", "normalized": {normalized}}}"#, "a".repeat(500));
+            let added = vec![token; tokens].join(",");
+            check(format!(r#"{{"normalizer": [{steps}], {rest}, "added_tokens": [{added}]}}"#).as_bytes())
+        };
+        assert_eq!(document(8, r#""decoder": []"#, 0, false), Ok(256));
+        let grows = document(8, &format!(r#""pre_tokenizer": {twice}"#), 0, false).unwrap_err();
+        assert!(grows.contains("and post_processor can make a text 512 times as long"), "{grows}");
+        let grows = document(0, &format!(r#""decoder": [{}]"#, [twice; 9].join(",")), 0, false).unwrap_err();
+        assert_eq!(grows, "the steps of its decoder can make a text 512 times as long, expected at most 256");
+        assert_eq!(document(8, r#""decoder": []"#, 40, false), Ok(256));
+        let added = document(8, r#""decoder": []"#, 40, true).unwrap_err();
+        assert!(added.contains("added_tokens have 5120000 bytes, normalised"), "{added}");
+    }
+
+    #[test]
+    fn what_is_no_tokenizer_is_named() {
         for no_object in ["[]", "1", "{\"model\": nul}"] {
             assert!(
                 check(no_object.as_bytes()).unwrap_err().starts_with("it is no tokenizer: "),

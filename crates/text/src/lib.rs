@@ -17,12 +17,14 @@ mod error;
 mod fence;
 mod growth;
 mod json;
+mod patterns;
 mod stream;
 mod template;
 mod tokenizer;
 mod vocabulary;
 
-pub use error::TextError;
+pub use describe::NEVER_MERGED;
+pub use error::{TextError, brief};
 pub use stream::Detokenizer;
 pub use template::{ChatTemplate, Message, TemplateTokens};
 pub use tokenizer::Tokenizer;

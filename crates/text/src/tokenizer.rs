@@ -1,10 +1,10 @@
 //! A tokenizer in which user text stays text.
 
-use std::path::Path;
+use std::{ops::Range, path::Path, sync::Arc};
 
 use aho_corasick::{AhoCorasick, MatchKind};
 use tokenizers::{
-    AddedToken, DecoderWrapper, Model, ModelWrapper, PreTokenizerWrapper,
+    AddedToken, DecoderWrapper, Model, ModelWrapper, NormalizedString, Normalizer, PreTokenizerWrapper,
     pre_tokenizers::metaspace::PrependScheme, processors::template::TemplateProcessing,
 };
 
@@ -23,6 +23,10 @@ pub struct Tokenizer {
     matcher: AhoCorasick,
     /// Put before a prompt without a template, where the tokenizer itself does not do it.
     bos: Option<u32>,
+    /// Whether normalising can make a text much longer.
+    grows: bool,
+    /// Where it was read.
+    path: Option<Arc<Path>>,
 }
 
 /// What models think between.
@@ -74,7 +78,7 @@ impl Tokenizer {
     /// If the file cannot be read or is no tokenizer.
     pub fn from_file(path: &Path) -> Result<Self, TextError> {
         /// Gemma's has 33 MB, and few have more.
-        const MOST_BYTES: u64 = 1 << 28;
+        const MOST_BYTES: u64 = 1 << 26;
         let wrong = |what: String| TextError::File { path: path.to_owned(), what };
         let meta = std::fs::metadata(path).map_err(|error| wrong(error.to_string()))?;
         if !meta.is_file() {
@@ -84,17 +88,21 @@ impl Tokenizer {
             return Err(wrong(format!("it has {} bytes, expected {MOST_BYTES} at most", meta.len())));
         }
         let bytes = std::fs::read(path).map_err(|error| wrong(error.to_string()))?;
-        Self::from_json(&bytes).map_err(|error| error.in_file(path))
+        let tokenizer = Self::from_json(&bytes).map_err(|error| error.in_file(path))?;
+        Ok(Self { path: Some(path.into()), ..tokenizer })
     }
 
     /// Reads what a `tokenizer.json` holds.
     ///
     /// # Errors
-    /// If it is no tokenizer, or one that would take memory or time without measure.
+    /// If it is no tokenizer, or has sizes that no real one has, by which it would take memory or time.
     pub fn from_json(json: &[u8]) -> Result<Self, TextError> {
+        /// A space becomes three bytes, and there are usual marks that become a few.
+        const USUAL_GROWTH: usize = 8;
         // The library panics where a part of it is no JSON, and takes long over what is long.
-        json::check(json).map_err(TextError::Vocabulary)?;
-        fenced(|| Self::new(tokenizers::Tokenizer::from_bytes(json)?, None))
+        let growth = json::check(json).map_err(TextError::Vocabulary)?;
+        let tokenizer = fenced(|| Self::new(tokenizers::Tokenizer::from_bytes(json)?, None))?;
+        Ok(Self { grows: growth > USUAL_GROWTH, ..tokenizer })
     }
 
     pub(crate) fn new(mut inner: tokenizers::Tokenizer, bos: Option<u32>) -> Result<Self, TextError> {
@@ -124,7 +132,7 @@ impl Tokenizer {
             .match_kind(MatchKind::LeftmostLongest)
             .build(special.iter().map(|(token, _)| &token.content))
             .map_err(|error| TextError::Tokenizer(format!("its control tokens: {error}")))?;
-        Ok(Self { inner, later, special, matcher, bos })
+        Ok(Self { inner, later, special, matcher, bos, grows: false, path: None })
     }
 
     /// Encodes text as text: control tokens written in it become ordinary tokens. `add_special` adds what
@@ -134,9 +142,46 @@ impl Tokenizer {
     /// If the tokenizer cannot encode it.
     pub fn encode(&self, text: &str, add_special: bool) -> Result<Vec<u32>, TextError> {
         let mut ids: Vec<u32> = self.bos.filter(|_| add_special).into_iter().collect();
-        let encoding = fenced(|| Ok(self.inner.encode_fast(text, add_special)?))?;
-        ids.extend_from_slice(encoding.get_ids());
+        self.add_encoded(&mut ids, &self.inner, text, add_special)?;
         Ok(ids)
+    }
+
+    fn add_encoded(
+        &self,
+        ids: &mut Vec<u32>,
+        inner: &tokenizers::Tokenizer,
+        text: &str,
+        add_special: bool,
+    ) -> Result<(), TextError> {
+        self.named(fenced(|| {
+            self.check_growth(text)?;
+            ids.extend_from_slice(inner.encode_fast(text, add_special)?.get_ids());
+            Ok(())
+        }))
+    }
+
+    /// Refuses a text that becomes much longer when it is normalised, before it takes a hundred times that in pieces.
+    fn check_growth(&self, text: &str) -> Result<(), TextError> {
+        const MOST_GROWTH: usize = 16;
+        const ALWAYS: usize = 1 << 20;
+        if let Some(normalizer) = self.inner.get_normalizer().filter(|_| self.grows) {
+            let mut normalized = NormalizedString::from(text);
+            normalizer.normalize(&mut normalized)?;
+            let (from, to) = (text.len(), normalized.get().len());
+            if to > ALWAYS && to / MOST_GROWTH > from {
+                let what = format!("normalising makes {to} bytes of {from}");
+                return Err(TextError::Tokenizer(what));
+            }
+        }
+        Ok(())
+    }
+
+    /// Errors name the file.
+    fn named<T>(&self, result: Result<T, TextError>) -> Result<T, TextError> {
+        result.map_err(|error| match &self.path {
+            Some(path) => error.in_file(path),
+            None => error,
+        })
     }
 
     /// Encodes a rendered prompt, or the rest of one if it does not stand `first`. Control tokens are meant in it;
@@ -154,8 +199,7 @@ impl Tokenizer {
                 Part::Text(text) => {
                     let first = first && ids.is_empty();
                     let inner = self.later.as_deref().filter(|_| !first).unwrap_or(&self.inner);
-                    let encoding = fenced(|| Ok(inner.encode_fast(restore(text), false)?))?;
-                    ids.extend_from_slice(encoding.get_ids());
+                    self.add_encoded(&mut ids, inner, &restore(text), false)?;
                 }
             }
         }
@@ -189,6 +233,11 @@ impl Tokenizer {
         parts
     }
 
+    /// Finds control tokens in a text, the longest where several begin.
+    pub(crate) fn find_special<'a>(&'a self, text: &'a str) -> impl Iterator<Item = Range<usize>> + 'a {
+        self.matcher.find_iter(text).map(|found| found.range())
+    }
+
     /// The control tokens' texts, longest first.
     pub(crate) fn special_texts(&self) -> impl Iterator<Item = &str> {
         self.special.iter().map(|(token, _)| token.content.as_str())
@@ -199,7 +248,7 @@ impl Tokenizer {
     /// # Errors
     /// If the tokenizer cannot decode them.
     pub fn decode(&self, ids: &[u32]) -> Result<String, TextError> {
-        fenced(|| Ok(self.inner.decode(ids, true)?))
+        self.named(fenced(|| Ok(self.inner.decode(ids, true)?)))
     }
 
     /// A token's text in the vocabulary.

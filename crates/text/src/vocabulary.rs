@@ -174,7 +174,7 @@ impl Vocabulary {
             VocabularyKind::ByteLevel { pre, merges } => byte_level(ids, pre, merges)?,
             VocabularyKind::SentencePiece { scores, add_space_prefix } => {
                 let unknown = self.of_kind(TokenKind::Unknown).next().cloned();
-                let merges = self.merges_of_scores(&ids, scores);
+                let merges = self.merges_of_scores(&ids, scores)?;
                 sentence_piece(ids, merges, *add_space_prefix, unknown)?
             }
         };
@@ -198,23 +198,38 @@ impl Vocabulary {
 
     /// Every way to make a token of text out of two others, best score of the whole first: SentencePiece
     /// merges the pair whose result scores best.
-    fn merges_of_scores(&self, ids: &AHashMap<String, u32>, scores: &[f32]) -> Vec<(String, String)> {
+    ///
+    /// # Errors
+    /// If the tokens are made of one another in more ways than those of a language are.
+    fn merges_of_scores(
+        &self,
+        ids: &AHashMap<String, u32>,
+        scores: &[f32],
+    ) -> Result<Vec<(String, String)>, TextError> {
+        /// Of all merges; Llama 2's 32,000 tokens have half a megabyte of them.
+        const MOST_BYTES: usize = 64 << 20;
         let is_text = |id: usize| match self.kinds.get(id) {
             None | Some(TokenKind::Normal | TokenKind::UserDefined | TokenKind::Unused) => true,
             Some(TokenKind::Unknown | TokenKind::Control | TokenKind::Byte) => false,
         };
         let mut merges = Vec::new();
+        let mut bytes = 0;
         let pairs = self.tokens.iter().zip(scores).enumerate();
         for (_, (whole, &score)) in pairs.filter(|(id, _)| is_text(*id)) {
             for (at, _) in whole.char_indices().skip(1) {
                 let (left, right) = whole.split_at(at);
                 if let (Some(&l), Some(&r)) = (ids.get(left), ids.get(right)) {
-                    merges.push((score, l, r, left.to_owned(), right.to_owned()));
+                    bytes += whole.len();
+                    if bytes > MOST_BYTES {
+                        let what = "its tokens are made of one another in too many ways";
+                        return Err(TextError::Vocabulary(what.to_owned()));
+                    }
+                    merges.push((score, l, r, left, right));
                 }
             }
         }
         merges.sort_by(|a, b| b.0.total_cmp(&a.0).then((a.1, a.2).cmp(&(b.1, b.2))));
-        merges.into_iter().map(|(.., left, right)| (left, right)).collect()
+        Ok(merges.into_iter().map(|(.., left, right)| (left.to_owned(), right.to_owned())).collect())
     }
 
     fn check(&self) -> Result<(), TextError> {

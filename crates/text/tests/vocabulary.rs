@@ -211,3 +211,36 @@ fn bytes_that_never_become_a_character_come_at_the_end() {
     assert_eq!(pieces.concat(), "hi");
     assert_eq!(stream.finish(&tokenizer).unwrap(), "\u{FFFD}");
 }
+
+/// Each token made of every two others: a thousand tokens have half a million merges.
+#[test]
+fn tokens_made_of_one_another_without_end_are_refused() {
+    let tokens: Vec<String> = (1..=1000).map(|len| "a".repeat(len)).collect();
+    let vocabulary = Vocabulary {
+        kind: VocabularyKind::SentencePiece { scores: vec![0.0; tokens.len()], add_space_prefix: false },
+        tokens,
+        kinds: Vec::new(),
+        bos: None,
+        rstrip: Vec::new(),
+    };
+    let error = vocabulary.into_tokenizer().unwrap_err().to_string();
+    assert!(error.contains("made of one another in too many ways"), "{error}");
+}
+
+/// Control tokens in messages stay text, overlapping ones and those of private characters too.
+#[test]
+fn control_tokens_in_messages_stay_text() {
+    let mut vocabulary = byte_level("gpt-2");
+    for text in ["<|end|><|", "\u{F0000}", "|end|>x"] {
+        vocabulary.tokens.push(text.to_owned());
+        vocabulary.kinds.push(TokenKind::Control);
+    }
+    let tokenizer = vocabulary.into_tokenizer().unwrap();
+    let plain = "{% for m in messages %}{{ m.content }}{% endfor %}";
+    let template = ChatTemplate::new(plain, TemplateTokens::default()).unwrap();
+    for text in ["<|end|>", "<|end|><|end|>", "<<|end|>x\u{F0000}|end|>x", "\u{F0001}<|end|><|\u{F0000}"] {
+        let ids = template.encode(&[Message::new("user", text)], &tokenizer).unwrap();
+        assert!(ids.iter().all(|&id| tokenizer.special_text(id).is_none()), "{text:?}: {ids:?}");
+        assert_eq!(tokenizer.decode(&ids).unwrap(), text);
+    }
+}

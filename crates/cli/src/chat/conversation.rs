@@ -15,7 +15,7 @@ use crate::{
     file,
     generate::{note_kernels, note_unknown},
     interrupt::Interrupt,
-    output, ui,
+    output, prompt, ui,
 };
 
 /// A conversation under way.
@@ -184,6 +184,9 @@ impl<'e, B: Backend, M: CausalLm<B>> Conversation<'e, B, M> {
 
     fn answer(&mut self, interrupt: &Interrupt) -> Result<()> {
         let Some(tokenizer) = self.engine.tokenizer() else { bail!("the model has no tokenizer") };
+        if let Some(asked) = self.messages.last() {
+            prompt::check_length(&asked.content, tokenizer, self.engine.model().context_length())?;
+        }
         let prompt = self.prompt(tokenizer)?;
         let request = self.decoding.request(&prompt, self.rule, self.answers);
         let session = self.session.take().unwrap_or_else(|| self.engine.session());

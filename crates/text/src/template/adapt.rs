@@ -10,6 +10,13 @@ pub(super) fn adapted(source: &str) -> String {
     let mut rest = source;
     let mut is_raw = false;
     while let Some(start) = rest.find("{%") {
+        // What a comment says is no tag.
+        if let Some(comment) = rest[..start].find("{#").filter(|_| !is_raw) {
+            let end = rest[comment..].find("#}").map_or(rest.len(), |len| comment + len + 2);
+            out += &rest[..end];
+            rest = &rest[end..];
+            continue;
+        }
         let Some(len) = rest[start + 2..].find("%}") else { break };
         let (before, tag) = (&rest[..start], &rest[start..start + 2 + len]);
         out += before;

@@ -113,7 +113,12 @@ impl Weighed {
 
 /// The engine's error for what is unknown leaves out its name here.
 fn named_in(error: Error, unknown: ErrorKind, what: &str, name: &str) -> Error {
+    /// These use others, by names that they are given.
+    const USERS: [&str; 5] = ["map", "select", "reject", "selectattr", "rejectattr"];
     match error.kind() == unknown {
+        true if USERS.contains(&name) => {
+            Error::new(unknown, format!("what {name} was told to use is unknown"))
+        }
         true => Error::new(unknown, format!("{what} {name} is unknown")),
         false => error,
     }

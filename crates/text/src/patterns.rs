@@ -1,18 +1,81 @@
 //! The regular expressions of a `tokenizer.json`: what they match at least, and what it takes to compile them.
 
-/// Bytes of a pattern that an automaton is made of, more or less: the library writes what is counted (`\w{200}`) out.
+/// Bytes of a pattern with what is counted in it (`\w{200}`) written out, as the library does before it makes an automaton
+/// of it.
 pub(crate) fn weight(pattern: &str) -> usize {
-    let counts = pattern.match_indices('{').filter_map(|(at, _)| {
-        // `\x{1234}` is a character, and `\p{L}` a class.
-        let named = pattern[..at].ends_with(['x', 'u', 'U', 'p', 'P']) && pattern[..at - 1].ends_with('\\');
-        let inside = pattern[at + 1..].split_once('}').filter(|_| !named)?.0;
-        let numbers: Vec<&str> =
-            inside.split(',').map(str::trim).filter(|number| !number.is_empty()).collect();
-        let is_count = !numbers.is_empty() && numbers.iter().all(|n| n.bytes().all(|b| b.is_ascii_digit()));
-        // What is no number that can be read is a large one.
-        is_count.then(|| numbers.iter().map(|n| n.parse().unwrap_or(usize::MAX)).max().unwrap_or(0))
-    });
-    counts.fold(pattern.len(), |weight, count: usize| weight.saturating_mul(count.max(1)))
+    // Of each open group: all of it, and its last part, which a count repeats.
+    let mut groups = vec![(0usize, 0usize)];
+    let mut rest = pattern;
+    while let Some(c) = rest.chars().next() {
+        let len = match c {
+            '\\' => escape(rest),
+            '[' => class(rest),
+            _ => c.len_utf8(),
+        };
+        let (all, last) = match groups.last().copied() {
+            Some(group) => group,
+            None => (0, 0),
+        };
+        let (group, len) = match (c, count(rest)) {
+            ('{', Some((len, times))) => {
+                let more = last.saturating_mul(times.saturating_sub(1));
+                ((all.saturating_add(more), last.saturating_add(more)), len)
+            }
+            _ => ((all.saturating_add(len), len), len),
+        };
+        match c {
+            '(' => groups.push((1, 0)),
+            ')' if groups.len() > 1 => {
+                groups.pop();
+                // What was in it is the last part of what it is in.
+                let inside = all.saturating_add(1);
+                if let Some(outer) = groups.last_mut() {
+                    *outer = (outer.0.saturating_add(inside), inside);
+                }
+            }
+            _ => *groups.last_mut().unwrap_or(&mut (0, 0)) = group,
+        }
+        rest = &rest[len..];
+    }
+    groups.into_iter().fold(0, |weight, (all, _)| weight.saturating_add(all))
+}
+
+/// Bytes of an escaped character or class: `\n`, `\p{L}`, `\x{1234}`.
+fn escape(rest: &str) -> usize {
+    let len = 1 + rest[1..].chars().next().map_or(0, char::len_utf8);
+    let is_named = rest[1..].starts_with(['x', 'u', 'U', 'p', 'P']) && rest[len..].starts_with('{');
+    match rest[len..].find('}').filter(|_| is_named) {
+        Some(end) => len + end + 1,
+        None => len,
+    }
+}
+
+/// Bytes of a class, with those in it.
+fn class(rest: &str) -> usize {
+    let (mut open, mut at) = (0usize, 0);
+    while let Some(c) = rest[at..].chars().next() {
+        let escaped = if c == '\\' { escape(&rest[at..]) } else { c.len_utf8() };
+        at += escaped;
+        match c {
+            '[' => open += 1,
+            ']' => open -= 1,
+            _ => {}
+        }
+        if open == 0 {
+            break;
+        }
+    }
+    at
+}
+
+/// Bytes of a count, `{2}` or `{1,3}`, and the larger of its numbers.
+fn count(rest: &str) -> Option<(usize, usize)> {
+    let (inside, _) = rest.strip_prefix('{')?.split_once('}')?;
+    let numbers: Vec<&str> = inside.split(',').map(str::trim).filter(|number| !number.is_empty()).collect();
+    let are_digits = numbers.iter().all(|number| number.bytes().all(|byte| byte.is_ascii_digit()));
+    // What is no number that can be read is a large one.
+    let times = numbers.iter().map(|number| number.parse().unwrap_or(usize::MAX)).max();
+    times.filter(|_| are_digits).map(|times| (inside.len() + 2, times))
 }
 
 /// Whether it is matched by going back, as what looks around is: then a character can take as many steps as the
@@ -64,9 +127,20 @@ mod tests {
 
     #[test]
     fn what_is_counted_weighs_as_often() {
-        assert_eq!((weight("abc"), weight("a{3}"), weight("a{2,}b{,4}"), weight("a{2,5}")), (3, 12, 80, 30));
-        assert_eq!((weight(r"\p{L}"), weight(r"\x{1234}"), weight("{a}"), weight("{")), (5, 8, 3, 1));
+        assert_eq!((weight("abc"), weight("a{3}"), weight("a{2,}b{,4}"), weight("a{2,5}")), (3, 3, 6, 5));
+        assert_eq!((weight(r"\p{L}"), weight(r"\x{1234}{2}"), weight("{a}"), weight("{")), (5, 16, 3, 1));
+        assert_eq!(
+            (weight("[a{9}]{2}"), weight(r"[\]{9}a]"), weight("[^[a]b{9}]c"), weight("[a")),
+            (12, 8, 11, 2)
+        );
+        assert_eq!(
+            (weight("(ab){3}"), weight("((a{2}){3}b){4}|c"), weight(")(a"), weight("a{9")),
+            (12, 62, 3, 3)
+        );
         assert_eq!(weight("(a{99999999999999999999}){9}"), usize::MAX);
+        // That of Llama 3 is as long as it is, and a bit.
+        let llama = crate::vocabulary::LLAMA3;
+        assert_eq!(weight(llama), llama.len() - "{1,3}".len() + 2 * r"\p{N}".len());
     }
 
     #[test]

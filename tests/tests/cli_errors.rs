@@ -238,6 +238,19 @@ fn what_is_there_and_broken_is_named() {
     symlink("nowhere", directory.path().join("tokenizer.json")).unwrap();
     refused(&["generate", "--model", path, "x"], &["tokenizer.json", "No such file"]);
     fs::remove_file(directory.path().join("tokenizer.json")).unwrap();
+    // A clone without Git LFS.
+    let pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n";
+    for (name, command) in
+        [("model.safetensors", &generate[..]), ("tokenizer.json", &["generate", "--model", path, "x"])]
+    {
+        let kept = fs::read(directory.path().join(name));
+        fs::write(directory.path().join(name), pointer).unwrap();
+        refused(command, &[name, "it is a pointer of Git LFS"]);
+        match kept {
+            Ok(bytes) => fs::write(directory.path().join(name), bytes).unwrap(),
+            Err(_) => fs::remove_file(directory.path().join(name)).unwrap(),
+        }
+    }
     // What templates are told of tokens counts only where there is a tokenizer.
     let settings = directory.path().join("tokenizer_config.json");
     fs::write(directory.path().join("tokenizer.json"), tokenizer::documents()[0].to_string()).unwrap();

@@ -16,6 +16,9 @@ pub const CONFIG_BYTES: u64 = 16 << 20;
 /// No index of shards is longer.
 pub const INDEX_BYTES: u64 = 64 << 20;
 
+/// What a clone has in the place of large files where Git LFS is not installed begins with this.
+pub(crate) const LFS_POINTER: &[u8] = b"version https://git-lfs";
+
 /// Opens a file to read it.
 ///
 /// # Errors
@@ -53,6 +56,9 @@ pub fn parse_json<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, String> {
     serde_json::from_slice(bytes).map_err(|error| match error.classify() {
         Category::Eof if bytes.is_empty() => "it is empty; fetch it again".to_owned(),
         Category::Eof => format!("it is cut off ({error}); fetch it again"),
+        Category::Syntax if bytes.starts_with(LFS_POINTER) => {
+            "it is a pointer of Git LFS, not the file; fetch the file itself".to_owned()
+        }
         Category::Syntax => format!("it is not valid JSON ({error})"),
         Category::Io | Category::Data => shown(&error.to_string()),
     })

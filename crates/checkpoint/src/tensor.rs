@@ -9,7 +9,10 @@ use std::{
 
 use memmap2::Mmap;
 
-use crate::{CheckpointError, Storage, file::open_file};
+use crate::{
+    CheckpointError, Storage,
+    file::{LFS_POINTER, open_file},
+};
 
 /// A mapped file.
 #[derive(Debug)]
@@ -25,6 +28,13 @@ impl Source {
         // SAFETY: the map is only read; a file changed by another process while it is mapped can give wrong
         // values, as reading it twice could, and every byte pattern is a valid value of the types read.
         let map = unsafe { Mmap::map(&file) }.map_err(error)?;
+        if map.starts_with(LFS_POINTER) {
+            let (place, what) = (
+                "start".to_owned(),
+                "it is a pointer of Git LFS, not the file; fetch the file itself".to_owned(),
+            );
+            return Err(CheckpointError::Format { path: path.to_owned(), place, what });
+        }
         Ok(Arc::new(Self { path: path.to_owned(), map }))
     }
 

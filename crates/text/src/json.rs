@@ -32,6 +32,9 @@ const LONGEST_AFFIX: usize = 64;
 /// normalised, if so.
 pub(crate) fn check(bytes: &[u8]) -> Result<usize, String> {
     let what = |error: serde_json::Error| match error.is_eof() {
+        _ if bytes.starts_with(b"version https://git-lfs") => {
+            "it is a pointer of Git LFS, not the file; fetch the file itself".to_owned()
+        }
         true => format!("it is cut off ({error}); fetch it again"),
         false => format!("it is no tokenizer: {}", brief(&error.to_string())),
     };

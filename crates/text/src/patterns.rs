@@ -12,10 +12,7 @@ pub(crate) fn weight(pattern: &str) -> usize {
             '[' => class(rest),
             _ => c.len_utf8(),
         };
-        let (all, last) = match groups.last().copied() {
-            Some(group) => group,
-            None => (0, 0),
-        };
+        let (all, last) = groups.last().copied().unwrap_or_default();
         let (group, len) = match (c, count(rest)) {
             ('{', Some((len, times))) => {
                 let more = last.saturating_mul(times.saturating_sub(1));
@@ -123,7 +120,22 @@ fn without_looks(pattern: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+
+    proptest! {
+        #[test]
+        fn any_text_is_looked_through(text in r"([\[\](){}?=<!:,19ap^]|\\|\\[xpu]\{|\(\?[=!]|\(\?<[=!]|\PC){0,40}") {
+            let braces = text.matches('{').count() + text.matches('}').count();
+            // Counts are left out, and all else is there once at least.
+            let least = text.chars().filter(|c| !"{}19, ".contains(*c)).count();
+            prop_assert!(weight(&text) >= least || braces > 0, "{}", weight(&text));
+            prop_assert!(without_looks(&text).len() <= text.len());
+            goes_back(&text);
+            shortest_match(&text);
+        }
+    }
 
     #[test]
     fn what_is_counted_weighs_as_often() {

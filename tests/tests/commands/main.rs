@@ -2,9 +2,11 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a failure must end the test")]
 
+mod settings;
+mod trace;
+
 use std::{
     io::Write,
-    path::Path,
     process::{Command, Output, Stdio},
 };
 
@@ -51,111 +53,6 @@ fn every_rule_runs_by_its_name_and_is_listed() {
         assert_eq!(found["steps"].as_array().unwrap().len(), 6, "{name}");
     }
     assert_eq!(listed.as_array().unwrap().len(), 8);
-}
-
-#[test]
-fn flags_may_come_from_the_environment_and_a_file() {
-    let directory = tempfile::tempdir().unwrap();
-    let file = directory.path().join("some.toml");
-    std::fs::write(
-        &file,
-        "[defaults]\ntemperature = 0.5\ntop-k = 7\nstop = [\"a\", \"b\"]\nsystem = \"S\"\n\
-         [presets.warm]\ntemperature = 1.5\n[presets.some]\nmodels = [\"x/y\"]\nmin-p = 0.25\n",
-    )
-    .unwrap();
-    let settings = |global: &[&str], flags: &[&str]| {
-        let mut command = Command::new(binary());
-        command.args(["config", "--config", file.to_str().unwrap(), "--format", "json"]).args(global);
-        command.args(["generate", "--"]).args(flags).env("MOI_TOP_P", "0.75").env_remove("MOI_DEVICE");
-        let out = command.output().unwrap();
-        assert!(out.status.success(), "{}", text(&out.stderr));
-        let shown: Value = serde_json::from_slice(&out.stdout).unwrap();
-        let of = |flag: &str| {
-            let rows = shown["settings"].as_array().unwrap().iter().filter(|row| row["flag"] == flag);
-            rows.map(|row| format!("{} {}", row["value"].as_str().unwrap(), row["source"].as_str().unwrap()))
-                .collect::<Vec<_>>()
-                .join("; ")
-        };
-        ["temperature", "top-k", "top-p", "min-p", "stop", "seed"].map(of)
-    };
-    let plain =
-        ["0.5 file", "7 file", "0.75 environment (MOI_TOP_P)", " default", "a file; b file", " default"];
-    assert_eq!(settings(&[], &[]), plain);
-    let flags = settings(&[], &["--temperature", "0", "--top-p", "0.5", "--stop", "c"]);
-    assert_eq!(flags[0], "0 flag");
-    assert_eq!(flags[2], "0.5 flag");
-    assert_eq!(flags[4], "c flag");
-    assert_eq!(settings(&["--preset", "warm"], &[])[0], "1.5 file, preset `warm`");
-    assert_eq!(settings(&[], &["--model", "x/y"])[3], "0.25 file, preset `some`");
-
-    // Switches, flags of all commands, and what comes first keeping out what conflicts with it.
-    let shown = |environment: &[(&str, &str)], content: &str, args: &[&str]| {
-        std::fs::write(&file, content).unwrap();
-        let mut command = Command::new(binary());
-        command.args(["--config", file.to_str().unwrap(), "config", "--format", "json"]).args(args);
-        let out = command.envs(environment.iter().copied()).output().unwrap();
-        assert!(out.status.success(), "{}", text(&out.stderr));
-        let shown: Value = serde_json::from_slice(&out.stdout).unwrap();
-        move |flag: &str| {
-            let row =
-                shown["settings"].as_array().unwrap().iter().find(|row| row["flag"] == flag).unwrap().clone();
-            format!("{} {}", row["value"].as_str().unwrap(), row["source"].as_str().unwrap())
-        }
-    };
-    let of = shown(&[("MOI_QUIET", "yes"), ("MOI_RAW", "0")], "[defaults]\nraw = true\nstats = true\n", &[]);
-    assert_eq!(of("quiet"), "true environment (MOI_QUIET)");
-    assert_eq!((of("raw"), of("stats")), ("false environment (MOI_RAW)".into(), "true file".into()));
-    let of = shown(&[("MOI_REGEX", "a+")], "[defaults]\njson = true\nquantize = \"file\"\n", &[]);
-    assert_eq!((of("regex"), of("json")), ("a+ environment (MOI_REGEX)".into(), "false default".into()));
-    assert_eq!(of("quantize"), "file file");
-    // Another command's flag of the name does not take it.
-    let of = shown(&[], "[defaults]\nquantize = \"file\"\n", &["convert", "--", "a", "--output", "b"]);
-    assert_eq!(of("quantize"), " default");
-    let of = shown(
-        &[],
-        "[presets.a]\nmodel = \"x/y\"\n[presets.b]\nmodels = [\"x/y\"]\nmin-p = 0.5\n",
-        &["--preset", "a"],
-    );
-    assert_eq!((of("model"), of("min-p")), ("x/y file, preset `a`".into(), "0.5 file, preset `b`".into()));
-    std::fs::write(&file, "[presets.generate]\ntop-k = 3\n").unwrap();
-    let (golden, path) = tiny("llama");
-    let mut named = Command::new(binary());
-    named.args(["--config", file.to_str().unwrap(), "--preset", "generate", "generate", "--model", &path]);
-    named.args(["--tokens", &ids(&golden.cases.tokens), "--max-tokens", "1", "--format", "json"]);
-    let found: Value = serde_json::from_slice(&named.output().unwrap().stdout).unwrap();
-    assert_eq!(found["sampling"]["top_k"], 3);
-    std::fs::write(
-        &file,
-        "[defaults]\ntemperature = 0.5\ntop-k = 7\nstop = [\"a\", \"b\"]\nsystem = \"S\"\n",
-    )
-    .unwrap();
-
-    // They reach the command; what conflicts with a flag stays out.
-    let (golden, path) = tiny("llama");
-    let prompt = ids(&golden.cases.tokens);
-    let mut command = Command::new(binary());
-    command.args(["generate", "--config", file.to_str().unwrap(), "--model", &path, "--tokens", &prompt]);
-    command.args(["--max-tokens", "1", "--format", "json"]).env("MOI_RULE", "direct").stdin(Stdio::null());
-    let out = command.output().unwrap();
-    // No tokenizer, so the file's stop strings are refused: they were read.
-    assert!(text(&out.stderr).contains("no tokenizer, so a stop string"), "{}", text(&out.stderr));
-    std::fs::write(&file, "[defaults]\ntemperature = 0.5\nsystem = \"S\"\n").unwrap();
-    let found: Value = serde_json::from_slice(&command.output().unwrap().stdout).unwrap();
-    assert_eq!((&found["sampling"]["temperature"], &found["rule"]["rule"]), (&0.5.into(), &"direct".into()));
-
-    let file = file.to_str().unwrap();
-    let wrong = |content: &str, args: &[&str], parts: &[&str]| {
-        std::fs::write(file, content).unwrap();
-        refused(&[&["config", "--config", file], args].concat(), parts);
-    };
-    wrong("[defaults]\ntemprature = 1\n", &[], &[file, "`temprature`", "did you mean `temperature`?"]);
-    wrong("[defaults]\nraw = \"perhaps\"\n", &[], &["--raw is on or off", "`perhaps`", "file"]);
-    wrong("[defaults]\nformat = \"odt\"\n", &[], &["`format` cannot be `odt`"]);
-    wrong("defaults = 3", &[], &[file]);
-    wrong("[", &[], &[file]);
-    wrong("[presets.a]\n", &["--preset", "b"], &["no preset `b`", "a"]);
-    refused(&["config", "--config", "/no/such.toml"], &["/no/such.toml"]);
-    refused(&["config", "genrate"], &["`genrate`", "did you mean `generate`?"]);
 }
 
 #[test]
@@ -384,106 +281,6 @@ fn samplers_and_samples_of_the_command_line() {
     wrong(&["--think-open", "3", "--think-close", "3"], &["token 3 cannot both"]);
     wrong(&["--rule", "k-sample:k=18446744073709551615"], &["k must be 1 or more"]);
     wrong(&["--temperature", "1e-310"], &["temperature must be 0 (greedy) or from"]);
-}
-
-/// What Chromium is called, where there is one.
-fn chromium() -> Option<&'static str> {
-    let works =
-        |name: &&&str| Command::new(name).arg("--version").output().is_ok_and(|out| out.status.success());
-    ["chromium", "chromium-browser", "google-chrome"].iter().find(works).copied()
-}
-
-/// The page after its scripts have run, and what went to its console.
-fn rendered(browser: &str, page: &Path) -> (String, String) {
-    let profile = tempfile::tempdir().unwrap();
-    let out = Command::new(browser)
-        .args([
-            "--headless",
-            "--no-sandbox",
-            "--disable-gpu",
-            "--enable-logging=stderr",
-            "--virtual-time-budget=4000",
-        ])
-        .arg(format!("--user-data-dir={}", profile.path().display()))
-        .arg("--dump-dom")
-        .arg(format!("file://{}", page.display()))
-        .output()
-        .unwrap();
-    let console =
-        text(&out.stderr).lines().filter(|line| line.contains("CONSOLE")).collect::<Vec<_>>().join("\n");
-    (text(&out.stdout), console)
-}
-
-#[test]
-fn a_trace_opens_in_a_browser() {
-    let model = real_model();
-    let directory = tempfile::tempdir().unwrap();
-    let file = |name: &str| directory.path().join(name).to_str().unwrap().to_owned();
-    let base = ["trace", "--model", &model, "--quantize", "file", "--temperature", "0", "--max-tokens", "24"];
-    // A prompt that would break a page that does not mind what is text.
-    let prompt = "Say </script><b>hello</b> & \"goodbye\"";
-    let written = |name: &str, rules: &str| {
-        let path = file(name);
-        let out = run(&[&base[..], &["--rules", rules, "--output", &path, prompt]].concat());
-        assert!(out.status.success() && out.stdout.is_empty(), "{}", text(&out.stderr));
-        std::fs::read_to_string(path).unwrap()
-    };
-    let data: Value = serde_json::from_str(&written("trace.json", "token,moi:support=20")).unwrap();
-    let steps = data["runs"][1]["steps"].as_array().unwrap();
-    assert!(steps.iter().all(|step| step["likeliest"].as_array().unwrap().len() == 10));
-    let csv = written("trace.csv", "moi");
-    assert!(csv.starts_with("rule,step,token,text,logprob,entropy,gate\nmoi,0,"), "{csv}");
-    let svg = written("trace.svg", "token,moi");
-    assert!(svg.contains("</svg>") && svg.contains("entropy") && svg.contains("gate"));
-
-    let page = written("trace.html", "token,moi:support=20");
-    for link in ["http://", "https://", "src=", "href=", "@import", "url("] {
-        // The one address in it names the elements of a drawing.
-        let page = page.replace("http://www.w3.org/2000/svg", "");
-        assert!(!page.contains(link), "the page has {link}");
-    }
-    let Some(browser) = chromium() else {
-        println!(
-            "SKIPPED: there is no Chromium here (Debian: apt-get install chromium), so the page was not opened"
-        );
-        return;
-    };
-    // A step of the second run that mixes; a real click on it, and what the page shows then.
-    let step = steps.iter().position(|step| step["gate"].as_f64().unwrap() > 0.1).unwrap();
-    let click = format!(
-        "<script>addEventListener('load', () => {{\
-           document.querySelectorAll('.run')[1].querySelectorAll('.token')[{step}].click();\
-           document.body.dataset.clicked = document.querySelector('#detail').textContent;\
-           document.querySelector('[data-shade=gate]').click();\
-           document.dispatchEvent(new KeyboardEvent('keydown', {{key: 'ArrowLeft'}}));\
-           document.body.dataset.walked = document.querySelector('#detail').textContent;\
-         }});</script></body>"
-    );
-    let clicked = file("clicked.html");
-    std::fs::write(&clicked, page.replace("</body>", &click)).unwrap();
-    let (dom, console) = rendered(browser, Path::new(&clicked));
-    assert_eq!(console, "", "the page writes to the console");
-    let tokens = dom.matches("class=\"token").count();
-    let expected: usize =
-        data["runs"].as_array().unwrap().iter().map(|run| run["steps"].as_array().unwrap().len()).sum();
-    assert_eq!(tokens, expected);
-    assert_eq!(dom.matches("<svg").count(), 2);
-    let of = |name: &str| {
-        let start = dom.find(&format!("data-{name}=\"")).unwrap_or_else(|| panic!("no {name} in {dom}"));
-        dom[start..].split('"').nth(1).unwrap().to_owned()
-    };
-    let shown = of("clicked");
-    let weight = steps[step]["top"][0]["weight"].as_f64().unwrap() * 100.0;
-    for part in
-        [&format!("step {step} of"), "Fed next: largest weights", "Distribution", &format!("{weight:.1}%")]
-    {
-        assert!(shown.contains(part), "{part}: {shown}");
-    }
-    assert!(of("walked").contains(&format!("step {} of", step.saturating_sub(1))), "{}", of("walked"));
-    assert!(
-        dom.contains("&lt;/script&gt;") || dom.contains("Say &lt;/script"),
-        "the prompt is not shown as text"
-    );
 }
 
 #[test]

@@ -17,7 +17,13 @@ pub const CONFIG_BYTES: u64 = 16 << 20;
 pub const INDEX_BYTES: u64 = 64 << 20;
 
 /// What a clone has in the place of large files where Git LFS is not installed begins with this.
-pub(crate) const LFS_POINTER: &[u8] = b"version https://git-lfs";
+const LFS_POINTER: &[u8] = b"version https://git-lfs";
+
+/// What is wrong with a file that begins like this, if it is such a pointer.
+pub(crate) fn lfs_pointer(bytes: &[u8]) -> Option<String> {
+    let what = "it is a pointer of Git LFS, not the file; fetch the file itself";
+    bytes.starts_with(LFS_POINTER).then(|| what.to_owned())
+}
 
 /// Opens a file to read it.
 ///
@@ -56,10 +62,7 @@ pub fn parse_json<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, String> {
     serde_json::from_slice(bytes).map_err(|error| match error.classify() {
         Category::Eof if bytes.is_empty() => "it is empty; fetch it again".to_owned(),
         Category::Eof => format!("it is cut off ({error}); fetch it again"),
-        Category::Syntax if bytes.starts_with(LFS_POINTER) => {
-            "it is a pointer of Git LFS, not the file; fetch the file itself".to_owned()
-        }
-        Category::Syntax => format!("it is not valid JSON ({error})"),
+        Category::Syntax => lfs_pointer(bytes).unwrap_or_else(|| format!("it is not valid JSON ({error})")),
         Category::Io | Category::Data => shown(&error.to_string()),
     })
 }

@@ -36,19 +36,10 @@ impl fmt::Display for NotFinite {
 impl NotFinite {
     /// What is to be said of a tensor's values as they are stored, if anything is.
     pub fn of(name: &str, tensor: &LazyTensor) -> Option<Self> {
-        /// Values that are held at a time.
-        const PIECE: usize = 1 << 22;
-        let (rows, values) = (tensor.num_rows(), tensor.shape().iter().product::<usize>());
-        let step = (PIECE / (values / rows.max(1)).max(1)).max(1);
         let mut count = Count::default();
-        for start in (0..rows).step_by(step) {
-            match tensor.slice_rows(start, step.min(rows - start)) {
-                Some(piece) => count.add(Count::of_f32(&piece.read())),
-                None => {
-                    count = Count::of_f32(&tensor.read());
-                    break;
-                }
-            }
+        match tensor.pieces() {
+            Some(pieces) => pieces.iter().for_each(|piece| count.add(Count::of_f32(&piece.read()))),
+            None => count.add(Count::of_f32(&tensor.read())),
         }
         tensor.release();
         let Count { nan, infinite } = count;

@@ -11,7 +11,7 @@ use memmap2::Mmap;
 
 use crate::{
     CheckpointError, Storage,
-    file::{LFS_POINTER, open_file},
+    file::{lfs_pointer, open_file},
 };
 
 /// A mapped file.
@@ -28,12 +28,8 @@ impl Source {
         // SAFETY: the map is only read; a file changed by another process while it is mapped can give wrong
         // values, as reading it twice could, and every byte pattern is a valid value of the types read.
         let map = unsafe { Mmap::map(&file) }.map_err(error)?;
-        if map.starts_with(LFS_POINTER) {
-            let (place, what) = (
-                "start".to_owned(),
-                "it is a pointer of Git LFS, not the file; fetch the file itself".to_owned(),
-            );
-            return Err(CheckpointError::Format { path: path.to_owned(), place, what });
+        if let Some(what) = lfs_pointer(&map) {
+            return Err(CheckpointError::Format { path: path.to_owned(), place: "start".to_owned(), what });
         }
         Ok(Arc::new(Self { path: path.to_owned(), map }))
     }
@@ -159,6 +155,14 @@ impl LazyTensor {
             _ => RowOrder::List(rows.map(|row| self.rows.get(row)).collect()),
         };
         Some(Self { shape: self.with_first(blocks * len), rows: order, ..self.clone() })
+    }
+
+    /// All rows in pieces of some millions of values, to be held one at a time; none if they cannot be taken apart.
+    pub fn pieces(&self) -> Option<Vec<Self>> {
+        const VALUES: usize = 1 << 22;
+        let (rows, values) = (self.num_rows(), self.shape.iter().product::<usize>());
+        let step = (VALUES / (values / rows.max(1)).max(1)).max(1);
+        (0..rows).step_by(step).map(|start| self.slice_rows(start, step.min(rows - start))).collect()
     }
 
     /// `len` rows from `start` on; none beyond the last.

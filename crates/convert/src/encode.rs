@@ -5,9 +5,6 @@ use moi_checkpoint::{LazyTensor, Storage, gguf::BlockKind};
 
 use crate::ConvertError;
 
-/// Values that are held as float32 at a time.
-const PIECE: usize = 1 << 22;
-
 /// A float type of weights.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FloatType {
@@ -39,11 +36,7 @@ pub(crate) fn encode(
     let lost = || ConvertError::Refused(format!("tensor `{name}` cannot be read row by row"));
     // Nothing to change: bytes are copied.
     let is_kept = tensor.storage() == storage && tensor.is_as_stored();
-    let rows = tensor.num_rows();
-    let values: usize = tensor.shape().iter().product();
-    let step = (PIECE / (values / rows.max(1)).max(1)).max(1);
-    for start in (0..rows).step_by(step) {
-        let piece = tensor.slice_rows(start, step.min(rows - start)).ok_or_else(lost)?;
+    for piece in tensor.pieces().ok_or_else(lost)? {
         let bytes = match is_kept {
             true => piece.read_stored().ok_or_else(lost)?,
             false => encoded(name, &piece.read(), storage)?,

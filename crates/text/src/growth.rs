@@ -97,9 +97,10 @@ impl Growth {
         let literal = of("String").or(pattern.as_str());
         let shortest = match of("Regex") {
             Some(regex) => {
-                self.weight = self.weight.saturating_add(weight(regex));
+                let weight = weight(regex);
+                self.weight = self.weight.saturating_add(weight);
                 // Parsing takes memory, too.
-                let is_short = weight(regex) <= MOST_WEIGHT;
+                let is_short = weight <= MOST_WEIGHT;
                 self.back += usize::from(is_short && goes_back(regex));
                 if is_short { shortest_match(regex) } else { 0 }
             }

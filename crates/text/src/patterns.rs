@@ -7,11 +7,7 @@ pub(crate) fn weight(pattern: &str) -> usize {
     let mut groups = vec![(0usize, 0usize)];
     let mut rest = pattern;
     while let Some(c) = rest.chars().next() {
-        let len = match c {
-            '\\' => escape(rest),
-            '[' => class(rest),
-            _ => c.len_utf8(),
-        };
+        let len = part(c, rest);
         let (all, last) = groups.last().copied().unwrap_or_default();
         let (group, len) = match (c, count(rest)) {
             ('{', Some((len, times))) => {
@@ -35,6 +31,15 @@ pub(crate) fn weight(pattern: &str) -> usize {
         rest = &rest[len..];
     }
     groups.into_iter().fold(0, |weight, (all, _)| weight.saturating_add(all))
+}
+
+/// Bytes of what begins with this character: an escape, a class, or the character.
+fn part(c: char, rest: &str) -> usize {
+    match c {
+        '\\' => escape(rest),
+        '[' => class(rest),
+        _ => c.len_utf8(),
+    }
 }
 
 /// Bytes of an escaped character or class: `\n`, `\p{L}`, `\x{1234}`.
@@ -91,27 +96,16 @@ pub(crate) fn shortest_match(pattern: &str) -> usize {
 fn without_looks(pattern: &str) -> String {
     const LOOKS: [&str; 4] = ["(?=", "(?!", "(?<=", "(?<!"];
     let mut out = String::with_capacity(pattern.len());
-    // Open parentheses of the look that is left out, and whether a class is open.
-    let (mut open, mut is_class) = (0usize, false);
+    // Open parentheses of the look that is left out.
+    let mut open = 0usize;
     let mut rest = pattern;
     while let Some(c) = rest.chars().next() {
-        let len = match c {
-            '\\' => 1 + rest[1..].chars().next().map_or(0, char::len_utf8),
-            _ => c.len_utf8(),
-        };
-        if open == 0 && !is_class && LOOKS.iter().any(|look| rest.starts_with(look)) {
-            open = 1;
-        } else {
-            if open == 0 {
-                out += &rest[..len];
-            }
-            match c {
-                '[' => is_class = true,
-                ']' => is_class = false,
-                '(' if open > 0 && !is_class => open += 1,
-                ')' if open > 0 && !is_class => open -= 1,
-                _ => {}
-            }
+        let len = part(c, rest);
+        match c {
+            '(' if open > 0 || LOOKS.iter().any(|look| rest.starts_with(look)) => open += 1,
+            ')' if open > 0 => open -= 1,
+            _ if open == 0 => out += &rest[..len],
+            _ => {}
         }
         rest = &rest[len..];
     }

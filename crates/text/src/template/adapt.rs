@@ -4,8 +4,7 @@
 /// renders to its content, so it becomes an `if`. The line end behind `{% raw %}` stays in Jinja, so there are two of
 /// them, of which the engine takes one away.
 pub(super) fn adapted(source: &str) -> String {
-    let name =
-        |tag: &str| tag[2..].trim_matches(|c: char| c.is_whitespace() || c == '-' || c == '+').to_owned();
+    let is_mark = |c: char| c.is_whitespace() || c == '-' || c == '+';
     let mut out = String::with_capacity(source.len());
     let mut rest = source;
     let mut is_raw = false;
@@ -17,35 +16,27 @@ pub(super) fn adapted(source: &str) -> String {
             rest = &rest[end..];
             continue;
         }
-        let Some(len) = rest[start + 2..].find("%}") else { break };
-        let (before, tag) = (&rest[..start], &rest[start..start + 2 + len]);
-        out += before;
-        rest = &rest[start + tag.len()..];
-        match name(tag).as_str() {
-            "endraw" => {
-                is_raw = false;
-                out += tag;
-            }
+        let inside = &rest[start + 2..];
+        let Some((tag, behind)) = inside.split_once("%}") else { break };
+        out += &rest[..start + 2];
+        let name = tag.trim_matches(is_mark);
+        if is_raw && name != "endraw" {
             // It is text, and what seems to end it may not.
-            _ if is_raw => {
-                out += "{%";
-                rest = &source[source.len() - rest.len() - tag.len() + 2..];
-            }
-            "raw" => {
-                is_raw = true;
-                let behind = &rest[2..];
-                let lines = ["\n", "\r\n"].into_iter().find(|line| behind.starts_with(line));
-                out += tag;
-                if let Some(line) = lines.filter(|_| !tag.ends_with('-')) {
-                    out += "%}";
-                    out += line;
-                    rest = behind;
-                }
-            }
-            "generation" => out += &tag.replacen("generation", "if true", 1),
-            "endgeneration" => out += &tag.replacen("endgeneration", "endif", 1),
+            rest = inside;
+            continue;
+        }
+        is_raw = name == "raw";
+        match name {
+            "generation" => out += &tag.replacen(name, "if true", 1),
+            "endgeneration" => out += &tag.replacen(name, "endif", 1),
             _ => out += tag,
         }
+        out += "%}";
+        if is_raw && !tag.ends_with('-') {
+            let line = ["\n", "\r\n"].into_iter().find(|line| behind.starts_with(line));
+            out += line.unwrap_or_default();
+        }
+        rest = behind;
     }
     out + rest
 }

@@ -1,8 +1,11 @@
 //! What stands beside the weights: config, tokenizer, chat template, licence.
 
-use std::{fs, path::Path};
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+};
 
-use moi_checkpoint::gguf::Gguf;
+use moi_checkpoint::{gguf::Gguf, shown};
 use serde_json::{Value, json};
 
 use crate::{
@@ -20,11 +23,9 @@ pub(crate) fn write(source: &Source, to: &Path, options: &Options) -> Result<Vec
     };
     // A GGUF file holds the others itself; and beside one, only the licence belongs to it.
     let licences_only = options.to == Target::Gguf || matches!(source.files, Files::Gguf(_));
-    copy(
-        &from,
-        to,
-        |name| if licences_only { is_licence(name) } else { !is_weights(name) && name != CONFIG },
-    )?;
+    notes.extend(copy(&from, to, |name| {
+        if licences_only { is_licence(name) } else { !is_weights(name) && name != CONFIG }
+    })?);
     if options.to == Target::Gguf {
         return Ok(notes);
     }
@@ -63,17 +64,36 @@ fn is_licence(name: &str) -> bool {
     ["LICEN", "NOTICE", "USE_POLICY", "COPYING"].iter().any(|start| upper.starts_with(start))
 }
 
-fn copy(from: &Path, to: &Path, wanted: impl Fn(&str) -> bool) -> Result<(), ConvertError> {
+/// Copies what is wanted; notes on links that lead elsewhere, whose contents need not be meant for those who get the
+/// copy.
+fn copy(from: &Path, to: &Path, wanted: impl Fn(&str) -> bool) -> Result<Vec<String>, ConvertError> {
     let from = if from.as_os_str().is_empty() { Path::new(".") } else { from };
     let io = |error| ConvertError::io(from, error);
+    let mut notes = Vec::new();
+    let homes = homes(from).map_err(io)?;
     for entry in fs::read_dir(from).map_err(io)? {
         let path = entry.map_err(io)?.path();
         let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-        if path.is_file() && !name.starts_with('.') && wanted(&name) {
-            fs::copy(&path, to.join(&name)).map_err(|error| ConvertError::io(&path, error))?;
+        if !path.is_file() || name.starts_with('.') || !wanted(&name) {
+            continue;
+        }
+        let failed = |error| ConvertError::io(&path, error);
+        let real = fs::canonicalize(&path).map_err(failed)?;
+        if homes.iter().any(|home| real.starts_with(home)) {
+            fs::copy(&real, to.join(&name)).map_err(failed)?;
+        } else {
+            notes.push(format!("{} is a link to another place and was not copied", shown(&name)));
         }
     }
-    Ok(())
+    Ok(notes)
+}
+
+/// Where the files of a directory may lie: in it, and, of a snapshot in the hub's cache, among the repository's blobs.
+fn homes(from: &Path) -> io::Result<Vec<PathBuf>> {
+    let real = fs::canonicalize(from)?;
+    let repository = real.parent().filter(|up| up.ends_with("snapshots")).and_then(Path::parent);
+    let blobs = repository.map(|repository| repository.join("blobs"));
+    Ok([real].into_iter().chain(blobs).collect())
 }
 
 /// What transformers wants in a config besides what the model is built from.

@@ -1,6 +1,6 @@
 //! As much of Python's pickle machine as a dictionary of tensors needs (opcodes as in CPython's `pickletools`, tensors
 //! as in PyTorch's `torch/_utils.py`). It is interpreted, never run: names of functions are compared, and nothing is
-//! looked up or called. What the memo gives again is shared and not copied, so nothing outgrows the file.
+//! looked up or called. What the memo gives again is shared and not copied, so nothing outgrows the pickle.
 
 use std::{
     collections::{BTreeMap, HashMap},

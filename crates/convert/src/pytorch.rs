@@ -8,9 +8,11 @@ use std::{
 };
 
 use moi_checkpoint::{
-    CONFIG_BYTES, INDEX_BYTES, INDEX_FILE, SINGLE_FILE, is_there, parse_json, read_file, shown,
+    CONFIG_BYTES, CheckpointError, INDEX_BYTES, INDEX_FILE, SINGLE_FILE, is_there, parse_json, read_file,
+    shown,
 };
 use moi_models::Architecture;
+use moi_pretrained::PretrainedError;
 use serde::Deserialize;
 
 use crate::{
@@ -45,9 +47,9 @@ pub(crate) fn to_safetensors(from: &Path, to: &Path, reporter: &Reporter) -> Res
     let copy = to.join("config.json");
     fs::write(&copy, bytes).map_err(|error| ConvertError::io(&copy, error))?;
     let mut map = BTreeMap::new();
-    let files = files(from)?;
-    for (number, file) in files.iter().enumerate() {
-        let name = format!("model-{:05}-of-{:05}.safetensors", number + 1, files.len());
+    for file in &files(from)? {
+        // The name it had, for messages about its tensors.
+        let name = file.file_name().unwrap_or_default().to_string_lossy().into_owned();
         let tensors = tensors(TorchFile::open(file)?, reporter);
         reporter.begin(tensors.iter().map(|(_, tensor)| tensor.num_bytes()).sum());
         map.extend(tensors.iter().map(|(tensor, _)| (tensor.clone(), name.clone())));
@@ -60,11 +62,20 @@ pub(crate) fn to_safetensors(from: &Path, to: &Path, reporter: &Reporter) -> Res
 }
 
 /// What is wrong with what was written, said of the file that it was written from.
-pub(crate) fn in_file(from: &Path, to: &Path, error: &ConvertError) -> ConvertError {
-    let file = from.join(if is_there(&from.join(SINGLE)) { SINGLE } else { INDEX });
-    let written = [INDEX_FILE, SINGLE_FILE].map(|name| format!("{}: ", to.join(name).display()));
-    let text = written.iter().fold(error.to_string(), |text, name| text.replace(name, ""));
-    ConvertError::file(&file, text.replace(&to.join(INDEX_FILE).display().to_string(), "what it holds"))
+pub(crate) fn in_file(from: &Path, error: ConvertError) -> ConvertError {
+    let (ConvertError::Checkpoint(mut error) | ConvertError::Model(PretrainedError::Checkpoint(mut error))) =
+        error
+    else {
+        return error;
+    };
+    match &mut error {
+        CheckpointError::Io { path, .. }
+        | CheckpointError::Format { path, .. }
+        | CheckpointError::Tensors { path, .. } => {
+            *path = from.join(if is_there(&from.join(SINGLE)) { SINGLE } else { INDEX });
+        }
+    }
+    ConvertError::Checkpoint(error)
 }
 
 fn files(directory: &Path) -> Result<Vec<PathBuf>, ConvertError> {

@@ -29,8 +29,7 @@ impl Source {
     pub(crate) fn open(path: &Path, scratch: &Path, reporter: &Reporter) -> Result<Self, ConvertError> {
         if pytorch::is_needed(path) {
             pytorch::to_safetensors(path, scratch, reporter)?;
-            let mut source =
-                Self::of_directory(scratch).map_err(|error| pytorch::in_file(path, scratch, &error))?;
+            let mut source = Self::of_directory(scratch).map_err(|error| pytorch::in_file(path, error))?;
             source.files = Files::Directory(path.to_owned());
             return Ok(source);
         }

@@ -19,6 +19,9 @@ use crate::{
 /// No pickle of names and sizes is longer; the values stand beside it.
 const MOST_BYTES: u64 = 64 << 20;
 
+/// How often tensors may show the same bytes: an embedding and the head tied to it do, twice.
+const MOST_VIEWS: u64 = 4;
+
 /// An open file.
 pub(crate) struct TorchFile {
     path: PathBuf,
@@ -88,6 +91,14 @@ impl TorchFile {
             };
             check(&view, storage.len / (dtype.bitsize() / 8) as u64).map_err(wrong)?;
             tensors.push((name, Tensor { dtype, view, start: storage.start }));
+        }
+        let all = tensors.iter().map(|(_, tensor)| tensor.num_bytes() as u64).fold(0, u64::saturating_add);
+        let has = file.metadata().map_err(io)?.len();
+        if all / MOST_VIEWS > has {
+            return Err(wrong(format!(
+                "its tensors, which share storages, would come to {all} bytes, expected at most {MOST_VIEWS} times the \
+                 {has} of the file"
+            )));
         }
         Ok(Self { path: path.to_owned(), file, tensors })
     }

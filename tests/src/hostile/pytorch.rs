@@ -147,6 +147,23 @@ fn find(bytes: &[u8], what: &[u8]) -> Option<usize> {
     bytes.windows(what.len()).position(|window| window == what)
 }
 
+/// As many tensors as are wanted, all of them the same 16,384 values.
+pub fn views(count: usize) -> Vec<u8> {
+    let storage =
+        b"ctorch._utils\n_rebuild_tensor_v2\nq\x00(X\x07\x00\x00\x00storagectorch\nBFloat16Storage\n\
+                    X\x01\x00\x00\x000X\x03\x00\x00\x00cpuM\x00@tQq\x01";
+    let mut pickle = [&b"\x80\x02"[..], storage, b"}("].concat();
+    for index in 0..count {
+        let name = format!("{index:08}");
+        pickle.extend(
+            [&b"X\x08\x00\x00\x00"[..], name.as_bytes(), b"h\x00(h\x01K\x00M\x00@\x85K\x01\x85\x89)tR"]
+                .concat(),
+        );
+    }
+    pickle.extend(b"u.");
+    pickle
+}
+
 /// Pickles that are small and stand for much, or for ever.
 pub fn bombs() -> Vec<Vec<u8>> {
     // A tuple of the one before, twice; nested ones; dictionaries in dictionaries; lists that hold themselves.

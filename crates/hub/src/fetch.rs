@@ -54,6 +54,13 @@ impl Fetcher {
         self
     }
 
+    /// With another time in which the first answer must have come in, two minutes otherwise; a server that cannot resume
+    /// gets twice as long each time that it sends all of it again.
+    pub fn with_patience(mut self, patience: Duration) -> Self {
+        self.client.patience = patience;
+        self
+    }
+
     /// Without progress bars.
     pub fn quiet(mut self) -> Self {
         self.client.quiet = true;

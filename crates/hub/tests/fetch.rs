@@ -4,7 +4,7 @@
 
 mod hub;
 
-use std::fs;
+use std::{fs, time::Duration};
 
 use hub::{Manners, content, entry, fetcher, hub, nobody, sha256};
 use moi_hub::{Entry, FetchError, Fetcher, Package};
@@ -58,6 +58,24 @@ fn hubs_with_bad_manners() {
         assert_eq!(fs::read(path).unwrap(), body);
         assert_eq!(server.ranges(), asked);
     }
+}
+
+/// A server that cannot resume gets longer for all of it each time, and gets nowhere by coming as far as before.
+#[test]
+fn a_hub_that_begins_anew() {
+    let body = content(300_000);
+    let slow = Manners { ignores_ranges: true, slow: Some(Duration::from_millis(60)), ..Manners::default() };
+    let (directory, server, entry) = (tempfile::tempdir().unwrap(), hub(&body, slow), entry(&body, &[]));
+    let fetcher = |server: &hub::Server| fetcher(directory.path(), &server.endpoint);
+    let patient = fetcher(&server).with_patience(Duration::from_millis(100));
+    assert_eq!(fs::read(patient.fetch(entry, |_| {}).unwrap()).unwrap(), body);
+    assert!(server.ranges().len() > 2, "{:?}", server.ranges());
+    assert!(patient.cache().remove(entry).unwrap());
+    let flaky = Manners { ignores_ranges: true, breaks: usize::MAX, uneven: true, ..Manners::default() };
+    let server = hub(&body, flaky);
+    let error = fetcher(&server).fetch(entry, |_| {}).unwrap_err().to_string();
+    assert!(error.contains("broke off") && error.contains("4 times in a row"), "{error}");
+    assert_eq!(server.ranges().len(), 5);
 }
 
 #[test]

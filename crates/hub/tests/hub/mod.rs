@@ -31,6 +31,8 @@ pub(crate) struct Manners {
     pub(crate) ignores_ranges: bool,
     /// So many answers break off half way.
     pub(crate) breaks: usize,
+    /// Every other of these has come a third of the way.
+    pub(crate) uneven: bool,
     /// So many answers say that it is busy.
     pub(crate) busy: usize,
     /// It answers with a page.
@@ -175,7 +177,8 @@ fn send(
     stream.write_all(format!("HTTP/1.1 {status}\r\n{length}{about}\r\n").as_bytes())?;
     if manners.breaks > 0 {
         left.lock().unwrap().breaks -= 1;
-        body = &body[..body.len() / 2];
+        let sooner = manners.uneven && manners.breaks.is_multiple_of(2);
+        body = &body[..body.len() / if sooner { 3 } else { 2 }];
     }
     for piece in body.chunks(1 << 16) {
         stream.write_all(piece)?;

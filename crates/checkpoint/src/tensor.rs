@@ -26,7 +26,8 @@ impl Source {
         let error = |error| CheckpointError::Io { path: path.to_owned(), error };
         let file = open_file(path)?;
         // SAFETY: the map is only read; a file changed by another process while it is mapped can give wrong
-        // values, as reading it twice could, and every byte pattern is a valid value of the types read.
+        // values, as reading it twice could, and every byte pattern is a valid value of the types read. One that is
+        // made shorter meanwhile ends the process with SIGBUS, before anything of it is believed.
         let map = unsafe { Mmap::map(&file) }.map_err(error)?;
         if let Some(what) = lfs_pointer(&map) {
             return Err(CheckpointError::Format { path: path.to_owned(), place: "start".to_owned(), what });

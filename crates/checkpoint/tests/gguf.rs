@@ -177,6 +177,29 @@ fn what_is_wrong_is_named() {
     refused(&key_twice, &["`k` stands there twice"]);
 }
 
+/// Places in a table that are not a tensor's alone, and names that are no text.
+#[test]
+fn tensors_share_no_bytes() {
+    let good = file(&[("a", &[8], 0, &[0; 32]), ("b", &[8], 0, &[0; 32])], &[]);
+    assert!(open(&good).unwrap().checkpoint().is_ok());
+    let entry = good.windows(9).position(|window| window == b"\x01\0\0\0\0\0\0\0b").unwrap() + 8;
+    let (sizes, offset) = (entry + 1 + 4, entry + 1 + 4 + 8 + 4);
+    let patched = |at: usize, with: &[u8]| {
+        let mut bytes = good.clone();
+        bytes[at..at + with.len()].copy_from_slice(with);
+        bytes
+    };
+    refused(&patched(offset, &[0]), &["tensor `b`", "within tensor `a`", "damaged, fetch it again"]);
+    // Of nothing there is nothing to share.
+    assert!(open(&patched(sizes, &[0])).unwrap().checkpoint().is_ok());
+    let within = file(&[("a", &[16], 0, &[0; 64]), ("b", &[8], 0, &[0; 32])], &[]);
+    let mut middle = within.clone();
+    let entry = within.windows(9).position(|window| window == b"\x01\0\0\0\0\0\0\0b").unwrap() + 8;
+    middle[entry + 1 + 4 + 8 + 4] = 32;
+    refused(&middle, &["tensor `b`: it begins at byte", "within tensor `a`, which ends at byte"]);
+    refused(&patched(entry, &[0xff]), &["a string is not UTF-8"]);
+}
+
 /// Cut off anywhere, a file gives one error or, where only padding is lost, the same values; never a panic.
 #[test]
 fn truncation_anywhere_is_an_error() {

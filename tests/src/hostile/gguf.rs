@@ -133,6 +133,17 @@ impl File {
         self
     }
 
+    /// With further tensors of float32, innermost size first, all zero.
+    pub fn with_tensors(mut self, names: impl Iterator<Item = String>, sizes: &[u64]) -> Self {
+        for name in names {
+            self.data.resize(self.data.len().next_multiple_of(32), 0);
+            let offset = self.data.len() as u64;
+            self.tensors.push(Entry { name: name.into_bytes(), sizes: sizes.to_vec(), kind: 0, offset });
+            self.data.resize(self.data.len() + 4 * sizes.iter().product::<u64>() as usize, 0);
+        }
+        self
+    }
+
     /// The file again.
     pub fn to_bytes(&self) -> Vec<u8> {
         let mut out = b"GGUF".to_vec();

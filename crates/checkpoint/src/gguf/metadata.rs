@@ -168,5 +168,10 @@ fn array(reader: &mut Reader<'_>, depth: usize) -> Result<Value, CheckpointError
         _ => 8,
     };
     let count = reader.entries(least)?;
-    (0..count).map(|_| value(reader, kind, depth + 1)).collect::<Result<_, _>>().map(Value::Array)
+    // No more than the file can hold; collecting results would double it.
+    let mut values = Vec::with_capacity(count);
+    for _ in 0..count {
+        values.push(value(reader, kind, depth + 1)?);
+    }
+    Ok(Value::Array(values))
 }

@@ -27,6 +27,8 @@ const MAGIC: &[u8; 4] = b"GGUF";
 const DEFAULT_ALIGNMENT: usize = 32;
 /// ggml's own limit.
 const MAX_DIMS: usize = 4;
+/// Of all layers and experts together; Kimi K2 has 70,000 experts' maps.
+const MOST_TENSORS: usize = 1 << 17;
 
 /// An opened GGUF file.
 #[derive(Debug)]
@@ -117,15 +119,21 @@ impl Gguf {
     /// The tensors under their Hugging Face names and in their layout.
     ///
     /// # Errors
-    /// If a tensor lies outside the file, or has a type that is not supported, or the config cannot be read.
+    /// If a tensor lies outside the file or within another, or has a type that is not supported, or the config cannot
+    /// be read.
     pub fn checkpoint(&self) -> Result<Checkpoint, CheckpointError> {
         // A file that names no architecture has its tensors under its own names.
         let config = match self.architecture() {
             Ok(_) => self.config()?,
             Err(_) => serde_json::Value::Null,
         };
+        self.check_overlaps()?;
         let mut tensors = BTreeMap::new();
         for name in self.tensors.keys() {
+            if tensors.len() > MOST_TENSORS {
+                let what = format!("with all experts there are more than {MOST_TENSORS} tensors");
+                return Err(self.wrong(format!("tensor `{name}`"), what));
+            }
             for (new, tensor) in names::tensors(self, &config, name)? {
                 if tensors.insert(new.clone(), tensor).is_some() {
                     let what = format!("another tensor is `{new}` too");
@@ -134,6 +142,24 @@ impl Gguf {
             }
         }
         Ok(Checkpoint { path: self.source.path.clone(), tensors })
+    }
+
+    /// Refuses tensors that share bytes: a small file could be a large model.
+    fn check_overlaps(&self) -> Result<(), CheckpointError> {
+        let mut ranges: Vec<(Range<usize>, &str)> = Vec::with_capacity(self.tensors.len());
+        for (name, entry) in &self.tensors {
+            // What has no type or no place in the file is refused when it is read, with the reason.
+            let range = storage(entry.kind).and_then(|storage| self.range(entry, storage));
+            ranges.extend(range.ok().filter(|range| !range.is_empty()).map(|range| (range, name.as_str())));
+        }
+        ranges.sort_by_key(|(range, _)| range.start);
+        let shared = ranges.windows(2).find(|pair| pair[1].0.start < pair[0].0.end);
+        let Some([(first, before), (second, name)]) = shared else { return Ok(()) };
+        let what = format!(
+            "it begins at byte {}, within tensor `{before}`, which ends at byte {}; the file is damaged, fetch it again",
+            second.start, first.end
+        );
+        Err(self.wrong(format!("tensor `{name}`"), what))
     }
 
     /// A tensor under its own name in the file.

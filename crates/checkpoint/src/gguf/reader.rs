@@ -12,8 +12,9 @@ pub(super) struct Reader<'a> {
     entries_left: usize,
 }
 
-/// Of all arrays of a file together; the largest vocabularies with their merges come to a million or two.
-const MOST_ENTRIES: usize = 1 << 23;
+/// Of all arrays of a file together; the largest vocabularies with their scores, types and merges come to less than a
+/// million and a half.
+const MOST_ENTRIES: usize = 3 << 20;
 
 impl<'a> Reader<'a> {
     pub(super) fn new(path: &'a Path, bytes: &'a [u8]) -> Self {

@@ -9,14 +9,9 @@ use serde_json::Value;
 use crate::{
     error::brief,
     growth::Growth,
-    tokenizer::{LONGEST_ADDED_TOKEN, LONGEST_TOKEN},
+    tokenizer::{LONGEST_ADDED_TOKEN, LONGEST_TOKEN, MOST_ADDED_BYTES, MOST_ADDED_TOKENS},
 };
 
-/// Tokens beside a vocabulary; codecs of speech list 65,536, which take the library a tenth of a second or, numbered in
-/// an unhappy order, seven.
-const MOST_ADDED_TOKENS: usize = 80_000;
-/// Bytes of these, as they are after they were normalised.
-const MOST_ADDED_BYTES: usize = 4 << 20;
 /// The largest id in a vocabulary; real ones have up to a million tokens. The library lists all that are missing below
 /// the largest.
 const MOST_IDS: u64 = 1 << 22;

@@ -1,4 +1,6 @@
-//! The regular expressions of a `tokenizer.json`: what they match at least, and what it takes to compile them.
+//! The regular expressions of a `tokenizer.json`: what they match at least, and what it takes to compile and match them.
+
+use fancy_regex::Expr;
 
 /// Bytes of a pattern with what is counted in it (`\w{200}`) written out, as the library does before it makes an automaton
 /// of it.
@@ -80,10 +82,96 @@ fn count(rest: &str) -> Option<(usize, usize)> {
     times.filter(|_| are_digits).map(|times| (inside.len() + 2, times))
 }
 
-/// Whether it is matched by going back, as what looks around is: then a character can take as many steps as the
-/// library allows.
-pub(crate) fn goes_back(pattern: &str) -> bool {
-    regex_syntax::parse(pattern).is_err()
+/// Steps that a pattern which looks around or back may take at one character, repetitions without an end taken for
+/// [`ENDLESS`] ones; none for a pattern that does not, which is matched in one pass.
+///
+/// The alternatives that hold a look, or what else no automaton has, are matched by going back, each by itself: what
+/// follows a repetition is tried behind as many of its turns as there are.
+pub(crate) fn steps(pattern: &str) -> usize {
+    // What cannot be parsed is refused by the library.
+    let Ok(tree) = Expr::parse_tree(pattern) else { return 0 };
+    let mut whole = &tree.expr;
+    while let Expr::Group(child) = whole {
+        whole = child;
+    }
+    match whole {
+        Expr::Alt(parts) => parts
+            .iter()
+            .filter(|part| goes_back(part))
+            .fold(0, |all, part| all.saturating_add(tried(part).steps)),
+        whole if goes_back(whole) => tried(whole).steps,
+        _ => 0,
+    }
+}
+
+/// Turns that are taken for any number of them.
+const ENDLESS: usize = 1024;
+
+fn goes_back(part: &Expr) -> bool {
+    match part {
+        Expr::Concat(parts) | Expr::Alt(parts) => parts.iter().any(goes_back),
+        Expr::Group(child) | Expr::Repeat { child, .. } => goes_back(child),
+        Expr::Empty
+        | Expr::Any { .. }
+        | Expr::Assertion(_)
+        | Expr::Literal { .. }
+        | Expr::Delegate { .. } => false,
+        Expr::LookAround(..)
+        | Expr::Backref(_)
+        | Expr::AtomicGroup(_)
+        | Expr::KeepOut
+        | Expr::ContinueFromPreviousMatchEnd
+        | Expr::BackrefExistsCondition(_)
+        | Expr::Conditional { .. } => true,
+    }
+}
+
+/// What it takes to match a part in all ways.
+#[derive(Clone, Copy)]
+struct Tried {
+    /// In how many it can match, from which what follows is tried.
+    ways: usize,
+    steps: usize,
+}
+
+impl Tried {
+    fn then(self, next: Self) -> Self {
+        let steps = self.steps.saturating_add(self.ways.saturating_mul(next.steps));
+        Self { ways: self.ways.saturating_mul(next.ways), steps }
+    }
+
+    fn or(self, other: Self) -> Self {
+        Self { ways: self.ways.saturating_add(other.ways), steps: self.steps.saturating_add(other.steps) }
+    }
+
+    /// From `lo` to `hi` times.
+    fn repeated(self, lo: usize, hi: usize) -> Self {
+        let hi = if hi == usize::MAX { ENDLESS.max(lo) } else { hi };
+        // Of all turns together; without choices within them there are as many as turns.
+        let power = self.ways.saturating_pow(u32::try_from(hi).unwrap_or(u32::MAX));
+        let turns = if self.ways > 1 { power } else { hi };
+        let ends = hi.saturating_sub(lo).saturating_add(1);
+        Self { ways: power.saturating_mul(ends), steps: turns.saturating_mul(self.steps) }
+    }
+}
+
+fn tried(part: &Expr) -> Tried {
+    let one = Tried { ways: 1, steps: 1 };
+    let none = Tried { ways: 0, steps: 0 };
+    match part {
+        Expr::Concat(parts) => parts.iter().map(tried).fold(Tried { ways: 1, steps: 0 }, Tried::then),
+        Expr::Alt(parts) => parts.iter().map(tried).fold(none, Tried::or),
+        Expr::Group(child) => tried(child),
+        // Matched once, and not gone back into.
+        Expr::LookAround(child, _) | Expr::AtomicGroup(child) => Tried { ways: 1, ..tried(child) },
+        Expr::Repeat { child, lo, hi, .. } => tried(child).repeated(*lo, *hi),
+        // As long as what it repeats.
+        Expr::Backref(_) => Tried { ways: 1, steps: ENDLESS },
+        Expr::Conditional { condition, true_branch, false_branch } => {
+            [condition, true_branch, false_branch].into_iter().map(|part| tried(part)).fold(none, Tried::or)
+        }
+        _ => one,
+    }
 }
 
 /// Bytes that a pattern matches at least; none if that cannot be said.
@@ -126,7 +214,7 @@ mod tests {
             let least = text.chars().filter(|c| !"{}19, ".contains(*c)).count();
             prop_assert!(weight(&text) >= least || braces > 0, "{}", weight(&text));
             prop_assert!(without_looks(&text).len() <= text.len());
-            goes_back(&text);
+            steps(&text);
             shortest_match(&text);
         }
     }
@@ -150,8 +238,30 @@ mod tests {
     }
 
     #[test]
+    fn what_goes_back_is_tried_in_many_ways() {
+        use crate::vocabulary::{GPT4O, LLAMA3};
+        // One repetition before a look, however many alternatives there are without one.
+        assert_eq!(
+            (steps(r"\s+(?!\S)"), steps(LLAMA3), steps(GPT4O), steps(r"\s+|a*b*")),
+            (2048, 2048, 2048, 0)
+        );
+        assert_eq!(
+            (steps(r"(a*b*|\s+(?!\S))"), steps("a{9}(?=b)"), steps("a?b{2,5}(?!c)|(?<=c)d")),
+            (2048, 10, 21)
+        );
+        // Possessive, as tiktoken has the pattern of GPT-4: nothing is gone back into.
+        let gpt4 = r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}++|\p{N}{1,3}+| ?[^\s\p{L}\p{N}]++[\r\n]*+|\s++$|\s*[\r\n]|\s+(?!\S)|\s";
+        assert_eq!(steps(gpt4), 8 * 1024 + 6);
+        // Digits, cut at thousands.
+        assert_eq!((steps(r"(?=(\d{3})+(?!\d))"), steps(r"\d{1,3}(?=(?:\d{3})*$)")), (4096, 3 + 3 * 4097));
+        // Twice as many with each repetition or character.
+        assert!(steps("a*b*(?!c)") > 1 << 20 && steps(r"(.*)\1") > 1 << 20);
+        assert!(steps("(?:.(?=.)|.(?=.)){17}") > 1 << 17 && steps("(?:a+)+(?!b)") == usize::MAX);
+    }
+
+    #[test]
     fn what_looks_around_matches_nothing_by_itself() {
-        let of = |pattern| (shortest_match(pattern), goes_back(pattern));
+        let of = |pattern| (shortest_match(pattern), steps(pattern) > 0);
         assert_eq!(
             (of("ab+"), of(r"\s+(?!\S)"), of(r"(?<=\d)xy(?=(\d))")),
             ((2, false), (1, true), (2, true))
@@ -160,6 +270,6 @@ mod tests {
             (of("(?=a)"), of(r"[(?=a)]b"), of(r"\(?=a"), of("(?<!\n)^")),
             ((0, true), (2, false), (2, false), (0, true))
         );
-        assert_eq!((of(r"(a)\1"), of("(")), ((0, true), (0, true)));
+        assert_eq!((of(r"(a)\1"), of("(")), ((0, true), (0, false)));
     }
 }

@@ -1,6 +1,6 @@
 //! A tokenizer in which user text stays text.
 
-use std::{ops::Range, path::Path, sync::Arc};
+use std::{collections::HashMap, ops::Range, path::Path, sync::Arc};
 
 use aho_corasick::{AhoCorasick, MatchKind};
 use tokenizers::{
@@ -19,6 +19,8 @@ pub struct Tokenizer {
     later: Option<Box<tokenizers::Tokenizer>>,
     /// Control tokens, longest first.
     special: Vec<(AddedToken, u32)>,
+    /// Where in the list each is, by id.
+    places: HashMap<u32, usize>,
     /// Finds these, the longest where several begin.
     matcher: AhoCorasick,
     /// Put before a prompt without a template, where the tokenizer itself does not do it.
@@ -44,6 +46,11 @@ const THINKING: &[(&str, &str)] = &[
 pub(crate) const LONGEST_TOKEN: usize = 2048;
 /// The same of tokens that are looked for before the text is cut: all of them are in one automaton.
 pub(crate) const LONGEST_ADDED_TOKEN: usize = 512;
+/// Tokens of that kind; codecs of speech list 65,536, which take the library a tenth of a second or, numbered in an
+/// unhappy order, seven.
+pub(crate) const MOST_ADDED_TOKENS: usize = 80_000;
+/// Bytes of these, as they are after they were normalised.
+pub(crate) const MOST_ADDED_BYTES: usize = 4 << 20;
 
 fn is_byte_level(decoder: &DecoderWrapper) -> bool {
     match decoder {
@@ -132,7 +139,8 @@ impl Tokenizer {
             .match_kind(MatchKind::LeftmostLongest)
             .build(special.iter().map(|(token, _)| &token.content))
             .map_err(|error| TextError::Tokenizer(format!("its control tokens: {error}")))?;
-        Ok(Self { inner, later, special, matcher, bos, grows: false, path: None })
+        let places = special.iter().enumerate().map(|(place, (_, id))| (*id, place)).collect();
+        Ok(Self { inner, later, special, places, matcher, bos, grows: false, path: None })
     }
 
     /// Encodes text as text: control tokens written in it become ordinary tokens. `add_special` adds what
@@ -263,7 +271,7 @@ impl Tokenizer {
 
     /// The text of a control token, if it is one.
     pub fn special_text(&self, id: u32) -> Option<&str> {
-        self.special.iter().find(|(_, special)| *special == id).map(|(token, _)| token.content.as_str())
+        self.places.get(&id).map(|&place| self.special[place].0.content.as_str())
     }
 
     /// The tokens between which models think, the first of the pairs in use that the vocabulary has.

@@ -1,5 +1,7 @@
 //! The tokenizer inside a GGUF file, rebuilt as a `tokenizers` tokenizer.
 
+use std::collections::HashSet;
+
 use ahash::AHashMap;
 use tokenizers::{
     AddedToken, DecoderWrapper, NormalizerWrapper, PreTokenizerWrapper, SplitDelimiterBehavior,
@@ -19,7 +21,7 @@ use tokenizers::{
 use crate::{
     TextError, Tokenizer,
     fence::fenced,
-    tokenizer::{LONGEST_ADDED_TOKEN, LONGEST_TOKEN},
+    tokenizer::{LONGEST_ADDED_TOKEN, LONGEST_TOKEN, MOST_ADDED_BYTES, MOST_ADDED_TOKENS},
 };
 
 /// A vocabulary as model files list it.
@@ -178,9 +180,10 @@ impl Vocabulary {
                 sentence_piece(ids, merges, *add_space_prefix, unknown)?
             }
         };
+        let rstrip: HashSet<&String> = self.rstrip.iter().collect();
         let added = |kind, special| {
             let token = |text: &String| {
-                let strips = self.rstrip.contains(text);
+                let strips = rstrip.contains(text);
                 AddedToken::from(text.clone(), special).normalized(false).rstrip(strips)
             };
             self.of_kind(kind).map(token).collect::<Vec<_>>()
@@ -238,14 +241,24 @@ impl Vocabulary {
         if tokens == 0 || u32::try_from(tokens).is_err() {
             return wrong(format!("it has {tokens} tokens"));
         }
+        let (mut added, mut bytes) = (0, 0);
         for (id, token) in self.tokens.iter().enumerate() {
             let most = match self.kinds.get(id) {
-                Some(TokenKind::Control | TokenKind::Unknown | TokenKind::UserDefined) => LONGEST_ADDED_TOKEN,
+                Some(TokenKind::Control | TokenKind::Unknown | TokenKind::UserDefined) => {
+                    (added, bytes) = (added + 1, bytes + token.len());
+                    LONGEST_ADDED_TOKEN
+                }
                 _ => LONGEST_TOKEN,
             };
             if token.len() > most {
                 return wrong(format!("token {id} has {} bytes, expected {most} at most", token.len()));
             }
+        }
+        if added > MOST_ADDED_TOKENS || bytes > MOST_ADDED_BYTES {
+            return wrong(format!(
+                "{added} tokens of {bytes} bytes are no text or user-defined, expected {MOST_ADDED_TOKENS} of \
+                 {MOST_ADDED_BYTES} at most"
+            ));
         }
         if !self.kinds.is_empty() && self.kinds.len() != tokens {
             return wrong(format!("{} token types for {tokens} tokens", self.kinds.len()));

@@ -227,6 +227,29 @@ fn tokens_made_of_one_another_without_end_are_refused() {
     assert!(error.contains("made of one another in too many ways"), "{error}");
 }
 
+/// More tokens beside the text than models have: all of them are looked for in every prompt.
+#[test]
+fn too_many_control_tokens_are_refused() {
+    let with = |count: usize, len: usize| {
+        let mut vocabulary = byte_level("gpt-2");
+        let more = (0..count).map(|id| format!("{id:0len$}"));
+        vocabulary.tokens.extend(more);
+        vocabulary.kinds.resize(vocabulary.tokens.len(), TokenKind::Control);
+        vocabulary.rstrip = vocabulary.tokens.clone();
+        vocabulary.into_tokenizer()
+    };
+    let tokenizer = with(20_000, 8).unwrap();
+    assert_eq!(tokenizer.special_text(tokenizer.id("00019999").unwrap()), Some("00019999"));
+    let error = |count, len| with(count, len).unwrap_err().to_string();
+    let many = error(80_000, 5);
+    assert!(
+        many.contains("80002 tokens of 400013 bytes are no text or user-defined, expected 80000"),
+        "{many}"
+    );
+    let long = error(9000, 500);
+    assert!(long.contains("9002 tokens of 4500013 bytes"), "{long}");
+}
+
 /// Control tokens in messages stay text, overlapping ones and those of private characters too.
 #[test]
 fn control_tokens_in_messages_stay_text() {

@@ -358,6 +358,32 @@ fn long_tokens_and_grammars_go_together() {
     assert!(out.status.success() && out.stdout.iter().all(|byte| byte.is_ascii_lowercase()), "{said}");
 }
 
+/// End tokens and marks of thinking that the embedding has no rows for cannot be sampled: they count for nothing.
+#[test]
+fn ends_and_marks_without_rows_do_not_matter() {
+    let model = with_tokenizer(|tokenizer| {
+        let vocab = tokenizer["model"]["vocab"].as_object_mut().unwrap();
+        (vocab.len()..256).for_each(|id| drop(vocab.insert(format!("[{id}]"), id.into())));
+        for (id, content) in [(256, "<think>"), (257, "</think>")] {
+            let mark = serde_json::json!({ "id": id, "content": content, "single_word": false, "lstrip": false,
+                "rstrip": false, "normalized": false, "special": false });
+            tokenizer["added_tokens"].as_array_mut().unwrap().push(mark);
+        }
+    });
+    let path = model.path().to_str().unwrap();
+    let generate = ["generate", "--model", path, "--raw", "--max-tokens", "3", "the"];
+    for rule in ["token", "moi"] {
+        let out = run(&[&generate[..], &["--rule", rule]].concat());
+        assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+    }
+    let ends = model.path().join("generation_config.json");
+    std::fs::write(&ends, r#"{ "eos_token_id": [1, 5000] }"#).unwrap();
+    let out = run(&[&generate[..], &["--regex", "[a-z]+"]].concat());
+    assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+    std::fs::write(&ends, r#"{ "eos_token_id": 5000 }"#).unwrap();
+    refused(&[&generate[..], &["--regex", "[a-z]+"]].concat(), &["the model has no end token"]);
+}
+
 /// Weights that are no numbers are named whatever they are held in, and where the embedding is the head, too.
 #[test]
 fn broken_weights_are_named() {

@@ -260,19 +260,35 @@ fn pytorch_files() {
             "{usage:?}"
         );
     }
+    fs::write(&path, good.clone().with_pickle(pytorch::views(1000)).to_bytes()).unwrap();
+    let error = read().unwrap_err();
+    assert!(
+        error.contains("which share storages, would come to 32768000 bytes, expected at most 4 times"),
+        "{error}"
+    );
     let make = |dice: &mut Dice| {
         let bytes = pytorch::mutate(dice, &good);
         fs::write(&path, &bytes).unwrap();
         bytes.len()
     };
-    // What is converted stands as safetensors at first.
-    survey(
-        "PyTorch",
-        &["pytorch_model.bin", ".safetensors", "config.json"],
-        |bytes| BASE + 64 * bytes,
-        make,
-        read,
+    survey("PyTorch", &["pytorch_model.bin", "config.json"], |bytes| BASE + 64 * bytes, make, read);
+}
+
+/// A stack of experts is a line in the table, and each expert a tensor.
+#[test]
+fn stacks_of_experts() {
+    let good = hostile::gguf::File::parse(&fs::read(golden_directory().join("gguf/mixtral.gguf")).unwrap());
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("model.gguf");
+    let layers = (100..140).map(|layer| format!("blk.{layer}.ffn_up_exps.weight"));
+    fs::write(&path, good.with_tensors(layers, &[1, 1, 4000]).to_bytes()).unwrap();
+    let (ending, usage) = counted(|| run(&path));
+    let error = ending.unwrap_err();
+    assert!(
+        error.contains("model.gguf: tensor `blk.1") && error.contains("more than 131072 tensors"),
+        "{error}"
     );
+    assert!(usage.peak < 2 * BASE, "{usage:?}");
 }
 
 #[test]

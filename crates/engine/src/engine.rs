@@ -73,9 +73,12 @@ impl<B: Backend, M: CausalLm<B>> Engine<B, M> {
         }
     }
 
-    /// With a tokenizer: text prompts, and text in the steps. What it has as markers of thinking is taken for such.
+    /// With a tokenizer: text prompts, and text in the steps. What it has as markers of thinking is taken for such,
+    /// if the model has rows for them.
     pub fn with_tokenizer(mut self, tokenizer: Option<Tokenizer>) -> Self {
-        self.markers = tokenizer.as_ref().and_then(thinking_markers);
+        let rows = self.model.embedding().dims()[0];
+        let has = |markers: &Markers| (markers.open.max(markers.close) as usize) < rows;
+        self.markers = tokenizer.as_ref().and_then(thinking_markers).filter(has);
         self.tokenizer = tokenizer;
         self
     }

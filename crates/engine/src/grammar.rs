@@ -42,10 +42,12 @@ mod with {
     impl Compiler {
         pub(crate) fn new(tokenizer: &Tokenizer, vocab: usize, eos: &[u32]) -> Result<Self, EngineError> {
             let words: Vec<Vec<u8>> = (0..vocab as u32).map(|id| word(tokenizer, id)).collect();
+            // An end that has no row is never sampled, and no word of the trie.
+            let eos: Vec<u32> = eos.iter().copied().filter(|&id| (id as usize) < vocab).collect();
             let Some(&first) = eos.first() else {
                 return Err(EngineError::Grammar("the model has no end token".to_owned()));
             };
-            let trie = TokTrie::from(&TokRxInfo::new(vocab as u32, first), &words).with_eos_tokens(eos);
+            let trie = TokTrie::from(&TokRxInfo::new(vocab as u32, first), &words).with_eos_tokens(&eos);
             let environment: TokEnv = Arc::new(ApproximateTokEnv::new(trie));
             let mut factory = ParserFactory::new_simple(&environment).map_err(failed)?;
             factory.quiet();

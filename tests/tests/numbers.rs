@@ -9,6 +9,7 @@ use moi_pretrained::{Pretrained, WeightForm};
 use moi_tests::{
     broken,
     golden::Golden,
+    hostile::tokenizer,
     on_cpu_backends,
     process::{ids, run, tiny},
 };
@@ -60,6 +61,21 @@ fn what_was_generated_is_kept() {
         assert_eq!(answer["stop_reason"], "failed", "{command} {samples}");
         assert_eq!(answer["steps"].as_array().unwrap().len(), generated.len(), "{command} {samples}");
     }
+    // What is streamed is what it had streamed until then, for whoever asked for so much alone.
+    let mut tokenizer = tokenizer::documents()[0].clone();
+    let vocab = tokenizer["model"]["vocab"].as_object_mut().unwrap();
+    (vocab.len()..golden.vocab).for_each(|id| drop(vocab.insert(format!("[{id}]"), id.into())));
+    std::fs::write(directory.path().join("tokenizer.json"), tokenizer.to_string()).unwrap();
+    let steps = generated.len().to_string();
+    let plain = |tokens: &str| {
+        run(&["generate", "--model", path, "--device", "cpu", "--tokens", &prompt, "--max-tokens", tokens]
+            .into_iter()
+            .chain(["--temperature", "0", "--rule", "token", "--format", "text"])
+            .collect::<Vec<_>>())
+    };
+    let (whole, broken) = (plain(&steps), plain("20"));
+    assert!(whole.status.success() && !whole.stdout.is_empty());
+    assert_eq!((broken.status.code(), broken.stdout), (Some(1), whole.stdout));
     let (_, whole) = tiny("nemotron-nas");
     let out =
         run(&["generate", "--model", &whole, "--device", "cpu", "--tokens", &prompt, "--max-tokens", "3"]);

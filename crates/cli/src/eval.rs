@@ -181,6 +181,7 @@ impl Job for Eval<'_> {
         let positions = model::positions(&self.pretrained, longest, Some(self.args.max_tokens));
         let Self { args, device: name, pretrained, task, prompts, rules, decoding } = self;
         let batch = usize::from(args.batch);
+        let interrupt = Interrupt::install()?;
         let (engine, form) = model::engine::<B>(pretrained, &args.model, (name, device), positions * batch)?;
         let engine = decoding.engine(engine);
         let run = described(args, &task, &decoding, name, dtype_name(form));
@@ -198,7 +199,7 @@ impl Job for Eval<'_> {
         });
         let mut work =
             Work { digests, task, prompts, rules, decoding, seeds: args.seeds.into(), log, samples };
-        let interrupt = Interrupt::install()?;
+        interrupt.begin();
         let interrupted = work.run(&engine, batch, &interrupt)?;
         note_kernels();
         work.report(args, &run)?;

@@ -50,6 +50,7 @@ impl Job for Generate {
     fn run<B: Backend>(self, device: &B::Device) -> Result<Ended> {
         let Self { args, device: device_name, pretrained, prompt, rule, decoding, begun } = self;
         let samples = usize::from(args.output.n);
+        let interrupt = Interrupt::install()?;
         let positions = model::positions(&pretrained, prompt.len(), decoding.stop.max_tokens) * samples;
         let (engine, form) = model::engine::<B>(pretrained, &args.model, (device_name, device), positions)?;
         let engine = decoding.engine(engine).with_progress(runner::prefill_bar()?);
@@ -59,7 +60,7 @@ impl Job for Generate {
             logprobs: args.output.logprobs,
             ..decoding.request::<B>(&prompt, rule, sample)
         };
-        let interrupt = Interrupt::install()?;
+        interrupt.begin();
         let streams = args.output.format == Format::Text;
         let ran = match samples {
             1 => one(&engine, request(0), streams, &interrupt)?,

@@ -17,28 +17,50 @@ pub(crate) struct Interrupt(Arc<State>);
 #[derive(Debug)]
 struct State {
     seen: AtomicBool,
+    /// Whether there may be something to keep, and a loop that looks whether it shall end.
+    begun: AtomicBool,
     /// Whether a line is being read from the terminal, which nothing but a key ends.
     reads: AtomicBool,
     terminal: Terminal,
 }
 
 impl Interrupt {
-    /// From here on the first signal is noticed; a second one before [`Interrupt::clear`], or one while a line is read,
-    /// ends at once.
+    /// From here on a signal ends the process at once, tidily, and from [`Interrupt::begin`] on the first is noticed; a
+    /// second one before [`Interrupt::clear`], or one while a line is read, ends at once.
+    ///
+    /// What whoever started the process has told it to ignore, as `nohup` does, stays ignored; the other signals then end
+    /// it as they end any process.
     ///
     /// # Errors
     /// If it is called twice, or the system refuses.
     pub(crate) fn install() -> Result<Self> {
-        let (seen, reads) = (AtomicBool::new(false), AtomicBool::new(false));
-        let state = Arc::new(State { seen, reads, terminal: Terminal::now() });
+        let state = Arc::new(State {
+            seen: AtomicBool::new(false),
+            begun: AtomicBool::new(false),
+            reads: AtomicBool::new(false),
+            terminal: Terminal::now(),
+        });
         let own = state.clone();
-        ctrlc::set_handler(move || {
-            if own.seen.swap(true, Ordering::Relaxed) || own.reads.load(Ordering::Relaxed) {
-                own.terminal.restore();
+        let installed = ctrlc::try_set_handler(move || {
+            let begun = own.begun.load(Ordering::Relaxed);
+            let again = own.seen.swap(true, Ordering::Relaxed);
+            if !begun || again || own.reads.load(Ordering::Relaxed) {
+                if !begun {
+                    ui::clear_line();
+                }
+                own.terminal.restore(begun);
                 std::process::exit(INTERRUPTED.into());
             }
-        })?;
-        Ok(Self(state))
+        });
+        match installed {
+            Ok(()) | Err(ctrlc::Error::MultipleHandlers) => Ok(Self(state)),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// From here on the process ends by itself when it is told to.
+    pub(crate) fn begin(&self) {
+        self.0.begun.store(true, Ordering::Relaxed);
     }
 
     /// Whether there was one.
@@ -74,11 +96,14 @@ impl Terminal {
         Self { mode: rustix::termios::tcgetattr(std::io::stdin()).ok() }
     }
 
-    fn restore(&self) {
+    /// As it was; `is_amid`, whether the cursor stands behind a text that is to be kept.
+    fn restore(&self, is_amid: bool) {
         if let Some(mode) = &self.mode {
             // The process ends whether or not that can be done.
             let _ = rustix::termios::tcsetattr(std::io::stdin(), rustix::termios::OptionalActions::Now, mode);
-            ui::say!("");
+            if is_amid {
+                ui::say!("");
+            }
         }
     }
 }
@@ -90,5 +115,5 @@ impl Terminal {
     }
 
     /// The console's modes end with the process.
-    fn restore(&self) {}
+    fn restore(&self, _: bool) {}
 }

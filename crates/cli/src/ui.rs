@@ -58,6 +58,15 @@ pub(crate) fn detail(text: &str) {
     }
 }
 
+/// Takes a bar off a terminal, whoever has drawn it.
+pub(crate) fn clear_line() {
+    let terminal = console::Term::stderr();
+    if terminal.is_term() {
+        // The process goes on, or ends, whether or not that can be done.
+        let _ = terminal.clear_line();
+    }
+}
+
 /// A bar or spinner on stderr; nothing where that is no terminal, or all shall be quiet.
 pub(crate) fn progress(total: Option<u64>, template: &str) -> Result<ProgressBar> {
     let target = if level() == QUIET { ProgressDrawTarget::hidden() } else { ProgressDrawTarget::stderr() };

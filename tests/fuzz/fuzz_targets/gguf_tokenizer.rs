@@ -6,8 +6,20 @@ use libfuzzer_sys::fuzz_target;
 use moi_text::{ChatTemplate, TemplateTokens, TokenKind, Vocabulary, VocabularyKind};
 
 /// Compiling the patterns of the later ones takes a hundred times as long as all else.
-const PRE: &[&str] =
-    &["gpt-2", "smollm", "gpt-2", "olmo", "gpt-2", "command-r", "gpt-2", "nonsense", "gpt-2", "smollm", "phi-2", "qwen2"];
+const PRE: &[&str] = &[
+    "gpt-2",
+    "smollm",
+    "gpt-2",
+    "olmo",
+    "gpt-2",
+    "command-r",
+    "gpt-2",
+    "nonsense",
+    "gpt-2",
+    "smollm",
+    "phi-2",
+    "qwen2",
+];
 
 fuzz_target!(|bytes: &[u8]| {
     let Some((&choices, rest)) = bytes.split_first() else { return };

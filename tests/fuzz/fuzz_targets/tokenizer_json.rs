@@ -12,5 +12,6 @@ fuzz_target!(|bytes: &[u8]| {
     let _ = tokenizer.decode(&ids);
     let all: Vec<u32> = (0..tokenizer.vocab_size().min(200) as u32).collect();
     let _ = tokenizer.decode(&all);
-    let _ = (tokenizer.bos(), tokenizer.thinking_markers(), tokenizer.token_beyond(1), tokenizer.strips_spaces());
+    let _ =
+        (tokenizer.bos(), tokenizer.thinking_markers(), tokenizer.token_beyond(1), tokenizer.strips_spaces());
 });

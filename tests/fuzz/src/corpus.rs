@@ -1,21 +1,24 @@
 //! Makes the first inputs of each target out of the golden files: `corpus GOLDEN OUT`.
 
 use std::{
+    collections::BTreeMap,
     env,
     error::Error,
     fs,
+    io::Write,
     path::{Path, PathBuf},
 };
 
+use moi_checkpoint::{
+    Storage,
+    gguf::{Exported, Gguf, NewTensor, Value, export, write_gguf},
+};
 use safetensors::SafeTensors;
 
 /// The documents that the survey of the tests mutates.
 #[allow(dead_code, reason = "the survey of GGUF files uses the rest")]
 #[path = "../../src/hostile/tokenizer.rs"]
 mod tokenizer;
-
-/// Bytes of a GGUF file that hold what describes it, and little else.
-const HEAD: usize = 16 << 10;
 
 fn main() -> Result<(), Box<dyn Error>> {
     let mut args = env::args().skip(1).map(PathBuf::from);
@@ -24,9 +27,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         fs::create_dir_all(out.join(target))?;
     }
     for path in files(&golden.join("gguf"))? {
-        let mut bytes = fs::read(&path)?;
-        bytes.truncate(HEAD);
-        fs::write(out.join("gguf").join(name(&path)), bytes)?;
+        fs::write(out.join("gguf").join(name(&path)), first_layer(&path)?)?;
     }
     let blocks = golden.join("../../crates/checkpoint/tests/reference/blocks.gguf");
     fs::copy(&blocks, out.join("gguf/blocks.gguf"))?;
@@ -64,6 +65,34 @@ fn files(directory: &Path) -> Result<Vec<PathBuf>, Box<dyn Error>> {
         fs::read_dir(directory)?.map(|entry| entry.map(|entry| entry.path())).collect::<Result<_, _>>()?;
     all.sort();
     Ok(all)
+}
+
+/// A GGUF file with the small tensors of its first layer and of those beside the layers, all of them zero.
+fn first_layer(path: &Path) -> Result<Vec<u8>, Box<dyn Error>> {
+    /// Values of the largest tensor.
+    const MOST: usize = 4096;
+    let file = Gguf::open(path)?;
+    let (architecture, config, checkpoint) = (file.architecture()?, file.config()?, file.checkpoint()?);
+    let exported =
+        checkpoint.tensors().iter().filter_map(|(name, tensor)| export(architecture, &config, name, tensor));
+    let mut tensors: BTreeMap<String, NewTensor> = BTreeMap::new();
+    for Exported { name, tensor, expert } in exported {
+        let is_first = !name.starts_with("blk.") || name.starts_with("blk.0.");
+        let mut shape = tensor.shape().to_vec();
+        // Two experts are a stack, too.
+        shape.splice(0..0, expert.map(|_| 2));
+        if is_first && shape.iter().product::<usize>() <= MOST {
+            tensors.insert(name.clone(), NewTensor { name, shape, storage: Storage::BF16 });
+        }
+    }
+    let tensors: Vec<NewTensor> = tensors.into_values().collect();
+    let metadata: Vec<(String, Value)> =
+        file.metadata.iter().map(|(key, value)| (key.to_owned(), value.clone())).collect();
+    let mut bytes = Vec::new();
+    write_gguf(&mut bytes, &metadata, &tensors, |index, to| {
+        to.write_all(&vec![0; tensors[index].num_bytes()])
+    })?;
+    Ok(bytes)
 }
 
 /// A file of some of its tensors: with all their bytes mutations would hardly ever meet the header.

@@ -73,15 +73,19 @@ fn read_rows(from: impl Read, rows: &mut Vec<Row>) -> Result<()> {
     Ok(())
 }
 
-/// Ctrl-C ends this process and the one that is measuring.
+/// Ctrl-C ends this process and the one that is measuring; what is to be ignored, as behind `nohup`, stays ignored.
 fn end_on_interrupt(running: Running) -> Result<()> {
-    ctrlc::set_handler(move || {
+    let installed = ctrlc::try_set_handler(move || {
         if let Some(mut child) = lock(&running).take() {
             let _ = child.kill();
         }
+        ui::clear_line();
         std::process::exit(INTERRUPTED.into());
-    })?;
-    Ok(())
+    });
+    match installed {
+        Ok(()) | Err(ctrlc::Error::MultipleHandlers) => Ok(()),
+        Err(error) => Err(error.into()),
+    }
 }
 
 fn lock(running: &Running) -> MutexGuard<'_, Option<Child>> {

@@ -60,6 +60,7 @@ impl Job for Chat {
 
     fn run<B: Backend>(self, device: &B::Device) -> Result<Ended> {
         let Self { args, device: name, mut pretrained, rule, decoding } = self;
+        let interrupt = Interrupt::install()?;
         let template = std::mem::replace(&mut pretrained.chat_template, Ok(None));
         let positions = model::positions(&pretrained, 0, None);
         let (engine, _) = model::engine::<B>(pretrained, &args.model, (name, device), positions)?;
@@ -70,7 +71,7 @@ impl Job for Chat {
         if let Some(path) = &args.load {
             conversation.load(path)?;
         }
-        let interrupt = Interrupt::install()?;
+        interrupt.begin();
         talk(&mut conversation, &interrupt)
     }
 }

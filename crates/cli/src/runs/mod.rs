@@ -132,12 +132,13 @@ impl Job for Compare<'_> {
 
     fn run<B: Backend>(self, device: &B::Device) -> Result<Runs> {
         let Self { args, device: name, pretrained, given, prompt, rules, decoding, top } = self;
+        let interrupt = Interrupt::install()?;
         let positions = model::positions(&pretrained, prompt.len(), decoding.stop.max_tokens) * rules.len();
         let (engine, form) = model::engine::<B>(pretrained, &args.model, (name, device), positions)?;
         let engine = decoding.engine(engine).with_progress(runner::prefill_bar()?);
         let request =
             |&rule: &InputRule| Request { top, logprobs: top, ..decoding.request::<B>(&prompt, rule, 0) };
-        let interrupt = Interrupt::install()?;
+        interrupt.begin();
         let ran = runner::together(&engine, rules.iter().map(request).collect(), &interrupt)?;
         note_kernels();
         let tokenizer = engine.tokenizer();

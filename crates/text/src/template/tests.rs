@@ -49,6 +49,52 @@ fn refusals_are_errors() {
     assert!(render(endless, "").is_err());
 }
 
+/// What leads out of a template in Python is nothing here, or an error; files and other templates there are none.
+#[test]
+fn nothing_leads_out_of_a_template() {
+    let attributes =
+        ["__class__", "__class__.__mro__", "__init__.__globals__", "__globals__", "__dict__", "__builtins__"];
+    let values = [
+        "messages",
+        "messages[0]",
+        "''",
+        "1",
+        "namespace",
+        "range",
+        "raise_exception",
+        "strftime_now",
+        "cycler",
+        "self",
+    ];
+    for value in values {
+        for attribute in attributes {
+            for source in [
+                format!("{{{{ {value}.{attribute} }}}}"),
+                format!("{{{{ {value}['{attribute}'] }}}}"),
+                format!("{{{{ {value}|attr('{attribute}') }}}}"),
+                format!("{{{{ {value}.{attribute}() }}}}"),
+                format!("{{{{ '{{0.{attribute}}}'.format({value}) }}}}"),
+            ] {
+                let rendered = render(&source, "x");
+                let is_nothing = rendered.as_ref().map_or(true, |text| ["", "None"].contains(&text.as_str()));
+                assert!(is_nothing, "{source}: {rendered:?}");
+            }
+        }
+    }
+    for source in [
+        "{% include '/etc/passwd' %}",
+        "{% extends '/etc/passwd' %}",
+        "{% import 'os' as os %}",
+        "{% from 'os' import system %}",
+        "{{ load('x') }}",
+        "{{ open('/etc/passwd') }}",
+        "{{ lipsum.__globals__ }}",
+        "{{ get_env('HOME') }}",
+    ] {
+        assert!(render(source, "x").is_err(), "{source}");
+    }
+}
+
 #[test]
 fn what_templates_do_is_as_before() {
     for (source, expected) in [

@@ -48,6 +48,12 @@ fn spread(numbers: &[f64]) -> f64 {
     most / least - 1.0
 }
 
+fn median(numbers: &[f64]) -> f64 {
+    let mut sorted = numbers.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    sorted[sorted.len() / 2]
+}
+
 #[test]
 fn generations_leave_nothing_behind() {
     let _alone = ALONE.lock().unwrap();
@@ -100,12 +106,16 @@ fn soak() {
     let ids = engine.tokenizer().unwrap().encode("Once upon a time", true).unwrap();
     println!("one generation:\n tokens   held MB  resident MB  ms a token");
     let mut begun = Instant::now();
-    let mut rates = Vec::new();
+    let (mut rates, mut held_at) = (Vec::new(), Vec::new());
+    let cached = |step: usize| {
+        4.0 * engine.model().config().cached_values((ids.len() + step).next_multiple_of(256)) as f64
+    };
     let steps = engine.generate(request(&ids, InputRule::default(), 4000, 7)).unwrap();
     for (step, at) in steps.zip(1..) {
         step.unwrap();
         if at % 500 == 0 {
             let each = begun.elapsed().as_secs_f64() * 2.0;
+            held_at.push(held() as f64 - cached(at));
             let (held, resident) = (held() as f64 / 1e6, resident().unwrap_or(0) as f64 / 1e6);
             println!("{at:7} {held:9.1} {resident:12.1} {each:11.2}");
             rates.push(each);
@@ -113,8 +123,15 @@ fn soak() {
         }
     }
     assert_eq!(rates.len(), 8);
+    let beside_cache = spread(&held_at);
+    println!("beside the cache: held within {:.3} %", beside_cache * 100.0);
+    assert!(beside_cache < 0.02, "{held_at:?}");
+    // Each position costs as much as the one before: the second half adds no more than the first, but for noise.
+    let (first, second) = (rates[3] - rates[0], rates[7] - rates[4]);
+    assert!(second < 2.0 * first.max(0.0) + 0.25 * rates[0], "a token takes longer and longer: {rates:?}");
     println!("500 generations:\n    run   held MB  resident MB  ms a run");
     let (mut held_after, mut resident_after) = (Vec::new(), Vec::new());
+    let mut paces = Vec::new();
     begun = Instant::now();
     for run in 1..=500 {
         let steps = engine.generate(request(&ids, InputRule::default(), 16, run)).unwrap();
@@ -125,9 +142,12 @@ fn soak() {
             let each = begun.elapsed().as_secs_f64() * 20.0;
             let (held, resident) = (held() as f64 / 1e6, resident().unwrap_or(0) as f64 / 1e6);
             println!("{run:7} {held:9.1} {resident:12.1} {each:9.1}");
+            paces.push(each);
             begun = Instant::now();
         }
     }
+    let (early, late) = (median(&paces[..5]), median(&paces[5..]));
+    assert!(late < 1.25 * early, "the later runs took longer: {paces:?}");
     let held_spread = spread(&held_after[10..]);
     println!("after the first ten: held within {:.3} %", held_spread * 100.0);
     assert!(held_spread < 0.02);

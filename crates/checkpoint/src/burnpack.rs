@@ -7,7 +7,9 @@ use std::{collections::BTreeMap, path::Path};
 
 use serde::Deserialize;
 
-use crate::{Checkpoint, CheckpointError, LazyTensor, Storage, tensor::Source};
+use crate::{
+    Checkpoint, CheckpointError, LazyTensor, Storage, file::overlap, tensor::Source, unique::Unique,
+};
 
 /// The name of a burnpack file in a model's directory.
 pub const BURNPACK_FILE: &str = "model.bpk";
@@ -20,7 +22,7 @@ const ALIGNMENT: usize = 256;
 
 #[derive(Deserialize)]
 struct Metadata {
-    tensors: BTreeMap<String, Descriptor>,
+    tensors: Unique<Descriptor>,
 }
 
 #[derive(Deserialize)]
@@ -57,18 +59,38 @@ pub fn open_burnpack(path: &Path) -> Result<Checkpoint, CheckpointError> {
         header(format!("{size} bytes of metadata announced, {} left; {damaged}", rest.len()))
     })?;
     let metadata: Metadata =
-        ciborium::from_reader(metadata).map_err(|error| wrong("metadata".into(), error.to_string()))?;
+        ciborium::from_reader(metadata).map_err(|error| wrong("metadata".into(), said(error)))?;
     let data = (HEADER + size).next_multiple_of(ALIGNMENT);
+    let mut ranges = Vec::new();
     let tensor = |(name, descriptor): (String, Descriptor)| {
         let wrong = |what: String| wrong(format!("tensor `{name}`"), what);
         let storage = storage(&descriptor.dtype).map_err(wrong)?;
         let range = range(&descriptor, storage, data, bytes.len())
             .ok_or_else(|| wrong(format!("its offsets do not fit its shape or the file; {damaged}")))?;
         let shape = descriptor.shape.iter().map(|&size| size as usize).collect();
+        ranges.push((range.clone(), name.clone()));
         Ok((name.clone(), LazyTensor::stored(shape, storage, source.clone(), range)))
     };
-    let tensors = metadata.tensors.into_iter().map(tensor).collect::<Result<_, CheckpointError>>()?;
+    let tensors: BTreeMap<String, LazyTensor> =
+        metadata.tensors.0.into_iter().map(tensor).collect::<Result<_, CheckpointError>>()?;
+    if let Some((name, what)) = overlap(ranges) {
+        return Err(wrong(format!("tensor `{name}`"), what));
+    }
     Ok(Checkpoint { path: path.to_owned(), tensors })
+}
+
+/// What the reader of CBOR says, in words.
+fn said(error: ciborium::de::Error<std::io::Error>) -> String {
+    use ciborium::de::Error;
+    let what = match error {
+        // Of bytes in memory there are only too few.
+        Error::Io(_) => "it ends too soon".to_owned(),
+        Error::Syntax(at) => format!("byte {at} is no CBOR"),
+        Error::Semantic(Some(at), what) => format!("byte {at}: {what}"),
+        Error::Semantic(None, what) => what,
+        Error::RecursionLimitExceeded => "it is nested too deeply".to_owned(),
+    };
+    format!("{what}; the file is damaged or incomplete, make it again")
 }
 
 fn storage(dtype: &ciborium::Value) -> Result<Storage, String> {

@@ -1,8 +1,10 @@
 //! Small files of a model, read whole, and text of strangers in messages.
 
 use std::{
+    fmt,
     fs::{self, File},
     io::{self, Read},
+    ops::Range,
     path::Path,
 };
 
@@ -105,6 +107,21 @@ pub fn shown(text: &str) -> String {
         }
     }
     out
+}
+
+/// A tensor that shares bytes with another one, and what is wrong with that: a small file could be a large model.
+pub(crate) fn overlap<N: fmt::Display>(mut ranges: Vec<(Range<usize>, N)>) -> Option<(N, String)> {
+    ranges.retain(|(range, _)| !range.is_empty());
+    ranges.sort_by_key(|(range, _)| range.start);
+    let at = ranges.windows(2).position(|pair| pair[1].0.start < pair[0].0.end)?;
+    let (first, before) = &ranges[at];
+    let what = format!(
+        "it begins at byte {}, within tensor `{}`, which ends at byte {}; the file is damaged, fetch it again",
+        ranges[at + 1].0.start,
+        shown(&before.to_string()),
+        first.end
+    );
+    Some((ranges.swap_remove(at + 1).1, what))
 }
 
 #[cfg(test)]

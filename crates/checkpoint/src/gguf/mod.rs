@@ -20,7 +20,7 @@ pub use metadata::{Metadata, Value};
 pub use names::{Exported, LONG_FACTORS, ROPE_FACTORS, SHORT_FACTORS, export};
 pub use write::{NewTensor, write_gguf};
 
-use crate::{Checkpoint, CheckpointError, LazyTensor, Storage, tensor::Source};
+use crate::{Checkpoint, CheckpointError, LazyTensor, Storage, file::overlap, tensor::Source};
 use reader::Reader;
 
 const MAGIC: &[u8; 4] = b"GGUF";
@@ -150,16 +150,9 @@ impl Gguf {
         for (name, entry) in &self.tensors {
             // What has no type or no place in the file is refused when it is read, with the reason.
             let range = storage(entry.kind).and_then(|storage| self.range(entry, storage));
-            ranges.extend(range.ok().filter(|range| !range.is_empty()).map(|range| (range, name.as_str())));
+            ranges.extend(range.ok().map(|range| (range, name.as_str())));
         }
-        ranges.sort_by_key(|(range, _)| range.start);
-        let shared = ranges.windows(2).find(|pair| pair[1].0.start < pair[0].0.end);
-        let Some([(first, before), (second, name)]) = shared else { return Ok(()) };
-        let what = format!(
-            "it begins at byte {}, within tensor `{before}`, which ends at byte {}; the file is damaged, fetch it again",
-            second.start, first.end
-        );
-        Err(self.wrong(format!("tensor `{name}`"), what))
+        overlap(ranges).map_or(Ok(()), |(name, what)| Err(self.wrong(format!("tensor `{name}`"), what)))
     }
 
     /// A tensor under its own name in the file.

@@ -87,6 +87,10 @@ impl Snapshots {
             return Ok(());
         }
         let path = self.root.join("refs").join(revision);
+        // A cache that cannot be written can be used.
+        if fs::read_to_string(&path).is_ok_and(|known| known.trim() == commit) {
+            return Ok(());
+        }
         create_parent(&path)?;
         place(&path, |file| file.write_all(commit.as_bytes()))
     }

@@ -6,30 +6,8 @@ mod hub;
 
 use std::fs;
 
-use hub::{COMMIT, File, Manners, content, fetcher, nobody, serve, sha256};
+use hub::{COMMIT, File, Manners, content, fetcher, nobody, repository, serve, sha256};
 use moi_hub::FetchError;
-use sha1::{Digest, Sha1};
-
-/// As git names a file of this content.
-fn git(bytes: &[u8]) -> String {
-    let digest = Sha1::new_with_prefix(format!("blob {}\0", bytes.len())).chain_update(bytes).finalize();
-    digest.iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
-/// A repository of files; large ones, of weights, have their sha256 for an etag.
-fn repository(files: &[(&str, &[u8])]) -> Vec<File> {
-    let siblings: Vec<String> =
-        files.iter().map(|(name, _)| format!(r#"{{"rfilename": "{name}"}}"#)).collect();
-    let info = format!(r#"{{"sha": "{COMMIT}", "siblings": [{}]}}"#, siblings.join(","));
-    let path = "/api/models/owner/tiny/revision/main".to_owned();
-    let mut all = vec![File { path, content: info.into_bytes(), etag: String::new() }];
-    all.extend(files.iter().map(|&(name, content)| File {
-        path: format!("/owner/tiny/resolve/{COMMIT}/{name}"),
-        content: content.to_vec(),
-        etag: if name.ends_with(".safetensors") { sha256(content) } else { git(content) },
-    }));
-    all
-}
 
 const INDEX: &[u8] =
     br#"{"weight_map": {"a": "s1.safetensors", "b": "s2.safetensors", "c": "s1.safetensors"}}"#;

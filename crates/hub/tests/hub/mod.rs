@@ -12,6 +12,7 @@ use std::{
 };
 
 use moi_hub::{Advised, Cache, Entry, Fetcher, Hub as Repository, Licence, Package};
+use sha1::Sha1;
 use sha2::{Digest, Sha256};
 
 pub(crate) const COMMIT: &str = "0123456789012345678901234567890123456789";
@@ -221,6 +222,27 @@ pub(crate) fn entry(content: &[u8], packages: &'static [Package]) -> &'static En
 pub(crate) fn hub(content: &[u8], manners: Manners) -> Server {
     let path = "/owner/tiny/resolve/main/tiny.gguf".to_owned();
     serve(vec![File { path, content: content.to_vec(), etag: sha256(content) }], manners)
+}
+
+/// As git names a file of this content.
+pub(crate) fn git(bytes: &[u8]) -> String {
+    let digest = Sha1::new_with_prefix(format!("blob {}\0", bytes.len())).chain_update(bytes).finalize();
+    digest.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// A repository of files; large ones, of weights, have their sha256 for an etag.
+pub(crate) fn repository(files: &[(&str, &[u8])]) -> Vec<File> {
+    let siblings: Vec<String> =
+        files.iter().map(|(name, _)| format!(r#"{{"rfilename": "{name}"}}"#)).collect();
+    let info = format!(r#"{{"sha": "{COMMIT}", "siblings": [{}]}}"#, siblings.join(","));
+    let path = "/api/models/owner/tiny/revision/main".to_owned();
+    let mut all = vec![File { path, content: info.into_bytes(), etag: String::new() }];
+    all.extend(files.iter().map(|&(name, content)| File {
+        path: format!("/owner/tiny/resolve/{COMMIT}/{name}"),
+        content: content.to_vec(),
+        etag: if name.ends_with(".safetensors") { sha256(content) } else { git(content) },
+    }));
+    all
 }
 
 pub(crate) fn fetcher(directory: &Path, endpoint: &str) -> Fetcher {

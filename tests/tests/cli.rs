@@ -301,6 +301,26 @@ fn a_model_is_removed_from_the_cache() {
     assert!(!removed && said.contains("is not in the cache"), "{said}");
     let (removed, said) = remove("smollm2-135m");
     assert!(!removed && said.contains("no model `smollm2-135m`") && said.contains("did you mean"), "{said}");
+    // One that is in the hub's cache is other tools', too.
+    #[cfg(unix)]
+    {
+        let entry = moi_hub::find("smollm2-135m-instruct").unwrap();
+        let root =
+            cache.path().join("hub").join(format!("models--{}", entry.hub.repository.replace('/', "--")));
+        let (blob, snapshot) = (root.join("blobs").join(entry.sha256), root.join("snapshots/main"));
+        std::fs::create_dir_all(blob.parent().unwrap()).unwrap();
+        std::fs::create_dir_all(&snapshot).unwrap();
+        std::fs::create_dir_all(root.join("refs")).unwrap();
+        std::fs::write(root.join("refs").join(entry.hub.revision), "main").unwrap();
+        std::fs::File::create(&blob).unwrap().set_len(entry.size).unwrap();
+        std::os::unix::fs::symlink(&blob, snapshot.join(entry.file)).unwrap();
+        let (removed, said) = remove("smollm2-135m-instruct");
+        assert!(
+            !removed && said.contains("lies in the hub's own cache, which other tools use too"),
+            "{said}"
+        );
+        assert!(blob.exists());
+    }
 }
 
 /// Both spellings of the rotary parameters, alone and together, mean the same model.

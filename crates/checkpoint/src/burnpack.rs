@@ -73,7 +73,7 @@ pub fn open_burnpack(path: &Path) -> Result<Checkpoint, CheckpointError> {
     };
     let tensors: BTreeMap<String, LazyTensor> =
         metadata.tensors.0.into_iter().map(tensor).collect::<Result<_, CheckpointError>>()?;
-    if let Some((name, what)) = overlap(ranges) {
+    if let Some((name, what)) = overlap(ranges, "make it again") {
         return Err(wrong(format!("tensor `{name}`"), what));
     }
     Ok(Checkpoint { path: path.to_owned(), tensors })

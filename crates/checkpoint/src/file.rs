@@ -110,13 +110,17 @@ pub fn shown(text: &str) -> String {
 }
 
 /// A tensor that shares bytes with another one, and what is wrong with that: a small file could be a large model.
-pub(crate) fn overlap<N: fmt::Display>(mut ranges: Vec<(Range<usize>, N)>) -> Option<(N, String)> {
+/// `again`, what to do about it.
+pub(crate) fn overlap<N: fmt::Display>(
+    mut ranges: Vec<(Range<usize>, N)>,
+    again: &str,
+) -> Option<(N, String)> {
     ranges.retain(|(range, _)| !range.is_empty());
     ranges.sort_by_key(|(range, _)| range.start);
     let at = ranges.windows(2).position(|pair| pair[1].0.start < pair[0].0.end)?;
     let (first, before) = &ranges[at];
     let what = format!(
-        "it begins at byte {}, within tensor `{}`, which ends at byte {}; the file is damaged, fetch it again",
+        "it begins at byte {}, within tensor `{}`, which ends at byte {}; the file is damaged, {again}",
         ranges[at + 1].0.start,
         shown(&before.to_string()),
         first.end

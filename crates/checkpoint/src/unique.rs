@@ -1,4 +1,4 @@
-//! JSON objects in which no name stands twice: which of two values counts is each reader's own choice, and two readers
+//! Objects (of JSON, and maps of CBOR) in which no name stands twice: which of two values counts is each reader's own choice, and two readers
 //! of one file could see different models.
 
 use std::{collections::BTreeMap, fmt, marker::PhantomData};

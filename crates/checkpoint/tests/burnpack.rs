@@ -47,7 +47,7 @@ fn what_is_wrong_is_named() {
     assert_eq!(open(&good).unwrap().tensors()["b"].read(), [0.0; 8]);
     refused(
         &file(&[("a", 8, [0, 32]), ("b", 8, [0, 32])]),
-        &["tensor `b`", "within tensor `a`", "fetch it again"],
+        &["tensor `b`", "within tensor `a`", "make it again"],
     );
     refused(
         &file(&[("a", 8, [4, 36]), ("b", 4, [0, 16])]),

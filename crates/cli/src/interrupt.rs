@@ -8,7 +8,7 @@ use std::sync::{
 
 use anyhow::Result;
 
-use crate::{INTERRUPTED, ui};
+use crate::{INTERRUPTED, signals, ui};
 
 /// Whether the process shall end.
 #[derive(Clone, Debug)]
@@ -28,11 +28,8 @@ impl Interrupt {
     /// From here on a signal ends the process at once, tidily, and from [`Interrupt::begin`] on the first is noticed; a
     /// second one before [`Interrupt::clear`], or one while a line is read, ends at once.
     ///
-    /// What whoever started the process has told it to ignore, as `nohup` does, stays ignored; the other signals then end
-    /// it as they end any process.
-    ///
     /// # Errors
-    /// If it is called twice, or the system refuses.
+    /// If the system refuses.
     pub(crate) fn install() -> Result<Self> {
         let state = Arc::new(State {
             seen: AtomicBool::new(false),
@@ -41,21 +38,19 @@ impl Interrupt {
             terminal: Terminal::now(),
         });
         let own = state.clone();
-        let installed = ctrlc::try_set_handler(move || {
-            let begun = own.begun.load(Ordering::Relaxed);
+        signals::on_end(move || {
             let again = own.seen.swap(true, Ordering::Relaxed);
-            if !begun || again || own.reads.load(Ordering::Relaxed) {
-                if !begun {
-                    ui::clear_line();
-                }
-                own.terminal.restore(begun);
+            if !own.begun.load(Ordering::Relaxed) {
+                ui::end_bars();
+                own.terminal.restore(false);
+                signals::exit_at_once(INTERRUPTED);
+            }
+            if again || own.reads.load(Ordering::Relaxed) {
+                own.terminal.restore(true);
                 std::process::exit(INTERRUPTED.into());
             }
-        });
-        match installed {
-            Ok(()) | Err(ctrlc::Error::MultipleHandlers) => Ok(Self(state)),
-            Err(error) => Err(error.into()),
-        }
+        })?;
+        Ok(Self(state))
     }
 
     /// From here on the process ends by itself when it is told to.

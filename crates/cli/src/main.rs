@@ -29,6 +29,7 @@ mod runner;
 mod runs;
 mod score;
 mod show_config;
+mod signals;
 mod ui;
 mod warmup;
 

@@ -89,8 +89,10 @@ fn load<B: Backend>(pretrained: &Pretrained, form: WeightForm, device: &B::Devic
                 bar.suspend(|| ui::note(&format!("warning: {not_finite}")));
             }
         }
-        bar.set_length(progress.total_bytes as u64);
-        bar.set_position(progress.bytes as u64);
+        if !ui::ends() {
+            bar.set_length(progress.total_bytes as u64);
+            bar.set_position(progress.bytes as u64);
+        }
     });
     bar.finish_and_clear();
     if broken > NAMED {

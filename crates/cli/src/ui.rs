@@ -3,7 +3,7 @@
 use std::{
     fmt,
     io::Write,
-    sync::atomic::{AtomicU8, Ordering},
+    sync::atomic::{AtomicBool, AtomicU8, Ordering},
 };
 
 use anyhow::Result;
@@ -58,11 +58,19 @@ pub(crate) fn detail(text: &str) {
     }
 }
 
-/// Takes a bar off a terminal, whoever has drawn it.
-pub(crate) fn clear_line() {
+static ENDS: AtomicBool = AtomicBool::new(false);
+
+/// Whether the process ends, and bars are not to be drawn any more.
+pub(crate) fn ends() -> bool {
+    ENDS.load(Ordering::Relaxed)
+}
+
+/// Takes a bar off the terminal, whoever has drawn it.
+pub(crate) fn end_bars() {
+    ENDS.store(true, Ordering::Relaxed);
     let terminal = console::Term::stderr();
     if terminal.is_term() {
-        // The process goes on, or ends, whether or not that can be done.
+        // The process ends whether or not that can be done.
         let _ = terminal.clear_line();
     }
 }

@@ -79,13 +79,23 @@ fn copy(from: &Path, to: &Path, wanted: impl Fn(&str) -> bool) -> Result<Vec<Str
         }
         let failed = |error| ConvertError::io(&path, error);
         let real = fs::canonicalize(&path).map_err(failed)?;
-        if homes.iter().any(|home| real.starts_with(home)) {
+        if homes.iter().any(|home| real.starts_with(home)) || is_blob(&real) {
             fs::copy(&real, to.join(&name)).map_err(failed)?;
         } else {
             notes.push(format!("{} is a link to another place and was not copied", shown(&name)));
         }
     }
     Ok(notes)
+}
+
+/// Whether a file is the content of one in the hub's cache: downloads into a directory of one's own were links to them.
+fn is_blob(path: &Path) -> bool {
+    let mut up = path.ancestors().skip(1);
+    up.next().is_some_and(|up| up.ends_with("blobs"))
+        && up
+            .next()
+            .and_then(Path::file_name)
+            .is_some_and(|name| name.to_string_lossy().starts_with("models--"))
 }
 
 /// Where the files of a directory may lie: in it, and, of a snapshot in the hub's cache, among the repository's blobs.

@@ -68,12 +68,11 @@ pub(crate) fn in_file(from: &Path, error: ConvertError) -> ConvertError {
     else {
         return error;
     };
-    match &mut error {
-        CheckpointError::Io { path, .. }
-        | CheckpointError::Format { path, .. }
-        | CheckpointError::Tensors { path, .. } => {
-            *path = from.join(if is_there(&from.join(SINGLE)) { SINGLE } else { INDEX });
-        }
+    if let CheckpointError::Format { path, .. } | CheckpointError::Tensors { path, .. } = &mut error {
+        *path = match path.file_name() {
+            Some(name) if name != INDEX_FILE => from.join(name),
+            _ => from.join(if is_there(&from.join(SINGLE)) { SINGLE } else { INDEX }),
+        };
     }
     ConvertError::Checkpoint(error)
 }

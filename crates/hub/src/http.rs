@@ -26,6 +26,8 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// without a word is noticed. Of a server that cannot send what is left alone it is all of it, with twice as long each
 /// time.
 const ANSWER: Duration = Duration::from_secs(120);
+/// The longest that it gets.
+const MOST_PATIENCE: Duration = Duration::from_secs(24 * 60 * 60);
 /// Attempts in a row that may bring nothing.
 const ATTEMPTS: u32 = 4;
 /// Redirects from one address of the hub to another.
@@ -169,11 +171,11 @@ impl Client {
             file.set_len(0).map_err(io_error)?;
             have = 0;
         }
-        // The most that there was: a server that begins anew may come as far as before, again and again.
+        // The most that there was: a server that begins anew each time may come as far as before, again and again.
         let mut most = have;
         while have < size {
             bar.set_position(have);
-            let mut began_anew = false;
+            let (before, mut began_anew) = (have, false);
             let error = match self.attempt(&agent, url, size, &mut file, &bar, &mut began_anew) {
                 Ok(()) => None,
                 Err(Broken::Off(reason)) => Some(reason),
@@ -183,7 +185,7 @@ impl Client {
                 Err(Broken::Disk(error)) => return Err(io_error(error)),
             };
             have = file.metadata().map_err(io_error)?.len();
-            failed = if have > most { 0 } else { failed + 1 };
+            failed = if have > most || (have > before && !began_anew) { 0 } else { failed + 1 };
             most = most.max(have);
             if let (Some(reason), true) = (error, failed >= ATTEMPTS) {
                 let reason = format!(
@@ -192,7 +194,7 @@ impl Client {
                 return Err(FetchError::Hub { what: what.to_owned(), reason });
             }
             if began_anew {
-                patience *= 2;
+                patience = (patience * 2).min(MOST_PATIENCE);
                 agent = self.agent(true, patience);
             }
             if have < size {

@@ -38,7 +38,15 @@ fn child() {
 fn fetched(directory: &Path, index: &Server) -> String {
     let mut command = Command::new(env::current_exe().unwrap());
     command.args(["--exact", "child", "--ignored", "--nocapture"]).env("MOI_TEST_DIRECTORY", directory);
-    command.env("PIP_INDEX_URL", format!("{}/simple/", index.endpoint)).env_remove("PIP_EXTRA_INDEX_URL");
+    // Nothing of how pip is set up here, nor a proxy on the way.
+    for (name, _) in env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("PIP_")) {
+        command.env_remove(name);
+    }
+    command
+        .env("NO_PROXY", "127.0.0.1")
+        .env("no_proxy", "127.0.0.1")
+        .env("PIP_DISABLE_PIP_VERSION_CHECK", "1");
+    command.env("PIP_INDEX_URL", format!("{}/simple/", index.endpoint));
     command.env("PIP_NO_CACHE_DIR", "1").env("PIP_CONFIG_FILE", "/dev/null");
     let out = command.stderr(Stdio::null()).output().unwrap();
     String::from_utf8(out.stdout).unwrap()

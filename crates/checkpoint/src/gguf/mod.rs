@@ -152,7 +152,8 @@ impl Gguf {
             let range = storage(entry.kind).and_then(|storage| self.range(entry, storage));
             ranges.extend(range.ok().map(|range| (range, name.as_str())));
         }
-        overlap(ranges).map_or(Ok(()), |(name, what)| Err(self.wrong(format!("tensor `{name}`"), what)))
+        overlap(ranges, "fetch it again")
+            .map_or(Ok(()), |(name, what)| Err(self.wrong(format!("tensor `{name}`"), what)))
     }
 
     /// A tensor under its own name in the file.

@@ -10,7 +10,7 @@ use std::{
 use anyhow::{Context, Result, bail};
 
 use super::{plan::Group, row::Row};
-use crate::{INTERRUPTED, ui};
+use crate::{INTERRUPTED, signals, ui};
 
 /// The process that is measuring.
 type Running = Arc<Mutex<Option<Child>>>;
@@ -73,19 +73,15 @@ fn read_rows(from: impl Read, rows: &mut Vec<Row>) -> Result<()> {
     Ok(())
 }
 
-/// Ctrl-C ends this process and the one that is measuring; what is to be ignored, as behind `nohup`, stays ignored.
+/// Ctrl-C ends this process and the one that is measuring.
 fn end_on_interrupt(running: Running) -> Result<()> {
-    let installed = ctrlc::try_set_handler(move || {
+    signals::on_end(move || {
         if let Some(mut child) = lock(&running).take() {
             let _ = child.kill();
         }
-        ui::clear_line();
+        ui::end_bars();
         std::process::exit(INTERRUPTED.into());
-    });
-    match installed {
-        Ok(()) | Err(ctrlc::Error::MultipleHandlers) => Ok(()),
-        Err(error) => Err(error.into()),
-    }
+    })
 }
 
 fn lock(running: &Running) -> MutexGuard<'_, Option<Child>> {

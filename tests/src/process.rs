@@ -21,6 +21,20 @@ pub fn binary() -> PathBuf {
     path
 }
 
+/// The start of a command that runs it with no signal ignored, whatever these tests were started with: in the background
+/// of a script, or behind `nohup`, some are.
+pub fn with_default_signals() -> Command {
+    const RESET: &str = "--default-signal";
+    let resets = Command::new("env").args([RESET, "true"]).stderr(Stdio::null()).status();
+    // Not every system's `env` can do that.
+    if !resets.is_ok_and(|status| status.success()) {
+        return Command::new(binary());
+    }
+    let mut command = Command::new("env");
+    command.arg(RESET).arg(binary());
+    command
+}
+
 /// Runs it to its end.
 pub fn run(args: &[&str]) -> Output {
     Command::new(binary()).args(args).stdin(Stdio::null()).output().unwrap()

@@ -8,7 +8,7 @@ use std::{
 };
 
 use moi_tests::{
-    process::{binary, ids, json, numbers, refused, run, tiny},
+    process::{binary, ids, json, numbers, refused, run, tiny, with_default_signals},
     real::{RealGolden, model_file},
     relative_error,
 };
@@ -251,7 +251,7 @@ fn an_interrupt_ends_cleanly() {
     let model = real_model();
     let args =
         ["generate", "--model", &model, "Count.", "--ignore-eos", "--max-tokens", "5000", "--rule", "token"];
-    let mut child = Command::new(binary())
+    let mut child = with_default_signals()
         .args(args)
         .stdin(Stdio::null())
         .stdout(Stdio::piped())

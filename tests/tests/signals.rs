@@ -14,7 +14,10 @@ use std::{
     time::Duration,
 };
 
-use moi_tests::{process::binary, real::model_file};
+use moi_tests::{
+    process::{binary, with_default_signals},
+    real::model_file,
+};
 use rustix::{
     process::{Pid, Signal, kill_process},
     pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt},
@@ -37,7 +40,7 @@ impl Session {
         let name = ptsname(&user, Vec::new()).unwrap();
         let terminal = File::options().read(true).write(true).open(name.to_str().unwrap()).unwrap();
         let mut command = with_default_signals();
-        command.arg(binary()).args(args).env("TERM", "xterm");
+        command.args(args).env("TERM", "xterm");
         command.stdin(terminal.try_clone().unwrap()).stdout(terminal.try_clone().unwrap());
         let child = command.stderr(terminal.try_clone().unwrap()).spawn().unwrap();
         let (send, shown) = mpsc::channel();
@@ -77,17 +80,6 @@ impl Session {
         assert!(!screen(seen).screen().hide_cursor(), "the cursor is hidden: {seen:?}");
         status
     }
-}
-
-/// The start of a command that ignores no signals, as those in the background of a script or behind `nohup` do, for which
-/// they are no concern.
-fn with_default_signals() -> Command {
-    let mut command = Command::new("env");
-    let resets = Command::new("env").args(["--default-signal", "true"]).stderr(Stdio::null()).status();
-    if resets.is_ok_and(|status| status.success()) {
-        command.arg("--default-signal");
-    }
-    command
 }
 
 /// A terminal that was shown this, large enough for all of it.

@@ -1,9 +1,6 @@
 //! What stands beside the weights: config, tokenizer, chat template, licence.
 
-use std::{
-    fs, io,
-    path::{Path, PathBuf},
-};
+use std::{fs, path::Path};
 
 use moi_checkpoint::{gguf::Gguf, shown};
 use serde_json::{Value, json};
@@ -70,7 +67,7 @@ fn copy(from: &Path, to: &Path, wanted: impl Fn(&str) -> bool) -> Result<Vec<Str
     let from = if from.as_os_str().is_empty() { Path::new(".") } else { from };
     let io = |error| ConvertError::io(from, error);
     let mut notes = Vec::new();
-    let homes = homes(from).map_err(io)?;
+    let home = fs::canonicalize(from).map_err(io)?;
     for entry in fs::read_dir(from).map_err(io)? {
         let path = entry.map_err(io)?.path();
         let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
@@ -79,7 +76,7 @@ fn copy(from: &Path, to: &Path, wanted: impl Fn(&str) -> bool) -> Result<Vec<Str
         }
         let failed = |error| ConvertError::io(&path, error);
         let real = fs::canonicalize(&path).map_err(failed)?;
-        if homes.iter().any(|home| real.starts_with(home)) || is_blob(&real) {
+        if real.starts_with(&home) || is_blob(&real) {
             fs::copy(&real, to.join(&name)).map_err(failed)?;
         } else {
             notes.push(format!("{} is a link to another place and was not copied", shown(&name)));
@@ -88,7 +85,8 @@ fn copy(from: &Path, to: &Path, wanted: impl Fn(&str) -> bool) -> Result<Vec<Str
     Ok(notes)
 }
 
-/// Whether a file is the content of one in the hub's cache: downloads into a directory of one's own were links to them.
+/// Whether a file is the content of one in the hub's cache: snapshots there are links to them, and so were downloads into
+/// a directory of one's own.
 fn is_blob(path: &Path) -> bool {
     let mut up = path.ancestors().skip(1);
     up.next().is_some_and(|up| up.ends_with("blobs"))
@@ -96,14 +94,6 @@ fn is_blob(path: &Path) -> bool {
             .next()
             .and_then(Path::file_name)
             .is_some_and(|name| name.to_string_lossy().starts_with("models--"))
-}
-
-/// Where the files of a directory may lie: in it, and, of a snapshot in the hub's cache, among the repository's blobs.
-fn homes(from: &Path) -> io::Result<Vec<PathBuf>> {
-    let real = fs::canonicalize(from)?;
-    let repository = real.parent().filter(|up| up.ends_with("snapshots")).and_then(Path::parent);
-    let blobs = repository.map(|repository| repository.join("blobs"));
-    Ok([real].into_iter().chain(blobs).collect())
 }
 
 /// What transformers wants in a config besides what the model is built from.

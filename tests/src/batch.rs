@@ -71,6 +71,7 @@ pub fn joining<B: Backend, M: CausalLm<B>>(
             break;
         }
         for step in batch.step().unwrap() {
+            let step = step.unwrap();
             steps[step.row.0].push(step);
         }
     }
@@ -111,6 +112,7 @@ pub fn together<B: Backend, M: CausalLm<B>>(
     let mut together = vec![Vec::new(); batch.len()];
     while !batch.is_empty() {
         for step in batch.step().unwrap() {
+            let step = step.unwrap();
             together[step.row.0].push(step);
         }
     }

@@ -51,6 +51,7 @@ fn join_later<B: Backend>(name: &str) {
         }
         for _ in 0..2 {
             for step in batch.step().unwrap() {
+                let step = step.unwrap();
                 together[step.row.0].push(step);
             }
         }
@@ -92,7 +93,7 @@ fn refusals_leave_the_batch_as_it_was<B: Backend>() {
     batch.add(Request::new(Prompt::Ids(ids.clone()))).unwrap();
     assert!(batch.add(Request::new(Prompt::Ids(Vec::new()))).is_err());
     let steps = batch.step().unwrap();
-    assert_eq!((steps.len(), steps[0].row), (1, RowId(0)));
+    assert_eq!((steps.len(), steps[0].as_ref().unwrap().row), (1, RowId(0)));
 }
 
 /// A full context ends a row; it is used to its last position.

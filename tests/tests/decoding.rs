@@ -102,6 +102,7 @@ fn samples_share_a_prompt<B: Backend>() {
     let mut all = vec![Vec::new(); rows.len()];
     while !batch.is_empty() {
         for step in batch.step().unwrap() {
+            let step = step.unwrap();
             all[step.row.0].push(step);
         }
     }

@@ -4,7 +4,7 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a failure must end the test")]
 
 use burn::tensor::backend::Backend;
-use moi_engine::{Engine, Prompt, Request};
+use moi_engine::{Engine, InputRule, Prompt, Request};
 use moi_pretrained::{Pretrained, WeightForm};
 use moi_tests::{
     broken,
@@ -15,7 +15,7 @@ use moi_tests::{
 };
 use serde_json::Value;
 
-on_cpu_backends!(broken_numbers_are_traced, all_tokens_banned);
+on_cpu_backends!(broken_numbers_are_traced, all_tokens_banned, a_broken_row_ends_alone);
 
 fn broken_numbers_are_traced<B: Backend>() {
     broken::check::<B>(&Default::default());
@@ -32,6 +32,47 @@ fn all_tokens_banned<B: Backend>() {
     let error = generation.next().unwrap().unwrap_err().to_string();
     assert!(error.contains("no token is left to sample: all are banned"), "{error}");
     assert!(generation.next().is_none(), "it has ended");
+}
+
+/// A row whose numbers break, and one for which no token is left, end with their own errors; the others give what each
+/// gives alone.
+fn a_broken_row_ends_alone<B: Backend>() {
+    let golden = Golden::read("nemotron-nas");
+    let (directory, generated) = broken::late(&golden);
+    let model = Pretrained::open(directory.path()).unwrap();
+    let model = model.load::<B>(&Default::default(), WeightForm::F32, |_| {}).unwrap();
+    let engine = Engine::new(model, Default::default());
+    let request = |banned: Vec<u32>| {
+        let mut request = Request::new(Prompt::Ids(broken::prompt(&golden)));
+        (request.rule, request.stop.max_tokens) = (InputRule::TOKEN, Some(12));
+        request.sampling.banned = banned;
+        request
+    };
+    // The token whose embedding is broken is the last that was generated.
+    let last = generated[generated.len() - 1];
+    let whole = request(vec![last]);
+    let alone: Vec<u32> = engine.generate(whole.clone()).unwrap().map(|step| step.unwrap().token).collect();
+    let all = request((0..golden.vocab as u32).collect());
+    let mut batch = engine.batch();
+    batch.add_all(vec![whole.clone(), request(Vec::new()), all, whole]).unwrap();
+    let (mut tokens, mut errors) = (vec![Vec::new(); 4], Vec::new());
+    while !batch.is_empty() {
+        for step in batch.step().unwrap() {
+            match step {
+                Ok(step) => tokens[step.row.0].push(step.token),
+                Err(error) => errors.push((error.row.0, error.to_string())),
+            }
+        }
+    }
+    assert_eq!(tokens, [alone.clone(), generated.clone(), Vec::new(), alone]);
+    assert!(matches!(&errors[..], [(2, _), (1, _)]), "{errors:?}");
+    assert!(errors[0].1.contains("no token is left to sample"), "{errors:?}");
+    let (step, weight) = (generated.len(), "`model.embed_tokens.weight` is not finite");
+    assert!(
+        errors[1].1.starts_with(&format!("the logits of step {step} hold NaN"))
+            && errors[1].1.contains(weight),
+        "{errors:?}"
+    );
 }
 
 /// What was generated is printed, whatever the format; then comes the error.

@@ -70,7 +70,7 @@ fn plain(text: &str) -> Result<String> {
 
 fn ended(runs: Runs) -> Result<Ended> {
     match runs.failed {
-        Some(error) => Err(error.into()),
+        Some(error) => Err(error),
         None => Ok(if runs.interrupted { Ended::Interrupted } else { Ended::Normally }),
     }
 }

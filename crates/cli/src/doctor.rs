@@ -169,7 +169,9 @@ impl Job for Decode {
         }
         let mut steps = Vec::new();
         while !batch.is_empty() {
-            steps.extend(batch.step()?);
+            for step in batch.step()? {
+                steps.push(step?);
+            }
         }
         Ok(steps)
     }

@@ -8,7 +8,7 @@ use std::{
 use anyhow::{Context, Result, bail};
 use burn::tensor::backend::Backend;
 use indicatif::ProgressBar;
-use moi_engine::{Batch, Engine, InputRule, Request, RowId, Step};
+use moi_engine::{Batch, Engine, InputRule, Request, RowError, RowId, Step};
 use moi_eval::{Countdown, Log, Problem, Sample, Summary, Task, are_equal, configurations, page, table};
 use moi_models::Decoder;
 use moi_pretrained::Pretrained;
@@ -197,12 +197,26 @@ impl Job for Eval<'_> {
             0 => format!("samples go to {}", path.display()),
             known => format!("going on with {known} samples in {}", path.display()),
         });
-        let mut work =
-            Work { digests, task, prompts, rules, decoding, seeds: args.seeds.into(), log, samples };
+        let mut work = Work {
+            digests,
+            task,
+            prompts,
+            rules,
+            decoding,
+            seeds: args.seeds.into(),
+            log,
+            samples,
+            failed: None,
+        };
         interrupt.begin();
         let interrupted = work.run(&engine, batch, &interrupt)?;
         note_kernels();
         work.report(args, &run)?;
+        if let Some((first, failed)) = work.failed {
+            return Err(
+                first.context(format!("{failed} answers failed and count as wrong; the first of them"))
+            );
+        }
         Ok(if interrupted { Ended::Interrupted } else { Ended::Normally })
     }
 }
@@ -240,6 +254,8 @@ struct Work {
     seeds: usize,
     log: Log,
     samples: Vec<Sample>,
+    /// Why the first answer failed, and how many did.
+    failed: Option<(anyhow::Error, usize)>,
 }
 
 /// An answer under way.
@@ -294,12 +310,24 @@ impl Work {
             let room = size.saturating_sub(batch.len());
             self.fill(&mut batch, &mut rows, missing.by_ref().take(room).collect())?;
             for step in batch.step()? {
-                let Some(row) = rows.get_mut(&step.row) else { continue };
-                let (id, ended) = (step.row, step.stop.is_some());
-                row.steps.push(step);
-                if ended && let Some(row) = rows.remove(&id) {
+                let (id, ended) = match step {
+                    Ok(step) => {
+                        let Some(row) = rows.get_mut(&step.row) else { continue };
+                        let ended = step.stop.is_some().then_some(StopReason::Interrupted);
+                        let id = step.row;
+                        row.steps.push(step);
+                        (id, ended)
+                    }
+                    Err(RowError { row: id, error, .. }) => {
+                        self.failed.get_or_insert_with(|| (error.into(), 0)).1 += 1;
+                        (id, Some(StopReason::Failed))
+                    }
+                };
+                if let Some(early) = ended
+                    && let Some(row) = rows.remove(&id)
+                {
                     done += 1;
-                    right += usize::from(self.finish(row)?);
+                    right += usize::from(self.finish(row, early)?);
                     tell(&bar, right, done);
                 }
             }
@@ -324,11 +352,13 @@ impl Work {
         Ok(())
     }
 
-    /// Judges an answer and keeps it. Whether it is right.
-    fn finish(&mut self, Row { wanted, steps }: Row) -> Result<bool> {
+    /// Judges an answer and keeps it; `early` says why it ended if its last step does not. Whether it is right: one that
+    /// failed is not, whatever it had said.
+    fn finish(&mut self, Row { wanted, steps }: Row, early: StopReason) -> Result<bool> {
         let problem = &self.task.problems[wanted.problem];
         let text: String = steps.iter().map(|step| step.text.as_str()).collect();
-        let score = problem.scorer.score(&text);
+        let mut score = problem.scorer.score(&text);
+        score.correct &= early != StopReason::Failed;
         let sample = Sample {
             problem: problem.id.clone(),
             digest: self.digests[wanted.problem].clone(),
@@ -338,7 +368,7 @@ impl Work {
             correct: score.correct,
             found: score.found,
             tokens: steps.len(),
-            stop: StopReason::of(&steps, StopReason::Interrupted).to_string(),
+            stop: StopReason::of(&steps, early).to_string(),
             text,
         };
         self.log.push(&sample)?;

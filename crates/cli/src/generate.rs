@@ -68,24 +68,25 @@ impl Job for Generate {
         };
         note_unknown(ran.rows.iter().flatten().map(|step| step.token), engine.tokenizer());
         let timing = Timing::new(load, prompt.len(), ran.prefill, &ran.rows, ran.decode);
-        let early = if ran.failed.is_some() { StopReason::Failed } else { StopReason::Interrupted };
-        let stop_reason = ran.rows.last().map_or(early, |steps| StopReason::of(steps, early));
+        let stop_reason = |row: usize| StopReason::of(&ran.rows[row], ran.early(row));
         if !streams {
             let (device, dtype) = (device_name.to_string(), output::dtype_name(form));
             let names = Names { model: &args.model.model, device: &device, dtype };
             let seeds = (0..).map(|sample| decoding.seed.wrapping_add(sample));
-            let answers = ran.rows.iter().zip(seeds);
-            let answers =
-                answers.map(|(steps, seed)| Answer::new(seed, steps, early, engine.tokenizer())).collect();
+            let answers = ran.rows.iter().zip(seeds).enumerate();
+            let answers = answers
+                .map(|(row, (steps, seed))| Answer::new(seed, steps, ran.early(row), engine.tokenizer()))
+                .collect();
             Report::new(names, rule, &decoding, &prompt, answers, timing).print()?;
         }
         if args.output.stats {
             let weights = engine.model().bytes_per_token();
-            ui::say!("{}", timing.line(&rule, decoding.seed, stop_reason, weights));
+            ui::say!("{}", timing.line(&rule, decoding.seed, stop_reason(samples - 1), weights));
         }
-        match ran.failed {
-            Some(error) => Err(error.into()),
-            None => Ok(if ran.interrupted { Ended::Interrupted } else { Ended::Normally }),
+        let interrupted = ran.interrupted;
+        match ran.error(|row| format!("sample {} of {samples}", row + 1)) {
+            Some(error) => Err(error),
+            None => Ok(if interrupted { Ended::Interrupted } else { Ended::Normally }),
         }
     }
 }
@@ -142,7 +143,14 @@ fn one<B: Backend>(
     }
     let prefill: Duration = prefill.unwrap_or_default();
     let interrupted = steps.last().is_none_or(|step| step.stop.is_none());
-    Ok(runner::Ran { rows: vec![steps], prefill, decode: start.elapsed() - prefill, interrupted, failed })
+    Ok(runner::Ran {
+        rows: vec![steps],
+        prefill,
+        decode: start.elapsed() - prefill,
+        interrupted,
+        errors: vec![None],
+        failed,
+    })
 }
 
 /// Several samples in one batch.

@@ -5,10 +5,10 @@ use std::time::{Duration, Instant};
 use anyhow::Result;
 use burn::tensor::backend::Backend;
 use indicatif::ProgressBar;
-use moi_engine::{Engine, EngineError, Request, Step};
+use moi_engine::{Engine, EngineError, Request, RowError, Step};
 use moi_models::CausalLm;
 
-use crate::{interrupt::Interrupt, ui};
+use crate::{interrupt::Interrupt, output::StopReason, ui};
 
 /// What came of requests that ran together.
 #[derive(Debug)]
@@ -20,8 +20,36 @@ pub(crate) struct Ran {
     /// From then on.
     pub(crate) decode: Duration,
     pub(crate) interrupted: bool,
-    /// Why it ended early, if it failed; what had come until then is in the rows.
+    /// Of each, why it ended early, if it failed by itself; what had come until then is in the rows.
+    pub(crate) errors: Vec<Option<EngineError>>,
+    /// Why all that had not ended did, if the model or the device failed.
     pub(crate) failed: Option<EngineError>,
+}
+
+impl Ran {
+    /// Why a row without a last step has none.
+    pub(crate) fn early(&self, row: usize) -> StopReason {
+        match self.failed.is_some() || self.errors.get(row).is_some_and(Option::is_some) {
+            true => StopReason::Failed,
+            false => StopReason::Interrupted,
+        }
+    }
+
+    /// What failed as one error, if anything did; `name` says which row is meant, where there are several.
+    pub(crate) fn error(self, name: impl Fn(usize) -> String) -> Option<anyhow::Error> {
+        if let Some(error) = self.failed {
+            return Some(error.into());
+        }
+        let count = self.errors.len();
+        let mut errors = self.errors.into_iter().enumerate().filter_map(|(row, error)| Some((row, error?)));
+        let (row, error) = errors.next()?;
+        let error = anyhow::Error::from(error);
+        Some(match (count, errors.count()) {
+            (1, _) => error,
+            (_, 0) => error.context(format!("{} failed", name(row))),
+            (_, more) => error.context(format!("{} and {more} more failed", name(row))),
+        })
+    }
 }
 
 /// Runs requests as one batch until all have ended, or Ctrl-C. With tokens, their rate and what is left on a terminal.
@@ -33,10 +61,11 @@ pub(crate) fn together<B: Backend, M: CausalLm<B>>(
     let limit: Option<usize> = requests.iter().map(|request| request.stop.max_tokens).sum();
     let bar = rate(limit)?;
     let start = Instant::now();
-    let mut rows = vec![Vec::new(); requests.len()];
+    let mut rows: Vec<Vec<Step>> = vec![Vec::new(); requests.len()];
     let mut batch = engine.batch();
     let first = batch.add_all(requests)?.first().map_or(0, |row| row.0);
     let mut prefill = None;
+    let mut errors: Vec<Option<EngineError>> = rows.iter().map(|_| None).collect();
     let mut failed = None;
     while !batch.is_empty() && !interrupt.is_set() {
         let steps = match batch.step() {
@@ -49,12 +78,28 @@ pub(crate) fn together<B: Backend, M: CausalLm<B>>(
         prefill.get_or_insert_with(|| start.elapsed());
         bar.inc(steps.len() as u64);
         for step in steps {
-            rows[step.row.0 - first].push(step);
+            match step {
+                Ok(step) => rows[step.row.0 - first].push(step),
+                Err(RowError { row, error, text }) => {
+                    let row = row.0 - first;
+                    if let Some(last) = rows[row].last_mut() {
+                        last.text += &text;
+                    }
+                    errors[row] = Some(error);
+                }
+            }
         }
     }
     bar.finish_and_clear();
     let prefill = prefill.unwrap_or_default();
-    Ok(Ran { rows, prefill, decode: start.elapsed() - prefill, interrupted: interrupt.is_set(), failed })
+    Ok(Ran {
+        rows,
+        prefill,
+        decode: start.elapsed() - prefill,
+        interrupted: interrupt.is_set(),
+        errors,
+        failed,
+    })
 }
 
 /// A line of tokens and their rate; with a bar and the time that is left where there is a limit.

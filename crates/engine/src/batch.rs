@@ -40,6 +40,19 @@ pub struct Step {
     pub stop: Option<StopReason>,
 }
 
+/// A row that could not go on, alone: its logits are broken, or its constraint or text failed. The others are as they would
+/// be without it.
+#[derive(Debug, thiserror::Error)]
+#[error("{error}")]
+pub struct RowError {
+    /// Whose.
+    pub row: RowId,
+    /// Why.
+    pub error: EngineError,
+    /// The text that it held back.
+    pub text: String,
+}
+
 /// Rows that are decoded together. Rows may be added between steps, and leave when they end.
 ///
 /// On a device that samples and mixes by itself a step is launched before the tokens of the one before are read, so
@@ -240,22 +253,29 @@ impl<'e, B: Backend, M: CausalLm<B>> Batch<'e, B, M> {
         match &self.engine.tokenizer {
             Some(tokenizer) => {
                 let left = std::mem::take(&mut self.left);
-                self.rows.iter_mut().try_fold(left, |text, row| Ok(text + &row.flush(tokenizer)?))
+                self.rows.iter_mut().try_fold(left, |text, row| Ok(text + &row.flush(tokenizer)?.0))
             }
             None => Ok(String::new()),
         }
+    }
+
+    /// Keeps the text that a failed row held back for [`Batch::finish`].
+    pub(crate) fn keep_text(&mut self, RowError { error, text, .. }: RowError) -> EngineError {
+        self.left += &text;
+        error
     }
 
     pub(crate) fn engine(&self) -> &'e Engine<B, M> {
         self.engine
     }
 
-    /// One token for every row, in the order in which they were added; none if all have ended.
+    /// One token for every row, in the order in which they were added; none if all have ended. A row that fails ends with
+    /// its own error, and the others go on.
     ///
     /// # Errors
-    /// If a row's logits are broken. All rows have then ended, and the batch is empty; [`crate::Generation::finish`] still gives the
-    /// text that was held back.
-    pub fn step(&mut self) -> Result<Vec<Step>, EngineError> {
+    /// If the model or the device fails. All rows have then ended, and the batch is empty; [`crate::Generation::finish`] still
+    /// gives the text that was held back.
+    pub fn step(&mut self) -> Result<Vec<Result<Step, RowError>>, EngineError> {
         let mut rows = std::mem::take(&mut self.rows);
         if rows.is_empty() {
             return Ok(Vec::new());
@@ -264,17 +284,15 @@ impl<'e, B: Backend, M: CausalLm<B>> Batch<'e, B, M> {
         match stepped {
             Ok(steps) => {
                 for (row, step) in rows.into_iter().zip(&steps) {
-                    match step.stop {
-                        None => self.rows.push(row),
-                        Some(_) => self.ended = self.keeps.then_some(row),
+                    match step {
+                        Ok(Step { stop: None, .. }) => self.rows.push(row),
+                        Ok(_) => self.ended = self.keeps.then_some(row),
+                        Err(_) => {}
                     }
                 }
                 Ok(steps)
             }
             Err(error) => {
-                // A step that was launched ahead has written one column more, of inputs made of broken logits.
-                let columns = self.cache.len() - usize::from(self.ahead.is_some());
-                let error = error.traced(&self.engine.model, &self.cache, columns);
                 let Self { engine, added, .. } = *self;
                 *self = Self { rows, added, ..Self::new(engine) };
                 // A text that cannot be decoded is no second reason.
@@ -285,7 +303,7 @@ impl<'e, B: Backend, M: CausalLm<B>> Batch<'e, B, M> {
         }
     }
 
-    fn step_rows(&mut self, rows: &mut [Row]) -> Result<Vec<Step>, EngineError> {
+    fn step_rows(&mut self, rows: &mut [Row]) -> Result<Vec<Result<Step, RowError>>, EngineError> {
         let mut current = self.decided(rows)?;
         // Rows that are in the cache and whose inputs are at hand, by their places among all.
         let mut running: Vec<usize> = (0..rows.len()).collect();
@@ -295,10 +313,12 @@ impl<'e, B: Backend, M: CausalLm<B>> Batch<'e, B, M> {
         }
         let (outcomes, inputs) = current.wait(|row| rows[row].decider.generated())?;
         let mut steps = Vec::with_capacity(rows.len());
-        for (row, (sampled, mix)) in rows.iter_mut().zip(outcomes) {
-            steps.push(row.take(sampled, mix, self.engine)?);
+        for (index, (row, outcome)) in rows.iter_mut().zip(outcomes).enumerate() {
+            let step = outcome.and_then(|(sampled, mix)| row.take(sampled, mix, self.engine));
+            steps.push(step.map_err(|error| self.row_error(row, running.binary_search(&index).ok(), error)));
         }
-        let keep: Vec<usize> = (0..running.len()).filter(|&i| steps[running[i]].stop.is_none()).collect();
+        let goes_on = |step: &Result<Step, RowError>| matches!(step, Ok(Step { stop: None, .. }));
+        let keep: Vec<usize> = (0..running.len()).filter(|&i| goes_on(&steps[running[i]])).collect();
         let device = &self.engine.device;
         if !(self.keeps && keep.is_empty()) {
             self.cache.keep_rows(&keep, device);
@@ -308,6 +328,19 @@ impl<'e, B: Backend, M: CausalLm<B>> Batch<'e, B, M> {
             None => self.inputs = (!keep.is_empty()).then(|| kept(inputs, &keep, device)),
         }
         Ok(steps)
+    }
+
+    /// A row's error, traced to where in the model its numbers broke if the row is still in the cache, at `place`.
+    fn row_error(&self, row: &mut Row, place: Option<usize>, error: EngineError) -> RowError {
+        // A step that was launched ahead has written one column more, of inputs made of broken logits.
+        let columns = self.cache.len() - usize::from(self.ahead.is_some());
+        let error = match place {
+            Some(place) => error.traced(&self.engine.model, &self.cache, place..place + 1, columns),
+            None => error,
+        };
+        // A text that cannot be decoded is no second reason.
+        let text = self.engine.tokenizer.as_ref().and_then(|tokenizer| row.flush(tokenizer).ok());
+        RowError { row: row.id, error, text: text.map(|(text, _)| text).unwrap_or_default() }
     }
 
     /// The next tokens of all rows: of those in the cache and of those that wait, which join them.
@@ -408,7 +441,7 @@ impl Row {
             _ => (String::new(), false),
         };
         let context_full = self.positions >= engine.model.context_length();
-        let stop = match self.stop.max_tokens {
+        let mut stop = match self.stop.max_tokens {
             _ if eos => Some(StopReason::Eos),
             _ if stopped => Some(StopReason::Stop),
             _ if is_complete => Some(StopReason::Grammar),
@@ -420,7 +453,12 @@ impl Row {
         if let (Some(reason), Some(tokenizer)) = (stop, &engine.tokenizer)
             && reason != StopReason::Stop
         {
-            text += &self.flush(tokenizer)?;
+            let (rest, stopped) = self.flush(tokenizer)?;
+            text += &rest;
+            // The bytes that were held back complete a stop string: the text ends there, whatever else ends it now.
+            if stopped {
+                stop = Some(StopReason::Stop);
+            }
         }
         self.positions += 1;
         mix.top.truncate(self.decider.top);
@@ -428,14 +466,14 @@ impl Row {
         Ok(Step { row: self.id, token, text, logprob, entropy, gate, top, likeliest, stop })
     }
 
-    /// The text held back, at the end.
-    fn flush(&mut self, tokenizer: &Tokenizer) -> Result<String, EngineError> {
+    /// The text held back, at the end, and whether a stop string was found behind it.
+    fn flush(&mut self, tokenizer: &Tokenizer) -> Result<(String, bool), EngineError> {
         let rest = std::mem::take(&mut self.detokenizer).finish(tokenizer)?;
         let looks = self.decider.generated() >= self.stop.min_tokens;
         let (mut text, stopped) = self.matcher.push(&rest, looks);
         if !stopped {
             text += &self.matcher.finish();
         }
-        Ok(text)
+        Ok((text, stopped))
     }
 }

@@ -213,7 +213,7 @@ impl<B: Backend, M: CausalLm<B>> Engine<B, M> {
                 }
                 Ok::<_, EngineError>(())
             })
-            .map_err(|error| error.traced(&self.model, &cache, cache.len()))?;
+            .map_err(|error| error.traced(&self.model, &cache, 0..1, cache.len()))?;
         }
         Ok(scored)
     }
@@ -349,7 +349,7 @@ impl<B: Backend, M: CausalLm<B>> Iterator for Generation<'_, B, M> {
 
     fn next(&mut self) -> Option<Self::Item> {
         match self.batch.step() {
-            Ok(steps) => steps.into_iter().next().map(Ok),
+            Ok(steps) => Some(steps.into_iter().next()?.map_err(|failed| self.batch.keep_text(failed))),
             Err(error) => Some(Err(error)),
         }
     }

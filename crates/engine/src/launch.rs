@@ -12,7 +12,10 @@ use crate::{
 };
 
 /// What was sampled for a row and mixed into its next input.
-pub(crate) type Outcome = (Sampled, RowMix);
+pub(crate) type SampledMix = (Sampled, RowMix);
+
+/// The same, or why nothing could be sampled: of this row alone.
+pub(crate) type Outcome = Result<SampledMix, EngineError>;
 
 /// The tokens of some rows, known or under way, and the next inputs of these rows.
 #[derive(Debug)]
@@ -112,7 +115,10 @@ impl<B: Backend> Launched<B> {
             let own: Vec<usize> =
                 keep.iter().filter_map(|&row| row.checked_sub(first)).filter(|&i| i < count).collect();
             match told {
-                Told::Known(known) => *known = own.iter().map(|&i| known[i].clone()).collect(),
+                Told::Known(known) => {
+                    let mut index = 0..;
+                    known.retain(|_| index.next().is_some_and(|i| own.contains(&i)));
+                }
                 Told::Coming { rows, .. } => *rows = own.iter().map(|&i| rows[i]).collect(),
             }
             first += count;
@@ -120,10 +126,11 @@ impl<B: Backend> Launched<B> {
         self
     }
 
-    /// Waits for the tokens: what was sampled and mixed for each row, and the next inputs.
+    /// Waits for the tokens: what was sampled and mixed for each row, and the next inputs `[rows, d]`, which mean nothing
+    /// in a row that failed. `step_of` says how many tokens a row had before.
     ///
     /// # Errors
-    /// If a row's logits are broken, or the device fails. `step_of` says how many tokens a row had before.
+    /// If the device fails.
     pub(crate) fn wait(
         self,
         step_of: impl Fn(usize) -> usize,
@@ -137,7 +144,7 @@ impl<B: Backend> Launched<B> {
                     for row in rows {
                         let decision =
                             decisions.get(row).ok_or_else(|| EngineError::Reading(SHORT.to_owned()))?;
-                        all.push(outcome(decision, step_of(all.len()))?);
+                        all.push(outcome(decision, step_of(all.len())));
                     }
                 }
             }
@@ -166,18 +173,63 @@ pub(crate) fn kept<B: Backend>(inputs: Tensor<B, 2>, keep: &[usize], device: &B:
     inputs.select(0, ids_tensor::<B>(&keep, device))
 }
 
-/// Samples and mixes on the host: what came of each row, and the next inputs.
+/// Samples and mixes on the host: what came of each row, and the next inputs `[rows, d]`. A row that fails takes no part
+/// in the mixture, and its input means nothing.
+///
+/// # Errors
+/// If the rows cannot be mixed.
 pub(crate) fn on_host<B: Backend>(
     embedding: &Embedding<B>,
     logits: Tensor<B, 2>,
     rows: &mut [&mut Decider],
     uniforms: &[f64],
 ) -> Result<(Vec<Outcome>, Tensor<B, 2>), EngineError> {
-    let (vocab, device) = (logits.dims()[1], logits.device());
-    let chosen: Vec<(Sampled, Option<Vec<f32>>)> = with_values(&logits, |host| {
+    let ([count, vocab], device) = (logits.dims(), logits.device());
+    let chosen: Vec<Result<Chosen, EngineError>> = with_values(&logits, |host| {
         let rows = rows.iter_mut().zip(uniforms).zip(host.chunks(vocab));
-        rows.map(|((row, &uniform), logits)| row.choose(logits, uniform)).collect::<Result<_, _>>()
-    })?;
+        rows.map(|((row, &uniform), logits)| row.choose(logits, uniform)).collect()
+    });
+    if chosen.iter().all(Result::is_ok) {
+        let chosen = chosen.into_iter().flatten().collect();
+        let (outcomes, inputs) = mixed_on_host(embedding, logits, rows, chosen)?;
+        return Ok((outcomes.into_iter().map(Ok).collect(), inputs));
+    }
+    let good: Vec<usize> = (0..count).filter(|&row| chosen[row].is_ok()).collect();
+    let (chosen, failed): (Vec<_>, Vec<_>) = chosen.into_iter().partition(Result::is_ok);
+    let failed = failed.into_iter().filter_map(Result::err).map(Err);
+    if good.is_empty() {
+        let inputs = Tensor::zeros([count, embedding.dims()[1]], (&device, DType::F32));
+        return Ok((failed.collect(), inputs));
+    }
+    let mut good_rows: Vec<&mut Decider> = Vec::with_capacity(good.len());
+    for (row, decider) in rows.iter_mut().enumerate() {
+        if good.contains(&row) {
+            good_rows.push(decider);
+        }
+    }
+    let logits = kept(logits, &good, &device);
+    let chosen = chosen.into_iter().flatten().collect();
+    let (outcomes, inputs) = mixed_on_host(embedding, logits, &mut good_rows, chosen)?;
+    let (mut outcomes, mut failed) = (outcomes.into_iter().map(Ok), failed);
+    // A failed row stands in the place of another's input, so that the rows keep their places.
+    let places: Vec<u32> =
+        (0..count).map(|row| good.iter().position(|&g| g == row).unwrap_or(0) as u32).collect();
+    let inputs = inputs.select(0, ids_tensor::<B>(&places, &device));
+    let of_row = |row| if good.contains(&row) { outcomes.next() } else { failed.next() };
+    Ok(((0..count).filter_map(of_row).collect(), inputs))
+}
+
+/// A sampled token, and logits for the mixture where limits narrow them.
+type Chosen = (Sampled, Option<Vec<f32>>);
+
+/// Mixes what was chosen for each row: the next inputs `[rows, d]`.
+fn mixed_on_host<B: Backend>(
+    embedding: &Embedding<B>,
+    logits: Tensor<B, 2>,
+    rows: &mut [&mut Decider],
+    chosen: Vec<Chosen>,
+) -> Result<(Vec<SampledMix>, Tensor<B, 2>), EngineError> {
+    let (vocab, device) = (logits.dims()[1], logits.device());
     let (mut sampled, narrowed): (Vec<Sampled>, Vec<Option<Vec<f32>>>) = chosen.into_iter().unzip();
     let to_mix = match narrowed.iter().any(Option::is_some) {
         true => with_values(&logits, |host| {
@@ -208,7 +260,7 @@ pub(crate) fn on_host<B: Backend>(
 }
 
 /// A device's decision in the words of a step.
-fn outcome(decision: &Decision, step: usize) -> Result<Outcome, EngineError> {
+fn outcome(decision: &Decision, step: usize) -> Outcome {
     let &Decision { token, logprob, entropy, gate, largest, broken, token_probability, .. } = decision;
     let what = match largest {
         _ if broken && largest == f32::INFINITY => Some("infinity"),

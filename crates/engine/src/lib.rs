@@ -45,7 +45,7 @@ mod session;
 mod stop;
 mod text;
 
-pub use batch::{Batch, RowId, Step};
+pub use batch::{Batch, RowError, RowId, Step};
 pub use engine::{DEFAULT_PREFILL_CHUNK, Engine, Generation};
 pub use error::EngineError;
 pub use grammar::Grammar;

@@ -1,7 +1,7 @@
 //! Where numbers that are not finite come from: the keys and values that each layer has cached tell how far they were
 //! whole.
 
-use std::fmt;
+use std::{fmt, ops::Range};
 
 use burn::tensor::{DType, backend::Backend};
 use moi_models::{CausalLm, KvCache};
@@ -24,10 +24,11 @@ pub struct Origin {
 }
 
 impl Origin {
-    /// Looks through the first `columns` columns of a cache; `None` for a model that cannot tell.
+    /// Looks through the first `columns` columns of some rows of a cache; `None` for a model that cannot tell.
     pub(crate) fn find<B: Backend, M: CausalLm<B>>(
         model: &M,
         cache: &KvCache<B>,
+        rows: Range<usize>,
         columns: usize,
     ) -> Option<Self> {
         // Of several rows the one that breaks first in the model.
@@ -38,7 +39,7 @@ impl Origin {
             (broken, before.iter().rposition(|&finite| finite == Some(true)), finite.len())
         };
         let key = |&(broken, ..): &(Option<usize>, Option<usize>, usize)| broken.unwrap_or(usize::MAX);
-        let (broken, whole, layers) = (0..cache.batch()).map(of_row).min_by_key(key)?;
+        let (broken, whole, layers) = rows.map(of_row).min_by_key(key)?;
         let weight = model.broken_weight(whole.unwrap_or(0)..=broken.unwrap_or(layers));
         Some(Self { whole, broken, layers, weight, dtype: model.embedding().weight.dtype() })
     }
@@ -78,17 +79,20 @@ impl fmt::Display for Origin {
 }
 
 impl EngineError {
-    /// The same; of broken logits with their origin, looked for in what was cached.
+    /// The same; of broken logits with their origin, looked for in what was cached of these rows.
     pub(crate) fn traced<B: Backend, M: CausalLm<B>>(
         self,
         model: &M,
         cache: &KvCache<B>,
+        rows: Range<usize>,
         columns: usize,
     ) -> Self {
         match self {
-            Self::BadLogits { step, what, origin: None } => {
-                Self::BadLogits { step, what, origin: Origin::find(model, cache, columns).map(Box::new) }
-            }
+            Self::BadLogits { step, what, origin: None } => Self::BadLogits {
+                step,
+                what,
+                origin: Origin::find(model, cache, rows, columns).map(Box::new),
+            },
             other => other,
         }
     }

@@ -88,7 +88,7 @@ fn generation<B: Backend>(
 ) -> Result<Duration> {
     let mut batch = engine.batch();
     add(engine, &mut batch, test, depth, rule)?;
-    batch.step()?;
+    steps(&mut batch, test, 1)?;
     let begun = Instant::now();
     steps(&mut batch, test, test.decode)?;
     Ok(begun.elapsed())
@@ -118,7 +118,7 @@ fn add<B: Backend>(
 
 fn steps<B: Backend>(batch: &mut Batch<'_, B, Decoder<B>>, test: &Test, count: usize) -> Result<()> {
     for _ in 0..count {
-        let rows = batch.step()?.len();
+        let rows = batch.step()?.into_iter().collect::<Result<Vec<_>, _>>()?.len();
         if rows != test.batch {
             bail!("{rows} of {} sequences gave a token", test.batch);
         }

@@ -6,7 +6,7 @@ mod table;
 
 use anyhow::Result;
 use burn::tensor::backend::Backend;
-use moi_engine::{EngineError, Grammar, InputRule, Request, Sampling, Scope, Step, StopRules};
+use moi_engine::{Grammar, InputRule, Request, Sampling, Scope, Step, StopRules};
 use moi_pretrained::Pretrained;
 use moi_text::Tokenizer;
 use serde::Serialize;
@@ -55,9 +55,9 @@ pub(crate) struct Runs {
     pub(crate) decode_s: f64,
     #[serde(skip)]
     pub(crate) interrupted: bool,
-    /// Why they ended early, if they failed.
+    /// Why some ended early, if they failed.
     #[serde(skip)]
-    pub(crate) failed: Option<EngineError>,
+    pub(crate) failed: Option<anyhow::Error>,
 }
 
 /// A run under one rule.
@@ -139,13 +139,13 @@ impl Job for Compare<'_> {
         let request =
             |&rule: &InputRule| Request { top, logprobs: top, ..decoding.request::<B>(&prompt, rule, 0) };
         interrupt.begin();
-        let ran = runner::together(&engine, rules.iter().map(request).collect(), &interrupt)?;
+        let mut ran = runner::together(&engine, rules.iter().map(request).collect(), &interrupt)?;
         note_kernels();
         let tokenizer = engine.tokenizer();
         note_unknown(ran.rows.iter().flatten().map(|step| step.token), tokenizer);
         let first: Vec<u32> = ran.rows.first().into_iter().flatten().map(|step| step.token).collect();
-        let early = if ran.failed.is_some() { StopReason::Failed } else { StopReason::Interrupted };
-        let runs = ran.rows.into_iter().zip(&rules).enumerate();
+        let early: Vec<StopReason> = (0..rules.len()).map(|row| ran.early(row)).collect();
+        let rows = std::mem::take(&mut ran.rows).into_iter().zip(early).zip(&rules).enumerate();
         Ok(Runs {
             model: args.model.model.clone(),
             device: name.to_string(),
@@ -158,15 +158,15 @@ impl Job for Compare<'_> {
             grammar: decoding.grammar,
             stop: decoding.stop,
             seed: decoding.seed,
-            runs: runs
-                .map(|(at, (steps, &rule))| {
+            runs: rows
+                .map(|(at, ((steps, early), &rule))| {
                     Run::new(rule, steps, early, (at > 0).then_some(&first), tokenizer)
                 })
                 .collect(),
             prefill_s: ran.prefill.as_secs_f64(),
             decode_s: ran.decode.as_secs_f64(),
             interrupted: ran.interrupted,
-            failed: ran.failed,
+            failed: ran.error(|row| format!("the run by `{}`", rules[row].spec())),
         })
     }
 }

@@ -15,7 +15,7 @@ use moi_pretrained::{AdvisedSampling, Pretrained};
 use moi_text::Tokenizer;
 
 use crate::{
-    args::{GrammarArgs, RuleArgs, SamplingArgs, ScopeArgs, StopArgs},
+    args::{GrammarArgs, OrMinusOne, RuleArgs, SamplingArgs, ScopeArgs, StopArgs},
     file, ui,
 };
 
@@ -50,11 +50,18 @@ impl Decoding {
             _ => None,
         };
         let advised = match &pretrained.sampling {
-            Ok(advised) => *advised,
+            Ok(advised) => advised.clone(),
             // Whoever says how to sample needs no advice.
             Err(_) if sampling.temperature.is_some() => AdvisedSampling::default(),
             Err(error) => bail!("{error}; --temperature samples without its advice"),
         };
+        if !advised.left_out.is_empty() {
+            ui::note(&format!(
+                "the model's makers also advise {}, which moi does not do",
+                advised.left_out.join(", ")
+            ));
+        }
+        note_stops(&stop.stop, tokenizer);
         Ok(Self {
             scope: scope.mix_scope,
             markers,
@@ -62,12 +69,13 @@ impl Decoding {
             grammar: grammar.map(self::grammar).transpose()?.flatten(),
             mix_constrained: grammar.is_some_and(|grammar| grammar.mix_constrained),
             stop: StopRules {
-                max_tokens: stop.max_tokens,
+                max_tokens: stop.max_tokens.and_then(|OrMinusOne(max)| max),
                 min_tokens: stop.min_tokens,
                 strings: stop.stop.clone(),
                 ignore_eos: stop.ignore_eos,
             },
-            seed: sampling.seed.unwrap_or_else(|| RandomState::new().hash_one(0) >> 32),
+            seed: (sampling.seed.and_then(|OrMinusOne(seed)| seed))
+                .unwrap_or_else(|| RandomState::new().hash_one(0) >> 32),
         })
     }
 
@@ -163,23 +171,42 @@ fn sampling(
     };
     let sampling = Sampling {
         temperature: args.temperature.or(advised.temperature).unwrap_or(none.temperature),
-        top_k: args.top_k.or(advised.top_k).unwrap_or(none.top_k),
+        top_k: (args.top_k.map(|OrMinusOne(k)| k.unwrap_or(0))).or(advised.top_k).unwrap_or(none.top_k),
         top_p: args.top_p.or(advised.top_p).unwrap_or(none.top_p),
         min_p: args.min_p.or(advised.min_p).unwrap_or(none.min_p),
-        typical_p: args.typical_p.unwrap_or(none.typical_p),
+        typical_p: args.typical_p.or(advised.typical_p).unwrap_or(none.typical_p),
         top_n_sigma: args.top_n_sigma.unwrap_or(none.top_n_sigma),
-        repetition_penalty: args.repetition_penalty.unwrap_or(none.repetition_penalty),
-        presence_penalty: args.presence_penalty.unwrap_or(none.presence_penalty),
-        frequency_penalty: args.frequency_penalty.unwrap_or(none.frequency_penalty),
-        penalty_window: args.penalty_window.unwrap_or(none.penalty_window),
-        no_repeat_ngram: args.no_repeat_ngram.unwrap_or(none.no_repeat_ngram),
+        repetition_penalty: (args.repetition_penalty.or(advised.repetition_penalty))
+            .unwrap_or(none.repetition_penalty),
+        presence_penalty: args.presence_penalty.or(advised.presence_penalty).unwrap_or(none.presence_penalty),
+        frequency_penalty: (args.frequency_penalty.or(advised.frequency_penalty))
+            .unwrap_or(none.frequency_penalty),
+        penalty_window: (args.penalty_window.map(|OrMinusOne(window)| window.unwrap_or(0)))
+            .or(advised.penalty_window)
+            .unwrap_or(none.penalty_window),
+        no_repeat_ngram: args.no_repeat_ngram.or(advised.no_repeat_ngram).unwrap_or(none.no_repeat_ngram),
         logit_bias: args.logit_bias.iter().map(bias).collect::<Result<_>>()?,
-        banned: args.ban.iter().map(|text| token(text, tokenizer)).collect::<Result<_>>()?,
+        banned: (args.ban.iter().map(|text| token(text, tokenizer)))
+            .chain(advised.banned.into_iter().map(Ok))
+            .collect::<Result<_>>()?,
         samplers: args.samplers.clone().unwrap_or(none.samplers),
     };
     sampling.check()?;
     refuse_idle(args, &sampling.samplers)?;
     Ok(sampling)
+}
+
+/// Says where a stop string can hardly match: what is looked through is printed text, and control tokens print nothing.
+fn note_stops(strings: &[String], tokenizer: Option<&Tokenizer>) {
+    let Some(tokenizer) = tokenizer else { return };
+    for text in strings {
+        if let Some(control) = tokenizer.control_token_in(text).filter(|control| control != text) {
+            ui::note(&format!(
+                "--stop `{text}` holds the control token `{control}`, which prints nothing: it matches only where the \
+                 model spells it out; --stop '{control}' ends at the token"
+            ));
+        }
+    }
 }
 
 /// A flag whose sampler is not in the order would do nothing.

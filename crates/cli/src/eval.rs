@@ -17,7 +17,7 @@ use sha2::{Digest, Sha256};
 
 use crate::{
     Ended,
-    args::{EvalArgs, Format, PromptArgs, StopArgs},
+    args::{EvalArgs, Format, OrMinusOne, PromptArgs, StopArgs},
     backend::{Device, Job},
     bench::split_rules,
     config::nearest,
@@ -43,11 +43,21 @@ pub(crate) fn run(args: &EvalArgs) -> Result<Ended> {
         file::check(path)?;
     }
     let pretrained = model::open(&args.model)?;
-    let stop =
-        StopArgs { max_tokens: Some(args.max_tokens), min_tokens: 0, stop: Vec::new(), ignore_eos: false };
+    let stop = StopArgs {
+        max_tokens: Some(OrMinusOne(Some(args.max_tokens))),
+        min_tokens: 0,
+        stop: Vec::new(),
+        ignore_eos: false,
+    };
     let mut decoding = Decoding::new(&pretrained, &args.scope, &args.sampling, None, &stop)?;
     // Not drawn: a run that goes on must be the same run.
-    decoding.seed = args.sampling.seed.unwrap_or(0);
+    decoding.seed = match args.sampling.seed {
+        None => 0,
+        Some(OrMinusOne(Some(seed))) => seed,
+        Some(OrMinusOne(None)) => {
+            bail!("--seed -1 draws a seed, and a run that goes on must have its own again; give one")
+        }
+    };
     decoding.note_idle(&rules, args.seeds.into());
     let prompts = prompts(args, &task, &pretrained)?;
     let context = pretrained.architecture.config.context_length;

@@ -30,6 +30,10 @@ pub(crate) fn open_at(args: &ModelArgs, path: &Path) -> Result<Pretrained> {
     ui::detail(&format!("the model is {}", path.display()));
     let mut pretrained =
         Pretrained::open(path).with_context(|| format!("cannot use the model `{}`", args.model))?;
+    ui::detail(&format!("its end tokens are {}", pretrained.listed_ends()));
+    for note in &pretrained.notes {
+        ui::note(&format!("{}: {note}", pretrained.path.display()));
+    }
     if let Some(entry) = moi_hub::find(&args.model) {
         pretrained.sampling = Ok(advised(entry));
     }
@@ -40,7 +44,7 @@ pub(crate) fn open_at(args: &ModelArgs, path: &Path) -> Result<Pretrained> {
 pub(crate) fn advised(entry: &Entry) -> AdvisedSampling {
     let advised = entry.sampling;
     let (temperature, top_k, top_p) = (advised.temperature, advised.top_k, advised.top_p);
-    AdvisedSampling { temperature, top_k, top_p, min_p: None }
+    AdvisedSampling { temperature, top_k, top_p, ..AdvisedSampling::default() }
 }
 
 /// The file or directory of the model that was asked for, fetched if need be.

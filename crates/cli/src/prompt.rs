@@ -25,6 +25,10 @@ pub(crate) fn ids_of(
         (Some(tokens), _) => return Ok(tokens.clone()),
         (None, text) => text.unwrap_or_default(),
     };
+    if text.is_empty() {
+        // A template would make a conversation of it.
+        bail!("the prompt is empty; a model needs at least one token to continue from");
+    }
     let Some(tokenizer) = usable(&pretrained.tokenizer)? else {
         bail!("the model `{model}` has no tokenizer; give the prompt as ids: --tokens 1,2,3");
     };
@@ -49,8 +53,20 @@ fn encoded(
     pretrained: &Pretrained,
     tokenizer: &Tokenizer,
 ) -> Result<Vec<u32>> {
+    let plain = || {
+        let ids = tokenizer.encode_prompt(text)?;
+        if let [first, second, ..] = ids[..]
+            && first == second
+            && tokenizer.bos() == Some(first)
+        {
+            ui::note(
+                "the prompt begins with the begin token twice: the model's own, and the one that is written in it",
+            );
+        }
+        Ok(ids)
+    };
     if args.raw {
-        return Ok(tokenizer.encode(text, true)?);
+        return plain();
     }
     match usable(&pretrained.chat_template)? {
         Some(template) => {
@@ -70,7 +86,7 @@ fn encoded(
                      that this is meant)"
                 ));
             });
-            Ok(tokenizer.encode(text, true)?)
+            plain()
         }
     }
 }

@@ -62,6 +62,12 @@ fn advise(settings: &mut [Setting]) {
         ("top-k", advised.top_k.map(|value| value.to_string())),
         ("top-p", advised.top_p.map(|value| value.to_string())),
         ("min-p", advised.min_p.map(|value| value.to_string())),
+        ("typical-p", advised.typical_p.map(|value| value.to_string())),
+        ("repetition-penalty", advised.repetition_penalty.map(|value| value.to_string())),
+        ("presence-penalty", advised.presence_penalty.map(|value| value.to_string())),
+        ("frequency-penalty", advised.frequency_penalty.map(|value| value.to_string())),
+        ("penalty-window", advised.penalty_window.map(|value| value.to_string())),
+        ("no-repeat-ngram", advised.no_repeat_ngram.map(|value| value.to_string())),
     ];
     for setting in settings.iter_mut().filter(|setting| setting.source == Source::Default) {
         let value = values.iter().find(|(flag, _)| *flag == setting.flag);

@@ -143,10 +143,40 @@ fn special_ids(source: &Source, bos: Option<u32>, notes: &mut Vec<String>) -> Ve
     let mut metadata: Vec<(String, Value)> =
         named.map(|(name, id)| (format!("tokenizer.ggml.{name}_token_id"), Value::Unsigned(id))).collect();
     metadata.push(("tokenizer.ggml.add_bos_token".to_owned(), Value::Bool(bos.is_some())));
-    if pretrained.sampling.as_ref().is_ok_and(|advice| *advice != AdvisedSampling::default()) {
-        notes.push("how to sample, as generation_config.json advises, is not in the file".to_owned());
+    if let Ok(advice) = &pretrained.sampling {
+        metadata.extend(advised(advice, notes));
     }
     metadata
+}
+
+/// How to sample, under the keys that llama.cpp reads. A note says what has none.
+fn advised(advice: &AdvisedSampling, notes: &mut Vec<String>) -> Vec<(String, Value)> {
+    let AdvisedSampling { temperature, top_k, top_p, min_p, repetition_penalty, penalty_window, .. } =
+        *advice;
+    let held = AdvisedSampling {
+        temperature,
+        top_k,
+        top_p,
+        min_p,
+        repetition_penalty,
+        penalty_window,
+        ..AdvisedSampling::default()
+    };
+    if *advice != held {
+        notes.push("of how to sample, as generation_config.json advises, not all is in the file".to_owned());
+    }
+    // A penalty without a window looks back at all tokens, where llama.cpp looks at 64 by default.
+    let window = repetition_penalty.map(|_| penalty_window.filter(|&n| n > 0).map_or(-1, |n| n as i64));
+    let float = |name, value: Option<f64>| value.map(|value| (name, Value::Float(value)));
+    let fields = [
+        top_k.map(|k| ("top_k", Value::Signed(k as i64))),
+        float("top_p", top_p),
+        float("min_p", min_p),
+        float("temp", temperature),
+        window.map(|n| ("penalty_last_n", Value::Signed(n))),
+        float("penalty_repeat", repetition_penalty),
+    ];
+    fields.into_iter().flatten().map(|(name, value)| (format!("general.sampling.{name}"), value)).collect()
 }
 
 /// The vocabulary with a token for each row of the embedding and no other, as llama.cpp expects it.

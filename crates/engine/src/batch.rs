@@ -10,7 +10,7 @@ use crate::{
     engine::{Encoded, Prefilled},
     launch::{Launched, kept},
     stop::StopMatcher,
-    text::{Detokenizer, Tokenizer},
+    text::{Detokenizer, Tokenizer, control_token},
 };
 
 /// A row of a batch, by the order in which it was added.
@@ -85,6 +85,8 @@ struct Row {
     id: RowId,
     decider: Decider,
     stop: StopRules,
+    /// Stop strings that are control tokens: decoded text does not show these.
+    stop_tokens: Vec<u32>,
     matcher: StopMatcher,
     detokenizer: Detokenizer,
     /// In the cache.
@@ -209,8 +211,10 @@ impl<'e, B: Backend, M: CausalLm<B>> Batch<'e, B, M> {
         let constraint = request.grammar.map(|grammar| self.engine.constraint(&grammar)).transpose()?;
         let limits = Limits::new(&request.stop, eos, constraint, request.mix_constrained);
         let decider = Decider::new(moi::Row::new(request.rule, &start)?, sampler, limits);
+        let control = |text: &String| control_token(tokenizer.as_ref()?, text);
         Ok(Row {
             id,
+            stop_tokens: request.stop.strings.iter().filter_map(control).collect(),
             decider: decider.reporting(request.top, request.logprobs),
             matcher: StopMatcher::new(request.stop.strings.clone()),
             stop: request.stop,
@@ -440,18 +444,19 @@ impl Row {
             }
             _ => (String::new(), false),
         };
+        let stops = generated >= self.stop.min_tokens && self.stop_tokens.contains(&token);
         let context_full = self.positions >= engine.model.context_length();
         let mut stop = match self.stop.max_tokens {
             _ if eos => Some(StopReason::Eos),
-            _ if stopped => Some(StopReason::Stop),
+            _ if stopped || stops => Some(StopReason::Stop),
             _ if is_complete => Some(StopReason::Grammar),
             _ if mix.ends && self.decider.may_end() => Some(StopReason::Rule),
             Some(max) if generated >= max => Some(StopReason::Length),
             _ if context_full => Some(StopReason::Context),
             _ => None,
         };
-        if let (Some(reason), Some(tokenizer)) = (stop, &engine.tokenizer)
-            && reason != StopReason::Stop
+        if let (Some(_), Some(tokenizer)) = (stop, &engine.tokenizer)
+            && !stopped
         {
             let (rest, stopped) = self.flush(tokenizer)?;
             text += &rest;

@@ -63,7 +63,8 @@ pub struct StopRules {
     pub max_tokens: Option<usize>,
     /// Not before this many tokens: end tokens are not sampled until then, and stop strings not looked for.
     pub min_tokens: usize,
-    /// Where the text comes to one of these; it is not part of the text then.
+    /// Where the text comes to one of these; it is not part of the text then. Where one is the text of a control token,
+    /// that token ends the generation, too.
     pub strings: Vec<String>,
     /// Go on past the model's end tokens.
     pub ignore_eos: bool,

@@ -11,6 +11,17 @@ pub(crate) fn thinking_markers(tokenizer: &Tokenizer) -> Option<moi::Markers> {
     tokenizer.thinking_markers().map(|(open, close)| moi::Markers { open, close })
 }
 
+/// The control token of this text, if there is one.
+#[cfg(feature = "text")]
+pub(crate) fn control_token(tokenizer: &Tokenizer, text: &str) -> Option<u32> {
+    tokenizer.control_token(text)
+}
+
+#[cfg(not(feature = "text"))]
+pub(crate) fn control_token(tokenizer: &Tokenizer, _text: &str) -> Option<u32> {
+    match *tokenizer {}
+}
+
 #[cfg(not(feature = "text"))]
 pub(crate) fn thinking_markers(tokenizer: &Tokenizer) -> Option<moi::Markers> {
     match *tokenizer {}

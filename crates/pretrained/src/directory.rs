@@ -11,7 +11,7 @@ use moi_text::{ChatTemplate, TemplateTokens, TextError, Tokenizer};
 use serde::Deserialize;
 use serde_json::Value;
 
-use crate::{AdvisedSampling, Pretrained, PretrainedError};
+use crate::{AdvisedSampling, Pretrained, PretrainedError, end_tokens::end_tokens};
 
 pub(crate) const CONFIG: &str = "config.json";
 const GENERATION_CONFIG: &str = "generation_config.json";
@@ -63,6 +63,12 @@ enum Token {
 }
 
 impl Token {
+    fn text(&self) -> &str {
+        match self {
+            Self::Plain(text) | Self::Full { content: text } => text,
+        }
+    }
+
     fn into_text(self) -> String {
         match self {
             Self::Plain(text) | Self::Full { content: text } => text,
@@ -79,20 +85,26 @@ pub(crate) fn open(directory: &Path) -> Result<Pretrained, PretrainedError> {
     let generation_path = directory.join(GENERATION_CONFIG);
     let generation: Value =
         read_if_there(&generation_path).map_err(|what| wrong(&generation_path, what))?.unwrap_or_default();
-    let mut eos = token_ids(&generation).map_err(|what| wrong(&generation_path, what))?;
-    if eos.is_empty() {
-        // transformers takes them from here where generation_config.json does not give them.
-        eos = token_ids(&config).map_err(|what| wrong(&path, what))?;
-    }
+    let tokenizer = is_there(&tokenizer).then(|| Tokenizer::from_file(&tokenizer)).transpose();
+    let text_config = tokenizer_config(directory);
+    let usable = tokenizer.as_ref().ok().and_then(Option::as_ref);
+    let eos_text = text_config.as_ref().ok().and_then(|config| config.eos_token.as_ref()).map(Token::text);
+    let listed = token_ids(&generation).map_err(|what| wrong(&generation_path, what))?;
+    let in_config = token_ids(&config).map_err(|what| wrong(&path, what))?;
+    let eos = ends(listed, in_config, eos_text, usable);
+    let rows = architecture.config.vocab_size;
     let (architecture, checkpoint) = crate::fitted(architecture, weights(directory)?)?;
     Ok(Pretrained {
         path: directory.to_owned(),
         architecture,
         checkpoint,
-        tokenizer: is_there(&tokenizer).then(|| Tokenizer::from_file(&tokenizer)).transpose(),
-        chat_template: chat_template(directory),
+        tokenizer,
+        chat_template: chat_template(directory, text_config),
         eos,
-        sampling: sampling(&generation).map_err(|what| wrong(&generation_path, what)),
+        sampling: AdvisedSampling::of_generation_config(&generation)
+            .map(|advice| advice.within(rows))
+            .map_err(|what| wrong(&generation_path, what)),
+        notes: Vec::new(),
     })
 }
 
@@ -113,6 +125,21 @@ fn weights(directory: &Path) -> Result<Checkpoint, PretrainedError> {
     Ok(open_safetensors(directory)?)
 }
 
+/// The end tokens: those of `generation_config.json`, of `config.json` and of `tokenizer_config.json`, and known ones. Where
+/// `generation_config.json` names some, one of `config.json` that is an ordinary token of text is a default that nobody
+/// has changed.
+fn ends(
+    listed: Vec<u32>,
+    in_config: Vec<u32>,
+    eos_text: Option<&str>,
+    tokenizer: Option<&Tokenizer>,
+) -> Vec<u32> {
+    let id = |text: &str| tokenizer?.id(text);
+    let counts = |id: &u32| listed.is_empty() || tokenizer.is_none_or(|tokenizer| tokenizer.is_added(*id));
+    let in_config: Vec<u32> = in_config.into_iter().filter(counts).collect();
+    end_tokens(listed.into_iter().chain(in_config).chain(eos_text.and_then(id)), id)
+}
+
 /// `eos_token_id`: absent, null, one or a list.
 fn token_ids(config: &Value) -> Result<Vec<u32>, String> {
     let ids = config.get("eos_token_id").cloned().unwrap_or_default();
@@ -121,45 +148,19 @@ fn token_ids(config: &Value) -> Result<Vec<u32>, String> {
         .map_err(|_| format!("eos_token_id is {ids}, expected a token id or a list of them"))
 }
 
-/// Hints: what is null, or means "off", is left out; what nothing can be sampled with is an error.
-fn sampling(generation: &Value) -> Result<AdvisedSampling, String> {
-    /// Temperatures below are greedy in all but name, and divide logits by next to nothing.
-    const COLDEST: f64 = 1e-4;
-    if generation.get("do_sample").and_then(Value::as_bool) != Some(true) {
-        return Ok(AdvisedSampling::default());
-    }
-    let given = |name: &str| generation.get(name).filter(|value| !value.is_null());
-    let number = |name: &str, most: f64| {
-        let wrong = |value: &Value| format!("{name} is {value}, expected a number from 0 to {most}");
-        let read = |value: &Value| {
-            value.as_f64().filter(|number| (0.0..=most).contains(number)).ok_or_else(|| wrong(value))
-        };
-        given(name).map(read).transpose()
-    };
-    let top_k = match given("top_k") {
-        None => None,
-        Some(value) => match value.as_f64() {
-            // "Off", as vLLM has it.
-            Some(number) if number < 0.0 => None,
-            Some(number) if number.fract() == 0.0 && number < 2f64.powi(53) => Some(number as usize),
-            _ => return Err(format!("top_k is {value}, expected a whole number")),
-        },
-    };
-    let temperature = number("temperature", 1000.0)?.unwrap_or(1.0);
-    Ok(AdvisedSampling {
-        temperature: Some(if temperature < COLDEST { 0.0 } else { temperature }),
-        top_k,
-        // transformers keeps one token at least.
-        top_p: number("top_p", 1.0)?.map(|share| share.max(f64::MIN_POSITIVE)),
-        min_p: number("min_p", 1.0)?,
-    })
+fn tokenizer_config(directory: &Path) -> Result<TokenizerConfig, TextError> {
+    let path = directory.join(TOKENIZER_CONFIG);
+    let config = read_if_there(&path).map_err(|what| TextError::File { path, what })?;
+    Ok(config.unwrap_or_default())
 }
 
-fn chat_template(directory: &Path) -> Result<Option<ChatTemplate>, TextError> {
+fn chat_template(
+    directory: &Path,
+    config: Result<TokenizerConfig, TextError>,
+) -> Result<Option<ChatTemplate>, TextError> {
     let unreadable = |path: &Path, what: String| TextError::File { path: path.to_owned(), what };
     let path = directory.join(TOKENIZER_CONFIG);
-    let config = read_if_there(&path).map_err(|what| unreadable(&path, what))?;
-    let config: TokenizerConfig = config.unwrap_or_default();
+    let config = config?;
     let own_file = directory.join(CHAT_TEMPLATE);
     let mut stands_in = &path;
     let source = if is_there(&own_file) {

@@ -1,30 +1,15 @@
 //! A GGUF file, which holds everything.
 
-use std::path::Path;
+use std::{collections::HashMap, path::Path};
 
 use moi_checkpoint::gguf::{Gguf, Metadata, Value};
 use moi_models::Architecture;
 use moi_text::{ChatTemplate, TemplateTokens, TextError, TokenKind, Vocabulary, VocabularyKind};
 
-use crate::{AdvisedSampling, Pretrained, PretrainedError};
-
-/// Texts of tokens that end a turn or a document, by which llama.cpp finds end tokens that the file does
-/// not list.
-const END_TOKENS: &[&str] = &[
-    "<|eot_id|>",
-    "<|im_end|>",
-    "<|end|>",
-    "<end_of_turn>",
-    "<|endoftext|>",
-    "<|end_of_text|>",
-    "<|eom_id|>",
-    "<EOT>",
-    "_<EOT>",
-    "[EOT]",
-    "[EOS]",
-    "<\u{ff5c}end\u{2581}of\u{2581}sentence\u{ff5c}>",
-    "<end_of_utterance>",
-];
+use crate::{
+    AdvisedSampling, Pretrained, PretrainedError,
+    end_tokens::{end_tokens, fill_in_ends, is_known_end},
+};
 
 /// Pre-tokenizers whose models begin with a begin token where the file does not say.
 const BEGINS: &[&str] = &["llama-bpe", "llama3", "llama-v3", "falcon3", "tekken"];
@@ -39,7 +24,9 @@ pub(crate) fn open(path: &Path) -> Result<Pretrained, PretrainedError> {
     let template = meta.str("tokenizer.chat_template");
     let chat_template =
         template.map(|source| ChatTemplate::in_file(path, source, template_tokens(meta, listed)));
-    let eos = end_tokens(meta, listed);
+    let eos = ends(meta, listed);
+    let notes = missing_pre(meta).into_iter().collect();
+    let rows = architecture.config.vocab_size;
     let (architecture, checkpoint) = crate::fitted(architecture, file.checkpoint()?)?;
     Ok(Pretrained {
         path: path.to_owned(),
@@ -50,7 +37,21 @@ pub(crate) fn open(path: &Path) -> Result<Pretrained, PretrainedError> {
             vocabulary.map(Vocabulary::into_tokenizer).transpose().map_err(|error| error.in_file(path))
         }),
         eos,
-        sampling: Ok(AdvisedSampling::default()),
+        sampling: AdvisedSampling::of_gguf(meta).map(|advice| advice.within(rows)).map_err(|what| {
+            PretrainedError::File { path: path.to_owned(), what: format!("general.sampling: {what}") }
+        }),
+        notes,
+    })
+}
+
+/// Says that a byte-level vocabulary does not tell how text is cut before it is merged, as llama.cpp does.
+fn missing_pre(meta: &Metadata) -> Option<String> {
+    let is_missing =
+        meta.str("tokenizer.ggml.model") == Some("gpt2") && meta.str("tokenizer.ggml.pre").is_none();
+    is_missing.then(|| {
+        "the file lacks tokenizer.ggml.pre, so text is cut in a default way that the model may not have been trained \
+         with, and answers may be worse; convert the model again, with a current converter"
+            .to_owned()
     })
 }
 
@@ -86,6 +87,7 @@ fn vocabulary(meta: &Metadata) -> Result<Option<Vocabulary>, String> {
         meta.bool("tokenizer.ggml.add_bos_token").unwrap_or(model == "llama" || BEGINS.contains(&pre));
     let bos = token_id(meta, "bos").filter(|_| adds_bos);
     let tokens = strings("tokens")?;
+    let kinds = with_known_ends(&tokens, kinds);
     let rstrip = phi3_rstrip(meta, &tokens, &kinds);
     Ok(Some(Vocabulary { kind, tokens, kinds, bos, rstrip }))
 }
@@ -125,15 +127,32 @@ fn template_tokens(meta: &Metadata, vocabulary: Option<&Vocabulary>) -> Template
     TemplateTokens { bos: text("bos"), eos: text("eos"), pad: text("padding"), unk: text("unknown") }
 }
 
-fn end_tokens(meta: &Metadata, vocabulary: Option<&Vocabulary>) -> Vec<u32> {
-    let mut ids: Vec<u32> = ["eos", "eot", "eom"].iter().filter_map(|name| token_id(meta, name)).collect();
-    if let Some(Vocabulary { tokens, kinds, .. }) = vocabulary {
-        let control = (0u32..).zip(tokens).zip(kinds).filter(|(_, kind)| **kind == TokenKind::Control);
-        ids.extend(
-            control.filter(|((_, text), _)| END_TOKENS.contains(&text.as_str())).map(|((id, _), _)| id),
-        );
+fn ends(meta: &Metadata, vocabulary: Option<&Vocabulary>) -> Vec<u32> {
+    let ids = vocabulary.map(|vocabulary| ids(&vocabulary.tokens)).unwrap_or_default();
+    let id = |text: &str| ids.get(text).copied();
+    let declared = ["eos", "eot", "eom"].iter().filter_map(|name| token_id(meta, name));
+    end_tokens(declared.chain(fill_in_ends(id)), id)
+}
+
+/// Ids by text; of tokens that are spelled alike, the first.
+fn ids(tokens: &[String]) -> HashMap<&str, u32> {
+    let mut ids = HashMap::with_capacity(tokens.len());
+    for (id, token) in (0..).zip(tokens) {
+        ids.entry(token.as_str()).or_insert(id);
     }
-    ids.sort_unstable();
-    ids.dedup();
     ids
+}
+
+/// Makes known end tokens control tokens, whatever the file says of them: some conversions list them as text.
+fn with_known_ends(tokens: &[String], mut kinds: Vec<TokenKind>) -> Vec<TokenKind> {
+    let ids = ids(tokens);
+    let id = |text: &str| ids.get(text).copied();
+    if !kinds.is_empty() {
+        for (text, kind) in tokens.iter().zip(&mut kinds) {
+            if is_known_end(text, id) {
+                *kind = TokenKind::Control;
+            }
+        }
+    }
+    kinds
 }

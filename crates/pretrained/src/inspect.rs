@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeMap, fmt, path::Path};
 
+use moi_checkpoint::shown;
 use moi_models::{Architecture, AttentionKind, DecoderConfig, FeedForwardKind};
 use serde::Serialize;
 use serde_json::Value;
@@ -71,6 +72,10 @@ pub struct Files {
     pub chat_template: bool,
     /// Tokens that end a generation.
     pub eos: Vec<u32>,
+    /// Their texts, where the tokenizer has them.
+    pub eos_texts: Vec<Option<String>>,
+    /// What a user should know of the files.
+    pub notes: Vec<String>,
 }
 
 /// Tensors of one type.
@@ -140,6 +145,8 @@ impl Inspection {
             tokenizer,
             chat_template: matches!(pretrained.chat_template, Ok(Some(_))),
             eos: pretrained.eos.clone(),
+            eos_texts: pretrained.end_texts(),
+            notes: pretrained.notes.clone(),
         });
         Ok(inspection)
     }
@@ -224,13 +231,28 @@ impl fmt::Display for Inspection {
             row("all tensors", size(files.bytes))?;
             row("tokenizer", files.tokenizer.clone())?;
             row("chat template", if files.chat_template { "yes" } else { "no" }.to_owned())?;
-            row("end tokens", format!("{:?}", files.eos))?;
+            row("end tokens", listed_ends(&files.eos, &files.eos_texts))?;
+            for note in &files.notes {
+                row("note", note.clone())?;
+            }
         }
         for memory in &self.memory {
             let [f32, f16] = [size(memory.f32), size(memory.f16)];
             row("memory", format!("{f32} in float32, {f16} in 16 bits, with {} positions", memory.context))?;
         }
         Ok(())
+    }
+}
+
+/// End tokens as a table or a message shows them: ids, and texts where they are known.
+pub(crate) fn listed_ends(ids: &[u32], texts: &[Option<String>]) -> String {
+    let one = |(id, text): (&u32, &Option<String>)| match text {
+        Some(text) => format!("{id} {}", shown(text)),
+        None => id.to_string(),
+    };
+    match ids.is_empty() {
+        true => "none".to_owned(),
+        false => ids.iter().zip(texts).map(one).collect::<Vec<_>>().join(", "),
     }
 }
 

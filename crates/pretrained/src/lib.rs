@@ -17,8 +17,10 @@
 //! ```
 
 mod directory;
+mod end_tokens;
 mod gguf;
 mod inspect;
+mod sampling;
 
 use std::path::{Path, PathBuf};
 
@@ -32,6 +34,7 @@ use moi_models::{
     scales_dtype,
 };
 use moi_text::{ChatTemplate, TextError, Tokenizer};
+pub use sampling::AdvisedSampling;
 
 /// A model on disk, its weights not yet read.
 #[derive(Debug)]
@@ -50,19 +53,8 @@ pub struct Pretrained {
     pub eos: Vec<u32>,
     /// How its makers advise to sample. Advice that nothing can be sampled by hinders nobody who does not sample.
     pub sampling: Result<AdvisedSampling, PretrainedError>,
-}
-
-/// What a model's makers advise; what they leave open is `None`.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct AdvisedSampling {
-    /// 0 is greedy.
-    pub temperature: Option<f64>,
-    /// 0 is all.
-    pub top_k: Option<usize>,
-    /// 1 is all.
-    pub top_p: Option<f64>,
-    /// 0 is all.
-    pub min_p: Option<f64>,
+    /// What a user should know of the files: nothing that hinders, but results may not be what is expected.
+    pub notes: Vec<String>,
 }
 
 /// How weights are held in memory, and with it what activations and cache are computed in.
@@ -160,6 +152,17 @@ pub enum PretrainedError {
 }
 
 impl Pretrained {
+    /// The end tokens in words: their ids, and their texts where the tokenizer has them.
+    pub fn listed_ends(&self) -> String {
+        inspect::listed_ends(&self.eos, &self.end_texts())
+    }
+
+    /// The texts of the end tokens, where the tokenizer has them.
+    pub(crate) fn end_texts(&self) -> Vec<Option<String>> {
+        let tokenizer = self.tokenizer.as_ref().ok().and_then(Option::as_ref);
+        self.eos.iter().map(|&id| tokenizer?.token(id)).collect()
+    }
+
     /// Opens a GGUF file, a directory in Hugging Face layout, or a directory that holds one GGUF file.
     ///
     /// # Errors

@@ -154,6 +154,34 @@ impl Tokenizer {
         Ok(ids)
     }
 
+    /// Encodes a prompt that its author wrote as the model reads it, without a template: control tokens in it are control
+    /// tokens, and what the model expects around a prompt is added. As a call of transformers' tokenizer does.
+    ///
+    /// # Errors
+    /// If the tokenizer cannot encode it.
+    pub fn encode_prompt(&self, text: &str) -> Result<Vec<u32>, TextError> {
+        if self.control_token_in(text).is_none() {
+            return self.encode(text, true);
+        }
+        // The library decides by a setting of the whole tokenizer.
+        let mut inner = self.inner.clone();
+        inner.set_encode_special_tokens(false);
+        let mut ids: Vec<u32> = self.bos.into_iter().collect();
+        self.add_encoded(&mut ids, &inner, text, true)?;
+        Ok(ids)
+    }
+
+    /// The first control token that is written in a text, if there is one.
+    pub fn control_token_in(&self, text: &str) -> Option<&str> {
+        let found = self.matcher.find(text)?;
+        Some(&self.special[found.pattern()].0.content)
+    }
+
+    /// The control token of this text, if there is one.
+    pub fn control_token(&self, text: &str) -> Option<u32> {
+        self.id(text).filter(|id| self.places.contains_key(id))
+    }
+
     fn add_encoded(
         &self,
         ids: &mut Vec<u32>,
@@ -272,6 +300,11 @@ impl Tokenizer {
     /// The text of a control token, if it is one.
     pub fn special_text(&self, id: u32) -> Option<&str> {
         self.places.get(&id).map(|&place| self.special[place].0.content.as_str())
+    }
+
+    /// Whether a token was added to the vocabulary, as control tokens are: it is no piece of ordinary text.
+    pub fn is_added(&self, id: u32) -> bool {
+        self.inner.get_added_tokens_decoder().contains_key(&id)
     }
 
     /// The tokens between which models think, the first of the pairs in use that the vocabulary has.

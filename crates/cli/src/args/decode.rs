@@ -1,6 +1,6 @@
 //! How a continuation is made: rule, sampling, grammar and end.
 
-use std::path::PathBuf;
+use std::{path::PathBuf, str::FromStr};
 
 use moi_engine::{SamplingStep, Scope, Support};
 
@@ -53,9 +53,9 @@ pub(crate) struct SamplingArgs {
     /// Divides the logits; 0 always takes the most likely token (greedy)
     #[arg(long, value_name = "F", allow_negative_numbers = true)]
     pub(crate) temperature: Option<f64>,
-    /// Keep the N most likely tokens; 0 keeps all
-    #[arg(long, value_name = "N")]
-    pub(crate) top_k: Option<usize>,
+    /// Keep the N most likely tokens; 0 or -1 keeps all
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
+    pub(crate) top_k: Option<OrMinusOne<usize>>,
     /// Keep the fewest tokens whose probabilities reach this sum; 1 keeps all
     #[arg(long, value_name = "F", allow_negative_numbers = true)]
     pub(crate) top_p: Option<f64>,
@@ -77,9 +77,9 @@ pub(crate) struct SamplingArgs {
     /// Taken from the logits of tokens as often as they are in the answer so far
     #[arg(long, value_name = "F", allow_negative_numbers = true)]
     pub(crate) frequency_penalty: Option<f64>,
-    /// How many of the last tokens penalties look back at; 0 is all
-    #[arg(long, value_name = "N")]
-    pub(crate) penalty_window: Option<usize>,
+    /// How many of the last tokens penalties look back at; 0 or -1 is all
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
+    pub(crate) penalty_window: Option<OrMinusOne<usize>>,
     /// No sequence of N tokens comes twice; 0 allows it
     #[arg(long, value_name = "N")]
     pub(crate) no_repeat_ngram: Option<usize>,
@@ -93,9 +93,28 @@ pub(crate) struct SamplingArgs {
     /// [default: logit-bias,repetition,presence,frequency,no-repeat-ngram,temperature,top-n-sigma,top-k,typical,top-p,min-p]
     #[arg(long, value_name = "NAMES", value_delimiter = ',')]
     pub(crate) samplers: Option<Vec<SamplingStep>>,
-    /// The same seed gives the same tokens; drawn where not given (--stats and json show it)
-    #[arg(long, value_name = "N")]
-    pub(crate) seed: Option<u64>,
+    /// The same seed gives the same tokens; drawn where not given, or -1 (--stats and json show it)
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
+    pub(crate) seed: Option<OrMinusOne<u64>>,
+}
+
+/// A whole number, or -1: with that, llama.cpp, vLLM and transformers mean "off", "drawn" or "without end", which is none
+/// here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct OrMinusOne<T>(pub(crate) Option<T>);
+
+impl<T: FromStr> FromStr for OrMinusOne<T> {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text {
+            "-1" => Ok(Self(None)),
+            _ => text
+                .parse()
+                .map(|number| Self(Some(number)))
+                .map_err(|_| "expected a whole number from 0 on, or -1"),
+        }
+    }
 }
 
 /// What an answer follows.
@@ -124,13 +143,14 @@ pub(crate) struct GrammarArgs {
 #[derive(Clone, Debug, clap::Args)]
 #[command(next_help_heading = "End")]
 pub(crate) struct StopArgs {
-    /// End after this many tokens; without it, at an end token or a full context
-    #[arg(long, value_name = "N")]
-    pub(crate) max_tokens: Option<usize>,
+    /// End after this many tokens; without it, or with -1, at an end token or a full context
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
+    pub(crate) max_tokens: Option<OrMinusOne<usize>>,
     /// Do not end before this many tokens
     #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true)]
     pub(crate) min_tokens: usize,
-    /// End where the answer comes to this text, which is left out; may be repeated
+    /// End where the answer comes to this text, which is left out; may be repeated. A control token, such as
+    /// <|im_end|>, ends it too
     #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
     pub(crate) stop: Vec<String>,
     /// Go on past the model's end tokens

@@ -109,7 +109,9 @@ pub(crate) fn run(args: &RunsArgs, rules: &[String], top: usize) -> Result<Runs>
     let prompt = prompt::ids_of(&args.prompt, text.as_deref(), &args.model.model, &pretrained)?;
     let mut decoding =
         Decoding::new(&pretrained, &args.scope, &args.sampling, Some(&args.grammar), &args.stop)?;
-    decoding.stop.max_tokens.get_or_insert(MAX_TOKENS.max(decoding.stop.min_tokens));
+    if args.stop.max_tokens.is_none() {
+        decoding.stop.max_tokens = Some(MAX_TOKENS.max(decoding.stop.min_tokens));
+    }
     decoding.note_idle(&rules, 1);
     let device = Device::chosen(args.model.device);
     let given = text.unwrap_or_else(|| format!("{prompt:?}"));

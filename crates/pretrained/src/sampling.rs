@@ -1,0 +1,223 @@
+//! How a model's makers advise to sample: `generation_config.json`, and `general.sampling.*` of GGUF files.
+
+use moi_checkpoint::gguf::Metadata;
+use serde_json::Value;
+
+/// What a model's makers advise; what they leave open is `None`.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct AdvisedSampling {
+    /// 0 is greedy.
+    pub temperature: Option<f64>,
+    /// 0 is all.
+    pub top_k: Option<usize>,
+    /// 1 is all.
+    pub top_p: Option<f64>,
+    /// 0 is all.
+    pub min_p: Option<f64>,
+    /// 1 is all.
+    pub typical_p: Option<f64>,
+    /// 1 is none.
+    pub repetition_penalty: Option<f64>,
+    /// 0 is none.
+    pub presence_penalty: Option<f64>,
+    /// 0 is none.
+    pub frequency_penalty: Option<f64>,
+    /// 0 is all tokens.
+    pub penalty_window: Option<usize>,
+    /// 0 is none.
+    pub no_repeat_ngram: Option<usize>,
+    /// Tokens that are never sampled.
+    pub banned: Vec<u32>,
+    /// Advice that is not followed, each as its name and value.
+    pub left_out: Vec<String>,
+}
+
+/// Temperatures below are greedy in all but name, and divide logits by next to nothing.
+const COLDEST: f64 = 1e-4;
+
+/// Fields of transformers' `GenerationConfig` that change what is sampled and have no counterpart here, each with the
+/// value by which it is off, beside null.
+const NOT_FOLLOWED: &[(&str, &str)] = &[
+    ("num_beams", "1"),
+    ("num_beam_groups", "1"),
+    ("diversity_penalty", "0"),
+    ("penalty_alpha", "0"),
+    ("dola_layers", "null"),
+    ("epsilon_cutoff", "0"),
+    ("eta_cutoff", "0"),
+    ("top_h", "null"),
+    ("encoder_repetition_penalty", "1"),
+    ("encoder_no_repeat_ngram_size", "0"),
+    ("guidance_scale", "1"),
+    ("sequence_bias", "null"),
+    ("constraints", "null"),
+    ("force_words_ids", "null"),
+    ("forced_bos_token_id", "null"),
+    ("forced_eos_token_id", "null"),
+    ("begin_suppress_tokens", "null"),
+    ("exponential_decay_length_penalty", "null"),
+    ("min_length", "0"),
+    ("min_new_tokens", "0"),
+    ("stop_strings", "null"),
+    ("watermarking_config", "null"),
+    ("xtc_probability", "0"),
+    ("mirostat_mode", "0"),
+];
+
+impl AdvisedSampling {
+    /// Without banned tokens that a vocabulary of so many rows does not have.
+    pub(crate) fn within(mut self, rows: usize) -> Self {
+        self.banned.retain(|&token| (token as usize) < rows);
+        self
+    }
+
+    /// Reads `generation_config.json`: what is null, or means "off", is left out. As in transformers, penalties apply to
+    /// greedy decoding, too, and the other fields with `do_sample` alone.
+    ///
+    /// # Errors
+    /// What is wrong with a value that nothing can be sampled with.
+    pub(crate) fn of_generation_config(generation: &Value) -> Result<Self, String> {
+        let fields = Fields { get: |name: &str| generation.get(name).cloned() };
+        let mut advice = Self {
+            repetition_penalty: fields.penalty("repetition_penalty")?,
+            presence_penalty: fields.number("presence_penalty", -100.0, 100.0)?.filter(|&by| by != 0.0),
+            frequency_penalty: fields.number("frequency_penalty", -100.0, 100.0)?.filter(|&by| by != 0.0),
+            no_repeat_ngram: fields.count("no_repeat_ngram_size")?.filter(|&size| size > 0),
+            banned: fields.tokens("suppress_tokens")?,
+            ..Self::default()
+        };
+        if let Some(Value::Array(words)) = fields.value("bad_words_ids") {
+            for word in words {
+                match word.as_array().map(Vec::as_slice) {
+                    Some([id]) => advice.banned.push(token(id, "bad_words_ids")?),
+                    Some(ids) => advice.left_out.push(format!("bad_words_ids of {} tokens", ids.len())),
+                    None => return Err(format!("bad_words_ids has {word}, expected a list of token ids")),
+                }
+            }
+        }
+        for (name, off) in NOT_FOLLOWED {
+            let is_off = |value: &Value| match value {
+                Value::Number(number) => off.parse() == Ok(number.as_f64().unwrap_or(f64::NAN)),
+                Value::Array(list) => list.is_empty(),
+                Value::Object(map) => map.is_empty(),
+                _ => false,
+            };
+            if let Some(value) = fields.value(name).filter(|value| !is_off(value)) {
+                advice.left_out.push(named(name, &value));
+            }
+        }
+        if generation.get("do_sample").and_then(Value::as_bool) == Some(true) {
+            advice.temperature = Some(fields.temperature("temperature")?.unwrap_or(1.0));
+            advice.top_k = fields.count("top_k")?;
+            // transformers keeps one token at least.
+            advice.top_p = fields.number("top_p", 0.0, 1.0)?.map(|share| share.max(f64::MIN_POSITIVE));
+            advice.min_p = fields.number("min_p", 0.0, 1.0)?;
+            let typical = fields.number("typical_p", 0.0, 1.0)?;
+            advice.typical_p = typical.map(|share| share.max(f64::MIN_POSITIVE)).filter(|&share| share < 1.0);
+        }
+        Ok(advice)
+    }
+
+    /// Reads `general.sampling.*` of a GGUF file, as llama.cpp does.
+    ///
+    /// # Errors
+    /// What is wrong with a value that nothing can be sampled with.
+    pub(crate) fn of_gguf(meta: &Metadata) -> Result<Self, String> {
+        /// llama.cpp's `penalty_last_n`, where a file gives a penalty alone.
+        const WINDOW: usize = 64;
+        let fields = Fields {
+            get: |name: &str| {
+                let key = format!("general.sampling.{name}");
+                let text = || meta.str(&key).map(Value::from);
+                meta.f64(&key).map(Value::from).or_else(text)
+            },
+        };
+        let mut advice = Self {
+            temperature: fields.temperature("temp")?,
+            top_k: fields.count("top_k")?,
+            top_p: fields.number("top_p", 0.0, 1.0)?.map(|share| share.max(f64::MIN_POSITIVE)),
+            min_p: fields.number("min_p", 0.0, 1.0)?,
+            repetition_penalty: fields.penalty("penalty_repeat")?,
+            ..Self::default()
+        };
+        if advice.repetition_penalty.is_some() {
+            match fields.value("penalty_last_n").and_then(|last| last.as_f64()) {
+                None => advice.penalty_window = Some(WINDOW),
+                Some(0.0) => advice.repetition_penalty = None,
+                // The whole context, as 0 is here.
+                Some(last) if last < 0.0 => advice.penalty_window = Some(0),
+                Some(_) => advice.penalty_window = fields.count("penalty_last_n")?,
+            }
+        }
+        for name in ["xtc_probability", "mirostat", "sequence"] {
+            let is_off = |value: &Value| value.as_f64() == Some(0.0) || value.as_str() == Some("");
+            if let Some(value) = fields.value(name).filter(|value| !is_off(value)) {
+                advice.left_out.push(named(name, &value));
+            }
+        }
+        Ok(advice)
+    }
+}
+
+/// A field and its value, as a message shows them.
+fn named(name: &str, value: &Value) -> String {
+    match value {
+        Value::Array(_) | Value::Object(_) => name.to_owned(),
+        // Numbers of GGUF files are floats here, whatever they were.
+        value => match value.as_f64() {
+            Some(number) => format!("{name} {number}"),
+            None => format!("{name} {value}"),
+        },
+    }
+}
+
+fn token(value: &Value, name: &str) -> Result<u32, String> {
+    let id = value.as_u64().and_then(|id| u32::try_from(id).ok());
+    id.ok_or_else(|| format!("{name} has {value}, expected a token id"))
+}
+
+/// Values by name, wherever they stand.
+struct Fields<G> {
+    get: G,
+}
+
+impl<G: Fn(&str) -> Option<Value>> Fields<G> {
+    fn value(&self, name: &str) -> Option<Value> {
+        (self.get)(name).filter(|value| !value.is_null())
+    }
+
+    fn number(&self, name: &str, least: f64, most: f64) -> Result<Option<f64>, String> {
+        let Some(value) = self.value(name) else { return Ok(None) };
+        let wrong = || format!("{name} is {value}, expected a number from {least} to {most}");
+        value.as_f64().filter(|number| (least..=most).contains(number)).map(Some).ok_or_else(wrong)
+    }
+
+    fn temperature(&self, name: &str) -> Result<Option<f64>, String> {
+        let temperature = self.number(name, 0.0, 1000.0)?;
+        Ok(temperature.map(|temperature| if temperature < COLDEST { 0.0 } else { temperature }))
+    }
+
+    /// A divisor of logits; 1 is none.
+    fn penalty(&self, name: &str) -> Result<Option<f64>, String> {
+        let penalty = self.number(name, f64::MIN_POSITIVE, 1000.0)?;
+        Ok(penalty.filter(|&by| by != 1.0))
+    }
+
+    /// A whole number; a negative one is "off", as vLLM has it.
+    fn count(&self, name: &str) -> Result<Option<usize>, String> {
+        let Some(value) = self.value(name) else { return Ok(None) };
+        match value.as_f64() {
+            Some(number) if number < 0.0 => Ok(None),
+            Some(number) if number.fract() == 0.0 && number < 2f64.powi(53) => Ok(Some(number as usize)),
+            _ => Err(format!("{name} is {value}, expected a whole number")),
+        }
+    }
+
+    fn tokens(&self, name: &str) -> Result<Vec<u32>, String> {
+        match self.value(name) {
+            None => Ok(Vec::new()),
+            Some(Value::Array(ids)) => ids.iter().map(|id| token(id, name)).collect(),
+            Some(other) => Err(format!("{name} is {other}, expected a list of token ids")),
+        }
+    }
+}

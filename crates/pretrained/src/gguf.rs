@@ -4,15 +4,15 @@ use std::{collections::HashMap, path::Path};
 
 use moi_checkpoint::gguf::{Gguf, Metadata, Value};
 use moi_models::Architecture;
-use moi_text::{ChatTemplate, TemplateTokens, TextError, TokenKind, Vocabulary, VocabularyKind};
+use moi_text::{
+    ChatTemplate, DEFAULT_PRE_TOKENIZER, TemplateTokens, TextError, TokenKind, Vocabulary, VocabularyKind,
+    adds_begin_token,
+};
 
 use crate::{
     AdvisedSampling, Pretrained, PretrainedError,
     end_tokens::{end_tokens, fill_in_ends, is_known_end},
 };
-
-/// Pre-tokenizers whose models begin with a begin token where the file does not say.
-const BEGINS: &[&str] = &["llama-bpe", "llama3", "llama-v3", "falcon3", "tekken"];
 
 pub(crate) fn open(path: &Path) -> Result<Pretrained, PretrainedError> {
     let file = Gguf::open(path)?;
@@ -65,7 +65,8 @@ fn vocabulary(meta: &Metadata) -> Result<Option<Vocabulary>, String> {
         Some(model) => model,
     };
     let strings = |key: &str| listed(meta, key, "a text", |value| value.as_str().map(str::to_owned));
-    let pre = meta.str("tokenizer.ggml.pre").unwrap_or("default");
+    // llama.cpp takes an empty name for a missing one.
+    let pre = meta.str("tokenizer.ggml.pre").filter(|pre| !pre.is_empty()).unwrap_or(DEFAULT_PRE_TOKENIZER);
     let kind = match model {
         "gpt2" => VocabularyKind::ByteLevel { pre: pre.to_owned(), merges: strings("merges")? },
         "llama" => VocabularyKind::SentencePiece {
@@ -84,7 +85,7 @@ fn vocabulary(meta: &Metadata) -> Result<Option<Vocabulary>, String> {
     };
     // Where the file does not say, these have a begin token in llama.cpp too.
     let adds_bos =
-        meta.bool("tokenizer.ggml.add_bos_token").unwrap_or(model == "llama" || BEGINS.contains(&pre));
+        meta.bool("tokenizer.ggml.add_bos_token").unwrap_or(model == "llama" || adds_begin_token(pre));
     let bos = token_id(meta, "bos").filter(|_| adds_bos);
     let tokens = strings("tokens")?;
     let kinds = with_known_ends(&tokens, kinds);

@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use crate::{
     TextError, TokenKind, Vocabulary, VocabularyKind,
-    vocabulary::{GPT4O, LLAMA3, QWEN2, TEKKEN},
+    cuts::{DIGITS, EACH_DIGIT, GPT2, name_of},
 };
 
 #[derive(Deserialize)]
@@ -137,34 +137,38 @@ fn scores(tokens: &[String], merges: &[(String, String)]) -> Vec<f32> {
     tokens.iter().map(|token| ranks.get(token).map_or(NEVER_MERGED, |&rank| -(rank as f32))).collect()
 }
 
-/// llama.cpp's name for a way of cutting.
+/// llama.cpp's name for a way of cutting: patterns to split by, and the byte-level step behind them.
 fn pre(pre_tokenizer: &Value, whole_pieces: bool) -> Option<&'static str> {
-    let steps = match pre_tokenizer.get("pretokenizers").and_then(Value::as_array) {
-        Some(steps) => steps.clone(),
-        None => vec![pre_tokenizer.clone()],
+    let steps: &[Value] = match pre_tokenizer.get("pretokenizers").and_then(Value::as_array) {
+        Some(steps) => steps.as_slice(),
+        None => std::slice::from_ref(pre_tokenizer),
     };
-    let is = |step: &Value, kind: &str| step.get("type").and_then(Value::as_str) == Some(kind);
-    let pattern = steps.iter().find(|step| is(step, "Split"));
-    if let Some(pattern) = pattern {
-        let pattern = pattern.get("pattern")?.get("Regex")?.as_str()?;
-        return Some(match pattern {
-            LLAMA3 if whole_pieces => "llama-bpe",
-            LLAMA3 => "dbrx",
-            QWEN2 => "qwen2",
-            TEKKEN => "tekken",
-            GPT4O => "gpt-4o",
-            _ => return None,
-        });
+    let (last, before) = steps.split_last()?;
+    let mut patterns: Vec<String> = before.iter().map(pattern).collect::<Option<_>>()?;
+    let flag = |name: &str| last.get(name).and_then(Value::as_bool);
+    let is_byte_level = last.get("type").and_then(Value::as_str) == Some("ByteLevel");
+    if !is_byte_level || flag("add_prefix_space") == Some(true) {
+        return None;
     }
-    let bytes = steps.iter().find(|step| is(step, "ByteLevel"))?;
-    let plain = bytes.get("add_prefix_space").and_then(Value::as_bool) != Some(true)
-        && bytes.get("use_regex").and_then(Value::as_bool) != Some(false);
-    let digits = steps.iter().any(|step| {
-        is(step, "Digits") && step.get("individual_digits").and_then(Value::as_bool) == Some(true)
-    });
-    match (plain, digits, steps.len()) {
-        (true, false, 1) => Some("gpt-2"),
-        (true, true, 2) => Some("smollm"),
+    if flag("use_regex") != Some(false) {
+        patterns.push(GPT2.to_owned());
+    }
+    name_of(&patterns, whole_pieces)
+}
+
+/// The pattern whose matches a step makes pieces of their own.
+fn pattern(step: &Value) -> Option<String> {
+    let flag = |name: &str| step.get(name).and_then(Value::as_bool) == Some(true);
+    let text = |name: &str| step.get(name).and_then(Value::as_str);
+    match (text("type")?, text("behavior"), flag("invert")) {
+        ("Digits", ..) if flag("individual_digits") => Some(EACH_DIGIT.to_owned()),
+        ("Digits", ..) => Some(DIGITS.to_owned()),
+        // What is between matches is dropped by the second form, and the patterns leave nothing between them.
+        ("Split", Some("Isolated"), _) | ("Split", Some("Removed"), true) => {
+            let regex = step.get("pattern")?.get("Regex")?.as_str()?;
+            // Some files have line ends in their patterns where others have escapes.
+            Some(regex.replace('\r', r"\r").replace('\n', r"\n"))
+        }
         _ => None,
     }
 }

@@ -12,6 +12,7 @@
 //! # }
 //! ```
 
+mod cuts;
 mod describe;
 mod error;
 mod fence;
@@ -23,6 +24,7 @@ mod template;
 mod tokenizer;
 mod vocabulary;
 
+pub use cuts::{DEFAULT_PRE_TOKENIZER, adds_begin_token};
 pub use describe::NEVER_MERGED;
 pub use error::{TextError, brief};
 pub use stream::Detokenizer;

@@ -252,13 +252,13 @@ mod tests {
         );
         assert_eq!(weight("(a{99999999999999999999}){9}"), usize::MAX);
         // That of Llama 3 is as long as it is, and a bit.
-        let llama = crate::vocabulary::LLAMA3;
+        let llama = crate::cuts::LLAMA3;
         assert_eq!(weight(llama), llama.len() - "{1,3}".len() + 2 * r"\p{N}".len());
     }
 
     #[test]
     fn what_goes_back_is_tried_in_many_ways() {
-        use crate::vocabulary::{GPT4O, LLAMA3};
+        use crate::cuts::{GPT4O, LLAMA3};
         // One repetition before a look, however many alternatives there are without one.
         assert_eq!(
             (steps(r"\s+(?!\S)"), steps(LLAMA3), steps(GPT4O), steps(r"\s+|a*b*")),

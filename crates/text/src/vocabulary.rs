@@ -4,22 +4,18 @@ use std::collections::HashSet;
 
 use ahash::AHashMap;
 use tokenizers::{
-    AddedToken, DecoderWrapper, NormalizerWrapper, PreTokenizerWrapper, SplitDelimiterBehavior,
+    AddedToken, DecoderWrapper, NormalizerWrapper,
     decoders::{
         byte_fallback::ByteFallback, fuse::Fuse, sequence::Sequence as DecoderSequence, strip::Strip,
     },
     models::bpe::BPE,
     normalizers::{Prepend, Replace, Sequence as NormalizerSequence, unicode::NFC},
-    pre_tokenizers::{
-        byte_level::ByteLevel,
-        digits::Digits,
-        sequence::Sequence,
-        split::{Split, SplitPattern},
-    },
+    pre_tokenizers::{byte_level::ByteLevel, sequence::Sequence},
 };
 
 use crate::{
     TextError, Tokenizer,
+    cuts::pre_tokenizer,
     fence::fenced,
     tokenizer::{LONGEST_ADDED_TOKEN, LONGEST_TOKEN, MOST_ADDED_BYTES, MOST_ADDED_TOKENS},
 };
@@ -102,59 +98,6 @@ impl TokenKind {
         })
     }
 }
-
-/// GPT-2's pattern, as llama.cpp spells it for its own variants of it.
-const GPT2: &str = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)";
-pub(crate) const LLAMA3: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
-pub(crate) const QWEN2: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
-
-/// Mistral NeMo's: runs of letters end where capitals begin, as the pattern of OpenAI's o200k has it.
-pub(crate) const TEKKEN: &str = r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+";
-/// o200k itself, of Phi-4-mini and others.
-pub(crate) const GPT4O: &str = r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+";
-
-/// How llama.cpp's names of ways of cutting (`tokenizer.ggml.pre`) are computed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Cut {
-    Gpt2,
-    /// GPT-2's, every digit by itself.
-    Digits,
-    Llama3,
-    Qwen2,
-    Tekken,
-    Gpt4o,
-    Default,
-}
-
-/// llama.cpp's names.
-const CUTS: &[(&str, Cut)] = &[
-    ("default", Cut::Default),
-    ("gpt-2", Cut::Gpt2),
-    ("phi-2", Cut::Gpt2),
-    ("olmo", Cut::Gpt2),
-    ("mpt", Cut::Gpt2),
-    ("roberta-bpe", Cut::Gpt2),
-    ("smollm", Cut::Digits),
-    ("starcoder", Cut::Digits),
-    ("refact", Cut::Digits),
-    ("command-r", Cut::Digits),
-    ("llama-bpe", Cut::Llama3),
-    ("llama3", Cut::Llama3),
-    ("llama-v3", Cut::Llama3),
-    ("falcon3", Cut::Llama3),
-    ("dbrx", Cut::Llama3),
-    ("smaug-bpe", Cut::Llama3),
-    ("qwen2", Cut::Qwen2),
-    ("deepseek-r1-qwen", Cut::Qwen2),
-    ("stablelm2", Cut::Qwen2),
-    ("megrez", Cut::Qwen2),
-    ("tekken", Cut::Tekken),
-    ("gpt-4o", Cut::Gpt4o),
-    ("llama4", Cut::Gpt4o),
-];
-
-/// Pre-tokenizers whose whole pieces are looked up before they are merged.
-const WHOLE_PIECES: &[&str] = &["llama-bpe", "llama3", "llama-v3", "falcon3", "tekken"];
 
 impl Vocabulary {
     /// Rebuilds the tokenizer.
@@ -285,48 +228,15 @@ fn byte_level(
         None => Err(TextError::Vocabulary(format!("merge {merge:?} is not a pair"))),
     };
     let merges: Vec<_> = merges.iter().map(pair).collect::<Result<_, _>>()?;
-    let Some(&(_, cut)) = CUTS.iter().find(|(name, _)| *name == pre) else {
-        let known: Vec<&str> = CUTS.iter().map(|(name, _)| *name).collect();
-        let known = known.join(", ");
-        let what = format!("pre-tokenizer `{pre}` is not supported (supported: {known})");
-        return Err(TextError::Vocabulary(what));
-    };
-    let whole = WHOLE_PIECES.contains(&pre);
-    let model = BPE::builder().vocab_and_merges(ids, merges).ignore_merges(whole).build()?;
+    let cut = pre_tokenizer(pre)?;
+    let model = BPE::builder().vocab_and_merges(ids, merges).ignore_merges(cut.whole_pieces).build()?;
     let mut inner = tokenizers::Tokenizer::new(model);
-    inner.with_pre_tokenizer(Some(Sequence::new(cut.steps()?)));
+    inner.with_pre_tokenizer(Some(Sequence::new(cut.steps)));
     inner.with_decoder(Some(ByteLevel::new(false, true, true)));
-    // Qwen's tokenizer alone is known to normalise; the others that cut like it do not say.
-    if matches!(pre, "qwen2" | "deepseek-r1-qwen") {
+    if cut.composes {
         inner.with_normalizer(Some(NFC));
     }
     Ok(inner)
-}
-
-impl Cut {
-    /// The ways of cutting text before merging.
-    fn steps(self) -> Result<Vec<PreTokenizerWrapper>, TextError> {
-        let split = |pattern: &str| -> Result<PreTokenizerWrapper, TextError> {
-            let pattern = SplitPattern::Regex(pattern.to_owned());
-            Ok(Split::new(pattern, SplitDelimiterBehavior::Isolated, false)?.into())
-        };
-        let bytes = || ByteLevel::new(false, true, false).into();
-        Ok(match self {
-            Self::Gpt2 => vec![ByteLevel::new(false, true, true).into()],
-            Self::Digits => vec![Digits::new(true).into(), ByteLevel::new(false, true, true).into()],
-            Self::Llama3 => vec![split(LLAMA3)?, bytes()],
-            Self::Qwen2 => vec![split(QWEN2)?, bytes()],
-            Self::Tekken => vec![split(TEKKEN)?, bytes()],
-            Self::Gpt4o => vec![split(GPT4O)?, bytes()],
-            Self::Default => vec![
-                split(r"[\p{P}\$\+<=>\^~\|]+")?,
-                split(GPT2)?,
-                split(r"\p{N}+")?,
-                split("[0-9][0-9][0-9]")?,
-                bytes(),
-            ],
-        })
-    }
 }
 
 fn sentence_piece(

@@ -173,6 +173,9 @@ struct AnyValue {
     bytes: usize,
     /// Bytes of the longest text that is an entry of a list in it.
     longest_listed: usize,
+    /// Bytes of the longest part between spaces, if it is a text; the same of its entries, if it is a list, in which texts
+    /// of lists in it count whole.
+    longest_word: usize,
     /// Bytes of the longest text in it that is called `content`.
     longest_content: usize,
     /// Entries of the longest list in it that is called `added_tokens`.
@@ -202,7 +205,11 @@ impl AnyValue {
         self.cut_charsmap |= part.cut_charsmap;
     }
 
-    fn add_field(&mut self, name: &str, value: Self) {
+    fn add_field(&mut self, name: &str, mut value: Self) {
+        if name == "merges" {
+            // Of old files, each merge is a text of two tokens with a space between them.
+            value.longest_listed = value.longest_word;
+        }
         self.add(value);
         self.bytes += name.len();
         match name {
@@ -251,7 +258,8 @@ impl<'de> Visitor<'de> for AnyValue {
     }
 
     fn visit_str<E>(self, text: &str) -> Result<Self, E> {
-        Ok(Self { text: text.len(), head: head(text), ..self })
+        let longest_word = text.split(' ').map(str::len).max().unwrap_or(0);
+        Ok(Self { text: text.len(), longest_word, head: head(text), ..self })
     }
 
     fn visit_unit<E>(self) -> Result<Self, E> {
@@ -260,6 +268,8 @@ impl<'de> Visitor<'de> for AnyValue {
 
     fn visit_seq<A: SeqAccess<'de>>(mut self, mut list: A) -> Result<Self, A::Error> {
         while let Some(entry) = list.next_element::<Self>()? {
+            let word = if entry.text > 0 { entry.longest_word } else { entry.longest_listed };
+            self.longest_word = self.longest_word.max(word);
             self.add(Self { longest_listed: entry.longest_listed.max(entry.text), ..entry });
             self.entries += 1;
         }
@@ -312,6 +322,17 @@ mod tests {
         check(br#"{"added_tokens": [{"id": 1, "other": 1}], "model": {"vocab": {"a": 1, "b": 2}}}"#).unwrap();
         let long = refused(format!(r#"{{"model": {{"merges": ["{}"]}}}}"#, "a".repeat(3000)));
         assert_eq!(long, "it has 3000 bytes in a token, expected 2048 at most");
+        let token = "a".repeat(2048);
+        check(
+            format!(r#"{{"model": {{"merges": ["{token} {token}", ["{token}", "{token}"]]}}}}"#).as_bytes(),
+        )
+        .unwrap();
+        let long = refused(format!(r#"{{"model": {{"merges": [["a", "{token}a"]]}}}}"#));
+        assert_eq!(long, "it has 2049 bytes in a token, expected 2048 at most");
+        let long = refused(format!(r#"{{"model": {{"merges": ["{token}a a"]}}}}"#));
+        assert_eq!(long, "it has 2049 bytes in a token, expected 2048 at most");
+        let long = refused(format!(r#"{{"model": {{"vocab": [["{token} a", 0]]}}}}"#));
+        assert_eq!(long, "it has 2050 bytes in a token, expected 2048 at most");
         let long = refused(format!(r#"{{"added_tokens": [{{"content": "{}"}}]}}"#, "a".repeat(600)));
         assert_eq!(long, "it has 600 bytes in an added token, expected 512 at most");
         let many = refused(format!(r#"{{"added_tokens": [{}0]}}"#, "0,".repeat(MOST_ADDED_TOKENS)));

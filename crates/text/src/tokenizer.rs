@@ -72,6 +72,12 @@ fn byte_level_bytes(token: &str) -> Vec<u8> {
     token.chars().filter_map(byte).collect()
 }
 
+/// Whether a part of a text has no character of a word beside it. The library asks for `\w` of the same crate.
+fn stands_alone(text: &str, part: Range<usize>) -> bool {
+    let is_word = |c: Option<char>| c.is_some_and(regex_syntax::is_word_character);
+    !is_word(text[..part.start].chars().next_back()) && !is_word(text[part.end..].chars().next())
+}
+
 /// A piece of a rendered prompt.
 enum Part<'a> {
     Text(&'a str),
@@ -248,6 +254,9 @@ impl Tokenizer {
         let mut done = 0;
         for found in self.matcher.find_iter(text) {
             let (token, id) = &self.special[found.pattern()];
+            if token.single_word && !stands_alone(text, found.range()) {
+                continue;
+            }
             // Spaces that the token before swallowed can be a token's own.
             let Some(mut before) = text.get(done..found.start()) else { continue };
             let mut after = &text[found.end()..];

@@ -78,8 +78,14 @@ pub(crate) fn to_gguf(
         Ok(None) => None,
         Ok(Some(tokenizer)) => {
             let path = directory.join("tokenizer.json");
-            let bytes = fs::read(&path).map_err(|error| ConvertError::io(&path, error))?;
-            Some(Vocabulary::from_tokenizer_json(&bytes, tokenizer.bos()).map_err(|error| error.to_string()))
+            // What tokenizer_config.json adds is not in the file.
+            let json = if tokenizer.is_extended() {
+                tokenizer.to_json().map(String::into_bytes)
+            } else {
+                Ok(fs::read(&path).map_err(|error| ConvertError::io(&path, error))?)
+            };
+            let listed = json.and_then(|json| Vocabulary::from_tokenizer_json(&json, tokenizer.bos()));
+            Some(listed.map_err(|error| error.to_string()))
         }
         Err(error) => Some(Err(error.to_string())),
     };

@@ -15,18 +15,23 @@
 mod cuts;
 mod describe;
 mod error;
+mod extra;
 mod fence;
 mod growth;
 mod json;
 mod patterns;
 mod stream;
 mod template;
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a failure must end the test")]
+mod token_flags;
 mod tokenizer;
 mod vocabulary;
 
 pub use cuts::{DEFAULT_PRE_TOKENIZER, adds_begin_token};
 pub use describe::NEVER_MERGED;
 pub use error::{TextError, brief};
+pub use extra::ExtraToken;
 pub use stream::Detokenizer;
 pub use template::{ChatTemplate, Message, TemplateTokens};
 pub use tokenizer::Tokenizer;

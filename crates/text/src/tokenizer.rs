@@ -8,7 +8,12 @@ use tokenizers::{
     pre_tokenizers::metaspace::PrependScheme, processors::template::TemplateProcessing,
 };
 
-use crate::{TextError, fence::fenced, json};
+use crate::{
+    TextError,
+    extra::{ExtraToken, extend},
+    fence::fenced,
+    json,
+};
 
 /// A `tokenizers` tokenizer that tells control tokens from text that looks like them.
 #[derive(Clone, Debug)]
@@ -27,6 +32,8 @@ pub struct Tokenizer {
     bos: Option<u32>,
     /// Whether normalising can make a text much longer.
     grows: bool,
+    /// Whether it has tokens that its `tokenizer.json` lacks.
+    extended: bool,
     /// Where it was read.
     path: Option<Arc<Path>>,
 }
@@ -90,6 +97,16 @@ impl Tokenizer {
     /// # Errors
     /// If the file cannot be read or is no tokenizer.
     pub fn from_file(path: &Path) -> Result<Self, TextError> {
+        Self::from_file_with(path, &[])
+    }
+
+    /// Reads a `tokenizer.json` and adds the tokens that only the tokenizer_config.json beside it lists, in the order of
+    /// the ids there. As in transformers, those ids are not used: a text that the vocabulary has keeps its id, and the
+    /// others get the next ones.
+    ///
+    /// # Errors
+    /// If the file cannot be read or is no tokenizer, or there are more tokens than models have.
+    pub fn from_file_with(path: &Path, extra: &[ExtraToken]) -> Result<Self, TextError> {
         /// Gemma's has 33 MB, and few have more.
         const MOST_BYTES: u64 = 1 << 26;
         let wrong = |what: String| TextError::File { path: path.to_owned(), what };
@@ -101,7 +118,7 @@ impl Tokenizer {
             return Err(wrong(format!("it has {} bytes, expected {MOST_BYTES} at most", meta.len())));
         }
         let bytes = std::fs::read(path).map_err(|error| wrong(error.to_string()))?;
-        let tokenizer = Self::from_json(&bytes).map_err(|error| error.in_file(path))?;
+        let tokenizer = Self::from_json_with(&bytes, extra).map_err(|error| error.in_file(path))?;
         Ok(Self { path: Some(path.into()), ..tokenizer })
     }
 
@@ -110,11 +127,19 @@ impl Tokenizer {
     /// # Errors
     /// If it is no tokenizer, or has sizes that no real one has, by which it would take memory or time.
     pub fn from_json(json: &[u8]) -> Result<Self, TextError> {
+        Self::from_json_with(json, &[])
+    }
+
+    pub(crate) fn from_json_with(json: &[u8], extra: &[ExtraToken]) -> Result<Self, TextError> {
         /// A space becomes three bytes, and there are usual marks that become a few.
         const USUAL_GROWTH: usize = 8;
         // The library panics where a part of it is no JSON, and takes long over what is long.
         let growth = json::check(json).map_err(TextError::Vocabulary)?;
-        let tokenizer = fenced(|| Self::new(tokenizers::Tokenizer::from_bytes(json)?, None))?;
+        let tokenizer = fenced(|| {
+            let mut inner = tokenizers::Tokenizer::from_bytes(json)?;
+            let extended = extend(&mut inner, extra, growth)?;
+            Ok(Self { extended, ..Self::new(inner, None)? })
+        })?;
         Ok(Self { grows: growth > USUAL_GROWTH, ..tokenizer })
     }
 
@@ -146,7 +171,7 @@ impl Tokenizer {
             .build(special.iter().map(|(token, _)| &token.content))
             .map_err(|error| TextError::Tokenizer(format!("its control tokens: {error}")))?;
         let places = special.iter().enumerate().map(|(place, (_, id))| (*id, place)).collect();
-        Ok(Self { inner, later, special, places, matcher, bos, grows: false, path: None })
+        Ok(Self { inner, later, special, places, matcher, bos, grows: false, extended: false, path: None })
     }
 
     /// Encodes text as text: control tokens written in it become ordinary tokens. `add_special` adds what
@@ -344,6 +369,11 @@ impl Tokenizer {
     pub fn bos(&self) -> Option<u32> {
         let added = || self.encode("", true).ok()?.first().copied();
         self.bos.or_else(added)
+    }
+
+    /// Whether it has tokens that its `tokenizer.json` lacks.
+    pub fn is_extended(&self) -> bool {
+        self.extended
     }
 
     /// Whether a control token swallows the spaces beside it.

@@ -16,7 +16,7 @@ use crate::{
 
 /// Converts, and says what was made.
 pub(crate) fn run(args: &ConvertArgs) -> Result<()> {
-    let source = model::find(&args.source, args.revision.as_deref())?;
+    let source = model::find_source(&args.source, args.revision.as_deref())?;
     let options = Options {
         to: match args.to {
             args::Target::Safetensors => Target::Safetensors,

@@ -49,6 +49,19 @@ pub(crate) fn advised(entry: &Entry) -> AdvisedSampling {
 
 /// The file or directory of the model that was asked for, fetched if need be.
 pub(crate) fn find(model: &str, revision: Option<&str>) -> Result<PathBuf> {
+    find_with(model, revision, |fetcher| fetcher)
+}
+
+/// The same for a conversion, which reads weights that do not run as they are.
+pub(crate) fn find_source(model: &str, revision: Option<&str>) -> Result<PathBuf> {
+    find_with(model, revision, Fetcher::for_conversion)
+}
+
+fn find_with(
+    model: &str,
+    revision: Option<&str>,
+    configure: impl FnOnce(Fetcher) -> Fetcher,
+) -> Result<PathBuf> {
     let say = ui::note;
     let path = Path::new(model);
     let is_local = moi_hub::find(model).is_some() || path.exists();
@@ -61,12 +74,8 @@ pub(crate) fn find(model: &str, revision: Option<&str>) -> Result<PathBuf> {
     if path.exists() {
         return Ok(path.to_owned());
     }
-    let looks_like_a_repository = !path.is_absolute()
-        && path.components().all(|part| matches!(part, std::path::Component::Normal(_)))
-        && path.components().count() >= 2
-        && !model.contains('\\');
-    if looks_like_a_repository {
-        let fetcher = Fetcher::new(Cache::from_env()?);
+    let fetcher = configure(Fetcher::new(Cache::from_env()?));
+    if fetcher.reference(model)?.is_some() {
         return fetcher.fetch_repository(model, revision, say).with_context(|| {
             format!("`{model}` is no file or directory here, so it was looked for on the hub")
         });

@@ -58,6 +58,9 @@ pub enum FetchError {
         /// What was looked for.
         what: String,
     },
+    /// An address of something else, with what to write.
+    #[error("{0}")]
+    NoReference(String),
     /// Every source failed.
     #[error("{name} could not be fetched:\n  {hub}\n  {package}")]
     AllSources {

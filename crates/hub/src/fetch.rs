@@ -9,11 +9,12 @@ use std::{
 use crate::{
     Cache, Entry, FetchError,
     cache::create_parent,
+    environment::{self, hub_cache},
     hash,
     http::Client,
     lock::Lock,
     pypi,
-    snapshot::{Snapshots, hub_cache},
+    snapshot::Snapshots,
 };
 
 /// Gets files into the cache.
@@ -23,21 +24,20 @@ pub struct Fetcher {
     /// The hub's own: repositories outside the catalogue, and what other tools have fetched.
     hub_cache: Option<PathBuf>,
     pub(crate) client: Client,
+    /// Whether weights that have to be converted before they run are fetched.
+    pub(crate) for_conversion: bool,
 }
-
-const HUB: &str = "https://huggingface.co";
 
 impl Fetcher {
     /// A fetcher into `cache` from the hub at `HF_ENDPOINT`, or the public one.
     pub fn new(cache: Cache) -> Self {
-        let endpoint = std::env::var("HF_ENDPOINT").ok().filter(|endpoint| !endpoint.is_empty());
-        let client = Client::new(endpoint.unwrap_or_else(|| HUB.to_owned()));
-        Self { cache, hub_cache: hub_cache(), client }
+        let client = Client::new(&environment::endpoint());
+        Self { cache, hub_cache: hub_cache(), client, for_conversion: false }
     }
 
     /// With another hub.
     pub fn with_endpoint(mut self, endpoint: &str) -> Self {
-        self.client.endpoint = endpoint.trim_end_matches('/').to_owned();
+        self.client.endpoint = environment::trimmed(endpoint).to_owned();
         self
     }
 
@@ -58,6 +58,12 @@ impl Fetcher {
     /// gets twice as long each time that it sends all of it again.
     pub fn with_patience(mut self, patience: Duration) -> Self {
         self.client.patience = patience;
+        self
+    }
+
+    /// Fetches PyTorch's weights too, which do not run before they are converted.
+    pub fn for_conversion(mut self) -> Self {
+        self.for_conversion = true;
         self
     }
 
@@ -136,7 +142,7 @@ impl Fetcher {
         let part = self.cache.part(entry);
         let what = format!("{} of {}", entry.file, entry.hub.repository);
         let url = file_url(&self.client.endpoint, entry.hub.repository, entry.hub.revision, entry.file);
-        self.client.fetch(&url, entry.size, &part, &what)?;
+        self.client.fetch(&url, Some(entry.size), &part, &what)?;
         let found = hash::of_file(&part).map_err(|error| FetchError::Io { path: part.clone(), error })?;
         if found != entry.sha256 {
             remove(&part)?;

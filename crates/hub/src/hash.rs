@@ -1,4 +1,4 @@
-//! sha256 of files and streams.
+//! Hashes of files and streams.
 
 use std::{
     fs::File,
@@ -52,6 +52,13 @@ pub(crate) fn hex(hasher: impl Digest) -> String {
 /// The sha256 of a file, in hex.
 pub(crate) fn of_file(path: &Path) -> io::Result<String> {
     let mut hasher = Sha256::new();
+    copy(&mut File::open(path)?, &mut io::sink(), &mut hasher, |_| {})?;
+    Ok(hex(hasher))
+}
+
+/// The sha1 of a file, in hex.
+pub(crate) fn sha1(path: &Path) -> io::Result<String> {
+    let mut hasher = Sha1::new();
     copy(&mut File::open(path)?, &mut io::sink(), &mut hasher, |_| {})?;
     Ok(hex(hasher))
 }

@@ -15,16 +15,26 @@
 
 mod cache;
 mod catalogue;
+mod environment;
 mod error;
 mod fetch;
+mod gguf_name;
 mod hash;
 mod http;
 mod lock;
+mod metadata;
 mod pypi;
+mod redirect;
+mod reference;
+mod refusal;
 mod repository;
+mod retry;
+mod select;
 mod snapshot;
+mod transfer;
 
 pub use cache::{Cache, new_file_in};
 pub use catalogue::{Advised, CATALOGUE, DEFAULT_MODEL, Entry, Hub, Licence, Package, find};
 pub use error::FetchError;
 pub use fetch::Fetcher;
+pub use reference::ModelReference;

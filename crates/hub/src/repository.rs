@@ -8,32 +8,28 @@ use std::{
 use serde::Deserialize;
 
 use crate::{
-    FetchError, Fetcher,
+    FetchError, Fetcher, ModelReference,
     fetch::{escaped, file_url, keep, remove},
     hash,
     lock::Lock,
+    refusal::{self, ADAPTER_CONFIG},
+    select::{CONFIG, choose},
     snapshot::{Snapshots, is_plain},
 };
 
-const CONFIG: &str = "config.json";
-/// Beside config and weights; a repository has some of them.
-const SMALL_FILES: &[&str] = &[
-    "generation_config.json",
-    "tokenizer.json",
-    "tokenizer.model",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "chat_template.jinja",
-];
-/// How the names of licence files begin.
-const LICENCES: &[&str] = &["LICEN", "NOTICE", "USE_POLICY", "COPYING"];
-/// In the order in which they are looked for: PyTorch's have to be converted before they run.
-const WEIGHTS: &[&str] = &["model.safetensors", INDEX, "pytorch_model.bin", "pytorch_model.bin.index.json"];
-const INDEX: &str = "model.safetensors.index.json";
-
 impl Fetcher {
+    /// What a name or an address means on this hub; `None` is what can only be a path of this machine or a name of the
+    /// catalogue.
+    ///
+    /// # Errors
+    /// If it is an address, but of no model on this hub; the error says what to write.
+    pub fn reference(&self, name: &str) -> Result<Option<ModelReference>, FetchError> {
+        ModelReference::parse(name, &self.client.endpoint).map_err(FetchError::NoReference)
+    }
+
     /// The files of a model in a hub repository, `owner/name`, in the hub's own cache: a directory in
-    /// Hugging Face layout, or a GGUF file. `owner/name/FILE.gguf` names one of several GGUF files.
+    /// Hugging Face layout, or a GGUF file, the first one if it is split. `owner/name/FILE.gguf` and `owner/name:QUANT` name
+    /// one of several GGUF files; an address of a page of the hub is read, too.
     ///
     /// All files are of one commit: the one that `revision` (a branch, tag or commit; `main`) names now.
     ///
@@ -45,36 +41,90 @@ impl Fetcher {
         revision: Option<&str>,
         mut say: impl FnMut(&str),
     ) -> Result<PathBuf, FetchError> {
-        let mut parts = name.splitn(3, '/');
-        let (owner, repository) = (parts.next().unwrap_or_default(), parts.next().unwrap_or_default());
-        let wanted = parts.next();
-        let id = format!("{owner}/{repository}");
-        let revision = revision.unwrap_or("main");
-        if let Some(odd) = [name, revision].into_iter().find(|part| !is_plain(part)) {
-            let what = format!("`{odd}` is no name or revision of a repository");
-            return Err(FetchError::NoModel { repository: id, what });
+        let no_name = |odd: &str| FetchError::NoModel {
+            repository: name.to_owned(),
+            what: format!("`{odd}` is no name or revision of a repository"),
+        };
+        let reference = self.reference(name)?.ok_or_else(|| no_name(name))?;
+        let revision = match (revision, reference.revision.as_deref()) {
+            (Some(asked), Some(named)) if asked != named => {
+                let what = format!(
+                    "`{name}` names the revision {named}, --revision names {asked}; give one of them"
+                );
+                return Err(FetchError::NoReference(what));
+            }
+            (asked, named) => asked.or(named).unwrap_or("main"),
+        };
+        if !is_plain(revision) {
+            return Err(no_name(revision));
         }
-        let snapshots = self.snapshots(&id)?;
-        if let Err(unreachable) = self.client.check_reachable() {
-            // What another run, or another tool, has fetched is still good.
-            let directory = snapshots.cached(revision).ok_or(unreachable)?;
-            say(&format!("the hub cannot be reached; using the cached files of {id}"));
-            return Ok(wanted.map_or(directory.clone(), |file| directory.join(file)));
+        let snapshots = self.snapshots(&reference.repository)?;
+        let reached = self.client.check_reachable().and_then(|()| self.info(&reference.repository, revision));
+        match reached {
+            Ok(info) => self.fetch_files(&snapshots, &reference, (revision, info), &mut say),
+            Err(unreachable @ FetchError::Unreachable { .. }) => {
+                // What another run, or another tool, has fetched is still good.
+                let cached =
+                    snapshots.cached(revision).and_then(|directory| self.cached(&reference, directory));
+                let path = cached.ok_or(unreachable)?;
+                let id = &reference.repository;
+                say(&format!("the hub cannot be reached; using the cached files of {id}"));
+                Ok(path)
+            }
+            Err(error) => Err(error),
         }
-        let info = self.info(&id, revision)?;
+    }
+
+    /// The model in a directory of the hub's cache.
+    fn cached(&self, reference: &ModelReference, directory: PathBuf) -> Option<PathBuf> {
+        let mut files = Vec::new();
+        list(&directory, "", &mut files);
+        match choose(&files, reference, true) {
+            Ok(chosen) => Some(model_path(&directory, &chosen)),
+            // Whoever reads the directory says what it lacks.
+            Err(_) if reference.file.is_none() && reference.quant.is_none() => Some(directory),
+            Err(_) => None,
+        }
+    }
+
+    /// Fetches what is missing of the model in a repository.
+    fn fetch_files(
+        &self,
+        snapshots: &Snapshots,
+        reference: &ModelReference,
+        (revision, info): (&str, Info),
+        say: &mut impl FnMut(&str),
+    ) -> Result<PathBuf, FetchError> {
+        let id = &reference.repository;
+        let no_model = |what: String| FetchError::NoModel { repository: id.clone(), what };
         let files: Vec<String> = info.siblings.into_iter().map(|file| file.rfilename).collect();
-        let no_model = |what| FetchError::NoModel { repository: id.clone(), what };
-        let mut chosen = choose(&files, wanted).map_err(no_model)?;
-        say(&format!("fetching {id} from the hub: {}", chosen.join(", ")));
         let directory = snapshots.directory(&info.sha);
+        let get = |file: &str, say: &mut dyn FnMut(&str)| -> Result<PathBuf, FetchError> {
+            let path = directory.join(file);
+            if !path.exists() {
+                self.fetch_file(snapshots, id, (info.sha.as_str(), file), say)?;
+            }
+            Ok(path)
+        };
+        let is_whole = reference.file.is_none() && reference.quant.is_none();
+        if is_whole && refusal::is_adapter(&files) {
+            let config = small(&get(ADAPTER_CONFIG, say)?).map_err(no_model)?;
+            return Err(no_model(refusal::adapter(id, &config)));
+        }
+        let mut chosen = choose(&files, reference, self.for_conversion).map_err(no_model)?;
+        say(&format!("fetching {id} from the hub: {}", chosen.join(", ")));
         let mut next = 0;
         while let Some(file) = chosen.get(next).cloned() {
-            if !directory.join(&file).exists() {
-                self.fetch_file(&snapshots, &id, &info.sha, &file, &mut say)?;
+            let path = get(&file, say)?;
+            if file == CONFIG && is_whole {
+                let config = small(&path).map_err(no_model)?;
+                if let Some(why) = refusal::quantised(&config) {
+                    return Err(no_model(why));
+                }
             }
             if file.ends_with(".index.json") {
                 // A name that the repository does not list is never asked for.
-                let shards = shards(&directory.join(&file)).map_err(no_model)?;
+                let shards = shards(&path).map_err(no_model)?;
                 if let Some(unknown) = shards.iter().find(|shard| !files.contains(shard)) {
                     return Err(no_model(format!("{file} names `{unknown}`, which is not there")));
                 }
@@ -84,10 +134,7 @@ impl Fetcher {
         }
         // For later runs without a hub.
         snapshots.name(revision, &info.sha)?;
-        Ok(match chosen.as_slice() {
-            [gguf] if gguf.ends_with(".gguf") => directory.join(gguf),
-            _ => directory,
-        })
+        Ok(model_path(&directory, &chosen))
     }
 
     /// What a revision is now.
@@ -111,9 +158,8 @@ impl Fetcher {
         &self,
         snapshots: &Snapshots,
         id: &str,
-        commit: &str,
-        file: &str,
-        say: &mut impl FnMut(&str),
+        (commit, file): (&str, &str),
+        say: &mut dyn FnMut(&str),
     ) -> Result<(), FetchError> {
         let what = format!("{file} of {id}");
         let url = file_url(&self.client.endpoint, id, commit, file);
@@ -146,55 +192,59 @@ struct Sibling {
     rfilename: String,
 }
 
-/// What to fetch, the model's own file or its config first; safetensors before GGUF.
-fn choose(files: &[String], wanted: Option<&str>) -> Result<Vec<String>, String> {
-    let has = |name: &str| files.iter().any(|file| file == name);
-    if let Some(file) = wanted {
-        return match has(file) {
-            true => Ok(vec![file.to_owned()]),
-            false => Err(format!("it has no file {file}")),
-        };
+/// What is opened: a GGUF file, its first part, or the directory.
+fn model_path(directory: &Path, chosen: &[String]) -> PathBuf {
+    match chosen.first() {
+        Some(gguf) if gguf.ends_with(".gguf") => directory.join(gguf),
+        _ => directory.to_owned(),
     }
-    let weights = WEIGHTS.iter().position(|name| has(name));
-    // A GGUF file runs as it is, PyTorch's weights do not.
-    let runs = weights.is_some_and(|at| at < 2) || !files.iter().any(|file| file.ends_with(".gguf"));
-    if let (true, Some(at), true) = (has(CONFIG), weights, runs) {
-        let is_licence = |file: &&String| {
-            let name = file.to_uppercase();
-            !file.contains('/') && LICENCES.iter().any(|start| name.starts_with(start))
-        };
-        let small = SMALL_FILES.iter().copied().filter(|name| has(name)).map(str::to_owned);
-        let licences = files.iter().filter(is_licence).cloned();
-        let chosen = [CONFIG.to_owned()].into_iter().chain(small).chain(licences);
-        return Ok(chosen.chain([WEIGHTS[at].to_owned()]).collect());
-    }
-    let gguf: Vec<&String> = files.iter().filter(|file| file.ends_with(".gguf")).collect();
-    match gguf[..] {
-        [file] => Ok(vec![file.clone()]),
-        [] => Err("neither config.json with model.safetensors nor a .gguf file".into()),
-        _ => {
-            let names: Vec<&str> = gguf.iter().map(|file| file.as_str()).collect();
-            Err(format!("it has several .gguf files, name one as owner/name/FILE: {}", names.join(", ")))
+}
+
+/// The files below a directory of the hub's cache, as a repository lists them.
+fn list(directory: &Path, prefix: &str, files: &mut Vec<String>) {
+    for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
+        let (path, name) = (entry.path(), format!("{prefix}{}", entry.file_name().to_string_lossy()));
+        // A link whose blob was removed is no file.
+        match path.metadata() {
+            Ok(meta) if meta.is_dir() => list(&path, &format!("{name}/"), files),
+            Ok(_) => files.push(name),
+            Err(_) => {}
         }
     }
 }
 
-/// Large files have their sha256 for an etag, small ones the sha1 that git gives them; others are not known.
+/// Large files have their sha256 for an etag, small ones the sha1 that git gives them, or that some mirrors compute;
+/// others are not known.
 fn verify(path: &Path, etag: &str, what: &str) -> Result<(), FetchError> {
+    let io_error = |error| FetchError::Io { path: path.to_owned(), error };
+    let is_hash = etag.bytes().all(|digit| digit.is_ascii_hexdigit());
     let found = match etag.len() {
-        64 => hash::of_file(path),
-        40 => hash::git_blob(path),
+        64 if is_hash => hash::of_file(path).map_err(io_error)?,
+        40 if is_hash => hash::git_blob(path).map_err(io_error)?,
         _ => return Ok(()),
     };
-    let found = found.map_err(|error| FetchError::Io { path: path.to_owned(), error })?;
-    match found == etag {
-        true => Ok(()),
-        false => Err(FetchError::Hash { what: what.to_owned(), expected: etag.to_owned(), found }),
+    if found.eq_ignore_ascii_case(etag) {
+        return Ok(());
     }
+    if etag.len() == 40 && hash::sha1(path).map_err(io_error)?.eq_ignore_ascii_case(etag) {
+        return Ok(());
+    }
+    Err(FetchError::Hash { what: what.to_owned(), expected: etag.to_owned(), found })
 }
 
-/// No index of shards is longer.
-const INDEX_BYTES: u64 = 64 << 20;
+/// No config and no index of shards is longer.
+const SMALL_BYTES: u64 = 64 << 20;
+
+/// A file that has to be read here.
+fn small(path: &Path) -> Result<Vec<u8>, String> {
+    let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let wrong = |what: String| format!("{name}: {what}");
+    let length = fs::metadata(path).map_err(|error| wrong(error.to_string()))?.len();
+    if length > SMALL_BYTES {
+        return Err(wrong(format!("it has {length} bytes, expected {SMALL_BYTES} at most")));
+    }
+    fs::read(path).map_err(|error| wrong(error.to_string()))
+}
 
 fn shards(index: &Path) -> Result<Vec<String>, String> {
     #[derive(serde::Deserialize)]
@@ -202,13 +252,7 @@ fn shards(index: &Path) -> Result<Vec<String>, String> {
         weight_map: std::collections::BTreeMap<String, String>,
     }
     let name = index.file_name().unwrap_or_default().to_string_lossy().into_owned();
-    let wrong = |what: String| format!("{name}: {what}");
-    let length = fs::metadata(index).map_err(|error| wrong(error.to_string()))?.len();
-    if length > INDEX_BYTES {
-        return Err(wrong(format!("it has {length} bytes, expected {INDEX_BYTES} at most")));
-    }
-    let bytes = fs::read(index).map_err(|error| wrong(error.to_string()))?;
-    let index: Index = serde_json::from_slice(&bytes).map_err(|error| wrong(error.to_string()))?;
+    let index: Index = serde_json::from_slice(&small(index)?).map_err(|error| format!("{name}: {error}"))?;
     let mut shards: Vec<String> = index.weight_map.into_values().collect();
     shards.sort();
     shards.dedup();

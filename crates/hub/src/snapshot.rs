@@ -11,28 +11,7 @@ use crate::{
     cache::{create_parent, new_file_in},
 };
 
-/// A path from the environment.
-pub(crate) fn path_in(variable: &str) -> Option<PathBuf> {
-    std::env::var_os(variable).filter(|value| !value.is_empty()).map(PathBuf::from)
-}
-
-/// Where the hub's tools keep what is theirs: `HF_HOME`, or `huggingface` in the user's cache directory.
-pub(crate) fn hub_home() -> Option<PathBuf> {
-    path_in("HF_HOME").or_else(|| {
-        let caches = path_in("XDG_CACHE_HOME")
-            .or_else(|| Some(directories::BaseDirs::new()?.home_dir().join(".cache")));
-        Some(caches?.join("huggingface"))
-    })
-}
-
-/// The hub's cache, as its tools find it.
-pub(crate) fn hub_cache() -> Option<PathBuf> {
-    path_in("HF_HUB_CACHE")
-        .or_else(|| path_in("HUGGINGFACE_HUB_CACHE"))
-        .or_else(|| Some(hub_home()?.join("hub")))
-}
-
-/// A repository in it.
+/// A repository in the hub's cache.
 #[derive(Clone, Debug)]
 pub(crate) struct Snapshots {
     root: PathBuf,

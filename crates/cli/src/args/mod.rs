@@ -105,8 +105,8 @@ pub(crate) struct ModelArgs {
     /// Catalogue name (see `moi models`), GGUF file, directory in Hugging Face layout, or hub repository
     ///
     /// A catalogue name is fetched at its first use and verified by its sha256. A hub repository is
-    /// OWNER/NAME, or OWNER/NAME/FILE.gguf for one of several GGUF files; safetensors are preferred. For gated
-    /// ones set HF_TOKEN.
+    /// OWNER/NAME or the address of its page, and OWNER/NAME:Q4_K_M or OWNER/NAME/FILE.gguf for one of several GGUF
+    /// files; safetensors are preferred. For gated ones set HF_TOKEN, for a mirror HF_ENDPOINT.
     #[arg(short, long, value_name = "NAME|PATH", default_value = DEFAULT_MODEL)]
     pub(crate) model: String,
     /// Commit, tag or branch of a hub repository

@@ -1,0 +1,137 @@
+//! Why a repository has no model that runs, told before its weights are fetched: what is there, and what to do.
+
+use serde_json::Value;
+
+use crate::select::CONFIG;
+
+/// What describes a LoRA adapter.
+pub(crate) const ADAPTER_CONFIG: &str = "adapter_config.json";
+/// At most so many files are named.
+const NAMED: usize = 3;
+/// Endings of weights of other programs, and what they are called.
+const OTHER_WEIGHTS: &[(&str, &str)] = &[
+    (".onnx", "ONNX"),
+    (".mlmodel", "Core ML"),
+    (".mlpackage", "Core ML"),
+    (".tflite", "TensorFlow Lite"),
+    (".litertlm", "LiteRT"),
+    (".task", "MediaPipe"),
+    (".h5", "TensorFlow"),
+    (".msgpack", "Flax"),
+    (".ot", "rust-bert"),
+    (".llamafile", "llamafile"),
+    (".engine", "TensorRT"),
+    (".nemo", "NeMo"),
+    (".bin", "PyTorch or GGML"),
+    (".pth", "PyTorch"),
+    (".pt", "PyTorch"),
+    (".ckpt", "PyTorch"),
+];
+
+/// Why files make no model.
+pub(crate) fn no_model(files: &[String]) -> String {
+    let has = |name: &str| files.iter().any(|file| file == name);
+    if has("model_index.json") {
+        return "it is a diffusion pipeline (model_index.json), no language model".to_owned();
+    }
+    let safetensors = with_ending(files, ".safetensors");
+    let shards: Vec<&String> = safetensors.iter().copied().filter(|file| is_shard(file)).collect();
+    if !shards.is_empty() {
+        let missing = if has(CONFIG) { "" } else { " and no config.json" };
+        return format!(
+            "it has the shards {}, but no model.safetensors.index.json that says what is in each{missing}; write one with \
+             transformers' save_pretrained, or use a whole copy of the model",
+            list(&shards)
+        );
+    }
+    if !safetensors.is_empty() {
+        let (found, expected) = match has(CONFIG) {
+            true => (list(&safetensors), "model.safetensors or model.safetensors.index.json"),
+            false => (list(&safetensors), "config.json beside model.safetensors"),
+        };
+        return format!(
+            "it has {found}, but not {expected}; look for a copy in the layout of transformers, or a .gguf file"
+        );
+    }
+    for (ending, format) in OTHER_WEIGHTS {
+        let others = with_ending(files, ending);
+        if !others.is_empty() {
+            return format!(
+                "it has weights for {format} alone ({}), which do not run here; look for a copy with model.safetensors or \
+                 a .gguf file",
+                list(&others)
+            );
+        }
+    }
+    "neither config.json with model.safetensors nor a .gguf file".to_owned()
+}
+
+fn with_ending<'a>(files: &'a [String], ending: &str) -> Vec<&'a String> {
+    files.iter().filter(|file| file.ends_with(ending)).collect()
+}
+
+/// Part of a model, by its number: `model-00001-of-00003.safetensors`.
+fn is_shard(file: &str) -> bool {
+    let number = file.strip_suffix(".safetensors").and_then(|stem| stem.rsplit_once("-of-"));
+    number.is_some_and(|(_, count)| !count.is_empty() && count.bytes().all(|digit| digit.is_ascii_digit()))
+}
+
+fn list(files: &[&String]) -> String {
+    let names: Vec<&str> = files.iter().take(NAMED).map(|file| file.as_str()).collect();
+    let more = if files.len() > NAMED { ", ..." } else { "" };
+    format!("{}{more}", names.join(", "))
+}
+
+/// What to do with PyTorch's weights.
+pub(crate) fn only_pytorch(repository: &str) -> String {
+    format!(
+        "it has PyTorch's weights alone, which have to be converted before they run: `moi convert {repository} --output \
+         DIR`, then --model DIR"
+    )
+}
+
+/// Whether files are of an adapter without its base model.
+pub(crate) fn is_adapter(files: &[String]) -> bool {
+    let has = |name: &str| files.iter().any(|file| file == name);
+    let weights = ["model.safetensors", "model.safetensors.index.json", "pytorch_model.bin"];
+    let has_gguf = files.iter().any(|file| file.ends_with(".gguf"));
+    has(ADAPTER_CONFIG) && !has_gguf && !(has(CONFIG) && weights.iter().any(|name| has(name)))
+}
+
+/// What to do with an adapter, whose config this is.
+pub(crate) fn adapter(repository: &str, config: &[u8]) -> String {
+    let config: Option<Value> = serde_json::from_slice(config).ok();
+    let field = |name: &str| config.as_ref().and_then(|config| config.get(name)).and_then(Value::as_str);
+    let base = field("base_model_name_or_path").filter(|base| !base.is_empty());
+    let of = base.map(|base| format!(" of {base}")).unwrap_or_default();
+    let kind = match field("peft_type") {
+        Some(kind) if !kind.eq_ignore_ascii_case("lora") => format!("an adapter ({kind})"),
+        _ => "a LoRA adapter".to_owned(),
+    };
+    let base = base.unwrap_or("BASE");
+    format!(
+        "it is {kind}{of}, no whole model; merge it into its base model first, in Python: \
+         PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(\"{base}\"), \
+         \"{repository}\").merge_and_unload().save_pretrained(\"DIR\"), save the base's tokenizer there too, then --model DIR"
+    )
+}
+
+/// Why the weights that a config.json is for do not run, as far as the way they are quantised tells.
+pub(crate) fn quantised(config: &[u8]) -> Option<String> {
+    let config: Value = serde_json::from_slice(config).ok()?;
+    let given = |name: &str| config.get(name).filter(|value| !value.is_null());
+    let method = match (given("quantization_config"), given("quantization")) {
+        (Some(quantised), _) => match quantised.get("quant_method").and_then(Value::as_str) {
+            Some(method) => method.to_owned(),
+            // MLX writes the same under two names.
+            None if given("quantization").is_some() => "MLX".to_owned(),
+            None => "an unnamed method".to_owned(),
+        },
+        (None, Some(quantised)) if quantised.get("bits").is_some() => "MLX".to_owned(),
+        _ => return None,
+    };
+    Some(format!(
+        "its weights are quantised by {method} (quantization_config of config.json), which does not run here; look for a \
+         copy in bfloat16, or a .gguf file"
+    ))
+}

@@ -1,0 +1,161 @@
+//! How often, and after what pauses, a request is sent again: the same for metadata, JSON and contents.
+
+use std::{io, thread, time::Duration};
+
+use ureq::{
+    Body,
+    http::{Response, StatusCode},
+};
+
+use crate::redirect::text;
+
+/// Attempts in a row that may bring nothing; huggingface_hub makes as many.
+const ATTEMPTS: u32 = 6;
+/// A pause is at most this many times the first one.
+const LONGEST_PAUSE: u32 = 8;
+/// The longest pause that a server may ask for. All attempts together then last the five minutes after which the public
+/// hub counts requests anew.
+const LONGEST_ASKED: Duration = Duration::from_secs(60);
+
+/// Why an attempt did not bring what was asked for.
+pub(crate) enum Broken {
+    /// The connection, or a busy server: another attempt may help.
+    Off(Failure),
+    /// The server does not have what was asked for.
+    Refused(String),
+    /// The file cannot be written.
+    Disk(io::Error),
+}
+
+/// A failure that may pass.
+pub(crate) struct Failure {
+    pub(crate) reason: String,
+    /// The pause that the server asked for.
+    pub(crate) asked: Option<Duration>,
+}
+
+impl Broken {
+    /// A connection that broke off.
+    pub(crate) fn off(reason: impl Into<String>) -> Self {
+        Self::Off(Failure { reason: reason.into(), asked: None })
+    }
+}
+
+/// Counts the attempts that brought nothing, and pauses between them.
+pub(crate) struct Retry {
+    /// Before the second attempt; twice as long before each further one.
+    pause: Duration,
+    failed: u32,
+}
+
+impl Retry {
+    pub(crate) fn new(pause: Duration) -> Self {
+        Self { pause, failed: 0 }
+    }
+
+    /// Pauses before the next attempt; one that brought something does not count.
+    ///
+    /// # Errors
+    /// The reason, if there were too many attempts.
+    pub(crate) fn again(&mut self, failure: Failure, progressed: bool) -> Result<(), String> {
+        self.failed = if progressed { 0 } else { self.failed + 1 };
+        if self.failed >= ATTEMPTS {
+            return Err(format!("{}, {} times in a row", failure.reason, self.failed));
+        }
+        thread::sleep(pause(self.pause, self.failed, failure.asked));
+        Ok(())
+    }
+}
+
+/// The pause after so many failures.
+fn pause(first: Duration, failed: u32, asked: Option<Duration>) -> Duration {
+    match asked {
+        Some(asked) => asked.min(LONGEST_ASKED),
+        None => first * 2u32.saturating_pow(failed.saturating_sub(1)).min(LONGEST_PAUSE),
+    }
+}
+
+/// An answer that another attempt may change.
+pub(crate) fn passing_failure(answer: &Response<Body>) -> Option<Failure> {
+    let status = answer.status();
+    if !is_passing(status) {
+        return None;
+    }
+    let asked = text(answer, "ratelimit")
+        .filter(|_| status == StatusCode::TOO_MANY_REQUESTS)
+        .and_then(rate_limit_reset)
+        .or_else(|| text(answer, "retry-after").and_then(seconds));
+    Some(Failure { reason: format!("it answered {status}"), asked })
+}
+
+/// Timeouts, limits on the rate of requests, and servers or gateways in trouble; not what a server will never do.
+fn is_passing(status: StatusCode) -> bool {
+    let never = [StatusCode::NOT_IMPLEMENTED, StatusCode::HTTP_VERSION_NOT_SUPPORTED];
+    let limits = [StatusCode::REQUEST_TIMEOUT, StatusCode::TOO_MANY_REQUESTS];
+    limits.contains(&status) || (status.is_server_error() && !never.contains(&status))
+}
+
+/// A number of seconds; dates are not read, as huggingface_hub does not read them.
+fn seconds(text: &str) -> Option<Duration> {
+    text.trim().parse().ok().map(Duration::from_secs)
+}
+
+/// When the public hub counts anew, if nothing is left until then: `"api";r=0;t=55`.
+fn rate_limit_reset(header: &str) -> Option<Duration> {
+    let field = |name: &str| {
+        let mut fields = header.split(';').filter_map(|field| field.split_once('='));
+        fields.find(|(known, _)| known.trim() == name).map(|(_, value)| value.trim())
+    };
+    if field("r") != Some("0") {
+        return None;
+    }
+    seconds(field("t")?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pauses_grow_and_are_bounded() {
+        let first = Duration::from_secs(1);
+        let pauses: Vec<u64> = (0..7).map(|failed| pause(first, failed, None).as_secs()).collect();
+        assert_eq!(pauses, [1, 1, 2, 4, 8, 8, 8]);
+        assert_eq!(pause(first, 1, Some(Duration::from_secs(3))).as_secs(), 3);
+        assert_eq!(pause(first, 1, Some(Duration::from_secs(86_400))), LONGEST_ASKED);
+        assert_eq!(pause(first, 1, Some(Duration::ZERO)), Duration::ZERO);
+    }
+
+    #[test]
+    fn statuses_that_pass() {
+        let passing = |status: u16| StatusCode::from_u16(status).is_ok_and(is_passing);
+        assert!([408, 429, 500, 502, 503, 504, 520, 524].into_iter().all(passing));
+        assert!(![200, 206, 302, 400, 401, 403, 404, 405, 410, 416, 501, 505].into_iter().any(passing));
+    }
+
+    #[test]
+    fn what_servers_ask_for() {
+        assert_eq!(seconds(" 120 "), Some(Duration::from_secs(120)));
+        for other in ["", "-1", "1.5", "Wed, 21 Oct 2015 07:28:00 GMT"] {
+            assert_eq!(seconds(other), None, "{other}");
+        }
+        assert_eq!(rate_limit_reset(r#""api";r=0;t=55"#), Some(Duration::from_secs(55)));
+        assert_eq!(rate_limit_reset(r#""api"; r = 0; t = 5"#), Some(Duration::from_secs(5)));
+        for other in [r#""api";r=12;t=55"#, r#""api";t=55"#, r#""api";r=0"#, ""] {
+            assert_eq!(rate_limit_reset(other), None, "{other}");
+        }
+    }
+
+    #[test]
+    fn attempts_are_bounded_unless_they_bring_something() {
+        let mut retry = Retry::new(Duration::ZERO);
+        let failure = || Failure { reason: "it broke".to_owned(), asked: None };
+        for _ in 0..20 {
+            assert!(retry.again(failure(), true).is_ok());
+        }
+        for _ in 1..ATTEMPTS {
+            assert!(retry.again(failure(), false).is_ok());
+        }
+        assert_eq!(retry.again(failure(), false), Err("it broke, 6 times in a row".to_owned()));
+    }
+}

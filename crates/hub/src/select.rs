@@ -1,0 +1,136 @@
+//! Which files of a repository make a model: a directory of safetensors, one GGUF file, or all parts of a split one.
+
+use crate::{
+    ModelReference,
+    gguf_name::{GgufModel, gguf_models, named_part},
+    refusal,
+};
+
+pub(crate) const CONFIG: &str = "config.json";
+/// Beside config and weights; a repository has some of them.
+const SMALL_FILES: &[&str] = &[
+    "generation_config.json",
+    "tokenizer.json",
+    "tokenizer.model",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "chat_template.jinja",
+];
+/// How the names of licence files begin.
+const LICENCES: &[&str] = &["LICEN", "NOTICE", "USE_POLICY", "COPYING"];
+/// In the order in which they are looked for.
+const WEIGHTS: &[&str] = &["model.safetensors", "model.safetensors.index.json"];
+/// PyTorch's have to be converted before they run.
+const PYTORCH_WEIGHTS: &[&str] = &["pytorch_model.bin", "pytorch_model.bin.index.json"];
+
+/// What to fetch, the model's own file or its config first; safetensors before GGUF.
+///
+/// # Errors
+/// If there is no model, or no single one; the text says what is there and what to do.
+pub(crate) fn choose(
+    files: &[String],
+    reference: &ModelReference,
+    for_conversion: bool,
+) -> Result<Vec<String>, String> {
+    let has = |name: &str| files.iter().any(|file| file == name);
+    if let Some(file) = &reference.file {
+        return choose_file(files, file, reference);
+    }
+    let models = gguf_models(files);
+    if let Some(quant) = &reference.quant {
+        return choose_quant(&models, quant, reference);
+    }
+    let found = |names: &[&'static str]| -> Option<&'static str> {
+        names.iter().copied().find(|name: &&'static str| has(name))
+    };
+    let weights = match found(WEIGHTS) {
+        Some(weights) => Some(weights),
+        // A GGUF file runs as it is, PyTorch's weights do not.
+        None if models.is_empty() => found(PYTORCH_WEIGHTS),
+        None => None,
+    };
+    if let (true, Some(weights)) = (has(CONFIG), weights) {
+        if PYTORCH_WEIGHTS.contains(&weights) && !for_conversion {
+            return Err(refusal::only_pytorch(&reference.repository));
+        }
+        let is_licence = |file: &&String| {
+            let name = file.to_uppercase();
+            !file.contains('/') && LICENCES.iter().any(|start| name.starts_with(start))
+        };
+        let small = SMALL_FILES.iter().copied().filter(|name| has(name)).map(str::to_owned);
+        let licences = files.iter().filter(is_licence).cloned();
+        let chosen = [CONFIG.to_owned()].into_iter().chain(small).chain(licences);
+        return Ok(chosen.chain([weights.to_owned()]).collect());
+    }
+    if models.is_empty() {
+        return Err(refusal::no_model(files));
+    }
+    let all: Vec<&GgufModel> = models.iter().collect();
+    single(&all, &models, reference, "it has several .gguf files")
+}
+
+/// A file that was named, with the other parts if it is one of a split model; or the model in a folder.
+fn choose_file(files: &[String], file: &str, reference: &ModelReference) -> Result<Vec<String>, String> {
+    let is_there = files.iter().any(|known| known == file);
+    if let (true, Some(model)) = (is_there, named_part(files, file)) {
+        return model.whole();
+    }
+    if is_there {
+        return Ok(vec![file.to_owned()]);
+    }
+    let models = gguf_models(files);
+    let folder = format!("{file}/");
+    let inside: Vec<&GgufModel> = models.iter().filter(|model| model.first().starts_with(&folder)).collect();
+    match inside.is_empty() {
+        false => single(&inside, &models, reference, &format!("{folder} has several .gguf files")),
+        true => {
+            let all: Vec<&GgufModel> = models.iter().collect();
+            Err(format!("it has no file {file}{}", instead(&all, &models, reference)))
+        }
+    }
+}
+
+/// The model whose name has a quantisation in it.
+fn choose_quant(
+    models: &[GgufModel],
+    quant: &str,
+    reference: &ModelReference,
+) -> Result<Vec<String>, String> {
+    if models.is_empty() {
+        let repository = &reference.repository;
+        return Err(format!("it has no .gguf file, so no `{quant}`; write {repository} alone"));
+    }
+    let fitting: Vec<&GgufModel> = models.iter().filter(|model| model.has_quant(quant)).collect();
+    if fitting.is_empty() {
+        let all: Vec<&GgufModel> = models.iter().collect();
+        return Err(format!("no .gguf file fits `{quant}`{}", instead(&all, models, reference)));
+    }
+    single(&fitting, models, reference, &format!("several .gguf files fit `{quant}`"))
+}
+
+/// The files of the only model among the candidates.
+fn single(
+    candidates: &[&GgufModel],
+    all: &[GgufModel],
+    reference: &ModelReference,
+    several: &str,
+) -> Result<Vec<String>, String> {
+    match candidates {
+        [model] => model.whole(),
+        _ => Err(format!("{several}{}", instead(candidates, all, reference))),
+    }
+}
+
+/// What to write for each candidate: its quantisation if no other model has it, else its file.
+fn instead(candidates: &[&GgufModel], all: &[GgufModel], reference: &ModelReference) -> String {
+    if candidates.is_empty() {
+        return String::new();
+    }
+    let is_unique = |quant: &String| all.iter().filter(|model| model.has_quant(quant)).count() == 1;
+    let written = |model: &&GgufModel| match model.quant().filter(is_unique) {
+        Some(quant) => reference.with_quant(&quant),
+        None => reference.with_file(model.first()),
+    };
+    let names: Vec<String> = candidates.iter().map(written).collect();
+    format!("; write one of: {}", names.join(", "))
+}

@@ -1,0 +1,244 @@
+//! Contents from a hub: resumed where they broke off, never longer or shorter than announced.
+
+use std::{
+    fs::File,
+    io::{self, Read, Write},
+    path::Path,
+    time::Duration,
+};
+
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use ureq::{
+    Agent, Body,
+    http::{Response, StatusCode},
+};
+
+use crate::{
+    FetchError,
+    http::{Client, PAGE, Request, announced_length, check_status, foreign_encoding, is_page},
+    redirect::text,
+    retry::{Broken, Retry},
+};
+
+/// The longest that one answer gets.
+const MOST_PATIENCE: Duration = Duration::from_secs(24 * 60 * 60);
+/// Smaller files come in no time: they have no progress bar.
+const SMALL: u64 = 1 << 20;
+
+/// A file on its way.
+struct Transfer<'a> {
+    url: &'a str,
+    /// The file's length, once the hub or an answer has told.
+    size: Option<u64>,
+    file: File,
+    bar: ProgressBar,
+    /// Whether the last attempt had to drop what there was.
+    began_anew: bool,
+}
+
+impl Transfer<'_> {
+    fn have(&self) -> io::Result<u64> {
+        Ok(self.file.metadata()?.len())
+    }
+
+    /// Drops what there is.
+    fn restart(&self) -> Result<(), Broken> {
+        self.file.set_len(0).map_err(Broken::Disk)
+    }
+}
+
+impl Client {
+    /// Fetches a file into `part`, behind what an earlier attempt has left there. Where its size is not known before, the
+    /// first answer tells it, or its own end does.
+    ///
+    /// # Errors
+    /// If the hub refuses it, sends another number of bytes, or the connection breaks again and again; what came until
+    /// then stays in `part`.
+    pub(crate) fn fetch(
+        &self,
+        url: &str,
+        size: Option<u64>,
+        part: &Path,
+        what: &str,
+    ) -> Result<(), FetchError> {
+        let io_error = |error| FetchError::Io { path: part.to_owned(), error };
+        let refused = |reason: String| FetchError::Hub { what: what.to_owned(), reason };
+        let file = File::options().create(true).append(true).open(part).map_err(io_error)?;
+        let mut transfer = Transfer { url, size, file, bar: self.bar(size, what), began_anew: false };
+        let mut have = transfer.have().map_err(io_error)?;
+        if size.is_some_and(|size| have > size) {
+            transfer.file.set_len(0).map_err(io_error)?;
+            have = 0;
+        }
+        let mut patience = self.patience;
+        let (mut agent, mut retry) = (self.content_agent(patience), Retry::new(self.pause));
+        // The most that there was: a server that begins anew each time may come as far as before, again and again.
+        let mut most = have;
+        while transfer.size != Some(have) {
+            transfer.bar.set_position(have);
+            transfer.began_anew = false;
+            let before = have;
+            let failure = match self.attempt(&agent, &mut transfer) {
+                Ok(()) => break,
+                Err(Broken::Off(failure)) => failure,
+                Err(Broken::Refused(reason)) => return Err(refused(reason)),
+                Err(Broken::Disk(error)) => return Err(io_error(error)),
+            };
+            have = transfer.have().map_err(io_error)?;
+            let progressed = have > most || (have > before && !transfer.began_anew);
+            most = most.max(have);
+            if transfer.began_anew {
+                patience = (patience * 2).min(MOST_PATIENCE);
+                agent = self.content_agent(patience);
+            }
+            if transfer.size == Some(have) {
+                break;
+            }
+            retry.again(failure, progressed).map_err(|reason| {
+                let of = transfer.size.map(|size| format!(" of {size}")).unwrap_or_default();
+                refused(format!("{reason}; {have}{of} bytes are kept for the next try"))
+            })?;
+        }
+        transfer.bar.finish_and_clear();
+        // What is renamed must be on the disk before its name is.
+        transfer.file.sync_all().map_err(io_error)
+    }
+
+    /// Asks once for what is missing; the file is whole if that went well.
+    fn attempt(&self, agent: &Agent, transfer: &mut Transfer<'_>) -> Result<(), Broken> {
+        let have = transfer.have().map_err(Broken::Disk)?;
+        let mut answer = self.ask(agent, Request::Content { from: have }, transfer.url)?;
+        let status = answer.status();
+        if status == StatusCode::RANGE_NOT_SATISFIABLE {
+            transfer.restart()?;
+            return Err(Broken::off("it cannot resume"));
+        }
+        check_status(&answer).map_err(Broken::Refused)?;
+        if let Some(encoding) = foreign_encoding(&answer) {
+            return Err(Broken::Refused(format!(
+                "it sends the file encoded, as {encoding}; a proxy may do that"
+            )));
+        }
+        let partial = status == StatusCode::PARTIAL_CONTENT;
+        let range = text(&answer, "content-range").filter(|_| partial).and_then(content_range);
+        if partial && range.is_some_and(|range| range.start != have) {
+            transfer.restart()?;
+            return Err(Broken::off("it resumes at another byte than it was asked for"));
+        }
+        // Some servers send the rest without a word on which bytes it is.
+        let offset = if partial { have } else { 0 };
+        let total = range.and_then(|range| range.total);
+        let total = total.or_else(|| Some(announced_length(&answer)?.saturating_add(offset)));
+        announced(&answer, transfer.size, total, offset).map_err(Broken::Refused)?;
+        if let (None, Some(total)) = (transfer.size, total) {
+            transfer.size = Some(total);
+            transfer.bar.set_length(total);
+        }
+        if offset < have {
+            // The server cannot resume: it sends all of it again.
+            transfer.began_anew = true;
+            transfer.restart()?;
+            transfer.bar.set_position(0);
+        }
+        receive(&mut answer, transfer, offset)
+    }
+
+    fn bar(&self, size: Option<u64>, what: &str) -> ProgressBar {
+        let style = ProgressStyle::with_template(
+            "{msg} [{bar:30}] {bytes}/{total_bytes}, {bytes_per_sec}, {eta} left",
+        );
+        let bar = ProgressBar::new(size.unwrap_or(0));
+        let bar = bar.with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
+        if self.quiet || size.is_some_and(|size| size < SMALL) {
+            bar.set_draw_target(ProgressDrawTarget::hidden());
+        }
+        bar.with_message(what.to_owned())
+    }
+}
+
+/// Refuses another length than the file's, and a page in its place.
+fn announced(
+    answer: &Response<Body>,
+    size: Option<u64>,
+    total: Option<u64>,
+    offset: u64,
+) -> Result<(), String> {
+    // Some servers call every file a page; one of the right length is no page.
+    if is_page(answer) && (size.is_none() || total != size) {
+        return Err(PAGE.to_owned());
+    }
+    match (total, size) {
+        (Some(total), Some(size)) if total != size => {
+            let [total, size] = [total, size].map(|length| length.saturating_sub(offset));
+            Err(format!("it has {total} bytes to send, expected {size}"))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Appends the body of an answer that begins at `offset`, and compares the length.
+fn receive(answer: &mut Response<Body>, transfer: &mut Transfer<'_>, offset: u64) -> Result<(), Broken> {
+    let missing = transfer.size.map(|size| size.saturating_sub(offset));
+    // One byte more than expected tells that there is more.
+    let most = missing.map_or(u64::MAX, |missing| missing.saturating_add(1));
+    let mut body = answer.body_mut().as_reader().take(most);
+    let copied = copy(&mut body, &mut transfer.file, &transfer.bar)?;
+    match (copied, missing) {
+        (copied, Some(missing)) if copied < missing => Err(Broken::off("the connection broke off")),
+        (copied, Some(missing)) if copied > missing => {
+            transfer.restart()?;
+            let size = offset.saturating_add(missing);
+            Err(Broken::Refused(format!("it sends more than the {size} bytes that were announced")))
+        }
+        // A length that nothing announced is right when the body ends as it should.
+        _ => Ok(()),
+    }
+}
+
+fn copy(from: &mut impl Read, to: &mut File, bar: &ProgressBar) -> Result<u64, Broken> {
+    let mut buffer = vec![0; 1 << 16];
+    let mut copied = 0;
+    loop {
+        match from.read(&mut buffer) {
+            Ok(0) => return Ok(copied),
+            Ok(n) => {
+                to.write_all(&buffer[..n]).map_err(Broken::Disk)?;
+                copied += n as u64;
+                bar.inc(n as u64);
+            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(Broken::off(format!("the connection broke off ({error})"))),
+        }
+    }
+}
+
+/// Which bytes a partial answer has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct ContentRange {
+    start: u64,
+    /// The whole file's length, if the server knows it.
+    total: Option<u64>,
+}
+
+/// The header `bytes 100-199/200`, or `bytes 100-199/*`.
+fn content_range(header: &str) -> Option<ContentRange> {
+    let (range, total) = header.trim().strip_prefix("bytes")?.split_once('/')?;
+    let (start, _) = range.split_once('-')?;
+    Some(ContentRange { start: start.trim().parse().ok()?, total: total.trim().parse().ok() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn content_ranges() {
+        let range = |start: u64, total: Option<u64>| Some(ContentRange { start, total });
+        assert_eq!(content_range("bytes 100-199/200"), range(100, Some(200)));
+        assert_eq!(content_range("bytes 100-199/*"), range(100, None));
+        assert_eq!(content_range("bytes 0-0/1"), range(0, Some(1)));
+        for other in ["", "bytes */200", "bytes 100-199", "items 1-2/3", "bytes x-2/3"] {
+            assert_eq!(content_range(other), None, "{other}");
+        }
+    }
+}

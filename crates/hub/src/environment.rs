@@ -109,7 +109,7 @@ mod tests {
 
     /// The value of `name` among these.
     fn lookup<'a>(set: &'a [(&str, &str)]) -> impl Fn(&str) -> Option<String> + 'a {
-        move |name| set.iter().find(|(known, _)| *known == name).map(|(_, value)| (*value).to_owned())
+        move |name: &str| set.iter().find(|(known, _)| *known == name).map(|(_, value)| (*value).to_owned())
     }
 
     #[test]

@@ -41,6 +41,12 @@ impl Fetcher {
         self
     }
 
+    /// With another token than the user's, for the endpoint's own host alone.
+    pub fn with_token(mut self, token: &str) -> Self {
+        self.client.token = Some(token.to_owned());
+        self
+    }
+
     /// With another place for the hub's cache than its tools have.
     pub fn with_hub_cache(mut self, path: PathBuf) -> Self {
         self.hub_cache = Some(path);

@@ -34,7 +34,7 @@ pub(crate) struct Client {
     pub(crate) pause: Duration,
     /// How long the first answer may take to come in.
     pub(crate) patience: Duration,
-    token: Option<String>,
+    pub(crate) token: Option<String>,
 }
 
 /// What is asked for.

@@ -74,8 +74,8 @@ fn a_hub_that_begins_anew() {
     let flaky = Manners { ignores_ranges: true, breaks: usize::MAX, uneven: true, ..Manners::default() };
     let server = hub(&body, flaky);
     let error = fetcher(&server).fetch(entry, |_| {}).unwrap_err().to_string();
-    assert!(error.contains("broke off") && error.contains("4 times in a row"), "{error}");
-    assert_eq!(server.ranges().len(), 5);
+    assert!(error.contains("broke off") && error.contains("6 times in a row"), "{error}");
+    assert_eq!(server.ranges().len(), 7);
 }
 
 #[test]
@@ -122,7 +122,7 @@ fn what_cannot_be_had_is_a_clear_error() {
             entry(&body, &[]),
             &["broke off", "are kept"],
         ),
-        (Manners { busy: usize::MAX, ..Manners::default() }, entry(&body, &[]), &["503", "4 times in a row"]),
+        (Manners { busy: usize::MAX, ..Manners::default() }, entry(&body, &[]), &["503", "6 times in a row"]),
         (Manners::default(), other, &["has the hash", "expected", "it was not kept"]),
         (Manners::default(), entry(&body[1..], &[]), &["it has 200000 bytes to send, expected 199999"]),
         (

@@ -85,7 +85,7 @@ fn a_repository_that_is_not_what_it_should_be_is_refused() {
     let neither = "neither config.json with model.safetensors nor a .gguf";
     refused(repository(&[config]), good, "owner/tiny", &[neither]);
     let two: &[(&str, &[u8])] = &[("a.gguf", b"a"), ("b.gguf", b"b")];
-    refused(repository(two), good, "owner/tiny", &["a.gguf, b.gguf"]);
+    refused(repository(two), good, "owner/tiny", &["write one of: owner/tiny/a.gguf, owner/tiny/b.gguf"]);
     refused(repository(two), good, "owner/tiny/c.gguf", &["no file c.gguf"]);
     refused(repository(two), good, "owner/none", &["owner/none", "404", "no such"]);
     refused(repository(two), good, "owner/..", &["owner/..", "no name or revision"]);

@@ -2,6 +2,8 @@
 
 #![allow(dead_code, clippy::unwrap_used, reason = "each test file uses a part; a failure must end the test")]
 
+pub(crate) mod mirror;
+
 use std::{
     io::{BufRead, BufReader, Write},
     net::{TcpListener, TcpStream},
@@ -123,7 +125,7 @@ fn answer(
         // A list of packages, which is no model's file.
         about += "content-type: text/html\r\n";
     }
-    if request.path.starts_with("/api/") || request.head && !manners.html && !manners.redirects {
+    if request.path.starts_with("/api/") || request.head && !manners.html && (moved || !manners.redirects) {
         let length = content.len();
         let head = format!("HTTP/1.1 200 OK\r\ncontent-length: {length}\r\n{about}\r\n");
         stream.write_all(head.as_bytes())?;

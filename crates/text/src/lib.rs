@@ -34,5 +34,5 @@ pub use error::{TextError, brief};
 pub use extra::ExtraToken;
 pub use stream::Detokenizer;
 pub use template::{ChatTemplate, Message, TemplateTokens};
-pub use tokenizer::Tokenizer;
+pub use tokenizer::{THINKING, Tokenizer};
 pub use vocabulary::{TokenKind, Vocabulary, VocabularyKind};

@@ -38,8 +38,8 @@ pub struct Tokenizer {
     path: Option<Arc<Path>>,
 }
 
-/// What models think between.
-const THINKING: &[(&str, &str)] = &[
+/// What models think between, as they are written: the opening and the closing marker of each kind in use.
+pub const THINKING: &[(&str, &str)] = &[
     ("<think>", "</think>"),
     ("[THINK]", "[/THINK]"),
     ("<seed:think>", "</seed:think>"),

@@ -1,27 +1,36 @@
 //! Whether an answer solves a problem.
 
-use std::{str::FromStr, sync::LazyLock};
+use std::sync::LazyLock;
 
+use moi_text::THINKING;
 use num_rational::Ratio;
-use num_traits::CheckedMul;
 use regex::Regex;
 use serde::{Deserialize, Serialize};
 
-use crate::expression::{braced, evaluate};
+use crate::{
+    boxes::boxes, choice::find_choice, expression::evaluate, number::Number, number_answer::find_number,
+    pattern::regex,
+};
 
 /// How answers to a problem are judged.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "scorer", rename_all = "kebab-case")]
 pub enum Scorer {
-    /// The last `\boxed{}`, else the last number of the text, is this number.
+    /// The answer is this number: the first `#### N`, else the last `\boxed{}`, `<answer>` or "final answer is N", else
+    /// the last "Answer: N", else the last number of the text. A box with more than one number in it is no answer.
     Number {
-        /// As text, such as `42`, `1,234.5` or `3/4`.
+        /// As text, such as `42`, `1,234.5`, `3/4` or `-\frac{1}{2}`.
         answer: String,
     },
-    /// The option that is chosen is this letter.
+    /// The option that is chosen is this letter: in the last box with a letter or the last "Answer: B", else the last
+    /// letter that stands alone.
     Choice {
         /// A capital letter.
         answer: char,
+        /// The texts of the choices, where they are known: a box may hold the text in place of the letter. Not part of
+        /// the scorer as it is written, because the prompt has them, and runs that were begun without them go on.
+        #[serde(default, skip_serializing)]
+        choices: Vec<String>,
     },
     /// An expression of all these numbers, each once, with this value.
     Countdown {
@@ -41,21 +50,6 @@ pub struct Score {
     pub found: Option<String>,
 }
 
-#[allow(clippy::unwrap_used, reason = "the expressions are written here")]
-fn regex(text: &str) -> Regex {
-    Regex::new(text).unwrap()
-}
-
-static NUMBER: LazyLock<Regex> = LazyLock::new(|| {
-    regex(
-        r"[-−+]?\$?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?(?:\s*/\s*\d+)?|\\[dt]?frac\s*\{\s*[-−]?\d+\s*\}\s*\{\s*\d+\s*\}",
-    )
-});
-static CHOSEN: LazyLock<Regex> = LazyLock::new(|| {
-    regex(r"(?i:answer|(?:correct|right)\s+(?:option|choice))(?i:\s+is)?\s*[:=]?\s*[*_(\[`]*([A-Z])\b")
-});
-static ALONE: LazyLock<Regex> =
-    LazyLock::new(|| regex(r"\(([A-Z])\)|(?m:^\s*[*_`]*([A-Z])[*_`]*\s*[.):]?\s*$)"));
 static ARITHMETIC: LazyLock<Regex> =
     LazyLock::new(|| regex(r"[\d(\[][\d\s+\-*/×÷·−()\[\]]*[+\-*/×÷·−][\d\s+\-*/×÷·−()\[\]]*[\d)\]]"));
 
@@ -64,16 +58,16 @@ impl Scorer {
     pub fn score(&self, text: &str) -> Score {
         let text = behind_thoughts(text);
         let found = match self {
-            Self::Number { .. } => number_of(text),
-            Self::Choice { .. } => choice_of(text),
+            Self::Number { .. } => find_number(text),
+            Self::Choice { choices, .. } => find_choice(text, choices).map(String::from),
             Self::Countdown { .. } => expression_of(text),
         };
         let correct = found.as_deref().is_some_and(|found| match self {
-            Self::Number { answer } => match (number(found), number(answer)) {
-                (Some(found), Some(answer)) => found == answer,
+            Self::Number { answer } => match (Number::parse(found), Number::parse(answer)) {
+                (Some(found), Some(answer)) => found.equals(&answer),
                 _ => false,
             },
-            Self::Choice { answer } => found.chars().eq([*answer]),
+            Self::Choice { answer, .. } => found.chars().eq([*answer]),
             Self::Countdown { numbers, target } => solves(found, numbers, *target),
         });
         Score { correct, found }
@@ -82,52 +76,8 @@ impl Scorer {
 
 /// What stands behind the last thoughts, if there are such. Of thoughts that were cut off all is judged.
 fn behind_thoughts(text: &str) -> &str {
-    text.rsplit_once("</think>").map_or(text, |(_, answer)| answer)
-}
-
-/// What the last `\boxed{}` or `<answer>` holds.
-fn boxed(text: &str) -> Option<&str> {
-    let latex = text.rfind("\\boxed").and_then(|at| Some((at, braced(&text[at + "\\boxed".len()..])?.0)));
-    let tag = text.rfind("<answer>").map(|at| {
-        let inner = &text[at + "<answer>".len()..];
-        (at, inner.split("</answer>").next().unwrap_or(inner))
-    });
-    let last = [latex, tag].into_iter().flatten().max_by_key(|(at, _)| *at);
-    last.map(|(_, inner)| inner.trim())
-}
-
-fn number_of(text: &str) -> Option<String> {
-    let of = |text: &str| NUMBER.find_iter(text).last().map(|found| found.as_str().trim().to_owned());
-    match boxed(text) {
-        Some(inner) => of(inner),
-        None => of(text),
-    }
-}
-
-/// A number as a fraction.
-fn number(text: &str) -> Option<Ratio<i128>> {
-    let text = text.replace([',', '$', ' ', '\\', '{'], "").replace('−', "-").replace('}', "/");
-    let text = text.trim_start_matches(['d', 't']).trim_start_matches("frac").trim_end_matches('/');
-    let (above, below) = text.split_once('/').unwrap_or((text, "1"));
-    let below = i128::from_str(below).ok().filter(|&below| below != 0)?;
-    let (whole, part) = above.split_once('.').unwrap_or((above, ""));
-    let scale = 10i128.checked_pow(part.len().try_into().ok()?)?;
-    let digits = i128::from_str(&format!("{whole}{part}")).ok()?;
-    let scale = Ratio::from_integer(scale).checked_mul(&Ratio::from_integer(below))?;
-    Some(Ratio::from_integer(digits) / scale)
-}
-
-fn choice_of(text: &str) -> Option<String> {
-    if let Some(inner) = boxed(text) {
-        let letters = inner.strip_prefix("\\text").and_then(braced).map_or(inner, |(letter, _)| letter);
-        let letter = letters.trim_matches(|c: char| !c.is_ascii_alphanumeric()).to_uppercase();
-        return (letter.len() == 1).then_some(letter);
-    }
-    let last = |expression: &Regex| {
-        let captures = expression.captures_iter(text).last()?;
-        captures.iter().skip(1).flatten().next().map(|letter| letter.as_str().to_owned())
-    };
-    last(&CHOSEN).or_else(|| last(&ALONE))
+    let ends = THINKING.iter().filter_map(|(_, close)| Some(text.rfind(*close)? + close.len()));
+    &text[ends.max().unwrap_or(0)..]
 }
 
 /// The expression that is given as the answer, without what it is said to equal.
@@ -139,8 +89,8 @@ fn expression_of(text: &str) -> Option<String> {
         let computes = |side: &&str| evaluate(side).is_ok_and(|(_, numbers)| numbers.len() > 1);
         sides.clone().find(computes).or(sides.clone().next()).map(str::to_owned)
     };
-    match boxed(text) {
-        Some(inner) => side(inner),
+    match boxes(text).last() {
+        Some(marked) => side(marked.inner),
         None => ARITHMETIC.find_iter(text).last().map(|found| found.as_str().trim().to_owned()),
     }
 }
@@ -198,8 +148,30 @@ mod tests {
     }
 
     #[test]
+    fn thoughts_of_every_kind_are_not_judged() {
+        let scorer = Scorer::Number { answer: "7".into() };
+        for (open, close) in THINKING {
+            let text = format!("{open}\\boxed{{9}}{close}It is 7.");
+            assert!(scorer.score(&text).correct, "{text}");
+            // Thoughts that were cut off are judged.
+            assert!(scorer.score(&format!("{open}It is \\boxed{{7}}.")).correct, "{open}");
+        }
+    }
+
+    #[test]
+    fn scorers_of_older_runs_are_read() {
+        let scorer = Scorer::Choice { answer: 'B', choices: vec!["a".into(), "b".into()] };
+        let written = serde_json::to_string(&scorer).unwrap();
+        assert_eq!(written, "{\"scorer\":\"choice\",\"answer\":\"B\"}");
+        let read: Scorer = serde_json::from_str(&written).unwrap();
+        assert_eq!(read, Scorer::Choice { answer: 'B', choices: Vec::new() });
+    }
+
+    #[test]
     fn letters_are_found() {
-        let of = |text: &str| Scorer::Choice { answer: 'B' }.score(text).found.unwrap_or_default();
+        let of = |text: &str| {
+            Scorer::Choice { answer: 'B', choices: Vec::new() }.score(text).found.unwrap_or_default()
+        };
         for text in [
             "\\boxed{B}",
             "\\boxed{\\text{B}}",
@@ -265,7 +237,7 @@ mod tests {
         fn any_text_is_judged(text in "\\PC{0,60}", more in "[0-9+*/(){}\\\\boxed<>answer =.,-]{0,60}") {
             for scorer in [
                 Scorer::Number { answer: "1".into() },
-                Scorer::Choice { answer: 'A' },
+                Scorer::Choice { answer: 'A', choices: vec!["1".into()] },
                 Scorer::Countdown { numbers: vec![1, 2], target: 3 },
             ] {
                 scorer.score(&format!("{text}{more}"));

@@ -15,15 +15,23 @@
 //! ```
 
 mod answers;
+mod boxes;
 mod chart;
+mod choice;
 mod countdown;
 mod error;
 mod expression;
+mod latex;
 mod log;
+mod number;
+mod number_answer;
+mod pattern;
 mod report;
+mod statement;
 mod statistics;
 mod summary;
 mod task;
+mod units;
 
 pub use answers::{Score, Scorer};
 pub use countdown::Countdown;

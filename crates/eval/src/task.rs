@@ -9,7 +9,7 @@ use minijinja::{
 use serde::Serialize;
 use serde_json::{Map, Value};
 
-use crate::{Countdown, EvalError, Scorer};
+use crate::{Countdown, EvalError, Scorer, boxes::boxes, number::Number, number_answer::find_number};
 
 /// A problem.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -40,6 +40,9 @@ const CHOICE: &str = "{{ question }}\n\n{% for choice in choices %}{{ letters[lo
      Reason step by step, and give the letter of the right choice as \\boxed{letter}.";
 /// The names under which sets of questions have theirs.
 const QUESTIONS: &[&str] = &["question", "problem", "prompt", "Question", "Problem"];
+/// The same for answers. Of a worked solution, the number in its last box counts.
+const ANSWERS: &[&str] = &["answer", "Answer", "solution", "Solution"];
+const IDS: &[&str] = &["id", "ID"];
 const LETTERS: &str = "ABCDEFGHIJKLMNOPQRSTUVWXYZ";
 
 impl Task {
@@ -59,11 +62,13 @@ impl Task {
     /// Reads a JSONL file: an object a line, with what the template and the scorer need.
     ///
     /// - CountDown: `numbers`, `target`
-    /// - multiple choice: `question`, `choices` (texts), `answer` (a letter, or the number of a choice from 0)
-    /// - else a number: `question`, `answer`; of an answer with `####`, as GSM8K has them, what stands behind it counts
+    /// - multiple choice: `question`, `choices` (texts), `answer` (a letter, a choice's text, or the number of a choice from
+    ///   0), as MMLU has them; or `choices` (`text` and `label`) and `answerKey` (a label), as ARC has them
+    /// - else a number: `question`, `answer`; of an answer with `####`, as GSM8K has them, what stands behind it counts, and
+    ///   of one with boxes the last box
     ///
-    /// `id` is optional. A question may also be `problem`, `prompt`, `Question` or `Problem`. `template` is Jinja over the
-    /// line's fields.
+    /// `id` or `ID` is optional. A question may also be `problem`, `prompt`, `Question` or `Problem`, and an answer `Answer`,
+    /// `solution` or `Solution`. `template` is Jinja over the line's fields. A byte order mark is skipped.
     ///
     /// # Errors
     /// If the file cannot be read, or a line is no problem; the error names the line.
@@ -71,6 +76,7 @@ impl Task {
         let text =
             fs::read_to_string(path).map_err(|error| EvalError::Io { path: path.to_owned(), error })?;
         let mut problems = Vec::new();
+        let text = text.trim_start_matches('\u{FEFF}');
         for (at, line) in text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()) {
             let wrong = |what: String| EvalError::Line { path: path.to_owned(), line: at + 1, what };
             let fields: Map<String, Value> =
@@ -100,7 +106,7 @@ impl From<minijinja::Error> for Wrong {
 }
 
 fn problem(mut fields: Map<String, Value>, line: usize, template: Option<&str>) -> Result<Problem, Wrong> {
-    let id = match fields.get("id") {
+    let id = match IDS.iter().find_map(|name| fields.get(*name)) {
         Some(Value::String(id)) => id.clone(),
         Some(id) => id.to_string(),
         None => line.to_string(),
@@ -113,7 +119,7 @@ fn problem(mut fields: Map<String, Value>, line: usize, template: Option<&str>) 
     let (scorer, usual) = if fields.contains_key("numbers") {
         (countdown(&fields)?, COUNTDOWN)
     } else if fields.contains_key("choices") {
-        (choice(&fields)?, CHOICE)
+        (choice(&mut fields)?, CHOICE)
     } else {
         (Scorer::Number { answer: number(&fields)? }, NUMBER)
     };
@@ -134,30 +140,77 @@ fn countdown(fields: &Map<String, Value>) -> Result<Scorer, Wrong> {
     Ok(Scorer::Countdown { numbers, target: whole(fields.get("target").ok_or_else(wrong)?)? })
 }
 
-fn choice(fields: &Map<String, Value>) -> Result<Scorer, Wrong> {
-    let wrong =
-        || Wrong::Field("`choices` must be texts, and `answer` the letter or the number of one".to_owned());
-    let choices =
-        fields.get("choices").and_then(Value::as_array).filter(|list| !list.is_empty()).ok_or_else(wrong)?;
-    let letters: Vec<char> = LETTERS.chars().take(choices.len()).collect();
-    let letter = match fields.get("answer") {
-        Some(Value::String(letter)) => letter.trim().chars().next().map(|letter| letter.to_ascii_uppercase()),
-        Some(Value::Number(at)) => at.as_u64().and_then(|at| letters.get(at as usize)).copied(),
+fn wrong_choice() -> Wrong {
+    Wrong::Field("`choices` must be texts, and `answer` the letter or the number of one".to_owned())
+}
+
+/// Leaves `choices` as a list of texts, for the template.
+fn choice(fields: &mut Map<String, Value>) -> Result<Scorer, Wrong> {
+    let labels = labels(fields.get("choices"));
+    let listed = fields.get("choices").map(|choices| choices.get("text").unwrap_or(choices)).cloned();
+    let listed = listed.ok_or_else(wrong_choice)?;
+    let list = listed.as_array().filter(|list| !list.is_empty()).ok_or_else(wrong_choice)?;
+    let choices: Vec<String> =
+        list.iter().map(|choice| choice.as_str().map_or_else(|| choice.to_string(), str::to_owned)).collect();
+    let answer = ["answer", "Answer", "answerKey"].iter().find_map(|name| fields.get(*name));
+    let at = match answer {
+        Some(Value::String(answer)) => chosen(answer.trim(), &labels, &choices),
+        Some(Value::Number(at)) => at.as_u64().and_then(|at| usize::try_from(at).ok()),
         _ => None,
     };
-    letter.filter(|letter| letters.contains(letter)).map(|answer| Scorer::Choice { answer }).ok_or_else(wrong)
+    let letter = at.filter(|at| *at < choices.len()).and_then(|at| LETTERS.chars().nth(at));
+    let answer = letter.ok_or_else(wrong_choice)?;
+    fields.insert("choices".to_owned(), listed);
+    Ok(Scorer::Choice { answer, choices })
+}
+
+/// The names that ARC gives to its choices, which are letters or digits.
+fn labels(choices: Option<&Value>) -> Vec<String> {
+    let labels = choices.and_then(|choices| choices.get("label")).and_then(Value::as_array);
+    let texts = labels.into_iter().flatten().map(|label| label.as_str().unwrap_or_default().to_owned());
+    texts.collect()
+}
+
+/// Which of the choices an answer names: by its label, its letter, or its text where no other has the same.
+fn chosen(answer: &str, labels: &[String], choices: &[String]) -> Option<usize> {
+    if let Some(at) = labels.iter().position(|label| label == answer) {
+        return Some(at);
+    }
+    let letter = answer.trim_start_matches('(').trim_end_matches([')', '.', ':']);
+    if letter.len() == 1 {
+        return LETTERS.find(&letter.to_ascii_uppercase());
+    }
+    let mut same = choices.iter().enumerate().filter(|(_, choice)| choice.trim() == answer);
+    match (same.next(), same.next()) {
+        (Some((at, _)), None) => Some(at),
+        _ => None,
+    }
 }
 
 fn number(fields: &Map<String, Value>) -> Result<String, Wrong> {
-    let text = match fields.get("answer") {
-        Some(Value::String(text)) => text.rsplit("####").next().unwrap_or(text).trim().to_owned(),
-        Some(Value::Number(number)) => number.to_string(),
-        _ => return Err(Wrong::Field("it has no `answer`".to_owned())),
+    let given = ANSWERS.iter().find_map(|name| Some((*name, fields.get(*name)?)));
+    let text = match given {
+        Some((_, Value::String(text))) => text.rsplit("####").next().unwrap_or(text).trim().to_owned(),
+        Some((_, Value::Number(number))) => number.to_string(),
+        Some((name, _)) => return Err(Wrong::Field(format!("its `{name}` is no number"))),
+        None => return Err(Wrong::Field("it has no `answer`".to_owned())),
     };
-    // An answer that does not even solve itself is no number.
-    match (Scorer::Number { answer: text.clone() }).score(&text).correct {
-        true => Ok(text),
-        false => Err(Wrong::Field(format!("its answer `{text}` is no number"))),
+    if Number::parse(&text).is_some() {
+        return Ok(text);
+    }
+    // A worked solution has its number in a box.
+    match find_number(&text).filter(|_| !boxes(&text).is_empty()) {
+        Some(boxed) => Ok(boxed),
+        None => Err(Wrong::Field(format!("its answer `{}` is no number", shortened(&text)))),
+    }
+}
+
+/// The beginning of a text, for an error.
+fn shortened(text: &str) -> String {
+    const LENGTH: usize = 80;
+    match text.char_indices().nth(LENGTH) {
+        Some((end, _)) => format!("{}...", &text[..end]),
+        None => text.to_owned(),
     }
 }
 
@@ -182,12 +235,16 @@ mod tests {
             None,
         )
         .unwrap();
+        let choices = vec!["this".to_owned(), "that".to_owned()];
         let scorers: Vec<&Scorer> = task.problems.iter().map(|problem| &problem.scorer).collect();
         assert_eq!(*scorers[0], Scorer::Number { answer: "2".into() });
         assert_eq!(*scorers[1], Scorer::Number { answer: "204".into() });
         assert_eq!(
             (scorers[2], scorers[3]),
-            (&Scorer::Choice { answer: 'B' }, &Scorer::Choice { answer: 'A' })
+            (
+                &Scorer::Choice { answer: 'B', choices: choices.clone() },
+                &Scorer::Choice { answer: 'A', choices: choices.clone() }
+            )
         );
         assert_eq!(*scorers[4], Scorer::Countdown { numbers: vec![3, 8, 3, 8], target: 24 });
         assert_eq!((task.problems[0].id.as_str(), task.problems[1].id.as_str()), ("1", "7"));
@@ -206,6 +263,53 @@ mod tests {
     }
 
     #[test]
+    fn published_sets_are_read_as_they_are() {
+        let number = |line: &str| match &read(line, None).unwrap().problems[0].scorer {
+            Scorer::Number { answer } => answer.clone(),
+            other => panic!("{line}: {other:?}"),
+        };
+        for (line, expected) in [
+            ("{\"ID\": \"2024-II-4\", \"Problem\": \"x\", \"Solution\": \"y\", \"Answer\": 33}", "33"),
+            (
+                "{\"ID\": \"1983-1\", \"Year\": 1983, \"Question\": \"x\", \"Answer\": \"60\", \"Part\": null}",
+                "60",
+            ),
+            ("{\"question\": \"x\", \"answer\": \"1 + 1 = <<1+1=2>>2\\n#### 1,234\"}", "1,234"),
+            (
+                "{\"problem\": \"x\", \"solution\": \"y\", \"answer\": \"\\\\frac{14}{3}\", \"unique_id\": \"t/1\"}",
+                "\\frac{14}{3}",
+            ),
+            ("{\"problem\": \"x\", \"solution\": \"So $2 + 2 = \\\\boxed{4}$.\"}", "4"),
+            ("\u{FEFF}{\"question\": \"x\", \"answer\": \".5\"}\r\n", ".5"),
+            ("{\"question\": \"x\", \"answer\": \"$1{,}234$\"}", "$1{,}234$"),
+            ("{\"question\": \"x\", \"answer\": \"-\\\\frac{1}{2}\"}", "-\\frac{1}{2}"),
+        ] {
+            assert_eq!(number(line), expected, "{line}");
+        }
+        let letter = |line: &str| {
+            let task = read(line, None).unwrap();
+            assert!(task.problems[0].prompt.contains("A) p\nB) q\nC) r\n"), "{}", task.problems[0].prompt);
+            match &task.problems[0].scorer {
+                Scorer::Choice { answer, .. } => *answer,
+                other => panic!("{line}: {other:?}"),
+            }
+        };
+        for (choices, answer) in [
+            ("[\"p\", \"q\", \"r\"]", "\"answer\": 1"),
+            ("[\"p\", \"q\", \"r\"]", "\"answer\": \"(b)\""),
+            ("[\"p\", \"q\", \"r\"]", "\"answer\": \"B\", \"subject\": \"s\""),
+            ("{\"text\": [\"p\", \"q\", \"r\"], \"label\": [\"A\", \"B\", \"C\"]}", "\"answerKey\": \"B\""),
+            ("{\"text\": [\"p\", \"q\", \"r\"], \"label\": [\"1\", \"2\", \"3\"]}", "\"answerKey\": \"2\""),
+        ] {
+            assert_eq!(
+                letter(&format!("{{\"question\": \"x\", \"choices\": {choices}, {answer}}}")),
+                'B',
+                "{answer}"
+            );
+        }
+    }
+
+    #[test]
     fn lines_that_are_none_are_named() {
         for (lines, part) in [
             ("", "has no problems"),
@@ -213,6 +317,8 @@ mod tests {
             ("{\"answer\": 1}", "line 1: it has no `question`"),
             ("{\"question\": \"x\"}", "no `answer`"),
             ("{\"question\": \"x\", \"answer\": \"some\"}", "`some` is no number"),
+            ("{\"question\": \"x\", \"answer\": \"x^2\"}", "`x^2` is no number"),
+            ("{\"question\": \"x\", \"answer\": [1]}", "`answer` is no number"),
             ("{\"numbers\": [1, \"2\"], \"target\": 3}", "must be whole numbers"),
             ("{\"question\": \"x\", \"choices\": [\"a\"], \"answer\": \"C\"}", "the letter or the number"),
         ] {

@@ -195,14 +195,12 @@ fn number(fields: &Map<String, Value>) -> Result<String, Wrong> {
         Some((name, _)) => return Err(Wrong::Field(format!("its `{name}` is no number"))),
         None => return Err(Wrong::Field("it has no `answer`".to_owned())),
     };
-    if Number::parse(&text).is_some() {
-        return Ok(text);
-    }
     // A worked solution has its number in a box.
-    match find_number(&text).filter(|_| !boxes(&text).is_empty()) {
-        Some(boxed) => Ok(boxed),
-        None => Err(Wrong::Field(format!("its answer `{}` is no number", shortened(&text)))),
-    }
+    let number = match boxes(&text).is_empty() {
+        true => Number::parse(&text).map(|_| text.clone()),
+        false => find_number(&text),
+    };
+    number.ok_or_else(|| Wrong::Field(format!("its answer `{}` is no number", shortened(&text))))
 }
 
 /// The beginning of a text, for an error.

@@ -61,7 +61,7 @@ fn dangling(path: &Path) -> Option<io::Error> {
 /// # Errors
 /// What is wrong, in words for whoever has the file.
 pub fn parse_json<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, String> {
-    serde_json::from_slice(bytes).map_err(|error| match error.classify() {
+    moi_files::json(bytes).map_err(|error| match error.classify() {
         Category::Eof if bytes.is_empty() => "it is empty; fetch it again".to_owned(),
         Category::Eof => format!("it is cut off ({error}); fetch it again"),
         Category::Syntax => lfs_pointer(bytes).unwrap_or_else(|| format!("it is not valid JSON ({error})")),

@@ -151,6 +151,19 @@ fn check_samples(path: &Path, task: &Task, digests: &[String], samples: &[Sample
     }
 }
 
+/// Judges kept answers as they are judged now: another version of the judge may have kept them.
+fn judge_again(task: &Task, samples: &mut [Sample]) {
+    let problems: HashMap<&str, &Problem> =
+        task.problems.iter().map(|problem| (problem.id.as_str(), problem)).collect();
+    let failed = StopReason::Failed.to_string();
+    for sample in samples.iter_mut().filter(|sample| sample.stop != failed) {
+        if let Some(problem) = problems.get(sample.problem.as_str()) {
+            let score = problem.scorer.score(&sample.text);
+            (sample.correct, sample.found) = (score.correct, score.found);
+        }
+    }
+}
+
 /// The tokens of each problem.
 fn prompts(args: &EvalArgs, task: &Task, pretrained: &Pretrained) -> Result<Vec<Vec<u32>>> {
     let ids = |text: &String| {
@@ -200,8 +213,9 @@ impl Job for Eval<'_> {
         });
         let digests = prompts.iter().zip(&task.problems).map(|(prompt, problem)| digest(prompt, problem));
         let digests = digests.collect::<Result<Vec<_>>>()?;
-        let (log, samples) = Log::open(&path, &run)?;
+        let (log, mut samples) = Log::open(&path, &run)?;
         check_samples(&path, &task, &digests, &samples)?;
+        judge_again(&task, &mut samples);
         check_budgets(args, &rules, &samples)?;
         ui::note(&match samples.len() {
             0 => format!("samples go to {}", path.display()),

@@ -66,7 +66,7 @@ fn text(from: impl Read) -> Result<String> {
     if bytes.len() as u64 > MOST_BYTES {
         bail!("it has more than {MOST_BYTES} bytes");
     }
-    Ok(String::from_utf8(bytes)?)
+    Ok(moi_files::text(bytes)?)
 }
 
 fn is_special(path: &Path) -> bool {

@@ -1,6 +1,6 @@
 //! Problems and their prompts.
 
-use std::{fs, path::Path};
+use std::{fs, io, path::Path};
 
 use minijinja::{
     Environment,
@@ -73,14 +73,14 @@ impl Task {
     /// # Errors
     /// If the file cannot be read, or a line is no problem; the error names the line.
     pub fn read(path: &Path, template: Option<&str>) -> Result<Self, EvalError> {
-        let text =
-            fs::read_to_string(path).map_err(|error| EvalError::Io { path: path.to_owned(), error })?;
+        let io_error = |error| EvalError::Io { path: path.to_owned(), error };
+        let bytes = fs::read(path).map_err(io_error)?;
+        let text = moi_files::text(bytes).map_err(|error| io_error(io::Error::other(error)))?;
         let mut problems = Vec::new();
-        let text = text.trim_start_matches('\u{FEFF}');
         for (at, line) in text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()) {
             let wrong = |what: String| EvalError::Line { path: path.to_owned(), line: at + 1, what };
-            let fields: Map<String, Value> =
-                serde_json::from_str(line).map_err(|error| wrong(format!("no JSON object: {error}")))?;
+            let fields: Map<String, Value> = moi_files::json(line.as_bytes())
+                .map_err(|error| wrong(format!("no JSON object: {error}")))?;
             problems.push(problem(fields, at + 1, template).map_err(|error| match error {
                 Wrong::Field(what) => wrong(what),
                 Wrong::Template(error) => EvalError::Template(error),

@@ -100,7 +100,7 @@ pub(crate) fn is_adapter(files: &[String]) -> bool {
 
 /// What to do with an adapter, whose config this is.
 pub(crate) fn adapter(repository: &str, config: &[u8]) -> String {
-    let config: Option<Value> = serde_json::from_slice(config).ok();
+    let config: Option<Value> = moi_files::json(config).ok();
     let field = |name: &str| config.as_ref().and_then(|config| config.get(name)).and_then(Value::as_str);
     let base = field("base_model_name_or_path").filter(|base| !base.is_empty());
     let of = base.map(|base| format!(" of {base}")).unwrap_or_default();
@@ -118,7 +118,7 @@ pub(crate) fn adapter(repository: &str, config: &[u8]) -> String {
 
 /// Why the weights that a config.json is for do not run, as far as the way they are quantised tells.
 pub(crate) fn quantised(config: &[u8]) -> Option<String> {
-    let config: Value = serde_json::from_slice(config).ok()?;
+    let config: Value = moi_files::json(config).ok()?;
     let given = |name: &str| config.get(name).filter(|value| !value.is_null());
     let method = match (given("quantization_config"), given("quantization")) {
         (Some(quantised), _) => match quantised.get("quant_method").and_then(Value::as_str) {

@@ -252,7 +252,7 @@ fn shards(index: &Path) -> Result<Vec<String>, String> {
         weight_map: std::collections::BTreeMap<String, String>,
     }
     let name = index.file_name().unwrap_or_default().to_string_lossy().into_owned();
-    let index: Index = serde_json::from_slice(&small(index)?).map_err(|error| format!("{name}: {error}"))?;
+    let index: Index = moi_files::json(&small(index)?).map_err(|error| format!("{name}: {error}"))?;
     let mut shards: Vec<String> = index.weight_map.into_values().collect();
     shards.sort();
     shards.dedup();

@@ -187,7 +187,7 @@ fn chat_template(
     let source = if is_there(&own_file) {
         stands_in = &own_file;
         let text =
-            small_file(&own_file).and_then(|bytes| String::from_utf8(bytes).map_err(|e| e.to_string()));
+            small_file(&own_file).and_then(|bytes| moi_files::text(bytes).map_err(|error| error.to_string()));
         Some(text.map_err(|what| unreadable(&own_file, what))?)
     } else {
         // Of several templates, the one named `default` is for a plain conversation.

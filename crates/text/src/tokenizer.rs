@@ -133,6 +133,7 @@ impl Tokenizer {
     pub(crate) fn from_json_with(json: &[u8], extra: &[ExtraToken]) -> Result<Self, TextError> {
         /// A space becomes three bytes, and there are usual marks that become a few.
         const USUAL_GROWTH: usize = 8;
+        let json = moi_files::without_mark(json);
         // The library panics where a part of it is no JSON, and takes long over what is long.
         let growth = json::check(json).map_err(TextError::Vocabulary)?;
         let tokenizer = fenced(|| {

@@ -1,0 +1,166 @@
+//! Text and JSON files as people and programs write them.
+//!
+//! Editors and shells put a byte order mark before a text, and Windows PowerShell writes UTF-16 (`Out-File`, `>`). Python
+//! writes NaN and infinities into JSON, which has none (`json.dump`). All text that moi reads comes through here, so that
+//! it is read alike wherever it stands.
+
+use std::{borrow::Cow, fmt};
+
+use serde::de::DeserializeOwned;
+use serde_json::error::Category;
+
+const UTF8_MARK: &[u8] = b"\xef\xbb\xbf";
+const UTF16_LITTLE_ENDIAN_MARK: &[u8] = b"\xff\xfe";
+const UTF16_BIG_ENDIAN_MARK: &[u8] = b"\xfe\xff";
+
+/// Why bytes are no text.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NotText {
+    /// The byte at this place, counted from 0, begins no character of UTF-8.
+    Utf8(usize),
+    /// A byte order mark of UTF-16 stands before what is not UTF-16.
+    Utf16,
+}
+
+impl fmt::Display for NotText {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Utf8(at) => write!(f, "it is not UTF-8 text (byte {at}); save it as UTF-8"),
+            Self::Utf16 => f.write_str("it begins as UTF-16 and is not; save it as UTF-8"),
+        }
+    }
+}
+
+impl std::error::Error for NotText {}
+
+/// The text of a file: UTF-8, or UTF-16 behind its byte order mark. The mark is no part of it.
+///
+/// # Errors
+/// If it is neither.
+pub fn text(bytes: Vec<u8>) -> Result<String, NotText> {
+    let wide = |of_pair: fn([u8; 2]) -> u16| {
+        let (pairs, rest) = bytes[2..].as_chunks::<2>();
+        let units: Vec<u16> = pairs.iter().map(|&pair| of_pair(pair)).collect();
+        String::from_utf16(&units).ok().filter(|_| rest.is_empty()).ok_or(NotText::Utf16)
+    };
+    if bytes.starts_with(UTF16_LITTLE_ENDIAN_MARK) {
+        return wide(u16::from_le_bytes);
+    }
+    if bytes.starts_with(UTF16_BIG_ENDIAN_MARK) {
+        return wide(u16::from_be_bytes);
+    }
+    let marked = bytes.starts_with(UTF8_MARK);
+    let mut text =
+        String::from_utf8(bytes).map_err(|error| NotText::Utf8(error.utf8_error().valid_up_to()))?;
+    if marked {
+        text.remove(0);
+    }
+    Ok(text)
+}
+
+/// Bytes without a byte order mark of UTF-8 before them.
+pub fn without_mark(bytes: &[u8]) -> &[u8] {
+    bytes.strip_prefix(UTF8_MARK).unwrap_or(bytes)
+}
+
+/// Reads JSON as Python's `json` does: NaN and infinities are allowed where nothing reads them. Where a number is read,
+/// each is the text of its name, which is no number.
+///
+/// # Errors
+/// If it is not JSON, or not what `T` expects.
+pub fn json<T: DeserializeOwned>(bytes: &[u8]) -> serde_json::Result<T> {
+    let bytes = match bytes.starts_with(UTF16_LITTLE_ENDIAN_MARK) || bytes.starts_with(UTF16_BIG_ENDIAN_MARK)
+    {
+        true => text(bytes.to_vec()).map_or(Cow::Borrowed(bytes), |text| Cow::Owned(text.into_bytes())),
+        false => Cow::Borrowed(without_mark(bytes)),
+    };
+    serde_json::from_slice(&bytes).or_else(|error| match error.classify() {
+        Category::Syntax => match with_quoted_constants(&bytes) {
+            Some(quoted) => serde_json::from_slice(&quoted),
+            None => Err(error),
+        },
+        Category::Io | Category::Data | Category::Eof => Err(error),
+    })
+}
+
+/// The same with Python's `NaN`, `Infinity` and `-Infinity` in quotes where they stand outside of them; none if they do
+/// not stand there.
+fn with_quoted_constants(bytes: &[u8]) -> Option<Vec<u8>> {
+    const CONSTANTS: [&[u8]; 3] = [b"NaN", b"-Infinity", b"Infinity"];
+    let mut out = Vec::with_capacity(bytes.len() + 64);
+    let (mut at, mut in_string, mut quoted) = (0, false, false);
+    while let Some(&byte) = bytes.get(at) {
+        let constant = CONSTANTS.iter().find(|constant| !in_string && bytes[at..].starts_with(constant));
+        if let Some(constant) = constant {
+            out.push(b'"');
+            out.extend_from_slice(constant);
+            out.push(b'"');
+            (at, quoted) = (at + constant.len(), true);
+            continue;
+        }
+        let len = match byte {
+            // What is escaped ends no string.
+            b'\\' if in_string => 2,
+            b'"' => {
+                in_string = !in_string;
+                1
+            }
+            _ => 1,
+        };
+        out.extend(bytes[at..].iter().take(len));
+        at += len;
+    }
+    quoted.then_some(out)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    #[test]
+    #[allow(clippy::unwrap_used, reason = "a failure must end the test")]
+    fn texts_are_read_whatever_wrote_them() {
+        let utf16 = |text: &str, order: fn(u16) -> [u8; 2]| -> Vec<u8> {
+            format!("\u{feff}{text}").encode_utf16().flat_map(order).collect()
+        };
+        for written in ["", "plain", "grüße \u{1f600}\r\n", "in\u{feff}side"] {
+            for bytes in [
+                written.as_bytes().to_vec(),
+                [UTF8_MARK, written.as_bytes()].concat(),
+                utf16(written, u16::to_le_bytes),
+                utf16(written, u16::to_be_bytes),
+            ] {
+                assert_eq!(text(bytes).as_deref(), Ok(written));
+            }
+        }
+        assert_eq!(text(b"ab\xff".to_vec()), Err(NotText::Utf8(2)));
+        assert_eq!(text(b"\xff\xfea".to_vec()), Err(NotText::Utf16));
+        assert_eq!(text(b"\xff\xfe\x00\xd8".to_vec()), Err(NotText::Utf16));
+    }
+
+    #[test]
+    #[allow(clippy::unwrap_used, reason = "a failure must end the test")]
+    fn json_is_read_as_python_writes_it() {
+        let read = |text: &str| json::<Value>(text.as_bytes()).ok();
+        for (written, expected) in [
+            ("{\"a\": NaN}", Some(json!({"a": "NaN"}))),
+            ("[Infinity, -Infinity, -1]", Some(json!(["Infinity", "-Infinity", -1]))),
+            // What stands in a text stays as it is.
+            (
+                r#"{"NaN": "NaN \" Infinity \\", "b": NaN}"#,
+                Some(json!({"NaN": "NaN \" Infinity \\", "b": "NaN"})),
+            ),
+            ("\u{feff}{}", Some(json!({}))),
+            ("nan", None),
+            ("[NaN", None),
+            ("{NaN: 1}", Some(json!({"NaN": 1}))),
+            ("[1,]", None),
+        ] {
+            assert_eq!(read(written), expected, "{written}");
+        }
+        let number = json::<std::collections::BTreeMap<String, f64>>(b"{\"a\": NaN}").unwrap_err();
+        assert!(number.to_string().contains("\"NaN\""), "{number}");
+    }
+}

@@ -27,6 +27,8 @@ pub struct KvCache<B: Backend> {
     len: usize,
     /// Columns before each row's first position.
     starts: Vec<usize>,
+    /// Positions that each row's sequence is known to have, at least: rotary frequencies may depend on it.
+    lengths: Vec<usize>,
 }
 
 /// Keys and values of one layer. Taken out while they are written, so that they have one owner.
@@ -66,7 +68,12 @@ impl<B: Backend> KvCache<B> {
             let buffer = Buffer { tensor: None, first: 0, window };
             LayerCache { keys: buffer.clone(), values: buffer }
         };
-        Self { layers: config.layers.iter().map(empty).collect(), len: 0, starts: vec![0; batch] }
+        Self {
+            layers: config.layers.iter().map(empty).collect(),
+            len: 0,
+            starts: vec![0; batch],
+            lengths: vec![0; batch],
+        }
     }
 
     /// Rows.
@@ -87,6 +94,18 @@ impl<B: Backend> KvCache<B> {
     /// Columns before each row's first position; they hold nothing and must not be attended to.
     pub fn starts(&self) -> &[usize] {
         &self.starts
+    }
+
+    /// Says that all rows will have so many positions when the inputs at hand have run, in however many pieces. Rotary
+    /// frequencies that depend on the length of the sequence are then those of this length from the first piece on, as in
+    /// one forward pass of all.
+    pub fn expect(&mut self, positions: usize) {
+        self.lengths.fill(positions);
+    }
+
+    /// Positions that each row's sequence is known to have, at least.
+    pub fn lengths(&self) -> &[usize] {
+        &self.lengths
     }
 
     /// Columns that each layer has allocated; 0 for a layer without attention.
@@ -112,6 +131,9 @@ impl<B: Backend> KvCache<B> {
     /// Counts `seq` columns as written; every layer must have written them.
     pub(crate) fn advance(&mut self, seq: usize) {
         self.len += seq;
+        for (length, start) in self.lengths.iter_mut().zip(&self.starts) {
+            *length = (*length).max(self.len.saturating_sub(*start));
+        }
     }
 
     /// Writes the keys and values `[batch, kv_heads, seq, head_dim]` of a step behind the columns in use and
@@ -158,6 +180,7 @@ impl<B: Backend> KvCache<B> {
         }
         let len = caches.iter().map(Self::len).max()?;
         let starts = caches.iter().flat_map(|c| c.starts.iter().map(move |s| s + len - c.len)).collect();
+        let lengths = caches.iter().flat_map(|c| c.lengths.clone()).collect();
         let layers = (0..caches[0].layers.len()).map(|layer| {
             let mut stack = |pick: fn(&mut LayerCache<B>) -> &mut Buffer<B>| {
                 let window = pick(&mut caches[0].layers[layer]).window;
@@ -172,7 +195,7 @@ impl<B: Backend> KvCache<B> {
             };
             LayerCache { keys: stack(|c| &mut c.keys), values: stack(|c| &mut c.values) }
         });
-        Some(Self { layers: layers.collect(), len, starts })
+        Some(Self { layers: layers.collect(), len, starts, lengths })
     }
 
     /// Drops the columns behind the first `len`. Whether that can be: a layer with a sliding window may have dropped
@@ -193,6 +216,7 @@ impl<B: Backend> KvCache<B> {
             return;
         }
         self.starts = rows.iter().map(|&row| self.starts[row]).collect();
+        self.lengths = rows.iter().map(|&row| self.lengths[row]).collect();
         let unused = self.starts.iter().copied().min().unwrap_or(self.len);
         self.starts.iter_mut().for_each(|start| *start -= unused);
         let index: Vec<i64> = rows.iter().map(|&row| row as i64).collect();

@@ -25,6 +25,9 @@ pub struct DecoderConfig {
     pub logit_scale: f64,
     /// `cap * tanh(logits / cap)`, after the factor.
     pub logit_softcap: Option<f64>,
+    /// The positions up to which a cache serves: with one more, all keys are computed anew, because rotary frequencies of
+    /// all positions change there (Phi-3's LongRoPE).
+    pub recompute_beyond: Option<usize>,
     /// First to last.
     pub layers: Vec<LayerConfig>,
 }

@@ -209,6 +209,10 @@ impl<B: Backend> CausalLm<B> for Decoder<B> {
         self.config.context_length
     }
 
+    fn recompute_beyond(&self) -> Option<usize> {
+        self.config.recompute_beyond
+    }
+
     fn broken_weight(&self, layers: RangeInclusive<usize>) -> Option<String> {
         self.first_broken_weight(&layers)
     }

@@ -130,6 +130,7 @@ pub(crate) fn decoder_with_rope(
         tie_word_embeddings: fields.or("tie_word_embeddings", defaults.tied)?,
         logit_scale: 1.0,
         logit_softcap: None,
+        recompute_beyond: None,
         layers: vec![layer; fields.num_layers("num_hidden_layers", defaults.num_layers)?],
     })
 }

@@ -69,6 +69,7 @@ pub(crate) fn architecture(config: &Value) -> Result<Architecture, ModelError> {
         tie_word_embeddings: fields.or("tie_word_embeddings", true)?,
         logit_scale: 1.0,
         logit_softcap: None,
+        recompute_beyond: None,
         layers: (0..num_layers).map(layer).collect(),
     };
     let names = Names {

@@ -76,6 +76,7 @@ pub(crate) fn architecture(config: &Value) -> Result<Architecture, ModelError> {
         tie_word_embeddings: fields.or("tie_word_embeddings", false)?,
         logit_scale: 1.0,
         logit_softcap: None,
+        recompute_beyond: None,
         layers: vec![layer; fields.num_layers("num_hidden_layers", 44)?],
     };
     let names = Names {

@@ -115,6 +115,12 @@ pub trait CausalLm<B: Backend> {
     /// How many positions the model was made for.
     fn context_length(&self) -> usize;
 
+    /// The positions up to which a cache serves: with one more, all inputs have to run anew, in an empty cache, because
+    /// what is computed of every position changes there.
+    fn recompute_beyond(&self) -> Option<usize> {
+        None
+    }
+
     /// The first weight that has values that are not finite in these layers, for messages; none that is known where a
     /// model does not say. What stands before the layers counts as the first, what comes behind them as one more.
     fn broken_weight(&self, _layers: RangeInclusive<usize>) -> Option<String> {

@@ -4,7 +4,7 @@
 use serde_json::Value;
 
 use crate::{
-    Architecture, AttentionKind, DecoderConfig, FeedForwardKind, ModelError, TensorSource,
+    Architecture, AttentionKind, DecoderConfig, FeedForwardKind, ModelError, RopeScaling, TensorSource,
     architecture::{Names, ignored_by_llama, with_prefix},
     family::{self, Defaults, LLAMA},
     fields::Fields,
@@ -49,7 +49,13 @@ pub(crate) fn architecture(config: &Value) -> Result<Architecture, ModelError> {
         return Err(fields.unsupported("rope_type", &other.into(), "default, longrope"));
     }
     let rope = rope_with(&fields, RopeContext { yarn_is_longrope: true, ..context })?;
-    let mut decoder = family::decoder_with_rope(&fields, &DEFAULTS, rope)?;
+    let recompute_beyond = match rope.scaling {
+        // As transformers' `Phi3ForCausalLM.prepare_inputs_for_generation` does.
+        RopeScaling::LongRope { original_max_position_embeddings: original, .. } => Some(original as usize),
+        _ => None,
+    };
+    let decoder = family::decoder_with_rope(&fields, &DEFAULTS, rope)?;
+    let mut decoder = DecoderConfig { recompute_beyond, ..decoder };
     let window = fields.get("sliding_window")?;
     for (_, attention) in decoder.attentions_mut() {
         (attention.qkv_bias, attention.output_bias) = (false, false);

@@ -91,6 +91,11 @@ impl RopeConfig {
         positive("rope_theta", self.theta).or_else(|| self.scaling.problem(dims / 2))
     }
 
+    /// Whether the frequencies depend on the length of the sequence.
+    pub(crate) fn depends_on_length(&self) -> bool {
+        matches!(self.scaling, RopeScaling::Dynamic { .. } | RopeScaling::LongRope { .. })
+    }
+
     /// Radians per position of each pair `[dims / 2]`, for a sequence of `len` positions in all.
     pub fn frequencies(&self, len: usize) -> Vec<f64> {
         let dims = self.dims as f64;

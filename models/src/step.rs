@@ -70,18 +70,18 @@ impl<B: Backend> Step<B> {
         windows: &[Option<usize>],
         device: &B::Device,
     ) -> Self {
-        let first = cache.starts()[0];
-        // Rows that start together share positions and mask.
-        let starts = match cache.starts().iter().all(|&start| start == first) {
-            true => &cache.starts()[..1],
-            false => cache.starts(),
-        };
+        let alike = |of_rows: &[usize]| of_rows.iter().all(|&of_row| of_row == of_rows[0]);
+        // Rows that start together share positions and mask, unless their frequencies differ.
+        let shared = alike(cache.starts())
+            && (alike(cache.lengths()) || !ropes.iter().any(RopeConfig::depends_on_length));
+        let rows = if shared { 1 } else { cache.batch() };
+        let (starts, lengths) = (&cache.starts()[..rows], &cache.lengths()[..rows]);
         let past = cache.len();
         let positions: Vec<Vec<usize>> = starts
             .iter()
             .map(|&start| (past..past + seq).map(|c| c.saturating_sub(start)).collect())
             .collect();
-        let angles = ropes.iter().map(|rope| Angles::new(rope, &positions, device)).collect();
+        let angles = ropes.iter().map(|rope| Angles::new(rope, &positions, lengths, device)).collect();
         let masks = windows.iter().map(|&window| Mask { window, bias: OnceCell::new() }).collect();
         let (columns, device) = (Columns { starts: starts.to_vec(), past }, device.clone());
         Self { batch: cache.batch(), seq, limit, positions, angles, masks, columns, device }
@@ -138,14 +138,15 @@ pub(crate) struct Angles<B: Backend> {
 }
 
 impl<B: Backend> Angles<B> {
-    /// `positions`: one row per batch row, or a single one that all rows share.
-    fn new(rope: &RopeConfig, positions: &[Vec<usize>], device: &B::Device) -> Self {
+    /// `positions`: one row per batch row, or a single one that all rows share; `lengths`, how many positions each row has
+    /// at least.
+    fn new(rope: &RopeConfig, positions: &[Vec<usize>], lengths: &[usize], device: &B::Device) -> Self {
         let (rows, seq) = (positions.len(), positions.first().map_or(0, Vec::len));
         let factor = rope.attention_factor();
         let mut cos = Vec::with_capacity(rows * seq * rope.dims);
         let mut sin = Vec::with_capacity(cos.capacity());
-        for row in positions {
-            let frequencies = rope.frequencies(row.last().map_or(0, |last| last + 1));
+        for (row, &length) in positions.iter().zip(lengths) {
+            let frequencies = rope.frequencies(row.last().map_or(0, |last| last + 1).max(length));
             for &position in row {
                 // float64 keeps the angle exact far into a long context.
                 let turn = |f: &f64| (position as f64 * f).sin_cos();

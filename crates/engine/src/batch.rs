@@ -62,7 +62,7 @@ pub struct RowError {
 pub struct Batch<'e, B: Backend, M> {
     engine: &'e Engine<B, M>,
     /// In the order of the cache's rows, then those that wait.
-    rows: Vec<Row>,
+    rows: Vec<Row<B>>,
     cache: KvCache<B>,
     /// Of the rows in the cache `[rows, d]`, not yet run through the model.
     inputs: Option<Tensor<B, 2>>,
@@ -74,14 +74,14 @@ pub struct Batch<'e, B: Backend, M> {
     /// Whether the cache of the only row outlives it.
     keeps: bool,
     /// That row.
-    ended: Option<Row>,
+    ended: Option<Row<B>>,
     /// What rows held back when a step failed.
     left: String,
 }
 
 /// What a row carries from step to step.
 #[derive(Debug)]
-struct Row {
+struct Row<B: Backend> {
     id: RowId,
     decider: Decider,
     stop: StopRules,
@@ -91,6 +91,10 @@ struct Row {
     detokenizer: Detokenizer,
     /// In the cache.
     positions: usize,
+    /// All inputs so far, as long as what is cached of them may have to be computed anew.
+    inputs: Option<Vec<Tensor<B, 2>>>,
+    /// Whether it has just been run anew, and waits behind the rows in the cache.
+    is_anew: bool,
 }
 
 impl<'e, B: Backend, M: CausalLm<B>> Batch<'e, B, M> {
@@ -141,7 +145,7 @@ impl<'e, B: Backend, M: CausalLm<B>> Batch<'e, B, M> {
     /// # Errors
     /// If one is refused; the batch is then unchanged.
     pub fn add_all(&mut self, requests: Vec<Request<B>>) -> Result<Vec<RowId>, EngineError> {
-        let mut added: Vec<(Row, Prefilled<B>)> = Vec::with_capacity(requests.len());
+        let mut added: Vec<(Row<B>, Prefilled<B>)> = Vec::with_capacity(requests.len());
         let mut prompts: Vec<Prompt<B>> = Vec::with_capacity(requests.len());
         for request in requests {
             let id = RowId(self.added + added.len());
@@ -151,12 +155,13 @@ impl<'e, B: Backend, M: CausalLm<B>> Batch<'e, B, M> {
                 Some(same) => {
                     let prefilled = added[same].1.clone();
                     let ids = added[same].0.decider.sampler.history().all(0);
-                    (self.row(id, request, ids, prefilled.positions)?, prefilled)
+                    let inputs = added[same].0.inputs.clone();
+                    (Row { inputs, ..self.row(id, request, ids, prefilled.positions)? }, prefilled)
                 }
                 None => {
                     request.check()?;
                     let Encoded { inputs, ids } = self.engine.encode(&request.prompt)?;
-                    let row = self.row(id, request, &ids, inputs.dims()[0])?;
+                    let row = self.row(id, request, &ids, inputs.dims()[0])?.keeping(&inputs, self.engine);
                     (row, self.engine.prefill(inputs, self.engine.model.new_cache(1))?)
                 }
             };
@@ -169,14 +174,14 @@ impl<'e, B: Backend, M: CausalLm<B>> Batch<'e, B, M> {
     pub(crate) fn resume(&mut self, session: Session<B>, request: Request<B>) -> Result<RowId, EngineError> {
         request.check()?;
         let Encoded { inputs, ids } = self.engine.encode(&request.prompt)?;
-        let row = self.row(RowId(self.added), request, &ids, inputs.dims()[0])?;
+        let row = self.row(RowId(self.added), request, &ids, inputs.dims()[0])?.keeping(&inputs, self.engine);
         let (cache, known) = session.behind(&ids, &self.engine.model);
         let new = inputs.dims()[0] - known;
         let prefilled = self.engine.prefill(inputs.narrow(0, known, new), cache)?;
         Ok(self.push(row, prefilled))
     }
 
-    fn push(&mut self, row: Row, Prefilled { cache, logits, .. }: Prefilled<B>) -> RowId {
+    fn push(&mut self, row: Row<B>, Prefilled { cache, logits, .. }: Prefilled<B>) -> RowId {
         let id = row.id;
         self.added = id.0 + 1;
         self.waiting.push((cache, logits));
@@ -191,7 +196,7 @@ impl<'e, B: Backend, M: CausalLm<B>> Batch<'e, B, M> {
         request: Request<B>,
         prompt: &[u32],
         positions: usize,
-    ) -> Result<Row, EngineError> {
+    ) -> Result<Row<B>, EngineError> {
         request.check()?;
         let Engine { tokenizer, eos, markers, .. } = self.engine;
         if !request.stop.strings.is_empty() && tokenizer.is_none() {
@@ -220,6 +225,8 @@ impl<'e, B: Backend, M: CausalLm<B>> Batch<'e, B, M> {
             stop: request.stop,
             detokenizer: Detokenizer::default(),
             positions,
+            inputs: None,
+            is_anew: false,
         })
     }
 
@@ -286,7 +293,7 @@ impl<'e, B: Backend, M: CausalLm<B>> Batch<'e, B, M> {
         }
         let stepped = self.step_rows(&mut rows);
         match stepped {
-            Ok(steps) => {
+            Ok(mut steps) => {
                 for (row, step) in rows.into_iter().zip(&steps) {
                     match step {
                         Ok(Step { stop: None, .. }) => self.rows.push(row),
@@ -294,6 +301,13 @@ impl<'e, B: Backend, M: CausalLm<B>> Batch<'e, B, M> {
                         Err(_) => {}
                     }
                 }
+                // Those that wait stand behind those in the cache.
+                self.rows.sort_by_key(|row| row.is_anew);
+                self.rows.iter_mut().for_each(|row| row.is_anew = false);
+                steps.sort_by_key(|step| match step {
+                    Ok(step) => step.row,
+                    Err(error) => error.row,
+                });
                 Ok(steps)
             }
             Err(error) => {
@@ -307,12 +321,14 @@ impl<'e, B: Backend, M: CausalLm<B>> Batch<'e, B, M> {
         }
     }
 
-    fn step_rows(&mut self, rows: &mut [Row]) -> Result<Vec<Result<Step, RowError>>, EngineError> {
+    fn step_rows(&mut self, rows: &mut [Row<B>]) -> Result<Vec<Result<Step, RowError>>, EngineError> {
         let mut current = self.decided(rows)?;
         // Rows that are in the cache and whose inputs are at hand, by their places among all.
         let mut running: Vec<usize> = (0..rows.len()).collect();
         if current.is_coming() {
-            running.retain(|&row| !rows[row].ends_with_next(self.engine));
+            running.retain(|&row| {
+                !rows[row].ends_with_next(self.engine) && !rows[row].recomputes_with_next(self.engine)
+            });
             current = self.launch_ahead(current, &running, rows)?;
         }
         let (outcomes, inputs) = current.wait(|row| rows[row].decider.generated())?;
@@ -321,10 +337,15 @@ impl<'e, B: Backend, M: CausalLm<B>> Batch<'e, B, M> {
             let step = outcome.and_then(|(sampled, mix)| row.take(sampled, mix, self.engine));
             steps.push(step.map_err(|error| self.row_error(row, running.binary_search(&index).ok(), error)));
         }
-        let goes_on = |step: &Result<Step, RowError>| matches!(step, Ok(Step { stop: None, .. }));
-        let keep: Vec<usize> = (0..running.len()).filter(|&i| goes_on(&steps[running[i]])).collect();
+        let goes_on = |index: usize| matches!(steps[index], Ok(Step { stop: None, .. }));
+        let mut any_anew = false;
+        for index in (0..rows.len()).filter(|&index| goes_on(index)) {
+            any_anew |= self.run_anew(&mut rows[index], inputs.clone().narrow(0, index, 1))?;
+        }
+        let stays = |index: usize| goes_on(index) && !rows[index].is_anew;
+        let keep: Vec<usize> = (0..running.len()).filter(|&i| stays(running[i])).collect();
         let device = &self.engine.device;
-        if !(self.keeps && keep.is_empty()) {
+        if !(self.keeps && keep.is_empty() && !any_anew) {
             self.cache.keep_rows(&keep, device);
         }
         match self.ahead.take() {
@@ -334,8 +355,24 @@ impl<'e, B: Backend, M: CausalLm<B>> Batch<'e, B, M> {
         Ok(steps)
     }
 
+    /// Keeps the next input `[1, d]` of a row whose cache may have to be computed anew, and computes it anew where that is
+    /// due. Whether it was.
+    fn run_anew(&mut self, row: &mut Row<B>, input: Tensor<B, 2>) -> Result<bool, EngineError> {
+        let Some(inputs) = &mut row.inputs else { return Ok(false) };
+        let dtype = inputs.first().map_or(input.dtype(), Tensor::dtype);
+        inputs.push(input.cast(dtype));
+        if self.engine.model.recompute_beyond().is_none_or(|most| row.positions <= most) {
+            return Ok(false);
+        }
+        let inputs = Tensor::cat(row.inputs.take().unwrap_or_default(), 0);
+        let Prefilled { cache, logits, .. } = self.engine.prefill(inputs, self.engine.model.new_cache(1))?;
+        self.waiting.push((cache, logits));
+        row.is_anew = true;
+        Ok(true)
+    }
+
     /// A row's error, traced to where in the model its numbers broke if the row is still in the cache, at `place`.
-    fn row_error(&self, row: &mut Row, place: Option<usize>, error: EngineError) -> RowError {
+    fn row_error(&self, row: &mut Row<B>, place: Option<usize>, error: EngineError) -> RowError {
         // A step that was launched ahead has written one column more, of inputs made of broken logits.
         let columns = self.cache.len() - usize::from(self.ahead.is_some());
         let error = match place {
@@ -348,7 +385,7 @@ impl<'e, B: Backend, M: CausalLm<B>> Batch<'e, B, M> {
     }
 
     /// The next tokens of all rows: of those in the cache and of those that wait, which join them.
-    fn decided(&mut self, rows: &mut [Row]) -> Result<Launched<B>, EngineError> {
+    fn decided(&mut self, rows: &mut [Row<B>]) -> Result<Launched<B>, EngineError> {
         let ahead = self.ahead.take();
         let known = if ahead.is_some() { self.cache.batch() } else { 0 };
         let mut logits = Vec::new();
@@ -391,7 +428,7 @@ impl<'e, B: Backend, M: CausalLm<B>> Batch<'e, B, M> {
         &mut self,
         current: Launched<B>,
         running: &[usize],
-        rows: &mut [Row],
+        rows: &mut [Row<B>],
     ) -> Result<Launched<B>, EngineError> {
         let device = &self.engine.device;
         if running.is_empty() {
@@ -420,15 +457,27 @@ impl<'e, B: Backend, M: CausalLm<B>> Batch<'e, B, M> {
     }
 }
 
-impl Row {
+impl<B: Backend> Row<B> {
     /// Whether the next token is the last, whatever it is.
-    fn ends_with_next<B: Backend, M: CausalLm<B>>(&self, engine: &Engine<B, M>) -> bool {
+    fn ends_with_next<M: CausalLm<B>>(&self, engine: &Engine<B, M>) -> bool {
         self.stop.max_tokens.is_some_and(|max| self.decider.generated() + 1 >= max)
             || self.positions >= engine.model.context_length()
     }
 
+    /// Keeps the inputs of a prompt, if what is cached of them may have to be computed anew.
+    fn keeping<M: CausalLm<B>>(mut self, inputs: &Tensor<B, 2>, engine: &Engine<B, M>) -> Self {
+        let may_be = engine.model.recompute_beyond().is_some_and(|most| inputs.dims()[0] <= most);
+        self.inputs = may_be.then(|| vec![inputs.clone()]);
+        self
+    }
+
+    /// Whether the next input is the first with which all have to be computed anew.
+    fn recomputes_with_next<M: CausalLm<B>>(&self, engine: &Engine<B, M>) -> bool {
+        self.inputs.is_some() && engine.model.recompute_beyond().is_some_and(|most| self.positions >= most)
+    }
+
     /// Counts a sampled token, turns it into text and sees whether it is the last.
-    fn take<B: Backend, M: CausalLm<B>>(
+    fn take<M: CausalLm<B>>(
         &mut self,
         Sampled { token, logprob, likeliest }: Sampled,
         mut mix: RowMix,

@@ -7,7 +7,8 @@ use moi_models::{CausalLm, KvCache};
 ///
 /// Where earlier tokens were generated with a rule that mixes, their positions hold the mixtures, as the generation
 /// itself saw them. They serve a later prompt only as far as it begins with the same tokens; from the first other token
-/// on all is run anew, from tokens as they are.
+/// on all is run anew, from tokens as they are. So is all of it where a turn goes beyond the positions up to which a cache
+/// of the model serves ([`CausalLm::recompute_beyond`]).
 #[derive(Clone, Debug)]
 pub struct Session<B: Backend> {
     cache: KvCache<B>,
@@ -37,6 +38,10 @@ impl<B: Backend> Session<B> {
     /// The cache as far as a prompt begins with it, and how many positions that are.
     pub(crate) fn behind<M: CausalLm<B>>(mut self, prompt: &[u32], model: &M) -> (KvCache<B>, usize) {
         let known = self.known(prompt);
+        let is_beyond = |positions: usize| model.recompute_beyond().is_some_and(|most| positions > most);
+        if is_beyond(prompt.len()) != self.cache.lengths().iter().any(|&length| is_beyond(length)) {
+            return (model.new_cache(1), 0);
+        }
         match known > 0 && self.cache.truncate(known) {
             true => (self.cache, known),
             false => (model.new_cache(1), 0),

@@ -11,7 +11,8 @@ What is made, in the layout of the hub: config.json, model.safetensors, and
   golden.json          tokens, batch, and runs: greedy decodes under the rules token, moi and direct, fed through
                        a cache; each is cut where transformers' own float32 leaves its float64, because a
                        random network under a mixing rule can be chaotic, and where the last of the
-                       support's tokens is all but tied with the next.
+                       support's tokens is all but tied with the next. Standard decoding is compared with
+                       transformers' `generate`.
 A new architecture is one more entry in CASES, and its name in CHECKPOINTS of ../tests/golden.rs.
 """
 
@@ -26,6 +27,9 @@ from safetensors.torch import save_file
 from transformers import AutoConfig, AutoModelForCausalLM
 
 VOCAB, STEPS, PROMPT = 256, 24, 11
+# Prompts of cases whose rotary frequencies depend on the length: within the original context, so that the
+# decode crosses it, and beyond.
+PROMPTS = {"phi3-longrope-beyond": [11, 20], "llama-longrope-beyond": [11, 20], "llama-dynamic": [11, 36]}
 COMMON = dict(
     vocab_size=VOCAB, hidden_size=64, intermediate_size=128, num_hidden_layers=3, num_attention_heads=4,
     num_key_value_heads=2, max_position_embeddings=512, bos_token_id=1, eos_token_id=2, pad_token_id=0,
@@ -57,6 +61,10 @@ CASES = {
         partial_rotary_factor=0.75, sliding_window=13, rope_scaling={
             "rope_type": "longrope", "short_factor": [1.0 + 0.1 * i for i in range(9)],
             "long_factor": [1.0 + 0.7 * i for i in range(9)]})),
+    "phi3-longrope-beyond": ("phi3", dict(
+        COMMON, hidden_size=96, max_position_embeddings=512, original_max_position_embeddings=16, rope_scaling={
+            "rope_type": "longrope", "short_factor": [1.0 + 0.1 * i for i in range(12)],
+            "long_factor": [1.0 + 0.7 * i for i in range(12)]})),
     "llama-longrope-beyond": ("llama", dict(
         COMMON, attention_bias=True, mlp_bias=True, max_position_embeddings=512, rope_scaling={
             "rope_type": "longrope", "short_factor": [1.0] * 8, "long_factor": [1.0 + 0.5 * i for i in range(8)],
@@ -94,13 +102,27 @@ def rules():
         yield "direct", None, support
 
 
+def forget_length(model):
+    """Dynamic rotary frequencies stay those of the longest sequence seen, until a short one comes."""
+    model(torch.tensor([[3]]), use_cache=False)
+
+
 def decode(model, prompt, rule, beta, support):
     """Greedy; what is fed back at step i is the mixture of step i's distribution, in float64."""
+    forget_length(model)
     dtype = next(model.parameters()).dtype
     table = model.get_input_embeddings()(torch.arange(VOCAB)).double()
     # Gemma's embedding layer scales its rows; Granite multiplies what it is given, mixtures too.
     inputs, cache, steps = model.get_input_embeddings()(torch.tensor([prompt])), None, []
+    fed = []
     for _ in range(STEPS):
+        fed.append(inputs)
+        total = sum(part.shape[1] for part in fed)
+        # As Phi3ForCausalLM.prepare_inputs_for_generation, for inputs that are embeddings.
+        original = getattr(model.config, "original_max_position_embeddings", None)
+        if cache is not None and model.config.model_type == "phi3" and original is not None:
+            if total >= original + 1 and total - inputs.shape[1] <= original:
+                inputs, cache = torch.cat(fed, 1), None
         out = model(inputs_embeds=inputs, past_key_values=cache, use_cache=True)
         cache, logits = out.past_key_values, out.logits[0, -1].double()
         best, second = logits.topk(2)[0].tolist()
@@ -124,7 +146,7 @@ def agreed(steps, single):
     for i, (a, b) in enumerate(zip(steps, single)):
         if a["token"] != b["token"] or abs(a["entropy"] - b["entropy"]) > 2e-5:
             return i
-    return len(steps)
+    return min(len(steps), len(single))
 
 
 @torch.no_grad()
@@ -147,13 +169,20 @@ def make(name, target):
     draw = lambda count: torch.randint(3, VOCAB, (count,), generator=generator).tolist()
     tokens, batch = draw(40), [draw(20), draw(20)]
     runs = []
-    singles = [decode(single, tokens[:PROMPT], *rule) for rule in rules()]
+    cases = [(tokens[:length], *rule) for length in PROMPTS.get(name, [PROMPT]) for rule in rules()]
+    singles = [decode(single, *case) for case in cases]
     double = model.double()
-    for (rule, beta, support), in_single in zip(rules(), singles):
-        steps = decode(double, tokens[:PROMPT], rule, beta, support)
+    for (prompt, rule, beta, support), in_single in zip(cases, singles):
+        steps = decode(double, prompt, rule, beta, support)
+        if rule == "token":
+            forget_length(double)
+            generated = double.generate(
+                torch.tensor([prompt]), max_new_tokens=STEPS, do_sample=False, eos_token_id=None, pad_token_id=0)
+            assert generated[0, len(prompt):].tolist() == [step["token"] for step in steps], name
         steps = steps[: agreed(steps, in_single)]
         if steps:
-            runs.append(dict(rule=rule, beta=beta, support=support, prompt=tokens[:PROMPT], steps=steps))
+            runs.append(dict(rule=rule, beta=beta, support=support, prompt=prompt, steps=steps))
+    forget_length(double)
     logits = lambda ids: double(torch.tensor(ids), use_cache=False).logits.float().contiguous()
     save_file({"logits": logits([tokens])[0].contiguous(), "batch_logits": logits(batch)},
               target / "golden.safetensors")

@@ -176,7 +176,7 @@ fn thinking_is_told_by_markers<B: Backend>() {
 
 /// A turn behind a session is the turn behind everything before it; only what is new runs.
 fn turns_share_a_cache<B: Backend>() {
-    for name in ["llama", "llama3-rope"] {
+    for name in ["llama", "llama3-rope", "phi3-longrope-beyond"] {
         let (engine, golden) = engine::<B>(name);
         let greedy = |prompt: Vec<u32>, rule: &str| Request {
             prompt: Prompt::Ids(prompt),

@@ -35,6 +35,7 @@ pub const CHECKPOINTS: &[&str] = &[
     "qwen3-moe",
     "qwen3-moe-dense",
     "phi3-longrope",
+    "phi3-longrope-beyond",
     "gpt-neox",
     "gpt2-scales",
     "olmo2",

@@ -152,8 +152,7 @@ impl<B: Backend> Attention<B> {
         let dtype = DType::from(self.cache_dtype());
         let (k, v) = (k.cast(dtype), v.cast(dtype));
         let (k, v) = cache.append(layer, k, v, step.limit);
-        let out = self.attend(q, k, v, step);
-        out.swap_dims(1, 2).reshape([batch * seq, num_heads * head_dim])
+        self.attend(q.mul_scalar(self.config.scale), k, v, step)
     }
 
     /// The same by kernels. None, with the cache as it was, where there is none for the type of the cache.
@@ -184,7 +183,8 @@ impl<B: Backend> Attention<B> {
         let v = heads(v, num_kv_heads, None, false, 1.0, cached)?;
         let (k, v) = cache.append(layer, k, v, step.limit);
         let sizes = Attend { step, window, heads: num_heads, kv_heads: num_kv_heads, head_dim, softcap };
-        B::attend(&q, &k, &v, &sizes)
+        // The cache is written: tensor operations go on from here where there is no kernel for its type.
+        Some(B::attend(&q, &k, &v, &sizes).unwrap_or_else(|| self.attend(q.swap_dims(1, 2), k, v, step)))
     }
 
     /// The same in one kernel or three, for few positions. None, with the cache as it was, where there is none.
@@ -227,16 +227,17 @@ impl<B: Backend> Attention<B> {
         self.k_proj.weight.cache_dtype()
     }
 
-    /// softmax(scale q k^T + bias) v: `[batch, heads, seq, head_dim]`, the scores capped where the model does.
+    /// softmax(q k^T + bias) v of queries that are scaled already `[batch, heads, seq, head_dim]`, the scores capped where
+    /// the model does: `[batch * seq, heads * head_dim]`.
     ///
     /// The query heads of a group are folded into the sequence, so keys and values are never repeated.
-    fn attend(&self, q: Tensor<B, 4>, k: Tensor<B, 4>, v: Tensor<B, 4>, step: &Step<B>) -> Tensor<B, 4> {
+    fn attend(&self, q: Tensor<B, 4>, k: Tensor<B, 4>, v: Tensor<B, 4>, step: &Step<B>) -> Tensor<B, 2> {
         let &Step { batch, seq, .. } = step;
-        let &AttentionConfig { num_heads, num_kv_heads: kv, head_dim, scale, softcap, .. } = &self.config;
+        let &AttentionConfig { num_heads, num_kv_heads: kv, head_dim, softcap, .. } = &self.config;
         let (group, columns) = (num_heads / kv, k.dims()[2]);
         // A product has the type of its factors, and bfloat16's eight bits are too few for the exponents of a softmax.
         let k = if k.dtype() == DType::BF16 { k.cast(DType::F32) } else { k };
-        let q = q.mul_scalar(scale).cast(k.dtype()).reshape([batch, kv, group * seq, head_dim]);
+        let q = q.cast(k.dtype()).reshape([batch, kv, group * seq, head_dim]);
         let mut scores = q.matmul(k.swap_dims(2, 3)).cast(DType::F32);
         if let Some(cap) = softcap {
             scores = scores.div_scalar(cap).tanh().mul_scalar(cap);
@@ -247,6 +248,7 @@ impl<B: Backend> Attention<B> {
         }
         let v = if v.dtype() == DType::BF16 { v.cast(DType::F32) } else { v };
         let weights = softmax(scores, 3).cast(v.dtype());
-        weights.matmul(v).reshape([batch, num_heads, seq, head_dim])
+        let out = weights.matmul(v).reshape([batch, num_heads, seq, head_dim]);
+        out.swap_dims(1, 2).reshape([batch * seq, num_heads * head_dim])
     }
 }

@@ -80,7 +80,7 @@ pub use decoder::{Decoder, DecoderLayer, FeedForward, LinearMlp, Stack};
 pub use embedding::Embedding;
 pub use error::ModelError;
 pub use experts::Experts;
-pub use kernels::{distribution, has_gpu_kernels, has_kernels, step, use_gpu_kernels, with_values};
+pub use kernels::{distribution, has_gpu_kernels, has_kernels, is_gpu, step, use_gpu_kernels, with_values};
 pub use linear::Linear;
 pub use matrix::Matrix;
 pub use mlp::Mlp;

@@ -40,6 +40,15 @@ pub use kernel_cache::{KernelCache, keep_kernels_in, kernel_cache};
 #[cfg(feature = "kernels")]
 pub use launches::{count_launches, launches};
 pub use name::{DeviceName, Kind, NameError, Request};
+#[cfg(feature = "kernels")]
+pub use probe::records_panic;
+
+/// Keeps the words of a panic that becomes a [`DeviceError`], for a process's panic hook: whether this one does, and need
+/// not be reported. In this build, without GPUs, none does.
+#[cfg(not(feature = "kernels"))]
+pub fn records_panic(_panic: &std::panic::PanicHookInfo<'_>) -> bool {
+    false
+}
 
 /// Work that is generic over the backend.
 pub trait Job {

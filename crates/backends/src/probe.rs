@@ -2,9 +2,9 @@
 
 use std::{
     cell::Cell,
-    panic::{self, AssertUnwindSafe},
+    panic::{self, AssertUnwindSafe, PanicHookInfo},
     sync::{
-        Mutex, MutexGuard, OnceLock, PoisonError,
+        Mutex, MutexGuard, PoisonError,
         atomic::{AtomicUsize, Ordering},
     },
 };
@@ -38,10 +38,8 @@ pub(crate) fn guarded<T>(name: DeviceName, work: impl FnOnce() -> T) -> Result<T
 }
 
 /// The driver stack panics where it could say what is missing, some of it on threads of its own: its first words
-/// become an error's.
+/// become an error's. Those of other threads are known where the process's panic hook calls [`records_panic`].
 pub(crate) fn quietly<T>(work: impl FnOnce() -> T) -> Result<T, String> {
-    static LISTENING: OnceLock<()> = OnceLock::new();
-    LISTENING.get_or_init(listen);
     if UNDER_WAY.fetch_add(1, Ordering::SeqCst) == 0 {
         *first_words() = None;
     }
@@ -49,7 +47,11 @@ pub(crate) fn quietly<T>(work: impl FnOnce() -> T) -> Result<T, String> {
     let done = panic::catch_unwind(AssertUnwindSafe(work));
     QUIET.set(before);
     UNDER_WAY.fetch_sub(1, Ordering::SeqCst);
-    done.map_err(|_| first_words().clone().unwrap_or_else(|| "it failed without a word".to_owned()))
+    done.map_err(|payload| {
+        let text = payload.downcast_ref::<String>().map(String::as_str);
+        let text = text.or_else(|| payload.downcast_ref::<&str>().copied());
+        first_words().clone().or(text.map(one_line)).unwrap_or_else(|| "it failed without a word".to_owned())
+    })
 }
 
 /// How much quiet work there is.
@@ -66,21 +68,19 @@ fn first_words() -> MutexGuard<'static, Option<String>> {
     FIRST.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Keeps the words of panics while quiet work is under way; at other times they go where they went before.
-fn listen() {
-    let before = panic::take_hook();
-    panic::set_hook(Box::new(move |panic| {
-        // cubecl names its threads like that, and drivers do not name theirs; others have work of their own.
-        let concerned =
-            QUIET.get() || std::thread::current().name().is_none_or(|name| name.starts_with("DS"));
-        if UNDER_WAY.load(Ordering::SeqCst) == 0 || !concerned {
-            return before(panic);
-        }
-        let text = panic.payload_as_str().unwrap_or("it failed without a word");
-        let place = panic.location().map(|place| format!(" ({}:{})", file_name(place.file()), place.line()));
-        // What follows a first failure is its consequence.
-        first_words().get_or_insert_with(|| format!("{}{}", one_line(text), place.unwrap_or_default()));
-    }));
+/// Keeps the words of a panic that becomes a [`DeviceError`], for a process's panic hook: whether this one does, and need
+/// not be reported.
+pub fn records_panic(panic: &PanicHookInfo<'_>) -> bool {
+    // cubecl names its threads like that, and drivers do not name theirs; others have work of their own.
+    let concerned = QUIET.get() || std::thread::current().name().is_none_or(|name| name.starts_with("DS"));
+    if UNDER_WAY.load(Ordering::SeqCst) == 0 || !concerned {
+        return false;
+    }
+    let text = panic.payload_as_str().unwrap_or("it failed without a word");
+    let place = panic.location().map(|place| format!(" ({}:{})", file_name(place.file()), place.line()));
+    // What follows a first failure is its consequence.
+    first_words().get_or_insert_with(|| format!("{}{}", one_line(text), place.unwrap_or_default()));
+    true
 }
 
 /// Of a path in a registry or toolchain, what tells the place.
@@ -106,6 +106,14 @@ mod tests {
     #[test]
     fn panics_become_one_line() {
         assert_eq!(quietly(|| 3), Ok(3));
+        // Without the process's help there is no place, and nothing of other threads.
+        assert_eq!(quietly(|| -> u8 { panic!("no\n   driver") }), Err("no driver".to_owned()));
+        let reported = panic::take_hook();
+        panic::set_hook(Box::new(move |panic| {
+            if !records_panic(panic) {
+                reported(panic);
+            }
+        }));
         let error = quietly(|| -> u8 { panic!("no\n   driver") }).unwrap_err();
         assert!(error.starts_with("no driver (probe.rs:"), "{error}");
         let source = "x ".repeat(1000);

@@ -27,7 +27,7 @@ pub use burnpack::{BURNPACK_FILE, open_burnpack};
 pub use error::{CheckpointError, TensorProblem};
 pub use file::{CONFIG_BYTES, INDEX_BYTES, is_there, open_file, parse_json, read_file, shown};
 pub use finite::NotFinite;
-pub use load::{LoadProgress, load};
+pub use load::{LoadProgress, Upload, load};
 pub use safetensors::{INDEX_FILE, SINGLE_FILE, open_safetensors};
 pub use select::{Parameter, RowBlocks};
 pub use storage::Storage;

@@ -22,6 +22,26 @@ pub struct LoadProgress<'a> {
     pub not_finite: Option<&'a NotFinite>,
 }
 
+/// How a tensor's values go to a device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Upload {
+    /// At once: for devices in the host's memory, which take the values over as they are.
+    Whole,
+    /// A few million at a time: on its way to a GPU a value is there two or three times, as stored, as it will be and as
+    /// the driver takes it.
+    InPieces,
+}
+
+impl Upload {
+    /// Values at a time.
+    fn piece(self) -> usize {
+        match self {
+            Self::Whole => usize::MAX,
+            Self::InPieces => 1 << 23,
+        }
+    }
+}
+
 /// Loads every parameter of `module` from the tensor that has the parameter's path as its name.
 ///
 /// Names and shapes are compared first; no data is read unless all fit. Values become the type that `dtype` has for
@@ -37,6 +57,7 @@ pub fn load<B: Backend, M: Module<B>>(
     checkpoint: &Checkpoint,
     ignored: impl Fn(&str) -> bool,
     dtype: impl Fn(&str) -> FloatDType,
+    upload: Upload,
     mut progress: impl FnMut(LoadProgress<'_>),
 ) -> Result<M, CheckpointError> {
     let mut parameters = Parameters { checkpoint: Some(checkpoint), ..Parameters::default() };
@@ -50,6 +71,7 @@ pub fn load<B: Backend, M: Module<B>>(
         bytes: 0,
         total_bytes,
         dtype: &dtype,
+        piece: upload.piece(),
         progress: &mut progress,
     };
     Ok(module.map(&mut reader))
@@ -133,23 +155,8 @@ impl<B: Backend> ModuleVisitor<B> for Parameters<'_> {
     }
 }
 
-/// Values that go to a GPU at a time.
-const PIECE: usize = 1 << 23;
-
-/// A tensor on the device, and how many of its values are not finite. A backend in the host's memory takes the values over as they are; on their way to a GPU
-/// they are there two or three times, as stored, as they will be and as its driver takes them, so there a large
-/// tensor goes in pieces.
+/// A tensor on the device, and how many of its values are not finite; `piece` values go there at a time.
 fn upload<B: Backend, const D: usize>(
-    tensor: &LazyTensor,
-    dtype: FloatDType,
-    device: &B::Device,
-) -> (Tensor<B, D>, Count) {
-    // cubecl's backends copy what they are given; of others that is not known, and parts cost time.
-    let piece = if B::name(device).contains("cubecl") { PIECE } else { usize::MAX };
-    upload_in_pieces(tensor, dtype, device, piece)
-}
-
-fn upload_in_pieces<B: Backend, const D: usize>(
     tensor: &LazyTensor,
     dtype: FloatDType,
     device: &B::Device,
@@ -217,6 +224,8 @@ struct Reader<'a, T, P> {
     bytes: usize,
     total_bytes: usize,
     dtype: &'a T,
+    /// Values that go to the device at a time.
+    piece: usize,
     progress: &'a mut P,
 }
 
@@ -260,7 +269,7 @@ impl<B: Backend, T: Fn(&str) -> FloatDType, P: FnMut(LoadProgress<'_>)> ModuleMa
         }
         // The selection has seen the same paths: every parameter has its tensor.
         let Some(tensor) = self.checkpoint.tensors.get(&name) else { return param };
-        let (value, count) = upload(tensor, dtype, &device);
+        let (value, count) = upload(tensor, dtype, &device, self.piece);
         self.count(tensor, count.of(&name, tensor, dtype));
         Param::initialized(param.id, value)
     }
@@ -304,7 +313,7 @@ mod tests {
         // Pieces of a row, of two rows with one left over, and more than there is.
         for piece in [1, 12, 35, 1000] {
             let whole = |tensor: &LazyTensor| {
-                upload_in_pieces::<Flex, 2>(tensor, FloatDType::F16, &Default::default(), piece).0
+                upload::<Flex, 2>(tensor, FloatDType::F16, &Default::default(), piece).0
             };
             let loaded = whole(tensor);
             assert_eq!(loaded.dtype(), DType::F16);

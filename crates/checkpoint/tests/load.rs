@@ -9,7 +9,7 @@ use burn::{
     tensor::{DType, FloatDType, Tensor, backend::Backend},
 };
 use burn_flex::Flex;
-use moi_checkpoint::{CheckpointError, LoadProgress, load, open_safetensors};
+use moi_checkpoint::{CheckpointError, LoadProgress, Upload, load, open_safetensors};
 use safetensors::{Dtype, tensor::TensorView};
 
 #[derive(Module, Debug)]
@@ -60,7 +60,14 @@ const GOOD: &[(&str, Dtype, &[usize])] = &[
 ];
 
 fn load_from(path: &Path) -> Result<Model<Flex>, CheckpointError> {
-    load(model(), &open_safetensors(path)?, |name| name == "ignored", |_| FloatDType::F32, |_| {})
+    load(
+        model(),
+        &open_safetensors(path)?,
+        |name| name == "ignored",
+        |_| FloatDType::F32,
+        Upload::Whole,
+        |_| {},
+    )
 }
 
 fn refused(path: &Path, parts: &[&str]) {
@@ -82,6 +89,7 @@ fn loads_every_type_and_reports_progress() {
         &checkpoint,
         |name| name == "ignored",
         |_| FloatDType::F32,
+        Upload::Whole,
         |LoadProgress { bytes, total_bytes, .. }| seen.push((bytes, total_bytes)),
     )
     .unwrap();
@@ -219,7 +227,9 @@ fn values_take_the_type_that_is_asked_for() {
                 false,
                 shape.into(),
             );
-            let loaded = load(Single { weight: empty }, &checkpoint, |_| false, |_| dtype, |_| {}).unwrap();
+            let loaded =
+                load(Single { weight: empty }, &checkpoint, |_| false, |_| dtype, Upload::InPieces, |_| {})
+                    .unwrap();
             let weight = loaded.weight.val();
             assert_eq!(weight.dtype(), DType::from(dtype));
             let found = weight.into_data().convert::<f32>();
@@ -263,6 +273,7 @@ fn values_that_are_not_finite_are_named() {
             &open_safetensors(&path).unwrap(),
             |_| false,
             |_| dtype,
+            Upload::InPieces,
             |progress| {
                 said.extend(progress.not_finite.map(ToString::to_string));
             },

@@ -33,7 +33,7 @@ mod signals;
 mod ui;
 mod warmup;
 
-use std::process::ExitCode;
+use std::{panic, process::ExitCode};
 
 use anyhow::Context;
 use clap::CommandFactory;
@@ -43,7 +43,18 @@ use args::{Args, Command};
 /// What a shell gives to a process that was interrupted.
 const INTERRUPTED: u8 = 130;
 
+/// Panics in libraries that become errors are reported as such, and not twice.
+fn report_uncaught_panics() {
+    let report = panic::take_hook();
+    panic::set_hook(Box::new(move |panic| {
+        if !moi_text::catches_panics() && !moi_backends::records_panic(panic) {
+            report(panic);
+        }
+    }));
+}
+
 fn main() -> ExitCode {
+    report_uncaught_panics();
     // SAFETY: nothing else has run.
     unsafe { moi_backends::quiet_drivers() };
     match config::args().and_then(run) {

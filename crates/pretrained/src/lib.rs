@@ -27,11 +27,11 @@ use std::path::{Path, PathBuf};
 use burn::tensor::{DType, FloatDType, backend::Backend};
 pub use inspect::{Files, Inspection, Layers, Memory, Tensor, TypeTotal};
 use moi_checkpoint::{
-    Checkpoint, CheckpointError, LoadProgress, Parameter, RowBlocks, Storage, is_there, shown,
+    Checkpoint, CheckpointError, LoadProgress, Parameter, RowBlocks, Storage, Upload, is_there, shown,
 };
 use moi_models::{
-    Activations, Architecture, Decoder, ModelError, PackedForm, Rows, TensorSource, is_held_in_float32,
-    scales_dtype,
+    Activations, Architecture, Decoder, ModelError, PackedForm, Rows, TensorSource, is_gpu,
+    is_held_in_float32, scales_dtype,
 };
 use moi_text::{ChatTemplate, TextError, Tokenizer};
 pub use sampling::AdvisedSampling;
@@ -226,7 +226,8 @@ impl Pretrained {
             _ if is_held_in_float32(name) => FloatDType::F32,
             _ => form.dtype(),
         };
-        Ok(moi_checkpoint::load(decoder, &parameters, |_| false, dtype, progress)?)
+        let upload = if is_gpu::<B>() { Upload::InPieces } else { Upload::Whole };
+        Ok(moi_checkpoint::load(decoder, &parameters, |_| false, dtype, upload, progress)?)
     }
 
     /// What the model takes once it is loaded, with a cache of so many positions for one row.

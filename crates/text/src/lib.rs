@@ -12,11 +12,11 @@
 //! # }
 //! ```
 
+mod catch_panics;
 mod cuts;
 mod describe;
 mod error;
 mod extra;
-mod fence;
 mod growth;
 mod json;
 mod patterns;
@@ -28,6 +28,7 @@ mod token_flags;
 mod tokenizer;
 mod vocabulary;
 
+pub use catch_panics::catches_panics;
 pub use cuts::{DEFAULT_PRE_TOKENIZER, adds_begin_token};
 pub use describe::NEVER_MERGED;
 pub use error::{TextError, brief};

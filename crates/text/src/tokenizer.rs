@@ -10,8 +10,8 @@ use tokenizers::{
 
 use crate::{
     TextError,
+    catch_panics::catch_panics,
     extra::{ExtraToken, extend},
-    fence::fenced,
     json,
 };
 
@@ -136,7 +136,7 @@ impl Tokenizer {
         let json = moi_files::without_mark(json);
         // The library panics where a part of it is no JSON, and takes long over what is long.
         let growth = json::check(json).map_err(TextError::Vocabulary)?;
-        let tokenizer = fenced(|| {
+        let tokenizer = catch_panics(|| {
             let mut inner = tokenizers::Tokenizer::from_bytes(json)?;
             let extended = extend(&mut inner, extra, growth)?;
             Ok(Self { extended, ..Self::new(inner, None)? })
@@ -221,7 +221,7 @@ impl Tokenizer {
         text: &str,
         add_special: bool,
     ) -> Result<(), TextError> {
-        self.named(fenced(|| {
+        self.named(catch_panics(|| {
             self.check_growth(text)?;
             ids.extend_from_slice(inner.encode_fast(text, add_special)?.get_ids());
             Ok(())
@@ -319,7 +319,7 @@ impl Tokenizer {
     /// # Errors
     /// If the tokenizer cannot decode them.
     pub fn decode(&self, ids: &[u32]) -> Result<String, TextError> {
-        self.named(fenced(|| Ok(self.inner.decode(ids, true)?)))
+        self.named(catch_panics(|| Ok(self.inner.decode(ids, true)?)))
     }
 
     /// A token's text in the vocabulary.

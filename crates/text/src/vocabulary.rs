@@ -15,8 +15,8 @@ use tokenizers::{
 
 use crate::{
     TextError, Tokenizer,
+    catch_panics::catch_panics,
     cuts::pre_tokenizer,
-    fence::fenced,
     tokenizer::{LONGEST_ADDED_TOKEN, LONGEST_TOKEN, MOST_ADDED_BYTES, MOST_ADDED_TOKENS},
 };
 
@@ -106,7 +106,7 @@ impl Vocabulary {
     /// If the lists contradict each other or the way of cutting text is not known.
     pub fn into_tokenizer(self) -> Result<Tokenizer, TextError> {
         self.check()?;
-        fenced(|| self.built())
+        catch_panics(|| self.built())
     }
 
     fn built(self) -> Result<Tokenizer, TextError> {

@@ -172,6 +172,12 @@ pub fn has_kernels<B: Backend>() -> bool {
     <B as Kernels>::has_kernels()
 }
 
+/// Whether a backend computes on a GPU, with memory of its own. Backends that this build has no kernels for count as ones
+/// that do not.
+pub fn is_gpu<B: Backend>() -> bool {
+    gpu::is_gpu::<B>()
+}
+
 /// Whether the backend has kernels for GPUs, and they are on: see [`use_gpu_kernels`].
 pub fn has_gpu_kernels<B: Backend>() -> bool {
     gpu::has_gpu_kernels::<B>()

@@ -15,6 +15,10 @@ pub(super) fn has_gpu_kernels<B: Backend>() -> bool {
     false
 }
 
+pub(super) fn is_gpu<B: Backend>() -> bool {
+    false
+}
+
 pub(super) fn maps<B: Backend>(
     _: &Tensor<B, 2>,
     _: &[Map<'_, B>],

@@ -36,13 +36,18 @@ fn are_on() -> bool {
 
 /// Whether the backend has kernels here, and they are not turned off.
 pub(super) fn has_gpu_kernels<B: Backend>() -> bool {
+    is_gpu::<B>() && are_on()
+}
+
+/// Whether the backend is one of those that kernels are here for.
+pub(super) fn is_gpu<B: Backend>() -> bool {
     #[cfg(feature = "cuda")]
     if is_on::<B, cubecl::cuda::CudaRuntime>() {
-        return are_on();
+        return true;
     }
     #[cfg(feature = "wgpu")]
     if is_on::<B, cubecl::wgpu::WgpuRuntime>() {
-        return are_on();
+        return true;
     }
     false
 }

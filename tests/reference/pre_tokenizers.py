@@ -2,24 +2,20 @@
 """Writes the ids that llama.cpp gives for hostile texts under every `tokenizer.ggml.pre` that moi knows:
 crates/text/tests/pre_tokenizers.json, replayed by crates/text/tests/pre_tokenizers.rs.
 
-Needs tokenizers, gguf and xllamacpp, whose wheel holds a whole llama.cpp (used: xllamacpp 2026.10.11549).
+Needs tokenizers, gguf and xllamacpp (llama_cpp.py).
 
 Where llama.cpp only approximates the model's own tokenizer, moi follows that one. Those names are listed in KNOWN with
 the reason; for them the expected ids are those of the `tokenizers` package with the model's own patterns, and the table
 keeps llama.cpp's beside them. Any other difference between the two ends this script with an error.
 """
 
-import ctypes
-import glob
 import json
-import os
 import pathlib
 import sys
 import tempfile
 
-import gguf
+import llama_cpp
 import tokenizers
-import xllamacpp
 from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, trainers
 
 FILE = pathlib.Path(__file__).parents[2] / "crates/text/tests/pre_tokenizers.json"
@@ -283,91 +279,6 @@ def own_ids(name, cut, tokens, merges):
     return [tokenizer.encode(text, add_special_tokens=False).ids for text in TEXTS]
 
 
-class Params(ctypes.Structure):
-    """llama_model_params of the llama.cpp in the wheel; only vocab_only is written."""
-
-    _fields_ = [
-        ("devices", ctypes.c_void_p),
-        ("overrides", ctypes.c_void_p),
-        ("layers", ctypes.c_int32),
-        ("split", ctypes.c_int),
-        ("load", ctypes.c_int),
-        ("lazy", ctypes.c_int),
-        ("gpu", ctypes.c_int32),
-        ("tensor_split", ctypes.c_void_p),
-        ("progress", ctypes.c_void_p),
-        ("progress_data", ctypes.c_void_p),
-        ("keys", ctypes.c_void_p),
-        ("vocab_only", ctypes.c_bool),
-        ("others", ctypes.c_bool * 7),
-    ]
-
-
-class Llama:
-    """The few functions of llama.cpp that tokenize."""
-
-    def __init__(self):
-        path = glob.glob(os.path.join(os.path.dirname(xllamacpp.__file__), "*.so"))[0]
-        self.lib = ctypes.CDLL(path)
-        self.lib.llama_model_default_params.restype = Params
-        self.lib.llama_model_load_from_file.restype = ctypes.c_void_p
-        self.lib.llama_model_load_from_file.argtypes = [ctypes.c_char_p, Params]
-        self.lib.llama_model_get_vocab.restype = ctypes.c_void_p
-        self.lib.llama_model_get_vocab.argtypes = [ctypes.c_void_p]
-        self.lib.llama_model_free.argtypes = [ctypes.c_void_p]
-        self.lib.llama_vocab_get_add_bos.restype = ctypes.c_bool
-        self.lib.llama_vocab_get_add_bos.argtypes = [ctypes.c_void_p]
-        out = ctypes.POINTER(ctypes.c_int32)
-        self.lib.llama_tokenize.argtypes = [
-            ctypes.c_void_p, ctypes.c_char_p, ctypes.c_int32, out, ctypes.c_int32, ctypes.c_bool, ctypes.c_bool,
-        ]
-        callback = ctypes.CFUNCTYPE(None, ctypes.c_int, ctypes.c_char_p, ctypes.c_void_p)
-        self.quiet = callback(lambda level, text, data: None)
-        self.lib.llama_log_set(self.quiet, None)
-
-    def ids(self, path):
-        """Of all texts, and whether a begin token is added where the file does not say."""
-        params = self.lib.llama_model_default_params()
-        params.vocab_only = True
-        model = self.lib.llama_model_load_from_file(str(path).encode(), params)
-        if not model:
-            return None
-        vocab = self.lib.llama_model_get_vocab(model)
-        rows = [self.encode(vocab, text.encode()) for text in TEXTS]
-        begins = self.lib.llama_vocab_get_add_bos(vocab)
-        self.lib.llama_model_free(model)
-        return rows, begins
-
-    def encode(self, vocab, text):
-        out = (ctypes.c_int32 * (len(text) + 8))()
-        count = self.lib.llama_tokenize(vocab, text, len(text), out, len(out), False, False)
-        assert count >= 0
-        return list(out[:count])
-
-
-def write_gguf(path, pre, tokens, merges):
-    """A file with a vocabulary and nothing else; without the name of a cut where there is none."""
-    writer = gguf.GGUFWriter(path, "llama")
-    writer.add_context_length(64)
-    writer.add_embedding_length(16)
-    writer.add_block_count(1)
-    writer.add_feed_forward_length(16)
-    writer.add_head_count(1)
-    writer.add_layer_norm_rms_eps(1e-5)
-    writer.add_tokenizer_model("gpt2")
-    if pre:
-        writer.add_tokenizer_pre(pre)
-    writer.add_token_list([*tokens, "<s>"])
-    writer.add_token_types([1] * len(tokens) + [3])
-    writer.add_token_merges(merges)
-    writer.add_bos_token_id(len(tokens))
-    writer.add_eos_token_id(len(tokens))
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-
-
 def compact(tokens, merges, expected, begins, deviations):
     """Each different list of ids once; of a name, which of them each text has."""
     pool = [[] for _ in TEXTS]
@@ -383,7 +294,7 @@ def compact(tokens, merges, expected, begins, deviations):
     }
     texts = [{"text": text, "ids": pool[at]} for at, text in enumerate(TEXTS)]
     return {
-        "written_by": f"tests/reference/pre_tokenizers.py: llama.cpp of xllamacpp {xllamacpp.__version__}, "
+        "written_by": f"tests/reference/pre_tokenizers.py: {llama_cpp.VERSION}, "
         f"tokenizers {tokenizers.__version__}",
         "unmerged": UNMERGED,
         "merges": merges,
@@ -396,14 +307,17 @@ def compact(tokens, merges, expected, begins, deviations):
 
 def main():
     tokens, merges = learnt()
-    llama = Llama()
+    llama = llama_cpp.Library()
     expected, begins, deviations, wrong = {}, [], {}, 0
     with tempfile.TemporaryDirectory() as directory:
         for cut, names in NAMES.items():
             for name in names + ([""] if cut == "default" else []):
                 path = pathlib.Path(directory) / "vocabulary.gguf"
-                write_gguf(path, name, tokens, merges)
-                found = llama.ids(path)
+                end = len(tokens)
+                kinds = [1] * len(tokens) + [3]
+                llama_cpp.write_gguf(path, name, [*tokens, "<s>"], merges, kinds, eos=end, bos=end)
+                found = llama.read(path, lambda vocabulary: (
+                    [vocabulary.encode(text) for text in TEXTS], vocabulary.adds_begin_token()))
                 if found is None:
                     sys.exit(f"llama.cpp does not know {name}")
                 rows, adds = found

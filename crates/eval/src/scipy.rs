@@ -1,4 +1,4 @@
-// scipy 1.17.1, by tests/reference/statistics.py.
+// scipy 1.17.1, by tests/reference/significance.py.
 
 const WILSON: &[(usize, usize, f64, f64)] = &[
     (0, 10, 0.0000000000, 0.2775327999),

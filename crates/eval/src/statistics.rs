@@ -85,7 +85,7 @@ mod tests {
         assert!((a - b).abs() < 5e-9, "{a} is not {b}");
     }
 
-    /// scipy 1.17: `binomtest(k, n).proportion_ci(method="wilson")`, by tests/reference/statistics.py.
+    /// scipy 1.17: `binomtest(k, n).proportion_ci(method="wilson")`, by tests/reference/significance.py.
     #[test]
     fn intervals_are_those_of_scipy() {
         for &(k, n, low, high) in WILSON {

@@ -12,7 +12,7 @@ FILE = pathlib.Path(__file__).parents[2] / "crates/eval/src/scipy.rs"
 def main():
     rates = [(0, 10), (1, 10), (5, 10), (10, 10), (3, 300), (150, 300), (299, 300), (1, 1), (0, 1)]
     pairs = [(0, 0), (1, 0), (5, 5), (2, 9), (10, 1), (30, 12), (100, 140)]
-    lines = [f"// scipy {scipy.__version__}, by tests/reference/statistics.py.", ""]
+    lines = [f"// scipy {scipy.__version__}, by tests/reference/significance.py.", ""]
     lines.append("const WILSON: &[(usize, usize, f64, f64)] = &[")
     for k, n in rates:
         interval = binomtest(k, n).proportion_ci(method="wilson")

@@ -97,7 +97,7 @@ fn metadata_of_every_type() {
 fn version_two() {
     let mut bytes = fs::read(BLOCKS).unwrap();
     bytes[4] = 2;
-    assert_eq!(open(&bytes).unwrap().checkpoint().unwrap().tensors().len(), 47);
+    assert_eq!(open(&bytes).unwrap().checkpoint().unwrap().tensors().len(), 67);
 }
 
 type Tensor<'a> = (&'a str, &'a [u64], u32, &'a [u8]);
@@ -165,7 +165,9 @@ fn what_is_wrong_is_named() {
     // The tensor's kind stands behind its name, rank and sizes.
     let kind = good.windows(8).position(|w| w == b"a.weight").unwrap() + 8 + 4 + 16;
     refused(&patched(kind, &12u32.to_le_bytes()), &["a.weight", "32 values", "Q4_K blocks of 256"]);
-    refused(&patched(kind, &34u32.to_le_bytes()), &["a.weight", "TQ1_0 is not supported", "Q4_1", "IQ4_XS"]);
+    refused(&patched(kind, &15u32.to_le_bytes()), &["a.weight", "Q8_K is not supported", "Q4_1", "IQ4_XS"]);
+    refused(&patched(kind, &31u32.to_le_bytes()), &["a.weight", "Q4_0_4_4 is not supported"]);
+    refused(&patched(kind, &35u32.to_le_bytes()), &["a.weight", "32 values", "TQ2_0 blocks of 256"]);
     refused(&patched(kind, &77u32.to_le_bytes()), &["a.weight", "77 is not defined"]);
     refused(&patched(kind + 4, &64u64.to_le_bytes()), &["a.weight", "ends outside the file"]);
     refused(&patched(kind + 4, &3u64.to_le_bytes()), &["offset 3 is not a multiple of 32"]);

@@ -2,7 +2,7 @@
 
 use half::f16;
 
-use super::k_blocks;
+use super::{iq_blocks, k_blocks, ternary_blocks};
 
 /// A block format of ggml.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -18,14 +18,24 @@ pub enum BlockKind {
     Q4_K,
     Q5_K,
     Q6_K,
+    IQ1_S,
+    IQ1_M,
+    IQ2_XXS,
+    IQ2_XS,
+    IQ2_S,
+    IQ3_XXS,
+    IQ3_S,
     IQ4_NL,
     IQ4_XS,
+    TQ1_0,
+    TQ2_0,
     MXFP4,
+    NVFP4,
 }
 
 impl BlockKind {
     /// All of them.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 23] = [
         Self::Q4_0,
         Self::Q4_1,
         Self::Q5_0,
@@ -36,9 +46,19 @@ impl BlockKind {
         Self::Q4_K,
         Self::Q5_K,
         Self::Q6_K,
+        Self::IQ1_S,
+        Self::IQ1_M,
+        Self::IQ2_XXS,
+        Self::IQ2_XS,
+        Self::IQ2_S,
+        Self::IQ3_XXS,
+        Self::IQ3_S,
         Self::IQ4_NL,
         Self::IQ4_XS,
+        Self::TQ1_0,
+        Self::TQ2_0,
         Self::MXFP4,
+        Self::NVFP4,
     ];
 
     /// ggml's number, its name, values in a block, and the bytes that hold them.
@@ -54,9 +74,19 @@ impl BlockKind {
             Self::Q4_K => (12, "Q4_K", 256, 144),
             Self::Q5_K => (13, "Q5_K", 256, 176),
             Self::Q6_K => (14, "Q6_K", 256, 210),
+            Self::IQ1_S => (19, "IQ1_S", 256, 50),
+            Self::IQ1_M => (29, "IQ1_M", 256, 56),
+            Self::IQ2_XXS => (16, "IQ2_XXS", 256, 66),
+            Self::IQ2_XS => (17, "IQ2_XS", 256, 74),
+            Self::IQ2_S => (22, "IQ2_S", 256, 82),
+            Self::IQ3_XXS => (18, "IQ3_XXS", 256, 98),
+            Self::IQ3_S => (21, "IQ3_S", 256, 110),
             Self::IQ4_NL => (20, "IQ4_NL", 32, 18),
             Self::IQ4_XS => (23, "IQ4_XS", 256, 136),
+            Self::TQ1_0 => (34, "TQ1_0", 256, 54),
+            Self::TQ2_0 => (35, "TQ2_0", 256, 66),
             Self::MXFP4 => (39, "MXFP4", 32, 17),
+            Self::NVFP4 => (40, "NVFP4", 64, 36),
         }
     }
 
@@ -89,9 +119,19 @@ impl BlockKind {
             Self::Q4_K => each(bytes, |block| k_blocks::q4_k(block, out)),
             Self::Q5_K => each(bytes, |block| k_blocks::q5_k(block, out)),
             Self::Q6_K => each(bytes, |block| k_blocks::q6_k(block, out)),
+            Self::IQ1_S => each(bytes, |block| iq_blocks::iq1_s(block, out)),
+            Self::IQ1_M => each(bytes, |block| iq_blocks::iq1_m(block, out)),
+            Self::IQ2_XXS => each(bytes, |block| iq_blocks::iq2_xxs(block, out)),
+            Self::IQ2_XS => each(bytes, |block| iq_blocks::iq2_xs(block, out)),
+            Self::IQ2_S => each(bytes, |block| iq_blocks::iq2_s(block, out)),
+            Self::IQ3_XXS => each(bytes, |block| iq_blocks::iq3_xxs(block, out)),
+            Self::IQ3_S => each(bytes, |block| iq_blocks::iq3_s(block, out)),
             Self::IQ4_NL => each(bytes, |block| iq4_nl(block, out)),
             Self::IQ4_XS => each(bytes, |block| iq4_xs(block, out)),
+            Self::TQ1_0 => each(bytes, |block| ternary_blocks::tq1_0(block, out)),
+            Self::TQ2_0 => each(bytes, |block| ternary_blocks::tq2_0(block, out)),
             Self::MXFP4 => each(bytes, |block| mxfp4(block, out)),
+            Self::NVFP4 => each(bytes, |block| ternary_blocks::nvfp4(block, out)),
         }
     }
 }
@@ -104,8 +144,8 @@ pub(super) fn half(bytes: &[u8], at: usize) -> f32 {
     f16::from_le_bytes([bytes[at], bytes[at + 1]]).to_f32()
 }
 
-/// The low nibbles of 16 bytes, then the high ones: 32 values.
-fn nibbles(bytes: &[u8], value: impl Fn(usize, u8) -> f32, out: &mut Vec<f32>) {
+/// The low nibbles of some bytes, then the high ones.
+pub(super) fn nibbles(bytes: &[u8], value: impl Fn(usize, u8) -> f32, out: &mut Vec<f32>) {
     out.extend(bytes.iter().enumerate().map(|(i, &q)| value(i, q & 15)));
     out.extend(bytes.iter().enumerate().map(|(i, &q)| value(bytes.len() + i, q >> 4)));
 }
@@ -168,12 +208,12 @@ fn iq4_xs(block: &[u8; 136], out: &mut Vec<f32>) {
 }
 
 /// The doubled values of a 4-bit float with 2 bits of exponent and 1 of fraction.
-const MXFP4_VALUES: [i8; 16] = [0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12];
+pub(super) const FP4_VALUES: [i8; 16] = [0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12];
 
 /// An exponent e, 16 bytes of nibbles: x = 2^(e - 128) v(q), v doubled.
 fn mxfp4(block: &[u8; 17], out: &mut Vec<f32>) {
     let e = u32::from(block[0]);
     // Below 2 the power is subnormal.
     let d = f32::from_bits(if e < 2 { 0x0020_0000 << e } else { (e - 1) << 23 });
-    nibbles(&block[1..], |_, q| d * f32::from(MXFP4_VALUES[usize::from(q)]), out);
+    nibbles(&block[1..], |_, q| d * f32::from(FP4_VALUES[usize::from(q)]), out);
 }

@@ -5,12 +5,15 @@
 
 pub(crate) mod blocks;
 mod config;
+mod grids;
+mod iq_blocks;
 mod k_blocks;
 mod metadata;
 mod names;
 mod quantize;
 mod reader;
 mod rope;
+mod ternary_blocks;
 mod write;
 
 use std::{collections::BTreeMap, ops::Range, path::Path, sync::Arc};
@@ -251,19 +254,18 @@ fn storage(kind: u32) -> Result<Storage, String> {
         30 => return Ok(Storage::BF16),
         9 => "Q8_1",
         15 => "Q8_K",
-        16 => "IQ2_XXS",
-        17 => "IQ2_XS",
-        18 => "IQ3_XXS",
-        19 => "IQ1_S",
-        21 => "IQ3_S",
-        22 => "IQ2_S",
         24 => "I8",
         25 => "I16",
         26 => "I32",
         27 => "I64",
-        29 => "IQ1_M",
-        34 => "TQ1_0",
-        35 => "TQ2_0",
+        // Removed from ggml: the order of these is now made at load time.
+        31 => "Q4_0_4_4",
+        32 => "Q4_0_4_8",
+        33 => "Q4_0_8_8",
+        36 => "IQ4_NL_4_4",
+        37 => "IQ4_NL_4_8",
+        38 => "IQ4_NL_8_8",
+        41 => "Q1_0",
         _ => return Err(format!("type number {kind} is not defined")),
     };
     let blocks: Vec<&str> = BlockKind::ALL.iter().map(|block| block.name()).collect();

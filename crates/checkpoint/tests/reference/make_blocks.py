@@ -54,6 +54,31 @@ for kind, places in SCALES.items():
     expected = gguf.quants.dequantize(data, kind).astype(np.float32)
     writer.add_tensor(f"{kind.name}.raw.expected", expected, raw_dtype=kinds.F32)
 
+# The formats that came later, behind the others so that those keep their bytes.
+LATER = {
+    kinds.IQ1_S: [0], kinds.IQ1_M: [], kinds.IQ2_XXS: [0], kinds.IQ2_XS: [0], kinds.IQ2_S: [0], kinds.IQ3_XXS: [0],
+    kinds.IQ3_S: [0], kinds.TQ1_0: [52], kinds.TQ2_0: [64], kinds.NVFP4: [],
+}
+for kind, places in LATER.items():
+    size = gguf.GGML_QUANT_SIZES[kind][1]
+    blocks = 6
+    data = rng.integers(0, 256, size=(blocks, size), dtype=np.uint8)
+    scales = rng.normal(size=(blocks, 1)).astype(np.float16)
+    for place in places:
+        data[:, place : place + 2] = scales.view(np.uint8)
+    if kind == kinds.IQ1_M:
+        # The four nibbles of the scale are the highest ones of four numbers of 16 bits.
+        for i in range(4):
+            nibbles = (scales.view(np.uint16)[:, 0] >> (4 * i) & 15).astype(np.uint8)
+            data[:, 49 + 2 * i] = data[:, 49 + 2 * i] & 15 | nibbles << 4
+    if kind == kinds.NVFP4:
+        # The scales that are subnormal, zero, no number, and the largest.
+        data[0, :4] = [0, 0x7F, 3, 0x7E]
+    writer.add_tensor(f"{kind.name}.raw", data, raw_dtype=kind)
+    expected = gguf.quants.dequantize(data, kind).astype(np.float32)
+    assert np.isfinite(expected).all()
+    writer.add_tensor(f"{kind.name}.raw.expected", expected, raw_dtype=kinds.F32)
+
 writer.write_header_to_file()
 writer.write_kv_data_to_file()
 writer.write_tensors_to_file()

@@ -8,7 +8,7 @@
 //! |---|---|
 //! | safetensors, one file or shards with `model.safetensors.index.json` | F64, F32, F16, BF16 |
 //! | burnpack | F64, F32, F16, BF16 |
-//! | GGUF version 2 and 3 | F32, F16, BF16, F64 and the block formats of [`gguf::BlockKind`] |
+//! | GGUF version 2 and 3, one file or split | F32, F16, BF16, F64 and the block formats of [`gguf::BlockKind`] |
 
 mod burnpack;
 mod error;
@@ -17,6 +17,7 @@ mod finite;
 pub mod gguf;
 mod load;
 mod packed;
+mod part_name;
 mod safetensors;
 mod select;
 mod storage;
@@ -28,6 +29,7 @@ pub use error::{CheckpointError, TensorProblem};
 pub use file::{CONFIG_BYTES, INDEX_BYTES, is_there, open_file, parse_json, read_file, shown};
 pub use finite::NotFinite;
 pub use load::{LoadProgress, Upload, load};
+pub use part_name::PartName;
 pub use safetensors::{INDEX_FILE, SINGLE_FILE, open_safetensors};
 pub use select::{Parameter, RowBlocks};
 pub use storage::Storage;

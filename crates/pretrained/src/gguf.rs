@@ -14,6 +14,10 @@ use crate::{
     end_tokens::{end_tokens, fill_in_ends, is_known_end},
 };
 
+const TOKENS: &str = "tokenizer.ggml.tokens";
+const MERGES: &str = "tokenizer.ggml.merges";
+const CHAT_TEMPLATE: &str = "tokenizer.chat_template";
+
 pub(crate) fn open(path: &Path) -> Result<Pretrained, PretrainedError> {
     let file = Gguf::open(path)?;
     let architecture = Architecture::from_config(&file.config()?)
@@ -21,11 +25,11 @@ pub(crate) fn open(path: &Path) -> Result<Pretrained, PretrainedError> {
     let meta = &file.metadata;
     let vocabulary = vocabulary(meta).map_err(|what| TextError::Vocabulary(what).in_file(path));
     let listed = vocabulary.as_ref().ok().and_then(Option::as_ref);
-    let template = meta.str("tokenizer.chat_template");
+    let template = meta.str(CHAT_TEMPLATE);
     let chat_template =
         template.map(|source| ChatTemplate::in_file(path, source, template_tokens(meta, listed)));
     let eos = ends(meta, listed);
-    let notes = missing_pre(meta).into_iter().collect();
+    let notes = missing_pre(meta).into_iter().chain(not_utf8(meta)).collect();
     let rows = architecture.config.vocab_size;
     let (architecture, checkpoint) = crate::fitted(architecture, file.checkpoint()?)?;
     Ok(Pretrained {
@@ -55,6 +59,22 @@ fn missing_pre(meta: &Metadata) -> Option<String> {
     })
 }
 
+/// Says which texts that count are not UTF-8. llama.cpp takes their bytes as they are; here U+FFFD stands for each
+/// that is none.
+fn not_utf8(meta: &Metadata) -> Vec<String> {
+    let mut notes: Vec<String> = Vec::new();
+    let mut add = |key: &str, what: &str, effect: &str| match meta.num_replaced(key) {
+        0 => {}
+        count => notes.push(format!("{count} of its {what} are not UTF-8{effect}")),
+    };
+    add(TOKENS, "tokens", ": no text is cut into them, and they are printed as U+FFFD");
+    add(MERGES, "merges", " and are left out: text may be cut into other tokens");
+    if meta.num_replaced(CHAT_TEMPLATE) > 0 {
+        notes.push("its chat template is not UTF-8: U+FFFD stands for the bytes that are none".to_owned());
+    }
+    notes
+}
+
 fn token_id(meta: &Metadata, name: &str) -> Option<u32> {
     u32::try_from(meta.usize(&format!("tokenizer.ggml.{name}_token_id"))?).ok()
 }
@@ -65,10 +85,18 @@ fn vocabulary(meta: &Metadata) -> Result<Option<Vocabulary>, String> {
         Some(model) => model,
     };
     let strings = |key: &str| listed(meta, key, "a text", |value| value.as_str().map(str::to_owned));
+    let merges = || -> Result<Vec<String>, String> {
+        let mut merges = strings("merges")?;
+        if meta.num_replaced(MERGES) > 0 {
+            // What they merge to is no text, so there is no such token to be found.
+            merges.retain(|merge| !merge.contains(char::REPLACEMENT_CHARACTER));
+        }
+        Ok(merges)
+    };
     // llama.cpp takes an empty name for a missing one.
     let pre = meta.str("tokenizer.ggml.pre").filter(|pre| !pre.is_empty()).unwrap_or(DEFAULT_PRE_TOKENIZER);
     let kind = match model {
-        "gpt2" => VocabularyKind::ByteLevel { pre: pre.to_owned(), merges: strings("merges")? },
+        "gpt2" => VocabularyKind::ByteLevel { pre: pre.to_owned(), merges: merges()? },
         "llama" => VocabularyKind::SentencePiece {
             scores: listed(meta, "scores", "a finite number", |value| {
                 value.as_f64().map(|score| score as f32).filter(|score| score.is_finite())

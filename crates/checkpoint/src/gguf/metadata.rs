@@ -16,7 +16,7 @@ pub enum Value {
     Float(f64),
     /// bool.
     Bool(bool),
-    /// UTF-8 text.
+    /// UTF-8 text; what was no UTF-8 in the file has U+FFFD in its place.
     String(String),
     /// Values of one type.
     Array(Vec<Value>),
@@ -24,7 +24,11 @@ pub enum Value {
 
 /// The pairs by key.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Metadata(BTreeMap<String, Value>);
+pub struct Metadata {
+    pairs: BTreeMap<String, Value>,
+    /// How many texts of a key were not UTF-8, where there are any.
+    replaced: BTreeMap<String, usize>,
+}
 
 const ARRAY: u32 = 9;
 /// Deeper arrays stand in no real file.
@@ -32,26 +36,35 @@ const MAX_DEPTH: usize = 4;
 
 impl Metadata {
     pub(super) fn read(reader: &mut Reader<'_>, count: usize) -> Result<Self, CheckpointError> {
-        let mut pairs = BTreeMap::new();
+        let (mut pairs, mut replaced) = (BTreeMap::new(), BTreeMap::new());
         for _ in 0..count {
-            let key = reader.string()?;
+            let key = reader.text()?;
             let kind = reader.u32()?;
+            let before = reader.replaced();
             let value = value(reader, kind, 0)?;
+            if reader.replaced() > before {
+                replaced.insert(key.clone(), reader.replaced() - before);
+            }
             if pairs.insert(key.clone(), value).is_some() {
                 return Err(reader.error(format!("metadata key `{key}` stands there twice")));
             }
         }
-        Ok(Self(pairs))
+        Ok(Self { pairs, replaced })
     }
 
     /// The value of a key.
     pub fn get(&self, key: &str) -> Option<&Value> {
-        self.0.get(key)
+        self.pairs.get(key)
+    }
+
+    /// How many texts of a key, one or those of a list, were not UTF-8.
+    pub fn num_replaced(&self, key: &str) -> usize {
+        self.replaced.get(key).copied().unwrap_or(0)
     }
 
     /// All pairs, by key.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &Value)> {
-        self.0.iter().map(|(key, value)| (key.as_str(), value))
+        self.pairs.iter().map(|(key, value)| (key.as_str(), value))
     }
 
     /// A text.
@@ -146,7 +159,7 @@ fn value(reader: &mut Reader<'_>, kind: u32, depth: usize) -> Result<Value, Chec
         5 => Value::Signed(i32::from_le_bytes(reader.array()?).into()),
         6 => Value::Float(shortest(f32::from_le_bytes(reader.array()?))),
         7 => Value::Bool(reader.array::<1>()?[0] != 0),
-        8 => Value::String(reader.string()?),
+        8 => Value::String(reader.text()?),
         ARRAY => array(reader, depth)?,
         10 => Value::Unsigned(u64::from_le_bytes(reader.array()?)),
         11 => Value::Signed(i64::from_le_bytes(reader.array()?)),

@@ -13,6 +13,7 @@ mod names;
 mod quantize;
 mod reader;
 mod rope;
+mod split;
 mod ternary_blocks;
 mod write;
 
@@ -33,11 +34,18 @@ const MAX_DIMS: usize = 4;
 /// Of all layers and experts together; Kimi K2 has 70,000 experts' maps.
 const MOST_TENSORS: usize = 1 << 17;
 
-/// An opened GGUF file.
+/// An opened GGUF file, or all parts of a split one.
 #[derive(Debug)]
 pub struct Gguf {
-    /// What the file says about itself.
+    /// What the file says about itself; of a split model, the first part.
     pub metadata: Metadata,
+    source: Arc<Source>,
+    tensors: BTreeMap<String, Tensor>,
+}
+
+/// One file by itself.
+struct Part {
+    metadata: Metadata,
     source: Arc<Source>,
     tensors: BTreeMap<String, Tensor>,
 }
@@ -50,21 +58,19 @@ struct Tensor {
     /// ggml's number for the type.
     kind: u32,
     offset: usize,
+    /// The file that holds it.
+    source: Arc<Source>,
 }
 
-impl Gguf {
-    /// Opens a file and reads its metadata and tensor table.
-    ///
-    /// # Errors
-    /// If it cannot be opened, is no GGUF file of version 2 or 3, or is truncated or damaged.
-    pub fn open(path: &Path) -> Result<Self, CheckpointError> {
+impl Part {
+    fn open(path: &Path) -> Result<Self, CheckpointError> {
         let source = Source::open(path)?;
         let mut reader = Reader::new(path, source.bytes());
         let (tensor_count, metadata_count) = header(&mut reader)?;
         let metadata = Metadata::read(&mut reader, metadata_count)?;
         let mut tensors = BTreeMap::new();
         for _ in 0..tensor_count {
-            let (name, tensor) = table_entry(&mut reader)?;
+            let (name, tensor) = table_entry(&mut reader, &source)?;
             if tensors.insert(name.clone(), tensor).is_some() {
                 return Err(reader.error(format!("tensor `{name}` stands in the table twice")));
             }
@@ -89,15 +95,50 @@ impl Gguf {
             // Checked against the file's length when the tensor's bytes are laid out.
             tensor.offset = tensor.offset.saturating_add(data);
         }
-        if let Some(parts) = metadata.usize("split.count").filter(|&parts| parts > 1) {
-            let what =
-                format!("it is one of {parts} parts of a split model; join them (llama-gguf-split --merge)");
-            return Err(reader.error(what));
-        }
         Ok(Self { metadata, source, tensors })
     }
 
-    /// The file.
+    fn wrong(&self, what: String) -> CheckpointError {
+        CheckpointError::Format { path: self.source.path.clone(), place: "metadata".into(), what }
+    }
+}
+
+impl From<Part> for Gguf {
+    fn from(part: Part) -> Self {
+        let Part { metadata, source, tensors } = part;
+        Self { metadata, source, tensors }
+    }
+}
+
+impl Gguf {
+    /// Opens a file and reads its metadata and tensor table. Where it is a part of a split model, whichever it is, all
+    /// parts are opened.
+    ///
+    /// # Errors
+    /// If it cannot be opened, is no GGUF file of version 2 or 3, or is truncated or damaged; if a part is missing or of
+    /// another model.
+    pub fn open(path: &Path) -> Result<Self, CheckpointError> {
+        split::open(path)
+    }
+
+    /// Adds the tensors of another part.
+    fn add(&mut self, part: Part) -> Result<(), CheckpointError> {
+        for (name, tensor) in part.tensors {
+            if let Some(known) = self.tensors.get(&name) {
+                let path = &known.source.path;
+                let what = format!(
+                    "it stands in {} too; the parts are not of one model, fetch them all again",
+                    path.file_name().unwrap_or(path.as_os_str()).to_string_lossy()
+                );
+                let place = format!("tensor `{name}`");
+                return Err(CheckpointError::Format { path: tensor.source.path.clone(), place, what });
+            }
+            self.tensors.insert(name, tensor);
+        }
+        Ok(())
+    }
+
+    /// The file; of a split model, the first part.
     pub fn path(&self) -> &Path {
         &self.source.path
     }
@@ -135,12 +176,12 @@ impl Gguf {
         for name in self.tensors.keys() {
             if tensors.len() > MOST_TENSORS {
                 let what = format!("with all experts there are more than {MOST_TENSORS} tensors");
-                return Err(self.wrong(format!("tensor `{name}`"), what));
+                return Err(self.wrong_tensor(name, what));
             }
             for (new, tensor) in names::tensors(self, &config, name)? {
                 if tensors.insert(new.clone(), tensor).is_some() {
                     let what = format!("another tensor is `{new}` too");
-                    return Err(self.wrong(format!("tensor `{name}`"), what));
+                    return Err(self.wrong_tensor(name, what));
                 }
             }
         }
@@ -149,49 +190,27 @@ impl Gguf {
 
     /// Refuses tensors that share bytes: a small file could be a large model.
     fn check_overlaps(&self) -> Result<(), CheckpointError> {
-        let mut ranges: Vec<(Range<usize>, &str)> = Vec::with_capacity(self.tensors.len());
+        let mut files: BTreeMap<&Path, Vec<(Range<usize>, &str)>> = BTreeMap::new();
         for (name, entry) in &self.tensors {
             // What has no type or no place in the file is refused when it is read, with the reason.
-            let range = storage(entry.kind).and_then(|storage| self.range(entry, storage));
+            let range = storage(entry.kind).and_then(|storage| entry.range(storage));
+            let ranges = files.entry(entry.source.path.as_path()).or_default();
             ranges.extend(range.ok().map(|range| (range, name.as_str())));
         }
-        overlap(ranges, "fetch it again")
-            .map_or(Ok(()), |(name, what)| Err(self.wrong(format!("tensor `{name}`"), what)))
+        for ranges in files.into_values() {
+            if let Some((name, what)) = overlap(ranges, "fetch it again") {
+                return Err(self.wrong_tensor(name, what));
+            }
+        }
+        Ok(())
     }
 
     /// A tensor under its own name in the file.
     fn tensor(&self, name: &str) -> Result<LazyTensor, CheckpointError> {
-        let place = || format!("tensor `{name}`");
-        let entry = self.tensors.get(name).ok_or_else(|| self.wrong(place(), "is missing".into()))?;
-        let storage = storage(entry.kind).map_err(|what| self.wrong(place(), what))?;
-        let range = self.range(entry, storage).map_err(|what| self.wrong(place(), what))?;
-        let source = self.source.clone();
-        Ok(LazyTensor::stored(entry.shape.clone(), storage, source, range))
-    }
-
-    fn range(&self, entry: &Tensor, storage: Storage) -> Result<Range<usize>, String> {
-        let (block, bytes) = storage.block();
-        let row = entry.shape.last().copied().unwrap_or(1);
-        if !row.is_multiple_of(block) {
-            return Err(format!(
-                "a row of {row} values is no whole number of {} blocks of {block}",
-                storage.name()
-            ));
-        }
-        let values = entry.shape.iter().try_fold(1usize, |n, &d| n.checked_mul(d));
-        let size = values.and_then(|n| (n / block).checked_mul(bytes));
-        let end = size.and_then(|size| entry.offset.checked_add(size));
-        let length = self.source.bytes().len();
-        match end {
-            Some(end) if end <= length => Ok(entry.offset..end),
-            _ => Err(format!(
-                "{} of shape {:?} at byte {} ends outside the file of {length} bytes; \
-                 the file is damaged or incomplete, fetch it again",
-                storage.name(),
-                entry.shape,
-                entry.offset
-            )),
-        }
+        let entry = self.tensors.get(name).ok_or_else(|| self.wrong_tensor(name, "is missing".into()))?;
+        let storage = storage(entry.kind).map_err(|what| self.wrong_tensor(name, what))?;
+        let range = entry.range(storage).map_err(|what| self.wrong_tensor(name, what))?;
+        Ok(LazyTensor::stored(entry.shape.clone(), storage, entry.source.clone(), range))
     }
 
     fn has(&self, tensor: &str) -> bool {
@@ -202,8 +221,42 @@ impl Gguf {
         CheckpointError::Format { path: self.source.path.clone(), place, what }
     }
 
+    /// What is wrong with a tensor, said of the file that holds it.
+    fn wrong_tensor(&self, name: &str, what: String) -> CheckpointError {
+        let source = self.tensors.get(name).map_or(&self.source, |entry| &entry.source);
+        CheckpointError::Format { path: source.path.clone(), place: format!("tensor `{name}`"), what }
+    }
+
     fn lacks(&self, key: &str) -> CheckpointError {
         self.wrong("metadata".into(), format!("`{key}` is missing or of the wrong type"))
+    }
+}
+
+impl Tensor {
+    /// The bytes of the tensor in its file.
+    fn range(&self, storage: Storage) -> Result<Range<usize>, String> {
+        let (block, bytes) = storage.block();
+        let row = self.shape.last().copied().unwrap_or(1);
+        if !row.is_multiple_of(block) {
+            return Err(format!(
+                "a row of {row} values is no whole number of {} blocks of {block}",
+                storage.name()
+            ));
+        }
+        let values = self.shape.iter().try_fold(1usize, |n, &d| n.checked_mul(d));
+        let size = values.and_then(|n| (n / block).checked_mul(bytes));
+        let end = size.and_then(|size| self.offset.checked_add(size));
+        let length = self.source.bytes().len();
+        match end {
+            Some(end) if end <= length => Ok(self.offset..end),
+            _ => Err(format!(
+                "{} of shape {:?} at byte {} ends outside the file of {length} bytes; \
+                 the file is damaged or incomplete, fetch it again",
+                storage.name(),
+                self.shape,
+                self.offset
+            )),
+        }
     }
 }
 
@@ -228,7 +281,7 @@ fn header(reader: &mut Reader<'_>) -> Result<(usize, usize), CheckpointError> {
     Ok((tensors, metadata))
 }
 
-fn table_entry(reader: &mut Reader<'_>) -> Result<(String, Tensor), CheckpointError> {
+fn table_entry(reader: &mut Reader<'_>, source: &Arc<Source>) -> Result<(String, Tensor), CheckpointError> {
     let name = reader.string()?;
     let dims = reader.u32()? as usize;
     if !(1..=MAX_DIMS).contains(&dims) {
@@ -238,7 +291,7 @@ fn table_entry(reader: &mut Reader<'_>) -> Result<(String, Tensor), CheckpointEr
     shape.reverse();
     let kind = reader.u32()?;
     let offset = reader.size()?;
-    Ok((name, Tensor { shape, kind, offset }))
+    Ok((name, Tensor { shape, kind, offset, source: source.clone() }))
 }
 
 /// ggml's numbers of types. Those without a reader are refused by name; a new block format gets its line in

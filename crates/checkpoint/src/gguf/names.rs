@@ -212,7 +212,7 @@ fn undone(
     }
     reordered(config, &tensor, undo, false).ok_or_else(|| {
         let what = format!("{} rows cannot be the heads that the metadata announces", rows(&tensor));
-        file.wrong(format!("tensor `{name}`"), what)
+        file.wrong_tensor(name, what)
     })
 }
 

@@ -1,6 +1,6 @@
 //! A bounded cursor over a file's bytes.
 
-use std::path::Path;
+use std::{borrow::Cow, path::Path};
 
 use crate::CheckpointError;
 
@@ -10,6 +10,8 @@ pub(super) struct Reader<'a> {
     position: usize,
     /// Array entries that may still be read: in memory each takes more than in the file.
     entries_left: usize,
+    /// Texts so far that were not UTF-8.
+    replaced: usize,
 }
 
 /// Of all arrays of a file together; the largest vocabularies with their scores, types and merges come to less than a
@@ -18,7 +20,7 @@ const MOST_ENTRIES: usize = 3 << 20;
 
 impl<'a> Reader<'a> {
     pub(super) fn new(path: &'a Path, bytes: &'a [u8]) -> Self {
-        Self { path, bytes, position: 0, entries_left: MOST_ENTRIES }
+        Self { path, bytes, position: 0, entries_left: MOST_ENTRIES, replaced: 0 }
     }
 
     pub(super) fn position(&self) -> usize {
@@ -89,6 +91,26 @@ impl<'a> Reader<'a> {
         Ok(count)
     }
 
+    /// A text of the metadata. Bytes that are not UTF-8 become U+FFFD, as in llama.cpp, which reads them where it cuts
+    /// text: few of the texts are ever read, and a file is not refused for the others.
+    pub(super) fn text(&mut self) -> Result<String, CheckpointError> {
+        let len = self.count("bytes of a string", 1)?;
+        let bytes = self.take(len)?;
+        match String::from_utf8_lossy(bytes) {
+            Cow::Borrowed(text) => Ok(text.to_owned()),
+            Cow::Owned(text) => {
+                self.replaced += 1;
+                Ok(text)
+            }
+        }
+    }
+
+    /// How many texts had bytes replaced so far.
+    pub(super) fn replaced(&self) -> usize {
+        self.replaced
+    }
+
+    /// A tensor's name, which must be UTF-8: it is looked for by its text.
     pub(super) fn string(&mut self) -> Result<String, CheckpointError> {
         let len = self.count("bytes of a string", 1)?;
         let bytes = self.take(len)?;

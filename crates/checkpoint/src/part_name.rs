@@ -1,0 +1,74 @@
+//! Names of the files of a model that is split: `PREFIX-00001-of-00003.gguf`, or the same with `.safetensors`.
+
+use std::path::Path;
+
+/// What the name of a part says. Parts are told by their names alone, in GGUF as in safetensors without an index.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct PartName {
+    /// What stands before the numbers.
+    pub prefix: String,
+    /// From 1 on.
+    pub number: usize,
+    /// How many parts there are.
+    pub count: usize,
+    /// Behind the dot.
+    extension: String,
+}
+
+impl PartName {
+    /// Reads a file's name; none if it is not that of a part with this extension.
+    pub fn of(path: &Path, extension: &str) -> Option<Self> {
+        let name = path.file_name()?.to_str()?;
+        let stem = name.strip_suffix(extension)?.strip_suffix('.')?;
+        let (rest, count) = stem.rsplit_once("-of-")?;
+        let (prefix, number) = rest.rsplit_once('-')?;
+        let (number, count) = (five_digits(number)?, five_digits(count)?);
+        let extension = extension.to_owned();
+        (1..=count).contains(&number).then(|| Self { prefix: prefix.to_owned(), number, count, extension })
+    }
+
+    /// The name of another part of the same model.
+    pub fn part(&self, number: usize) -> String {
+        format!("{}-{number:05}-of-{:05}.{}", self.prefix, self.count, self.extension)
+    }
+
+    /// The names of all parts in their order.
+    pub fn parts(&self) -> impl Iterator<Item = String> {
+        (1..=self.count).map(move |number| self.part(number))
+    }
+
+    /// Whether both are parts of one model.
+    pub fn is_beside(&self, other: &Self) -> bool {
+        (&self.prefix, self.count, &self.extension) == (&other.prefix, other.count, &other.extension)
+    }
+}
+
+fn five_digits(digits: &str) -> Option<usize> {
+    let is_number = digits.len() == 5 && digits.bytes().all(|digit| digit.is_ascii_digit());
+    if is_number { digits.parse().ok() } else { None }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a failure must end the test")]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_of_parts() {
+        let part = PartName::of(Path::new("a/b-00002-of-00003.gguf"), "gguf").unwrap();
+        assert_eq!((part.prefix.as_str(), part.number, part.count), ("b", 2, 3));
+        assert_eq!(part.part(1), "b-00001-of-00003.gguf");
+        assert_eq!(part.parts().last().unwrap(), "b-00003-of-00003.gguf");
+        for name in [
+            "a-1-of-2.gguf",
+            "a-00003-of-00002.gguf",
+            "a-00000-of-00002.gguf",
+            "a-00001-of-00002.bin",
+            "a-+0001-of-00002.gguf",
+            "00001-of-00002.gguf",
+            "a-00001-of-00002gguf",
+        ] {
+            assert_eq!(PartName::of(Path::new(name), "gguf"), None, "{name}");
+        }
+    }
+}

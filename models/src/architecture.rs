@@ -83,9 +83,12 @@ pub(crate) fn with_prefix<'a>(prefix: &str, name: &'a str) -> Cow<'a, str> {
     }
 }
 
-/// Old checkpoints store the rotary frequencies; some tied ones store the table twice.
+/// Old checkpoints store the rotary frequencies and a number for masks; some tied ones store the table twice.
 pub(crate) fn ignored_by_llama(config: &DecoderConfig, name: &str) -> bool {
-    name.ends_with(".rotary_emb.inv_freq") || (config.tie_word_embeddings && name == "lm_head.weight")
+    let suffixes =
+        [".rotary_emb.inv_freq", ".rotary_emb.cos_cached", ".rotary_emb.sin_cached", ".masked_bias"];
+    suffixes.iter().any(|suffix| name.ends_with(suffix))
+        || (config.tie_word_embeddings && name == "lm_head.weight")
 }
 
 impl Architecture {

@@ -6,7 +6,7 @@
 //!
 //! | format | types |
 //! |---|---|
-//! | safetensors, one file or shards with `model.safetensors.index.json` | F64, F32, F16, BF16 |
+//! | safetensors, one file or shards, with `model.safetensors.index.json` or all of them | F64, F32, F16, BF16 |
 //! | burnpack | F64, F32, F16, BF16 |
 //! | GGUF version 2 and 3, one file or split | F32, F16, BF16, F64 and the block formats of [`gguf::BlockKind`] |
 
@@ -20,6 +20,7 @@ mod packed;
 mod part_name;
 mod safetensors;
 mod select;
+mod shards;
 mod storage;
 mod tensor;
 mod unique;

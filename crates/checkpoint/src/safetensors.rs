@@ -1,16 +1,14 @@
 //! safetensors files, one or many.
 
-use std::{
-    collections::BTreeMap,
-    path::{Component, Path},
-};
+use std::{collections::BTreeMap, path::Path};
 
 use safetensors::{Dtype, SafeTensorError, SafeTensors};
-use serde::{Deserialize, de::IgnoredAny};
+use serde::de::IgnoredAny;
 
 use crate::{
     Checkpoint, CheckpointError, LazyTensor, Storage,
-    file::{INDEX_BYTES, is_there, parse_json, read_file, shown},
+    file::{is_there, shown},
+    shards::{Merged, open_indexed, open_unindexed},
     tensor::Source,
     unique::Unique,
 };
@@ -20,76 +18,42 @@ pub const SINGLE_FILE: &str = "model.safetensors";
 /// The index of a sharded one.
 pub const INDEX_FILE: &str = "model.safetensors.index.json";
 
-/// Whether this is a causal mask, which old checkpoints store beside the weights, often as bits.
-fn is_mask(name: &str) -> bool {
-    [".attn.bias", ".attention.bias", ".masked_bias"].iter().any(|suffix| name.ends_with(suffix))
+/// Whether this is a causal mask or a list of positions, which old checkpoints store beside the weights, often as bits
+/// or whole numbers.
+pub(crate) fn is_buffer(name: &str) -> bool {
+    let suffixes = [".attn.bias", ".attention.bias", ".masked_bias", ".position_ids"];
+    suffixes.iter().any(|suffix| name.ends_with(suffix))
 }
 
-#[derive(Deserialize)]
-struct Index {
-    weight_map: Unique<String>,
-}
-
-/// Opens a safetensors file, or a directory that holds [`SINGLE_FILE`] or [`INDEX_FILE`] with its shards. Masks
-/// that are no floats are left out.
+/// Opens a safetensors file, or a directory that holds [`SINGLE_FILE`], or [`INDEX_FILE`] with its shards, or all shards
+/// of one model without an index. Masks that are no floats are left out.
 ///
 /// # Errors
-/// If a file cannot be opened, is truncated or damaged, or has a type other than F64, F32, F16 or BF16.
+/// If a file cannot be opened, is truncated or damaged, or has a type other than F64, F32, F16 or BF16; if the index
+/// names a tensor that no shard holds, or a shard is missing.
 pub fn open_safetensors(path: &Path) -> Result<Checkpoint, CheckpointError> {
     let (single, index) = (path.join(SINGLE_FILE), path.join(INDEX_FILE));
-    let (path, tensors) = if !path.is_dir() {
-        (path.to_owned(), open_file(path)?)
-    } else if is_there(&index) && !is_there(&single) {
-        (index.clone(), open_shards(path, &index)?)
-    } else {
-        (single.clone(), open_file(&single)?)
-    };
-    Ok(Checkpoint { path, tensors })
-}
-
-fn open_shards(directory: &Path, index: &Path) -> Result<BTreeMap<String, LazyTensor>, CheckpointError> {
-    let wrong = |place: String, what: String| CheckpointError::Format { path: index.to_owned(), place, what };
-    let text = read_file(index, INDEX_BYTES)?;
-    let Index { weight_map: Unique(weight_map) } =
-        parse_json(&text).map_err(|what| wrong("index".into(), what))?;
-    let mut shards: BTreeMap<&str, BTreeMap<String, LazyTensor>> = BTreeMap::new();
-    for shard in weight_map.values() {
-        let plain = matches!(Path::new(shard).components().collect::<Vec<_>>()[..], [Component::Normal(_)]);
-        if !plain {
-            let what = "a shard must be a file of the same directory".to_owned();
-            return Err(wrong(format!("shard `{shard}`"), what));
-        }
-        if !shards.contains_key(shard.as_str()) {
-            let opened = open_file(&directory.join(shard)).map_err(|error| match error {
-                CheckpointError::Io { error, .. } => {
-                    let what = format!("it cannot be opened: {error}; fetch the model again");
-                    wrong(format!("shard `{shard}`"), what)
-                }
-                other => other,
-            })?;
-            shards.insert(shard, opened);
-        }
+    let of_file =
+        |path: &Path| Ok(Checkpoint { path: path.to_owned(), tensors: open_file(path)?, notes: Vec::new() });
+    if !path.is_dir() {
+        return of_file(path);
     }
-    let mut tensors = BTreeMap::new();
-    for (name, shard) in &weight_map {
-        let tensor = shards.get_mut(shard.as_str()).and_then(|tensors| tensors.remove(name));
-        match tensor {
-            Some(tensor) => drop(tensors.insert(name.clone(), tensor)),
-            None if is_mask(name) => {}
-            None => {
-                return Err(wrong(format!("tensor `{name}`"), format!("shard `{shard}` does not hold it")));
-            }
-        }
+    if is_there(&single) {
+        return of_file(&single);
     }
-    match shards.iter().find_map(|(shard, left)| Some((shard, left.keys().next()?))) {
-        Some((shard, name)) => {
-            Err(wrong(format!("tensor `{name}`"), format!("shard `{shard}` holds it, the index does not")))
-        }
-        None => Ok(tensors),
+    if is_there(&index) {
+        let Merged { tensors, notes } = open_indexed(path, &index)?;
+        return Ok(Checkpoint { path: index, tensors, notes });
+    }
+    match open_unindexed(path)? {
+        Some(Merged { tensors, notes }) => Ok(Checkpoint { path: path.to_owned(), tensors, notes }),
+        // The error says that there is no such file.
+        None => of_file(&single),
     }
 }
 
-fn open_file(path: &Path) -> Result<BTreeMap<String, LazyTensor>, CheckpointError> {
+/// The tensors of one file.
+pub(crate) fn open_file(path: &Path) -> Result<BTreeMap<String, LazyTensor>, CheckpointError> {
     let source = Source::open(path)?;
     let wrong = |place: String, what: String| CheckpointError::Format { path: path.to_owned(), place, what };
     // The library checks that offsets lie in the file, in order, and agree with shapes and types.
@@ -105,7 +69,7 @@ fn open_file(path: &Path) -> Result<BTreeMap<String, LazyTensor>, CheckpointErro
             Dtype::F16 => Storage::F16,
             Dtype::BF16 => Storage::BF16,
             // No float, and no weight.
-            _ if is_mask(&name) => return Ok(None),
+            _ if is_buffer(&name) => return Ok(None),
             other => {
                 let what = format!("type {other:?} is not supported (supported: F64, F32, F16, BF16)");
                 return Err(wrong(format!("tensor `{name}`"), what));

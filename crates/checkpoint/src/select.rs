@@ -104,7 +104,7 @@ impl Checkpoint {
             }
         }
         match problems.is_empty() {
-            true => Ok(Self { path: self.path.clone(), tensors }),
+            true => Ok(Self { path: self.path.clone(), tensors, notes: self.notes.clone() }),
             false => Err(CheckpointError::Tensors { path: self.path.clone(), problems }),
         }
     }

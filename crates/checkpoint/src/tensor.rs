@@ -306,12 +306,19 @@ fn transposed(values: &[f32], rows: usize, columns: usize) -> Vec<f32> {
 pub struct Checkpoint {
     pub(crate) path: PathBuf,
     pub(crate) tensors: BTreeMap<String, LazyTensor>,
+    /// What a user should know of the files.
+    pub(crate) notes: Vec<String>,
 }
 
 impl Checkpoint {
     /// The file it was read from, or the index of several.
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// What a user should know of the files: nothing that hinders, but results may not be what is expected.
+    pub fn notes(&self) -> &[String] {
+        &self.notes
     }
 
     /// All tensors by name.
@@ -329,7 +336,7 @@ impl Checkpoint {
     /// # Errors
     /// If two of them get the same name.
     pub fn renamed(self, name: impl Fn(&str) -> String) -> Result<Self, CheckpointError> {
-        let Self { path, tensors: old } = self;
+        let Self { path, tensors: old, notes } = self;
         let mut tensors = BTreeMap::new();
         for (old, tensor) in old {
             let new = name(&old);
@@ -338,7 +345,7 @@ impl Checkpoint {
                 return Err(CheckpointError::Format { path, place: format!("tensor `{new}`"), what });
             }
         }
-        Ok(Self { path, tensors })
+        Ok(Self { path, tensors, notes })
     }
 
     /// With the experts of a mixture one by one, where they are stored as stacks: `X.experts.gate_up_proj`
@@ -352,7 +359,7 @@ impl Checkpoint {
                 false => tensors.extend(parts),
             }
         }
-        Self { path: self.path, tensors }
+        Self { path: self.path, tensors, notes: self.notes }
     }
 }
 

@@ -9,7 +9,7 @@ use burn::{
     tensor::{DType, FloatDType, Tensor, backend::Backend},
 };
 use burn_flex::Flex;
-use moi_checkpoint::{CheckpointError, LoadProgress, Upload, load, open_safetensors};
+use moi_checkpoint::{CheckpointError, LoadProgress, Storage, Upload, load, open_safetensors};
 use safetensors::{Dtype, tensor::TensorView};
 
 #[derive(Module, Debug)]
@@ -167,10 +167,59 @@ fn shards() {
     refused(directory.path(), &["shard `../a.safetensors`", "same directory"]);
     index(&map("c.safetensors"));
     refused(directory.path(), &["cannot be opened", "c.safetensors"]);
-    index(r#"{"weight_map": {"layers.0.bias": "b.safetensors"}}"#);
-    refused(directory.path(), &["`layers.1.weight`", "the index does not"]);
+    // As in transformers, what a shard holds counts, whether the index lists it or not, and whichever shard it names.
+    index(r#"{"weight_map": {"layers.0.bias": "b.safetensors", "layers.0.weight": "a.safetensors"}}"#);
+    assert!(load_from(directory.path()).is_ok());
+    index(r#"{"weight_map": {"layers.0.bias": "a.safetensors", "layers.1.weight": "b.safetensors"}}"#);
+    assert!(load_from(directory.path()).is_ok());
     index("{");
     refused(directory.path(), &["index.json", "EOF"]);
+}
+
+/// Without an index, a set of shards is whole or not.
+#[test]
+fn shards_without_an_index() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = |name: &str| directory.path().join(name);
+    write(&file("model-00001-of-00002.safetensors"), &GOOD[..1]);
+    refused(
+        directory.path(),
+        &["of 2 shards these are missing: model-00002-of-00002.safetensors; fetch them"],
+    );
+    write(&file("model-00002-of-00002.safetensors"), &GOOD[1..]);
+    assert!(load_from(directory.path()).is_ok());
+    write(&file("other-00001-of-00001.safetensors"), GOOD);
+    assert!(load_from(directory.path()).is_ok(), "transformers' own names go first");
+    fs::remove_file(file("model-00001-of-00002.safetensors")).unwrap();
+    fs::remove_file(file("model-00002-of-00002.safetensors")).unwrap();
+    assert!(load_from(directory.path()).is_ok(), "any name will do for a single set");
+    write(&file("another-00001-of-00001.safetensors"), GOOD);
+    refused(directory.path(), &["another-00001-of-00001.safetensors, other-00001-of-00001.safetensors"]);
+}
+
+/// Of a tensor in two shards, the later shard's counts, as in transformers; a note says so where they differ.
+#[test]
+fn tensors_in_two_shards() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = |name: &str| directory.path().join(name);
+    let map = r#"{"weight_map": {"layers.0.weight": "a.safetensors", "layers.0.bias": "b.safetensors",
+        "layers.1.weight": "b.safetensors"}}"#;
+    fs::write(file("model.safetensors.index.json"), map).unwrap();
+    write(&file("a.safetensors"), GOOD);
+    write(&file("b.safetensors"), GOOD);
+    assert!(open_safetensors(directory.path()).unwrap().notes().is_empty());
+    write(&file("b.safetensors"), &[GOOD, &[("ignored", Dtype::F32, &[1])]].concat()[1..]);
+    assert!(load_from(directory.path()).is_ok());
+    // The same values in another type are other bytes.
+    let bias: &[(&str, Dtype, &[usize])] = &[("layers.0.bias", Dtype::F32, &[2])];
+    write(&file("b.safetensors"), &[bias, &GOOD[2..]].concat());
+    let opened = open_safetensors(directory.path()).unwrap();
+    assert_eq!(opened.tensors()["layers.0.bias"].storage(), Storage::F32);
+    let notes = opened.notes();
+    assert!(
+        notes.len() == 1 && notes[0].starts_with("tensor `layers.0.bias` stands in several"),
+        "{notes:?}"
+    );
 }
 
 #[test]

@@ -185,7 +185,7 @@ impl Gguf {
                 }
             }
         }
-        Ok(Checkpoint { path: self.source.path.clone(), tensors })
+        Ok(Checkpoint { path: self.source.path.clone(), tensors, notes: Vec::new() })
     }
 
     /// Refuses tensors that share bytes: a small file could be a large model.

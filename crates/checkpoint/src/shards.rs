@@ -1,0 +1,138 @@
+//! safetensors in several files, merged as transformers merges them: every tensor of every shard that the index names
+//! counts, listed or not, and of two of one name the one in the later shard.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    path::{Component, Path, PathBuf},
+};
+
+use serde::Deserialize;
+
+use crate::{
+    CheckpointError, LazyTensor, PartName,
+    file::{INDEX_BYTES, is_there, parse_json, read_file, shown},
+    safetensors::{is_buffer, open_file},
+    unique::Unique,
+};
+
+/// The tensors of all shards, and what is to be said of them.
+pub(crate) struct Merged {
+    pub(crate) tensors: BTreeMap<String, LazyTensor>,
+    pub(crate) notes: Vec<String>,
+}
+
+#[derive(Deserialize)]
+struct Index {
+    weight_map: Unique<String>,
+}
+
+/// Opens the shards that an index names.
+pub(crate) fn open_indexed(directory: &Path, index: &Path) -> Result<Merged, CheckpointError> {
+    let wrong = |place: String, what: String| CheckpointError::Format { path: index.to_owned(), place, what };
+    let text = read_file(index, INDEX_BYTES)?;
+    let Index { weight_map: Unique(weight_map) } =
+        parse_json(&text).map_err(|what| wrong("index".into(), what))?;
+    let shards: BTreeSet<&str> = weight_map.values().map(String::as_str).collect();
+    for shard in &shards {
+        let plain = matches!(Path::new(shard).components().collect::<Vec<_>>()[..], [Component::Normal(_)]);
+        if !plain {
+            let what = "a shard must be a file of the same directory".to_owned();
+            return Err(wrong(format!("shard `{shard}`"), what));
+        }
+    }
+    let merged = merge(directory, shards.into_iter(), |shard, error| {
+        let what = format!("it cannot be opened: {error}; fetch the model again");
+        wrong(format!("shard `{shard}`"), what)
+    })?;
+    let missing = weight_map.iter().find(|(name, _)| !merged.tensors.contains_key(*name) && !is_buffer(name));
+    match missing {
+        Some((name, shard)) => {
+            Err(wrong(format!("tensor `{name}`"), format!("shard `{shard}` does not hold it")))
+        }
+        None => Ok(merged),
+    }
+}
+
+/// Opens shards that no index names, `model-00001-of-00002.safetensors` and so on, if all of one model are there. None
+/// if there are no shards.
+pub(crate) fn open_unindexed(directory: &Path) -> Result<Option<Merged>, CheckpointError> {
+    let Some(found) = unindexed(directory)? else { return Ok(None) };
+    let names: Vec<String> = found.parts().collect();
+    let missing: Vec<&str> =
+        names.iter().map(String::as_str).filter(|name| !is_there(&directory.join(name))).collect();
+    if !missing.is_empty() {
+        let what = format!(
+            "of {} shards these are missing: {}; fetch them, and model.safetensors.index.json",
+            found.count,
+            shown(&missing.join(", "))
+        );
+        return Err(CheckpointError::Format { path: directory.to_owned(), place: "shards".into(), what });
+    }
+    let merged = merge(directory, names.iter().map(String::as_str), |shard, error| CheckpointError::Io {
+        path: directory.join(shard),
+        error,
+    })?;
+    Ok(Some(merged))
+}
+
+/// A shard of the one model in the directory that is in shards; of several models, transformers' own names count.
+fn unindexed(directory: &Path) -> Result<Option<PartName>, CheckpointError> {
+    let io = |error| CheckpointError::Io { path: directory.to_owned(), error };
+    let mut found: Vec<PartName> = Vec::new();
+    for entry in fs::read_dir(directory).map_err(io)? {
+        let path: PathBuf = entry.map_err(io)?.path();
+        if let Some(part) = PartName::of(&path, "safetensors")
+            && !found.iter().any(|known| known.is_beside(&part))
+        {
+            found.push(part);
+        }
+    }
+    found.sort();
+    if found.len() > 1 && found.iter().filter(|part| part.prefix == "model").count() == 1 {
+        found.retain(|part| part.prefix == "model");
+    }
+    match &found[..] {
+        [] => Ok(None),
+        [one] => Ok(Some(one.clone())),
+        several => {
+            let names: Vec<String> = several.iter().map(|part| part.part(1)).collect();
+            let what = format!(
+                "it holds shards of several models ({}), and no model.safetensors.index.json that says which count",
+                shown(&names.join(", "))
+            );
+            Err(CheckpointError::Format { path: directory.to_owned(), place: "shards".into(), what })
+        }
+    }
+}
+
+/// Merges shards, given in their order.
+fn merge<'a>(
+    directory: &Path,
+    shards: impl Iterator<Item = &'a str>,
+    unopened: impl Fn(&str, std::io::Error) -> CheckpointError,
+) -> Result<Merged, CheckpointError> {
+    let mut tensors: BTreeMap<String, LazyTensor> = BTreeMap::new();
+    let mut differing: Vec<String> = Vec::new();
+    for shard in shards {
+        let opened = open_file(&directory.join(shard)).map_err(|error| match error {
+            CheckpointError::Io { error, .. } => unopened(shard, error),
+            other => other,
+        })?;
+        for (name, tensor) in opened {
+            if tensors.get(&name).is_some_and(|before| !before.same_bytes(&tensor)) {
+                differing.push(name.clone());
+            }
+            tensors.insert(name, tensor);
+        }
+    }
+    let note = differing.first().map(|name| {
+        let others = differing.len() - 1;
+        let more = if others > 0 { format!(" and {others} more") } else { String::new() };
+        format!(
+            "tensor `{}`{more} stands in several shards with other values; the last shard's count, as in transformers",
+            shown(name)
+        )
+    });
+    Ok(Merged { tensors, notes: note.into_iter().collect() })
+}

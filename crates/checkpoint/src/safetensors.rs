@@ -33,8 +33,9 @@ pub(crate) fn is_buffer(name: &str) -> bool {
 /// names a tensor that no shard holds, or a shard is missing.
 pub fn open_safetensors(path: &Path) -> Result<Checkpoint, CheckpointError> {
     let (single, index) = (path.join(SINGLE_FILE), path.join(INDEX_FILE));
-    let of_file =
-        |path: &Path| Ok(Checkpoint { path: path.to_owned(), tensors: open_file(path)?, notes: Vec::new() });
+    let of_file = |path: &Path| -> Result<Checkpoint, CheckpointError> {
+        Ok(Checkpoint { path: path.to_owned(), tensors: open_file(path)?, notes: Vec::new() })
+    };
     if !path.is_dir() {
         return of_file(path);
     }

@@ -11,7 +11,12 @@ use moi_text::{ChatTemplate, ExtraToken, TemplateTokens, TextError, Tokenizer, b
 use serde::Deserialize;
 use serde_json::Value;
 
-use crate::{AdvisedSampling, Pretrained, PretrainedError, end_tokens::end_tokens};
+use crate::{
+    AdvisedSampling, Pretrained, PretrainedError,
+    contents::{ADAPTER_CONFIG, Contents},
+    end_tokens::end_tokens,
+    quantised,
+};
 
 pub(crate) const CONFIG: &str = "config.json";
 const GENERATION_CONFIG: &str = "generation_config.json";
@@ -79,6 +84,9 @@ impl Token {
 pub(crate) fn open(directory: &Path) -> Result<Pretrained, PretrainedError> {
     let path = directory.join(CONFIG);
     let config: Value = read(&path).map_err(|what| wrong(&path, what))?;
+    if let Some(what) = quantised::by_config(&config) {
+        return Err(wrong(&path, what));
+    }
     let architecture = Architecture::from_config(&config)
         .map_err(|error| PretrainedError::Model { path: path.clone(), error })?;
     let tokenizer = directory.join(TOKENIZER);
@@ -94,6 +102,10 @@ pub(crate) fn open(directory: &Path) -> Result<Pretrained, PretrainedError> {
     let eos = ends(listed, in_config, eos_text, usable);
     let rows = architecture.config.vocab_size;
     let (architecture, checkpoint) = crate::fitted(architecture, weights(directory)?)?;
+    let mut notes: Vec<String> = checkpoint.notes().to_vec();
+    if is_there(&directory.join(ADAPTER_CONFIG)) {
+        notes.push(format!("{ADAPTER_CONFIG} stands beside the weights; that adapter is not applied"));
+    }
     Ok(Pretrained {
         path: directory.to_owned(),
         architecture,
@@ -104,7 +116,7 @@ pub(crate) fn open(directory: &Path) -> Result<Pretrained, PretrainedError> {
         sampling: AdvisedSampling::of_generation_config(&generation)
             .map(|advice| advice.within(rows))
             .map_err(|what| wrong(&generation_path, what)),
-        notes: Vec::new(),
+        notes,
     })
 }
 
@@ -115,14 +127,20 @@ fn weights(directory: &Path) -> Result<Checkpoint, PretrainedError> {
         if has(BURNPACK_FILE) {
             return Ok(open_burnpack(&directory.join(BURNPACK_FILE))?);
         }
-        if has("pytorch_model.bin") || has("pytorch_model.bin.index.json") {
-            return Err(PretrainedError::NotAModel {
-                path: directory.to_owned(),
-                what: "its weights are PyTorch files; convert them first (moi convert)".to_owned(),
-            });
+        let contents = Contents::of(directory)?;
+        if !contents.has_weights() {
+            return Err(PretrainedError::NotAModel { path: directory.to_owned(), what: contents.refusal() });
         }
     }
-    Ok(open_safetensors(directory)?)
+    open_safetensors(directory).map_err(|error| {
+        // What a quantised tensor is stored as is no type that is read.
+        let is_of_type =
+            matches!(&error, CheckpointError::Format { what, .. } if what.contains("is not supported"));
+        match quantised::by_files(directory).filter(|_| is_of_type) {
+            Some(what) => wrong(directory, what),
+            None => error.into(),
+        }
+    })
 }
 
 /// The end tokens: those of `generation_config.json`, of `config.json` and of `tokenizer_config.json`, and known ones. Where

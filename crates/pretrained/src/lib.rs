@@ -16,15 +16,18 @@
 //! }
 //! ```
 
+mod contents;
 mod directory;
 mod end_tokens;
 mod gguf;
 mod inspect;
+mod quantised;
 mod sampling;
 
 use std::path::{Path, PathBuf};
 
 use burn::tensor::{DType, FloatDType, backend::Backend};
+use contents::Contents;
 pub use inspect::{Files, Inspection, Layers, Memory, Tensor, TypeTotal};
 use moi_checkpoint::{
     Checkpoint, CheckpointError, LoadProgress, Parameter, RowBlocks, Storage, Upload, is_there, shown,
@@ -163,7 +166,8 @@ impl Pretrained {
         self.eos.iter().map(|&id| tokenizer?.token(id)).collect()
     }
 
-    /// Opens a GGUF file, a directory in Hugging Face layout, or a directory that holds one GGUF file.
+    /// Opens a GGUF file or any part of a split one, a directory in Hugging Face layout, or a directory that holds one
+    /// model in GGUF.
     ///
     /// # Errors
     /// If there is no model, a file of it is broken, or its architecture is not supported.
@@ -198,13 +202,19 @@ impl Pretrained {
                 _ => gguf::open(path),
             };
         }
-        if is_there(&path.join(directory::CONFIG)) {
+        let contents = Contents::of(path)?;
+        let models = contents.gguf_models();
+        // Repositories of GGUF files often have the config of what they were made from.
+        if is_there(&path.join(directory::CONFIG)) && (contents.has_weights() || models.is_empty()) {
             return directory::open(path);
         }
-        match &gguf_files(path)?[..] {
-            [file] => gguf::open(file),
-            [] => Err(not("the directory holds neither config.json nor a .gguf file")),
-            _ => Err(not("the directory holds several .gguf files; name one of them")),
+        match &models[..] {
+            [file] => gguf::open(&path.join(file)),
+            [] => Err(not(&contents.refusal())),
+            several => {
+                let names = contents::list(several);
+                Err(not(&format!("the directory holds several .gguf files; name one of them ({names})")))
+            }
         }
     }
 
@@ -311,17 +321,4 @@ fn untie(architecture: &mut Architecture, checkpoint: &Checkpoint) {
     {
         *architecture = untied;
     }
-}
-
-fn gguf_files(directory: &Path) -> Result<Vec<PathBuf>, PretrainedError> {
-    let wrong =
-        |error: std::io::Error| PretrainedError::File { path: directory.to_owned(), what: error.to_string() };
-    let mut files = Vec::new();
-    for entry in std::fs::read_dir(directory).map_err(wrong)? {
-        let path = entry.map_err(wrong)?.path();
-        if path.extension().is_some_and(|extension| extension == "gguf") {
-            files.push(path);
-        }
-    }
-    Ok(files)
 }

@@ -1,0 +1,237 @@
+//! What a directory holds: the GGUF models in it, or why it is no model that runs and what to do about it.
+
+use std::path::Path;
+
+use moi_checkpoint::{BURNPACK_FILE, INDEX_FILE, PartName, SINGLE_FILE, shown};
+use serde_json::Value;
+
+use crate::{PretrainedError, directory};
+
+/// What describes an adapter.
+pub(crate) const ADAPTER_CONFIG: &str = "adapter_config.json";
+/// At most so many files are named.
+const NAMED: usize = 8;
+/// Endings of weights that are not read, and what they are for.
+const OTHER_WEIGHTS: &[(&str, &str)] = &[
+    (".onnx", "ONNX"),
+    (".mlpackage", "Core ML"),
+    (".mlmodel", "Core ML"),
+    (".tflite", "TensorFlow Lite"),
+    (".litertlm", "LiteRT"),
+    (".task", "MediaPipe"),
+    (".h5", "TensorFlow"),
+    (".msgpack", "Flax"),
+    (".llamafile", "llamafile"),
+    (".engine", "TensorRT"),
+    (".nemo", "NeMo"),
+    (".bin", "PyTorch or GGML"),
+    (".pth", "PyTorch"),
+    (".pt", "PyTorch"),
+    (".ckpt", "PyTorch"),
+];
+
+/// What training leaves beside the weights.
+const TRAINING: &[&str] =
+    &["training_args.bin", "optimizer.pt", "optimizer.bin", "scheduler.pt", "rng_state.pth"];
+
+/// The names of what a directory holds, in order.
+pub(crate) struct Contents<'a> {
+    directory: &'a Path,
+    names: Vec<String>,
+}
+
+impl<'a> Contents<'a> {
+    /// Lists a directory.
+    pub(crate) fn of(directory: &'a Path) -> Result<Self, PretrainedError> {
+        let wrong = |error: std::io::Error| PretrainedError::File {
+            path: directory.to_owned(),
+            what: error.to_string(),
+        };
+        let mut names: Vec<String> = Vec::new();
+        for entry in std::fs::read_dir(directory).map_err(wrong)? {
+            names.push(entry.map_err(wrong)?.file_name().to_string_lossy().into_owned());
+        }
+        names.sort();
+        Ok(Self { directory, names })
+    }
+
+    fn has(&self, name: &str) -> bool {
+        self.names.iter().any(|known| known == name)
+    }
+
+    fn ending(&self, ending: &str) -> Vec<&str> {
+        self.names.iter().map(String::as_str).filter(|name| name.ends_with(ending)).collect()
+    }
+
+    /// Whether there are weights that run beside a `config.json`.
+    pub(crate) fn has_weights(&self) -> bool {
+        let known = [SINGLE_FILE, INDEX_FILE, BURNPACK_FILE];
+        known.iter().any(|name| self.has(name)) || !self.shards().is_empty()
+    }
+
+    fn shards(&self) -> Vec<&str> {
+        let is_shard = |name: &&str| PartName::of(Path::new(name), "safetensors").is_some();
+        self.ending(".safetensors").into_iter().filter(is_shard).collect()
+    }
+
+    /// The GGUF models, each by the name of its file or of one of its parts. Projectors of images and importance
+    /// matrices are in GGUF files too.
+    pub(crate) fn gguf_models(&self) -> Vec<&str> {
+        let mut parts: Vec<PartName> = Vec::new();
+        let mut models: Vec<&str> = Vec::new();
+        for name in self.ending(".gguf") {
+            let lower = name.to_lowercase();
+            if lower.contains("mmproj") || lower.contains("imatrix") {
+                continue;
+            }
+            if let Some(part) = PartName::of(Path::new(name), "gguf") {
+                if parts.iter().any(|known| known.is_beside(&part)) {
+                    continue;
+                }
+                parts.push(part);
+            }
+            models.push(name);
+        }
+        models
+    }
+
+    /// Why the directory is no model that runs.
+    pub(crate) fn refusal(&self) -> String {
+        if self.has(ADAPTER_CONFIG) {
+            return self.adapter();
+        }
+        if self.has("model_index.json") {
+            return "it is a diffusion pipeline (model_index.json), no language model".to_owned();
+        }
+        if self.has_weights() {
+            let weights: Vec<&str> =
+                self.names.iter().map(String::as_str).filter(|name| is_weights(name)).collect();
+            return format!(
+                "it holds {}, but no config.json, which says what model they are of; fetch that file too",
+                list(&weights)
+            );
+        }
+        self.other_weights().unwrap_or_else(|| self.no_weights())
+    }
+
+    /// What to do about weights under other names, or for other programs.
+    fn other_weights(&self) -> Option<String> {
+        const LOOK: &str = "look for a copy with config.json and model.safetensors, or a .gguf file";
+        let pytorch: Vec<&str> =
+            self.ending(".bin").into_iter().filter(|name| name.starts_with("pytorch_model")).collect();
+        if !pytorch.is_empty() {
+            let whole = self.has("pytorch_model.bin") || self.has("pytorch_model.bin.index.json");
+            return Some(match (self.has(directory::CONFIG), whole) {
+                (true, true) => "its weights are PyTorch files; convert them first (moi convert)".to_owned(),
+                (true, false) => format!(
+                    "it holds {}, but no pytorch_model.bin.index.json, which says what is in each; fetch that file too, \
+                     then convert them (moi convert)",
+                    list(&pytorch)
+                ),
+                (false, _) => {
+                    format!(
+                        "it holds {}, but no config.json, which says what model they are of",
+                        list(&pytorch)
+                    )
+                }
+            });
+        }
+        let consolidated: Vec<&str> =
+            self.names.iter().map(String::as_str).filter(|name| name.starts_with("consolidated")).collect();
+        if !consolidated.is_empty() {
+            return Some(format!(
+                "it holds {} in the layout of the model's makers; {LOOK}",
+                list(&consolidated)
+            ));
+        }
+        let safetensors = self.ending(".safetensors");
+        if !safetensors.is_empty() {
+            let config = if self.has(directory::CONFIG) { "" } else { " and no config.json" };
+            return Some(format!(
+                "it holds {}, but no {SINGLE_FILE}{config}; give the file that name if its tensors are named as in \
+                 transformers, or {LOOK}",
+                list(&safetensors)
+            ));
+        }
+        OTHER_WEIGHTS.iter().find_map(|(ending, program)| {
+            let others: Vec<&str> =
+                self.ending(ending).into_iter().filter(|name| !TRAINING.contains(name)).collect();
+            let what = || {
+                format!("it holds weights for {program} ({}), which do not run here; {LOOK}", list(&others))
+            };
+            (!others.is_empty()).then(what)
+        })
+    }
+
+    /// What is there where there are no weights.
+    fn no_weights(&self) -> String {
+        let nested = self.names.iter().find(|name| {
+            let inside = self.directory.join(name);
+            inside.is_dir()
+                && Contents::of(&inside)
+                    .is_ok_and(|inside| inside.has(directory::CONFIG) || !inside.gguf_models().is_empty())
+        });
+        let nested = match nested {
+            Some(name) => format!("; {} in it holds a model", shown(name)),
+            None => String::new(),
+        };
+        if self.has(directory::CONFIG) {
+            return format!(
+                "it holds config.json, but no weights ({SINGLE_FILE}, or its shards with {INDEX_FILE}); fetch them \
+                 too{nested}"
+            );
+        }
+        let tokenizers: Vec<&str> =
+            self.names.iter().map(String::as_str).filter(|name| is_text_file(name)).collect();
+        let only = match tokenizers.is_empty() {
+            true => String::new(),
+            false => {
+                format!(", but files of a tokenizer ({}); fetch the rest of the model too", list(&tokenizers))
+            }
+        };
+        format!("the directory holds neither config.json nor a .gguf file{only}{nested}")
+    }
+
+    /// What to do with an adapter.
+    fn adapter(&self) -> String {
+        let config: Value = directory::read(&self.directory.join(ADAPTER_CONFIG)).unwrap_or_default();
+        let field = |name: &str| config.get(name).and_then(Value::as_str).filter(|text| !text.is_empty());
+        let base = field("base_model_name_or_path").or_else(|| field("model")).map(shown);
+        let of = base.as_ref().map(|base| format!(" of {base}")).unwrap_or_default();
+        let base = base.unwrap_or_else(|| "BASE".to_owned());
+        let path = self.directory.display();
+        if self.has("adapters.safetensors") {
+            return format!(
+                "it holds a LoRA adapter{of}, made by MLX, and no whole model; merge it into its base model first: \
+                 mlx_lm.fuse --model {base} --adapter-path {path} --save-path DIR, then --model DIR"
+            );
+        }
+        let kind = match field("peft_type") {
+            Some(kind) if !kind.eq_ignore_ascii_case("lora") => format!("an adapter ({})", shown(kind)),
+            _ => "a LoRA adapter".to_owned(),
+        };
+        format!(
+            "it holds {kind}{of}, no whole model; merge it into its base model first, in Python: \
+             PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(\"{base}\"), \
+             \"{path}\").merge_and_unload().save_pretrained(\"DIR\"), save the base's tokenizer there too, then --model DIR"
+        )
+    }
+}
+
+fn is_weights(name: &str) -> bool {
+    [INDEX_FILE, BURNPACK_FILE].contains(&name) || name.ends_with(".safetensors")
+}
+
+/// Files about text, without weights.
+fn is_text_file(name: &str) -> bool {
+    let kinds = ["tokenizer", "vocab", "merges.txt", "special_tokens_map.json", "chat_template", "tekken"];
+    kinds.iter().any(|kind| name.starts_with(kind))
+}
+
+/// Names as a message lists them.
+pub(crate) fn list(names: &[&str]) -> String {
+    let shown: Vec<String> = names.iter().take(NAMED).map(|name| shown(name)).collect();
+    let more = names.len().saturating_sub(NAMED);
+    let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+    format!("{}{more}", shown.join(", "))
+}

@@ -30,7 +30,8 @@ use burn::tensor::{DType, FloatDType, backend::Backend};
 use contents::Contents;
 pub use inspect::{Files, Inspection, Layers, Memory, Tensor, TypeTotal};
 use moi_checkpoint::{
-    Checkpoint, CheckpointError, LoadProgress, Parameter, RowBlocks, Storage, Upload, is_there, shown,
+    BURNPACK_FILE, Checkpoint, CheckpointError, INDEX_FILE, LoadProgress, Parameter, RowBlocks, SINGLE_FILE,
+    Storage, Upload, is_there, shown,
 };
 use moi_models::{
     Activations, Architecture, Decoder, ModelError, PackedForm, Rows, TensorSource, is_gpu,
@@ -202,10 +203,14 @@ impl Pretrained {
                 _ => gguf::open(path),
             };
         }
+        let has = |file: &str| is_there(&path.join(file));
+        if has(directory::CONFIG) && (has(SINGLE_FILE) || has(INDEX_FILE) || has(BURNPACK_FILE)) {
+            return directory::open(path);
+        }
         let contents = Contents::of(path)?;
         let models = contents.gguf_models();
         // Repositories of GGUF files often have the config of what they were made from.
-        if is_there(&path.join(directory::CONFIG)) && (contents.has_weights() || models.is_empty()) {
+        if has(directory::CONFIG) && (contents.has_weights() || models.is_empty()) {
             return directory::open(path);
         }
         match &models[..] {

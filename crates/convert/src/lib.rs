@@ -6,6 +6,7 @@
 //! place until it is whole and was opened again; so whatever ends a conversion, no file that looks finished is not.
 
 mod companions;
+mod compare;
 mod encode;
 mod error;
 mod gguf;
@@ -127,7 +128,8 @@ pub fn convert<B: Backend>(
     let cannot =
         |what: String| ConvertError::Refused(format!("{} cannot hold this model: {what}", options.to.name()));
     let made = Pretrained::open(&result).map_err(|error| cannot(error.to_string()))?;
-    verify::same_config(&source.pretrained.architecture.config, &made.architecture.config).map_err(cannot)?;
+    compare::same_config(&source.pretrained.architecture.config, &made.architecture.config)
+        .map_err(cannot)?;
     made.parameters().map_err(|error| cannot(error.to_string()))?;
     let verified = verify.map(|device| verify::verify::<B>(&source, &made, device)).transpose()?;
     notes.extend(not_finite(&made));

@@ -84,7 +84,10 @@ pub(crate) fn to_gguf(
             } else {
                 Ok(fs::read(&path).map_err(|error| ConvertError::io(&path, error))?)
             };
-            let listed = json.and_then(|json| Vocabulary::from_tokenizer_json(&json, tokenizer.bos()));
+            let listed = json.and_then(|json| {
+                notes.extend(leading_spaces(&json));
+                Vocabulary::from_tokenizer_json(&json, tokenizer.bos())
+            });
             Some(listed.map_err(|error| error.to_string()))
         }
         Err(error) => Some(Err(error.to_string())),
@@ -183,6 +186,35 @@ fn advised(advice: &AdvisedSampling, notes: &mut Vec<String>) -> Vec<(String, Va
         float("penalty_repeat", repetition_penalty),
     ];
     fields.into_iter().flatten().map(|(name, value)| (format!("general.sampling.{name}"), value)).collect()
+}
+
+/// Says where a `tokenizer.json` puts its prefix otherwise than llama.cpp, which puts a space before every piece of
+/// text: Metaspace puts none where a text begins with one, and with the scheme `first` none behind a control token.
+fn leading_spaces(json: &[u8]) -> Option<String> {
+    let file: serde_json::Value = serde_json::from_slice(json).ok()?;
+    let normalizer = file.get("normalizer").map(ToString::to_string).unwrap_or_default();
+    let cutter = file.get("pre_tokenizer")?;
+    let steps: Vec<&serde_json::Value> =
+        match cutter.get("pretokenizers").and_then(serde_json::Value::as_array) {
+            Some(steps) => steps.iter().collect(),
+            None => vec![cutter],
+        };
+    let text = |step: &serde_json::Value, name: &str| Some(step.get(name)?.as_str()?.to_owned());
+    let metaspace = steps.into_iter().find(|step| text(step, "type").as_deref() == Some("Metaspace"))?;
+    let scheme = text(metaspace, "prepend_scheme");
+    let never = metaspace.get("add_prefix_space").and_then(serde_json::Value::as_bool) == Some(false);
+    let place = match scheme.as_deref() {
+        Some("first") => "at the start of a text, or text behind a control token,",
+        Some("never") => return None,
+        None if never => return None,
+        _ => "at the start of a text",
+    };
+    (!normalizer.contains("Prepend")).then(|| {
+        format!(
+            "spaces {place} may become other tokens than with the original tokenizer: GGUF cannot say that the \
+             tokenizer puts no prefix there"
+        )
+    })
 }
 
 /// The vocabulary with a token for each row of the embedding and no other, as llama.cpp expects it.

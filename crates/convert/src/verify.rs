@@ -2,7 +2,7 @@
 
 use burn::tensor::{Int, Tensor, TensorData, backend::Backend};
 use moi_checkpoint::LazyTensor;
-use moi_models::{AttentionKind, CausalLm, Decoder, DecoderConfig, RopeConfig};
+use moi_models::{CausalLm, Decoder};
 use moi_pretrained::{Pretrained, WeightForm};
 
 use crate::{ConvertError, encode::encode, source::Source};
@@ -115,48 +115,4 @@ fn logits<B: Backend>(decoder: &Decoder<B>, device: &B::Device) -> Result<Vec<f3
         .forward(decoder.embed(ids), &mut decoder.new_cache(1))
         .map_err(|error| ConvertError::Differs(error.to_string()))?;
     Ok(decoder.logits(hidden).into_data().iter::<f32>().collect())
-}
-
-/// Whether two configs make the same model. Rotary positions are compared by their frequencies: a file can spell
-/// them otherwise.
-pub(crate) fn same_config(source: &DecoderConfig, made: &DecoderConfig) -> Result<(), String> {
-    let (source_ropes, source) = without_ropes(source);
-    let (made_ropes, mut made) = without_ropes(made);
-    // Names of relatives that are one to the format.
-    made.model_type = source.model_type;
-    let close = |a: &f64, b: &f64| (a - b).abs() <= 1e-5 * a.abs();
-    for (layer, (a, b)) in source_ropes.iter().zip(&made_ropes).enumerate() {
-        let same = match (a, b) {
-            (Some(a), Some(b)) => [1, source.context_length].into_iter().all(|len| {
-                let (a_all, b_all) = (a.frequencies(len), b.frequencies(len));
-                a_all.len() == b_all.len()
-                    && a_all.iter().zip(&b_all).all(|(a, b)| close(a, b))
-                    && close(&a.attention_factor(), &b.attention_factor())
-            }),
-            (None, None) => true,
-            _ => false,
-        };
-        if !same {
-            return Err(format!("the rotary positions of layer {layer}, {a:?}, would become {b:?}"));
-        }
-    }
-    if source == made {
-        return Ok(());
-    }
-    let (a, b) = (format!("{source:#?}"), format!("{made:#?}"));
-    let (a, b) = a.lines().zip(b.lines()).find(|(a, b)| a != b).unwrap_or(("", ""));
-    Err(format!("`{}` would become `{}`", a.trim(), b.trim()))
-}
-
-fn without_ropes(config: &DecoderConfig) -> (Vec<Option<RopeConfig>>, DecoderConfig) {
-    let mut config = config.clone();
-    let ropes = config.layers.iter_mut().map(|layer| match &mut layer.attention {
-        Some(AttentionKind::Heads(attention)) => {
-            // float32 in files.
-            attention.scale = f64::from(attention.scale as f32);
-            attention.rope.take()
-        }
-        _ => None,
-    });
-    (ropes.collect(), config)
 }

@@ -1,0 +1,283 @@
+//! Whether two configs make the same model, and in which option they do not, in words.
+
+use moi_models::{
+    Activation, AttentionConfig, AttentionKind, DecoderConfig, ExpertsConfig, FeedForwardKind, LayerConfig,
+    MlpConfig, NormConfig, NormKind, NormPlace, QkNorm, RopeConfig, RopeScaling,
+};
+
+/// OptionList in their order: a name in words, and the value.
+type OptionList = Vec<(String, String)>;
+
+/// Whether two configs make the same model. Rotary positions are compared by their frequencies: a file can spell
+/// them otherwise.
+pub(crate) fn same_config(source: &DecoderConfig, made: &DecoderConfig) -> Result<(), String> {
+    let (source_ropes, source) = without_ropes(source);
+    let (made_ropes, mut made) = without_ropes(made);
+    // Names of relatives that are one to the format.
+    made.model_type = source.model_type;
+    for (layer, (a, b)) in source_ropes.iter().zip(&made_ropes).enumerate() {
+        if !same_rope(a.as_ref(), b.as_ref(), source.context_length) {
+            let (a, mut b) = (rope(a.as_ref()), rope(b.as_ref()));
+            if a == b {
+                b = "others".to_owned();
+            }
+            return Err(format!(
+                "the rotary positions of layer {layer} are {a} in the model, and would be {b} in the file"
+            ));
+        }
+    }
+    if source == made {
+        return Ok(());
+    }
+    let (before, after) = (options(&source), options(&made));
+    let differing = before.iter().zip(&after).find(|(a, b)| a != b);
+    Err(match differing {
+        Some(((name, a), (_, b))) => format!("{name} is {a} in the model, and would be {b} in the file"),
+        None => "an option of the model would be another one in the file".to_owned(),
+    })
+}
+
+fn without_ropes(config: &DecoderConfig) -> (Vec<Option<RopeConfig>>, DecoderConfig) {
+    let mut config = config.clone();
+    let ropes = config.layers.iter_mut().map(|layer| match &mut layer.attention {
+        Some(AttentionKind::Heads(attention)) => {
+            // float32 in files.
+            attention.scale = f64::from(attention.scale as f32);
+            attention.rope.take()
+        }
+        _ => None,
+    });
+    (ropes.collect(), config)
+}
+
+fn same_rope(source: Option<&RopeConfig>, made: Option<&RopeConfig>, context_length: usize) -> bool {
+    let close = |a: &f64, b: &f64| (a - b).abs() <= 1e-5 * a.abs();
+    match (source, made) {
+        (Some(a), Some(b)) => [1, context_length].into_iter().all(|len| {
+            let (a_all, b_all) = (a.frequencies(len), b.frequencies(len));
+            a_all.len() == b_all.len()
+                && a_all.iter().zip(&b_all).all(|(a, b)| close(a, b))
+                && close(&a.attention_factor(), &b.attention_factor())
+        }),
+        (None, None) => true,
+        _ => false,
+    }
+}
+
+/// Rotary positions in words.
+fn rope(rope: Option<&RopeConfig>) -> String {
+    let Some(RopeConfig { theta, dims, scaling }) = rope else { return "none".to_owned() };
+    let scaling = match scaling {
+        RopeScaling::Default => "without scaling".to_owned(),
+        RopeScaling::Linear { factor } => format!("with linear scaling by {factor}"),
+        RopeScaling::Dynamic { factor, .. } => format!("with dynamic scaling by {factor}"),
+        RopeScaling::Llama3 { factor, .. } => format!("with llama3 scaling by {factor}"),
+        RopeScaling::Yarn { factor, attention_factor, .. } => {
+            format!("with yarn scaling by {factor} and attention factor {attention_factor}")
+        }
+        RopeScaling::LongRope { attention_factor, .. } => {
+            format!("with longrope scaling and attention factor {attention_factor}")
+        }
+        RopeScaling::Factors(_) => "with a divisor for each frequency".to_owned(),
+    };
+    format!("those of {dims} values of a head with base {theta}, {scaling}")
+}
+
+fn options(config: &DecoderConfig) -> OptionList {
+    // Every field is named, so that a new one is not forgotten here.
+    let DecoderConfig {
+        model_type: _,
+        vocab_size,
+        hidden_size,
+        context_length,
+        norm: NormConfig { kind, eps },
+        embedding_scale,
+        learned_positions,
+        tie_word_embeddings,
+        logit_scale,
+        logit_softcap,
+        layers,
+    } = config;
+    let kind = match kind {
+        NormKind::Rms => "RMS",
+        NormKind::RmsPlusOne => "RMS with 1 + weight",
+        NormKind::Layer => "LayerNorm",
+    };
+    let mut all: OptionList = vec![
+        named("the vocabulary's size", vocab_size),
+        named("the hidden size", hidden_size),
+        named("the context length", context_length),
+        named("the kind of norm", &kind),
+        named("the norms' epsilon", eps),
+        named("the factor on embeddings", embedding_scale),
+        named("the table of learned positions", &yes(*learned_positions)),
+        named("the tie of head and embedding", &yes(*tie_word_embeddings)),
+        named("the factor on logits", logit_scale),
+        named("the softcap of logits", &or_none(logit_softcap.as_ref())),
+        named("the number of layers", &layers.len()),
+    ];
+    for (index, layer) in layers.iter().enumerate() {
+        let of_layer = of_layer(layer).into_iter();
+        all.extend(of_layer.map(|(name, value)| (format!("{name} of layer {index}"), value)));
+    }
+    all
+}
+
+fn of_layer(layer: &LayerConfig) -> OptionList {
+    let LayerConfig { attention, feed_forward, norms, parallel, residual_scale } = layer;
+    let mut all: OptionList = Vec::new();
+    match attention {
+        Some(AttentionKind::Heads(attention)) => {
+            all.push(named("the attention", &"one with heads"));
+            all.extend(of_attention(attention));
+        }
+        Some(AttentionKind::Linear) => all.push(named("the attention", &"a linear map")),
+        None => all.push(named("the attention", &"none")),
+    }
+    match feed_forward {
+        Some(FeedForwardKind::Mlp(mlp)) => {
+            all.push(named("the feed-forward block", &"one for all positions"));
+            all.extend(of_mlp(mlp));
+        }
+        Some(FeedForwardKind::Experts(experts)) => {
+            let ExpertsConfig { num_experts, num_per_token, normalized, expert } = experts;
+            all.push(named("the feed-forward block", &"a mixture of experts"));
+            all.push(named("the number of experts", num_experts));
+            all.push(named("the number of experts for a position", num_per_token));
+            all.push(named("the normalisation of the experts' weights", &yes(*normalized)));
+            all.extend(of_mlp(expert));
+        }
+        Some(FeedForwardKind::Linear) => all.push(named("the feed-forward block", &"a linear map")),
+        None => all.push(named("the feed-forward block", &"none")),
+    }
+    let place = match norms {
+        NormPlace::Before => "before the blocks",
+        NormPlace::After => "behind the blocks",
+        NormPlace::Around => "on both sides of the blocks",
+    };
+    all.push(named("the place of the norms", &place));
+    all.push(named("the parallel computation of both blocks", &yes(*parallel)));
+    all.push(named("the factor on residuals", residual_scale));
+    all
+}
+
+fn of_attention(attention: &AttentionConfig) -> OptionList {
+    let AttentionConfig {
+        num_heads,
+        num_kv_heads,
+        head_dim,
+        qkv_bias,
+        output_bias,
+        qk_norm,
+        rope: _,
+        window,
+        scale,
+        softcap,
+    } = attention;
+    let qk_norm = match qk_norm {
+        Some(QkNorm::Head) => "one of each head",
+        Some(QkNorm::Projection) => "one of the whole projection",
+        None => "none",
+    };
+    vec![
+        named("the number of attention heads", num_heads),
+        named("the number of key and value heads", num_kv_heads),
+        named("the size of a head", head_dim),
+        named("the bias of queries, keys and values", &yes(*qkv_bias)),
+        named("the bias of the attention's output", &yes(*output_bias)),
+        named("the norm of queries and keys", &qk_norm),
+        named("the attention window", &or_none(window.as_ref())),
+        named("the attention scale", &(*scale as f32)),
+        named("the softcap of attention", &or_none(softcap.as_ref())),
+    ]
+}
+
+fn of_mlp(mlp: &MlpConfig) -> OptionList {
+    let MlpConfig { intermediate_size, gated, bias, activation } = mlp;
+    let activation = match activation {
+        Activation::Silu => "silu",
+        Activation::Gelu => "gelu",
+        Activation::GeluTanh => "gelu_tanh",
+        Activation::QuickGelu => "quick_gelu",
+        Activation::Relu => "relu",
+        Activation::ReluSquared => "relu2",
+    };
+    vec![
+        named("the feed-forward size", intermediate_size),
+        named("the feed-forward gate", &yes(*gated)),
+        named("the feed-forward bias", &yes(*bias)),
+        named("the activation", &activation),
+    ]
+}
+
+fn named(name: &str, value: &impl ToString) -> (String, String) {
+    (name.to_owned(), value.to_string())
+}
+
+fn yes(is_there: bool) -> &'static str {
+    if is_there { "there" } else { "not there" }
+}
+
+fn or_none(value: Option<&impl ToString>) -> String {
+    value.map_or_else(|| "none".to_owned(), ToString::to_string)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a failure must end the test")]
+mod tests {
+    use moi_models::Architecture;
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn config(change: Value) -> DecoderConfig {
+        let mut fields = json!({
+            "model_type": "llama", "vocab_size": 64, "hidden_size": 16, "intermediate_size": 32,
+            "num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 2,
+            "max_position_embeddings": 128, "rms_norm_eps": 1e-5, "rope_theta": 10000.0,
+        });
+        for (name, value) in change.as_object().unwrap() {
+            fields[name] = value.clone();
+        }
+        Architecture::from_config(&fields).unwrap().config
+    }
+
+    #[test]
+    fn options_that_differ_are_named() {
+        let source = config(json!({}));
+        assert_eq!(same_config(&source, &source.clone()), Ok(()));
+        for (change, said) in [
+            (
+                json!({ "vocab_size": 65 }),
+                "the vocabulary's size is 64 in the model, and would be 65 in the file",
+            ),
+            (
+                json!({ "rms_norm_eps": 1e-6 }),
+                "the norms' epsilon is 0.00001 in the model, and would be 0.000001",
+            ),
+            (json!({ "num_hidden_layers": 3 }), "the number of layers is 2 in the model, and would be 3"),
+            (
+                json!({ "num_key_value_heads": 1 }),
+                "the number of key and value heads of layer 0 is 2 in the model, and would be 1",
+            ),
+            (
+                json!({ "hidden_act": "gelu" }),
+                "the activation of layer 0 is silu in the model, and would be gelu",
+            ),
+            (
+                json!({ "rope_theta": 20000.0 }),
+                "the rotary positions of layer 0 are those of 8 values of a head with base 10000, without scaling",
+            ),
+        ] {
+            let found = same_config(&source, &config(change)).unwrap_err();
+            assert!(found.starts_with(said), "{found:?} does not say {said:?}");
+        }
+        let mut made = source.clone();
+        let Some(AttentionKind::Heads(attention)) = &mut made.layers[1].attention else { unreachable!() };
+        attention.window = Some(8);
+        assert_eq!(
+            same_config(&source, &made).unwrap_err(),
+            "the attention window of layer 1 is none in the model, and would be 8 in the file"
+        );
+    }
+}

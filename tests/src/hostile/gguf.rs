@@ -31,7 +31,9 @@ struct Entry {
 }
 
 /// Metadata types.
+const U16: u32 = 2;
 const U32: u32 = 4;
+const I32: u32 = 5;
 const F32: u32 = 6;
 const STRING: u32 = 8;
 const ARRAY: u32 = 9;
@@ -141,6 +143,44 @@ impl File {
             self.tensors.push(Entry { name: name.into_bytes(), sizes: sizes.to_vec(), kind: 0, offset });
             self.data.resize(self.data.len() + 4 * sizes.iter().product::<u64>() as usize, 0);
         }
+        self
+    }
+
+    /// The file in several, as `llama-gguf-split` writes them: the first one has all metadata.
+    pub fn split(&self, count: usize) -> Vec<Vec<u8>> {
+        let mut order: Vec<usize> = (0..self.tensors.len()).collect();
+        order.sort_by_key(|&at| self.tensors[at].offset);
+        let end =
+            |place: usize| order.get(place).map_or(self.data.len(), |&at| self.tensors[at].offset as usize);
+        let part = |number: usize| {
+            let metadata = if number == 0 { self.metadata.clone() } else { Vec::new() };
+            let mut part = Self { version: self.version, metadata, tensors: Vec::new(), data: Vec::new() };
+            part.set("split.no", U16, (number as u16).to_le_bytes().to_vec());
+            part.set("split.count", U16, (count as u16).to_le_bytes().to_vec());
+            part.set("split.tensors.count", I32, (order.len() as i32).to_le_bytes().to_vec());
+            for (place, &at) in order.iter().enumerate() {
+                if place * count / order.len() == number {
+                    part.data.resize(part.data.len().next_multiple_of(32), 0);
+                    let offset = part.data.len() as u64;
+                    part.data.extend(&self.data[end(place)..end(place + 1)]);
+                    part.tensors.push(Entry { offset, ..self.tensors[at].clone() });
+                }
+            }
+            part.to_bytes()
+        };
+        (0..count).map(part).collect()
+    }
+
+    /// With an entry of a list of texts in its metadata replaced by bytes.
+    pub fn with_bytes_at(mut self, key: &str, index: usize, bytes: &[u8]) -> Self {
+        let at = self.metadata.iter().position(|pair| pair.key == key.as_bytes()).unwrap();
+        let (head, texts) = self.metadata[at].value.split_at(12);
+        let mut cursor = Cursor(texts);
+        let count = u64::from_le_bytes(head[4..12].try_into().unwrap()) as usize;
+        let mut texts: Vec<Vec<u8>> = (0..count).map(|_| cursor.string()).collect();
+        texts[index] = bytes.to_vec();
+        let value = [head.to_vec(), texts.iter().flat_map(|text| string(text)).collect()].concat();
+        self.metadata[at].value = value;
         self
     }
 

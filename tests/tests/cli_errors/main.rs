@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a failure must end the test")]
 
+mod directories;
 mod vocabulary;
 
 use moi_tests::{

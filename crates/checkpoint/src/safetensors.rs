@@ -72,7 +72,12 @@ pub(crate) fn open_file(path: &Path) -> Result<BTreeMap<String, LazyTensor>, Che
             // No float, and no weight.
             _ if is_buffer(&name) => return Ok(None),
             other => {
-                let what = format!("type {other:?} is not supported (supported: F64, F32, F16, BF16)");
+                let kind = format!("{other:?}");
+                let hint = match is_quantised(&kind) {
+                    true => "; it is quantised: use a copy in float32, float16 or bfloat16, or a GGUF file",
+                    false => "",
+                };
+                let what = format!("type {kind} is not supported (supported: F64, F32, F16, BF16){hint}");
                 return Err(wrong(format!("tensor `{name}`"), what));
             }
         };
@@ -82,6 +87,11 @@ pub(crate) fn open_file(path: &Path) -> Result<BTreeMap<String, LazyTensor>, Che
         Ok(Some((name, tensor)))
     };
     metadata.tensors().into_iter().filter_map(|entry| tensor(entry).transpose()).collect()
+}
+
+/// Whether weights of this type are quantised ones, packed into whole numbers or as floats of 8 bits and fewer.
+fn is_quantised(kind: &str) -> bool {
+    kind.starts_with("F8") || kind.starts_with("F4") || ["U8", "I8", "U32", "I32"].contains(&kind)
 }
 
 const DAMAGED: &str = "the file is damaged or incomplete, fetch it again";

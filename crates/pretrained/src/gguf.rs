@@ -20,6 +20,9 @@ const CHAT_TEMPLATE: &str = "tokenizer.chat_template";
 
 pub(crate) fn open(path: &Path) -> Result<Pretrained, PretrainedError> {
     let file = Gguf::open(path)?;
+    if let Some(what) = other_kind(&file.metadata) {
+        return Err(PretrainedError::NotAModel { path: path.to_owned(), what: what.to_owned() });
+    }
     let architecture = Architecture::from_config(&file.config()?)
         .map_err(|error| PretrainedError::Model { path: path.to_owned(), error })?;
     let meta = &file.metadata;
@@ -46,6 +49,20 @@ pub(crate) fn open(path: &Path) -> Result<Pretrained, PretrainedError> {
         }),
         notes,
     })
+}
+
+/// What the file is where it is no language model: other things are stored as GGUF, too.
+fn other_kind(meta: &Metadata) -> Option<&'static str> {
+    match (meta.str("general.type"), meta.str("general.architecture")) {
+        (Some("adapter"), _) => Some(
+            "it holds an adapter, no whole model; merge it into its base model first (llama-export-lora)",
+        ),
+        (Some("mmproj"), _) | (_, Some("clip")) => {
+            Some("it holds the projector of a model for images; name the .gguf file of the language model")
+        }
+        (Some("imatrix"), _) => Some("it holds an importance matrix, no model"),
+        _ => None,
+    }
 }
 
 /// Says that a byte-level vocabulary does not tell how text is cut before it is merged, as llama.cpp does.

@@ -138,6 +138,23 @@ fn what_is_there_is_named() {
     }
 }
 
+/// Other things are stored as GGUF, too.
+#[test]
+fn gguf_files_that_are_no_model_are_named() {
+    let whole = fs::read(golden_directory().join("gguf/llama.gguf")).unwrap();
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("m.gguf");
+    for (key, text, part) in [
+        ("general.type", "adapter", "it holds an adapter, no whole model"),
+        ("general.type", "mmproj", "it holds the projector of a model for images"),
+        ("general.architecture", "clip", "it holds the projector of a model for images"),
+        ("general.type", "imatrix", "it holds an importance matrix"),
+    ] {
+        fs::write(&path, File::parse(&whole).with_text(key, text).to_bytes()).unwrap();
+        refused(&["generate", "--model", path.to_str().unwrap(), "--tokens", "1"], &["m.gguf", part]);
+    }
+}
+
 /// The method is named before a tensor is complained about.
 #[test]
 fn quantised_weights_are_named_by_their_method() {

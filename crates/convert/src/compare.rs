@@ -96,6 +96,7 @@ fn options(config: &DecoderConfig) -> OptionList {
         tie_word_embeddings,
         logit_scale,
         logit_softcap,
+        recompute_beyond,
         layers,
     } = config;
     let kind = match kind {
@@ -114,6 +115,7 @@ fn options(config: &DecoderConfig) -> OptionList {
         named("the tie of head and embedding", &yes(*tie_word_embeddings)),
         named("the factor on logits", logit_scale),
         named("the softcap of logits", &or_none(logit_softcap.as_ref())),
+        named("the context up to which a cache serves", &or_none(recompute_beyond.as_ref())),
         named("the number of layers", &layers.len()),
     ];
     for (index, layer) in layers.iter().enumerate() {

@@ -58,10 +58,51 @@ pub(crate) fn fill_in_ends(id: impl Fn(&str) -> Option<u32>) -> Vec<u32> {
     FILL_IN_ENDS.iter().filter_map(|texts| texts.iter().find_map(|text| id(text))).collect()
 }
 
-/// Whether a token of this text is an end in such a vocabulary, or a control token, whatever kind the file gives it.
-pub(crate) fn is_known_end(text: &str, id: impl Fn(&str) -> Option<u32>) -> bool {
-    let fills_in = || FILL_IN_ENDS.iter().any(|texts| texts.contains(&text));
-    (END_TEXTS.contains(&text) && ends_turns(text, &id)) || fills_in()
+/// Marks of fill-in-the-middle prompts, which llama.cpp takes for control tokens as it does known ends.
+const FILL_IN_MARKS: &[&str] = &[
+    "<|fim_prefix|>",
+    "<fim-prefix>",
+    "<fim_prefix>",
+    "<\u{ff5c}fim\u{2581}begin\u{ff5c}>",
+    "<PRE>",
+    "\u{2581}<PRE>",
+    "<|code_prefix|>",
+    "<|prefix|>",
+    "<|fim_suffix|>",
+    "<fim-suffix>",
+    "<fim_suffix>",
+    "<\u{ff5c}fim\u{2581}hole\u{ff5c}>",
+    "<SUF>",
+    "\u{2581}<SUF>",
+    "<|code_suffix|>",
+    "<|suffix|>",
+    "<|fim_middle|>",
+    "<fim-middle>",
+    "<fim_middle>",
+    "<\u{ff5c}fim\u{2581}end\u{ff5c}>",
+    "<MID>",
+    "\u{2581}<MID>",
+    "<|code_middle|>",
+    "<|middle|>",
+];
+
+/// A tag that vocabularies have that have HTML in them.
+const HTML: &str = "</table>";
+
+/// Whether a token of this text is a control token in such a vocabulary, whatever kind the file gives it.
+pub(crate) fn is_control(text: &str, id: impl Fn(&str) -> Option<u32>) -> bool {
+    let fills_in = FILL_IN_ENDS.iter().any(|texts| texts.contains(&text)) || FILL_IN_MARKS.contains(&text);
+    fills_in || (END_TEXTS.contains(&text) && ends_turns(text, &id))
+}
+
+/// Whether anything here depends on the token of this text.
+pub(crate) fn is_looked_up(text: &str) -> bool {
+    // Few tokens begin like that.
+    text.starts_with(['<', '_', '[', '\u{2581}'])
+        && (text == HTML
+            || END_TEXTS.contains(&text)
+            || FILL_IN_MARKS.contains(&text)
+            || FILL_IN_ENDS.iter().any(|texts| texts.contains(&text)))
 }
 
 /// Whether a known text means an end in this vocabulary. gpt-oss and Solar end messages, not turns, with `<|end|>`. Gemma's
@@ -73,7 +114,7 @@ fn ends_turns(text: &str, id: impl Fn(&str) -> Option<u32>) -> bool {
             let calls = has("<|call|>") || has("<|calls|>");
             !(calls && (has("<|return|>") || has("<|flush|>")))
         }
-        "</s>" => !has("<|tool_response>") && !has("</table>"),
+        "</s>" => !has("<|tool_response>") && !has(HTML),
         _ => true,
     }
 }

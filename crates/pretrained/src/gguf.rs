@@ -11,10 +11,11 @@ use moi_text::{
 
 use crate::{
     AdvisedSampling, Pretrained, PretrainedError,
-    end_tokens::{end_tokens, fill_in_ends, is_known_end},
+    end_tokens::{end_tokens, fill_in_ends, is_control, is_looked_up},
 };
 
 const TOKENS: &str = "tokenizer.ggml.tokens";
+const PRE: &str = "tokenizer.ggml.pre";
 const MERGES: &str = "tokenizer.ggml.merges";
 const CHAT_TEMPLATE: &str = "tokenizer.chat_template";
 
@@ -68,7 +69,7 @@ fn other_kind(meta: &Metadata) -> Option<&'static str> {
 /// Says that a byte-level vocabulary does not tell how text is cut before it is merged, as llama.cpp does.
 fn missing_pre(meta: &Metadata) -> Option<String> {
     let is_missing =
-        meta.str("tokenizer.ggml.model") == Some("gpt2") && meta.str("tokenizer.ggml.pre").is_none();
+        meta.str("tokenizer.ggml.model") == Some("gpt2") && meta.str(PRE).is_none_or(str::is_empty);
     is_missing.then(|| {
         "the file lacks tokenizer.ggml.pre, so text is cut in a default way that the model may not have been trained \
          with, and answers may be worse; convert the model again, with a current converter"
@@ -111,7 +112,7 @@ fn vocabulary(meta: &Metadata) -> Result<Option<Vocabulary>, String> {
         Ok(merges)
     };
     // llama.cpp takes an empty name for a missing one.
-    let pre = meta.str("tokenizer.ggml.pre").filter(|pre| !pre.is_empty()).unwrap_or(DEFAULT_PRE_TOKENIZER);
+    let pre = meta.str(PRE).filter(|pre| !pre.is_empty()).unwrap_or(DEFAULT_PRE_TOKENIZER);
     let kind = match model {
         "gpt2" => VocabularyKind::ByteLevel { pre: pre.to_owned(), merges: merges()? },
         "llama" => VocabularyKind::SentencePiece {
@@ -180,25 +181,126 @@ fn ends(meta: &Metadata, vocabulary: Option<&Vocabulary>) -> Vec<u32> {
     end_tokens(declared.chain(fill_in_ends(id)), id)
 }
 
-/// Ids by text; of tokens that are spelled alike, the first.
+/// The ids of the texts that decide about end tokens; of tokens that are spelled alike, the first.
 fn ids(tokens: &[String]) -> HashMap<&str, u32> {
-    let mut ids = HashMap::with_capacity(tokens.len());
-    for (id, token) in (0..).zip(tokens) {
+    let mut ids = HashMap::new();
+    for (id, token) in (0..).zip(tokens).filter(|(_, token)| is_looked_up(token)) {
         ids.entry(token.as_str()).or_insert(id);
     }
     ids
 }
 
-/// Makes known end tokens control tokens, whatever the file says of them: some conversions list them as text.
+/// Makes known end tokens and marks of fill-in-the-middle prompts control tokens, whatever the file says of them: some
+/// conversions list them as text.
 fn with_known_ends(tokens: &[String], mut kinds: Vec<TokenKind>) -> Vec<TokenKind> {
     let ids = ids(tokens);
     let id = |text: &str| ids.get(text).copied();
-    if !kinds.is_empty() {
-        for (text, kind) in tokens.iter().zip(&mut kinds) {
-            if is_known_end(text, id) {
-                *kind = TokenKind::Control;
-            }
+    kinds.resize(tokens.len(), TokenKind::Normal);
+    for (text, kind) in tokens.iter().zip(&mut kinds) {
+        if is_looked_up(text) && is_control(text, id) {
+            *kind = TokenKind::Control;
         }
     }
     kinds
+}
+
+#[cfg(test)]
+mod tests {
+    use serde::Deserialize;
+
+    use super::*;
+
+    /// What llama.cpp decides of a small vocabulary.
+    #[derive(Deserialize)]
+    struct Row {
+        texts: Vec<String>,
+        kind: usize,
+        eos: u64,
+        ends: Vec<u32>,
+        control: Vec<u32>,
+        /// What is decided here, where that differs.
+        ours: Option<Vec<u32>>,
+    }
+
+    #[derive(Deserialize)]
+    struct Table {
+        letters: usize,
+        rows: Vec<Row>,
+    }
+
+    fn metadata(letters: usize, row: &Row) -> Metadata {
+        let letters = (0..letters).map(|at| char::from(33 + at as u8).to_string());
+        let texts = letters.clone().chain(row.texts.iter().cloned()).chain(["<stop>".to_owned()]);
+        let kinds = letters.map(|_| 1).chain(row.texts.iter().map(|_| row.kind)).chain([3]);
+        let pairs = [
+            ("model", Value::String("gpt2".into())),
+            ("pre", Value::String("gpt-2".into())),
+            ("tokens", Value::Array(texts.map(Value::String).collect())),
+            ("merges", Value::Array(Vec::new())),
+            ("token_type", Value::Array(kinds.map(|kind| Value::Signed(kind as i64)).collect())),
+            ("eos_token_id", Value::Unsigned(row.eos)),
+        ];
+        pairs.into_iter().map(|(name, value)| (format!("tokenizer.ggml.{name}"), value)).collect()
+    }
+
+    #[test]
+    fn ends_are_those_of_llama_cpp() {
+        let table: Table = serde_json::from_str(include_str!("end_tokens.json")).unwrap();
+        let mut wrong = Vec::new();
+        for row in &table.rows {
+            let meta = metadata(table.letters, row);
+            let vocabulary = vocabulary(&meta).unwrap().unwrap();
+            let mut found = ends(&meta, Some(&vocabulary));
+            found.sort_unstable();
+            let of_kind = |kind| (0u32..).zip(&vocabulary.kinds).filter(move |(_, k)| **k == kind);
+            let control: Vec<u32> = of_kind(TokenKind::Control).map(|(id, _)| id).collect();
+            // What a file itself calls a control token stays one.
+            let is_kept = row.control.iter().all(|id| control.contains(id) || row.ours.is_some())
+                && (row.kind == 3 || control.iter().all(|id| row.control.contains(id) || row.ours.is_some()));
+            if found != *row.ours.as_ref().unwrap_or(&row.ends) || !is_kept {
+                wrong.push(format!(
+                    "{:?} of kind {}: ends {found:?}, control {control:?}",
+                    row.texts, row.kind
+                ));
+            }
+        }
+        assert!(table.rows.len() > 300 && wrong.is_empty(), "{wrong:#?}");
+    }
+
+    #[test]
+    fn llama_cpps_sampling_is_read() {
+        let read = |pairs: &[(&str, Value)]| {
+            let pairs =
+                pairs.iter().cloned().map(|(name, value)| (format!("general.sampling.{name}"), value));
+            AdvisedSampling::of_gguf(&pairs.collect())
+        };
+        assert_eq!(read(&[]), Ok(AdvisedSampling::default()));
+        let found = read(&[
+            ("temp", Value::Float(0.6)),
+            ("top_k", Value::Signed(20)),
+            ("top_p", Value::Float(0.95)),
+            ("min_p", Value::Float(0.05)),
+            ("penalty_repeat", Value::Float(1.05)),
+            ("mirostat", Value::Signed(2)),
+            ("xtc_probability", Value::Float(0.0)),
+            ("sequence", Value::String("kpt".into())),
+        ]);
+        let expected = AdvisedSampling {
+            temperature: Some(0.6),
+            top_k: Some(20),
+            top_p: Some(0.95),
+            min_p: Some(0.05),
+            repetition_penalty: Some(1.05),
+            penalty_window: Some(64),
+            left_out: vec!["mirostat 2".to_owned(), "sequence \"kpt\"".to_owned()],
+            ..AdvisedSampling::default()
+        };
+        assert_eq!(found, Ok(expected));
+        let window =
+            |last| read(&[("penalty_repeat", Value::Float(1.1)), ("penalty_last_n", Value::Signed(last))]);
+        assert_eq!(window(-1).unwrap().penalty_window, Some(0));
+        assert_eq!(window(0).unwrap(), AdvisedSampling::default());
+        assert_eq!(window(5).unwrap().penalty_window, Some(5));
+        assert!(read(&[("temp", Value::Float(-1.0))]).unwrap_err().contains("temp is -1.0"));
+    }
 }

@@ -221,3 +221,98 @@ impl<G: Fn(&str) -> Option<Value>> Fields<G> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use serde::Deserialize;
+    use serde_json::{Map, json};
+
+    use super::*;
+
+    /// The logits processors that transformers makes of a `generation_config.json`, by class, with their numbers.
+    #[derive(Deserialize)]
+    struct Row {
+        config: Value,
+        processors: Map<String, Value>,
+    }
+
+    #[derive(Deserialize)]
+    struct Table {
+        rows: Vec<Row>,
+    }
+
+    /// The same in the words of transformers, and how many are left out.
+    fn processors(advice: &AdvisedSampling) -> (Map<String, Value>, usize) {
+        let mut made = Map::new();
+        let mut add =
+            |class: &str, value: Option<Value>| value.map(|value| made.insert(class.to_owned(), value));
+        add("RepetitionPenaltyLogitsProcessor", advice.repetition_penalty.map(Value::from));
+        add("NoRepeatNGramLogitsProcessor", advice.no_repeat_ngram.map(Value::from));
+        add("TemperatureLogitsWarper", advice.temperature.filter(|&t| t != 0.0 && t != 1.0).map(Value::from));
+        add("TopKLogitsWarper", advice.top_k.filter(|&k| k > 0).map(Value::from));
+        add("TopPLogitsWarper", advice.top_p.filter(|&p| p < 1.0).map(Value::from));
+        add("MinPLogitsWarper", advice.min_p.filter(|&p| p > 0.0).map(Value::from));
+        add("TypicalLogitsWarper", advice.typical_p.map(Value::from));
+        (made, advice.left_out.len())
+    }
+
+    #[test]
+    fn advice_is_followed_or_named() {
+        let table: Table = serde_json::from_str(include_str!("sampling.json")).unwrap();
+        let mut wrong = Vec::new();
+        for Row { config, mut processors } in table.rows {
+            let advice = AdvisedSampling::of_generation_config(&config).unwrap();
+            let (found, left_out) = self::processors(&advice);
+            let mut named = 0;
+            let mut banned = Vec::new();
+            processors.retain(|class, value| match class.as_str() {
+                // transformers' own default.
+                "TopKLogitsWarper" => config.get("top_k").is_some(),
+                "SuppressTokensLogitsProcessor" => {
+                    banned.extend(value.as_array().into_iter().flatten().cloned());
+                    false
+                }
+                "NoBadWordsLogitsProcessor" => {
+                    for word in value.as_array().into_iter().flatten().filter_map(Value::as_array) {
+                        match &word[..] {
+                            [id] => banned.push(id.clone()),
+                            _ => named += 1,
+                        }
+                    }
+                    false
+                }
+                _ if value.is_null() => {
+                    named += 1;
+                    false
+                }
+                _ => true,
+            });
+            if found != processors || left_out != named || json!(advice.banned) != Value::Array(banned) {
+                wrong.push(format!("{config}: {advice:?}"));
+            }
+        }
+        assert!(wrong.is_empty(), "{wrong:#?}");
+    }
+
+    #[test]
+    fn advice_that_cannot_be_followed_is_an_error() {
+        for (config, part) in [
+            (
+                json!({"do_sample": true, "temperature": -1}),
+                "temperature is -1, expected a number from 0 to 1000",
+            ),
+            (json!({"do_sample": true, "top_k": 1.5}), "top_k is 1.5, expected a whole number"),
+            (json!({"repetition_penalty": "NaN"}), "repetition_penalty is \"NaN\", expected a number"),
+            (json!({"suppress_tokens": [-1]}), "suppress_tokens has -1, expected a token id"),
+            (json!({"suppress_tokens": 5}), "suppress_tokens is 5, expected a list"),
+            (json!({"bad_words_ids": [5]}), "bad_words_ids has 5, expected a list"),
+        ] {
+            let error = AdvisedSampling::of_generation_config(&config).unwrap_err();
+            assert!(error.contains(part), "{error}");
+        }
+        let odd = json!({"do_sample": true, "temperature": 1e-6, "top_k": -1, "num_beams": 4, "no_repeat_ngram_size": null});
+        let advice = AdvisedSampling::of_generation_config(&odd).unwrap();
+        assert_eq!((advice.temperature, advice.top_k), (Some(0.0), None));
+        assert_eq!(advice.left_out, ["num_beams 4"]);
+    }
+}

@@ -34,6 +34,12 @@ const ARRAY: u32 = 9;
 /// Deeper arrays stand in no real file.
 const MAX_DEPTH: usize = 4;
 
+impl FromIterator<(String, Value)> for Metadata {
+    fn from_iter<I: IntoIterator<Item = (String, Value)>>(pairs: I) -> Self {
+        Self { pairs: pairs.into_iter().collect(), ..Self::default() }
+    }
+}
+
 impl Metadata {
     pub(super) fn read(reader: &mut Reader<'_>, count: usize) -> Result<Self, CheckpointError> {
         let (mut pairs, mut replaced) = (BTreeMap::new(), BTreeMap::new());

@@ -10,7 +10,7 @@ pub(super) fn tq1_0(block: &[u8; 54], out: &mut Vec<f32>) {
     let mut digits = |bytes: &[u8], count: usize| {
         for power in &POWERS[..count] {
             out.extend(bytes.iter().map(|byte| {
-                let digit = u16::from(byte.wrapping_mul(*power)) * 3 >> 8;
+                let digit = (u16::from(byte.wrapping_mul(*power)) * 3) >> 8;
                 d * (f32::from(digit) - 1.0)
             }));
         }

@@ -1,42 +1,249 @@
-//! A template's text, where the engine has something otherwise than Jinja.
+//! A template's source, rewritten where the engine reads it otherwise than Jinja: line ends, constants, white space
+//! and tags. Every template passes through here, whatever file it stands in.
 
-/// Tags that the engine does not have, or has otherwise than Jinja. `{% generation %}` marks what a trainer learns from: it
-/// renders to its content, so it becomes an `if`. The line end behind `{% raw %}` stays in Jinja, so there are two of
-/// them, of which the engine takes one away.
-pub(super) fn adapted(source: &str) -> String {
-    let is_mark = |c: char| c.is_whitespace() || c == '-' || c == '+';
-    let mut out = String::with_capacity(source.len());
-    let mut rest = source;
-    let mut is_raw = false;
-    while let Some(start) = rest.find("{%") {
-        // What a comment says is no tag.
-        if let Some(comment) = rest[..start].find("{#").filter(|_| !is_raw) {
-            let end = rest[comment..].find("#}").map_or(rest.len(), |len| comment + len + 2);
-            out += &rest[..end];
-            rest = &rest[end..];
-            continue;
-        }
-        let inside = &rest[start + 2..];
-        let Some((tag, behind)) = inside.split_once("%}") else { break };
-        out += &rest[..start + 2];
-        let name = tag.trim_matches(is_mark);
-        if is_raw && name != "endraw" {
-            // It is text, and what seems to end it may not.
-            rest = inside;
-            continue;
-        }
-        is_raw = name == "raw";
-        match name {
-            "generation" => out += &tag.replacen(name, "if true", 1),
-            "endgeneration" => out += &tag.replacen(name, "endif", 1),
-            _ => out += tag,
-        }
-        out += "%}";
-        if is_raw && !tag.ends_with('-') {
-            let line = ["\n", "\r\n"].into_iter().find(|line| behind.starts_with(line));
-            out += line.unwrap_or_default();
-        }
-        rest = behind;
+use minijinja::{Error, ErrorKind};
+
+use super::{
+    constants::{decoded, number_length, quoted},
+    python::is_space,
+    tags,
+};
+
+/// The filter that a `for` puts its list through, so that nothing is looped over that Python could not.
+pub(super) const EACH: &str = "moi_each";
+/// The filter behind a constant in a comparison: it changes nothing and keeps the compiler from comparing.
+pub(super) const NOT_CONSTANT: &str = "moi_value";
+
+/// What a piece of a tag is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    Name,
+    Literal,
+    Sign,
+}
+
+/// A piece of a tag: where it stands in the tag's text, and how many brackets are open around it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Piece {
+    pub(super) kind: Kind,
+    pub(super) start: usize,
+    pub(super) end: usize,
+    pub(super) depth: usize,
+}
+
+/// The inside of a tag, its constants rewritten.
+#[derive(Debug, Default)]
+pub(super) struct Tag {
+    pub(super) text: String,
+    pub(super) pieces: Vec<Piece>,
+}
+
+impl Tag {
+    /// The text of a piece, or nothing behind the last one.
+    pub(super) fn piece(&self, at: usize) -> &str {
+        self.pieces.get(at).map_or("", |piece| &self.text[piece.start..piece.end])
     }
-    out + rest
+
+    pub(super) fn is_name(&self, at: usize) -> bool {
+        self.pieces.get(at).is_some_and(|piece| piece.kind == Kind::Name)
+    }
+
+    fn push(&mut self, kind: Kind, text: &str, depth: usize) {
+        let start = self.text.len();
+        self.text.push_str(text);
+        self.pieces.push(Piece { kind, start, end: self.text.len(), depth });
+    }
+}
+
+/// A refusal of what Jinja refuses, or of what only Jinja can do.
+pub(super) fn refuse<T>(what: &str) -> Result<T, Error> {
+    Err(Error::new(ErrorKind::SyntaxError, what.to_owned()))
+}
+
+/// The source as the engine is to read it.
+///
+/// # Errors
+/// If Jinja refuses it, or the engine would silently make another text of it.
+pub(super) fn adapted(source: &str) -> Result<String, Error> {
+    // As Jinja's lexer does before anything else.
+    let source = source.replace("\r\n", "\n").replace('\r', "\n");
+    let mut out = String::with_capacity(source.len());
+    let mut scopes = tags::Scopes::default();
+    let mut rest: &str = &source;
+    let mut trims = false;
+    while let Some(at) = find_start(rest) {
+        let (data, tag) = rest.split_at(at);
+        let start = &tag[..2];
+        let sign = if tag[2..].starts_with(['-', '+']) { &tag[2..3] } else { "" };
+        push_data(&mut out, data, trims, sign == "-");
+        if start == "{#" {
+            let Some(length) = tag[2..].find("#}") else {
+                rest = tag;
+                trims = false;
+                break;
+            };
+            let inside = &tag[2..2 + length];
+            trims = inside.ends_with('-') && inside.len() > sign.len();
+            out += &tag[..length + 4];
+            rest = &tag[length + 4..];
+            continue;
+        }
+        let body = &tag[2 + sign.len()..];
+        let end = if start == "{%" { "%}" } else { "}}" };
+        let Some((mut inside, length)) = inside_of(body, end)? else {
+            // The compiler names the place of what does not end.
+            rest = tag;
+            trims = false;
+            break;
+        };
+        let end_sign = if body[length..].starts_with(['-', '+']) { &body[length..length + 1] } else { "" };
+        rest = &body[length + end_sign.len() + 2..];
+        if end_sign == "+" && end == "}}" {
+            return refuse("`+}}` ends no expression");
+        }
+        trims = end_sign == "-";
+        if end == "%}" && inside.pieces.len() == 1 && inside.piece(0) == "raw" {
+            let (raw, ends_trimmed) = raw(rest, end_sign)?;
+            out += start;
+            out += sign;
+            out += " raw ";
+            out += end_sign;
+            out += end;
+            // The line end behind the tag stays in Jinja, and the engine takes one away.
+            if end_sign != "-" && rest.starts_with('\n') {
+                out.push('\n');
+            }
+            out += &rest[..raw];
+            rest = &rest[raw..];
+            trims = ends_trimmed;
+            continue;
+        }
+        let is_for = end == "%}" && inside.piece(0) == "for";
+        if end == "%}" {
+            scopes.check(&inside)?;
+            tags::rename(&mut inside);
+        }
+        scopes.check_names(&inside)?;
+        out += start;
+        out += sign;
+        out += &tags::guarded(&inside, is_for);
+        out += end_sign;
+        out += end;
+    }
+    push_data(&mut out, rest, trims, false);
+    Ok(out)
+}
+
+/// Where the first tag or comment begins.
+fn find_start(text: &str) -> Option<usize> {
+    let bytes = text.as_bytes();
+    (0..bytes.len().saturating_sub(1)).find(|&at| bytes[at] == b'{' && b"{%#".contains(&bytes[at + 1]))
+}
+
+/// Adds text that stands between tags. Python's white space has four characters more than the engine's, so what a `-`
+/// takes away is taken away here.
+fn push_data(out: &mut String, data: &str, trims_start: bool, trims_end: bool) {
+    let data = if trims_start { data.trim_start_matches(is_space) } else { data };
+    *out += if trims_end { data.trim_end_matches(is_space) } else { data };
+}
+
+/// Bytes up to the end of `{% endraw %}`, and whether that trims what follows.
+fn raw(text: &str, end_sign: &str) -> Result<(usize, bool), Error> {
+    if end_sign == "+" {
+        return refuse("`{% raw +%}` is no tag");
+    }
+    let mut at = 0;
+    while let Some(found) = text[at..].find("{%") {
+        at += found + 2;
+        let inside = text[at..].trim_start_matches(['-', '+']).trim_start();
+        let Some(behind) = inside.strip_prefix("endraw") else { continue };
+        let behind = behind.trim_start();
+        let ended = behind.strip_prefix(['-', '+']).unwrap_or(behind);
+        if let Some(after) = ended.strip_prefix("%}") {
+            return Ok((text.len() - after.len(), behind.starts_with('-')));
+        }
+    }
+    refuse("unexpected end of raw block")
+}
+
+/// The inside of a tag up to its end, and how long it is in the source; nothing if it does not end.
+fn inside_of(body: &str, end: &str) -> Result<Option<(Tag, usize)>, Error> {
+    let mut tag = Tag::default();
+    let mut depth: usize = 0;
+    let mut at = 0;
+    while let Some(c) = body[at..].chars().next() {
+        let rest = &body[at..];
+        if depth == 0
+            && (rest.starts_with(end) || (rest.starts_with(['-', '+']) && rest[1..].starts_with(end)))
+        {
+            return Ok(Some((tag, at)));
+        }
+        let length = match c {
+            '\'' | '"' => {
+                let Some(length) = constant_length(rest, c) else { return Ok(None) };
+                let inside = &rest[1..length - 1];
+                match inside.contains('\\') {
+                    true => tag.push(Kind::Literal, &quoted(&decoded(inside)?), depth),
+                    false => tag.push(Kind::Literal, &rest[..length], depth),
+                }
+                length
+            }
+            c if is_space(c) => {
+                // The engine knows less white space inside of tags.
+                tag.text.push(if c.is_ascii_whitespace() { c } else { ' ' });
+                c.len_utf8()
+            }
+            '0'..='9' => {
+                let length = number_length(rest, tag.text.ends_with('.'))?;
+                tag.push(Kind::Literal, &rest[..length], depth);
+                length
+            }
+            c if is_name(c) => {
+                let length = rest.find(|c: char| !is_name(c)).unwrap_or(rest.len());
+                tag.push(Kind::Name, &rest[..length], depth);
+                length
+            }
+            _ => {
+                if matches!(c, ')' | ']' | '}') {
+                    depth = depth.saturating_sub(1);
+                }
+                let length = sign_length(rest);
+                tag.push(Kind::Sign, &rest[..length], depth);
+                if matches!(c, '(' | '[' | '{') {
+                    depth += 1;
+                }
+                length
+            }
+        };
+        at += length;
+    }
+    Ok(None)
+}
+
+fn is_name(c: char) -> bool {
+    c == '_' || c.is_alphanumeric() || (!c.is_ascii() && !is_space(c))
+}
+
+/// Bytes of an operator.
+fn sign_length(rest: &str) -> usize {
+    let long = ["==", "!=", "<=", ">=", "//", "**"];
+    match long.iter().any(|sign| rest.starts_with(sign)) {
+        true => 2,
+        false => rest.chars().next().map_or(1, char::len_utf8),
+    }
+}
+
+/// Bytes of a text constant with its quotes; nothing if it does not end.
+fn constant_length(rest: &str, quote: char) -> Option<usize> {
+    let mut characters = rest.char_indices().skip(1);
+    while let Some((at, c)) = characters.next() {
+        match c {
+            '\\' => {
+                characters.next()?;
+            }
+            c if c == quote => return Some(at + 1),
+            _ => {}
+        }
+    }
+    None
 }

@@ -1,13 +1,25 @@
 //! Chat templates, rendered as transformers renders them, and bounded in what they may compute.
 
 mod adapt;
+mod args;
 mod chains;
+mod constants;
+mod filters;
 mod functions;
 mod hidden;
+mod json;
+mod lists;
+mod methods;
+mod numbers;
+mod objects;
 mod operators;
+mod printf;
+mod python;
 mod rewrite;
+mod tags;
 #[cfg(test)]
 mod tests;
+mod tests_of_jinja;
 mod texts;
 mod weigh;
 
@@ -64,6 +76,8 @@ pub struct TemplateTokens {
 pub struct ChatTemplate {
     environment: Environment<'static>,
     source: String,
+    /// As the engine reads it.
+    adapted: String,
     tokens: TemplateTokens,
     path: Option<PathBuf>,
     weighed: Weighed,
@@ -94,22 +108,22 @@ impl ChatTemplate {
     /// If it is not valid Jinja.
     pub fn new(source: &str, tokens: TemplateTokens) -> Result<Self, TextError> {
         let mut environment = Environment::new();
-        environment.set_unknown_method_callback(texts::method);
+        environment.set_unknown_method_callback(methods::method);
         functions::add(&mut environment);
         environment.add_filter("string", |value: &Value| texts::text(value).map(Value::from));
-        // As in Python, where the engine takes it for an empty list: templates ask it of `tools`.
-        environment.add_test("iterable", |value: &Value| !value.is_none() && value.try_iter().is_ok());
+        filters::add(&mut environment);
+        lists::add(&mut environment);
+        numbers::add(&mut environment);
+        tests_of_jinja::add(&mut environment);
         environment.set_formatter(|out, state, value| match value.kind() {
-            ValueKind::Seq | ValueKind::Map | ValueKind::Iterable | ValueKind::Plain => {
-                Ok(out.write_str(&texts::text(value)?)?)
-            }
-            _ => escape_formatter(out, state, value),
+            ValueKind::Undefined | ValueKind::String => escape_formatter(out, state, value),
+            _ => Ok(out.write_str(&texts::text(value)?)?),
         });
         // It would show values that hold themselves.
         environment.remove_global("debug");
         operators::add(&mut environment);
-        let source = adapt::adapted(source);
-        let compiled = compile(&source)?;
+        let adapted = adapt::adapted(source)?;
+        let compiled = compile(&adapted)?;
         let mut weighed = Weighed::default();
         for instructions in compiled.blocks.values().chain([&compiled.instructions]) {
             for instruction in (0..).map_while(|at| instructions.get(at)) {
@@ -117,13 +131,13 @@ impl ChatTemplate {
             }
         }
         drop(compiled);
-        let template = Self { environment, source, tokens, path: None, weighed };
+        let template = Self { environment, source: source.to_owned(), adapted, tokens, path: None, weighed };
         template.compiled()?;
         Ok(template)
     }
 
     fn compiled(&self) -> Result<CompiledTemplate<'_>, TextError> {
-        let mut compiled = compile(&self.source)?;
+        let mut compiled = compile(&self.adapted)?;
         rewrite(&mut compiled.instructions, &self.weighed)?;
         compiled.blocks.values_mut().try_for_each(|block| rewrite(block, &self.weighed))?;
         Ok(compiled)

@@ -1,12 +1,18 @@
 //! Operators of a template, as filters by names that no template can spell: they weigh what they look at, and refuse to
 //! make what is too long.
 
+use std::cmp::Ordering;
+
 use minijinja::{
     Environment, Error, State, Value, context,
-    value::{Kwargs, Rest, Tuple, ValueOrKwargs},
+    value::{Kwargs, Rest, Tuple, ValueKind, ValueOrKwargs},
 };
 
 use super::{
+    lists::added_markup,
+    objects::{Range, has_no_items},
+    printf,
+    python::{float, is_unhashable, order, refuse, type_name},
     texts::{check, concatenated},
     weigh::{count_namespace, listed, weigh},
 };
@@ -16,6 +22,8 @@ pub(super) const GROWING: [&str; 3] = ["bounded+", "bounded*", "bounded~"];
 /// Comparisons, which walk through what they compare.
 pub(super) const COMPARISONS: [&str; 7] =
     ["weighed==", "weighed!=", "weighed<", "weighed<=", "weighed>", "weighed>=", "weighed-in"];
+/// `a % b`, which formats a text.
+pub(super) const REMAINDER: &str = "weighed%";
 /// `a[b]` and `{a: b}`.
 pub(super) const ITEM: &str = "weighed[]";
 pub(super) const MAP: &str = "weighed{}";
@@ -27,20 +35,31 @@ pub(super) const SLICE: &str = "weighed[:]";
 /// Adds the operators named above, and the functions that make values of values.
 pub(super) fn add(environment: &mut Environment<'_>) {
     add_growing(environment);
-    type Compare = fn(&Value, &Value) -> bool;
-    let compare: [Compare; 6] =
-        [|a, b| a == b, |a, b| a != b, |a, b| a < b, |a, b| a <= b, |a, b| a > b, |a, b| a >= b];
+    type Compare = fn(&Value, &Value) -> Result<bool, Error>;
+    let compare: [Compare; 7] = [
+        |a, b| Ok(a == b),
+        |a, b| Ok(a != b),
+        |a, b| Ok(order(a, b)?.is_some_and(Ordering::is_lt)),
+        |a, b| Ok(order(a, b)?.is_some_and(Ordering::is_le)),
+        |a, b| Ok(order(a, b)?.is_some_and(Ordering::is_gt)),
+        |a, b| Ok(order(a, b)?.is_some_and(Ordering::is_ge)),
+        is_in,
+    ];
     for (name, compare) in COMPARISONS.into_iter().zip(compare) {
         environment.add_filter(name, move |a: &Value, b: &Value| {
             weigh(a)?;
             weigh(b)?;
-            Ok::<_, Error>(compare(a, b))
+            compare(a, b)
         });
     }
-    environment.add_filter(COMPARISONS[6], |state: &State, a: &Value, b: &Value| {
+    environment.add_filter(REMAINDER, |state: &State, a: &Value, b: &Value| {
         weigh(a)?;
         weigh(b)?;
-        operator(state, "a in b", a, b)
+        match a.as_str() {
+            Some(_) if a.is_safe() => refuse("`%` of an escaped text is not supported"),
+            Some(text) => printf::operator(text, b),
+            None => operator(state, "a % b", a, b),
+        }
     });
     environment.add_filter(ITEM, |a: &Value, b: &Value| {
         // A text is walked through up to the character.
@@ -48,7 +67,11 @@ pub(super) fn add(environment: &mut Environment<'_>) {
             weigh(a)?;
         }
         weigh(b)?;
-        a.get_item(b)
+        let is_list = matches!(a.kind(), ValueKind::Seq | ValueKind::Iterable | ValueKind::String);
+        match has_no_items(a) || (is_list && float(b).is_some()) {
+            true => Ok(Value::UNDEFINED),
+            false => a.get_item(b),
+        }
     });
     environment.add_filter(LIST, |items: Rest<Value>| {
         items.iter().try_for_each(weigh)?;
@@ -60,11 +83,22 @@ pub(super) fn add(environment: &mut Environment<'_>) {
     });
     environment.add_filter(SLICE, |state: &State, a: &Value, b: &Value, c: &Value, d: &Value| {
         weigh(a)?;
+        if a.is_undefined() {
+            return refuse("what is undefined has no parts");
+        }
+        // As in Jinja, where the error of what cannot be cut is swallowed.
+        let is_cut = matches!(a.kind(), ValueKind::Seq | ValueKind::Iterable | ValueKind::String);
+        if !is_cut || has_no_items(a) {
+            return Ok(Value::UNDEFINED);
+        }
         listed(state.env().compile_expression("a[b:c:d]")?.eval(context! { a, b, c, d })?)
     });
     add_functions(environment);
     environment.add_filter(MAP, |pairs: Rest<Value>| {
         pairs.iter().try_for_each(weigh)?;
+        if let Some([key, _]) = pairs.as_chunks::<2>().0.iter().find(|[key, _]| is_unhashable(key)) {
+            return refuse(format!("{} is no key of a dictionary", type_name(key)));
+        }
         let pairs = pairs.as_chunks::<2>().0.iter();
         Ok::<_, Error>(Value::from_pairs(pairs.map(|[key, value]| (key.clone(), value.clone()))))
     });
@@ -75,6 +109,12 @@ fn add_growing(environment: &mut Environment<'_>) {
     let [add, mul, concat] = GROWING;
     environment.add_filter(add, |state: &State, a: &Value, b: &Value| {
         check(a.len().zip(b.len()).map(|(a, b)| a.saturating_add(b)), a, b)?;
+        if let Some(text) = added_markup(a, b)? {
+            return Ok(text);
+        }
+        if [a, b].iter().any(|value| value.kind() == ValueKind::Iterable) {
+            return refuse(format!("{} and {} cannot be added", type_name(a), type_name(b)));
+        }
         listed(operator(state, "a + b", a, b)?)
     });
     environment.add_filter(mul, |state: &State, a: &Value, b: &Value| {
@@ -87,6 +127,9 @@ fn add_growing(environment: &mut Environment<'_>) {
 
 /// The functions that make values of values.
 fn add_functions(environment: &mut Environment<'_>) {
+    environment.add_function("range", |first: &Value, second: Option<Value>, step: Option<Value>| {
+        Range::function(first, second, step)
+    });
     environment.add_function("dict", |value: Option<Value>, fields: Kwargs| {
         weigh_call(value.as_ref(), &fields)?;
         minijinja::functions::dict(value, fields)
@@ -102,6 +145,24 @@ fn add_functions(environment: &mut Environment<'_>) {
 fn weigh_call(value: Option<&Value>, fields: &Kwargs) -> Result<(), Error> {
     value.into_iter().try_for_each(weigh)?;
     weigh(&Value::from(fields.clone()))
+}
+
+/// `a in b`
+///
+/// # Errors
+/// If Python refuses to look for it there.
+pub(super) fn is_in(a: &Value, b: &Value) -> Result<bool, Error> {
+    match b.kind() {
+        ValueKind::String => match (a.as_str(), b.as_str()) {
+            (Some(part), Some(text)) => Ok(text.contains(part)),
+            _ => refuse(format!("`in` looks for a text in a text, not for {}", type_name(a))),
+        },
+        ValueKind::Map if is_unhashable(a) => refuse(format!("{} is no key of a dictionary", type_name(a))),
+        ValueKind::Map => Ok(b.as_object().is_some_and(|object| object.get_value(a).is_some())),
+        ValueKind::Seq | ValueKind::Iterable => Ok(b.try_iter()?.any(|item| item == *a)),
+        ValueKind::Undefined => Ok(false),
+        _ => refuse(format!("`in` looks into no {}", type_name(b))),
+    }
 }
 
 /// The engine's own operator.

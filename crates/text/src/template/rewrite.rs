@@ -9,7 +9,10 @@ use minijinja::{
 };
 
 use super::{
-    operators::{COMPARISONS, GROWING, ITEM, LIST, MAP, SLICE, TUPLE},
+    adapt::{EACH, NOT_CONSTANT},
+    methods,
+    objects::Generator,
+    operators::{COMPARISONS, GROWING, ITEM, LIST, MAP, REMAINDER, SLICE, TUPLE},
     texts::check,
     weigh::{listed, weigh},
 };
@@ -40,6 +43,7 @@ pub(super) fn rewrite<'a>(instructions: &mut Instructions<'a>, weighed: &'a Weig
             Instruction::Gt => (gt, 2),
             Instruction::Gte => (gte, 2),
             Instruction::In => (contained, 2),
+            Instruction::Rem => (REMAINDER, 2),
             Instruction::GetItem => (ITEM, 2),
             Instruction::Slice => (SLICE, 4),
             Instruction::BuildTuple(Some(items @ 1..=60_000)) => (TUPLE, *items as u16),
@@ -50,6 +54,16 @@ pub(super) fn rewrite<'a>(instructions: &mut Instructions<'a>, weighed: &'a Weig
             }
             Instruction::CompareAndPreserve(_) => return refused("a comparison like `a < b < c`"),
             Instruction::CallMethod("changed", _) => return refused("`changed`"),
+            // The engine divides by the number of its arguments.
+            Instruction::CallMethod("cycle", Some(1) | None) => {
+                return refused("`cycle` of nothing or of a list");
+            }
+            Instruction::Include(true) => return refused("`include` of a template that may be non-existing"),
+            Instruction::PushAutoEscape => return refused("`autoescape`"),
+            Instruction::GetAttr(name) => match weighed.name(&format!(".{name}")) {
+                Some(field) => (field, 1),
+                None => continue,
+            },
             Instruction::ApplyFilter(name, ..) | Instruction::PerformTest(name, ..) => {
                 *name = weighed.name(name).unwrap_or(*name);
                 continue;
@@ -65,6 +79,10 @@ pub(super) fn rewrite<'a>(instructions: &mut Instructions<'a>, weighed: &'a Weig
     Ok(())
 }
 
+/// Filters whose results Python reads once.
+const GENERATORS: [&str; 9] =
+    ["batch", "items", "map", "reject", "rejectattr", "select", "selectattr", "slice", "unique"];
+
 /// The filters and tests that a template uses, and what they are called where their arguments are weighed.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Weighed(BTreeMap<String, String>);
@@ -72,7 +90,13 @@ pub(super) struct Weighed(BTreeMap<String, String>);
 impl Weighed {
     /// Adds a filter or test that weighs its arguments and then is the one of this name.
     pub(super) fn add(&mut self, environment: &mut Environment<'_>, instruction: &Instruction<'_>) {
+        if let Instruction::GetAttr(name) = instruction {
+            self.add_field(environment, name);
+            return;
+        }
         let (name, is_filter) = match instruction {
+            // These look at nothing.
+            Instruction::ApplyFilter(name, ..) if [EACH, NOT_CONSTANT].contains(name) => return,
             Instruction::ApplyFilter(name, ..) => (*name, true),
             Instruction::PerformTest(name, ..) => (*name, false),
             _ => return,
@@ -91,8 +115,14 @@ impl Weighed {
             true => environment.add_filter(
                 called,
                 move |state: &mut State, values: Rest<Value>, named: Kwargs| {
+                    let is_text = values.first().is_some_and(|value| value.as_str().is_some());
                     let made = state.apply_filter(&own, &arguments(values, named)?);
-                    listed(made.map_err(|error| named_in(error, ErrorKind::UnknownFilter, "filter", &own))?)
+                    let made =
+                        made.map_err(|error| named_in(error, ErrorKind::UnknownFilter, "filter", &own))?;
+                    match GENERATORS.contains(&own.as_str()) || (own == "reverse" && !is_text) {
+                        true => Generator::value(state, &made),
+                        false => listed(made),
+                    }
                 },
             ),
             false => {
@@ -103,6 +133,18 @@ impl Weighed {
             }
         }
         self.0.insert(name.to_owned(), weighed);
+    }
+
+    /// Adds the filter that reads a field which has the name of a method.
+    fn add_field(&mut self, environment: &mut Environment<'_>, name: &str) {
+        let is_method = [&methods::DICTIONARY[..], &methods::LIST, &methods::TEXT].concat().contains(&name);
+        let own = format!(".{name}");
+        if is_method && !self.0.contains_key(&own) {
+            let field = format!("field:{name}");
+            let name = name.to_owned();
+            environment.add_filter(field.clone(), move |value: &Value| methods::field(value, &name));
+            self.0.insert(own, field);
+        }
     }
 
     /// What a filter or test is called now.

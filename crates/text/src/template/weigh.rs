@@ -7,6 +7,8 @@ use std::cell::Cell;
 
 use minijinja::{Error, ErrorKind, Value, value::ValueKind};
 
+use super::objects::{Generator, is_lazy};
+
 /// Deepest value in a value; conversations with tools need ten.
 const DEEPEST: usize = 64;
 /// What a rendering may look at, in values and pieces of texts.
@@ -48,6 +50,10 @@ fn inner(value: &Value, depth: usize) -> Result<(), Error> {
         Some(left) => LEFT.set(left),
         None => return refuse("it compares and walks through more than a template needs"),
     }
+    if let Some(generator) = value.downcast_object_ref::<Generator>() {
+        // Looking at it must not read it.
+        return generator.left().iter().try_for_each(|item| inner(item, depth + 1));
+    }
     match value.kind() {
         ValueKind::Map => value.try_iter()?.try_for_each(|key| {
             inner(&key, depth + 1)?;
@@ -75,7 +81,7 @@ pub(super) fn count_namespace() -> Result<(), Error> {
 /// Items that are made when they are read, as a list: such a thing of such a thing, and so on, would be deep.
 pub(super) fn listed(value: Value) -> Result<Value, Error> {
     match value.kind() {
-        ValueKind::Iterable => {
+        ValueKind::Iterable if !is_lazy(&value) => {
             weigh(&value)?;
             Ok(value.try_iter()?.collect())
         }

@@ -1,0 +1,161 @@
+//! Tags whose meaning in the engine is another than in Jinja.
+
+use minijinja::Error;
+
+use super::adapt::{EACH, Kind, NOT_CONSTANT, Tag, refuse};
+
+/// Macros that are open.
+#[derive(Debug, Default)]
+pub(super) struct Scopes {
+    macros: usize,
+}
+
+impl Scopes {
+    /// Follows the macros, and refuses the tags that the engine evaluates in another order than Jinja.
+    ///
+    /// # Errors
+    /// As said.
+    pub(super) fn check(&mut self, tag: &Tag) -> Result<(), Error> {
+        match tag.piece(0) {
+            "macro" | "call" => {
+                self.macros += 1;
+                check_defaults(tag)
+            }
+            "endmacro" | "endcall" => {
+                self.macros = self.macros.saturating_sub(1);
+                Ok(())
+            }
+            "with" => check_with(tag),
+            _ => Ok(()),
+        }
+    }
+
+    /// Refuses the names under which Jinja has a macro's other arguments: the engine has none.
+    ///
+    /// # Errors
+    /// As said.
+    pub(super) fn check_names(&self, tag: &Tag) -> Result<(), Error> {
+        let is_used = |at: usize| {
+            let is_field = at > 0 && tag.piece(at - 1) == ".";
+            tag.is_name(at) && !is_field && tag.piece(at + 1) != "="
+        };
+        let found =
+            (0..tag.pieces.len()).find(|&at| ["varargs", "kwargs"].contains(&tag.piece(at)) && is_used(at));
+        match found.filter(|_| self.macros > 0) {
+            Some(at) => refuse(&format!("`{}` in a macro is not supported", tag.piece(at))),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Parts of a tag between commas at this depth, as ranges of pieces from the first on.
+fn parts(tag: &Tag, first: usize, depth: usize) -> Vec<std::ops::Range<usize>> {
+    let mut parts = Vec::new();
+    let mut start = first;
+    for at in first..tag.pieces.len() {
+        if tag.piece(at) == "," && tag.pieces[at].depth == depth && tag.pieces[at].kind == Kind::Sign {
+            parts.push(start..at);
+            start = at + 1;
+        }
+    }
+    parts.push(start..tag.pieces.len());
+    parts
+}
+
+/// Whether one of these names is read in a part of a tag.
+fn reads(tag: &Tag, part: std::ops::Range<usize>, names: &[&str]) -> bool {
+    let mut part = part;
+    part.any(|at| {
+        let is_field = tag.piece(at - 1) == ".";
+        tag.is_name(at) && !is_field && names.contains(&tag.piece(at))
+    })
+}
+
+/// Jinja evaluates all values before it assigns the first.
+fn check_with(tag: &Tag) -> Result<(), Error> {
+    let mut assigned: Vec<&str> = Vec::new();
+    for part in parts(tag, 1, 0) {
+        if part.len() > 2 && reads(tag, part.start + 2..part.end, &assigned) {
+            return refuse("a `with` that reads a name which it assigns is not supported");
+        }
+        assigned.push(tag.piece(part.start));
+    }
+    Ok(())
+}
+
+/// Jinja's defaults can read the arguments before them.
+fn check_defaults(tag: &Tag) -> Result<(), Error> {
+    let Some(open) = (1..tag.pieces.len()).find(|&at| tag.piece(at) == "(") else { return Ok(()) };
+    let depth = tag.pieces[open].depth + 1;
+    let parts: Vec<_> = parts(tag, open + 1, depth)
+        .into_iter()
+        .filter(|part| !part.is_empty() && tag.pieces[part.start].depth == depth)
+        .collect();
+    let names: Vec<&str> = parts.iter().map(|part| tag.piece(part.start)).collect();
+    let is_read = parts.iter().any(|part| part.len() > 2 && reads(tag, part.start + 2..part.end, &names));
+    match is_read && tag.piece(0) == "macro" {
+        true => refuse("a default that reads another argument of its macro is not supported"),
+        false => Ok(()),
+    }
+}
+
+/// `{% generation %}` marks what a trainer learns from. It renders to its content in a scope of its own.
+pub(super) fn rename(tag: &mut Tag) {
+    if tag.pieces.len() == 1 {
+        let name = match tag.piece(0) {
+            "generation" => "with",
+            "endgeneration" => "endwith",
+            _ => return,
+        };
+        let (start, end) = (tag.pieces[0].start, tag.pieces[0].end);
+        tag.text.replace_range(start..end, name);
+        tag.pieces[0].end = start + name.len();
+    }
+}
+
+/// The text of a tag, with what keeps the engine from doing otherwise than Jinja: a filter around what a `for` loops
+/// over, and one behind constants that are compared, which the compiler would compare by its own rules.
+pub(super) fn guarded(tag: &Tag, is_for: bool) -> String {
+    let mut inserted: Vec<(usize, String)> = Vec::new();
+    let mut looped = None;
+    if is_for {
+        let at_top = |at: usize, names: &[&str]| {
+            tag.is_name(at) && tag.pieces[at].depth == 0 && names.contains(&tag.piece(at))
+        };
+        looped = (1..tag.pieces.len()).find(|&at| at_top(at, &["in"]));
+        if let Some(found) = looped {
+            let from = found + 1;
+            let to = (from..tag.pieces.len()).find(|&at| at_top(at, &["if", "recursive"]));
+            let to = to.unwrap_or(tag.pieces.len());
+            if to > from {
+                inserted.push((tag.pieces[from].start, "(".to_owned()));
+                inserted.push((tag.pieces[to - 1].end, format!(")|{EACH}")));
+            }
+        }
+    }
+    for at in 1..tag.pieces.len() {
+        let is_operator = match tag.piece(at) {
+            "<" | ">" | "<=" | ">=" | "~" => tag.pieces[at].kind == Kind::Sign,
+            "in" => tag.is_name(at) && looped != Some(at),
+            "not" => tag.is_name(at) && tag.piece(at + 1) == "in",
+            _ => false,
+        };
+        let before = tag.piece(at - 1);
+        // A text is the same text behind `~`.
+        let is_text = before.starts_with(['\'', '"']) && tag.piece(at) == "~";
+        let is_constant = tag.pieces[at - 1].kind == Kind::Literal && !is_text
+            || [")", "]", "}", "true", "True", "false", "False", "none", "None"].contains(&before);
+        if is_operator && is_constant {
+            inserted.push((tag.pieces[at - 1].end, format!("|{NOT_CONSTANT}")));
+        }
+    }
+    inserted.sort_by_key(|(at, _)| *at);
+    let mut out = String::with_capacity(tag.text.len() + 16 * inserted.len());
+    let mut done = 0;
+    for (at, text) in inserted {
+        out += &tag.text[done..at];
+        out += &text;
+        done = at;
+    }
+    out + &tag.text[done..]
+}

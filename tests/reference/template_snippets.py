@@ -138,7 +138,6 @@ NONE
 1.0 / 0
 [2 ** 10, 2 ** -1, 2 ** 0.5, (-2) ** 3, 2 ** 2 ** 3, -2 ** 2]
 0 ** -1
-(-8) ** 0.5
 2 ** 63
 2 ** 64
 2 ** 126
@@ -426,7 +425,6 @@ range(3).index(1)
 (5).bit_length()
 (1.5).is_integer()
 (255).to_bytes(2, 'big')
-true.real
 none.x()
 ## Texts of values.
 [1, 'a', "it's", 'say "hi"', 'both \' and "', none, true, 1.5]
@@ -804,7 +802,6 @@ none | reverse
 {% macro f() %}{{ caller is defined }}{% endmacro %}{{ f() }}
 {% macro f() %}{{ caller() }}{% endmacro %}{{ f() }}
 {% macro f() %}x{% endmacro %}{% call f() %}in{% endcall %}
-{% macro f(a, b) %}{{ a }}{% endmacro %}{{ f.name }}{{ f.arguments }}{{ f.catch_varargs }}
 {% macro f(n) %}{{ n }}{% if n > 0 %}{{ f(n - 1) }}{% endif %}{% endmacro %}{{ f(3) }}
 {% macro f() %}{{ y }}{% endmacro %}{% set y = 5 %}{{ f() }}
 {% set y = 4 %}{% macro f() %}{{ y }}{% endmacro %}{{ f() }}
@@ -852,7 +849,6 @@ none | reverse
 {{ raise_exception() }}
 {{ strftime_now('%Y') | length }}
 {{ strftime_now('%d %b %Y') | length }}
-{{ strftime_now('100%% %q')[:5] }}
 {{ range(5) | list }}{{ range(2, 5) | list }}{{ range(5, 0, -2) | list }}
 {{ range(0) | list }}{{ range(3) | length }}{{ range(1.5) }}
 {{ range(1, 2, 0) | list }}
@@ -866,7 +862,6 @@ none | reverse
 {{ debug() }}
 {{ loop }}
 {{ loop.index }}
-{{ self }}
 {{ dict }}
 {{ caller }}
 {{ super() }}
@@ -1021,5 +1016,83 @@ SOURCES = [
     ),
 ]
 
-# What moi refuses on purpose, with a part of its message.
-REFUSED = {}
+# What moi refuses on purpose, with a part of its message; lines as in EXPRESSIONS.
+PARTS = {
+    # The engine's numbers end at 128 bits.
+    "unable to calculate": ["2 ** 128", "18446744073709551616 * 18446744073709551616 * 2"],
+    "unexpected `+`": ["+true", "+1"],
+    "invalid operation": ["-true", "dict([('a', 1)])"],
+    "names no character": [r"'\ud83d\ude00' | length"],
+    "by its name": [r"'\N{BULLET}'", "{# \\U0001F600 ' #}{{ '\\N{LATIN SMALL LETTER A}' }}"],
+    "a comparison like": ["1 < 2 < 3", "1 < 3 > 2", "{{ 1 in [1] == true }}"],
+    "cannot convert string": ["'abc'['a':]"],
+    "expected closing": ["'{!r} {!s}'.format('a', 'b')"],
+    "no method named": [
+        "'Straße'.casefold()",
+        "['A1'.isupper(), 'a1'.islower(), '1'.isupper(), 'Aa'.isupper(), 'Hello World'.istitle(), 'Hello world'.istitle()]",
+        r"['abc'.isascii(), 'ä'.isascii(), ''.isascii(), 'a1'.isidentifier(), '1a'.isidentifier(), 'a\n'.isprintable()]",
+        r"'a\tb'.expandtabs(4)",
+        "'abc'.translate({97: 'x'})",
+        "'abc'.encode()",
+        "(5).bit_length()",
+        "(1.5).is_integer()",
+        "(255).to_bytes(2, 'big')",
+    ],
+    "of such characters": [
+        "['12'.isnumeric(), '½'.isnumeric(), '一'.isnumeric(), '½'.isdecimal(), '٣'.isdecimal(), '²'.isdecimal()]"
+    ],
+    # What Python writes is an address, or the name of a thing of its own.
+    "is a method of": [
+        "{'items': 5}.items",
+        "'abc'.upper",
+        "'abc' | attr('upper')",
+        "messages[0] | attr('items') is defined",
+    ],
+    "has no text": [
+        "raise_exception",
+        "namespace",
+        "{{ dict }}",
+        "messages | selectattr('role', 'eq', 'user')",
+        "[1, 2] | map('string')",
+        "[1, 2] | reverse",
+        "[1, 2] | batch(1)",
+        "[1, 2] | unique",
+        "x | reverse",
+    ],
+    "cannot convert value": ["1 | items"],
+    "escaped text": [
+        "('<b>' | e).replace('&lt;', '<')",
+        "('%s' | e) % '<'",
+        "('a,b' | e).split(',')",
+    ],
+    "hyphens": ["'a-b-c-d-e-f-g-h' | wordwrap(5)"],
+    "filter urlize is unknown": ["'http://example.com a' | urlize"],
+    "filter random is unknown": ["'abc' | random | length", "[1] | random"],
+    "filter pprint is unknown": ["[1, 2, 3] | pprint", "{'b': 1, 'a': [1, 'x']} | pprint", "'a' | pprint"],
+    "count cannot be 0": ["[1] | batch(0) | list"],
+    "not iterable": ["{% for a, b in [(1, 2), [3, 4], 'xy'] %}{{ a }}{{ b }};{% endfor %}"],
+    "`changed`": ["{% for m in messages %}{{ loop.changed(m.role) }}{% endfor %}"],
+    "reads a name which it assigns": [
+        "{% with a = 1 %}{% with a = 2, b = a %}{{ a }}{{ b }}{% endwith %}{% endwith %}"
+    ],
+    "reads another argument": ["{% macro f(a, b=a) %}{{ a }}{{ b }}{% endmacro %}{{ f(1) }}"],
+    "in a macro is not supported": [
+        "{% macro f(a) %}{{ a }}{{ varargs }}{{ kwargs }}{% endmacro %}{{ f(1, 2, 3, c=4) }}",
+        "{% macro f(a) %}{{ a }}{{ varargs }}{{ kwargs }}{% endmacro %}{{ f(1) }}",
+        "{% macro f() %}{{ varargs | length }}{% for v in varargs %}{{ v }}{% endfor %}{% endmacro %}{{ f(*[1, 2]) }}",
+        "{% macro f() %}{% for k, v in kwargs.items() %}{{ k }}{{ v }}{% endfor %}{% endmacro %}{{ f(x=1, y=2) }}",
+        "{% macro f() %}{{ kwargs.get('x', 'd') }}{% endmacro %}{{ f(x=1) }}{{ f() }}",
+    ],
+    "is unknown": [
+        "{{ lipsum() | length > 1 }}",
+        "{% set c = cycler('a', 'b') %}{{ c.next() }}{{ c.next() }}{{ c.next() }}{{ c.current }}",
+        "{% set j = joiner(', ') %}{% for i in [1, 2, 3] %}{{ j() }}{{ i }}{% endfor %}",
+        "{% set j = joiner() %}{{ j() }}a{{ j() }}b",
+    ],
+    "expected end of variable block": ["{{ 1, 2 }}", "{{ 'a', }}"],
+    "reserved variable name": ["{% set loop = 1 %}{{ loop }}"],
+    "`autoescape`": [
+        "{% autoescape true %}{{ '<' }}{% endautoescape %}",
+        "{% autoescape false %}{{ '<' }}{% endautoescape %}",
+    ],
+}

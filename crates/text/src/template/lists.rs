@@ -15,9 +15,10 @@ use super::{
     texts::{Text, too_long},
 };
 
-const FILTERS: [(&str, Filter); 13] = [
+const FILTERS: [(&str, Filter); 14] = [
     (EACH, |_, value, _, _| each(value)),
     (NOT_CONSTANT, |_, value, _, _| Ok(value.clone())),
+    ("attr", attr),
     ("list", list),
     ("last", last),
     ("join", join),
@@ -51,6 +52,16 @@ pub(super) fn each(value: &Value) -> Result<Value, Error> {
         true => Ok(value.clone()),
         false => refuse(format!("{} is not iterable", type_name(value))),
     }
+}
+
+/// Jinja looks for a field that is no item, and lists, texts and dictionaries have methods only.
+fn attr(_: &mut State<'_, '_>, value: &Value, more: &[Value], named: &Kwargs) -> Result<Value, Error> {
+    let [name] = bind("attr", ["name"], more, named)?;
+    let name = text("attr", name.as_ref())?;
+    let found = super::methods::field(value, name)?;
+    let has_none = is_dictionary(value) || matches!(value.kind(), ValueKind::Seq | ValueKind::Iterable);
+    let is_group = value.downcast_object_ref::<Group>().is_some();
+    Ok(if has_none && !is_group { Value::UNDEFINED } else { found })
 }
 
 fn list(state: &mut State<'_, '_>, value: &Value, more: &[Value], named: &Kwargs) -> Result<Value, Error> {

@@ -902,6 +902,17 @@ none | reverse
 {% set messages = messages[1:] %}{{ messages[0].role }}
 {% set x = messages | first %}{{ x.role }}
 {% for x in messages %}{% endfor %}{{ x }}
+{% for i in [1, 2, 3] %}{% with %}{% if i == 2 %}{% continue %}{% endif %}{{ i }}{% endwith %}{% endfor %}
+{% for i in [1, 2, 3] %}{% with a = i %}{% if a == 2 %}{% break %}{% endif %}{{ a }}{% endwith %}{% endfor %}
+{% for i in [1, 2, 3] %}{% set a %}{% if i == 2 %}{% break %}{% endif %}x{% endset %}{{ a }}{% endfor %}
+{% for i in [1, 2] %}{% filter upper %}{% for j in 'ab' %}{% break %}{% endfor %}a{% endfilter %}{% endfor %}
+{% generation %}{% set g = 1 %}{{ g }}{% endgeneration %}{{ g }}
+{% set g = messages | map(attribute='role') %}{{ g | list | length }}{{ g | list | length }}
+{% set g = messages | selectattr('role', 'eq', 'nobody') %}{% if g %}yes{% else %}no{% endif %}
+{% set g = messages | map(attribute='role') %}{{ g | first }}{{ g | first }}{% for r in g %}{{ r }}{{ loop.last }}{{ loop.length }}{% endfor %}
+{% for r in messages | map(attribute='role') | reverse | list %}{{ r }}{% endfor %}
+{% if messages | selectattr('role', 'eq', 'user') | list %}yes{% endif %}
+{{ [3, 4] | map('string') | join('+') }}{{ ['a'] | map('default', 'x', true) | list }}{{ [none, ''] | map('default', 'x', boolean=true) | list }}
 """
 
 # Whole templates: white space, line ends and what the first table cannot write.
@@ -1071,6 +1082,11 @@ PARTS = {
     "filter pprint is unknown": ["[1, 2, 3] | pprint", "{'b': 1, 'a': [1, 'x']} | pprint", "'a' | pprint"],
     "count cannot be 0": ["[1] | batch(0) | list"],
     "not iterable": ["{% for a, b in [(1, 2), [3, 4], 'xy'] %}{{ a }}{{ b }};{% endfor %}"],
+    "inside of `": [
+        "{% for i in [1, 2, 3] %}{% with %}{% if i == 2 %}{% continue %}{% endif %}{{ i }}{% endwith %}{% endfor %}",
+        "{% for i in [1, 2, 3] %}{% with a = i %}{% if a == 2 %}{% break %}{% endif %}{{ a }}{% endwith %}{% endfor %}",
+        "{% for i in [1, 2, 3] %}{% set a %}{% if i == 2 %}{% break %}{% endif %}x{% endset %}{{ a }}{% endfor %}",
+    ],
     "`changed`": ["{% for m in messages %}{{ loop.changed(m.role) }}{% endfor %}"],
     "reads a name which it assigns": [
         "{% with a = 1 %}{% with a = 2, b = a %}{{ a }}{{ b }}{% endwith %}{% endwith %}"

@@ -321,15 +321,21 @@ fn word_wrap(_: &mut State<'_, '_>, value: &Value, more: &[Value], named: &Kwarg
         Some(end) => text("wordwrap", Some(end))?,
         None => "\n",
     };
+    // Its pieces take many times the memory of the text.
+    if source.len() > MOST_BYTES / 16 {
+        return Err(too_long());
+    }
     let mut out: Vec<String> = Vec::new();
     for (line, _) in lines(source) {
-        let wrapped = wrapped(line, width, breaks);
-        // A line without words stays, empty.
-        out.push(wrapped.join(end));
+        let mut wrapped = wrapped(line, width, breaks);
+        if wrapped.is_empty() {
+            // A line without words stays, empty.
+            wrapped.push(String::new());
+        }
+        out.append(&mut wrapped);
     }
     let added = out.len().saturating_mul(end.len());
-    let length: usize = out.iter().map(String::len).sum();
-    match added.saturating_add(length) > MOST_BYTES {
+    match added.saturating_add(source.len()) > MOST_BYTES {
         true => Err(too_long()),
         false => Ok(Value::from(out.join(end))),
     }

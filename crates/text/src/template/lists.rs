@@ -15,13 +15,14 @@ use super::{
     texts::{Text, too_long},
 };
 
-const FILTERS: [(&str, Filter); 14] = [
+const FILTERS: [(&str, Filter); 15] = [
     (EACH, |_, value, _, _| each(value)),
     (NOT_CONSTANT, |_, value, _, _| Ok(value.clone())),
     ("attr", attr),
     ("list", list),
     ("last", last),
     ("join", join),
+    ("map", map),
     ("sort", sort),
     ("dictsort", dictsort),
     ("min", |state, value, more, named| extreme(state, value, more, named, Ordering::Less)),
@@ -35,7 +36,8 @@ const FILTERS: [(&str, Filter); 14] = [
 /// Adds them.
 pub(super) fn add(environment: &mut Environment<'_>) {
     add_all(environment, &FILTERS);
-    add_all(environment, &[("d", default)]);
+    let short: [(&'static str, Filter); 1] = [("d", default)];
+    add_all(environment, &short);
 }
 
 /// A value that Python can loop over.
@@ -270,6 +272,35 @@ fn join(state: &mut State<'_, '_>, value: &Value, more: &[Value], named: &Kwargs
         }
     }
     Ok(Value::from(joined.0))
+}
+
+fn map(state: &mut State<'_, '_>, value: &Value, more: &[Value], named: &Kwargs) -> Result<Value, Error> {
+    let Some((name, arguments)) = more.split_first() else {
+        let [path, default] = bind("map", ["attribute", "default"], more, named)?;
+        let Some(path) = path else { return refuse("map lacks the name of a filter or an attribute") };
+        let mut found = Vec::new();
+        for item in items_of(state, value)? {
+            let field = attribute(&item, &path)?;
+            found.push(match &default {
+                Some(default) if field.is_undefined() => default.clone(),
+                _ => field,
+            });
+        }
+        return Ok(Value::from(found));
+    };
+    let name = text("map", Some(name))?;
+    let mut found = Vec::new();
+    for item in items_of(state, value)? {
+        let mut values = vec![item];
+        values.extend_from_slice(arguments);
+        if named.args().next().is_some() {
+            values.push(Value::from(named.clone()));
+        }
+        let made = state.apply_filter(name, &values)?;
+        state.consume_fuel(1 + made.as_str().map_or(0, str::len) as u64 / 64)?;
+        found.push(made);
+    }
+    Ok(Value::from(found))
 }
 
 fn default(_: &mut State<'_, '_>, value: &Value, more: &[Value], named: &Kwargs) -> Result<Value, Error> {

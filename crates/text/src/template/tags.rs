@@ -4,27 +4,44 @@ use minijinja::Error;
 
 use super::adapt::{EACH, Kind, NOT_CONSTANT, Tag, refuse};
 
-/// Macros that are open.
+/// The tags that are open, but for conditions.
 #[derive(Debug, Default)]
-pub(super) struct Scopes {
-    macros: usize,
-}
+pub(super) struct Scopes(Vec<String>);
 
 impl Scopes {
-    /// Follows the macros, and refuses the tags that the engine evaluates in another order than Jinja.
+    /// Follows the tags, and refuses those that the engine evaluates in another order than Jinja, or cannot leave.
     ///
     /// # Errors
     /// As said.
     pub(super) fn check(&mut self, tag: &Tag) -> Result<(), Error> {
-        match tag.piece(0) {
-            "macro" | "call" => {
-                self.macros += 1;
-                check_defaults(tag)
+        let name = tag.piece(0);
+        match name {
+            "for" | "with" | "macro" | "call" | "filter" | "block" | "autoescape" | "generation" => {
+                self.0.push(name.to_owned());
             }
-            "endmacro" | "endcall" => {
-                self.macros = self.macros.saturating_sub(1);
-                Ok(())
+            "set" => {
+                let assigns =
+                    (0..tag.pieces.len()).any(|at| tag.piece(at) == "=" && tag.pieces[at].depth == 0);
+                if !assigns {
+                    self.0.push(name.to_owned());
+                }
             }
+            "break" | "continue" => {
+                // The engine would leave the loop and stay in what is open inside of it.
+                if let Some(open) = self.0.last().filter(|open| *open != "for") {
+                    return refuse(&format!("`{name}` inside of `{open}` is not supported"));
+                }
+            }
+            _ if name
+                .strip_prefix("end")
+                .is_some_and(|name| self.0.last().is_some_and(|open| open == name)) =>
+            {
+                self.0.pop();
+            }
+            _ => {}
+        }
+        match name {
+            "macro" => check_defaults(tag),
             "with" => check_with(tag),
             _ => Ok(()),
         }
@@ -41,7 +58,8 @@ impl Scopes {
         };
         let found =
             (0..tag.pieces.len()).find(|&at| ["varargs", "kwargs"].contains(&tag.piece(at)) && is_used(at));
-        match found.filter(|_| self.macros > 0) {
+        let is_in_macro = self.0.iter().any(|open| open == "macro" || open == "call");
+        match found.filter(|_| is_in_macro) {
             Some(at) => refuse(&format!("`{}` in a macro is not supported", tag.piece(at))),
             None => Ok(()),
         }
@@ -93,7 +111,7 @@ fn check_defaults(tag: &Tag) -> Result<(), Error> {
         .collect();
     let names: Vec<&str> = parts.iter().map(|part| tag.piece(part.start)).collect();
     let is_read = parts.iter().any(|part| part.len() > 2 && reads(tag, part.start + 2..part.end, &names));
-    match is_read && tag.piece(0) == "macro" {
+    match is_read {
         true => refuse("a default that reads another argument of its macro is not supported"),
         false => Ok(()),
     }

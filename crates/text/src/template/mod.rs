@@ -8,6 +8,7 @@ mod filters;
 mod functions;
 mod hidden;
 mod json;
+mod layout;
 mod lists;
 mod methods;
 mod numbers;
@@ -20,6 +21,7 @@ mod tags;
 #[cfg(test)]
 mod tests;
 mod tests_of_jinja;
+mod text_methods;
 mod texts;
 mod weigh;
 

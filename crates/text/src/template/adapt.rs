@@ -140,11 +140,12 @@ fn find_start(text: &str) -> Option<usize> {
     (0..bytes.len().saturating_sub(1)).find(|&at| bytes[at] == b'{' && b"{%#".contains(&bytes[at + 1]))
 }
 
-/// Adds text that stands between tags. Python's white space has four characters more than the engine's, so what a `-`
-/// takes away is taken away here.
+/// Adds text that stands between tags. Python's white space has four characters more than the engine's: where one of
+/// them stands, what a `-` takes away is taken away here. Elsewhere the engine does it and lines keep their numbers.
 fn push_data(out: &mut String, data: &str, trims_start: bool, trims_end: bool) {
-    let data = if trims_start { data.trim_start_matches(is_space) } else { data };
-    *out += if trims_end { data.trim_end_matches(is_space) } else { data };
+    let is_odd = data.contains(|c: char| is_space(c) && !c.is_whitespace());
+    let data = if is_odd && trims_start { data.trim_start_matches(is_space) } else { data };
+    *out += if is_odd && trims_end { data.trim_end_matches(is_space) } else { data };
 }
 
 /// Bytes up to the end of `{% endraw %}`, and whether that trims what follows.

@@ -275,6 +275,10 @@ fn join(state: &mut State<'_, '_>, value: &Value, more: &[Value], named: &Kwargs
 }
 
 fn map(state: &mut State<'_, '_>, value: &Value, more: &[Value], named: &Kwargs) -> Result<Value, Error> {
+    // As in Jinja, what is false has no items, whatever it is.
+    if !value.is_true() {
+        return Ok(Value::from(Vec::<Value>::new()));
+    }
     let Some((name, arguments)) = more.split_first() else {
         let [path, default] = bind("map", ["attribute", "default"], more, named)?;
         let Some(path) = path else { return refuse("map lacks the name of a filter or an attribute") };

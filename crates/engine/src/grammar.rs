@@ -28,7 +28,7 @@ mod with {
     use toktrie::{ApproximateTokEnv, SimpleVob, TokEnv, TokRxInfo, TokTrie};
 
     use super::Grammar;
-    use crate::{EngineError, text::Tokenizer};
+    use crate::{EngineError, schema::prepared, text::Tokenizer};
 
     /// Compiles grammars for a vocabulary.
     pub(crate) struct Compiler(ParserFactory);
@@ -55,24 +55,48 @@ mod with {
         }
 
         pub(crate) fn compile(&self, grammar: &Grammar) -> Result<Constraint, EngineError> {
+            let matcher = on_a_large_stack(|| self.matcher(grammar)).map_err(EngineError::Grammar)?;
+            Ok(Constraint { matcher: Box::new(matcher), mask: SimpleVob::new() })
+        }
+
+        fn matcher(&self, grammar: &Grammar) -> Result<Matcher, String> {
             let grammar = match grammar {
-                Grammar::JsonSchema(schema) => TopLevelGrammar::from_json_schema(with_short_spaces(schema)),
+                Grammar::JsonSchema(schema) => {
+                    TopLevelGrammar::from_json_schema(with_short_spaces(prepared(schema)?))
+                }
                 Grammar::Regex(regex) => TopLevelGrammar::from_regex(regex),
                 Grammar::Lark(lark) => TopLevelGrammar::from_lark(lark.clone()),
             };
-            let parser = self.0.create_parser(grammar).map_err(failed)?;
+            let parser = self.0.create_parser(grammar).map_err(in_words)?;
             let matcher = Matcher::new(Ok(parser));
             match matcher.get_error() {
-                Some(error) => Err(failed(error)),
-                None => Ok(Constraint { matcher: Box::new(matcher), mask: SimpleVob::new() }),
+                Some(error) => Err(in_words(error)),
+                None => Ok(matcher),
             }
         }
     }
 
+    /// Runs what recurses as deep as a schema does. llguidance takes 14 KB of stack for each schema within another one,
+    /// and threads have as little as 1 MB.
+    #[cfg(not(target_family = "wasm"))]
+    fn on_a_large_stack<T: Send>(work: impl FnOnce() -> Result<T, String> + Send) -> Result<T, String> {
+        const STACK_BYTES: usize = 64 << 20;
+        std::thread::scope(|scope| {
+            let thread = std::thread::Builder::new().stack_size(STACK_BYTES).spawn_scoped(scope, work);
+            let thread = thread.map_err(|error| format!("no thread can be started for it: {error}"))?;
+            thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        })
+    }
+
+    /// There are no threads, and the stack is as large as the page makes it.
+    #[cfg(target_family = "wasm")]
+    fn on_a_large_stack<T: Send>(work: impl FnOnce() -> Result<T, String> + Send) -> Result<T, String> {
+        work()
+    }
+
     /// The schema with at most a line's indentation between its parts, unless it says otherwise: a model in doubt would
     /// else write spaces for ever.
-    fn with_short_spaces(schema: &serde_json::Value) -> serde_json::Value {
-        let mut schema = schema.clone();
+    fn with_short_spaces(mut schema: serde_json::Value) -> serde_json::Value {
         if let Some(object) = schema.as_object_mut() {
             let options = object.entry("x-guidance").or_insert_with(|| serde_json::json!({}));
             if let Some(options) =
@@ -99,15 +123,32 @@ mod with {
         if word.len() > LONGEST { Vec::new() } else { word }
     }
 
-    /// The library's words, without the state of its parser behind them and what a terminal would obey.
     fn failed(error: impl fmt::Display) -> EngineError {
+        EngineError::Grammar(in_words(error))
+    }
+
+    /// The library's words, without the state of its parser behind them and what a terminal would obey; what it says of
+    /// its own parts, in the terms of whoever wrote the grammar.
+    fn in_words(error: impl fmt::Display) -> String {
         let text = error.to_string();
         let what = text.split("\n<state>").next().unwrap_or_default();
         let what = what.split("<backtrace>").next().unwrap_or_default().trim();
-        EngineError::Grammar(match what {
-            "NoExtensionBias" => "no text fits it, or none that the model's tokens can spell".to_owned(),
-            what => brief(what),
-        })
+        if what == "NoExtensionBias" {
+            return "no text fits it, or none that the model's tokens can spell".to_owned();
+        }
+        let keys = what.strip_prefix("Unimplemented keys: [").and_then(|rest| rest.split(']').next());
+        if let Some(keys) = keys {
+            return format!("the schema has {}, which cannot be enforced", brief(&keys.replace('"', "`")));
+        }
+        if what.starts_with("oneOf constraints are not supported") {
+            return "the schema has a `oneOf` whose options may fit the same value, which cannot be enforced; \
+                    `anyOf` can"
+                .to_owned();
+        }
+        if what.starts_with("circular references with sibling keys") {
+            return "the schema has a definition that can only be made of itself".to_owned();
+        }
+        brief(what)
     }
 
     /// A grammar under way in one row.

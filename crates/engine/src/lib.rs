@@ -40,6 +40,8 @@ mod launch;
 mod origin;
 mod request;
 mod sampler;
+#[cfg(feature = "grammar")]
+mod schema;
 pub mod self_check;
 mod session;
 mod stop;

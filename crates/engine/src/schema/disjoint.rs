@@ -1,0 +1,222 @@
+//! Whether no value fits two schemas, as far as a short look shows it.
+
+use serde_json::{Map, Value};
+
+use super::references::{Document, Target};
+
+/// Schemas that are looked at for one `oneOf`.
+const MAX_LOOKS: usize = 20_000;
+/// Schemas within schemas, references followed.
+const MAX_DEPTH: usize = 12;
+/// Options of one `oneOf`.
+const MAX_OPTIONS: usize = 256;
+
+const NUMBER: u8 = 1;
+const STRING: u8 = 2;
+const OBJECT: u8 = 4;
+const ARRAY: u8 = 8;
+const BOOLEAN: u8 = 16;
+const NULL: u8 = 32;
+const ALL: u8 = 63;
+
+impl<'a> Document<'a> {
+    /// Whether no value fits two schemas of a list that stands in a schema, in the resource with this URI.
+    pub(crate) fn excludes_all(&self, parent: &Map<String, Value>, options: &'a Value, base: &str) -> bool {
+        let Value::Array(options) = options else { return false };
+        if options.len() > MAX_OPTIONS {
+            return false;
+        }
+        let place = |schema| Target { schema, outer: base.to_owned(), name: String::new() };
+        let options: Vec<Target<'a>> = options.iter().map(place).collect();
+        let mut looks = MAX_LOOKS;
+        let mut pairs = options.iter().enumerate().flat_map(|(index, a)| {
+            let later = &options[index + 1..];
+            later.iter().map(move |b| (a, b))
+        });
+        let kept = types(parent);
+        pairs.all(|(a, b)| self.excludes(a, b, kept, &mut looks, 0))
+    }
+
+    /// Whether no value of the types that are `kept` fits both.
+    fn excludes(&self, a: &Target<'a>, b: &Target<'a>, kept: u8, looks: &mut usize, depth: usize) -> bool {
+        if *looks == 0 || depth > MAX_DEPTH {
+            return false;
+        }
+        *looks -= 1;
+        let never = Value::Bool(false);
+        if a.schema == &never || b.schema == &never {
+            return true;
+        }
+        let (Value::Object(x), Value::Object(y)) = (a.schema, b.schema) else { return false };
+        let refers = self.draft.hides_siblings(x) || self.draft.hides_siblings(y);
+        if !refers && (exclude_by_value(x, y, kept) || self.exclude_by_property(a, b, kept, looks, depth)) {
+            return true;
+        }
+        self.parts_exclude(a, b, kept, looks, depth) || self.parts_exclude(b, a, kept, looks, depth)
+    }
+
+    /// Whether what a schema is made of excludes another one: a part that all values must fit, or all of those of which
+    /// one must.
+    fn parts_exclude(
+        &self,
+        whole: &Target<'a>,
+        other: &Target<'a>,
+        kept: u8,
+        looks: &mut usize,
+        depth: usize,
+    ) -> bool {
+        let Value::Object(object) = whole.schema else { return false };
+        let base = self.base_of(object, &whole.outer);
+        if let Some(Value::String(reference)) = object.get("$ref")
+            && let Ok(target) = self.resolve(reference, &base)
+            && self.excludes(&target, other, kept, looks, depth + 1)
+        {
+            return true;
+        }
+        if self.draft.hides_siblings(object) {
+            return false;
+        }
+        let place = |schema| Target { schema, outer: base.clone(), name: String::new() };
+        let parts = |key: &str| -> Vec<Target<'a>> {
+            let list: &'a [Value] =
+                object.get(key).and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
+            list.iter().map(place).collect()
+        };
+        if parts("allOf").iter().any(|part| self.excludes(part, other, kept, looks, depth + 1)) {
+            return true;
+        }
+        ["anyOf", "oneOf"].into_iter().any(|key| {
+            let options = parts(key);
+            !options.is_empty()
+                && options.iter().all(|part| self.excludes(part, other, kept, looks, depth + 1))
+        })
+    }
+
+    /// Whether both are for objects alone, which must have a property that cannot fit both.
+    fn exclude_by_property(
+        &self,
+        a: &Target<'a>,
+        b: &Target<'a>,
+        kept: u8,
+        looks: &mut usize,
+        depth: usize,
+    ) -> bool {
+        let (Value::Object(x), Value::Object(y)) = (a.schema, b.schema) else { return false };
+        if types(x) & types(y) & kept != OBJECT {
+            return false;
+        }
+        let bases = (self.base_of(x, &a.outer), self.base_of(y, &b.outer));
+        let property = |object: &'a Map<String, Value>, base: &str, name: &str| {
+            let schema = object.get("properties")?.get(name)?;
+            Some(Target { schema, outer: base.to_owned(), name: String::new() })
+        };
+        let required = |object: &'a Map<String, Value>| -> &'a [Value] {
+            object.get("required").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default()
+        };
+        required(x).iter().chain(required(y)).filter_map(Value::as_str).any(|name| {
+            match (property(x, &bases.0, name), property(y, &bases.1, name)) {
+                (Some(p), Some(q)) => self.excludes(&p, &q, ALL, looks, depth + 1),
+                _ => false,
+            }
+        })
+    }
+}
+
+/// Whether types, listed values or limits exclude each other.
+fn exclude_by_value(x: &Map<String, Value>, y: &Map<String, Value>, kept: u8) -> bool {
+    let both = types(x) & types(y) & kept;
+    if both == 0 {
+        return true;
+    }
+    if let (Some(listed), Some(other)) = (values(x), values(y))
+        && !listed.iter().any(|value| other.iter().any(|second| may_equal(value, second)))
+    {
+        return true;
+    }
+    if both == NUMBER && (ends_before(x, y) || ends_before(y, x)) {
+        return true;
+    }
+    let lie_outside = |values: Vec<&Value>, object: &Map<String, Value>| {
+        values.iter().all(|value| type_of(value) & types(object) == 0 || is_beyond(value, object))
+    };
+    values(x).is_some_and(|values| lie_outside(values, y))
+        || values(y).is_some_and(|values| lie_outside(values, x))
+}
+
+/// Whether a value is a number beyond the limits of a schema.
+fn is_beyond(value: &Value, object: &Map<String, Value>) -> bool {
+    let Some(number) = value.as_f64() else { return false };
+    let limit = |key: &str| object.get(key).and_then(Value::as_f64);
+    limit("minimum").is_some_and(|least| number < least)
+        || limit("exclusiveMinimum").is_some_and(|least| number <= least)
+        || limit("maximum").is_some_and(|most| number > most)
+        || limit("exclusiveMaximum").is_some_and(|most| number >= most)
+}
+
+/// The types that values can have, a bit for each.
+fn types(object: &Map<String, Value>) -> u8 {
+    let named = |name: &str| match name {
+        "number" | "integer" => NUMBER,
+        "string" => STRING,
+        "object" => OBJECT,
+        "array" => ARRAY,
+        "boolean" => BOOLEAN,
+        "null" => NULL,
+        _ => ALL,
+    };
+    let said = match object.get("type") {
+        Some(Value::String(name)) => named(name),
+        Some(Value::Array(names)) => {
+            names.iter().map(|name| name.as_str().map_or(ALL, named)).fold(0, |all, one| all | one)
+        }
+        _ => ALL,
+    };
+    match values(object) {
+        Some(values) => said & values.iter().map(|value| type_of(value)).fold(0, |all, one| all | one),
+        None => said,
+    }
+}
+
+fn type_of(value: &Value) -> u8 {
+    match value {
+        Value::Number(_) => NUMBER,
+        Value::String(_) => STRING,
+        Value::Object(_) => OBJECT,
+        Value::Array(_) => ARRAY,
+        Value::Bool(_) => BOOLEAN,
+        Value::Null => NULL,
+    }
+}
+
+/// The values that are listed, if some are.
+fn values(object: &Map<String, Value>) -> Option<Vec<&Value>> {
+    match (object.get("const"), object.get("enum")) {
+        (Some(value), _) => Some(vec![value]),
+        (None, Some(Value::Array(values))) => Some(values.iter().collect()),
+        _ => None,
+    }
+}
+
+/// Numbers are equal however they are written, so lists and objects of them may be, too.
+fn may_equal(a: &Value, b: &Value) -> bool {
+    match (a, b) {
+        (Value::Number(a), Value::Number(b)) => a.as_f64() == b.as_f64(),
+        (Value::Array(_), Value::Array(_)) | (Value::Object(_), Value::Object(_)) => true,
+        (a, b) => a == b,
+    }
+}
+
+/// Whether the largest number of one schema is below the least of another.
+fn ends_before(x: &Map<String, Value>, y: &Map<String, Value>) -> bool {
+    let number = |object: &Map<String, Value>, key: &str| object.get(key).and_then(Value::as_f64);
+    let below = |last: Option<f64>, first: Option<f64>, equal: bool| match (last, first) {
+        (Some(last), Some(first)) => last < first || (equal && last == first),
+        _ => false,
+    };
+    let last = (number(x, "maximum"), number(x, "exclusiveMaximum"));
+    let first = (number(y, "minimum"), number(y, "exclusiveMinimum"));
+    below(last.0, first.0, false)
+        || below(last.0, first.1, true)
+        || below(last.1, first.0, true)
+        || below(last.1, first.1, true)
+}

@@ -1,0 +1,287 @@
+//! Where references lead: JSON pointers (RFC 6901) in fragments of URIs (RFC 3986), anchors, and schemas with URIs of
+//! their own.
+
+use std::collections::{HashMap, HashSet};
+
+use moi_text::brief;
+use serde_json::{Map, Value};
+
+use super::{
+    MAX_DEPTH,
+    keywords::{Draft, Holds, holds_schemas},
+    too_deep,
+};
+
+/// A schema in the document.
+#[derive(Clone, Debug)]
+pub(crate) struct Target<'a> {
+    pub(crate) schema: &'a Value,
+    /// The URI of the resource that it stands in, before its own.
+    pub(crate) outer: String,
+    /// What to call it.
+    pub(crate) name: String,
+}
+
+/// A schema with the schemas within it that references can name.
+pub(crate) struct Document<'a> {
+    pub(crate) root: &'a Value,
+    pub(crate) draft: Draft,
+    /// Those with a URI.
+    resources: HashMap<String, Target<'a>>,
+    /// Those with a name in the resource of a URI.
+    anchors: HashMap<(String, String), Target<'a>>,
+    /// Names that `$dynamicAnchor` gives, and those of them that several schemas have.
+    dynamic: HashSet<String>,
+    ambiguous: HashSet<String>,
+}
+
+impl<'a> Document<'a> {
+    /// # Errors
+    /// If the schema is nested too deep.
+    pub(crate) fn new(root: &'a Value) -> Result<Self, String> {
+        let mut document = Self {
+            root,
+            draft: Draft::of(root),
+            resources: HashMap::new(),
+            anchors: HashMap::new(),
+            dynamic: HashSet::new(),
+            ambiguous: HashSet::new(),
+        };
+        let whole = Target { schema: root, outer: String::new(), name: "schema".to_owned() };
+        // What has no URI of its own is found by the empty one, which names the document itself.
+        document.resources.insert(String::new(), whole);
+        document.list(root, "", 0)?;
+        Ok(document)
+    }
+
+    /// Lists what has a URI or a name.
+    fn list(&mut self, schema: &'a Value, outer: &str, depth: usize) -> Result<(), String> {
+        let Value::Object(object) = schema else { return Ok(()) };
+        if depth > MAX_DEPTH {
+            return Err(too_deep());
+        }
+        let base = self.base_of(object, outer);
+        let target = |name: &str| Target { schema, outer: outer.to_owned(), name: name.to_owned() };
+        if base != outer {
+            let name = base.rsplit('/').next().unwrap_or_default();
+            self.resources.entry(base.clone()).or_insert_with(|| target(name));
+        }
+        let text = |key: &str| object.get(key).and_then(Value::as_str);
+        let mut names: Vec<&str> = Vec::new();
+        if self.draft.has_anchors_in_ids() {
+            names.extend(text(self.draft.id()).and_then(|id| id.strip_prefix('#')));
+        } else {
+            names.extend(text("$anchor"));
+            if let Some(name) = text("$dynamicAnchor") {
+                names.push(name);
+                if !self.dynamic.insert(name.to_owned()) {
+                    self.ambiguous.insert(name.to_owned());
+                }
+            }
+        }
+        for name in names {
+            let key = (base.clone(), name.to_owned());
+            self.anchors.entry(key).or_insert_with(|| target(name));
+        }
+        for (key, value) in object {
+            let Some(holds) = holds_schemas(key, self.draft) else { continue };
+            match (holds, value) {
+                (Holds::Named, Value::Object(named)) => {
+                    named.values().try_for_each(|schema| self.list(schema, &base, depth + 1))?;
+                }
+                (_, Value::Array(list)) => {
+                    list.iter().try_for_each(|schema| self.list(schema, &base, depth + 1))?;
+                }
+                (_, schema) => self.list(schema, &base, depth + 1)?,
+            }
+        }
+        Ok(())
+    }
+
+    /// The URI of the resource that a schema is of, which stands in the resource with the URI `outer`.
+    pub(crate) fn base_of(&self, object: &Map<String, Value>, outer: &str) -> String {
+        match object.get(self.draft.id()).and_then(Value::as_str) {
+            Some(id) if !id.starts_with('#') && !self.draft.hides_siblings(object) => {
+                joined(outer, id.split('#').next().unwrap_or_default())
+            }
+            _ => outer.to_owned(),
+        }
+    }
+
+    /// Whether a reference that depends on how it was reached always leads to the same schema.
+    pub(crate) fn is_static(&self, key: &str, reference: &Value) -> bool {
+        let Some(reference) = reference.as_str() else { return false };
+        match key {
+            // The only resource is the document itself, under the empty URI and perhaps its own.
+            "$recursiveRef" => self.resources.len() <= 2,
+            _ => reference.strip_prefix('#').is_some_and(|name| !self.ambiguous.contains(name)),
+        }
+    }
+
+    /// What a reference in the resource with this URI names.
+    ///
+    /// # Errors
+    /// If it names another document or nothing.
+    pub(crate) fn resolve(&self, reference: &str, base: &str) -> Result<Target<'a>, String> {
+        let (uri, fragment) = reference.split_once('#').unwrap_or((reference, ""));
+        let uri = joined(base, uri);
+        let nothing = || format!("the schema's reference `{}` names nothing in it", brief(reference));
+        let Some(resource) = self.resources.get(&uri) else {
+            return Err(format!(
+                "the schema's reference `{}` names another document; only those within it are followed",
+                brief(reference)
+            ));
+        };
+        let fragment = unescaped(fragment);
+        if fragment.is_empty() {
+            return Ok(resource.clone());
+        }
+        match fragment.strip_prefix('/') {
+            Some(pointer) => self.at(resource, pointer).ok_or_else(nothing),
+            None => self.anchors.get(&(uri, fragment)).cloned().ok_or_else(nothing),
+        }
+    }
+
+    /// What a JSON pointer, without its first slash, leads to.
+    fn at(&self, resource: &Target<'a>, pointer: &str) -> Option<Target<'a>> {
+        let mut at = resource.clone();
+        for token in pointer.split('/') {
+            let token = token.replace("~1", "/").replace("~0", "~");
+            at.schema = match at.schema {
+                Value::Object(object) => {
+                    at.outer = self.base_of(object, &at.outer);
+                    object.get(&token)?
+                }
+                Value::Array(list) => list.get(token.parse::<usize>().ok()?)?,
+                _ => return None,
+            };
+            at.name = token;
+        }
+        Some(at)
+    }
+}
+
+/// Percent escapes decoded. What is no escape, or decodes to no text, stays.
+fn unescaped(text: &str) -> String {
+    let mut bytes: Vec<u8> = Vec::with_capacity(text.len());
+    let mut rest = text.as_bytes();
+    while let [first, after @ ..] = rest {
+        let escaped = match after {
+            [high, low, ..] if *first == b'%' => digit(*high).zip(digit(*low)),
+            _ => None,
+        };
+        match escaped {
+            Some((high, low)) => {
+                bytes.push(16 * high + low);
+                rest = &after[2..];
+            }
+            None => {
+                bytes.push(*first);
+                rest = after;
+            }
+        }
+    }
+    String::from_utf8(bytes).unwrap_or_else(|_| text.to_owned())
+}
+
+fn digit(byte: u8) -> Option<u8> {
+    char::from(byte).to_digit(16).and_then(|digit| u8::try_from(digit).ok())
+}
+
+/// A reference without its fragment, by the URI of the resource that it stands in (RFC 3986, section 5.2).
+fn joined(base: &str, reference: &str) -> String {
+    if reference.is_empty() {
+        return base.to_owned();
+    }
+    if scheme_of(reference).is_some() {
+        return reference.to_owned();
+    }
+    let scheme = scheme_of(base).unwrap_or_default();
+    if reference.starts_with("//") {
+        return format!("{scheme}{reference}");
+    }
+    let behind = &base[scheme.len()..];
+    let authority = match behind.strip_prefix("//") {
+        Some(rest) => 2 + rest.find('/').unwrap_or(rest.len()),
+        None => 0,
+    };
+    let (authority, path) = behind.split_at(authority);
+    let path = path.split('?').next().unwrap_or_default();
+    let path = match (reference.starts_with('/'), path.rfind('/')) {
+        (true, _) => reference.to_owned(),
+        (false, Some(slash)) => format!("{}{reference}", &path[..=slash]),
+        (false, None) if authority.is_empty() => reference.to_owned(),
+        (false, None) => format!("/{reference}"),
+    };
+    format!("{scheme}{authority}{}", without_dots(&path))
+}
+
+/// The scheme with its colon.
+fn scheme_of(uri: &str) -> Option<&str> {
+    let colon = uri.find(':')?;
+    let scheme = &uri[..colon];
+    let is_scheme = scheme.starts_with(|c: char| c.is_ascii_alphabetic())
+        && scheme.chars().all(|c| c.is_ascii_alphanumeric() || "+-.".contains(c));
+    is_scheme.then(|| &uri[..=colon])
+}
+
+fn without_dots(path: &str) -> String {
+    let mut kept: Vec<&str> = Vec::new();
+    let parts: Vec<&str> = path.split('/').collect();
+    for (index, part) in parts.iter().enumerate() {
+        let is_last = index + 1 == parts.len();
+        match *part {
+            "." | ".." => {
+                // The first part of an absolute path is empty, and nothing is above it.
+                if *part == ".." && (kept.len() > 1 || kept.first().is_some_and(|first| !first.is_empty())) {
+                    kept.pop();
+                }
+                if is_last {
+                    kept.push("");
+                }
+            }
+            part => kept.push(part),
+        }
+    }
+    kept.join("/")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn escapes_are_decoded() {
+        for (text, expected) in [
+            ("a%20b", "a b"),
+            ("a%2fb", "a/b"),
+            ("%7E1", "~1"),
+            ("100%", "100%"),
+            ("%zz%4", "%zz%4"),
+            ("%C3%A9", "é"),
+            ("%ff", "%ff"),
+            ("é%25", "é%"),
+        ] {
+            assert_eq!(unescaped(text), expected);
+        }
+    }
+
+    #[test]
+    fn references_are_joined() {
+        for (base, reference, expected) in [
+            ("", "item.json", "item.json"),
+            ("http://h/a/b", "", "http://h/a/b"),
+            ("http://h/a/b", "c", "http://h/a/c"),
+            ("http://h/a/b", "/c", "http://h/c"),
+            ("http://h", "c", "http://h/c"),
+            ("http://h/a/b", "//g/c", "http://g/c"),
+            ("http://h/a/b", "urn:x:y", "urn:x:y"),
+            ("http://h/a/b/c", "../d", "http://h/a/d"),
+            ("http://h/a", "../../d", "http://h/d"),
+            ("http://h/a/b", "./", "http://h/a/"),
+            ("a/b", "c", "a/c"),
+        ] {
+            assert_eq!(joined(base, reference), expected, "{base} {reference}");
+        }
+    }
+}

@@ -20,6 +20,7 @@ mod extra;
 mod growth;
 mod json;
 mod patterns;
+mod slow;
 mod stream;
 mod template;
 #[cfg(test)]
@@ -33,6 +34,7 @@ pub use cuts::{DEFAULT_PRE_TOKENIZER, adds_begin_token};
 pub use describe::NEVER_MERGED;
 pub use error::{TextError, brief};
 pub use extra::ExtraToken;
+pub use slow::{SlowFiles, SlowTokenizer};
 pub use stream::Detokenizer;
 pub use template::{ChatTemplate, Message, TemplateTokens};
 pub use tokenizer::{THINKING, Tokenizer};

@@ -32,7 +32,7 @@ pub struct Tokenizer {
     bos: Option<u32>,
     /// Whether normalising can make a text much longer.
     grows: bool,
-    /// Whether it has tokens that its `tokenizer.json` lacks.
+    /// Whether it has tokens that its `tokenizer.json` lacks, or has no such file.
     extended: bool,
     /// Where it was read.
     path: Option<Arc<Path>>,
@@ -142,6 +142,12 @@ impl Tokenizer {
             Ok(Self { extended, ..Self::new(inner, None)? })
         })?;
         Ok(Self { grows: growth > USUAL_GROWTH, ..tokenizer })
+    }
+
+    /// The same, made of another file than a `tokenizer.json`, with a token before prompts.
+    pub(crate) fn converted(self, bos: Option<&str>, path: &Path) -> Self {
+        let bos = bos.and_then(|text| self.id(text));
+        Self { bos, extended: true, path: Some(path.into()), ..self }
     }
 
     pub(crate) fn new(mut inner: tokenizers::Tokenizer, bos: Option<u32>) -> Result<Self, TextError> {
@@ -372,7 +378,7 @@ impl Tokenizer {
         self.bos.or_else(added)
     }
 
-    /// Whether it has tokens that its `tokenizer.json` lacks.
+    /// Whether it has tokens that its `tokenizer.json` lacks, or has no such file.
     pub fn is_extended(&self) -> bool {
         self.extended
     }

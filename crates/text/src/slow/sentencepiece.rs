@@ -1,0 +1,158 @@
+//! Models of SentencePiece.
+
+use std::collections::HashMap;
+
+use base64::{Engine, prelude::BASE64_STANDARD};
+use serde_json::{Map, Value, json};
+
+use super::{
+    Written, added, around, bpe, document, flag, named,
+    protobuf::{CONTROL, Model, NORMAL, Piece, UNKNOWN, USER_DEFINED, model},
+};
+use crate::tokenizer::LONGEST_TOKEN;
+
+/// What SentencePiece writes for a space.
+const SPACE: &str = "\u{2581}";
+
+/// The `tokenizer.json` of a model. It cuts text as the model's own settings say, and as SentencePiece does.
+pub(super) fn written(bytes: &[u8], config: &Value) -> Result<Written, String> {
+    let model = model(bytes)?;
+    if model.space_is_suffix || !model.escapes_spaces {
+        return Err("it marks spaces in a way that is not converted".to_owned());
+    }
+    if let Some(long) = model.pieces.iter().find(|piece| piece.text.len() > LONGEST_TOKEN) {
+        return Err(format!("a piece has {} bytes, expected {LONGEST_TOKEN} at most", long.text.len()));
+    }
+    let adds_space = flag(config, "add_prefix_space").unwrap_or(model.adds_space);
+    let (normalizer, pre_tokenizer) = spaces(&model, adds_space, flag(config, "legacy") != Some(false));
+    let kind = match model.kind {
+        1 => unigram(&model),
+        2 => pairs(&model)?,
+        other => return Err(format!("its model type {other} is neither Unigram (1) nor BPE (2)")),
+    };
+    let special = |kind: u64| [UNKNOWN, CONTROL].contains(&kind);
+    let listed =
+        model.pieces.iter().enumerate().filter(|(_, piece)| {
+            !piece.text.is_empty() && (special(piece.kind) || piece.kind == USER_DEFINED)
+        });
+    // SentencePiece looks for user-defined pieces when spaces are marked. With a space to be added in front, the library
+    // would look for them with that space.
+    let tokens = listed.map(|(id, piece)| {
+        added(id, &piece.text, special(piece.kind), piece.kind == USER_DEFINED && !adds_space)
+    });
+    let (bos, post_processor) = ends(&model, config);
+    let steps = [normalizer, pre_tokenizer, post_processor, decoder(adds_space)];
+    Ok(Written { json: document(kind, tokens.collect(), steps), bos, special: Vec::new() })
+}
+
+/// The steps before a text is cut: characters are mapped, spaces marked. Older tokenizers (`legacy`) put a space before
+/// the text behind each control token, newer ones only before the first text.
+fn spaces(model: &Model, adds_space: bool, legacy: bool) -> (Value, Value) {
+    let replace = |pattern: Value, by: &str| json!({ "type": "Replace", "pattern": pattern, "content": by });
+    let mut steps: Vec<Value> = Vec::new();
+    if !model.charsmap.is_empty() {
+        let map = BASE64_STANDARD.encode(&model.charsmap);
+        steps.push(json!({ "type": "Precompiled", "precompiled_charsmap": map }));
+    }
+    if model.removes_spaces {
+        steps.push(replace(json!({ "Regex": r"\A +| +\z" }), ""));
+        steps.push(replace(json!({ "Regex": " {2,}" }), " "));
+    }
+    let marks_first = adds_space && !legacy;
+    if adds_space && legacy {
+        steps.push(json!({ "type": "Prepend", "prepend": SPACE }));
+    }
+    if !marks_first {
+        steps.push(replace(json!({ "String": " " }), SPACE));
+    }
+    let normalizer = match steps.is_empty() {
+        true => Value::Null,
+        false => json!({ "type": "Sequence", "normalizers": steps }),
+    };
+    let pre_tokenizer = match marks_first {
+        true => json!({
+            "type": "Metaspace", "replacement": SPACE, "prepend_scheme": "first", "split": false,
+        }),
+        false => Value::Null,
+    };
+    (normalizer, pre_tokenizer)
+}
+
+fn decoder(adds_space: bool) -> Value {
+    let mut steps = vec![
+        json!({ "type": "Replace", "pattern": { "String": SPACE }, "content": " " }),
+        json!({ "type": "ByteFallback" }),
+        json!({ "type": "Fuse" }),
+    ];
+    if adds_space {
+        steps.push(json!({ "type": "Strip", "content": " ", "start": 1, "stop": 0 }));
+    }
+    json!({ "type": "Sequence", "decoders": steps })
+}
+
+/// Unigram: the pieces whose scores add up best. The library would find a control token or a byte in a text that spells it,
+/// which SentencePiece never does, so they get a score that anything else is better than.
+fn unigram(model: &Model) -> Value {
+    const NEVER: f32 = -1e5;
+    let score = |piece: &Piece| match piece.kind {
+        NORMAL | USER_DEFINED => piece.score,
+        _ => NEVER,
+    };
+    let vocab: Vec<Value> = model.pieces.iter().map(|piece| json!([piece.text, score(piece)])).collect();
+    let unknown = model.piece_at(model.unk_id).map(|(_, id)| id);
+    json!({ "type": "Unigram", "unk_id": unknown, "vocab": vocab, "byte_fallback": model.byte_fallback })
+}
+
+/// BPE: a pair of pieces is merged whose whole has the best score. Only ordinary pieces are made of others.
+fn pairs(model: &Model) -> Result<Value, String> {
+    /// Of all merges; Llama 2's 32,000 tokens have half a megabyte of them.
+    const MOST_BYTES: usize = 64 << 20;
+    let mut vocab = Map::new();
+    let mut ids: HashMap<&str, usize> = HashMap::new();
+    for (id, piece) in model.pieces.iter().enumerate() {
+        // Of pieces that are spelled alike, the first one is found.
+        vocab.entry(piece.text.clone()).or_insert_with(|| id.into());
+        if piece.kind == NORMAL {
+            ids.entry(&piece.text).or_insert(id);
+        }
+    }
+    let mut merges: Vec<(f32, usize, &str, &str)> = Vec::new();
+    let mut bytes = 0;
+    for (id, piece) in model.pieces.iter().enumerate().filter(|(_, piece)| piece.kind == NORMAL) {
+        for (at, _) in piece.text.char_indices().skip(1) {
+            let (left, right) = piece.text.split_at(at);
+            if ids.contains_key(left) && ids.contains_key(right) {
+                bytes += piece.text.len();
+                if bytes > MOST_BYTES {
+                    return Err("its pieces are made of one another in too many ways".to_owned());
+                }
+                merges.push((piece.score, id, left, right));
+            }
+        }
+    }
+    merges.sort_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)));
+    let merges: Vec<Value> = merges.into_iter().map(|(.., left, right)| json!([left, right])).collect();
+    let unknown = model.piece_at(model.unk_id).map(|(text, _)| text);
+    let mut bpe = bpe(vocab, merges, unknown);
+    bpe["fuse_unk"] = true.into();
+    bpe["byte_fallback"] = model.byte_fallback.into();
+    Ok(bpe)
+}
+
+/// The token before a prompt, and the step for one behind it. The first is there unless the configuration says
+/// otherwise, the second only if it says so.
+fn ends(model: &Model, config: &Value) -> (Option<String>, Value) {
+    let bos = named(config, "bos_token").or_else(|| Some(model.piece_at(model.bos_id)?.0));
+    let bos = bos.filter(|_| flag(config, "add_bos_token") != Some(false));
+    let eos = match named(config, "eos_token") {
+        Some(text) => model.find(text).map(|id| (text, id)),
+        None => model.piece_at(model.eos_id),
+    };
+    match eos.filter(|_| flag(config, "add_eos_token") == Some(true)) {
+        None => (bos.map(str::to_owned), Value::Null),
+        Some(eos) => {
+            let bos = bos.and_then(|text| Some((text, model.find(text)?)));
+            (None, around(bos, eos))
+        }
+    }
+}

@@ -1,13 +1,13 @@
 //! A directory in Hugging Face layout.
 
-use std::{collections::HashMap, path::Path};
+use std::path::Path;
 
 use moi_checkpoint::{
     BURNPACK_FILE, CONFIG_BYTES, Checkpoint, CheckpointError, INDEX_FILE, SINGLE_FILE, is_there,
     open_burnpack, open_safetensors, parse_json, read_file,
 };
 use moi_models::Architecture;
-use moi_text::{ChatTemplate, ExtraToken, TemplateTokens, TextError, Tokenizer, brief};
+use moi_text::{ChatTemplate, TemplateTokens, TextError, Tokenizer};
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -16,12 +16,11 @@ use crate::{
     contents::{ADAPTER_CONFIG, Contents},
     end_tokens::end_tokens,
     quantised,
+    tokenizer_files::{TOKENIZER_CONFIG, read_tokenizer},
 };
 
 pub(crate) const CONFIG: &str = "config.json";
 const GENERATION_CONFIG: &str = "generation_config.json";
-pub(crate) const TOKENIZER: &str = "tokenizer.json";
-const TOKENIZER_CONFIG: &str = "tokenizer_config.json";
 const CHAT_TEMPLATE: &str = "chat_template.jinja";
 
 #[derive(Default, Deserialize)]
@@ -89,11 +88,10 @@ pub(crate) fn open(directory: &Path) -> Result<Pretrained, PretrainedError> {
     }
     let architecture = Architecture::from_config(&config)
         .map_err(|error| PretrainedError::Model { path: path.clone(), error })?;
-    let tokenizer = directory.join(TOKENIZER);
     let generation_path = directory.join(GENERATION_CONFIG);
     let generation: Value =
         read_if_there(&generation_path).map_err(|what| wrong(&generation_path, what))?.unwrap_or_default();
-    let tokenizer = is_there(&tokenizer).then(|| with_extra_tokens(directory, &tokenizer)).transpose();
+    let tokenizer = read_tokenizer(directory);
     let text_config = tokenizer_config(directory);
     let usable = tokenizer.as_ref().ok().and_then(Option::as_ref);
     let eos_text = text_config.as_ref().ok().and_then(|config| config.eos_token.as_ref()).map(Token::text);
@@ -172,27 +170,6 @@ fn tokenizer_config(directory: &Path) -> Result<TokenizerConfig, TextError> {
     Ok(config.unwrap_or_default())
 }
 
-/// The tokenizer, with the tokens that only tokenizer_config.json lists: transformers adds them.
-fn with_extra_tokens(directory: &Path, tokenizer: &Path) -> Result<Tokenizer, TextError> {
-    let path = directory.join(TOKENIZER_CONFIG);
-    let unreadable = |what: String| TextError::File { path: path.clone(), what };
-    // What else can be wrong with this file is said of the chat template, without which a model can be used.
-    let config: Value = read_if_there(&path).ok().flatten().unwrap_or_default();
-    let listed = config.get("added_tokens_decoder").unwrap_or(&Value::Null);
-    let listed: Option<HashMap<String, ExtraToken>> = Option::deserialize(listed)
-        .map_err(|error| unreadable(format!("added_tokens_decoder: {}", brief(&error.to_string()))))?;
-    let mut tokens: Vec<(u32, ExtraToken)> = Vec::new();
-    for (id, token) in listed.unwrap_or_default() {
-        let Ok(number) = id.parse::<u32>() else {
-            return Err(unreadable(format!("added_tokens_decoder: `{}` is no id", brief(&id))));
-        };
-        tokens.push((number, token));
-    }
-    tokens.sort_by_key(|(id, _)| *id);
-    let tokens: Vec<ExtraToken> = tokens.into_iter().map(|(_, token)| token).collect();
-    Tokenizer::from_file_with(tokenizer, &tokens)
-}
-
 fn chat_template(
     directory: &Path,
     config: Result<TokenizerConfig, TextError>,
@@ -224,7 +201,7 @@ fn chat_template(
     source.map(|source| ChatTemplate::in_file(stands_in, &source, tokens)).transpose()
 }
 
-fn read_if_there<T: for<'de> Deserialize<'de>>(path: &Path) -> Result<Option<T>, String> {
+pub(crate) fn read_if_there<T: for<'de> Deserialize<'de>>(path: &Path) -> Result<Option<T>, String> {
     is_there(path).then(|| read(path)).transpose()
 }
 

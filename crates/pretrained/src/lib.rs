@@ -23,6 +23,7 @@ mod gguf;
 mod inspect;
 mod quantised;
 mod sampling;
+mod tokenizer_files;
 
 use std::path::{Path, PathBuf};
 
@@ -39,6 +40,7 @@ use moi_models::{
 };
 use moi_text::{ChatTemplate, TextError, Tokenizer};
 pub use sampling::AdvisedSampling;
+pub use tokenizer_files::read_tokenizer;
 
 /// A model on disk, its weights not yet read.
 #[derive(Debug)]
@@ -181,10 +183,7 @@ impl Pretrained {
             let what = format!(
                 "its vocabulary has a token {token}, and the model's embedding only {rows} rows: they are not of one model"
             );
-            let file = match opened.path.is_dir() {
-                true => opened.path.join(directory::TOKENIZER),
-                false => opened.path.clone(),
-            };
+            let file = tokenizer_files::tokenizer_file(&opened.path).unwrap_or_else(|| opened.path.clone());
             opened.tokenizer = Err(TextError::Vocabulary(what).in_file(&file));
         }
         Ok(opened)

@@ -16,6 +16,17 @@ const SMALL_FILES: &[&str] = &[
     "special_tokens_map.json",
     "chat_template.jinja",
 ];
+/// What a tokenizer is made of, or what says which one it is, where there is no `tokenizer.json`.
+const TOKENIZER_FILES: &[&str] = &[
+    "vocab.json",
+    "merges.txt",
+    "added_tokens.json",
+    "tekken.json",
+    "vocab.txt",
+    "spiece.model",
+    "sentencepiece.bpe.model",
+];
+const TIKTOKEN: &str = ".tiktoken";
 /// How the names of licence files begin.
 const LICENCES: &[&str] = &["LICEN", "NOTICE", "USE_POLICY", "COPYING"];
 /// In the order in which they are looked for.
@@ -58,8 +69,13 @@ pub(crate) fn choose(
             !file.contains('/') && LICENCES.iter().any(|start| name.starts_with(start))
         };
         let small = SMALL_FILES.iter().copied().filter(|name| has(name)).map(str::to_owned);
+        let is_of_tokenizer = |file: &&String| {
+            let is_tiktoken = !file.contains('/') && file.ends_with(TIKTOKEN);
+            !has("tokenizer.json") && (TOKENIZER_FILES.contains(&file.as_str()) || is_tiktoken)
+        };
+        let of_tokenizer = files.iter().filter(is_of_tokenizer).cloned();
         let licences = files.iter().filter(is_licence).cloned();
-        let chosen = [CONFIG.to_owned()].into_iter().chain(small).chain(licences);
+        let chosen = [CONFIG.to_owned()].into_iter().chain(small).chain(of_tokenizer).chain(licences);
         return Ok(chosen.chain([weights.to_owned()]).collect());
     }
     if models.is_empty() {

@@ -138,6 +138,20 @@ fn repositories_without_a_model_that_runs() {
 
 /// A conversion reads what does not run.
 #[test]
+fn what_a_tokenizer_is_made_of_is_fetched_where_there_is_none() {
+    let others = ["added_tokens.json", "merges.txt", "qwen.tiktoken", "tekken.json", "vocab.json"];
+    let names = [&["config.json", "model.safetensors", "deep/x.tiktoken"][..], &others].concat();
+    let (mut asked, _) = fetched(&names, "owner/tiny").unwrap();
+    asked.sort();
+    let mut expected = [&["config.json", "model.safetensors"][..], &others].concat();
+    expected.sort();
+    assert_eq!(asked, expected);
+    let (mut asked, _) = fetched(&[&names[..], &["tokenizer.json"]].concat(), "owner/tiny").unwrap();
+    asked.sort();
+    assert_eq!(asked, ["config.json", "model.safetensors", "tokenizer.json"]);
+}
+
+#[test]
 fn conversions_take_weights_of_pytorch() {
     let directory = tempfile::tempdir().unwrap();
     let files: &[(&str, &[u8])] = &[("config.json", b"{}"), ("pytorch_model.bin", b"x")];

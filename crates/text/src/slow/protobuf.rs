@@ -98,7 +98,8 @@ impl<'a> Fields<'a> {
 /// # Errors
 /// If it is none, or has more pieces than models have.
 pub(super) fn model(bytes: &[u8]) -> Result<Model, String> {
-    const MOST_PIECES: usize = 1 << 22;
+    /// Gemma 3 has 262,144.
+    const MOST_PIECES: usize = 1 << 20;
     let mut model = Model {
         pieces: Vec::new(),
         kind: 1,

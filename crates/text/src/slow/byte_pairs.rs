@@ -195,8 +195,11 @@ impl Tekken {
     }
 }
 
+/// The two tokens that a merge joins, in bytes.
+type BytePair<'a> = (&'a [u8], &'a [u8]);
+
 /// Every way to make a token of two others, the wholes in order of rank.
-fn merges_by_ranks(tokens: &[Vec<u8>]) -> Result<Vec<(&[u8], &[u8])>, String> {
+fn merges_by_ranks(tokens: &[Vec<u8>]) -> Result<Vec<BytePair<'_>>, String> {
     /// Of all merges; those of 131,072 tokens come to some 10 MB.
     const MOST_BYTES: usize = 64 << 20;
     let ranks: HashMap<&[u8], usize> =

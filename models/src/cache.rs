@@ -96,15 +96,15 @@ impl<B: Backend> KvCache<B> {
         &self.starts
     }
 
-    /// Says that all rows will have so many positions when the inputs at hand have run, in however many pieces. Rotary
-    /// frequencies that depend on the length of the sequence are then those of this length from the first piece on, as in
-    /// one forward pass of all.
-    pub fn expect(&mut self, positions: usize) {
+    /// Says, before a prompt runs in pieces, that all rows will have so many positions when it has run. Rotary frequencies that
+    /// depend on the length of the sequence are then those of this length from the first piece on, as in one forward pass of
+    /// all. Steps beyond it raise the length by themselves; [`Self::truncate`] does not lower it.
+    pub fn set_sequence_length(&mut self, positions: usize) {
         self.lengths.fill(positions);
     }
 
     /// Positions that each row's sequence is known to have, at least.
-    pub fn lengths(&self) -> &[usize] {
+    pub fn sequence_lengths(&self) -> &[usize] {
         &self.lengths
     }
 

@@ -73,9 +73,9 @@ impl<B: Backend> Step<B> {
         let alike = |of_rows: &[usize]| of_rows.iter().all(|&of_row| of_row == of_rows[0]);
         // Rows that start together share positions and mask, unless their frequencies differ.
         let shared = alike(cache.starts())
-            && (alike(cache.lengths()) || !ropes.iter().any(RopeConfig::depends_on_length));
+            && (alike(cache.sequence_lengths()) || !ropes.iter().any(RopeConfig::depends_on_length));
         let rows = if shared { 1 } else { cache.batch() };
-        let (starts, lengths) = (&cache.starts()[..rows], &cache.lengths()[..rows]);
+        let (starts, lengths) = (&cache.starts()[..rows], &cache.sequence_lengths()[..rows]);
         let past = cache.len();
         let positions: Vec<Vec<usize>> = starts
             .iter()

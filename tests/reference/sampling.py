@@ -33,6 +33,7 @@ ROWS = [
     {"suppress_tokens": []},
     {"bad_words_ids": [[9], [11]]},
     {"bad_words_ids": [[9, 10], [11]]},
+    {"bad_words_ids": [[2], [9]], "eos_token_id": 2},
     {**SAMPLES, "epsilon_cutoff": 3e-4},
     {**SAMPLES, "epsilon_cutoff": 0.0, "eta_cutoff": 0.0},
     {**SAMPLES, "eta_cutoff": 2e-3},
@@ -62,7 +63,8 @@ def number(processor):
         if hasattr(processor, name):
             return plain(getattr(processor, name))
     if hasattr(processor, "bad_word_ids"):
-        return processor.bad_word_ids
+        # Without those that end a generation.
+        return [list(word) for word in processor.sequence_bias]
     return None
 
 

@@ -93,7 +93,7 @@ fn pieces_with_a_cache<B: Backend>() {
         for lengths in [&[16, 1][..], &[7], &[1], &[39, 1], &[3, 1, 11]] {
             let mut cache = decoder.new_cache(1);
             // Rotary frequencies can depend on the length of the whole.
-            cache.expect(golden.cases.tokens.len());
+            cache.set_sequence_length(golden.cases.tokens.len());
             let (mut logits, mut rest) = (Vec::new(), &golden.cases.tokens[..]);
             // The first length once, the others over and over.
             for &length in lengths.iter().chain(lengths[1.min(lengths.len() - 1)..].iter().cycle()) {

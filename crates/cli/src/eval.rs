@@ -5,7 +5,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use burn::tensor::backend::Backend;
 use indicatif::ProgressBar;
 use moi_engine::{Batch, Engine, InputRule, Request, RowError, RowId, Step};
@@ -230,16 +230,21 @@ impl Job for Eval<'_> {
             seeds: args.seeds.into(),
             log,
             samples,
-            failed: None,
+            error: None,
         };
         interrupt.begin();
         let interrupted = work.run(&engine, batch, &interrupt)?;
         note_kernels();
         work.report(args, &run)?;
-        if let Some((first, failed)) = work.failed {
-            return Err(
-                first.context(format!("{failed} answers failed and count as wrong; the first of them"))
-            );
+        // Those of earlier runs, too: the figures hold them.
+        let failed = StopReason::Failed.to_string();
+        let failed = work.samples.iter().filter(|sample| sample.stop == failed).count();
+        if failed > 0 {
+            let what = format!("{failed} answers failed and count as wrong");
+            return Err(match work.error {
+                Some(first) => first.context(format!("{what}; the first of this run")),
+                None => anyhow!(what),
+            });
         }
         Ok(if interrupted { Ended::Interrupted } else { Ended::Normally })
     }
@@ -278,8 +283,8 @@ struct Work {
     seeds: usize,
     log: Log,
     samples: Vec<Sample>,
-    /// Why the first answer failed, and how many did.
-    failed: Option<(anyhow::Error, usize)>,
+    /// Why the first answer of this run failed, if one did.
+    error: Option<anyhow::Error>,
 }
 
 /// An answer under way.
@@ -342,8 +347,11 @@ impl Work {
                         row.steps.push(step);
                         (id, ended)
                     }
-                    Err(RowError { row: id, error, .. }) => {
-                        self.failed.get_or_insert_with(|| (error.into(), 0)).1 += 1;
+                    Err(RowError { row: id, error, text }) => {
+                        if let Some(last) = rows.get_mut(&id).and_then(|row| row.steps.last_mut()) {
+                            last.text += &text;
+                        }
+                        self.error.get_or_insert_with(|| error.into());
                         (id, Some(StopReason::Failed))
                     }
                 };

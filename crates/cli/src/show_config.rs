@@ -67,6 +67,7 @@ fn advise(settings: &mut [Setting]) {
         ("presence-penalty", advised.presence_penalty.map(|value| value.to_string())),
         ("frequency-penalty", advised.frequency_penalty.map(|value| value.to_string())),
         ("penalty-window", advised.penalty_window.map(|value| value.to_string())),
+        ("ban", (!advised.banned.is_empty()).then(|| format!("{:?}", advised.banned))),
         ("no-repeat-ngram", advised.no_repeat_ngram.map(|value| value.to_string())),
     ];
     for setting in settings.iter_mut().filter(|setting| setting.source == Source::Default) {

@@ -1,57 +1,18 @@
 //! The decode loop: one step for rows of different prompts, rules and lengths.
 
 use burn::tensor::{Tensor, backend::Backend};
-use moi::{RowMix, Start};
+use moi::Start;
 use moi_models::{CausalLm, KvCache};
 
 use crate::{
-    Engine, EngineError, Prompt, Request, Sampled, Sampler, Session, StopReason, StopRules,
+    Engine, EngineError, Prompt, Request, RowError, RowId, Sampler, Session, Step,
     decider::{Decider, Limits},
     engine::{Encoded, Prefilled},
-    launch::{Launched, kept},
+    pending_step::{PendingStep, kept},
+    row::Row,
     stop::StopMatcher,
-    text::{Detokenizer, Tokenizer, control_token},
+    text::{Detokenizer, control_token},
 };
-
-/// A row of a batch, by the order in which it was added.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct RowId(pub usize);
-
-/// One token of one row.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Step {
-    /// Whose.
-    pub row: RowId,
-    /// The sampled token.
-    pub token: u32,
-    /// The text that is certain now: a piece of it may have been held back until now, or be held back still.
-    pub text: String,
-    /// Log-probability of the token in the raw distribution.
-    pub logprob: f64,
-    /// Normalised entropy on the support of the row's rule, 0 to 1.
-    pub entropy: f32,
-    /// How far the next input moves towards the mean embedding.
-    pub gate: f32,
-    /// The largest weights of the next input: (token, weight), largest first.
-    pub top: Vec<(u32, f32)>,
-    /// The likeliest tokens of the raw distribution: (token, log-probability), as many as were asked for.
-    pub likeliest: Vec<(u32, f64)>,
-    /// Why this was the row's last token.
-    pub stop: Option<StopReason>,
-}
-
-/// A row that could not go on, alone: its logits are broken, or its constraint or text failed. The others are as they would
-/// be without it.
-#[derive(Debug, thiserror::Error)]
-#[error("{error}")]
-pub struct RowError {
-    /// Whose.
-    pub row: RowId,
-    /// Why.
-    pub error: EngineError,
-    /// The text that it held back.
-    pub text: String,
-}
 
 /// Rows that are decoded together. Rows may be added between steps, and leave when they end.
 ///
@@ -67,7 +28,7 @@ pub struct Batch<'e, B: Backend, M> {
     /// Of the rows in the cache `[rows, d]`, not yet run through the model.
     inputs: Option<Tensor<B, 2>>,
     /// The next tokens of the rows in the cache, if their inputs have run already.
-    ahead: Option<Launched<B>>,
+    ahead: Option<PendingStep<B>>,
     /// Prompts that have run since the last step.
     waiting: Vec<(KvCache<B>, Tensor<B, 2>)>,
     added: usize,
@@ -77,24 +38,6 @@ pub struct Batch<'e, B: Backend, M> {
     ended: Option<Row<B>>,
     /// What rows held back when a step failed.
     left: String,
-}
-
-/// What a row carries from step to step.
-#[derive(Debug)]
-struct Row<B: Backend> {
-    id: RowId,
-    decider: Decider,
-    stop: StopRules,
-    /// Stop strings that are control tokens: decoded text does not show these.
-    stop_tokens: Vec<u32>,
-    matcher: StopMatcher,
-    detokenizer: Detokenizer,
-    /// In the cache.
-    positions: usize,
-    /// All inputs so far, as long as what is cached of them may have to be computed anew.
-    inputs: Option<Vec<Tensor<B, 2>>>,
-    /// Whether it has just been run anew, and waits behind the rows in the cache.
-    is_anew: bool,
 }
 
 impl<'e, B: Backend, M: CausalLm<B>> Batch<'e, B, M> {
@@ -226,7 +169,7 @@ impl<'e, B: Backend, M: CausalLm<B>> Batch<'e, B, M> {
             detokenizer: Detokenizer::default(),
             positions,
             inputs: None,
-            is_anew: false,
+            was_recomputed: false,
         })
     }
 
@@ -302,8 +245,8 @@ impl<'e, B: Backend, M: CausalLm<B>> Batch<'e, B, M> {
                     }
                 }
                 // Those that wait stand behind those in the cache.
-                self.rows.sort_by_key(|row| row.is_anew);
-                self.rows.iter_mut().for_each(|row| row.is_anew = false);
+                self.rows.sort_by_key(|row| row.was_recomputed);
+                self.rows.iter_mut().for_each(|row| row.was_recomputed = false);
                 steps.sort_by_key(|step| match step {
                     Ok(step) => step.row,
                     Err(error) => error.row,
@@ -325,7 +268,7 @@ impl<'e, B: Backend, M: CausalLm<B>> Batch<'e, B, M> {
         let mut current = self.decided(rows)?;
         // Rows that are in the cache and whose inputs are at hand, by their places among all.
         let mut running: Vec<usize> = (0..rows.len()).collect();
-        if current.is_coming() {
+        if current.is_in_flight() {
             running.retain(|&row| {
                 !rows[row].ends_with_next(self.engine) && !rows[row].recomputes_with_next(self.engine)
             });
@@ -338,14 +281,14 @@ impl<'e, B: Backend, M: CausalLm<B>> Batch<'e, B, M> {
             steps.push(step.map_err(|error| self.row_error(row, running.binary_search(&index).ok(), error)));
         }
         let goes_on = |index: usize| matches!(steps[index], Ok(Step { stop: None, .. }));
-        let mut any_anew = false;
+        let mut any_recomputed = false;
         for index in (0..rows.len()).filter(|&index| goes_on(index)) {
-            any_anew |= self.run_anew(&mut rows[index], inputs.clone().narrow(0, index, 1))?;
+            any_recomputed |= self.recompute_cache(&mut rows[index], inputs.clone().narrow(0, index, 1))?;
         }
-        let stays = |index: usize| goes_on(index) && !rows[index].is_anew;
+        let stays = |index: usize| goes_on(index) && !rows[index].was_recomputed;
         let keep: Vec<usize> = (0..running.len()).filter(|&i| stays(running[i])).collect();
         let device = &self.engine.device;
-        if !(self.keeps && keep.is_empty() && !any_anew) {
+        if !(self.keeps && keep.is_empty() && !any_recomputed) {
             self.cache.keep_rows(&keep, device);
         }
         match self.ahead.take() {
@@ -357,7 +300,7 @@ impl<'e, B: Backend, M: CausalLm<B>> Batch<'e, B, M> {
 
     /// Keeps the next input `[1, d]` of a row whose cache may have to be computed anew, and computes it anew where that is
     /// due. Whether it was.
-    fn run_anew(&mut self, row: &mut Row<B>, input: Tensor<B, 2>) -> Result<bool, EngineError> {
+    fn recompute_cache(&mut self, row: &mut Row<B>, input: Tensor<B, 2>) -> Result<bool, EngineError> {
         let Some(inputs) = &mut row.inputs else { return Ok(false) };
         let dtype = inputs.first().map_or(input.dtype(), Tensor::dtype);
         inputs.push(input.cast(dtype));
@@ -367,7 +310,7 @@ impl<'e, B: Backend, M: CausalLm<B>> Batch<'e, B, M> {
         let inputs = Tensor::cat(row.inputs.take().unwrap_or_default(), 0);
         let Prefilled { cache, logits, .. } = self.engine.prefill(inputs, self.engine.model.new_cache(1))?;
         self.waiting.push((cache, logits));
-        row.is_anew = true;
+        row.was_recomputed = true;
         Ok(true)
     }
 
@@ -385,7 +328,7 @@ impl<'e, B: Backend, M: CausalLm<B>> Batch<'e, B, M> {
     }
 
     /// The next tokens of all rows: of those in the cache and of those that wait, which join them.
-    fn decided(&mut self, rows: &mut [Row<B>]) -> Result<Launched<B>, EngineError> {
+    fn decided(&mut self, rows: &mut [Row<B>]) -> Result<PendingStep<B>, EngineError> {
         let ahead = self.ahead.take();
         let known = if ahead.is_some() { self.cache.batch() } else { 0 };
         let mut logits = Vec::new();
@@ -412,7 +355,7 @@ impl<'e, B: Backend, M: CausalLm<B>> Batch<'e, B, M> {
             Some(logits) => {
                 let mut deciders: Vec<&mut Decider> =
                     rows[known..].iter_mut().map(|row| &mut row.decider).collect();
-                Some(Launched::new(self.engine, logits, &mut deciders)?)
+                Some(PendingStep::new(self.engine, logits, &mut deciders)?)
             }
             None => None,
         };
@@ -426,10 +369,10 @@ impl<'e, B: Backend, M: CausalLm<B>> Batch<'e, B, M> {
     /// Runs the next inputs of the rows that go on, and decides their tokens, before the current ones are known.
     fn launch_ahead(
         &mut self,
-        current: Launched<B>,
+        current: PendingStep<B>,
         running: &[usize],
         rows: &mut [Row<B>],
-    ) -> Result<Launched<B>, EngineError> {
+    ) -> Result<PendingStep<B>, EngineError> {
         let device = &self.engine.device;
         if running.is_empty() {
             if !self.keeps {
@@ -446,7 +389,7 @@ impl<'e, B: Backend, M: CausalLm<B>> Batch<'e, B, M> {
                 of_running.push(&mut row.decider);
             }
         }
-        self.ahead = Some(Launched::new(self.engine, logits, &mut of_running)?);
+        self.ahead = Some(PendingStep::new(self.engine, logits, &mut of_running)?);
         Ok(current)
     }
 
@@ -454,80 +397,5 @@ impl<'e, B: Backend, M: CausalLm<B>> Batch<'e, B, M> {
     fn forward(&mut self, inputs: Tensor<B, 2>) -> Result<Tensor<B, 2>, EngineError> {
         let hidden = self.engine.model.forward(inputs.unsqueeze_dim(1), &mut self.cache)?;
         Ok(self.engine.model.logits(hidden).squeeze_dim::<2>(1))
-    }
-}
-
-impl<B: Backend> Row<B> {
-    /// Whether the next token is the last, whatever it is.
-    fn ends_with_next<M: CausalLm<B>>(&self, engine: &Engine<B, M>) -> bool {
-        self.stop.max_tokens.is_some_and(|max| self.decider.generated() + 1 >= max)
-            || self.positions >= engine.model.context_length()
-    }
-
-    /// Keeps the inputs of a prompt, if what is cached of them may have to be computed anew.
-    fn keeping<M: CausalLm<B>>(mut self, inputs: &Tensor<B, 2>, engine: &Engine<B, M>) -> Self {
-        let may_be = engine.model.recompute_beyond().is_some_and(|most| inputs.dims()[0] <= most);
-        self.inputs = may_be.then(|| vec![inputs.clone()]);
-        self
-    }
-
-    /// Whether the next input is the first with which all have to be computed anew.
-    fn recomputes_with_next<M: CausalLm<B>>(&self, engine: &Engine<B, M>) -> bool {
-        self.inputs.is_some() && engine.model.recompute_beyond().is_some_and(|most| self.positions >= most)
-    }
-
-    /// Counts a sampled token, turns it into text and sees whether it is the last.
-    fn take<M: CausalLm<B>>(
-        &mut self,
-        Sampled { token, logprob, likeliest }: Sampled,
-        mut mix: RowMix,
-        engine: &Engine<B, M>,
-    ) -> Result<Step, EngineError> {
-        let is_complete = self.decider.push(token)?;
-        let generated = self.decider.generated();
-        let eos = !self.stop.ignore_eos && engine.eos.contains(&token);
-        let (mut text, stopped) = match &engine.tokenizer {
-            Some(tokenizer) if !eos => {
-                let piece = self.detokenizer.push(tokenizer, token)?;
-                self.matcher.push(&piece, generated >= self.stop.min_tokens)
-            }
-            _ => (String::new(), false),
-        };
-        let stops = generated >= self.stop.min_tokens && self.stop_tokens.contains(&token);
-        let context_full = self.positions >= engine.model.context_length();
-        let mut stop = match self.stop.max_tokens {
-            _ if eos => Some(StopReason::Eos),
-            _ if stopped || stops => Some(StopReason::Stop),
-            _ if is_complete => Some(StopReason::Grammar),
-            _ if mix.ends && self.decider.may_end() => Some(StopReason::Rule),
-            Some(max) if generated >= max => Some(StopReason::Length),
-            _ if context_full => Some(StopReason::Context),
-            _ => None,
-        };
-        if let (Some(_), Some(tokenizer)) = (stop, &engine.tokenizer)
-            && !stopped
-        {
-            let (rest, stopped) = self.flush(tokenizer)?;
-            text += &rest;
-            // The bytes that were held back complete a stop string: the text ends there, whatever else ends it now.
-            if stopped {
-                stop = Some(StopReason::Stop);
-            }
-        }
-        self.positions += 1;
-        mix.top.truncate(self.decider.top);
-        let RowMix { entropy, gate, top, .. } = mix;
-        Ok(Step { row: self.id, token, text, logprob, entropy, gate, top, likeliest, stop })
-    }
-
-    /// The text held back, at the end, and whether a stop string was found behind it.
-    fn flush(&mut self, tokenizer: &Tokenizer) -> Result<(String, bool), EngineError> {
-        let rest = std::mem::take(&mut self.detokenizer).finish(tokenizer)?;
-        let looks = self.decider.generated() >= self.stop.min_tokens;
-        let (mut text, stopped) = self.matcher.push(&rest, looks);
-        if !stopped {
-            text += &self.matcher.finish();
-        }
-        Ok((text, stopped))
     }
 }

@@ -185,7 +185,7 @@ impl<B: Backend, M: CausalLm<B>> Engine<B, M> {
     pub fn logits(&self, ids: &[u32]) -> Result<Tensor<B, 2>, EngineError> {
         let Encoded { inputs, .. } = self.encode(&Prompt::Ids(ids.to_vec()))?;
         let mut cache = self.model.new_cache(1);
-        cache.expect(ids.len());
+        cache.set_sequence_length(ids.len());
         let mut logits = Vec::new();
         for chunk in inputs.split(self.prefill_chunk, 0) {
             let hidden = self.model.forward(chunk.unsqueeze(), &mut cache)?;
@@ -202,7 +202,7 @@ impl<B: Backend, M: CausalLm<B>> Engine<B, M> {
     pub fn score(&self, ids: &[u32], likeliest: usize) -> Result<Vec<Scored>, EngineError> {
         let Encoded { inputs, .. } = self.encode(&Prompt::Ids(ids.to_vec()))?;
         let mut cache = self.model.new_cache(1);
-        cache.expect(ids.len());
+        cache.set_sequence_length(ids.len());
         let mut scored = Vec::with_capacity(ids.len());
         let mut next = ids.iter().skip(1);
         for chunk in inputs.split(self.prefill_chunk, 0) {
@@ -227,7 +227,7 @@ impl<B: Backend, M: CausalLm<B>> Engine<B, M> {
         mut cache: KvCache<B>,
     ) -> Result<Prefilled<B>, EngineError> {
         let (total, before) = (inputs.dims()[0], cache.len());
-        cache.expect(before + total);
+        cache.set_sequence_length(before + total);
         let mut last = None;
         for chunk in inputs.split(self.prefill_chunk, 0) {
             if let Some(Progress(tell)) = &self.progress {

@@ -36,18 +36,20 @@ mod decider;
 mod engine;
 mod error;
 mod grammar;
-mod launch;
 mod origin;
+mod pending_step;
 mod request;
+mod row;
 mod sampler;
 #[cfg(feature = "grammar")]
 mod schema;
 pub mod self_check;
 mod session;
+mod step;
 mod stop;
 mod text;
 
-pub use batch::{Batch, RowError, RowId, Step};
+pub use batch::Batch;
 pub use engine::{DEFAULT_PREFILL_CHUNK, Engine, Generation};
 pub use error::EngineError;
 pub use grammar::Grammar;
@@ -58,4 +60,5 @@ pub use request::{Prompt, Request, StopRules};
 pub use sampler::{Sampled, Sampler, Scored};
 pub use self_check::{SelfCheck, WrongLogits};
 pub use session::Session;
+pub use step::{RowError, RowId, Step};
 pub use stop::StopReason;

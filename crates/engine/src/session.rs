@@ -39,7 +39,7 @@ impl<B: Backend> Session<B> {
     pub(crate) fn behind<M: CausalLm<B>>(mut self, prompt: &[u32], model: &M) -> (KvCache<B>, usize) {
         let known = self.known(prompt);
         let is_beyond = |positions: usize| model.recompute_beyond().is_some_and(|most| positions > most);
-        if is_beyond(prompt.len()) != self.cache.lengths().iter().any(|&length| is_beyond(length)) {
+        if is_beyond(prompt.len()) != self.cache.sequence_lengths().iter().any(|&length| is_beyond(length)) {
             return (model.new_cache(1), 0);
         }
         match known > 0 && self.cache.truncate(known) {

@@ -152,7 +152,7 @@ fn choice(fields: &mut Map<String, Value>) -> Result<Scorer, Wrong> {
     let list = listed.as_array().filter(|list| !list.is_empty()).ok_or_else(wrong_choice)?;
     let choices: Vec<String> =
         list.iter().map(|choice| choice.as_str().map_or_else(|| choice.to_string(), str::to_owned)).collect();
-    let answer = ["answer", "Answer", "answerKey"].iter().find_map(|name| fields.get(*name));
+    let answer = ["answer", "Answer", "answerKey"].iter().find_map(|name| given(fields, name));
     let at = match answer {
         Some(Value::String(answer)) => chosen(answer.trim(), &labels, &choices),
         Some(Value::Number(at)) => at.as_u64().and_then(|at| usize::try_from(at).ok()),
@@ -162,6 +162,11 @@ fn choice(fields: &mut Map<String, Value>) -> Result<Scorer, Wrong> {
     let answer = letter.ok_or_else(wrong_choice)?;
     fields.insert("choices".to_owned(), listed);
     Ok(Scorer::Choice { answer, choices })
+}
+
+/// A field that is there and not null.
+fn given<'a>(fields: &'a Map<String, Value>, name: &str) -> Option<&'a Value> {
+    fields.get(name).filter(|value| !value.is_null())
 }
 
 /// The names that ARC gives to its choices, which are letters or digits.
@@ -177,8 +182,9 @@ fn chosen(answer: &str, labels: &[String], choices: &[String]) -> Option<usize> 
         return Some(at);
     }
     let letter = answer.trim_start_matches('(').trim_end_matches([')', '.', ':']);
-    if letter.len() == 1 {
-        return LETTERS.find(&letter.to_ascii_uppercase());
+    let letter = LETTERS.find(&letter.to_ascii_uppercase()).filter(|_| letter.len() == 1);
+    if let Some(at) = letter.filter(|at| *at < choices.len()) {
+        return Some(at);
     }
     let mut same = choices.iter().enumerate().filter(|(_, choice)| choice.trim() == answer);
     match (same.next(), same.next()) {
@@ -188,7 +194,7 @@ fn chosen(answer: &str, labels: &[String], choices: &[String]) -> Option<usize> 
 }
 
 fn number(fields: &Map<String, Value>) -> Result<String, Wrong> {
-    let given = ANSWERS.iter().find_map(|name| Some((*name, fields.get(*name)?)));
+    let given = ANSWERS.iter().find_map(|name| Some((*name, given(fields, name)?)));
     let text = match given {
         Some((_, Value::String(text))) => text.rsplit("####").next().unwrap_or(text).trim().to_owned(),
         Some((_, Value::Number(number))) => number.to_string(),
@@ -278,6 +284,7 @@ mod tests {
                 "\\frac{14}{3}",
             ),
             ("{\"problem\": \"x\", \"solution\": \"So $2 + 2 = \\\\boxed{4}$.\"}", "4"),
+            ("{\"problem\": \"x\", \"answer\": null, \"solution\": \"\\\\boxed{5}\"}", "5"),
             ("\u{FEFF}{\"question\": \"x\", \"answer\": \".5\"}\r\n", ".5"),
             ("{\"question\": \"x\", \"answer\": \"$1{,}234$\"}", "$1{,}234$"),
             ("{\"question\": \"x\", \"answer\": \"-\\\\frac{1}{2}\"}", "-\\frac{1}{2}"),
@@ -296,6 +303,7 @@ mod tests {
             ("[\"p\", \"q\", \"r\"]", "\"answer\": 1"),
             ("[\"p\", \"q\", \"r\"]", "\"answer\": \"(b)\""),
             ("[\"p\", \"q\", \"r\"]", "\"answer\": \"B\", \"subject\": \"s\""),
+            ("[\"p\", \"q\", \"r\"]", "\"answer\": null, \"answerKey\": \"q\""),
             ("{\"text\": [\"p\", \"q\", \"r\"], \"label\": [\"A\", \"B\", \"C\"]}", "\"answerKey\": \"B\""),
             ("{\"text\": [\"p\", \"q\", \"r\"], \"label\": [\"1\", \"2\", \"3\"]}", "\"answerKey\": \"2\""),
         ] {

@@ -199,7 +199,8 @@ impl<'a> Contents<'a> {
         let base = field("base_model_name_or_path").or_else(|| field("model")).map(shown);
         let of = base.as_ref().map(|base| format!(" of {base}")).unwrap_or_default();
         let base = base.unwrap_or_else(|| "BASE".to_owned());
-        let path = self.directory.display();
+        // Python takes a backslash for an escape.
+        let path = self.directory.display().to_string().replace('\\', "/");
         if self.has("adapters.safetensors") {
             return format!(
                 "it holds a LoRA adapter{of}, made by MLX, and no whole model; merge it into its base model first: \

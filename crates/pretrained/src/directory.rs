@@ -104,6 +104,7 @@ pub(crate) fn open(directory: &Path) -> Result<Pretrained, PretrainedError> {
     if is_there(&directory.join(ADAPTER_CONFIG)) {
         notes.push(format!("{ADAPTER_CONFIG} stands beside the weights; that adapter is not applied"));
     }
+    let sampling = AdvisedSampling::of_generation_config(&generation, &eos);
     Ok(Pretrained {
         path: directory.to_owned(),
         architecture,
@@ -111,9 +112,7 @@ pub(crate) fn open(directory: &Path) -> Result<Pretrained, PretrainedError> {
         tokenizer,
         chat_template: chat_template(directory, text_config),
         eos,
-        sampling: AdvisedSampling::of_generation_config(&generation)
-            .map(|advice| advice.within(rows))
-            .map_err(|what| wrong(&generation_path, what)),
+        sampling: sampling.map(|advice| advice.within(rows)).map_err(|what| wrong(&generation_path, what)),
         notes,
     })
 }

@@ -30,7 +30,8 @@ const END_TEXTS: &[&str] = &[
 ];
 
 /// Tokens of fill-in-the-middle prompts with which llama.cpp ends a generation, too: padding, the name of the next
-/// repository, and of the next file. The first of each group that the vocabulary has.
+/// repository, and of the next file. The first of each group that the vocabulary has. They count in GGUF files alone:
+/// transformers and vLLM go on behind them, and models that write several files of a repository need that.
 const FILL_IN_ENDS: &[&[&str]] = &[
     &["<|fim_pad|>", "<fim-pad>", "<fim_pad>", "<PAD>", "[PAD]"],
     &["<|fim_repo|>", "<|repo_name|>", "<fim-repo>", "<REPO>", "<reponame>"],

@@ -195,7 +195,10 @@ fn ids(tokens: &[String]) -> HashMap<&str, u32> {
 fn with_known_ends(tokens: &[String], mut kinds: Vec<TokenKind>) -> Vec<TokenKind> {
     let ids = ids(tokens);
     let id = |text: &str| ids.get(text).copied();
-    kinds.resize(tokens.len(), TokenKind::Normal);
+    // A list of another length is refused with the vocabulary.
+    if kinds.is_empty() {
+        kinds.resize(tokens.len(), TokenKind::Normal);
+    }
     for (text, kind) in tokens.iter().zip(&mut kinds) {
         if is_looked_up(text) && is_control(text, id) {
             *kind = TokenKind::Control;

@@ -72,11 +72,11 @@ impl AdvisedSampling {
     }
 
     /// Reads `generation_config.json`: what is null, or means "off", is left out. As in transformers, penalties apply to
-    /// greedy decoding, too, and the other fields with `do_sample` alone.
+    /// greedy decoding, too, and the other fields with `do_sample` alone; bad words that end a generation may come.
     ///
     /// # Errors
     /// What is wrong with a value that nothing can be sampled with.
-    pub(crate) fn of_generation_config(generation: &Value) -> Result<Self, String> {
+    pub(crate) fn of_generation_config(generation: &Value, eos: &[u32]) -> Result<Self, String> {
         let fields = Fields { get: |name: &str| generation.get(name).cloned() };
         let mut advice = Self {
             repetition_penalty: fields.penalty("repetition_penalty")?,
@@ -89,7 +89,10 @@ impl AdvisedSampling {
         if let Some(Value::Array(words)) = fields.value("bad_words_ids") {
             for word in words {
                 match word.as_array().map(Vec::as_slice) {
-                    Some([id]) => advice.banned.push(token(id, "bad_words_ids")?),
+                    Some([id]) => {
+                        let id = token(id, "bad_words_ids")?;
+                        advice.banned.extend(Some(id).filter(|id| !eos.contains(id)));
+                    }
                     Some(ids) => advice.left_out.push(format!("bad_words_ids of {} tokens", ids.len())),
                     None => return Err(format!("bad_words_ids has {word}, expected a list of token ids")),
                 }
@@ -261,7 +264,8 @@ mod tests {
         let table: Table = serde_json::from_str(include_str!("sampling.json")).unwrap();
         let mut wrong = Vec::new();
         for Row { config, mut processors } in table.rows {
-            let advice = AdvisedSampling::of_generation_config(&config).unwrap();
+            let eos = config.get("eos_token_id").and_then(Value::as_u64).map(|id| id as u32);
+            let advice = AdvisedSampling::of_generation_config(&config, eos.as_slice()).unwrap();
             let (found, left_out) = self::processors(&advice);
             let mut named = 0;
             let mut banned = Vec::new();
@@ -307,11 +311,11 @@ mod tests {
             (json!({"suppress_tokens": 5}), "suppress_tokens is 5, expected a list"),
             (json!({"bad_words_ids": [5]}), "bad_words_ids has 5, expected a list"),
         ] {
-            let error = AdvisedSampling::of_generation_config(&config).unwrap_err();
+            let error = AdvisedSampling::of_generation_config(&config, &[]).unwrap_err();
             assert!(error.contains(part), "{error}");
         }
         let odd = json!({"do_sample": true, "temperature": 1e-6, "top_k": -1, "num_beams": 4, "no_repeat_ngram_size": null});
-        let advice = AdvisedSampling::of_generation_config(&odd).unwrap();
+        let advice = AdvisedSampling::of_generation_config(&odd, &[]).unwrap();
         assert_eq!((advice.temperature, advice.top_k), (Some(0.0), None));
         assert_eq!(advice.left_out, ["num_beams 4"]);
     }

@@ -96,7 +96,8 @@ fn converted(directory: &Path, path: &Path, config: Value) -> Result<Tokenizer, 
 
 /// The error, with what makes a tokenizer that can be read.
 fn advised(error: TextError, directory: &Path) -> TextError {
-    let directory = directory.display();
+    // Python takes a backslash for an escape.
+    let directory = directory.display().to_string().replace('\\', "/");
     let advice = format!(
         "there is no {TOKENIZER}, which transformers can write: python -c \"from transformers import AutoTokenizer; \
          AutoTokenizer.from_pretrained('{directory}').save_pretrained('{directory}')\""

@@ -20,7 +20,7 @@ const STEPS: usize = 24;
 fn logits<B: Backend>(model: &Decoder<B>, pieces: &[&[u32]], device: &B::Device) -> Vec<f32> {
     let mut cache = model.new_cache(1);
     // Rotary frequencies can depend on the length of the whole.
-    cache.expect(pieces.iter().map(|piece| piece.len()).sum());
+    cache.set_sequence_length(pieces.iter().map(|piece| piece.len()).sum());
     let of = |piece: &&[u32]| {
         let hidden = model.forward(model.embed(ids(piece, device)), &mut cache).unwrap();
         values(model.logits(hidden))

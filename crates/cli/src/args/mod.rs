@@ -198,7 +198,7 @@ impl Quantize {
 /// Continue a prompt or answer a question
 ///
 /// Text mode writes the answer alone to stdout and everything else to stderr. The prompt goes through the
-/// model's chat template where it has one; --raw sends it as it stands.
+/// model's chat template where it has one; without one, or with --raw, control tokens written in it are control tokens.
 ///
 /// Ctrl-C ends it with what was generated (exit code 130; in JSON, stop_reason is then `interrupted`), and so do logits
 /// that are no finite numbers (exit code 1, `failed`; the error says where they break).
@@ -264,7 +264,8 @@ pub(crate) struct PromptArgs {
     /// What the model is told before the conversation
     #[arg(long, value_name = "TEXT", conflicts_with = "raw", allow_hyphen_values = true)]
     pub(crate) system: Option<String>,
-    /// Send the prompt without the chat template
+    /// Send the prompt without the chat template; control tokens that are written in it, such as <|im_start|>, are
+    /// control tokens
     #[arg(long)]
     pub(crate) raw: bool,
 }

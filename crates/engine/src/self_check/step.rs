@@ -7,7 +7,7 @@ use moi_models::{CausalLm, Decoder, has_gpu_kernels};
 use crate::{
     Sampler, Sampling,
     decider::Decider,
-    launch::{Launched, on_host},
+    pending_step::{PendingStep, on_host},
 };
 
 /// A row of every kind that a device decides.
@@ -42,7 +42,8 @@ fn compare<B: Backend>(model: &Decoder<B>, device: &B::Device) -> Option<f32> {
     let logits_there = Tensor::<B, 2>::from_data(data, (device, DType::F32));
     let uniforms: Vec<f64> = cases.iter_mut().map(|case| case.sampler.draw()).collect();
     let mut cases: Vec<&mut Decider> = cases.iter_mut().collect();
-    let Some(launched) = Launched::on_device(model.embedding(), &logits_there, &mut cases, &uniforms) else {
+    let Some(launched) = PendingStep::on_device(model.embedding(), &logits_there, &mut cases, &uniforms)
+    else {
         return Some(0.0);
     };
     let (outcomes, inputs) = launched.wait(|_| 0).ok()?;

@@ -1,4 +1,4 @@
-//! A step's tokens and next inputs: decided on the device, and told later, or on the host.
+//! A step's tokens and next inputs: decided on the device, and read later, or on the host.
 
 use burn::tensor::{DType, Tensor, TensorData, backend::Backend, try_read_sync};
 use moi::RowMix;
@@ -19,30 +19,30 @@ pub(crate) type Outcome = Result<SampledMix, EngineError>;
 
 /// The tokens of some rows, known or under way, and the next inputs of these rows.
 #[derive(Debug)]
-pub(crate) struct Launched<B: Backend> {
+pub(crate) struct PendingStep<B: Backend> {
     /// `[rows, d]`.
     pub(crate) inputs: Tensor<B, 2>,
-    told: Vec<Told>,
+    results: Vec<RowResults>,
 }
 
 #[derive(Debug)]
-enum Told {
-    Known(Vec<Outcome>),
-    Coming { reading: Coming, rows: Vec<usize> },
+enum RowResults {
+    Ready(Vec<Outcome>),
+    InFlight { reading: InFlightRead, rows: Vec<usize> },
 }
 
 /// On its way from the device. Waited for in the end even if nobody asks: burn's Wgpu backend takes the memory of a read
 /// that is given up for free while the driver still writes to it.
-struct Coming(Option<Reading>);
+struct InFlightRead(Option<Reading>);
 
-impl Coming {
+impl InFlightRead {
     fn wait(mut self) -> Result<Vec<Decision>, String> {
         let reading = self.0.take().ok_or_else(|| SHORT.to_owned())?;
         try_read_sync(reading).unwrap_or_else(|| Err("it cannot be waited for".to_owned()))
     }
 }
 
-impl Drop for Coming {
+impl Drop for InFlightRead {
     fn drop(&mut self) {
         if let Some(reading) = self.0.take() {
             // What it says, and whether that is an error, is of no use any more.
@@ -51,13 +51,13 @@ impl Drop for Coming {
     }
 }
 
-impl std::fmt::Debug for Coming {
+impl std::fmt::Debug for InFlightRead {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Coming")
+        f.write_str("InFlightRead")
     }
 }
 
-impl<B: Backend> Launched<B> {
+impl<B: Backend> PendingStep<B> {
     /// Samples from logits `[rows, vocab]` and mixes: without waiting for the device, if it can do that by itself.
     pub(crate) fn new<M: CausalLm<B>>(
         engine: &Engine<B, M>,
@@ -70,7 +70,7 @@ impl<B: Backend> Launched<B> {
             return Ok(launched);
         }
         let (outcomes, inputs) = on_host(embedding, logits, rows, &uniforms)?;
-        Ok(Self { inputs, told: vec![Told::Known(outcomes)] })
+        Ok(Self { inputs, results: vec![RowResults::Ready(outcomes)] })
     }
 
     /// The same, decided by the device with numbers that were drawn; `None` where it has no kernels for it, or none for
@@ -87,7 +87,10 @@ impl<B: Backend> Launched<B> {
         let (inputs, reading) = moi_models::step(logits, embedding, &specs)?;
         rows.iter_mut().for_each(|row| row.row.pass());
         let rows = (0..rows.len()).collect();
-        Some(Self { inputs, told: vec![Told::Coming { reading: Coming(Some(reading)), rows }] })
+        Some(Self {
+            inputs,
+            results: vec![RowResults::InFlight { reading: InFlightRead(Some(reading)), rows }],
+        })
     }
 
     /// These rows, and others behind them.
@@ -96,30 +99,30 @@ impl<B: Backend> Launched<B> {
             // A device's own mixtures are in float32, the host's in the embedding's type.
             let (dtype, more) = (self.inputs.dtype(), others.inputs);
             self.inputs = Tensor::cat(vec![self.inputs, more.cast(dtype)], 0);
-            self.told.extend(others.told);
+            self.results.extend(others.results);
         }
         self
     }
 
     /// Whether the device decides by itself, so that the next step can be launched before the tokens are known.
-    pub(crate) fn is_coming(&self) -> bool {
-        self.told.iter().all(|told| matches!(told, Told::Coming { .. }))
+    pub(crate) fn is_in_flight(&self) -> bool {
+        self.results.iter().all(|results| matches!(results, RowResults::InFlight { .. }))
     }
 
     /// Some of the rows, in order.
     pub(crate) fn keep(mut self, keep: &[usize], device: &B::Device) -> Self {
         self.inputs = kept(self.inputs, keep, device);
         let mut first = 0;
-        for told in &mut self.told {
-            let count = told.len();
+        for results in &mut self.results {
+            let count = results.len();
             let own: Vec<usize> =
                 keep.iter().filter_map(|&row| row.checked_sub(first)).filter(|&i| i < count).collect();
-            match told {
-                Told::Known(known) => {
+            match results {
+                RowResults::Ready(known) => {
                     let mut index = 0..;
                     known.retain(|_| index.next().is_some_and(|i| own.contains(&i)));
                 }
-                Told::Coming { rows, .. } => *rows = own.iter().map(|&i| rows[i]).collect(),
+                RowResults::InFlight { rows, .. } => *rows = own.iter().map(|&i| rows[i]).collect(),
             }
             first += count;
         }
@@ -136,10 +139,10 @@ impl<B: Backend> Launched<B> {
         step_of: impl Fn(usize) -> usize,
     ) -> Result<(Vec<Outcome>, Tensor<B, 2>), EngineError> {
         let mut all = Vec::new();
-        for told in self.told {
-            match told {
-                Told::Known(known) => all.extend(known),
-                Told::Coming { reading, rows } => {
+        for results in self.results {
+            match results {
+                RowResults::Ready(known) => all.extend(known),
+                RowResults::InFlight { reading, rows } => {
                     let decisions = reading.wait().map_err(EngineError::Reading)?;
                     for row in rows {
                         let decision =
@@ -153,13 +156,13 @@ impl<B: Backend> Launched<B> {
     }
 }
 
-const SHORT: &str = "it told less than it was asked";
+const SHORT: &str = "it returned fewer rows than it was asked for";
 
-impl Told {
+impl RowResults {
     fn len(&self) -> usize {
         match self {
-            Self::Known(known) => known.len(),
-            Self::Coming { rows, .. } => rows.len(),
+            Self::Ready(known) => known.len(),
+            Self::InFlight { rows, .. } => rows.len(),
         }
     }
 }

@@ -1,0 +1,105 @@
+//! One sequence of a batch: what it carries from step to step.
+
+use burn::tensor::{Tensor, backend::Backend};
+use moi::RowMix;
+use moi_models::CausalLm;
+
+use crate::{
+    Engine, EngineError, RowId, Sampled, Step, StopReason, StopRules,
+    decider::Decider,
+    stop::StopMatcher,
+    text::{Detokenizer, Tokenizer},
+};
+
+/// What a row carries from step to step.
+#[derive(Debug)]
+pub(crate) struct Row<B: Backend> {
+    pub(crate) id: RowId,
+    pub(crate) decider: Decider,
+    pub(crate) stop: StopRules,
+    /// Stop strings that are control tokens: decoded text does not show these.
+    pub(crate) stop_tokens: Vec<u32>,
+    pub(crate) matcher: StopMatcher,
+    pub(crate) detokenizer: Detokenizer,
+    /// In the cache.
+    pub(crate) positions: usize,
+    /// All inputs so far, as long as what is cached of them may have to be computed anew.
+    pub(crate) inputs: Option<Vec<Tensor<B, 2>>>,
+    /// Whether it has just been run anew, and waits behind the rows in the cache.
+    pub(crate) was_recomputed: bool,
+}
+
+impl<B: Backend> Row<B> {
+    /// Whether the next token is the last, whatever it is.
+    pub(crate) fn ends_with_next<M: CausalLm<B>>(&self, engine: &Engine<B, M>) -> bool {
+        self.stop.max_tokens.is_some_and(|max| self.decider.generated() + 1 >= max)
+            || self.positions >= engine.model.context_length()
+    }
+
+    /// Keeps the inputs of a prompt, if what is cached of them may have to be computed anew.
+    pub(crate) fn keeping<M: CausalLm<B>>(mut self, inputs: &Tensor<B, 2>, engine: &Engine<B, M>) -> Self {
+        let may_be = engine.model.recompute_beyond().is_some_and(|most| inputs.dims()[0] <= most);
+        self.inputs = may_be.then(|| vec![inputs.clone()]);
+        self
+    }
+
+    /// Whether the next input is the first with which all have to be computed anew.
+    pub(crate) fn recomputes_with_next<M: CausalLm<B>>(&self, engine: &Engine<B, M>) -> bool {
+        self.inputs.is_some() && engine.model.recompute_beyond().is_some_and(|most| self.positions >= most)
+    }
+
+    /// Counts a sampled token, turns it into text and sees whether it is the last.
+    pub(crate) fn take<M: CausalLm<B>>(
+        &mut self,
+        Sampled { token, logprob, likeliest }: Sampled,
+        mut mix: RowMix,
+        engine: &Engine<B, M>,
+    ) -> Result<Step, EngineError> {
+        let is_complete = self.decider.push(token)?;
+        let generated = self.decider.generated();
+        let eos = !self.stop.ignore_eos && engine.eos.contains(&token);
+        let (mut text, stopped) = match &engine.tokenizer {
+            Some(tokenizer) if !eos => {
+                let piece = self.detokenizer.push(tokenizer, token)?;
+                self.matcher.push(&piece, generated >= self.stop.min_tokens)
+            }
+            _ => (String::new(), false),
+        };
+        let stops = generated >= self.stop.min_tokens && self.stop_tokens.contains(&token);
+        let context_full = self.positions >= engine.model.context_length();
+        let mut stop = match self.stop.max_tokens {
+            _ if eos => Some(StopReason::Eos),
+            _ if stopped || stops => Some(StopReason::Stop),
+            _ if is_complete => Some(StopReason::Grammar),
+            _ if mix.ends && self.decider.may_end() => Some(StopReason::Rule),
+            Some(max) if generated >= max => Some(StopReason::Length),
+            _ if context_full => Some(StopReason::Context),
+            _ => None,
+        };
+        if let (Some(_), Some(tokenizer)) = (stop, &engine.tokenizer)
+            && !stopped
+        {
+            let (rest, stopped) = self.flush(tokenizer)?;
+            text += &rest;
+            // The bytes that were held back complete a stop string: the text ends there, whatever else ends it now.
+            if stopped {
+                stop = Some(StopReason::Stop);
+            }
+        }
+        self.positions += 1;
+        mix.top.truncate(self.decider.top);
+        let RowMix { entropy, gate, top, .. } = mix;
+        Ok(Step { row: self.id, token, text, logprob, entropy, gate, top, likeliest, stop })
+    }
+
+    /// The text held back, at the end, and whether a stop string was found behind it.
+    pub(crate) fn flush(&mut self, tokenizer: &Tokenizer) -> Result<(String, bool), EngineError> {
+        let rest = std::mem::take(&mut self.detokenizer).finish(tokenizer)?;
+        let looks = self.decider.generated() >= self.stop.min_tokens;
+        let (mut text, stopped) = self.matcher.push(&rest, looks);
+        if !stopped {
+            text += &self.matcher.finish();
+        }
+        Ok((text, stopped))
+    }
+}

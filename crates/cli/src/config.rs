@@ -67,7 +67,7 @@ pub(crate) struct Setting {
 /// If the file cannot be used. What clap refuses ends the process, with its own words.
 pub(crate) fn args() -> Result<Args> {
     let argv: Vec<OsString> = env::args_os().collect();
-    let mut command = Args::command();
+    let mut command = args::command();
     // So that commands have the flags of all, and conflicts are known.
     command.build();
     let matches = command.clone().try_get_matches_from(&argv).unwrap_or_else(|error| leave(&error));

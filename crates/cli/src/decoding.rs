@@ -253,6 +253,8 @@ fn grammar(args: &GrammarArgs) -> Result<Option<Grammar>> {
         file::read_text(path).with_context(|| format!("the grammar {} cannot be read", path.display()))
     };
     if let Some(schema) = &args.json_schema {
+        // A file's content that a shell has put here can bring its byte order mark along.
+        let schema = schema.strip_prefix('\u{feff}').unwrap_or(schema);
         if schema.trim().is_empty() {
             bail!("--json-schema is empty; give a schema, or the name of a file that has one");
         }

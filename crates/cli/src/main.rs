@@ -93,7 +93,7 @@ fn run(args: Args) -> anyhow::Result<Ended> {
         Command::Config(args) => normally(show_config::run(&args, &global)),
         Command::Completions { shell } => {
             let mut script = Vec::new();
-            clap_complete::generate(shell, &mut Args::command(), "moi", &mut script);
+            clap_complete::generate(shell, &mut args::command(), "moi", &mut script);
             normally(output::print_bytes(&script))
         }
         Command::Man { directory } => normally(man(&directory)),
@@ -104,7 +104,7 @@ fn run(args: Args) -> anyhow::Result<Ended> {
 fn man(directory: &std::path::Path) -> anyhow::Result<()> {
     let cannot = || format!("cannot write manual pages into {}", directory.display());
     std::fs::create_dir_all(directory).with_context(cannot)?;
-    clap_mangen::generate_to(Args::command(), directory).with_context(cannot)
+    clap_mangen::generate_to(args::command(), directory).with_context(cannot)
 }
 
 /// How a command that did not fail came to its end.

@@ -15,7 +15,7 @@ use crate::{
 
 /// Shows what applies to a command, and from where.
 pub(crate) fn run(args: &ConfigArgs, global: &GlobalArgs) -> Result<()> {
-    let mut command = Args::command();
+    let mut command = args::command();
     command.build();
     let names: Vec<&str> = command.get_subcommands().map(clap::Command::get_name).collect();
     let Some(subcommand) = command.find_subcommand(&args.command) else {

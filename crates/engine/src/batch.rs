@@ -157,12 +157,15 @@ impl<'e, B: Backend, M: CausalLm<B>> Batch<'e, B, M> {
         };
         let sampler = Sampler::new(request.sampling, request.seed)?.with_prompt(prompt);
         let constraint = request.grammar.map(|grammar| self.engine.constraint(&grammar)).transpose()?;
-        let limits = Limits::new(&request.stop, eos, constraint, request.mix_constrained);
-        let decider = Decider::new(moi::Row::new(request.rule, &start)?, sampler, limits);
         let control = |text: &String| control_token(tokenizer.as_ref()?, text);
+        let stop_tokens: Vec<u32> = request.stop.strings.iter().filter_map(control).collect();
+        // None of them may come before its time.
+        let ends: Vec<u32> = eos.iter().chain(&stop_tokens).copied().collect();
+        let limits = Limits::new(&request.stop, &ends, constraint, request.mix_constrained);
+        let decider = Decider::new(moi::Row::new(request.rule, &start)?, sampler, limits);
         Ok(Row {
             id,
-            stop_tokens: request.stop.strings.iter().filter_map(control).collect(),
+            stop_tokens,
             decider: decider.reporting(request.top, request.logprobs),
             matcher: StopMatcher::new(request.stop.strings.clone()),
             stop: request.stop,

@@ -20,12 +20,17 @@ pub enum NotText {
     Utf8(usize),
     /// A byte order mark of UTF-16 stands before what is not UTF-16.
     Utf16,
+    /// Every other character or more is NUL, as in UTF-16 or UTF-32 without a byte order mark.
+    Nul,
 }
 
 impl fmt::Display for NotText {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Utf8(at) => write!(f, "it is not UTF-8 text (byte {at}); save it as UTF-8"),
+            Self::Nul => {
+                f.write_str("it looks like UTF-16 or UTF-32 without a byte order mark; save it as UTF-8")
+            }
             Self::Utf16 => f.write_str("it begins as UTF-16 and is not; save it as UTF-8"),
         }
     }
@@ -41,7 +46,8 @@ pub fn text(bytes: Vec<u8>) -> Result<String, NotText> {
     let wide = |of_pair: fn([u8; 2]) -> u16| {
         let (pairs, rest) = bytes[2..].as_chunks::<2>();
         let units: Vec<u16> = pairs.iter().map(|&pair| of_pair(pair)).collect();
-        String::from_utf16(&units).ok().filter(|_| rest.is_empty()).ok_or(NotText::Utf16)
+        let text = String::from_utf16(&units).ok().filter(|_| rest.is_empty()).ok_or(NotText::Utf16)?;
+        without_nul(text)
     };
     if bytes.starts_with(UTF16_LITTLE_ENDIAN_MARK) {
         return wide(u16::from_le_bytes);
@@ -55,7 +61,13 @@ pub fn text(bytes: Vec<u8>) -> Result<String, NotText> {
     if marked {
         text.remove(0);
     }
-    Ok(text)
+    without_nul(text)
+}
+
+/// The text, unless a good part of it is NUL.
+fn without_nul(text: String) -> Result<String, NotText> {
+    let nul = text.bytes().filter(|&byte| byte == 0).count();
+    if nul > 0 && 3 * nul >= text.len() { Err(NotText::Nul) } else { Ok(text) }
 }
 
 /// Bytes without a byte order mark of UTF-8 before them.
@@ -138,6 +150,9 @@ mod tests {
         assert_eq!(text(b"ab\xff".to_vec()), Err(NotText::Utf8(2)));
         assert_eq!(text(b"\xff\xfea".to_vec()), Err(NotText::Utf16));
         assert_eq!(text(b"\xff\xfe\x00\xd8".to_vec()), Err(NotText::Utf16));
+        assert_eq!(text(b"a\0b\0".to_vec()), Err(NotText::Nul));
+        assert_eq!(text(b"\xff\xfe\0\0a\0\0\0".to_vec()), Err(NotText::Nul));
+        assert_eq!(text(b"one \0 is text".to_vec()).as_deref(), Ok("one \0 is text"));
     }
 
     #[test]

@@ -20,6 +20,7 @@ use crate::{
 };
 
 pub(crate) const CONFIG: &str = "config.json";
+const SPECIAL_TOKENS: &str = "special_tokens_map.json";
 const GENERATION_CONFIG: &str = "generation_config.json";
 const CHAT_TEMPLATE: &str = "chat_template.jinja";
 
@@ -31,6 +32,12 @@ struct TokenizerConfig {
     eos_token: Option<Token>,
     pad_token: Option<Token>,
     unk_token: Option<Token>,
+}
+
+/// `special_tokens_map.json`.
+#[derive(Default, Deserialize)]
+struct Special {
+    eos_token: Option<Token>,
 }
 
 #[derive(Default, Deserialize)]
@@ -94,13 +101,19 @@ pub(crate) fn open(directory: &Path) -> Result<Pretrained, PretrainedError> {
     let tokenizer = read_tokenizer(directory);
     let text_config = tokenizer_config(directory);
     let usable = tokenizer.as_ref().ok().and_then(Option::as_ref);
-    let eos_text = text_config.as_ref().ok().and_then(|config| config.eos_token.as_ref()).map(Token::text);
+    // transformers takes it from there where tokenizer_config.json does not name it.
+    let special: Special = read_if_there(&directory.join(SPECIAL_TOKENS)).ok().flatten().unwrap_or_default();
+    let of_config = text_config.as_ref().ok().and_then(|config| config.eos_token.as_ref());
+    let eos_text = of_config.or(special.eos_token.as_ref()).map(Token::text);
     let listed = token_ids(&generation).map_err(|what| wrong(&generation_path, what))?;
     let in_config = token_ids(&config).map_err(|what| wrong(&path, what))?;
     let eos = ends(listed, in_config, eos_text, usable);
     let rows = architecture.config.vocab_size;
     let (architecture, checkpoint) = crate::fitted(architecture, weights(directory)?)?;
     let mut notes: Vec<String> = checkpoint.notes().to_vec();
+    if let Err(error) = &text_config {
+        notes.push(format!("an end token that it names is not known: {error}"));
+    }
     if is_there(&directory.join(ADAPTER_CONFIG)) {
         notes.push(format!("{ADAPTER_CONFIG} stands beside the weights; that adapter is not applied"));
     }
@@ -157,10 +170,25 @@ fn ends(
 
 /// `eos_token_id`: absent, null, one or a list.
 fn token_ids(config: &Value) -> Result<Vec<u32>, String> {
-    let ids = config.get("eos_token_id").cloned().unwrap_or_default();
-    OneOrMany::deserialize(&ids)
-        .map(OneOrMany::into_vec)
-        .map_err(|_| format!("eos_token_id is {ids}, expected a token id or a list of them"))
+    let nested = config.get("text_config").and_then(|text| text.get("eos_token_id"));
+    // Of a multimodal model the text's own.
+    let ids = config.get("eos_token_id").filter(|ids| !ids.is_null()).or(nested).cloned().unwrap_or_default();
+    let wrong = || format!("eos_token_id is {ids}, expected a token id or a list of them");
+    let listed: Vec<&Value> = match &ids {
+        Value::Array(ids) => ids.iter().collect(),
+        one => vec![one],
+    };
+    let mut found = Vec::new();
+    for id in listed {
+        match id.as_f64() {
+            // None, in a list or alone; transformers writes -1 for it, too.
+            None if id.is_null() => {}
+            Some(id) if id < 0.0 => {}
+            Some(id) if id.fract() == 0.0 && id <= f64::from(u32::MAX) => found.push(id as u32),
+            _ => return Err(wrong()),
+        }
+    }
+    Ok(found)
 }
 
 fn tokenizer_config(directory: &Path) -> Result<TokenizerConfig, TextError> {

@@ -98,6 +98,7 @@ fn token_id(meta: &Metadata, name: &str) -> Option<u32> {
 }
 
 fn vocabulary(meta: &Metadata) -> Result<Option<Vocabulary>, String> {
+    check_types(meta)?;
     let model = match meta.str("tokenizer.ggml.model") {
         None | Some("none" | "no_vocab") => return Ok(None),
         Some(model) => model,
@@ -132,11 +133,37 @@ fn vocabulary(meta: &Metadata) -> Result<Option<Vocabulary>, String> {
     // Where the file does not say, these have a begin token in llama.cpp too.
     let adds_bos =
         meta.bool("tokenizer.ggml.add_bos_token").unwrap_or(model == "llama" || adds_begin_token(pre));
-    let bos = token_id(meta, "bos").filter(|_| adds_bos);
     let tokens = strings("tokens")?;
+    // llama.cpp's own where the file names none.
+    let usual = (if model == "llama" { 1 } else { 11 } as usize).min(tokens.len().saturating_sub(1)) as u32;
+    let bos = adds_bos.then(|| token_id(meta, "bos").unwrap_or(usual));
+    let adds_eos = meta.bool("tokenizer.ggml.add_eos_token").unwrap_or(false);
+    let eos = token_id(meta, "eos").filter(|_| adds_eos);
     let kinds = with_known_ends(&tokens, kinds);
     let rstrip = phi3_rstrip(meta, &tokens, &kinds);
-    Ok(Some(Vocabulary { kind, tokens, kinds, bos, rstrip }))
+    Ok(Some(Vocabulary { kind, tokens, kinds, bos, eos, rstrip }))
+}
+
+/// Refuses settings of another type than theirs, as llama.cpp does: they would count as absent.
+fn check_types(meta: &Metadata) -> Result<(), String> {
+    const NUMBERS: &[&str] = &["bos", "eos", "eot", "eom", "padding", "unknown"];
+    const FLAGS: &[&str] = &["add_bos_token", "add_eos_token", "add_space_prefix"];
+    let ids = NUMBERS.iter().map(|name| (format!("{name}_token_id"), "a token id"));
+    let flags = FLAGS.iter().map(|name| ((*name).to_owned(), "true or false"));
+    let texts = ["model", "pre"].map(|name| (name.to_owned(), "a text"));
+    for (name, expected) in ids.chain(flags).chain(texts) {
+        let key = format!("tokenizer.ggml.{name}");
+        let is_right = match (meta.get(&key), expected) {
+            (None, _) | (Some(Value::Bool(_)), "true or false") | (Some(Value::String(_)), "a text") => true,
+            // -1 and the largest number mean that there is none.
+            (Some(Value::Unsigned(_) | Value::Signed(_)), "a token id") => true,
+            _ => false,
+        };
+        if !is_right {
+            return Err(format!("{key} is not {expected}"));
+        }
+    }
+    Ok(())
 }
 
 /// The entries of a list about tokens.
@@ -304,6 +331,13 @@ mod tests {
         assert_eq!(window(-1).unwrap().penalty_window, Some(0));
         assert_eq!(window(0).unwrap(), AdvisedSampling::default());
         assert_eq!(window(5).unwrap().penalty_window, Some(5));
-        assert!(read(&[("temp", Value::Float(-1.0))]).unwrap_err().contains("temp is -1.0"));
+        let odd = read(&[
+            ("temp", Value::Float(-1.0)),
+            ("top_p", Value::Float(1.5)),
+            ("min_p", Value::Float(-1.0)),
+        ]);
+        let odd = odd.unwrap();
+        assert_eq!((odd.temperature, odd.top_p, odd.min_p), (Some(0.0), Some(1.0), Some(0.0)));
+        assert!(read(&[("penalty_repeat", Value::Float(0.0))]).unwrap_err().contains("a number above 0"));
     }
 }

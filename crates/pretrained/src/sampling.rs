@@ -136,10 +136,15 @@ impl AdvisedSampling {
             },
         };
         let mut advice = Self {
-            temperature: fields.temperature("temp")?,
+            // As in llama.cpp: greedy below 0, and off from 1 on.
+            temperature: fields
+                .number("temp", f64::MIN, 1000.0)?
+                .map(|temp| if temp < COLDEST { 0.0 } else { temp }),
             top_k: fields.count("top_k")?,
-            top_p: fields.number("top_p", 0.0, 1.0)?.map(|share| share.max(f64::MIN_POSITIVE)),
-            min_p: fields.number("min_p", 0.0, 1.0)?,
+            top_p: fields
+                .number("top_p", f64::MIN, f64::MAX)?
+                .map(|share| share.clamp(f64::MIN_POSITIVE, 1.0)),
+            min_p: fields.number("min_p", f64::MIN, 1.0)?.map(|share| share.max(0.0)),
             repetition_penalty: fields.penalty("penalty_repeat")?,
             ..Self::default()
         };
@@ -202,8 +207,14 @@ impl<G: Fn(&str) -> Option<Value>> Fields<G> {
 
     /// A divisor of logits; 1 is none.
     fn penalty(&self, name: &str) -> Result<Option<f64>, String> {
-        let penalty = self.number(name, f64::MIN_POSITIVE, 1000.0)?;
-        Ok(penalty.filter(|&by| by != 1.0))
+        match self
+            .value(name)
+            .map(|value| value.as_f64().filter(|by| *by > 0.0 && *by <= 1000.0).ok_or(value))
+        {
+            None => Ok(None),
+            Some(Ok(by)) => Ok(Some(by).filter(|&by| by != 1.0)),
+            Some(Err(value)) => Err(format!("{name} is {value}, expected a number above 0 and up to 1000")),
+        }
     }
 
     /// A whole number; a negative one is "off", as vLLM has it.

@@ -89,7 +89,7 @@ impl Vocabulary {
         for (index, text) in tokens.iter_mut().filter(|text| text.is_empty()).enumerate() {
             *text = format!("[EMPTY{index}]");
         }
-        Ok(Self { kind, tokens, kinds, bos, rstrip: Vec::new() })
+        Ok(Self { kind, tokens, kinds, bos, eos: None, rstrip: Vec::new() })
     }
 }
 

@@ -30,6 +30,8 @@ pub struct Tokenizer {
     matcher: AhoCorasick,
     /// Put before a prompt without a template, where the tokenizer itself does not do it.
     bos: Option<u32>,
+    /// Put behind it, likewise.
+    pub(crate) eos: Option<u32>,
     /// Whether normalising can make a text much longer.
     grows: bool,
     /// Whether it has tokens that its `tokenizer.json` lacks, or has no such file.
@@ -178,7 +180,18 @@ impl Tokenizer {
             .build(special.iter().map(|(token, _)| &token.content))
             .map_err(|error| TextError::Tokenizer(format!("its control tokens: {error}")))?;
         let places = special.iter().enumerate().map(|(place, (_, id))| (*id, place)).collect();
-        Ok(Self { inner, later, special, places, matcher, bos, grows: false, extended: false, path: None })
+        Ok(Self {
+            inner,
+            later,
+            special,
+            places,
+            matcher,
+            bos,
+            eos: None,
+            grows: false,
+            extended: false,
+            path: None,
+        })
     }
 
     /// Encodes text as text: control tokens written in it become ordinary tokens. `add_special` adds what
@@ -189,6 +202,7 @@ impl Tokenizer {
     pub fn encode(&self, text: &str, add_special: bool) -> Result<Vec<u32>, TextError> {
         let mut ids: Vec<u32> = self.bos.filter(|_| add_special).into_iter().collect();
         self.add_encoded(&mut ids, &self.inner, text, add_special)?;
+        ids.extend(self.eos.filter(|_| add_special));
         Ok(ids)
     }
 
@@ -206,6 +220,7 @@ impl Tokenizer {
         inner.set_encode_special_tokens(false);
         let mut ids: Vec<u32> = self.bos.into_iter().collect();
         self.add_encoded(&mut ids, &inner, text, true)?;
+        ids.extend(self.eos);
         Ok(ids)
     }
 
@@ -394,11 +409,18 @@ impl Tokenizer {
     /// If it cannot be written as one.
     pub fn to_json(&self) -> Result<String, TextError> {
         let mut inner = self.inner.clone();
-        if let Some((id, token)) = self.bos.and_then(|id| Some((id, self.token(id)?))) {
+        let named = |id: Option<u32>| id.and_then(|id| Some((self.token(id)?, id)));
+        let (before, behind) = (named(self.bos), named(self.eos));
+        if before.is_some() || behind.is_some() {
+            let text = |token: &Option<(String, u32)>| token.as_ref().map(|(text, _)| text.clone());
+            let parts = [text(&before), Some("$A".to_owned()), text(&behind)];
+            let around: Vec<String> = parts.into_iter().flatten().collect();
+            let mut tokens: Vec<(String, u32)> = before.into_iter().chain(behind).collect();
+            tokens.dedup();
             let template = TemplateProcessing::builder()
-                .try_single(format!("{token} $A"))
+                .try_single(around.join(" "))
                 .map_err(TextError::Vocabulary)?
-                .special_tokens(vec![(token, id)])
+                .special_tokens(tokens)
                 .build()
                 .map_err(|error| TextError::Vocabulary(error.to_string()))?;
             inner.with_post_processor(Some(template));

@@ -31,6 +31,8 @@ pub struct Vocabulary {
     pub kinds: Vec<TokenKind>,
     /// Put before a prompt.
     pub bos: Option<u32>,
+    /// Put behind a prompt.
+    pub eos: Option<u32>,
     /// Control tokens that swallow the spaces behind them.
     pub rstrip: Vec<String>,
 }
@@ -134,7 +136,7 @@ impl Vocabulary {
         inner.add_special_tokens(&added(TokenKind::Control, true));
         inner.add_special_tokens(&added(TokenKind::Unknown, true));
         inner.add_tokens(&added(TokenKind::UserDefined, false));
-        Tokenizer::new(inner, self.bos)
+        Ok(Tokenizer { eos: self.eos, ..Tokenizer::new(inner, self.bos)? })
     }
 
     fn of_kind(&self, kind: TokenKind) -> impl Iterator<Item = &String> {

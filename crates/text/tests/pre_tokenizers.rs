@@ -53,7 +53,7 @@ fn tokenizer(table: &Table, pre: &str) -> Tokenizer {
     }
     tokens.extend(table.unmerged.iter().cloned());
     let kind = VocabularyKind::ByteLevel { pre: pre.to_owned(), merges: table.merges.clone() };
-    let vocabulary = Vocabulary { kind, tokens, kinds: Vec::new(), bos: None, rstrip: Vec::new() };
+    let vocabulary = Vocabulary { kind, tokens, kinds: Vec::new(), bos: None, eos: None, rstrip: Vec::new() };
     vocabulary.into_tokenizer().unwrap()
 }
 

@@ -38,6 +38,7 @@ fn byte_level(pre: &str) -> Vocabulary {
         tokens,
         kinds,
         bos: None,
+        eos: None,
         rstrip: Vec::new(),
     }
 }
@@ -108,7 +109,7 @@ fn sentence_piece(add_space_prefix: bool) -> Tokenizer {
     kinds[..3].copy_from_slice(&[TokenKind::Unknown, TokenKind::Control, TokenKind::Control]);
     kinds.extend([TokenKind::Normal; 7]);
     let kind = VocabularyKind::SentencePiece { scores, add_space_prefix };
-    Vocabulary { kind, tokens, kinds, bos: Some(1), rstrip: Vec::new() }.into_tokenizer().unwrap()
+    Vocabulary { kind, tokens, kinds, bos: Some(1), eos: None, rstrip: Vec::new() }.into_tokenizer().unwrap()
 }
 
 #[test]
@@ -221,6 +222,7 @@ fn tokens_made_of_one_another_without_end_are_refused() {
         tokens,
         kinds: Vec::new(),
         bos: None,
+        eos: None,
         rstrip: Vec::new(),
     };
     let error = vocabulary.into_tokenizer().unwrap_err().to_string();

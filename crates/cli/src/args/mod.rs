@@ -7,7 +7,7 @@ mod tools;
 
 use std::path::PathBuf;
 
-use clap::{Parser, Subcommand, ValueEnum};
+use clap::{CommandFactory, Parser, Subcommand, ValueEnum};
 use moi_backends::{FloatType as DeviceFloat, Request};
 use moi_hub::DEFAULT_MODEL;
 use moi_models::{Activations, PackedForm};
@@ -44,6 +44,15 @@ pub(crate) struct Args {
     pub(crate) command: Command,
     #[command(flatten)]
     pub(crate) global: GlobalArgs,
+}
+
+/// The command line. A negative number behind a flag is its value, so that the error names what the flag takes.
+pub(crate) fn command() -> clap::Command {
+    let values = |arg: clap::Arg| match arg.get_action().takes_values() && !arg.is_positional() {
+        true => arg.allow_negative_numbers(true),
+        false => arg,
+    };
+    Args::command().mut_subcommands(|command| command.mut_args(values))
 }
 
 /// What every command takes.

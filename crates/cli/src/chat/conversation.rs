@@ -151,7 +151,7 @@ impl<'e, B: Backend, M: CausalLm<B>> Conversation<'e, B, M> {
     pub(crate) fn load(&mut self, path: &Path) -> Result<()> {
         let wrong = || format!("{} is no conversation that can be loaded", path.display());
         let text = file::read_text(path).with_context(wrong)?;
-        let kept: Kept = serde_json::from_str(&text).with_context(wrong)?;
+        let kept: Kept = moi_files::json(text.as_bytes()).with_context(wrong)?;
         (self.rule, self.messages) = (kept.rule.validated().with_context(wrong)?, kept.messages);
         (self.session, self.last) = (None, None);
         ui::note(&format!("{} messages, {}", self.messages.len(), self.described()));

@@ -92,6 +92,7 @@ fn talk<B: Backend, M: moi_models::CausalLm<B>>(
         // The first time there is none.
         let _ = editor.load_history(path);
     }
+    let mut is_first = true;
     loop {
         interrupt.clear();
         let prompt = if is_terminal { "> " } else { "" };
@@ -102,14 +103,17 @@ fn talk<B: Backend, M: moi_models::CausalLm<B>>(
             Err(ReadlineError::Eof) => break,
             Err(error) => bail!("the input cannot be read: {error}"),
         };
+        // A byte order mark before a text that is piped in is no part of it.
+        let mark = if std::mem::take(&mut is_first) { "\u{feff}" } else { "" };
+        let line = line.strip_prefix(mark).unwrap_or(&line);
         if line.trim().is_empty() {
             continue;
         }
-        let done = match Command::parse(&line) {
+        let done = match Command::parse(line) {
             Ok(Some(Command::Quit)) => break,
             Ok(Some(Command::Help)) => output::print_bytes(HELP.as_bytes()),
             Ok(Some(command)) => conversation.obey(command, interrupt),
-            Ok(None) => conversation.say(&line, interrupt),
+            Ok(None) => conversation.say(line, interrupt),
             Err(error) => Err(error),
         };
         // A wrong command, or a turn that the engine refuses, ends no conversation; but nobody may read on.

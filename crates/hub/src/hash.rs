@@ -10,15 +10,15 @@ use sha1::Sha1;
 use sha2::{Digest, Sha256};
 
 /// Which side a copy broke off at.
-pub(crate) enum Broken {
-    From(io::Error),
-    To(io::Error),
+pub(crate) enum CopyError {
+    Read(io::Error),
+    Write(io::Error),
 }
 
-impl From<Broken> for io::Error {
-    fn from(broken: Broken) -> Self {
-        match broken {
-            Broken::From(error) | Broken::To(error) => error,
+impl From<CopyError> for io::Error {
+    fn from(error: CopyError) -> Self {
+        match error {
+            CopyError::Read(error) | CopyError::Write(error) => error,
         }
     }
 }
@@ -29,18 +29,18 @@ pub(crate) fn copy(
     to: &mut impl Write,
     hasher: &mut impl Digest,
     mut progress: impl FnMut(u64),
-) -> Result<(), Broken> {
+) -> Result<(), CopyError> {
     let mut buffer = vec![0; 1 << 20];
     loop {
         match from.read(&mut buffer) {
             Ok(0) => return Ok(()),
             Ok(n) => {
                 hasher.update(&buffer[..n]);
-                to.write_all(&buffer[..n]).map_err(Broken::To)?;
+                to.write_all(&buffer[..n]).map_err(CopyError::Write)?;
                 progress(n as u64);
             }
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(Broken::From(error)),
+            Err(error) => return Err(CopyError::Read(error)),
         }
     }
 }

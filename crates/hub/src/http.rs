@@ -11,17 +11,17 @@ use url::Url;
 use crate::{
     FetchError, environment,
     redirect::{self, text},
-    retry::{self, Broken, Retry},
+    retry::{self, AttemptError, Retry},
 };
 
 /// How long the hub may take to answer before another source is tried.
-const PATIENCE: Duration = Duration::from_secs(5);
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long one answer may take to come in; what is left is then asked for anew, so that a connection that has died
 /// without a word is noticed. Of a server that cannot send what is left alone it is all of it, with twice as long each
 /// time.
-const ANSWER: Duration = Duration::from_secs(120);
+const BODY_TIMEOUT: Duration = Duration::from_secs(120);
 /// How long a hub may take to say what a file or a repository is.
-const METADATA: Duration = Duration::from_secs(30);
+const METADATA_TIMEOUT: Duration = Duration::from_secs(30);
 /// No document of a hub is longer.
 const MOST_JSON_BYTES: u64 = 32 << 20;
 
@@ -50,7 +50,7 @@ impl Client {
     pub(crate) fn new(endpoint: &str) -> Self {
         let endpoint = environment::trimmed(endpoint).to_owned();
         let token = environment::token();
-        Self { endpoint, quiet: false, pause: Duration::from_secs(1), patience: ANSWER, token }
+        Self { endpoint, quiet: false, pause: Duration::from_secs(1), patience: BODY_TIMEOUT, token }
     }
 
     /// An agent that follows no redirects by itself.
@@ -60,7 +60,7 @@ impl Client {
             .user_agent(concat!("moi/", env!("CARGO_PKG_VERSION")))
             .max_redirects(0)
             .max_redirects_will_error(false)
-            .timeout_connect(Some(PATIENCE * 2))
+            .timeout_connect(Some(CONNECT_TIMEOUT * 2))
             .timeout_per_read(environment::download_timeout())
             .timeout_recv_response(Some(answer))
             .timeout_recv_body(Some(body));
@@ -69,13 +69,13 @@ impl Client {
 
     /// An agent for small documents.
     fn metadata_agent(&self) -> Agent {
-        let answer = environment::etag_timeout().unwrap_or(METADATA);
-        self.agent(answer, ANSWER)
+        let answer = environment::etag_timeout().unwrap_or(METADATA_TIMEOUT);
+        self.agent(answer, BODY_TIMEOUT)
     }
 
     /// An agent for contents, of which one answer may take so long.
     pub(crate) fn content_agent(&self, patience: Duration) -> Agent {
-        let answer = environment::download_timeout().unwrap_or(ANSWER);
+        let answer = environment::download_timeout().unwrap_or(BODY_TIMEOUT);
         self.agent(answer, patience)
     }
 
@@ -89,7 +89,7 @@ impl Client {
             return Err(self.unreachable(expected.to_owned()));
         }
         let config = Agent::config_builder()
-            .timeout_global(Some(PATIENCE))
+            .timeout_global(Some(CONNECT_TIMEOUT))
             .http_status_as_error(false)
             .max_redirects(0)
             .max_redirects_will_error(false);
@@ -106,18 +106,23 @@ impl Client {
     }
 
     /// Sends one request and follows its redirects; answers that another attempt may change are errors.
-    pub(crate) fn ask(&self, agent: &Agent, request: Request, url: &str) -> Result<Response<Body>, Broken> {
+    pub(crate) fn ask(
+        &self,
+        agent: &Agent,
+        request: Request,
+        url: &str,
+    ) -> Result<Response<Body>, AttemptError> {
         let parsed = |address: &str| {
             Url::parse(address)
-                .map_err(|error| Broken::Refused(format!("`{address}` is no address: {error}")))
+                .map_err(|error| AttemptError::Refused(format!("`{address}` is no address: {error}")))
         };
         let (endpoint, mut url) = (parsed(&self.endpoint)?, parsed(url)?);
         for _ in 0..=redirect::REDIRECTS {
             let answer = self.send(agent, request, &endpoint, &url)?;
             if let Some(failure) = retry::passing_failure(&answer) {
-                return Err(Broken::Off(failure));
+                return Err(AttemptError::Transient(failure));
             }
-            let Some(target) = redirect::target(&url, &answer).map_err(Broken::Refused)? else {
+            let Some(target) = redirect::target(&url, &answer).map_err(AttemptError::Refused)? else {
                 return Ok(answer);
             };
             if request == Request::Metadata && !redirect::stays_on_hub(&endpoint, &url, &target) {
@@ -125,7 +130,10 @@ impl Client {
             }
             url = target;
         }
-        Err(Broken::Refused(format!("it redirects more than {} times, in a circle", redirect::REDIRECTS)))
+        Err(AttemptError::Refused(format!(
+            "it redirects more than {} times, in a circle",
+            redirect::REDIRECTS
+        )))
     }
 
     /// Sends one request.
@@ -135,7 +143,7 @@ impl Client {
         request: Request,
         endpoint: &Url,
         url: &Url,
-    ) -> Result<Response<Body>, Broken> {
+    ) -> Result<Response<Body>, AttemptError> {
         let (mut builder, from) = match request {
             Request::Metadata => (agent.head(url.as_str()), 0),
             Request::Content { from } => (agent.get(url.as_str()), from),
@@ -148,21 +156,23 @@ impl Client {
         if from > 0 {
             builder = builder.header(header::RANGE, format!("bytes={from}-"));
         }
-        builder.call().map_err(|error| Broken::off(error.to_string()))
+        builder.call().map_err(|error| AttemptError::transient(error.to_string()))
     }
 
     /// What an attempt brings, repeated as long as a failure may pass; the error says whether the last one was refused.
     pub(crate) fn repeat<T>(
         &self,
-        mut attempt: impl FnMut(&Agent) -> Result<T, Broken>,
+        mut attempt: impl FnMut(&Agent) -> Result<T, AttemptError>,
     ) -> Result<T, NoAnswer> {
         let (agent, mut retry) = (self.metadata_agent(), Retry::new(self.pause));
         loop {
             match attempt(&agent) {
                 Ok(found) => return Ok(found),
-                Err(Broken::Off(failure)) => retry.again(failure, false).map_err(NoAnswer::Unreachable)?,
-                Err(Broken::Refused(reason)) => return Err(NoAnswer::Refused(reason)),
-                Err(Broken::Disk(error)) => return Err(NoAnswer::Refused(error.to_string())),
+                Err(AttemptError::Transient(failure)) => {
+                    retry.again(failure, false).map_err(NoAnswer::Unreachable)?
+                }
+                Err(AttemptError::Refused(reason)) => return Err(NoAnswer::Refused(reason)),
+                Err(AttemptError::Disk(error)) => return Err(NoAnswer::Refused(error.to_string())),
             }
         }
     }
@@ -178,14 +188,16 @@ impl Client {
     ) -> Result<T, FetchError> {
         let found = self.repeat(|agent| {
             let mut answer = self.ask(agent, Request::Content { from: 0 }, url)?;
-            check(&answer).map_err(Broken::Refused)?;
+            check(&answer).map_err(AttemptError::Refused)?;
             let body = answer.body_mut().with_config().limit(MOST_JSON_BYTES).read_to_vec();
             let body: Vec<u8> = body.map_err(|error| match error {
-                ureq::Error::BodyExceedsLimit(_) => Broken::Refused(error.to_string()),
-                _ => Broken::off(error.to_string()),
+                ureq::Error::BodyExceedsLimit(_) => AttemptError::Refused(error.to_string()),
+                _ => AttemptError::transient(error.to_string()),
             })?;
             serde_json::from_slice::<T>(&body).map_err(|error| {
-                Broken::Refused(format!("the answer is not what a hub says: {error}; check HF_ENDPOINT"))
+                AttemptError::Refused(format!(
+                    "the answer is not what a hub says: {error}; check HF_ENDPOINT"
+                ))
             })
         });
         found.map_err(|none| match none {

@@ -6,7 +6,7 @@ use crate::{
     FetchError,
     http::{Client, NoAnswer, PAGE, Request, announced_length, check_status, is_page},
     redirect::text,
-    retry::Broken,
+    retry::AttemptError,
 };
 
 /// What is known of a file before it is fetched.
@@ -22,7 +22,7 @@ impl Client {
     pub(crate) fn meta(&self, url: &str, what: &str) -> Result<Meta, FetchError> {
         let found = self.repeat(|agent| {
             let answer = self.ask(agent, Request::Metadata, url)?;
-            meta(&answer).map_err(Broken::Refused)
+            meta(&answer).map_err(AttemptError::Refused)
         });
         found.map_err(|none| {
             let (NoAnswer::Unreachable(reason) | NoAnswer::Refused(reason)) = none;

@@ -14,7 +14,7 @@ use sha2::{Digest, Sha256};
 use crate::{
     Cache, Entry, FetchError, Package,
     cache::{TEMPORARY, create_dir, new_file_in},
-    hash::{self, Broken},
+    hash::{self, CopyError},
 };
 
 /// Ways to call pip.
@@ -120,8 +120,8 @@ fn append(
     let room = (size + 1).saturating_sub(bar.position());
     let copied = hash::copy(&mut member.take(room), to, hasher, |bytes| bar.inc(bytes));
     copied.map_err(|error| match error {
-        Broken::From(error) => wrong(error.to_string()),
-        Broken::To(error) => FetchError::Io { path, error },
+        CopyError::Read(error) => wrong(error.to_string()),
+        CopyError::Write(error) => FetchError::Io { path, error },
     })?;
     if bar.position() > size {
         return Err(wrong(format!(

@@ -18,9 +18,9 @@ const LONGEST_PAUSE: u32 = 8;
 const LONGEST_ASKED: Duration = Duration::from_secs(60);
 
 /// Why an attempt did not bring what was asked for.
-pub(crate) enum Broken {
+pub(crate) enum AttemptError {
     /// The connection, or a busy server: another attempt may help.
-    Off(Failure),
+    Transient(Failure),
     /// The server does not have what was asked for.
     Refused(String),
     /// The file cannot be written.
@@ -34,10 +34,10 @@ pub(crate) struct Failure {
     pub(crate) asked: Option<Duration>,
 }
 
-impl Broken {
+impl AttemptError {
     /// A connection that broke off.
-    pub(crate) fn off(reason: impl Into<String>) -> Self {
-        Self::Off(Failure { reason: reason.into(), asked: None })
+    pub(crate) fn transient(reason: impl Into<String>) -> Self {
+        Self::Transient(Failure { reason: reason.into(), asked: None })
     }
 }
 

@@ -17,11 +17,11 @@ use crate::{
     FetchError,
     http::{Client, PAGE, Request, announced_length, check_status, foreign_encoding, is_page},
     redirect::text,
-    retry::{Broken, Retry},
+    retry::{AttemptError, Retry},
 };
 
 /// The longest that one answer gets.
-const MOST_PATIENCE: Duration = Duration::from_secs(24 * 60 * 60);
+const MAX_BODY_TIMEOUT: Duration = Duration::from_secs(24 * 60 * 60);
 /// Smaller files come in no time: they have no progress bar.
 const SMALL: u64 = 1 << 20;
 
@@ -42,8 +42,8 @@ impl Transfer<'_> {
     }
 
     /// Drops what there is.
-    fn restart(&self) -> Result<(), Broken> {
-        self.file.set_len(0).map_err(Broken::Disk)
+    fn restart(&self) -> Result<(), AttemptError> {
+        self.file.set_len(0).map_err(AttemptError::Disk)
     }
 }
 
@@ -80,15 +80,15 @@ impl Client {
             let before = have;
             let failure = match self.attempt(&agent, &mut transfer) {
                 Ok(()) => break,
-                Err(Broken::Off(failure)) => failure,
-                Err(Broken::Refused(reason)) => return Err(refused(reason)),
-                Err(Broken::Disk(error)) => return Err(io_error(error)),
+                Err(AttemptError::Transient(failure)) => failure,
+                Err(AttemptError::Refused(reason)) => return Err(refused(reason)),
+                Err(AttemptError::Disk(error)) => return Err(io_error(error)),
             };
             have = transfer.have().map_err(io_error)?;
             let progressed = have > most || (have > before && !transfer.began_anew);
             most = most.max(have);
             if transfer.began_anew {
-                patience = (patience * 2).min(MOST_PATIENCE);
+                patience = (patience * 2).min(MAX_BODY_TIMEOUT);
                 agent = self.content_agent(patience);
             }
             if transfer.size == Some(have) {
@@ -105,17 +105,17 @@ impl Client {
     }
 
     /// Asks once for what is missing; the file is whole if that went well.
-    fn attempt(&self, agent: &Agent, transfer: &mut Transfer<'_>) -> Result<(), Broken> {
-        let have = transfer.have().map_err(Broken::Disk)?;
+    fn attempt(&self, agent: &Agent, transfer: &mut Transfer<'_>) -> Result<(), AttemptError> {
+        let have = transfer.have().map_err(AttemptError::Disk)?;
         let mut answer = self.ask(agent, Request::Content { from: have }, transfer.url)?;
         let status = answer.status();
         if status == StatusCode::RANGE_NOT_SATISFIABLE {
             transfer.restart()?;
-            return Err(Broken::off("it cannot resume"));
+            return Err(AttemptError::transient("it cannot resume"));
         }
-        check_status(&answer).map_err(Broken::Refused)?;
+        check_status(&answer).map_err(AttemptError::Refused)?;
         if let Some(encoding) = foreign_encoding(&answer) {
-            return Err(Broken::Refused(format!(
+            return Err(AttemptError::Refused(format!(
                 "it sends the file encoded, as {encoding}; a proxy may do that"
             )));
         }
@@ -123,13 +123,13 @@ impl Client {
         let range = text(&answer, "content-range").filter(|_| partial).and_then(content_range);
         if partial && range.is_some_and(|range| range.start != have) {
             transfer.restart()?;
-            return Err(Broken::off("it resumes at another byte than it was asked for"));
+            return Err(AttemptError::transient("it resumes at another byte than it was asked for"));
         }
         // Some servers send the rest without a word on which bytes it is.
         let offset = if partial { have } else { 0 };
         let total = range.and_then(|range| range.total);
         let total = total.or_else(|| Some(announced_length(&answer)?.saturating_add(offset)));
-        announced(&answer, transfer.size, total, offset).map_err(Broken::Refused)?;
+        announced(&answer, transfer.size, total, offset).map_err(AttemptError::Refused)?;
         if let (None, Some(total)) = (transfer.size, total) {
             transfer.size = Some(total);
             transfer.bar.set_length(total);
@@ -177,37 +177,43 @@ fn announced(
 }
 
 /// Appends the body of an answer that begins at `offset`, and compares the length.
-fn receive(answer: &mut Response<Body>, transfer: &mut Transfer<'_>, offset: u64) -> Result<(), Broken> {
+fn receive(
+    answer: &mut Response<Body>,
+    transfer: &mut Transfer<'_>,
+    offset: u64,
+) -> Result<(), AttemptError> {
     let missing = transfer.size.map(|size| size.saturating_sub(offset));
     // One byte more than expected tells that there is more.
     let most = missing.map_or(u64::MAX, |missing| missing.saturating_add(1));
     let mut body = answer.body_mut().as_reader().take(most);
     let copied = copy(&mut body, &mut transfer.file, &transfer.bar)?;
     match (copied, missing) {
-        (copied, Some(missing)) if copied < missing => Err(Broken::off("the connection broke off")),
+        (copied, Some(missing)) if copied < missing => {
+            Err(AttemptError::transient("the connection broke off"))
+        }
         (copied, Some(missing)) if copied > missing => {
             transfer.restart()?;
             let size = offset.saturating_add(missing);
-            Err(Broken::Refused(format!("it sends more than the {size} bytes that were announced")))
+            Err(AttemptError::Refused(format!("it sends more than the {size} bytes that were announced")))
         }
         // A length that nothing announced is right when the body ends as it should.
         _ => Ok(()),
     }
 }
 
-fn copy(from: &mut impl Read, to: &mut File, bar: &ProgressBar) -> Result<u64, Broken> {
+fn copy(from: &mut impl Read, to: &mut File, bar: &ProgressBar) -> Result<u64, AttemptError> {
     let mut buffer = vec![0; 1 << 16];
     let mut copied = 0;
     loop {
         match from.read(&mut buffer) {
             Ok(0) => return Ok(copied),
             Ok(n) => {
-                to.write_all(&buffer[..n]).map_err(Broken::Disk)?;
+                to.write_all(&buffer[..n]).map_err(AttemptError::Disk)?;
                 copied += n as u64;
                 bar.inc(n as u64);
             }
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(Broken::off(format!("the connection broke off ({error})"))),
+            Err(error) => return Err(AttemptError::transient(format!("the connection broke off ({error})"))),
         }
     }
 }

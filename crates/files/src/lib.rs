@@ -3,11 +3,18 @@
 //! Editors and shells put a byte order mark before a text, and Windows PowerShell writes UTF-16 (`Out-File`, `>`). Python
 //! writes NaN and infinities into JSON, which has none (`json.dump`). All text that moi reads comes through here, so that
 //! it is read alike wherever it stands.
+//!
+//! The names of the files of a split model are read here too ([`PartName`]): the hub needs them before a file is there,
+//! without what opens model files.
+
+mod part_name;
 
 use std::{borrow::Cow, fmt};
 
 use serde::de::DeserializeOwned;
 use serde_json::error::Category;
+
+pub use part_name::PartName;
 
 const UTF8_MARK: &[u8] = b"\xef\xbb\xbf";
 const UTF16_LITTLE_ENDIAN_MARK: &[u8] = b"\xff\xfe";

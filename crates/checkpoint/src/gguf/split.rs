@@ -6,9 +6,6 @@ use std::path::{Path, PathBuf};
 use super::{Gguf, Part};
 use crate::{CheckpointError, PartName, is_there};
 
-/// The largest models are published in fewer than two hundred parts.
-const MAX_PARTS: usize = 1000;
-
 /// Opens the file, and the other parts of its model if it is a part of one; any part may be named.
 pub(super) fn open(path: &Path) -> Result<Gguf, CheckpointError> {
     let named = Part::open(path)?;
@@ -43,8 +40,8 @@ pub(super) fn open(path: &Path) -> Result<Gguf, CheckpointError> {
 
 /// What the name of a part says, which must be what its metadata say.
 fn checked_name(part: &Part, count: usize) -> Result<PartName, CheckpointError> {
-    if count > MAX_PARTS {
-        let what = format!("split.count is {count}, expected {MAX_PARTS} parts at most");
+    if count > PartName::MAX_COUNT {
+        let what = format!("split.count is {count}, expected {} parts at most", PartName::MAX_COUNT);
         return Err(part.wrong(what));
     }
     let Some(index) = part.metadata.usize("split.no").filter(|&index| index < count) else {

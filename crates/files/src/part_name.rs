@@ -1,11 +1,12 @@
-//! Names of the files of a model that is split: `PREFIX-00001-of-00003.gguf`, or the same with `.safetensors`.
+//! Names of the files of a model that is split: `PREFIX-00001-of-00003.gguf`, or the same with `.safetensors`. Five digits
+//! each is what llama.cpp and transformers write.
 
 use std::path::Path;
 
 /// What the name of a part says. Parts are told by their names alone, in GGUF as in safetensors without an index.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct PartName {
-    /// What stands before the numbers.
+    /// What stands before the numbers, with its folders where [`PartName::in_text`] read them.
     pub prefix: String,
     /// From 1 on.
     pub number: usize,
@@ -16,10 +17,19 @@ pub struct PartName {
 }
 
 impl PartName {
+    /// The largest models are published in fewer than two hundred parts. A name alone can claim 99,999 of them, so
+    /// whoever lists or opens parts refuses a larger count than this.
+    pub const MAX_COUNT: usize = 1000;
+
     /// Reads a file's name; none if it is not that of a part with this extension.
     pub fn of(path: &Path, extension: &str) -> Option<Self> {
-        let name = path.file_name()?.to_str()?;
-        let stem = name.strip_suffix(extension)?.strip_suffix('.')?;
+        Self::in_text(path.file_name()?.to_str()?, extension)
+    }
+
+    /// Reads a path as a hub lists it, with slashes on every system; none if it is not that of a part with this
+    /// extension. The folders are part of the prefix, so that the other parts are named with them.
+    pub fn in_text(path: &str, extension: &str) -> Option<Self> {
+        let stem = path.strip_suffix(extension)?.strip_suffix('.')?;
         let (rest, count) = stem.rsplit_once("-of-")?;
         let (prefix, number) = rest.rsplit_once('-')?;
         let (number, count) = (five_digits(number)?, five_digits(count)?);
@@ -59,6 +69,8 @@ mod tests {
         assert_eq!((part.prefix.as_str(), part.number, part.count), ("b", 2, 3));
         assert_eq!(part.part(1), "b-00001-of-00003.gguf");
         assert_eq!(part.parts().last().unwrap(), "b-00003-of-00003.gguf");
+        let listed = PartName::in_text("a/b-00002-of-00003.gguf", "gguf").unwrap();
+        assert_eq!((listed.prefix.as_str(), listed.part(1).as_str()), ("a/b", "a/b-00001-of-00003.gguf"));
         for name in [
             "a-1-of-2.gguf",
             "a-00003-of-00002.gguf",

@@ -1,47 +1,66 @@
 //! What the names of GGUF files say: their quantisation, and which ones are parts of one model.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashMap, hash_map};
 
-/// A GGUF file, or the parts of a split one in their order.
+use moi_files::PartName;
+
+/// A GGUF file, or the parts of a split one.
 #[derive(Clone, Debug)]
 pub(crate) struct GgufModel {
-    files: Vec<String>,
-    /// How many of them the repository lacks.
-    missing: usize,
+    /// The file by which the model is opened.
+    first: String,
+    split: Option<Split>,
+}
+
+/// The parts of a split model. Only those that a repository lists are kept: a single name can claim 99,999 others.
+#[derive(Clone, Debug)]
+struct Split {
+    /// The name of one part, which says those of the others.
+    name: PartName,
+    /// The numbers of the parts that the repository lists. It may list a file twice.
+    listed: BTreeSet<usize>,
 }
 
 impl GgufModel {
-    fn new(files: Vec<String>, known: &HashSet<&str>) -> Self {
-        let missing = files.iter().filter(|file| !known.contains(file.as_str())).count();
-        Self { files, missing }
+    /// Of a file, or of the model that it is a part of; none of the parts counts as listed yet.
+    fn new(file: &str) -> Self {
+        match PartName::in_text(file, "gguf") {
+            Some(name) => Self { first: name.part(1), split: Some(Split { name, listed: BTreeSet::new() }) },
+            None => Self { first: file.to_owned(), split: None },
+        }
     }
 
     /// The file by which the model is opened.
     pub(crate) fn first(&self) -> &str {
-        &self.files[0]
+        &self.first
     }
 
     /// Its files.
     ///
     /// # Errors
-    /// If the repository lacks some.
+    /// If the repository lacks some, or they are too many.
     pub(crate) fn whole(&self) -> Result<Vec<String>, String> {
-        match self.missing {
-            0 => Ok(self.files.clone()),
-            missing => Err(format!(
-                "{} is the first of {} parts, {missing} of which are not there",
-                self.first(),
-                self.files.len()
-            )),
+        let Some(Split { name, listed }) = &self.split else { return Ok(vec![self.first.clone()]) };
+        let (first, count) = (&self.first, name.count);
+        if count > PartName::MAX_COUNT {
+            return Err(format!(
+                "{first} is the first of {count} parts, expected {} at most",
+                PartName::MAX_COUNT
+            ));
+        }
+        match count - listed.len() {
+            0 => Ok(name.parts().collect()),
+            missing => {
+                Err(format!("{first} is the first of {count} parts, {missing} of which are not there"))
+            }
         }
     }
 
     /// The path without its ending and the number of its part, in capitals: in it a quantisation is looked for.
     fn stem(&self) -> String {
-        let first = self.first();
-        let stem = match split_of(first) {
-            Some(split) => split.prefix,
-            None => first.strip_suffix(".gguf").unwrap_or(first),
+        let stem: &str = match &self.split {
+            Some(split) => &split.name.prefix,
+            None => self.first.strip_suffix(".gguf").unwrap_or(&self.first),
         };
         stem.to_ascii_uppercase()
     }
@@ -72,17 +91,23 @@ fn is_quant(part: &str) -> bool {
         || part.starts_with("MXFP4")
 }
 
-/// The models among the files of a repository.
+/// The models among the files of a repository, in the order of their first listed files.
 pub(crate) fn gguf_models(files: &[String]) -> Vec<GgufModel> {
-    let known: HashSet<&str> = files.iter().map(String::as_str).collect();
-    let mut firsts: HashSet<String> = HashSet::new();
+    // Where a model stands in the list, by the file that opens it.
+    let mut places: HashMap<String, usize> = HashMap::new();
     let mut models: Vec<GgufModel> = Vec::new();
     for file in files.iter().filter(|file| file.ends_with(".gguf") && is_model(file)) {
-        let split = split_of(file);
-        let first = split.as_ref().map_or_else(|| file.clone(), |split| split.part(1));
-        if firsts.insert(first.clone()) {
-            let parts = split.map_or_else(|| vec![first], |split| split.parts());
-            models.push(GgufModel::new(parts, &known));
+        let model = GgufModel::new(file);
+        let number: Option<usize> = model.split.as_ref().map(|split| split.name.number);
+        let place: usize = match places.entry(model.first.clone()) {
+            hash_map::Entry::Occupied(known) => *known.get(),
+            hash_map::Entry::Vacant(free) => {
+                models.push(model);
+                *free.insert(models.len() - 1)
+            }
+        };
+        if let (Some(number), Some(split)) = (number, &mut models[place].split) {
+            split.listed.insert(number);
         }
     }
     models
@@ -96,38 +121,14 @@ fn is_model(file: &str) -> bool {
 
 /// The split model that a file is a part of.
 pub(crate) fn named_part(files: &[String], file: &str) -> Option<GgufModel> {
-    let known: HashSet<&str> = files.iter().map(String::as_str).collect();
-    split_of(file).map(|split| GgufModel::new(split.parts(), &known))
-}
-
-/// The name of a part of a split model, `PREFIX-00001-of-00003.gguf`.
-struct Split<'a> {
-    prefix: &'a str,
-    count: u32,
-}
-
-impl Split<'_> {
-    fn part(&self, part: u32) -> String {
-        format!("{}-{part:05}-of-{:05}.gguf", self.prefix, self.count)
+    let mut model = GgufModel::new(file);
+    let split: &mut Split = model.split.as_mut()?;
+    for other in files.iter().filter_map(|other| PartName::in_text(other, "gguf")) {
+        if other.is_beside(&split.name) {
+            split.listed.insert(other.number);
+        }
     }
-
-    fn parts(&self) -> Vec<String> {
-        (1..=self.count).map(|part| self.part(part)).collect()
-    }
-}
-
-/// What llama.cpp's names of parts say.
-fn split_of(file: &str) -> Option<Split<'_>> {
-    let (rest, count) = file.strip_suffix(".gguf")?.rsplit_once("-of-")?;
-    let (prefix, part) = rest.rsplit_once('-')?;
-    let (part, count) = (number(part)?, number(count)?);
-    (1..=count).contains(&part).then_some(Split { prefix, count })
-}
-
-/// A number of five digits.
-fn number(digits: &str) -> Option<u32> {
-    let is_number = digits.len() == 5 && digits.bytes().all(|digit| digit.is_ascii_digit());
-    if is_number { digits.parse().ok() } else { None }
+    Some(model)
 }
 
 #[cfg(test)]
@@ -173,10 +174,24 @@ mod tests {
         assert_eq!(found[0].whole().unwrap(), ["b-00001-of-00002.gguf", "b-00002-of-00002.gguf"]);
         let lacking = models(&["b-00002-of-00003.gguf"])[0].whole().unwrap_err();
         assert!(lacking.contains("first of 3 parts, 2 of which are not there"), "{lacking}");
-        for name in
-            ["a-1-of-2.gguf", "a-00003-of-00002.gguf", "a-00000-of-00002.gguf", "a-00001-of-00002.bin"]
-        {
-            assert!(split_of(name).is_none(), "{name}");
-        }
+    }
+
+    /// One name may claim any number of parts, and a listing may hold many such names.
+    #[test]
+    fn parts_that_are_not_listed_take_no_memory() {
+        let files: Vec<String> = (0..20_000).map(|i| format!("{i}-00001-of-99999.gguf")).collect();
+        let found = gguf_models(&files);
+        assert_eq!(found.len(), files.len());
+        let too_many = found[7].whole().unwrap_err();
+        assert_eq!(too_many, "7-00001-of-99999.gguf is the first of 99999 parts, expected 1000 at most");
+        assert_eq!(named_part(&files, &files[7]).unwrap().whole().unwrap_err(), too_many);
+        // A file that is listed twice stands for one part.
+        let twice = models(&["a-00001-of-00002.gguf", "a-00001-of-00002.gguf"]);
+        assert_eq!(twice.len(), 1);
+        assert!(twice[0].whole().unwrap_err().contains("1 of which are not there"));
+        // Folders are told apart.
+        let folders = models(&["x/a-00001-of-00002.gguf", "y/a-00002-of-00002.gguf"]);
+        let firsts: Vec<&str> = folders.iter().map(GgufModel::first).collect();
+        assert_eq!(firsts, ["x/a-00001-of-00002.gguf", "y/a-00001-of-00002.gguf"]);
     }
 }

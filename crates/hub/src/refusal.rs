@@ -1,5 +1,6 @@
 //! Why a repository has no model that runs, told before its weights are fetched: what is there, and what to do.
 
+use moi_files::PartName;
 use serde_json::Value;
 
 use crate::select::CONFIG;
@@ -35,7 +36,8 @@ pub(crate) fn no_model(files: &[String]) -> String {
         return "it is a diffusion pipeline (model_index.json), no language model".to_owned();
     }
     let safetensors = with_ending(files, ".safetensors");
-    let shards: Vec<&String> = safetensors.iter().copied().filter(|file| is_shard(file)).collect();
+    let is_shard = |file: &&String| PartName::in_text(file, "safetensors").is_some();
+    let shards: Vec<&String> = safetensors.iter().copied().filter(is_shard).collect();
     if !shards.is_empty() {
         let missing = if has(CONFIG) { "" } else { " and no config.json" };
         return format!(
@@ -68,12 +70,6 @@ pub(crate) fn no_model(files: &[String]) -> String {
 
 fn with_ending<'a>(files: &'a [String], ending: &str) -> Vec<&'a String> {
     files.iter().filter(|file| file.ends_with(ending)).collect()
-}
-
-/// Part of a model, by its number: `model-00001-of-00003.safetensors`.
-fn is_shard(file: &str) -> bool {
-    let number = file.strip_suffix(".safetensors").and_then(|stem| stem.rsplit_once("-of-"));
-    number.is_some_and(|(_, count)| !count.is_empty() && count.bytes().all(|digit| digit.is_ascii_digit()))
 }
 
 fn list(files: &[&String]) -> String {

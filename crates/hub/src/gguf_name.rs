@@ -9,6 +9,9 @@ use moi_files::PartName;
 pub(crate) struct GgufModel {
     /// The file by which the model is opened.
     first: String,
+    /// The path without its ending and the number of its part, in capitals: in it a quantisation is looked for. Kept, as
+    /// a message about many models looks into each of them several times.
+    stem: String,
     split: Option<Split>,
 }
 
@@ -25,8 +28,14 @@ impl GgufModel {
     /// Of a file, or of the model that it is a part of; none of the parts counts as listed yet.
     fn new(file: &str) -> Self {
         match PartName::in_text(file, "gguf") {
-            Some(name) => Self { first: name.part(1), split: Some(Split { name, listed: BTreeSet::new() }) },
-            None => Self { first: file.to_owned(), split: None },
+            Some(name) => {
+                let (first, stem) = (name.part(1), name.prefix.to_ascii_uppercase());
+                Self { first, stem, split: Some(Split { name, listed: BTreeSet::new() }) }
+            }
+            None => {
+                let stem = file.strip_suffix(".gguf").unwrap_or(file).to_ascii_uppercase();
+                Self { first: file.to_owned(), stem, split: None }
+            }
         }
     }
 
@@ -56,18 +65,13 @@ impl GgufModel {
         }
     }
 
-    /// The path without its ending and the number of its part, in capitals: in it a quantisation is looked for.
-    fn stem(&self) -> String {
-        let stem: &str = match &self.split {
-            Some(split) => &split.name.prefix,
-            None => self.first.strip_suffix(".gguf").unwrap_or(&self.first),
-        };
-        stem.to_ascii_uppercase()
-    }
-
     /// Whether a quantisation stands in the name as a part of its own: `Q4_K` is not in `Q4_K_M`, nor `Q4_0` in `IQ4_0`.
     pub(crate) fn has_quant(&self, quant: &str) -> bool {
-        let (stem, quant) = (self.stem(), quant.to_ascii_uppercase());
+        // A search prepares itself in time that grows with what is looked for, which may be as long as a listing.
+        if quant.len() > self.stem.len() {
+            return false;
+        }
+        let (stem, quant) = (self.stem.as_str(), quant.to_ascii_uppercase());
         stem.match_indices(quant.as_str()).any(|(at, _)| {
             let before = stem[..at].chars().next_back();
             let after = stem[at + quant.len()..].chars().next();
@@ -76,10 +80,9 @@ impl GgufModel {
         })
     }
 
-    /// The quantisation that its name tells.
-    pub(crate) fn quant(&self) -> Option<String> {
-        let stem = self.stem();
-        stem.rsplit(['-', '.', '/']).find(|part| is_quant(part)).map(str::to_owned)
+    /// The quantisation that its name tells, in capitals.
+    pub(crate) fn quant(&self) -> Option<&str> {
+        self.stem.rsplit(['-', '.', '/']).find(|part| is_quant(part))
     }
 }
 
@@ -159,7 +162,7 @@ mod tests {
             assert!(model.has_quant(quant), "{file} {quant}");
             assert!(!model.has_quant(other), "{file} {other}");
         }
-        let told = |file: &str| models(&[file])[0].quant();
+        let told = |file: &str| models(&[file])[0].quant().map(str::to_owned);
         assert_eq!(told("Model-7B.Q4_K_M.gguf").as_deref(), Some("Q4_K_M"));
         assert_eq!(told("qwen2-0_5b-instruct-fp16.gguf").as_deref(), Some("FP16"));
         assert_eq!(told("BF16/qwen-00001-of-00001.gguf").as_deref(), Some("BF16"));

@@ -9,6 +9,8 @@ use crate::select::CONFIG;
 pub(crate) const ADAPTER_CONFIG: &str = "adapter_config.json";
 /// At most so many files are named.
 const NAMED: usize = 3;
+/// At most so many names to choose from, or files to fetch, are named.
+const MAX_NAMES: usize = 20;
 /// Endings of weights of other programs, and what they are called.
 const OTHER_WEIGHTS: &[(&str, &str)] = &[
     (".onnx", "ONNX"),
@@ -76,6 +78,17 @@ fn list(files: &[&String]) -> String {
     let names: Vec<&str> = files.iter().take(NAMED).map(|file| file.as_str()).collect();
     let more = if files.len() > NAMED { ", ..." } else { "" };
     format!("{}{more}", names.join(", "))
+}
+
+/// The first names, and how many more there are: a repository may list any number. Names that are not shown are not
+/// made.
+pub(crate) fn first_names(mut names: impl ExactSizeIterator<Item = String>) -> String {
+    let first: Vec<String> = names.by_ref().take(MAX_NAMES).collect();
+    let first = first.join(", ");
+    match names.len() {
+        0 => first,
+        more => format!("{first} and {more} more"),
+    }
 }
 
 /// What to do with PyTorch's weights.

@@ -1,6 +1,7 @@
 //! Any other repository of the hub.
 
 use std::{
+    collections::HashSet,
     fs,
     path::{Path, PathBuf},
 };
@@ -112,7 +113,7 @@ impl Fetcher {
             return Err(no_model(refusal::adapter(id, &config)));
         }
         let mut chosen = choose(&files, reference, self.for_conversion).map_err(no_model)?;
-        say(&format!("fetching {id} from the hub: {}", chosen.join(", ")));
+        say(&format!("fetching {id} from the hub: {}", refusal::first_names(chosen.iter().cloned())));
         let mut next = 0;
         while let Some(file) = chosen.get(next).cloned() {
             let path = get(&file, say)?;
@@ -125,7 +126,8 @@ impl Fetcher {
             if file.ends_with(".index.json") {
                 // A name that the repository does not list is never asked for.
                 let shards = shards(&path).map_err(no_model)?;
-                if let Some(unknown) = shards.iter().find(|shard| !files.contains(shard)) {
+                let listed: HashSet<&str> = files.iter().map(String::as_str).collect();
+                if let Some(unknown) = shards.iter().find(|shard| !listed.contains(shard.as_str())) {
                     return Err(no_model(format!("{file} names `{unknown}`, which is not there")));
                 }
                 chosen.extend(shards);

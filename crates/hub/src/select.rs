@@ -69,9 +69,11 @@ pub(crate) fn choose(
             !file.contains('/') && LICENCES.iter().any(|start| name.starts_with(start))
         };
         let small = SMALL_FILES.iter().copied().filter(|name| has(name)).map(str::to_owned);
+        // Looked for once: a listing may be long.
+        let has_tokenizer = has("tokenizer.json");
         let is_of_tokenizer = |file: &&String| {
             let is_tiktoken = !file.contains('/') && file.ends_with(TIKTOKEN);
-            !has("tokenizer.json") && (TOKENIZER_FILES.contains(&file.as_str()) || is_tiktoken)
+            !has_tokenizer && (TOKENIZER_FILES.contains(&file.as_str()) || is_tiktoken)
         };
         let of_tokenizer = files.iter().filter(is_of_tokenizer).cloned();
         let licences = files.iter().filter(is_licence).cloned();
@@ -142,11 +144,11 @@ fn instead(candidates: &[&GgufModel], all: &[GgufModel], reference: &ModelRefere
     if candidates.is_empty() {
         return String::new();
     }
-    let is_unique = |quant: &String| all.iter().filter(|model| model.has_quant(quant)).count() == 1;
+    let is_unique = |quant: &&str| all.iter().filter(|model| model.has_quant(quant)).take(2).count() == 1;
     let written = |model: &&GgufModel| match model.quant().filter(is_unique) {
-        Some(quant) => reference.with_quant(&quant),
+        Some(quant) => reference.with_quant(quant),
         None => reference.with_file(model.first()),
     };
-    let names: Vec<String> = candidates.iter().map(written).collect();
-    format!("; write one of: {}", names.join(", "))
+    // Only the names that are shown are made, as each of them is looked for in all models.
+    format!("; write one of: {}", refusal::first_names(candidates.iter().map(written)))
 }

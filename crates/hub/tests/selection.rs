@@ -90,6 +90,20 @@ fn what_to_write_is_said_where_several_fit_or_none() {
     assert!(error.contains("no .gguf file") && error.contains("write owner/tiny alone"), "{error}");
 }
 
+/// A message names a bounded number of files, however many a repository lists.
+#[test]
+fn many_files_are_named_in_part() {
+    let names: Vec<String> = (0..20_000).map(|i| format!("m{i:05}-Q{i}_0.gguf")).collect();
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    let error = fetched(&names, "owner/tiny").unwrap_err();
+    assert!(error.contains("write one of: owner/tiny:Q0_0, owner/tiny:Q1_0, "), "{error}");
+    assert!(error.ends_with(", owner/tiny:Q19_0 and 19980 more"), "{error}");
+    let error = fetched(&names[..21], "owner/tiny").unwrap_err();
+    assert!(error.ends_with("owner/tiny:Q19_0 and 1 more"), "{error}");
+    let error = fetched(&names[..20], "owner/tiny").unwrap_err();
+    assert!(error.ends_with("owner/tiny:Q18_0, owner/tiny:Q19_0"), "{error}");
+}
+
 #[test]
 fn split_models_are_whole_or_refused() {
     let parts = ["m-00001-of-00003.gguf", "m-00002-of-00003.gguf", "m-00003-of-00003.gguf"];

@@ -114,6 +114,7 @@ impl Fetcher {
         }
         let mut chosen = choose(&files, reference, self.for_conversion).map_err(no_model)?;
         say(&format!("fetching {id} from the hub: {}", refusal::first_names(chosen.iter().cloned())));
+        let before_shards = chosen.len();
         let mut next = 0;
         while let Some(file) = chosen.get(next).cloned() {
             let path = get(&file, say)?;
@@ -123,7 +124,8 @@ impl Fetcher {
                     return Err(no_model(why));
                 }
             }
-            if file.ends_with(".index.json") {
+            // An index is no shard: one that names itself would never end.
+            if next < before_shards && file.ends_with(".index.json") {
                 // A name that the repository does not list is never asked for.
                 let shards = shards(&path).map_err(no_model)?;
                 let listed: HashSet<&str> = files.iter().map(String::as_str).collect();

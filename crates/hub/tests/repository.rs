@@ -78,6 +78,17 @@ fn refused(files: Vec<File>, manners: Manners, name: &str, parts: &[&str]) {
     assert!(!refs.exists(), "a revision that is not whole was named");
 }
 
+/// An index that names itself as a shard is fetched once, and what it names is not read as an index again.
+#[test]
+fn an_index_is_no_shard() {
+    let directory = tempfile::tempdir().unwrap();
+    let index = br#"{"weight_map": {"a": "model.safetensors.index.json"}}"#;
+    let files = repository(&[("config.json", b"{}"), ("model.safetensors.index.json", index)]);
+    let server = serve(files, Manners::default());
+    fetcher(directory.path(), &server.endpoint).fetch_repository("owner/tiny", None, |_| {}).unwrap();
+    assert_eq!(server.ranges().len(), 2, "config.json and the index");
+}
+
 #[test]
 fn a_repository_that_is_not_what_it_should_be_is_refused() {
     let good = Manners::default();

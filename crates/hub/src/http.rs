@@ -194,7 +194,7 @@ impl Client {
                 ureq::Error::BodyExceedsLimit(_) => AttemptError::Refused(error.to_string()),
                 _ => AttemptError::transient(error.to_string()),
             })?;
-            serde_json::from_slice::<T>(&body).map_err(|error| {
+            moi_files::json::<T>(&body).map_err(|error| {
                 AttemptError::Refused(format!(
                     "the answer is not what a hub says: {error}; check HF_ENDPOINT"
                 ))

@@ -67,6 +67,18 @@ fn a_repository_needs_a_hub() {
     assert!(matches!(error, FetchError::Unreachable { .. }), "{error}");
 }
 
+/// A mirror that is a directory of files may have been written by an editor.
+#[test]
+fn a_listing_may_begin_with_a_byte_order_mark() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut files = repository(&[("a.gguf", b"a")]);
+    files[0].content.splice(..0, *b"\xef\xbb\xbf");
+    let server = serve(files, Manners::default());
+    let path =
+        fetcher(directory.path(), &server.endpoint).fetch_repository("owner/tiny", None, |_| {}).unwrap();
+    assert_eq!(fs::read(path).unwrap(), b"a");
+}
+
 fn refused(files: Vec<File>, manners: Manners, name: &str, parts: &[&str]) {
     let directory = tempfile::tempdir().unwrap();
     let server = serve(files, manners);

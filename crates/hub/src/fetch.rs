@@ -6,6 +6,8 @@ use std::{
     time::Duration,
 };
 
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+
 use crate::{
     Cache, Entry, FetchError,
     cache::create_parent,
@@ -158,22 +160,16 @@ impl Fetcher {
     }
 }
 
+/// What is escaped in a revision: all but the characters that RFC 3986 reserves for nothing. The slashes of a revision are
+/// part of its name.
+pub(crate) const REVISION: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
+/// What is escaped in the path of a file, whose slashes stay.
+const FILE: &AsciiSet = &REVISION.remove(b'/');
+
 /// Where a hub has a file.
 pub(crate) fn file_url(endpoint: &str, repository: &str, revision: &str, file: &str) -> String {
-    format!("{endpoint}/{repository}/resolve/{}/{}", escaped(revision, true), escaped(file, false))
-}
-
-/// A path in an address; the slashes of a revision are part of its name.
-pub(crate) fn escaped(path: &str, slashes: bool) -> String {
-    let mut out = String::new();
-    for byte in path.bytes() {
-        match byte {
-            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => out.push(byte.into()),
-            b'/' if !slashes => out.push('/'),
-            _ => out += &format!("%{byte:02X}"),
-        }
-    }
-    out
+    let (revision, file) = (utf8_percent_encode(revision, REVISION), utf8_percent_encode(file, FILE));
+    format!("{endpoint}/{repository}/resolve/{revision}/{file}")
 }
 
 /// Gives a verified file its name.
@@ -195,5 +191,9 @@ mod tests {
     fn addresses() {
         let url = file_url("http://hub", "owner/name", "refs/pr/1", "a b/c.gguf");
         assert_eq!(url, "http://hub/owner/name/resolve/refs%2Fpr%2F1/a%20b/c.gguf");
+        let stays = "azAZ09-._~";
+        assert_eq!(file_url("", "", stays, stays), format!("//resolve/{stays}/{stays}"));
+        let url = file_url("", "", "+@", "a+b%20?#&=:\u{7f}\n/ü.gguf");
+        assert_eq!(url, "//resolve/%2B%40/a%2Bb%2520%3F%23%26%3D%3A%7F%0A/%C3%BC.gguf");
     }
 }

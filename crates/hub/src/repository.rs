@@ -6,11 +6,12 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use percent_encoding::utf8_percent_encode;
 use serde::Deserialize;
 
 use crate::{
     FetchError, Fetcher, ModelReference,
-    fetch::{escaped, file_url, keep, remove},
+    fetch::{REVISION, file_url, keep, remove},
     hash,
     lock::Lock,
     refusal::{self, ADAPTER_CONFIG},
@@ -144,7 +145,7 @@ impl Fetcher {
     /// What a revision is now.
     fn info(&self, id: &str, revision: &str) -> Result<Info, FetchError> {
         let endpoint = &self.client.endpoint;
-        let url = format!("{endpoint}/api/models/{id}/revision/{}", escaped(revision, true));
+        let url = format!("{endpoint}/api/models/{id}/revision/{}", utf8_percent_encode(revision, REVISION));
         let info: Info = self.client.json(&url, id)?;
         let odd =
             info.siblings.iter().map(|file| &file.rfilename).chain([&info.sha]).find(|name| !is_plain(name));

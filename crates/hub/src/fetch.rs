@@ -124,7 +124,7 @@ impl Fetcher {
             // Another process has fetched it.
             return Ok(path);
         }
-        let hub = match self.try_hub(entry, &path) {
+        let hub = match self.try_hub(entry, &path, &mut say) {
             Ok(()) => return Ok(path),
             // A disk that is full is so for every source.
             Err(error @ FetchError::Io { .. }) => return Err(error),
@@ -145,12 +145,12 @@ impl Fetcher {
         }
     }
 
-    fn try_hub(&self, entry: &Entry, path: &Path) -> Result<(), FetchError> {
+    fn try_hub(&self, entry: &Entry, path: &Path, say: &mut dyn FnMut(&str)) -> Result<(), FetchError> {
         self.client.check_reachable()?;
         let part = self.cache.part(entry);
         let what = format!("{} of {}", entry.file, entry.hub.repository);
         let url = file_url(&self.client.endpoint, entry.hub.repository, entry.hub.revision, entry.file);
-        self.client.fetch(&url, Some(entry.size), &part, &what)?;
+        self.client.fetch(&url, Some(entry.size), &part, &what, say)?;
         let found = hash::of_file(&part).map_err(|error| FetchError::Io { path: part.clone(), error })?;
         if found != entry.sha256 {
             remove(&part)?;

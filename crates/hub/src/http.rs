@@ -4,7 +4,7 @@ use std::{io, time::Duration};
 
 use ureq::{
     Agent, Body,
-    http::{Response, StatusCode, header},
+    http::{HeaderValue, Response, StatusCode, header},
 };
 use url::Url;
 
@@ -151,26 +151,33 @@ impl Client {
         // The length of a compressed answer is not the file's.
         builder = builder.header(header::ACCEPT_ENCODING, "identity");
         if let Some(token) = self.token.as_ref().filter(|_| redirect::may_see_token(endpoint, url)) {
-            builder = builder.header(header::AUTHORIZATION, format!("Bearer {token}"));
+            // The error of the request would not say which header is wrong.
+            let value = HeaderValue::try_from(format!("Bearer {token}"))
+                .map_err(|_| AttemptError::Refused(BAD_TOKEN.to_owned()))?;
+            builder = builder.header(header::AUTHORIZATION, value);
         }
         if from > 0 {
             builder = builder.header(header::RANGE, format!("bytes={from}-"));
         }
-        builder.call().map_err(|error| AttemptError::transient(error.to_string()))
+        builder.call().map_err(AttemptError::from)
     }
 
     /// What an attempt brings, repeated as long as a failure may pass; the error says whether the last one was refused.
+    /// `say` is told what is waited for.
     pub(crate) fn repeat<T>(
         &self,
+        what: &str,
+        say: &mut dyn FnMut(&str),
         mut attempt: impl FnMut(&Agent) -> Result<T, AttemptError>,
     ) -> Result<T, NoAnswer> {
-        let (agent, mut retry) = (self.metadata_agent(), Retry::new(self.pause));
+        let (agent, mut retry) = (self.metadata_agent(), Retry::new(what, self.pause));
         loop {
             match attempt(&agent) {
                 Ok(found) => return Ok(found),
                 Err(AttemptError::Transient(failure)) => {
-                    retry.again(failure, false).map_err(NoAnswer::Unreachable)?
+                    retry.again(failure, false, say).map_err(NoAnswer::Unreachable)?
                 }
+                Err(AttemptError::Unreachable(reason)) => return Err(NoAnswer::Unreachable(reason)),
                 Err(AttemptError::Refused(reason)) => return Err(NoAnswer::Refused(reason)),
                 Err(AttemptError::Disk(error)) => return Err(NoAnswer::Refused(error.to_string())),
             }
@@ -180,13 +187,15 @@ impl Client {
     /// A JSON document.
     ///
     /// # Errors
-    /// `Unreachable` if the hub is in trouble for long, so that what was fetched before may be used.
+    /// `Unreachable` if there is no connection or the hub is in trouble for long, so that what was fetched before may be
+    /// used.
     pub(crate) fn json<T: serde::de::DeserializeOwned>(
         &self,
         url: &str,
         what: &str,
+        say: &mut dyn FnMut(&str),
     ) -> Result<T, FetchError> {
-        let found = self.repeat(|agent| {
+        let found = self.repeat(what, say, |agent| {
             let mut answer = self.ask(agent, Request::Content { from: 0 }, url)?;
             check(&answer).map_err(AttemptError::Refused)?;
             let body = answer.body_mut().with_config().limit(MOST_JSON_BYTES).read_to_vec();
@@ -209,7 +218,7 @@ impl Client {
 
 /// Why there is no answer after all attempts.
 pub(crate) enum NoAnswer {
-    /// Each attempt failed in a way that may pass.
+    /// There is no connection, or each attempt failed in a way that may pass.
     Unreachable(String),
     /// The hub does not have what was asked for.
     Refused(String),
@@ -229,6 +238,10 @@ fn check(answer: &Response<Body>) -> Result<(), String> {
         false => Ok(()),
     }
 }
+
+/// Why a token is refused, which is itself in no message.
+const BAD_TOKEN: &str = "the token has a character in it that no request can carry, a line break for example; set \
+                         HF_TOKEN, or the file that HF_TOKEN_PATH names, to the token alone";
 
 /// Why a page is refused.
 pub(crate) const PAGE: &str =

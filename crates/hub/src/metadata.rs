@@ -19,8 +19,8 @@ pub(crate) struct Meta {
 
 impl Client {
     /// Etag and size of a file, as the hub itself has them; where its content lies elsewhere is not asked.
-    pub(crate) fn meta(&self, url: &str, what: &str) -> Result<Meta, FetchError> {
-        let found = self.repeat(|agent| {
+    pub(crate) fn meta(&self, url: &str, what: &str, say: &mut dyn FnMut(&str)) -> Result<Meta, FetchError> {
+        let found = self.repeat(what, say, |agent| {
             let answer = self.ask(agent, Request::Metadata, url)?;
             meta(&answer).map_err(AttemptError::Refused)
         });

@@ -61,7 +61,8 @@ impl Fetcher {
             return Err(no_name(revision));
         }
         let snapshots = self.snapshots(&reference.repository)?;
-        let reached = self.client.check_reachable().and_then(|()| self.info(&reference.repository, revision));
+        let reached =
+            self.client.check_reachable().and_then(|()| self.info(&reference.repository, revision, &mut say));
         match reached {
             Ok(info) => self.fetch_files(&snapshots, &reference, (revision, info), &mut say),
             Err(unreachable @ FetchError::Unreachable { .. }) => {
@@ -143,10 +144,10 @@ impl Fetcher {
     }
 
     /// What a revision is now.
-    fn info(&self, id: &str, revision: &str) -> Result<Info, FetchError> {
+    fn info(&self, id: &str, revision: &str, say: &mut dyn FnMut(&str)) -> Result<Info, FetchError> {
         let endpoint = &self.client.endpoint;
         let url = format!("{endpoint}/api/models/{id}/revision/{}", utf8_percent_encode(revision, REVISION));
-        let info: Info = self.client.json(&url, id)?;
+        let info: Info = self.client.json(&url, id, say)?;
         let odd =
             info.siblings.iter().map(|file| &file.rfilename).chain([&info.sha]).find(|name| !is_plain(name));
         match odd {
@@ -168,12 +169,12 @@ impl Fetcher {
     ) -> Result<(), FetchError> {
         let what = format!("{file} of {id}");
         let url = file_url(&self.client.endpoint, id, commit, file);
-        let meta = self.client.meta(&url, &what)?;
+        let meta = self.client.meta(&url, &what, say)?;
         let blob = snapshots.blob(&meta.etag);
-        let _lock = Lock::take(&snapshots.lock(&meta.etag), say)?;
+        let _lock = Lock::take(&snapshots.lock(&meta.etag), &mut *say)?;
         if !blob.exists() {
             let part = snapshots.part(&meta.etag);
-            self.client.fetch(&url, meta.size, &part, &what)?;
+            self.client.fetch(&url, meta.size, &part, &what, say)?;
             if let Err(error) = verify(&part, &meta.etag, &what) {
                 remove(&part)?;
                 return Err(error);

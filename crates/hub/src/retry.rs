@@ -21,7 +21,9 @@ const LONGEST_ASKED: Duration = Duration::from_secs(60);
 pub(crate) enum AttemptError {
     /// The connection, or a busy server: another attempt may help.
     Transient(Failure),
-    /// The server does not have what was asked for.
+    /// There is no connection, and no other attempt will make one.
+    Unreachable(String),
+    /// The server does not have what was asked for, or it cannot be asked for.
     Refused(String),
     /// The file cannot be written.
     Disk(io::Error),
@@ -41,28 +43,72 @@ impl AttemptError {
     }
 }
 
+impl From<ureq::Error> for AttemptError {
+    /// Why a request got no answer.
+    fn from(error: ureq::Error) -> Self {
+        match is_lasting(&error) {
+            true => Self::Unreachable(error.to_string()),
+            false => Self::transient(error.to_string()),
+        }
+    }
+}
+
+/// Whether a request will fail in the same way however often it is sent. Names that are not found may be by the next
+/// attempt: a name server may be busy.
+fn is_lasting(error: &ureq::Error) -> bool {
+    use ureq::Error;
+    match error {
+        Error::Http(_)
+        | Error::BadUri(_)
+        | Error::Protocol(_)
+        | Error::InvalidProxyUrl
+        | Error::Tls(_)
+        | Error::Pem(_)
+        | Error::Rustls(_)
+        | Error::RequireHttpsOnly(_)
+        | Error::LargeResponseHeader(..)
+        | Error::TlsRequired => true,
+        // What rustls finds wrong in a handshake, a certificate that is not trusted for example, has this kind.
+        Error::Io(error) => error.kind() == io::ErrorKind::InvalidData,
+        _ => false,
+    }
+}
+
 /// Counts the attempts that brought nothing, and pauses between them.
-pub(crate) struct Retry {
+pub(crate) struct Retry<'a> {
+    /// What is asked for, as the user is told.
+    what: &'a str,
     /// Before the second attempt; twice as long before each further one.
     pause: Duration,
     failed: u32,
 }
 
-impl Retry {
-    pub(crate) fn new(pause: Duration) -> Self {
-        Self { pause, failed: 0 }
+impl<'a> Retry<'a> {
+    pub(crate) fn new(what: &'a str, pause: Duration) -> Self {
+        Self { what, pause, failed: 0 }
     }
 
-    /// Pauses before the next attempt; one that brought something does not count.
+    /// Pauses before the next attempt; one that brought something does not count. `say` is told why and how long, unless
+    /// the last attempt brought something: its progress is shown, and the pause is short.
     ///
     /// # Errors
     /// The reason, if there were too many attempts.
-    pub(crate) fn again(&mut self, failure: Failure, progressed: bool) -> Result<(), String> {
+    pub(crate) fn again(
+        &mut self,
+        failure: Failure,
+        progressed: bool,
+        say: &mut dyn FnMut(&str),
+    ) -> Result<(), String> {
         self.failed = if progressed { 0 } else { self.failed + 1 };
         if self.failed >= ATTEMPTS {
             return Err(format!("{}, {} times in a row", failure.reason, self.failed));
         }
-        thread::sleep(pause(self.pause, self.failed, failure.asked));
+        let pause: Duration = pause(self.pause, self.failed, failure.asked);
+        if !progressed {
+            let (what, reason) = (self.what, &failure.reason);
+            say(&format!("{what}: {reason}; attempt {} of {ATTEMPTS} in {pause:?}", self.failed + 1));
+        }
+        thread::sleep(pause);
         Ok(())
     }
 }
@@ -148,14 +194,42 @@ mod tests {
 
     #[test]
     fn attempts_are_bounded_unless_they_bring_something() {
-        let mut retry = Retry::new(Duration::ZERO);
+        let mut retry = Retry::new("a.gguf", Duration::ZERO);
         let failure = || Failure { reason: "it broke".to_owned(), asked: None };
+        let mut said: Vec<String> = Vec::new();
+        let mut say = |line: &str| said.push(line.to_owned());
         for _ in 0..20 {
-            assert!(retry.again(failure(), true).is_ok());
+            assert!(retry.again(failure(), true, &mut say).is_ok());
         }
         for _ in 1..ATTEMPTS {
-            assert!(retry.again(failure(), false).is_ok());
+            assert!(retry.again(failure(), false, &mut say).is_ok());
         }
-        assert_eq!(retry.again(failure(), false), Err("it broke, 6 times in a row".to_owned()));
+        let last = retry.again(failure(), false, &mut say);
+        assert_eq!(last, Err("it broke, 6 times in a row".to_owned()));
+        assert_eq!(said.len(), 5);
+        assert_eq!(said[0], "a.gguf: it broke; attempt 2 of 6 in 0ns");
+    }
+
+    #[test]
+    fn errors_that_last() {
+        let io_error = |kind: io::ErrorKind| ureq::Error::Io(kind.into());
+        for error in [
+            io_error(io::ErrorKind::InvalidData),
+            ureq::Error::BadUri("x is missing host".to_owned()),
+            ureq::Error::Tls("no name"),
+            ureq::Error::TlsRequired,
+        ] {
+            assert!(is_lasting(&error), "{error}");
+        }
+        for error in [
+            io_error(io::ErrorKind::ConnectionReset),
+            io_error(io::ErrorKind::UnexpectedEof),
+            io_error(io::ErrorKind::ConnectionRefused),
+            ureq::Error::Timeout(ureq::Timeout::RecvResponse),
+            ureq::Error::HostNotFound,
+            ureq::Error::ConnectionFailed,
+        ] {
+            assert!(!is_lasting(&error), "{error}");
+        }
     }
 }

@@ -49,7 +49,7 @@ impl Transfer<'_> {
 
 impl Client {
     /// Fetches a file into `part`, behind what an earlier attempt has left there. Where its size is not known before, the
-    /// first answer tells it, or its own end does.
+    /// first answer tells it, or its own end does. `say` is told what is waited for.
     ///
     /// # Errors
     /// If the hub refuses it, sends another number of bytes, or the connection breaks again and again; what came until
@@ -60,6 +60,7 @@ impl Client {
         size: Option<u64>,
         part: &Path,
         what: &str,
+        say: &mut dyn FnMut(&str),
     ) -> Result<(), FetchError> {
         let io_error = |error| FetchError::Io { path: part.to_owned(), error };
         let refused = |reason: String| FetchError::Hub { what: what.to_owned(), reason };
@@ -71,7 +72,7 @@ impl Client {
             have = 0;
         }
         let mut patience = self.patience;
-        let (mut agent, mut retry) = (self.content_agent(patience), Retry::new(self.pause));
+        let (mut agent, mut retry) = (self.content_agent(patience), Retry::new(what, self.pause));
         // The most that there was: a server that begins anew each time may come as far as before, again and again.
         let mut most = have;
         while transfer.size != Some(have) {
@@ -81,7 +82,9 @@ impl Client {
             let failure = match self.attempt(&agent, &mut transfer) {
                 Ok(()) => break,
                 Err(AttemptError::Transient(failure)) => failure,
-                Err(AttemptError::Refused(reason)) => return Err(refused(reason)),
+                Err(AttemptError::Unreachable(reason) | AttemptError::Refused(reason)) => {
+                    return Err(refused(reason));
+                }
                 Err(AttemptError::Disk(error)) => return Err(io_error(error)),
             };
             have = transfer.have().map_err(io_error)?;
@@ -94,7 +97,9 @@ impl Client {
             if transfer.size == Some(have) {
                 break;
             }
-            retry.again(failure, progressed).map_err(|reason| {
+            // A line of text and the bar would spoil each other.
+            let mut say_above_bar = |line: &str| transfer.bar.suspend(|| say(line));
+            retry.again(failure, progressed, &mut say_above_bar).map_err(|reason| {
                 let of = transfer.size.map(|size| format!(" of {size}")).unwrap_or_default();
                 refused(format!("{reason}; {have}{of} bytes are kept for the next try"))
             })?;

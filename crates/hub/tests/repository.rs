@@ -4,9 +4,18 @@
 
 mod hub;
 
-use std::fs;
+use std::{
+    fs,
+    io::{Read, Write},
+    net::{Shutdown, TcpListener},
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    thread,
+};
 
-use hub::{COMMIT, File, Manners, content, fetcher, nobody, repository, serve, sha256};
+use hub::{COMMIT, File, Manners, content, fetcher, mirror, nobody, repository, serve, sha256};
 use moi_hub::FetchError;
 
 const INDEX: &[u8] =
@@ -77,6 +86,77 @@ fn a_listing_may_begin_with_a_byte_order_mark() {
     let path =
         fetcher(directory.path(), &server.endpoint).fetch_repository("owner/tiny", None, |_| {}).unwrap();
     assert_eq!(fs::read(path).unwrap(), b"a");
+}
+
+/// What no other attempt mends is not tried again: the token cannot be sent at all.
+#[test]
+fn a_token_that_cannot_be_sent_is_refused_at_once() {
+    let directory = tempfile::tempdir().unwrap();
+    let server = serve(repository(&[("a.gguf", b"a")]), Manners::default());
+    let fetcher = fetcher(directory.path(), &server.endpoint).with_token("hf_first\nhf_second");
+    let error =
+        fetcher.fetch_repository("owner/tiny", None, |line| panic!("{line}")).unwrap_err().to_string();
+    assert!(error.contains("the token has a character") && error.contains("HF_TOKEN"), "{error}");
+    assert!(!error.contains("hf_first"), "{error}");
+    // Whether the hub answers was asked without it.
+    assert_eq!(server.asked.lock().unwrap().len(), 1);
+}
+
+/// A server that answers a TLS handshake with plain text, and how many connections it got.
+fn no_tls() -> (String, Arc<AtomicUsize>) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let (address, count) = (listener.local_addr().unwrap(), Arc::new(AtomicUsize::new(0)));
+    let connections = count.clone();
+    thread::spawn(move || {
+        for mut stream in listener.incoming().flatten() {
+            connections.fetch_add(1, Ordering::SeqCst);
+            if stream.read(&mut [0; 1 << 14]).is_err() {
+                continue;
+            }
+            let _ = stream.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n");
+            let _ = stream.shutdown(Shutdown::Write);
+            // A connection that is closed with bytes unread would be reset, and the answer lost.
+            let _ = stream.read_to_end(&mut Vec::new());
+        }
+    });
+    (format!("https://{address}"), count)
+}
+
+#[test]
+fn a_handshake_that_fails_is_not_tried_again() {
+    let (endpoint, connections) = no_tls();
+    let rule = |at: &str, method: &str| {
+        let headers = serde_json::json!({ "location": format!("{endpoint}/x") });
+        let rule = serde_json::json!({ "at": at, "method": method, "status": 302, "headers": headers });
+        serde_json::json!({ "base": "", "rules": [rule] })
+    };
+    for (row, expected) in [
+        (rule("api", "GET"), "cannot be reached"),
+        (rule("file", "GET"), "the hub refused tiny.gguf of owner/tiny"),
+    ] {
+        let directory = tempfile::tempdir().unwrap();
+        let fetcher = fetcher(directory.path(), &mirror::serve(&row, &[]));
+        let before = connections.load(Ordering::SeqCst);
+        let error = fetcher.fetch_repository("owner/tiny", None, |_| {}).unwrap_err().to_string();
+        assert!(error.contains(expected), "{error}");
+        assert_eq!(connections.load(Ordering::SeqCst), before + 1, "{error}");
+    }
+}
+
+/// A pause is told, with its reason, before it is made.
+#[test]
+fn a_busy_hub_is_waited_for_aloud() {
+    let directory = tempfile::tempdir().unwrap();
+    let manners = Manners { busy: 2, ..Manners::default() };
+    let server = serve(repository(&[("a.gguf", b"a")]), manners);
+    let mut said: Vec<String> = Vec::new();
+    fetcher(directory.path(), &server.endpoint)
+        .fetch_repository("owner/tiny", None, |line| said.push(line.to_owned()))
+        .unwrap();
+    let waits: Vec<&String> = said.iter().filter(|line| line.contains("503")).collect();
+    assert_eq!(waits.len(), 2, "{said:?}");
+    assert!(waits[0].contains("a.gguf of owner/tiny: it answered 503"), "{said:?}");
+    assert!(waits[0].ends_with("attempt 2 of 6 in 5ms"), "{said:?}");
 }
 
 fn refused(files: Vec<File>, manners: Manners, name: &str, parts: &[&str]) {

@@ -11,6 +11,7 @@ use super::{
     objects::items_of,
     printf,
     python::{self, escaped, is_dictionary, is_space, refuse, type_name},
+    text_methods::stripped,
     texts::{MOST_BYTES, text as text_of, too_long},
 };
 
@@ -133,13 +134,9 @@ fn unescaped(text: &str) -> Result<String, Error> {
 fn trim(_: &mut State<'_, '_>, value: &Value, more: &[Value], named: &Kwargs) -> Result<Value, Error> {
     let [chars] = bind("trim", ["chars"], more, named)?;
     let source = text_of(value)?;
-    let trimmed = match chars.filter(|chars| !chars.is_none()) {
-        Some(chars) => {
-            let chars = text("trim", Some(&chars))?.to_owned();
-            source.trim_matches(|c: char| chars.contains(c))
-        }
-        None => source.trim_matches(is_space),
-    };
+    let chars: Option<Value> = chars.filter(|chars| !chars.is_none());
+    let chars: Option<&str> = chars.as_ref().map(|chars| text("trim", Some(chars))).transpose()?;
+    let trimmed: &str = stripped(&source, "strip", chars)?;
     match value.is_safe() {
         true => Ok(Value::from_safe_string(trimmed.to_owned())),
         false => Ok(Value::from(trimmed)),

@@ -295,3 +295,16 @@ fn much_is_refused() {
         assert!(parts.iter().any(|part| error.contains(part)), "{source}: {error}");
     }
 }
+
+#[test]
+fn stripping_many_characters_is_counted() {
+    assert_eq!(render("{{ 'xyaxy'.strip('yx') }}{{ 'xyaxy'|trim('yx') }}", "").unwrap(), "aa");
+    assert_eq!(render("{{ 'xyaxy'.lstrip('yx') }}{{ 'xyaxy'.rstrip('yx') }}", "").unwrap(), "axyxya");
+    for stripping in ["c.strip(c)", "c.lstrip(c)", "c.rstrip(c)", "c|trim(c)"] {
+        let source = format!(
+            "{{% set c = 'xyz' * 1300000 %}}{{% for i in range(3) %}}{{% set x = {stripping} %}}{{% endfor %}}"
+        );
+        let error = render(&source, "").unwrap_err();
+        assert!(error.contains("walks through more than"), "{stripping}: {error}");
+    }
+}

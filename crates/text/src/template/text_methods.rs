@@ -1,6 +1,6 @@
 //! Python's methods of texts.
 
-use std::cmp::Ordering;
+use std::{cmp::Ordering, collections::HashSet};
 
 use minijinja::{
     Error, ErrorKind, State, Value,
@@ -13,6 +13,7 @@ use super::{
     layout::{centered, lines, padded},
     python::{self, is_space, refuse, type_name},
     texts::{MOST_BYTES, Text, too_long},
+    weigh::charge,
 };
 
 /// Calls a method of a text.
@@ -223,12 +224,25 @@ fn strip(own: &str, name: &str, given: &[Value]) -> Result<Value, Error> {
         [chars] => Some(text(name, Some(chars))?),
         _ => return refuse(format!("{name} takes one argument")),
     };
-    let is_stripped = |c: char| chars.map_or_else(|| is_space(c), |chars| chars.contains(c));
-    Ok(Value::from(match name {
+    stripped(own, name, chars).map(Value::from)
+}
+
+/// What `strip`, `lstrip` or `rstrip` leave of a text. Without `chars` they take white space away.
+///
+/// # Errors
+/// If the rendering has looked at too many characters.
+pub(super) fn stripped<'a>(own: &'a str, name: &str, chars: Option<&str>) -> Result<&'a str, Error> {
+    charge(chars.map_or(0, str::len))?;
+    // Each character of the text is looked up, so a search through `chars` for each would take their product.
+    let set: Option<HashSet<char>> = chars.map(|chars| chars.chars().collect());
+    let is_stripped = |c: char| set.as_ref().map_or_else(|| is_space(c), |set| set.contains(&c));
+    let left: &str = match name {
         "lstrip" => own.trim_start_matches(is_stripped),
         "rstrip" => own.trim_end_matches(is_stripped),
         _ => own.trim_matches(is_stripped),
-    }))
+    };
+    charge(chars.map_or(0, |_| own.len() - left.len()))?;
+    Ok(left)
 }
 
 /// The part of a text between two positions, and how many characters are before it.

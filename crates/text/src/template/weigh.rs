@@ -37,6 +37,20 @@ pub(super) fn weigh(value: &Value) -> Result<(), Error> {
     inner(value, 0)
 }
 
+/// Counts what a step looks at beside whole values, in values.
+///
+/// # Errors
+/// If too much was walked through.
+pub(super) fn charge(cost: usize) -> Result<(), Error> {
+    match LEFT.get().checked_sub(cost as u64) {
+        Some(left) => {
+            LEFT.set(left);
+            Ok(())
+        }
+        None => refuse("it compares and walks through more than a template needs"),
+    }
+}
+
 fn refuse<T>(what: &'static str) -> Result<T, Error> {
     Err(Error::new(ErrorKind::InvalidOperation, what))
 }
@@ -45,11 +59,7 @@ fn inner(value: &Value, depth: usize) -> Result<(), Error> {
     if depth > DEEPEST {
         return refuse("a value is nested more than 64 deep, or holds itself");
     }
-    let cost = 1 + value.as_str().map_or(0, |text| text.len() / PIECE) as u64;
-    match LEFT.get().checked_sub(cost) {
-        Some(left) => LEFT.set(left),
-        None => return refuse("it compares and walks through more than a template needs"),
-    }
+    charge(1 + value.as_str().map_or(0, |text| text.len() / PIECE))?;
     if let Some(generator) = value.downcast_object_ref::<Generator>() {
         // Looking at it must not read it.
         return generator.left().iter().try_for_each(|item| inner(item, depth + 1));

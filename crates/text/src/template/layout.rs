@@ -160,12 +160,12 @@ pub(super) fn word_wrap(
     if source.len() > MOST_BYTES / 16 {
         return Err(too_long());
     }
-    let mut out: Vec<String> = Vec::new();
+    let mut out: Vec<&str> = Vec::new();
     for (line, _) in lines(source) {
         let mut wrapped = wrapped(line, width, breaks);
         if wrapped.is_empty() {
             // A line without words stays, empty.
-            wrapped.push(String::new());
+            wrapped.push("");
         }
         out.append(&mut wrapped);
     }
@@ -176,27 +176,62 @@ pub(super) fn word_wrap(
     }
 }
 
-/// The lines that a paragraph becomes.
-fn wrapped(line: &str, width: usize, breaks: bool) -> Vec<String> {
-    let is_blank = |c: char| matches!(c, '\t'..='\r' | ' ');
-    let mut chunks: Vec<String> = Vec::new();
-    for c in line.chars() {
-        match chunks.last_mut().filter(|last| last.starts_with(is_blank) == is_blank(c)) {
-            Some(last) => last.push(c),
-            None => chunks.push(c.to_string()),
-        }
+/// A run of blanks or of other characters in a line, by its places in bytes.
+#[derive(Clone, Copy, Debug)]
+struct Chunk {
+    start: usize,
+    end: usize,
+    /// Behind its last character that is no white space.
+    solid_end: usize,
+}
+
+impl Chunk {
+    fn new(line: &str, start: usize, end: usize) -> Self {
+        Self { start, end, solid_end: start + line[start..end].trim_end_matches(is_space).len() }
     }
-    chunks.reverse();
-    let is_white = |chunk: &String| chunk.trim_matches(is_space).is_empty();
-    let mut lines: Vec<String> = Vec::new();
+
+    /// The chunks of a line, the first one last.
+    fn all_reversed(line: &str) -> Vec<Self> {
+        let is_blank = |c: char| matches!(c, '\t'..='\r' | ' ');
+        let mut chunks: Vec<Self> = Vec::new();
+        let mut start: usize = 0;
+        while let Some(first) = line[start..].chars().next() {
+            let length = line[start..].find(|c: char| is_blank(c) != is_blank(first));
+            let end = length.map_or(line.len(), |length| start + length);
+            chunks.push(Self::new(line, start, end));
+            start = end;
+        }
+        chunks.reverse();
+        chunks
+    }
+
+    fn is_white(self) -> bool {
+        self.solid_end <= self.start
+    }
+
+    /// Its parts before and behind so many characters. Only the first part is read, so that a chunk of many lines is not
+    /// read once for each of them.
+    fn split(self, line: &str, characters: usize) -> (Self, Self) {
+        let length = line[self.start..self.end].char_indices().nth(characters);
+        let at = length.map_or(self.end, |(length, _)| self.start + length);
+        (Self::new(line, self.start, at), Self { start: at, ..self })
+    }
+}
+
+/// The lines that a paragraph becomes.
+fn wrapped(line: &str, width: usize, breaks: bool) -> Vec<&str> {
+    let mut chunks: Vec<Chunk> = Chunk::all_reversed(line);
+    // What is longer than a line is counted no further.
+    let count = |chunk: Chunk| line[chunk.start..chunk.end].chars().take(width.saturating_add(1)).count();
+    let mut lines: Vec<&str> = Vec::new();
     while !chunks.is_empty() {
-        let mut current: Vec<String> = Vec::new();
-        let mut length = 0;
-        if !lines.is_empty() && chunks.last().is_some_and(is_white) {
+        let mut current: Vec<Chunk> = Vec::new();
+        let mut length: usize = 0;
+        if !lines.is_empty() && chunks.last().is_some_and(|chunk| chunk.is_white()) {
             chunks.pop();
         }
         while let Some(chunk) = chunks.pop() {
-            let count = chunk.chars().count();
+            let count = count(chunk);
             if length + count > width {
                 chunks.push(chunk);
                 break;
@@ -205,23 +240,54 @@ fn wrapped(line: &str, width: usize, breaks: bool) -> Vec<String> {
             current.push(chunk);
         }
         if let Some(chunk) = chunks.pop() {
-            let is_long = chunk.chars().count() > width;
+            let is_long = count(chunk) > width;
             match is_long && (breaks || current.is_empty()) {
                 true if breaks => {
-                    let split = chunk.char_indices().nth(width - length).map_or(chunk.len(), |(at, _)| at);
-                    current.push(chunk[..split].to_owned());
-                    chunks.push(chunk[split..].to_owned());
+                    let (first, rest) = chunk.split(line, width - length);
+                    current.push(first);
+                    chunks.push(rest);
                 }
                 true => current.push(chunk),
                 false => chunks.push(chunk),
             }
         }
-        if current.last().is_some_and(is_white) {
+        if current.last().is_some_and(|chunk| chunk.is_white()) {
             current.pop();
         }
-        if !current.is_empty() {
-            lines.push(current.concat());
+        // The chunks of a line stand one behind another.
+        if let (Some(first), Some(last)) = (current.first(), current.last()) {
+            lines.push(&line[first.start..last.end]);
         }
     }
     lines
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_are_wrapped() {
+        for (line, width, breaks, expected) in [
+            ("aa bb cc", 5, true, vec!["aa bb", "cc"]),
+            ("  aa   bb ", 4, true, vec!["  aa", "bb"]),
+            ("abcdefg hi", 3, true, vec!["abc", "def", "g", "hi"]),
+            ("a bcdefg", 4, true, vec!["a bc", "defg"]),
+            ("abcdefg hi", 3, false, vec!["abcdefg", "hi"]),
+            ("\u{e4}\u{f6}\u{fc}\u{df}", 3, true, vec!["\u{e4}\u{f6}\u{fc}", "\u{df}"]),
+            ("   ", 2, true, vec![]),
+        ] {
+            assert_eq!(wrapped(line, width, breaks), expected, "{line}");
+        }
+    }
+
+    /// With a copy or a count of the rest for each line, the rest of a long word would be read as often as it has lines.
+    #[test]
+    fn long_words_become_many_lines() {
+        const LENGTH: usize = 2_000_000;
+        assert_eq!(wrapped(&"a".repeat(LENGTH), 1, true).len(), LENGTH);
+        // No-break spaces are white, but belong to words.
+        let spaces = "\u{a0}".repeat(LENGTH);
+        assert_eq!(wrapped(&format!("a{spaces}b{spaces}"), 1, true), ["a", "b"]);
+    }
 }

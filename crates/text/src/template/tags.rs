@@ -1,5 +1,7 @@
 //! Tags whose meaning in the engine is another than in Jinja.
 
+use std::collections::HashSet;
+
 use minijinja::Error;
 
 use super::adapt::{EACH, Kind, NOT_CONSTANT, Tag, refuse};
@@ -81,22 +83,22 @@ fn parts(tag: &Tag, first: usize, depth: usize) -> Vec<std::ops::Range<usize>> {
 }
 
 /// Whether one of these names is read in a part of a tag.
-fn reads(tag: &Tag, part: std::ops::Range<usize>, names: &[&str]) -> bool {
+fn reads(tag: &Tag, part: std::ops::Range<usize>, names: &HashSet<&str>) -> bool {
     let mut part = part;
     part.any(|at| {
         let is_field = tag.piece(at - 1) == ".";
-        tag.is_name(at) && !is_field && names.contains(&tag.piece(at))
+        tag.is_name(at) && !is_field && names.contains(tag.piece(at))
     })
 }
 
 /// Jinja evaluates all values before it assigns the first.
 fn check_with(tag: &Tag) -> Result<(), Error> {
-    let mut assigned: Vec<&str> = Vec::new();
+    let mut assigned: HashSet<&str> = HashSet::new();
     for part in parts(tag, 1, 0) {
         if part.len() > 2 && reads(tag, part.start + 2..part.end, &assigned) {
             return refuse("a `with` that reads a name which it assigns is not supported");
         }
-        assigned.push(tag.piece(part.start));
+        assigned.insert(tag.piece(part.start));
     }
     Ok(())
 }
@@ -109,7 +111,7 @@ fn check_defaults(tag: &Tag) -> Result<(), Error> {
         .into_iter()
         .filter(|part| !part.is_empty() && tag.pieces[part.start].depth == depth)
         .collect();
-    let names: Vec<&str> = parts.iter().map(|part| tag.piece(part.start)).collect();
+    let names: HashSet<&str> = parts.iter().map(|part| tag.piece(part.start)).collect();
     let is_read = parts.iter().any(|part| part.len() > 2 && reads(tag, part.start + 2..part.end, &names));
     match is_read {
         true => refuse("a default that reads another argument of its macro is not supported"),

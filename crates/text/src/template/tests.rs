@@ -308,3 +308,24 @@ fn stripping_many_characters_is_counted() {
         assert!(error.contains("walks through more than"), "{stripping}: {error}");
     }
 }
+
+#[test]
+fn many_names_in_a_tag_are_looked_up_fast() {
+    // A comparison of each name with all before it would be 2 * 10^10 comparisons.
+    let names: Vec<String> = (0..200_000).map(|number| format!("a{number}=x{number}")).collect();
+    let names = names.join(", ");
+    for source in [
+        format!("{{% with {names} %}}{{% endwith %}}"),
+        format!("{{% macro f({names}) %}}{{% endmacro %}}"),
+    ] {
+        let error = render(&source, "").unwrap_err();
+        assert!(error.contains("more than 2000"), "{error}");
+    }
+    for (source, what) in [
+        ("{% with a=1, b=a %}{% endwith %}", "reads a name which it assigns"),
+        ("{% macro f(a, b=a) %}{% endmacro %}", "reads another argument"),
+    ] {
+        let error = render(source, "").unwrap_err();
+        assert!(error.contains(what), "{error}");
+    }
+}

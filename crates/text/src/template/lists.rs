@@ -94,29 +94,50 @@ fn attribute(item: &Value, path: &Value) -> Result<Value, Error> {
 }
 
 /// What items are compared by: a text of any case is the same unless `sensitive`.
-fn key_of(item: &Value, path: Option<&Value>, sensitive: bool) -> Result<Value, Error> {
-    let folded = |value: Value| match value.as_str() {
-        Some(text) if !sensitive => Value::from(text.to_lowercase()),
-        _ => value,
+fn key_of(
+    state: &State<'_, '_>,
+    item: &Value,
+    path: Option<&Value>,
+    sensitive: bool,
+) -> Result<Value, Error> {
+    let folded = |value: Value| -> Result<Value, Error> {
+        match value.as_str() {
+            Some(text) if !sensitive => {
+                // The copies of all items are held at once.
+                state.consume_fuel(text.len() as u64 / 64)?;
+                Ok(Value::from(text.to_lowercase()))
+            }
+            _ => Ok(value),
+        }
     };
-    let Some(path) = path.filter(|path| !path.is_none()) else { return Ok(folded(item.clone())) };
+    let Some(path) = path.filter(|path| !path.is_none()) else { return folded(item.clone()) };
     match path.as_str().filter(|path| path.contains(',')) {
-        None => attribute(item, path).map(folded),
+        None => folded(attribute(item, path)?),
         Some(paths) => {
-            let keys = paths.split(',').map(|path| attribute(item, &Value::from(path)).map(folded));
-            keys.collect::<Result<Vec<Value>, Error>>().map(Value::from)
+            let mut keys: Vec<Value> = Vec::new();
+            for path in paths.split(',') {
+                state.consume_fuel(1)?;
+                keys.push(folded(attribute(item, &Value::from(path))?)?);
+            }
+            Ok(Value::from(keys))
         }
     }
 }
 
 /// Items with what they are compared by.
-fn keyed(items: Vec<Value>, path: Option<&Value>, sensitive: bool) -> Result<Vec<(Value, Value)>, Error> {
-    items.into_iter().map(|item| Ok((key_of(&item, path, sensitive)?, item))).collect()
+fn keyed(
+    state: &State<'_, '_>,
+    value: &Value,
+    path: Option<&Value>,
+    sensitive: bool,
+) -> Result<Vec<(Value, Value)>, Error> {
+    let items: Vec<Value> = items_of(state, value)?;
+    items.into_iter().map(|item| Ok((key_of(state, &item, path, sensitive)?, item))).collect()
 }
 
 fn sort(state: &mut State<'_, '_>, value: &Value, more: &[Value], named: &Kwargs) -> Result<Value, Error> {
     let [reverse, sensitive, path] = bind("sort", ["reverse", "case_sensitive", "attribute"], more, named)?;
-    let mut items = keyed(items_of(state, value)?, path.as_ref(), is_true(sensitive.as_ref()))?;
+    let mut items = keyed(state, value, path.as_ref(), is_true(sensitive.as_ref()))?;
     python::sort(&mut items, is_true(reverse.as_ref()))?;
     Ok(items.into_iter().map(|(_, item)| item).collect())
 }
@@ -140,7 +161,7 @@ fn dictsort(
     for key in items_of(state, value)? {
         let item = value.get_item(&key)?;
         let by = if by_value { &item } else { &key };
-        let by = key_of(by, None, is_true(sensitive.as_ref()))?;
+        let by = key_of(state, by, None, is_true(sensitive.as_ref()))?;
         pairs.push((by, Value::from(Tuple::from([key, item]))));
     }
     python::sort(&mut pairs, is_true(reverse.as_ref()))?;
@@ -156,7 +177,7 @@ fn extreme(
 ) -> Result<Value, Error> {
     let [sensitive, path] = bind("min and max", ["case_sensitive", "attribute"], more, named)?;
     let mut found: Option<(Value, Value)> = None;
-    for (key, item) in keyed(items_of(state, value)?, path.as_ref(), is_true(sensitive.as_ref()))? {
+    for (key, item) in keyed(state, value, path.as_ref(), is_true(sensitive.as_ref()))? {
         let is_better = match &found {
             Some((best, _)) => python::order(&key, best)? == Some(wanted),
             None => true,
@@ -189,7 +210,7 @@ fn unique(state: &mut State<'_, '_>, value: &Value, more: &[Value], named: &Kwar
     let [sensitive, path] = bind("unique", ["case_sensitive", "attribute"], more, named)?;
     let mut seen = std::collections::BTreeSet::new();
     let mut kept = Vec::new();
-    for (key, item) in keyed(items_of(state, value)?, path.as_ref(), is_true(sensitive.as_ref()))? {
+    for (key, item) in keyed(state, value, path.as_ref(), is_true(sensitive.as_ref()))? {
         if is_unhashable(&key) {
             return refuse(format!("unique cannot compare {}", type_name(&key)));
         }
@@ -212,7 +233,7 @@ fn groupby(state: &mut State<'_, '_>, value: &Value, more: &[Value], named: &Kwa
         if let Some(default) = default.as_ref().filter(|_| named.is_undefined()) {
             named = default.clone();
         }
-        items.push((key_of(&named, None, sensitive)?, Value::from(Tuple::from([named, item]))));
+        items.push((key_of(state, &named, None, sensitive)?, Value::from(Tuple::from([named, item]))));
     }
     python::sort(&mut items, false)?;
     let mut groups: Vec<(Value, Value, Vec<Value>)> = Vec::new();

@@ -329,3 +329,15 @@ fn many_names_in_a_tag_are_looked_up_fast() {
         assert!(error.contains(what), "{error}");
     }
 }
+
+#[test]
+fn lower_case_copies_are_counted() {
+    for filter in ["unique|list", "sort", "min", "max", "groupby('a')", "sort(attribute='a,a')"] {
+        let item = if filter.contains("'a") { "{'a': 'A' * 4000000}" } else { "'A' * 4000000" };
+        let source = format!("{{% set l = [{item}] * 20 %}}{{% set x = l|{filter} %}}");
+        let error = render(&source, "").unwrap_err();
+        assert!(error.contains("fuel"), "{filter}: {error}");
+    }
+    let sorted = render("{{ ['b', 'A', 'B', 'a']|sort|join }}{{ ['b', 'B']|unique|join }}", "").unwrap();
+    assert_eq!(sorted, "AabBb");
+}

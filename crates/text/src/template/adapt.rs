@@ -66,72 +66,108 @@ pub(super) fn refuse<T>(what: &str) -> Result<T, Error> {
 /// If Jinja refuses it, or the engine would silently make another text of it.
 pub(super) fn adapted(source: &str) -> Result<String, Error> {
     // As Jinja's lexer does before anything else.
-    let source = source.replace("\r\n", "\n").replace('\r', "\n");
-    let mut out = String::with_capacity(source.len());
-    let mut scopes = tags::Scopes::default();
-    let mut rest: &str = &source;
-    let mut trims = false;
-    while let Some(at) = find_start(rest) {
-        let (data, tag) = rest.split_at(at);
-        let start = &tag[..2];
-        let sign = if tag[2..].starts_with(['-', '+']) { &tag[2..3] } else { "" };
-        push_data(&mut out, data, trims, sign == "-");
-        if start == "{#" {
-            let Some(length) = tag[2..].find("#}") else {
-                rest = tag;
-                trims = false;
-                break;
-            };
-            let inside = &tag[2..2 + length];
-            trims = inside.ends_with('-') && inside.len() > sign.len();
-            out += &tag[..length + 4];
-            rest = &tag[length + 4..];
-            continue;
-        }
-        let body = &tag[2 + sign.len()..];
-        let end = if start == "{%" { "%}" } else { "}}" };
-        let Some((mut inside, length)) = inside_of(body, end)? else {
-            // The compiler names the place of what does not end.
-            rest = tag;
-            trims = false;
-            break;
+    let source: String = source.replace("\r\n", "\n").replace('\r', "\n");
+    let mut adapter = Adapter {
+        out: String::with_capacity(source.len()),
+        rest: &source,
+        trims: false,
+        scopes: tags::Scopes::default(),
+    };
+    while let Some(at) = find_start(adapter.rest) {
+        let (data, tag) = adapter.rest.split_at(at);
+        let sign: &str = sign_of(&tag[2..]);
+        push_data(&mut adapter.out, data, adapter.trims, sign == "-");
+        adapter.rest = tag;
+        let is_whole: bool = match tag.starts_with("{#") {
+            true => adapter.comment(sign),
+            false => adapter.tag(sign)?,
         };
-        let end_sign = if body[length..].starts_with(['-', '+']) { &body[length..length + 1] } else { "" };
-        rest = &body[length + end_sign.len() + 2..];
-        if end_sign == "+" && end == "}}" {
+        if !is_whole {
+            // The compiler names the place of what does not end.
+            adapter.trims = false;
+            break;
+        }
+    }
+    push_data(&mut adapter.out, adapter.rest, adapter.trims, false);
+    Ok(adapter.out)
+}
+
+/// A template's source, partly adapted.
+struct Adapter<'a> {
+    out: String,
+    /// The source that is not adapted yet.
+    rest: &'a str,
+    /// Whether the tag before it takes its white space away.
+    trims: bool,
+    scopes: tags::Scopes,
+}
+
+impl<'a> Adapter<'a> {
+    /// Copies the comment that comes next, with this sign at its start. Whether it ends.
+    fn comment(&mut self, sign: &str) -> bool {
+        let source: &'a str = self.rest;
+        let Some(length) = source[2..].find("#}") else { return false };
+        let inside: &str = &source[2..2 + length];
+        self.trims = inside.ends_with('-') && inside.len() > sign.len();
+        self.copy(length + 4);
+        true
+    }
+
+    /// Adapts the tag that comes next, with this sign at its start. Whether it ends.
+    fn tag(&mut self, sign: &str) -> Result<bool, Error> {
+        let source: &'a str = self.rest;
+        let start: &str = &source[..2];
+        let body: &'a str = &source[2 + sign.len()..];
+        let is_block: bool = start == "{%";
+        let end: &str = if is_block { "%}" } else { "}}" };
+        let Some((mut inside, length)) = inside_of(body, end)? else { return Ok(false) };
+        let end_sign: &str = sign_of(&body[length..]);
+        if end_sign == "+" && !is_block {
             return refuse("`+}}` ends no expression");
         }
-        trims = end_sign == "-";
-        if end == "%}" && inside.pieces.len() == 1 && inside.piece(0) == "raw" {
-            let (raw, ends_trimmed) = raw(rest, end_sign)?;
-            out += start;
-            out += sign;
-            out += " raw ";
-            out += end_sign;
-            out += end;
-            // The line end behind the tag stays in Jinja, and the engine takes one away.
-            if end_sign != "-" && rest.starts_with('\n') {
-                out.push('\n');
-            }
-            out += &rest[..raw];
-            rest = &rest[raw..];
-            trims = ends_trimmed;
-            continue;
+        self.rest = &body[length + end_sign.len() + 2..];
+        self.trims = end_sign == "-";
+        if is_block && inside.pieces.len() == 1 && inside.piece(0) == "raw" {
+            self.push_tag([start, sign, " raw ", end_sign, end]);
+            return self.raw(end_sign).map(|()| true);
         }
-        let is_for = end == "%}" && inside.piece(0) == "for";
-        if end == "%}" {
-            scopes.check(&inside)?;
+        let is_for: bool = is_block && inside.piece(0) == "for";
+        if is_block {
+            self.scopes.check(&inside)?;
             tags::rename(&mut inside);
         }
-        scopes.check_names(&inside)?;
-        out += start;
-        out += sign;
-        out += &tags::guarded(&inside, is_for);
-        out += end_sign;
-        out += end;
+        self.scopes.check_names(&inside)?;
+        self.push_tag([start, sign, &tags::guarded(&inside, is_for), end_sign, end]);
+        Ok(true)
     }
-    push_data(&mut out, rest, trims, false);
-    Ok(out)
+
+    /// Copies what stands between `{% raw %}` and the end of `{% endraw %}`.
+    fn raw(&mut self, end_sign: &str) -> Result<(), Error> {
+        let (length, ends_trimmed) = raw(self.rest, end_sign)?;
+        // The line end behind the tag stays in Jinja, and the engine takes one away.
+        if end_sign != "-" && self.rest.starts_with('\n') {
+            self.out.push('\n');
+        }
+        self.copy(length);
+        self.trims = ends_trimmed;
+        Ok(())
+    }
+
+    /// Copies so many bytes.
+    fn copy(&mut self, length: usize) {
+        let (copied, rest) = self.rest.split_at(length);
+        self.out += copied;
+        self.rest = rest;
+    }
+
+    fn push_tag(&mut self, parts: [&str; 5]) {
+        self.out.extend(parts);
+    }
+}
+
+/// The sign of white space that a text begins with, or nothing.
+fn sign_of(text: &str) -> &str {
+    if text.starts_with(['-', '+']) { &text[..1] } else { "" }
 }
 
 /// Where the first tag or comment begins.

@@ -314,10 +314,9 @@ fn many_names_in_a_tag_are_looked_up_fast() {
     // A comparison of each name with all before it would be 2 * 10^10 comparisons.
     let names: Vec<String> = (0..200_000).map(|number| format!("a{number}=x{number}")).collect();
     let names = names.join(", ");
-    for source in [
-        format!("{{% with {names} %}}{{% endwith %}}"),
-        format!("{{% macro f({names}) %}}{{% endmacro %}}"),
-    ] {
+    for source in
+        [format!("{{% with {names} %}}{{% endwith %}}"), format!("{{% macro f({names}) %}}{{% endmacro %}}")]
+    {
         let error = render(&source, "").unwrap_err();
         assert!(error.contains("more than 2000"), "{error}");
     }
@@ -340,4 +339,20 @@ fn lower_case_copies_are_counted() {
     }
     let sorted = render("{{ ['b', 'A', 'B', 'a']|sort|join }}{{ ['b', 'B']|unique|join }}", "").unwrap();
     assert_eq!(sorted, "AabBb");
+}
+
+#[test]
+fn tags_are_adapted_by_their_kind() {
+    for (source, expected) in [
+        ("a {#- b -#} c", "ac"),
+        ("a\r\n{{- 1 -}}\rb", "a1b"),
+        ("{%- raw -%}\n {{ x }}{% endraw -%} b", "{{ x }}b"),
+        ("{% for x in [1] -%} {{ x }}{%- endfor %}", "1"),
+    ] {
+        assert_eq!(render(source, "").unwrap(), expected, "{source}");
+    }
+    for (source, what) in [("{{ 1 +}}", "ends no expression"), ("{% raw %}", "unexpected end of raw")] {
+        let error = render(source, "").unwrap_err();
+        assert!(error.contains(what), "{source}: {error}");
+    }
 }

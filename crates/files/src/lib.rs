@@ -77,9 +77,13 @@ fn without_nul(text: String) -> Result<String, NotText> {
     if nul > 0 && 3 * nul >= text.len() { Err(NotText::Nul) } else { Ok(text) }
 }
 
-/// Bytes without a byte order mark of UTF-8 before them.
-pub fn without_mark(bytes: &[u8]) -> &[u8] {
-    bytes.strip_prefix(UTF8_MARK).unwrap_or(bytes)
+/// The bytes of a file as UTF-8 without a byte order mark: UTF-16 is decoded. Bytes that begin as UTF-16 and are not stay
+/// unchanged, for their reader to refuse.
+pub fn plain(bytes: &[u8]) -> Cow<'_, [u8]> {
+    match bytes.starts_with(UTF16_LITTLE_ENDIAN_MARK) || bytes.starts_with(UTF16_BIG_ENDIAN_MARK) {
+        true => text(bytes.to_vec()).map_or(Cow::Borrowed(bytes), |text| Cow::Owned(text.into_bytes())),
+        false => Cow::Borrowed(bytes.strip_prefix(UTF8_MARK).unwrap_or(bytes)),
+    }
 }
 
 /// Reads JSON as Python's `json` does: NaN and infinities are allowed where nothing reads them. Where a number is read,
@@ -88,11 +92,7 @@ pub fn without_mark(bytes: &[u8]) -> &[u8] {
 /// # Errors
 /// If it is not JSON, or not what `T` expects.
 pub fn json<T: DeserializeOwned>(bytes: &[u8]) -> serde_json::Result<T> {
-    let bytes = match bytes.starts_with(UTF16_LITTLE_ENDIAN_MARK) || bytes.starts_with(UTF16_BIG_ENDIAN_MARK)
-    {
-        true => text(bytes.to_vec()).map_or(Cow::Borrowed(bytes), |text| Cow::Owned(text.into_bytes())),
-        false => Cow::Borrowed(without_mark(bytes)),
-    };
+    let bytes: Cow<'_, [u8]> = plain(bytes);
     serde_json::from_slice(&bytes).or_else(|error| match error.classify() {
         Category::Syntax => match with_quoted_constants(&bytes) {
             Some(quoted) => serde_json::from_slice(&quoted),
@@ -151,9 +151,11 @@ mod tests {
                 utf16(written, u16::to_le_bytes),
                 utf16(written, u16::to_be_bytes),
             ] {
+                assert_eq!(&plain(&bytes)[..], written.as_bytes());
                 assert_eq!(text(bytes).as_deref(), Ok(written));
             }
         }
+        assert_eq!(&plain(b"\xff\xfea")[..], b"\xff\xfea");
         assert_eq!(text(b"ab\xff".to_vec()), Err(NotText::Utf8(2)));
         assert_eq!(text(b"\xff\xfea".to_vec()), Err(NotText::Utf16));
         assert_eq!(text(b"\xff\xfe\x00\xd8".to_vec()), Err(NotText::Utf16));

@@ -173,3 +173,53 @@ fn around(bos: Option<(&str, usize)>, eos: (&str, usize)) -> Value {
     }
     json!({ "type": "TemplateProcessing", "single": single, "pair": single, "special_tokens": tokens })
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a failure must end the test")]
+mod tests {
+    use super::*;
+
+    /// A text as editors and shells write it: as UTF-8, with a byte order mark, and as UTF-16 in both orders.
+    fn written_by_all(text: &str) -> [Vec<u8>; 4] {
+        let marked = format!("\u{feff}{text}");
+        let utf16 =
+            |order: fn(u16) -> [u8; 2]| -> Vec<u8> { marked.encode_utf16().flat_map(order).collect() };
+        [
+            text.as_bytes().to_vec(),
+            marked.clone().into_bytes(),
+            utf16(u16::to_le_bytes),
+            utf16(u16::to_be_bytes),
+        ]
+    }
+
+    fn made_of(files: SlowFiles<'_>) -> Tokenizer {
+        let config = json!({ "tokenizer_class": "GPT2Tokenizer" });
+        let path = Path::new("file");
+        SlowTokenizer { files, config: &config, model_type: None, extra: &[], path }.into_tokenizer().unwrap()
+    }
+
+    #[test]
+    fn files_are_read_whatever_wrote_them() {
+        const VOCAB: &str = r#"{"a": 0, "b": 1, "ab": 2, "<|endoftext|>": 3}"#;
+        const MERGES: &str = "a b\n";
+        let tekken = json!({
+            "config": { "pattern": "[a-z]+" },
+            "special_tokens": [{ "rank": 0, "token_str": "<s>" }, { "rank": 1, "token_str": "</s>" }],
+            "vocab": [{ "token_bytes": "YQ==" }, { "token_bytes": "Yg==" }, { "token_bytes": "YWI=" }],
+        });
+        for vocab in written_by_all(VOCAB) {
+            for merges in written_by_all(MERGES) {
+                let tokenizer = made_of(SlowFiles::BytePairs { vocab: &vocab, merges: &merges });
+                assert_eq!(tokenizer.encode("ab", false).unwrap(), [2], "{vocab:?} {merges:?}");
+            }
+        }
+        for file in written_by_all(&tekken.to_string()) {
+            let tokenizer = made_of(SlowFiles::Tekken(&file));
+            assert_eq!(tokenizer.encode("ab", false).unwrap().last(), Some(&4), "{file:?}");
+        }
+        let pairs = SlowFiles::BytePairs { vocab: VOCAB.as_bytes(), merges: MERGES.as_bytes() };
+        for file in written_by_all(&made_of(pairs).to_json().unwrap()) {
+            assert_eq!(Tokenizer::from_json(&file).unwrap().encode("ab", false).unwrap(), [2]);
+        }
+    }
+}

@@ -1,6 +1,6 @@
 //! A tokenizer in which user text stays text.
 
-use std::{collections::HashMap, ops::Range, path::Path, sync::Arc};
+use std::{borrow::Cow, collections::HashMap, ops::Range, path::Path, sync::Arc};
 
 use aho_corasick::{AhoCorasick, MatchKind};
 use tokenizers::{
@@ -135,7 +135,8 @@ impl Tokenizer {
     pub(crate) fn from_json_with(json: &[u8], extra: &[ExtraToken]) -> Result<Self, TextError> {
         /// A space becomes three bytes, and there are usual marks that become a few.
         const USUAL_GROWTH: usize = 8;
-        let json = moi_files::without_mark(json);
+        let json: Cow<'_, [u8]> = moi_files::plain(json);
+        let json: &[u8] = &json;
         // The library panics where a part of it is no JSON, and takes long over what is long.
         let growth = json::check(json).map_err(TextError::Vocabulary)?;
         let tokenizer = catch_panics(|| {

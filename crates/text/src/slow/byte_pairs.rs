@@ -29,7 +29,7 @@ pub(super) fn written(vocab: &[u8], merges: &[u8], class: &str, config: &Value) 
         other => return Err(format!("its class is {}, which is not converted", brief(other))),
     };
     let what = |error: serde_json::Error| format!("vocab.json: {}", brief(&error.to_string()));
-    let vocab: Map<String, Value> = serde_json::from_slice(vocab).map_err(what)?;
+    let vocab: Map<String, Value> = moi_files::json(vocab).map_err(what)?;
     let adds_space = flag(config, "add_prefix_space").unwrap_or(false);
     let cut = pre_tokenizer(cut).map_err(|error| error.to_string())?;
     let mut steps = serde_json::to_value(&cut.steps).map_err(what)?;
@@ -60,7 +60,7 @@ fn byte_level() -> Value {
 
 /// The pairs of a `merges.txt`.
 fn listed(merges: &[u8]) -> Result<Vec<Value>, String> {
-    let text = std::str::from_utf8(merges).map_err(|error| format!("merges.txt: {error}"))?;
+    let text: String = moi_files::text(merges.to_vec()).map_err(|error| format!("merges.txt: {error}"))?;
     let mut pairs: Vec<Value> = Vec::new();
     for (index, line) in text.lines().enumerate() {
         if line.is_empty() || (index == 0 && line.starts_with("#version")) {
@@ -129,7 +129,7 @@ const TEKKEN_SPECIAL: &[&str] = &[
 /// token of two others is a merge, ranked by the whole.
 pub(super) fn written_by_ranks(file: &[u8], config: &Value) -> Result<Written, String> {
     let what = |error: serde_json::Error| format!("it is no tekken.json: {}", brief(&error.to_string()));
-    let tekken: Tekken = serde_json::from_slice(file).map_err(what)?;
+    let tekken: Tekken = moi_files::json(file).map_err(what)?;
     let special = tekken.special()?;
     // The others are padding.
     let most = tekken.config.default_vocab_size.map_or(usize::MAX, |all| all.saturating_sub(special.len()));

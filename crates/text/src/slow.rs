@@ -160,6 +160,21 @@ fn bpe(vocab: Map<String, Value>, merges: Vec<Value>, unknown: Option<&str>) -> 
     })
 }
 
+/// Refuses tokens of these lengths in bytes that would take long to look for in one another: each token is cut in two at
+/// each place, and both parts are looked up.
+fn check_parts(lengths: impl Iterator<Item = usize>) -> Result<(), String> {
+    /// Real vocabularies come to a tenth of it: 262,144 tokens of 32 bytes each would reach it.
+    const MOST_BYTES: u64 = 1 << 28;
+    let bytes: u64 = lengths.map(|length| (length as u64).pow(2)).fold(0, u64::saturating_add);
+    match bytes > MOST_BYTES {
+        true => Err(format!(
+            "its tokens are too many and too long to be looked for in one another: the squares of their lengths \
+             come to {bytes} bytes, expected {MOST_BYTES} at most"
+        )),
+        false => Ok(()),
+    }
+}
+
 /// The tokens around a prompt, where one stands behind it: the library's step for both.
 fn around(bos: Option<(&str, usize)>, eos: (&str, usize)) -> Value {
     let piece = |token: &str| json!({ "SpecialToken": { "id": token, "type_id": 0 } });
@@ -190,6 +205,15 @@ mod tests {
             utf16(u16::to_le_bytes),
             utf16(u16::to_be_bytes),
         ]
+    }
+
+    #[test]
+    fn only_real_vocabularies_are_looked_through() {
+        // As many tokens as real vocabularies have, some of them runs of spaces.
+        let real = std::iter::repeat_n(10, 262_144).chain(std::iter::repeat_n(128, 2000));
+        assert_eq!(check_parts(real), Ok(()));
+        let long = check_parts(std::iter::repeat_n(2048, 100_000)).unwrap_err();
+        assert!(long.contains("too many and too long"), "{long}");
     }
 
     fn made_of(files: SlowFiles<'_>) -> Tokenizer {

@@ -6,7 +6,7 @@ use base64::{Engine, prelude::BASE64_STANDARD};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
-use super::{Written, added, bpe, document, flag, named};
+use super::{Written, added, bpe, check_parts, document, flag, named};
 use crate::{
     cuts::pre_tokenizer,
     error::brief,
@@ -202,6 +202,7 @@ type BytePair<'a> = (&'a [u8], &'a [u8]);
 fn merges_by_ranks(tokens: &[Vec<u8>]) -> Result<Vec<BytePair<'_>>, String> {
     /// Of all merges; those of 131,072 tokens come to some 10 MB.
     const MOST_BYTES: usize = 64 << 20;
+    check_parts(tokens.iter().map(Vec::len))?;
     let ranks: HashMap<&[u8], usize> =
         tokens.iter().enumerate().map(|(rank, token)| (token.as_slice(), rank)).collect();
     let mut merges: Vec<(&[u8], &[u8])> = Vec::new();
@@ -261,6 +262,13 @@ mod tests {
             })
             .collect();
         assert_eq!(texts, ["b c", "a b", "a bc", "ab c"]);
+    }
+
+    #[test]
+    fn many_long_tokens_are_refused() {
+        let tokens: Vec<Vec<u8>> = (0..100).map(|byte| vec![byte; LONGEST_TOKEN]).collect();
+        let error = merges_by_ranks(&tokens).unwrap_err();
+        assert!(error.contains("too many and too long"), "{error}");
     }
 
     #[test]

@@ -6,7 +6,7 @@ use base64::{Engine, prelude::BASE64_STANDARD};
 use serde_json::{Map, Value, json};
 
 use super::{
-    Written, added, around, bpe, document, flag, named,
+    Written, added, around, bpe, check_parts, document, flag, named,
     protobuf::{CONTROL, Model, NORMAL, Piece, UNKNOWN, USER_DEFINED, model},
 };
 use crate::tokenizer::LONGEST_TOKEN;
@@ -107,6 +107,8 @@ fn unigram(model: &Model) -> Value {
 fn pairs(model: &Model) -> Result<Value, String> {
     /// Of all merges; Llama 2's 32,000 tokens have half a megabyte of them.
     const MOST_BYTES: usize = 64 << 20;
+    let normal = model.pieces.iter().filter(|piece| piece.kind == NORMAL);
+    check_parts(normal.map(|piece| piece.text.len()))?;
     let mut vocab = Map::new();
     let mut ids: HashMap<&str, usize> = HashMap::new();
     for (id, piece) in model.pieces.iter().enumerate() {
@@ -154,5 +156,33 @@ fn ends(model: &Model, config: &Value) -> (Option<String>, Value) {
             let bos = bos.and_then(|text| Some((text, model.find(text)?)));
             (None, around(bos, eos))
         }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a failure must end the test")]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn many_long_pieces_are_refused() {
+        let piece = |text: String| Piece { text, score: 0.0, kind: NORMAL };
+        let letters = ('\u{4e00}'..).take(200);
+        let pieces = letters.map(|letter| piece(letter.to_string().repeat(LONGEST_TOKEN / 3))).collect();
+        let model = Model {
+            pieces,
+            kind: 2,
+            byte_fallback: false,
+            space_is_suffix: false,
+            unk_id: 0,
+            bos_id: 1,
+            eos_id: 2,
+            charsmap: Vec::new(),
+            adds_space: true,
+            removes_spaces: true,
+            escapes_spaces: true,
+        };
+        let error = pairs(&model).unwrap_err();
+        assert!(error.contains("too many and too long"), "{error}");
     }
 }

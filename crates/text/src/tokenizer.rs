@@ -4,8 +4,9 @@ use std::{borrow::Cow, collections::HashMap, ops::Range, path::Path, sync::Arc};
 
 use aho_corasick::{AhoCorasick, MatchKind};
 use tokenizers::{
-    AddedToken, DecoderWrapper, Model, ModelWrapper, NormalizedString, Normalizer, PreTokenizerWrapper,
-    pre_tokenizers::metaspace::PrependScheme, processors::template::TemplateProcessing,
+    AddedToken, DecoderWrapper, Encoding, Model, ModelWrapper, NormalizedString, Normalizer,
+    PreTokenizerWrapper, Token, pre_tokenizers::metaspace::PrependScheme,
+    processors::template::TemplateProcessing,
 };
 
 use crate::{
@@ -390,8 +391,19 @@ impl Tokenizer {
 
     /// The token that it puts before a prompt without a template, if any.
     pub fn bos(&self) -> Option<u32> {
-        let added = || self.encode("", true).ok()?.first().copied();
-        self.bos.or_else(added)
+        self.bos.or_else(|| self.added_before())
+    }
+
+    /// The first token that the last step of the library's tokenizer puts before a text. Some put one behind it alone, so
+    /// the step is given a text of one token that no vocabulary has.
+    fn added_before(&self) -> Option<u32> {
+        const TEXT: u32 = u32::MAX;
+        let text = Token::new(TEXT, "a".to_owned(), (0, 1));
+        let encoding = Encoding::from_tokens(vec![text], 0);
+        let around = catch_panics(|| Ok(self.inner.post_process(encoding, None, true)?)).ok()?;
+        let first: u32 = around.get_ids().first().copied()?;
+        let has_text: bool = around.get_ids().contains(&TEXT);
+        (has_text && first != TEXT).then_some(first)
     }
 
     /// Whether it has tokens that its `tokenizer.json` lacks, or has no such file.
@@ -456,5 +468,39 @@ impl Tokenizer {
     /// Tokens in the vocabulary, added ones included.
     pub fn vocab_size(&self) -> usize {
         self.inner.get_vocab_size(true)
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a failure must end the test")]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    #[test]
+    fn a_begin_token_stands_before_the_text() {
+        let token = |text: &str| json!({ "SpecialToken": { "id": text, "type_id": 0 } });
+        let text = json!({ "Sequence": { "id": "A", "type_id": 0 } });
+        for (pieces, expected) in [
+            (vec![text.clone()], None),
+            (vec![text.clone(), token("</s>")], None),
+            (vec![token("<s>"), text.clone()], Some(1)),
+            (vec![token("<s>"), text.clone(), token("</s>")], Some(1)),
+            (vec![token("</s>"), token("<s>"), text.clone()], Some(2)),
+        ] {
+            let special = |text: &str, id: u32| json!({ "id": text, "ids": [id], "tokens": [text] });
+            let around: Value = json!({
+                "type": "TemplateProcessing", "single": pieces, "pair": pieces,
+                "special_tokens": { "<s>": special("<s>", 1), "</s>": special("</s>", 2) },
+            });
+            // The text of the vocabulary need not be found in a prompt.
+            let file: Value = json!({
+                "version": "1.0", "added_tokens": [], "post_processor": around,
+                "model": { "type": "BPE", "vocab": { "x": 0, "<s>": 1, "</s>": 2 }, "merges": [] },
+            });
+            let tokenizer = Tokenizer::from_json(file.to_string().as_bytes()).unwrap();
+            assert_eq!(tokenizer.bos(), expected, "{pieces:?}");
+        }
     }
 }

@@ -16,6 +16,7 @@ mod replay;
 use std::{
     collections::{HashMap, HashSet},
     ptr,
+    rc::Rc,
 };
 
 use moi_text::brief;
@@ -47,7 +48,9 @@ pub(crate) fn prepared(schema: &Value) -> Result<Value, String> {
         open: HashSet::from([ptr::from_ref(schema)]),
         schemas: 0,
     };
-    let Value::Object(mut out) = preparation.schema(schema, "", 0)? else { return Ok(schema.clone()) };
+    let Value::Object(mut out) = preparation.schema(schema, &Rc::from(""), 0)? else {
+        return Ok(schema.clone());
+    };
     if let Some(draft) = root.get("$schema") {
         out.insert("$schema".to_owned(), draft.clone());
     }
@@ -65,6 +68,10 @@ pub(crate) fn too_deep() -> String {
     format!("the schema's parts are nested more than {MAX_DEPTH} deep, references followed")
 }
 
+pub(crate) fn too_many() -> String {
+    format!("the schema has more than {MAX_SCHEMAS} parts, references followed")
+}
+
 struct Preparation<'a> {
     document: Document<'a>,
     /// The names of the definitions that are referred to, by their places in memory.
@@ -79,17 +86,17 @@ struct Preparation<'a> {
 
 impl<'a> Preparation<'a> {
     /// Rewrites a schema that stands in a resource with this URI.
-    fn schema(&mut self, schema: &'a Value, outer: &str, depth: usize) -> Result<Value, String> {
+    fn schema(&mut self, schema: &'a Value, outer: &Rc<str>, depth: usize) -> Result<Value, String> {
         let Value::Object(object) = schema else { return Ok(schema.clone()) };
         self.schemas += 1;
         if self.schemas > MAX_SCHEMAS {
-            return Err(format!("the schema has more than {MAX_SCHEMAS} parts, references followed"));
+            return Err(too_many());
         }
         if depth > MAX_DEPTH {
             return Err(too_deep());
         }
         let draft = self.document.draft;
-        let base = self.document.base_of(object, outer);
+        let base: Rc<str> = self.document.base_of(object, outer)?;
         if draft.hides_siblings(object) {
             let reference = self.reference(object, "$ref", &base, depth)?;
             return Ok(json!({ "$ref": reference }));
@@ -105,7 +112,7 @@ impl<'a> Preparation<'a> {
     fn body(
         &mut self,
         object: &'a Map<String, Value>,
-        base: &str,
+        base: &Rc<str>,
         depth: usize,
         unrolled: bool,
     ) -> Result<Value, String> {
@@ -155,7 +162,7 @@ impl<'a> Preparation<'a> {
 
     /// Whether a schema narrows one that is being rewritten. llguidance puts two schemas together only when both are
     /// compiled.
-    fn leads_back(&self, object: &'a Map<String, Value>, base: &str) -> bool {
+    fn leads_back(&self, object: &'a Map<String, Value>, base: &Rc<str>) -> bool {
         let draft = self.document.draft;
         let constrain = |(key, value): &(&String, &Value)| {
             holds(key, draft).is_some() && constrains(object, key, value, draft)
@@ -167,17 +174,17 @@ impl<'a> Preparation<'a> {
     }
 
     /// What a schema refers to, if that is being rewritten.
-    fn open_target(&self, object: &Map<String, Value>, base: &str) -> Option<Target<'a>> {
+    fn open_target(&self, object: &Map<String, Value>, base: &Rc<str>) -> Option<Target<'a>> {
         let reference = object.get("$ref").and_then(Value::as_str)?;
         let target = self.document.resolve(reference, base).ok()?;
         self.open.contains(&ptr::from_ref(target.schema)).then_some(target)
     }
 
     /// Whether a part of an `allOf` refers to what is being rewritten.
-    fn is_open(&self, part: &Value, base: &str) -> bool {
+    fn is_open(&self, part: &Value, base: &Rc<str>) -> bool {
         part.as_object().is_some_and(|object| {
-            let base = self.document.base_of(object, base);
-            self.open_target(object, &base).is_some()
+            let base = self.document.base_of(object, base).ok();
+            base.is_some_and(|base| self.open_target(object, &base).is_some())
         })
     }
 
@@ -187,7 +194,7 @@ impl<'a> Preparation<'a> {
         &mut self,
         schema: &'a Value,
         object: &'a Map<String, Value>,
-        base: &str,
+        base: &Rc<str>,
         depth: usize,
     ) -> Result<Value, String> {
         let place = ptr::from_ref(schema);
@@ -202,7 +209,13 @@ impl<'a> Preparation<'a> {
     }
 
     /// What must all fit: the target of a reference, or the parts of an `allOf`.
-    fn parts(&mut self, key: &str, value: &'a Value, base: &str, depth: usize) -> Result<Vec<Value>, String> {
+    fn parts(
+        &mut self,
+        key: &str,
+        value: &'a Value,
+        base: &Rc<str>,
+        depth: usize,
+    ) -> Result<Vec<Value>, String> {
         let list: &'a [Value] = value.as_array().map(Vec::as_slice).unwrap_or_default();
         if key == "allOf" {
             let mut parts: Vec<Value> = Vec::new();
@@ -223,7 +236,13 @@ impl<'a> Preparation<'a> {
     }
 
     /// Rewrites what stands at a keyword.
-    fn inner(&mut self, value: &'a Value, holds: Holds, base: &str, depth: usize) -> Result<Value, String> {
+    fn inner(
+        &mut self,
+        value: &'a Value,
+        holds: Holds,
+        base: &Rc<str>,
+        depth: usize,
+    ) -> Result<Value, String> {
         match (holds, value) {
             (Holds::Length, Value::Number(number)) => Ok(keywords::whole(number)),
             (Holds::Schema, _) => self.schema(value, base, depth + 1),
@@ -249,7 +268,7 @@ impl<'a> Preparation<'a> {
         &mut self,
         object: &'a Map<String, Value>,
         key: &str,
-        base: &str,
+        base: &Rc<str>,
         depth: usize,
     ) -> Result<Value, String> {
         let Some(Value::String(text)) = object.get(key) else {

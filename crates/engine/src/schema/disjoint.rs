@@ -1,5 +1,7 @@
 //! Whether no value fits two schemas, as far as a short look shows it.
 
+use std::rc::Rc;
+
 use serde_json::{Map, Value};
 
 use super::references::{Document, Target};
@@ -21,12 +23,17 @@ const ALL: u8 = 63;
 
 impl<'a> Document<'a> {
     /// Whether no value fits two schemas of a list that stands in a schema, in the resource with this URI.
-    pub(crate) fn excludes_all(&self, parent: &Map<String, Value>, options: &'a Value, base: &str) -> bool {
+    pub(crate) fn excludes_all(
+        &self,
+        parent: &Map<String, Value>,
+        options: &'a Value,
+        base: &Rc<str>,
+    ) -> bool {
         let Value::Array(options) = options else { return false };
         if options.len() > MAX_OPTIONS {
             return false;
         }
-        let place = |schema| Target { schema, outer: base.to_owned(), name: String::new() };
+        let place = |schema| Target { schema, outer: base.clone(), name: String::new() };
         let options: Vec<Target<'a>> = options.iter().map(place).collect();
         let mut looks = MAX_LOOKS;
         let mut pairs = options.iter().enumerate().flat_map(|(index, a)| {
@@ -66,7 +73,7 @@ impl<'a> Document<'a> {
         depth: usize,
     ) -> bool {
         let Value::Object(object) = whole.schema else { return false };
-        let base = self.base_of(object, &whole.outer);
+        let Ok(base) = self.base_of(object, &whole.outer) else { return false };
         if let Some(Value::String(reference)) = object.get("$ref")
             && let Ok(target) = self.resolve(reference, &base)
             && self.excludes(&target, other, kept, looks, depth + 1)
@@ -105,16 +112,18 @@ impl<'a> Document<'a> {
         if types(x) & types(y) & kept != OBJECT {
             return false;
         }
-        let bases = (self.base_of(x, &a.outer), self.base_of(y, &b.outer));
-        let property = |object: &'a Map<String, Value>, base: &str, name: &str| {
+        let (Ok(x_base), Ok(y_base)) = (self.base_of(x, &a.outer), self.base_of(y, &b.outer)) else {
+            return false;
+        };
+        let property = |object: &'a Map<String, Value>, base: &Rc<str>, name: &str| {
             let schema = object.get("properties")?.get(name)?;
-            Some(Target { schema, outer: base.to_owned(), name: String::new() })
+            Some(Target { schema, outer: base.clone(), name: String::new() })
         };
         let required = |object: &'a Map<String, Value>| -> &'a [Value] {
             object.get("required").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default()
         };
         required(x).iter().chain(required(y)).filter_map(Value::as_str).any(|name| {
-            match (property(x, &bases.0, name), property(y, &bases.1, name)) {
+            match (property(x, &x_base, name), property(y, &y_base, name)) {
                 (Some(p), Some(q)) => self.excludes(&p, &q, ALL, looks, depth + 1),
                 _ => false,
             }

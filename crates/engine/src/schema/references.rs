@@ -1,23 +1,30 @@
 //! Where references lead: JSON pointers (RFC 6901) in fragments of URIs (RFC 3986), anchors, and schemas with URIs of
 //! their own.
 
-use std::collections::{HashMap, HashSet};
+use std::{
+    collections::{HashMap, HashSet},
+    rc::Rc,
+};
 
 use moi_text::brief;
 use serde_json::{Map, Value};
 
 use super::{
-    MAX_DEPTH,
+    MAX_DEPTH, MAX_SCHEMAS,
     keywords::{Draft, Holds, holds_schemas},
-    too_deep,
+    too_deep, too_many,
 };
+
+/// Bytes of a URI or a reference, that of a schema in the URI of the resource around it included. Browsers take URIs of
+/// this length.
+const MAX_URI_BYTES: usize = 2048;
 
 /// A schema in the document.
 #[derive(Clone, Debug)]
 pub(crate) struct Target<'a> {
     pub(crate) schema: &'a Value,
     /// The URI of the resource that it stands in, before its own.
-    pub(crate) outer: String,
+    pub(crate) outer: Rc<str>,
     /// What to call it.
     pub(crate) name: String,
 }
@@ -27,17 +34,19 @@ pub(crate) struct Document<'a> {
     pub(crate) root: &'a Value,
     pub(crate) draft: Draft,
     /// Those with a URI.
-    resources: HashMap<String, Target<'a>>,
+    resources: HashMap<Rc<str>, Target<'a>>,
     /// Those with a name in the resource of a URI.
-    anchors: HashMap<(String, String), Target<'a>>,
+    anchors: HashMap<(Rc<str>, String), Target<'a>>,
     /// Names that `$dynamicAnchor` gives, and those of them that several schemas have.
     dynamic: HashSet<String>,
     ambiguous: HashSet<String>,
+    /// Schemas that were listed.
+    schemas: usize,
 }
 
 impl<'a> Document<'a> {
     /// # Errors
-    /// If the schema is nested too deep.
+    /// If the schema is nested too deep, has too many parts or a URI that is too long.
     pub(crate) fn new(root: &'a Value) -> Result<Self, String> {
         let mut document = Self {
             root,
@@ -46,23 +55,29 @@ impl<'a> Document<'a> {
             anchors: HashMap::new(),
             dynamic: HashSet::new(),
             ambiguous: HashSet::new(),
+            schemas: 0,
         };
-        let whole = Target { schema: root, outer: String::new(), name: "schema".to_owned() };
+        let empty: Rc<str> = Rc::from("");
+        let whole = Target { schema: root, outer: empty.clone(), name: "schema".to_owned() };
         // What has no URI of its own is found by the empty one, which names the document itself.
-        document.resources.insert(String::new(), whole);
-        document.list(root, "", 0)?;
+        document.resources.insert(empty.clone(), whole);
+        document.list(root, &empty, 0)?;
         Ok(document)
     }
 
     /// Lists what has a URI or a name.
-    fn list(&mut self, schema: &'a Value, outer: &str, depth: usize) -> Result<(), String> {
+    fn list(&mut self, schema: &'a Value, outer: &Rc<str>, depth: usize) -> Result<(), String> {
         let Value::Object(object) = schema else { return Ok(()) };
         if depth > MAX_DEPTH {
             return Err(too_deep());
         }
-        let base = self.base_of(object, outer);
-        let target = |name: &str| Target { schema, outer: outer.to_owned(), name: name.to_owned() };
-        if base != outer {
+        self.schemas += 1;
+        if self.schemas > MAX_SCHEMAS {
+            return Err(too_many());
+        }
+        let base: Rc<str> = self.base_of(object, outer)?;
+        let target = |name: &str| Target { schema, outer: outer.clone(), name: name.to_owned() };
+        if base != *outer {
             let name = base.rsplit('/').next().unwrap_or_default();
             self.resources.entry(base.clone()).or_insert_with(|| target(name));
         }
@@ -99,12 +114,19 @@ impl<'a> Document<'a> {
     }
 
     /// The URI of the resource that a schema is of, which stands in the resource with the URI `outer`.
-    pub(crate) fn base_of(&self, object: &Map<String, Value>, outer: &str) -> String {
+    ///
+    /// # Errors
+    /// If it is too long.
+    pub(crate) fn base_of(&self, object: &Map<String, Value>, outer: &Rc<str>) -> Result<Rc<str>, String> {
         match object.get(self.draft.id()).and_then(Value::as_str) {
             Some(id) if !id.starts_with('#') && !self.draft.hides_siblings(object) => {
-                joined(outer, id.split('#').next().unwrap_or_default())
+                check_length(id)?;
+                let base: String = joined(outer, id.split('#').next().unwrap_or_default());
+                // Each resource within another one can add to the path.
+                check_length(&base)?;
+                Ok(Rc::from(base))
             }
-            _ => outer.to_owned(),
+            _ => Ok(outer.clone()),
         }
     }
 
@@ -121,12 +143,13 @@ impl<'a> Document<'a> {
     /// What a reference in the resource with this URI names.
     ///
     /// # Errors
-    /// If it names another document or nothing.
+    /// If it names another document or nothing, or is too long.
     pub(crate) fn resolve(&self, reference: &str, base: &str) -> Result<Target<'a>, String> {
+        check_length(reference)?;
         let (uri, fragment) = reference.split_once('#').unwrap_or((reference, ""));
         let uri = joined(base, uri);
         let nothing = || format!("the schema's reference `{}` names nothing in it", brief(reference));
-        let Some(resource) = self.resources.get(&uri) else {
+        let Some(resource) = self.resources.get(uri.as_str()) else {
             return Err(format!(
                 "the schema's reference `{}` names another document; only those within it are followed",
                 brief(reference)
@@ -138,7 +161,10 @@ impl<'a> Document<'a> {
         }
         match fragment.strip_prefix('/') {
             Some(pointer) => self.at(resource, pointer).ok_or_else(nothing),
-            None => self.anchors.get(&(uri, fragment)).cloned().ok_or_else(nothing),
+            None => {
+                let key: (Rc<str>, String) = (Rc::from(uri), fragment);
+                self.anchors.get(&key).cloned().ok_or_else(nothing)
+            }
         }
     }
 
@@ -149,7 +175,7 @@ impl<'a> Document<'a> {
             let token = token.replace("~1", "/").replace("~0", "~");
             at.schema = match at.schema {
                 Value::Object(object) => {
-                    at.outer = self.base_of(object, &at.outer);
+                    at.outer = self.base_of(object, &at.outer).ok()?;
                     object.get(&token)?
                 }
                 Value::Array(list) => list.get(token.parse::<usize>().ok()?)?,
@@ -158,6 +184,17 @@ impl<'a> Document<'a> {
             at.name = token;
         }
         Some(at)
+    }
+}
+
+fn check_length(uri: &str) -> Result<(), String> {
+    match uri.len() > MAX_URI_BYTES {
+        true => Err(format!(
+            "the schema's URI or reference `{}` has {} bytes, expected {MAX_URI_BYTES} at most",
+            brief(uri),
+            uri.len()
+        )),
+        false => Ok(()),
     }
 }
 
@@ -248,7 +285,31 @@ fn without_dots(path: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
+
+    #[test]
+    fn what_is_listed_is_bounded() {
+        let listed = |schema: Value| Document::new(&schema).map(|document| document.anchors.len());
+        let anchors: Map<String, Value> = (0..20_000)
+            .map(|number| (number.to_string(), json!({ "$anchor": format!("a{number}") })))
+            .collect();
+        let of_length = |length: usize| json!({ "$id": "x".repeat(length), "$defs": anchors.clone() });
+        assert_eq!(listed(of_length(MAX_URI_BYTES)), Ok(20_000));
+        assert!(listed(of_length(400_000)).is_err_and(|error| error.contains("has 400000 bytes")));
+        let mut nested = json!({});
+        for _ in 0..30 {
+            nested = json!({ "$id": format!("{}/", "x".repeat(100)), "items": nested });
+        }
+        assert!(listed(nested).is_err_and(|error| error.contains("expected 2048 at most")));
+        let many = json!({ "prefixItems": vec![json!({}); MAX_SCHEMAS] });
+        assert_eq!(listed(many), Err(too_many()));
+        let root = json!({ "$ref": format!("#/{}", "x".repeat(MAX_URI_BYTES)) });
+        let document = Document::new(&root);
+        let error = document.and_then(|document| document.resolve(root["$ref"].as_str().unwrap_or(""), ""));
+        assert!(error.is_err_and(|error| error.contains("expected 2048 at most")));
+    }
 
     #[test]
     fn escapes_are_decoded() {

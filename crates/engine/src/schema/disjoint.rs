@@ -1,6 +1,6 @@
 //! Whether no value fits two schemas, as far as a short look shows it.
 
-use std::rc::Rc;
+use std::{collections::HashSet, rc::Rc};
 
 use serde_json::{Map, Value};
 
@@ -8,6 +8,10 @@ use super::references::{Document, Target};
 
 /// Schemas that are looked at for one `oneOf`.
 const MAX_LOOKS: usize = 20_000;
+/// Entries of a schema's lists, or pieces of their texts, that count as one schema.
+const ENTRIES_PER_LOOK: usize = 16;
+/// Bytes of such a piece.
+const PIECE_BYTES: usize = 64;
 /// Schemas within schemas, references followed.
 const MAX_DEPTH: usize = 12;
 /// Options of one `oneOf`.
@@ -49,7 +53,10 @@ impl<'a> Document<'a> {
         if *looks == 0 || depth > MAX_DEPTH {
             return false;
         }
-        *looks -= 1;
+        *looks = looks.saturating_sub(1 + cost(a.schema) + cost(b.schema));
+        if *looks == 0 {
+            return false;
+        }
         let never = Value::Bool(false);
         if a.schema == &never || b.schema == &never {
             return true;
@@ -131,25 +138,35 @@ impl<'a> Document<'a> {
     }
 }
 
+/// What it costs to read the lists of a schema, which are read for each other schema that it is compared with.
+fn cost(schema: &Value) -> usize {
+    const LISTS: [&str; 6] = ["type", "enum", "required", "allOf", "anyOf", "oneOf"];
+    let lists = LISTS.into_iter().filter_map(|key| schema.get(key)?.as_array()).flatten();
+    let entry = |value: &Value| 1 + value.as_str().map_or(0, str::len) / PIECE_BYTES;
+    lists.chain(schema.get("const")).map(entry).sum::<usize>() / ENTRIES_PER_LOOK
+}
+
 /// Whether types, listed values or limits exclude each other.
 fn exclude_by_value(x: &Map<String, Value>, y: &Map<String, Value>, kept: u8) -> bool {
-    let both = types(x) & types(y) & kept;
+    let (x_types, y_types) = (types(x), types(y));
+    let both = x_types & y_types & kept;
     if both == 0 {
         return true;
     }
-    if let (Some(listed), Some(other)) = (values(x), values(y))
-        && !listed.iter().any(|value| other.iter().any(|second| may_equal(value, second)))
-    {
-        return true;
+    if let (Some(listed), Some(other)) = (values(x), values(y)) {
+        let keys: HashSet<Key<'_>> = listed.into_iter().map(Key::of).collect();
+        if !other.into_iter().any(|value| keys.contains(&Key::of(value))) {
+            return true;
+        }
     }
     if both == NUMBER && (ends_before(x, y) || ends_before(y, x)) {
         return true;
     }
-    let lie_outside = |values: Vec<&Value>, object: &Map<String, Value>| {
-        values.iter().all(|value| type_of(value) & types(object) == 0 || is_beyond(value, object))
+    let lie_outside = |values: Vec<&Value>, object: &Map<String, Value>, types: u8| {
+        values.iter().all(|value| type_of(value) & types == 0 || is_beyond(value, object))
     };
-    values(x).is_some_and(|values| lie_outside(values, y))
-        || values(y).is_some_and(|values| lie_outside(values, x))
+    values(x).is_some_and(|values| lie_outside(values, y, y_types))
+        || values(y).is_some_and(|values| lie_outside(values, x, x_types))
 }
 
 /// Whether a value is a number beyond the limits of a schema.
@@ -206,12 +223,30 @@ fn values(object: &Map<String, Value>) -> Option<Vec<&Value>> {
     }
 }
 
-/// Numbers are equal however they are written, so lists and objects of them may be, too.
-fn may_equal(a: &Value, b: &Value) -> bool {
-    match (a, b) {
-        (Value::Number(a), Value::Number(b)) => a.as_f64() == b.as_f64(),
-        (Value::Array(_), Value::Array(_)) | (Value::Object(_), Value::Object(_)) => true,
-        (a, b) => a == b,
+/// What values are compared by: those that may be equal have the same key. Numbers are equal however they are written,
+/// so lists and objects of them may be, too.
+#[derive(PartialEq, Eq, Hash)]
+enum Key<'a> {
+    Null,
+    Bool(bool),
+    /// The bits of the number as a float.
+    Number(Option<u64>),
+    Text(&'a str),
+    Array,
+    Object,
+}
+
+impl<'a> Key<'a> {
+    fn of(value: &'a Value) -> Self {
+        match value {
+            Value::Null => Self::Null,
+            Value::Bool(value) => Self::Bool(*value),
+            // The sum with zero makes one of both zeros.
+            Value::Number(number) => Self::Number(number.as_f64().map(|number| (number + 0.0).to_bits())),
+            Value::String(text) => Self::Text(text),
+            Value::Array(_) => Self::Array,
+            Value::Object(_) => Self::Object,
+        }
     }
 }
 
@@ -228,4 +263,52 @@ fn ends_before(x: &Map<String, Value>, y: &Map<String, Value>) -> bool {
         || below(last.0, first.1, true)
         || below(last.1, first.0, true)
         || below(last.1, first.1, true)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a failure must end the test")]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn exclude_each_other(options: &[Value]) -> bool {
+        let schema = json!({ "oneOf": options });
+        let document = Document::new(&schema).unwrap();
+        document.excludes_all(schema.as_object().unwrap(), &schema["oneOf"], &Rc::from(""))
+    }
+
+    #[test]
+    fn listed_values_are_compared() {
+        for (a, b, expected) in [
+            (json!([1, "a", null]), json!([2, "b", true]), true),
+            (json!([1]), json!([1.0]), false),
+            (json!([0]), json!([-0.0]), false),
+            (json!(["1"]), json!([1]), true),
+            (json!([[1]]), json!([[2]]), false),
+            (json!([{}]), json!([[]]), true),
+            (json!([false, "x"]), json!([null, "x"]), false),
+        ] {
+            let options = [json!({ "enum": a }), json!({ "enum": b })];
+            assert_eq!(exclude_each_other(&options), expected, "{options:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_compared_is_counted() {
+        let listing = |first: usize, count: usize| json!({ "enum": Vec::from_iter(first..first + count) });
+        // Compared each with each, these would be 10^10 comparisons.
+        assert!(exclude_each_other(&[listing(0, 100_000), listing(100_000, 100_000)]));
+        let of = |options: usize, count: usize| -> Vec<Value> {
+            (0..options).map(|option| listing(option * count, count)).collect()
+        };
+        assert!(exclude_each_other(&of(20, 100)));
+        assert!(!exclude_each_other(&of(20, 2000)));
+        let requiring = |value: usize| {
+            let names: Vec<String> = (0..2000).map(|name| name.to_string()).collect();
+            json!({ "type": "object", "required": names, "properties": { "1999": { "const": value } } })
+        };
+        assert!(exclude_each_other(&[requiring(0), requiring(1)]));
+        assert!(!exclude_each_other(&Vec::from_iter((0..20).map(requiring))));
+    }
 }

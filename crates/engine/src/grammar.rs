@@ -88,7 +88,7 @@ mod with {
         })
     }
 
-    /// There are no threads, and the stack is as large as the page makes it.
+    /// There are no threads, and the stack is as large as the page makes it: schemas may be less deep.
     #[cfg(target_family = "wasm")]
     fn on_a_large_stack<T: Send>(work: impl FnOnce() -> Result<T, String> + Send) -> Result<T, String> {
         work()

@@ -13,12 +13,15 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail};
-use clap::{Arg, ArgAction, ArgMatches, Command, CommandFactory, FromArgMatches, parser::ValueSource};
+use clap::{Arg, ArgAction, ArgMatches, Command, FromArgMatches, parser::ValueSource};
 use moi_hub::DEFAULT_MODEL;
 use serde::Deserialize;
 use toml::Value;
 
-use crate::{args::Args, file, ui};
+use crate::{
+    args::{self, Args},
+    file, ui,
+};
 
 /// The file, as it is written.
 #[derive(Debug, Default, Deserialize)]

@@ -260,7 +260,7 @@ fn grammar(args: &GrammarArgs) -> Result<Option<Grammar>> {
         }
         // `true` and `false` are schemas, too.
         let is_schema = schema.trim_start().starts_with('{') || ["true", "false"].contains(&schema.trim());
-        let text = if is_schema { schema.clone() } else { read(schema.as_ref())? };
+        let text = if is_schema { schema.to_owned() } else { read(schema.as_ref())? };
         let schema = moi_files::json(text.as_bytes()).context("--json-schema is not valid JSON")?;
         return Ok(Some(Grammar::JsonSchema(schema)));
     }

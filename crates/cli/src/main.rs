@@ -36,7 +36,6 @@ mod warmup;
 use std::{panic, process::ExitCode};
 
 use anyhow::Context;
-use clap::CommandFactory;
 
 use args::{Args, Command};
 

@@ -3,12 +3,11 @@
 use std::path::Path;
 
 use anyhow::{Result, bail};
-use clap::CommandFactory;
 use moi_pretrained::Pretrained;
 use serde_json::json;
 
 use crate::{
-    args::{Args, ConfigArgs, Format, GlobalArgs},
+    args::{self, ConfigArgs, Format, GlobalArgs},
     config::{self, Config, Setting, Source},
     model, output,
 };

@@ -32,7 +32,7 @@ pub struct Tokenizer {
     /// Put before a prompt without a template, where the tokenizer itself does not do it.
     bos: Option<u32>,
     /// Put behind it, likewise.
-    pub(crate) eos: Option<u32>,
+    eos: Option<u32>,
     /// Whether normalising can make a text much longer.
     grows: bool,
     /// Whether it has tokens that its `tokenizer.json` lacks, or has no such file.
@@ -194,6 +194,11 @@ impl Tokenizer {
             extended: false,
             path: None,
         })
+    }
+
+    /// With a token behind a prompt without a template.
+    pub(crate) fn ending_with(self, eos: Option<u32>) -> Self {
+        Self { eos, ..self }
     }
 
     /// Encodes text as text: control tokens written in it become ordinary tokens. `add_special` adds what

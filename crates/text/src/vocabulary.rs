@@ -136,7 +136,7 @@ impl Vocabulary {
         inner.add_special_tokens(&added(TokenKind::Control, true));
         inner.add_special_tokens(&added(TokenKind::Unknown, true));
         inner.add_tokens(&added(TokenKind::UserDefined, false));
-        Ok(Tokenizer { eos: self.eos, ..Tokenizer::new(inner, self.bos)? })
+        Ok(Tokenizer::new(inner, self.bos)?.ending_with(self.eos))
     }
 
     fn of_kind(&self, kind: TokenKind) -> impl Iterator<Item = &String> {

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a failure must end the test")]
 
 mod directories;
+mod faults;
 mod vocabulary;
 
 use moi_tests::{

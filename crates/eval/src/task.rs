@@ -63,7 +63,8 @@ impl Task {
     ///
     /// - CountDown: `numbers`, `target`
     /// - multiple choice: `question`, `choices` (texts), `answer` (a letter, a choice's text, or the number of a choice from
-    ///   0), as MMLU has them; or `choices` (`text` and `label`) and `answerKey` (a label), as ARC has them
+    ///   0), as MMLU has them; `choices` may be `options`, as in MMLU-Pro, or columns `A`, `B` and so on with a letter as `answer`; or `choices`
+    ///   (`text` and `label`, beside each other or in each choice) and `answerKey` (a label), as ARC has them
     /// - else a number: `question`, `answer`; of an answer with `####`, as GSM8K has them, what stands behind it counts, and
     ///   of one with boxes the last box
     ///
@@ -71,20 +72,34 @@ impl Task {
     /// `solution` or `Solution`. `template` is Jinja over the line's fields. A byte order mark is skipped.
     ///
     /// # Errors
-    /// If the file cannot be read, or a line is no problem; the error names the line.
+    /// If the file cannot be read, or a line is no problem; the error names the line. Answers that are no numbers are
+    /// counted.
     pub fn read(path: &Path, template: Option<&str>) -> Result<Self, EvalError> {
         let io_error = |error| EvalError::Io { path: path.to_owned(), error };
         let bytes = fs::read(path).map_err(io_error)?;
         let text = moi_files::text(bytes).map_err(|error| io_error(io::Error::other(error)))?;
+        // Jinja reads every line end as `\n`, and the engine does not.
+        let template = template.map(|source| source.replace("\r\n", "\n").replace('\r', "\n"));
         let mut problems = Vec::new();
+        let mut without_number: Vec<(usize, String)> = Vec::new();
         for (at, line) in text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()) {
             let wrong = |what: String| EvalError::Line { path: path.to_owned(), line: at + 1, what };
             let fields: Map<String, Value> = moi_files::json(line.as_bytes())
                 .map_err(|error| wrong(format!("no JSON object: {error}")))?;
-            problems.push(problem(fields, at + 1, template).map_err(|error| match error {
-                Wrong::Field(what) => wrong(what),
-                Wrong::Template(error) => EvalError::Template(error),
-            })?);
+            match problem(fields, at + 1, template.as_deref()) {
+                Ok(problem) => problems.push(problem),
+                Err(Wrong::Field(what)) => return Err(wrong(what)),
+                Err(Wrong::NoNumber(answer)) => without_number.push((at + 1, answer)),
+                Err(Wrong::Template(error)) => return Err(EvalError::Template(error)),
+            }
+        }
+        if let Some((line, answer)) = without_number.first() {
+            let (count, all) = (without_number.len(), without_number.len() + problems.len());
+            let what = format!(
+                "its answer `{answer}` is no number; of the file's {all} problems {count} have such answers, which \
+                 cannot be judged: leave these lines out"
+            );
+            return Err(EvalError::Line { path: path.to_owned(), line: *line, what });
         }
         if problems.is_empty() {
             return Err(EvalError::Empty(path.to_owned()));
@@ -96,6 +111,8 @@ impl Task {
 
 enum Wrong {
     Field(String),
+    /// An answer that is no number.
+    NoNumber(String),
     Template(minijinja::Error),
 }
 
@@ -116,6 +133,7 @@ fn problem(mut fields: Map<String, Value>, line: usize, template: Option<&str>) 
     {
         fields.insert("question".to_owned(), question);
     }
+    find_choices(&mut fields);
     let (scorer, usual) = if fields.contains_key("numbers") {
         (countdown(&fields)?, COUNTDOWN)
     } else if fields.contains_key("choices") {
@@ -144,23 +162,54 @@ fn wrong_choice() -> Wrong {
     Wrong::Field("`choices` must be texts, and `answer` the letter or the number of one".to_owned())
 }
 
+/// Puts choices under `choices` where a set of questions has them elsewhere.
+fn find_choices(fields: &mut Map<String, Value>) {
+    // ARC has the choices within the question.
+    let nested = fields.get("question").and_then(|question| {
+        let (stem, choices) = (question.get("stem")?, question.get("choices")?);
+        Some((stem.clone(), choices.clone()))
+    });
+    if let Some((stem, choices)) = nested {
+        fields.insert("question".to_owned(), stem);
+        fields.insert("choices".to_owned(), choices);
+    }
+    if fields.contains_key("choices") {
+        return;
+    }
+    let options =
+        fields.get("options").filter(|options| options.as_array().is_some_and(|list| list.len() > 1));
+    let columns: Vec<Value> =
+        LETTERS.chars().map_while(|letter| given(fields, letter.encode_utf8(&mut [0; 4]))).cloned().collect();
+    // Fields `A` and `B` may be anything, so the answer must name one.
+    let answer = given(fields, "answer").and_then(Value::as_str).unwrap_or_default().trim();
+    let is_column =
+        answer.len() == 1 && LETTERS.chars().take(columns.len()).any(|letter| answer.starts_with(letter));
+    let choices = options.cloned().or_else(|| (is_column && columns.len() > 1).then(|| columns.into()));
+    if let Some(choices) = choices {
+        fields.insert("choices".to_owned(), choices);
+    }
+}
+
 /// Leaves `choices` as a list of texts, for the template.
 fn choice(fields: &mut Map<String, Value>) -> Result<Scorer, Wrong> {
-    let labels = labels(fields.get("choices"));
-    let listed = fields.get("choices").map(|choices| choices.get("text").unwrap_or(choices)).cloned();
-    let listed = listed.ok_or_else(wrong_choice)?;
-    let list = listed.as_array().filter(|list| !list.is_empty()).ok_or_else(wrong_choice)?;
-    let choices: Vec<String> =
-        list.iter().map(|choice| choice.as_str().map_or_else(|| choice.to_string(), str::to_owned)).collect();
-    let answer = ["answer", "Answer", "answerKey"].iter().find_map(|name| given(fields, name));
+    let given_choices = fields.get("choices").ok_or_else(wrong_choice)?;
+    let labels = parts(given_choices, "label").unwrap_or_default();
+    let listed = parts(given_choices, "text").or_else(|| given_choices.as_array().cloned());
+    let listed = listed.filter(|list| !list.is_empty()).ok_or_else(wrong_choice)?;
+    let (labels, choices) = (texts(&labels), texts(&listed));
+    let answer =
+        ["answer", "Answer", "answerKey", "answer_index"].iter().find_map(|name| given(fields, name));
     let at = match answer {
         Some(Value::String(answer)) => chosen(answer.trim(), &labels, &choices),
-        Some(Value::Number(at)) => at.as_u64().and_then(|at| usize::try_from(at).ok()),
+        // Tables write the numbers of choices as 1.0.
+        Some(Value::Number(at)) => {
+            (0..26u8).find(|index| at.as_f64() == Some(f64::from(*index))).map(usize::from)
+        }
         _ => None,
     };
     let letter = at.filter(|at| *at < choices.len()).and_then(|at| LETTERS.chars().nth(at));
     let answer = letter.ok_or_else(wrong_choice)?;
-    fields.insert("choices".to_owned(), listed);
+    fields.insert("choices".to_owned(), listed.into());
     Ok(Scorer::Choice { answer, choices })
 }
 
@@ -169,14 +218,19 @@ fn given<'a>(fields: &'a Map<String, Value>, name: &str) -> Option<&'a Value> {
     fields.get(name).filter(|value| !value.is_null())
 }
 
-/// The names that ARC gives to its choices, which are letters or digits.
-fn labels(choices: Option<&Value>) -> Vec<String> {
-    let labels = choices.and_then(|choices| choices.get("label")).and_then(Value::as_array);
-    let texts = labels.into_iter().flatten().map(|label| label.as_str().unwrap_or_default().to_owned());
-    texts.collect()
+/// The texts or labels of choices, as ARC has them: lists beside each other, or a part of each choice.
+fn parts(choices: &Value, name: &str) -> Option<Vec<Value>> {
+    match choices {
+        Value::Array(list) => list.iter().map(|choice| choice.get(name).cloned()).collect(),
+        _ => choices.get(name)?.as_array().cloned(),
+    }
 }
 
-/// Which of the choices an answer names: by its label, its letter, or its text where no other has the same.
+fn texts(list: &[Value]) -> Vec<String> {
+    list.iter().map(|item| item.as_str().map_or_else(|| item.to_string(), str::to_owned)).collect()
+}
+
+/// Which of the choices an answer names: by its label, its letter, its text where no other has the same, or its number.
 fn chosen(answer: &str, labels: &[String], choices: &[String]) -> Option<usize> {
     if let Some(at) = labels.iter().position(|label| label == answer) {
         return Some(at);
@@ -189,6 +243,7 @@ fn chosen(answer: &str, labels: &[String], choices: &[String]) -> Option<usize> 
     let mut same = choices.iter().enumerate().filter(|(_, choice)| choice.trim() == answer);
     match (same.next(), same.next()) {
         (Some((at, _)), None) => Some(at),
+        (None, _) => answer.parse().ok(),
         _ => None,
     }
 }
@@ -206,7 +261,7 @@ fn number(fields: &Map<String, Value>) -> Result<String, Wrong> {
         true => Number::parse(&text).map(|_| text.clone()),
         false => find_number(&text),
     };
-    number.ok_or_else(|| Wrong::Field(format!("its answer `{}` is no number", shortened(&text))))
+    number.ok_or_else(|| Wrong::NoNumber(shortened(&text)))
 }
 
 /// The beginning of a text, for an error.
@@ -301,6 +356,8 @@ mod tests {
         };
         for (choices, answer) in [
             ("[\"p\", \"q\", \"r\"]", "\"answer\": 1"),
+            ("[\"p\", \"q\", \"r\"]", "\"answer\": 1.0"),
+            ("[\"p\", \"q\", \"r\"]", "\"answer\": \"1\""),
             ("[\"p\", \"q\", \"r\"]", "\"answer\": \"(b)\""),
             ("[\"p\", \"q\", \"r\"]", "\"answer\": \"B\", \"subject\": \"s\""),
             ("[\"p\", \"q\", \"r\"]", "\"answer\": null, \"answerKey\": \"q\""),
@@ -313,6 +370,25 @@ mod tests {
                 "{answer}"
             );
         }
+        for line in [
+            "{\"question\": {\"stem\": \"x\", \"choices\": [{\"text\": \"p\", \"label\": \"A\"}, {\"text\": \"q\", \"label\": \"B\"}, \
+             {\"text\": \"r\", \"label\": \"C\"}]}, \"answerKey\": \"B\"}",
+            "{\"question\": \"x\", \"options\": [\"p\", \"q\", \"r\"], \"answer\": \"B\", \"answer_index\": 1}",
+            "{\"question\": \"x\", \"options\": [\"p\", \"q\", \"r\"], \"answer_index\": 1}",
+            "{\"question\": \"x\", \"A\": \"p\", \"B\": \"q\", \"C\": \"r\", \"answer\": \"B\"}",
+        ] {
+            assert_eq!(letter(line), 'B', "{line}");
+        }
+        // A text or a label that is a number comes before the number of a choice.
+        let digits = "{\"question\": \"x\", \"choices\": [\"3\", \"2\", \"1\"], \"answer\": \"1\"}";
+        let scorer = &read(digits, None).unwrap().problems[0].scorer;
+        assert!(matches!(scorer, Scorer::Choice { answer: 'C', .. }), "{scorer:?}");
+    }
+
+    #[test]
+    fn templates_have_the_line_ends_of_jinja() {
+        let task = read("{\"answer\": 2}", Some("a\r\nb\rc{{ answer }}\r\n")).unwrap();
+        assert_eq!(task.problems[0].prompt, "a\nb\nc2");
     }
 
     #[test]
@@ -331,6 +407,11 @@ mod tests {
             let said = read(lines, None).unwrap_err();
             assert!(said.contains(part), "{said}");
         }
+        let golds = ["5", "\\\\sqrt{51}", "7", "(3,4)"]
+            .map(|gold| format!("{{\"question\": \"x\", \"answer\": \"{gold}\"}}"))
+            .join("\n");
+        let said = read(&golds, None).unwrap_err();
+        assert!(said.contains("line 2") && said.contains("4 problems 2 have"), "{said}");
         assert!(read("{\"answer\": 1}", Some("{% if %}")).unwrap_err().contains("template"));
     }
 }

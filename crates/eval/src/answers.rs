@@ -17,13 +17,14 @@ use crate::{
 #[serde(tag = "scorer", rename_all = "kebab-case")]
 pub enum Scorer {
     /// The answer is this number: the first `#### N`, else the last `\boxed{}`, `<answer>` or "final answer is N", else
-    /// the last "Answer: N", else the last number of the text. A box with more than one number in it is no answer.
+    /// the last "Answer: N", else the last number of the text that is not in a remark behind another. A box with more
+    /// than one number in it is no answer. `N!` is a factorial in a box or a formula only.
     Number {
         /// As text, such as `42`, `1,234.5`, `3/4` or `-\frac{1}{2}`.
         answer: String,
     },
-    /// The option that is chosen is this letter: in the last box with a letter or the last "Answer: B", else the last
-    /// letter that stands alone.
+    /// The option that is chosen is this letter: in the last box with a letter or the last "Answer: B", else in the last
+    /// "B is correct", "I choose B" or "So B.", else the last letter that stands alone.
     Choice {
         /// A capital letter.
         answer: char,

@@ -13,10 +13,12 @@ use super::{Format, ModelArgs, SamplingArgs, ScopeArgs};
 #[command(after_long_help = "\
 Lines of a task:
   {\"question\": ..., \"answer\": 42}                        a number, or a text such as -\\frac{1}{2} (GSM8K and AIME as they are)
-  {\"question\": ..., \"choices\": [...], \"answer\": \"B\"}    multiple choice (MMLU and ARC as they are; GPQA: order the choices first)
+  {\"question\": ..., \"choices\": [...], \"answer\": \"B\"}    multiple choice (MMLU, MMLU-Pro and ARC as they are; GPQA: order the choices first)
   {\"numbers\": [3, 8, 3, 8], \"target\": 24}                CountDown, checked with exact arithmetic
 A number is the first #### N, else the last \\boxed{} or a \"final answer is N\" behind it, else \"Answer: N\", else the last
-number; a box that is no single number is wrong. A choice is the last box with a letter or \"Answer: B\", else the last letter that stands alone.
+number; a box that is no single number is wrong. An exclamation mark is a factorial in boxes and formulas only.
+A choice is the last box with a letter or \"Answer: B\", else the last \"B is correct\", \"I choose B\" or \"So B.\", else the
+last letter that stands alone.
 Thoughts are not judged.
 An id is optional; --template makes the prompt of any other fields.")]
 pub(crate) struct EvalArgs {

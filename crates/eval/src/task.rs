@@ -63,8 +63,9 @@ impl Task {
     ///
     /// - CountDown: `numbers`, `target`
     /// - multiple choice: `question`, `choices` (texts), `answer` (a letter, a choice's text, or the number of a choice from
-    ///   0), as MMLU has them; `choices` may be `options`, as in MMLU-Pro, or columns `A`, `B` and so on with a letter as `answer`; or `choices`
-    ///   (`text` and `label`, beside each other or in each choice) and `answerKey` (a label), as ARC has them
+    ///   0), as MMLU has them; `choices` may be `options`, as in MMLU-Pro, or columns `A`, `B` and so on with a letter as
+    ///   `answer`; or `choices` (`text` and `label`, beside each other or in each choice) and `answerKey` (a label), as ARC
+    ///   has them
     /// - else a number: `question`, `answer`; of an answer with `####`, as GSM8K has them, what stands behind it counts, and
     ///   of one with boxes the last box
     ///

@@ -342,6 +342,11 @@ mod tests {
                 json!({"$ref": "#/$defs/n", "$defs": {"n": {"type": "null"}}}),
             ),
             (json!({"maxLength": 2.0, "uniqueItems": false}), json!({"maxLength": 2})),
+            (json!({"items": {}, "contains": {"type": "null"}, "minContains": 0}), json!({"items": {}})),
+            (
+                json!({"contains": {}, "minContains": 0, "maxContains": 2}),
+                json!({"contains": {}, "minContains": 0, "maxContains": 2}),
+            ),
             (
                 json!({"oneOf": [{"type": "null"}, {"enum": [1, "a"]}]}),
                 json!({"anyOf": [{"type": "null"}, {"enum": [1, "a"]}]}),

@@ -180,7 +180,9 @@ pub(crate) fn constrains(object: &Map<String, Value>, keyword: &str, value: &Val
         "additionalItems" => object.get("items").is_some_and(Value::is_array),
         "if" => has("then") || has("else"),
         "then" | "else" => has("if"),
-        "minContains" | "maxContains" => has("contains"),
+        "maxContains" => has("contains"),
+        // None asks for nothing, unless it stands for the usual one beside a `maxContains`.
+        "minContains" => has("contains") && (number("minContains") != Some(0.0) || has("maxContains")),
         "contains" => {
             let counts = draft >= DRAFT_2019;
             !(counts && number("minContains") == Some(0.0) && !has("maxContains"))

@@ -50,7 +50,8 @@ fn meta(answer: &Response<Body>) -> Result<Meta, String> {
         Some(size) => size.parse().ok(),
         // The length of a redirect is not the file's.
         None if redirects => None,
-        None => announced_length(answer),
+        // Some servers answer without a body and count that; the content itself tells.
+        None => announced_length(answer).filter(|&length| length > 0),
     };
     Ok(Meta { etag, size })
 }
@@ -112,6 +113,8 @@ mod tests {
         for (status, headers, meta) in [
             (200, &[own, length][..], expected("own", Some(7))),
             (200, &[own, ("content-length", "seven")], expected("own", None)),
+            (200, &[own, ("content-length", "0")], expected("own", None)),
+            (200, &[own, ("x-linked-size", "0")], expected("own", Some(0))),
             (200, &[own, length, ("content-encoding", "br")], expected("own", None)),
             (200, &[own, length, ("content-encoding", "identity")], expected("own", Some(7))),
             (200, &[own, linked, length, size], expected("linked", Some(9))),

@@ -18,19 +18,21 @@ pub const SINGLE_FILE: &str = "model.safetensors";
 /// The index of a sharded one.
 pub const INDEX_FILE: &str = "model.safetensors.index.json";
 
-/// Whether this is a causal mask or a list of positions, which old checkpoints store beside the weights, often as bits
-/// or whole numbers.
+/// Whether this is a causal mask, a list of positions or a table of rotary positions, which old checkpoints store beside
+/// the weights, the former often as bits or whole numbers. A parameter can have such a name, too.
 pub(crate) fn is_buffer(name: &str) -> bool {
-    let suffixes = [".attn.bias", ".attention.bias", ".masked_bias", ".position_ids"];
-    suffixes.iter().any(|suffix| name.ends_with(suffix))
+    let names = ["inv_freq", "cos_cached", "sin_cached", "masked_bias", "position_ids"];
+    let suffixes = [".attn.bias", ".self_attn.bias", ".attention.bias"];
+    let own: &str = name.rsplit('.').next().unwrap_or(name);
+    names.contains(&own) || suffixes.iter().any(|suffix| name.ends_with(suffix))
 }
 
 /// Opens a safetensors file, or a directory that holds [`SINGLE_FILE`], or [`INDEX_FILE`] with its shards, or all shards
 /// of one model without an index. Masks that are no floats are left out.
 ///
 /// # Errors
-/// If a file cannot be opened, is truncated or damaged, or has a type other than F64, F32, F16 or BF16; if the index
-/// names a tensor that no shard holds, or a shard is missing.
+/// If a file cannot be opened, is truncated or damaged, or has a type other than F64, F32, F16 or BF16; if a shard is
+/// missing.
 pub fn open_safetensors(path: &Path) -> Result<Checkpoint, CheckpointError> {
     let (single, index) = (path.join(SINGLE_FILE), path.join(INDEX_FILE));
     let of_file = |path: &Path| -> Result<Checkpoint, CheckpointError> {

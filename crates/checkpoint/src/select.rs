@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::{Checkpoint, CheckpointError, LazyTensor, TensorProblem};
+use crate::{Checkpoint, CheckpointError, LazyTensor, TensorProblem, safetensors::is_buffer};
 
 /// A parameter of a model, and where it stands in a checkpoint.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -63,7 +63,8 @@ impl Checkpoint {
     /// The tensors that these parameters are, under the parameters' names. No data is read.
     ///
     /// # Errors
-    /// With all tensors that are missing, of another shape, or belong to no parameter and are not `ignored`.
+    /// With all tensors that are missing, of another shape, or belong to no parameter and are neither `ignored` nor one of
+    /// the buffers that old checkpoints store.
     pub fn select(
         &self,
         parameters: &[Parameter],
@@ -95,7 +96,7 @@ impl Checkpoint {
             }
         }
         for (name, tensor) in &self.tensors {
-            if !seen.contains(name.as_str()) && !ignored(name) {
+            if !seen.contains(name.as_str()) && !is_buffer(name) && !ignored(name) {
                 problems.push(TensorProblem::Unknown {
                     file: tensor.file_name(),
                     name: name.clone(),

@@ -123,6 +123,19 @@ fn every_difference_is_named() {
     );
     write(&path, &[GOOD, &[("h.0.attn.bias", Dtype::I64, &[1])]].concat());
     assert!(load_from(&path).is_ok(), "a mask is no weight");
+    for name in [
+        "rotary_emb.inv_freq",
+        "model.layers.0.self_attn.rotary_emb.inv_freq",
+        "h.0.attn.bias",
+        "model.layers.0.self_attn.bias",
+        "h.0.attn.masked_bias",
+        "embeddings.position_ids",
+        "rotary_emb.cos_cached",
+        "model.rotary_emb.sin_cached",
+    ] {
+        write(&path, &[GOOD, &[(name, Dtype::F32, &[1])]].concat());
+        assert!(load_from(&path).is_ok(), "{name} is a buffer");
+    }
     write(&path, &[GOOD, &[("x", Dtype::I64, &[1])]].concat());
     refused(&path, &["model.safetensors", "tensor `x`", "type I64 is not supported", "F32, F16, BF16"]);
 }

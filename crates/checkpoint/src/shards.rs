@@ -12,7 +12,7 @@ use serde::Deserialize;
 use crate::{
     CheckpointError, LazyTensor, PartName,
     file::{INDEX_BYTES, is_there, parse_json, read_file, shown},
-    safetensors::{is_buffer, open_file},
+    safetensors::open_file,
     unique::Unique,
 };
 
@@ -27,31 +27,37 @@ struct Index {
     weight_map: Unique<String>,
 }
 
-/// Opens the shards that an index names.
+/// Opens the shards that an index names. A tensor that it lists and no shard holds is missing only where a model needs it.
 pub(crate) fn open_indexed(directory: &Path, index: &Path) -> Result<Merged, CheckpointError> {
     let wrong = |place: String, what: String| CheckpointError::Format { path: index.to_owned(), place, what };
     let text = read_file(index, INDEX_BYTES)?;
     let Index { weight_map: Unique(weight_map) } =
         parse_json(&text).map_err(|what| wrong("index".into(), what))?;
-    let shards: BTreeSet<&str> = weight_map.values().map(String::as_str).collect();
-    for shard in &shards {
-        let plain = matches!(Path::new(shard).components().collect::<Vec<_>>()[..], [Component::Normal(_)]);
-        if !plain {
-            let what = "a shard must be a file of the same directory".to_owned();
+    let mut shards: BTreeSet<String> = BTreeSet::new();
+    for shard in weight_map.values() {
+        let Some(plain) = plain(shard) else {
+            let what = "a shard must be a file of the same directory or below it".to_owned();
             return Err(wrong(format!("shard `{shard}`"), what));
-        }
+        };
+        shards.insert(plain);
     }
-    let merged = merge(directory, shards.into_iter(), |shard, error| {
+    merge(directory, shards.iter().map(String::as_str), |shard, error| {
         let what = format!("it cannot be opened: {error}; fetch the model again");
         wrong(format!("shard `{shard}`"), what)
-    })?;
-    let missing = weight_map.iter().find(|(name, _)| !merged.tensors.contains_key(*name) && !is_buffer(name));
-    match missing {
-        Some((name, shard)) => {
-            Err(wrong(format!("tensor `{name}`"), format!("shard `{shard}` does not hold it")))
+    })
+}
+
+/// The path of a shard without `./`, so that a file has one name; none if it leads out of the directory.
+fn plain(shard: &str) -> Option<String> {
+    let mut names: Vec<&str> = Vec::new();
+    for component in Path::new(shard).components() {
+        match component {
+            Component::Normal(name) => names.push(name.to_str()?),
+            Component::CurDir => {}
+            Component::Prefix(_) | Component::RootDir | Component::ParentDir => return None,
         }
-        None => Ok(merged),
     }
+    (!names.is_empty()).then(|| names.join("/"))
 }
 
 /// Opens shards that no index names, `model-00001-of-00002.safetensors` and so on, if all of one model are there. None

@@ -259,7 +259,9 @@ fn shards(index: &Path) -> Result<Vec<String>, String> {
     }
     let name = index.file_name().unwrap_or_default().to_string_lossy().into_owned();
     let index: Index = moi_files::json(&small(index)?).map_err(|error| format!("{name}: {error}"))?;
-    let mut shards: Vec<String> = index.weight_map.into_values().collect();
+    // A path may begin with `./`; the repository lists it without.
+    let plain = |path: String| path.split('/').filter(|part| *part != ".").collect::<Vec<_>>().join("/");
+    let mut shards: Vec<String> = index.weight_map.into_values().map(plain).collect();
     shards.sort();
     shards.dedup();
     Ok(shards)

@@ -41,12 +41,11 @@ pub(crate) fn no_model(files: &[String]) -> String {
     let is_shard = |file: &&String| PartName::in_text(file, "safetensors").is_some();
     let shards: Vec<&String> = safetensors.iter().copied().filter(is_shard).collect();
     if !shards.is_empty() {
-        let missing = if has(CONFIG) { "" } else { " and no config.json" };
-        return format!(
-            "it has the shards {}, but no model.safetensors.index.json that says what is in each{missing}; write one with \
-             transformers' save_pretrained, or use a whole copy of the model",
-            list(&shards)
-        );
+        let lacking = match has(CONFIG) {
+            true => "neither model.safetensors.index.json nor all shards of one model",
+            false => "no config.json beside them",
+        };
+        return format!("it has the shards {}, but {lacking}; use a whole copy of the model", list(&shards));
     }
     if !safetensors.is_empty() {
         let (found, expected) = match has(CONFIG) {

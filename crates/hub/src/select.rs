@@ -1,5 +1,9 @@
 //! Which files of a repository make a model: a directory of safetensors, one GGUF file, or all parts of a split one.
 
+use std::collections::{BTreeMap, BTreeSet};
+
+use moi_files::PartName;
+
 use crate::{
     ModelReference,
     gguf_name::{GgufModel, gguf_models, named_part},
@@ -54,14 +58,15 @@ pub(crate) fn choose(
     let found = |names: &[&'static str]| -> Option<&'static str> {
         names.iter().copied().find(|name: &&'static str| has(name))
     };
-    let weights = match found(WEIGHTS) {
-        Some(weights) => Some(weights),
+    let weights: Vec<String> = match (found(WEIGHTS), shards_without_index(files)) {
+        (Some(weights), _) => vec![weights.to_owned()],
+        (None, Some(shards)) => shards,
         // A GGUF file runs as it is, PyTorch's weights do not.
-        None if models.is_empty() => found(PYTORCH_WEIGHTS),
-        None => None,
+        (None, None) if models.is_empty() => found(PYTORCH_WEIGHTS).map(str::to_owned).into_iter().collect(),
+        (None, None) => Vec::new(),
     };
-    if let (true, Some(weights)) = (has(CONFIG), weights) {
-        if PYTORCH_WEIGHTS.contains(&weights) && !for_conversion {
+    if let (true, Some(first)) = (has(CONFIG), weights.first()) {
+        if PYTORCH_WEIGHTS.contains(&first.as_str()) && !for_conversion {
             return Err(refusal::only_pytorch(&reference.repository));
         }
         let is_licence = |file: &&String| {
@@ -78,13 +83,30 @@ pub(crate) fn choose(
         let of_tokenizer = files.iter().filter(is_of_tokenizer).cloned();
         let licences = files.iter().filter(is_licence).cloned();
         let chosen = [CONFIG.to_owned()].into_iter().chain(small).chain(of_tokenizer).chain(licences);
-        return Ok(chosen.chain([weights.to_owned()]).collect());
+        return Ok(chosen.chain(weights).collect());
     }
     if models.is_empty() {
         return Err(refusal::no_model(files));
     }
     let all: Vec<&GgufModel> = models.iter().collect();
     single(&all, &models, reference, "it has several .gguf files")
+}
+
+/// The shards of the one model that is there in whole without an index; of several models, transformers' own names count.
+/// What is read of a directory is the same.
+fn shards_without_index(files: &[String]) -> Option<Vec<String>> {
+    // Each model by what the names of its shards begin with and how many there are.
+    let mut models: BTreeMap<(String, usize), BTreeSet<&String>> = BTreeMap::new();
+    for file in files.iter().filter(|file| !file.contains('/')) {
+        if let Some(part) = PartName::in_text(file, "safetensors") {
+            models.entry((part.prefix, part.count)).or_default().insert(file);
+        }
+    }
+    if models.len() > 1 {
+        models.retain(|(prefix, _), _| prefix == "model");
+    }
+    let ((_, count), shards) = models.pop_first()?;
+    (models.is_empty() && shards.len() == count).then(|| shards.into_iter().cloned().collect())
 }
 
 /// A file that was named, with the other parts if it is one of a split model; or the model in a folder.

@@ -118,12 +118,29 @@ fn split_models_are_whole_or_refused() {
     }
 }
 
+/// As from a directory, they are read without an index if all are there.
+#[test]
+fn shards_without_an_index_are_fetched() {
+    let whole = ["config.json", "model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"];
+    let others =
+        [&whole[..], &["other-00001-of-00001.safetensors", "sub/x-00001-of-00001.safetensors"]].concat();
+    for names in [&whole[..], &others] {
+        let (asked, opened) = fetched(names, "owner/tiny").unwrap();
+        assert_eq!((&asked[..], opened.as_str()), (&whole.map(str::to_owned)[..], ""), "{names:?}");
+    }
+    // A GGUF file goes before shards of which some are not there.
+    let (asked, _) = fetched(&["config.json", whole[1], "m.gguf"], "owner/tiny").unwrap();
+    assert_eq!(asked, ["m.gguf"]);
+}
+
 #[test]
 fn repositories_without_a_model_that_runs() {
     for (names, said) in [
+        (&["config.json", "model-00002-of-00002.safetensors"][..], "nor all shards of one model"),
+        (&["model-00001-of-00001.safetensors"], "no config.json"),
         (
-            &["config.json", "model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"][..],
-            "index.json",
+            &["config.json", "a-00001-of-00001.safetensors", "b-00001-of-00001.safetensors"],
+            "nor all shards of one model",
         ),
         (&["config.json", "pytorch_model.bin"], "moi convert owner/tiny"),
         (&["config.json", "onnx/model.onnx"], "ONNX"),

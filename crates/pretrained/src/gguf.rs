@@ -17,6 +17,7 @@ use crate::{
 const TOKENS: &str = "tokenizer.ggml.tokens";
 const PRE: &str = "tokenizer.ggml.pre";
 const MERGES: &str = "tokenizer.ggml.merges";
+const TOKEN_TYPE: &str = "tokenizer.ggml.token_type";
 const CHAT_TEMPLATE: &str = "tokenizer.chat_template";
 
 pub(crate) fn open(path: &Path) -> Result<Pretrained, PretrainedError> {
@@ -27,13 +28,18 @@ pub(crate) fn open(path: &Path) -> Result<Pretrained, PretrainedError> {
     let architecture = Architecture::from_config(&file.config()?)
         .map_err(|error| PretrainedError::Model { path: path.to_owned(), error })?;
     let meta = &file.metadata;
-    let vocabulary = vocabulary(meta).map_err(|what| TextError::Vocabulary(what).in_file(path));
+    let mut vocabulary = vocabulary(meta).map_err(|what| TextError::Vocabulary(what).in_file(path));
+    let dropped = match &mut vocabulary {
+        Ok(Some(vocabulary)) => vocabulary.drop_unusable_merges(),
+        Ok(None) | Err(_) => 0,
+    };
     let listed = vocabulary.as_ref().ok().and_then(Option::as_ref);
     let template = meta.str(CHAT_TEMPLATE);
     let chat_template =
         template.map(|source| ChatTemplate::in_file(path, source, template_tokens(meta, listed)));
     let eos = ends(meta, listed);
-    let notes = missing_pre(meta).into_iter().chain(not_utf8(meta)).collect();
+    let odd = unknown_kinds(meta).into_iter().chain(unusable_merges(dropped));
+    let notes = missing_pre(meta).into_iter().chain(not_utf8(meta)).chain(odd).collect();
     let rows = architecture.config.vocab_size;
     let (architecture, checkpoint) = crate::fitted(architecture, file.checkpoint()?)?;
     Ok(Pretrained {
@@ -74,6 +80,26 @@ fn missing_pre(meta: &Metadata) -> Option<String> {
         "the file lacks tokenizer.ggml.pre, so text is cut in a default way that the model may not have been trained \
          with, and answers may be worse; convert the model again, with a current converter"
             .to_owned()
+    })
+}
+
+/// Says how many tokens are of a kind that ggml does not have. They are text, as in llama.cpp.
+fn unknown_kinds(meta: &Metadata) -> Option<String> {
+    let Some(Value::Array(kinds)) = meta.get(TOKEN_TYPE) else { return None };
+    let is_unknown = |kind: &&Value| kind.as_usize().and_then(TokenKind::from_ggml).is_none();
+    match kinds.iter().filter(is_unknown).count() {
+        0 => None,
+        count => Some(format!("{count} of its tokens are of an unknown kind and are taken for text")),
+    }
+}
+
+/// Says how many merges were left out.
+fn unusable_merges(dropped: usize) -> Option<String> {
+    (dropped > 0).then(|| {
+        format!(
+            "{dropped} of its merges are no pair of tokens that make a third one and are left out: text may be cut into \
+             other tokens"
+        )
     })
 }
 
@@ -124,10 +150,14 @@ fn vocabulary(meta: &Metadata) -> Result<Option<Vocabulary>, String> {
         },
         other => return Err(format!("tokenizer model `{other}` is not supported (supported: gpt2, llama)")),
     };
-    let kinds = match meta.get("tokenizer.ggml.token_type") {
+    let kinds = match meta.get(TOKEN_TYPE) {
         None => Vec::new(),
-        Some(_) => listed(meta, "token_type", "a number from 0 to 6", |value| {
-            value.as_usize().and_then(TokenKind::from_ggml)
+        Some(_) => listed(meta, "token_type", "a whole number", |value| match value {
+            // An unknown kind is none, as in llama.cpp.
+            Value::Unsigned(_) | Value::Signed(_) => {
+                Some(value.as_usize().and_then(TokenKind::from_ggml).unwrap_or(TokenKind::Normal))
+            }
+            _ => None,
         })?,
     };
     // Where the file does not say, these have a begin token in llama.cpp too.
@@ -295,6 +325,22 @@ mod tests {
             }
         }
         assert!(table.rows.len() > 300 && wrong.is_empty(), "{wrong:#?}");
+    }
+
+    #[test]
+    fn unknown_kinds_of_tokens_are_text() {
+        let row = |kind: usize| Row {
+            texts: vec!["x".to_owned()],
+            kind,
+            eos: 0,
+            ends: Vec::new(),
+            control: Vec::new(),
+            ours: None,
+        };
+        let meta = metadata(2, &row(7));
+        assert_eq!(vocabulary(&meta).unwrap().unwrap().kinds[2], TokenKind::Normal);
+        assert!(unknown_kinds(&meta).unwrap().starts_with("1 of its tokens"));
+        assert_eq!(unknown_kinds(&metadata(2, &row(4))), None);
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use ahash::AHashMap;
+use ahash::{AHashMap, AHashSet};
 use tokenizers::{
     AddedToken, DecoderWrapper, NormalizerWrapper,
     decoders::{
@@ -102,6 +102,24 @@ impl TokenKind {
 }
 
 impl Vocabulary {
+    /// Leaves out the merges that are no pair, or that name a token which is not there, and says how many these are.
+    pub fn drop_unusable_merges(&mut self) -> usize {
+        let VocabularyKind::ByteLevel { merges, .. } = &mut self.kind else { return 0 };
+        let tokens: AHashSet<&str> = self.tokens.iter().map(String::as_str).collect();
+        let before = merges.len();
+        let mut whole = String::new();
+        merges.retain(|merge| match merge.split_once(' ') {
+            Some((left, right)) => {
+                whole.clear();
+                whole.push_str(left);
+                whole.push_str(right);
+                [left, right, whole.as_str()].iter().all(|token| tokens.contains(token))
+            }
+            None => false,
+        });
+        before - merges.len()
+    }
+
     /// Rebuilds the tokenizer.
     ///
     /// # Errors

@@ -144,6 +144,11 @@ fn contradictions_are_named() {
     assert!(broken.unwrap_err().to_string().contains("\"ab\" is not a pair"));
     let unknown = Vocabulary { kind: merges(&["zz yy"]), ..byte_level("gpt-2") }.into_tokenizer();
     assert!(unknown.is_err());
+    // Such merges can be left out.
+    let kind = merges(&["ab", "1 2", "zz yy", "a b", "12 3"]);
+    let mut vocabulary = Vocabulary { kind, ..byte_level("gpt-2") };
+    assert_eq!(vocabulary.drop_unusable_merges(), 3);
+    assert_eq!(texts(&vocabulary.into_tokenizer().unwrap(), "1234"), ["123", "4"]);
     let kind = VocabularyKind::SentencePiece { scores: vec![0.0], add_space_prefix: true };
     let scores = Vocabulary { kind, ..byte_level("gpt-2") }.into_tokenizer();
     assert!(scores.unwrap_err().to_string().contains("1 scores for 263 tokens"));

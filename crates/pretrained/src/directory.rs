@@ -15,7 +15,7 @@ use crate::{
     AdvisedSampling, Pretrained, PretrainedError,
     contents::{ADAPTER_CONFIG, Contents},
     end_tokens::end_tokens,
-    quantised,
+    extra_heads, quantised,
     tokenizer_files::{TOKENIZER_CONFIG, read_tokenizer},
 };
 
@@ -111,6 +111,7 @@ pub(crate) fn open(directory: &Path) -> Result<Pretrained, PretrainedError> {
     let rows = architecture.config.vocab_size;
     let (architecture, checkpoint) = crate::fitted(architecture, weights(directory)?)?;
     let mut notes: Vec<String> = checkpoint.notes().to_vec();
+    notes.extend(extra_heads::left_out(&checkpoint));
     if let Err(error) = &text_config {
         notes.push(format!("an end token that it names is not known: {error}"));
     }

@@ -19,6 +19,7 @@
 mod contents;
 mod directory;
 mod end_tokens;
+mod extra_heads;
 mod gguf;
 mod inspect;
 mod quantised;
@@ -29,6 +30,7 @@ use std::path::{Path, PathBuf};
 
 use burn::tensor::{DType, FloatDType, backend::Backend};
 use contents::Contents;
+use extra_heads::is_extra_head;
 pub use inspect::{Files, Inspection, Layers, Memory, Tensor, TypeTotal};
 use moi_checkpoint::{
     BURNPACK_FILE, Checkpoint, CheckpointError, INDEX_FILE, LoadProgress, Parameter, RowBlocks, SINGLE_FILE,
@@ -296,7 +298,8 @@ impl Pretrained {
             Parameter { name, shape, tensor, rows, transposed }
         };
         let parameters: Vec<Parameter> = config.parameters().into_iter().map(parameter).collect();
-        Ok(self.checkpoint.select(&parameters, |name| (names.ignored)(config, name))?)
+        let ignored = |name: &str| (names.ignored)(config, name) || is_extra_head(name);
+        Ok(self.checkpoint.select(&parameters, ignored)?)
     }
 }
 

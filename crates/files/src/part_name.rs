@@ -29,11 +29,12 @@ impl PartName {
     /// Reads a path as a hub lists it, with slashes on every system; none if it is not that of a part with this
     /// extension. The folders are part of the prefix, so that the other parts are named with them.
     pub fn in_text(path: &str, extension: &str) -> Option<Self> {
-        let stem = path.strip_suffix(extension)?.strip_suffix('.')?;
+        // Some write it in capitals; the other parts are named alike.
+        let (stem, own) = path.rsplit_once('.').filter(|(_, own)| own.eq_ignore_ascii_case(extension))?;
         let (rest, count) = stem.rsplit_once("-of-")?;
         let (prefix, number) = rest.rsplit_once('-')?;
         let (number, count) = (five_digits(number)?, five_digits(count)?);
-        let extension = extension.to_owned();
+        let extension = own.to_owned();
         (1..=count).contains(&number).then(|| Self { prefix: prefix.to_owned(), number, count, extension })
     }
 
@@ -71,6 +72,8 @@ mod tests {
         assert_eq!(part.parts().last().unwrap(), "b-00003-of-00003.gguf");
         let listed = PartName::in_text("a/b-00002-of-00003.gguf", "gguf").unwrap();
         assert_eq!((listed.prefix.as_str(), listed.part(1).as_str()), ("a/b", "a/b-00001-of-00003.gguf"));
+        let capitals = PartName::of(Path::new("B-00002-of-00003.GGUF"), "gguf").unwrap();
+        assert_eq!(capitals.part(1), "B-00001-of-00003.GGUF");
         for name in [
             "a-1-of-2.gguf",
             "a-00003-of-00002.gguf",

@@ -27,6 +27,16 @@ pub(crate) fn lfs_pointer(bytes: &[u8]) -> Option<String> {
     bytes.starts_with(LFS_POINTER).then(|| what.to_owned())
 }
 
+/// What is wrong with a file that begins like this, if it is an HTML page: what a server says in place of a file.
+pub(crate) fn html_page(bytes: &[u8]) -> Option<String> {
+    let text: &[u8] = bytes[..bytes.len().min(256)].trim_ascii_start();
+    let begins = |start: &str| {
+        text.get(..start.len()).is_some_and(|found| found.eq_ignore_ascii_case(start.as_bytes()))
+    };
+    let what = "it is an HTML page, not the file; fetch the file itself";
+    (begins("<!doctype html") || begins("<html")).then(|| what.to_owned())
+}
+
 /// Opens a file to read it.
 ///
 /// # Errors
@@ -64,7 +74,9 @@ pub fn parse_json<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, String> {
     moi_files::json(bytes).map_err(|error| match error.classify() {
         Category::Eof if bytes.is_empty() => "it is empty; fetch it again".to_owned(),
         Category::Eof => format!("it is cut off ({error}); fetch it again"),
-        Category::Syntax => lfs_pointer(bytes).unwrap_or_else(|| format!("it is not valid JSON ({error})")),
+        Category::Syntax => lfs_pointer(bytes)
+            .or_else(|| html_page(bytes))
+            .unwrap_or_else(|| format!("it is not valid JSON ({error})")),
         Category::Io | Category::Data => shown(&error.to_string()),
     })
 }
@@ -138,6 +150,16 @@ mod tests {
         assert_eq!(shown("\u{1b}[2Jx\u{202e}"), "\\u{1b}[2Jx\\u{202e}");
         let long = shown(&"x".repeat(1000));
         assert!(long.ends_with("... (600 more characters)") && long.len() < 450, "{long}");
+    }
+
+    #[test]
+    fn html_pages_are_told() {
+        for page in ["<!DOCTYPE html>\n<html>", "\n  <html lang=en>", "<HTML>"] {
+            assert!(html_page(page.as_bytes()).is_some(), "{page}");
+        }
+        for other in ["", "<", "<htm", "{\"a\": \"<html>\"}"] {
+            assert!(html_page(other.as_bytes()).is_none(), "{other}");
+        }
     }
 
     #[test]

@@ -11,7 +11,7 @@ use memmap2::Mmap;
 
 use crate::{
     CheckpointError, Storage,
-    file::{lfs_pointer, open_file},
+    file::{html_page, lfs_pointer, open_file},
 };
 
 /// A mapped file.
@@ -29,7 +29,7 @@ impl Source {
         // values, as reading it twice could, and every byte pattern is a valid value of the types read. One that is
         // made shorter meanwhile ends the process with SIGBUS, before anything of it is believed.
         let map = unsafe { Mmap::map(&file) }.map_err(error)?;
-        if let Some(what) = lfs_pointer(&map) {
+        if let Some(what) = lfs_pointer(&map).or_else(|| html_page(&map)) {
             return Err(CheckpointError::Format { path: path.to_owned(), place: "start".to_owned(), what });
         }
         Ok(Arc::new(Self { path: path.to_owned(), map }))

@@ -28,6 +28,9 @@ use crate::{Checkpoint, CheckpointError, LazyTensor, Storage, file::overlap, ten
 use reader::Reader;
 
 const MAGIC: &[u8; 4] = b"GGUF";
+/// How files of the formats before it begin, and what these are called.
+const OLD_MAGICS: &[(&[u8; 4], &str)] =
+    &[(b"lmgg", "GGML"), (b"fmgg", "GGMF"), (b"tjgg", "GGJT"), (b"algg", "GGLA")];
 const DEFAULT_ALIGNMENT: usize = 32;
 /// ggml's own limit.
 const MAX_DIMS: usize = 4;
@@ -263,6 +266,12 @@ impl Tensor {
 /// Counts of tensors and of metadata entries.
 fn header(reader: &mut Reader<'_>) -> Result<(usize, usize), CheckpointError> {
     let magic = reader.take(4)?;
+    if let Some((_, name)) = OLD_MAGICS.iter().find(|(old, _)| magic == *old) {
+        return Err(reader.error(format!(
+            "it is in the old format {name}, which llama.cpp does not read any more either; fetch the model as GGUF, or \
+             convert it (convert_llama_ggml_to_gguf.py of llama.cpp)"
+        )));
+    }
     if magic != MAGIC {
         return Err(reader.error(format!("not a GGUF file: it starts with {magic:02x?}, expected \"GGUF\"")));
     }

@@ -11,24 +11,31 @@ use crate::{PretrainedError, directory};
 pub(crate) const ADAPTER_CONFIG: &str = "adapter_config.json";
 /// At most so many files are named.
 const NAMED: usize = 8;
-/// Endings of weights that are not read, and what they are for.
-const OTHER_WEIGHTS: &[(&str, &str)] = &[
-    (".onnx", "ONNX"),
-    (".mlpackage", "Core ML"),
-    (".mlmodel", "Core ML"),
-    (".tflite", "TensorFlow Lite"),
-    (".litertlm", "LiteRT"),
-    (".task", "MediaPipe"),
-    (".h5", "TensorFlow"),
-    (".msgpack", "Flax"),
-    (".llamafile", "llamafile"),
-    (".engine", "TensorRT"),
-    (".nemo", "NeMo"),
-    (".bin", "PyTorch or GGML"),
-    (".pth", "PyTorch"),
-    (".pt", "PyTorch"),
-    (".ckpt", "PyTorch"),
+/// How names of weights that are not read begin and end, and what they are for. The first that fits counts.
+const OTHER_WEIGHTS: &[(&str, &str, &str)] = &[
+    ("", ".onnx", "ONNX"),
+    ("", ".mlpackage", "Core ML"),
+    ("", ".mlmodel", "Core ML"),
+    ("", ".tflite", "TensorFlow Lite"),
+    ("", ".litertlm", "LiteRT"),
+    ("", ".task", "MediaPipe"),
+    ("", ".h5", "TensorFlow"),
+    ("", ".msgpack", "Flax"),
+    ("", ".llamafile", "llamafile"),
+    ("", ".engine", "TensorRT"),
+    ("", ".nemo", "NeMo"),
+    ("openvino_", ".bin", "OpenVINO"),
+    ("params_shard_", ".bin", "MLC"),
+    ("model.bin", ".bin", "CTranslate2"),
+    ("", ".npz", "NumPy or MLX"),
+    ("", ".bin", "PyTorch or GGML"),
+    ("", ".pth", "PyTorch"),
+    ("", ".pt", "PyTorch"),
+    ("", ".ckpt", "PyTorch"),
 ];
+
+/// Endings of downloads that have not come to their end.
+const UNFINISHED: &[&str] = &[".part", ".partial", ".crdownload", ".incomplete", ".download", ".aria2"];
 
 /// What training leaves beside the weights.
 const TRAINING: &[&str] =
@@ -79,8 +86,11 @@ impl<'a> Contents<'a> {
     pub(crate) fn gguf_models(&self) -> Vec<&str> {
         let mut parts: Vec<PartName> = Vec::new();
         let mut models: Vec<&str> = Vec::new();
-        for name in self.ending(".gguf") {
+        for name in self.names.iter().map(String::as_str) {
             let lower = name.to_lowercase();
+            if !lower.ends_with(".gguf") {
+                continue;
+            }
             if lower.contains("mmproj") || lower.contains("imatrix") {
                 continue;
             }
@@ -111,7 +121,36 @@ impl<'a> Contents<'a> {
                 list(&weights)
             );
         }
-        self.other_weights().unwrap_or_else(|| self.no_weights())
+        let found = self.snapshot().or_else(|| self.unfinished()).or_else(|| self.other_weights());
+        found.unwrap_or_else(|| self.no_weights())
+    }
+
+    /// What to give in place of a repository's directory in the hub's cache.
+    fn snapshot(&self) -> Option<String> {
+        if !self.has("snapshots") || !(self.has("blobs") || self.has("refs")) {
+            return None;
+        }
+        let snapshots = self.directory.join("snapshots");
+        let listed: Vec<String> = Contents::of(&snapshots).ok()?.names;
+        let main = std::fs::read_to_string(self.directory.join("refs").join("main")).unwrap_or_default();
+        let commit = listed.iter().find(|commit| commit.as_str() == main.trim()).or(listed.first())?;
+        let path = snapshots.join(commit).display().to_string();
+        Some(format!(
+            "it is a repository in the hub's cache; give the files of a commit in it: {}",
+            shown(&path)
+        ))
+    }
+
+    /// What to do about weights that have not been fetched to their end.
+    fn unfinished(&self) -> Option<String> {
+        let is_unfinished = |name: &&str| UNFINISHED.iter().any(|ending| name.ends_with(ending));
+        let names: Vec<&str> = self.names.iter().map(String::as_str).filter(is_unfinished).collect();
+        (!names.is_empty()).then(|| {
+            format!(
+                "it holds {}, which a download that has not ended leaves; fetch the model again",
+                list(&names)
+            )
+        })
     }
 
     /// What to do about weights under other names, or for other programs.
@@ -153,23 +192,44 @@ impl<'a> Contents<'a> {
                 list(&safetensors)
             ));
         }
-        OTHER_WEIGHTS.iter().find_map(|(ending, program)| {
-            let others: Vec<&str> =
-                self.ending(ending).into_iter().filter(|name| !TRAINING.contains(name)).collect();
-            let what = || {
-                format!("it holds weights for {program} ({}), which do not run here; {LOOK}", list(&others))
-            };
-            (!others.is_empty()).then(what)
-        })
+        let names: Vec<&str> = self.names.iter().map(String::as_str).collect();
+        let nested: Vec<String> = self.nested_names();
+        let nested: Vec<&str> = nested.iter().map(String::as_str).collect();
+        let (program, others) = of_other_program(&names).or_else(|| of_other_program(&nested))?;
+        Some(format!("it holds weights for {program} ({}), which do not run here; {LOOK}", list(&others)))
+    }
+
+    /// The files in the directories below, with their paths from here; none if one of them holds a model.
+    fn nested_names(&self) -> Vec<String> {
+        let mut found: Vec<String> = Vec::new();
+        for name in &self.names {
+            let inside = self.directory.join(name);
+            if inside.is_dir()
+                && let Ok(inside) = Contents::of(&inside)
+            {
+                if inside.is_model() {
+                    return Vec::new();
+                }
+                found.extend(inside.names.iter().map(|file| format!("{name}/{file}")));
+            }
+        }
+        found
+    }
+
+    /// Whether this looks like a model, as far as names tell.
+    fn is_model(&self) -> bool {
+        let names: Vec<&str> = self.names.iter().map(String::as_str).collect();
+        // PyTorch's weights can be converted.
+        let can_run = self.has_weights() || names.iter().any(|name| name.starts_with("pytorch_model"));
+        let is_of_other_program = || !can_run && of_other_program(&names).is_some();
+        !self.gguf_models().is_empty() || (self.has(directory::CONFIG) && !is_of_other_program())
     }
 
     /// What is there where there are no weights.
     fn no_weights(&self) -> String {
         let nested = self.names.iter().find(|name| {
             let inside = self.directory.join(name);
-            inside.is_dir()
-                && Contents::of(&inside)
-                    .is_ok_and(|inside| inside.has(directory::CONFIG) || !inside.gguf_models().is_empty())
+            inside.is_dir() && Contents::of(&inside).is_ok_and(|inside| inside.is_model())
         });
         let nested = match nested {
             Some(name) => format!("; {} in it holds a model", shown(name)),
@@ -217,6 +277,18 @@ impl<'a> Contents<'a> {
              \"{path}\").merge_and_unload().save_pretrained(\"DIR\"), save the base's tokenizer there too, then --model DIR"
         )
     }
+}
+
+/// The program that some of these files are weights for, and these files.
+fn of_other_program<'a>(names: &[&'a str]) -> Option<(&'static str, Vec<&'a str>)> {
+    OTHER_WEIGHTS.iter().find_map(|&(start, ending, program)| {
+        let fits = |path: &&str| {
+            let name: &str = path.rsplit('/').next().unwrap_or(path);
+            name.starts_with(start) && name.ends_with(ending) && !TRAINING.contains(&name)
+        };
+        let others: Vec<&'a str> = names.iter().copied().filter(fits).collect();
+        (!others.is_empty()).then_some((program, others))
+    })
 }
 
 fn is_weights(name: &str) -> bool {

@@ -111,6 +111,33 @@ fn cases() -> Vec<Case> {
             &["weights for PyTorch or GGML (ggml-model.bin), which do not run"],
         ),
         case(vec![("model.onnx", Any), ("config.json", Config)], &["weights for ONNX (model.onnx)"]),
+        case(
+            vec![("config.json", Config), ("onnx/model.onnx", Any), ("onnx/config.json", Config)],
+            &["weights for ONNX (onnx/model.onnx)"],
+        ),
+        case(vec![("openvino_model.bin", Any)], &["weights for OpenVINO (openvino_model.bin)"]),
+        case(vec![("params_shard_0.bin", Any)], &["weights for MLC (params_shard_0.bin)"]),
+        case(vec![("config.json", Config), ("model.bin", Any)], &["weights for CTranslate2 (model.bin)"]),
+        case(
+            vec![("config.json", Config), ("weights.npz", Any)],
+            &["weights for NumPy or MLX (weights.npz)"],
+        ),
+        case(
+            vec![("config.json", Config), ("model.safetensors.part", Any)],
+            &["it holds model.safetensors.part, which a download that has not ended leaves"],
+        ),
+        case(
+            vec![
+                ("refs/main", Any),
+                ("snapshots/x/config.json", Config),
+                ("snapshots/a/config.json", Config),
+            ],
+            &["it is a repository in the hub's cache; give the files of a commit in it: ", "snapshots/x"],
+        ),
+        case(
+            vec![("a.GGUF", Gguf), ("b.gguf", Gguf)],
+            &["several .gguf files; name one of them (a.GGUF, b.gguf)"],
+        ),
         case(vec![("model_index.json", Any)], &["it is a diffusion pipeline"]),
         case(
             vec![("tokenizer.json", Any), ("tokenizer_config.json", Any)],
@@ -136,6 +163,20 @@ fn what_is_there_is_named() {
         refused(&["generate", "--model", path, "--tokens", "1"], parts);
         refused(&["inspect", path], parts);
     }
+}
+
+/// Files that are something else than their name says.
+#[test]
+fn pages_and_old_formats_are_named() {
+    let directory = tempfile::tempdir().unwrap();
+    fill(directory.path(), vec![("config.json", Config)]);
+    fs::write(directory.path().join("model.safetensors"), "<!DOCTYPE html>\n<html></html>").unwrap();
+    let path = directory.path().to_str().unwrap();
+    refused(&["generate", "--model", path, "--tokens", "1"], &["model.safetensors", "it is an HTML page"]);
+    let old = directory.path().join("ggml-model.bin");
+    fs::write(&old, b"tjgg\x03\0\0\0 and more").unwrap();
+    let path = old.to_str().unwrap();
+    refused(&["generate", "--model", path, "--tokens", "1"], &["ggml-model.bin", "the old format GGJT"]);
 }
 
 /// Other things are stored as GGUF, too.

@@ -135,6 +135,11 @@ impl<'a> Adapter<'a> {
         if is_block {
             self.scopes.check(&inside)?;
             tags::rename(&mut inside);
+            if let Some(namespace) = self.scopes.namespace_of_macro(&inside) {
+                // A macro of the engine has only the outer names that it reads, and an assignment reads none.
+                self.push_tag([start, sign, &format!(" if {namespace} "), "", end]);
+                self.out += "{% endif %}";
+            }
         }
         self.scopes.check_names(&inside)?;
         self.push_tag([start, sign, &tags::guarded(&inside, is_for), end_sign, end]);

@@ -49,6 +49,16 @@ impl Scopes {
         }
     }
 
+    /// The namespace that this tag assigns to inside of a macro or of what is given to one.
+    pub(super) fn namespace_of_macro<'a>(&self, tag: &'a Tag) -> Option<&'a str> {
+        let is_field = tag.piece(0) == "set" && tag.is_name(1) && tag.piece(2) == ".";
+        (is_field && self.is_in_macro()).then(|| tag.piece(1))
+    }
+
+    fn is_in_macro(&self) -> bool {
+        self.0.iter().any(|open| open == "macro" || open == "call")
+    }
+
     /// Refuses the names under which Jinja has a macro's other arguments: the engine has none.
     ///
     /// # Errors
@@ -60,8 +70,7 @@ impl Scopes {
         };
         let found =
             (0..tag.pieces.len()).find(|&at| ["varargs", "kwargs"].contains(&tag.piece(at)) && is_used(at));
-        let is_in_macro = self.0.iter().any(|open| open == "macro" || open == "call");
-        match found.filter(|_| is_in_macro) {
+        match found.filter(|_| self.is_in_macro()) {
             Some(at) => refuse(&format!("`{}` in a macro is not supported", tag.piece(at))),
             None => Ok(()),
         }

@@ -1,5 +1,7 @@
 //! Jinja's filters of numbers, where the engine's do otherwise.
 
+use std::borrow::Cow;
+
 use minijinja::{
     Environment, Error, State, Value,
     value::{Kwargs, ValueKind},
@@ -7,7 +9,7 @@ use minijinja::{
 
 use super::{
     args::{Filter, add_all, bind, integer, text},
-    python::{float, is_space, refuse, type_name},
+    python::{ascii_digit, float, is_space, refuse, type_name},
 };
 
 const FILTERS: [(&str, Filter); 5] =
@@ -18,9 +20,18 @@ pub(super) fn add(environment: &mut Environment<'_>) {
     add_all(environment, &FILTERS);
 }
 
+/// A text with the decimal digits of all scripts as ASCII's, which is how Python reads numbers.
+fn with_ascii_digits(text: &str) -> Cow<'_, str> {
+    match text.is_ascii() {
+        true => Cow::Borrowed(text),
+        false => Cow::Owned(text.chars().map(|c| ascii_digit(c).unwrap_or(c)).collect()),
+    }
+}
+
 /// A text that Python's `float` reads.
 fn parsed_float(text: &str) -> Option<f64> {
-    let text = text.trim_matches(is_space);
+    let ascii = with_ascii_digits(text);
+    let text = ascii.trim_matches(is_space);
     let is_between = |at: usize| {
         let digit = |at: Option<usize>| {
             at.and_then(|at| text.as_bytes().get(at)).is_some_and(|byte| byte.is_ascii_digit())
@@ -35,7 +46,8 @@ fn parsed_float(text: &str) -> Option<f64> {
 
 /// A text that Python's `int` reads. Numbers beyond the engine's are an error.
 fn parsed_integer(text: &str, base: u32) -> Result<Option<i128>, Error> {
-    let text = text.trim_matches(is_space);
+    let ascii = with_ascii_digits(text);
+    let text = ascii.trim_matches(is_space);
     let (sign, digits) = match text.strip_prefix(['-', '+']) {
         Some(digits) => (&text[..1], digits),
         None => ("", text),

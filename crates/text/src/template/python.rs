@@ -219,6 +219,15 @@ pub(super) fn is_decimal(c: char) -> bool {
     is_within(&DECIMALS, c)
 }
 
+/// The digit from 0 to 9 that a decimal digit of any script stands for.
+pub(super) fn ascii_digit(c: char) -> Option<char> {
+    let after = DECIMALS.partition_point(|&(start, _)| start <= c);
+    let &(start, end) = DECIMALS.get(after.checked_sub(1)?)?;
+    // The ten digits of a script stand one behind the other, and a range begins with a zero.
+    let value = (u32::from(c) - u32::from(start)) % 10;
+    if c <= end { char::from_digit(value, 10) } else { None }
+}
+
 /// Whether `str.isalnum` holds for a character.
 pub(super) fn is_alphanumeric(c: char) -> bool {
     is_letter(c) || c.is_numeric()

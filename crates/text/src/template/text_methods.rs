@@ -66,15 +66,21 @@ pub(super) fn call(
         "startswith" | "endswith" => starts(own, name == "startswith", given),
         "find" | "rfind" | "index" | "rindex" | "count" => find(own, name, given),
         "center" | "ljust" | "rjust" | "zfill" => pad(own, name, given),
+        "expandtabs" => {
+            let [size] = bind(name, ["tabsize"], given, named)?;
+            expanded(own, integer(name, size.as_ref(), 8)?)
+        }
         "removeprefix" => Ok(Value::from(own.strip_prefix(text(name, given.first())?).unwrap_or(own))),
         "removesuffix" => Ok(Value::from(own.strip_suffix(text(name, given.first())?).unwrap_or(own))),
         _ if !given.is_empty() => Err(Error::from(ErrorKind::UnknownMethod)),
         "title" => title(state, own),
-        "swapcase" if own.is_ascii() => {
-            let swapped = |c: char| {
-                if c.is_ascii_uppercase() { c.to_ascii_lowercase() } else { c.to_ascii_uppercase() }
-            };
-            Ok(Value::from(own.chars().map(swapped).collect::<String>()))
+        // What a sigma becomes depends on where it stands.
+        "swapcase" if !own.contains('Σ') => Ok(Value::from(swapped(own))),
+        "istitle" => Ok(Value::from(is_title(own))),
+        "isidentifier" if own.is_ascii() => {
+            let is_part = |c: char| c == '_' || c.is_ascii_alphanumeric();
+            let is_start = own.starts_with(|c: char| is_part(c) && !c.is_ascii_digit());
+            Ok(Value::from(is_start && own.chars().all(is_part)))
         }
         "casefold" if own.is_ascii() => Ok(Value::from(own.to_ascii_lowercase())),
         "upper" | "lower" | "islower" | "isupper" | "isascii" | "capitalize" => {
@@ -326,12 +332,68 @@ fn pad(own: &str, name: &str, given: &[Value]) -> Result<Value, Error> {
     }
 }
 
+/// `expandtabs`
+fn expanded(own: &str, size: i64) -> Result<Value, Error> {
+    let size = usize::try_from(size).unwrap_or(0);
+    let mut out = String::with_capacity(own.len());
+    let mut column: usize = 0;
+    for c in own.chars() {
+        if c == '\t' {
+            let width = column.checked_rem(size).map_or(0, |behind| size - behind);
+            if width > MOST_BYTES.saturating_sub(out.len()) {
+                return Err(too_long());
+            }
+            out.extend(std::iter::repeat_n(' ', width));
+            column += width;
+        } else {
+            out.push(c);
+            column = if matches!(c, '\n' | '\r') { 0 } else { column + 1 };
+        }
+    }
+    Ok(Value::from(out))
+}
+
+/// `swapcase`
+fn swapped(own: &str) -> String {
+    let mut out = String::with_capacity(own.len());
+    for c in own.chars() {
+        match (c.is_uppercase(), c.is_lowercase()) {
+            (true, _) => out.extend(c.to_lowercase()),
+            (false, true) => out.extend(c.to_uppercase()),
+            (false, false) => out.push(c),
+        }
+    }
+    out
+}
+
+/// Whether a character is a capital that only begins words, like `ǅ`.
+fn is_title_letter(c: char) -> bool {
+    !c.is_uppercase() && !c.is_lowercase() && c.to_lowercase().cmp([c]) != Ordering::Equal
+}
+
+/// `istitle`
+fn is_title(own: &str) -> bool {
+    let mut is_inside = false;
+    let mut has_cased = false;
+    for c in own.chars() {
+        let is_capital = c.is_uppercase() || is_title_letter(c);
+        let is_cased = is_capital || c.is_lowercase();
+        // A capital begins a word, and a small letter does not.
+        if is_cased && is_capital == is_inside {
+            return false;
+        }
+        has_cased |= is_cased;
+        is_inside = is_cased;
+    }
+    has_cased
+}
+
 /// Python's own rule of words: a letter behind what is none begins one.
 fn title(state: &mut State, own: &str) -> Result<Value, Error> {
     let mut out = String::with_capacity(own.len());
     let mut is_inside = false;
     for c in own.chars() {
-        let is_cased = c.is_uppercase() || c.is_lowercase() || c.to_lowercase().cmp([c]) != Ordering::Equal;
+        let is_cased = c.is_uppercase() || c.is_lowercase() || is_title_letter(c);
         match (is_cased, is_inside) {
             (true, false) if !c.is_ascii() => {
                 // The filter knows the letters that have a form of their own for titles.

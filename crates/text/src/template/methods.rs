@@ -7,7 +7,7 @@ use minijinja::{
 
 use super::{
     args::bind,
-    objects::View,
+    objects::{View, items_of},
     python::{is_dictionary, is_unhashable, refuse, type_name},
     text_methods,
     weigh::weigh,
@@ -60,11 +60,17 @@ pub(super) const TEXT: [&str; 36] = [
     "zfill",
 ];
 
+/// Names of what only a number has.
+pub(super) const NUMBER: [&str; 4] = ["denominator", "imag", "numerator", "real"];
+
 /// A field of a value that has the name of a method.
 ///
 /// # Errors
-/// If it is the method of this value.
+/// If it is the method of this value, or a part of a number.
 pub(super) fn field(value: &Value, name: &str) -> Result<Value, Error> {
+    if matches!(value.kind(), ValueKind::Number | ValueKind::Bool) && NUMBER.contains(&name) {
+        return refuse(format!("{name} of a number is not supported"));
+    }
     let methods: &[&str] = match value.kind() {
         ValueKind::String => &TEXT,
         ValueKind::Seq => &LIST,
@@ -91,13 +97,19 @@ pub(super) fn method(state: &mut State, value: &Value, name: &str, args: &[Value
     match value.kind() {
         ValueKind::String if value.is_safe() => refuse("methods of escaped text are not supported"),
         ValueKind::String => text_methods::call(state, value, name, args, &given, &named),
-        ValueKind::Map if is_dictionary(value) => dictionary_method(value, name, &given, &named),
+        ValueKind::Map if is_dictionary(value) => dictionary_method(state, value, name, &given, &named),
         ValueKind::Seq | ValueKind::Iterable => list_method(value, name, &given, &named),
         _ => Err(Error::from(ErrorKind::UnknownMethod)),
     }
 }
 
-fn dictionary_method(value: &Value, name: &str, given: &[Value], named: &Kwargs) -> Result<Value, Error> {
+fn dictionary_method(
+    state: &State<'_, '_>,
+    value: &Value,
+    name: &str,
+    given: &[Value],
+    named: &Kwargs,
+) -> Result<Value, Error> {
     match name {
         "get" => {
             let [] = bind("get", [], &[], named)?;
@@ -115,6 +127,19 @@ fn dictionary_method(value: &Value, name: &str, given: &[Value], named: &Kwargs)
         "copy" => {
             let [] = bind("copy", [], given, named)?;
             Ok(value.clone())
+        }
+        "fromkeys" => {
+            let [] = bind("fromkeys", [], &[], named)?;
+            let (keys, item) = match given {
+                [keys] => (keys, Value::from(())),
+                [keys, item] => (keys, item.clone()),
+                _ => return refuse("fromkeys takes keys and a value"),
+            };
+            let keys = items_of(state, keys)?;
+            match keys.iter().find(|key| is_unhashable(key)) {
+                Some(key) => refuse(format!("{} is no key of a dictionary", type_name(key))),
+                None => Ok(Value::from_pairs(keys.into_iter().map(|key| (key, item.clone())))),
+            }
         }
         _ => match View::of(value, name)? {
             Some(view) => {

@@ -9,10 +9,10 @@ use minijinja::{
 };
 
 use super::{
-    lists::added_markup,
+    lists::{added_markup, each},
     objects::{Range, has_no_items},
     printf,
-    python::{float, is_unhashable, order, refuse, type_name},
+    python::{float, is_dictionary, is_unhashable, order, refuse, type_name},
     texts::{check, concatenated},
     weigh::{count_namespace, listed, weigh},
 };
@@ -24,6 +24,10 @@ pub(super) const COMPARISONS: [&str; 7] =
     ["weighed==", "weighed!=", "weighed<", "weighed<=", "weighed>", "weighed>=", "weighed-in"];
 /// `a % b`, which formats a text.
 pub(super) const REMAINDER: &str = "weighed%";
+/// `a ** b`, which Python gives as a complex number or not at all where it is no float.
+pub(super) const POWER: &str = "weighed**";
+/// `-a`, of truth values too.
+pub(super) const NEGATED: &str = "weighed-";
 /// `a[b]` and `{a: b}`.
 pub(super) const ITEM: &str = "weighed[]";
 pub(super) const MAP: &str = "weighed{}";
@@ -60,6 +64,19 @@ pub(super) fn add(environment: &mut Environment<'_>) {
             Some(text) => printf::operator(text, b),
             None => operator(state, "a % b", a, b),
         }
+    });
+    environment.add_filter(POWER, |state: &State, a: &Value, b: &Value| {
+        let power = operator(state, "a ** b", a, b)?;
+        let is_finite = |value: &Value| float(value).is_none_or(f64::is_finite);
+        match is_finite(a) && is_finite(b) && !is_finite(&power) {
+            true => refuse("`**` gives a number that is too large, or complex"),
+            false => Ok(power),
+        }
+    });
+    environment.add_filter(NEGATED, |state: &State, a: &Value| match a.kind() {
+        ValueKind::Bool => Ok(Value::from(-i64::from(a.is_true()))),
+        ValueKind::Number => operator(state, "-a", a, a),
+        _ => refuse(format!("`-` takes a number, not {}", type_name(a))),
     });
     environment.add_filter(ITEM, |a: &Value, b: &Value| {
         // A text is walked through up to the character.
@@ -118,6 +135,11 @@ fn add_growing(environment: &mut Environment<'_>) {
         listed(operator(state, "a + b", a, b)?)
     });
     environment.add_filter(mul, |state: &State, a: &Value, b: &Value| {
+        let is_list =
+            |value: &Value| matches!(value.kind(), ValueKind::String | ValueKind::Seq | ValueKind::Iterable);
+        if (is_list(a) && float(b).is_some()) || (is_list(b) && float(a).is_some()) {
+            return refuse("a text or list is repeated by an integer only");
+        }
         let times = |list: &Value, n: &Value| Some(list.len()?.saturating_mul(n.as_usize()?));
         check(times(a, b).or_else(|| times(b, a)), a, b)?;
         listed(operator(state, "a * b", a, b)?)
@@ -130,21 +152,55 @@ fn add_functions(environment: &mut Environment<'_>) {
     environment.add_function("range", |first: &Value, second: Option<Value>, step: Option<Value>| {
         Range::function(first, second, step)
     });
-    environment.add_function("dict", |value: Option<Value>, fields: Kwargs| {
-        weigh_call(value.as_ref(), &fields)?;
-        minijinja::functions::dict(value, fields)
-    });
+    environment
+        .add_function("dict", |value: Option<Value>, fields: Kwargs| dictionary(value.as_ref(), &fields));
     environment.add_function("namespace", |value: Option<Value>, fields: Kwargs| {
-        weigh_call(value.as_ref(), &fields)?;
         count_namespace()?;
-        let fields = minijinja::functions::dict(value, fields)?;
+        let fields = dictionary(value.as_ref(), &fields)?;
         minijinja::functions::namespace(Some(ValueOrKwargs::from(fields)))
     });
 }
 
-fn weigh_call(value: Option<&Value>, fields: &Kwargs) -> Result<(), Error> {
+/// A dictionary of a dictionary or of pairs, and of fields.
+fn dictionary(value: Option<&Value>, fields: &Kwargs) -> Result<Value, Error> {
     value.into_iter().try_for_each(weigh)?;
-    weigh(&Value::from(fields.clone()))
+    weigh(&Value::from(fields.clone()))?;
+    let mut pairs: Vec<(Value, Value)> = Vec::new();
+    if let Some(value) = value {
+        match value.kind() {
+            ValueKind::Map if is_dictionary(value) => {
+                for key in value.try_iter()? {
+                    let item = value.get_item(&key)?;
+                    pairs.push((key, item));
+                }
+            }
+            ValueKind::String | ValueKind::Seq | ValueKind::Iterable => {
+                for pair in value.try_iter()? {
+                    pairs.push(key_and_value(&pair)?);
+                }
+            }
+            _ => {
+                return refuse(format!(
+                    "a dictionary is made of a dictionary or of pairs, not of {}",
+                    type_name(value)
+                ));
+            }
+        }
+    }
+    for name in fields.args() {
+        pairs.push((Value::from(name), fields.peek::<Value>(name)?));
+    }
+    Ok(Value::from_pairs(pairs))
+}
+
+/// The two items of a pair that a dictionary is made of.
+fn key_and_value(pair: &Value) -> Result<(Value, Value), Error> {
+    let items: Vec<Value> = each(pair)?.try_iter()?.collect();
+    match &items[..] {
+        [key, _] if is_unhashable(key) => refuse(format!("{} is no key of a dictionary", type_name(key))),
+        [key, value] => Ok((key.clone(), value.clone())),
+        _ => refuse(format!("a dictionary is made of pairs, and one has {} items", items.len())),
+    }
 }
 
 /// `a in b`

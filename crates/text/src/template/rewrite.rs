@@ -12,7 +12,7 @@ use super::{
     adapt::{EACH, NOT_CONSTANT},
     methods,
     objects::Generator,
-    operators::{COMPARISONS, GROWING, ITEM, LIST, MAP, REMAINDER, SLICE, TUPLE},
+    operators::{COMPARISONS, GROWING, ITEM, LIST, MAP, NEGATED, POWER, REMAINDER, SLICE, TUPLE},
     texts::check,
     weigh::{listed, weigh},
 };
@@ -44,6 +44,8 @@ pub(super) fn rewrite<'a>(instructions: &mut Instructions<'a>, weighed: &'a Weig
             Instruction::Gte => (gte, 2),
             Instruction::In => (contained, 2),
             Instruction::Rem => (REMAINDER, 2),
+            Instruction::Pow => (POWER, 2),
+            Instruction::Neg => (NEGATED, 1),
             Instruction::GetItem => (ITEM, 2),
             Instruction::Slice => (SLICE, 4),
             Instruction::BuildTuple(Some(items @ 1..=60_000)) => (TUPLE, *items as u16),
@@ -135,9 +137,10 @@ impl Weighed {
         self.0.insert(name.to_owned(), weighed);
     }
 
-    /// Adds the filter that reads a field which has the name of a method.
+    /// Adds the filter that reads a field which has the name of a method, or of a part of a number.
     fn add_field(&mut self, environment: &mut Environment<'_>, name: &str) {
-        let is_method = [&methods::DICTIONARY[..], &methods::LIST, &methods::TEXT].concat().contains(&name);
+        let names = [&methods::DICTIONARY[..], &methods::LIST, &methods::TEXT, &methods::NUMBER];
+        let is_method = names.concat().contains(&name);
         let own = format!(".{name}");
         if is_method && !self.0.contains_key(&own) {
             let field = format!("field:{name}");

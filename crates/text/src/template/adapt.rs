@@ -11,7 +11,9 @@ use super::{
 
 /// The filter that a `for` puts its list through, so that nothing is looped over that Python could not.
 pub(super) const EACH: &str = "moi_each";
-/// The filter behind a constant in a comparison: it changes nothing and keeps the compiler from comparing.
+/// The filter that makes a list of a text which a `set` assigns to several names.
+pub(super) const UNPACKED: &str = "moi_unpacked";
+/// The filter behind a constant before an operator: it changes nothing and keeps the compiler from applying it.
 pub(super) const NOT_CONSTANT: &str = "moi_value";
 
 /// What a piece of a tag is.
@@ -46,6 +48,20 @@ impl Tag {
 
     pub(super) fn is_name(&self, at: usize) -> bool {
         self.pieces.get(at).is_some_and(|piece| piece.kind == Kind::Name)
+    }
+
+    /// Whether a value can begin behind the last piece.
+    fn expects_value(&self) -> bool {
+        const BEFORE_VALUES: [&str; 7] = ["if", "elif", "else", "in", "not", "and", "or"];
+        let Some(last) = self.pieces.len().checked_sub(1) else { return true };
+        match self.pieces[last].kind {
+            Kind::Literal => false,
+            Kind::Name => {
+                let is_field = last > 0 && self.piece(last - 1) == ".";
+                !is_field && BEFORE_VALUES.contains(&self.piece(last))
+            }
+            Kind::Sign => ![")", "]", "}"].contains(&self.piece(last)),
+        }
     }
 
     fn push(&mut self, kind: Kind, text: &str, depth: usize) {
@@ -131,7 +147,6 @@ impl<'a> Adapter<'a> {
             self.push_tag([start, sign, " raw ", end_sign, end]);
             return self.raw(end_sign).map(|()| true);
         }
-        let is_for: bool = is_block && inside.piece(0) == "for";
         if is_block {
             self.scopes.check(&inside)?;
             tags::rename(&mut inside);
@@ -142,7 +157,12 @@ impl<'a> Adapter<'a> {
             }
         }
         self.scopes.check_names(&inside)?;
-        self.push_tag([start, sign, &tags::guarded(&inside, is_for), end_sign, end]);
+        tags::check_expression(&inside)?;
+        let guarded: String = tags::guarded(&inside, is_block);
+        // The engine wants brackets around a tuple that is printed.
+        let is_tuple: bool = !is_block && tags::is_tuple(&inside);
+        let text: String = if is_tuple { format!("({guarded})") } else { guarded };
+        self.push_tag([start, sign, &text, end_sign, end]);
         Ok(true)
     }
 
@@ -250,7 +270,9 @@ fn inside_of(body: &str, end: &str) -> Result<Option<(Tag, usize)>, Error> {
                     depth = depth.saturating_sub(1);
                 }
                 let length = sign_length(rest);
-                tag.push(Kind::Sign, &rest[..length], depth);
+                // The engine has no sign `+` of a number.
+                let is_plus = c == '+' && tag.expects_value();
+                tag.push(Kind::Sign, if is_plus { "- -" } else { &rest[..length] }, depth);
                 if matches!(c, '(' | '[' | '{') {
                     depth += 1;
                 }

@@ -8,16 +8,20 @@ use minijinja::{
 };
 
 use super::{
-    adapt::{EACH, NOT_CONSTANT},
+    adapt::{EACH, NOT_CONSTANT, UNPACKED},
     args::{Filter, add_all, bind, is_true, text},
     objects::{Generator, items_of},
     python::{self, escaped, is_dictionary, is_unhashable, refuse, type_name},
     texts::{Text, too_long},
 };
 
-const FILTERS: [(&str, Filter); 15] = [
+const FILTERS: [(&str, Filter); 16] = [
     (EACH, |_, value, _, _| each(value)),
     (NOT_CONSTANT, |_, value, _, _| Ok(value.clone())),
+    (UNPACKED, |state, value, _, _| match value.kind() {
+        ValueKind::String => items_of(state, value).map(Value::from),
+        _ => Ok(value.clone()),
+    }),
     ("attr", attr),
     ("list", list),
     ("last", last),

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 
 use minijinja::Error;
 
-use super::adapt::{EACH, Kind, NOT_CONSTANT, Tag, refuse};
+use super::adapt::{EACH, Kind, NOT_CONSTANT, Tag, UNPACKED, refuse};
 
 /// The tags that are open, but for conditions.
 #[derive(Debug, Default)]
@@ -112,6 +112,37 @@ fn check_with(tag: &Tag) -> Result<(), Error> {
     Ok(())
 }
 
+/// Refuses an argument that is given twice, and a test right behind a test.
+///
+/// # Errors
+/// As said.
+pub(super) fn check_expression(tag: &Tag) -> Result<(), Error> {
+    // The names of the arguments in each of the brackets that are open.
+    let mut open: Vec<HashSet<&str>> = Vec::new();
+    for at in 0..tag.pieces.len() {
+        match tag.piece(at) {
+            "(" | "[" | "{" => open.push(HashSet::new()),
+            ")" | "]" | "}" => {
+                open.pop();
+            }
+            "=" if at > 0 && tag.is_name(at - 1) => {
+                let name = tag.piece(at - 1);
+                if open.last_mut().is_some_and(|names| !names.insert(name)) {
+                    return refuse(&format!("the argument {name} is given twice"));
+                }
+            }
+            "is" if at > 1 && tag.is_name(at) && tag.is_name(at - 1) => {
+                let is_negated = at > 2 && tag.piece(at - 2) == "not" && tag.piece(at - 3) == "is";
+                if is_negated || tag.piece(at - 2) == "is" {
+                    return refuse("a test right behind a test needs brackets around the first");
+                }
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
 /// Jinja's defaults can read the arguments before them.
 fn check_defaults(tag: &Tag) -> Result<(), Error> {
     let Some(open) = (1..tag.pieces.len()).find(|&at| tag.piece(at) == "(") else { return Ok(()) };
@@ -121,6 +152,9 @@ fn check_defaults(tag: &Tag) -> Result<(), Error> {
         .filter(|part| !part.is_empty() && tag.pieces[part.start].depth == depth)
         .collect();
     let names: HashSet<&str> = parts.iter().map(|part| tag.piece(part.start)).collect();
+    if names.len() < parts.len() {
+        return refuse("a macro has two arguments of one name");
+    }
     let is_read = parts.iter().any(|part| part.len() > 2 && reads(tag, part.start + 2..part.end, &names));
     match is_read {
         true => refuse("a default that reads another argument of its macro is not supported"),
@@ -142,12 +176,40 @@ pub(super) fn rename(tag: &mut Tag) {
     }
 }
 
+/// Whether an expression is a tuple without brackets: `{{ 1, 2 }}`.
+pub(super) fn is_tuple(tag: &Tag) -> bool {
+    let mut open: usize = 0;
+    let mut has_comma = false;
+    for at in 0..tag.pieces.len() {
+        match tag.piece(at) {
+            "(" | "[" | "{" => open += 1,
+            ")" | "]" | "}" if open == 0 => return false,
+            ")" | "]" | "}" => open -= 1,
+            "," => has_comma |= open == 0,
+            _ => {}
+        }
+    }
+    has_comma
+}
+
 /// The text of a tag, with what keeps the engine from doing otherwise than Jinja: a filter around what a `for` loops
-/// over, and one behind constants that are compared, which the compiler would compare by its own rules.
-pub(super) fn guarded(tag: &Tag, is_for: bool) -> String {
+/// over or a `set` unpacks, and one behind constants that are compared or multiplied, which the compiler would do by
+/// its own rules.
+pub(super) fn guarded(tag: &Tag, is_block: bool) -> String {
     let mut inserted: Vec<(usize, String)> = Vec::new();
     let mut looped = None;
-    if is_for {
+    if is_block && tag.piece(0) == "set" {
+        let sign =
+            |sign: &str| (1..tag.pieces.len()).find(|&at| tag.piece(at) == sign && tag.pieces[at].depth == 0);
+        if let (Some(comma), Some(assigned)) = (sign(","), sign("=")) {
+            let value = assigned + 1;
+            if comma < assigned && value < tag.pieces.len() {
+                inserted.push((tag.pieces[value].start, "(".to_owned()));
+                inserted.push((tag.text.trim_end().len(), format!(")|{UNPACKED}")));
+            }
+        }
+    }
+    if is_block && tag.piece(0) == "for" {
         let at_top = |at: usize, names: &[&str]| {
             tag.is_name(at) && tag.pieces[at].depth == 0 && names.contains(&tag.piece(at))
         };
@@ -164,7 +226,7 @@ pub(super) fn guarded(tag: &Tag, is_for: bool) -> String {
     }
     for at in 1..tag.pieces.len() {
         let is_operator = match tag.piece(at) {
-            "<" | ">" | "<=" | ">=" | "~" => tag.pieces[at].kind == Kind::Sign,
+            "<" | ">" | "<=" | ">=" | "~" | "*" | "**" => tag.pieces[at].kind == Kind::Sign,
             "in" => tag.is_name(at) && looped != Some(at),
             "not" => tag.is_name(at) && tag.piece(at + 1) == "in",
             _ => false,

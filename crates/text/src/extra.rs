@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 
 use serde::Deserialize;
+use serde_json::Value;
 use tokenizers::AddedToken;
 
 use crate::{
@@ -10,7 +11,7 @@ use crate::{
     tokenizer::{LONGEST_ADDED_TOKEN, MOST_ADDED_BYTES, MOST_ADDED_TOKENS},
 };
 
-/// A token of `added_tokens_decoder` in tokenizer_config.json.
+/// A token that another file than `tokenizer.json` lists, as `added_tokens_decoder` in tokenizer_config.json does.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 pub struct ExtraToken {
     /// Its text.
@@ -30,15 +31,56 @@ pub struct ExtraToken {
     /// Whether it is looked for in the normalised text; control tokens are not, if that is not said.
     #[serde(default)]
     pub normalized: Option<bool>,
+    /// What becomes of one that is there already.
+    #[serde(skip)]
+    pub if_known: IfKnown,
+}
+
+/// What becomes of a token that the `tokenizer.json` itself lists.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum IfKnown {
+    /// It gets the flags of the other.
+    #[default]
+    Replace,
+    /// It becomes a control token, and keeps its other flags.
+    MakeSpecial,
+    /// It stays as it is.
+    Keep,
 }
 
 impl ExtraToken {
+    /// A control token of this text, which is looked for in the text as it is written.
+    pub fn control(content: String) -> Self {
+        Self { content, special: true, normalized: Some(false), ..Self::default() }
+    }
+
+    /// A control token that a configuration names: by its text, or as an object with flags.
+    pub fn named(value: &Value) -> Option<Self> {
+        match value {
+            Value::String(text) => Some(Self::control(text.clone())),
+            Value::Object(_) => Some(Self { special: true, ..Self::deserialize(value).ok()? }),
+            _ => None,
+        }
+    }
+
     fn to_added(&self) -> AddedToken {
         AddedToken::from(self.content.clone(), self.special)
             .single_word(self.single_word)
             .lstrip(self.lstrip)
             .rstrip(self.rstrip)
             .normalized(self.normalized.unwrap_or(!self.special))
+    }
+
+    /// What is to be added, if anything is, where the tokenizer has it `before`.
+    fn news(&self, before: Option<&AddedToken>) -> Option<AddedToken> {
+        let Some(before) = before else { return (!self.content.is_empty()).then(|| self.to_added()) };
+        let token = match self.if_known {
+            IfKnown::Replace => self.to_added(),
+            IfKnown::MakeSpecial => AddedToken { special: true, ..before.clone() },
+            IfKnown::Keep => return None,
+        };
+        // The library never forgets that a token was special, so one that no longer is would be spelled out.
+        (token != *before && (token.special || !before.special)).then_some(token)
     }
 }
 
@@ -58,12 +100,8 @@ pub(crate) fn extend(
     }
     let known = inner.get_added_tokens_decoder().into_iter();
     let known: HashMap<String, AddedToken> = known.map(|(_, token)| (token.content.clone(), token)).collect();
-    let is_news = |token: &AddedToken| match known.get(&token.content) {
-        // The library never forgets that a token was special, so one that no longer is would be spelled out.
-        Some(before) => before != token && (token.special || !before.special),
-        None => !token.content.is_empty(),
-    };
-    let tokens: Vec<AddedToken> = extra.iter().map(ExtraToken::to_added).filter(is_news).collect();
+    let tokens: Vec<AddedToken> =
+        extra.iter().filter_map(|token| token.news(known.get(&token.content))).collect();
     if tokens.is_empty() {
         return Ok(false);
     }

@@ -33,7 +33,7 @@ pub use catch_panics::catches_panics;
 pub use cuts::{DEFAULT_PRE_TOKENIZER, adds_begin_token};
 pub use describe::NEVER_MERGED;
 pub use error::{TextError, brief};
-pub use extra::ExtraToken;
+pub use extra::{ExtraToken, IfKnown};
 pub use slow::{SlowFiles, SlowTokenizer};
 pub use stream::Detokenizer;
 pub use template::{ChatTemplate, Message, TemplateTokens};

@@ -9,7 +9,6 @@ mod sentencepiece;
 
 use std::path::Path;
 
-use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
 use crate::{ExtraToken, TextError, Tokenizer};
@@ -52,6 +51,9 @@ struct Written {
     bos: Option<String>,
     /// Control tokens that the library adds without being told.
     special: Vec<String>,
+    /// Whether tokens that the file lacks are looked for in the text as it is written, whatever is said of them: the
+    /// library would put a space before one that it looks for in the normalised text, too.
+    finds_unnormalised: bool,
 }
 
 impl SlowTokenizer<'_> {
@@ -70,11 +72,14 @@ impl SlowTokenizer<'_> {
         let in_file = |error: TextError| error.in_file(self.path);
         let written = written.map_err(|what| in_file(TextError::Vocabulary(what)))?;
         let mut extra = self.extra.to_vec();
-        let listed = special_tokens(self.config).chain(written.special.into_iter().map(special));
+        let listed = special_tokens(self.config).chain(written.special.into_iter().map(ExtraToken::control));
         for token in listed {
             if !token.content.is_empty() && extra.iter().all(|known| known.content != token.content) {
                 extra.push(token);
             }
+        }
+        if written.finds_unnormalised {
+            extra.iter_mut().for_each(|token| token.normalized = Some(false));
         }
         let json = written.json.to_string();
         let tokenizer = Tokenizer::from_json_with(json.as_bytes(), &extra).map_err(in_file)?;
@@ -99,28 +104,12 @@ impl SlowTokenizer<'_> {
     }
 }
 
-fn special(content: String) -> ExtraToken {
-    ExtraToken { content, special: true, normalized: Some(false), ..ExtraToken::default() }
-}
-
 /// The control tokens that a configuration names.
 fn special_tokens(config: &Value) -> impl Iterator<Item = ExtraToken> + '_ {
     let single = ["bos_token", "eos_token", "unk_token", "pad_token", "sep_token", "cls_token", "mask_token"];
     let lists = ["additional_special_tokens", "extra_special_tokens"];
     let listed = lists.into_iter().filter_map(move |key| config.get(key)?.as_array()).flatten();
-    single.into_iter().filter_map(move |key| config.get(key)).chain(listed).filter_map(token)
-}
-
-/// A token that is written as its text, or as an object with flags.
-fn token(value: &Value) -> Option<ExtraToken> {
-    match value {
-        Value::String(text) => Some(special(text.clone())),
-        Value::Object(_) => {
-            let token = ExtraToken::deserialize(value).ok()?;
-            Some(ExtraToken { special: true, ..token })
-        }
-        _ => None,
-    }
+    single.into_iter().filter_map(move |key| config.get(key)).chain(listed).filter_map(ExtraToken::named)
 }
 
 /// The text of a token that a configuration names.

@@ -51,6 +51,7 @@ pub(super) fn written(vocab: &[u8], merges: &[u8], class: &str, config: &Value) 
         json: document(bpe(vocab, listed(merges)?, None), Vec::new(), steps),
         bos: begins.then_some(bos),
         special,
+        finds_unnormalised: false,
     })
 }
 
@@ -169,7 +170,7 @@ pub(super) fn written_by_ranks(file: &[u8], config: &Value) -> Result<Written, S
     let json = document(model, listed, [Value::Null, cut, Value::Null, byte_level()]);
     let begins = flag(config, "add_bos_token") != Some(false);
     let bos = named(config, "bos_token").unwrap_or("<s>").to_owned();
-    Ok(Written { json, bos: begins.then_some(bos), special: Vec::new() })
+    Ok(Written { json, bos: begins.then_some(bos), special: Vec::new(), finds_unnormalised: false })
 }
 
 impl Tekken {

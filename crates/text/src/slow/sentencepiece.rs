@@ -24,7 +24,9 @@ pub(super) fn written(bytes: &[u8], config: &Value) -> Result<Written, String> {
         return Err(format!("a piece has {} bytes, expected {LONGEST_TOKEN} at most", long.text.len()));
     }
     let adds_space = flag(config, "add_prefix_space").unwrap_or(model.adds_space);
-    let (normalizer, pre_tokenizer) = spaces(&model, adds_space, flag(config, "legacy") != Some(false));
+    let legacy = flag(config, "legacy") != Some(false);
+    let prepended = if adds_space && legacy { user_defined(&model) } else { Vec::new() };
+    let (normalizer, pre_tokenizer) = spaces(&model, adds_space, legacy, &prepended);
     let kind = match model.kind {
         1 => unigram(&model),
         2 => pairs(&model)?,
@@ -35,19 +37,37 @@ pub(super) fn written(bytes: &[u8], config: &Value) -> Result<Written, String> {
         model.pieces.iter().enumerate().filter(|(_, piece)| {
             !piece.text.is_empty() && (special(piece.kind) || piece.kind == USER_DEFINED)
         });
-    // SentencePiece looks for user-defined pieces when spaces are marked. With a space to be added in front, the library
-    // would look for them with that space.
+    // SentencePiece looks for user-defined pieces when spaces are marked.
+    let finds_marked = !adds_space || !prepended.is_empty();
     let tokens = listed.map(|(id, piece)| {
-        added(id, &piece.text, special(piece.kind), piece.kind == USER_DEFINED && !adds_space)
+        added(id, &piece.text, special(piece.kind), piece.kind == USER_DEFINED && finds_marked)
     });
     let (bos, post_processor) = ends(&model, config);
     let steps = [normalizer, pre_tokenizer, post_processor, decoder(adds_space)];
-    Ok(Written { json: document(kind, tokens.collect(), steps), bos, special: Vec::new() })
+    let json = document(kind, tokens.collect(), steps);
+    Ok(Written { json, bos, special: Vec::new(), finds_unnormalised: adds_space })
+}
+
+/// The user-defined pieces, if they can be looked for behind a space that is put before the text; none if there are so
+/// many that the steps for it would take long.
+fn user_defined(model: &Model) -> Vec<&str> {
+    const MOST: usize = 128;
+    const MOST_BYTES: usize = 4096;
+    let pieces = model.pieces.iter().filter(|piece| piece.kind == USER_DEFINED && !piece.text.is_empty());
+    let pieces: Vec<&str> = pieces.map(|piece| piece.text.as_str()).collect();
+    let bytes: usize = pieces.iter().map(|piece| piece.len()).sum();
+    match pieces.len() <= MOST && bytes <= MOST_BYTES {
+        true => pieces,
+        false => Vec::new(),
+    }
 }
 
 /// The steps before a text is cut: characters are mapped, spaces marked. Older tokenizers (`legacy`) put a space before
 /// the text behind each control token, newer ones only before the first text.
-fn spaces(model: &Model, adds_space: bool, legacy: bool) -> (Value, Value) {
+///
+/// The library normalises the user-defined pieces as it does a text, and looks for what comes of them; so a text that is
+/// one of them and nothing else gets no space. Of all texts, only these are not cut as SentencePiece does it.
+fn spaces(model: &Model, adds_space: bool, legacy: bool, user_defined: &[&str]) -> (Value, Value) {
     let replace = |pattern: Value, by: &str| json!({ "type": "Replace", "pattern": pattern, "content": by });
     let mut steps: Vec<Value> = Vec::new();
     if !model.charsmap.is_empty() {
@@ -61,6 +81,10 @@ fn spaces(model: &Model, adds_space: bool, legacy: bool) -> (Value, Value) {
     let marks_first = adds_space && !legacy;
     if adds_space && legacy {
         steps.push(json!({ "type": "Prepend", "prepend": SPACE }));
+        steps.extend(user_defined.iter().map(|&piece| {
+            // A pattern for each, that does not look ahead: one that does fails on a text of a million characters.
+            replace(json!({ "Regex": format!(r"\A{SPACE}{}\z", regex_syntax::escape(piece)) }), piece)
+        }));
     }
     if !marks_first {
         steps.push(replace(json!({ "String": " " }), SPACE));
@@ -162,7 +186,54 @@ fn ends(model: &Model, config: &Value) -> (Option<String>, Value) {
 #[cfg(test)]
 #[allow(clippy::unwrap_used, reason = "a failure must end the test")]
 mod tests {
+    use std::path::Path;
+
     use super::*;
+    use crate::{ExtraToken, SlowFiles, SlowTokenizer};
+
+    /// A field of bytes; shorter than 128.
+    fn field(number: u8, bytes: &[u8]) -> Vec<u8> {
+        [&[(number << 3) | 2, u8::try_from(bytes.len()).unwrap()][..], bytes].concat()
+    }
+
+    /// A model of pairs: three control tokens, `<sep>` as a user-defined piece, and letters.
+    fn with_a_user_defined_piece() -> Vec<u8> {
+        let pieces = [
+            ("<unk>", UNKNOWN),
+            ("<s>", CONTROL),
+            ("</s>", CONTROL),
+            ("<sep>", USER_DEFINED),
+            (SPACE, NORMAL),
+            ("a", NORMAL),
+            ("b", NORMAL),
+            ("y", NORMAL),
+            ("\u{2581}a", NORMAL),
+        ];
+        let mut model: Vec<u8> = Vec::new();
+        for (text, kind) in pieces {
+            let piece = [field(1, text.as_bytes()), vec![3 << 3, u8::try_from(kind).unwrap()]].concat();
+            model.extend(field(1, &piece));
+        }
+        // The trainer's settings: its model type is 2.
+        model.extend(field(2, &[3 << 3, 2]));
+        model
+    }
+
+    #[test]
+    fn added_tokens_and_user_defined_pieces_are_found_inside_text() {
+        let bytes = with_a_user_defined_piece();
+        let extra = [ExtraToken { content: "<|x|>".to_owned(), ..ExtraToken::default() }];
+        let (files, path) = (SlowFiles::SentencePiece(&bytes), Path::new("tokenizer.model"));
+        let config = json!({});
+        let tokenizer = SlowTokenizer { files, config: &config, model_type: None, extra: &extra, path };
+        let tokenizer = tokenizer.into_tokenizer().unwrap();
+        let ids = |text: &str| tokenizer.encode(text, false).unwrap();
+        assert_eq!(ids("<sep>y"), [4, 3, 7]);
+        assert_eq!(ids("a<sep>b"), [8, 3, 6]);
+        assert_eq!(ids("<sep><sep>"), [4, 3, 3]);
+        // Behind an added token, text begins anew.
+        assert_eq!(ids("a<|x|>a"), [8, 9, 8]);
+    }
 
     #[test]
     fn many_long_pieces_are_refused() {

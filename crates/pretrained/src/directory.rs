@@ -225,6 +225,7 @@ fn chat_template(
         eos: text(config.eos_token),
         pad: text(config.pad_token),
         unk: text(config.unk_token),
+        others: Vec::new(),
     };
     source.map(|source| ChatTemplate::in_file(stands_in, &source, tokens)).transpose()
 }

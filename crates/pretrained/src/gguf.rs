@@ -228,7 +228,13 @@ fn phi3_rstrip(meta: &Metadata, tokens: &[String], kinds: &[TokenKind]) -> Vec<S
 
 fn template_tokens(meta: &Metadata, vocabulary: Option<&Vocabulary>) -> TemplateTokens {
     let text = |name| vocabulary?.tokens.get(token_id(meta, name)? as usize).cloned();
-    TemplateTokens { bos: text("bos"), eos: text("eos"), pad: text("padding"), unk: text("unknown") }
+    TemplateTokens {
+        bos: text("bos"),
+        eos: text("eos"),
+        pad: text("padding"),
+        unk: text("unknown"),
+        others: Vec::new(),
+    }
 }
 
 fn ends(meta: &Metadata, vocabulary: Option<&Vocabulary>) -> Vec<u32> {

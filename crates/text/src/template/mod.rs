@@ -26,6 +26,7 @@ mod texts;
 mod weigh;
 
 use std::{
+    collections::BTreeMap,
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -71,6 +72,8 @@ pub struct TemplateTokens {
     pub pad: Option<String>,
     /// `unk_token`.
     pub unk: Option<String>,
+    /// Others, and what they are called: `sep_token`, `image_token`.
+    pub others: Vec<(String, String)>,
 }
 
 /// A model's chat template.
@@ -167,8 +170,10 @@ impl ChatTemplate {
     }
 
     fn rendered(&self, messages: &[Message], add_generation_prompt: bool) -> Result<String, TextError> {
-        let TemplateTokens { bos, eos, pad, unk } = &self.tokens;
+        let TemplateTokens { bos, eos, pad, unk, others } = &self.tokens;
         let token = |text: &Option<String>| text.clone().map_or(Value::UNDEFINED, Value::from);
+        let others: BTreeMap<String, String> = others.iter().cloned().collect();
+        let others = Value::from(others);
         let bytes: usize = messages.iter().map(|message| message.content.len() + message.role.len()).sum();
         let mut environment = self.environment.clone();
         environment
@@ -184,6 +189,7 @@ impl ChatTemplate {
             eos_token => token(eos),
             pad_token => token(pad),
             unk_token => token(unk),
+            ..others
         };
         weigh::begin();
         let mut text = String::new();

@@ -356,3 +356,13 @@ fn tags_are_adapted_by_their_kind() {
         assert!(error.contains(what), "{source}: {error}");
     }
 }
+
+#[test]
+fn other_tokens_are_named_as_in_transformers() {
+    let others =
+        vec![("image_token".to_owned(), "<im>".to_owned()), ("messages".to_owned(), "no".to_owned())];
+    let tokens = TemplateTokens { bos: Some("<s>".into()), others, ..TemplateTokens::default() };
+    let source = "{{ bos_token }}{{ image_token }}{{ sep_token is defined }}{{ messages[0].content }}";
+    let template = ChatTemplate::new(source, tokens).unwrap();
+    assert_eq!(template.render(&[Message::new("user", "x")], true).unwrap(), "<s><im>Falsex");
+}

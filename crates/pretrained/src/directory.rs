@@ -1,90 +1,63 @@
 //! A directory in Hugging Face layout.
 
-use std::path::Path;
+use std::{
+    collections::BTreeMap,
+    fs,
+    path::{Path, PathBuf},
+};
 
 use moi_checkpoint::{
     BURNPACK_FILE, CONFIG_BYTES, Checkpoint, CheckpointError, INDEX_FILE, SINGLE_FILE, is_there,
     open_burnpack, open_safetensors, parse_json, read_file,
 };
 use moi_models::Architecture;
-use moi_text::{ChatTemplate, TemplateTokens, TextError, Tokenizer};
+use moi_text::{ChatTemplate, TemplateTokens, TextError, Tokenizer, brief};
 use serde::Deserialize;
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use crate::{
     AdvisedSampling, Pretrained, PretrainedError,
     contents::{ADAPTER_CONFIG, Contents},
     end_tokens::end_tokens,
     extra_heads, quantised,
+    special_tokens::{end_of_map, named, with_special_tokens},
     tokenizer_files::{TOKENIZER_CONFIG, read_tokenizer},
 };
 
 pub(crate) const CONFIG: &str = "config.json";
-const SPECIAL_TOKENS: &str = "special_tokens_map.json";
 const GENERATION_CONFIG: &str = "generation_config.json";
 const CHAT_TEMPLATE: &str = "chat_template.jinja";
+/// Templates by name, each in a file.
+const CHAT_TEMPLATES: &str = "additional_chat_templates";
 
-#[derive(Default, Deserialize)]
+/// What counts of the tokenizer's configuration.
+#[derive(Default)]
 struct TokenizerConfig {
-    #[serde(default)]
-    chat_template: OneOrMany<Template>,
-    bos_token: Option<Token>,
-    eos_token: Option<Token>,
-    pad_token: Option<Token>,
-    unk_token: Option<Token>,
+    chat_template: Templates,
+    /// The control tokens, by name.
+    tokens: Vec<(String, String)>,
 }
 
-/// `special_tokens_map.json`.
-#[derive(Default, Deserialize)]
-struct Special {
-    eos_token: Option<Token>,
+impl TokenizerConfig {
+    fn token(&self, name: &str) -> Option<&str> {
+        self.tokens.iter().find(|(known, _)| known == name).map(|(_, text)| text.as_str())
+    }
 }
 
 #[derive(Default, Deserialize)]
 #[serde(untagged, expecting = "expected one value of its kind or a list of them")]
-enum OneOrMany<T> {
-    Many(Vec<T>),
-    One(T),
+enum Templates {
+    One(String),
+    Listed(Vec<Template>),
+    ByName(BTreeMap<String, String>),
     #[default]
     None,
 }
 
-impl<T> OneOrMany<T> {
-    fn into_vec(self) -> Vec<T> {
-        match self {
-            Self::Many(many) => many,
-            Self::One(one) => vec![one],
-            Self::None => Vec::new(),
-        }
-    }
-}
-
 #[derive(Deserialize)]
-#[serde(untagged, expecting = "expected a template's text, or its name and text")]
-enum Template {
-    Plain(String),
-    Named { name: String, template: String },
-}
-
-#[derive(Deserialize)]
-#[serde(untagged, expecting = "expected a token's text, or an object with its `content`")]
-enum Token {
-    Plain(String),
-    Full { content: String },
-}
-
-impl Token {
-    fn text(&self) -> &str {
-        match self {
-            Self::Plain(text) | Self::Full { content: text } => text,
-        }
-    }
-
-    fn into_text(self) -> String {
-        match self {
-            Self::Plain(text) | Self::Full { content: text } => text,
-        }
-    }
+struct Template {
+    name: String,
+    template: String,
 }
 
 pub(crate) fn open(directory: &Path) -> Result<Pretrained, PretrainedError> {
@@ -101,10 +74,9 @@ pub(crate) fn open(directory: &Path) -> Result<Pretrained, PretrainedError> {
     let tokenizer = read_tokenizer(directory);
     let text_config = tokenizer_config(directory);
     let usable = tokenizer.as_ref().ok().and_then(Option::as_ref);
-    // transformers takes it from there where tokenizer_config.json does not name it.
-    let special: Special = read_if_there(&directory.join(SPECIAL_TOKENS)).ok().flatten().unwrap_or_default();
-    let of_config = text_config.as_ref().ok().and_then(|config| config.eos_token.as_ref());
-    let eos_text = of_config.or(special.eos_token.as_ref()).map(Token::text);
+    let of_map: Option<String> = end_of_map(directory);
+    let of_config = text_config.as_ref().ok().and_then(|config| config.token("eos_token"));
+    let eos_text: Option<&str> = of_config.or(of_map.as_deref());
     let listed = token_ids(&generation).map_err(|what| wrong(&generation_path, what))?;
     let in_config = token_ids(&config).map_err(|what| wrong(&path, what))?;
     let eos = ends(listed, in_config, eos_text, usable);
@@ -194,40 +166,84 @@ fn token_ids(config: &Value) -> Result<Vec<u32>, String> {
 
 fn tokenizer_config(directory: &Path) -> Result<TokenizerConfig, TextError> {
     let path = directory.join(TOKENIZER_CONFIG);
-    let config = read_if_there(&path).map_err(|what| TextError::File { path, what })?;
-    Ok(config.unwrap_or_default())
+    let unreadable = |what: String| TextError::File { path: path.clone(), what };
+    let config: Option<Map<String, Value>> = read_if_there(&path).map_err(unreadable)?;
+    let mut config: Map<String, Value> = config.unwrap_or_default();
+    let template = config.remove("chat_template").unwrap_or_default();
+    let chat_template = Templates::deserialize(template)
+        .map_err(|error| unreadable(format!("chat_template: {}", brief(&error.to_string()))))?;
+    let config = with_special_tokens(directory, Value::Object(config));
+    let tokens = named(&config).map_err(unreadable)?;
+    let tokens = tokens.into_iter().map(|(name, token)| (name, token.content)).collect();
+    Ok(TokenizerConfig { chat_template, tokens })
 }
 
 fn chat_template(
     directory: &Path,
     config: Result<TokenizerConfig, TextError>,
 ) -> Result<Option<ChatTemplate>, TextError> {
-    let unreadable = |path: &Path, what: String| TextError::File { path: path.to_owned(), what };
-    let path = directory.join(TOKENIZER_CONFIG);
     let config = config?;
-    let own_file = directory.join(CHAT_TEMPLATE);
-    let mut stands_in = &path;
-    let source = if is_there(&own_file) {
-        stands_in = &own_file;
+    let Some((path, source)) = template_source(directory, config.chat_template)? else { return Ok(None) };
+    let mut tokens = TemplateTokens::default();
+    for (name, text) in config.tokens {
+        match name.as_str() {
+            "bos_token" => tokens.bos = Some(text),
+            "eos_token" => tokens.eos = Some(text),
+            "pad_token" => tokens.pad = Some(text),
+            "unk_token" => tokens.unk = Some(text),
+            _ => tokens.others.push((name, text)),
+        }
+    }
+    ChatTemplate::in_file(&path, &source, tokens).map(Some)
+}
+
+/// The template for a plain conversation, and the file that it stands in. Of several, it is the one named `default`. Those
+/// of files of their own go before those of tokenizer_config.json.
+fn template_source(directory: &Path, listed: Templates) -> Result<Option<(PathBuf, String)>, TextError> {
+    const DEFAULT: &str = "default";
+    let folder = directory.join(CHAT_TEMPLATES);
+    let own_files = [folder.join("default.jinja"), directory.join(CHAT_TEMPLATE)];
+    if let Some(path) = own_files.into_iter().find(|path| is_there(path)) {
         let text =
-            small_file(&own_file).and_then(|bytes| moi_files::text(bytes).map_err(|error| error.to_string()));
-        Some(text.map_err(|what| unreadable(&own_file, what))?)
-    } else {
-        // Of several templates, the one named `default` is for a plain conversation.
-        config.chat_template.into_vec().into_iter().find_map(|template| match template {
-            Template::Plain(source) => Some(source),
-            Template::Named { name, template } => (name == "default").then_some(template),
-        })
+            small_file(&path).and_then(|bytes| moi_files::text(bytes).map_err(|error| error.to_string()));
+        return match text {
+            Ok(text) => Ok(Some((path, text))),
+            Err(what) => Err(TextError::File { path, what }),
+        };
+    }
+    let no_default = |path: PathBuf, names: Vec<String>| {
+        let names: Vec<String> = names.into_iter().map(|name| format!("`{name}`")).collect();
+        let what = format!("there are templates named {}, and none named `{DEFAULT}`", names.join(", "));
+        TextError::Template { path: Some(path), what: brief(&what) }
     };
-    let text = |token: Option<Token>| token.map(Token::into_text);
-    let tokens = TemplateTokens {
-        bos: text(config.bos_token),
-        eos: text(config.eos_token),
-        pad: text(config.pad_token),
-        unk: text(config.unk_token),
-        others: Vec::new(),
+    let in_folder = names_in(&folder);
+    if !in_folder.is_empty() {
+        return Err(no_default(folder, in_folder));
+    }
+    let path = directory.join(TOKENIZER_CONFIG);
+    let mut by_name: BTreeMap<String, String> = match listed {
+        Templates::None => return Ok(None),
+        Templates::One(source) => return Ok(Some((path, source))),
+        Templates::Listed(listed) => {
+            listed.into_iter().map(|template| (template.name, template.template)).collect()
+        }
+        Templates::ByName(by_name) => by_name,
     };
-    source.map(|source| ChatTemplate::in_file(stands_in, &source, tokens)).transpose()
+    match by_name.remove(DEFAULT) {
+        Some(source) => Ok(Some((path, source))),
+        None if by_name.is_empty() => Ok(None),
+        None => Err(no_default(path, by_name.into_keys().collect())),
+    }
+}
+
+/// What the templates in a folder are called, in order; none if there is no such folder.
+fn names_in(folder: &Path) -> Vec<String> {
+    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+    let files = entries.map(|entry| entry.file_name().to_string_lossy().into_owned());
+    let mut names: Vec<String> =
+        files.filter_map(|file| file.strip_suffix(".jinja").map(str::to_owned)).collect();
+    names.sort();
+    names
 }
 
 pub(crate) fn read_if_there<T: for<'de> Deserialize<'de>>(path: &Path) -> Result<Option<T>, String> {
@@ -248,4 +264,47 @@ fn small_file(path: &Path) -> Result<Vec<u8>, String> {
 
 fn wrong(path: &Path, what: String) -> PretrainedError {
     PretrainedError::File { path: path.to_owned(), what }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a failure must end the test")]
+mod tests {
+    use super::*;
+
+    /// What is rendered of a directory with these files, where each template is its own text.
+    fn rendered(name: &str, files: &[(&str, &str)]) -> Result<Option<String>, String> {
+        let directory = std::env::temp_dir().join(format!("moi-templates-{name}-{}", std::process::id()));
+        fs::create_dir_all(directory.join(CHAT_TEMPLATES)).unwrap();
+        for (file, content) in files {
+            fs::write(directory.join(file), content).unwrap();
+        }
+        let template = chat_template(&directory, tokenizer_config(&directory));
+        fs::remove_dir_all(&directory).unwrap();
+        let template = template.map_err(|error| error.to_string())?;
+        Ok(template.map(|template| template.render(&[], true).unwrap()))
+    }
+
+    #[test]
+    fn the_default_of_several_templates_is_rendered() {
+        let own = ("chat_template.jinja", "own");
+        let by_name =
+            r#"{"chat_template": {"tool_use": "tools", "default": "{{ bos_token }}"}, "bos_token": "<s>"}"#;
+        let listed =
+            r#"{"chat_template": [{"name": "rag", "template": "r"}, {"name": "tool_use", "template": "t"}]}"#;
+        let config = |text: &'static str| ("tokenizer_config.json", text);
+        let map = ("special_tokens_map.json", r#"{"bos_token": "<b>"}"#);
+        let default = ("additional_chat_templates/default.jinja", "default");
+        let rag = ("additional_chat_templates/rag.jinja", "rag");
+        let found = |text: &str| -> Result<Option<String>, String> { Ok(Some(text.to_owned())) };
+        assert_eq!(rendered("object", &[config(by_name)]), found("<s>"));
+        assert_eq!(rendered("map", &[config(by_name), map]), found("<b>"));
+        assert_eq!(rendered("folder", &[config(by_name), own, default, rag]), found("default"));
+        assert_eq!(rendered("own", &[config(by_name), own, rag]), found("own"));
+        assert_eq!(rendered("none", &[]), Ok(None));
+        assert_eq!(rendered("empty", &[config(r#"{"chat_template": []}"#)]), Ok(None));
+        let several = rendered("several", &[config(listed)]).unwrap_err();
+        assert!(several.contains("named `rag`, `tool_use`, and none named `default`"), "{several}");
+        let several = rendered("rag", &[config(by_name), rag]).unwrap_err();
+        assert!(several.contains("named `rag`, and none named `default`"), "{several}");
+    }
 }

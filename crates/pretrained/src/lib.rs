@@ -24,6 +24,7 @@ mod gguf;
 mod inspect;
 mod quantised;
 mod sampling;
+mod special_tokens;
 mod tokenizer_files;
 
 use std::path::{Path, PathBuf};

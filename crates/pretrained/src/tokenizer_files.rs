@@ -7,11 +7,14 @@ use std::{
 };
 
 use moi_checkpoint::{is_there, read_file};
-use moi_text::{ExtraToken, SlowFiles, SlowTokenizer, TextError, Tokenizer, brief};
+use moi_text::{ExtraToken, IfKnown, SlowFiles, SlowTokenizer, TextError, Tokenizer, brief};
 use serde::Deserialize;
 use serde_json::Value;
 
-use crate::directory::{CONFIG, read, read_if_there};
+use crate::{
+    directory::{CONFIG, read, read_if_there},
+    special_tokens::{DECODER, named, nameless, with_special_tokens},
+};
 
 const TOKENIZER: &str = "tokenizer.json";
 const SENTENCE_PIECE: &str = "tokenizer.model";
@@ -19,7 +22,6 @@ const VOCABULARY: &str = "vocab.json";
 const MERGES: &str = "merges.txt";
 const TEKKEN: &str = "tekken.json";
 pub(crate) const TOKENIZER_CONFIG: &str = "tokenizer_config.json";
-const SPECIAL_TOKENS: &str = "special_tokens_map.json";
 const ADDED_TOKENS: &str = "added_tokens.json";
 /// Names of files that only transformers, or a library of their own, makes a tokenizer of.
 const OTHERS: &[&str] = &["vocab.txt", "spiece.model", "sentencepiece.bpe.model", VOCABULARY];
@@ -60,15 +62,16 @@ pub fn read_tokenizer(directory: &Path) -> Result<Option<Tokenizer>, TextError> 
     let Some(path) = tokenizer_file(directory) else { return Ok(None) };
     // What else can be wrong with these files is said of the chat template, without which a model can be used.
     let config: Value = read_if_there(&directory.join(TOKENIZER_CONFIG)).ok().flatten().unwrap_or_default();
+    let config = with_special_tokens(directory, config);
     if path.ends_with(TOKENIZER) {
-        let extra = listed_tokens(directory, &config)?.unwrap_or_default();
+        let extra = all_tokens(directory, &config)?;
         return Tokenizer::from_file_with(&path, &extra).map(Some);
     }
-    converted(directory, &path, config).map(Some).map_err(|error| advised(error, directory))
+    converted(directory, &path, &config).map(Some).map_err(|error| advised(error, directory))
 }
 
 /// The tokenizer of files that are no `tokenizer.json`.
-fn converted(directory: &Path, path: &Path, config: Value) -> Result<Tokenizer, TextError> {
+fn converted(directory: &Path, path: &Path, config: &Value) -> Result<Tokenizer, TextError> {
     /// Gemma's has 4 MB, and the largest tekken.json 20.
     const MOST_BYTES: u64 = 1 << 26;
     let unreadable = |path: &Path, what: String| TextError::File { path: path.to_owned(), what };
@@ -76,10 +79,9 @@ fn converted(directory: &Path, path: &Path, config: Value) -> Result<Tokenizer, 
         read_file(path, MOST_BYTES).map_err(|error| unreadable(path, brief(&error.to_string())))
     };
     let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-    let whole = with_special_tokens(directory, config);
-    let extra = match listed_tokens(directory, &whole)? {
+    let extra = match listed_tokens(directory, config)? {
         Some(extra) => extra,
-        None => added_tokens(directory, &whole)?,
+        None => added_tokens(directory, config)?,
     };
     let model: Value = read(&directory.join(CONFIG)).unwrap_or_default();
     let model_type = model.get("model_type").and_then(Value::as_str);
@@ -91,7 +93,7 @@ fn converted(directory: &Path, path: &Path, config: Value) -> Result<Tokenizer, 
         TEKKEN => SlowFiles::Tekken(&first),
         _ => return Err(unreadable(path, "a tokenizer of this form is not converted".to_owned())),
     };
-    SlowTokenizer { files, config: &whole, model_type, extra: &extra, path }.into_tokenizer()
+    SlowTokenizer { files, config, model_type, extra: &extra, path }.into_tokenizer()
 }
 
 /// The error, with what makes a tokenizer that can be read.
@@ -108,26 +110,40 @@ fn advised(error: TextError, directory: &Path) -> TextError {
     }
 }
 
-/// The configuration, with the control tokens that only special_tokens_map.json names.
-fn with_special_tokens(directory: &Path, config: Value) -> Value {
-    let named: Value = read_if_there(&directory.join(SPECIAL_TOKENS)).ok().flatten().unwrap_or_default();
-    let mut config = match config {
-        Value::Object(config) => config,
-        _ => serde_json::Map::new(),
+/// All tokens that the files beside a tokenizer.json add to it, in transformers' order: those that are listed by id, those
+/// that have names, and others.
+fn all_tokens(directory: &Path, config: &Value) -> Result<Vec<ExtraToken>, TextError> {
+    let (mut tokens, if_known): (Vec<ExtraToken>, IfKnown) = match listed_tokens(directory, config)? {
+        Some(tokens) => (tokens, IfKnown::Keep),
+        None => (added_tokens(directory, config)?, IfKnown::MakeSpecial),
     };
-    if let Value::Object(named) = named {
-        for (key, token) in named {
-            config.entry(key).or_insert(token);
+    let mut places: HashMap<String, usize> = HashMap::new();
+    for (place, token) in tokens.iter().enumerate() {
+        places.insert(token.content.clone(), place);
+    }
+    // What is wrong with them is said of the chat template.
+    for (_, token) in named(config).unwrap_or_default() {
+        match places.get(&token.content) {
+            Some(&place) => tokens[place].special = true,
+            None => {
+                places.insert(token.content.clone(), tokens.len());
+                tokens.push(ExtraToken { if_known, ..token });
+            }
         }
     }
-    Value::Object(config)
+    for token in nameless(config) {
+        if places.insert(token.content.clone(), tokens.len()).is_none() {
+            tokens.push(ExtraToken { if_known: IfKnown::Keep, ..token });
+        }
+    }
+    Ok(tokens)
 }
 
 /// The tokens that tokenizer_config.json lists, in the order of their ids; none if it has no list.
 fn listed_tokens(directory: &Path, config: &Value) -> Result<Option<Vec<ExtraToken>>, TextError> {
     let path = directory.join(TOKENIZER_CONFIG);
     let unreadable = |what: String| TextError::File { path: path.clone(), what };
-    let listed = config.get("added_tokens_decoder").unwrap_or(&Value::Null);
+    let listed = config.get(DECODER).unwrap_or(&Value::Null);
     let listed: Option<HashMap<String, ExtraToken>> = Option::deserialize(listed)
         .map_err(|error| unreadable(format!("added_tokens_decoder: {}", brief(&error.to_string()))))?;
     let Some(listed) = listed else { return Ok(None) };
@@ -162,7 +178,76 @@ fn added_tokens(directory: &Path, config: &Value) -> Result<Vec<ExtraToken>, Tex
     };
     let token = |(_, content): (u32, String)| {
         let special = is_named(&content);
-        ExtraToken { content, special, ..ExtraToken::default() }
+        // The tokenizer itself says more about one that it has.
+        let if_known = if special { IfKnown::MakeSpecial } else { IfKnown::Keep };
+        ExtraToken { content, special, if_known, ..ExtraToken::default() }
     };
     Ok(listed.into_iter().map(token).collect())
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a failure must end the test")]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn token(id: u32, content: &str) -> Value {
+        json!({
+            "id": id, "content": content, "special": false, "normalized": true,
+            "single_word": false, "lstrip": true, "rstrip": false,
+        })
+    }
+
+    /// The tokenizer of a directory with these files beside a tokenizer.json of the tokens `a`, `b` and, added, `<m>`.
+    fn tokenizer(name: &str, files: &[(&str, Value)]) -> Tokenizer {
+        let directory = std::env::temp_dir().join(format!("moi-tokens-{name}-{}", std::process::id()));
+        fs::create_dir_all(&directory).unwrap();
+        let vocab = json!({ "<unk>": 0, "a": 1, "b": 2 });
+        let whole = json!({
+            "version": "1.0", "truncation": null, "padding": null, "added_tokens": [token(3, "<m>")],
+            "normalizer": null, "pre_tokenizer": null, "post_processor": null, "decoder": null,
+            "model": { "type": "BPE", "unk_token": "<unk>", "vocab": vocab, "merges": [] },
+        });
+        fs::write(directory.join(TOKENIZER), whole.to_string()).unwrap();
+        for (file, content) in files {
+            fs::write(directory.join(file), content.to_string()).unwrap();
+        }
+        let read = read_tokenizer(&directory);
+        fs::remove_dir_all(&directory).unwrap();
+        read.unwrap().unwrap()
+    }
+
+    #[test]
+    fn tokens_beside_a_tokenizer_are_added_as_transformers_does() {
+        let ids = |tokenizer: &Tokenizer, texts: &[&str]| -> Vec<Option<u32>> {
+            texts.iter().map(|text| tokenizer.id(text)).collect()
+        };
+        let listed = tokenizer("listed", &[(ADDED_TOKENS, json!({ "<x>": 259, "<w>": 12 }))]);
+        assert_eq!(ids(&listed, &["<m>", "<w>", "<x>"]), [Some(3), Some(4), Some(5)]);
+        assert_eq!(listed.encode("a<x>b", false).unwrap(), [1, 5, 2]);
+
+        let config = json!({
+            "additional_special_tokens": ["<x>", "<w>", "<m>"], "mask_token": "<k>", "pad_token": "<p>",
+            "eos_token": "b", "cls_token": "<c>",
+        });
+        let named = tokenizer("named", &[(TOKENIZER_CONFIG, config)]);
+        let texts = ["b", "<m>", "<p>", "<c>", "<k>", "<x>", "<w>"];
+        let expected = [2, 3, 4, 5, 6, 7, 8].map(Some);
+        assert_eq!(ids(&named, &texts), expected);
+        assert_eq!((named.control_token("b"), named.control_token("<x>")), (Some(2), Some(7)));
+        // What the tokenizer lists itself is not changed by a list without names, but by a name.
+        assert_eq!(named.control_token("<m>"), None);
+        let masked = tokenizer("masked", &[(TOKENIZER_CONFIG, json!({ "mask_token": "<m>" }))]);
+        assert_eq!(masked.control_token("<m>"), Some(3));
+
+        let config = json!({
+            "image_token": "<im>", "extra_special_tokens": { "video_token": "<v>" },
+            "added_tokens_decoder": { "9": { "content": "<q>", "special": false, "normalized": false } },
+        });
+        let map = json!({ "bos_token": "<b>" });
+        let files = [(TOKENIZER_CONFIG, config), ("special_tokens_map.json", map)];
+        let decoded = tokenizer("decoded", &files);
+        assert_eq!(ids(&decoded, &["<q>", "<im>", "<v>", "<b>"]), [Some(4), Some(5), Some(6), None]);
+    }
 }

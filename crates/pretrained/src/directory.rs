@@ -84,8 +84,8 @@ pub(crate) fn open(directory: &Path) -> Result<Pretrained, PretrainedError> {
     let (architecture, checkpoint) = crate::fitted(architecture, weights(directory)?)?;
     let mut notes: Vec<String> = checkpoint.notes().to_vec();
     notes.extend(extra_heads::left_out(&checkpoint));
-    if let Err(error) = &text_config {
-        notes.push(format!("an end token that it names is not known: {error}"));
+    if text_config.is_err() {
+        notes.push(format!("{TOKENIZER_CONFIG} cannot be read, so an end token that it names is not known"));
     }
     if is_there(&directory.join(ADAPTER_CONFIG)) {
         notes.push(format!("{ADAPTER_CONFIG} stands beside the weights; that adapter is not applied"));

@@ -83,8 +83,8 @@ fn broken_models_get_one_clear_error() {
         &["num_hidden_layers is 100000, expected 1 to 4096"],
     );
     with_config(
-        &|c| c["eos_token_id"] = (-1).into(),
-        &["config.json", "eos_token_id is -1, expected a token id"],
+        &|c| c["eos_token_id"] = "two".into(),
+        &["config.json", "eos_token_id is \"two\", expected a token id"],
     );
     with_config(&|c| c["hidden_size"] = 0.into(), &["hidden_size is 0"]);
     with_config(

@@ -263,7 +263,7 @@ fn what_is_there_and_broken_is_named() {
         (r#"{"bos_token": 5}"#, "expected a token's text, or an object with its `content`"),
         (r#"{"chat_template": [{"name": "default"}]}"#, "expected one value of its kind or a list of them"),
         (r#"{"chat_template": 1}"#, "expected one value of its kind or a list of them"),
-        ("[", "it is cut off"),
+        ("{", "it is cut off"),
     ] {
         fs::write(&settings, text).unwrap();
         refused(&["generate", "--model", path, "x"], &["tokenizer_config.json", what]);

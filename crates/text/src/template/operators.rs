@@ -152,11 +152,16 @@ fn add_functions(environment: &mut Environment<'_>) {
     environment.add_function("range", |first: &Value, second: Option<Value>, step: Option<Value>| {
         Range::function(first, second, step)
     });
-    environment
-        .add_function("dict", |value: Option<Value>, fields: Kwargs| dictionary(value.as_ref(), &fields));
-    environment.add_function("namespace", |value: Option<Value>, fields: Kwargs| {
+    // The values one by one: an optional argument takes none and undefined for absent.
+    let made = |Rest(values): Rest<Value>, fields: Kwargs| match &values[..] {
+        [] => dictionary(None, &fields),
+        [value] => dictionary(Some(value), &fields),
+        _ => refuse("a dictionary is made of one value and of fields"),
+    };
+    environment.add_function("dict", made);
+    environment.add_function("namespace", move |values: Rest<Value>, fields: Kwargs| {
         count_namespace()?;
-        let fields = dictionary(value.as_ref(), &fields)?;
+        let fields = made(values, fields)?;
         minijinja::functions::namespace(Some(ValueOrKwargs::from(fields)))
     });
 }

@@ -42,7 +42,9 @@ fuzz_target!(|bytes: &[u8]| {
     let bos = (choices & 16 == 0).then_some(u32::from(choices) % 5);
     let count = tokens.len();
     let rstrip = tokens.iter().filter(|token| token.len() == 3).cloned().collect();
-    let Ok(tokenizer) = (Vocabulary { kind, tokens, kinds, bos, eos: bos, rstrip }).into_tokenizer() else { return };
+    let Ok(tokenizer) = (Vocabulary { kind, tokens, kinds, bos, eos: bos, rstrip }).into_tokenizer() else {
+        return;
+    };
     let ids = tokenizer.encode(&text, true).expect("its own text can be encoded");
     assert!(ids.iter().all(|&id| (id as usize) < count), "a token that is not in the vocabulary: {ids:?}");
     let _ = tokenizer.decode(&ids);

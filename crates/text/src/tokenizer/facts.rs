@@ -1,0 +1,200 @@
+//! What a tokenizer is and has: its tokens, their bytes, and what it puts around a prompt.
+
+use tokenizers::{
+    DecoderWrapper, Encoding, Model, ModelWrapper, Token, processors::template::TemplateProcessing,
+};
+
+use super::Tokenizer;
+use crate::{TextError, catch_panics::catch_panics};
+
+/// What models think between, as they are written: the opening and the closing marker of each kind in use.
+pub const THINKING: &[(&str, &str)] = &[
+    ("<think>", "</think>"),
+    ("[THINK]", "[/THINK]"),
+    ("<seed:think>", "</seed:think>"),
+    ("<|START_THINKING|>", "<|END_THINKING|>"),
+    ("<thinking>", "</thinking>"),
+    ("<thought>", "</thought>"),
+    ("<reasoning>", "</reasoning>"),
+];
+
+fn is_byte_level(decoder: &DecoderWrapper) -> bool {
+    match decoder {
+        DecoderWrapper::ByteLevel(_) => true,
+        DecoderWrapper::Sequence(sequence) => sequence.get_decoders().iter().any(is_byte_level),
+        _ => false,
+    }
+}
+
+/// The bytes that a byte-level vocabulary writes as characters: those that print are themselves, the others stand from
+/// U+0100 on, in order (GPT-2's `bytes_to_unicode`).
+fn byte_level_bytes(token: &str) -> Vec<u8> {
+    let prints = |byte: &u8| matches!(byte, b'!'..=b'~' | 0xA1..=0xAC | 0xAE..=0xFF);
+    let others: Vec<u8> = (0..=255).filter(|byte| !prints(byte)).collect();
+    let byte = |c: char| match u8::try_from(c) {
+        Ok(byte) if prints(&byte) => Some(byte),
+        _ => (c as usize).checked_sub(256).and_then(|at| others.get(at).copied()),
+    };
+    token.chars().filter_map(byte).collect()
+}
+
+impl Tokenizer {
+    /// A token's text in the vocabulary.
+    pub fn token(&self, id: u32) -> Option<String> {
+        self.inner.id_to_token(id)
+    }
+
+    /// The token of this text in the vocabulary.
+    pub fn id(&self, token: &str) -> Option<u32> {
+        self.inner.token_to_id(token)
+    }
+
+    /// The text of a control token, if it is one.
+    pub fn special_text(&self, id: u32) -> Option<&str> {
+        self.places.get(&id).map(|&place| self.special[place].0.content.as_str())
+    }
+
+    /// Whether a token was added to the vocabulary, as control tokens are: it is no piece of ordinary text.
+    pub fn is_added(&self, id: u32) -> bool {
+        self.inner.get_added_tokens_decoder().contains_key(&id)
+    }
+
+    /// The tokens between which models think, the first of the pairs in use that the vocabulary has.
+    pub fn thinking_markers(&self) -> Option<(u32, u32)> {
+        THINKING.iter().find_map(|(open, close)| Some((self.id(open)?, self.id(close)?)))
+    }
+
+    /// The bytes that a token stands for, which need not be whole characters; none for a token that the vocabulary
+    /// lacks.
+    pub fn token_bytes(&self, id: u32) -> Option<Vec<u8>> {
+        let token = self.token(id)?;
+        if self.inner.get_added_vocabulary().get_vocab().contains_key(&token) {
+            return Some(token.into_bytes());
+        }
+        match self.inner.get_decoder() {
+            Some(decoder) if is_byte_level(decoder) => Some(byte_level_bytes(&token)),
+            _ => Some(match token.strip_prefix("<0x").and_then(|rest| rest.strip_suffix('>')) {
+                Some(hex) if hex.len() == 2 => match u8::from_str_radix(hex, 16) {
+                    Ok(byte) => vec![byte],
+                    Err(_) => token.into_bytes(),
+                },
+                _ => token.replace('\u{2581}', " ").into_bytes(),
+            }),
+        }
+    }
+
+    /// The token that it puts before a prompt without a template, if any.
+    pub fn bos(&self) -> Option<u32> {
+        self.bos.or_else(|| self.added_before())
+    }
+
+    /// The first token that the last step of the library's tokenizer puts before a text. Some put one behind it alone, so
+    /// the step is given a text of one token that no vocabulary has.
+    fn added_before(&self) -> Option<u32> {
+        const TEXT: u32 = u32::MAX;
+        let text = Token::new(TEXT, "a".to_owned(), (0, 1));
+        let encoding = Encoding::from_tokens(vec![text], 0);
+        let around = catch_panics(|| Ok(self.inner.post_process(encoding, None, true)?)).ok()?;
+        let first: u32 = around.get_ids().first().copied()?;
+        let has_text: bool = around.get_ids().contains(&TEXT);
+        (has_text && first != TEXT).then_some(first)
+    }
+
+    /// Whether it has tokens that its `tokenizer.json` lacks, or has no such file.
+    pub fn is_extended(&self) -> bool {
+        self.extended
+    }
+
+    /// Whether a control token swallows the spaces beside it.
+    pub fn strips_spaces(&self) -> bool {
+        self.special.iter().any(|(token, _)| token.lstrip || token.rstrip)
+    }
+
+    /// As a `tokenizer.json`.
+    ///
+    /// # Errors
+    /// If it cannot be written as one.
+    pub fn to_json(&self) -> Result<String, TextError> {
+        let mut inner = self.inner.clone();
+        let named = |id: Option<u32>| id.and_then(|id| Some((self.token(id)?, id)));
+        let (before, behind) = (named(self.bos), named(self.eos));
+        if before.is_some() || behind.is_some() {
+            let text = |token: &Option<(String, u32)>| token.as_ref().map(|(text, _)| text.clone());
+            let parts = [text(&before), Some("$A".to_owned()), text(&behind)];
+            let around: Vec<String> = parts.into_iter().flatten().collect();
+            let mut tokens: Vec<(String, u32)> = before.into_iter().chain(behind).collect();
+            tokens.dedup();
+            let template = TemplateProcessing::builder()
+                .try_single(around.join(" "))
+                .map_err(TextError::Vocabulary)?
+                .special_tokens(tokens)
+                .build()
+                .map_err(|error| TextError::Vocabulary(error.to_string()))?;
+            inner.with_post_processor(Some(template));
+        }
+        Ok(inner.to_string(true)?)
+    }
+
+    /// What kind of tokenizer it is.
+    pub fn kind(&self) -> &'static str {
+        match self.inner.get_model() {
+            ModelWrapper::BPE(bpe) if bpe.byte_fallback => "BPE with byte fallback (SentencePiece)",
+            ModelWrapper::BPE(_) => "byte-level BPE",
+            ModelWrapper::WordPiece(_) => "WordPiece",
+            ModelWrapper::WordLevel(_) => "word level",
+            ModelWrapper::Unigram(_) => "Unigram",
+        }
+    }
+
+    /// A token of its model's vocabulary that an embedding of so many rows has no row for, if there is one: they are
+    /// not of one model then. Tokens that were added do not count: some models have no row for those of other media.
+    pub fn token_beyond(&self, rows: usize) -> Option<u32> {
+        /// Ids behind the rows that are looked at, if the vocabulary has no more tokens than there are rows: it can have
+        /// gaps.
+        const LOOKED_AT: usize = 1024;
+        let model = self.inner.get_model();
+        let behind = model.get_vocab_size().saturating_sub(rows).max(LOOKED_AT);
+        let ids = (rows..rows.saturating_add(behind)).map_while(|id| u32::try_from(id).ok());
+        let added = self.inner.get_added_vocabulary().get_vocab();
+        ids.into_iter().find(|&id| model.id_to_token(id).is_some_and(|token| !added.contains_key(&token)))
+    }
+
+    /// Tokens in the vocabulary, added ones included.
+    pub fn vocab_size(&self) -> usize {
+        self.inner.get_vocab_size(true)
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a failure must end the test")]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    #[test]
+    fn a_begin_token_stands_before_the_text() {
+        let token = |text: &str| json!({ "SpecialToken": { "id": text, "type_id": 0 } });
+        let text = json!({ "Sequence": { "id": "A", "type_id": 0 } });
+        for (pieces, expected) in [
+            (vec![text.clone()], None),
+            (vec![text.clone(), token("</s>")], None),
+            (vec![token("<s>"), text.clone()], Some(1)),
+            (vec![token("<s>"), text.clone(), token("</s>")], Some(1)),
+            (vec![token("</s>"), token("<s>"), text.clone()], Some(2)),
+        ] {
+            let special = |text: &str, id: u32| json!({ "id": text, "ids": [id], "tokens": [text] });
+            let around: Value = json!({
+                "type": "TemplateProcessing", "single": pieces, "pair": pieces,
+                "special_tokens": { "<s>": special("<s>", 1), "</s>": special("</s>", 2) },
+            });
+            // The text of the vocabulary need not be found in a prompt.
+            let file: Value = json!({
+                "version": "1.0", "added_tokens": [], "post_processor": around,
+                "model": { "type": "BPE", "vocab": { "x": 0, "<s>": 1, "</s>": 2 }, "merges": [] },
+            });
+            let tokenizer = Tokenizer::from_json(file.to_string().as_bytes()).unwrap();
+            assert_eq!(tokenizer.bos(), expected, "{pieces:?}");
+        }
+    }
+}

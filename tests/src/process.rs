@@ -1,6 +1,7 @@
 //! The binary as a process.
 
 use std::{
+    io::Write,
     path::{Path, PathBuf},
     process::{Command, Output, Stdio},
 };
@@ -38,6 +39,19 @@ pub fn with_default_signals() -> Command {
 /// Runs it to its end.
 pub fn run(args: &[&str]) -> Output {
     Command::new(binary()).args(args).stdin(Stdio::null()).output().unwrap()
+}
+
+/// Runs it with a text or bytes on stdin.
+pub fn fed(args: &[&str], input: impl AsRef<[u8]>) -> Output {
+    let mut child = Command::new(binary())
+        .args(args)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    child.stdin.take().unwrap().write_all(input.as_ref()).unwrap();
+    child.wait_with_output().unwrap()
 }
 
 /// What it prints as JSON.

@@ -1,13 +1,9 @@
 //! What users' public reports found, tried on the binary: what ends an answer, what a prompt is read as, and values that
 //! other tools take.
 
-use std::{
-    io::Write,
-    path::Path,
-    process::{Command, Output, Stdio},
-};
+use std::{path::Path, process::Command};
 
-use moi_tests::process::{binary, json, refused};
+use moi_tests::process::{binary, fed, json, refused};
 use serde_json::{Value, json as object};
 
 use super::vocabulary::with_tokenizer;
@@ -122,19 +118,6 @@ fn stop_strings_that_are_control_tokens_end() {
     let out = Command::new(binary()).args(mixed).output().unwrap();
     let stderr = String::from_utf8(out.stderr).unwrap();
     assert!(stderr.contains("holds the control token `<turn-end>`, which prints nothing"), "{stderr}");
-}
-
-/// Runs it with bytes on stdin.
-fn fed(args: &[&str], input: &[u8]) -> Output {
-    let mut child = Command::new(binary())
-        .args(args)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    child.stdin.take().unwrap().write_all(input).unwrap();
-    child.wait_with_output().unwrap()
 }
 
 #[test]

@@ -5,13 +5,8 @@
 mod settings;
 mod trace;
 
-use std::{
-    io::Write,
-    process::{Command, Output, Stdio},
-};
-
 use moi_tests::{
-    process::{binary, ids, json, numbers, refused, run, tiny},
+    process::{fed, ids, json, numbers, refused, run, tiny},
     real::model_file,
 };
 use serde_json::Value;
@@ -22,19 +17,6 @@ fn real_model() -> String {
 
 fn text(bytes: &[u8]) -> String {
     String::from_utf8(bytes.to_vec()).unwrap()
-}
-
-/// Runs it with something on stdin.
-fn fed(args: &[&str], input: &str) -> Output {
-    let mut child = Command::new(binary())
-        .args(args)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    child.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
-    child.wait_with_output().unwrap()
 }
 
 #[test]

@@ -21,6 +21,25 @@ pub(super) struct Model {
     pub(super) escapes_spaces: bool,
 }
 
+impl Default for Model {
+    /// The values of SentencePiece's own definition, for fields that a file leaves out.
+    fn default() -> Self {
+        Self {
+            pieces: Vec::new(),
+            kind: 1,
+            byte_fallback: false,
+            space_is_suffix: false,
+            unk_id: 0,
+            bos_id: 1,
+            eos_id: 2,
+            charsmap: Vec::new(),
+            adds_space: true,
+            removes_spaces: true,
+            escapes_spaces: true,
+        }
+    }
+}
+
 /// An entry of the vocabulary.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Piece {
@@ -100,19 +119,7 @@ impl<'a> Fields<'a> {
 pub(super) fn model(bytes: &[u8]) -> Result<Model, String> {
     /// Gemma 3 has 262,144.
     const MOST_PIECES: usize = 1 << 20;
-    let mut model = Model {
-        pieces: Vec::new(),
-        kind: 1,
-        byte_fallback: false,
-        space_is_suffix: false,
-        unk_id: 0,
-        bos_id: 1,
-        eos_id: 2,
-        charsmap: Vec::new(),
-        adds_space: true,
-        removes_spaces: true,
-        escapes_spaces: true,
-    };
+    let mut model = Model::default();
     let mut fields = Fields(bytes);
     while let Some((number, field)) = fields.next()? {
         match (number, field) {

@@ -240,19 +240,7 @@ mod tests {
         let piece = |text: String| Piece { text, score: 0.0, kind: NORMAL };
         let letters = ('\u{4e00}'..).take(200);
         let pieces = letters.map(|letter| piece(letter.to_string().repeat(LONGEST_TOKEN / 3))).collect();
-        let model = Model {
-            pieces,
-            kind: 2,
-            byte_fallback: false,
-            space_is_suffix: false,
-            unk_id: 0,
-            bos_id: 1,
-            eos_id: 2,
-            charsmap: Vec::new(),
-            adds_space: true,
-            removes_spaces: true,
-            escapes_spaces: true,
-        };
+        let model = Model { pieces, kind: 2, ..Model::default() };
         let error = pairs(&model).unwrap_err();
         assert!(error.contains("too many and too long"), "{error}");
     }

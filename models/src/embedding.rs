@@ -41,7 +41,7 @@ impl<B: Backend> Embedding<B> {
         self.scaled(self.weight.weighted_sum(weights))
     }
 
-    fn scaled(&self, rows: Tensor<B, 2>) -> Tensor<B, 2> {
+    pub(crate) fn scaled(&self, rows: Tensor<B, 2>) -> Tensor<B, 2> {
         match self.scale == 1.0 {
             true => rows,
             false => rows.mul_scalar(self.scale),

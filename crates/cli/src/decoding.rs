@@ -15,7 +15,7 @@ use moi_pretrained::{AdvisedSampling, Pretrained};
 use moi_text::Tokenizer;
 
 use crate::{
-    args::{GrammarArgs, OrMinusOne, RuleArgs, SamplingArgs, ScopeArgs, StopArgs},
+    args::{GrammarArgs, OrMinusOne, RuleArgs, SamplingArgs, ScopeArgs, StopArgs, Tolerance},
     file, ui,
 };
 
@@ -25,6 +25,8 @@ pub(crate) struct Decoding {
     pub(crate) scope: Option<Scope>,
     /// In place of those that the tokenizer has.
     pub(crate) markers: Option<Markers>,
+    /// In place of the one that belongs to the model.
+    pub(crate) mix_tolerance: Option<f32>,
     pub(crate) sampling: Sampling,
     pub(crate) grammar: Option<Grammar>,
     pub(crate) mix_constrained: bool,
@@ -65,6 +67,7 @@ impl Decoding {
         Ok(Self {
             scope: scope.mix_scope,
             markers,
+            mix_tolerance: scope.mix_tolerance.and_then(|Tolerance(share)| share),
             sampling: self::sampling(sampling, advised, tokenizer)?,
             grammar: grammar.map(self::grammar).transpose()?.flatten(),
             mix_constrained: grammar.is_some_and(|grammar| grammar.mix_constrained),
@@ -79,8 +82,11 @@ impl Decoding {
         })
     }
 
-    /// An engine with the markers of thinking that were given.
-    pub(crate) fn engine<B: Backend, M: CausalLm<B>>(&self, engine: Engine<B, M>) -> Engine<B, M> {
+    /// An engine with the markers of thinking and the tolerance of mixtures that were given.
+    pub(crate) fn engine<B: Backend, M: CausalLm<B>>(&self, mut engine: Engine<B, M>) -> Engine<B, M> {
+        if let Some(tolerance) = self.mix_tolerance {
+            engine = engine.with_mix_tolerance(tolerance);
+        }
         match self.markers {
             Some(markers) => engine.with_markers(Some(markers)),
             None => engine,

@@ -207,7 +207,7 @@ impl Job for Eval<'_> {
         let interrupt = Interrupt::install()?;
         let (engine, form) = model::engine::<B>(pretrained, &args.model, (name, device), positions * batch)?;
         let engine = decoding.engine(engine);
-        let run = described(args, &task, &decoding, name, dtype_name(form));
+        let run = described(args, &task, &decoding, name, dtype_name(form), engine.mix_tolerance());
         let path = args.output.clone().unwrap_or_else(|| {
             PathBuf::from(format!("moi-eval-{}.jsonl", task.name.replace([' ', ','], "-").replace("--", "-")))
         });
@@ -251,7 +251,14 @@ impl Job for Eval<'_> {
 }
 
 /// What makes two runs the same: all but the rules, and how many problems and samples.
-fn described(args: &EvalArgs, task: &Task, decoding: &Decoding, device: Device, dtype: &str) -> Value {
+fn described(
+    args: &EvalArgs,
+    task: &Task,
+    decoding: &Decoding,
+    device: Device,
+    dtype: &str,
+    mix_tolerance: f32,
+) -> Value {
     let quantize = args.model.quantize.map(|form| format!("{:?}", form.weight_form()));
     json!({
         "task": task.name,
@@ -268,6 +275,7 @@ fn described(args: &EvalArgs, task: &Task, decoding: &Decoding, device: Device, 
         "quantize": quantize,
         "sampling": decoding.sampling,
         "scope": decoding.scope,
+        "mix_tolerance": mix_tolerance,
         "max_tokens": args.max_tokens,
         "seed": decoding.seed,
     })

@@ -71,7 +71,8 @@ impl Job for Generate {
         let stop_reason = |row: usize| StopReason::of(&ran.rows[row], ran.early(row));
         if !streams {
             let (device, dtype) = (device_name.to_string(), output::dtype_name(form));
-            let names = Names { model: &args.model.model, device: &device, dtype };
+            let mix_tolerance = engine.mix_tolerance();
+            let names = Names { model: &args.model.model, device: &device, dtype, mix_tolerance };
             let seeds = (0..).map(|sample| decoding.seed.wrapping_add(sample));
             let answers = ran.rows.iter().zip(seeds).enumerate();
             let answers = answers

@@ -79,6 +79,7 @@ pub(crate) struct Report<'a> {
     device: &'a str,
     dtype: &'a str,
     rule: InputRule,
+    mix_tolerance: f32,
     #[serde(skip_serializing_if = "Option::is_none")]
     scope: Option<Scope>,
     sampling: &'a Sampling,
@@ -112,6 +113,8 @@ pub(crate) struct Names<'a> {
     pub(crate) model: &'a str,
     pub(crate) device: &'a str,
     pub(crate) dtype: &'static str,
+    /// See `--mix-tolerance`.
+    pub(crate) mix_tolerance: f32,
 }
 
 /// The type that a model computes in, as in `--dtype`.
@@ -173,13 +176,24 @@ impl<'a> Report<'a> {
         mut answers: Vec<Answer<'a>>,
         timing: Timing,
     ) -> Self {
-        let Names { model, device, dtype } = names;
+        let Names { model, device, dtype, mix_tolerance } = names;
         let answers = match (answers.len(), answers.pop()) {
             (1, Some(answer)) => Answers::One(Box::new(answer)),
             (_, last) => Answers::Several { samples: answers.into_iter().chain(last).collect() },
         };
         let Decoding { scope, sampling, .. } = decoding;
-        Self { model, device, dtype, rule, scope: *scope, sampling, prompt_tokens, answers, timing }
+        Self {
+            model,
+            device,
+            dtype,
+            rule,
+            mix_tolerance,
+            scope: *scope,
+            sampling,
+            prompt_tokens,
+            answers,
+            timing,
+        }
     }
 
     pub(crate) fn print(&self) -> Result<()> {

@@ -38,6 +38,9 @@ pub(crate) fn run(args: &RulesArgs) -> Result<()> {
         }
         text.push('\n');
     }
+    text += "A mean over the whole vocabulary reads the embeddings of the likeliest tokens; of an input's weight, gate times \
+             probability, at most --mix-tolerance goes to the mean of all embeddings in the place of the others: auto \
+             is 1e-5 where the embedding is in float32, 2^-10 where weights are rounded to 16 bits or fewer, 0 (for a vocabulary of at most 4,096 tokens, too) reads all\n\n";
     text += "* for a model's thinking: where its markers are known, the scope is `thinking` unless --mix-scope says otherwise\n\n\
              On the command line --rule NAME:KNOB=VALUE:..., in JSON {\"rule\": NAME, KNOB: VALUE, ...}\n";
     output::print_bytes(text.as_bytes())

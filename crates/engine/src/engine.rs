@@ -3,8 +3,8 @@
 use std::{fmt, sync::OnceLock};
 
 use burn::tensor::{Int, Tensor, TensorData, backend::Backend};
-use moi::EmbeddingRows;
-use moi_models::{CausalLm, Embedding, KvCache, with_values};
+use moi::{EmbeddingRows, Gate};
+use moi_models::{CausalLm, Embedding, KvCache, Mixing, with_values};
 
 use crate::{
     Batch, EngineError, Grammar, Markers, Prompt, Request, Scored, Session, Step,
@@ -24,6 +24,7 @@ pub struct Engine<B: Backend, M> {
     pub(crate) tokenizer: Option<Tokenizer>,
     pub(crate) eos: Vec<u32>,
     pub(crate) markers: Option<Markers>,
+    mixing: Mixing<B>,
     prefill_chunk: usize,
     checks_device: bool,
     progress: Option<Progress>,
@@ -61,6 +62,7 @@ impl<B: Backend, M: CausalLm<B>> Engine<B, M> {
     /// An engine without a tokenizer and without end tokens.
     pub fn new(model: M, device: B::Device) -> Self {
         Self {
+            mixing: Mixing::auto(model.embedding()),
             model,
             device,
             tokenizer: None,
@@ -99,6 +101,24 @@ impl<B: Backend, M: CausalLm<B>> Engine<B, M> {
     pub fn with_eos(mut self, eos: Vec<u32>) -> Self {
         self.eos = eos;
         self
+    }
+
+    /// With another tolerance of mixtures, 0 or more, than the one that belongs to the model's table: see
+    /// [`Engine::mix_tolerance`].
+    pub fn with_mix_tolerance(mut self, tolerance: f32) -> Self {
+        self.mixing = Mixing::new(tolerance);
+        self
+    }
+
+    /// The largest share of an input's weight, gate times probability, that may go to the mean of all embeddings in the
+    /// place of the least likely tokens' own. 0 reads every row of the table; backends without kernels for it always do.
+    pub fn mix_tolerance(&self) -> f32 {
+        self.mixing.tolerance()
+    }
+
+    /// The embedding whose rows are mixed, and how.
+    pub(crate) fn rows(&self) -> Rows<'_, B> {
+        Rows { embedding: self.model.embedding(), mixing: &self.mixing }
     }
 
     /// With another number of prompt positions at once, 1 or more: a larger one needs more memory.
@@ -295,19 +315,27 @@ pub(crate) fn ids_tensor<B: Backend>(ids: &[u32], device: &B::Device) -> Tensor<
 }
 
 /// The embedding of a model, as the input layer wants it.
-pub(crate) struct Rows<'a, B: Backend>(pub(crate) &'a Embedding<B>);
+pub(crate) struct Rows<'a, B: Backend> {
+    pub(crate) embedding: &'a Embedding<B>,
+    pub(crate) mixing: &'a Mixing<B>,
+}
 
 impl<B: Backend> EmbeddingRows<B> for Rows<'_, B> {
     fn dims(&self) -> [usize; 2] {
-        self.0.dims()
+        self.embedding.dims()
     }
 
     fn rows(&self, tokens: Tensor<B, 1, Int>) -> Tensor<B, 2> {
-        self.0.rows(tokens)
+        self.embedding.rows(tokens)
     }
 
     fn weighted_sum(&self, weights: Tensor<B, 2>) -> Tensor<B, 2> {
-        self.0.weighted_sum(weights)
+        self.embedding.weighted_sum(weights)
+    }
+
+    fn means(&self, logits: &Tensor<B, 2>, gates: &[Gate]) -> Option<(Tensor<B, 2>, Tensor<B, 2>)> {
+        let vocab = logits.dims()[1];
+        self.mixing.means(self.embedding, logits, &|row, nats| gates[row].at_nats(nats, vocab))
     }
 
     fn distribution(

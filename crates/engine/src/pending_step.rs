@@ -2,7 +2,7 @@
 
 use burn::tensor::{DType, Tensor, TensorData, backend::Backend, try_read_sync};
 use moi::RowMix;
-use moi_models::{CausalLm, Decision, Embedding, Reading, RowSpec, with_values};
+use moi_models::{CausalLm, Decision, Reading, RowSpec, with_values};
 
 use crate::{
     Engine, EngineError, Sampled,
@@ -65,18 +65,18 @@ impl<B: Backend> PendingStep<B> {
         rows: &mut [&mut Decider],
     ) -> Result<Self, EngineError> {
         let uniforms: Vec<f64> = rows.iter_mut().map(|row| row.sampler.draw()).collect();
-        let embedding = engine.model().embedding();
-        if let Some(launched) = Self::on_device(embedding, &logits, rows, &uniforms) {
+        let table = engine.rows();
+        if let Some(launched) = Self::on_device(&table, &logits, rows, &uniforms) {
             return Ok(launched);
         }
-        let (outcomes, inputs) = on_host(embedding, logits, rows, &uniforms)?;
+        let (outcomes, inputs) = on_host(&table, logits, rows, &uniforms)?;
         Ok(Self { inputs, results: vec![RowResults::Ready(outcomes)] })
     }
 
     /// The same, decided by the device with numbers that were drawn; `None` where it has no kernels for it, or none for
     /// such rows.
     pub(crate) fn on_device(
-        embedding: &Embedding<B>,
+        table: &Rows<'_, B>,
         logits: &Tensor<B, 2>,
         rows: &mut [&mut Decider],
         uniforms: &[f64],
@@ -84,7 +84,7 @@ impl<B: Backend> PendingStep<B> {
         let vocab = logits.dims()[1];
         let specs = rows.iter().zip(uniforms).map(|(row, &uniform)| row.spec(uniform, vocab));
         let specs = specs.collect::<Option<Vec<RowSpec>>>()?;
-        let (inputs, reading) = moi_models::step(logits, embedding, &specs)?;
+        let (inputs, reading) = moi_models::step(logits, table.embedding, &specs)?;
         rows.iter_mut().for_each(|row| row.row.pass());
         let rows = (0..rows.len()).collect();
         Some(Self {
@@ -182,7 +182,7 @@ pub(crate) fn kept<B: Backend>(inputs: Tensor<B, 2>, keep: &[usize], device: &B:
 /// # Errors
 /// If the rows cannot be mixed.
 pub(crate) fn on_host<B: Backend>(
-    embedding: &Embedding<B>,
+    table: &Rows<'_, B>,
     logits: Tensor<B, 2>,
     rows: &mut [&mut Decider],
     uniforms: &[f64],
@@ -194,14 +194,14 @@ pub(crate) fn on_host<B: Backend>(
     });
     if chosen.iter().all(Result::is_ok) {
         let chosen = chosen.into_iter().flatten().collect();
-        let (outcomes, inputs) = mixed_on_host(embedding, logits, rows, chosen)?;
+        let (outcomes, inputs) = mixed_on_host(table, logits, rows, chosen)?;
         return Ok((outcomes.into_iter().map(Ok).collect(), inputs));
     }
     let good: Vec<usize> = (0..count).filter(|&row| chosen[row].is_ok()).collect();
     let (chosen, failed): (Vec<_>, Vec<_>) = chosen.into_iter().partition(Result::is_ok);
     let failed = failed.into_iter().filter_map(Result::err).map(Err);
     if good.is_empty() {
-        let inputs = Tensor::zeros([count, embedding.dims()[1]], (&device, DType::F32));
+        let inputs = Tensor::zeros([count, table.embedding.dims()[1]], (&device, DType::F32));
         return Ok((failed.collect(), inputs));
     }
     let mut good_rows: Vec<&mut Decider> = Vec::with_capacity(good.len());
@@ -212,7 +212,7 @@ pub(crate) fn on_host<B: Backend>(
     }
     let logits = kept(logits, &good, &device);
     let chosen = chosen.into_iter().flatten().collect();
-    let (outcomes, inputs) = mixed_on_host(embedding, logits, &mut good_rows, chosen)?;
+    let (outcomes, inputs) = mixed_on_host(table, logits, &mut good_rows, chosen)?;
     let (mut outcomes, mut failed) = (outcomes.into_iter().map(Ok), failed);
     // A failed row stands in the place of another's input, so that the rows keep their places.
     let places: Vec<u32> =
@@ -227,7 +227,7 @@ type Chosen = (Sampled, Option<Vec<f32>>);
 
 /// Mixes what was chosen for each row: the next inputs `[rows, d]`.
 fn mixed_on_host<B: Backend>(
-    embedding: &Embedding<B>,
+    table: &Rows<'_, B>,
     logits: Tensor<B, 2>,
     rows: &mut [&mut Decider],
     chosen: Vec<Chosen>,
@@ -245,7 +245,7 @@ fn mixed_on_host<B: Backend>(
     let tokens: Vec<u32> = sampled.iter().map(|sampled| sampled.token).collect();
     let top = rows.iter().map(|row| row.top).max().unwrap_or(0);
     let mut mixed_rows: Vec<&mut moi::Row> = rows.iter_mut().map(|row| &mut row.row).collect();
-    let mixed = moi::mix(to_mix, ids_tensor::<B>(&tokens, &device), &Rows(embedding), &mut mixed_rows, top)?;
+    let mixed = moi::mix(to_mix, ids_tensor::<B>(&tokens, &device), table, &mut mixed_rows, top)?;
     let inputs = mixed.inputs.clone();
     let mixes = mixed.into_rows();
     // A rule may have put another token in the place of the sampled one.

@@ -4,7 +4,7 @@ use half::{bf16, f16};
 
 use crate::{
     isa,
-    lanes::{Lanes, dispatch},
+    lanes::{Lanes, dispatch, prefetch},
     pool::{self, Shared},
 };
 
@@ -69,6 +69,15 @@ impl Place {
                 Self::F16(from) => L::load_f16(from.add(at)),
                 Self::Bf16(from) => L::load_bf16(from.add(at)),
             }
+        }
+    }
+
+    /// Asks for the cache line of a value.
+    #[inline(always)]
+    pub(crate) fn prefetch(self, at: usize) {
+        match self {
+            Self::F32(from) => prefetch(from.wrapping_add(at)),
+            Self::F16(from) | Self::Bf16(from) => prefetch(from.wrapping_add(at)),
         }
     }
 

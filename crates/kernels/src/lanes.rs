@@ -68,6 +68,18 @@ pub fn isa() -> Isa {
     })
 }
 
+/// Asks for the cache line at an address, which may be anywhere; nothing where there is no instruction for it.
+#[inline(always)]
+pub(crate) fn prefetch<T>(address: *const T) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: the baseline has the instruction, and it never faults.
+    unsafe {
+        std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T0 }>(address.cast());
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = address;
+}
+
 /// Sixteen float32 values.
 ///
 /// # Safety
@@ -79,6 +91,12 @@ pub(crate) trait Lanes: Copy {
     unsafe fn load_f16(from: *const u16) -> Self;
     /// From bfloat16.
     unsafe fn load_bf16(from: *const u16) -> Self;
+    /// From 8 bits with signs.
+    #[inline(always)]
+    unsafe fn load_i8(from: *const i8) -> Self {
+        let values = unsafe { from.cast::<[i8; 16]>().read_unaligned() }.map(f32::from);
+        unsafe { Self::load(values.as_ptr()) }
+    }
     unsafe fn store(self, to: *mut f32);
     /// To float16, rounded to even.
     unsafe fn store_f16(self, to: *mut u16);

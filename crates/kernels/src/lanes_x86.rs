@@ -41,6 +41,10 @@ impl Lanes for Avx512 {
         }
     }
     #[inline(always)]
+    unsafe fn load_i8(from: *const i8) -> Self {
+        Self(unsafe { _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(from.cast()))) })
+    }
+    #[inline(always)]
     unsafe fn store(self, to: *mut f32) {
         unsafe { _mm512_storeu_ps(to, self.0) }
     }
@@ -150,6 +154,13 @@ impl Lanes for Avx2 {
                 let wide = _mm256_cvtepu16_epi32(_mm_loadu_si128(from.add(at).cast()));
                 _mm256_castsi256_ps(_mm256_slli_epi32::<16>(wide))
             };
+            Self(half(0), half(8))
+        }
+    }
+    #[inline(always)]
+    unsafe fn load_i8(from: *const i8) -> Self {
+        unsafe {
+            let half = |at| _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(from.add(at).cast())));
             Self(half(0), half(8))
         }
     }

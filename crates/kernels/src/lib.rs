@@ -31,7 +31,7 @@ pub use blocks::{PackedParts, pack};
 pub use dense::{Dense, Float, dense_products};
 pub use form::{BLOCK, PackedForm, ROWS};
 pub use lanes::{Isa, isa};
-pub use mixture::{Table, weighted_sums};
+pub use mixture::{RowCache, Table, mean_rows, weighted_sums};
 pub use norm::{NormSpec, norm_rows};
 pub use packed::Packed;
 pub use quantize::{QuantizedRows, Rounding};

@@ -1,4 +1,12 @@
 //! The mean embedding: a weighted sum over a whole vocabulary.
+//!
+//! A row of a table is worth reading only if its weight is. What the rows that are not read would have added is at most
+//! a bound that the caller sets, and the table's mean row stands for them, so that weights still sum to one.
+
+mod cache;
+mod threshold;
+
+use std::cell::RefCell;
 
 use crate::{
     Dense, Packed,
@@ -7,16 +15,21 @@ use crate::{
     isa,
     lanes::dispatch,
     pool::{self, Shared},
+    softmax::exponentials,
 };
+pub use cache::RowCache;
+use threshold::{kept, threshold};
 
-/// The share of all weights that may be left out: with rows whose values are at most `m`, no value of a sum is off by
-/// more than this times `m`, about what float32 rounds anyway.
-pub(crate) const LEFT_OUT: f64 = 1e-7;
+/// The share of all weights that may be left out of [`weighted_sums`]: with rows whose values are at most `m`, no value
+/// of a sum is off by more than this times `m`, about what float32 rounds anyway.
+const LEFT_OUT: f64 = 1e-7;
 
-/// Parts of a table that are summed apart: a constant, so that the result does not depend on the threads.
+/// Parts of a list of rows that are summed apart: a constant, so that the result does not depend on the threads.
 const PARTS: usize = 16;
-/// Rows whose values stay near while they are added to several sums.
-const GROUP: usize = 16 * ROWS;
+/// Rows below which a part is not worth a thread's while.
+const LEAST: usize = 16;
+/// Tiles whose sums stay near while they are read.
+const GROUP: usize = 16;
 
 /// A table of rows, in any form.
 #[derive(Clone, Copy, Debug)]
@@ -28,12 +41,106 @@ pub enum Table<'a> {
 }
 
 impl Table<'_> {
-    fn dims(&self) -> [usize; 2] {
+    /// `[rows, columns]`.
+    pub fn dims(&self) -> [usize; 2] {
         match self {
             Self::Dense(dense) => dense.dims(),
             Self::Packed(packed) => packed.dims(),
         }
     }
+}
+
+/// A row of a table and its weight in a sum.
+type Weighted = (u32, f32);
+
+/// What a row's mean is made of.
+#[derive(Default)]
+struct Choice {
+    /// Rows that are read, with weights that are not yet divided by their sum.
+    kept: Vec<Weighted>,
+    /// One over the sum of all weights; NaN where logits are not numbers.
+    inverse: f32,
+    /// The share of the mean row.
+    rest: f32,
+    /// In nats.
+    entropy: f32,
+}
+
+impl Choice {
+    fn new(logits: &[f32], share: impl Fn(f32) -> f32, tolerance: f32) -> Self {
+        thread_local! {
+            /// Kept from step to step: that of a large vocabulary would be mapped anew each time.
+            static WEIGHTS: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
+        }
+        WEIGHTS.with_borrow_mut(|weights| {
+            weights.resize(logits.len(), 0.0);
+            let found = exponentials(logits, weights);
+            if !found.max.is_finite() {
+                return Self { inverse: f32::NAN, entropy: f32::NAN, ..Self::default() };
+            }
+            let entropy = found.entropy();
+            let allowed = f64::from(tolerance) / f64::from(share(entropy).abs());
+            let cutoff = match allowed {
+                // Not a bit of the mean will be in the input.
+                _ if allowed >= 1.0 => f32::INFINITY,
+                _ if allowed > 0.0 => threshold(weights, found.sum, allowed),
+                _ => f32::MIN_POSITIVE,
+            };
+            let kept = kept(weights, cutoff);
+            let read: f64 = kept.iter().map(|&(_, weight)| f64::from(weight)).sum();
+            let rest = ((found.sum - read) / found.sum).max(0.0) as f32;
+            Self { kept, inverse: (1.0 / found.sum) as f32, rest, entropy }
+        })
+    }
+}
+
+/// The means of a table's rows by the softmax of `logits` `[n, rows]`: `[n, columns]`, and the distributions' entropies
+/// in nats.
+///
+/// `share` says how much of a row's input the mean will be, given the row and its entropy. Of the input's weight at most
+/// `tolerance`, share times probability, goes to `mean_row` `[columns]`, the mean of all rows, in the place of the rows of
+/// the least likely tokens themselves. With a tolerance of 0 every row counts that has a weight in float32. NaN where
+/// logits are not numbers.
+pub fn mean_rows(
+    table: &Table<'_>,
+    cache: &mut RowCache,
+    mean_row: &[f32],
+    logits: &[f32],
+    share: &(dyn Fn(usize, f32) -> f32 + Sync),
+    tolerance: f32,
+) -> (Vec<f32>, Vec<f32>) {
+    let [rows, columns] = table.dims();
+    let n = logits.len() / rows.max(1);
+    assert!(
+        logits.len() == n * rows && mean_row.len() == columns,
+        "a logit for each row, a mean for each column"
+    );
+    let mut choices: Vec<Choice> = (0..n).map(|_| Choice::default()).collect();
+    let shared = Shared::new(&mut choices);
+    // Of several rows each has a thread of its own; of one all threads take part.
+    pool::run(n, |row| {
+        let choice = Choice::new(&logits[row * rows..][..rows], |entropy| share(row, entropy), tolerance);
+        // SAFETY: each row has its own place.
+        unsafe { shared.slice(row, 1)[0] = choice };
+    });
+    if let Table::Packed(packed) = table {
+        cache.fetch(packed, choices.iter().map(|choice| &choice.kept[..]));
+    }
+    let mut means = vec![0.0; n * columns];
+    let shared = Shared::new(&mut means);
+    pool::run(n, |row| {
+        let Choice { kept, inverse, rest, .. } = &choices[row];
+        let sums = sum_of(columns, kept, &|kept, sums| match table {
+            Table::Dense(dense) => sum_dense(dense.place(), columns, kept, sums),
+            Table::Packed(packed) => cache.add(packed, kept, sums),
+        });
+        // SAFETY: each row has its own mean.
+        let mean = unsafe { shared.slice(row * columns, columns) };
+        for ((mean, sum), other) in mean.iter_mut().zip(sums).zip(mean_row) {
+            *mean = sum * inverse + rest * other;
+        }
+    });
+    (means, choices.iter().map(|choice| choice.entropy).collect())
 }
 
 /// Weighted sums of all rows: `weights` `[n, rows]` to `[n, columns]`, in float32.
@@ -44,40 +151,47 @@ pub fn weighted_sums(table: &Table<'_>, weights: &[f32]) -> Vec<f32> {
     let [rows, columns] = table.dims();
     let n = weights.len() / rows.max(1);
     assert!(weights.len() == n * rows, "a weight for each row");
-    let cutoffs: Vec<f32> = weights.chunks(rows.max(1)).map(cutoff).collect();
-    let groups = rows.div_ceil(GROUP);
-    let per_part = groups.div_ceil(PARTS).max(1);
-    let parts = groups.div_ceil(per_part);
-    let mut partial = vec![0.0f32; parts * n * columns];
-    let shared = Shared::new(&mut partial);
-    pool::run(parts, |part| {
-        // The last rows first: the head, which comes before, has left them in the cache.
-        let part = parts - 1 - part;
-        // SAFETY: each part has its own sums.
-        let sums = unsafe { shared.slice(part * n * columns, n * columns) };
-        let own = part * per_part * GROUP..((part + 1) * per_part * GROUP).min(rows);
-        for ((weights, sums), &cutoff) in weights.chunks(rows).zip(sums.chunks_mut(columns)).zip(&cutoffs) {
-            match table {
-                Table::Dense(dense) => sum_dense(dense.place(), columns, own.clone(), weights, cutoff, sums),
-                Table::Packed(packed) => sum_packed(packed, own.clone(), weights, cutoff, sums),
-            }
-        }
-    });
-    let mut out = vec![0.0f32; n * columns];
-    for sums in partial.chunks(out.len().max(1)) {
-        out.iter_mut().zip(sums).for_each(|(out, sum)| *out += sum);
+    let mut out = Vec::with_capacity(n * columns);
+    for weights in weights.chunks(rows.max(1)) {
+        let cutoff = cutoff(weights);
+        // A weight that is no number counts.
+        let counts = |weight: f32| weight.is_nan() || weight.abs() >= cutoff && weight != 0.0;
+        let kept: Vec<Weighted> =
+            (0..).zip(weights.iter().copied()).filter(|&(_, weight)| counts(weight)).collect();
+        out.append(&mut sum_of(columns, &kept, &|kept, sums| match table {
+            Table::Dense(dense) => sum_dense(dense.place(), columns, kept, sums),
+            Table::Packed(packed) => sum_packed(packed, kept, sums),
+        }));
     }
     out
+}
+
+/// The weighted sum of some rows `[columns]`, of which `add` adds a part to sums of its own.
+fn sum_of(columns: usize, kept: &[Weighted], add: &(dyn Fn(&[Weighted], &mut [f32]) + Sync)) -> Vec<f32> {
+    let per_part = kept.len().div_ceil(PARTS).max(LEAST);
+    let parts: Vec<&[Weighted]> = kept.chunks(per_part).collect();
+    let mut partial = vec![0.0f32; parts.len().max(1) * columns];
+    let shared = Shared::new(&mut partial);
+    pool::run(parts.len(), |part| {
+        // The last rows first: the head, which comes before, has left them in the cache.
+        let part = parts.len() - 1 - part;
+        // SAFETY: each part has its own sums.
+        add(parts[part], unsafe { shared.slice(part * columns, columns) });
+    });
+    let (sums, others) = partial.split_at_mut(columns);
+    for other in others.chunks(columns.max(1)) {
+        sums.iter_mut().zip(other).for_each(|(sum, other)| *sum += other);
+    }
+    partial.truncate(columns);
+    partial
 }
 
 /// The weight below which all together have less than [`LEFT_OUT`] of the whole: a power of two.
 fn cutoff(weights: &[f32]) -> f32 {
     let mut of_exponent = [0.0f64; 256];
-    for chunk in weights.chunks(64) {
-        for weight in chunk {
-            let size = weight.abs();
-            of_exponent[(size.to_bits() >> 23) as usize] += f64::from(size);
-        }
+    for weight in weights {
+        let size = weight.abs();
+        of_exponent[(size.to_bits() >> 23) as usize] += f64::from(size);
     }
     let total: f64 = of_exponent.iter().sum();
     let mut below = 0.0;
@@ -90,32 +204,22 @@ fn cutoff(weights: &[f32]) -> f32 {
     0.0
 }
 
-fn sum_dense(
-    table: Place,
-    columns: usize,
-    rows: std::ops::Range<usize>,
-    weights: &[f32],
-    cutoff: f32,
-    sums: &mut [f32],
-) {
-    // A weight that is no number counts.
-    let kept: Vec<usize> =
-        rows.filter(|&row| weights[row].is_nan() || weights[row].abs() >= cutoff).collect();
-    let kept = &kept[..];
-    dispatch!(isa(), |table: Place,
-                      columns: usize,
-                      kept: &[usize],
-                      weights: &[f32],
-                      sums: &mut [f32]|
-     -> () {
-        for rows in kept.chunks(4) {
+fn sum_dense(table: Place, columns: usize, kept: &[Weighted], sums: &mut [f32]) {
+    dispatch!(isa(), |table: Place, columns: usize, kept: &[Weighted], sums: &mut [f32]| -> () {
+        for (group, rows) in kept.chunks(4).enumerate() {
+            // Rows lie anywhere, so that the processor cannot foresee the next ones.
+            let next = kept.get(4 * (group + 1)..).unwrap_or_default();
             // The last ones are filled up with nothing of the first.
-            let row = std::array::from_fn::<_, 4, _>(|i| rows.get(i).copied().unwrap_or(rows[0]) * columns);
-            let weight = std::array::from_fn::<_, 4, _>(|i| rows.get(i).map_or(0.0, |&row| weights[row]));
+            let row =
+                std::array::from_fn::<_, 4, _>(|i| rows.get(i).unwrap_or(&rows[0]).0 as usize * columns);
+            let weight = std::array::from_fn::<_, 4, _>(|i| rows.get(i).map_or(0.0, |row| row.1));
             let (chunks, rest) = sums.as_chunks_mut::<16>();
             for (index, chunk) in chunks.iter_mut().enumerate() {
                 // SAFETY: rows of so many columns; the instruction set is there.
                 unsafe {
+                    for row in next.iter().take(4) {
+                        table.prefetch(row.0 as usize * columns + 16 * index);
+                    }
                     let mut sum = L::load(chunk.as_ptr());
                     for (row, weight) in row.iter().zip(weight).take(rows.len()) {
                         sum = table.load::<L>(row + 16 * index).mul_add(L::splat(weight), sum);
@@ -134,104 +238,20 @@ fn sum_dense(
     });
 }
 
-fn sum_packed(
-    table: &Packed<'_>,
-    rows: std::ops::Range<usize>,
-    weights: &[f32],
-    cutoff: f32,
-    sums: &mut [f32],
-) {
-    let mut start = rows.start;
-    while start < rows.end {
-        let end = (start + GROUP).min(rows.end);
-        let mut tiles = Vec::with_capacity(GROUP / ROWS);
-        for tile in (start..end).step_by(ROWS) {
-            let mut own = [0.0; ROWS];
-            let len = ROWS.min(end - tile);
-            own[..len].copy_from_slice(&weights[tile..tile + len]);
-            own.iter_mut().filter(|weight| weight.abs() < cutoff).for_each(|weight| *weight = 0.0);
-            if own.iter().any(|&weight| weight != 0.0) {
-                tiles.push((tile / ROWS, own));
-            }
+fn sum_packed(table: &Packed<'_>, kept: &[Weighted], sums: &mut [f32]) {
+    let mut tiles: Vec<(usize, [f32; ROWS])> = Vec::new();
+    for &(row, weight) in kept {
+        let (tile, row) = (row as usize / ROWS, row as usize % ROWS);
+        if tiles.last().is_none_or(|last| last.0 != tile) {
+            tiles.push((tile, [0.0; ROWS]));
         }
-        table.add_weighted(isa(), &tiles, sums);
-        start = end;
+        if let Some((_, weights)) = tiles.last_mut() {
+            weights[row] = weight;
+        }
     }
+    tiles.chunks(GROUP).for_each(|tiles| table.add_weighted(isa(), tiles, sums));
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::{Float, PackedForm, pack};
-
-    fn softmax(vocab: usize, spread: f32) -> Vec<f32> {
-        let logit = |i: usize| -((i * 7919 % vocab) as f32 / vocab as f32) * spread;
-        let sum: f64 = (0..vocab).map(|i| f64::from(logit(i)).exp()).sum();
-        (0..vocab).map(|i| (f64::from(logit(i)).exp() / sum) as f32).collect()
-    }
-
-    #[test]
-    fn what_is_left_out_is_less_than_the_bound() {
-        let mut left = 0;
-        for spread in [0.0, 5.0, 20.0, 40.0, 90.0] {
-            let weights = softmax(5000, spread);
-            let cutoff = cutoff(&weights);
-            let below: f64 = weights.iter().filter(|w| **w < cutoff).map(|&w| f64::from(w)).sum();
-            assert!(below < LEFT_OUT);
-            // The next power of two would leave out too much.
-            let more: f64 = weights.iter().filter(|w| **w < 2.0 * cutoff).map(|&w| f64::from(w)).sum();
-            assert!(more >= LEFT_OUT);
-            left += weights.iter().filter(|w| **w < cutoff).count();
-        }
-        assert!(left > 5000, "much is left out where much is small: {left}");
-        let broken = Table::Dense(Dense::new(Float::F32(&[1.0, 2.0]), [2, 1]).unwrap());
-        assert!(weighted_sums(&broken, &[f32::NAN, 1.0])[0].is_nan());
-    }
-
-    #[test]
-    fn sums_are_within_a_millionth_of_float64() {
-        let (vocab, columns) = (3000, 96);
-        let value = |i: usize| ((i * 48271 % 65537) as f32 / 32768.0 - 1.0) * 0.2;
-        let table: Vec<f32> = (0..vocab * columns).map(value).collect();
-        let largest = table.iter().fold(0.0f32, |a, b| a.max(b.abs()));
-        for spread in [0.0, 8.0, 30.0, 90.0] {
-            let weights: Vec<f32> = [softmax(vocab, spread), softmax(vocab, spread / 2.0)].concat();
-            let dense = Table::Dense(Dense::new(Float::F32(&table), [vocab, columns]).unwrap());
-            let found = weighted_sums(&dense, &weights);
-            for (n, found) in found.chunks(columns).enumerate() {
-                for (column, found) in found.iter().enumerate() {
-                    let terms = (0..vocab).map(|row| {
-                        f64::from(weights[n * vocab + row]) * f64::from(table[row * columns + column])
-                    });
-                    let expected: f64 = terms.sum();
-                    let off = (f64::from(*found) - expected).abs();
-                    assert!(off <= 1e-6 * f64::from(largest), "off by {off}");
-                }
-            }
-        }
-    }
-
-    #[test]
-    fn packed_rows_sum_as_their_values_do() {
-        let (vocab, columns) = (1000, 64);
-        let blocks: Vec<u8> = (0..vocab * columns / 32)
-            .flat_map(|block| {
-                let scale = half::f16::from_f32(0.01 + (block % 7) as f32 * 0.001).to_le_bytes();
-                scale.into_iter().chain((0..32).map(move |i| (block * 31 + i * 17) as u8))
-            })
-            .collect();
-        let parts = pack(PackedForm::Q8_0, &blocks, vocab, columns).unwrap();
-        let packed =
-            Packed::new(PackedForm::Q8_0, [vocab, columns], &parts.words, &parts.scales, &parts.minima)
-                .unwrap();
-        let mut values = Vec::new();
-        packed.rows(&(0..vocab).collect::<Vec<_>>(), &mut values);
-        let weights = softmax(vocab, 12.0);
-        let sums = weighted_sums(&Table::Packed(packed), &weights);
-        for (column, sum) in sums.iter().enumerate() {
-            let terms =
-                (0..vocab).map(|row| f64::from(weights[row]) * f64::from(values[row * columns + column]));
-            assert!((f64::from(*sum) - terms.sum::<f64>()).abs() < 1.5e-6);
-        }
-    }
-}
+#[path = "mixture/tests.rs"]
+mod tests;

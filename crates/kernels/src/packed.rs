@@ -5,8 +5,10 @@ mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
 mod portable;
+mod row;
 
 use half::f16;
+pub(crate) use row::RowLayout;
 
 use crate::{
     Isa, PackedForm, QuantizedRows,
@@ -65,6 +67,8 @@ macro_rules! with_form {
         }
     };
 }
+
+use with_form;
 
 impl<'a> Packed<'a> {
     /// A matrix of these parts. None if their lengths do not fit the shape.
@@ -155,31 +159,24 @@ impl<'a> Packed<'a> {
 
     /// Adds the sums of the rows of some tiles, weighted, to `sums` `[columns]`.
     pub(crate) fn add_weighted(&self, isa: Isa, tiles: &[(usize, [f32; ROWS])], sums: &mut [f32]) {
-        let tiles: Vec<(Tile, [f32; ROWS])> =
-            tiles.iter().map(|(tile, weights)| (self.tile(*tile), *weights)).collect();
-        for (block, sums) in sums.as_chunks_mut::<BLOCK>().0.iter_mut().enumerate() {
-            // SAFETY: the block is one of the tiles'; the instruction set is there.
-            unsafe {
-                match isa {
-                    #[cfg(target_arch = "x86_64")]
-                    Isa::Avx512 => {
-                        use avx512::weighted;
-                        with_form!(self.form, weighted::<_>(&tiles, block, sums));
-                    }
-                    _ => {
-                        let mut wide = [[0.0; ROWS]; BLOCK];
-                        for (tile, weights) in &tiles {
-                            unpack_block(isa, self.form, *tile, block, &mut wide);
-                            for (sum, values) in sums.iter_mut().zip(&wide) {
-                                *sum += values
-                                    .iter()
-                                    .zip(weights)
-                                    .map(|(value, weight)| value * weight)
-                                    .sum::<f32>();
-                            }
-                        }
-                    }
-                }
+        assert!(sums.len() == self.columns, "a sum for each column");
+        #[cfg(target_arch = "x86_64")]
+        if isa == Isa::Avx512 {
+            use avx512::weighted;
+            let tiles: Vec<(Tile, [f32; ROWS])> =
+                tiles.iter().map(|(tile, weights)| (self.tile(*tile), *weights)).collect();
+            for (block, sums) in sums.as_chunks_mut::<BLOCK>().0.iter_mut().enumerate() {
+                // SAFETY: the block is one of the tiles'; the instruction set is there.
+                unsafe { with_form!(self.form, weighted::<_>(&tiles, block, sums)) };
+            }
+            return;
+        }
+        let layout = RowLayout::of(self);
+        let mut copy = vec![0.0; layout.words()];
+        for (tile, weights) in tiles {
+            for (row, weight) in weights.iter().enumerate().filter(|(_, weight)| **weight != 0.0) {
+                self.copy_row(isa, tile * ROWS + row, &mut copy);
+                layout.add(isa, &[(&copy, *weight)], sums);
             }
         }
     }

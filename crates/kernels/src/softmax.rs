@@ -19,10 +19,48 @@ pub struct Distribution {
     pub probability: Vec<f32>,
 }
 
+/// Logits that a piece of work looks at; a constant, so that sums do not depend on the number of threads.
+pub(crate) const GRAIN: usize = 1 << 12;
+
+/// The exponentials of logits, not yet divided by their sum.
+pub(crate) struct Exponentials {
+    /// The largest logit; NaN if any is. The sums are NaN where it is not finite.
+    pub(crate) max: f32,
+    /// Of `e^(logit - max)`.
+    pub(crate) sum: f64,
+    /// Of `(logit - max) e^(logit - max)`.
+    weighted: f64,
+}
+
+impl Exponentials {
+    /// In nats: H = ln S - sum q_i s_i with s_i = logit_i - max and S = sum e^s_i.
+    pub(crate) fn entropy(&self) -> f32 {
+        (self.sum.ln() - self.weighted / self.sum) as f32
+    }
+}
+
 /// Logits to a distribution, of which only the entropy's parts are computed where no probabilities are asked for.
 /// Logits of -infinity have probability 0.
 pub fn distribution(logits: &[f32], probabilities: bool) -> Distribution {
-    const GRAIN: usize = 1 << 12;
+    let mut probability = vec![0.0f32; if probabilities { logits.len() } else { 0 }];
+    let found = exponentials(logits, &mut probability);
+    if !found.max.is_finite() {
+        return Distribution { max: found.max, ln_sum: f32::NAN, entropy: f32::NAN, probability: Vec::new() };
+    }
+    let inverse = (1.0 / found.sum) as f32;
+    let len = probability.len();
+    let places = Shared::new(&mut probability);
+    pool::run_ranges(len, GRAIN, |start, end| {
+        // SAFETY: each range is another part.
+        unsafe { places.slice(start, end - start) }.iter_mut().for_each(|e| *e *= inverse);
+    });
+    Distribution { max: found.max, ln_sum: found.sum.ln() as f32, entropy: found.entropy(), probability }
+}
+
+/// The sums of the exponentials of logits; and the exponentials themselves, where there are places for as many.
+pub(crate) fn exponentials(logits: &[f32], out: &mut [f32]) -> Exponentials {
+    let stored = !out.is_empty();
+    assert!(!stored || out.len() == logits.len(), "a place for each exponential");
     let parts = logits.len().div_ceil(GRAIN);
     let range = |part: usize| &logits[part * GRAIN..((part + 1) * GRAIN).min(logits.len())];
     let mut largest = vec![f32::NEG_INFINITY; parts];
@@ -32,17 +70,15 @@ pub fn distribution(logits: &[f32], probabilities: bool) -> Distribution {
     // A NaN is kept: no comparison finds it smaller.
     let max = largest.into_iter().fold(f32::NEG_INFINITY, |a, b| if a.is_nan() || a > b { a } else { b });
     if !max.is_finite() {
-        return Distribution { max, ln_sum: f32::NAN, entropy: f32::NAN, probability: Vec::new() };
+        return Exponentials { max, sum: f64::NAN, weighted: f64::NAN };
     }
     let mut sums = vec![[0.0f32; 2]; parts];
-    let mut exponentials = vec![0.0f32; if probabilities { logits.len() } else { 0 }];
-    let (shared, places) = (Shared::new(&mut sums), Shared::new(&mut exponentials));
+    let (shared, places) = (Shared::new(&mut sums), Shared::new(out));
     pool::run(parts, |part| {
         let logits = range(part);
         // SAFETY: each part has its own place.
-        let out = unsafe {
-            places.slice(part * GRAIN * usize::from(probabilities), logits.len() * usize::from(probabilities))
-        };
+        let out =
+            unsafe { places.slice(part * GRAIN * usize::from(stored), logits.len() * usize::from(stored)) };
         // SAFETY: likewise.
         unsafe { shared.slice(part, 1)[0] = exponential_sums(logits, max, out) };
     });
@@ -50,20 +86,7 @@ pub fn distribution(logits: &[f32], probabilities: bool) -> Distribution {
     let [sum, weighted] = sums
         .iter()
         .fold([0.0f64; 2], |sums, part| [sums[0] + f64::from(part[0]), sums[1] + f64::from(part[1])]);
-    let inverse = (1.0 / sum) as f32;
-    let len = exponentials.len();
-    let places = Shared::new(&mut exponentials);
-    pool::run_ranges(len, GRAIN, |start, end| {
-        // SAFETY: each range is another part.
-        unsafe { places.slice(start, end - start) }.iter_mut().for_each(|e| *e *= inverse);
-    });
-    Distribution {
-        max,
-        ln_sum: sum.ln() as f32,
-        // H = ln S - sum q_i s_i with s_i = logit_i - max and S = sum e^s_i.
-        entropy: (sum.ln() - weighted / sum) as f32,
-        probability: exponentials,
-    }
+    Exponentials { max, sum, weighted }
 }
 
 /// The index of the first of the largest values.

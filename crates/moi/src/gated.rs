@@ -5,29 +5,43 @@ use burn::tensor::{DType, Int, Tensor, backend::Backend};
 use crate::{
     mix::{Candidates, Mixed, Recorded, column},
     rows::EmbeddingRows,
-    rule::{Gated, Support},
+    rule::{Gate, Gated, Support},
     top_k::top_k,
 };
 
 /// A distribution on its support.
 struct Distribution<B: Backend> {
-    /// Probabilities `[n, support]`, sorted where the support is top-k.
+    /// Probabilities `[n, support]`, sorted where the support is top-k; of any shape where they are not needed.
     probability: Tensor<B, 2>,
     /// The tokens they belong to `[n, support]`; the whole vocabulary in order where absent.
     tokens: Option<Tensor<B, 2, Int>>,
     /// Normalised by ln(support) `[n, 1]`.
     entropy: Tensor<B, 2>,
+    /// sum_i q_i E[i] `[n, d]`, where the table has computed it.
+    mean: Option<Tensor<B, 2>>,
 }
 
 impl<B: Backend> Distribution<B> {
-    /// Of logits; with its probabilities only where they are asked for.
+    /// Of logits, for gates on a support; with candidates for the largest weights where they are asked for.
     fn new(
         logits: Tensor<B, 2>,
         support: Support,
         embedding: &impl EmbeddingRows<B>,
-        probabilities: bool,
+        gates: &[Gate],
+        candidates: bool,
     ) -> Self {
         let vocab = logits.dims()[1];
+        let mixes = gates.iter().any(|gate| *gate != Gated::TOKEN.gate);
+        let is_full = !matches!(support, Support::TopK(k) if k < vocab);
+        let known = (mixes && is_full).then(|| embedding.means(&logits, gates)).flatten();
+        if let Some((mean, nats)) = known {
+            let probability = match candidates {
+                true => Self::probabilities(&logits, embedding, true).0,
+                false => nats.clone(),
+            };
+            let entropy = normalised(nats, vocab);
+            return Self { probability, tokens: None, entropy, mean: Some(mean) };
+        }
         let (logits, tokens, size) = match support {
             Support::TopK(k) if k < vocab => {
                 let (values, tokens) = top_k(logits, k);
@@ -35,17 +49,27 @@ impl<B: Backend> Distribution<B> {
             }
             _ => (logits, None, vocab),
         };
-        let known = if tokens.is_none() { embedding.distribution(&logits, probabilities) } else { None };
-        let (probability, nats) = known.unwrap_or_else(|| softmax(logits));
-        let entropy = match size {
-            1 => nats.zeros_like(),
-            _ => nats.div_scalar((size as f64).ln()).clamp(0.0, 1.0),
+        let (probability, nats) = match tokens {
+            None => Self::probabilities(&logits, embedding, mixes || candidates),
+            Some(_) => softmax(logits),
         };
-        Self { probability, tokens, entropy }
+        Self { probability, tokens, entropy: normalised(nats, size), mean: None }
+    }
+
+    /// Probabilities, of any shape where they are not asked for, and entropies in nats.
+    fn probabilities(
+        logits: &Tensor<B, 2>,
+        embedding: &impl EmbeddingRows<B>,
+        wanted: bool,
+    ) -> (Tensor<B, 2>, Tensor<B, 2>) {
+        embedding.distribution(logits, wanted).unwrap_or_else(|| softmax(logits.clone()))
     }
 
     /// sum_i q_i E[i] `[n, d]`, float32.
     fn mean(&self, embedding: &impl EmbeddingRows<B>) -> Tensor<B, 2> {
+        if let Some(mean) = &self.mean {
+            return mean.clone();
+        }
         let q = self.probability.clone();
         match &self.tokens {
             None => embedding.weighted_sum(q).cast(DType::F32),
@@ -83,6 +107,14 @@ impl<B: Backend> Distribution<B> {
     }
 }
 
+/// Entropies in nats over so many tokens, divided by the largest there can be.
+fn normalised<B: Backend>(nats: Tensor<B, 2>, tokens: usize) -> Tensor<B, 2> {
+    match tokens {
+        1 => nats.zeros_like(),
+        _ => nats.div_scalar((tokens as f64).ln()).clamp(0.0, 1.0),
+    }
+}
+
 /// Probabilities, and entropies in nats `[n, 1]`.
 pub(crate) fn softmax<B: Backend>(logits: Tensor<B, 2>) -> (Tensor<B, 2>, Tensor<B, 2>) {
     // H = ln S - sum q_i s_i with s_i = logit_i - max and S = sum exp s_i: one exponential per entry.
@@ -107,7 +139,8 @@ pub(crate) fn mix_gated<B: Backend>(
     let n = rules.len();
     let device = logits.device();
     let mixes = rules[0].mixes();
-    let distribution = Distribution::new(logits, rules[0].support, embedding, mixes || top > 0);
+    let gates: Vec<Gate> = rules.iter().map(|rule| rule.gate).collect();
+    let distribution = Distribution::new(logits, rules[0].support, embedding, &gates, top > 0);
     let slope = column(rules.iter().map(|rule| rule.gate.slope).collect(), &device);
     let offset = column(rules.iter().map(|rule| rule.gate.offset).collect(), &device);
     let gate = (distribution.entropy.clone() * slope + offset).clamp(0.0, 1.0);

@@ -6,7 +6,7 @@ use crate::{
     gated::softmax,
     mix::{Candidates, Mixed, Recorded, column},
     rows::EmbeddingRows,
-    rule::{Plan, Raw},
+    rule::{Gate, Plan, Raw},
 };
 
 /// Embeddings in a mixture beyond which the whole table is read in its order.
@@ -23,9 +23,15 @@ pub(crate) fn mix_plans<B: Backend>(
     let (n, device) = (plans.len(), logits.device());
     let mut inputs = listed(embedding, plans, &device);
     if plans.iter().any(|plan| plan.mean != 0.0) {
-        let known = embedding.distribution(logits, true);
-        let (probability, _) = known.unwrap_or_else(|| softmax(logits.clone()));
-        let mean = embedding.weighted_sum(probability).cast(DType::F32);
+        let gates: Vec<Gate> = plans.iter().map(|plan| Gate::constant(plan.mean)).collect();
+        let mean = match embedding.means(logits, &gates) {
+            Some((mean, _)) => mean,
+            None => {
+                let known = embedding.distribution(logits, true);
+                let (probability, _) = known.unwrap_or_else(|| softmax(logits.clone()));
+                embedding.weighted_sum(probability).cast(DType::F32)
+            }
+        };
         inputs = inputs + mean * column(plans.iter().map(|plan| plan.mean).collect(), &device);
     }
     let dtype = embedding.rows(tokens.clone().narrow(0, 0, 1)).dtype();

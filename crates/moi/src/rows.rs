@@ -2,6 +2,8 @@
 
 use burn::tensor::{DType, Int, Tensor, backend::Backend};
 
+use crate::Gate;
+
 /// Values of a table that are widened at a time.
 const TILE: usize = 1 << 24;
 
@@ -16,6 +18,13 @@ pub trait EmbeddingRows<B: Backend> {
 
     /// The weighted sums of all rows: `weights` `[n, vocab]` in float32, result `[n, d]`, best in float32 too.
     fn weighted_sum(&self, weights: Tensor<B, 2>) -> Tensor<B, 2>;
+
+    /// The mean embeddings `[n, d]` in float32 of the softmax of `logits` `[n, vocab]` in float32, and entropies in nats
+    /// `[n, 1]`, where the table knows a faster way than tensor operations. `gates` say how much of each row's next input
+    /// its mean will be, which tells how exact it has to be.
+    fn means(&self, _logits: &Tensor<B, 2>, _gates: &[Gate]) -> Option<(Tensor<B, 2>, Tensor<B, 2>)> {
+        None
+    }
 
     /// Probabilities `[n, vocab]` and entropies in nats `[n, 1]` of `logits` in float32, where the table knows a faster
     /// way than tensor operations. Where probabilities are not asked for theirs may be a tensor of any shape.

@@ -11,11 +11,11 @@ use burn::tensor::{
 use burn_flex::FlexTensor;
 use half::{bf16, f16};
 use moi_kernels::{
-    Attention, Cached, Dense, Float, Gated, HeadValue, NormSpec, Packed, QuantizedRows, Rounding, Table,
-    Turned, dense_products, turn_heads, weighted_sums,
+    Attention, Cached, Dense, Float, Gated, HeadValue, NormSpec, Packed, QuantizedRows, Rounding, RowCache,
+    Table, Turned, dense_products, mean_rows, turn_heads, weighted_sums,
 };
 
-use super::{Attend, Heads};
+use super::{Attend, Heads, Means};
 use crate::{Activation, Activations, Matrix, Norm, NormConfig, NormKind, PackedMatrix};
 
 pub(super) fn is_flex<B: Backend>() -> bool {
@@ -154,6 +154,13 @@ impl<'a, B: Backend> Held<'a, B> {
         Packed::new(packed.form(), packed.dims(), words.as_slice()?, scales.as_slice()?, minima)
     }
 
+    fn table(&self) -> Option<Table<'_>> {
+        match self.packed() {
+            Some(packed) => Some(Table::Packed(packed)),
+            None => self.dense().map(Table::Dense),
+        }
+    }
+
     fn rounding(&self) -> Option<Rounding> {
         match self {
             Self::Packed { packed, .. } => match packed.activations() {
@@ -203,20 +210,28 @@ pub(super) fn weighted_sum<B: Backend>(table: &Matrix<B>, weights: &Tensor<B, 2>
         return None;
     }
     let held = Held::new(table)?;
-    let table = match held.packed() {
-        Some(packed) => Table::Packed(packed),
-        None => Table::Dense(held.dense()?),
-    };
+    let table = held.table()?;
     let sums = weighted_sums(&table, Values::of(weights)?.slice());
     let n = weights.dims()[0];
-    new(sums, [n, held_columns(&table)])
+    new(sums, [n, table.dims()[1]])
 }
 
-fn held_columns(table: &Table<'_>) -> usize {
-    match table {
-        Table::Dense(dense) => dense.dims()[1],
-        Table::Packed(packed) => packed.dims()[1],
+pub(super) fn means<B: Backend>(
+    table: &Matrix<B>,
+    spec: &Means<'_, B>,
+    read: &mut RowCache,
+    logits: &Tensor<B, 2>,
+) -> Option<(Tensor<B, 2>, Tensor<B, 2>)> {
+    if !is_flex::<B>() {
+        return None;
     }
+    let held = Held::new(table)?;
+    let table = held.table()?;
+    let (n, columns) = (logits.dims()[0], table.dims()[1]);
+    let (mean_row, logits) = (Values::of((spec.mean_row)())?, Values::of(logits)?);
+    let (means, entropies) =
+        mean_rows(&table, read, mean_row.slice(), logits.slice(), spec.share, spec.tolerance);
+    Some((new(means, [n, columns])?, new(entropies, [n, 1])?))
 }
 
 pub(super) fn packed_rows<B: Backend>(table: &Matrix<B>, ids: &Tensor<B, 1, Int>) -> Option<Tensor<B, 2>> {

@@ -19,8 +19,8 @@ mod spec;
 
 use burn::tensor::{Int, Tensor, backend::Backend};
 pub use gpu::use_gpu_kernels;
-use moi_kernels::{Reading, RowSpec};
-pub(crate) use spec::{Attend, Attention, Heads, Joined, Map, Pending};
+use moi_kernels::{Reading, RowCache, RowSpec};
+pub(crate) use spec::{Attend, Attention, Heads, Joined, Map, Means, Pending};
 
 use crate::{Activation, Embedding, KvCache, Matrix, Norm, PackedMatrix};
 
@@ -133,6 +133,22 @@ pub(crate) trait Kernels: Backend {
         probabilities: bool,
     ) -> Option<(Tensor<Self, 2>, Tensor<Self, 2>)> {
         flex::distribution(logits, probabilities)
+    }
+
+    /// Whether there are [`Kernels::means`], or a step of a device's own.
+    fn has_mean() -> bool {
+        flex::is_flex::<Self>() || has_gpu_kernels::<Self>()
+    }
+
+    /// The means `[n, d]` of a table's rows by the softmax of logits `[n, vocab]`, in float32, and entropies in nats
+    /// `[n, 1]`: see [`crate::Mixing`]. On the CPU.
+    fn means(
+        table: &Matrix<Self>,
+        spec: &Means<'_, Self>,
+        read: &mut RowCache,
+        logits: &Tensor<Self, 2>,
+    ) -> Option<(Tensor<Self, 2>, Tensor<Self, 2>)> {
+        flex::means(table, spec, read, logits)
     }
 
     /// Sampling and mixing: the next inputs `[rows, d]` in float32, and what was decided, on its way to the host. On

@@ -3,8 +3,9 @@
 #![allow(clippy::extra_unused_type_parameters, reason = "as where there are kernels")]
 
 use burn::tensor::{Int, Tensor, backend::Backend};
+use moi_kernels::RowCache;
 
-use super::{Attend, Heads};
+use super::{Attend, Heads, Means};
 use crate::{Activation, Matrix, Norm};
 
 pub(super) fn is_flex<B: Backend>() -> bool {
@@ -16,6 +17,15 @@ pub(super) fn products<B: Backend>(_: &Tensor<B, 2>, _: &[&Matrix<B>]) -> Option
 }
 
 pub(super) fn weighted_sum<B: Backend>(_: &Matrix<B>, _: &Tensor<B, 2>) -> Option<Tensor<B, 2>> {
+    None
+}
+
+pub(super) fn means<B: Backend>(
+    _: &Matrix<B>,
+    _: &Means<'_, B>,
+    _: &mut RowCache,
+    _: &Tensor<B, 2>,
+) -> Option<(Tensor<B, 2>, Tensor<B, 2>)> {
     None
 }
 

@@ -79,3 +79,13 @@ pub(crate) struct Attend<'a, B: Backend> {
     pub(crate) head_dim: usize,
     pub(crate) softcap: Option<f64>,
 }
+
+/// How means of a table's rows are computed: see [`crate::Mixing`].
+pub(crate) struct Means<'a, B: Backend> {
+    /// The mean of all rows `[d]`, in float32.
+    pub(crate) mean_row: &'a dyn Fn() -> &'a Tensor<B, 1>,
+    /// How much of a row's input its mean will be, given the row and its entropy in nats.
+    pub(crate) share: &'a (dyn Fn(usize, f32) -> f32 + Sync),
+    /// The largest share of an input's weight that goes to the mean of all rows.
+    pub(crate) tolerance: f32,
+}

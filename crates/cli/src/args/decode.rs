@@ -38,12 +38,35 @@ pub(crate) struct ScopeArgs {
     /// [default: thinking for soft-thinking, k-sample, swir and selar where the model has markers, else all]
     #[arg(long, value_name = "all|thinking|N..M")]
     pub(crate) mix_scope: Option<Scope>,
+    /// The largest share of an input's weight, gate times probability, that may go to the mean of all embeddings in the
+    /// place of the least likely tokens' own: what is left out of a sum over the whole vocabulary; 0 leaves out nothing.
+    /// auto: 1e-5 where the embedding is in float32, 2^-10 where weights are rounded to 16 bits or fewer,
+    /// 0 for a vocabulary of at most 4,096 tokens
+    /// [default: auto]
+    #[arg(long, value_name = "auto|F", allow_negative_numbers = true)]
+    pub(crate) mix_tolerance: Option<Tolerance>,
     /// The token that begins the model's thinking, where it is not found by itself
     #[arg(long, value_name = "TOKEN", requires = "think_close", allow_hyphen_values = true)]
     pub(crate) think_open: Option<String>,
     /// The token that ends the model's thinking
     #[arg(long, value_name = "TOKEN", requires = "think_open", allow_hyphen_values = true)]
     pub(crate) think_close: Option<String>,
+}
+
+/// A tolerance of mixtures; none is the one that belongs to the model.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Tolerance(pub(crate) Option<f32>);
+
+impl FromStr for Tolerance {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text.parse::<f32>() {
+            _ if text == "auto" => Ok(Self(None)),
+            Ok(share) if (0.0..=1.0).contains(&share) => Ok(Self(Some(share))),
+            _ => Err("expected auto or a number from 0 to 1"),
+        }
+    }
 }
 
 /// How tokens are sampled.

@@ -14,7 +14,7 @@ use moi_models::{Activations, PackedForm};
 use moi_pretrained::WeightForm;
 
 pub(crate) use self::{
-    decode::{GrammarArgs, OrMinusOne, RuleArgs, SamplingArgs, ScopeArgs, StopArgs},
+    decode::{GrammarArgs, OrMinusOne, RuleArgs, SamplingArgs, ScopeArgs, StopArgs, Tolerance},
     eval::EvalArgs,
     runs::{CompareArgs, CompareFormat, RunsArgs, ScoreArgs, TraceArgs, TraceFormat},
     tools::{

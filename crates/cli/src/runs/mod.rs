@@ -46,6 +46,7 @@ pub(crate) struct Runs {
     /// The sampling in words.
     pub(crate) sampled: String,
     pub(crate) scope: Option<Scope>,
+    pub(crate) mix_tolerance: f32,
     pub(crate) grammar: Option<Grammar>,
     pub(crate) stop: StopRules,
     pub(crate) seed: u64,
@@ -157,6 +158,7 @@ impl Job for Compare<'_> {
             sampled: in_words(&decoding),
             sampling: decoding.sampling,
             scope: decoding.scope,
+            mix_tolerance: engine.mix_tolerance(),
             grammar: decoding.grammar,
             stop: decoding.stop,
             seed: decoding.seed,

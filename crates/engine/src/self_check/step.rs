@@ -2,11 +2,12 @@
 
 use burn::tensor::{DType, Tensor, TensorData, backend::Backend};
 use moi::{InputRule, Support};
-use moi_models::{CausalLm, Decoder, has_gpu_kernels};
+use moi_models::{CausalLm, Decoder, Mixing, has_gpu_kernels};
 
 use crate::{
     Sampler, Sampling,
     decider::Decider,
+    engine::Rows,
     pending_step::{PendingStep, on_host},
 };
 
@@ -42,12 +43,13 @@ fn compare<B: Backend>(model: &Decoder<B>, device: &B::Device) -> Option<f32> {
     let logits_there = Tensor::<B, 2>::from_data(data, (device, DType::F32));
     let uniforms: Vec<f64> = cases.iter_mut().map(|case| case.sampler.draw()).collect();
     let mut cases: Vec<&mut Decider> = cases.iter_mut().collect();
-    let Some(launched) = PendingStep::on_device(model.embedding(), &logits_there, &mut cases, &uniforms)
-    else {
+    // Every row is read, as on the host.
+    let table = Rows { embedding: model.embedding(), mixing: &Mixing::new(0.0) };
+    let Some(launched) = PendingStep::on_device(&table, &logits_there, &mut cases, &uniforms) else {
         return Some(0.0);
     };
     let (outcomes, inputs) = launched.wait(|_| 0).ok()?;
-    let (on_host, inputs_of_host) = on_host(model.embedding(), logits_there, &mut cases, &uniforms).ok()?;
+    let (on_host, inputs_of_host) = on_host(&table, logits_there, &mut cases, &uniforms).ok()?;
     let numbers = |tensor: Tensor<B, 2>| Some(tensor.try_into_data().ok()?.iter::<f32>().collect::<Vec<_>>());
     let (found, expected) = (numbers(inputs)?, numbers(inputs_of_host)?);
     let largest = expected.iter().fold(0.0f32, |max, value| max.max(value.abs()));

@@ -43,12 +43,33 @@ unsafe fn words<'a>(form: PackedForm, tile: Tile, block: usize) -> &'a [i32] {
     unsafe { std::slice::from_raw_parts(tile.words.add(block * len), len) }
 }
 
+/// The quants of one row of a block, less the form's offset.
+///
+/// # Safety
+/// The block must be one of the tile's, the row below 16.
+pub(super) unsafe fn quants_of_row(form: PackedForm, tile: Tile, block: usize, row: usize) -> [i8; BLOCK] {
+    // SAFETY: the caller's promise.
+    let words = unsafe { words(form, tile, block) };
+    std::array::from_fn(|column| {
+        let (group, i) = (column / 4, column % 4);
+        let mut quant = match form.bits() {
+            8 => words[ROWS * group + row] as u32 >> (8 * i) & 255,
+            _ => words[ROWS * (group / 2) + row] as u32 >> (4 * (group % 2) + 8 * i) & 15,
+        };
+        for plane in 0..form.planes() {
+            let bits = words[64 + ROWS * plane + 2 * group + row / 8] as u32;
+            quant |= (bits >> (4 * (row % 8) + i) & 1) << (4 + plane);
+        }
+        (quant as i32 - form.offset()) as i8
+    })
+}
+
 /// Scale and minimum, which is added, of one half of a block for a row.
 ///
 /// # Safety
 /// The block must be one of the tile's.
 #[inline(always)]
-unsafe fn scale_and_minimum(
+pub(super) unsafe fn scale_and_minimum(
     form: PackedForm,
     tile: Tile,
     block: usize,
@@ -103,22 +124,13 @@ pub(super) unsafe fn unpack(form: PackedForm, tile: Tile, block: usize, out: &mu
 /// The block must be one of the tile's, the row below 16.
 pub(super) unsafe fn row_of_block(form: PackedForm, tile: Tile, block: usize, row: usize) -> [f32; BLOCK] {
     // SAFETY: the caller's promise.
-    let (words, scales) = unsafe {
+    let (quants, scales) = unsafe {
         let scales = [0, 1].map(|half| scale_and_minimum(form, tile, block, half, row));
-        (words(form, tile, block), scales)
+        (quants_of_row(form, tile, block, row), scales)
     };
     std::array::from_fn(|column| {
-        let (group, i) = (column / 4, column % 4);
-        let mut quant = match form.bits() {
-            8 => words[ROWS * group + row] as u32 >> (8 * i) & 255,
-            _ => words[ROWS * (group / 2) + row] as u32 >> (4 * (group % 2) + 8 * i) & 15,
-        };
-        for plane in 0..form.planes() {
-            let bits = words[64 + ROWS * plane + 2 * group + row / 8] as u32;
-            quant |= (bits >> (4 * (row % 8) + i) & 1) << (4 + plane);
-        }
         let (scale, minimum) = scales[column / 16];
-        let value = scale * (quant as i32 - form.offset()) as f32;
+        let value = scale * f32::from(quants[column]);
         if form.has_minima() { value + minimum } else { value }
     })
 }

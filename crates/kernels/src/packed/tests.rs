@@ -113,9 +113,25 @@ fn check_weighted(packed: &Packed<'_>, isa: Isa, values: &[f32], [rows, columns]
     let tiles: Vec<(usize, [f32; ROWS])> = (0..packed.tiles())
         .map(|tile| (tile, std::array::from_fn(|row| weight(tile * ROWS + row))))
         .collect();
-    let mut sums = vec![0.0; columns];
+    let rows_alone: Vec<(u32, f32)> = (0..rows).map(|row| (row as u32, weight(row))).collect();
+    let (mut sums, mut alone) = (vec![0.0; columns], vec![0.0; columns]);
     packed.add_weighted(isa, &tiles, &mut sums);
-    for (column, sum) in sums.iter().enumerate() {
+    let layout = RowLayout::of(packed);
+    for rows in rows_alone.chunks(7) {
+        let copies: Vec<(Vec<f32>, f32)> = rows
+            .iter()
+            .map(|&(row, weight)| {
+                let mut copy = vec![0.0; layout.words()];
+                packed.copy_row(isa, row as usize, &mut copy);
+                (copy, weight)
+            })
+            .collect();
+        let copies: Vec<(&[f32], f32)> =
+            copies.iter().map(|(copy, weight)| (copy.as_slice(), *weight)).collect();
+        layout.add(isa, &copies, &mut alone);
+    }
+    for (index, sum) in sums.iter().chain(&alone).enumerate() {
+        let column = index % columns;
         let terms = (0..rows).map(|row| f64::from(weight(row)) * f64::from(values[row * columns + column]));
         let (expected, size) = terms.fold((0.0, 0.0), |(sum, size), term| (sum + term, size + term.abs()));
         // A minimum and a scaled quant may cancel.

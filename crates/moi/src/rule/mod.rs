@@ -70,6 +70,23 @@ pub struct Gate {
     pub offset: f32,
 }
 
+impl Gate {
+    /// Always the same.
+    pub const fn constant(share: f32) -> Self {
+        Self { slope: 0.0, offset: share }
+    }
+
+    /// The gate at a normalised entropy.
+    pub fn at(self, entropy: f32) -> f32 {
+        (self.slope * entropy + self.offset).clamp(0.0, 1.0)
+    }
+
+    /// The gate at an entropy in nats over so many tokens.
+    pub fn at_nats(self, nats: f32, tokens: usize) -> f32 {
+        self.at(if tokens > 1 { (nats / (tokens as f32).ln()).clamp(0.0, 1.0) } else { 0.0 })
+    }
+}
+
 /// Moves the token's embedding towards the mean of the raw distribution on a support.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Gated {

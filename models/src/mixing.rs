@@ -1,0 +1,96 @@
+//! Mean embeddings: which rows of the table are read, and what stands for the others.
+
+use std::sync::{Mutex, OnceLock, PoisonError};
+
+use burn::tensor::{DType, Tensor, backend::Backend};
+
+use moi_kernels::RowCache;
+
+use crate::{
+    Activations, Embedding, Matrix,
+    kernels::{Kernels, Means},
+};
+
+/// Of weights in float32 without rounded activations: with it what the mean row stands for is lost among the rounding of
+/// a model's sums.
+const EXACT: f32 = 1e-5;
+
+/// A table of no more rows is read as a whole: as many are read on average where [`EXACT`] is the tolerance.
+const SMALL: usize = 4096;
+
+/// Where weights or activations are rounded to 8 or 16 bits: a rounding of 2^-9 of a value, as bfloat16's, is twice this.
+const ROUNDED: f32 = 1.0 / 1024.0;
+
+/// How kernels compute mean embeddings: of a next input's weight at most a tolerance goes to the mean of all rows, in the
+/// place of the rows of the least likely tokens.
+#[derive(Debug)]
+pub struct Mixing<B: Backend> {
+    tolerance: f32,
+    /// Computed when the first mixture needs it.
+    mean_row: OnceLock<Tensor<B, 1>>,
+    /// Rows of a packed table that were read before; on the CPU.
+    read: Mutex<RowCache>,
+}
+
+impl<B: Backend> Mixing<B> {
+    /// With a tolerance of 0 every row is read that has a weight in float32.
+    pub fn new(tolerance: f32) -> Self {
+        Self { tolerance, mean_row: OnceLock::new(), read: Mutex::default() }
+    }
+
+    /// With the tolerance that belongs to a table: 1e-5 where it is in float32 and activations are not rounded, else
+    /// 2^-10; 0 for a table of at most 4,096 rows.
+    pub fn auto(embedding: &Embedding<B>) -> Self {
+        let is_exact = match &embedding.weight {
+            Matrix::Dense(weight) => weight.val().dtype() == DType::F32,
+            packed => packed.packed().is_some_and(|packed| packed.activations() == Activations::F32),
+        };
+        Self::new(match is_exact {
+            _ if embedding.dims()[0] <= SMALL => 0.0,
+            true => EXACT,
+            false => ROUNDED,
+        })
+    }
+
+    /// The largest share of an input's weight, gate times probability, that goes to the mean row; 0 on backends without
+    /// kernels for it, which read the whole table.
+    pub fn tolerance(&self) -> f32 {
+        match B::has_mean() {
+            true => self.tolerance,
+            false => 0.0,
+        }
+    }
+
+    /// The mean embeddings `[n, d]` in float32 of the softmax of `logits` `[n, vocab]`, and entropies in nats `[n, 1]`.
+    /// `share` is told a row and its entropy, and says how much of the row's input the mean will be. `None` where the
+    /// backend has no kernel for it.
+    pub fn means(
+        &self,
+        embedding: &Embedding<B>,
+        logits: &Tensor<B, 2>,
+        share: &(dyn Fn(usize, f32) -> f32 + Sync),
+    ) -> Option<(Tensor<B, 2>, Tensor<B, 2>)> {
+        let mean_row = || self.mean_row(embedding);
+        // Whoever panicked has left it with rows that are whole or not yet told of.
+        let mut read = self.read.lock().unwrap_or_else(PoisonError::into_inner);
+        let spec = Means { mean_row: &mean_row, share, tolerance: self.tolerance };
+        let (means, entropies) = B::means(&embedding.weight, &spec, &mut read, logits)?;
+        Some((embedding.scaled(means), entropies))
+    }
+
+    /// The mean of all rows as they are stored `[d]`, in float32.
+    pub(crate) fn mean_row(&self, embedding: &Embedding<B>) -> &Tensor<B, 1> {
+        self.mean_row.get_or_init(|| {
+            let [vocab, width] = embedding.dims();
+            let device = match &embedding.weight {
+                Matrix::Dense(weight) => weight.val().device(),
+                packed => match packed.packed() {
+                    Some(packed) => packed.scales.val().device(),
+                    None => B::Device::default(),
+                },
+            };
+            let weights = Tensor::full([1, vocab], 1.0 / vocab as f64, (&device, DType::F32));
+            embedding.weight.weighted_sum(weights).cast(DType::F32).reshape([width])
+        })
+    }
+}

@@ -1,4 +1,4 @@
-"""Installs the peers into a cache outside the repository: a virtual environment, and candle's program."""
+"""Installs the peers into a cache outside the repository: two virtual environments, and candle's program."""
 
 import hashlib
 import os
@@ -10,14 +10,29 @@ from collections.abc import Callable
 from pathlib import Path
 
 import cuda_stubs
+import kernels
 
 CANDLE = Path(__file__).resolve().parent / "candle"
 LLAMA_CPP = ["llama-cpp-python==0.3.36"]
+LLAMA_CPP_NEEDS = ["numpy", "diskcache", "jinja2", "typing-extensions"]
 TORCH = ["torch==2.15.0"]
 # What torch needs on the CPU, and that runtime of CUDA that its wheel was built with.
 TORCH_NEEDS = ["filelock", "typing-extensions", "sympy", "networkx", "jinja2", "fsspec", "numpy", "setuptools>=77"]
 CUDA_RUNTIME = ["nvidia-cuda-runtime==13.2.86"]
 TRANSFORMERS = ["transformers==5.24.0", "safetensors"]
+# The converters' versions go with an older transformers: optimum-intel takes none from 5.6 on.
+CONVERTERS = ["transformers==5.5.4", "safetensors"]
+ONNXRUNTIME_GENAI = ["onnxruntime-genai==0.18.0", "onnxruntime==1.32.0", "onnx==1.23.2", "onnx-ir==1.1.0"]
+OPENVINO_GENAI = ["openvino-genai==2026.4.1.0", "openvino-tokenizers==2026.4.1.0", "openvino==2026.4.1"]
+OPENVINO_GENAI += ["nncf==3.4.0", "requests"]
+# Without what they ask for: torchvision, which converts no text, and a huggingface-hub that transformers replaces.
+OPTIMUM = ["optimum-intel==2.2.0", "optimum==2.3.0"]
+CTRANSLATE2 = ["ctranslate2==4.8.5"]
+
+VENV = "venv"
+CONVERTERS_VENV = "venv-converters"
+VENVS = {engine: CONVERTERS_VENV for engine in ("onnxruntime-genai", "openvino-genai", "ctranslate2")}
+"""The virtual environments of engines that are not in VENV."""
 
 
 class Failed(Exception):
@@ -34,54 +49,62 @@ def cache() -> Path:
     return user_cache() / "moi" / "peers"
 
 
-def python() -> Path:
-    """The virtual environment's."""
-    return cache() / "venv" / "bin" / "python"
+def python(engine: str) -> Path:
+    """The interpreter of an engine's virtual environment."""
+    return cache() / VENVS.get(engine, VENV) / "bin" / "python"
 
 
-def candle() -> Path:
-    """The program that is built from candle/."""
-    return cache() / "candle" / "release" / "peers-candle"
+def candle(which: str) -> Path:
+    """The program that is built from candle/ for these kernels."""
+    return built("candle", which) / "release" / "peers-candle"
 
 
-def stubs() -> Path:
-    """See cuda_stubs.py."""
-    return cache() / "cuda-stubs"
+def built(engine: str, which: str) -> Path:
+    """Where a build for some kernels lies."""
+    return cache() / (engine if which == "best" else f"{engine}-{which}")
 
 
-def torch_environment() -> dict[str, str]:
+def llama_cpp_environment(which: str) -> dict[str, str]:
+    """How Python finds the build for these kernels; the virtual environment has the best."""
+    return {} if which == "best" else {"PYTHONPATH": str(built("llama.cpp", which))}
+
+
+def stubs(venv: str) -> Path:
+    """Those of a virtual environment: see cuda_stubs.py."""
+    return cache() / venv.replace(VENV, "cuda-stubs")
+
+
+def torch_environment(venv: str = VENV) -> dict[str, str]:
     """How the loader finds the stubs."""
     old = os.environ.get("LD_LIBRARY_PATH")
-    return {"LD_LIBRARY_PATH": f"{stubs()}:{old}" if old else str(stubs())}
+    return {"LD_LIBRARY_PATH": f"{stubs(venv)}:{old}" if old else str(stubs(venv))}
 
 
-def ensure(engine: str, say: Callable[[str], None]) -> str | None:
+def ensure(engine: str, which: str, say: Callable[[str], None]) -> str | None:
     """Installs a peer unless it is installed already, by the same recipe and for the same processor; why it failed."""
     recipe, steps = RECIPES[engine]
     # Whoever removes what it stands for removes it too.
-    stamp = cache() / ("candle" if engine == "candle" else "venv") / f"{engine}.installed"
-    wanted = f"{recipe()}\n{instructions()}\n"
+    built_alone = engine == "candle" or (engine == "llama.cpp" and which != "best")
+    stamp = (built(engine, which) if built_alone else python(engine).parents[1]) / f"{engine}.installed"
+    wanted = f"{recipe()}\n{processor_digest()}\n"
     if stamp.exists() and stamp.read_text() == wanted:
         return None
-    log = cache() / f"{engine}.log"
+    log = cache() / f"{built(engine, which).name if built_alone else engine}.log"
     cache().mkdir(parents=True, exist_ok=True)
     stamp.unlink(missing_ok=True)
     say(f"installing {engine} (this takes minutes; {log})")
     try:
         with log.open("w") as output:
-            steps(output)
+            steps(output, which)
     except Failed as failed:
         return str(failed)
     stamp.write_text(wanted)
     return None
 
 
-def instructions() -> str:
+def processor_digest() -> str:
     """A digest of what the processor can do: native builds run on no other kind."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    flags = next((line for line in lines if line.startswith(("flags", "Features"))), platform.processor())
-    return hashlib.sha256(" ".join(sorted(flags.split())).encode()).hexdigest()[:16]
+    return hashlib.sha256(" ".join(sorted(kernels.flags())).encode()).hexdigest()[:16]
 
 
 def run(output, command: list, **environment: str) -> None:
@@ -96,47 +119,83 @@ def run(output, command: list, **environment: str) -> None:
         raise Failed(f"`{Path(command[0]).name} {' '.join(command[1:4])} ...` failed, see {output.name}")
 
 
-def pip(output, *arguments: str, **environment: str) -> None:
-    """pip in the virtual environment, which is made if need be."""
-    if not python().exists():
-        run(output, [sys.executable, "-m", "venv", cache() / "venv"])
-    run(output, [python(), "-m", "pip", "install", "--disable-pip-version-check", *arguments], **environment)
+def pip(output, engine: str, *arguments: str, **environment: str) -> None:
+    """pip in an engine's virtual environment, which is made if need be."""
+    if not python(engine).exists():
+        run(output, [sys.executable, "-m", "venv", python(engine).parents[1]])
+    run(output, [python(engine), "-m", "pip", "install", "--disable-pip-version-check", *arguments], **environment)
 
 
-def install_llama_cpp(output) -> None:
+def install_llama_cpp(output, which: str) -> None:
     """From source, for this processor: the wheels that others build are for any."""
-    jobs = str(os.cpu_count() or 1)
-    native = {"CMAKE_ARGS": "-DGGML_NATIVE=ON", "CMAKE_BUILD_PARALLEL_LEVEL": jobs}
+    # Without AVX-512 the compiler must not be told to use all that this processor has, either.
+    avx2 = "-DGGML_NATIVE=OFF -DGGML_AVX2=ON -DGGML_FMA=ON -DGGML_F16C=ON -DGGML_BMI2=ON -DGGML_AVX512=OFF"
+    flags = "-DGGML_NATIVE=ON" if which == "best" else avx2
+    build = {"CMAKE_ARGS": flags, "CMAKE_BUILD_PARALLEL_LEVEL": str(os.cpu_count() or 1)}
     # A wheel that pip kept may be for another processor, and one that is installed too.
     fresh = ["--no-binary", "llama-cpp-python", "--no-cache-dir", "--force-reinstall", "--no-deps"]
-    pip(output, "numpy", "diskcache", "jinja2", "typing-extensions")
-    pip(output, *fresh, *LLAMA_CPP, **native)
-    run(output, [python(), "-c", "import llama_cpp"])
+    if which != "best":
+        shutil.rmtree(built("llama.cpp", which), ignore_errors=True)
+        fresh += ["--target", str(built("llama.cpp", which))]
+    pip(output, "llama.cpp", *LLAMA_CPP_NEEDS)
+    pip(output, "llama.cpp", *fresh, *LLAMA_CPP, **build)
+    run(output, [python("llama.cpp"), "-c", "import llama_cpp"], **llama_cpp_environment(which))
 
 
-def install_torch(output) -> None:
-    """Torch without the CUDA libraries that its wheel asks for, and transformers."""
-    pip(output, "--no-deps", *TORCH)
-    pip(output, *TORCH_NEEDS)
-    pip(output, *TRANSFORMERS)
+def install_torch(output, which: str) -> None:
+    """Torch and transformers."""
+    torch_in(output, "torch", TRANSFORMERS)
+
+
+def torch_in(output, engine: str, transformers: list[str]) -> None:
+    """Torch in an engine's virtual environment, without the CUDA libraries that its wheel asks for."""
+    venv = VENVS.get(engine, VENV)
+    pip(output, engine, "--no-deps", *TORCH)
+    pip(output, engine, *TORCH_NEEDS)
+    pip(output, engine, *transformers)
     if platform.system() == "Linux":
-        libraries = next((cache() / "venv").glob("lib/python3*/site-packages/torch/lib"))
+        libraries = next((cache() / venv).glob("lib/python3*/site-packages/torch/lib"))
         if "libcudart.so" in " ".join(cuda_stubs.missing_libraries(libraries / cuda_stubs.ENTRY)):
-            pip(output, "--no-deps", *CUDA_RUNTIME)
+            pip(output, engine, "--no-deps", *CUDA_RUNTIME)
         try:
-            print(f"stubs: {cuda_stubs.build(libraries, stubs())}", file=output, flush=True)
+            print(f"stubs: {cuda_stubs.build(libraries, stubs(venv))}", file=output, flush=True)
         except (OSError, subprocess.CalledProcessError) as error:
             raise Failed(f"no stubs of CUDA's libraries: {error}") from error
     check = "import torch, transformers; torch.cuda.is_available(); print(torch.ones(8, 8) @ torch.ones(8, 8))"
-    run(output, [python(), "-c", check], **torch_environment())
+    run(output, [python(engine), "-c", check], **torch_environment(venv))
 
 
-def install_candle(output) -> None:
-    """Built for this processor."""
+def install_onnxruntime_genai(output, which: str) -> None:
+    """PyPI's wheels, and what its model builder imports."""
+    torch_in(output, "onnxruntime-genai", CONVERTERS)
+    pip(output, "onnxruntime-genai", *ONNXRUNTIME_GENAI)
+    run(output, [python("onnxruntime-genai"), "-c", "import onnxruntime_genai, onnx_ir"])
+
+
+def install_openvino_genai(output, which: str) -> None:
+    """PyPI's wheels, and optimum-intel, which converts for it."""
+    torch_in(output, "openvino-genai", CONVERTERS)
+    pip(output, "openvino-genai", *OPENVINO_GENAI)
+    pip(output, "openvino-genai", "--no-deps", *OPTIMUM)
+    check = "import openvino_genai, optimum.intel.openvino"
+    run(output, [python("openvino-genai"), "-c", check], **torch_environment(CONVERTERS_VENV))
+
+
+def install_ctranslate2(output, which: str) -> None:
+    """PyPI's wheel; its converter imports torch and transformers."""
+    torch_in(output, "ctranslate2", CONVERTERS)
+    pip(output, "ctranslate2", *CTRANSLATE2)
+    run(output, [python("ctranslate2"), "-c", "import ctranslate2"])
+
+
+def install_candle(output, which: str) -> None:
+    """Built for this processor, or for any with AVX2."""
     if not shutil.which("cargo"):
         raise Failed("cargo is needed: https://rustup.rs")
-    manifest = ["--manifest-path", CANDLE / "Cargo.toml", "--target-dir", cache() / "candle"]
-    run(output, ["cargo", "build", "--release", "--locked", *manifest], RUSTFLAGS="-C target-cpu=native")
+    processor = "native" if which == "best" else "x86-64-v3"
+    manifest = ["--manifest-path", CANDLE / "Cargo.toml", "--target-dir", built("candle", which)]
+    command = ["cargo", "build", "--release", "--locked", *manifest]
+    run(output, command, RUSTFLAGS=f"-C target-cpu={processor}")
 
 
 def candle_recipe() -> str:
@@ -147,8 +206,16 @@ def candle_recipe() -> str:
     return digest.hexdigest()[:16]
 
 
+def recipe(*parts: list[str]) -> Callable[[], str]:
+    """The requirements that an engine is installed by."""
+    return lambda: " ".join(sum(parts, []))
+
+
 RECIPES: dict[str, tuple[Callable[[], str], Callable[..., None]]] = {
-    "llama.cpp": (lambda: " ".join(LLAMA_CPP), install_llama_cpp),
-    "torch": (lambda: " ".join(TORCH + TORCH_NEEDS + TRANSFORMERS), install_torch),
+    "llama.cpp": (recipe(LLAMA_CPP), install_llama_cpp),
+    "torch": (recipe(TORCH, TORCH_NEEDS, TRANSFORMERS), install_torch),
     "candle": (candle_recipe, install_candle),
+    "onnxruntime-genai": (recipe(TORCH, CONVERTERS, ONNXRUNTIME_GENAI), install_onnxruntime_genai),
+    "openvino-genai": (recipe(TORCH, CONVERTERS, OPENVINO_GENAI, OPTIMUM), install_openvino_genai),
+    "ctranslate2": (recipe(TORCH, CONVERTERS, CTRANSLATE2), install_ctranslate2),
 }

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Times moi beside llama.cpp, transformers on torch and candle: same files, same threads, taking turns.
+"""Times moi beside other engines, with the same weights and as many threads, in turns.
 
 `peers.py` installs what is missing, measures and prints a table; README.md says what the numbers mean.
 """
@@ -14,9 +14,12 @@ import os
 import time
 from pathlib import Path
 
+import configurations
+import divergence
 import install
-import measure
+import kernels
 import report
+from measure import Result
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 BUSY = 0.5
@@ -26,10 +29,13 @@ BUSY = 0.5
 def arguments() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--install", action="store_true", help="install the peers, measure nothing")
-    names(parser, "--engines", measure.ENGINES, "engines")
-    names(parser, "--models", measure.MODELS, "models")
-    parser.add_argument("--bf16", action="store_true", help="also SmolLM2 in bfloat16, by moi and torch")
+    parser.add_argument("--install", action="store_true", help="install the peers and convert the models, measure nothing")
+    names(parser, "--engines", configurations.ENGINES, "engines")
+    names(parser, "--models", list(configurations.MODELS), "models")
+    names(parser, "--forms", list(configurations.ROWS), "forms of the weights", configurations.FORMS)
+    text = "instructions that engines may use: all that the processor has, or AVX2 at most (best)"
+    parser.add_argument("--kernels", choices=kernels.KERNELS, default="best", help=text)
+    parser.add_argument("--no-kl", action="store_true", help="leave out the KL divergence from float32")
     numbers = {
         "--prompt": (512, "tokens that are read at once"),
         "--gen": (128, "tokens generated behind them"),
@@ -43,10 +49,15 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--moi", type=Path, default=target / "release" / "moi", metavar="PATH", help="moi's binary")
     parser.add_argument("--output", type=Path, metavar="FILE", help="write every run to a JSON file")
     parser.add_argument("--markdown", action="store_true", help="print the tables as Markdown")
-    return parser.parse_args()
+    args = parser.parse_args()
+    if args.kernels == "avx2" and "avx2" not in kernels.flags():
+        parser.error("--kernels avx2: this processor has no AVX2")
+    return args
 
 
-def names(parser: argparse.ArgumentParser, flag: str, known: list[str], what: str) -> None:
+def names(
+    parser: argparse.ArgumentParser, flag: str, known: list[str], what: str, default: list[str] | None = None
+) -> None:
     """Adds a flag that takes a comma-separated list of known names, all of them by default."""
 
     def parse(text: str) -> list[str]:
@@ -55,7 +66,10 @@ def names(parser: argparse.ArgumentParser, flag: str, known: list[str], what: st
                 raise argparse.ArgumentTypeError(f"`{name}` is none of {', '.join(known)}")
         return asked
 
-    parser.add_argument(flag, type=parse, default=known, metavar="LIST", help=f"{what} ({','.join(known)})")
+    default = default or known
+    others = [name for name in known if name not in default]
+    text = f"{what} ({','.join(default)}{'; also ' + ','.join(others) if others else ''})"
+    parser.add_argument(flag, type=parse, default=default, metavar="LIST", help=text)
 
 
 def positive(text: str) -> int:
@@ -70,45 +84,70 @@ def say(text: str) -> None:
     print(f"peers: {text}", file=sys.stderr, flush=True)
 
 
-def install_all(engines: list[str]) -> dict[str, str]:
+def install_all(engines: list[str], which: str) -> dict[str, str]:
     """Installs the peers among these engines; those that fail, with the reason."""
     failed = {}
     for engine in engines:
-        if engine in install.RECIPES and (why := install.ensure(engine, say)):
+        if engine in install.RECIPES and (why := install.ensure(engine, which, say)):
             say(f"{engine} is not installed: {why}")
             failed[engine] = why
     return failed
 
 
-def measure_all(args: argparse.Namespace, missing: dict[str, str]) -> list[measure.Result]:
-    """Every configuration by every engine that it is meant for, round after round."""
-    results = measure.plan(args.engines, args.models, args.bf16, missing)
+def prepare_all(args: argparse.Namespace, missing: dict[str, str]) -> list[Result]:
+    """Every row that was asked for, its weights in the engine's form; those that cannot be measured have an error."""
+    results = []
+    for row in configurations.rows(args.engines, args.models, args.forms):
+        why = missing.get(row.engine)
+        result = Result(row, error=why and f"not installed: {why}")
+        if not result.error:
+            result.prepare(args.moi)
+        if result.error:
+            say(f"{row.title()}, {row.engine} {row.label()}: {result.error}")
+        results.append(result)
+    return results
+
+
+def measure_all(results: list[Result], args: argparse.Namespace) -> None:
+    """Turns, round after round."""
     for round_ in range(1, args.rounds + 1):
         for result in results:
             if result.error:
                 continue
             result.take_turn(args)
-            say(f"round {round_}/{args.rounds}, {result.configuration.title}, {result.engine}: {result.last()}")
-    return results
+            what = f"{result.row.title()}, {result.row.engine} {result.row.label()}"
+            say(f"round {round_}/{args.rounds}, {what}: {result.last()}")
+
+
+def measure_kl(results: list[Result], args: argparse.Namespace, missing: dict[str, str]) -> None:
+    """The divergence of every row that was timed."""
+    if divergence.REFERENCE in args.engines and divergence.REFERENCE not in missing:
+        divergence.measure(results, args, say)
+        return
+    for result in results:
+        result.kl_missing = f"it takes {divergence.REFERENCE}, which is not among the engines installed"
 
 
 def main() -> int:
     """The exit code: 1 if nothing could be installed or measured."""
     args = arguments()
-    wanted = [engine for engine in args.engines if engine in install.RECIPES]
-    missing = install_all(wanted)
-    if args.install:
-        return 1 if wanted and len(missing) == len(wanted) else 0
     load = os.getloadavg()[0]
+    missing = install_all(args.engines, args.kernels)
+    results = prepare_all(args, missing)
+    if args.install:
+        return 1 if all(result.error for result in results) else 0
     if load > BUSY:
         say(f"this machine is busy (load {load:.1f}): every figure will be too low, the others' more than moi's")
     begun = time.time()
-    results = measure_all(args, missing)
+    measure_all(results, args)
+    if not args.no_kl:
+        measure_kl(results, args, missing)
     facts = {**report.machine(), "load_before": load, "begun": begun, "seconds": time.time() - begun}
-    settings = {key: getattr(args, key) for key in ("prompt", "gen", "threads", "rounds", "passes")}
+    settings = {key: getattr(args, key) for key in ("prompt", "gen", "threads", "kernels", "rounds", "passes")}
     print(report.tables(results, settings, facts, args.markdown))
     if args.output:
-        everything = {"machine": facts, "settings": settings, "results": [result.as_json() for result in results]}
+        rows = [result.as_json(args.kernels) for result in results]
+        everything = {"machine": facts, "settings": settings, "results": rows}
         args.output.write_text(json.dumps(everything, indent=1) + "\n")
     return 0 if any(result.runs for result in results) else 1
 

@@ -1,13 +1,16 @@
-"""Times transformers on torch, eagerly, as `generate` would run it."""
+"""Runs transformers on torch, eagerly, as `generate` would."""
+
+from collections.abc import Iterable
 
 import common
+import numpy as np
 import torch
 import transformers
 
 DTYPES = {"f32": torch.float32, "bf16": torch.bfloat16}
 
 
-class Torch:
+class Torch(common.Stepwise):
     """A model from a directory in Hugging Face layout."""
 
     def __init__(self, path: str, positions: int, threads: int, dtype: str) -> None:
@@ -18,9 +21,9 @@ class Torch:
         self.vocabulary = self.model.config.vocab_size
         capability = torch.backends.cpu.get_cpu_capability()
         version = f"{torch.__version__.partition('+')[0]}, transformers {transformers.__version__}"
-        self.facts = {"version": version, "build": f"{capability}, attention {self.model.config._attn_implementation}"}
+        build = f"{capability}, attention {self.model.config._attn_implementation}"
+        self.facts = {"version": version, "build": build, "instructions": capability.replace("AVX512", "AVX-512")}
         self.cache = None
-        self.inside = 0.0
 
     def clear(self) -> None:
         """Empties the cache."""
@@ -33,6 +36,11 @@ class Torch:
         output = self.model(ids, cache=self.cache, use_cache=True, logits_to_keep=1)
         self.cache = output.cache
         return int(output.logits[0, -1].argmax())
+
+    @torch.inference_mode()
+    def logits(self, tokens: list[int]) -> Iterable[np.ndarray]:
+        """Those after each token, in one pass."""
+        return self.model(torch.tensor([tokens]), use_cache=False).logits[0].float().numpy()
 
 
 if __name__ == "__main__":

@@ -1,0 +1,137 @@
+"""Writes a model in each engine's own form, once, into the cache.
+
+All forms come from the values of the GGUF file: `moi convert` writes them as float32, and each engine's own converter
+takes it from there.
+"""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import install
+from children import Failure, child
+from configurations import Model, Row
+
+RECIPE = "peers-recipe.txt"
+"""The file in a converted directory that says how it was made."""
+
+OPENVINO_FORMATS = {
+    "f32": ["--weight-format", "fp32"],
+    "int8": ["--weight-format", "int8"],
+    # The widest groups that divide the widths of both models.
+    "int4": ["--weight-format", "int4", "--group-size", "64"],
+}
+
+
+def weights(row: Row, moi: Path) -> Path:
+    """What a row's engine loads.
+
+    Raises Failure if it cannot be written.
+    """
+    source = row.model.path()
+    if not source.exists():
+        raise Failure(f"failed: no {source}; `cargo xtask fetch {source.parent.name}` gets it")
+    match row.engine:
+        case "moi" | "candle":
+            return source
+        case "llama.cpp":
+            return source if row.form == "file" else gguf(row, moi)
+        case "torch":
+            return floats(row.model, moi)
+        case "onnxruntime-genai":
+            return onnx(row, moi)
+        case "openvino-genai":
+            return openvino(row, moi)
+        case "ctranslate2":
+            return ctranslate2(row, moi)
+    raise Failure(f"failed: no weights for {row.engine}")
+
+
+def floats(model: Model, moi: Path) -> Path:
+    """The file's values as float32 safetensors, in Hugging Face layout."""
+
+    def convert(folder: Path) -> None:
+        child([moi, "convert", model.path(), "--to", "safetensors", "--dtype", "f32", "--output", folder])
+
+    return once(model, "f32", "moi convert --to safetensors --dtype f32", convert)
+
+
+def gguf(row: Row, moi: Path) -> Path:
+    """A GGUF file with all matrices in the row's form."""
+    flags = ["--to", "gguf", "--quantize", row.form]
+
+    def convert(folder: Path) -> None:
+        child([moi, "convert", row.model.path(), *flags, "--output", folder])
+
+    folder = once(row.model, row.form, f"moi convert {' '.join(flags)}", convert)
+    return next(folder.glob("*.gguf"))
+
+
+def onnx(row: Row, moi: Path) -> Path:
+    """An ONNX model by ONNX Runtime GenAI's builder, with its defaults: 32 values to a scale, activations to 8 bits."""
+    precision = {"f32": "fp32"}.get(row.form, row.form)
+    # Of a prompt the logits of the last position only, as of all engines.
+    flags = ["-p", precision, "-e", "cpu", "--extra_options", "prune_lm_head=true"]
+
+    def convert(folder: Path) -> None:
+        source = floats(row.model, moi)
+        command = ["python", "-m", "onnxruntime_genai.models.builder", "-i", source, "-o", folder, *flags]
+        converter(row.engine, [*command, "-c", folder / "cache"])
+        shutil.rmtree(folder / "cache", ignore_errors=True)
+
+    return once(row.model, f"onnx-{row.form}", recipe(install.ONNXRUNTIME_GENAI, flags), convert)
+
+
+def openvino(row: Row, moi: Path) -> Path:
+    """An OpenVINO model by optimum-intel; the table of tokens stays in 8 bits beside 4-bit layers, as is its default."""
+    flags = ["--task", "text-generation-with-past", *OPENVINO_FORMATS[row.form]]
+
+    def convert(folder: Path) -> None:
+        source = floats(row.model, moi)
+        converter(row.engine, ["optimum-cli", "export", "openvino", "--model", source, *flags, folder])
+
+    return once(row.model, f"openvino-{row.form}", recipe(install.OPENVINO_GENAI + install.OPTIMUM, flags), convert)
+
+
+def ctranslate2(row: Row, moi: Path) -> Path:
+    """A CTranslate2 model by its own converter."""
+    flags = ["--quantization", {"f32": "float32"}.get(row.form, row.form)]
+
+    def convert(folder: Path) -> None:
+        source = floats(row.model, moi)
+        converter(row.engine, ["ct2-transformers-converter", "--model", source, "--output_dir", folder, *flags])
+
+    return once(row.model, f"ctranslate2-{row.form}", recipe(install.CTRANSLATE2, flags), convert)
+
+
+def converter(engine: str, command: list) -> None:
+    """A program of an engine's virtual environment, which must not look for anything outside this machine."""
+    program, *arguments = command
+    offline = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
+    environment = install.torch_environment(install.VENVS[engine]) | offline
+    child([install.python(engine).parent / program, *arguments], environment)
+
+
+def recipe(requirements: list[str], flags: list[str]) -> str:
+    """What a conversion by a peer's converter depends on."""
+    return " ".join(install.CONVERTERS + requirements + flags)
+
+
+def once(model: Model, form: str, made_by: str, convert: Callable[[Path], None]) -> Path:
+    """The directory of a model's form; written unless it is there already, by the same recipe from the same file."""
+    folder = install.cache() / "weights" / f"{model.path().stem}-{form}"
+    source = model.path().stat()
+    wanted = f"{made_by}\n{source.st_size} bytes, {int(source.st_mtime)}\n"
+    if (folder / RECIPE).exists() and (folder / RECIPE).read_text() == wanted:
+        return folder
+    part = folder.with_name(f"{folder.name}.part")
+    for old in (folder, part):
+        shutil.rmtree(old, ignore_errors=True)
+    part.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        convert(part)
+    except Failure as failure:
+        raise Failure(f"not converted: {str(failure).removeprefix('failed: ')}") from failure
+    (part / RECIPE).write_text(wanted)
+    part.rename(folder)
+    return folder

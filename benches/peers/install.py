@@ -20,8 +20,10 @@ TORCH = ["torch==2.15.0"]
 TORCH_NEEDS = ["filelock", "typing-extensions", "sympy", "networkx", "jinja2", "fsspec", "numpy", "setuptools>=77"]
 CUDA_RUNTIME = ["nvidia-cuda-runtime==13.2.86"]
 TRANSFORMERS = ["transformers==5.24.0", "safetensors"]
-# The converters' versions go with an older transformers: optimum-intel takes none from 5.6 on.
+# The converters take older ones than that: optimum-intel none from 5.6 on, and for Gemma 3 none after 5.0, in which
+# ONNX Runtime GenAI's builder does not find all that it imports.
 CONVERTERS = ["transformers==5.5.4", "safetensors"]
+OPTIMUM_TRANSFORMERS = ["transformers==5.0.0"]
 ONNXRUNTIME_GENAI = ["onnxruntime-genai==0.18.0", "onnxruntime==1.32.0", "onnx==1.23.2", "onnx-ir==1.1.0"]
 OPENVINO_GENAI = ["openvino-genai==2026.4.1.0", "openvino-tokenizers==2026.4.1.0", "openvino==2026.4.1"]
 OPENVINO_GENAI += ["nncf==3.4.0", "requests"]
@@ -67,6 +69,12 @@ def built(engine: str, which: str) -> Path:
 def llama_cpp_environment(which: str) -> dict[str, str]:
     """How Python finds the build for these kernels; the virtual environment has the best."""
     return {} if which == "best" else {"PYTHONPATH": str(built("llama.cpp", which))}
+
+
+def optimum_environment() -> dict[str, str]:
+    """How Python finds the transformers of optimum-intel before those of the virtual environment."""
+    folder = cache() / CONVERTERS_VENV / "transformers-for-optimum"
+    return torch_environment(CONVERTERS_VENV) | {"PYTHONPATH": str(folder)}
 
 
 def stubs(venv: str) -> Path:
@@ -177,8 +185,11 @@ def install_openvino_genai(output, which: str) -> None:
     torch_in(output, "openvino-genai", CONVERTERS)
     pip(output, "openvino-genai", *OPENVINO_GENAI)
     pip(output, "openvino-genai", "--no-deps", *OPTIMUM)
+    transformers = optimum_environment()["PYTHONPATH"]
+    shutil.rmtree(transformers, ignore_errors=True)
+    pip(output, "openvino-genai", "--no-deps", "--target", transformers, *OPTIMUM_TRANSFORMERS)
     check = "import openvino_genai, optimum.intel.openvino"
-    run(output, [python("openvino-genai"), "-c", check], **torch_environment(CONVERTERS_VENV))
+    run(output, [python("openvino-genai"), "-c", check], **optimum_environment())
 
 
 def install_ctranslate2(output, which: str) -> None:
@@ -216,6 +227,9 @@ RECIPES: dict[str, tuple[Callable[[], str], Callable[..., None]]] = {
     "torch": (recipe(TORCH, TORCH_NEEDS, TRANSFORMERS), install_torch),
     "candle": (candle_recipe, install_candle),
     "onnxruntime-genai": (recipe(TORCH, CONVERTERS, ONNXRUNTIME_GENAI), install_onnxruntime_genai),
-    "openvino-genai": (recipe(TORCH, CONVERTERS, OPENVINO_GENAI, OPTIMUM), install_openvino_genai),
+    "openvino-genai": (
+        recipe(TORCH, CONVERTERS, OPENVINO_GENAI, OPTIMUM, OPTIMUM_TRANSFORMERS),
+        install_openvino_genai,
+    ),
     "ctranslate2": (recipe(TORCH, CONVERTERS, CTRANSLATE2), install_ctranslate2),
 }

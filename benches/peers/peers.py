@@ -29,7 +29,8 @@ BUSY = 0.5
 def arguments() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--install", action="store_true", help="install the peers and convert the models, measure nothing")
+    text = "install the peers and convert the models, measure nothing"
+    parser.add_argument("--install", action="store_true", help=text)
     names(parser, "--engines", configurations.ENGINES, "engines")
     names(parser, "--models", list(configurations.MODELS), "models")
     names(parser, "--forms", list(configurations.ROWS), "forms of the weights", configurations.FORMS)

@@ -15,6 +15,8 @@ from configurations import Model, Row
 RECIPE = "peers-recipe.txt"
 """The file in a converted directory that says how it was made."""
 
+ONNX_BUILDER = Path(__file__).resolve().parent / "engines" / "build_onnx.py"
+
 OPENVINO_FORMATS = {
     "f32": ["--weight-format", "fp32"],
     "int8": ["--weight-format", "int8"],
@@ -75,22 +77,25 @@ def onnx(row: Row, moi: Path) -> Path:
 
     def convert(folder: Path) -> None:
         source = floats(row.model, moi)
-        command = ["python", "-m", "onnxruntime_genai.models.builder", "-i", source, "-o", folder, *flags]
-        converter(row.engine, [*command, "-c", folder / "cache"])
+        command = ["python", "-B", ONNX_BUILDER, "-i", source, "-o", folder, "-c", folder / "cache", *flags]
+        converter(command, install.torch_environment(install.CONVERTERS_VENV))
         shutil.rmtree(folder / "cache", ignore_errors=True)
 
-    return once(row.model, f"onnx-{row.form}", recipe(install.ONNXRUNTIME_GENAI, flags), convert)
+    requirements = install.ONNXRUNTIME_GENAI + install.CONVERTERS
+    return once(row.model, f"onnx-{row.form}", " ".join(requirements + flags), convert)
 
 
 def openvino(row: Row, moi: Path) -> Path:
-    """An OpenVINO model by optimum-intel; the table of tokens stays in 8 bits beside 4-bit layers, as is its default."""
+    """An OpenVINO model by optimum-intel; beside layers in 4 bits the table of tokens has 8, as is its default."""
     flags = ["--task", "text-generation-with-past", *OPENVINO_FORMATS[row.form]]
 
     def convert(folder: Path) -> None:
         source = floats(row.model, moi)
-        converter(row.engine, ["optimum-cli", "export", "openvino", "--model", source, *flags, folder])
+        command = ["optimum-cli", "export", "openvino", "--model", source, *flags, folder]
+        converter(command, install.optimum_environment())
 
-    return once(row.model, f"openvino-{row.form}", recipe(install.OPENVINO_GENAI + install.OPTIMUM, flags), convert)
+    requirements = install.OPENVINO_GENAI + install.OPTIMUM + install.OPTIMUM_TRANSFORMERS
+    return once(row.model, f"openvino-{row.form}", " ".join(requirements + flags), convert)
 
 
 def ctranslate2(row: Row, moi: Path) -> Path:
@@ -99,22 +104,19 @@ def ctranslate2(row: Row, moi: Path) -> Path:
 
     def convert(folder: Path) -> None:
         source = floats(row.model, moi)
-        converter(row.engine, ["ct2-transformers-converter", "--model", source, "--output_dir", folder, *flags])
+        command = ["ct2-transformers-converter", "--model", source, "--output_dir", folder, *flags]
+        converter(command, install.torch_environment(install.CONVERTERS_VENV))
 
-    return once(row.model, f"ctranslate2-{row.form}", recipe(install.CTRANSLATE2, flags), convert)
+    requirements = install.CTRANSLATE2 + install.CONVERTERS
+    return once(row.model, f"ctranslate2-{row.form}", " ".join(requirements + flags), convert)
 
 
-def converter(engine: str, command: list) -> None:
-    """A program of an engine's virtual environment, which must not look for anything outside this machine."""
+def converter(command: list, environment: dict[str, str]) -> None:
+    """A program of the converters' virtual environment, which must not look for anything outside this machine."""
     program, *arguments = command
     offline = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
-    environment = install.torch_environment(install.VENVS[engine]) | offline
-    child([install.python(engine).parent / program, *arguments], environment)
-
-
-def recipe(requirements: list[str], flags: list[str]) -> str:
-    """What a conversion by a peer's converter depends on."""
-    return " ".join(install.CONVERTERS + requirements + flags)
+    folder = install.cache() / install.CONVERTERS_VENV / "bin"
+    child([folder / program, *arguments], environment | offline)
 
 
 def once(model: Model, form: str, made_by: str, convert: Callable[[Path], None]) -> Path:

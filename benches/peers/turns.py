@@ -48,7 +48,8 @@ def write_logits(row: Row, weights: Path, args: Namespace, tokens: Path, ids: li
     if row.engine == "moi":
         output = folder / "logits.safetensors"
         command = [args.moi, "logits", "--model", weights, *form_of_moi(row), "--device", "cpu"]
-        child([*command, "--threads", args.threads, "--tokens", ",".join(map(str, ids)), "--output", output], environment)
+        command += ["--threads", args.threads, "--tokens", ",".join(map(str, ids)), "--output", output]
+        child(command, environment)
     else:
         output = folder / "logits.npy"
         child(python(row, "logits", weights, args.threads, tokens, output), environment)

@@ -16,9 +16,11 @@ class OnnxRuntimeGenAI(common.Stepwise):
         config.clear_providers()
         config.overlay(json.dumps({"model": {"decoder": {"session_options": {"intra_op_num_threads": threads}}}}))
         self.model = library.Model(config)
-        self.positions = positions + 1
         with open(f"{path}/genai_config.json") as file:
-            self.vocabulary = json.load(file)["model"]["vocab_size"]
+            facts = json.load(file)["model"]
+        self.vocabulary = facts["vocab_size"]
+        # A model with sliding windows takes no cache that is smaller than they are.
+        self.positions = max(positions + 1, facts["decoder"].get("sliding_window", {}).get("window_size", 0))
         version = f"{library.__version__}, onnxruntime {onnxruntime.__version__}"
         self.facts = {"version": version, "build": f"{form}, CPU execution provider"}
         self.generator = None

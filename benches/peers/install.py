@@ -95,7 +95,8 @@ def ensure(engine: str, which: str, say: Callable[[str], None]) -> str | None:
     built_alone = engine == "candle" or (engine == "llama.cpp" and which != "best")
     stamp = (built(engine, which) if built_alone else python(engine).parents[1]) / f"{engine}.installed"
     wanted = f"{recipe()}\n{processor_digest()}\n"
-    if stamp.exists() and stamp.read_text() == wanted:
+    usable = engine == "candle" or python(engine).exists()
+    if usable and stamp.exists() and stamp.read_text() == wanted:
         return None
     log = cache() / f"{built(engine, which).name if built_alone else engine}.log"
     cache().mkdir(parents=True, exist_ok=True)

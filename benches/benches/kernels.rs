@@ -2,7 +2,7 @@
 //!
 //! The throughput is that of the bytes of what is read: weights, keys and values, logits, a table. 576 rows of 1536 stay
 //! in a processor's cache; 18432 do not, and their figure compares with the bandwidth of memory. `MOI_KERNELS` set to
-//! `avx2` or `portable` measures less than the processor has.
+//! `avx2`, `neon` or `portable` measures less than the processor has.
 
 #![allow(clippy::unwrap_used, missing_docs, reason = "a benchmark that fails must end")]
 

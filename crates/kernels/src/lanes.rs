@@ -14,6 +14,10 @@ pub enum Isa {
     Avx2,
     /// AVX-512 F, BW and VNNI.
     Avx512,
+    /// NEON, which is part of the baseline of aarch64.
+    Neon,
+    /// NEON with the dot-product extension.
+    NeonDot,
 }
 
 impl Isa {
@@ -34,10 +38,15 @@ impl Isa {
                     && is_x86_feature_detected!("avx512vnni")
                     && Self::available_below_avx512()
             }
-            #[cfg(not(target_arch = "x86_64"))]
+            #[cfg(target_arch = "aarch64")]
+            Self::Neon => true,
+            #[cfg(target_arch = "aarch64")]
+            Self::NeonDot => std::arch::is_aarch64_feature_detected!("dotprod"),
+            // Those of other architectures.
             _ => false,
         };
-        [Self::Portable, Self::Avx2, Self::Avx512].into_iter().filter(has).collect()
+        let all = [Self::Portable, Self::Avx2, Self::Avx512, Self::Neon, Self::NeonDot];
+        all.into_iter().filter(has).collect()
     }
 
     #[cfg(target_arch = "x86_64")]
@@ -53,6 +62,8 @@ impl Isa {
             Self::Portable => "portable",
             Self::Avx2 => "avx2",
             Self::Avx512 => "avx512",
+            Self::Neon => "neon",
+            Self::NeonDot => "neon-dot",
         }
     }
 }
@@ -256,6 +267,12 @@ pub(crate) use x86::{Avx2, Avx512};
 #[path = "lanes_x86.rs"]
 mod x86;
 
+#[cfg(target_arch = "aarch64")]
+pub(crate) use neon::{Neon, widen_f16};
+#[cfg(target_arch = "aarch64")]
+#[path = "lanes_neon.rs"]
+mod neon;
+
 /// Calls a function that is generic over [`Lanes`] with the widest that `isa` names, in a function that has its
 /// features enabled: `dispatch!(isa, name::<_>(arguments))` inside which `L` is the type.
 macro_rules! dispatch {
@@ -282,6 +299,9 @@ macro_rules! dispatch {
             // SAFETY: likewise.
             #[cfg(target_arch = "x86_64")]
             $crate::Isa::Avx2 => unsafe { avx2($($arg),*) },
+            // SAFETY: NEON is part of the baseline.
+            #[cfg(target_arch = "aarch64")]
+            $crate::Isa::Neon | $crate::Isa::NeonDot => unsafe { generic::<$crate::lanes::Neon>($($arg),*) },
             // SAFETY: the baseline is always there.
             _ => unsafe { generic::<$crate::lanes::Portable>($($arg),*) },
         }
@@ -322,5 +342,68 @@ mod tests {
                 }
             }
         }
+    }
+
+    /// Results of every operation but `exp`, sixteen values of each, and values of `a` in 8 bits.
+    fn operations(isa: Isa, a: &[f32; 16], b: &[f32; 16], special: &[f32; 16]) -> (Vec<f32>, [i8; 16]) {
+        let (mut out, mut bytes) = (vec![0.0f32; 15 * 16], [0i8; 16]);
+        let (from, to, low) = ([a, b, special], out.as_mut_ptr(), &mut bytes);
+        dispatch!(isa, |from: [&[f32; 16]; 3], to: *mut f32, low: &mut [i8; 16]| -> () {
+            // SAFETY: sixteen values each, and the instruction set is there.
+            unsafe {
+                let [a, b, special] = from.map(|values| L::load(values.as_ptr()));
+                let sums = L::sums([a, b, a.mul(b), a.sub(b)]);
+                let of_bf16 = L::load_bf16(from[0].as_ptr().cast());
+                let results = [
+                    a.add(b),
+                    a.sub(b),
+                    a.mul(b),
+                    a.div(b),
+                    a.mul_add(b, a),
+                    a.max(special),
+                    special.max(a),
+                    a.min(special),
+                    special.min(a),
+                    special.cut_below(0.5, a),
+                    a.round(),
+                    a.round().power_of_two(),
+                    of_bf16,
+                    L::splat(a.sum() + a.largest()),
+                    L::splat(sums[0] + 2.0 * sums[1] + 3.0 * sums[2] + 4.0 * sums[3]),
+                ];
+                for (index, result) in results.into_iter().enumerate() {
+                    result.store(to.add(16 * index));
+                }
+                a.store_i8(low.as_mut_ptr());
+            }
+        });
+        (out, bytes)
+    }
+
+    #[test]
+    fn operations_agree_with_the_portable_ones_on_all() {
+        // Ties, signs and both ends of what 8 bits hold.
+        let a: [f32; 16] =
+            std::array::from_fn(|i| [0.5, -1.5, 2.5, 126.5, -126.5, 127.0, -127.0, 0.3][i % 8]);
+        let b: [f32; 16] = std::array::from_fn(|i| (i as f32 - 7.5) * 0.37);
+        let mut special = b;
+        special[..5].copy_from_slice(&[f32::NAN, f32::INFINITY, f32::NEG_INFINITY, 0.5, -0.0]);
+        let (expected, expected_bytes) = operations(Isa::Portable, &a, &b, &special);
+        for isa in Isa::available() {
+            let (found, bytes) = operations(isa, &a, &b, &special);
+            assert_eq!(bytes, expected_bytes, "{isa:?}");
+            for (index, (found, expected)) in found.iter().zip(&expected).enumerate() {
+                // Sums differ in their order, and a product with a sum in its roundings.
+                let near = (found - expected).abs() <= 1e-5 * expected.abs().max(1.0);
+                let same = found.to_bits() == expected.to_bits();
+                assert!(same || near, "{isa:?}, operation {}: {found}, expected {expected}", index / 16);
+            }
+        }
+    }
+
+    #[cfg(target_arch = "aarch64")]
+    #[test]
+    fn neon_is_always_there() {
+        assert_eq!(Isa::available()[..2], [Isa::Portable, Isa::Neon]);
     }
 }

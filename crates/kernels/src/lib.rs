@@ -5,10 +5,10 @@
 //! [8-bit blocks](QuantizedRows) where that is asked for; work is split by rows over [threads](pool) that wait for it
 //! actively.
 //!
-//! Every kernel is written once over sixteen lanes of float32 and compiled for AVX-512, AVX2 and the target's
-//! baseline (NEON on ARM, by the compiler's own vectoriser); products in 8 bits have a form of their own for each, and
-//! a plain reference that all are tested against. What the processor has is asked at run time. `MOI_KERNELS` set to
-//! `avx2` or `portable` takes less than it has, to compare.
+//! Every kernel is written once over sixteen lanes of float32 and compiled for AVX-512, AVX2, NEON and plain Rust;
+//! products in 8 bits have a form of their own for each (and one more for NEON with the dot-product extension), and a
+//! plain reference that all are tested against. What the processor has is asked at run time. `MOI_KERNELS` set to
+//! `avx2`, `neon` or `portable` takes less than it has, to compare.
 
 mod activation;
 mod attention;

@@ -4,6 +4,10 @@
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+#[cfg(target_arch = "aarch64")]
+mod neon;
+#[cfg(target_arch = "aarch64")]
+mod neon_dot;
 mod portable;
 mod row;
 
@@ -284,6 +288,10 @@ unsafe fn tile_int8(isa: Isa, form: PackedForm, tile: Tile, x: Rows, n: usize, o
         Isa::Avx512 => chunks!(avx512, 8),
         #[cfg(target_arch = "x86_64")]
         Isa::Avx2 => chunks!(avx2, 4),
+        #[cfg(target_arch = "aarch64")]
+        Isa::NeonDot => chunks!(neon_dot, 4),
+        #[cfg(target_arch = "aarch64")]
+        Isa::Neon => chunks!(neon, 4),
         _ => chunks!(portable, 4),
     }
 }
@@ -302,6 +310,11 @@ unsafe fn unpack_block(isa: Isa, form: PackedForm, tile: Tile, block: usize, out
             #[cfg(target_arch = "x86_64")]
             Isa::Avx2 => {
                 use avx2::unpack;
+                with_form!(form, unpack::<_>(tile, block, out))
+            }
+            #[cfg(target_arch = "aarch64")]
+            Isa::Neon | Isa::NeonDot => {
+                use neon::unpack;
                 with_form!(form, unpack::<_>(tile, block, out))
             }
             _ => portable::unpack(form, tile, block, out),

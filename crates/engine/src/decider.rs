@@ -47,8 +47,9 @@ impl Decider {
         Ok(Self::new(Row::new(rule, &Start::default())?, sampler, Limits::default()))
     }
 
-    /// What a device is told of the next step, with a number that was drawn; `None` where the host has to look at it.
-    pub(crate) fn spec(&self, uniform: f64, vocab: usize) -> Option<RowSpec> {
+    /// What a device is told of the next step, with a number that was drawn and what the embedding tolerates; `None` where
+    /// the host has to look at it.
+    pub(crate) fn spec(&self, uniform: f64, vocab: usize, tolerance: f32) -> Option<RowSpec> {
         let sampling = self.sampler.sampling();
         if self.logprobs > 0 || self.has_limits() || !sampling.is_plain() {
             return None;
@@ -68,6 +69,7 @@ impl Decider {
                 Support::TopK(k) if k < vocab => Some(k),
                 Support::TopK(_) | Support::Full => None,
             },
+            tolerance,
             top: self.top.min(vocab),
         })
     }

@@ -82,9 +82,10 @@ impl<B: Backend> PendingStep<B> {
         uniforms: &[f64],
     ) -> Option<Self> {
         let vocab = logits.dims()[1];
-        let specs = rows.iter().zip(uniforms).map(|(row, &uniform)| row.spec(uniform, vocab));
+        let tolerance = table.mixing.tolerance();
+        let specs = rows.iter().zip(uniforms).map(|(row, &uniform)| row.spec(uniform, vocab, tolerance));
         let specs = specs.collect::<Option<Vec<RowSpec>>>()?;
-        let (inputs, reading) = moi_models::step(logits, table.embedding, &specs)?;
+        let (inputs, reading) = moi_models::step(logits, table.embedding, table.mixing, &specs)?;
         rows.iter_mut().for_each(|row| row.row.pass());
         let rows = (0..rows.len()).collect();
         Some(Self {

@@ -23,6 +23,9 @@ pub struct RowSpec {
     pub mixes: bool,
     /// The K most likely tokens are mixed; all of them if there is none.
     pub support: Option<usize>,
+    /// The largest share of the next input's weight, gate times probability, that may go to the table's mean row in the
+    /// place of the rows of the tokens themselves; 0 reads every row. It matters where the whole vocabulary is mixed.
+    pub tolerance: f32,
     /// How many of the most likely tokens are told.
     pub top: usize,
 }

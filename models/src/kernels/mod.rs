@@ -22,7 +22,7 @@ pub use gpu::use_gpu_kernels;
 use moi_kernels::{Reading, RowCache, RowSpec};
 pub(crate) use spec::{Attend, Attention, Heads, Joined, Map, Means, Pending};
 
-use crate::{Activation, Embedding, KvCache, Matrix, Norm, PackedMatrix};
+use crate::{Activation, Embedding, KvCache, Matrix, Mixing, Norm, PackedMatrix};
 
 /// Kernels of a backend.
 pub(crate) trait Kernels: Backend {
@@ -156,9 +156,10 @@ pub(crate) trait Kernels: Backend {
     fn step(
         logits: &Tensor<Self, 2>,
         embedding: &Embedding<Self>,
+        mixing: &Mixing<Self>,
         rows: &[RowSpec],
     ) -> Option<(Tensor<Self, 2>, Reading)> {
-        gpu::step(logits, embedding, rows)
+        gpu::step(logits, embedding, mixing, rows)
     }
 }
 
@@ -205,7 +206,8 @@ pub fn has_gpu_kernels<B: Backend>() -> bool {
 pub fn step<B: Backend>(
     logits: &Tensor<B, 2>,
     embedding: &Embedding<B>,
+    mixing: &Mixing<B>,
     rows: &[RowSpec],
 ) -> Option<(Tensor<B, 2>, Reading)> {
-    B::step(logits, embedding, rows)
+    B::step(logits, embedding, mixing, rows)
 }

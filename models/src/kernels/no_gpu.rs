@@ -6,7 +6,7 @@ use burn::tensor::{Int, Tensor, backend::Backend};
 use moi_kernels::{Reading, RowSpec};
 
 use super::{Attention, Joined, Map, Pending};
-use crate::{Activation, Embedding, KvCache, Matrix, Norm, PackedMatrix};
+use crate::{Activation, Embedding, KvCache, Matrix, Mixing, Norm, PackedMatrix};
 
 /// Turns the kernels for GPUs on or off for the process; this build has none.
 pub fn use_gpu_kernels(_on: bool) {}
@@ -62,6 +62,7 @@ pub(super) fn attention<B: Backend>(
 pub(super) fn step<B: Backend>(
     _: &Tensor<B, 2>,
     _: &Embedding<B>,
+    _: &Mixing<B>,
     _: &[RowSpec],
 ) -> Option<(Tensor<B, 2>, Reading)> {
     None

@@ -1,12 +1,15 @@
 //! The next inputs: sampled rows of the table, moved towards a weighted mean of many.
 //!
-//! A cube computes a few columns. Its units share out the rows of the table: all of them, or those on the list. A row
-//! of the vocabulary that weighs less than [`LEFT_OUT`] / vocabulary is not read: all such rows together weigh less
-//! than `LEFT_OUT`, which is what float32 rounds a sum of this size to.
+//! A cube computes a few columns. It goes through the [`entries`](super::entries) of the mixture: each unit finds some
+//! of them, then the units share out their rows of the table. What the weights leave of the whole is that of the
+//! table's mean row.
 
 use cubecl::prelude::*;
 
-use super::{EmbeddingTable, HEADER, ROW};
+use super::{
+    Decided, EmbeddingTable, MAX_CHUNKS, Step,
+    entries::{AT_ONCE, ENTRIES, Mixture, find_entries, load_starts, mixture, rest},
+};
 use crate::{
     Buffer, Device, PackedBuffer, Weights,
     outcome::TILE,
@@ -14,73 +17,18 @@ use crate::{
     reduce::UNITS,
 };
 
-/// Of the whole probability.
-const LEFT_OUT: f32 = 1e-7;
-
-/// What a cube knows of its row.
-#[derive(CubeType, Clone, Copy)]
-struct Mixture {
-    logits: usize,
-    vocab: usize,
-    maximum: f32,
-    sum: f32,
-    gate: f32,
-    token: usize,
-    /// Tokens on the list that take part; 0 for the whole vocabulary.
-    support: usize,
-    mixes: bool,
-    /// Where the list begins.
-    list: usize,
-}
-
+/// A number of the next input, from that of the sampled token and the sum of weighted rows.
 #[cube]
-fn mixture(
-    specs: &Array<f32>,
-    words: &Array<u32>,
-    row: usize,
-    vocab: usize,
-    #[comptime] listed: usize,
-) -> Mixture {
-    let at = row * comptime![HEADER + 2 * listed];
-    Mixture {
-        logits: row * vocab,
-        vocab,
-        maximum: f32::reinterpret(words[at + 4]),
-        sum: f32::reinterpret(words[at + 5]),
-        gate: f32::reinterpret(words[at + 3]),
-        token: words[at] as usize,
-        support: usize::cast_from(specs[row * ROW + 7]),
-        mixes: specs[row * ROW + 8] > 0.0f32,
-        list: at + HEADER,
+fn moved(token: f32, total: f32, mixture: Mixture, rest: f32, mean_row: &Array<f32>, column: usize) -> f32 {
+    let mut value = token;
+    if mixture.mixes {
+        let mut mean = total;
+        if rest > 0.0f32 {
+            mean += rest * mean_row[column];
+        }
+        value += mixture.gate * (mean - value);
     }
-}
-
-/// Rows of the table that take part.
-#[cube]
-fn count(mixture: Mixture) -> usize {
-    let of = select(mixture.support > 0, mixture.support, mixture.vocab);
-    select(mixture.mixes, of, 0usize)
-}
-
-/// One of these rows, and its weight: 0 where it is not worth reading.
-#[cube]
-fn entry(
-    logits: &Array<f32>,
-    words: &Array<u32>,
-    mixture: Mixture,
-    i: usize,
-    #[comptime] listed: usize,
-) -> (usize, f32) {
-    let of_list = mixture.support > 0;
-    let id = if of_list { words[mixture.list + i] as usize } else { i };
-    let weight = if of_list {
-        f32::reinterpret(words[mixture.list + listed + i])
-    } else {
-        let weight = (max(logits[mixture.logits + i] - mixture.maximum, -1e30f32)).exp() / mixture.sum;
-        let bound = LEFT_OUT / f32::cast_from(mixture.vocab);
-        select(weight > bound, weight, 0.0f32)
-    };
-    (id, weight)
+    value
 }
 
 #[cube(launch_unchecked)]
@@ -88,52 +36,102 @@ fn blend_kernel<W: Float, N: Size>(
     logits: &Array<f32>,
     specs: &Array<f32>,
     words: &Array<u32>,
+    kept: &Array<u32>,
+    order: &Array<u32>,
     table: &Array<Vector<W, N>>,
+    mean_row: &Array<f32>,
     out: &mut Array<f32>,
     vocab: u32,
     width: u32,
     scale: f32,
     #[comptime] listed: usize,
+    #[comptime] whole: bool,
     #[comptime] lanes: usize,
     #[comptime] vector: usize,
     #[define(W)] _weight: StorageType,
 ) {
     let groups = comptime![UNITS / lanes];
     let wide = comptime![lanes * vector + 1];
-    let mut shared = SharedMemory::<f32>::new(comptime![groups * wide]);
+    let mut ids = SharedMemory::<u32>::new(ENTRIES);
+    let mut weights = SharedMemory::<f32>::new(ENTRIES);
+    let mut starts = SharedMemory::<u32>::new(comptime![if whole { MAX_CHUNKS } else { 1 }]);
+    let mut partials = SharedMemory::<f32>::new(comptime![groups * wide]);
     let (row, unit) = (CUBE_POS_Y as usize, UNIT_POS as usize);
-    let mixture = mixture(specs, words, row, vocab as usize, listed);
+    let mixture = mixture(specs, words, kept, row, vocab as usize, listed, whole);
+    load_starts(kept, mixture, &mut starts, whole);
     let (lane, group) = (unit % lanes, unit / lanes);
     // In vectors; those behind the last column are read as the last.
     let vectors = width as usize / vector;
     let column = min(CUBE_POS_X as usize * lanes + lane, vectors - 1);
-    let mut sum = Vector::<f32, N>::new(0.0);
-    for i in range_stepped(group, count(mixture), groups) {
-        let (id, weight) = entry(logits, words, mixture, i, listed);
-        if weight > 0.0f32 {
-            sum += Vector::<f32, N>::cast_from(table[id * vectors + column]) * Vector::<f32, N>::new(weight);
+    let mut mixed = Vector::<f32, N>::new(0.0);
+    let mut own = 0.0f32;
+    for tile in 0..mixture.count.div_ceil(ENTRIES) {
+        let first = tile * ENTRIES;
+        // Here the beginnings of chunks are loaded, and the last entries used.
+        sync_cube();
+        own += find_entries(
+            logits,
+            words,
+            order,
+            &starts,
+            mixture,
+            first,
+            &mut ids,
+            &mut weights,
+            listed,
+            whole,
+        );
+        sync_cube();
+        let end = min(mixture.count - first, ENTRIES);
+        for at in range_stepped(group, end, comptime![groups * AT_ONCE]) {
+            #[unroll]
+            for j in 0..AT_ONCE {
+                let from = at + j * groups;
+                let weight = weights[from];
+                let values = Vector::<f32, N>::cast_from(table[ids[from] as usize * vectors + column]);
+                mixed += values * Vector::<f32, N>::new(weight);
+            }
         }
     }
     #[unroll]
     for j in 0..vector {
-        shared[group * wide + lane * vector + j] = sum[j];
+        partials[group * wide + lane * vector + j] = mixed[j];
     }
     sync_cube();
+    let rest = rest(mixture, own, &mut weights);
     if unit < lanes && CUBE_POS_X as usize * lanes + lane < vectors {
         let token = Vector::<f32, N>::cast_from(table[mixture.token * vectors + column]);
         #[unroll]
         for j in 0..vector {
-            let mut mean = 0.0f32;
+            let mut total = 0.0f32;
             for from in 0..groups {
-                mean += shared[from * wide + lane * vector + j];
+                total += partials[from * wide + lane * vector + j];
             }
-            let mut value = token[j];
-            if mixture.mixes {
-                value += mixture.gate * (mean - value);
-            }
+            let value = moved(token[j], total, mixture, rest, mean_row, column * vector + j);
             out[row * width as usize + column * vector + j] = value * scale;
         }
     }
+}
+
+/// Four numbers of a row of a packed table, the `lane`-th of a block.
+#[cube]
+fn unpacked<S: Float>(
+    quants_of: &Array<u32>,
+    scales: &Array<S>,
+    minima: &Array<S>,
+    id: usize,
+    blocks: usize,
+    block: usize,
+    lane: usize,
+    #[comptime] layout: Layout,
+) -> Four {
+    let (tile, at) = (id / TILE, id % TILE);
+    let base = (tile * blocks + block) * comptime![layout.block_words()];
+    let first_scale = tile * (blocks / comptime![layout.blocks_per_scale()]) * TILE;
+    let four = quants(quants_of, base, lane, at, layout);
+    let (factor, minimum) =
+        factors::<S>(quants_of, scales, minima, base, first_scale, block, lane, at, layout);
+    four * Four::new(factor) + Four::new(minimum)
 }
 
 /// The same of a packed table: a cube computes the 32 columns of a block.
@@ -142,84 +140,98 @@ fn blend_packed_kernel<S: Float>(
     logits: &Array<f32>,
     specs: &Array<f32>,
     words: &Array<u32>,
+    kept: &Array<u32>,
+    order: &Array<u32>,
     quants_of: &Array<u32>,
     scales: &Array<S>,
     minima: &Array<S>,
+    mean_row: &Array<f32>,
     out: &mut Array<f32>,
     vocab: u32,
     blocks: u32,
     scale: f32,
     #[comptime] listed: usize,
+    #[comptime] whole: bool,
     #[comptime] layout: Layout,
     #[define(S)] _scale: StorageType,
 ) {
     const LANES: usize = 8;
     let groups = comptime![UNITS / LANES];
     let wide = comptime![4 * LANES + 1];
-    let mut shared = SharedMemory::<f32>::new(comptime![groups * wide]);
+    let mut ids = SharedMemory::<u32>::new(ENTRIES);
+    let mut weights = SharedMemory::<f32>::new(ENTRIES);
+    let mut starts = SharedMemory::<u32>::new(comptime![if whole { MAX_CHUNKS } else { 1 }]);
+    let mut partials = SharedMemory::<f32>::new(comptime![groups * wide]);
     let (block, row, unit) = (CUBE_POS_X as usize, CUBE_POS_Y as usize, UNIT_POS as usize);
     let blocks = blocks as usize;
-    let mixture = mixture(specs, words, row, vocab as usize, listed);
-    // Neighbouring units take neighbouring rows of a tile, whose words lie side by side.
+    let mixture = mixture(specs, words, kept, row, vocab as usize, listed, whole);
+    load_starts(kept, mixture, &mut starts, whole);
+    // Neighbouring units take neighbouring entries: rows of a tile, if many are kept, whose words lie side by side.
     let (lane, group) = (unit / groups, unit % groups);
-    let spans = blocks / comptime![layout.blocks_per_scale()] * TILE;
-    let mut sum = Four::new(0.0);
-    for i in range_stepped(group, count(mixture), groups) {
-        let (id, weight) = entry(logits, words, mixture, i, listed);
-        if weight > 0.0f32 {
-            let base = (id / TILE * blocks + block) * comptime![layout.block_words()];
-            let four = quants(quants_of, base, lane, id % TILE, layout);
-            let (factor, minimum) = factors::<S>(
-                quants_of,
-                scales,
-                minima,
-                base,
-                id / TILE * spans,
-                block,
-                lane,
-                id % TILE,
-                layout,
-            );
-            sum += (four * Four::new(factor) + Four::new(minimum)) * Four::new(weight);
+    let mut mixed = Four::new(0.0);
+    let mut own = 0.0f32;
+    for tile in 0..mixture.count.div_ceil(ENTRIES) {
+        let first = tile * ENTRIES;
+        // As above.
+        sync_cube();
+        own += find_entries(
+            logits,
+            words,
+            order,
+            &starts,
+            mixture,
+            first,
+            &mut ids,
+            &mut weights,
+            listed,
+            whole,
+        );
+        sync_cube();
+        let end = min(mixture.count - first, ENTRIES);
+        for at in range_stepped(group, end, comptime![groups * AT_ONCE]) {
+            #[unroll]
+            for j in 0..AT_ONCE {
+                let from = at + j * groups;
+                let weight = weights[from];
+                let id = ids[from] as usize;
+                let four = unpacked::<S>(quants_of, scales, minima, id, blocks, block, lane, layout);
+                mixed += four * Four::new(weight);
+            }
         }
     }
     #[unroll]
     for j in 0..4usize {
-        shared[group * wide + lane * 4 + j] = sum[j];
+        partials[group * wide + lane * 4 + j] = mixed[j];
     }
     sync_cube();
+    let rest = rest(mixture, own, &mut weights);
     if unit < LANES {
-        let (tile, at) = (mixture.token / TILE, mixture.token % TILE);
-        let base = (tile * blocks + block) * comptime![layout.block_words()];
-        let four = quants(quants_of, base, unit, at, layout);
-        let (factor, minimum) =
-            factors::<S>(quants_of, scales, minima, base, tile * spans, block, unit, at, layout);
-        let token = four * Four::new(factor) + Four::new(minimum);
+        let token = unpacked::<S>(quants_of, scales, minima, mixture.token, blocks, block, unit, layout);
         #[unroll]
         for j in 0..4usize {
-            let mut mean = 0.0f32;
+            let mut total = 0.0f32;
             for from in 0..groups {
-                mean += shared[from * wide + unit * 4 + j];
+                total += partials[from * wide + unit * 4 + j];
             }
-            let mut value = token[j];
-            if mixture.mixes {
-                value += mixture.gate * (mean - value);
-            }
-            out[(row * blocks + block) * 32 + unit * 4 + j] = value * scale;
+            let column = block * 32 + unit * 4 + j;
+            let value = moved(token[j], total, mixture, rest, mean_row, column);
+            out[row * blocks * 32 + column] = value * scale;
         }
     }
 }
 
 pub(super) fn blend<R: Runtime>(
     device: &Device<R>,
-    logits: &Buffer,
-    specs: &Buffer,
-    words: &Buffer,
-    rows: usize,
-    listed: usize,
+    step: &Step<'_>,
+    decided: &Decided,
     table: EmbeddingTable<'_>,
 ) -> Buffer {
-    let EmbeddingTable { weights, width, scale } = table;
+    let Step { logits, specs, survey, kept, rows, whole } = step;
+    let Decided { words, listed } = decided;
+    let (rows, whole, listed) = (*rows, *whole, *listed);
+    let EmbeddingTable { weights, width, scale, mean } = table;
+    // Not read where there is none.
+    let mean = mean.unwrap_or(specs);
     let out = device.floats(rows * width);
     let vocab = (logits.len / rows) as u32;
     let units = CubeDim::new_1d(UNITS as u32);
@@ -235,7 +247,7 @@ pub(super) fn blend<R: Runtime>(
                 .find(|&lanes| lanes <= least || (width / vector).div_ceil(lanes) * rows >= 2 * cores)
                 .unwrap_or(1);
             let cubes = (width / vector).div_ceil(lanes);
-            // SAFETY: tokens are of the vocabulary, columns are clamped.
+            // SAFETY: tokens are of the vocabulary, columns are clamped; a mean row is as wide as the table.
             unsafe {
                 blend_kernel::launch_unchecked::<R>(
                     &device.client,
@@ -245,12 +257,16 @@ pub(super) fn blend<R: Runtime>(
                     logits.numbers(),
                     specs.numbers(),
                     words.numbers(),
+                    kept.numbers(),
+                    survey.order.numbers(),
                     table.vectors(vector),
+                    mean.numbers(),
                     out.numbers(),
                     vocab,
                     width as u32,
                     scale,
                     listed,
+                    whole,
                     lanes,
                     vector,
                     table.dtype,
@@ -268,14 +284,18 @@ pub(super) fn blend<R: Runtime>(
                     logits.numbers(),
                     specs.numbers(),
                     words.numbers(),
+                    kept.numbers(),
+                    survey.order.numbers(),
                     quants.numbers(),
                     scales.numbers(),
                     minima.as_ref().unwrap_or(scales).numbers(),
+                    mean.numbers(),
                     out.numbers(),
                     vocab,
                     blocks as u32,
                     scale,
                     listed,
+                    whole,
                     Layout::new(*form),
                     scales.dtype,
                 );

@@ -1,9 +1,10 @@
-//! The token of a row and what its mixture needs.
+//! The token of a row and what its mixture needs, with how much of each chunk it reads.
 
 use cubecl::prelude::*;
 
 use super::{
     HEADER, ROW, STATS, Survey,
+    levels::{Known, keep, mixes_all},
     sampling::{Row, filtered, listed_left, token_of_all, token_of_listed, weight},
     survey::key,
 };
@@ -91,9 +92,11 @@ fn decide_kernel(
     values: &Array<f32>,
     ids: &Array<u32>,
     words: &mut Array<u32>,
+    kept: &mut Array<u32>,
     vocab: u32,
     chunks: u32,
     #[comptime] listed: usize,
+    #[comptime] whole: bool,
 ) {
     let room = comptime![if listed > 0 { listed } else { 1 }];
     let mut shared = SharedMemory::<f32>::new(SHARED);
@@ -102,6 +105,7 @@ fn decide_kernel(
     let mut sorted_ids = SharedMemory::<f32>::new(room);
     let mut weights = SharedMemory::<f32>::new(room);
     let mut passed = SharedMemory::<f32>::new(room);
+    let mut gate_of_row = SharedMemory::<f32>::new(1usize);
     let (vocab, chunks) = (vocab as usize, chunks as usize);
     let (index, unit) = (CUBE_POS, UNIT_POS as usize);
     let spec = index * ROW;
@@ -213,9 +217,19 @@ fn decide_kernel(
         words[to + 5] = u32::reinterpret(exponentials);
         words[to + 6] = u32::cast_from(broken);
         words[to + 7] = u32::reinterpret(token_probability);
+        gate_of_row[0] = gate;
+    }
+    if comptime![whole] {
+        sync_cube();
+        if mixes_all(specs, index) {
+            let known = Known { stats: at, inside, own, maximum };
+            let allowed = specs[spec + 9] * exponentials;
+            keep(stats, known, gate_of_row[0], allowed, kept, index * (chunks + 1), chunks, &mut shared);
+        }
     }
 }
 
+/// Words of each row, and for rows that mix the whole vocabulary what [`keep`] writes.
 pub(super) fn decide<R: Runtime>(
     device: &Device<R>,
     logits: &Buffer,
@@ -223,8 +237,11 @@ pub(super) fn decide<R: Runtime>(
     survey: &Survey,
     rows: usize,
     listed: usize,
-) -> Buffer {
-    let words = device.empty(rows * (HEADER + 2 * listed), u32::as_type_native_unchecked().storage_type());
+    whole: bool,
+) -> (Buffer, Buffer) {
+    let word = u32::as_type_native_unchecked().storage_type();
+    let words = device.empty(rows * (HEADER + 2 * listed), word);
+    let kept = device.empty(if whole { rows * (survey.chunks + 1) } else { 1 }, word);
     // SAFETY: the token is clamped to the vocabulary, places are below the list's length.
     unsafe {
         decide_kernel::launch_unchecked::<R>(
@@ -237,10 +254,12 @@ pub(super) fn decide<R: Runtime>(
             survey.values.numbers(),
             survey.ids.numbers(),
             words.numbers(),
+            kept.numbers(),
             (logits.len / rows) as u32,
             survey.chunks as u32,
             listed,
+            whole,
         );
     }
-    words
+    (words, kept)
 }

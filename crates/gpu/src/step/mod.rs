@@ -1,15 +1,22 @@
 //! From logits to the next inputs, in three launches whatever the sampling and the rule.
 //!
 //! ```text
-//! survey   chunks of the vocabulary, many cubes   sums of exponentials, and each chunk's most likely tokens
-//! decide   one cube for each row                  the token, its log-probability, entropy, gate, the likeliest tokens
-//! blend    columns of the table, many cubes       E[y] + gate (sum_i q_i E[i] - E[y])
+//! survey   chunks of the vocabulary, many cubes   sums of exponentials, and each chunk's tokens, the likeliest first
+//! decide   one cube for each row                  the token, its log-probability, entropy, gate, the likeliest tokens,
+//!                                                 and how many of each chunk's tokens are mixed one by one
+//! blend    columns of the table, many cubes       E[y] + gate (sum_i q_i E[i] + q_rest mean(E) - E[y])
 //! ```
+//!
+//! In a mixture of the whole vocabulary few tokens have nearly all of the weight. The weight of the others, `q_rest`, as
+//! much as the row tolerates, goes to the mean row of the table, and their own rows are not read: [`levels`] says how
+//! these tokens are found.
 //!
 //! Nothing of this is read back before the next step is under way; [`Decided`] says what there is to read.
 
 mod blend;
 mod decide;
+mod entries;
+mod levels;
 mod sampling;
 mod survey;
 
@@ -21,7 +28,7 @@ use moi_kernels::{Decision, Reading, RowSpec};
 use crate::{Buffer, Device, Weights};
 
 /// Numbers of a [`RowSpec`] on the device.
-const ROW: usize = 9;
+const ROW: usize = 10;
 
 /// The most likely tokens that are known one by one, at most.
 pub const MAX_LISTED: usize = 64;
@@ -44,6 +51,9 @@ pub struct EmbeddingTable<'a> {
     pub width: usize,
     /// A factor on rows as they enter the model.
     pub scale: f32,
+    /// The mean of all rows as they are stored, `[width]` in float32. Without it nothing takes the place of a row,
+    /// whatever the rows tolerate.
+    pub mean: Option<&'a Buffer>,
 }
 
 /// What a step has decided, for the host to read.
@@ -114,16 +124,18 @@ pub fn step<R: Runtime>(
 ) -> (Buffer, Decided) {
     let vocab = logits.len / rows.len();
     let listed = rows.iter().map(listed).max().unwrap_or(0).min(vocab);
-    let specs: Vec<f32> = rows.iter().flat_map(|row| numbers(row, vocab)).collect();
+    let whole = rows.iter().any(|row| row.mixes && support(row, vocab) == 0);
+    let specs: Vec<f32> = rows.iter().flat_map(|row| numbers(row, vocab, table.mean.is_some())).collect();
     let specs = Buffer {
         handle: device.client.create_from_slice(f32::as_bytes(&specs)),
         len: specs.len(),
         dtype: logits.dtype,
     };
-    let survey = survey::survey(device, logits, &specs, rows.len(), listed);
-    let words = decide::decide(device, logits, &specs, &survey, rows.len(), listed);
-    let inputs = blend::blend(device, logits, &specs, &words, rows.len(), listed, table);
-    (inputs, Decided { words, listed })
+    let survey = survey::survey(device, logits, &specs, rows.len(), listed, whole);
+    let (words, kept) = decide::decide(device, logits, &specs, &survey, rows.len(), listed, whole);
+    let decided = Decided { words, listed };
+    let step = Step { logits, specs, survey, kept, rows: rows.len(), whole };
+    (blend::blend(device, &step, &decided, table), decided)
 }
 
 /// Tokens that must be known one by one.
@@ -138,9 +150,13 @@ fn listed(row: &RowSpec) -> usize {
     sampled.max(row.support.unwrap_or(0)).max(row.top)
 }
 
-fn numbers(row: &RowSpec, vocab: usize) -> [f32; ROW] {
+/// Tokens that are mixed; 0 for the whole vocabulary.
+fn support(row: &RowSpec, vocab: usize) -> usize {
+    row.support.filter(|&support| support < vocab).unwrap_or(0)
+}
+
+fn numbers(row: &RowSpec, vocab: usize, has_mean: bool) -> [f32; ROW] {
     let top_k = if row.top_k >= vocab { 0 } else { row.top_k };
-    let support = row.support.filter(|&support| support < vocab).unwrap_or(0);
     [
         if row.temperature > 0.0 { 1.0 / row.temperature } else { 0.0 },
         top_k as f32,
@@ -149,8 +165,9 @@ fn numbers(row: &RowSpec, vocab: usize) -> [f32; ROW] {
         row.uniform,
         row.slope,
         row.offset,
-        support as f32,
+        support(row, vocab) as f32,
         if row.mixes { 1.0 } else { 0.0 },
+        if has_mean { row.tolerance } else { 0.0 },
     ]
 }
 
@@ -162,9 +179,30 @@ struct Survey {
     values: Buffer,
     /// And their ids.
     ids: Buffer,
+    /// The ids of each chunk by [`levels`], where a row mixes the whole vocabulary: `[rows, vocab]`.
+    order: Buffer,
     chunks: usize,
 }
 
-/// Numbers of a chunk: the largest logit, its token, the sum of exponentials below it, the sum of these times their
-/// exponents, the sum at the row's temperature, and whether one is no number.
-const STATS: usize = 6;
+/// What the mixture of a step is made from.
+struct Step<'a> {
+    logits: &'a Buffer,
+    specs: Buffer,
+    survey: Survey,
+    /// Where each chunk's part of the tokens that are mixed one by one begins, and their number: `[rows, chunks + 1]`.
+    kept: Buffer,
+    rows: usize,
+    /// Whether a row mixes the whole vocabulary.
+    whole: bool,
+}
+
+/// Where the bounds of weight of a chunk's levels begin. Before them: the largest logit, its token, the sum of
+/// exponentials below it, the sum of these times their exponents, the sum at the row's temperature, and whether one is
+/// no number.
+const BOUNDS: usize = 6;
+
+/// Where the numbers of tokens down to each level begin.
+const REACHES: usize = BOUNDS + levels::LEVELS;
+
+/// Numbers of a chunk.
+const STATS: usize = REACHES + levels::LEVELS;

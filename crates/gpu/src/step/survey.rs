@@ -1,8 +1,12 @@
-//! What a chunk of the vocabulary adds to sums, and its most likely tokens.
+//! What a chunk of the vocabulary adds to sums, its most likely tokens, and for mixtures of the whole vocabulary all its
+//! tokens in the order of [`levels`](super::levels).
 
 use cubecl::prelude::*;
 
-use super::{CHUNK, ROW, STATS, Survey};
+use super::{
+    CHUNK, ROW, STATS, Survey,
+    levels::{COUNTS, Part, STARTS, mixes_all, sort},
+};
 use crate::{
     Buffer, Device,
     reduce::{SHARED, UNITS, before, largest, sum},
@@ -25,10 +29,14 @@ fn survey_kernel(
     stats: &mut Array<f32>,
     values: &mut Array<f32>,
     ids: &mut Array<u32>,
+    order: &mut Array<u32>,
     vocab: u32,
     #[comptime] listed: usize,
+    #[comptime] whole: bool,
 ) {
     let mut shared = SharedMemory::<f32>::new(SHARED);
+    let mut counts = SharedMemory::<u32>::new(comptime![if whole { COUNTS } else { 1 }]);
+    let mut starts = SharedMemory::<f32>::new(comptime![if whole { STARTS } else { 1 }]);
     let vocab = vocab as usize;
     let (chunk, row, unit) = (CUBE_POS_X as usize, CUBE_POS_Y as usize, UNIT_POS as usize);
     let inverse_temperature = specs[row * ROW];
@@ -82,6 +90,12 @@ fn survey_kernel(
         stats[at * STATS + 4] = tempered;
         stats[at * STATS + 5] = broken;
     }
+    if comptime![whole] {
+        if mixes_all(specs, row) {
+            let part = Part { first, list: row * vocab + chunk * CHUNK, stats: at * STATS, maximum };
+            sort(&own, part, order, stats, &mut counts, &mut starts, &mut shared);
+        }
+    }
     if comptime![listed > 0] {
         // The key of the last one on the list, bit by bit.
         let mut threshold = 0u32;
@@ -133,14 +147,18 @@ pub(super) fn survey<R: Runtime>(
     specs: &Buffer,
     rows: usize,
     listed: usize,
+    whole: bool,
 ) -> Survey {
     let vocab = logits.len / rows;
     let chunks = vocab.div_ceil(CHUNK);
     let stats = device.floats(rows * chunks * STATS);
     let candidates = (rows * chunks * listed).max(1);
     let values = device.floats(candidates);
-    let ids = device.empty(candidates, u32::as_type_native_unchecked().storage_type());
-    // SAFETY: indices are clamped to the vocabulary, places are below the list's length.
+    let words = u32::as_type_native_unchecked().storage_type();
+    let ids = device.empty(candidates, words);
+    let order = device.empty(if whole { logits.len } else { 1 }, words);
+    // SAFETY: indices are clamped to the vocabulary, places are below the list's length, and levels below their number;
+    // a chunk's ids lie where its logits do.
     unsafe {
         survey_kernel::launch_unchecked::<R>(
             &device.client,
@@ -151,9 +169,11 @@ pub(super) fn survey<R: Runtime>(
             stats.numbers(),
             values.numbers(),
             ids.numbers(),
+            order.numbers(),
             vocab as u32,
             listed,
+            whole,
         );
     }
-    Survey { stats, values, ids, chunks }
+    Survey { stats, values, ids, order, chunks }
 }

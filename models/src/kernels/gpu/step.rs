@@ -9,31 +9,40 @@ use super::{
     has_gpu_kernels, on_runtime,
     tensors::{buffer, device, single, tensor, weights},
 };
-use crate::Embedding;
+use crate::{Embedding, Mixing};
 
 /// Samples from logits `[rows, vocab]` and mixes the next inputs `[rows, d]` in float32. `None` where there is no kernel
 /// for it.
 pub(in crate::kernels) fn step<B: Backend>(
     logits: &Tensor<B, 2>,
     embedding: &Embedding<B>,
+    mixing: &Mixing<B>,
     rows: &[RowSpec],
 ) -> Option<(Tensor<B, 2>, Reading)> {
     if !has_gpu_kernels::<B>() || !can_step(logits.dims()[1], rows) {
         return None;
     }
-    on_runtime!(step_on::<B>(logits, embedding, rows), else None)
+    on_runtime!(step_on::<B>(logits, embedding, mixing, rows), else None)
 }
 
 fn step_on<B: Backend, R: CubeRuntime>(
     logits: &Tensor<B, 2>,
     embedding: &Embedding<B>,
+    mixing: &Mixing<B>,
     rows: &[RowSpec],
 ) -> Option<(Tensor<B, 2>, Reading)> {
     let logits = single::<B, R, 2>(logits)?;
     let device = device(&logits);
     let weights = weights::<B, R>(&embedding.weight)?;
     let width = embedding.dims()[1];
-    let table = EmbeddingTable { weights: &weights, width, scale: embedding.scale() as f32 };
+    // It costs a pass over the table, once.
+    let needs_mean = rows.iter().any(|row| row.mixes && row.support.is_none() && row.tolerance > 0.0);
+    let mean = match needs_mean {
+        true => Some(buffer(&single::<B, R, 1>(mixing.mean_row(embedding))?)),
+        false => None,
+    };
+    let table =
+        EmbeddingTable { weights: &weights, width, scale: embedding.scale() as f32, mean: mean.as_ref() };
     debug_assert_eq!(logits.shape().num_elements(), rows.len() * embedding.dims()[0]);
     let (inputs, decided) = moi_gpu::step(&device, &buffer(&logits), rows, table);
     // The copy is enqueued here, before the work of the next step.

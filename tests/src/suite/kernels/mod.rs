@@ -35,7 +35,7 @@ impl Job for Kernels {
 fn all<R: Runtime>(name: DeviceName, client: ComputeClient<R>) {
     let gpu = &Gpu(moi_gpu::Device { client });
     type Test<R> = fn(&Gpu<R>);
-    let tests: [(&str, Test<R>); 11] = [
+    let tests: [(&str, Test<R>); 12] = [
         ("joins", parts::joins_are_residuals_and_norms),
         ("products with floats", parts::dense_products_are_sums),
         ("activations", parts::activations_stand_between_products),
@@ -43,6 +43,7 @@ fn all<R: Runtime>(name: DeviceName, client: ComputeClient<R>) {
         ("heads", parts::heads_are_turned_into_the_cache),
         ("attention", parts::attention_is_a_weighted_mean_of_values),
         ("sampling and mixing", step::rows_of_all_kinds_are_sampled_and_mixed),
+        ("mean rows", step::rare_tokens_are_mixed_as_the_mean_row),
         ("filters", step::filters_leave_what_they_say),
         ("ties", step::ties_go_to_the_lower_id),
         ("tables", step::packed_and_half_tables_are_mixed),

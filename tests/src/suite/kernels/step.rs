@@ -21,6 +21,7 @@ fn spec() -> RowSpec {
         offset: 0.0,
         mixes: true,
         support: None,
+        tolerance: 0.0,
         top: 0,
     }
 }
@@ -84,6 +85,48 @@ fn read<R: Runtime>(gpu: &Gpu<R>, decided: Decided) -> Vec<Decision> {
     cubecl::future::block_on(decided.read(&gpu.0)).unwrap()
 }
 
+/// Whether rows of the table may be left out for this row.
+fn tolerates(spec: &RowSpec) -> bool {
+    spec.mixes && spec.support.is_none() && spec.tolerance > 0.0
+}
+
+/// How many of the most likely tokens a row mixes one by one, from a table that shows it: a column of ones, whose mean
+/// is the weight of these tokens, and one whose terms are 1 for each of them. The bounds that the row sets are checked.
+fn kept<R: Runtime>(gpu: &Gpu<R>, logits: &[f32], spec: &RowSpec) -> usize {
+    let order = sorted(logits);
+    let (q, _, gate) = mixed(logits, spec);
+    assert!(q.iter().all(|&q| q > 1e-30), "nothing is too unlikely to be counted");
+    let values: Vec<f32> = q.iter().flat_map(|&q| [1.0, (1.0 / q) as f32, 0.0, 0.0]).collect();
+    let weights = Weights::Dense(gpu.put(&values));
+    let mean = gpu.put(&[0.0; 4]);
+    let table = EmbeddingTable { weights: &weights, width: 4, scale: 1.0, mean: Some(&mean) };
+    let (inputs, decided) = step(&gpu.0, &gpu.put(logits), std::slice::from_ref(spec), table);
+    let inputs = gpu.get(&inputs);
+    let token = read(gpu, decided)[0].token as usize;
+    if gate == 0.0 {
+        return 0;
+    }
+    let mean_of = |column: usize| {
+        let own = f64::from(values[token * 4 + column]);
+        own + (f64::from(inputs[column]) - own) / gate
+    };
+    let count = mean_of(1).round() as usize;
+    let of_kept: f64 = order[..count].iter().map(|&id| q[id]).sum();
+    assert!((mean_of(0) - of_kept).abs() < 2e-5, "{} is not the weight {of_kept} of {count}", mean_of(0));
+    let tolerance = f64::from(spec.tolerance);
+    assert!((1.0 - of_kept) * gate <= tolerance * 1.001 + 1e-6, "{of_kept} of {count} at gate {gate}");
+    // Tokens count for less than twice their weight, and those of half the weight of the last one that is needed may be
+    // kept, too.
+    let mut below = 0.0;
+    let least = order.iter().rev().find(|&&id| {
+        below += q[id];
+        below * gate > tolerance * 0.499
+    });
+    let most = least.map_or(0, |&least| q.iter().filter(|&&own| own >= q[least] * 0.499).count());
+    assert!(count <= most, "{count} of at most {most}");
+    count
+}
+
 /// One step of rows, every number of it checked.
 fn check<R: Runtime>(
     gpu: &Gpu<R>,
@@ -96,8 +139,11 @@ fn check<R: Runtime>(
     let vocab = logits[0].len();
     let width = values.len() / vocab;
     assert!(can_step(vocab, specs));
-    let (inputs, decided) =
-        step(&gpu.0, &gpu.put(&logits.concat()), specs, EmbeddingTable { weights: table, width, scale });
+    let of_column = |column: usize| (0..vocab).map(|id| f64::from(values[id * width + column])).sum::<f64>();
+    let mean_row: Vec<f32> = (0..width).map(|column| (of_column(column) / vocab as f64) as f32).collect();
+    let mean = gpu.put(&mean_row);
+    let table = EmbeddingTable { weights: table, width, scale, mean: Some(&mean) };
+    let (inputs, decided) = step(&gpu.0, &gpu.put(&logits.concat()), specs, table);
     let inputs = gpu.get(&inputs);
     for (i, decision) in read(gpu, decided).into_iter().enumerate() {
         let (logits, spec) = (&logits[i], &specs[i]);
@@ -124,10 +170,13 @@ fn check<R: Runtime>(
             assert_eq!(id as usize, order[at]);
             assert!((f64::from(probability) - q[id as usize]).abs() < 3e-6);
         }
+        let count = if tolerates(spec) { kept(gpu, logits, spec) } else { vocab };
+        let rest: f64 = order[count..].iter().map(|&id| q[id]).sum();
         let expected: Vec<f32> = (0..width)
             .map(|column| {
                 let at = |id: usize| f64::from(values[id * width + column]);
-                let mean: f64 = (0..vocab).map(|id| q[id] * at(id)).sum();
+                let mean: f64 = order[..count].iter().map(|&id| q[id] * at(id)).sum();
+                let mean = mean + rest * f64::from(mean_row[column]);
                 let own = at(token as usize);
                 let value = if spec.mixes { own + gate * (mean - own) } else { own };
                 (value * f64::from(scale)) as f32
@@ -159,6 +208,44 @@ pub(super) fn rows_of_all_kinds_are_sampled_and_mixed<R: Runtime>(gpu: &Gpu<R>) 
             check(gpu, std::slice::from_ref(logits), &[*row], &table, &values, 1.0);
         }
     }
+}
+
+pub(super) fn rare_tokens_are_mixed_as_the_mean_row<R: Runtime>(gpu: &Gpu<R>) {
+    let (vocab, width) = (9001, 36);
+    let values = random(2, vocab * width);
+    let table = Weights::Dense(gpu.put(&values));
+    let at_gate = |gate: f32| RowSpec { slope: 0.0, offset: gate, ..spec() };
+    // From a flat distribution to one of few likely tokens, and one whose chunks are likely in different degrees.
+    let mut uneven = logits(7, vocab, 6.0);
+    uneven[..4096].iter_mut().for_each(|logit| *logit -= 9.0);
+    uneven[8192..].iter_mut().for_each(|logit| *logit -= 30.0);
+    let all =
+        [vec![1.5; vocab], logits(3, vocab, 0.5), logits(4, vocab, 6.0), logits(5, vocab, 10.0), uneven];
+    for tolerance in [0.0, 1e-5, 1e-3, 0.05] {
+        for gate in [0.02, 0.4, 1.0] {
+            let spec = RowSpec { tolerance, ..at_gate(gate) };
+            check(gpu, &all, &[spec; 5], &table, &values, 1.5);
+        }
+    }
+    // All are needed where all are alike, none where the whole mean weighs too little, few where few are likely.
+    let tolerant = RowSpec { tolerance: 1e-3, ..at_gate(1.0) };
+    assert_eq!(kept(gpu, &all[0], &tolerant), vocab);
+    assert_eq!(kept(gpu, &all[4], &RowSpec { tolerance: 0.05, ..at_gate(0.02) }), 0);
+    assert!(kept(gpu, &all[3], &tolerant) < vocab / 2);
+    // Rows that mix a list, not at all, or with an entropy that says how much, beside one that does not tolerate.
+    let rows = [
+        RowSpec { support: Some(20), tolerance: 0.05, ..spec() },
+        RowSpec { mixes: false, tolerance: 0.05, ..spec() },
+        RowSpec { tolerance: 0.01, temperature: 1.0, top_p: 0.9, ..spec() },
+        RowSpec { slope: 0.0, tolerance: 0.01, ..spec() },
+        RowSpec { tolerance: 0.0, ..at_gate(1.0) },
+    ];
+    check(gpu, &all, &rows, &table, &values, 1.0);
+    // Without a mean row there is nothing to stand for others.
+    let logits = gpu.put(&all[3]);
+    let table = EmbeddingTable { weights: &table, width, scale: 1.0, mean: None };
+    let inputs = |spec: RowSpec| gpu.get(&step(&gpu.0, &logits, &[spec], table).0);
+    assert_eq!(inputs(tolerant), inputs(at_gate(1.0)));
 }
 
 pub(super) fn filters_leave_what_they_say<R: Runtime>(gpu: &Gpu<R>) {
@@ -202,8 +289,13 @@ pub(super) fn ties_go_to_the_lower_id<R: Runtime>(gpu: &Gpu<R>) {
 
 pub(super) fn packed_and_half_tables_are_mixed<R: Runtime>(gpu: &Gpu<R>) {
     let (vocab, width) = (4500, 256);
-    let rows = [spec(), RowSpec { support: Some(20), top: 20, ..spec() }, RowSpec { mixes: false, ..spec() }];
-    let all: Vec<Vec<f32>> = (0..3).map(|i| logits(i + 3, vocab, 9.0)).collect();
+    let rows = [
+        spec(),
+        RowSpec { support: Some(20), top: 20, ..spec() },
+        RowSpec { mixes: false, ..spec() },
+        RowSpec { tolerance: 0.01, ..spec() },
+    ];
+    let all: Vec<Vec<f32>> = (0..4).map(|i| logits(i + 3, vocab, 9.0)).collect();
     for form in PackedForm::ALL {
         let (table, values) = packed(gpu, form, vocab, width, 5);
         check(gpu, &all, &rows, &Weights::Packed(table), &values, 2.0);
@@ -236,8 +328,8 @@ pub(super) fn impossible_and_broken_logits<R: Runtime>(gpu: &Gpu<R>) {
     for wrong in [f32::NAN, f32::INFINITY] {
         let mut logits = logits(1, vocab, 3.0);
         logits[4321] = wrong;
-        let (_, decided) =
-            step(&gpu.0, &gpu.put(&logits), &[drawn], EmbeddingTable { weights: &table, width, scale: 1.0 });
+        let table = EmbeddingTable { weights: &table, width, scale: 1.0, mean: None };
+        let (_, decided) = step(&gpu.0, &gpu.put(&logits), &[drawn], table);
         assert!(read(gpu, decided)[0].broken, "{wrong}");
     }
     assert!(!can_step(vocab, &[RowSpec { support: Some(65), ..spec() }]));

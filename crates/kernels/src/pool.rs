@@ -3,19 +3,27 @@
 //!
 //! A piece of work is cut into parts that threads take one after the other, so that one which the system has set
 //! aside delays at most the part it holds. A thread that is without work for two milliseconds sleeps until there is some.
+//! Beside other programs, where threads are set aside again and again, [`load`] notices how little sharing gains: nobody
+//! spins for long then, and most of the work is done by the calling thread alone.
+
+mod load;
 
 use std::{
     cell::{Cell, UnsafeCell},
     sync::{
-        Mutex, OnceLock,
+        Mutex, MutexGuard, OnceLock, PoisonError, TryLockError,
         atomic::{AtomicBool, AtomicUsize, Ordering::*},
     },
     thread::{self, Thread},
     time::{Duration, Instant},
 };
 
-/// How long a thread waits actively: longer than what lies between two pieces of work in a step.
+use load::Load;
+
+/// How long a thread spins where all is well: longer than what lies between two pieces of work in a step.
 const PATIENCE: Duration = Duration::from_millis(2);
+/// And where others want the processor: about what it takes to wake a thread.
+const SHORT_PATIENCE: Duration = Duration::from_micros(50);
 
 /// Threads asked for by [`set_threads`]; 0 is as many as there are cores.
 static ASKED: AtomicUsize = AtomicUsize::new(0);
@@ -39,10 +47,10 @@ pub fn threads() -> usize {
 pub fn run(parts: usize, part: impl Fn(usize) + Sync) {
     if parts > 1 {
         let pool = POOL.get_or_init(Pool::start);
-        // Somebody else's work would be waited for otherwise.
         if !pool.workers.is_empty()
             && !INSIDE.get()
-            && let Ok(_own) = pool.busy.try_lock()
+            && !pool.load.is_high()
+            && let Some(_own) = pool.own()
         {
             pool.work(parts, &part);
             return;
@@ -107,6 +115,10 @@ struct Pool {
     state: AtomicUsize,
     /// Whether a part has panicked.
     failed: AtomicBool,
+    /// Who waits for the threads, if it sleeps.
+    caller: Mutex<Option<Thread>>,
+    caller_sleeps: AtomicBool,
+    load: Load,
 }
 
 // SAFETY: `part` is written only while nobody may read it, see `work`.
@@ -145,6 +157,19 @@ impl Pool {
             next: AtomicUsize::new(0),
             state: AtomicUsize::new(0),
             failed: AtomicBool::new(false),
+            caller: Mutex::new(None),
+            caller_sleeps: AtomicBool::new(false),
+            load: Load::new(),
+        }
+    }
+
+    /// The right to give the threads work; none while another has it, whose work would be waited for otherwise.
+    fn own(&self) -> Option<MutexGuard<'_, ()>> {
+        match self.busy.try_lock() {
+            Ok(own) => Some(own),
+            // A part panicked: all threads had left it before that went on.
+            Err(TryLockError::Poisoned(own)) => Some(own.into_inner()),
+            Err(TryLockError::WouldBlock) => None,
         }
     }
 
@@ -155,6 +180,7 @@ impl Pool {
         self.parts.store(parts, Relaxed);
         self.next.store(0, Relaxed);
         let number = self.state.load(Relaxed) & !(NEXT - 1);
+        let begun = Instant::now();
         self.state.store(number.wrapping_add(NEXT) | OPEN, SeqCst);
         for worker in &self.workers {
             if worker.sleeps.load(SeqCst) {
@@ -164,11 +190,10 @@ impl Pool {
         // A panic must not leave while others still use what the caller has borrowed to them.
         let own = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| self.take_parts(part)));
         self.state.fetch_and(!OPEN, AcqRel);
-        let mut waited = 0u32;
-        while self.state.load(Acquire) & JOINED != 0 {
-            waited += 1;
-            // With fewer cores than threads the other one may need this one.
-            if waited.is_multiple_of(1 << 12) { thread::yield_now() } else { std::hint::spin_loop() }
+        let worked = begun.elapsed();
+        self.wait_for_threads();
+        if let Ok(own) = &own {
+            self.load.count(load::Shared { parts: [parts, *own], took: [worked, begun.elapsed()] });
         }
         if let Err(panic) = own {
             self.failed.store(false, Relaxed);
@@ -177,17 +202,57 @@ impl Pool {
         assert!(!self.failed.swap(false, Relaxed), "a kernel failed on another thread");
     }
 
-    fn take_parts(&self, part: &(dyn Fn(usize) + Sync)) {
+    /// Waits until all threads have left the work.
+    fn wait_for_threads(&self) {
+        let all_left = || self.state.load(SeqCst) & JOINED == 0;
+        let mut turns = 0u32;
+        let mut begun = None;
+        while !all_left() {
+            std::hint::spin_loop();
+            turns += 1;
+            if !turns.is_multiple_of(256) {
+                continue;
+            }
+            if !self.load.is_suspected() {
+                // With fewer cores than threads the other one may need this one.
+                if turns.is_multiple_of(1 << 12) {
+                    thread::yield_now();
+                }
+            } else if begun.get_or_insert_with(Instant::now).elapsed() >= SHORT_PATIENCE {
+                *self.caller.lock().unwrap_or_else(PoisonError::into_inner) = Some(thread::current());
+                self.caller_sleeps.store(true, SeqCst);
+                while !all_left() {
+                    thread::park();
+                }
+                self.caller_sleeps.store(false, SeqCst);
+            }
+        }
+    }
+
+    /// What a thread does that has taken part, when no part is left.
+    fn leave(&self) {
+        let others = (self.state.fetch_sub(1, SeqCst) - 1) & JOINED;
+        if others == 0
+            && self.caller_sleeps.load(SeqCst)
+            && let Some(caller) = &*self.caller.lock().unwrap_or_else(PoisonError::into_inner)
+        {
+            caller.unpark();
+        }
+    }
+
+    /// Does parts until none is left; how many.
+    fn take_parts(&self, part: &(dyn Fn(usize) + Sync)) -> usize {
         INSIDE.set(true);
         let _outside = Outside;
         let parts = self.parts.load(Relaxed);
-        loop {
+        for done in 0.. {
             let index = self.next.fetch_add(1, Relaxed);
             if index >= parts {
-                return;
+                return done;
             }
             part(index);
         }
+        parts
     }
 
     /// What a worker does for ever.
@@ -210,7 +275,7 @@ impl Pool {
                     self.failed.store(true, Relaxed);
                 }
             }
-            self.state.fetch_sub(1, AcqRel);
+            self.leave();
         }
     }
 
@@ -226,7 +291,11 @@ impl Pool {
             }
             std::hint::spin_loop();
             turns += 1;
-            if !turns.is_multiple_of(256) || begun.elapsed() < PATIENCE {
+            if !turns.is_multiple_of(256) {
+                continue;
+            }
+            let patience = if self.load.is_suspected() { SHORT_PATIENCE } else { PATIENCE };
+            if begun.elapsed() < patience {
                 continue;
             }
             sleeps.store(true, SeqCst);
@@ -297,5 +366,15 @@ mod tests {
             done.fetch_add(1, Relaxed);
         });
         assert_eq!(done.load(Relaxed), 8);
+        // Other threads still take part: not in every piece of work, where the machine is busy.
+        let took_part = || {
+            let seen = Mutex::new(std::collections::HashSet::new());
+            run(8, |_| {
+                thread::sleep(Duration::from_millis(1));
+                seen.lock().unwrap().insert(thread::current().id());
+            });
+            seen.into_inner().unwrap().len() > 1
+        };
+        assert!(threads() == 1 || (0..1000).any(|_| took_part()), "the threads are gone");
     }
 }

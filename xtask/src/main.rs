@@ -2,6 +2,7 @@
 
 mod bench_matrix;
 mod build;
+mod busy;
 mod dist;
 mod fuzz;
 mod gpu_report;
@@ -66,6 +67,11 @@ enum Task {
     Fuzz(fuzz::FuzzArgs),
     /// Check a machine's GPUs in under ten minutes and write a dated report: doctor, parity, real models, warm starts
     GpuReport(gpu_report::GpuReportArgs),
+    /// Measure two threads against one, alone and beside processes that compute without end
+    Busy(busy::BusyArgs),
+    /// Computes until its input ends
+    #[command(hide = true)]
+    Spin,
     /// Measure models, devices, types and rules with `moi bench`, and write the tables and plots of benches/RESULTS.md
     BenchMatrix(bench_matrix::BenchMatrixArgs),
     /// Fetch the model that tests need, then run all tests
@@ -89,6 +95,8 @@ fn main() -> ExitCode {
         Task::Soak => soak(),
         Task::Fuzz(args) => fuzz::run(&args),
         Task::GpuReport(args) => gpu_report::run(&args),
+        Task::Busy(args) => busy::run(&args),
+        Task::Spin => busy::spin(),
         Task::BenchMatrix(args) => bench_matrix::run(&args),
         Task::Test { rest } => test(&rest),
     };

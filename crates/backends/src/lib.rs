@@ -144,6 +144,12 @@ pub fn set_threads(threads: usize) {
     let _ = rayon::ThreadPoolBuilder::new().num_threads(threads).build_global();
 }
 
+/// The instructions that kernels for the CPU use, as `MOI_KERNELS` names them: the widest that the processor has, unless
+/// that asks for less.
+pub fn instruction_set() -> &'static str {
+    moi_kernels::isa().name()
+}
+
 /// What this machine has of a kind; nothing where this build cannot use it. Drivers are asked once in a process: that
 /// takes a while, and the answer is needed to choose, to estimate and to report.
 pub fn found(kind: Kind) -> Vec<Found> {

@@ -190,6 +190,7 @@ fn common<B: Backend>(group: &Group, device: Device, model: &Decoder<B>) -> Row 
         quantize: group.quantize.clone(),
         activations: model.activations().map(|asked| rounded_to::<B>(asked).to_owned()),
         threads: (!device.0.kind().is_gpu()).then(|| threads(group)),
+        instruction_set: has_kernels::<B>().then(|| moi_backends::instruction_set().to_owned()),
         repetitions: group.repetitions.into(),
         processor: machine::processor(),
         cores: machine::cores(),

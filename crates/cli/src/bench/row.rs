@@ -27,6 +27,8 @@ pub(super) struct Row {
     pub(super) activations: Option<String>,
     /// Of the processor; a GPU's do not count.
     pub(super) threads: Option<usize>,
+    /// That kernels use, where they are those for the CPU.
+    pub(super) instruction_set: Option<String>,
 
     /// `-` where none has a part in it.
     pub(super) rule: String,

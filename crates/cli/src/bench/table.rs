@@ -43,6 +43,7 @@ const COLUMNS: &[Column] = &[
     number("GB", |row| format!("{:.2}", row.weight_bytes as f64 / 1e9)),
     text("device", |row| row.device.clone()),
     number("threads", |row| row.threads.map(|threads| threads.to_string()).unwrap_or_default()),
+    text("kernels", |row| row.instruction_set.clone().unwrap_or_default()),
     text("weights", Row::weights),
     text("rule", |row| row.rule.clone()),
     text("test", |row| row.test.clone()),
@@ -182,6 +183,7 @@ mod tests {
             backend: "flex".into(),
             dtype: "f32".into(),
             threads: Some(2),
+            instruction_set: Some("avx2".into()),
             weight_bytes: 538_000_000,
             repetitions: 5,
             copy_gb_per_second: Some(27.71),
@@ -218,10 +220,10 @@ mod tests {
     #[test]
     fn markdown_has_the_columns_in_which_there_is_something() {
         let expected = "\
-| model |   GB | device | threads | weights | rule           | test     |    tokens/s | best | GB/s read | of copy | rule's share | first token cold, s | warm, s |
-|-------|-----:|--------|--------:|---------|----------------|----------|------------:|-----:|----------:|--------:|-------------:|--------------------:|--------:|
-| m     | 0.54 | cpu    |       2 | f32     | -              | pp512    |  309 ± 1.50 |  311 |           |         |              |                1.50 |   0.061 |
-| m     | 0.54 | cpu    |       2 | f32     | moi:support=20 | tg128 b2 | 41.4 ± 0.25 | 41.5 |      22.3 |   80.0% |        15.7% |                1.50 |   0.061 |
+| model |   GB | device | threads | kernels | weights | rule           | test     |    tokens/s | best | GB/s read | of copy | rule's share | first token cold, s | warm, s |
+|-------|-----:|--------|--------:|---------|---------|----------------|----------|------------:|-----:|----------:|--------:|-------------:|--------------------:|--------:|
+| m     | 0.54 | cpu    |       2 | avx2    | f32     | -              | pp512    |  309 ± 1.50 |  311 |           |         |              |                1.50 |   0.061 |
+| m     | 0.54 | cpu    |       2 | avx2    | f32     | moi:support=20 | tg128 b2 | 41.4 ± 0.25 | 41.5 |      22.3 |   80.0% |        15.7% |                1.50 |   0.061 |
 
 - m f32, cpu: flex, burn's Flex; copy 27.7 GB/s read and written
 - A \"fast\", small one, cores: 2, linux x86_64, moi 0.1.0

@@ -1,5 +1,7 @@
 //! Blocks of ggml as the parts that a packed weight consists of.
 
+use std::borrow::Cow;
+
 use moi_kernels::{PackedForm, PackedParts, pack};
 
 use crate::{LazyTensor, Storage, finite::Count, gguf::BlockKind};
@@ -14,12 +16,12 @@ pub(crate) fn packable(name: &str) -> Option<PackedForm> {
 /// encoded, which become anything.
 pub(crate) fn read(tensor: &LazyTensor, form: PackedForm) -> Option<(PackedParts, Count)> {
     let kind = BlockKind::ALL.into_iter().find(|kind| kind.name() == form.name())?;
-    let stored = (tensor.storage() == Storage::Block(kind)).then(|| tensor.read_stored()).flatten();
+    let stored = (tensor.storage() == Storage::Block(kind)).then(|| tensor.stored_bytes()).flatten();
     let (blocks, encoded) = match stored {
         Some(blocks) => (blocks, Count::default()),
         None => {
             let values = tensor.read();
-            (kind.encode(&values)?, Count::of_f32(&values))
+            (Cow::Owned(kind.encode(&values)?), Count::of_f32(&values))
         }
     };
     let columns = tensor.shape().last().copied().unwrap_or(0);

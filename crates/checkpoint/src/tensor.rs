@@ -1,6 +1,7 @@
 //! Named tensors in mapped files.
 
 use std::{
+    borrow::Cow,
     collections::BTreeMap,
     ops::Range,
     path::{Path, PathBuf},
@@ -263,7 +264,20 @@ impl LazyTensor {
         !self.transposed && self.added == 0.0 && self.columns.len() == self.width
     }
 
-    /// The bytes of the selected rows, in order: the values in their own storage, if they are as stored.
+    /// The bytes of the selected rows, in order: the values in their own storage, if they are as stored. They are copied
+    /// only where rows do not stand together.
+    pub fn stored_bytes(&self) -> Option<Cow<'_, [u8]>> {
+        match &self.rows {
+            RowOrder::Range(_) if self.is_as_stored() => {
+                let mut stored = Cow::Borrowed(&[][..]);
+                self.each_run(|bytes| stored = Cow::Borrowed(bytes));
+                Some(stored)
+            }
+            _ => self.read_stored().map(Cow::Owned),
+        }
+    }
+
+    /// A copy of what [`LazyTensor::stored_bytes`] gives.
     pub fn read_stored(&self) -> Option<Vec<u8>> {
         if !self.is_as_stored() {
             return None;
@@ -274,7 +288,7 @@ impl LazyTensor {
     }
 
     /// Hands on the stored bytes of the rows, as long as they stand together.
-    fn each_run(&self, mut each: impl FnMut(&[u8])) {
+    fn each_run<'a>(&'a self, mut each: impl FnMut(&'a [u8])) {
         let (block, bytes) = self.storage.block();
         let stride = self.width / block * bytes;
         let all = &self.source.bytes()[self.range.clone()];

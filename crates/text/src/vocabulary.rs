@@ -1,6 +1,11 @@
 //! The tokenizer inside a GGUF file, rebuilt as a `tokenizers` tokenizer.
 
-use std::collections::HashSet;
+use std::{
+    collections::HashSet,
+    ops::Range,
+    panic::resume_unwind,
+    thread::{self, available_parallelism},
+};
 
 use ahash::{AHashMap, AHashSet};
 use tokenizers::{
@@ -174,25 +179,46 @@ impl Vocabulary {
     ) -> Result<Vec<(String, String)>, TextError> {
         /// Of all merges; Llama 2's 32,000 tokens have half a megabyte of them.
         const MOST_BYTES: usize = 64 << 20;
+        /// Tokens that are worth a thread.
+        const MANY: usize = 20_000;
         let is_text = |id: usize| match self.kinds.get(id) {
             None | Some(TokenKind::Normal | TokenKind::UserDefined | TokenKind::Unused) => true,
             Some(TokenKind::Unknown | TokenKind::Control | TokenKind::Byte) => false,
         };
-        let mut merges = Vec::new();
-        let mut bytes = 0;
-        let pairs = self.tokens.iter().zip(scores).enumerate();
-        for (_, (whole, &score)) in pairs.filter(|(id, _)| is_text(*id)) {
-            for (at, _) in whole.char_indices().skip(1) {
-                let (left, right) = whole.split_at(at);
-                if let (Some(&l), Some(&r)) = (ids.get(left), ids.get(right)) {
-                    bytes += whole.len();
-                    if bytes > MOST_BYTES {
-                        let what = "its tokens are made of one another in too many ways";
-                        return Err(TextError::Vocabulary(what.to_owned()));
+        let merges_of = |range: Range<usize>| {
+            let (mut merges, mut bytes) = (Vec::new(), 0);
+            let pairs = self.tokens.iter().zip(scores).enumerate().take(range.end).skip(range.start);
+            for (_, (whole, &score)) in pairs.filter(|(id, _)| is_text(*id)) {
+                for (at, _) in whole.char_indices().skip(1) {
+                    let (left, right) = whole.split_at(at);
+                    if let (Some(&l), Some(&r)) = (ids.get(left), ids.get(right)) {
+                        bytes += whole.len();
+                        if bytes > MOST_BYTES {
+                            return Err(too_many_merges());
+                        }
+                        merges.push((score, l, r, left, right));
                     }
-                    merges.push((score, l, r, left, right));
                 }
             }
+            Ok(merges)
+        };
+        let tokens = self.tokens.len();
+        let threads =
+            if cfg!(target_family = "wasm") { 1 } else { available_parallelism().map_or(1, usize::from) };
+        let step = tokens.div_ceil(threads).max(MANY);
+        let parts = thread::scope(|scope| {
+            let merges_of = &merges_of;
+            let others = (step..tokens).step_by(step);
+            let others: Vec<_> =
+                others.map(|from| scope.spawn(move || merges_of(from..(from + step).min(tokens)))).collect();
+            let own = merges_of(0..step.min(tokens));
+            let joined =
+                others.into_iter().map(|part| part.join().unwrap_or_else(|panic| resume_unwind(panic)));
+            [own].into_iter().chain(joined).collect::<Result<Vec<_>, _>>()
+        })?;
+        let mut merges = parts.concat();
+        if merges.iter().map(|merge| merge.3.len() + merge.4.len()).sum::<usize>() > MOST_BYTES {
+            return Err(too_many_merges());
         }
         merges.sort_by(|a, b| b.0.total_cmp(&a.0).then((a.1, a.2).cmp(&(b.1, b.2))));
         Ok(merges.into_iter().map(|(.., left, right)| (left.to_owned(), right.to_owned())).collect())
@@ -236,6 +262,10 @@ impl Vocabulary {
             _ => Ok(()),
         }
     }
+}
+
+fn too_many_merges() -> TextError {
+    TextError::Vocabulary("its tokens are made of one another in too many ways".to_owned())
 }
 
 fn byte_level(

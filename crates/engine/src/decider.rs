@@ -108,7 +108,7 @@ impl Decider {
         };
         let (sampled, drawn) = self.sampler.choose(logits, uniform, allowed, self.logprobs)?;
         if self.row.wants_candidates() {
-            self.row.drawn_from(drawn.shares());
+            self.row.drawn_from(drawn.shares(logits));
         }
         let is_narrow = !allowed.is_all() || self.sampler.sampling().has_penalties();
         let narrows = (self.row.picks_tokens() && is_narrow) || (*mixes_constrained && !allowed.is_all());

@@ -1,6 +1,6 @@
 //! From logits to a token, on the host.
 
-use moi_kernels::{Distribution, distribution, first_of_largest};
+use moi_kernels::{Cut, Distribution, distribution, draw, first_of_largest, shortlist};
 use moi_sampling::{Candidates, History, Sampling};
 use rand_chacha::{
     ChaCha8Rng,
@@ -122,38 +122,64 @@ impl Sampler {
         if let Some(what) = broken(max) {
             return Err(EngineError::BadLogits { step: self.history.generated(0).len(), what, origin: None });
         }
-        let is_greedy = self.sampling.temperature == 0.0 && self.sampling.is_plain();
-        let (token, drawn) = if is_greedy && allowed.is_all() {
-            let token = first_of_largest(logits, max).unwrap_or(0) as u32;
-            (token, Drawn::One(token))
-        } else {
-            let mut candidates = Candidates::new(logits);
-            if !allowed.is_all() {
-                candidates.retain(|candidate| allowed.has(candidate.id));
+        let (token, drawn) = match allowed.is_all() && self.sampling.is_plain() {
+            true => self.choose_plainly(logits, max, uniform)?,
+            false => {
+                let mut candidates = Candidates::new(logits);
+                if !allowed.is_all() {
+                    candidates.retain(|candidate| allowed.has(candidate.id));
+                }
+                self.sampling.apply(&mut candidates, &self.history)?;
+                (candidates.draw(uniform), Drawn::From(candidates))
             }
-            self.sampling.apply(&mut candidates, &self.history)?;
-            (candidates.draw(uniform), Drawn::From(candidates))
         };
         let likeliest = top(logits, likeliest).into_iter().map(|id| (id, logprob(logits, id, max, ln_sum)));
         let sampled =
             Sampled { token, logprob: logprob(logits, token, max, ln_sum), likeliest: likeliest.collect() };
         Ok((sampled, drawn))
     }
+
+    /// Of all tokens, by temperature, top-k, top-p and min-p: without a look at each where that can be spared.
+    fn choose_plainly(&self, logits: &[f32], max: f32, uniform: f64) -> Result<(u32, Drawn), EngineError> {
+        let &Sampling { temperature, top_k, top_p, min_p, .. } = &self.sampling;
+        if temperature == 0.0 {
+            let token = first_of_largest(logits, max).unwrap_or(0) as u32;
+            return Ok((token, Drawn::One(token)));
+        }
+        let cut = Cut { scale: (1.0 / temperature) as f32, top_k, top_p, min_p };
+        let mut candidates = match shortlist(logits, &cut) {
+            Some(list) => Candidates::of_likely(logits, &list.tokens, list.rest),
+            None if top_k == 0 => return Ok((draw(logits, cut.scale, uniform), Drawn::All { temperature })),
+            None => Candidates::new(logits),
+        };
+        self.sampling.apply(&mut candidates, &self.history)?;
+        Ok((candidates.draw(uniform), Drawn::From(candidates)))
+    }
 }
 
 /// What a token was drawn from.
 #[derive(Debug)]
+#[allow(clippy::large_enum_variant, reason = "there is one at a time")]
 pub(crate) enum Drawn {
     One(u32),
     From(Candidates),
+    /// All tokens at a temperature.
+    All {
+        temperature: f64,
+    },
 }
 
 impl Drawn {
     /// Tokens with their probabilities.
-    pub(crate) fn shares(self) -> Vec<(u32, f64)> {
+    pub(crate) fn shares(self, logits: &[f32]) -> Vec<(u32, f64)> {
         match self {
             Self::One(token) => vec![(token, 1.0)],
             Self::From(mut candidates) => candidates.shares(),
+            Self::All { temperature } => {
+                let mut candidates = Candidates::new(logits);
+                candidates.map(|logit| logit / temperature);
+                candidates.shares()
+            }
         }
     }
 }

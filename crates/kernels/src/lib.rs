@@ -22,8 +22,10 @@ mod packed;
 pub mod pool;
 mod quantize;
 mod rope;
+mod shortlist;
 mod softmax;
 mod step;
+mod threshold;
 
 pub use activation::{Gated, gated};
 pub use attention::{Attention, Cached, Visible, attend};
@@ -36,5 +38,6 @@ pub use norm::{NormSpec, norm_rows};
 pub use packed::Packed;
 pub use quantize::{QuantizedRows, Rounding};
 pub use rope::{HeadValue, Turned, turn_heads};
+pub use shortlist::{Cut, Shortlist, draw, shortlist};
 pub use softmax::{Distribution, distribution, first_of_largest};
 pub use step::{Decision, Reading, RowSpec};

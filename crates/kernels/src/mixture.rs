@@ -4,7 +4,6 @@
 //! a bound that the caller sets, and the table's mean row stands for them, so that weights still sum to one.
 
 mod cache;
-mod threshold;
 
 use std::cell::RefCell;
 
@@ -16,9 +15,9 @@ use crate::{
     lanes::dispatch,
     pool::{self, Shared},
     softmax::exponentials,
+    threshold::{Weighted, kept, threshold},
 };
 pub use cache::RowCache;
-use threshold::{kept, threshold};
 
 /// The share of all weights that may be left out of [`weighted_sums`]: with rows whose values are at most `m`, no value
 /// of a sum is off by more than this times `m`, about what float32 rounds anyway.
@@ -50,9 +49,6 @@ impl Table<'_> {
     }
 }
 
-/// A row of a table and its weight in a sum.
-type Weighted = (u32, f32);
-
 /// What a row's mean is made of.
 #[derive(Default)]
 struct Choice {
@@ -74,7 +70,7 @@ impl Choice {
         }
         WEIGHTS.with_borrow_mut(|weights| {
             weights.resize(logits.len(), 0.0);
-            let found = exponentials(logits, weights);
+            let found = exponentials(logits, 1.0, weights);
             if !found.max.is_finite() {
                 return Self { inverse: f32::NAN, entropy: f32::NAN, ..Self::default() };
             }

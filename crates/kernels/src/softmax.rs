@@ -22,18 +22,20 @@ pub struct Distribution {
 /// Logits that a piece of work looks at; a constant, so that sums do not depend on the number of threads.
 pub(crate) const GRAIN: usize = 1 << 12;
 
-/// The exponentials of logits, not yet divided by their sum.
+/// The exponentials of `scale` times logits, not yet divided by their sum.
 pub(crate) struct Exponentials {
     /// The largest logit; NaN if any is. The sums are NaN where it is not finite.
     pub(crate) max: f32,
-    /// Of `e^(logit - max)`.
+    /// Of the exponentials `e^s`, s = scale (logit - max).
     pub(crate) sum: f64,
-    /// Of `(logit - max) e^(logit - max)`.
+    /// Of `s e^s`.
     weighted: f64,
+    /// The sums of each [`GRAIN`] of logits.
+    pub(crate) parts: Vec<[f32; 2]>,
 }
 
 impl Exponentials {
-    /// In nats: H = ln S - sum q_i s_i with s_i = logit_i - max and S = sum e^s_i.
+    /// In nats: H = ln S - sum q_i s_i with S = sum e^s_i.
     pub(crate) fn entropy(&self) -> f32 {
         (self.sum.ln() - self.weighted / self.sum) as f32
     }
@@ -43,7 +45,7 @@ impl Exponentials {
 /// Logits of -infinity have probability 0.
 pub fn distribution(logits: &[f32], probabilities: bool) -> Distribution {
     let mut probability = vec![0.0f32; if probabilities { logits.len() } else { 0 }];
-    let found = exponentials(logits, &mut probability);
+    let found = exponentials(logits, 1.0, &mut probability);
     if !found.max.is_finite() {
         return Distribution { max: found.max, ln_sum: f32::NAN, entropy: f32::NAN, probability: Vec::new() };
     }
@@ -57,8 +59,8 @@ pub fn distribution(logits: &[f32], probabilities: bool) -> Distribution {
     Distribution { max: found.max, ln_sum: found.sum.ln() as f32, entropy: found.entropy(), probability }
 }
 
-/// The sums of the exponentials of logits; and the exponentials themselves, where there are places for as many.
-pub(crate) fn exponentials(logits: &[f32], out: &mut [f32]) -> Exponentials {
+/// The sums of the exponentials of `scale` times logits; and the exponentials themselves, where there are places for as many.
+pub(crate) fn exponentials(logits: &[f32], scale: f32, out: &mut [f32]) -> Exponentials {
     let stored = !out.is_empty();
     assert!(!stored || out.len() == logits.len(), "a place for each exponential");
     let parts = logits.len().div_ceil(GRAIN);
@@ -70,7 +72,7 @@ pub(crate) fn exponentials(logits: &[f32], out: &mut [f32]) -> Exponentials {
     // A NaN is kept: no comparison finds it smaller.
     let max = largest.into_iter().fold(f32::NEG_INFINITY, |a, b| if a.is_nan() || a > b { a } else { b });
     if !max.is_finite() {
-        return Exponentials { max, sum: f64::NAN, weighted: f64::NAN };
+        return Exponentials { max, sum: f64::NAN, weighted: f64::NAN, parts: Vec::new() };
     }
     let mut sums = vec![[0.0f32; 2]; parts];
     let (shared, places) = (Shared::new(&mut sums), Shared::new(out));
@@ -80,13 +82,13 @@ pub(crate) fn exponentials(logits: &[f32], out: &mut [f32]) -> Exponentials {
         let out =
             unsafe { places.slice(part * GRAIN * usize::from(stored), logits.len() * usize::from(stored)) };
         // SAFETY: likewise.
-        unsafe { shared.slice(part, 1)[0] = exponential_sums(logits, max, out) };
+        unsafe { shared.slice(part, 1)[0] = exponential_sums(logits, max, scale, out) };
     });
     // In float64, so that the order of parts does not show.
     let [sum, weighted] = sums
         .iter()
         .fold([0.0f64; 2], |sums, part| [sums[0] + f64::from(part[0]), sums[1] + f64::from(part[1])]);
-    Exponentials { max, sum, weighted }
+    Exponentials { max, sum, weighted, parts: sums }
 }
 
 /// The index of the first of the largest values.
@@ -117,16 +119,17 @@ fn max_of(values: &[f32]) -> f32 {
     })
 }
 
-/// Sums of `e^s` and of `s e^s` for `s = logit - max`, and `e^s` where there is a place for it.
-fn exponential_sums(logits: &[f32], max: f32, out: &mut [f32]) -> [f32; 2] {
-    dispatch!(isa(), |logits: &[f32], max: f32, out: &mut [f32]| -> [f32; 2] {
+/// Sums of `e^s` and of `s e^s` for `s = scale (logit - max)`, and `e^s` where there is a place for it.
+fn exponential_sums(logits: &[f32], max: f32, scale: f32, out: &mut [f32]) -> [f32; 2] {
+    dispatch!(isa(), |logits: &[f32], max: f32, scale: f32, out: &mut [f32]| -> [f32; 2] {
         // SAFETY: chunks of sixteen; the instruction set is there.
         unsafe {
             let mut sums = [L::splat(0.0); 2];
             macro_rules! step {
                 ($chunk:expr, $out:expr) => {{
                     // The limit keeps s e^s = 0 where a logit is -infinity.
-                    let s = L::load($chunk.as_ptr()).sub(L::splat(max)).max(L::splat(-1e30));
+                    let s =
+                        L::load($chunk.as_ptr()).sub(L::splat(max)).mul(L::splat(scale)).max(L::splat(-1e30));
                     let e = s.exp();
                     sums = [sums[0].add(e), s.mul_add(e, sums[1])];
                     let out: Option<&mut [f32; 16]> = $out;

@@ -22,13 +22,22 @@ pub struct Candidates {
     whole: bool,
     /// Whether weights belong to the logits.
     weighed: bool,
+    /// The weight of tokens that are too unlikely to be left by a filter and were never on the list.
+    pub(crate) rest: f64,
 }
 
 impl Candidates {
     /// All tokens of a vocabulary. A logit of -infinity has no chance.
     pub fn new(logits: &[f32]) -> Self {
         let candidate = |(&logit, id): (&f32, u32)| Candidate { id, logit: logit.into(), weight: 0.0 };
-        Self { list: logits.iter().zip(0..).map(candidate).collect(), whole: true, weighed: false }
+        Self { list: logits.iter().zip(0..).map(candidate).collect(), whole: true, weighed: false, rest: 0.0 }
+    }
+
+    /// Some tokens of a vocabulary, in order: those that the filters of [`crate::Sampling::is_plain`] may leave. `rest` is
+    /// what all others weigh at the temperature that will be, where the most likely token weighs 1.
+    pub fn of_likely(logits: &[f32], tokens: &[u32], rest: f64) -> Self {
+        let candidate = |&id: &u32| Candidate { id, logit: logits[id as usize].into(), weight: 0.0 };
+        Self { list: tokens.iter().map(candidate).collect(), whole: false, weighed: false, rest }
     }
 
     /// How many there are.
@@ -78,6 +87,7 @@ impl Candidates {
 
     /// Keeps the first `count` of a list that was put in order.
     pub(crate) fn truncate(&mut self, count: usize) {
+        self.rest = 0.0;
         self.list.truncate(count);
         self.whole = false;
     }

@@ -25,8 +25,9 @@ pub fn top_p(candidates: &mut Candidates, top_p: f64) {
         return;
     }
     candidates.weigh();
+    let rest = candidates.rest;
     let list = candidates.unordered();
-    let target = top_p * list.iter().map(|candidate| candidate.weight).sum::<f64>();
+    let target = top_p * (list.iter().map(|candidate| candidate.weight).sum::<f64>() + rest);
     // Put in order a few at a time: the nucleus is nearly always much smaller than the vocabulary.
     let (mut sorted, mut reached, mut chunk) = (0, 0.0, 64);
     while sorted < list.len() {

@@ -1,10 +1,10 @@
 //! Rows of packed tables that mixtures have read before.
 
-use super::Weighted;
 use crate::{
     Packed, isa,
     packed::RowLayout,
     pool::{self, Shared},
+    threshold::Weighted,
 };
 
 /// Rows that are allocated together.

@@ -114,7 +114,7 @@ fn few_rows_are_kept_where_few_are_likely() {
         for sharpness in [0.0, 1.0, 1.5, 3.0] {
             let logits = peaked(vocab, sharpness);
             let mut weights = vec![0.0; vocab];
-            let sum = exponentials(&logits, &mut weights).sum;
+            let sum = exponentials(&logits, 1.0, &mut weights).sum;
             for allowed in [1e-6, 1e-3, 0.2] {
                 let threshold = threshold(&weights, sum, allowed);
                 let kept = kept(&weights, threshold);

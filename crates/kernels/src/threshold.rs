@@ -1,12 +1,14 @@
-//! Which weights are worth reading a row for.
+//! Which of many weights count.
 
-use super::Weighted;
 use crate::{
     isa,
     lanes::dispatch,
     pool::{self, Shared},
     softmax::GRAIN,
 };
+
+/// A number of a row or token, and its weight.
+pub(crate) type Weighted = (u32, f32);
 
 /// Pieces of [`GRAIN`] weights that a thread takes at a time: fewer are not worth waking one for.
 const PIECES: usize = 16;
@@ -17,7 +19,7 @@ const PIECES: usize = 16;
 /// The lowest one that is tried is right whatever the weights are: all of them below it would still not be too much. The
 /// search halves what is left of the grid, in five or six passes over weights that are in the cache: 1 MB for 262,144
 /// of them.
-pub(super) fn threshold(weights: &[f32], sum: f64, allowed: f64) -> f32 {
+pub(crate) fn threshold(weights: &[f32], sum: f64, allowed: f64) -> f32 {
     let limit = sum * allowed;
     let lowest = limit / weights.len().max(1) as f64;
     let level = |step: u32| (lowest * (f64::from(step) / 8.0).exp2()) as f32;
@@ -67,7 +69,7 @@ fn piece_below(weights: &[f32], threshold: f32) -> f32 {
 }
 
 /// The weights that are at least `threshold`, with the numbers of their rows, in order.
-pub(super) fn kept(weights: &[f32], threshold: f32) -> Vec<Weighted> {
+pub(crate) fn kept(weights: &[f32], threshold: f32) -> Vec<Weighted> {
     if threshold == f32::INFINITY {
         return Vec::new();
     }

@@ -1,17 +1,20 @@
 //! Whether other programs want the processor, as far as the gain from sharing work tells.
 
 use std::{
-    sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed},
+    sync::{
+        OnceLock,
+        atomic::{AtomicU32, AtomicU64, Ordering::Relaxed},
+    },
     time::{Duration, Instant},
 };
 
-/// Pieces of work that are judged together.
-const WINDOW: u32 = 64;
+/// For how long work is shared until that is judged: a token or two, as large pieces gain more than small ones.
+const WINDOW: Duration = Duration::from_millis(10);
 /// So much waiting is judged at once: a thread that is set aside comes back after some milliseconds.
 const STALL: Duration = Duration::from_millis(3);
 /// Times faster than alone that sharing must at least seem to be. It seems faster than it is: threads that compute
 /// together have less of the memory's speed each.
-const LEAST_GAIN: f64 = 1.4;
+const LEAST_GAIN: f64 = 1.3;
 /// Bad windows until the caller works alone: one comes now and then on any machine.
 const BAD: u32 = 2;
 /// For how long the caller works alone at first, and at most: to look again costs a stall.
@@ -29,9 +32,9 @@ pub(super) struct Shared {
 /// What sharing has gained. One thread writes at a time.
 #[derive(Debug)]
 pub(super) struct Load {
-    begun: Instant,
-    pieces: AtomicU32,
-    /// Nanoseconds that the pieces of the window took, and that the caller alone would have needed.
+    /// The first piece of work: a target without threads may have no clock either.
+    begun: OnceLock<Instant>,
+    /// Nanoseconds that the window's pieces of work took, and that the caller alone would have needed.
     shared: AtomicU64,
     alone: AtomicU64,
     /// Nanoseconds of waiting among them.
@@ -47,8 +50,7 @@ impl Load {
     pub(super) fn new() -> Self {
         let zero = || AtomicU64::new(0);
         Self {
-            begun: Instant::now(),
-            pieces: AtomicU32::new(0),
+            begun: OnceLock::new(),
             shared: zero(),
             alone: zero(),
             waited: zero(),
@@ -58,10 +60,14 @@ impl Load {
         }
     }
 
+    fn now(&self) -> Duration {
+        self.begun.get_or_init(Instant::now).elapsed()
+    }
+
     /// Whether to work alone.
     pub(super) fn is_high(&self) -> bool {
         // The clock is asked only where something was wrong.
-        self.alone_until.load(Relaxed) != 0 && self.is_high_at(self.begun.elapsed())
+        self.alone_until.load(Relaxed) != 0 && self.is_high_at(self.now())
     }
 
     fn is_high_at(&self, now: Duration) -> bool {
@@ -80,7 +86,7 @@ impl Load {
     /// Counts a piece of work.
     pub(super) fn count(&self, piece: Shared) {
         if self.add(piece) {
-            self.judge(self.begun.elapsed());
+            self.judge(self.now());
         }
     }
 
@@ -92,20 +98,17 @@ impl Load {
             sum
         };
         let (worked, all) = (worked.as_nanos() as u64, all.as_nanos() as u64);
-        add(&self.shared, all);
+        let shared = add(&self.shared, all);
         // Of a piece of which the caller has done nothing nothing is known.
         add(&self.alone, if own > 0 { worked * parts as u64 / own as u64 } else { all });
         let waited = add(&self.waited, all.saturating_sub(worked));
-        let pieces = self.pieces.load(Relaxed) + 1;
-        self.pieces.store(pieces, Relaxed);
-        pieces >= WINDOW || waited > STALL.as_nanos() as u64
+        shared >= WINDOW.as_nanos() as u64 || waited > STALL.as_nanos() as u64
     }
 
     fn judge(&self, now: Duration) {
         let take = |sum: &AtomicU64| sum.swap(0, Relaxed) as f64;
         let gain = take(&self.alone) / take(&self.shared).max(1.0);
         self.waited.store(0, Relaxed);
-        self.pieces.store(0, Relaxed);
         let bad = self.bad.load(Relaxed);
         if gain >= LEAST_GAIN {
             self.bad.store(bad.saturating_sub(1), Relaxed);

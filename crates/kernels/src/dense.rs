@@ -1,10 +1,12 @@
 //! Products with weights that are floats, halves widened in registers.
 
+use std::ops::Range;
+
 use half::{bf16, f16};
 
 use crate::{
     isa,
-    lanes::{Lanes, dispatch, prefetch},
+    lanes::{DotLanes, Lanes, dispatch, prefetch},
     pool::{self, Shared},
 };
 
@@ -155,74 +157,95 @@ pub fn dense_products(matrices: &[Dense<'_>], x: &[f32], out: &mut [Vec<f32>]) {
             for strip in (0..n).step_by(STRIP) {
                 let len = STRIP.min(n - strip);
                 let x = &x[strip * columns..(strip + len) * columns];
-                strip_products(matrix.place(), columns, rows.clone(), matrix.rows, x, strip, out);
+                let strip =
+                    Strip { weights: matrix.place(), columns, rows: matrix.rows, x, first: strip, out };
+                strip_products(strip, rows.clone());
             }
         }
     });
 }
 
-fn strip_products(
+/// What a strip of activations is multiplied with.
+#[derive(Clone, Copy)]
+struct Strip<'a> {
     weights: Place,
     columns: usize,
-    rows: std::ops::Range<usize>,
-    all_rows: usize,
-    x: &[f32],
-    strip: usize,
+    /// Of the matrix.
+    rows: usize,
+    x: &'a [f32],
+    /// The first of the strip's rows of activations.
+    first: usize,
     out: Shared<f32>,
-) {
-    dispatch!(isa(), |weights: Place,
-                      columns: usize,
-                      rows: std::ops::Range<usize>,
-                      all_rows: usize,
-                      x: &[f32],
-                      strip: usize,
-                      out: Shared<f32>|
-     -> () {
-        let n = x.len() / columns;
-        let mut row = rows.start;
-        while row < rows.end {
-            let height = SIDE.min(rows.end - row);
-            let mut column = 0;
-            while column < n {
-                let width = SIDE.min(n - column);
-                let x = &x[column * columns..];
-                // SAFETY: rows and columns are inside; the instruction set is there.
-                let sums = unsafe {
-                    macro_rules! square {
-                        ($height:literal, $width:literal) => {
-                            square::<L, $height, $width>(weights, row * columns, x, columns)
-                        };
-                    }
-                    match (height, width) {
-                        (4, 4) => square!(4, 4),
-                        (4, 3) => square!(4, 3),
-                        (4, 2) => square!(4, 2),
-                        (4, _) => square!(4, 1),
-                        (3, 4) => square!(3, 4),
-                        (2, 4) => square!(2, 4),
-                        (_, 4) => square!(1, 4),
-                        _ => {
-                            let mut sums = [[0.0; SIDE]; SIDE];
-                            for (h, sums) in sums.iter_mut().enumerate().take(height) {
-                                for (w, sum) in sums.iter_mut().enumerate().take(width) {
-                                    let x = &x[w * columns..];
-                                    *sum = square::<L, 1, 1>(weights, (row + h) * columns, x, columns)[0][0];
-                                }
+}
+
+/// The products of some rows of weights with a strip.
+fn strip_products(strip: Strip<'_>, rows: Range<usize>) {
+    #[cfg(target_arch = "x86_64")]
+    if isa() == crate::Isa::Avx2 {
+        // SAFETY: the instruction set is there.
+        unsafe { avx2(strip, rows) };
+        return;
+    }
+    dispatch!(isa(), |strip: Strip<'_>, rows: Range<usize>| -> () {
+        // SAFETY: the instruction set is there.
+        unsafe { strip_by::<L, 4>(strip, rows) }
+    });
+}
+
+/// Sixteen registers hold the sums of four by three, of eight lanes each, and what is multiplied.
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2,fma,f16c")]
+unsafe fn avx2(strip: Strip<'_>, rows: Range<usize>) {
+    // SAFETY: the caller's promise.
+    unsafe { strip_by::<crate::lanes::HalfAvx2, 3>(strip, rows) }
+}
+
+/// Four rows of weights with `W` rows of activations at a time.
+///
+/// # Safety
+/// The instruction set must be there.
+#[inline(always)]
+unsafe fn strip_by<L: DotLanes, const W: usize>(strip: Strip<'_>, rows: Range<usize>) {
+    let Strip { weights, columns, rows: all_rows, x, first, out } = strip;
+    let n = x.len() / columns;
+    let mut row = rows.start;
+    while row < rows.end {
+        let height = SIDE.min(rows.end - row);
+        let mut column = 0;
+        while column < n {
+            let width = W.min(n - column);
+            let x = &x[column * columns..];
+            let at = row * columns;
+            let mut sums = [[0.0; SIDE]; SIDE];
+            // SAFETY: rows and columns are inside; the instruction set is there.
+            unsafe {
+                match (height, width) {
+                    (4, width) if width == W => sums = square::<L, 4, W>(weights, at, x, columns),
+                    (4, 3) => sums = square::<L, 4, 3>(weights, at, x, columns),
+                    (4, 2) => sums = square::<L, 4, 2>(weights, at, x, columns),
+                    (4, 1) => sums = square::<L, 4, 1>(weights, at, x, columns),
+                    (3, width) if width == W => sums = square::<L, 3, W>(weights, at, x, columns),
+                    (2, width) if width == W => sums = square::<L, 2, W>(weights, at, x, columns),
+                    (1, width) if width == W => sums = square::<L, 1, W>(weights, at, x, columns),
+                    _ => {
+                        for (h, sums) in sums.iter_mut().enumerate().take(height) {
+                            for (w, sum) in sums.iter_mut().enumerate().take(width) {
+                                let at = (row + h) * columns;
+                                *sum = square::<L, 1, 1>(weights, at, &x[w * columns..], columns)[0][0];
                             }
-                            sums
                         }
                     }
-                };
-                for (w, at) in (column..column + width).enumerate() {
-                    // SAFETY: these rows of weights belong to this part alone.
-                    let out = unsafe { out.slice((strip + at) * all_rows + row, height) };
-                    out.iter_mut().zip(&sums).for_each(|(out, sums)| *out = sums[w]);
                 }
-                column += width;
             }
-            row += height;
+            for (w, at) in (column..column + width).enumerate() {
+                // SAFETY: these rows of weights belong to this part alone.
+                let out = unsafe { out.slice((first + at) * all_rows + row, height) };
+                out.iter_mut().zip(&sums).for_each(|(out, sums)| *out = sums[w]);
+            }
+            column += width;
         }
-    });
+        row += height;
+    }
 }
 
 /// Products of `H` rows of weights from `at` on with the first `W` rows of `x`.
@@ -230,7 +253,7 @@ fn strip_products(
 /// # Safety
 /// They must be there, and so must the instruction set.
 #[inline(always)]
-unsafe fn square<L: Lanes, const H: usize, const W: usize>(
+unsafe fn square<L: DotLanes, const H: usize, const W: usize>(
     weights: Place,
     at: usize,
     x: &[f32],
@@ -250,7 +273,7 @@ unsafe fn square<L: Lanes, const H: usize, const W: usize>(
 /// # Safety
 /// As [`square`].
 #[inline(always)]
-unsafe fn sums<L: Lanes, const H: usize, const W: usize>(
+unsafe fn sums<L: DotLanes, const H: usize, const W: usize>(
     load: impl Fn(usize) -> L,
     weights: Place,
     at: usize,
@@ -261,7 +284,7 @@ unsafe fn sums<L: Lanes, const H: usize, const W: usize>(
     // SAFETY: the caller's promise.
     unsafe {
         let mut lanes = [[L::splat(0.0); W]; H];
-        let vectors = columns / 16 * 16;
+        let vectors = columns / L::WIDTH * L::WIDTH;
         let mut k = 0;
         while k < vectors {
             let mut inputs = [L::splat(0.0); W];
@@ -274,7 +297,7 @@ unsafe fn sums<L: Lanes, const H: usize, const W: usize>(
                     *lane = weight.mul_add(input, *lane);
                 }
             }
-            k += 16;
+            k += L::WIDTH;
         }
         for h in 0..H {
             let mut four = [L::splat(0.0); 4];

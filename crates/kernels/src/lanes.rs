@@ -261,8 +261,50 @@ impl Lanes for Portable {
     }
 }
 
+/// What sums of products need, of so many lanes as suit them.
+///
+/// # Safety
+/// As of [`Lanes`]; pointers must hold [`DotLanes::WIDTH`] values.
+pub(crate) trait DotLanes: Copy {
+    const WIDTH: usize;
+    unsafe fn splat(value: f32) -> Self;
+    unsafe fn load(from: *const f32) -> Self;
+    unsafe fn load_f16(from: *const u16) -> Self;
+    unsafe fn load_bf16(from: *const u16) -> Self;
+    unsafe fn mul_add(self, a: Self, b: Self) -> Self;
+    unsafe fn sums(four: [Self; 4]) -> [f32; 4];
+}
+
+impl<L: Lanes> DotLanes for L {
+    const WIDTH: usize = 16;
+    #[inline(always)]
+    unsafe fn splat(value: f32) -> Self {
+        unsafe { L::splat(value) }
+    }
+    #[inline(always)]
+    unsafe fn load(from: *const f32) -> Self {
+        unsafe { L::load(from) }
+    }
+    #[inline(always)]
+    unsafe fn load_f16(from: *const u16) -> Self {
+        unsafe { L::load_f16(from) }
+    }
+    #[inline(always)]
+    unsafe fn load_bf16(from: *const u16) -> Self {
+        unsafe { L::load_bf16(from) }
+    }
+    #[inline(always)]
+    unsafe fn mul_add(self, a: Self, b: Self) -> Self {
+        unsafe { Lanes::mul_add(self, a, b) }
+    }
+    #[inline(always)]
+    unsafe fn sums(four: [Self; 4]) -> [f32; 4] {
+        unsafe { <L as Lanes>::sums(four) }
+    }
+}
+
 #[cfg(target_arch = "x86_64")]
-pub(crate) use x86::{Avx2, Avx512};
+pub(crate) use x86::{Avx2, Avx512, HalfAvx2};
 #[cfg(target_arch = "x86_64")]
 #[path = "lanes_x86.rs"]
 mod x86;

@@ -2,7 +2,7 @@
 
 use std::arch::x86_64::*;
 
-use super::Lanes;
+use super::{DotLanes, Lanes};
 
 /// The sums of four times eight lanes.
 #[inline(always)]
@@ -262,5 +262,40 @@ impl Lanes for Avx2 {
             let cut = |x, value| _mm256_and_ps(_mm256_cmp_ps::<_CMP_GE_OQ>(x, limit), value);
             Self(cut(self.0, value.0), cut(self.1, value.1))
         }
+    }
+}
+
+/// One register of AVX2.
+#[derive(Clone, Copy)]
+pub(crate) struct HalfAvx2(__m256);
+
+impl DotLanes for HalfAvx2 {
+    const WIDTH: usize = 8;
+    #[inline(always)]
+    unsafe fn splat(value: f32) -> Self {
+        Self(unsafe { _mm256_set1_ps(value) })
+    }
+    #[inline(always)]
+    unsafe fn load(from: *const f32) -> Self {
+        Self(unsafe { _mm256_loadu_ps(from) })
+    }
+    #[inline(always)]
+    unsafe fn load_f16(from: *const u16) -> Self {
+        Self(unsafe { _mm256_cvtph_ps(_mm_loadu_si128(from.cast())) })
+    }
+    #[inline(always)]
+    unsafe fn load_bf16(from: *const u16) -> Self {
+        unsafe {
+            let wide = _mm256_cvtepu16_epi32(_mm_loadu_si128(from.cast()));
+            Self(_mm256_castsi256_ps(_mm256_slli_epi32::<16>(wide)))
+        }
+    }
+    #[inline(always)]
+    unsafe fn mul_add(self, a: Self, b: Self) -> Self {
+        Self(unsafe { _mm256_fmadd_ps(self.0, a.0, b.0) })
+    }
+    #[inline(always)]
+    unsafe fn sums(four: [Self; 4]) -> [f32; 4] {
+        unsafe { four_sums(four.map(|lanes| lanes.0)) }
     }
 }

@@ -287,7 +287,7 @@ unsafe fn tile_int8(isa: Isa, form: PackedForm, tile: Tile, x: Rows, n: usize, o
         #[cfg(target_arch = "x86_64")]
         Isa::Avx512 => chunks!(avx512, 8),
         #[cfg(target_arch = "x86_64")]
-        Isa::Avx2 => chunks!(avx2, 4),
+        Isa::Avx2 => chunks!(avx2, 8),
         #[cfg(target_arch = "aarch64")]
         Isa::NeonDot => chunks!(neon_dot, 4),
         #[cfg(target_arch = "aarch64")]

@@ -82,16 +82,46 @@ unsafe fn scales<const FORM: usize>(
     }
 }
 
-/// Adds the products of four columns.
+/// The products of four columns, added in pairs in 16 bits.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-fn dot<const SIGNED: bool>(sum: __m256i, weights: __m256i, x: __m256i) -> __m256i {
-    // Pairs of products are added in 16 bits: 2 * 128 * 127 fits, 2 * 255 * 127 would not.
-    let pairs = match SIGNED {
-        true => _mm256_maddubs_epi16(_mm256_abs_epi8(weights), _mm256_sign_epi8(x, weights)),
-        false => _mm256_maddubs_epi16(weights, x),
+fn pairs<const FORM: usize>(weights: __m256i, x: __m256i) -> __m256i {
+    // 2 * 128 * 127 fits, 2 * 255 * 127 would not.
+    match const { PackedForm::ALL[FORM].bits() } {
+        8 => _mm256_maddubs_epi16(_mm256_abs_epi8(weights), _mm256_sign_epi8(x, weights)),
+        _ => _mm256_maddubs_epi16(weights, x),
+    }
+}
+
+/// Adds the products of sixteen columns, those of one half of a block.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+unsafe fn dot<const FORM: usize>(sum: __m256i, weights: &[__m256i], x: *const i32) -> __m256i {
+    // SAFETY: the caller's promise: four times four values.
+    let pairs = |group: usize| unsafe {
+        pairs::<FORM>(weights[group], _mm256_set1_epi32(x.add(group).read_unaligned()))
     };
-    _mm256_add_epi32(sum, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)))
+    let wide = |pairs| _mm256_madd_epi16(pairs, _mm256_set1_epi16(1));
+    // As many as 16 bits hold: 8 * 31 * 127 and 4 * 63 * 127.
+    match const { PackedForm::ALL[FORM].bits() } {
+        4 | 5 => {
+            let low = _mm256_add_epi16(pairs(0), pairs(1));
+            let high = _mm256_add_epi16(pairs(2), pairs(3));
+            _mm256_add_epi32(sum, wide(_mm256_add_epi16(low, high)))
+        }
+        6 => {
+            let low = wide(_mm256_add_epi16(pairs(0), pairs(1)));
+            let high = wide(_mm256_add_epi16(pairs(2), pairs(3)));
+            _mm256_add_epi32(sum, _mm256_add_epi32(low, high))
+        }
+        _ => {
+            let mut sum = sum;
+            for group in 0..4 {
+                sum = _mm256_add_epi32(sum, wide(pairs(group)));
+            }
+            sum
+        }
+    }
 }
 
 /// Products of `N` rows of activations from `row` on with a tile.
@@ -120,22 +150,8 @@ pub(super) unsafe fn products<const FORM: usize, const N: usize>(
                     let quants = x.quants.add(at * BLOCK).cast::<i32>();
                     let scale = *x.scales.add(at);
                     let (first, second) = (*x.sums.add(2 * at), *x.sums.add(2 * at + 1));
-                    let mut low = _mm256_set1_epi32(-offset * first);
-                    let mut high = _mm256_set1_epi32(-offset * second);
-                    for group in 0..4 {
-                        let [a, b] = [group, group + 4]
-                            .map(|group| _mm256_set1_epi32(quants.add(group).read_unaligned()));
-                        (low, high) = match form.bits() {
-                            8 => (
-                                dot::<true>(low, weights[group], a),
-                                dot::<true>(high, weights[group + 4], b),
-                            ),
-                            _ => (
-                                dot::<false>(low, weights[group], a),
-                                dot::<false>(high, weights[group + 4], b),
-                            ),
-                        };
-                    }
+                    let low = dot::<FORM>(_mm256_set1_epi32(-offset * first), &weights[..4], quants);
+                    let high = dot::<FORM>(_mm256_set1_epi32(-offset * second), &weights[4..], quants.add(4));
                     let scaled = match form {
                         PackedForm::Q6_K => _mm256_fmadd_ps(
                             _mm256_cvtepi32_ps(high),

@@ -3,7 +3,7 @@
 //!
 //! A piece of work is cut into parts that threads take one after the other, so that one which the system has set
 //! aside delays at most the part it holds. A thread that is without work for two milliseconds sleeps until there is some.
-//! Beside other programs, where threads are set aside again and again, [`load`] notices how little sharing gains: nobody
+//! Beside other programs, where threads are set aside again and again, the pool notices how little sharing gains: nobody
 //! spins for long then, and most of the work is done by the calling thread alone.
 
 mod load;

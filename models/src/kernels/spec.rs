@@ -81,6 +81,7 @@ pub(crate) struct Attend<'a, B: Backend> {
 }
 
 /// How means of a table's rows are computed: see [`crate::Mixing`].
+#[cfg_attr(not(feature = "flex"), allow(dead_code, reason = "no kernel is told"))]
 pub(crate) struct Means<'a, B: Backend> {
     /// The mean of all rows `[d]`, in float32.
     pub(crate) mean_row: &'a dyn Fn() -> &'a Tensor<B, 1>,

@@ -10,7 +10,7 @@ use crate::{
 /// Rows that are allocated together.
 const CHUNK: usize = 256;
 
-/// Copies of the rows of a packed table that mixtures have read: see [`RowLayout`]. Likely tokens come again and again,
+/// Copies of the rows of a packed table that mixtures have read. Likely tokens come again and again,
 /// and a copy is read in a sixteenth of the time that its tile takes.
 ///
 /// It grows with what is read, at most to all rows: 9 bits for each value and, where scales are for sixteen values, 10.

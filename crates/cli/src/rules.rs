@@ -38,9 +38,8 @@ pub(crate) fn run(args: &RulesArgs) -> Result<()> {
         }
         text.push('\n');
     }
-    text += "A mean over the whole vocabulary reads the embeddings of the likeliest tokens; of an input's weight, gate times \
-             probability, at most --mix-tolerance goes to the mean of all embeddings in the place of the others: auto \
-             is 1e-5 where the embedding is in float32, 2^-10 where weights are rounded to 16 bits or fewer, 0 (for a vocabulary of at most 4,096 tokens, too) reads all\n\n";
+    text += &indented(TOLERANCE, 0);
+    text.push('\n');
     text += "* for a model's thinking: where its markers are known, the scope is `thinking` unless --mix-scope says otherwise\n\n\
              On the command line --rule NAME:KNOB=VALUE:..., in JSON {\"rule\": NAME, KNOB: VALUE, ...}\n";
     output::print_bytes(text.as_bytes())
@@ -51,6 +50,12 @@ fn indented(text: &str, by: usize) -> String {
     let line = |line: String| format!("{}{line}\n", " ".repeat(by));
     wrapped(text, WIDTH - by).into_iter().map(line).collect()
 }
+
+/// What is true of each mean over the whole vocabulary.
+const TOLERANCE: &str = "A mean over the whole vocabulary reads the embeddings of the likeliest tokens. Of an input's weight, \
+                         gate times probability, at most --mix-tolerance goes to the mean of all embeddings in the \
+                         place of the others. auto is 1e-5 where the embedding is in float32, 2^-10 where weights are \
+                         rounded to 16 bits or fewer, and 0, which reads all, for a vocabulary of at most 4,096 tokens";
 
 /// Columns of a line.
 const WIDTH: usize = 100;

@@ -280,6 +280,45 @@ mod tests {
     }
 
     #[test]
+    fn likely_tokens_alone_give_what_all_give() {
+        for (vocab, spread) in [(40usize, 3.0f32), (256, 9.0), (5_000, 12.0), (70_001, 30.0)] {
+            let number = |i: usize| (i * 7919 % vocab) as f32 / vocab as f32;
+            let logits: Vec<f32> = (0..vocab).map(|i| spread * number(i) * number(i + 1)).collect();
+            for temperature in [0.3, 0.8, 1.0, 1.7] {
+                for (top_k, top_p, min_p) in [
+                    (0, 1.0, 0.0),
+                    (0, 0.9, 0.0),
+                    (0, 0.5, 0.01),
+                    (0, 1.0, 0.2),
+                    (1, 1.0, 0.0),
+                    (20, 0.9, 0.05),
+                    (40, 0.9, 0.01),
+                    (60, 0.5, 0.3),
+                    (100_000, 0.9, 0.0),
+                ] {
+                    let sampling = Sampling { temperature, top_k, top_p, min_p, ..Sampling::default() };
+                    let mut sampler = Sampler::new(sampling.clone(), 0).unwrap();
+                    let mut all = Candidates::new(&logits);
+                    sampling.apply(&mut all, &History::default()).unwrap();
+                    for step in 0..40 {
+                        let uniform = f64::from(step) / 40.0 + 1e-3;
+                        let (found, drawn) = sampler.choose(&logits, uniform, Allowed::default(), 0).unwrap();
+                        let expected = all.clone().draw(uniform);
+                        assert_eq!(found.token, expected, "{vocab}, {sampling:?}, {uniform}");
+                        if step == 0 {
+                            let mut shares = drawn.shares(&logits);
+                            shares.sort_unstable_by_key(|share| share.0);
+                            let mut expected = all.shares();
+                            expected.sort_unstable_by_key(|share| share.0);
+                            assert_eq!(shares.len(), expected.len(), "{vocab}, {sampling:?}");
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
     fn greedy_takes_the_first_of_the_largest() {
         let mut sampler = Sampler::new(Sampling::default(), 0).unwrap();
         let sampled = sampler.sample(&[0.0, 2.0, 2.0]).unwrap();

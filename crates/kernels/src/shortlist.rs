@@ -28,7 +28,7 @@ pub struct Cut {
 pub struct Shortlist {
     /// In order. All that are as likely as the least likely of them are among them.
     pub tokens: Vec<u32>,
-    /// The weight of the others, where that of the most likely token is 1.
+    /// The weight of the others, where that of the most likely token is 1; 0 where top-k takes them away first.
     pub rest: f64,
 }
 
@@ -50,21 +50,29 @@ fn weighed<R>(logits: &[f32], scale: f32, with: impl FnOnce(&[f32], &Exponential
 ///
 /// Whatever comes of the filters comes of these tokens alone, if the rest counts for the sum that top-p asks for.
 pub fn shortlist(logits: &[f32], cut: &Cut) -> Option<Shortlist> {
-    let does_top_k = cut.top_k > 0 && cut.top_k < logits.len() / 16;
-    if !(does_top_k || cut.top_p < 1.0 || cut.min_p > 0.0) {
+    let top_k = if cut.top_k < logits.len() { cut.top_k } else { 0 };
+    let takes_many = match top_k {
+        0 => cut.top_p < 1.0 || cut.min_p > 0.0,
+        k => k < logits.len() / 16,
+    };
+    if !takes_many {
         return None;
     }
     weighed(logits, cut.scale, |weights, found| {
-        let mut floor = (cut.min_p * (1.0 - MARGIN)) as f32;
-        if does_top_k {
-            floor = floor.max(floor_of_top(weights, cut.top_k));
-        } else if cut.top_k == 0 && cut.top_p < 1.0 {
-            floor = floor.max(threshold(weights, found.sum, (1.0 - cut.top_p) * (1.0 - MARGIN)));
-        }
+        let floor = match top_k {
+            0 => {
+                let left = (1.0 - cut.top_p) * (1.0 - MARGIN);
+                let of_top_p = if cut.top_p < 1.0 { threshold(weights, found.sum, left) } else { 0.0 };
+                of_top_p.max((cut.min_p * (1.0 - MARGIN)) as f32)
+            }
+            // What comes after it sees these alone.
+            k => floor_of_top(weights, k),
+        };
         let kept = kept(weights, floor.max(f32::MIN_POSITIVE));
         let weight: f64 = kept.iter().map(|&(_, weight)| f64::from(weight)).sum();
         let tokens = kept.into_iter().map(|(token, _)| token).collect();
-        Some(Shortlist { tokens, rest: (found.sum - weight).max(0.0) })
+        let rest = if top_k == 0 { (found.sum - weight).max(0.0) } else { 0.0 };
+        Some(Shortlist { tokens, rest })
     })
 }
 
@@ -173,7 +181,7 @@ mod tests {
                         assert!(list.tokens.binary_search(&(*id as u32)).is_ok(), "{cut:?}: {id} is missing");
                     }
                     let on_list: f64 = list.tokens.iter().map(|&id| weights[id as usize]).sum();
-                    assert!((on_list + list.rest - total).abs() <= 1e-5 * total);
+                    assert!(top_k > 0 || (on_list + list.rest - total).abs() <= 1e-5 * total);
                     // It is a short one, unless the filter leaves many.
                     assert!(
                         list.tokens.len() <= 2 * left.len() + top_k + vocab / 10,

@@ -70,7 +70,7 @@ impl<B: Backend> Mixing<B> {
         logits: &Tensor<B, 2>,
         share: &(dyn Fn(usize, f32) -> f32 + Sync),
     ) -> Option<(Tensor<B, 2>, Tensor<B, 2>)> {
-        let mean_row = || self.mean_row(embedding);
+        let mean_row = || self.mean_row(embedding, &logits.device());
         // Whoever panicked has left it with rows that are whole or not yet told of.
         let mut read = self.read.lock().unwrap_or_else(PoisonError::into_inner);
         let spec = Means { mean_row: &mean_row, share, tolerance: self.tolerance };
@@ -79,17 +79,10 @@ impl<B: Backend> Mixing<B> {
     }
 
     /// The mean of all rows as they are stored `[d]`, in float32.
-    pub(crate) fn mean_row(&self, embedding: &Embedding<B>) -> &Tensor<B, 1> {
+    pub(crate) fn mean_row(&self, embedding: &Embedding<B>, device: &B::Device) -> &Tensor<B, 1> {
         self.mean_row.get_or_init(|| {
             let [vocab, width] = embedding.dims();
-            let device = match &embedding.weight {
-                Matrix::Dense(weight) => weight.val().device(),
-                packed => match packed.packed() {
-                    Some(packed) => packed.scales.val().device(),
-                    None => B::Device::default(),
-                },
-            };
-            let weights = Tensor::full([1, vocab], 1.0 / vocab as f64, (&device, DType::F32));
+            let weights = Tensor::full([1, vocab], 1.0 / vocab as f64, (device, DType::F32));
             embedding.weight.weighted_sum(weights).cast(DType::F32).reshape([width])
         })
     }

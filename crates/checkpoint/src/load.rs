@@ -190,7 +190,7 @@ fn upload<B: Backend, const D: usize>(
 
 /// The values in a type, and how many are not finite; those of halves that are stored as such are never widened.
 fn data<const D: usize>(tensor: &LazyTensor, dtype: FloatDType, shape: [usize; D]) -> (TensorData, Count) {
-    let stored = |storage| (tensor.storage() == storage).then(|| tensor.read_stored()).flatten();
+    let stored = |storage| (tensor.storage() == storage).then(|| tensor.stored_bytes()).flatten();
     match dtype {
         FloatDType::F16 => {
             let values: Vec<f16> = match stored(Storage::F16) {

@@ -159,7 +159,6 @@ impl Sampler {
 
 /// What a token was drawn from.
 #[derive(Debug)]
-#[allow(clippy::large_enum_variant, reason = "there is one at a time")]
 pub(crate) enum Drawn {
     One(u32),
     From(Candidates),

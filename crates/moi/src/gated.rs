@@ -36,7 +36,7 @@ impl<B: Backend> Distribution<B> {
         let known = (mixes && is_full).then(|| embedding.means(&logits, gates)).flatten();
         if let Some((mean, nats)) = known {
             let probability = match candidates {
-                true => Self::probabilities(&logits, embedding, true).0,
+                true => probabilities(&logits, embedding, true).0,
                 false => nats.clone(),
             };
             let entropy = normalised(nats, vocab);
@@ -50,19 +50,10 @@ impl<B: Backend> Distribution<B> {
             _ => (logits, None, vocab),
         };
         let (probability, nats) = match tokens {
-            None => Self::probabilities(&logits, embedding, mixes || candidates),
+            None => probabilities(&logits, embedding, mixes || candidates),
             Some(_) => softmax(logits),
         };
         Self { probability, tokens, entropy: normalised(nats, size), mean: None }
-    }
-
-    /// Probabilities, of any shape where they are not asked for, and entropies in nats.
-    fn probabilities(
-        logits: &Tensor<B, 2>,
-        embedding: &impl EmbeddingRows<B>,
-        wanted: bool,
-    ) -> (Tensor<B, 2>, Tensor<B, 2>) {
-        embedding.distribution(logits, wanted).unwrap_or_else(|| softmax(logits.clone()))
     }
 
     /// sum_i q_i E[i] `[n, d]`, float32.
@@ -107,6 +98,15 @@ impl<B: Backend> Distribution<B> {
     }
 }
 
+/// Probabilities, of any shape where they are not asked for, and entropies in nats `[n, 1]`.
+pub(crate) fn probabilities<B: Backend>(
+    logits: &Tensor<B, 2>,
+    embedding: &impl EmbeddingRows<B>,
+    wanted: bool,
+) -> (Tensor<B, 2>, Tensor<B, 2>) {
+    embedding.distribution(logits, wanted).unwrap_or_else(|| softmax(logits.clone()))
+}
+
 /// Entropies in nats over so many tokens, divided by the largest there can be.
 fn normalised<B: Backend>(nats: Tensor<B, 2>, tokens: usize) -> Tensor<B, 2> {
     match tokens {
@@ -116,7 +116,7 @@ fn normalised<B: Backend>(nats: Tensor<B, 2>, tokens: usize) -> Tensor<B, 2> {
 }
 
 /// Probabilities, and entropies in nats `[n, 1]`.
-pub(crate) fn softmax<B: Backend>(logits: Tensor<B, 2>) -> (Tensor<B, 2>, Tensor<B, 2>) {
+fn softmax<B: Backend>(logits: Tensor<B, 2>) -> (Tensor<B, 2>, Tensor<B, 2>) {
     // H = ln S - sum q_i s_i with s_i = logit_i - max and S = sum exp s_i: one exponential per entry.
     // The clamp keeps q_i s_i = 0 where a logit is -infinity (0 ln 0 = 0).
     let shifted = logits.clone() - logits.max_dim(1);

@@ -3,7 +3,7 @@
 use burn::tensor::{DType, Int, Tensor, TensorData, backend::Backend};
 
 use crate::{
-    gated::softmax,
+    gated::probabilities,
     mix::{Candidates, Mixed, Recorded, column},
     rows::EmbeddingRows,
     rule::{Gate, Plan, Raw},
@@ -27,8 +27,7 @@ pub(crate) fn mix_plans<B: Backend>(
         let mean = match embedding.means(logits, &gates) {
             Some((mean, _)) => mean,
             None => {
-                let known = embedding.distribution(logits, true);
-                let (probability, _) = known.unwrap_or_else(|| softmax(logits.clone()));
+                let (probability, _) = probabilities(logits, embedding, true);
                 embedding.weighted_sum(probability).cast(DType::F32)
             }
         };

@@ -1,7 +1,7 @@
 //! Against sums in float64.
 
 use super::*;
-use crate::{Float, PackedForm, distribution, pack};
+use crate::{Float, PackedForm, PackedParts, distribution, pack};
 
 fn softmax(vocab: usize, spread: f32) -> Vec<f32> {
     let logit = |i: usize| -((i * 7919 % vocab) as f32 / vocab as f32) * spread;
@@ -50,16 +50,21 @@ fn sums_are_within_a_millionth_of_float64() {
     }
 }
 
-#[test]
-fn packed_rows_sum_as_their_values_do() {
-    let (vocab, columns) = (1000, 64);
+/// A table of Q8_0.
+fn parts(vocab: usize, columns: usize) -> PackedParts {
     let blocks: Vec<u8> = (0..vocab * columns / 32)
         .flat_map(|block| {
             let scale = half::f16::from_f32(0.01 + (block % 7) as f32 * 0.001).to_le_bytes();
             scale.into_iter().chain((0..32).map(move |i| (block * 31 + i * 17) as u8))
         })
         .collect();
-    let parts = pack(PackedForm::Q8_0, &blocks, vocab, columns).unwrap();
+    pack(PackedForm::Q8_0, &blocks, vocab, columns).unwrap()
+}
+
+#[test]
+fn packed_rows_sum_as_their_values_do() {
+    let (vocab, columns) = (1000, 64);
+    let parts = parts(vocab, columns);
     let packed =
         Packed::new(PackedForm::Q8_0, [vocab, columns], &parts.words, &parts.scales, &parts.minima).unwrap();
     let mut values = Vec::new();
@@ -141,13 +146,7 @@ fn few_rows_are_kept_where_few_are_likely() {
 #[test]
 fn packed_tables_give_the_same_alone_and_in_a_batch_whatever_was_read_before() {
     let (vocab, columns) = (6400, 64);
-    let blocks: Vec<u8> = (0..vocab * columns / 32)
-        .flat_map(|block| {
-            let scale = half::f16::from_f32(0.01 + (block % 7) as f32 * 0.001).to_le_bytes();
-            scale.into_iter().chain((0..32).map(move |i| (block * 31 + i * 17) as u8))
-        })
-        .collect();
-    let parts = pack(PackedForm::Q8_0, &blocks, vocab, columns).unwrap();
+    let parts = parts(vocab, columns);
     let packed =
         Packed::new(PackedForm::Q8_0, [vocab, columns], &parts.words, &parts.scales, &parts.minima).unwrap();
     let mut values = Vec::new();

@@ -31,6 +31,7 @@ fn step_on<B: Backend, R: CubeRuntime>(
     mixing: &Mixing<B>,
     rows: &[RowSpec],
 ) -> Option<(Tensor<B, 2>, Reading)> {
+    let own_device = logits.device();
     let logits = single::<B, R, 2>(logits)?;
     let device = device(&logits);
     let weights = weights::<B, R>(&embedding.weight)?;
@@ -38,7 +39,7 @@ fn step_on<B: Backend, R: CubeRuntime>(
     // It costs a pass over the table, once.
     let needs_mean = rows.iter().any(|row| row.mixes && row.support.is_none() && row.tolerance > 0.0);
     let mean = match needs_mean {
-        true => Some(buffer(&single::<B, R, 1>(mixing.mean_row(embedding))?)),
+        true => Some(buffer(&single::<B, R, 1>(mixing.mean_row(embedding, &own_device))?)),
         false => None,
     };
     let table =

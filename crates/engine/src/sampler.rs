@@ -1,6 +1,6 @@
 //! From logits to a token, on the host.
 
-use moi_kernels::{Cut, Distribution, distribution, draw, first_of_largest, shortlist};
+use moi_kernels::{Distribution, Filters, distribution, draw, first_of_largest, shortlist};
 use moi_sampling::{Candidates, History, Sampling};
 use rand_chacha::{
     ChaCha8Rng,
@@ -146,10 +146,12 @@ impl Sampler {
             let token = first_of_largest(logits, max).unwrap_or(0) as u32;
             return Ok((token, Drawn::One(token)));
         }
-        let cut = Cut { scale: (1.0 / temperature) as f32, top_k, top_p, min_p };
-        let mut candidates = match shortlist(logits, &cut) {
+        let filters = Filters { scale: (1.0 / temperature) as f32, top_k, top_p, min_p };
+        let mut candidates = match shortlist(logits, &filters) {
             Some(list) => Candidates::of_likely(logits, &list.tokens, list.rest),
-            None if top_k == 0 => return Ok((draw(logits, cut.scale, uniform), Drawn::All { temperature })),
+            None if top_k == 0 => {
+                return Ok((draw(logits, filters.scale, uniform), Drawn::All { temperature }));
+            }
             None => Candidates::new(logits),
         };
         self.sampling.apply(&mut candidates, &self.history)?;

@@ -38,6 +38,6 @@ pub use norm::{NormSpec, norm_rows};
 pub use packed::Packed;
 pub use quantize::{QuantizedRows, Rounding};
 pub use rope::{HeadValue, Turned, turn_heads};
-pub use shortlist::{Cut, Shortlist, draw, shortlist};
+pub use shortlist::{Filters, Shortlist, draw, shortlist};
 pub use softmax::{Distribution, distribution, first_of_largest};
 pub use step::{Decision, Reading, RowSpec};

@@ -193,7 +193,7 @@ impl Pool {
         let worked = begun.elapsed();
         self.wait_for_threads();
         if let Ok(own) = &own {
-            self.load.count(load::Shared { parts: [parts, *own], took: [worked, begun.elapsed()] });
+            self.load.count(load::Piece { parts: [parts, *own], took: [worked, begun.elapsed()] });
         }
         if let Err(panic) = own {
             self.failed.store(false, Relaxed);

@@ -12,7 +12,7 @@ const MARGIN: f64 = 1e-5;
 
 /// Filters on a distribution, in the order in which they work.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Cut {
+pub struct Filters {
     /// One over the temperature.
     pub scale: f32,
     /// Keeps the K most likely tokens; 0 keeps all.
@@ -49,21 +49,21 @@ fn weighed<R>(logits: &[f32], scale: f32, with: impl FnOnce(&[f32], &Exponential
 /// Tokens of finite logits, among them all that the filters leave; `None` where no filter takes many away.
 ///
 /// Whatever comes of the filters comes of these tokens alone, if the rest counts for the sum that top-p asks for.
-pub fn shortlist(logits: &[f32], cut: &Cut) -> Option<Shortlist> {
-    let top_k = if cut.top_k < logits.len() { cut.top_k } else { 0 };
+pub fn shortlist(logits: &[f32], filters: &Filters) -> Option<Shortlist> {
+    let top_k = if filters.top_k < logits.len() { filters.top_k } else { 0 };
     let takes_many = match top_k {
-        0 => cut.top_p < 1.0 || cut.min_p > 0.0,
+        0 => filters.top_p < 1.0 || filters.min_p > 0.0,
         k => k < logits.len() / 16,
     };
     if !takes_many {
         return None;
     }
-    weighed(logits, cut.scale, |weights, found| {
+    weighed(logits, filters.scale, |weights, found| {
         let floor = match top_k {
             0 => {
-                let left = (1.0 - cut.top_p) * (1.0 - MARGIN);
-                let of_top_p = if cut.top_p < 1.0 { threshold(weights, found.sum, left) } else { 0.0 };
-                of_top_p.max((cut.min_p * (1.0 - MARGIN)) as f32)
+                let left = (1.0 - filters.top_p) * (1.0 - MARGIN);
+                let of_top_p = if filters.top_p < 1.0 { threshold(weights, found.sum, left) } else { 0.0 };
+                of_top_p.max((filters.min_p * (1.0 - MARGIN)) as f32)
             }
             // What comes after it sees these alone.
             k => floor_of_top(weights, k),
@@ -162,8 +162,8 @@ mod tests {
                     (40, 0.9, 0.05),
                     (0, 0.95, 0.02),
                 ] {
-                    let cut = Cut { scale, top_k, top_p, min_p };
-                    let list = shortlist(&logits, &cut).unwrap();
+                    let filters = Filters { scale, top_k, top_p, min_p };
+                    let list = shortlist(&logits, &filters).unwrap();
                     assert!(list.tokens.is_sorted());
                     let mut left: Vec<usize> = order.clone();
                     if top_k > 0 {
@@ -178,18 +178,21 @@ mod tests {
                     left.truncate(nucleus.map_or(left.len(), |last| last + 1));
                     left.retain(|&id| weights[id] >= min_p);
                     for id in &left {
-                        assert!(list.tokens.binary_search(&(*id as u32)).is_ok(), "{cut:?}: {id} is missing");
+                        assert!(
+                            list.tokens.binary_search(&(*id as u32)).is_ok(),
+                            "{filters:?}: {id} is missing"
+                        );
                     }
                     let on_list: f64 = list.tokens.iter().map(|&id| weights[id as usize]).sum();
                     assert!(top_k > 0 || (on_list + list.rest - total).abs() <= 1e-5 * total);
                     // It is a short one, unless the filter leaves many.
                     assert!(
                         list.tokens.len() <= 2 * left.len() + top_k + vocab / 10,
-                        "{cut:?}: {}",
+                        "{filters:?}: {}",
                         list.tokens.len()
                     );
                 }
-                assert_eq!(shortlist(&logits, &Cut { scale, top_k: 0, top_p: 1.0, min_p: 0.0 }), None);
+                assert_eq!(shortlist(&logits, &Filters { scale, top_k: 0, top_p: 1.0, min_p: 0.0 }), None);
             }
         }
     }

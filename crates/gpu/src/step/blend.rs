@@ -7,7 +7,7 @@
 use cubecl::prelude::*;
 
 use super::{
-    Decided, EmbeddingTable, MAX_CHUNKS, Step,
+    Decided, EmbeddingTable, MAX_CHUNKS, StepBuffers,
     entries::{AT_ONCE, ENTRIES, Mixture, find_entries, load_starts, mixture, rest},
 };
 use crate::{
@@ -222,11 +222,11 @@ fn blend_packed_kernel<S: Float>(
 
 pub(super) fn blend<R: Runtime>(
     device: &Device<R>,
-    step: &Step<'_>,
+    step: &StepBuffers<'_>,
     decided: &Decided,
     table: EmbeddingTable<'_>,
 ) -> Buffer {
-    let Step { logits, specs, survey, kept, rows, whole } = step;
+    let StepBuffers { logits, specs, survey, kept, rows, whole } = step;
     let Decided { words, listed } = decided;
     let (rows, whole, listed) = (*rows, *whole, *listed);
     let EmbeddingTable { weights, width, scale, mean } = table;

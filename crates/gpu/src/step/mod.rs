@@ -134,7 +134,7 @@ pub fn step<R: Runtime>(
     let survey = survey::survey(device, logits, &specs, rows.len(), listed, whole);
     let (words, kept) = decide::decide(device, logits, &specs, &survey, rows.len(), listed, whole);
     let decided = Decided { words, listed };
-    let step = Step { logits, specs, survey, kept, rows: rows.len(), whole };
+    let step = StepBuffers { logits, specs, survey, kept, rows: rows.len(), whole };
     (blend::blend(device, &step, &decided, table), decided)
 }
 
@@ -185,7 +185,7 @@ struct Survey {
 }
 
 /// What the mixture of a step is made from.
-struct Step<'a> {
+struct StepBuffers<'a> {
     logits: &'a Buffer,
     specs: Buffer,
     survey: Survey,

@@ -22,7 +22,7 @@ const ALONE: [Duration; 2] = [Duration::from_millis(20), Duration::from_millis(6
 
 /// A piece of work that was shared.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Shared {
+pub(super) struct Piece {
     /// Its parts, and those that the caller has done itself.
     pub(super) parts: [usize; 2],
     /// How long the caller was at work on these, and how long everything took.
@@ -84,14 +84,14 @@ impl Load {
     }
 
     /// Counts a piece of work.
-    pub(super) fn count(&self, piece: Shared) {
+    pub(super) fn count(&self, piece: Piece) {
         if self.add(piece) {
             self.judge(self.now());
         }
     }
 
     /// Whether there is enough to judge.
-    fn add(&self, Shared { parts: [parts, own], took: [worked, all] }: Shared) -> bool {
+    fn add(&self, Piece { parts: [parts, own], took: [worked, all] }: Piece) -> bool {
         let add = |to: &AtomicU64, nanoseconds: u64| {
             let sum = to.load(Relaxed) + nanoseconds;
             to.store(sum, Relaxed);
@@ -135,16 +135,16 @@ mod tests {
     const MS: fn(u64) -> Duration = Duration::from_millis;
     const US: fn(u64) -> Duration = Duration::from_micros;
 
-    fn window(load: &Load, piece: Shared, now: Duration) {
+    fn window(load: &Load, piece: Piece, now: Duration) {
         while !load.add(piece) {}
         load.judge(now);
     }
 
     #[test]
     fn a_bad_window_now_and_then_changes_nothing_and_many_do() {
-        let good = Shared { parts: [8, 4], took: [US(50), US(55)] };
+        let good = Piece { parts: [8, 4], took: [US(50), US(55)] };
         // The caller had to wait for one of eight parts.
-        let bad = Shared { parts: [8, 7], took: [US(90), MS(4)] };
+        let bad = Piece { parts: [8, 7], took: [US(90), MS(4)] };
         let load = Load::new();
         for second in 0..100 {
             window(&load, bad, MS(1000 * second));
@@ -171,12 +171,12 @@ mod tests {
     fn threads_that_come_late_gain_nothing() {
         let load = Load::new();
         // All parts are done by the caller, which then waits for nobody.
-        let alone = Shared { parts: [8, 8], took: [US(100), US(102)] };
+        let alone = Piece { parts: [8, 8], took: [US(100), US(102)] };
         (0..2).for_each(|_| window(&load, alone, MS(1)));
         assert!(load.is_high_at(MS(2)));
         // Long work waits for a part for long, and is shared well all the same.
         let load = Load::new();
-        window(&load, Shared { parts: [8, 4], took: [MS(20), MS(24)] }, MS(1));
+        window(&load, Piece { parts: [8, 4], took: [MS(20), MS(24)] }, MS(1));
         assert!(!load.is_suspected());
     }
 }

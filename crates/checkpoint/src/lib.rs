@@ -10,6 +10,7 @@
 //! | burnpack | F64, F32, F16, BF16 |
 //! | GGUF version 2 and 3, one file or split | F32, F16, BF16, F64 and the block formats of [`gguf::BlockKind`] |
 
+mod arena;
 mod burnpack;
 mod error;
 mod file;

@@ -7,9 +7,12 @@ use burn::{
 
 use half::{bf16, f16};
 
-use moi_kernels::{BLOCK, PackedForm, PackedParts, ROWS};
+use moi_kernels::{BLOCK, PackedForm, ROWS};
 
-use crate::{Checkpoint, CheckpointError, LazyTensor, NotFinite, Parameter, Storage, finite::Count, packed};
+use crate::{
+    Checkpoint, CheckpointError, LazyTensor, NotFinite, Parameter, Storage, arena::Arena, finite::Count,
+    packed,
+};
 
 /// How far a load has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,6 +41,16 @@ impl Upload {
         match self {
             Self::Whole => usize::MAX,
             Self::InPieces => 1 << 23,
+        }
+    }
+
+    /// Memory for values: to stay there, so that the processor finds the weights of a model in few large pages, or to be
+    /// given back when they are on the device.
+    fn arena(self, total_bytes: usize) -> Arena {
+        const CHUNK: usize = 64 << 20;
+        match self {
+            Self::Whole => Arena::new(total_bytes.min(CHUNK)),
+            Self::InPieces => Arena::new(0),
         }
     }
 }
@@ -72,6 +85,7 @@ pub fn load<B: Backend, M: Module<B>>(
         total_bytes,
         dtype: &dtype,
         piece: upload.piece(),
+        arena: upload.arena(total_bytes),
         progress: &mut progress,
     };
     Ok(module.map(&mut reader))
@@ -161,13 +175,14 @@ fn upload<B: Backend, const D: usize>(
     dtype: FloatDType,
     device: &B::Device,
     piece: usize,
+    arena: &mut Arena,
 ) -> (Tensor<B, D>, Count) {
     let shape: [usize; D] = std::array::from_fn(|axis| tensor.shape().get(axis).copied().unwrap_or(1));
     let len: usize = shape.iter().product();
     // By way of one dimension: a device may put gaps between the rows of what comes in several.
     let mut count = Count::default();
-    let mut send = |part: &LazyTensor, len| {
-        let (data, of_part) = data(part, dtype, [len]);
+    let mut send = |part: &LazyTensor| {
+        let (data, of_part) = data(part, dtype, arena);
         count.add(of_part);
         Tensor::<B, 1>::from_data(data, (device, DType::from(dtype)))
     };
@@ -175,7 +190,7 @@ fn upload<B: Backend, const D: usize>(
     let piece = (piece / row.max(1)).max(1);
     // Of what is stored transposed each piece would read all.
     if D != 2 || shape[0] <= piece || !tensor.is_as_stored() {
-        let whole = send(tensor, len);
+        let whole = send(tensor);
         return (whole.reshape(shape), count);
     }
     let mut whole = Tensor::<B, 1>::empty([len], (device, DType::from(dtype)));
@@ -183,13 +198,14 @@ fn upload<B: Backend, const D: usize>(
         let rows = piece.min(shape[0] - start);
         let Some(part) = tensor.slice_rows(start, rows) else { break };
         let range: std::ops::Range<usize> = start * row..(start + rows) * row;
-        whole = whole.slice_assign([range], send(&part, rows * row));
+        whole = whole.slice_assign([range], send(&part));
     }
     (whole.reshape(shape), count)
 }
 
-/// The values in a type, and how many are not finite; those of halves that are stored as such are never widened.
-fn data<const D: usize>(tensor: &LazyTensor, dtype: FloatDType, shape: [usize; D]) -> (TensorData, Count) {
+/// The values in a type, in a row, and how many are not finite; those of halves that are stored as such are never
+/// widened.
+fn data(tensor: &LazyTensor, dtype: FloatDType, arena: &mut Arena) -> (TensorData, Count) {
     let stored = |storage| (tensor.storage() == storage).then(|| tensor.stored_bytes()).flatten();
     match dtype {
         FloatDType::F16 => {
@@ -197,21 +213,18 @@ fn data<const D: usize>(tensor: &LazyTensor, dtype: FloatDType, shape: [usize; D
                 Some(bytes) => bytes.as_chunks::<2>().0.iter().map(|&b| f16::from_le_bytes(b)).collect(),
                 None => tensor.read().into_iter().map(f16::from_f32).collect(),
             };
-            let count = Count::of_f16(&values);
-            (TensorData::new(values, shape), count)
+            (arena.copy(&values).into_data(DType::F16), Count::of_f16(&values))
         }
         FloatDType::BF16 => {
             let values: Vec<bf16> = match stored(Storage::BF16) {
                 Some(bytes) => bytes.as_chunks::<2>().0.iter().map(|&b| bf16::from_le_bytes(b)).collect(),
                 None => tensor.read().into_iter().map(bf16::from_f32).collect(),
             };
-            let count = Count::of_bf16(&values);
-            (TensorData::new(values, shape), count)
+            (arena.copy(&values).into_data(DType::BF16), Count::of_bf16(&values))
         }
         _ => {
             let values = tensor.read();
-            let count = Count::of_f32(&values);
-            (TensorData::new(values, shape), count)
+            (arena.copy(&values).into_data(DType::F32), Count::of_f32(&values))
         }
     }
 }
@@ -220,12 +233,13 @@ struct Reader<'a, T, P> {
     checkpoint: &'a Checkpoint,
     path: Path,
     /// The parts of the packed weight that is being visited.
-    packed: Option<(String, PackedParts)>,
+    packed: Option<(String, packed::Parts)>,
     bytes: usize,
     total_bytes: usize,
     dtype: &'a T,
     /// Values that go to the device at a time.
     piece: usize,
+    arena: Arena,
     progress: &'a mut P,
 }
 
@@ -238,11 +252,11 @@ impl<T, P: FnMut(LoadProgress<'_>)> Reader<'_, T, P> {
     }
 
     /// The parts of the packed weight that the parameter belongs to, read when the first of them is visited.
-    fn packed(&mut self) -> Option<&mut PackedParts> {
+    fn packed(&mut self) -> Option<&mut packed::Parts> {
         let (weight, form) = self.path.packed()?;
         if self.packed.as_ref().is_none_or(|(name, _)| *name != weight) {
             let tensor = self.checkpoint.tensors.get(&weight)?;
-            let (parts, count) = packed::read(tensor, form)?;
+            let (parts, count) = packed::read(tensor, form, &mut self.arena)?;
             let not_finite = count.of(&weight, tensor, FloatDType::F16);
             self.packed = Some((weight, parts));
             self.count(tensor, not_finite);
@@ -258,28 +272,32 @@ impl<B: Backend, T: Fn(&str) -> FloatDType, P: FnMut(LoadProgress<'_>)> ModuleMa
         let dtype = (self.dtype)(&name);
         let is_scale = self.path.0.last().is_some_and(|step| step.name == "scales");
         if let Some(parts) = self.packed() {
-            let values = std::mem::take(if is_scale { &mut parts.scales } else { &mut parts.minima });
-            let (shape, len) = (param.lazy_shape().dims::<D>(), [values.len()]);
+            let Some(values) = (if is_scale { &mut parts.scales } else { &mut parts.minima }).take() else {
+                return param;
+            };
+            let shape = param.lazy_shape().dims::<D>();
             let data = match dtype {
-                FloatDType::F16 => TensorData::new(values, len),
-                _ => TensorData::new(values.into_iter().map(f16::to_f32).collect::<Vec<f32>>(), len),
+                FloatDType::F16 => values.into_data(DType::F16),
+                _ => {
+                    let wide: Vec<f32> = values.slice().iter().copied().map(f16::to_f32).collect();
+                    self.arena.copy(&wide).into_data(DType::F32)
+                }
             };
             let flat = Tensor::<B, 1>::from_data(data, (&device, DType::from(dtype)));
             return Param::initialized(param.id, flat.reshape(shape));
         }
         // The selection has seen the same paths: every parameter has its tensor.
         let Some(tensor) = self.checkpoint.tensors.get(&name) else { return param };
-        let (value, count) = upload(tensor, dtype, &device, self.piece);
+        let (value, count) = upload(tensor, dtype, &device, self.piece, &mut self.arena);
         self.count(tensor, count.of(&name, tensor, dtype));
         Param::initialized(param.id, value)
     }
 
     fn map_int<const D: usize>(&mut self, param: Param<Tensor<B, D, Int>>) -> Param<Tensor<B, D, Int>> {
         let device = param.lazy_device();
-        let Some(parts) = self.packed() else { return param };
-        let words = std::mem::take(&mut parts.words);
-        let (shape, len) = (param.lazy_shape().dims::<D>(), [words.len()]);
-        let flat = Tensor::<B, 1, Int>::from_data(TensorData::new(words, len), (&device, DType::I32));
+        let Some(words) = self.packed().and_then(|parts| parts.words.take()) else { return param };
+        let shape = param.lazy_shape().dims::<D>();
+        let flat = Tensor::<B, 1, Int>::from_data(words.into_data(DType::I32), (&device, DType::I32));
         Param::initialized(param.id, flat.reshape(shape))
     }
 
@@ -313,7 +331,7 @@ mod tests {
         // Pieces of a row, of two rows with one left over, and more than there is.
         for piece in [1, 12, 35, 1000] {
             let whole = |tensor: &LazyTensor| {
-                upload::<Flex, 2>(tensor, FloatDType::F16, &Default::default(), piece).0
+                upload::<Flex, 2>(tensor, FloatDType::F16, &Default::default(), piece, &mut Arena::new(0)).0
             };
             let loaded = whole(tensor);
             assert_eq!(loaded.dtype(), DType::F16);

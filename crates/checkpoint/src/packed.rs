@@ -2,9 +2,23 @@
 
 use std::borrow::Cow;
 
-use moi_kernels::{PackedForm, PackedParts, pack};
+use half::f16;
+use moi_kernels::{PackedForm, pack_into};
 
-use crate::{LazyTensor, Storage, finite::Count, gguf::BlockKind};
+use crate::{
+    LazyTensor, Storage,
+    arena::{Arena, Region},
+    finite::Count,
+    gguf::BlockKind,
+};
+
+/// The parts of a packed matrix that have not gone to the device yet.
+#[derive(Debug)]
+pub(crate) struct Parts {
+    pub(crate) words: Option<Region<i32>>,
+    pub(crate) scales: Option<Region<f16>>,
+    pub(crate) minima: Option<Region<f16>>,
+}
 
 /// A form by ggml's name.
 pub(crate) fn packable(name: &str) -> Option<PackedForm> {
@@ -14,7 +28,7 @@ pub(crate) fn packable(name: &str) -> Option<PackedForm> {
 /// The parts of a matrix as its file has it, or of one that is encoded now where the file has it otherwise. None for
 /// a form that is read but never made. With them what is not finite: of scales and minima, or of values that were
 /// encoded, which become anything.
-pub(crate) fn read(tensor: &LazyTensor, form: PackedForm) -> Option<(PackedParts, Count)> {
+pub(crate) fn read(tensor: &LazyTensor, form: PackedForm, arena: &mut Arena) -> Option<(Parts, Count)> {
     let kind = BlockKind::ALL.into_iter().find(|kind| kind.name() == form.name())?;
     let stored = (tensor.storage() == Storage::Block(kind)).then(|| tensor.stored_bytes()).flatten();
     let (blocks, encoded) = match stored {
@@ -26,11 +40,16 @@ pub(crate) fn read(tensor: &LazyTensor, form: PackedForm) -> Option<(PackedParts
     };
     let columns = tensor.shape().last().copied().unwrap_or(0);
     let rows = tensor.shape().first().copied().unwrap_or(0);
-    let parts = pack(form, &blocks, rows, columns)?;
+    let [words, scales, minima] = form.lengths(rows, columns);
+    let mut words = arena.zeroed(words);
+    let [mut scales, mut minima] = [scales, minima].map(|len| arena.zeroed(len));
+    let is_packed =
+        pack_into(form, &blocks, [rows, columns], words.slice_mut(), scales.slice_mut(), minima.slice_mut());
     let mut count = encoded;
     if count == Count::default() {
-        count.add(Count::of_f16(&parts.scales));
-        count.add(Count::of_f16(&parts.minima));
+        count.add(Count::of_f16(scales.slice()));
+        count.add(Count::of_f16(minima.slice()));
     }
-    Some((parts, count))
+    let parts = Parts { words: Some(words), scales: Some(scales), minima: Some(minima) };
+    is_packed.then_some((parts, count))
 }

@@ -22,22 +22,33 @@ pub struct PackedParts {
 /// Packs a matrix of blocks as ggml stores them, row by row. None if there are not as many bytes as the shape takes,
 /// or the columns are no whole number of blocks.
 pub fn pack(form: PackedForm, blocks: &[u8], rows: usize, columns: usize) -> Option<PackedParts> {
+    let [words, scales, minima] = form.lengths(rows, columns);
+    let [scales, minima] = [scales, minima].map(|len| vec![f16::ZERO; len]);
+    let mut parts = PackedParts { words: vec![0; words], scales, minima };
+    pack_into(form, blocks, [rows, columns], &mut parts.words, &mut parts.scales, &mut parts.minima)
+        .then_some(parts)
+}
+
+/// The same into places of the [`lengths`](PackedForm::lengths) of this shape, which hold zeros; whether all fits.
+pub fn pack_into(
+    form: PackedForm,
+    blocks: &[u8],
+    [rows, columns]: [usize; 2],
+    words: &mut [i32],
+    scales: &mut [f16],
+    minima: &mut [f16],
+) -> bool {
     let (bytes, values) = form.ggml_block();
-    if !columns.is_multiple_of(values) || blocks.len() != rows * (columns / values) * bytes {
-        return None;
+    if !columns.is_multiple_of(values)
+        || blocks.len() != rows * (columns / values) * bytes
+        || [words.len(), scales.len(), minima.len()] != form.lengths(rows, columns)
+    {
+        return false;
     }
-    let scales = vec![f16::ZERO; form.num_scales(rows, columns)];
-    let mut parts = PackedParts {
-        words: vec![0; form.quant_bytes(rows, columns) / 4],
-        minima: if form.has_minima() { scales.clone() } else { Vec::new() },
-        scales,
-    };
     let row_bytes = columns / values * bytes;
     let tile_words = form.quant_bytes(ROWS, columns) / 4;
     let tile_scales = form.num_scales(ROWS, columns);
-    let words = Shared::new(&mut parts.words);
-    let scales = Shared::new(&mut parts.scales);
-    let minima = Shared::new(&mut parts.minima);
+    let (words, scales, minima) = (Shared::new(words), Shared::new(scales), Shared::new(minima));
     let tile_minima = if form.has_minima() { tile_scales } else { 0 };
     pool::run_ranges(rows.div_ceil(ROWS), 1, |first, end| {
         for tile in first..end {
@@ -57,7 +68,7 @@ pub fn pack(form: PackedForm, blocks: &[u8], rows: usize, columns: usize) -> Opt
             }
         }
     });
-    Some(parts)
+    true
 }
 
 struct Tile<'a> {

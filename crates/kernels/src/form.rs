@@ -131,6 +131,12 @@ impl PackedForm {
         rows.div_ceil(ROWS) * (columns / self.span()) * ROWS
     }
 
+    /// Words, scales and minima of a matrix.
+    pub const fn lengths(self, rows: usize, columns: usize) -> [usize; 3] {
+        let scales = self.num_scales(rows, columns);
+        [self.quant_bytes(rows, columns) / 4, scales, if self.has_minima() { scales } else { 0 }]
+    }
+
     /// Bytes and values of a block of ggml.
     pub const fn ggml_block(self) -> (usize, usize) {
         match self {

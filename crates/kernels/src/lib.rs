@@ -29,7 +29,7 @@ mod threshold;
 
 pub use activation::{Gated, gated};
 pub use attention::{Attention, Cached, Visible, attend};
-pub use blocks::{PackedParts, pack};
+pub use blocks::{PackedParts, pack, pack_into};
 pub use dense::{Dense, Float, dense_products};
 pub use form::{BLOCK, PackedForm, ROWS};
 pub use lanes::{Isa, isa};

@@ -218,7 +218,7 @@ fn tokenizer_and_template_travel_along() {
         let found = Pretrained::open(path).unwrap();
         assert_eq!(found.eos, original.eos, "{}", path.display());
         assert_eq!(template(&found), template(&original));
-        let tokenizer = |model: Pretrained| model.tokenizer.unwrap().unwrap();
+        let tokenizer = |model: Pretrained| model.tokenizer.into_inner().unwrap().unwrap();
         let found = tokenizer(found);
         let expected = tokenizer(Pretrained::open(&model).unwrap());
         for case in &moi_tests::real::RealGolden::read("smollm2-135m-instruct").tokenizer {
@@ -258,7 +258,7 @@ fn vocabularies_get_a_token_for_each_row() {
             let made = verified(&source, &output, &options(Target::Gguf)).unwrap();
             let left_out = made.notes.iter().any(|note| note.contains("2 tokens from 256 on have no row"));
             assert_eq!(left_out, tokens > 256, "{:?}", made.notes);
-            let tokenizer = Pretrained::open(&output).unwrap().tokenizer.unwrap().unwrap();
+            let tokenizer = Pretrained::open(&output).unwrap().tokenizer.into_inner().unwrap().unwrap();
             assert_eq!(tokenizer.vocab_size(), 256);
             let ids = tokenizer.encode("the", false).unwrap();
             assert_eq!(ids.last(), Some(&tokenizer.id("the").unwrap()));

@@ -36,7 +36,7 @@ fn run(path: &Path) -> Ending {
     let model =
         pretrained.load::<Flex>(&device, WeightForm::F32, |_| {}).map_err(|error| error.to_string())?;
     pretrained.footprint::<Flex>(&device, WeightForm::Stored, 64).map_err(|error| error.to_string())?;
-    let tokenizer = pretrained.tokenizer.map_err(|error| error.to_string())?;
+    let tokenizer = pretrained.tokenizer.into_inner().map_err(|error| error.to_string())?;
     if let Some(tokenizer) = &tokenizer {
         use_tokenizer(tokenizer)?;
         if let Some(template) = pretrained.chat_template.map_err(|error| error.to_string())? {

@@ -102,7 +102,7 @@ fn soak() {
     let pretrained = Pretrained::open(&model_file("smollm2-135m-instruct")).unwrap();
     let model = pretrained.load(&Default::default(), WeightForm::Stored, |_| {}).unwrap();
     let engine: Engine<Flex, Decoder<Flex>> = Engine::new(model, Default::default());
-    let engine = engine.with_tokenizer(pretrained.tokenizer.unwrap());
+    let engine = engine.with_tokenizer(pretrained.tokenizer.into_inner().unwrap());
     let ids = engine.tokenizer().unwrap().encode("Once upon a time", true).unwrap();
     println!("one generation:\n tokens   held MB  resident MB  ms a token");
     let mut begun = Instant::now();

@@ -30,7 +30,7 @@ fn load(name: &str, num_params: usize) -> Loaded {
     let decoder = pretrained.load::<Flex>(&device, WeightForm::F32, |_| {}).unwrap();
     assert_eq!(decoder.config().num_params(), num_params);
     let Pretrained { tokenizer, chat_template, eos, .. } = pretrained;
-    let engine = Engine::new(decoder, device).with_tokenizer(tokenizer.unwrap()).with_eos(eos);
+    let engine = Engine::new(decoder, device).with_tokenizer(tokenizer.into_inner().unwrap()).with_eos(eos);
     Loaded { engine, template: chat_template.unwrap() }
 }
 

@@ -72,7 +72,7 @@ impl Decoding {
             grammar: grammar.map(self::grammar).transpose()?.flatten(),
             mix_constrained: grammar.is_some_and(|grammar| grammar.mix_constrained),
             stop: StopRules {
-                max_tokens: stop.max_tokens.and_then(|OrMinusOne(max)| max),
+                max_tokens: stop.limit(),
                 min_tokens: stop.min_tokens,
                 strings: stop.stop.clone(),
                 ignore_eos: stop.ignore_eos,

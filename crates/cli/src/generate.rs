@@ -15,7 +15,7 @@ use crate::{
     backend::{Device, Job},
     decoding::{self, Decoding},
     interrupt::Interrupt,
-    model,
+    model::{self, Loading},
     output::{self, Answer, Names, Report, StopReason, Timing},
     prompt, runner, ui,
 };
@@ -26,21 +26,15 @@ pub(crate) fn run(args: GenerateArgs) -> Result<Ended> {
     let path = model::find(&args.model.model, args.model.revision.as_deref())?;
     let begun = Instant::now();
     let pretrained = model::open_at(&args.model, &path)?;
-    let prompt = prompt::ids(&args.prompt, &args.model.model, &pretrained)?;
-    let decoding =
-        Decoding::new(&pretrained, &args.rule.scope, &args.sampling, Some(&args.grammar), &args.stop)?;
-    decoding.note_idle(&[rule], args.output.n.into());
     let device = Device::chosen(args.model.device);
-    device.run(Generate { args, device, pretrained, prompt, rule, decoding, begun })
+    device.run(Generate { args, device, pretrained, rule, begun })
 }
 
 struct Generate {
     args: GenerateArgs,
     device: Device,
     pretrained: Pretrained,
-    prompt: Vec<u32>,
     rule: InputRule,
-    decoding: Decoding,
     begun: Instant,
 }
 
@@ -48,11 +42,18 @@ impl Job for Generate {
     type Output = Ended;
 
     fn run<B: Backend>(self, device: &B::Device) -> Result<Ended> {
-        let Self { args, device: device_name, pretrained, prompt, rule, decoding, begun } = self;
+        let Self { args, device: device_name, pretrained, rule, begun } = self;
         let samples = usize::from(args.output.n);
+        let least = model::positions(&pretrained, 1, args.stop.limit()) * samples;
+        let loading = Loading::<B>::begin(pretrained, &args.model, (device_name, device), least)?;
+        let pretrained = loading.pretrained();
+        let prompt = prompt::ids(&args.prompt, &args.model.model, pretrained)?;
+        let decoding =
+            Decoding::new(pretrained, &args.rule.scope, &args.sampling, Some(&args.grammar), &args.stop)?;
+        decoding.note_idle(&[rule], samples);
         let interrupt = Interrupt::install()?;
-        let positions = model::positions(&pretrained, prompt.len(), decoding.stop.max_tokens) * samples;
-        let (engine, form) = model::engine::<B>(pretrained, &args.model, (device_name, device), positions)?;
+        let positions = model::positions(pretrained, prompt.len(), decoding.stop.max_tokens) * samples;
+        let (engine, form) = loading.finish(positions)?;
         let engine = decoding.engine(engine).with_progress(runner::prefill_bar()?);
         let load = begun.elapsed();
         let request = |sample| Request {

@@ -2,6 +2,8 @@
 
 use std::{
     path::{Path, PathBuf},
+    sync::Arc,
+    thread::{self, JoinHandle},
     time::Instant,
 };
 
@@ -10,7 +12,7 @@ use burn::tensor::backend::Backend;
 use moi_backends::Found;
 use moi_engine::Engine;
 use moi_hub::{CATALOGUE, Cache, Entry, Fetcher};
-use moi_models::{Decoder, PackedForm};
+use moi_models::{Decoder, PackedForm, is_gpu};
 use moi_pretrained::{AdvisedSampling, Footprint, Pretrained, WeightForm};
 
 use crate::{
@@ -30,7 +32,9 @@ pub(crate) fn open_at(args: &ModelArgs, path: &Path) -> Result<Pretrained> {
     ui::detail(&format!("the model is {}", path.display()));
     let mut pretrained =
         Pretrained::open(path).with_context(|| format!("cannot use the model `{}`", args.model))?;
-    ui::detail(&format!("its end tokens are {}", pretrained.listed_ends()));
+    if ui::is_verbose() {
+        ui::detail(&format!("its end tokens are {}", pretrained.listed_ends()));
+    }
     for note in &pretrained.notes {
         ui::note(&format!("{}: {note}", pretrained.path.display()));
     }
@@ -119,42 +123,102 @@ fn load<B: Backend>(pretrained: &Pretrained, form: WeightForm, device: &B::Devic
 pub(crate) fn engine<B: Backend>(
     pretrained: Pretrained,
     args: &ModelArgs,
-    (name, device): (Device, &B::Device),
+    device: (Device, &B::Device),
     positions: usize,
 ) -> Result<(Engine<B, Decoder<B>>, WeightForm)> {
-    if let Some(threads) = args.threads {
-        moi_backends::set_threads(threads.into());
+    Loading::begin(pretrained, args, device, positions)?.finish(positions)
+}
+
+/// Weights that are being loaded. In the host's memory that is the work of another thread, which the caller can use to
+/// make tokens of a prompt. An error that ends the process meanwhile does not wait for it.
+pub(crate) struct Loading<B: Backend> {
+    pretrained: Arc<Pretrained>,
+    args: ModelArgs,
+    device: (Device, B::Device),
+    form: WeightForm,
+    begun: Instant,
+    thread: Option<JoinHandle<Result<Decoder<B>>>>,
+}
+
+impl<B: Backend> Loading<B> {
+    /// Begins, unless the device is known to be too small for so many positions.
+    pub(crate) fn begin(
+        pretrained: Pretrained,
+        args: &ModelArgs,
+        (name, device): (Device, &B::Device),
+        positions: usize,
+    ) -> Result<Self> {
+        if let Some(threads) = args.threads {
+            moi_backends::set_threads(threads.into());
+        }
+        let form = name.weight_form::<B>(args, device)?;
+        check_memory::<B>(&pretrained, &args.model, (name, device), form, positions)?;
+        let (pretrained, begun) = (Arc::new(pretrained), Instant::now());
+        let begin = || {
+            let (pretrained, device) = (pretrained.clone(), device.clone());
+            thread::spawn(move || load::<B>(&pretrained, form, &device))
+        };
+        // What a GPU does is ordered by threads.
+        let thread = (!is_gpu::<B>()).then(begin);
+        Ok(Self { pretrained, args: args.clone(), device: (name, device.clone()), form, begun, thread })
     }
-    let form = name.weight_form::<B>(args, device)?;
+
+    pub(crate) fn pretrained(&self) -> &Pretrained {
+        &self.pretrained
+    }
+
+    /// The engine, for so many positions.
+    ///
+    /// # Errors
+    /// If the weights cannot be loaded, or there is no memory for so many.
+    pub(crate) fn finish(self, positions: usize) -> Result<(Engine<B, Decoder<B>>, WeightForm)> {
+        let Self { pretrained, args, device: (name, device), form, begun, thread } = self;
+        let footprint = check_memory::<B>(&pretrained, &args.model, (name, &device), form, positions)?;
+        let mut decoder = match thread {
+            Some(thread) => thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?,
+            None => load::<B>(&pretrained, form, &device)?,
+        };
+        ui::detail(&format!(
+            "`{}` loaded in {:.2} s on {name}: {:.2} GB of weights, room for {:.2} GB of cache at {positions} positions",
+            args.model,
+            begun.elapsed().as_secs_f64(),
+            footprint.weights as f64 / 1e9,
+            footprint.cache as f64 / 1e9
+        ));
+        match (args.activations, decoder.activations()) {
+            (Some(asked), Some(_)) => decoder = decoder.with_activations(asked.into()),
+            (Some(AskedActivations::Int8), None) => {
+                bail!("--activations int8 is for quantised weights; add --quantize, for example q8_0")
+            }
+            _ => {}
+        }
+        let Some(Pretrained { tokenizer, eos, .. }) = Arc::into_inner(pretrained) else {
+            bail!("the model is still being loaded")
+        };
+        let tokenizer = tokenizer.into_inner().unwrap_or_else(|error| {
+            ui::note(&format!("{error}; going on without text"));
+            None
+        });
+        Ok((Engine::new(decoder, device).with_tokenizer(tokenizer).with_eos(eos), form))
+    }
+}
+
+/// What the model takes; an error where that is known to be more than there is.
+fn check_memory<B: Backend>(
+    pretrained: &Pretrained,
+    model: &str,
+    (name, device): (Device, &B::Device),
+    form: WeightForm,
+    positions: usize,
+) -> Result<Footprint> {
     let footprint = pretrained.footprint::<B>(device, form, positions)?;
     if let Some(found) = name.found()
         && let Some(memory) = found.memory
         && footprint.total() as u64 > memory
     {
-        bail!(too_large(&args.model, footprint, form, &found, memory));
+        bail!(too_large(model, footprint, form, &found, memory));
     }
-    let begun = Instant::now();
-    let mut decoder = load::<B>(&pretrained, form, device)?;
-    ui::detail(&format!(
-        "`{}` loaded in {:.2} s on {name}: {:.2} GB of weights, room for {:.2} GB of cache at {positions} positions",
-        args.model,
-        begun.elapsed().as_secs_f64(),
-        footprint.weights as f64 / 1e9,
-        footprint.cache as f64 / 1e9
-    ));
-    match (args.activations, decoder.activations()) {
-        (Some(asked), Some(_)) => decoder = decoder.with_activations(asked.into()),
-        (Some(AskedActivations::Int8), None) => {
-            bail!("--activations int8 is for quantised weights; add --quantize, for example q8_0")
-        }
-        _ => {}
-    }
-    let Pretrained { tokenizer, eos, .. } = pretrained;
-    let tokenizer = tokenizer.unwrap_or_else(|error| {
-        ui::note(&format!("{error}; going on without text"));
-        None
-    });
-    Ok((Engine::new(decoder, device.clone()).with_tokenizer(tokenizer).with_eos(eos), form))
+    Ok(footprint)
 }
 
 /// Positions that a generation needs for sure: it may end earlier than asked, but not later.

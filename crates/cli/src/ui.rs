@@ -51,9 +51,14 @@ pub(crate) fn note(text: &str) {
     }
 }
 
+/// Whether details are wanted.
+pub(crate) fn is_verbose() -> bool {
+    level() >= VERBOSE
+}
+
 /// Says a detail, where these are wanted.
 pub(crate) fn detail(text: &str) {
-    if level() >= VERBOSE {
+    if is_verbose() {
         say!("moi: {text}");
     }
 }

@@ -26,7 +26,7 @@ pub(crate) fn from_gguf(source: &Source, file: &Gguf, to: &Path) -> Result<Optio
         let id = file.metadata.usize(&format!("tokenizer.ggml.{name}_token_id"))?;
         file.metadata.list("tokenizer.ggml.tokens", Value::as_str)?.get(id).map(|&text| text.to_owned())
     };
-    match &pretrained.tokenizer {
+    match &*pretrained.tokenizer {
         Ok(None) => {}
         Err(error) => note = Some(error.to_string()),
         Ok(Some(tokenizer)) => {
@@ -74,7 +74,7 @@ pub(crate) fn to_gguf(
     let pretrained = &source.pretrained;
     let mut metadata = Vec::new();
     let mut set = |key: &str, value: Value| metadata.push((format!("tokenizer.{key}"), value));
-    let vocabulary = match &pretrained.tokenizer {
+    let vocabulary = match &*pretrained.tokenizer {
         Ok(None) => None,
         Ok(Some(tokenizer)) => {
             let path = directory.join("tokenizer.json");

@@ -95,7 +95,7 @@ pub(crate) fn open(directory: &Path) -> Result<Pretrained, PretrainedError> {
         path: directory.to_owned(),
         architecture,
         checkpoint,
-        tokenizer,
+        tokenizer: crate::within_rows(tokenizer, rows, directory).into(),
         chat_template: chat_template(directory, text_config),
         eos,
         sampling: sampling.map(|advice| advice.within(rows)).map_err(|what| wrong(&generation_path, what)),

@@ -98,8 +98,8 @@ pub(crate) fn is_control(text: &str, id: impl Fn(&str) -> Option<u32>) -> bool {
 
 /// Whether anything here depends on the token of this text.
 pub(crate) fn is_looked_up(text: &str) -> bool {
-    // Few tokens begin like that.
-    text.starts_with(['<', '_', '[', '\u{2581}'])
+    // Few tokens begin like that; half of some vocabularies begins with the mark of a space.
+    (text.starts_with(['<', '_', '[']) || text.starts_with("\u{2581}<"))
         && (text == HTML
             || END_TEXTS.contains(&text)
             || FILL_IN_MARKS.contains(&text)

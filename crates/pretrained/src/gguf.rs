@@ -10,7 +10,7 @@ use moi_text::{
 };
 
 use crate::{
-    AdvisedSampling, Pretrained, PretrainedError,
+    AdvisedSampling, LazyTokenizer, Pretrained, PretrainedError,
     end_tokens::{end_tokens, fill_in_ends, is_control, is_looked_up},
 };
 
@@ -42,14 +42,19 @@ pub(crate) fn open(path: &Path) -> Result<Pretrained, PretrainedError> {
     let notes = missing_pre(meta).into_iter().chain(not_utf8(meta)).chain(odd).collect();
     let rows = architecture.config.vocab_size;
     let (architecture, checkpoint) = crate::fitted(architecture, file.checkpoint()?)?;
+    let at = path.to_owned();
+    let tokenizer = LazyTokenizer::new(move || {
+        let tokenizer = vocabulary.and_then(|vocabulary| {
+            vocabulary.map(Vocabulary::into_tokenizer).transpose().map_err(|error| error.in_file(&at))
+        });
+        crate::within_rows(tokenizer, rows, &at)
+    });
     Ok(Pretrained {
         path: path.to_owned(),
         architecture,
         checkpoint,
         chat_template: chat_template.transpose(),
-        tokenizer: vocabulary.and_then(|vocabulary| {
-            vocabulary.map(Vocabulary::into_tokenizer).transpose().map_err(|error| error.in_file(path))
-        }),
+        tokenizer,
         eos,
         sampling: AdvisedSampling::of_gguf(meta).map(|advice| advice.within(rows)).map_err(|what| {
             PretrainedError::File { path: path.to_owned(), what: format!("general.sampling: {what}") }

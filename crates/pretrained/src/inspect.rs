@@ -134,7 +134,7 @@ impl Inspection {
             total.bytes += tensor.num_bytes();
             inspection.tensors.insert(name.clone(), Tensor { shape, storage: Some(storage) });
         }
-        let tokenizer = match &pretrained.tokenizer {
+        let tokenizer = match &*pretrained.tokenizer {
             Ok(Some(tokenizer)) => format!("{}, {} tokens", tokenizer.kind(), tokenizer.vocab_size()),
             Ok(None) => "none".to_owned(),
             Err(error) => format!("cannot be used: {error}"),

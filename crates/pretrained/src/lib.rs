@@ -22,6 +22,7 @@ mod end_tokens;
 mod extra_heads;
 mod gguf;
 mod inspect;
+mod lazy_tokenizer;
 mod quantised;
 mod sampling;
 mod special_tokens;
@@ -33,6 +34,7 @@ use burn::tensor::{DType, FloatDType, backend::Backend};
 use contents::Contents;
 use extra_heads::is_extra_head;
 pub use inspect::{Files, Inspection, Layers, Memory, Tensor, TypeTotal};
+pub use lazy_tokenizer::{LazyTokenizer, TokenizerResult};
 use moi_checkpoint::{
     BURNPACK_FILE, Checkpoint, CheckpointError, INDEX_FILE, LoadProgress, Parameter, RowBlocks, SINGLE_FILE,
     Storage, Upload, is_there, shown,
@@ -41,7 +43,7 @@ use moi_models::{
     Activations, Architecture, Decoder, ModelError, PackedForm, Rows, TensorSource, is_gpu,
     is_held_in_float32, scales_dtype,
 };
-use moi_text::{ChatTemplate, TextError, Tokenizer};
+use moi_text::{ChatTemplate, TextError};
 pub use sampling::AdvisedSampling;
 pub use tokenizer_files::read_tokenizer;
 
@@ -55,7 +57,7 @@ pub struct Pretrained {
     /// Its tensors.
     pub checkpoint: Checkpoint,
     /// Text to tokens, if the model brings a tokenizer. One that cannot be used hinders nobody who needs none.
-    pub tokenizer: Result<Option<Tokenizer>, TextError>,
+    pub tokenizer: LazyTokenizer,
     /// How it wants a conversation spelled, if it says; likewise.
     pub chat_template: Result<Option<ChatTemplate>, TextError>,
     /// The tokens that end a generation.
@@ -178,21 +180,6 @@ impl Pretrained {
     /// # Errors
     /// If there is no model, a file of it is broken, or its architecture is not supported.
     pub fn open(path: &Path) -> Result<Self, PretrainedError> {
-        let mut opened = Self::read(path)?;
-        let rows = opened.architecture.config.vocab_size;
-        if let Ok(Some(tokenizer)) = &opened.tokenizer
-            && let Some(token) = tokenizer.token_beyond(rows)
-        {
-            let what = format!(
-                "its vocabulary has a token {token}, and the model's embedding only {rows} rows: they are not of one model"
-            );
-            let file = tokenizer_files::tokenizer_file(&opened.path).unwrap_or_else(|| opened.path.clone());
-            opened.tokenizer = Err(TextError::Vocabulary(what).in_file(&file));
-        }
-        Ok(opened)
-    }
-
-    fn read(path: &Path) -> Result<Self, PretrainedError> {
         let not = |what: &str| PretrainedError::NotAModel { path: path.to_owned(), what: what.to_owned() };
         if !path.exists() {
             return Err(not("no such file or directory"));
@@ -302,6 +289,20 @@ impl Pretrained {
         let ignored = |name: &str| (names.ignored)(config, name) || is_extra_head(name);
         Ok(self.checkpoint.select(&parameters, ignored)?)
     }
+}
+
+/// Refuses a tokenizer with tokens beyond the embedding's rows.
+fn within_rows(tokenizer: TokenizerResult, rows: usize, path: &Path) -> TokenizerResult {
+    if let Ok(Some(tokenizer)) = &tokenizer
+        && let Some(token) = tokenizer.token_beyond(rows)
+    {
+        let what = format!(
+            "its vocabulary has a token {token}, and the model's embedding only {rows} rows: they are not of one model"
+        );
+        let file = tokenizer_files::tokenizer_file(path).unwrap_or_else(|| path.to_owned());
+        return Err(TextError::Vocabulary(what).in_file(&file));
+    }
+    tokenizer
 }
 
 /// Architecture and tensors of one model: the names of either kind of file made one.

@@ -191,7 +191,10 @@ impl Vocabulary {
             for (_, (whole, &score)) in pairs.filter(|(id, _)| is_text(*id)) {
                 for (at, _) in whole.char_indices().skip(1) {
                     let (left, right) = whole.split_at(at);
-                    if let (Some(&l), Some(&r)) = (ids.get(left), ids.get(right)) {
+                    // One after the other: the first is seldom a token.
+                    if let Some(&l) = ids.get(left)
+                        && let Some(&r) = ids.get(right)
+                    {
                         bytes += whole.len();
                         if bytes > MOST_BYTES {
                             return Err(too_many_merges());
@@ -220,7 +223,7 @@ impl Vocabulary {
         if merges.iter().map(|merge| merge.3.len() + merge.4.len()).sum::<usize>() > MOST_BYTES {
             return Err(too_many_merges());
         }
-        merges.sort_by(|a, b| b.0.total_cmp(&a.0).then((a.1, a.2).cmp(&(b.1, b.2))));
+        merges.sort_unstable_by(|a, b| b.0.total_cmp(&a.0).then((a.1, a.2).cmp(&(b.1, b.2))));
         Ok(merges.into_iter().map(|(.., left, right)| (left.to_owned(), right.to_owned())).collect())
     }
 

@@ -180,3 +180,10 @@ pub(crate) struct StopArgs {
     #[arg(long)]
     pub(crate) ignore_eos: bool,
 }
+
+impl StopArgs {
+    /// Tokens at most, if there is a limit.
+    pub(crate) fn limit(&self) -> Option<usize> {
+        self.max_tokens.and_then(|OrMinusOne(max)| max)
+    }
+}

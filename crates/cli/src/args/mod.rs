@@ -108,7 +108,7 @@ pub(crate) enum Command {
 }
 
 /// Which model, and where it runs.
-#[derive(Debug, clap::Args)]
+#[derive(Clone, Debug, clap::Args)]
 #[command(next_help_heading = "Model")]
 pub(crate) struct ModelArgs {
     /// Catalogue name (see `moi models`), GGUF file, directory in Hugging Face layout, or hub repository

@@ -21,7 +21,8 @@ use crate::{
     backend::{Device, Job},
     decoding::{self, Decoding},
     interrupt::Interrupt,
-    model, output, prompt, runner, ui,
+    model::{self, Loading},
+    output, prompt, runner, ui,
 };
 
 /// Lines of history that are kept.
@@ -31,20 +32,14 @@ const HISTORY: usize = 1000;
 pub(crate) fn run(args: ChatArgs) -> Result<Ended> {
     let rule = decoding::rule(&args.rule)?;
     let pretrained = model::open(&args.model)?;
-    if prompt::usable(&pretrained.tokenizer)?.is_none() {
-        bail!("the model `{}` has no tokenizer, so it cannot be talked to", args.model.model);
-    }
     if prompt::usable(&pretrained.chat_template)?.is_none() {
         bail!(
             "the model `{}` has no chat template: it continues texts and does not answer; use `moi generate --raw`",
             args.model.model
         );
     }
-    let decoding =
-        Decoding::new(&pretrained, &args.rule.scope, &args.sampling, Some(&args.grammar), &args.stop)?;
-    decoding.note_idle(&[rule], 1);
     let device = Device::chosen(args.model.device);
-    device.run(Chat { args, device, pretrained, rule, decoding })
+    device.run(Chat { args, device, pretrained, rule })
 }
 
 struct Chat {
@@ -52,18 +47,25 @@ struct Chat {
     device: Device,
     pretrained: Pretrained,
     rule: InputRule,
-    decoding: Decoding,
 }
 
 impl Job for Chat {
     type Output = Ended;
 
     fn run<B: Backend>(self, device: &B::Device) -> Result<Ended> {
-        let Self { args, device: name, mut pretrained, rule, decoding } = self;
-        let interrupt = Interrupt::install()?;
+        let Self { args, device: name, mut pretrained, rule } = self;
         let template = std::mem::replace(&mut pretrained.chat_template, Ok(None));
         let positions = model::positions(&pretrained, 0, None);
-        let (engine, _) = model::engine::<B>(pretrained, &args.model, (name, device), positions)?;
+        let loading = Loading::<B>::begin(pretrained, &args.model, (name, device), positions)?;
+        let pretrained = loading.pretrained();
+        if prompt::usable(&pretrained.tokenizer)?.is_none() {
+            bail!("the model `{}` has no tokenizer, so it cannot be talked to", args.model.model);
+        }
+        let decoding =
+            Decoding::new(pretrained, &args.rule.scope, &args.sampling, Some(&args.grammar), &args.stop)?;
+        decoding.note_idle(&[rule], 1);
+        let interrupt = Interrupt::install()?;
+        let (engine, _) = loading.finish(positions)?;
         let engine = decoding.engine(engine).with_progress(runner::prefill_bar()?);
         let Ok(Some(template)) = template else { bail!("the chat template cannot be used") };
         let mut conversation = Conversation::new(&engine, template, rule, decoding, args.model.model.clone());

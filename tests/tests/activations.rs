@@ -20,7 +20,8 @@ fn engine(model: &str, activations: Activations) -> Model {
     let pretrained = Pretrained::open(&model_file(model)).unwrap();
     let decoder = pretrained.load::<Flex>(&device, WeightForm::Stored, |_| {}).unwrap();
     assert!(decoder.activations().is_some(), "packed weights");
-    Engine::new(decoder.with_activations(activations), device).with_tokenizer(pretrained.tokenizer.into_inner().unwrap())
+    Engine::new(decoder.with_activations(activations), device)
+        .with_tokenizer(pretrained.tokenizer.into_inner().unwrap())
 }
 
 /// Logits to log-probabilities, in float64.

@@ -44,7 +44,9 @@ impl Job for Generate {
     fn run<B: Backend>(self, device: &B::Device) -> Result<Ended> {
         let Self { args, device: device_name, pretrained, rule, begun } = self;
         let samples = usize::from(args.output.n);
-        let least = model::positions(&pretrained, 1, args.stop.limit()) * samples;
+        // How many tokens a text is becomes known while the weights are loaded.
+        let given = args.prompt.tokens.as_ref().map_or(1, Vec::len);
+        let least = model::positions(&pretrained, given, args.stop.limit()) * samples;
         let loading = Loading::<B>::begin(pretrained, &args.model, (device_name, device), least)?;
         let pretrained = loading.pretrained();
         let prompt = prompt::ids(&args.prompt, &args.model.model, pretrained)?;

@@ -181,7 +181,7 @@ struct Strip<'a> {
 /// The products of some rows of weights with a strip.
 fn strip_products(strip: Strip<'_>, rows: Range<usize>) {
     #[cfg(target_arch = "x86_64")]
-    if isa() == crate::Isa::Avx2 {
+    if matches!(isa(), crate::Isa::Avx2 | crate::Isa::AvxVnni) {
         // SAFETY: the instruction set is there.
         unsafe { avx2(strip, rows) };
         return;

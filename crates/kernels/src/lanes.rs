@@ -12,7 +12,11 @@ pub enum Isa {
     Portable,
     /// AVX2, FMA and F16C.
     Avx2,
-    /// AVX-512 F, BW and VNNI.
+    /// These and AVX-VNNI.
+    AvxVnni,
+    /// These and AVX-512 F and BW.
+    Avx512Bw,
+    /// These and AVX-512 VNNI.
     Avx512,
     /// NEON, which is part of the baseline of aarch64.
     Neon,
@@ -26,18 +30,13 @@ impl Isa {
         let has = |isa: &Self| match isa {
             Self::Portable => true,
             #[cfg(target_arch = "x86_64")]
-            Self::Avx2 => {
-                is_x86_feature_detected!("avx2")
-                    && is_x86_feature_detected!("fma")
-                    && is_x86_feature_detected!("f16c")
-            }
+            Self::Avx2 => has_avx2(),
             #[cfg(target_arch = "x86_64")]
-            Self::Avx512 => {
-                is_x86_feature_detected!("avx512f")
-                    && is_x86_feature_detected!("avx512bw")
-                    && is_x86_feature_detected!("avx512vnni")
-                    && Self::available_below_avx512()
-            }
+            Self::AvxVnni => has_avx2() && is_x86_feature_detected!("avxvnni"),
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx512Bw => has_avx512(),
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx512 => has_avx512() && is_x86_feature_detected!("avx512vnni"),
             #[cfg(target_arch = "aarch64")]
             Self::Neon => true,
             #[cfg(target_arch = "aarch64")]
@@ -45,15 +44,9 @@ impl Isa {
             // Those of other architectures.
             _ => false,
         };
-        let all = [Self::Portable, Self::Avx2, Self::Avx512, Self::Neon, Self::NeonDot];
-        all.into_iter().filter(has).collect()
-    }
-
-    #[cfg(target_arch = "x86_64")]
-    fn available_below_avx512() -> bool {
-        is_x86_feature_detected!("avx2")
-            && is_x86_feature_detected!("fma")
-            && is_x86_feature_detected!("f16c")
+        let x86 = [Self::Avx2, Self::AvxVnni, Self::Avx512Bw, Self::Avx512];
+        let all = [Self::Portable].into_iter().chain(x86).chain([Self::Neon, Self::NeonDot]);
+        all.filter(has).collect()
     }
 
     /// Its name.
@@ -61,11 +54,23 @@ impl Isa {
         match self {
             Self::Portable => "portable",
             Self::Avx2 => "avx2",
+            Self::AvxVnni => "avx-vnni",
+            Self::Avx512Bw => "avx512bw",
             Self::Avx512 => "avx512",
             Self::Neon => "neon",
             Self::NeonDot => "neon-dot",
         }
     }
+}
+
+#[cfg(target_arch = "x86_64")]
+fn has_avx2() -> bool {
+    is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") && is_x86_feature_detected!("f16c")
+}
+
+#[cfg(target_arch = "x86_64")]
+fn has_avx512() -> bool {
+    has_avx2() && is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512bw")
 }
 
 /// The instruction set that kernels use: the widest there is, or the one that `MOI_KERNELS` names.
@@ -330,17 +335,17 @@ macro_rules! dispatch {
         }
         #[cfg(target_arch = "x86_64")]
         #[allow(clippy::too_many_arguments, reason = "they are those of the kernel")]
-        #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vnni")]
+        #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw")]
         unsafe fn avx512($($arg: $type),*) -> $result {
             unsafe { generic::<$crate::lanes::Avx512>($($arg),*) }
         }
         match $isa {
             // SAFETY: the instruction set was asked for at run time, see `isa`.
             #[cfg(target_arch = "x86_64")]
-            $crate::Isa::Avx512 => unsafe { avx512($($arg),*) },
+            $crate::Isa::Avx512 | $crate::Isa::Avx512Bw => unsafe { avx512($($arg),*) },
             // SAFETY: likewise.
             #[cfg(target_arch = "x86_64")]
-            $crate::Isa::Avx2 => unsafe { avx2($($arg),*) },
+            $crate::Isa::Avx2 | $crate::Isa::AvxVnni => unsafe { avx2($($arg),*) },
             // SAFETY: NEON is part of the baseline.
             #[cfg(target_arch = "aarch64")]
             $crate::Isa::Neon | $crate::Isa::NeonDot => unsafe { generic::<$crate::lanes::Neon>($($arg),*) },

@@ -6,9 +6,9 @@
 //! actively.
 //!
 //! Every kernel is written once over sixteen lanes of float32 and compiled for AVX-512, AVX2, NEON and plain Rust;
-//! products in 8 bits have a form of their own for each (and one more for NEON with the dot-product extension), and a
-//! plain reference that all are tested against. What the processor has is asked at run time. `MOI_KERNELS` set to
-//! `avx2`, `neon` or `portable` takes less than it has, to compare.
+//! products in 8 bits have a form of their own for each (and one more where an instruction adds four products: VNNI of
+//! AVX-512, AVX-VNNI, NEON's dot products), and a plain reference that all are tested against. What the processor has is
+//! asked at run time. `MOI_KERNELS` set to `avx512bw`, `avx2`, `neon` or `portable` takes less than it has, to compare.
 
 mod activation;
 mod attention;

@@ -4,6 +4,10 @@
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+#[cfg(target_arch = "x86_64")]
+mod avx512_vnni;
+#[cfg(target_arch = "x86_64")]
+mod avx_vnni;
 #[cfg(target_arch = "aarch64")]
 mod neon;
 #[cfg(target_arch = "aarch64")]
@@ -165,7 +169,7 @@ impl<'a> Packed<'a> {
     pub(crate) fn add_weighted(&self, isa: Isa, tiles: &[(usize, [f32; ROWS])], sums: &mut [f32]) {
         assert!(sums.len() == self.columns, "a sum for each column");
         #[cfg(target_arch = "x86_64")]
-        if isa == Isa::Avx512 {
+        if matches!(isa, Isa::Avx512 | Isa::Avx512Bw) {
             use avx512::weighted;
             let tiles: Vec<(Tile, [f32; ROWS])> =
                 tiles.iter().map(|(tile, weights)| (self.tile(*tile), *weights)).collect();
@@ -285,7 +289,16 @@ unsafe fn tile_int8(isa: Isa, form: PackedForm, tile: Tile, x: Rows, n: usize, o
     }
     match isa {
         #[cfg(target_arch = "x86_64")]
-        Isa::Avx512 => chunks!(avx512, 8),
+        Isa::Avx512 => chunks!(avx512_vnni, 8),
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx512Bw => chunks!(avx512, 8),
+        #[cfg(all(test, target_arch = "x86_64"))]
+        Isa::AvxVnni if !is_x86_feature_detected!("avxvnni") => {
+            use avx_vnni::as_avx512;
+            chunks!(as_avx512, 8);
+        }
+        #[cfg(target_arch = "x86_64")]
+        Isa::AvxVnni => chunks!(avx_vnni, 8),
         #[cfg(target_arch = "x86_64")]
         Isa::Avx2 => chunks!(avx2, 8),
         #[cfg(target_arch = "aarch64")]
@@ -303,12 +316,12 @@ unsafe fn unpack_block(isa: Isa, form: PackedForm, tile: Tile, block: usize, out
     unsafe {
         match isa {
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx512 => {
+            Isa::Avx512 | Isa::Avx512Bw => {
                 use avx512::unpack;
                 with_form!(form, unpack::<_>(tile, block, out))
             }
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx2 => {
+            Isa::Avx2 | Isa::AvxVnni => {
                 use avx2::unpack;
                 with_form!(form, unpack::<_>(tile, block, out))
             }

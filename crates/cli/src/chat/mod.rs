@@ -33,6 +33,7 @@ pub(crate) fn run(args: ChatArgs) -> Result<Ended> {
     let rule = decoding::rule(&args.rule)?;
     let pretrained = model::open(&args.model)?;
     if prompt::usable(&pretrained.chat_template)?.is_none() {
+        check_tokenizer(&pretrained, &args.model.model)?;
         bail!(
             "the model `{}` has no chat template: it continues texts and does not answer; use `moi generate --raw`",
             args.model.model
@@ -40,6 +41,13 @@ pub(crate) fn run(args: ChatArgs) -> Result<Ended> {
     }
     let device = Device::chosen(args.model.device);
     device.run(Chat { args, device, pretrained, rule })
+}
+
+fn check_tokenizer(pretrained: &Pretrained, model: &str) -> Result<()> {
+    match prompt::usable(&pretrained.tokenizer)? {
+        Some(_) => Ok(()),
+        None => bail!("the model `{model}` has no tokenizer, so it cannot be talked to"),
+    }
 }
 
 struct Chat {
@@ -58,9 +66,7 @@ impl Job for Chat {
         let positions = model::positions(&pretrained, 0, None);
         let loading = Loading::<B>::begin(pretrained, &args.model, (name, device), positions)?;
         let pretrained = loading.pretrained();
-        if prompt::usable(&pretrained.tokenizer)?.is_none() {
-            bail!("the model `{}` has no tokenizer, so it cannot be talked to", args.model.model);
-        }
+        check_tokenizer(pretrained, &args.model.model)?;
         let decoding =
             Decoding::new(pretrained, &args.rule.scope, &args.sampling, Some(&args.grammar), &args.stop)?;
         decoding.note_idle(&[rule], 1);

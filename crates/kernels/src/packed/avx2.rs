@@ -8,16 +8,20 @@ use crate::{
     form::{BLOCK, ROWS},
 };
 
-/// The quants of a block, four columns of eight rows in each: of 8 bits with signs, else unsigned.
+/// The quants of a block, four columns of eight rows in each: those of 8 bits with signs if that is wanted, else
+/// unsigned.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-unsafe fn groups<const FORM: usize>(block: *const u8, half: usize) -> [__m256i; 8] {
+pub(super) unsafe fn groups<const FORM: usize, const SIGNED: bool>(
+    block: *const u8,
+    half: usize,
+) -> [__m256i; 8] {
     let form = const { PackedForm::ALL[FORM] };
     let mut groups = [_mm256_setzero_si256(); 8];
     // SAFETY: the caller's promise: a whole block.
     unsafe {
         if form.bits() == 8 {
-            let offset = _mm256_set1_epi8(-128);
+            let offset = _mm256_set1_epi8(if SIGNED { -128 } else { 0 });
             for (index, group) in groups.iter_mut().enumerate() {
                 let bytes = _mm256_loadu_si256(block.add(64 * index + 32 * half).cast());
                 *group = _mm256_xor_si256(bytes, offset);
@@ -51,7 +55,7 @@ unsafe fn groups<const FORM: usize>(block: *const u8, half: usize) -> [__m256i; 
 /// Scales of both halves of the columns of a block (the same but for Q6_K), and minima, which are added.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-unsafe fn scales<const FORM: usize>(
+pub(super) unsafe fn scales<const FORM: usize>(
     tile: Tile,
     block: usize,
     bytes: *const u8,
@@ -124,55 +128,68 @@ unsafe fn dot<const FORM: usize>(sum: __m256i, weights: &[__m256i], x: *const i3
     }
 }
 
-/// Products of `N` rows of activations from `row` on with a tile.
-///
-/// # Safety
-/// Tile and rows must be whole, with equal blocks; `out` has a place for each.
-#[target_feature(enable = "avx2,fma,f16c")]
-pub(super) unsafe fn products<const FORM: usize, const N: usize>(
-    tile: Tile,
-    x: Rows,
-    row: usize,
-    out: *mut [f32; ROWS],
-) {
-    let form = const { PackedForm::ALL[FORM] };
-    let offset = if form.bits() == 8 { 0 } else { form.offset() };
-    for half in 0..2 {
-        let mut sums = [_mm256_setzero_ps(); N];
-        for block in 0..tile.blocks {
-            // SAFETY: the caller's promise.
-            unsafe {
-                let bytes = tile.words.cast::<u8>().add(block * form.block_bytes());
-                let weights = groups::<FORM>(bytes, half);
-                let (d, m) = scales::<FORM>(tile, block, bytes, half);
-                for (n, sum) in sums.iter_mut().enumerate() {
-                    let at = (row + n) * x.blocks + block;
-                    let quants = x.quants.add(at * BLOCK).cast::<i32>();
-                    let scale = *x.scales.add(at);
-                    let (first, second) = (*x.sums.add(2 * at), *x.sums.add(2 * at + 1));
-                    let low = dot::<FORM>(_mm256_set1_epi32(-offset * first), &weights[..4], quants);
-                    let high = dot::<FORM>(_mm256_set1_epi32(-offset * second), &weights[4..], quants.add(4));
-                    let scaled = match form {
-                        PackedForm::Q6_K => _mm256_fmadd_ps(
-                            _mm256_cvtepi32_ps(high),
-                            d[1],
-                            _mm256_mul_ps(_mm256_cvtepi32_ps(low), d[0]),
-                        ),
-                        _ => _mm256_mul_ps(_mm256_cvtepi32_ps(_mm256_add_epi32(low, high)), d[0]),
-                    };
-                    *sum = _mm256_fmadd_ps(scaled, _mm256_set1_ps(scale), *sum);
-                    if form.has_minima() {
-                        *sum = _mm256_fmadd_ps(m, _mm256_set1_ps(scale * (first + second) as f32), *sum);
+/// Products with tiles, by a function that adds those of sixteen columns and has these features.
+macro_rules! define_products {
+    ($features:literal, $dot:ident, signed: $signed:literal) => {
+        /// Products of `N` rows of activations from `row` on with a tile.
+        ///
+        /// # Safety
+        /// Tile and rows must be whole, with equal blocks; `out` has a place for each.
+        #[target_feature(enable = $features)]
+        pub(in crate::packed) unsafe fn products<const FORM: usize, const N: usize>(
+            tile: Tile,
+            x: Rows,
+            row: usize,
+            out: *mut [f32; ROWS],
+        ) {
+            let form = const { PackedForm::ALL[FORM] };
+            let offset = if $signed && form.bits() == 8 { 0 } else { form.offset() };
+            for half in 0..2 {
+                let mut sums = [_mm256_setzero_ps(); N];
+                for block in 0..tile.blocks {
+                    // SAFETY: the caller's promise.
+                    unsafe {
+                        let bytes = tile.words.cast::<u8>().add(block * form.block_bytes());
+                        let weights = groups::<FORM, { $signed }>(bytes, half);
+                        let (d, m) = scales::<FORM>(tile, block, bytes, half);
+                        for (n, sum) in sums.iter_mut().enumerate() {
+                            let at = (row + n) * x.blocks + block;
+                            let quants = x.quants.add(at * BLOCK).cast::<i32>();
+                            let scale = *x.scales.add(at);
+                            let (first, second) = (*x.sums.add(2 * at), *x.sums.add(2 * at + 1));
+                            let low = $dot::<FORM>(_mm256_set1_epi32(-offset * first), &weights[..4], quants);
+                            let high = $dot::<FORM>(
+                                _mm256_set1_epi32(-offset * second),
+                                &weights[4..],
+                                quants.add(4),
+                            );
+                            let scaled = match form {
+                                PackedForm::Q6_K => _mm256_fmadd_ps(
+                                    _mm256_cvtepi32_ps(high),
+                                    d[1],
+                                    _mm256_mul_ps(_mm256_cvtepi32_ps(low), d[0]),
+                                ),
+                                _ => _mm256_mul_ps(_mm256_cvtepi32_ps(_mm256_add_epi32(low, high)), d[0]),
+                            };
+                            *sum = _mm256_fmadd_ps(scaled, _mm256_set1_ps(scale), *sum);
+                            if form.has_minima() {
+                                *sum =
+                                    _mm256_fmadd_ps(m, _mm256_set1_ps(scale * (first + second) as f32), *sum);
+                            }
+                        }
                     }
+                }
+                for (n, sum) in sums.into_iter().enumerate() {
+                    // SAFETY: likewise.
+                    unsafe { _mm256_storeu_ps(out.add(n).cast::<f32>().add(8 * half), sum) };
                 }
             }
         }
-        for (n, sum) in sums.into_iter().enumerate() {
-            // SAFETY: likewise.
-            unsafe { _mm256_storeu_ps(out.add(n).cast::<f32>().add(8 * half), sum) };
-        }
-    }
+    };
 }
+pub(super) use define_products;
+
+define_products!("avx2,fma,f16c", dot, signed: true);
 
 /// A block in float32, `[32 columns][16 rows]`.
 ///
@@ -186,7 +203,7 @@ pub(super) unsafe fn unpack<const FORM: usize>(tile: Tile, block: usize, out: &m
         // SAFETY: the caller's promise.
         unsafe {
             let bytes = tile.words.cast::<u8>().add(block * form.block_bytes());
-            let weights = groups::<FORM>(bytes, half);
+            let weights = groups::<FORM, true>(bytes, half);
             let (d, m) = scales::<FORM>(tile, block, bytes, half);
             // With the offset taken away in 8 bits the quants have signs.
             let offset = _mm256_set1_epi8(offset as i8);

@@ -1,4 +1,4 @@
-//! AVX-512 with VNNI: sixteen rows in one register.
+//! AVX-512: sixteen rows in one register.
 
 use std::arch::x86_64::*;
 
@@ -10,8 +10,8 @@ use crate::{
 
 /// The quants of a block, four columns of sixteen rows in each, unsigned.
 #[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512vnni,avx2,fma,f16c")]
-unsafe fn groups<const FORM: usize>(block: *const u8) -> [__m512i; 8] {
+#[target_feature(enable = "avx512f,avx512bw,avx2,fma,f16c")]
+pub(super) unsafe fn groups<const FORM: usize>(block: *const u8) -> [__m512i; 8] {
     let form = const { PackedForm::ALL[FORM] };
     let mut groups = [_mm512_setzero_si512(); 8];
     // SAFETY: the caller's promise: a whole block.
@@ -42,8 +42,12 @@ unsafe fn groups<const FORM: usize>(block: *const u8) -> [__m512i; 8] {
 
 /// Scales of both halves of a block (the same but for Q6_K), and minima, which are added.
 #[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512vnni,avx2,fma,f16c")]
-unsafe fn scales<const FORM: usize>(tile: Tile, block: usize, bytes: *const u8) -> ([__m512; 2], __m512) {
+#[target_feature(enable = "avx512f,avx512bw,avx2,fma,f16c")]
+pub(super) unsafe fn scales<const FORM: usize>(
+    tile: Tile,
+    block: usize,
+    bytes: *const u8,
+) -> ([__m512; 2], __m512) {
     let form = const { PackedForm::ALL[FORM] };
     let at = block * BLOCK / form.span() * ROWS;
     // SAFETY: the caller's promise: the block is one of the tile's.
@@ -68,65 +72,107 @@ unsafe fn scales<const FORM: usize>(tile: Tile, block: usize, bytes: *const u8) 
     }
 }
 
-/// Products of `N` rows of activations from `row` on with a tile.
-///
-/// # Safety
-/// Tile and rows must be whole, with equal blocks; `out` has a place for each.
-#[target_feature(enable = "avx512f,avx512bw,avx512vnni,avx2,fma,f16c")]
-pub(super) unsafe fn products<const FORM: usize, const N: usize>(
-    tile: Tile,
-    x: Rows,
-    row: usize,
-    out: *mut [f32; ROWS],
-) {
-    let form = const { PackedForm::ALL[FORM] };
-    let mut sums = [_mm512_setzero_ps(); N];
-    for block in 0..tile.blocks {
-        // SAFETY: the caller's promise.
-        unsafe {
-            let bytes = tile.words.cast::<u8>().add(block * form.block_bytes());
-            let weights = groups::<FORM>(bytes);
-            let (d, m) = scales::<FORM>(tile, block, bytes);
-            for (n, sum) in sums.iter_mut().enumerate() {
-                let at = (row + n) * x.blocks + block;
-                let quants = x.quants.add(at * BLOCK).cast::<i32>();
-                let scale = *x.scales.add(at);
-                let (first, second) = (*x.sums.add(2 * at), *x.sums.add(2 * at + 1));
-                // What the offset takes away stands in the sums from the start.
-                let mut low = _mm512_set1_epi32(-form.offset() * first);
-                let mut high = _mm512_set1_epi32(-form.offset() * second);
-                for group in 0..4 {
-                    let (a, b) = (quants.add(group), quants.add(group + 4));
-                    low = _mm512_dpbusd_epi32(low, weights[group], _mm512_set1_epi32(a.read_unaligned()));
-                    high =
-                        _mm512_dpbusd_epi32(high, weights[group + 4], _mm512_set1_epi32(b.read_unaligned()));
-                }
-                let scaled = match form {
-                    PackedForm::Q6_K => _mm512_fmadd_ps(
-                        _mm512_cvtepi32_ps(high),
-                        d[1],
-                        _mm512_mul_ps(_mm512_cvtepi32_ps(low), d[0]),
-                    ),
-                    _ => _mm512_mul_ps(_mm512_cvtepi32_ps(_mm512_add_epi32(low, high)), d[0]),
-                };
-                *sum = _mm512_fmadd_ps(scaled, _mm512_set1_ps(scale), *sum);
-                if form.has_minima() {
-                    *sum = _mm512_fmadd_ps(m, _mm512_set1_ps(scale * (first + second) as f32), *sum);
-                }
+/// Adds the products of sixteen columns, those of one half of a block: of 4 columns in 16 bits, which twice as many
+/// unsigned bytes of 8 bits would not fit.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx2,fma,f16c")]
+unsafe fn dot<const FORM: usize>(sum: __m512i, weights: &[__m512i], x: *const i32) -> __m512i {
+    let bits = const { PackedForm::ALL[FORM].bits() };
+    let one = _mm512_set1_epi16(1);
+    // SAFETY: the caller's promise: four times four values.
+    let x = |group: usize| _mm512_set1_epi32(unsafe { x.add(group).read_unaligned() });
+    let pairs = |group: usize| _mm512_maddubs_epi16(weights[group], x(group));
+    let wide = |pairs| _mm512_madd_epi16(pairs, one);
+    // As many as 16 bits hold: 8 * 31 * 127 and 4 * 63 * 127.
+    match bits {
+        4 | 5 => {
+            let low = _mm512_add_epi16(pairs(0), pairs(1));
+            let high = _mm512_add_epi16(pairs(2), pairs(3));
+            _mm512_add_epi32(sum, wide(_mm512_add_epi16(low, high)))
+        }
+        6 => {
+            let low = wide(_mm512_add_epi16(pairs(0), pairs(1)));
+            let high = wide(_mm512_add_epi16(pairs(2), pairs(3)));
+            _mm512_add_epi32(sum, _mm512_add_epi32(low, high))
+        }
+        // 2 * 255 * 127 does not fit, but 8 * 15 * 127 does: the upper four bits apart from the lower ones.
+        _ => {
+            let mask = _mm512_set1_epi8(15);
+            let (mut low, mut high) = (_mm512_setzero_si512(), _mm512_setzero_si512());
+            for (group, &weights) in weights.iter().enumerate() {
+                let upper = _mm512_and_si512(_mm512_srli_epi16::<4>(weights), mask);
+                let lower = _mm512_and_si512(weights, mask);
+                low = _mm512_add_epi16(low, _mm512_maddubs_epi16(lower, x(group)));
+                high = _mm512_add_epi16(high, _mm512_maddubs_epi16(upper, x(group)));
             }
+            _mm512_add_epi32(sum, _mm512_add_epi32(wide(low), _mm512_slli_epi32::<4>(wide(high))))
         }
     }
-    for (n, sum) in sums.into_iter().enumerate() {
-        // SAFETY: likewise.
-        unsafe { _mm512_storeu_ps(out.add(n).cast(), sum) };
-    }
 }
+
+/// Products with tiles, by a function that adds those of sixteen columns and has these features.
+macro_rules! define_products {
+    ($features:literal, $dot:ident) => {
+        /// Products of `N` rows of activations from `row` on with a tile.
+        ///
+        /// # Safety
+        /// Tile and rows must be whole, with equal blocks; `out` has a place for each.
+        #[target_feature(enable = $features)]
+        pub(in crate::packed) unsafe fn products<const FORM: usize, const N: usize>(
+            tile: Tile,
+            x: Rows,
+            row: usize,
+            out: *mut [f32; ROWS],
+        ) {
+            let form = const { PackedForm::ALL[FORM] };
+            let mut sums = [_mm512_setzero_ps(); N];
+            for block in 0..tile.blocks {
+                // SAFETY: the caller's promise.
+                unsafe {
+                    let bytes = tile.words.cast::<u8>().add(block * form.block_bytes());
+                    let weights = groups::<FORM>(bytes);
+                    let (d, m) = scales::<FORM>(tile, block, bytes);
+                    for (n, sum) in sums.iter_mut().enumerate() {
+                        let at = (row + n) * x.blocks + block;
+                        let quants = x.quants.add(at * BLOCK).cast::<i32>();
+                        let scale = *x.scales.add(at);
+                        let (first, second) = (*x.sums.add(2 * at), *x.sums.add(2 * at + 1));
+                        // What the offset takes away stands in the sums from the start.
+                        let low = _mm512_set1_epi32(-form.offset() * first);
+                        let high = _mm512_set1_epi32(-form.offset() * second);
+                        let low = $dot::<FORM>(low, &weights[..4], quants);
+                        let high = $dot::<FORM>(high, &weights[4..], quants.add(4));
+                        let scaled = match form {
+                            PackedForm::Q6_K => _mm512_fmadd_ps(
+                                _mm512_cvtepi32_ps(high),
+                                d[1],
+                                _mm512_mul_ps(_mm512_cvtepi32_ps(low), d[0]),
+                            ),
+                            _ => _mm512_mul_ps(_mm512_cvtepi32_ps(_mm512_add_epi32(low, high)), d[0]),
+                        };
+                        *sum = _mm512_fmadd_ps(scaled, _mm512_set1_ps(scale), *sum);
+                        if form.has_minima() {
+                            *sum = _mm512_fmadd_ps(m, _mm512_set1_ps(scale * (first + second) as f32), *sum);
+                        }
+                    }
+                }
+            }
+            for (n, sum) in sums.into_iter().enumerate() {
+                // SAFETY: likewise.
+                unsafe { _mm512_storeu_ps(out.add(n).cast(), sum) };
+            }
+        }
+    };
+}
+pub(super) use define_products;
+
+define_products!("avx512f,avx512bw,avx2,fma,f16c", dot);
 
 /// A block in float32, `[32 columns][16 rows]`.
 ///
 /// # Safety
 /// The block must be one of the tile's.
-#[target_feature(enable = "avx512f,avx512bw,avx512vnni,avx2,fma,f16c")]
+#[target_feature(enable = "avx512f,avx512bw,avx2,fma,f16c")]
 pub(super) unsafe fn unpack<const FORM: usize>(tile: Tile, block: usize, out: &mut [[f32; ROWS]; BLOCK]) {
     let form = const { PackedForm::ALL[FORM] };
     // SAFETY: the caller's promise.
@@ -160,7 +206,7 @@ pub(super) unsafe fn unpack<const FORM: usize>(tile: Tile, block: usize, out: &m
 ///
 /// # Safety
 /// The block must be one of all tiles'.
-#[target_feature(enable = "avx512f,avx512bw,avx512vnni,avx2,fma,f16c")]
+#[target_feature(enable = "avx512f,avx512bw,avx2,fma,f16c")]
 pub(super) unsafe fn weighted<const FORM: usize>(
     tiles: &[(Tile, [f32; ROWS])],
     block: usize,

@@ -115,7 +115,7 @@ impl Packed<'_> {
             let quants: [i8; BLOCK] = unsafe {
                 match isa {
                     #[cfg(target_arch = "x86_64")]
-                    Isa::Avx2 | Isa::Avx512 => {
+                    Isa::Avx2 | Isa::AvxVnni | Isa::Avx512Bw | Isa::Avx512 => {
                         use x86::quants;
                         let block = tile.words.cast::<u8>().add(block * self.form.block_bytes());
                         super::with_form!(self.form, quants::<_>(block, row))

@@ -71,6 +71,19 @@ fn values(form: PackedForm, block: &[u8]) -> Vec<f32> {
     (0..form.ggml_block().1).map(value).collect()
 }
 
+/// All that this processor has, and AVX-VNNI where it has the same instruction in AVX-512's encoding.
+fn tested() -> Vec<Isa> {
+    let mut all = Isa::available();
+    #[cfg(target_arch = "x86_64")]
+    if is_x86_feature_detected!("avx512vl")
+        && is_x86_feature_detected!("avx512vnni")
+        && !all.contains(&Isa::AvxVnni)
+    {
+        all.push(Isa::AvxVnni);
+    }
+    all
+}
+
 /// A matrix, its values `[rows, columns]`, and activations.
 fn check(form: PackedForm, [rows, columns]: [usize; 2], n: usize, bytes: impl Fn(usize) -> u8, x: &[f32]) {
     let blocks = blocks(form, rows, columns, bytes);
@@ -85,7 +98,7 @@ fn check(form: PackedForm, [rows, columns]: [usize; 2], n: usize, bytes: impl Fn
 
     let quantized =
         [Rounding::Int8, Rounding::Int16].map(|rounding| QuantizedRows::new(x, columns, rounding));
-    for isa in Isa::available() {
+    for isa in tested() {
         for tile in 0..packed.tiles() {
             let mut wide = vec![[0.0; ROWS]; columns];
             packed.unpack_on(isa, tile, 0, &mut wide);

@@ -1,0 +1,38 @@
+//! AVX-VNNI: as with AVX2, but one instruction multiplies and adds four columns.
+
+/// Products by an instruction that adds the products of unsigned and signed bytes to 32 bits.
+macro_rules! by {
+    ($features:literal, $add:ident) => {
+        use std::arch::x86_64::*;
+
+        use crate::{
+            PackedForm,
+            form::{BLOCK, ROWS},
+            packed::{
+                Rows, Tile,
+                avx2::{define_products, groups, scales},
+            },
+        };
+
+        /// Adds the products of sixteen columns, those of one half of a block.
+        #[inline]
+        #[target_feature(enable = $features)]
+        unsafe fn dot<const FORM: usize>(mut sum: __m256i, weights: &[__m256i], x: *const i32) -> __m256i {
+            for (group, &weights) in weights.iter().enumerate() {
+                // SAFETY: the caller's promise: four times four values.
+                sum = $add(sum, weights, _mm256_set1_epi32(unsafe { x.add(group).read_unaligned() }));
+            }
+            sum
+        }
+
+        define_products!($features, dot, signed: false);
+    };
+}
+
+by!("avx2,fma,f16c,avxvnni", _mm256_dpbusd_avx_epi32);
+
+/// The same with the encoding of AVX-512, which more processors have that tests run on.
+#[cfg(test)]
+pub(super) mod as_avx512 {
+    by!("avx2,fma,f16c,avx512f,avx512vl,avx512vnni", _mm256_dpbusd_epi32);
+}

@@ -1,16 +1,20 @@
 //! From a checkpoint into a module.
 
+use std::borrow::Cow;
+
 use burn::{
     module::{Module, ModuleMapper, ModuleVisitor, Param},
     tensor::{DType, FloatDType, Int, Tensor, TensorData, backend::Backend},
 };
 
+use bytemuck::{AnyBitPattern, NoUninit};
 use half::{bf16, f16};
-
 use moi_kernels::{BLOCK, PackedForm, ROWS};
 
 use crate::{
-    Checkpoint, CheckpointError, LazyTensor, NotFinite, Parameter, Storage, arena::Arena, finite::Count,
+    Checkpoint, CheckpointError, LazyTensor, NotFinite, Parameter, Storage,
+    arena::{Arena, Region},
+    finite::Count,
     packed,
 };
 
@@ -206,27 +210,51 @@ fn upload<B: Backend, const D: usize>(
 /// The values in a type, in a row, and how many are not finite; those of halves that are stored as such are never
 /// widened.
 fn data(tensor: &LazyTensor, dtype: FloatDType, arena: &mut Arena) -> (TensorData, Count) {
-    let stored = |storage| (tensor.storage() == storage).then(|| tensor.stored_bytes()).flatten();
+    fn stored(tensor: &LazyTensor, storage: Storage) -> Option<Cow<'_, [u8]>> {
+        (tensor.storage() == storage).then(|| tensor.stored_bytes()).flatten()
+    }
     match dtype {
         FloatDType::F16 => {
-            let values: Vec<f16> = match stored(Storage::F16) {
+            let values = filled(arena, tensor, |part| match stored(part, Storage::F16) {
                 Some(bytes) => bytes.as_chunks::<2>().0.iter().map(|&b| f16::from_le_bytes(b)).collect(),
-                None => tensor.read().into_iter().map(f16::from_f32).collect(),
-            };
-            (arena.copy(&values).into_data(DType::F16), Count::of_f16(&values))
+                None => part.read().into_iter().map(f16::from_f32).collect(),
+            });
+            let count = Count::of_f16(values.slice());
+            (values.into_data(DType::F16), count)
         }
         FloatDType::BF16 => {
-            let values: Vec<bf16> = match stored(Storage::BF16) {
+            let values = filled(arena, tensor, |part| match stored(part, Storage::BF16) {
                 Some(bytes) => bytes.as_chunks::<2>().0.iter().map(|&b| bf16::from_le_bytes(b)).collect(),
-                None => tensor.read().into_iter().map(bf16::from_f32).collect(),
-            };
-            (arena.copy(&values).into_data(DType::BF16), Count::of_bf16(&values))
+                None => part.read().into_iter().map(bf16::from_f32).collect(),
+            });
+            let count = Count::of_bf16(values.slice());
+            (values.into_data(DType::BF16), count)
         }
         _ => {
-            let values = tensor.read();
-            (arena.copy(&values).into_data(DType::F32), Count::of_f32(&values))
+            let values = filled(arena, tensor, LazyTensor::read);
+            let count = Count::of_f32(values.slice());
+            (values.into_data(DType::F32), count)
         }
     }
+}
+
+/// The values of a tensor, some millions at a time where it can be taken apart.
+fn filled<T: NoUninit + AnyBitPattern>(
+    arena: &mut Arena,
+    tensor: &LazyTensor,
+    read: impl Fn(&LazyTensor) -> Vec<T>,
+) -> Region<T> {
+    let mut region = arena.zeroed(tensor.shape().iter().product());
+    // Of what is stored transposed each piece would read all.
+    let pieces = if tensor.is_as_stored() { tensor.pieces() } else { None };
+    let mut rest = region.slice_mut();
+    for piece in pieces.unwrap_or_else(|| vec![tensor.clone()]) {
+        let values = read(&piece);
+        let (part, behind) = rest.split_at_mut(values.len());
+        part.copy_from_slice(&values);
+        rest = behind;
+    }
+    region
 }
 
 struct Reader<'a, T, P> {

@@ -39,6 +39,11 @@ use anyhow::Context;
 
 use args::{Args, Command};
 
+/// The system's own gives large blocks back to the system when they are freed, and each step of a prompt asks for them
+/// again, page by page: a third of the time of a prompt.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// What a shell gives to a process that was interrupted.
 const INTERRUPTED: u8 = 130;
 

@@ -43,6 +43,7 @@ struct Rows {
     quants: *const i8,
     scales: *const f32,
     sums: *const i32,
+    scaled_sums: *const f32,
     blocks: usize,
 }
 
@@ -135,6 +136,7 @@ impl<'a> Packed<'a> {
             quants: x.quants.as_ptr(),
             scales: x.scales.as_ptr(),
             sums: x.sums.as_ptr(),
+            scaled_sums: x.scaled_sums.as_ptr(),
             blocks: x.columns / BLOCK,
         };
         let times = x.rounding.rows();
@@ -266,6 +268,10 @@ unsafe fn tile_int8(isa: Isa, form: PackedForm, tile: Tile, x: Rows, n: usize, o
                 // SAFETY: the caller's promise; the instruction set is there, and so are the rows.
                 unsafe {
                     match n - row {
+                        16.. if $first >= 16 => {
+                            with_form!(form, products::<_, 16>(tile, x, row, out));
+                            row += 16;
+                        }
                         8.. if $first >= 8 => {
                             with_form!(form, products::<_, 8>(tile, x, row, out));
                             row += 8;
@@ -289,9 +295,9 @@ unsafe fn tile_int8(isa: Isa, form: PackedForm, tile: Tile, x: Rows, n: usize, o
     }
     match isa {
         #[cfg(target_arch = "x86_64")]
-        Isa::Avx512 => chunks!(avx512_vnni, 8),
+        Isa::Avx512 => chunks!(avx512_vnni, 16),
         #[cfg(target_arch = "x86_64")]
-        Isa::Avx512Bw => chunks!(avx512, 8),
+        Isa::Avx512Bw => chunks!(avx512, 16),
         #[cfg(all(test, target_arch = "x86_64"))]
         Isa::AvxVnni if !is_x86_feature_detected!("avxvnni") => {
             use avx_vnni::as_avx512;

@@ -33,6 +33,8 @@ pub struct QuantizedRows {
     pub(crate) scales: Vec<f32>,
     /// Of the quants of each half of a block, `[rows, columns / 16]`.
     pub(crate) sums: Vec<i32>,
+    /// Of the values of each block, which minima are multiplied by, `[rows, columns / 32]`.
+    pub(crate) scaled_sums: Vec<f32>,
 }
 
 impl QuantizedRows {
@@ -50,21 +52,28 @@ impl QuantizedRows {
             quants: vec![0; times * x.len()],
             scales: vec![0.0; times * rows * blocks],
             sums: vec![0; times * 2 * rows * blocks],
+            scaled_sums: vec![0.0; times * rows * blocks],
         };
         let (quants, scales) = (Shared::new(&mut new.quants), Shared::new(&mut new.scales));
-        let sums = Shared::new(&mut new.sums);
+        let (sums, scaled_sums) = (Shared::new(&mut new.sums), Shared::new(&mut new.scaled_sums));
         pool::run_ranges(rows, (1 << 15) / columns.max(1), |start, end| {
             for row in start..end {
                 let (first, count) = (times * row * blocks, times * blocks);
                 // SAFETY: each row has its own part of each.
-                let (quants, scales, sums) = unsafe {
+                let (quants, scales, sums, scaled_sums) = unsafe {
                     (
                         quants.slice(first * BLOCK, count * BLOCK),
                         scales.slice(first, count),
                         sums.slice(2 * first, 2 * count),
+                        scaled_sums.slice(first, count),
                     )
                 };
                 quantize(&x[row * columns..][..columns], quants, scales, sums);
+                for ((scaled, scale), [first, second]) in
+                    scaled_sums.iter_mut().zip(&*scales).zip(sums.as_chunks::<2>().0)
+                {
+                    *scaled = scale * (first + second) as f32;
+                }
             }
         });
         new

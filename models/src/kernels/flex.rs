@@ -1,177 +1,22 @@
 //! Tensors of burn's Flex backend are slices in the host's memory.
 
-use std::{
-    any::{Any, TypeId},
-    sync::Arc,
-};
+mod held;
 
-use burn::tensor::{
-    DType, FloatDType, Int, Tensor, TensorData, TensorMetadata, TensorPrimitive, backend::Backend,
-};
+use std::sync::Arc;
+
+use burn::tensor::{DType, FloatDType, Int, Tensor, TensorData, TensorMetadata, backend::Backend};
 use burn_flex::FlexTensor;
 use half::{bf16, f16};
 use moi_kernels::{
-    Attention, Cached, Dense, Float, Gated, HeadValue, NormSpec, Packed, QuantizedRows, Rounding, RowCache,
-    Table, Turned, dense_products, mean_rows, turn_heads, weighted_sums,
+    Attention, Cached, Dense, Gated, HeadValue, Packed, QuantizedRows, RowCache, Turned, dense_products,
+    mean_rows, turn_heads, weighted_sums,
 };
 
+use held::{Held, HeldNorm, Values, float, new, stored, sure, tensor};
+pub(super) use held::{is_flex, values};
+
 use super::{Attend, Heads, Means};
-use crate::{Activation, Activations, Matrix, Norm, NormConfig, NormKind, PackedMatrix};
-
-pub(super) fn is_flex<B: Backend>() -> bool {
-    TypeId::of::<B::FloatTensorPrimitive>() == TypeId::of::<FlexTensor>()
-        && TypeId::of::<B::IntTensorPrimitive>() == TypeId::of::<FlexTensor>()
-}
-
-/// A value of one type as the other that it is.
-fn same<T: 'static, U: 'static>(value: T) -> Option<U> {
-    let mut slot = Some(value);
-    (&mut slot as &mut dyn Any).downcast_mut::<Option<U>>()?.take()
-}
-
-fn float<B: Backend, const D: usize>(tensor: Tensor<B, D>) -> Option<FlexTensor> {
-    if !is_flex::<B>() {
-        return None;
-    }
-    match tensor.into_primitive() {
-        TensorPrimitive::Float(primitive) => same(primitive),
-        TensorPrimitive::QFloat(_) => None,
-    }
-}
-
-fn int<B: Backend, const D: usize>(tensor: Tensor<B, D, Int>) -> Option<FlexTensor> {
-    if is_flex::<B>() { same(tensor.into_primitive()) } else { None }
-}
-
-fn tensor<B: Backend, const D: usize>(flex: FlexTensor) -> Option<Tensor<B, D>> {
-    Some(Tensor::from_primitive(TensorPrimitive::Float(same(flex)?)))
-}
-
-fn new<B: Backend, const D: usize, E: burn::tensor::Element>(
-    values: Vec<E>,
-    shape: [usize; D],
-) -> Option<Tensor<B, D>> {
-    tensor(FlexTensor::from_data(TensorData::new(values, shape)))
-}
-
-/// What cannot fail once the backend is Flex.
-fn sure<T>(value: Option<T>) -> T {
-    value.unwrap_or_else(|| unreachable!("a tensor of Flex, as was asked before"))
-}
-
-/// Float32 values one after the other.
-pub(super) struct Values(FlexTensor);
-
-/// The values of a tensor of Flex.
-pub(super) fn values<B: Backend, const D: usize>(x: &Tensor<B, D>) -> Option<Values> {
-    Values::of(x)
-}
-
-impl Values {
-    fn of<B: Backend, const D: usize>(x: &Tensor<B, D>) -> Option<Self> {
-        Self::from(float(x.clone())?)
-    }
-
-    fn from(flex: FlexTensor) -> Option<Self> {
-        match flex.dtype() {
-            DType::F32 if flex.as_slice::<f32>().is_some() => Some(Self(flex)),
-            DType::F32 => Some(Self(flex.to_contiguous())),
-            // Of other types there are few and small ones: parameters of norms.
-            DType::F16 | DType::BF16 => {
-                let shape = flex.shape();
-                let values: Vec<f32> = flex.into_data().iter::<f32>().collect();
-                Some(Self(FlexTensor::from_data(TensorData::new(values, shape))))
-            }
-            _ => None,
-        }
-    }
-
-    pub(super) fn slice(&self) -> &[f32] {
-        self.0.as_slice().unwrap_or_default()
-    }
-}
-
-/// Floats in their own type, wherever in their storage.
-fn stored(flex: &FlexTensor) -> Option<Float<'_>> {
-    match flex.dtype() {
-        DType::F32 => Some(Float::F32(flex.storage())),
-        DType::F16 => Some(Float::F16(flex.storage())),
-        DType::BF16 => Some(Float::Bf16(flex.storage())),
-        _ => None,
-    }
-}
-
-/// The same, one after the other from the first on.
-fn whole(flex: &FlexTensor) -> Option<Float<'_>> {
-    match flex.dtype() {
-        DType::F32 => flex.as_slice().map(Float::F32),
-        DType::F16 => flex.as_slice().map(Float::F16),
-        DType::BF16 => flex.as_slice().map(Float::Bf16),
-        _ => None,
-    }
-}
-
-/// What holds a matrix while kernels read it.
-#[allow(clippy::large_enum_variant, reason = "it lives as long as a product takes")]
-enum Held<'a, B: Backend> {
-    Dense(FlexTensor, [usize; 2]),
-    Packed { packed: &'a PackedMatrix<B>, words: FlexTensor, scales: FlexTensor, minima: Option<FlexTensor> },
-}
-
-impl<'a, B: Backend> Held<'a, B> {
-    fn new(matrix: &'a Matrix<B>) -> Option<Self> {
-        Some(match matrix {
-            Matrix::Dense(weight) => Self::Dense(float(weight.val())?, matrix.dims()),
-            _ => {
-                let packed = matrix.packed()?;
-                let minima = match &packed.minima {
-                    Some(minima) => Some(float(minima.val())?),
-                    None => None,
-                };
-                Self::Packed {
-                    packed,
-                    words: int(packed.words.val())?,
-                    scales: float(packed.scales.val())?,
-                    minima,
-                }
-            }
-        })
-    }
-
-    fn dense(&self) -> Option<Dense<'_>> {
-        match self {
-            Self::Dense(flex, dims) => Dense::new(whole(flex)?, *dims),
-            Self::Packed { .. } => None,
-        }
-    }
-
-    fn packed(&self) -> Option<Packed<'_>> {
-        let Self::Packed { packed, words, scales, minima } = self else { return None };
-        let minima: &[f16] = match minima {
-            Some(minima) => minima.as_slice()?,
-            None => &[],
-        };
-        Packed::new(packed.form(), packed.dims(), words.as_slice()?, scales.as_slice()?, minima)
-    }
-
-    fn table(&self) -> Option<Table<'_>> {
-        match self.packed() {
-            Some(packed) => Some(Table::Packed(packed)),
-            None => self.dense().map(Table::Dense),
-        }
-    }
-
-    fn rounding(&self) -> Option<Rounding> {
-        match self {
-            Self::Packed { packed, .. } => match packed.activations() {
-                Activations::F32 => None,
-                Activations::Int8 => Some(Rounding::Int8),
-                Activations::Int16 => Some(Rounding::Int16),
-            },
-            Self::Dense(..) => None,
-        }
-    }
-}
+use crate::{Activation, Matrix, Norm};
 
 pub(super) fn products<B: Backend>(x: &Tensor<B, 2>, matrices: &[&Matrix<B>]) -> Option<Vec<Tensor<B, 2>>> {
     if !is_flex::<B>() {
@@ -245,33 +90,6 @@ pub(super) fn packed_rows<B: Backend>(table: &Matrix<B>, ids: &Tensor<B, 1, Int>
     let mut values = Vec::with_capacity(ids.len() * packed.dims()[1]);
     packed.rows(&ids, &mut values);
     new(values, [ids.len(), packed.dims()[1]])
-}
-
-/// A norm's parameters while kernels read them.
-struct HeldNorm {
-    weight: Values,
-    bias: Option<Values>,
-    config: NormConfig,
-}
-
-impl HeldNorm {
-    fn of<B: Backend>(norm: &Norm<B>) -> Option<Self> {
-        let bias = match &norm.bias {
-            Some(bias) => Some(Values::of(&bias.val())?),
-            None => None,
-        };
-        Some(Self { weight: Values::of(&norm.weight.val())?, bias, config: norm.config() })
-    }
-
-    fn spec(&self) -> NormSpec<'_> {
-        NormSpec {
-            weight: self.weight.slice(),
-            bias: self.bias.as_ref().map(Values::slice),
-            eps: self.config.eps as f32,
-            centered: self.config.kind == NormKind::Layer,
-            plus: if self.config.kind == NormKind::RmsPlusOne { 1.0 } else { 0.0 },
-        }
-    }
 }
 
 pub(super) fn norm<B: Backend, const D: usize>(norm: &Norm<B>, x: &Tensor<B, D>) -> Option<Tensor<B, D>> {

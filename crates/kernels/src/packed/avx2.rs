@@ -157,12 +157,13 @@ macro_rules! define_products {
                             let quants = x.quants.add(at * BLOCK).cast::<i32>();
                             let scale = *x.scales.add(at);
                             let (first, second) = (*x.sums.add(2 * at), *x.sums.add(2 * at + 1));
-                            let low = $dot::<FORM>(_mm256_set1_epi32(-offset * first), &weights[..4], quants);
-                            let high = $dot::<FORM>(
-                                _mm256_set1_epi32(-offset * second),
-                                &weights[4..],
-                                quants.add(4),
-                            );
+                            let (first, second) = match form {
+                                PackedForm::Q6_K => (-offset * first, -offset * second),
+                                _ => (-offset * (first + second), 0),
+                            };
+                            let (low, high) = (_mm256_set1_epi32(first), _mm256_set1_epi32(second));
+                            let low = $dot::<FORM>(low, &weights[..4], quants);
+                            let high = $dot::<FORM>(high, &weights[4..], quants.add(4));
                             let scaled = match form {
                                 PackedForm::Q6_K => _mm256_fmadd_ps(
                                     _mm256_cvtepi32_ps(high),
@@ -173,8 +174,7 @@ macro_rules! define_products {
                             };
                             *sum = _mm256_fmadd_ps(scaled, _mm256_set1_ps(scale), *sum);
                             if form.has_minima() {
-                                *sum =
-                                    _mm256_fmadd_ps(m, _mm256_set1_ps(scale * (first + second) as f32), *sum);
+                                *sum = _mm256_fmadd_ps(m, _mm256_set1_ps(*x.scaled_sums.add(at)), *sum);
                             }
                         }
                     }

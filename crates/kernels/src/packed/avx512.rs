@@ -138,8 +138,11 @@ macro_rules! define_products {
                         let scale = *x.scales.add(at);
                         let (first, second) = (*x.sums.add(2 * at), *x.sums.add(2 * at + 1));
                         // What the offset takes away stands in the sums from the start.
-                        let low = _mm512_set1_epi32(-form.offset() * first);
-                        let high = _mm512_set1_epi32(-form.offset() * second);
+                        let (first, second) = match form {
+                            PackedForm::Q6_K => (-form.offset() * first, -form.offset() * second),
+                            _ => (-form.offset() * (first + second), 0),
+                        };
+                        let (low, high) = (_mm512_set1_epi32(first), _mm512_set1_epi32(second));
                         let low = $dot::<FORM>(low, &weights[..4], quants);
                         let high = $dot::<FORM>(high, &weights[4..], quants.add(4));
                         let scaled = match form {
@@ -152,7 +155,7 @@ macro_rules! define_products {
                         };
                         *sum = _mm512_fmadd_ps(scaled, _mm512_set1_ps(scale), *sum);
                         if form.has_minima() {
-                            *sum = _mm512_fmadd_ps(m, _mm512_set1_ps(scale * (first + second) as f32), *sum);
+                            *sum = _mm512_fmadd_ps(m, _mm512_set1_ps(*x.scaled_sums.add(at)), *sum);
                         }
                     }
                 }

@@ -164,6 +164,8 @@ struct Activations {
     scale: f32,
     /// Of the quants of each half.
     sums: [i32; 2],
+    /// Of the values that all quants stand for.
+    scaled_sum: f32,
 }
 
 impl Activations {
@@ -179,6 +181,7 @@ impl Activations {
                 quants: [vld1q_s8(quants), vld1q_s8(quants.add(16))],
                 scale: *x.scales.add(at),
                 sums: [*x.sums.add(2 * at), *x.sums.add(2 * at + 1)],
+                scaled_sum: *x.scaled_sums.add(at),
             }
         }
     }
@@ -216,7 +219,7 @@ impl Activations {
             };
             let sum = vfmaq_n_f32(sum, scaled, self.scale);
             match form.has_minima() {
-                true => vfmaq_n_f32(sum, m, self.scale * (first + second) as f32),
+                true => vfmaq_n_f32(sum, m, self.scaled_sum),
                 false => sum,
             }
         }

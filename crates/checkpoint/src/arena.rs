@@ -57,9 +57,9 @@ impl Arena {
 #[derive(Debug)]
 pub(crate) struct Region<T> {
     chunk: Arc<Chunk>,
-    /// Bytes before it.
+    /// Where it begins, in bytes from the start of the chunk.
     start: usize,
-    /// Values.
+    /// How many values it has.
     len: usize,
     values: PhantomData<T>,
 }

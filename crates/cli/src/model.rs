@@ -136,6 +136,7 @@ pub(crate) struct Loading<B: Backend> {
     args: ModelArgs,
     device: (Device, B::Device),
     form: WeightForm,
+    footprint: Footprint,
     begun: Instant,
     thread: Option<JoinHandle<Result<Decoder<B>>>>,
 }
@@ -152,15 +153,16 @@ impl<B: Backend> Loading<B> {
             moi_backends::set_threads(threads.into());
         }
         let form = name.weight_form::<B>(args, device)?;
-        check_memory::<B>(&pretrained, &args.model, (name, device), form, positions)?;
+        let footprint = check_memory::<B>(&pretrained, &args.model, (name, device), form, positions)?;
         let (pretrained, begun) = (Arc::new(pretrained), Instant::now());
         let begin = || {
             let (pretrained, device) = (pretrained.clone(), device.clone());
             thread::spawn(move || load::<B>(&pretrained, form, &device))
         };
-        // What a GPU does is ordered by threads.
+        // A GPU backend orders its work per thread, so weights are loaded on the thread that uses them.
         let thread = (!is_gpu::<B>()).then(begin);
-        Ok(Self { pretrained, args: args.clone(), device: (name, device.clone()), form, begun, thread })
+        let (args, device) = (args.clone(), (name, device.clone()));
+        Ok(Self { pretrained, args, device, form, footprint, begun, thread })
     }
 
     pub(crate) fn pretrained(&self) -> &Pretrained {
@@ -172,8 +174,10 @@ impl<B: Backend> Loading<B> {
     /// # Errors
     /// If the weights cannot be loaded, or there is no memory for so many.
     pub(crate) fn finish(self, positions: usize) -> Result<(Engine<B, Decoder<B>>, WeightForm)> {
-        let Self { pretrained, args, device: (name, device), form, begun, thread } = self;
-        let footprint = check_memory::<B>(&pretrained, &args.model, (name, &device), form, positions)?;
+        let Self { pretrained, args, device: (name, device), form, mut footprint, begun, thread } = self;
+        if positions != footprint.positions {
+            footprint = check_memory::<B>(&pretrained, &args.model, (name, &device), form, positions)?;
+        }
         let mut decoder = match thread {
             Some(thread) => thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?,
             None => load::<B>(&pretrained, form, &device)?,

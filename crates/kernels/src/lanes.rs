@@ -284,26 +284,32 @@ impl<L: Lanes> DotLanes for L {
     const WIDTH: usize = 16;
     #[inline(always)]
     unsafe fn splat(value: f32) -> Self {
+        // SAFETY: the caller's promise.
         unsafe { L::splat(value) }
     }
     #[inline(always)]
     unsafe fn load(from: *const f32) -> Self {
+        // SAFETY: the caller's promise.
         unsafe { L::load(from) }
     }
     #[inline(always)]
     unsafe fn load_f16(from: *const u16) -> Self {
+        // SAFETY: the caller's promise.
         unsafe { L::load_f16(from) }
     }
     #[inline(always)]
     unsafe fn load_bf16(from: *const u16) -> Self {
+        // SAFETY: the caller's promise.
         unsafe { L::load_bf16(from) }
     }
     #[inline(always)]
     unsafe fn mul_add(self, a: Self, b: Self) -> Self {
+        // SAFETY: the caller's promise.
         unsafe { Lanes::mul_add(self, a, b) }
     }
     #[inline(always)]
     unsafe fn sums(four: [Self; 4]) -> [f32; 4] {
+        // SAFETY: the caller's promise.
         unsafe { <L as Lanes>::sums(four) }
     }
 }

@@ -12,6 +12,7 @@ fn exponentials_and_halves_are_right_on_all() {
             let (to, half, back) = (out.as_mut_ptr(), halves.as_mut_ptr(), &mut [0.0f32; 16]);
             let wide = back.as_mut_ptr();
             dispatch!(isa, |from: *const f32, to: *mut f32, half: *mut u16, wide: *mut f32| -> () {
+                // SAFETY: each points to sixteen values, and the instruction set is there.
                 unsafe {
                     let x = L::load(from);
                     x.exp().store(to);

@@ -273,18 +273,22 @@ impl DotLanes for HalfAvx2 {
     const WIDTH: usize = 8;
     #[inline(always)]
     unsafe fn splat(value: f32) -> Self {
+        // SAFETY: the caller's promise.
         Self(unsafe { _mm256_set1_ps(value) })
     }
     #[inline(always)]
     unsafe fn load(from: *const f32) -> Self {
+        // SAFETY: the caller's promise.
         Self(unsafe { _mm256_loadu_ps(from) })
     }
     #[inline(always)]
     unsafe fn load_f16(from: *const u16) -> Self {
+        // SAFETY: the caller's promise.
         Self(unsafe { _mm256_cvtph_ps(_mm_loadu_si128(from.cast())) })
     }
     #[inline(always)]
     unsafe fn load_bf16(from: *const u16) -> Self {
+        // SAFETY: the caller's promise.
         unsafe {
             let wide = _mm256_cvtepu16_epi32(_mm_loadu_si128(from.cast()));
             Self(_mm256_castsi256_ps(_mm256_slli_epi32::<16>(wide)))
@@ -292,10 +296,12 @@ impl DotLanes for HalfAvx2 {
     }
     #[inline(always)]
     unsafe fn mul_add(self, a: Self, b: Self) -> Self {
+        // SAFETY: the caller's promise.
         Self(unsafe { _mm256_fmadd_ps(self.0, a.0, b.0) })
     }
     #[inline(always)]
     unsafe fn sums(four: [Self; 4]) -> [f32; 4] {
+        // SAFETY: the caller's promise.
         unsafe { four_sums(four.map(|lanes| lanes.0)) }
     }
 }

@@ -31,7 +31,7 @@ impl LazyTokenizer {
         match (built.into_inner(), build.into_inner().unwrap_or_else(PoisonError::into_inner)) {
             (Some(built), _) => built,
             (None, Some(build)) => build(),
-            // Whoever took it has panicked in it.
+            // The closure was taken before, and it panicked.
             (None, None) => Ok(None),
         }
     }

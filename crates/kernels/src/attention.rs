@@ -9,7 +9,7 @@ use block::{Widened, add_values, scores, scores_of_many, weigh};
 
 use crate::{
     Float,
-    pool::{self, Shared},
+    pool::{self, Unwritten},
 };
 
 /// Sizes and scores.
@@ -97,9 +97,10 @@ pub fn attend(
     let step = keys.columns.div_ceil(splits).next_multiple_of(BLOCK);
     let tasks = batch * kv_heads * blocks * splits;
     let padded = head_dim.next_multiple_of(16);
-    let mut partials = vec![0.0; tasks * QUERIES.min(queries) * (padded + 2)];
-    let shared = Shared::new(&mut partials);
-    let size = QUERIES.min(queries) * (padded + 2);
+    let size = QUERIES.min(queries.max(1)) * (padded + 2);
+    let (mut partials, mut out) = (Vec::new(), Vec::new());
+    let states = Unwritten::new(&mut partials, if splits > 1 { tasks * size } else { 0 });
+    let sums = Unwritten::new(&mut out, len);
     let task = |index: usize| {
         let (split, rest) = (index % splits, index / splits);
         let (block, rest) = (rest % blocks, rest / blocks);
@@ -110,21 +111,40 @@ pub fn attend(
             columns: split * step..((split + 1) * step).min(keys.columns),
         }
     };
-    pool::run(tasks, |index| {
-        // SAFETY: each task has its own part.
-        let out = unsafe { shared.slice(index * size, size) };
-        run_task(sizes, &task(index), q, keys, values, visible, out);
-    });
-    let mut out = vec![0.0; len];
-    for first in (0..tasks).step_by(splits) {
-        let task = task(first);
+    // Puts together what the tasks of some queries have found, one behind the other.
+    let merge_all = |task: &Task, found: &[f32]| {
         for (row, query) in task.queries.clone().enumerate() {
-            let place = task.place(sizes, query);
-            let out = &mut out[place..place + head_dim];
-            let part = |split: usize| &partials[(first + split) * size + row * (padded + 2)..][..padded + 2];
-            merge((0..splits).map(part), out);
+            // SAFETY: each query has its own place in the living vector.
+            let out = unsafe { sums.zeroed(task.place(sizes, query), head_dim) };
+            let parts = found.chunks_exact(size).map(|found| &found[row * (padded + 2)..][..padded + 2]);
+            merge(parts, out);
+        }
+    };
+    pool::run(tasks, |index| {
+        let task = task(index);
+        let mut own = Vec::new();
+        let out = match splits {
+            1 => {
+                own.resize(size, 0.0);
+                own.as_mut_slice()
+            }
+            // SAFETY: each task has its own part of the living vector.
+            _ => unsafe { states.zeroed(index * size, size) },
+        };
+        run_task(sizes, &task, q, keys, values, visible, out);
+        if splits == 1 {
+            merge_all(&task, out);
+        }
+    });
+    if splits > 1 {
+        // SAFETY: all tasks have written their parts.
+        unsafe { states.written(&mut partials) };
+        for (first, found) in (0..tasks).step_by(splits).zip(partials.chunks_exact(splits * size)) {
+            merge_all(&task(first), found);
         }
     }
+    // SAFETY: all queries of all heads were merged.
+    unsafe { sums.written(&mut out) };
     out
 }
 
@@ -186,7 +206,6 @@ fn run_task(
         })
         .collect();
     for state in out.chunks_mut(padded + 2) {
-        state.fill(0.0);
         state[padded] = f32::NEG_INFINITY;
     }
     let first = seen.iter().filter(|seen| !seen.is_empty()).map(|seen| seen.start).min().unwrap_or(0);

@@ -7,7 +7,7 @@ use half::{bf16, f16};
 use crate::{
     isa,
     lanes::{DotLanes, Lanes, dispatch, prefetch},
-    pool::{self, Shared},
+    pool::{self, Unwritten},
 };
 
 /// Floats in the type they are stored in.
@@ -138,10 +138,8 @@ pub fn dense_products(matrices: &[Dense<'_>], x: &[f32], out: &mut [Vec<f32>]) {
     let fits = matrices.iter().all(|matrix| matrix.columns == columns) && x.len() == n * columns;
     assert!(fits, "matrices and activations of equal columns");
     let mut all = Vec::with_capacity(matrices.len());
-    for (matrix, out) in matrices.iter().zip(out) {
-        out.clear();
-        out.resize(n * matrix.rows, 0.0);
-        all.push((matrix, Shared::new(out)));
+    for (matrix, out) in matrices.iter().zip(out.iter_mut()) {
+        all.push((matrix, Unwritten::new(out, n * matrix.rows)));
     }
     let quads: usize = matrices.iter().map(|matrix| matrix.rows.div_ceil(SIDE)).sum();
     pool::run_ranges(quads, 4, |start, end| {
@@ -163,6 +161,10 @@ pub fn dense_products(matrices: &[Dense<'_>], x: &[f32], out: &mut [Vec<f32>]) {
             }
         }
     });
+    for ((_, memory), out) in all.into_iter().zip(out) {
+        // SAFETY: all rows of weights were multiplied with all strips.
+        unsafe { memory.written(out) };
+    }
 }
 
 /// What a strip of activations is multiplied with.
@@ -175,7 +177,7 @@ struct Strip<'a> {
     x: &'a [f32],
     /// The first of the strip's rows of activations.
     first: usize,
-    out: Shared<f32>,
+    out: Unwritten<f32>,
 }
 
 /// The products of some rows of weights with a strip.
@@ -238,9 +240,11 @@ unsafe fn strip_by<L: DotLanes, const W: usize>(strip: Strip<'_>, rows: Range<us
                 }
             }
             for (w, at) in (column..column + width).enumerate() {
-                // SAFETY: these rows of weights belong to this part alone.
-                let out = unsafe { out.slice((first + at) * all_rows + row, height) };
-                out.iter_mut().zip(&sums).for_each(|(out, sums)| *out = sums[w]);
+                let out = out.at((first + at) * all_rows + row, height);
+                for (h, sums) in sums.iter().enumerate().take(height) {
+                    // SAFETY: inside the vector, and these rows of weights belong to this part alone.
+                    unsafe { out.add(h).write(sums[w]) };
+                }
             }
             column += width;
         }

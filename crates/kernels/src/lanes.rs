@@ -101,6 +101,8 @@ pub(crate) fn prefetch<T>(address: *const T) {
 /// # Safety
 /// Of all methods: the instruction set of the implementation must be there; pointers must hold sixteen values.
 pub(crate) trait Lanes: Copy {
+    /// How many of them the processor's registers hold.
+    const REGISTERS: usize;
     unsafe fn splat(value: f32) -> Self;
     unsafe fn load(from: *const f32) -> Self;
     /// From float16.
@@ -175,6 +177,7 @@ impl Portable {
 }
 
 impl Lanes for Portable {
+    const REGISTERS: usize = 4;
     #[inline(always)]
     unsafe fn splat(value: f32) -> Self {
         Self([value; 16])

@@ -73,6 +73,7 @@ impl Neon {
 }
 
 impl Lanes for Neon {
+    const REGISTERS: usize = 8;
     #[inline(always)]
     unsafe fn splat(value: f32) -> Self {
         let value = unsafe { vdupq_n_f32(value) };

@@ -21,6 +21,7 @@ unsafe fn four_sums(x: [__m256; 4]) -> [f32; 4] {
 pub(crate) struct Avx512(pub(crate) __m512);
 
 impl Lanes for Avx512 {
+    const REGISTERS: usize = 32;
     #[inline(always)]
     unsafe fn splat(value: f32) -> Self {
         Self(unsafe { _mm512_set1_ps(value) })
@@ -131,6 +132,7 @@ macro_rules! both {
 }
 
 impl Lanes for Avx2 {
+    const REGISTERS: usize = 8;
     #[inline(always)]
     unsafe fn splat(value: f32) -> Self {
         let value = unsafe { _mm256_set1_ps(value) };

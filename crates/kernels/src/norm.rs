@@ -3,7 +3,7 @@
 use crate::{
     isa,
     lanes::{Lanes, dispatch},
-    pool::{self, Shared},
+    pool::{self, Unwritten},
 };
 
 /// A norm: RMSNorm (Zhang & Sennrich, arXiv 1910.07467), or LayerNorm where the mean is taken away first.
@@ -28,18 +28,22 @@ impl NormSpec<'_> {
     }
 }
 
-/// Norms rows of `spec.width()` values.
-pub fn norm_rows(spec: &NormSpec<'_>, x: &[f32], out: &mut [f32]) {
+/// Norms of rows of `spec.width()` values.
+pub fn norm_rows(spec: &NormSpec<'_>, x: &[f32]) -> Vec<f32> {
     let width = spec.width().max(1);
-    assert!(x.len() == out.len() && x.len().is_multiple_of(width), "whole rows");
-    let shared = Shared::new(out);
+    assert!(x.len().is_multiple_of(width), "whole rows");
+    let mut out = Vec::new();
+    let memory = Unwritten::new(&mut out, x.len());
     pool::run_ranges(x.len() / width, (1 << 15) / width, |start, end| {
         for row in start..end {
-            // SAFETY: each row is written once.
-            let out = unsafe { shared.slice(row * width, width) };
+            // SAFETY: each row of the living vector is written once.
+            let out = unsafe { memory.zeroed(row * width, width) };
             norm_row(spec, &x[row * width..][..width], out);
         }
     });
+    // SAFETY: all rows were written.
+    unsafe { memory.written(&mut out) };
+    out
 }
 
 fn norm_row(spec: &NormSpec<'_>, x: &[f32], out: &mut [f32]) {
@@ -107,8 +111,7 @@ mod tests {
             let x: Vec<f32> = (0..3 * width).map(number).collect();
             let spec =
                 NormSpec { weight: &weight, bias: centered.then_some(&bias), eps: 1e-5, centered, plus };
-            let mut out = vec![0.0; x.len()];
-            norm_rows(&spec, &x, &mut out);
+            let out = norm_rows(&spec, &x);
             for (x, out) in x.chunks(width).zip(out.chunks(width)) {
                 let x: Vec<f64> = x.iter().map(|&x| x.into()).collect();
                 let mean = if centered { x.iter().sum::<f64>() / width as f64 } else { 0.0 };

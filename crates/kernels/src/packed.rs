@@ -23,7 +23,7 @@ use crate::{
     form::{BLOCK, ROWS},
     isa,
     lanes::dispatch,
-    pool::{self, Shared},
+    pool::{self, Unwritten},
 };
 
 /// A packed matrix `[rows, columns]`, see [`PackedForm`].
@@ -140,10 +140,11 @@ impl<'a> Packed<'a> {
             blocks: x.columns / BLOCK,
         };
         let times = x.rounding.rows();
-        each_tile(matrices, x.rows, times, out, |matrix, tile, out| {
+        each_tile(matrices, x.rows, out, |matrix, tile, columns| {
             let rows = &rows;
-            // SAFETY: the activations have the matrix's columns, and a tile of it all of its parts.
-            unsafe { tile_int8(isa, matrix.form, matrix.tile(tile), *rows, times * x.rows, out) };
+            // SAFETY: the activations have the matrix's columns, a tile of it all of its parts, and the products a row
+            // for each row of activations.
+            unsafe { tile_int8(isa, matrix.form, matrix.tile(tile), *rows, [x.rows, times], columns) };
         });
     }
 
@@ -157,13 +158,16 @@ impl<'a> Packed<'a> {
         assert!(matrices.iter().all(|matrix| matrix.columns == columns), "matrices of equal columns");
         let rows = x.len() / columns.max(1);
         assert!(x.len() == rows * columns, "columns as in the activations");
-        each_tile(matrices, rows, 1, out, |matrix, tile, out| {
+        each_tile(matrices, rows, out, |matrix, tile, place| {
             let mut wide = [[0.0f32; ROWS]; 256];
+            let mut sums = vec![[0.0f32; ROWS]; rows];
             for first in (0..columns).step_by(256) {
                 let len = (columns - first).min(256);
                 matrix.unpack_on(isa, tile, first / BLOCK, &mut wide[..len]);
-                times_tile(isa, &wide[..len], x, columns, first, out);
+                times_tile(isa, &wide[..len], x, columns, first, &mut sums);
             }
+            // SAFETY: the products have a row for each row of activations.
+            unsafe { place.put(0, &sums, 1) };
         });
     }
 
@@ -214,80 +218,106 @@ impl<'a> Packed<'a> {
     }
 }
 
-/// Runs `compute` for every tile of every matrix, which adds to or sets its part `[n * times][16]` of the products, and
-/// puts the sums of `times` of these into rows.
+/// Where the products with a tile go: some columns of each row of a matrix `[n, stride]`.
+#[derive(Clone, Copy)]
+struct Columns {
+    first: *mut f32,
+    stride: usize,
+    /// 16, or what a last tile has.
+    len: usize,
+}
+
+impl Columns {
+    /// Writes the products of rows of quants, `times` of which add up to a row, which is row `row` for the first.
+    ///
+    /// # Safety
+    /// The matrix must have these rows, and nobody else may write these columns.
+    #[inline]
+    unsafe fn put(self, row: usize, products: &[[f32; ROWS]], times: usize) {
+        for (index, products) in products.chunks_exact(times).enumerate() {
+            let mut sums = products[0];
+            for more in &products[1..] {
+                sums.iter_mut().zip(more).for_each(|(sum, more)| *sum += more);
+            }
+            // SAFETY: the caller's promise.
+            unsafe {
+                let to = self.first.add((row + index) * self.stride);
+                // A length that is known makes a few moves of what is a call otherwise.
+                match self.len {
+                    ROWS => to.cast::<[f32; ROWS]>().write_unaligned(sums),
+                    len => to.copy_from_nonoverlapping(sums.as_ptr(), len),
+                }
+            }
+        }
+    }
+}
+
+/// Runs `compute` for every tile of every matrix, which writes its columns of the products, `n` rows.
 fn each_tile<'a>(
     matrices: &[Packed<'a>],
     n: usize,
-    times: usize,
     out: &mut [Vec<f32>],
-    compute: impl Fn(&Packed<'a>, usize, &mut [[f32; ROWS]]) + Sync,
+    compute: impl Fn(&Packed<'a>, usize, Columns) + Sync,
 ) {
     assert!(matrices.len() == out.len(), "a place for each matrix");
     let mut all = Vec::with_capacity(matrices.len());
-    for (matrix, out) in matrices.iter().zip(out) {
-        out.clear();
-        out.resize(n * matrix.rows, 0.0);
-        all.push((matrix, Shared::new(out)));
+    for (matrix, out) in matrices.iter().zip(out.iter_mut()) {
+        all.push((matrix, Unwritten::new(out, n * matrix.rows)));
     }
     let tiles: usize = matrices.iter().map(Packed::tiles).sum();
+    let tiles = if n == 0 { 0 } else { tiles };
     pool::run_ranges(tiles, 1, |start, end| {
-        let mut part = vec![[0.0f32; ROWS]; n * times];
         let mut first = 0;
-        for &(matrix, out) in &all {
+        for &(matrix, memory) in &all {
             let own = first..first + matrix.tiles();
             for tile in start.max(own.start)..end.min(own.end) {
-                let (tile, rows) = (tile - own.start, matrix.rows);
-                part.fill([0.0; ROWS]);
-                compute(matrix, tile, &mut part);
-                let len = ROWS.min(rows - tile * ROWS);
-                for (row, part) in part.chunks_exact(times).enumerate() {
-                    // SAFETY: each tile has its own columns of each row.
-                    let out = unsafe { out.slice(row * rows + tile * ROWS, len) };
-                    out.copy_from_slice(&part[0][..len]);
-                    for more in &part[1..] {
-                        out.iter_mut().zip(more).for_each(|(out, more)| *out += more);
-                    }
-                }
+                let (tile, stride) = (tile - own.start, matrix.rows);
+                let (column, len) = (tile * ROWS, ROWS.min(stride - tile * ROWS));
+                let first = memory.at(column, (n - 1) * stride + len);
+                compute(matrix, tile, Columns { first, stride, len });
             }
             first = own.end;
         }
     });
+    for ((_, memory), out) in all.into_iter().zip(out) {
+        // SAFETY: all tiles have written their columns of all rows.
+        unsafe { memory.written(out) };
+    }
 }
 
+/// Products of `n` rows of activations, `times` rows of quants each, with a tile.
+///
 /// # Safety
-/// The tile and the rows must be whole, with equal blocks.
-unsafe fn tile_int8(isa: Isa, form: PackedForm, tile: Tile, x: Rows, n: usize, out: &mut [[f32; ROWS]]) {
-    assert!(out.len() == n);
+/// The tile and the rows must be whole, with equal blocks, and the columns those of `n` rows.
+unsafe fn tile_int8(
+    isa: Isa,
+    form: PackedForm,
+    tile: Tile,
+    x: Rows,
+    [n, times]: [usize; 2],
+    columns: Columns,
+) {
     macro_rules! chunks {
         ($module:ident, $first:expr) => {{
             use $module::products;
+            macro_rules! some {
+                ($row:ident, $rows:literal) => {{
+                    let mut sums = [[0.0; ROWS]; $rows];
+                    with_form!(form, products::<_, $rows>(tile, x, $row, sums.as_mut_ptr()));
+                    columns.put($row / times, &sums, times);
+                    $row += $rows;
+                }};
+            }
             let mut row = 0;
-            while row < n {
-                let out = out[row..].as_mut_ptr();
+            while row < n * times {
                 // SAFETY: the caller's promise; the instruction set is there, and so are the rows.
                 unsafe {
-                    match n - row {
-                        16.. if $first >= 16 => {
-                            with_form!(form, products::<_, 16>(tile, x, row, out));
-                            row += 16;
-                        }
-                        8.. if $first >= 8 => {
-                            with_form!(form, products::<_, 8>(tile, x, row, out));
-                            row += 8;
-                        }
-                        4.. => {
-                            with_form!(form, products::<_, 4>(tile, x, row, out));
-                            row += 4;
-                        }
-                        2.. => {
-                            with_form!(form, products::<_, 2>(tile, x, row, out));
-                            row += 2;
-                        }
-                        _ => {
-                            with_form!(form, products::<_, 1>(tile, x, row, out));
-                            row += 1;
-                        }
+                    match n * times - row {
+                        16.. if $first >= 16 => some!(row, 16),
+                        8.. if $first >= 8 => some!(row, 8),
+                        4.. => some!(row, 4),
+                        2.. => some!(row, 2),
+                        _ => some!(row, 1),
                     }
                 }
             }

@@ -7,6 +7,7 @@
 //! spins for long then, and most of the work is done by the calling thread alone.
 
 mod load;
+mod shared;
 
 use std::{
     cell::{Cell, UnsafeCell},
@@ -19,6 +20,7 @@ use std::{
 };
 
 use load::Load;
+pub(crate) use shared::{Shared, Unwritten};
 
 /// How long a thread spins where all is well: longer than what lies between two pieces of work in a step.
 const PATIENCE: Duration = Duration::from_millis(2);
@@ -67,30 +69,6 @@ pub fn run_ranges(len: usize, grain: usize, part: impl Fn(usize, usize) + Sync) 
     let wanted = if units > 1 { 4 * threads() } else { 1 };
     let step = units.div_ceil(wanted.min(units).max(1)).max(1) * grain;
     run(len.div_ceil(step), |index| part(index * step, ((index + 1) * step).min(len)));
-}
-
-/// A slice whose parts several threads write, none of them the same.
-#[derive(Clone, Copy)]
-pub(crate) struct Shared<T>(*mut T, usize);
-
-// SAFETY: it is only a place; `slice` has the conditions.
-unsafe impl<T: Send> Send for Shared<T> {}
-// SAFETY: likewise.
-unsafe impl<T: Send> Sync for Shared<T> {}
-
-impl<T> Shared<T> {
-    pub(crate) fn new(slice: &mut [T]) -> Self {
-        Self(slice.as_mut_ptr(), slice.len())
-    }
-
-    /// # Safety
-    /// The slice must live, and nobody else may have a part of it that overlaps.
-    #[allow(clippy::mut_from_ref, reason = "that is what it is for; see the conditions")]
-    pub(crate) unsafe fn slice(&self, start: usize, len: usize) -> &mut [T] {
-        assert!(start <= self.1 && len <= self.1 - start);
-        // SAFETY: inside the slice; the rest is the caller's promise.
-        unsafe { std::slice::from_raw_parts_mut(self.0.add(start), len) }
-    }
 }
 
 thread_local! {

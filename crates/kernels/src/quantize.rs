@@ -4,7 +4,7 @@ use crate::{
     form::BLOCK,
     isa,
     lanes::dispatch,
-    pool::{self, Shared},
+    pool::{self, Unwritten},
 };
 
 /// How exactly activations are rounded.
@@ -49,23 +49,26 @@ impl QuantizedRows {
             rows,
             rounding,
             columns,
-            quants: vec![0; times * x.len()],
-            scales: vec![0.0; times * rows * blocks],
-            sums: vec![0; times * 2 * rows * blocks],
-            scaled_sums: vec![0.0; times * rows * blocks],
+            quants: Vec::new(),
+            scales: Vec::new(),
+            sums: Vec::new(),
+            scaled_sums: Vec::new(),
         };
-        let (quants, scales) = (Shared::new(&mut new.quants), Shared::new(&mut new.scales));
-        let (sums, scaled_sums) = (Shared::new(&mut new.sums), Shared::new(&mut new.scaled_sums));
+        let all_blocks = times * rows * blocks;
+        let quants = Unwritten::new(&mut new.quants, all_blocks * BLOCK);
+        let scales = Unwritten::new(&mut new.scales, all_blocks);
+        let sums = Unwritten::new(&mut new.sums, 2 * all_blocks);
+        let scaled_sums = Unwritten::new(&mut new.scaled_sums, all_blocks);
         pool::run_ranges(rows, (1 << 15) / columns.max(1), |start, end| {
             for row in start..end {
                 let (first, count) = (times * row * blocks, times * blocks);
-                // SAFETY: each row has its own part of each.
+                // SAFETY: each row has its own part of each of the living vectors.
                 let (quants, scales, sums, scaled_sums) = unsafe {
                     (
-                        quants.slice(first * BLOCK, count * BLOCK),
-                        scales.slice(first, count),
-                        sums.slice(2 * first, 2 * count),
-                        scaled_sums.slice(first, count),
+                        quants.zeroed(first * BLOCK, count * BLOCK),
+                        scales.zeroed(first, count),
+                        sums.zeroed(2 * first, 2 * count),
+                        scaled_sums.zeroed(first, count),
                     )
                 };
                 quantize(&x[row * columns..][..columns], quants, scales, sums);
@@ -76,6 +79,13 @@ impl QuantizedRows {
                 }
             }
         });
+        // SAFETY: all rows were written.
+        unsafe {
+            quants.written(&mut new.quants);
+            scales.written(&mut new.scales);
+            sums.written(&mut new.sums);
+            scaled_sums.written(&mut new.scaled_sums);
+        }
         new
     }
 

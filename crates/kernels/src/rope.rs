@@ -6,7 +6,7 @@ use crate::{
     NormSpec, isa,
     lanes::{Lanes, dispatch},
     norm::normed,
-    pool::{self, Shared},
+    pool::{self, Unwritten},
 };
 
 /// What is done to the heads `[batch, seq, heads, head_dim]` of a projection.
@@ -67,8 +67,8 @@ impl HeadValue for bf16 {
 pub fn turn_heads<T: HeadValue>(turned: &Turned<'_>, x: &[f32]) -> Vec<T> {
     let &Turned { batch, seq, heads, head_dim, heads_first, .. } = turned;
     assert!(x.len() == batch * seq * heads * head_dim, "the heads of all positions");
-    let mut out = vec![T::default(); x.len()];
-    let shared = Shared::new(&mut out);
+    let mut out = Vec::new();
+    let memory = Unwritten::new(&mut out, x.len());
     let row = heads * head_dim;
     pool::run_ranges(batch * seq, (1 << 13) / row.max(1), |start, end| {
         let mut head = vec![0.0; head_dim];
@@ -80,11 +80,13 @@ pub fn turn_heads<T: HeadValue>(turned: &Turned<'_>, x: &[f32]) -> Vec<T> {
                     true => (b * heads + h) * seq + s,
                     false => position * heads + h,
                 };
-                // SAFETY: each head has its own place.
-                T::narrow(&head, unsafe { shared.slice(place * head_dim, head_dim) });
+                // SAFETY: each head has its own place in the living vector.
+                T::narrow(&head, unsafe { memory.zeroed(place * head_dim, head_dim) });
             }
         }
     });
+    // SAFETY: the heads of all positions were written.
+    unsafe { memory.written(&mut out) };
     out
 }
 

@@ -98,9 +98,7 @@ pub(super) fn norm<B: Backend, const D: usize>(norm: &Norm<B>, x: &Tensor<B, D>)
     }
     let norm = HeldNorm::of(norm)?;
     let values = Values::of(x)?;
-    let mut out = vec![0.0f32; values.slice().len()];
-    moi_kernels::norm_rows(&norm.spec(), values.slice(), &mut out);
-    new(out, x.dims())
+    new(moi_kernels::norm_rows(&norm.spec(), values.slice()), x.dims())
 }
 
 fn function(activation: Activation) -> Option<Gated> {

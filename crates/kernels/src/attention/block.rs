@@ -133,30 +133,48 @@ pub(super) fn scores_of_many(
     out: &mut [f32],
 ) {
     assert!(q.len() >= rows * padded && out.len() >= rows * BLOCK && turned.len() >= padded * BLOCK);
-    for i in 0..padded {
-        for (column, turned) in turned[i * BLOCK..][..columns].iter_mut().enumerate() {
-            // SAFETY: the block has these columns.
-            *turned = unsafe { k.get(start + column * padded + i) };
+    for first in (0..columns).step_by(4) {
+        if let (Place::F32(k), true) = (k, first + 4 <= columns) {
+            // SAFETY: the block has these columns, each of `padded` values, a multiple of 16.
+            unsafe { turn_four(k.add(start + first * padded), padded, &mut turned[first..]) };
+            continue;
+        }
+        for column in first..columns.min(first + 4) {
+            for i in 0..padded {
+                // SAFETY: likewise.
+                turned[i * BLOCK + column] = unsafe { k.get(start + column * padded + i) };
+            }
         }
     }
     dispatch!(isa(), |q: &[f32], turned: &[f32], padded: usize, rows: usize, out: &mut [f32]| -> () {
+        /// `N` queries with all keys, `W` times sixteen of them at a time.
         #[inline(always)]
-        unsafe fn some<L: Lanes, const N: usize>(q: &[f32], turned: &[f32], padded: usize, out: &mut [f32]) {
+        unsafe fn some<L: Lanes, const N: usize, const W: usize>(
+            q: &[f32],
+            turned: &[f32],
+            padded: usize,
+            out: &mut [f32],
+        ) {
             // SAFETY: the sizes were looked at; the caller has the instruction set.
             unsafe {
-                for half in [0, 32] {
-                    let mut lanes = [[L::splat(0.0); 2]; N];
+                for first in (0..BLOCK).step_by(16 * W) {
+                    let mut lanes = [[L::splat(0.0); W]; N];
                     for i in 0..padded {
-                        let keys = [0, 16].map(|at| L::load(turned.as_ptr().add(i * BLOCK + half + at)));
+                        let mut keys = [L::splat(0.0); W];
+                        for (w, key) in keys.iter_mut().enumerate() {
+                            *key = L::load(turned.as_ptr().add(i * BLOCK + first + 16 * w));
+                        }
                         for (n, lanes) in lanes.iter_mut().enumerate() {
                             let query = L::splat(*q.get_unchecked(n * padded + i));
-                            lanes[0] = keys[0].mul_add(query, lanes[0]);
-                            lanes[1] = keys[1].mul_add(query, lanes[1]);
+                            for (lane, key) in lanes.iter_mut().zip(keys) {
+                                *lane = key.mul_add(query, *lane);
+                            }
                         }
                     }
                     for (n, lanes) in lanes.iter().enumerate() {
-                        lanes[0].store(out.as_mut_ptr().add(n * BLOCK + half));
-                        lanes[1].store(out.as_mut_ptr().add(n * BLOCK + half + 16));
+                        for (w, lanes) in lanes.iter().enumerate() {
+                            lanes.store(out.as_mut_ptr().add(n * BLOCK + first + 16 * w));
+                        }
                     }
                 }
             }
@@ -166,16 +184,47 @@ pub(super) fn scores_of_many(
             let (q, out) = (&q[row * padded..], &mut out[row * BLOCK..]);
             // SAFETY: likewise.
             unsafe {
-                if rows - row >= 8 {
-                    some::<L, 8>(q, turned, padded, out);
-                    row += 8;
-                } else {
-                    some::<L, 1>(q, turned, padded, out);
-                    row += 1;
+                match rows - row {
+                    8.. if L::REGISTERS >= 20 => {
+                        some::<L, 8, 2>(q, turned, padded, out);
+                        row += 8;
+                    }
+                    // Twelve registers of eight lanes for sums, where there are sixteen.
+                    6.. if L::REGISTERS < 20 => {
+                        some::<L, 6, 1>(q, turned, padded, out);
+                        row += 6;
+                    }
+                    3.. => {
+                        some::<L, 3, 1>(q, turned, padded, out);
+                        row += 3;
+                    }
+                    _ => {
+                        some::<L, 1, 1>(q, turned, padded, out);
+                        row += 1;
+                    }
                 }
             }
         }
     });
+}
+
+/// Writes four columns of `padded` values, a multiple of four, beside each other: `[padded][BLOCK]`, the first four of
+/// each.
+///
+/// # Safety
+/// The columns must be there.
+unsafe fn turn_four(columns: *const f32, padded: usize, turned: &mut [f32]) {
+    for i in (0..padded).step_by(4) {
+        let mut four = [[0.0f32; 4]; 4];
+        for (column, four) in four.iter_mut().enumerate() {
+            // SAFETY: the caller's promise.
+            *four = unsafe { columns.add(column * padded + i).cast::<[f32; 4]>().read_unaligned() };
+        }
+        let [a, b, c, d] = four;
+        for k in 0..4 {
+            turned[(i + k) * BLOCK..][..4].copy_from_slice(&[a[k], b[k], c[k], d[k]]);
+        }
+    }
 }
 
 /// Turns the scores of the columns within into weights, those of others into zeros, and takes what the state held down
@@ -276,9 +325,13 @@ pub(super) fn add_values(
             // SAFETY: likewise.
             unsafe {
                 match rows - row {
-                    8.. => {
+                    8.. if L::REGISTERS >= 20 => {
                         some::<L, 8>(weights, v, padded, columns, out);
                         row += 8;
+                    }
+                    6.. if L::REGISTERS < 20 => {
+                        some::<L, 6>(weights, v, padded, columns, out);
+                        row += 6;
                     }
                     3.. => {
                         some::<L, 3>(weights, v, padded, columns, out);

@@ -5,8 +5,8 @@ use std::ops::Range;
 use half::{bf16, f16};
 
 use crate::{
-    isa,
-    lanes::{DotLanes, Lanes, dispatch, prefetch},
+    Isa, isa,
+    lanes::{DotLanes, Lanes, prefetch},
     pool::{self, Unwritten},
 };
 
@@ -128,10 +128,17 @@ impl<'a> Dense<'a> {
 const STRIP: usize = 64;
 /// Rows of weights, and of activations, whose products are summed at a time.
 const SIDE: usize = 4;
+/// Up to so many rows of activations, one row of weights is read after the other: memory gives them up to twice as fast
+/// as several side by side.
+const FEW: usize = 8;
 
 /// `x` `[n, columns]` times the transposes of several matrices of equal columns: `[n, rows]` each. In float32, the
 /// activations rounded to nothing.
 pub fn dense_products(matrices: &[Dense<'_>], x: &[f32], out: &mut [Vec<f32>]) {
+    dense_products_on(isa(), matrices, x, out);
+}
+
+fn dense_products_on(isa: Isa, matrices: &[Dense<'_>], x: &[f32], out: &mut [Vec<f32>]) {
     let Some(columns) = matrices.first().map(|matrix| matrix.columns) else { return };
     assert!(matrices.len() == out.len(), "a place for each matrix");
     let n = x.len() / columns.max(1);
@@ -141,7 +148,7 @@ pub fn dense_products(matrices: &[Dense<'_>], x: &[f32], out: &mut [Vec<f32>]) {
     for (matrix, out) in matrices.iter().zip(out.iter_mut()) {
         all.push((matrix, Unwritten::new(out, n * matrix.rows)));
     }
-    let quads: usize = matrices.iter().map(|matrix| matrix.rows.div_ceil(SIDE)).sum();
+    let quads = matrices.iter().map(|matrix| matrix.rows.div_ceil(SIDE)).sum::<usize>() * n.min(1);
     pool::run_ranges(quads, 4, |start, end| {
         let mut first = 0;
         for &(matrix, out) in &all {
@@ -157,7 +164,7 @@ pub fn dense_products(matrices: &[Dense<'_>], x: &[f32], out: &mut [Vec<f32>]) {
                 let x = &x[strip * columns..(strip + len) * columns];
                 let strip =
                     Strip { weights: matrix.place(), columns, rows: matrix.rows, x, first: strip, out };
-                strip_products(strip, rows.clone());
+                strip_products(isa, strip, rows.clone());
             }
         }
     });
@@ -181,17 +188,28 @@ struct Strip<'a> {
 }
 
 /// The products of some rows of weights with a strip.
-fn strip_products(strip: Strip<'_>, rows: Range<usize>) {
-    #[cfg(target_arch = "x86_64")]
-    if matches!(isa(), crate::Isa::Avx2 | crate::Isa::AvxVnni) {
+fn strip_products(isa: Isa, strip: Strip<'_>, rows: Range<usize>) {
+    match isa {
         // SAFETY: the instruction set is there.
-        unsafe { avx2(strip, rows) };
-        return;
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx512 | Isa::Avx512Bw => unsafe { avx512(strip, rows) },
+        // SAFETY: likewise.
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx2 | Isa::AvxVnni => unsafe { avx2(strip, rows) },
+        // SAFETY: NEON is part of the baseline.
+        #[cfg(target_arch = "aarch64")]
+        Isa::Neon | Isa::NeonDot => unsafe { strip_by::<crate::lanes::QuarterNeon, 4>(strip, rows) },
+        // SAFETY: the baseline is always there.
+        _ => unsafe { strip_by::<crate::lanes::Portable, 4>(strip, rows) },
     }
-    dispatch!(isa(), |strip: Strip<'_>, rows: Range<usize>| -> () {
-        // SAFETY: the instruction set is there.
-        unsafe { strip_by::<L, 4>(strip, rows) }
-    });
+}
+
+/// Sixteen of 32 registers hold the sums of four by four. With more than that the compiler keeps some in memory.
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f,avx512bw,avx2,fma,f16c")]
+unsafe fn avx512(strip: Strip<'_>, rows: Range<usize>) {
+    // SAFETY: the caller's promise.
+    unsafe { strip_by::<crate::lanes::Avx512, 4>(strip, rows) }
 }
 
 /// Sixteen registers hold the sums of four by three, of eight lanes each, and what is multiplied.
@@ -210,9 +228,10 @@ unsafe fn avx2(strip: Strip<'_>, rows: Range<usize>) {
 unsafe fn strip_by<L: DotLanes, const W: usize>(strip: Strip<'_>, rows: Range<usize>) {
     let Strip { weights, columns, rows: all_rows, x, first, out } = strip;
     let n = x.len() / columns;
+    let most = if n <= FEW { 1 } else { SIDE };
     let mut row = rows.start;
     while row < rows.end {
-        let height = SIDE.min(rows.end - row);
+        let height = most.min(rows.end - row);
         let mut column = 0;
         while column < n {
             let width = W.min(n - column);
@@ -275,7 +294,7 @@ unsafe fn square<L: DotLanes, const H: usize, const W: usize>(
 }
 
 /// # Safety
-/// As [`square`].
+/// As of [`square`].
 #[inline(always)]
 unsafe fn sums<L: DotLanes, const H: usize, const W: usize>(
     load: impl Fn(usize) -> L,
@@ -338,17 +357,24 @@ mod tests {
             ];
             for (values, weights) in stored {
                 let matrix = Dense::new(values, [rows, columns]).unwrap();
-                let mut out = vec![Vec::new(); 2];
-                dense_products(&[matrix, matrix], &x, &mut out);
-                assert_eq!(out[0], out[1]);
-                for (index, &found) in out[0].iter().enumerate() {
-                    let (at, row) = (index / rows, index % rows);
-                    let pairs = x[at * columns..].iter().zip(&weights[row * columns..]).take(columns);
-                    let (sum, size) = pairs.fold((0.0, 1e-9), |(sum, size), (&x, &w)| {
-                        let product = f64::from(x) * f64::from(w);
-                        (sum + product, size + product.abs())
-                    });
-                    assert!((f64::from(found) - sum).abs() <= 1e-6 * size, "{found} {sum}");
+                for isa in Isa::available() {
+                    let mut out = vec![Vec::new(); 2];
+                    dense_products_on(isa, &[matrix, matrix], &x, &mut out);
+                    assert_eq!(out[0], out[1]);
+                    for (index, &found) in out[0].iter().enumerate() {
+                        let (at, row) = (index / rows, index % rows);
+                        let pairs = x[at * columns..].iter().zip(&weights[row * columns..]).take(columns);
+                        let (sum, size) = pairs.fold((0.0, 1e-9), |(sum, size), (&x, &w)| {
+                            let product = f64::from(x) * f64::from(w);
+                            (sum + product, size + product.abs())
+                        });
+                        assert!((f64::from(found) - sum).abs() <= 1e-6 * size, "{isa:?}: {found} {sum}");
+                    }
+                    for (x, together) in x.chunks(columns).zip(out[0].chunks(rows)) {
+                        let mut alone = vec![Vec::new()];
+                        dense_products_on(isa, &[matrix], x, &mut alone);
+                        assert_eq!(alone[0], together, "{isa:?}: a row alone is the same");
+                    }
                 }
             }
         }

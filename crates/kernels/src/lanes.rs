@@ -324,7 +324,7 @@ pub(crate) use x86::{Avx2, Avx512, HalfAvx2};
 mod x86;
 
 #[cfg(target_arch = "aarch64")]
-pub(crate) use neon::{Neon, widen_f16};
+pub(crate) use neon::{Neon, QuarterNeon, widen_f16};
 #[cfg(target_arch = "aarch64")]
 #[path = "lanes_neon.rs"]
 mod neon;

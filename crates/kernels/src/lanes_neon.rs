@@ -2,7 +2,7 @@
 
 use std::arch::{aarch64::*, asm};
 
-use super::Lanes;
+use super::{DotLanes, Lanes};
 
 /// Four float16 values in float32.
 ///
@@ -196,5 +196,46 @@ impl Lanes for Neon {
             let kept = vcgeq_f32(x, vdupq_n_f32(limit));
             vreinterpretq_f32_u32(vandq_u32(kept, vreinterpretq_u32_f32(value)))
         })
+    }
+}
+
+/// One register of NEON.
+#[derive(Clone, Copy)]
+pub(crate) struct QuarterNeon(float32x4_t);
+
+impl DotLanes for QuarterNeon {
+    const WIDTH: usize = 4;
+    #[inline(always)]
+    unsafe fn splat(value: f32) -> Self {
+        // SAFETY: the baseline is always there.
+        Self(unsafe { vdupq_n_f32(value) })
+    }
+    #[inline(always)]
+    unsafe fn load(from: *const f32) -> Self {
+        // SAFETY: the caller's promise.
+        Self(unsafe { vld1q_f32(from) })
+    }
+    #[inline(always)]
+    unsafe fn load_f16(from: *const u16) -> Self {
+        // SAFETY: the caller's promise.
+        Self(unsafe { widen_f16(vld1_u16(from)) })
+    }
+    #[inline(always)]
+    unsafe fn load_bf16(from: *const u16) -> Self {
+        // SAFETY: the caller's promise.
+        Self(unsafe { vreinterpretq_f32_u32(vshll_n_u16::<16>(vld1_u16(from))) })
+    }
+    #[inline(always)]
+    unsafe fn mul_add(self, a: Self, b: Self) -> Self {
+        // SAFETY: the baseline is always there.
+        Self(unsafe { vfmaq_f32(b.0, self.0, a.0) })
+    }
+    #[inline(always)]
+    unsafe fn sums(four: [Self; 4]) -> [f32; 4] {
+        let [a, b, c, d] = four.map(|lanes| lanes.0);
+        let mut out = [0.0; 4];
+        // SAFETY: the baseline is always there.
+        unsafe { vst1q_f32(out.as_mut_ptr(), vpaddq_f32(vpaddq_f32(a, b), vpaddq_f32(c, d))) };
+        out
     }
 }

@@ -12,6 +12,7 @@ CACHE = Path(os.environ.get("MOI_CACHE") or install.user_cache() / "moi")
 ROWS = {
     "int4": (
         ("moi", "file"),
+        ("moi", "file/int8"),
         ("moi", "q4_0"),
         ("llama.cpp", "file"),
         ("llama.cpp", "q4_0"),
@@ -21,6 +22,7 @@ ROWS = {
     ),
     "int8": (
         ("moi", "q8_0"),
+        ("moi", "q8_0/int8"),
         ("llama.cpp", "q8_0"),
         ("onnxruntime-genai", "int8"),
         ("openvino-genai", "int8"),
@@ -35,7 +37,8 @@ ROWS = {
     ),
     "bf16": (("moi", "bf16"), ("torch", "bf16")),
 }
-"""For each table its engines, and what they call the form; `file` is the blocks of the GGUF file, unchanged."""
+"""For each table its engines, and what they call the form; `file` is the blocks of the GGUF file, unchanged. Behind a
+slash stands what moi rounds activations to, where it is not the default."""
 
 FORMS = ["int4", "int8", "f32"]
 """The tables that are measured where none are named."""
@@ -78,7 +81,9 @@ class Row:
 
     def label(self) -> str:
         """Its form as the table names it."""
-        return f"{self.model.stored} (file)" if self.form == "file" else self.form
+        form, _, activations = self.form.partition("/")
+        form = f"{self.model.stored} (file)" if form == "file" else form
+        return f"{form}, activations {activations}" if activations else form
 
 
 def rows(engines: list[str], models: list[str], forms: list[str]) -> list[Row]:

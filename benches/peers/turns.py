@@ -58,7 +58,9 @@ def write_logits(row: Row, weights: Path, args: Namespace, tokens: Path, ids: li
 
 def form_of_moi(row: Row) -> list[str]:
     """The flags for a form."""
-    return ["--dtype", row.form] if row.form in ("f32", "bf16") else ["--quantize", row.form]
+    form, _, activations = row.form.partition("/")
+    flags = ["--dtype", form] if form in ("f32", "bf16") else ["--quantize", form]
+    return [*flags, "--activations", activations] if activations else flags
 
 
 def python(row: Row, task: str, weights: Path, *numbers: object) -> list:

@@ -32,10 +32,7 @@ impl<B: Backend> Decoder<B> {
         for (name, weight) in self.matrices() {
             let inward = name.ends_with("gate_proj") || name.ends_with("up_proj");
             if let Some(packed) = weight.packed_mut() {
-                packed.set_activations(match activations {
-                    Activations::Int8 if !inward => Activations::Int16,
-                    _ => activations,
-                });
+                packed.set_activations(activations, inward);
             }
         }
         self

@@ -26,10 +26,12 @@ const DEVICE_TILE: usize = 1 << 26;
 pub enum Activations {
     /// Nothing: products are as exact as float32.
     F32,
-    /// 8 bits and a scale for 32 values, as in llama.cpp, where most of the arithmetic is, the inward maps of
-    /// feed-forward blocks; twice 8 bits elsewhere, which costs no time where memory is the limit and takes away three
-    /// quarters of the error. Keys and values are float16 in the cache.
+    /// 8 bits where most of the arithmetic is, the inward maps of feed-forward blocks; twice 8 bits elsewhere, which
+    /// costs no time where memory is the limit and takes away three quarters of the error of [`Self::Int8`]. With this
+    /// and the two below keys and values are float16 in the cache.
     #[default]
+    Mixed,
+    /// 8 bits and a scale for 32 values everywhere, as in llama.cpp.
     Int8,
     /// Twice 8 bits everywhere.
     Int16,
@@ -39,7 +41,7 @@ impl Activations {
     /// The type of keys and values beside such activations.
     pub fn cache_dtype<B: Backend>(self) -> FloatDType {
         match self {
-            Self::Int8 | Self::Int16 if B::has_kernels() => FloatDType::F16,
+            Self::Mixed | Self::Int8 | Self::Int16 if B::has_kernels() => FloatDType::F16,
             _ => FloatDType::F32,
         }
     }
@@ -66,6 +68,8 @@ pub struct PackedMatrix<B: Backend> {
     form: PackedForm,
     #[module(skip)]
     activations: Activations,
+    /// Whether it is an inward map of a feed-forward block.
+    inward: bool,
     rows: usize,
     columns: usize,
 }
@@ -82,6 +86,7 @@ impl<B: Backend> PackedMatrix<B> {
             minima: form.has_minima().then(scales),
             form,
             activations: Activations::default(),
+            inward: false,
             rows,
             columns,
         }
@@ -97,13 +102,22 @@ impl<B: Backend> PackedMatrix<B> {
         self.form
     }
 
-    /// What activations are rounded to.
+    /// What activations are rounded to, as it was asked for the model.
     pub fn activations(&self) -> Activations {
         self.activations
     }
 
-    pub(crate) fn set_activations(&mut self, activations: Activations) {
-        self.activations = activations;
+    /// What they are rounded to for this matrix, which is never [`Activations::Mixed`].
+    pub fn rounded_to(&self) -> Activations {
+        match self.activations {
+            Activations::Mixed if self.inward => Activations::Int8,
+            Activations::Mixed => Activations::Int16,
+            other => other,
+        }
+    }
+
+    pub(crate) fn set_activations(&mut self, activations: Activations, inward: bool) {
+        (self.activations, self.inward) = (activations, inward);
     }
 
     /// `x` `[n, in]` times the transpose: `[n, out]`.

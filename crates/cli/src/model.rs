@@ -9,6 +9,7 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 use burn::tensor::backend::Backend;
+use clap::ValueEnum;
 use moi_backends::Found;
 use moi_engine::Engine;
 use moi_hub::{CATALOGUE, Cache, Entry, Fetcher};
@@ -191,10 +192,12 @@ impl<B: Backend> Loading<B> {
         ));
         match (args.activations, decoder.activations()) {
             (Some(asked), Some(_)) => decoder = decoder.with_activations(asked.into()),
-            (Some(AskedActivations::Int8), None) => {
-                bail!("--activations int8 is for quantised weights; add --quantize, for example q8_0")
+            (None | Some(AskedActivations::F32), None) | (None, Some(_)) => {}
+            (Some(asked), None) => {
+                let name =
+                    asked.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default();
+                bail!("--activations {name} is for quantised weights; add --quantize, for example q8_0")
             }
-            _ => {}
         }
         let Some(Pretrained { tokenizer, eos, .. }) = Arc::into_inner(pretrained) else {
             bail!("the model is still being loaded")

@@ -297,8 +297,41 @@ unsafe fn tile_int8(
     [n, times]: [usize; 2],
     columns: Columns,
 ) {
-    macro_rules! chunks {
+    // Kernels that add up the rows of quants of a row of activations themselves.
+    #[cfg(target_arch = "x86_64")]
+    macro_rules! added {
         ($module:ident, $first:expr) => {{
+            use $module::products;
+            macro_rules! some {
+                ($row:ident, $rows:literal) => {{
+                    let mut sums = [[0.0; ROWS]; $rows];
+                    let to = sums.as_mut_ptr();
+                    match times {
+                        1 => with_form!(form, products::<_, $rows, 1>(tile, x, $row, to)),
+                        _ => with_form!(form, products::<_, $rows, 2>(tile, x, $row, to)),
+                    }
+                    columns.put($row, &sums, 1);
+                    $row += $rows;
+                }};
+            }
+            let mut row = 0;
+            while row < n {
+                // SAFETY: the caller's promise; the instruction set is there, and so are the rows.
+                unsafe {
+                    match n - row {
+                        16.. if $first >= 16 => some!(row, 16),
+                        8.. if $first >= 8 => some!(row, 8),
+                        4.. => some!(row, 4),
+                        2.. => some!(row, 2),
+                        _ => some!(row, 1),
+                    }
+                }
+            }
+        }};
+    }
+    // Kernels for which each is a row of its own.
+    macro_rules! apart {
+        ($module:ident) => {{
             use $module::products;
             macro_rules! some {
                 ($row:ident, $rows:literal) => {{
@@ -313,8 +346,6 @@ unsafe fn tile_int8(
                 // SAFETY: the caller's promise; the instruction set is there, and so are the rows.
                 unsafe {
                     match n * times - row {
-                        16.. if $first >= 16 => some!(row, 16),
-                        8.. if $first >= 8 => some!(row, 8),
                         4.. => some!(row, 4),
                         2.. => some!(row, 2),
                         _ => some!(row, 1),
@@ -325,23 +356,23 @@ unsafe fn tile_int8(
     }
     match isa {
         #[cfg(target_arch = "x86_64")]
-        Isa::Avx512 => chunks!(avx512_vnni, 16),
+        Isa::Avx512 => added!(avx512_vnni, 16),
         #[cfg(target_arch = "x86_64")]
-        Isa::Avx512Bw => chunks!(avx512, 16),
+        Isa::Avx512Bw => added!(avx512, 16),
         #[cfg(all(test, target_arch = "x86_64"))]
         Isa::AvxVnni if !is_x86_feature_detected!("avxvnni") => {
             use avx_vnni::as_avx512;
-            chunks!(as_avx512, 8);
+            added!(as_avx512, 8);
         }
         #[cfg(target_arch = "x86_64")]
-        Isa::AvxVnni => chunks!(avx_vnni, 8),
+        Isa::AvxVnni => added!(avx_vnni, 8),
         #[cfg(target_arch = "x86_64")]
-        Isa::Avx2 => chunks!(avx2, 8),
+        Isa::Avx2 => added!(avx2, 8),
         #[cfg(target_arch = "aarch64")]
-        Isa::NeonDot => chunks!(neon_dot, 4),
+        Isa::NeonDot => apart!(neon_dot),
         #[cfg(target_arch = "aarch64")]
-        Isa::Neon => chunks!(neon, 4),
-        _ => chunks!(portable, 4),
+        Isa::Neon => apart!(neon),
+        _ => apart!(portable),
     }
 }
 

@@ -137,7 +137,7 @@ pub(crate) struct ModelArgs {
     /// Hold the weights quantised in memory: a quarter to a seventh of the bytes, and faster on the CPU
     #[arg(long, value_enum, value_name = "FORM")]
     pub(crate) quantize: Option<Quantize>,
-    /// What activations are rounded to for products with quantised weights; int8 on the CPU where not given
+    /// What activations are rounded to for products with quantised weights; mixed on the CPU where not given
     #[arg(long, value_enum, value_name = "TYPE")]
     pub(crate) activations: Option<AskedActivations>,
     /// CPU threads; all cores where not given
@@ -150,8 +150,12 @@ pub(crate) struct ModelArgs {
 pub(crate) enum AskedActivations {
     /// Nothing: exact
     F32,
-    /// 8 bits and a scale for 32 values: fast
+    /// 8 bits in the gate and up projections, twice 8 bits elsewhere: the default
+    Mixed,
+    /// 8 bits and a scale for 32 values: the fastest for prompts, several times as inexact
     Int8,
+    /// Twice 8 bits: near to exact
+    Int16,
 }
 
 /// A type of floats, or the best for the device.
@@ -170,7 +174,9 @@ impl From<AskedActivations> for Activations {
     fn from(asked: AskedActivations) -> Self {
         match asked {
             AskedActivations::F32 => Self::F32,
+            AskedActivations::Mixed => Self::Mixed,
             AskedActivations::Int8 => Self::Int8,
+            AskedActivations::Int16 => Self::Int16,
         }
     }
 }

@@ -205,6 +205,7 @@ fn common<B: Backend>(group: &Group, device: Device, model: &Decoder<B>) -> Row 
 /// What activations are rounded to in fact, as on the command line.
 fn rounded_to<B: Backend>(asked: Activations) -> &'static str {
     match asked {
+        Activations::Mixed if has_kernels::<B>() => "mixed",
         Activations::Int8 if has_kernels::<B>() => "int8",
         Activations::Int16 if has_kernels::<B>() => "int16",
         _ => "f32",

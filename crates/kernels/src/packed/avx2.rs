@@ -131,12 +131,12 @@ unsafe fn dot<const FORM: usize>(sum: __m256i, weights: &[__m256i], x: *const i3
 /// Products with tiles, by a function that adds those of sixteen columns and has these features.
 macro_rules! define_products {
     ($features:literal, $dot:ident, signed: $signed:literal) => {
-        /// Products of `N` rows of activations from `row` on with a tile.
+        /// Products of `N` rows of activations from `row` on, of `TIMES` rows of quants each, with a tile.
         ///
         /// # Safety
         /// Tile and rows must be whole, with equal blocks; `out` has a place for each.
         #[target_feature(enable = $features)]
-        pub(in crate::packed) unsafe fn products<const FORM: usize, const N: usize>(
+        pub(in crate::packed) unsafe fn products<const FORM: usize, const N: usize, const TIMES: usize>(
             tile: Tile,
             x: Rows,
             row: usize,
@@ -153,28 +153,47 @@ macro_rules! define_products {
                         let weights = groups::<FORM, { $signed }>(bytes, half);
                         let (d, m) = scales::<FORM>(tile, block, bytes, half);
                         for (n, sum) in sums.iter_mut().enumerate() {
-                            let at = (row + n) * x.blocks + block;
-                            let quants = x.quants.add(at * BLOCK).cast::<i32>();
-                            let scale = *x.scales.add(at);
-                            let (first, second) = (*x.sums.add(2 * at), *x.sums.add(2 * at + 1));
-                            let (first, second) = match form {
-                                PackedForm::Q6_K => (-offset * first, -offset * second),
-                                _ => (-offset * (first + second), 0),
-                            };
-                            let (low, high) = (_mm256_set1_epi32(first), _mm256_set1_epi32(second));
-                            let low = $dot::<FORM>(low, &weights[..4], quants);
-                            let high = $dot::<FORM>(high, &weights[4..], quants.add(4));
+                            // Of both halves; all but Q6_K have their sum in the first.
+                            let mut dots = [_mm256_setzero_si256(); 2];
+                            let (mut scale, mut scaled_sum) = (0.0, 0.0);
+                            for part in 0..TIMES {
+                                let at = (TIMES * (row + n) + part) * x.blocks + block;
+                                let quants = x.quants.add(at * BLOCK).cast::<i32>();
+                                let (first, second) = (*x.sums.add(2 * at), *x.sums.add(2 * at + 1));
+                                // What the offset takes away stands in the sums from the start.
+                                let (first, second) = match form {
+                                    PackedForm::Q6_K => (-offset * first, -offset * second),
+                                    _ => (-offset * (first + second), 0),
+                                };
+                                let low = $dot::<FORM>(_mm256_set1_epi32(first), &weights[..4], quants);
+                                let high =
+                                    $dot::<FORM>(_mm256_set1_epi32(second), &weights[4..], quants.add(4));
+                                let halves = match form {
+                                    PackedForm::Q6_K => [low, high],
+                                    _ => [_mm256_add_epi32(low, high), low],
+                                };
+                                for (dots, half) in dots.iter_mut().zip(halves) {
+                                    // The quants before count 254 times as much, which is 256 - 2: see `Rounding`.
+                                    let coarse = _mm256_sub_epi32(
+                                        _mm256_slli_epi32::<8>(*dots),
+                                        _mm256_slli_epi32::<1>(*dots),
+                                    );
+                                    *dots = if part == 0 { half } else { _mm256_add_epi32(coarse, half) };
+                                }
+                                scale = *x.scales.add(at);
+                                scaled_sum += *x.scaled_sums.add(at);
+                            }
                             let scaled = match form {
                                 PackedForm::Q6_K => _mm256_fmadd_ps(
-                                    _mm256_cvtepi32_ps(high),
+                                    _mm256_cvtepi32_ps(dots[1]),
                                     d[1],
-                                    _mm256_mul_ps(_mm256_cvtepi32_ps(low), d[0]),
+                                    _mm256_mul_ps(_mm256_cvtepi32_ps(dots[0]), d[0]),
                                 ),
-                                _ => _mm256_mul_ps(_mm256_cvtepi32_ps(_mm256_add_epi32(low, high)), d[0]),
+                                _ => _mm256_mul_ps(_mm256_cvtepi32_ps(dots[0]), d[0]),
                             };
                             *sum = _mm256_fmadd_ps(scaled, _mm256_set1_ps(scale), *sum);
                             if form.has_minima() {
-                                *sum = _mm256_fmadd_ps(m, _mm256_set1_ps(*x.scaled_sums.add(at)), *sum);
+                                *sum = _mm256_fmadd_ps(m, _mm256_set1_ps(scaled_sum), *sum);
                             }
                         }
                     }

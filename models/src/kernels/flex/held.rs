@@ -154,10 +154,10 @@ impl<'a, B: Backend> Held<'a, B> {
 
     pub(in crate::kernels) fn rounding(&self) -> Option<Rounding> {
         match self {
-            Self::Packed { packed, .. } => match packed.activations() {
+            Self::Packed { packed, .. } => match packed.rounded_to() {
                 Activations::F32 => None,
                 Activations::Int8 => Some(Rounding::Int8),
-                Activations::Int16 => Some(Rounding::Int16),
+                Activations::Int16 | Activations::Mixed => Some(Rounding::Int16),
             },
             Self::Dense(..) => None,
         }

@@ -51,12 +51,13 @@ fn check_decodes(engine: &Engine<Flex, Decoder<Flex>>, name: &str) {
     for run in &RealGolden::read(name).runs {
         let what = format!("{name}, {}: {}", run.kind, run.rule());
         let mut request = Request::new(Prompt::Ids(run.prompt_ids.clone()));
-        request.rule = run.rule();
+        (request.rule, request.top) = (run.rule(), 5);
         request.stop.max_tokens = Some(run.ids.len());
         let found = steps(engine, request);
         let (compared, worst) = golden::compare(&found, &run.steps(), &what);
         println!("{what}: {compared} of {} tokens, entropy off by {worst:.1e}", run.ids.len());
         for (step, expected) in found[..compared].iter().zip(&run.top5_w) {
+            assert!(!step.top.is_empty(), "{what}: no weights");
             for (f, e) in step.top.iter().zip(expected) {
                 // Looser than entropies: `direct` feeds its own rounding back.
                 assert!((f.1 - e.1).abs() <= 2e-3, "{what}: weights {:?} instead of {expected:?}", step.top);

@@ -58,13 +58,14 @@ impl Job for Generate {
         let (engine, form) = loading.finish(positions)?;
         let engine = decoding.engine(engine).with_progress(runner::prefill_bar()?);
         let load = begun.elapsed();
+        let streams = args.output.format == Format::Text;
         let request = |sample| Request {
-            top: args.output.top,
+            // Nobody sees them in a text.
+            top: if streams { 0 } else { args.output.top },
             logprobs: args.output.logprobs,
             ..decoding.request::<B>(&prompt, rule, sample)
         };
         interrupt.begin();
-        let streams = args.output.format == Format::Text;
         let ran = match samples {
             1 => one(&engine, request(0), streams, &interrupt)?,
             _ => many(&engine, (0..samples).map(request).collect(), streams, &interrupt)?,

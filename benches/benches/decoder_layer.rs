@@ -61,7 +61,8 @@ fn decoder_layer(c: &mut Criterion) {
     let all = [
         (SMALL, Weights::Dense),
         (SMALL, Weights::Packed(PackedForm::Q8_0, Activations::F32)),
-        (SMALL, Weights::Packed(PackedForm::Q8_0, Activations::Int8)),
+        (SMALL, Weights::Packed(PackedForm::Q8_0, Activations::Mixed)),
+        (SMALL, Weights::Packed(PackedForm::Q4_1, Activations::Mixed)),
         (SMALL, Weights::Packed(PackedForm::Q4_1, Activations::Int8)),
         (LARGE, Weights::Dense),
     ];

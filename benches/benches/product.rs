@@ -23,7 +23,6 @@ impl Case for Product {
     fn prepare<B: Backend>(&self, device: &B::Device) -> impl FnMut() {
         let decoder = SMALL.layer::<B>(self.weights, device);
         let Some(FeedForward::Mlp(mlp)) = &decoder.model.layers[0].mlp else { unreachable!("a Llama") };
-        // An inward map, for which 8 bits of activations are not doubled.
         let matrix = mlp.up_proj.weight.clone();
         let x = noise::<B, 2>([self.n, SMALL.d], 1.0, device);
         move || finish(matrix.products(x.clone()), device)

@@ -221,8 +221,8 @@ impl<B: Backend> Attention<B> {
         }
     }
 
-    /// The type of keys and values in the cache: that of the weights, but float16 beside activations in 8 bits, which
-    /// round more.
+    /// The type of keys and values in the cache: that of the weights, but float16 beside rounded activations, which
+    /// are less exact.
     fn cache_dtype(&self) -> FloatDType {
         self.k_proj.weight.cache_dtype()
     }

@@ -21,14 +21,13 @@ const TILE: usize = 1 << 18;
 const DEVICE_TILE: usize = 1 << 26;
 
 /// What the activations are rounded to for products with packed weights, where the backend has kernels for that;
-/// elsewhere to nothing.
+/// elsewhere to nothing. Where they are rounded, keys and values are float16 in the cache.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Activations {
     /// Nothing: products are as exact as float32.
     F32,
     /// 8 bits where most of the arithmetic is, the inward maps of feed-forward blocks; twice 8 bits elsewhere, which
-    /// costs no time where memory is the limit and takes away three quarters of the error of [`Self::Int8`]. With this
-    /// and the two below keys and values are float16 in the cache.
+    /// costs no time where memory is the limit and takes away three quarters of the error of [`Self::Int8`].
     #[default]
     Mixed,
     /// 8 bits and a scale for 32 values everywhere, as in llama.cpp.
@@ -68,7 +67,7 @@ pub struct PackedMatrix<B: Backend> {
     form: PackedForm,
     #[module(skip)]
     activations: Activations,
-    /// Whether it is an inward map of a feed-forward block.
+    /// Whether it is a gate or up projection of a feed-forward block.
     inward: bool,
     rows: usize,
     columns: usize,

@@ -45,7 +45,7 @@ pub fn of_the_host<B: Backend>(golden: &Golden) -> Vec<Request<B>> {
     let request = |(i, (rule, sampling)): (usize, (&str, Sampling))| {
         let mut request = Request::new(Prompt::Ids(golden.cases.tokens[i..][..3 + 4 * i].to_vec()));
         request.rule = rule.parse().unwrap();
-        (request.sampling, request.seed) = (sampling, 90 + i as u64);
+        (request.sampling, request.seed, request.top) = (sampling, 90 + i as u64, 5);
         request.stop.max_tokens = Some(6);
         request.stop.ignore_eos = true;
         request

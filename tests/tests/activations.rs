@@ -131,12 +131,13 @@ const LIMITS: [(Activations, f64, f64); 3] =
 
 fn check(model: &str) {
     let exact = engine(model, Activations::F32);
-    for (activations, most, farthest) in LIMITS {
-        check_rounded(model, &exact, activations, most, farthest);
-    }
+    let means =
+        LIMITS.map(|(activations, most, farthest)| check_rounded(model, &exact, activations, most, farthest));
+    assert!(means.is_sorted_by(|finer, coarser| 2.0 * finer < *coarser), "{means:?}: as near as each other");
 }
 
-fn check_rounded(model: &str, exact: &Model, activations: Activations, most: f64, farthest: f64) {
+/// The mean divergence by a rounding.
+fn check_rounded(model: &str, exact: &Model, activations: Activations, most: f64, farthest: f64) -> f64 {
     let rounded = engine(model, activations);
     let mut all = Vec::new();
     for run in &RealGolden::read(model).runs {
@@ -158,6 +159,7 @@ fn check_rounded(model: &str, exact: &Model, activations: Activations, most: f64
     );
     assert!(mean > 0.0 && mean <= most, "{activations:?}: {mean}");
     assert!((rounded / exact - 1.0).abs() <= farthest, "{activations:?}: {exact} {rounded}");
+    mean
 }
 
 #[test]

@@ -25,6 +25,8 @@ const PROMPTS: [usize; 5] = [1, 8, 20, 64, 512];
 const TIMED: usize = 20;
 /// Tokens after each.
 const TOKENS: usize = 4;
+/// Weights of the mixture that JSON lists at each step.
+const LISTED: usize = 5;
 
 /// Compiles what a model needs, and says what it took.
 pub(crate) fn run(args: &WarmupArgs) -> Result<()> {
@@ -75,8 +77,10 @@ impl Job for Warmup<'_> {
         let from_start = begun.elapsed();
         let rules = [InputRule::TOKEN, InputRule::default(), InputRule::moi(1.0, Support::TopK(20))?];
         for &length in PROMPTS.iter().filter(|&&length| length + TOKENS <= context) {
-            for rule in rules {
-                for step in engine.generate(request(&engine, length, rule, TOKENS))? {
+            // JSON lists weights of the mixture, texts do not: the kernels that mix are others.
+            for (rule, top) in rules.into_iter().flat_map(|rule| [(rule, 0), (rule, LISTED)]) {
+                let request = Request { top, ..request(&engine, length, rule, TOKENS) };
+                for step in engine.generate(request)? {
                     step?;
                 }
             }

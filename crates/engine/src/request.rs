@@ -49,7 +49,7 @@ pub struct Request<B: Backend> {
     pub stop: StopRules,
     /// Makes sampling repeatable: the same seed gives the same tokens.
     pub seed: u64,
-    /// How many of the largest mixture weights each step reports. With 0 the distribution is not read back.
+    /// How many of the largest mixture weights each step reports. With 0 they are not looked for.
     pub top: usize,
     /// How many of the likeliest tokens each step reports, with their log-probabilities.
     pub logprobs: usize,

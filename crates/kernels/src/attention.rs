@@ -87,41 +87,22 @@ pub fn attend(
             + cached.columns * head_dim;
         assert!(last <= cached.values.len() && cached.columns == keys.columns, "a cache of these sizes");
     }
-    let queries = seq * (heads / kv_heads);
-    let blocks = queries.div_ceil(QUERIES);
-    // Few queries leave threads idle unless they share the columns.
-    let splits = match batch * kv_heads * blocks {
-        tasks if tasks >= 4 * pool::threads() => 1,
-        tasks => (4 * pool::threads()).div_ceil(tasks.max(1)).min(keys.columns.div_ceil(SPLIT)).max(1),
-    };
-    let step = keys.columns.div_ceil(splits).next_multiple_of(BLOCK);
-    let tasks = batch * kv_heads * blocks * splits;
-    let padded = head_dim.next_multiple_of(16);
-    let size = QUERIES.min(queries.max(1)) * (padded + 2);
+    let tasks = Tasks::of(sizes, keys.columns);
+    let (size, splits) = (tasks.size, tasks.splits);
     let (mut partials, mut out) = (Vec::new(), Vec::new());
-    let states = Unwritten::new(&mut partials, if splits > 1 { tasks * size } else { 0 });
+    let states = Unwritten::new(&mut partials, if splits > 1 { tasks.count * size } else { 0 });
     let sums = Unwritten::new(&mut out, len);
-    let task = |index: usize| {
-        let (split, rest) = (index % splits, index / splits);
-        let (block, rest) = (rest % blocks, rest / blocks);
-        Task {
-            batch: rest / kv_heads,
-            kv_head: rest % kv_heads,
-            queries: block * QUERIES..((block + 1) * QUERIES).min(queries),
-            columns: split * step..((split + 1) * step).min(keys.columns),
-        }
-    };
     // Puts together what the tasks of some queries have found, one behind the other.
     let merge_all = |task: &Task, found: &[f32]| {
         for (row, query) in task.queries.clone().enumerate() {
             // SAFETY: each query has its own place in the living vector.
             let out = unsafe { sums.zeroed(task.place(sizes, query), head_dim) };
-            let parts = found.chunks_exact(size).map(|found| &found[row * (padded + 2)..][..padded + 2]);
-            merge(parts, out);
+            let state = tasks.padded + 2;
+            merge(found.chunks_exact(size).map(|found| &found[row * state..][..state]), out);
         }
     };
-    pool::run(tasks, |index| {
-        let task = task(index);
+    pool::run(tasks.count, |index| {
+        let task = tasks.get(index);
         let mut own = Vec::new();
         let out = match splits {
             1 => {
@@ -139,8 +120,8 @@ pub fn attend(
     if splits > 1 {
         // SAFETY: all tasks have written their parts.
         unsafe { states.written(&mut partials) };
-        for (first, found) in (0..tasks).step_by(splits).zip(partials.chunks_exact(splits * size)) {
-            merge_all(&task(first), found);
+        for (first, found) in (0..tasks.count).step_by(splits).zip(partials.chunks_exact(splits * size)) {
+            merge_all(&tasks.get(first), found);
         }
     }
     // SAFETY: all queries of all heads were merged.
@@ -162,6 +143,53 @@ fn merge<'a>(parts: impl Iterator<Item = &'a [f32]> + Clone, out: &mut [f32]) {
         out.iter_mut().zip(values).for_each(|(out, value)| *out += factor * value);
     }
     out.iter_mut().for_each(|out| *out /= total);
+}
+
+/// How the work is cut: by rows of the batch, heads of keys, blocks of queries, and splits of the columns.
+struct Tasks {
+    kv_heads: usize,
+    columns: usize,
+    /// That share a head of keys.
+    queries: usize,
+    blocks: usize,
+    /// One behind the other are tasks of the same queries.
+    splits: usize,
+    /// Columns of a split.
+    step: usize,
+    count: usize,
+    /// Values of a head, filled up to whole registers.
+    padded: usize,
+    /// Of what a task finds: for each of its queries the values, the largest score, and the sum of exponentials.
+    size: usize,
+}
+
+impl Tasks {
+    fn of(sizes: &Attention, columns: usize) -> Self {
+        let &Attention { batch, seq, heads, kv_heads, head_dim, .. } = sizes;
+        let queries = seq * (heads / kv_heads);
+        let blocks = queries.div_ceil(QUERIES);
+        // Few queries leave threads idle unless they share the columns.
+        let splits = match batch * kv_heads * blocks {
+            tasks if tasks >= 4 * pool::threads() => 1,
+            tasks => (4 * pool::threads()).div_ceil(tasks.max(1)).min(columns.div_ceil(SPLIT)).max(1),
+        };
+        let step = columns.div_ceil(splits).next_multiple_of(BLOCK);
+        let padded = head_dim.next_multiple_of(16);
+        let size = QUERIES.min(queries.max(1)) * (padded + 2);
+        let count = batch * kv_heads * blocks * splits;
+        Self { kv_heads, columns, queries, blocks, splits, step, count, padded, size }
+    }
+
+    fn get(&self, index: usize) -> Task {
+        let (split, rest) = (index % self.splits, index / self.splits);
+        let (block, rest) = (rest % self.blocks, rest / self.blocks);
+        Task {
+            batch: rest / self.kv_heads,
+            kv_head: rest % self.kv_heads,
+            queries: block * QUERIES..((block + 1) * QUERIES).min(self.queries),
+            columns: split * self.step..((split + 1) * self.step).min(self.columns),
+        }
+    }
 }
 
 struct Task {

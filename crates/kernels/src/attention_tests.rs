@@ -46,6 +46,7 @@ fn agrees_with_the_formula_whatever_the_sizes() {
         (1, 70, 6, 2, 24, 9, 1000, None),
         (2, 33, 4, 4, 32, 100, 40, Some(5.0)),
         (1, 5, 32, 1, 12, 3, 2, None),
+        (1, 13, 1, 1, 40, 5, 1000, None),
     ];
     for (batch, seq, heads, kv_heads, head_dim, past, window, softcap) in cases {
         let sizes = Attention { batch, seq, heads, kv_heads, head_dim, softcap };

@@ -220,7 +220,7 @@ unsafe fn avx2(strip: Strip<'_>, rows: Range<usize>) {
     unsafe { strip_by::<crate::lanes::HalfAvx2, 3>(strip, rows) }
 }
 
-/// Four rows of weights with `W` rows of activations at a time.
+/// Four rows of weights with `W` rows of activations at a time; one row of weights where activations have few.
 ///
 /// # Safety
 /// The instruction set must be there.
@@ -228,10 +228,10 @@ unsafe fn avx2(strip: Strip<'_>, rows: Range<usize>) {
 unsafe fn strip_by<L: DotLanes, const W: usize>(strip: Strip<'_>, rows: Range<usize>) {
     let Strip { weights, columns, rows: all_rows, x, first, out } = strip;
     let n = x.len() / columns;
-    let most = if n <= FEW { 1 } else { SIDE };
+    let height_at_most = if n <= FEW { 1 } else { SIDE };
     let mut row = rows.start;
     while row < rows.end {
-        let height = most.min(rows.end - row);
+        let height = height_at_most.min(rows.end - row);
         let mut column = 0;
         while column < n {
             let width = W.min(n - column);

@@ -14,16 +14,19 @@ mod neon;
 mod neon_dot;
 mod portable;
 mod row;
+mod tiles;
 
+#[cfg(all(test, target_arch = "x86_64"))]
+use avx_vnni::as_avx512;
 use half::f16;
 pub(crate) use row::RowLayout;
+use tiles::{each_tile, tile_int8};
 
 use crate::{
     Isa, PackedForm, QuantizedRows,
     form::{BLOCK, ROWS},
     isa,
     lanes::dispatch,
-    pool::{self, Unwritten},
 };
 
 /// A packed matrix `[rows, columns]`, see [`PackedForm`].
@@ -215,164 +218,6 @@ impl<'a> Packed<'a> {
                 out.extend_from_slice(&values);
             }
         }
-    }
-}
-
-/// Where the products with a tile go: some columns of each row of a matrix `[n, stride]`.
-#[derive(Clone, Copy)]
-struct Columns {
-    first: *mut f32,
-    stride: usize,
-    /// 16, or what a last tile has.
-    len: usize,
-}
-
-impl Columns {
-    /// Writes the products of rows of quants, `times` of which add up to a row, which is row `row` for the first.
-    ///
-    /// # Safety
-    /// The matrix must have these rows, and nobody else may write these columns.
-    #[inline]
-    unsafe fn put(self, row: usize, products: &[[f32; ROWS]], times: usize) {
-        for (index, products) in products.chunks_exact(times).enumerate() {
-            let mut sums = products[0];
-            for more in &products[1..] {
-                sums.iter_mut().zip(more).for_each(|(sum, more)| *sum += more);
-            }
-            // SAFETY: the caller's promise.
-            unsafe {
-                let to = self.first.add((row + index) * self.stride);
-                // A length that is known makes a few moves of what is a call otherwise.
-                match self.len {
-                    ROWS => to.cast::<[f32; ROWS]>().write_unaligned(sums),
-                    len => to.copy_from_nonoverlapping(sums.as_ptr(), len),
-                }
-            }
-        }
-    }
-}
-
-/// Runs `compute` for every tile of every matrix, which writes its columns of the products, `n` rows.
-fn each_tile<'a>(
-    matrices: &[Packed<'a>],
-    n: usize,
-    out: &mut [Vec<f32>],
-    compute: impl Fn(&Packed<'a>, usize, Columns) + Sync,
-) {
-    assert!(matrices.len() == out.len(), "a place for each matrix");
-    let mut all = Vec::with_capacity(matrices.len());
-    for (matrix, out) in matrices.iter().zip(out.iter_mut()) {
-        all.push((matrix, Unwritten::new(out, n * matrix.rows)));
-    }
-    let tiles: usize = matrices.iter().map(Packed::tiles).sum();
-    let tiles = if n == 0 { 0 } else { tiles };
-    pool::run_ranges(tiles, 1, |start, end| {
-        let mut first = 0;
-        for &(matrix, memory) in &all {
-            let own = first..first + matrix.tiles();
-            for tile in start.max(own.start)..end.min(own.end) {
-                let (tile, stride) = (tile - own.start, matrix.rows);
-                let (column, len) = (tile * ROWS, ROWS.min(stride - tile * ROWS));
-                let first = memory.at(column, (n - 1) * stride + len);
-                compute(matrix, tile, Columns { first, stride, len });
-            }
-            first = own.end;
-        }
-    });
-    for ((_, memory), out) in all.into_iter().zip(out) {
-        // SAFETY: all tiles have written their columns of all rows.
-        unsafe { memory.written(out) };
-    }
-}
-
-/// Products of `n` rows of activations, `times` rows of quants each, with a tile.
-///
-/// # Safety
-/// The tile and the rows must be whole, with equal blocks, and the columns those of `n` rows.
-unsafe fn tile_int8(
-    isa: Isa,
-    form: PackedForm,
-    tile: Tile,
-    x: Rows,
-    [n, times]: [usize; 2],
-    columns: Columns,
-) {
-    // Kernels that add up the rows of quants of a row of activations themselves.
-    #[cfg(target_arch = "x86_64")]
-    macro_rules! added {
-        ($module:ident, $first:expr) => {{
-            use $module::products;
-            macro_rules! some {
-                ($row:ident, $rows:literal) => {{
-                    let mut sums = [[0.0; ROWS]; $rows];
-                    let to = sums.as_mut_ptr();
-                    match times {
-                        1 => with_form!(form, products::<_, $rows, 1>(tile, x, $row, to)),
-                        _ => with_form!(form, products::<_, $rows, 2>(tile, x, $row, to)),
-                    }
-                    columns.put($row, &sums, 1);
-                    $row += $rows;
-                }};
-            }
-            let mut row = 0;
-            while row < n {
-                // SAFETY: the caller's promise; the instruction set is there, and so are the rows.
-                unsafe {
-                    match n - row {
-                        16.. if $first >= 16 => some!(row, 16),
-                        8.. if $first >= 8 => some!(row, 8),
-                        4.. => some!(row, 4),
-                        2.. => some!(row, 2),
-                        _ => some!(row, 1),
-                    }
-                }
-            }
-        }};
-    }
-    // Kernels for which each is a row of its own.
-    macro_rules! apart {
-        ($module:ident) => {{
-            use $module::products;
-            macro_rules! some {
-                ($row:ident, $rows:literal) => {{
-                    let mut sums = [[0.0; ROWS]; $rows];
-                    with_form!(form, products::<_, $rows>(tile, x, $row, sums.as_mut_ptr()));
-                    columns.put($row / times, &sums, times);
-                    $row += $rows;
-                }};
-            }
-            let mut row = 0;
-            while row < n * times {
-                // SAFETY: the caller's promise; the instruction set is there, and so are the rows.
-                unsafe {
-                    match n * times - row {
-                        4.. => some!(row, 4),
-                        2.. => some!(row, 2),
-                        _ => some!(row, 1),
-                    }
-                }
-            }
-        }};
-    }
-    match isa {
-        #[cfg(target_arch = "x86_64")]
-        Isa::Avx512 => added!(avx512_vnni, 16),
-        #[cfg(target_arch = "x86_64")]
-        Isa::Avx512Bw => added!(avx512, 16),
-        #[cfg(all(test, target_arch = "x86_64"))]
-        Isa::AvxVnni if !is_x86_feature_detected!("avxvnni") => {
-            use avx_vnni::as_avx512;
-            added!(as_avx512, 8);
-        }
-        #[cfg(target_arch = "x86_64")]
-        Isa::AvxVnni => added!(avx_vnni, 8),
-        #[cfg(target_arch = "x86_64")]
-        Isa::Avx2 => added!(avx2, 8),
-        #[cfg(target_arch = "aarch64")]
-        Isa::NeonDot => apart!(neon_dot),
-        #[cfg(target_arch = "aarch64")]
-        Isa::Neon => apart!(neon),
-        _ => apart!(portable),
     }
 }
 

@@ -17,7 +17,7 @@ pub enum Rounding {
     Int16,
 }
 
-/// What r counts less than q.
+/// What r counts less than q. Products count on it being 256 - 2.
 const FINER: f32 = 254.0;
 
 /// Rows of activations, 32 of them sharing a scale. In 16 bits there are two rows for each, one behind the other, whose
@@ -134,8 +134,10 @@ fn quantize(x: &[f32], quants: &mut [i8], scales: &mut [f32], sums: &mut [i32]) 
                 let broken = halves[0].add(halves[1]).mul(zero).sum();
                 let largest = size(halves[0]).max(size(halves[1])).largest() + broken;
                 *scale = largest / 127.0;
+                // Not finite for zeros, for values too small to matter, and for what is none.
+                let inverse = 127.0 / largest;
                 let inverse =
-                    L::splat(if largest > 0.0 && largest.is_finite() { 127.0 / largest } else { 0.0 });
+                    L::splat(if inverse.is_finite() && largest.is_finite() { inverse } else { 0.0 });
                 for (half, values) in halves.into_iter().enumerate() {
                     let scaled = values.mul(inverse);
                     let rounded = scaled.round();
@@ -176,13 +178,18 @@ mod tests {
 
     #[test]
     fn zeros_stay_zeros_and_what_is_no_number_shows() {
+        let smallest = QuantizedRows::new(&[f32::MIN_POSITIVE / 8.0; 32], 32, Rounding::Int16);
+        assert!(smallest.values().iter().all(|&value| value == 0.0));
         assert!(
             QuantizedRows::new(&[0.0; 32], 32, Rounding::Int16).values().iter().all(|&value| value == 0.0)
         );
         for wrong in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
             let mut x = [1.0; 32];
             x[17] = wrong;
-            assert!(!QuantizedRows::new(&x, 32, Rounding::Int8).scales[0].is_finite());
+            for rounding in [Rounding::Int8, Rounding::Int16] {
+                let rows = QuantizedRows::new(&x, 32, rounding);
+                assert!(rows.scales.iter().all(|scale| !scale.is_finite()), "{rounding:?}, {wrong}");
+            }
         }
     }
 }

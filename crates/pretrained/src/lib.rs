@@ -70,8 +70,8 @@ pub struct Pretrained {
 
 /// How weights are held in memory, and with it what activations and cache are computed in.
 ///
-/// Norms and biases are in float32 always, routers are floats; packed weights compute in float32, or with activations
-/// in 8 bits: see [`Activations`].
+/// Norms and biases are in float32 always, routers are floats; packed weights compute in float32, or with rounded
+/// activations: see [`Activations`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum WeightForm {
     /// In this type: F32, F16 or BF16, one that the device has arithmetic for.

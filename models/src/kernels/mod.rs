@@ -184,7 +184,7 @@ pub fn with_values<B: Backend, R>(x: &Tensor<B, 2>, read: impl FnOnce(&[f32]) ->
     read(x.to_data().convert::<f32>().as_slice::<f32>().unwrap_or_default())
 }
 
-/// Whether the backend has kernels for the CPU: rounding activations to 8 bits then pays.
+/// Whether the backend has kernels for the CPU: rounding activations then pays.
 pub fn has_kernels<B: Backend>() -> bool {
     <B as Kernels>::has_kernels()
 }

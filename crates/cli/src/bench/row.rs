@@ -82,7 +82,7 @@ pub(super) struct Row {
 }
 
 impl Row {
-    /// How weights and activations are held: `f32`, `q8_0`, `q8_0 int8`.
+    /// How weights and activations are held: `f32`, `q8_0`, `q8_0 mixed`.
     pub(super) fn weights(&self) -> String {
         let weights = self.quantize.as_ref().unwrap_or(&self.dtype);
         match &self.activations {

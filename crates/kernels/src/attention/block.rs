@@ -133,19 +133,7 @@ pub(super) fn scores_of_many(
     out: &mut [f32],
 ) {
     assert!(q.len() >= rows * padded && out.len() >= rows * BLOCK && turned.len() >= padded * BLOCK);
-    for first in (0..columns).step_by(4) {
-        if let (Place::F32(k), true) = (k, first + 4 <= columns) {
-            // SAFETY: the block has these columns, each of `padded` values, a multiple of 16.
-            unsafe { turn_four(k.add(start + first * padded), padded, &mut turned[first..]) };
-            continue;
-        }
-        for column in first..columns.min(first + 4) {
-            for i in 0..padded {
-                // SAFETY: likewise.
-                turned[i * BLOCK + column] = unsafe { k.get(start + column * padded + i) };
-            }
-        }
-    }
+    turn((k, start), padded, columns, turned);
     dispatch!(isa(), |q: &[f32], turned: &[f32], padded: usize, rows: usize, out: &mut [f32]| -> () {
         /// `N` queries with all keys, `W` times sixteen of them at a time.
         #[inline(always)]
@@ -185,11 +173,12 @@ pub(super) fn scores_of_many(
             // SAFETY: likewise.
             unsafe {
                 match rows - row {
+                    // Sixteen sums, two of keys and a query.
                     8.. if L::REGISTERS >= 20 => {
                         some::<L, 8, 2>(q, turned, padded, out);
                         row += 8;
                     }
-                    // Twelve registers of eight lanes for sums, where there are sixteen.
+                    // Six sums, the keys and a query in the eight that AVX2 and NEON have room for.
                     6.. if L::REGISTERS < 20 => {
                         some::<L, 6, 1>(q, turned, padded, out);
                         row += 6;
@@ -206,6 +195,23 @@ pub(super) fn scores_of_many(
             }
         }
     });
+}
+
+/// Writes columns of `padded` values, a multiple of 16, beside each other: `[padded][BLOCK]`. All must be there.
+fn turn((k, start): (Place, usize), padded: usize, columns: usize, turned: &mut [f32]) {
+    for first in (0..columns).step_by(4) {
+        if let (Place::F32(k), true) = (k, first + 4 <= columns) {
+            // SAFETY: the block has these columns, each of `padded` values, a multiple of 16.
+            unsafe { turn_four(k.add(start + first * padded), padded, &mut turned[first..]) };
+            continue;
+        }
+        for column in first..columns.min(first + 4) {
+            for i in 0..padded {
+                // SAFETY: likewise.
+                turned[i * BLOCK + column] = unsafe { k.get(start + column * padded + i) };
+            }
+        }
+    }
 }
 
 /// Writes four columns of `padded` values, a multiple of four, beside each other: `[padded][BLOCK]`, the first four of

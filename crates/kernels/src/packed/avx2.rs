@@ -173,7 +173,7 @@ macro_rules! define_products {
                                     _ => [_mm256_add_epi32(low, high), low],
                                 };
                                 for (dots, half) in dots.iter_mut().zip(halves) {
-                                    // The quants before count 254 times as much, which is 256 - 2: see `Rounding`.
+                                    // The quants before count `FINER` times as much: 256 - 2.
                                     let coarse = _mm256_sub_epi32(
                                         _mm256_slli_epi32::<8>(*dots),
                                         _mm256_slli_epi32::<1>(*dots),

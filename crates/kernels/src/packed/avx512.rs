@@ -152,7 +152,7 @@ macro_rules! define_products {
                                 _ => [_mm512_add_epi32(low, high), low],
                             };
                             for (dots, half) in dots.iter_mut().zip(halves) {
-                                // The quants before count 254 times as much, which is 256 - 2: see `Rounding`.
+                                // The quants before count `FINER` times as much: 256 - 2.
                                 let coarse = _mm512_sub_epi32(
                                     _mm512_slli_epi32::<8>(*dots),
                                     _mm512_slli_epi32::<1>(*dots),

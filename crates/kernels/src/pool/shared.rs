@@ -78,7 +78,7 @@ mod tests {
 
     #[test]
     fn parts_are_zeros_until_they_are_written() {
-        let mut vector = vec![7.0f32; 3];
+        let mut vector = vec![7.0f32; 100];
         let memory = Unwritten::new(&mut vector, 100);
         assert!(vector.is_empty());
         pool::run_ranges(10, 1, |start, end| {

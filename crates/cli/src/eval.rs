@@ -17,7 +17,7 @@ use sha2::{Digest, Sha256};
 
 use crate::{
     Ended,
-    args::{EvalArgs, Format, OrMinusOne, PromptArgs, StopArgs},
+    args::{EvalArgs, Format, OrMinusOne, PromptArgs, StopArgs, value_name},
     backend::{Device, Job},
     bench::split_rules,
     config::nearest,
@@ -268,7 +268,7 @@ fn described(
         "raw": args.raw,
         "model": args.model.model,
         "revision": args.model.revision,
-        "activations": args.model.activations.map(|activations| format!("{activations:?}").to_lowercase()),
+        "activations": args.model.activations.as_ref().map(value_name),
         "markers": decoding.markers,
         "device": device.to_string(),
         "dtype": dtype,

@@ -9,7 +9,6 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 use burn::tensor::backend::Backend;
-use clap::ValueEnum;
 use moi_backends::Found;
 use moi_engine::Engine;
 use moi_hub::{CATALOGUE, Cache, Entry, Fetcher};
@@ -17,7 +16,7 @@ use moi_models::{Decoder, PackedForm, is_gpu};
 use moi_pretrained::{AdvisedSampling, Footprint, Pretrained, WeightForm};
 
 use crate::{
-    args::{AskedActivations, ModelArgs},
+    args::{AskedActivations, ModelArgs, value_name},
     backend::Device,
     config::nearest,
     ui,
@@ -194,8 +193,7 @@ impl<B: Backend> Loading<B> {
             (Some(asked), Some(_)) => decoder = decoder.with_activations(asked.into()),
             (None | Some(AskedActivations::F32), None) | (None, Some(_)) => {}
             (Some(asked), None) => {
-                let name =
-                    asked.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default();
+                let name = value_name(&asked);
                 bail!("--activations {name} is for quantised weights; add --quantize, for example q8_0")
             }
         }

@@ -148,7 +148,8 @@ fn dense_products_on(isa: Isa, matrices: &[Dense<'_>], x: &[f32], out: &mut [Vec
     for (matrix, out) in matrices.iter().zip(out.iter_mut()) {
         all.push((matrix, Unwritten::new(out, n * matrix.rows)));
     }
-    let quads = matrices.iter().map(|matrix| matrix.rows.div_ceil(SIDE)).sum::<usize>() * n.min(1);
+    let quads = matrices.iter().map(|matrix| matrix.rows.div_ceil(SIDE)).sum();
+    let quads = if n == 0 { 0 } else { quads };
     pool::run_ranges(quads, 4, |start, end| {
         let mut first = 0;
         for &(matrix, out) in &all {

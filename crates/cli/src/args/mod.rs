@@ -170,6 +170,11 @@ pub(crate) fn float_type(text: &str) -> Result<AskedType, String> {
     }
 }
 
+/// The name of a value, as on the command line.
+pub(crate) fn value_name(value: &impl ValueEnum) -> String {
+    value.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default()
+}
+
 impl From<AskedActivations> for Activations {
     fn from(asked: AskedActivations) -> Self {
         match asked {

@@ -7,7 +7,7 @@ use clap::ValueEnum;
 use moi_backends::{FloatType, Request};
 use moi_engine::InputRule;
 
-use crate::args::{AskedActivations, AskedType, Quantize, float_type};
+use crate::args::{AskedActivations, AskedType, Quantize, float_type, value_name};
 
 /// Measure speed: prompts (pp512), generation (tg128) and both, and what a rule adds to a step
 ///
@@ -115,11 +115,6 @@ fn asked_form(text: &str) -> Result<AskedForm, String> {
             )),
         },
     }
-}
-
-/// As on the command line.
-fn value_name(value: &impl ValueEnum) -> String {
-    value.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default()
 }
 
 /// A prompt and the generation behind it.

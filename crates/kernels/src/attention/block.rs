@@ -178,8 +178,8 @@ pub(super) fn scores_of_many(
                         some::<L, 8, 2>(q, turned, padded, out);
                         row += 8;
                     }
-                    // Six sums, the keys and a query in the eight that AVX2 and NEON have room for.
-                    6.. if L::REGISTERS < 20 => {
+                    // Six sums, the keys and a query in the eight registers of sixteen lanes that AVX2 and NEON have room for.
+                    6.. => {
                         some::<L, 6, 1>(q, turned, padded, out);
                         row += 6;
                     }
@@ -335,7 +335,7 @@ pub(super) fn add_values(
                         some::<L, 8>(weights, v, padded, columns, out);
                         row += 8;
                     }
-                    6.. if L::REGISTERS < 20 => {
+                    6.. => {
                         some::<L, 6>(weights, v, padded, columns, out);
                         row += 6;
                     }

@@ -14,6 +14,8 @@ impl<T> Shared<T> {
         Self(slice.as_mut_ptr(), slice.len())
     }
 
+    /// A part, to read and write.
+    ///
     /// # Safety
     /// The slice must live, and nobody else may have a part of it that overlaps.
     #[allow(clippy::mut_from_ref, reason = "that is what it is for; see the conditions")]

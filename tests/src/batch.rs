@@ -16,7 +16,13 @@ pub fn requests<B: Backend>(golden: &Golden) -> Vec<Request<B>> {
         InputRule::direct(Support::Full).unwrap(),
         InputRule::TOKEN,
     ];
-    let sampled = Sampling { temperature: 0.8, top_k: 50, top_p: 0.9, min_p: 0.01, ..Sampling::default() };
+    let sampled = Sampling {
+        temperature: 0.8.into(),
+        top_k: 50.into(),
+        top_p: 0.9.into(),
+        min_p: 0.01.into(),
+        ..Sampling::default()
+    };
     let request = |(i, rule): (usize, InputRule)| {
         let mut request = Request::new(Prompt::Ids(golden.cases.tokens[i..][..1 + 5 * i].to_vec()));
         request.rule = rule;
@@ -32,15 +38,15 @@ pub fn requests<B: Backend>(golden: &Golden) -> Vec<Request<B>> {
 
 /// Requests whose rules or samplers are for the host, whatever the device.
 pub fn of_the_host<B: Backend>(golden: &Golden) -> Vec<Request<B>> {
-    let plain = Sampling { temperature: 0.8, top_p: 0.9, ..Sampling::default() };
+    let plain = Sampling { temperature: 0.8.into(), top_p: 0.9.into(), ..Sampling::default() };
     let rules = [
         ("soft-thinking:noise=gumbel", plain.clone()),
         ("soft-thinking:noise=dirichlet:max_topk=4", plain.clone()),
         ("k-sample:k=4", plain.clone()),
         ("swir:dwell=1", plain.clone()),
         ("selar:tau=0.1", plain.clone()),
-        ("moi", Sampling { typical_p: 0.9, repetition_penalty: 1.2, ..plain.clone() }),
-        ("moi:support=20", Sampling { banned: vec![1, 2], no_repeat_ngram: 2, ..plain }),
+        ("moi", Sampling { typical: 0.9.into(), repetition: 1.2.into(), ..plain.clone() }),
+        ("moi:support=20", Sampling { banned: vec![1, 2], no_repeat_ngram: 2.into(), ..plain }),
     ];
     let request = |(i, (rule, sampling)): (usize, (&str, Sampling))| {
         let mut request = Request::new(Prompt::Ids(golden.cases.tokens[i..][..3 + 4 * i].to_vec()));

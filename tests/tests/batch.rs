@@ -80,7 +80,7 @@ fn refusals_leave_the_batch_as_it_was<B: Backend>() {
             (|r| r.rule = moi::Moi { beta: -1.0, support: Support::Full }.into()) as fn(&mut Request<B>),
         ),
         ("support must be 1 or more", |r| r.rule = moi::Direct { support: Support::TopK(0) }.into()),
-        ("temperature must be", |r| r.sampling.temperature = f64::NAN),
+        ("temperature must be", |r| r.sampling.temperature = f64::NAN.into()),
         ("max tokens must be 1 or more", |r| r.stop.max_tokens = Some(0)),
         ("a stop string is empty", |r| r.stop.strings = vec![String::new()]),
         ("no tokenizer, so a stop string", |r| r.stop.strings = vec!["x".into()]),

@@ -2,8 +2,12 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a failure must end the test")]
 
+use std::collections::BTreeMap;
+
 use burn::tensor::backend::Backend;
-use moi_engine::{Engine, Markers, Prompt, Request, Sampling, SamplingStep, Scope, Step, StopReason};
+use moi_engine::{
+    Dry, Engine, Markers, Mirostat, Prompt, Request, Sampling, SamplingStep, Scope, Step, StopReason, Xtc,
+};
 use moi_models::Decoder;
 use moi_pretrained::{Pretrained, WeightForm};
 use moi_tests::{
@@ -36,7 +40,7 @@ const RULES: &[&str] = &[
 fn request<B: Backend>(golden: &Golden, rule: &str, tokens: usize) -> Request<B> {
     let mut request = Request::new(Prompt::Ids(golden.cases.tokens[..9].to_vec()));
     request.rule = rule.parse().unwrap();
-    request.sampling = Sampling { temperature: 0.9, top_p: 0.95, ..Sampling::default() };
+    request.sampling = Sampling { temperature: 0.9.into(), top_p: 0.95.into(), ..Sampling::default() };
     request.seed = 11;
     request.stop.max_tokens = Some(tokens);
     request.stop.ignore_eos = true;
@@ -50,14 +54,24 @@ fn tokens(steps: &[Step]) -> Vec<u32> {
 /// Every rule with several samplers: what it gives beside all others is what it gives alone.
 fn every_rule_with_every_sampler<B: Backend>() {
     let (engine, golden) = engine::<B>("llama");
-    let plain = Sampling { temperature: 0.9, ..Sampling::default() };
+    let plain = Sampling { temperature: 0.9.into(), ..Sampling::default() };
     let samplings = [
         Sampling::default(),
-        Sampling { top_k: 20, min_p: 0.01, ..plain.clone() },
-        Sampling { typical_p: 0.9, repetition_penalty: 1.3, no_repeat_ngram: 2, ..plain.clone() },
-        Sampling { top_n_sigma: 1.5, presence_penalty: 0.5, frequency_penalty: 0.2, ..plain.clone() },
-        Sampling { samplers: vec![SamplingStep::TopK, SamplingStep::Temperature], top_k: 9, ..plain.clone() },
-        Sampling { logit_bias: [(7, 3.0), (9, -3.0)].into(), banned: vec![1, 2, 3], ..plain },
+        Sampling { top_k: 20.into(), min_p: 0.01.into(), ..plain.clone() },
+        Sampling { typical: 0.9.into(), repetition: 1.3.into(), no_repeat_ngram: 2.into(), ..plain.clone() },
+        Sampling { top_n_sigma: 1.5.into(), presence: 0.5.into(), frequency: 0.2.into(), ..plain.clone() },
+        Sampling {
+            dry: Dry { multiplier: 0.8, sequence_breakers: Vec::new(), ..Dry::default() },
+            ..plain.clone()
+        },
+        Sampling { xtc: Xtc { probability: 0.5, threshold: 0.05 }, ..plain.clone() },
+        Sampling { mirostat: Mirostat { version: 2, tau: 3.0, ..Mirostat::default() }, ..plain.clone() },
+        Sampling {
+            samplers: vec![SamplingStep::TopK, SamplingStep::Temperature],
+            top_k: 9.into(),
+            ..plain.clone()
+        },
+        Sampling { logit_bias: BTreeMap::from([(7, 3.0), (9, -3.0)]).into(), banned: vec![1, 2, 3], ..plain },
     ];
     let requests = || {
         let each = RULES.iter().flat_map(|rule| samplings.iter().map(move |sampling| (rule, sampling)));
@@ -72,7 +86,7 @@ fn every_rule_with_every_sampler<B: Backend>() {
     let all = together(&engine, requests());
     for (row, request) in requests().into_iter().enumerate() {
         let what = format!("{}, {:?}", request.rule, request.sampling);
-        let (banned, ngram) = (request.sampling.banned.clone(), request.sampling.no_repeat_ngram);
+        let (banned, ngram) = (request.sampling.banned.clone(), request.sampling.no_repeat_ngram.0);
         let alone = steps(&engine, request);
         assert_same(row, &all[row], &alone);
         assert_eq!(alone.len(), 7, "{what}");
@@ -124,7 +138,7 @@ fn min_tokens_hold_back_the_end<B: Backend>() {
         request.rule = rule.parse().unwrap();
         request.stop = moi_engine::StopRules { max_tokens: Some(40), min_tokens, ..Default::default() };
         // Whenever it may come, it comes.
-        request.sampling.logit_bias = [(likeliest, 1000.0)].into();
+        request.sampling.logit_bias = BTreeMap::from([(likeliest, 1000.0)]).into();
         let steps = steps(&engine, request);
         assert_eq!(steps.last().unwrap().stop, Some(StopReason::Eos));
         tokens(&steps).iter().position(|&token| token == likeliest)
@@ -280,12 +294,15 @@ fn what_cannot_be_is_refused<B: Backend>() {
     assert!(refused(&|r| r.scope = Some(Scope::Thinking)).contains("the scope `thinking` needs the tokens"));
     assert!(refused(&|r| r.rule = "swir:cap=1".parse().unwrap()).contains("cap of swir"));
     assert!(refused(&|r| r.grammar = Some(moi_engine::Grammar::Regex("a+".into()))).contains("no tokenizer"));
-    assert!(refused(&|r| r.sampling.typical_p = 2.0).contains("typical-p must be"));
+    assert!(refused(&|r| r.sampling.typical = 2.0.into()).contains("typical-p must be"));
     assert!(
         refused(&|r| r.sampling.banned = vec![256])
             .contains("token 256 (banned) is outside the vocabulary of 256")
     );
-    assert!(refused(&|r| r.sampling.logit_bias = [(999, 1.0)].into()).contains("token 999 (biased)"));
+    assert!(
+        refused(&|r| r.sampling.logit_bias = BTreeMap::from([(999, 1.0)]).into())
+            .contains("token 999 (biased)")
+    );
     let everything = (0..golden.vocab as u32).collect::<Vec<_>>();
     let mut all = request::<B>(&golden, "moi", 4);
     all.sampling.banned = everything;

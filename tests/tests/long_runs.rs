@@ -30,7 +30,7 @@ fn tiny() -> (Engine<Flex, Decoder<Flex>>, Vec<u32>) {
 fn request(ids: &[u32], rule: InputRule, tokens: usize, seed: u64) -> Request<Flex> {
     let mut request = Request::new(Prompt::Ids(ids.to_vec()));
     (request.rule, request.seed, request.stop.max_tokens) = (rule, seed, Some(tokens));
-    request.sampling.temperature = 0.8;
+    request.sampling.temperature = 0.8.into();
     request.stop.ignore_eos = true;
     request
 }

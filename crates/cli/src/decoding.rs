@@ -8,7 +8,8 @@ use std::{
 use anyhow::{Context, Result, anyhow, bail};
 use burn::tensor::backend::Backend;
 use moi_engine::{
-    Engine, Grammar, InputRule, Markers, Noise, Prompt, Request, Sampling, SamplingStep, Scope, StopRules,
+    Engine, Grammar, InputRule, LogitBias, Markers, Noise, Prompt, Request, Sampling, SamplingStep, Scope,
+    StopRules,
 };
 use moi_models::CausalLm;
 use moi_pretrained::{AdvisedSampling, Pretrained};
@@ -54,7 +55,7 @@ impl Decoding {
         let advised = match &pretrained.sampling {
             Ok(advised) => advised.clone(),
             // Whoever says how to sample needs no advice.
-            Err(_) if sampling.temperature.is_some() => AdvisedSampling::default(),
+            Err(_) if sampling.knobs.has("temperature") => AdvisedSampling::default(),
             Err(error) => bail!("{error}; --temperature samples without its advice"),
         };
         if !advised.left_out.is_empty() {
@@ -115,7 +116,7 @@ impl Decoding {
             names.join(" and ")
         };
         let idle = names(&|rule| ["k-sample", "selar"].contains(&rule.name()));
-        if self.sampling.temperature == 0.0 && !idle.is_empty() {
+        if self.sampling.temperature.0 == 0.0 && !idle.is_empty() {
             ui::note(&format!(
                 "{idle}: what is mixed is what tokens are sampled from, and greedy sampling leaves one; add --temperature, \
                  for example 0.6"
@@ -123,7 +124,7 @@ impl Decoding {
         }
         let alike = names(&|rule| {
             matches!(rule, InputRule::SoftThinking(rule) if rule.noise == Noise::None)
-                || self.sampling.temperature == 0.0 && rule.gated().is_some()
+                || self.sampling.temperature.0 == 0.0 && rule.gated().is_some()
         });
         if samples > 1 && !alike.is_empty() {
             ui::note(&format!(
@@ -169,37 +170,51 @@ fn sampling(
     advised: AdvisedSampling,
     tokenizer: Option<&Tokenizer>,
 ) -> Result<Sampling> {
-    let none = Sampling::default();
     let bias = |text: &String| {
         let wrong = || anyhow!("--logit-bias takes TOKEN=F, got `{text}`");
         let (name, by) = text.rsplit_once('=').ok_or_else(wrong)?;
         Ok((token(name, tokenizer)?, by.parse::<f64>().map_err(|_| wrong())?))
     };
-    let sampling = Sampling {
-        temperature: args.temperature.or(advised.temperature).unwrap_or(none.temperature),
-        top_k: (args.top_k.map(|OrMinusOne(k)| k.unwrap_or(0))).or(advised.top_k).unwrap_or(none.top_k),
-        top_p: args.top_p.or(advised.top_p).unwrap_or(none.top_p),
-        min_p: args.min_p.or(advised.min_p).unwrap_or(none.min_p),
-        typical_p: args.typical_p.or(advised.typical_p).unwrap_or(none.typical_p),
-        top_n_sigma: args.top_n_sigma.unwrap_or(none.top_n_sigma),
-        repetition_penalty: (args.repetition_penalty.or(advised.repetition_penalty))
-            .unwrap_or(none.repetition_penalty),
-        presence_penalty: args.presence_penalty.or(advised.presence_penalty).unwrap_or(none.presence_penalty),
-        frequency_penalty: (args.frequency_penalty.or(advised.frequency_penalty))
-            .unwrap_or(none.frequency_penalty),
-        penalty_window: (args.penalty_window.map(|OrMinusOne(window)| window.unwrap_or(0)))
-            .or(advised.penalty_window)
-            .unwrap_or(none.penalty_window),
-        no_repeat_ngram: args.no_repeat_ngram.or(advised.no_repeat_ngram).unwrap_or(none.no_repeat_ngram),
-        logit_bias: args.logit_bias.iter().map(bias).collect::<Result<_>>()?,
-        banned: (args.ban.iter().map(|text| token(text, tokenizer)))
-            .chain(advised.banned.into_iter().map(Ok))
-            .collect::<Result<_>>()?,
-        samplers: args.samplers.clone().unwrap_or(none.samplers),
-    };
+    let mut sampling = advised_sampling(&advised, args.knobs.has("mirostat"));
+    args.knobs.apply(&mut sampling)?;
+    sampling.logit_bias = LogitBias(args.logit_bias.iter().map(bias).collect::<Result<_>>()?);
+    sampling.banned = (args.ban.iter().map(|text| token(text, tokenizer)))
+        .chain(advised.banned.into_iter().map(Ok))
+        .collect::<Result<_>>()?;
+    if let Some(samplers) = &args.samplers {
+        sampling.samplers.clone_from(samplers);
+    }
     sampling.check()?;
-    refuse_idle(args, &sampling.samplers)?;
+    // A flag whose sampler is not in the order would do nothing.
+    if let Some((flag, step)) = args.knobs.idle(&sampling.samplers) {
+        bail!("--{flag} does nothing, as --samplers leaves out `{step}`");
+    }
+    if !args.logit_bias.is_empty() && !sampling.samplers.contains(&SamplingStep::LogitBias) {
+        bail!("--logit-bias does nothing, as --samplers leaves out `{}`", SamplingStep::LogitBias);
+    }
     Ok(sampling)
+}
+
+/// What a model's makers advise, else greedy and unfiltered. Mirostat is in the place of the filters that they advise.
+fn advised_sampling(advised: &AdvisedSampling, without_filters: bool) -> Sampling {
+    let mut sampling = Sampling::default();
+    let set = |knob: &mut f64, value: Option<f64>| *knob = value.unwrap_or(*knob);
+    set(&mut sampling.temperature.0, advised.temperature);
+    set(&mut sampling.repetition.0, advised.repetition_penalty);
+    set(&mut sampling.presence.0, advised.presence_penalty);
+    set(&mut sampling.frequency.0, advised.frequency_penalty);
+    sampling.penalty_window = advised.penalty_window.unwrap_or_default().into();
+    sampling.no_repeat_ngram = advised.no_repeat_ngram.unwrap_or_default().into();
+    if without_filters {
+        return sampling;
+    }
+    sampling.top_k = advised.top_k.unwrap_or_default().into();
+    set(&mut sampling.top_p.0, advised.top_p);
+    set(&mut sampling.min_p.0, advised.min_p);
+    set(&mut sampling.typical.0, advised.typical_p);
+    set(&mut sampling.xtc.probability, advised.xtc_probability);
+    set(&mut sampling.xtc.threshold, advised.xtc_threshold);
+    sampling
 }
 
 /// Says where a stop string can hardly match: what is looked through is printed text, and control tokens print nothing.
@@ -212,27 +227,6 @@ fn note_stops(strings: &[String], tokenizer: Option<&Tokenizer>) {
                  model spells it out; --stop '{control}' ends at the token"
             ));
         }
-    }
-}
-
-/// A flag whose sampler is not in the order would do nothing.
-fn refuse_idle(args: &SamplingArgs, samplers: &[SamplingStep]) -> Result<()> {
-    let given = [
-        ("--temperature", args.temperature.is_some(), SamplingStep::Temperature),
-        ("--top-k", args.top_k.is_some(), SamplingStep::TopK),
-        ("--top-p", args.top_p.is_some(), SamplingStep::TopP),
-        ("--min-p", args.min_p.is_some(), SamplingStep::MinP),
-        ("--typical-p", args.typical_p.is_some(), SamplingStep::Typical),
-        ("--top-n-sigma", args.top_n_sigma.is_some(), SamplingStep::TopNSigma),
-        ("--repetition-penalty", args.repetition_penalty.is_some(), SamplingStep::Repetition),
-        ("--presence-penalty", args.presence_penalty.is_some(), SamplingStep::Presence),
-        ("--frequency-penalty", args.frequency_penalty.is_some(), SamplingStep::Frequency),
-        ("--no-repeat-ngram", args.no_repeat_ngram.is_some(), SamplingStep::NoRepeatNgram),
-        ("--logit-bias", !args.logit_bias.is_empty(), SamplingStep::LogitBias),
-    ];
-    match given.into_iter().find(|(_, given, step)| *given && !samplers.contains(step)) {
-        Some((flag, _, step)) => bail!("{flag} does nothing, as --samplers leaves out `{step}`"),
-        None => Ok(()),
     }
 }
 

@@ -150,7 +150,8 @@ impl Job for Decode {
         // What it computes is what is being found out.
         let engine = Engine::new(model, device.clone()).without_self_check();
         let mut batch = engine.batch();
-        let sampled = Sampling { temperature: 0.8, top_k: 40, top_p: 0.95, ..Sampling::default() };
+        let sampled =
+            Sampling { temperature: 0.8.into(), top_k: 40.into(), top_p: 0.95.into(), ..Sampling::default() };
         for (index, rule) in [
             InputRule::TOKEN,
             InputRule::moi(1.0, Support::Full)?,

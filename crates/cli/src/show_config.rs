@@ -62,6 +62,8 @@ fn advise(settings: &mut [Setting]) {
         ("top-p", advised.top_p.map(|value| value.to_string())),
         ("min-p", advised.min_p.map(|value| value.to_string())),
         ("typical-p", advised.typical_p.map(|value| value.to_string())),
+        ("xtc-probability", advised.xtc_probability.map(|value| value.to_string())),
+        ("xtc-threshold", advised.xtc_threshold.map(|value| value.to_string())),
         ("repetition-penalty", advised.repetition_penalty.map(|value| value.to_string())),
         ("presence-penalty", advised.presence_penalty.map(|value| value.to_string())),
         ("frequency-penalty", advised.frequency_penalty.map(|value| value.to_string())),

@@ -155,7 +155,9 @@ impl<'e, B: Backend, M: CausalLm<B>> Batch<'e, B, M> {
             thinking: marker.is_some_and(|&id| markers.is_some_and(|markers| id == markers.open)),
             limit: Some(request.stop.max_tokens.map_or(room, |max| max.min(room))),
         };
-        let sampler = Sampler::new(request.sampling, request.seed)?.with_prompt(prompt);
+        let breakers = self.engine.breakers(&request.sampling.dry)?;
+        let sampler =
+            Sampler::new(request.sampling, request.seed)?.with_prompt(prompt).with_breakers(breakers);
         let constraint = request.grammar.map(|grammar| self.engine.constraint(&grammar)).transpose()?;
         let control = |text: &String| control_token(tokenizer.as_ref()?, text);
         let stop_tokens: Vec<u32> = request.stop.strings.iter().filter_map(control).collect();
@@ -180,7 +182,7 @@ impl<'e, B: Backend, M: CausalLm<B>> Batch<'e, B, M> {
     fn check_tokens(&self, request: &Request<B>) -> Result<(), EngineError> {
         let vocab_size = self.engine.model.embedding().dims()[0];
         let markers = self.engine.markers.iter().flat_map(|markers| [markers.open, markers.close]);
-        let biased = request.sampling.logit_bias.keys().copied();
+        let biased = request.sampling.logit_bias.0.keys().copied();
         let named = [("banned", request.sampling.banned.clone()), ("biased", biased.collect())];
         for (what, tokens) in named.into_iter().chain([("marker of thinking", markers.collect())]) {
             if let Some(token) = tokens.into_iter().find(|&token| token as usize >= vocab_size) {

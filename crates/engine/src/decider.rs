@@ -56,10 +56,10 @@ impl Decider {
         }
         let gated = self.row.gated_ahead()?;
         Some(RowSpec {
-            temperature: sampling.temperature as f32,
-            top_k: sampling.top_k,
-            top_p: sampling.top_p as f32,
-            min_p: sampling.min_p as f32,
+            temperature: sampling.temperature.0 as f32,
+            top_k: sampling.top_k.0,
+            top_p: sampling.top_p.0 as f32,
+            min_p: sampling.min_p.0 as f32,
             // Rounding must not make it 1.
             uniform: (uniform as f32).min(1.0 - f32::EPSILON / 2.0),
             slope: gated.gate.slope,

@@ -1,16 +1,20 @@
 //! A model ready to serve requests.
 
-use std::{fmt, sync::OnceLock};
+use std::{
+    fmt,
+    sync::{Arc, Mutex, OnceLock, PoisonError},
+};
 
 use burn::tensor::{Int, Tensor, TensorData, backend::Backend};
 use moi::{EmbeddingRows, Gate};
 use moi_models::{CausalLm, Embedding, KvCache, Mixing, with_values};
+use moi_sampling::{Breakers, Dry};
 
 use crate::{
     Batch, EngineError, Grammar, Markers, Prompt, Request, Scored, Session, Step,
     grammar::{Compiler, Constraint},
     self_check,
-    text::{Tokenizer, thinking_markers},
+    text::{self, Tokenizer, thinking_markers},
 };
 
 /// Prompt positions that go through the model at once, unless set otherwise.
@@ -30,6 +34,8 @@ pub struct Engine<B: Backend, M> {
     progress: Option<Progress>,
     /// Made when the first grammar is used.
     compiler: OnceLock<Compiler>,
+    /// Of the sequence breakers that were asked for last.
+    breakers: Mutex<(Vec<String>, Arc<Breakers>)>,
 }
 
 /// Is told how many positions of a prompt have run, and of how many.
@@ -72,6 +78,7 @@ impl<B: Backend, M: CausalLm<B>> Engine<B, M> {
             checks_device: true,
             progress: None,
             compiler: OnceLock::new(),
+            breakers: Mutex::default(),
         }
     }
 
@@ -132,6 +139,22 @@ impl<B: Backend, M: CausalLm<B>> Engine<B, M> {
     pub fn without_self_check(mut self) -> Self {
         self.checks_device = false;
         self
+    }
+
+    /// The token sequences that end a repeated sequence for DRY. They are looked for in the whole vocabulary, so the last
+    /// ones are kept.
+    pub(crate) fn breakers(&self, dry: &Dry) -> Result<Arc<Breakers>, EngineError> {
+        let texts = &dry.sequence_breakers;
+        if dry.multiplier == 0.0 || texts.is_empty() {
+            return Ok(Arc::default());
+        }
+        let tokenizer = self.tokenizer.as_ref().ok_or(EngineError::NoBreakers)?;
+        let mut last = self.breakers.lock().unwrap_or_else(PoisonError::into_inner);
+        if last.0 != *texts {
+            let vocab = self.model.embedding().dims()[0];
+            *last = (texts.clone(), Arc::new(text::breakers(tokenizer, vocab, texts)?));
+        }
+        Ok(last.1.clone())
     }
 
     /// The model.

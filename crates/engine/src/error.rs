@@ -29,6 +29,12 @@ pub enum EngineError {
     /// Text for, or stop strings against, a model without a tokenizer.
     #[error("the model has no tokenizer, so {0} cannot be used; give the prompt as token ids")]
     NoTokenizer(&'static str),
+    /// DRY with sequence breakers and a model without a tokenizer.
+    #[error(
+        "the model has no tokenizer, so the texts over which no repeated sequence reaches cannot be found; give none: \
+         `dry_sequence_breakers` as an empty list, or --dry-sequence-breaker none"
+    )]
+    NoBreakers,
     /// A prompt token that the model does not have.
     #[error("prompt token {token} is outside the vocabulary of {vocab_size} tokens")]
     TokenOutsideVocabulary {

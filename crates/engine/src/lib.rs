@@ -54,7 +54,11 @@ pub use engine::{DEFAULT_PREFILL_CHUNK, Engine, Generation};
 pub use error::EngineError;
 pub use grammar::Grammar;
 pub use moi::{InputRule, Knob, Markers, Noise, Scope, Support};
-pub use moi_sampling::{Sampling, SamplingStep};
+pub use moi_sampling::{
+    Breakers, Dry, Frequency, Knob as SamplingKnob, KnobKind, LogitBias, MinP, Mirostat, NoRepeatNgram,
+    PenaltyWindow, Presence, Repetition, Sampling, SamplingError, SamplingStep, Temperature, TopK, TopNSigma,
+    TopP, Typical, Xtc,
+};
 pub use origin::Origin;
 pub use request::{Prompt, Request, StopRules};
 pub use sampler::{Sampled, Sampler, Scored};

@@ -1,7 +1,9 @@
 //! From logits to a token, on the host.
 
+use std::sync::Arc;
+
 use moi_kernels::{Distribution, Filters, distribution, draw, first_of_largest, shortlist};
-use moi_sampling::{Candidates, History, Sampling};
+use moi_sampling::{Breakers, Candidates, History, Past, Sampling};
 use rand_chacha::{
     ChaCha8Rng,
     rand_core::{RngCore, SeedableRng},
@@ -24,12 +26,13 @@ pub struct Sampled {
 ///
 /// One uniform number per token from a ChaCha stream of the seed, turned into a token by the inverse of the
 /// cumulative distribution, tokens in order of their ids, in float64: so a seed means the same tokens on
-/// every run and every backend whose logits agree.
+/// every run and every backend whose logits agree. Samplers that leave something to chance have another stream of the same
+/// seed.
 #[derive(Clone, Debug)]
 pub struct Sampler {
     sampling: Sampling,
     rng: ChaCha8Rng,
-    history: History,
+    past: Past,
 }
 
 /// What beside the sampling says which tokens may come.
@@ -58,12 +61,18 @@ impl Sampler {
     /// If a value of `sampling` is not allowed.
     pub fn new(sampling: Sampling, seed: u64) -> Result<Self, EngineError> {
         sampling.check()?;
-        Ok(Self { sampling, rng: ChaCha8Rng::seed_from_u64(seed), history: History::default() })
+        Ok(Self { sampling, rng: ChaCha8Rng::seed_from_u64(seed), past: Past::default() })
     }
 
     /// Behind a prompt, which penalties look back at.
     pub fn with_prompt(mut self, prompt: &[u32]) -> Self {
-        self.history = History::new(prompt);
+        self.past.history = History::new(prompt);
+        self
+    }
+
+    /// With the token sequences that [`moi_sampling::Dry::sequence_breakers`] stand for.
+    pub fn with_breakers(mut self, breakers: Arc<Breakers>) -> Self {
+        self.past.breakers = breakers;
         self
     }
 
@@ -74,17 +83,26 @@ impl Sampler {
 
     /// Prompt and tokens so far.
     pub(crate) fn history(&self) -> &History {
-        &self.history
+        &self.past.history
     }
 
     /// Tells which token it came to be.
     pub fn push(&mut self, token: u32) {
-        self.history.push(token);
+        self.past.history.push(token);
     }
 
     /// The next uniform number, at least 0 and below 1.
     pub(crate) fn draw(&mut self) -> f64 {
-        (self.rng.next_u64() >> 11) as f64 / (1u64 << 53) as f64
+        uniform(&mut self.rng)
+    }
+
+    /// The uniform number of this step for samplers that leave something to chance: from a stream of its own, at the place
+    /// of the step, so that it is the same however often it is asked for.
+    fn chance(&self) -> f64 {
+        let mut rng = self.rng.clone();
+        rng.set_stream(1);
+        rng.set_word_pos(2 * self.past.history.generated(0).len() as u128);
+        uniform(&mut rng)
     }
 
     /// Samples from raw logits `[vocab]`. [`Sampler::push`] must follow.
@@ -103,7 +121,7 @@ impl Sampler {
         if !allowed.is_all() {
             candidates.retain(|candidate| allowed.has(candidate.id));
         }
-        self.sampling.penalise(&mut candidates, &self.history);
+        self.sampling.penalise(&mut candidates, &self.past);
         let mut narrowed = vec![f32::NEG_INFINITY; logits.len()];
         candidates.iter().for_each(|candidate| narrowed[candidate.id as usize] = candidate.logit as f32);
         narrowed
@@ -120,7 +138,11 @@ impl Sampler {
     ) -> Result<(Sampled, Drawn), EngineError> {
         let Distribution { max, ln_sum, .. } = distribution(logits, false);
         if let Some(what) = broken(max) {
-            return Err(EngineError::BadLogits { step: self.history.generated(0).len(), what, origin: None });
+            return Err(EngineError::BadLogits {
+                step: self.past.history.generated(0).len(),
+                what,
+                origin: None,
+            });
         }
         let (token, drawn) = match allowed.is_all() && self.sampling.is_plain() {
             true => self.choose_plainly(logits, max, uniform)?,
@@ -129,8 +151,13 @@ impl Sampler {
                 if !allowed.is_all() {
                     candidates.retain(|candidate| allowed.has(candidate.id));
                 }
-                self.sampling.apply(&mut candidates, &self.history)?;
-                (candidates.draw(uniform), Drawn::From(candidates))
+                if self.sampling.needs_chance() {
+                    self.past.chance = self.chance();
+                }
+                self.sampling.apply(&mut candidates, &self.past)?;
+                let token = candidates.draw(uniform);
+                self.sampling.observe(&mut candidates, token, &mut self.past);
+                (token, Drawn::From(candidates))
             }
         };
         let likeliest = top(logits, likeliest).into_iter().map(|id| (id, logprob(logits, id, max, ln_sum)));
@@ -141,11 +168,13 @@ impl Sampler {
 
     /// Of all tokens, by temperature, top-k, top-p and min-p: without a look at each where that can be spared.
     fn choose_plainly(&self, logits: &[f32], max: f32, uniform: f64) -> Result<(u32, Drawn), EngineError> {
-        let &Sampling { temperature, top_k, top_p, min_p, .. } = &self.sampling;
+        let sampling = &self.sampling;
+        let (temperature, top_k) = (sampling.temperature.0, sampling.top_k.0);
         if temperature == 0.0 {
             let token = first_of_largest(logits, max).unwrap_or(0) as u32;
             return Ok((token, Drawn::One(token)));
         }
+        let (top_p, min_p) = (sampling.top_p.0, sampling.min_p.0);
         let filters = Filters { scale: (1.0 / temperature) as f32, top_k, top_p, min_p };
         let mut candidates = match shortlist(logits, &filters) {
             Some(list) => Candidates::of_likely(logits, &list.tokens, list.rest),
@@ -154,9 +183,14 @@ impl Sampler {
             }
             None => Candidates::new(logits),
         };
-        self.sampling.apply(&mut candidates, &self.history)?;
+        self.sampling.apply(&mut candidates, &self.past)?;
         Ok((candidates.draw(uniform), Drawn::From(candidates)))
     }
+}
+
+/// The next number of a stream, at least 0 and below 1.
+fn uniform(rng: &mut ChaCha8Rng) -> f64 {
+    (rng.next_u64() >> 11) as f64 / (1u64 << 53) as f64
 }
 
 /// What a token was drawn from.
@@ -256,11 +290,13 @@ pub(crate) fn top(logits: &[f32], count: usize) -> Vec<u32> {
 
 #[cfg(test)]
 mod tests {
+    use moi_sampling::Xtc;
+
     use super::*;
 
     #[test]
     fn a_seed_repeats_and_frequencies_follow_the_distribution() {
-        let sampling = Sampling { temperature: 0.5, ..Sampling::default() };
+        let sampling = Sampling { temperature: 0.5.into(), ..Sampling::default() };
         let draw = |seed| {
             let mut sampler = Sampler::new(sampling.clone(), seed).unwrap();
             (0..20_000).map(|_| sampler.sample(&[0.0, 0.5, 1.0]).unwrap().token).collect::<Vec<_>>()
@@ -297,10 +333,16 @@ mod tests {
                     (60, 0.5, 0.3),
                     (100_000, 0.9, 0.0),
                 ] {
-                    let sampling = Sampling { temperature, top_k, top_p, min_p, ..Sampling::default() };
+                    let sampling = Sampling {
+                        temperature: temperature.into(),
+                        top_k: top_k.into(),
+                        top_p: top_p.into(),
+                        min_p: min_p.into(),
+                        ..Sampling::default()
+                    };
                     let mut sampler = Sampler::new(sampling.clone(), 0).unwrap();
                     let mut all = Candidates::new(&logits);
-                    sampling.apply(&mut all, &History::default()).unwrap();
+                    sampling.apply(&mut all, &Past::default()).unwrap();
                     for step in 0..40 {
                         let uniform = f64::from(step) / 40.0 + 1e-3;
                         let (found, drawn) = sampler.choose(&logits, uniform, Allowed::default(), 0).unwrap();
@@ -317,6 +359,30 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn chance_is_of_the_step_and_not_of_the_draw() {
+        let xtc = Xtc { probability: 0.5, threshold: 0.3 };
+        let sampling = Sampling { temperature: 1.0.into(), xtc, ..Sampling::default() };
+        let mut sampler = Sampler::new(sampling.clone(), 7).unwrap();
+        let (mut chances, mut excluded) = (Vec::new(), 0);
+        for _ in 0..2000 {
+            // The first two reach 0.3: half of the time the first is excluded.
+            let uniform = sampler.draw();
+            let logits = [0.5f32, 0.4, 0.1].map(f32::ln);
+            let (sampled, drawn) = sampler.choose(&logits, uniform, Allowed::default(), 0).unwrap();
+            let (again, _) = sampler.clone().choose(&logits, uniform, Allowed::default(), 0).unwrap();
+            assert_eq!(again, sampled);
+            excluded += i32::from(drawn.shares(&logits).len() == 2);
+            chances.push((uniform, sampler.past.chance));
+            sampler.push(sampled.token);
+        }
+        assert!((900..1100).contains(&excluded), "{excluded}");
+        // The two numbers of a step have nothing to do with each other: their correlation is below 4 / sqrt(2000).
+        let correlation: f64 =
+            chances.iter().map(|(a, b)| (a - 0.5) * (b - 0.5) * 12.0).sum::<f64>() / 2000.0;
+        assert!(correlation.abs() < 0.09, "{correlation}");
     }
 
     #[test]

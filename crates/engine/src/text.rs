@@ -11,6 +11,28 @@ pub(crate) fn thinking_markers(tokenizer: &Tokenizer) -> Option<moi::Markers> {
     tokenizer.thinking_markers().map(|(open, close)| moi::Markers { open, close })
 }
 
+/// The token sequences that spell some texts, in a vocabulary of so many tokens.
+#[cfg(feature = "text")]
+pub(crate) fn breakers(
+    tokenizer: &Tokenizer,
+    vocab: usize,
+    texts: &[String],
+) -> Result<moi_sampling::Breakers, TextError> {
+    let tokens = (0..vocab as u32).filter_map(|id| Some((id, tokenizer.token_bytes(id)?)));
+    let encode =
+        |rest: &[u8]| std::str::from_utf8(rest).ok().map(|rest| tokenizer.encode(rest, false)).transpose();
+    moi_sampling::Breakers::new(texts, tokens, encode)
+}
+
+#[cfg(not(feature = "text"))]
+pub(crate) fn breakers(
+    tokenizer: &Tokenizer,
+    _vocab: usize,
+    _texts: &[String],
+) -> Result<moi_sampling::Breakers, TextError> {
+    match *tokenizer {}
+}
+
 /// The control token of this text, if there is one.
 #[cfg(feature = "text")]
 pub(crate) fn control_token(tokenizer: &Tokenizer, text: &str) -> Option<u32> {

@@ -16,6 +16,10 @@ pub struct AdvisedSampling {
     pub min_p: Option<f64>,
     /// 1 is all.
     pub typical_p: Option<f64>,
+    /// XTC's; 0 is off.
+    pub xtc_probability: Option<f64>,
+    /// XTC's.
+    pub xtc_threshold: Option<f64>,
     /// 1 is none.
     pub repetition_penalty: Option<f64>,
     /// 0 is none.
@@ -145,6 +149,8 @@ impl AdvisedSampling {
                 .number("top_p", f64::MIN, f64::MAX)?
                 .map(|share| share.clamp(f64::MIN_POSITIVE, 1.0)),
             min_p: fields.number("min_p", f64::MIN, 1.0)?.map(|share| share.max(0.0)),
+            xtc_probability: fields.number("xtc_probability", 0.0, 1.0)?.filter(|&p| p > 0.0),
+            xtc_threshold: fields.number("xtc_threshold", 0.0, 1.0)?,
             repetition_penalty: fields.penalty("penalty_repeat")?,
             ..Self::default()
         };
@@ -157,7 +163,7 @@ impl AdvisedSampling {
                 Some(_) => advice.penalty_window = fields.count("penalty_last_n")?,
             }
         }
-        for name in ["xtc_probability", "mirostat", "sequence"] {
+        for name in ["mirostat", "sequence"] {
             let is_off = |value: &Value| value.as_f64() == Some(0.0) || value.as_str() == Some("");
             if let Some(value) = fields.value(name).filter(|value| !is_off(value)) {
                 advice.left_out.push(named(name, &value));

@@ -50,7 +50,7 @@ impl Candidates {
         self.list.is_empty()
     }
 
-    /// They, in no order that means anything.
+    /// The remaining candidates, unordered.
     pub fn iter(&self) -> impl Iterator<Item = &Candidate> {
         self.list.iter()
     }
@@ -114,7 +114,19 @@ impl Candidates {
         }
     }
 
-    /// Tokens with their probabilities, in no order that means anything; those without a chance left out.
+    /// The sum of all weights, of tokens that were never on the list too. Right after [`Candidates::weigh`].
+    pub(crate) fn total(&self) -> f64 {
+        self.list.iter().map(|candidate| candidate.weight).sum::<f64>() + self.rest
+    }
+
+    /// The probability of a token among the candidates; `None` where it is not one of them.
+    pub(crate) fn probability(&mut self, token: u32) -> Option<f64> {
+        self.weigh();
+        let candidate = self.list.iter().find(|candidate| candidate.id == token)?;
+        Some(candidate.weight / self.total())
+    }
+
+    /// Tokens with their probabilities, unordered; those without a chance left out.
     pub fn shares(&mut self) -> Vec<(u32, f64)> {
         self.weigh();
         let sum: f64 = self.list.iter().map(|candidate| candidate.weight).sum();

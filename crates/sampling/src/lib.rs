@@ -1,16 +1,18 @@
-//! What tokens are sampled from: penalties and filters as small pure functions, and their order as data.
+//! What tokens are sampled from: samplers as declarations with small pure functions, and their order as data.
 //!
-//! Nothing here knows of tensors, models or random generators. Logits become [`Candidates`]; each function changes their
-//! logits ([`penalties`]) or takes some away ([`filters`]); a uniform number picks one of those that are left.
+//! Nothing here knows of tensors, models or random generators. Logits become [`Candidates`]; each sampler changes their
+//! logits or takes some away; a uniform number picks one of those that are left. A sampler is a file of `samplers`, which
+//! has its knobs (key, flag, help, default, allowed values) and what it does, and a line of `samplers!` in `sampling.rs`,
+//! which has its place in the order.
 //!
 //! ```
-//! use moi_sampling::{Candidates, History, Sampling};
+//! use moi_sampling::{Candidates, Past, Sampling};
 //!
 //! # fn main() -> Result<(), moi_sampling::SamplingError> {
-//! let sampling = Sampling { temperature: 0.5, top_k: 2, ..Sampling::default() };
+//! let sampling = Sampling { temperature: 0.5.into(), top_k: 2.into(), ..Sampling::default() };
 //! sampling.check()?;
 //! let mut candidates = Candidates::new(&[0.0, 3.0, 2.0]);
-//! sampling.apply(&mut candidates, &History::default())?;
+//! sampling.apply(&mut candidates, &Past::default())?;
 //! let tokens: Vec<u32> = candidates.iter().map(|candidate| candidate.id).collect();
 //! assert_eq!(tokens, [1, 2]);
 //! assert_eq!((candidates.draw(0.1), candidates.draw(0.9)), (1, 2));
@@ -19,11 +21,25 @@
 //! ```
 
 mod candidates;
-pub mod filters;
+mod declare;
+mod error;
 mod history;
-pub mod penalties;
-mod settings;
+mod past;
+mod samplers;
+mod sampling;
+
+/// Filters as functions, for rules that pick tokens by filters of their own.
+pub mod filters {
+    pub use crate::samplers::{min_p, temperature, top_k, top_p};
+}
 
 pub use candidates::{Candidate, Candidates};
+pub use declare::{Knob, KnobKind};
+pub use error::SamplingError;
 pub use history::History;
-pub use settings::{Sampling, SamplingError, SamplingStep};
+pub use past::Past;
+pub use samplers::{
+    Breakers, Dry, Frequency, LogitBias, MinP, Mirostat, NoRepeatNgram, Presence, Repetition, Temperature,
+    TopK, TopNSigma, TopP, Typical, Xtc,
+};
+pub use sampling::{PenaltyWindow, Sampling, SamplingStep};

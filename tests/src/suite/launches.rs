@@ -53,7 +53,13 @@ impl Job for Count {
         let (_, decoder) = load::<B>(self.checkpoint, WeightForm::F32, device);
         let layers = decoder.config().layers.len();
         let engine = Engine::new(decoder, device.clone());
-        let drawn = Sampling { temperature: 0.8, top_k: 40, top_p: 0.9, min_p: 0.01, ..Sampling::default() };
+        let drawn = Sampling {
+            temperature: 0.8.into(),
+            top_k: 40.into(),
+            top_p: 0.9.into(),
+            min_p: 0.01.into(),
+            ..Sampling::default()
+        };
         let cases = [
             ("token", InputRule::TOKEN, Sampling::default()),
             ("moi", InputRule::default(), Sampling::default()),

@@ -176,7 +176,7 @@ fn minus_one_is_a_value() {
     let off = ["--top-k", "-1", "--seed", "-1", "--max-tokens", "-1", "--penalty-window", "-1", "ab"];
     let report = json(&[&args[..], &off].concat());
     assert_eq!((&report["stop_reason"], &report["sampling"]["top_k"]), (&"eos".into(), &0.into()));
-    for flag in ["-n", "--logprobs", "--min-tokens", "--top", "--no-repeat-ngram", "--threads"] {
+    for flag in ["-n", "--logprobs", "--min-tokens", "--top", "--dry-allowed-length", "--threads"] {
         refused(&[&args[..], &[flag, "-1", "ab"]].concat(), &["invalid value '-1' for '-"]);
     }
     refused(&["eval", "countdown", "--model", path, "--seed", "-1"], &["--seed -1 draws a seed"]);

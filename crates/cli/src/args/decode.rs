@@ -4,6 +4,8 @@ use std::{path::PathBuf, str::FromStr};
 
 use moi_engine::{SamplingStep, Scope, Support};
 
+use super::KnobArgs;
+
 /// What the model is fed after each token.
 #[derive(Clone, Debug, clap::Args)]
 #[command(next_help_heading = "Input rule")]
@@ -73,52 +75,24 @@ impl FromStr for Tolerance {
 #[derive(Clone, Debug, clap::Args)]
 #[command(next_help_heading = "Sampling (the model's advised values where not given)")]
 pub(crate) struct SamplingArgs {
-    /// Divides the logits; 0 always takes the most likely token (greedy)
-    #[arg(long, value_name = "F", allow_negative_numbers = true)]
-    pub(crate) temperature: Option<f64>,
-    /// Keep the N most likely tokens; 0 or -1 keeps all
-    #[arg(long, value_name = "N", allow_negative_numbers = true)]
-    pub(crate) top_k: Option<OrMinusOne<usize>>,
-    /// Keep the fewest tokens whose probabilities reach this sum; 1 keeps all
-    #[arg(long, value_name = "F", allow_negative_numbers = true)]
-    pub(crate) top_p: Option<f64>,
-    /// Keep tokens at least this probable relative to the most likely; 0 keeps all
-    #[arg(long, value_name = "F", allow_negative_numbers = true)]
-    pub(crate) min_p: Option<f64>,
-    /// Keep the fewest tokens nearest to the entropy whose probabilities reach this sum; 1 keeps all
-    #[arg(long, value_name = "F", allow_negative_numbers = true)]
-    pub(crate) typical_p: Option<f64>,
-    /// Keep tokens whose logits are within so many standard deviations of the largest; 0 keeps all
-    #[arg(long, value_name = "F", allow_negative_numbers = true)]
-    pub(crate) top_n_sigma: Option<f64>,
-    /// Divide the logits of tokens in the prompt and the answer so far; 1 is none
-    #[arg(long, value_name = "F", allow_negative_numbers = true)]
-    pub(crate) repetition_penalty: Option<f64>,
-    /// Taken from the logits of tokens in the answer so far
-    #[arg(long, value_name = "F", allow_negative_numbers = true)]
-    pub(crate) presence_penalty: Option<f64>,
-    /// Taken from the logits of tokens as often as they are in the answer so far
-    #[arg(long, value_name = "F", allow_negative_numbers = true)]
-    pub(crate) frequency_penalty: Option<f64>,
-    /// How many of the last tokens penalties look back at; 0 or -1 is all
-    #[arg(long, value_name = "N", allow_negative_numbers = true)]
-    pub(crate) penalty_window: Option<OrMinusOne<usize>>,
-    /// No sequence of N tokens comes twice; 0 allows it
-    #[arg(long, value_name = "N")]
-    pub(crate) no_repeat_ngram: Option<usize>,
+    #[command(flatten)]
+    pub(crate) knobs: KnobArgs,
     /// Added to the logit of a token, by its id or its text; may be repeated
     #[arg(long, value_name = "TOKEN=F", allow_hyphen_values = true)]
     pub(crate) logit_bias: Vec<String>,
     /// A token that is never sampled, by its id or its text; may be repeated
     #[arg(long, value_name = "TOKEN", allow_hyphen_values = true)]
     pub(crate) ban: Vec<String>,
-    /// The samplers in their order; what is left out is not done
-    /// [default: logit-bias,repetition,presence,frequency,no-repeat-ngram,temperature,top-n-sigma,top-k,typical,top-p,min-p]
-    #[arg(long, value_name = "NAMES", value_delimiter = ',')]
+    #[arg(long, value_name = "NAMES", value_delimiter = ',', help = samplers_help())]
     pub(crate) samplers: Option<Vec<SamplingStep>>,
     /// The same seed gives the same tokens; drawn where not given, or -1 (--stats and json show it)
     #[arg(long, value_name = "N", allow_negative_numbers = true)]
     pub(crate) seed: Option<OrMinusOne<u64>>,
+}
+
+fn samplers_help() -> String {
+    let names: Vec<&str> = SamplingStep::ALL.iter().map(|step| step.name()).collect();
+    format!("The samplers in their order; what is left out is not done [default: {}]", names.join(","))
 }
 
 /// A whole number, or -1: with that, llama.cpp, vLLM and transformers mean "off", "drawn" or "without end", which is none

@@ -2,6 +2,7 @@
 
 mod decode;
 mod eval;
+mod knobs;
 mod runs;
 mod tools;
 
@@ -16,6 +17,7 @@ use moi_pretrained::WeightForm;
 pub(crate) use self::{
     decode::{GrammarArgs, OrMinusOne, RuleArgs, SamplingArgs, ScopeArgs, StopArgs, Tolerance},
     eval::EvalArgs,
+    knobs::KnobArgs,
     runs::{CompareArgs, CompareFormat, RunsArgs, ScoreArgs, TraceArgs, TraceFormat},
     tools::{
         BlockFormat, ConfigArgs, ConvertArgs, DevicesArgs, DoctorArgs, FloatType, InspectArgs, LogitsArgs,

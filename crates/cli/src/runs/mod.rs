@@ -191,7 +191,7 @@ fn in_words(decoding: &Decoding) -> String {
     };
     let fields = sampling.as_object().into_iter().flatten();
     let mut words: Vec<String> = fields.filter(|(name, value)| none[name] != **value).map(told).collect();
-    if decoding.sampling.temperature == 0.0 {
+    if decoding.sampling.temperature.0 == 0.0 {
         words.insert(0, "greedy".to_owned());
     }
     if decoding.grammar.is_some() {

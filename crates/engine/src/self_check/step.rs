@@ -13,12 +13,13 @@ use crate::{
 
 /// A row of every kind that a device decides.
 fn cases() -> Option<Vec<Decider>> {
-    let drawn = Sampling { temperature: 0.8, top_p: 0.9, min_p: 0.01, ..Sampling::default() };
+    let drawn =
+        Sampling { temperature: 0.8.into(), top_p: 0.9.into(), min_p: 0.01.into(), ..Sampling::default() };
     let rules = [
         (InputRule::TOKEN, Sampling::default()),
         (InputRule::moi(1.0, Support::Full).ok()?, drawn.clone()),
-        (InputRule::moi(1.0, Support::TopK(20)).ok()?, Sampling { top_k: 40, ..drawn.clone() }),
-        (InputRule::direct(Support::Full).ok()?, Sampling { top_p: 1.0, min_p: 0.0, ..drawn }),
+        (InputRule::moi(1.0, Support::TopK(20)).ok()?, Sampling { top_k: 40.into(), ..drawn.clone() }),
+        (InputRule::direct(Support::Full).ok()?, Sampling { top_p: 1.0.into(), min_p: 0.0.into(), ..drawn }),
     ];
     let case =
         |(rule, sampling)| Some(Decider::plain(rule, Sampler::new(sampling, 7).ok()?).ok()?.reporting(3, 0));

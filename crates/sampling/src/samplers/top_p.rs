@@ -1,0 +1,80 @@
+//! Nucleus sampling.
+
+use crate::{
+    Candidates, Past, Sampling,
+    candidates::by_logit,
+    declare::{Sampler, sampler},
+};
+
+sampler! {
+    /// Keeps the fewest of the most likely tokens whose probabilities reach this sum (nucleus sampling, arXiv 1904.09751).
+    TopP(f64) = "top-p" {
+        /// Keep the fewest tokens whose probabilities reach this sum; 1 keeps all
+        "top_p" => 0: f64 = 1.0, if |p| *p > 0.0 && *p <= 1.0, "above 0 and at most 1";
+    }
+}
+
+impl Sampler for TopP {
+    fn apply(&self, candidates: &mut Candidates, _past: &Past, _sampling: &Sampling) {
+        top_p(candidates, self.0);
+    }
+}
+
+/// Keeps the fewest of the most likely whose share reaches `top_p` (nucleus sampling, arXiv 1904.09751).
+pub fn top_p(candidates: &mut Candidates, top_p: f64) {
+    if top_p >= 1.0 {
+        return;
+    }
+    candidates.weigh();
+    let target = top_p * candidates.total();
+    let list = candidates.unordered();
+    // Put in order a few at a time: the nucleus is nearly always much smaller than the vocabulary.
+    let (mut sorted, mut reached, mut chunk) = (0, 0.0, 64);
+    while sorted < list.len() {
+        let rest = &mut list[sorted..];
+        let n = chunk.min(rest.len());
+        if n < rest.len() {
+            rest.select_nth_unstable_by(n - 1, by_logit);
+        }
+        rest[..n].sort_unstable_by(by_logit);
+        let enough = rest[..n].iter().position(|candidate| {
+            reached += candidate.weight;
+            reached >= target
+        });
+        if let Some(last) = enough {
+            candidates.truncate(sorted + last + 1);
+            return;
+        }
+        sorted += n;
+        chunk *= 8;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::samplers::{
+        tests::{P, kept},
+        top_k,
+    };
+
+    #[test]
+    fn the_nucleus_is_kept() {
+        assert_eq!(kept(P, |c| top_p(c, 0.399)), [1]);
+        assert_eq!(kept(P, |c| top_p(c, 0.61)), [1, 2, 3]);
+        assert_eq!(kept(P, |c| top_p(c, 1e-9)), [1]);
+        // top-p sees what top-k left, renormalised: .4 of .8 is half.
+        let both = |c: &mut Candidates| {
+            top_k(c, 3);
+            top_p(c, 0.499);
+        };
+        assert_eq!(kept(P, both), [1]);
+    }
+
+    #[test]
+    fn a_nucleus_may_span_several_chunks() {
+        let flat = vec![1.0; 2000];
+        assert_eq!(kept(&flat, |c| top_p(c, 0.5)).len(), 1000);
+        assert_eq!(kept(&flat, |c| top_p(c, 0.9999)).len(), 2000);
+    }
+}

@@ -1,0 +1,66 @@
+//! Locally typical sampling.
+
+use crate::{
+    Candidates, Past, Sampling,
+    candidates::by_logit,
+    declare::{Sampler, sampler},
+};
+
+sampler! {
+    /// Keeps the fewest tokens whose surprise is nearest to the entropy, until their probabilities reach this sum (locally
+    /// typical sampling, arXiv 2202.00666).
+    Typical(f64) = "typical" {
+        /// Keep the fewest tokens nearest to the entropy whose probabilities reach this sum; 1 keeps all
+        "typical_p" => 0: f64 = 1.0, if |p| *p > 0.0 && *p <= 1.0, "above 0 and at most 1";
+    }
+}
+
+impl Sampler for Typical {
+    fn apply(&self, candidates: &mut Candidates, _past: &Past, _sampling: &Sampling) {
+        typical(candidates, self.0);
+    }
+}
+
+/// Keeps the fewest of those whose surprise is nearest to the entropy, until their share reaches `typical_p` (locally
+/// typical sampling, arXiv 2202.00666).
+fn typical(candidates: &mut Candidates, typical_p: f64) {
+    if typical_p >= 1.0 || candidates.is_empty() {
+        return;
+    }
+    candidates.weigh();
+    let sum: f64 = candidates.iter().map(|candidate| candidate.weight).sum();
+    let surprise = |weight: f64| -(weight / sum).ln();
+    let entropy: f64 = (candidates.iter().map(|candidate| candidate.weight))
+        .filter(|&weight| weight > 0.0)
+        .map(|weight| weight / sum * surprise(weight))
+        .sum();
+    let list = candidates.unordered();
+    list.sort_by(|a, b| {
+        let far = |weight| (surprise(weight) - entropy).abs();
+        far(a.weight).total_cmp(&far(b.weight)).then(by_logit(a, b))
+    });
+    let mut reached = 0.0;
+    let enough = list.iter().position(|candidate| {
+        reached += candidate.weight / sum;
+        reached >= typical_p
+    });
+    if let Some(last) = enough {
+        candidates.truncate(last + 1);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::samplers::tests::{P, kept};
+
+    #[test]
+    fn typical_tokens_are_near_the_entropy() {
+        // The entropy is 1.5 nats; surprises are 2.3, 0.92, 1.61, 1.61, 3.0, 3.0.
+        assert_eq!(kept(P, |c| typical(c, 0.3)), [2, 3]);
+        assert_eq!(kept(P, |c| typical(c, 0.5)), [1, 2, 3]);
+        assert_eq!(kept(P, |c| typical(c, 0.85)), [0, 1, 2, 3]);
+        assert_eq!(kept(P, |c| typical(c, 1.0)).len(), 6);
+        assert_eq!(kept(&[1.0, 0.0], |c| typical(c, 0.5)), [0]);
+    }
+}

@@ -1,0 +1,308 @@
+//! How tokens are sampled, as data: the samplers, and the order in which they work.
+
+use std::{fmt, str::FromStr};
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de, ser::SerializeMap};
+
+use crate::{
+    Candidates, Dry, Frequency, Knob, LogitBias, MinP, Mirostat, NoRepeatNgram, Past, Presence, Repetition,
+    SamplingError, Temperature, TopK, TopNSigma, TopP, Typical, Xtc,
+    declare::{Declared, Sampler, sampler},
+};
+
+sampler! {
+    /// How many of the last tokens the penalties of repetition, presence and frequency look back at.
+    PenaltyWindow(usize) = "penalty-window" {
+        /// How many of the last tokens penalties look back at; 0 or -1 is all
+        "penalty_window" => 0: usize = 0;
+    }
+}
+
+/// Makes [`Sampling`] and [`SamplingStep`] of the samplers, in the order in which they work where none is given.
+macro_rules! samplers {
+    ($($field:ident: $sampler:ident),+ $(,)?) => {
+        /// How tokens are sampled. Plain data: the same value comes from flags, a JSON request or Rust code. In JSON all
+        /// knobs stand side by side: `{"temperature": 0.7, "dry_multiplier": 0.8}`.
+        ///
+        /// Banned tokens are taken away first, then the steps of [`Sampling::samplers`] work in their order. A sampler whose
+        /// knobs have their defaults changes nothing, but for the temperature: the default is greedy.
+        #[derive(Clone, Debug, PartialEq)]
+        #[allow(missing_docs, reason = "each sampler documents itself")]
+        pub struct Sampling {
+            $(pub $field: $sampler,)+
+            /// Of the penalties of repetition, presence and frequency.
+            pub penalty_window: PenaltyWindow,
+            /// Tokens that are never sampled.
+            pub banned: Vec<u32>,
+            /// The order. What is left out is not done.
+            pub samplers: Vec<SamplingStep>,
+        }
+
+        /// A step of sampling.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+        #[allow(missing_docs, reason = "each sampler documents itself")]
+        pub enum SamplingStep {
+            $($sampler),+
+        }
+
+        impl SamplingStep {
+            /// All, in the order in which they work where none is given.
+            pub const ALL: &[Self] = &[$(Self::$sampler),+];
+
+            /// Its name, as on a command line.
+            pub fn name(self) -> &'static str {
+                match self {
+                    $(Self::$sampler => $sampler::NAME),+
+                }
+            }
+
+            /// Whether it changes logits, or takes tokens away, by what came before or by what a caller wants. All others,
+            /// the temperature and filters, look at the distribution alone.
+            pub fn is_penalty(self) -> bool {
+                match self {
+                    $(Self::$sampler => $sampler::default().is_penalty()),+
+                }
+            }
+        }
+
+        impl Default for Sampling {
+            /// Greedy.
+            fn default() -> Self {
+                Self {
+                    $($field: $sampler::default(),)+
+                    penalty_window: PenaltyWindow::default(),
+                    banned: Vec::new(),
+                    samplers: SamplingStep::ALL.to_vec(),
+                }
+            }
+        }
+
+        impl Sampling {
+            /// All knobs, sampler by sampler.
+            pub fn knobs() -> Vec<Knob> {
+                let all = Self::default();
+                let own = [$(all.$field.knobs(Some(SamplingStep::$sampler))),+];
+                own.into_iter().flatten().chain(all.penalty_window.knobs(None)).collect()
+            }
+
+            /// Sets a knob from texts, of which there is one unless the knob is a list.
+            ///
+            /// # Errors
+            /// If there is no knob of this key, or the texts are no value of it. Whether the value is allowed
+            /// [`Sampling::check`] says.
+            pub fn set(&mut self, key: &str, texts: &[&str]) -> Result<(), SamplingError> {
+                $(if let Some(set) = self.$field.set(key, texts) {
+                    return set;
+                })+
+                let set = self.penalty_window.set(key, texts);
+                set.unwrap_or_else(|| Err(SamplingError::Knob(key.to_owned())))
+            }
+
+            fn check_values(&self) -> Result<(), SamplingError> {
+                $(self.$field.check_values()?;
+                self.$field.check()?;)+
+                self.penalty_window.check_values()
+            }
+
+            /// The sampler of a step.
+            fn sampler(&self, step: SamplingStep) -> &dyn Sampler {
+                match step {
+                    $(SamplingStep::$sampler => &self.$field),+
+                }
+            }
+
+            fn read_key<'de, A: de::MapAccess<'de>>(&mut self, key: &str, map: &mut A) -> Result<bool, A::Error> {
+                $(if self.$field.read_key(key, map)? {
+                    return Ok(true);
+                })+
+                self.penalty_window.read_key(key, map)
+            }
+
+            fn write_keys<M: SerializeMap>(&self, map: &mut M) -> Result<(), M::Error> {
+                $(self.$field.write_keys(map)?;)+
+                self.penalty_window.write_keys(map)
+            }
+        }
+    };
+}
+
+samplers! {
+    logit_bias: LogitBias,
+    repetition: Repetition,
+    presence: Presence,
+    frequency: Frequency,
+    dry: Dry,
+    no_repeat_ngram: NoRepeatNgram,
+    temperature: Temperature,
+    top_n_sigma: TopNSigma,
+    top_k: TopK,
+    typical: Typical,
+    top_p: TopP,
+    min_p: MinP,
+    xtc: Xtc,
+    mirostat: Mirostat,
+}
+
+impl Sampling {
+    /// Whether all values are allowed.
+    ///
+    /// # Errors
+    /// A [`SamplingError`] that names the one that is not.
+    pub fn check(&self) -> Result<(), SamplingError> {
+        self.check_values()?;
+        let twice = |(i, step): (usize, &SamplingStep)| self.samplers[..i].contains(step).then_some(*step);
+        match self.samplers.iter().enumerate().find_map(twice) {
+            Some(step) => Err(SamplingError::Twice(step)),
+            None => Ok(()),
+        }
+    }
+
+    /// Whether there are but temperature, top-k, top-p and min-p, in this order.
+    pub fn is_plain(&self) -> bool {
+        let does = |step: &SamplingStep| {
+            use SamplingStep::{MinP, Temperature, TopK, TopP};
+            matches!(step, Temperature | TopK | TopP | MinP)
+        };
+        let is_off = |step: &SamplingStep| self.sampler(*step).is_off();
+        let own = self.samplers.iter().filter(|step| does(step));
+        self.banned.is_empty()
+            && SamplingStep::ALL.iter().all(|step| does(step) || is_off(step))
+            && own.eq(SamplingStep::ALL.iter().filter(|step| does(step)))
+    }
+
+    /// Leaves the tokens that may be sampled.
+    ///
+    /// # Errors
+    /// If none is left.
+    pub fn apply(&self, candidates: &mut Candidates, past: &Past) -> Result<(), SamplingError> {
+        self.ban(candidates);
+        for step in &self.samplers {
+            self.sampler(*step).apply(candidates, past, self);
+        }
+        match candidates.largest() > f64::NEG_INFINITY {
+            true => Ok(()),
+            false => Err(SamplingError::NothingLeft),
+        }
+    }
+
+    /// Tells the samplers which of the candidates that [`Sampling::apply`] left became the token. What they keep from step
+    /// to step changes by it.
+    pub fn observe(&self, candidates: &mut Candidates, token: u32, past: &mut Past) {
+        for step in &self.samplers {
+            if self.sampler(*step).is_off() {
+                continue;
+            }
+            if let Some(probability) = candidates.probability(token) {
+                let state = self.sampler(*step).observe(probability, past.state(*step));
+                past.set_state(*step, state);
+            }
+        }
+    }
+
+    /// Whether [`Sampling::penalise`] may change anything.
+    pub fn has_penalties(&self) -> bool {
+        !self.banned.is_empty()
+            || SamplingStep::ALL.iter().any(|step| step.is_penalty() && !self.sampler(*step).is_off())
+    }
+
+    /// Changes logits as [`Sampling::apply`] does, and takes away what is banned or would repeat a sequence, without the
+    /// temperature and the filters.
+    pub fn penalise(&self, candidates: &mut Candidates, past: &Past) {
+        self.ban(candidates);
+        for step in self.samplers.iter().filter(|step| step.is_penalty()) {
+            self.sampler(*step).apply(candidates, past, self);
+        }
+    }
+
+    /// Whether a sampler needs a number by chance beside that of the draw, [`Past::chance`].
+    pub fn needs_chance(&self) -> bool {
+        self.samplers.contains(&SamplingStep::Xtc) && !self.xtc.is_off()
+    }
+
+    fn ban(&self, candidates: &mut Candidates) {
+        if !self.banned.is_empty() {
+            candidates.retain(|candidate| !self.banned.contains(&candidate.id));
+        }
+    }
+}
+
+impl fmt::Display for SamplingStep {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl FromStr for SamplingStep {
+    type Err = SamplingError;
+
+    fn from_str(text: &str) -> Result<Self, SamplingError> {
+        let found = Self::ALL.iter().copied().find(|step| step.name() == text.trim());
+        found.ok_or_else(|| SamplingError::Step(text.to_owned()))
+    }
+}
+
+impl Serialize for SamplingStep {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.name())
+    }
+}
+
+impl<'de> Deserialize<'de> for SamplingStep {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(de::Error::custom)
+    }
+}
+
+impl Serialize for Sampling {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut map = serializer.serialize_map(None)?;
+        self.write_keys(&mut map)?;
+        map.serialize_entry("banned", &self.banned)?;
+        map.serialize_entry("samplers", &self.samplers)?;
+        map.end()
+    }
+}
+
+impl<'de> Deserialize<'de> for Sampling {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_map(SamplingVisitor)
+    }
+}
+
+/// Reads [`Sampling`] from a map whose keys may be left out.
+struct SamplingVisitor;
+
+impl<'de> de::Visitor<'de> for SamplingVisitor {
+    type Value = Sampling;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object that says how to sample")
+    }
+
+    fn visit_map<A: de::MapAccess<'de>>(self, mut map: A) -> Result<Sampling, A::Error> {
+        let mut sampling = Sampling::default();
+        let mut before: Vec<String> = Vec::new();
+        while let Some(key) = map.next_key::<String>()? {
+            if before.contains(&key) {
+                return Err(de::Error::custom(format!("duplicate field `{key}`")));
+            }
+            match key.as_str() {
+                "banned" => sampling.banned = map.next_value()?,
+                "samplers" => sampling.samplers = map.next_value()?,
+                key if sampling.read_key(key, &mut map)? => {}
+                key => {
+                    let knobs = Sampling::knobs();
+                    let known = knobs.iter().map(|knob| knob.key).chain(["banned", "samplers"]);
+                    let known = known.map(|key| format!("`{key}`")).collect::<Vec<_>>().join(", ");
+                    let said = format!("unknown field `{key}`, expected one of {known}");
+                    return Err(de::Error::custom(said));
+                }
+            }
+            before.push(key);
+        }
+        Ok(sampling)
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -6,7 +6,7 @@
 use burn::tensor::backend::Backend;
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use moi_benches::{Case, LARGE, SMALL, Sizes, Weights, compare, finish, noise};
-use moi_models::{Activations, CausalLm, PackedForm};
+use moi_models::{Activations, CausalLm, ForwardBatch, PackedForm};
 
 /// Positions of the prompt.
 const PROMPT: usize = 64;
@@ -26,8 +26,8 @@ impl Case for Prefill {
 
     fn prepare<B: Backend>(&self, device: &B::Device) -> impl FnMut() {
         let model = self.sizes.layer::<B>(self.weights, device);
-        let prompt = noise::<B, 3>([1, PROMPT, self.sizes.d], 1.0, device);
-        move || finish(model.forward(prompt.clone(), &mut model.new_cache(1)).unwrap(), device)
+        let prompt = noise::<B, 2>([PROMPT, self.sizes.d], 1.0, device);
+        move || finish(model.forward_whole(prompt.clone()).unwrap(), device)
     }
 }
 
@@ -43,16 +43,19 @@ impl Case for Step {
 
     fn prepare<B: Backend>(&self, device: &B::Device) -> impl FnMut() {
         let model = self.sizes.layer::<B>(self.weights, device);
-        let mut filled = model.new_cache(1);
-        model.forward(noise::<B, 3>([1, CACHED, self.sizes.d], 1.0, device), &mut filled).unwrap();
-        let input = noise::<B, 3>([1, 1, self.sizes.d], 1.0, device);
-        let mut cache = filled.clone();
+        let (mut pool, device) = (model.new_pool(device), device.clone());
+        let mut filled = pool.table();
+        let prompt = noise::<B, 2>([CACHED, self.sizes.d], 1.0, &device);
+        model.forward(ForwardBatch::one(prompt, &mut filled), &mut pool).unwrap();
+        let input = noise::<B, 2>([1, self.sizes.d], 1.0, &device);
+        let mut sequence = filled.clone();
         move || {
-            // A copy has two owners, and the first step behind it moves the cache: one in 256.
-            if cache.len() >= CACHED + STEPS {
-                cache = filled.clone();
+            // A fork copies its last block at the first step behind it: one in 256.
+            if sequence.len() >= CACHED + STEPS {
+                sequence = filled.clone();
             }
-            finish(model.forward(input.clone(), &mut cache).unwrap(), device);
+            let batch = ForwardBatch::one(input.clone(), &mut sequence);
+            finish(model.forward(batch, &mut pool).unwrap(), &device);
         }
     }
 }

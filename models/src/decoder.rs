@@ -8,9 +8,9 @@ use burn::{
 };
 
 use crate::{
-    AttentionConfig, AttentionKind, CausalLm, DecoderConfig, Embedding, Experts, FeedForwardKind, KvCache,
-    LayerConfig, Linear, Mlp, ModelError, Norm, NormPlace, RopeConfig, SelfAttention, residual::Residual,
-    step::Step,
+    AttentionConfig, AttentionKind, CausalLm, DecoderConfig, Embedding, Experts, FeedForwardKind,
+    ForwardBatch, KvPool, LayerConfig, Linear, Mlp, ModelError, Norm, NormPlace, RopeConfig, SelfAttention,
+    Visible, cache::LayerShape, context::ForwardContext, residual::Residual,
 };
 
 /// A decoder-only transformer with a language model head. Field names follow the checkpoints' of Llama; an
@@ -25,8 +25,6 @@ pub struct Decoder<B: Backend> {
     config: DecoderConfig,
     #[module(skip)]
     ropes: Vec<RopeConfig>,
-    #[module(skip)]
-    windows: Vec<Option<usize>>,
 }
 
 /// Everything but the head.
@@ -88,8 +86,7 @@ impl DecoderConfig {
     pub fn init<B: Backend>(&self, device: &B::Device) -> Decoder<B> {
         let d = self.hidden_size;
         let ropes = distinct(self.attentions().filter_map(|attention| attention.rope.clone()));
-        let windows = distinct(self.attentions().map(|attention| attention.window));
-        let layer = |config| DecoderLayer::new(self, config, &ropes, &windows, device);
+        let layer = |config| DecoderLayer::new(self, config, &ropes, device);
         let layers = self.layers.iter().map(layer).collect();
         Decoder {
             model: Stack {
@@ -103,7 +100,6 @@ impl DecoderConfig {
             lm_head: (!self.tie_word_embeddings).then(|| Linear::new(d, self.vocab_size, false, device)),
             config: self.clone(),
             ropes,
-            windows,
         }
     }
 
@@ -130,62 +126,79 @@ impl<B: Backend> Decoder<B> {
         &self.config
     }
 
-    fn check(&self, found: [usize; 3], cache: &KvCache<B>) -> Result<(), ModelError> {
-        let (batch, hidden_size) = (cache.batch(), self.config.hidden_size);
-        if found[0] != batch || batch == 0 || found[1] == 0 || found[2] != hidden_size {
-            return Err(ModelError::InputShape { batch, hidden_size, found });
+    /// Whether a batch fits the model.
+    fn check(&self, batch: &ForwardBatch<'_, B>, pool: &KvPool<B>) -> Result<(), ModelError> {
+        let (found, hidden_size) = (batch.inputs.dims(), self.config.hidden_size);
+        let tokens = batch.spans.iter().map(|span| span.len).sum();
+        if found != [tokens, hidden_size] || tokens == 0 || batch.spans.iter().any(|span| span.len == 0) {
+            return Err(ModelError::InputShape { tokens, hidden_size, found });
         }
-        let (needed, context_length) = (cache.len() + found[1], self.config.context_length);
-        if needed > context_length {
-            return Err(ModelError::ContextFull { needed, context_length });
+        for span in &batch.spans {
+            if !pool.owns(span.table) {
+                return Err(ModelError::ForeignTable);
+            }
+            let mut most = span.len;
+            if let Visible::Tree(parents) = &span.visible {
+                let before =
+                    |(node, parent): (usize, &Option<usize>)| parent.is_none_or(|parent| parent < node);
+                if parents.len() != span.len || !parents.iter().enumerate().all(before) {
+                    return Err(ModelError::Tree { len: span.len });
+                }
+                most = (0..span.len).map(|node| span.visible.depth(node) + 1).max().unwrap_or(0);
+            }
+            let (needed, context_length) = (span.table.len() + most, self.config.context_length);
+            if needed > context_length {
+                return Err(ModelError::ContextFull { needed, context_length });
+            }
         }
         Ok(())
     }
 
-    /// The learned positions of a step, `[batch * seq, d]`.
-    fn positions(&self, table: &Embedding<B>, step: &Step<B>, device: &B::Device) -> Tensor<B, 2> {
-        let shared = step.positions.iter().flatten().map(|&position| position as i64);
-        let ids: Vec<i64> = shared.collect();
-        // Rows that share their positions have them once in the step.
-        let ids = ids.repeat(step.batch / step.positions.len());
+    /// The learned positions of a forward pass, `[tokens, d]`.
+    fn positions(
+        &self,
+        table: &Embedding<B>,
+        context: &ForwardContext<B>,
+        device: &B::Device,
+    ) -> Tensor<B, 2> {
+        let ids: Vec<i64> = context.positions.iter().map(|&position| position as i64).collect();
         let count = ids.len();
         table.rows(Tensor::<B, 1, Int>::from_data(TensorData::new(ids, [count]), device))
     }
 }
 
 impl<B: Backend> CausalLm<B> for Decoder<B> {
-    fn embed(&self, ids: Tensor<B, 2, Int>) -> Tensor<B, 3> {
-        let [batch, seq] = ids.dims();
-        let rows = self.model.embed_tokens.rows(ids.reshape([batch * seq]));
-        rows.reshape([batch, seq, self.config.hidden_size])
+    fn embed(&self, ids: Tensor<B, 1, Int>) -> Tensor<B, 2> {
+        self.model.embed_tokens.rows(ids)
     }
 
-    fn forward(&self, inputs: Tensor<B, 3>, cache: &mut KvCache<B>) -> Result<Tensor<B, 3>, ModelError> {
-        let dims = inputs.dims();
-        self.check(dims, cache)?;
-        let [batch, seq, hidden_size] = dims;
-        let (limit, device) = (self.config.context_length, inputs.device());
-        let step = Step::new(seq, limit, cache, &self.ropes, &self.windows, &device);
-        // Two dimensions from here on: on some backends a product of three takes a slower path.
-        let mut x = inputs.reshape([batch * seq, hidden_size]).cast(DType::F32);
+    fn forward(&self, batch: ForwardBatch<'_, B>, pool: &mut KvPool<B>) -> Result<Tensor<B, 2>, ModelError> {
+        self.check(&batch, pool)?;
+        let ForwardBatch { inputs, mut spans } = batch;
+        let reserved = spans.iter_mut().try_for_each(|span| pool.reserve(span.table, span.len));
+        if let Err(error) = reserved {
+            spans.iter_mut().for_each(|span| span.table.release_reserved());
+            return Err(error);
+        }
+        let device = inputs.device();
+        let context = ForwardContext::new(&spans, pool, &self.ropes, &device);
+        let mut x = inputs.cast(DType::F32);
         if let Some(table) = &self.model.embed_positions {
-            x = x + self.positions(table, &step, &device).cast(DType::F32);
+            x = x + self.positions(table, &context, &device).cast(DType::F32);
         }
         let mut stream = Residual::new(x);
         for (index, layer) in self.model.layers.iter().enumerate() {
-            stream = layer.forward(stream, index, &step, cache);
+            stream = layer.forward(stream, index, &context, pool);
         }
-        cache.advance(seq);
+        spans.into_iter().for_each(|span| span.table.advance(span.len));
         let (_, normed) = stream.normed(Some(&self.model.norm));
-        Ok(normed.reshape([batch, seq, hidden_size]))
+        Ok(normed)
     }
 
-    fn logits(&self, hidden: Tensor<B, 3>) -> Tensor<B, 3> {
-        let [batch, seq, hidden_size] = hidden.dims();
-        let x = hidden.reshape([batch * seq, hidden_size]);
+    fn logits(&self, hidden: Tensor<B, 2>) -> Tensor<B, 2> {
         let logits = match &self.lm_head {
-            Some(head) => head.forward(x),
-            None => self.model.embed_tokens.products(x),
+            Some(head) => head.forward(hidden),
+            None => self.model.embed_tokens.products(hidden),
         };
         let mut logits = logits.cast(DType::F32);
         if self.config.logit_scale != 1.0 {
@@ -194,15 +207,16 @@ impl<B: Backend> CausalLm<B> for Decoder<B> {
         if let Some(cap) = self.config.logit_softcap {
             logits = logits.div_scalar(cap).tanh().mul_scalar(cap);
         }
-        logits.reshape([batch, seq, self.config.vocab_size])
+        logits
     }
 
     fn embedding(&self) -> &Embedding<B> {
         &self.model.embed_tokens
     }
 
-    fn new_cache(&self, batch: usize) -> KvCache<B> {
-        KvCache::new(&self.config, batch)
+    fn new_pool(&self, device: &B::Device) -> KvPool<B> {
+        let shape = |layer: &DecoderLayer<B>| layer.self_attn.as_ref().and_then(SelfAttention::cached);
+        KvPool::new(&self.model.layers.iter().map(shape).collect::<Vec<Option<LayerShape>>>(), device)
     }
 
     fn context_length(&self) -> usize {
@@ -219,17 +233,11 @@ impl<B: Backend> CausalLm<B> for Decoder<B> {
 }
 
 impl<B: Backend> DecoderLayer<B> {
-    fn new(
-        model: &DecoderConfig,
-        config: &LayerConfig,
-        ropes: &[RopeConfig],
-        windows: &[Option<usize>],
-        device: &B::Device,
-    ) -> Self {
+    fn new(model: &DecoderConfig, config: &LayerConfig, ropes: &[RopeConfig], device: &B::Device) -> Self {
         let d = model.hidden_size;
         let names = config.norm_names();
         let norm = |name| names.contains(&name).then(|| Norm::new(d, model.norm, device));
-        let attention = |kind| SelfAttention::new(d, kind, model.norm, ropes, windows, device);
+        let attention = |kind| SelfAttention::new(d, kind, model.norm, ropes, device);
         let feed_forward = |kind: &FeedForwardKind| match kind {
             FeedForwardKind::Mlp(mlp) => FeedForward::Mlp(Mlp::new(d, mlp, device)),
             FeedForwardKind::Experts(experts) => FeedForward::Experts(Experts::new(d, experts, device)),
@@ -254,12 +262,12 @@ impl<B: Backend> DecoderLayer<B> {
         &'a self,
         stream: Residual<'a, B>,
         index: usize,
-        step: &Step<B>,
-        cache: &mut KvCache<B>,
+        context: &ForwardContext<B>,
+        pool: &mut KvPool<B>,
     ) -> Residual<'a, B> {
         let [of_attention, of_feed_forward] = self.around();
         let (stream, x) = stream.normed(of_attention.before);
-        let attended = self.self_attn.as_ref().map(|attention| attention.forward(x, index, step, cache));
+        let attended = self.self_attn.as_ref().map(|attention| attention.forward(x, index, context, pool));
         if self.parallel {
             let (stream, x) = stream.normed(of_feed_forward.before);
             let stream = stream.add(attended, of_attention.after, self.residual_scale);

@@ -49,15 +49,38 @@ pub enum ModelError {
         /// The model's limit.
         context_length: usize,
     },
-    /// Inputs whose shape does not fit the model or its cache.
-    #[error("inputs of shape {found:?} given where [{batch}, any, {hidden_size}] was expected")]
+    /// Inputs whose shape does not fit the model or the spans they are for.
+    #[error(
+        "inputs of shape {found:?} given where [{tokens}, {hidden_size}] was expected, spans of 1 position or more"
+    )]
     InputShape {
-        /// Rows of the cache.
-        batch: usize,
+        /// Positions of all spans.
+        tokens: usize,
         /// The model's width.
         hidden_size: usize,
         /// Shape of the inputs.
-        found: [usize; 3],
+        found: [usize; 2],
+    },
+    /// A tree whose positions do not come behind the ones that they follow.
+    #[error(
+        "the tree of a span of {len} positions has another number of parents, or a parent that does not come first"
+    )]
+    Tree {
+        /// Positions of the span.
+        len: usize,
+    },
+    /// A table of another pool.
+    #[error("a sequence was given to a pool of keys and values that it does not belong to")]
+    ForeignTable,
+    /// The pool of keys and values has no room.
+    #[error(
+        "the cache needs {needed} bytes and may have {budget}: fewer or shorter sequences fit, or a larger cache"
+    )]
+    PoolFull {
+        /// Bytes of all blocks with those that are missing.
+        needed: usize,
+        /// The pool's limit.
+        budget: usize,
     },
 }
 

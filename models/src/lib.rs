@@ -6,7 +6,7 @@
 //!
 //! ```
 //! use burn::tensor::{Int, Tensor};
-//! use moi_models::{Architecture, CausalLm};
+//! use moi_models::{Architecture, CausalLm, ForwardBatch};
 //!
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! let config = serde_json::json!({
@@ -16,19 +16,24 @@
 //! let device = Default::default();
 //! // Weights are not allocated before they are loaded or used.
 //! let model = Architecture::from_config(&config)?.config.init::<burn_flex::Flex>(&device);
-//! let mut cache = model.new_cache(1);
-//! let ids = Tensor::<burn_flex::Flex, 2, Int>::from_ints([[1, 2, 3]], &device);
-//! let hidden = model.forward(model.embed(ids), &mut cache)?; // [1, 3, 16]
-//! assert_eq!(model.logits(hidden).dims(), [1, 3, 32]);
+//! let mut pool = model.new_pool(&device);
+//! let mut sequence = pool.table();
+//! let ids = Tensor::<burn_flex::Flex, 1, Int>::from_ints([1, 2, 3], &device);
+//! let batch = ForwardBatch::one(model.embed(ids), &mut sequence);
+//! let hidden = model.forward(batch, &mut pool)?; // [3, 16]
+//! assert_eq!(model.logits(hidden).dims(), [3, 32]);
+//! assert_eq!(sequence.len(), 3);
 //! # Ok(())
 //! # }
 //! ```
 
 mod architecture;
 mod attention;
+mod batch;
 mod broken;
 mod cache;
 mod config;
+mod context;
 mod decoder;
 mod embedding;
 mod error;
@@ -63,7 +68,6 @@ mod residual;
 mod rope;
 mod rope_fields;
 pub mod smollm3;
-mod step;
 mod validate;
 
 use std::ops::RangeInclusive;
@@ -72,7 +76,8 @@ use burn::tensor::{Int, Tensor, backend::Backend};
 
 pub use architecture::{Architecture, Names, supported_model_types};
 pub use attention::{Attention, LinearAttention, SelfAttention};
-pub use cache::KvCache;
+pub use batch::{ForwardBatch, Span, Visible};
+pub use cache::{BLOCK_POSITIONS, BlockTable, KvPool};
 pub use config::{
     Activation, AttentionConfig, AttentionKind, DecoderConfig, ExpertsConfig, FeedForwardKind, LayerConfig,
     MlpConfig, NormConfig, NormKind, NormPlace, QkNorm,
@@ -95,24 +100,34 @@ pub use rope::{RopeConfig, RopeScaling};
 /// A causal language model whose input is embeddings: the narrow door between the decode loop and the
 /// mathematics. Nothing about files, devices or sampling passes through it.
 pub trait CausalLm<B: Backend> {
-    /// The rows of `ids` `[batch, seq]` as the model's input layer emits them `[batch, seq, d]`.
-    fn embed(&self, ids: Tensor<B, 2, Int>) -> Tensor<B, 3>;
+    /// The rows of `ids` `[tokens]` as the model's input layer emits them `[tokens, d]`.
+    fn embed(&self, ids: Tensor<B, 1, Int>) -> Tensor<B, 2>;
 
-    /// Runs `inputs` `[batch, seq, d]` behind what `cache` holds and adds them to it: hidden states
-    /// `[batch, seq, d]`, ready for [`CausalLm::logits`].
+    /// Runs new positions of any sequences behind what these have cached, and adds them to it: hidden states
+    /// `[tokens, d]`, ready for [`CausalLm::logits`].
     ///
     /// # Errors
-    /// If the inputs do not fit the cache or the context length; the cache is then unchanged.
-    fn forward(&self, inputs: Tensor<B, 3>, cache: &mut KvCache<B>) -> Result<Tensor<B, 3>, ModelError>;
+    /// If the inputs do not fit the spans, the context length or the pool; no sequence has then gained a position.
+    fn forward(&self, batch: ForwardBatch<'_, B>, pool: &mut KvPool<B>) -> Result<Tensor<B, 2>, ModelError>;
 
-    /// Hidden states `[batch, seq, d]` to logits `[batch, seq, vocab]`.
-    fn logits(&self, hidden: Tensor<B, 3>) -> Tensor<B, 3>;
+    /// The hidden states `[tokens, d]` of a whole sequence, of which nothing is kept.
+    ///
+    /// # Errors
+    /// If the inputs do not fit the model.
+    fn forward_whole(&self, inputs: Tensor<B, 2>) -> Result<Tensor<B, 2>, ModelError> {
+        let mut pool = self.new_pool(&inputs.device());
+        let mut table = pool.table();
+        self.forward(ForwardBatch::one(inputs, &mut table), &mut pool)
+    }
+
+    /// Hidden states `[tokens, d]` to logits `[tokens, vocab]`.
+    fn logits(&self, hidden: Tensor<B, 2>) -> Tensor<B, 2>;
 
     /// The embedding whose rows are mixed.
     fn embedding(&self) -> &Embedding<B>;
 
-    /// An empty cache for `batch` rows.
-    fn new_cache(&self, batch: usize) -> KvCache<B>;
+    /// A pool of keys and values for the sequences that this model computes on a device.
+    fn new_pool(&self, device: &B::Device) -> KvPool<B>;
 
     /// How many positions the model was made for.
     fn context_length(&self) -> usize;

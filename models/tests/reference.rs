@@ -11,7 +11,7 @@ use burn::{
     tensor::{Int, Tensor, TensorData, backend::Backend},
 };
 use burn_flex::Flex;
-use moi_models::{Architecture, CausalLm, Decoder};
+use moi_models::{Architecture, CausalLm, Decoder, ForwardBatch, ModelError, Span, Visible};
 use serde_json::{Value, json};
 
 const D: usize = 24;
@@ -180,13 +180,12 @@ fn model(changes: Value) -> (Decoder<Flex>, Reference) {
 fn the_decoder_computes_what_plain_loops_compute() {
     let ids: Vec<usize> = (0..40).map(|i| i * 7 % VOCAB).collect();
     let tensor: Vec<i64> = ids.iter().map(|&id| id as i64).collect();
-    let input =
-        Tensor::<Flex, 2, Int>::from_data(TensorData::new(tensor, [1, ids.len()]), &Default::default());
+    let input = Tensor::<Flex, 1, Int>::from_data(TensorData::new(tensor, [ids.len()]), &Default::default());
     for (attention_bias, mlp_bias, tied) in [(true, false, true), (false, true, false), (true, true, false)] {
         let (decoder, reference) = model(json!({
             "attention_bias": attention_bias, "mlp_bias": mlp_bias, "tie_word_embeddings": tied,
         }));
-        let hidden = decoder.forward(decoder.embed(input.clone()), &mut decoder.new_cache(1)).unwrap();
+        let hidden = decoder.forward_whole(decoder.embed(input.clone())).unwrap();
         let found: Vec<f32> = decoder.logits(hidden).into_data().iter::<f32>().collect();
         let expected = reference.logits(&ids);
         let largest = expected.iter().fold(0.0f64, |max, x| max.max(x.abs()));
@@ -204,15 +203,28 @@ fn the_decoder_computes_what_plain_loops_compute() {
 #[test]
 fn a_full_context_and_wrong_shapes_are_refused() {
     let (decoder, _) = model(json!({ "max_position_embeddings": 8 }));
-    let zeros = |shape: [usize; 3]| Tensor::<Flex, 3>::zeros(shape, &Default::default());
-    let mut cache = decoder.new_cache(1);
-    decoder.forward(zeros([1, 6, D]), &mut cache).unwrap();
-    let error = decoder.forward(zeros([1, 3, D]), &mut cache).unwrap_err().to_string();
+    let zeros = |shape: [usize; 2]| Tensor::<Flex, 2>::zeros(shape, &Default::default());
+    let mut pool = decoder.new_pool(&Default::default());
+    let mut table = pool.table();
+    decoder.forward(ForwardBatch::one(zeros([6, D]), &mut table), &mut pool).unwrap();
+    let batch = ForwardBatch::one(zeros([3, D]), &mut table);
+    let error = decoder.forward(batch, &mut pool).unwrap_err().to_string();
     assert!(error.contains("9 positions") && error.contains("holds 8"), "{error}");
-    assert_eq!(cache.len(), 6);
-    for shape in [[2, 1, D], [1, 0, D], [1, 1, D + 1]] {
-        let error = decoder.forward(zeros(shape), &mut cache).unwrap_err().to_string();
-        assert!(error.contains(&format!("[1, any, {D}]")), "{error}");
+    assert_eq!(table.len(), 6);
+    for (shape, len) in [([2, D], 1), ([0, D], 0), ([1, D + 1], 1)] {
+        let spans = vec![Span { table: &mut table, len, visible: Visible::Causal }];
+        let batch = ForwardBatch { inputs: zeros(shape), spans };
+        let error = decoder.forward(batch, &mut pool).unwrap_err().to_string();
+        assert!(error.contains(&format!("[{len}, {D}]")), "{error}");
     }
-    assert!(decoder.forward(zeros([1, 2, D]), &mut cache).is_ok());
+    for parents in [vec![None], vec![None, Some(1)]] {
+        let spans = vec![Span { table: &mut table, len: 2, visible: Visible::Tree(parents) }];
+        let batch = ForwardBatch { inputs: zeros([2, D]), spans };
+        let error = decoder.forward(batch, &mut pool).unwrap_err().to_string();
+        assert!(error.contains("the tree of a span of 2 positions"), "{error}");
+    }
+    let mut other = decoder.new_pool(&Default::default()).table();
+    let batch = ForwardBatch::one(zeros([1, D]), &mut other);
+    assert!(matches!(decoder.forward(batch, &mut pool), Err(ModelError::ForeignTable)));
+    assert!(decoder.forward(ForwardBatch::one(zeros([2, D]), &mut table), &mut pool).is_ok());
 }

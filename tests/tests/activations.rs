@@ -7,7 +7,7 @@ use burn::tensor::{Int, Tensor, TensorData};
 use burn_flex::Flex;
 use moi::{EmbeddingRows, Gate, InputRule, Support, next_inputs};
 use moi_engine::Engine;
-use moi_models::{Activations, CausalLm, Decoder, Embedding, Mixing};
+use moi_models::{Activations, CausalLm, Decoder, Embedding, ForwardBatch, Mixing};
 use moi_pretrained::{Pretrained, WeightForm};
 use moi_tests::real::{RealGolden, model_file};
 
@@ -71,21 +71,21 @@ fn decoded(
     const STEPS: usize = 24;
     let (model, device) = (model.model(), Default::default());
     let table = Table(model.embedding(), mixing);
-    let width = table.dims()[1];
     let ids: Vec<i64> = prompt.iter().map(|&id| id.into()).collect();
-    let ids = Tensor::<Flex, 2, Int>::from_data(TensorData::new(ids, [1, prompt.len()]), &device);
-    let (mut inputs, mut cache) = (model.embed(ids), model.new_cache(1));
+    let ids = Tensor::<Flex, 1, Int>::from_data(TensorData::new(ids, [prompt.len()]), &device);
+    let (mut inputs, mut pool) = (model.embed(ids), model.new_pool(&device));
+    let mut sequence = pool.table();
     let (mut all, mut tokens) = (Vec::new(), Vec::new());
     for step in 0..STEPS {
-        let hidden = model.forward(inputs, &mut cache).unwrap();
-        let last = hidden.dims()[1] - 1;
-        let logits = model.logits(hidden.narrow(1, last, 1)).flatten::<2>(0, 1);
+        let hidden = model.forward(ForwardBatch::one(inputs, &mut sequence), &mut pool).unwrap();
+        let last = hidden.dims()[0] - 1;
+        let logits = model.logits(hidden.narrow(0, last, 1));
         all.push(normalised(&moi_tests::values(logits.clone())));
         let likeliest = logits.clone().argmax(1).into_data().iter::<u32>().next().unwrap();
         let token = given.map_or(likeliest, |given| given[step]);
         tokens.push(token);
         let token = Tensor::<Flex, 1, Int>::from_data(TensorData::new(vec![i64::from(token)], [1]), &device);
-        inputs = next_inputs(logits, token, &table, &[rule], 0).unwrap().inputs.reshape([1, 1, width]);
+        inputs = next_inputs(logits, token, &table, &[rule], 0).unwrap().inputs;
     }
     (all, tokens)
 }

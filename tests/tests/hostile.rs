@@ -49,9 +49,8 @@ fn run(path: &Path) -> Ending {
 
 fn forward<B: Backend, M: CausalLm<B>>(model: &M) {
     let device = Default::default();
-    let ids = Tensor::<B, 2, Int>::zeros([1, model.context_length().min(3)], &device);
-    let mut cache = model.new_cache(1);
-    let hidden = model.forward(model.embed(ids), &mut cache).unwrap();
+    let ids = Tensor::<B, 1, Int>::zeros([model.context_length().min(3)], &device);
+    let hidden = model.forward_whole(model.embed(ids)).unwrap();
     let logits = model.logits(hidden).into_data();
     assert!(logits.num_elements() > 0);
 }

@@ -56,9 +56,8 @@ fn check(name: &str, config: impl Fn(Value) -> Value, change: impl Fn(Tensors) -
     let pretrained = Pretrained::open(directory.path()).unwrap();
     let decoder = pretrained.load::<Flex>(&device, WeightForm::F32, |_| {}).unwrap();
     let ids: Vec<i64> = golden.cases.tokens.iter().map(|&id| id.into()).collect();
-    let ids =
-        Tensor::<Flex, 2, Int>::from_data(TensorData::new(ids, [1, golden.cases.tokens.len()]), &device);
-    let hidden = decoder.forward(decoder.embed(ids), &mut decoder.new_cache(1)).unwrap();
+    let ids = Tensor::<Flex, 1, Int>::from_data(TensorData::new(ids, [golden.cases.tokens.len()]), &device);
+    let hidden = decoder.forward_whole(decoder.embed(ids)).unwrap();
     let error = relative_error(&values(decoder.logits(hidden)), &golden.logits);
     assert!(error < 5e-5, "{name}: {error:e}");
 }

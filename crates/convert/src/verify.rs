@@ -110,9 +110,9 @@ fn logits<B: Backend>(decoder: &Decoder<B>, device: &B::Device) -> Result<Vec<f3
     let config = decoder.config();
     let count = PROMPT.min(config.context_length);
     let ids: Vec<i64> = (0..count).map(|i| ((i * 7919 + 11) % config.vocab_size) as i64).collect();
-    let ids = Tensor::<B, 2, Int>::from_data(TensorData::new(ids, [1, count]), device);
+    let ids = Tensor::<B, 1, Int>::from_data(TensorData::new(ids, [count]), device);
     let hidden = decoder
-        .forward(decoder.embed(ids), &mut decoder.new_cache(1))
+        .forward_whole(decoder.embed(ids))
         .map_err(|error| ConvertError::Differs(error.to_string()))?;
     Ok(decoder.logits(hidden).into_data().iter::<f32>().collect())
 }

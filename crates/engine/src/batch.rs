@@ -2,7 +2,7 @@
 
 use burn::tensor::{Tensor, backend::Backend};
 use moi::Start;
-use moi_models::{CausalLm, KvCache};
+use moi_models::{BlockTable, CausalLm, ForwardBatch};
 
 use crate::{
     Engine, EngineError, Prompt, Request, RowError, RowId, Sampler, Session, Step,
@@ -22,17 +22,16 @@ use crate::{
 #[derive(Debug)]
 pub struct Batch<'e, B: Backend, M> {
     engine: &'e Engine<B, M>,
-    /// In the order of the cache's rows, then those that wait.
+    /// Those that run, then those that wait.
     rows: Vec<Row<B>>,
-    cache: KvCache<B>,
-    /// Of the rows in the cache `[rows, d]`, not yet run through the model.
+    /// Of the rows that run `[rows, d]`, not yet run through the model.
     inputs: Option<Tensor<B, 2>>,
-    /// The next tokens of the rows in the cache, if their inputs have run already.
+    /// The next tokens of the rows that run, if their inputs have run already.
     ahead: Option<PendingStep<B>>,
-    /// Prompts that have run since the last step.
-    waiting: Vec<(KvCache<B>, Tensor<B, 2>)>,
+    /// Logits `[1, vocab]` behind prompts that have run since the last step.
+    waiting: Vec<Tensor<B, 2>>,
     added: usize,
-    /// Whether the cache of the only row outlives it.
+    /// Whether what the only row has cached outlives it.
     keeps: bool,
     /// That row.
     ended: Option<Row<B>>,
@@ -42,15 +41,14 @@ pub struct Batch<'e, B: Backend, M> {
 
 impl<'e, B: Backend, M: CausalLm<B>> Batch<'e, B, M> {
     pub(crate) fn new(engine: &'e Engine<B, M>) -> Self {
-        let cache = engine.model.new_cache(0);
-        let (rows, waiting) = (Vec::new(), Vec::new());
+        // What ended before it was at its end has left memory behind.
+        engine.pool().shrink();
         Self {
             engine,
-            rows,
-            cache,
+            rows: Vec::new(),
             inputs: None,
             ahead: None,
-            waiting,
+            waiting: Vec::new(),
             added: 0,
             keeps: false,
             ended: None,
@@ -58,19 +56,18 @@ impl<'e, B: Backend, M: CausalLm<B>> Batch<'e, B, M> {
         }
     }
 
-    /// A batch of a row whose cache outlives it: see [`Batch::into_session`].
+    /// A batch of a row whose cached positions outlive it: see [`Batch::into_session`].
     pub(crate) fn keeping(engine: &'e Engine<B, M>) -> Self {
         Self { keeps: true, ..Self::new(engine) }
     }
 
-    /// What is in the cache, ended or not, of a batch of one row.
-    pub(crate) fn into_session(mut self) -> Option<Session<B>> {
-        let row = self.rows.pop().or(self.ended.take())?;
-        let cache = self.waiting.pop().map_or(self.cache, |(cache, _)| cache);
-        let ids = row.decider.sampler.history().all(0);
+    /// What is cached, ended or not, of a batch of one row.
+    pub(crate) fn into_session(mut self) -> Option<Session> {
+        let Row { table, decider, positions, .. } = self.rows.pop().or(self.ended.take())?;
+        let ids = decider.sampler.history().all(0);
         // Embeddings given by a caller are no tokens that a later prompt could begin with.
-        let ids = if ids.len() == row.positions { ids } else { &[] };
-        Some(Session::new(cache, ids))
+        let ids = if ids.len() == positions { ids } else { &[] };
+        Some(Session::new(table, ids))
     }
 
     /// Runs a request's prompt and lets it take part from the next step on.
@@ -88,46 +85,58 @@ impl<'e, B: Backend, M: CausalLm<B>> Batch<'e, B, M> {
     /// # Errors
     /// If one is refused; the batch is then unchanged.
     pub fn add_all(&mut self, requests: Vec<Request<B>>) -> Result<Vec<RowId>, EngineError> {
-        let mut added: Vec<(Row<B>, Prefilled<B>)> = Vec::with_capacity(requests.len());
+        let mut added: Vec<(Row<B>, Tensor<B, 2>)> = Vec::with_capacity(requests.len());
         let mut prompts: Vec<Prompt<B>> = Vec::with_capacity(requests.len());
         for request in requests {
             let id = RowId(self.added + added.len());
             let same = prompts.iter().position(|prompt| prompt.is_same(&request.prompt));
             prompts.push(request.prompt.clone());
-            let (row, prefilled) = match same {
+            added.push(match same {
                 Some(same) => {
-                    let prefilled = added[same].1.clone();
-                    let ids = added[same].0.decider.sampler.history().all(0);
-                    let inputs = added[same].0.inputs.clone();
-                    (Row { inputs, ..self.row(id, request, ids, prefilled.positions)? }, prefilled)
+                    let (first, logits) = &added[same];
+                    let ids = first.decider.sampler.history().all(0);
+                    let mut row = self.row(id, request, ids, first.positions)?;
+                    (row.table, row.inputs) = (first.table.clone(), first.inputs.clone());
+                    (row, logits.clone())
                 }
                 None => {
                     request.check()?;
                     let Encoded { inputs, ids } = self.engine.encode(&request.prompt)?;
                     let row = self.row(id, request, &ids, inputs.dims()[0])?.keeping(&inputs, self.engine);
-                    (row, self.engine.prefill(inputs, self.engine.model.new_cache(1))?)
+                    self.prefilled(row, inputs, None)?
                 }
-            };
-            added.push((row, prefilled));
+            });
         }
-        Ok(added.into_iter().map(|(row, prefilled)| self.push(row, prefilled)).collect())
+        Ok(added.into_iter().map(|(row, logits)| self.push(row, logits)).collect())
     }
 
-    /// Adds a request behind what a session has in its cache.
-    pub(crate) fn resume(&mut self, session: Session<B>, request: Request<B>) -> Result<RowId, EngineError> {
+    /// Adds a request behind what a session has cached.
+    pub(crate) fn resume(&mut self, session: Session, request: Request<B>) -> Result<RowId, EngineError> {
         request.check()?;
         let Encoded { inputs, ids } = self.engine.encode(&request.prompt)?;
         let row = self.row(RowId(self.added), request, &ids, inputs.dims()[0])?.keeping(&inputs, self.engine);
-        let (cache, known) = session.behind(&ids, &self.engine.model);
+        let (table, known) = session.behind(&ids, &self.engine.model, &self.engine.pool());
         let new = inputs.dims()[0] - known;
-        let prefilled = self.engine.prefill(inputs.narrow(0, known, new), cache)?;
-        Ok(self.push(row, prefilled))
+        let (row, logits) = self.prefilled(row, inputs.narrow(0, known, new), Some(table))?;
+        Ok(self.push(row, logits))
     }
 
-    fn push(&mut self, row: Row<B>, Prefilled { cache, logits, .. }: Prefilled<B>) -> RowId {
+    /// A row whose prompt, as far as it is not cached in a table, has run; and the logits behind it.
+    fn prefilled(
+        &self,
+        row: Row<B>,
+        inputs: Tensor<B, 2>,
+        table: Option<BlockTable>,
+    ) -> Result<(Row<B>, Tensor<B, 2>), EngineError> {
+        let table = table.unwrap_or_else(|| self.engine.pool().table());
+        let Prefilled { table, logits } = self.engine.prefill(inputs, table)?;
+        Ok((Row { table, ..row }, logits))
+    }
+
+    fn push(&mut self, row: Row<B>, logits: Tensor<B, 2>) -> RowId {
         let id = row.id;
         self.added = id.0 + 1;
-        self.waiting.push((cache, logits));
+        self.waiting.push(logits);
         self.rows.push(row);
         id
     }
@@ -172,6 +181,7 @@ impl<'e, B: Backend, M: CausalLm<B>> Batch<'e, B, M> {
             matcher: StopMatcher::new(request.stop.strings.clone()),
             stop: request.stop,
             detokenizer: Detokenizer::default(),
+            table: self.engine.pool().table(),
             positions,
             inputs: None,
             was_recomputed: false,
@@ -249,9 +259,12 @@ impl<'e, B: Backend, M: CausalLm<B>> Batch<'e, B, M> {
                         Err(_) => {}
                     }
                 }
-                // Those that wait stand behind those in the cache.
+                // Those that wait stand behind those that run.
                 self.rows.sort_by_key(|row| row.was_recomputed);
                 self.rows.iter_mut().for_each(|row| row.was_recomputed = false);
+                if self.rows.is_empty() {
+                    self.engine.pool().shrink();
+                }
                 steps.sort_by_key(|step| match step {
                     Ok(step) => step.row,
                     Err(error) => error.row,
@@ -270,87 +283,80 @@ impl<'e, B: Backend, M: CausalLm<B>> Batch<'e, B, M> {
     }
 
     fn step_rows(&mut self, rows: &mut [Row<B>]) -> Result<Vec<Result<Step, RowError>>, EngineError> {
-        let mut current = self.decided(rows)?;
-        // Rows that are in the cache and whose inputs are at hand, by their places among all.
-        let mut running: Vec<usize> = (0..rows.len()).collect();
+        let current = self.decided(rows)?;
+        // Rows that have run ahead, by their places among all.
+        let mut ahead: Vec<usize> = Vec::new();
         if current.is_in_flight() {
-            running.retain(|&row| {
-                !rows[row].ends_with_next(self.engine) && !rows[row].recomputes_with_next(self.engine)
-            });
-            current = self.launch_ahead(current, &running, rows)?;
+            let goes_on =
+                |row: &Row<B>| !row.ends_with_next(self.engine) && !row.recomputes_with_next(self.engine);
+            ahead = (0..rows.len()).filter(|&row| goes_on(&rows[row])).collect();
+            self.launch_ahead(&current, &ahead, rows)?;
         }
         let (outcomes, inputs) = current.wait(|row| rows[row].decider.generated())?;
         let mut steps = Vec::with_capacity(rows.len());
         for (index, (row, outcome)) in rows.iter_mut().zip(outcomes).enumerate() {
             let step = outcome.and_then(|(sampled, mix)| row.take(sampled, mix, self.engine));
-            steps.push(step.map_err(|error| self.row_error(row, running.binary_search(&index).ok(), error)));
+            let ran_ahead = ahead.binary_search(&index).is_ok();
+            steps.push(step.map_err(|error| self.row_error(row, ran_ahead, error)));
         }
         let goes_on = |index: usize| matches!(steps[index], Ok(Step { stop: None, .. }));
-        let mut any_recomputed = false;
         for index in (0..rows.len()).filter(|&index| goes_on(index)) {
-            any_recomputed |= self.recompute_cache(&mut rows[index], inputs.clone().narrow(0, index, 1))?;
+            self.recompute_cache(&mut rows[index], inputs.clone().narrow(0, index, 1))?;
         }
         let stays = |index: usize| goes_on(index) && !rows[index].was_recomputed;
-        let keep: Vec<usize> = (0..running.len()).filter(|&i| stays(running[i])).collect();
         let device = &self.engine.device;
-        if !(self.keeps && keep.is_empty() && !any_recomputed) {
-            self.cache.keep_rows(&keep, device);
-        }
         match self.ahead.take() {
-            Some(ahead) => self.ahead = (!keep.is_empty()).then(|| ahead.keep(&keep, device)),
-            None => self.inputs = (!keep.is_empty()).then(|| kept(inputs, &keep, device)),
+            Some(launched) => {
+                let keep: Vec<usize> = (0..ahead.len()).filter(|&i| stays(ahead[i])).collect();
+                self.ahead = (!keep.is_empty()).then(|| launched.keep(&keep, device));
+            }
+            None => {
+                let keep: Vec<usize> = (0..rows.len()).filter(|&index| stays(index)).collect();
+                self.inputs = (!keep.is_empty()).then(|| kept(inputs, &keep, device));
+            }
         }
         Ok(steps)
     }
 
-    /// Keeps the next input `[1, d]` of a row whose cache may have to be computed anew, and computes it anew where that is
-    /// due. Whether it was.
-    fn recompute_cache(&mut self, row: &mut Row<B>, input: Tensor<B, 2>) -> Result<bool, EngineError> {
-        let Some(inputs) = &mut row.inputs else { return Ok(false) };
+    /// Keeps the next input `[1, d]` of a row whose cached positions may have to be computed anew, and computes them anew
+    /// where that is due.
+    fn recompute_cache(&mut self, row: &mut Row<B>, input: Tensor<B, 2>) -> Result<(), EngineError> {
+        let Some(inputs) = &mut row.inputs else { return Ok(()) };
         let dtype = inputs.first().map_or(input.dtype(), Tensor::dtype);
         inputs.push(input.cast(dtype));
         if self.engine.model.recompute_beyond().is_none_or(|most| row.positions <= most) {
-            return Ok(false);
+            return Ok(());
         }
         let inputs = Tensor::cat(row.inputs.take().unwrap_or_default(), 0);
-        let Prefilled { cache, logits, .. } = self.engine.prefill(inputs, self.engine.model.new_cache(1))?;
-        self.waiting.push((cache, logits));
+        // The blocks of the old one go back before new ones are taken.
+        row.table = self.engine.pool().table();
+        let Prefilled { table, logits } = self.engine.prefill(inputs, row.table.clone())?;
+        row.table = table;
+        self.waiting.push(logits);
         row.was_recomputed = true;
-        Ok(true)
+        Ok(())
     }
 
-    /// A row's error, traced to where in the model its numbers broke if the row is still in the cache, at `place`.
-    fn row_error(&self, row: &mut Row<B>, place: Option<usize>, error: EngineError) -> RowError {
-        // A step that was launched ahead has written one column more, of inputs made of broken logits.
-        let columns = self.cache.len() - usize::from(self.ahead.is_some());
-        let error = match place {
-            Some(place) => error.traced(&self.engine.model, &self.cache, place..place + 1, columns),
-            None => error,
-        };
+    /// A row's error, traced to where in the model its numbers broke.
+    fn row_error(&self, row: &mut Row<B>, ran_ahead: bool, error: EngineError) -> RowError {
+        // A step that was launched ahead has written one position more, of an input made of broken logits.
+        let positions = row.table.len() - usize::from(ran_ahead);
+        let error = error.traced(&self.engine.model, &self.engine.pool(), &row.table, positions);
         // A text that cannot be decoded is no second reason.
         let text = self.engine.tokenizer.as_ref().and_then(|tokenizer| row.flush(tokenizer).ok());
         RowError { row: row.id, error, text: text.map(|(text, _)| text).unwrap_or_default() }
     }
 
-    /// The next tokens of all rows: of those in the cache and of those that wait, which join them.
+    /// The next tokens of all rows: of those that run and of those that wait, which join them.
     fn decided(&mut self, rows: &mut [Row<B>]) -> Result<PendingStep<B>, EngineError> {
         let ahead = self.ahead.take();
-        let known = if ahead.is_some() { self.cache.batch() } else { 0 };
+        let known = if ahead.is_some() { rows.len() - self.waiting.len() } else { 0 };
         let mut logits = Vec::new();
         if let Some(inputs) = self.inputs.take() {
-            logits.push(self.forward(inputs)?);
+            let count = inputs.dims()[0];
+            logits.push(self.forward(inputs, rows[..count].iter_mut())?);
         }
-        if !self.waiting.is_empty() {
-            let empty = self.engine.model.new_cache(0);
-            let mut caches = vec![std::mem::replace(&mut self.cache, empty)];
-            for (cache, last) in self.waiting.drain(..) {
-                caches.push(cache);
-                logits.push(last);
-            }
-            if let Some(cache) = KvCache::stack(caches) {
-                self.cache = cache;
-            }
-        }
+        logits.append(&mut self.waiting);
         let logits = match logits.len() {
             0 => None,
             1 => logits.pop(),
@@ -367,40 +373,39 @@ impl<'e, B: Backend, M: CausalLm<B>> Batch<'e, B, M> {
         match (ahead, new) {
             (Some(ahead), new) => Ok(ahead.and(new)),
             (None, Some(new)) => Ok(new),
-            (None, None) => unreachable!("there are rows, and each is in the cache or waits"),
+            (None, None) => unreachable!("there are rows, and each runs or waits"),
         }
     }
 
     /// Runs the next inputs of the rows that go on, and decides their tokens, before the current ones are known.
     fn launch_ahead(
         &mut self,
-        current: PendingStep<B>,
+        current: &PendingStep<B>,
         running: &[usize],
         rows: &mut [Row<B>],
-    ) -> Result<PendingStep<B>, EngineError> {
-        let device = &self.engine.device;
+    ) -> Result<(), EngineError> {
         if running.is_empty() {
-            if !self.keeps {
-                self.cache.keep_rows(running, device);
-            }
-            return Ok(current);
+            return Ok(());
         }
-        self.cache.keep_rows(running, device);
-        let logits = self.forward(kept(current.inputs.clone(), running, device))?;
-        let mut of_running: Vec<&mut Decider> = Vec::with_capacity(running.len());
+        let inputs = kept(current.inputs.clone(), running, &self.engine.device);
         let mut next = running.iter().copied().peekable();
-        for (index, row) in rows.iter_mut().enumerate() {
-            if next.next_if_eq(&index).is_some() {
-                of_running.push(&mut row.decider);
-            }
-        }
-        self.ahead = Some(PendingStep::new(self.engine, logits, &mut of_running)?);
-        Ok(current)
+        let is_running = |(index, row)| next.next_if_eq(&index).map(|_| row);
+        let mut of_running: Vec<&mut Row<B>> = rows.iter_mut().enumerate().filter_map(is_running).collect();
+        let logits = self.forward(inputs, of_running.iter_mut().map(|row| &mut **row))?;
+        let mut deciders: Vec<&mut Decider> = of_running.into_iter().map(|row| &mut row.decider).collect();
+        self.ahead = Some(PendingStep::new(self.engine, logits, &mut deciders)?);
+        Ok(())
     }
 
-    /// Logits `[rows, vocab]` behind the next inputs of the rows in the cache.
-    fn forward(&mut self, inputs: Tensor<B, 2>) -> Result<Tensor<B, 2>, EngineError> {
-        let hidden = self.engine.model.forward(inputs.unsqueeze_dim(1), &mut self.cache)?;
-        Ok(self.engine.model.logits(hidden).squeeze_dim::<2>(1))
+    /// Logits `[rows, vocab]` behind the next inputs of some rows.
+    fn forward<'r>(
+        &self,
+        inputs: Tensor<B, 2>,
+        rows: impl Iterator<Item = &'r mut Row<B>>,
+    ) -> Result<Tensor<B, 2>, EngineError> {
+        let tables = rows.map(|row| &mut row.table);
+        let hidden =
+            self.engine.model.forward(ForwardBatch::step(inputs, tables), &mut self.engine.pool())?;
+        Ok(self.engine.model.logits(hidden))
     }
 }

@@ -2,12 +2,12 @@
 
 use std::{
     fmt,
-    sync::{Arc, Mutex, OnceLock, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
 };
 
 use burn::tensor::{Int, Tensor, TensorData, backend::Backend};
 use moi::{EmbeddingRows, Gate};
-use moi_models::{CausalLm, Embedding, KvCache, Mixing, with_values};
+use moi_models::{BlockTable, CausalLm, Embedding, ForwardBatch, KvPool, Mixing, with_values};
 use moi_sampling::{Breakers, Dry};
 
 use crate::{
@@ -28,6 +28,8 @@ pub struct Engine<B: Backend, M> {
     pub(crate) tokenizer: Option<Tokenizer>,
     pub(crate) eos: Vec<u32>,
     pub(crate) markers: Option<Markers>,
+    /// Keys and values of all sequences that there are of this engine.
+    pool: Mutex<KvPool<B>>,
     mixing: Mixing<B>,
     prefill_chunk: usize,
     checks_device: bool,
@@ -58,16 +60,17 @@ pub(crate) struct Encoded<B: Backend> {
 /// A prompt that went through the model.
 #[derive(Clone)]
 pub(crate) struct Prefilled<B: Backend> {
-    pub(crate) cache: KvCache<B>,
+    /// A clone is a fork.
+    pub(crate) table: BlockTable,
     /// Of the last position `[1, vocab]`.
     pub(crate) logits: Tensor<B, 2>,
-    pub(crate) positions: usize,
 }
 
 impl<B: Backend, M: CausalLm<B>> Engine<B, M> {
     /// An engine without a tokenizer and without end tokens.
     pub fn new(model: M, device: B::Device) -> Self {
         Self {
+            pool: Mutex::new(model.new_pool(&device)),
             mixing: Mixing::auto(model.embedding()),
             model,
             device,
@@ -157,6 +160,18 @@ impl<B: Backend, M: CausalLm<B>> Engine<B, M> {
         Ok(last.1.clone())
     }
 
+    /// Keys and values of all sequences.
+    pub(crate) fn pool(&self) -> MutexGuard<'_, KvPool<B>> {
+        // Whoever panicked while it was locked left tables and blocks whole: what was written there is not in use.
+        self.pool.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Bytes of the keys and values of sequences that are under way, and of what is allocated for them.
+    pub fn cache_bytes(&self) -> [usize; 2] {
+        let pool = self.pool();
+        [pool.used_bytes(), pool.allocated_bytes()]
+    }
+
     /// The model.
     pub fn model(&self) -> &M {
         &self.model
@@ -173,8 +188,8 @@ impl<B: Backend, M: CausalLm<B>> Engine<B, M> {
     }
 
     /// A session of no turns yet.
-    pub fn session(&self) -> Session<B> {
-        Session::new(self.model.new_cache(1), &[])
+    pub fn session(&self) -> Session {
+        Session::new(self.pool().table(), &[])
     }
 
     /// As [`Engine::generate`], behind the turns of a session: of a prompt that begins with the same tokens only the rest
@@ -182,11 +197,7 @@ impl<B: Backend, M: CausalLm<B>> Engine<B, M> {
     ///
     /// # Errors
     /// If the request is refused, or the device computes wrong numbers.
-    pub fn resume(
-        &self,
-        session: Session<B>,
-        request: Request<B>,
-    ) -> Result<Generation<'_, B, M>, EngineError> {
+    pub fn resume(&self, session: Session, request: Request<B>) -> Result<Generation<'_, B, M>, EngineError> {
         let mut batch = Batch::keeping(self);
         batch.resume(session, request)?;
         Ok(Generation { batch })
@@ -227,12 +238,13 @@ impl<B: Backend, M: CausalLm<B>> Engine<B, M> {
     /// numbers.
     pub fn logits(&self, ids: &[u32]) -> Result<Tensor<B, 2>, EngineError> {
         let Encoded { inputs, .. } = self.encode(&Prompt::Ids(ids.to_vec()))?;
-        let mut cache = self.model.new_cache(1);
-        cache.set_sequence_length(ids.len());
+        let mut pool = self.pool();
+        let mut table = pool.table();
+        table.set_sequence_length(ids.len());
         let mut logits = Vec::new();
         for chunk in inputs.split(self.prefill_chunk, 0) {
-            let hidden = self.model.forward(chunk.unsqueeze(), &mut cache)?;
-            logits.push(self.model.logits(hidden).squeeze_dim::<2>(0));
+            let hidden = self.model.forward(ForwardBatch::one(chunk, &mut table), &mut pool)?;
+            logits.push(self.model.logits(hidden));
         }
         Ok(Tensor::cat(logits, 0))
     }
@@ -244,13 +256,14 @@ impl<B: Backend, M: CausalLm<B>> Engine<B, M> {
     /// As [`Engine::logits`].
     pub fn score(&self, ids: &[u32], likeliest: usize) -> Result<Vec<Scored>, EngineError> {
         let Encoded { inputs, .. } = self.encode(&Prompt::Ids(ids.to_vec()))?;
-        let mut cache = self.model.new_cache(1);
-        cache.set_sequence_length(ids.len());
+        let mut pool = self.pool();
+        let mut table = pool.table();
+        table.set_sequence_length(ids.len());
         let mut scored = Vec::with_capacity(ids.len());
         let mut next = ids.iter().skip(1);
         for chunk in inputs.split(self.prefill_chunk, 0) {
-            let hidden = self.model.forward(chunk.unsqueeze(), &mut cache)?;
-            let logits = self.model.logits(hidden).squeeze_dim::<2>(0);
+            let hidden = self.model.forward(ForwardBatch::one(chunk, &mut table), &mut pool)?;
+            let logits = self.model.logits(hidden);
             let vocab = logits.dims()[1];
             with_values(&logits, |host| {
                 for (logits, &token) in host.chunks(vocab).zip(next.by_ref()) {
@@ -258,33 +271,33 @@ impl<B: Backend, M: CausalLm<B>> Engine<B, M> {
                 }
                 Ok::<_, EngineError>(())
             })
-            .map_err(|error| error.traced(&self.model, &cache, 0..1, cache.len()))?;
+            .map_err(|error| error.traced(&self.model, &pool, &table, table.len()))?;
         }
         Ok(scored)
     }
 
-    /// Runs inputs `[seq, d]` behind what a cache holds, all but the last chunk without computing logits.
+    /// Runs inputs `[seq, d]` behind what a table holds, all but the last chunk without computing logits.
     pub(crate) fn prefill(
         &self,
         inputs: Tensor<B, 2>,
-        mut cache: KvCache<B>,
+        mut table: BlockTable,
     ) -> Result<Prefilled<B>, EngineError> {
-        let (total, before) = (inputs.dims()[0], cache.len());
-        cache.set_sequence_length(before + total);
+        let (total, before) = (inputs.dims()[0], table.len());
+        table.set_sequence_length(before + total);
         let mut last = None;
         for chunk in inputs.split(self.prefill_chunk, 0) {
             if let Some(Progress(tell)) = &self.progress {
-                tell(cache.len() - before, total);
+                tell(table.len() - before, total);
             }
-            last = Some(self.model.forward(chunk.unsqueeze(), &mut cache)?);
+            last = Some(self.model.forward(ForwardBatch::one(chunk, &mut table), &mut self.pool())?);
         }
         let hidden = last.ok_or(EngineError::EmptyPrompt)?;
-        let seq = hidden.dims()[1];
-        let logits = self.model.logits(hidden.narrow(1, seq - 1, 1)).squeeze_dim::<2>(1);
+        let seq = hidden.dims()[0];
+        let logits = self.model.logits(hidden.narrow(0, seq - 1, 1));
         if let Some(Progress(tell)) = &self.progress {
             tell(total, total);
         }
-        Ok(Prefilled { positions: cache.len(), cache, logits })
+        Ok(Prefilled { table, logits })
     }
 
     /// A prompt as the model takes it, for a device that computes what it should.
@@ -318,7 +331,7 @@ impl<B: Backend, M: CausalLm<B>> Engine<B, M> {
             return Err(EngineError::TokenOutsideVocabulary { token, vocab_size });
         }
         let tensor = ids_tensor::<B>(&ids, &self.device);
-        Ok(Encoded { inputs: self.model.embed(tensor.unsqueeze()).squeeze_dim::<2>(0), ids })
+        Ok(Encoded { inputs: self.model.embed(tensor), ids })
     }
 
     fn check_length(&self, prompt: usize) -> Result<(), EngineError> {
@@ -391,7 +404,7 @@ impl<B: Backend, M: CausalLm<B>> Generation<'_, B, M> {
     ///
     /// # Errors
     /// If the tokenizer cannot decode the text.
-    pub fn into_session(mut self) -> Result<(String, Session<B>), EngineError> {
+    pub fn into_session(mut self) -> Result<(String, Session), EngineError> {
         let engine = self.batch.engine();
         let text = self.batch.flush()?;
         Ok((text, self.batch.into_session().unwrap_or_else(|| engine.session())))

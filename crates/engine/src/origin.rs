@@ -1,10 +1,10 @@
 //! Where numbers that are not finite come from: the keys and values that each layer has cached tell how far they were
 //! whole.
 
-use std::{fmt, ops::Range};
+use std::fmt;
 
 use burn::tensor::{DType, backend::Backend};
-use moi_models::{CausalLm, KvCache};
+use moi_models::{BlockTable, CausalLm, KvPool};
 
 use crate::EngineError;
 
@@ -24,24 +24,19 @@ pub struct Origin {
 }
 
 impl Origin {
-    /// Looks through the first `columns` columns of some rows of a cache; `None` for a model that cannot tell.
+    /// Looks through the first positions of a sequence.
     pub(crate) fn find<B: Backend, M: CausalLm<B>>(
         model: &M,
-        cache: &KvCache<B>,
-        rows: Range<usize>,
-        columns: usize,
-    ) -> Option<Self> {
-        // Of several rows the one that breaks first in the model.
-        let of_row = |row| {
-            let finite = cache.finite_layers(row, columns);
-            let broken = finite.iter().position(|&finite| finite == Some(false));
-            let before = &finite[..broken.unwrap_or(finite.len())];
-            (broken, before.iter().rposition(|&finite| finite == Some(true)), finite.len())
-        };
-        let key = |&(broken, ..): &(Option<usize>, Option<usize>, usize)| broken.unwrap_or(usize::MAX);
-        let (broken, whole, layers) = rows.map(of_row).min_by_key(key)?;
+        pool: &KvPool<B>,
+        table: &BlockTable,
+        positions: usize,
+    ) -> Self {
+        let finite = pool.finite_layers(table, positions);
+        let layers = finite.len();
+        let broken = finite.iter().position(|&finite| finite == Some(false));
+        let whole = finite[..broken.unwrap_or(layers)].iter().rposition(|&finite| finite == Some(true));
         let weight = model.broken_weight(whole.unwrap_or(0)..=broken.unwrap_or(layers));
-        Some(Self { whole, broken, layers, weight, dtype: model.embedding().weight.dtype() })
+        Self { whole, broken, layers, weight, dtype: model.embedding().weight.dtype() }
     }
 }
 
@@ -79,19 +74,19 @@ impl fmt::Display for Origin {
 }
 
 impl EngineError {
-    /// The same; of broken logits with their origin, looked for in what was cached of these rows.
+    /// The same; of broken logits with their origin, looked for in the first positions of the sequence.
     pub(crate) fn traced<B: Backend, M: CausalLm<B>>(
         self,
         model: &M,
-        cache: &KvCache<B>,
-        rows: Range<usize>,
-        columns: usize,
+        pool: &KvPool<B>,
+        table: &BlockTable,
+        positions: usize,
     ) -> Self {
         match self {
             Self::BadLogits { step, what, origin: None } => Self::BadLogits {
                 step,
                 what,
-                origin: Origin::find(model, cache, rows, columns).map(Box::new),
+                origin: Some(Box::new(Origin::find(model, pool, table, positions))),
             },
             other => other,
         }

@@ -2,7 +2,7 @@
 
 use burn::tensor::{Tensor, backend::Backend};
 use moi::RowMix;
-use moi_models::CausalLm;
+use moi_models::{BlockTable, CausalLm};
 
 use crate::{
     Engine, EngineError, RowId, Sampled, Step, StopReason, StopRules,
@@ -21,11 +21,13 @@ pub(crate) struct Row<B: Backend> {
     pub(crate) stop_tokens: Vec<u32>,
     pub(crate) matcher: StopMatcher,
     pub(crate) detokenizer: Detokenizer,
-    /// In the cache.
+    /// What it has cached.
+    pub(crate) table: BlockTable,
+    /// Positions of the prompt and of tokens so far, of which the last may not have run yet, or one more have.
     pub(crate) positions: usize,
     /// All inputs so far, as long as what is cached of them may have to be computed anew.
     pub(crate) inputs: Option<Vec<Tensor<B, 2>>>,
-    /// Whether it has just been run anew, and waits behind the rows in the cache.
+    /// Whether it has just been run anew, and waits behind the rows that run.
     pub(crate) was_recomputed: bool,
 }
 

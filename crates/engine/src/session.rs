@@ -1,7 +1,7 @@
 //! Turns of a conversation that share a cache.
 
 use burn::tensor::backend::Backend;
-use moi_models::{CausalLm, KvCache};
+use moi_models::{BlockTable, CausalLm, KvPool};
 
 /// The positions of earlier turns, ready to be continued: see [`crate::Engine::resume`].
 ///
@@ -10,18 +10,18 @@ use moi_models::{CausalLm, KvCache};
 /// on all is run anew, from tokens as they are. So is all of it where a turn goes beyond the positions up to which a cache
 /// of the model serves ([`CausalLm::recompute_beyond`]).
 #[derive(Clone, Debug)]
-pub struct Session<B: Backend> {
-    cache: KvCache<B>,
-    /// The tokens of the positions in the cache.
+pub struct Session {
+    table: BlockTable,
+    /// The tokens of the positions in it.
     ids: Vec<u32>,
 }
 
-impl<B: Backend> Session<B> {
-    pub(crate) fn new(mut cache: KvCache<B>, ids: &[u32]) -> Self {
+impl Session {
+    pub(crate) fn new(mut table: BlockTable, ids: &[u32]) -> Self {
         // The last token may not have run yet; what ran ahead of one that was not generated does not count.
-        let positions = cache.len().min(ids.len());
-        let ids = if cache.truncate(positions) { ids[..positions].to_vec() } else { Vec::new() };
-        Self { cache, ids }
+        let positions = table.len().min(ids.len());
+        let ids = if table.truncate(positions) { ids[..positions].to_vec() } else { Vec::new() };
+        Self { table, ids }
     }
 
     /// Positions in the cache.
@@ -35,16 +35,20 @@ impl<B: Backend> Session<B> {
         same.min(prompt.len().saturating_sub(1))
     }
 
-    /// The cache as far as a prompt begins with it, and how many positions that are.
-    pub(crate) fn behind<M: CausalLm<B>>(mut self, prompt: &[u32], model: &M) -> (KvCache<B>, usize) {
+    /// The positions as far as a prompt begins with them, and how many that are.
+    pub(crate) fn behind<B: Backend, M: CausalLm<B>>(
+        mut self,
+        prompt: &[u32],
+        model: &M,
+        pool: &KvPool<B>,
+    ) -> (BlockTable, usize) {
         let known = self.known(prompt);
         let is_beyond = |positions: usize| model.recompute_beyond().is_some_and(|most| positions > most);
-        if is_beyond(prompt.len()) != self.cache.sequence_lengths().iter().any(|&length| is_beyond(length)) {
-            return (model.new_cache(1), 0);
-        }
-        match known > 0 && self.cache.truncate(known) {
-            true => (self.cache, known),
-            false => (model.new_cache(1), 0),
+        let is_other =
+            !pool.owns(&self.table) || is_beyond(prompt.len()) != is_beyond(self.table.sequence_length());
+        match !is_other && known > 0 && self.table.truncate(known) {
+            true => (self.table, known),
+            false => (pool.table(), 0),
         }
     }
 }

@@ -1,12 +1,14 @@
-//! Attention of a few queries over a long cache.
+//! Attention over blocks of a cache.
 //!
-//! One query has too little work for a GPU unless its keys are split: each cube takes some columns of one key head, for
-//! all query heads that share it, so that keys and values are read once. Softmax is computed as it goes (Milakov and
-//! Gimelshein, arXiv 1805.02867); a second launch puts the parts together, as in Flash-Decoding.
+//! A cube takes one key head and a few queries of one sequence, with all query heads that share the key head, so that keys
+//! and values are read once for them. One query has too little work for a GPU unless its positions are split: cubes then
+//! take some of them each, and a second launch puts the parts together, as in Flash-Decoding. Softmax is computed as it
+//! goes (Milakov and Gimelshein, arXiv 1805.02867).
 
 use cubecl::{ir::StorageType, prelude::*};
+use moi_kernels::CACHE_BLOCK;
 
-use crate::{Buffer, Device};
+use crate::{AttentionPlan, Buffer, Device};
 
 /// Units of a cube.
 const UNITS: usize = 128;
@@ -14,24 +16,20 @@ const UNITS: usize = 128;
 /// Below every score; finite, so that nothing becomes NaN.
 const HIDDEN: f32 = -1e30;
 
-/// Columns that a cube takes at least.
+/// Positions that a cube takes at least.
 const MIN_COLUMNS: usize = 128;
 
 /// What attends to what.
 #[derive(Clone, Debug)]
 pub struct Attend<'a> {
-    /// `[rows, heads, head_dim]` in float32, scaled; `seq` rows behind one another share a row of the cache.
+    /// `[tokens, heads, head_dim]` in float32, scaled.
     pub q: &'a Buffer,
-    /// `[batch, kv_heads, capacity, head_dim]`.
+    /// Slabs of blocks `[blocks, kv_heads, CACHE_BLOCK, head_dim]`.
     pub keys: &'a Buffer,
     /// Likewise, in the same type.
     pub values: &'a Buffer,
-    /// Columns of these buffers.
-    pub capacity: usize,
-    /// The columns that each row of queries sees, `[rows]`.
-    pub visible: &'a [std::ops::Range<usize>],
-    /// Queries for each row of the cache.
-    pub seq: usize,
+    /// Where the positions of the queries' sequences are, and which of them each query sees.
+    pub plan: &'a AttentionPlan,
     /// Query heads.
     pub heads: usize,
     /// Key and value heads.
@@ -45,38 +43,58 @@ pub struct Attend<'a> {
 #[derive(Clone, Copy, Debug, Hash, PartialEq, Eq)]
 struct Sizes {
     head_dim: usize,
+    /// Query heads that share a key head.
     group: usize,
-    /// Columns at a time.
+    /// Queries of a cube.
+    queries: usize,
+    /// Positions at a time.
     columns: usize,
     vector: usize,
     softcap: bool,
-    /// Whether all rows see the same columns.
-    uniform: bool,
     /// Whether there is more than one part.
     split: bool,
 }
 
 impl Sizes {
-    /// Units for one column of values.
+    /// Heads of all queries of a cube.
+    fn rows(self) -> usize {
+        self.queries * self.group
+    }
+
+    /// Units for one position's values.
     fn lanes(self) -> usize {
         self.head_dim / self.vector
     }
 
-    /// Columns of values that are read at once.
-    fn rows(self) -> usize {
+    /// Positions whose values are read at once.
+    fn at_once(self) -> usize {
         UNITS / self.lanes()
     }
 
-    /// Numbers that a cube holds of a tile of keys, or of sums in the end.
+    /// Numbers that a cube holds of a tile of keys, or of sums of a row in the end.
     fn tile(self) -> usize {
-        let sums = self.rows() * self.group * (self.head_dim + 1);
-        (self.columns * (self.head_dim + 1)).max(sums)
+        self.columns.max(self.at_once()) * (self.head_dim + 1)
     }
 
     fn shared(self) -> usize {
-        let numbers = self.group * self.head_dim + self.tile() + self.group * self.columns + 2 * self.group;
+        let numbers =
+            self.rows() * self.head_dim + self.tile() + self.rows() * self.columns + 2 * self.rows();
         numbers * size_of::<f32>()
     }
+}
+
+/// Where a position that a query sees is, as it counts them, in numbers of blocks of a slab's heads: in a tree those on the
+/// way to a query are counted as if they stood one behind the other.
+#[cube]
+fn place(plan: &Array<u32>, position: usize, table: usize, first_block: usize, path: usize) -> usize {
+    let mut real = position;
+    if path > 0 {
+        let past = plan[path] as usize;
+        if position >= past {
+            real = plan[path + 1 + position - past] as usize;
+        }
+    }
+    plan[table + real / CACHE_BLOCK - first_block] as usize * CACHE_BLOCK + real % CACHE_BLOCK
 }
 
 #[cube(launch_unchecked)]
@@ -84,154 +102,163 @@ fn attend_kernel<C: Float, N: Size>(
     q: &Array<f32>,
     keys: &Array<Vector<C, N>>,
     values: &Array<Vector<C, N>>,
-    visible: &Array<u32>,
+    plan: &Array<u32>,
     out: &mut Array<f32>,
     parts: &mut Array<f32>,
-    first: u32,
-    end: u32,
+    tokens: u32,
     per_part: u32,
-    capacity: u32,
-    seq: u32,
     kv_heads: u32,
     softcap: f32,
     #[comptime] sizes: Sizes,
     #[define(C)] _cache: StorageType,
 ) {
     let (head_dim, group, tile) = comptime![(sizes.head_dim, sizes.group, sizes.columns)];
-    let lanes = comptime![sizes.lanes()];
-    let mut query = SharedMemory::<f32>::new(comptime![group * head_dim]);
+    let (rows, lanes) = comptime![(sizes.rows(), sizes.lanes())];
+    let mut query = SharedMemory::<f32>::new(comptime![rows * head_dim]);
     let mut held = SharedMemory::<f32>::new(comptime![sizes.tile()]);
-    let mut scores = SharedMemory::<f32>::new(comptime![group * tile]);
+    let mut scores = SharedMemory::<f32>::new(comptime![rows * tile]);
     // The largest score so far, and what earlier sums are to be multiplied with.
-    let mut state = SharedMemory::<f32>::new(comptime![2 * group]);
+    let mut state = SharedMemory::<f32>::new(comptime![2 * rows]);
     let unit = UNIT_POS as usize;
-    let (part, head, row) = (CUBE_POS_X as usize, CUBE_POS_Y as usize, CUBE_POS_Z as usize);
-    let kv_heads = kv_heads as usize;
+    let (part, head, index) = (CUBE_POS_X as usize, CUBE_POS_Y as usize, CUBE_POS_Z as usize);
+    let (kv_heads, tokens) = (kv_heads as usize, tokens as usize);
 
-    let mut begin = first as usize;
-    let mut stop = end as usize;
-    if comptime![!sizes.uniform] {
-        begin = visible[2 * row] as usize;
-        stop = visible[2 * row + 1] as usize;
-    }
+    // Behind the slots of all new positions: of each what it sees, then of each cube its queries and its sequence's blocks.
+    let tile_at = 4 * tokens + 4 * index;
+    let first = plan[tile_at] as usize;
+    let count = plan[tile_at + 1] as usize;
+    let table = plan[tile_at + 2] as usize;
+    let first_block = plan[tile_at + 3] as usize;
+    let path = plan[tokens + 3 * first + 2] as usize;
+    // Those of one sequence see more the later they come, and begin no earlier.
+    let mut begin = plan[tokens + 3 * first] as usize;
+    let mut stop = plan[tokens + 3 * (first + count - 1) + 1] as usize;
     begin += part * per_part as usize;
     stop = min(stop, begin + per_part as usize);
 
-    let own = (row * kv_heads + head) * comptime![group * head_dim];
-    for i in range_stepped(unit, comptime![group * head_dim], UNITS) {
-        query[i] = q[own + i];
+    for i in range_stepped(unit, comptime![rows * head_dim], UNITS) {
+        let row = i / head_dim;
+        let token = first + min(row / group, count - 1);
+        let own = (token * kv_heads + head) * group + row % group;
+        query[i] = q[own * head_dim + i % head_dim];
     }
-    if unit < group {
+    if unit < rows {
         state[unit] = HIDDEN;
     }
-    let buffer = (row / seq as usize * kv_heads + head) * capacity as usize * lanes;
     let (lane, which) = (unit % lanes, unit / lanes);
-    let mut sums = Array::<Vector<f32, N>>::new(group);
-    let mut weights = Array::<f32>::new(group);
+    let mut sums = Array::<Vector<f32, N>>::new(rows);
+    let mut weights = Array::<f32>::new(rows);
     #[unroll]
-    for g in 0..group {
-        sums[g] = Vector::<f32, N>::new(0.0);
-        weights[g] = 0.0f32;
+    for row in 0..rows {
+        sums[row] = Vector::<f32, N>::new(0.0);
+        weights[row] = 0.0f32;
     }
 
     let mut column = begin;
     while column < stop {
-        // Keys as float32, padded so that units on neighbouring columns meet different banks.
+        // Keys as float32, padded so that units on neighbouring positions meet different banks.
         for i in range_stepped(unit, comptime![tile * lanes], UNITS) {
             let at = i / lanes;
-            let from = min(column + at, stop - 1);
-            let vector = Vector::<f32, N>::cast_from(keys[buffer + from * lanes + i % lanes]);
+            let from = place(plan, min(column + at, stop - 1), table, first_block, path);
+            let block = (from / CACHE_BLOCK * kv_heads + head) * CACHE_BLOCK + from % CACHE_BLOCK;
+            let vector = Vector::<f32, N>::cast_from(keys[block * lanes + i % lanes]);
             #[unroll]
             for j in 0..N::value() {
                 held[at * comptime![head_dim + 1] + i % lanes * N::value() + j] = vector[j];
             }
         }
         sync_cube();
-        for pair in range_stepped(unit, comptime![group * tile], UNITS) {
-            let (g, at) = (pair / tile, pair % tile);
+        for pair in range_stepped(unit, comptime![rows * tile], UNITS) {
+            let (row, at) = (pair / tile, pair % tile);
             let mut score = 0.0f32;
             for i in 0..head_dim {
-                score += query[g * head_dim + i] * held[at * comptime![head_dim + 1] + i];
+                score += query[row * head_dim + i] * held[at * comptime![head_dim + 1] + i];
             }
             if comptime![sizes.softcap] {
                 score = (score / softcap).tanh() * softcap;
             }
-            scores[pair] = select(column + at < stop, score, HIDDEN);
+            let seen = tokens + 3 * (first + min(row / group, count - 1));
+            let position = column + at;
+            let is_seen =
+                position >= plan[seen] as usize && position < plan[seen + 1] as usize && position < stop;
+            scores[pair] = select(is_seen, score, HIDDEN);
         }
         sync_cube();
-        if unit < group {
+        if unit < rows {
             let before = state[unit];
             let mut largest = before;
             for i in 0..tile {
                 largest = max(largest, scores[unit * tile + i]);
             }
             state[unit] = largest;
-            state[group + unit] = (before - largest).exp();
+            state[rows + unit] = (before - largest).exp();
         }
         sync_cube();
-        for pair in range_stepped(unit, comptime![group * tile], UNITS) {
-            let at = pair % tile;
-            let weight = (scores[pair] - state[pair / tile]).exp();
-            scores[pair] = select(column + at < stop, weight, 0.0f32);
+        for pair in range_stepped(unit, comptime![rows * tile], UNITS) {
+            let score = scores[pair];
+            let weight = (score - state[pair / tile]).exp();
+            // What is not seen has exactly this score; a broken one has not, and must show.
+            scores[pair] = select(score == HIDDEN, 0.0f32, weight);
         }
         sync_cube();
-        if which < comptime![sizes.rows()] {
+        if which < comptime![sizes.at_once()] {
             #[unroll]
-            for g in 0..group {
-                let factor = state[group + g];
-                sums[g] *= Vector::<f32, N>::new(factor);
-                weights[g] *= factor;
+            for row in 0..rows {
+                let factor = state[rows + row];
+                sums[row] *= Vector::<f32, N>::new(factor);
+                weights[row] *= factor;
             }
-            for at in range_stepped(which, tile, comptime![sizes.rows()]) {
-                let from = min(column + at, stop - 1);
-                let value = Vector::<f32, N>::cast_from(values[buffer + from * lanes + lane]);
+            for at in range_stepped(which, tile, comptime![sizes.at_once()]) {
+                let from = place(plan, min(column + at, stop - 1), table, first_block, path);
+                let block = (from / CACHE_BLOCK * kv_heads + head) * CACHE_BLOCK + from % CACHE_BLOCK;
+                let value = Vector::<f32, N>::cast_from(values[block * lanes + lane]);
                 #[unroll]
-                for g in 0..group {
-                    let weight = scores[g * tile + at];
-                    sums[g] += value * Vector::<f32, N>::new(weight);
-                    weights[g] += weight;
+                for row in 0..rows {
+                    let weight = scores[row * tile + at];
+                    sums[row] += value * Vector::<f32, N>::new(weight);
+                    weights[row] += weight;
                 }
             }
         }
         column += tile;
     }
 
-    sync_cube();
     let wide = comptime![head_dim + 1];
-    if which < comptime![sizes.rows()] {
-        #[unroll]
-        for g in 0..group {
-            let to = (which * group + g) * wide;
+    #[unroll]
+    for row in 0..rows {
+        sync_cube();
+        if which < comptime![sizes.at_once()] {
+            let vector = sums[row];
             #[unroll]
             for j in 0..N::value() {
-                let vector = sums[g];
-                held[to + lane * N::value() + j] = vector[j];
+                held[which * wide + lane * N::value() + j] = vector[j];
             }
             if lane == 0 {
-                held[to + head_dim] = weights[g];
+                held[which * wide + head_dim] = weights[row];
             }
         }
-    }
-    sync_cube();
-    for i in range_stepped(unit, comptime![group * head_dim], UNITS) {
-        let (g, at) = (i / head_dim, i % head_dim);
-        let mut sum = 0.0f32;
-        let mut weight = 0.0f32;
-        for from in 0..comptime![sizes.rows()] {
-            sum += held[(from * group + g) * wide + at];
-            weight += held[(from * group + g) * wide + head_dim];
-        }
-        if comptime![sizes.split] {
-            let heads = kv_heads * group;
-            let of_part = (CUBE_COUNT_Z as usize * heads) * comptime![head_dim + 2];
-            let to = part * of_part + (row * heads + head * group + g) * comptime![head_dim + 2];
-            parts[to + at] = sum;
-            if at == 0 {
-                parts[to + head_dim] = weight;
-                parts[to + comptime![head_dim + 1]] = state[g];
+        sync_cube();
+        if comptime![row / group] < count {
+            let own = ((first + comptime![row / group]) * kv_heads + head) * group + comptime![row % group];
+            for i in range_stepped(unit, head_dim, UNITS) {
+                let mut sum = 0.0f32;
+                let mut weight = 0.0f32;
+                for from in 0..comptime![sizes.at_once()] {
+                    sum += held[from * wide + i];
+                    weight += held[from * wide + head_dim];
+                }
+                if comptime![sizes.split] {
+                    let of_part = tokens * kv_heads * group * comptime![head_dim + 2];
+                    let to = part * of_part + own * comptime![head_dim + 2];
+                    parts[to + i] = sum;
+                    if i == 0 {
+                        parts[to + head_dim] = weight;
+                        parts[to + comptime![head_dim + 1]] = state[row];
+                    }
+                } else {
+                    out[own * head_dim + i] = sum / weight;
+                }
             }
-        } else {
-            out[own + i] = sum / weight;
         }
     }
 }
@@ -240,6 +267,9 @@ fn attend_kernel<C: Float, N: Size>(
 fn put_together_kernel(parts: &Array<f32>, out: &mut Array<f32>, count: u32, #[comptime] head_dim: usize) {
     let width = comptime![head_dim + 2];
     let own = CUBE_POS;
+    if own >= out.len() / head_dim {
+        terminate!();
+    }
     let of_part = out.len() / head_dim * width;
     let mut largest = f32::new(HIDDEN);
     for part in 0..count as usize {
@@ -258,87 +288,82 @@ fn put_together_kernel(parts: &Array<f32>, out: &mut Array<f32>, count: u32, #[c
     }
 }
 
-/// What a kernel is compiled with, but for what follows from the columns; `None` where the device cannot run it.
+/// What a kernel is compiled with, but for whether positions are split; `None` where the device cannot run it.
 fn sizes<R: Runtime>(
     device: &Device<R>,
     [heads, kv_heads, head_dim]: [usize; 3],
-    rows: usize,
+    queries: usize,
     cache_type: StorageType,
 ) -> Option<Sizes> {
     let hardware = &device.client.properties().hardware;
-    let (_, max_y, max_z) = hardware.max_cube_count;
-    let vector = device.vector_width(cache_type, head_dim).min(4);
-    if head_dim / vector > UNITS || kv_heads > max_y as usize || rows > max_z as usize {
+    let (_, max_y, _) = hardware.max_cube_count;
+    let (group, vector) = (heads / kv_heads, device.vector_width(cache_type, head_dim).min(4));
+    if head_dim / vector > UNITS || kv_heads > max_y as usize || queries * group > UNITS {
         return None;
     }
     let sizes = [32, 16, 8].map(|columns| Sizes {
         head_dim,
-        group: heads / kv_heads,
+        group,
+        queries,
         columns,
         vector,
         softcap: false,
-        uniform: true,
         split: false,
     });
     sizes.into_iter().find(|sizes| sizes.shared() <= hardware.max_shared_memory_size)
 }
 
-/// Whether the device can run [`attend`] for so many heads, key heads and numbers of a head, for `rows` queries.
-pub fn can_attend<R: Runtime>(
+/// How many queries of a sequence a cube takes, where sequences have up to `longest` of them: more share the keys that are
+/// read, and need registers. `None` where the device cannot run [`attend`] for so many heads, key heads and numbers of a
+/// head.
+pub fn queries_at_once<R: Runtime>(
     device: &Device<R>,
     heads: [usize; 3],
-    rows: usize,
+    longest: usize,
     cache_type: StorageType,
-) -> bool {
-    sizes(device, heads, rows, cache_type).is_some()
+) -> Option<usize> {
+    const ROWS: usize = 16;
+    let wanted = (ROWS / (heads[0] / heads[1])).min(longest).max(1);
+    // A power of two, so that there are few kernels.
+    let mut queries = wanted.next_power_of_two() / if wanted.is_power_of_two() { 1 } else { 2 };
+    while sizes(device, heads, queries, cache_type).is_none() {
+        queries = Some(queries / 2).filter(|&queries| queries > 0)?;
+    }
+    Some(queries)
 }
 
-/// Attention: `[rows, heads * head_dim]` in float32; `None` where the device cannot, or where a query sees nothing.
+/// Attention: `[tokens, heads * head_dim]` in float32; `None` where the device cannot.
 pub fn attend<R: Runtime>(device: &Device<R>, attend: &Attend<'_>) -> Option<Buffer> {
-    let &Attend { q, keys, values, heads, kv_heads, head_dim, visible, .. } = attend;
-    let rows = visible.len();
-    let columns = visible.iter().map(|range| range.len()).max()?;
-    if visible.iter().any(std::ops::Range::is_empty) {
+    let &Attend { q, keys, values, plan, heads, kv_heads, head_dim, .. } = attend;
+    let sizes = sizes(device, [heads, kv_heads, head_dim], plan.queries, keys.dtype)?;
+    let hardware = &device.client.properties().hardware;
+    if plan.tiles > hardware.max_cube_count.2 as usize {
         return None;
     }
-    let sizes = sizes(device, [heads, kv_heads, head_dim], rows, keys.dtype)?;
-    let cores = device.client.properties().hardware.num_streaming_multiprocessors;
+    let cores = hardware.num_streaming_multiprocessors;
     let cubes = cores.map_or(64, |cores| 2 * cores as usize);
-    let parts = (cubes / (kv_heads * rows)).clamp(1, columns.div_ceil(MIN_COLUMNS));
-    let per_part = columns.div_ceil(parts).next_multiple_of(sizes.columns);
-    let parts = columns.div_ceil(per_part);
-    let sizes = Sizes {
-        softcap: attend.softcap.is_some(),
-        uniform: visible.iter().all(|range| *range == visible[0]),
-        split: parts > 1,
-        ..sizes
-    };
-    let ranges: Vec<u32> = visible.iter().flat_map(|r| [r.start as u32, r.end as u32]).collect();
-    // Ranges that are all the same are numbers of the launch.
-    let ranges = match sizes.uniform {
-        true => q.handle.clone(),
-        false => device.client.create_from_slice(u32::as_bytes(&ranges)),
-    };
+    let parts = (cubes / (kv_heads * plan.tiles)).clamp(1, plan.longest.div_ceil(MIN_COLUMNS));
+    let per_part = plan.longest.div_ceil(parts).next_multiple_of(sizes.columns);
+    let parts = plan.longest.div_ceil(per_part);
+    let sizes = Sizes { softcap: attend.softcap.is_some(), split: parts > 1, ..sizes };
     let out = device.floats(q.len);
-    let between = device.floats(if parts > 1 { parts * rows * heads * (head_dim + 2) } else { 1 });
-    // SAFETY: columns are clamped to those that are seen.
+    let of_part = plan.tokens * heads * (head_dim + 2);
+    let between = device.floats(if parts > 1 { parts * of_part } else { 1 });
+    // SAFETY: positions are clamped to those that are seen, whose blocks the plan has.
     unsafe {
         attend_kernel::launch_unchecked::<R>(
             &device.client,
-            CubeCount::Static(parts as u32, kv_heads as u32, rows as u32),
+            CubeCount::Static(parts as u32, kv_heads as u32, plan.tiles as u32),
             CubeDim::new_1d(UNITS as u32),
             sizes.vector,
             q.numbers(),
             keys.vectors(sizes.vector),
             values.vectors(sizes.vector),
-            ArrayArg::from_raw_parts(ranges, 2 * rows),
+            plan.words.numbers(),
             out.numbers(),
             between.numbers(),
-            visible[0].start as u32,
-            visible[0].end as u32,
+            plan.tokens as u32,
             per_part as u32,
-            attend.capacity as u32,
-            attend.seq as u32,
             kv_heads as u32,
             attend.softcap.unwrap_or(1.0),
             sizes,
@@ -347,7 +372,7 @@ pub fn attend<R: Runtime>(device: &Device<R>, attend: &Attend<'_>) -> Option<Buf
         if parts > 1 {
             put_together_kernel::launch_unchecked::<R>(
                 &device.client,
-                device.cubes(rows * heads),
+                device.cubes(plan.tokens * heads),
                 CubeDim::new_1d(head_dim.next_multiple_of(32).min(UNITS) as u32),
                 between.numbers(),
                 out.numbers(),

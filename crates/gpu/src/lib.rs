@@ -24,17 +24,19 @@ mod join;
 mod norm;
 mod outcome;
 mod packed;
+mod plan;
 mod products;
 mod reduce;
 mod step;
 mod turn;
 
-pub use attention::{Attend, attend, can_attend};
+pub use attention::{Attend, attend, queries_at_once};
 pub use buffer::{Buffer, Device};
 pub use join::{Join, Joined, join};
 pub use norm::{NormSpec, NormWeights};
 pub use outcome::{Activation, MAX_ROWS, Map, Outcome};
 pub use packed::{PackedBuffer, Picked, unpack};
+pub use plan::{AttentionPlan, PlanWords, plan_words};
 pub use products::{Weights, products};
 
 pub use step::{Decided, EmbeddingTable, MAX_LISTED, can_step, step};

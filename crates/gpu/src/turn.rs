@@ -2,8 +2,10 @@
 
 use cubecl::prelude::*;
 
+use moi_kernels::CACHE_BLOCK;
+
 use crate::{
-    Buffer, Device, NormSpec, NormWeights,
+    AttentionPlan, Buffer, Device, NormSpec, NormWeights,
     norm::{Fixed, scaled, statistics},
     reduce::{SHARED, UNITS},
 };
@@ -11,28 +13,22 @@ use crate::{
 /// What is turned.
 #[derive(Clone, Debug)]
 pub struct Turn<'a> {
-    /// `[batch * seq, heads * head_dim]`, float32.
+    /// `[tokens, heads * head_dim]`, float32.
     pub q: &'a Buffer,
-    /// `[batch * seq, kv_heads * head_dim]`, float32.
+    /// `[tokens, kv_heads * head_dim]`, float32.
     pub k: &'a Buffer,
     /// Likewise.
     pub v: &'a Buffer,
-    /// Cosines and sines `[1 or batch, seq, dims]`, float32, of the first `dims` values of a head, and `dims`.
+    /// Cosines and sines `[tokens, dims]`, float32, of the first `dims` values of a head, and `dims`.
     pub angles: Option<(&'a Buffer, &'a Buffer, usize)>,
     /// Over each head of the queries, and of the keys; in one type.
     pub norms: Option<(&'a NormWeights, &'a NormWeights)>,
     /// Of these norms.
     pub spec: NormSpec,
-    /// Buffers `[batch, kv_heads, capacity, head_dim]` of one type: keys and values go into them.
+    /// Slabs of blocks `[blocks, kv_heads, CACHE_BLOCK, head_dim]` of one type: keys and values go into them.
     pub cache: (&'a Buffer, &'a Buffer),
-    /// Columns of a buffer.
-    pub capacity: usize,
-    /// The first column to write.
-    pub at: usize,
-    /// Rows.
-    pub batch: usize,
-    /// Positions of a row.
-    pub seq: usize,
+    /// Where.
+    pub plan: &'a AttentionPlan,
     /// Query heads.
     pub heads: usize,
     /// Key and value heads.
@@ -92,29 +88,26 @@ fn turn_kernel<W: Float, C: Float>(
     turned_q: &mut Array<f32>,
     keys: &mut Array<C>,
     values: &mut Array<C>,
+    plan: &Array<u32>,
     rows: u32,
-    seq: u32,
     heads: u32,
     kv_heads: u32,
-    capacity: u32,
-    at: u32,
     scale: f32,
     eps: f32,
     #[comptime] head_dim: usize,
     #[comptime] dims: usize,
-    #[comptime] shared_angles: bool,
     #[comptime] norm: Fixed,
     #[define(W)] _weight: StorageType,
     #[define(C)] _cache: StorageType,
 ) {
     let mut shared = SharedMemory::<f32>::new(SHARED);
-    let (heads, kv_heads, seq) = (heads as usize, kv_heads as usize, seq as usize);
+    let (heads, kv_heads) = (heads as usize, kv_heads as usize);
     let of_row = heads + 2 * kv_heads;
     let (row, head) = (CUBE_POS / of_row, CUBE_POS % of_row);
     if row < rows as usize {
-        let (batch, position) = (row / seq, row % seq);
-        let angles = select(comptime![shared_angles], position, row) * comptime![dims];
-        let column = at as usize + position;
+        let angles = row * comptime![dims];
+        let slot = plan[row] as usize;
+        let (block, column) = (slot / CACHE_BLOCK, slot % CACHE_BLOCK);
         if head < heads {
             let start = (row * heads + head) * head_dim;
             let mut mean = 0.0f32;
@@ -132,7 +125,7 @@ fn turn_kernel<W: Float, C: Float>(
         } else if head < heads + kv_heads {
             let head = head - heads;
             let start = (row * kv_heads + head) * head_dim;
-            let to = ((batch * kv_heads + head) * capacity as usize + column) * head_dim;
+            let to = ((block * kv_heads + head) * CACHE_BLOCK + column) * head_dim;
             let mut mean = 0.0f32;
             let mut factor = 1.0f32;
             if comptime![norm.is_there] {
@@ -149,7 +142,7 @@ fn turn_kernel<W: Float, C: Float>(
         } else {
             let head = head - heads - kv_heads;
             let start = (row * kv_heads + head) * head_dim;
-            let to = ((batch * kv_heads + head) * capacity as usize + column) * head_dim;
+            let to = ((block * kv_heads + head) * CACHE_BLOCK + column) * head_dim;
             for i in range_stepped(UNIT_POS as usize, head_dim, CUBE_DIM as usize) {
                 values[to + i] = C::cast_from(v[start + i]);
             }
@@ -157,11 +150,11 @@ fn turn_kernel<W: Float, C: Float>(
     }
 }
 
-/// Turns queries, which it gives as `[batch * seq, heads, head_dim]` in float32, and keys, which go into the cache with
+/// Turns queries, which it gives as `[tokens, heads, head_dim]` in float32, and keys, which go into the cache with
 /// the values.
 pub fn turn<R: Runtime>(device: &Device<R>, turn: &Turn<'_>) -> Buffer {
-    let &Turn { q, k, v, batch, seq, heads, kv_heads, head_dim, .. } = turn;
-    let rows = batch * seq;
+    let &Turn { q, k, v, plan, heads, kv_heads, head_dim, .. } = turn;
+    let rows = plan.tokens;
     let out = device.floats(q.len);
     let (cos, sin, dims) = turn.angles.unwrap_or((q, q, 0));
     let norm = turn.norms.map(|(q, _)| Fixed::new(&turn.spec, q)).unwrap_or_default();
@@ -188,17 +181,14 @@ pub fn turn<R: Runtime>(device: &Device<R>, turn: &Turn<'_>) -> Buffer {
             out.numbers(),
             turn.cache.0.numbers(),
             turn.cache.1.numbers(),
+            plan.words.numbers(),
             rows as u32,
-            seq as u32,
             heads as u32,
             kv_heads as u32,
-            turn.capacity as u32,
-            turn.at as u32,
             turn.scale,
             turn.spec.eps,
             head_dim,
             dims,
-            cos.len == seq * dims,
             norm,
             q_weight.dtype,
             turn.cache.0.dtype,

@@ -1,24 +1,32 @@
-//! Attention over a cache, keys taken a block at a time (FlashAttention, arXiv 2205.14135), long caches split between
-//! threads (Flash-Decoding).
+//! Attention over a cache of blocks: FlashAttention (arXiv 2205.14135) block by block, long caches split between threads
+//! (Flash-Decoding), keys and values found through a table of blocks (PagedAttention, arXiv 2309.06180).
+//!
+//! A query's result has the same bits whatever else is computed beside it, however many threads there are, and whether its
+//! sequence came in one piece or in several: positions are taken in parts of [`PART`] positions that begin at multiples of
+//! it, a part block by block, and parts are merged one behind the other. Products of a query and a key are added up value by
+//! value, sums over positions position by position.
 
 mod block;
+mod part;
 
 use std::ops::Range;
-
-use block::{Widened, add_values, scores, scores_of_many, weigh};
 
 use crate::{
     Float,
     pool::{self, Unwritten},
 };
+use part::{Scratch, merge, run_part};
+
+/// Positions of a block of the cache.
+pub const CACHE_BLOCK: usize = 64;
+/// Positions of a part, whose sums are merged with those of others: whole blocks.
+const PART: usize = 4 * CACHE_BLOCK;
+/// Queries that share the keys they read.
+const QUERIES: usize = 48;
 
 /// Sizes and scores.
 #[derive(Clone, Copy, Debug)]
 pub struct Attention {
-    /// Rows of the batch.
-    pub batch: usize,
-    /// Queries of each.
-    pub seq: usize,
     /// Heads of a query.
     pub heads: usize,
     /// Heads of a key; queries' heads in groups share one.
@@ -27,272 +35,270 @@ pub struct Attention {
     pub head_dim: usize,
     /// Scores are `cap * tanh(score / cap)`.
     pub softcap: Option<f32>,
+    /// A query sees so many positions, up to and with its own; all where `None`.
+    pub window: Option<usize>,
 }
 
-/// Keys or values, of which column c of head h of row b begins at `start + b * batch_stride + h * head_stride + c * head_dim`.
-#[derive(Clone, Copy, Debug)]
-pub struct Cached<'a> {
-    /// All of them.
-    pub values: Float<'a>,
-    /// The first that belongs to it.
-    pub start: usize,
-    /// Between rows of the batch.
-    pub batch_stride: usize,
-    /// Between heads.
-    pub head_stride: usize,
-    /// How many columns there are.
-    pub columns: usize,
+/// Where a block of the cache is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BlockPlace {
+    /// Which of the slabs.
+    pub slab: usize,
+    /// Which block of it.
+    pub index: usize,
 }
 
-/// Which columns the query at a position of a row sees.
-pub trait Visible: Sync {
-    /// For row `batch`, query `position` of the step.
-    fn columns(&self, batch: usize, position: usize) -> Range<usize>;
+/// Keys and values of a layer, in slabs of blocks. A block of keys is `[kv_heads, head_dim, CACHE_BLOCK]`, one of values
+/// `[kv_heads, CACHE_BLOCK, head_dim]`.
+#[derive(Clone, Debug)]
+pub struct CachedBlocks<'a> {
+    /// Keys.
+    pub keys: Vec<Float<'a>>,
+    /// Values, in slabs of the same sizes.
+    pub values: Vec<Float<'a>>,
 }
 
-impl<F: Fn(usize, usize) -> Range<usize> + Sync> Visible for F {
-    fn columns(&self, batch: usize, position: usize) -> Range<usize> {
-        self(batch, position)
+/// What the new positions of a sequence see of each other. All see what came before them, as far as the window goes.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Visible {
+    /// Those before them and themselves.
+    #[default]
+    Causal,
+    /// All.
+    Full,
+    /// Those on the way to them in a tree: of each new position, the new position that it follows, which comes before it;
+    /// `None` where it follows what came before.
+    Tree(Vec<Option<usize>>),
+}
+
+/// The new positions of a sequence, whose keys and values are in the cache already.
+#[derive(Clone, Debug)]
+pub struct AttentionSpan<'a> {
+    /// How many.
+    pub len: usize,
+    /// Positions of the sequence before them.
+    pub past: usize,
+    /// The blocks of the sequence from a position on, and which block of all that is.
+    pub blocks: &'a [BlockPlace],
+    /// The first of these, among all blocks of the sequence.
+    pub first_block: usize,
+    /// What they see of each other.
+    pub visible: &'a Visible,
+}
+
+impl Visible {
+    /// The new positions on the way to one of them, itself last.
+    pub fn path(&self, query: usize) -> Vec<usize> {
+        match self {
+            Self::Causal | Self::Full => (0..=query).collect(),
+            Self::Tree(parents) => {
+                let mut path = vec![query];
+                while let Some(parent) = path.last().and_then(|&node| parents[node]) {
+                    path.push(parent);
+                }
+                path.reverse();
+                path
+            }
+        }
+    }
+
+    /// How many new positions come before one of them in its sequence.
+    pub fn depth(&self, query: usize) -> usize {
+        match self {
+            Self::Causal | Self::Full => query,
+            Self::Tree(_) => self.path(query).len() - 1,
+        }
     }
 }
 
-/// Columns whose scores are computed at a time.
-const BLOCK: usize = 64;
-/// Queries that share the keys they read.
-const QUERIES: usize = 48;
-/// Below so many queries keys and values are read as they are stored, and used at once; else they are widened first.
-const FEW: usize = 8;
-/// Columns that are worth a part of their own.
-const SPLIT: usize = 128;
+impl AttentionSpan<'_> {
+    /// The positions that one of the new ones sees; in a tree, where those on the way to it stand one behind the other.
+    pub fn seen(&self, query: usize, window: Option<usize>) -> Range<usize> {
+        let position = self.past + self.visible.depth(query);
+        let end = match self.visible {
+            Visible::Full => self.past + self.len,
+            Visible::Causal | Visible::Tree(_) => position + 1,
+        };
+        window.map_or(0, |window| (position + 1).saturating_sub(window))..end
+    }
+}
 
-/// softmax(q k^T) v: `q`, scaled already, and the result are `[batch, seq, heads, head_dim]`. A query that sees nothing
-/// gets zeros.
+/// softmax(q k^T) v: `q`, scaled already, and the result are `[positions, heads, head_dim]`, the positions of one span
+/// behind those of the other.
 ///
 /// # Panics
-/// If the slices are shorter than the sizes say.
+/// If the slices are shorter than the sizes say, or a span lacks blocks that its positions see.
 pub fn attend(
     sizes: &Attention,
     q: &[f32],
-    keys: &Cached<'_>,
-    values: &Cached<'_>,
-    visible: &dyn Visible,
+    cached: &CachedBlocks<'_>,
+    spans: &[AttentionSpan<'_>],
 ) -> Vec<f32> {
-    let &Attention { batch, seq, heads, kv_heads, head_dim, .. } = sizes;
-    let len = batch * seq * heads * head_dim;
+    let &Attention { heads, kv_heads, head_dim, .. } = sizes;
+    let positions: usize = spans.iter().map(|span| span.len).sum();
+    let len = positions * heads * head_dim;
     assert!(q.len() == len && heads.is_multiple_of(kv_heads.max(1)), "queries of all heads");
-    for cached in [keys, values] {
-        let last = cached.start
-            + batch.saturating_sub(1) * cached.batch_stride
-            + kv_heads.saturating_sub(1) * cached.head_stride
-            + cached.columns * head_dim;
-        assert!(last <= cached.values.len() && cached.columns == keys.columns, "a cache of these sizes");
-    }
-    let tasks = Tasks::of(sizes, keys.columns);
-    let (size, splits) = (tasks.size, tasks.splits);
-    let (mut partials, mut out) = (Vec::new(), Vec::new());
-    let states = Unwritten::new(&mut partials, if splits > 1 { tasks.count * size } else { 0 });
+    check(sizes, cached, spans);
+    let state = head_dim.next_multiple_of(16) + 2;
+    let tasks = Tasks::of(sizes, spans);
+    let mut out = Vec::new();
     let sums = Unwritten::new(&mut out, len);
-    // Puts together what the tasks of some queries have found, one behind the other.
-    let merge_all = |task: &Task, found: &[f32]| {
+    let mut partials = Vec::new();
+    let states = Unwritten::new(&mut partials, tasks.states * state);
+    let finish = |task: &Task, found: &[f32]| {
         for (row, query) in task.queries.clone().enumerate() {
-            // SAFETY: each query has its own place in the living vector.
+            // SAFETY: each query of each head has its own place in the living vector.
             let out = unsafe { sums.zeroed(task.place(sizes, query), head_dim) };
-            let state = tasks.padded + 2;
-            merge(found.chunks_exact(size).map(|found| &found[row * state..][..state]), out);
+            let (values, state) = found[row * state..][..state].split_at(state - 2);
+            if state[0] > f32::NEG_INFINITY {
+                out.iter_mut().zip(values).for_each(|(out, value)| *out = value / state[1]);
+            }
         }
     };
-    pool::run(tasks.count, |index| {
-        let task = tasks.get(index);
-        let mut own = Vec::new();
-        let out = match splits {
-            1 => {
-                own.resize(size, 0.0);
-                own.as_mut_slice()
+    pool::run(tasks.all.len(), |index| {
+        let task = &tasks.all[index];
+        let mut scratch = Scratch::new(sizes, q, task, &spans[task.span]);
+        let size = task.queries.len() * state;
+        if let Some(first) = task.first_state {
+            for (part, positions) in task.parts().enumerate() {
+                // SAFETY: each part of each task has its own place in the living vector.
+                let out = unsafe { states.zeroed(first * state + part * size, size) };
+                run_part(sizes, cached, &spans[task.span], positions, &mut scratch, out);
             }
-            // SAFETY: each task has its own part of the living vector.
-            _ => unsafe { states.zeroed(index * size, size) },
-        };
-        run_task(sizes, &task, q, keys, values, visible, out);
-        if splits == 1 {
-            merge_all(&task, out);
+            return;
         }
+        let (mut all, mut part) = (Vec::new(), vec![0.0; size]);
+        for positions in task.parts() {
+            run_part(sizes, cached, &spans[task.span], positions, &mut scratch, &mut part);
+            merge(&mut all, &part, state);
+        }
+        finish(task, &all);
     });
-    if splits > 1 {
-        // SAFETY: all tasks have written their parts.
-        unsafe { states.written(&mut partials) };
-        for (first, found) in (0..tasks.count).step_by(splits).zip(partials.chunks_exact(splits * size)) {
-            merge_all(&tasks.get(first), found);
+    // SAFETY: all parts of all tasks that have places there have written them.
+    unsafe { states.written(&mut partials) };
+    for same in tasks.all.chunk_by(|a, b| a.is_of_the_same(b)) {
+        let Some(first) = same[0].first_state else { continue };
+        let (mut all, size) = (Vec::new(), same[0].queries.len() * state);
+        let parts: usize = same.iter().map(|task| task.parts().count()).sum();
+        for part in partials[first * state..][..parts * size].chunks_exact(size) {
+            merge(&mut all, part, state);
         }
+        finish(&same[0], &all);
     }
-    // SAFETY: all queries of all heads were merged.
+    // SAFETY: all queries of all heads were finished.
     unsafe { sums.written(&mut out) };
     out
 }
 
-/// Puts partial sums together: each has its values, the largest score, and the sum of exponentials last.
-fn merge<'a>(parts: impl Iterator<Item = &'a [f32]> + Clone, out: &mut [f32]) {
-    let max = parts.clone().map(|part| part[part.len() - 2]).fold(f32::NEG_INFINITY, f32::max);
-    if max == f32::NEG_INFINITY {
-        return;
-    }
-    let mut total = 0.0;
-    for part in parts {
-        let (values, state) = part.split_at(part.len() - 2);
-        let factor = (state[0] - max).exp();
-        total += factor * state[1];
-        out.iter_mut().zip(values).for_each(|(out, value)| *out += factor * value);
-    }
-    out.iter_mut().for_each(|out| *out /= total);
-}
-
-/// How the work is cut: by rows of the batch, heads of keys, blocks of queries, and splits of the columns.
-struct Tasks {
-    kv_heads: usize,
-    columns: usize,
-    /// That share a head of keys.
-    queries: usize,
-    blocks: usize,
-    /// One behind the other are tasks of the same queries.
-    splits: usize,
-    /// Columns of a split.
-    step: usize,
-    count: usize,
-    /// Values of a head, filled up to whole registers.
-    padded: usize,
-    /// Of what a task finds: for each of its queries the values, the largest score, and the sum of exponentials.
-    size: usize,
-}
-
-impl Tasks {
-    fn of(sizes: &Attention, columns: usize) -> Self {
-        let &Attention { batch, seq, heads, kv_heads, head_dim, .. } = sizes;
-        let queries = seq * (heads / kv_heads);
-        let blocks = queries.div_ceil(QUERIES);
-        // Few queries leave threads idle unless they share the columns.
-        let splits = match batch * kv_heads * blocks {
-            tasks if tasks >= 4 * pool::threads() => 1,
-            tasks => (4 * pool::threads()).div_ceil(tasks.max(1)).min(columns.div_ceil(SPLIT)).max(1),
-        };
-        let step = columns.div_ceil(splits).next_multiple_of(BLOCK);
-        let padded = head_dim.next_multiple_of(16);
-        let size = QUERIES.min(queries.max(1)) * (padded + 2);
-        let count = batch * kv_heads * blocks * splits;
-        Self { kv_heads, columns, queries, blocks, splits, step, count, padded, size }
-    }
-
-    fn get(&self, index: usize) -> Task {
-        let (split, rest) = (index % self.splits, index / self.splits);
-        let (block, rest) = (rest % self.blocks, rest / self.blocks);
-        Task {
-            batch: rest / self.kv_heads,
-            kv_head: rest % self.kv_heads,
-            queries: block * QUERIES..((block + 1) * QUERIES).min(self.queries),
-            columns: split * self.step..((split + 1) * self.step).min(self.columns),
+/// That every block that is seen is there.
+fn check(sizes: &Attention, cached: &CachedBlocks<'_>, spans: &[AttentionSpan<'_>]) {
+    let size = sizes.kv_heads * CACHE_BLOCK * sizes.head_dim;
+    assert!(cached.keys.len() == cached.values.len(), "keys and values in as many slabs");
+    for span in spans {
+        let begin = (0..span.len).map(|query| span.seen(query, sizes.window).start).min().unwrap_or(0);
+        let all = span.first_block..span.first_block + span.blocks.len();
+        assert!(begin / CACHE_BLOCK >= all.start, "the blocks of a window");
+        assert!((span.past + span.len).div_ceil(CACHE_BLOCK) <= all.end, "the blocks of a sequence");
+        if let Visible::Tree(parents) = span.visible {
+            let before = |(node, parent): (usize, &Option<usize>)| parent.is_none_or(|parent| parent < node);
+            assert!(
+                parents.len() == span.len && parents.iter().enumerate().all(before),
+                "parents come first"
+            );
+        }
+        for place in span.blocks {
+            let end = (place.index + 1) * size;
+            let (keys, values) = (&cached.keys[place.slab], &cached.values[place.slab]);
+            assert!(end <= keys.len() && end <= values.len(), "a block of a slab");
         }
     }
 }
 
+/// How the work is cut: by spans, heads of keys, queries, and parts of the positions.
+struct Tasks {
+    /// One behind the other are tasks of the same queries.
+    all: Vec<Task>,
+    /// Sums of queries that tasks keep until all of the same queries are done.
+    states: usize,
+}
+
 struct Task {
-    batch: usize,
+    span: usize,
+    /// Queries of other spans before it.
+    first_query: usize,
     kv_head: usize,
     /// Of all that share the head: position after position, the heads of the group together.
     queries: Range<usize>,
-    columns: Range<usize>,
+    /// What these see, from a multiple of [`PART`] on.
+    seen: Range<usize>,
+    /// Where its parts are kept, if they are: in sums of a query.
+    first_state: Option<usize>,
+}
+
+impl Tasks {
+    fn of(sizes: &Attention, spans: &[AttentionSpan<'_>]) -> Self {
+        let group = sizes.heads / sizes.kv_heads;
+        let (mut whole, mut first_query) = (Vec::new(), 0);
+        for (index, span) in spans.iter().enumerate() {
+            // Of a tree each position sees others.
+            let at_once = if matches!(span.visible, Visible::Tree(_)) { group } else { QUERIES };
+            let queries = span.len * group;
+            for kv_head in 0..sizes.kv_heads {
+                for begin in (0..queries).step_by(at_once) {
+                    let queries = begin..(begin + at_once).min(queries);
+                    let seen = (queries.start / group..=(queries.end - 1) / group)
+                        .map(|query| span.seen(query, sizes.window))
+                        .reduce(|a, b| a.start.min(b.start)..a.end.max(b.end));
+                    let Some(seen) = seen else { continue };
+                    let seen = seen.start / PART * PART..seen.end;
+                    whole.push(Task { span: index, first_query, kv_head, queries, seen, first_state: None });
+                }
+            }
+            first_query += span.len;
+        }
+        // Few queries leave threads idle unless they share the positions.
+        let wanted = 4 * pool::threads();
+        if whole.len() >= wanted || pool::threads() == 1 {
+            return Self { all: whole, states: 0 };
+        }
+        let pieces = wanted.div_ceil(whole.len().max(1));
+        let (mut all, mut states) = (Vec::new(), 0);
+        for task in whole {
+            let parts = task.parts().count();
+            let step = parts.div_ceil(pieces);
+            if step == parts {
+                all.push(task);
+                continue;
+            }
+            for first in (0..parts).step_by(step) {
+                let begin = task.seen.start + first * PART;
+                let seen = begin..(begin + step * PART).min(task.seen.end);
+                let queries = task.queries.clone();
+                let piece = Task { seen, queries, first_state: Some(states), ..task };
+                states += piece.parts().count() * piece.queries.len();
+                all.push(piece);
+            }
+        }
+        Self { all, states }
+    }
 }
 
 impl Task {
+    /// Parts of the positions that are seen.
+    fn parts(&self) -> impl Iterator<Item = Range<usize>> + use<> {
+        let Range { start, end } = self.seen;
+        (start..end).step_by(PART).map(move |begin| begin..(begin + PART).min(end))
+    }
+
+    fn is_of_the_same(&self, other: &Self) -> bool {
+        (self.span, self.kv_head, &self.queries) == (other.span, other.kv_head, &other.queries)
+    }
+
     /// Where a query begins.
     fn place(&self, sizes: &Attention, query: usize) -> usize {
         let group = sizes.heads / sizes.kv_heads;
         let (position, member) = (query / group, query % group);
-        ((self.batch * sizes.seq + position) * sizes.heads + self.kv_head * group + member) * sizes.head_dim
-    }
-}
-
-fn run_task(
-    sizes: &Attention,
-    task: &Task,
-    q: &[f32],
-    keys: &Cached<'_>,
-    values: &Cached<'_>,
-    visible: &dyn Visible,
-    out: &mut [f32],
-) {
-    let (head_dim, group) = (sizes.head_dim, sizes.heads / sizes.kv_heads);
-    let padded = head_dim.next_multiple_of(16);
-    let rows = task.queries.len();
-    let mut scratch = Scratch::new(rows, padded);
-    for (row, query) in task.queries.clone().enumerate() {
-        scratch.q[row * padded..][..head_dim].copy_from_slice(&q[task.place(sizes, query)..][..head_dim]);
-    }
-    let seen: Vec<Range<usize>> = task
-        .queries
-        .clone()
-        .map(|query| {
-            let seen = visible.columns(task.batch, query / group);
-            seen.start.max(task.columns.start)..seen.end.min(task.columns.end)
-        })
-        .collect();
-    for state in out.chunks_mut(padded + 2) {
-        state[padded] = f32::NEG_INFINITY;
-    }
-    let first = seen.iter().filter(|seen| !seen.is_empty()).map(|seen| seen.start).min().unwrap_or(0);
-    let last = seen.iter().map(|seen| seen.end).max().unwrap_or(0);
-    let offset = |cached: &Cached<'_>| {
-        cached.start + task.batch * cached.batch_stride + task.kv_head * cached.head_stride
-    };
-    for block in (first..last.max(first)).step_by(BLOCK) {
-        let columns = block..(block + BLOCK).min(last);
-        let k = scratch.keys.read(keys, offset(keys), &columns, head_dim, rows);
-        if rows < FEW {
-            scores(&scratch.q, k, padded, columns.len(), rows, &mut scratch.scores);
-        } else {
-            scores_of_many(
-                &scratch.q,
-                k,
-                padded,
-                columns.len(),
-                rows,
-                &mut scratch.turned,
-                &mut scratch.scores,
-            );
-        }
-        for (row, seen) in seen.iter().enumerate() {
-            let scores = &mut scratch.scores[row * BLOCK..][..BLOCK];
-            let within = seen.start.max(columns.start)..seen.end.min(columns.end);
-            if within.is_empty() {
-                scores.fill(0.0);
-                continue;
-            }
-            let within = within.start - columns.start..within.end - columns.start;
-            weigh(scores, within, sizes.softcap, padded, &mut out[row * (padded + 2)..][..padded + 2]);
-        }
-        let v = scratch.values.read(values, offset(values), &columns, head_dim, rows);
-        add_values(&scratch.scores, v, padded, columns.len(), rows, out);
-    }
-}
-
-/// What a task needs in passing.
-struct Scratch {
-    /// `[rows, padded]`.
-    q: Vec<f32>,
-    keys: Widened,
-    values: Widened,
-    /// Keys, `[padded][BLOCK]`.
-    turned: Vec<f32>,
-    /// `[rows, BLOCK]`.
-    scores: Vec<f32>,
-}
-
-impl Scratch {
-    fn new(rows: usize, padded: usize) -> Self {
-        Self {
-            q: vec![0.0; rows * padded],
-            keys: Widened(Vec::new()),
-            values: Widened(Vec::new()),
-            turned: if rows < FEW { Vec::new() } else { vec![0.0; BLOCK * padded] },
-            scores: vec![0.0; rows * BLOCK],
-        }
+        ((self.first_query + position) * sizes.heads + self.kv_head * group + member) * sizes.head_dim
     }
 }
 

@@ -13,6 +13,7 @@
 mod activation;
 mod attention;
 mod blocks;
+mod columns;
 mod dense;
 mod form;
 mod lanes;
@@ -28,8 +29,9 @@ mod step;
 mod threshold;
 
 pub use activation::{Gated, gated};
-pub use attention::{Attention, Cached, Visible, attend};
+pub use attention::{Attention, AttentionSpan, BlockPlace, CACHE_BLOCK, CachedBlocks, Visible, attend};
 pub use blocks::{PackedParts, pack, pack_into};
+pub use columns::{Run, write_columns};
 pub use dense::{Dense, Float, dense_products};
 pub use form::{BLOCK, PackedForm, ROWS};
 pub use lanes::{Isa, isa};

@@ -9,26 +9,22 @@ use crate::{
     pool::{self, Unwritten},
 };
 
-/// What is done to the heads `[batch, seq, heads, head_dim]` of a projection.
+/// What is done to the heads `[positions, heads, head_dim]` of a projection.
 #[derive(Clone, Copy, Debug)]
 pub struct Turned<'a> {
-    /// Rows of the batch.
-    pub batch: usize,
-    /// Positions of each.
-    pub seq: usize,
-    /// Heads of each position.
+    /// Positions.
+    pub positions: usize,
+    /// Heads of each.
     pub heads: usize,
     /// Values of a head.
     pub head_dim: usize,
     /// Over each head, first.
     pub norm: Option<NormSpec<'a>>,
-    /// Cosines and sines of each position, `[batch or 1, seq, dims]` each: the first `dims` values of a head are
+    /// Cosines and sines of each position, `[positions, dims]` each: the first `dims` values of a head are
     /// turned, their halves paired.
     pub angles: Option<(&'a [f32], &'a [f32], usize)>,
     /// A factor, last.
     pub scale: f32,
-    /// Whether the result is `[batch, heads, seq, head_dim]`.
-    pub heads_first: bool,
 }
 
 /// A type that heads can be written in.
@@ -65,23 +61,19 @@ impl HeadValue for bf16 {
 
 /// Norms, turns and scales heads.
 pub fn turn_heads<T: HeadValue>(turned: &Turned<'_>, x: &[f32]) -> Vec<T> {
-    let &Turned { batch, seq, heads, head_dim, heads_first, .. } = turned;
-    assert!(x.len() == batch * seq * heads * head_dim, "the heads of all positions");
+    let &Turned { positions, heads, head_dim, .. } = turned;
+    assert!(x.len() == positions * heads * head_dim, "the heads of all positions");
     let mut out = Vec::new();
     let memory = Unwritten::new(&mut out, x.len());
     let row = heads * head_dim;
-    pool::run_ranges(batch * seq, (1 << 13) / row.max(1), |start, end| {
+    pool::run_ranges(positions, (1 << 13) / row.max(1), |start, end| {
         let mut head = vec![0.0; head_dim];
         for position in start..end {
-            let (b, s) = (position / seq, position % seq);
             for h in 0..heads {
-                one(turned, position, &x[position * row + h * head_dim..][..head_dim], &mut head);
-                let place = match heads_first {
-                    true => (b * heads + h) * seq + s,
-                    false => position * heads + h,
-                };
+                let at = position * row + h * head_dim;
+                one(turned, position, &x[at..][..head_dim], &mut head);
                 // SAFETY: each head has its own place in the living vector.
-                T::narrow(&head, unsafe { memory.zeroed(place * head_dim, head_dim) });
+                T::narrow(&head, unsafe { memory.zeroed(at, head_dim) });
             }
         }
     });
@@ -105,8 +97,7 @@ unsafe fn head<L: Lanes>(turned: &Turned<'_>, position: usize, x: &[f32], out: &
         None => out.copy_from_slice(x),
     }
     if let Some((cos, sin, dims)) = turned.angles {
-        // All rows may share the angles.
-        let at = position * dims % cos.len().max(1);
+        let at = position * dims;
         let (cos, sin) = (&cos[at..at + dims], &sin[at..at + dims]);
         let (low, high) = out[..dims].split_at_mut(dims / 2);
         for i in 0..dims / 2 {
@@ -125,46 +116,33 @@ mod tests {
     use super::*;
 
     #[test]
-    fn heads_are_normed_turned_scaled_and_moved() {
-        let (batch, seq, heads, head_dim, dims) = (2, 3, 2, 6, 4);
-        let x: Vec<f32> = (0..batch * seq * heads * head_dim).map(|i| (i % 17) as f32 - 5.0).collect();
+    fn heads_are_normed_turned_and_scaled() {
+        let (positions, heads, head_dim, dims) = (6, 2, 6, 4);
+        let x: Vec<f32> = (0..positions * heads * head_dim).map(|i| (i % 17) as f32 - 5.0).collect();
         let angle = |i: usize| 0.3 * i as f32 + 0.1;
         let (cos, sin): (Vec<f32>, Vec<f32>) =
-            (0..seq * dims).map(|i| (angle(i).cos(), angle(i).sin())).unzip();
+            (0..positions * dims).map(|i| (angle(i).cos(), angle(i).sin())).unzip();
         let weight: Vec<f32> = (0..head_dim).map(|i| i as f32 + 0.5).collect();
         let norm = NormSpec { weight: &weight, bias: None, eps: 0.0, centered: false, plus: 0.0 };
-        let turned = Turned {
-            batch,
-            seq,
-            heads,
-            head_dim,
-            norm: Some(norm),
-            angles: Some((&cos, &sin, dims)),
-            scale: 2.0,
-            heads_first: true,
-        };
+        let angles = Some((&cos[..], &sin[..], dims));
+        let turned = Turned { positions, heads, head_dim, norm: Some(norm), angles, scale: 2.0 };
         let out = turn_heads::<f32>(&turned, &x);
-        let flat = turn_heads::<f32>(&Turned { heads_first: false, ..turned }, &x);
         let half = turn_heads::<f16>(&turned, &x);
-        for b in 0..batch {
-            for s in 0..seq {
-                for h in 0..heads {
-                    let from = ((b * seq + s) * heads + h) * head_dim;
-                    let x = &x[from..from + head_dim];
-                    let mean = x.iter().map(|x| x * x).sum::<f32>() / head_dim as f32;
-                    let mut y: Vec<f32> = (0..head_dim).map(|i| x[i] / mean.sqrt() * weight[i]).collect();
-                    let z = y.clone();
-                    for i in 0..2 {
-                        let (c, d) = (s * dims + i, s * dims + i + 2);
-                        y[i] = z[i] * cos[c] - z[i + 2] * sin[c];
-                        y[i + 2] = z[i + 2] * cos[d] + z[i] * sin[d];
-                    }
-                    let to = ((b * heads + h) * seq + s) * head_dim;
-                    for i in 0..head_dim {
-                        assert!((out[to + i] - 2.0 * y[i]).abs() < 1e-4);
-                        assert_eq!(out[to + i], flat[from + i]);
-                        assert_eq!(f16::from_f32(out[to + i]), half[to + i]);
-                    }
+        for position in 0..positions {
+            for head in 0..heads {
+                let from = (position * heads + head) * head_dim;
+                let x = &x[from..from + head_dim];
+                let mean = x.iter().map(|x| x * x).sum::<f32>() / head_dim as f32;
+                let mut y: Vec<f32> = (0..head_dim).map(|i| x[i] / mean.sqrt() * weight[i]).collect();
+                let z = y.clone();
+                for i in 0..2 {
+                    let (c, d) = (position * dims + i, position * dims + i + 2);
+                    y[i] = z[i] * cos[c] - z[i + 2] * sin[c];
+                    y[i + 2] = z[i + 2] * cos[d] + z[i] * sin[d];
+                }
+                for i in 0..head_dim {
+                    assert!((out[from + i] - 2.0 * y[i]).abs() < 1e-4);
+                    assert_eq!(f16::from_f32(out[from + i]), half[from + i]);
                 }
             }
         }

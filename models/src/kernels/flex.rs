@@ -2,21 +2,22 @@
 
 mod held;
 
-use std::sync::Arc;
-
-use burn::tensor::{DType, FloatDType, Int, Tensor, TensorData, TensorMetadata, backend::Backend};
+use burn::tensor::{DType, Int, Tensor, TensorData, TensorMetadata, backend::Backend};
 use burn_flex::FlexTensor;
 use half::{bf16, f16};
 use moi_kernels::{
-    Attention, Cached, Dense, Gated, HeadValue, Packed, QuantizedRows, RowCache, Turned, dense_products,
-    mean_rows, turn_heads, weighted_sums,
+    CachedBlocks, Dense, Gated, Packed, QuantizedRows, RowCache, Run, Turned, dense_products, mean_rows,
+    turn_heads, weighted_sums,
 };
 
-use held::{Held, HeldNorm, Values, float, new, stored, sure, tensor};
+use held::{Held, HeldNorm, Values, float, new, sure, tensor, whole};
 pub(super) use held::{is_flex, values};
 
-use super::{Attend, Heads, Means};
-use crate::{Activation, Matrix, Norm};
+use super::{Attention, Heads, Means};
+use crate::{
+    Activation, Matrix, Norm,
+    cache::{Column, LayerBlocks},
+};
 
 pub(super) fn products<B: Backend>(x: &Tensor<B, 2>, matrices: &[&Matrix<B>]) -> Option<Vec<Tensor<B, 2>>> {
     if !is_flex::<B>() {
@@ -132,116 +133,103 @@ pub(super) fn gated<B: Backend>(
     Ok(sure(tensor(gate)))
 }
 
-pub(super) fn heads<B: Backend>(x: &Tensor<B, 2>, spec: &Heads<'_, B>) -> Option<Tensor<B, 4>> {
+pub(super) fn heads<B: Backend>(x: &Tensor<B, 2>, spec: &Heads<'_, B>) -> Option<Tensor<B, 3>> {
     if !is_flex::<B>() {
         return None;
     }
-    let &Heads { batch, seq, count, head_dim, scale, cached, .. } = spec;
+    let &Heads { tokens, count, head_dim, scale, dtype, .. } = spec;
     let x = Values::of(x)?;
     let norm = match spec.norm {
         Some(norm) => Some(HeldNorm::of(norm)?),
         None => None,
     };
     let angles = match spec.angles {
-        Some(angles) => Some((Values::of(angles.cos())?, Values::of(angles.sin())?, angles.cos().dims()[3])),
+        Some(angles) => Some((Values::of(angles.cos())?, Values::of(angles.sin())?, angles.dims())),
         None => None,
     };
     let turned = Turned {
-        batch,
-        seq,
+        positions: tokens,
         heads: count,
         head_dim,
         norm: norm.as_ref().map(HeldNorm::spec),
         angles: angles.as_ref().map(|(cos, sin, dims)| (cos.slice(), sin.slice(), *dims)).filter(|a| a.2 > 0),
         scale: scale as f32,
-        heads_first: cached.is_some(),
     };
-    fn made<T: HeadValue + burn::tensor::Element, B: Backend>(
-        turned: &Turned<'_>,
-        x: &Values,
-        shape: [usize; 4],
-    ) -> Option<Tensor<B, 4>> {
-        new(turn_heads::<T>(turned, x.slice()), shape)
+    let shape = [tokens, count, head_dim];
+    match dtype {
+        DType::F32 => new(turn_heads::<f32>(&turned, x.slice()), shape),
+        DType::F16 => new(turn_heads::<f16>(&turned, x.slice()), shape),
+        DType::BF16 => new(turn_heads::<bf16>(&turned, x.slice()), shape),
+        _ => None,
     }
-    match cached {
-        None => made::<f32, B>(&turned, &x, [batch, seq, count, head_dim]),
-        Some(FloatDType::F32) => made::<f32, B>(&turned, &x, [batch, count, seq, head_dim]),
-        Some(FloatDType::F16) => made::<f16, B>(&turned, &x, [batch, count, seq, head_dim]),
-        Some(FloatDType::BF16) => made::<bf16, B>(&turned, &x, [batch, count, seq, head_dim]),
-        Some(_) => None,
-    }
-}
-
-/// Keys or values as kernels want them: columns of whole heads, one behind the other.
-fn columns(flex: FlexTensor) -> FlexTensor {
-    let strides = flex.layout().strides();
-    let (head_dim, per_column) = (flex.shape()[3], strides[2]);
-    let as_wanted =
-        strides[3] == 1 && per_column == head_dim as isize && strides.iter().all(|&stride| stride >= 0);
-    if as_wanted { flex } else { flex.to_contiguous() }
-}
-
-fn cached(flex: &FlexTensor) -> Option<Cached<'_>> {
-    let strides = flex.layout().strides();
-    Some(Cached {
-        values: stored(flex)?,
-        start: flex.layout().start_offset(),
-        batch_stride: usize::try_from(strides[0]).ok()?,
-        head_stride: usize::try_from(strides[1]).ok()?,
-        columns: flex.shape()[2],
-    })
 }
 
 pub(super) fn attend<B: Backend>(
-    q: &Tensor<B, 4>,
-    k: &Tensor<B, 4>,
-    v: &Tensor<B, 4>,
-    spec: &Attend<'_, B>,
+    q: &Tensor<B, 3>,
+    blocks: &LayerBlocks<B>,
+    spec: &Attention<'_, B>,
 ) -> Option<Tensor<B, 2>> {
     if !is_flex::<B>() {
         return None;
     }
-    let (k, v) = (columns(float(k.clone())?), columns(float(v.clone())?));
-    let sizes = Attention {
-        batch: spec.step.batch,
-        seq: spec.step.seq,
+    let hold =
+        |slabs: &[Tensor<B, 4>]| slabs.iter().map(|slab| float(slab.clone())).collect::<Option<Vec<_>>>();
+    let (keys, values) = (hold(&blocks.keys)?, hold(&blocks.values)?);
+    let cached = CachedBlocks {
+        keys: keys.iter().map(whole).collect::<Option<_>>()?,
+        values: values.iter().map(whole).collect::<Option<_>>()?,
+    };
+    let sizes = moi_kernels::Attention {
         heads: spec.heads,
         kv_heads: spec.kv_heads,
         head_dim: spec.head_dim,
         softcap: spec.softcap.map(|cap| cap as f32),
+        window: spec.window,
     };
-    let (all, window) = (&spec.step.columns, spec.window);
-    let visible = |batch: usize, position: usize| all.visible(batch, position, window);
-    let out = moi_kernels::attend(&sizes, Values::of(q)?.slice(), &cached(&k)?, &cached(&v)?, &visible);
-    new(out, [sizes.batch * sizes.seq, sizes.heads * sizes.head_dim])
+    let spans = spec.context.attention_spans(spec.kind);
+    let out = moi_kernels::attend(&sizes, Values::of(q)?.slice(), &cached, &spans);
+    new(out, [spec.context.tokens, spec.heads * spec.head_dim])
 }
 
-pub(super) fn assign_columns<B: Backend>(
-    buffer: Tensor<B, 4>,
-    at: usize,
-    part: &Tensor<B, 4>,
-) -> Result<Tensor<B, 4>, Tensor<B, 4>> {
-    if !is_flex::<B>() || buffer.dtype() != part.dtype() {
-        return Err(buffer);
+pub(super) fn write_columns<B: Backend>(
+    mut slabs: Vec<Tensor<B, 4>>,
+    part: &Tensor<B, 3>,
+    columns: &[Column],
+    by_value: bool,
+) -> Result<Vec<Tensor<B, 4>>, Vec<Tensor<B, 4>>> {
+    let dtype = part.dtype();
+    if !is_flex::<B>() || !matches!(dtype, DType::F32 | DType::F16 | DType::BF16) {
+        return Err(slabs);
     }
-    let [batch, heads, capacity, head_dim] = buffer.dims();
-    let size = buffer.dtype().size() * head_dim;
+    let [_, heads, head_dim] = part.dims();
     let part = sure(float(part.clone())).to_contiguous();
-    let columns = part.shape()[2];
-    let mut buffer = sure(float(buffer));
-    if buffer.bytes().len() != batch * heads * capacity * size || !buffer.is_contiguous() {
-        buffer = buffer.to_contiguous();
+    let mut written: Vec<usize> = columns.iter().map(|column| column.place.slab).collect();
+    written.sort_unstable();
+    written.dedup();
+    for index in written {
+        let of_slab = columns.iter().filter(|column| column.place.slab == index);
+        let runs: Vec<Run> = of_slab
+            .map(|&Column { token, len, place, at }| Run { first: token, len, block: place.index, at })
+            .collect();
+        let mut slab = sure(float(slabs.swap_remove(index)));
+        let sizes = [heads, head_dim];
+        // In place, unless somebody else has it still.
+        match dtype {
+            DType::F32 => {
+                moi_kernels::write_columns::<f32>(slab.storage_mut(), part.storage(), sizes, &runs, by_value)
+            }
+            DType::F16 => {
+                moi_kernels::write_columns::<f16>(slab.storage_mut(), part.storage(), sizes, &runs, by_value)
+            }
+            _ => {
+                moi_kernels::write_columns::<bf16>(slab.storage_mut(), part.storage(), sizes, &runs, by_value)
+            }
+        }
+        slabs.push(sure(tensor(slab)));
+        let last = slabs.len() - 1;
+        slabs.swap(index, last);
     }
-    let (layout, dtype) = (buffer.layout().clone(), buffer.dtype());
-    let mut data = buffer.data_arc();
-    drop(buffer);
-    // In place, unless somebody else has it still.
-    let to = Arc::make_mut(&mut data);
-    for head in 0..batch * heads {
-        let from = &part.bytes()[head * columns * size..][..columns * size];
-        to[(head * capacity + at) * size..][..columns * size].copy_from_slice(from);
-    }
-    Ok(sure(tensor(FlexTensor::from_arc(data, layout, dtype))))
+    Ok(slabs)
 }
 
 pub(super) fn distribution<B: Backend>(

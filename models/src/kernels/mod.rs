@@ -20,9 +20,12 @@ mod spec;
 use burn::tensor::{Int, Tensor, backend::Backend};
 pub use gpu::use_gpu_kernels;
 use moi_kernels::{Reading, RowCache, RowSpec};
-pub(crate) use spec::{Attend, Attention, Heads, Joined, Map, Means, Pending};
+pub(crate) use spec::{Attention, Heads, Joined, Map, Means, Pending};
 
-use crate::{Activation, Embedding, KvCache, Matrix, Mixing, Norm, PackedMatrix};
+use crate::{
+    Activation, Embedding, Matrix, Mixing, Norm, PackedMatrix,
+    cache::{Column, LayerBlocks},
+};
 
 /// Kernels of a backend.
 pub(crate) trait Kernels: Backend {
@@ -85,45 +88,50 @@ pub(crate) trait Kernels: Backend {
         flex::gated(activation, gate, up)
     }
 
-    /// Whether there may be attention for so many positions of a row.
-    fn has_attention(seq: usize) -> bool {
-        gpu::has_attention::<Self>(seq)
+    /// Whether there may be [`Kernels::attended`].
+    fn has_attention() -> bool {
+        gpu::has_gpu_kernels::<Self>()
     }
 
-    /// Attention of projections `[batch * seq, heads * head_dim]`: norms, rotary positions, the cache, and what is
-    /// attended to, in float32. On GPUs, for few positions; else the cache is as it was.
+    /// Whether kernels find the blocks of a layer's cache in one slab alone.
+    fn wants_one_slab() -> bool {
+        gpu::is_gpu::<Self>()
+    }
+
+    /// Attention of projections `[tokens, heads * head_dim]`: norms, rotary positions, the cache, and what is attended to, in
+    /// float32. On GPUs.
     fn attended(
         qkv: [&Tensor<Self, 2>; 3],
         attention: &Attention<'_, Self>,
-        cache: &mut KvCache<Self>,
+        blocks: &mut LayerBlocks<Self>,
     ) -> Option<Tensor<Self, 2>> {
-        gpu::attention(qkv, attention, cache)
+        gpu::attention(qkv, attention, blocks)
     }
 
-    /// Heads on their way from a projection `[batch * seq, heads * head_dim]` into attention, in the type asked for. On
-    /// the CPU.
-    fn heads(x: &Tensor<Self, 2>, heads: &Heads<'_, Self>) -> Option<Tensor<Self, 4>> {
+    /// Heads on their way from a projection `[tokens, heads * head_dim]` into attention `[tokens, heads, head_dim]`, in the
+    /// type asked for. On the CPU.
+    fn heads(x: &Tensor<Self, 2>, heads: &Heads<'_, Self>) -> Option<Tensor<Self, 3>> {
         flex::heads(x, heads)
     }
 
-    /// Attention of queries `[batch, seq, heads, head_dim]`, scaled already: `[batch * seq, heads * head_dim]`. On the
-    /// CPU.
+    /// Attention of queries `[tokens, heads, head_dim]`, scaled already: `[tokens, heads * head_dim]`. On the CPU.
     fn attend(
-        q: &Tensor<Self, 4>,
-        k: &Tensor<Self, 4>,
-        v: &Tensor<Self, 4>,
-        sizes: &Attend<'_, Self>,
+        q: &Tensor<Self, 3>,
+        blocks: &LayerBlocks<Self>,
+        attention: &Attention<'_, Self>,
     ) -> Option<Tensor<Self, 2>> {
-        flex::attend(q, k, v, sizes)
+        flex::attend(q, blocks, attention)
     }
 
-    /// Writes columns `[batch, heads, n, head_dim]` into a buffer from column `at` on. On the CPU.
-    fn assign_columns(
-        buffer: Tensor<Self, 4>,
-        at: usize,
-        part: &Tensor<Self, 4>,
-    ) -> Result<Tensor<Self, 4>, Tensor<Self, 4>> {
-        flex::assign_columns(buffer, at, part)
+    /// Writes keys or values of new positions `[tokens, heads, head_dim]` into slabs of blocks, value by value or position
+    /// by position: see [`LayerBlocks`]. The slabs as they were where there is no kernel for it. On the CPU.
+    fn write_columns(
+        slabs: Vec<Tensor<Self, 4>>,
+        new: &Tensor<Self, 3>,
+        columns: &[Column],
+        by_value: bool,
+    ) -> Result<Vec<Tensor<Self, 4>>, Vec<Tensor<Self, 4>>> {
+        flex::write_columns(slabs, new, columns, by_value)
     }
 
     /// Probabilities and entropies in nats `[n, 1]` of logits `[n, vocab]`; probabilities of no columns where they are

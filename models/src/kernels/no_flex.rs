@@ -5,8 +5,11 @@
 use burn::tensor::{Int, Tensor, backend::Backend};
 use moi_kernels::RowCache;
 
-use super::{Attend, Heads, Means};
-use crate::{Activation, Matrix, Norm};
+use super::{Attention, Heads, Means};
+use crate::{
+    Activation, Matrix, Norm,
+    cache::{Column, LayerBlocks},
+};
 
 pub(super) fn is_flex<B: Backend>() -> bool {
     false
@@ -45,25 +48,25 @@ pub(super) fn gated<B: Backend>(
     Err(gate)
 }
 
-pub(super) fn heads<B: Backend>(_: &Tensor<B, 2>, _: &Heads<'_, B>) -> Option<Tensor<B, 4>> {
+pub(super) fn heads<B: Backend>(_: &Tensor<B, 2>, _: &Heads<'_, B>) -> Option<Tensor<B, 3>> {
     None
 }
 
 pub(super) fn attend<B: Backend>(
-    _: &Tensor<B, 4>,
-    _: &Tensor<B, 4>,
-    _: &Tensor<B, 4>,
-    _: &Attend<'_, B>,
+    _: &Tensor<B, 3>,
+    _: &LayerBlocks<B>,
+    _: &Attention<'_, B>,
 ) -> Option<Tensor<B, 2>> {
     None
 }
 
-pub(super) fn assign_columns<B: Backend>(
-    buffer: Tensor<B, 4>,
-    _: usize,
-    _: &Tensor<B, 4>,
-) -> Result<Tensor<B, 4>, Tensor<B, 4>> {
-    Err(buffer)
+pub(super) fn write_columns<B: Backend>(
+    slabs: Vec<Tensor<B, 4>>,
+    _: &Tensor<B, 3>,
+    _: &[Column],
+    _: bool,
+) -> Result<Vec<Tensor<B, 4>>, Vec<Tensor<B, 4>>> {
+    Err(slabs)
 }
 
 pub(super) fn distribution<B: Backend>(_: &Tensor<B, 2>, _: bool) -> Option<(Tensor<B, 2>, Tensor<B, 2>)> {

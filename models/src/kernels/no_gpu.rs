@@ -6,7 +6,7 @@ use burn::tensor::{Int, Tensor, backend::Backend};
 use moi_kernels::{Reading, RowSpec};
 
 use super::{Attention, Joined, Map, Pending};
-use crate::{Activation, Embedding, KvCache, Matrix, Mixing, Norm, PackedMatrix};
+use crate::{Activation, Embedding, Matrix, Mixing, Norm, PackedMatrix, cache::LayerBlocks};
 
 /// Turns the kernels for GPUs on or off for the process; this build has none.
 pub fn use_gpu_kernels(_on: bool) {}
@@ -47,14 +47,10 @@ pub(super) fn join<B: Backend>(
     None
 }
 
-pub(super) fn has_attention<B: Backend>(_: usize) -> bool {
-    false
-}
-
 pub(super) fn attention<B: Backend>(
     _: [&Tensor<B, 2>; 3],
     _: &Attention<'_, B>,
-    _: &mut KvCache<B>,
+    _: &mut LayerBlocks<B>,
 ) -> Option<Tensor<B, 2>> {
     None
 }

@@ -2,12 +2,12 @@
 
 use burn::{
     module::Param,
-    tensor::{FloatDType, Tensor, backend::Backend},
+    tensor::{DType, Tensor, backend::Backend},
 };
 
 use crate::{
     Linear, Matrix, Norm,
-    step::{Angles, Step},
+    context::{Angles, ForwardContext},
 };
 
 /// A linear map.
@@ -34,30 +34,31 @@ pub(crate) struct Pending<'a, B: Backend> {
 /// The residual stream with what a block adds to it, if it added anything, and a norm of that, if one is asked for.
 pub(crate) type Joined<B> = (Option<Tensor<B, 2>>, Option<Tensor<B, 2>>);
 
-/// Attention of one layer in a step.
-#[cfg_attr(not(feature = "gpu"), allow(dead_code, reason = "no kernel is told"))]
+/// Attention of one layer in a forward pass.
+#[cfg_attr(not(any(feature = "flex", feature = "gpu")), allow(dead_code, reason = "no kernel is told"))]
 pub(crate) struct Attention<'a, B: Backend> {
-    pub(crate) step: &'a Step<B>,
-    pub(crate) layer: usize,
+    pub(crate) context: &'a ForwardContext<B>,
+    /// Which kind of layer it is in the pool.
+    pub(crate) kind: usize,
     pub(crate) window: Option<usize>,
     pub(crate) heads: usize,
     pub(crate) kv_heads: usize,
     pub(crate) head_dim: usize,
+    #[cfg_attr(not(feature = "gpu"), allow(dead_code, reason = "the CPU's kernels get rotated heads"))]
     pub(crate) angles: Option<&'a Angles<B>>,
     /// Over each head of the queries and of the keys.
+    #[cfg_attr(not(feature = "gpu"), allow(dead_code, reason = "the CPU's kernels get normed heads"))]
     pub(crate) norms: Option<(&'a Norm<B>, &'a Norm<B>)>,
     /// A factor on queries.
+    #[cfg_attr(not(feature = "gpu"), allow(dead_code, reason = "the CPU's kernels get scaled heads"))]
     pub(crate) scale: f64,
     pub(crate) softcap: Option<f64>,
-    /// The type of the cache.
-    pub(crate) cached: FloatDType,
 }
 
 /// What is done to the heads of a projection.
 #[cfg_attr(not(feature = "flex"), allow(dead_code, reason = "no kernel is told"))]
 pub(crate) struct Heads<'a, B: Backend> {
-    pub(crate) batch: usize,
-    pub(crate) seq: usize,
+    pub(crate) tokens: usize,
     pub(crate) count: usize,
     pub(crate) head_dim: usize,
     /// Over each head, first.
@@ -65,19 +66,7 @@ pub(crate) struct Heads<'a, B: Backend> {
     pub(crate) angles: Option<&'a Angles<B>>,
     /// A factor, last.
     pub(crate) scale: f64,
-    /// `[batch, heads, seq, head_dim]` in this type for the cache; else `[batch, seq, heads, head_dim]` in float32.
-    pub(crate) cached: Option<FloatDType>,
-}
-
-/// How queries see keys.
-#[cfg_attr(not(feature = "flex"), allow(dead_code, reason = "no kernel is told"))]
-pub(crate) struct Attend<'a, B: Backend> {
-    pub(crate) step: &'a Step<B>,
-    pub(crate) window: Option<usize>,
-    pub(crate) heads: usize,
-    pub(crate) kv_heads: usize,
-    pub(crate) head_dim: usize,
-    pub(crate) softcap: Option<f64>,
+    pub(crate) dtype: DType,
 }
 
 /// How means of a table's rows are computed: see [`crate::Mixing`].

@@ -138,7 +138,7 @@ pub fn load<B: Backend>(name: &str, form: WeightForm, device: &B::Device) -> (Go
     (golden, decoder)
 }
 
-pub(crate) fn ids<B: Backend>(ids: &[u32], device: &B::Device) -> Tensor<B, 2, Int> {
+pub(crate) fn ids<B: Backend>(ids: &[u32], device: &B::Device) -> Tensor<B, 1, Int> {
     let data: Vec<i64> = ids.iter().map(|&id| id.into()).collect();
-    Tensor::from_data(TensorData::new(data, [1, ids.len()]), device)
+    Tensor::from_data(TensorData::new(data, [ids.len()]), device)
 }

@@ -3,7 +3,7 @@
 use burn::tensor::{FloatDType, backend::Backend};
 use moi_backends::{DeviceName, FloatType, Job, float_types};
 use moi_engine::{Engine, SelfCheck, Step};
-use moi_models::{Activations, CausalLm, Decoder, PackedForm};
+use moi_models::{Activations, CausalLm, Decoder, ForwardBatch, PackedForm};
 use moi_pretrained::WeightForm;
 
 use super::{CHECKPOINTS, LOGIT_ERROR, ids, load};
@@ -18,11 +18,13 @@ const STEPS: usize = 24;
 
 /// In pieces through a cache.
 fn logits<B: Backend>(model: &Decoder<B>, pieces: &[&[u32]], device: &B::Device) -> Vec<f32> {
-    let mut cache = model.new_cache(1);
+    let mut pool = model.new_pool(device);
+    let mut table = pool.table();
     // Rotary frequencies can depend on the length of the whole.
-    cache.set_sequence_length(pieces.iter().map(|piece| piece.len()).sum());
+    table.set_sequence_length(pieces.iter().map(|piece| piece.len()).sum());
     let of = |piece: &&[u32]| {
-        let hidden = model.forward(model.embed(ids(piece, device)), &mut cache).unwrap();
+        let hidden =
+            model.forward(ForwardBatch::one(model.embed(ids(piece, device)), &mut table), &mut pool).unwrap();
         values(model.logits(hidden))
     };
     pieces.iter().flat_map(of).collect()

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, anyhow, bail};
 use burn::tensor::{Int, Tensor, TensorData, backend::Backend};
 use moi_engine::{Batch, DEFAULT_PREFILL_CHUNK, Engine, InputRule, Prompt, Request};
-use moi_models::{CausalLm, Decoder, KvCache};
+use moi_models::{BlockTable, CausalLm, Decoder, ForwardBatch, KvPool, Span, Visible};
 
 use super::{bandwidth::wait, plan::Test};
 
@@ -47,34 +47,42 @@ pub(super) fn run<B: Backend>(
 
 /// The prompt of all sequences at once, and the logits behind it.
 fn prompt<B: Backend>(model: &Decoder<B>, device: &B::Device, test: &Test) -> Result<Duration> {
-    let mut cache = model.new_cache(test.batch);
+    let mut pool = model.new_pool(device);
+    let mut tables: Vec<BlockTable> = (0..test.batch).map(|_| pool.table()).collect();
     if test.depth > 0 {
-        forward(model, device, &mut cache, test.depth)?;
+        forward(model, device, &mut pool, &mut tables, test.depth)?;
         wait::<B>(device)?;
     }
     let begun = Instant::now();
-    let hidden = forward(model, device, &mut cache, test.prompt)?;
+    let hidden = forward(model, device, &mut pool, &mut tables, test.prompt)?;
     // Read back: the host waits for them.
     std::hint::black_box(model.logits(hidden).into_data());
     Ok(begun.elapsed())
 }
 
-/// The next positions of all sequences, in pieces as the engine takes them; the last hidden state `[batch, 1, d]`.
+/// The next positions of all sequences, in pieces as the engine takes them; the last hidden states `[batch, d]`.
 fn forward<B: Backend>(
     model: &Decoder<B>,
     device: &B::Device,
-    cache: &mut KvCache<B>,
+    pool: &mut KvPool<B>,
+    tables: &mut [BlockTable],
     positions: usize,
-) -> Result<Tensor<B, 3>> {
-    let (batch, vocab, end) = (cache.batch(), model.config().vocab_size, cache.len() + positions);
-    let mut last = None;
-    while cache.len() < end {
-        let start = cache.len();
-        let seq = DEFAULT_PREFILL_CHUNK.min(end - start);
+) -> Result<Tensor<B, 2>> {
+    let (batch, vocab) = (tables.len(), model.config().vocab_size);
+    let (begin, mut done, mut last) = (tables.first().map_or(0, BlockTable::len), 0, None);
+    while done < positions {
+        let seq = DEFAULT_PREFILL_CHUNK.min(positions - done);
+        let start = begin + done;
         let row = |row: usize| (start..start + seq).map(move |position| i64::from(id(row, position, vocab)));
         let ids: Vec<i64> = (0..batch).flat_map(row).collect();
-        let ids = Tensor::<B, 2, Int>::from_data(TensorData::new(ids, [batch, seq]), device);
-        last = Some(model.forward(model.embed(ids), cache)?.narrow(1, seq - 1, 1));
+        let ids = Tensor::<B, 1, Int>::from_data(TensorData::new(ids, [batch * seq]), device);
+        let spans = tables.iter_mut().map(|table| Span { table, len: seq, visible: Visible::Causal });
+        let hidden =
+            model.forward(ForwardBatch { inputs: model.embed(ids), spans: spans.collect() }, pool)?;
+        let width = hidden.dims()[1];
+        let ends = hidden.reshape([batch, seq, width]).narrow(1, seq - 1, 1).reshape([batch, width]);
+        last = Some(ends);
+        done += seq;
     }
     last.ok_or_else(|| anyhow!("a prompt of no tokens"))
 }

@@ -27,7 +27,7 @@ pub(crate) struct Conversation<'e, B: Backend, M> {
     model: String,
     messages: Vec<Message>,
     /// Earlier turns in the cache.
-    session: Option<Session<B>>,
+    session: Option<Session>,
     /// The last turn: what the model was fed, prompt and answer, and what it said.
     last: Option<Turn>,
     /// Answers so far, those that were thrown away included: each has a seed of its own.

@@ -17,7 +17,7 @@ use std::{
 };
 
 use burn::tensor::{DType, FloatDType, Int, Tensor, TensorData, backend::Backend};
-use moi_models::{CausalLm, Decoder, ModelError, has_gpu_kernels, use_gpu_kernels};
+use moi_models::{CausalLm, Decoder, ForwardBatch, ModelError, has_gpu_kernels, use_gpu_kernels};
 
 pub use model::Known;
 
@@ -107,15 +107,16 @@ fn error<B: Backend>(
     device: &B::Device,
 ) -> Result<f32, ModelError> {
     let (prompt, rest) = known.tokens.split_at(if cached { known.first + 1 } else { known.tokens.len() });
-    let mut cache = model.new_cache(1);
+    let mut pool = model.new_pool(device);
+    let mut table = pool.table();
     let mut found = Vec::new();
     for piece in std::iter::once(prompt).chain(rest.chunks(1)) {
         let ids: Vec<i64> = piece.iter().map(|&id| id.into()).collect();
-        let ids = Tensor::<B, 2, Int>::from_data(TensorData::new(ids, [1, piece.len()]), device);
-        let hidden = model.forward(model.embed(ids), &mut cache)?;
+        let ids = Tensor::<B, 1, Int>::from_data(TensorData::new(ids, [piece.len()]), device);
+        let hidden = model.forward(ForwardBatch::one(model.embed(ids), &mut table), &mut pool)?;
         // Of a prompt, the positions whose logits are known.
-        let (seq, skipped) = (piece.len(), known.first.saturating_sub(cache.len() - piece.len()));
-        let logits = model.logits(hidden.narrow(1, skipped.min(seq - 1), seq - skipped.min(seq - 1)));
+        let (seq, skipped) = (piece.len(), known.first.saturating_sub(table.len() - piece.len()));
+        let logits = model.logits(hidden.narrow(0, skipped.min(seq - 1), seq - skipped.min(seq - 1)));
         // What cannot be read is as wrong as it can be.
         let Ok(data) = logits.try_into_data() else { return Ok(f32::INFINITY) };
         found.extend(data.iter::<f32>().step_by(known.every));

@@ -2,51 +2,115 @@
 
 use std::ops::Range;
 
-use super::{BLOCK, Cached, FEW};
+use super::CACHE_BLOCK;
 use crate::{
+    Float,
     dense::Place,
     isa,
     lanes::{Lanes, dispatch},
 };
 
-/// A block of keys or values in float32, `[columns, padded]`.
-pub(super) struct Widened(pub(super) Vec<f32>);
+/// From so many queries on keys and values are widened to float32 once, before they are used; else they are read as they
+/// are stored.
+pub(super) const MIN_WIDENED: usize = 8;
 
-/// Keys or values `[columns, padded]` of a block, and where they begin.
+/// A block of keys or values in float32.
+#[derive(Default)]
+pub(super) struct Widened(Vec<f32>);
+
+/// Keys `[head_dim, CACHE_BLOCK]` or values `[CACHE_BLOCK, padded]` of a block, and where they begin.
 #[derive(Clone, Copy)]
 pub(super) struct Block(Place, usize);
 
 impl Widened {
-    /// Some columns of a head: as they are, where they fill their vectors and are float32, or are used once.
-    pub(super) fn read(
-        &mut self,
-        cached: &Cached<'_>,
-        offset: usize,
-        columns: &Range<usize>,
-        head_dim: usize,
-        rows: usize,
-    ) -> Block {
-        let (at, len) = (offset + columns.start * head_dim, columns.len() * head_dim);
-        assert!(at + len <= cached.values.len(), "columns of the cache");
-        let place = cached.values.place();
-        let padded = head_dim.next_multiple_of(16);
-        if padded == head_dim && (rows < FEW || matches!(place, Place::F32(_))) {
+    /// The keys of a head in a block that begins at `at`.
+    pub(super) fn read_keys(&mut self, keys: &Float<'_>, at: usize, head_dim: usize, widens: bool) -> Block {
+        let (place, len) = (keys.place(), CACHE_BLOCK * head_dim);
+        assert!(at + len <= keys.len(), "keys of a block");
+        if !widens || matches!(place, Place::F32(_)) {
             return Block(place, at);
         }
-        self.0.resize(BLOCK * padded, 0.0);
+        self.0.resize(len, 0.0);
+        widen(place, at, &mut self.0);
+        Block(Place::F32(self.0.as_ptr()), 0)
+    }
+
+    /// The values of a head at the first positions of a block that begins at `at`: as they are, where they fill their
+    /// vectors and are float32 or used by few.
+    pub(super) fn read_values(
+        &mut self,
+        values: &Float<'_>,
+        at: usize,
+        positions: usize,
+        head_dim: usize,
+        widens: bool,
+    ) -> Block {
+        let (place, len) = (values.place(), positions * head_dim);
+        assert!(at + len <= values.len() && positions <= CACHE_BLOCK, "values of a block");
+        let padded = head_dim.next_multiple_of(16);
+        if padded == head_dim && (!widens || matches!(place, Place::F32(_))) {
+            return Block(place, at);
+        }
+        self.0.resize(CACHE_BLOCK * padded, 0.0);
         if padded == head_dim {
             widen(place, at, &mut self.0[..len]);
         } else {
-            for (column, to) in self.0.chunks_mut(padded).take(columns.len()).enumerate() {
+            for (position, to) in self.0.chunks_mut(padded).take(positions).enumerate() {
                 for (i, to) in to[..head_dim].iter_mut().enumerate() {
                     // SAFETY: inside, as asserted above.
-                    *to = unsafe { place.get(at + column * head_dim + i) };
+                    *to = unsafe { place.get(at + position * head_dim + i) };
                 }
             }
         }
         Block(Place::F32(self.0.as_ptr()), 0)
     }
+
+    /// The keys of some positions, one behind the other.
+    pub(super) fn gather_keys(
+        &mut self,
+        slabs: &[Float<'_>],
+        places: impl Iterator<Item = Column>,
+        head_dim: usize,
+    ) -> Block {
+        self.0.clear();
+        self.0.resize(CACHE_BLOCK * head_dim, 0.0);
+        for (to, (slab, at, column)) in places.enumerate() {
+            assert!(
+                at + CACHE_BLOCK * head_dim <= slabs[slab].len() && column < CACHE_BLOCK,
+                "keys of a block"
+            );
+            for i in 0..head_dim {
+                // SAFETY: inside, as asserted above.
+                self.0[i * CACHE_BLOCK + to] =
+                    unsafe { slabs[slab].place().get(at + i * CACHE_BLOCK + column) };
+            }
+        }
+        Block(Place::F32(self.0.as_ptr()), 0)
+    }
+
+    /// The values of some positions, one behind the other.
+    pub(super) fn gather_values(
+        &mut self,
+        slabs: &[Float<'_>],
+        places: impl Iterator<Item = Column>,
+        head_dim: usize,
+    ) -> Block {
+        let padded = head_dim.next_multiple_of(16);
+        self.0.clear();
+        self.0.resize(CACHE_BLOCK * padded, 0.0);
+        for (to, (slab, at, column)) in places.enumerate() {
+            assert!(at + (column + 1) * head_dim <= slabs[slab].len(), "values of a block");
+            for i in 0..head_dim {
+                // SAFETY: inside, as asserted above.
+                self.0[to * padded + i] = unsafe { slabs[slab].place().get(at + column * head_dim + i) };
+            }
+        }
+        Block(Place::F32(self.0.as_ptr()), 0)
+    }
 }
+
+/// A position of a block: the slab, where the block's head begins in it, and which position of the block it is.
+pub(super) type Column = (usize, usize, usize);
 
 /// Does `$body` with `$load` reading sixteen values of a block, the type settled outside of its loops.
 macro_rules! each_type {
@@ -90,147 +154,91 @@ fn widen(from: Place, at: usize, out: &mut [f32]) {
     });
 }
 
-/// Scores of a few queries: products of each with each key.
-pub(super) fn scores(q: &[f32], k: Block, padded: usize, columns: usize, rows: usize, out: &mut [f32]) {
-    assert!(q.len() >= rows * padded && out.len() >= rows * BLOCK && columns <= BLOCK);
+/// Scores of queries `[rows, padded]`: products with all keys of a block, `[rows, CACHE_BLOCK]`. A register holds those of
+/// sixteen keys, and products are added up value by value, however many queries there are.
+pub(super) fn scores(q: &[f32], k: Block, head_dim: usize, padded: usize, rows: usize, out: &mut [f32]) {
+    assert!(q.len() >= rows * padded && out.len() >= rows * CACHE_BLOCK && head_dim <= padded);
     dispatch!(isa(), |q: &[f32],
                       k: Block,
+                      head_dim: usize,
                       padded: usize,
-                      columns: usize,
                       rows: usize,
                       out: &mut [f32]|
      -> () {
-        each_type!(k, |load| {
-            for column in (0..columns).step_by(4) {
-                // Behind the last key it is computed once more.
-                let at = std::array::from_fn::<_, 4, _>(|i| (column + i).min(columns - 1) * padded);
-                for row in 0..rows {
-                    // SAFETY: the block has these columns; the instruction set is there.
-                    unsafe {
-                        let mut lanes = [L::splat(0.0); 4];
-                        for i in (0..padded).step_by(16) {
-                            let query = L::load(q.as_ptr().add(row * padded + i));
-                            for (lane, at) in lanes.iter_mut().zip(at) {
-                                *lane = load!(at + i).mul_add(query, *lane);
-                            }
-                        }
-                        out[row * BLOCK + column..][..4].copy_from_slice(&L::sums(lanes));
-                    }
-                }
-            }
-        });
-    });
-}
-
-/// Scores of many queries: the keys are turned, so that a register holds the scores of sixteen.
-pub(super) fn scores_of_many(
-    q: &[f32],
-    Block(k, start): Block,
-    padded: usize,
-    columns: usize,
-    rows: usize,
-    turned: &mut [f32],
-    out: &mut [f32],
-) {
-    assert!(q.len() >= rows * padded && out.len() >= rows * BLOCK && turned.len() >= padded * BLOCK);
-    turn((k, start), padded, columns, turned);
-    dispatch!(isa(), |q: &[f32], turned: &[f32], padded: usize, rows: usize, out: &mut [f32]| -> () {
         /// `N` queries with all keys, `W` times sixteen of them at a time.
         #[inline(always)]
         unsafe fn some<L: Lanes, const N: usize, const W: usize>(
             q: &[f32],
-            turned: &[f32],
-            padded: usize,
+            k: Block,
+            [head_dim, padded]: [usize; 2],
             out: &mut [f32],
         ) {
-            // SAFETY: the sizes were looked at; the caller has the instruction set.
-            unsafe {
-                for first in (0..BLOCK).step_by(16 * W) {
-                    let mut lanes = [[L::splat(0.0); W]; N];
-                    for i in 0..padded {
-                        let mut keys = [L::splat(0.0); W];
-                        for (w, key) in keys.iter_mut().enumerate() {
-                            *key = L::load(turned.as_ptr().add(i * BLOCK + first + 16 * w));
+            each_type!(k, |load| {
+                // SAFETY: the block has these keys; the caller has looked at the sizes, and has the instruction set.
+                unsafe {
+                    for first in (0..CACHE_BLOCK).step_by(16 * W) {
+                        let mut lanes = [[L::splat(0.0); W]; N];
+                        for i in 0..head_dim {
+                            let mut keys = [L::splat(0.0); W];
+                            for (w, key) in keys.iter_mut().enumerate() {
+                                *key = load!(i * CACHE_BLOCK + first + 16 * w);
+                            }
+                            for (n, lanes) in lanes.iter_mut().enumerate() {
+                                let query = L::splat(*q.get_unchecked(n * padded + i));
+                                for (lane, key) in lanes.iter_mut().zip(keys) {
+                                    *lane = key.mul_add(query, *lane);
+                                }
+                            }
                         }
-                        for (n, lanes) in lanes.iter_mut().enumerate() {
-                            let query = L::splat(*q.get_unchecked(n * padded + i));
-                            for (lane, key) in lanes.iter_mut().zip(keys) {
-                                *lane = key.mul_add(query, *lane);
+                        for (n, lanes) in lanes.iter().enumerate() {
+                            for (w, lanes) in lanes.iter().enumerate() {
+                                lanes.store(out.as_mut_ptr().add(n * CACHE_BLOCK + first + 16 * w));
                             }
                         }
                     }
-                    for (n, lanes) in lanes.iter().enumerate() {
-                        for (w, lanes) in lanes.iter().enumerate() {
-                            lanes.store(out.as_mut_ptr().add(n * BLOCK + first + 16 * w));
-                        }
-                    }
                 }
-            }
+            });
         }
-        let mut row = 0;
+        let (mut row, sizes) = (0, [head_dim, padded]);
         while row < rows {
-            let (q, out) = (&q[row * padded..], &mut out[row * BLOCK..]);
+            let (q, out) = (&q[row * padded..], &mut out[row * CACHE_BLOCK..]);
             // SAFETY: likewise.
             unsafe {
                 match rows - row {
                     // Sixteen sums, two of keys and a query.
                     8.. if L::REGISTERS >= 20 => {
-                        some::<L, 8, 2>(q, turned, padded, out);
+                        some::<L, 8, 2>(q, k, sizes, out);
                         row += 8;
+                    }
+                    4.. if L::REGISTERS >= 20 => {
+                        some::<L, 4, 4>(q, k, sizes, out);
+                        row += 4;
                     }
                     // Six sums, the keys and a query in the eight registers of sixteen lanes that AVX2 and NEON have room for.
                     6.. => {
-                        some::<L, 6, 1>(q, turned, padded, out);
+                        some::<L, 6, 1>(q, k, sizes, out);
                         row += 6;
                     }
-                    3.. => {
-                        some::<L, 3, 1>(q, turned, padded, out);
+                    3.. if L::REGISTERS >= 20 => {
+                        some::<L, 3, 4>(q, k, sizes, out);
                         row += 3;
                     }
+                    3.. => {
+                        some::<L, 3, 1>(q, k, sizes, out);
+                        row += 3;
+                    }
+                    2.. => {
+                        some::<L, 2, 2>(q, k, sizes, out);
+                        row += 2;
+                    }
                     _ => {
-                        some::<L, 1, 1>(q, turned, padded, out);
+                        some::<L, 1, 4>(q, k, sizes, out);
                         row += 1;
                     }
                 }
             }
         }
     });
-}
-
-/// Writes columns of `padded` values, a multiple of 16, beside each other: `[padded][BLOCK]`. All must be there.
-fn turn((k, start): (Place, usize), padded: usize, columns: usize, turned: &mut [f32]) {
-    for first in (0..columns).step_by(4) {
-        if let (Place::F32(k), true) = (k, first + 4 <= columns) {
-            // SAFETY: the block has these columns, each of `padded` values, a multiple of 16.
-            unsafe { turn_four(k.add(start + first * padded), padded, &mut turned[first..]) };
-            continue;
-        }
-        for column in first..columns.min(first + 4) {
-            for i in 0..padded {
-                // SAFETY: likewise.
-                turned[i * BLOCK + column] = unsafe { k.get(start + column * padded + i) };
-            }
-        }
-    }
-}
-
-/// Writes four columns of `padded` values, a multiple of four, beside each other: `[padded][BLOCK]`, the first four of
-/// each.
-///
-/// # Safety
-/// The columns must be there.
-unsafe fn turn_four(columns: *const f32, padded: usize, turned: &mut [f32]) {
-    for i in (0..padded).step_by(4) {
-        let mut four = [[0.0f32; 4]; 4];
-        for (column, four) in four.iter_mut().enumerate() {
-            // SAFETY: the caller's promise.
-            *four = unsafe { columns.add(column * padded + i).cast::<[f32; 4]>().read_unaligned() };
-        }
-        let [a, b, c, d] = four;
-        for k in 0..4 {
-            turned[(i + k) * BLOCK..][..4].copy_from_slice(&[a[k], b[k], c[k], d[k]]);
-        }
-    }
 }
 
 /// Turns the scores of the columns within into weights, those of others into zeros, and takes what the state held down
@@ -286,7 +294,9 @@ pub(super) fn add_values(
     rows: usize,
     out: &mut [f32],
 ) {
-    assert!(weights.len() >= rows * BLOCK && columns <= BLOCK && out.len() >= rows * (padded + 2));
+    assert!(
+        weights.len() >= rows * CACHE_BLOCK && columns <= CACHE_BLOCK && out.len() >= rows * (padded + 2)
+    );
     dispatch!(isa(), |weights: &[f32],
                       v: Block,
                       padded: usize,
@@ -314,7 +324,7 @@ pub(super) fn add_values(
                         for column in 0..columns {
                             let value = load!(column * padded + i);
                             for (n, sum) in sums.iter_mut().enumerate() {
-                                let weight = L::splat(*weights.get_unchecked(n * BLOCK + column));
+                                let weight = L::splat(*weights.get_unchecked(n * CACHE_BLOCK + column));
                                 *sum = value.mul_add(weight, *sum);
                             }
                         }
@@ -327,7 +337,7 @@ pub(super) fn add_values(
         }
         let mut row = 0;
         while row < rows {
-            let (weights, out) = (&weights[row * BLOCK..], &mut out[row * (padded + 2)..]);
+            let (weights, out) = (&weights[row * CACHE_BLOCK..], &mut out[row * (padded + 2)..]);
             // SAFETY: likewise.
             unsafe {
                 match rows - row {

@@ -14,6 +14,12 @@ impl<T> Shared<T> {
         Self(slice.as_mut_ptr(), slice.len())
     }
 
+    /// Where a part begins, to write it.
+    pub(crate) fn at(&self, start: usize, len: usize) -> *mut T {
+        assert!(start <= self.1 && len <= self.1 - start);
+        self.0.wrapping_add(start)
+    }
+
     /// A part, to read and write.
     ///
     /// # Safety
@@ -57,9 +63,7 @@ impl<T: Copy + Default> Unwritten<T> {
 
     /// Where a part begins, to write it.
     pub(crate) fn at(&self, start: usize, len: usize) -> *mut T {
-        let Shared(first, all) = self.0;
-        assert!(start <= all && len <= all - start);
-        first.wrapping_add(start)
+        self.0.at(start, len)
     }
 
     /// Gives the vector its values.
@@ -98,7 +102,7 @@ mod tests {
     }
 
     #[test]
-    #[should_panic(expected = "start <= all")]
+    #[should_panic(expected = "start <= self.1")]
     fn parts_outside_are_refused() {
         Unwritten::<f32>::new(&mut Vec::new(), 8).at(4, 5);
     }

@@ -82,17 +82,7 @@ impl Values {
     }
 }
 
-/// Floats in their own type, wherever in their storage.
-pub(in crate::kernels) fn stored(flex: &FlexTensor) -> Option<Float<'_>> {
-    match flex.dtype() {
-        DType::F32 => Some(Float::F32(flex.storage())),
-        DType::F16 => Some(Float::F16(flex.storage())),
-        DType::BF16 => Some(Float::Bf16(flex.storage())),
-        _ => None,
-    }
-}
-
-/// The same, one after the other from the first on.
+/// Floats in their own type, one after the other from the first on.
 pub(in crate::kernels) fn whole(flex: &FlexTensor) -> Option<Float<'_>> {
     match flex.dtype() {
         DType::F32 => flex.as_slice().map(Float::F32),

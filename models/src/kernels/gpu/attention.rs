@@ -1,68 +1,71 @@
 //! From projections to what attention gives, and the cache in between.
 
-use burn::tensor::{DType, Tensor, backend::Backend};
+use burn::tensor::{DType, Int, Tensor, TensorData, backend::Backend};
 use burn_cubecl::{CubeRuntime, tensor::CubeTensor};
-use moi_gpu::{Attend, Turn, attend, can_attend, turn};
+use moi_gpu::{Attend, AttentionPlan, Turn, attend, plan_words, queries_at_once, turn};
 
 use super::{
     has_gpu_kernels,
     maps::{parameters, spec},
     on_runtime,
-    tensors::{buffer, device, float, single, tensor, whole},
+    tensors::{buffer, device, float, int, single, tensor, whole},
 };
-use crate::{KvCache, kernels::Attention};
+use crate::{cache::LayerBlocks, context::Plan, kernels::Attention};
 
-/// Positions of a row for which the kernel is made: decoding, and a few at once.
-const MAX_SEQ: usize = 8;
-
-/// Whether there may be a kernel for so many positions of a row.
-pub(in crate::kernels) fn has_attention<B: Backend>(seq: usize) -> bool {
-    has_gpu_kernels::<B>() && seq <= MAX_SEQ
-}
-
-/// Attention of a step, whose keys and values go into the cache: `[batch * seq, heads * head_dim]` in float32. `None`,
+/// Attention of a forward pass, whose keys and values go into the cache: `[tokens, heads * head_dim]` in float32. `None`,
 /// with the cache as it was, where there is no kernel for it.
 pub(in crate::kernels) fn attention<B: Backend>(
     [q, k, v]: [&Tensor<B, 2>; 3],
     attention: &Attention<'_, B>,
-    cache: &mut KvCache<B>,
+    blocks: &mut LayerBlocks<B>,
 ) -> Option<Tensor<B, 2>> {
-    if !has_attention::<B>(attention.step.seq) {
+    if !has_gpu_kernels::<B>() {
         return None;
     }
-    on_runtime!(attention_on::<B>([q, k, v], attention, cache), else None)
+    on_runtime!(attention_on::<B>([q, k, v], attention, blocks), else None)
 }
 
 fn attention_on<B: Backend, R: CubeRuntime>(
     [q, k, v]: [&Tensor<B, 2>; 3],
     attention: &Attention<'_, B>,
-    cache: &mut KvCache<B>,
+    blocks: &mut LayerBlocks<B>,
 ) -> Option<Tensor<B, 2>> {
-    let &Attention { step, layer, heads, kv_heads, head_dim, window, .. } = attention;
-    let (batch, seq) = (step.batch, step.seq);
+    let &Attention { context, kind, heads, kv_heads, head_dim, window, .. } = attention;
+    let tokens = context.tokens;
+    let own_device = q.device();
     let [q, k, v] = [single::<B, R, 2>(q)?, single::<B, R, 2>(k)?, single::<B, R, 2>(v)?];
     let device = device(&q);
-    let cache_type = DType::from(attention.cached);
-    if !can_attend(&device, [heads, kv_heads, head_dim], batch * seq, cache_type.into()) {
-        return None;
-    }
+    let longest = context.spans.iter().map(|span| span.len).max()?;
+    let queries = queries_at_once(&device, [heads, kv_heads, head_dim], longest, blocks.dtype.into())?;
     let norms = match attention.norms {
         Some((q, k)) => Some((parameters::<B, R>(q)?, parameters::<B, R>(k)?)),
         None => None,
     };
     let angles = match attention.angles {
         Some(angles) => {
-            let dims = angles.cos().dims()[3];
-            (dims > 0).then_some((single::<B, R, 4>(angles.cos())?, single::<B, R, 4>(angles.sin())?, dims))
+            let dims = angles.dims();
+            (dims > 0).then_some((single::<B, R, 2>(angles.cos())?, single::<B, R, 2>(angles.sin())?, dims))
         }
         None => None,
     };
     let angles = angles.as_ref().map(|(cos, sin, dims)| (buffer(cos), buffer(sin), *dims));
-    let room = cache.take_room(layer, [batch, kv_heads, head_dim], step, cache_type);
-    let (at, first) = (room.at, room.first);
-    let capacity = room.keys.dims()[2];
-    let keys: CubeTensor<R> = own(room.keys)?;
-    let values: CubeTensor<R> = own(room.values)?;
+    let plan = context.plan(kind, queries, || {
+        let made = plan_words(&context.attention_spans(kind), window, queries);
+        let words: Vec<i32> = made.words.iter().map(|&word| word as i32).collect();
+        let count = words.len();
+        let data = TensorData::new(words, [count]);
+        let words = Tensor::<B, 1, Int>::from_data(data, (&own_device, DType::I32));
+        Plan { words, tiles: made.tiles, longest: made.longest }
+    });
+    let words = int::<B, R, 1>(plan.words)?;
+    let plan =
+        AttentionPlan { words: buffer(&words), tokens, tiles: plan.tiles, queries, longest: plan.longest };
+    let (Some(keys), Some(values), true) = (blocks.keys.pop(), blocks.values.pop(), blocks.keys.is_empty())
+    else {
+        return None;
+    };
+    let keys: CubeTensor<R> = own(keys)?;
+    let values: CubeTensor<R> = own(values)?;
     let turned = turn(
         &device,
         &Turn {
@@ -73,37 +76,29 @@ fn attention_on<B: Backend, R: CubeRuntime>(
             norms: norms.as_ref().map(|(q, k)| (q, k)),
             spec: attention.norms.map_or(moi_gpu::NormSpec::default(), |(q, _)| spec(&q.config())),
             cache: (&buffer(&keys), &buffer(&values)),
-            capacity,
-            at,
-            batch,
-            seq,
+            plan: &plan,
             heads,
             kv_heads,
             head_dim,
             scale: attention.scale as f32,
         },
     );
-    let visible: Vec<_> = (0..batch * seq)
-        .map(|row| step.columns.seen(row / seq, row % seq, window))
-        .map(|seen| seen.start - first..seen.end - first)
-        .collect();
     let out = attend(
         &device,
         &Attend {
             q: &turned,
             keys: &buffer(&keys),
             values: &buffer(&values),
-            capacity,
-            visible: &visible,
-            seq,
+            plan: &plan,
             heads,
             kv_heads,
             head_dim,
             softcap: attention.softcap.map(|cap| cap as f32),
         },
     );
-    cache.put_back(layer, whole(keys)?, whole(values)?);
-    tensor(out?, [batch * seq, heads * head_dim], &q)
+    blocks.keys.push(whole(keys)?);
+    blocks.values.push(whole(values)?);
+    tensor(out?, [tokens, heads * head_dim], &q)
 }
 
 /// A buffer that nobody else has, so that it can be written.

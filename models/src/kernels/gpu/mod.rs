@@ -14,7 +14,7 @@ use std::sync::{
 
 use burn::tensor::backend::Backend;
 
-pub(super) use attention::{attention, has_attention};
+pub(super) use attention::attention;
 pub(super) use maps::{join, maps, norm, packed_rows, unpacked};
 pub(super) use step::step;
 use tensors::is_on;

@@ -3,10 +3,12 @@
 use cubecl::prelude::*;
 use half::f16;
 use moi_gpu::{
-    Activation, Attend, Buffer, Join, Map, NormSpec, NormWeights, Outcome, PackedBuffer, Picked, Turn,
-    Weights, attend, join, products, turn, unpack,
+    Activation, Attend, AttentionPlan, Buffer, Join, Map, NormSpec, NormWeights, Outcome, PackedBuffer,
+    Picked, PlanWords, Turn, Weights, attend, join, plan_words, products, queries_at_once, turn, unpack,
 };
-use moi_kernels::{Packed, PackedForm, pack};
+use moi_kernels::{
+    Attention, AttentionSpan, BlockPlace, CACHE_BLOCK, CachedBlocks, Float, Packed, PackedForm, Visible, pack,
+};
 
 use super::gpu::{Gpu, assert_close, random};
 
@@ -253,27 +255,50 @@ pub(super) fn packed_products_are_those_of_the_unpacked<R: Runtime>(gpu: &Gpu<R>
     assert!(products(device, &gpu.put(&x), 1, &maps[1..], Outcome::Each).is_none());
 }
 
+/// The plan of spans on a device.
+fn plan<R: Runtime>(
+    gpu: &Gpu<R>,
+    spans: &[AttentionSpan<'_>],
+    window: Option<usize>,
+    queries: usize,
+) -> AttentionPlan {
+    let PlanWords { words, tiles, longest } = plan_words(spans, window, queries);
+    let words: Vec<i32> = words.into_iter().map(|word| word as i32).collect();
+    let tokens = spans.iter().map(|span| span.len).sum();
+    AttentionPlan { words: gpu.put_words(&words), tokens, tiles, queries, longest }
+}
+
+fn blocks(indexes: &[usize]) -> Vec<BlockPlace> {
+    indexes.iter().map(|&index| BlockPlace { slab: 0, index }).collect()
+}
+
 pub(super) fn heads_are_turned_into_the_cache<R: Runtime>(gpu: &Gpu<R>) {
     let device = &gpu.0;
-    for (batch, seq, heads, kv_heads, head_dim, dims, has_norm, shared) in
-        [(1, 1, 4, 2, 64, 64, false, true), (2, 3, 3, 1, 20, 8, true, false), (2, 2, 2, 2, 16, 0, true, true)]
+    for (heads, kv_heads, head_dim, dims, has_norm) in
+        [(4, 2, 64, 64, false), (3, 1, 20, 8, true), (2, 2, 16, 0, true)]
     {
-        let rows = batch * seq;
-        let q = random(1, rows * heads * head_dim);
-        let k = random(2, rows * kv_heads * head_dim);
-        let v = random(3, rows * kv_heads * head_dim);
-        let angle_rows = if shared { seq } else { rows };
-        let (cos, sin) = (random(4, angle_rows * dims), random(5, angle_rows * dims));
+        let (first, second) = (blocks(&[4, 1]), blocks(&[0]));
+        let causal = Visible::Causal;
+        let spans = [
+            AttentionSpan { len: 5, past: 62, blocks: &first, first_block: 0, visible: &causal },
+            AttentionSpan { len: 1, past: 131, blocks: &second, first_block: 2, visible: &causal },
+        ];
+        // Block and position in it.
+        let places = [(4, 62), (4, 63), (1, 0), (1, 1), (1, 2), (0, 3)];
+        let tokens = places.len();
+        let q = random(1, tokens * heads * head_dim);
+        let k = random(2, tokens * kv_heads * head_dim);
+        let v = random(3, tokens * kv_heads * head_dim);
+        let (cos, sin) = (random(4, tokens * dims), random(5, tokens * dims));
         let (q_weight, k_weight) = (random(6, head_dim), random(7, head_dim));
-        let (capacity, at, scale) = (7, 2, 0.25);
-        let len = batch * kv_heads * capacity * head_dim;
+        let len = 5 * kv_heads * CACHE_BLOCK * head_dim;
         let (keys, values) = (gpu.put(&vec![9.0; len]), gpu.put(&vec![9.0; len]));
         let norms = (
             NormWeights { weight: gpu.put(&q_weight), bias: None },
             NormWeights { weight: gpu.put(&k_weight), bias: None },
         );
         let angles = (gpu.put(&cos), gpu.put(&sin));
-        let spec = spec(false, false);
+        let (spec, scale) = (spec(false, false), 0.25);
         let found = turn(
             device,
             &Turn {
@@ -284,10 +309,7 @@ pub(super) fn heads_are_turned_into_the_cache<R: Runtime>(gpu: &Gpu<R>) {
                 norms: has_norm.then_some((&norms.0, &norms.1)),
                 spec,
                 cache: (&keys, &values),
-                capacity,
-                at,
-                batch,
-                seq,
+                plan: &plan(gpu, &spans, None, 1),
                 heads,
                 kv_heads,
                 head_dim,
@@ -298,8 +320,7 @@ pub(super) fn heads_are_turned_into_the_cache<R: Runtime>(gpu: &Gpu<R>) {
             let x = if has_norm { normed(x, head_dim, spec, weight, None) } else { x.to_vec() };
             let mut out = Vec::new();
             for (index, head) in x.chunks(head_dim).enumerate() {
-                let row = index / count;
-                let angles = if shared { row % seq } else { row } * dims;
+                let angles = index / count * dims;
                 for i in 0..head_dim {
                     let turned = match i {
                         _ if i >= dims => head[i],
@@ -316,9 +337,8 @@ pub(super) fn heads_are_turned_into_the_cache<R: Runtime>(gpu: &Gpu<R>) {
         for (buffer, new) in [(&keys, &k), (&values, &v)] {
             let mut cache = vec![9.0; len];
             for (index, head) in new.chunks(head_dim).enumerate() {
-                let (row, head_index) = (index / kv_heads, index % kv_heads);
-                let (b, s) = (row / seq, row % seq);
-                let to = ((b * kv_heads + head_index) * capacity + at + s) * head_dim;
+                let ((block, column), of_head) = (places[index / kv_heads], index % kv_heads);
+                let to = ((block * kv_heads + of_head) * CACHE_BLOCK + column) * head_dim;
                 cache[to..to + head_dim].copy_from_slice(head);
             }
             assert_close(&gpu.get(buffer), &cache, 1e-6);
@@ -326,59 +346,70 @@ pub(super) fn heads_are_turned_into_the_cache<R: Runtime>(gpu: &Gpu<R>) {
     }
 }
 
-#[allow(clippy::single_range_in_vec_init, reason = "one query sees these columns")]
+/// Sequences of several lengths, prompts among them, beside trees and what sees all: against the CPU's kernel, which is
+/// tested against the formula.
 pub(super) fn attention_is_a_weighted_mean_of_values<R: Runtime>(gpu: &Gpu<R>) {
     let device = &gpu.0;
-    for (heads, kv_heads, head_dim, capacity, visible, seq, softcap) in [
-        (4, 2, 64, 40, vec![0..33], 1, None),
-        (9, 3, 64, 1500, vec![3..1201], 1, Some(5.0)),
-        (2, 1, 20, 700, vec![0..5, 2..6, 90..640, 0..1], 2, None),
-        (3, 3, 16, 300, vec![0..129, 0..130], 1, None),
-        (8, 1, 128, 600, vec![100..400], 1, None),
+    for (heads, kv_heads, head_dim, window, softcap) in [
+        (4, 2, 64, None, None),
+        (9, 3, 64, Some(1000), Some(5.0)),
+        (2, 1, 20, Some(70), None),
+        (3, 3, 16, None, None),
+        (8, 1, 128, Some(300), None),
     ] {
-        let rows = visible.len();
-        let batch = rows / seq;
-        let q = random(1, rows * heads * head_dim);
-        let keys = random(2, batch * kv_heads * capacity * head_dim);
-        let values = random(3, batch * kv_heads * capacity * head_dim);
-        let found = attend(
-            device,
-            &Attend {
-                q: &gpu.put(&q),
-                keys: &gpu.put(&keys),
-                values: &gpu.put(&values),
-                capacity,
-                visible: &visible,
-                seq,
-                heads,
-                kv_heads,
-                head_dim,
-                softcap,
-            },
-        )
-        .unwrap();
-        let mut all = Vec::new();
-        for (row, visible) in visible.iter().enumerate() {
-            for head in 0..heads {
-                let q = &q[(row * heads + head) * head_dim..][..head_dim];
-                let kv = (row / seq * kv_heads + head / (heads / kv_heads)) * capacity * head_dim;
-                let scores: Vec<f64> = visible
-                    .clone()
-                    .map(|column| dot(q, &keys[kv + column * head_dim..][..head_dim]))
-                    .map(|score| {
-                        softcap.map_or(score, |cap| f64::from(cap) * (score / f64::from(cap)).tanh())
-                    })
-                    .collect();
-                let max = scores.iter().copied().fold(f64::MIN, f64::max);
-                let sum: f64 = scores.iter().map(|score| (score - max).exp()).sum();
-                for i in 0..head_dim {
-                    let at = |column: usize| f64::from(values[kv + column * head_dim + i]);
-                    let mean: f64 =
-                        visible.clone().zip(&scores).map(|(c, score)| (score - max).exp() * at(c)).sum();
-                    all.push((mean / sum) as f32);
-                }
-            }
+        let tables = [blocks(&[3]), blocks(&(4..30).rev().collect::<Vec<_>>()), blocks(&[0, 2, 1])];
+        let (causal, full) = (Visible::Causal, Visible::Full);
+        let tree = Visible::Tree(vec![None, None, Some(0), Some(2), Some(1), Some(2)]);
+        let span = |table: usize, past, len, visible| AttentionSpan {
+            len,
+            past,
+            blocks: &tables[table],
+            first_block: 0,
+            visible,
+        };
+        // One query alone; rows of a batch; a long prompt beside a step; a tree around the end of a block.
+        let cases = [
+            vec![span(0, 32, 1, &causal)],
+            vec![span(1, 1500, 1, &causal)],
+            vec![span(0, 5, 1, &causal), span(1, 700, 1, &causal), span(2, 130, 1, &causal)],
+            vec![span(0, 0, 50, &causal), span(1, 1203, 1, &causal), span(2, 60, 77, &causal)],
+            vec![span(2, 126, 6, &tree), span(0, 3, 6, &full), span(1, 640, 6, &tree)],
+        ];
+        for spans in cases {
+            let tokens: usize = spans.iter().map(|span| span.len).sum();
+            let size = 30 * kv_heads * CACHE_BLOCK * head_dim;
+            let q = random(1, tokens * heads * head_dim);
+            let (keys, values) = (random(2, size), random(3, size));
+            let longest = spans.iter().map(|span| span.len).max().unwrap();
+            let put = gpu.put(&keys);
+            let queries = queries_at_once(device, [heads, kv_heads, head_dim], longest, put.dtype).unwrap();
+            assert!(longest == 1 || queries > 1, "queries of a sequence share what is read");
+            let found = attend(
+                device,
+                &Attend {
+                    q: &gpu.put(&q),
+                    keys: &put,
+                    values: &gpu.put(&values),
+                    plan: &plan(gpu, &spans, window, queries),
+                    heads,
+                    kv_heads,
+                    head_dim,
+                    softcap,
+                },
+            )
+            .unwrap();
+            // The CPU has keys value by value.
+            let by_value: Vec<f32> = keys
+                .chunks(CACHE_BLOCK * head_dim)
+                .flat_map(|head| {
+                    (0..CACHE_BLOCK * head_dim).map(|i| head[i % CACHE_BLOCK * head_dim + i / CACHE_BLOCK])
+                })
+                .collect();
+            let cached =
+                CachedBlocks { keys: vec![Float::F32(&by_value)], values: vec![Float::F32(&values)] };
+            let sizes = Attention { heads, kv_heads, head_dim, softcap, window };
+            let expected = moi_kernels::attend(&sizes, &q, &cached, &spans);
+            assert_close(&gpu.get(&found), &expected, 5e-6);
         }
-        assert_close(&gpu.get(&found), &all, 5e-6);
     }
 }

@@ -1,0 +1,301 @@
+//! The blocks of a model's cache.
+
+use std::sync::Arc;
+
+use burn::tensor::{DType, backend::Backend};
+use moi_kernels::BlockPlace;
+
+use super::{
+    BLOCK_POSITIONS, BlockTable, Column, LayerBlocks,
+    blocks::{Block, Blocks},
+    table::KindTable,
+};
+use crate::{ModelError, broken::is_broken, kernels::Kernels};
+
+/// Blocks that a slab has at least.
+const MIN_SLAB: usize = 4;
+
+/// Blocks for the keys and values of a model's layers. They are allocated in slabs when they are needed, up to a budget if
+/// there is one.
+#[derive(Debug)]
+pub struct KvPool<B: Backend> {
+    kinds: Vec<Kind<B>>,
+    layers: Vec<LayerCache>,
+    budget: Option<usize>,
+    device: B::Device,
+    id: Arc<()>,
+}
+
+/// What a layer keeps of the positions it has seen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum LayerCache {
+    /// Nothing.
+    None,
+    /// Keys and values of all positions: the kind of layer, and which of its layers.
+    Full(usize, usize),
+    /// Keys and values of the last positions, likewise.
+    Window(usize, usize),
+}
+
+/// Layers that see the same positions, and the blocks that these have.
+#[derive(Debug)]
+struct Kind<B: Backend> {
+    window: Option<usize>,
+    blocks: Blocks,
+    /// Blocks of each slab.
+    slabs: Vec<usize>,
+    layers: Vec<LayerBlocks<B>>,
+}
+
+/// The keys and values that a layer with attention keeps: heads, values of a head, their type, and how many positions it
+/// sees.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct LayerShape {
+    pub(crate) kv_heads: usize,
+    pub(crate) head_dim: usize,
+    pub(crate) dtype: DType,
+    pub(crate) window: Option<usize>,
+}
+
+/// Where the positions of a forward pass lie, in layers of one kind.
+#[derive(Clone, Debug)]
+pub(crate) struct KindTables {
+    pub(crate) window: Option<usize>,
+    /// Of each span.
+    pub(crate) spans: Vec<Places>,
+    /// The new positions of all spans.
+    pub(crate) columns: Vec<Column>,
+}
+
+/// The blocks of a span, and which block of its sequence the first of them is.
+#[derive(Clone, Debug)]
+pub(crate) struct Places {
+    pub(crate) first: usize,
+    pub(crate) blocks: Vec<BlockPlace>,
+}
+
+impl<B: Backend> KvPool<B> {
+    /// A pool for layers, of which some keep nothing; nothing is allocated before it is needed.
+    pub(crate) fn new(shapes: &[Option<LayerShape>], device: &B::Device) -> Self {
+        let mut kinds: Vec<Kind<B>> = Vec::new();
+        let layers = shapes.iter().map(|shape| {
+            let Some(LayerShape { kv_heads, head_dim, dtype, window }) = *shape else {
+                return LayerCache::None;
+            };
+            let kind = kinds.iter().position(|kind| kind.window == window).unwrap_or_else(|| {
+                let (blocks, slabs, layers) = (Blocks::default(), Vec::new(), Vec::new());
+                kinds.push(Kind { window, blocks, slabs, layers });
+                kinds.len() - 1
+            });
+            kinds[kind].layers.push(LayerBlocks::new(kv_heads, head_dim, dtype));
+            let index = kinds[kind].layers.len() - 1;
+            if window.is_some() { LayerCache::Window(kind, index) } else { LayerCache::Full(kind, index) }
+        });
+        let layers = layers.collect();
+        Self { kinds, layers, budget: None, device: device.clone(), id: Arc::default() }
+    }
+
+    /// With a limit on the bytes of all blocks.
+    pub fn with_budget(mut self, bytes: usize) -> Self {
+        self.budget = Some(bytes);
+        self
+    }
+
+    /// A table of no positions.
+    pub fn table(&self) -> BlockTable {
+        BlockTable::new(self.kinds.iter().map(|kind| kind.window), self.id.clone())
+    }
+
+    /// Whether a table is of this pool.
+    pub fn owns(&self, table: &BlockTable) -> bool {
+        Arc::ptr_eq(&self.id, &table.pool)
+    }
+
+    /// Bytes of all blocks, in use or not.
+    pub fn allocated_bytes(&self) -> usize {
+        self.kinds.iter().map(|kind| kind.blocks.count() * kind.block_bytes()).sum()
+    }
+
+    /// Bytes of the blocks that are in use.
+    pub fn used_bytes(&self) -> usize {
+        let used = |kind: &Kind<B>| kind.blocks.count() - kind.blocks.free();
+        self.kinds.iter().map(|kind| used(kind) * kind.block_bytes()).sum()
+    }
+
+    /// Gives back slabs of which no block is in use.
+    pub fn shrink(&mut self) {
+        for kind in &mut self.kinds {
+            while let Some(&last) = kind.slabs.last()
+                && kind.blocks.shrink(last)
+            {
+                kind.slabs.pop();
+                kind.layers.iter_mut().for_each(LayerBlocks::shrink);
+            }
+        }
+    }
+
+    /// Makes room for new positions of a table, and copies the last block, if that is not full, where others have it, too.
+    ///
+    /// # Errors
+    /// If the pool's budget has no room for them; the table is then unchanged.
+    pub(crate) fn reserve(&mut self, table: &mut BlockTable, positions: usize) -> Result<(), ModelError> {
+        self.own(table, table.len)?;
+        let mut new: Vec<Vec<Block>> = Vec::with_capacity(self.kinds.len());
+        for (index, of_kind) in table.kinds.iter().enumerate() {
+            let end = (table.len + positions).div_ceil(BLOCK_POSITIONS);
+            new.push(self.take(index, end.saturating_sub(of_kind.first + of_kind.blocks.len()))?);
+        }
+        for (of_kind, new) in table.kinds.iter_mut().zip(new) {
+            of_kind.blocks.extend(new);
+        }
+        Ok(())
+    }
+
+    /// Copies the blocks from a position on that others have, too.
+    fn own(&mut self, table: &mut BlockTable, from: usize) -> Result<(), ModelError> {
+        for index in 0..table.kinds.len() {
+            let first = (from / BLOCK_POSITIONS).saturating_sub(table.kinds[index].first);
+            for at in first..table.kinds[index].blocks.len() {
+                if !table.kinds[index].blocks[at].is_shared() {
+                    continue;
+                }
+                let Some(new) = self.take(index, 1)?.pop() else { continue };
+                let kind = &mut self.kinds[index];
+                let (from, to) = (kind.place(&table.kinds[index].blocks[at]), kind.place(&new));
+                kind.layers.iter_mut().for_each(|layer| layer.copy((from, 0), BLOCK_POSITIONS, (to, 0)));
+                table.kinds[index].blocks[at] = new;
+            }
+        }
+        Ok(())
+    }
+
+    /// So many blocks of a kind, allocated if none are free.
+    fn take(&mut self, kind: usize, count: usize) -> Result<Vec<Block>, ModelError> {
+        let missing = count.saturating_sub(self.kinds[kind].blocks.free());
+        if missing > 0 {
+            let bytes = self.kinds[kind].block_bytes();
+            let room = self.budget.map(|budget| budget.saturating_sub(self.allocated_bytes()) / bytes.max(1));
+            if room.is_some_and(|room| room < missing) {
+                let needed = self.allocated_bytes() + missing * bytes;
+                return Err(ModelError::PoolFull { needed, budget: self.budget.unwrap_or(0) });
+            }
+            let own = &mut self.kinds[kind];
+            // A slab in one piece is copied to grow, so it grows by more.
+            let share = if B::wants_one_slab() { own.blocks.count() / 2 } else { own.blocks.count() / 16 };
+            let more = missing.max(MIN_SLAB).max(share).min(room.unwrap_or(usize::MAX));
+            own.grow(more, &self.device);
+        }
+        let own = &self.kinds[kind];
+        let taken: Vec<Block> = std::iter::from_fn(|| own.blocks.take()).take(count).collect();
+        match taken.len() == count {
+            true => Ok(taken),
+            // Somebody who drops a table gives blocks back at any time, but nobody else takes any.
+            false => Err(ModelError::PoolFull { needed: self.allocated_bytes(), budget: 0 }),
+        }
+    }
+
+    /// The new positions of a tree that are on a path, of which each is behind those before it, become the next positions of
+    /// the sequence; the others are dropped. `len` are the positions before the tree, which was the last that was written.
+    ///
+    /// # Errors
+    /// If blocks are shared and the pool's budget has no room for copies.
+    pub fn keep_path(
+        &mut self,
+        table: &mut BlockTable,
+        len: usize,
+        path: &[usize],
+    ) -> Result<(), ModelError> {
+        self.own(table, len)?;
+        for (index, of_kind) in table.kinds.iter().enumerate() {
+            let kind = &mut self.kinds[index];
+            for (to, &from) in path.iter().enumerate().filter(|(to, from)| to != *from) {
+                let place = |position: usize| {
+                    let block = &of_kind.blocks[position / BLOCK_POSITIONS - of_kind.first];
+                    (kind.place(block), position % BLOCK_POSITIONS)
+                };
+                let (from, to) = (place(len + from), place(len + to));
+                kind.layers.iter_mut().for_each(|layer| layer.copy(from, 1, to));
+            }
+        }
+        table.truncate(len + path.len());
+        Ok(())
+    }
+
+    /// Where the positions of tables and so many new ones lie, for each kind of layer.
+    pub(crate) fn places<'a>(
+        &self,
+        spans: impl Iterator<Item = (&'a BlockTable, usize)> + Clone,
+    ) -> Vec<KindTables> {
+        let of_kind = |(index, kind): (usize, &Kind<B>)| {
+            let (mut columns, mut token) = (Vec::new(), 0);
+            let spans = spans.clone().map(|(table, len)| {
+                let KindTable { first, blocks, .. } = &table.kinds[index];
+                let blocks: Vec<BlockPlace> = blocks.iter().map(|block| kind.place(block)).collect();
+                let (mut position, end) = (table.len, table.len + len);
+                while position < end {
+                    let (block, at) = (position / BLOCK_POSITIONS, position % BLOCK_POSITIONS);
+                    let len = (BLOCK_POSITIONS - at).min(end - position);
+                    columns.push(Column { token, len, place: blocks[block - first], at });
+                    (token, position) = (token + len, position + len);
+                }
+                Places { first: *first, blocks }
+            });
+            let spans = spans.collect();
+            KindTables { window: kind.window, spans, columns }
+        };
+        self.kinds.iter().enumerate().map(of_kind).collect()
+    }
+
+    /// The kind of a layer and its blocks; `None` for one that keeps nothing.
+    pub(crate) fn layer(&mut self, layer: usize) -> Option<(usize, &mut LayerBlocks<B>)> {
+        match self.layers[layer] {
+            LayerCache::None => None,
+            LayerCache::Full(kind, index) | LayerCache::Window(kind, index) => {
+                Some((kind, &mut self.kinds[kind].layers[index]))
+            }
+        }
+    }
+
+    /// Of each layer, whether the keys and values of a sequence are finite in the first `positions`; `None` for a layer that
+    /// has none of these. Reads them back: for messages alone.
+    pub fn finite_layers(&self, table: &BlockTable, positions: usize) -> Vec<Option<bool>> {
+        let of_layer = |layer: &LayerCache| {
+            let (LayerCache::Full(kind, index) | LayerCache::Window(kind, index)) = *layer else {
+                return None;
+            };
+            let (kind, of_kind) = (&self.kinds[kind], &table.kinds[kind]);
+            let used = positions.min(table.len).checked_sub(of_kind.first * BLOCK_POSITIONS)?;
+            let places: Vec<BlockPlace> = of_kind.blocks.iter().map(|block| kind.place(block)).collect();
+            if used == 0 || places.is_empty() {
+                return None;
+            }
+            let both = kind.layers[index].gather(&places);
+            Some(!both.into_iter().any(|cached| is_broken(cached.narrow(1, 0, used))))
+        };
+        self.layers.iter().map(of_layer).collect()
+    }
+}
+
+impl<B: Backend> Kind<B> {
+    fn block_bytes(&self) -> usize {
+        self.layers.iter().map(LayerBlocks::block_bytes).sum()
+    }
+
+    fn grow(&mut self, blocks: usize, device: &B::Device) {
+        self.layers.iter_mut().for_each(|layer| layer.grow(blocks, device));
+        self.blocks.grow(blocks);
+        match self.slabs.last_mut() {
+            Some(slab) if B::wants_one_slab() => *slab += blocks,
+            _ => self.slabs.push(blocks),
+        }
+    }
+
+    fn place(&self, block: &Block) -> BlockPlace {
+        let (mut slab, mut index) = (0, block.id());
+        while index >= self.slabs[slab] {
+            index -= self.slabs[slab];
+            slab += 1;
+        }
+        BlockPlace { slab, index }
+    }
+}

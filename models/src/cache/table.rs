@@ -1,0 +1,94 @@
+//! Which blocks hold the positions of a sequence.
+
+use std::sync::Arc;
+
+use super::{BLOCK_POSITIONS, SLACK, blocks::Block, first_seen};
+
+/// The positions of one sequence in a [`super::KvPool`]. A clone is a fork: both go on by themselves, and share the blocks
+/// of what they have in common. Blocks go back to the pool when the last table that has them is dropped.
+#[derive(Clone, Debug)]
+pub struct BlockTable {
+    /// One for each kind of layer that the pool has.
+    pub(super) kinds: Vec<KindTable>,
+    pub(super) len: usize,
+    /// Positions that the sequence is known to have, at least: rotary frequencies may depend on it.
+    pub(super) sequence_length: usize,
+    /// The pool that it is of.
+    pub(super) pool: Arc<()>,
+}
+
+/// The blocks of one kind of layer.
+#[derive(Clone, Debug)]
+pub(super) struct KindTable {
+    pub(super) window: Option<usize>,
+    /// Which block of the sequence is the first here; those before it are out of the window.
+    pub(super) first: usize,
+    pub(super) blocks: Vec<Block>,
+}
+
+impl BlockTable {
+    pub(super) fn new(windows: impl Iterator<Item = Option<usize>>, pool: Arc<()>) -> Self {
+        let kinds = windows.map(|window| KindTable { window, first: 0, blocks: Vec::new() });
+        Self { kinds: kinds.collect(), len: 0, sequence_length: 0, pool }
+    }
+
+    /// Positions that are cached.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Whether no position was seen yet.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// Says, before a prompt runs in pieces, that the sequence will have so many positions when it has run. Rotary
+    /// frequencies that depend on the length of the sequence are then those of this length from the first piece on, as in
+    /// one forward pass of all. Steps beyond it raise the length by themselves; [`Self::truncate`] does not lower it.
+    pub fn set_sequence_length(&mut self, positions: usize) {
+        self.sequence_length = positions;
+    }
+
+    /// Positions that the sequence is known to have, at least.
+    pub fn sequence_length(&self) -> usize {
+        self.sequence_length
+    }
+
+    /// Blocks that are held, of each kind of layer.
+    pub fn blocks(&self) -> Vec<usize> {
+        self.kinds.iter().map(|kind| kind.blocks.len()).collect()
+    }
+
+    /// Drops the positions behind the first `len`. Whether that can be: layers with a sliding window may have dropped
+    /// positions that the next one sees; by 64 positions it can always be. If not, the table is as it was.
+    pub fn truncate(&mut self, len: usize) -> bool {
+        if len >= self.len {
+            return true;
+        }
+        let can = self.kinds.iter().all(|kind| kind.first <= first_seen(len, kind.window) / BLOCK_POSITIONS);
+        if can {
+            self.len = len;
+            self.release_reserved();
+        }
+        can
+    }
+
+    /// Lets go of blocks behind the positions in use.
+    pub(crate) fn release_reserved(&mut self) {
+        for kind in &mut self.kinds {
+            kind.blocks.truncate(self.len.div_ceil(BLOCK_POSITIONS).saturating_sub(kind.first));
+        }
+    }
+
+    /// Counts positions that were written, and lets go of blocks that nothing sees any more.
+    pub(crate) fn advance(&mut self, positions: usize) {
+        self.len += positions;
+        self.sequence_length = self.sequence_length.max(self.len);
+        for kind in &mut self.kinds {
+            let seen = first_seen(self.len.saturating_sub(SLACK), kind.window) / BLOCK_POSITIONS;
+            let unseen = seen.saturating_sub(kind.first);
+            kind.blocks.drain(..unseen.min(kind.blocks.len()));
+            kind.first += unseen;
+        }
+    }
+}

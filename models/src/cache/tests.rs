@@ -1,0 +1,231 @@
+//! Random operations on a pool beside a plain model of it: what each sequence has is a list of numbers.
+
+use std::collections::BTreeSet;
+
+use burn::tensor::{DType, Tensor, TensorData, backend::Backend};
+use proptest::prelude::*;
+
+use super::{BLOCK_POSITIONS, BlockTable, KvPool, first_seen, pool::LayerShape};
+use crate::ModelError;
+
+/// Two layers of one kind, one without a cache, and one with a window.
+const SHAPES: [Option<LayerShape>; 4] = [
+    Some(LayerShape { kv_heads: 1, head_dim: 2, dtype: DType::F32, window: None }),
+    None,
+    Some(LayerShape { kv_heads: 2, head_dim: 1, dtype: DType::F32, window: None }),
+    Some(LayerShape { kv_heads: 1, head_dim: 1, dtype: DType::F32, window: Some(WINDOW) }),
+];
+const WINDOW: usize = 70;
+/// Bytes of a block of each kind.
+const FULL_BYTES: usize = 2 * BLOCK_POSITIONS * (2 + 2) * 4;
+const WINDOW_BYTES: usize = 2 * BLOCK_POSITIONS * 4;
+
+#[derive(Clone, Debug)]
+enum Operation {
+    New,
+    Write(usize, usize),
+    Fork(usize),
+    Truncate(usize, usize),
+    /// Writes a tree and keeps a path of it.
+    Path(usize, Vec<usize>),
+    Drop(usize),
+    Shrink,
+}
+
+fn operation() -> impl Strategy<Value = Operation> {
+    let which = 0usize..6;
+    prop_oneof![
+        2 => Just(Operation::New),
+        6 => (which.clone(), 1usize..150).prop_map(|(which, len)| Operation::Write(which, len)),
+        3 => which.clone().prop_map(Operation::Fork),
+        2 => (which.clone(), 0usize..90).prop_map(|(which, back)| Operation::Truncate(which, back)),
+        2 => (which.clone(), proptest::collection::btree_set(0usize..9, 1..5))
+            .prop_map(|(which, path)| Operation::Path(which, path.into_iter().collect())),
+        2 => which.prop_map(Operation::Drop),
+        1 => Just(Operation::Shrink),
+    ]
+}
+
+/// A sequence, and the numbers that its positions should have.
+type Sequence = (BlockTable, Vec<f32>);
+
+struct Test<B: Backend> {
+    pool: KvPool<B>,
+    sequences: Vec<Sequence>,
+    written: usize,
+}
+
+impl<B: Backend> Test<B> {
+    /// Writes positions, each with a number of its own, and counts them. Whether there was room.
+    fn write(&mut self, which: usize, len: usize) -> bool {
+        let (table, numbers) = &mut self.sequences[which];
+        let before = table.len();
+        match self.pool.reserve(table, len) {
+            Ok(()) => {}
+            Err(ModelError::PoolFull { .. }) => {
+                table.release_reserved();
+                assert_eq!(table.len(), before);
+                return false;
+            }
+            Err(other) => panic!("{other}"),
+        }
+        let new: Vec<f32> = (0..len).map(|i| (self.written + i) as f32).collect();
+        self.written += len;
+        let places = self.pool.places(std::iter::once((&*table, len)));
+        for layer in 0..SHAPES.len() {
+            let Some((kind, blocks)) = self.pool.layer(layer) else { continue };
+            let width = blocks.kv_heads * blocks.head_dim;
+            let row = |&number: &f32| (0..width).map(move |j| number + j as f32 * 0.1);
+            let keys: Vec<f32> = new.iter().flat_map(row).collect();
+            let tensor = |values: Vec<f32>| {
+                let data = TensorData::new(values, [len, blocks.kv_heads, blocks.head_dim]);
+                Tensor::<B, 3>::from_data(data, &Default::default())
+            };
+            let values = keys.iter().map(|key| -key).collect();
+            blocks.write(&tensor(keys), &tensor(values), &places[kind].columns);
+        }
+        table.advance(len);
+        numbers.extend(new);
+        true
+    }
+
+    fn apply(&mut self, operation: Operation) {
+        let count = self.sequences.len();
+        let index = |which: usize| which % count.max(1);
+        match operation {
+            Operation::New => self.sequences.push((self.pool.table(), Vec::new())),
+            Operation::Shrink => self.pool.shrink(),
+            _ if count == 0 => {}
+            Operation::Write(which, len) => {
+                self.write(index(which), len);
+            }
+            Operation::Fork(which) => {
+                let fork = self.sequences[index(which)].clone();
+                self.sequences.push(fork);
+            }
+            Operation::Truncate(which, back) => {
+                let (table, numbers) = &mut self.sequences[index(which)];
+                let len = numbers.len().saturating_sub(back);
+                let seen = table
+                    .kinds
+                    .iter()
+                    .all(|kind| kind.first * BLOCK_POSITIONS <= first_seen(len, kind.window));
+                let can = table.truncate(len);
+                assert_eq!(can, seen || back == 0, "it can be where all that is seen is there");
+                if can {
+                    numbers.truncate(len);
+                }
+            }
+            Operation::Path(which, path) => {
+                let which = index(which);
+                let before = self.sequences[which].1.len();
+                if self.write(which, path.last().map_or(1, |last| last + 1)) {
+                    let (table, numbers) = &mut self.sequences[which];
+                    match self.pool.keep_path(table, before, &path) {
+                        Ok(()) => {
+                            *numbers = [
+                                &numbers[..before],
+                                &path.iter().map(|i| numbers[before + i]).collect::<Vec<_>>(),
+                            ]
+                            .concat()
+                        }
+                        Err(_) => panic!("nothing was shared since it was written"),
+                    }
+                }
+            }
+            Operation::Drop(which) => {
+                self.sequences.swap_remove(index(which));
+            }
+        }
+    }
+
+    fn check(&mut self, budget: usize) {
+        // Counts add up: blocks in use are those that some table has.
+        let mut used = [BTreeSet::new(), BTreeSet::new()];
+        for (table, numbers) in &self.sequences {
+            assert_eq!(table.len(), numbers.len());
+            for (used, kind) in used.iter_mut().zip(&table.kinds) {
+                used.extend(kind.blocks.iter().map(super::blocks::Block::id));
+            }
+        }
+        let bytes = used[0].len() * FULL_BYTES + used[1].len() * WINDOW_BYTES;
+        assert_eq!(self.pool.used_bytes(), bytes);
+        assert!(bytes <= self.pool.allocated_bytes() && self.pool.allocated_bytes() <= budget);
+        // Every position that can be seen has its number.
+        for (table, numbers) in &self.sequences {
+            let places = self.pool.places(std::iter::once((table, 0)));
+            for layer in 0..SHAPES.len() {
+                let Some((kind, blocks)) = self.pool.layer(layer) else { continue };
+                let first = places[kind].spans[0].first * BLOCK_POSITIONS;
+                let window = SHAPES[layer].and_then(|shape| shape.window);
+                assert!(first <= first_seen(numbers.len(), window));
+                if numbers.is_empty() || first >= numbers.len() {
+                    continue;
+                }
+                let [keys, values] = blocks.gather(&places[kind].spans[0].blocks);
+                let (head_dim, columns) = (blocks.head_dim, keys.dims()[1]);
+                let [keys, values] = [keys, values].map(|x| x.into_data().iter::<f32>().collect::<Vec<_>>());
+                for position in first_seen(numbers.len(), window).max(first)..numbers.len() {
+                    for j in 0..blocks.kv_heads * head_dim {
+                        let at = (j / head_dim * columns + position - first) * head_dim + j % head_dim;
+                        let expected = numbers[position] + j as f32 * 0.1;
+                        assert_eq!((keys[at], values[at]), (expected, -expected), "position {position}");
+                    }
+                }
+            }
+        }
+    }
+}
+
+fn run<B: Backend>(operations: Vec<Operation>, budget: usize) {
+    let pool = KvPool::<B>::new(&SHAPES, &Default::default()).with_budget(budget);
+    let mut test = Test { pool, sequences: Vec::new(), written: 0 };
+    for operation in operations {
+        test.apply(operation);
+        test.check(budget);
+    }
+    test.sequences.clear();
+    test.pool.shrink();
+    assert_eq!((test.pool.used_bytes(), test.pool.allocated_bytes()), (0, 0));
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(60))]
+
+    #[test]
+    fn a_pool_is_its_model(
+        operations in proptest::collection::vec(operation(), 1..40),
+        blocks in 4usize..40,
+    ) {
+        let budget = blocks * (FULL_BYTES + WINDOW_BYTES);
+        run::<burn_flex::Flex>(operations.clone(), budget);
+        run::<burn_ndarray::NdArray>(operations, budget);
+    }
+}
+
+#[test]
+fn so_many_positions_can_be_taken_back() {
+    let pool = KvPool::<burn_flex::Flex>::new(&SHAPES, &Default::default());
+    let mut test = Test { pool, sequences: Vec::new(), written: 0 };
+    test.apply(Operation::New);
+    for len in 1..400 {
+        assert!(test.write(0, 1));
+        let mut back = test.sequences[0].0.clone();
+        assert!(back.truncate(len - BLOCK_POSITIONS.min(len)), "{len}");
+    }
+}
+
+/// What a fork of a long sequence copies: a block of each kind, when it goes on.
+#[test]
+fn a_fork_copies_one_block_of_each_kind() {
+    let pool = KvPool::<burn_flex::Flex>::new(&SHAPES, &Default::default());
+    let mut test = Test { pool, sequences: Vec::new(), written: 0 };
+    test.apply(Operation::New);
+    assert!(test.write(0, 4000));
+    let before = test.pool.used_bytes();
+    test.apply(Operation::Fork(0));
+    assert_eq!(test.pool.used_bytes(), before);
+    assert!(test.write(1, 1));
+    assert_eq!(test.pool.used_bytes(), before + FULL_BYTES + WINDOW_BYTES);
+    test.check(usize::MAX);
+}

@@ -1,20 +1,22 @@
-//! The decode loop: one step for rows of different prompts, rules and lengths.
+//! Sequences that are decoded together: who takes part, and what comes of each round.
 
-use burn::tensor::{Tensor, backend::Backend};
+use burn::tensor::backend::Backend;
 use moi::Start;
-use moi_models::{BlockTable, CausalLm, ForwardBatch};
+use moi_models::{BlockTable, CausalLm};
 
 use crate::{
     Engine, EngineError, Prompt, Request, RowError, RowId, Sampler, Session, Step,
     decider::{Decider, Limits},
-    engine::{Encoded, Prefilled},
+    engine::Encoded,
     pending_step::{PendingStep, kept},
-    row::Row,
+    round::{Inputs, Pace, Pending, place},
+    row::{Row, Stage},
     stop::StopMatcher,
     text::{Detokenizer, control_token},
 };
 
-/// Rows that are decoded together. Rows may be added between steps, and leave when they end.
+/// Rows that are decoded together. Rows may be added between steps, leave when they end, and can be cancelled at any time.
+/// Prompts run in pieces beside the rows that decode, so that none of these waits for a whole prompt.
 ///
 /// On a device that samples and mixes by itself a step is launched before the tokens of the one before are read, so
 /// that neither waits for the other. A row that turns out to have ended was then computed once in vain; of one that must
@@ -22,14 +24,12 @@ use crate::{
 #[derive(Debug)]
 pub struct Batch<'e, B: Backend, M> {
     engine: &'e Engine<B, M>,
-    /// Those that run, then those that wait.
     rows: Vec<Row<B>>,
-    /// Of the rows that run `[rows, d]`, not yet run through the model.
-    inputs: Option<Tensor<B, 2>>,
-    /// The next tokens of the rows that run, if their inputs have run already.
-    ahead: Option<PendingStep<B>>,
-    /// Logits `[1, vocab]` behind prompts that have run since the last step.
-    waiting: Vec<Tensor<B, 2>>,
+    /// Of rows that decode, not yet run through the model.
+    inputs: Option<Inputs<B>>,
+    /// Decided tokens of rows that decode, not yet reported.
+    ahead: Option<Pending<B>>,
+    pub(crate) pace: Pace,
     added: usize,
     /// Whether what the only row has cached outlives it.
     keeps: bool,
@@ -48,7 +48,7 @@ impl<'e, B: Backend, M: CausalLm<B>> Batch<'e, B, M> {
             rows: Vec::new(),
             inputs: None,
             ahead: None,
-            waiting: Vec::new(),
+            pace: Pace::default(),
             added: 0,
             keeps: false,
             ended: None,
@@ -70,7 +70,7 @@ impl<'e, B: Backend, M: CausalLm<B>> Batch<'e, B, M> {
         Some(Session::new(table, ids))
     }
 
-    /// Runs a request's prompt and lets it take part from the next step on.
+    /// Lets a request take part from the next step on. Its prompt runs in pieces beside what others decode.
     ///
     /// # Errors
     /// If the request is refused; the batch is then unchanged.
@@ -85,7 +85,7 @@ impl<'e, B: Backend, M: CausalLm<B>> Batch<'e, B, M> {
     /// # Errors
     /// If one is refused; the batch is then unchanged.
     pub fn add_all(&mut self, requests: Vec<Request<B>>) -> Result<Vec<RowId>, EngineError> {
-        let mut added: Vec<(Row<B>, Tensor<B, 2>)> = Vec::with_capacity(requests.len());
+        let mut added: Vec<Row<B>> = Vec::with_capacity(requests.len());
         let mut prompts: Vec<Prompt<B>> = Vec::with_capacity(requests.len());
         for request in requests {
             let id = RowId(self.added + added.len());
@@ -93,52 +93,54 @@ impl<'e, B: Backend, M: CausalLm<B>> Batch<'e, B, M> {
             prompts.push(request.prompt.clone());
             added.push(match same {
                 Some(same) => {
-                    let (first, logits) = &added[same];
+                    let first = &added[same];
                     let ids = first.decider.sampler.history().all(0);
-                    let mut row = self.row(id, request, ids, first.positions)?;
-                    (row.table, row.inputs) = (first.table.clone(), first.inputs.clone());
-                    (row, logits.clone())
+                    let stage = Stage::Follows(first.stage.follows().unwrap_or(first.id));
+                    Row { stage, ..self.row(id, request, ids, first.positions)? }
                 }
                 None => {
                     request.check()?;
-                    let Encoded { inputs, ids } = self.engine.encode(&request.prompt)?;
-                    let row = self.row(id, request, &ids, inputs.dims()[0])?.keeping(&inputs, self.engine);
-                    self.prefilled(row, inputs, None)?
+                    let encoded = self.engine.encode(&request.prompt)?;
+                    self.prompted(id, request, encoded, None)?
                 }
             });
         }
-        Ok(added.into_iter().map(|(row, logits)| self.push(row, logits)).collect())
+        let ids: Vec<RowId> = added.iter().map(|row| row.id).collect();
+        self.added += added.len();
+        self.rows.append(&mut added);
+        Ok(ids)
     }
 
     /// Adds a request behind what a session has cached.
     pub(crate) fn resume(&mut self, session: Session, request: Request<B>) -> Result<RowId, EngineError> {
         request.check()?;
-        let Encoded { inputs, ids } = self.engine.encode(&request.prompt)?;
-        let row = self.row(RowId(self.added), request, &ids, inputs.dims()[0])?.keeping(&inputs, self.engine);
-        let (table, known) = session.behind(&ids, &self.engine.model, &self.engine.pool());
-        let new = inputs.dims()[0] - known;
-        let (row, logits) = self.prefilled(row, inputs.narrow(0, known, new), Some(table))?;
-        Ok(self.push(row, logits))
-    }
-
-    /// A row whose prompt, as far as it is not cached in a table, has run; and the logits behind it.
-    fn prefilled(
-        &self,
-        row: Row<B>,
-        inputs: Tensor<B, 2>,
-        table: Option<BlockTable>,
-    ) -> Result<(Row<B>, Tensor<B, 2>), EngineError> {
-        let table = table.unwrap_or_else(|| self.engine.pool().table());
-        let Prefilled { table, logits } = self.engine.prefill(inputs, table)?;
-        Ok((Row { table, ..row }, logits))
-    }
-
-    fn push(&mut self, row: Row<B>, logits: Tensor<B, 2>) -> RowId {
+        let encoded = self.engine.encode(&request.prompt)?;
+        let behind = session.behind(&encoded.ids, &self.engine.model, &self.engine.pool());
+        let row = self.prompted(RowId(self.added), request, encoded, Some(behind))?;
         let id = row.id;
-        self.added = id.0 + 1;
-        self.waiting.push(logits);
+        self.added += 1;
         self.rows.push(row);
-        id
+        Ok(id)
+    }
+
+    /// A row whose prompt is to run, behind as many of its positions as a table has.
+    fn prompted(
+        &self,
+        id: RowId,
+        request: Request<B>,
+        Encoded { inputs, ids }: Encoded<B>,
+        behind: Option<(BlockTable, usize)>,
+    ) -> Result<Row<B>, EngineError> {
+        let total = inputs.dims()[0];
+        let mut row = self.row(id, request, &ids, total)?.keeping(&inputs, self.engine);
+        let known = behind.map_or(0, |(table, known)| {
+            row.table = table;
+            known
+        });
+        row.table.set_sequence_length(total);
+        row.stage = Stage::Prompt(inputs.narrow(0, known, total - known));
+        row.reused = known;
+        Ok(row)
     }
 
     /// A row before its first token, behind a prompt of these ids, if it has any, and so many positions.
@@ -176,6 +178,7 @@ impl<'e, B: Backend, M: CausalLm<B>> Batch<'e, B, M> {
         let decider = Decider::new(moi::Row::new(request.rule, &start)?, sampler, limits);
         Ok(Row {
             id,
+            stage: Stage::Decode,
             stop_tokens,
             decider: decider.reporting(request.top, request.logprobs),
             matcher: StopMatcher::new(request.stop.strings.clone()),
@@ -183,9 +186,21 @@ impl<'e, B: Backend, M: CausalLm<B>> Batch<'e, B, M> {
             detokenizer: Detokenizer::default(),
             table: self.engine.pool().table(),
             positions,
+            reused: 0,
             inputs: None,
-            was_recomputed: false,
         })
+    }
+
+    /// Whether a request can be added; it as it is then best added, and the length of its prompt.
+    pub(crate) fn check(&self, request: Request<B>) -> Result<(Request<B>, usize), EngineError> {
+        request.check()?;
+        let (prompt, ids) = self.engine.check_prompt(&request.prompt)?;
+        let request = match ids {
+            Some(ids) => Request { prompt: Prompt::Ids(ids), ..request },
+            None => request,
+        };
+        self.row(RowId(0), request.clone(), &[], prompt)?;
+        Ok((request, prompt))
     }
 
     /// Tokens that are named by a request or of the engine must be the model's.
@@ -210,6 +225,40 @@ impl<'e, B: Backend, M: CausalLm<B>> Batch<'e, B, M> {
     /// Whether every row has ended.
     pub fn is_empty(&self) -> bool {
         self.rows.is_empty()
+    }
+
+    /// Ends a row, wherever it stands; the others are not disturbed. The text that it held back; `None` if there is no such
+    /// row any more.
+    pub fn cancel(&mut self, id: RowId) -> Option<String> {
+        let at = self.rows.iter().position(|row| row.id == id)?;
+        let mut row = self.rows.remove(at);
+        // Whoever waits for its prompt goes on with it.
+        if let Stage::Prompt(_) = &row.stage
+            && let Some(heir) = self.rows.iter().position(|other| other.stage.follows() == Some(id))
+        {
+            let new = self.rows[heir].id;
+            for other in &mut self.rows[heir..] {
+                if other.stage.follows() == Some(id) {
+                    other.stage = Stage::Follows(new);
+                }
+            }
+            let heir = &mut self.rows[heir];
+            (heir.stage, heir.reused, heir.inputs) = (row.stage.clone(), row.reused, row.inputs.clone());
+            heir.table = row.table.clone();
+        }
+        let device = &self.engine.device;
+        if let Some(Inputs { inputs, mut rows }) = self.inputs.take() {
+            let keep: Vec<usize> = (0..rows.len()).filter(|&at| rows[at] != id).collect();
+            rows.retain(|&row| row != id);
+            self.inputs = (!keep.is_empty()).then(|| Inputs { inputs: kept(inputs, &keep, device), rows });
+        }
+        if let Some(Pending { step, mut rows }) = self.ahead.take() {
+            let keep: Vec<usize> = (0..rows.len()).filter(|&at| rows[at] != id).collect();
+            rows.retain(|&row| row != id);
+            self.ahead = (!keep.is_empty()).then(|| Pending { step: step.keep(&keep, device), rows });
+        }
+        let text = self.engine.tokenizer.as_ref().and_then(|tokenizer| row.flush(tokenizer).ok());
+        Some(text.map(|(text, _)| text).unwrap_or_default())
     }
 
     /// Ends all rows: the text that they held back, in order.
@@ -238,103 +287,134 @@ impl<'e, B: Backend, M: CausalLm<B>> Batch<'e, B, M> {
         self.engine
     }
 
-    /// One token for every row, in the order in which they were added; none if all have ended. A row that fails ends with
-    /// its own error, and the others go on.
+    /// Runs the prompts of all rows to their ends, without a token of those that decode already.
+    ///
+    /// # Errors
+    /// If the model or the device fails: as [`Batch::step`].
+    pub fn run_prompts(&mut self) -> Result<(), EngineError> {
+        while self.rows.iter().any(|row| matches!(row.stage, Stage::Prompt(_))) {
+            let mut rows = std::mem::take(&mut self.rows);
+            let ran = self.run(&mut rows, None, true);
+            match ran {
+                Ok(new) => self.ahead = join(self.ahead.take(), new),
+                Err(error) => return Err(self.end_all(rows, error)),
+            }
+            self.rows = rows;
+        }
+        Ok(())
+    }
+
+    /// The next tokens: one for each row that decodes, in the order in which rows were added; none if all have ended. A row
+    /// that fails ends with its own error, and the others go on.
     ///
     /// # Errors
     /// If the model or the device fails. All rows have then ended, and the batch is empty; [`crate::Generation::finish`] still
     /// gives the text that was held back.
     pub fn step(&mut self) -> Result<Vec<Result<Step, RowError>>, EngineError> {
+        loop {
+            let steps = self.round()?;
+            if !steps.is_empty() || self.rows.is_empty() {
+                return Ok(steps);
+            }
+        }
+    }
+
+    /// One pass through the model: [`Batch::step`], but that there may be no token yet where no row decodes and prompts are
+    /// under way. Between rounds rows can be added and cancelled.
+    ///
+    /// # Errors
+    /// As [`Batch::step`].
+    pub fn round(&mut self) -> Result<Vec<Result<Step, RowError>>, EngineError> {
         let mut rows = std::mem::take(&mut self.rows);
         if rows.is_empty() {
             return Ok(Vec::new());
         }
-        let stepped = self.step_rows(&mut rows);
-        match stepped {
-            Ok(mut steps) => {
-                for (row, step) in rows.into_iter().zip(&steps) {
-                    match step {
-                        Ok(Step { stop: None, .. }) => self.rows.push(row),
-                        Ok(_) => self.ended = self.keeps.then_some(row),
-                        Err(_) => {}
-                    }
-                }
-                // Those that wait stand behind those that run.
-                self.rows.sort_by_key(|row| row.was_recomputed);
-                self.rows.iter_mut().for_each(|row| row.was_recomputed = false);
-                if self.rows.is_empty() {
-                    self.engine.pool().shrink();
-                }
-                steps.sort_by_key(|step| match step {
-                    Ok(step) => step.row,
-                    Err(error) => error.row,
-                });
-                Ok(steps)
-            }
-            Err(error) => {
-                let Self { engine, added, .. } = *self;
-                *self = Self { rows, added, ..Self::new(engine) };
-                // A text that cannot be decoded is no second reason.
-                let left = self.flush().unwrap_or_default();
-                *self = Self { left, added, ..Self::new(engine) };
-                Err(error)
+        let mut steps = match self.round_of(&mut rows) {
+            Ok(steps) => steps,
+            Err(error) => return Err(self.end_all(rows, error)),
+        };
+        steps.sort_by_key(row_of);
+        for row in rows {
+            let of_row = steps.binary_search_by_key(&row.id, row_of).ok().map(|at| &steps[at]);
+            match of_row {
+                None | Some(Ok(Step { stop: None, .. })) => self.rows.push(row),
+                Some(Ok(_)) => self.ended = self.keeps.then_some(row),
+                Some(Err(_)) => {}
             }
         }
-    }
-
-    fn step_rows(&mut self, rows: &mut [Row<B>]) -> Result<Vec<Result<Step, RowError>>, EngineError> {
-        let current = self.decided(rows)?;
-        // Rows that have run ahead, by their places among all.
-        let mut ahead: Vec<usize> = Vec::new();
-        if current.is_in_flight() {
-            let goes_on =
-                |row: &Row<B>| !row.ends_with_next(self.engine) && !row.recomputes_with_next(self.engine);
-            ahead = (0..rows.len()).filter(|&row| goes_on(&rows[row])).collect();
-            self.launch_ahead(&current, &ahead, rows)?;
-        }
-        let (outcomes, inputs) = current.wait(|row| rows[row].decider.generated())?;
-        let mut steps = Vec::with_capacity(rows.len());
-        for (index, (row, outcome)) in rows.iter_mut().zip(outcomes).enumerate() {
-            let step = outcome.and_then(|(sampled, mix)| row.take(sampled, mix, self.engine));
-            let ran_ahead = ahead.binary_search(&index).is_ok();
-            steps.push(step.map_err(|error| self.row_error(row, ran_ahead, error)));
-        }
-        let goes_on = |index: usize| matches!(steps[index], Ok(Step { stop: None, .. }));
-        for index in (0..rows.len()).filter(|&index| goes_on(index)) {
-            self.recompute_cache(&mut rows[index], inputs.clone().narrow(0, index, 1))?;
-        }
-        let stays = |index: usize| goes_on(index) && !rows[index].was_recomputed;
-        let device = &self.engine.device;
-        match self.ahead.take() {
-            Some(launched) => {
-                let keep: Vec<usize> = (0..ahead.len()).filter(|&i| stays(ahead[i])).collect();
-                self.ahead = (!keep.is_empty()).then(|| launched.keep(&keep, device));
-            }
-            None => {
-                let keep: Vec<usize> = (0..rows.len()).filter(|&index| stays(index)).collect();
-                self.inputs = (!keep.is_empty()).then(|| kept(inputs, &keep, device));
-            }
+        if self.rows.is_empty() {
+            self.engine.pool().shrink();
         }
         Ok(steps)
     }
 
-    /// Keeps the next input `[1, d]` of a row whose cached positions may have to be computed anew, and computes them anew
-    /// where that is due.
-    fn recompute_cache(&mut self, row: &mut Row<B>, input: Tensor<B, 2>) -> Result<(), EngineError> {
-        let Some(inputs) = &mut row.inputs else { return Ok(()) };
-        let dtype = inputs.first().map_or(input.dtype(), Tensor::dtype);
-        inputs.push(input.cast(dtype));
-        if self.engine.model.recompute_beyond().is_none_or(|most| row.positions <= most) {
-            return Ok(());
+    /// Ends all rows for an error of all.
+    fn end_all(&mut self, rows: Vec<Row<B>>, error: EngineError) -> EngineError {
+        (self.rows, self.inputs, self.ahead) = (rows, None, None);
+        // A text that cannot be decoded is no second reason.
+        self.left = self.flush().unwrap_or_default();
+        self.rows.clear();
+        error
+    }
+
+    fn round_of(&mut self, rows: &mut [Row<B>]) -> Result<Vec<Result<Step, RowError>>, EngineError> {
+        let (mut current, mut ran_prompts) = (self.ahead.take(), false);
+        if current.is_none() || self.inputs.is_some() {
+            let inputs = self.inputs.take();
+            let new = self.run(rows, inputs, true)?;
+            (current, ran_prompts) = (join(current, new), true);
         }
-        let inputs = Tensor::cat(row.inputs.take().unwrap_or_default(), 0);
-        // The blocks of the old one go back before new ones are taken.
-        row.table = self.engine.pool().table();
-        let Prefilled { table, logits } = self.engine.prefill(inputs, row.table.clone())?;
-        row.table = table;
-        self.waiting.push(logits);
-        row.was_recomputed = true;
-        Ok(())
+        let Some(current) = current else { return Ok(Vec::new()) };
+        let mut ahead = None;
+        if current.step.is_in_flight() {
+            let goes_on = |&at: &usize| {
+                let row = &rows[place(rows, current.rows[at])];
+                !row.ends_with_next(self.engine) && !row.recomputes_with_next(self.engine)
+            };
+            let keep: Vec<usize> = (0..current.rows.len()).filter(goes_on).collect();
+            let inputs = (!keep.is_empty()).then(|| Inputs {
+                inputs: kept(current.step.inputs.clone(), &keep, &self.engine.device),
+                rows: keep.iter().map(|&at| current.rows[at]).collect(),
+            });
+            ahead = self.run(rows, inputs, !ran_prompts)?;
+        }
+        self.report(rows, current, ahead)
+    }
+
+    /// Waits for decided tokens and gives them to their rows. What has run ahead of them is kept for those that go on.
+    fn report(
+        &mut self,
+        rows: &mut [Row<B>],
+        current: Pending<B>,
+        ahead: Option<Pending<B>>,
+    ) -> Result<Vec<Result<Step, RowError>>, EngineError> {
+        let places: Vec<usize> = current.rows.iter().map(|&id| place(rows, id)).collect();
+        let (outcomes, inputs) = current.step.wait(|at| rows[places[at]].decider.generated())?;
+        let has_run = |id: RowId| ahead.as_ref().is_some_and(|ahead| ahead.rows.contains(&id));
+        let (mut steps, mut left, mut waiting) = (Vec::with_capacity(places.len()), Vec::new(), Vec::new());
+        for (at, (&place, outcome)) in places.iter().zip(outcomes).enumerate() {
+            let row = &mut rows[place];
+            let step = outcome.and_then(|(sampled, mix)| row.take(sampled, mix, self.engine));
+            let step = step.map_err(|error| self.row_error(row, has_run(row.id), error));
+            let goes_on = matches!(step, Ok(Step { stop: None, .. }));
+            if !goes_on {
+                left.push(row.id);
+            } else if !row.recompute(inputs.clone().narrow(0, at, 1), self.engine) && !has_run(row.id) {
+                waiting.push(at);
+            }
+            steps.push(step);
+        }
+        let device = &self.engine.device;
+        self.inputs = (!waiting.is_empty()).then(|| Inputs {
+            inputs: kept(inputs, &waiting, device),
+            rows: waiting.iter().map(|&at| current.rows[at]).collect(),
+        });
+        self.ahead = ahead.and_then(|Pending { step, mut rows }| {
+            let keep: Vec<usize> = (0..rows.len()).filter(|&at| !left.contains(&rows[at])).collect();
+            rows.retain(|row| !left.contains(row));
+            (!keep.is_empty()).then(|| Pending { step: step.keep(&keep, device), rows })
+        });
+        Ok(steps)
     }
 
     /// A row's error, traced to where in the model its numbers broke.
@@ -346,66 +426,23 @@ impl<'e, B: Backend, M: CausalLm<B>> Batch<'e, B, M> {
         let text = self.engine.tokenizer.as_ref().and_then(|tokenizer| row.flush(tokenizer).ok());
         RowError { row: row.id, error, text: text.map(|(text, _)| text).unwrap_or_default() }
     }
+}
 
-    /// The next tokens of all rows: of those that run and of those that wait, which join them.
-    fn decided(&mut self, rows: &mut [Row<B>]) -> Result<PendingStep<B>, EngineError> {
-        let ahead = self.ahead.take();
-        let known = if ahead.is_some() { rows.len() - self.waiting.len() } else { 0 };
-        let mut logits = Vec::new();
-        if let Some(inputs) = self.inputs.take() {
-            let count = inputs.dims()[0];
-            logits.push(self.forward(inputs, rows[..count].iter_mut())?);
-        }
-        logits.append(&mut self.waiting);
-        let logits = match logits.len() {
-            0 => None,
-            1 => logits.pop(),
-            _ => Some(Tensor::cat(logits, 0)),
-        };
-        let new = match logits {
-            Some(logits) => {
-                let mut deciders: Vec<&mut Decider> =
-                    rows[known..].iter_mut().map(|row| &mut row.decider).collect();
-                Some(PendingStep::new(self.engine, logits, &mut deciders)?)
-            }
-            None => None,
-        };
-        match (ahead, new) {
-            (Some(ahead), new) => Ok(ahead.and(new)),
-            (None, Some(new)) => Ok(new),
-            (None, None) => unreachable!("there are rows, and each runs or waits"),
-        }
+/// The row that a step or an error is of.
+fn row_of(step: &Result<Step, RowError>) -> RowId {
+    match step {
+        Ok(step) => step.row,
+        Err(error) => error.row,
     }
+}
 
-    /// Runs the next inputs of the rows that go on, and decides their tokens, before the current ones are known.
-    fn launch_ahead(
-        &mut self,
-        current: &PendingStep<B>,
-        running: &[usize],
-        rows: &mut [Row<B>],
-    ) -> Result<(), EngineError> {
-        if running.is_empty() {
-            return Ok(());
-        }
-        let inputs = kept(current.inputs.clone(), running, &self.engine.device);
-        let mut next = running.iter().copied().peekable();
-        let is_running = |(index, row)| next.next_if_eq(&index).map(|_| row);
-        let mut of_running: Vec<&mut Row<B>> = rows.iter_mut().enumerate().filter_map(is_running).collect();
-        let logits = self.forward(inputs, of_running.iter_mut().map(|row| &mut **row))?;
-        let mut deciders: Vec<&mut Decider> = of_running.into_iter().map(|row| &mut row.decider).collect();
-        self.ahead = Some(PendingStep::new(self.engine, logits, &mut deciders)?);
-        Ok(())
-    }
-
-    /// Logits `[rows, vocab]` behind the next inputs of some rows.
-    fn forward<'r>(
-        &self,
-        inputs: Tensor<B, 2>,
-        rows: impl Iterator<Item = &'r mut Row<B>>,
-    ) -> Result<Tensor<B, 2>, EngineError> {
-        let tables = rows.map(|row| &mut row.table);
-        let hidden =
-            self.engine.model.forward(ForwardBatch::step(inputs, tables), &mut self.engine.pool())?;
-        Ok(self.engine.model.logits(hidden))
+/// Decided tokens of some rows, and of others behind them.
+fn join<B: Backend>(first: Option<Pending<B>>, second: Option<Pending<B>>) -> Option<Pending<B>> {
+    match (first, second) {
+        (Some(first), Some(second)) => Some(Pending {
+            step: PendingStep::and(first.step, Some(second.step)),
+            rows: [first.rows, second.rows].concat(),
+        }),
+        (first, second) => first.or(second),
     }
 }

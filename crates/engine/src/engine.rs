@@ -7,12 +7,13 @@ use std::{
 
 use burn::tensor::{Int, Tensor, TensorData, backend::Backend};
 use moi::{EmbeddingRows, Gate};
-use moi_models::{BlockTable, CausalLm, Embedding, ForwardBatch, KvPool, Mixing, with_values};
+use moi_models::{CausalLm, Embedding, ForwardBatch, KvPool, Mixing, with_values};
 use moi_sampling::{Breakers, Dry};
 
 use crate::{
     Batch, EngineError, Grammar, Markers, Prompt, Request, Scored, Session, Step,
     grammar::{Compiler, Constraint},
+    row::Row,
     self_check,
     text::{self, Tokenizer, thinking_markers},
 };
@@ -55,15 +56,6 @@ pub(crate) struct Encoded<B: Backend> {
     pub(crate) inputs: Tensor<B, 2>,
     /// None where the caller gave embeddings.
     pub(crate) ids: Vec<u32>,
-}
-
-/// A prompt that went through the model.
-#[derive(Clone)]
-pub(crate) struct Prefilled<B: Backend> {
-    /// A clone is a fork.
-    pub(crate) table: BlockTable,
-    /// Of the last position `[1, vocab]`.
-    pub(crate) logits: Tensor<B, 2>,
 }
 
 impl<B: Backend, M: CausalLm<B>> Engine<B, M> {
@@ -137,6 +129,15 @@ impl<B: Backend, M: CausalLm<B>> Engine<B, M> {
         self
     }
 
+    /// Positions of prompts that go through the model at once.
+    pub(crate) fn prefill_chunk(&self) -> usize {
+        self.prefill_chunk
+    }
+
+    pub(crate) fn device(&self) -> &B::Device {
+        &self.device
+    }
+
     /// Without the [self-check](self_check) at the device's first use in a process, which takes a fraction of a
     /// second.
     pub fn without_self_check(mut self) -> Self {
@@ -200,6 +201,7 @@ impl<B: Backend, M: CausalLm<B>> Engine<B, M> {
     pub fn resume(&self, session: Session, request: Request<B>) -> Result<Generation<'_, B, M>, EngineError> {
         let mut batch = Batch::keeping(self);
         batch.resume(session, request)?;
+        batch.run_prompts()?;
         Ok(Generation { batch })
     }
 
@@ -228,6 +230,7 @@ impl<B: Backend, M: CausalLm<B>> Engine<B, M> {
     pub fn generate(&self, request: Request<B>) -> Result<Generation<'_, B, M>, EngineError> {
         let mut batch = self.batch();
         batch.add(request)?;
+        batch.run_prompts()?;
         Ok(Generation { batch })
     }
 
@@ -276,28 +279,11 @@ impl<B: Backend, M: CausalLm<B>> Engine<B, M> {
         Ok(scored)
     }
 
-    /// Runs inputs `[seq, d]` behind what a table holds, all but the last chunk without computing logits.
-    pub(crate) fn prefill(
-        &self,
-        inputs: Tensor<B, 2>,
-        mut table: BlockTable,
-    ) -> Result<Prefilled<B>, EngineError> {
-        let (total, before) = (inputs.dims()[0], table.len());
-        table.set_sequence_length(before + total);
-        let mut last = None;
-        for chunk in inputs.split(self.prefill_chunk, 0) {
-            if let Some(Progress(tell)) = &self.progress {
-                tell(table.len() - before, total);
-            }
-            last = Some(self.model.forward(ForwardBatch::one(chunk, &mut table), &mut self.pool())?);
-        }
-        let hidden = last.ok_or(EngineError::EmptyPrompt)?;
-        let seq = hidden.dims()[0];
-        let logits = self.model.logits(hidden.narrow(0, seq - 1, 1));
+    /// Tells how far a row's prompt has run.
+    pub(crate) fn report_progress(&self, row: &Row<B>) {
         if let Some(Progress(tell)) = &self.progress {
-            tell(total, total);
+            tell(row.table.len() - row.reused, row.positions - row.reused);
         }
-        Ok(Prefilled { table, logits })
     }
 
     /// A prompt as the model takes it, for a device that computes what it should.
@@ -310,6 +296,17 @@ impl<B: Backend, M: CausalLm<B>> Engine<B, M> {
     }
 
     fn embedded(&self, prompt: &Prompt<B>) -> Result<Encoded<B>, EngineError> {
+        if let (_, Some(ids)) = self.check_prompt(prompt)? {
+            return Ok(Encoded { inputs: self.model.embed(ids_tensor::<B>(&ids, &self.device)), ids });
+        }
+        match prompt {
+            Prompt::Embeddings(inputs) => Ok(Encoded { inputs: inputs.clone(), ids: Vec::new() }),
+            Prompt::Text(_) | Prompt::Ids(_) => unreachable!("these have ids"),
+        }
+    }
+
+    /// How many positions a prompt has, and which tokens, unless it is of embeddings.
+    pub(crate) fn check_prompt(&self, prompt: &Prompt<B>) -> Result<(usize, Option<Vec<u32>>), EngineError> {
         let [vocab_size, width] = self.model.embedding().dims();
         let ids = match prompt {
             Prompt::Embeddings(embeddings) => {
@@ -318,7 +315,7 @@ impl<B: Backend, M: CausalLm<B>> Engine<B, M> {
                     return Err(EngineError::EmbeddingWidth { expected: width, found });
                 }
                 self.check_length(seq)?;
-                return Ok(Encoded { inputs: embeddings.clone(), ids: Vec::new() });
+                return Ok((seq, None));
             }
             Prompt::Ids(ids) => ids.clone(),
             Prompt::Text(text) => {
@@ -330,8 +327,7 @@ impl<B: Backend, M: CausalLm<B>> Engine<B, M> {
         if let Some(&token) = ids.iter().find(|&&token| token as usize >= vocab_size) {
             return Err(EngineError::TokenOutsideVocabulary { token, vocab_size });
         }
-        let tensor = ids_tensor::<B>(&ids, &self.device);
-        Ok(Encoded { inputs: self.model.embed(tensor), ids })
+        Ok((ids.len(), Some(ids)))
     }
 
     fn check_length(&self, prompt: usize) -> Result<(), EngineError> {

@@ -23,6 +23,9 @@ pub enum EngineError {
     /// A sampling value that is not allowed, or nothing left to sample.
     #[error(transparent)]
     Sampling(#[from] moi_sampling::SamplingError),
+    /// A round of several requests failed as a whole.
+    #[error("the round that this request took part in failed: {0}")]
+    Round(String),
     /// Nothing to continue.
     #[error("the prompt is empty; a model needs at least one token to continue from")]
     EmptyPrompt,

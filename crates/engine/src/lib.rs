@@ -39,8 +39,10 @@ mod grammar;
 mod origin;
 mod pending_step;
 mod request;
+mod round;
 mod row;
 mod sampler;
+mod scheduler;
 #[cfg(feature = "grammar")]
 mod schema;
 pub mod self_check;
@@ -62,6 +64,7 @@ pub use moi_sampling::{
 pub use origin::Origin;
 pub use request::{Prompt, Request, StopRules};
 pub use sampler::{Sampled, Sampler, Scored};
+pub use scheduler::{Event, Refusal, RequestId, Scheduler, SchedulerOptions};
 pub use self_check::{SelfCheck, WrongLogits};
 pub use session::Session;
 pub use step::{RowError, RowId, Step};

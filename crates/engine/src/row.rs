@@ -11,10 +11,32 @@ use crate::{
     text::{Detokenizer, Tokenizer},
 };
 
+/// How far a row is.
+#[derive(Clone, Debug)]
+pub(crate) enum Stage<B: Backend> {
+    /// Its prompt runs: the inputs that have not yet `[positions, d]`.
+    Prompt(Tensor<B, 2>),
+    /// It waits for the prompt of another row, which is the same.
+    Follows(RowId),
+    /// It decodes.
+    Decode,
+}
+
+impl<B: Backend> Stage<B> {
+    /// The row whose prompt it waits for.
+    pub(crate) fn follows(&self) -> Option<RowId> {
+        match self {
+            Self::Follows(id) => Some(*id),
+            Self::Prompt(_) | Self::Decode => None,
+        }
+    }
+}
+
 /// What a row carries from step to step.
 #[derive(Debug)]
 pub(crate) struct Row<B: Backend> {
     pub(crate) id: RowId,
+    pub(crate) stage: Stage<B>,
     pub(crate) decider: Decider,
     pub(crate) stop: StopRules,
     /// Stop strings that are control tokens: decoded text does not show these.
@@ -25,10 +47,10 @@ pub(crate) struct Row<B: Backend> {
     pub(crate) table: BlockTable,
     /// Positions of the prompt and of tokens so far, of which the last may not have run yet, or one more have.
     pub(crate) positions: usize,
+    /// Positions of the prompt that were cached before it came.
+    pub(crate) reused: usize,
     /// All inputs so far, as long as what is cached of them may have to be computed anew.
     pub(crate) inputs: Option<Vec<Tensor<B, 2>>>,
-    /// Whether it has just been run anew, and waits behind the rows that run.
-    pub(crate) was_recomputed: bool,
 }
 
 impl<B: Backend> Row<B> {
@@ -48,6 +70,22 @@ impl<B: Backend> Row<B> {
     /// Whether the next input is the first with which all have to be computed anew.
     pub(crate) fn recomputes_with_next<M: CausalLm<B>>(&self, engine: &Engine<B, M>) -> bool {
         self.inputs.is_some() && engine.model.recompute_beyond().is_some_and(|most| self.positions >= most)
+    }
+
+    /// Keeps the next input `[1, d]`, if what is cached may have to be computed anew; where that is due the row begins anew,
+    /// with all its inputs for a prompt. Whether it does.
+    pub(crate) fn recompute<M: CausalLm<B>>(&mut self, input: Tensor<B, 2>, engine: &Engine<B, M>) -> bool {
+        let Some(inputs) = &mut self.inputs else { return false };
+        let dtype = inputs.first().map_or(input.dtype(), Tensor::dtype);
+        inputs.push(input.cast(dtype));
+        if engine.model.recompute_beyond().is_none_or(|most| self.positions <= most) {
+            return false;
+        }
+        let inputs = Tensor::cat(self.inputs.take().unwrap_or_default(), 0);
+        (self.table, self.reused) = (engine.pool().table(), 0);
+        self.table.set_sequence_length(inputs.dims()[0]);
+        self.stage = Stage::Prompt(inputs);
+        true
     }
 
     /// Counts a sampled token, turns it into text and sees whether it is the last.

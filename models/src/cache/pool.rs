@@ -6,7 +6,7 @@ use burn::tensor::{DType, backend::Backend};
 use moi_kernels::BlockPlace;
 
 use super::{
-    BLOCK_POSITIONS, BlockTable, Column, LayerBlocks,
+    BLOCK_POSITIONS, BlockTable, Column, LayerBlocks, SLACK,
     blocks::{Block, Blocks},
     table::KindTable,
 };
@@ -120,6 +120,17 @@ impl<B: Backend> KvPool<B> {
     pub fn used_bytes(&self) -> usize {
         let used = |kind: &Kind<B>| kind.blocks.count() - kind.blocks.free();
         self.kinds.iter().map(|kind| used(kind) * kind.block_bytes()).sum()
+    }
+
+    /// Bytes that a sequence of so many positions comes to, which runs in pieces of up to `piece` positions.
+    pub fn bytes_for(&self, positions: usize, piece: usize) -> usize {
+        let blocks = |kind: &Kind<B>| {
+            let all = positions.div_ceil(BLOCK_POSITIONS);
+            // What is seen and can be taken back, a piece, and a block at either end that is partly none of these.
+            let most = kind.window.map(|window| (window + SLACK + piece).div_ceil(BLOCK_POSITIONS) + 1);
+            all.min(most.unwrap_or(usize::MAX))
+        };
+        self.kinds.iter().map(|kind| blocks(kind) * kind.block_bytes()).sum()
     }
 
     /// Gives back slabs of which no block is in use.

@@ -121,7 +121,8 @@ fn add<B: Backend>(
     for row in 0..test.batch {
         batch.add(request(engine, row, positions.max(1), rule))?;
     }
-    Ok(())
+    // So that all give their first tokens together.
+    Ok(batch.run_prompts()?)
 }
 
 fn steps<B: Backend>(batch: &mut Batch<'_, B, Decoder<B>>, test: &Test, count: usize) -> Result<()> {

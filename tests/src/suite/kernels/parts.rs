@@ -268,7 +268,7 @@ fn plan<R: Runtime>(
     AttentionPlan { words: gpu.put_words(&words), tokens, tiles, queries, longest }
 }
 
-fn blocks(indexes: &[usize]) -> Vec<BlockPlace> {
+fn places_of(indexes: &[usize]) -> Vec<BlockPlace> {
     indexes.iter().map(|&index| BlockPlace { slab: 0, index }).collect()
 }
 
@@ -277,7 +277,7 @@ pub(super) fn heads_are_turned_into_the_cache<R: Runtime>(gpu: &Gpu<R>) {
     for (heads, kv_heads, head_dim, dims, has_norm) in
         [(4, 2, 64, 64, false), (3, 1, 20, 8, true), (2, 2, 16, 0, true)]
     {
-        let (first, second) = (blocks(&[4, 1]), blocks(&[0]));
+        let (first, second) = (places_of(&[4, 1]), places_of(&[0]));
         let causal = Visible::Causal;
         let spans = [
             AttentionSpan { len: 5, past: 62, blocks: &first, first_block: 0, visible: &causal },
@@ -357,7 +357,7 @@ pub(super) fn attention_is_a_weighted_mean_of_values<R: Runtime>(gpu: &Gpu<R>) {
         (3, 3, 16, None, None),
         (8, 1, 128, Some(300), None),
     ] {
-        let tables = [blocks(&[3]), blocks(&(4..30).rev().collect::<Vec<_>>()), blocks(&[0, 2, 1])];
+        let tables = [places_of(&[3]), places_of(&(4..30).rev().collect::<Vec<_>>()), places_of(&[0, 2, 1])];
         let (causal, full) = (Visible::Causal, Visible::Full);
         let tree = Visible::Tree(vec![None, None, Some(0), Some(2), Some(1), Some(2)]);
         let span = |table: usize, past, len, visible| AttentionSpan {

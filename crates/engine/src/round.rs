@@ -1,0 +1,246 @@
+//! One round: the next input of every sequence that decodes and pieces of prompts, through the model together.
+
+use std::time::{Duration, Instant};
+
+use burn::tensor::{DType, Tensor, backend::Backend};
+use moi_models::{BLOCK_POSITIONS, CausalLm, ForwardBatch, Span, Visible};
+
+use crate::{
+    Batch, EngineError, RowId,
+    decider::Decider,
+    engine::ids_tensor,
+    pending_step::PendingStep,
+    row::{Row, Stage},
+};
+
+/// Decided tokens of some rows that are not reported yet.
+#[derive(Debug)]
+pub(crate) struct Pending<B: Backend> {
+    pub(crate) step: PendingStep<B>,
+    pub(crate) rows: Vec<RowId>,
+}
+
+/// Inputs of rows that have not run yet.
+#[derive(Debug)]
+pub(crate) struct Inputs<B: Backend> {
+    /// `[rows, d]`.
+    pub(crate) inputs: Tensor<B, 2>,
+    pub(crate) rows: Vec<RowId>,
+}
+
+/// A piece of a row's prompt.
+struct Piece {
+    row: usize,
+    len: usize,
+    /// Whether it is the last.
+    is_last: bool,
+}
+
+/// How long rounds take, as far as they were measured.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Pace {
+    /// Of a round without prompts.
+    decode: Option<Duration>,
+    /// Of a position of a prompt.
+    position: Option<Duration>,
+}
+
+/// Where sequences decode, pieces of prompts beside them may make a round so many times as long as it would be.
+const MAX_SLOWDOWN: f64 = 3.0;
+
+impl Pace {
+    /// Counts a round of so many rows that decode and positions of prompts.
+    pub(crate) fn measure(&mut self, rows: usize, positions: usize, took: Duration) {
+        // Half of it is what came before: one slow round among many says little.
+        let mix = |old: Option<Duration>, new: Duration| Some(old.map_or(new, |old| (old + new) / 2));
+        match (rows, positions) {
+            (0, 0) => {}
+            (_, 0) => self.decode = mix(self.decode, took),
+            _ => {
+                let own = took.saturating_sub(if rows > 0 {
+                    self.decode.unwrap_or_default()
+                } else {
+                    Duration::ZERO
+                });
+                self.position = mix(self.position, own / positions as u32);
+            }
+        }
+    }
+
+    /// Positions of prompts beside sequences that decode: whole blocks, one at least.
+    fn positions(&self, most: usize) -> usize {
+        let (Some(decode), Some(position)) = (self.decode, self.position) else { return BLOCK_POSITIONS };
+        let fit = decode.as_secs_f64() * (MAX_SLOWDOWN - 1.0) / position.as_secs_f64().max(1e-9);
+        (fit as usize / BLOCK_POSITIONS * BLOCK_POSITIONS).clamp(BLOCK_POSITIONS, most.max(BLOCK_POSITIONS))
+    }
+}
+
+impl<B: Backend, M: CausalLm<B>> Batch<'_, B, M> {
+    /// Runs inputs of rows that decode, and pieces of prompts where they are asked for; then decides the tokens of these
+    /// rows and of those whose prompts are at their end. None where there are none of either.
+    pub(crate) fn run(
+        &mut self,
+        rows: &mut [Row<B>],
+        inputs: Option<Inputs<B>>,
+        with_prompts: bool,
+    ) -> Result<Option<Pending<B>>, EngineError> {
+        let begun = Instant::now();
+        let decoding: Vec<usize> =
+            inputs.iter().flat_map(|inputs| &inputs.rows).map(|&id| place(rows, id)).collect();
+        let pieces = if with_prompts { self.pieces(rows, decoding.len()) } else { Vec::new() };
+        if decoding.is_empty() && pieces.is_empty() {
+            return Ok(None);
+        }
+        pieces.iter().for_each(|piece| self.engine().report_progress(&rows[piece.row]));
+        let hidden = self.forward(rows, inputs.map(|inputs| inputs.inputs), &decoding, &pieces)?;
+        let (mut decided, mut places) = (decoding.clone(), (0..decoding.len() as u32).collect::<Vec<u32>>());
+        let mut end = decoding.len();
+        for piece in &pieces {
+            end += piece.len;
+            if piece.is_last {
+                self.engine().report_progress(&rows[piece.row]);
+                let same = self.finish_prompt(rows, piece.row);
+                places.extend(same.iter().map(|_| end as u32 - 1));
+                decided.extend(same);
+            }
+        }
+        let is_all = places.len() == end;
+        let positions = end - decoding.len();
+        let pending = match places.is_empty() {
+            true => None,
+            false => {
+                let hidden = if is_all {
+                    hidden
+                } else {
+                    hidden.select(0, ids_tensor::<B>(&places, self.engine().device()))
+                };
+                let logits = self.engine().model().logits(hidden);
+                let mut deciders: Vec<&mut Decider> = some(rows, &decided, |row| &mut row.decider);
+                let step = PendingStep::new(self.engine(), logits, &mut deciders)?;
+                Some(Pending { step, rows: decided.iter().map(|&row| rows[row].id).collect() })
+            }
+        };
+        self.pace.measure(decoding.len(), positions, begun.elapsed());
+        Ok(pending)
+    }
+
+    /// The hidden states of the next positions of rows: of those that decode, then of pieces of prompts.
+    fn forward(
+        &self,
+        rows: &mut [Row<B>],
+        inputs: Option<Tensor<B, 2>>,
+        decoding: &[usize],
+        pieces: &[Piece],
+    ) -> Result<Tensor<B, 2>, EngineError> {
+        let mut parts: Vec<Tensor<B, 2>> = inputs.into_iter().collect();
+        for piece in pieces {
+            if let Stage::Prompt(rest) = &rows[piece.row].stage {
+                parts.push(rest.clone().narrow(0, 0, piece.len));
+            }
+        }
+        let inputs = match parts.len() {
+            1 => parts.remove(0),
+            // Mixtures may be in another type than embeddings.
+            _ => Tensor::cat(parts.into_iter().map(|part| part.cast(DType::F32)).collect(), 0),
+        };
+        let lens = decoding.iter().map(|_| 1).chain(pieces.iter().map(|piece| piece.len));
+        let all: Vec<usize> = decoding.iter().copied().chain(pieces.iter().map(|piece| piece.row)).collect();
+        let tables = some(rows, &all, |row| &mut row.table);
+        let spans =
+            tables.into_iter().zip(lens).map(|(table, len)| Span { table, len, visible: Visible::Causal });
+        let batch = ForwardBatch { inputs, spans: spans.collect() };
+        let engine = self.engine();
+        let hidden = engine.model().forward(batch, &mut engine.pool())?;
+        for piece in pieces {
+            if let Stage::Prompt(rest) = &mut rows[piece.row].stage
+                && !piece.is_last
+            {
+                let left = rest.dims()[0] - piece.len;
+                *rest = rest.clone().narrow(0, piece.len, left);
+            }
+        }
+        Ok(hidden)
+    }
+
+    /// The pieces of prompts of a round, first come first: as many positions as fit beside rows that decode, each piece to
+    /// the end of a block of the cache or of its prompt.
+    fn pieces(&self, rows: &[Row<B>], decoding: usize) -> Vec<Piece> {
+        let most = self.engine().prefill_chunk();
+        let mut room = if decoding > 0 { self.pace.positions(most) } else { most };
+        let mut pieces = Vec::new();
+        for (row, one) in rows.iter().enumerate() {
+            let Stage::Prompt(rest) = &one.stage else { continue };
+            let (left, at) = (rest.dims()[0], one.table.len());
+            let len = match left <= room {
+                true => left,
+                false => ((at + room) / BLOCK_POSITIONS * BLOCK_POSITIONS).saturating_sub(at),
+            };
+            // Of a block of which less is left than fits, and nothing else runs, as much as fits.
+            let len = if len == 0 && pieces.is_empty() && decoding == 0 { room.min(left) } else { len };
+            if len == 0 {
+                break;
+            }
+            pieces.push(Piece { row, len, is_last: len == left });
+            room -= len;
+            if room == 0 {
+                break;
+            }
+        }
+        pieces
+    }
+
+    /// A row's prompt has run: it decodes, and so do those with the same prompt, which fork it. All of them, itself first.
+    fn finish_prompt(&self, rows: &mut [Row<B>], row: usize) -> Vec<usize> {
+        rows[row].stage = Stage::Decode;
+        let (id, table, inputs) = (rows[row].id, rows[row].table.clone(), rows[row].inputs.clone());
+        let mut all = vec![row];
+        for (other, follower) in
+            rows.iter_mut().enumerate().filter(|(_, row)| row.stage.follows() == Some(id))
+        {
+            (follower.table, follower.inputs, follower.stage) =
+                (table.clone(), inputs.clone(), Stage::Decode);
+            all.push(other);
+        }
+        all
+    }
+}
+
+/// Where a row stands among all.
+pub(crate) fn place<B: Backend>(rows: &[Row<B>], id: RowId) -> usize {
+    let place = rows.iter().position(|row| row.id == id);
+    place.unwrap_or_else(|| unreachable!("rows that left were taken out of what is pending"))
+}
+
+/// A part of some rows, each of them another one, in the order of `places`.
+fn some<'r, B: Backend, T: 'r>(
+    rows: &'r mut [Row<B>],
+    places: &[usize],
+    part: impl Fn(&'r mut Row<B>) -> &'r mut T,
+) -> Vec<&'r mut T> {
+    let mut all: Vec<Option<&mut Row<B>>> = rows.iter_mut().map(Some).collect();
+    places.iter().filter_map(|&place| all[place].take()).map(part).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn prompts_take_what_time_there_is() {
+        let ms = Duration::from_millis;
+        let mut pace = Pace::default();
+        assert_eq!(pace.positions(512), 64);
+        pace.measure(4, 0, ms(10));
+        pace.measure(0, 512, ms(51));
+        // A tenth of a millisecond each: 200 fit into twice a round.
+        assert_eq!(pace.positions(512), 192);
+        assert_eq!(pace.positions(128), 128);
+        // Slower prompts.
+        pace.measure(4, 100, ms(10 + 100));
+        assert!(pace.positions(512) < 192 && pace.positions(512) >= 64);
+        for _ in 0..9 {
+            pace.measure(4, 64, ms(1000));
+        }
+        assert_eq!(pace.positions(512), 64);
+    }
+}

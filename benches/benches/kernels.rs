@@ -14,8 +14,8 @@ use criterion::{
 use half::{bf16, f16};
 use moi_benches::{floats, packed_bytes, words};
 use moi_kernels::{
-    Attention, Cached, Dense, Float, Packed, PackedForm, QuantizedRows, Rounding, Table, attend,
-    dense_products, distribution, weighted_sums,
+    Attention, AttentionSpan, BlockPlace, CACHE_BLOCK, CachedBlocks, Dense, Float, Packed, PackedForm,
+    QuantizedRows, Rounding, Table, Visible, attend, dense_products, distribution, weighted_sums,
 };
 
 /// Columns of matrices: a whole number of blocks of every form.
@@ -132,23 +132,27 @@ fn attention(c: &mut Criterion) {
         let single = floats(kv_heads * columns * head_dim, 1.0);
         let half: Vec<f16> = single.iter().map(|&value| f16::from_f32(value)).collect();
         let (single_values, half_values) = (single.clone(), half.clone());
-        let sizes = Attention { batch: 1, seq, heads, kv_heads, head_dim, softcap: None };
-        let cached = |values| Cached {
-            values,
-            start: 0,
-            batch_stride: kv_heads * columns * head_dim,
-            head_stride: columns * head_dim,
-            columns,
+        let sizes = Attention { heads, kv_heads, head_dim, softcap: None, window: None };
+        let blocks =
+            (0..columns / CACHE_BLOCK).map(|index| BlockPlace { slab: 0, index }).collect::<Vec<_>>();
+        let visible = Visible::Causal;
+        let span = AttentionSpan {
+            len: seq,
+            past: columns - seq,
+            blocks: &blocks,
+            first_block: 0,
+            visible: &visible,
         };
-        let visible = move |_batch: usize, position: usize| 0..columns - seq + position + 1;
         let mut group = group(c, &format!("attend, {columns} columns, seq {seq}"));
+        let cached = |keys, values| CachedBlocks { keys: vec![keys], values: vec![values] };
         let types = [
-            ("f32", 4, cached(Float::F32(&single)), cached(Float::F32(&single_values))),
-            ("f16", 2, cached(Float::F16(&half)), cached(Float::F16(&half_values))),
+            ("f32", 4, cached(Float::F32(&single), Float::F32(&single_values))),
+            ("f16", 2, cached(Float::F16(&half), Float::F16(&half_values))),
         ];
-        for (name, size, keys, values) in types {
+        for (name, size, cached) in types {
             group.throughput(Throughput::BytesDecimal((2 * size * kv_heads * columns * head_dim) as u64));
-            group.bench_function(name, |b| b.iter(|| attend(&sizes, &q, &keys, &values, &visible)));
+            let spans = std::slice::from_ref(&span);
+            group.bench_function(name, |b| b.iter(|| attend(&sizes, &q, &cached, spans)));
         }
         group.finish();
     }

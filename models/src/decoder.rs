@@ -227,6 +227,10 @@ impl<B: Backend> CausalLm<B> for Decoder<B> {
         self.config.recompute_beyond
     }
 
+    fn shares_prefixes(&self) -> bool {
+        !self.ropes.iter().any(RopeConfig::depends_on_length)
+    }
+
     fn broken_weight(&self, layers: RangeInclusive<usize>) -> Option<String> {
         self.first_broken_weight(&layers)
     }

@@ -77,7 +77,7 @@ use burn::tensor::{Int, Tensor, backend::Backend};
 pub use architecture::{Architecture, Names, supported_model_types};
 pub use attention::{Attention, LinearAttention, SelfAttention};
 pub use batch::{ForwardBatch, Span, Visible};
-pub use cache::{BLOCK_POSITIONS, BlockTable, KvPool};
+pub use cache::{BLOCK_POSITIONS, BlockTable, KvPool, SharedBlock};
 pub use config::{
     Activation, AttentionConfig, AttentionKind, DecoderConfig, ExpertsConfig, FeedForwardKind, LayerConfig,
     MlpConfig, NormConfig, NormKind, NormPlace, QkNorm,
@@ -136,6 +136,12 @@ pub trait CausalLm<B: Backend> {
     /// what is computed of every position changes there.
     fn recompute_beyond(&self) -> Option<usize> {
         None
+    }
+
+    /// Whether what a position holds depends on the inputs up to it alone, and not on the length of the sequence: then
+    /// sequences that begin alike can share it.
+    fn shares_prefixes(&self) -> bool {
+        true
     }
 
     /// The first weight that has values that are not finite in these layers, for messages; none that is known where a

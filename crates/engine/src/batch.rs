@@ -31,6 +31,8 @@ pub struct Batch<'e, B: Backend, M> {
     ahead: Option<Pending<B>>,
     pub(crate) pace: Pace,
     added: usize,
+    /// Positions of prompts that were cached before.
+    reused: usize,
     /// Whether what the only row has cached outlives it.
     keeps: bool,
     /// That row.
@@ -50,6 +52,7 @@ impl<'e, B: Backend, M: CausalLm<B>> Batch<'e, B, M> {
             ahead: None,
             pace: Pace::default(),
             added: 0,
+            reused: 0,
             keeps: false,
             ended: None,
             left: String::new(),
@@ -101,12 +104,14 @@ impl<'e, B: Backend, M: CausalLm<B>> Batch<'e, B, M> {
                 None => {
                     request.check()?;
                     let encoded = self.engine.encode(&request.prompt)?;
-                    self.prompted(id, request, encoded, None)?
+                    let behind = self.engine.find_prefix(&encoded.ids);
+                    self.prompted(id, request, encoded, behind)?
                 }
             });
         }
         let ids: Vec<RowId> = added.iter().map(|row| row.id).collect();
         self.added += added.len();
+        self.reused += added.iter().map(|row| row.reused).sum::<usize>();
         self.rows.append(&mut added);
         Ok(ids)
     }
@@ -116,9 +121,12 @@ impl<'e, B: Backend, M: CausalLm<B>> Batch<'e, B, M> {
         request.check()?;
         let encoded = self.engine.encode(&request.prompt)?;
         let behind = session.behind(&encoded.ids, &self.engine.model, &self.engine.pool());
-        let row = self.prompted(RowId(self.added), request, encoded, Some(behind))?;
+        let mut row = self.prompted(RowId(self.added), request, encoded, Some(behind))?;
+        // What a session has cached may be of mixtures.
+        row.is_public &= row.reused == 0;
         let id = row.id;
         self.added += 1;
+        self.reused += row.reused;
         self.rows.push(row);
         Ok(id)
     }
@@ -140,6 +148,7 @@ impl<'e, B: Backend, M: CausalLm<B>> Batch<'e, B, M> {
         row.table.set_sequence_length(total);
         row.stage = Stage::Prompt(inputs.narrow(0, known, total - known));
         row.reused = known;
+        row.is_public = !ids.is_empty();
         Ok(row)
     }
 
@@ -187,6 +196,7 @@ impl<'e, B: Backend, M: CausalLm<B>> Batch<'e, B, M> {
             table: self.engine.pool().table(),
             positions,
             reused: 0,
+            is_public: false,
             inputs: None,
         })
     }
@@ -225,6 +235,11 @@ impl<'e, B: Backend, M: CausalLm<B>> Batch<'e, B, M> {
     /// Whether every row has ended.
     pub fn is_empty(&self) -> bool {
         self.rows.is_empty()
+    }
+
+    /// Positions of prompts that were cached before they came, of all rows so far.
+    pub fn reused_positions(&self) -> usize {
+        self.reused
     }
 
     /// Ends a row, wherever it stands; the others are not disturbed. The text that it held back; `None` if there is no such

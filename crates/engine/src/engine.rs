@@ -7,12 +7,13 @@ use std::{
 
 use burn::tensor::{Int, Tensor, TensorData, backend::Backend};
 use moi::{EmbeddingRows, Gate};
-use moi_models::{CausalLm, Embedding, ForwardBatch, KvPool, Mixing, with_values};
+use moi_models::{BlockTable, CausalLm, Embedding, ForwardBatch, KvPool, Mixing, with_values};
 use moi_sampling::{Breakers, Dry};
 
 use crate::{
     Batch, EngineError, Grammar, Markers, Prompt, Request, Scored, Session, Step,
     grammar::{Compiler, Constraint},
+    prefix::PrefixCache,
     row::Row,
     self_check,
     text::{self, Tokenizer, thinking_markers},
@@ -31,6 +32,8 @@ pub struct Engine<B: Backend, M> {
     pub(crate) markers: Option<Markers>,
     /// Keys and values of all sequences that there are of this engine.
     pool: Mutex<KvPool<B>>,
+    /// What prompts have left in it.
+    prefixes: Mutex<PrefixCache>,
     mixing: Mixing<B>,
     prefill_chunk: usize,
     checks_device: bool,
@@ -63,6 +66,7 @@ impl<B: Backend, M: CausalLm<B>> Engine<B, M> {
     pub fn new(model: M, device: B::Device) -> Self {
         Self {
             pool: Mutex::new(model.new_pool(&device)),
+            prefixes: Mutex::default(),
             mixing: Mixing::auto(model.embedding()),
             model,
             device,
@@ -136,6 +140,32 @@ impl<B: Backend, M: CausalLm<B>> Engine<B, M> {
 
     pub(crate) fn device(&self) -> &B::Device {
         &self.device
+    }
+
+    /// With so many bytes at most for what is cached of prompts that came before: one that begins with the same tokens, by
+    /// whole blocks of 64, then runs only its rest. What mixtures or embeddings of a caller were behind is never shared.
+    /// Without it nothing is kept.
+    pub fn with_prefix_cache(mut self, bytes: usize) -> Self {
+        let block = self.pool().bytes_for(1, 1);
+        let can = self.model.shares_prefixes() && self.model.recompute_beyond().is_none();
+        self.prefixes = Mutex::new(PrefixCache::new(if can { bytes / block.max(1) } else { 0 }));
+        self
+    }
+
+    /// A table of what is cached of a prompt's beginning, and how many positions that are.
+    pub(crate) fn find_prefix(&self, prompt: &[u32]) -> Option<(BlockTable, usize)> {
+        let table = self.prefixes().find(prompt, &self.pool())?;
+        let known = table.len();
+        Some((table, known))
+    }
+
+    /// Keeps what a table has of a prompt for others that begin alike.
+    pub(crate) fn keep_prefix(&self, prompt: &[u32], table: &BlockTable) {
+        self.prefixes().insert(prompt, table);
+    }
+
+    fn prefixes(&self) -> MutexGuard<'_, PrefixCache> {
+        self.prefixes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Without the [self-check](self_check) at the device's first use in a process, which takes a fraction of a
@@ -393,6 +423,11 @@ impl<B: Backend, M: CausalLm<B>> Generation<'_, B, M> {
     /// If the tokenizer cannot decode it.
     pub fn finish(self) -> Result<String, EngineError> {
         self.batch.finish()
+    }
+
+    /// Positions of the prompt that were cached before, by a session or by prompts that began alike.
+    pub fn reused_positions(&self) -> usize {
+        self.batch.reused_positions()
     }
 
     /// Ends, early or not: the text that was held back, and the session with this turn in it. It is empty unless

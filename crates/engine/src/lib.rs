@@ -38,6 +38,7 @@ mod error;
 mod grammar;
 mod origin;
 mod pending_step;
+mod prefix;
 mod request;
 mod round;
 mod row;

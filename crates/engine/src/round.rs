@@ -192,6 +192,11 @@ impl<B: Backend, M: CausalLm<B>> Batch<'_, B, M> {
     /// A row's prompt has run: it decodes, and so do those with the same prompt, which fork it. All of them, itself first.
     fn finish_prompt(&self, rows: &mut [Row<B>], row: usize) -> Vec<usize> {
         rows[row].stage = Stage::Decode;
+        let first = &rows[row];
+        // One that runs anew has tokens behind its prompt, whose inputs were mixtures.
+        if first.is_public && first.decider.generated() == 0 {
+            self.engine().keep_prefix(first.decider.sampler.history().all(0), &first.table);
+        }
         let (id, table, inputs) = (rows[row].id, rows[row].table.clone(), rows[row].inputs.clone());
         let mut all = vec![row];
         for (other, follower) in

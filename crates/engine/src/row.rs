@@ -49,6 +49,8 @@ pub(crate) struct Row<B: Backend> {
     pub(crate) positions: usize,
     /// Positions of the prompt that were cached before it came.
     pub(crate) reused: usize,
+    /// Whether its prompt is of tokens, so that others may share what is cached of it.
+    pub(crate) is_public: bool,
     /// All inputs so far, as long as what is cached of them may have to be computed anew.
     pub(crate) inputs: Option<Vec<Tensor<B, 2>>>,
 }

@@ -113,7 +113,9 @@ fn queries(sizes: &Attention, count: usize) -> Vec<f32> {
 }
 
 /// heads, kv_heads, head_dim, past, new positions, window, softcap
-const CASES: &[(usize, usize, usize, usize, usize, Option<usize>, Option<f32>)] = &[
+type Case = (usize, usize, usize, usize, usize, Option<usize>, Option<f32>);
+
+const CASES: &[Case] = &[
     (1, 1, 8, 0, 1, None, None),
     (9, 3, 64, 575, 1, None, None),
     (4, 1, 16, 1300, 1, Some(700), None),
@@ -124,7 +126,7 @@ const CASES: &[(usize, usize, usize, usize, usize, Option<usize>, Option<f32>)] 
     (3, 3, 80, 700, 90, Some(300), None),
 ];
 
-fn sizes(case: &(usize, usize, usize, usize, usize, Option<usize>, Option<f32>)) -> Attention {
+fn sizes(case: &Case) -> Attention {
     let &(heads, kv_heads, head_dim, _, _, window, softcap) = case;
     Attention { heads, kv_heads, head_dim, softcap, window }
 }

@@ -20,7 +20,7 @@ mod tests;
 pub(crate) use layer::{Column, LayerBlocks};
 pub use pool::KvPool;
 pub(crate) use pool::{KindTables, LayerShape};
-pub use table::BlockTable;
+pub use table::{BlockTable, SharedBlock};
 
 /// Positions of a block.
 pub const BLOCK_POSITIONS: usize = 64;

@@ -8,7 +8,8 @@ use moi_kernels::BlockPlace;
 use super::{
     BLOCK_POSITIONS, BlockTable, Column, LayerBlocks, SLACK,
     blocks::{Block, Blocks},
-    table::KindTable,
+    first_seen,
+    table::{KindTable, SharedBlock},
 };
 use crate::{ModelError, broken::is_broken, kernels::Kernels};
 
@@ -104,6 +105,19 @@ impl<B: Backend> KvPool<B> {
     /// A table of no positions.
     pub fn table(&self) -> BlockTable {
         BlockTable::new(self.kinds.iter().map(|kind| kind.window), self.id.clone())
+    }
+
+    /// A table of a sequence that begins with these blocks. None where layers with a window lack one that the next position
+    /// sees.
+    pub fn table_of(&self, blocks: &[SharedBlock]) -> Option<BlockTable> {
+        let mut table = self.table();
+        table.len = blocks.len() * BLOCK_POSITIONS;
+        for (index, kind) in table.kinds.iter_mut().enumerate() {
+            kind.first = first_seen(table.len, kind.window) / BLOCK_POSITIONS;
+            let own = blocks[kind.first..].iter().map(|block| block.kinds[index].clone());
+            kind.blocks = own.collect::<Option<Vec<Block>>>()?;
+        }
+        Some(table)
     }
 
     /// Whether a table is of this pool.

@@ -26,6 +26,25 @@ pub(super) struct KindTable {
     pub(super) blocks: Vec<Block>,
 }
 
+/// A block of a sequence in all kinds of layers, to be shared with sequences that begin alike. It is whole: nobody writes to
+/// it any more.
+#[derive(Clone, Debug)]
+pub struct SharedBlock {
+    /// None in layers with a window that has passed it.
+    pub(super) kinds: Vec<Option<Block>>,
+}
+
+impl SharedBlock {
+    /// Takes what is missing here from another one of the same positions.
+    pub fn complete(&mut self, other: &Self) {
+        for (own, other) in self.kinds.iter_mut().zip(&other.kinds) {
+            if own.is_none() {
+                own.clone_from(other);
+            }
+        }
+    }
+}
+
 impl BlockTable {
     pub(super) fn new(windows: impl Iterator<Item = Option<usize>>, pool: Arc<()>) -> Self {
         let kinds = windows.map(|window| KindTable { window, first: 0, blocks: Vec::new() });
@@ -52,6 +71,16 @@ impl BlockTable {
     /// Positions that the sequence is known to have, at least.
     pub fn sequence_length(&self) -> usize {
         self.sequence_length
+    }
+
+    /// A whole block of the sequence, to be shared.
+    ///
+    /// # Panics
+    /// If the sequence does not have all its positions.
+    pub fn shared_block(&self, index: usize) -> SharedBlock {
+        assert!((index + 1) * BLOCK_POSITIONS <= self.len, "a whole block of the sequence");
+        let of_kind = |kind: &KindTable| kind.blocks.get(index.checked_sub(kind.first)?).cloned();
+        SharedBlock { kinds: self.kinds.iter().map(of_kind).collect() }
     }
 
     /// Blocks that are held, of each kind of layer.

@@ -1,0 +1,230 @@
+//! Keys and values of prompts that came before, by their tokens, for prompts that begin alike.
+//!
+//! A tree of blocks (RadixAttention, arXiv 2312.07104, with a block of the cache for each node): a node has the 64 tokens of
+//! its positions, and below it are those of sequences that went on behind them. What stands there was computed of plain
+//! embeddings of tokens from the first position on: what a position holds depends on every input before it, so that behind
+//! a mixture, or an embedding that a caller gave, nothing is shared by tokens.
+
+use std::collections::HashMap;
+
+use burn::tensor::backend::Backend;
+use moi_models::{BLOCK_POSITIONS, BlockTable, KvPool, SharedBlock};
+
+/// Blocks of prompts, the least recently used of which go first.
+#[derive(Debug, Default)]
+pub(crate) struct PrefixCache {
+    /// The first blocks, by their tokens.
+    roots: HashMap<Vec<u32>, usize>,
+    nodes: Vec<Option<Node>>,
+    free: Vec<usize>,
+    /// Nodes that are kept at most.
+    most: usize,
+    /// Counts uses.
+    clock: u64,
+}
+
+#[derive(Debug)]
+struct Node {
+    tokens: Vec<u32>,
+    block: SharedBlock,
+    parent: Option<usize>,
+    children: HashMap<Vec<u32>, usize>,
+    used: u64,
+}
+
+impl PrefixCache {
+    /// A cache of so many blocks; with 0 it keeps nothing.
+    pub(crate) fn new(most: usize) -> Self {
+        Self { most, ..Self::default() }
+    }
+
+    /// Blocks that are kept.
+    pub(crate) fn len(&self) -> usize {
+        self.nodes.len() - self.free.len()
+    }
+
+    /// A table of the longest beginning of a prompt that is there: whole blocks, and not the prompt's last position, whose
+    /// logits are needed. None where there is nothing, or not all that a window sees.
+    pub(crate) fn find<B: Backend>(&mut self, prompt: &[u32], pool: &KvPool<B>) -> Option<BlockTable> {
+        self.clock += 1;
+        let (mut blocks, mut level) = (Vec::new(), &self.roots);
+        let mut found = Vec::new();
+        for tokens in prompt[..prompt.len().saturating_sub(1)].chunks_exact(BLOCK_POSITIONS) {
+            let Some(&index) = level.get(tokens) else { break };
+            let Some(node) = &self.nodes[index] else { break };
+            level = &node.children;
+            found.push(index);
+            blocks.push(node.block.clone());
+        }
+        // Windows may be whole further up.
+        while !blocks.is_empty() {
+            if let Some(table) = pool.table_of(&blocks) {
+                for &index in &found[..blocks.len()] {
+                    if let Some(node) = &mut self.nodes[index] {
+                        node.used = self.clock;
+                    }
+                }
+                return Some(table);
+            }
+            blocks.pop();
+        }
+        None
+    }
+
+    /// Keeps the whole blocks of a prompt whose first positions a table has.
+    pub(crate) fn insert(&mut self, prompt: &[u32], table: &BlockTable) {
+        if self.most == 0 {
+            return;
+        }
+        self.clock += 1;
+        let (mut parent, clock): (Option<usize>, u64) = (None, self.clock);
+        let whole = prompt.len().min(table.len()) / BLOCK_POSITIONS;
+        for (index, tokens) in prompt.chunks_exact(BLOCK_POSITIONS).take(whole).enumerate() {
+            let block = table.shared_block(index);
+            let level = match parent {
+                None => &self.roots,
+                Some(parent) => match &self.nodes[parent] {
+                    Some(node) => &node.children,
+                    None => return,
+                },
+            };
+            let node = match level.get(tokens).copied() {
+                Some(node) => {
+                    if let Some(node) = &mut self.nodes[node] {
+                        // What one of them lacks, which is out of its window, another one may have.
+                        node.block.complete(&block);
+                        node.used = clock;
+                    }
+                    node
+                }
+                None => self.add(tokens, block, parent),
+            };
+            parent = Some(node);
+        }
+        while self.len() > self.most && self.evict() {}
+    }
+
+    fn add(&mut self, tokens: &[u32], block: SharedBlock, parent: Option<usize>) -> usize {
+        let tokens = tokens.to_vec();
+        let node = Node { tokens: tokens.clone(), block, parent, children: HashMap::new(), used: self.clock };
+        let index = self.free.pop().unwrap_or(self.nodes.len());
+        match self.nodes.get_mut(index) {
+            Some(place) => *place = Some(node),
+            None => self.nodes.push(Some(node)),
+        }
+        self.level_mut(parent).insert(tokens, index);
+        index
+    }
+
+    fn level_mut(&mut self, parent: Option<usize>) -> &mut HashMap<Vec<u32>, usize> {
+        match parent.and_then(|parent| self.nodes[parent].as_mut()) {
+            Some(node) => &mut node.children,
+            None => &mut self.roots,
+        }
+    }
+
+    /// Lets go of the block that was used the longest ago, of those behind which there is none. Whether there was one.
+    pub(crate) fn evict(&mut self) -> bool {
+        let leaves = self.nodes.iter().enumerate().filter_map(|(index, node)| Some((index, node.as_ref()?)));
+        let oldest = leaves.filter(|(_, node)| node.children.is_empty()).min_by_key(|(_, node)| node.used);
+        let Some(index) = oldest.map(|(index, _)| index) else { return false };
+        if let Some(node) = self.nodes[index].take() {
+            self.level_mut(node.parent).remove(&node.tokens);
+            self.free.push(index);
+        }
+        true
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a failure must end the test")]
+mod tests {
+    use burn::tensor::{FloatDType, Int, Tensor, TensorData};
+    use burn_flex::Flex;
+    use moi_models::{CausalLm, ForwardBatch};
+
+    use super::*;
+    use crate::{Engine, InputRule, Prompt, Request, self_check::Known};
+
+    fn tokens(seed: u32, len: u32) -> Vec<u32> {
+        (0..len).map(|i| (i * 37 + seed * 61 + 5) % 509).collect()
+    }
+
+    #[test]
+    fn the_least_recently_used_blocks_go_first_and_leaves_before_what_they_are_behind() {
+        let device = Default::default();
+        let model = Known::read().model::<Flex>(&device, FloatDType::F32).unwrap();
+        let mut pool = model.new_pool(&device);
+        let mut cache = PrefixCache::new(3);
+        let insert = |tokens: &[u32], cache: &mut PrefixCache, pool: &mut KvPool<Flex>| {
+            let ids: Vec<i64> = tokens.iter().map(|&id| id.into()).collect();
+            let ids = Tensor::<Flex, 1, Int>::from_data(TensorData::new(ids, [tokens.len()]), &device);
+            let mut table = pool.table();
+            model.forward(ForwardBatch::one(model.embed(ids), &mut table), pool).unwrap();
+            cache.insert(tokens, &table);
+        };
+        let (a, b) = (tokens(1, 128), tokens(2, 100));
+        insert(&a, &mut cache, &mut pool);
+        insert(&b, &mut cache, &mut pool);
+        assert_eq!(cache.len(), 3);
+        let len = |cache: &mut PrefixCache, prompt: &[u32], pool: &KvPool<Flex>| {
+            cache.find(prompt, pool).map_or(0, |table| table.len())
+        };
+        // The last position's logits are needed: of 128 positions 127 can be known, which is one block.
+        assert_eq!(len(&mut cache, &a, &pool), 64);
+        assert_eq!(len(&mut cache, &[&a[..], &[1]].concat(), &pool), 128);
+        assert_eq!(len(&mut cache, &[&a[..127], &[508, 1]].concat(), &pool), 64);
+        assert_eq!(len(&mut cache, &[&[3], &a[..]].concat(), &pool), 0);
+        // The second half of `a` and then `b` were used the longest ago, but for the others.
+        assert_eq!(len(&mut cache, &[&b[..64], &[1]].concat(), &pool), 64);
+        let c = tokens(3, 64);
+        insert(&c, &mut cache, &mut pool);
+        assert_eq!(len(&mut cache, &[&a[..], &[1]].concat(), &pool), 64);
+        assert_eq!(len(&mut cache, &[&b[..64], &[1]].concat(), &pool), 64);
+        assert_eq!(len(&mut cache, &[&c[..], &[1]].concat(), &pool), 64);
+        assert_eq!(cache.len(), 3);
+        while cache.evict() {}
+        assert_eq!((cache.len(), pool.used_bytes()), (0, 0));
+    }
+
+    #[test]
+    fn from_the_cache_is_fresh_and_mixtures_are_not_shared() {
+        let device = Default::default();
+        let model = || Known::read().model::<Flex>(&device, FloatDType::F32).unwrap();
+        let fresh = Engine::new(model(), device);
+        let engine = Engine::new(model(), device).with_prefix_cache(1 << 30);
+        let run = |engine: &Engine<Flex, _>, prompt: &[u32], rule: InputRule| {
+            let mut request = Request::new(Prompt::Ids(prompt.to_vec()));
+            (request.rule, request.stop.max_tokens, request.stop.ignore_eos) = (rule, Some(9), true);
+            let generation = engine.generate(request).unwrap();
+            let reused = generation.reused_positions();
+            let steps: Vec<_> = generation.map(Result::unwrap).collect();
+            (reused, steps)
+        };
+        let first = tokens(1, 100);
+        // Other ends, other lengths; the second of each comes behind the first.
+        for (prompt, expected) in [
+            (first.clone(), 0),
+            (first.clone(), 64),
+            ([&first[..70], &tokens(4, 20)].concat(), 64),
+            ([&first[..63], &tokens(5, 20)].concat(), 0),
+            (first[..64].to_vec(), 0),
+            (first[..65].to_vec(), 64),
+        ] {
+            for rule in [InputRule::default(), InputRule::TOKEN] {
+                let (reused, steps) = run(&engine, &prompt, rule);
+                assert_eq!(steps, run(&fresh, &prompt, rule).1, "{rule}, {} positions", prompt.len());
+                if rule == InputRule::default() {
+                    assert_eq!(reused, expected, "{} positions", prompt.len());
+                }
+            }
+        }
+        // What was generated by a mixture goes on by tokens: its positions are others.
+        let prompt = tokens(6, 60);
+        let (_, steps) = run(&engine, &prompt, InputRule::direct(crate::Support::Full).unwrap());
+        let whole: Vec<u32> = prompt.iter().copied().chain(steps.iter().map(|step| step.token)).collect();
+        assert!(whole.len() > 65);
+        let (reused, steps) = run(&engine, &whole, InputRule::TOKEN);
+        assert_eq!((reused, steps), (0, run(&fresh, &whole, InputRule::TOKEN).1));
+    }
+}

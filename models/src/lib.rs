@@ -86,12 +86,14 @@ pub use decoder::{Decoder, DecoderLayer, FeedForward, LinearMlp, Stack};
 pub use embedding::Embedding;
 pub use error::ModelError;
 pub use experts::Experts;
-pub use kernels::{distribution, has_gpu_kernels, has_kernels, is_gpu, step, use_gpu_kernels, with_values};
+pub use kernels::{
+    distribution, has_gpu_kernels, has_kernels, is_gpu, sample_and_mix, use_gpu_kernels, with_values,
+};
 pub use linear::Linear;
 pub use matrix::Matrix;
 pub use mixing::Mixing;
 pub use mlp::Mlp;
-pub use moi_kernels::{BLOCK, Decision, PackedForm, Reading, RowSpec};
+pub use moi_kernels::{BLOCK, PackedForm};
 pub use names::{Rows, TensorSource, is_held_in_float32};
 pub use norm::Norm;
 pub use packed::{Activations, PackedMatrix, scales_dtype};

@@ -89,7 +89,7 @@ fn the_json_object_has_every_field() {
         assert_eq!(top.len(), 5);
         assert!(top.iter().all(|t| t["token"].is_u64() && t["weight"].as_f64().unwrap() > 0.0));
     }
-    for field in ["load_s", "prefill_tokens", "prefill_s", "decode_tokens", "decode_s"] {
+    for field in ["load_s", "prefill_tokens", "reused_positions", "prefill_s", "decode_tokens", "decode_s"] {
         assert!(found["timing"][field].is_number(), "{field}");
     }
 }

@@ -35,6 +35,9 @@ pub(crate) struct Decoding {
     pub(crate) seed: u64,
 }
 
+/// Bytes of keys and values that are kept of prompts, for those that begin alike.
+const PREFIX_BYTES: usize = 256 << 20;
+
 impl Decoding {
     /// # Errors
     /// If a value is not allowed, a token is unknown, or a file cannot be read.
@@ -83,8 +86,10 @@ impl Decoding {
         })
     }
 
-    /// An engine with the markers of thinking and the tolerance of mixtures that were given.
+    /// An engine with the markers of thinking and the tolerance of mixtures that were given, which keeps what it has cached
+    /// of prompts.
     pub(crate) fn engine<B: Backend, M: CausalLm<B>>(&self, mut engine: Engine<B, M>) -> Engine<B, M> {
+        engine = engine.with_prefix_cache(PREFIX_BYTES);
         if let Some(tolerance) = self.mix_tolerance {
             engine = engine.with_mix_tolerance(tolerance);
         }

@@ -71,7 +71,7 @@ impl Job for Generate {
             _ => many(&engine, (0..samples).map(request).collect(), streams, &interrupt)?,
         };
         note_unknown(ran.rows.iter().flatten().map(|step| step.token), engine.tokenizer());
-        let timing = Timing::new(load, prompt.len(), ran.prefill, &ran.rows, ran.decode);
+        let timing = Timing::new(load, [prompt.len(), ran.reused], ran.prefill, &ran.rows, ran.decode);
         let stop_reason = |row: usize| StopReason::of(&ran.rows[row], ran.early(row));
         if !streams {
             let (device, dtype) = (device_name.to_string(), output::dtype_name(form));
@@ -135,6 +135,7 @@ fn one<B: Backend>(
     if let Some(bar) = bar {
         bar.finish_and_clear();
     }
+    let reused = generation.reused_positions();
     // Nothing, unless an interrupt or a failure left something held back.
     let held = generation.finish()?;
     if let Some(last) = steps.last_mut() {
@@ -150,6 +151,7 @@ fn one<B: Backend>(
     let interrupted = steps.last().is_none_or(|step| step.stop.is_none());
     Ok(runner::Ran {
         rows: vec![steps],
+        reused,
         prefill,
         decode: start.elapsed() - prefill,
         interrupted,

@@ -24,6 +24,8 @@ use crate::{
 pub(crate) struct Timing {
     pub(crate) load_s: f64,
     pub(crate) prefill_tokens: usize,
+    /// Of these, positions that were cached before.
+    pub(crate) reused_positions: usize,
     /// Until the first token.
     pub(crate) prefill_s: f64,
     /// Tokens after the first.
@@ -205,7 +207,7 @@ impl Timing {
     /// Of rows that ran together; the first token of each comes out of the prefill.
     pub(crate) fn new(
         load: Duration,
-        prefill_tokens: usize,
+        [prefill_tokens, reused_positions]: [usize; 2],
         prefill: Duration,
         rows: &[Vec<Step>],
         decode: Duration,
@@ -213,6 +215,7 @@ impl Timing {
         Self {
             load_s: load.as_secs_f64(),
             prefill_tokens,
+            reused_positions,
             prefill_s: prefill.as_secs_f64(),
             decode_tokens: rows.iter().map(|steps| steps.len().saturating_sub(1)).sum(),
             decode_s: decode.as_secs_f64(),

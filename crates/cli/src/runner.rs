@@ -15,6 +15,8 @@ use crate::{interrupt::Interrupt, output::StopReason, ui};
 pub(crate) struct Ran {
     /// The steps of each, in the order of the requests.
     pub(crate) rows: Vec<Vec<Step>>,
+    /// Positions of the prompts that were cached before.
+    pub(crate) reused: usize,
     /// Until the first token.
     pub(crate) prefill: Duration,
     /// From then on.
@@ -94,6 +96,7 @@ pub(crate) fn together<B: Backend, M: CausalLm<B>>(
     let prefill = prefill.unwrap_or_default();
     Ok(Ran {
         rows,
+        reused: batch.reused_positions(),
         prefill,
         decode: start.elapsed() - prefill,
         interrupted: interrupt.is_set(),

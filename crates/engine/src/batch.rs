@@ -121,9 +121,12 @@ impl<'e, B: Backend, M: CausalLm<B>> Batch<'e, B, M> {
         request.check()?;
         let encoded = self.engine.encode(&request.prompt)?;
         let behind = session.behind(&encoded.ids, &self.engine.model, &self.engine.pool());
-        let mut row = self.prompted(RowId(self.added), request, encoded, Some(behind))?;
         // What a session has cached may be of mixtures.
-        row.is_public &= row.reused == 0;
+        let is_private = behind.1 > 0;
+        let behind =
+            if is_private { Some(behind) } else { self.engine.find_prefix(&encoded.ids).or(Some(behind)) };
+        let mut row = self.prompted(RowId(self.added), request, encoded, behind)?;
+        row.is_public &= !is_private;
         let id = row.id;
         self.added += 1;
         self.reused += row.reused;

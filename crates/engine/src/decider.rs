@@ -1,7 +1,7 @@
 //! What decides the tokens and inputs of one row.
 
 use moi::{Row, Start};
-use moi_models::RowSpec;
+use moi_sampling::RowSpec;
 
 use crate::{EngineError, Sampled, Sampler, StopRules, Support, grammar::Constraint, sampler::Allowed};
 

@@ -11,7 +11,8 @@ use moi_models::{BlockTable, CausalLm, Embedding, ForwardBatch, KvPool, Mixing, 
 use moi_sampling::{Breakers, Dry};
 
 use crate::{
-    Batch, EngineError, Grammar, Markers, Prompt, Request, Scored, Session, Step,
+    Batch, DeviceSampler, EngineError, Grammar, KernelSampler, Markers, Prompt, Request, Scored, Session,
+    Step,
     grammar::{Compiler, Constraint},
     prefix::PrefixCache,
     row::Row,
@@ -34,6 +35,7 @@ pub struct Engine<B: Backend, M> {
     pool: Mutex<KvPool<B>>,
     /// What prompts have left in it.
     prefixes: Mutex<PrefixCache>,
+    device_sampler: Box<dyn DeviceSampler<B>>,
     mixing: Mixing<B>,
     prefill_chunk: usize,
     checks_device: bool,
@@ -67,6 +69,7 @@ impl<B: Backend, M: CausalLm<B>> Engine<B, M> {
         Self {
             pool: Mutex::new(model.new_pool(&device)),
             prefixes: Mutex::default(),
+            device_sampler: Box::new(KernelSampler),
             mixing: Mixing::auto(model.embedding()),
             model,
             device,
@@ -166,6 +169,16 @@ impl<B: Backend, M: CausalLm<B>> Engine<B, M> {
 
     fn prefixes(&self) -> MutexGuard<'_, PrefixCache> {
         self.prefixes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// With another way to sample and mix on the device than by the kernels that there are for it.
+    pub fn with_device_sampler(mut self, sampler: impl DeviceSampler<B> + 'static) -> Self {
+        self.device_sampler = Box::new(sampler);
+        self
+    }
+
+    pub(crate) fn device_sampler(&self) -> &dyn DeviceSampler<B> {
+        &*self.device_sampler
     }
 
     /// Without the [self-check](self_check) at the device's first use in a process, which takes a fraction of a
@@ -450,5 +463,21 @@ impl<B: Backend, M: CausalLm<B>> Iterator for Generation<'_, B, M> {
             Ok(steps) => Some(steps.into_iter().next()?.map_err(|failed| self.batch.keep_text(failed))),
             Err(error) => Some(Err(error)),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use burn_flex::Flex;
+    use moi_models::Decoder;
+
+    use super::*;
+
+    /// Threads share an engine by `Arc`: a server's tokenise and check requests while one of them decodes.
+    #[test]
+    fn an_engine_is_shared_between_threads() {
+        fn is_shared<T: Send + Sync>() {}
+        is_shared::<Engine<Flex, Decoder<Flex>>>();
+        is_shared::<Session>();
     }
 }

@@ -33,6 +33,7 @@
 
 mod batch;
 mod decider;
+mod device_sampler;
 mod engine;
 mod error;
 mod grammar;
@@ -53,6 +54,7 @@ mod stop;
 mod text;
 
 pub use batch::Batch;
+pub use device_sampler::{DeviceSampler, KernelSampler};
 pub use engine::{DEFAULT_PREFILL_CHUNK, Engine, Generation};
 pub use error::EngineError;
 pub use grammar::Grammar;

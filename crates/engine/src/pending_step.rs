@@ -2,10 +2,11 @@
 
 use burn::tensor::{DType, Tensor, TensorData, backend::Backend, try_read_sync};
 use moi::RowMix;
-use moi_models::{CausalLm, Decision, Reading, RowSpec, with_values};
+use moi_models::{CausalLm, with_values};
+use moi_sampling::{Decision, Reading, RowSpec};
 
 use crate::{
-    Engine, EngineError, Sampled,
+    DeviceSampler, Engine, EngineError, Sampled,
     decider::Decider,
     engine::{Rows, ids_tensor},
     sampler::raw_logprob,
@@ -66,7 +67,7 @@ impl<B: Backend> PendingStep<B> {
     ) -> Result<Self, EngineError> {
         let uniforms: Vec<f64> = rows.iter_mut().map(|row| row.sampler.draw()).collect();
         let table = engine.rows();
-        if let Some(launched) = Self::on_device(&table, &logits, rows, &uniforms) {
+        if let Some(launched) = Self::on_device(engine.device_sampler(), &table, &logits, rows, &uniforms) {
             return Ok(launched);
         }
         let (outcomes, inputs) = on_host(&table, logits, rows, &uniforms)?;
@@ -76,6 +77,7 @@ impl<B: Backend> PendingStep<B> {
     /// The same, decided by the device with numbers that were drawn; `None` where it has no kernels for it, or none for
     /// such rows.
     pub(crate) fn on_device(
+        sampler: &dyn DeviceSampler<B>,
         table: &Rows<'_, B>,
         logits: &Tensor<B, 2>,
         rows: &mut [&mut Decider],
@@ -85,7 +87,7 @@ impl<B: Backend> PendingStep<B> {
         let tolerance = table.mixing.tolerance();
         let specs = rows.iter().zip(uniforms).map(|(row, &uniform)| row.spec(uniform, vocab, tolerance));
         let specs = specs.collect::<Option<Vec<RowSpec>>>()?;
-        let (inputs, reading) = moi_models::step(logits, table.embedding, table.mixing, &specs)?;
+        let (inputs, reading) = sampler.sample_and_mix(logits, table.embedding, table.mixing, &specs)?;
         rows.iter_mut().for_each(|row| row.row.pass());
         let rows = (0..rows.len()).collect();
         Some(Self {

@@ -25,7 +25,6 @@ mod quantize;
 mod rope;
 mod shortlist;
 mod softmax;
-mod step;
 mod threshold;
 
 pub use activation::{Gated, gated};
@@ -42,4 +41,3 @@ pub use quantize::{QuantizedRows, Rounding};
 pub use rope::{HeadValue, Turned, turn_heads};
 pub use shortlist::{Filters, Shortlist, draw, shortlist};
 pub use softmax::{Distribution, distribution, first_of_largest};
-pub use step::{Decision, Reading, RowSpec};

@@ -22,6 +22,7 @@
 
 mod candidates;
 mod declare;
+mod device;
 mod error;
 mod history;
 mod past;
@@ -35,6 +36,7 @@ pub mod filters {
 
 pub use candidates::{Candidate, Candidates};
 pub use declare::{Knob, KnobKind};
+pub use device::{Decision, Reading, RowSpec};
 pub use error::SamplingError;
 pub use history::History;
 pub use past::Past;

@@ -154,10 +154,10 @@ impl<B: Backend> Test<B> {
         // Every position that can be seen has its number.
         for (table, numbers) in &self.sequences {
             let places = self.pool.places(std::iter::once((table, 0)));
-            for layer in 0..SHAPES.len() {
+            for (layer, shape) in SHAPES.iter().enumerate() {
                 let Some((kind, blocks)) = self.pool.layer(layer) else { continue };
                 let first = places[kind].spans[0].first * BLOCK_POSITIONS;
-                let window = SHAPES[layer].and_then(|shape| shape.window);
+                let window = shape.and_then(|shape| shape.window);
                 assert!(first <= first_seen(numbers.len(), window));
                 if numbers.is_empty() || first >= numbers.len() {
                     continue;
@@ -165,10 +165,11 @@ impl<B: Backend> Test<B> {
                 let [keys, values] = blocks.gather(&places[kind].spans[0].blocks);
                 let (head_dim, columns) = (blocks.head_dim, keys.dims()[1]);
                 let [keys, values] = [keys, values].map(|x| x.into_data().iter::<f32>().collect::<Vec<_>>());
-                for position in first_seen(numbers.len(), window).max(first)..numbers.len() {
+                let seen = first_seen(numbers.len(), window).max(first);
+                for (position, number) in numbers.iter().enumerate().skip(seen) {
                     for j in 0..blocks.kv_heads * head_dim {
                         let at = (j / head_dim * columns + position - first) * head_dim + j % head_dim;
-                        let expected = numbers[position] + j as f32 * 0.1;
+                        let expected = number + j as f32 * 0.1;
                         assert_eq!((keys[at], values[at]), (expected, -expected), "position {position}");
                     }
                 }

@@ -19,7 +19,8 @@ mod spec;
 
 use burn::tensor::{Int, Tensor, backend::Backend};
 pub use gpu::use_gpu_kernels;
-use moi_kernels::{Reading, RowCache, RowSpec};
+use moi_kernels::RowCache;
+use moi_sampling::{Reading, RowSpec};
 pub(crate) use spec::{Attention, Heads, Joined, Map, Means, Pending};
 
 use crate::{
@@ -211,7 +212,7 @@ pub fn has_gpu_kernels<B: Backend>() -> bool {
 /// Samples from logits `[rows, vocab]` and mixes the next inputs `[rows, d]`, in float32, without waiting for the
 /// device: what was decided is on its way to the host meanwhile. `None` where the backend has no kernels for that, or
 /// none for such rows.
-pub fn step<B: Backend>(
+pub fn sample_and_mix<B: Backend>(
     logits: &Tensor<B, 2>,
     embedding: &Embedding<B>,
     mixing: &Mixing<B>,

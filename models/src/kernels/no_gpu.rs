@@ -3,7 +3,7 @@
 #![allow(clippy::extra_unused_type_parameters, reason = "as where there are kernels")]
 
 use burn::tensor::{Int, Tensor, backend::Backend};
-use moi_kernels::{Reading, RowSpec};
+use moi_sampling::{Reading, RowSpec};
 
 use super::{Attention, Joined, Map, Pending};
 use crate::{Activation, Embedding, Matrix, Mixing, Norm, PackedMatrix, cache::LayerBlocks};

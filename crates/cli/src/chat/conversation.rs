@@ -190,9 +190,9 @@ impl<'e, B: Backend, M: CausalLm<B>> Conversation<'e, B, M> {
         let prompt = self.prompt(tokenizer)?;
         let request = self.decoding.request(&prompt, self.rule, self.answers);
         let session = self.session.take().unwrap_or_else(|| self.engine.session());
-        self.figures.known = session.known(&prompt);
         let begun = Instant::now();
         let mut generation = self.engine.resume(session, request)?;
+        let known = generation.reused_positions();
         note_kernels();
         self.answers += 1;
         let (mut tokens, mut said, mut reason) = (Vec::new(), String::new(), None);
@@ -215,7 +215,7 @@ impl<'e, B: Backend, M: CausalLm<B>> Conversation<'e, B, M> {
         note_unknown(tokens.iter().copied(), Some(tokenizer));
         self.figures = Figures {
             prompt: prompt.len(),
-            known: self.figures.known,
+            known,
             tokens: tokens.len(),
             seconds: begun.elapsed().as_secs_f64(),
         };

@@ -5,7 +5,7 @@ use moi::{InputRule, Support};
 use moi_models::{CausalLm, Decoder, Mixing, has_gpu_kernels};
 
 use crate::{
-    Sampler, Sampling,
+    KernelSampler, Sampler, Sampling,
     decider::Decider,
     engine::Rows,
     pending_step::{PendingStep, on_host},
@@ -46,7 +46,8 @@ fn compare<B: Backend>(model: &Decoder<B>, device: &B::Device) -> Option<f32> {
     let mut cases: Vec<&mut Decider> = cases.iter_mut().collect();
     // Every row is read, as on the host.
     let table = Rows { embedding: model.embedding(), mixing: &Mixing::new(0.0) };
-    let Some(launched) = PendingStep::on_device(&table, &logits_there, &mut cases, &uniforms) else {
+    let Some(launched) = PendingStep::on_device(&KernelSampler, &table, &logits_there, &mut cases, &uniforms)
+    else {
         return Some(0.0);
     };
     let (outcomes, inputs) = launched.wait(|_| 0).ok()?;

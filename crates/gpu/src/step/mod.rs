@@ -23,7 +23,7 @@ mod survey;
 use std::task::{Context, Poll, Waker};
 
 use cubecl::prelude::*;
-use moi_kernels::{Decision, Reading, RowSpec};
+use moi_sampling::{Decision, Reading, RowSpec};
 
 use crate::{Buffer, Device, Weights};
 

@@ -3,7 +3,7 @@
 use burn::tensor::{Tensor, TensorMetadata, backend::Backend};
 use burn_cubecl::CubeRuntime;
 use moi_gpu::{EmbeddingTable, can_step};
-use moi_kernels::{Reading, RowSpec};
+use moi_sampling::{Reading, RowSpec};
 
 use super::{
     has_gpu_kernels, on_runtime,

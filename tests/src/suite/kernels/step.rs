@@ -2,7 +2,8 @@
 
 use cubecl::prelude::*;
 use moi_gpu::{Decided, EmbeddingTable, Weights, can_step, step};
-use moi_kernels::{Decision, PackedForm, RowSpec};
+use moi_kernels::PackedForm;
+use moi_sampling::{Decision, RowSpec};
 
 use super::{
     gpu::{Gpu, assert_close, random},

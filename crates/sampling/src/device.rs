@@ -1,4 +1,4 @@
-//! What sampling and mixing are told of a row, and what they decide: words that kernels and callers share.
+//! What a device that samples and mixes by itself is told of a row, and what it decides.
 
 use std::pin::Pin;
 

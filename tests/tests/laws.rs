@@ -338,6 +338,36 @@ fn mixed_request(index: usize) -> Request<Flex> {
     request
 }
 
+/// Everyone together, in five orders.
+#[test]
+fn alone_is_among_64_others_in_any_order() {
+    const REQUESTS: usize = 65;
+    let golden = Golden::read("gemma2-caps");
+    let pretrained = Pretrained::open(&golden.path).unwrap();
+    let model = pretrained.load::<Flex>(&Default::default(), WeightForm::F32, |_| {}).unwrap();
+    let engine = Engine::new(model, Default::default()).with_markers(Some(Markers { open: 3, close: 4 }));
+    let alone: Vec<Vec<Step>> = (0..REQUESTS)
+        .map(|index| engine.generate(mixed_request(index)).unwrap().map(Result::unwrap).collect())
+        .collect();
+    for order in 0..5 {
+        let mut dice = Dice::new(order);
+        let mut indexes: Vec<usize> = (0..REQUESTS).collect();
+        indexes.sort_by_cached_key(|_| dice.bits());
+        let mut batch = engine.batch();
+        let requests = indexes.iter().map(|&index| mixed_request(index)).collect();
+        let rows = batch.add_all(requests).unwrap();
+        let mut steps = vec![Vec::new(); REQUESTS];
+        while !batch.is_empty() {
+            for step in batch.step().unwrap() {
+                let step = step.unwrap();
+                let place = rows.iter().position(|row| *row == step.row).unwrap();
+                steps[indexes[place]].push(Step { row: alone[0][0].row, ..step });
+            }
+        }
+        assert_eq!(steps, alone, "order {order}");
+    }
+}
+
 /// A thousand mixes of requests, whose rows come, go and are cancelled at random: each gives what it gives alone.
 #[test]
 fn random_mixes_give_what_each_gives_alone() {

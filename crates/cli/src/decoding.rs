@@ -180,7 +180,9 @@ fn sampling(
         let (name, by) = text.rsplit_once('=').ok_or_else(wrong)?;
         Ok((token(name, tokenizer)?, by.parse::<f64>().map_err(|_| wrong())?))
     };
-    let mut sampling = advised_sampling(&advised, args.knobs.has("mirostat"));
+    let mut asked = Sampling::default();
+    args.knobs.apply(&mut asked)?;
+    let mut sampling = advised_sampling(&advised, asked.mirostat.version != 0);
     args.knobs.apply(&mut sampling)?;
     sampling.logit_bias = LogitBias(args.logit_bias.iter().map(bias).collect::<Result<_>>()?);
     sampling.banned = (args.ban.iter().map(|text| token(text, tokenizer)))

@@ -1,18 +1,15 @@
 //! Sequences that are decoded together: who takes part, and what comes of each round.
 
+use std::time::Instant;
+
 use burn::tensor::backend::Backend;
-use moi::Start;
-use moi_models::{BlockTable, CausalLm};
+use moi_models::CausalLm;
 
 use crate::{
-    Engine, EngineError, Prompt, Request, RowError, RowId, Sampler, Session, Step,
-    decider::{Decider, Limits},
-    engine::Encoded,
+    Engine, EngineError, Prompt, Request, RowError, RowId, Session, Step,
     pending_step::{PendingStep, kept},
     round::{Inputs, Pace, Pending, place},
     row::{Row, Stage},
-    stop::StopMatcher,
-    text::{Detokenizer, control_token},
 };
 
 /// Rows that are decoded together. Rows may be added between steps, leave when they end, and can be cancelled at any time.
@@ -37,8 +34,8 @@ pub struct Batch<'e, B: Backend, M> {
     keeps: bool,
     /// That row.
     ended: Option<Row<B>>,
-    /// What rows held back when a step failed.
-    left: String,
+    /// What rows held back that ended by an error.
+    left: Vec<(RowId, String)>,
 }
 
 impl<'e, B: Backend, M: CausalLm<B>> Batch<'e, B, M> {
@@ -55,7 +52,7 @@ impl<'e, B: Backend, M: CausalLm<B>> Batch<'e, B, M> {
             reused: 0,
             keeps: false,
             ended: None,
-            left: String::new(),
+            left: Vec::new(),
         }
     }
 
@@ -134,102 +131,6 @@ impl<'e, B: Backend, M: CausalLm<B>> Batch<'e, B, M> {
         Ok(id)
     }
 
-    /// A row whose prompt is to run, behind as many of its positions as a table has.
-    fn prompted(
-        &self,
-        id: RowId,
-        request: Request<B>,
-        Encoded { inputs, ids }: Encoded<B>,
-        behind: Option<(BlockTable, usize)>,
-    ) -> Result<Row<B>, EngineError> {
-        let total = inputs.dims()[0];
-        let mut row = self.row(id, request, &ids, total)?.keeping(&inputs, self.engine);
-        let known = behind.map_or(0, |(table, known)| {
-            row.table = table;
-            known
-        });
-        row.table.set_sequence_length(total);
-        row.stage = Stage::Prompt(inputs.narrow(0, known, total - known));
-        row.reused = known;
-        row.is_public = !ids.is_empty();
-        Ok(row)
-    }
-
-    /// A row before its first token, behind a prompt of these ids, if it has any, and so many positions.
-    fn row(
-        &self,
-        id: RowId,
-        request: Request<B>,
-        prompt: &[u32],
-        positions: usize,
-    ) -> Result<Row<B>, EngineError> {
-        request.check()?;
-        let Engine { tokenizer, eos, markers, .. } = self.engine;
-        if !request.stop.strings.is_empty() && tokenizer.is_none() {
-            return Err(EngineError::NoTokenizer("a stop string"));
-        }
-        self.check_tokens(&request)?;
-        let room = self.engine.model.context_length().saturating_sub(positions) + 1;
-        let marker = prompt.iter().rev().find(|&&id| markers.is_some_and(|m| id == m.open || id == m.close));
-        let start = Start {
-            seed: request.seed,
-            scope: request.scope,
-            markers: *markers,
-            thinking: marker.is_some_and(|&id| markers.is_some_and(|markers| id == markers.open)),
-            limit: Some(request.stop.max_tokens.map_or(room, |max| max.min(room))),
-        };
-        let breakers = self.engine.breakers(&request.sampling.dry)?;
-        let sampler =
-            Sampler::new(request.sampling, request.seed)?.with_prompt(prompt).with_breakers(breakers);
-        let constraint = request.grammar.map(|grammar| self.engine.constraint(&grammar)).transpose()?;
-        let control = |text: &String| control_token(tokenizer.as_ref()?, text);
-        let stop_tokens: Vec<u32> = request.stop.strings.iter().filter_map(control).collect();
-        // None of them may come before its time.
-        let ends: Vec<u32> = eos.iter().chain(&stop_tokens).copied().collect();
-        let limits = Limits::new(&request.stop, &ends, constraint, request.mix_constrained);
-        let decider = Decider::new(moi::Row::new(request.rule, &start)?, sampler, limits);
-        Ok(Row {
-            id,
-            stage: Stage::Decode,
-            stop_tokens,
-            decider: decider.reporting(request.top, request.logprobs),
-            matcher: StopMatcher::new(request.stop.strings.clone()),
-            stop: request.stop,
-            detokenizer: Detokenizer::default(),
-            table: self.engine.pool().table(),
-            positions,
-            reused: 0,
-            is_public: false,
-            inputs: None,
-        })
-    }
-
-    /// Whether a request can be added; it as it is then best added, and the length of its prompt.
-    pub(crate) fn check(&self, request: Request<B>) -> Result<(Request<B>, usize), EngineError> {
-        request.check()?;
-        let (prompt, ids) = self.engine.check_prompt(&request.prompt)?;
-        let request = match ids {
-            Some(ids) => Request { prompt: Prompt::Ids(ids), ..request },
-            None => request,
-        };
-        self.row(RowId(0), request.clone(), &[], prompt)?;
-        Ok((request, prompt))
-    }
-
-    /// Tokens that are named by a request or of the engine must be the model's.
-    fn check_tokens(&self, request: &Request<B>) -> Result<(), EngineError> {
-        let vocab_size = self.engine.model.embedding().dims()[0];
-        let markers = self.engine.markers.iter().flat_map(|markers| [markers.open, markers.close]);
-        let biased = request.sampling.logit_bias.0.keys().copied();
-        let named = [("banned", request.sampling.banned.clone()), ("biased", biased.collect())];
-        for (what, tokens) in named.into_iter().chain([("marker of thinking", markers.collect())]) {
-            if let Some(token) = tokens.into_iter().find(|&token| token as usize >= vocab_size) {
-                return Err(EngineError::UnknownToken { what, token, vocab_size });
-            }
-        }
-        Ok(())
-    }
-
     /// Rows that have not ended.
     pub fn len(&self) -> usize {
         self.rows.len()
@@ -262,6 +163,7 @@ impl<'e, B: Backend, M: CausalLm<B>> Batch<'e, B, M> {
             }
             let heir = &mut self.rows[heir];
             (heir.stage, heir.reused, heir.inputs) = (row.stage.clone(), row.reused, row.inputs.clone());
+            heir.is_public = row.is_public;
             heir.table = row.table.clone();
         }
         let device = &self.engine.device;
@@ -276,6 +178,10 @@ impl<'e, B: Backend, M: CausalLm<B>> Batch<'e, B, M> {
             self.ahead = (!keep.is_empty()).then(|| Pending { step: step.keep(&keep, device), rows });
         }
         let text = self.engine.tokenizer.as_ref().and_then(|tokenizer| row.flush(tokenizer).ok());
+        drop(row);
+        if self.rows.is_empty() {
+            self.engine.pool().shrink();
+        }
         Some(text.map(|(text, _)| text).unwrap_or_default())
     }
 
@@ -288,17 +194,22 @@ impl<'e, B: Backend, M: CausalLm<B>> Batch<'e, B, M> {
     pub(crate) fn flush(&mut self) -> Result<String, EngineError> {
         match &self.engine.tokenizer {
             Some(tokenizer) => {
-                let left = std::mem::take(&mut self.left);
-                self.rows.iter_mut().try_fold(left, |text, row| Ok(text + &row.flush(tokenizer)?.0))
+                let left = self.take_left().into_iter().map(|(_, text)| text).collect();
+                self.rows.iter_mut().try_fold(left, |text: String, row| Ok(text + &row.flush(tokenizer)?.0))
             }
             None => Ok(String::new()),
         }
     }
 
     /// Keeps the text that a failed row held back for [`Batch::finish`].
-    pub(crate) fn keep_text(&mut self, RowError { error, text, .. }: RowError) -> EngineError {
-        self.left += &text;
+    pub(crate) fn keep_text(&mut self, RowError { row, error, text }: RowError) -> EngineError {
+        self.left.push((row, text));
         error
+    }
+
+    /// The text of each row that ended by an error, which it had held back.
+    pub(crate) fn take_left(&mut self) -> Vec<(RowId, String)> {
+        std::mem::take(&mut self.left)
     }
 
     pub(crate) fn engine(&self) -> &'e Engine<B, M> {
@@ -343,6 +254,7 @@ impl<'e, B: Backend, M: CausalLm<B>> Batch<'e, B, M> {
     /// # Errors
     /// As [`Batch::step`].
     pub fn round(&mut self) -> Result<Vec<Result<Step, RowError>>, EngineError> {
+        let begun = Instant::now();
         let mut rows = std::mem::take(&mut self.rows);
         if rows.is_empty() {
             return Ok(Vec::new());
@@ -351,6 +263,7 @@ impl<'e, B: Backend, M: CausalLm<B>> Batch<'e, B, M> {
             Ok(steps) => steps,
             Err(error) => return Err(self.end_all(rows, error)),
         };
+        self.pace.measure(steps.len(), begun.elapsed());
         steps.sort_by_key(row_of);
         for row in rows {
             let of_row = steps.binary_search_by_key(&row.id, row_of).ok().map(|at| &steps[at]);
@@ -368,10 +281,13 @@ impl<'e, B: Backend, M: CausalLm<B>> Batch<'e, B, M> {
 
     /// Ends all rows for an error of all.
     fn end_all(&mut self, rows: Vec<Row<B>>, error: EngineError) -> EngineError {
-        (self.rows, self.inputs, self.ahead) = (rows, None, None);
-        // A text that cannot be decoded is no second reason.
-        self.left = self.flush().unwrap_or_default();
-        self.rows.clear();
+        (self.inputs, self.ahead) = (None, None);
+        for mut row in rows {
+            // A text that cannot be decoded is no second reason.
+            let text = self.engine.tokenizer.as_ref().and_then(|tokenizer| row.flush(tokenizer).ok());
+            self.left.push((row.id, text.map(|(text, _)| text).unwrap_or_default()));
+        }
+        self.engine.pool().shrink();
         error
     }
 

@@ -11,8 +11,8 @@ use moi_models::{BlockTable, CausalLm, Embedding, ForwardBatch, KvPool, Mixing, 
 use moi_sampling::{Breakers, Dry};
 
 use crate::{
-    Batch, DeviceSampler, EngineError, Grammar, KernelSampler, Markers, Prompt, Request, Scored, Session,
-    Step,
+    Batch, DeviceSampler, EngineError, Generation, Grammar, KernelSampler, Markers, Prompt, Request, Scored,
+    Session,
     grammar::{Compiler, Constraint},
     prefix::PrefixCache,
     row::Row,
@@ -206,8 +206,14 @@ impl<B: Backend, M: CausalLm<B>> Engine<B, M> {
 
     /// Keys and values of all sequences.
     pub(crate) fn pool(&self) -> MutexGuard<'_, KvPool<B>> {
-        // Whoever panicked while it was locked left tables and blocks whole: what was written there is not in use.
-        self.pool.lock().unwrap_or_else(PoisonError::into_inner)
+        self.pool.lock().unwrap_or_else(|poisoned| {
+            // Whoever panicked while it was locked may have left a layer without its blocks. A new pool refuses the tables of
+            // the old one.
+            let mut pool = poisoned.into_inner();
+            *pool = self.model.new_pool(&self.device);
+            self.pool.clear_poison();
+            pool
+        })
     }
 
     /// Bytes of the keys and values of sequences that are under way, and of what is allocated for them.
@@ -284,14 +290,15 @@ impl<B: Backend, M: CausalLm<B>> Engine<B, M> {
     /// numbers.
     pub fn logits(&self, ids: &[u32]) -> Result<Tensor<B, 2>, EngineError> {
         let Encoded { inputs, .. } = self.encode(&Prompt::Ids(ids.to_vec()))?;
-        let mut pool = self.pool();
-        let mut table = pool.table();
+        let mut table = self.pool().table();
         table.set_sequence_length(ids.len());
         let mut logits = Vec::new();
         for chunk in inputs.split(self.prefill_chunk, 0) {
-            let hidden = self.model.forward(ForwardBatch::one(chunk, &mut table), &mut pool)?;
+            let hidden = self.model.forward(ForwardBatch::one(chunk, &mut table), &mut self.pool())?;
             logits.push(self.model.logits(hidden));
         }
+        drop(table);
+        self.pool().shrink();
         Ok(Tensor::cat(logits, 0))
     }
 
@@ -302,13 +309,12 @@ impl<B: Backend, M: CausalLm<B>> Engine<B, M> {
     /// As [`Engine::logits`].
     pub fn score(&self, ids: &[u32], likeliest: usize) -> Result<Vec<Scored>, EngineError> {
         let Encoded { inputs, .. } = self.encode(&Prompt::Ids(ids.to_vec()))?;
-        let mut pool = self.pool();
-        let mut table = pool.table();
+        let mut table = self.pool().table();
         table.set_sequence_length(ids.len());
         let mut scored = Vec::with_capacity(ids.len());
         let mut next = ids.iter().skip(1);
         for chunk in inputs.split(self.prefill_chunk, 0) {
-            let hidden = self.model.forward(ForwardBatch::one(chunk, &mut table), &mut pool)?;
+            let hidden = self.model.forward(ForwardBatch::one(chunk, &mut table), &mut self.pool())?;
             let logits = self.model.logits(hidden);
             let vocab = logits.dims()[1];
             with_values(&logits, |host| {
@@ -317,8 +323,10 @@ impl<B: Backend, M: CausalLm<B>> Engine<B, M> {
                 }
                 Ok::<_, EngineError>(())
             })
-            .map_err(|error| error.traced(&self.model, &pool, &table, table.len()))?;
+            .map_err(|error| error.traced(&self.model, &self.pool(), &table, table.len()))?;
         }
+        drop(table);
+        self.pool().shrink();
         Ok(scored)
     }
 
@@ -419,50 +427,6 @@ impl<B: Backend> EmbeddingRows<B> for Rows<'_, B> {
         probabilities: bool,
     ) -> Option<(Tensor<B, 2>, Tensor<B, 2>)> {
         moi_models::distribution(logits, probabilities)
-    }
-}
-
-/// The steps of one generation.
-#[derive(Debug)]
-pub struct Generation<'e, B: Backend, M> {
-    batch: Batch<'e, B, M>,
-}
-
-impl<B: Backend, M: CausalLm<B>> Generation<'_, B, M> {
-    /// Ends early: the text that was held back until now, because it could have become a stop string or was
-    /// no whole character yet.
-    ///
-    /// # Errors
-    /// If the tokenizer cannot decode it.
-    pub fn finish(self) -> Result<String, EngineError> {
-        self.batch.finish()
-    }
-
-    /// Positions of the prompt that were cached before, by a session or by prompts that began alike.
-    pub fn reused_positions(&self) -> usize {
-        self.batch.reused_positions()
-    }
-
-    /// Ends, early or not: the text that was held back, and the session with this turn in it. It is empty unless
-    /// [`Engine::resume`] began it.
-    ///
-    /// # Errors
-    /// If the tokenizer cannot decode the text.
-    pub fn into_session(mut self) -> Result<(String, Session), EngineError> {
-        let engine = self.batch.engine();
-        let text = self.batch.flush()?;
-        Ok((text, self.batch.into_session().unwrap_or_else(|| engine.session())))
-    }
-}
-
-impl<B: Backend, M: CausalLm<B>> Iterator for Generation<'_, B, M> {
-    type Item = Result<Step, EngineError>;
-
-    fn next(&mut self) -> Option<Self::Item> {
-        match self.batch.step() {
-            Ok(steps) => Some(steps.into_iter().next()?.map_err(|failed| self.batch.keep_text(failed))),
-            Err(error) => Some(Err(error)),
-        }
     }
 }
 

@@ -1,8 +1,8 @@
 //! Requests in, tokens out: sampling, the decode loop and its stop rules, for a batch of rows.
 //!
-//! There is one loop, [`Batch::step`]: a single generation is a batch of one, and rows with different prompts,
-//! input rules, samplings and lengths share a step. After a token is sampled, the row's [`InputRule`]
-//! decides what the model is fed.
+//! There is one loop, [`Batch::round`]: the next input of every row that decodes and pieces of prompts go through the model
+//! together. A single generation is a batch of one; a [`Scheduler`] lets requests of several owners take part in turn.
+//! After a token is sampled, the row's [`InputRule`] decides what the model is fed.
 //!
 //! Without the default feature `text`, prompts are token ids or embeddings and steps have no text; nothing is used
 //! then that WebAssembly lacks. The feature `web` has random numbers, which burn asks for, from the browser.
@@ -31,11 +31,13 @@
 //! # }
 //! ```
 
+mod admission;
 mod batch;
 mod decider;
 mod device_sampler;
 mod engine;
 mod error;
+mod generation;
 mod grammar;
 mod origin;
 mod pending_step;
@@ -55,8 +57,9 @@ mod text;
 
 pub use batch::Batch;
 pub use device_sampler::{DeviceSampler, KernelSampler};
-pub use engine::{DEFAULT_PREFILL_CHUNK, Engine, Generation};
+pub use engine::{DEFAULT_PREFILL_CHUNK, Engine};
 pub use error::EngineError;
+pub use generation::Generation;
 pub use grammar::Grammar;
 pub use moi::{InputRule, Knob, Markers, Noise, Scope, Support};
 pub use moi_sampling::{

@@ -1,6 +1,6 @@
 //! One round: the next input of every sequence that decodes and pieces of prompts, through the model together.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use burn::tensor::{DType, Tensor, backend::Backend};
 use moi_models::{BLOCK_POSITIONS, CausalLm, ForwardBatch, Span, Visible};
@@ -43,14 +43,22 @@ pub(crate) struct Pace {
     decode: Option<Duration>,
     /// Of a position of a prompt.
     position: Option<Duration>,
+    /// Positions of prompts since the last measurement.
+    counted: usize,
 }
 
 /// Where sequences decode, pieces of prompts beside them may make a round so many times as long as it would be.
 const MAX_SLOWDOWN: f64 = 3.0;
 
 impl Pace {
-    /// Counts a round of so many rows that decode and positions of prompts.
-    pub(crate) fn measure(&mut self, rows: usize, positions: usize, took: Duration) {
+    /// Counts positions of prompts that run in this round.
+    pub(crate) fn count(&mut self, positions: usize) {
+        self.counted += positions;
+    }
+
+    /// Measures a round that gave so many tokens, from its beginning until these were known.
+    pub(crate) fn measure(&mut self, rows: usize, took: Duration) {
+        let positions = std::mem::take(&mut self.counted);
         // Half of it is what came before: one slow round among many says little.
         let mix = |old: Option<Duration>, new: Duration| Some(old.map_or(new, |old| (old + new) / 2));
         match (rows, positions) {
@@ -69,9 +77,11 @@ impl Pace {
 
     /// Positions of prompts beside sequences that decode: whole blocks, one at least.
     fn positions(&self, most: usize) -> usize {
-        let (Some(decode), Some(position)) = (self.decode, self.position) else { return BLOCK_POSITIONS };
+        let (Some(decode), Some(position)) = (self.decode, self.position) else {
+            return BLOCK_POSITIONS.min(most);
+        };
         let fit = decode.as_secs_f64() * (MAX_SLOWDOWN - 1.0) / position.as_secs_f64().max(1e-9);
-        (fit as usize / BLOCK_POSITIONS * BLOCK_POSITIONS).clamp(BLOCK_POSITIONS, most.max(BLOCK_POSITIONS))
+        (fit as usize / BLOCK_POSITIONS * BLOCK_POSITIONS).max(BLOCK_POSITIONS).min(most)
     }
 }
 
@@ -84,7 +94,6 @@ impl<B: Backend, M: CausalLm<B>> Batch<'_, B, M> {
         inputs: Option<Inputs<B>>,
         with_prompts: bool,
     ) -> Result<Option<Pending<B>>, EngineError> {
-        let begun = Instant::now();
         let decoding: Vec<usize> =
             inputs.iter().flat_map(|inputs| &inputs.rows).map(|&id| place(rows, id)).collect();
         let pieces = if with_prompts { self.pieces(rows, decoding.len()) } else { Vec::new() };
@@ -104,7 +113,7 @@ impl<B: Backend, M: CausalLm<B>> Batch<'_, B, M> {
                 decided.extend(same);
             }
         }
-        let is_all = places.len() == end;
+        let is_all = places.iter().copied().eq(0..end as u32);
         let positions = end - decoding.len();
         let pending = match places.is_empty() {
             true => None,
@@ -120,7 +129,7 @@ impl<B: Backend, M: CausalLm<B>> Batch<'_, B, M> {
                 Some(Pending { step, rows: decided.iter().map(|&row| rows[row].id).collect() })
             }
         };
-        self.pace.measure(decoding.len(), positions, begun.elapsed());
+        self.pace.count(positions);
         Ok(pending)
     }
 
@@ -175,8 +184,8 @@ impl<B: Backend, M: CausalLm<B>> Batch<'_, B, M> {
                 true => left,
                 false => ((at + room) / BLOCK_POSITIONS * BLOCK_POSITIONS).saturating_sub(at),
             };
-            // Of a block of which less is left than fits, and nothing else runs, as much as fits.
-            let len = if len == 0 && pieces.is_empty() && decoding == 0 { room.min(left) } else { len };
+            // Of a block that does not fit as a whole, as much as fits.
+            let len = if len == 0 && pieces.is_empty() { room.min(left) } else { len };
             if len == 0 {
                 break;
             }
@@ -234,18 +243,22 @@ mod tests {
     fn prompts_take_what_time_there_is() {
         let ms = Duration::from_millis;
         let mut pace = Pace::default();
-        assert_eq!(pace.positions(512), 64);
-        pace.measure(4, 0, ms(10));
-        pace.measure(0, 512, ms(51));
+        let mut measure = |rows, positions, took| {
+            pace.count(positions);
+            pace.measure(rows, took);
+            pace
+        };
+        assert_eq!(Pace::default().positions(512), 64);
+        measure(4, 0, ms(10));
+        let pace = measure(0, 512, ms(51));
         // A tenth of a millisecond each: 200 fit into twice a round.
-        assert_eq!(pace.positions(512), 192);
-        assert_eq!(pace.positions(128), 128);
+        assert_eq!((pace.positions(512), pace.positions(128), pace.positions(7)), (192, 128, 7));
         // Slower prompts.
-        pace.measure(4, 100, ms(10 + 100));
+        let pace = measure(4, 100, ms(10 + 100));
         assert!(pace.positions(512) < 192 && pace.positions(512) >= 64);
         for _ in 0..9 {
-            pace.measure(4, 64, ms(1000));
+            measure(4, 64, ms(1000));
         }
-        assert_eq!(pace.positions(512), 64);
+        assert_eq!(measure(4, 64, ms(1000)).positions(512), 64);
     }
 }

@@ -15,7 +15,9 @@ pub struct SchedulerOptions {
     pub max_running: usize,
     /// Requests that wait at most, of all owners.
     pub max_queued: usize,
-    /// Bytes of the keys and values of all that run; no limit where `None`.
+    /// Bytes of the keys and values of all that run, with all tokens that they may generate; no limit where `None`. A request
+    /// that has no limit of tokens counts with what it has and 256 positions more, and goes on where it comes to more than
+    /// was foreseen: others then wait for longer. What is kept of prompts for others that begin alike is not counted.
     pub cache_bytes: Option<usize>,
 }
 
@@ -100,14 +102,18 @@ pub struct Scheduler<'e, B: Backend, M> {
 #[derive(Clone, Copy, Debug)]
 struct Running {
     id: RequestId,
-    /// Bytes of the cache that are counted for it.
+    /// Bytes of the cache that are counted for it, and how many positions these are for.
     bytes: usize,
+    counted: usize,
+    /// Positions that it has.
+    positions: usize,
 }
 
 impl<'e, B: Backend, M: CausalLm<B>> Scheduler<'e, B, M> {
     /// A scheduler for an engine, which nothing runs in yet.
     pub fn new(engine: &'e Engine<B, M>, options: SchedulerOptions) -> Self {
         let (owners, running) = (VecDeque::new(), BTreeMap::new());
+        let options = SchedulerOptions { max_running: options.max_running.max(1), ..options };
         Self { batch: engine.batch(), options, owners, running, submitted: 0 }
     }
 
@@ -183,9 +189,12 @@ impl<'e, B: Backend, M: CausalLm<B>> Scheduler<'e, B, M> {
             Ok(steps) => events.extend(steps.into_iter().filter_map(|step| self.event(step))),
             // What all share has failed; those that wait may fare better.
             Err(error) => {
-                let error = error.to_string();
-                for (_, running) in std::mem::take(&mut self.running) {
-                    events.push(Event::Failed(running.id, EngineError::Round(error.clone()), String::new()));
+                let (error, mut left) = (error.to_string(), self.batch.take_left());
+                for (row, running) in std::mem::take(&mut self.running) {
+                    let text =
+                        left.iter_mut().find(|(of, _)| *of == row).map(|(_, text)| std::mem::take(text));
+                    let error = EngineError::Round(error.clone());
+                    events.push(Event::Failed(running.id, error, text.unwrap_or_default()));
                 }
             }
         }
@@ -195,9 +204,14 @@ impl<'e, B: Backend, M: CausalLm<B>> Scheduler<'e, B, M> {
     fn event(&mut self, step: Result<Step, RowError>) -> Option<Event> {
         match step {
             Ok(step) => {
-                let running = *self.running.get(&step.row)?;
-                if step.stop.is_some() {
-                    self.running.remove(&step.row);
+                let mut running = self.running.remove(&step.row)?;
+                if step.stop.is_none() {
+                    running.positions += 1;
+                    if running.positions > running.counted {
+                        running.counted += OPEN_ENDED;
+                        running.bytes = self.bytes_for(running.counted);
+                    }
+                    self.running.insert(step.row, running);
                 }
                 Some(Event::Step(running.id, step))
             }
@@ -237,10 +251,10 @@ impl<'e, B: Backend, M: CausalLm<B>> Scheduler<'e, B, M> {
                 continue;
             }
             owner.deficit -= cost;
-            let Queued { id, request, .. } = owner.queue.remove(next);
+            let Queued { id, request, prompt, positions, .. } = owner.queue.remove(next);
             match self.batch.add(request) {
                 Ok(row) => {
-                    self.running.insert(row, Running { id, bytes });
+                    self.running.insert(row, Running { id, bytes, counted: positions, positions: prompt });
                 }
                 Err(error) => events.push(Event::Failed(id, error, String::new())),
             }

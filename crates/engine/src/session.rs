@@ -20,8 +20,11 @@ impl Session {
     pub(crate) fn new(mut table: BlockTable, ids: &[u32]) -> Self {
         // The last token may not have run yet; what ran ahead of one that was not generated does not count.
         let positions = table.len().min(ids.len());
-        let ids = if table.truncate(positions) { ids[..positions].to_vec() } else { Vec::new() };
-        Self { table, ids }
+        if positions > 0 && table.truncate(positions) {
+            return Self { table, ids: ids[..positions].to_vec() };
+        }
+        table.clear();
+        Self { table, ids: Vec::new() }
     }
 
     /// Positions in the cache.

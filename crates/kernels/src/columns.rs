@@ -44,16 +44,21 @@ pub fn write_columns<T: Copy + Send + Sync>(
         let (run, head) = (runs[index / heads], index % heads);
         let size = CACHE_BLOCK * head_dim;
         let to = slab.at((run.block * heads + head) * size, size);
-        for position in 0..run.len {
-            let from = &new[(run.first + position) * row + head * head_dim..][..head_dim];
-            for (i, &value) in from.iter().enumerate() {
-                let place = if by_value {
-                    i * CACHE_BLOCK + run.at + position
-                } else {
-                    (run.at + position) * head_dim + i
-                };
-                // SAFETY: inside the head's part of the block, at a position that no other run has.
-                unsafe { to.add(place).write(value) };
+        let from = |position: usize| &new[(run.first + position) * row + head * head_dim..][..head_dim];
+        // SAFETY: inside the head's part of the block, at positions that no other run has.
+        unsafe {
+            if by_value {
+                // Value by value, so that writes go on where they were.
+                for i in 0..head_dim {
+                    for position in 0..run.len {
+                        to.add(i * CACHE_BLOCK + run.at + position).write(from(position)[i]);
+                    }
+                }
+            } else {
+                for position in 0..run.len {
+                    let to = to.add((run.at + position) * head_dim);
+                    to.copy_from_nonoverlapping(from(position).as_ptr(), head_dim);
+                }
             }
         }
     };

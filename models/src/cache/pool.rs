@@ -107,9 +107,12 @@ impl<B: Backend> KvPool<B> {
         BlockTable::new(self.kinds.iter().map(|kind| kind.window), self.id.clone())
     }
 
-    /// A table of a sequence that begins with these blocks. None where layers with a window lack one that the next position
+    /// A table of a sequence that begins with these blocks. None where they are of another pool, or layers with a window lack one that the next position
     /// sees.
     pub fn table_of(&self, blocks: &[SharedBlock]) -> Option<BlockTable> {
+        if blocks.iter().any(|block| !Arc::ptr_eq(&block.pool, &self.id)) {
+            return None;
+        }
         let mut table = self.table();
         table.len = blocks.len() * BLOCK_POSITIONS;
         for (index, kind) in table.kinds.iter_mut().enumerate() {

@@ -30,6 +30,8 @@ pub(super) struct KindTable {
 /// it any more.
 #[derive(Clone, Debug)]
 pub struct SharedBlock {
+    /// The pool that it is of.
+    pub(super) pool: Arc<()>,
     /// None in layers with a window that has passed it.
     pub(super) kinds: Vec<Option<Block>>,
 }
@@ -80,7 +82,7 @@ impl BlockTable {
     pub fn shared_block(&self, index: usize) -> SharedBlock {
         assert!((index + 1) * BLOCK_POSITIONS <= self.len, "a whole block of the sequence");
         let of_kind = |kind: &KindTable| kind.blocks.get(index.checked_sub(kind.first)?).cloned();
-        SharedBlock { kinds: self.kinds.iter().map(of_kind).collect() }
+        SharedBlock { pool: self.pool.clone(), kinds: self.kinds.iter().map(of_kind).collect() }
     }
 
     /// Blocks that are held, of each kind of layer.
@@ -100,6 +102,14 @@ impl BlockTable {
             self.release_reserved();
         }
         can
+    }
+
+    /// Drops all positions.
+    pub fn clear(&mut self) {
+        (self.len, self.sequence_length) = (0, 0);
+        for kind in &mut self.kinds {
+            (kind.first, kind.blocks) = (0, Vec::new());
+        }
     }
 
     /// Lets go of blocks behind the positions in use.

@@ -216,6 +216,27 @@ fn so_many_positions_can_be_taken_back() {
     }
 }
 
+/// Sequences of other lengths cost nothing: what is allocated is little more than the blocks that are in use.
+#[test]
+fn a_long_sequence_among_short_ones_takes_no_more_than_its_blocks() {
+    let pool = KvPool::<burn_flex::Flex>::new(&SHAPES, &Default::default());
+    let mut test = Test { pool, sequences: Vec::new(), written: 0 };
+    for row in 0..64 {
+        test.apply(Operation::New);
+        // As a server sees them: pieces of a prompt, then a position at a time.
+        for piece in if row == 40 { vec![512; 15] } else { vec![150] } {
+            assert!(test.write(row, piece));
+        }
+    }
+    for row in 0..64 {
+        let more = if row == 40 { 8000 - 15 * 512 } else { 50 };
+        (0..more).for_each(|_| assert!(test.write(row, 1)));
+    }
+    let (used, allocated) = (test.pool.used_bytes(), test.pool.allocated_bytes());
+    let full = (63 * 200usize.div_ceil(BLOCK_POSITIONS) + 8000 / BLOCK_POSITIONS) * FULL_BYTES;
+    assert!(used >= full && allocated <= used * 11 / 10, "{allocated} bytes for {used}");
+}
+
 /// What a fork of a long sequence copies: a block of each kind, when it goes on.
 #[test]
 fn a_fork_copies_one_block_of_each_kind() {

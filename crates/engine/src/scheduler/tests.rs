@@ -203,6 +203,27 @@ fn a_prompt_that_others_wait_for_can_be_cancelled() {
     }
 }
 
+/// As many samples as a prompt has positions, and other numbers.
+#[test]
+fn samples_of_a_prompt_are_drawn_behind_its_last_position() {
+    let engine = Faulty::engine(|_| Fault::None);
+    for (prompt, samples) in [(3, 3), (2, 2), (3, 5), (66, 2), (1, 4)] {
+        let same = |seed| Request { seed, ..request(7, prompt, 4) };
+        let mut batch = engine.batch();
+        batch.add_all((0..samples).map(same).collect()).unwrap();
+        let mut tokens = vec![Vec::new(); samples as usize];
+        while !batch.is_empty() {
+            for step in batch.step().unwrap() {
+                let step = step.unwrap();
+                tokens[step.row.0].push(step.token);
+            }
+        }
+        for (seed, tokens) in (0..).zip(tokens) {
+            assert_eq!(tokens, alone(&engine, same(seed)), "{prompt} positions, sample {seed} of {samples}");
+        }
+    }
+}
+
 #[test]
 fn one_that_breaks_ends_alone() {
     // The second span of the fifth pass.

@@ -162,7 +162,7 @@ impl<B: Backend> Attention<B> {
         let k = rotated(k, &self.k_norm, num_kv_heads);
         let v = heads(v, num_kv_heads);
         let (k, v) = (k.cast(blocks.dtype), v.cast(blocks.dtype));
-        blocks.write(&k, &v, &context.tables[kind].columns);
+        blocks.write(&k, &v, &context.tables[kind].runs);
         self.attend(q.mul_scalar(self.config.scale), kind, context, blocks)
     }
 
@@ -188,7 +188,7 @@ impl<B: Backend> Attention<B> {
         let q = heads(q, num_heads, self.q_norm.as_ref(), true, scale, DType::F32)?;
         let k = heads(k, num_kv_heads, self.k_norm.as_ref(), true, 1.0, blocks.dtype)?;
         let v = heads(v, num_kv_heads, None, false, 1.0, blocks.dtype)?;
-        blocks.write(&k, &v, &context.tables[kind].columns);
+        blocks.write(&k, &v, &context.tables[kind].runs);
         let spec = self.spec(kind, context);
         // The cache is written: tensor operations go on from here where there is no kernel for its type.
         Some(B::attend(&q, blocks, &spec).unwrap_or_else(|| self.attend(q, kind, context, blocks)))

@@ -8,7 +8,7 @@ use moi_models::CausalLm;
 use crate::{
     Engine, EngineError, Prompt, Request, RowError, RowId, Session, Step,
     pending_step::{PendingStep, kept},
-    round::{Inputs, Pace, Pending, place},
+    round::{Inputs, Pending, RoundTimes, place},
     row::{Row, Stage},
 };
 
@@ -26,7 +26,7 @@ pub struct Batch<'e, B: Backend, M> {
     inputs: Option<Inputs<B>>,
     /// Decided tokens of rows that decode, not yet reported.
     ahead: Option<Pending<B>>,
-    pub(crate) pace: Pace,
+    pub(crate) times: RoundTimes,
     added: usize,
     /// Positions of prompts that were cached before.
     reused: usize,
@@ -47,7 +47,7 @@ impl<'e, B: Backend, M: CausalLm<B>> Batch<'e, B, M> {
             rows: Vec::new(),
             inputs: None,
             ahead: None,
-            pace: Pace::default(),
+            times: RoundTimes::default(),
             added: 0,
             reused: 0,
             keeps: false,
@@ -151,32 +151,26 @@ impl<'e, B: Backend, M: CausalLm<B>> Batch<'e, B, M> {
     pub fn cancel(&mut self, id: RowId) -> Option<String> {
         let at = self.rows.iter().position(|row| row.id == id)?;
         let mut row = self.rows.remove(at);
-        // Whoever waits for its prompt goes on with it.
+        // The first row that waits for this prompt takes it over.
         if let Stage::Prompt(_) = &row.stage
-            && let Some(heir) = self.rows.iter().position(|other| other.stage.follows() == Some(id))
+            && let Some(successor) = self.rows.iter().position(|other| other.stage.follows() == Some(id))
         {
-            let new = self.rows[heir].id;
-            for other in &mut self.rows[heir..] {
+            let new = self.rows[successor].id;
+            for other in &mut self.rows[successor..] {
                 if other.stage.follows() == Some(id) {
                     other.stage = Stage::Follows(new);
                 }
             }
-            let heir = &mut self.rows[heir];
-            (heir.stage, heir.reused, heir.inputs) = (row.stage.clone(), row.reused, row.inputs.clone());
-            heir.is_public = row.is_public;
-            heir.table = row.table.clone();
+            let successor = &mut self.rows[successor];
+            (successor.stage, successor.reused, successor.inputs) =
+                (row.stage.clone(), row.reused, row.inputs.clone());
+            successor.is_public = row.is_public;
+            successor.table = row.table.clone();
         }
         let device = &self.engine.device;
-        if let Some(Inputs { inputs, mut rows }) = self.inputs.take() {
-            let keep: Vec<usize> = (0..rows.len()).filter(|&at| rows[at] != id).collect();
-            rows.retain(|&row| row != id);
-            self.inputs = (!keep.is_empty()).then(|| Inputs { inputs: kept(inputs, &keep, device), rows });
-        }
-        if let Some(Pending { step, mut rows }) = self.ahead.take() {
-            let keep: Vec<usize> = (0..rows.len()).filter(|&at| rows[at] != id).collect();
-            rows.retain(|&row| row != id);
-            self.ahead = (!keep.is_empty()).then(|| Pending { step: step.keep(&keep, device), rows });
-        }
+        let stays = |row| row != id;
+        self.inputs = self.inputs.take().and_then(|inputs| inputs.retain(stays, device));
+        self.ahead = self.ahead.take().and_then(|ahead| ahead.retain(stays, device));
         let text = self.engine.tokenizer.as_ref().and_then(|tokenizer| row.flush(tokenizer).ok());
         drop(row);
         if self.rows.is_empty() {
@@ -216,7 +210,7 @@ impl<'e, B: Backend, M: CausalLm<B>> Batch<'e, B, M> {
         self.engine
     }
 
-    /// Runs the prompts of all rows to their ends, without a token of those that decode already.
+    /// Runs the prompts of all rows to tsuccessor ends, without a token of those that decode already.
     ///
     /// # Errors
     /// If the model or the device fails: as [`Batch::step`].
@@ -263,7 +257,7 @@ impl<'e, B: Backend, M: CausalLm<B>> Batch<'e, B, M> {
             Ok(steps) => steps,
             Err(error) => return Err(self.end_all(rows, error)),
         };
-        self.pace.measure(steps.len(), begun.elapsed());
+        self.times.measure(steps.len(), begun.elapsed());
         steps.sort_by_key(row_of);
         for row in rows {
             let of_row = steps.binary_search_by_key(&row.id, row_of).ok().map(|at| &steps[at]);
@@ -315,7 +309,7 @@ impl<'e, B: Backend, M: CausalLm<B>> Batch<'e, B, M> {
         self.report(rows, current, ahead)
     }
 
-    /// Waits for decided tokens and gives them to their rows. What has run ahead of them is kept for those that go on.
+    /// Waits for decided tokens and gives them to tsuccessor rows. What has run ahead of them is kept for those that go on.
     fn report(
         &mut self,
         rows: &mut [Row<B>],
@@ -343,11 +337,7 @@ impl<'e, B: Backend, M: CausalLm<B>> Batch<'e, B, M> {
             inputs: kept(inputs, &waiting, device),
             rows: waiting.iter().map(|&at| current.rows[at]).collect(),
         });
-        self.ahead = ahead.and_then(|Pending { step, mut rows }| {
-            let keep: Vec<usize> = (0..rows.len()).filter(|&at| !left.contains(&rows[at])).collect();
-            rows.retain(|row| !left.contains(row));
-            (!keep.is_empty()).then(|| Pending { step: step.keep(&keep, device), rows })
-        });
+        self.ahead = ahead.and_then(|ahead| ahead.retain(|row| !left.contains(&row), device));
         Ok(steps)
     }
 

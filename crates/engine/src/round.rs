@@ -9,7 +9,7 @@ use crate::{
     Batch, EngineError, RowId,
     decider::Decider,
     engine::ids_tensor,
-    pending_step::PendingStep,
+    pending_step::{PendingStep, kept},
     row::{Row, Stage},
 };
 
@@ -28,6 +28,27 @@ pub(crate) struct Inputs<B: Backend> {
     pub(crate) rows: Vec<RowId>,
 }
 
+impl<B: Backend> Pending<B> {
+    /// Those of the rows that stay, if any do.
+    pub(crate) fn retain(self, stays: impl Fn(RowId) -> bool, device: &B::Device) -> Option<Self> {
+        let (keep, rows) = kept_rows(self.rows, stays);
+        (!keep.is_empty()).then(|| Self { step: self.step.keep(&keep, device), rows })
+    }
+}
+
+impl<B: Backend> Inputs<B> {
+    /// Those of the rows that stay, if any do.
+    pub(crate) fn retain(self, stays: impl Fn(RowId) -> bool, device: &B::Device) -> Option<Self> {
+        let (keep, rows) = kept_rows(self.rows, stays);
+        (!keep.is_empty()).then(|| Self { inputs: kept(self.inputs, &keep, device), rows })
+    }
+}
+
+/// The places of the rows that stay, and these.
+fn kept_rows(rows: Vec<RowId>, stays: impl Fn(RowId) -> bool) -> (Vec<usize>, Vec<RowId>) {
+    rows.into_iter().enumerate().filter(|(_, row)| stays(*row)).unzip()
+}
+
 /// A piece of a row's prompt.
 struct Piece {
     row: usize,
@@ -38,7 +59,7 @@ struct Piece {
 
 /// How long rounds take, as far as they were measured.
 #[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Pace {
+pub(crate) struct RoundTimes {
     /// Of a round without prompts.
     decode: Option<Duration>,
     /// Of a position of a prompt.
@@ -50,7 +71,7 @@ pub(crate) struct Pace {
 /// Where sequences decode, pieces of prompts beside them may make a round so many times as long as it would be.
 const MAX_SLOWDOWN: f64 = 3.0;
 
-impl Pace {
+impl RoundTimes {
     /// Counts positions of prompts that run in this round.
     pub(crate) fn count(&mut self, positions: usize) {
         self.counted += positions;
@@ -124,12 +145,12 @@ impl<B: Backend, M: CausalLm<B>> Batch<'_, B, M> {
                     hidden.select(0, ids_tensor::<B>(&places, self.engine().device()))
                 };
                 let logits = self.engine().model().logits(hidden);
-                let mut deciders: Vec<&mut Decider> = some(rows, &decided, |row| &mut row.decider);
+                let mut deciders: Vec<&mut Decider> = parts_of(rows, &decided, |row| &mut row.decider);
                 let step = PendingStep::new(self.engine(), logits, &mut deciders)?;
                 Some(Pending { step, rows: decided.iter().map(|&row| rows[row].id).collect() })
             }
         };
-        self.pace.count(positions);
+        self.times.count(positions);
         Ok(pending)
     }
 
@@ -154,7 +175,7 @@ impl<B: Backend, M: CausalLm<B>> Batch<'_, B, M> {
         };
         let lens = decoding.iter().map(|_| 1).chain(pieces.iter().map(|piece| piece.len));
         let all: Vec<usize> = decoding.iter().copied().chain(pieces.iter().map(|piece| piece.row)).collect();
-        let tables = some(rows, &all, |row| &mut row.table);
+        let tables = parts_of(rows, &all, |row| &mut row.table);
         let spans =
             tables.into_iter().zip(lens).map(|(table, len)| Span { table, len, visible: Visible::Causal });
         let batch = ForwardBatch { inputs, spans: spans.collect() };
@@ -175,7 +196,7 @@ impl<B: Backend, M: CausalLm<B>> Batch<'_, B, M> {
     /// the end of a block of the cache or of its prompt.
     fn pieces(&self, rows: &[Row<B>], decoding: usize) -> Vec<Piece> {
         let most = self.engine().prefill_chunk();
-        let mut room = if decoding > 0 { self.pace.positions(most) } else { most };
+        let mut room = if decoding > 0 { self.times.positions(most) } else { most };
         let mut pieces = Vec::new();
         for (row, one) in rows.iter().enumerate() {
             let Stage::Prompt(rest) = &one.stage else { continue };
@@ -226,7 +247,7 @@ pub(crate) fn place<B: Backend>(rows: &[Row<B>], id: RowId) -> usize {
 }
 
 /// A part of some rows, each of them another one, in the order of `places`.
-fn some<'r, B: Backend, T: 'r>(
+fn parts_of<'r, B: Backend, T: 'r>(
     rows: &'r mut [Row<B>],
     places: &[usize],
     part: impl Fn(&'r mut Row<B>) -> &'r mut T,
@@ -242,20 +263,20 @@ mod tests {
     #[test]
     fn prompts_take_what_time_there_is() {
         let ms = Duration::from_millis;
-        let mut pace = Pace::default();
+        let mut times = RoundTimes::default();
         let mut measure = |rows, positions, took| {
-            pace.count(positions);
-            pace.measure(rows, took);
-            pace
+            times.count(positions);
+            times.measure(rows, took);
+            times
         };
-        assert_eq!(Pace::default().positions(512), 64);
+        assert_eq!(RoundTimes::default().positions(512), 64);
         measure(4, 0, ms(10));
-        let pace = measure(0, 512, ms(51));
+        let times = measure(0, 512, ms(51));
         // A tenth of a millisecond each: 200 fit into twice a round.
-        assert_eq!((pace.positions(512), pace.positions(128), pace.positions(7)), (192, 128, 7));
+        assert_eq!((times.positions(512), times.positions(128), times.positions(7)), (192, 128, 7));
         // Slower prompts.
-        let pace = measure(4, 100, ms(10 + 100));
-        assert!(pace.positions(512) < 192 && pace.positions(512) >= 64);
+        let times = measure(4, 100, ms(10 + 100));
+        assert!(times.positions(512) < 192 && times.positions(512) >= 64);
         for _ in 0..9 {
             measure(4, 64, ms(1000));
         }

@@ -23,9 +23,9 @@ pub struct AttentionPlan {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PlanWords {
     /// Of each new position its place in a slab of blocks; of each the first position that it sees, the one behind the last,
-    /// and where its way through a tree stands, 0 if it has none; of each cube its first query, how many queries it has,
-    /// where the blocks of its sequence stand, and which of the sequence's blocks is the first of these; then blocks and
-    /// ways. A way has the number of positions before the tree, and the positions on it.
+    /// and where its path through a tree is in these words, 0 if it has none; of each cube its first query, how many queries it has,
+    /// where the blocks of its sequence are in these words, and which of the sequence's blocks is the first of them; then
+    /// blocks and paths. A path has the number of positions before the tree, and the positions on it.
     pub words: Vec<u32>,
     /// As [`AttentionPlan::tiles`].
     pub tiles: usize,
@@ -52,15 +52,15 @@ pub fn plan_words(spans: &[AttentionSpan<'_>], window: Option<usize>, queries: u
             let place = span.blocks[position / CACHE_BLOCK - span.first_block];
             slots.push((place.index * CACHE_BLOCK + position % CACHE_BLOCK) as u32);
             let seen = span.seen(query, window);
-            let mut way = 0;
+            let mut path_at = 0;
             if matches!(span.visible, Visible::Tree(_)) {
                 let path = span.visible.path(query);
-                way = tail_at as u32;
+                path_at = tail_at as u32;
                 tail.push(span.past as u32);
                 tail.extend(path.iter().map(|node| (span.past + node) as u32));
                 tail_at += 1 + path.len();
             }
-            seen_words.extend([seen.start as u32, seen.end as u32, way]);
+            seen_words.extend([seen.start as u32, seen.end as u32, path_at]);
         }
         for begin in (0..span.len).step_by(at_once(span)) {
             let count = at_once(span).min(span.len - begin);

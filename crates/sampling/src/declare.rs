@@ -177,6 +177,11 @@ pub(crate) trait Sampler: Declared {
     /// Changes logits or takes candidates away.
     fn apply(&self, candidates: &mut Candidates, past: &Past, sampling: &Sampling);
 
+    /// Whether it keeps a number from step to step: [`Sampler::observe`] is called of no other.
+    fn keeps_state(&self) -> bool {
+        false
+    }
+
     /// Learns which of the candidates became the token, and which probability it had among them. The state is the
     /// sampler's own, 0 steps old where `None`.
     fn observe(&self, _probability: f64, state: Option<f64>) -> Option<f64> {

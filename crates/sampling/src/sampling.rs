@@ -55,14 +55,6 @@ macro_rules! samplers {
                     $(Self::$sampler => $sampler::NAME),+
                 }
             }
-
-            /// Whether it changes logits, or takes tokens away, by what came before or by what a caller wants. All others,
-            /// the temperature and filters, look at the distribution alone.
-            pub fn is_penalty(self) -> bool {
-                match self {
-                    $(Self::$sampler => $sampler::default().is_penalty()),+
-                }
-            }
         }
 
         impl Default for Sampling {
@@ -189,12 +181,12 @@ impl Sampling {
     /// to step changes by it.
     pub fn observe(&self, candidates: &mut Candidates, token: u32, past: &mut Past) {
         for step in &self.samplers {
-            if self.sampler(*step).is_off() {
-                continue;
-            }
-            if let Some(probability) = candidates.probability(token) {
-                let state = self.sampler(*step).observe(probability, past.state(*step));
-                past.set_state(*step, state);
+            let sampler = self.sampler(*step);
+            if !sampler.is_off()
+                && sampler.keeps_state()
+                && let Some(probability) = candidates.probability(token)
+            {
+                past.set_state(*step, sampler.observe(probability, past.state(*step)));
             }
         }
     }
@@ -202,16 +194,18 @@ impl Sampling {
     /// Whether [`Sampling::penalise`] may change anything.
     pub fn has_penalties(&self) -> bool {
         !self.banned.is_empty()
-            || SamplingStep::ALL.iter().any(|step| step.is_penalty() && !self.sampler(*step).is_off())
+            || SamplingStep::ALL
+                .iter()
+                .map(|step| self.sampler(*step))
+                .any(|one| one.is_penalty() && !one.is_off())
     }
 
     /// Changes logits as [`Sampling::apply`] does, and takes away what is banned or would repeat a sequence, without the
     /// temperature and the filters.
     pub fn penalise(&self, candidates: &mut Candidates, past: &Past) {
         self.ban(candidates);
-        for step in self.samplers.iter().filter(|step| step.is_penalty()) {
-            self.sampler(*step).apply(candidates, past, self);
-        }
+        let samplers = self.samplers.iter().map(|step| self.sampler(*step));
+        samplers.filter(|one| one.is_penalty()).for_each(|one| one.apply(candidates, past, self));
     }
 
     /// Whether a sampler needs a number by chance beside that of the draw, [`Past::chance`].

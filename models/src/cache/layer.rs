@@ -21,7 +21,7 @@ pub(crate) struct LayerBlocks<B: Backend> {
 
 /// New positions that lie in one block, one behind the other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Column {
+pub(crate) struct BlockRun {
     /// The first among all new positions.
     pub(crate) token: usize,
     /// How many.
@@ -70,10 +70,10 @@ impl<B: Backend> LayerBlocks<B> {
     }
 
     /// Writes the keys and values of new positions `[tokens, kv_heads, head_dim]`.
-    pub(crate) fn write(&mut self, keys: &Tensor<B, 3>, values: &Tensor<B, 3>, columns: &[Column]) {
+    pub(crate) fn write(&mut self, keys: &Tensor<B, 3>, values: &Tensor<B, 3>, runs: &[BlockRun]) {
         let by_value = B::has_kernels();
-        self.keys = written(std::mem::take(&mut self.keys), keys, columns, by_value);
-        self.values = written(std::mem::take(&mut self.values), values, columns, false);
+        self.keys = written(std::mem::take(&mut self.keys), keys, runs, by_value);
+        self.values = written(std::mem::take(&mut self.values), values, runs, false);
     }
 
     /// Keys and values of blocks, one behind the other: `[kv_heads, positions, head_dim]` each.
@@ -96,22 +96,22 @@ impl<B: Backend> LayerBlocks<B> {
         // Of their own, so that the slabs have one owner again.
         let own = |x: Tensor<B, 3>| x.narrow(1, from.1, len).swap_dims(0, 1).mul_scalar(1.0);
         let (keys, values) = (own(keys), own(values));
-        self.write(&keys, &values, &[Column { token: 0, len, place: to.0, at: to.1 }]);
+        self.write(&keys, &values, &[BlockRun { token: 0, len, place: to.0, at: to.1 }]);
     }
 }
 
 fn written<B: Backend>(
     slabs: Vec<Tensor<B, 4>>,
     new: &Tensor<B, 3>,
-    columns: &[Column],
+    runs: &[BlockRun],
     by_value: bool,
 ) -> Vec<Tensor<B, 4>> {
-    let mut slabs = match B::write_columns(slabs, new, columns, by_value) {
+    let mut slabs = match B::write_columns(slabs, new, runs, by_value) {
         Ok(slabs) => return slabs,
         Err(slabs) => slabs,
     };
     let [_, heads, head_dim] = new.dims();
-    for &Column { token, len, place, at } in columns {
+    for &BlockRun { token, len, place, at } in runs {
         // `[heads, len, head_dim]`
         let part = new.clone().narrow(0, token, len).swap_dims(0, 1);
         let slab = slabs.remove(place.slab);

@@ -17,7 +17,7 @@ mod table;
 #[allow(clippy::unwrap_used, clippy::panic, reason = "a failure must end the test")]
 mod tests;
 
-pub(crate) use layer::{Column, LayerBlocks};
+pub(crate) use layer::{BlockRun, LayerBlocks};
 pub use pool::KvPool;
 pub(crate) use pool::{KindTables, LayerShape};
 pub use table::{BlockTable, SharedBlock};

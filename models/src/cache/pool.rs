@@ -6,7 +6,7 @@ use burn::tensor::{DType, backend::Backend};
 use moi_kernels::BlockPlace;
 
 use super::{
-    BLOCK_POSITIONS, BlockTable, Column, LayerBlocks, SLACK,
+    BLOCK_POSITIONS, BlockRun, BlockTable, LayerBlocks, SLACK,
     blocks::{Block, Blocks},
     first_seen,
     table::{KindTable, SharedBlock},
@@ -65,7 +65,7 @@ pub(crate) struct KindTables {
     /// Of each span.
     pub(crate) spans: Vec<Places>,
     /// The new positions of all spans.
-    pub(crate) columns: Vec<Column>,
+    pub(crate) runs: Vec<BlockRun>,
 }
 
 /// The blocks of a span, and which block of its sequence the first of them is.
@@ -214,12 +214,7 @@ impl<B: Backend> KvPool<B> {
             own.grow(more, &self.device);
         }
         let own = &self.kinds[kind];
-        let taken: Vec<Block> = std::iter::from_fn(|| own.blocks.take()).take(count).collect();
-        match taken.len() == count {
-            true => Ok(taken),
-            // Somebody who drops a table gives blocks back at any time, but nobody else takes any.
-            false => Err(ModelError::PoolFull { needed: self.allocated_bytes(), budget: 0 }),
-        }
+        Ok(std::iter::from_fn(|| own.blocks.take()).take(count).collect())
     }
 
     /// The new positions of a tree that are on a path, of which each is behind those before it, become the next positions of
@@ -255,7 +250,7 @@ impl<B: Backend> KvPool<B> {
         spans: impl Iterator<Item = (&'a BlockTable, usize)> + Clone,
     ) -> Vec<KindTables> {
         let of_kind = |(index, kind): (usize, &Kind<B>)| {
-            let (mut columns, mut token) = (Vec::new(), 0);
+            let (mut runs, mut token) = (Vec::new(), 0);
             let spans = spans.clone().map(|(table, len)| {
                 let KindTable { first, blocks, .. } = &table.kinds[index];
                 let blocks: Vec<BlockPlace> = blocks.iter().map(|block| kind.place(block)).collect();
@@ -263,13 +258,13 @@ impl<B: Backend> KvPool<B> {
                 while position < end {
                     let (block, at) = (position / BLOCK_POSITIONS, position % BLOCK_POSITIONS);
                     let len = (BLOCK_POSITIONS - at).min(end - position);
-                    columns.push(Column { token, len, place: blocks[block - first], at });
+                    runs.push(BlockRun { token, len, place: blocks[block - first], at });
                     (token, position) = (token + len, position + len);
                 }
                 Places { first: *first, blocks }
             });
             let spans = spans.collect();
-            KindTables { window: kind.window, spans, columns }
+            KindTables { window: kind.window, spans, runs }
         };
         self.kinds.iter().enumerate().map(of_kind).collect()
     }

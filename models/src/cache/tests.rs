@@ -82,7 +82,7 @@ impl<B: Backend> Test<B> {
                 Tensor::<B, 3>::from_data(data, &Default::default())
             };
             let values = keys.iter().map(|key| -key).collect();
-            blocks.write(&tensor(keys), &tensor(values), &places[kind].columns);
+            blocks.write(&tensor(keys), &tensor(values), &places[kind].runs);
         }
         table.advance(len);
         numbers.extend(new);

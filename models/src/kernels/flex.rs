@@ -16,7 +16,7 @@ pub(super) use held::{is_flex, values};
 use super::{Attention, Heads, Means};
 use crate::{
     Activation, Matrix, Norm,
-    cache::{Column, LayerBlocks},
+    cache::{BlockRun, LayerBlocks},
 };
 
 pub(super) fn products<B: Backend>(x: &Tensor<B, 2>, matrices: &[&Matrix<B>]) -> Option<Vec<Tensor<B, 2>>> {
@@ -194,7 +194,7 @@ pub(super) fn attend<B: Backend>(
 pub(super) fn write_columns<B: Backend>(
     mut slabs: Vec<Tensor<B, 4>>,
     part: &Tensor<B, 3>,
-    columns: &[Column],
+    all: &[BlockRun],
     by_value: bool,
 ) -> Result<Vec<Tensor<B, 4>>, Vec<Tensor<B, 4>>> {
     let dtype = part.dtype();
@@ -203,13 +203,13 @@ pub(super) fn write_columns<B: Backend>(
     }
     let [_, heads, head_dim] = part.dims();
     let part = sure(float(part.clone())).to_contiguous();
-    let mut written: Vec<usize> = columns.iter().map(|column| column.place.slab).collect();
+    let mut written: Vec<usize> = all.iter().map(|run| run.place.slab).collect();
     written.sort_unstable();
     written.dedup();
     for index in written {
-        let of_slab = columns.iter().filter(|column| column.place.slab == index);
+        let of_slab = all.iter().filter(|run| run.place.slab == index);
         let runs: Vec<Run> = of_slab
-            .map(|&Column { token, len, place, at }| Run { first: token, len, block: place.index, at })
+            .map(|&BlockRun { token, len, place, at }| Run { first: token, len, block: place.index, at })
             .collect();
         let mut slab = sure(float(slabs.swap_remove(index)));
         let sizes = [heads, head_dim];

@@ -25,7 +25,7 @@ pub(crate) use spec::{Attention, Heads, Joined, Map, Means, Pending};
 
 use crate::{
     Activation, Embedding, Matrix, Mixing, Norm, PackedMatrix,
-    cache::{Column, LayerBlocks},
+    cache::{BlockRun, LayerBlocks},
 };
 
 /// Kernels of a backend.
@@ -129,10 +129,10 @@ pub(crate) trait Kernels: Backend {
     fn write_columns(
         slabs: Vec<Tensor<Self, 4>>,
         new: &Tensor<Self, 3>,
-        columns: &[Column],
+        runs: &[BlockRun],
         by_value: bool,
     ) -> Result<Vec<Tensor<Self, 4>>, Vec<Tensor<Self, 4>>> {
-        flex::write_columns(slabs, new, columns, by_value)
+        flex::write_columns(slabs, new, runs, by_value)
     }
 
     /// Probabilities and entropies in nats `[n, 1]` of logits `[n, vocab]`; probabilities of no columns where they are

@@ -8,7 +8,7 @@ use moi_kernels::RowCache;
 use super::{Attention, Heads, Means};
 use crate::{
     Activation, Matrix, Norm,
-    cache::{Column, LayerBlocks},
+    cache::{BlockRun, LayerBlocks},
 };
 
 pub(super) fn is_flex<B: Backend>() -> bool {
@@ -63,7 +63,7 @@ pub(super) fn attend<B: Backend>(
 pub(super) fn write_columns<B: Backend>(
     slabs: Vec<Tensor<B, 4>>,
     _: &Tensor<B, 3>,
-    _: &[Column],
+    _: &[BlockRun],
     _: bool,
 ) -> Result<Vec<Tensor<B, 4>>, Vec<Tensor<B, 4>>> {
     Err(slabs)

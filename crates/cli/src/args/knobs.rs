@@ -41,9 +41,12 @@ fn knobs() -> impl Iterator<Item = SamplingKnob> {
 
 impl Args for KnobArgs {
     fn augment_args(command: Command) -> Command {
+        let mut previous = None;
         knobs().fold(command, |command, knob| {
+            // The first knob of a sampler switches it on; of the others the default matters.
+            let is_first = previous.replace(knob.step) != Some(knob.step);
             let flag = knob.flag();
-            let arg = Arg::new(flag.clone()).long(flag).help(help(&knob)).action(ArgAction::Set);
+            let arg = Arg::new(flag.clone()).long(flag).help(help(&knob, is_first)).action(ArgAction::Set);
             command.arg(match knob.kind {
                 KnobKind::Number => arg
                     .value_name("F")
@@ -101,18 +104,11 @@ fn integer(text: &str) -> Result<String, &'static str> {
 }
 
 /// What a knob does, and its default where that says more than "off".
-fn help(knob: &SamplingKnob) -> String {
-    match knob.help.split_once("[default") {
-        Some((help, default)) => format!("{} [default{default}", help.trim()),
-        None if shows_default(knob) => format!("{} [default: {}]", knob.help, knob.default),
-        None => knob.help.to_owned(),
+fn help(knob: &SamplingKnob, is_first: bool) -> String {
+    if is_first || knob.help.contains("[default") {
+        return knob.help.to_owned();
     }
-}
-
-/// Knobs beside the one that switches a sampler on.
-fn shows_default(knob: &SamplingKnob) -> bool {
-    let first = Sampling::knobs().into_iter().find(|other| other.step == knob.step);
-    first.is_some_and(|first| first.key != knob.key)
+    format!("{} [default: {}]", knob.help, knob.default)
 }
 
 #[cfg(test)]

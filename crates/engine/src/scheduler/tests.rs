@@ -149,7 +149,7 @@ fn all_are_answered_as_if_they_were_alone() {
 }
 
 #[test]
-fn cancelled_at_any_moment_is_never_come_for_all_others() {
+fn a_cancelled_request_changes_no_other() {
     let engine = Faulty::engine(|_| Fault::None).with_prefill_chunk(64);
     let expected: Vec<Vec<u32>> = requests().into_iter().map(|request| alone(&engine, request)).collect();
     // Some wait, some are in their prompts, some decode.

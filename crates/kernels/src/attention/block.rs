@@ -69,7 +69,7 @@ impl Widened {
     pub(super) fn gather_keys(
         &mut self,
         slabs: &[Float<'_>],
-        places: impl Iterator<Item = Column>,
+        places: impl Iterator<Item = CachedPosition>,
         head_dim: usize,
     ) -> Block {
         self.0.clear();
@@ -92,7 +92,7 @@ impl Widened {
     pub(super) fn gather_values(
         &mut self,
         slabs: &[Float<'_>],
-        places: impl Iterator<Item = Column>,
+        places: impl Iterator<Item = CachedPosition>,
         head_dim: usize,
     ) -> Block {
         let padded = head_dim.next_multiple_of(16);
@@ -110,7 +110,7 @@ impl Widened {
 }
 
 /// A position of a block: the slab, where the block's head begins in it, and which position of the block it is.
-pub(super) type Column = (usize, usize, usize);
+pub(super) type CachedPosition = (usize, usize, usize);
 
 /// Does `$body` with `$load` reading sixteen values of a block, the type settled outside of its loops.
 macro_rules! each_type {

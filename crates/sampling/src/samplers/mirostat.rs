@@ -40,10 +40,11 @@ impl Sampler for Mirostat {
         }
     }
 
+    fn keeps_state(&self) -> bool {
+        true
+    }
+
     fn observe(&self, probability: f64, state: Option<f64>) -> Option<f64> {
-        if self.is_off() {
-            return None;
-        }
         let bound = state.unwrap_or(2.0 * self.tau);
         Some(bound - self.eta * (-probability.log2() - self.tau))
     }

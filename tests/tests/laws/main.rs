@@ -3,12 +3,10 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a failure must end the test")]
 
+mod requests;
+
 use burn::tensor::{FloatDType, Int, Tensor, TensorData};
 use burn_flex::Flex;
-use moi_engine::{
-    Dry, Engine, Event, Markers, Mirostat, Prompt, Request, RequestId, Sampling, Scheduler, SchedulerOptions,
-    Scope, Step, Xtc,
-};
 use moi_models::{
     Activations, BLOCK_POSITIONS, BlockTable, CausalLm, Decoder, ForwardBatch, KvPool, PackedForm, Span,
     Visible,
@@ -253,7 +251,7 @@ fn a_tree_is_its_paths_and_one_of_them_can_be_kept() {
 }
 
 #[test]
-fn taken_back_is_never_come() {
+fn truncated_positions_leave_no_trace() {
     each(|name, model| {
         let tokens = tokens(1, LEN);
         let mut pool = model.new_pool(&Default::default());
@@ -298,131 +296,6 @@ fn a_broken_sequence_breaks_no_other() {
         let mut next = pool.table();
         same(name, &logits_in(model, &mut pool, &mut next, &good, &[90]), &expected);
     });
-}
-
-/// Requests of every rule, sampler, scope and constraint, with prompts of one block and of several.
-fn mixed_request(index: usize) -> Request<Flex> {
-    const RULES: &[&str] = &[
-        "token",
-        "moi",
-        "moi:support=20",
-        "direct:support=3",
-        "gate:gate=0.4",
-        "soft-thinking",
-        "soft-thinking:noise=gumbel",
-        "k-sample:k=4",
-        "swir:dwell=2",
-        "selar:tau=0.2",
-    ];
-    let plain = Sampling { temperature: 0.9.into(), ..Sampling::default() };
-    let samplings = [
-        Sampling::default(),
-        Sampling { top_k: 20.into(), top_p: 0.9.into(), min_p: 0.01.into(), ..plain.clone() },
-        Sampling { typical: 0.9.into(), repetition: 1.3.into(), no_repeat_ngram: 2.into(), ..plain.clone() },
-        Sampling { top_n_sigma: 1.5.into(), presence: 0.5.into(), frequency: 0.2.into(), ..plain.clone() },
-        Sampling {
-            dry: Dry { multiplier: 0.8, sequence_breakers: vec![], ..Dry::default() },
-            ..plain.clone()
-        },
-        Sampling { xtc: Xtc { probability: 0.5, threshold: 0.05 }, ..plain.clone() },
-        Sampling { mirostat: Mirostat { version: 2, tau: 3.0, ..Mirostat::default() }, ..plain.clone() },
-        Sampling { banned: vec![1, 2, 3], ..plain },
-    ];
-    let prompt = [1, 9, 30, 64, 65, 100, 130][index % 7];
-    let mut request = Request::new(Prompt::Ids(tokens(index % 5, prompt)));
-    request.rule = RULES[index % RULES.len()].parse().unwrap();
-    request.sampling = samplings[index % samplings.len()].clone();
-    request.scope = [None, Some(Scope::Range { from: 1, to: Some(4) }), Some(Scope::Thinking)][index % 3];
-    (request.seed, request.stop.max_tokens) = (index as u64, Some(2 + index % 7));
-    request.stop.ignore_eos = index.is_multiple_of(2);
-    request
-}
-
-/// Everyone together, in five orders.
-#[test]
-fn alone_is_among_64_others_in_any_order() {
-    const REQUESTS: usize = 65;
-    let golden = Golden::read("gemma2-caps");
-    let pretrained = Pretrained::open(&golden.path).unwrap();
-    let model = pretrained.load::<Flex>(&Default::default(), WeightForm::F32, |_| {}).unwrap();
-    let engine = Engine::new(model, Default::default()).with_markers(Some(Markers { open: 3, close: 4 }));
-    let alone: Vec<Vec<Step>> = (0..REQUESTS)
-        .map(|index| engine.generate(mixed_request(index)).unwrap().map(Result::unwrap).collect())
-        .collect();
-    for order in 0..5 {
-        let mut dice = Dice::new(order);
-        let mut indexes: Vec<usize> = (0..REQUESTS).collect();
-        indexes.sort_by_cached_key(|_| dice.bits());
-        let mut batch = engine.batch();
-        let requests = indexes.iter().map(|&index| mixed_request(index)).collect();
-        let rows = batch.add_all(requests).unwrap();
-        let mut steps = vec![Vec::new(); REQUESTS];
-        while !batch.is_empty() {
-            for step in batch.step().unwrap() {
-                let step = step.unwrap();
-                let place = rows.iter().position(|row| *row == step.row).unwrap();
-                steps[indexes[place]].push(Step { row: alone[0][0].row, ..step });
-            }
-        }
-        assert_eq!(steps, alone, "order {order}");
-    }
-}
-
-/// A thousand mixes of requests, whose rows come, go and are cancelled at random: each gives what it gives alone.
-#[test]
-fn random_mixes_give_what_each_gives_alone() {
-    const KINDS: usize = 120;
-    let golden = Golden::read("qwen2-sliding");
-    let pretrained = Pretrained::open(&golden.path).unwrap();
-    let model = pretrained.load::<Flex>(&Default::default(), WeightForm::F32, |_| {}).unwrap();
-    let engine = Engine::new(model, Default::default())
-        .with_markers(Some(Markers { open: 3, close: 4 }))
-        .with_eos(pretrained.eos)
-        .with_prefill_chunk(128)
-        .with_prefix_cache(1 << 20);
-    let alone: Vec<Vec<Step>> = (0..KINDS)
-        .map(|index| engine.generate(mixed_request(index)).unwrap().map(Result::unwrap).collect())
-        .collect();
-    let mixes = std::env::var("MOI_TEST_MIXES").ok().and_then(|mixes| mixes.parse().ok()).unwrap_or(1000);
-    for mix in 0..mixes {
-        let mut dice = Dice::new(mix);
-        let options = SchedulerOptions { max_running: 1 + dice.below(8), ..SchedulerOptions::default() };
-        let mut scheduler = Scheduler::new(&engine, options);
-        let mut wanted: Vec<(RequestId, usize, Vec<Step>, bool)> = Vec::new();
-        let mut left = 2 + dice.below(8);
-        while left > 0 || !scheduler.is_idle() {
-            while left > 0 && dice.once_in(2) {
-                let index = dice.below(KINDS);
-                let owner = ["a", "b"][dice.below(2)];
-                wanted.push((
-                    scheduler.submit(owner, mixed_request(index)).unwrap(),
-                    index,
-                    Vec::new(),
-                    false,
-                ));
-                left -= 1;
-            }
-            if dice.once_in(12) && !wanted.is_empty() {
-                let at = dice.below(wanted.len());
-                wanted[at].3 |= scheduler.cancel(wanted[at].0).is_some();
-            }
-            for event in scheduler.round() {
-                match event {
-                    Event::Step(id, step) => wanted.iter_mut().find(|row| row.0 == id).unwrap().2.push(step),
-                    Event::Failed(id, error, _) => panic!("mix {mix}: {id:?}: {error}"),
-                }
-            }
-        }
-        for (id, index, steps, cancelled) in wanted {
-            let expected = &alone[index];
-            assert!(cancelled || steps.len() == expected.len(), "mix {mix}: {id:?}, kind {index}");
-            for (found, expected) in steps.iter().zip(expected) {
-                // All but the place among the rows: to the bit.
-                let expected = Step { row: found.row, ..expected.clone() };
-                assert_eq!(*found, expected, "mix {mix}: {id:?}, kind {index}");
-            }
-        }
-    }
 }
 
 #[test]

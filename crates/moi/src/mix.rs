@@ -6,7 +6,7 @@ use burn::tensor::{DType, Int, Tensor, TensorData, backend::Backend};
 
 use crate::{
     gated::mix_gated,
-    planned::mix_plans,
+    planned::{mix_plans, width},
     row::{Decision, Row},
     rows::EmbeddingRows,
     rule::{Gated, InputRule, Plan, RuleError},
@@ -264,13 +264,13 @@ fn check<B: Backend>(
     Ok(())
 }
 
-/// Rows that are computed together: gates with the same support, all mixing or none; or lists of embeddings, all with the
-/// mean of the distribution or none.
+/// Rows that are computed together: gates with the same support, all mixing or none; or lists of embeddings of one
+/// [`width`], all with the mean of the distribution or none. What a row is computed with thus depends on the row alone.
 fn groups(decisions: &[Decision]) -> Vec<Vec<usize>> {
     let mut groups: Vec<Vec<usize>> = Vec::new();
     let kind = |row: usize| match &decisions[row] {
-        Decision::Gated(gated) => (Some(gated.support), gated.mixes()),
-        Decision::Plan(plan) => (None, plan.mean != 0.0),
+        Decision::Gated(gated) => (Some(gated.support), gated.mixes(), 0),
+        Decision::Plan(plan) => (None, plan.mean != 0.0, width(plan)),
     };
     for row in 0..decisions.len() {
         match groups.iter_mut().find(|group| kind(group[0]) == kind(row)) {

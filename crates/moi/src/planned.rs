@@ -47,6 +47,15 @@ pub(crate) fn mix_plans<B: Backend>(
     }
 }
 
+/// How many embeddings a plan's list is filled up to: products of other widths may add up in another order. More than
+/// [`MANY`] are summed over the whole table.
+pub(crate) fn width(plan: &Plan) -> usize {
+    match plan.weights.len() {
+        len if len > MANY => usize::MAX,
+        len => len.next_power_of_two(),
+    }
+}
+
 /// The weighted sums of the embeddings that plans list `[n, d]`, in float32.
 fn listed<B: Backend>(
     embedding: &impl EmbeddingRows<B>,
@@ -54,7 +63,7 @@ fn listed<B: Backend>(
     device: &B::Device,
 ) -> Tensor<B, 2> {
     let n = plans.len();
-    let width = plans.iter().map(|plan| plan.weights.len()).max().unwrap_or(0).max(1);
+    let width = plans.iter().map(|plan| width(plan)).max().unwrap_or(1);
     let vocab = embedding.dims()[0];
     if width > MANY {
         let mut dense = vec![0.0f32; n * vocab];

@@ -77,7 +77,7 @@ use burn::tensor::{Int, Tensor, backend::Backend};
 pub use architecture::{Architecture, Names, supported_model_types};
 pub use attention::{Attention, LinearAttention, SelfAttention};
 pub use batch::{ForwardBatch, Span, Visible};
-pub use cache::{BLOCK_POSITIONS, BlockTable, KvPool, SharedBlock};
+pub use cache::{BLOCK_POSITIONS, BlockTable, KvPool, ParkedTable, SharedBlock};
 pub use config::{
     Activation, AttentionConfig, AttentionKind, DecoderConfig, ExpertsConfig, FeedForwardKind, LayerConfig,
     MlpConfig, NormConfig, NormKind, NormPlace, QkNorm,

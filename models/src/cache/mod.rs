@@ -11,6 +11,7 @@
 
 mod blocks;
 mod layer;
+mod parked;
 mod pool;
 mod table;
 #[cfg(test)]
@@ -18,6 +19,7 @@ mod table;
 mod tests;
 
 pub(crate) use layer::{BlockRun, LayerBlocks};
+pub use parked::ParkedTable;
 pub use pool::KvPool;
 pub(crate) use pool::{KindTables, LayerShape};
 pub use table::{BlockTable, SharedBlock};

@@ -20,10 +20,10 @@ const MIN_SLAB: usize = 4;
 /// there is one.
 #[derive(Debug)]
 pub struct KvPool<B: Backend> {
-    kinds: Vec<Kind<B>>,
+    pub(super) kinds: Vec<Kind<B>>,
     layers: Vec<LayerCache>,
     budget: Option<usize>,
-    device: B::Device,
+    pub(super) device: B::Device,
     id: Arc<()>,
 }
 
@@ -40,12 +40,12 @@ pub(crate) enum LayerCache {
 
 /// Layers that see the same positions, and the blocks that these have.
 #[derive(Debug)]
-struct Kind<B: Backend> {
+pub(super) struct Kind<B: Backend> {
     window: Option<usize>,
     blocks: Blocks,
     /// Blocks of each slab.
     slabs: Vec<usize>,
-    layers: Vec<LayerBlocks<B>>,
+    pub(super) layers: Vec<LayerBlocks<B>>,
 }
 
 /// The keys and values that a layer with attention keeps: heads, values of a head, their type, and how many positions it
@@ -198,7 +198,7 @@ impl<B: Backend> KvPool<B> {
     }
 
     /// So many blocks of a kind, allocated if none are free.
-    fn take(&mut self, kind: usize, count: usize) -> Result<Vec<Block>, ModelError> {
+    pub(super) fn take(&mut self, kind: usize, count: usize) -> Result<Vec<Block>, ModelError> {
         let missing = count.saturating_sub(self.kinds[kind].blocks.free());
         if missing > 0 {
             let bytes = self.kinds[kind].block_bytes();
@@ -313,7 +313,7 @@ impl<B: Backend> Kind<B> {
         }
     }
 
-    fn place(&self, block: &Block) -> BlockPlace {
+    pub(super) fn place(&self, block: &Block) -> BlockPlace {
         let (mut slab, mut index) = (0, block.id());
         while index >= self.slabs[slab] {
             index -= self.slabs[slab];

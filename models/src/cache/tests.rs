@@ -29,6 +29,8 @@ enum Operation {
     /// Writes a tree and keeps a path of it.
     Path(usize, Vec<usize>),
     Drop(usize),
+    /// Copies it to the host and back.
+    Park(usize),
     Shrink,
 }
 
@@ -41,7 +43,8 @@ fn operation() -> impl Strategy<Value = Operation> {
         2 => (which.clone(), 0usize..90).prop_map(|(which, back)| Operation::Truncate(which, back)),
         2 => (which.clone(), proptest::collection::btree_set(0usize..9, 1..5))
             .prop_map(|(which, path)| Operation::Path(which, path.into_iter().collect())),
-        2 => which.prop_map(Operation::Drop),
+        2 => which.clone().prop_map(Operation::Drop),
+        2 => which.prop_map(Operation::Park),
         1 => Just(Operation::Shrink),
     ]
 }
@@ -135,6 +138,17 @@ impl<B: Backend> Test<B> {
             }
             Operation::Drop(which) => {
                 self.sequences.swap_remove(index(which));
+            }
+            Operation::Park(which) => {
+                let (table, numbers) = self.sequences.swap_remove(index(which));
+                let parked = self.pool.park(&table);
+                assert_eq!((parked.len(), parked.is_empty()), (numbers.len(), numbers.is_empty()));
+                drop(table);
+                // What others have of it, too, has not become free.
+                match self.pool.unpark(&parked) {
+                    Ok(table) => self.sequences.push((table, numbers)),
+                    Err(error) => assert!(matches!(error, ModelError::PoolFull { .. }), "{error}"),
+                }
             }
         }
     }

@@ -1,0 +1,94 @@
+//! Sequences that are set aside: what they have cached, in the host's memory.
+
+use burn::tensor::{Tensor, TensorData, backend::Backend};
+
+use super::{BLOCK_POSITIONS, BlockRun, BlockTable, KvPool, pool::Kind};
+use crate::ModelError;
+
+/// What a sequence has cached, bit for bit, in the host's memory: see [`KvPool::park`]. It is of no pool.
+#[derive(Clone, Debug)]
+pub struct ParkedTable {
+    len: usize,
+    sequence_length: usize,
+    kinds: Vec<ParkedKind>,
+}
+
+#[derive(Clone, Debug)]
+struct ParkedKind {
+    /// Which block of the sequence is the first here.
+    first: usize,
+    /// Keys and values `[kv_heads, positions, head_dim]` of each layer.
+    layers: Vec<[TensorData; 2]>,
+}
+
+impl ParkedTable {
+    /// Positions that are cached.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Whether no position was seen yet.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// Bytes in the host's memory.
+    pub fn bytes(&self) -> usize {
+        let both = self.kinds.iter().flat_map(|kind| kind.layers.iter().flatten());
+        both.map(|data| data.bytes.len()).sum()
+    }
+}
+
+impl<B: Backend> KvPool<B> {
+    /// Copies what a sequence has cached to the host, so that its table can be dropped and its blocks serve others: see
+    /// [`Self::unpark`].
+    pub fn park(&self, table: &BlockTable) -> ParkedTable {
+        let of_kind = |(index, kind): (usize, &Kind<B>)| {
+            let own = &table.kinds[index];
+            let positions = table.len.saturating_sub(own.first * BLOCK_POSITIONS);
+            let blocks = &own.blocks[..positions.div_ceil(BLOCK_POSITIONS)];
+            let places: Vec<_> = blocks.iter().map(|block| kind.place(block)).collect();
+            let gathered = kind.layers.iter().filter(|_| positions > 0).map(|layer| layer.gather(&places));
+            let layers = gathered.map(|both| both.map(|part| part.narrow(1, 0, positions).into_data()));
+            ParkedKind { first: own.first, layers: layers.collect() }
+        };
+        let kinds = self.kinds.iter().enumerate().map(of_kind).collect();
+        ParkedTable { len: table.len, sequence_length: table.sequence_length, kinds }
+    }
+
+    /// A table of what was copied to the host from this pool, or from another one of the same model.
+    ///
+    /// # Errors
+    /// If the pool's budget has no room for it.
+    pub fn unpark(&mut self, parked: &ParkedTable) -> Result<BlockTable, ModelError> {
+        let mut table = self.table();
+        table.sequence_length = parked.sequence_length;
+        for (index, ParkedKind { first, layers }) in parked.kinds.iter().enumerate() {
+            let positions = parked.len.saturating_sub(first * BLOCK_POSITIONS);
+            let own = &mut table.kinds[index];
+            (own.first, own.blocks) = (*first, self.take(index, positions.div_ceil(BLOCK_POSITIONS))?);
+            let kind = &mut self.kinds[index];
+            let run = |at: usize| BlockRun {
+                token: at * BLOCK_POSITIONS,
+                len: BLOCK_POSITIONS.min(positions - at * BLOCK_POSITIONS),
+                place: kind.place(&own.blocks[at]),
+                at: 0,
+            };
+            let runs: Vec<BlockRun> = (0..own.blocks.len()).map(run).collect();
+            for (layer, both) in kind.layers.iter_mut().zip(layers) {
+                let [keys, values] = both.each_ref().map(|data| tensor::<B>(data, &self.device));
+                layer.write(&keys, &values, &runs);
+            }
+        }
+        table.len = parked.len;
+        Ok(table)
+    }
+}
+
+/// `[kv_heads, positions, head_dim]` as new positions are written: `[positions, kv_heads, head_dim]`.
+fn tensor<B: Backend>(data: &TensorData, device: &B::Device) -> Tensor<B, 3> {
+    let shape: [usize; 3] = data.shape.dims();
+    // By way of one dimension: a device may put gaps between the rows of what is made in several.
+    let flat = TensorData { shape: [data.num_elements()].into(), ..data.clone() };
+    Tensor::<B, 1>::from_data(flat, (device, data.dtype)).reshape(shape).swap_dims(0, 1)
+}

@@ -1,112 +1,187 @@
 //! From a request to a row that can take part.
 
-use burn::tensor::backend::Backend;
+use burn::tensor::{Tensor, backend::Backend};
 use moi::Start;
 use moi_models::{BlockTable, CausalLm};
 
 use crate::{
-    Batch, Engine, EngineError, Prompt, Request, RowId, Sampler,
+    Batch, Engine, EngineError, Prompt, Request, RowId, Sampler, StopRules,
     decider::{Decider, Limits},
-    engine::Encoded,
+    engine::ids_tensor,
     row::{Row, Stage},
     stop::StopMatcher,
     text::{Detokenizer, control_token},
 };
 
-impl<B: Backend, M: CausalLm<B>> Batch<'_, B, M> {
-    /// A row whose prompt is to run, behind as many of its positions as a table has.
-    pub(crate) fn prompted(
-        &self,
-        id: RowId,
-        request: Request<B>,
-        Encoded { inputs, ids }: Encoded<B>,
-        behind: Option<(BlockTable, usize)>,
-    ) -> Result<Row<B>, EngineError> {
-        let total = inputs.dims()[0];
-        let mut row = self.row(id, request, &ids, total)?.keeping(&inputs, self.engine());
-        let known = behind.map_or(0, |(table, known)| {
-            row.table = table;
-            known
-        });
-        row.table.set_sequence_length(total);
-        row.stage = Stage::Prompt(inputs.narrow(0, known, total - known));
-        row.reused = known;
-        row.is_public = !ids.is_empty();
-        Ok(row)
+/// A request that was looked at, and can begin: what may be refused was accepted, text is tokens, a grammar is compiled. It
+/// is made by [`Engine::prepare`], on any thread, so that no round of a [`Batch`] waits for that.
+#[derive(Debug)]
+pub struct PreparedRequest<B: Backend> {
+    prompt: PreparedPrompt<B>,
+    decider: Decider,
+    stop: StopRules,
+    stop_tokens: Vec<u32>,
+}
+
+/// A prompt of tokens that the model has, or of embeddings `[positions, d]`.
+#[derive(Debug)]
+enum PreparedPrompt<B: Backend> {
+    Ids(Vec<u32>),
+    Embeddings(Tensor<B, 2>),
+}
+
+impl<B: Backend> PreparedRequest<B> {
+    /// Positions of the prompt.
+    pub fn prompt_positions(&self) -> usize {
+        match &self.prompt {
+            PreparedPrompt::Ids(ids) => ids.len(),
+            PreparedPrompt::Embeddings(inputs) => inputs.dims()[0],
+        }
     }
 
-    /// A row before its first token, behind a prompt of these ids, if it has any, and so many positions.
-    pub(crate) fn row(
-        &self,
-        id: RowId,
-        request: Request<B>,
-        prompt: &[u32],
-        positions: usize,
-    ) -> Result<Row<B>, EngineError> {
+    /// When it ends.
+    pub fn stop(&self) -> &StopRules {
+        &self.stop
+    }
+
+    /// Tokens of the prompt; none where a caller gave embeddings.
+    pub(crate) fn ids(&self) -> &[u32] {
+        match &self.prompt {
+            PreparedPrompt::Ids(ids) => ids,
+            PreparedPrompt::Embeddings(_) => &[],
+        }
+    }
+}
+
+impl<B: Backend, M: CausalLm<B>> Engine<B, M> {
+    /// Does all that a request needs before it can take part and that can be refused: checks it, turns text into tokens,
+    /// compiles its grammar. It takes no part in a round and waits for none.
+    ///
+    /// # Errors
+    /// If the request is refused, or the device computes wrong numbers.
+    pub fn prepare(&self, request: Request<B>) -> Result<PreparedRequest<B>, EngineError> {
         request.check()?;
-        let Engine { tokenizer, eos, markers, .. } = self.engine();
-        if !request.stop.strings.is_empty() && tokenizer.is_none() {
+        let prompt = match (self.check_prompt(&request.prompt)?, request.prompt) {
+            (Some(ids), _) => PreparedPrompt::Ids(ids),
+            (None, Prompt::Embeddings(inputs)) => PreparedPrompt::Embeddings(inputs),
+            (None, Prompt::Text(_) | Prompt::Ids(_)) => unreachable!("these have ids"),
+        };
+        if !request.stop.strings.is_empty() && self.tokenizer.is_none() {
             return Err(EngineError::NoTokenizer("a stop string"));
         }
-        self.check_tokens(&request)?;
-        let room = self.engine().model.context_length().saturating_sub(positions) + 1;
-        let marker = prompt.iter().rev().find(|&&id| markers.is_some_and(|m| id == m.open || id == m.close));
+        self.check_tokens(&request.sampling)?;
+        self.check_device()?;
+        let (ids, positions) = match &prompt {
+            PreparedPrompt::Ids(ids) => (&ids[..], ids.len()),
+            PreparedPrompt::Embeddings(inputs) => (&[][..], inputs.dims()[0]),
+        };
+        let room = self.model.context_length().saturating_sub(positions) + 1;
+        let markers = self.markers;
+        let marker = ids.iter().rev().find(|&&id| markers.is_some_and(|m| id == m.open || id == m.close));
         let start = Start {
             seed: request.seed,
             scope: request.scope,
-            markers: *markers,
+            markers,
             thinking: marker.is_some_and(|&id| markers.is_some_and(|markers| id == markers.open)),
             limit: Some(request.stop.max_tokens.map_or(room, |max| max.min(room))),
         };
-        let breakers = self.engine().breakers(&request.sampling.dry)?;
-        let sampler =
-            Sampler::new(request.sampling, request.seed)?.with_prompt(prompt).with_breakers(breakers);
-        let constraint = request.grammar.map(|grammar| self.engine().constraint(&grammar)).transpose()?;
-        let control = |text: &String| control_token(tokenizer.as_ref()?, text);
+        let breakers = self.breakers(&request.sampling.dry)?;
+        let sampler = Sampler::new(request.sampling, request.seed)?.with_prompt(ids).with_breakers(breakers);
+        let constraint = request.grammar.map(|grammar| self.constraint(&grammar)).transpose()?;
+        let control = |text: &String| control_token(self.tokenizer.as_ref()?, text);
         let stop_tokens: Vec<u32> = request.stop.strings.iter().filter_map(control).collect();
         // None of them may come before its time.
-        let ends: Vec<u32> = eos.iter().chain(&stop_tokens).copied().collect();
+        let ends: Vec<u32> = self.eos.iter().chain(&stop_tokens).copied().collect();
         let limits = Limits::new(&request.stop, &ends, constraint, request.mix_constrained);
         let decider = Decider::new(moi::Row::new(request.rule, &start)?, sampler, limits);
-        Ok(Row {
-            id,
-            stage: Stage::Decode,
-            stop_tokens,
-            decider: decider.reporting(request.top, request.logprobs),
-            matcher: StopMatcher::new(request.stop.strings.clone()),
-            stop: request.stop,
-            detokenizer: Detokenizer::default(),
-            table: self.engine().pool().table(),
-            positions,
-            reused: 0,
-            is_public: false,
-            inputs: None,
-        })
+        let decider = decider.reporting(request.top, request.logprobs);
+        Ok(PreparedRequest { prompt, decider, stop: request.stop, stop_tokens })
     }
 
-    /// Whether a request can be added; it as it is then best added, and the length of its prompt.
-    pub(crate) fn check(&self, request: Request<B>) -> Result<(Request<B>, usize), EngineError> {
-        request.check()?;
-        let (prompt, ids) = self.engine().check_prompt(&request.prompt)?;
-        let request = match ids {
-            Some(ids) => Request { prompt: Prompt::Ids(ids), ..request },
-            None => request,
-        };
-        self.row(RowId(0), request.clone(), &[], prompt)?;
-        Ok((request, prompt))
+    /// The same for several. A text that more than one of them has is tokenized once.
+    ///
+    /// # Errors
+    /// As [`Engine::prepare`], if one is refused.
+    pub fn prepare_all(&self, requests: Vec<Request<B>>) -> Result<Vec<PreparedRequest<B>>, EngineError> {
+        let mut prepared: Vec<PreparedRequest<B>> = Vec::with_capacity(requests.len());
+        let mut last: Option<Prompt<B>> = None;
+        for request in requests {
+            let prompt = match (&last, prepared.last()) {
+                (Some(last), Some(before)) if last.is_same(&request.prompt) => {
+                    Prompt::Ids(before.ids().to_vec())
+                }
+                _ => {
+                    last = Some(request.prompt.clone());
+                    request.prompt
+                }
+            };
+            prepared.push(self.prepare(Request { prompt, ..request })?);
+        }
+        Ok(prepared)
     }
 
     /// Tokens that are named by a request or of the engine must be the model's.
-    fn check_tokens(&self, request: &Request<B>) -> Result<(), EngineError> {
-        let vocab_size = self.engine().model.embedding().dims()[0];
-        let markers = self.engine().markers.iter().flat_map(|markers| [markers.open, markers.close]);
-        let biased = request.sampling.logit_bias.0.keys().copied();
-        let named = [("banned", request.sampling.banned.clone()), ("biased", biased.collect())];
+    fn check_tokens(&self, sampling: &moi_sampling::Sampling) -> Result<(), EngineError> {
+        let vocab_size = self.model.embedding().dims()[0];
+        let markers = self.markers.iter().flat_map(|markers| [markers.open, markers.close]);
+        let biased = sampling.logit_bias.0.keys().copied();
+        let named = [("banned", sampling.banned.clone()), ("biased", biased.collect())];
         for (what, tokens) in named.into_iter().chain([("marker of thinking", markers.collect())]) {
             if let Some(token) = tokens.into_iter().find(|&token| token as usize >= vocab_size) {
                 return Err(EngineError::UnknownToken { what, token, vocab_size });
             }
         }
         Ok(())
+    }
+}
+
+impl<B: Backend, M: CausalLm<B>> Batch<'_, B, M> {
+    /// Lets a request take part whose prompt runs behind as many positions as a table has of it.
+    pub(crate) fn begin(&mut self, request: PreparedRequest<B>, behind: Option<BlockTable>) -> RowId {
+        let engine = self.engine();
+        let (positions, is_public) = (request.prompt_positions(), !request.ids().is_empty());
+        let mut table = behind.unwrap_or_else(|| engine.pool().table());
+        table.set_sequence_length(positions);
+        let (known, keeps) = (table.len(), self.keeps_inputs(positions));
+        let inputs = match &request.prompt {
+            PreparedPrompt::Embeddings(inputs) => inputs.clone(),
+            // Of what is cached the embeddings are needed only where all may have to run anew.
+            PreparedPrompt::Ids(ids) => {
+                let first = if keeps { 0 } else { known };
+                engine.model.embed(ids_tensor::<B>(&ids[first..], &engine.device))
+            }
+        };
+        let kept = keeps.then(|| vec![inputs.clone()]);
+        let (given, new) = (inputs.dims()[0], positions - known);
+        let stage = Stage::Prompt(inputs.narrow(0, given - new, new));
+        let row = Row { reused: known, is_public, inputs: kept, ..self.row(request, stage, table) };
+        self.push(row)
+    }
+
+    /// Lets a request take part that waits for the prompt of another row, which is the same.
+    pub(crate) fn follow(&mut self, request: PreparedRequest<B>, first: RowId) -> RowId {
+        let table = self.engine().pool().table();
+        let row = self.row(request, Stage::Follows(first), table);
+        self.push(row)
+    }
+
+    fn row(&self, request: PreparedRequest<B>, stage: Stage<B>, table: BlockTable) -> Row<B> {
+        let positions = request.prompt_positions();
+        let PreparedRequest { decider, stop, stop_tokens, .. } = request;
+        Row {
+            id: self.next_id(),
+            stage,
+            stop_tokens,
+            decider,
+            matcher: StopMatcher::new(stop.strings.clone()),
+            stop,
+            detokenizer: Detokenizer::default(),
+            table,
+            positions,
+            reused: 0,
+            is_public: false,
+            inputs: None,
+            parks: false,
+        }
     }
 }

@@ -3,10 +3,10 @@
 use std::time::Instant;
 
 use burn::tensor::backend::Backend;
-use moi_models::CausalLm;
+use moi_models::{CausalLm, is_gpu};
 
 use crate::{
-    Engine, EngineError, Prompt, Request, RowError, RowId, Session, Step,
+    Engine, EngineError, PreparedRequest, Request, RowError, RowId, Session, Step,
     pending_step::{PendingStep, kept},
     round::{Inputs, Pending, RoundTimes, place},
     row::{Row, Stage},
@@ -30,6 +30,8 @@ pub struct Batch<'e, B: Backend, M> {
     added: usize,
     /// Positions of prompts that were cached before.
     reused: usize,
+    /// Whether the inputs of all rows are kept, so that rows can be set aside without what is cached of them.
+    replays: bool,
     /// Whether what the only row has cached outlives it.
     keeps: bool,
     /// That row.
@@ -50,6 +52,7 @@ impl<'e, B: Backend, M: CausalLm<B>> Batch<'e, B, M> {
             times: RoundTimes::default(),
             added: 0,
             reused: 0,
+            replays: false,
             keeps: false,
             ended: None,
             left: Vec::new(),
@@ -59,6 +62,12 @@ impl<'e, B: Backend, M: CausalLm<B>> Batch<'e, B, M> {
     /// A batch of a row whose cached positions outlive it: see [`Batch::into_session`].
     pub(crate) fn keeping(engine: &'e Engine<B, M>) -> Self {
         Self { keeps: true, ..Self::new(engine) }
+    }
+
+    /// A batch whose rows can be set aside at the cost of their inputs instead of all that is cached of them: these run anew
+    /// then.
+    pub(crate) fn replaying(engine: &'e Engine<B, M>) -> Self {
+        Self { replays: true, ..Self::new(engine) }
     }
 
     /// What is cached, ended or not, of a batch of one row.
@@ -75,60 +84,88 @@ impl<'e, B: Backend, M: CausalLm<B>> Batch<'e, B, M> {
     /// # Errors
     /// If the request is refused; the batch is then unchanged.
     pub fn add(&mut self, request: Request<B>) -> Result<RowId, EngineError> {
-        let rows = self.add_all(vec![request])?;
-        Ok(rows[0])
+        Ok(self.add_prepared(self.engine.prepare(request)?))
     }
 
-    /// Adds several. Those with the same prompt, as ids or as text, share one run of it: several samples of a prompt, or
-    /// one prompt under several rules.
+    /// Adds several.
     ///
     /// # Errors
     /// If one is refused; the batch is then unchanged.
     pub fn add_all(&mut self, requests: Vec<Request<B>>) -> Result<Vec<RowId>, EngineError> {
-        let mut added: Vec<Row<B>> = Vec::with_capacity(requests.len());
-        let mut prompts: Vec<Prompt<B>> = Vec::with_capacity(requests.len());
-        for request in requests {
-            let id = RowId(self.added + added.len());
-            let same = prompts.iter().position(|prompt| prompt.is_same(&request.prompt));
-            prompts.push(request.prompt.clone());
-            added.push(match same {
-                Some(same) => {
-                    let first = &added[same];
-                    let ids = first.decider.sampler.history().all(0);
-                    let stage = Stage::Follows(first.stage.follows().unwrap_or(first.id));
-                    Row { stage, ..self.row(id, request, ids, first.positions)? }
-                }
-                None => {
-                    request.check()?;
-                    let encoded = self.engine.encode(&request.prompt)?;
-                    let behind = self.engine.find_prefix(&encoded.ids);
-                    self.prompted(id, request, encoded, behind)?
-                }
-            });
+        let prepared = self.engine.prepare_all(requests)?;
+        Ok(prepared.into_iter().map(|request| self.add_prepared(request)).collect())
+    }
+
+    /// Adds a request that was looked at before. Where the same prompt is to run, or runs, for another row, one run of it
+    /// serves both: several samples of a prompt, or one prompt under several rules.
+    pub fn add_prepared(&mut self, request: PreparedRequest<B>) -> RowId {
+        let runs_it = |row: &&Row<B>| {
+            let begins =
+                matches!(row.stage, Stage::Prompt(_)) && row.is_public && row.decider.generated() == 0;
+            begins && row.decider.sampler.history().all(0) == request.ids()
+        };
+        match self.rows.iter().find(runs_it).map(|row| row.id) {
+            Some(first) => self.follow(request, first),
+            None => {
+                let behind = self.engine.find_prefix(request.ids());
+                self.begin(request, behind)
+            }
         }
-        let ids: Vec<RowId> = added.iter().map(|row| row.id).collect();
-        self.added += added.len();
-        self.reused += added.iter().map(|row| row.reused).sum::<usize>();
-        self.rows.append(&mut added);
-        Ok(ids)
     }
 
     /// Adds a request behind what a session has cached.
     pub(crate) fn resume(&mut self, session: Session, request: Request<B>) -> Result<RowId, EngineError> {
-        request.check()?;
-        let encoded = self.engine.encode(&request.prompt)?;
-        let behind = session.behind(&encoded.ids, &self.engine.model, &self.engine.pool());
-        // What a session has cached may be of mixtures.
-        let is_private = behind.1 > 0;
-        let behind =
-            if is_private { Some(behind) } else { self.engine.find_prefix(&encoded.ids).or(Some(behind)) };
-        let mut row = self.prompted(RowId(self.added), request, encoded, behind)?;
-        row.is_public &= !is_private;
+        let request = self.engine.prepare(request)?;
+        let behind = session.behind(request.ids(), &self.engine.model, &self.engine.pool());
+        let Some(behind) = behind else {
+            let behind = self.engine.find_prefix(request.ids());
+            return Ok(self.begin(request, behind));
+        };
+        let id = self.begin(request, Some(behind));
+        if let Some(row) = self.rows.last_mut() {
+            // What a session has cached may be of mixtures.
+            row.is_public = false;
+        }
+        Ok(id)
+    }
+
+    /// The row that comes next.
+    pub(crate) fn next_id(&self) -> RowId {
+        RowId(self.added)
+    }
+
+    pub(crate) fn push(&mut self, row: Row<B>) -> RowId {
         let id = row.id;
         self.added += 1;
         self.reused += row.reused;
         self.rows.push(row);
-        Ok(id)
+        id
+    }
+
+    /// Whether the inputs of a row with so many positions are kept, since what is cached of them may have to be computed
+    /// anew.
+    pub(crate) fn keeps_inputs(&self, positions: usize) -> bool {
+        self.replays || self.engine.model.recompute_beyond().is_some_and(|most| positions <= most)
+    }
+
+    /// Sets a row aside as soon as its next input is known, and gives its blocks back. The others are not disturbed.
+    pub(crate) fn park(&mut self, id: RowId) {
+        if let Some(row) = self.rows.iter_mut().find(|row| row.id == id) {
+            row.parks = true;
+        }
+    }
+
+    /// Lets a row take part again that was set aside, or was to be.
+    ///
+    /// # Errors
+    /// If the pool has no room for what it had cached; it has then ended.
+    pub(crate) fn unpark(&mut self, id: RowId) -> Result<(), RowError> {
+        let Some(at) = self.rows.iter().position(|row| row.id == id) else { return Ok(()) };
+        self.rows[at].parks = false;
+        self.rows[at].unpark(self.engine).map_err(|error| {
+            let mut row = self.rows.remove(at);
+            self.row_error(&mut row, false, error)
+        })
     }
 
     /// Rows that have not ended.
@@ -210,16 +247,26 @@ impl<'e, B: Backend, M: CausalLm<B>> Batch<'e, B, M> {
         self.engine
     }
 
-    /// Runs the prompts of all rows to tsuccessor ends, without a token of those that decode already.
+    /// Runs the prompts of all rows to their ends, without a token of those that decode already.
     ///
     /// # Errors
     /// If the model or the device fails: as [`Batch::step`].
     pub fn run_prompts(&mut self) -> Result<(), EngineError> {
         while self.rows.iter().any(|row| matches!(row.stage, Stage::Prompt(_))) {
+            let begun = Instant::now();
             let mut rows = std::mem::take(&mut self.rows);
             let ran = self.run(&mut rows, None, true);
             match ran {
-                Ok(new) => self.ahead = join(self.ahead.take(), new),
+                Ok(mut new) => {
+                    // A device may only have been asked to run them: nothing is known of the time that takes.
+                    let launched = new.as_mut().map_or(0, |new| std::mem::take(&mut new.positions));
+                    if !is_gpu::<B>() {
+                        self.times.ran(launched);
+                        self.times.ran_all();
+                        self.times.measure(0, begun.elapsed());
+                    }
+                    self.ahead = join(self.ahead.take(), new);
+                }
                 Err(error) => return Err(self.end_all(rows, error)),
             }
             self.rows = rows;
@@ -257,6 +304,9 @@ impl<'e, B: Backend, M: CausalLm<B>> Batch<'e, B, M> {
             Ok(steps) => steps,
             Err(error) => return Err(self.end_all(rows, error)),
         };
+        if steps.is_empty() && !is_gpu::<B>() {
+            self.times.ran_all();
+        }
         self.times.measure(steps.len(), begun.elapsed());
         steps.sort_by_key(row_of);
         for row in rows {
@@ -297,7 +347,8 @@ impl<'e, B: Backend, M: CausalLm<B>> Batch<'e, B, M> {
         if current.step.is_in_flight() {
             let goes_on = |&at: &usize| {
                 let row = &rows[place(rows, current.rows[at])];
-                !row.ends_with_next(self.engine) && !row.recomputes_with_next(self.engine)
+                let turns_aside = row.parks || row.recomputes_with_next(self.engine);
+                !row.ends_with_next(self.engine) && !turns_aside
             };
             let keep: Vec<usize> = (0..current.rows.len()).filter(goes_on).collect();
             let inputs = (!keep.is_empty()).then(|| Inputs {
@@ -309,7 +360,7 @@ impl<'e, B: Backend, M: CausalLm<B>> Batch<'e, B, M> {
         self.report(rows, current, ahead)
     }
 
-    /// Waits for decided tokens and gives them to tsuccessor rows. What has run ahead of them is kept for those that go on.
+    /// Waits for decided tokens and gives them to their rows. What has run ahead of them is kept for those that go on.
     fn report(
         &mut self,
         rows: &mut [Row<B>],
@@ -317,6 +368,7 @@ impl<'e, B: Backend, M: CausalLm<B>> Batch<'e, B, M> {
         ahead: Option<Pending<B>>,
     ) -> Result<Vec<Result<Step, RowError>>, EngineError> {
         let places: Vec<usize> = current.rows.iter().map(|&id| place(rows, id)).collect();
+        self.times.ran(current.positions);
         let (outcomes, inputs) = current.step.wait(|at| rows[places[at]].decider.generated())?;
         let has_run = |id: RowId| ahead.as_ref().is_some_and(|ahead| ahead.rows.contains(&id));
         let (mut steps, mut left, mut waiting) = (Vec::with_capacity(places.len()), Vec::new(), Vec::new());
@@ -327,7 +379,7 @@ impl<'e, B: Backend, M: CausalLm<B>> Batch<'e, B, M> {
             let goes_on = matches!(step, Ok(Step { stop: None, .. }));
             if !goes_on {
                 left.push(row.id);
-            } else if !row.recompute(inputs.clone().narrow(0, at, 1), self.engine) && !has_run(row.id) {
+            } else if !has_run(row.id) && !row.turns_aside(inputs.clone().narrow(0, at, 1), self.engine) {
                 waiting.push(at);
             }
             steps.push(step);
@@ -366,6 +418,7 @@ fn join<B: Backend>(first: Option<Pending<B>>, second: Option<Pending<B>>) -> Op
         (Some(first), Some(second)) => Some(Pending {
             step: PendingStep::and(first.step, Some(second.step)),
             rows: [first.rows, second.rows].concat(),
+            positions: first.positions + second.positions,
         }),
         (first, second) => first.or(second),
     }

@@ -55,14 +55,6 @@ impl fmt::Debug for Progress {
     }
 }
 
-/// A prompt as the model takes it.
-pub(crate) struct Encoded<B: Backend> {
-    /// `[seq, d]`.
-    pub(crate) inputs: Tensor<B, 2>,
-    /// None where the caller gave embeddings.
-    pub(crate) ids: Vec<u32>,
-}
-
 impl<B: Backend, M: CausalLm<B>> Engine<B, M> {
     /// An engine without a tokenizer and without end tokens.
     pub fn new(model: M, device: B::Device) -> Self {
@@ -155,11 +147,9 @@ impl<B: Backend, M: CausalLm<B>> Engine<B, M> {
         self
     }
 
-    /// A table of what is cached of a prompt's beginning, and how many positions that are.
-    pub(crate) fn find_prefix(&self, prompt: &[u32]) -> Option<(BlockTable, usize)> {
-        let table = self.prefixes().find(prompt, &self.pool())?;
-        let known = table.len();
-        Some((table, known))
+    /// A table of what is cached of a prompt's beginning.
+    pub(crate) fn find_prefix(&self, prompt: &[u32]) -> Option<BlockTable> {
+        self.prefixes().find(prompt, &self.pool())
     }
 
     /// Keeps what a table has of a prompt for others that begin alike.
@@ -289,7 +279,7 @@ impl<B: Backend, M: CausalLm<B>> Engine<B, M> {
     /// If the prompt is empty, too long, or holds a token the model does not have; or if the device computes wrong
     /// numbers.
     pub fn logits(&self, ids: &[u32]) -> Result<Tensor<B, 2>, EngineError> {
-        let Encoded { inputs, .. } = self.encode(&Prompt::Ids(ids.to_vec()))?;
+        let inputs = self.embed(ids)?;
         let mut table = self.pool().table();
         table.set_sequence_length(ids.len());
         let mut logits = Vec::new();
@@ -308,7 +298,7 @@ impl<B: Backend, M: CausalLm<B>> Engine<B, M> {
     /// # Errors
     /// As [`Engine::logits`].
     pub fn score(&self, ids: &[u32], likeliest: usize) -> Result<Vec<Scored>, EngineError> {
-        let Encoded { inputs, .. } = self.encode(&Prompt::Ids(ids.to_vec()))?;
+        let inputs = self.embed(ids)?;
         let mut table = self.pool().table();
         table.set_sequence_length(ids.len());
         let mut scored = Vec::with_capacity(ids.len());
@@ -337,36 +327,31 @@ impl<B: Backend, M: CausalLm<B>> Engine<B, M> {
         }
     }
 
-    /// A prompt as the model takes it, for a device that computes what it should.
-    pub(crate) fn encode(&self, prompt: &Prompt<B>) -> Result<Encoded<B>, EngineError> {
-        let encoded = self.embedded(prompt)?;
+    /// Refuses a device that does not compute what it should.
+    pub(crate) fn check_device(&self) -> Result<(), EngineError> {
         if self.checks_device {
             self_check::at_first_use::<B>(&self.device, self.model.embedding().weight.dtype())?;
         }
-        Ok(encoded)
+        Ok(())
     }
 
-    fn embedded(&self, prompt: &Prompt<B>) -> Result<Encoded<B>, EngineError> {
-        if let (_, Some(ids)) = self.check_prompt(prompt)? {
-            return Ok(Encoded { inputs: self.model.embed(ids_tensor::<B>(&ids, &self.device)), ids });
-        }
-        match prompt {
-            Prompt::Embeddings(inputs) => Ok(Encoded { inputs: inputs.clone(), ids: Vec::new() }),
-            Prompt::Text(_) | Prompt::Ids(_) => unreachable!("these have ids"),
-        }
+    /// Tokens as the model takes them `[ids, d]`.
+    fn embed(&self, ids: &[u32]) -> Result<Tensor<B, 2>, EngineError> {
+        self.check_ids(ids)?;
+        self.check_device()?;
+        Ok(self.model.embed(ids_tensor::<B>(ids, &self.device)))
     }
 
-    /// How many positions a prompt has, and which tokens, unless it is of embeddings.
-    pub(crate) fn check_prompt(&self, prompt: &Prompt<B>) -> Result<(usize, Option<Vec<u32>>), EngineError> {
-        let [vocab_size, width] = self.model.embedding().dims();
+    /// The tokens of a prompt that can run, unless it is of embeddings.
+    pub(crate) fn check_prompt(&self, prompt: &Prompt<B>) -> Result<Option<Vec<u32>>, EngineError> {
         let ids = match prompt {
             Prompt::Embeddings(embeddings) => {
-                let [seq, found] = embeddings.dims();
-                if found != width {
-                    return Err(EngineError::EmbeddingWidth { expected: width, found });
+                let ([seq, found], expected) = (embeddings.dims(), self.model.embedding().dims()[1]);
+                if found != expected {
+                    return Err(EngineError::EmbeddingWidth { expected, found });
                 }
                 self.check_length(seq)?;
-                return Ok((seq, None));
+                return Ok(None);
             }
             Prompt::Ids(ids) => ids.clone(),
             Prompt::Text(text) => {
@@ -374,11 +359,17 @@ impl<B: Backend, M: CausalLm<B>> Engine<B, M> {
                 tokenizer.encode(text, true)?
             }
         };
+        self.check_ids(&ids)?;
+        Ok(Some(ids))
+    }
+
+    fn check_ids(&self, ids: &[u32]) -> Result<(), EngineError> {
         self.check_length(ids.len())?;
-        if let Some(&token) = ids.iter().find(|&&token| token as usize >= vocab_size) {
-            return Err(EngineError::TokenOutsideVocabulary { token, vocab_size });
+        let vocab_size = self.model.embedding().dims()[0];
+        match ids.iter().find(|&&token| token as usize >= vocab_size) {
+            Some(&token) => Err(EngineError::TokenOutsideVocabulary { token, vocab_size }),
+            None => Ok(()),
         }
-        Ok((ids.len(), Some(ids)))
     }
 
     fn check_length(&self, prompt: usize) -> Result<(), EngineError> {

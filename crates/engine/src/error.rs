@@ -1,5 +1,7 @@
 //! Why a request is refused or a generation ends early.
 
+use std::sync::Arc;
+
 use crate::Origin;
 
 /// What went wrong, with the value it was.
@@ -23,9 +25,9 @@ pub enum EngineError {
     /// A sampling value that is not allowed, or nothing left to sample.
     #[error(transparent)]
     Sampling(#[from] moi_sampling::SamplingError),
-    /// A round of several requests failed as a whole.
-    #[error("the round that this request took part in failed: {0}")]
-    Round(String),
+    /// A round failed as a whole, and with it all requests that took part.
+    #[error(transparent)]
+    Round(Arc<EngineError>),
     /// Nothing to continue.
     #[error("the prompt is empty; a model needs at least one token to continue from")]
     EmptyPrompt,

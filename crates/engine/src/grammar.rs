@@ -21,7 +21,11 @@ pub(crate) use without::{Compiler, Constraint};
 
 #[cfg(feature = "grammar")]
 mod with {
-    use std::{fmt, sync::Arc};
+    use std::{
+        fmt,
+        sync::{Arc, Mutex, PoisonError},
+        time::Duration,
+    };
 
     use llguidance::{Matcher, ParserFactory, api::TopLevelGrammar};
     use moi_text::brief;
@@ -30,8 +34,22 @@ mod with {
     use super::Grammar;
     use crate::{EngineError, schema::prepared, text::Tokenizer};
 
-    /// Compiles grammars for a vocabulary.
-    pub(crate) struct Compiler(ParserFactory);
+    /// Compiles grammars for a vocabulary. How much work and memory a step may take is limited by the library's own counts,
+    /// which are the same on every machine; how much compiling may, by a grammar's length and by a clock, since it grows
+    /// with the square of some grammars.
+    pub(crate) struct Compiler {
+        factory: Arc<ParserFactory>,
+        /// The last ones by their texts, the latest last, as they are before the first token.
+        compiled: Mutex<Vec<(String, Matcher)>>,
+        /// How long compiling one may take.
+        pub(crate) patience: Duration,
+    }
+
+    /// Grammars that are kept.
+    const KEPT: usize = 32;
+    /// Bytes that a grammar may have.
+    const LONGEST_GRAMMAR: usize = 1 << 18;
+    const PATIENCE: Duration = Duration::from_secs(10);
 
     impl fmt::Debug for Compiler {
         fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -51,46 +69,102 @@ mod with {
             let environment: TokEnv = Arc::new(ApproximateTokEnv::new(trie));
             let mut factory = ParserFactory::new_simple(&environment).map_err(failed)?;
             factory.quiet();
-            Ok(Self(factory))
+            Ok(Self { factory: Arc::new(factory), compiled: Mutex::default(), patience: PATIENCE })
         }
 
         pub(crate) fn compile(&self, grammar: &Grammar) -> Result<Constraint, EngineError> {
-            let matcher = on_a_large_stack(|| self.matcher(grammar)).map_err(EngineError::Grammar)?;
-            Ok(Constraint { matcher: Box::new(matcher), mask: SimpleVob::new() })
+            let text = serde_json::to_string(grammar).map_err(failed)?;
+            if text.len() > LONGEST_GRAMMAR {
+                let what = format!("it has {} bytes, and at most {LONGEST_GRAMMAR} are taken", text.len());
+                return Err(EngineError::Grammar(what));
+            }
+            let kept = || self.compiled.lock().unwrap_or_else(PoisonError::into_inner);
+            // Each row has states of its own: none waits for another's, and none has other limits left in company.
+            let own = |matcher: &Matcher| Constraint {
+                matcher: Box::new(matcher.deep_clone()),
+                mask: SimpleVob::new(),
+            };
+            {
+                let mut kept = kept();
+                if let Some(at) = kept.iter().position(|(known, _)| *known == text) {
+                    let found = kept.remove(at);
+                    let constraint = own(&found.1);
+                    kept.push(found);
+                    return Ok(constraint);
+                }
+            }
+            // Others may compile meanwhile.
+            let (factory, grammar) = (Arc::clone(&self.factory), grammar.clone());
+            let matcher = on_a_large_stack(self.patience, move || matcher(&factory, &grammar))
+                .map_err(EngineError::Grammar)?;
+            let constraint = own(&matcher);
+            let mut kept = kept();
+            kept.push((text, matcher));
+            let more = kept.len().saturating_sub(KEPT);
+            kept.drain(..more);
+            Ok(constraint)
         }
 
-        fn matcher(&self, grammar: &Grammar) -> Result<Matcher, String> {
-            let grammar = match grammar {
-                Grammar::JsonSchema(schema) => {
-                    TopLevelGrammar::from_json_schema(with_short_spaces(prepared(schema)?))
-                }
-                Grammar::Regex(regex) => TopLevelGrammar::from_regex(regex),
-                Grammar::Lark(lark) => TopLevelGrammar::from_lark(lark.clone()),
-            };
-            let parser = self.0.create_parser(grammar).map_err(in_words)?;
-            let matcher = Matcher::new(Ok(parser));
-            match matcher.get_error() {
-                Some(error) => Err(in_words(error)),
-                None => Ok(matcher),
+        /// The texts of the grammars that are kept, the latest last.
+        #[cfg(test)]
+        pub(crate) fn kept(&self) -> Vec<String> {
+            let kept = self.compiled.lock().unwrap_or_else(PoisonError::into_inner);
+            kept.iter().map(|(text, _)| text.clone()).collect()
+        }
+    }
+
+    fn matcher(factory: &ParserFactory, grammar: &Grammar) -> Result<Matcher, String> {
+        let grammar = match grammar {
+            Grammar::JsonSchema(schema) => {
+                TopLevelGrammar::from_json_schema(with_short_spaces(prepared(schema)?))
             }
+            Grammar::Regex(regex) => TopLevelGrammar::from_regex(regex),
+            Grammar::Lark(lark) => TopLevelGrammar::from_lark(lark.clone()),
+        };
+        let parser = factory.create_parser(grammar).map_err(in_words)?;
+        let matcher = Matcher::new(Ok(parser));
+        match matcher.get_error() {
+            Some(error) => Err(in_words(error)),
+            None => Ok(matcher),
         }
     }
 
     /// Runs what recurses as deep as a schema does. llguidance takes 14 KB of stack for each schema within another one,
-    /// and threads have as little as 1 MB.
+    /// and threads have as little as 1 MB. What takes longer than that is given up: nobody waits for its thread, which
+    /// ends when it has done its work.
     #[cfg(not(target_family = "wasm"))]
-    fn on_a_large_stack<T: Send>(work: impl FnOnce() -> Result<T, String> + Send) -> Result<T, String> {
+    fn on_a_large_stack<T: Send + 'static>(
+        patience: Duration,
+        work: impl FnOnce() -> Result<T, String> + Send + 'static,
+    ) -> Result<T, String> {
+        use std::sync::mpsc::{RecvTimeoutError, sync_channel};
+
         const STACK_BYTES: usize = 64 << 20;
-        std::thread::scope(|scope| {
-            let thread = std::thread::Builder::new().stack_size(STACK_BYTES).spawn_scoped(scope, work);
-            let thread = thread.map_err(|error| format!("no thread can be started for it: {error}"))?;
-            thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
-        })
+        let (done, wait) = sync_channel(1);
+        let thread = std::thread::Builder::new().stack_size(STACK_BYTES).spawn(move || {
+            // Whoever waited may have given up.
+            let _ = done.send(work());
+        });
+        let thread = thread.map_err(|error| format!("no thread can be started for it: {error}"))?;
+        match wait.recv_timeout(patience) {
+            Ok(result) => result,
+            Err(RecvTimeoutError::Timeout) => Err(format!(
+                "compiling it takes longer than {} s; give one with fewer parts",
+                patience.as_secs_f32()
+            )),
+            Err(RecvTimeoutError::Disconnected) => match thread.join() {
+                Err(panic) => std::panic::resume_unwind(panic),
+                Ok(()) => Err("its thread ended without a result".to_owned()),
+            },
+        }
     }
 
     /// There are no threads, and the stack is as large as the page makes it: schemas may be less deep.
     #[cfg(target_family = "wasm")]
-    fn on_a_large_stack<T: Send>(work: impl FnOnce() -> Result<T, String> + Send) -> Result<T, String> {
+    fn on_a_large_stack<T>(
+        _patience: Duration,
+        work: impl FnOnce() -> Result<T, String>,
+    ) -> Result<T, String> {
         work()
     }
 

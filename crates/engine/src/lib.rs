@@ -55,6 +55,7 @@ mod step;
 mod stop;
 mod text;
 
+pub use admission::PreparedRequest;
 pub use batch::Batch;
 pub use device_sampler::{DeviceSampler, KernelSampler};
 pub use engine::{DEFAULT_PREFILL_CHUNK, Engine};

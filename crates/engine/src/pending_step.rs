@@ -1,5 +1,7 @@
 //! A step's tokens and next inputs: decided on the device, and read later, or on the host.
 
+use std::sync::{Mutex, PoisonError};
+
 use burn::tensor::{DType, Tensor, TensorData, backend::Backend, try_read_sync};
 use moi::RowMix;
 use moi_models::{CausalLm, with_values};
@@ -191,10 +193,7 @@ pub(crate) fn on_host<B: Backend>(
     uniforms: &[f64],
 ) -> Result<(Vec<Outcome>, Tensor<B, 2>), EngineError> {
     let ([count, vocab], device) = (logits.dims(), logits.device());
-    let chosen: Vec<Result<Chosen, EngineError>> = with_values(&logits, |host| {
-        let rows = rows.iter_mut().zip(uniforms).zip(host.chunks(vocab));
-        rows.map(|((row, &uniform), logits)| row.choose(logits, uniform)).collect()
-    });
+    let chosen = with_values(&logits, |host| choose(rows, uniforms, host, vocab));
     if chosen.iter().all(Result::is_ok) {
         let chosen = chosen.into_iter().flatten().collect();
         let (outcomes, inputs) = mixed_on_host(table, logits, rows, chosen)?;
@@ -227,6 +226,24 @@ pub(crate) fn on_host<B: Backend>(
 
 /// A sampled token, and logits for the mixture where limits narrow them.
 type Chosen = (Sampled, Option<Vec<f32>>);
+
+/// The tokens of rows by their logits `[rows, vocab]`, each row on a thread of its own where there are several.
+fn choose(
+    rows: &mut [&mut Decider],
+    uniforms: &[f64],
+    logits: &[f32],
+    vocab: usize,
+) -> Vec<Result<Chosen, EngineError>> {
+    let places = rows.iter_mut().map(|row| Mutex::new((row, None)));
+    let places: Vec<_> = places.collect();
+    moi_kernels::pool::run(places.len(), |index| {
+        let mut place = places[index].lock().unwrap_or_else(PoisonError::into_inner);
+        let (row, chosen) = &mut *place;
+        *chosen = Some(row.choose(&logits[index * vocab..][..vocab], uniforms[index]));
+    });
+    let chosen = |place: Mutex<(_, Option<_>)>| place.into_inner().unwrap_or_else(PoisonError::into_inner).1;
+    places.into_iter().filter_map(chosen).collect()
+}
 
 /// Mixes what was chosen for each row: the next inputs `[rows, d]`.
 fn mixed_on_host<B: Backend>(

@@ -18,6 +18,8 @@ use crate::{
 pub(crate) struct Pending<B: Backend> {
     pub(crate) step: PendingStep<B>,
     pub(crate) rows: Vec<RowId>,
+    /// Positions of prompts that ran before they can be known, and after those before them.
+    pub(crate) positions: usize,
 }
 
 /// Inputs of rows that have not run yet.
@@ -32,7 +34,7 @@ impl<B: Backend> Pending<B> {
     /// Those of the rows that stay, if any do.
     pub(crate) fn retain(self, stays: impl Fn(RowId) -> bool, device: &B::Device) -> Option<Self> {
         let (keep, rows) = kept_rows(self.rows, stays);
-        (!keep.is_empty()).then(|| Self { step: self.step.keep(&keep, device), rows })
+        (!keep.is_empty()).then(|| Self { step: self.step.keep(&keep, device), rows, ..self })
     }
 }
 
@@ -64,22 +66,34 @@ pub(crate) struct RoundTimes {
     decode: Option<Duration>,
     /// Of a position of a prompt.
     position: Option<Duration>,
-    /// Positions of prompts since the last measurement.
-    counted: usize,
+    /// Positions of prompts that were launched behind the last decided tokens.
+    launched: usize,
+    /// Positions of prompts that have run since the last measurement.
+    ran: usize,
 }
 
 /// Where sequences decode, pieces of prompts beside them may make a round so many times as long as it would be.
 const MAX_SLOWDOWN: f64 = 3.0;
 
 impl RoundTimes {
-    /// Counts positions of prompts that run in this round.
-    pub(crate) fn count(&mut self, positions: usize) {
-        self.counted += positions;
+    /// Counts positions of prompts that are launched.
+    fn launch(&mut self, positions: usize) {
+        self.launched += positions;
+    }
+
+    /// Counts positions of prompts that have run: what was waited for came behind them.
+    pub(crate) fn ran(&mut self, positions: usize) {
+        self.ran += positions;
+    }
+
+    /// All that was launched has run.
+    pub(crate) fn ran_all(&mut self) {
+        self.ran += std::mem::take(&mut self.launched);
     }
 
     /// Measures a round that gave so many tokens, from its beginning until these were known.
     pub(crate) fn measure(&mut self, rows: usize, took: Duration) {
-        let positions = std::mem::take(&mut self.counted);
+        let positions = std::mem::take(&mut self.ran);
         // Half of it is what came before: one slow round among many says little.
         let mix = |old: Option<Duration>, new: Duration| Some(old.map_or(new, |old| (old + new) / 2));
         match (rows, positions) {
@@ -135,7 +149,7 @@ impl<B: Backend, M: CausalLm<B>> Batch<'_, B, M> {
             }
         }
         let is_all = places.iter().copied().eq(0..end as u32);
-        let positions = end - decoding.len();
+        self.times.launch(end - decoding.len());
         let pending = match places.is_empty() {
             true => None,
             false => {
@@ -147,10 +161,10 @@ impl<B: Backend, M: CausalLm<B>> Batch<'_, B, M> {
                 let logits = self.engine().model().logits(hidden);
                 let mut deciders: Vec<&mut Decider> = parts_of(rows, &decided, |row| &mut row.decider);
                 let step = PendingStep::new(self.engine(), logits, &mut deciders)?;
-                Some(Pending { step, rows: decided.iter().map(|&row| rows[row].id).collect() })
+                let rows = decided.iter().map(|&row| rows[row].id).collect();
+                Some(Pending { step, rows, positions: std::mem::take(&mut self.times.launched) })
             }
         };
-        self.times.count(positions);
         Ok(pending)
     }
 
@@ -265,7 +279,7 @@ mod tests {
         let ms = Duration::from_millis;
         let mut times = RoundTimes::default();
         let mut measure = |rows, positions, took| {
-            times.count(positions);
+            times.ran(positions);
             times.measure(rows, took);
             times
         };

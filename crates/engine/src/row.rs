@@ -2,7 +2,7 @@
 
 use burn::tensor::{Tensor, backend::Backend};
 use moi::RowMix;
-use moi_models::{BlockTable, CausalLm};
+use moi_models::{BlockTable, CausalLm, ParkedTable};
 
 use crate::{
     Engine, EngineError, RowId, Sampled, Step, StopReason, StopRules,
@@ -20,6 +20,17 @@ pub(crate) enum Stage<B: Backend> {
     Follows(RowId),
     /// It decodes.
     Decode,
+    /// It was set aside and holds no blocks of the pool.
+    Parked(Parked<B>),
+}
+
+/// What a row that was set aside goes on from.
+#[derive(Clone, Debug)]
+pub(crate) struct Parked<B: Backend> {
+    /// What it had cached; `None` where all its inputs run anew.
+    table: Option<ParkedTable>,
+    /// What has to run when it goes on `[positions, d]`: its next input, or all.
+    inputs: Tensor<B, 2>,
 }
 
 impl<B: Backend> Stage<B> {
@@ -27,7 +38,7 @@ impl<B: Backend> Stage<B> {
     pub(crate) fn follows(&self) -> Option<RowId> {
         match self {
             Self::Follows(id) => Some(*id),
-            Self::Prompt(_) | Self::Decode => None,
+            Self::Prompt(_) | Self::Decode | Self::Parked(_) => None,
         }
     }
 }
@@ -51,8 +62,10 @@ pub(crate) struct Row<B: Backend> {
     pub(crate) reused: usize,
     /// Whether its prompt is of tokens, so that others may share what is cached of it.
     pub(crate) is_public: bool,
-    /// All inputs so far, as long as what is cached of them may have to be computed anew.
+    /// All inputs so far, where what is cached of them may have to be computed anew.
     pub(crate) inputs: Option<Vec<Tensor<B, 2>>>,
+    /// Whether it is to be set aside as soon as its next input is known.
+    pub(crate) parks: bool,
 }
 
 impl<B: Backend> Row<B> {
@@ -62,32 +75,73 @@ impl<B: Backend> Row<B> {
             || self.positions >= engine.model.context_length()
     }
 
-    /// Keeps the inputs of a prompt, if what is cached of them may have to be computed anew.
-    pub(crate) fn keeping<M: CausalLm<B>>(mut self, inputs: &Tensor<B, 2>, engine: &Engine<B, M>) -> Self {
-        let may_be = engine.model.recompute_beyond().is_some_and(|most| inputs.dims()[0] <= most);
-        self.inputs = may_be.then(|| vec![inputs.clone()]);
-        self
+    /// Whether what is cached is that of a sequence which is short enough for it: see [`CausalLm::recompute_beyond`].
+    fn is_short<M: CausalLm<B>>(&self, engine: &Engine<B, M>, positions: usize) -> bool {
+        let most = engine.model.recompute_beyond();
+        most.is_some_and(|most| self.table.sequence_length() <= most && positions > most)
     }
 
     /// Whether the next input is the first with which all have to be computed anew.
     pub(crate) fn recomputes_with_next<M: CausalLm<B>>(&self, engine: &Engine<B, M>) -> bool {
-        self.inputs.is_some() && engine.model.recompute_beyond().is_some_and(|most| self.positions >= most)
+        self.is_short(engine, self.positions + 1)
     }
 
-    /// Keeps the next input `[1, d]`, if what is cached may have to be computed anew; where that is due the row begins anew,
-    /// with all its inputs for a prompt. Whether it does.
-    pub(crate) fn recompute<M: CausalLm<B>>(&mut self, input: Tensor<B, 2>, engine: &Engine<B, M>) -> bool {
-        let Some(inputs) = &mut self.inputs else { return false };
-        let dtype = inputs.first().map_or(input.dtype(), Tensor::dtype);
-        inputs.push(input.cast(dtype));
-        if engine.model.recompute_beyond().is_none_or(|most| self.positions <= most) {
+    /// Takes the next input `[1, d]`, which has not run: keeps it if what is cached may have to be computed anew, and where
+    /// that is due the row begins anew, with all its inputs for a prompt; one that is to be set aside is. Whether the row
+    /// does not go on with this input at once.
+    pub(crate) fn turns_aside<M: CausalLm<B>>(&mut self, input: Tensor<B, 2>, engine: &Engine<B, M>) -> bool {
+        if let Some(inputs) = &mut self.inputs {
+            let dtype = inputs.first().map_or(input.dtype(), Tensor::dtype);
+            inputs.push(input.clone().cast(dtype));
+        }
+        if self.parks {
+            self.park(input, engine);
+            return true;
+        }
+        if !self.is_short(engine, self.positions) {
             return false;
         }
         let inputs = Tensor::cat(self.inputs.take().unwrap_or_default(), 0);
+        self.begin_anew(inputs, engine);
+        true
+    }
+
+    /// With these inputs for a prompt and nothing cached.
+    fn begin_anew<M: CausalLm<B>>(&mut self, inputs: Tensor<B, 2>, engine: &Engine<B, M>) {
         (self.table, self.reused) = (engine.pool().table(), 0);
         self.table.set_sequence_length(inputs.dims()[0]);
         self.stage = Stage::Prompt(inputs);
-        true
+    }
+
+    /// Gives its blocks back. Where all its inputs are kept, these are what it goes on from; else what is cached is copied to
+    /// the host.
+    fn park<M: CausalLm<B>>(&mut self, input: Tensor<B, 2>, engine: &Engine<B, M>) {
+        let parked = match self.inputs.take() {
+            Some(inputs) => Parked { table: None, inputs: Tensor::cat(inputs, 0) },
+            None => Parked { table: Some(engine.pool().park(&self.table)), inputs: input },
+        };
+        self.table.clear();
+        (self.stage, self.parks) = (Stage::Parked(parked), false);
+    }
+
+    /// Takes part again, if it was set aside.
+    ///
+    /// # Errors
+    /// If the pool has no room for what was cached.
+    pub(crate) fn unpark<M: CausalLm<B>>(&mut self, engine: &Engine<B, M>) -> Result<(), EngineError> {
+        let Stage::Parked(Parked { table, inputs }) = &self.stage else { return Ok(()) };
+        let inputs = inputs.clone();
+        match table {
+            Some(table) => {
+                self.table = engine.pool().unpark(table)?;
+                self.stage = Stage::Prompt(inputs);
+            }
+            None => {
+                self.inputs = Some(vec![inputs.clone()]);
+                self.begin_anew(inputs, engine);
+            }
+        }
+        Ok(())
     }
 
     /// Counts a sampled token, turns it into text and sees whether it is the last.

@@ -1,12 +1,15 @@
 //! Who runs when: admission, fairness between owners, cancelling. No threads and no clock: whoever drives it calls
 //! [`Scheduler::round`] again and again, and may submit and cancel in between.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::Arc,
+};
 
 use burn::tensor::backend::Backend;
 use moi_models::CausalLm;
 
-use crate::{Batch, Engine, EngineError, Request, RowError, RowId, Step};
+use crate::{Batch, Engine, EngineError, PreparedRequest, Request, RowError, RowId, Step};
 
 /// Limits of a [`Scheduler`].
 #[derive(Clone, Debug)]
@@ -15,15 +18,20 @@ pub struct SchedulerOptions {
     pub max_running: usize,
     /// Requests that wait at most, of all owners.
     pub max_queued: usize,
-    /// Bytes of the keys and values of all that run, with all tokens that they may generate; no limit where `None`. A request
-    /// that has no limit of tokens counts with what it has and 256 positions more, and goes on where it comes to more than
-    /// was foreseen: others then wait for longer. What is kept of prompts for others that begin alike is not counted.
+    /// Bytes of the keys and values of all that run; no limit where `None`. A request counts with its prompt and
+    /// [`Self::foreseen_tokens`]. Where requests come to more than there is, those that came last are set aside until there is
+    /// room again: a GPU's keys and values are copied to the host and back, the CPU's are dropped and computed anew from the
+    /// stored inputs, mixtures included. The one that came first always goes on. What is kept of prompts for others that
+    /// begin alike is not counted.
     pub cache_bytes: Option<usize>,
+    /// Tokens that a request is foreseen to generate, if it may generate as many; so many more whenever it has come to these.
+    /// With the largest number nobody is ever set aside, and fewer run together.
+    pub foreseen_tokens: usize,
 }
 
 impl Default for SchedulerOptions {
     fn default() -> Self {
-        Self { max_running: 64, max_queued: 1024, cache_bytes: None }
+        Self { max_running: 64, max_queued: 1024, cache_bytes: None, foreseen_tokens: 256 }
     }
 }
 
@@ -64,8 +72,8 @@ pub enum Event {
     Failed(RequestId, EngineError, String),
 }
 
-/// Positions that a request without a limit of tokens is counted with behind its prompt, to begin with.
-const OPEN_ENDED: usize = 256;
+/// Positions that are launched before a request that needs more room can be set aside.
+const AHEAD: usize = 2;
 /// Tokens by which an owner's turn grows at each visit.
 const QUANTUM: usize = 512;
 /// Prompt positions that a request seems shorter by for each round that it has waited.
@@ -74,10 +82,11 @@ const AGEING: usize = 16;
 /// A request that waits.
 struct Queued<B: Backend> {
     id: RequestId,
-    request: Request<B>,
+    request: PreparedRequest<B>,
     prompt: usize,
-    /// Positions that it may come to.
-    positions: usize,
+    /// Positions that it is foreseen to come to, and the most that it may.
+    counted: usize,
+    limit: usize,
     waited: usize,
 }
 
@@ -102,11 +111,14 @@ pub struct Scheduler<'e, B: Backend, M> {
 #[derive(Clone, Copy, Debug)]
 struct Running {
     id: RequestId,
-    /// Bytes of the cache that are counted for it, and how many positions these are for.
+    /// Bytes of the cache that are counted for it, how many positions these are for, and the most that it may come to.
     bytes: usize,
     counted: usize,
+    limit: usize,
     /// Positions that it has.
     positions: usize,
+    /// Whether it was set aside.
+    is_parked: bool,
 }
 
 impl<'e, B: Backend, M: CausalLm<B>> Scheduler<'e, B, M> {
@@ -114,7 +126,12 @@ impl<'e, B: Backend, M: CausalLm<B>> Scheduler<'e, B, M> {
     pub fn new(engine: &'e Engine<B, M>, options: SchedulerOptions) -> Self {
         let (owners, running) = (VecDeque::new(), BTreeMap::new());
         let options = SchedulerOptions { max_running: options.max_running.max(1), ..options };
-        Self { batch: engine.batch(), options, owners, running, submitted: 0 }
+        // Keys and values of the CPU are in the host's memory as they are: to copy them there would gain nothing.
+        let batch = match options.cache_bytes {
+            Some(_) if !moi_models::is_gpu::<B>() => Batch::replaying(engine),
+            _ => engine.batch(),
+        };
+        Self { batch, options, owners, running, submitted: 0 }
     }
 
     /// Takes a request of an owner, to be run when it is its turn.
@@ -122,12 +139,26 @@ impl<'e, B: Backend, M: CausalLm<B>> Scheduler<'e, B, M> {
     /// # Errors
     /// If it is wrong, can never fit, or too many wait.
     pub fn submit(&mut self, owner: &str, request: Request<B>) -> Result<RequestId, Refusal> {
-        let engine = self.batch.engine();
-        let (request, prompt) = self.batch.check(request)?;
-        let room = engine.model().context_length().saturating_sub(prompt);
-        let positions = prompt + request.stop.max_tokens.unwrap_or(OPEN_ENDED).min(room);
+        let request = self.batch.engine().prepare(request)?;
+        self.submit_prepared(owner, request)
+    }
+
+    /// The same for a request that was looked at before, on this or another thread: see [`Engine::prepare`].
+    ///
+    /// # Errors
+    /// If it can never fit, or too many wait.
+    pub fn submit_prepared(
+        &mut self,
+        owner: &str,
+        request: PreparedRequest<B>,
+    ) -> Result<RequestId, Refusal> {
+        let prompt = request.prompt_positions();
+        let room = self.batch.engine().model().context_length().saturating_sub(prompt);
+        let tokens = request.stop().max_tokens;
+        let (limit, foreseen) = (prompt + tokens.unwrap_or(room).min(room), self.options.foreseen_tokens);
+        let counted = prompt.saturating_add(foreseen).min(limit);
         if let Some(budget) = self.options.cache_bytes {
-            let needed = self.bytes_for(positions);
+            let needed = self.bytes_for(if tokens.is_some() { limit } else { counted });
             if needed > budget {
                 return Err(Refusal::TooLarge { needed, budget });
             }
@@ -138,7 +169,7 @@ impl<'e, B: Backend, M: CausalLm<B>> Scheduler<'e, B, M> {
         }
         self.submitted += 1;
         let id = RequestId(self.submitted);
-        let new = Queued { id, request, prompt, positions, waited: 0 };
+        let new = Queued { id, request, prompt, counted, limit, waited: 0 };
         match self.owners.iter_mut().find(|known| known.name == owner) {
             Some(known) => known.queue.push(new),
             None => self.owners.push_back(Owner { name: owner.to_owned(), queue: vec![new], deficit: 0 }),
@@ -159,7 +190,17 @@ impl<'e, B: Backend, M: CausalLm<B>> Scheduler<'e, B, M> {
 
     /// Requests that run.
     pub fn running(&self) -> usize {
-        self.running.len()
+        self.running.len() - self.parked()
+    }
+
+    /// Requests that had begun and were set aside until there is room for them again.
+    pub fn parked(&self) -> usize {
+        self.running.values().filter(|running| running.is_parked).count()
+    }
+
+    /// Positions of prompts that were cached before they came, of all requests so far.
+    pub fn reused_positions(&self) -> usize {
+        self.batch.reused_positions()
     }
 
     /// Whether nothing runs or waits.
@@ -184,16 +225,18 @@ impl<'e, B: Backend, M: CausalLm<B>> Scheduler<'e, B, M> {
 
     /// Admits who fits, and runs the next inputs of all that run and pieces of prompts through the model, once.
     pub fn round(&mut self) -> Vec<Event> {
-        let mut events = self.admit();
+        self.preempt();
+        let mut events = self.resume();
+        self.admit();
         match self.batch.round() {
             Ok(steps) => events.extend(steps.into_iter().filter_map(|step| self.event(step))),
             // What all share has failed; those that wait may fare better.
             Err(error) => {
-                let (error, mut left) = (error.to_string(), self.batch.take_left());
+                let (error, mut left) = (Arc::new(error), self.batch.take_left());
                 for (row, running) in std::mem::take(&mut self.running) {
                     let text =
                         left.iter_mut().find(|(of, _)| *of == row).map(|(_, text)| std::mem::take(text));
-                    let error = EngineError::Round(error.clone());
+                    let error = EngineError::Round(Arc::clone(&error));
                     events.push(Event::Failed(running.id, error, text.unwrap_or_default()));
                 }
             }
@@ -207,8 +250,9 @@ impl<'e, B: Backend, M: CausalLm<B>> Scheduler<'e, B, M> {
                 let mut running = self.running.remove(&step.row)?;
                 if step.stop.is_none() {
                     running.positions += 1;
-                    if running.positions > running.counted {
-                        running.counted += OPEN_ENDED;
+                    if running.positions + AHEAD > running.counted && running.counted < running.limit {
+                        let more = self.options.foreseen_tokens.max(AHEAD);
+                        running.counted = (running.counted + more).min(running.limit);
                         running.bytes = self.bytes_for(running.counted);
                     }
                     self.running.insert(step.row, running);
@@ -222,10 +266,50 @@ impl<'e, B: Backend, M: CausalLm<B>> Scheduler<'e, B, M> {
         }
     }
 
+    /// Bytes that are counted for what runs.
+    fn used(&self) -> usize {
+        self.running.values().filter(|running| !running.is_parked).map(|running| running.bytes).sum()
+    }
+
+    /// Sets the requests aside that came last, as long as those that run need more than there is; one always runs.
+    fn preempt(&mut self) {
+        let Some(budget) = self.options.cache_bytes else { return };
+        while self.running() > 1 && self.used() > budget {
+            let active = self.running.iter_mut().filter(|(_, running)| !running.is_parked);
+            let Some((&row, last)) = active.max_by_key(|(_, running)| running.id) else { return };
+            last.is_parked = true;
+            self.batch.park(row);
+        }
+    }
+
+    /// Lets requests go on that were set aside, first come first, as long as there is room. Nobody overtakes them.
+    fn resume(&mut self) -> Vec<Event> {
+        let mut events = Vec::new();
+        let parked = self.running.iter().filter(|(_, running)| running.is_parked);
+        let mut parked: Vec<(RequestId, RowId)> = parked.map(|(&row, running)| (running.id, row)).collect();
+        parked.sort_unstable();
+        for (id, row) in parked {
+            let Some(running) = self.running.get(&row).copied() else { continue };
+            let is_room = self.options.cache_bytes.is_none_or(|budget| self.used() + running.bytes <= budget);
+            if !is_room && self.running() > 0 {
+                break;
+            }
+            match self.batch.unpark(row) {
+                Ok(()) => {
+                    self.running.insert(row, Running { is_parked: false, ..running });
+                }
+                Err(RowError { error, text, .. }) => {
+                    self.running.remove(&row);
+                    events.push(Event::Failed(id, error, text));
+                }
+            }
+        }
+        events
+    }
+
     /// Lets requests begin as long as there is room: owner after owner, of each the one with the shortest prompt, unless
     /// another one has waited for long.
-    fn admit(&mut self) -> Vec<Event> {
-        let mut events = Vec::new();
+    fn admit(&mut self) {
         self.owners.iter_mut().flat_map(|owner| &mut owner.queue).for_each(|queued| queued.waited += 1);
         while self.running.len() < self.options.max_running
             && let Some(mut owner) = self.owners.pop_front()
@@ -234,14 +318,14 @@ impl<'e, B: Backend, M: CausalLm<B>> Scheduler<'e, B, M> {
             let next =
                 (0..owner.queue.len()).min_by_key(|&at| (shortest(&owner.queue[at]), owner.queue[at].id));
             let Some(next) = next else { continue };
-            let bytes = self.bytes_for(owner.queue[next].positions);
-            let used: usize = self.running.values().map(|running| running.bytes).sum();
-            if self.options.cache_bytes.is_some_and(|budget| used + bytes > budget) {
+            let bytes = self.bytes_for(owner.queue[next].counted);
+            let used = self.used();
+            if self.parked() > 0 || self.options.cache_bytes.is_some_and(|budget| used + bytes > budget) {
                 // Nobody overtakes it, or it might wait for ever.
                 self.owners.push_front(owner);
                 break;
             }
-            let cost = owner.queue[next].positions;
+            let cost = owner.queue[next].counted;
             if owner.deficit < cost && self.owners.is_empty() {
                 owner.deficit = cost;
             }
@@ -251,18 +335,14 @@ impl<'e, B: Backend, M: CausalLm<B>> Scheduler<'e, B, M> {
                 continue;
             }
             owner.deficit -= cost;
-            let Queued { id, request, prompt, positions, .. } = owner.queue.remove(next);
-            match self.batch.add(request) {
-                Ok(row) => {
-                    self.running.insert(row, Running { id, bytes, counted: positions, positions: prompt });
-                }
-                Err(error) => events.push(Event::Failed(id, error, String::new())),
-            }
+            let Queued { id, request, prompt, counted, limit, .. } = owner.queue.remove(next);
+            let row = self.batch.add_prepared(request);
+            let new = Running { id, bytes, counted, limit, positions: prompt, is_parked: false };
+            self.running.insert(row, new);
             if !owner.queue.is_empty() {
                 self.owners.push_front(owner);
             }
         }
-        events
     }
 }
 

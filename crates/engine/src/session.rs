@@ -38,20 +38,17 @@ impl Session {
         same.min(prompt.len().saturating_sub(1))
     }
 
-    /// The positions as far as a prompt begins with them, and how many that are.
+    /// The positions as far as a prompt begins with them, if it does.
     pub(crate) fn behind<B: Backend, M: CausalLm<B>>(
         mut self,
         prompt: &[u32],
         model: &M,
         pool: &KvPool<B>,
-    ) -> (BlockTable, usize) {
+    ) -> Option<BlockTable> {
         let known = self.known(prompt);
         let is_beyond = |positions: usize| model.recompute_beyond().is_some_and(|most| positions > most);
         let is_other =
             !pool.owns(&self.table) || is_beyond(prompt.len()) != is_beyond(self.table.sequence_length());
-        match !is_other && known > 0 && self.table.truncate(known) {
-            true => (self.table, known),
-            false => (pool.table(), 0),
-        }
+        (!is_other && known > 0 && self.table.truncate(known)).then_some(self.table)
     }
 }

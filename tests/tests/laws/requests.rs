@@ -2,11 +2,13 @@
 
 use burn_flex::Flex;
 use moi_engine::{
-    Dry, Engine, Event, Markers, Mirostat, Prompt, Request, RequestId, Sampling, Scheduler, SchedulerOptions,
-    Scope, Step, Xtc,
+    Dry, Engine, Event, Grammar, Markers, Mirostat, Prompt, Request, RequestId, Sampling, Scheduler,
+    SchedulerOptions, Scope, Step, Xtc,
 };
 use moi_pretrained::{Pretrained, WeightForm};
 use moi_tests::{golden::Golden, hostile::Dice};
+use moi_text::Tokenizer;
+use serde_json::json;
 
 use super::tokens;
 
@@ -48,6 +50,56 @@ fn mixed_request(index: usize) -> Request<Flex> {
     request
 }
 
+/// The same beside grammars and stop strings, of a model whose tokens are bytes.
+fn constrained_request(index: usize) -> Request<Flex> {
+    let grammars = [
+        None,
+        Some(Grammar::Regex("[a-f]{2,9}(x|yz)*".to_owned())),
+        None,
+        Some(Grammar::JsonSchema(json!({"type": "array", "items": {"type": "integer"}, "maxItems": 3}))),
+        None,
+        Some(Grammar::Lark("start: (\"ja\" | \"nein\" | NUMBER)+\nNUMBER: /[0-9]{1,3}/".to_owned())),
+    ];
+    let mut request = mixed_request(index);
+    request.grammar = grammars[index / 2 % grammars.len()].clone();
+    request.mix_constrained = index % 4 == 1;
+    if index % 7 == 3 {
+        request.stop.strings = vec!["a".to_owned(), "zz".to_owned()];
+    }
+    request
+}
+
+/// A tokenizer of the bytes, of which some are an end and the marks of thoughts.
+fn bytes() -> Tokenizer {
+    let prints = |byte: u32| matches!(byte, 0x21..=0x7E | 0xA1..=0xAC | 0xAE..=0xFF);
+    let special = [(2u32, "<end>"), (3, "<think>"), (4, "</think>")];
+    let mut others = 256..;
+    let mut vocab = serde_json::Map::new();
+    for byte in 0..256u32 {
+        let character = if prints(byte) { byte } else { others.next().unwrap() };
+        if special.iter().all(|&(id, _)| id != byte) {
+            vocab.insert(char::from_u32(character).unwrap().to_string(), byte.into());
+        }
+    }
+    let added = special.map(|(id, content)| {
+        json!({
+            "id": id, "content": content, "special": true,
+            "single_word": false, "lstrip": false, "rstrip": false, "normalized": false,
+        })
+    });
+    special.iter().for_each(|&(id, content)| {
+        vocab.insert(content.to_owned(), id.into());
+    });
+    let level =
+        json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": false});
+    let tokenizer = json!({
+        "version": "1.0", "added_tokens": added, "normalizer": null,
+        "pre_tokenizer": level, "post_processor": null, "decoder": level,
+        "model": {"type": "BPE", "vocab": vocab, "merges": []},
+    });
+    Tokenizer::from_json(tokenizer.to_string().as_bytes()).unwrap()
+}
+
 /// Everyone together, in five orders.
 #[test]
 fn alone_is_among_64_others_in_any_order() {
@@ -78,7 +130,7 @@ fn alone_is_among_64_others_in_any_order() {
     }
 }
 
-/// A thousand mixes of requests, whose rows come, go and are cancelled at random: each gives what it gives alone.
+/// A thousand mixes of requests, whose rows come, go, are set aside and cancelled at random: each gives what it gives alone.
 #[test]
 fn random_mixes_give_what_each_gives_alone() {
     const KINDS: usize = 120;
@@ -86,17 +138,28 @@ fn random_mixes_give_what_each_gives_alone() {
     let pretrained = Pretrained::open(&golden.path).unwrap();
     let model = pretrained.load::<Flex>(&Default::default(), WeightForm::F32, |_| {}).unwrap();
     let engine = Engine::new(model, Default::default())
+        .with_tokenizer(Some(bytes()))
         .with_markers(Some(Markers { open: 3, close: 4 }))
         .with_eos(pretrained.eos)
-        .with_prefill_chunk(128)
-        .with_prefix_cache(1 << 20);
+        .with_prefill_chunk(128);
+    let largest = {
+        let _longest = engine.generate(mixed_request(6)).unwrap();
+        engine.cache_bytes()[0]
+    };
+    let engine = engine.with_prefix_cache(1 << 20);
     let alone: Vec<Vec<Step>> = (0..KINDS)
-        .map(|index| engine.generate(mixed_request(index)).unwrap().map(Result::unwrap).collect())
+        .map(|index| engine.generate(constrained_request(index)).unwrap().map(Result::unwrap).collect())
         .collect();
+    let mut set_aside = 0;
     let mixes = std::env::var("MOI_TEST_MIXES").ok().and_then(|mixes| mixes.parse().ok()).unwrap_or(1000);
     for mix in 0..mixes {
         let mut dice = Dice::new(mix);
-        let options = SchedulerOptions { max_running: 1 + dice.below(8), ..SchedulerOptions::default() };
+        let options = SchedulerOptions {
+            max_running: 1 + dice.below(8),
+            cache_bytes: dice.once_in(2).then_some(largest * 3 / 2),
+            foreseen_tokens: dice.below(5),
+            ..SchedulerOptions::default()
+        };
         let mut scheduler = Scheduler::new(&engine, options);
         let mut wanted: Vec<(RequestId, usize, Vec<Step>, bool)> = Vec::new();
         let mut left = 2 + dice.below(8);
@@ -105,7 +168,7 @@ fn random_mixes_give_what_each_gives_alone() {
                 let index = dice.below(KINDS);
                 let owner = ["a", "b"][dice.below(2)];
                 wanted.push((
-                    scheduler.submit(owner, mixed_request(index)).unwrap(),
+                    scheduler.submit(owner, constrained_request(index)).unwrap(),
                     index,
                     Vec::new(),
                     false,
@@ -116,7 +179,9 @@ fn random_mixes_give_what_each_gives_alone() {
                 let at = dice.below(wanted.len());
                 wanted[at].3 |= scheduler.cancel(wanted[at].0).is_some();
             }
-            for event in scheduler.round() {
+            let events = scheduler.round();
+            set_aside += scheduler.parked();
+            for event in events {
                 match event {
                     Event::Step(id, step) => wanted.iter_mut().find(|row| row.0 == id).unwrap().2.push(step),
                     Event::Failed(id, error, _) => panic!("mix {mix}: {id:?}: {error}"),
@@ -133,4 +198,5 @@ fn random_mixes_give_what_each_gives_alone() {
             }
         }
     }
+    assert!(set_aside > 0 || mixes < 100, "nobody was set aside");
 }

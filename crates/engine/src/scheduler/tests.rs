@@ -337,3 +337,74 @@ fn short_prompts_go_first_and_long_ones_are_not_forgotten() {
     assert_eq!(order[0], short);
     assert!(order.contains(&long), "{order:?}");
 }
+
+/// Those that came last make room for the others, and give what each gives alone: computed anew from their inputs, or copied
+/// to the host and back.
+#[test]
+fn what_is_set_aside_goes_on_as_if_nothing_had_happened() {
+    let engine = Faulty::engine(|_| Fault::None).with_prefill_chunk(64);
+    let longer = |index| request(index, 20 + 9 * index, 27);
+    let expected: Vec<Vec<u32>> = (0..9).map(|index| alone(&engine, longer(index))).collect();
+    // The largest has three blocks of each kind of layer.
+    let budget = engine.pool().bytes_for(127, 64) * 2;
+    for (replays, foreseen_tokens) in [(true, 1), (true, 16), (false, 1), (false, 16)] {
+        let options =
+            SchedulerOptions { cache_bytes: Some(budget), foreseen_tokens, ..SchedulerOptions::default() };
+        let mut scheduler = Scheduler::new(&engine, options);
+        if !replays {
+            scheduler.batch = engine.batch();
+        }
+        let ids: Vec<RequestId> = (0..9).map(|index| scheduler.submit("a", longer(index)).unwrap()).collect();
+        let (mut seen, mut parked) = (Outcomes::new(), 0);
+        while !scheduler.is_idle() {
+            note(scheduler.round(), &mut seen);
+            parked = parked.max(scheduler.parked());
+            let used = engine.cache_bytes()[0];
+            assert!(used <= budget, "{used} of {budget} bytes");
+        }
+        assert!(parked > 0, "nobody was set aside");
+        for (id, expected) in ids.iter().zip(&expected) {
+            assert_eq!(seen[id].tokens, *expected, "replays: {replays}, {foreseen_tokens} foreseen");
+        }
+        assert_eq!(engine.cache_bytes()[0], 0);
+    }
+}
+
+/// One that is set aside can be cancelled, and those that run then have its room.
+#[test]
+fn what_is_set_aside_can_be_cancelled() {
+    let engine = Faulty::engine(|_| Fault::None).with_prefill_chunk(64);
+    let options = SchedulerOptions {
+        cache_bytes: Some(engine.pool().bytes_for(64, 64) * 3),
+        foreseen_tokens: 1,
+        ..SchedulerOptions::default()
+    };
+    let mut scheduler = Scheduler::new(&engine, options);
+    let ids: Vec<RequestId> =
+        (0..3).map(|index| scheduler.submit("a", request(index, 55, 40)).unwrap()).collect();
+    let mut seen = Outcomes::new();
+    while scheduler.parked() == 0 {
+        note(scheduler.round(), &mut seen);
+    }
+    scheduler.cancel(ids[2]).unwrap();
+    assert_eq!(scheduler.parked() + scheduler.running(), 2);
+    run(&mut scheduler, &mut seen);
+    for (index, id) in ids[..2].iter().enumerate() {
+        assert_eq!(seen[id].tokens, alone(&engine, request(index, 55, 40)));
+    }
+}
+
+/// A grammar is compiled once, and before any round.
+#[test]
+fn requests_are_prepared_outside_of_rounds() {
+    let engine = Faulty::engine(|_| Fault::None);
+    let mut scheduler = Scheduler::new(&engine, SchedulerOptions::default());
+    let prepared = engine.prepare(request(1, 30, 5)).unwrap();
+    assert_eq!(prepared.prompt_positions(), 30);
+    let id = scheduler.submit_prepared("a", prepared).unwrap();
+    let mut seen = Outcomes::new();
+    run(&mut scheduler, &mut seen);
+    assert_eq!(seen[&id].tokens, alone(&engine, request(1, 30, 5)));
+    let refused = engine.prepare(request(1, 0, 5)).unwrap_err();
+    assert!(matches!(refused, EngineError::EmptyPrompt));
+}

@@ -98,3 +98,41 @@ fn grammars_take_what_fits_the_schema() {
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
+
+/// A grammar is compiled once, and rows that have it go on by themselves.
+#[test]
+fn a_grammar_is_kept_by_its_text() {
+    let compiler = Compiler::new(&bytes(), END as usize + 1, &[END]).unwrap();
+    let regex = |text: &str| compiler.compile(&Grammar::Regex(text.to_owned()));
+    let (mut first, mut second) = (regex("ab+").unwrap(), regex("ab+").unwrap());
+    assert_eq!(compiler.kept(), ["{\"regex\":\"ab+\"}"]);
+    first.compute().unwrap();
+    first.push(b'a'.into()).unwrap();
+    second.compute().unwrap();
+    assert!(second.allows(b'a'.into()) && !second.allows(b'b'.into()));
+    first.compute().unwrap();
+    assert!(first.allows(b'b'.into()) && !first.allows(b'a'.into()));
+    // The oldest goes.
+    (0..40).for_each(|i| drop(regex(&format!("a{{{i}}}b")).unwrap()));
+    let kept = compiler.kept();
+    assert!(kept.len() == 32 && kept[0].contains("a{8}") && kept[31].contains("a{39}"), "{kept:?}");
+}
+
+/// A grammar of so many rules, each of which may go on with all of them.
+fn rules(count: usize) -> Grammar {
+    let rules: String = (0..count).map(|i| format!("r{i}: start \"{i}\"\n")).collect();
+    let names: Vec<String> = (0..count).map(|i| format!("r{i}")).collect();
+    Grammar::Lark(format!("start: \"a\" | {}\n{rules}", names.join(" | ")))
+}
+
+#[test]
+fn grammars_that_take_too_much_are_refused() {
+    let mut compiler = Compiler::new(&bytes(), END as usize + 1, &[END]).unwrap();
+    let long = Grammar::Lark(format!("start: \"{}\"", "a".repeat(1 << 18)));
+    let refused = compiler.compile(&long).unwrap_err().to_string();
+    assert!(refused.contains("bytes, and at most 262144"), "{refused}");
+    // Compiling takes too long.
+    compiler.patience = std::time::Duration::ZERO;
+    let refused = compiler.compile(&rules(300)).unwrap_err().to_string();
+    assert!(refused.contains("takes longer than 0 s"), "{refused}");
+}

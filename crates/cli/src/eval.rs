@@ -8,7 +8,7 @@ use std::{
 use anyhow::{Context, Result, anyhow, bail};
 use burn::tensor::backend::Backend;
 use indicatif::ProgressBar;
-use moi_engine::{Batch, Engine, InputRule, Request, RowError, RowId, Step};
+use moi_engine::{Engine, EngineError, Event, InputRule, Request, RequestId, Scheduler, Step};
 use moi_eval::{Countdown, Log, Problem, Sample, Summary, Task, are_equal, configurations, page, table};
 use moi_models::Decoder;
 use moi_pretrained::Pretrained;
@@ -27,7 +27,9 @@ use crate::{
     interrupt::Interrupt,
     model,
     output::{self, StopReason, dtype_name},
-    prompt, ui,
+    prompt,
+    runner::all_at_once,
+    ui,
 };
 
 /// CountDown problems where no number is asked for.
@@ -296,7 +298,7 @@ struct Work {
 }
 
 /// An answer under way.
-struct Row {
+struct Answer {
     wanted: Wanted,
     steps: Vec<Step>,
 }
@@ -327,7 +329,8 @@ impl Work {
         self.decoding.seed.wrapping_add((wanted.problem as u64) << 20).wrapping_add(wanted.sample as u64)
     }
 
-    /// Makes what is missing, a batch at a time that is filled up as answers end. Whether Ctrl-C has ended it.
+    /// Makes what is missing, so many answers at a time: where one has ended, the next begins at once. Whether Ctrl-C has
+    /// ended it.
     fn run<B: Backend>(
         &mut self,
         engine: &Engine<B, Decoder<B>>,
@@ -339,24 +342,29 @@ impl Work {
             Some(missing.len() as u64),
             "[{bar:30}] {pos}/{len} answers, {elapsed} gone, {eta} left{msg}",
         )?;
-        let mut missing = missing.into_iter().peekable();
-        let mut batch = engine.batch();
-        let mut rows: HashMap<RowId, Row> = HashMap::new();
+        let mut missing = missing.into_iter();
+        let mut scheduler = all_at_once(engine, size);
+        let mut answers: HashMap<RequestId, Answer> = HashMap::new();
         let (mut right, mut done) = (0, 0);
-        while !interrupt.is_set() && (missing.peek().is_some() || !batch.is_empty()) {
-            let room = size.saturating_sub(batch.len());
-            self.fill(&mut batch, &mut rows, missing.by_ref().take(room).collect())?;
-            for step in batch.step()? {
-                let (id, ended) = match step {
-                    Ok(step) => {
-                        let Some(row) = rows.get_mut(&step.row) else { continue };
+        while !interrupt.is_set() {
+            // A grammar is compiled and a prompt tokenized when its turn is near, not all before the first.
+            let room = size.saturating_sub(answers.len());
+            self.submit(&mut scheduler, &mut answers, missing.by_ref().take(room).collect())?;
+            if scheduler.is_idle() {
+                break;
+            }
+            for event in scheduler.round() {
+                let (id, ended) = match event {
+                    Event::Step(id, step) => {
+                        let Some(answer) = answers.get_mut(&id) else { continue };
                         let ended = step.stop.is_some().then_some(StopReason::Interrupted);
-                        let id = step.row;
-                        row.steps.push(step);
+                        answer.steps.push(step);
                         (id, ended)
                     }
-                    Err(RowError { row: id, error, text }) => {
-                        if let Some(last) = rows.get_mut(&id).and_then(|row| row.steps.last_mut()) {
+                    // With the model or the device all fail.
+                    Event::Failed(_, error @ EngineError::Round(_), _) => return Err(error.into()),
+                    Event::Failed(id, error, text) => {
+                        if let Some(last) = answers.get_mut(&id).and_then(|answer| answer.steps.last_mut()) {
                             last.text += &text;
                         }
                         self.error.get_or_insert_with(|| error.into());
@@ -364,10 +372,10 @@ impl Work {
                     }
                 };
                 if let Some(early) = ended
-                    && let Some(row) = rows.remove(&id)
+                    && let Some(answer) = answers.remove(&id)
                 {
                     done += 1;
-                    right += usize::from(self.finish(row, early)?);
+                    right += usize::from(self.finish(answer, early)?);
                     tell(&bar, right, done);
                 }
             }
@@ -376,25 +384,27 @@ impl Work {
         Ok(interrupt.is_set())
     }
 
-    fn fill<B: Backend>(
+    fn submit<B: Backend>(
         &self,
-        batch: &mut Batch<'_, B, Decoder<B>>,
-        rows: &mut HashMap<RowId, Row>,
+        scheduler: &mut Scheduler<'_, B, Decoder<B>>,
+        answers: &mut HashMap<RequestId, Answer>,
         wanted: Vec<Wanted>,
     ) -> Result<()> {
-        let request = |wanted: &Wanted| Request {
-            seed: self.seed(*wanted),
-            top: 0,
-            ..self.decoding.request::<B>(&self.prompts[wanted.problem], self.rules[wanted.rule], 0)
-        };
-        let ids = batch.add_all(wanted.iter().map(request).collect())?;
-        rows.extend(ids.into_iter().zip(wanted).map(|(id, wanted)| (id, Row { wanted, steps: Vec::new() })));
+        for wanted in wanted {
+            let request = Request {
+                seed: self.seed(wanted),
+                top: 0,
+                ..self.decoding.request::<B>(&self.prompts[wanted.problem], self.rules[wanted.rule], 0)
+            };
+            let id = scheduler.submit("", request)?;
+            answers.insert(id, Answer { wanted, steps: Vec::new() });
+        }
         Ok(())
     }
 
     /// Judges an answer and keeps it; `early` says why it ended if its last step does not. Whether it is right: one that
     /// failed is not, whatever it had said.
-    fn finish(&mut self, Row { wanted, steps }: Row, early: StopReason) -> Result<bool> {
+    fn finish(&mut self, Answer { wanted, steps }: Answer, early: StopReason) -> Result<bool> {
         let problem = &self.task.problems[wanted.problem];
         let text: String = steps.iter().map(|step| step.text.as_str()).collect();
         let mut score = problem.scorer.score(&text);

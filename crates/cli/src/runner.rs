@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use anyhow::Result;
 use burn::tensor::backend::Backend;
 use indicatif::ProgressBar;
-use moi_engine::{Engine, EngineError, Request, RowError, Step};
+use moi_engine::{Engine, EngineError, Event, Request, RequestId, Scheduler, SchedulerOptions, Step};
 use moi_models::CausalLm;
 
 use crate::{interrupt::Interrupt, output::StopReason, ui};
@@ -54,7 +54,7 @@ impl Ran {
     }
 }
 
-/// Runs requests as one batch until all have ended, or Ctrl-C. With tokens, their rate and what is left on a terminal.
+/// Runs requests together until all have ended, or Ctrl-C. With tokens, their rate and what is left on a terminal.
 pub(crate) fn together<B: Backend, M: CausalLm<B>>(
     engine: &Engine<B, M>,
     requests: Vec<Request<B>>,
@@ -63,31 +63,32 @@ pub(crate) fn together<B: Backend, M: CausalLm<B>>(
     let limit: Option<usize> = requests.iter().map(|request| request.stop.max_tokens).sum();
     let bar = rate(limit)?;
     let start = Instant::now();
-    let mut rows: Vec<Vec<Step>> = vec![Vec::new(); requests.len()];
-    let mut batch = engine.batch();
-    let first = batch.add_all(requests)?.first().map_or(0, |row| row.0);
-    let mut prefill = None;
-    let mut errors: Vec<Option<EngineError>> = rows.iter().map(|_| None).collect();
-    let mut failed = None;
-    while !batch.is_empty() && !interrupt.is_set() {
-        let steps = match batch.step() {
-            Ok(steps) => steps,
-            Err(error) => {
-                failed = Some(error);
-                break;
-            }
-        };
-        prefill.get_or_insert_with(|| start.elapsed());
-        bar.inc(steps.len() as u64);
-        for step in steps {
-            match step {
-                Ok(step) => rows[step.row.0 - first].push(step),
-                Err(RowError { row, error, text }) => {
-                    let row = row.0 - first;
-                    if let Some(last) = rows[row].last_mut() {
+    let mut scheduler = all_at_once(engine, requests.len());
+    let prepared = engine.prepare_all(requests)?;
+    let submit = |request| scheduler.submit_prepared("", request);
+    let ids: Vec<RequestId> = prepared.into_iter().map(submit).collect::<Result<_, _>>()?;
+    let mut rows: Vec<Vec<Step>> = vec![Vec::new(); ids.len()];
+    let mut errors: Vec<Option<EngineError>> = ids.iter().map(|_| None).collect();
+    let (mut prefill, mut failed) = (None, None);
+    while !scheduler.is_idle() && !interrupt.is_set() {
+        let events = scheduler.round();
+        if !events.is_empty() {
+            prefill.get_or_insert_with(|| start.elapsed());
+        }
+        bar.inc(events.len() as u64);
+        for event in events {
+            // They are numbered in the order in which they came.
+            let row = |id: RequestId| ids.binary_search(&id).unwrap_or_default();
+            match event {
+                Event::Step(id, step) => rows[row(id)].push(step),
+                Event::Failed(id, error, text) => {
+                    if let Some(last) = rows[row(id)].last_mut() {
                         last.text += &text;
                     }
-                    errors[row] = Some(error);
+                    match error {
+                        EngineError::Round(_) => failed = Some(error),
+                        _ => errors[row(id)] = Some(error),
+                    }
                 }
             }
         }
@@ -96,13 +97,23 @@ pub(crate) fn together<B: Backend, M: CausalLm<B>>(
     let prefill = prefill.unwrap_or_default();
     Ok(Ran {
         rows,
-        reused: batch.reused_positions(),
+        reused: scheduler.reused_positions(),
         prefill,
         decode: start.elapsed() - prefill,
         interrupted: interrupt.is_set(),
         errors,
         failed,
     })
+}
+
+/// A scheduler of requests that are all there from the beginning, of which so many run together.
+pub(crate) fn all_at_once<B: Backend, M: CausalLm<B>>(
+    engine: &Engine<B, M>,
+    running: usize,
+) -> Scheduler<'_, B, M> {
+    let options =
+        SchedulerOptions { max_running: running, max_queued: usize::MAX, ..SchedulerOptions::default() };
+    Scheduler::new(engine, options)
 }
 
 /// A line of tokens and their rate; with a bar and the time that is left where there is a limit.

@@ -132,7 +132,7 @@ fn attention(c: &mut Criterion) {
         let single = floats(kv_heads * columns * head_dim, 1.0);
         let half: Vec<f16> = single.iter().map(|&value| f16::from_f32(value)).collect();
         let (single_values, half_values) = (single.clone(), half.clone());
-        let sizes = Attention { heads, kv_heads, head_dim, softcap: None, window: None };
+        let sizes = Attention { heads, kv_heads, head_dim, softcap: None, window: None, sinks: None };
         let blocks =
             (0..columns / CACHE_BLOCK).map(|index| BlockPlace { slab: 0, index }).collect::<Vec<_>>();
         let visible = Visible::Causal;

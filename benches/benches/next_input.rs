@@ -9,14 +9,14 @@ use burn::tensor::{Int, Tensor, backend::Backend};
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use moi::{EmbeddingRows, InputRule, Support, next_inputs};
 use moi_benches::{Case, compare, finish, noise, randomized};
-use moi_models::Embedding;
+use moi_models::{Embedding, Mixing, default_kernels};
 
 /// SmolLM2's.
 const VOCABULARY: usize = 49_152;
 const WIDTH: usize = 576;
 
 /// An embedding as the engine hands it to the input layer.
-struct Rows<B: Backend>(Embedding<B>);
+struct Rows<B: Backend>(Embedding<B>, Mixing<B>);
 
 impl<B: Backend> EmbeddingRows<B> for Rows<B> {
     fn dims(&self) -> [usize; 2] {
@@ -24,11 +24,11 @@ impl<B: Backend> EmbeddingRows<B> for Rows<B> {
     }
 
     fn rows(&self, tokens: Tensor<B, 1, Int>) -> Tensor<B, 2> {
-        self.0.rows(tokens)
+        self.1.rows(&self.0, tokens)
     }
 
     fn weighted_sum(&self, weights: Tensor<B, 2>) -> Tensor<B, 2> {
-        self.0.weighted_sum(weights)
+        self.1.weighted_sum(&self.0, weights)
     }
 
     fn distribution(
@@ -36,7 +36,7 @@ impl<B: Backend> EmbeddingRows<B> for Rows<B> {
         logits: &Tensor<B, 2>,
         probabilities: bool,
     ) -> Option<(Tensor<B, 2>, Tensor<B, 2>)> {
-        moi_models::distribution(logits, probabilities)
+        self.1.distribution(logits, probabilities)
     }
 }
 
@@ -47,7 +47,8 @@ struct NextInput {
 
 impl Case for NextInput {
     fn prepare<B: Backend>(&self, device: &B::Device) -> impl FnMut() {
-        let table = Rows(randomized::<B, _>(Embedding::<B>::new(VOCABULARY, WIDTH, 1.0, device), device));
+        let table = randomized::<B, _>(Embedding::<B>::new(VOCABULARY, WIDTH, 1.0, device), device);
+        let table = Rows(table, Mixing::new(0.0, default_kernels()));
         // So spread that nearly all tokens count: a model's own distributions leave most of the table unread.
         let logits = noise::<B, 2>([self.batch, VOCABULARY], 3.0, device);
         let tokens = Tensor::<B, 1, Int>::arange(0..self.batch as i64, device);

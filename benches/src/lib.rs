@@ -180,7 +180,7 @@ impl Weights {
     pub fn applies<B: Backend>(self) -> bool {
         match self {
             Self::Dense | Self::Packed(_, Activations::F32) => true,
-            Self::Packed(..) => moi_models::has_kernels::<B>(),
+            Self::Packed(..) => moi_models::default_kernels::<B>().rounds_activations(),
         }
     }
 

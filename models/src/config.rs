@@ -79,6 +79,8 @@ pub struct AttentionConfig {
     pub scale: f64,
     /// `cap * tanh(scores / cap)`, after the factor.
     pub softcap: Option<f64>,
+    /// A logit of each head that takes a share of the softmax and gives nothing.
+    pub sinks: bool,
 }
 
 /// What a norm of queries or keys spans.
@@ -282,6 +284,9 @@ impl Parameters {
             self.linear(&format!("{name}.{part}"), d, width, a.qkv_bias);
         }
         self.linear(&format!("{name}.o_proj"), q, d, a.output_bias);
+        if a.sinks {
+            self.0.push((format!("{name}.sinks"), vec![a.num_heads]));
+        }
         for (part, projection) in [("q_norm", q), ("k_norm", kv)] {
             match a.qk_norm {
                 None => {}

@@ -1,15 +1,15 @@
 //! What all layers of a forward pass share: where its positions lie, how heads are rotated and what a query sees.
 
-use std::cell::OnceCell;
 #[cfg(feature = "gpu")]
 use std::cell::RefCell;
+use std::{cell::OnceCell, sync::Arc};
 
 #[cfg(feature = "gpu")]
 use burn::tensor::Int;
 use burn::tensor::{DType, Tensor, TensorData, backend::Backend};
 use moi_kernels::{AttentionSpan, Visible};
 
-use crate::{KvPool, RopeConfig, Span, cache::KindTables};
+use crate::{Kernels, KvPool, RopeConfig, Span, cache::KindTables};
 
 /// Finite, and representable in float16: a row that sees nothing must not become NaN.
 const HIDDEN: f32 = -6e4;
@@ -17,6 +17,8 @@ const HIDDEN: f32 = -6e4;
 /// One forward pass.
 #[derive(Debug)]
 pub(crate) struct ForwardContext<B: Backend> {
+    /// How all is computed.
+    pub(crate) kernels: Arc<dyn Kernels<B>>,
     /// New positions of all sequences.
     pub(crate) tokens: usize,
     pub(crate) spans: Vec<SpanContext>,
@@ -63,6 +65,7 @@ impl<B: Backend> ForwardContext<B> {
         spans: &[Span<'_>],
         pool: &KvPool<B>,
         ropes: &[RopeConfig],
+        kernels: Arc<dyn Kernels<B>>,
         device: &B::Device,
     ) -> Self {
         let tables = pool.places(spans.iter().map(|span| (&*span.table, span.len)));
@@ -88,6 +91,7 @@ impl<B: Backend> ForwardContext<B> {
             visible: span.visible.clone(),
         });
         Self {
+            kernels,
             tokens: positions.len(),
             spans: spans.collect(),
             positions,
@@ -222,12 +226,10 @@ impl<B: Backend> Angles<B> {
         self.cos.dims()[1]
     }
 
-    #[cfg(any(feature = "flex", feature = "gpu"))]
     pub(crate) fn cos(&self) -> &Tensor<B, 2> {
         &self.cos
     }
 
-    #[cfg(any(feature = "flex", feature = "gpu"))]
     pub(crate) fn sin(&self) -> &Tensor<B, 2> {
         &self.sin
     }

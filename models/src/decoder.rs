@@ -1,6 +1,6 @@
 //! The one decoder. Reads top-down: decoder, stack, layer.
 
-use std::ops::RangeInclusive;
+use std::{ops::RangeInclusive, sync::Arc};
 
 use burn::{
     module::Module,
@@ -9,8 +9,9 @@ use burn::{
 
 use crate::{
     AttentionConfig, AttentionKind, CausalLm, DecoderConfig, Embedding, Experts, FeedForwardKind,
-    ForwardBatch, KvPool, LayerConfig, Linear, Mlp, ModelError, Norm, NormPlace, RopeConfig, SelfAttention,
-    Visible, cache::LayerShape, context::ForwardContext, residual::Residual,
+    ForwardBatch, Kernels, KvPool, LayerConfig, Linear, Mlp, ModelError, Norm, NormPlace, RopeConfig,
+    SelfAttention, Visible, cache::LayerShape, context::ForwardContext, default_kernels, kernels::KernelsOf,
+    residual::Residual,
 };
 
 /// A decoder-only transformer with a language model head. Field names follow the checkpoints' of Llama; an
@@ -25,6 +26,8 @@ pub struct Decoder<B: Backend> {
     config: DecoderConfig,
     #[module(skip)]
     ropes: Vec<RopeConfig>,
+    #[module(skip)]
+    kernels: KernelsOf,
 }
 
 /// Everything but the head.
@@ -100,6 +103,7 @@ impl DecoderConfig {
             lm_head: (!self.tie_word_embeddings).then(|| Linear::new(d, self.vocab_size, false, device)),
             config: self.clone(),
             ropes,
+            kernels: KernelsOf::new(default_kernels::<B>()),
         }
     }
 
@@ -124,6 +128,13 @@ impl<B: Backend> Decoder<B> {
     /// What the model was built from.
     pub fn config(&self) -> &DecoderConfig {
         &self.config
+    }
+
+    /// With other kernels than those that this build has for the backend: of an app's own, or [`crate::TensorOperations`]
+    /// to compare with. Pools that were made before do not fit it.
+    pub fn with_kernels(mut self, kernels: Arc<dyn Kernels<B>>) -> Self {
+        self.kernels = KernelsOf::new(kernels);
+        self
     }
 
     /// Whether a batch fits the model.
@@ -163,13 +174,15 @@ impl<B: Backend> Decoder<B> {
     ) -> Tensor<B, 2> {
         let ids: Vec<i64> = context.positions.iter().map(|&position| position as i64).collect();
         let count = ids.len();
-        table.rows(Tensor::<B, 1, Int>::from_data(TensorData::new(ids, [count]), device))
+        let ids = Tensor::<B, 1, Int>::from_data(TensorData::new(ids, [count]), device);
+        table.scaled(context.kernels.rows(&table.weight, ids))
     }
 }
 
 impl<B: Backend> CausalLm<B> for Decoder<B> {
     fn embed(&self, ids: Tensor<B, 1, Int>) -> Tensor<B, 2> {
-        self.model.embed_tokens.rows(ids)
+        let table = &self.model.embed_tokens;
+        table.scaled(self.kernels().rows(&table.weight, ids))
     }
 
     fn forward(&self, batch: ForwardBatch<'_, B>, pool: &mut KvPool<B>) -> Result<Tensor<B, 2>, ModelError> {
@@ -181,12 +194,12 @@ impl<B: Backend> CausalLm<B> for Decoder<B> {
             return Err(error);
         }
         let device = inputs.device();
-        let context = ForwardContext::new(&spans, pool, &self.ropes, &device);
+        let context = ForwardContext::new(&spans, pool, &self.ropes, self.kernels(), &device);
         let mut x = inputs.cast(DType::F32);
         if let Some(table) = &self.model.embed_positions {
             x = x + self.positions(table, &context, &device).cast(DType::F32);
         }
-        let mut stream = Residual::new(x);
+        let mut stream = Residual::new(x, &*context.kernels);
         for (index, layer) in self.model.layers.iter().enumerate() {
             stream = layer.forward(stream, index, &context, pool);
         }
@@ -197,8 +210,8 @@ impl<B: Backend> CausalLm<B> for Decoder<B> {
 
     fn logits(&self, hidden: Tensor<B, 2>) -> Tensor<B, 2> {
         let logits = match &self.lm_head {
-            Some(head) => head.forward(hidden),
-            None => self.model.embed_tokens.products(hidden),
+            Some(head) => self.kernels().linear(head, hidden),
+            None => self.kernels().logits(&self.model.embed_tokens.weight, hidden),
         };
         let mut logits = logits.cast(DType::F32);
         if self.config.logit_scale != 1.0 {
@@ -215,8 +228,14 @@ impl<B: Backend> CausalLm<B> for Decoder<B> {
     }
 
     fn new_pool(&self, device: &B::Device) -> KvPool<B> {
-        let shape = |layer: &DecoderLayer<B>| layer.self_attn.as_ref().and_then(SelfAttention::cached);
-        KvPool::new(&self.model.layers.iter().map(shape).collect::<Vec<Option<LayerShape>>>(), device)
+        let kernels = self.kernels();
+        let shape = |layer: &DecoderLayer<B>| layer.self_attn.as_ref().and_then(|own| own.cached(&*kernels));
+        let shapes: Vec<Option<LayerShape>> = self.model.layers.iter().map(shape).collect();
+        KvPool::new(&shapes, kernels.cache_layout(), device)
+    }
+
+    fn kernels(&self) -> Arc<dyn Kernels<B>> {
+        self.kernels.get()
     }
 
     fn context_length(&self) -> usize {
@@ -266,20 +285,21 @@ impl<B: Backend> DecoderLayer<B> {
         &'a self,
         stream: Residual<'a, B>,
         index: usize,
-        context: &ForwardContext<B>,
+        context: &'a ForwardContext<B>,
         pool: &mut KvPool<B>,
     ) -> Residual<'a, B> {
         let [of_attention, of_feed_forward] = self.around();
+        let kernels = &*context.kernels;
         let (stream, x) = stream.normed(of_attention.before);
         let attended = self.self_attn.as_ref().map(|attention| attention.forward(x, index, context, pool));
         if self.parallel {
             let (stream, x) = stream.normed(of_feed_forward.before);
             let stream = stream.add(attended, of_attention.after, self.residual_scale);
-            return stream.add(self.fed(x), of_feed_forward.after, self.residual_scale);
+            return stream.add(self.fed(x, kernels), of_feed_forward.after, self.residual_scale);
         }
         let stream = stream.add(attended, of_attention.after, self.residual_scale);
         let (stream, x) = stream.normed(of_feed_forward.before);
-        stream.add(self.fed(x), of_feed_forward.after, self.residual_scale)
+        stream.add(self.fed(x, kernels), of_feed_forward.after, self.residual_scale)
     }
 
     /// The norms around attention, and around the feed-forward block.
@@ -300,11 +320,11 @@ impl<B: Backend> DecoderLayer<B> {
     }
 
     /// What the feed-forward block computes.
-    fn fed(&self, x: Tensor<B, 2>) -> Option<Tensor<B, 2>> {
+    fn fed(&self, x: Tensor<B, 2>, kernels: &dyn Kernels<B>) -> Option<Tensor<B, 2>> {
         Some(match self.mlp.as_ref()? {
-            FeedForward::Mlp(mlp) => mlp.forward(x),
-            FeedForward::Experts(experts) => experts.forward(x),
-            FeedForward::Linear(linear) => linear.linear_mlp.forward(x),
+            FeedForward::Mlp(mlp) => kernels.mlp(mlp, x),
+            FeedForward::Experts(experts) => experts.forward(x, kernels),
+            FeedForward::Linear(linear) => kernels.linear(&linear.linear_mlp, x),
         })
     }
 }

@@ -2,7 +2,7 @@
 
 use burn::{
     module::Module,
-    tensor::{Int, Tensor, backend::Backend},
+    tensor::{Tensor, backend::Backend},
 };
 
 use crate::Matrix;
@@ -31,25 +31,11 @@ impl<B: Backend> Embedding<B> {
         self.scale
     }
 
-    /// The rows of `ids` `[n]` as they enter the model: `[n, d]`.
-    pub fn rows(&self, ids: Tensor<B, 1, Int>) -> Tensor<B, 2> {
-        self.scaled(self.weight.rows(ids))
-    }
-
-    /// Weighted sums of all rows as they enter the model: `weights` `[n, vocab]` in float32, result `[n, d]`.
-    pub fn weighted_sum(&self, weights: Tensor<B, 2>) -> Tensor<B, 2> {
-        self.scaled(self.weight.weighted_sum(weights))
-    }
-
-    pub(crate) fn scaled(&self, rows: Tensor<B, 2>) -> Tensor<B, 2> {
+    /// Rows or sums of rows as they are stored `[n, d]`, as they enter the model.
+    pub fn scaled(&self, rows: Tensor<B, 2>) -> Tensor<B, 2> {
         match self.scale == 1.0 {
             true => rows,
             false => rows.mul_scalar(self.scale),
         }
-    }
-
-    /// Products of `x` `[n, d]` with every row as it is stored `[n, vocab]`: the tied head.
-    pub fn products(&self, x: Tensor<B, 2>) -> Tensor<B, 2> {
-        self.weight.products(x)
     }
 }

@@ -5,7 +5,7 @@ use burn::{
     tensor::{DType, IndexingUpdateOp, Int, Tensor, TensorData, activation::softmax, backend::Backend},
 };
 
-use crate::{ExpertsConfig, Linear, Mlp};
+use crate::{ExpertsConfig, Kernels, Linear, Mlp};
 
 /// A router and its experts. Each position goes to the experts with the largest shares of the softmax of the
 /// router's scores; their outputs are summed with those shares.
@@ -41,9 +41,9 @@ impl<B: Backend> Experts<B> {
     /// `[rows, d]` to `[rows, d]`.
     ///
     /// The shares are read back to the host: it must know which experts to run.
-    pub fn forward(&self, x: Tensor<B, 2>) -> Tensor<B, 2> {
+    pub fn forward(&self, x: Tensor<B, 2>, kernels: &dyn Kernels<B>) -> Tensor<B, 2> {
         let device = x.device();
-        let shares = softmax(self.gate.forward(x.clone()).cast(DType::F32), 1);
+        let shares = softmax(kernels.linear(&self.gate, x.clone()).cast(DType::F32), 1);
         let shares: Vec<f32> = shares.into_data().iter::<f32>().collect();
         let picks = pick(&shares, self.experts.len(), self.num_per_token, self.normalized);
         let mut out = x.zeros_like();
@@ -56,7 +56,8 @@ impl<B: Backend> Experts<B> {
                 Tensor::<B, 1, Int>::from_data(TensorData::new(picks.positions, [count]), &device);
             let shares = TensorData::new(picks.shares, [count, 1]);
             let shares = Tensor::<B, 2>::from_data(shares, (&device, DType::F32)).cast(x.dtype());
-            let y = expert.forward(x.clone().select(0, positions.clone())).cast(x.dtype()) * shares;
+            let own = x.clone().select(0, positions.clone());
+            let y = kernels.mlp(expert, own).cast(x.dtype()) * shares;
             out = out.select_assign(0, positions, y, IndexingUpdateOp::Add);
         }
         out

@@ -108,6 +108,7 @@ pub(crate) fn decoder_with_rope(
             window: None,
             scale: (heads.head_dim as f64).powf(-0.5),
             softcap: None,
+            sinks: false,
         })),
         feed_forward: Some(FeedForwardKind::Mlp(MlpConfig {
             intermediate_size: fields.or("intermediate_size", defaults.intermediate_size)?,

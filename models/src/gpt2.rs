@@ -52,6 +52,7 @@ pub(crate) fn architecture(config: &Value) -> Result<Architecture, ModelError> {
             window: None,
             scale: if by_layer { scale / (index + 1) as f64 } else { scale },
             softcap: None,
+            sinks: false,
         })),
         feed_forward: Some(FeedForwardKind::Mlp(mlp.clone())),
         norms: NormPlace::Before,

@@ -54,6 +54,7 @@ pub(crate) fn architecture(config: &Value) -> Result<Architecture, ModelError> {
             window: None,
             scale: (head_dim as f64).powf(-0.5),
             softcap: None,
+            sinks: false,
         })),
         feed_forward: Some(FeedForwardKind::Mlp(MlpConfig {
             intermediate_size: fields.or("intermediate_size", 24_576)?,

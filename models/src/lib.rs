@@ -70,14 +70,16 @@ mod rope_fields;
 pub mod smollm3;
 mod validate;
 
-use std::ops::RangeInclusive;
+use std::{ops::RangeInclusive, sync::Arc};
 
 use burn::tensor::{Int, Tensor, backend::Backend};
 
 pub use architecture::{Architecture, Names, supported_model_types};
 pub use attention::{Attention, LinearAttention, SelfAttention};
 pub use batch::{ForwardBatch, Span, Visible};
-pub use cache::{BLOCK_POSITIONS, BlockTable, KvPool, ParkedTable, SharedBlock};
+pub use cache::{
+    BLOCK_POSITIONS, BlockRun, BlockTable, CacheLayout, KvPool, LayerBlocks, ParkedTable, SharedBlock,
+};
 pub use config::{
     Activation, AttentionConfig, AttentionKind, DecoderConfig, ExpertsConfig, FeedForwardKind, LayerConfig,
     MlpConfig, NormConfig, NormKind, NormPlace, QkNorm,
@@ -87,13 +89,14 @@ pub use embedding::Embedding;
 pub use error::ModelError;
 pub use experts::Experts;
 pub use kernels::{
-    distribution, has_gpu_kernels, has_kernels, is_gpu, sample_and_mix, use_gpu_kernels, with_values,
+    AttentionPass, BlockOutput, Kernels, Means, TensorOperations, default_kernels, has_gpu_kernels, is_gpu,
+    sample_and_mix, use_gpu_kernels, with_values,
 };
 pub use linear::Linear;
 pub use matrix::Matrix;
 pub use mixing::Mixing;
 pub use mlp::Mlp;
-pub use moi_kernels::{BLOCK, PackedForm};
+pub use moi_kernels::{AttentionSpan, BLOCK, BlockPlace, PackedForm, RowCache};
 pub use names::{Rows, TensorSource, is_held_in_float32};
 pub use norm::Norm;
 pub use packed::{Activations, PackedMatrix, scales_dtype};
@@ -130,6 +133,11 @@ pub trait CausalLm<B: Backend> {
 
     /// A pool of keys and values for the sequences that this model computes on a device.
     fn new_pool(&self, device: &B::Device) -> KvPool<B>;
+
+    /// How its operations are computed, and those of the input layer on its embedding.
+    fn kernels(&self) -> Arc<dyn Kernels<B>> {
+        default_kernels()
+    }
 
     /// How many positions the model was made for.
     fn context_length(&self) -> usize;

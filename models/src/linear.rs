@@ -5,7 +5,7 @@ use burn::{
     tensor::{DType, Int, Tensor, backend::Backend},
 };
 
-use crate::{Matrix, kernels::Kernels};
+use crate::Matrix;
 
 /// `y = x W^T + b` with `W` stored `[out, in]`, as checkpoints store it.
 #[derive(Module, Debug)]
@@ -25,34 +25,14 @@ impl<B: Backend> Linear<B> {
         }
     }
 
-    /// `[rows, in]` of any float type to `[rows, out]` in the type of the weights or in float32, with a bias in float32.
+    /// `[rows, in]` of any float type to `[rows, out]` in the type of the weights or in float32, with a bias in float32; by
+    /// tensor operations.
     pub fn forward(&self, x: Tensor<B, 2>) -> Tensor<B, 2> {
-        match B::maps(&x, &[self.into()], None).and_then(|mut y| y.pop()) {
-            Some(y) => y,
-            None => self.biased(self.weight.products(x)),
-        }
+        self.biased(self.weight.products(x))
     }
 
-    /// Several layers on one input: kernels then round it once and share out the work of all.
-    pub(crate) fn together<const N: usize>(layers: [&Self; N], x: Tensor<B, 2>) -> [Tensor<B, 2>; N] {
-        let maps = B::maps(&x, &layers.map(Into::into), None);
-        if let Some(all) = maps.and_then(|all| <[Tensor<B, 2>; N]>::try_from(all).ok()) {
-            return all;
-        }
-        let products = B::products(&x, &layers.map(|layer| &layer.weight));
-        match products.and_then(|products| <[Tensor<B, 2>; N]>::try_from(products).ok()) {
-            Some(products) => {
-                let mut layers = layers.into_iter();
-                products.map(|y| match layers.next() {
-                    Some(layer) => layer.biased(y),
-                    None => y,
-                })
-            }
-            None => layers.map(|layer| layer.forward(x.clone())),
-        }
-    }
-
-    fn biased(&self, y: Tensor<B, 2>) -> Tensor<B, 2> {
+    /// Products with the bias, if there is one.
+    pub(crate) fn biased(&self, y: Tensor<B, 2>) -> Tensor<B, 2> {
         match &self.bias {
             Some(bias) => y.cast(DType::F32) + bias.val().cast(DType::F32).unsqueeze(),
             None => y,

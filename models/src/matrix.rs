@@ -7,11 +7,7 @@ use burn::{
     tensor::{DType, FloatDType, Int, Tensor, backend::Backend},
 };
 
-use crate::{
-    PackedForm, PackedMatrix,
-    kernels::{Kernels, Map},
-    linear::uninitialized,
-};
+use crate::{Kernels, PackedForm, PackedMatrix, linear::uninitialized};
 
 /// A matrix `[out, in]`, as checkpoints store it. The variants of packed ones bear the names of their forms, by
 /// which a loader knows what belongs there.
@@ -109,27 +105,20 @@ impl<B: Backend> Matrix<B> {
         }
     }
 
-    /// The type of keys and values that come from it: see [`Activations`].
-    pub(crate) fn cache_dtype(&self) -> FloatDType {
+    /// The type of keys and values that come from it, beside these kernels: see [`crate::Activations`].
+    pub(crate) fn cache_dtype(&self, kernels: &dyn Kernels<B>) -> FloatDType {
         match self.either() {
             Either::Dense(weight) => weight.val().dtype().into(),
-            Either::Packed(packed) => packed.activations().cache_dtype::<B>(),
+            Either::Packed(packed) => packed.activations().cache_dtype(kernels),
         }
     }
 
     /// `x` `[n, in]` of any float type times the transpose: `[n, out]` in the type of the weights or in float32, of
-    /// packed ones in float32.
+    /// packed ones in float32. By tensor operations.
     ///
     /// A dense matrix is seen transposed: column-major on the right is what matrix-vector kernels want, and no
     /// weight is rearranged when it is loaded.
     pub fn products(&self, x: Tensor<B, 2>) -> Tensor<B, 2> {
-        if let Some(products) = B::products(&x, &[self]).and_then(|mut products| products.pop()) {
-            return products;
-        }
-        let map = Map { matrix: self, bias: None };
-        if let Some(products) = B::maps(&x, &[map], None).and_then(|mut products| products.pop()) {
-            return products;
-        }
         match self.either() {
             Either::Dense(weight) => {
                 let weight = weight.val();
@@ -139,23 +128,19 @@ impl<B: Backend> Matrix<B> {
         }
     }
 
-    /// Weighted sums of all rows: `weights` `[n, out]` in float32, result `[n, in]` in float32. Kernels leave out rows
-    /// of the smallest weights, which together have less than 1e-7 of all.
+    /// Weighted sums of all rows: `weights` `[n, out]` in float32, result `[n, in]` in float32; by tensor operations.
     pub fn weighted_sum(&self, weights: Tensor<B, 2>) -> Tensor<B, 2> {
-        if let Some(sum) = B::weighted_sum(self, &weights) {
-            return sum;
-        }
         match self.either() {
             Either::Dense(weight) => weighted_sum_of_floats(weight.val(), weights),
             Either::Packed(packed) => packed.weighted_sum(weights),
         }
     }
 
-    /// The rows of `ids` `[n]`: `[n, in]`.
+    /// The rows of `ids` `[n]`: `[n, in]`; by tensor operations.
     pub fn rows(&self, ids: Tensor<B, 1, Int>) -> Tensor<B, 2> {
         match self.either() {
             Either::Dense(weight) => weight.val().select(0, ids),
-            Either::Packed(packed) => B::packed_rows(self, &ids).unwrap_or_else(|| packed.rows(ids)),
+            Either::Packed(packed) => packed.rows(ids),
         }
     }
 }

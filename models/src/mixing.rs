@@ -1,15 +1,12 @@
 //! Mean embeddings: which rows of the table are read, and what stands for the others.
 
-use std::sync::{Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
-use burn::tensor::{DType, Tensor, backend::Backend};
+use burn::tensor::{DType, Int, Tensor, backend::Backend};
 
 use moi_kernels::RowCache;
 
-use crate::{
-    Activations, Embedding, Matrix,
-    kernels::{Kernels, Means},
-};
+use crate::{Activations, Embedding, Kernels, Matrix, Means};
 
 /// Of weights in float32 without rounded activations: with it what the mean row stands for is lost among the rounding of
 /// a model's sums.
@@ -25,6 +22,7 @@ const ROUNDED: f32 = 1.0 / 1024.0;
 /// place of the rows of the least likely tokens.
 #[derive(Debug)]
 pub struct Mixing<B: Backend> {
+    kernels: Arc<dyn Kernels<B>>,
     tolerance: f32,
     /// Computed when the first mixture needs it.
     mean_row: OnceLock<Tensor<B, 1>>,
@@ -34,28 +32,29 @@ pub struct Mixing<B: Backend> {
 
 impl<B: Backend> Mixing<B> {
     /// With a tolerance of 0 every row is read that has a weight in float32.
-    pub fn new(tolerance: f32) -> Self {
-        Self { tolerance, mean_row: OnceLock::new(), read: Mutex::default() }
+    pub fn new(tolerance: f32, kernels: Arc<dyn Kernels<B>>) -> Self {
+        Self { kernels, tolerance, mean_row: OnceLock::new(), read: Mutex::default() }
     }
 
     /// With the tolerance that belongs to a table: 1e-5 where it is in float32 and activations are not rounded, else
     /// 2^-10; 0 for a table of at most 4,096 rows.
-    pub fn auto(embedding: &Embedding<B>) -> Self {
+    pub fn auto(embedding: &Embedding<B>, kernels: Arc<dyn Kernels<B>>) -> Self {
         let is_exact = match &embedding.weight {
             Matrix::Dense(weight) => weight.val().dtype() == DType::F32,
             packed => packed.packed().is_some_and(|packed| packed.activations() == Activations::F32),
         };
-        Self::new(match is_exact {
+        let tolerance = match is_exact {
             _ if embedding.dims()[0] <= SMALL => 0.0,
             true => EXACT,
             false => ROUNDED,
-        })
+        };
+        Self::new(tolerance, kernels)
     }
 
     /// The largest share of an input's weight, gate times probability, that goes to the mean row; 0 on backends without
     /// kernels for it, which read the whole table.
     pub fn tolerance(&self) -> f32 {
-        match B::has_mean() {
+        match self.kernels.has_tolerance() {
             true => self.tolerance,
             false => 0.0,
         }
@@ -74,8 +73,27 @@ impl<B: Backend> Mixing<B> {
         // Whoever panicked has left it with rows that are whole or not yet told of.
         let mut read = self.read.lock().unwrap_or_else(PoisonError::into_inner);
         let spec = Means { mean_row: &mean_row, share, tolerance: self.tolerance };
-        let (means, entropies) = B::means(&embedding.weight, &spec, &mut read, logits)?;
+        let (means, entropies) = self.kernels.means(&embedding.weight, &spec, &mut read, logits)?;
         Some((embedding.scaled(means), entropies))
+    }
+
+    /// The rows of `ids` `[n]` as they enter the model: `[n, d]`.
+    pub fn rows(&self, embedding: &Embedding<B>, ids: Tensor<B, 1, Int>) -> Tensor<B, 2> {
+        embedding.scaled(self.kernels.rows(&embedding.weight, ids))
+    }
+
+    /// Weighted sums of all rows as they enter the model: `weights` `[n, vocab]` in float32, result `[n, d]`.
+    pub fn weighted_sum(&self, embedding: &Embedding<B>, weights: Tensor<B, 2>) -> Tensor<B, 2> {
+        embedding.scaled(self.kernels.weighted_sum(&embedding.weight, weights))
+    }
+
+    /// Probabilities and entropies: see [`Kernels::distribution`].
+    pub fn distribution(
+        &self,
+        logits: &Tensor<B, 2>,
+        probabilities: bool,
+    ) -> Option<(Tensor<B, 2>, Tensor<B, 2>)> {
+        self.kernels.distribution(logits, probabilities)
     }
 
     /// The mean of all rows as they are stored `[d]`, in float32.
@@ -83,7 +101,7 @@ impl<B: Backend> Mixing<B> {
         self.mean_row.get_or_init(|| {
             let [vocab, width] = embedding.dims();
             let weights = Tensor::full([1, vocab], 1.0 / vocab as f64, (device, DType::F32));
-            embedding.weight.weighted_sum(weights).cast(DType::F32).reshape([width])
+            self.kernels.weighted_sum(&embedding.weight, weights).cast(DType::F32).reshape([width])
         })
     }
 }

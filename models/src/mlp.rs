@@ -9,10 +9,7 @@ use burn::{
     },
 };
 
-use crate::{
-    Activation, Linear, MlpConfig,
-    kernels::{Kernels, Map},
-};
+use crate::{Activation, Linear, MlpConfig};
 
 /// `down(act(gate(x)) * up(x))`, SwiGLU where the activation is SiLU; `down(act(up(x)))` without a gate.
 #[derive(Module, Debug)]
@@ -40,32 +37,43 @@ impl<B: Backend> Mlp<B> {
         }
     }
 
-    /// `[rows, d]` to `[rows, d]`.
+    /// `[rows, d]` to `[rows, d]`, by tensor operations.
     pub fn forward(&self, x: Tensor<B, 2>) -> Tensor<B, 2> {
-        let inward: Vec<_> = self.gate_proj.iter().chain([&self.up_proj]).map(Map::from).collect();
-        if let Some(inner) = B::maps(&x, &inward, Some(self.activation)).and_then(|mut inner| inner.pop()) {
-            return self.down_proj.forward(inner);
-        }
+        self.forward_by(x, Linear::forward)
+    }
+
+    /// The same with another way through the linear layers.
+    pub fn forward_by(
+        &self,
+        x: Tensor<B, 2>,
+        linear: impl Fn(&Linear<B>, Tensor<B, 2>) -> Tensor<B, 2>,
+    ) -> Tensor<B, 2> {
         let single = |x: Tensor<B, 2>| x.cast(DType::F32);
-        let (inner, up) = match &self.gate_proj {
-            Some(gate) => {
-                let [gate, up] = Linear::together([gate, &self.up_proj], x);
-                (single(gate), Some(single(up)))
-            }
-            None => (single(self.up_proj.forward(x)), None),
+        let gate = self.gate_proj.as_ref().map(|gate| single(linear(gate, x.clone())));
+        let up = single(linear(&self.up_proj, x));
+        let inner = match gate {
+            Some(gate) => self.activation.gated(gate, Some(up)),
+            None => self.activation.gated(up, None),
         };
-        let inner = B::gated(self.activation, inner, up.as_ref()).unwrap_or_else(|inner| {
-            let inner = self.activation.apply(inner);
-            match up {
-                Some(up) => inner * up,
-                None => inner,
-            }
-        });
-        self.down_proj.forward(inner)
+        linear(&self.down_proj, inner)
+    }
+
+    /// What stands between the linear layers.
+    pub fn activation(&self) -> Activation {
+        self.activation
     }
 }
 
 impl Activation {
+    /// `activation(gate) * up`, or the activation alone.
+    pub(crate) fn gated<B: Backend>(self, gate: Tensor<B, 2>, up: Option<Tensor<B, 2>>) -> Tensor<B, 2> {
+        let inner = self.apply(gate);
+        match up {
+            Some(up) => inner * up,
+            None => inner,
+        }
+    }
+
     fn apply<B: Backend>(self, x: Tensor<B, 2>) -> Tensor<B, 2> {
         match self {
             Self::Silu => silu(x),

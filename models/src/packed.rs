@@ -10,15 +10,12 @@ use burn::{
 use moi_kernels::{BLOCK, PackedForm, ROWS};
 
 use crate::{
-    kernels::{Kernels, has_gpu_kernels},
+    Kernels,
     linear::{uninitialized, uninitialized_int},
 };
 
 /// Values that are unpacked at a time: few enough to stay in a processor's cache as float32.
 const TILE: usize = 1 << 18;
-
-/// The same on a device with a kernel for it: 256 MB.
-const DEVICE_TILE: usize = 1 << 26;
 
 /// What the activations are rounded to for products with packed weights, where the backend has kernels for that;
 /// elsewhere to nothing. Where they are rounded, keys and values are float16 in the cache.
@@ -37,10 +34,10 @@ pub enum Activations {
 }
 
 impl Activations {
-    /// The type of keys and values beside such activations.
-    pub fn cache_dtype<B: Backend>(self) -> FloatDType {
+    /// The type of keys and values beside such activations, with these kernels.
+    pub fn cache_dtype<B: Backend>(self, kernels: &dyn Kernels<B>) -> FloatDType {
         match self {
-            Self::Mixed | Self::Int8 | Self::Int16 if B::has_kernels() => FloatDType::F16,
+            Self::Mixed | Self::Int8 | Self::Int16 if kernels.rounds_activations() => FloatDType::F16,
             _ => FloatDType::F32,
         }
     }
@@ -119,17 +116,37 @@ impl<B: Backend> PackedMatrix<B> {
         (self.activations, self.inward) = (activations, inward);
     }
 
-    /// `x` `[n, in]` times the transpose: `[n, out]`.
+    /// `x` `[n, in]` times the transpose: `[n, out]`; by tensor operations.
     pub fn products(&self, x: Tensor<B, 2>) -> Tensor<B, 2> {
-        let x = x.cast(DType::F32);
-        let tiles = self.unpacked_tiles().map(|tile| x.clone().matmul(tile.transpose())).collect();
-        Tensor::cat(tiles, 1)
+        self.products_by(x, TILE, |_, _| None)
     }
 
-    /// `weights` `[n, out]` times the matrix: `[n, in]`.
+    /// The same with so many values unpacked at a time, by a kernel where it gives rows from one on `[rows, in]`.
+    pub(crate) fn products_by(
+        &self,
+        x: Tensor<B, 2>,
+        tile: usize,
+        unpack: impl Fn(usize, usize) -> Option<Tensor<B, 2>>,
+    ) -> Tensor<B, 2> {
+        let x = x.cast(DType::F32);
+        let tiles = self.unpacked_tiles(tile, unpack).map(|tile| x.clone().matmul(tile.transpose()));
+        Tensor::cat(tiles.collect(), 1)
+    }
+
+    /// `weights` `[n, out]` times the matrix: `[n, in]`; by tensor operations.
     pub fn weighted_sum(&self, weights: Tensor<B, 2>) -> Tensor<B, 2> {
+        self.weighted_sum_by(weights, TILE, |_, _| None)
+    }
+
+    /// See [`Self::products_by`].
+    pub(crate) fn weighted_sum_by(
+        &self,
+        weights: Tensor<B, 2>,
+        tile: usize,
+        unpack: impl Fn(usize, usize) -> Option<Tensor<B, 2>>,
+    ) -> Tensor<B, 2> {
         let mut start = 0;
-        let products = self.unpacked_tiles().map(|tile| {
+        let products = self.unpacked_tiles(tile, unpack).map(|tile| {
             let rows = tile.dims()[0];
             let part = weights.clone().narrow(1, start, rows);
             start += rows;
@@ -155,15 +172,18 @@ impl<B: Backend> PackedMatrix<B> {
         values.select(0, firsts + within)
     }
 
-    /// The matrix, some rows at a time: many where a kernel unpacks them for the device to multiply.
-    fn unpacked_tiles(&self) -> impl Iterator<Item = Tensor<B, 2>> {
+    /// The matrix, some rows at a time: about so many values.
+    fn unpacked_tiles(
+        &self,
+        size: usize,
+        unpack: impl Fn(usize, usize) -> Option<Tensor<B, 2>>,
+    ) -> impl Iterator<Item = Tensor<B, 2>> {
         let tiles = self.rows.div_ceil(ROWS);
-        let size = if has_gpu_kernels::<B>() { DEVICE_TILE } else { TILE };
         let step = (size / (self.columns * ROWS)).max(1);
         (0..tiles).step_by(step).map(move |start| {
             let len = step.min(tiles - start);
             let rows = (len * ROWS).min(self.rows - start * ROWS);
-            if let Some(values) = B::unpacked(self, start * ROWS, rows) {
+            if let Some(values) = unpack(start * ROWS, rows) {
                 return values;
             }
             let part = |numbers: &Param<Tensor<B, 2>>| numbers.val().narrow(0, start, len);
@@ -302,7 +322,7 @@ mod tests {
             packed.scales = numbers(&parts.scales, scales);
             packed.minima = form.has_minima().then(|| numbers(&parts.minima, scales));
 
-            let tiles = Tensor::cat(packed.unpacked_tiles().collect(), 0);
+            let tiles = Tensor::cat(packed.unpacked_tiles(TILE, |_, _| None).collect(), 0);
             assert_eq!(tiles.dims(), [rows, columns]);
             assert_eq!(tiles.clone().into_data().to_vec::<f32>().unwrap(), expected, "{form:?}");
             let ids = Tensor::<Flex, 1, Int>::from_ints([36, 0, 17], &device);

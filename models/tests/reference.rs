@@ -4,14 +4,23 @@
 
 #![allow(clippy::unwrap_used, reason = "a failure must end the test")]
 
-use std::collections::HashMap;
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
+};
 
 use burn::{
     module::{Module, ModuleMapper, Param},
     tensor::{Int, Tensor, TensorData, backend::Backend},
 };
 use burn_flex::Flex;
-use moi_models::{Architecture, CausalLm, Decoder, ForwardBatch, ModelError, Span, Visible};
+use moi_models::{
+    Architecture, AttentionKind, AttentionPass, CausalLm, Decoder, DecoderConfig, ForwardBatch, Kernels,
+    LayerBlocks, Linear, ModelError, Span, TensorOperations, Visible,
+};
 use serde_json::{Value, json};
 
 const D: usize = 24;
@@ -134,7 +143,8 @@ impl Reference {
                 q.iter().zip(of_group(k)).map(|(q, k)| q * k).sum::<f64>() / (HEAD_DIM as f64).sqrt()
             };
             let weights: Vec<f64> = cache.0.iter().map(|k| score(k).exp()).collect();
-            let sum: f64 = weights.iter().sum();
+            let sink = self.0.get(&format!("{name}.sinks")).map(|sinks| sinks[head].exp());
+            let sum: f64 = weights.iter().chain(&sink).sum();
             let values: Vec<Vec<f64>> = cache.1.iter().map(of_group).collect();
             out.extend(
                 (0..HEAD_DIM).map(|i| weights.iter().zip(&values).map(|(w, v)| w * v[i]).sum::<f64>() / sum),
@@ -156,6 +166,10 @@ fn rotate(heads: &[f64], position: usize) -> Vec<f64> {
 }
 
 fn model(changes: Value) -> (Decoder<Flex>, Reference) {
+    changed_model(changes, |_| {})
+}
+
+fn changed_model(changes: Value, change: impl Fn(&mut DecoderConfig)) -> (Decoder<Flex>, Reference) {
     let mut config = json!({
         "model_type": "llama", "vocab_size": VOCAB, "hidden_size": D, "intermediate_size": INNER,
         "num_hidden_layers": LAYERS, "num_attention_heads": HEADS, "num_key_value_heads": KV_HEADS,
@@ -163,7 +177,8 @@ fn model(changes: Value) -> (Decoder<Flex>, Reference) {
         "rope_scaling": { "type": "linear", "factor": FACTOR },
     });
     config.as_object_mut().unwrap().extend(changes.as_object().unwrap().clone());
-    let config = Architecture::from_config(&config).unwrap().config;
+    let mut config = Architecture::from_config(&config).unwrap().config;
+    change(&mut config);
     let mut fill = Fill { path: Vec::new(), state: 7, weights: HashMap::new() };
     let decoder = config.init::<Flex>(&Default::default()).map(&mut fill);
     let mut stored: Vec<(&String, usize)> = fill.weights.iter().map(|(name, w)| (name, w.len())).collect();
@@ -181,23 +196,76 @@ fn the_decoder_computes_what_plain_loops_compute() {
     let ids: Vec<usize> = (0..40).map(|i| i * 7 % VOCAB).collect();
     let tensor: Vec<i64> = ids.iter().map(|&id| id as i64).collect();
     let input = Tensor::<Flex, 1, Int>::from_data(TensorData::new(tensor, [ids.len()]), &Default::default());
-    for (attention_bias, mlp_bias, tied) in [(true, false, true), (false, true, false), (true, true, false)] {
-        let (decoder, reference) = model(json!({
+    for (attention_bias, mlp_bias, tied, sinks) in [
+        (true, false, true, false),
+        (false, true, false, false),
+        (true, true, false, false),
+        (false, false, true, true),
+    ] {
+        let changes = json!({
             "attention_bias": attention_bias, "mlp_bias": mlp_bias, "tie_word_embeddings": tied,
-        }));
-        let hidden = decoder.forward_whole(decoder.embed(input.clone())).unwrap();
-        let found: Vec<f32> = decoder.logits(hidden).into_data().iter::<f32>().collect();
+        });
+        let (decoder, reference) = changed_model(changes, |config| {
+            for layer in &mut config.layers {
+                if let Some(AttentionKind::Heads(attention)) = &mut layer.attention {
+                    attention.sinks = sinks;
+                }
+            }
+        });
         let expected = reference.logits(&ids);
         let largest = expected.iter().fold(0.0f64, |max, x| max.max(x.abs()));
-        let error =
-            found.iter().zip(&expected).fold(0.0f64, |max, (&f, e)| max.max((f64::from(f) - e).abs()));
-        assert_eq!(found.len(), expected.len());
-        assert!(
-            error / largest < 1e-5,
-            "biases {attention_bias} {mlp_bias}, tied {tied}: {}",
-            error / largest
-        );
+        // By the kernels of the build, and by tensor operations.
+        for decoder in [decoder.clone(), decoder.with_kernels(Arc::new(TensorOperations))] {
+            let kernels = decoder.kernels();
+            let hidden = decoder.forward_whole(decoder.embed(input.clone())).unwrap();
+            let found: Vec<f32> = decoder.logits(hidden).into_data().iter::<f32>().collect();
+            let error =
+                found.iter().zip(&expected).fold(0.0f64, |max, (&f, e)| max.max((f64::from(f) - e).abs()));
+            assert_eq!(found.len(), expected.len());
+            let what = format!("biases {attention_bias} {mlp_bias}, tied {tied}, sinks {sinks}, {kernels:?}");
+            assert!(error / largest < 1e-5, "{what}: {}", error / largest);
+        }
     }
+}
+
+/// Kernels of an app's own: what they do not do otherwise is done by tensor operations.
+#[derive(Debug, Default)]
+struct Counted {
+    linear: AtomicUsize,
+    attention: AtomicUsize,
+}
+
+impl Kernels<Flex> for Counted {
+    fn linear(&self, layer: &Linear<Flex>, x: Tensor<Flex, 2>) -> Tensor<Flex, 2> {
+        self.linear.fetch_add(1, Relaxed);
+        layer.forward(x)
+    }
+
+    fn attention(
+        &self,
+        qkv: [Tensor<Flex, 2>; 3],
+        pass: &AttentionPass<'_, Flex>,
+        blocks: &mut LayerBlocks<Flex>,
+    ) -> Tensor<Flex, 2> {
+        self.attention.fetch_add(pass.tokens(), Relaxed);
+        assert_eq!(pass.runs().iter().map(|run| run.len).sum::<usize>(), pass.tokens());
+        assert_eq!(pass.spans().len(), 1);
+        pass.by_tensor_operations(qkv, blocks)
+    }
+}
+
+#[test]
+fn an_app_gives_kernels_of_its_own() {
+    let (decoder, _) = model(json!({ "tie_word_embeddings": false }));
+    let input = decoder.embed(Tensor::from_ints([1, 2, 3], &Default::default()));
+    let logits = |decoder: &Decoder<Flex>| decoder.logits(decoder.forward_whole(input.clone()).unwrap());
+    let expected = logits(&decoder.clone().with_kernels(Arc::new(TensorOperations)));
+    let counted = Arc::new(Counted::default());
+    let found = logits(&decoder.with_kernels(counted.clone()));
+    assert_eq!(found.into_data(), expected.into_data());
+    // Four of attention, three of the feed-forward block, and the head.
+    assert_eq!(counted.linear.load(Relaxed), 7 * LAYERS + 1);
+    assert_eq!(counted.attention.load(Relaxed), 3 * LAYERS);
 }
 
 #[test]

@@ -47,11 +47,11 @@ impl EmbeddingRows<Flex> for Table<'_> {
     }
 
     fn rows(&self, tokens: Tensor<Flex, 1, Int>) -> Tensor<Flex, 2> {
-        self.0.rows(tokens)
+        self.1.rows(self.0, tokens)
     }
 
     fn weighted_sum(&self, weights: Tensor<Flex, 2>) -> Tensor<Flex, 2> {
-        self.0.weighted_sum(weights)
+        self.1.weighted_sum(self.0, weights)
     }
 
     fn means(&self, logits: &Tensor<Flex, 2>, gates: &[Gate]) -> Option<(Tensor<Flex, 2>, Tensor<Flex, 2>)> {
@@ -96,12 +96,14 @@ fn check_mixtures(model: &str) {
     for rule in [InputRule::moi(1.0, Support::Full).unwrap(), InputRule::direct(Support::Full).unwrap()] {
         let (mut by_rounding, mut by_mean_row) = (Vec::new(), Vec::new());
         for run in RealGolden::read(model).runs.iter().take(6) {
-            let whole = || Mixing::new(0.0);
+            let whole = || Mixing::new(0.0, exact.model().kernels());
             let (of_exact, tokens) = decoded(&exact, rule, whole(), &run.prompt_ids, None);
             let again =
                 |model: &Model, mixing| decoded(model, rule, mixing, &run.prompt_ids, Some(&tokens)).0;
             // Without rounding, which would answer to the smallest change of an input with other errors as large.
-            let auto = Mixing::new(Mixing::auto(rounded.model().embedding()).tolerance());
+            let kernels = || rounded.model().kernels();
+            let auto = Mixing::auto(rounded.model().embedding(), kernels()).tolerance();
+            let auto = Mixing::new(auto, kernels());
             by_rounding.extend(divergences(&of_exact, &again(&rounded, whole())));
             by_mean_row.extend(divergences(&of_exact, &again(&exact, auto)));
         }

@@ -139,7 +139,7 @@ fn embeddings_path<B: Backend>() {
 
         let all: Vec<i64> = (0..golden.vocab as i64).collect();
         let all = Tensor::from_data(TensorData::new(all, [golden.vocab]), device);
-        let table = values(decoder.embedding().rows(all));
+        let table = values(decoder.embed(all));
         let width = table.len() / golden.vocab;
         let rows: Vec<f32> = golden
             .cases

@@ -175,6 +175,7 @@ fn of_attention(attention: &AttentionConfig) -> OptionList {
         window,
         scale,
         softcap,
+        sinks,
     } = attention;
     let qk_norm = match qk_norm {
         Some(QkNorm::Head) => "one of each head",
@@ -191,6 +192,7 @@ fn of_attention(attention: &AttentionConfig) -> OptionList {
         named("the attention window", &or_none(window.as_ref())),
         named("the attention scale", &(*scale as f32)),
         named("the softcap of attention", &or_none(softcap.as_ref())),
+        named("the sinks of attention", &yes(*sinks)),
     ]
 }
 

@@ -62,7 +62,7 @@ impl<B: Backend, M: CausalLm<B>> Engine<B, M> {
             pool: Mutex::new(model.new_pool(&device)),
             prefixes: Mutex::default(),
             device_sampler: Box::new(KernelSampler),
-            mixing: Mixing::auto(model.embedding()),
+            mixing: Mixing::auto(model.embedding(), model.kernels()),
             model,
             device,
             tokenizer: None,
@@ -107,7 +107,7 @@ impl<B: Backend, M: CausalLm<B>> Engine<B, M> {
     /// With another tolerance of mixtures, 0 or more, than the one that belongs to the model's table: see
     /// [`Engine::mix_tolerance`].
     pub fn with_mix_tolerance(mut self, tolerance: f32) -> Self {
-        self.mixing = Mixing::new(tolerance);
+        self.mixing = Mixing::new(tolerance, self.model.kernels());
         self
     }
 
@@ -400,11 +400,11 @@ impl<B: Backend> EmbeddingRows<B> for Rows<'_, B> {
     }
 
     fn rows(&self, tokens: Tensor<B, 1, Int>) -> Tensor<B, 2> {
-        self.embedding.rows(tokens)
+        self.mixing.rows(self.embedding, tokens)
     }
 
     fn weighted_sum(&self, weights: Tensor<B, 2>) -> Tensor<B, 2> {
-        self.embedding.weighted_sum(weights)
+        self.mixing.weighted_sum(self.embedding, weights)
     }
 
     fn means(&self, logits: &Tensor<B, 2>, gates: &[Gate]) -> Option<(Tensor<B, 2>, Tensor<B, 2>)> {
@@ -417,7 +417,7 @@ impl<B: Backend> EmbeddingRows<B> for Rows<'_, B> {
         logits: &Tensor<B, 2>,
         probabilities: bool,
     ) -> Option<(Tensor<B, 2>, Tensor<B, 2>)> {
-        moi_models::distribution(logits, probabilities)
+        self.mixing.distribution(logits, probabilities)
     }
 }
 

@@ -38,6 +38,8 @@ pub struct Attend<'a> {
     pub head_dim: usize,
     /// Scores become `cap * tanh(score / cap)`.
     pub softcap: Option<f32>,
+    /// A logit of each head `[heads]` in float32, which takes a share of the softmax and gives nothing; not capped.
+    pub sinks: Option<&'a Buffer>,
 }
 
 #[derive(Clone, Copy, Debug, Hash, PartialEq, Eq)]
@@ -51,6 +53,7 @@ struct Sizes {
     columns: usize,
     vector: usize,
     softcap: bool,
+    sinks: bool,
     /// Whether there is more than one part.
     split: bool,
 }
@@ -103,6 +106,7 @@ fn attend_kernel<C: Float, N: Size>(
     keys: &Array<Vector<C, N>>,
     values: &Array<Vector<C, N>>,
     plan: &Array<u32>,
+    sinks: &Array<f32>,
     out: &mut Array<f32>,
     parts: &mut Array<f32>,
     tokens: u32,
@@ -255,6 +259,11 @@ fn attend_kernel<C: Float, N: Size>(
                         parts[to + head_dim] = weight;
                         parts[to + comptime![head_dim + 1]] = state[row];
                     }
+                } else if comptime![sizes.sinks] {
+                    let sink = sinks[head * group + comptime![row % group]];
+                    let largest = max(state[row], sink);
+                    let factor = (state[row] - largest).exp();
+                    out[own * head_dim + i] = sum * factor / (weight * factor + (sink - largest).exp());
                 } else {
                     out[own * head_dim + i] = sum / weight;
                 }
@@ -264,7 +273,14 @@ fn attend_kernel<C: Float, N: Size>(
 }
 
 #[cube(launch_unchecked)]
-fn put_together_kernel(parts: &Array<f32>, out: &mut Array<f32>, count: u32, #[comptime] head_dim: usize) {
+fn put_together_kernel(
+    parts: &Array<f32>,
+    sinks: &Array<f32>,
+    out: &mut Array<f32>,
+    count: u32,
+    #[comptime] head_dim: usize,
+    #[comptime] has_sinks: bool,
+) {
     let width = comptime![head_dim + 2];
     let own = CUBE_POS;
     if own >= out.len() / head_dim {
@@ -272,12 +288,18 @@ fn put_together_kernel(parts: &Array<f32>, out: &mut Array<f32>, count: u32, #[c
     }
     let of_part = out.len() / head_dim * width;
     let mut largest = f32::new(HIDDEN);
+    if comptime![has_sinks] {
+        largest = sinks[own % sinks.len()];
+    }
     for part in 0..count as usize {
         largest = max(largest, parts[part * of_part + own * width + comptime![head_dim + 1]]);
     }
     for i in range_stepped(UNIT_POS as usize, head_dim, CUBE_DIM as usize) {
         let mut sum = 0.0f32;
         let mut weight = 0.0f32;
+        if comptime![has_sinks] {
+            weight = (sinks[own % sinks.len()] - largest).exp();
+        }
         for part in 0..count as usize {
             let from = part * of_part + own * width;
             let factor = (parts[from + comptime![head_dim + 1]] - largest).exp();
@@ -308,6 +330,7 @@ fn sizes<R: Runtime>(
         columns,
         vector,
         softcap: false,
+        sinks: false,
         split: false,
     });
     sizes.into_iter().find(|sizes| sizes.shared() <= hardware.max_shared_memory_size)
@@ -345,8 +368,11 @@ pub fn attend<R: Runtime>(device: &Device<R>, attend: &Attend<'_>) -> Option<Buf
     let parts = (cubes / (kv_heads * plan.tiles)).clamp(1, plan.longest.div_ceil(MIN_COLUMNS));
     let per_part = plan.longest.div_ceil(parts).next_multiple_of(sizes.columns);
     let parts = plan.longest.div_ceil(per_part);
-    let sizes = Sizes { softcap: attend.softcap.is_some(), split: parts > 1, ..sizes };
+    let (softcap, has_sinks) = (attend.softcap.is_some(), attend.sinks.is_some());
+    let sizes = Sizes { softcap, sinks: has_sinks, split: parts > 1, ..sizes };
     let out = device.floats(q.len);
+    let none = (!has_sinks).then(|| device.floats(1));
+    let sinks = attend.sinks.or(none.as_ref())?;
     let of_part = plan.tokens * heads * (head_dim + 2);
     let between = device.floats(if parts > 1 { parts * of_part } else { 1 });
     // SAFETY: positions are clamped to those that are seen, whose blocks the plan has.
@@ -360,6 +386,7 @@ pub fn attend<R: Runtime>(device: &Device<R>, attend: &Attend<'_>) -> Option<Buf
             keys.vectors(sizes.vector),
             values.vectors(sizes.vector),
             plan.words.numbers(),
+            sinks.numbers(),
             out.numbers(),
             between.numbers(),
             plan.tokens as u32,
@@ -375,9 +402,11 @@ pub fn attend<R: Runtime>(device: &Device<R>, attend: &Attend<'_>) -> Option<Buf
                 device.cubes(plan.tokens * heads),
                 CubeDim::new_1d(head_dim.next_multiple_of(32).min(UNITS) as u32),
                 between.numbers(),
+                sinks.numbers(),
                 out.numbers(),
                 parts as u32,
                 head_dim,
+                has_sinks,
             );
         }
     }

@@ -26,7 +26,7 @@ const QUERIES: usize = 48;
 
 /// Sizes and scores.
 #[derive(Clone, Copy, Debug)]
-pub struct Attention {
+pub struct Attention<'a> {
     /// Heads of a query.
     pub heads: usize,
     /// Heads of a key; queries' heads in groups share one.
@@ -37,6 +37,8 @@ pub struct Attention {
     pub softcap: Option<f32>,
     /// A query sees so many positions, up to and with its own; all where `None`.
     pub window: Option<usize>,
+    /// A logit of each head, which takes a share of the softmax and gives nothing; not capped.
+    pub sinks: Option<&'a [f32]>,
 }
 
 /// Where a block of the cache is.
@@ -129,15 +131,16 @@ impl AttentionSpan<'_> {
 /// # Panics
 /// If the slices are shorter than the sizes say, or a span lacks blocks that its positions see.
 pub fn attend(
-    sizes: &Attention,
+    sizes: &Attention<'_>,
     q: &[f32],
     cached: &CachedBlocks<'_>,
     spans: &[AttentionSpan<'_>],
 ) -> Vec<f32> {
-    let &Attention { heads, kv_heads, head_dim, .. } = sizes;
+    let &Attention { heads, kv_heads, head_dim, sinks, .. } = sizes;
     let positions: usize = spans.iter().map(|span| span.len).sum();
     let len = positions * heads * head_dim;
     assert!(q.len() == len && heads.is_multiple_of(kv_heads.max(1)), "queries of all heads");
+    assert!(sinks.is_none_or(|sinks| sinks.len() == heads), "a sink of each head");
     check(sizes, cached, spans);
     let state = head_dim.next_multiple_of(16) + 2;
     let tasks = Tasks::of(sizes, spans);
@@ -150,8 +153,10 @@ pub fn attend(
             // SAFETY: each query of each head has its own place in the living vector.
             let out = unsafe { sums.zeroed(task.place(sizes, query), head_dim) };
             let (values, state) = found[row * state..][..state].split_at(state - 2);
+            let sink = sizes.sinks.map(|sinks| sinks[task.place(sizes, query) / head_dim % heads]);
             if state[0] > f32::NEG_INFINITY {
-                out.iter_mut().zip(values).for_each(|(out, value)| *out = value / state[1]);
+                let [factor, sum] = with_sink([state[0], state[1]], sink);
+                out.iter_mut().zip(values).for_each(|(out, value)| *out = value * factor / sum);
             }
         }
     };
@@ -190,8 +195,21 @@ pub fn attend(
     out
 }
 
+/// The sum of weights, which are relative to the largest score, with a head's sink in it; and the factor that the weighted
+/// values have then.
+fn with_sink([largest, sum]: [f32; 2], sink: Option<f32>) -> [f32; 2] {
+    match sink {
+        None => [1.0, sum],
+        Some(sink) => {
+            let both = largest.max(sink);
+            let factor = (largest - both).exp();
+            [factor, sum * factor + (sink - both).exp()]
+        }
+    }
+}
+
 /// That every block that is seen is there.
-fn check(sizes: &Attention, cached: &CachedBlocks<'_>, spans: &[AttentionSpan<'_>]) {
+fn check(sizes: &Attention<'_>, cached: &CachedBlocks<'_>, spans: &[AttentionSpan<'_>]) {
     let size = sizes.kv_heads * CACHE_BLOCK * sizes.head_dim;
     assert!(cached.keys.len() == cached.values.len(), "keys and values in as many slabs");
     for span in spans {
@@ -236,7 +254,7 @@ struct Task {
 }
 
 impl Tasks {
-    fn of(sizes: &Attention, spans: &[AttentionSpan<'_>]) -> Self {
+    fn of(sizes: &Attention<'_>, spans: &[AttentionSpan<'_>]) -> Self {
         let group = sizes.heads / sizes.kv_heads;
         let (mut whole, mut first_query) = (Vec::new(), 0);
         for (index, span) in spans.iter().enumerate() {
@@ -295,7 +313,7 @@ impl Task {
     }
 
     /// Where a query begins.
-    fn place(&self, sizes: &Attention, query: usize) -> usize {
+    fn place(&self, sizes: &Attention<'_>, query: usize) -> usize {
         let group = sizes.heads / sizes.kv_heads;
         let (position, member) = (query / group, query % group);
         ((self.first_query + position) * sizes.heads + self.kv_head * group + member) * sizes.head_dim

@@ -46,7 +46,7 @@ impl Cache {
         cache
     }
 
-    fn attend(&self, sizes: &Attention, q: &[f32], past: usize, visible: &Visible) -> Vec<f32> {
+    fn attend(&self, sizes: &Attention<'_>, q: &[f32], past: usize, visible: &Visible) -> Vec<f32> {
         let cached = CachedBlocks {
             keys: self.slabs[0].iter().map(|slab| Float::F32(slab)).collect(),
             values: self.slabs[1].iter().map(|slab| Float::F32(slab)).collect(),
@@ -56,7 +56,7 @@ impl Cache {
 
     fn span<'a>(
         &'a self,
-        sizes: &Attention,
+        sizes: &Attention<'_>,
         q: &[f32],
         past: usize,
         visible: &'a Visible,
@@ -68,8 +68,8 @@ impl Cache {
     }
 
     /// The formula, in float64.
-    fn expected(&self, sizes: &Attention, q: &[f32], past: usize, visible: &Visible) -> Vec<f64> {
-        let &Attention { heads, kv_heads, head_dim, softcap, window } = sizes;
+    fn expected(&self, sizes: &Attention<'_>, q: &[f32], past: usize, visible: &Visible) -> Vec<f64> {
+        let &Attention { heads, kv_heads, head_dim, softcap, window, sinks } = sizes;
         let mut out = vec![0.0; q.len()];
         for query in 0..q.len() / (heads * head_dim) {
             let path = visible.path(query);
@@ -95,8 +95,9 @@ impl Cache {
                     softcap.map_or(dot, |cap| (dot / f64::from(cap)).tanh() * f64::from(cap))
                 };
                 let scores: Vec<(usize, f64)> = (begin..past + new).map(|p| (p, score(p))).collect();
-                let max = scores.iter().map(|s| s.1).fold(f64::NEG_INFINITY, f64::max);
-                let sum: f64 = scores.iter().map(|s| (s.1 - max).exp()).sum();
+                let sink = sinks.map(|sinks| f64::from(sinks[h]));
+                let max = scores.iter().map(|s| s.1).chain(sink).fold(f64::NEG_INFINITY, f64::max);
+                let sum: f64 = scores.iter().map(|s| s.1).chain(sink).map(|score| (score - max).exp()).sum();
                 for (p, score) in scores {
                     for i in 0..head_dim {
                         out[at + i] += (score - max).exp() / sum * f64::from(self.values[place(p, i)]);
@@ -108,7 +109,7 @@ impl Cache {
     }
 }
 
-fn queries(sizes: &Attention, count: usize) -> Vec<f32> {
+fn queries(sizes: &Attention<'_>, count: usize) -> Vec<f32> {
     (0..count * sizes.heads * sizes.head_dim).map(|i| number(3 * i + 1)).collect()
 }
 
@@ -126,9 +127,21 @@ const CASES: &[Case] = &[
     (3, 3, 80, 700, 90, Some(300), None),
 ];
 
-fn sizes(case: &Case) -> Attention {
-    let &(heads, kv_heads, head_dim, _, _, window, softcap) = case;
-    Attention { heads, kv_heads, head_dim, softcap, window }
+/// Of up to 32 heads: below all scores, among them and above.
+const SINKS: [f32; 32] = {
+    let mut sinks = [0.0; 32];
+    let mut head = 0;
+    while head < 32 {
+        sinks[head] = [-30.0, 0.3, 1.5, 12.0, -2.0][head % 5];
+        head += 1;
+    }
+    sinks
+};
+
+fn sizes(case: &Case) -> Attention<'static> {
+    let &(heads, kv_heads, head_dim, past, _, window, softcap) = case;
+    let sinks = (past % 2 == 1).then_some(&SINKS[..heads]);
+    Attention { heads, kv_heads, head_dim, softcap, window, sinks }
 }
 
 #[test]
@@ -249,7 +262,7 @@ fn a_tree_is_its_paths() {
 
 #[test]
 fn broken_queries_show() {
-    let sizes = Attention { heads: 1, kv_heads: 1, head_dim: 16, softcap: None, window: None };
+    let sizes = Attention { heads: 1, kv_heads: 1, head_dim: 16, softcap: None, window: None, sinks: None };
     let cache = Cache::new(1, 16, 4, 0);
     let found = cache.attend(&sizes, &[f32::NAN; 16], 3, &Visible::Causal);
     assert!(found.iter().all(|value| value.is_nan()));
@@ -258,6 +271,6 @@ fn broken_queries_show() {
 #[test]
 #[should_panic(expected = "the blocks of a sequence")]
 fn blocks_that_are_not_there_are_refused() {
-    let sizes = Attention { heads: 1, kv_heads: 1, head_dim: 16, softcap: None, window: None };
+    let sizes = Attention { heads: 1, kv_heads: 1, head_dim: 16, softcap: None, window: None, sinks: None };
     Cache::new(1, 16, 64, 0).attend(&sizes, &[0.0; 16], 64, &Visible::Causal);
 }

@@ -40,7 +40,7 @@ use moi_checkpoint::{
     Storage, Upload, is_there, shown,
 };
 use moi_models::{
-    Activations, Architecture, Decoder, ModelError, PackedForm, Rows, TensorSource, is_gpu,
+    Activations, Architecture, Decoder, ModelError, PackedForm, Rows, TensorSource, default_kernels, is_gpu,
     is_held_in_float32, scales_dtype,
 };
 use moi_text::{ChatTemplate, TextError};
@@ -90,7 +90,7 @@ impl WeightForm {
     fn cache_dtype<B: Backend>(self) -> FloatDType {
         match self {
             Self::Float(dtype) => dtype,
-            Self::Stored | Self::Packed(_) => Activations::default().cache_dtype::<B>(),
+            Self::Stored | Self::Packed(_) => Activations::default().cache_dtype(&*default_kernels::<B>()),
         }
     }
 

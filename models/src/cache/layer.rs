@@ -4,36 +4,51 @@ use burn::tensor::{DType, Tensor, backend::Backend};
 use moi_kernels::BlockPlace;
 
 use super::BLOCK_POSITIONS;
-use crate::kernels::Kernels;
+use crate::kernels;
 
 /// Keys and values of one layer, in slabs of blocks. Slabs have one owner each, so that an assignment works in place, and
 /// are taken out while they are written.
 #[derive(Clone, Debug)]
-pub(crate) struct LayerBlocks<B: Backend> {
-    /// `[blocks, kv_heads, head_dim, 64]` where the backend's kernels want keys value by value, else as values are.
-    pub(crate) keys: Vec<Tensor<B, 4>>,
+pub struct LayerBlocks<B: Backend> {
+    /// `[blocks, kv_heads, head_dim, 64]` where the [layout](CacheLayout) has keys value by value, else as values are.
+    pub keys: Vec<Tensor<B, 4>>,
     /// `[blocks, kv_heads, 64, head_dim]`.
-    pub(crate) values: Vec<Tensor<B, 4>>,
-    pub(crate) kv_heads: usize,
-    pub(crate) head_dim: usize,
-    pub(crate) dtype: DType,
+    pub values: Vec<Tensor<B, 4>>,
+    /// Heads of keys and values.
+    pub kv_heads: usize,
+    /// Values of a head.
+    pub head_dim: usize,
+    /// The type of both.
+    pub dtype: DType,
+    layout: CacheLayout,
+}
+
+/// How keys and values lie in the blocks of a cache, as kernels want them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct CacheLayout {
+    /// Whether the keys of a block are stored value by value, `[head_dim, 64]`, so that one vector has those of several
+    /// positions.
+    pub keys_by_value: bool,
+    /// Whether all blocks are in one slab, which is copied to grow.
+    pub one_slab: bool,
 }
 
 /// New positions that lie in one block, one behind the other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct BlockRun {
+pub struct BlockRun {
     /// The first among all new positions.
-    pub(crate) token: usize,
+    pub token: usize,
     /// How many.
-    pub(crate) len: usize,
-    pub(crate) place: BlockPlace,
+    pub len: usize,
+    /// The block.
+    pub place: BlockPlace,
     /// Where in the block they begin.
-    pub(crate) at: usize,
+    pub at: usize,
 }
 
 impl<B: Backend> LayerBlocks<B> {
-    pub(crate) fn new(kv_heads: usize, head_dim: usize, dtype: DType) -> Self {
-        Self { keys: Vec::new(), values: Vec::new(), kv_heads, head_dim, dtype }
+    pub(crate) fn new(kv_heads: usize, head_dim: usize, dtype: DType, layout: CacheLayout) -> Self {
+        Self { keys: Vec::new(), values: Vec::new(), kv_heads, head_dim, dtype, layout }
     }
 
     /// Bytes of a block.
@@ -48,9 +63,9 @@ impl<B: Backend> LayerBlocks<B> {
             true => [blocks, kv_heads, head_dim, BLOCK_POSITIONS],
             false => [blocks, kv_heads, BLOCK_POSITIONS, head_dim],
         };
-        let by_value = [B::has_kernels(), false];
+        let by_value = [self.layout.keys_by_value, false];
         for (slabs, by_value) in [&mut self.keys, &mut self.values].into_iter().zip(by_value) {
-            let old = if B::wants_one_slab() { slabs.pop() } else { None };
+            let old = if self.layout.one_slab { slabs.pop() } else { None };
             let before = old.as_ref().map_or(0, |old| old.dims()[0]);
             let shape = shape(by_value, before + blocks);
             // By way of one dimension: a device may put gaps between the rows of what is made in several.
@@ -70,20 +85,20 @@ impl<B: Backend> LayerBlocks<B> {
     }
 
     /// Writes the keys and values of new positions `[tokens, kv_heads, head_dim]`.
-    pub(crate) fn write(&mut self, keys: &Tensor<B, 3>, values: &Tensor<B, 3>, runs: &[BlockRun]) {
-        let by_value = B::has_kernels();
+    pub fn write(&mut self, keys: &Tensor<B, 3>, values: &Tensor<B, 3>, runs: &[BlockRun]) {
+        let by_value = self.layout.keys_by_value;
         self.keys = written(std::mem::take(&mut self.keys), keys, runs, by_value);
         self.values = written(std::mem::take(&mut self.values), values, runs, false);
     }
 
     /// Keys and values of blocks, one behind the other: `[kv_heads, positions, head_dim]` each.
-    pub(crate) fn gather(&self, places: &[BlockPlace]) -> [Tensor<B, 3>; 2] {
+    pub fn gather(&self, places: &[BlockPlace]) -> [Tensor<B, 3>; 2] {
         let shape = [self.kv_heads, BLOCK_POSITIONS, self.head_dim];
         let block = |slabs: &[Tensor<B, 4>], place: &BlockPlace, by_value| {
             let block = slabs[place.slab].clone().narrow(0, place.index, 1);
             if by_value { block.swap_dims(2, 3).reshape(shape) } else { block.reshape(shape) }
         };
-        let by_value = B::has_kernels();
+        let by_value = self.layout.keys_by_value;
         [
             Tensor::cat(places.iter().map(|place| block(&self.keys, place, by_value)).collect(), 1),
             Tensor::cat(places.iter().map(|place| block(&self.values, place, false)).collect(), 1),
@@ -106,7 +121,7 @@ fn written<B: Backend>(
     runs: &[BlockRun],
     by_value: bool,
 ) -> Vec<Tensor<B, 4>> {
-    let mut slabs = match B::write_columns(slabs, new, runs, by_value) {
+    let mut slabs = match kernels::write_columns(slabs, new, runs, by_value) {
         Ok(slabs) => return slabs,
         Err(slabs) => slabs,
     };

@@ -18,7 +18,7 @@ mod table;
 #[allow(clippy::unwrap_used, clippy::panic, reason = "a failure must end the test")]
 mod tests;
 
-pub(crate) use layer::{BlockRun, LayerBlocks};
+pub use layer::{BlockRun, CacheLayout, LayerBlocks};
 pub use parked::ParkedTable;
 pub use pool::KvPool;
 pub(crate) use pool::{KindTables, LayerShape};

@@ -6,12 +6,12 @@ use burn::tensor::{DType, backend::Backend};
 use moi_kernels::BlockPlace;
 
 use super::{
-    BLOCK_POSITIONS, BlockRun, BlockTable, LayerBlocks, SLACK,
+    BLOCK_POSITIONS, BlockRun, BlockTable, CacheLayout, LayerBlocks, SLACK,
     blocks::{Block, Blocks},
     first_seen,
     table::{KindTable, SharedBlock},
 };
-use crate::{ModelError, broken::is_broken, kernels::Kernels};
+use crate::{ModelError, broken::is_broken};
 
 /// Blocks that a slab has at least.
 const MIN_SLAB: usize = 4;
@@ -22,6 +22,7 @@ const MIN_SLAB: usize = 4;
 pub struct KvPool<B: Backend> {
     pub(super) kinds: Vec<Kind<B>>,
     layers: Vec<LayerCache>,
+    layout: CacheLayout,
     budget: Option<usize>,
     pub(super) device: B::Device,
     id: Arc<()>,
@@ -77,7 +78,7 @@ pub(crate) struct Places {
 
 impl<B: Backend> KvPool<B> {
     /// A pool for layers, of which some keep nothing; nothing is allocated before it is needed.
-    pub(crate) fn new(shapes: &[Option<LayerShape>], device: &B::Device) -> Self {
+    pub(crate) fn new(shapes: &[Option<LayerShape>], layout: CacheLayout, device: &B::Device) -> Self {
         let mut kinds: Vec<Kind<B>> = Vec::new();
         let layers = shapes.iter().map(|shape| {
             let Some(LayerShape { kv_heads, head_dim, dtype, window }) = *shape else {
@@ -88,12 +89,12 @@ impl<B: Backend> KvPool<B> {
                 kinds.push(Kind { window, blocks, slabs, layers });
                 kinds.len() - 1
             });
-            kinds[kind].layers.push(LayerBlocks::new(kv_heads, head_dim, dtype));
+            kinds[kind].layers.push(LayerBlocks::new(kv_heads, head_dim, dtype, layout));
             let index = kinds[kind].layers.len() - 1;
             if window.is_some() { LayerCache::Window(kind, index) } else { LayerCache::Full(kind, index) }
         });
         let layers = layers.collect();
-        Self { kinds, layers, budget: None, device: device.clone(), id: Arc::default() }
+        Self { kinds, layers, layout, budget: None, device: device.clone(), id: Arc::default() }
     }
 
     /// With a limit on the bytes of all blocks.
@@ -207,11 +208,11 @@ impl<B: Backend> KvPool<B> {
                 let needed = self.allocated_bytes() + missing * bytes;
                 return Err(ModelError::PoolFull { needed, budget: self.budget.unwrap_or(0) });
             }
-            let own = &mut self.kinds[kind];
+            let (own, one_slab) = (&mut self.kinds[kind], self.layout.one_slab);
             // A slab in one piece is copied to grow, so it grows by more.
-            let share = if B::wants_one_slab() { own.blocks.count() / 2 } else { own.blocks.count() / 16 };
+            let share = if one_slab { own.blocks.count() / 2 } else { own.blocks.count() / 16 };
             let more = missing.max(MIN_SLAB).max(share).min(room.unwrap_or(usize::MAX));
-            own.grow(more, &self.device);
+            own.grow(more, one_slab, &self.device);
         }
         let own = &self.kinds[kind];
         Ok(std::iter::from_fn(|| own.blocks.take()).take(count).collect())
@@ -304,11 +305,11 @@ impl<B: Backend> Kind<B> {
         self.layers.iter().map(LayerBlocks::block_bytes).sum()
     }
 
-    fn grow(&mut self, blocks: usize, device: &B::Device) {
+    fn grow(&mut self, blocks: usize, one_slab: bool, device: &B::Device) {
         self.layers.iter_mut().for_each(|layer| layer.grow(blocks, device));
         self.blocks.grow(blocks);
         match self.slabs.last_mut() {
-            Some(slab) if B::wants_one_slab() => *slab += blocks,
+            Some(slab) if one_slab => *slab += blocks,
             _ => self.slabs.push(blocks),
         }
     }

@@ -3,10 +3,11 @@
 use std::collections::BTreeSet;
 
 use burn::tensor::{DType, Tensor, TensorData, backend::Backend};
+use burn_flex::Flex;
 use proptest::prelude::*;
 
 use super::{BLOCK_POSITIONS, BlockTable, KvPool, first_seen, pool::LayerShape};
-use crate::ModelError;
+use crate::{ModelError, default_kernels};
 
 /// Two layers of one kind, one without a cache, and one with a window.
 const SHAPES: [Option<LayerShape>; 4] = [
@@ -193,7 +194,8 @@ impl<B: Backend> Test<B> {
 }
 
 fn run<B: Backend>(operations: Vec<Operation>, budget: usize) {
-    let pool = KvPool::<B>::new(&SHAPES, &Default::default()).with_budget(budget);
+    let pool = KvPool::<B>::new(&SHAPES, default_kernels::<B>().cache_layout(), &Default::default())
+        .with_budget(budget);
     let mut test = Test { pool, sequences: Vec::new(), written: 0 };
     for operation in operations {
         test.apply(operation);
@@ -220,7 +222,7 @@ proptest! {
 
 #[test]
 fn so_many_positions_can_be_taken_back() {
-    let pool = KvPool::<burn_flex::Flex>::new(&SHAPES, &Default::default());
+    let pool = KvPool::<Flex>::new(&SHAPES, default_kernels::<Flex>().cache_layout(), &Default::default());
     let mut test = Test { pool, sequences: Vec::new(), written: 0 };
     test.apply(Operation::New);
     for len in 1..400 {
@@ -233,7 +235,7 @@ fn so_many_positions_can_be_taken_back() {
 /// Sequences of other lengths cost nothing: what is allocated is little more than the blocks that are in use.
 #[test]
 fn a_long_sequence_among_short_ones_takes_no_more_than_its_blocks() {
-    let pool = KvPool::<burn_flex::Flex>::new(&SHAPES, &Default::default());
+    let pool = KvPool::<Flex>::new(&SHAPES, default_kernels::<Flex>().cache_layout(), &Default::default());
     let mut test = Test { pool, sequences: Vec::new(), written: 0 };
     for row in 0..64 {
         test.apply(Operation::New);
@@ -254,7 +256,7 @@ fn a_long_sequence_among_short_ones_takes_no_more_than_its_blocks() {
 /// What a fork of a long sequence copies: a block of each kind, when it goes on.
 #[test]
 fn a_fork_copies_one_block_of_each_kind() {
-    let pool = KvPool::<burn_flex::Flex>::new(&SHAPES, &Default::default());
+    let pool = KvPool::<Flex>::new(&SHAPES, default_kernels::<Flex>().cache_layout(), &Default::default());
     let mut test = Test { pool, sequences: Vec::new(), written: 0 };
     test.apply(Operation::New);
     assert!(test.write(0, 4000));

@@ -13,13 +13,145 @@ use moi_kernels::{
 use held::{Held, HeldNorm, Values, float, new, sure, tensor, whole};
 pub(super) use held::{is_flex, values};
 
-use super::{Attention, Heads, Means};
-use crate::{
-    Activation, Matrix, Norm,
-    cache::{BlockRun, LayerBlocks},
-};
+use super::{AttentionPass, Kernels, Means, TensorOperations};
+use crate::{Activation, BlockRun, CacheLayout, LayerBlocks, Linear, Matrix, Mlp, Norm, QkNorm};
 
-pub(super) fn products<B: Backend>(x: &Tensor<B, 2>, matrices: &[&Matrix<B>]) -> Option<Vec<Tensor<B, 2>>> {
+/// Kernels for the CPU, on tensors of Flex; others are left to tensor operations.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct FlexKernels;
+
+impl<B: Backend> Kernels<B> for FlexKernels {
+    fn cache_layout(&self) -> CacheLayout {
+        CacheLayout { keys_by_value: true, one_slab: false }
+    }
+
+    fn rounds_activations(&self) -> bool {
+        true
+    }
+
+    fn linear(&self, layer: &Linear<B>, x: Tensor<B, 2>) -> Tensor<B, 2> {
+        match products(&x, &[&layer.weight]).and_then(|mut products| products.pop()) {
+            Some(product) => layer.biased(product),
+            None => layer.forward(x),
+        }
+    }
+
+    /// Activations are rounded once for all, and the work of all is shared out.
+    fn qkv(&self, layers: [&Linear<B>; 3], x: Tensor<B, 2>) -> [Tensor<B, 2>; 3] {
+        together(layers, &x).unwrap_or_else(|| layers.map(|layer| self.linear(layer, x.clone())))
+    }
+
+    fn attention(
+        &self,
+        qkv: [Tensor<B, 2>; 3],
+        pass: &AttentionPass<'_, B>,
+        blocks: &mut LayerBlocks<B>,
+    ) -> Tensor<B, 2> {
+        match attention(&qkv, pass, blocks) {
+            Some(out) => out,
+            None => TensorOperations.attention(qkv, pass, blocks),
+        }
+    }
+
+    fn mlp(&self, mlp: &Mlp<B>, x: Tensor<B, 2>) -> Tensor<B, 2> {
+        let single = |x: Tensor<B, 2>| x.cast(DType::F32);
+        let (inner, up) = match &mlp.gate_proj {
+            Some(gate) => {
+                let both = [gate, &mlp.up_proj];
+                let [gate, up] =
+                    together(both, &x).unwrap_or_else(|| both.map(|layer| self.linear(layer, x.clone())));
+                (single(gate), Some(single(up)))
+            }
+            None => (single(self.linear(&mlp.up_proj, x)), None),
+        };
+        let inner = gated(mlp.activation(), inner, up.as_ref())
+            .unwrap_or_else(|inner| mlp.activation().gated(inner, up));
+        self.linear(&mlp.down_proj, inner)
+    }
+
+    fn norm(&self, norm: &Norm<B>, x: Tensor<B, 2>) -> Tensor<B, 2> {
+        normed(norm, &x).unwrap_or_else(|| norm.forward(x))
+    }
+
+    fn logits(&self, table: &Matrix<B>, hidden: Tensor<B, 2>) -> Tensor<B, 2> {
+        let products = products(&hidden, &[table]).and_then(|mut products| products.pop());
+        products.unwrap_or_else(|| table.products(hidden))
+    }
+
+    fn rows(&self, table: &Matrix<B>, ids: Tensor<B, 1, Int>) -> Tensor<B, 2> {
+        packed_rows(table, &ids).unwrap_or_else(|| table.rows(ids))
+    }
+
+    fn weighted_sum(&self, table: &Matrix<B>, weights: Tensor<B, 2>) -> Tensor<B, 2> {
+        weighted_sum(table, &weights).unwrap_or_else(|| table.weighted_sum(weights))
+    }
+
+    fn distribution(
+        &self,
+        logits: &Tensor<B, 2>,
+        probabilities: bool,
+    ) -> Option<(Tensor<B, 2>, Tensor<B, 2>)> {
+        distribution(logits, probabilities)
+    }
+
+    fn has_tolerance(&self) -> bool {
+        true
+    }
+
+    fn means(
+        &self,
+        table: &Matrix<B>,
+        spec: &Means<'_, B>,
+        read: &mut RowCache,
+        logits: &Tensor<B, 2>,
+    ) -> Option<(Tensor<B, 2>, Tensor<B, 2>)> {
+        means(table, spec, read, logits)
+    }
+}
+
+/// Several layers on one input.
+fn together<B: Backend, const N: usize>(
+    layers: [&Linear<B>; N],
+    x: &Tensor<B, 2>,
+) -> Option<[Tensor<B, 2>; N]> {
+    let products = products(x, &layers.map(|layer| &layer.weight))?;
+    let products = <[Tensor<B, 2>; N]>::try_from(products).ok()?;
+    let mut layers = layers.into_iter();
+    Some(products.map(|y| match layers.next() {
+        Some(layer) => layer.biased(y),
+        None => y,
+    }))
+}
+
+/// Heads, cache and attention. `None`, with the blocks as they were, where there is no kernel for their type.
+fn attention<B: Backend>(
+    [q, k, v]: &[Tensor<B, 2>; 3],
+    pass: &AttentionPass<'_, B>,
+    blocks: &mut LayerBlocks<B>,
+) -> Option<Tensor<B, 2>> {
+    let spec = |norm, count, is_rotated, scale, dtype| Heads { norm, count, is_rotated, scale, dtype };
+    let of_q = pass.norms.map(|(norm, _, over)| (norm, over));
+    let of_k = pass.norms.map(|(_, norm, over)| (norm, over));
+    let q = heads(q, pass, &spec(of_q, pass.heads, true, pass.scale, DType::F32))?;
+    let k = heads(k, pass, &spec(of_k, pass.kv_heads, true, 1.0, blocks.dtype))?;
+    let v = heads(v, pass, &spec(None, pass.kv_heads, false, 1.0, blocks.dtype))?;
+    blocks.write(&k, &v, pass.runs());
+    // The cache is written: tensor operations go on from here where there is no kernel for its type.
+    Some(attend(&q, blocks, pass).unwrap_or_else(|| pass.attend(q, blocks)))
+}
+
+/// What is done to the heads of a projection.
+struct Heads<'a, B: Backend> {
+    /// First.
+    norm: Option<(&'a Norm<B>, QkNorm)>,
+    count: usize,
+    is_rotated: bool,
+    /// A factor, last.
+    scale: f64,
+    dtype: DType,
+}
+
+fn products<B: Backend>(x: &Tensor<B, 2>, matrices: &[&Matrix<B>]) -> Option<Vec<Tensor<B, 2>>> {
     if !is_flex::<B>() {
         return None;
     }
@@ -51,7 +183,7 @@ pub(super) fn products<B: Backend>(x: &Tensor<B, 2>, matrices: &[&Matrix<B>]) ->
     out.into_iter().zip(matrices).map(|(values, matrix)| new(values, [n, matrix.dims()[0]])).collect()
 }
 
-pub(super) fn weighted_sum<B: Backend>(table: &Matrix<B>, weights: &Tensor<B, 2>) -> Option<Tensor<B, 2>> {
+fn weighted_sum<B: Backend>(table: &Matrix<B>, weights: &Tensor<B, 2>) -> Option<Tensor<B, 2>> {
     if !is_flex::<B>() {
         return None;
     }
@@ -62,7 +194,7 @@ pub(super) fn weighted_sum<B: Backend>(table: &Matrix<B>, weights: &Tensor<B, 2>
     new(sums, [n, table.dims()[1]])
 }
 
-pub(super) fn means<B: Backend>(
+fn means<B: Backend>(
     table: &Matrix<B>,
     spec: &Means<'_, B>,
     read: &mut RowCache,
@@ -80,7 +212,7 @@ pub(super) fn means<B: Backend>(
     Some((new(means, [n, columns])?, new(entropies, [n, 1])?))
 }
 
-pub(super) fn packed_rows<B: Backend>(table: &Matrix<B>, ids: &Tensor<B, 1, Int>) -> Option<Tensor<B, 2>> {
+fn packed_rows<B: Backend>(table: &Matrix<B>, ids: &Tensor<B, 1, Int>) -> Option<Tensor<B, 2>> {
     if !is_flex::<B>() {
         return None;
     }
@@ -93,7 +225,7 @@ pub(super) fn packed_rows<B: Backend>(table: &Matrix<B>, ids: &Tensor<B, 1, Int>
     new(values, [ids.len(), packed.dims()[1]])
 }
 
-pub(super) fn norm<B: Backend, const D: usize>(norm: &Norm<B>, x: &Tensor<B, D>) -> Option<Tensor<B, D>> {
+fn normed<B: Backend>(norm: &Norm<B>, x: &Tensor<B, 2>) -> Option<Tensor<B, 2>> {
     if !is_flex::<B>() {
         return None;
     }
@@ -114,7 +246,7 @@ fn function(activation: Activation) -> Option<Gated> {
     }
 }
 
-pub(super) fn gated<B: Backend>(
+fn gated<B: Backend>(
     activation: Activation,
     gate: Tensor<B, 2>,
     up: Option<&Tensor<B, 2>>,
@@ -133,17 +265,23 @@ pub(super) fn gated<B: Backend>(
     Ok(sure(tensor(gate)))
 }
 
-pub(super) fn heads<B: Backend>(x: &Tensor<B, 2>, spec: &Heads<'_, B>) -> Option<Tensor<B, 3>> {
+/// Heads on their way from a projection into attention `[tokens, heads, head_dim]`.
+fn heads<B: Backend>(
+    x: &Tensor<B, 2>,
+    pass: &AttentionPass<'_, B>,
+    spec: &Heads<'_, B>,
+) -> Option<Tensor<B, 3>> {
     if !is_flex::<B>() {
         return None;
     }
-    let &Heads { tokens, count, head_dim, scale, dtype, .. } = spec;
-    let x = Values::of(x)?;
-    let norm = match spec.norm {
-        Some(norm) => Some(HeldNorm::of(norm)?),
-        None => None,
+    let (tokens, head_dim) = (pass.tokens(), pass.head_dim);
+    let &Heads { count, scale, dtype, .. } = spec;
+    let (x, norm) = match spec.norm {
+        Some((norm, QkNorm::Projection)) => (Values::of(&normed(norm, x)?)?, None),
+        Some((norm, QkNorm::Head)) => (Values::of(x)?, Some(HeldNorm::of(norm)?)),
+        None => (Values::of(x)?, None),
     };
-    let angles = match spec.angles {
+    let angles = match pass.angles.filter(|_| spec.is_rotated) {
         Some(angles) => Some((Values::of(angles.cos())?, Values::of(angles.sin())?, angles.dims())),
         None => None,
     };
@@ -164,10 +302,10 @@ pub(super) fn heads<B: Backend>(x: &Tensor<B, 2>, spec: &Heads<'_, B>) -> Option
     }
 }
 
-pub(super) fn attend<B: Backend>(
+fn attend<B: Backend>(
     q: &Tensor<B, 3>,
     blocks: &LayerBlocks<B>,
-    spec: &Attention<'_, B>,
+    pass: &AttentionPass<'_, B>,
 ) -> Option<Tensor<B, 2>> {
     if !is_flex::<B>() {
         return None;
@@ -179,16 +317,20 @@ pub(super) fn attend<B: Backend>(
         keys: keys.iter().map(whole).collect::<Option<_>>()?,
         values: values.iter().map(whole).collect::<Option<_>>()?,
     };
-    let sizes = moi_kernels::Attention {
-        heads: spec.heads,
-        kv_heads: spec.kv_heads,
-        head_dim: spec.head_dim,
-        softcap: spec.softcap.map(|cap| cap as f32),
-        window: spec.window,
+    let sinks = match &pass.sinks {
+        Some(sinks) => Some(Values::of(sinks)?),
+        None => None,
     };
-    let spans = spec.context.attention_spans(spec.kind);
-    let out = moi_kernels::attend(&sizes, Values::of(q)?.slice(), &cached, &spans);
-    new(out, [spec.context.tokens, spec.heads * spec.head_dim])
+    let sizes = moi_kernels::Attention {
+        heads: pass.heads,
+        kv_heads: pass.kv_heads,
+        head_dim: pass.head_dim,
+        softcap: pass.softcap.map(|cap| cap as f32),
+        window: pass.window,
+        sinks: sinks.as_ref().map(Values::slice),
+    };
+    let out = moi_kernels::attend(&sizes, Values::of(q)?.slice(), &cached, &pass.spans());
+    new(out, [pass.tokens(), pass.heads * pass.head_dim])
 }
 
 pub(super) fn write_columns<B: Backend>(
@@ -232,7 +374,7 @@ pub(super) fn write_columns<B: Backend>(
     Ok(slabs)
 }
 
-pub(super) fn distribution<B: Backend>(
+fn distribution<B: Backend>(
     logits: &Tensor<B, 2>,
     probabilities: bool,
 ) -> Option<(Tensor<B, 2>, Tensor<B, 2>)> {

@@ -6,7 +6,7 @@ use anyhow::{Context, Result};
 use burn::tensor::backend::Backend;
 use indicatif::{ProgressBar, ProgressStyle};
 use moi_engine::{Engine, InputRule};
-use moi_models::{Activations, Decoder, has_kernels};
+use moi_models::{Activations, Decoder, default_kernels};
 use moi_pretrained::Pretrained;
 
 use super::{
@@ -190,7 +190,9 @@ fn common<B: Backend>(group: &Group, device: Device, model: &Decoder<B>) -> Row 
         quantize: group.quantize.clone(),
         activations: model.activations().map(|asked| rounded_to::<B>(asked).to_owned()),
         threads: (!device.0.kind().is_gpu()).then(|| threads(group)),
-        instruction_set: has_kernels::<B>().then(|| moi_backends::instruction_set().to_owned()),
+        instruction_set: default_kernels::<B>()
+            .rounds_activations()
+            .then(|| moi_backends::instruction_set().to_owned()),
         repetitions: group.repetitions.into(),
         processor: machine::processor(),
         cores: machine::cores(),
@@ -205,9 +207,9 @@ fn common<B: Backend>(group: &Group, device: Device, model: &Decoder<B>) -> Row 
 /// What activations are rounded to in fact, as on the command line.
 fn rounded_to<B: Backend>(asked: Activations) -> &'static str {
     match asked {
-        Activations::Mixed if has_kernels::<B>() => "mixed",
-        Activations::Int8 if has_kernels::<B>() => "int8",
-        Activations::Int16 if has_kernels::<B>() => "int16",
+        Activations::Mixed if default_kernels::<B>().rounds_activations() => "mixed",
+        Activations::Int8 if default_kernels::<B>().rounds_activations() => "int8",
+        Activations::Int16 if default_kernels::<B>().rounds_activations() => "int16",
         _ => "f32",
     }
 }

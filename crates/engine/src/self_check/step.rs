@@ -45,7 +45,7 @@ fn compare<B: Backend>(model: &Decoder<B>, device: &B::Device) -> Option<f32> {
     let uniforms: Vec<f64> = cases.iter_mut().map(|case| case.sampler.draw()).collect();
     let mut cases: Vec<&mut Decider> = cases.iter_mut().collect();
     // Every row is read, as on the host.
-    let table = Rows { embedding: model.embedding(), mixing: &Mixing::new(0.0) };
+    let table = Rows { embedding: model.embedding(), mixing: &Mixing::new(0.0, model.kernels()) };
     let Some(launched) = PendingStep::on_device(&KernelSampler, &table, &logits_there, &mut cases, &uniforms)
     else {
         return Some(0.0);

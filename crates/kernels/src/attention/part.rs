@@ -22,7 +22,7 @@ pub(super) struct Scratch {
 }
 
 impl Scratch {
-    pub(super) fn new(sizes: &Attention, q: &[f32], task: &Task, span: &AttentionSpan<'_>) -> Self {
+    pub(super) fn new(sizes: &Attention<'_>, q: &[f32], task: &Task, span: &AttentionSpan<'_>) -> Self {
         let (head_dim, group) = (sizes.head_dim, sizes.heads / sizes.kv_heads);
         let (rows, padded) = (task.queries.len(), head_dim.next_multiple_of(16));
         let mut own = vec![0.0; rows * padded];
@@ -44,7 +44,7 @@ impl Scratch {
     /// The keys and values of a block that some of the queries see: `[head_dim, CACHE_BLOCK]` and `[CACHE_BLOCK, padded]`.
     fn read(
         &mut self,
-        sizes: &Attention,
+        sizes: &Attention<'_>,
         cached: &CachedBlocks<'_>,
         span: &AttentionSpan<'_>,
         block: usize,
@@ -87,7 +87,7 @@ impl Scratch {
 
 /// Sums of the queries of a task over a part: of each the weighted values, the largest score, and the sum of weights.
 pub(super) fn run_part(
-    sizes: &Attention,
+    sizes: &Attention<'_>,
     cached: &CachedBlocks<'_>,
     span: &AttentionSpan<'_>,
     part: Range<usize>,

@@ -6,42 +6,53 @@ use moi_gpu::{Attend, AttentionPlan, Turn, attend, plan_words, queries_at_once, 
 
 use super::{
     has_gpu_kernels,
-    maps::{parameters, spec},
+    maps::{norm, parameters, spec},
     on_runtime,
     tensors::{buffer, device, float, int, single, tensor, whole},
 };
-use crate::{cache::LayerBlocks, context::Plan, kernels::Attention};
+use crate::{LayerBlocks, Norm, QkNorm, context::Plan, kernels::AttentionPass};
 
 /// Attention of a forward pass, whose keys and values go into the cache: `[tokens, heads * head_dim]` in float32. `None`,
 /// with the cache as it was, where there is no kernel for it.
-pub(in crate::kernels) fn attention<B: Backend>(
+pub(super) fn attention<B: Backend>(
     [q, k, v]: [&Tensor<B, 2>; 3],
-    attention: &Attention<'_, B>,
+    pass: &AttentionPass<'_, B>,
     blocks: &mut LayerBlocks<B>,
 ) -> Option<Tensor<B, 2>> {
     if !has_gpu_kernels::<B>() {
         return None;
     }
-    on_runtime!(attention_on::<B>([q, k, v], attention, blocks), else None)
+    if let Some((q_norm, k_norm, QkNorm::Projection)) = pass.norms {
+        let (q, k) = (norm(q_norm, q)?, norm(k_norm, k)?);
+        on_runtime!(attention_on::<B>([&q, &k, v], pass, None, blocks), else None)
+    } else {
+        let norms = pass.norms.map(|(q, k, _)| (q, k));
+        on_runtime!(attention_on::<B>([q, k, v], pass, norms, blocks), else None)
+    }
 }
 
 fn attention_on<B: Backend, R: CubeRuntime>(
     [q, k, v]: [&Tensor<B, 2>; 3],
-    attention: &Attention<'_, B>,
+    pass: &AttentionPass<'_, B>,
+    norms: Option<(&Norm<B>, &Norm<B>)>,
     blocks: &mut LayerBlocks<B>,
 ) -> Option<Tensor<B, 2>> {
-    let &Attention { context, kind, heads, kv_heads, head_dim, window, .. } = attention;
+    let &AttentionPass { context, kind, heads, kv_heads, head_dim, window, .. } = pass;
     let tokens = context.tokens;
     let own_device = q.device();
     let [q, k, v] = [single::<B, R, 2>(q)?, single::<B, R, 2>(k)?, single::<B, R, 2>(v)?];
     let device = device(&q);
     let longest = context.spans.iter().map(|span| span.len).max()?;
     let queries = queries_at_once(&device, [heads, kv_heads, head_dim], longest, blocks.dtype.into())?;
-    let norms = match attention.norms {
+    let weights = match norms {
         Some((q, k)) => Some((parameters::<B, R>(q)?, parameters::<B, R>(k)?)),
         None => None,
     };
-    let angles = match attention.angles {
+    let sinks = match &pass.sinks {
+        Some(sinks) => Some(buffer(&single::<B, R, 1>(sinks)?)),
+        None => None,
+    };
+    let angles = match pass.angles {
         Some(angles) => {
             let dims = angles.dims();
             (dims > 0).then_some((single::<B, R, 2>(angles.cos())?, single::<B, R, 2>(angles.sin())?, dims))
@@ -73,14 +84,14 @@ fn attention_on<B: Backend, R: CubeRuntime>(
             k: &buffer(&k),
             v: &buffer(&v),
             angles: angles.as_ref().map(|(cos, sin, dims)| (cos, sin, *dims)),
-            norms: norms.as_ref().map(|(q, k)| (q, k)),
-            spec: attention.norms.map_or(moi_gpu::NormSpec::default(), |(q, _)| spec(&q.config())),
+            norms: weights.as_ref().map(|(q, k)| (q, k)),
+            spec: norms.map_or(moi_gpu::NormSpec::default(), |(q, _)| spec(&q.config())),
             cache: (&buffer(&keys), &buffer(&values)),
             plan: &plan,
             heads,
             kv_heads,
             head_dim,
-            scale: attention.scale as f32,
+            scale: pass.scale as f32,
         },
     );
     let out = attend(
@@ -93,7 +104,8 @@ fn attention_on<B: Backend, R: CubeRuntime>(
             heads,
             kv_heads,
             head_dim,
-            softcap: attention.softcap.map(|cap| cap as f32),
+            softcap: pass.softcap.map(|cap| cap as f32),
+            sinks: sinks.as_ref(),
         },
     );
     blocks.keys.push(whole(keys)?);

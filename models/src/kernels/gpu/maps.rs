@@ -2,21 +2,18 @@
 
 use burn::tensor::{Int, Tensor, TensorMetadata, backend::Backend};
 use burn_cubecl::CubeRuntime;
-use moi_gpu::{Join, MAX_ROWS, Map, NormSpec, NormWeights, Outcome, Picked};
+use moi_gpu::{Join, MAX_ROWS, NormSpec, NormWeights, Outcome, Picked};
 
 use super::{
-    has_gpu_kernels, on_runtime,
+    Joined, Map, has_gpu_kernels, on_runtime,
     tensors::{buffer, device, float, int, packed, single, tensor, weights},
 };
-use crate::{
-    Activation, Matrix, Norm, NormConfig, NormKind, PackedMatrix,
-    kernels::{self, Joined, Pending},
-};
+use crate::{Activation, Matrix, Norm, NormConfig, NormKind, PackedMatrix, kernels::BlockOutput};
 
 /// Maps of one input `[n, in]` of few rows: `[n, out]` in float32 each, or one of all where an activation is asked for.
-pub(in crate::kernels) fn maps<B: Backend>(
+pub(super) fn maps<B: Backend>(
     x: &Tensor<B, 2>,
-    matrices: &[kernels::Map<'_, B>],
+    matrices: &[Map<'_, B>],
     activation: Option<Activation>,
 ) -> Option<Vec<Tensor<B, 2>>> {
     if !has_gpu_kernels::<B>() || x.dims()[0] > MAX_ROWS {
@@ -27,20 +24,20 @@ pub(in crate::kernels) fn maps<B: Backend>(
 
 fn maps_on<B: Backend, R: CubeRuntime>(
     x: &Tensor<B, 2>,
-    maps: &[kernels::Map<'_, B>],
+    maps: &[Map<'_, B>],
     activation: Option<Activation>,
 ) -> Option<Vec<Tensor<B, 2>>> {
     let [n, _] = x.dims();
     let x = single::<B, R, 2>(x)?;
     let device = device(&x);
     let weights: Vec<_> = maps.iter().map(|map| weights::<B, R>(map.matrix)).collect::<Option<_>>()?;
-    let bias = |map: &kernels::Map<'_, B>| Some(buffer(&float::<B, R, 1>(map.bias?.val())?));
+    let bias = |map: &Map<'_, B>| Some(buffer(&float::<B, R, 1>(map.bias?.val())?));
     let biases: Vec<_> = maps.iter().map(bias).collect();
     // A kernel has all of them or none, in one type.
     let alike =
         biases.iter().all(|bias| bias.as_ref().map(|b| b.dtype) == biases[0].as_ref().map(|b| b.dtype));
     let rows: Vec<usize> = maps.iter().map(|map| map.matrix.dims()[0]).collect();
-    let all = (weights.iter().zip(&biases).zip(&rows)).map(|((weight, bias), &rows)| Map {
+    let all = (weights.iter().zip(&biases).zip(&rows)).map(|((weight, bias), &rows)| moi_gpu::Map {
         weight,
         bias: bias.as_ref(),
         rows,
@@ -66,7 +63,7 @@ fn function(activation: Activation) -> moi_gpu::Activation {
 }
 
 /// Rows of a packed matrix from one on, in float32.
-pub(in crate::kernels) fn unpacked<B: Backend>(
+pub(super) fn unpacked<B: Backend>(
     matrix: &PackedMatrix<B>,
     first: usize,
     rows: usize,
@@ -88,10 +85,7 @@ fn unpacked_on<B: Backend, R: CubeRuntime>(
 }
 
 /// The rows of ids, in float32.
-pub(in crate::kernels) fn packed_rows<B: Backend>(
-    table: &Matrix<B>,
-    ids: &Tensor<B, 1, Int>,
-) -> Option<Tensor<B, 2>> {
+pub(super) fn packed_rows<B: Backend>(table: &Matrix<B>, ids: &Tensor<B, 1, Int>) -> Option<Tensor<B, 2>> {
     if !has_gpu_kernels::<B>() {
         return None;
     }
@@ -131,22 +125,16 @@ pub(super) fn parameters<B: Backend, R: CubeRuntime>(norm: &Norm<B>) -> Option<N
 }
 
 /// A norm over the last axis, in float32.
-pub(in crate::kernels) fn norm<B: Backend, const D: usize>(
-    norm: &Norm<B>,
-    x: &Tensor<B, D>,
-) -> Option<Tensor<B, D>> {
+pub(super) fn norm<B: Backend>(norm: &Norm<B>, x: &Tensor<B, 2>) -> Option<Tensor<B, 2>> {
     if !has_gpu_kernels::<B>() {
         return None;
     }
-    on_runtime!(norm_on::<B, D>(norm, x), else None)
+    on_runtime!(norm_on::<B>(norm, x), else None)
 }
 
-fn norm_on<B: Backend, R: CubeRuntime, const D: usize>(
-    norm: &Norm<B>,
-    x: &Tensor<B, D>,
-) -> Option<Tensor<B, D>> {
+fn norm_on<B: Backend, R: CubeRuntime>(norm: &Norm<B>, x: &Tensor<B, 2>) -> Option<Tensor<B, 2>> {
     let dims = x.dims();
-    let x = single::<B, R, D>(x)?;
+    let x = single::<B, R, 2>(x)?;
     let weights = parameters::<B, R>(norm)?;
     let joined = moi_gpu::join(
         &device(&x),
@@ -157,40 +145,40 @@ fn norm_on<B: Backend, R: CubeRuntime, const D: usize>(
             scale: 1.0,
             before: Some(&weights),
             spec: spec(&norm.config()),
-            width: dims[D - 1],
+            width: dims[1],
         },
     );
     tensor(joined.normed?, dims, &x)
 }
 
 /// The residual stream with what a block adds to it, if there is such, and a norm of that, if one is asked for.
-pub(in crate::kernels) fn join<B: Backend>(
+pub(super) fn join<B: Backend>(
     x: &Tensor<B, 2>,
-    pending: Option<&Pending<'_, B>>,
+    output: Option<&BlockOutput<'_, B>>,
     before: Option<&Norm<B>>,
 ) -> Option<Joined<B>> {
     if !has_gpu_kernels::<B>() {
         return None;
     }
-    on_runtime!(join_on::<B>(x, pending, before), else None)
+    on_runtime!(join_on::<B>(x, output, before), else None)
 }
 
 fn join_on<B: Backend, R: CubeRuntime>(
     x: &Tensor<B, 2>,
-    pending: Option<&Pending<'_, B>>,
+    output: Option<&BlockOutput<'_, B>>,
     before: Option<&Norm<B>>,
 ) -> Option<Joined<B>> {
     let dims = x.dims();
     let x = single::<B, R, 2>(x)?;
-    let block = match pending {
-        Some(pending) => Some(buffer(&float::<B, R, 2>(pending.block.clone())?)),
+    let block = match output {
+        Some(output) => Some(buffer(&float::<B, R, 2>(output.output.clone())?)),
         None => None,
     };
     let of = |norm: Option<&Norm<B>>| match norm {
         Some(norm) => parameters::<B, R>(norm).map(Some),
         None => Some(None),
     };
-    let after = pending.and_then(|pending| pending.after);
+    let after = output.and_then(|output| output.norm);
     let (after_weights, before_weights) = (of(after)?, of(before)?);
     if let (Some(after), Some(before)) = (&after_weights, &before_weights)
         && after.weight.dtype != before.weight.dtype
@@ -204,7 +192,7 @@ fn join_on<B: Backend, R: CubeRuntime>(
             x: &buffer(&x),
             block: block.as_ref(),
             after: after_weights.as_ref(),
-            scale: pending.map_or(1.0, |pending| pending.scale as f32),
+            scale: output.map_or(1.0, |output| output.scale as f32),
             before: before_weights.as_ref(),
             spec: spec(&config),
             width: dims[1],

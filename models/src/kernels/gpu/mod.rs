@@ -12,18 +12,161 @@ use std::sync::{
     atomic::{AtomicBool, Ordering},
 };
 
-use burn::tensor::backend::Backend;
+use burn::{
+    module::Param,
+    tensor::{Int, Tensor, backend::Backend},
+};
 
-pub(super) use attention::attention;
-pub(super) use maps::{join, maps, norm, packed_rows, unpacked};
+use attention::attention;
+use maps::{join, maps, norm, packed_rows, unpacked};
 pub(super) use step::step;
 use tensors::is_on;
 
+use super::{AttentionPass, BlockOutput, Kernels, TensorOperations};
+use crate::{CacheLayout, LayerBlocks, Linear, Matrix, Mlp, Norm};
+
+/// Kernels for GPUs, on tensors of CubeCL backends; what they have none for is left to tensor operations.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct GpuKernels;
+
+/// Values that a kernel unpacks at a time for the device to multiply: 256 MB.
+const TILE: usize = 1 << 26;
+
+impl GpuKernels {
+    /// Products with a matrix, for any number of rows.
+    fn products<B: Backend>(self, matrix: &Matrix<B>, x: Tensor<B, 2>) -> Tensor<B, 2> {
+        let map = Map { matrix, bias: None };
+        if let Some(product) = maps(&x, &[map], None).and_then(|mut products| products.pop()) {
+            return product;
+        }
+        match matrix.packed() {
+            Some(packed) if are_on() => {
+                packed.products_by(x, TILE, |first, rows| unpacked(packed, first, rows))
+            }
+            _ => matrix.products(x),
+        }
+    }
+}
+
+impl<B: Backend> Kernels<B> for GpuKernels {
+    fn cache_layout(&self) -> CacheLayout {
+        CacheLayout { keys_by_value: false, one_slab: true }
+    }
+
+    fn linear(&self, layer: &Linear<B>, x: Tensor<B, 2>) -> Tensor<B, 2> {
+        match maps(&x, &[layer.into()], None).and_then(|mut y| y.pop()) {
+            Some(y) => y,
+            None => layer.biased(self.products(&layer.weight, x)),
+        }
+    }
+
+    /// In one launch.
+    fn qkv(&self, layers: [&Linear<B>; 3], x: Tensor<B, 2>) -> [Tensor<B, 2>; 3] {
+        let all = maps(&x, &layers.map(Map::from), None);
+        let all = all.and_then(|all| <[Tensor<B, 2>; 3]>::try_from(all).ok());
+        all.unwrap_or_else(|| layers.map(|layer| self.linear(layer, x.clone())))
+    }
+
+    fn attention(
+        &self,
+        [q, k, v]: [Tensor<B, 2>; 3],
+        pass: &AttentionPass<'_, B>,
+        blocks: &mut LayerBlocks<B>,
+    ) -> Tensor<B, 2> {
+        match attention([&q, &k, &v], pass, blocks) {
+            Some(out) => out,
+            None => TensorOperations.attention([q, k, v], pass, blocks),
+        }
+    }
+
+    /// Inward maps and activation in one launch.
+    fn mlp(&self, mlp: &Mlp<B>, x: Tensor<B, 2>) -> Tensor<B, 2> {
+        let inward: Vec<_> = mlp.gate_proj.iter().chain([&mlp.up_proj]).map(Map::from).collect();
+        match maps(&x, &inward, Some(mlp.activation())).and_then(|mut inner| inner.pop()) {
+            Some(inner) => self.linear(&mlp.down_proj, inner),
+            None => mlp.forward_by(x, |layer, x| self.linear(layer, x)),
+        }
+    }
+
+    fn norm(&self, layer: &Norm<B>, x: Tensor<B, 2>) -> Tensor<B, 2> {
+        norm(layer, &x).unwrap_or_else(|| layer.forward(x))
+    }
+
+    /// In one launch.
+    fn residual(
+        &self,
+        stream: Tensor<B, 2>,
+        output: Option<BlockOutput<'_, B>>,
+        norm: Option<&Norm<B>>,
+    ) -> (Tensor<B, 2>, Tensor<B, 2>) {
+        if output.is_none() && norm.is_none() {
+            return (stream.clone(), stream);
+        }
+        match join(&stream, output.as_ref(), norm) {
+            Some((sum, normed)) => {
+                let stream = sum.unwrap_or(stream);
+                let input = normed.unwrap_or_else(|| stream.clone());
+                (stream, input)
+            }
+            None => {
+                let output = output.map(|output| BlockOutput {
+                    output: match output.norm {
+                        Some(norm) => self.norm(norm, output.output),
+                        None => output.output,
+                    },
+                    norm: None,
+                    scale: output.scale,
+                });
+                let (stream, input) = TensorOperations.residual(stream, output, None);
+                match norm {
+                    Some(norm) => (stream, self.norm(norm, input)),
+                    None => (stream, input),
+                }
+            }
+        }
+    }
+
+    fn logits(&self, table: &Matrix<B>, hidden: Tensor<B, 2>) -> Tensor<B, 2> {
+        self.products(table, hidden)
+    }
+
+    fn rows(&self, table: &Matrix<B>, ids: Tensor<B, 1, Int>) -> Tensor<B, 2> {
+        packed_rows(table, &ids).unwrap_or_else(|| table.rows(ids))
+    }
+
+    fn weighted_sum(&self, table: &Matrix<B>, weights: Tensor<B, 2>) -> Tensor<B, 2> {
+        match table.packed() {
+            Some(packed) if are_on() => {
+                packed.weighted_sum_by(weights, TILE, |first, rows| unpacked(packed, first, rows))
+            }
+            _ => table.weighted_sum(weights),
+        }
+    }
+
+    fn has_tolerance(&self) -> bool {
+        are_on()
+    }
+}
+
+/// A linear map, with a bias or without.
+struct Map<'a, B: Backend> {
+    matrix: &'a Matrix<B>,
+    bias: Option<&'a Param<Tensor<B, 1>>>,
+}
+
+impl<'a, B: Backend> From<&'a Linear<B>> for Map<'a, B> {
+    fn from(linear: &'a Linear<B>) -> Self {
+        Self { matrix: &linear.weight, bias: linear.bias.as_ref() }
+    }
+}
+
+/// The residual stream with what a block adds to it, if it added anything, and a norm of that, if one is asked for.
+type Joined<B> = (Option<Tensor<B, 2>>, Option<Tensor<B, 2>>);
+
 static OFF: AtomicBool = AtomicBool::new(false);
 
-/// Turns the kernels for GPUs on or off for the process: without them all is done by tensor operations. They are on
-/// unless the environment says `MOI_GPU_KERNELS=0`.
-pub fn use_gpu_kernels(on: bool) {
+/// See [`super::use_gpu_kernels`].
+pub(super) fn use_gpu_kernels(on: bool) {
     OFF.store(!on, Ordering::Relaxed);
 }
 

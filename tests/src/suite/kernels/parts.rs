@@ -350,6 +350,8 @@ pub(super) fn heads_are_turned_into_the_cache<R: Runtime>(gpu: &Gpu<R>) {
 /// tested against the formula.
 pub(super) fn attention_is_a_weighted_mean_of_values<R: Runtime>(gpu: &Gpu<R>) {
     let device = &gpu.0;
+    // Below all scores, among them and above.
+    let sinks = [-30.0, 0.3, 1.5, 12.0, -2.0, 4.0, 0.0, -1.0, 30.0];
     for (heads, kv_heads, head_dim, window, softcap) in [
         (4, 2, 64, None, None),
         (9, 3, 64, Some(1000), Some(5.0)),
@@ -382,6 +384,7 @@ pub(super) fn attention_is_a_weighted_mean_of_values<R: Runtime>(gpu: &Gpu<R>) {
             let (keys, values) = (random(2, size), random(3, size));
             let longest = spans.iter().map(|span| span.len).max().unwrap();
             let put = gpu.put(&keys);
+            let sinks = (heads != 4).then_some(&sinks[..heads]);
             let queries = queries_at_once(device, [heads, kv_heads, head_dim], longest, put.dtype).unwrap();
             assert!(longest == 1 || queries > 1, "queries of a sequence share what is read");
             let found = attend(
@@ -395,6 +398,7 @@ pub(super) fn attention_is_a_weighted_mean_of_values<R: Runtime>(gpu: &Gpu<R>) {
                     kv_heads,
                     head_dim,
                     softcap,
+                    sinks: sinks.map(|sinks| gpu.put(sinks)).as_ref(),
                 },
             )
             .unwrap();
@@ -407,7 +411,7 @@ pub(super) fn attention_is_a_weighted_mean_of_values<R: Runtime>(gpu: &Gpu<R>) {
                 .collect();
             let cached =
                 CachedBlocks { keys: vec![Float::F32(&by_value)], values: vec![Float::F32(&values)] };
-            let sizes = Attention { heads, kv_heads, head_dim, softcap, window };
+            let sizes = Attention { heads, kv_heads, head_dim, softcap, window, sinks };
             let expected = moi_kernels::attend(&sizes, &q, &cached, &spans);
             assert_close(&gpu.get(&found), &expected, 5e-6);
         }

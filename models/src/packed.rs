@@ -282,7 +282,7 @@ mod tests {
 
     /// Any bytes, with float16 numbers between 2^-4 and 2^-1 where `numbers` says.
     fn blocks(form: PackedForm, count: usize) -> Vec<u8> {
-        let (size, _) = form.ggml_block();
+        let (_, size) = form.format().size();
         let mut blocks: Vec<u8> = (0..count * size).map(|i| (i * 7919 % 251 + i / 13) as u8).collect();
         for block in blocks.chunks_mut(size) {
             let numbers: &[usize] = match form {
@@ -301,7 +301,7 @@ mod tests {
         for form in PackedForm::ALL {
             let (rows, columns) = (37, 2 * form.span());
             let parts =
-                pack(form, &blocks(form, rows * columns / form.ggml_block().1), rows, columns).unwrap();
+                pack(form, &blocks(form, rows * columns / form.format().size().0), rows, columns).unwrap();
             let view =
                 Packed::new(form, [rows, columns], &parts.words, &parts.scales, &parts.minima).unwrap();
             let mut expected = Vec::new();

@@ -10,8 +10,7 @@ use std::{
 };
 
 use burn_flex::Flex;
-use moi_checkpoint::gguf::BlockKind;
-use moi_convert::{ConvertError, Converted, FloatType, Options, Target, convert};
+use moi_convert::{BlockFormat, ConvertError, Converted, FloatType, Options, Target, convert};
 use moi_pretrained::Pretrained;
 use moi_tests::{
     golden::Golden,
@@ -47,7 +46,7 @@ fn every_architecture_every_form_every_type() {
             (Target::Safetensors, None),
             (Target::Safetensors, Some(FloatType::F16)),
             (Target::Burnpack, Some(FloatType::F32)),
-            (Target::Burnpack, Some(FloatType::Bf16)),
+            (Target::Burnpack, Some(FloatType::BF16)),
         ] {
             let output = directory.path().join(format!("{name}-{converted}"));
             let made = verified(&golden(name), &output, &Options { dtype, ..options(to) });
@@ -108,7 +107,7 @@ fn every_architecture_to_gguf() {
 #[test]
 fn blocks_and_back() {
     let directory = tempfile::tempdir().unwrap();
-    for kind in [BlockKind::Q8_0, BlockKind::Q4_0, BlockKind::Q4_1] {
+    for kind in [BlockFormat::Q8_0, BlockFormat::Q4_0, BlockFormat::Q4_1] {
         let blocks = directory.path().join(kind.name());
         let quantize = Some(kind);
         let made =
@@ -208,7 +207,7 @@ fn tokenizer_and_template_travel_along() {
     let (there, back) = (directory.path().join("there"), directory.path().join("back"));
     let half = Options { dtype: Some(FloatType::F16), ..options(Target::Safetensors) };
     convert::<Flex>(&model, &there, &half, None, |_| {}).unwrap();
-    let blocks = Options { quantize: Some(BlockKind::Q8_0), ..options(Target::Gguf) };
+    let blocks = Options { quantize: Some(BlockFormat::Q8_0), ..options(Target::Gguf) };
     let made = convert::<Flex>(&there, &back, &blocks, None, |_| {}).unwrap();
     assert!(made.notes.is_empty(), "{:?}", made.notes);
     let original = Pretrained::open(&model).unwrap();

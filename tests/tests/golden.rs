@@ -6,7 +6,7 @@ use burn::{
     module::{Module, ModuleMapper, Param},
     tensor::{Int, Tensor, TensorData, backend::Backend},
 };
-use moi_checkpoint::gguf::BlockKind;
+use moi_checkpoint::BlockFormat;
 use moi_engine::{Engine, Prompt, Request};
 use moi_models::{Activations, BLOCK_POSITIONS, CausalLm, Decoder, ForwardBatch, PackedForm, Span, Visible};
 use moi_pretrained::{Pretrained, WeightForm};
@@ -202,12 +202,12 @@ fn sliding_layers_keep_their_window<B: Backend>() {
 /// the same blocks.
 fn packed_weights<B: Backend>() {
     for (name, form, kind) in [
-        ("llama", PackedForm::Q8_0, BlockKind::Q8_0),
-        ("llama", PackedForm::Q4_1, BlockKind::Q4_1),
-        ("mixtral", PackedForm::Q4_0, BlockKind::Q4_0),
-        ("gpt2", PackedForm::Q8_0, BlockKind::Q8_0),
-        ("nemotron-nas", PackedForm::Q4_1, BlockKind::Q4_1),
-        ("gemma2", PackedForm::Q4_0, BlockKind::Q4_0),
+        ("llama", PackedForm::Q8_0, BlockFormat::Q8_0),
+        ("llama", PackedForm::Q4_1, BlockFormat::Q4_1),
+        ("mixtral", PackedForm::Q4_0, BlockFormat::Q4_0),
+        ("gpt2", PackedForm::Q8_0, BlockFormat::Q8_0),
+        ("nemotron-nas", PackedForm::Q4_1, BlockFormat::Q4_1),
+        ("gemma2", PackedForm::Q4_0, BlockFormat::Q4_0),
     ] {
         let device = B::Device::default();
         let golden = Golden::read(name);
@@ -230,7 +230,7 @@ fn packed_weights<B: Backend>() {
 
 /// Rounds the weights that can be packed as a block format does.
 struct ThroughBlocks {
-    kind: BlockKind,
+    kind: BlockFormat,
     path: Vec<String>,
 }
 

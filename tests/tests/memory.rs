@@ -10,8 +10,8 @@ use std::{
 
 use burn_flex::Flex;
 use moi_checkpoint::{
-    Storage,
-    gguf::{BlockKind, NewTensor, Value, write_gguf},
+    BlockFormat, Storage,
+    gguf::{NewTensor, Value, write_gguf},
 };
 use moi_pretrained::{Pretrained, WeightForm};
 use moi_tests::{
@@ -104,7 +104,7 @@ fn write_sparse_llama(path: &Path, layers: u64) {
         shape: shape.to_vec(),
         storage,
     };
-    let matrix = |name: &str, shape: [usize; 2]| tensor(name, &shape, Storage::Block(BlockKind::Q4_0));
+    let matrix = |name: &str, shape: [usize; 2]| tensor(name, &shape, Storage::Block(BlockFormat::Q4_0));
     let norm = |name: &str| tensor(name, &[WIDTH], Storage::F32);
     let layer = |index: u64| {
         let name = |part: &str| format!("blk.{index}.{part}.weight");

@@ -1,60 +1,10 @@
-//! The types that weights, activations and the cache can have on a device.
+//! The types that weights, activations and the cache can have on a device. Norms, softmax, entropies, mixtures and sampling
+//! are in float32 whatever it is.
 
-use std::{fmt, str::FromStr};
-
-use burn::tensor::{DType, FloatDType, backend::Backend};
+use burn::tensor::{DType, backend::Backend};
+use moi_formats::FloatType;
 
 use crate::{DeviceError, DeviceName, Kind};
-
-/// A type of weights, activations and cache. Norms, softmax, entropies, mixtures and sampling are in float32
-/// whatever it is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum FloatType {
-    /// IEEE single precision.
-    F32,
-    /// IEEE half precision.
-    F16,
-    /// The upper half of a single.
-    BF16,
-}
-
-impl FloatType {
-    /// All of them.
-    pub const ALL: [Self; 3] = [Self::F32, Self::F16, Self::BF16];
-
-    /// As on the command line.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::F32 => "f32",
-            Self::F16 => "f16",
-            Self::BF16 => "bf16",
-        }
-    }
-
-    /// As burn calls it.
-    pub fn dtype(self) -> FloatDType {
-        match self {
-            Self::F32 => FloatDType::F32,
-            Self::F16 => FloatDType::F16,
-            Self::BF16 => FloatDType::BF16,
-        }
-    }
-}
-
-impl fmt::Display for FloatType {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.name())
-    }
-}
-
-impl FromStr for FloatType {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let known = Self::ALL.into_iter().find(|known| known.name() == text);
-        known.ok_or_else(|| format!("`{text}` is none of f32, f16 and bf16"))
-    }
-}
 
 /// The types in which a device has arithmetic, not storage alone.
 pub fn float_types<B: Backend>(device: &B::Device) -> Vec<FloatType> {

@@ -35,10 +35,11 @@ use std::{
 
 use burn::tensor::backend::Backend;
 pub use error::DeviceError;
-pub use float_type::{FloatType, float_type, float_types};
+pub use float_type::{float_type, float_types};
 pub use kernel_cache::{KernelCache, keep_kernels_in, kernel_cache};
 #[cfg(feature = "kernels")]
 pub use launches::{count_launches, launches};
+pub use moi_formats::FloatType;
 pub use name::{DeviceName, Kind, NameError, Request};
 #[cfg(feature = "kernels")]
 pub use probe::records_panic;

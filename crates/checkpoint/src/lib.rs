@@ -8,7 +8,7 @@
 //! |---|---|
 //! | safetensors, one file or shards, with `model.safetensors.index.json` or all of them | F64, F32, F16, BF16 |
 //! | burnpack | F64, F32, F16, BF16 |
-//! | GGUF version 2 and 3, one file or split | F32, F16, BF16, F64 and the block formats of [`gguf::BlockKind`] |
+//! | GGUF version 2 and 3, one file or split | F32, F16, BF16, F64 and the block formats of [`BlockFormat`] |
 
 mod arena;
 mod burnpack;
@@ -31,6 +31,7 @@ pub use file::{CONFIG_BYTES, INDEX_BYTES, is_there, open_file, parse_json, read_
 pub use finite::NotFinite;
 pub use load::{LoadProgress, Upload, load};
 pub use moi_files::PartName;
+pub use moi_formats::BlockFormat;
 pub use safetensors::{INDEX_FILE, SINGLE_FILE, open_safetensors};
 pub use select::{Parameter, RowBlocks};
 pub use storage::Storage;

@@ -123,7 +123,7 @@ impl Path {
     /// in an enum's variant that bears the form's name.
     fn packed(&self) -> Option<(String, PackedForm)> {
         let [.., variant, _] = &self.0[..] else { return None };
-        let form = packed::packable(&variant.name).filter(|_| variant.is_variant)?;
+        let form = PackedForm::named(&variant.name).filter(|_| variant.is_variant)?;
         let (weight, _) = self.name().rsplit_once('.').map(|(a, b)| (a.to_owned(), b.to_owned()))?;
         Some((weight, form))
     }

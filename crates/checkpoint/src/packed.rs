@@ -3,13 +3,13 @@
 use std::borrow::Cow;
 
 use half::f16;
-use moi_kernels::{PackedForm, pack_into};
+use moi_formats::PackedForm;
+use moi_kernels::pack_into;
 
 use crate::{
     LazyTensor, Storage,
     arena::{Arena, Region},
     finite::Count,
-    gguf::BlockKind,
 };
 
 /// The parts of a packed matrix that have not gone to the device yet.
@@ -20,22 +20,17 @@ pub(crate) struct Parts {
     pub(crate) minima: Option<Region<f16>>,
 }
 
-/// A form by ggml's name.
-pub(crate) fn packable(name: &str) -> Option<PackedForm> {
-    PackedForm::ALL.into_iter().find(|form| form.name() == name)
-}
-
 /// The parts of a matrix as its file has it, or of one that is encoded now where the file has it otherwise. None for
 /// a form that is read but never made. With them what is not finite: of scales and minima, or of values that were
 /// encoded, which become anything.
 pub(crate) fn read(tensor: &LazyTensor, form: PackedForm, arena: &mut Arena) -> Option<(Parts, Count)> {
-    let kind = BlockKind::ALL.into_iter().find(|kind| kind.name() == form.name())?;
-    let stored = (tensor.storage() == Storage::Block(kind)).then(|| tensor.stored_bytes()).flatten();
+    let format = form.format();
+    let stored = (tensor.storage() == Storage::Block(format)).then(|| tensor.stored_bytes()).flatten();
     let (blocks, encoded) = match stored {
         Some(blocks) => (blocks, Count::default()),
         None => {
             let values = tensor.read();
-            (Cow::Owned(kind.encode(&values)?), Count::of_f32(&values))
+            (Cow::Owned(format.encode(&values)?), Count::of_f32(&values))
         }
     };
     let columns = tensor.shape().last().copied().unwrap_or(0);

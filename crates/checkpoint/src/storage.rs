@@ -2,7 +2,7 @@
 
 use half::{bf16, f16};
 
-use crate::gguf::blocks::BlockKind;
+use moi_formats::BlockFormat;
 
 /// How a tensor's values are stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -16,7 +16,7 @@ pub enum Storage {
     /// The upper half of a single.
     BF16,
     /// Blocks of ggml.
-    Block(BlockKind),
+    Block(BlockFormat),
 }
 
 impl Storage {

@@ -5,8 +5,8 @@
 use std::{fs, path::Path};
 
 use moi_checkpoint::{
-    Storage,
-    gguf::{BlockKind, Gguf, Value},
+    BlockFormat, Storage,
+    gguf::{Gguf, Value},
 };
 
 const BLOCKS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/reference/blocks.gguf");
@@ -27,11 +27,11 @@ fn values_are_those_of_the_gguf_package() {
     }
     let mut expected = vec![("BF16", Storage::BF16), ("F16", Storage::F16), ("F32", Storage::F32)];
     // The package quantises to some of the formats; all are tested on raw bytes.
-    for kind in BlockKind::ALL {
+    for kind in BlockFormat::ALL {
         expected.push((kind.name(), Storage::Block(kind)));
     }
     let names: Vec<String> = expected.iter().map(|(name, _)| format!("{name}.raw")).collect();
-    for (name, kind) in names.iter().skip(3).zip(BlockKind::ALL) {
+    for (name, kind) in names.iter().skip(3).zip(BlockFormat::ALL) {
         expected.push((name, Storage::Block(kind)));
     }
     let quantised = ["Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "MXFP4"];
@@ -47,7 +47,7 @@ fn values_are_those_of_the_gguf_package() {
 fn blocks_are_encoded_as_the_gguf_package_encodes_them() {
     let checkpoint = Gguf::open(Path::new(BLOCKS)).unwrap().checkpoint().unwrap();
     let tensors = checkpoint.tensors();
-    for kind in BlockKind::ALL {
+    for kind in BlockFormat::ALL {
         let encoded = tensors.get(&format!("{}.input", kind.name())).map(|input| kind.encode(&input.read()));
         assert_eq!(encoded.is_some(), kind.can_encode(), "{}", kind.name());
         if let Some(encoded) = encoded {

@@ -57,7 +57,7 @@ impl Device {
             (Some(_), Some(asked)) if asked != FloatType::F32 => {
                 bail!("--quantize computes in f32, so --dtype {asked} has no place beside it")
             }
-            (Some(quantize), _) => Ok(quantize.weight_form()),
+            (Some(quantize), _) => Ok(quantize.0),
             (None, _) => {
                 let float = moi_backends::float_type::<B>(self.0, device, asked)?;
                 Ok(WeightForm::Float(float.dtype()))

@@ -5,11 +5,10 @@ use std::path::Path;
 use anyhow::{Context, Result};
 use burn::tensor::backend::Backend;
 use indicatif::{ProgressBar, ProgressStyle};
-use moi_checkpoint::gguf::BlockKind;
-use moi_convert::{Converted, FloatType, Options, Target, convert};
+use moi_convert::{Converted, Options, Target, convert};
 
 use crate::{
-    args::{self, BlockFormat, ConvertArgs},
+    args::{self, ConvertArgs},
     backend::{Device, Job},
     model, ui,
 };
@@ -23,16 +22,8 @@ pub(crate) fn run(args: &ConvertArgs) -> Result<()> {
             args::Target::Burnpack => Target::Burnpack,
             args::Target::Gguf => Target::Gguf,
         },
-        dtype: args.dtype.map(|dtype| match dtype {
-            args::FloatType::F32 => FloatType::F32,
-            args::FloatType::F16 => FloatType::F16,
-            args::FloatType::Bf16 => FloatType::Bf16,
-        }),
-        quantize: args.quantize.map(|format| match format {
-            BlockFormat::Q8_0 => BlockKind::Q8_0,
-            BlockFormat::Q4_0 => BlockKind::Q4_0,
-            BlockFormat::Q4_1 => BlockKind::Q4_1,
-        }),
+        dtype: args.dtype.map(|dtype| dtype.0),
+        quantize: args.quantize.map(|format| format.0),
         max_shard_bytes: (args.max_shard_size as usize).saturating_mul(1_000_000),
         source_name: args.source.clone(),
     };

@@ -261,7 +261,7 @@ fn described(
     dtype: &str,
     mix_tolerance: f32,
 ) -> Value {
-    let quantize = args.model.quantize.map(|form| format!("{:?}", form.weight_form()));
+    let quantize = args.model.quantize.map(|form| format!("{:?}", form.0));
     json!({
         "task": task.name,
         "task_seed": args.task_seed,

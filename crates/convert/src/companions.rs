@@ -38,9 +38,9 @@ pub(crate) fn write(source: &Source, to: &Path, options: &Options) -> Result<Vec
     }
     if let (Some(dtype), Some(fields)) = (options.dtype, config.as_object_mut()) {
         let name = match dtype {
-            crate::FloatType::F32 => "float32",
-            crate::FloatType::F16 => "float16",
-            crate::FloatType::Bf16 => "bfloat16",
+            moi_formats::FloatType::F32 => "float32",
+            moi_formats::FloatType::F16 => "float16",
+            moi_formats::FloatType::BF16 => "bfloat16",
         };
         // Older readers know the second name alone.
         fields.insert("dtype".into(), name.into());

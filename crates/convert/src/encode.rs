@@ -1,28 +1,17 @@
 //! From a stored tensor to bytes in another type, some rows at a time.
 
 use half::{bf16, f16};
-use moi_checkpoint::{LazyTensor, Storage, gguf::BlockKind};
+use moi_checkpoint::{LazyTensor, Storage};
+use moi_formats::{BlockFormat, FloatType};
 
 use crate::ConvertError;
 
-/// A float type of weights.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum FloatType {
-    /// IEEE single precision.
-    F32,
-    /// IEEE half precision.
-    F16,
-    /// The upper half of a single.
-    Bf16,
-}
-
-impl FloatType {
-    pub(crate) fn storage(self) -> Storage {
-        match self {
-            Self::F32 => Storage::F32,
-            Self::F16 => Storage::F16,
-            Self::Bf16 => Storage::BF16,
-        }
+/// Floats of a type as they are stored.
+pub(crate) fn storage_of(float: FloatType) -> Storage {
+    match float {
+        FloatType::F32 => Storage::F32,
+        FloatType::F16 => Storage::F16,
+        FloatType::BF16 => Storage::BF16,
     }
 }
 
@@ -70,7 +59,7 @@ fn halves(name: &str, values: &[f32]) -> Result<Vec<u8>, ConvertError> {
     Ok(values.iter().map(half).collect::<Result<Vec<_>, _>>()?.concat())
 }
 
-fn blocks(name: &str, kind: BlockKind, values: &[f32]) -> Result<Vec<u8>, ConvertError> {
+fn blocks(name: &str, kind: BlockFormat, values: &[f32]) -> Result<Vec<u8>, ConvertError> {
     // Scales and minima are float16.
     const LARGEST: f32 = 65_504.0;
     if let Some(value) = values.iter().find(|value| !value.is_finite() || value.abs() > LARGEST) {

@@ -18,7 +18,7 @@ use serde_json::json;
 
 use crate::{
     ConvertError, Options,
-    encode::encode,
+    encode::{encode, storage_of},
     report::Reporter,
     source::{Files, Source},
     tokenizer,
@@ -366,7 +366,7 @@ fn storage(name: &str, tensor: &LazyTensor, options: &Options) -> Storage {
     match (options.quantize, options.dtype, tensor.storage()) {
         (Some(kind), ..) if columns.is_multiple_of(kind.size().0) => Storage::Block(kind),
         (Some(_), ..) => Storage::F32,
-        (None, Some(dtype), _) => dtype.storage(),
+        (None, Some(dtype), _) => storage_of(dtype),
         (None, None, kept @ Storage::Block(_)) if tensor.is_as_stored() => kept,
         (None, None, kept @ (Storage::F16 | Storage::BF16)) => kept,
         (None, None, _) => Storage::F32,

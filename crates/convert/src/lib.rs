@@ -25,9 +25,9 @@ use std::{
 };
 
 use burn::tensor::backend::Backend;
-pub use encode::FloatType;
 pub use error::ConvertError;
-use moi_checkpoint::{NotFinite, gguf::BlockKind, shown};
+use moi_checkpoint::{NotFinite, shown};
+pub use moi_formats::{BlockFormat, FloatType};
 use moi_pretrained::Pretrained;
 pub use verify::Verified;
 
@@ -53,7 +53,7 @@ pub struct Options {
     /// Type of the floats; as they are stored where none is given (blocks become float32, or stay blocks in GGUF).
     pub dtype: Option<FloatType>,
     /// Block format of the matrices; GGUF only.
-    pub quantize: Option<BlockKind>,
+    pub quantize: Option<BlockFormat>,
     /// Bytes of a safetensors shard at most.
     pub max_shard_bytes: usize,
     /// What to write into the file's metadata as its source.

@@ -17,7 +17,12 @@ use burn_store::{BurnpackWriter, TensorSnapshot, TensorSnapshotError};
 use moi_checkpoint::{BURNPACK_FILE, INDEX_FILE, LazyTensor, SINGLE_FILE, Storage};
 use safetensors::{Dtype, View};
 
-use crate::{ConvertError, Options, encode::encode, report::Reporter, source::Source};
+use crate::{
+    ConvertError, Options,
+    encode::{encode, storage_of},
+    report::Reporter,
+    source::Source,
+};
 
 /// What was written.
 #[derive(Clone, Copy, Debug, Default)]
@@ -99,7 +104,7 @@ pub(crate) fn write_file(
 /// The type that a tensor gets where blocks are not written.
 fn storage(tensor: &LazyTensor, options: &Options) -> Storage {
     match (options.dtype, tensor.storage()) {
-        (Some(dtype), _) => dtype.storage(),
+        (Some(dtype), _) => storage_of(dtype),
         (None, kept @ (Storage::F32 | Storage::F16 | Storage::BF16)) => kept,
         (None, Storage::F64 | Storage::Block(_)) => Storage::F32,
     }
@@ -113,7 +118,7 @@ fn num_bytes(tensor: &LazyTensor, storage: Storage) -> usize {
 pub(crate) fn record(options: &Options) -> [(&'static str, String); 2] {
     let kind = match (options.quantize, options.dtype) {
         (Some(kind), _) => kind.name(),
-        (None, Some(dtype)) => dtype.storage().name(),
+        (None, Some(dtype)) => storage_of(dtype).name(),
         (None, None) => "types kept",
     };
     let how = format!("moi-convert {} to {}, {kind}", env!("CARGO_PKG_VERSION"), options.to.name());

@@ -3,8 +3,7 @@
 use half::f16;
 
 use crate::{
-    PackedForm,
-    form::{BLOCK, ROWS},
+    BLOCK, PackedForm, ROWS,
     pool::{self, Shared},
 };
 
@@ -38,7 +37,7 @@ pub fn pack_into(
     scales: &mut [f16],
     minima: &mut [f16],
 ) -> bool {
-    let (bytes, values) = form.ggml_block();
+    let (values, bytes) = form.format().size();
     if !columns.is_multiple_of(values)
         || blocks.len() != rows * (columns / values) * bytes
         || [words.len(), scales.len(), minima.len()] != form.lengths(rows, columns)

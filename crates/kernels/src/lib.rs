@@ -15,7 +15,6 @@ mod attention;
 mod blocks;
 mod columns;
 mod dense;
-mod form;
 mod lanes;
 mod mixture;
 mod norm;
@@ -32,9 +31,9 @@ pub use attention::{Attention, AttentionSpan, BlockPlace, CACHE_BLOCK, CachedBlo
 pub use blocks::{PackedParts, pack, pack_into};
 pub use columns::{Run, write_columns};
 pub use dense::{Dense, Float, dense_products};
-pub use form::{BLOCK, PackedForm, ROWS};
 pub use lanes::{Isa, isa};
 pub use mixture::{RowCache, Table, mean_rows, weighted_sums};
+pub use moi_formats::{BLOCK, PackedForm, ROWS};
 pub use norm::{NormSpec, norm_rows};
 pub use packed::Packed;
 pub use quantize::{QuantizedRows, Rounding};

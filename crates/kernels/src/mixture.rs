@@ -8,9 +8,8 @@ mod cache;
 use std::cell::RefCell;
 
 use crate::{
-    Dense, Packed,
+    Dense, Packed, ROWS,
     dense::Place,
-    form::ROWS,
     isa,
     lanes::dispatch,
     pool::{self, Shared},

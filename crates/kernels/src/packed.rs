@@ -22,12 +22,7 @@ use half::f16;
 pub(crate) use row::RowLayout;
 use tiles::{each_tile, tile_int8};
 
-use crate::{
-    Isa, PackedForm, QuantizedRows,
-    form::{BLOCK, ROWS},
-    isa,
-    lanes::dispatch,
-};
+use crate::{BLOCK, Isa, PackedForm, QuantizedRows, ROWS, isa, lanes::dispatch};
 
 /// A packed matrix `[rows, columns]`, see [`PackedForm`].
 #[derive(Clone, Copy, Debug)]

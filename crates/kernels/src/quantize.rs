@@ -1,8 +1,7 @@
 //! Activations in 8 bits.
 
 use crate::{
-    form::BLOCK,
-    isa,
+    BLOCK, isa,
     lanes::dispatch,
     pool::{self, Unwritten},
 };

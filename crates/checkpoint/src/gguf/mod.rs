@@ -3,28 +3,21 @@
 //! Layout (ggml's `docs/gguf.md`): magic, version, tensor count, metadata count, metadata, tensor table,
 //! padding to the alignment, data. Sizes in the table are innermost first.
 
-pub(crate) mod blocks;
 mod config;
-mod grids;
-mod iq_blocks;
-mod k_blocks;
 mod metadata;
 mod names;
-mod quantize;
 mod reader;
 mod rope;
 mod split;
-mod ternary_blocks;
 mod write;
 
 use std::{collections::BTreeMap, ops::Range, path::Path, sync::Arc};
 
-pub use blocks::BlockKind;
 pub use metadata::{Metadata, Value};
 pub use names::{Exported, LONG_FACTORS, ROPE_FACTORS, SHORT_FACTORS, export};
 pub use write::{NewTensor, write_gguf};
 
-use crate::{Checkpoint, CheckpointError, LazyTensor, Storage, file::overlap, tensor::Source};
+use crate::{BlockFormat, Checkpoint, CheckpointError, LazyTensor, Storage, file::overlap, tensor::Source};
 use reader::Reader;
 
 const MAGIC: &[u8; 4] = b"GGUF";
@@ -304,9 +297,9 @@ fn table_entry(reader: &mut Reader<'_>, source: &Arc<Source>) -> Result<(String,
 }
 
 /// ggml's numbers of types. Those without a reader are refused by name; a new block format gets its line in
-/// [`BlockKind`].
+/// [`BlockFormat`].
 fn storage(kind: u32) -> Result<Storage, String> {
-    if let Some(&block) = BlockKind::ALL.iter().find(|block| block.ggml_type() == kind) {
+    if let Some(&block) = BlockFormat::ALL.iter().find(|block| block.ggml_type() == kind) {
         return Ok(Storage::Block(block));
     }
     let name = match kind {
@@ -330,6 +323,6 @@ fn storage(kind: u32) -> Result<Storage, String> {
         41 => "Q1_0",
         _ => return Err(format!("type number {kind} is not defined")),
     };
-    let blocks: Vec<&str> = BlockKind::ALL.iter().map(|block| block.name()).collect();
+    let blocks: Vec<&str> = BlockFormat::ALL.iter().map(|block| block.name()).collect();
     Err(format!("type {name} is not supported (supported: F32, F16, BF16, {})", blocks.join(", ")))
 }

@@ -8,8 +8,8 @@ mod tools;
 
 use std::path::PathBuf;
 
-use clap::{CommandFactory, Parser, Subcommand, ValueEnum};
-use moi_backends::{FloatType as DeviceFloat, Request};
+use clap::{CommandFactory, Parser, Subcommand, ValueEnum, builder::PossibleValue};
+use moi_backends::{FloatType, Request};
 use moi_hub::DEFAULT_MODEL;
 use moi_models::{Activations, PackedForm};
 use moi_pretrained::WeightForm;
@@ -20,8 +20,8 @@ pub(crate) use self::{
     knobs::KnobArgs,
     runs::{CompareArgs, CompareFormat, RunsArgs, ScoreArgs, TraceArgs, TraceFormat},
     tools::{
-        BlockFormat, ConfigArgs, ConvertArgs, DevicesArgs, DoctorArgs, FloatType, InspectArgs, LogitsArgs,
-        ModelsArgs, RulesArgs, Target, WarmupArgs,
+        Blocks, ConfigArgs, ConvertArgs, DevicesArgs, DoctorArgs, InspectArgs, LogitsArgs, ModelsArgs,
+        RulesArgs, Target, WarmupArgs,
     },
 };
 use crate::bench::BenchArgs;
@@ -162,7 +162,7 @@ pub(crate) enum AskedActivations {
 
 /// A type of floats, or the best for the device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct AskedType(pub(crate) Option<DeviceFloat>);
+pub(crate) struct AskedType(pub(crate) Option<FloatType>);
 
 /// The type of this name.
 pub(crate) fn float_type(text: &str) -> Result<AskedType, String> {
@@ -189,30 +189,30 @@ impl From<AskedActivations> for Activations {
 }
 
 /// How weights are held in memory.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-#[allow(non_camel_case_types, reason = "the values' own names")]
-pub(crate) enum Quantize {
-    /// As a GGUF file has them: any of Q8_0, Q4_0, Q4_1, Q5_0, Q5_1, Q4_K, Q5_K, Q6_K; else float32
-    File,
-    /// 8 bits and a scale for 32 values
-    #[value(name = "q8_0")]
-    Q8_0,
-    /// 4 bits and a scale for 32 values
-    #[value(name = "q4_0")]
-    Q4_0,
-    /// 4 bits, a scale and a minimum for 32 values
-    #[value(name = "q4_1")]
-    Q4_1,
-}
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Quantize(pub(crate) WeightForm);
 
-impl Quantize {
-    /// How the weights are to be held.
-    pub(crate) fn weight_form(self) -> WeightForm {
-        match self {
-            Self::File => WeightForm::Stored,
-            Self::Q8_0 => WeightForm::Packed(PackedForm::Q8_0),
-            Self::Q4_0 => WeightForm::Packed(PackedForm::Q4_0),
-            Self::Q4_1 => WeightForm::Packed(PackedForm::Q4_1),
+impl ValueEnum for Quantize {
+    fn value_variants<'a>() -> &'a [Self] {
+        &const {
+            [
+                Self(WeightForm::Stored),
+                Self(WeightForm::Packed(PackedForm::Q8_0)),
+                Self(WeightForm::Packed(PackedForm::Q4_0)),
+                Self(WeightForm::Packed(PackedForm::Q4_1)),
+            ]
+        }
+    }
+
+    fn to_possible_value(&self) -> Option<PossibleValue> {
+        match self.0 {
+            WeightForm::Stored => {
+                let all = PackedForm::ALL.map(PackedForm::name).join(", ");
+                let help = format!("As a GGUF file has them: any of {all}; else float32");
+                Some(PossibleValue::new("file").help(help))
+            }
+            WeightForm::Packed(form) => Blocks(form.format()).to_possible_value(),
+            WeightForm::Float(_) => None,
         }
     }
 }

@@ -2,8 +2,9 @@
 
 use std::path::PathBuf;
 
-use clap::ValueEnum;
-use moi_backends::Request;
+use clap::{ValueEnum, builder::PossibleValue};
+use moi_backends::{FloatType, Request};
+use moi_convert::BlockFormat;
 use moi_hub::DEFAULT_MODEL;
 
 use super::{Format, ModelArgs};
@@ -61,10 +62,10 @@ pub(crate) struct ConvertArgs {
     pub(crate) to: Target,
     /// The type of the floats; as they are stored where not given (blocks stay blocks in GGUF, else become f32)
     #[arg(long, value_enum)]
-    pub(crate) dtype: Option<FloatType>,
+    pub(crate) dtype: Option<StoredType>,
     /// Quantise the matrices (gguf only)
     #[arg(long, value_enum, conflicts_with = "dtype")]
-    pub(crate) quantize: Option<BlockFormat>,
+    pub(crate) quantize: Option<Blocks>,
     /// Read the result back and compare it with the source, tensor by tensor and by logits
     #[arg(long)]
     pub(crate) verify: bool,
@@ -88,29 +89,40 @@ pub(crate) enum Target {
 }
 
 /// A type of floats.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub(crate) enum FloatType {
-    /// Single precision
-    F32,
-    /// Half precision
-    F16,
-    /// The upper half of a single
-    Bf16,
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct StoredType(pub(crate) FloatType);
+
+impl ValueEnum for StoredType {
+    fn value_variants<'a>() -> &'a [Self] {
+        &const { [Self(FloatType::F32), Self(FloatType::F16), Self(FloatType::BF16)] }
+    }
+
+    fn to_possible_value(&self) -> Option<PossibleValue> {
+        Some(PossibleValue::new(self.0.name()).help(self.0.help()))
+    }
 }
 
-/// A block format.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-#[allow(non_camel_case_types, reason = "the values' own names")]
-pub(crate) enum BlockFormat {
-    /// 8 bits and a scale for 32 values
-    #[value(name = "q8_0")]
-    Q8_0,
-    /// 4 bits and a scale for 32 values
-    #[value(name = "q4_0")]
-    Q4_0,
-    /// 4 bits, a scale and a minimum for 32 values
-    #[value(name = "q4_1")]
-    Q4_1,
+/// A format of blocks that values can be quantised to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Blocks(pub(crate) BlockFormat);
+
+impl Blocks {
+    pub(crate) const ALL: [Self; 3] =
+        [Self(BlockFormat::Q8_0), Self(BlockFormat::Q4_0), Self(BlockFormat::Q4_1)];
+}
+
+impl ValueEnum for Blocks {
+    fn value_variants<'a>() -> &'a [Self] {
+        &Self::ALL
+    }
+
+    fn to_possible_value(&self) -> Option<PossibleValue> {
+        let value = PossibleValue::new(self.0.name().to_lowercase());
+        Some(match self.0.help() {
+            Some(help) => value.help(help),
+            None => value,
+        })
+    }
 }
 
 /// List the input rules and their knobs

@@ -3,10 +3,7 @@
 use std::arch::x86_64::*;
 
 use super::{Rows, Tile};
-use crate::{
-    PackedForm,
-    form::{BLOCK, ROWS},
-};
+use crate::{BLOCK, PackedForm, ROWS};
 
 /// The quants of a block, four columns of eight rows in each: those of 8 bits with signs if that is wanted, else
 /// unsigned.

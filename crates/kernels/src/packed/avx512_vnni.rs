@@ -6,10 +6,7 @@ use super::{
     Rows, Tile,
     avx512::{define_products, groups, scales},
 };
-use crate::{
-    PackedForm,
-    form::{BLOCK, ROWS},
-};
+use crate::{BLOCK, PackedForm, ROWS};
 
 /// Adds the products of sixteen columns, those of one half of a block.
 #[inline]

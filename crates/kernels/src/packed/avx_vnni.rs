@@ -7,7 +7,7 @@ macro_rules! by {
 
         use crate::{
             PackedForm,
-            form::{BLOCK, ROWS},
+            BLOCK, ROWS,
             packed::{
                 Rows, Tile,
                 avx2::{define_products, groups, scales},

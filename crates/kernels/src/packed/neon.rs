@@ -6,11 +6,7 @@
 use std::arch::aarch64::*;
 
 use super::{Rows, Tile};
-use crate::{
-    PackedForm,
-    form::{BLOCK, ROWS},
-    lanes::widen_f16,
-};
+use crate::{BLOCK, PackedForm, ROWS, lanes::widen_f16};
 
 /// A way to add up products in 8 bits.
 pub(super) trait Dot {

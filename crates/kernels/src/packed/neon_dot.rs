@@ -6,7 +6,7 @@ use super::{
     Rows, Tile,
     neon::{Dot, products_by},
 };
-use crate::form::ROWS;
+use crate::ROWS;
 
 /// The way of the dot-product extension.
 struct DotProduct;

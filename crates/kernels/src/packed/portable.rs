@@ -1,10 +1,7 @@
 //! The reference that all others are tested against, in plain loops over sixteen rows.
 
 use super::{Rows, Tile};
-use crate::{
-    PackedForm,
-    form::{BLOCK, ROWS},
-};
+use crate::{BLOCK, PackedForm, ROWS};
 
 /// The quants of a block, `[32 columns][16 rows]`, less the form's offset.
 ///

@@ -6,8 +6,7 @@
 
 use super::{Packed, portable};
 use crate::{
-    Isa, PackedForm,
-    form::{BLOCK, ROWS},
+    BLOCK, Isa, PackedForm, ROWS,
     lanes::{Lanes, dispatch, prefetch},
 };
 
@@ -143,7 +142,7 @@ impl Packed<'_> {
 mod x86 {
     use std::arch::x86_64::*;
 
-    use crate::{PackedForm, form::BLOCK};
+    use crate::{BLOCK, PackedForm};
 
     /// The quants of a row of a block, less the form's offset, in the order of columns.
     ///

@@ -5,7 +5,7 @@ use crate::{Rounding, pack};
 
 /// Blocks of ggml with any quants and with scales of every size: nearly all bytes are allowed.
 fn blocks(form: PackedForm, rows: usize, columns: usize, bytes: impl Fn(usize) -> u8) -> Vec<u8> {
-    let (size, values) = form.ggml_block();
+    let (values, size) = form.format().size();
     let mut blocks: Vec<u8> = (0..rows * columns / values * size).map(bytes).collect();
     for block in blocks.chunks_mut(size) {
         let numbers: &[usize] = match form {
@@ -68,7 +68,7 @@ fn values(form: PackedForm, block: &[u8]) -> Vec<f32> {
             half(208) * f32::from(scale) * (f32::from(low | high << 4) - 32.0)
         }
     };
-    (0..form.ggml_block().1).map(value).collect()
+    (0..form.format().size().0).map(value).collect()
 }
 
 /// All that this processor has, and AVX-VNNI where it has the same instruction in AVX-512's encoding.
@@ -88,7 +88,7 @@ fn tested() -> Vec<Isa> {
 fn check(form: PackedForm, [rows, columns]: [usize; 2], n: usize, bytes: impl Fn(usize) -> u8, x: &[f32]) {
     let blocks = blocks(form, rows, columns, bytes);
     let expected: Vec<f32> =
-        blocks.chunks(form.ggml_block().0).flat_map(|block| values(form, block)).collect();
+        blocks.chunks(form.format().size().1).flat_map(|block| values(form, block)).collect();
     let parts = pack(form, &blocks, rows, columns).unwrap();
     let packed = Packed::new(form, [rows, columns], &parts.words, &parts.scales, &parts.minima).unwrap();
 

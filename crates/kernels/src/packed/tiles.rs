@@ -2,8 +2,7 @@
 
 use super::{Packed, Rows, Tile, with_form};
 use crate::{
-    Isa, PackedForm,
-    form::ROWS,
+    Isa, PackedForm, ROWS,
     pool::{self, Unwritten},
 };
 

@@ -178,7 +178,7 @@ pub(super) fn activations_stand_between_products<R: Runtime>(gpu: &Gpu<R>) {
 
 /// Any bytes, with float16 numbers of moderate size where a form has them.
 fn blocks(form: PackedForm, rows: usize, width: usize, seed: u64) -> Vec<u8> {
-    let (size, values) = form.ggml_block();
+    let (values, size) = form.format().size();
     let mut blocks: Vec<u8> =
         random(seed, rows * width / values * size).iter().map(|v| (v * 127.9) as i8 as u8).collect();
     for block in blocks.chunks_mut(size) {

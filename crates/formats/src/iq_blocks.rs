@@ -3,7 +3,7 @@
 //!
 //! The products are in the order of `ggml-quants.c` and of the `gguf` package, so that every bit is the same.
 
-use super::{blocks::half, grids};
+use crate::{block_format::half, grids};
 
 /// Magnitudes in the code words of IQ2 formats; the last place is never used.
 const IQ2_VALUES: [f32; 4] = [8.0, 25.0, 43.0, 0.0];
@@ -48,7 +48,7 @@ fn iq2_word(word: u16, signs: u8, scale: f32, out: &mut Vec<f32>) {
 
 /// f16 d, for each 32 values four places in the table, four times seven sign bits and a scale s of four bits:
 /// x = d (s + 1/2) / 4 v.
-pub(super) fn iq2_xxs(block: &[u8; 66], out: &mut Vec<f32>) {
+pub(crate) fn iq2_xxs(block: &[u8; 66], out: &mut Vec<f32>) {
     let d = half(block, 0);
     for group in block[2..].chunks_exact(8) {
         let bits = u32_at(group, 4);
@@ -62,7 +62,7 @@ pub(super) fn iq2_xxs(block: &[u8; 66], out: &mut Vec<f32>) {
 
 /// f16 d, 32 u16 of a place in the table (nine bits) and seven sign bits, sixteen 4-bit scales s:
 /// x = d (s + 1/2) / 4 v.
-pub(super) fn iq2_xs(block: &[u8; 74], out: &mut Vec<f32>) {
+pub(crate) fn iq2_xs(block: &[u8; 74], out: &mut Vec<f32>) {
     let d = half(block, 0);
     for part in 0..32 {
         let bits = u16_at(block, 2 + 2 * part);
@@ -74,7 +74,7 @@ pub(super) fn iq2_xs(block: &[u8; 74], out: &mut Vec<f32>) {
 
 /// f16 d, 32 bytes of places, 32 bytes of sign bits, two high bits of each place, sixteen 4-bit scales s:
 /// x = d (s + 1/2) / 4 v.
-pub(super) fn iq2_s(block: &[u8; 82], out: &mut Vec<f32>) {
+pub(crate) fn iq2_s(block: &[u8; 82], out: &mut Vec<f32>) {
     let d = half(block, 0);
     let (places, signs, high, scales) = (&block[2..34], &block[34..66], &block[66..74], &block[74..]);
     for part in 0..32 {
@@ -92,7 +92,7 @@ fn iq3_word(word: u16, value: impl Fn(u16) -> f32, signs: u8, from: usize, scale
 
 /// f16 d, 64 bytes of places, for each 32 values four times seven sign bits and a scale s of four bits:
 /// x = d (s + 1/2) / 2 v.
-pub(super) fn iq3_xxs(block: &[u8; 98], out: &mut Vec<f32>) {
+pub(crate) fn iq3_xxs(block: &[u8; 98], out: &mut Vec<f32>) {
     let d = half(block, 0);
     for (group, places) in block[2..66].chunks_exact(8).enumerate() {
         let bits = u32_at(block, 66 + 4 * group);
@@ -106,7 +106,7 @@ pub(super) fn iq3_xxs(block: &[u8; 98], out: &mut Vec<f32>) {
 }
 
 /// f16 d, 64 bytes of places, a high bit of each, 32 bytes of sign bits, eight 4-bit scales s: x = d (2 s + 1) v.
-pub(super) fn iq3_s(block: &[u8; 110], out: &mut Vec<f32>) {
+pub(crate) fn iq3_s(block: &[u8; 110], out: &mut Vec<f32>) {
     let d = half(block, 0);
     let (places, high, signs, scales) = (&block[2..66], &block[66..74], &block[74..106], &block[106..]);
     for (part, &place) in places.iter().enumerate() {
@@ -125,7 +125,7 @@ fn iq1_word(place: usize, delta: f32, scale: f32, out: &mut Vec<f32>) {
 
 /// f16 d, 32 bytes of places, for each 32 values four times three high bits of a place, a scale s of three bits and
 /// the sign of delta: x = d (2 s + 1) (v + delta).
-pub(super) fn iq1_s(block: &[u8; 50], out: &mut Vec<f32>) {
+pub(crate) fn iq1_s(block: &[u8; 50], out: &mut Vec<f32>) {
     let d = half(block, 0);
     for (group, places) in block[2..34].chunks_exact(4).enumerate() {
         let bits = u16_at(block, 34 + 2 * group);
@@ -140,7 +140,7 @@ pub(super) fn iq1_s(block: &[u8; 50], out: &mut Vec<f32>) {
 
 /// 32 bytes of places, a nibble for each of three high bits and the sign of delta, four u16 of four 3-bit scales s;
 /// their highest nibbles are the four of f16 d: x = d (2 s + 1) (v + delta).
-pub(super) fn iq1_m(block: &[u8; 56], out: &mut Vec<f32>) {
+pub(crate) fn iq1_m(block: &[u8; 56], out: &mut Vec<f32>) {
     let (places, high) = (&block[..32], &block[32..48]);
     let scale_bits: [u16; 4] = std::array::from_fn(|i| u16_at(block, 48 + 2 * i));
     let d = scale_bits.iter().enumerate().fold(0u16, |d, (i, bits)| d | (bits >> 12) << (4 * i));

@@ -5,7 +5,7 @@
 
 /// Eight values of `IQ2_VALUES`.
 #[rustfmt::skip]
-pub(super) static IQ2_XXS: [u16; 256] = [
+pub(crate) static IQ2_XXS: [u16; 256] = [
     0x0000, 0x0002, 0x0005, 0x0008, 0x000a, 0x0011, 0x0014, 0x0020, 0x0022, 0x0028, 0x002a, 0x0041, 0x0044,
     0x0050, 0x0058, 0x0061, 0x0064, 0x0080, 0x0082, 0x008a, 0x00a2, 0x0101, 0x0104, 0x0110, 0x0115, 0x0140,
     0x0184, 0x0198, 0x0200, 0x0202, 0x0222, 0x0282, 0x0401, 0x0404, 0x0410, 0x0421, 0x0424, 0x0440, 0x0442,
@@ -30,7 +30,7 @@ pub(super) static IQ2_XXS: [u16; 256] = [
 
 /// Eight values of `IQ2_VALUES`.
 #[rustfmt::skip]
-pub(super) static IQ2_XS: [u16; 512] = [
+pub(crate) static IQ2_XS: [u16; 512] = [
     0x0000, 0x0002, 0x0005, 0x0008, 0x000a, 0x0011, 0x0014, 0x0016, 0x0019, 0x0020, 0x0022, 0x0025, 0x0028,
     0x0041, 0x0044, 0x0046, 0x0049, 0x0050, 0x0052, 0x0055, 0x0058, 0x0061, 0x0064, 0x0080, 0x0082, 0x0085,
     0x0088, 0x0091, 0x0094, 0x0099, 0x00a0, 0x0101, 0x0104, 0x0106, 0x0109, 0x0110, 0x0112, 0x0115, 0x0118,
@@ -75,7 +75,7 @@ pub(super) static IQ2_XS: [u16; 512] = [
 
 /// Eight values of `IQ2_VALUES`.
 #[rustfmt::skip]
-pub(super) static IQ2_S: [u16; 1024] = [
+pub(crate) static IQ2_S: [u16; 1024] = [
     0x0000, 0x0002, 0x0005, 0x0008, 0x000a, 0x0011, 0x0014, 0x0016, 0x0019, 0x0020, 0x0022, 0x0025, 0x0028,
     0x0041, 0x0044, 0x0046, 0x0049, 0x0050, 0x0052, 0x0055, 0x0058, 0x0061, 0x0064, 0x0066, 0x0069, 0x0080,
     0x0082, 0x0085, 0x0088, 0x0091, 0x0094, 0x00a0, 0x00a5, 0x00aa, 0x0101, 0x0104, 0x0106, 0x0109, 0x0110,
@@ -159,7 +159,7 @@ pub(super) static IQ2_S: [u16; 1024] = [
 
 /// Four values of `IQ3_XXS_VALUES`.
 #[rustfmt::skip]
-pub(super) static IQ3_XXS: [u16; 256] = [
+pub(crate) static IQ3_XXS: [u16; 256] = [
     0o0000, 0o0002, 0o0004, 0o0011, 0o0013, 0o0017, 0o0020, 0o0022, 0o0031, 0o0042, 0o0073, 0o0075, 0o0101,
     0o0103, 0o0110, 0o0112, 0o0121, 0o0125, 0o0130, 0o0132, 0o0141, 0o0154, 0o0170, 0o0200, 0o0202, 0o0204,
     0o0211, 0o0220, 0o0222, 0o0231, 0o0233, 0o0237, 0o0251, 0o0257, 0o0275, 0o0301, 0o0307, 0o0310, 0o0312,
@@ -184,7 +184,7 @@ pub(super) static IQ3_XXS: [u16; 256] = [
 
 /// Four odd numbers: a place `p` is the value `2 p + 1`.
 #[rustfmt::skip]
-pub(super) static IQ3_S: [u16; 512] = [
+pub(crate) static IQ3_S: [u16; 512] = [
     0o0000, 0o0001, 0o0002, 0o0005, 0o0007, 0o0010, 0o0011, 0o0012, 0o0014, 0o0016, 0o0020, 0o0021, 0o0025,
     0o0033, 0o0040, 0o0042, 0o0045, 0o0047, 0o0051, 0o0053, 0o0060, 0o0062, 0o0071, 0o0074, 0o0077, 0o0100,
     0o0101, 0o0102, 0o0104, 0o0110, 0o0111, 0o0115, 0o0120, 0o0123, 0o0127, 0o0131, 0o0135, 0o0144, 0o0161,
@@ -229,7 +229,7 @@ pub(super) static IQ3_S: [u16; 512] = [
 
 /// Eight values of `IQ1_VALUES`, for IQ1_S and IQ1_M.
 #[rustfmt::skip]
-pub(super) static IQ1: [u16; 2048] = [
+pub(crate) static IQ1: [u16; 2048] = [
     0x0000, 0x0002, 0x0005, 0x0008, 0x000a, 0x0011, 0x0015, 0x0020, 0x0022, 0x0028, 0x002a, 0x0045, 0x0051,
     0x0054, 0x0056, 0x0065, 0x0080, 0x0082, 0x0088, 0x008a, 0x0095, 0x00a0, 0x00a2, 0x00a8, 0x00aa, 0x0104,
     0x0105, 0x0111, 0x0114, 0x0116, 0x0119, 0x011a, 0x0125, 0x0141, 0x0146, 0x0149, 0x0152, 0x0155, 0x015a,

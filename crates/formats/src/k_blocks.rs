@@ -1,9 +1,9 @@
 //! ggml's "K" formats: blocks of 256 values in parts of 16 or 32, each with its own small scale.
 
-use super::blocks::half;
+use crate::block_format::half;
 
 /// 16 bytes of 4-bit scale and minimum, 64 bytes of 2-bit q, f16 d, f16 dmin: x = d s q - dmin m.
-pub(super) fn q2_k(block: &[u8; 84], out: &mut Vec<f32>) {
+pub(crate) fn q2_k(block: &[u8; 84], out: &mut Vec<f32>) {
     let (scales, quants) = (&block[..16], &block[16..80]);
     let (d, dmin) = (half(block, 80), half(block, 82));
     for (part, &both) in scales.iter().enumerate() {
@@ -22,7 +22,7 @@ fn two_bits(quants: &[u8], part: usize) -> (&[u8], usize) {
 
 /// 32 bytes of third bits h, 64 bytes of 2-bit q, sixteen 6-bit scales s in 12 bytes, f16 d:
 /// x = d (s - 32) (q - 4 (1 - h)).
-pub(super) fn q3_k(block: &[u8; 110], out: &mut Vec<f32>) {
+pub(crate) fn q3_k(block: &[u8; 110], out: &mut Vec<f32>) {
     let (high, quants, scales) = (&block[..32], &block[32..96], &block[96..108]);
     let d = half(block, 108);
     for part in 0..16 {
@@ -52,7 +52,7 @@ fn scale_and_min(bytes: &[u8], part: usize) -> (f32, f32) {
 }
 
 /// f16 d, f16 dmin, 12 bytes of scales and minima, 128 bytes of nibbles: x = d s q - dmin m.
-pub(super) fn q4_k(block: &[u8; 144], out: &mut Vec<f32>) {
+pub(crate) fn q4_k(block: &[u8; 144], out: &mut Vec<f32>) {
     let (d, dmin) = (half(block, 0), half(block, 2));
     for part in 0..8 {
         let (scale, min) = scale_and_min(&block[4..16], part);
@@ -64,7 +64,7 @@ pub(super) fn q4_k(block: &[u8; 144], out: &mut Vec<f32>) {
 }
 
 /// As `q4_k`, with 32 bytes of fifth bits before the nibbles.
-pub(super) fn q5_k(block: &[u8; 176], out: &mut Vec<f32>) {
+pub(crate) fn q5_k(block: &[u8; 176], out: &mut Vec<f32>) {
     let (d, dmin) = (half(block, 0), half(block, 2));
     for part in 0..8 {
         let (scale, min) = scale_and_min(&block[4..16], part);
@@ -78,7 +78,7 @@ pub(super) fn q5_k(block: &[u8; 176], out: &mut Vec<f32>) {
 }
 
 /// 128 bytes of low nibbles, 64 bytes of two high bits, 16 i8 scales s, f16 d: x = d s (q - 32).
-pub(super) fn q6_k(block: &[u8; 210], out: &mut Vec<f32>) {
+pub(crate) fn q6_k(block: &[u8; 210], out: &mut Vec<f32>) {
     let (low, high, scales) = (&block[..128], &block[128..192], &block[192..208]);
     let d = half(block, 208);
     for part in 0..8 {

@@ -1,10 +1,10 @@
 //! ggml's ternary formats, blocks of 256 values of which each is -d, 0 or d, and NVFP4.
 
-use super::blocks::{FP4_VALUES, half, nibbles};
+use crate::block_format::{FP4_VALUES, half, nibbles};
 
 /// 48 bytes of five and 4 bytes of four base-3 digits, f16 d: x = d (digit - 1). A byte is the fraction `0.digits` in
 /// 256ths, rounded up: its digits come out at the top as it is multiplied by 3.
-pub(super) fn tq1_0(block: &[u8; 54], out: &mut Vec<f32>) {
+pub(crate) fn tq1_0(block: &[u8; 54], out: &mut Vec<f32>) {
     const POWERS: [u8; 5] = [1, 3, 9, 27, 81];
     let d = half(block, 52);
     let mut digits = |bytes: &[u8], count: usize| {
@@ -21,7 +21,7 @@ pub(super) fn tq1_0(block: &[u8; 54], out: &mut Vec<f32>) {
 }
 
 /// 64 bytes of four 2-bit q, f16 d: x = d (q - 1).
-pub(super) fn tq2_0(block: &[u8; 66], out: &mut Vec<f32>) {
+pub(crate) fn tq2_0(block: &[u8; 66], out: &mut Vec<f32>) {
     let d = half(block, 64);
     for bytes in block[..64].chunks_exact(32) {
         for shift in [0, 2, 4, 6] {
@@ -32,7 +32,7 @@ pub(super) fn tq2_0(block: &[u8; 66], out: &mut Vec<f32>) {
 
 /// Four scales, each a float of 4 bits of exponent and 3 of fraction without a sign, and for each 8 bytes of nibbles:
 /// x = scale v(q) / 2, v doubled.
-pub(super) fn nvfp4(block: &[u8; 36], out: &mut Vec<f32>) {
+pub(crate) fn nvfp4(block: &[u8; 36], out: &mut Vec<f32>) {
     for (&scale, quants) in block[..4].iter().zip(block[4..].chunks_exact(8)) {
         let d = half_of_e4m3(scale);
         nibbles(quants, |_, q| d * f32::from(FP4_VALUES[usize::from(q)]), out);

@@ -2,12 +2,12 @@
 
 use half::f16;
 
-use super::{iq_blocks, k_blocks, ternary_blocks};
+use crate::{PackedForm, iq_blocks, k_blocks, ternary_blocks};
 
 /// A block format of ggml.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[allow(non_camel_case_types, missing_docs, reason = "the format's own names")]
-pub enum BlockKind {
+pub enum BlockFormat {
     Q4_0,
     Q4_1,
     Q5_0,
@@ -33,7 +33,7 @@ pub enum BlockKind {
     NVFP4,
 }
 
-impl BlockKind {
+impl BlockFormat {
     /// All of them.
     pub const ALL: [Self; 23] = [
         Self::Q4_0,
@@ -106,6 +106,21 @@ impl BlockKind {
         (values, bytes)
     }
 
+    /// What it is, in a line; for those that can be [encoded](Self::encode).
+    pub fn help(self) -> Option<&'static str> {
+        match self {
+            Self::Q8_0 => Some("8 bits and a scale for 32 values"),
+            Self::Q4_0 => Some("4 bits and a scale for 32 values"),
+            Self::Q4_1 => Some("4 bits, a scale and a minimum for 32 values"),
+            _ => None,
+        }
+    }
+
+    /// The form in which weights of this format stay in memory, if they can.
+    pub fn packed(self) -> Option<PackedForm> {
+        PackedForm::ALL.into_iter().find(|form| form.format() == self)
+    }
+
     /// Appends the values of whole blocks.
     pub fn decode(self, bytes: &[u8], out: &mut Vec<f32>) {
         match self {
@@ -140,12 +155,12 @@ fn each<const N: usize>(bytes: &[u8], mut decode: impl FnMut(&[u8; N])) {
     bytes.as_chunks::<N>().0.iter().for_each(&mut decode);
 }
 
-pub(super) fn half(bytes: &[u8], at: usize) -> f32 {
+pub(crate) fn half(bytes: &[u8], at: usize) -> f32 {
     f16::from_le_bytes([bytes[at], bytes[at + 1]]).to_f32()
 }
 
 /// The low nibbles of some bytes, then the high ones.
-pub(super) fn nibbles(bytes: &[u8], value: impl Fn(usize, u8) -> f32, out: &mut Vec<f32>) {
+pub(crate) fn nibbles(bytes: &[u8], value: impl Fn(usize, u8) -> f32, out: &mut Vec<f32>) {
     out.extend(bytes.iter().enumerate().map(|(i, &q)| value(i, q & 15)));
     out.extend(bytes.iter().enumerate().map(|(i, &q)| value(bytes.len() + i, q >> 4)));
 }
@@ -208,7 +223,7 @@ fn iq4_xs(block: &[u8; 136], out: &mut Vec<f32>) {
 }
 
 /// The doubled values of a 4-bit float with 2 bits of exponent and 1 of fraction.
-pub(super) const FP4_VALUES: [i8; 16] = [0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12];
+pub(crate) const FP4_VALUES: [i8; 16] = [0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12];
 
 /// An exponent e, 16 bytes of nibbles: x = 2^(e - 128) v(q), v doubled.
 fn mxfp4(block: &[u8; 17], out: &mut Vec<f32>) {

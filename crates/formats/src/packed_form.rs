@@ -14,6 +14,8 @@
 //! Beside them stand float16 scales and minima, sixteen rows together, for each block, or for eight blocks of the K
 //! forms. Rows that a last tile lacks are zeros.
 
+use crate::BlockFormat;
+
 /// Columns that share a scale.
 pub const BLOCK: usize = 32;
 /// Rows of a tile.
@@ -46,18 +48,14 @@ impl PackedForm {
     pub const ALL: [Self; 8] =
         [Self::Q8_0, Self::Q4_0, Self::Q4_1, Self::Q5_0, Self::Q5_1, Self::Q4_K, Self::Q5_K, Self::Q6_K];
 
+    /// The form of this name of ggml's.
+    pub fn named(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|form| form.name() == name)
+    }
+
     /// ggml's name.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Q8_0 => "Q8_0",
-            Self::Q4_0 => "Q4_0",
-            Self::Q4_1 => "Q4_1",
-            Self::Q5_0 => "Q5_0",
-            Self::Q5_1 => "Q5_1",
-            Self::Q4_K => "Q4_K",
-            Self::Q5_K => "Q5_K",
-            Self::Q6_K => "Q6_K",
-        }
+    pub fn name(self) -> &'static str {
+        self.format().name()
     }
 
     /// Bits of a quant.
@@ -71,7 +69,7 @@ impl PackedForm {
     }
 
     /// Bits above four, each in a plane of its own.
-    pub(crate) const fn planes(self) -> usize {
+    pub const fn planes(self) -> usize {
         match self.bits() {
             8 => 0,
             bits => bits - 4,
@@ -117,7 +115,7 @@ impl PackedForm {
     }
 
     /// Where a block's small scales stand.
-    pub(crate) const fn small_scales(self) -> usize {
+    pub const fn small_scales(self) -> usize {
         self.block_bytes() - 2 * ROWS
     }
 
@@ -137,17 +135,17 @@ impl PackedForm {
         [self.quant_bytes(rows, columns) / 4, scales, if self.has_minima() { scales } else { 0 }]
     }
 
-    /// Bytes and values of a block of ggml.
-    pub const fn ggml_block(self) -> (usize, usize) {
+    /// The format of ggml that it holds.
+    pub const fn format(self) -> BlockFormat {
         match self {
-            Self::Q8_0 => (34, 32),
-            Self::Q4_0 => (18, 32),
-            Self::Q4_1 => (20, 32),
-            Self::Q5_0 => (22, 32),
-            Self::Q5_1 => (24, 32),
-            Self::Q4_K => (144, 256),
-            Self::Q5_K => (176, 256),
-            Self::Q6_K => (210, 256),
+            Self::Q8_0 => BlockFormat::Q8_0,
+            Self::Q4_0 => BlockFormat::Q4_0,
+            Self::Q4_1 => BlockFormat::Q4_1,
+            Self::Q5_0 => BlockFormat::Q5_0,
+            Self::Q5_1 => BlockFormat::Q5_1,
+            Self::Q4_K => BlockFormat::Q4_K,
+            Self::Q5_K => BlockFormat::Q5_K,
+            Self::Q6_K => BlockFormat::Q6_K,
         }
     }
 }

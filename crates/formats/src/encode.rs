@@ -2,12 +2,12 @@
 
 use half::f16;
 
-use super::BlockKind;
+use crate::BlockFormat;
 
 const LEN: usize = 32;
 
-impl BlockKind {
-    /// Whether [`BlockKind::encode`] knows the format.
+impl BlockFormat {
+    /// Whether [`BlockFormat::encode`] knows the format.
     pub fn can_encode(self) -> bool {
         matches!(self, Self::Q8_0 | Self::Q4_0 | Self::Q4_1)
     }

@@ -5,7 +5,7 @@
 use burn::tensor::backend::Backend;
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use moi_benches::{Case, compare, finish, noise, randomized};
-use moi_models::{Norm, NormConfig, NormKind};
+use moi_models::{Norm, NormConfig, NormKind, default_kernels};
 
 const WIDTH: usize = 576;
 
@@ -19,7 +19,8 @@ impl Case for OneNorm {
         let config = NormConfig { kind: self.kind, eps: 1e-5 };
         let norm = randomized::<B, _>(Norm::<B>::new(WIDTH, config, device), device);
         let x = noise::<B, 2>([self.n, WIDTH], 1.0, device);
-        move || finish(norm.forward(x.clone()), device)
+        let kernels = default_kernels::<B>();
+        move || finish(kernels.norm(&norm, x.clone()), device)
     }
 }
 

@@ -8,7 +8,7 @@
 use burn::tensor::backend::Backend;
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use moi_benches::{Case, SMALL, Weights, compare, finish, noise};
-use moi_models::{Activations, FeedForward, PackedForm};
+use moi_models::{Activations, FeedForward, PackedForm, default_kernels};
 
 struct Product {
     weights: Weights,
@@ -25,7 +25,8 @@ impl Case for Product {
         let Some(FeedForward::Mlp(mlp)) = &decoder.model.layers[0].mlp else { unreachable!("a Llama") };
         let matrix = mlp.up_proj.weight.clone();
         let x = noise::<B, 2>([self.n, SMALL.d], 1.0, device);
-        move || finish(matrix.products(x.clone()), device)
+        let kernels = default_kernels::<B>();
+        move || finish(kernels.logits(&matrix, x.clone()), device)
     }
 }
 

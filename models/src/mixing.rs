@@ -77,6 +77,11 @@ impl<B: Backend> Mixing<B> {
         Some((embedding.scaled(means), entropies))
     }
 
+    /// How rows are read and mixed.
+    pub fn kernels(&self) -> &dyn Kernels<B> {
+        &*self.kernels
+    }
+
     /// The rows of `ids` `[n]` as they enter the model: `[n, d]`.
     pub fn rows(&self, embedding: &Embedding<B>, ids: Tensor<B, 1, Int>) -> Tensor<B, 2> {
         embedding.scaled(self.kernels.rows(&embedding.weight, ids))

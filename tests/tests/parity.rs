@@ -71,6 +71,11 @@ fn batches_are_as_alone_and_seeds_as_on_the_cpu() {
 }
 
 #[test]
+fn sequences_of_any_lengths_run_together() {
+    suite::ragged_batches();
+}
+
+#[test]
 fn packed_weights_are_those_of_the_cpu() {
     suite::packed_weights();
 }

@@ -72,22 +72,23 @@ pub(crate) fn together<B: Backend, M: CausalLm<B>>(
     let (mut prefill, mut failed) = (None, None);
     while !scheduler.is_idle() && !interrupt.is_set() {
         let events = scheduler.round();
-        if !events.is_empty() {
-            prefill.get_or_insert_with(|| start.elapsed());
-        }
         bar.inc(events.len() as u64);
         for event in events {
+            let (Event::Step(id, _) | Event::Failed(id, ..)) = &event;
             // They are numbered in the order in which they came.
-            let row = |id: RequestId| ids.binary_search(&id).unwrap_or_default();
+            let Ok(row) = ids.binary_search(id) else { continue };
             match event {
-                Event::Step(id, step) => rows[row(id)].push(step),
-                Event::Failed(id, error, text) => {
-                    if let Some(last) = rows[row(id)].last_mut() {
+                Event::Step(_, step) => {
+                    prefill.get_or_insert_with(|| start.elapsed());
+                    rows[row].push(step);
+                }
+                Event::Failed(_, error, text) => {
+                    if let Some(last) = rows[row].last_mut() {
                         last.text += &text;
                     }
                     match error {
                         EngineError::Round(_) => failed = Some(error),
-                        _ => errors[row(id)] = Some(error),
+                        _ => errors[row] = Some(error),
                     }
                 }
             }

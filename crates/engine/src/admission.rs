@@ -1,5 +1,7 @@
 //! From a request to a row that can take part.
 
+use std::sync::Arc;
+
 use burn::tensor::{Tensor, backend::Backend};
 use moi::Start;
 use moi_models::{BlockTable, CausalLm};
@@ -7,20 +9,23 @@ use moi_models::{BlockTable, CausalLm};
 use crate::{
     Batch, Engine, EngineError, Prompt, Request, RowId, Sampler, StopRules,
     decider::{Decider, Limits},
-    engine::ids_tensor,
     row::{Row, Stage},
+    rows::ids_tensor,
     stop::StopMatcher,
     text::{Detokenizer, control_token},
 };
 
-/// A request that was looked at, and can begin: what may be refused was accepted, text is tokens, a grammar is compiled. It
-/// is made by [`Engine::prepare`], on any thread, so that no round of a [`Batch`] waits for that.
+/// A request that can begin: what may be refused was accepted, text is tokens, a grammar is compiled. [`Engine::prepare`]
+/// makes it, on any thread, so that no round of a [`Batch`] waits for that.
 #[derive(Debug)]
 pub struct PreparedRequest<B: Backend> {
     prompt: PreparedPrompt<B>,
     decider: Decider,
     stop: StopRules,
     stop_tokens: Vec<u32>,
+    salt: String,
+    /// Of the engine that prepared it.
+    engine: Arc<()>,
 }
 
 /// A prompt of tokens that the model has, or of embeddings `[positions, d]`.
@@ -42,6 +47,11 @@ impl<B: Backend> PreparedRequest<B> {
     /// When it ends.
     pub fn stop(&self) -> &StopRules {
         &self.stop
+    }
+
+    /// With whom it shares what is cached of its prompt.
+    pub(crate) fn salt(&self) -> &str {
+        &self.salt
     }
 
     /// Tokens of the prompt; none where a caller gave embeddings.
@@ -95,10 +105,16 @@ impl<B: Backend, M: CausalLm<B>> Engine<B, M> {
         let limits = Limits::new(&request.stop, &ends, constraint, request.mix_constrained);
         let decider = Decider::new(moi::Row::new(request.rule, &start)?, sampler, limits);
         let decider = decider.reporting(request.top, request.logprobs);
-        Ok(PreparedRequest { prompt, decider, stop: request.stop, stop_tokens })
+        let (stop, salt, engine) = (request.stop, request.salt, Arc::clone(&self.id));
+        Ok(PreparedRequest { prompt, decider, stop, stop_tokens, salt, engine })
     }
 
-    /// The same for several. A text that more than one of them has is tokenized once.
+    /// Refuses a request that another engine has prepared.
+    pub(crate) fn owns(&self, request: &PreparedRequest<B>) -> Result<(), EngineError> {
+        Arc::ptr_eq(&self.id, &request.engine).then_some(()).ok_or(EngineError::ForeignRequest)
+    }
+
+    /// The same for several. A text that the one before has, too, is not tokenized again.
     ///
     /// # Errors
     /// As [`Engine::prepare`], if one is refused.
@@ -167,7 +183,7 @@ impl<B: Backend, M: CausalLm<B>> Batch<'_, B, M> {
 
     fn row(&self, request: PreparedRequest<B>, stage: Stage<B>, table: BlockTable) -> Row<B> {
         let positions = request.prompt_positions();
-        let PreparedRequest { decider, stop, stop_tokens, .. } = request;
+        let PreparedRequest { decider, stop, stop_tokens, salt, .. } = request;
         Row {
             id: self.next_id(),
             stage,
@@ -180,6 +196,7 @@ impl<B: Backend, M: CausalLm<B>> Batch<'_, B, M> {
             positions,
             reused: 0,
             is_public: false,
+            salt,
             inputs: None,
             parks: false,
         }

@@ -1,14 +1,12 @@
 //! Sequences that are decoded together: who takes part, and what comes of each round.
 
-use std::time::Instant;
-
 use burn::tensor::backend::Backend;
 use moi_models::{CausalLm, is_gpu};
 
 use crate::{
     Engine, EngineError, PreparedRequest, Request, RowError, RowId, Session, Step,
     pending_step::{PendingStep, kept},
-    round::{Inputs, Pending, RoundTimes, place},
+    round::{Clock, Inputs, Pending, RoundTimes, place},
     row::{Row, Stage},
 };
 
@@ -21,23 +19,23 @@ use crate::{
 #[derive(Debug)]
 pub struct Batch<'e, B: Backend, M> {
     engine: &'e Engine<B, M>,
-    rows: Vec<Row<B>>,
+    pub(crate) rows: Vec<Row<B>>,
     /// Of rows that decode, not yet run through the model.
-    inputs: Option<Inputs<B>>,
+    pub(crate) inputs: Option<Inputs<B>>,
     /// Decided tokens of rows that decode, not yet reported.
-    ahead: Option<Pending<B>>,
+    pub(crate) ahead: Option<Pending<B>>,
     pub(crate) times: RoundTimes,
     added: usize,
     /// Positions of prompts that were cached before.
     reused: usize,
-    /// Whether the inputs of all rows are kept, so that rows can be set aside without what is cached of them.
-    replays: bool,
+    /// Whether the inputs of all rows are kept, so that rows can be parked without what is cached of them.
+    pub(crate) replays: bool,
     /// Whether what the only row has cached outlives it.
     keeps: bool,
     /// That row.
     ended: Option<Row<B>>,
     /// What rows held back that ended by an error.
-    left: Vec<(RowId, String)>,
+    pub(crate) left: Vec<(RowId, String)>,
 }
 
 impl<'e, B: Backend, M: CausalLm<B>> Batch<'e, B, M> {
@@ -64,7 +62,7 @@ impl<'e, B: Backend, M: CausalLm<B>> Batch<'e, B, M> {
         Self { keeps: true, ..Self::new(engine) }
     }
 
-    /// A batch whose rows can be set aside at the cost of their inputs instead of all that is cached of them: these run anew
+    /// A batch whose rows can be parked at the cost of their inputs instead of all that is cached of them: these run anew
     /// then.
     pub(crate) fn replaying(engine: &'e Engine<B, M>) -> Self {
         Self { replays: true, ..Self::new(engine) }
@@ -84,7 +82,7 @@ impl<'e, B: Backend, M: CausalLm<B>> Batch<'e, B, M> {
     /// # Errors
     /// If the request is refused; the batch is then unchanged.
     pub fn add(&mut self, request: Request<B>) -> Result<RowId, EngineError> {
-        Ok(self.add_prepared(self.engine.prepare(request)?))
+        Ok(self.join(self.engine.prepare(request)?))
     }
 
     /// Adds several.
@@ -93,21 +91,30 @@ impl<'e, B: Backend, M: CausalLm<B>> Batch<'e, B, M> {
     /// If one is refused; the batch is then unchanged.
     pub fn add_all(&mut self, requests: Vec<Request<B>>) -> Result<Vec<RowId>, EngineError> {
         let prepared = self.engine.prepare_all(requests)?;
-        Ok(prepared.into_iter().map(|request| self.add_prepared(request)).collect())
+        Ok(prepared.into_iter().map(|request| self.join(request)).collect())
     }
 
-    /// Adds a request that was looked at before. Where the same prompt is to run, or runs, for another row, one run of it
-    /// serves both: several samples of a prompt, or one prompt under several rules.
-    pub fn add_prepared(&mut self, request: PreparedRequest<B>) -> RowId {
+    /// Adds a request that was prepared before.
+    ///
+    /// # Errors
+    /// If it was prepared by another engine.
+    pub fn add_prepared(&mut self, request: PreparedRequest<B>) -> Result<RowId, EngineError> {
+        self.engine.owns(&request)?;
+        Ok(self.join(request))
+    }
+
+    /// Adds a request. Where the same prompt is to run, or runs, for another row, one run of it serves both: several samples
+    /// of a prompt, or one prompt under several rules.
+    pub(crate) fn join(&mut self, request: PreparedRequest<B>) -> RowId {
         let runs_it = |row: &&Row<B>| {
             let begins =
                 matches!(row.stage, Stage::Prompt(_)) && row.is_public && row.decider.generated() == 0;
-            begins && row.decider.sampler.history().all(0) == request.ids()
+            begins && row.salt == request.salt() && row.decider.sampler.history().all(0) == request.ids()
         };
         match self.rows.iter().find(runs_it).map(|row| row.id) {
             Some(first) => self.follow(request, first),
             None => {
-                let behind = self.engine.find_prefix(request.ids());
+                let behind = self.engine.find_prefix(request.salt(), request.ids());
                 self.begin(request, behind)
             }
         }
@@ -118,7 +125,7 @@ impl<'e, B: Backend, M: CausalLm<B>> Batch<'e, B, M> {
         let request = self.engine.prepare(request)?;
         let behind = session.behind(request.ids(), &self.engine.model, &self.engine.pool());
         let Some(behind) = behind else {
-            let behind = self.engine.find_prefix(request.ids());
+            let behind = self.engine.find_prefix(request.salt(), request.ids());
             return Ok(self.begin(request, behind));
         };
         let id = self.begin(request, Some(behind));
@@ -148,26 +155,6 @@ impl<'e, B: Backend, M: CausalLm<B>> Batch<'e, B, M> {
         self.replays || self.engine.model.recompute_beyond().is_some_and(|most| positions <= most)
     }
 
-    /// Sets a row aside as soon as its next input is known, and gives its blocks back. The others are not disturbed.
-    pub(crate) fn park(&mut self, id: RowId) {
-        if let Some(row) = self.rows.iter_mut().find(|row| row.id == id) {
-            row.parks = true;
-        }
-    }
-
-    /// Lets a row take part again that was set aside, or was to be.
-    ///
-    /// # Errors
-    /// If the pool has no room for what it had cached; it has then ended.
-    pub(crate) fn unpark(&mut self, id: RowId) -> Result<(), RowError> {
-        let Some(at) = self.rows.iter().position(|row| row.id == id) else { return Ok(()) };
-        self.rows[at].parks = false;
-        self.rows[at].unpark(self.engine).map_err(|error| {
-            let mut row = self.rows.remove(at);
-            self.row_error(&mut row, false, error)
-        })
-    }
-
     /// Rows that have not ended.
     pub fn len(&self) -> usize {
         self.rows.len()
@@ -183,66 +170,6 @@ impl<'e, B: Backend, M: CausalLm<B>> Batch<'e, B, M> {
         self.reused
     }
 
-    /// Ends a row, wherever it stands; the others are not disturbed. The text that it held back; `None` if there is no such
-    /// row any more.
-    pub fn cancel(&mut self, id: RowId) -> Option<String> {
-        let at = self.rows.iter().position(|row| row.id == id)?;
-        let mut row = self.rows.remove(at);
-        // The first row that waits for this prompt takes it over.
-        if let Stage::Prompt(_) = &row.stage
-            && let Some(successor) = self.rows.iter().position(|other| other.stage.follows() == Some(id))
-        {
-            let new = self.rows[successor].id;
-            for other in &mut self.rows[successor..] {
-                if other.stage.follows() == Some(id) {
-                    other.stage = Stage::Follows(new);
-                }
-            }
-            let successor = &mut self.rows[successor];
-            (successor.stage, successor.reused, successor.inputs) =
-                (row.stage.clone(), row.reused, row.inputs.clone());
-            successor.is_public = row.is_public;
-            successor.table = row.table.clone();
-        }
-        let device = &self.engine.device;
-        let stays = |row| row != id;
-        self.inputs = self.inputs.take().and_then(|inputs| inputs.retain(stays, device));
-        self.ahead = self.ahead.take().and_then(|ahead| ahead.retain(stays, device));
-        let text = self.engine.tokenizer.as_ref().and_then(|tokenizer| row.flush(tokenizer).ok());
-        drop(row);
-        if self.rows.is_empty() {
-            self.engine.pool().shrink();
-        }
-        Some(text.map(|(text, _)| text).unwrap_or_default())
-    }
-
-    /// Ends all rows: the text that they held back, in order.
-    pub(crate) fn finish(mut self) -> Result<String, EngineError> {
-        self.flush()
-    }
-
-    /// The text that rows hold back, in order.
-    pub(crate) fn flush(&mut self) -> Result<String, EngineError> {
-        match &self.engine.tokenizer {
-            Some(tokenizer) => {
-                let left = self.take_left().into_iter().map(|(_, text)| text).collect();
-                self.rows.iter_mut().try_fold(left, |text: String, row| Ok(text + &row.flush(tokenizer)?.0))
-            }
-            None => Ok(String::new()),
-        }
-    }
-
-    /// Keeps the text that a failed row held back for [`Batch::finish`].
-    pub(crate) fn keep_text(&mut self, RowError { row, error, text }: RowError) -> EngineError {
-        self.left.push((row, text));
-        error
-    }
-
-    /// The text of each row that ended by an error, which it had held back.
-    pub(crate) fn take_left(&mut self) -> Vec<(RowId, String)> {
-        std::mem::take(&mut self.left)
-    }
-
     pub(crate) fn engine(&self) -> &'e Engine<B, M> {
         self.engine
     }
@@ -253,7 +180,7 @@ impl<'e, B: Backend, M: CausalLm<B>> Batch<'e, B, M> {
     /// If the model or the device fails: as [`Batch::step`].
     pub fn run_prompts(&mut self) -> Result<(), EngineError> {
         while self.rows.iter().any(|row| matches!(row.stage, Stage::Prompt(_))) {
-            let begun = Instant::now();
+            let begun = Clock::start();
             let mut rows = std::mem::take(&mut self.rows);
             let ran = self.run(&mut rows, None, true);
             match ran {
@@ -263,7 +190,7 @@ impl<'e, B: Backend, M: CausalLm<B>> Batch<'e, B, M> {
                     if !is_gpu::<B>() {
                         self.times.ran(launched);
                         self.times.ran_all();
-                        self.times.measure(0, begun.elapsed());
+                        self.times.measure(0, begun);
                     }
                     self.ahead = join(self.ahead.take(), new);
                 }
@@ -295,7 +222,7 @@ impl<'e, B: Backend, M: CausalLm<B>> Batch<'e, B, M> {
     /// # Errors
     /// As [`Batch::step`].
     pub fn round(&mut self) -> Result<Vec<Result<Step, RowError>>, EngineError> {
-        let begun = Instant::now();
+        let begun = Clock::start();
         let mut rows = std::mem::take(&mut self.rows);
         if rows.is_empty() {
             return Ok(Vec::new());
@@ -307,7 +234,7 @@ impl<'e, B: Backend, M: CausalLm<B>> Batch<'e, B, M> {
         if steps.is_empty() && !is_gpu::<B>() {
             self.times.ran_all();
         }
-        self.times.measure(steps.len(), begun.elapsed());
+        self.times.measure(steps.len(), begun);
         steps.sort_by_key(row_of);
         for row in rows {
             let of_row = steps.binary_search_by_key(&row.id, row_of).ok().map(|at| &steps[at]);
@@ -323,18 +250,6 @@ impl<'e, B: Backend, M: CausalLm<B>> Batch<'e, B, M> {
         Ok(steps)
     }
 
-    /// Ends all rows for an error of all.
-    fn end_all(&mut self, rows: Vec<Row<B>>, error: EngineError) -> EngineError {
-        (self.inputs, self.ahead) = (None, None);
-        for mut row in rows {
-            // A text that cannot be decoded is no second reason.
-            let text = self.engine.tokenizer.as_ref().and_then(|tokenizer| row.flush(tokenizer).ok());
-            self.left.push((row.id, text.map(|(text, _)| text).unwrap_or_default()));
-        }
-        self.engine.pool().shrink();
-        error
-    }
-
     fn round_of(&mut self, rows: &mut [Row<B>]) -> Result<Vec<Result<Step, RowError>>, EngineError> {
         let (mut current, mut ran_prompts) = (self.ahead.take(), false);
         if current.is_none() || self.inputs.is_some() {
@@ -347,8 +262,8 @@ impl<'e, B: Backend, M: CausalLm<B>> Batch<'e, B, M> {
         if current.step.is_in_flight() {
             let goes_on = |&at: &usize| {
                 let row = &rows[place(rows, current.rows[at])];
-                let turns_aside = row.parks || row.recomputes_with_next(self.engine);
-                !row.ends_with_next(self.engine) && !turns_aside
+                let stops = row.parks || row.recomputes_with_next(self.engine);
+                !row.ends_with_next(self.engine) && !stops
             };
             let keep: Vec<usize> = (0..current.rows.len()).filter(goes_on).collect();
             let inputs = (!keep.is_empty()).then(|| Inputs {
@@ -376,11 +291,14 @@ impl<'e, B: Backend, M: CausalLm<B>> Batch<'e, B, M> {
             let row = &mut rows[place];
             let step = outcome.and_then(|(sampled, mix)| row.take(sampled, mix, self.engine));
             let step = step.map_err(|error| self.row_error(row, has_run(row.id), error));
-            let goes_on = matches!(step, Ok(Step { stop: None, .. }));
-            if !goes_on {
+            if !matches!(step, Ok(Step { stop: None, .. })) {
                 left.push(row.id);
-            } else if !has_run(row.id) && !row.turns_aside(inputs.clone().narrow(0, at, 1), self.engine) {
-                waiting.push(at);
+            } else {
+                let input = inputs.clone().narrow(0, at, 1);
+                row.keep_input(&input);
+                if !has_run(row.id) && !row.stops_for(input, self.engine) {
+                    waiting.push(at);
+                }
             }
             steps.push(step);
         }
@@ -391,16 +309,6 @@ impl<'e, B: Backend, M: CausalLm<B>> Batch<'e, B, M> {
         });
         self.ahead = ahead.and_then(|ahead| ahead.retain(|row| !left.contains(&row), device));
         Ok(steps)
-    }
-
-    /// A row's error, traced to where in the model its numbers broke.
-    fn row_error(&self, row: &mut Row<B>, ran_ahead: bool, error: EngineError) -> RowError {
-        // A step that was launched ahead has written one position more, of an input made of broken logits.
-        let positions = row.table.len() - usize::from(ran_ahead);
-        let error = error.traced(&self.engine.model, &self.engine.pool(), &row.table, positions);
-        // A text that cannot be decoded is no second reason.
-        let text = self.engine.tokenizer.as_ref().and_then(|tokenizer| row.flush(tokenizer).ok());
-        RowError { row: row.id, error, text: text.map(|(text, _)| text).unwrap_or_default() }
     }
 }
 

@@ -79,6 +79,11 @@ impl Decider {
         self.sampler.history().generated(0).len()
     }
 
+    /// Whether a token needs no look at each token of the vocabulary by one thread alone.
+    pub(crate) fn is_plain(&self) -> bool {
+        !self.has_limits() && self.sampler.sampling().is_plain()
+    }
+
     fn has_limits(&self) -> bool {
         self.limits.constraint.is_some() || self.generated() < self.limits.min_tokens
     }

@@ -32,6 +32,9 @@ impl<B: Backend> DeviceSampler<B> for KernelSampler {
         mixing: &Mixing<B>,
         rows: &[RowSpec],
     ) -> Option<(Tensor<B, 2>, Reading)> {
-        moi_models::sample_and_mix(logits, embedding, mixing, rows)
+        match mixing.kernels().samples_on_device() {
+            true => moi_models::sample_and_mix(logits, embedding, mixing, rows),
+            false => None,
+        }
     }
 }

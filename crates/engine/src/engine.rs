@@ -5,17 +5,17 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
 };
 
-use burn::tensor::{Int, Tensor, TensorData, backend::Backend};
-use moi::{EmbeddingRows, Gate};
-use moi_models::{BlockTable, CausalLm, Embedding, ForwardBatch, KvPool, Mixing, with_values};
+use burn::tensor::{Tensor, backend::Backend};
+use moi_models::{BlockTable, CausalLm, ForwardBatch, KvPool, Mixing, with_values};
 use moi_sampling::{Breakers, Dry};
 
 use crate::{
-    Batch, DeviceSampler, EngineError, Generation, Grammar, KernelSampler, Markers, Prompt, Request, Scored,
-    Session,
+    Batch, DeviceSampler, EngineError, Generation, Grammar, GrammarLimits, KernelSampler, Markers, Prompt,
+    Request, Scored, Session,
     grammar::{Compiler, Constraint},
     prefix::PrefixCache,
     row::Row,
+    rows::{Rows, ids_tensor},
     self_check,
     text::{self, Tokenizer, thinking_markers},
 };
@@ -42,6 +42,9 @@ pub struct Engine<B: Backend, M> {
     progress: Option<Progress>,
     /// Made when the first grammar is used.
     compiler: OnceLock<Compiler>,
+    grammar_limits: GrammarLimits,
+    /// Tells it from other engines.
+    pub(crate) id: Arc<()>,
     /// Of the sequence breakers that were asked for last.
     breakers: Mutex<(Vec<String>, Arc<Breakers>)>,
 }
@@ -72,6 +75,8 @@ impl<B: Backend, M: CausalLm<B>> Engine<B, M> {
             checks_device: true,
             progress: None,
             compiler: OnceLock::new(),
+            grammar_limits: GrammarLimits::default(),
+            id: Arc::default(),
             breakers: Mutex::default(),
         }
     }
@@ -95,6 +100,12 @@ impl<B: Backend, M: CausalLm<B>> Engine<B, M> {
     /// With a function that is told, while a prompt runs, how many of its positions have run and of how many.
     pub fn with_progress(mut self, progress: impl Fn(usize, usize) + Send + Sync + 'static) -> Self {
         self.progress = Some(Progress(Box::new(progress)));
+        self
+    }
+
+    /// With other limits on grammars than the default ones.
+    pub fn with_grammar_limits(mut self, limits: GrammarLimits) -> Self {
+        self.grammar_limits = limits;
         self
     }
 
@@ -148,13 +159,13 @@ impl<B: Backend, M: CausalLm<B>> Engine<B, M> {
     }
 
     /// A table of what is cached of a prompt's beginning.
-    pub(crate) fn find_prefix(&self, prompt: &[u32]) -> Option<BlockTable> {
-        self.prefixes().find(prompt, &self.pool())
+    pub(crate) fn find_prefix(&self, salt: &str, prompt: &[u32]) -> Option<BlockTable> {
+        self.prefixes().find(salt, prompt, &self.pool())
     }
 
     /// Keeps what a table has of a prompt for others that begin alike.
-    pub(crate) fn keep_prefix(&self, prompt: &[u32], table: &BlockTable) {
-        self.prefixes().insert(prompt, table);
+    pub(crate) fn keep_prefix(&self, salt: &str, prompt: &[u32], table: &BlockTable) {
+        self.prefixes().insert(salt, prompt, table);
     }
 
     fn prefixes(&self) -> MutexGuard<'_, PrefixCache> {
@@ -254,7 +265,7 @@ impl<B: Backend, M: CausalLm<B>> Engine<B, M> {
                 self.compiler.get_or_init(|| compiler)
             }
         };
-        compiler.compile(grammar)
+        compiler.compile(grammar, &self.grammar_limits)
     }
 
     /// An empty batch.
@@ -379,45 +390,6 @@ impl<B: Backend, M: CausalLm<B>> Engine<B, M> {
             _ if prompt > context_length => Err(EngineError::PromptTooLong { prompt, context_length }),
             _ => Ok(()),
         }
-    }
-}
-
-pub(crate) fn ids_tensor<B: Backend>(ids: &[u32], device: &B::Device) -> Tensor<B, 1, Int> {
-    let ids: Vec<i64> = ids.iter().map(|&id| id.into()).collect();
-    let shape = [ids.len()];
-    Tensor::from_data(TensorData::new(ids, shape), device)
-}
-
-/// The embedding of a model, as the input layer wants it.
-pub(crate) struct Rows<'a, B: Backend> {
-    pub(crate) embedding: &'a Embedding<B>,
-    pub(crate) mixing: &'a Mixing<B>,
-}
-
-impl<B: Backend> EmbeddingRows<B> for Rows<'_, B> {
-    fn dims(&self) -> [usize; 2] {
-        self.embedding.dims()
-    }
-
-    fn rows(&self, tokens: Tensor<B, 1, Int>) -> Tensor<B, 2> {
-        self.mixing.rows(self.embedding, tokens)
-    }
-
-    fn weighted_sum(&self, weights: Tensor<B, 2>) -> Tensor<B, 2> {
-        self.mixing.weighted_sum(self.embedding, weights)
-    }
-
-    fn means(&self, logits: &Tensor<B, 2>, gates: &[Gate]) -> Option<(Tensor<B, 2>, Tensor<B, 2>)> {
-        let vocab = logits.dims()[1];
-        self.mixing.means(self.embedding, logits, &|row, nats| gates[row].at_nats(nats, vocab))
-    }
-
-    fn distribution(
-        &self,
-        logits: &Tensor<B, 2>,
-        probabilities: bool,
-    ) -> Option<(Tensor<B, 2>, Tensor<B, 2>)> {
-        self.mixing.distribution(logits, probabilities)
     }
 }
 

@@ -28,6 +28,9 @@ pub enum EngineError {
     /// A round failed as a whole, and with it all requests that took part.
     #[error(transparent)]
     Round(Arc<EngineError>),
+    /// A request that another engine has prepared.
+    #[error("the request was prepared by another engine; prepare it by the one that is to run it")]
+    ForeignRequest,
     /// Nothing to continue.
     #[error("the prompt is empty; a model needs at least one token to continue from")]
     EmptyPrompt,

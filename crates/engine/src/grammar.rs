@@ -1,5 +1,7 @@
 //! Answers that follow a JSON schema, a regular expression or a grammar, by llguidance.
 
+use std::time::Duration;
+
 use serde::{Deserialize, Serialize};
 
 /// What an answer follows. Where a model thinks first, its thoughts do not.
@@ -14,6 +16,25 @@ pub enum Grammar {
     Lark(String),
 }
 
+/// What a grammar may cost before its first token. What a step of one may is limited by llguidance's own counts (fuel of
+/// regular expressions, their states, items of a parse), which are the same on every machine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct GrammarLimits {
+    /// Bytes of its text, a schema's as JSON.
+    pub max_bytes: usize,
+    /// How long it may take to compile, which grows with the square of some grammars; no limit where `None`. Nobody waits any
+    /// longer then, and its thread ends when it has done its work.
+    pub max_time: Option<Duration>,
+    /// How many may be compiled at once, those among them that nobody waits for any more.
+    pub max_compiling: usize,
+}
+
+impl Default for GrammarLimits {
+    fn default() -> Self {
+        Self { max_bytes: 1 << 20, max_time: Some(Duration::from_secs(60)), max_compiling: 8 }
+    }
+}
+
 #[cfg(feature = "grammar")]
 pub(crate) use with::{Compiler, Constraint};
 #[cfg(not(feature = "grammar"))]
@@ -23,7 +44,10 @@ pub(crate) use without::{Compiler, Constraint};
 mod with {
     use std::{
         fmt,
-        sync::{Arc, Mutex, PoisonError},
+        sync::{
+            Arc, Mutex, PoisonError,
+            atomic::{AtomicUsize, Ordering::Relaxed},
+        },
         time::Duration,
     };
 
@@ -31,25 +55,20 @@ mod with {
     use moi_text::brief;
     use toktrie::{ApproximateTokEnv, SimpleVob, TokEnv, TokRxInfo, TokTrie};
 
-    use super::Grammar;
+    use super::{Grammar, GrammarLimits};
     use crate::{EngineError, schema::prepared, text::Tokenizer};
 
-    /// Compiles grammars for a vocabulary. How much work and memory a step may take is limited by the library's own counts,
-    /// which are the same on every machine; how much compiling may, by a grammar's length and by a clock, since it grows
-    /// with the square of some grammars.
+    /// Compiles grammars for a vocabulary.
     pub(crate) struct Compiler {
         factory: Arc<ParserFactory>,
         /// The last ones by their texts, the latest last, as they are before the first token.
         compiled: Mutex<Vec<(String, Matcher)>>,
-        /// How long compiling one may take.
-        pub(crate) patience: Duration,
+        /// How many are being compiled.
+        compiling: Arc<AtomicUsize>,
     }
 
     /// Grammars that are kept.
-    const KEPT: usize = 32;
-    /// Bytes that a grammar may have.
-    const LONGEST_GRAMMAR: usize = 1 << 18;
-    const PATIENCE: Duration = Duration::from_secs(10);
+    const MAX_COMPILED: usize = 32;
 
     impl fmt::Debug for Compiler {
         fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -69,47 +88,78 @@ mod with {
             let environment: TokEnv = Arc::new(ApproximateTokEnv::new(trie));
             let mut factory = ParserFactory::new_simple(&environment).map_err(failed)?;
             factory.quiet();
-            Ok(Self { factory: Arc::new(factory), compiled: Mutex::default(), patience: PATIENCE })
+            Ok(Self { factory: Arc::new(factory), compiled: Mutex::default(), compiling: Arc::default() })
         }
 
-        pub(crate) fn compile(&self, grammar: &Grammar) -> Result<Constraint, EngineError> {
+        pub(crate) fn compile(
+            &self,
+            grammar: &Grammar,
+            limits: &GrammarLimits,
+        ) -> Result<Constraint, EngineError> {
             let text = serde_json::to_string(grammar).map_err(failed)?;
-            if text.len() > LONGEST_GRAMMAR {
-                let what = format!("it has {} bytes, and at most {LONGEST_GRAMMAR} are taken", text.len());
+            let bytes = match grammar {
+                Grammar::JsonSchema(schema) => schema.to_string().len(),
+                Grammar::Regex(text) | Grammar::Lark(text) => text.len(),
+            };
+            if bytes > limits.max_bytes {
+                let what = format!("it has {bytes} bytes, and at most {} are taken", limits.max_bytes);
                 return Err(EngineError::Grammar(what));
             }
-            let kept = || self.compiled.lock().unwrap_or_else(PoisonError::into_inner);
-            // Each row has states of its own: none waits for another's, and none has other limits left in company.
-            let own = |matcher: &Matcher| Constraint {
-                matcher: Box::new(matcher.deep_clone()),
-                mask: SimpleVob::new(),
-            };
-            {
-                let mut kept = kept();
-                if let Some(at) = kept.iter().position(|(known, _)| *known == text) {
-                    let found = kept.remove(at);
-                    let constraint = own(&found.1);
-                    kept.push(found);
-                    return Ok(constraint);
-                }
+            if let Some(known) = self.find(&text) {
+                return Ok(known);
             }
             // Others may compile meanwhile.
+            let compiling = Compiling::begin(&self.compiling, limits.max_compiling)?;
             let (factory, grammar) = (Arc::clone(&self.factory), grammar.clone());
-            let matcher = on_a_large_stack(self.patience, move || matcher(&factory, &grammar))
-                .map_err(EngineError::Grammar)?;
-            let constraint = own(&matcher);
-            let mut kept = kept();
-            kept.push((text, matcher));
-            let more = kept.len().saturating_sub(KEPT);
-            kept.drain(..more);
+            let work = move || {
+                let _compiling = compiling;
+                matcher(&factory, &grammar)
+            };
+            let matcher = on_a_large_stack(limits.max_time, work).map_err(EngineError::Grammar)?;
+            let constraint = Constraint::new(&matcher);
+            let mut compiled = self.compiled.lock().unwrap_or_else(PoisonError::into_inner);
+            if compiled.iter().all(|(known, _)| *known != text) {
+                compiled.push((text, matcher));
+            }
+            let more = compiled.len().saturating_sub(MAX_COMPILED);
+            compiled.drain(..more);
             Ok(constraint)
+        }
+
+        /// One that is kept, which is the latest then.
+        fn find(&self, text: &str) -> Option<Constraint> {
+            let mut compiled = self.compiled.lock().unwrap_or_else(PoisonError::into_inner);
+            let at = compiled.iter().position(|(known, _)| known == text)?;
+            let found = compiled.remove(at);
+            let constraint = Constraint::new(&found.1);
+            compiled.push(found);
+            Some(constraint)
         }
 
         /// The texts of the grammars that are kept, the latest last.
         #[cfg(test)]
-        pub(crate) fn kept(&self) -> Vec<String> {
+        pub(crate) fn compiled(&self) -> Vec<String> {
             let kept = self.compiled.lock().unwrap_or_else(PoisonError::into_inner);
             kept.iter().map(|(text, _)| text.clone()).collect()
+        }
+    }
+
+    /// A grammar that is being compiled.
+    struct Compiling(Arc<AtomicUsize>);
+
+    impl Compiling {
+        fn begin(count: &Arc<AtomicUsize>, most: usize) -> Result<Self, EngineError> {
+            if count.fetch_add(1, Relaxed) < most {
+                return Ok(Self(Arc::clone(count)));
+            }
+            count.fetch_sub(1, Relaxed);
+            Err(EngineError::Grammar(format!("{most} others are being compiled; try again later")))
+        }
+    }
+
+    impl Drop for Compiling {
+        fn drop(&mut self) {
+            self.0.fetch_sub(1, Relaxed);
         }
     }
 
@@ -130,11 +180,10 @@ mod with {
     }
 
     /// Runs what recurses as deep as a schema does. llguidance takes 14 KB of stack for each schema within another one,
-    /// and threads have as little as 1 MB. What takes longer than that is given up: nobody waits for its thread, which
-    /// ends when it has done its work.
+    /// and threads have as little as 1 MB.
     #[cfg(not(target_family = "wasm"))]
     fn on_a_large_stack<T: Send + 'static>(
-        patience: Duration,
+        max_time: Option<Duration>,
         work: impl FnOnce() -> Result<T, String> + Send + 'static,
     ) -> Result<T, String> {
         use std::sync::mpsc::{RecvTimeoutError, sync_channel};
@@ -142,15 +191,19 @@ mod with {
         const STACK_BYTES: usize = 64 << 20;
         let (done, wait) = sync_channel(1);
         let thread = std::thread::Builder::new().stack_size(STACK_BYTES).spawn(move || {
-            // Whoever waited may have given up.
+            // Whoever waited may not any more.
             let _ = done.send(work());
         });
         let thread = thread.map_err(|error| format!("no thread can be started for it: {error}"))?;
-        match wait.recv_timeout(patience) {
+        let received = match max_time {
+            Some(max_time) => wait.recv_timeout(max_time),
+            None => wait.recv().map_err(|_| RecvTimeoutError::Disconnected),
+        };
+        match received {
             Ok(result) => result,
             Err(RecvTimeoutError::Timeout) => Err(format!(
                 "compiling it takes longer than {} s; give one with fewer parts",
-                patience.as_secs_f32()
+                max_time.unwrap_or_default().as_secs_f32()
             )),
             Err(RecvTimeoutError::Disconnected) => match thread.join() {
                 Err(panic) => std::panic::resume_unwind(panic),
@@ -162,7 +215,7 @@ mod with {
     /// There are no threads, and the stack is as large as the page makes it: schemas may be less deep.
     #[cfg(target_family = "wasm")]
     fn on_a_large_stack<T>(
-        _patience: Duration,
+        _max_time: Option<Duration>,
         work: impl FnOnce() -> Result<T, String>,
     ) -> Result<T, String> {
         work()
@@ -238,6 +291,12 @@ mod with {
     }
 
     impl Constraint {
+        /// Before the first token. With states of its own, so that no row waits for another's, and none has other limits left
+        /// in company.
+        fn new(matcher: &Matcher) -> Self {
+            Self { matcher: Box::new(matcher.deep_clone()), mask: SimpleVob::new() }
+        }
+
         /// Finds the tokens that may come next.
         pub(crate) fn compute(&mut self) -> Result<(), EngineError> {
             self.mask = self.matcher.compute_mask_or_eos().map_err(failed)?;
@@ -258,7 +317,7 @@ mod with {
 
 #[cfg(not(feature = "grammar"))]
 mod without {
-    use super::Grammar;
+    use super::{Grammar, GrammarLimits};
     use crate::{EngineError, text::Tokenizer};
 
     /// Would compile grammars; there is none without the feature `grammar`.
@@ -270,7 +329,7 @@ mod without {
             Err(EngineError::Grammar("this build has no grammars: the feature `grammar` is off".to_owned()))
         }
 
-        pub(crate) fn compile(&self, _: &Grammar) -> Result<Constraint, EngineError> {
+        pub(crate) fn compile(&self, _: &Grammar, _: &GrammarLimits) -> Result<Constraint, EngineError> {
             match *self {}
         }
     }

@@ -39,12 +39,14 @@ mod engine;
 mod error;
 mod generation;
 mod grammar;
+mod leaving;
 mod origin;
 mod pending_step;
 mod prefix;
 mod request;
 mod round;
 mod row;
+mod rows;
 mod sampler;
 mod scheduler;
 #[cfg(feature = "grammar")]
@@ -61,12 +63,12 @@ pub use device_sampler::{DeviceSampler, KernelSampler};
 pub use engine::{DEFAULT_PREFILL_CHUNK, Engine};
 pub use error::EngineError;
 pub use generation::Generation;
-pub use grammar::Grammar;
+pub use grammar::{Grammar, GrammarLimits};
 pub use moi::{InputRule, Knob, Markers, Noise, Scope, Support};
 pub use moi_sampling::{
-    Breakers, Dry, Frequency, Knob as SamplingKnob, KnobKind, LogitBias, MinP, Mirostat, NoRepeatNgram,
-    PenaltyWindow, Presence, Repetition, Sampling, SamplingError, SamplingStep, Temperature, TopK, TopNSigma,
-    TopP, Typical, Xtc,
+    Breakers, Decision, Dry, Frequency, Knob as SamplingKnob, KnobKind, LogitBias, MinP, Mirostat,
+    NoRepeatNgram, PenaltyWindow, Presence, Reading, Repetition, RowSpec, Sampling, SamplingError,
+    SamplingStep, Temperature, TopK, TopNSigma, TopP, Typical, Xtc,
 };
 pub use origin::Origin;
 pub use request::{Prompt, Request, StopRules};

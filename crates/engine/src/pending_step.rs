@@ -10,7 +10,7 @@ use moi_sampling::{Decision, Reading, RowSpec};
 use crate::{
     DeviceSampler, Engine, EngineError, Sampled,
     decider::Decider,
-    engine::{Rows, ids_tensor},
+    rows::{Rows, ids_tensor},
     sampler::raw_logprob,
 };
 
@@ -227,22 +227,27 @@ pub(crate) fn on_host<B: Backend>(
 /// A sampled token, and logits for the mixture where limits narrow them.
 type Chosen = (Sampled, Option<Vec<f32>>);
 
-/// The tokens of rows by their logits `[rows, vocab]`, each row on a thread of its own where there are several.
+/// The tokens of rows by their logits `[rows, vocab]`: each row on a thread of its own where there are about as many as
+/// threads, or where a row takes long that no threads share.
 fn choose(
     rows: &mut [&mut Decider],
     uniforms: &[f64],
     logits: &[f32],
     vocab: usize,
 ) -> Vec<Result<Chosen, EngineError>> {
-    let places = rows.iter_mut().map(|row| Mutex::new((row, None)));
-    let places: Vec<_> = places.collect();
-    moi_kernels::pool::run(places.len(), |index| {
+    let chosen =
+        |row: &mut Decider, index: usize| row.choose(&logits[index * vocab..][..vocab], uniforms[index]);
+    if 2 * rows.len() < moi_kernels::pool::threads() && rows.iter().all(|row| row.is_plain()) {
+        return rows.iter_mut().enumerate().map(|(index, row)| chosen(row, index)).collect();
+    }
+    let places: Vec<_> = rows.iter_mut().map(|row| Mutex::new((row, None))).collect();
+    moi_kernels::pool::run_unequal(places.len(), |index| {
         let mut place = places[index].lock().unwrap_or_else(PoisonError::into_inner);
-        let (row, chosen) = &mut *place;
-        *chosen = Some(row.choose(&logits[index * vocab..][..vocab], uniforms[index]));
+        let (row, found) = &mut *place;
+        *found = Some(chosen(row, index));
     });
-    let chosen = |place: Mutex<(_, Option<_>)>| place.into_inner().unwrap_or_else(PoisonError::into_inner).1;
-    places.into_iter().filter_map(chosen).collect()
+    let found = |place: Mutex<(_, Option<_>)>| place.into_inner().unwrap_or_else(PoisonError::into_inner).1;
+    places.into_iter().filter_map(found).collect()
 }
 
 /// Mixes what was chosen for each row: the next inputs `[rows, d]`.

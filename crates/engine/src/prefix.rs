@@ -13,8 +13,8 @@ use moi_models::{BLOCK_POSITIONS, BlockTable, KvPool, SharedBlock};
 /// Blocks of prompts, the least recently used of which go first.
 #[derive(Debug, Default)]
 pub(crate) struct PrefixCache {
-    /// The first blocks, by their tokens.
-    roots: HashMap<Vec<u32>, usize>,
+    /// The first blocks, by a request's salt and by their tokens.
+    roots: HashMap<String, Level>,
     nodes: Vec<Option<Node>>,
     free: Vec<usize>,
     /// Nodes that are kept at most.
@@ -23,13 +23,24 @@ pub(crate) struct PrefixCache {
     clock: u64,
 }
 
+/// Nodes by the tokens of their blocks.
+type Level = HashMap<Vec<u32>, usize>;
+
 #[derive(Debug)]
 struct Node {
     tokens: Vec<u32>,
     block: SharedBlock,
-    parent: Option<usize>,
-    children: HashMap<Vec<u32>, usize>,
+    parent: Parent,
+    children: Level,
     used: u64,
+}
+
+/// What a node is below.
+#[derive(Clone, Debug)]
+enum Parent {
+    /// Nothing: it is a first block, of requests with this salt.
+    Root(String),
+    Node(usize),
 }
 
 impl PrefixCache {
@@ -45,9 +56,14 @@ impl PrefixCache {
 
     /// A table of the longest beginning of a prompt that is there: whole blocks, and not the prompt's last position, whose
     /// logits are needed. None where there is nothing, or not all that a window sees.
-    pub(crate) fn find<B: Backend>(&mut self, prompt: &[u32], pool: &KvPool<B>) -> Option<BlockTable> {
+    pub(crate) fn find<B: Backend>(
+        &mut self,
+        salt: &str,
+        prompt: &[u32],
+        pool: &KvPool<B>,
+    ) -> Option<BlockTable> {
         self.clock += 1;
-        let (mut blocks, mut level) = (Vec::new(), &self.roots);
+        let (mut blocks, mut level) = (Vec::new(), self.roots.get(salt)?);
         let mut found = Vec::new();
         for tokens in prompt[..prompt.len().saturating_sub(1)].chunks_exact(BLOCK_POSITIONS) {
             let Some(&index) = level.get(tokens) else { break };
@@ -72,23 +88,16 @@ impl PrefixCache {
     }
 
     /// Keeps the whole blocks of a prompt whose first positions a table has.
-    pub(crate) fn insert(&mut self, prompt: &[u32], table: &BlockTable) {
+    pub(crate) fn insert(&mut self, salt: &str, prompt: &[u32], table: &BlockTable) {
         if self.most == 0 {
             return;
         }
         self.clock += 1;
-        let (mut parent, clock): (Option<usize>, u64) = (None, self.clock);
+        let (mut parent, clock) = (Parent::Root(salt.to_owned()), self.clock);
         let whole = prompt.len().min(table.len()) / BLOCK_POSITIONS;
         for (index, tokens) in prompt.chunks_exact(BLOCK_POSITIONS).take(whole).enumerate() {
             let block = table.shared_block(index);
-            let level = match parent {
-                None => &self.roots,
-                Some(parent) => match &self.nodes[parent] {
-                    Some(node) => &node.children,
-                    None => return,
-                },
-            };
-            let node = match level.get(tokens).copied() {
+            let node = match self.level_mut(&parent).get(tokens).copied() {
                 Some(node) => {
                     if let Some(node) = &mut self.nodes[node] {
                         // What one of them lacks, which is out of its window, another one may have.
@@ -99,27 +108,31 @@ impl PrefixCache {
                 }
                 None => self.add(tokens, block, parent),
             };
-            parent = Some(node);
+            parent = Parent::Node(node);
         }
         while self.len() > self.most && self.evict() {}
     }
 
-    fn add(&mut self, tokens: &[u32], block: SharedBlock, parent: Option<usize>) -> usize {
-        let tokens = tokens.to_vec();
-        let node = Node { tokens: tokens.clone(), block, parent, children: HashMap::new(), used: self.clock };
+    fn add(&mut self, tokens: &[u32], block: SharedBlock, parent: Parent) -> usize {
+        let (tokens, children) = (tokens.to_vec(), Level::new());
+        let node = Node { tokens: tokens.clone(), block, parent: parent.clone(), children, used: self.clock };
         let index = self.free.pop().unwrap_or(self.nodes.len());
         match self.nodes.get_mut(index) {
             Some(place) => *place = Some(node),
             None => self.nodes.push(Some(node)),
         }
-        self.level_mut(parent).insert(tokens, index);
+        self.level_mut(&parent).insert(tokens, index);
         index
     }
 
-    fn level_mut(&mut self, parent: Option<usize>) -> &mut HashMap<Vec<u32>, usize> {
-        match parent.and_then(|parent| self.nodes[parent].as_mut()) {
-            Some(node) => &mut node.children,
-            None => &mut self.roots,
+    /// The nodes below a parent.
+    fn level_mut(&mut self, parent: &Parent) -> &mut Level {
+        match parent {
+            Parent::Root(salt) => self.roots.entry(salt.clone()).or_default(),
+            Parent::Node(index) => match &mut self.nodes[*index] {
+                Some(node) => &mut node.children,
+                None => unreachable!("a node goes after those below it"),
+            },
         }
     }
 
@@ -129,8 +142,13 @@ impl PrefixCache {
         let oldest = leaves.filter(|(_, node)| node.children.is_empty()).min_by_key(|(_, node)| node.used);
         let Some(index) = oldest.map(|(index, _)| index) else { return false };
         if let Some(node) = self.nodes[index].take() {
-            self.level_mut(node.parent).remove(&node.tokens);
+            self.level_mut(&node.parent).remove(&node.tokens);
             self.free.push(index);
+            if let Parent::Root(salt) = &node.parent
+                && self.roots.get(salt).is_some_and(Level::is_empty)
+            {
+                self.roots.remove(salt);
+            }
         }
         true
     }
@@ -144,7 +162,7 @@ mod tests {
     use moi_models::{CausalLm, ForwardBatch};
 
     use super::*;
-    use crate::{Engine, InputRule, Prompt, Request, self_check::Known};
+    use crate::{Engine, InputRule, Prompt, Request, StopRules, self_check::Known};
 
     fn tokens(seed: u32, len: u32) -> Vec<u32> {
         (0..len).map(|i| (i * 37 + seed * 61 + 5) % 509).collect()
@@ -161,14 +179,14 @@ mod tests {
             let ids = Tensor::<Flex, 1, Int>::from_data(TensorData::new(ids, [tokens.len()]), &device);
             let mut table = pool.table();
             model.forward(ForwardBatch::one(model.embed(ids), &mut table), pool).unwrap();
-            cache.insert(tokens, &table);
+            cache.insert("", tokens, &table);
         };
         let (a, b) = (tokens(1, 128), tokens(2, 100));
         insert(&a, &mut cache, &mut pool);
         insert(&b, &mut cache, &mut pool);
         assert_eq!(cache.len(), 3);
         let len = |cache: &mut PrefixCache, prompt: &[u32], pool: &KvPool<Flex>| {
-            cache.find(prompt, pool).map_or(0, |table| table.len())
+            cache.find("", prompt, pool).map_or(0, |table| table.len())
         };
         // The last position's logits are needed: of 128 positions 127 can be known, which is one block.
         assert_eq!(len(&mut cache, &a, &pool), 64);
@@ -185,6 +203,31 @@ mod tests {
         assert_eq!(cache.len(), 3);
         while cache.evict() {}
         assert_eq!((cache.len(), pool.used_bytes()), (0, 0));
+        assert!(cache.roots.is_empty());
+    }
+
+    #[test]
+    fn requests_of_another_salt_share_nothing() {
+        let device = Default::default();
+        let model = Known::read().model::<Flex>(&device, FloatDType::F32).unwrap();
+        let engine = Engine::new(model, device).with_prefix_cache(1 << 30);
+        let request = |salt: &str| Request {
+            salt: salt.to_owned(),
+            stop: StopRules { max_tokens: Some(2), ..StopRules::default() },
+            ..Request::new(Prompt::Ids(tokens(1, 100)))
+        };
+        let reused = |salts: &[&str]| {
+            let mut batch = engine.batch();
+            batch.add_all(salts.iter().map(|salt| request(salt)).collect()).unwrap();
+            while !batch.is_empty() {
+                batch.step().unwrap();
+            }
+            batch.reused_positions()
+        };
+        assert_eq!(reused(&["a"]), 0);
+        assert_eq!(reused(&["b"]), 0);
+        assert_eq!(reused(&["a", "b", "c"]), 128);
+        assert_eq!(reused(&["c"]), 64);
     }
 
     #[test]

@@ -49,6 +49,9 @@ pub struct Request<B: Backend> {
     pub stop: StopRules,
     /// Makes sampling repeatable: the same seed gives the same tokens.
     pub seed: u64,
+    /// What is cached of a prompt serves other requests with the same salt alone, so that nobody tells from the time that an
+    /// answer takes what others have asked.
+    pub salt: String,
     /// How many of the largest mixture weights each step reports. With 0 they are not looked for.
     pub top: usize,
     /// How many of the likeliest tokens each step reports, with their log-probabilities.
@@ -82,6 +85,7 @@ impl<B: Backend> Request<B> {
             mix_constrained: false,
             stop: StopRules::default(),
             seed: 0,
+            salt: String::new(),
             top: 0,
             logprobs: 0,
         }

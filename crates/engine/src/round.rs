@@ -1,6 +1,8 @@
 //! One round: the next input of every sequence that decodes and pieces of prompts, through the model together.
 
 use std::time::Duration;
+#[cfg(not(target_family = "wasm"))]
+use std::time::Instant;
 
 use burn::tensor::{DType, Tensor, backend::Backend};
 use moi_models::{BLOCK_POSITIONS, CausalLm, ForwardBatch, Span, Visible};
@@ -8,9 +10,9 @@ use moi_models::{BLOCK_POSITIONS, CausalLm, ForwardBatch, Span, Visible};
 use crate::{
     Batch, EngineError, RowId,
     decider::Decider,
-    engine::ids_tensor,
     pending_step::{PendingStep, kept},
     row::{Row, Stage},
+    rows::ids_tensor,
 };
 
 /// Decided tokens of some rows that are not reported yet.
@@ -59,6 +61,26 @@ struct Piece {
     is_last: bool,
 }
 
+/// When a round began; nothing on targets that have no clock.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Clock(#[cfg(not(target_family = "wasm"))] Instant);
+
+impl Clock {
+    pub(crate) fn start() -> Self {
+        Self(
+            #[cfg(not(target_family = "wasm"))]
+            Instant::now(),
+        )
+    }
+
+    fn elapsed(self) -> Option<Duration> {
+        #[cfg(not(target_family = "wasm"))]
+        return Some(self.0.elapsed());
+        #[cfg(target_family = "wasm")]
+        None
+    }
+}
+
 /// How long rounds take, as far as they were measured.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct RoundTimes {
@@ -71,6 +93,9 @@ pub(crate) struct RoundTimes {
     /// Positions of prompts that have run since the last measurement.
     ran: usize,
 }
+
+/// Positions of prompts whose time is lost among that of what runs beside them.
+const FEW: usize = 16;
 
 /// Where sequences decode, pieces of prompts beside them may make a round so many times as long as it would be.
 const MAX_SLOWDOWN: f64 = 3.0;
@@ -86,19 +111,32 @@ impl RoundTimes {
         self.ran += positions;
     }
 
+    /// What was launched has failed.
+    pub(crate) fn reset_launched(&mut self) {
+        (self.launched, self.ran) = (0, 0);
+    }
+
     /// All that was launched has run.
     pub(crate) fn ran_all(&mut self) {
         self.ran += std::mem::take(&mut self.launched);
     }
 
     /// Measures a round that gave so many tokens, from its beginning until these were known.
-    pub(crate) fn measure(&mut self, rows: usize, took: Duration) {
+    pub(crate) fn measure(&mut self, rows: usize, clock: Clock) {
+        if let Some(took) = clock.elapsed() {
+            self.add(rows, took);
+        }
+    }
+
+    fn add(&mut self, rows: usize, took: Duration) {
         let positions = std::mem::take(&mut self.ran);
         // Half of it is what came before: one slow round among many says little.
         let mix = |old: Option<Duration>, new: Duration| Some(old.map_or(new, |old| (old + new) / 2));
         match (rows, positions) {
             (0, 0) => {}
             (_, 0) => self.decode = mix(self.decode, took),
+            // So few say nothing of many.
+            (_, ..FEW) if self.position.is_some() => {}
             _ => {
                 let own = took.saturating_sub(if rows > 0 {
                     self.decode.unwrap_or_default()
@@ -239,7 +277,7 @@ impl<B: Backend, M: CausalLm<B>> Batch<'_, B, M> {
         let first = &rows[row];
         // One that runs anew has tokens behind its prompt, whose inputs were mixtures.
         if first.is_public && first.decider.generated() == 0 {
-            self.engine().keep_prefix(first.decider.sampler.history().all(0), &first.table);
+            self.engine().keep_prefix(&first.salt, first.decider.sampler.history().all(0), &first.table);
         }
         let (id, table, inputs) = (rows[row].id, rows[row].table.clone(), rows[row].inputs.clone());
         let mut all = vec![row];
@@ -280,7 +318,7 @@ mod tests {
         let mut times = RoundTimes::default();
         let mut measure = |rows, positions, took| {
             times.ran(positions);
-            times.measure(rows, took);
+            times.add(rows, took);
             times
         };
         assert_eq!(RoundTimes::default().positions(512), 64);

@@ -20,11 +20,11 @@ pub(crate) enum Stage<B: Backend> {
     Follows(RowId),
     /// It decodes.
     Decode,
-    /// It was set aside and holds no blocks of the pool.
+    /// It is parked: it takes no part, and holds no blocks of the pool.
     Parked(Parked<B>),
 }
 
-/// What a row that was set aside goes on from.
+/// What a parked row goes on from.
 #[derive(Clone, Debug)]
 pub(crate) struct Parked<B: Backend> {
     /// What it had cached; `None` where all its inputs run anew.
@@ -62,9 +62,11 @@ pub(crate) struct Row<B: Backend> {
     pub(crate) reused: usize,
     /// Whether its prompt is of tokens, so that others may share what is cached of it.
     pub(crate) is_public: bool,
+    /// With whom it shares that.
+    pub(crate) salt: String,
     /// All inputs so far, where what is cached of them may have to be computed anew.
     pub(crate) inputs: Option<Vec<Tensor<B, 2>>>,
-    /// Whether it is to be set aside as soon as its next input is known.
+    /// Whether it is to be parked as soon as its next input is known.
     pub(crate) parks: bool,
 }
 
@@ -86,14 +88,18 @@ impl<B: Backend> Row<B> {
         self.is_short(engine, self.positions + 1)
     }
 
-    /// Takes the next input `[1, d]`, which has not run: keeps it if what is cached may have to be computed anew, and where
-    /// that is due the row begins anew, with all its inputs for a prompt; one that is to be set aside is. Whether the row
-    /// does not go on with this input at once.
-    pub(crate) fn turns_aside<M: CausalLm<B>>(&mut self, input: Tensor<B, 2>, engine: &Engine<B, M>) -> bool {
+    /// Keeps the next input `[1, d]`, if what is cached may have to be computed anew.
+    pub(crate) fn keep_input(&mut self, input: &Tensor<B, 2>) {
         if let Some(inputs) = &mut self.inputs {
             let dtype = inputs.first().map_or(input.dtype(), Tensor::dtype);
-            inputs.push(input.clone().cast(dtype));
+            // A copy: a part of a step would keep all of it.
+            inputs.push(input.clone().mul_scalar(1.0).cast(dtype));
         }
+    }
+
+    /// Parks the row if that was asked for, or begins anew with all its inputs for a prompt where that is due. `input` is the
+    /// next one, which was kept and has not run. Whether the row does not go on with it at once.
+    pub(crate) fn stops_for<M: CausalLm<B>>(&mut self, input: Tensor<B, 2>, engine: &Engine<B, M>) -> bool {
         if self.parks {
             self.park(input, engine);
             return true;
@@ -113,9 +119,9 @@ impl<B: Backend> Row<B> {
         self.stage = Stage::Prompt(inputs);
     }
 
-    /// Gives its blocks back. Where all its inputs are kept, these are what it goes on from; else what is cached is copied to
-    /// the host.
-    fn park<M: CausalLm<B>>(&mut self, input: Tensor<B, 2>, engine: &Engine<B, M>) {
+    /// Gives its blocks back. `input` has not run `[positions, d]`. Where all inputs are kept, these are what the row goes on
+    /// from; else what is cached is copied to the host.
+    pub(crate) fn park<M: CausalLm<B>>(&mut self, input: Tensor<B, 2>, engine: &Engine<B, M>) {
         let parked = match self.inputs.take() {
             Some(inputs) => Parked { table: None, inputs: Tensor::cat(inputs, 0) },
             None => Parked { table: Some(engine.pool().park(&self.table)), inputs: input },
@@ -124,7 +130,7 @@ impl<B: Backend> Row<B> {
         (self.stage, self.parks) = (Stage::Parked(parked), false);
     }
 
-    /// Takes part again, if it was set aside.
+    /// Takes part again, if it is parked.
     ///
     /// # Errors
     /// If the pool has no room for what was cached.

@@ -7,7 +7,7 @@ use std::{
 };
 
 use burn::tensor::backend::Backend;
-use moi_models::CausalLm;
+use moi_models::{CausalLm, is_gpu};
 
 use crate::{Batch, Engine, EngineError, PreparedRequest, Request, RowError, RowId, Step};
 
@@ -19,13 +19,13 @@ pub struct SchedulerOptions {
     /// Requests that wait at most, of all owners.
     pub max_queued: usize,
     /// Bytes of the keys and values of all that run; no limit where `None`. A request counts with its prompt and
-    /// [`Self::foreseen_tokens`]. Where requests come to more than there is, those that came last are set aside until there is
+    /// [`Self::foreseen_tokens`]. Where requests come to more than there is, those that came last are parked until there is
     /// room again: a GPU's keys and values are copied to the host and back, the CPU's are dropped and computed anew from the
     /// stored inputs, mixtures included. The one that came first always goes on. What is kept of prompts for others that
     /// begin alike is not counted.
     pub cache_bytes: Option<usize>,
     /// Tokens that a request is foreseen to generate, if it may generate as many; so many more whenever it has come to these.
-    /// With the largest number nobody is ever set aside, and fewer run together.
+    /// With the largest number nobody is ever parked, and fewer run together.
     pub foreseen_tokens: usize,
 }
 
@@ -72,7 +72,7 @@ pub enum Event {
     Failed(RequestId, EngineError, String),
 }
 
-/// Positions that are launched before a request that needs more room can be set aside.
+/// Positions that are launched before a request that needs more room can be parked.
 const AHEAD: usize = 2;
 /// Tokens by which an owner's turn grows at each visit.
 const QUANTUM: usize = 512;
@@ -117,7 +117,7 @@ struct Running {
     limit: usize,
     /// Positions that it has.
     positions: usize,
-    /// Whether it was set aside.
+    /// Whether it is parked, or about to be.
     is_parked: bool,
 }
 
@@ -126,9 +126,12 @@ impl<'e, B: Backend, M: CausalLm<B>> Scheduler<'e, B, M> {
     pub fn new(engine: &'e Engine<B, M>, options: SchedulerOptions) -> Self {
         let (owners, running) = (VecDeque::new(), BTreeMap::new());
         let options = SchedulerOptions { max_running: options.max_running.max(1), ..options };
-        // Keys and values of the CPU are in the host's memory as they are: to copy them there would gain nothing.
+        // Keys and values of the CPU are in the host's memory as they are: to copy them there would gain nothing. But where
+        // they depend on how long a sequence was when they were computed, inputs do not tell them.
+        let model = engine.model();
+        let replays = !is_gpu::<B>() && model.shares_prefixes() && model.recompute_beyond().is_none();
         let batch = match options.cache_bytes {
-            Some(_) if !moi_models::is_gpu::<B>() => Batch::replaying(engine),
+            Some(_) if replays => Batch::replaying(engine),
             _ => engine.batch(),
         };
         Self { batch, options, owners, running, submitted: 0 }
@@ -143,15 +146,16 @@ impl<'e, B: Backend, M: CausalLm<B>> Scheduler<'e, B, M> {
         self.submit_prepared(owner, request)
     }
 
-    /// The same for a request that was looked at before, on this or another thread: see [`Engine::prepare`].
+    /// The same for a request that was prepared before, on this or another thread: see [`Engine::prepare`].
     ///
     /// # Errors
-    /// If it can never fit, or too many wait.
+    /// If another engine has prepared it, it can never fit, or too many wait.
     pub fn submit_prepared(
         &mut self,
         owner: &str,
         request: PreparedRequest<B>,
     ) -> Result<RequestId, Refusal> {
+        self.batch.engine().owns(&request)?;
         let prompt = request.prompt_positions();
         let room = self.batch.engine().model().context_length().saturating_sub(prompt);
         let tokens = request.stop().max_tokens;
@@ -180,7 +184,10 @@ impl<'e, B: Backend, M: CausalLm<B>> Scheduler<'e, B, M> {
     /// Bytes of the cache that a sequence of so many positions comes to.
     fn bytes_for(&self, positions: usize) -> usize {
         let engine = self.batch.engine();
-        engine.pool().bytes_for(positions, engine.prefill_chunk())
+        // Inputs are kept in float32 at most.
+        let width = engine.model().embedding().dims()[1];
+        let inputs = if self.batch.replays { positions * width * size_of::<f32>() } else { 0 };
+        engine.pool().bytes_for(positions, engine.prefill_chunk()) + inputs
     }
 
     /// Requests that wait.
@@ -193,7 +200,7 @@ impl<'e, B: Backend, M: CausalLm<B>> Scheduler<'e, B, M> {
         self.running.len() - self.parked()
     }
 
-    /// Requests that had begun and were set aside until there is room for them again.
+    /// Requests that had begun and are parked until there is room for them again.
     pub fn parked(&self) -> usize {
         self.running.values().filter(|running| running.is_parked).count()
     }
@@ -230,10 +237,11 @@ impl<'e, B: Backend, M: CausalLm<B>> Scheduler<'e, B, M> {
         self.admit();
         match self.batch.round() {
             Ok(steps) => events.extend(steps.into_iter().filter_map(|step| self.event(step))),
-            // What all share has failed; those that wait may fare better.
+            // What all share has failed; those that wait or are parked took no part.
             Err(error) => {
                 let (error, mut left) = (Arc::new(error), self.batch.take_left());
-                for (row, running) in std::mem::take(&mut self.running) {
+                let batch = &self.batch;
+                for (row, running) in self.running.extract_if(.., |row, _| !batch.has(*row)) {
                     let text =
                         left.iter_mut().find(|(of, _)| *of == row).map(|(_, text)| std::mem::take(text));
                     let error = EngineError::Round(Arc::clone(&error));
@@ -271,7 +279,7 @@ impl<'e, B: Backend, M: CausalLm<B>> Scheduler<'e, B, M> {
         self.running.values().filter(|running| !running.is_parked).map(|running| running.bytes).sum()
     }
 
-    /// Sets the requests aside that came last, as long as those that run need more than there is; one always runs.
+    /// Parks the requests that came last, as long as those that run need more than there is; one always runs.
     fn preempt(&mut self) {
         let Some(budget) = self.options.cache_bytes else { return };
         while self.running() > 1 && self.used() > budget {
@@ -282,7 +290,7 @@ impl<'e, B: Backend, M: CausalLm<B>> Scheduler<'e, B, M> {
         }
     }
 
-    /// Lets requests go on that were set aside, first come first, as long as there is room. Nobody overtakes them.
+    /// Lets parked requests go on, first come first, as long as there is room. Nobody overtakes them.
     fn resume(&mut self) -> Vec<Event> {
         let mut events = Vec::new();
         let parked = self.running.iter().filter(|(_, running)| running.is_parked);
@@ -336,7 +344,7 @@ impl<'e, B: Backend, M: CausalLm<B>> Scheduler<'e, B, M> {
             }
             owner.deficit -= cost;
             let Queued { id, request, prompt, counted, limit, .. } = owner.queue.remove(next);
-            let row = self.batch.add_prepared(request);
+            let row = self.batch.join(request);
             let new = Running { id, bytes, counted, limit, positions: prompt, is_parked: false };
             self.running.insert(row, new);
             if !owner.queue.is_empty() {

@@ -371,8 +371,8 @@ pub fn attend<R: Runtime>(device: &Device<R>, attend: &Attend<'_>) -> Option<Buf
     let (softcap, has_sinks) = (attend.softcap.is_some(), attend.sinks.is_some());
     let sizes = Sizes { softcap, sinks: has_sinks, split: parts > 1, ..sizes };
     let out = device.floats(q.len);
-    let none = (!has_sinks).then(|| device.floats(1));
-    let sinks = attend.sinks.or(none.as_ref())?;
+    // Without sinks no number of this buffer is read.
+    let sinks = attend.sinks.unwrap_or(q);
     let of_part = plan.tokens * heads * (head_dim + 2);
     let between = device.floats(if parts > 1 { parts * of_part } else { 1 });
     // SAFETY: positions are clamped to those that are seen, whose blocks the plan has.

@@ -47,6 +47,15 @@ pub fn threads() -> usize {
 ///
 /// Called from within a part, or while another thread has the pool, it runs them on the calling thread.
 pub fn run(parts: usize, part: impl Fn(usize) + Sync) {
+    run_parts(parts, part, true);
+}
+
+/// The same for parts that take unequally long: waiting for the longest then says nothing of other programs.
+pub fn run_unequal(parts: usize, part: impl Fn(usize) + Sync) {
+    run_parts(parts, part, false);
+}
+
+fn run_parts(parts: usize, part: impl Fn(usize) + Sync, are_equal: bool) {
     if parts > 1 {
         let pool = POOL.get_or_init(Pool::start);
         if !pool.workers.is_empty()
@@ -54,7 +63,7 @@ pub fn run(parts: usize, part: impl Fn(usize) + Sync) {
             && !pool.load.is_high()
             && let Some(_own) = pool.own()
         {
-            pool.work(parts, &part);
+            pool.work(parts, &part, are_equal);
             return;
         }
     }
@@ -151,7 +160,7 @@ impl Pool {
         }
     }
 
-    fn work(&self, parts: usize, part: &(dyn Fn(usize) + Sync)) {
+    fn work(&self, parts: usize, part: &(dyn Fn(usize) + Sync), are_equal: bool) {
         // SAFETY: the state is closed and nobody has joined: nobody reads. The lifetime is not told, but nobody can
         // join once this function has closed the state again, and it returns only when all have left.
         unsafe { *self.part.get() = Some(std::mem::transmute::<&(dyn Fn(usize) + Sync), Part>(part)) };
@@ -170,7 +179,7 @@ impl Pool {
         self.state.fetch_and(!OPEN, AcqRel);
         let worked = begun.elapsed();
         self.wait_for_threads();
-        if let Ok(own) = &own {
+        if let (Ok(own), true) = (&own, are_equal) {
             self.load.count(load::Piece { parts: [parts, *own], took: [worked, begun.elapsed()] });
         }
         if let Err(panic) = own {

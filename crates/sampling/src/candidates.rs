@@ -92,6 +92,31 @@ impl Candidates {
         self.whole = false;
     }
 
+    /// Keeps the first in an order up to the one that is enough; all where none is. They are put in order a few at a time:
+    /// what is kept is nearly always much smaller than the vocabulary.
+    pub(crate) fn keep_first(
+        &mut self,
+        order: impl Fn(&Candidate, &Candidate) -> Ordering,
+        mut is_enough: impl FnMut(&Candidate) -> bool,
+    ) {
+        let list = self.unordered();
+        let (mut sorted, mut chunk) = (0, 64);
+        while sorted < list.len() {
+            let rest = &mut list[sorted..];
+            let n = chunk.min(rest.len());
+            if n < rest.len() {
+                rest.select_nth_unstable_by(n - 1, &order);
+            }
+            rest[..n].sort_unstable_by(&order);
+            if let Some(last) = rest[..n].iter().position(&mut is_enough) {
+                self.truncate(sorted + last + 1);
+                return;
+            }
+            sorted += n;
+            chunk *= 8;
+        }
+    }
+
     /// The list, to be put in another order.
     pub(crate) fn unordered(&mut self) -> &mut [Candidate] {
         self.whole = false;

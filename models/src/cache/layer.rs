@@ -20,7 +20,8 @@ pub struct LayerBlocks<B: Backend> {
     pub head_dim: usize,
     /// The type of both.
     pub dtype: DType,
-    layout: CacheLayout,
+    /// How they lie.
+    pub layout: CacheLayout,
 }
 
 /// How keys and values lie in the blocks of a cache, as kernels want them.

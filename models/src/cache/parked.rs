@@ -1,4 +1,4 @@
-//! Sequences that are set aside: what they have cached, in the host's memory.
+//! What parked sequences have cached, in the host's memory.
 
 use burn::tensor::{Tensor, TensorData, backend::Backend};
 

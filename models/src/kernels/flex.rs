@@ -20,9 +20,12 @@ use crate::{Activation, BlockRun, CacheLayout, LayerBlocks, Linear, Matrix, Mlp,
 #[derive(Clone, Copy, Debug)]
 pub(super) struct FlexKernels;
 
+/// Where attention finds keys and values.
+const LAYOUT: CacheLayout = CacheLayout { keys_by_value: true, one_slab: false };
+
 impl<B: Backend> Kernels<B> for FlexKernels {
     fn cache_layout(&self) -> CacheLayout {
-        CacheLayout { keys_by_value: true, one_slab: false }
+        LAYOUT
     }
 
     fn rounds_activations(&self) -> bool {
@@ -129,6 +132,9 @@ fn attention<B: Backend>(
     pass: &AttentionPass<'_, B>,
     blocks: &mut LayerBlocks<B>,
 ) -> Option<Tensor<B, 2>> {
+    if blocks.layout != LAYOUT {
+        return None;
+    }
     let spec = |norm, count, is_rotated, scale, dtype| Heads { norm, count, is_rotated, scale, dtype };
     let of_q = pass.norms.map(|(norm, _, over)| (norm, over));
     let of_k = pass.norms.map(|(_, norm, over)| (norm, over));

@@ -26,6 +26,10 @@ pub use pass::AttentionPass;
 use crate::{BlockRun, CacheLayout, Embedding, LayerBlocks, Linear, Matrix, Mixing, Mlp, Norm};
 
 /// The operations of a decoder on a backend. Inputs and results are `[tokens, width]`, in float32 unless it says otherwise.
+///
+/// An implementation that hands an operation on to another one's hands on what belongs to it, too: [`Self::cache_layout`] with
+/// [`Self::attention`], [`Self::rounds_activations`] with products. Attention kernels leave a cache of another layout to tensor
+/// operations.
 pub trait Kernels<B: Backend>: fmt::Debug + Send + Sync {
     /// How keys and values lie in the blocks of the cache.
     fn cache_layout(&self) -> CacheLayout {
@@ -119,9 +123,14 @@ pub trait Kernels<B: Backend>: fmt::Debug + Send + Sync {
         None
     }
 
-    /// Whether mixtures are computed up to a tolerance, by [`Kernels::means`] or a [device's own step](sample_and_mix).
-    fn has_tolerance(&self) -> bool {
+    /// Whether the [device's own step](sample_and_mix) belongs to these kernels.
+    fn samples_on_device(&self) -> bool {
         false
+    }
+
+    /// Whether mixtures are computed up to a tolerance, by [`Kernels::means`] or the device's own step.
+    fn has_tolerance(&self) -> bool {
+        self.samples_on_device()
     }
 
     /// The means `[n, d]` of a table's rows by the softmax of logits `[n, vocab]`, and entropies in nats `[n, 1]`: see

@@ -12,6 +12,7 @@ mod launches;
 mod models;
 mod ops;
 mod options;
+mod ragged;
 
 use burn::tensor::{Int, Tensor, TensorData, backend::Backend};
 use moi_backends::{DeviceName, Job, Kind, Request, found, run};
@@ -26,6 +27,7 @@ use crate::golden::Golden;
 use decodes::{Batches, GreedyDecodes, seeded};
 use models::{BrokenNumbers, Halves, Logits, PackedWeights, SelfChecks, packed_alike};
 use ops::Mixing;
+use ragged::RaggedBatches;
 
 /// Between them these use every option of the decoder that a golden checkpoint uses, but for how rotary positions
 /// are stretched, which the host computes.
@@ -121,6 +123,11 @@ pub fn batches() {
     for device in devices() {
         seeded(device, &on(device, Batches), &expected);
     }
+}
+
+/// Sequences of different lengths in one pass, against transformers; and those that are parked, against each alone.
+pub fn ragged_batches() {
+    on_devices(RaggedBatches);
 }
 
 /// Models with packed weights, against the CPU.

@@ -130,7 +130,7 @@ fn alone_is_among_64_others_in_any_order() {
     }
 }
 
-/// A thousand mixes of requests, whose rows come, go, are set aside and cancelled at random: each gives what it gives alone.
+/// A thousand mixes of requests, whose rows come, go, are parked and cancelled at random: each gives what it gives alone.
 #[test]
 fn random_mixes_give_what_each_gives_alone() {
     const KINDS: usize = 120;
@@ -150,7 +150,7 @@ fn random_mixes_give_what_each_gives_alone() {
     let alone: Vec<Vec<Step>> = (0..KINDS)
         .map(|index| engine.generate(constrained_request(index)).unwrap().map(Result::unwrap).collect())
         .collect();
-    let mut set_aside = 0;
+    let mut parked = 0;
     let mixes = std::env::var("MOI_TEST_MIXES").ok().and_then(|mixes| mixes.parse().ok()).unwrap_or(1000);
     for mix in 0..mixes {
         let mut dice = Dice::new(mix);
@@ -180,7 +180,7 @@ fn random_mixes_give_what_each_gives_alone() {
                 wanted[at].3 |= scheduler.cancel(wanted[at].0).is_some();
             }
             let events = scheduler.round();
-            set_aside += scheduler.parked();
+            parked += scheduler.parked();
             for event in events {
                 match event {
                     Event::Step(id, step) => wanted.iter_mut().find(|row| row.0 == id).unwrap().2.push(step),
@@ -198,5 +198,5 @@ fn random_mixes_give_what_each_gives_alone() {
             }
         }
     }
-    assert!(set_aside > 0 || mixes < 100, "nobody was set aside");
+    assert!(parked > 0 || mixes < 100, "nobody was parked");
 }

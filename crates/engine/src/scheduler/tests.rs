@@ -1,6 +1,9 @@
 //! A model that fails where it is told to, and requests of several owners.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::{
+    sync::atomic::{AtomicUsize, Ordering},
+    time::Duration,
+};
 
 use burn::tensor::{DType, FloatDType, Int, Tensor, TensorData};
 use burn_flex::Flex;
@@ -15,7 +18,9 @@ enum Fault {
     None,
     /// It fails as a whole.
     Fails,
-    /// The hidden states of the span are NaN whose prompt begins with this token.
+    /// It takes long.
+    Stalls,
+    /// The hidden states of this span are NaN.
     Nan(usize),
 }
 
@@ -23,6 +28,8 @@ enum Fault {
 struct Faulty {
     model: Decoder<Flex>,
     passes: AtomicUsize,
+    /// Positions of the longest span of passes with several.
+    longest: AtomicUsize,
     /// In which pass what goes wrong.
     fault: fn(usize) -> Fault,
 }
@@ -30,7 +37,10 @@ struct Faulty {
 impl Faulty {
     fn engine(fault: fn(usize) -> Fault) -> Engine<Flex, Self> {
         let model = Known::read().model::<Flex>(&Default::default(), FloatDType::F32).unwrap();
-        Engine::new(Self { model, passes: AtomicUsize::new(0), fault }, Default::default())
+        Engine::new(
+            Self { model, passes: AtomicUsize::new(0), longest: AtomicUsize::new(0), fault },
+            Default::default(),
+        )
     }
 }
 
@@ -46,6 +56,12 @@ impl CausalLm<Flex> for Faulty {
     ) -> Result<Tensor<Flex, 2>, ModelError> {
         let lens: Vec<usize> = batch.spans.iter().map(|span| span.len).collect();
         let fault = (self.fault)(self.passes.fetch_add(1, Ordering::Relaxed));
+        if lens.len() > 1 {
+            self.longest.fetch_max(lens.iter().copied().max().unwrap_or(0), Ordering::Relaxed);
+        }
+        if fault == Fault::Stalls {
+            std::thread::sleep(Duration::from_millis(5));
+        }
         if fault == Fault::Fails {
             return Err(ModelError::PoolFull { needed: 2, budget: 1 });
         }
@@ -273,8 +289,9 @@ fn what_cannot_be_is_refused_at_once() {
         let _generation = engine.generate(request(0, 1, 2)).unwrap();
         engine.cache_bytes()[0]
     };
+    // Room for two of one block, and for their inputs.
     let options =
-        SchedulerOptions { max_queued: 3, cache_bytes: Some(2 * block), ..SchedulerOptions::default() };
+        SchedulerOptions { max_queued: 3, cache_bytes: Some(5 * block / 2), ..SchedulerOptions::default() };
     let mut scheduler = Scheduler::new(&engine, options);
     let empty = Request::new(Prompt::Ids(Vec::new()));
     assert!(matches!(scheduler.submit("a", empty), Err(Refusal::Request(EngineError::EmptyPrompt))));
@@ -341,7 +358,7 @@ fn short_prompts_go_first_and_long_ones_are_not_forgotten() {
 /// Those that came last make room for the others, and give what each gives alone: computed anew from their inputs, or copied
 /// to the host and back.
 #[test]
-fn what_is_set_aside_goes_on_as_if_nothing_had_happened() {
+fn parked_requests_go_on_as_if_nothing_had_happened() {
     let engine = Faulty::engine(|_| Fault::None).with_prefill_chunk(64);
     let longer = |index| request(index, 20 + 9 * index, 27);
     let expected: Vec<Vec<u32>> = (0..9).map(|index| alone(&engine, longer(index))).collect();
@@ -362,7 +379,7 @@ fn what_is_set_aside_goes_on_as_if_nothing_had_happened() {
             let used = engine.cache_bytes()[0];
             assert!(used <= budget, "{used} of {budget} bytes");
         }
-        assert!(parked > 0, "nobody was set aside");
+        assert!(parked > 0, "nobody was parked");
         for (id, expected) in ids.iter().zip(&expected) {
             assert_eq!(seen[id].tokens, *expected, "replays: {replays}, {foreseen_tokens} foreseen");
         }
@@ -370,9 +387,9 @@ fn what_is_set_aside_goes_on_as_if_nothing_had_happened() {
     }
 }
 
-/// One that is set aside can be cancelled, and those that run then have its room.
+/// One that is parked can be cancelled, and those that run then have its room.
 #[test]
-fn what_is_set_aside_can_be_cancelled() {
+fn parked_requests_can_be_cancelled() {
     let engine = Faulty::engine(|_| Fault::None).with_prefill_chunk(64);
     let options = SchedulerOptions {
         cache_bytes: Some(engine.pool().bytes_for(64, 64) * 3),
@@ -394,12 +411,14 @@ fn what_is_set_aside_can_be_cancelled() {
     }
 }
 
-/// A grammar is compiled once, and before any round.
+/// What is prepared, on whatever thread, runs as what is not.
 #[test]
 fn requests_are_prepared_outside_of_rounds() {
     let engine = Faulty::engine(|_| Fault::None);
     let mut scheduler = Scheduler::new(&engine, SchedulerOptions::default());
-    let prepared = engine.prepare(request(1, 30, 5)).unwrap();
+    let prepared = std::thread::scope(|scope| {
+        scope.spawn(|| engine.prepare(request(1, 30, 5)).unwrap()).join().unwrap()
+    });
     assert_eq!(prepared.prompt_positions(), 30);
     let id = scheduler.submit_prepared("a", prepared).unwrap();
     let mut seen = Outcomes::new();
@@ -407,4 +426,51 @@ fn requests_are_prepared_outside_of_rounds() {
     assert_eq!(seen[&id].tokens, alone(&engine, request(1, 30, 5)));
     let refused = engine.prepare(request(1, 0, 5)).unwrap_err();
     assert!(matches!(refused, EngineError::EmptyPrompt));
+    let other = Faulty::engine(|_| Fault::None).prepare(request(1, 30, 5)).unwrap();
+    let refused = scheduler.submit_prepared("a", other).unwrap_err();
+    assert!(matches!(refused, Refusal::Request(EngineError::ForeignRequest)), "{refused}");
+}
+
+/// A pass that takes long changes no token, and the pieces of prompts beside sequences that decode become small.
+#[test]
+fn a_pass_that_stalls_only_takes_time() {
+    // All passes in which a prompt runs beside four sequences.
+    let engine = Faulty::engine(|pass| if pass > 2 { Fault::Stalls } else { Fault::None });
+    let sound = Faulty::engine(|_| Fault::None);
+    let mut scheduler = Scheduler::new(&engine, SchedulerOptions::default());
+    let four: Vec<RequestId> =
+        (0..4).map(|index| scheduler.submit("a", request(index, 5, 30)).unwrap()).collect();
+    let mut seen = Outcomes::new();
+    (0..3).for_each(|_| note(scheduler.round(), &mut seen));
+    let late = scheduler.submit("a", request(7, 100, 5)).unwrap();
+    run(&mut scheduler, &mut seen);
+    for (index, id) in four.iter().enumerate() {
+        assert_eq!(seen[id].tokens, alone(&sound, request(index, 5, 30)));
+    }
+    assert_eq!(seen[&late].tokens, alone(&sound, request(7, 100, 5)));
+    let longest = engine.model().longest.load(Ordering::Relaxed);
+    assert_eq!(longest, 64, "the prompt of 100 positions came in pieces");
+}
+
+/// Parked requests took no part in a round that failed, and go on.
+#[test]
+fn parked_requests_outlive_a_failure_of_the_model() {
+    let engine = Faulty::engine(|pass| if pass == 20 { Fault::Fails } else { Fault::None });
+    let sound = Faulty::engine(|_| Fault::None);
+    let longer = |index| request(index, 55, 40);
+    let options = SchedulerOptions {
+        cache_bytes: Some(sound.pool().bytes_for(64, 64) * 3),
+        foreseen_tokens: 1,
+        ..SchedulerOptions::default()
+    };
+    let mut scheduler = Scheduler::new(&engine, options);
+    let ids: Vec<RequestId> = (0..2).map(|index| scheduler.submit("a", longer(index)).unwrap()).collect();
+    let mut seen = Outcomes::new();
+    while scheduler.parked() == 0 {
+        note(scheduler.round(), &mut seen);
+    }
+    run(&mut scheduler, &mut seen);
+    assert!(seen[&ids[0]].failed.is_some() && seen[&ids[1]].failed.is_none());
+    assert_eq!(seen[&ids[1]].tokens, alone(&sound, longer(1)));
+    assert_eq!(engine.cache_bytes()[0], 0);
 }

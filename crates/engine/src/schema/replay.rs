@@ -1,10 +1,12 @@
 //! What the `jsonschema` package says of schemas and values (`tests/reference/schemas.py`), and the grammar.
 
+use std::time::Duration;
+
 use serde::Deserialize;
 use serde_json::{Value, json};
 
 use crate::{
-    Grammar,
+    Grammar, GrammarLimits,
     grammar::{Compiler, Constraint},
     text::Tokenizer,
 };
@@ -73,7 +75,8 @@ fn takes(mut grammar: Constraint, text: &str) -> bool {
 fn grammars_take_what_fits_the_schema() {
     let reference: Reference = serde_json::from_str(include_str!("schemas.json")).unwrap();
     let compiler = Compiler::new(&bytes(), END as usize + 1, &[END]).unwrap();
-    let compile = |schema: &Value| compiler.compile(&Grammar::JsonSchema(schema.clone()));
+    let compile =
+        |schema: &Value| compiler.compile(&Grammar::JsonSchema(schema.clone()), &GrammarLimits::default());
     let mut wrong: Vec<String> = Vec::new();
     for Case { schema, valid, invalid, unjudged } in &reference.cases {
         if let Err(error) = compile(schema) {
@@ -103,9 +106,9 @@ fn grammars_take_what_fits_the_schema() {
 #[test]
 fn a_grammar_is_kept_by_its_text() {
     let compiler = Compiler::new(&bytes(), END as usize + 1, &[END]).unwrap();
-    let regex = |text: &str| compiler.compile(&Grammar::Regex(text.to_owned()));
+    let regex = |text: &str| compiler.compile(&Grammar::Regex(text.to_owned()), &GrammarLimits::default());
     let (mut first, mut second) = (regex("ab+").unwrap(), regex("ab+").unwrap());
-    assert_eq!(compiler.kept(), ["{\"regex\":\"ab+\"}"]);
+    assert_eq!(compiler.compiled(), ["{\"regex\":\"ab+\"}"]);
     first.compute().unwrap();
     first.push(b'a'.into()).unwrap();
     second.compute().unwrap();
@@ -114,7 +117,7 @@ fn a_grammar_is_kept_by_its_text() {
     assert!(first.allows(b'b'.into()) && !first.allows(b'a'.into()));
     // The oldest goes.
     (0..40).for_each(|i| drop(regex(&format!("a{{{i}}}b")).unwrap()));
-    let kept = compiler.kept();
+    let kept = compiler.compiled();
     assert!(kept.len() == 32 && kept[0].contains("a{8}") && kept[31].contains("a{39}"), "{kept:?}");
 }
 
@@ -127,12 +130,16 @@ fn rules(count: usize) -> Grammar {
 
 #[test]
 fn grammars_that_take_too_much_are_refused() {
-    let mut compiler = Compiler::new(&bytes(), END as usize + 1, &[END]).unwrap();
-    let long = Grammar::Lark(format!("start: \"{}\"", "a".repeat(1 << 18)));
-    let refused = compiler.compile(&long).unwrap_err().to_string();
-    assert!(refused.contains("bytes, and at most 262144"), "{refused}");
-    // Compiling takes too long.
-    compiler.patience = std::time::Duration::ZERO;
-    let refused = compiler.compile(&rules(300)).unwrap_err().to_string();
-    assert!(refused.contains("takes longer than 0 s"), "{refused}");
+    let compiler = Compiler::new(&bytes(), END as usize + 1, &[END]).unwrap();
+    let refused = |grammar: &Grammar, limits: GrammarLimits| {
+        compiler.compile(grammar, &limits).unwrap_err().to_string()
+    };
+    let limits = GrammarLimits { max_bytes: 1000, ..GrammarLimits::default() };
+    let said = refused(&Grammar::Regex("a".repeat(1001)), limits);
+    assert!(said.contains("1001 bytes, and at most 1000"), "{said}");
+    let limits = GrammarLimits { max_time: Some(Duration::ZERO), ..GrammarLimits::default() };
+    let said = refused(&rules(300), limits);
+    assert!(said.contains("takes longer than 0 s"), "{said}");
+    let said = refused(&rules(2), GrammarLimits { max_compiling: 0, ..GrammarLimits::default() });
+    assert!(said.contains("0 others"), "{said}");
 }

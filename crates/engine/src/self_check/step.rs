@@ -7,8 +7,8 @@ use moi_models::{CausalLm, Decoder, Mixing, has_gpu_kernels};
 use crate::{
     KernelSampler, Sampler, Sampling,
     decider::Decider,
-    engine::Rows,
     pending_step::{PendingStep, on_host},
+    rows::Rows,
 };
 
 /// A row of every kind that a device decides.

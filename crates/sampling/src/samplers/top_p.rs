@@ -27,27 +27,11 @@ pub fn top_p(candidates: &mut Candidates, top_p: f64) {
     }
     candidates.weigh();
     let target = top_p * candidates.total();
-    let list = candidates.unordered();
-    // Put in order a few at a time: the nucleus is nearly always much smaller than the vocabulary.
-    let (mut sorted, mut reached, mut chunk) = (0, 0.0, 64);
-    while sorted < list.len() {
-        let rest = &mut list[sorted..];
-        let n = chunk.min(rest.len());
-        if n < rest.len() {
-            rest.select_nth_unstable_by(n - 1, by_logit);
-        }
-        rest[..n].sort_unstable_by(by_logit);
-        let enough = rest[..n].iter().position(|candidate| {
-            reached += candidate.weight;
-            reached >= target
-        });
-        if let Some(last) = enough {
-            candidates.truncate(sorted + last + 1);
-            return;
-        }
-        sorted += n;
-        chunk *= 8;
-    }
+    let mut reached = 0.0;
+    candidates.keep_first(by_logit, |candidate| {
+        reached += candidate.weight;
+        reached >= target
+    });
 }
 
 #[cfg(test)]

@@ -2,7 +2,7 @@
 
 use crate::{
     Candidates, Past, Sampling,
-    candidates::by_logit,
+    candidates::{Candidate, by_logit},
     declare::{Sampler, sampler},
 };
 
@@ -34,19 +34,13 @@ fn typical(candidates: &mut Candidates, typical_p: f64) {
         .filter(|&weight| weight > 0.0)
         .map(|weight| weight / sum * surprise(weight))
         .sum();
-    let list = candidates.unordered();
-    list.sort_by(|a, b| {
-        let far = |weight| (surprise(weight) - entropy).abs();
-        far(a.weight).total_cmp(&far(b.weight)).then(by_logit(a, b))
-    });
+    let far = |weight| (surprise(weight) - entropy).abs();
+    let nearest = |a: &Candidate, b: &Candidate| far(a.weight).total_cmp(&far(b.weight)).then(by_logit(a, b));
     let mut reached = 0.0;
-    let enough = list.iter().position(|candidate| {
+    candidates.keep_first(nearest, |candidate| {
         reached += candidate.weight / sum;
         reached >= typical_p
     });
-    if let Some(last) = enough {
-        candidates.truncate(last + 1);
-    }
 }
 
 #[cfg(test)]
@@ -62,5 +56,12 @@ mod tests {
         assert_eq!(kept(P, |c| typical(c, 0.85)), [0, 1, 2, 3]);
         assert_eq!(kept(P, |c| typical(c, 1.0)).len(), 6);
         assert_eq!(kept(&[1.0, 0.0], |c| typical(c, 0.5)), [0]);
+    }
+
+    #[test]
+    fn those_that_are_kept_may_span_several_chunks() {
+        let flat = vec![1.0; 2000];
+        assert_eq!(kept(&flat, |c| typical(c, 0.5)).len(), 1000);
+        assert_eq!(kept(&flat, |c| typical(c, 0.9999)).len(), 2000);
     }
 }

@@ -5,7 +5,7 @@ use burn_cubecl::{CubeRuntime, tensor::CubeTensor};
 use moi_gpu::{Attend, AttentionPlan, Turn, attend, plan_words, queries_at_once, turn};
 
 use super::{
-    has_gpu_kernels,
+    LAYOUT, has_gpu_kernels,
     maps::{norm, parameters, spec},
     on_runtime,
     tensors::{buffer, device, float, int, single, tensor, whole},
@@ -19,7 +19,7 @@ pub(super) fn attention<B: Backend>(
     pass: &AttentionPass<'_, B>,
     blocks: &mut LayerBlocks<B>,
 ) -> Option<Tensor<B, 2>> {
-    if !has_gpu_kernels::<B>() {
+    if !has_gpu_kernels::<B>() || blocks.layout != LAYOUT {
         return None;
     }
     if let Some((q_norm, k_norm, QkNorm::Projection)) = pass.norms {

@@ -29,6 +29,9 @@ use crate::{CacheLayout, LayerBlocks, Linear, Matrix, Mlp, Norm};
 #[derive(Clone, Copy, Debug)]
 pub(super) struct GpuKernels;
 
+/// Where attention finds keys and values.
+const LAYOUT: CacheLayout = CacheLayout { keys_by_value: false, one_slab: true };
+
 /// Values that a kernel unpacks at a time for the device to multiply: 256 MB.
 const TILE: usize = 1 << 26;
 
@@ -50,7 +53,7 @@ impl GpuKernels {
 
 impl<B: Backend> Kernels<B> for GpuKernels {
     fn cache_layout(&self) -> CacheLayout {
-        CacheLayout { keys_by_value: false, one_slab: true }
+        LAYOUT
     }
 
     fn linear(&self, layer: &Linear<B>, x: Tensor<B, 2>) -> Tensor<B, 2> {
@@ -143,7 +146,7 @@ impl<B: Backend> Kernels<B> for GpuKernels {
         }
     }
 
-    fn has_tolerance(&self) -> bool {
+    fn samples_on_device(&self) -> bool {
         are_on()
     }
 }

@@ -1,0 +1,124 @@
+//! Steps that are launched before the tokens of those before are known, as on GPUs: with a sampler for the CPU that says what
+//! it has decided when it is asked, so that the engine waits for nothing sooner than it must.
+
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a failure must end the test")]
+
+use burn::tensor::{Int, Tensor, TensorData};
+use burn_flex::Flex;
+use moi_engine::{
+    Decision, DeviceSampler, Engine, Event, InputRule, Prompt, Reading, Request, RequestId, RowSpec,
+    Scheduler, SchedulerOptions,
+};
+use moi_models::{CausalLm, Decoder, Embedding, Mixing, with_values};
+use moi_pretrained::WeightForm;
+use moi_tests::{steps, suite::load};
+
+/// Greedy, by tokens alone.
+#[derive(Debug)]
+struct Likeliest;
+
+impl DeviceSampler<Flex> for Likeliest {
+    fn sample_and_mix(
+        &self,
+        logits: &Tensor<Flex, 2>,
+        embedding: &Embedding<Flex>,
+        mixing: &Mixing<Flex>,
+        rows: &[RowSpec],
+    ) -> Option<(Tensor<Flex, 2>, Reading)> {
+        if rows.iter().any(|row| row.temperature != 0.0 || row.mixes) {
+            return None;
+        }
+        let vocab = logits.dims()[1];
+        let decide = |logits: &[f32]| {
+            let largest = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+            Decision {
+                token: logits.iter().position(|&logit| logit == largest).unwrap() as u32,
+                logprob: 0.0,
+                entropy: 0.0,
+                gate: 0.0,
+                largest,
+                broken: false,
+                token_probability: 1.0,
+                likeliest: Vec::new(),
+            }
+        };
+        let decisions: Vec<Decision> =
+            with_values(logits, |values| values.chunks(vocab).map(decide).collect());
+        let ids: Vec<i64> = decisions.iter().map(|decision| decision.token.into()).collect();
+        let ids = Tensor::<Flex, 1, Int>::from_data(TensorData::new(ids, [rows.len()]), &logits.device());
+        Some((mixing.rows(embedding, ids), Box::pin(std::future::ready(Ok(decisions)))))
+    }
+}
+
+fn request(prompt: Vec<u32>, tokens: usize) -> Request<Flex> {
+    let mut request = Request::new(Prompt::Ids(prompt));
+    request.rule = InputRule::TOKEN;
+    (request.stop.max_tokens, request.stop.ignore_eos) = (Some(tokens), true);
+    request
+}
+
+fn tokens(engine: &Engine<Flex, Decoder<Flex>>, request: Request<Flex>) -> Vec<u32> {
+    steps(engine, request).iter().map(|step| step.token).collect()
+}
+
+/// Windows, angles that grow with the sequence, and a cache that is computed anew beyond a length.
+const CHECKPOINTS: &[&str] = &["gemma2", "qwen2-sliding", "llama-dynamic", "phi3-longrope-beyond"];
+
+#[test]
+fn tokens_are_those_of_steps_that_wait() {
+    for name in CHECKPOINTS {
+        let (golden, model) = load::<Flex>(name, WeightForm::F32, &Default::default());
+        let engine = Engine::new(model.clone(), Default::default());
+        let ahead = Engine::new(model, Default::default()).with_device_sampler(Likeliest);
+        for prompt in [1, 5, 11] {
+            let request = || request(golden.cases.tokens[..prompt].to_vec(), 20);
+            assert_eq!(tokens(&ahead, request()), tokens(&engine, request()), "{name} behind {prompt}");
+        }
+    }
+}
+
+/// Rows that are parked while a step of them is under way.
+#[test]
+fn parked_requests_are_as_alone() {
+    for name in CHECKPOINTS {
+        let (golden, model) = load::<Flex>(name, WeightForm::F32, &Default::default());
+        let engine = Engine::new(model.clone(), Default::default());
+        let ahead = Engine::new(model, Default::default()).with_device_sampler(Likeliest);
+        let room = engine.model().context_length();
+        // So that a block ends within what is generated, where there is room for two.
+        let long = 52.min(room - 20);
+        let request = |row: usize| {
+            let prompt = golden.cases.tokens.iter().cycle().skip(row).take(long + row).copied();
+            request(prompt.collect(), 16)
+        };
+        let two_blocks = {
+            let mut long = ahead.generate(request(3)).unwrap();
+            (0..15).for_each(|_| drop(long.next().unwrap().unwrap()));
+            ahead.cache_bytes()[0]
+        };
+        let options = SchedulerOptions {
+            cache_bytes: Some(two_blocks * 5 / 2),
+            foreseen_tokens: 1,
+            ..SchedulerOptions::default()
+        };
+        let mut scheduler = Scheduler::new(&ahead, options);
+        let ids: Vec<RequestId> = (0..4).map(|row| scheduler.submit("", request(row)).unwrap()).collect();
+        let (mut found, mut parked) = (vec![Vec::new(); 4], 0);
+        while !scheduler.is_idle() {
+            for event in scheduler.round() {
+                match event {
+                    Event::Step(id, step) => {
+                        found[ids.iter().position(|known| *known == id).unwrap()].push(step.token);
+                    }
+                    Event::Failed(_, error, _) => panic!("{name}: {error}"),
+                }
+            }
+            parked = parked.max(scheduler.parked());
+        }
+        // Where there is no room for two blocks none has to make room.
+        assert_eq!(parked > 0, room >= 80, "{name}");
+        for (row, found) in found.into_iter().enumerate() {
+            assert_eq!(found, tokens(&engine, request(row)), "{name}, {row}");
+        }
+    }
+}

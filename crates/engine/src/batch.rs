@@ -295,7 +295,7 @@ impl<'e, B: Backend, M: CausalLm<B>> Batch<'e, B, M> {
                 left.push(row.id);
             } else {
                 let input = inputs.clone().narrow(0, at, 1);
-                row.keep_input(&input);
+                row.keep_input(&input, places.len());
                 if !has_run(row.id) && !row.stops_for(input, self.engine) {
                     waiting.push(at);
                 }

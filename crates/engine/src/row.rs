@@ -88,12 +88,13 @@ impl<B: Backend> Row<B> {
         self.is_short(engine, self.positions + 1)
     }
 
-    /// Keeps the next input `[1, d]`, if what is cached may have to be computed anew.
-    pub(crate) fn keep_input(&mut self, input: &Tensor<B, 2>) {
+    /// Keeps the next input `[1, d]`, one of so many of a step, if what is cached may have to be computed anew.
+    pub(crate) fn keep_input(&mut self, input: &Tensor<B, 2>, of: usize) {
         if let Some(inputs) = &mut self.inputs {
             let dtype = inputs.first().map_or(input.dtype(), Tensor::dtype);
-            // A copy: a part of a step would keep all of it.
-            inputs.push(input.clone().mul_scalar(1.0).cast(dtype));
+            // Without a copy a part of a step would keep all of it.
+            let own = if of > 1 { input.clone().mul_scalar(1.0) } else { input.clone() };
+            inputs.push(own.cast(dtype));
         }
     }
 

@@ -1,7 +1,7 @@
 //! Requests of every kind, to be answered together and alone.
 
 use burn::tensor::backend::Backend;
-use moi_engine::{Engine, InputRule, Prompt, Request, Sampling, Step, Support};
+use moi_engine::{Engine, Event, InputRule, Prompt, Request, RequestId, Sampling, Scheduler, Step, Support};
 use moi_models::CausalLm;
 
 use crate::golden::Golden;
@@ -124,4 +124,24 @@ pub fn together<B: Backend, M: CausalLm<B>>(
     }
     assert!(batch.step().unwrap().is_empty());
     together
+}
+
+/// Answers requests by a scheduler: the steps of each, and how many were parked at once.
+pub fn scheduled<B: Backend, M: CausalLm<B>>(
+    mut scheduler: Scheduler<'_, B, M>,
+    requests: Vec<Request<B>>,
+) -> (Vec<Vec<Step>>, usize) {
+    let submit = |request| scheduler.submit("", request).unwrap();
+    let ids: Vec<RequestId> = requests.into_iter().map(submit).collect();
+    let (mut found, mut parked) = (vec![Vec::new(); ids.len()], 0);
+    while !scheduler.is_idle() {
+        for event in scheduler.round() {
+            match event {
+                Event::Step(id, step) => found[ids.iter().position(|known| *known == id).unwrap()].push(step),
+                Event::Failed(_, error, _) => panic!("{error}"),
+            }
+        }
+        parked = parked.max(scheduler.parked());
+    }
+    (found, parked)
 }

@@ -1,17 +1,17 @@
 //! Steps that are launched before the tokens of those before are known, as on GPUs: with a sampler for the CPU that says what
 //! it has decided when it is asked, so that the engine waits for nothing sooner than it must.
 
-#![allow(clippy::unwrap_used, clippy::panic, reason = "a failure must end the test")]
+#![allow(clippy::unwrap_used, reason = "a failure must end the test")]
 
 use burn::tensor::{Int, Tensor, TensorData};
 use burn_flex::Flex;
 use moi_engine::{
-    Decision, DeviceSampler, Engine, Event, InputRule, Prompt, Reading, Request, RequestId, RowSpec,
-    Scheduler, SchedulerOptions,
+    Decision, DeviceSampler, Engine, InputRule, Prompt, Reading, Request, RowSpec, Scheduler,
+    SchedulerOptions,
 };
 use moi_models::{CausalLm, Decoder, Embedding, Mixing, with_values};
 use moi_pretrained::WeightForm;
-use moi_tests::{steps, suite::load};
+use moi_tests::{batch::scheduled, steps, suite::load};
 
 /// Greedy, by tokens alone.
 #[derive(Debug)]
@@ -101,23 +101,11 @@ fn parked_requests_are_as_alone() {
             foreseen_tokens: 1,
             ..SchedulerOptions::default()
         };
-        let mut scheduler = Scheduler::new(&ahead, options);
-        let ids: Vec<RequestId> = (0..4).map(|row| scheduler.submit("", request(row)).unwrap()).collect();
-        let (mut found, mut parked) = (vec![Vec::new(); 4], 0);
-        while !scheduler.is_idle() {
-            for event in scheduler.round() {
-                match event {
-                    Event::Step(id, step) => {
-                        found[ids.iter().position(|known| *known == id).unwrap()].push(step.token);
-                    }
-                    Event::Failed(_, error, _) => panic!("{name}: {error}"),
-                }
-            }
-            parked = parked.max(scheduler.parked());
-        }
+        let (found, parked) = scheduled(Scheduler::new(&ahead, options), (0..4).map(request).collect());
         // Where there is no room for two blocks none has to make room.
         assert_eq!(parked > 0, room >= 80, "{name}");
         for (row, found) in found.into_iter().enumerate() {
+            let found: Vec<u32> = found.iter().map(|step| step.token).collect();
             assert_eq!(found, tokens(&engine, request(row)), "{name}, {row}");
         }
     }

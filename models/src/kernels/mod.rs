@@ -80,21 +80,7 @@ pub trait Kernels<B: Backend>: fmt::Debug + Send + Sync {
         output: Option<BlockOutput<'_, B>>,
         norm: Option<&Norm<B>>,
     ) -> (Tensor<B, 2>, Tensor<B, 2>) {
-        let stream = match output {
-            Some(BlockOutput { output, norm, scale }) => {
-                let output = match norm {
-                    Some(norm) => self.norm(norm, output),
-                    None => output.cast(DType::F32),
-                };
-                stream + if scale == 1.0 { output } else { output.mul_scalar(scale) }
-            }
-            None => stream,
-        };
-        let input = stream.clone();
-        match norm {
-            Some(norm) => (stream, self.norm(norm, input)),
-            None => (stream, input),
-        }
+        add_and_norm(stream, output, norm, |norm, x| self.norm(norm, x))
     }
 
     /// Products of hidden states with every row of a table `[vocab, d]`: `[tokens, vocab]`.
@@ -143,6 +129,30 @@ pub trait Kernels<B: Backend>: fmt::Debug + Send + Sync {
         _logits: &Tensor<B, 2>,
     ) -> Option<(Tensor<B, 2>, Tensor<B, 2>)> {
         None
+    }
+}
+
+/// See [`Kernels::residual`]: by tensor operations, but for the norms.
+fn add_and_norm<B: Backend>(
+    stream: Tensor<B, 2>,
+    output: Option<BlockOutput<'_, B>>,
+    norm: Option<&Norm<B>>,
+    apply: impl Fn(&Norm<B>, Tensor<B, 2>) -> Tensor<B, 2>,
+) -> (Tensor<B, 2>, Tensor<B, 2>) {
+    let stream = match output {
+        Some(BlockOutput { output, norm, scale }) => {
+            let output = match norm {
+                Some(norm) => apply(norm, output),
+                None => output.cast(DType::F32),
+            };
+            stream + if scale == 1.0 { output } else { output.mul_scalar(scale) }
+        }
+        None => stream,
+    };
+    let input = stream.clone();
+    match norm {
+        Some(norm) => (stream, apply(norm, input)),
+        None => (stream, input),
     }
 }
 

@@ -2,12 +2,16 @@
 
 use burn::tensor::{Tensor, backend::Backend};
 use moi_backends::{DeviceName, Job};
-use moi_engine::{Engine, Event, Prompt, Request, RequestId, Sampling, Scheduler, SchedulerOptions, Step};
+use moi_engine::{Engine, Prompt, Request, Sampling, Scheduler, SchedulerOptions};
 use moi_models::{CausalLm, Decoder, ForwardBatch, Span, Visible};
 use moi_pretrained::WeightForm;
 
 use super::{LOGIT_ERROR, ids, load};
-use crate::{batch::assert_same, golden::Golden, relative_error, steps, values};
+use crate::{
+    batch::{assert_same, scheduled},
+    golden::Golden,
+    relative_error, steps, values,
+};
 
 /// Models whose layers attend differently: positions rotated, by angles that grow with the sequence too, and learned, windows, caps, norms of heads, experts.
 const CHECKPOINTS: &[&str] =
@@ -109,21 +113,7 @@ fn parked<B: Backend>(golden: &Golden, engine: Engine<B, Decoder<B>>) {
     };
     let options =
         SchedulerOptions { cache_bytes: Some(5 * block), foreseen_tokens: 1, ..SchedulerOptions::default() };
-    let mut scheduler = Scheduler::new(&engine, options);
-    let submitted: Vec<RequestId> = (0..4).map(|row| scheduler.submit("", request(row)).unwrap()).collect();
-    let (mut found, mut most): (Vec<Vec<Step>>, usize) = (vec![Vec::new(); 4], 0);
-    while !scheduler.is_idle() {
-        for event in scheduler.round() {
-            match event {
-                Event::Step(id, step) => {
-                    let row = submitted.iter().position(|known| *known == id).unwrap();
-                    found[row].push(step);
-                }
-                Event::Failed(_, error, _) => panic!("{error}"),
-            }
-        }
-        most = most.max(scheduler.parked());
-    }
+    let (found, most) = scheduled(Scheduler::new(&engine, options), (0..4).map(request).collect());
     assert!(most > 0, "nobody was parked");
     for (row, found) in found.iter().enumerate() {
         assert_same(row, found, &steps(&engine, request(row)));

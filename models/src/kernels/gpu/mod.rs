@@ -22,7 +22,7 @@ use maps::{join, maps, norm, packed_rows, unpacked};
 pub(super) use step::step;
 use tensors::is_on;
 
-use super::{AttentionPass, BlockOutput, Kernels, TensorOperations};
+use super::{AttentionPass, BlockOutput, Kernels, TensorOperations, add_and_norm};
 use crate::{CacheLayout, LayerBlocks, Linear, Matrix, Mlp, Norm};
 
 /// Kernels for GPUs, on tensors of CubeCL backends; what they have none for is left to tensor operations.
@@ -111,21 +111,7 @@ impl<B: Backend> Kernels<B> for GpuKernels {
                 let input = normed.unwrap_or_else(|| stream.clone());
                 (stream, input)
             }
-            None => {
-                let output = output.map(|output| BlockOutput {
-                    output: match output.norm {
-                        Some(norm) => self.norm(norm, output.output),
-                        None => output.output,
-                    },
-                    norm: None,
-                    scale: output.scale,
-                });
-                let (stream, input) = TensorOperations.residual(stream, output, None);
-                match norm {
-                    Some(norm) => (stream, self.norm(norm, input)),
-                    None => (stream, input),
-                }
-            }
+            None => add_and_norm(stream, output, norm, |norm, x| self.norm(norm, x)),
         }
     }
 

@@ -296,7 +296,7 @@ impl<'e, B: Backend, M: CausalLm<B>> Batch<'e, B, M> {
             } else {
                 let input = inputs.clone().narrow(0, at, 1);
                 row.keep_input(&input, places.len());
-                if !has_run(row.id) && !row.stops_for(input, self.engine) {
+                if !has_run(row.id) && !row.parks_or_restarts(input, self.engine) {
                     waiting.push(at);
                 }
             }

@@ -94,8 +94,8 @@ pub(crate) struct RoundTimes {
     ran: usize,
 }
 
-/// Positions of prompts whose time is lost among that of what runs beside them.
-const FEW: usize = 16;
+/// With fewer positions of prompts the time of one cannot be told from what a round takes without them.
+const MIN_MEASURED: usize = 16;
 
 /// Where sequences decode, pieces of prompts beside them may make a round so many times as long as it would be.
 const MAX_SLOWDOWN: f64 = 3.0;
@@ -135,8 +135,7 @@ impl RoundTimes {
         match (rows, positions) {
             (0, 0) => {}
             (_, 0) => self.decode = mix(self.decode, took),
-            // So few say nothing of many.
-            (_, ..FEW) if self.position.is_some() => {}
+            (_, ..MIN_MEASURED) if self.position.is_some() => {}
             _ => {
                 let own = took.saturating_sub(if rows > 0 {
                     self.decode.unwrap_or_default()

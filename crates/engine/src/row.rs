@@ -100,7 +100,11 @@ impl<B: Backend> Row<B> {
 
     /// Parks the row if that was asked for, or begins anew with all its inputs for a prompt where that is due. `input` is the
     /// next one, which was kept and has not run. Whether the row does not go on with it at once.
-    pub(crate) fn stops_for<M: CausalLm<B>>(&mut self, input: Tensor<B, 2>, engine: &Engine<B, M>) -> bool {
+    pub(crate) fn parks_or_restarts<M: CausalLm<B>>(
+        &mut self,
+        input: Tensor<B, 2>,
+        engine: &Engine<B, M>,
+    ) -> bool {
         if self.parks {
             self.park(input, engine);
             return true;

@@ -4,31 +4,7 @@ use std::{borrow::Cow, collections::BTreeMap};
 
 use serde_json::Value;
 
-use crate::{DecoderConfig, ModelError, TensorSource};
-
-/// A page: reads a config.
-type Page = fn(&Value) -> Result<Architecture, ModelError>;
-
-/// All pages, by `model_type`. A new architecture gets its line here.
-const PAGES: &[(&str, Page)] = &[
-    (crate::llama::MODEL_TYPE, crate::llama::architecture),
-    (crate::qwen2::MODEL_TYPE, crate::qwen2::architecture),
-    (crate::nemotron_nas::MODEL_TYPE, crate::nemotron_nas::architecture),
-    (crate::gemma3::MODEL_TYPE, crate::gemma3::architecture),
-    (crate::gemma3::MULTIMODAL_TYPE, crate::gemma3::multimodal),
-    (crate::mistral::MODEL_TYPE, crate::mistral::architecture),
-    (crate::qwen3::MODEL_TYPE, crate::qwen3::architecture),
-    (crate::qwen3_moe::MODEL_TYPE, crate::qwen3_moe::architecture),
-    (crate::mixtral::MODEL_TYPE, crate::mixtral::architecture),
-    (crate::gemma::MODEL_TYPE, crate::gemma::architecture),
-    (crate::gemma2::MODEL_TYPE, crate::gemma2::architecture),
-    (crate::phi3::MODEL_TYPE, crate::phi3::architecture),
-    (crate::olmo2::MODEL_TYPE, crate::olmo2::architecture),
-    (crate::smollm3::MODEL_TYPE, crate::smollm3::architecture),
-    (crate::granite::MODEL_TYPE, crate::granite::architecture),
-    (crate::gpt2::MODEL_TYPE, crate::gpt2::architecture),
-    (crate::gpt_neox::MODEL_TYPE, crate::gpt_neox::architecture),
-];
+use crate::{DecoderConfig, ExpertStacks, ModelError, TensorSource, fields::Fields, pages::PAGES};
 
 /// The `model_type`s that have a page.
 pub fn supported_model_types() -> impl Iterator<Item = &'static str> {
@@ -47,12 +23,27 @@ pub struct Architecture {
 /// How checkpoints of an architecture name the decoder's parameters.
 #[derive(Clone, Copy, Debug)]
 pub struct Names {
-    /// Where a parameter stands.
+    /// Where a parameter stands in a checkpoint of text alone.
     pub source: fn(&DecoderConfig, &str) -> TensorSource,
     /// The name that `source` gives for a tensor that some checkpoints call otherwise.
     pub respelled: fn(&str) -> Cow<'_, str>,
     /// Whether a tensor of this name may stand in a checkpoint without being read.
     pub ignored: fn(&DecoderConfig, &str) -> bool,
+    /// How experts stand in checkpoints that have those of a layer in one tensor.
+    pub stacks: ExpertStacks,
+    /// Where the text stands in a checkpoint of more than text.
+    pub multimodal: Option<Multimodal>,
+}
+
+/// Where the text stands in a checkpoint that holds towers for images and sounds, too.
+#[derive(Clone, Copy, Debug)]
+pub struct Multimodal {
+    /// What names of the text's tensors begin with, in the place of `model.`.
+    pub body: &'static str,
+    /// What names of the head's begin with, in the place of `lm_head.`.
+    pub head: &'static str,
+    /// What names of all else begin with.
+    pub ignored: &'static [&'static str],
 }
 
 impl Names {
@@ -61,7 +52,41 @@ impl Names {
         source: |_, name| TensorSource::whole(name),
         respelled: |name| with_prefix("model.", name),
         ignored: ignored_by_llama,
+        stacks: ExpertStacks::ByOutput,
+        multimodal: None,
     };
+}
+
+impl Multimodal {
+    /// Whether a tensor is none of the text's.
+    fn ignores(&self, name: &str) -> bool {
+        self.ignored.iter().any(|start| name.starts_with(start))
+    }
+
+    /// The name of a tensor in a checkpoint of text alone, whatever its checkpoint prefixes it with.
+    fn plain<'a>(&self, name: &'a str) -> Cow<'a, str> {
+        let spellings = [
+            (self.body, "model."),
+            (self.head, "lm_head."),
+            ("model.language_model.", "model."),
+            ("language_model.model.", "model."),
+            ("language_model.lm_head.", "lm_head."),
+        ];
+        let found = spellings.iter().find_map(|(start, plain)| Some((name.strip_prefix(start)?, plain)));
+        match found {
+            Some((rest, plain)) => format!("{plain}{rest}").into(),
+            None => name.into(),
+        }
+    }
+
+    /// The name here of a tensor of the text.
+    fn prefixed(&self, plain: &str) -> String {
+        match (plain.strip_prefix("model."), plain.strip_prefix("lm_head.")) {
+            (Some(rest), _) => format!("{}{rest}", self.body),
+            (None, Some(rest)) => format!("{}{rest}", self.head),
+            (None, None) => plain.to_owned(),
+        }
+    }
 }
 
 /// The name with the prefix that files saved without the head leave out.
@@ -91,6 +116,13 @@ pub(crate) fn ignored_by_llama(config: &DecoderConfig, name: &str) -> bool {
         || (config.tie_word_embeddings && name == "lm_head.weight")
 }
 
+/// The same, and layers behind the last one, which predict several tokens at once.
+pub(crate) fn ignored_with_predictors(config: &DecoderConfig, name: &str) -> bool {
+    let layer = name.strip_prefix("model.layers.").and_then(|rest| rest.split_once('.'));
+    let is_behind = layer.and_then(|(layer, _)| layer.parse::<usize>().ok());
+    is_behind.is_some_and(|layer| layer >= config.layers.len()) || ignored_by_llama(config, name)
+}
+
 impl Architecture {
     /// Reads a `config.json`, given as its JSON value.
     ///
@@ -99,7 +131,7 @@ impl Architecture {
     pub fn from_config(config: &Value) -> Result<Self, ModelError> {
         let model_type = config.get("model_type").and_then(Value::as_str).ok_or(ModelError::NoModelType)?;
         match PAGES.iter().find(|(name, _)| *name == model_type) {
-            Some((_, page)) => page(config),
+            Some((model_type, page)) => page(&Fields::new(config, model_type)?),
             None => Err(ModelError::UnsupportedModelType(model_type.to_owned())),
         }
     }
@@ -111,7 +143,37 @@ impl Architecture {
 
     /// Where a parameter of the decoder stands in a checkpoint.
     pub fn source(&self, parameter: &str) -> TensorSource {
-        (self.names.source)(&self.config, parameter)
+        let source = (self.names.source)(&self.config, parameter);
+        match self.names.multimodal {
+            Some(multimodal) => TensorSource { name: multimodal.prefixed(&source.name), ..source },
+            None => source,
+        }
+    }
+
+    /// The name that [`Self::source`] gives for a tensor that some checkpoints call otherwise.
+    pub fn respelled(&self, name: &str) -> String {
+        match self.names.multimodal {
+            Some(multimodal) if multimodal.ignores(name) => name.to_owned(),
+            Some(multimodal) => multimodal.prefixed(&(self.names.respelled)(&multimodal.plain(name))),
+            None => (self.names.respelled)(name).into_owned(),
+        }
+    }
+
+    /// The name of a tensor in a checkpoint of text alone.
+    pub fn plain(&self, name: &str) -> String {
+        self.names
+            .multimodal
+            .map_or_else(|| name.to_owned(), |multimodal| multimodal.plain(name).into_owned())
+    }
+
+    /// Whether a tensor of this name may stand in a checkpoint without being read.
+    pub fn ignores(&self, name: &str) -> bool {
+        match self.names.multimodal {
+            Some(multimodal) => {
+                multimodal.ignores(name) || (self.names.ignored)(&self.config, &multimodal.plain(name))
+            }
+            None => (self.names.ignored)(&self.config, name),
+        }
     }
 
     /// Name and shape of every tensor of a checkpoint in Hugging Face layout.

@@ -2,12 +2,17 @@
 
 use burn::{
     module::{Module, Param},
-    tensor::{Tensor, backend::Backend},
+    tensor::{
+        DType, Tensor,
+        activation::{sigmoid, softplus},
+        backend::Backend,
+    },
 };
 
 use crate::{
-    AttentionConfig, AttentionKind, AttentionPass, Kernels, KvPool, LayerBlocks, Linear, Norm, NormConfig,
-    QkNorm, RopeConfig, cache::LayerShape, context::ForwardContext, linear::uninitialized,
+    AttentionConfig, AttentionKind, AttentionPass, GateKind, GateSpan, Kernels, KvPool, LayerBlocks, Linear,
+    Norm, NormConfig, NormKind, OutputGate, QkSpan, RopeConfig, cache::LayerShape, context::ForwardContext,
+    linear::uninitialized,
 };
 
 /// What mixes the positions of a layer.
@@ -32,16 +37,20 @@ pub struct LinearAttention<B: Backend> {
 pub struct Attention<B: Backend> {
     /// `[heads * head_dim, d]`.
     pub q_proj: Linear<B>,
-    /// `[kv_heads * head_dim, d]`.
-    pub k_proj: Linear<B>,
-    /// `[kv_heads * head_dim, d]`.
-    pub v_proj: Linear<B>,
+    /// `[kv_heads * head_dim, d]`; absent where another layer's keys are seen.
+    pub k_proj: Option<Linear<B>>,
+    /// `[kv_heads * head_dim, d]`; absent where the keys are the values, too.
+    pub v_proj: Option<Linear<B>>,
+    /// `[heads, d]` or `[heads * head_dim, d]`.
+    pub gate_proj: Option<Linear<B>>,
     /// `[d, heads * head_dim]`.
     pub o_proj: Linear<B>,
     /// Of a head, or of all.
     pub q_norm: Option<Norm<B>>,
     /// Of a head, or of all.
     pub k_norm: Option<Norm<B>>,
+    /// Of a head, without a weight.
+    pub v_norm: Option<Norm<B>>,
     /// A logit of each head `[heads]` that takes a share of the softmax and gives nothing.
     pub sinks: Option<Param<Tensor<B, 1>>>,
     #[module(skip)]
@@ -57,40 +66,16 @@ impl<B: Backend> SelfAttention<B> {
     pub(crate) fn new(
         hidden_size: usize,
         kind: &AttentionKind,
-        norm: NormConfig,
         ropes: &[RopeConfig],
         device: &B::Device,
     ) -> Self {
-        let config = match kind {
-            AttentionKind::Heads(config) => config,
+        match kind {
+            AttentionKind::Heads(config) => Self::Heads(Attention::new(hidden_size, config, ropes, device)),
             AttentionKind::Linear => {
                 let linear_attn = Linear::new(hidden_size, hidden_size, false, device);
-                return Self::Linear(LinearAttention { linear_attn });
+                Self::Linear(LinearAttention { linear_attn })
             }
-        };
-        let (q, kv) = (config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim);
-        let inward = |outputs| Linear::new(hidden_size, outputs, config.qkv_bias, device);
-        let qk_norm = |projection: usize| {
-            config.qk_norm.map(|span| {
-                let width = match span {
-                    QkNorm::Head => config.head_dim,
-                    QkNorm::Projection => projection,
-                };
-                Norm::new(width, norm, device)
-            })
-        };
-        let angles = config.rope.as_ref().and_then(|own| ropes.iter().position(|rope| rope == own));
-        Self::Heads(Attention {
-            q_proj: inward(q),
-            k_proj: inward(kv),
-            v_proj: inward(kv),
-            o_proj: Linear::new(q, hidden_size, config.output_bias, device),
-            q_norm: qk_norm(q),
-            k_norm: qk_norm(kv),
-            sinks: config.sinks.then(|| uninitialized([config.num_heads], device)),
-            config: config.clone(),
-            angles,
-        })
+        }
     }
 
     /// `[tokens, d]` to `[tokens, d]`, adding keys and values to layer `layer` of the pool.
@@ -101,29 +86,59 @@ impl<B: Backend> SelfAttention<B> {
         context: &ForwardContext<B>,
         pool: &mut KvPool<B>,
     ) -> Tensor<B, 2> {
-        match (self, pool.layer(layer)) {
-            (Self::Heads(attention), Some((kind, blocks))) => attention.forward(x, kind, context, blocks),
-            (Self::Heads(_), None) => unreachable!("a pool of this model keeps what its attention sees"),
-            (Self::Linear(linear), _) => context.kernels.linear(&linear.linear_attn, x),
+        let attention = match self {
+            Self::Heads(attention) => attention,
+            Self::Linear(linear) => return context.kernels.linear(&linear.linear_attn, x),
+        };
+        match pool.layer(attention.config.shared_cache.unwrap_or(layer)) {
+            Some((kind, blocks)) => attention.forward(x, kind, context, blocks),
+            None => unreachable!("a pool of this model keeps what its attention sees"),
         }
     }
 
     /// The keys and values that it keeps, beside these kernels. Their type is that of the weights, but float16 beside rounded
     /// activations, which are less exact.
     pub(crate) fn cached(&self, kernels: &dyn Kernels<B>) -> Option<LayerShape> {
-        match self {
-            Self::Heads(attention) => Some(LayerShape {
-                kv_heads: attention.config.num_kv_heads,
-                head_dim: attention.config.head_dim,
-                dtype: attention.k_proj.weight.cache_dtype(kernels).into(),
-                window: attention.config.window,
-            }),
-            Self::Linear(_) => None,
-        }
+        let Self::Heads(Attention { config, k_proj: Some(k_proj), .. }) = self else { return None };
+        Some(LayerShape {
+            kv_heads: config.num_kv_heads,
+            head_dim: config.head_dim,
+            dtype: k_proj.weight.cache_dtype(kernels).into(),
+            window: config.window,
+        })
     }
 }
 
 impl<B: Backend> Attention<B> {
+    fn new(hidden_size: usize, config: &AttentionConfig, ropes: &[RopeConfig], device: &B::Device) -> Self {
+        let (q, kv) = (config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim);
+        let inward = |outputs| Linear::new(hidden_size, outputs, config.qkv_bias, device);
+        let qk_norm = |projection: usize| {
+            config.qk_norm.map(|norm| {
+                let width = match norm.span {
+                    QkSpan::Head => config.head_dim,
+                    QkSpan::Projection => projection,
+                };
+                Norm::new(width, norm.norm, device)
+            })
+        };
+        let has_keys = config.shared_cache.is_none();
+        let v_norm = |eps| Norm::new(config.head_dim, NormConfig { kind: NormKind::RmsAlone, eps }, device);
+        Self {
+            q_proj: inward(q),
+            k_proj: has_keys.then(|| inward(kv)),
+            v_proj: (has_keys && !config.keys_are_values).then(|| inward(kv)),
+            gate_proj: config.gate_width().map(|width| Linear::new(hidden_size, width, false, device)),
+            o_proj: Linear::new(q, hidden_size, config.output_bias, device),
+            q_norm: qk_norm(q),
+            k_norm: qk_norm(kv).filter(|_| has_keys),
+            v_norm: config.value_norm.filter(|_| has_keys).map(v_norm),
+            sinks: config.sinks.then(|| uninitialized([config.num_heads], device)),
+            config: config.clone(),
+            angles: config.rope.as_ref().and_then(|own| ropes.iter().position(|rope| rope == own)),
+        }
+    }
+
     fn forward(
         &self,
         x: Tensor<B, 2>,
@@ -132,14 +147,63 @@ impl<B: Backend> Attention<B> {
         blocks: &mut LayerBlocks<B>,
     ) -> Tensor<B, 2> {
         let kernels = &*context.kernels;
-        let qkv = kernels.qkv([&self.q_proj, &self.k_proj, &self.v_proj], x);
-        let out = kernels.attention(qkv, &self.pass(kind, context), blocks);
+        let gate = self.gate_proj.as_ref().map(|gate| kernels.linear(gate, x.clone()));
+        let pass = self.pass(kind, context);
+        let (q, kv) = self.projections(x, kernels);
+        let q = match &context.query_factors {
+            Some(factors) => q.cast(DType::F32) * factors.clone(),
+            None => q,
+        };
+        let kv = kv.map(|[k, v]| {
+            let v = match &self.v_norm {
+                Some(norm) => {
+                    let (dims, head_dim) = (v.dims(), self.config.head_dim);
+                    kernels.norm(norm, v.reshape([dims[0] * dims[1] / head_dim, head_dim])).reshape(dims)
+                }
+                None => v,
+            };
+            [k, v]
+        });
+        let is_behind = self.config.qk_norm.is_some_and(|norm| norm.behind_rope);
+        let out = match is_behind {
+            // What kernels do in another order is done by tensor operations before them.
+            true => {
+                let q = pass.rotated_and_normed(q, pass.q_norm, pass.heads, kernels);
+                let kv =
+                    kv.map(|[k, v]| [pass.rotated_and_normed(k, pass.k_norm, pass.kv_heads, kernels), v]);
+                let pass = AttentionPass { q_norm: None, k_norm: None, angles: None, ..pass };
+                kernels.attention(q, kv, &pass, blocks)
+            }
+            false => kernels.attention(q, kv, &pass, blocks),
+        };
+        let out = match (gate, self.config.gate) {
+            (Some(gate), Some(config)) => gated(out, gate, config, self.config.head_dim),
+            _ => out,
+        };
         kernels.linear(&self.o_proj, out)
+    }
+
+    /// Queries, and keys and values where the layer has its own ones.
+    fn projections(
+        &self,
+        x: Tensor<B, 2>,
+        kernels: &dyn Kernels<B>,
+    ) -> (Tensor<B, 2>, Option<[Tensor<B, 2>; 2]>) {
+        match (&self.k_proj, &self.v_proj) {
+            (Some(k), Some(v)) => {
+                let [q, k, v] = kernels.qkv([&self.q_proj, k, v], x);
+                (q, Some([k, v]))
+            }
+            (Some(k), None) => {
+                let (q, k) = (kernels.linear(&self.q_proj, x.clone()), kernels.linear(k, x));
+                (q, Some([k.clone(), k]))
+            }
+            (None, _) => (kernels.linear(&self.q_proj, x), None),
+        }
     }
 
     fn pass<'a>(&'a self, kind: usize, context: &'a ForwardContext<B>) -> AttentionPass<'a, B> {
         let &AttentionConfig { num_heads, num_kv_heads, head_dim, scale, softcap, window, .. } = &self.config;
-        let norms = self.q_norm.as_ref().zip(self.k_norm.as_ref()).zip(self.config.qk_norm);
         AttentionPass {
             heads: num_heads,
             kv_heads: num_kv_heads,
@@ -147,11 +211,37 @@ impl<B: Backend> Attention<B> {
             scale,
             softcap,
             window,
-            norms: norms.map(|((q, k), over)| (q, k, over)),
+            q_norm: self.q_norm.as_ref(),
+            k_norm: self.k_norm.as_ref(),
+            norm_span: self.config.qk_norm.map_or(QkSpan::Head, |norm| norm.span),
             sinks: self.sinks.as_ref().map(Param::val),
             angles: self.angles.map(|angles| &context.angles[angles]),
             context,
             kind,
+        }
+    }
+}
+
+/// What attention gives `[tokens, heads * head_dim]`, times its gate.
+fn gated<B: Backend>(
+    out: Tensor<B, 2>,
+    gate: Tensor<B, 2>,
+    config: OutputGate,
+    head_dim: usize,
+) -> Tensor<B, 2> {
+    let [tokens, width] = out.dims();
+    let out = out.cast(DType::F32);
+    let gate = gate.cast(DType::F32);
+    let gate = match config.kind {
+        GateKind::Sigmoid => sigmoid(gate),
+        GateKind::Softplus => softplus(gate, 1.0),
+    };
+    match config.span {
+        GateSpan::Value => out * gate,
+        GateSpan::Head => {
+            let heads = width / head_dim;
+            let by_head = out.reshape([tokens, heads, head_dim]) * gate.reshape([tokens, heads, 1]);
+            by_head.reshape([tokens, width])
         }
     }
 }

@@ -7,7 +7,7 @@ use burn::{
     tensor::{Tensor, backend::Backend},
 };
 
-use crate::Decoder;
+use crate::{Decoder, ParameterPath};
 
 /// Whether a tensor has values that are not finite.
 pub(crate) fn is_broken<B: Backend, const D: usize>(tensor: Tensor<B, D>) -> bool {
@@ -20,7 +20,7 @@ impl<B: Backend> Decoder<B> {
     pub(crate) fn first_broken_weight(&self, layers: &RangeInclusive<usize>) -> Option<String> {
         let config = self.config();
         let (last, is_tied) = (config.layers.len(), config.tie_word_embeddings);
-        let mut finder = Finder { layers, last, is_tied, path: Vec::new(), found: None };
+        let mut finder = Finder { layers, last, is_tied, path: ParameterPath::default(), found: None };
         self.visit(&mut finder);
         finder.found
     }
@@ -32,18 +32,14 @@ struct Finder<'a> {
     last: usize,
     /// Whether the embedding is the head, too.
     is_tied: bool,
-    path: Vec<String>,
+    path: ParameterPath,
     found: Option<String>,
 }
 
 impl Finder<'_> {
-    fn parts(&self) -> Vec<&str> {
-        self.path.iter().map(String::as_str).filter(|part| !part.is_empty()).collect()
-    }
-
     /// The layer that the path leads into: the first for what stands before all, one too many for what comes behind.
     fn layer(&self) -> usize {
-        match self.parts()[..] {
+        match self.path.parts()[..] {
             ["model", "layers", layer, ..] => layer.parse().unwrap_or(0),
             ["model", "embed_tokens" | "embed_positions", ..] => 0,
             _ => self.last,
@@ -53,19 +49,18 @@ impl Finder<'_> {
 
 impl<B: Backend> ModuleVisitor<B> for Finder<'_> {
     fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<B, D>>) {
-        let is_head = self.is_tied && matches!(self.parts()[..], ["model", "embed_tokens", ..]);
+        let is_head = self.is_tied && matches!(self.path.parts()[..], ["model", "embed_tokens", ..]);
         let is_there = self.layers.contains(&self.layer()) || is_head && self.layers.contains(&self.last);
         if self.found.is_none() && is_there && is_broken(param.val()) {
-            self.found = Some(self.parts().join("."));
+            self.found = Some(self.path.name());
         }
     }
 
     fn enter_module(&mut self, name: &str, container: &str) {
-        // The variant of an enum is no part of a parameter's name.
-        self.path.push(if container.starts_with("Enum:") { String::new() } else { name.to_owned() });
+        self.path.enter(name, container);
     }
 
     fn exit_module(&mut self, _name: &str, _container: &str) {
-        self.path.pop();
+        self.path.exit();
     }
 }

@@ -9,7 +9,7 @@ use burn::tensor::Int;
 use burn::tensor::{DType, Tensor, TensorData, backend::Backend};
 use moi_kernels::{AttentionSpan, Visible};
 
-use crate::{Kernels, KvPool, RopeConfig, Span, cache::KindTables};
+use crate::{Kernels, KvPool, QueryScale, RopeConfig, Span, cache::KindTables};
 
 /// Finite, and representable in float16: a row that sees nothing must not become NaN.
 const HIDDEN: f32 = -6e4;
@@ -26,6 +26,8 @@ pub(crate) struct ForwardContext<B: Backend> {
     pub(crate) positions: Vec<usize>,
     /// One for each kind of rotary positions in the model.
     pub(crate) angles: Vec<Angles<B>>,
+    /// Factors on the queries of each position `[tokens, 1]`, where one of them is not 1.
+    pub(crate) query_factors: Option<Tensor<B, 2>>,
     /// One for each kind of layer in the pool.
     pub(crate) tables: Vec<KindTables>,
     /// What kernels of GPUs are told of each kind of layer, made when it is first asked for: of the kind, and of how many
@@ -96,12 +98,25 @@ impl<B: Backend> ForwardContext<B> {
             spans: spans.collect(),
             positions,
             angles,
+            query_factors: None,
             tables,
             #[cfg(feature = "gpu")]
             plans: RefCell::default(),
             masks,
             device: device.clone(),
         }
+    }
+
+    /// With queries that grow with their positions, if they do.
+    pub(crate) fn with_query_scale(self, scale: Option<QueryScale>) -> Self {
+        let Some(scale) = scale else { return self };
+        let factors: Vec<f32> = self.positions.iter().map(|&position| scale.at(position) as f32).collect();
+        if factors.iter().all(|&factor| factor == 1.0) {
+            return self;
+        }
+        let data = TensorData::new(factors, [self.tokens, 1]);
+        let query_factors = Some(Tensor::from_data(data, (&self.device, DType::F32)));
+        Self { query_factors, ..self }
     }
 
     /// The spans as attention takes them, in layers of a kind.

@@ -51,13 +51,13 @@ pub enum ModelError {
     },
     /// Inputs whose shape does not fit the model or the spans they are for.
     #[error(
-        "inputs of shape {found:?} given where [{tokens}, {hidden_size}] was expected, spans of 1 position or more"
+        "inputs of shape {found:?} given where [{tokens}, {width}] was expected, spans of 1 position or more"
     )]
     InputShape {
         /// Positions of all spans.
         tokens: usize,
         /// The model's width.
-        hidden_size: usize,
+        width: usize,
         /// Shape of the inputs.
         found: [usize; 2],
     },

@@ -1,52 +1,110 @@
 //! A mixture of experts, of which only the picked ones compute.
 
+use std::sync::OnceLock;
+
 use burn::{
-    module::Module,
-    tensor::{DType, IndexingUpdateOp, Int, Tensor, TensorData, activation::softmax, backend::Backend},
+    module::{Module, Param},
+    tensor::{DType, IndexingUpdateOp, Int, Tensor, TensorData, activation::sigmoid, backend::Backend},
 };
 
-use crate::{ExpertsConfig, Kernels, Linear, Mlp};
+use crate::{
+    DecoderConfig, ExpertsConfig, Kernels, Linear, Mlp, MlpConfig, Norm, NormConfig, NormKind,
+    linear::uninitialized,
+    router::{OfExperts, Picks, pick},
+};
 
-/// A router and its experts. Each position goes to the experts with the largest shares of the softmax of the
-/// router's scores; their outputs are summed with those shares.
+/// A router and its experts. Each position goes to the experts that the router picks; their outputs are summed with its
+/// weights, and with what a shared expert gives.
 #[derive(Module, Debug)]
 pub struct Experts<B: Backend> {
-    /// The router, `[experts, d]`.
+    /// The router's map, `[experts, d]`.
     pub gate: Linear<B>,
+    /// The norm of the router's input.
+    pub input_norm: Option<Norm<B>>,
+    /// Added to scores to choose, `[experts]`.
+    pub correction: Option<Param<Tensor<B, 1>>>,
+    /// Factors on the weights, `[experts]`.
+    pub expert_scales: Option<Param<Tensor<B, 1>>>,
     /// All of them.
     pub experts: Vec<Mlp<B>>,
-    num_per_token: usize,
-    normalized: bool,
+    /// One more for every position.
+    pub shared_expert: Option<Mlp<B>>,
+    /// `[1, d]`: its sigmoid is what the shared expert is multiplied by.
+    pub shared_expert_gate: Option<Linear<B>>,
+    #[module(skip)]
+    config: ExpertsConfig,
+    #[module(skip)]
+    on_host: OnHost,
 }
 
-/// Positions that an expert was picked for, and its share in each.
-#[derive(Clone, Debug, Default, PartialEq)]
-struct Picks {
-    positions: Vec<i64>,
-    shares: Vec<f32>,
+/// The numbers of each expert, read back from the device when they are first needed.
+#[derive(Clone, Debug, Default)]
+struct OnHost {
+    correction: OnceLock<Vec<f32>>,
+    scales: OnceLock<Vec<f32>>,
 }
 
 impl<B: Backend> Experts<B> {
     /// A block for a residual stream of `hidden_size`.
     pub fn new(hidden_size: usize, config: &ExpertsConfig, device: &B::Device) -> Self {
         let expert = |_| Mlp::new(hidden_size, &config.expert, device);
+        let (count, router) = (config.num_experts, &config.router);
+        let of_experts = |there: bool| there.then(|| uninitialized([count], device));
+        let norm = |eps| Norm::new(hidden_size, NormConfig { kind: NormKind::Rms, eps }, device);
+        let shared = config.shared.as_ref();
         Self {
-            gate: Linear::new(hidden_size, config.num_experts, false, device),
-            experts: (0..config.num_experts).map(expert).collect(),
-            num_per_token: config.num_per_token,
-            normalized: config.normalized,
+            gate: Linear::new(hidden_size, count, router.bias, device),
+            input_norm: router.input_norm.map(norm),
+            correction: of_experts(router.correction),
+            expert_scales: of_experts(router.expert_scales),
+            experts: (0..count).map(expert).collect(),
+            shared_expert: shared.map(|shared| Mlp::new(hidden_size, &shared.mlp, device)),
+            shared_expert_gate: shared
+                .filter(|shared| shared.gated)
+                .map(|_| Linear::new(hidden_size, 1, false, device)),
+            config: config.clone(),
+            on_host: OnHost::default(),
         }
     }
 
     /// `[rows, d]` to `[rows, d]`.
-    ///
-    /// The shares are read back to the host: it must know which experts to run.
     pub fn forward(&self, x: Tensor<B, 2>, kernels: &dyn Kernels<B>) -> Tensor<B, 2> {
+        let picks = self.pick(x.clone(), kernels);
+        self.compute(x, picks, kernels)
+    }
+
+    /// For each expert, the rows that it is picked for.
+    ///
+    /// The router's values are read back to the host: it must know which experts to run.
+    fn pick(&self, x: Tensor<B, 2>, kernels: &dyn Kernels<B>) -> Vec<Picks> {
+        let x = match &self.input_norm {
+            Some(norm) => {
+                let width = x.dims()[1] as f64;
+                kernels.norm(norm, x).mul_scalar(width.powf(-0.5))
+            }
+            None => x,
+        };
+        let values: Vec<f32> = kernels.linear(&self.gate, x).into_data().iter::<f32>().collect();
+        let of = OfExperts {
+            correction: read_back(&self.on_host.correction, self.correction.as_ref()),
+            scales: read_back(&self.on_host.scales, self.expert_scales.as_ref()),
+        };
+        pick(&self.config, of, &values)
+    }
+
+    /// What the picked experts and the shared one give for rows `[rows, d]`.
+    fn compute(&self, x: Tensor<B, 2>, picks: Vec<Picks>, kernels: &dyn Kernels<B>) -> Tensor<B, 2> {
         let device = x.device();
-        let shares = softmax(kernels.linear(&self.gate, x.clone()).cast(DType::F32), 1);
-        let shares: Vec<f32> = shares.into_data().iter::<f32>().collect();
-        let picks = pick(&shares, self.experts.len(), self.num_per_token, self.normalized);
-        let mut out = x.zeros_like();
+        let mut out = match &self.shared_expert {
+            Some(shared) => {
+                let y = kernels.mlp(shared, x.clone()).cast(DType::F32);
+                match &self.shared_expert_gate {
+                    Some(gate) => y * sigmoid(kernels.linear(gate, x.clone()).cast(DType::F32)),
+                    None => y,
+                }
+            }
+            None => x.zeros_like(),
+        };
         for (expert, picks) in self.experts.iter().zip(picks) {
             let count = picks.positions.len();
             if count == 0 {
@@ -54,52 +112,66 @@ impl<B: Backend> Experts<B> {
             }
             let positions =
                 Tensor::<B, 1, Int>::from_data(TensorData::new(picks.positions, [count]), &device);
-            let shares = TensorData::new(picks.shares, [count, 1]);
-            let shares = Tensor::<B, 2>::from_data(shares, (&device, DType::F32)).cast(x.dtype());
+            let weights = TensorData::new(picks.weights, [count, 1]);
+            let weights = Tensor::<B, 2>::from_data(weights, (&device, DType::F32)).cast(out.dtype());
             let own = x.clone().select(0, positions.clone());
-            let y = kernels.mlp(expert, own).cast(x.dtype()) * shares;
+            let y = kernels.mlp(expert, own).cast(out.dtype()) * weights;
             out = out.select_assign(0, positions, y, IndexingUpdateOp::Add);
         }
         out
     }
 }
 
-/// For each of `experts`, the positions it was picked for, `per_token` for each position. Of equal shares the
-/// lower expert's counts as larger.
-fn pick(shares: &[f32], experts: usize, per_token: usize, normalized: bool) -> Vec<Picks> {
-    let mut picks = vec![Picks::default(); experts];
-    for (position, shares) in (0..).zip(shares.chunks(experts)) {
-        let mut order: Vec<usize> = (0..experts).collect();
-        order.sort_by(|&a, &b| shares[b].total_cmp(&shares[a]));
-        order.truncate(per_token);
-        let sum: f32 = match normalized {
-            true => order.iter().map(|&expert| shares[expert]).sum(),
-            false => 1.0,
-        };
-        for expert in order {
-            picks[expert].positions.push(position);
-            picks[expert].shares.push(shares[expert] / sum);
-        }
-    }
-    picks
+fn read_back<'a, B: Backend>(
+    cell: &'a OnceLock<Vec<f32>>,
+    numbers: Option<&Param<Tensor<B, 1>>>,
+) -> Option<&'a [f32]> {
+    let numbers = numbers?;
+    Some(cell.get_or_init(|| numbers.val().into_data().iter::<f32>().collect()))
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
+/// An MLP and experts beside it, each behind norms of its own (Gemma 4).
+#[derive(Module, Debug)]
+pub struct MlpAndExperts<B: Backend> {
+    /// Reads the block's input.
+    pub mlp: Mlp<B>,
+    /// Behind the MLP, `[d]`.
+    pub mlp_post_norm: Norm<B>,
+    /// Reads the residual stream.
+    pub experts: Experts<B>,
+    /// Before the experts, but not before their router, `[d]`.
+    pub experts_norm: Norm<B>,
+    /// Behind the experts, `[d]`.
+    pub experts_post_norm: Norm<B>,
+}
 
-    #[test]
-    fn only_the_largest_shares_are_picked() {
-        let shares = [0.5, 0.125, 0.25, 0.125, 0.25, 0.25, 0.25, 0.25];
-        let picks = |normalized| pick(&shares, 4, 2, normalized);
-        let of = |positions: &[i64], shares: &[f32]| Picks {
-            positions: positions.to_vec(),
-            shares: shares.to_vec(),
-        };
-        assert_eq!(
-            picks(false),
-            [of(&[0, 1], &[0.5, 0.25]), of(&[1], &[0.25]), of(&[0], &[0.25]), of(&[], &[])]
-        );
-        assert_eq!(picks(true)[0], of(&[0, 1], &[0.5 / 0.75, 0.5]));
+impl<B: Backend> MlpAndExperts<B> {
+    pub(crate) fn new(
+        model: &DecoderConfig,
+        mlp: &MlpConfig,
+        experts: &ExpertsConfig,
+        device: &B::Device,
+    ) -> Self {
+        let d = model.hidden_size;
+        Self {
+            mlp: Mlp::new(d, mlp, device),
+            mlp_post_norm: Norm::new(d, model.post_norm, device),
+            experts: Experts::new(d, experts, device),
+            experts_norm: Norm::new(d, model.norm, device),
+            experts_post_norm: Norm::new(d, model.post_norm, device),
+        }
+    }
+
+    /// The block's input and the residual stream `[rows, d]` to `[rows, d]`.
+    pub(crate) fn forward(
+        &self,
+        x: Tensor<B, 2>,
+        stream: Tensor<B, 2>,
+        kernels: &dyn Kernels<B>,
+    ) -> Tensor<B, 2> {
+        let common = kernels.norm(&self.mlp_post_norm, kernels.mlp(&self.mlp, x));
+        let picks = self.experts.pick(stream.clone(), kernels);
+        let picked = self.experts.compute(kernels.norm(&self.experts_norm, stream), picks, kernels);
+        common + kernels.norm(&self.experts_post_norm, picked)
     }
 }

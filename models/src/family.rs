@@ -1,8 +1,8 @@
 //! What Llama and its many relatives have in common: the fields, and a decoder of equal layers.
 
 use crate::{
-    AttentionConfig, AttentionKind, DecoderConfig, FeedForwardKind, LayerConfig, MlpConfig, ModelError,
-    NormConfig, NormKind, NormPlace, RopeConfig,
+    AttentionConfig, AttentionKind, DecoderConfig, ExpertsConfig, FeedForwardKind, LayerConfig, MlpConfig,
+    ModelError, NormConfig, NormKind, QkNorm, QkSpan, RopeConfig,
     fields::Fields,
     rope_fields::{RopeContext, context_length, rope},
 };
@@ -72,6 +72,7 @@ pub(crate) fn rope_context(
         theta: defaults.theta,
         partial: 1.0,
         partly: false,
+        alpha: false,
         yarn_is_longrope: false,
         original: fields.get("original_max_position_embeddings")?,
     })
@@ -82,6 +83,18 @@ pub(crate) fn rope_context(
 pub(crate) fn decoder(fields: &Fields<'_>, defaults: &Defaults) -> Result<DecoderConfig, ModelError> {
     let heads = heads(fields, defaults)?;
     let rope = rope(fields, rope_context(fields, defaults, heads)?)?;
+    decoder_with_rope(fields, defaults, rope)
+}
+
+/// The same with rotary positions on a part of each head.
+pub(crate) fn decoder_partly(
+    fields: &Fields<'_>,
+    defaults: &Defaults,
+    partial: f64,
+) -> Result<DecoderConfig, ModelError> {
+    let partial = fields.or("partial_rotary_factor", partial)?;
+    let context = rope_context(fields, defaults, heads(fields, defaults)?)?;
+    let rope = rope(fields, RopeContext { partial, partly: true, ..context })?;
     decoder_with_rope(fields, defaults, rope)
 }
 
@@ -96,43 +109,29 @@ pub(crate) fn decoder_with_rope(
     let (field, default) = defaults.activation;
     let bias = fields.or("attention_bias", false)?;
     let context_length = context_length(max_position_embeddings, &rope);
-    let layer = LayerConfig {
-        attention: Some(AttentionKind::Heads(AttentionConfig {
-            num_heads: heads.num_heads,
-            num_kv_heads: heads.num_kv_heads,
-            head_dim: heads.head_dim,
-            qkv_bias: bias,
-            output_bias: bias,
-            qk_norm: None,
-            rope: Some(rope),
-            window: None,
-            scale: (heads.head_dim as f64).powf(-0.5),
-            softcap: None,
-            sinks: false,
-        })),
-        feed_forward: Some(FeedForwardKind::Mlp(MlpConfig {
-            intermediate_size: fields.or("intermediate_size", defaults.intermediate_size)?,
-            gated: true,
-            bias: false,
-            activation: fields.activation(field, default)?,
-        })),
-        norms: NormPlace::Before,
-        parallel: false,
-        residual_scale: 1.0,
+    let attention = AttentionConfig {
+        qkv_bias: bias,
+        output_bias: bias,
+        rope: Some(rope),
+        ..AttentionConfig::new(heads.num_heads, heads.num_kv_heads, heads.head_dim)
     };
-    Ok(DecoderConfig {
-        model_type: fields.model_type,
-        vocab_size: fields.or("vocab_size", defaults.vocab_size)?,
-        hidden_size: fields.or("hidden_size", defaults.hidden_size)?,
+    let mlp = MlpConfig {
+        intermediate_size: fields.or("intermediate_size", defaults.intermediate_size)?,
+        gated: true,
+        bias: false,
+        activation: fields.activation(field, default)?,
+    };
+    let layer = LayerConfig::new(attention, FeedForwardKind::Mlp(mlp));
+    let layers = vec![layer; fields.num_layers("num_hidden_layers", defaults.num_layers)?];
+    let norm = NormConfig { kind: NormKind::Rms, eps: fields.or("rms_norm_eps", defaults.norm_eps)? };
+    let sizes = [
+        fields.or("vocab_size", defaults.vocab_size)?,
+        fields.or("hidden_size", defaults.hidden_size)?,
         context_length,
-        norm: NormConfig { kind: NormKind::Rms, eps: fields.or("rms_norm_eps", defaults.norm_eps)? },
-        embedding_scale: 1.0,
-        learned_positions: false,
+    ];
+    Ok(DecoderConfig {
         tie_word_embeddings: fields.or("tie_word_embeddings", defaults.tied)?,
-        logit_scale: 1.0,
-        logit_softcap: None,
-        recompute_beyond: None,
-        layers: vec![layer; fields.num_layers("num_hidden_layers", defaults.num_layers)?],
+        ..DecoderConfig::new(fields.model_type, sizes, norm, layers)
     })
 }
 
@@ -151,6 +150,19 @@ impl DecoderConfig {
             Some(FeedForwardKind::Mlp(mlp)) => Some(mlp),
             _ => None,
         })
+    }
+
+    /// Gives queries and keys norms of the kind that the layers have, before their rotation.
+    pub(crate) fn norm_queries_and_keys(&mut self, span: QkSpan) {
+        let norm = QkNorm::new(span, self.norm);
+        self.attentions_mut().for_each(|(_, attention)| attention.qk_norm = Some(norm));
+    }
+
+    /// Gives the layers that are marked experts in the place of their feed-forward block.
+    pub(crate) fn give_experts(&mut self, sparse: &[bool], experts: &ExpertsConfig) {
+        for (layer, _) in self.layers.iter_mut().zip(sparse).filter(|(_, is_sparse)| **is_sparse) {
+            layer.feed_forward = Some(FeedForwardKind::Experts(experts.clone()));
+        }
     }
 
     /// Gives the layers that are marked a sliding window.

@@ -3,6 +3,8 @@
 //! transformers tells a field that is absent (the config class's default counts) from one that is null
 //! (usually: none), and so does this.
 
+use std::sync::LazyLock;
+
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
@@ -14,6 +16,9 @@ pub(crate) struct Fields<'a> {
     pub(crate) model_type: &'static str,
     fields: &'a Map<String, Value>,
 }
+
+/// Whose pages read `per_layer_config`.
+const READ_BY_LAYER: &[&str] = &["gemma4", "gemma4_text", "gemma4_unified", "gemma4_unified_text"];
 
 /// Names of the two kinds of attention layers.
 const FULL: &str = "full_attention";
@@ -33,10 +38,70 @@ impl<'a> Fields<'a> {
         )?;
         fields.supports("is_encoder_decoder", &[false.into()], "false")?;
         fields.supports("add_cross_attention", &[false.into()], "false")?;
-        fields.supports("use_bidirectional_attention", &[false.into()], "false")?;
+        // Of images, which are not read; text stays causal.
+        fields.supports("use_bidirectional_attention", &[false.into(), "vision".into()], "false, vision")?;
         fields.supports("is_causal", &[true.into()], "true")?;
-        fields.supports("per_layer_config", &[], "null")?;
+        if !READ_BY_LAYER.contains(&model_type) {
+            fields.supports("per_layer_config", &[], "null")?;
+        }
         Ok(fields)
+    }
+
+    /// The fields of a config within this one; none where it is absent.
+    pub(crate) fn nested(&self, name: &str) -> Result<Fields<'a>, ModelError> {
+        static NOTHING: LazyLock<Value> = LazyLock::new(|| Value::Object(Map::new()));
+        Self::new(self.value(name).unwrap_or(&NOTHING), self.model_type)
+    }
+
+    /// All fields, with rotary parameters where the config has none.
+    pub(crate) fn with_rope(&self, default: Value) -> Value {
+        let mut fields = self.fields.clone();
+        if self.value("rope_parameters").is_none() && self.value("rope_scaling").is_none() {
+            fields.insert("rope_parameters".to_owned(), default);
+        }
+        Value::Object(fields)
+    }
+
+    /// All fields, some of them under other names.
+    pub(crate) fn renamed(&self, names: &[(&str, &str)]) -> Value {
+        let mut fields = self.fields.clone();
+        for (own, common) in names {
+            if let Some(value) = fields.remove(*own) {
+                fields.insert((*common).to_owned(), value);
+            }
+        }
+        Value::Object(fields)
+    }
+
+    /// Which layers have experts: as a list of `dense` and `sparse` says, or by a rule.
+    pub(crate) fn sparse_layers(
+        &self,
+        num_layers: usize,
+        rule: impl Fn(usize) -> bool,
+    ) -> Result<Vec<bool>, ModelError> {
+        let Some(listed) = self.get::<Vec<String>>("mlp_layer_types")? else {
+            return Ok((0..num_layers).map(rule).collect());
+        };
+        self.one_for_each_layer("mlp_layer_types", listed.len(), num_layers)?;
+        let is_sparse = |kind: &String| match kind.as_str() {
+            "dense" => Ok(false),
+            "sparse" => Ok(true),
+            other => Err(self.unsupported("mlp_layer_types", &other.into(), "dense, sparse")),
+        };
+        listed.iter().map(is_sparse).collect()
+    }
+
+    /// Refuses a list of another length than the model has layers.
+    pub(crate) fn one_for_each_layer(
+        &self,
+        name: &str,
+        listed: usize,
+        num_layers: usize,
+    ) -> Result<(), ModelError> {
+        match listed == num_layers {
+            true => Ok(()),
+            false => Err(self.wrong(format!("`{name}` lists {listed} layers, the model has {num_layers}"))),
+        }
     }
 
     /// A field's value, null counted as absent.
@@ -118,8 +183,10 @@ impl<'a> Fields<'a> {
             "quick_gelu" => Activation::QuickGelu,
             "relu" => Activation::Relu,
             "relu2" => Activation::ReluSquared,
+            "xielu" => Activation::Xielu,
             _ => {
-                let supported = "silu, gelu, gelu_new, gelu_pytorch_tanh, gelu_fast, quick_gelu, relu, relu2";
+                let supported =
+                    "silu, gelu, gelu_new, gelu_pytorch_tanh, gelu_fast, quick_gelu, relu, relu2, xielu";
                 return Err(self.unsupported(field, &name.into(), supported));
             }
         })
@@ -146,10 +213,7 @@ impl<'a> Fields<'a> {
         let Some(listed) = self.get::<Vec<String>>("layer_types")? else {
             return Ok((0..num_layers).map(rule).collect());
         };
-        if listed.len() != num_layers {
-            let what = format!("`layer_types` lists {} layers, the model has {num_layers}", listed.len());
-            return Err(self.wrong(what));
-        }
+        self.one_for_each_layer("layer_types", listed.len(), num_layers)?;
         let is_sliding = |kind: &String| match kind.as_str() {
             FULL => Ok(false),
             SLIDING => Ok(true),

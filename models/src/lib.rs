@@ -1,6 +1,6 @@
 //! Decoder-only transformers, written once over burn's [`Backend`] trait.
 //!
-//! An architecture is data: its page ([`llama`]) reads a checkpoint's `config.json` and turns it into a
+//! An architecture is data: its page reads a checkpoint's `config.json` and turns it into a
 //! [`DecoderConfig`]; one [`Decoder`] does the mathematics for all of them. The step's input is always an
 //! embedding; token ids are a helper. So mixtures, soft prompts and embeddings given by a caller are one path.
 //!
@@ -40,54 +40,41 @@ mod error;
 mod experts;
 mod family;
 mod fields;
-pub mod gemma;
-pub mod gemma2;
-pub mod gemma3;
-pub mod gpt2;
-pub mod gpt_neox;
-pub mod granite;
 mod kernels;
 mod linear;
-pub mod llama;
 mod matrix;
-pub mod mistral;
 mod mixing;
-pub mod mixtral;
 mod mlp;
 mod names;
-pub mod nemotron_nas;
 mod norm;
-pub mod olmo2;
 mod pack;
 mod packed;
-pub mod phi3;
-pub mod qwen2;
-pub mod qwen3;
-pub mod qwen3_moe;
+mod pages;
 mod residual;
 mod rope;
 mod rope_fields;
-pub mod smollm3;
+mod router;
 mod validate;
 
 use std::{ops::RangeInclusive, sync::Arc};
 
 use burn::tensor::{Int, Tensor, backend::Backend};
 
-pub use architecture::{Architecture, Names, supported_model_types};
+pub use architecture::{Architecture, Multimodal, Names, supported_model_types};
 pub use attention::{Attention, LinearAttention, SelfAttention};
 pub use batch::{ForwardBatch, Span, Visible};
 pub use cache::{
     BLOCK_POSITIONS, BlockRun, BlockTable, CacheLayout, KvPool, LayerBlocks, ParkedTable, SharedBlock,
 };
 pub use config::{
-    Activation, AttentionConfig, AttentionKind, DecoderConfig, ExpertsConfig, FeedForwardKind, LayerConfig,
-    MlpConfig, NormConfig, NormKind, NormPlace, QkNorm,
+    Activation, AttentionConfig, AttentionKind, DecoderConfig, ExpertGroups, ExpertsConfig, FeedForwardKind,
+    GateKind, GateSpan, GroupScore, LayerConfig, MlpConfig, NormConfig, NormKind, NormPlace, OutputGate,
+    PerLayerInputs, QkNorm, QkSpan, QueryScale, RouterConfig, RouterScore, SharedExpertConfig,
 };
 pub use decoder::{Decoder, DecoderLayer, FeedForward, LinearMlp, Stack};
 pub use embedding::Embedding;
 pub use error::ModelError;
-pub use experts::Experts;
+pub use experts::{Experts, MlpAndExperts};
 pub use kernels::{
     AttentionPass, BlockOutput, Kernels, Means, TensorOperations, default_kernels, has_gpu_kernels, is_gpu,
     sample_and_mix, use_gpu_kernels, with_values,
@@ -95,9 +82,10 @@ pub use kernels::{
 pub use linear::Linear;
 pub use matrix::Matrix;
 pub use mixing::Mixing;
-pub use mlp::Mlp;
+pub use mlp::{Mlp, Xielu};
+pub use moi_formats::{ExpertStacks, PairedRows, RowBlocks};
 pub use moi_kernels::{AttentionSpan, BLOCK, BlockPlace, PackedForm, RowCache};
-pub use names::{Rows, TensorSource, is_held_in_float32};
+pub use names::{ParameterPath, TensorSource, is_held_in_float32};
 pub use norm::Norm;
 pub use packed::{Activations, PackedMatrix, scales_dtype};
 pub use rope::{RopeConfig, RopeScaling};

@@ -6,7 +6,10 @@ use burn::tensor::{DType, Int, Tensor, backend::Backend};
 
 use moi_kernels::RowCache;
 
-use crate::{Activations, Embedding, Kernels, Matrix, Means};
+use crate::{
+    Activations, Embedding, Kernels, Matrix, Means,
+    embedding::{scaled, side_by_side},
+};
 
 /// Of weights in float32 without rounded activations: with it what the mean row stands for is lost among the rounding of
 /// a model's sums.
@@ -24,16 +27,31 @@ const ROUNDED: f32 = 1.0 / 1024.0;
 pub struct Mixing<B: Backend> {
     kernels: Arc<dyn Kernels<B>>,
     tolerance: f32,
+    /// Of the embedding, and of the table for inputs of each layer.
+    tables: [OfTable<B>; 2],
+    /// What rows are divided by before they are mixed, computed when the first mixture needs it.
+    roots: OnceLock<Tensor<B, 2>>,
+}
+
+/// What is kept of a table.
+#[derive(Debug)]
+struct OfTable<B: Backend> {
     /// Computed when the first mixture needs it.
     mean_row: OnceLock<Tensor<B, 1>>,
     /// Rows of a packed table that were read before; on the CPU.
     read: Mutex<RowCache>,
 }
 
+impl<B: Backend> Default for OfTable<B> {
+    fn default() -> Self {
+        Self { mean_row: OnceLock::new(), read: Mutex::default() }
+    }
+}
+
 impl<B: Backend> Mixing<B> {
     /// With a tolerance of 0 every row is read that has a weight in float32.
     pub fn new(tolerance: f32, kernels: Arc<dyn Kernels<B>>) -> Self {
-        Self { kernels, tolerance, mean_row: OnceLock::new(), read: Mutex::default() }
+        Self { kernels, tolerance, tables: Default::default(), roots: OnceLock::new() }
     }
 
     /// With the tolerance that belongs to a table: 1e-5 where it is in float32 and activations are not rounded, else
@@ -60,7 +78,7 @@ impl<B: Backend> Mixing<B> {
         }
     }
 
-    /// The mean embeddings `[n, d]` in float32 of the softmax of `logits` `[n, vocab]`, and entropies in nats `[n, 1]`.
+    /// The mean embeddings `[n, width]` in float32 of the softmax of `logits` `[n, vocab]`, and entropies in nats `[n, 1]`.
     /// `share` is told a row and its entropy, and says how much of the row's input the mean will be. `None` where the
     /// backend has no kernel for it.
     pub fn means(
@@ -69,12 +87,21 @@ impl<B: Backend> Mixing<B> {
         logits: &Tensor<B, 2>,
         share: &(dyn Fn(usize, f32) -> f32 + Sync),
     ) -> Option<(Tensor<B, 2>, Tensor<B, 2>)> {
-        let mean_row = || self.mean_row(embedding, &logits.device());
-        // Whoever panicked has left it with rows that are whole or not yet told of.
-        let mut read = self.read.lock().unwrap_or_else(PoisonError::into_inner);
-        let spec = Means { mean_row: &mean_row, share, tolerance: self.tolerance };
-        let (means, entropies) = self.kernels.means(&embedding.weight, &spec, &mut read, logits)?;
-        Some((embedding.scaled(means), entropies))
+        if !embedding.is_linear() {
+            return None;
+        }
+        let mut entropies = None;
+        let mut means = Vec::new();
+        for ((table, scale), kept) in embedding.tables().zip(&self.tables) {
+            let mean_row = || self.mean_row_of(table, kept, &logits.device());
+            // Whoever panicked has left it with rows that are whole or not yet told of.
+            let mut read = kept.read.lock().unwrap_or_else(PoisonError::into_inner);
+            let spec = Means { mean_row: &mean_row, share, tolerance: self.tolerance };
+            let (mean, of_row) = self.kernels.means(table, &spec, &mut read, logits)?;
+            means.push(scaled(mean, scale));
+            entropies = Some(of_row);
+        }
+        Some((side_by_side(means.into_iter()), entropies?))
     }
 
     /// How rows are read and mixed.
@@ -82,14 +109,23 @@ impl<B: Backend> Mixing<B> {
         &*self.kernels
     }
 
-    /// The rows of `ids` `[n]` as they enter the model: `[n, d]`.
+    /// The rows of `ids` `[n]` as they enter the model: `[n, width]`.
     pub fn rows(&self, embedding: &Embedding<B>, ids: Tensor<B, 1, Int>) -> Tensor<B, 2> {
-        embedding.scaled(self.kernels.rows(&embedding.weight, ids))
+        embedding.rows(ids, self.kernels())
     }
 
-    /// Weighted sums of all rows as they enter the model: `weights` `[n, vocab]` in float32, result `[n, d]`.
+    /// Weighted sums of all rows as they enter the model: `weights` `[n, vocab]` in float32, result
+    /// `[n, width]`.
     pub fn weighted_sum(&self, embedding: &Embedding<B>, weights: Tensor<B, 2>) -> Tensor<B, 2> {
-        embedding.scaled(self.kernels.weighted_sum(&embedding.weight, weights))
+        let weights = match embedding.is_linear() {
+            true => weights,
+            false => {
+                let device = weights.device();
+                let roots = self.roots.get_or_init(|| embedding.roots(self.kernels(), &device));
+                weights / roots.clone()
+            }
+        };
+        embedding.weighted_sum(weights, self.kernels())
     }
 
     /// Probabilities and entropies: see [`Kernels::distribution`].
@@ -101,12 +137,22 @@ impl<B: Backend> Mixing<B> {
         self.kernels.distribution(logits, probabilities)
     }
 
-    /// The mean of all rows as they are stored `[d]`, in float32.
+    /// The mean of all rows of the embedding as they are stored `[d]`, in float32.
+    #[cfg(feature = "gpu")]
     pub(crate) fn mean_row(&self, embedding: &Embedding<B>, device: &B::Device) -> &Tensor<B, 1> {
-        self.mean_row.get_or_init(|| {
-            let [vocab, width] = embedding.dims();
+        self.mean_row_of(&embedding.weight, &self.tables[0], device)
+    }
+
+    fn mean_row_of<'a>(
+        &self,
+        table: &Matrix<B>,
+        kept: &'a OfTable<B>,
+        device: &B::Device,
+    ) -> &'a Tensor<B, 1> {
+        kept.mean_row.get_or_init(|| {
+            let [vocab, width] = table.dims();
             let weights = Tensor::full([1, vocab], 1.0 / vocab as f64, (device, DType::F32));
-            self.kernels.weighted_sum(&embedding.weight, weights).cast(DType::F32).reshape([width])
+            self.kernels.weighted_sum(table, weights).cast(DType::F32).reshape([width])
         })
     }
 }

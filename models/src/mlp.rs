@@ -1,15 +1,15 @@
 //! The feed-forward block that every position shares.
 
 use burn::{
-    module::Module,
+    module::{Module, Param},
     tensor::{
         DType, Tensor,
-        activation::{gelu, gelu_approximate, relu, sigmoid, silu},
+        activation::{gelu, gelu_approximate, relu, sigmoid, silu, softplus},
         backend::Backend,
     },
 };
 
-use crate::{Activation, Linear, MlpConfig};
+use crate::{Activation, Linear, MlpConfig, linear::uninitialized};
 
 /// `down(act(gate(x)) * up(x))`, SwiGLU where the activation is SiLU; `down(act(up(x)))` without a gate.
 #[derive(Module, Debug)]
@@ -20,8 +20,23 @@ pub struct Mlp<B: Backend> {
     pub up_proj: Linear<B>,
     /// `[d, intermediate]`.
     pub down_proj: Linear<B>,
+    /// The numbers of [`Activation::Xielu`].
+    pub act_fn: Option<Xielu<B>>,
     #[module(skip)]
     activation: Activation,
+}
+
+/// The numbers of [`Activation::Xielu`], `[1]` each.
+#[derive(Module, Debug)]
+pub struct Xielu<B: Backend> {
+    /// Of positive inputs, before softplus.
+    pub alpha_p: Param<Tensor<B, 1>>,
+    /// Of negative inputs, before softplus.
+    pub alpha_n: Param<Tensor<B, 1>>,
+    /// The slope at 0.
+    pub beta: Param<Tensor<B, 1>>,
+    /// Inputs of the exponential are at most this.
+    pub eps: Param<Tensor<B, 1>>,
 }
 
 impl<B: Backend> Mlp<B> {
@@ -33,6 +48,7 @@ impl<B: Backend> Mlp<B> {
             gate_proj: config.gated.then(inward),
             up_proj: inward(),
             down_proj: Linear::new(inner, hidden_size, config.bias, device),
+            act_fn: (config.activation == Activation::Xielu).then(|| Xielu::new(device)),
             activation: config.activation,
         }
     }
@@ -52,10 +68,29 @@ impl<B: Backend> Mlp<B> {
         let gate = self.gate_proj.as_ref().map(|gate| single(linear(gate, x.clone())));
         let up = single(linear(&self.up_proj, x));
         let inner = match gate {
-            Some(gate) => self.activation.gated(gate, Some(up)),
-            None => self.activation.gated(up, None),
+            Some(gate) => self.activated(gate, Some(up)),
+            None => self.activated(up, None),
         };
         linear(&self.down_proj, inner)
+    }
+
+    /// What stands between the linear layers, by tensor operations: of a gate and what it is for, or of that alone.
+    pub(crate) fn activated(&self, gate: Tensor<B, 2>, up: Option<Tensor<B, 2>>) -> Tensor<B, 2> {
+        let (inner, up) = match (self.activation, up) {
+            (Activation::ClampedSwiGlu { limit }, up) => {
+                let gate = gate.clamp_max(limit);
+                let up = up.map(|up| up.clamp(-limit, limit).add_scalar(1.0));
+                (Activation::QuickGelu.apply(gate), up)
+            }
+            (activation, up) => match &self.act_fn {
+                Some(numbers) => (numbers.apply(gate), up),
+                None => (activation.apply(gate), up),
+            },
+        };
+        match up {
+            Some(up) => inner * up,
+            None => inner,
+        }
     }
 
     /// What stands between the linear layers.
@@ -64,27 +99,54 @@ impl<B: Backend> Mlp<B> {
     }
 }
 
-impl Activation {
-    /// `activation(gate) * up`, or the activation alone.
-    pub(crate) fn gated<B: Backend>(self, gate: Tensor<B, 2>, up: Option<Tensor<B, 2>>) -> Tensor<B, 2> {
-        let inner = self.apply(gate);
-        match up {
-            Some(up) => inner * up,
-            None => inner,
-        }
+impl<B: Backend> Xielu<B> {
+    fn new(device: &B::Device) -> Self {
+        let number = || uninitialized([1], device);
+        Self { alpha_p: number(), alpha_n: number(), beta: number(), eps: number() }
     }
 
-    fn apply<B: Backend>(self, x: Tensor<B, 2>) -> Tensor<B, 2> {
+    fn apply(&self, x: Tensor<B, 2>) -> Tensor<B, 2> {
+        let number = |of: &Param<Tensor<B, 1>>| of.val().cast(DType::F32).unsqueeze::<2>();
+        let beta = number(&self.beta);
+        let above = softplus(number(&self.alpha_p), 1.0);
+        let below = beta.clone() + softplus(number(&self.alpha_n), 1.0);
+        let is_above = x.clone().greater_elem(0.0);
+        // Of what is above the bound the exponential is that of the bound.
+        let bound = number(&self.eps).expand(x.dims());
+        let least = x.clone().min_pair(bound);
+        let curved = (expm1(least) - x.clone()) * below;
+        let square = x.clone() * x.clone() * above;
+        curved.mask_where(is_above, square) + x * beta
+    }
+}
+
+/// e^x - 1 of numbers that are at most 0, exact where they are small: there the sum of a few powers.
+fn expm1<B: Backend>(x: Tensor<B, 2>) -> Tensor<B, 2> {
+    const SMALL: f64 = -0.1;
+    let is_small = x.clone().greater_elem(SMALL);
+    // 1 + x/2 (1 + x/3 (1 + x/4 (1 + x/5 (1 + x/6)))), times x.
+    let mut sum = x.ones_like();
+    for n in (2..=6).rev() {
+        sum = (sum * x.clone()).div_scalar(f64::from(n)).add_scalar(1.0);
+    }
+    let few = sum * x.clone();
+    x.exp().sub_scalar(1.0).mask_where(is_small, few)
+}
+
+impl Activation {
+    /// Of a gate, or of what has none.
+    pub(crate) fn apply<B: Backend>(self, x: Tensor<B, 2>) -> Tensor<B, 2> {
         match self {
             Self::Silu => silu(x),
             Self::Gelu => gelu(x),
             Self::GeluTanh => gelu_approximate(x),
-            Self::QuickGelu => x.clone() * sigmoid(x.mul_scalar(1.702)),
+            Self::QuickGelu | Self::ClampedSwiGlu { .. } => x.clone() * sigmoid(x.mul_scalar(1.702)),
             Self::Relu => relu(x),
             Self::ReluSquared => {
                 let x = relu(x);
                 x.clone() * x
             }
+            Self::Xielu => unreachable!("an MLP with this activation has its numbers"),
         }
     }
 }

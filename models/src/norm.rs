@@ -11,18 +11,20 @@ use crate::{NormConfig, NormKind, linear::uninitialized};
 #[derive(Module, Debug)]
 pub struct Norm<B: Backend> {
     /// `[width]`.
-    pub weight: Param<Tensor<B, 1>>,
+    pub weight: Option<Param<Tensor<B, 1>>>,
     /// `[width]`.
     pub bias: Option<Param<Tensor<B, 1>>>,
     #[module(skip)]
     config: NormConfig,
+    width: usize,
 }
 
 impl<B: Backend> Norm<B> {
     /// A norm over `width` values.
     pub fn new(width: usize, config: NormConfig, device: &B::Device) -> Self {
         let bias = (config.kind == NormKind::Layer).then(|| uninitialized([width], device));
-        Self { weight: uninitialized([width], device), bias, config }
+        let weight = (config.kind != NormKind::RmsAlone).then(|| uninitialized([width], device));
+        Self { weight, bias, config, width }
     }
 
     /// `[.., width]` of any float type to `[.., width]` in float32, by tensor operations.
@@ -32,16 +34,25 @@ impl<B: Backend> Norm<B> {
             x = x.clone() - x.mean_dim(D - 1);
         }
         let mean_square = (x.clone() * x.clone()).mean_dim(D - 1);
-        let weight = self.weight.val().cast(DType::F32);
-        let weight = match self.config.kind {
-            NormKind::Rms | NormKind::Layer => weight,
-            NormKind::RmsPlusOne => weight.add_scalar(1.0),
+        let y = x / mean_square.add_scalar(self.config.eps).sqrt();
+        let y = match &self.weight {
+            Some(weight) => {
+                let weight = weight.val().cast(DType::F32);
+                let weight =
+                    if self.config.kind == NormKind::RmsPlusOne { weight.add_scalar(1.0) } else { weight };
+                y * weight.unsqueeze()
+            }
+            None => y,
         };
-        let y = x / mean_square.add_scalar(self.config.eps).sqrt() * weight.unsqueeze();
         match &self.bias {
             Some(bias) => y + bias.val().cast(DType::F32).unsqueeze(),
             None => y,
         }
+    }
+
+    /// How many values it goes over.
+    pub fn width(&self) -> usize {
+        self.width
     }
 
     /// Its kind, and what keeps it from dividing by zero.

@@ -6,8 +6,8 @@ use burn::{
 };
 
 use crate::{
-    Activations, Attention, Decoder, DecoderLayer, FeedForward, Linear, Matrix, Mlp, PackedForm,
-    PackedMatrix, SelfAttention, is_held_in_float32, scales_dtype,
+    Activations, Attention, Decoder, DecoderLayer, Experts, FeedForward, Linear, Matrix, Mlp, MlpAndExperts,
+    PackedForm, PackedMatrix, ParameterPath, SelfAttention, Stack, is_held_in_float32, scales_dtype,
 };
 
 impl<B: Backend> Decoder<B> {
@@ -42,7 +42,9 @@ impl<B: Backend> Decoder<B> {
     pub fn activations(&self) -> Option<Activations> {
         let inward =
             self.model.layers.iter().filter_map(|layer| layer.mlp.as_ref()).find_map(|mlp| match mlp {
-                FeedForward::Mlp(mlp) => mlp.up_proj.weight.packed(),
+                FeedForward::Mlp(mlp) | FeedForward::MlpAndExperts(MlpAndExperts { mlp, .. }) => {
+                    mlp.up_proj.weight.packed()
+                }
                 FeedForward::Experts(experts) => experts.experts.first()?.up_proj.weight.packed(),
                 FeedForward::Linear(linear) => linear.linear_mlp.weight.packed(),
             });
@@ -51,8 +53,13 @@ impl<B: Backend> Decoder<B> {
 
     /// All matrices but routers, by their parameters' names without `.weight`.
     fn matrices(&mut self) -> Vec<(String, &mut Matrix<B>)> {
-        let mut all = vec![("model.embed_tokens".to_owned(), &mut self.model.embed_tokens.weight)];
-        for (index, layer) in self.model.layers.iter_mut().enumerate() {
+        let Stack { embed_tokens, per_layer_model_projection, layers, .. } = &mut self.model;
+        let mut all = vec![("model.embed_tokens".to_owned(), &mut embed_tokens.weight)];
+        let per_layer = embed_tokens.per_layer.as_mut();
+        all.extend(per_layer.map(|table| ("model.embed_tokens.per_layer".to_owned(), &mut table.weight)));
+        let map = per_layer_model_projection.as_mut();
+        all.extend(map.map(|map| ("model.per_layer_model_projection".to_owned(), &mut map.weight)));
+        for (index, layer) in layers.iter_mut().enumerate() {
             let maps = of_layer(layer).into_iter();
             all.extend(maps.map(|(name, map)| (format!("model.layers.{index}.{name}"), &mut map.weight)));
         }
@@ -69,7 +76,7 @@ impl<B: Backend> Decoder<B> {
 
     /// Bytes of all parameters once they are loaded, floats that are no norms in `dtype`. Nothing is allocated.
     pub fn planned_bytes(&self, dtype: FloatDType) -> usize {
-        let mut planned = Planned { dtype, path: Vec::new(), bytes: 0 };
+        let mut planned = Planned { dtype, path: ParameterPath::default(), bytes: 0 };
         self.visit(&mut planned);
         planned.bytes
     }
@@ -87,9 +94,16 @@ impl<B: Backend> Decoder<B> {
 fn of_layer<B: Backend>(layer: &mut DecoderLayer<B>) -> Vec<(String, &mut Linear<B>)> {
     let mut all = Vec::new();
     match &mut layer.self_attn {
-        Some(SelfAttention::Heads(Attention { q_proj, k_proj, v_proj, o_proj, .. })) => {
-            let maps = [("q_proj", q_proj), ("k_proj", k_proj), ("v_proj", v_proj), ("o_proj", o_proj)];
-            all.extend(maps.map(|(name, map)| (format!("self_attn.{name}"), map)));
+        Some(SelfAttention::Heads(Attention { q_proj, k_proj, v_proj, gate_proj, o_proj, .. })) => {
+            let maps = [
+                ("q_proj", Some(q_proj)),
+                ("k_proj", k_proj.as_mut()),
+                ("v_proj", v_proj.as_mut()),
+                ("gate_proj", gate_proj.as_mut()),
+                ("o_proj", Some(o_proj)),
+            ];
+            let there = maps.into_iter().filter_map(|(name, map)| Some((name, map?)));
+            all.extend(there.map(|(name, map)| (format!("self_attn.{name}"), map)));
         }
         Some(SelfAttention::Linear(linear)) => {
             all.push(("self_attn.linear_attn".to_owned(), &mut linear.linear_attn));
@@ -98,17 +112,31 @@ fn of_layer<B: Backend>(layer: &mut DecoderLayer<B>) -> Vec<(String, &mut Linear
     }
     match &mut layer.mlp {
         Some(FeedForward::Mlp(mlp)) => all.extend(of_mlp("mlp", mlp)),
-        Some(FeedForward::Experts(experts)) => {
-            for (index, expert) in experts.experts.iter_mut().enumerate() {
-                all.extend(of_mlp(&format!("mlp.experts.{index}"), expert));
-            }
+        Some(FeedForward::Experts(experts)) => all.extend(of_experts("mlp", experts)),
+        Some(FeedForward::MlpAndExperts(both)) => {
+            all.extend(of_mlp("mlp.mlp", &mut both.mlp));
+            all.extend(of_experts("mlp.experts", &mut both.experts));
         }
         Some(FeedForward::Linear(linear)) => {
             all.push(("mlp.linear_mlp".to_owned(), &mut linear.linear_mlp));
         }
         None => {}
     }
+    let own = [
+        ("per_layer_input_gate", layer.per_layer_input_gate.as_mut()),
+        ("per_layer_projection", layer.per_layer_projection.as_mut()),
+    ];
+    all.extend(own.into_iter().filter_map(|(name, map)| Some((name.to_owned(), map?))));
     all
+}
+
+fn of_experts<'a, B: Backend>(prefix: &str, experts: &'a mut Experts<B>) -> Vec<(String, &'a mut Linear<B>)> {
+    let Experts { experts, shared_expert, .. } = experts;
+    let each = experts.iter_mut().enumerate();
+    let each = each.flat_map(|(index, expert)| of_mlp(&format!("{prefix}.experts.{index}"), expert));
+    let shared =
+        shared_expert.iter_mut().flat_map(|shared| of_mlp(&format!("{prefix}.shared_expert"), shared));
+    each.chain(shared).collect()
 }
 
 fn of_mlp<'a, B: Backend>(prefix: &str, mlp: &'a mut Mlp<B>) -> Vec<(String, &'a mut Linear<B>)> {
@@ -132,16 +160,17 @@ impl<B: Backend> ModuleVisitor<B> for Bytes {
 
 struct Planned {
     dtype: FloatDType,
-    path: Vec<String>,
+    path: ParameterPath,
     bytes: usize,
 }
 
 impl<B: Backend> ModuleVisitor<B> for Planned {
     fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<B, D>>) {
-        let of_blocks = self.path.last().is_some_and(|name| ["scales", "minima"].contains(&name.as_str()));
+        let name = self.path.name();
+        let of_blocks = name.ends_with(".scales") || name.ends_with(".minima");
         let dtype = match of_blocks {
             true => scales_dtype::<B>(&param.lazy_device()),
-            false if is_held_in_float32(&self.path.join(".")) => FloatDType::F32,
+            false if is_held_in_float32(&name) => FloatDType::F32,
             false => self.dtype,
         };
         self.bytes += param.lazy_shape().num_elements() * DType::from(dtype).size();
@@ -151,11 +180,11 @@ impl<B: Backend> ModuleVisitor<B> for Planned {
         self.bytes += param.lazy_shape().num_elements() * DType::I32.size();
     }
 
-    fn enter_module(&mut self, name: &str, _container: &str) {
-        self.path.push(name.to_owned());
+    fn enter_module(&mut self, name: &str, container: &str) {
+        self.path.enter(name, container);
     }
 
     fn exit_module(&mut self, _name: &str, _container: &str) {
-        self.path.pop();
+        self.path.exit();
     }
 }

@@ -71,6 +71,13 @@ pub enum RopeScaling {
         /// Factor on cosines and sines.
         attention_factor: f64,
     },
+    /// Only the first pairs of a head turn, at the frequencies that they have among all; the others stand still (Gemma 4).
+    Proportional {
+        /// How many turn.
+        pairs: usize,
+        /// The divisor of their frequencies.
+        factor: f64,
+    },
     /// A divisor per frequency, `[dims / 2]`, as a GGUF file's `rope_freqs.weight` has it.
     Factors(Vec<f64>),
 }
@@ -160,6 +167,8 @@ impl RopeScaling {
                 let beyond = len as f64 > *original_max_position_embeddings;
                 frequency / if beyond { long_factor[pair] } else { short_factor[pair] }
             }
+            Self::Proportional { pairs, .. } if pair >= *pairs => 0.0,
+            Self::Proportional { factor, .. } => frequency / factor,
             Self::Factors(factors) => frequency / factors[pair],
         }
     }
@@ -175,7 +184,7 @@ impl RopeScaling {
         };
         match self {
             Self::Default => None,
-            Self::Linear { factor } => positive("factor", *factor),
+            Self::Linear { factor } | Self::Proportional { factor, .. } => positive("factor", *factor),
             &Self::Dynamic { factor, original_max_position_embeddings } => {
                 // Below 1 the base would turn negative.
                 (factor < 1.0).then(|| format!("factor of the rotary positions is {factor}, expected >= 1"))

@@ -17,6 +17,8 @@ pub(crate) struct RopeContext {
     pub(crate) partial: f64,
     /// Whether the architecture can turn a part of a head.
     pub(crate) partly: bool,
+    /// Whether a scaling `dynamic` with `alpha` is another base (Hunyuan).
+    pub(crate) alpha: bool,
     /// Whether what the config calls `yarn` is LongRoPE.
     pub(crate) yarn_is_longrope: bool,
     /// The field of that name beside the rotary parameters, which goes before theirs.
@@ -43,6 +45,7 @@ struct Parameters {
     truncate: Option<bool>,
     short_factor: Option<Vec<f64>>,
     long_factor: Option<Vec<f64>>,
+    alpha: Option<f64>,
     /// Not of transformers: the divisors that a GGUF file stores as a tensor.
     factors: Option<Vec<f64>>,
 }
@@ -106,17 +109,31 @@ fn build(fields: &Fields<'_>, value: Option<&Value>, context: RopeContext) -> Re
             .map_err(|error| fields.wrong(format!("rotary parameters: {error}")))?,
     };
     let partial = parameters.partial_rotary_factor.unwrap_or(context.partial);
-    if !context.partly && partial != 1.0 {
+    let kind = parameters.rope_type.as_deref().or(parameters.old_type.as_deref());
+    let is_proportional = kind == Some("proportional");
+    if !context.partly && !is_proportional && partial != 1.0 {
         return Err(fields.unsupported("partial_rotary_factor", &partial.into(), "1"));
     }
     if !(partial.is_finite() && (0.0..=1.0).contains(&partial)) {
         return Err(fields.wrong(format!("partial_rotary_factor is {partial}, expected 0 to 1")));
     }
-    Ok(RopeConfig {
-        theta: parameters.rope_theta.unwrap_or(context.theta),
-        dims: (context.head_dim as f64 * partial) as usize,
-        scaling: scaling(fields, parameters, context)?,
-    })
+    let theta = parameters.rope_theta.unwrap_or(context.theta);
+    let dims = context.head_dim as f64 * partial;
+    if is_proportional {
+        let (pairs, factor) = (dims as usize / 2, parameters.factor.unwrap_or(1.0));
+        return Ok(RopeConfig {
+            theta,
+            dims: context.head_dim,
+            scaling: RopeScaling::Proportional { pairs, factor },
+        });
+    }
+    if let Some(alpha) = parameters.alpha.filter(|&alpha| context.alpha && alpha != 0.0)
+        && kind == Some("dynamic")
+    {
+        let theta = theta * alpha.powf(dims / (dims - 2.0));
+        return Ok(RopeConfig { theta, dims: dims as usize, scaling: RopeScaling::Default });
+    }
+    Ok(RopeConfig { theta, dims: dims as usize, scaling: scaling(fields, parameters, context)? })
 }
 
 fn scaling(
@@ -138,6 +155,8 @@ fn scaling(
     let original = context.original.or(parameters.original_max_position_embeddings).unwrap_or(max);
     Ok(match kind {
         "default" => RopeScaling::Default,
+        // Positions in several dimensions, which are equal where there is only text.
+        "mrope" if fields.model_type.contains("_vl") => RopeScaling::Default,
         "linear" => RopeScaling::Linear { factor: need("factor", parameters.factor)? },
         "dynamic" => RopeScaling::Dynamic {
             factor: need("factor", parameters.factor)?,

@@ -1,7 +1,8 @@
 //! What a config must hold to make a model.
 
 use crate::{
-    AttentionConfig, AttentionKind, DecoderConfig, FeedForwardKind, LayerConfig, MlpConfig, ModelError,
+    Activation, AttentionConfig, AttentionKind, DecoderConfig, ExpertGroups, ExpertsConfig, FeedForwardKind,
+    LayerConfig, MlpConfig, ModelError, NormConfig, QueryScale,
 };
 
 impl DecoderConfig {
@@ -24,15 +25,45 @@ impl DecoderConfig {
             ("logits scaling", self.logit_scale),
             ("final_logit_softcapping", self.logit_softcap.unwrap_or(1.0)),
         ];
-        let eps = self.norm.eps;
+        let norms = [self.norm, self.post_norm, self.final_norm];
+        let eps = |norm: &NormConfig| from_zero("rms_norm_eps", norm.eps);
         size("vocab_size", self.vocab_size)
             .or_else(|| size("hidden_size", self.hidden_size))
             .or_else(|| size("max_position_embeddings", self.context_length))
             .or_else(|| size("num_hidden_layers", self.layers.len()))
-            .or_else(|| (!(eps.is_finite() && eps >= 0.0)).then(|| format!("rms_norm_eps is {eps}")))
+            .or_else(|| {
+                size("hidden_size_per_layer_input", self.per_layer_inputs.map_or(1, |inputs| inputs.width))
+            })
+            .or_else(|| norms.iter().find_map(eps))
+            .or_else(|| from_zero("rms_norm_eps", self.embedding_norm.unwrap_or(0.0)))
+            .or_else(|| self.query_scale.and_then(|scale| scale.problem()))
             .or_else(|| factors.iter().find_map(|&(name, factor)| positive(name, factor)))
             .or_else(|| self.layers.iter().find_map(LayerConfig::problem))
+            .or_else(|| self.shared_cache_problem())
+            .or_else(|| {
+                (self.head_bias && self.tie_word_embeddings).then(|| {
+                    "a head that is the embedding table (tie_word_embeddings) has no bias here".to_owned()
+                })
+            })
             .or_else(|| self.too_large())
+    }
+
+    /// A layer that sees what another one has cached must find it there, and as it would have cached it itself.
+    fn shared_cache_problem(&self) -> Option<String> {
+        let of_layer = |index: usize| match &self.layers.get(index)?.attention {
+            Some(AttentionKind::Heads(attention)) => Some(attention),
+            _ => None,
+        };
+        (0..self.layers.len()).find_map(|index| {
+            let own = of_layer(index)?;
+            let source = own.shared_cache?;
+            let fits = |other: &AttentionConfig| {
+                let shape = |a: &AttentionConfig| (a.num_kv_heads, a.head_dim, a.window, a.shared_cache);
+                shape(other) == (own.num_kv_heads, own.head_dim, own.window, None)
+            };
+            (source >= index || !of_layer(source).is_some_and(fits))
+                .then(|| format!("layer {index} cannot use the keys and values of layer {source}"))
+        })
     }
 
     /// Sizes that are each possible and together are not: they would overflow, or their names fill the memory.
@@ -40,14 +71,21 @@ impl DecoderConfig {
         const MOST_VALUES: f64 = (1u64 << 50) as f64;
         const MOST_EXPERTS: usize = 1 << 17;
         let experts = |layer: &LayerConfig| match &layer.feed_forward {
-            Some(FeedForwardKind::Experts(experts)) => experts.num_experts,
+            Some(FeedForwardKind::Experts(experts) | FeedForwardKind::MlpAndExperts(_, experts)) => {
+                experts.num_experts
+            }
             _ => 1,
         };
         let width = |layer: &LayerConfig| {
+            let of_experts = |experts: &ExpertsConfig| {
+                let shared = experts.shared.as_ref().map_or(0, |shared| shared.mlp.intermediate_size);
+                experts.num_experts as f64 * experts.expert.intermediate_size as f64 + shared as f64
+            };
             let inner = match &layer.feed_forward {
                 Some(FeedForwardKind::Mlp(mlp)) => mlp.intermediate_size as f64,
-                Some(FeedForwardKind::Experts(experts)) => {
-                    experts.num_experts as f64 * experts.expert.intermediate_size as f64
+                Some(FeedForwardKind::Experts(experts)) => of_experts(experts),
+                Some(FeedForwardKind::MlpAndExperts(mlp, experts)) => {
+                    mlp.intermediate_size as f64 + of_experts(experts)
                 }
                 Some(FeedForwardKind::Linear) | None => self.hidden_size as f64,
             };
@@ -57,7 +95,7 @@ impl DecoderConfig {
             };
             (heads * 4.0 + inner * 3.0) * (self.hidden_size as f64 + self.context_length as f64)
         };
-        let values = 3.0 * self.vocab_size as f64 * self.hidden_size as f64
+        let values = self.vocab_size as f64 * (3.0 * self.hidden_size as f64 + self.per_layer_width() as f64)
             + self.layers.iter().map(width).sum::<f64>();
         let count: usize = self.layers.iter().map(experts).sum();
         (values > MOST_VALUES || count > MOST_EXPERTS)
@@ -73,13 +111,8 @@ impl LayerConfig {
         };
         let feed_forward = || match &self.feed_forward {
             Some(FeedForwardKind::Mlp(mlp)) => mlp.problem(),
-            Some(FeedForwardKind::Experts(experts)) => size("number of experts", experts.num_experts)
-                .or_else(|| {
-                    let (picked, all) = (experts.num_per_token, experts.num_experts);
-                    (!(1..=all).contains(&picked))
-                        .then(|| format!("num_experts_per_tok is {picked}, expected 1 to {all}"))
-                })
-                .or_else(|| experts.expert.problem()),
+            Some(FeedForwardKind::Experts(experts)) => experts.problem(),
+            Some(FeedForwardKind::MlpAndExperts(mlp, experts)) => mlp.problem().or_else(|| experts.problem()),
             Some(FeedForwardKind::Linear) | None => None,
         };
         attention.or_else(feed_forward).or_else(|| positive("residual multiplier", self.residual_scale))
@@ -107,6 +140,10 @@ impl AttentionConfig {
         if !self.scale.is_finite() {
             return Some(format!("the factor on the attention scores is {}", self.scale));
         }
+        let eps = [self.qk_norm.map(|norm| norm.norm.eps), self.value_norm];
+        if let Some(what) = eps.into_iter().flatten().find_map(|eps| from_zero("rms_norm_eps", eps)) {
+            return Some(what);
+        }
         positive("attn_logit_softcapping", self.softcap.unwrap_or(1.0))
             .or_else(|| self.rope.as_ref().and_then(|rope| rope.problem(self.head_dim)))
     }
@@ -114,8 +151,63 @@ impl AttentionConfig {
 
 impl MlpConfig {
     fn problem(&self) -> Option<String> {
-        size("intermediate_size", self.intermediate_size)
+        let limit = match self.activation {
+            Activation::ClampedSwiGlu { limit } => limit,
+            _ => 1.0,
+        };
+        size("intermediate_size", self.intermediate_size).or_else(|| positive("swiglu_limit", limit))
     }
+}
+
+impl ExpertsConfig {
+    fn problem(&self) -> Option<String> {
+        let (picked, all) = (self.num_per_token, self.num_experts);
+        let factors = [
+            ("routed_scaling_factor", self.router.factor),
+            ("the cap of the router's values", self.router.softcap.unwrap_or(1.0)),
+        ];
+        let least = [self.router.sum_plus, self.router.sum_at_least, self.router.input_norm.unwrap_or(0.0)];
+        size("number of experts", all)
+            .or_else(|| {
+                (!(1..=all).contains(&picked))
+                    .then(|| format!("num_experts_per_tok is {picked}, expected 1 to {all}"))
+            })
+            .or_else(|| self.router.groups.and_then(|groups| groups.problem(all, picked)))
+            .or_else(|| factors.into_iter().find_map(|(name, factor)| positive(name, factor)))
+            .or_else(|| {
+                least.into_iter().find_map(|least| from_zero("a number in the experts' router", least))
+            })
+            .or_else(|| self.expert.problem())
+            .or_else(|| self.shared.as_ref().and_then(|shared| shared.mlp.problem()))
+    }
+}
+
+impl ExpertGroups {
+    fn problem(&self, experts: usize, picked: usize) -> Option<String> {
+        let Self { count, kept, .. } = *self;
+        if count == 0 || !experts.is_multiple_of(count) {
+            return Some(format!("n_group is {count}, which does not divide {experts} experts"));
+        }
+        if !(1..=count).contains(&kept) {
+            return Some(format!("topk_group is {kept}, expected 1 to {count}"));
+        }
+        let left = kept * (experts / count);
+        (picked > left).then(|| {
+            format!("num_experts_per_tok is {picked}, and the {kept} groups that topk_group keeps have {left} experts")
+        })
+    }
+}
+
+impl QueryScale {
+    fn problem(&self) -> Option<String> {
+        let Self { beta, original_max_position_embeddings: original } = *self;
+        from_zero("llama_4_scaling_beta", beta)
+            .or_else(|| positive("original_max_position_embeddings", original))
+    }
+}
+
+fn from_zero(name: &str, value: f64) -> Option<String> {
+    (!(value.is_finite() && value >= 0.0)).then(|| format!("{name} is {value}, expected a number from 0 on"))
 }
 
 /// No real model comes near these limits; beyond them a broken config would fill the memory before its

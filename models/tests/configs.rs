@@ -3,8 +3,8 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a failure must end the test")]
 
 use moi_models::{
-    Architecture, AttentionConfig, AttentionKind, DecoderConfig, FeedForwardKind, NormKind, RopeScaling,
-    supported_model_types,
+    Architecture, AttentionConfig, AttentionKind, DecoderConfig, ExpertGroups, FeedForwardKind, GroupScore,
+    LayerConfig, NormKind, RopeScaling, RouterScore, supported_model_types,
 };
 use serde_json::{Value, json};
 
@@ -88,6 +88,103 @@ fn both_spellings_of_gemma_3() {
     assert_eq!(full.rope.as_ref().unwrap().scaling, RopeScaling::Linear { factor: 8.0 });
 }
 
+/// Gemma 4 as it was published, and as transformers 5.2x writes what differs by layer.
+#[test]
+fn both_spellings_of_gemma_4() {
+    let published = json!({
+        "model_type": "gemma4_text", "num_hidden_layers": 6, "hidden_size_per_layer_input": 0,
+        "attention_k_eq_v": true, "global_head_dim": 384, "num_global_key_value_heads": 2,
+    });
+    let mut by_layer = published.clone();
+    let fields = by_layer.as_object_mut().unwrap();
+    fields.remove("global_head_dim");
+    fields.remove("num_global_key_value_heads");
+    fields.insert("per_layer_config".into(), json!({ "5": { "head_dim": 384, "num_key_value_heads": 2 } }));
+    let found = config(published.clone());
+    assert_eq!(found, config(by_layer));
+    let (local, full) = (heads(&found, 0), heads(&found, 5));
+    assert_eq!((local.head_dim, local.num_kv_heads, local.keys_are_values), (256, 4, false));
+    assert_eq!((full.head_dim, full.num_kv_heads, full.keys_are_values), (384, 2, true));
+    // A quarter of the pairs of a full layer's head turn.
+    let rope = full.rope.clone().unwrap();
+    assert_eq!((rope.dims, &rope.scaling), (384, &RopeScaling::Proportional { pairs: 48, factor: 1.0 }));
+    assert!(rope.frequencies(1)[47] > 0.0 && rope.frequencies(1)[48] == 0.0);
+    // Without keys as values the number of full layers' heads does not count; a text within another config is the same.
+    let mut other = published;
+    other["attention_k_eq_v"] = json!(false);
+    assert_eq!(heads(&config(other.clone()), 5).num_kv_heads, 4);
+    let nested = config(json!({ "model_type": "gemma4", "text_config": other.clone() }));
+    assert_eq!(nested.layers, config(other).layers);
+}
+
+/// The last layers see keys and values of the last layer of their kind before them.
+#[test]
+fn gemma_4_shares_caches() {
+    let found = config(json!({
+        "model_type": "gemma4_text", "num_hidden_layers": 12, "num_kv_shared_layers": 5, "use_double_wide_mlp": true,
+    }));
+    let sources: Vec<Option<usize>> = (0..12).map(|layer| heads(&found, layer).shared_cache).collect();
+    assert_eq!(sources[6..], [None, Some(6), Some(6), Some(6), Some(6), Some(5)]);
+    let widths: Vec<usize> = [6, 7]
+        .map(|layer| match &found.layers[layer].feed_forward {
+            Some(FeedForwardKind::Mlp(mlp)) => mlp.intermediate_size,
+            other => panic!("{other:?}"),
+        })
+        .into();
+    assert_eq!(widths, [9216, 18_432]);
+    let without = json!({ "model_type": "gemma4_text", "num_hidden_layers": 12, "num_kv_shared_layers": 12 });
+    assert!(refusal(without).contains("num_kv_shared_layers"));
+}
+
+/// Routers, as the fields of each family describe them.
+#[test]
+fn routers_are_described_by_their_families() {
+    let experts = |fields: Value| {
+        let found = config(fields);
+        let of_layer = |layer: &LayerConfig| match &layer.feed_forward {
+            Some(FeedForwardKind::Experts(experts)) => Some(experts.clone()),
+            _ => None,
+        };
+        found.layers.iter().map(of_layer).collect::<Vec<_>>()
+    };
+    let glm = experts(json!({
+        "model_type": "glm4_moe", "head_dim": 128, "num_hidden_layers": 3, "n_group": 4, "topk_group": 2, "n_shared_experts": 2,
+        "routed_scaling_factor": 2.5, "first_k_dense_replace": 2,
+    }));
+    assert!(glm[0].is_none() && glm[1].is_none());
+    let glm = glm[2].as_ref().unwrap();
+    assert_eq!((glm.num_experts, glm.num_per_token), (128, 8));
+    let groups = ExpertGroups { count: 4, kept: 2, score: GroupScore::BestTwo };
+    assert_eq!(glm.router.groups, Some(groups));
+    assert_eq!((glm.router.score, glm.router.factor), (RouterScore::Sigmoid, 2.5));
+    assert_eq!(glm.shared.as_ref().unwrap().mlp.intermediate_size, 2 * 1408);
+    let ernie =
+        experts(json!({ "model_type": "ernie4_5_moe", "num_hidden_layers": 3, "moe_layer_interval": 2 }));
+    assert_eq!(ernie.iter().map(Option::is_some).collect::<Vec<_>>(), [false, true, false]);
+    let laguna = experts(json!({
+        "model_type": "laguna", "num_hidden_layers": 2, "mlp_layer_types": ["sparse", "dense"],
+        "moe_router_logit_softcapping": 30.0,
+    }));
+    assert_eq!(laguna[0].as_ref().unwrap().router.softcap, Some(30.0));
+    assert!(laguna[1].is_none());
+    for (fields, part) in [
+        (json!({ "model_type": "glm4_moe", "head_dim": 128, "n_group": 3 }), "n_group is 3"),
+        (
+            json!({ "model_type": "glm4_moe", "head_dim": 128, "n_group": 4, "topk_group": 5 }),
+            "topk_group is 5",
+        ),
+        (
+            json!({ "model_type": "glm4_moe", "head_dim": 128, "n_group": 64, "topk_group": 1 }),
+            "have 2 experts",
+        ),
+        (json!({ "model_type": "laguna", "mlp_layer_types": ["dense"] }), "lists 1 layers"),
+        (json!({ "model_type": "gemma4_text", "enable_moe_block": true }), "`num_experts` is missing"),
+    ] {
+        let found = refusal(fields);
+        assert!(found.contains(part), "{part}: {found}");
+    }
+}
+
 #[test]
 fn both_spellings_of_rotary_parameters() {
     let scaling = json!({ "type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32768 });
@@ -157,6 +254,23 @@ fn what_would_change_the_result_is_refused_by_name() {
             "partial_rotary_factor",
         ),
         (json!({ "model_type": "llama", "hidden_act": "laplace" }), "hidden_act"),
+        (json!({ "model_type": "opt", "do_layer_norm_before": false }), "do_layer_norm_before"),
+        (json!({ "model_type": "opt", "word_embed_proj_dim": 512 }), "word_embed_proj_dim"),
+        (json!({ "model_type": "gpt_oss", "swiglu_alpha": 1.5 }), "swiglu_alpha"),
+        (
+            json!({ "model_type": "laguna", "moe_apply_router_weight_on_input": true }),
+            "moe_apply_router_weight_on_input",
+        ),
+        (json!({ "model_type": "minimax_m2", "scoring_func": "softmax" }), "scoring_func"),
+        (json!({ "model_type": "exaone4", "sliding_window_pattern": "LXG" }), "sliding_window_pattern"),
+        (
+            json!({ "model_type": "gemma4_text", "use_bidirectional_attention": "all" }),
+            "use_bidirectional_attention",
+        ),
+        (
+            json!({ "model_type": "mistral3", "text_config": { "model_type": "qwen2" } }),
+            "text_config.model_type",
+        ),
         (json!({ "model_type": "qwen3", "rope_scaling": { "rope_type": "mrope" } }), "rope_type"),
         (
             json!({ "model_type": "gemma2", "num_hidden_layers": 1, "layer_types": ["linear_attention"] }),
@@ -194,5 +308,5 @@ fn what_would_change_the_result_is_refused_by_name() {
         let found = refusal(fields);
         assert!(parts.iter().all(|part| found.contains(part)), "{parts:?}: {found}");
     }
-    assert_eq!(supported_model_types().count(), 17);
+    assert_eq!(supported_model_types().count(), 47);
 }

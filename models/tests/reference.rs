@@ -243,14 +243,15 @@ impl Kernels<Flex> for Counted {
 
     fn attention(
         &self,
-        qkv: [Tensor<Flex, 2>; 3],
+        q: Tensor<Flex, 2>,
+        kv: Option<[Tensor<Flex, 2>; 2]>,
         pass: &AttentionPass<'_, Flex>,
         blocks: &mut LayerBlocks<Flex>,
     ) -> Tensor<Flex, 2> {
         self.attention.fetch_add(pass.tokens(), Relaxed);
         assert_eq!(pass.runs().iter().map(|run| run.len).sum::<usize>(), pass.tokens());
         assert_eq!(pass.spans().len(), 1);
-        pass.by_tensor_operations(qkv, blocks)
+        pass.by_tensor_operations(q, kv, blocks)
     }
 }
 

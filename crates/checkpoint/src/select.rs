@@ -2,6 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use moi_formats::{PairedRows, RowBlocks};
+
 use crate::{Checkpoint, CheckpointError, LazyTensor, TensorProblem, safetensors::is_buffer};
 
 /// A parameter of a model, and where it stands in a checkpoint.
@@ -15,24 +17,16 @@ pub struct Parameter {
     pub tensor: String,
     /// The rows of that tensor that it is; all where none are given.
     pub rows: Option<RowBlocks>,
+    /// Heads of rows that are stored as pairs side by side, and are halves in the parameter.
+    pub pairs: Option<PairedRows>,
     /// Whether the tensor is stored with its axes exchanged. Rows are counted behind the exchange.
     pub transposed: bool,
-}
-
-/// `len` rows from `start` on of each of `blocks` blocks of `block` rows.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[allow(missing_docs, reason = "the sentence above names them all")]
-pub struct RowBlocks {
-    pub blocks: usize,
-    pub block: usize,
-    pub start: usize,
-    pub len: usize,
 }
 
 impl Parameter {
     /// A parameter that is a tensor of the same name.
     pub fn whole(name: String, shape: Vec<usize>) -> Self {
-        Self { tensor: name.clone(), name, shape, rows: None, transposed: false }
+        Self { tensor: name.clone(), name, shape, rows: None, pairs: None, transposed: false }
     }
 
     /// The shape that the tensor must have.
@@ -48,13 +42,24 @@ impl Parameter {
     }
 
     fn view(&self, tensor: &LazyTensor) -> Option<LazyTensor> {
+        // A number, or a vector that is stored as a row.
+        if self.shape == [1] && tensor.shape().is_empty() {
+            return tensor.scalar_as_vector();
+        }
+        if self.rows.is_none() && matches!((&self.shape[..], tensor.shape()), (&[n], &[1, m]) if n == m) {
+            return Some(tensor.as_vector());
+        }
         if *tensor.shape() != *self.stored_shape() {
             return None;
         }
         let whole = if self.transposed { tensor.transpose()? } else { tensor.clone() };
-        match self.rows {
-            Some(RowBlocks { blocks, block, start, len }) => whole.select_rows(blocks, block, start, len),
-            None => Some(whole),
+        let rows = match self.rows {
+            Some(RowBlocks { blocks, block, start, len }) => whole.select_rows(blocks, block, start, len)?,
+            None => whole,
+        };
+        match self.pairs {
+            Some(PairedRows { head, kept }) => rows.pairs_as_halves(head, kept),
+            None => Some(rows),
         }
     }
 }

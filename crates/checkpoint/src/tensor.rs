@@ -9,6 +9,7 @@ use std::{
 };
 
 use memmap2::Mmap;
+use moi_formats::ExpertStacks;
 
 use crate::{
     CheckpointError, Storage,
@@ -69,9 +70,23 @@ pub struct LazyTensor {
     /// Length of a stored row.
     width: usize,
     rows: RowOrder,
-    columns: Range<usize>,
+    columns: Columns,
     transposed: bool,
     added: f32,
+}
+
+/// Which values of a stored row: `len` from `start` on, each so many behind the one before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Columns {
+    start: usize,
+    len: usize,
+    step: usize,
+}
+
+impl Columns {
+    fn of<'a>(&self, row: &'a [f32]) -> impl Iterator<Item = f32> + use<'a> {
+        row.iter().copied().skip(self.start).step_by(self.step).take(self.len)
+    }
 }
 
 /// Which stored rows, in which order.
@@ -112,7 +127,7 @@ impl LazyTensor {
             _ => shape.last().copied().unwrap_or(1),
         };
         let rows = values.checked_div(width).unwrap_or(0);
-        let (rows, columns) = (RowOrder::Range(0..rows), 0..width);
+        let (rows, columns) = (RowOrder::Range(0..rows), Columns { start: 0, len: width, step: 1 });
         Self { shape, storage, source, range, width, rows, columns, transposed: false, added: 0.0 }
     }
 
@@ -145,8 +160,9 @@ impl LazyTensor {
         let rows = (0..blocks).flat_map(|b| b * block + start..b * block + start + len);
         if self.transposed {
             // Its rows are stored columns: only one run of them can be taken.
-            let fits = blocks == 1 && self.columns.len() == block && start + len <= block;
-            let columns = self.columns.start + start..self.columns.start + start + len;
+            let fits = blocks == 1 && self.columns.len == block && start + len <= block;
+            let columns =
+                Columns { start: self.columns.start + start * self.columns.step, len, ..self.columns };
             return fits.then(|| Self { shape: self.with_first(len), columns, ..self.clone() });
         }
         if self.rows.len() != blocks * block || start + len > block {
@@ -174,7 +190,36 @@ impl LazyTensor {
 
     /// Rows of the matrix that it counts as: all axes but the last.
     pub fn num_rows(&self) -> usize {
-        if self.transposed { self.columns.len() } else { self.rows.len() }
+        if self.transposed { self.columns.len } else { self.rows.len() }
+    }
+
+    /// Every `step`th row from `first` on.
+    pub(crate) fn every(&self, step: usize, first: usize) -> Option<Self> {
+        let len = self.num_rows().checked_sub(first)?.div_ceil(step.max(1));
+        if !self.transposed {
+            let list = (0..len).map(|row| self.rows.get(first + row * step)).collect();
+            return Some(Self { shape: self.with_first(len), rows: RowOrder::List(list), ..self.clone() });
+        }
+        let Columns { start, step: own, .. } = self.columns;
+        let columns = Columns { start: start + first * own, len, step: own * step };
+        Some(Self { shape: self.with_first(len), columns, ..self.clone() })
+    }
+
+    /// Rows of each head that stand as pairs side by side, as halves: of `head` rows those behind the first `kept`, of which
+    /// rows 2i and 2i + 1 become i and i + half. None if the rows are no such heads.
+    pub(crate) fn pairs_as_halves(&self, head: usize, kept: usize) -> Option<Self> {
+        let turned = head.checked_sub(kept)?;
+        if head == 0 || !turned.is_multiple_of(2) || !self.num_rows().is_multiple_of(head) {
+            return None;
+        }
+        let half = turned / 2;
+        self.reorder_rows(|row| {
+            let (first, within) = (row / head * head, row % head);
+            match within.checked_sub(kept) {
+                Some(turned) => first + kept + 2 * (turned % half) + turned / half,
+                None => row,
+            }
+        })
     }
 
     /// Rows in another order: row i of the result is row `order(i)` of this.
@@ -191,6 +236,12 @@ impl LazyTensor {
         let &[count, rows, columns] = &self.shape[..] else { return None };
         let flat = Self { shape: vec![count * rows, columns], ..self.clone() };
         (index < count).then(|| flat.select_rows(1, count * rows, index * rows, rows))?
+    }
+
+    /// One row as a vector, whose entries are rows.
+    pub(crate) fn as_vector(&self) -> Self {
+        let len = self.shape.iter().product();
+        Self { shape: vec![len], transposed: true, ..self.clone() }
     }
 
     /// A matrix with its axes exchanged; none if it is no matrix.
@@ -226,15 +277,19 @@ impl LazyTensor {
             && whole(self).zip(whole(other)).is_some_and(|(own, others)| own == others)
     }
 
+    /// One value as a vector of it.
+    pub(crate) fn scalar_as_vector(&self) -> Option<Self> {
+        self.shape.is_empty().then(|| Self { shape: vec![1], ..self.clone() })
+    }
+
     /// Reads the values as float32, in the order of the shape; exact for every storage but F64.
     pub fn read(&self) -> Vec<f32> {
         let mut values = self.read_rows();
-        if self.columns.len() < self.width {
-            let rows = values.chunks_exact(self.width);
-            values = rows.flat_map(|row| row[self.columns.clone()].iter().copied()).collect();
+        if self.columns.len < self.width {
+            values = values.chunks_exact(self.width).flat_map(|row| self.columns.of(row)).collect();
         }
         if self.transposed {
-            values = transposed(&values, self.rows.len(), self.columns.len());
+            values = transposed(&values, self.rows.len(), self.columns.len);
         }
         if self.added != 0.0 {
             values.iter_mut().for_each(|value| *value += self.added);
@@ -261,7 +316,7 @@ impl LazyTensor {
 
     /// Whether the stored bytes of whole rows are the values: nothing is transposed, cut or added to.
     pub fn is_as_stored(&self) -> bool {
-        !self.transposed && self.added == 0.0 && self.columns.len() == self.width
+        !self.transposed && self.added == 0.0 && self.columns.len == self.width
     }
 
     /// The bytes of the selected rows, in order: the values in their own storage, if they are as stored. They are copied
@@ -364,10 +419,10 @@ impl Checkpoint {
 
     /// With the experts of a mixture one by one, where they are stored as stacks: `X.experts.gate_up_proj`
     /// `[n, 2 inner, d]` and `X.experts.down_proj` `[n, d, inner]` become `X.experts.E.gate_proj.weight` ...
-    pub fn with_single_experts(self) -> Self {
+    pub fn with_single_experts(self, stacks: ExpertStacks) -> Self {
         let mut tensors = BTreeMap::new();
         for (name, tensor) in self.tensors {
-            let parts = split_experts(&name, &tensor);
+            let parts = split_experts(&name, &tensor, stacks);
             match parts.is_empty() {
                 true => drop(tensors.insert(name, tensor)),
                 false => tensors.extend(parts),
@@ -380,23 +435,36 @@ impl Checkpoint {
 /// More experts than any layer has.
 pub(crate) const MOST_EXPERTS: usize = 1 << 12;
 
-fn split_experts(name: &str, tensor: &LazyTensor) -> Vec<(String, LazyTensor)> {
+fn split_experts(name: &str, tensor: &LazyTensor, stacks: ExpertStacks) -> Vec<(String, LazyTensor)> {
     let Some((prefix, part)) = name.rsplit_once(".experts.") else { return Vec::new() };
-    let &[count, rows, _] = tensor.shape() else { return Vec::new() };
-    if count > MOST_EXPERTS || tensor.shape().contains(&0) {
+    let (map, kind) = match part.strip_suffix("_bias") {
+        Some(map) => (map, "bias"),
+        None => (part, "weight"),
+    };
+    let &[count, ..] = tensor.shape() else { return Vec::new() };
+    let is_stack = tensor.shape().len() == if kind == "bias" { 2 } else { 3 };
+    if !is_stack || count > MOST_EXPERTS || tensor.shape().contains(&0) {
         return Vec::new();
     }
     let expert = |index: usize| {
-        let matrix = tensor.matrix(index)?;
-        let name = |part: &str| format!("{prefix}.experts.{index}.{part}.weight");
-        Some(match part {
-            "down_proj" => vec![(name("down_proj"), matrix)],
-            "gate_up_proj" if rows.is_multiple_of(2) => vec![
-                (name("gate_proj"), matrix.select_rows(1, rows, 0, rows / 2)?),
-                (name("up_proj"), matrix.select_rows(1, rows, rows / 2, rows / 2)?),
-            ],
-            _ => return None,
-        })
+        let own = match kind {
+            "bias" => tensor.slice_rows(index, 1)?.as_vector(),
+            _ if stacks == ExpertStacks::ByOutput => tensor.matrix(index)?,
+            _ => tensor.matrix(index)?.transpose()?,
+        };
+        let name = |map: &str| format!("{prefix}.experts.{index}.{map}.{kind}");
+        if map == "down_proj" {
+            return Some(vec![(name(map), own)]);
+        }
+        let rows = own.shape()[0];
+        if map != "gate_up_proj" || !rows.is_multiple_of(2) {
+            return None;
+        }
+        let part = |number: usize| match stacks {
+            ExpertStacks::ByInputAlternating => own.every(2, number),
+            _ => own.select_rows(1, rows, number * rows / 2, rows / 2),
+        };
+        Some(vec![(name("gate_proj"), part(0)?), (name("up_proj"), part(1)?)])
     };
     (0..count).filter_map(expert).flatten().collect()
 }

@@ -9,7 +9,7 @@ use burn::{
     tensor::{DType, FloatDType, Tensor, backend::Backend},
 };
 use burn_flex::Flex;
-use moi_checkpoint::{CheckpointError, LoadProgress, Storage, Upload, load, open_safetensors};
+use moi_checkpoint::{CheckpointError, ExpertStacks, LoadProgress, Storage, Upload, load, open_safetensors};
 use safetensors::{Dtype, tensor::TensorView};
 
 #[derive(Module, Debug)]
@@ -259,7 +259,7 @@ fn stacked_experts_are_taken_apart_and_absurd_ones_are_not() {
             ("mlp.experts.down_proj", Dtype::F32, &[2, 3, 2]),
         ],
     );
-    let experts = open_safetensors(&path).unwrap().with_single_experts();
+    let experts = open_safetensors(&path).unwrap().with_single_experts(ExpertStacks::ByOutput);
     let shapes: Vec<_> =
         experts.tensors().iter().map(|(name, tensor)| (name.as_str(), tensor.shape())).collect();
     assert_eq!(shapes.len(), 6);
@@ -268,7 +268,10 @@ fn stacked_experts_are_taken_apart_and_absurd_ones_are_not() {
     assert_eq!(experts.tensors()["mlp.experts.1.up_proj.weight"].read(), [1.5; 6]);
     // As many experts as fit into no bytes.
     write(&path, &[("x.experts.down_proj", Dtype::F32, &[1 << 40, 0, 1])]);
-    assert_eq!(open_safetensors(&path).unwrap().with_single_experts().tensors().len(), 1);
+    assert_eq!(
+        open_safetensors(&path).unwrap().with_single_experts(ExpertStacks::ByOutput).tensors().len(),
+        1
+    );
 }
 
 #[derive(Module, Debug)]

@@ -2,7 +2,7 @@
 
 use moi_models::{
     Activation, AttentionConfig, AttentionKind, DecoderConfig, ExpertsConfig, FeedForwardKind, LayerConfig,
-    MlpConfig, NormConfig, NormKind, NormPlace, QkNorm, RopeConfig, RopeScaling,
+    MlpConfig, NormConfig, NormKind, NormPlace, QkSpan, RopeConfig, RopeScaling, RouterConfig,
 };
 
 /// OptionList in their order: a name in words, and the value.
@@ -78,6 +78,9 @@ fn rope(rope: Option<&RopeConfig>) -> String {
         RopeScaling::LongRope { attention_factor, .. } => {
             format!("with longrope scaling and attention factor {attention_factor}")
         }
+        RopeScaling::Proportional { pairs, factor } => {
+            format!("of which {pairs} pairs turn, divided by {factor}")
+        }
         RopeScaling::Factors(_) => "with a divisor for each frequency".to_owned(),
     };
     format!("those of {dims} values of a head with base {theta}, {scaling}")
@@ -90,28 +93,43 @@ fn options(config: &DecoderConfig) -> OptionList {
         vocab_size,
         hidden_size,
         context_length,
-        norm: NormConfig { kind, eps },
+        norm,
+        post_norm,
+        final_norm,
         embedding_scale,
+        embedding_norm,
         learned_positions,
+        per_layer_inputs,
+        query_scale,
         tie_word_embeddings,
+        head_bias,
         logit_scale,
         logit_softcap,
         recompute_beyond,
         layers,
     } = config;
-    let kind = match kind {
-        NormKind::Rms => "RMS",
-        NormKind::RmsPlusOne => "RMS with 1 + weight",
-        NormKind::Layer => "LayerNorm",
-    };
     let mut all: OptionList = vec![
         named("the vocabulary's size", vocab_size),
         named("the hidden size", hidden_size),
         named("the context length", context_length),
-        named("the kind of norm", &kind),
-        named("the norms' epsilon", eps),
+        named("the kind of norm", &kind(norm)),
+        named("the norms' epsilon", &norm.eps),
+        named("the kind of norm behind the blocks", &kind(post_norm)),
+        named("the epsilon of norms behind the blocks", &post_norm.eps),
+        named("the kind of the last norm", &kind(final_norm)),
+        named("the last norm's epsilon", &final_norm.eps),
         named("the factor on embeddings", embedding_scale),
-        named("the table of learned positions", &yes(*learned_positions)),
+        named("the norm of embeddings", &or_none(embedding_norm.as_ref())),
+        named("the first row of the table of learned positions", &or_none(learned_positions.as_ref())),
+        named(
+            "the width of each layer's own inputs",
+            &or_none(per_layer_inputs.map(|own| own.width).as_ref()),
+        ),
+        named(
+            "the growth of queries with their position",
+            &or_none(query_scale.map(|scale| scale.beta).as_ref()),
+        ),
+        named("the bias of the head", &yes(*head_bias)),
         named("the tie of head and embedding", &yes(*tie_word_embeddings)),
         named("the factor on logits", logit_scale),
         named("the softcap of logits", &or_none(logit_softcap.as_ref())),
@@ -126,7 +144,7 @@ fn options(config: &DecoderConfig) -> OptionList {
 }
 
 fn of_layer(layer: &LayerConfig) -> OptionList {
-    let LayerConfig { attention, feed_forward, norms, parallel, residual_scale } = layer;
+    let LayerConfig { attention, feed_forward, norms, parallel, residual_scale, output_scale } = layer;
     let mut all: OptionList = Vec::new();
     match attention {
         Some(AttentionKind::Heads(attention)) => {
@@ -142,24 +160,76 @@ fn of_layer(layer: &LayerConfig) -> OptionList {
             all.extend(of_mlp(mlp));
         }
         Some(FeedForwardKind::Experts(experts)) => {
-            let ExpertsConfig { num_experts, num_per_token, normalized, expert } = experts;
             all.push(named("the feed-forward block", &"a mixture of experts"));
-            all.push(named("the number of experts", num_experts));
-            all.push(named("the number of experts for a position", num_per_token));
-            all.push(named("the normalisation of the experts' weights", &yes(*normalized)));
-            all.extend(of_mlp(expert));
+            all.extend(of_experts(experts));
+        }
+        Some(FeedForwardKind::MlpAndExperts(mlp, experts)) => {
+            all.push(named("the feed-forward block", &"one for all positions and a mixture of experts"));
+            all.extend(of_mlp(mlp));
+            all.extend(of_experts(experts));
         }
         Some(FeedForwardKind::Linear) => all.push(named("the feed-forward block", &"a linear map")),
         None => all.push(named("the feed-forward block", &"none")),
     }
     let place = match norms {
         NormPlace::Before => "before the blocks",
+        NormPlace::Shared => "one before both blocks",
         NormPlace::After => "behind the blocks",
         NormPlace::Around => "on both sides of the blocks",
     };
     all.push(named("the place of the norms", &place));
     all.push(named("the parallel computation of both blocks", &yes(*parallel)));
     all.push(named("the factor on residuals", residual_scale));
+    all.push(named("the factor of the layer's own", &yes(*output_scale)));
+    all
+}
+
+fn kind(norm: &NormConfig) -> &'static str {
+    match norm.kind {
+        NormKind::Rms => "RMS",
+        NormKind::RmsPlusOne => "RMS with 1 + weight",
+        NormKind::RmsAlone => "RMS without a weight",
+        NormKind::Layer => "LayerNorm",
+    }
+}
+
+fn of_experts(experts: &ExpertsConfig) -> OptionList {
+    let ExpertsConfig { num_experts, num_per_token, router, expert, shared } = experts;
+    let RouterConfig {
+        score,
+        softcap,
+        bias,
+        correction,
+        groups,
+        normalized,
+        sum_plus,
+        sum_at_least,
+        factor,
+        expert_scales,
+        input_norm,
+    } = router;
+    let mut all = vec![
+        named("the number of experts", num_experts),
+        named("the number of experts for a position", num_per_token),
+        named("the experts' score", &format!("{score:?}").to_lowercase()),
+        named("the softcap of the router", &or_none(softcap.as_ref())),
+        named("the bias of the router", &yes(*bias)),
+        named("the correction of the experts' scores", &yes(*correction)),
+        named("the number of groups of experts", &or_none(groups.map(|groups| groups.count).as_ref())),
+        named("the number of groups that are kept", &or_none(groups.map(|groups| groups.kept).as_ref())),
+        named("the normalisation of the experts' weights", &yes(*normalized)),
+        named("what is added to the sum of the experts' weights", sum_plus),
+        named("the least sum of the experts' weights", sum_at_least),
+        named("the factor on the experts' weights", factor),
+        named("the factors of each expert", &yes(*expert_scales)),
+        named("the norm of the router's input", &or_none(input_norm.as_ref())),
+        named(
+            "the width of the shared expert",
+            &or_none(shared.as_ref().map(|one| one.mlp.intermediate_size).as_ref()),
+        ),
+        named("the gate of the shared expert", &yes(shared.as_ref().is_some_and(|shared| shared.gated))),
+    ];
+    all.extend(of_mlp(expert));
     all
 }
 
@@ -171,24 +241,41 @@ fn of_attention(attention: &AttentionConfig) -> OptionList {
         qkv_bias,
         output_bias,
         qk_norm,
+        value_norm,
+        keys_are_values,
+        shared_cache,
+        gate,
         rope: _,
         window,
         scale,
         softcap,
         sinks,
     } = attention;
-    let qk_norm = match qk_norm {
-        Some(QkNorm::Head) => "one of each head",
-        Some(QkNorm::Projection) => "one of the whole projection",
+    let span = match qk_norm.map(|norm| norm.span) {
+        Some(QkSpan::Head) => "one of each head",
+        Some(QkSpan::Projection) => "one of the whole projection",
         None => "none",
     };
+    let norm = qk_norm.map_or("none", |norm| kind(&norm.norm));
+    let eps = qk_norm.map(|norm| norm.norm.eps);
+    let gate = gate.map(|gate| format!("{:?} of each {:?}", gate.kind, gate.span).to_lowercase());
     vec![
         named("the number of attention heads", num_heads),
         named("the number of key and value heads", num_kv_heads),
         named("the size of a head", head_dim),
         named("the bias of queries, keys and values", &yes(*qkv_bias)),
         named("the bias of the attention's output", &yes(*output_bias)),
-        named("the norm of queries and keys", &qk_norm),
+        named("the norm of queries and keys", &span),
+        named("the kind of norm of queries and keys", &norm),
+        named("the epsilon of the norm of queries and keys", &or_none(eps.as_ref())),
+        named(
+            "the norm of queries and keys behind their rotation",
+            &yes(qk_norm.is_some_and(|norm| norm.behind_rope)),
+        ),
+        named("the norm of values", &or_none(value_norm.as_ref())),
+        named("the use of keys as values", &yes(*keys_are_values)),
+        named("the layer whose keys and values are seen", &or_none(shared_cache.as_ref())),
+        named("the gate of attention", &or_none(gate.as_ref())),
         named("the attention window", &or_none(window.as_ref())),
         named("the attention scale", &(*scale as f32)),
         named("the softcap of attention", &or_none(softcap.as_ref())),
@@ -198,6 +285,10 @@ fn of_attention(attention: &AttentionConfig) -> OptionList {
 
 fn of_mlp(mlp: &MlpConfig) -> OptionList {
     let MlpConfig { intermediate_size, gated, bias, activation } = mlp;
+    let limit = match activation {
+        Activation::ClampedSwiGlu { limit } => Some(limit),
+        _ => None,
+    };
     let activation = match activation {
         Activation::Silu => "silu",
         Activation::Gelu => "gelu",
@@ -205,12 +296,15 @@ fn of_mlp(mlp: &MlpConfig) -> OptionList {
         Activation::QuickGelu => "quick_gelu",
         Activation::Relu => "relu",
         Activation::ReluSquared => "relu2",
+        Activation::ClampedSwiGlu { .. } => "clamped SwiGLU",
+        Activation::Xielu => "xIELU",
     };
     vec![
         named("the feed-forward size", intermediate_size),
         named("the feed-forward gate", &yes(*gated)),
         named("the feed-forward bias", &yes(*bias)),
         named("the activation", &activation),
+        named("the limit of the activation", &or_none(limit)),
     ]
 }
 

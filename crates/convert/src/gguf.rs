@@ -150,7 +150,9 @@ fn attentions(config: &DecoderConfig) -> impl Iterator<Item = Option<&AttentionC
 fn inner(kind: &Option<FeedForwardKind>) -> usize {
     match kind {
         Some(FeedForwardKind::Mlp(mlp)) => mlp.intermediate_size,
-        Some(FeedForwardKind::Experts(experts)) => experts.expert.intermediate_size,
+        Some(FeedForwardKind::Experts(experts) | FeedForwardKind::MlpAndExperts(_, experts)) => {
+            experts.expert.intermediate_size
+        }
         Some(FeedForwardKind::Linear) | None => 0,
     }
 }
@@ -185,7 +187,7 @@ fn metadata(config: &DecoderConfig, architecture: &str) -> Metadata {
     set("attention.value_length", number(head_dim));
     let eps = match config.norm.kind {
         NormKind::Layer => "attention.layer_norm_epsilon",
-        NormKind::Rms | NormKind::RmsPlusOne => "attention.layer_norm_rms_epsilon",
+        NormKind::Rms | NormKind::RmsPlusOne | NormKind::RmsAlone => "attention.layer_norm_rms_epsilon",
     };
     set(eps, Value::Float(config.norm.eps));
     all.extend(own(config, architecture));
@@ -208,7 +210,7 @@ fn own(config: &DecoderConfig, architecture: &str) -> Metadata {
         set("attention.sliding_window", number(window));
     }
     let experts = config.layers.iter().find_map(|layer| match &layer.feed_forward {
-        Some(FeedForwardKind::Experts(experts)) => Some(experts),
+        Some(FeedForwardKind::Experts(experts) | FeedForwardKind::MlpAndExperts(_, experts)) => Some(experts),
         _ => None,
     });
     if let Some(experts) = experts {
@@ -331,8 +333,8 @@ fn plan(source: &Source, architecture: &str, options: &Options) -> Result<Vec<Pl
     for name in expected.keys() {
         let Some(tensor) = pretrained.checkpoint.tensors().get(name) else { continue };
         // A multimodal checkpoint's text stands under a prefix, which files do not have.
-        let plain = name.strip_prefix("language_model.").unwrap_or(name);
-        let exported = export(architecture, &about, plain, tensor).ok_or_else(|| {
+        let plain = pretrained.architecture.plain(name);
+        let exported = export(architecture, &about, &plain, tensor).ok_or_else(|| {
             ConvertError::Refused(format!("GGUF's `{architecture}` has no place for tensor `{name}`"))
         })?;
         let stack = stacks.entry(exported.name).or_default();

@@ -199,8 +199,10 @@ fn layers(config: &DecoderConfig) -> Layers {
             Some(AttentionKind::Linear) | None => None,
         })
     };
-    let experts =
-        config.layers.iter().filter(|layer| matches!(layer.feed_forward, Some(FeedForwardKind::Experts(_))));
+    let has_experts = |kind: &FeedForwardKind| {
+        matches!(kind, FeedForwardKind::Experts(_) | FeedForwardKind::MlpAndExperts(..))
+    };
+    let experts = config.layers.iter().filter(|layer| layer.feed_forward.as_ref().is_some_and(has_experts));
     Layers {
         count: config.layers.len(),
         attention: heads().count(),

@@ -36,11 +36,11 @@ use extra_heads::is_extra_head;
 pub use inspect::{Files, Inspection, Layers, Memory, Tensor, TypeTotal};
 pub use lazy_tokenizer::{LazyTokenizer, TokenizerResult};
 use moi_checkpoint::{
-    BURNPACK_FILE, Checkpoint, CheckpointError, INDEX_FILE, LoadProgress, Parameter, RowBlocks, SINGLE_FILE,
-    Storage, Upload, is_there, shown,
+    BURNPACK_FILE, Checkpoint, CheckpointError, INDEX_FILE, LoadProgress, Parameter, SINGLE_FILE, Storage,
+    Upload, is_there, shown,
 };
 use moi_models::{
-    Activations, Architecture, Decoder, ModelError, PackedForm, Rows, TensorSource, default_kernels, is_gpu,
+    Activations, Architecture, Decoder, ModelError, PackedForm, TensorSource, default_kernels, is_gpu,
     is_held_in_float32, scales_dtype,
 };
 use moi_text::{ChatTemplate, TextError};
@@ -279,14 +279,13 @@ impl Pretrained {
     /// # Errors
     /// If the tensors do not fit the architecture.
     pub fn parameters(&self) -> Result<Checkpoint, PretrainedError> {
-        let Architecture { config, names } = &self.architecture;
+        let Architecture { config, .. } = &self.architecture;
         let parameter = |(name, shape): (String, Vec<usize>)| {
-            let TensorSource { name: tensor, rows, transposed } = self.architecture.source(&name);
-            let rows = rows.map(|Rows { blocks, block, start, len }| RowBlocks { blocks, block, start, len });
-            Parameter { name, shape, tensor, rows, transposed }
+            let TensorSource { name: tensor, rows, pairs, transposed } = self.architecture.source(&name);
+            Parameter { name, shape, tensor, rows, pairs, transposed }
         };
         let parameters: Vec<Parameter> = config.parameters().into_iter().map(parameter).collect();
-        let ignored = |name: &str| (names.ignored)(config, name) || is_extra_head(name);
+        let ignored = |name: &str| self.architecture.ignores(name) || is_extra_head(name);
         Ok(self.checkpoint.select(&parameters, ignored)?)
     }
 }
@@ -310,8 +309,9 @@ fn fitted(
     mut architecture: Architecture,
     checkpoint: Checkpoint,
 ) -> Result<(Architecture, Checkpoint), CheckpointError> {
-    let respelled = architecture.names.respelled;
-    let checkpoint = checkpoint.with_single_experts().renamed(|name| respelled(name).into_owned())?;
+    let checkpoint = checkpoint
+        .with_single_experts(architecture.names.stacks)
+        .renamed(|name| architecture.respelled(name))?;
     untie(&mut architecture, &checkpoint);
     Ok((architecture, checkpoint))
 }

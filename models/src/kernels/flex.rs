@@ -14,7 +14,7 @@ use held::{Held, HeldNorm, Values, float, new, sure, tensor, whole};
 pub(super) use held::{is_flex, values};
 
 use super::{AttentionPass, Kernels, Means, TensorOperations};
-use crate::{Activation, BlockRun, CacheLayout, LayerBlocks, Linear, Matrix, Mlp, Norm, QkNorm};
+use crate::{Activation, BlockRun, CacheLayout, LayerBlocks, Linear, Matrix, Mlp, Norm, QkSpan};
 
 /// Kernels for the CPU, on tensors of Flex; others are left to tensor operations.
 #[derive(Clone, Copy, Debug)]
@@ -46,13 +46,14 @@ impl<B: Backend> Kernels<B> for FlexKernels {
 
     fn attention(
         &self,
-        qkv: [Tensor<B, 2>; 3],
+        q: Tensor<B, 2>,
+        kv: Option<[Tensor<B, 2>; 2]>,
         pass: &AttentionPass<'_, B>,
         blocks: &mut LayerBlocks<B>,
     ) -> Tensor<B, 2> {
-        match attention(&qkv, pass, blocks) {
+        match attention(&q, kv.as_ref(), pass, blocks) {
             Some(out) => out,
-            None => TensorOperations.attention(qkv, pass, blocks),
+            None => TensorOperations.attention(q, kv, pass, blocks),
         }
     }
 
@@ -67,8 +68,8 @@ impl<B: Backend> Kernels<B> for FlexKernels {
             }
             None => (single(self.linear(&mlp.up_proj, x)), None),
         };
-        let inner = gated(mlp.activation(), inner, up.as_ref())
-            .unwrap_or_else(|inner| mlp.activation().gated(inner, up));
+        let inner =
+            gated(mlp.activation(), inner, up.as_ref()).unwrap_or_else(|inner| mlp.activated(inner, up));
         self.linear(&mlp.down_proj, inner)
     }
 
@@ -128,7 +129,8 @@ fn together<B: Backend, const N: usize>(
 
 /// Heads, cache and attention. `None`, with the blocks as they were, where there is no kernel for their type.
 fn attention<B: Backend>(
-    [q, k, v]: &[Tensor<B, 2>; 3],
+    q: &Tensor<B, 2>,
+    kv: Option<&[Tensor<B, 2>; 2]>,
     pass: &AttentionPass<'_, B>,
     blocks: &mut LayerBlocks<B>,
 ) -> Option<Tensor<B, 2>> {
@@ -136,12 +138,12 @@ fn attention<B: Backend>(
         return None;
     }
     let spec = |norm, count, is_rotated, scale, dtype| Heads { norm, count, is_rotated, scale, dtype };
-    let of_q = pass.norms.map(|(norm, _, over)| (norm, over));
-    let of_k = pass.norms.map(|(_, norm, over)| (norm, over));
-    let q = heads(q, pass, &spec(of_q, pass.heads, true, pass.scale, DType::F32))?;
-    let k = heads(k, pass, &spec(of_k, pass.kv_heads, true, 1.0, blocks.dtype))?;
-    let v = heads(v, pass, &spec(None, pass.kv_heads, false, 1.0, blocks.dtype))?;
-    blocks.write(&k, &v, pass.runs());
+    let q = heads(q, pass, &spec(pass.q_norm, pass.heads, true, pass.scale, DType::F32))?;
+    if let Some([k, v]) = kv {
+        let k = heads(k, pass, &spec(pass.k_norm, pass.kv_heads, true, 1.0, blocks.dtype))?;
+        let v = heads(v, pass, &spec(None, pass.kv_heads, false, 1.0, blocks.dtype))?;
+        blocks.write(&k, &v, pass.runs());
+    }
     // The cache is written: tensor operations go on from here where there is no kernel for its type.
     Some(attend(&q, blocks, pass).unwrap_or_else(|| pass.attend(q, blocks)))
 }
@@ -149,7 +151,7 @@ fn attention<B: Backend>(
 /// What is done to the heads of a projection.
 struct Heads<'a, B: Backend> {
     /// First.
-    norm: Option<(&'a Norm<B>, QkNorm)>,
+    norm: Option<&'a Norm<B>>,
     count: usize,
     is_rotated: bool,
     /// A factor, last.
@@ -247,8 +249,8 @@ fn function(activation: Activation) -> Option<Gated> {
         Activation::QuickGelu => Some(Gated::QuickGelu),
         Activation::Relu => Some(Gated::Relu),
         Activation::ReluSquared => Some(Gated::ReluSquared),
-        // With the error function.
-        Activation::Gelu => None,
+        // With the error function, and what has more than one number or is no product.
+        Activation::Gelu | Activation::ClampedSwiGlu { .. } | Activation::Xielu => None,
     }
 }
 
@@ -282,10 +284,10 @@ fn heads<B: Backend>(
     }
     let (tokens, head_dim) = (pass.tokens(), pass.head_dim);
     let &Heads { count, scale, dtype, .. } = spec;
-    let (x, norm) = match spec.norm {
-        Some((norm, QkNorm::Projection)) => (Values::of(&normed(norm, x)?)?, None),
-        Some((norm, QkNorm::Head)) => (Values::of(x)?, Some(HeldNorm::of(norm)?)),
-        None => (Values::of(x)?, None),
+    let (x, norm) = match (spec.norm, pass.norm_span) {
+        (Some(norm), QkSpan::Projection) => (Values::of(&normed(norm, x)?)?, None),
+        (Some(norm), QkSpan::Head) => (Values::of(x)?, Some(HeldNorm::of(norm)?)),
+        (None, _) => (Values::of(x)?, None),
     };
     let angles = match pass.angles.filter(|_| spec.is_rotated) {
         Some(angles) => Some((Values::of(angles.cos())?, Values::of(angles.sin())?, angles.dims())),

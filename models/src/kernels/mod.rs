@@ -51,15 +51,17 @@ pub trait Kernels<B: Backend>: fmt::Debug + Send + Sync {
         layers.map(|layer| self.linear(layer, x.clone()))
     }
 
-    /// Writes the queries', keys' and values' projections `[tokens, heads * head_dim]` of new positions into the cache, and
-    /// attends to what each position sees: `[tokens, heads * head_dim]`.
+    /// Writes the keys' and values' projections `[tokens, kv_heads * head_dim]` of new positions into the cache, where the layer
+    /// has any and does not see those that an earlier one wrote; and attends by the queries' `[tokens, heads * head_dim]` to
+    /// what each position sees: `[tokens, heads * head_dim]`.
     fn attention(
         &self,
-        qkv: [Tensor<B, 2>; 3],
+        q: Tensor<B, 2>,
+        kv: Option<[Tensor<B, 2>; 2]>,
         pass: &AttentionPass<'_, B>,
         blocks: &mut LayerBlocks<B>,
     ) -> Tensor<B, 2> {
-        pass.by_tensor_operations(qkv, blocks)
+        pass.by_tensor_operations(q, kv, blocks)
     }
 
     /// A feed-forward block.

@@ -4,12 +4,12 @@ use burn::tensor::{DType, Tensor, activation::softmax, backend::Backend};
 use moi_kernels::AttentionSpan;
 
 use crate::{
-    BLOCK_POSITIONS, BlockRun, LayerBlocks, Norm, QkNorm,
+    BLOCK_POSITIONS, BlockRun, Kernels, LayerBlocks, Norm, QkSpan,
     context::{Angles, ForwardContext},
 };
 
 /// Attention of one layer in a forward pass.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct AttentionPass<'a, B: Backend> {
     /// Heads of the queries.
     pub heads: usize,
@@ -23,8 +23,12 @@ pub struct AttentionPass<'a, B: Backend> {
     pub softcap: Option<f64>,
     /// How many positions a position sees, itself among them; all where `None`.
     pub window: Option<usize>,
-    /// Norms of queries and keys, before they are rotated, and what each goes over.
-    pub norms: Option<(&'a Norm<B>, &'a Norm<B>, QkNorm)>,
+    /// The norm of queries, before they are rotated.
+    pub q_norm: Option<&'a Norm<B>>,
+    /// The norm of keys, before they are rotated.
+    pub k_norm: Option<&'a Norm<B>>,
+    /// What these norms go over.
+    pub norm_span: QkSpan,
     /// A logit of each head `[heads]` that takes a share of the softmax and gives nothing.
     pub sinks: Option<Tensor<B, 1>>,
     pub(crate) angles: Option<&'a Angles<B>>,
@@ -57,26 +61,56 @@ impl<B: Backend> AttentionPass<'_, B> {
     /// See [`crate::Kernels::attention`].
     pub fn by_tensor_operations(
         &self,
-        [q, k, v]: [Tensor<B, 2>; 3],
+        q: Tensor<B, 2>,
+        kv: Option<[Tensor<B, 2>; 2]>,
         blocks: &mut LayerBlocks<B>,
     ) -> Tensor<B, 2> {
-        let heads = |x: Tensor<B, 2>, count: usize| x.reshape([self.tokens(), count, self.head_dim]);
-        let rotated = |x: Tensor<B, 2>, norm: Option<(&Norm<B>, QkNorm)>, count: usize| {
-            let x = match norm {
-                Some((norm, QkNorm::Projection)) => heads(norm.forward(x), count),
-                Some((norm, QkNorm::Head)) => norm.forward(heads(x, count)),
-                None => heads(x, count),
-            };
-            match self.angles {
-                Some(angles) => angles.rotate(x),
-                None => x,
-            }
+        let q = self.queries(q);
+        if let Some([k, v]) = kv {
+            let k = self.rotated(k, self.k_norm, self.kv_heads).cast(blocks.dtype);
+            let v = v.reshape([self.tokens(), self.kv_heads, self.head_dim]).cast(blocks.dtype);
+            blocks.write(&k, &v, self.runs());
+        }
+        self.attend(q, blocks)
+    }
+
+    /// Queries as scores are computed with `[tokens, heads, head_dim]`, by tensor operations.
+    pub(crate) fn queries(&self, q: Tensor<B, 2>) -> Tensor<B, 3> {
+        self.rotated(q, self.q_norm, self.heads).mul_scalar(self.scale)
+    }
+
+    /// Heads behind norm and rotation.
+    fn rotated(&self, x: Tensor<B, 2>, norm: Option<&Norm<B>>, count: usize) -> Tensor<B, 3> {
+        let heads = |x: Tensor<B, 2>| x.reshape([self.tokens(), count, self.head_dim]);
+        let x = match (norm, self.norm_span) {
+            (Some(norm), QkSpan::Projection) => heads(norm.forward(x)),
+            (Some(norm), QkSpan::Head) => norm.forward(heads(x)),
+            (None, _) => heads(x),
         };
-        let q = rotated(q, self.norms.map(|(q, _, over)| (q, over)), self.heads);
-        let k = rotated(k, self.norms.map(|(_, k, over)| (k, over)), self.kv_heads);
-        let v = heads(v, self.kv_heads);
-        blocks.write(&k.cast(blocks.dtype), &v.cast(blocks.dtype), self.runs());
-        self.attend(q.mul_scalar(self.scale), blocks)
+        match self.angles {
+            Some(angles) => angles.rotate(x),
+            None => x.cast(DType::F32),
+        }
+    }
+
+    /// The same in the other order: rotated, then behind the norm.
+    pub(crate) fn rotated_and_normed(
+        &self,
+        x: Tensor<B, 2>,
+        norm: Option<&Norm<B>>,
+        count: usize,
+        kernels: &dyn Kernels<B>,
+    ) -> Tensor<B, 2> {
+        let width = count * self.head_dim;
+        let x = self.rotated(x, None, count).reshape([self.tokens(), width]);
+        let Some(norm) = norm else { return x };
+        match self.norm_span {
+            QkSpan::Projection => kernels.norm(norm, x),
+            QkSpan::Head => {
+                let heads = x.reshape([self.tokens() * count, self.head_dim]);
+                kernels.norm(norm, heads).reshape([self.tokens(), width])
+            }
+        }
     }
 
     /// softmax(q k^T + bias) v of queries that are scaled already `[tokens, heads, head_dim]`, the scores capped where the

@@ -2,7 +2,7 @@
 
 use std::{fs, path::PathBuf};
 
-use moi_checkpoint::Checkpoint;
+use moi_checkpoint::{Checkpoint, ExpertStacks};
 use moi_text::Message;
 
 /// Input as a file: the readers map files.
@@ -24,7 +24,7 @@ pub fn read(checkpoint: Checkpoint) {
             assert_eq!(stored.len(), tensor.num_bytes());
         }
     }
-    let _ = checkpoint.with_single_experts().renamed(|name| name.replace("model.", ""));
+    let _ = checkpoint.with_single_experts(ExpertStacks::ByInputAlternating).renamed(|name| name.replace("model.", ""));
 }
 
 /// What templates are rendered with.

@@ -43,6 +43,18 @@ pub const CHECKPOINTS: &[&str] = &[
     "olmo2",
     "granite",
     "nemotron-nas",
+    "ministral3",
+    "exaone4",
+    "gpt-oss",
+    "hunyuan-dense",
+    "laguna",
+    "muse-glimmer",
+    "apertus",
+    "phi",
+    "opt",
+    "gemma4",
+    "gemma4-moe",
+    "gemma4-ple",
 ];
 
 /// max |diff| / max |logit| in float32.

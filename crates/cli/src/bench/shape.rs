@@ -6,7 +6,7 @@ use burn::{
     tensor::{DType, Distribution, FloatDType, Tensor, backend::Backend},
 };
 use moi_engine::Engine;
-use moi_models::{Architecture, Decoder, ModelError, is_held_in_float32};
+use moi_models::{Architecture, Decoder, ModelError, ParameterPath, is_held_in_float32};
 use moi_pretrained::WeightForm;
 use serde_json::json;
 
@@ -130,7 +130,7 @@ impl Shape {
             bail!("the shape `{}` needs {needed:.2} GB, but `{name}` has {memory:.2} GB", self.name);
         }
         B::seed(device, 0);
-        let decoder = decoder.map(&mut Random { float, path: Vec::new() });
+        let decoder = decoder.map(&mut Random { float, path: ParameterPath::default() });
         wait::<B>(device)?;
         Ok((Engine::new(decoder, device.clone()), form))
     }
@@ -143,13 +143,13 @@ pub(super) const NO_PACKED_FORM: &str =
 /// Fills a model: norms do nothing, biases add nothing, and products of normal values are about as large as these.
 struct Random {
     float: FloatDType,
-    path: Vec<String>,
+    path: ParameterPath,
 }
 
 impl<B: Backend> ModuleMapper<B> for Random {
     fn map_float<const D: usize>(&mut self, param: Param<Tensor<B, D>>) -> Param<Tensor<B, D>> {
         let (shape, device) = (param.lazy_shape(), param.lazy_device());
-        let path = self.path.join(".");
+        let path = self.path.name();
         let single = (&device, DType::F32);
         let value = match is_held_in_float32(&path) {
             true if path.ends_with("bias") => Tensor::zeros(shape, single),
@@ -166,12 +166,12 @@ impl<B: Backend> ModuleMapper<B> for Random {
         Param::initialized(param.id, value)
     }
 
-    fn enter_module(&mut self, name: &str, _container: &str) {
-        self.path.push(name.to_owned());
+    fn enter_module(&mut self, name: &str, container: &str) {
+        self.path.enter(name, container);
     }
 
     fn exit_module(&mut self, _name: &str, _container: &str) {
-        self.path.pop();
+        self.path.exit();
     }
 }
 

@@ -4,7 +4,7 @@ use burn::{
     module::{Module, ModuleMapper, Param},
     tensor::{DType, FloatDType, Tensor, TensorData, backend::Backend},
 };
-use moi_models::{Architecture, Decoder, ModelError, is_held_in_float32};
+use moi_models::{Architecture, Decoder, ModelError, ParameterPath, is_held_in_float32};
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -35,22 +35,19 @@ impl Known {
     /// None, unless the decoder no longer takes the config.
     pub fn model<B: Backend>(&self, device: &B::Device, dtype: FloatDType) -> Result<Decoder<B>, ModelError> {
         let decoder = Architecture::from_config(&self.config)?.config.init::<B>(device);
-        Ok(decoder.map(&mut Fill { dtype, path: Vec::new() }))
+        Ok(decoder.map(&mut Fill { dtype, path: ParameterPath::default() }))
     }
 }
 
 /// Gives every parameter the values that follow from its name.
 struct Fill {
     dtype: FloatDType,
-    /// Modules that the parameter stands in, and whether each is the variant of an enum.
-    path: Vec<(String, bool)>,
+    path: ParameterPath,
 }
 
 impl<B: Backend> ModuleMapper<B> for Fill {
     fn map_float<const D: usize>(&mut self, param: Param<Tensor<B, D>>) -> Param<Tensor<B, D>> {
-        // Variants are no part of a name.
-        let modules = self.path.iter().filter(|(_, variant)| !variant).map(|(name, _)| name.as_str());
-        let name = modules.collect::<Vec<_>>().join(".");
+        let name = self.path.name();
         let dtype = if is_held_in_float32(&name) { FloatDType::F32 } else { self.dtype };
         let shape = param.lazy_shape();
         let data = TensorData::new(weights(&name, shape.num_elements()), shape);
@@ -59,11 +56,11 @@ impl<B: Backend> ModuleMapper<B> for Fill {
     }
 
     fn enter_module(&mut self, name: &str, container: &str) {
-        self.path.push((name.to_owned(), container.starts_with("Enum:")));
+        self.path.enter(name, container);
     }
 
     fn exit_module(&mut self, _name: &str, _container: &str) {
-        self.path.pop();
+        self.path.exit();
     }
 }
 

@@ -167,7 +167,13 @@ impl HeldNorm {
             Some(bias) => Some(Values::of(&bias.val())?),
             None => None,
         };
-        Some(Self { weight: Values::of(&norm.weight.val())?, bias, config: norm.config() })
+        let weight = match &norm.weight {
+            Some(weight) => Values::of(&weight.val())?,
+            None => {
+                Values(FlexTensor::from_data(TensorData::new(vec![1.0f32; norm.width()], [norm.width()])))
+            }
+        };
+        Some(Self { weight, bias, config: norm.config() })
     }
 
     pub(in crate::kernels) fn spec(&self) -> NormSpec<'_> {

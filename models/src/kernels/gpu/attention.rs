@@ -10,42 +10,59 @@ use super::{
     on_runtime,
     tensors::{buffer, device, float, int, single, tensor, whole},
 };
-use crate::{LayerBlocks, Norm, QkNorm, context::Plan, kernels::AttentionPass};
+use crate::{LayerBlocks, QkSpan, context::Plan, kernels::AttentionPass};
 
 /// Attention of a forward pass, whose keys and values go into the cache: `[tokens, heads * head_dim]` in float32. `None`,
 /// with the cache as it was, where there is no kernel for it.
 pub(super) fn attention<B: Backend>(
-    [q, k, v]: [&Tensor<B, 2>; 3],
+    q: &Tensor<B, 2>,
+    kv: Option<&[Tensor<B, 2>; 2]>,
     pass: &AttentionPass<'_, B>,
     blocks: &mut LayerBlocks<B>,
 ) -> Option<Tensor<B, 2>> {
     if !has_gpu_kernels::<B>() || blocks.layout != LAYOUT {
         return None;
     }
-    if let Some((q_norm, k_norm, QkNorm::Projection)) = pass.norms {
+    // Of keys and values that another layer wrote, the queries alone are to be turned.
+    let Some([k, v]) = kv else {
+        let turned = pass.queries(q.clone());
+        return on_runtime!(attention_on::<B>(Projections::Queries(&turned), pass, blocks), else None);
+    };
+    if let (Some(q_norm), Some(k_norm), QkSpan::Projection) = (pass.q_norm, pass.k_norm, pass.norm_span) {
         let (q, k) = (norm(q_norm, q)?, norm(k_norm, k)?);
-        on_runtime!(attention_on::<B>([&q, &k, v], pass, None, blocks), else None)
-    } else {
-        let norms = pass.norms.map(|(q, k, _)| (q, k));
-        on_runtime!(attention_on::<B>([q, k, v], pass, norms, blocks), else None)
+        let pass = AttentionPass { q_norm: None, k_norm: None, ..pass.clone() };
+        return on_runtime!(attention_on::<B>(Projections::All([&q, &k, v]), &pass, blocks), else None);
     }
+    on_runtime!(attention_on::<B>(Projections::All([q, k, v]), pass, blocks), else None)
+}
+
+/// What attention begins with.
+enum Projections<'a, B: Backend> {
+    /// Queries, keys and values as the maps give them `[tokens, heads * head_dim]`.
+    All([&'a Tensor<B, 2>; 3]),
+    /// Queries, turned and scaled `[tokens, heads, head_dim]`.
+    Queries(&'a Tensor<B, 3>),
 }
 
 fn attention_on<B: Backend, R: CubeRuntime>(
-    [q, k, v]: [&Tensor<B, 2>; 3],
+    projections: Projections<'_, B>,
     pass: &AttentionPass<'_, B>,
-    norms: Option<(&Norm<B>, &Norm<B>)>,
     blocks: &mut LayerBlocks<B>,
 ) -> Option<Tensor<B, 2>> {
     let &AttentionPass { context, kind, heads, kv_heads, head_dim, window, .. } = pass;
     let tokens = context.tokens;
-    let own_device = q.device();
-    let [q, k, v] = [single::<B, R, 2>(q)?, single::<B, R, 2>(k)?, single::<B, R, 2>(v)?];
+    let (own_device, q, kv) = match projections {
+        Projections::All([q, k, v]) => {
+            (q.device(), single::<B, R, 2>(q)?, Some([single::<B, R, 2>(k)?, single::<B, R, 2>(v)?]))
+        }
+        Projections::Queries(q) => (q.device(), single::<B, R, 3>(q)?, None),
+    };
     let device = device(&q);
     let longest = context.spans.iter().map(|span| span.len).max()?;
     let queries = queries_at_once(&device, [heads, kv_heads, head_dim], longest, blocks.dtype.into())?;
+    let norms = pass.q_norm.zip(pass.k_norm);
     let weights = match norms {
-        Some((q, k)) => Some((parameters::<B, R>(q)?, parameters::<B, R>(k)?)),
+        Some((q, k)) => Some((parameters::<B, R>(q, &own_device)?, parameters::<B, R>(k, &own_device)?)),
         None => None,
     };
     let sinks = match &pass.sinks {
@@ -77,23 +94,26 @@ fn attention_on<B: Backend, R: CubeRuntime>(
     };
     let keys: CubeTensor<R> = own(keys)?;
     let values: CubeTensor<R> = own(values)?;
-    let turned = turn(
-        &device,
-        &Turn {
-            q: &buffer(&q),
-            k: &buffer(&k),
-            v: &buffer(&v),
-            angles: angles.as_ref().map(|(cos, sin, dims)| (cos, sin, *dims)),
-            norms: weights.as_ref().map(|(q, k)| (q, k)),
-            spec: norms.map_or(moi_gpu::NormSpec::default(), |(q, _)| spec(&q.config())),
-            cache: (&buffer(&keys), &buffer(&values)),
-            plan: &plan,
-            heads,
-            kv_heads,
-            head_dim,
-            scale: pass.scale as f32,
-        },
-    );
+    let turned = match &kv {
+        Some([k, v]) => turn(
+            &device,
+            &Turn {
+                q: &buffer(&q),
+                k: &buffer(k),
+                v: &buffer(v),
+                angles: angles.as_ref().map(|(cos, sin, dims)| (cos, sin, *dims)),
+                norms: weights.as_ref().map(|(q, k)| (q, k)),
+                spec: norms.map_or(moi_gpu::NormSpec::default(), |(q, _)| spec(&q.config())),
+                cache: (&buffer(&keys), &buffer(&values)),
+                plan: &plan,
+                heads,
+                kv_heads,
+                head_dim,
+                scale: pass.scale as f32,
+            },
+        ),
+        None => buffer(&q),
+    };
     let out = attend(
         &device,
         &Attend {

@@ -1,6 +1,6 @@
 //! Linear maps, residual connections and norms.
 
-use burn::tensor::{Int, Tensor, TensorMetadata, backend::Backend};
+use burn::tensor::{DType, Int, Tensor, TensorMetadata, backend::Backend};
 use burn_cubecl::CubeRuntime;
 use moi_gpu::{Join, MAX_ROWS, NormSpec, NormWeights, Outcome, Picked};
 
@@ -14,7 +14,7 @@ use crate::{Activation, Matrix, Norm, NormConfig, NormKind, PackedMatrix, kernel
 pub(super) fn maps<B: Backend>(
     x: &Tensor<B, 2>,
     matrices: &[Map<'_, B>],
-    activation: Option<Activation>,
+    activation: Option<moi_gpu::Activation>,
 ) -> Option<Vec<Tensor<B, 2>>> {
     if !has_gpu_kernels::<B>() || x.dims()[0] > MAX_ROWS {
         return None;
@@ -25,7 +25,7 @@ pub(super) fn maps<B: Backend>(
 fn maps_on<B: Backend, R: CubeRuntime>(
     x: &Tensor<B, 2>,
     maps: &[Map<'_, B>],
-    activation: Option<Activation>,
+    activation: Option<moi_gpu::Activation>,
 ) -> Option<Vec<Tensor<B, 2>>> {
     let [n, _] = x.dims();
     let x = single::<B, R, 2>(x)?;
@@ -45,21 +45,23 @@ fn maps_on<B: Backend, R: CubeRuntime>(
     let all: Vec<_> = all.collect();
     let outcome = match activation {
         None => Outcome::Each,
-        Some(activation) => Outcome::Activated(function(activation)),
+        Some(activation) => Outcome::Activated(activation),
     };
     let out = if alike { moi_gpu::products(&device, &buffer(&x), n, &all, outcome)? } else { return None };
     out.into_iter().zip(&rows).map(|(out, &rows)| tensor(out, [n, rows], &x)).collect()
 }
 
-fn function(activation: Activation) -> moi_gpu::Activation {
-    match activation {
+/// The kernels' function, where they have it.
+pub(super) fn function(activation: Activation) -> Option<moi_gpu::Activation> {
+    Some(match activation {
         Activation::Silu => moi_gpu::Activation::Silu,
         Activation::Gelu => moi_gpu::Activation::Gelu,
         Activation::GeluTanh => moi_gpu::Activation::GeluTanh,
         Activation::QuickGelu => moi_gpu::Activation::QuickGelu,
         Activation::Relu => moi_gpu::Activation::Relu,
         Activation::ReluSquared => moi_gpu::Activation::ReluSquared,
-    }
+        Activation::ClampedSwiGlu { .. } | Activation::Xielu => return None,
+    })
 }
 
 /// Rows of a packed matrix from one on, in float32.
@@ -97,7 +99,7 @@ fn packed_rows_on<B: Backend, R: CubeRuntime>(
     ids: &Tensor<B, 1, Int>,
 ) -> Option<Tensor<B, 2>> {
     let ids = int::<B, R, 1>(ids.clone())?;
-    if ids.dtype() != burn::tensor::DType::I32 {
+    if ids.dtype() != DType::I32 {
         return None;
     }
     let out = moi_gpu::unpack(&device(&ids), &packed::<B, R>(table)?, Picked::Ids(&buffer(&ids)));
@@ -113,13 +115,19 @@ pub(super) fn spec(config: &NormConfig) -> NormSpec {
 }
 
 /// A norm's parameters.
-pub(super) fn parameters<B: Backend, R: CubeRuntime>(norm: &Norm<B>) -> Option<NormWeights> {
+pub(super) fn parameters<B: Backend, R: CubeRuntime>(
+    norm: &Norm<B>,
+    device: &B::Device,
+) -> Option<NormWeights> {
     let numbers = |tensor: Tensor<B, 1>| float::<B, R, 1>(tensor).map(|tensor| buffer(&tensor));
     let bias = match &norm.bias {
         Some(bias) => Some(numbers(bias.val())?),
         None => None,
     };
-    let weight = numbers(norm.weight.val())?;
+    let weight = match &norm.weight {
+        Some(weight) => numbers(weight.val())?,
+        None => numbers(Tensor::ones([norm.width()], (device, DType::F32)))?,
+    };
     // A kernel reads both in one type.
     bias.as_ref().is_none_or(|bias| bias.dtype == weight.dtype).then_some(NormWeights { weight, bias })
 }
@@ -133,9 +141,9 @@ pub(super) fn norm<B: Backend>(norm: &Norm<B>, x: &Tensor<B, 2>) -> Option<Tenso
 }
 
 fn norm_on<B: Backend, R: CubeRuntime>(norm: &Norm<B>, x: &Tensor<B, 2>) -> Option<Tensor<B, 2>> {
-    let dims = x.dims();
+    let (dims, own_device) = (x.dims(), x.device());
     let x = single::<B, R, 2>(x)?;
-    let weights = parameters::<B, R>(norm)?;
+    let weights = parameters::<B, R>(norm, &own_device)?;
     let joined = moi_gpu::join(
         &device(&x),
         &Join {
@@ -168,20 +176,26 @@ fn join_on<B: Backend, R: CubeRuntime>(
     output: Option<&BlockOutput<'_, B>>,
     before: Option<&Norm<B>>,
 ) -> Option<Joined<B>> {
-    let dims = x.dims();
+    let (dims, own_device) = (x.dims(), x.device());
     let x = single::<B, R, 2>(x)?;
     let block = match output {
         Some(output) => Some(buffer(&float::<B, R, 2>(output.output.clone())?)),
         None => None,
     };
     let of = |norm: Option<&Norm<B>>| match norm {
-        Some(norm) => parameters::<B, R>(norm).map(Some),
+        Some(norm) => parameters::<B, R>(norm, &own_device).map(Some),
         None => Some(None),
     };
     let after = output.and_then(|output| output.norm);
     let (after_weights, before_weights) = (of(after)?, of(before)?);
     if let (Some(after), Some(before)) = (&after_weights, &before_weights)
         && after.weight.dtype != before.weight.dtype
+    {
+        return None;
+    }
+    // A kernel computes both alike.
+    if let (Some(after), Some(before)) = (after, before)
+        && spec(&after.config()) != spec(&before.config())
     {
         return None;
     }

@@ -18,7 +18,7 @@ use burn::{
 };
 
 use attention::attention;
-use maps::{join, maps, norm, packed_rows, unpacked};
+use maps::{function, join, maps, norm, packed_rows, unpacked};
 pub(super) use step::step;
 use tensors::is_on;
 
@@ -72,20 +72,24 @@ impl<B: Backend> Kernels<B> for GpuKernels {
 
     fn attention(
         &self,
-        [q, k, v]: [Tensor<B, 2>; 3],
+        q: Tensor<B, 2>,
+        kv: Option<[Tensor<B, 2>; 2]>,
         pass: &AttentionPass<'_, B>,
         blocks: &mut LayerBlocks<B>,
     ) -> Tensor<B, 2> {
-        match attention([&q, &k, &v], pass, blocks) {
+        match attention(&q, kv.as_ref(), pass, blocks) {
             Some(out) => out,
-            None => TensorOperations.attention([q, k, v], pass, blocks),
+            None => TensorOperations.attention(q, kv, pass, blocks),
         }
     }
 
     /// Inward maps and activation in one launch.
     fn mlp(&self, mlp: &Mlp<B>, x: Tensor<B, 2>) -> Tensor<B, 2> {
         let inward: Vec<_> = mlp.gate_proj.iter().chain([&mlp.up_proj]).map(Map::from).collect();
-        match maps(&x, &inward, Some(mlp.activation())).and_then(|mut inner| inner.pop()) {
+        let inner = function(mlp.activation())
+            .and_then(|activation| maps(&x, &inward, Some(activation)))
+            .and_then(|mut inner| inner.pop());
+        match inner {
             Some(inner) => self.linear(&mlp.down_proj, inner),
             None => mlp.forward_by(x, |layer, x| self.linear(layer, x)),
         }

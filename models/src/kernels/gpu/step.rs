@@ -19,7 +19,7 @@ pub(in crate::kernels) fn step<B: Backend>(
     mixing: &Mixing<B>,
     rows: &[RowSpec],
 ) -> Option<(Tensor<B, 2>, Reading)> {
-    if !has_gpu_kernels::<B>() || !can_step(logits.dims()[1], rows) {
+    if !has_gpu_kernels::<B>() || !embedding.is_plain() || !can_step(logits.dims()[1], rows) {
         return None;
     }
     on_runtime!(step_on::<B>(logits, embedding, mixing, rows), else None)
@@ -35,7 +35,7 @@ fn step_on<B: Backend, R: CubeRuntime>(
     let logits = single::<B, R, 2>(logits)?;
     let device = device(&logits);
     let weights = weights::<B, R>(&embedding.weight)?;
-    let width = embedding.dims()[1];
+    let width = embedding.weight.dims()[1];
     // It costs a pass over the table, once.
     let needs_mean = rows.iter().any(|row| row.mixes && row.support.is_none() && row.tolerance > 0.0);
     let mean = match needs_mean {

@@ -1,0 +1,79 @@
+//! Gemma 3, text: Gemma 2 without the caps, with a norm on each head of q and k, and five layers with a
+//! sliding window and rotary positions of their own to each that sees everything.
+//!
+//! Multimodal checkpoints (`gemma3`) hold the same text model under a prefix; their images are not read.
+
+use crate::{
+    Architecture, DecoderConfig, ModelError, Multimodal, NormPlace, QkSpan, RopeConfig,
+    architecture::Names,
+    family::{self, Defaults},
+    fields::Fields,
+    pages::gemma::embed_like_gemma,
+    pages::gemma2,
+    rope_fields::{RopeContext, rope_of_kind},
+};
+
+/// transformers' `Gemma3TextConfig`.
+const DEFAULTS: Defaults =
+    Defaults { vocab_size: 262_208, context_length: 131_072, theta: 1e6, ..gemma2::DEFAULTS };
+/// Base of the rotary positions of layers with a sliding window.
+const LOCAL_THETA: f64 = 1e4;
+/// As checkpoints were published; newer ones say `model.language_model.` and `lm_head.`.
+const MULTIMODAL: Multimodal = Multimodal {
+    body: "language_model.model.",
+    head: "language_model.lm_head.",
+    ignored: &[
+        "vision_tower.",
+        "multi_modal_projector.",
+        "model.vision_tower.",
+        "model.multi_modal_projector.",
+    ],
+};
+
+/// Reads the config of a text model.
+pub(crate) fn architecture(fields: &Fields<'_>) -> Result<Architecture, ModelError> {
+    let mut decoder = decoder(fields)?;
+    decoder.logit_softcap = fields.get("final_logit_softcapping")?;
+    Architecture::new(decoder, Names::LLAMA)
+}
+
+/// Reads the text part of the config of a multimodal one.
+pub(crate) fn multimodal(outer: &Fields<'_>) -> Result<Architecture, ModelError> {
+    let fields = outer.nested("text_config")?;
+    // The multimodal class of transformers leaves it out; no checkpoint has it.
+    fields.supports("final_logit_softcapping", &[], "null")?;
+    let mut decoder = decoder(&fields)?;
+    decoder.tie_word_embeddings = outer.or("tie_word_embeddings", true)?;
+    Architecture::new(decoder, Names { multimodal: Some(MULTIMODAL), ..Names::LLAMA })
+}
+
+fn decoder(fields: &Fields<'_>) -> Result<DecoderConfig, ModelError> {
+    let heads = family::heads(fields, &DEFAULTS)?;
+    let context = family::rope_context(fields, &DEFAULTS, heads)?;
+    let [full, local] = ropes(fields, context)?;
+    let mut decoder = family::decoder_with_rope(fields, &DEFAULTS, full.clone())?;
+    embed_like_gemma(&mut decoder);
+    decoder.layers.iter_mut().for_each(|layer| layer.norms = NormPlace::Around);
+    let pattern: usize = fields.or("sliding_window_pattern", fields.or("_sliding_window_pattern", 6)?)?;
+    let sliding = fields.sliding_layers(decoder.layers.len(), |i| !(i + 1).is_multiple_of(pattern))?;
+    decoder.slide(fields, &sliding, fields.nullable("sliding_window", Some(4096))?)?;
+    decoder.norm_queries_and_keys(QkSpan::Head);
+    let scale = fields.or("query_pre_attn_scalar", 256.0f64)?.powf(-0.5);
+    for (_, attention) in decoder.attentions_mut() {
+        // `attn_logit_softcapping` is a field of the class that its attention does not look at.
+        attention.scale = scale;
+        attention.rope = Some(if attention.window.is_some() { local.clone() } else { full.clone() });
+    }
+    Ok(decoder)
+}
+
+/// Rotary positions of the layers that see everything and of those with a window. The older spelling's one scaling
+/// is meant for the former.
+fn ropes(fields: &Fields<'_>, context: RopeContext) -> Result<[RopeConfig; 2], ModelError> {
+    let full = RopeContext { theta: fields.or("rope_theta", context.theta)?, ..context };
+    let local = RopeContext { theta: fields.or("rope_local_base_freq", LOCAL_THETA)?, ..context };
+    Ok([
+        rope_of_kind(fields, "full_attention", fields.value("rope_scaling"), full)?,
+        rope_of_kind(fields, "sliding_attention", None, local)?,
+    ])
+}

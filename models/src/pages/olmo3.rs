@@ -1,0 +1,25 @@
+//! OLMo 3: OLMo 2 with a sliding window on three of four layers, whose rotary positions are not stretched.
+
+use crate::{
+    Architecture, ModelError, NormPlace, QkSpan, RopeScaling,
+    architecture::Names,
+    family::{self, Defaults, LLAMA},
+    fields::Fields,
+};
+
+/// transformers' `Olmo3Config`.
+const DEFAULTS: Defaults = Defaults { vocab_size: 50_304, norm_eps: 1e-5, theta: 5e5, ..LLAMA };
+
+/// Reads the config.
+pub(crate) fn architecture(fields: &Fields<'_>) -> Result<Architecture, ModelError> {
+    fields.supports("clip_qkv", &[], "null")?;
+    let mut decoder = family::decoder(fields, &DEFAULTS)?;
+    decoder.norm_queries_and_keys(QkSpan::Projection);
+    decoder.layers.iter_mut().for_each(|layer| layer.norms = NormPlace::After);
+    let sliding = fields.sliding_layers(decoder.layers.len(), |i| !(i + 1).is_multiple_of(4))?;
+    decoder.slide(fields, &sliding, fields.nullable("sliding_window", Some(4096))?)?;
+    for (_, attention) in decoder.attentions_mut().filter(|(_, attention)| attention.window.is_some()) {
+        attention.rope.iter_mut().for_each(|rope| rope.scaling = RopeScaling::Default);
+    }
+    Architecture::new(decoder, Names::LLAMA)
+}

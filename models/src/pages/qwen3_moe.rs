@@ -1,0 +1,54 @@
+//! Qwen3 with a mixture of experts, such as Qwen3-30B-A3B.
+
+use crate::{
+    Architecture, ExpertsConfig, FeedForwardKind, MlpConfig, ModelError, QkSpan, RouterConfig,
+    architecture::Names,
+    family::{self, Defaults},
+    fields::Fields,
+    pages::qwen2,
+};
+
+/// transformers' `Qwen3MoeConfig`; its heads have no width of their own.
+const DEFAULTS: Defaults = Defaults {
+    hidden_size: 2048,
+    intermediate_size: 6144,
+    num_layers: 24,
+    num_kv_heads: Some(4),
+    ..qwen2::DEFAULTS
+};
+
+/// Reads the config.
+pub(crate) fn architecture(fields: &Fields<'_>) -> Result<Architecture, ModelError> {
+    let mut decoder = family::decoder(fields, &DEFAULTS)?;
+    let window = match fields.or("use_sliding_window", false)? {
+        true => fields.nullable("sliding_window", Some(4096))?,
+        false => None,
+    };
+    decoder.norm_queries_and_keys(QkSpan::Head);
+    decoder.attentions_mut().for_each(|(_, attention)| attention.window = window);
+    let num_experts = match fields.get("num_local_experts")? {
+        Some(num_experts) => num_experts,
+        None => fields.or("num_experts", 128)?,
+    };
+    let (field, default) = DEFAULTS.activation;
+    let experts = FeedForwardKind::Experts(ExpertsConfig {
+        num_experts,
+        num_per_token: fields.or("num_experts_per_tok", 8)?,
+        router: RouterConfig::softmax(fields.or("norm_topk_prob", false)?),
+        shared: None,
+        expert: MlpConfig {
+            intermediate_size: fields.or("moe_intermediate_size", 768)?,
+            gated: true,
+            bias: false,
+            activation: fields.activation(field, default)?,
+        },
+    });
+    let dense: Vec<usize> = fields.or("mlp_only_layers", Vec::new())?;
+    let step: usize = fields.or("decoder_sparse_step", 1)?;
+    for (index, layer) in decoder.layers.iter_mut().enumerate() {
+        if num_experts > 0 && (index + 1).is_multiple_of(step) && !dense.contains(&index) {
+            layer.feed_forward = Some(experts.clone());
+        }
+    }
+    Architecture::new(decoder, Names::LLAMA)
+}

@@ -193,7 +193,7 @@ fn upload<B: Backend, const D: usize>(
     let row: usize = shape[1..].iter().product();
     let piece = (piece / row.max(1)).max(1);
     // Of what is stored transposed each piece would read all.
-    if D != 2 || shape[0] <= piece || !tensor.is_as_stored() {
+    if D != 2 || shape[0] <= piece || !tensor.is_in_rows() {
         let whole = send(tensor);
         return (whole.reshape(shape), count);
     }
@@ -246,7 +246,7 @@ fn filled<T: NoUninit + AnyBitPattern>(
 ) -> Region<T> {
     let mut region = arena.zeroed(tensor.shape().iter().product());
     // Of what is stored transposed each piece would read all.
-    let pieces = if tensor.is_as_stored() { tensor.pieces() } else { None };
+    let pieces = if tensor.is_in_rows() { tensor.pieces() } else { None };
     let mut rest = region.slice_mut();
     for piece in pieces.unwrap_or_else(|| vec![tensor.clone()]) {
         let values = read(&piece);

@@ -6,8 +6,9 @@ use safetensors::{Dtype, SafeTensorError, SafeTensors};
 use serde::de::IgnoredAny;
 
 use crate::{
-    Checkpoint, CheckpointError, LazyTensor, Storage,
+    Checkpoint, CheckpointError, CodeType, LazyTensor, Quantisation, Storage,
     file::{is_there, shown},
+    quantised,
     shards::{Merged, open_indexed, open_unindexed},
     tensor::Source,
     unique::Unique,
@@ -34,6 +35,40 @@ pub(crate) fn is_buffer(name: &str) -> bool {
 /// If a file cannot be opened, is truncated or damaged, or has a type other than F64, F32, F16 or BF16; if a shard is
 /// missing.
 pub fn open_safetensors(path: &Path) -> Result<Checkpoint, CheckpointError> {
+    without_codes(open(path)?)
+}
+
+/// The same of weights that another program has quantised.
+///
+/// # Errors
+/// As there, and if codes and scales do not fit each other.
+pub fn open_quantised_safetensors(path: &Path, how: &Quantisation) -> Result<Checkpoint, CheckpointError> {
+    without_codes(quantised::composed(open(path)?, how)?)
+}
+
+/// Refuses whole numbers and small floats that are no part of a weight.
+fn without_codes(mut checkpoint: Checkpoint) -> Result<Checkpoint, CheckpointError> {
+    checkpoint.tensors.retain(|name, tensor| tensor.codes().is_none() || !is_buffer(name));
+    let codes = checkpoint.tensors.iter().find(|(_, tensor)| tensor.codes().is_some());
+    match codes {
+        None => Ok(checkpoint),
+        Some((name, tensor)) => Err(CheckpointError::Format {
+            path: tensor.path().to_owned(),
+            place: format!("tensor `{name}`"),
+            what: unsupported(tensor.storage().name()),
+        }),
+    }
+}
+
+fn unsupported(kind: &str) -> String {
+    let hint = match is_quantised(kind) {
+        true => "; it is quantised: use a copy in float32, float16 or bfloat16, or a GGUF file",
+        false => "",
+    };
+    format!("type {kind} is not supported (supported: F64, F32, F16, BF16){hint}")
+}
+
+fn open(path: &Path) -> Result<Checkpoint, CheckpointError> {
     let (single, index) = (path.join(SINGLE_FILE), path.join(INDEX_FILE));
     let of_file = |path: &Path| -> Result<Checkpoint, CheckpointError> {
         Ok(Checkpoint { path: path.to_owned(), tensors: open_file(path)?, notes: Vec::new() })
@@ -71,17 +106,15 @@ pub(crate) fn open_file(path: &Path) -> Result<BTreeMap<String, LazyTensor>, Che
             Dtype::F32 => Storage::F32,
             Dtype::F16 => Storage::F16,
             Dtype::BF16 => Storage::BF16,
+            Dtype::U8 => Storage::Codes(CodeType::U8),
+            Dtype::I8 => Storage::Codes(CodeType::I8),
+            Dtype::I32 => Storage::Codes(CodeType::I32),
+            Dtype::U32 => Storage::Codes(CodeType::U32),
+            Dtype::I64 => Storage::Codes(CodeType::I64),
+            Dtype::F8_E4M3 => Storage::Codes(CodeType::F8E4M3),
             // No float, and no weight.
             _ if is_buffer(&name) => return Ok(None),
-            other => {
-                let kind = format!("{other:?}");
-                let hint = match is_quantised(&kind) {
-                    true => "; it is quantised: use a copy in float32, float16 or bfloat16, or a GGUF file",
-                    false => "",
-                };
-                let what = format!("type {kind} is not supported (supported: F64, F32, F16, BF16){hint}");
-                return Err(wrong(format!("tensor `{name}`"), what));
-            }
+            other => return Err(wrong(format!("tensor `{name}`"), unsupported(&format!("{other:?}")))),
         };
         let (from, to) = info.data_offsets;
         let range = start + from..start + to;

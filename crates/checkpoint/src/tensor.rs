@@ -14,6 +14,7 @@ use moi_formats::ExpertStacks;
 use crate::{
     CheckpointError, Storage,
     file::{html_page, lfs_pointer, open_file},
+    quantised::{Codes, QuantisedRows},
 };
 
 /// A mapped file.
@@ -42,7 +43,7 @@ impl Source {
     }
 
     /// Lets the system take back the pages of a range; they are read again if they are needed again.
-    fn release(&self, range: &Range<usize>) {
+    pub(crate) fn release(&self, range: &Range<usize>) {
         #[cfg(unix)]
         // SAFETY: the map is shared with the file and never written: the pages' contents stay in the file.
         unsafe {
@@ -67,12 +68,15 @@ pub struct LazyTensor {
     source: Arc<Source>,
     /// The whole stored tensor.
     range: Range<usize>,
-    /// Length of a stored row.
+    /// Length of a stored row, and how many there are.
     width: usize,
+    num_stored_rows: usize,
     rows: RowOrder,
     columns: Columns,
     transposed: bool,
     added: f32,
+    /// What gives the rows, where several stored tensors make them.
+    quantised: Option<Arc<dyn QuantisedRows>>,
 }
 
 /// Which values of a stored row: `len` from `start` on, each so many behind the one before.
@@ -126,9 +130,50 @@ impl LazyTensor {
             [len] if storage.block().0 == 1 => (*len).min(1),
             _ => shape.last().copied().unwrap_or(1),
         };
-        let rows = values.checked_div(width).unwrap_or(0);
-        let (rows, columns) = (RowOrder::Range(0..rows), Columns { start: 0, len: width, step: 1 });
-        Self { shape, storage, source, range, width, rows, columns, transposed: false, added: 0.0 }
+        let num_stored_rows = values.checked_div(width).unwrap_or(0);
+        let (rows, columns) =
+            (RowOrder::Range(0..num_stored_rows), Columns { start: 0, len: width, step: 1 });
+        let (transposed, added, quantised) = (false, 0.0, None);
+        Self {
+            shape,
+            storage,
+            source,
+            range,
+            width,
+            num_stored_rows,
+            rows,
+            columns,
+            transposed,
+            added,
+            quantised,
+        }
+    }
+
+    /// A whole tensor whose rows are made of what stands there and elsewhere.
+    pub(crate) fn quantised(
+        shape: Vec<usize>,
+        storage: Storage,
+        source: Arc<Source>,
+        range: Range<usize>,
+        rows: Arc<dyn QuantisedRows>,
+    ) -> Self {
+        Self { quantised: Some(rows), ..Self::stored(shape, storage, source, range) }
+    }
+
+    /// The stored codes, if it is a tensor of such.
+    pub(crate) fn codes(&self) -> Option<Codes> {
+        let Storage::Codes(kind) = self.storage else { return None };
+        Some(Codes {
+            shape: self.shape.clone(),
+            kind,
+            source: self.source.clone(),
+            range: self.range.clone(),
+        })
+    }
+
+    /// The file that holds it.
+    pub(crate) fn path(&self) -> &Path {
+        &self.source.path
     }
 
     /// Sizes, outermost first.
@@ -143,6 +188,11 @@ impl LazyTensor {
 
     /// Bytes that these values take in the file.
     pub fn num_bytes(&self) -> usize {
+        if let Some(quantised) = &self.quantised {
+            let all = (self.num_stored_rows * self.width).max(1) as f64;
+            let own = self.shape.iter().product::<usize>() as f64;
+            return (quantised.num_bytes() as f64 * own / all) as usize;
+        }
         let (block, bytes) = self.storage.block();
         (self.shape.iter().product::<usize>() / block).saturating_mul(bytes)
     }
@@ -269,7 +319,7 @@ impl LazyTensor {
             let values: usize = tensor.shape.iter().product();
             let in_order =
                 matches!(&tensor.rows, RowOrder::Range(rows) if rows.len() * tensor.width == values);
-            (in_order && tensor.added == 0.0 && !tensor.transposed)
+            (in_order && tensor.added == 0.0 && !tensor.transposed && tensor.quantised.is_none())
                 .then(|| &tensor.source.bytes()[tensor.range.clone()])
         }
         self.storage == other.storage
@@ -300,13 +350,20 @@ impl LazyTensor {
     /// The selected rows, whole.
     fn read_rows(&self) -> Vec<f32> {
         let mut values = Vec::with_capacity(self.rows.len() * self.width);
+        if let Some(quantised) = &self.quantised {
+            (0..self.rows.len()).for_each(|row| quantised.row(self.rows.get(row), &mut values));
+            return values;
+        }
         self.each_run(|bytes| self.storage.decode(bytes, &mut values));
         values
     }
 
     /// Lets the system take back the memory of the file's pages that hold the tensor, once it is read.
     pub fn release(&self) {
-        self.source.release(&self.range);
+        match &self.quantised {
+            Some(quantised) => quantised.release(),
+            None => self.source.release(&self.range),
+        }
     }
 
     /// Whether a number is added to the stored values, which can cost their last bits.
@@ -316,7 +373,12 @@ impl LazyTensor {
 
     /// Whether the stored bytes of whole rows are the values: nothing is transposed, cut or added to.
     pub fn is_as_stored(&self) -> bool {
-        !self.transposed && self.added == 0.0 && self.columns.len == self.width
+        self.is_in_rows() && self.added == 0.0 && self.quantised.is_none()
+    }
+
+    /// Whether its rows are whole rows of what is stored, so that some of them can be read without the others.
+    pub(crate) fn is_in_rows(&self) -> bool {
+        !self.transposed && self.columns.len == self.width
     }
 
     /// The bytes of the selected rows, in order: the values in their own storage, if they are as stored. They are copied

@@ -3,6 +3,7 @@
 use std::{fs, path::Path};
 
 use moi_checkpoint::{gguf::Gguf, shown};
+use moi_pretrained::{is_quantisation_file, without_quantisation};
 use serde_json::{Value, json};
 
 use crate::{
@@ -21,12 +22,16 @@ pub(crate) fn write(source: &Source, to: &Path, options: &Options) -> Result<Vec
     // A GGUF file holds the others itself; and beside one, only the licence belongs to it.
     let licences_only = options.to == Target::Gguf || matches!(source.files, Files::Gguf(_));
     notes.extend(copy(&from, to, |name| {
-        if licences_only { is_licence(name) } else { !is_weights(name) && name != CONFIG }
+        match licences_only {
+            true => is_licence(name),
+            // What is written is no longer quantised.
+            false => !is_weights(name) && name != CONFIG && !is_quantisation_file(name),
+        }
     })?);
     if options.to == Target::Gguf {
         return Ok(notes);
     }
-    let mut config = source.config.clone();
+    let mut config = without_quantisation(&source.config);
     if let Files::Gguf(file) = &source.files {
         complete(&mut config, file);
         notes.extend(tokenizer::from_gguf(source, file, to)?);

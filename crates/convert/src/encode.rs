@@ -43,6 +43,9 @@ fn encoded(name: &str, values: &[f32], storage: Storage) -> Result<Vec<u8>, Conv
         Storage::F16 => halves(name, values)?,
         Storage::Block(kind) => blocks(name, kind, values)?,
         Storage::F64 => values.iter().flat_map(|&value| f64::from(value).to_le_bytes()).collect(),
+        Storage::Quantised(_) | Storage::Codes(_) => {
+            return Err(ConvertError::Refused(format!("`{name}` cannot be written as {}", storage.name())));
+        }
     })
 }
 

@@ -106,7 +106,7 @@ fn storage(tensor: &LazyTensor, options: &Options) -> Storage {
     match (options.dtype, tensor.storage()) {
         (Some(dtype), _) => storage_of(dtype),
         (None, kept @ (Storage::F32 | Storage::F16 | Storage::BF16)) => kept,
-        (None, Storage::F64 | Storage::Block(_)) => Storage::F32,
+        (None, _) => Storage::F32,
     }
 }
 

@@ -7,8 +7,8 @@ use std::{
 };
 
 use moi_checkpoint::{
-    BURNPACK_FILE, CONFIG_BYTES, Checkpoint, CheckpointError, INDEX_FILE, SINGLE_FILE, is_there,
-    open_burnpack, open_safetensors, parse_json, read_file,
+    BURNPACK_FILE, CONFIG_BYTES, Checkpoint, CheckpointError, INDEX_FILE, Quantisation, SINGLE_FILE,
+    is_there, open_burnpack, open_quantised_safetensors, open_safetensors, parse_json, read_file,
 };
 use moi_models::Architecture;
 use moi_text::{ChatTemplate, TemplateTokens, TextError, Tokenizer, brief};
@@ -63,10 +63,8 @@ struct Template {
 pub(crate) fn open(directory: &Path) -> Result<Pretrained, PretrainedError> {
     let path = directory.join(CONFIG);
     let config: Value = read(&path).map_err(|what| wrong(&path, what))?;
-    if let Some(what) = quantised::by_config(&config) {
-        return Err(wrong(&path, what));
-    }
-    let architecture = Architecture::from_config(&config)
+    let how = quantised::by_config(&config).map_err(|what| wrong(&path, what))?;
+    let architecture = Architecture::from_config(&quantised::without_quantisation(&config))
         .map_err(|error| PretrainedError::Model { path: path.clone(), error })?;
     let generation_path = directory.join(GENERATION_CONFIG);
     let generation: Value =
@@ -81,7 +79,7 @@ pub(crate) fn open(directory: &Path) -> Result<Pretrained, PretrainedError> {
     let in_config = token_ids(&config).map_err(|what| wrong(&path, what))?;
     let eos = ends(listed, in_config, eos_text, usable);
     let rows = architecture.config.vocab_size;
-    let (architecture, checkpoint) = crate::fitted(architecture, weights(directory)?)?;
+    let (architecture, checkpoint) = crate::fitted(architecture, weights(directory, how)?)?;
     let mut notes: Vec<String> = checkpoint.notes().to_vec();
     notes.extend(extra_heads::left_out(&checkpoint));
     if text_config.is_err() {
@@ -104,7 +102,7 @@ pub(crate) fn open(directory: &Path) -> Result<Pretrained, PretrainedError> {
 }
 
 /// safetensors go before the others: they are what most files beside them were made of.
-fn weights(directory: &Path) -> Result<Checkpoint, PretrainedError> {
+fn weights(directory: &Path, how: Option<Quantisation>) -> Result<Checkpoint, PretrainedError> {
     let has = |file: &str| is_there(&directory.join(file));
     if !has(SINGLE_FILE) && !has(INDEX_FILE) {
         if has(BURNPACK_FILE) {
@@ -115,13 +113,20 @@ fn weights(directory: &Path) -> Result<Checkpoint, PretrainedError> {
             return Err(PretrainedError::NotAModel { path: directory.to_owned(), what: contents.refusal() });
         }
     }
-    open_safetensors(directory).map_err(|error| {
-        // What a quantised tensor is stored as is no type that is read.
+    if let Some(how) = how {
+        return Ok(open_quantised_safetensors(directory, &how)?);
+    }
+    open_safetensors(directory).or_else(|error| {
+        // What a quantised tensor is stored as is no type that is read by itself.
         let is_of_type =
             matches!(&error, CheckpointError::Format { what, .. } if what.contains("is not supported"));
-        match quantised::by_files(directory).filter(|_| is_of_type) {
-            Some(what) => wrong(directory, what),
-            None => error.into(),
+        if !is_of_type {
+            return Err(error.into());
+        }
+        match quantised::by_files(directory) {
+            Ok(Some(how)) => Ok(open_quantised_safetensors(directory, &how)?),
+            Ok(None) => Err(error.into()),
+            Err(what) => Err(wrong(directory, what)),
         }
     })
 }

@@ -154,10 +154,8 @@ impl Inspection {
     fn of_config(path: &Path) -> Result<Self, PretrainedError> {
         let wrong = |what: String| PretrainedError::File { path: path.to_owned(), what };
         let config: Value = crate::directory::read(path).map_err(wrong)?;
-        if let Some(what) = crate::quantised::by_config(&config) {
-            return Err(wrong(what));
-        }
-        let architecture = Architecture::from_config(&config)
+        crate::quantised::by_config(&config).map_err(wrong)?;
+        let architecture = Architecture::from_config(&crate::quantised::without_quantisation(&config))
             .map_err(|error| PretrainedError::Model { path: path.to_owned(), error })?;
         let mut inspection = Self::of_architecture(path, &architecture);
         let tensors = architecture.checkpoint_tensors().into_iter();

@@ -44,6 +44,7 @@ use moi_models::{
     is_held_in_float32, scales_dtype,
 };
 use moi_text::{ChatTemplate, TextError};
+pub use quantised::{is_quantisation_file, without_quantisation};
 pub use sampling::AdvisedSampling;
 pub use tokenizer_files::read_tokenizer;
 

@@ -1,43 +1,154 @@
-//! Weights that other programs have quantised: refused with the method's name, before their tensors are looked at.
+//! Weights that other programs have quantised: how, as their configs say it. What is not read is refused with the method's
+//! name, before the tensors are looked at.
 
 use std::path::Path;
 
-use moi_checkpoint::{is_there, shown};
+use moi_checkpoint::{CONFIG_BYTES, Quantisation, QuantisedFormat, is_there, parse_json, read_file, shown};
 use serde_json::Value;
 
 /// What older programs write beside the weights, and what wrote it.
 const FILES: &[(&str, &str)] =
     &[("quantize_config.json", "GPTQ"), ("quant_config.json", "AWQ"), ("hf_quant_config.json", "ModelOpt")];
 
+/// Whether a file says how the weights beside it are quantised.
+pub fn is_quantisation_file(name: &str) -> bool {
+    FILES.iter().any(|(file, _)| *file == name)
+}
+
 const INSTEAD: &str =
     "which does not run here; use the model in float32, float16 or bfloat16, or a GGUF file of it";
 
-/// Why the weights that a `config.json` is for do not run, if it says that they are quantised.
-pub(crate) fn by_config(config: &Value) -> Option<String> {
-    let given = |name: &str| config.get(name).filter(|value| !value.is_null());
-    let (method, field) = match (given("quantization_config"), given("quantization")) {
+/// The fields of a config that are about quantised weights.
+const FIELDS: [&str; 2] = ["quantization_config", "quantization"];
+
+/// The config without what it says of quantised weights.
+pub fn without_quantisation(config: &Value) -> Value {
+    let mut config = config.clone();
+    for place in ["", "/text_config"] {
+        if let Some(fields) = config.pointer_mut(place).and_then(Value::as_object_mut) {
+            FIELDS.iter().for_each(|field| drop(fields.remove(*field)));
+        }
+    }
+    config
+}
+
+/// How the weights that a `config.json` is for are quantised, if they are; or why they are not read.
+pub(crate) fn by_config(config: &Value) -> Result<Option<Quantisation>, String> {
+    let given = |config: &Value, name: &str| config.get(name).filter(|value| !value.is_null()).cloned();
+    let places = [Some(config), config.get("text_config")];
+    let Some((place, _)) = places.into_iter().flatten().find_map(|place| {
+        FIELDS.iter().find(|field| given(place, field).is_some()).map(|field| (place, field))
+    }) else {
+        return Ok(None);
+    };
+    let (method, field, found) = match (given(place, FIELDS[0]), given(place, FIELDS[1])) {
         // MLX writes the same under two names.
-        (Some(quantised), mlx) => match text(quantised, &["quant_method", "quant_algo"]) {
-            Some(method) => (described(&method, quantised), "quantization_config"),
-            None if mlx.is_some() => (described("MLX", quantised), "quantization"),
-            None => (described("an unnamed method", quantised), "quantization_config"),
+        (Some(quantised), mlx) => match text(&quantised, &["quant_method", "quant_algo"]) {
+            Some(method) => (described(&method, &quantised), FIELDS[0], read(&method, &quantised)),
+            None if mlx.is_some() => (described("MLX", &quantised), FIELDS[1], mlx_of(&quantised)),
+            None => (described("an unnamed method", &quantised), FIELDS[0], None),
         },
         (None, Some(quantised)) if quantised.get("bits").is_some() => {
-            (described("MLX", quantised), "quantization")
+            (described("MLX", &quantised), FIELDS[1], mlx_of(&quantised))
         }
-        _ => return None,
+        _ => return Ok(None),
     };
-    Some(format!("its weights are quantised by {method} (`{field}`), {INSTEAD}"))
+    let refusal = || format!("its weights are quantised by {method} (`{field}`), {INSTEAD}");
+    found.map(Some).ok_or_else(refusal)
 }
 
 /// The same where a file beside the weights says it.
-pub(crate) fn by_files(directory: &Path) -> Option<String> {
-    let (file, method) = FILES.iter().find(|(file, _)| is_there(&directory.join(file)))?;
-    Some(format!("its weights are quantised by {method} ({file}), {INSTEAD}"))
+pub(crate) fn by_files(directory: &Path) -> Result<Option<Quantisation>, String> {
+    let Some((file, method)) = FILES.iter().find(|(file, _)| is_there(&directory.join(file))) else {
+        return Ok(None);
+    };
+    let refusal = || format!("its weights are quantised by {method} ({file}), {INSTEAD}");
+    let fields =
+        read_file(&directory.join(file), CONFIG_BYTES).ok().and_then(|bytes| parse_json(&bytes).ok());
+    let fields: Value = fields.ok_or_else(refusal)?;
+    let found = match *method {
+        "ModelOpt" => fields.get("quantization").and_then(|fields| read("modelopt", fields)),
+        "AWQ" => read("awq", &fields),
+        _ => read("gptq", &fields),
+    };
+    found.map(Some).ok_or_else(refusal)
 }
 
 fn text(fields: &Value, names: &[&str]) -> Option<String> {
     names.iter().find_map(|name| fields.get(name)?.as_str()).map(shown)
+}
+
+fn number(fields: &Value, names: &[&str]) -> Option<usize> {
+    names.iter().find_map(|name| fields.get(name)?.as_u64()).and_then(|number| usize::try_from(number).ok())
+}
+
+/// A method by its name, if its weights are read.
+fn read(method: &str, fields: &Value) -> Option<Quantisation> {
+    match method.to_lowercase().as_str() {
+        "fp8" | "fbgemm_fp8" => Some(fp8(fields.get("weight_block_size"))),
+        "mxfp4" => Some(Quantisation::new(QuantisedFormat::Mxfp4)),
+        "modelopt" | "modelopt_fp4" | "nvfp4" => match text(fields, &["quant_algo"])?.to_uppercase().as_str()
+        {
+            "NVFP4" => Some(Quantisation::new(QuantisedFormat::Nvfp4)),
+            "FP8" => Some(fp8(None)),
+            _ => None,
+        },
+        "awq" => {
+            let version = text(fields, &["version"]).unwrap_or_else(|| "gemm".to_owned());
+            let is_read =
+                version.eq_ignore_ascii_case("gemm") && number(fields, &["bits", "w_bit"]) == Some(4);
+            is_read.then(|| Quantisation::new(QuantisedFormat::Awq))
+        }
+        "gptq" => {
+            let bits = number(fields, &["bits"]).filter(|bits| [4, 8].contains(bits))?;
+            let zero_plus = match text(fields, &["checkpoint_format"]).as_deref() {
+                None | Some("gptq") => 1,
+                Some("gptq_v2") => 0,
+                Some(_) => return None,
+            };
+            Some(Quantisation { bits, zero_plus, ..Quantisation::new(QuantisedFormat::Gptq) })
+        }
+        "compressed-tensors" => compressed(fields),
+        _ => None,
+    }
+}
+
+fn fp8(block: Option<&Value>) -> Quantisation {
+    let how = Quantisation::new(QuantisedFormat::Fp8);
+    let sizes = block.and_then(Value::as_array).map(|sizes| sizes.iter().filter_map(Value::as_u64));
+    match sizes.map(|sizes| sizes.map(|size| size as usize).collect::<Vec<_>>()).as_deref() {
+        Some(&[height, width]) if height > 0 && width > 0 => Quantisation { block: [height, width], ..how },
+        _ => how,
+    }
+}
+
+fn compressed(fields: &Value) -> Option<Quantisation> {
+    let group =
+        fields.get("config_groups").and_then(Value::as_object).and_then(|groups| groups.values().next());
+    let weights = group.and_then(|group| group.get("weights"));
+    match text(fields, &["format"])?.as_str() {
+        "pack-quantized" => {
+            let bits = number(weights?, &["num_bits"]).filter(|bits| [4, 8].contains(bits))?;
+            Some(Quantisation { bits, ..Quantisation::new(QuantisedFormat::Packed) })
+        }
+        "nvfp4-pack-quantized" => Some(Quantisation::new(QuantisedFormat::Nvfp4)),
+        "float-quantized" | "naive-quantized" => {
+            Some(fp8(weights.and_then(|weights| weights.get("block_structure"))))
+        }
+        "int-quantized" => Some(Quantisation::new(QuantisedFormat::Int8)),
+        _ => None,
+    }
+}
+
+/// MLX names modules with a group size of their own beside what counts for all.
+fn mlx_of(fields: &Value) -> Option<Quantisation> {
+    let is_affine = fields.get("mode").and_then(Value::as_str).is_none_or(|mode| mode == "affine");
+    let group_size = number(fields, &["group_size"]).filter(|&size| size > 0)?;
+    let own = |(module, fields): (&String, &Value)| {
+        Some((module.clone(), number(fields, &["group_size"]).filter(|&size| size > 0)?))
+    };
+    let group_sizes = fields.as_object()?.iter().filter_map(own).collect();
+    is_affine.then(|| Quantisation { group_size, group_sizes, ..Quantisation::new(QuantisedFormat::Mlx) })
 }
 
 /// A method with its bits, where they are given.
@@ -64,27 +175,62 @@ mod tests {
     use super::*;
 
     #[test]
-    fn methods_are_named() {
+    fn what_is_not_read_is_named() {
         for (config, method) in [
-            (json!({ "quantization_config": { "quant_method": "gptq", "bits": 4 } }), "gptq to 4 bits"),
-            (json!({ "quantization_config": { "quant_method": "awq", "w_bit": 4 } }), "awq to 4 bits"),
-            (json!({ "quantization_config": { "quant_method": "fp8" } }), "fp8 (`quantization_config`)"),
+            (json!({ "quantization_config": { "quant_method": "gptq", "bits": 3 } }), "gptq to 3 bits"),
+            (
+                json!({ "quantization_config": { "quant_method": "gptq", "bits": 4, "checkpoint_format": "marlin" } }),
+                "gptq to 4 bits",
+            ),
+            (
+                json!({ "quantization_config": { "quant_method": "awq", "bits": 4, "version": "gemv" } }),
+                "awq to 4 bits",
+            ),
+            (
+                json!({ "quantization_config": { "quant_method": "modelopt", "quant_algo": "W4A8_AWQ" } }),
+                "modelopt (`quantization_config`)",
+            ),
             (
                 json!({ "quantization_config": { "quant_method": "bitsandbytes", "load_in_4bit": true } }),
                 "bitsandbytes to 4 bits",
             ),
             (json!({ "quantization_config": {} }), "an unnamed method"),
-            (json!({ "quantization": { "group_size": 64, "bits": 4 } }), "MLX to 4 bits (`quantization`)"),
             (
-                json!({ "quantization": { "bits": 8 }, "quantization_config": { "bits": 8 } }),
-                "MLX to 8 bits (`quantization`)",
+                json!({ "quantization": { "group_size": 32, "bits": 4, "mode": "mxfp4" } }),
+                "MLX to 4 bits (`quantization`)",
+            ),
+            (
+                json!({ "text_config": { "quantization_config": { "quant_method": "hqq" } } }),
+                "hqq (`quantization_config`)",
             ),
         ] {
-            let said = by_config(&config).unwrap();
-            assert!(said.contains(method), "{said:?} does not say {method:?}");
+            let said = by_config(&config).unwrap_err();
+            assert!(said.contains(method) && said.contains("does not run here"), "{said:?}: {method:?}");
         }
         for config in [json!({}), json!({ "quantization_config": null }), json!({ "quantization": null })] {
-            assert_eq!(by_config(&config), None);
+            assert_eq!(by_config(&config), Ok(None));
         }
+    }
+
+    #[test]
+    fn what_is_read_is_known_with_its_sizes() {
+        let of = |config: Value| by_config(&config).unwrap().unwrap();
+        let method = |fields: Value| of(json!({ "quantization_config": fields }));
+        let fp8 = method(json!({ "quant_method": "fp8", "weight_block_size": [64, 32] }));
+        assert_eq!((fp8.format, fp8.block), (QuantisedFormat::Fp8, [64, 32]));
+        let gptq =
+            |format: &str| method(json!({ "quant_method": "gptq", "bits": 8, "checkpoint_format": format }));
+        assert_eq!([gptq("gptq").zero_plus, gptq("gptq_v2").zero_plus, gptq("gptq").bits as i32], [1, 0, 8]);
+        let groups = json!({ "group_0": { "weights": { "num_bits": 4 } } });
+        let packed = json!({ "quant_method": "compressed-tensors", "format": "pack-quantized", "config_groups": groups });
+        assert_eq!(method(packed).format, QuantisedFormat::Packed);
+        let mlx = of(json!({ "quantization": {
+            "group_size": 64, "bits": 4, "model.layers.0.mlp.down_proj": { "group_size": 32, "bits": 8 },
+            "lm_head": false,
+        } }));
+        assert_eq!((mlx.format, mlx.group_size), (QuantisedFormat::Mlx, 64));
+        assert_eq!(mlx.group_sizes["model.layers.0.mlp.down_proj"], 32);
+        let config = json!({ "quantization": {}, "text_config": { "quantization_config": {}, "a": 1 } });
+        assert_eq!(without_quantisation(&config), json!({ "text_config": { "a": 1 } }));
     }
 }

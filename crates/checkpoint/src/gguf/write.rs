@@ -49,7 +49,10 @@ pub fn write_gguf<W: Write>(
         string(&tensor.name, &mut head);
         head.extend((tensor.shape.len() as u32).to_le_bytes());
         head.extend(tensor.shape.iter().rev().flat_map(|&size| (size as u64).to_le_bytes()));
-        head.extend(tensor.storage.ggml_type().to_le_bytes());
+        let number = tensor.storage.ggml_type();
+        let number =
+            number.ok_or_else(|| io::Error::other(format!("ggml has no type {}", tensor.storage.name())))?;
+        head.extend(number.to_le_bytes());
         head.extend(offset.to_le_bytes());
         offset += tensor.num_bytes().next_multiple_of(DEFAULT_ALIGNMENT) as u64;
     }

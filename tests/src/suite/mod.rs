@@ -57,6 +57,19 @@ pub const CHECKPOINTS: &[&str] = &[
     "gemma4-ple",
 ];
 
+/// Of these the ones that between them use every kernel that a device has of its own: with `MOI_TEST_SHORT` set they are all
+/// that runs, for devices in software.
+const SHORT: &[&str] =
+    &["gemma2", "qwen3-moe-dense", "phi3-longrope-beyond", "gpt2-scales", "gpt-oss", "laguna", "gemma4-ple"];
+
+/// The checkpoints that this run of the suite takes.
+pub fn checkpoints() -> &'static [&'static str] {
+    match std::env::var_os("MOI_TEST_SHORT") {
+        Some(_) => SHORT,
+        None => CHECKPOINTS,
+    }
+}
+
 /// max |diff| / max |logit| in float32.
 pub const LOGIT_ERROR: f32 = 5e-5;
 

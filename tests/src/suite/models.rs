@@ -6,7 +6,7 @@ use moi_engine::{Engine, SelfCheck, Step};
 use moi_models::{Activations, CausalLm, Decoder, ForwardBatch, PackedForm};
 use moi_pretrained::WeightForm;
 
-use super::{CHECKPOINTS, LOGIT_ERROR, ids, load};
+use super::{LOGIT_ERROR, checkpoints, ids, load};
 use crate::{
     batch::{assert_alike, requests, together},
     golden::Golden,
@@ -46,7 +46,7 @@ impl Job for Logits {
     type Output = ();
 
     fn run<B: Backend>(self, device: &B::Device) {
-        for name in CHECKPOINTS {
+        for name in checkpoints() {
             let (golden, model) = load::<B>(name, WeightForm::F32, device);
             for (way, pieces) in ways(&golden) {
                 let error = relative_error(&logits(&model, &pieces, device), &golden.logits);
@@ -119,7 +119,7 @@ impl Job for Halves {
 
     fn run<B: Backend>(self, device: &B::Device) {
         for kind in float_types::<B>(device).into_iter().filter(|&kind| kind != FloatType::F32) {
-            for name in CHECKPOINTS {
+            for name in checkpoints() {
                 let (golden, model) = load::<B>(name, WeightForm::Float(kind.dtype()), device);
                 for (way, pieces) in ways(&golden) {
                     let found = logits(&model, &pieces, device);

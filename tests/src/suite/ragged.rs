@@ -13,9 +13,17 @@ use crate::{
     relative_error, steps, values,
 };
 
-/// Models whose layers attend differently: positions rotated, by angles that grow with the sequence too, and learned, windows, caps, norms of heads, experts.
-const CHECKPOINTS: &[&str] =
-    &["llama3-rope", "llama-dynamic", "gemma2-caps", "gemma3", "qwen3-moe", "gpt2-scales"];
+/// Models whose layers attend differently: positions rotated, by angles that grow with the sequence too, and learned, windows, caps, norms of heads, experts, sinks, other layers' keys.
+const CHECKPOINTS: &[&str] = &[
+    "llama3-rope",
+    "llama-dynamic",
+    "gemma2-caps",
+    "gemma3",
+    "qwen3-moe",
+    "gpt2-scales",
+    "gpt-oss",
+    "gemma4-ple",
+];
 
 /// Every sequence is the golden one, at a place of its own: logits against those of transformers.
 #[derive(Debug)]

@@ -10,9 +10,12 @@ use burn::{
 };
 
 use crate::{
-    AttentionConfig, AttentionKind, AttentionPass, GateKind, GateSpan, Kernels, KvPool, LayerBlocks, Linear,
-    Norm, NormConfig, NormKind, OutputGate, QkSpan, RopeConfig, cache::LayerShape, context::ForwardContext,
+    AttentionConfig, AttentionKind, AttentionPass, DeltaNet, GateKind, GateSpan, Kernels, KvPool,
+    LayerBlocks, Linear, Norm, NormConfig, NormKind, OutputGate, QkSpan, RopeConfig, ShortConv,
+    cache::{CacheShape, LayerShape},
+    context::ForwardContext,
     linear::uninitialized,
+    states::Recurrent,
 };
 
 /// What mixes the positions of a layer.
@@ -21,6 +24,10 @@ use crate::{
 pub enum SelfAttention<B: Backend> {
     /// Attention.
     Heads(Attention<B>),
+    /// A gated delta net.
+    DeltaNet(DeltaNet<B>),
+    /// A short convolution.
+    ShortConv(ShortConv<B>),
     /// One linear map in its place.
     Linear(LinearAttention<B>),
 }
@@ -71,6 +78,8 @@ impl<B: Backend> SelfAttention<B> {
     ) -> Self {
         match kind {
             AttentionKind::Heads(config) => Self::Heads(Attention::new(hidden_size, config, ropes, device)),
+            AttentionKind::DeltaNet(config) => Self::DeltaNet(DeltaNet::new(hidden_size, config, device)),
+            AttentionKind::ShortConv(config) => Self::ShortConv(ShortConv::new(hidden_size, config, device)),
             AttentionKind::Linear => {
                 let linear_attn = Linear::new(hidden_size, hidden_size, false, device);
                 Self::Linear(LinearAttention { linear_attn })
@@ -88,6 +97,8 @@ impl<B: Backend> SelfAttention<B> {
     ) -> Tensor<B, 2> {
         let attention = match self {
             Self::Heads(attention) => attention,
+            Self::DeltaNet(net) => return recurrent(net, x, layer, context, pool),
+            Self::ShortConv(conv) => return recurrent(conv, x, layer, context, pool),
             Self::Linear(linear) => return context.kernels.linear(&linear.linear_attn, x),
         };
         match pool.layer(attention.config.shared_cache.unwrap_or(layer)) {
@@ -96,17 +107,35 @@ impl<B: Backend> SelfAttention<B> {
         }
     }
 
-    /// The keys and values that it keeps, beside these kernels. Their type is that of the weights, but float16 beside rounded
+    /// What it keeps, beside these kernels. The type of keys and values is that of the weights, but float16 beside rounded
     /// activations, which are less exact.
-    pub(crate) fn cached(&self, kernels: &dyn Kernels<B>) -> Option<LayerShape> {
-        let Self::Heads(Attention { config, k_proj: Some(k_proj), .. }) = self else { return None };
-        Some(LayerShape {
+    pub(crate) fn cached(&self, kernels: &dyn Kernels<B>) -> CacheShape {
+        let Self::Heads(Attention { config, k_proj, .. }) = self else {
+            return match self {
+                Self::DeltaNet(_) | Self::ShortConv(_) => CacheShape::State,
+                Self::Heads(_) | Self::Linear(_) => CacheShape::None,
+            };
+        };
+        let Some(k_proj) = k_proj else { return CacheShape::None };
+        CacheShape::Keys(LayerShape {
             kv_heads: config.num_kv_heads,
             head_dim: config.head_dim,
             dtype: k_proj.weight.cache_dtype(kernels).into(),
             window: config.window,
         })
     }
+}
+
+/// A layer with a state.
+fn recurrent<B: Backend>(
+    layer: &impl Recurrent<B>,
+    x: Tensor<B, 2>,
+    index: usize,
+    context: &ForwardContext<B>,
+    pool: &mut KvPool<B>,
+) -> Tensor<B, 2> {
+    let mut states = pool.states(index, &context.slots);
+    layer.forward(x, &context.spans, &mut states, &*context.kernels)
 }
 
 impl<B: Backend> Attention<B> {

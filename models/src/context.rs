@@ -22,6 +22,8 @@ pub(crate) struct ForwardContext<B: Backend> {
     /// New positions of all sequences.
     pub(crate) tokens: usize,
     pub(crate) spans: Vec<SpanContext>,
+    /// The slots of the spans' states, where layers have any.
+    pub(crate) slots: Vec<usize>,
     /// Of each new position in its sequence.
     pub(crate) positions: Vec<usize>,
     /// One for each kind of rotary positions in the model.
@@ -85,6 +87,7 @@ impl<B: Backend> ForwardContext<B> {
             })
             .collect();
         let angles = ropes.iter().map(|rope| Angles::new(rope, &positions, &lengths, device)).collect();
+        let slots = spans.iter().filter_map(|span| span.table.state_slot()).collect();
         let masks = tables.iter().map(|_| spans.iter().map(|_| OnceCell::new()).collect()).collect();
         let positions = positions.concat();
         let spans = spans.iter().map(|span| SpanContext {
@@ -96,6 +99,7 @@ impl<B: Backend> ForwardContext<B> {
             kernels,
             tokens: positions.len(),
             spans: spans.collect(),
+            slots,
             positions,
             angles,
             query_factors: None,

@@ -10,7 +10,7 @@ use burn::{
 use crate::{
     AttentionConfig, AttentionKind, CausalLm, DecoderConfig, Embedding, Experts, FeedForwardKind,
     ForwardBatch, Kernels, KvPool, LayerConfig, Linear, Mlp, MlpAndExperts, ModelError, Norm, NormPlace,
-    PerLayerInputs, RopeConfig, SelfAttention, Visible, cache::LayerShape, context::ForwardContext,
+    PerLayerInputs, RopeConfig, SelfAttention, Visible, cache::CacheShape, context::ForwardContext,
     default_kernels, kernels::KernelsOf, linear::uninitialized, residual::Residual,
 };
 
@@ -139,7 +139,7 @@ impl DecoderConfig {
     fn attentions(&self) -> impl Iterator<Item = &AttentionConfig> {
         self.layers.iter().filter_map(|layer| match &layer.attention {
             Some(AttentionKind::Heads(attention)) => Some(attention),
-            Some(AttentionKind::Linear) | None => None,
+            _ => None,
         })
     }
 }
@@ -178,6 +178,9 @@ impl<B: Backend> Decoder<B> {
                 return Err(ModelError::ForeignTable);
             }
             let mut most = span.len;
+            if pool.has_states() && !matches!(span.visible, Visible::Causal) {
+                return Err(ModelError::TreeOfStates);
+            }
             if let Visible::Tree(parents) = &span.visible {
                 let before =
                     |(node, parent): (usize, &Option<usize>)| parent.is_none_or(|parent| parent < node);
@@ -281,9 +284,12 @@ impl<B: Backend> CausalLm<B> for Decoder<B> {
 
     fn new_pool(&self, device: &B::Device) -> KvPool<B> {
         let kernels = self.kernels();
-        let shape = |layer: &DecoderLayer<B>| layer.self_attn.as_ref().and_then(|own| own.cached(&*kernels));
-        let shapes: Vec<Option<LayerShape>> = self.model.layers.iter().map(shape).collect();
-        KvPool::new(&shapes, kernels.cache_layout(), device)
+        let shape = |layer: &DecoderLayer<B>| match &layer.self_attn {
+            Some(own) => own.cached(&*kernels),
+            None => CacheShape::None,
+        };
+        let shapes: Vec<CacheShape> = self.model.layers.iter().map(shape).collect();
+        KvPool::new(&shapes, self.config.state_values() * size_of::<f32>(), kernels.cache_layout(), device)
     }
 
     fn kernels(&self) -> Arc<dyn Kernels<B>> {
@@ -299,7 +305,7 @@ impl<B: Backend> CausalLm<B> for Decoder<B> {
     }
 
     fn shares_prefixes(&self) -> bool {
-        !self.ropes.iter().any(RopeConfig::depends_on_length)
+        !self.ropes.iter().any(RopeConfig::depends_on_length) && self.config.state_values() == 0
     }
 
     fn broken_weight(&self, layers: RangeInclusive<usize>) -> Option<String> {

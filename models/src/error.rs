@@ -61,6 +61,11 @@ pub enum ModelError {
         /// Shape of the inputs.
         found: [usize; 2],
     },
+    /// A tree of positions for a model whose layers keep states: each branch would need its own.
+    #[error(
+        "the model keeps states, which have no positions to go back to: positions must follow one another, not be a tree"
+    )]
+    TreeOfStates,
     /// A tree whose positions do not come behind the ones that they follow.
     #[error(
         "the tree of a span of {len} positions has another number of parents, or a parent that does not come first"

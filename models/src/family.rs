@@ -140,7 +140,7 @@ impl DecoderConfig {
     pub(crate) fn attentions_mut(&mut self) -> impl Iterator<Item = (usize, &mut AttentionConfig)> {
         self.layers.iter_mut().enumerate().filter_map(|(index, layer)| match &mut layer.attention {
             Some(AttentionKind::Heads(attention)) => Some((index, attention)),
-            Some(AttentionKind::Linear) | None => None,
+            _ => None,
         })
     }
 

@@ -73,6 +73,29 @@ impl<'a> Fields<'a> {
         Value::Object(fields)
     }
 
+    /// Which layers keep a state, as `layer_types` lists them under one of these names, or by a rule; all others have attention
+    /// over all positions.
+    pub(crate) fn layers_with_states(
+        &self,
+        num_layers: usize,
+        names: &[&str],
+        rule: impl Fn(usize) -> bool,
+    ) -> Result<Vec<bool>, ModelError> {
+        let Some(listed) = self.get::<Vec<String>>("layer_types")? else {
+            return Ok((0..num_layers).map(rule).collect());
+        };
+        self.one_for_each_layer("layer_types", listed.len(), num_layers)?;
+        let has_state = |kind: &String| match kind.as_str() {
+            FULL => Ok(false),
+            own if names.contains(&own) => Ok(true),
+            other => {
+                let what = format!("`layer_types` has {other:?}, expected {FULL} or {}", names.join(" or "));
+                Err(self.wrong(what))
+            }
+        };
+        listed.iter().map(has_state).collect()
+    }
+
     /// Which layers have experts: as a list of `dense` and `sparse` says, or by a rule.
     pub(crate) fn sparse_layers(
         &self,

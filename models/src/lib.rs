@@ -54,6 +54,7 @@ mod residual;
 mod rope;
 mod rope_fields;
 mod router;
+mod states;
 mod validate;
 
 use std::{ops::RangeInclusive, sync::Arc};
@@ -67,9 +68,10 @@ pub use cache::{
     BLOCK_POSITIONS, BlockRun, BlockTable, CacheLayout, KvPool, LayerBlocks, ParkedTable, SharedBlock,
 };
 pub use config::{
-    Activation, AttentionConfig, AttentionKind, DecoderConfig, ExpertGroups, ExpertsConfig, FeedForwardKind,
-    GateKind, GateSpan, GroupScore, LayerConfig, MlpConfig, NormConfig, NormKind, NormPlace, OutputGate,
-    PerLayerInputs, QkNorm, QkSpan, QueryScale, RouterConfig, RouterScore, SharedExpertConfig,
+    Activation, AttentionConfig, AttentionKind, DecoderConfig, DeltaNetConfig, ExpertGroups, ExpertsConfig,
+    FeedForwardKind, GateKind, GateSpan, GroupScore, LayerConfig, MlpConfig, NormConfig, NormKind, NormPlace,
+    OutputGate, PerLayerInputs, QkNorm, QkSpan, QueryScale, RouterConfig, RouterScore, SharedExpertConfig,
+    ShortConvConfig,
 };
 pub use decoder::{Decoder, DecoderLayer, FeedForward, LinearMlp, Stack};
 pub use embedding::Embedding;
@@ -89,6 +91,7 @@ pub use names::{ParameterPath, TensorSource, is_held_in_float32};
 pub use norm::Norm;
 pub use packed::{Activations, PackedMatrix, scales_dtype};
 pub use rope::{RopeConfig, RopeScaling};
+pub use states::{CausalConv, DeltaNet, ShortConv};
 
 /// A causal language model whose input is embeddings: the narrow door between the decode loop and the
 /// mathematics. Nothing about files, devices or sampling passes through it.

@@ -105,6 +105,21 @@ fn of_layer<B: Backend>(layer: &mut DecoderLayer<B>) -> Vec<(String, &mut Linear
             let there = maps.into_iter().filter_map(|(name, map)| Some((name, map?)));
             all.extend(there.map(|(name, map)| (format!("self_attn.{name}"), map)));
         }
+        Some(SelfAttention::DeltaNet(net)) => {
+            // What decides how much is forgotten and corrected weighs little, as routers do.
+            let maps = [
+                ("in_proj_q", &mut net.in_proj_q),
+                ("in_proj_k", &mut net.in_proj_k),
+                ("in_proj_v", &mut net.in_proj_v),
+                ("in_proj_z", &mut net.in_proj_z),
+                ("out_proj", &mut net.out_proj),
+            ];
+            all.extend(maps.map(|(name, map)| (format!("self_attn.{name}"), map)));
+        }
+        Some(SelfAttention::ShortConv(conv)) => {
+            let maps = [("in_proj", &mut conv.in_proj), ("out_proj", &mut conv.out_proj)];
+            all.extend(maps.map(|(name, map)| (format!("self_attn.{name}"), map)));
+        }
         Some(SelfAttention::Linear(linear)) => {
             all.push(("self_attn.linear_attn".to_owned(), &mut linear.linear_attn));
         }

@@ -156,7 +156,9 @@ fn scaling(
     Ok(match kind {
         "default" => RopeScaling::Default,
         // Positions in several dimensions, which are equal where there is only text.
-        "mrope" if fields.model_type.contains("_vl") => RopeScaling::Default,
+        "mrope" if fields.model_type.contains("_vl") || fields.model_type.starts_with("qwen3_5") => {
+            RopeScaling::Default
+        }
         "linear" => RopeScaling::Linear { factor: need("factor", parameters.factor)? },
         "dynamic" => RopeScaling::Dynamic {
             factor: need("factor", parameters.factor)?,

@@ -1,8 +1,8 @@
 //! What a config must hold to make a model.
 
 use crate::{
-    Activation, AttentionConfig, AttentionKind, DecoderConfig, ExpertGroups, ExpertsConfig, FeedForwardKind,
-    LayerConfig, MlpConfig, ModelError, NormConfig, QueryScale,
+    Activation, AttentionConfig, AttentionKind, DecoderConfig, DeltaNetConfig, ExpertGroups, ExpertsConfig,
+    FeedForwardKind, LayerConfig, MlpConfig, ModelError, NormConfig, QueryScale,
 };
 
 impl DecoderConfig {
@@ -91,6 +91,12 @@ impl DecoderConfig {
             };
             let heads = match &layer.attention {
                 Some(AttentionKind::Heads(a)) => a.num_heads as f64 * a.head_dim as f64,
+                Some(AttentionKind::DeltaNet(net)) => {
+                    let heads = net.num_value_heads as f64 * net.value_head_dim as f64;
+                    heads * (1.0 + net.key_head_dim as f64)
+                        + net.num_key_heads as f64 * net.key_head_dim as f64
+                }
+                Some(AttentionKind::ShortConv(_)) => self.hidden_size as f64,
                 Some(AttentionKind::Linear) | None => 0.0,
             };
             (heads * 4.0 + inner * 3.0) * (self.hidden_size as f64 + self.context_length as f64)
@@ -107,6 +113,8 @@ impl LayerConfig {
     fn problem(&self) -> Option<String> {
         let attention = match &self.attention {
             Some(AttentionKind::Heads(attention)) => attention.problem(),
+            Some(AttentionKind::DeltaNet(net)) => net.problem(),
+            Some(AttentionKind::ShortConv(conv)) => kernel("conv_L_cache", conv.kernel),
             Some(AttentionKind::Linear) | None => None,
         };
         let feed_forward = || match &self.feed_forward {
@@ -147,6 +155,39 @@ impl AttentionConfig {
         positive("attn_logit_softcapping", self.softcap.unwrap_or(1.0))
             .or_else(|| self.rope.as_ref().and_then(|rope| rope.problem(self.head_dim)))
     }
+}
+
+impl DeltaNetConfig {
+    fn problem(&self) -> Option<String> {
+        let heads = [
+            ("linear_num_key_heads", self.num_key_heads),
+            ("linear_num_value_heads", self.num_value_heads),
+            ("linear_key_head_dim", self.key_head_dim),
+            ("linear_value_head_dim", self.value_head_dim),
+        ];
+        let divides = || {
+            (!self.num_value_heads.is_multiple_of(self.num_key_heads)).then(|| {
+                format!(
+                    "linear_num_key_heads ({}) does not divide linear_num_value_heads ({})",
+                    self.num_key_heads, self.num_value_heads
+                )
+            })
+        };
+        let most = |&(name, count): &(&str, usize)| {
+            (!(1..=1 << 16).contains(&count)).then(|| format!("{name} is {count}, expected 1 to {}", 1 << 16))
+        };
+        heads
+            .iter()
+            .find_map(most)
+            .or_else(divides)
+            .or_else(|| kernel("linear_conv_kernel_dim", self.conv_kernel))
+            .or_else(|| from_zero("rms_norm_eps", self.norm_eps))
+    }
+}
+
+/// A convolution that sees its own input alone would keep none, and be no convolution.
+fn kernel(name: &str, kernel: usize) -> Option<String> {
+    (!(2..=64).contains(&kernel)).then(|| format!("{name} is {kernel}, expected 2 to 64"))
 }
 
 impl MlpConfig {

@@ -308,5 +308,5 @@ fn what_would_change_the_result_is_refused_by_name() {
         let found = refusal(fields);
         assert!(parts.iter().all(|part| found.contains(part)), "{parts:?}: {found}");
     }
-    assert_eq!(supported_model_types().count(), 47);
+    assert_eq!(supported_model_types().count(), 54);
 }

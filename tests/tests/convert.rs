@@ -105,6 +105,12 @@ fn every_architecture_to_gguf() {
         "gemma4",
         "gemma4-moe",
         "gemma4-ple",
+        "gpt-oss-mxfp4",
+        "qwen3-5",
+        "qwen3-5-moe",
+        "qwen3-next",
+        "lfm2",
+        "lfm2-moe",
     ];
     let unwritten = unwritten.map(|name| (name, "has no GGUF architecture here"));
     let mut wrong = Vec::new();

@@ -38,6 +38,8 @@ const CHECKPOINTS: &[&str] = &[
     "granite-tied",
     "hunyuan-dense",
     "laguna",
+    "lfm2",
+    "lfm2-moe",
     "llama",
     "llama-dynamic",
     "llama-longrope-beyond",
@@ -64,11 +66,14 @@ const CHECKPOINTS: &[&str] = &[
     "qwen2-sliding",
     "qwen2-yarn",
     "qwen3",
+    "qwen3-5",
+    "qwen3-5-moe",
     "qwen3-awq",
     "qwen3-fp8",
     "qwen3-mlx",
     "qwen3-moe",
     "qwen3-moe-dense",
+    "qwen3-next",
     "qwen3-nvfp4",
     "qwen3-vl",
     "qwen3-vl-moe",
@@ -134,6 +139,25 @@ fn pieces_with_a_cache<B: Backend>() {
             }
             assert_eq!(table.len(), golden.cases.tokens.len());
             assert_close(name, &format!("pieces of {lengths:?}"), &logits, &golden.logits);
+        }
+    });
+}
+
+/// Prompts past a chunk, whole and in pieces that end within chunks and at their ends.
+fn long_prompts<B: Backend>() {
+    each::<B>(|name, golden, decoder, device| {
+        let ids_of = |tokens: &[u32]| decoder.embed(ids(tokens, device));
+        for piece in [150, 64, 37] {
+            let mut pool = decoder.new_pool(device);
+            let mut table = pool.table();
+            let logits = golden.cases.long.chunks(piece).flat_map(|tokens| {
+                let batch = ForwardBatch::one(ids_of(tokens), &mut table);
+                values(decoder.logits(decoder.forward(batch, &mut pool).unwrap()))
+            });
+            let logits: Vec<f32> = logits.collect();
+            if !golden.cases.long.is_empty() {
+                assert_close(name, &format!("long, pieces of {piece}"), &logits, &golden.long_logits);
+            }
         }
     });
 }
@@ -289,6 +313,7 @@ on_cpu_backends!(
     full_forward,
     pieces_with_a_cache,
     batch_of_two,
+    long_prompts,
     embeddings_path,
     greedy_decodes,
     gguf_files,

@@ -42,12 +42,15 @@ impl Parameter {
     }
 
     fn view(&self, tensor: &LazyTensor) -> Option<LazyTensor> {
-        // A number, or a vector that is stored as a row.
-        if self.shape == [1] && tensor.shape().is_empty() {
-            return tensor.scalar_as_vector();
-        }
-        if self.rows.is_none() && matches!((&self.shape[..], tensor.shape()), (&[n], &[1, m]) if n == m) {
-            return Some(tensor.as_vector());
+        // A number, a vector that is stored as a row, a matrix with an axis of 1 between.
+        let is_plain = self.rows.is_none() && !self.transposed;
+        match (&self.shape[..], tensor.shape()) {
+            ([1], []) => return tensor.scalar_as_vector(),
+            (&[n], &[1, m]) if is_plain && n == m => return Some(tensor.as_vector()),
+            (&[rows, columns], &[a, 1, b]) if is_plain && (rows, columns) == (a, b) => {
+                return Some(tensor.without_middle_axis());
+            }
+            _ => {}
         }
         if *tensor.shape() != *self.stored_shape() {
             return None;

@@ -294,6 +294,15 @@ impl LazyTensor {
         Self { shape: vec![len], transposed: true, ..self.clone() }
     }
 
+    /// `[rows, 1, columns]` as a matrix.
+    pub(crate) fn without_middle_axis(&self) -> Self {
+        let shape = match self.shape[..] {
+            [rows, _, columns] => vec![rows, columns],
+            _ => self.shape.clone(),
+        };
+        Self { shape, ..self.clone() }
+    }
+
     /// A matrix with its axes exchanged; none if it is no matrix.
     pub fn transpose(&self) -> Option<Self> {
         let &[rows, columns] = &self.shape[..] else { return None };

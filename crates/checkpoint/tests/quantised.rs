@@ -231,7 +231,7 @@ fn parts_that_do_not_fit_are_refused() {
         &["a.weight_scale_inv", "[3, 1]", "FP8"],
     );
     refused(&[scale(vec![1, 1])], Some(QuantisedFormat::Fp8), &["a.weight", "missing"]);
-    refused(&[codes.clone()], None, &["a.weight", "F8_E4M3", "quantised"]);
+    refused(std::slice::from_ref(&codes), None, &["a.weight", "F8_E4M3", "quantised"]);
     // Codes that no scale belongs to.
     refused(&[codes], Some(QuantisedFormat::Fp8), &["a.weight", "F8_E4M3"]);
     let word = |name, shape: Vec<usize>| {

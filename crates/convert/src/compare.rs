@@ -151,6 +151,14 @@ fn of_layer(layer: &LayerConfig) -> OptionList {
             all.push(named("the attention", &"one with heads"));
             all.extend(of_attention(attention));
         }
+        Some(AttentionKind::DeltaNet(net)) => {
+            all.push(named("the attention", &"a delta net"));
+            all.push(named("the delta net", &format!("{net:?}")));
+        }
+        Some(AttentionKind::ShortConv(conv)) => {
+            all.push(named("the attention", &"a short convolution"));
+            all.push(named("the short convolution", &format!("{conv:?}")));
+        }
         Some(AttentionKind::Linear) => all.push(named("the attention", &"a linear map")),
         None => all.push(named("the attention", &"none")),
     }

@@ -194,7 +194,7 @@ fn layers(config: &DecoderConfig) -> Layers {
     let heads = || {
         config.layers.iter().filter_map(|layer| match &layer.attention {
             Some(AttentionKind::Heads(attention)) => Some(attention),
-            Some(AttentionKind::Linear) | None => None,
+            _ => None,
         })
     };
     let has_experts = |kind: &FeedForwardKind| {

@@ -8,11 +8,15 @@
 //! Layers that see all positions have one table, those of each window size another, from which blocks fall out that
 //! nothing sees any more. Block n of a table holds positions 64n to 64n + 63, whatever came before, so that a position's
 //! place in its block, and with it the order in which attention adds up, is the same in every company.
+//!
+//! Layers that keep a state in the place of positions have a slot for each sequence. A fork shares it until one of the two
+//! runs on; it cannot be taken back, and is not shared between sequences that begin alike.
 
 mod blocks;
 mod layer;
 mod parked;
 mod pool;
+mod states;
 mod table;
 #[cfg(test)]
 #[allow(clippy::unwrap_used, clippy::panic, reason = "a failure must end the test")]
@@ -21,7 +25,8 @@ mod tests;
 pub use layer::{BlockRun, CacheLayout, LayerBlocks};
 pub use parked::ParkedTable;
 pub use pool::KvPool;
-pub(crate) use pool::{KindTables, LayerShape};
+pub(crate) use pool::{CacheShape, KindTables, LayerShape};
+use states::StateSlots;
 pub use table::{BlockTable, SharedBlock};
 
 /// Positions of a block.

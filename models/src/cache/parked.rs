@@ -3,7 +3,7 @@
 use burn::tensor::{Tensor, TensorData, backend::Backend};
 
 use super::{BLOCK_POSITIONS, BlockRun, BlockTable, KvPool, pool::Kind};
-use crate::ModelError;
+use crate::{ModelError, states::LayerState};
 
 /// What a sequence has cached, bit for bit, in the host's memory: see [`KvPool::park`]. It is of no pool.
 #[derive(Clone, Debug)]
@@ -11,7 +11,12 @@ pub struct ParkedTable {
     len: usize,
     sequence_length: usize,
     kinds: Vec<ParkedKind>,
+    /// Of each layer that keeps one, if the sequence has states.
+    states: Vec<ParkedState>,
 }
+
+/// The inputs of a convolution and matrices of heads.
+type ParkedState = (TensorData, Option<TensorData>);
 
 #[derive(Clone, Debug)]
 struct ParkedKind {
@@ -35,7 +40,8 @@ impl ParkedTable {
     /// Bytes in the host's memory.
     pub fn bytes(&self) -> usize {
         let both = self.kinds.iter().flat_map(|kind| kind.layers.iter().flatten());
-        both.map(|data| data.bytes.len()).sum()
+        let states = self.states.iter().flat_map(|(inputs, matrices)| [Some(inputs), matrices.as_ref()]);
+        both.chain(states.flatten()).map(|data| data.bytes.len()).sum()
     }
 }
 
@@ -53,7 +59,19 @@ impl<B: Backend> KvPool<B> {
             ParkedKind { first: own.first, layers: layers.collect() }
         };
         let kinds = self.kinds.iter().enumerate().map(of_kind).collect();
-        ParkedTable { len: table.len, sequence_length: table.sequence_length, kinds }
+        let of_state = |(inputs, matrices): (Tensor<B, 2>, Option<Tensor<B, 3>>)| {
+            (inputs.into_data(), matrices.map(Tensor::into_data))
+        };
+        let states = table.state.iter().flat_map(|slot| {
+            let layers = (0..self.states.layers()).filter_map(|layer| self.states.get(layer, slot.id()));
+            layers.map(|state| of_state(state.parts()))
+        });
+        ParkedTable {
+            len: table.len,
+            sequence_length: table.sequence_length,
+            kinds,
+            states: states.collect(),
+        }
     }
 
     /// A table of what was copied to the host from this pool, or from another one of the same model.
@@ -80,15 +98,29 @@ impl<B: Backend> KvPool<B> {
                 layer.write(&keys, &values, &runs);
             }
         }
+        if !parked.states.is_empty() {
+            let slot = self.states.take(None);
+            for (layer, (inputs, matrices)) in parked.states.iter().enumerate() {
+                let matrices = matrices.as_ref().map(|data| whole::<B, 3>(data, &self.device));
+                let state = LayerState { inputs: whole(inputs, &self.device), matrices };
+                self.states.set(layer, slot.id(), state);
+            }
+            table.state = Some(slot);
+        }
         table.len = parked.len;
         Ok(table)
     }
 }
 
-/// `[kv_heads, positions, head_dim]` as new positions are written: `[positions, kv_heads, head_dim]`.
-fn tensor<B: Backend>(data: &TensorData, device: &B::Device) -> Tensor<B, 3> {
-    let shape: [usize; 3] = data.shape.dims();
+/// A tensor of what was copied, in its own type.
+fn whole<B: Backend, const D: usize>(data: &TensorData, device: &B::Device) -> Tensor<B, D> {
+    let shape: [usize; D] = data.shape.dims();
     // By way of one dimension: a device may put gaps between the rows of what is made in several.
     let flat = TensorData { shape: [data.num_elements()].into(), ..data.clone() };
-    Tensor::<B, 1>::from_data(flat, (device, data.dtype)).reshape(shape).swap_dims(0, 1)
+    Tensor::<B, 1>::from_data(flat, (device, data.dtype)).reshape(shape)
+}
+
+/// `[kv_heads, positions, head_dim]` as new positions are written: `[positions, kv_heads, head_dim]`.
+fn tensor<B: Backend>(data: &TensorData, device: &B::Device) -> Tensor<B, 3> {
+    whole::<B, 3>(data, device).swap_dims(0, 1)
 }

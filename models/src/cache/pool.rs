@@ -6,9 +6,10 @@ use burn::tensor::{DType, backend::Backend};
 use moi_kernels::BlockPlace;
 
 use super::{
-    BLOCK_POSITIONS, BlockRun, BlockTable, CacheLayout, LayerBlocks, SLACK,
+    BLOCK_POSITIONS, BlockRun, BlockTable, CacheLayout, LayerBlocks, SLACK, StateSlots,
     blocks::{Block, Blocks},
     first_seen,
+    states::OfSpans,
     table::{KindTable, SharedBlock},
 };
 use crate::{ModelError, broken::is_broken};
@@ -22,6 +23,9 @@ const MIN_SLAB: usize = 4;
 pub struct KvPool<B: Backend> {
     pub(super) kinds: Vec<Kind<B>>,
     layers: Vec<LayerCache>,
+    pub(super) states: StateSlots<B>,
+    /// Bytes of the states of one sequence.
+    state_bytes: usize,
     layout: CacheLayout,
     budget: Option<usize>,
     pub(super) device: B::Device,
@@ -37,6 +41,19 @@ pub(crate) enum LayerCache {
     Full(usize, usize),
     /// Keys and values of the last positions, likewise.
     Window(usize, usize),
+    /// A state, and which of the layers with one it is.
+    State(usize),
+}
+
+/// What a layer is to keep.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum CacheShape {
+    /// Nothing.
+    None,
+    /// Keys and values.
+    Keys(LayerShape),
+    /// A state.
+    State,
 }
 
 /// Layers that see the same positions, and the blocks that these have.
@@ -78,11 +95,21 @@ pub(crate) struct Places {
 
 impl<B: Backend> KvPool<B> {
     /// A pool for layers, of which some keep nothing; nothing is allocated before it is needed.
-    pub(crate) fn new(shapes: &[Option<LayerShape>], layout: CacheLayout, device: &B::Device) -> Self {
-        let mut kinds: Vec<Kind<B>> = Vec::new();
+    pub(crate) fn new(
+        shapes: &[CacheShape],
+        state_bytes: usize,
+        layout: CacheLayout,
+        device: &B::Device,
+    ) -> Self {
+        let (mut kinds, mut states): (Vec<Kind<B>>, usize) = (Vec::new(), 0);
         let layers = shapes.iter().map(|shape| {
-            let Some(LayerShape { kv_heads, head_dim, dtype, window }) = *shape else {
-                return LayerCache::None;
+            let LayerShape { kv_heads, head_dim, dtype, window } = match *shape {
+                CacheShape::Keys(shape) => shape,
+                CacheShape::None => return LayerCache::None,
+                CacheShape::State => {
+                    states += 1;
+                    return LayerCache::State(states - 1);
+                }
             };
             let kind = kinds.iter().position(|kind| kind.window == window).unwrap_or_else(|| {
                 let (blocks, slabs, layers) = (Blocks::default(), Vec::new(), Vec::new());
@@ -94,7 +121,9 @@ impl<B: Backend> KvPool<B> {
             if window.is_some() { LayerCache::Window(kind, index) } else { LayerCache::Full(kind, index) }
         });
         let layers = layers.collect();
-        Self { kinds, layers, layout, budget: None, device: device.clone(), id: Arc::default() }
+        let states = StateSlots::new(states);
+        let (budget, device, id) = (None, device.clone(), Arc::default());
+        Self { kinds, layers, states, state_bytes, layout, budget, device, id }
     }
 
     /// With a limit on the bytes of all blocks.
@@ -105,13 +134,14 @@ impl<B: Backend> KvPool<B> {
 
     /// A table of no positions.
     pub fn table(&self) -> BlockTable {
-        BlockTable::new(self.kinds.iter().map(|kind| kind.window), self.id.clone())
+        let windows = self.kinds.iter().map(|kind| kind.window);
+        BlockTable::new(windows, !self.states.is_empty(), self.id.clone())
     }
 
     /// A table of a sequence that begins with these blocks. None where they are of another pool, or layers with a window lack one that the next position
-    /// sees.
+    /// sees, or others keep a state.
     pub fn table_of(&self, blocks: &[SharedBlock]) -> Option<BlockTable> {
-        if blocks.iter().any(|block| !Arc::ptr_eq(&block.pool, &self.id)) {
+        if !self.states.is_empty() || blocks.iter().any(|block| !Arc::ptr_eq(&block.pool, &self.id)) {
             return None;
         }
         let mut table = self.table();
@@ -131,13 +161,14 @@ impl<B: Backend> KvPool<B> {
 
     /// Bytes of all blocks, in use or not.
     pub fn allocated_bytes(&self) -> usize {
-        self.kinds.iter().map(|kind| kind.blocks.count() * kind.block_bytes()).sum()
+        self.kinds.iter().map(|kind| kind.blocks.count() * kind.block_bytes()).sum::<usize>()
+            + self.states.bytes()
     }
 
     /// Bytes of the blocks that are in use.
     pub fn used_bytes(&self) -> usize {
         let used = |kind: &Kind<B>| kind.blocks.count() - kind.blocks.free();
-        self.kinds.iter().map(|kind| used(kind) * kind.block_bytes()).sum()
+        self.kinds.iter().map(|kind| used(kind) * kind.block_bytes()).sum::<usize>() + self.states.bytes()
     }
 
     /// Bytes that a sequence of so many positions comes to, which runs in pieces of up to `piece` positions.
@@ -148,11 +179,12 @@ impl<B: Backend> KvPool<B> {
             let most = kind.window.map(|window| (window + SLACK + piece).div_ceil(BLOCK_POSITIONS) + 1);
             all.min(most.unwrap_or(usize::MAX))
         };
-        self.kinds.iter().map(|kind| blocks(kind) * kind.block_bytes()).sum()
+        self.kinds.iter().map(|kind| blocks(kind) * kind.block_bytes()).sum::<usize>() + self.state_bytes
     }
 
-    /// Gives back slabs of which no block is in use.
+    /// Gives back slabs of which no block is in use, and states of sequences that are gone.
     pub fn shrink(&mut self) {
+        self.states.clear_free();
         for kind in &mut self.kinds {
             while let Some(&last) = kind.slabs.last()
                 && kind.blocks.shrink(last)
@@ -174,10 +206,39 @@ impl<B: Backend> KvPool<B> {
             let end = (table.len + positions).div_ceil(BLOCK_POSITIONS);
             new.push(self.take(index, end.saturating_sub(of_kind.first + of_kind.blocks.len()))?);
         }
+        self.own_state(table)?;
         for (of_kind, new) in table.kinds.iter_mut().zip(new) {
             of_kind.blocks.extend(new);
         }
         Ok(())
+    }
+
+    /// Gives a table a slot for its states, where it has none, or shares it.
+    fn own_state(&mut self, table: &mut BlockTable) -> Result<(), ModelError> {
+        let is_own = table.state.as_ref().is_some_and(|slot| !slot.is_shared());
+        if self.states.is_empty() || is_own {
+            return Ok(());
+        }
+        self.states.clear_free();
+        let needed = self.allocated_bytes() + self.state_bytes;
+        if let Some(budget) = self.budget.filter(|&budget| needed > budget) {
+            return Err(ModelError::PoolFull { needed, budget });
+        }
+        table.state = Some(self.states.take(table.state.as_ref()));
+        Ok(())
+    }
+
+    /// The states of a layer for spans whose tables have these slots.
+    pub(crate) fn states<'a>(&'a mut self, layer: usize, slots: &'a [usize]) -> OfSpans<'a, B> {
+        match self.layers[layer] {
+            LayerCache::State(layer) => OfSpans { slots: &mut self.states, layer, of_spans: slots },
+            _ => unreachable!("a pool of this model keeps the states of its layers"),
+        }
+    }
+
+    /// Whether layers keep states, which cannot be cut back, and of which no tree can be made.
+    pub fn has_states(&self) -> bool {
+        !self.states.is_empty()
     }
 
     /// Copies the blocks from a position on that others have, too.
@@ -229,6 +290,9 @@ impl<B: Backend> KvPool<B> {
         len: usize,
         path: &[usize],
     ) -> Result<(), ModelError> {
+        if self.has_states() {
+            return Err(ModelError::TreeOfStates);
+        }
         self.own(table, len)?;
         for (index, of_kind) in table.kinds.iter().enumerate() {
             let kind = &mut self.kinds[index];
@@ -273,7 +337,7 @@ impl<B: Backend> KvPool<B> {
     /// The kind of a layer and its blocks; `None` for one that keeps nothing.
     pub(crate) fn layer(&mut self, layer: usize) -> Option<(usize, &mut LayerBlocks<B>)> {
         match self.layers[layer] {
-            LayerCache::None => None,
+            LayerCache::None | LayerCache::State(_) => None,
             LayerCache::Full(kind, index) | LayerCache::Window(kind, index) => {
                 Some((kind, &mut self.kinds[kind].layers[index]))
             }
@@ -284,8 +348,10 @@ impl<B: Backend> KvPool<B> {
     /// has none of these. Reads them back: for messages alone.
     pub fn finite_layers(&self, table: &BlockTable, positions: usize) -> Vec<Option<bool>> {
         let of_layer = |layer: &LayerCache| {
-            let (LayerCache::Full(kind, index) | LayerCache::Window(kind, index)) = *layer else {
-                return None;
+            let (kind, index) = match *layer {
+                LayerCache::Full(kind, index) | LayerCache::Window(kind, index) => (kind, index),
+                LayerCache::State(layer) => return self.states.is_finite(layer, table.state.as_ref()?.id()),
+                LayerCache::None => return None,
             };
             let (kind, of_kind) = (&self.kinds[kind], &table.kinds[kind]);
             let used = positions.min(table.len).checked_sub(of_kind.first * BLOCK_POSITIONS)?;

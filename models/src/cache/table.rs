@@ -11,6 +11,10 @@ pub struct BlockTable {
     /// One for each kind of layer that the pool has.
     pub(super) kinds: Vec<KindTable>,
     pub(super) len: usize,
+    /// Whether layers keep states.
+    has_states: bool,
+    /// The slot of its states, once it has any.
+    pub(super) state: Option<Block>,
     /// Positions that the sequence is known to have, at least: rotary frequencies may depend on it.
     pub(super) sequence_length: usize,
     /// The pool that it is of.
@@ -48,9 +52,14 @@ impl SharedBlock {
 }
 
 impl BlockTable {
-    pub(super) fn new(windows: impl Iterator<Item = Option<usize>>, pool: Arc<()>) -> Self {
+    pub(super) fn new(windows: impl Iterator<Item = Option<usize>>, has_states: bool, pool: Arc<()>) -> Self {
         let kinds = windows.map(|window| KindTable { window, first: 0, blocks: Vec::new() });
-        Self { kinds: kinds.collect(), len: 0, sequence_length: 0, pool }
+        Self { kinds: kinds.collect(), len: 0, has_states, state: None, sequence_length: 0, pool }
+    }
+
+    /// The slot of its states, once it has any.
+    pub(crate) fn state_slot(&self) -> Option<usize> {
+        self.state.as_ref().map(Block::id)
     }
 
     /// Positions that are cached.
@@ -91,14 +100,19 @@ impl BlockTable {
     }
 
     /// Drops the positions behind the first `len`. Whether that can be: layers with a sliding window may have dropped
-    /// positions that the next one sees; by 64 positions it can always be. If not, the table is as it was.
+    /// positions that the next one sees; by 64 positions it can always be. Layers with a state can forget all or nothing. If
+    /// not, the table is as it was.
     pub fn truncate(&mut self, len: usize) -> bool {
         if len >= self.len {
             return true;
         }
+        if self.has_states && len > 0 {
+            return false;
+        }
         let can = self.kinds.iter().all(|kind| kind.first <= first_seen(len, kind.window) / BLOCK_POSITIONS);
         if can {
             self.len = len;
+            self.state = self.state.take().filter(|_| len > 0);
             self.release_reserved();
         }
         can
@@ -106,7 +120,7 @@ impl BlockTable {
 
     /// Drops all positions.
     pub fn clear(&mut self) {
-        (self.len, self.sequence_length) = (0, 0);
+        (self.len, self.sequence_length, self.state) = (0, 0, None);
         for kind in &mut self.kinds {
             (kind.first, kind.blocks) = (0, Vec::new());
         }

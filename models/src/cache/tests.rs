@@ -6,15 +6,15 @@ use burn::tensor::{DType, Tensor, TensorData, backend::Backend};
 use burn_flex::Flex;
 use proptest::prelude::*;
 
-use super::{BLOCK_POSITIONS, BlockTable, KvPool, first_seen, pool::LayerShape};
+use super::{BLOCK_POSITIONS, BlockTable, KvPool, first_seen, pool::CacheShape, pool::LayerShape};
 use crate::{ModelError, default_kernels};
 
 /// Two layers of one kind, one without a cache, and one with a window.
-const SHAPES: [Option<LayerShape>; 4] = [
-    Some(LayerShape { kv_heads: 1, head_dim: 2, dtype: DType::F32, window: None }),
-    None,
-    Some(LayerShape { kv_heads: 2, head_dim: 1, dtype: DType::F32, window: None }),
-    Some(LayerShape { kv_heads: 1, head_dim: 1, dtype: DType::F32, window: Some(WINDOW) }),
+const SHAPES: [CacheShape; 4] = [
+    CacheShape::Keys(LayerShape { kv_heads: 1, head_dim: 2, dtype: DType::F32, window: None }),
+    CacheShape::None,
+    CacheShape::Keys(LayerShape { kv_heads: 2, head_dim: 1, dtype: DType::F32, window: None }),
+    CacheShape::Keys(LayerShape { kv_heads: 1, head_dim: 1, dtype: DType::F32, window: Some(WINDOW) }),
 ];
 const WINDOW: usize = 70;
 /// Bytes of a block of each kind.
@@ -172,7 +172,10 @@ impl<B: Backend> Test<B> {
             for (layer, shape) in SHAPES.iter().enumerate() {
                 let Some((kind, blocks)) = self.pool.layer(layer) else { continue };
                 let first = places[kind].spans[0].first * BLOCK_POSITIONS;
-                let window = shape.and_then(|shape| shape.window);
+                let window = match shape {
+                    CacheShape::Keys(shape) => shape.window,
+                    CacheShape::None | CacheShape::State => None,
+                };
                 assert!(first <= first_seen(numbers.len(), window));
                 if numbers.is_empty() || first >= numbers.len() {
                     continue;
@@ -194,7 +197,7 @@ impl<B: Backend> Test<B> {
 }
 
 fn run<B: Backend>(operations: Vec<Operation>, budget: usize) {
-    let pool = KvPool::<B>::new(&SHAPES, default_kernels::<B>().cache_layout(), &Default::default())
+    let pool = KvPool::<B>::new(&SHAPES, 0, default_kernels::<B>().cache_layout(), &Default::default())
         .with_budget(budget);
     let mut test = Test { pool, sequences: Vec::new(), written: 0 };
     for operation in operations {
@@ -222,7 +225,7 @@ proptest! {
 
 #[test]
 fn so_many_positions_can_be_taken_back() {
-    let pool = KvPool::<Flex>::new(&SHAPES, default_kernels::<Flex>().cache_layout(), &Default::default());
+    let pool = KvPool::<Flex>::new(&SHAPES, 0, default_kernels::<Flex>().cache_layout(), &Default::default());
     let mut test = Test { pool, sequences: Vec::new(), written: 0 };
     test.apply(Operation::New);
     for len in 1..400 {
@@ -235,7 +238,7 @@ fn so_many_positions_can_be_taken_back() {
 /// Sequences of other lengths cost nothing: what is allocated is little more than the blocks that are in use.
 #[test]
 fn a_long_sequence_among_short_ones_takes_no_more_than_its_blocks() {
-    let pool = KvPool::<Flex>::new(&SHAPES, default_kernels::<Flex>().cache_layout(), &Default::default());
+    let pool = KvPool::<Flex>::new(&SHAPES, 0, default_kernels::<Flex>().cache_layout(), &Default::default());
     let mut test = Test { pool, sequences: Vec::new(), written: 0 };
     for row in 0..64 {
         test.apply(Operation::New);
@@ -256,7 +259,7 @@ fn a_long_sequence_among_short_ones_takes_no_more_than_its_blocks() {
 /// What a fork of a long sequence copies: a block of each kind, when it goes on.
 #[test]
 fn a_fork_copies_one_block_of_each_kind() {
-    let pool = KvPool::<Flex>::new(&SHAPES, default_kernels::<Flex>().cache_layout(), &Default::default());
+    let pool = KvPool::<Flex>::new(&SHAPES, 0, default_kernels::<Flex>().cache_layout(), &Default::default());
     let mut test = Test { pool, sequences: Vec::new(), written: 0 };
     test.apply(Operation::New);
     assert!(test.write(0, 4000));

@@ -4,7 +4,10 @@ mod attention;
 mod feed_forward;
 mod parameters;
 
-pub use attention::{AttentionConfig, AttentionKind, GateKind, GateSpan, OutputGate, QkNorm, QkSpan};
+pub use attention::{
+    AttentionConfig, AttentionKind, DeltaNetConfig, GateKind, GateSpan, OutputGate, QkNorm, QkSpan,
+    ShortConvConfig,
+};
 pub use feed_forward::{
     Activation, ExpertGroups, ExpertsConfig, FeedForwardKind, GroupScore, MlpConfig, RouterConfig,
     RouterScore, SharedExpertConfig,
@@ -179,13 +182,20 @@ impl DecoderConfig {
             .for_each(|norm| norm.kind = kind);
     }
 
-    /// Values that the cache holds for `positions` positions of one row, keys and values of all layers.
+    /// Values of the states that all layers keep of a sequence.
+    pub(crate) fn state_values(&self) -> usize {
+        let kinds = self.layers.iter().filter_map(|layer| layer.attention.as_ref());
+        kinds.map(|kind| kind.state_values(self.hidden_size)).sum()
+    }
+
+    /// Values that the cache holds for `positions` positions of one row: keys and values of all layers, and states.
     pub fn cached_values(&self, positions: usize) -> usize {
         let of_layer = |layer: &LayerConfig| match &layer.attention {
             Some(AttentionKind::Heads(a)) if a.shared_cache.is_none() => {
                 2 * a.num_kv_heads * a.head_dim * a.window.map_or(positions, |window| window.min(positions))
             }
-            _ => 0,
+            Some(other) => other.state_values(self.hidden_size),
+            None => 0,
         };
         self.layers.iter().map(of_layer).sum()
     }

@@ -1,8 +1,8 @@
 //! Names and shapes of a decoder's parameters.
 
 use super::{
-    Activation, AttentionConfig, AttentionKind, DecoderConfig, ExpertsConfig, FeedForwardKind, LayerConfig,
-    MlpConfig, NormConfig, NormKind, QkSpan,
+    Activation, AttentionConfig, AttentionKind, DecoderConfig, DeltaNetConfig, ExpertsConfig,
+    FeedForwardKind, LayerConfig, MlpConfig, NormConfig, NormKind, QkSpan,
 };
 
 impl DecoderConfig {
@@ -102,6 +102,13 @@ impl Parameters {
             Some(AttentionKind::Heads(attention)) => {
                 self.attention(&format!("{name}.self_attn"), d, attention);
             }
+            Some(AttentionKind::DeltaNet(net)) => self.delta_net(&format!("{name}.self_attn"), d, net),
+            Some(AttentionKind::ShortConv(conv)) => {
+                let name = format!("{name}.self_attn");
+                self.linear(&format!("{name}.in_proj"), d, 3 * d, conv.bias);
+                self.conv(&name, d, conv.kernel, conv.bias);
+                self.linear(&format!("{name}.out_proj"), d, d, conv.bias);
+            }
         }
         match &layer.feed_forward {
             None => {}
@@ -156,6 +163,26 @@ impl Parameters {
             };
             self.norm(&format!("{name}.{part}"), width, norm.norm);
         }
+    }
+
+    fn conv(&mut self, name: &str, channels: usize, kernel: usize, bias: bool) {
+        self.weight(&format!("{name}.conv"), &[channels, kernel]);
+        if bias {
+            self.vector(&format!("{name}.conv.bias"), channels);
+        }
+    }
+
+    fn delta_net(&mut self, name: &str, d: usize, net: &DeltaNetConfig) {
+        let (keys, values, heads) = (net.key_width(), net.value_width(), net.num_value_heads);
+        let maps = [("q", keys), ("k", keys), ("v", values), ("z", values), ("b", heads), ("a", heads)];
+        for (part, outputs) in maps {
+            self.linear(&format!("{name}.in_proj_{part}"), d, outputs, false);
+        }
+        self.conv(name, 2 * keys + values, net.conv_kernel, false);
+        self.vector(&format!("{name}.dt_bias"), heads);
+        self.vector(&format!("{name}.a_log"), heads);
+        self.weight(&format!("{name}.norm"), &[net.value_head_dim]);
+        self.linear(&format!("{name}.out_proj"), values, d, false);
     }
 
     fn mlp(&mut self, prefix: &str, d: usize, mlp: &MlpConfig) {

@@ -15,6 +15,7 @@ mod gpt_oss;
 mod granite;
 mod hunyuan;
 mod laguna;
+mod lfm2;
 mod llama;
 mod minimax_m2;
 mod mistral;
@@ -29,6 +30,7 @@ mod phi;
 mod phi3;
 mod qwen2;
 mod qwen3;
+mod qwen3_5;
 mod qwen3_moe;
 mod qwen_vl;
 mod seed_oss;
@@ -58,6 +60,13 @@ pub(crate) const PAGES: &[(&str, Page)] = &[
     ("granite", granite::architecture),
     ("gpt2", gpt2::architecture),
     ("gpt_neox", gpt_neox::architecture),
+    ("qwen3_5", qwen3_5::dense),
+    ("qwen3_5_text", qwen3_5::dense_text),
+    ("qwen3_5_moe", qwen3_5::experts),
+    ("qwen3_5_moe_text", qwen3_5::experts_text),
+    ("qwen3_next", qwen3_5::next),
+    ("lfm2", lfm2::dense),
+    ("lfm2_moe", lfm2::experts),
     ("gemma4", gemma4::multimodal),
     ("gemma4_text", gemma4::text),
     ("gemma4_unified", gemma4::unified),

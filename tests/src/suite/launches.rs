@@ -25,6 +25,8 @@ const BETWEEN_KERNELS: &[&str] = &[
     "normed embedding",
     "other norms behind",
     "queries that grow",
+    "delta net",
+    "short convolution",
 ];
 
 /// Kernels by name.

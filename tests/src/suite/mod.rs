@@ -55,12 +55,22 @@ pub const CHECKPOINTS: &[&str] = &[
     "gemma4",
     "gemma4-moe",
     "gemma4-ple",
+    "qwen3-5-moe",
+    "lfm2",
 ];
 
 /// Of these the ones that between them use every kernel that a device has of its own: with `MOI_TEST_SHORT` set they are all
 /// that runs, for devices in software.
-const SHORT: &[&str] =
-    &["gemma2", "qwen3-moe-dense", "phi3-longrope-beyond", "gpt2-scales", "gpt-oss", "laguna", "gemma4-ple"];
+const SHORT: &[&str] = &[
+    "gemma2",
+    "qwen3-moe-dense",
+    "phi3-longrope-beyond",
+    "gpt2-scales",
+    "gpt-oss",
+    "laguna",
+    "gemma4-ple",
+    "qwen3-5-moe",
+];
 
 /// The checkpoints that this run of the suite takes.
 pub fn checkpoints() -> &'static [&'static str] {

@@ -36,6 +36,11 @@ pub fn options(config: &DecoderConfig) -> BTreeSet<String> {
         match &layer.attention {
             None => say("no attention", true),
             Some(AttentionKind::Linear) => say("linear map for attention", true),
+            Some(AttentionKind::DeltaNet(_)) => say("delta net", true),
+            Some(AttentionKind::ShortConv(conv)) => {
+                say("short convolution", true);
+                say("bias of the convolution", conv.bias);
+            }
             Some(AttentionKind::Heads(heads)) => of_attention(heads, &mut say),
         }
         match &layer.feed_forward {

@@ -23,6 +23,7 @@ const CHECKPOINTS: &[&str] = &[
     "gpt2-scales",
     "gpt-oss",
     "gemma4-ple",
+    "qwen3-5",
 ];
 
 /// Every sequence is the golden one, at a place of its own: logits against those of transformers.

@@ -39,8 +39,8 @@ impl ByInput {
         for word in words {
             let first = all.len();
             all.resize(first + each, 0);
-            for at in 0..each {
-                let output = if self.format == QuantisedFormat::Awq { AWQ_ORDER[at] } else { at };
+            for (at, &ordered) in AWQ_ORDER.iter().enumerate().take(each) {
+                let output = if self.format == QuantisedFormat::Awq { ordered } else { at };
                 all[first + output] = self.code(word, at);
             }
         }

@@ -1,0 +1,313 @@
+//! The gated delta net (Yang et al., arXiv 2412.06464): of each head a matrix that forgets, and is corrected by what it does
+//! not know yet.
+//!
+//! `S = decay S; S = S + k (beta (v - S^T k))^T; o = S^T q`. Prompts are computed in chunks, whose corrections of each other
+//! are one triangular system (the WY form, arXiv 2406.06484); few positions one by one.
+
+use burn::{
+    module::{Module, Param},
+    tensor::{
+        DType, Tensor, TensorData,
+        activation::{sigmoid, silu, softplus},
+        backend::Backend,
+    },
+};
+
+use super::{CausalConv, LayerState, Recurrent, States, each_span};
+use crate::{
+    DeltaNetConfig, Kernels, Linear, Norm, NormConfig, NormKind, context::SpanContext, linear::uninitialized,
+};
+
+/// Positions of a chunk.
+const CHUNK: usize = 64;
+/// Fewer positions than this are computed one by one.
+const FEW: usize = 16;
+/// Rows of a triangular matrix that are inverted by powers, which grow with their number.
+const SMALL: usize = 8;
+/// Added under the root where queries and keys are divided by their lengths.
+const LENGTH_EPS: f64 = 1e-6;
+/// What no exponential survives.
+const HIDDEN: f32 = -1e30;
+
+/// A gated delta net.
+#[derive(Module, Debug)]
+pub struct DeltaNet<B: Backend> {
+    /// `[key heads * key width, d]`.
+    pub in_proj_q: Linear<B>,
+    /// `[key heads * key width, d]`.
+    pub in_proj_k: Linear<B>,
+    /// `[value heads * value width, d]`.
+    pub in_proj_v: Linear<B>,
+    /// `[value heads * value width, d]`: a gate on what comes out.
+    pub in_proj_z: Linear<B>,
+    /// `[value heads, d]`: how much a position corrects.
+    pub in_proj_b: Linear<B>,
+    /// `[value heads, d]`: how much is forgotten.
+    pub in_proj_a: Linear<B>,
+    /// Of queries, keys and values.
+    pub conv: CausalConv<B>,
+    /// `[value heads]`.
+    pub dt_bias: Param<Tensor<B, 1>>,
+    /// `[value heads]`.
+    pub a_log: Param<Tensor<B, 1>>,
+    /// Of a value head.
+    pub norm: Norm<B>,
+    /// `[d, value heads * value width]`.
+    pub out_proj: Linear<B>,
+    #[module(skip)]
+    config: DeltaNetConfig,
+}
+
+impl<B: Backend> DeltaNet<B> {
+    pub(crate) fn new(d: usize, config: &DeltaNetConfig, device: &B::Device) -> Self {
+        let (keys, values) = (config.key_width(), config.value_width());
+        let inward = |outputs| Linear::new(d, outputs, false, device);
+        let per_head = || uninitialized([config.num_value_heads], device);
+        let norm = NormConfig { kind: NormKind::Rms, eps: config.norm_eps };
+        Self {
+            in_proj_q: inward(keys),
+            in_proj_k: inward(keys),
+            in_proj_v: inward(values),
+            in_proj_z: inward(values),
+            in_proj_b: inward(config.num_value_heads),
+            in_proj_a: inward(config.num_value_heads),
+            conv: CausalConv::new(2 * keys + values, config.conv_kernel, false, device),
+            dt_bias: per_head(),
+            a_log: per_head(),
+            norm: Norm::new(config.value_head_dim, norm, device),
+            out_proj: Linear::new(values, d, false, device),
+            config: config.clone(),
+        }
+    }
+
+    /// Queries, keys and values of a span behind the convolution `[n, channels]`, each `[value heads, n, width]`.
+    fn heads(&self, mixed: Tensor<B, 2>) -> [Tensor<B, 3>; 3] {
+        let &DeltaNetConfig { num_key_heads, num_value_heads, key_head_dim, value_head_dim, .. } =
+            &self.config;
+        let (n, keys) = (mixed.dims()[0], self.config.key_width());
+        let of_keys = |first: usize| {
+            let x = mixed.clone().narrow(1, first, keys).reshape([n, num_key_heads, key_head_dim]);
+            let length = (x.clone() * x.clone()).sum_dim(2).add_scalar(LENGTH_EPS).sqrt();
+            let (x, each) = (x / length, num_value_heads / num_key_heads);
+            let spread = x.reshape([n, num_key_heads, 1, key_head_dim]).repeat_dim(2, each);
+            spread.reshape([n, num_value_heads, key_head_dim]).swap_dims(0, 1)
+        };
+        let v = mixed.clone().narrow(1, 2 * keys, self.config.value_width());
+        let v = v.reshape([n, num_value_heads, value_head_dim]).swap_dims(0, 1);
+        [of_keys(0).mul_scalar((key_head_dim as f64).powf(-0.5)), of_keys(keys), v]
+    }
+}
+
+impl<B: Backend> Recurrent<B> for DeltaNet<B> {
+    fn forward(
+        &self,
+        x: Tensor<B, 2>,
+        spans: &[SpanContext],
+        states: &mut dyn States<B>,
+        kernels: &dyn Kernels<B>,
+    ) -> Tensor<B, 2> {
+        let single = |layer: &Linear<B>| kernels.linear(layer, x.clone()).cast(DType::F32);
+        let qkv = kernels.qkv([&self.in_proj_q, &self.in_proj_k, &self.in_proj_v], x.clone());
+        let mixed = Tensor::cat(qkv.map(|part| part.cast(DType::F32)).into(), 1);
+        let (z, beta) = (single(&self.in_proj_z), sigmoid(single(&self.in_proj_b)));
+        let number = |of: &Param<Tensor<B, 1>>| of.val().cast(DType::F32).unsqueeze::<2>();
+        let decay = (softplus(single(&self.in_proj_a) + number(&self.dt_bias), 1.0)
+            * number(&self.a_log).exp())
+        .neg();
+        let width = self.config.value_width();
+        let out = each_span(spans, states, |first, len, state| {
+            let (last, matrices) = match state {
+                Some(state) => (Some(state.inputs), state.matrices),
+                None => (None, None),
+            };
+            let (mixed, inputs) = self.conv.forward(mixed.clone().narrow(0, first, len), last);
+            let [q, k, v] = self.heads(silu(mixed));
+            let of_span = |x: &Tensor<B, 2>| x.clone().narrow(0, first, len).transpose();
+            let steps = Steps { q, k, v, beta: of_span(&beta), decay: of_span(&decay) };
+            let (out, matrices) = steps.run(matrices);
+            // `[value heads, n, width]`
+            let out = out.swap_dims(0, 1).reshape([len, width]);
+            (out, LayerState { inputs, matrices: Some(matrices) })
+        });
+        let ([tokens, _], head) = (out.dims(), self.config.value_head_dim);
+        let normed = kernels.norm(&self.norm, out.reshape([tokens * width / head, head]));
+        kernels.linear(&self.out_proj, normed.reshape([tokens, width]) * silu(z))
+    }
+}
+
+/// Positions of one sequence: queries, keys and values `[heads, n, width]`, how much each corrects and the logarithm of what
+/// it leaves `[heads, n]`.
+struct Steps<B: Backend> {
+    q: Tensor<B, 3>,
+    k: Tensor<B, 3>,
+    v: Tensor<B, 3>,
+    beta: Tensor<B, 2>,
+    decay: Tensor<B, 2>,
+}
+
+impl<B: Backend> Steps<B> {
+    /// What comes out `[heads, n, width]`, and the matrices `[heads, keys, values]` behind all positions.
+    fn run(self, matrices: Option<Tensor<B, 3>>) -> (Tensor<B, 3>, Tensor<B, 3>) {
+        let ([heads, n, keys], values, device) = (self.k.dims(), self.v.dims()[2], self.k.device());
+        let zeros = || Tensor::zeros([heads, keys, values], (&device, DType::F32));
+        let matrices = matrices.unwrap_or_else(zeros);
+        if n < FEW { self.one_by_one(matrices) } else { self.in_chunks(matrices) }
+    }
+
+    fn one_by_one(self, mut matrices: Tensor<B, 3>) -> (Tensor<B, 3>, Tensor<B, 3>) {
+        let [heads, n, _] = self.k.dims();
+        let mut out = Vec::with_capacity(n);
+        for at in 0..n {
+            let row = |x: &Tensor<B, 3>| x.clone().narrow(1, at, 1);
+            let number = |x: &Tensor<B, 2>| x.clone().narrow(1, at, 1).reshape([heads, 1, 1]);
+            let (q, k, v) = (row(&self.q), row(&self.k), row(&self.v));
+            matrices = matrices * number(&self.decay).exp();
+            let correction = (v - k.clone().matmul(matrices.clone())) * number(&self.beta);
+            matrices = matrices + k.swap_dims(1, 2).matmul(correction);
+            out.push(q.matmul(matrices.clone()));
+        }
+        let out = if n == 1 { out.remove(0) } else { Tensor::cat(out, 1) };
+        (out, matrices)
+    }
+
+    fn in_chunks(self, mut matrices: Tensor<B, 3>) -> (Tensor<B, 3>, Tensor<B, 3>) {
+        let ([heads, n, _], device) = (self.k.dims(), self.k.device());
+        let chunks = n.div_ceil(CHUNK);
+        // Positions behind the last one correct nothing and leave everything.
+        let filled = |x: Tensor<B, 3>| {
+            let width = x.dims()[2];
+            let rest = Tensor::zeros([heads, chunks * CHUNK - n, width], (&device, DType::F32));
+            let all = if chunks * CHUNK == n { x } else { Tensor::cat(vec![x, rest], 1) };
+            all.reshape([heads * chunks, CHUNK, width])
+        };
+        let column = |x: Tensor<B, 2>| filled(x.unsqueeze_dim(2));
+        let (q, k, v) = (filled(self.q), filled(self.k), filled(self.v));
+        let (beta, decay) = (column(self.beta), column(self.decay));
+        let ones = triangle::<B>(&device, |row, column| if row >= column { 1.0 } else { 0.0 });
+        let below = triangle::<B>(&device, |row, column| if row > column { 1.0 } else { 0.0 });
+        let hidden = triangle::<B>(&device, |row, column| if row >= column { 0.0 } else { HIDDEN });
+        // The logarithm of what is left of a chunk's beginning, and, of pairs, of the earlier position.
+        let left = ones.clone().expand([heads * chunks, CHUNK, CHUNK]).matmul(decay);
+        let pairs = (left.clone() - left.clone().swap_dims(1, 2) + hidden).exp();
+        let k_beta = k.clone() * beta.clone();
+        let system = k_beta.clone().matmul(k.clone().swap_dims(1, 2)) * pairs.clone() * below;
+        let inverse = inverse_of_unit_plus(system);
+        let corrections = inverse.clone().matmul(v * beta);
+        let known = inverse.matmul(k_beta * left.clone().exp());
+        let within = q.clone().matmul(k.clone().swap_dims(1, 2)) * pairs;
+        let last = left.clone().narrow(1, CHUNK - 1, 1);
+        let (q_left, k_left) = (q * left.clone().exp(), k * (last.clone() - left).exp());
+        let last = last.exp();
+        let part = |x: &Tensor<B, 3>, chunk: usize| {
+            let [_, rows, width] = x.dims();
+            let all = x.clone().reshape([heads, chunks, rows * width]).narrow(1, chunk, 1);
+            all.reshape([heads, rows, width])
+        };
+        let mut out = Vec::with_capacity(chunks);
+        for chunk in 0..chunks {
+            let new = part(&corrections, chunk) - part(&known, chunk).matmul(matrices.clone());
+            let before = part(&q_left, chunk).matmul(matrices.clone());
+            out.push(before + part(&within, chunk).matmul(new.clone()));
+            matrices = matrices * part(&last, chunk) + part(&k_left, chunk).swap_dims(1, 2).matmul(new);
+        }
+        (Tensor::cat(out, 1).narrow(1, 0, n), matrices)
+    }
+}
+
+/// A matrix `[1, chunk, chunk]` by rows and columns.
+fn triangle<B: Backend>(device: &B::Device, value: impl Fn(usize, usize) -> f32) -> Tensor<B, 3> {
+    square(device, CHUNK, value)
+}
+
+/// The same of any size.
+fn square<B: Backend>(device: &B::Device, size: usize, value: impl Fn(usize, usize) -> f32) -> Tensor<B, 3> {
+    let values = (0..size * size).map(|at| value(at / size, at % size));
+    let data = TensorData::new(values.collect::<Vec<f32>>(), [size * size]);
+    Tensor::<B, 1>::from_data(data, (device, DType::F32)).reshape([1, size, size])
+}
+
+/// The inverses of the unit matrix plus strictly lower triangular ones `[n, chunk, chunk]`: small blocks by a sum of powers, of
+/// which all beyond a few are 0, and pairs of blocks by those of their halves. Powers of whole chunks would be too large to
+/// cancel in float32.
+fn inverse_of_unit_plus<B: Backend>(system: Tensor<B, 3>) -> Tensor<B, 3> {
+    let ([n, ..], device) = (system.dims(), system.device());
+    let block = |row: usize, column: usize, size: usize| {
+        system.clone().narrow(1, row * size, size).narrow(2, column * size, size)
+    };
+    let unit = square::<B>(&device, SMALL, |row, column| if row == column { 1.0 } else { 0.0 });
+    let small = |at: usize| {
+        let one = block(at, at, SMALL);
+        let two = one.clone().matmul(one.clone());
+        let four = two.clone().matmul(two.clone());
+        (unit.clone() - one).matmul(unit.clone() + two).matmul(unit.clone() + four)
+    };
+    let mut inverses: Vec<Tensor<B, 3>> = (0..CHUNK / SMALL).map(small).collect();
+    let mut size = SMALL;
+    while inverses.len() > 1 {
+        let zeros = Tensor::zeros([n, size, size], (&device, DType::F32));
+        let pair = |(at, halves): (usize, &[Tensor<B, 3>])| {
+            let [first, second] = halves else { return halves[0].clone() };
+            let corner = second.clone().matmul(block(2 * at + 1, 2 * at, size)).matmul(first.clone()).neg();
+            let above = Tensor::cat(vec![first.clone(), zeros.clone()], 2);
+            Tensor::cat(vec![above, Tensor::cat(vec![corner, second.clone()], 2)], 1)
+        };
+        inverses = inverses.chunks(2).enumerate().map(pair).collect();
+        size *= 2;
+    }
+    inverses.remove(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use burn_flex::Flex;
+
+    use super::*;
+
+    fn numbers(count: usize, seed: usize) -> Vec<f32> {
+        (0..count).map(|at| ((at * 7919 + seed * 104_729) % 1009) as f32 / 1009.0 - 0.5).collect()
+    }
+
+    fn tensor<const D: usize>(values: Vec<f32>, shape: [usize; D]) -> Tensor<Flex, D> {
+        Tensor::from_data(TensorData::new(values, shape), &Default::default())
+    }
+
+    fn steps(heads: usize, n: usize, keys: usize, values: usize) -> Steps<Flex> {
+        let unit = |x: Tensor<Flex, 3>| x.clone() / (x.clone() * x).sum_dim(2).sqrt();
+        Steps {
+            q: unit(tensor(numbers(heads * n * keys, 1), [heads, n, keys])),
+            // Alike, so that corrections are large.
+            k: unit(tensor(numbers(heads * n * keys, 2), [heads, n, keys]).add_scalar(1.0)),
+            v: tensor(numbers(heads * n * values, 3), [heads, n, values]),
+            beta: tensor(numbers(heads * n, 4), [heads, n]).add_scalar(0.5),
+            decay: tensor(numbers(heads * n, 5), [heads, n]).sub_scalar(0.5).mul_scalar(0.2),
+        }
+    }
+
+    /// Chunks are one position after the other, whole ones and a part of one, from zeros and from a state.
+    #[test]
+    fn chunks_are_single_steps() {
+        for n in [16, 64, 65, 150] {
+            let (heads, keys, values) = (3, 8, 4);
+            let state = tensor(numbers(heads * keys * values, 6), [heads, keys, values]);
+            let (expected, expected_state) = steps(heads, n, keys, values).one_by_one(state.clone());
+            let (found, found_state) = steps(heads, n, keys, values).in_chunks(state);
+            let error = |a: Tensor<Flex, 3>, b: Tensor<Flex, 3>| {
+                let largest: f32 = b.clone().abs().max().into_scalar();
+                let worst: f32 = (a - b).abs().max().into_scalar();
+                worst / largest
+            };
+            let (outs, states) = (error(found, expected), error(found_state, expected_state));
+            assert!(outs < 1e-5 && states < 1e-5, "{n}: {outs:e}, {states:e}");
+        }
+    }
+
+    /// The worst system: equal keys, all corrected, nothing forgotten.
+    #[test]
+    fn equal_keys_are_inverted() {
+        let below = triangle::<Flex>(&Default::default(), |row, column| if row > column { 1.0 } else { 0.0 });
+        let unit = triangle::<Flex>(&Default::default(), |row, column| if row == column { 1.0 } else { 0.0 });
+        let product = inverse_of_unit_plus(below.clone()).matmul(below + unit.clone());
+        let worst: f32 = (product - unit).abs().max().into_scalar();
+        assert!(worst < 1e-5, "{worst:e}");
+    }
+}

@@ -65,12 +65,13 @@ impl Multimodal {
 
     /// The name of a tensor in a checkpoint of text alone, whatever its checkpoint prefixes it with.
     fn plain<'a>(&self, name: &'a str) -> Cow<'a, str> {
+        // The longer ones first: where the text has no prefix of its own, `model.` begins them, too.
         let spellings = [
-            (self.body, "model."),
-            (self.head, "lm_head."),
             ("model.language_model.", "model."),
             ("language_model.model.", "model."),
             ("language_model.lm_head.", "lm_head."),
+            (self.body, "model."),
+            (self.head, "lm_head."),
         ];
         let found = spellings.iter().find_map(|(start, plain)| Some((name.strip_prefix(start)?, plain)));
         match found {

@@ -57,7 +57,14 @@ pub(crate) fn rope(fields: &Fields<'_>, context: RopeContext) -> Result<RopeConf
 
 /// The same with the context's base, where the parameters have none of their own.
 pub(crate) fn rope_with(fields: &Fields<'_>, context: RopeContext) -> Result<RopeConfig, ModelError> {
-    build(fields, given(fields), context)
+    let given = given(fields);
+    // Of a model whose layers all turn alike: its fields would not be found.
+    if let Some(listed) = given
+        .filter(|value| ["full_attention", "sliding_attention"].iter().any(|kind| value.get(kind).is_some()))
+    {
+        return Err(fields.unsupported("rope_parameters", listed, "those of all layers"));
+    }
+    build(fields, given, context)
 }
 
 /// The rotary parameters of one kind of layers, if the config lists them by kind; `scaling` of the older spelling,

@@ -136,6 +136,55 @@ fn gemma_4_shares_caches() {
     assert!(refusal(without).contains("num_kv_shared_layers"));
 }
 
+/// OLMo 3 as it was published, and as transformers 5 writes it; of other models a list by kind of layer would be lost.
+#[test]
+fn both_spellings_of_olmo_3() {
+    let yarn = json!({ "rope_type": "yarn", "factor": 8.0, "original_max_position_embeddings": 8192 });
+    let old = config(json!({ "model_type": "olmo3", "rope_theta": 5e5, "rope_scaling": yarn }));
+    let mut full = yarn.clone();
+    full["rope_theta"] = json!(5e5);
+    let by_kind = json!({
+        "full_attention": full, "sliding_attention": { "rope_type": "default", "rope_theta": 5e5 },
+    });
+    let new = config(json!({ "model_type": "olmo3", "rope_parameters": by_kind }));
+    assert_eq!(old, new);
+    assert_eq!(
+        (old.context_length, heads(&old, 0).window, heads(&old, 3).window),
+        (65_536, Some(4096), None)
+    );
+    let rope = |layer| &heads(&old, layer).rope.as_ref().unwrap().scaling;
+    assert!(*rope(0) == RopeScaling::Default && matches!(rope(3), RopeScaling::Yarn { .. }));
+    assert!(
+        refusal(json!({ "model_type": "qwen3", "rope_parameters": by_kind })).contains("rope_parameters")
+    );
+}
+
+/// The text of a multimodal checkpoint, under all prefixes that files have; towers keep their names and are ignored.
+#[test]
+fn text_is_found_under_every_prefix() {
+    for (model_type, own) in [
+        ("qwen2_5_vl", "model."),
+        ("qwen3_5_text", "model."),
+        ("qwen3_vl", "model.language_model."),
+        ("mistral3", "language_model.model."),
+        ("gemma3", "language_model.model."),
+    ] {
+        let found = Architecture::from_config(&json!({ "model_type": model_type })).unwrap();
+        let expected = format!("{own}layers.3.input_layernorm.weight");
+        assert_eq!(found.source("model.layers.3.input_layernorm.weight").name, expected, "{model_type}");
+        for prefix in ["model.language_model.", "language_model.model.", own] {
+            let name = format!("{prefix}layers.3.input_layernorm.weight");
+            assert_eq!(found.respelled(&name), expected, "{model_type}: {name}");
+            assert_eq!(found.plain(&name), "model.layers.3.input_layernorm.weight");
+            assert!(!found.ignores(&name));
+        }
+    }
+    let qwen = Architecture::from_config(&json!({ "model_type": "qwen2_5_vl" })).unwrap();
+    for tower in ["visual.blocks.0.norm1.weight", "model.visual.blocks.0.norm1.weight"] {
+        assert!(qwen.ignores(tower) && qwen.respelled(tower) == tower);
+    }
+}
+
 /// Routers, as the fields of each family describe them.
 #[test]
 fn routers_are_described_by_their_families() {
@@ -255,6 +304,8 @@ fn what_would_change_the_result_is_refused_by_name() {
         ),
         (json!({ "model_type": "llama", "hidden_act": "laplace" }), "hidden_act"),
         (json!({ "model_type": "opt", "do_layer_norm_before": false }), "do_layer_norm_before"),
+        (json!({ "model_type": "qwen3_5_text", "attention_bias": true }), "attention_bias"),
+        (json!({ "model_type": "qwen3_5_text", "output_gate_type": "tanh" }), "output_gate_type"),
         (json!({ "model_type": "opt", "word_embed_proj_dim": 512 }), "word_embed_proj_dim"),
         (json!({ "model_type": "gpt_oss", "swiglu_alpha": 1.5 }), "swiglu_alpha"),
         (

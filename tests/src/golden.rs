@@ -168,7 +168,8 @@ fn up_to_a_flip(found: &[Step], run: &Run) -> usize {
     const GROWN: f64 = 5e-6;
     let off = |(f, e): (&Step, &GoldenStep)| (f64::from(f.entropy) - e.entropy).abs();
     let all: Vec<f64> = found.iter().zip(&run.steps).map(off).collect();
-    let flip = all.iter().position(|&off| off > TOLERANCE).unwrap_or(run.steps.len());
+    let is_other = |at: &usize| all[*at] > TOLERANCE || found[*at].token != run.steps[*at].token;
+    let flip = (0..all.len()).find(is_other).unwrap_or(run.steps.len());
     let has_grown = all[..flip].iter().any(|&off| off > GROWN);
     if has_grown && flip * 2 >= run.steps.len() { flip } else { run.steps.len() }
 }

@@ -41,6 +41,11 @@ fn mixing_follows_the_formulas() {
 }
 
 #[test]
+fn small_products_are_right() {
+    suite::products();
+}
+
+#[test]
 fn logits_are_those_of_transformers() {
     suite::logits();
 }

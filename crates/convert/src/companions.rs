@@ -3,6 +3,7 @@
 use std::{fs, path::Path};
 
 use moi_checkpoint::{gguf::Gguf, shown};
+use moi_models::{ExpertStacks, FeedForwardKind, LayerConfig};
 use moi_pretrained::{is_quantisation_file, without_quantisation};
 use serde_json::{Value, json};
 
@@ -40,6 +41,16 @@ pub(crate) fn write(source: &Source, to: &Path, options: &Options) -> Result<Vec
                 "the file's rotary frequencies are no scaling that transformers has; moi alone reads them";
             notes.push(note.to_owned());
         }
+    }
+    let architecture = &source.pretrained.architecture;
+    let is_beside =
+        |layer: &LayerConfig| matches!(layer.feed_forward, Some(FeedForwardKind::MlpAndExperts(..)));
+    let has_stacks = architecture.names.stacks != ExpertStacks::ByOutput
+        || architecture.config.layers.iter().any(is_beside);
+    if has_stacks && options.to == Target::Safetensors {
+        let note = "the experts of a layer are written one by one, where transformers has them in one tensor for this model; \
+                    moi alone reads them";
+        notes.push(note.to_owned());
     }
     if let (Some(dtype), Some(fields)) = (options.dtype, config.as_object_mut()) {
         let name = match dtype {

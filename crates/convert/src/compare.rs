@@ -123,11 +123,11 @@ fn options(config: &DecoderConfig) -> OptionList {
         named("the first row of the table of learned positions", &or_none(learned_positions.as_ref())),
         named(
             "the width of each layer's own inputs",
-            &or_none(per_layer_inputs.map(|own| own.width).as_ref()),
+            &or_none(per_layer_inputs.map(|own| format!("{own:?}")).as_ref()),
         ),
         named(
             "the growth of queries with their position",
-            &or_none(query_scale.map(|scale| scale.beta).as_ref()),
+            &or_none(query_scale.map(|scale| format!("{scale:?}")).as_ref()),
         ),
         named("the bias of the head", &yes(*head_bias)),
         named("the tie of head and embedding", &yes(*tie_word_embeddings)),
@@ -224,17 +224,14 @@ fn of_experts(experts: &ExpertsConfig) -> OptionList {
         named("the bias of the router", &yes(*bias)),
         named("the correction of the experts' scores", &yes(*correction)),
         named("the number of groups of experts", &or_none(groups.map(|groups| groups.count).as_ref())),
-        named("the number of groups that are kept", &or_none(groups.map(|groups| groups.kept).as_ref())),
+        named("the groups that are kept", &or_none(groups.map(|groups| format!("{groups:?}")).as_ref())),
         named("the normalisation of the experts' weights", &yes(*normalized)),
         named("what is added to the sum of the experts' weights", sum_plus),
         named("the least sum of the experts' weights", sum_at_least),
         named("the factor on the experts' weights", factor),
         named("the factors of each expert", &yes(*expert_scales)),
         named("the norm of the router's input", &or_none(input_norm.as_ref())),
-        named(
-            "the width of the shared expert",
-            &or_none(shared.as_ref().map(|one| one.mlp.intermediate_size).as_ref()),
-        ),
+        named("the shared expert", &or_none(shared.as_ref().map(|one| format!("{one:?}")).as_ref())),
         named("the gate of the shared expert", &yes(shared.as_ref().is_some_and(|shared| shared.gated))),
     ];
     all.extend(of_mlp(expert));

@@ -122,10 +122,25 @@ fn fp8(block: Option<&Value>) -> Quantisation {
     }
 }
 
+/// All groups of modules must be quantised alike, and nothing be turned before it is.
 fn compressed(fields: &Value) -> Option<Quantisation> {
-    let group =
-        fields.get("config_groups").and_then(Value::as_object).and_then(|groups| groups.values().next());
-    let weights = group.and_then(|group| group.get("weights"));
+    let is_set =
+        |value: &&Value| value.as_object().is_none_or(|fields| !fields.is_empty()) && !value.is_null();
+    if fields.get("transform_config").filter(is_set).is_some() {
+        return None;
+    }
+    let groups = fields.get("config_groups").and_then(Value::as_object);
+    let of_groups: Vec<Option<&Value>> =
+        groups.map(|groups| groups.values().map(|group| group.get("weights")).collect()).unwrap_or_default();
+    let weights = of_groups.first().copied().flatten();
+    let alike = |name: &str| {
+        of_groups
+            .iter()
+            .all(|other| other.and_then(|other| other.get(name)) == weights.and_then(|own| own.get(name)))
+    };
+    if !["num_bits", "type", "group_size", "strategy"].into_iter().all(alike) {
+        return None;
+    }
     match text(fields, &["format"])?.as_str() {
         "pack-quantized" => {
             let bits = number(weights?, &["num_bits"]).filter(|bits| [4, 8].contains(bits))?;
@@ -143,10 +158,9 @@ fn compressed(fields: &Value) -> Option<Quantisation> {
 /// MLX names modules with a group size of their own beside what counts for all.
 fn mlx_of(fields: &Value) -> Option<Quantisation> {
     let is_affine = fields.get("mode").and_then(Value::as_str).is_none_or(|mode| mode == "affine");
-    let group_size = number(fields, &["group_size"]).filter(|&size| size > 0)?;
-    let own = |(module, fields): (&String, &Value)| {
-        Some((module.clone(), number(fields, &["group_size"]).filter(|&size| size > 0)?))
-    };
+    let size = |fields: &Value| number(fields, &["group_size"]).filter(|size| (1..=1 << 16).contains(size));
+    let group_size = size(fields)?;
+    let own = |(module, fields): (&String, &Value)| Some((module.clone(), size(fields)?));
     let group_sizes = fields.as_object()?.iter().filter_map(own).collect();
     is_affine.then(|| Quantisation { group_size, group_sizes, ..Quantisation::new(QuantisedFormat::Mlx) })
 }

@@ -99,7 +99,7 @@ impl<B: Backend> KvPool<B> {
             }
         }
         if !parked.states.is_empty() {
-            let slot = self.states.take(None);
+            let slot = self.take_state(None)?;
             for (layer, (inputs, matrices)) in parked.states.iter().enumerate() {
                 let matrices = matrices.as_ref().map(|data| whole::<B, 3>(data, &self.device));
                 let state = LayerState { inputs: whole(inputs, &self.device), matrices };

@@ -162,13 +162,13 @@ impl<B: Backend> KvPool<B> {
     /// Bytes of all blocks, in use or not.
     pub fn allocated_bytes(&self) -> usize {
         self.kinds.iter().map(|kind| kind.blocks.count() * kind.block_bytes()).sum::<usize>()
-            + self.states.bytes()
+            + self.bytes_of_states()
     }
 
     /// Bytes of the blocks that are in use.
     pub fn used_bytes(&self) -> usize {
         let used = |kind: &Kind<B>| kind.blocks.count() - kind.blocks.free();
-        self.kinds.iter().map(|kind| used(kind) * kind.block_bytes()).sum::<usize>() + self.states.bytes()
+        self.kinds.iter().map(|kind| used(kind) * kind.block_bytes()).sum::<usize>() + self.bytes_of_states()
     }
 
     /// Bytes that a sequence of so many positions comes to, which runs in pieces of up to `piece` positions.
@@ -213,19 +213,28 @@ impl<B: Backend> KvPool<B> {
         Ok(())
     }
 
+    /// Bytes of the states of all sequences that have a slot.
+    fn bytes_of_states(&self) -> usize {
+        self.states.used() * self.state_bytes
+    }
+
     /// Gives a table a slot for its states, where it has none, or shares it.
     fn own_state(&mut self, table: &mut BlockTable) -> Result<(), ModelError> {
         let is_own = table.state.as_ref().is_some_and(|slot| !slot.is_shared());
-        if self.states.is_empty() || is_own {
-            return Ok(());
+        if !self.states.is_empty() && !is_own {
+            table.state = Some(self.take_state(table.state.as_ref())?);
         }
+        Ok(())
+    }
+
+    /// A slot without states, or with those of another one.
+    pub(super) fn take_state(&mut self, of: Option<&Block>) -> Result<Block, ModelError> {
         self.states.clear_free();
         let needed = self.allocated_bytes() + self.state_bytes;
-        if let Some(budget) = self.budget.filter(|&budget| needed > budget) {
-            return Err(ModelError::PoolFull { needed, budget });
+        match self.budget.filter(|&budget| needed > budget) {
+            Some(budget) => Err(ModelError::PoolFull { needed, budget }),
+            None => Ok(self.states.take(of)),
         }
-        table.state = Some(self.states.take(table.state.as_ref()));
-        Ok(())
     }
 
     /// The states of a layer for spans whose tables have these slots.

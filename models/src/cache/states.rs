@@ -27,9 +27,9 @@ impl<B: Backend> StateSlots<B> {
         self.layers.is_empty()
     }
 
-    /// Bytes of the states that slots in use or not hold.
-    pub(super) fn bytes(&self) -> usize {
-        self.layers.iter().flatten().flatten().map(LayerState::bytes).sum()
+    /// Slots in use.
+    pub(super) fn used(&self) -> usize {
+        self.slots.count() - self.slots.free()
     }
 
     /// A slot without states, or with those of another one.
@@ -81,12 +81,6 @@ impl<B: Backend> StateSlots<B> {
 }
 
 impl<B: Backend> LayerState<B> {
-    fn bytes(&self) -> usize {
-        let values = |count: usize| count * size_of::<f32>();
-        let matrices = self.matrices.as_ref().map_or(0, |matrices| matrices.shape().num_elements());
-        values(self.inputs.shape().num_elements() + matrices)
-    }
-
     /// Its tensors.
     pub(super) fn parts(&self) -> (Tensor<B, 2>, Option<Tensor<B, 3>>) {
         (self.inputs.clone(), self.matrices.clone())

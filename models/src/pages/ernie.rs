@@ -3,7 +3,7 @@
 use crate::{
     Architecture, AttentionKind, DecoderConfig, ExpertsConfig, MlpConfig, ModelError, PairedRows,
     RouterConfig, SharedExpertConfig, TensorSource,
-    architecture::Names,
+    architecture::{Names, ignored_by_llama},
     family::{self, Defaults, LLAMA},
     fields::Fields,
     names::{of_layer, renamed},
@@ -89,7 +89,11 @@ pub(crate) fn experts(fields: &Fields<'_>) -> Result<Architecture, ModelError> {
     let is_sparse = |i: usize| (i + 1).is_multiple_of(interval) && (first..=last).contains(&i);
     let sparse: Vec<bool> = (0..layers).map(is_sparse).collect();
     decoder.give_experts(&sparse, &experts);
-    Architecture::new(decoder, NAMES)
+    // What predicts several tokens at once.
+    let ignored = |config: &DecoderConfig, name: &str| {
+        name.starts_with("model.mtp_") || name.starts_with("mtp") || ignored_by_llama(config, name)
+    };
+    Architecture::new(decoder, Names { ignored, ..NAMES })
 }
 
 fn source(config: &DecoderConfig, name: &str) -> TensorSource {

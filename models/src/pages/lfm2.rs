@@ -101,7 +101,8 @@ fn width(fields: &Fields<'_>) -> Result<usize, ModelError> {
     let factor: f64 = fields.or("block_ffn_dim_multiplier", 1.0)?;
     let multiple: usize = fields.or("block_multiple_of", 256)?;
     let adjusted = (factor * (2 * width.min(1 << 40) / 3) as f64) as usize;
-    Ok(adjusted.next_multiple_of(multiple.max(1)))
+    let width = adjusted.checked_next_multiple_of(multiple.max(1));
+    width.ok_or_else(|| fields.wrong(format!("block_ffn_dim_multiplier is {factor}")))
 }
 
 fn names() -> Names {

@@ -2,9 +2,9 @@
 //! gate; dense, or with experts of which one is shared.
 
 use crate::{
-    Architecture, AttentionKind, DecoderConfig, DeltaNetConfig, ExpertsConfig, GateKind, GateSpan, MlpConfig,
-    ModelError, Multimodal, NormKind, OutputGate, QkSpan, RouterConfig, RowBlocks, SharedExpertConfig,
-    TensorSource,
+    Architecture, AttentionKind, DecoderConfig, DeltaNetConfig, ExpertsConfig, FeedForwardKind, GateKind,
+    GateSpan, MlpConfig, ModelError, Multimodal, NormKind, OutputGate, QkSpan, RouterConfig, RowBlocks,
+    SharedExpertConfig, TensorSource,
     architecture::{Names, ignored_by_llama},
     family::{self, Defaults, LLAMA},
     fields::Fields,
@@ -58,7 +58,25 @@ pub(crate) fn experts_text(fields: &Fields<'_>) -> Result<Architecture, ModelErr
 
 /// Reads the config of Qwen3-Next.
 pub(crate) fn next(fields: &Fields<'_>) -> Result<Architecture, ModelError> {
-    let decoder = with_experts(fields, &NEXT, 512, 10)?;
+    let mut decoder = with_experts(fields, &NEXT, 512, 10)?;
+    // Fields that this class alone has.
+    let normalized = fields.or("norm_topk_prob", true)?;
+    let dense: Vec<usize> = fields.or("mlp_only_layers", Vec::new())?;
+    let step: usize = fields.or("decoder_sparse_step", 1)?;
+    let (field, default) = NEXT.activation;
+    let mlp = MlpConfig {
+        intermediate_size: fields.or("intermediate_size", NEXT.intermediate_size)?,
+        gated: true,
+        bias: false,
+        activation: fields.activation(field, default)?,
+    };
+    for (index, layer) in decoder.layers.iter_mut().enumerate() {
+        if !(index + 1).is_multiple_of(step) || dense.contains(&index) {
+            layer.feed_forward = Some(FeedForwardKind::Mlp(mlp.clone()));
+        } else if let Some(FeedForwardKind::Experts(experts)) = &mut layer.feed_forward {
+            experts.router.normalized = normalized;
+        }
+    }
     let ignored =
         |config: &DecoderConfig, name: &str| name.starts_with("mtp.") || ignored_by_llama(config, name);
     Architecture::new(decoder, Names { source: source_of_next, ignored, ..Names::LLAMA })
@@ -72,6 +90,8 @@ fn nested(outer: &Fields<'_>, mut decoder: DecoderConfig) -> Result<Architecture
 
 fn decoder(fields: &Fields<'_>, defaults: &Defaults) -> Result<DecoderConfig, ModelError> {
     fields.supports("attn_output_gate", &[true.into()], "true")?;
+    // The gate would have one, too.
+    fields.supports("attention_bias", &[false.into()], "false")?;
     fields.supports("output_gate_type", &["swish".into(), "silu".into()], "swish")?;
     let mut decoder = family::decoder_partly(fields, defaults, 0.25)?;
     decoder.set_norm_kind(NormKind::RmsPlusOne);
@@ -118,18 +138,16 @@ fn with_experts(
             None => fields.or("num_experts", num_experts)?,
         },
         num_per_token: fields.or("num_experts_per_tok", num_per_token)?,
-        router: RouterConfig::softmax(fields.or("norm_topk_prob", true)?),
+        router: RouterConfig::softmax(true),
         expert: mlp(fields.or("moe_intermediate_size", 512)?)?,
         shared: Some(SharedExpertConfig {
             mlp: mlp(fields.or("shared_expert_intermediate_size", 512)?)?,
             gated: true,
         }),
     };
-    let dense: Vec<usize> = fields.or("mlp_only_layers", Vec::new())?;
-    let step: usize = fields.or("decoder_sparse_step", 1)?;
-    let is_sparse = |i: usize| (i + 1).is_multiple_of(step) && !dense.contains(&i);
-    let sparse: Vec<bool> = (0..decoder.layers.len()).map(is_sparse).collect();
-    decoder.give_experts(&sparse, &experts);
+    for layer in &mut decoder.layers {
+        layer.feed_forward = Some(FeedForwardKind::Experts(experts.clone()));
+    }
     Ok(decoder)
 }
 

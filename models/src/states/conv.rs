@@ -32,11 +32,14 @@ impl<B: Backend> CausalConv<B> {
         inputs: Tensor<B, 2>,
         last: Option<Tensor<B, 2>>,
     ) -> (Tensor<B, 2>, Tensor<B, 2>) {
-        let weight = self.weight.val().cast(DType::F32).transpose();
-        let ([n, channels], kernel, device) = (inputs.dims(), weight.dims()[0], inputs.device());
+        let ([n, channels], device) = (inputs.dims(), inputs.device());
+        let kernel = self.weight.val().dims()[1];
+        // One behind the other, so that the taps of all channels are in one piece.
+        let weight = self.weight.val().cast(DType::F32).transpose().reshape([kernel * channels]);
         let last = last.unwrap_or_else(|| Tensor::zeros([kernel - 1, channels], (&device, DType::F32)));
         let all = Tensor::cat(vec![last, inputs.cast(DType::F32)], 0);
-        let product = |j: usize| all.clone().narrow(0, j, n) * weight.clone().narrow(0, j, 1);
+        let tap = |j: usize| weight.clone().narrow(0, j * channels, channels).unsqueeze::<2>();
+        let product = |j: usize| all.clone().narrow(0, j, n) * tap(j);
         let mut out = product(0);
         for j in 1..kernel {
             out = out + product(j);

@@ -80,7 +80,7 @@ impl<B: Backend> DeltaNet<B> {
         }
     }
 
-    /// Queries, keys and values of a span behind the convolution `[n, channels]`, each `[value heads, n, width]`.
+    /// Queries, keys and values of a span behind the convolution `[n, channels]`, each `[n, value heads, width]`.
     fn heads(&self, mixed: Tensor<B, 2>) -> [Tensor<B, 3>; 3] {
         let &DeltaNetConfig { num_key_heads, num_value_heads, key_head_dim, value_head_dim, .. } =
             &self.config;
@@ -90,10 +90,10 @@ impl<B: Backend> DeltaNet<B> {
             let length = (x.clone() * x.clone()).sum_dim(2).add_scalar(LENGTH_EPS).sqrt();
             let (x, each) = (x / length, num_value_heads / num_key_heads);
             let spread = x.reshape([n, num_key_heads, 1, key_head_dim]).repeat_dim(2, each);
-            spread.reshape([n, num_value_heads, key_head_dim]).swap_dims(0, 1)
+            spread.reshape([n, num_value_heads, key_head_dim])
         };
         let v = mixed.clone().narrow(1, 2 * keys, self.config.value_width());
-        let v = v.reshape([n, num_value_heads, value_head_dim]).swap_dims(0, 1);
+        let v = v.reshape([n, num_value_heads, value_head_dim]);
         [of_keys(0).mul_scalar((key_head_dim as f64).powf(-0.5)), of_keys(keys), v]
     }
 }
@@ -122,12 +122,10 @@ impl<B: Backend> Recurrent<B> for DeltaNet<B> {
             };
             let (mixed, inputs) = self.conv.forward(mixed.clone().narrow(0, first, len), last);
             let [q, k, v] = self.heads(silu(mixed));
-            let of_span = |x: &Tensor<B, 2>| x.clone().narrow(0, first, len).transpose();
+            let of_span = |x: &Tensor<B, 2>| x.clone().narrow(0, first, len);
             let steps = Steps { q, k, v, beta: of_span(&beta), decay: of_span(&decay) };
             let (out, matrices) = steps.run(matrices);
-            // `[value heads, n, width]`
-            let out = out.swap_dims(0, 1).reshape([len, width]);
-            (out, LayerState { inputs, matrices: Some(matrices) })
+            (out.reshape([len, width]), LayerState { inputs, matrices: Some(matrices) })
         });
         let ([tokens, _], head) = (out.dims(), self.config.value_head_dim);
         let normed = kernels.norm(&self.norm, out.reshape([tokens * width / head, head]));
@@ -135,8 +133,8 @@ impl<B: Backend> Recurrent<B> for DeltaNet<B> {
     }
 }
 
-/// Positions of one sequence: queries, keys and values `[heads, n, width]`, how much each corrects and the logarithm of what
-/// it leaves `[heads, n]`.
+/// Positions of one sequence: queries, keys and values `[n, heads, width]`, how much each corrects and the logarithm of what
+/// it leaves `[n, heads]`.
 struct Steps<B: Backend> {
     q: Tensor<B, 3>,
     k: Tensor<B, 3>,
@@ -146,36 +144,37 @@ struct Steps<B: Backend> {
 }
 
 impl<B: Backend> Steps<B> {
-    /// What comes out `[heads, n, width]`, and the matrices `[heads, keys, values]` behind all positions.
+    /// What comes out `[n, heads, width]`, and the matrices `[heads, keys, values]` behind all positions.
     fn run(self, matrices: Option<Tensor<B, 3>>) -> (Tensor<B, 3>, Tensor<B, 3>) {
-        let ([heads, n, keys], values, device) = (self.k.dims(), self.v.dims()[2], self.k.device());
+        let ([n, heads, keys], values, device) = (self.k.dims(), self.v.dims()[2], self.k.device());
         let zeros = || Tensor::zeros([heads, keys, values], (&device, DType::F32));
         let matrices = matrices.unwrap_or_else(zeros);
         if n < FEW { self.one_by_one(matrices) } else { self.in_chunks(matrices) }
     }
 
     fn one_by_one(self, mut matrices: Tensor<B, 3>) -> (Tensor<B, 3>, Tensor<B, 3>) {
-        let [heads, n, _] = self.k.dims();
+        let ([n, heads, keys], values) = (self.k.dims(), self.v.dims()[2]);
         let mut out = Vec::with_capacity(n);
         for at in 0..n {
-            let row = |x: &Tensor<B, 3>| x.clone().narrow(1, at, 1);
-            let number = |x: &Tensor<B, 2>| x.clone().narrow(1, at, 1).reshape([heads, 1, 1]);
-            let (q, k, v) = (row(&self.q), row(&self.k), row(&self.v));
+            let row = |x: &Tensor<B, 3>, width: usize| x.clone().narrow(0, at, 1).reshape([heads, 1, width]);
+            let number = |x: &Tensor<B, 2>| x.clone().narrow(0, at, 1).reshape([heads, 1, 1]);
+            let (q, k, v) = (row(&self.q, keys), row(&self.k, keys), row(&self.v, values));
             matrices = matrices * number(&self.decay).exp();
             let correction = (v - k.clone().matmul(matrices.clone())) * number(&self.beta);
-            matrices = matrices + k.swap_dims(1, 2).matmul(correction);
-            out.push(q.matmul(matrices.clone()));
+            matrices = matrices + k.reshape([heads, keys, 1]).matmul(correction);
+            out.push(q.matmul(matrices.clone()).reshape([1, heads, values]));
         }
-        let out = if n == 1 { out.remove(0) } else { Tensor::cat(out, 1) };
+        let out = if n == 1 { out.remove(0) } else { Tensor::cat(out, 0) };
         (out, matrices)
     }
 
     fn in_chunks(self, mut matrices: Tensor<B, 3>) -> (Tensor<B, 3>, Tensor<B, 3>) {
-        let ([heads, n, _], device) = (self.k.dims(), self.k.device());
+        let ([n, heads, _], device) = (self.k.dims(), self.k.device());
         let chunks = n.div_ceil(CHUNK);
         // Positions behind the last one correct nothing and leave everything.
         let filled = |x: Tensor<B, 3>| {
             let width = x.dims()[2];
+            let x = x.swap_dims(0, 1);
             let rest = Tensor::zeros([heads, chunks * CHUNK - n, width], (&device, DType::F32));
             let all = if chunks * CHUNK == n { x } else { Tensor::cat(vec![x, rest], 1) };
             all.reshape([heads * chunks, CHUNK, width])
@@ -210,7 +209,7 @@ impl<B: Backend> Steps<B> {
             out.push(before + part(&within, chunk).matmul(new.clone()));
             matrices = matrices * part(&last, chunk) + part(&k_left, chunk).swap_dims(1, 2).matmul(new);
         }
-        (Tensor::cat(out, 1).narrow(1, 0, n), matrices)
+        (Tensor::cat(out, 1).narrow(1, 0, n).swap_dims(0, 1), matrices)
     }
 }
 
@@ -274,12 +273,12 @@ mod tests {
     fn steps(heads: usize, n: usize, keys: usize, values: usize) -> Steps<Flex> {
         let unit = |x: Tensor<Flex, 3>| x.clone() / (x.clone() * x).sum_dim(2).sqrt();
         Steps {
-            q: unit(tensor(numbers(heads * n * keys, 1), [heads, n, keys])),
+            q: unit(tensor(numbers(heads * n * keys, 1), [n, heads, keys])),
             // Alike, so that corrections are large.
-            k: unit(tensor(numbers(heads * n * keys, 2), [heads, n, keys]).add_scalar(1.0)),
-            v: tensor(numbers(heads * n * values, 3), [heads, n, values]),
-            beta: tensor(numbers(heads * n, 4), [heads, n]).add_scalar(0.5),
-            decay: tensor(numbers(heads * n, 5), [heads, n]).sub_scalar(0.5).mul_scalar(0.2),
+            k: unit(tensor(numbers(heads * n * keys, 2), [n, heads, keys]).add_scalar(1.0)),
+            v: tensor(numbers(heads * n * values, 3), [n, heads, values]),
+            beta: tensor(numbers(heads * n, 4), [n, heads]).add_scalar(0.5),
+            decay: tensor(numbers(heads * n, 5), [n, heads]).sub_scalar(0.5).mul_scalar(0.2),
         }
     }
 

@@ -24,7 +24,9 @@ pub fn read(checkpoint: Checkpoint) {
             assert_eq!(stored.len(), tensor.num_bytes());
         }
     }
-    let _ = checkpoint.with_single_experts(ExpertStacks::ByInputAlternating).renamed(|name| name.replace("model.", ""));
+    let _ = checkpoint
+        .with_single_experts(ExpertStacks::ByInputAlternating)
+        .renamed(|name| name.replace("model.", ""));
 }
 
 /// What templates are rendered with.

@@ -12,6 +12,7 @@ mod launches;
 mod models;
 mod ops;
 mod options;
+mod products;
 mod ragged;
 
 use burn::tensor::{Int, Tensor, TensorData, backend::Backend};
@@ -61,16 +62,8 @@ pub const CHECKPOINTS: &[&str] = &[
 
 /// Of these the ones that between them use every kernel that a device has of its own: with `MOI_TEST_SHORT` set they are all
 /// that runs, for devices in software.
-const SHORT: &[&str] = &[
-    "gemma2",
-    "qwen3-moe-dense",
-    "phi3-longrope-beyond",
-    "gpt2-scales",
-    "gpt-oss",
-    "laguna",
-    "gemma4-ple",
-    "qwen3-5-moe",
-];
+const SHORT: &[&str] =
+    &["gemma2", "qwen3-moe-dense", "phi3-longrope-beyond", "gpt2-scales", "gpt-oss", "laguna", "gemma4-ple"];
 
 /// The checkpoints that this run of the suite takes.
 pub fn checkpoints() -> &'static [&'static str] {
@@ -120,6 +113,18 @@ fn on_devices<J: Job>(part: impl Fn(DeviceName) -> J) {
 #[cfg(feature = "gpu")]
 pub fn kernels() {
     on_devices(kernels::Kernels);
+}
+
+/// Products of small tensors as layers with states use them.
+pub fn products() {
+    for device in devices() {
+        for (what, error) in on(device, products::Products) {
+            assert!(
+                what.starts_with("row by a row of a view: heads") || error < 1e-5,
+                "{device}: {what}: {error}"
+            );
+        }
+    }
 }
 
 /// Mixing, against the formulas.

@@ -82,6 +82,10 @@ fn ragged<B: Backend>(
         all.push((values(model.logits(model.forward(batch, &mut pool).unwrap())), positions));
     }
     // A tree beside a step: what comes, and tokens that do not.
+    // A state cannot be that of two branches.
+    if pool.has_states() {
+        return all;
+    }
     let (one, rest) = tables.split_first_mut().unwrap();
     let at = one.len();
     let wrong = |token: u32| (token + 1) % golden.vocab as u32;

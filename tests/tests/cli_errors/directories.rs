@@ -203,8 +203,8 @@ fn quantised_weights_are_named_by_their_method() {
     let text = fs::read(golden.path.join("config.json")).unwrap();
     let good: Value = serde_json::from_slice(&text).unwrap();
     for (name, fields, part) in [
-        ("quantization_config", value!({ "quant_method": "gptq", "bits": 4 }), "quantised by gptq to 4 bits"),
-        ("quantization_config", value!({ "quant_method": "awq", "bits": 4 }), "quantised by awq to 4 bits"),
+        ("quantization_config", value!({ "quant_method": "gptq", "bits": 3 }), "quantised by gptq to 3 bits"),
+        ("quantization_config", value!({ "quant_method": "aqlm", "bits": 2 }), "quantised by aqlm to 2 bits"),
         (
             "quantization_config",
             value!({ "quant_method": "bitsandbytes", "load_in_8bit": true }),
@@ -212,12 +212,12 @@ fn quantised_weights_are_named_by_their_method() {
         ),
         (
             "quantization_config",
-            value!({ "quant_method": "fp8" }),
-            "quantised by fp8 (`quantization_config`)",
+            value!({ "quant_method": "torchao" }),
+            "quantised by torchao (`quantization_config`)",
         ),
         (
             "quantization",
-            value!({ "group_size": 64, "bits": 4 }),
+            value!({ "group_size": 32, "bits": 4, "mode": "mxfp4" }),
             "quantised by MLX to 4 bits (`quantization`)",
         ),
     ] {

@@ -205,10 +205,18 @@ pub(super) fn compose_packed(stored: &mut Stored, how: &Quantisation) -> Result<
         }
         let [rows, words] = codes.matrix(WORDS).map_err(about(&module, ".weight_packed"))?;
         let columns = columns(shape.as_ref(), rows, words * each).map_err(about(&module, ".weight_shape"))?;
+        if words != columns.div_ceil(each) {
+            let what = format!("has {words} words a row, no {columns} values of {} bits", how.bits);
+            return Err((format!("{module}.weight_packed"), what));
+        }
         let &[count, groups] = scales.shape() else {
             return Err((format!("{module}.weight_scale"), format!("has shape {:?}", scales.shape())));
         };
         expect_shape(&module, ".weight_scale", scales.shape(), &[rows, groups.max(1)])?;
+        if !columns.is_multiple_of(groups) {
+            let what = format!("has {groups} groups of {columns} values");
+            return Err((format!("{module}.weight_scale"), what));
+        }
         if let Some(zeros) = &zeros {
             zeros.matrix(WORDS).map_err(about(&module, ".weight_zero_point"))?;
             expect_shape(&module, ".weight_zero_point", &zeros.shape, &[count.div_ceil(each), groups])?;

@@ -47,6 +47,9 @@ pub(super) fn compose(stored: &mut Stored, how: &Quantisation) -> Result<Vec<Mad
         let ([.., words], [.., groups]) = (&codes.shape[..], scales.shape()) else {
             return Err(wrong("is no matrix"));
         };
+        if codes.shape.contains(&0) || scales.shape().contains(&0) {
+            return Err(wrong("holds nothing"));
+        }
         let (rows, bits) = (&codes.shape[..codes.shape.len() - 1], words * 32);
         let columns = groups * group;
         let bits = match bits.checked_div(columns) {

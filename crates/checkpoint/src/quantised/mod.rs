@@ -118,7 +118,7 @@ impl Codes {
     /// Rows and columns, if it is a matrix of one of these types.
     fn matrix(&self, kinds: &[CodeType]) -> Result<[usize; 2], String> {
         match self.shape[..] {
-            [rows, columns] if kinds.contains(&self.kind) => Ok([rows, columns]),
+            [rows, columns] if kinds.contains(&self.kind) && rows > 0 && columns > 0 => Ok([rows, columns]),
             _ => {
                 let names: Vec<&str> = kinds.iter().map(|kind| kind.name()).collect();
                 let found = self.kind.name();

@@ -58,6 +58,19 @@ impl Names {
 }
 
 impl Multimodal {
+    /// Under `language_model.`, beside a tower and a projector, as checkpoints of Gemma 3 and Mistral 3 were published. Newer
+    /// ones say `model.language_model.` and `lm_head.`.
+    pub(crate) const UNDER_LANGUAGE_MODEL: Self = Self {
+        body: "language_model.model.",
+        head: "language_model.lm_head.",
+        ignored: &[
+            "vision_tower.",
+            "multi_modal_projector.",
+            "model.vision_tower.",
+            "model.multi_modal_projector.",
+        ],
+    };
+
     /// Whether a tensor is none of the text's.
     fn ignores(&self, name: &str) -> bool {
         self.ignored.iter().any(|start| name.starts_with(start))

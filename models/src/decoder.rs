@@ -1,17 +1,16 @@
-//! The one decoder. Reads top-down: decoder, stack, layer.
+//! The one decoder: embedding, layers, head. A layer is in `layer.rs`.
 
 use std::{ops::RangeInclusive, sync::Arc};
 
 use burn::{
-    module::{Module, Param},
+    module::Module,
     tensor::{DType, Int, Tensor, TensorData, backend::Backend},
 };
 
 use crate::{
-    AttentionConfig, AttentionKind, CausalLm, DecoderConfig, Embedding, Experts, FeedForwardKind,
-    ForwardBatch, Kernels, KvPool, LayerConfig, Linear, Mlp, MlpAndExperts, ModelError, Norm, NormPlace,
-    PerLayerInputs, RopeConfig, SelfAttention, Visible, cache::CacheShape, context::ForwardContext,
-    default_kernels, kernels::KernelsOf, linear::uninitialized, residual::Residual,
+    AttentionConfig, AttentionKind, CausalLm, DecoderConfig, DecoderLayer, Embedding, ForwardBatch, Kernels,
+    KvPool, Linear, ModelError, Norm, RopeConfig, Visible, cache::CacheShape, context::ForwardContext,
+    default_kernels, kernels::KernelsOf, residual::Residual,
 };
 
 /// A decoder-only transformer with a language model head. Field names follow the checkpoints' of Llama; an
@@ -45,59 +44,6 @@ pub struct Stack<B: Backend> {
     pub layers: Vec<DecoderLayer<B>>,
     /// After the last layer.
     pub norm: Norm<B>,
-}
-
-/// Attention and feed-forward, each with its norms and the residual around. See [`NormPlace`] for which norm
-/// stands where.
-#[derive(Module, Debug)]
-pub struct DecoderLayer<B: Backend> {
-    /// Mixes positions.
-    pub self_attn: Option<SelfAttention<B>>,
-    /// Works on each position.
-    pub mlp: Option<FeedForward<B>>,
-    /// `[d]`.
-    pub input_layernorm: Option<Norm<B>>,
-    /// `[d]`.
-    pub post_attention_layernorm: Option<Norm<B>>,
-    /// `[d]`.
-    pub pre_feedforward_layernorm: Option<Norm<B>>,
-    /// `[d]`.
-    pub post_feedforward_layernorm: Option<Norm<B>>,
-    #[module(skip)]
-    norms: NormPlace,
-    /// `[width, d]`, where layers have inputs of their own: a gate on them.
-    pub per_layer_input_gate: Option<Linear<B>>,
-    /// `[d, width]`.
-    pub per_layer_projection: Option<Linear<B>>,
-    /// `[d]`.
-    pub post_per_layer_input_norm: Option<Norm<B>>,
-    #[module(skip)]
-    per_layer_inputs: Option<PerLayerInputs>,
-    /// `[1]`: what the residual stream is multiplied by at the layer's end.
-    pub layer_scalar: Option<Param<Tensor<B, 1>>>,
-    parallel: bool,
-    residual_scale: f64,
-}
-
-/// What works on each position.
-#[derive(Module, Debug)]
-#[allow(clippy::large_enum_variant, reason = "there is one per layer, and nearly all are the large one")]
-pub enum FeedForward<B: Backend> {
-    /// The same for all.
-    Mlp(Mlp<B>),
-    /// A few of many.
-    Experts(Experts<B>),
-    /// Both.
-    MlpAndExperts(MlpAndExperts<B>),
-    /// One linear map in its place.
-    Linear(LinearMlp<B>),
-}
-
-/// A linear map where other layers have a feed-forward block.
-#[derive(Module, Debug)]
-pub struct LinearMlp<B: Backend> {
-    /// `[d, d]`.
-    pub linear_mlp: Linear<B>,
 }
 
 impl DecoderConfig {
@@ -311,145 +257,4 @@ impl<B: Backend> CausalLm<B> for Decoder<B> {
     fn broken_weight(&self, layers: RangeInclusive<usize>) -> Option<String> {
         self.first_broken_weight(&layers)
     }
-}
-
-impl<B: Backend> DecoderLayer<B> {
-    fn new(model: &DecoderConfig, config: &LayerConfig, ropes: &[RopeConfig], device: &B::Device) -> Self {
-        let d = model.hidden_size;
-        let [before, behind] = config.norm_names();
-        let norm = |name: &str| {
-            let config = if before.contains(&name) { model.norm } else { model.post_norm };
-            let is_there = before.contains(&name) || behind.contains(&name);
-            is_there.then(|| Norm::new(d, config, device))
-        };
-        let own = model.per_layer_inputs;
-        let attention = |kind| SelfAttention::new(d, kind, ropes, device);
-        let feed_forward = |kind: &FeedForwardKind| match kind {
-            FeedForwardKind::Mlp(mlp) => FeedForward::Mlp(Mlp::new(d, mlp, device)),
-            FeedForwardKind::Experts(experts) => FeedForward::Experts(Experts::new(d, experts, device)),
-            FeedForwardKind::MlpAndExperts(mlp, experts) => {
-                FeedForward::MlpAndExperts(MlpAndExperts::new(model, mlp, experts, device))
-            }
-            FeedForwardKind::Linear => {
-                FeedForward::Linear(LinearMlp { linear_mlp: Linear::new(d, d, false, device) })
-            }
-        };
-        Self {
-            self_attn: config.attention.as_ref().map(attention),
-            mlp: config.feed_forward.as_ref().map(feed_forward),
-            input_layernorm: norm("input_layernorm"),
-            post_attention_layernorm: norm("post_attention_layernorm"),
-            pre_feedforward_layernorm: norm("pre_feedforward_layernorm"),
-            post_feedforward_layernorm: norm("post_feedforward_layernorm"),
-            per_layer_input_gate: own.map(|own| Linear::new(d, own.width, false, device)),
-            per_layer_projection: own.map(|own| Linear::new(own.width, d, false, device)),
-            post_per_layer_input_norm: own.map(|_| Norm::new(d, model.post_norm, device)),
-            per_layer_inputs: own,
-            norms: config.norms,
-            layer_scalar: config.output_scale.then(|| uninitialized([1], device)),
-            parallel: config.parallel,
-            residual_scale: config.residual_scale,
-        }
-    }
-
-    fn forward<'a>(
-        &'a self,
-        stream: Residual<'a, B>,
-        index: usize,
-        input: Option<Tensor<B, 2>>,
-        context: &'a ForwardContext<B>,
-        pool: &mut KvPool<B>,
-    ) -> Residual<'a, B> {
-        let [of_attention, of_feed_forward] = self.around();
-        let kernels = &*context.kernels;
-        let (stream, x) = stream.normed(of_attention.before);
-        let attended = self.self_attn.as_ref().map(|own| own.forward(x.clone(), index, context, pool));
-        if self.parallel {
-            let (stream, y) = match self.norms {
-                NormPlace::Shared => (stream, x),
-                _ => stream.normed(of_feed_forward.before),
-            };
-            let stream = stream.add(attended, of_attention.after, self.residual_scale);
-            return stream.add(self.fed(y, None, kernels), of_feed_forward.after, self.residual_scale);
-        }
-        let stream = stream.add(attended, of_attention.after, self.residual_scale);
-        let (stream, read) = match &self.mlp {
-            // What reads the stream itself needs it settled.
-            Some(FeedForward::MlpAndExperts(_)) => {
-                let (stream, read) = stream.normed(None);
-                (stream, Some(read))
-            }
-            _ => (stream, None),
-        };
-        let (stream, x) = stream.normed(of_feed_forward.before);
-        let stream = stream.add(self.fed(x, read, kernels), of_feed_forward.after, self.residual_scale);
-        let stream = match input {
-            Some(input) => self.with_input(stream, input, kernels),
-            None => stream,
-        };
-        match &self.layer_scalar {
-            Some(scalar) => stream.scaled(scalar.val()),
-            None => stream,
-        }
-    }
-
-    /// The stream with what the layer makes of its own input `[tokens, width]`.
-    fn with_input<'a>(
-        &'a self,
-        stream: Residual<'a, B>,
-        input: Tensor<B, 2>,
-        kernels: &dyn Kernels<B>,
-    ) -> Residual<'a, B> {
-        let (Some(gate), Some(map), Some(config)) =
-            (&self.per_layer_input_gate, &self.per_layer_projection, self.per_layer_inputs)
-        else {
-            return stream;
-        };
-        let (stream, x) = stream.normed(None);
-        let gate = config.activation.apply(kernels.linear(gate, x).cast(DType::F32));
-        let y = kernels.linear(map, gate * input);
-        stream.add(Some(y), self.post_per_layer_input_norm.as_ref(), 1.0)
-    }
-
-    /// The norms around attention, and around the feed-forward block.
-    fn around(&self) -> [Around<'_, B>; 2] {
-        let [input, post_attention, pre_feedforward, post_feedforward] = [
-            &self.input_layernorm,
-            &self.post_attention_layernorm,
-            &self.pre_feedforward_layernorm,
-            &self.post_feedforward_layernorm,
-        ]
-        .map(Option::as_ref);
-        let (attention, feed_forward) = match self.norms {
-            NormPlace::Before => ((input, None), (post_attention, None)),
-            NormPlace::Shared => ((input, None), (None, None)),
-            NormPlace::After => ((None, post_attention), (None, post_feedforward)),
-            NormPlace::Around => ((input, post_attention), (pre_feedforward, post_feedforward)),
-        };
-        [attention, feed_forward].map(|(before, after)| Around { before, after })
-    }
-
-    /// What the feed-forward block computes of its input, and of the residual stream where it reads that, too.
-    fn fed(
-        &self,
-        x: Tensor<B, 2>,
-        stream: Option<Tensor<B, 2>>,
-        kernels: &dyn Kernels<B>,
-    ) -> Option<Tensor<B, 2>> {
-        Some(match self.mlp.as_ref()? {
-            FeedForward::Mlp(mlp) => kernels.mlp(mlp, x),
-            FeedForward::Experts(experts) => experts.forward(x, kernels),
-            FeedForward::MlpAndExperts(both) => {
-                let stream = stream.unwrap_or_else(|| x.clone());
-                both.forward(x, stream, kernels)
-            }
-            FeedForward::Linear(linear) => kernels.linear(&linear.linear_mlp, x),
-        })
-    }
-}
-
-/// The norms around a block.
-struct Around<'a, B: Backend> {
-    before: Option<&'a Norm<B>>,
-    after: Option<&'a Norm<B>>,
 }

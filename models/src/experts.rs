@@ -10,7 +10,7 @@ use burn::{
 use crate::{
     DecoderConfig, ExpertsConfig, Kernels, Linear, Mlp, MlpConfig, Norm, NormConfig, NormKind,
     linear::uninitialized,
-    router::{OfExperts, Picks, pick},
+    router::{ExpertNumbers, Picks, pick},
 };
 
 /// A router and its experts. Each position goes to the experts that the router picks; their outputs are summed with its
@@ -85,7 +85,7 @@ impl<B: Backend> Experts<B> {
             None => x,
         };
         let values: Vec<f32> = kernels.linear(&self.gate, x).into_data().iter::<f32>().collect();
-        let of = OfExperts {
+        let of = ExpertNumbers {
             correction: read_back(&self.on_host.correction, self.correction.as_ref()),
             scales: read_back(&self.on_host.scales, self.expert_scales.as_ref()),
         };

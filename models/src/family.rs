@@ -2,7 +2,7 @@
 
 use crate::{
     AttentionConfig, AttentionKind, DecoderConfig, ExpertsConfig, FeedForwardKind, LayerConfig, MlpConfig,
-    ModelError, NormConfig, NormKind, QkNorm, QkSpan, RopeConfig,
+    ModelError, NormConfig, NormKind, QkNorm, QkSpan, RopeConfig, SharedExpertConfig,
     fields::Fields,
     rope_fields::{RopeContext, context_length, rope},
 };
@@ -86,6 +86,24 @@ pub(crate) fn decoder(fields: &Fields<'_>, defaults: &Defaults) -> Result<Decode
     decoder_with_rope(fields, defaults, rope)
 }
 
+/// Llama's feed-forward block of a width: gated, without biases, with the config's non-linearity.
+pub(crate) fn gated_mlp(
+    fields: &Fields<'_>,
+    defaults: &Defaults,
+    intermediate_size: usize,
+) -> Result<MlpConfig, ModelError> {
+    let (field, default) = defaults.activation;
+    let activation = fields.activation(field, default)?;
+    Ok(MlpConfig { intermediate_size, gated: true, bias: false, activation })
+}
+
+/// A shared expert as wide as so many experts together; none of 0.
+pub(crate) fn shared_experts(count: usize, expert: &MlpConfig) -> Option<SharedExpertConfig> {
+    let intermediate_size = expert.intermediate_size.saturating_mul(count);
+    let mlp = MlpConfig { intermediate_size, ..expert.clone() };
+    (count > 0).then_some(SharedExpertConfig { mlp, gated: false })
+}
+
 /// The same with rotary positions on a part of each head.
 pub(crate) fn decoder_partly(
     fields: &Fields<'_>,
@@ -106,7 +124,6 @@ pub(crate) fn decoder_with_rope(
 ) -> Result<DecoderConfig, ModelError> {
     let heads = heads(fields, defaults)?;
     let max_position_embeddings = fields.or("max_position_embeddings", defaults.context_length)?;
-    let (field, default) = defaults.activation;
     let bias = fields.or("attention_bias", false)?;
     let context_length = context_length(max_position_embeddings, &rope);
     let attention = AttentionConfig {
@@ -115,12 +132,8 @@ pub(crate) fn decoder_with_rope(
         rope: Some(rope),
         ..AttentionConfig::new(heads.num_heads, heads.num_kv_heads, heads.head_dim)
     };
-    let mlp = MlpConfig {
-        intermediate_size: fields.or("intermediate_size", defaults.intermediate_size)?,
-        gated: true,
-        bias: false,
-        activation: fields.activation(field, default)?,
-    };
+    let width = fields.or("intermediate_size", defaults.intermediate_size)?;
+    let mlp = gated_mlp(fields, defaults, width)?;
     let layer = LayerConfig::new(attention, FeedForwardKind::Mlp(mlp));
     let layers = vec![layer; fields.num_layers("num_hidden_layers", defaults.num_layers)?];
     let norm = NormConfig { kind: NormKind::Rms, eps: fields.or("rms_norm_eps", defaults.norm_eps)? };
@@ -158,9 +171,9 @@ impl DecoderConfig {
         self.attentions_mut().for_each(|(_, attention)| attention.qk_norm = Some(norm));
     }
 
-    /// Gives the layers that are marked experts in the place of their feed-forward block.
-    pub(crate) fn give_experts(&mut self, sparse: &[bool], experts: &ExpertsConfig) {
-        for (layer, _) in self.layers.iter_mut().zip(sparse).filter(|(_, is_sparse)| **is_sparse) {
+    /// Gives layers experts in the place of their feed-forward block, by their numbers.
+    pub(crate) fn give_experts(&mut self, experts: &ExpertsConfig, is_sparse: impl Fn(usize) -> bool) {
+        for (_, layer) in self.layers.iter_mut().enumerate().filter(|(index, _)| is_sparse(*index)) {
             layer.feed_forward = Some(FeedForwardKind::Experts(experts.clone()));
         }
     }

@@ -142,6 +142,19 @@ impl<'a> Fields<'a> {
         Ok(self.get(name)?.unwrap_or(default))
     }
 
+    /// A field that has two names, the first going before the second, or the class's default where both are absent or null.
+    pub(crate) fn either<T: DeserializeOwned>(
+        &self,
+        first: &str,
+        second: &str,
+        default: T,
+    ) -> Result<T, ModelError> {
+        match self.get(first)? {
+            Some(value) => Ok(value),
+            None => self.or(second, default),
+        }
+    }
+
     /// A field, or the class's default where it is absent; none where it is null.
     pub(crate) fn nullable<T: DeserializeOwned>(
         &self,

@@ -41,6 +41,7 @@ mod experts;
 mod family;
 mod fields;
 mod kernels;
+mod layer;
 mod linear;
 mod matrix;
 mod mixing;
@@ -73,7 +74,7 @@ pub use config::{
     OutputGate, PerLayerInputs, QkNorm, QkSpan, QueryScale, RouterConfig, RouterScore, SharedExpertConfig,
     ShortConvConfig,
 };
-pub use decoder::{Decoder, DecoderLayer, FeedForward, LinearMlp, Stack};
+pub use decoder::{Decoder, Stack};
 pub use embedding::Embedding;
 pub use error::ModelError;
 pub use experts::{Experts, MlpAndExperts};
@@ -81,6 +82,7 @@ pub use kernels::{
     AttentionPass, BlockOutput, Kernels, Means, TensorOperations, default_kernels, has_gpu_kernels, is_gpu,
     sample_and_mix, use_gpu_kernels, with_values,
 };
+pub use layer::{DecoderLayer, FeedForward, LinearMlp};
 pub use linear::Linear;
 pub use matrix::Matrix;
 pub use mixing::Mixing;

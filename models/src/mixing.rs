@@ -28,21 +28,21 @@ pub struct Mixing<B: Backend> {
     kernels: Arc<dyn Kernels<B>>,
     tolerance: f32,
     /// Of the embedding, and of the table for inputs of each layer.
-    tables: [OfTable<B>; 2],
+    tables: [TableCache<B>; 2],
     /// What rows are divided by before they are mixed, computed when the first mixture needs it.
     roots: OnceLock<Tensor<B, 2>>,
 }
 
-/// What is kept of a table.
+/// What the mixtures of a table keep between steps.
 #[derive(Debug)]
-struct OfTable<B: Backend> {
+struct TableCache<B: Backend> {
     /// Computed when the first mixture needs it.
     mean_row: OnceLock<Tensor<B, 1>>,
     /// Rows of a packed table that were read before; on the CPU.
     read: Mutex<RowCache>,
 }
 
-impl<B: Backend> Default for OfTable<B> {
+impl<B: Backend> Default for TableCache<B> {
     fn default() -> Self {
         Self { mean_row: OnceLock::new(), read: Mutex::default() }
     }
@@ -146,7 +146,7 @@ impl<B: Backend> Mixing<B> {
     fn mean_row_of<'a>(
         &self,
         table: &Matrix<B>,
-        kept: &'a OfTable<B>,
+        kept: &'a TableCache<B>,
         device: &B::Device,
     ) -> &'a Tensor<B, 1> {
         kept.mean_row.get_or_init(|| {

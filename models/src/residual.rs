@@ -27,14 +27,9 @@ impl<'a, B: Backend> Residual<'a, B> {
         Self { pending: Some(BlockOutput { output, norm, scale }), ..stream }
     }
 
-    /// The stream itself, with all that was added to it.
-    pub(crate) fn settled(self) -> (Self, Tensor<B, 2>) {
-        self.normed(None)
-    }
-
     /// The stream times a number `[1]`.
     pub(crate) fn scaled(self, by: Tensor<B, 1>) -> Self {
-        let (stream, x) = self.settled();
+        let (stream, x) = self.normed(None);
         Self { x: x * by.cast(DType::F32).unsqueeze(), ..stream }
     }
 

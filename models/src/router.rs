@@ -11,7 +11,7 @@ pub(crate) struct Picks {
 
 /// Numbers of each expert that a router has besides its map.
 #[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct OfExperts<'a> {
+pub(crate) struct ExpertNumbers<'a> {
     /// Added to scores to choose, `[experts]`.
     pub(crate) correction: Option<&'a [f32]>,
     /// Factors on the weights, `[experts]`.
@@ -19,7 +19,7 @@ pub(crate) struct OfExperts<'a> {
 }
 
 /// For each expert, the positions it was picked for: of what the router's map gives for positions `[positions, experts]`.
-pub(crate) fn pick(config: &ExpertsConfig, of: OfExperts<'_>, values: &[f32]) -> Vec<Picks> {
+pub(crate) fn pick(config: &ExpertsConfig, of: ExpertNumbers<'_>, values: &[f32]) -> Vec<Picks> {
     let ExpertsConfig { num_experts, num_per_token, router, .. } = config;
     let mut picks = vec![Picks::default(); *num_experts];
     for (position, values) in (0..).zip(values.chunks(*num_experts)) {
@@ -112,7 +112,7 @@ mod tests {
         let values: Vec<f32> = shares.iter().map(|share| share.ln()).collect();
         let picks = |normalized| {
             let config = experts(4, 2, RouterConfig::softmax(normalized));
-            pick(&config, OfExperts::default(), &values)
+            pick(&config, ExpertNumbers::default(), &values)
         };
         assert_eq!(
             picks(false),
@@ -128,7 +128,7 @@ mod tests {
         let sigmoid = |x: f32| 1.0 / (1.0 + (-x).exp());
         let router = RouterConfig { factor: 2.0, ..RouterConfig::corrected_sigmoid(false) };
         let correction = [0.0, 0.0, 0.0, 0.0, 0.0, 9.0];
-        let of_experts = OfExperts { correction: Some(&correction), scales: None };
+        let of_experts = ExpertNumbers { correction: Some(&correction), scales: None };
         let picked = |router: RouterConfig, of_experts| -> Vec<(usize, f32)> {
             let picks = pick(&experts(6, 2, router), of_experts, &values);
             (0..).zip(&picks).filter_map(|(at, picks)| Some((at, *picks.weights.first()?))).collect()
@@ -141,9 +141,9 @@ mod tests {
         let groups = ExpertGroups { count: 3, kept: 1, score: GroupScore::BestTwo };
         let grouped = RouterConfig { groups: Some(groups), factor: 1.0, correction: false, ..router };
         let expected = [(2, sigmoid(1.0)), (3, sigmoid(0.9))];
-        assert!(close(picked(grouped.clone(), OfExperts::default()), expected));
+        assert!(close(picked(grouped.clone(), ExpertNumbers::default()), expected));
         let best =
             RouterConfig { groups: Some(ExpertGroups { score: GroupScore::Best, ..groups }), ..grouped };
-        assert!(close(picked(best, OfExperts::default()), [(0, sigmoid(2.0)), (1, sigmoid(-2.0))]));
+        assert!(close(picked(best, ExpertNumbers::default()), [(0, sigmoid(2.0)), (1, sigmoid(-2.0))]));
     }
 }

@@ -12,6 +12,7 @@
 
 mod arena;
 mod burnpack;
+mod checkpoint;
 mod error;
 mod file;
 mod finite;
@@ -27,6 +28,7 @@ mod tensor;
 mod unique;
 
 pub use burnpack::{BURNPACK_FILE, open_burnpack};
+pub use checkpoint::Checkpoint;
 pub use error::{CheckpointError, TensorProblem};
 pub use file::{CONFIG_BYTES, INDEX_BYTES, is_there, open_file, parse_json, read_file, shown};
 pub use finite::NotFinite;
@@ -38,4 +40,4 @@ pub use quantised::{Quantisation, QuantisedFormat};
 pub use safetensors::{INDEX_FILE, SINGLE_FILE, open_quantised_safetensors, open_safetensors};
 pub use select::Parameter;
 pub use storage::{CodeType, Storage};
-pub use tensor::{Checkpoint, LazyTensor};
+pub use tensor::LazyTensor;

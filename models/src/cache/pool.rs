@@ -9,7 +9,7 @@ use super::{
     BLOCK_POSITIONS, BlockRun, BlockTable, CacheLayout, LayerBlocks, SLACK, StateSlots,
     blocks::{Block, Blocks},
     first_seen,
-    states::OfSpans,
+    states::SpanStates,
     table::{KindTable, SharedBlock},
 };
 use crate::{ModelError, broken::is_broken};
@@ -238,9 +238,9 @@ impl<B: Backend> KvPool<B> {
     }
 
     /// The states of a layer for spans whose tables have these slots.
-    pub(crate) fn states<'a>(&'a mut self, layer: usize, slots: &'a [usize]) -> OfSpans<'a, B> {
+    pub(crate) fn states<'a>(&'a mut self, layer: usize, slots: &'a [usize]) -> SpanStates<'a, B> {
         match self.layers[layer] {
-            LayerCache::State(layer) => OfSpans { slots: &mut self.states, layer, of_spans: slots },
+            LayerCache::State(layer) => SpanStates { slots: &mut self.states, layer, of_spans: slots },
             _ => unreachable!("a pool of this model keeps the states of its layers"),
         }
     }

@@ -88,14 +88,14 @@ impl<B: Backend> LayerState<B> {
 }
 
 /// The states of one layer for the spans of a forward pass.
-pub(crate) struct OfSpans<'a, B: Backend> {
+pub(crate) struct SpanStates<'a, B: Backend> {
     pub(super) slots: &'a mut StateSlots<B>,
     pub(super) layer: usize,
     /// Of each span.
     pub(super) of_spans: &'a [usize],
 }
 
-impl<B: Backend> States<B> for OfSpans<'_, B> {
+impl<B: Backend> States<B> for SpanStates<'_, B> {
     fn take(&mut self, span: usize) -> Option<LayerState<B>> {
         self.slots.layers[self.layer][self.of_spans[span]].take()
     }

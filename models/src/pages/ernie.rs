@@ -2,7 +2,7 @@
 
 use crate::{
     Architecture, AttentionKind, DecoderConfig, ExpertsConfig, MlpConfig, ModelError, PairedRows,
-    RouterConfig, SharedExpertConfig, TensorSource,
+    RouterConfig, TensorSource,
     architecture::{Names, ignored_by_llama},
     family::{self, Defaults, LLAMA},
     fields::Fields,
@@ -58,15 +58,8 @@ pub(crate) fn experts(fields: &Fields<'_>) -> Result<Architecture, ModelError> {
     let mut decoder = decoder(fields, &EXPERTS)?;
     let bias = fields.or("use_bias", false)?;
     decoder.head_bias = bias;
-    let width: usize = fields.or("moe_intermediate_size", 1536)?;
-    let (field, default) = EXPERTS.activation;
-    let expert = MlpConfig {
-        intermediate_size: width,
-        gated: true,
-        bias,
-        activation: fields.activation(field, default)?,
-    };
-    let shared = fields.or("moe_num_shared_experts", 2usize)?;
+    let width = fields.or("moe_intermediate_size", 1536)?;
+    let expert = MlpConfig { bias, ..family::gated_mlp(fields, &EXPERTS, width)? };
     let experts = ExpertsConfig {
         num_experts: fields.or("moe_num_experts", 64)?,
         num_per_token: fields.or("moe_k", 6)?,
@@ -75,10 +68,7 @@ pub(crate) fn experts(fields: &Fields<'_>) -> Result<Architecture, ModelError> {
             sum_at_least: fields.or("moe_norm_min", 1e-12)?,
             ..RouterConfig::softmax(true)
         },
-        shared: (shared > 0).then(|| SharedExpertConfig {
-            mlp: MlpConfig { intermediate_size: width.saturating_mul(shared), ..expert.clone() },
-            gated: false,
-        }),
+        shared: family::shared_experts(fields.or("moe_num_shared_experts", 2)?, &expert),
         expert,
     };
     let layers = decoder.layers.len();
@@ -87,8 +77,7 @@ pub(crate) fn experts(fields: &Fields<'_>) -> Result<Architecture, ModelError> {
     let last = usize::try_from(last).unwrap_or(layers - 1);
     let interval: usize = fields.or("moe_layer_interval", 1)?;
     let is_sparse = |i: usize| (i + 1).is_multiple_of(interval) && (first..=last).contains(&i);
-    let sparse: Vec<bool> = (0..layers).map(is_sparse).collect();
-    decoder.give_experts(&sparse, &experts);
+    decoder.give_experts(&experts, is_sparse);
     // What predicts several tokens at once.
     let ignored = |config: &DecoderConfig, name: &str| {
         name.starts_with("model.mtp_") || name.starts_with("mtp") || ignored_by_llama(config, name)

@@ -18,18 +18,6 @@ const DEFAULTS: Defaults =
     Defaults { vocab_size: 262_208, context_length: 131_072, theta: 1e6, ..gemma2::DEFAULTS };
 /// Base of the rotary positions of layers with a sliding window.
 const LOCAL_THETA: f64 = 1e4;
-/// As checkpoints were published; newer ones say `model.language_model.` and `lm_head.`.
-const MULTIMODAL: Multimodal = Multimodal {
-    body: "language_model.model.",
-    head: "language_model.lm_head.",
-    ignored: &[
-        "vision_tower.",
-        "multi_modal_projector.",
-        "model.vision_tower.",
-        "model.multi_modal_projector.",
-    ],
-};
-
 /// Reads the config of a text model.
 pub(crate) fn architecture(fields: &Fields<'_>) -> Result<Architecture, ModelError> {
     let mut decoder = decoder(fields)?;
@@ -44,7 +32,7 @@ pub(crate) fn multimodal(outer: &Fields<'_>) -> Result<Architecture, ModelError>
     fields.supports("final_logit_softcapping", &[], "null")?;
     let mut decoder = decoder(&fields)?;
     decoder.tie_word_embeddings = outer.or("tie_word_embeddings", true)?;
-    Architecture::new(decoder, Names { multimodal: Some(MULTIMODAL), ..Names::LLAMA })
+    Architecture::new(decoder, Names { multimodal: Some(Multimodal::UNDER_LANGUAGE_MODEL), ..Names::LLAMA })
 }
 
 fn decoder(fields: &Fields<'_>) -> Result<DecoderConfig, ModelError> {

@@ -140,7 +140,7 @@ fn rope(
 /// What a config says of one layer alone.
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct OfLayer {
+struct LayerOverrides {
     head_dim: Option<usize>,
     num_key_value_heads: Option<usize>,
 }
@@ -154,7 +154,7 @@ fn widen_full_layers(
     let keys_are_values = fields.or("attention_k_eq_v", false)?;
     let head_dim: usize = fields.or("global_head_dim", 512)?;
     let kv_heads = fields.get::<usize>("num_global_key_value_heads")?.filter(|_| keys_are_values);
-    let by_layer = fields.get::<BTreeMap<usize, OfLayer>>("per_layer_config")?;
+    let by_layer = fields.get::<BTreeMap<usize, LayerOverrides>>("per_layer_config")?;
     for (index, attention) in decoder.attentions_mut() {
         let is_full = attention.window.is_none();
         let own = by_layer.as_ref().and_then(|layers| layers.get(&index));

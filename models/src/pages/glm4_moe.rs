@@ -1,8 +1,8 @@
 //! GLM-4.5 to 4.7: Qwen3's attention on a part of each head, and DeepSeek V3's experts.
 
 use crate::{
-    Architecture, DecoderConfig, ExpertGroups, ExpertsConfig, GroupScore, MlpConfig, ModelError, QkSpan,
-    RouterConfig, SharedExpertConfig, TensorSource,
+    Architecture, DecoderConfig, ExpertGroups, ExpertsConfig, GroupScore, ModelError, QkSpan, RouterConfig,
+    TensorSource,
     architecture::{Names, ignored_with_predictors},
     family::{self, Defaults, LLAMA},
     fields::Fields,
@@ -42,20 +42,9 @@ pub(crate) fn architecture(fields: &Fields<'_>) -> Result<Architecture, ModelErr
 }
 
 fn give_experts(decoder: &mut DecoderConfig, fields: &Fields<'_>) -> Result<(), ModelError> {
-    let (field, default) = DEFAULTS.activation;
-    let width: usize = fields.or("moe_intermediate_size", 1408)?;
-    let expert = MlpConfig {
-        intermediate_size: width,
-        gated: true,
-        bias: false,
-        activation: fields.activation(field, default)?,
-    };
+    let expert = family::gated_mlp(fields, &DEFAULTS, fields.or("moe_intermediate_size", 1408)?)?;
     let (groups, kept): (usize, usize) = (fields.or("n_group", 1)?, fields.or("topk_group", 1)?);
-    let shared: usize = fields.or("n_shared_experts", 1)?;
-    let num_experts = match fields.get("num_local_experts")? {
-        Some(num_experts) => num_experts,
-        None => fields.or("n_routed_experts", 128)?,
-    };
+    let num_experts = fields.either("num_local_experts", "n_routed_experts", 128usize)?;
     let experts = ExpertsConfig {
         num_experts,
         num_per_token: fields.or("num_experts_per_tok", 8)?,
@@ -66,14 +55,10 @@ fn give_experts(decoder: &mut DecoderConfig, fields: &Fields<'_>) -> Result<(), 
             factor: fields.or("routed_scaling_factor", 1.0)?,
             ..RouterConfig::corrected_sigmoid(fields.or("norm_topk_prob", true)?)
         },
-        shared: (shared > 0).then(|| SharedExpertConfig {
-            mlp: MlpConfig { intermediate_size: width.saturating_mul(shared), ..expert.clone() },
-            gated: false,
-        }),
+        shared: family::shared_experts(fields.or("n_shared_experts", 1)?, &expert),
         expert,
     };
     let dense: usize = fields.or("first_k_dense_replace", 1)?;
-    let sparse: Vec<bool> = (0..decoder.layers.len()).map(|i| i >= dense).collect();
-    decoder.give_experts(&sparse, &experts);
+    decoder.give_experts(&experts, |i| i >= dense);
     Ok(())
 }

@@ -14,10 +14,7 @@ use crate::{
 /// Reads the config; defaults of transformers' `GPT2Config`.
 pub(crate) fn architecture(fields: &Fields<'_>) -> Result<Architecture, ModelError> {
     // transformers reads either name of these, the common one first.
-    let either = |common: &str, own: &str, default: usize| match fields.get(common)? {
-        Some(value) => Ok(value),
-        None => fields.or(own, default),
-    };
+    let either = |common: &str, own: &str, default: usize| fields.either(common, own, default);
     let hidden_size = either("hidden_size", "n_embd", 768)?;
     let num_heads = either("num_attention_heads", "n_head", 12)?;
     let num_layers = match fields.value("num_hidden_layers") {

@@ -43,10 +43,7 @@ pub(crate) fn architecture(fields: &Fields<'_>) -> Result<Architecture, ModelErr
     let layers = decoder.layers.len();
     let sliding = fields.sliding_layers(layers, |i| i.is_multiple_of(2))?;
     decoder.slide(fields, &sliding, fields.nullable("sliding_window", Some(128))?)?;
-    let num_experts = match fields.get("num_experts")? {
-        Some(num_experts) => num_experts,
-        None => fields.or("num_local_experts", 128)?,
-    };
+    let num_experts = fields.either("num_experts", "num_local_experts", 128usize)?;
     let experts = ExpertsConfig {
         num_experts,
         num_per_token: fields.or("num_experts_per_tok", 4)?,
@@ -60,7 +57,7 @@ pub(crate) fn architecture(fields: &Fields<'_>) -> Result<Architecture, ModelErr
         },
         shared: None,
     };
-    decoder.give_experts(&vec![true; layers], &experts);
+    decoder.give_experts(&experts, |_| true);
     const IN_LAYERS: &[(&str, &str)] = &[("mlp.gate.", "mlp.router.")];
     let names = Names {
         source: |_, name| TensorSource::whole(renamed(name, IN_LAYERS)),

@@ -3,8 +3,8 @@
 use serde_json::{Value, json};
 
 use crate::{
-    Architecture, DecoderConfig, ExpertsConfig, GateKind, GateSpan, MlpConfig, ModelError, OutputGate,
-    QkSpan, RopeConfig, RouterConfig, SharedExpertConfig, TensorSource,
+    Architecture, DecoderConfig, ExpertsConfig, GateKind, GateSpan, ModelError, OutputGate, QkSpan,
+    RopeConfig, RouterConfig, SharedExpertConfig, TensorSource,
     architecture::Names,
     family::{self, Defaults, LLAMA},
     fields::Fields,
@@ -81,15 +81,7 @@ fn gate_span(fields: &Fields<'_>) -> GateSpan {
 }
 
 fn give_experts(decoder: &mut DecoderConfig, fields: &Fields<'_>) -> Result<(), ModelError> {
-    let (field, default) = DEFAULTS.activation;
-    let mlp = |intermediate_size: usize| -> Result<MlpConfig, ModelError> {
-        Ok(MlpConfig {
-            intermediate_size,
-            gated: true,
-            bias: false,
-            activation: fields.activation(field, default)?,
-        })
-    };
+    let mlp = |width| family::gated_mlp(fields, &DEFAULTS, width);
     let softcap: f64 = fields.or("moe_router_logit_softcapping", 0.0)?;
     let experts = ExpertsConfig {
         num_experts: fields.or("num_experts", 256)?,
@@ -106,6 +98,6 @@ fn give_experts(decoder: &mut DecoderConfig, fields: &Fields<'_>) -> Result<(), 
         }),
     };
     let sparse = fields.sparse_layers(decoder.layers.len(), |i| i > 0)?;
-    decoder.give_experts(&sparse, &experts);
+    decoder.give_experts(&experts, |i| sparse[i]);
     Ok(())
 }

@@ -53,8 +53,7 @@ pub(crate) fn experts(fields: &Fields<'_>) -> Result<Architecture, ModelError> {
         shared: None,
     };
     let dense: usize = fields.or("num_dense_layers", 2)?;
-    let sparse: Vec<bool> = (0..decoder.layers.len()).map(|i| i >= dense).collect();
-    decoder.give_experts(&sparse, &experts);
+    decoder.give_experts(&experts, |i| i >= dense);
     Architecture::new(decoder, names())
 }
 

@@ -4,7 +4,7 @@
 use std::borrow::Cow;
 
 use crate::{
-    Architecture, ExpertsConfig, MlpConfig, ModelError, QkSpan, RouterConfig, TensorSource,
+    Architecture, ExpertsConfig, ModelError, QkSpan, RouterConfig, TensorSource,
     architecture::{Names, ignored_by_llama},
     family::{self, Defaults, LLAMA},
     fields::Fields,
@@ -43,25 +43,19 @@ pub(crate) fn architecture(fields: &Fields<'_>) -> Result<Architecture, ModelErr
         (attention.qkv_bias, attention.output_bias) = (false, false);
     }
     decoder.norm_queries_and_keys(QkSpan::Projection);
-    let num_experts = match fields.get("num_experts")? {
-        Some(num_experts) => num_experts,
-        None => fields.or("num_local_experts", 256)?,
-    };
-    let (field, default) = DEFAULTS.activation;
+    let num_experts = fields.either("num_experts", "num_local_experts", 256usize)?;
     let experts = ExpertsConfig {
         num_experts,
         num_per_token: fields.or("num_experts_per_tok", 8)?,
         router: RouterConfig::corrected_sigmoid(true),
-        expert: MlpConfig {
-            intermediate_size: fields.or("intermediate_size", DEFAULTS.intermediate_size)?,
-            gated: true,
-            bias: false,
-            activation: fields.activation(field, default)?,
-        },
+        expert: family::gated_mlp(
+            fields,
+            &DEFAULTS,
+            fields.or("intermediate_size", DEFAULTS.intermediate_size)?,
+        )?,
         shared: None,
     };
-    let layers = decoder.layers.len();
-    decoder.give_experts(&vec![true; layers], &experts);
+    decoder.give_experts(&experts, |_| true);
     let names = Names {
         source: |_, name| TensorSource::whole(respelled(name)),
         respelled: |name| match mixtral::respelled(name) {

@@ -22,18 +22,6 @@ const DEFAULTS: Defaults = Defaults {
     ..mistral::DEFAULTS
 };
 
-/// As checkpoints were published; newer ones say `model.language_model.` and `lm_head.`.
-const MULTIMODAL: Multimodal = Multimodal {
-    body: "language_model.model.",
-    head: "language_model.lm_head.",
-    ignored: &[
-        "vision_tower.",
-        "multi_modal_projector.",
-        "model.vision_tower.",
-        "model.multi_modal_projector.",
-    ],
-};
-
 /// Reads the text part of the config of a multimodal one.
 pub(crate) fn multimodal(outer: &Fields<'_>) -> Result<Architecture, ModelError> {
     let fields = outer.nested("text_config")?;
@@ -47,7 +35,7 @@ pub(crate) fn multimodal(outer: &Fields<'_>) -> Result<Architecture, ModelError>
     // Mistral's own class has one; the text's counts where the outer one says nothing.
     let inner = fields.get("tie_word_embeddings")?.unwrap_or(true);
     decoder.tie_word_embeddings = outer.or("tie_word_embeddings", inner)?;
-    Architecture::new(decoder, Names { multimodal: Some(MULTIMODAL), ..Names::LLAMA })
+    Architecture::new(decoder, Names { multimodal: Some(Multimodal::UNDER_LANGUAGE_MODEL), ..Names::LLAMA })
 }
 
 /// Reads the config of a Ministral 3 of text alone.

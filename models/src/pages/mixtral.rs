@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 
 use crate::{
-    Architecture, ExpertsConfig, FeedForwardKind, MlpConfig, ModelError, RouterConfig, TensorSource,
+    Architecture, ExpertsConfig, ModelError, RouterConfig, TensorSource,
     architecture::{Names, with_prefix},
     family::{self, Defaults},
     fields::Fields,
@@ -21,24 +21,19 @@ pub(crate) fn architecture(fields: &Fields<'_>) -> Result<Architecture, ModelErr
         (attention.qkv_bias, attention.output_bias) = (false, false);
         attention.window = window;
     }
-    let (field, default) = DEFAULTS.activation;
-    let num_experts = match fields.get("num_experts")? {
-        Some(num_experts) => num_experts,
-        None => fields.or("num_local_experts", 8)?,
-    };
-    let experts = FeedForwardKind::Experts(ExpertsConfig {
+    let num_experts = fields.either("num_experts", "num_local_experts", 8usize)?;
+    let experts = ExpertsConfig {
         num_experts,
         num_per_token: fields.or("num_experts_per_tok", 2)?,
         router: RouterConfig::softmax(true),
         shared: None,
-        expert: MlpConfig {
-            intermediate_size: fields.or("intermediate_size", DEFAULTS.intermediate_size)?,
-            gated: true,
-            bias: false,
-            activation: fields.activation(field, default)?,
-        },
-    });
-    decoder.layers.iter_mut().for_each(|layer| layer.feed_forward = Some(experts.clone()));
+        expert: family::gated_mlp(
+            fields,
+            &DEFAULTS,
+            fields.or("intermediate_size", DEFAULTS.intermediate_size)?,
+        )?,
+    };
+    decoder.give_experts(&experts, |_| true);
     let names = Names { source: |_, name| TensorSource::whole(own_name(name)), respelled, ..Names::LLAMA };
     Architecture::new(decoder, names)
 }

@@ -3,7 +3,7 @@
 
 use crate::{
     Architecture, AttentionKind, DecoderConfig, DeltaNetConfig, ExpertsConfig, FeedForwardKind, GateKind,
-    GateSpan, MlpConfig, ModelError, Multimodal, NormKind, OutputGate, QkSpan, RouterConfig, RowBlocks,
+    GateSpan, ModelError, Multimodal, NormKind, OutputGate, QkSpan, RouterConfig, RowBlocks,
     SharedExpertConfig, TensorSource,
     architecture::{Names, ignored_by_llama},
     family::{self, Defaults, LLAMA},
@@ -63,13 +63,8 @@ pub(crate) fn next(fields: &Fields<'_>) -> Result<Architecture, ModelError> {
     let normalized = fields.or("norm_topk_prob", true)?;
     let dense: Vec<usize> = fields.or("mlp_only_layers", Vec::new())?;
     let step: usize = fields.or("decoder_sparse_step", 1)?;
-    let (field, default) = NEXT.activation;
-    let mlp = MlpConfig {
-        intermediate_size: fields.or("intermediate_size", NEXT.intermediate_size)?,
-        gated: true,
-        bias: false,
-        activation: fields.activation(field, default)?,
-    };
+    let width = fields.or("intermediate_size", NEXT.intermediate_size)?;
+    let mlp = family::gated_mlp(fields, &NEXT, width)?;
     for (index, layer) in decoder.layers.iter_mut().enumerate() {
         if !(index + 1).is_multiple_of(step) || dense.contains(&index) {
             layer.feed_forward = Some(FeedForwardKind::Mlp(mlp.clone()));
@@ -123,20 +118,9 @@ fn with_experts(
     num_per_token: usize,
 ) -> Result<DecoderConfig, ModelError> {
     let mut decoder = decoder(fields, defaults)?;
-    let (field, default) = defaults.activation;
-    let mlp = |intermediate_size: usize| -> Result<MlpConfig, ModelError> {
-        Ok(MlpConfig {
-            intermediate_size,
-            gated: true,
-            bias: false,
-            activation: fields.activation(field, default)?,
-        })
-    };
+    let mlp = |width| family::gated_mlp(fields, defaults, width);
     let experts = ExpertsConfig {
-        num_experts: match fields.get("num_local_experts")? {
-            Some(num_experts) => num_experts,
-            None => fields.or("num_experts", num_experts)?,
-        },
+        num_experts: fields.either("num_local_experts", "num_experts", num_experts)?,
         num_per_token: fields.or("num_experts_per_tok", num_per_token)?,
         router: RouterConfig::softmax(true),
         expert: mlp(fields.or("moe_intermediate_size", 512)?)?,
@@ -145,9 +129,7 @@ fn with_experts(
             gated: true,
         }),
     };
-    for layer in &mut decoder.layers {
-        layer.feed_forward = Some(FeedForwardKind::Experts(experts.clone()));
-    }
+    decoder.give_experts(&experts, |_| true);
     Ok(decoder)
 }
 

@@ -1,7 +1,7 @@
 //! Qwen3 with a mixture of experts, such as Qwen3-30B-A3B.
 
 use crate::{
-    Architecture, ExpertsConfig, FeedForwardKind, MlpConfig, ModelError, QkSpan, RouterConfig,
+    Architecture, ExpertsConfig, ModelError, QkSpan, RouterConfig,
     architecture::Names,
     family::{self, Defaults},
     fields::Fields,
@@ -26,29 +26,17 @@ pub(crate) fn architecture(fields: &Fields<'_>) -> Result<Architecture, ModelErr
     };
     decoder.norm_queries_and_keys(QkSpan::Head);
     decoder.attentions_mut().for_each(|(_, attention)| attention.window = window);
-    let num_experts = match fields.get("num_local_experts")? {
-        Some(num_experts) => num_experts,
-        None => fields.or("num_experts", 128)?,
-    };
-    let (field, default) = DEFAULTS.activation;
-    let experts = FeedForwardKind::Experts(ExpertsConfig {
+    let num_experts = fields.either("num_local_experts", "num_experts", 128usize)?;
+    let experts = ExpertsConfig {
         num_experts,
         num_per_token: fields.or("num_experts_per_tok", 8)?,
         router: RouterConfig::softmax(fields.or("norm_topk_prob", false)?),
         shared: None,
-        expert: MlpConfig {
-            intermediate_size: fields.or("moe_intermediate_size", 768)?,
-            gated: true,
-            bias: false,
-            activation: fields.activation(field, default)?,
-        },
-    });
+        expert: family::gated_mlp(fields, &DEFAULTS, fields.or("moe_intermediate_size", 768)?)?,
+    };
     let dense: Vec<usize> = fields.or("mlp_only_layers", Vec::new())?;
     let step: usize = fields.or("decoder_sparse_step", 1)?;
-    for (index, layer) in decoder.layers.iter_mut().enumerate() {
-        if num_experts > 0 && (index + 1).is_multiple_of(step) && !dense.contains(&index) {
-            layer.feed_forward = Some(experts.clone());
-        }
-    }
+    decoder
+        .give_experts(&experts, |i| num_experts > 0 && (i + 1).is_multiple_of(step) && !dense.contains(&i));
     Architecture::new(decoder, Names::LLAMA)
 }

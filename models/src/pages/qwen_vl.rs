@@ -2,8 +2,7 @@
 //! dimensions, which are one where there is only text.
 
 use crate::{
-    Architecture, DecoderConfig, ExpertStacks, ExpertsConfig, MlpConfig, ModelError, Multimodal, QkSpan,
-    RouterConfig,
+    Architecture, DecoderConfig, ExpertStacks, ExpertsConfig, ModelError, Multimodal, QkSpan, RouterConfig,
     architecture::Names,
     family::{self, Defaults},
     fields::Fields,
@@ -79,29 +78,19 @@ pub(crate) fn qwen3_moe_text(fields: &Fields<'_>) -> Result<Architecture, ModelE
 fn qwen3_moe_decoder(fields: &Fields<'_>) -> Result<DecoderConfig, ModelError> {
     let mut decoder = family::decoder(fields, &Defaults { tied: true, ..QWEN3_MOE })?;
     decoder.norm_queries_and_keys(QkSpan::Head);
-    let num_experts = match fields.get("num_local_experts")? {
-        Some(num_experts) => num_experts,
-        None => fields.or("num_experts", 60)?,
-    };
-    let (field, default) = QWEN3_MOE.activation;
+    let num_experts = fields.either("num_local_experts", "num_experts", 60usize)?;
     let experts = ExpertsConfig {
         num_experts,
         num_per_token: fields.or("num_experts_per_tok", 4)?,
         // Whatever `norm_topk_prob` says: the class has no such field.
         router: RouterConfig::softmax(true),
-        expert: MlpConfig {
-            intermediate_size: fields.or("moe_intermediate_size", 1408)?,
-            gated: true,
-            bias: false,
-            activation: fields.activation(field, default)?,
-        },
+        expert: family::gated_mlp(fields, &QWEN3_MOE, fields.or("moe_intermediate_size", 1408)?)?,
         shared: None,
     };
     let dense: Vec<usize> = fields.or("mlp_only_layers", Vec::new())?;
     let step: usize = fields.or("decoder_sparse_step", 1)?;
     let is_sparse = |i: usize| num_experts > 0 && (i + 1).is_multiple_of(step) && !dense.contains(&i);
-    let sparse: Vec<bool> = (0..decoder.layers.len()).map(is_sparse).collect();
-    decoder.give_experts(&sparse, &experts);
+    decoder.give_experts(&experts, is_sparse);
     Ok(decoder)
 }
 

@@ -20,13 +20,13 @@ use crate::{
 
 /// Positions of a chunk.
 const CHUNK: usize = 64;
-/// Fewer positions than this are computed one by one.
-const FEW: usize = 16;
-/// Rows of a triangular matrix that are inverted by powers, which grow with their number.
-const SMALL: usize = 8;
+/// The least number of positions that are computed in chunks; fewer are computed one by one.
+const MIN_CHUNKED: usize = 16;
+/// Rows of a triangular matrix that is inverted by powers; the values of the powers grow with the number of rows.
+const POWER_ROWS: usize = 8;
 /// Added under the root where queries and keys are divided by their lengths.
 const LENGTH_EPS: f64 = 1e-6;
-/// What no exponential survives.
+/// Added to the logarithm of a decay that must not count: its exponential is 0 in float32.
 const HIDDEN: f32 = -1e30;
 
 /// A gated delta net.
@@ -149,7 +149,7 @@ impl<B: Backend> Steps<B> {
         let ([n, heads, keys], values, device) = (self.k.dims(), self.v.dims()[2], self.k.device());
         let zeros = || Tensor::zeros([heads, keys, values], (&device, DType::F32));
         let matrices = matrices.unwrap_or_else(zeros);
-        if n < FEW { self.one_by_one(matrices) } else { self.in_chunks(matrices) }
+        if n < MIN_CHUNKED { self.one_by_one(matrices) } else { self.in_chunks(matrices) }
     }
 
     fn one_by_one(self, mut matrices: Tensor<B, 3>) -> (Tensor<B, 3>, Tensor<B, 3>) {
@@ -233,15 +233,15 @@ fn inverse_of_unit_plus<B: Backend>(system: Tensor<B, 3>) -> Tensor<B, 3> {
     let block = |row: usize, column: usize, size: usize| {
         system.clone().narrow(1, row * size, size).narrow(2, column * size, size)
     };
-    let unit = square::<B>(&device, SMALL, |row, column| if row == column { 1.0 } else { 0.0 });
+    let unit = square::<B>(&device, POWER_ROWS, |row, column| if row == column { 1.0 } else { 0.0 });
     let small = |at: usize| {
-        let one = block(at, at, SMALL);
+        let one = block(at, at, POWER_ROWS);
         let two = one.clone().matmul(one.clone());
         let four = two.clone().matmul(two.clone());
         (unit.clone() - one).matmul(unit.clone() + two).matmul(unit.clone() + four)
     };
-    let mut inverses: Vec<Tensor<B, 3>> = (0..CHUNK / SMALL).map(small).collect();
-    let mut size = SMALL;
+    let mut inverses: Vec<Tensor<B, 3>> = (0..CHUNK / POWER_ROWS).map(small).collect();
+    let mut size = POWER_ROWS;
     while inverses.len() > 1 {
         let zeros = Tensor::zeros([n, size, size], (&device, DType::F32));
         let pair = |(at, halves): (usize, &[Tensor<B, 3>])| {

@@ -4,7 +4,7 @@
 use serde_json::Value;
 
 use super::Gguf;
-use crate::{CheckpointError, LazyTensor, tensor::MOST_EXPERTS};
+use crate::{CheckpointError, LazyTensor, checkpoint::MOST_EXPERTS};
 
 /// Divisors of the rotary frequencies: llama.cpp's form of the llama3 scaling.
 pub const ROPE_FACTORS: &str = "rope_freqs.weight";

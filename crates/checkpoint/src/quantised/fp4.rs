@@ -3,9 +3,9 @@
 use std::sync::Arc;
 
 use super::{
-    CodeType, Codes, Made, QuantisedFormat, QuantisedRows, Stored, Wrong, about,
+    CodeType, Codes, NamedTensor, QuantisedFormat, QuantisedRows, Stored, TensorError, about,
     codes::{E2M1, e4m3, e8m0},
-    expect_shape, made, number,
+    expect_shape, named_tensor, number,
 };
 
 /// Values with a scale in MXFP4, and in NVFP4.
@@ -47,7 +47,7 @@ impl QuantisedRows for Blocks {
 
 /// gpt-oss: `X_blocks` `[experts, out, blocks, 16]` and `X_scales` `[experts, out, blocks]` are the experts' maps, rows of gate
 /// and up alternating.
-pub(super) fn compose_mxfp4(stored: &mut Stored) -> Result<Vec<Made>, Wrong> {
+pub(super) fn compose_mxfp4(stored: &mut Stored) -> Result<Vec<NamedTensor>, TensorError> {
     let mut all = Vec::new();
     for stack in stored.modules("_blocks") {
         let codes = stored.take_codes(&stack, "_blocks")?;
@@ -57,21 +57,27 @@ pub(super) fn compose_mxfp4(stored: &mut Stored) -> Result<Vec<Made>, Wrong> {
             let what = format!("has shape {:?}, expected [experts, out, blocks, 16]", codes.shape);
             return Err((format!("{stack}_blocks"), what));
         };
-        if !is_bytes || count > crate::tensor::MOST_EXPERTS || codes.shape.contains(&0) {
+        if !is_bytes || count > crate::checkpoint::MOST_EXPERTS || codes.shape.contains(&0) {
             let what = format!("{:?} of {:?} is no stack of experts in MXFP4", codes.kind, codes.shape);
             return Err((format!("{stack}_blocks"), what));
         }
         expect_shape(&stack, "_scales", &scales.shape, &[count, rows, blocks])?;
         let shape = vec![count, rows, blocks * MXFP4_BLOCK];
         let made_of = Blocks { codes: codes.clone(), scales, block: MXFP4_BLOCK, scale: e8m0, factor: 1.0 };
-        let (_, tensor) = made(stack.clone(), QuantisedFormat::Mxfp4, shape, Arc::new(made_of), &codes);
+        let (_, tensor) =
+            named_tensor(stack.clone(), QuantisedFormat::Mxfp4, shape, Arc::new(made_of), &codes);
         let experts = single_experts(&stack, &tensor, count, rows);
         all.extend(experts.ok_or_else(|| (format!("{stack}_blocks"), "is no stack of experts".to_owned()))?);
     }
     Ok(all)
 }
 
-fn single_experts(stack: &str, tensor: &crate::LazyTensor, count: usize, rows: usize) -> Option<Vec<Made>> {
+fn single_experts(
+    stack: &str,
+    tensor: &crate::LazyTensor,
+    count: usize,
+    rows: usize,
+) -> Option<Vec<NamedTensor>> {
     let (prefix, map) = stack.rsplit_once(".experts.")?;
     let mut all = Vec::new();
     for index in 0..count {
@@ -91,7 +97,7 @@ fn single_experts(stack: &str, tensor: &crate::LazyTensor, count: usize, rows: u
 
 /// ModelOpt's `weight`, `weight_scale` and `weight_scale_2`; or compressed-tensors' `weight_packed`, `weight_scale` and
 /// `weight_global_scale`, which divides.
-pub(super) fn compose_nvfp4(stored: &mut Stored) -> Result<Vec<Made>, Wrong> {
+pub(super) fn compose_nvfp4(stored: &mut Stored) -> Result<Vec<NamedTensor>, TensorError> {
     let mut all = Vec::new();
     let spellings = [(".weight_scale_2", ".weight", false), (".weight_global_scale", ".weight_packed", true)];
     for (global, packed, divides) in spellings {
@@ -111,7 +117,13 @@ pub(super) fn compose_nvfp4(stored: &mut Stored) -> Result<Vec<Made>, Wrong> {
             let factor = if divides { factor.recip() } else { factor };
             let blocks = Blocks { codes: codes.clone(), scales, block: NVFP4_BLOCK, scale: e4m3, factor };
             let name = format!("{module}.weight");
-            all.push(made(name, QuantisedFormat::Nvfp4, vec![rows, columns], Arc::new(blocks), &codes));
+            all.push(named_tensor(
+                name,
+                QuantisedFormat::Nvfp4,
+                vec![rows, columns],
+                Arc::new(blocks),
+                &codes,
+            ));
         }
     }
     Ok(all)

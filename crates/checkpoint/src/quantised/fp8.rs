@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use super::{
-    CodeType, Codes, Made, Quantisation, QuantisedFormat, QuantisedRows, Stored, Wrong, about, codes::e4m3,
-    made, scales_of,
+    CodeType, Codes, NamedTensor, Quantisation, QuantisedFormat, QuantisedRows, Stored, TensorError, about,
+    codes::e4m3, named_tensor, scales_of,
 };
 use crate::LazyTensor;
 
@@ -61,7 +61,7 @@ impl QuantisedRows for Scaled {
     }
 }
 
-pub(super) fn compose(stored: &mut Stored, how: &Quantisation) -> Result<Vec<Made>, Wrong> {
+pub(super) fn compose(stored: &mut Stored, how: &Quantisation) -> Result<Vec<NamedTensor>, TensorError> {
     let mut all = Vec::new();
     for part in [".weight_scale_inv", ".weight_scale"] {
         for module in stored.modules(part) {
@@ -85,7 +85,7 @@ pub(super) fn compose(stored: &mut Stored, how: &Quantisation) -> Result<Vec<Mad
             let format =
                 if codes.kind == CodeType::I8 { QuantisedFormat::Int8 } else { QuantisedFormat::Fp8 };
             let scaled = Arc::new(Scaled { codes: codes.clone(), scales });
-            all.push(made(format!("{module}.weight"), format, vec![rows, columns], scaled, &codes));
+            all.push(named_tensor(format!("{module}.weight"), format, vec![rows, columns], scaled, &codes));
         }
     }
     Ok(all)

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use super::{
-    CodeType, Codes, Made, Quantisation, QuantisedFormat, QuantisedRows, Stored, Wrong, about, expect_shape,
-    made, scales_of,
+    CodeType, Codes, NamedTensor, Quantisation, QuantisedFormat, QuantisedRows, Stored, TensorError, about,
+    expect_shape, named_tensor, scales_of,
 };
 use crate::LazyTensor;
 
@@ -72,7 +72,7 @@ impl QuantisedRows for ByInput {
     }
 }
 
-pub(super) fn compose_awq(stored: &mut Stored) -> Result<Vec<Made>, Wrong> {
+pub(super) fn compose_awq(stored: &mut Stored) -> Result<Vec<NamedTensor>, TensorError> {
     let mut all = Vec::new();
     for module in stored.modules(".qweight") {
         let codes = stored.take_codes(&module, ".qweight")?;
@@ -83,7 +83,7 @@ pub(super) fn compose_awq(stored: &mut Stored) -> Result<Vec<Made>, Wrong> {
     Ok(all)
 }
 
-pub(super) fn compose_gptq(stored: &mut Stored, how: &Quantisation) -> Result<Vec<Made>, Wrong> {
+pub(super) fn compose_gptq(stored: &mut Stored, how: &Quantisation) -> Result<Vec<NamedTensor>, TensorError> {
     let mut all = Vec::new();
     for module in stored.modules(".qweight") {
         let codes = stored.take_codes(&module, ".qweight")?;
@@ -121,7 +121,7 @@ fn by_input(
     codes: Codes,
     format: QuantisedFormat,
     parts: Parts,
-) -> Result<Made, Wrong> {
+) -> Result<NamedTensor, TensorError> {
     let Parts { inputs, outputs, bits, groups, zero_plus } = parts;
     let zeros = stored.take_codes(module, ".qzeros")?;
     let scales = stored.take_floats(module, ".scales")?;
@@ -146,7 +146,7 @@ fn by_input(
     }
     let rows = ByInput { format, codes: codes.clone(), zeros, scales, groups, bits, zero_plus };
     let (name, tensor) =
-        made(format!("{module}.weight"), format, vec![inputs, outputs], Arc::new(rows), &codes);
+        named_tensor(format!("{module}.weight"), format, vec![inputs, outputs], Arc::new(rows), &codes);
     match tensor.transpose() {
         Some(tensor) => Ok((name, tensor)),
         None => Err((name, "is no matrix".to_owned())),
@@ -191,7 +191,10 @@ impl QuantisedRows for ByOutput {
     }
 }
 
-pub(super) fn compose_packed(stored: &mut Stored, how: &Quantisation) -> Result<Vec<Made>, Wrong> {
+pub(super) fn compose_packed(
+    stored: &mut Stored,
+    how: &Quantisation,
+) -> Result<Vec<NamedTensor>, TensorError> {
     let mut all = Vec::new();
     let each = 32 / how.bits;
     for module in stored.modules(".weight_packed") {
@@ -223,7 +226,7 @@ pub(super) fn compose_packed(stored: &mut Stored, how: &Quantisation) -> Result<
         }
         let packed = ByOutput { codes: codes.clone(), scales, zeros, columns, bits: how.bits };
         let name = format!("{module}.weight");
-        all.push(made(name, QuantisedFormat::Packed, vec![rows, columns], Arc::new(packed), &codes));
+        all.push(named_tensor(name, QuantisedFormat::Packed, vec![rows, columns], Arc::new(packed), &codes));
     }
     Ok(all)
 }

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use super::{
-    CodeType, Codes, Made, Quantisation, QuantisedFormat, QuantisedRows, Stored, Wrong, codes::stream,
-    expect_shape, made, scales_of,
+    CodeType, Codes, NamedTensor, Quantisation, QuantisedFormat, QuantisedRows, Stored, TensorError,
+    codes::stream, expect_shape, named_tensor, scales_of,
 };
 use crate::LazyTensor;
 
@@ -35,7 +35,7 @@ impl QuantisedRows for Affine {
     }
 }
 
-pub(super) fn compose(stored: &mut Stored, how: &Quantisation) -> Result<Vec<Made>, Wrong> {
+pub(super) fn compose(stored: &mut Stored, how: &Quantisation) -> Result<Vec<NamedTensor>, TensorError> {
     let mut all = Vec::new();
     for module in stored.modules(".scales") {
         let codes = stored.take_codes(&module, ".weight")?;
@@ -60,16 +60,16 @@ pub(super) fn compose(stored: &mut Stored, how: &Quantisation) -> Result<Vec<Mad
         expect_shape(&module, ".biases", biases.shape(), scales.shape())?;
         let shape = [rows, &[columns]].concat();
         let affine = Affine { codes: codes.clone(), scales, biases, group, bits };
-        let (name, tensor) = made(name, QuantisedFormat::Mlx, shape, Arc::new(affine), &codes);
+        let (name, tensor) = named_tensor(name, QuantisedFormat::Mlx, shape, Arc::new(affine), &codes);
         all.extend(single_experts(&name, &tensor).unwrap_or_else(|| vec![(name, tensor)]));
     }
     Ok(all)
 }
 
 /// `X.switch_mlp.gate_proj.weight` `[experts, out, in]` is a stack.
-fn single_experts(name: &str, tensor: &LazyTensor) -> Option<Vec<Made>> {
+fn single_experts(name: &str, tensor: &LazyTensor) -> Option<Vec<NamedTensor>> {
     let (prefix, map) = name.split_once(".switch_mlp.")?;
     let &[count, ..] = tensor.shape() else { return None };
-    let count = Some(count).filter(|&count| count <= crate::tensor::MOST_EXPERTS)?;
+    let count = Some(count).filter(|&count| count <= crate::checkpoint::MOST_EXPERTS)?;
     (0..count).map(|index| Some((format!("{prefix}.experts.{index}.{map}"), tensor.matrix(index)?))).collect()
 }

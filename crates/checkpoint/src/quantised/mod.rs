@@ -152,10 +152,10 @@ struct Stored {
 }
 
 /// A tensor's name, and what is wrong with it.
-type Wrong = (String, String);
+type TensorError = (String, String);
 
 /// A weight of floats made of what a module has stored, under its name.
-type Made = (String, LazyTensor);
+type NamedTensor = (String, LazyTensor);
 
 /// The checkpoint with its codes made floats. Codes that belong to no weight stay.
 pub(crate) fn composed(checkpoint: Checkpoint, how: &Quantisation) -> Result<Checkpoint, CheckpointError> {
@@ -202,37 +202,37 @@ impl Stored {
         self.codes.keys().filter_map(of).chain(self.floats.keys().filter_map(of)).collect()
     }
 
-    fn take_codes(&mut self, module: &str, part: &str) -> Result<Codes, Wrong> {
+    fn take_codes(&mut self, module: &str, part: &str) -> Result<Codes, TensorError> {
         let name = format!("{module}{part}");
         self.codes.remove(&name).ok_or_else(|| (name, "is missing, or stored as floats".to_owned()))
     }
 
-    fn take_floats(&mut self, module: &str, part: &str) -> Result<LazyTensor, Wrong> {
+    fn take_floats(&mut self, module: &str, part: &str) -> Result<LazyTensor, TensorError> {
         let name = format!("{module}{part}");
         self.floats.remove(&name).ok_or_else(|| (name, "is missing, or stored as whole numbers".to_owned()))
     }
 }
 
 /// A matrix of such rows, or a stack of matrices.
-fn made(
+fn named_tensor(
     name: String,
     format: QuantisedFormat,
     shape: Vec<usize>,
     rows: Arc<dyn QuantisedRows>,
     source: &Codes,
-) -> Made {
+) -> NamedTensor {
     let storage = Storage::Quantised(format);
     (name, LazyTensor::quantised(shape, storage, source.source.clone(), source.range.clone(), rows))
 }
 
 /// The error about a part of a module.
-fn about(module: &str, part: &str) -> impl FnOnce(String) -> Wrong {
+fn about(module: &str, part: &str) -> impl FnOnce(String) -> TensorError {
     let name = format!("{module}{part}");
     move |what| (name, what)
 }
 
 /// Refuses scales of another shape.
-fn expect_shape(module: &str, part: &str, found: &[usize], expected: &[usize]) -> Result<(), Wrong> {
+fn expect_shape(module: &str, part: &str, found: &[usize], expected: &[usize]) -> Result<(), TensorError> {
     match found == expected {
         true => Ok(()),
         false => Err((format!("{module}{part}"), format!("has shape {found:?}, expected {expected:?}"))),

@@ -1,0 +1,109 @@
+//! The tensors of one model, by name.
+
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+};
+
+use moi_formats::ExpertStacks;
+
+use crate::{CheckpointError, LazyTensor};
+
+/// The named tensors of one model.
+#[derive(Clone, Debug)]
+pub struct Checkpoint {
+    pub(crate) path: PathBuf,
+    pub(crate) tensors: BTreeMap<String, LazyTensor>,
+    /// What a user should know of the files.
+    pub(crate) notes: Vec<String>,
+}
+
+impl Checkpoint {
+    /// The file it was read from, or the index of several.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// What a user should know of the files: nothing that hinders, but results may not be what is expected.
+    pub fn notes(&self) -> &[String] {
+        &self.notes
+    }
+
+    /// All tensors by name.
+    pub fn tensors(&self) -> &BTreeMap<String, LazyTensor> {
+        &self.tensors
+    }
+
+    /// Bytes of all tensors in their files.
+    pub fn num_bytes(&self) -> usize {
+        self.tensors.values().map(LazyTensor::num_bytes).sum()
+    }
+
+    /// The same tensors under other names.
+    ///
+    /// # Errors
+    /// If two of them get the same name.
+    pub fn renamed(self, name: impl Fn(&str) -> String) -> Result<Self, CheckpointError> {
+        let Self { path, tensors: old, notes } = self;
+        let mut tensors = BTreeMap::new();
+        for (old, tensor) in old {
+            let new = name(&old);
+            if tensors.insert(new.clone(), tensor).is_some() {
+                let what = format!("it stands there a second time under the name `{old}`");
+                return Err(CheckpointError::Format { path, place: format!("tensor `{new}`"), what });
+            }
+        }
+        Ok(Self { path, tensors, notes })
+    }
+
+    /// With the experts of a mixture one by one, where they are stored as stacks: `X.experts.gate_up_proj`
+    /// `[n, 2 inner, d]` and `X.experts.down_proj` `[n, d, inner]` become `X.experts.E.gate_proj.weight` ...
+    pub fn with_single_experts(self, stacks: ExpertStacks) -> Self {
+        let mut tensors = BTreeMap::new();
+        for (name, tensor) in self.tensors {
+            let parts = split_experts(&name, &tensor, stacks);
+            match parts.is_empty() {
+                true => drop(tensors.insert(name, tensor)),
+                false => tensors.extend(parts),
+            }
+        }
+        Self { path: self.path, tensors, notes: self.notes }
+    }
+}
+
+/// More experts than any layer has.
+pub(crate) const MOST_EXPERTS: usize = 1 << 12;
+
+fn split_experts(name: &str, tensor: &LazyTensor, stacks: ExpertStacks) -> Vec<(String, LazyTensor)> {
+    let Some((prefix, part)) = name.rsplit_once(".experts.") else { return Vec::new() };
+    let (map, kind) = match part.strip_suffix("_bias") {
+        Some(map) => (map, "bias"),
+        None => (part, "weight"),
+    };
+    let &[count, ..] = tensor.shape() else { return Vec::new() };
+    let is_stack = tensor.shape().len() == if kind == "bias" { 2 } else { 3 };
+    if !is_stack || count > MOST_EXPERTS || tensor.shape().contains(&0) {
+        return Vec::new();
+    }
+    let expert = |index: usize| {
+        let own = match kind {
+            "bias" => tensor.slice_rows(index, 1)?.as_vector(),
+            _ if stacks == ExpertStacks::ByOutput => tensor.matrix(index)?,
+            _ => tensor.matrix(index)?.transpose()?,
+        };
+        let name = |map: &str| format!("{prefix}.experts.{index}.{map}.{kind}");
+        if map == "down_proj" {
+            return Some(vec![(name(map), own)]);
+        }
+        let rows = own.shape()[0];
+        if map != "gate_up_proj" || !rows.is_multiple_of(2) {
+            return None;
+        }
+        let part = |number: usize| match stacks {
+            ExpertStacks::ByInputAlternating => own.every(2, number),
+            _ => own.select_rows(1, rows, number * rows / 2, rows / 2),
+        };
+        Some(vec![(name("gate_proj"), part(0)?), (name("up_proj"), part(1)?)])
+    };
+    (0..count).filter_map(expert).flatten().collect()
+}

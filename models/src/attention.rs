@@ -11,7 +11,8 @@ use burn::{
 
 use crate::{
     AttentionConfig, AttentionKind, AttentionPass, DeltaNet, GateKind, GateSpan, Kernels, KvPool,
-    LayerBlocks, Linear, Norm, NormConfig, NormKind, OutputGate, QkSpan, RopeConfig, ShortConv,
+    LatentAttention, LayerBlocks, Linear, Mamba2, Norm, NormConfig, NormKind, OutputGate, QkSpan, RopeConfig,
+    ShortConv,
     cache::{CacheShape, LayerShape},
     context::ForwardContext,
     linear::uninitialized,
@@ -28,6 +29,10 @@ pub enum SelfAttention<B: Backend> {
     DeltaNet(DeltaNet<B>),
     /// A short convolution.
     ShortConv(ShortConv<B>),
+    /// Mamba 2.
+    Mamba2(Mamba2<B>),
+    /// Attention over latents.
+    Latent(LatentAttention<B>),
     /// One linear map in its place.
     Linear(LinearAttention<B>),
 }
@@ -80,6 +85,10 @@ impl<B: Backend> SelfAttention<B> {
             AttentionKind::Heads(config) => Self::Heads(Attention::new(hidden_size, config, ropes, device)),
             AttentionKind::DeltaNet(config) => Self::DeltaNet(DeltaNet::new(hidden_size, config, device)),
             AttentionKind::ShortConv(config) => Self::ShortConv(ShortConv::new(hidden_size, config, device)),
+            AttentionKind::Mamba2(config) => Self::Mamba2(Mamba2::new(hidden_size, config, device)),
+            AttentionKind::Latent(config) => {
+                Self::Latent(LatentAttention::new(hidden_size, config, ropes, device))
+            }
             AttentionKind::Linear => {
                 let linear_attn = Linear::new(hidden_size, hidden_size, false, device);
                 Self::Linear(LinearAttention { linear_attn })
@@ -95,26 +104,29 @@ impl<B: Backend> SelfAttention<B> {
         context: &ForwardContext<B>,
         pool: &mut KvPool<B>,
     ) -> Tensor<B, 2> {
-        let attention = match self {
-            Self::Heads(attention) => attention,
+        let source = match self {
+            Self::Heads(attention) => attention.config.shared_cache.unwrap_or(layer),
+            Self::Latent(_) => layer,
             Self::DeltaNet(net) => return recurrent(net, x, layer, context, pool),
             Self::ShortConv(conv) => return recurrent(conv, x, layer, context, pool),
+            Self::Mamba2(mamba) => return recurrent(mamba, x, layer, context, pool),
             Self::Linear(linear) => return context.kernels.linear(&linear.linear_attn, x),
         };
-        match pool.layer(attention.config.shared_cache.unwrap_or(layer)) {
-            Some((kind, blocks)) => attention.forward(x, kind, context, blocks),
-            None => unreachable!("a pool of this model keeps what its attention sees"),
+        match (self, pool.layer(source)) {
+            (Self::Heads(attention), Some((kind, blocks))) => attention.forward(x, kind, context, blocks),
+            (Self::Latent(latent), Some((kind, blocks))) => latent.forward(x, kind, context, blocks),
+            _ => unreachable!("a pool of this model keeps what its attention sees"),
         }
     }
 
     /// What it keeps, beside these kernels. The type of keys and values is that of the weights, but float16 beside rounded
     /// activations, which are less exact.
     pub(crate) fn cached(&self, kernels: &dyn Kernels<B>) -> CacheShape {
-        let Self::Heads(Attention { config, k_proj, .. }) = self else {
-            return match self {
-                Self::DeltaNet(_) | Self::ShortConv(_) => CacheShape::State,
-                Self::Heads(_) | Self::Linear(_) => CacheShape::None,
-            };
+        let (config, k_proj) = match self {
+            Self::Heads(Attention { config, k_proj, .. }) => (config, k_proj),
+            Self::Latent(latent) => return CacheShape::Keys(latent.cached(kernels)),
+            Self::DeltaNet(_) | Self::ShortConv(_) | Self::Mamba2(_) => return CacheShape::State,
+            Self::Linear(_) => return CacheShape::None,
         };
         let Some(k_proj) = k_proj else { return CacheShape::None };
         CacheShape::Keys(LayerShape {
@@ -122,6 +134,7 @@ impl<B: Backend> SelfAttention<B> {
             head_dim: config.head_dim,
             dtype: k_proj.weight.cache_dtype(kernels).into(),
             window: config.window,
+            has_values: true,
         })
     }
 }

@@ -8,9 +8,9 @@ use burn::{
 };
 
 use crate::{
-    AttentionConfig, AttentionKind, CausalLm, DecoderConfig, DecoderLayer, Embedding, ForwardBatch, Kernels,
-    KvPool, Linear, ModelError, Norm, RopeConfig, Visible, cache::CacheShape, context::ForwardContext,
-    default_kernels, kernels::KernelsOf, residual::Residual,
+    AttentionKind, CausalLm, DecoderConfig, DecoderLayer, Embedding, ForwardBatch, Kernels, KvPool, Linear,
+    ModelError, Norm, RopeConfig, Visible, cache::CacheShape, context::ForwardContext, default_kernels,
+    kernels::KernelsOf, residual::Residual,
 };
 
 /// A decoder-only transformer with a language model head. Field names follow the checkpoints' of Llama; an
@@ -50,7 +50,7 @@ impl DecoderConfig {
     /// The model, its weights not yet allocated: load them over, or use it with zeros.
     pub fn init<B: Backend>(&self, device: &B::Device) -> Decoder<B> {
         let d = self.hidden_size;
-        let ropes = distinct(self.attentions().filter_map(|attention| attention.rope.clone()));
+        let ropes = distinct(self.ropes().cloned());
         let layer = |config| DecoderLayer::new(self, config, &ropes, device);
         let layers = self.layers.iter().map(layer).collect();
         Decoder {
@@ -82,9 +82,11 @@ impl DecoderConfig {
         }
     }
 
-    fn attentions(&self) -> impl Iterator<Item = &AttentionConfig> {
-        self.layers.iter().filter_map(|layer| match &layer.attention {
-            Some(AttentionKind::Heads(attention)) => Some(attention),
+    /// The rotary positions of all layers that have any.
+    fn ropes(&self) -> impl Iterator<Item = &RopeConfig> {
+        self.layers.iter().filter_map(|layer| match layer.attention.as_ref()? {
+            AttentionKind::Heads(attention) => attention.rope.as_ref(),
+            AttentionKind::Latent(latent) => Some(&latent.rope),
             _ => None,
         })
     }

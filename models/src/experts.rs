@@ -8,7 +8,7 @@ use burn::{
 };
 
 use crate::{
-    DecoderConfig, ExpertsConfig, Kernels, Linear, Mlp, MlpConfig, Norm, NormConfig, NormKind,
+    DecoderConfig, ExpertsConfig, Kernels, LatentExperts, Linear, Mlp, MlpConfig, Norm, NormConfig, NormKind,
     linear::uninitialized,
     router::{ExpertNumbers, Picks, pick},
 };
@@ -27,6 +27,10 @@ pub struct Experts<B: Backend> {
     pub expert_scales: Option<Param<Tensor<B, 1>>>,
     /// All of them.
     pub experts: Vec<Mlp<B>>,
+    /// `[latent, d]`: what experts read, where that is a latent.
+    pub latent_in: Option<Linear<B>>,
+    /// `[d, latent]`: of the sum of what they give.
+    pub latent_out: Option<Linear<B>>,
     /// One more for every position.
     pub shared_expert: Option<Mlp<B>>,
     /// `[1, d]`: its sigmoid is what the shared expert is multiplied by.
@@ -47,7 +51,10 @@ struct OnHost {
 impl<B: Backend> Experts<B> {
     /// A block for a residual stream of `hidden_size`.
     pub fn new(hidden_size: usize, config: &ExpertsConfig, device: &B::Device) -> Self {
-        let expert = |_| Mlp::new(hidden_size, &config.expert, device);
+        let expert = |_| Mlp::new(config.expert_width(hidden_size), &config.expert, device);
+        let latent = |there: LatentExperts, [inputs, outputs]: [usize; 2]| {
+            Linear::new(inputs, outputs, there.bias, device)
+        };
         let (count, router) = (config.num_experts, &config.router);
         let of_experts = |there: bool| there.then(|| uninitialized([count], device));
         let norm = |eps| Norm::new(hidden_size, NormConfig { kind: NormKind::Rms, eps }, device);
@@ -58,6 +65,8 @@ impl<B: Backend> Experts<B> {
             correction: of_experts(router.correction),
             expert_scales: of_experts(router.expert_scales),
             experts: (0..count).map(expert).collect(),
+            latent_in: config.latent.map(|there| latent(there, [hidden_size, there.width])),
+            latent_out: config.latent.map(|there| latent(there, [there.width, hidden_size])),
             shared_expert: shared.map(|shared| Mlp::new(hidden_size, &shared.mlp, device)),
             shared_expert_gate: shared
                 .filter(|shared| shared.gated)
@@ -94,17 +103,39 @@ impl<B: Backend> Experts<B> {
 
     /// What the picked experts and the shared one give for rows `[rows, d]`.
     fn compute(&self, x: Tensor<B, 2>, picks: Vec<Picks>, kernels: &dyn Kernels<B>) -> Tensor<B, 2> {
+        let shared = self.shared(&x, kernels);
+        if let (Some(inward), Some(outward)) = (&self.latent_in, &self.latent_out) {
+            let latent = kernels.linear(inward, x).cast(DType::F32);
+            let zeros = latent.zeros_like();
+            let routed = self.add_picked(zeros, latent, picks, kernels);
+            let routed = kernels.linear(outward, routed).cast(DType::F32);
+            return match shared {
+                Some(shared) => shared + routed,
+                None => routed,
+            };
+        }
+        let zeros = || x.zeros_like();
+        self.add_picked(shared.unwrap_or_else(zeros), x, picks, kernels)
+    }
+
+    /// What the shared expert gives, if there is one.
+    fn shared(&self, x: &Tensor<B, 2>, kernels: &dyn Kernels<B>) -> Option<Tensor<B, 2>> {
+        let y = kernels.mlp(self.shared_expert.as_ref()?, x.clone()).cast(DType::F32);
+        Some(match &self.shared_expert_gate {
+            Some(gate) => y * sigmoid(kernels.linear(gate, x.clone()).cast(DType::F32)),
+            None => y,
+        })
+    }
+
+    /// Adds what the picked experts give for rows of their inputs to rows of `out`.
+    fn add_picked(
+        &self,
+        mut out: Tensor<B, 2>,
+        x: Tensor<B, 2>,
+        picks: Vec<Picks>,
+        kernels: &dyn Kernels<B>,
+    ) -> Tensor<B, 2> {
         let device = x.device();
-        let mut out = match &self.shared_expert {
-            Some(shared) => {
-                let y = kernels.mlp(shared, x.clone()).cast(DType::F32);
-                match &self.shared_expert_gate {
-                    Some(gate) => y * sigmoid(kernels.linear(gate, x.clone()).cast(DType::F32)),
-                    None => y,
-                }
-            }
-            None => x.zeros_like(),
-        };
         for (expert, picks) in self.experts.iter().zip(picks) {
             let count = picks.positions.len();
             if count == 0 {

@@ -86,7 +86,8 @@ impl<'a> Fields<'a> {
         };
         self.one_for_each_layer("layer_types", listed.len(), num_layers)?;
         let has_state = |kind: &String| match kind.as_str() {
-            FULL => Ok(false),
+            // As transformers 4 called it in models of both kinds.
+            FULL | "attention" => Ok(false),
             own if names.contains(&own) => Ok(true),
             other => {
                 let what = format!("`layer_types` has {other:?}, expected {FULL} or {}", names.join(" or "));
@@ -112,6 +113,22 @@ impl<'a> Fields<'a> {
             other => Err(self.unsupported("mlp_layer_types", &other.into(), "dense, sparse")),
         };
         listed.iter().map(is_sparse).collect()
+    }
+
+    /// What a step of Mamba 2 is at least and at most, `time_step_limit`. JSON has no infinity: transformers writes an object
+    /// in its place.
+    pub(crate) fn step_limits(&self) -> Result<[f64; 2], ModelError> {
+        const NAME: &str = "time_step_limit";
+        let Some(value) = self.value(NAME) else { return Ok([0.0, f64::INFINITY]) };
+        let number = |value: &Value| match value.get("__float__").unwrap_or(value).as_str() {
+            Some("Infinity") => Some(f64::INFINITY),
+            _ => value.as_f64(),
+        };
+        let numbers = value.as_array().map(|list| list.iter().map(number).collect::<Vec<_>>());
+        match numbers.as_deref() {
+            Some(&[Some(least), Some(most)]) => Ok([least, most]),
+            _ => Err(self.wrong(format!("field `{NAME}` is {value}, expected two numbers"))),
+        }
     }
 
     /// Refuses a list of another length than the model has layers.

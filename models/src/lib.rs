@@ -41,6 +41,7 @@ mod experts;
 mod family;
 mod fields;
 mod kernels;
+mod latent;
 mod layer;
 mod linear;
 mod matrix;
@@ -70,9 +71,9 @@ pub use cache::{
 };
 pub use config::{
     Activation, AttentionConfig, AttentionKind, DecoderConfig, DeltaNetConfig, ExpertGroups, ExpertsConfig,
-    FeedForwardKind, GateKind, GateSpan, GroupScore, LayerConfig, MlpConfig, NormConfig, NormKind, NormPlace,
-    OutputGate, PerLayerInputs, QkNorm, QkSpan, QueryScale, RouterConfig, RouterScore, SharedExpertConfig,
-    ShortConvConfig,
+    FeedForwardKind, GateKind, GateSpan, GroupScore, LatentConfig, LatentExperts, LayerConfig, Mamba2Config,
+    MlpConfig, NormConfig, NormKind, NormPlace, OutputGate, PerLayerInputs, QkNorm, QkSpan, QueryScale,
+    RouterConfig, RouterScore, SharedExpertConfig, ShortConvConfig,
 };
 pub use decoder::{Decoder, Stack};
 pub use embedding::Embedding;
@@ -82,6 +83,7 @@ pub use kernels::{
     AttentionPass, BlockOutput, Kernels, Means, TensorOperations, default_kernels, has_gpu_kernels, is_gpu,
     sample_and_mix, use_gpu_kernels, with_values,
 };
+pub use latent::LatentAttention;
 pub use layer::{DecoderLayer, FeedForward, LinearMlp};
 pub use linear::Linear;
 pub use matrix::Matrix;
@@ -93,7 +95,7 @@ pub use names::{ParameterPath, TensorSource, is_held_in_float32};
 pub use norm::Norm;
 pub use packed::{Activations, PackedMatrix, scales_dtype};
 pub use rope::{RopeConfig, RopeScaling};
-pub use states::{CausalConv, DeltaNet, ShortConv};
+pub use states::{CausalConv, DeltaNet, Mamba2, ShortConv};
 
 /// A causal language model whose input is embeddings: the narrow door between the decode loop and the
 /// mathematics. Nothing about files, devices or sampling passes through it.

@@ -120,6 +120,21 @@ fn of_layer<B: Backend>(layer: &mut DecoderLayer<B>) -> Vec<(String, &mut Linear
             let maps = [("in_proj", &mut conv.in_proj), ("out_proj", &mut conv.out_proj)];
             all.extend(maps.map(|(name, map)| (format!("self_attn.{name}"), map)));
         }
+        Some(SelfAttention::Mamba2(mamba)) => {
+            let maps = [("in_proj", &mut mamba.in_proj), ("out_proj", &mut mamba.out_proj)];
+            all.extend(maps.map(|(name, map)| (format!("self_attn.{name}"), map)));
+        }
+        Some(SelfAttention::Latent(latent)) => {
+            let maps = [
+                ("q_proj", latent.q_proj.as_mut()),
+                ("q_a_proj", latent.q_a_proj.as_mut()),
+                ("q_b_proj", latent.q_b_proj.as_mut()),
+                ("kv_a_proj", Some(&mut latent.kv_a_proj)),
+                ("o_proj", Some(&mut latent.o_proj)),
+            ];
+            let there = maps.into_iter().filter_map(|(name, map)| Some((name, map?)));
+            all.extend(there.map(|(name, map)| (format!("self_attn.{name}"), map)));
+        }
         Some(SelfAttention::Linear(linear)) => {
             all.push(("self_attn.linear_attn".to_owned(), &mut linear.linear_attn));
         }
@@ -146,12 +161,14 @@ fn of_layer<B: Backend>(layer: &mut DecoderLayer<B>) -> Vec<(String, &mut Linear
 }
 
 fn of_experts<'a, B: Backend>(prefix: &str, experts: &'a mut Experts<B>) -> Vec<(String, &'a mut Linear<B>)> {
-    let Experts { experts, shared_expert, .. } = experts;
+    let Experts { experts, latent_in, latent_out, shared_expert, .. } = experts;
+    let latent = [("latent_in", latent_in.as_mut()), ("latent_out", latent_out.as_mut())];
+    let latent = latent.into_iter().filter_map(|(name, map)| Some((format!("{prefix}.{name}"), map?)));
     let each = experts.iter_mut().enumerate();
     let each = each.flat_map(|(index, expert)| of_mlp(&format!("{prefix}.experts.{index}"), expert));
     let shared =
         shared_expert.iter_mut().flat_map(|shared| of_mlp(&format!("{prefix}.shared_expert"), shared));
-    each.chain(shared).collect()
+    each.chain(latent).chain(shared).collect()
 }
 
 fn of_mlp<'a, B: Backend>(prefix: &str, mlp: &'a mut Mlp<B>) -> Vec<(String, &'a mut Linear<B>)> {

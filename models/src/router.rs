@@ -99,7 +99,7 @@ mod tests {
     fn experts(num_experts: usize, num_per_token: usize, router: RouterConfig) -> ExpertsConfig {
         let expert =
             MlpConfig { intermediate_size: 1, gated: true, bias: false, activation: Activation::Silu };
-        ExpertsConfig { num_experts, num_per_token, router, expert, shared: None }
+        ExpertsConfig { num_experts, num_per_token, router, expert, latent: None, shared: None }
     }
 
     fn of(positions: &[i64], weights: &[f32]) -> Picks {

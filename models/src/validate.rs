@@ -2,7 +2,7 @@
 
 use crate::{
     Activation, AttentionConfig, AttentionKind, DecoderConfig, DeltaNetConfig, ExpertGroups, ExpertsConfig,
-    FeedForwardKind, LayerConfig, MlpConfig, ModelError, NormConfig, QueryScale,
+    FeedForwardKind, LatentConfig, LayerConfig, Mamba2Config, MlpConfig, ModelError, NormConfig, QueryScale,
 };
 
 impl DecoderConfig {
@@ -97,6 +97,16 @@ impl DecoderConfig {
                         + net.num_key_heads as f64 * net.key_head_dim as f64
                 }
                 Some(AttentionKind::ShortConv(_)) => self.hidden_size as f64,
+                Some(AttentionKind::Mamba2(mamba)) => {
+                    let values = mamba.num_heads as f64 * mamba.head_dim as f64;
+                    values * (1.0 + mamba.state_size as f64)
+                        + mamba.num_groups as f64 * mamba.state_size as f64
+                }
+                Some(AttentionKind::Latent(latent)) => {
+                    let of_head = latent.nope_dim as f64 + latent.rope_dim as f64 + latent.value_dim as f64;
+                    let ranks = latent.kv_rank as f64 + latent.query_rank.unwrap_or(0) as f64;
+                    latent.num_heads as f64 * of_head + ranks
+                }
                 Some(AttentionKind::Linear) | None => 0.0,
             };
             (heads * 4.0 + inner * 3.0) * (self.hidden_size as f64 + self.context_length as f64)
@@ -115,6 +125,8 @@ impl LayerConfig {
             Some(AttentionKind::Heads(attention)) => attention.problem(),
             Some(AttentionKind::DeltaNet(net)) => net.problem(),
             Some(AttentionKind::ShortConv(conv)) => kernel("conv_L_cache", conv.kernel),
+            Some(AttentionKind::Mamba2(mamba)) => mamba.problem(),
+            Some(AttentionKind::Latent(latent)) => latent.problem(),
             Some(AttentionKind::Linear) | None => None,
         };
         let feed_forward = || match &self.feed_forward {
@@ -185,6 +197,65 @@ impl DeltaNetConfig {
     }
 }
 
+impl Mamba2Config {
+    fn problem(&self) -> Option<String> {
+        let sizes = [
+            ("the number of Mamba heads", self.num_heads),
+            ("the width of a Mamba head", self.head_dim),
+            ("the number of Mamba groups", self.num_groups),
+            ("the size of a Mamba state", self.state_size),
+        ];
+        let most = |&(name, count): &(&str, usize)| {
+            (!(1..=1 << 16).contains(&count)).then(|| format!("{name} is {count}, expected 1 to {}", 1 << 16))
+        };
+        let divides = || {
+            (!self.num_heads.is_multiple_of(self.num_groups)).then(|| {
+                format!(
+                    "the number of Mamba groups ({}) does not divide that of heads ({})",
+                    self.num_groups, self.num_heads
+                )
+            })
+        };
+        let [least, most_step] = self.step_limits;
+        let limits = || {
+            (!(least >= 0.0 && least < most_step))
+                .then(|| format!("time_step_limit is {least} to {most_step}, expected a range from 0 on"))
+        };
+        sizes
+            .iter()
+            .find_map(most)
+            .or_else(divides)
+            .or_else(limits)
+            .or_else(|| kernel("the kernel of a Mamba convolution", self.conv_kernel))
+            .or_else(|| from_zero("rms_norm_eps", self.norm_eps))
+    }
+}
+
+impl LatentConfig {
+    fn problem(&self) -> Option<String> {
+        let sizes = [
+            ("num_attention_heads", self.num_heads),
+            ("q_lora_rank", self.query_rank.unwrap_or(1)),
+            ("kv_lora_rank", self.kv_rank),
+            ("qk_nope_head_dim", self.nope_dim),
+            ("qk_rope_head_dim", self.rope_dim),
+            ("v_head_dim", self.value_dim),
+        ];
+        let most = |&(name, count): &(&str, usize)| {
+            (!(1..=1 << 16).contains(&count)).then(|| format!("{name} is {count}, expected 1 to {}", 1 << 16))
+        };
+        let scale = || {
+            (!self.scale.is_finite()).then(|| format!("the factor on the attention scores is {}", self.scale))
+        };
+        sizes
+            .iter()
+            .find_map(most)
+            .or_else(scale)
+            .or_else(|| from_zero("the latents' norm", self.norm_eps))
+            .or_else(|| self.rope.problem(self.rope_dim))
+    }
+}
+
 /// A convolution that sees its own input alone would keep none, and be no convolution.
 fn kernel(name: &str, kernel: usize) -> Option<String> {
     (!(2..=64).contains(&kernel)).then(|| format!("{name} is {kernel}, expected 2 to 64"))
@@ -208,7 +279,9 @@ impl ExpertsConfig {
             ("the cap of the router's values", self.router.softcap.unwrap_or(1.0)),
         ];
         let least = [self.router.sum_plus, self.router.sum_at_least, self.router.input_norm.unwrap_or(0.0)];
+        let latent = self.latent.map_or(1, |latent| latent.width);
         size("number of experts", all)
+            .or_else(|| size("moe_latent_size", latent))
             .or_else(|| {
                 (!(1..=all).contains(&picked))
                     .then(|| format!("num_experts_per_tok is {picked}, expected 1 to {all}"))

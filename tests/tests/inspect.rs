@@ -39,6 +39,19 @@ fn published_models() {
         // Besides: a gate, a map and a norm for each layer's own input, and three tensors for all; 18 layers have no k, v and
         // norm of k.
         ("gemma-4-e4b.json", "gemma4", 7_463_013_418, 42 * (14 + 3) - 18 * 3 + 3 + 2),
+        // Four maps with biases, sinks, two norms, a router and 32 experts with biases.
+        ("gpt-oss-20b.json", "gpt_oss", 20_914_757_184, 24 * (8 + 1 + 2 + 2 + 32 * 6) + 3),
+        // One block a layer with its norm: 21 of Mamba, 4 of attention, 17 MLPs without a gate.
+        ("nemotron-3-nano-4b.json", "nemotron_h", 3_973_556_832, 21 * 9 + 4 * 5 + 17 * 3 + 3),
+        // The same, and 128 experts with a router, its correction and a shared expert.
+        (
+            "nemotron-3-nano-30b-a3b.json",
+            "nemotron_h",
+            31_577_940_288,
+            23 * 9 + 6 * 5 + 23 * (1 + 2 + 2 * 128 + 2) + 3,
+        ),
+        // Seven tensors of attention over latents and two norms; an MLP, and in all but the first layer experts.
+        ("glm-4.7-flash.json", "glm4_moe_lite", 29_943_393_920, 47 * 9 + 3 + 46 * (2 + 3 * 64 + 3) + 3),
     ] {
         let found = json(&["inspect", &config(name)]);
         assert_eq!(found["model_type"], model_type, "{name}");

@@ -10,7 +10,7 @@ use moi_models::{BlockTable, CausalLm, Decoder, ForwardBatch, KvPool, ModelError
 use moi_pretrained::{Pretrained, WeightForm};
 use moi_tests::{golden::Golden, steps, values};
 
-const MODELS: &[&str] = &["qwen3-5", "qwen3-next", "lfm2", "lfm2-moe"];
+const MODELS: &[&str] = &["qwen3-5", "qwen3-next", "lfm2", "lfm2-moe", "nemotron-h-moe", "granite-hybrid"];
 
 fn each(test: impl Fn(&str, &Golden, &Decoder<Flex>)) {
     for name in MODELS {

@@ -74,12 +74,25 @@ impl Checkpoint {
 /// More experts than any layer has.
 pub(crate) const MOST_EXPERTS: usize = 1 << 12;
 
+/// The module, the map and the kind of values of a stack with this name, if it is one.
+fn stack_of(name: &str, stacks: ExpertStacks) -> Option<(&str, &str, &str)> {
+    if stacks == ExpertStacks::InputLinear {
+        let (rest, kind) = name.rsplit_once('.')?;
+        let (prefix, map) = rest.rsplit_once('.')?;
+        let map = match map {
+            "input_linear" => "gate_up_proj",
+            "output_linear" => "down_proj",
+            _ => return None,
+        };
+        return Some((prefix, map, kind));
+    }
+    let (prefix, part) = name.rsplit_once(".experts.")?;
+    let (map, kind) = part.strip_suffix("_bias").map_or((part, "weight"), |map| (map, "bias"));
+    ["gate_up_proj", "up_proj", "down_proj"].contains(&map).then_some((prefix, map, kind))
+}
+
 fn split_experts(name: &str, tensor: &LazyTensor, stacks: ExpertStacks) -> Vec<(String, LazyTensor)> {
-    let Some((prefix, part)) = name.rsplit_once(".experts.") else { return Vec::new() };
-    let (map, kind) = match part.strip_suffix("_bias") {
-        Some(map) => (map, "bias"),
-        None => (part, "weight"),
-    };
+    let Some((prefix, map, kind)) = stack_of(name, stacks) else { return Vec::new() };
     let &[count, ..] = tensor.shape() else { return Vec::new() };
     let is_stack = tensor.shape().len() == if kind == "bias" { 2 } else { 3 };
     if !is_stack || count > MOST_EXPERTS || tensor.shape().contains(&0) {
@@ -88,15 +101,20 @@ fn split_experts(name: &str, tensor: &LazyTensor, stacks: ExpertStacks) -> Vec<(
     let expert = |index: usize| {
         let own = match kind {
             "bias" => tensor.slice_rows(index, 1)?.as_vector(),
-            _ if stacks == ExpertStacks::ByOutput => tensor.matrix(index)?,
-            _ => tensor.matrix(index)?.transpose()?,
+            _ => match stacks {
+                ExpertStacks::ByOutput | ExpertStacks::InputLinear => tensor.matrix(index)?,
+                ExpertStacks::ByInput | ExpertStacks::ByInputAlternating => {
+                    tensor.matrix(index)?.transpose()?
+                }
+            },
         };
         let name = |map: &str| format!("{prefix}.experts.{index}.{map}.{kind}");
-        if map == "down_proj" {
+        // One map, which has no gate beside it.
+        if map != "gate_up_proj" {
             return Some(vec![(name(map), own)]);
         }
         let rows = own.shape()[0];
-        if map != "gate_up_proj" || !rows.is_multiple_of(2) {
+        if !rows.is_multiple_of(2) {
             return None;
         }
         let part = |number: usize| match stacks {

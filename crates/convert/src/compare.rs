@@ -45,6 +45,11 @@ fn without_ropes(config: &DecoderConfig) -> (Vec<Option<RopeConfig>>, DecoderCon
             attention.scale = f64::from(attention.scale as f32);
             attention.rope.take()
         }
+        Some(AttentionKind::Latent(latent)) => {
+            latent.scale = f64::from(latent.scale as f32);
+            let none = RopeConfig { theta: 0.0, dims: 0, scaling: RopeScaling::Default };
+            Some(std::mem::replace(&mut latent.rope, none))
+        }
         _ => None,
     });
     (ropes.collect(), config)
@@ -93,6 +98,7 @@ fn options(config: &DecoderConfig) -> OptionList {
         vocab_size,
         hidden_size,
         context_length,
+        context_note: _,
         norm,
         post_norm,
         final_norm,
@@ -159,6 +165,14 @@ fn of_layer(layer: &LayerConfig) -> OptionList {
             all.push(named("the attention", &"a short convolution"));
             all.push(named("the short convolution", &format!("{conv:?}")));
         }
+        Some(AttentionKind::Mamba2(mamba)) => {
+            all.push(named("the attention", &"Mamba 2"));
+            all.push(named("the Mamba layer", &format!("{mamba:?}")));
+        }
+        Some(AttentionKind::Latent(latent)) => {
+            all.push(named("the attention", &"one over latents"));
+            all.push(named("the attention over latents", &format!("{latent:?}")));
+        }
         Some(AttentionKind::Linear) => all.push(named("the attention", &"a linear map")),
         None => all.push(named("the attention", &"none")),
     }
@@ -202,7 +216,7 @@ fn kind(norm: &NormConfig) -> &'static str {
 }
 
 fn of_experts(experts: &ExpertsConfig) -> OptionList {
-    let ExpertsConfig { num_experts, num_per_token, router, expert, shared } = experts;
+    let ExpertsConfig { num_experts, num_per_token, router, expert, latent, shared } = experts;
     let RouterConfig {
         score,
         softcap,
@@ -231,6 +245,7 @@ fn of_experts(experts: &ExpertsConfig) -> OptionList {
         named("the factor on the experts' weights", factor),
         named("the factors of each expert", &yes(*expert_scales)),
         named("the norm of the router's input", &or_none(input_norm.as_ref())),
+        named("the experts' latent", &or_none(latent.map(|latent| format!("{latent:?}")).as_ref())),
         named("the shared expert", &or_none(shared.as_ref().map(|one| format!("{one:?}")).as_ref())),
         named("the gate of the shared expert", &yes(shared.as_ref().is_some_and(|shared| shared.gated))),
     ];

@@ -36,4 +36,6 @@ pub enum ExpertStacks {
     ByInput,
     /// Each `[in, out]`; gate and up alternate.
     ByInputAlternating,
+    /// Each `[out, in]`; gate and up are called `input_linear`, the gate first, and down `output_linear`.
+    InputLinear,
 }

@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, fmt, path::Path};
 
 use moi_checkpoint::shown;
-use moi_models::{Architecture, AttentionKind, DecoderConfig, FeedForwardKind};
+use moi_models::{Architecture, AttentionKind, DecoderConfig, FeedForwardKind, LayerConfig};
 use serde::Serialize;
 use serde_json::Value;
 
@@ -47,6 +47,10 @@ pub struct Layers {
     pub count: usize,
     /// With attention.
     pub attention: usize,
+    /// Of these the ones whose keys and values are maps of latents.
+    pub latent: usize,
+    /// With a state of fixed size in the place of attention.
+    pub states: usize,
     /// With a sliding window.
     pub sliding: usize,
     /// With a mixture of experts.
@@ -197,18 +201,33 @@ fn layers(config: &DecoderConfig) -> Layers {
             _ => None,
         })
     };
+    let latents = || {
+        config.layers.iter().filter_map(|layer| match &layer.attention {
+            Some(AttentionKind::Latent(latent)) => Some(latent),
+            _ => None,
+        })
+    };
+    let has_state = |layer: &&LayerConfig| match &layer.attention {
+        Some(AttentionKind::DeltaNet(_) | AttentionKind::ShortConv(_) | AttentionKind::Mamba2(_)) => true,
+        Some(AttentionKind::Heads(_) | AttentionKind::Latent(_) | AttentionKind::Linear) | None => false,
+    };
     let has_experts = |kind: &FeedForwardKind| {
         matches!(kind, FeedForwardKind::Experts(_) | FeedForwardKind::MlpAndExperts(..))
     };
     let experts = config.layers.iter().filter(|layer| layer.feed_forward.as_ref().is_some_and(has_experts));
     Layers {
         count: config.layers.len(),
-        attention: heads().count(),
+        attention: heads().count() + latents().count(),
+        latent: latents().count(),
+        states: config.layers.iter().filter(has_state).count(),
         sliding: heads().filter(|attention| attention.window.is_some()).count(),
         experts: experts.count(),
-        heads: heads().map(|attention| attention.num_heads).max().unwrap_or(0),
-        kv_heads: heads().map(|attention| attention.num_kv_heads).max().unwrap_or(0),
-        head_dim: heads().map(|attention| attention.head_dim).max().unwrap_or(0),
+        heads: largest(heads().map(|one| one.num_heads).chain(latents().map(|one| one.num_heads))),
+        // All heads read one latent.
+        kv_heads: largest(heads().map(|one| one.num_kv_heads).chain(latents().map(|_| 1))),
+        head_dim: largest(
+            heads().map(|one| one.head_dim).chain(latents().map(|one| one.nope_dim + one.rope_dim)),
+        ),
     }
 }
 
@@ -265,6 +284,12 @@ impl fmt::Display for Layers {
         if self.attention < self.count {
             write!(f, ", {} with attention", self.attention)?;
         }
+        if self.latent > 0 {
+            write!(f, ", {} over latents", self.latent)?;
+        }
+        if self.states > 0 {
+            write!(f, ", {} with a state", self.states)?;
+        }
         if self.sliding > 0 {
             write!(f, ", {} with a sliding window", self.sliding)?;
         }
@@ -273,6 +298,10 @@ impl fmt::Display for Layers {
         }
         write!(f, "; {} heads of {}, {} for keys and values", self.heads, self.head_dim, self.kv_heads)
     }
+}
+
+fn largest(sizes: impl Iterator<Item = usize>) -> usize {
+    sizes.max().unwrap_or(0)
 }
 
 /// 1,234,567.

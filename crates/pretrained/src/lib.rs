@@ -181,6 +181,17 @@ impl Pretrained {
     /// # Errors
     /// If there is no model, a file of it is broken, or its architecture is not supported.
     pub fn open(path: &Path) -> Result<Self, PretrainedError> {
+        let mut opened = Self::found(path)?;
+        let config = &opened.architecture.config;
+        let cut = config
+            .context_note
+            .map(|why| format!("its context is cut to {} positions: {why}", config.context_length));
+        opened.notes.extend(cut);
+        Ok(opened)
+    }
+
+    /// What is there.
+    fn found(path: &Path) -> Result<Self, PretrainedError> {
         let not = |what: &str| PretrainedError::NotAModel { path: path.to_owned(), what: what.to_owned() };
         if !path.exists() {
             return Err(not("no such file or directory"));

@@ -3,7 +3,7 @@
 use burn::tensor::{DType, Tensor, backend::Backend};
 use moi_kernels::BlockPlace;
 
-use super::BLOCK_POSITIONS;
+use super::{BLOCK_POSITIONS, LayerShape};
 use crate::kernels;
 
 /// Keys and values of one layer, in slabs of blocks. Slabs have one owner each, so that an assignment works in place, and
@@ -12,7 +12,7 @@ use crate::kernels;
 pub struct LayerBlocks<B: Backend> {
     /// `[blocks, kv_heads, head_dim, 64]` where the [layout](CacheLayout) has keys value by value, else as values are.
     pub keys: Vec<Tensor<B, 4>>,
-    /// `[blocks, kv_heads, 64, head_dim]`.
+    /// `[blocks, kv_heads, 64, head_dim]`; none where the keys are the values, too.
     pub values: Vec<Tensor<B, 4>>,
     /// Heads of keys and values.
     pub kv_heads: usize,
@@ -22,6 +22,8 @@ pub struct LayerBlocks<B: Backend> {
     pub dtype: DType,
     /// How they lie.
     pub layout: CacheLayout,
+    /// Whether there are values beside the keys.
+    has_values: bool,
 }
 
 /// How keys and values lie in the blocks of a cache, as kernels want them.
@@ -48,13 +50,22 @@ pub struct BlockRun {
 }
 
 impl<B: Backend> LayerBlocks<B> {
-    pub(crate) fn new(kv_heads: usize, head_dim: usize, dtype: DType, layout: CacheLayout) -> Self {
-        Self { keys: Vec::new(), values: Vec::new(), kv_heads, head_dim, dtype, layout }
+    pub(crate) fn new(shape: LayerShape, layout: CacheLayout) -> Self {
+        let LayerShape { kv_heads, head_dim, dtype, has_values, .. } = shape;
+        // What is both is read as it is.
+        let layout = CacheLayout { keys_by_value: layout.keys_by_value && has_values, ..layout };
+        Self { keys: Vec::new(), values: Vec::new(), kv_heads, head_dim, dtype, layout, has_values }
+    }
+
+    /// Whether there are values beside the keys.
+    pub(super) fn has_values(&self) -> bool {
+        self.has_values
     }
 
     /// Bytes of a block.
     pub(crate) fn block_bytes(&self) -> usize {
-        2 * self.kv_heads * BLOCK_POSITIONS * self.head_dim * self.dtype.size()
+        let each = if self.has_values { 2 } else { 1 };
+        each * self.kv_heads * BLOCK_POSITIONS * self.head_dim * self.dtype.size()
     }
 
     /// Adds a slab of blocks; where the backend's kernels want all in one, the one grows.
@@ -65,7 +76,8 @@ impl<B: Backend> LayerBlocks<B> {
             false => [blocks, kv_heads, BLOCK_POSITIONS, head_dim],
         };
         let by_value = [self.layout.keys_by_value, false];
-        for (slabs, by_value) in [&mut self.keys, &mut self.values].into_iter().zip(by_value) {
+        let both = [Some(&mut self.keys), Some(&mut self.values).filter(|_| self.has_values)];
+        for (slabs, by_value) in both.into_iter().flatten().zip(by_value) {
             let old = if self.layout.one_slab { slabs.pop() } else { None };
             let before = old.as_ref().map_or(0, |old| old.dims()[0]);
             let shape = shape(by_value, before + blocks);
@@ -89,21 +101,25 @@ impl<B: Backend> LayerBlocks<B> {
     pub fn write(&mut self, keys: &Tensor<B, 3>, values: &Tensor<B, 3>, runs: &[BlockRun]) {
         let by_value = self.layout.keys_by_value;
         self.keys = written(std::mem::take(&mut self.keys), keys, runs, by_value);
-        self.values = written(std::mem::take(&mut self.values), values, runs, false);
+        if self.has_values {
+            self.values = written(std::mem::take(&mut self.values), values, runs, false);
+        }
     }
 
-    /// Keys and values of blocks, one behind the other: `[kv_heads, positions, head_dim]` each.
+    /// Keys and values of blocks, one behind the other: `[kv_heads, positions, head_dim]` each, the same where keys are the
+    /// values, too.
     pub fn gather(&self, places: &[BlockPlace]) -> [Tensor<B, 3>; 2] {
         let shape = [self.kv_heads, BLOCK_POSITIONS, self.head_dim];
         let block = |slabs: &[Tensor<B, 4>], place: &BlockPlace, by_value| {
             let block = slabs[place.slab].clone().narrow(0, place.index, 1);
             if by_value { block.swap_dims(2, 3).reshape(shape) } else { block.reshape(shape) }
         };
-        let by_value = self.layout.keys_by_value;
-        [
-            Tensor::cat(places.iter().map(|place| block(&self.keys, place, by_value)).collect(), 1),
-            Tensor::cat(places.iter().map(|place| block(&self.values, place, false)).collect(), 1),
-        ]
+        let all = |slabs: &[Tensor<B, 4>], by_value| {
+            Tensor::cat(places.iter().map(|place| block(slabs, place, by_value)).collect(), 1)
+        };
+        let keys = all(&self.keys, self.layout.keys_by_value);
+        let values = if self.has_values { all(&self.values, false) } else { keys.clone() };
+        [keys, values]
     }
 
     /// Copies positions from one place of a block to another one.

@@ -2,7 +2,7 @@
 
 use burn::tensor::{Tensor, TensorData, backend::Backend};
 
-use super::{BLOCK_POSITIONS, BlockRun, BlockTable, KvPool, pool::Kind};
+use super::{BLOCK_POSITIONS, BlockRun, BlockTable, KvPool, LayerBlocks, pool::Kind};
 use crate::{ModelError, states::LayerState};
 
 /// What a sequence has cached, bit for bit, in the host's memory: see [`KvPool::park`]. It is of no pool.
@@ -22,8 +22,8 @@ type ParkedState = (TensorData, Option<TensorData>);
 struct ParkedKind {
     /// Which block of the sequence is the first here.
     first: usize,
-    /// Keys and values `[kv_heads, positions, head_dim]` of each layer.
-    layers: Vec<[TensorData; 2]>,
+    /// Keys, and values where there are such beside them, `[kv_heads, positions, head_dim]` of each layer.
+    layers: Vec<(TensorData, Option<TensorData>)>,
 }
 
 impl ParkedTable {
@@ -39,9 +39,9 @@ impl ParkedTable {
 
     /// Bytes in the host's memory.
     pub fn bytes(&self) -> usize {
-        let both = self.kinds.iter().flat_map(|kind| kind.layers.iter().flatten());
-        let states = self.states.iter().flat_map(|(inputs, matrices)| [Some(inputs), matrices.as_ref()]);
-        both.chain(states.flatten()).map(|data| data.bytes.len()).sum()
+        let both = self.kinds.iter().flat_map(|kind| &kind.layers);
+        let parts = both.chain(&self.states).flat_map(|(first, second)| [Some(first), second.as_ref()]);
+        parts.flatten().map(|data| data.bytes.len()).sum()
     }
 }
 
@@ -54,8 +54,11 @@ impl<B: Backend> KvPool<B> {
             let positions = table.len.saturating_sub(own.first * BLOCK_POSITIONS);
             let blocks = &own.blocks[..positions.div_ceil(BLOCK_POSITIONS)];
             let places: Vec<_> = blocks.iter().map(|block| kind.place(block)).collect();
-            let gathered = kind.layers.iter().filter(|_| positions > 0).map(|layer| layer.gather(&places));
-            let layers = gathered.map(|both| both.map(|part| part.narrow(1, 0, positions).into_data()));
+            let copied = |layer: &LayerBlocks<B>| {
+                let [keys, values] = layer.gather(&places).map(|part| part.narrow(1, 0, positions));
+                (keys.into_data(), layer.has_values().then(|| values.into_data()))
+            };
+            let layers = kind.layers.iter().filter(|_| positions > 0).map(copied);
             ParkedKind { first: own.first, layers: layers.collect() }
         };
         let kinds = self.kinds.iter().enumerate().map(of_kind).collect();
@@ -93,8 +96,9 @@ impl<B: Backend> KvPool<B> {
                 at: 0,
             };
             let runs: Vec<BlockRun> = (0..own.blocks.len()).map(run).collect();
-            for (layer, both) in kind.layers.iter_mut().zip(layers) {
-                let [keys, values] = both.each_ref().map(|data| tensor::<B>(data, &self.device));
+            for (layer, (keys, values)) in kind.layers.iter_mut().zip(layers) {
+                let keys = tensor::<B>(keys, &self.device);
+                let values = values.as_ref().map_or_else(|| keys.clone(), |data| tensor(data, &self.device));
                 layer.write(&keys, &values, &runs);
             }
         }

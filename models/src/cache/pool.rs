@@ -74,6 +74,8 @@ pub(crate) struct LayerShape {
     pub(crate) head_dim: usize,
     pub(crate) dtype: DType,
     pub(crate) window: Option<usize>,
+    /// Whether values are kept beside keys; latents are both.
+    pub(crate) has_values: bool,
 }
 
 /// Where the positions of a forward pass lie, in layers of one kind.
@@ -103,7 +105,7 @@ impl<B: Backend> KvPool<B> {
     ) -> Self {
         let (mut kinds, mut states): (Vec<Kind<B>>, usize) = (Vec::new(), 0);
         let layers = shapes.iter().map(|shape| {
-            let LayerShape { kv_heads, head_dim, dtype, window } = match *shape {
+            let shape = match *shape {
                 CacheShape::Keys(shape) => shape,
                 CacheShape::None => return LayerCache::None,
                 CacheShape::State => {
@@ -111,12 +113,13 @@ impl<B: Backend> KvPool<B> {
                     return LayerCache::State(states - 1);
                 }
             };
+            let window = shape.window;
             let kind = kinds.iter().position(|kind| kind.window == window).unwrap_or_else(|| {
                 let (blocks, slabs, layers) = (Blocks::default(), Vec::new(), Vec::new());
                 kinds.push(Kind { window, blocks, slabs, layers });
                 kinds.len() - 1
             });
-            kinds[kind].layers.push(LayerBlocks::new(kv_heads, head_dim, dtype, layout));
+            kinds[kind].layers.push(LayerBlocks::new(shape, layout));
             let index = kinds[kind].layers.len() - 1;
             if window.is_some() { LayerCache::Window(kind, index) } else { LayerCache::Full(kind, index) }
         });

@@ -11,10 +11,28 @@ use crate::{ModelError, default_kernels};
 
 /// Two layers of one kind, one without a cache, and one with a window.
 const SHAPES: [CacheShape; 4] = [
-    CacheShape::Keys(LayerShape { kv_heads: 1, head_dim: 2, dtype: DType::F32, window: None }),
+    CacheShape::Keys(LayerShape {
+        kv_heads: 1,
+        head_dim: 2,
+        dtype: DType::F32,
+        window: None,
+        has_values: true,
+    }),
     CacheShape::None,
-    CacheShape::Keys(LayerShape { kv_heads: 2, head_dim: 1, dtype: DType::F32, window: None }),
-    CacheShape::Keys(LayerShape { kv_heads: 1, head_dim: 1, dtype: DType::F32, window: Some(WINDOW) }),
+    CacheShape::Keys(LayerShape {
+        kv_heads: 2,
+        head_dim: 1,
+        dtype: DType::F32,
+        window: None,
+        has_values: true,
+    }),
+    CacheShape::Keys(LayerShape {
+        kv_heads: 1,
+        head_dim: 1,
+        dtype: DType::F32,
+        window: Some(WINDOW),
+        has_values: true,
+    }),
 ];
 const WINDOW: usize = 70;
 /// Bytes of a block of each kind.

@@ -1,6 +1,6 @@
 //! Options of attention.
 
-use super::NormConfig;
+use super::{DeltaNetConfig, LatentConfig, Mamba2Config, NormConfig, ShortConvConfig};
 use crate::RopeConfig;
 
 /// The first block of a layer.
@@ -13,60 +13,12 @@ pub enum AttentionKind {
     DeltaNet(DeltaNetConfig),
     /// A short convolution between two gates.
     ShortConv(ShortConvConfig),
+    /// Mamba 2.
+    Mamba2(Mamba2Config),
+    /// Attention over latents.
+    Latent(LatentConfig),
     /// One linear map in its place, `self_attn.linear_attn`.
     Linear,
-}
-
-/// A gated delta net: see [`crate::DeltaNet`].
-#[derive(Clone, Debug, PartialEq)]
-pub struct DeltaNetConfig {
-    /// Heads of queries and keys.
-    pub num_key_heads: usize,
-    /// Heads of values; a multiple of them. Value head j reads key head j / (value heads / key heads).
-    pub num_value_heads: usize,
-    /// Width of a query and a key.
-    pub key_head_dim: usize,
-    /// Width of a value.
-    pub value_head_dim: usize,
-    /// Inputs that the convolution sees, the position's own included.
-    pub conv_kernel: usize,
-    /// Added under the root in the norm of what comes out.
-    pub norm_eps: f64,
-}
-
-impl DeltaNetConfig {
-    /// Of all key heads.
-    pub(crate) fn key_width(&self) -> usize {
-        self.num_key_heads.saturating_mul(self.key_head_dim)
-    }
-
-    /// Of all value heads.
-    pub(crate) fn value_width(&self) -> usize {
-        self.num_value_heads.saturating_mul(self.value_head_dim)
-    }
-}
-
-/// A short convolution between two gates: see [`crate::ShortConv`].
-#[derive(Clone, Debug, PartialEq)]
-pub struct ShortConvConfig {
-    /// Inputs that it sees, the position's own included.
-    pub kernel: usize,
-    /// Biases on both maps and the convolution.
-    pub bias: bool,
-}
-
-impl AttentionKind {
-    /// Values of the state that it keeps of a sequence, whatever its length, in a model of this width.
-    pub(crate) fn state_values(&self, d: usize) -> usize {
-        match self {
-            Self::Heads(_) | Self::Linear => 0,
-            Self::DeltaNet(net) => {
-                let matrices = net.value_width().saturating_mul(net.key_head_dim);
-                (net.conv_kernel - 1) * (2 * net.key_width() + net.value_width()) + matrices
-            }
-            Self::ShortConv(conv) => (conv.kernel - 1) * d,
-        }
-    }
 }
 
 /// Grouped-query attention.

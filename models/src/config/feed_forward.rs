@@ -39,6 +39,8 @@ pub struct ExpertsConfig {
     pub router: RouterConfig,
     /// Each of them.
     pub expert: MlpConfig,
+    /// Where experts work on a latent in the place of the residual stream's values.
+    pub latent: Option<LatentExperts>,
     /// One more, which works on every position.
     pub shared: Option<SharedExpertConfig>,
 }
@@ -102,6 +104,16 @@ pub enum GroupScore {
     BestTwo,
 }
 
+/// Experts that work on a latent: a map of the block's input, and back (Nemotron 3 Super). The router and the shared expert
+/// read the input itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LatentExperts {
+    /// Width of the latent.
+    pub width: usize,
+    /// Biases on both maps.
+    pub bias: bool,
+}
+
 /// An expert that works on every position.
 #[derive(Clone, Debug, PartialEq)]
 pub struct SharedExpertConfig {
@@ -134,6 +146,13 @@ pub enum Activation {
     /// With numbers of each layer: `a x^2 + beta x` for x > 0, else `b (expm1(min(x, eps)) - x) + beta x`, where a =
     /// softplus(alpha_p) and b = beta + softplus(alpha_n) (xIELU, arXiv 2411.13010).
     Xielu,
+}
+
+impl ExpertsConfig {
+    /// Width of what experts read and give, in a model of this width.
+    pub(crate) fn expert_width(&self, d: usize) -> usize {
+        self.latent.map_or(d, |latent| latent.width)
+    }
 }
 
 impl RouterConfig {

@@ -2,16 +2,17 @@
 
 mod attention;
 mod feed_forward;
+mod latent;
 mod parameters;
+mod states;
 
-pub use attention::{
-    AttentionConfig, AttentionKind, DeltaNetConfig, GateKind, GateSpan, OutputGate, QkNorm, QkSpan,
-    ShortConvConfig,
-};
+pub use attention::{AttentionConfig, AttentionKind, GateKind, GateSpan, OutputGate, QkNorm, QkSpan};
 pub use feed_forward::{
-    Activation, ExpertGroups, ExpertsConfig, FeedForwardKind, GroupScore, MlpConfig, RouterConfig,
-    RouterScore, SharedExpertConfig,
+    Activation, ExpertGroups, ExpertsConfig, FeedForwardKind, GroupScore, LatentExperts, MlpConfig,
+    RouterConfig, RouterScore, SharedExpertConfig,
 };
+pub use latent::LatentConfig;
+pub use states::{DeltaNetConfig, Mamba2Config, ShortConvConfig};
 
 /// A decoder-only transformer: the options that [`crate::Decoder`] implements.
 #[derive(Clone, Debug, PartialEq)]
@@ -24,6 +25,8 @@ pub struct DecoderConfig {
     pub hidden_size: usize,
     /// Positions the model was made for.
     pub context_length: usize,
+    /// Why these are fewer than its config says, where they are.
+    pub context_note: Option<&'static str>,
     /// Norms before the blocks.
     pub norm: NormConfig,
     /// Norms behind the blocks, where a layer has such.
@@ -148,6 +151,7 @@ impl DecoderConfig {
             vocab_size,
             hidden_size,
             context_length,
+            context_note: None,
             norm,
             post_norm: norm,
             final_norm: norm,
@@ -194,6 +198,7 @@ impl DecoderConfig {
             Some(AttentionKind::Heads(a)) if a.shared_cache.is_none() => {
                 2 * a.num_kv_heads * a.head_dim * a.window.map_or(positions, |window| window.min(positions))
             }
+            Some(AttentionKind::Latent(latent)) => latent.cached_dim() * positions,
             Some(other) => other.state_values(self.hidden_size),
             None => 0,
         };

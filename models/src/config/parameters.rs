@@ -2,7 +2,7 @@
 
 use super::{
     Activation, AttentionConfig, AttentionKind, DecoderConfig, DeltaNetConfig, ExpertsConfig,
-    FeedForwardKind, LayerConfig, MlpConfig, NormConfig, NormKind, QkSpan,
+    FeedForwardKind, LatentConfig, LayerConfig, Mamba2Config, MlpConfig, NormConfig, NormKind, QkSpan,
 };
 
 impl DecoderConfig {
@@ -48,7 +48,7 @@ impl DecoderConfig {
         let unpicked = |layer: &LayerConfig| match &layer.feed_forward {
             Some(FeedForwardKind::Experts(experts) | FeedForwardKind::MlpAndExperts(_, experts)) => {
                 let mut one = Parameters(Vec::new());
-                one.mlp("", self.hidden_size, &experts.expert);
+                one.mlp("", experts.expert_width(self.hidden_size), &experts.expert);
                 (experts.num_experts - experts.num_per_token) * one.count()
             }
             _ => 0,
@@ -103,6 +103,8 @@ impl Parameters {
                 self.attention(&format!("{name}.self_attn"), d, attention);
             }
             Some(AttentionKind::DeltaNet(net)) => self.delta_net(&format!("{name}.self_attn"), d, net),
+            Some(AttentionKind::Mamba2(mamba)) => self.mamba2(&format!("{name}.self_attn"), d, mamba),
+            Some(AttentionKind::Latent(latent)) => self.latent(&format!("{name}.self_attn"), d, latent),
             Some(AttentionKind::ShortConv(conv)) => {
                 let name = format!("{name}.self_attn");
                 self.linear(&format!("{name}.in_proj"), d, 3 * d, conv.bias);
@@ -185,6 +187,35 @@ impl Parameters {
         self.linear(&format!("{name}.out_proj"), values, d, false);
     }
 
+    fn mamba2(&mut self, name: &str, d: usize, mamba: &Mamba2Config) {
+        let (inner, channels, heads) = (mamba.inner_width(), mamba.conv_width(), mamba.num_heads);
+        self.linear(&format!("{name}.in_proj"), d, inner + channels + heads, mamba.bias);
+        self.conv(name, channels, mamba.conv_kernel, mamba.conv_bias);
+        for number in ["dt_bias", "a_log", "d"] {
+            self.vector(&format!("{name}.{number}"), heads);
+        }
+        self.weight(&format!("{name}.norm"), &[inner]);
+        self.linear(&format!("{name}.out_proj"), inner, d, mamba.bias);
+    }
+
+    fn latent(&mut self, name: &str, d: usize, latent: &LatentConfig) {
+        let (heads, rank) = (latent.num_heads, latent.kv_rank);
+        let queries = heads * latent.query_dim();
+        match latent.query_rank {
+            Some(rank) => {
+                self.linear(&format!("{name}.q_a_proj"), d, rank, latent.bias);
+                self.weight(&format!("{name}.q_a_norm"), &[rank]);
+                self.linear(&format!("{name}.q_b_proj"), rank, queries, false);
+            }
+            None => self.linear(&format!("{name}.q_proj"), d, queries, false),
+        }
+        self.linear(&format!("{name}.kv_a_proj"), d, latent.cached_dim(), latent.bias);
+        self.weight(&format!("{name}.kv_a_norm"), &[rank]);
+        self.0.push((format!("{name}.k_b"), vec![heads * latent.nope_dim, rank]));
+        self.0.push((format!("{name}.v_b"), vec![heads * latent.value_dim, rank]));
+        self.linear(&format!("{name}.o_proj"), heads * latent.value_dim, d, latent.bias);
+    }
+
     fn mlp(&mut self, prefix: &str, d: usize, mlp: &MlpConfig) {
         let inner = mlp.intermediate_size;
         if mlp.gated {
@@ -212,7 +243,11 @@ impl Parameters {
             self.weight(&format!("{prefix}input_norm"), &[d]);
         }
         for expert in 0..count {
-            self.mlp(&format!("{prefix}experts.{expert}."), d, &experts.expert);
+            self.mlp(&format!("{prefix}experts.{expert}."), experts.expert_width(d), &experts.expert);
+        }
+        if let Some(latent) = experts.latent {
+            self.linear(&format!("{prefix}latent_in"), d, latent.width, latent.bias);
+            self.linear(&format!("{prefix}latent_out"), latent.width, d, latent.bias);
         }
         if let Some(shared) = &experts.shared {
             self.mlp(&format!("{prefix}shared_expert."), d, &shared.mlp);

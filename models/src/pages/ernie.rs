@@ -68,6 +68,7 @@ pub(crate) fn experts(fields: &Fields<'_>) -> Result<Architecture, ModelError> {
             sum_at_least: fields.or("moe_norm_min", 1e-12)?,
             ..RouterConfig::softmax(true)
         },
+        latent: None,
         shared: family::shared_experts(fields.or("moe_num_shared_experts", 2)?, &expert),
         expert,
     };

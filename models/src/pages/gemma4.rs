@@ -219,6 +219,7 @@ fn add_experts(decoder: &mut DecoderConfig, fields: &Fields<'_>) -> Result<(), M
                     ..RouterConfig::softmax(true)
                 },
                 expert: MlpConfig { intermediate_size: width, ..mlp.clone() },
+                latent: None,
                 shared: None,
             };
             layer.feed_forward = Some(FeedForwardKind::MlpAndExperts(mlp, experts));

@@ -55,6 +55,7 @@ fn give_experts(decoder: &mut DecoderConfig, fields: &Fields<'_>) -> Result<(), 
             factor: fields.or("routed_scaling_factor", 1.0)?,
             ..RouterConfig::corrected_sigmoid(fields.or("norm_topk_prob", true)?)
         },
+        latent: None,
         shared: family::shared_experts(fields.or("n_shared_experts", 1)?, &expert),
         expert,
     };

@@ -55,6 +55,7 @@ pub(crate) fn architecture(fields: &Fields<'_>) -> Result<Architecture, ModelErr
             bias: true,
             activation: Activation::ClampedSwiGlu { limit: fields.or("swiglu_limit", 7.0)? },
         },
+        latent: None,
         shared: None,
     };
     decoder.give_experts(&experts, |_| true);

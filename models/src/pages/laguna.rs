@@ -92,6 +92,7 @@ fn give_experts(decoder: &mut DecoderConfig, fields: &Fields<'_>) -> Result<(), 
             ..RouterConfig::corrected_sigmoid(true)
         },
         expert: mlp(fields.or("moe_intermediate_size", 512)?)?,
+        latent: None,
         shared: Some(SharedExpertConfig {
             mlp: mlp(fields.or("shared_expert_intermediate_size", 512)?)?,
             gated: false,

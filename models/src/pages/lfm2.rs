@@ -50,6 +50,7 @@ pub(crate) fn experts(fields: &Fields<'_>) -> Result<Architecture, ModelError> {
             ..RouterConfig::corrected_sigmoid(fields.or("norm_topk_prob", true)?)
         },
         expert: mlp(fields.or("moe_intermediate_size", 1792)?),
+        latent: None,
         shared: None,
     };
     let dense: usize = fields.or("num_dense_layers", 2)?;

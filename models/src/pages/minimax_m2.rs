@@ -53,6 +53,7 @@ pub(crate) fn architecture(fields: &Fields<'_>) -> Result<Architecture, ModelErr
             &DEFAULTS,
             fields.or("intermediate_size", DEFAULTS.intermediate_size)?,
         )?,
+        latent: None,
         shared: None,
     };
     decoder.give_experts(&experts, |_| true);

@@ -8,7 +8,7 @@ use crate::{
     architecture::Names,
     family::{self, Defaults},
     fields::Fields,
-    pages::mistral,
+    pages::{deepseek, mistral},
 };
 
 /// transformers' `Ministral3Config`.
@@ -28,8 +28,13 @@ pub(crate) fn multimodal(outer: &Fields<'_>) -> Result<Architecture, ModelError>
     let mut decoder = match fields.get::<String>("model_type")?.as_deref() {
         Some("ministral3") => ministral3_decoder(&fields)?,
         Some("mistral") | None => mistral::decoder(&fields)?,
+        Some("mistral4") => return deepseek::mistral4_nested(outer, &fields),
         Some(other) => {
-            return Err(fields.unsupported("text_config.model_type", &other.into(), "mistral, ministral3"));
+            return Err(fields.unsupported(
+                "text_config.model_type",
+                &other.into(),
+                "mistral, ministral3, mistral4",
+            ));
         }
     };
     // Mistral's own class has one; the text's counts where the outer one says nothing.
@@ -60,7 +65,7 @@ fn ministral3_decoder(fields: &Fields<'_>) -> Result<DecoderConfig, ModelError> 
 }
 
 /// How queries grow, as the rotary parameters say it.
-fn query_scale(fields: &Fields<'_>) -> Result<Option<QueryScale>, ModelError> {
+pub(super) fn query_scale(fields: &Fields<'_>) -> Result<Option<QueryScale>, ModelError> {
     let parameters = fields.value("rope_parameters").or_else(|| fields.value("rope_scaling"));
     let number = |name: &str| match parameters.and_then(|parameters| parameters.get(name)) {
         None | Some(Value::Null) => Ok(None),

@@ -26,6 +26,7 @@ pub(crate) fn architecture(fields: &Fields<'_>) -> Result<Architecture, ModelErr
         num_experts,
         num_per_token: fields.or("num_experts_per_tok", 2)?,
         router: RouterConfig::softmax(true),
+        latent: None,
         shared: None,
         expert: family::gated_mlp(
             fields,

@@ -1,6 +1,7 @@
 //! The architectures: each page reads a `config.json` and says how checkpoints name what it describes.
 
 mod apertus;
+mod deepseek;
 mod ernie;
 mod exaone;
 mod exaone4;
@@ -13,6 +14,7 @@ mod gpt2;
 mod gpt_neox;
 mod gpt_oss;
 mod granite;
+mod granite_moe;
 mod hunyuan;
 mod laguna;
 mod lfm2;
@@ -22,6 +24,7 @@ mod mistral;
 mod mistral3;
 mod mixtral;
 mod muse_glimmer;
+mod nemotron_h;
 mod nemotron_nas;
 mod olmo2;
 mod olmo3;
@@ -65,6 +68,17 @@ pub(crate) const PAGES: &[(&str, Page)] = &[
     ("qwen3_5_moe", qwen3_5::experts),
     ("qwen3_5_moe_text", qwen3_5::experts_text),
     ("qwen3_next", qwen3_5::next),
+    ("nemotron_h", nemotron_h::architecture),
+    ("granitemoe", granite_moe::architecture),
+    ("granitemoehybrid", granite_moe::hybrid),
+    ("deepseek_v2", deepseek::v2),
+    ("deepseek_v3", deepseek::v3),
+    ("kimi_k2", deepseek::v3),
+    ("kimi_k25", deepseek::kimi_k25),
+    ("glm4_moe_lite", deepseek::glm4_moe_lite),
+    ("mistral4", deepseek::mistral4),
+    ("deepseek_v32", deepseek::v32),
+    ("glm_moe_dsa", deepseek::glm_moe_dsa),
     ("lfm2", lfm2::dense),
     ("lfm2_moe", lfm2::experts),
     ("gemma4", gemma4::multimodal),

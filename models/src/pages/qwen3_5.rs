@@ -124,6 +124,7 @@ fn with_experts(
         num_per_token: fields.or("num_experts_per_tok", num_per_token)?,
         router: RouterConfig::softmax(true),
         expert: mlp(fields.or("moe_intermediate_size", 512)?)?,
+        latent: None,
         shared: Some(SharedExpertConfig {
             mlp: mlp(fields.or("shared_expert_intermediate_size", 512)?)?,
             gated: true,

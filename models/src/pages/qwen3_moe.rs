@@ -31,6 +31,7 @@ pub(crate) fn architecture(fields: &Fields<'_>) -> Result<Architecture, ModelErr
         num_experts,
         num_per_token: fields.or("num_experts_per_tok", 8)?,
         router: RouterConfig::softmax(fields.or("norm_topk_prob", false)?),
+        latent: None,
         shared: None,
         expert: family::gated_mlp(fields, &DEFAULTS, fields.or("moe_intermediate_size", 768)?)?,
     };

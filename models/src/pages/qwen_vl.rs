@@ -85,6 +85,7 @@ fn qwen3_moe_decoder(fields: &Fields<'_>) -> Result<DecoderConfig, ModelError> {
         // Whatever `norm_topk_prob` says: the class has no such field.
         router: RouterConfig::softmax(true),
         expert: family::gated_mlp(fields, &QWEN3_MOE, fields.or("moe_intermediate_size", 1408)?)?,
+        latent: None,
         shared: None,
     };
     let dense: Vec<usize> = fields.or("mlp_only_layers", Vec::new())?;

@@ -7,27 +7,25 @@
 use burn::{
     module::{Module, Param},
     tensor::{
-        DType, Tensor, TensorData,
+        DType, Tensor,
         activation::{sigmoid, silu, softplus},
         backend::Backend,
     },
 };
 
-use super::{CausalConv, LayerState, Recurrent, States, each_span};
+use super::{
+    CausalConv, LayerState, Recurrent, States,
+    chunks::{CHUNK, Chunks, MIN_CHUNKED, square, triangle},
+    each_span,
+};
 use crate::{
     DeltaNetConfig, Kernels, Linear, Norm, NormConfig, NormKind, context::SpanContext, linear::uninitialized,
 };
 
-/// Positions of a chunk.
-const CHUNK: usize = 64;
-/// The least number of positions that are computed in chunks; fewer are computed one by one.
-const MIN_CHUNKED: usize = 16;
 /// Rows of a triangular matrix that is inverted by powers; the values of the powers grow with the number of rows.
 const POWER_ROWS: usize = 8;
 /// Added under the root where queries and keys are divided by their lengths.
 const LENGTH_EPS: f64 = 1e-6;
-/// Added to the logarithm of a decay that must not count: its exponential is 0 in float32.
-const HIDDEN: f32 = -1e30;
 
 /// A gated delta net.
 #[derive(Module, Debug)]
@@ -169,60 +167,31 @@ impl<B: Backend> Steps<B> {
     }
 
     fn in_chunks(self, mut matrices: Tensor<B, 3>) -> (Tensor<B, 3>, Tensor<B, 3>) {
-        let ([n, heads, _], device) = (self.k.dims(), self.k.device());
-        let chunks = n.div_ceil(CHUNK);
+        let (chunks, device) = (Chunks::new(self.k.dims()[0]), self.k.device());
         // Positions behind the last one correct nothing and leave everything.
-        let filled = |x: Tensor<B, 3>| {
-            let width = x.dims()[2];
-            let x = x.swap_dims(0, 1);
-            let rest = Tensor::zeros([heads, chunks * CHUNK - n, width], (&device, DType::F32));
-            let all = if chunks * CHUNK == n { x } else { Tensor::cat(vec![x, rest], 1) };
-            all.reshape([heads * chunks, CHUNK, width])
-        };
-        let column = |x: Tensor<B, 2>| filled(x.unsqueeze_dim(2));
-        let (q, k, v) = (filled(self.q), filled(self.k), filled(self.v));
-        let (beta, decay) = (column(self.beta), column(self.decay));
-        let ones = triangle::<B>(&device, |row, column| if row >= column { 1.0 } else { 0.0 });
+        let (q, k, v) = (chunks.filled(self.q), chunks.filled(self.k), chunks.filled(self.v));
+        let beta = chunks.column(self.beta);
+        let decays = chunks.decays(chunks.column(self.decay));
+        let (left, last, pairs) = (decays.left.clone(), decays.last(), decays.pairs);
         let below = triangle::<B>(&device, |row, column| if row > column { 1.0 } else { 0.0 });
-        let hidden = triangle::<B>(&device, |row, column| if row >= column { 0.0 } else { HIDDEN });
-        // The logarithm of what is left of a chunk's beginning, and, of pairs, of the earlier position.
-        let left = ones.clone().expand([heads * chunks, CHUNK, CHUNK]).matmul(decay);
-        let pairs = (left.clone() - left.clone().swap_dims(1, 2) + hidden).exp();
         let k_beta = k.clone() * beta.clone();
         let system = k_beta.clone().matmul(k.clone().swap_dims(1, 2)) * pairs.clone() * below;
         let inverse = inverse_of_unit_plus(system);
         let corrections = inverse.clone().matmul(v * beta);
         let known = inverse.matmul(k_beta * left.clone().exp());
         let within = q.clone().matmul(k.clone().swap_dims(1, 2)) * pairs;
-        let last = left.clone().narrow(1, CHUNK - 1, 1);
         let (q_left, k_left) = (q * left.clone().exp(), k * (last.clone() - left).exp());
         let last = last.exp();
-        let part = |x: &Tensor<B, 3>, chunk: usize| {
-            let [_, rows, width] = x.dims();
-            let all = x.clone().reshape([heads, chunks, rows * width]).narrow(1, chunk, 1);
-            all.reshape([heads, rows, width])
-        };
-        let mut out = Vec::with_capacity(chunks);
-        for chunk in 0..chunks {
-            let new = part(&corrections, chunk) - part(&known, chunk).matmul(matrices.clone());
-            let before = part(&q_left, chunk).matmul(matrices.clone());
-            out.push(before + part(&within, chunk).matmul(new.clone()));
-            matrices = matrices * part(&last, chunk) + part(&k_left, chunk).swap_dims(1, 2).matmul(new);
+        let mut out = Vec::with_capacity(chunks.count());
+        for chunk in 0..chunks.count() {
+            let part = |x: &Tensor<B, 3>| chunks.part(x, chunk);
+            let new = part(&corrections) - part(&known).matmul(matrices.clone());
+            let before = part(&q_left).matmul(matrices.clone());
+            out.push(before + part(&within).matmul(new.clone()));
+            matrices = matrices * part(&last) + part(&k_left).swap_dims(1, 2).matmul(new);
         }
-        (Tensor::cat(out, 1).narrow(1, 0, n).swap_dims(0, 1), matrices)
+        (chunks.joined(out), matrices)
     }
-}
-
-/// A matrix `[1, chunk, chunk]` by rows and columns.
-fn triangle<B: Backend>(device: &B::Device, value: impl Fn(usize, usize) -> f32) -> Tensor<B, 3> {
-    square(device, CHUNK, value)
-}
-
-/// The same of any size.
-fn square<B: Backend>(device: &B::Device, size: usize, value: impl Fn(usize, usize) -> f32) -> Tensor<B, 3> {
-    let values = (0..size * size).map(|at| value(at / size, at % size));
-    let data = TensorData::new(values.collect::<Vec<f32>>(), [size * size]);
-    Tensor::<B, 1>::from_data(data, (device, DType::F32)).reshape([1, size, size])
 }
 
 /// The inverses of the unit matrix plus strictly lower triangular ones `[n, chunk, chunk]`: small blocks by a sum of powers, of
@@ -258,6 +227,7 @@ fn inverse_of_unit_plus<B: Backend>(system: Tensor<B, 3>) -> Tensor<B, 3> {
 
 #[cfg(test)]
 mod tests {
+    use burn::tensor::TensorData;
     use burn_flex::Flex;
 
     use super::*;

@@ -3,14 +3,17 @@
 //! A state has no positions: it cannot be cut back. A sequence begins with none, which counts as zeros, in float32 whatever
 //! the weights are; pieces of a prompt and single steps continue the same one.
 
+mod chunks;
 mod conv;
 mod delta_net;
+mod mamba2;
 mod short_conv;
 
 use burn::tensor::{Tensor, backend::Backend};
 
 pub use conv::CausalConv;
 pub use delta_net::DeltaNet;
+pub use mamba2::Mamba2;
 pub use short_conv::ShortConv;
 
 use crate::{Kernels, context::SpanContext};

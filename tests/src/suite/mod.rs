@@ -58,6 +58,10 @@ pub const CHECKPOINTS: &[&str] = &[
     "gemma4-ple",
     "qwen3-5-moe",
     "lfm2",
+    "nemotron-h-moe",
+    "granite-hybrid",
+    "deepseek-v2",
+    "deepseek-v3",
 ];
 
 /// Of these the ones that between them use every kernel that a device has of its own: with `MOI_TEST_SHORT` set they are all

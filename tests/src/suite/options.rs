@@ -41,6 +41,16 @@ pub fn options(config: &DecoderConfig) -> BTreeSet<String> {
                 say("short convolution", true);
                 say("bias of the convolution", conv.bias);
             }
+            Some(AttentionKind::Mamba2(mamba)) => {
+                say("Mamba 2", true);
+                say("groups of Mamba heads", mamba.num_groups > 1);
+                say("bias of a Mamba convolution", mamba.conv_bias);
+            }
+            Some(AttentionKind::Latent(latent)) => {
+                say("attention over latents", true);
+                say("queries with a latent", latent.query_rank.is_some());
+                say("queries without a latent", latent.query_rank.is_none());
+            }
             Some(AttentionKind::Heads(heads)) => of_attention(heads, &mut say),
         }
         match &layer.feed_forward {

@@ -76,7 +76,7 @@ pub fn open_burnpack(path: &Path) -> Result<Checkpoint, CheckpointError> {
     if let Some((name, what)) = overlap(ranges, "make it again") {
         return Err(wrong(format!("tensor `{name}`"), what));
     }
-    Ok(Checkpoint { path: path.to_owned(), tensors, notes: Vec::new() })
+    Ok(Checkpoint { path: path.to_owned(), tensors, notes: Vec::new(), is_by_parameter: false })
 }
 
 /// What the reader of CBOR says, in words.

@@ -16,6 +16,8 @@ pub struct Checkpoint {
     pub(crate) tensors: BTreeMap<String, LazyTensor>,
     /// What a user should know of the files.
     pub(crate) notes: Vec<String>,
+    /// Whether names are those of the decoder's parameters, whatever the architecture's own are.
+    pub(crate) is_by_parameter: bool,
 }
 
 impl Checkpoint {
@@ -34,6 +36,12 @@ impl Checkpoint {
         &self.tensors
     }
 
+    /// Whether tensors have the names of the decoder's parameters, and are as these, whatever published files of the
+    /// architecture have.
+    pub fn is_by_parameter(&self) -> bool {
+        self.is_by_parameter
+    }
+
     /// Bytes of all tensors in their files.
     pub fn num_bytes(&self) -> usize {
         self.tensors.values().map(LazyTensor::num_bytes).sum()
@@ -44,7 +52,7 @@ impl Checkpoint {
     /// # Errors
     /// If two of them get the same name.
     pub fn renamed(self, name: impl Fn(&str) -> String) -> Result<Self, CheckpointError> {
-        let Self { path, tensors: old, notes } = self;
+        let Self { path, tensors: old, notes, is_by_parameter } = self;
         let mut tensors = BTreeMap::new();
         for (old, tensor) in old {
             let new = name(&old);
@@ -53,21 +61,21 @@ impl Checkpoint {
                 return Err(CheckpointError::Format { path, place: format!("tensor `{new}`"), what });
             }
         }
-        Ok(Self { path, tensors, notes })
+        Ok(Self { path, tensors, notes, is_by_parameter })
     }
 
     /// With the experts of a mixture one by one, where they are stored as stacks: `X.experts.gate_up_proj`
     /// `[n, 2 inner, d]` and `X.experts.down_proj` `[n, d, inner]` become `X.experts.E.gate_proj.weight` ...
-    pub fn with_single_experts(self, stacks: ExpertStacks) -> Self {
+    pub fn with_single_experts(mut self, stacks: ExpertStacks) -> Self {
         let mut tensors = BTreeMap::new();
-        for (name, tensor) in self.tensors {
+        for (name, tensor) in std::mem::take(&mut self.tensors) {
             let parts = split_experts(&name, &tensor, stacks);
             match parts.is_empty() {
                 true => drop(tensors.insert(name, tensor)),
                 false => tensors.extend(parts),
             }
         }
-        Self { path: self.path, tensors, notes: self.notes }
+        Self { tensors, ..self }
     }
 }
 

@@ -18,6 +18,7 @@ mod file;
 mod finite;
 pub mod gguf;
 mod load;
+mod made;
 mod packed;
 mod quantised;
 mod safetensors;

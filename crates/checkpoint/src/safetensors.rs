@@ -71,7 +71,12 @@ fn unsupported(kind: &str) -> String {
 fn open(path: &Path) -> Result<Checkpoint, CheckpointError> {
     let (single, index) = (path.join(SINGLE_FILE), path.join(INDEX_FILE));
     let of_file = |path: &Path| -> Result<Checkpoint, CheckpointError> {
-        Ok(Checkpoint { path: path.to_owned(), tensors: open_file(path)?, notes: Vec::new() })
+        Ok(Checkpoint {
+            path: path.to_owned(),
+            tensors: open_file(path)?,
+            notes: Vec::new(),
+            is_by_parameter: false,
+        })
     };
     if !path.is_dir() {
         return of_file(path);
@@ -81,10 +86,12 @@ fn open(path: &Path) -> Result<Checkpoint, CheckpointError> {
     }
     if is_there(&index) {
         let Merged { tensors, notes } = open_indexed(path, &index)?;
-        return Ok(Checkpoint { path: index, tensors, notes });
+        return Ok(Checkpoint { path: index, tensors, notes, is_by_parameter: false });
     }
     match open_unindexed(path)? {
-        Some(Merged { tensors, notes }) => Ok(Checkpoint { path: path.to_owned(), tensors, notes }),
+        Some(Merged { tensors, notes }) => {
+            Ok(Checkpoint { path: path.to_owned(), tensors, notes, is_by_parameter: false })
+        }
         // The error says that there is no such file.
         None => of_file(&single),
     }

@@ -113,7 +113,12 @@ impl Checkpoint {
             }
         }
         match problems.is_empty() {
-            true => Ok(Self { path: self.path.clone(), tensors, notes: self.notes.clone() }),
+            true => Ok(Self {
+                path: self.path.clone(),
+                tensors,
+                notes: self.notes.clone(),
+                is_by_parameter: true,
+            }),
             false => Err(CheckpointError::Tensors { path: self.path.clone(), problems }),
         }
     }

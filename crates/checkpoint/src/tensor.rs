@@ -12,7 +12,8 @@ use memmap2::Mmap;
 use crate::{
     CheckpointError, Storage,
     file::{html_page, lfs_pointer, open_file},
-    quantised::{Codes, QuantisedRows},
+    made::MadeRows,
+    quantised::Codes,
 };
 
 /// A mapped file.
@@ -74,7 +75,7 @@ pub struct LazyTensor {
     transposed: bool,
     added: f32,
     /// What gives the rows, where several stored tensors make them.
-    quantised: Option<Arc<dyn QuantisedRows>>,
+    made: Option<Arc<dyn MadeRows>>,
 }
 
 /// Which values of a stored row: `len` from `start` on, each so many behind the one before.
@@ -131,20 +132,8 @@ impl LazyTensor {
         let num_stored_rows = values.checked_div(width).unwrap_or(0);
         let (rows, columns) =
             (RowOrder::Range(0..num_stored_rows), Columns { start: 0, len: width, step: 1 });
-        let (transposed, added, quantised) = (false, 0.0, None);
-        Self {
-            shape,
-            storage,
-            source,
-            range,
-            width,
-            num_stored_rows,
-            rows,
-            columns,
-            transposed,
-            added,
-            quantised,
-        }
+        let (transposed, added, made) = (false, 0.0, None);
+        Self { shape, storage, source, range, width, num_stored_rows, rows, columns, transposed, added, made }
     }
 
     /// A whole tensor whose rows are made of what stands there and elsewhere.
@@ -153,9 +142,14 @@ impl LazyTensor {
         storage: Storage,
         source: Arc<Source>,
         range: Range<usize>,
-        rows: Arc<dyn QuantisedRows>,
+        rows: Arc<dyn MadeRows>,
     ) -> Self {
-        Self { quantised: Some(rows), ..Self::stored(shape, storage, source, range) }
+        Self { made: Some(rows), ..Self::stored(shape, storage, source, range) }
+    }
+
+    /// A tensor whose rows are made of others, of the file that one of these is of.
+    pub(crate) fn made(shape: Vec<usize>, storage: Storage, of: &Self, rows: Arc<dyn MadeRows>) -> Self {
+        Self { made: Some(rows), ..Self::stored(shape, storage, of.source.clone(), of.range.clone()) }
     }
 
     /// The stored codes, if it is a tensor of such.
@@ -186,10 +180,10 @@ impl LazyTensor {
 
     /// Bytes that these values take in the file.
     pub fn num_bytes(&self) -> usize {
-        if let Some(quantised) = &self.quantised {
+        if let Some(made) = &self.made {
             let all = (self.num_stored_rows * self.width).max(1) as f64;
             let own = self.shape.iter().product::<usize>() as f64;
-            return (quantised.num_bytes() as f64 * own / all) as usize;
+            return (made.num_bytes() as f64 * own / all) as usize;
         }
         let (block, bytes) = self.storage.block();
         (self.shape.iter().product::<usize>() / block).saturating_mul(bytes)
@@ -241,6 +235,16 @@ impl LazyTensor {
         if self.transposed { self.columns.len } else { self.rows.len() }
     }
 
+    /// Values of one of these rows.
+    pub(crate) fn row_width(&self) -> usize {
+        if self.transposed { self.rows.len() } else { self.columns.len }
+    }
+
+    /// The shape with so many rows.
+    pub(crate) fn with_rows(&self, rows: usize) -> Vec<usize> {
+        self.with_first(rows)
+    }
+
     /// Every `step`th row from `first` on.
     pub(crate) fn every(&self, step: usize, first: usize) -> Option<Self> {
         let len = self.num_rows().checked_sub(first)?.div_ceil(step.max(1));
@@ -270,6 +274,22 @@ impl LazyTensor {
         })
     }
 
+    /// The same the other way: halves as pairs side by side.
+    pub fn halves_as_pairs(&self, head: usize, kept: usize) -> Option<Self> {
+        let turned = head.checked_sub(kept)?;
+        if head == 0 || !turned.is_multiple_of(2) || !self.num_rows().is_multiple_of(head) {
+            return None;
+        }
+        let half = turned / 2;
+        self.reorder_rows(|row| {
+            let (first, within) = (row / head * head, row % head);
+            match within.checked_sub(kept) {
+                Some(turned) => first + kept + turned % 2 * half + turned / 2,
+                None => row,
+            }
+        })
+    }
+
     /// Rows in another order: row i of the result is row `order(i)` of this.
     pub(crate) fn reorder_rows(&self, order: impl Fn(usize) -> usize) -> Option<Self> {
         if self.transposed {
@@ -290,6 +310,45 @@ impl LazyTensor {
     pub(crate) fn as_vector(&self) -> Self {
         let len = self.shape.iter().product();
         Self { shape: vec![len], transposed: true, ..self.clone() }
+    }
+
+    /// A vector as a matrix of one row.
+    pub fn as_row(&self) -> Self {
+        let len = self.shape.iter().product();
+        Self { shape: vec![1, len], transposed: true, ..self.clone() }
+    }
+
+    /// A stack of matrices `[n, rows, columns]` as one `[n * rows, columns]`.
+    pub(crate) fn matrices_below_each_other(&self) -> Option<Self> {
+        match self.shape[..] {
+            [_, _] => Some(self.clone()),
+            [count, rows, columns] => Some(Self { shape: vec![count * rows, columns], ..self.clone() }),
+            _ => None,
+        }
+    }
+
+    /// All values as a vector, whose entries are rows.
+    pub(crate) fn flattened(&self) -> Option<Self> {
+        let values: usize = self.shape.iter().product();
+        match &self.shape[..] {
+            [_] => Some(self.clone()),
+            // A column, or a row.
+            &[n, 1] if n == values => Some(Self { shape: vec![n], ..self.clone() }),
+            &[1, n] if n == values => Some(self.as_vector()),
+            _ => {
+                let all = self.read();
+                (all.len() == values).then(|| Self::of_numbers(all, self))
+            }
+        }
+    }
+
+    /// A matrix as `[rows, 1, columns]`.
+    pub fn with_middle_axis(&self) -> Self {
+        let shape = match self.shape[..] {
+            [rows, columns] => vec![rows, 1, columns],
+            _ => self.shape.clone(),
+        };
+        Self { shape, ..self.clone() }
     }
 
     /// `[rows, 1, columns]` as a matrix.
@@ -326,7 +385,7 @@ impl LazyTensor {
             let values: usize = tensor.shape.iter().product();
             let in_order =
                 matches!(&tensor.rows, RowOrder::Range(rows) if rows.len() * tensor.width == values);
-            (in_order && tensor.added == 0.0 && !tensor.transposed && tensor.quantised.is_none())
+            (in_order && tensor.added == 0.0 && !tensor.transposed && tensor.made.is_none())
                 .then(|| &tensor.source.bytes()[tensor.range.clone()])
         }
         self.storage == other.storage
@@ -357,8 +416,8 @@ impl LazyTensor {
     /// The selected rows, whole.
     fn read_rows(&self) -> Vec<f32> {
         let mut values = Vec::with_capacity(self.rows.len() * self.width);
-        if let Some(quantised) = &self.quantised {
-            (0..self.rows.len()).for_each(|row| quantised.row(self.rows.get(row), &mut values));
+        if let Some(made) = &self.made {
+            (0..self.rows.len()).for_each(|row| made.row(self.rows.get(row), &mut values));
             return values;
         }
         self.each_run(|bytes| self.storage.decode(bytes, &mut values));
@@ -367,20 +426,20 @@ impl LazyTensor {
 
     /// Lets the system take back the memory of the file's pages that hold the tensor, once it is read.
     pub fn release(&self) {
-        match &self.quantised {
-            Some(quantised) => quantised.release(),
+        match &self.made {
+            Some(made) => made.release(),
             None => self.source.release(&self.range),
         }
     }
 
-    /// Whether a number is added to the stored values, which can cost their last bits.
-    pub fn is_shifted(&self) -> bool {
-        self.added != 0.0
+    /// Whether the values are computed from stored ones, as by adding a number, which can cost their last bits.
+    pub fn is_computed(&self) -> bool {
+        self.added != 0.0 || self.made.as_ref().is_some_and(|made| made.is_computed())
     }
 
     /// Whether the stored bytes of whole rows are the values: nothing is transposed, cut or added to.
     pub fn is_as_stored(&self) -> bool {
-        self.is_in_rows() && self.added == 0.0 && self.quantised.is_none()
+        self.is_in_rows() && self.added == 0.0 && self.made.is_none()
     }
 
     /// Whether its rows are whole rows of what is stored, so that some of them can be read without the others.

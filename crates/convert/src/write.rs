@@ -132,12 +132,12 @@ pub(crate) fn safetensors(
     options: &Options,
     reporter: &Reporter,
 ) -> Result<Written, ConvertError> {
-    let all = source.pretrained.checkpoint.tensors();
+    let all = source.pretrained.published_tensors()?;
     let size = |tensor: &LazyTensor| num_bytes(tensor, storage(tensor, options));
     let total_bytes: usize = all.values().map(size).sum();
     let mut shards: Vec<Vec<(&String, &LazyTensor)>> = vec![Vec::new()];
     let mut filled = 0;
-    for (name, tensor) in all {
+    for (name, tensor) in &all {
         if filled > 0 && filled + size(tensor) > options.max_shard_bytes {
             shards.push(Vec::new());
             filled = 0;
@@ -200,7 +200,7 @@ pub(crate) fn burnpack(
     options: &Options,
     reporter: &Reporter,
 ) -> Result<Written, ConvertError> {
-    let all = source.pretrained.checkpoint.tensors();
+    let all = source.pretrained.published_tensors()?;
     let total_bytes: usize = all.values().map(|tensor| num_bytes(tensor, storage(tensor, options))).sum();
     reporter.begin(total_bytes);
     let failed = Rc::new(RefCell::new(None));

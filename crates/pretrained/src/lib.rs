@@ -28,7 +28,10 @@ mod sampling;
 mod special_tokens;
 mod tokenizer_files;
 
-use std::path::{Path, PathBuf};
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+};
 
 use burn::tensor::{DType, FloatDType, backend::Backend};
 use contents::Contents;
@@ -36,8 +39,8 @@ use extra_heads::is_extra_head;
 pub use inspect::{Files, Inspection, Layers, Memory, Tensor, TypeTotal};
 pub use lazy_tokenizer::{LazyTokenizer, TokenizerResult};
 use moi_checkpoint::{
-    BURNPACK_FILE, Checkpoint, CheckpointError, INDEX_FILE, LoadProgress, Parameter, SINGLE_FILE, Storage,
-    Upload, is_there, shown,
+    BURNPACK_FILE, Checkpoint, CheckpointError, INDEX_FILE, LazyTensor, LoadProgress, PairedRows, Parameter,
+    SINGLE_FILE, Storage, Upload, is_there, shown,
 };
 use moi_models::{
     Activations, Architecture, Decoder, ModelError, PackedForm, TensorSource, default_kernels, is_gpu,
@@ -286,15 +289,48 @@ impl Pretrained {
 }
 
 impl Pretrained {
+    /// The checkpoint's tensors as its architecture has them in Hugging Face layout: what stands there under the names of the
+    /// decoder's parameters is put together.
+    ///
+    /// # Errors
+    /// If the tensors do not fit the architecture.
+    pub fn published_tensors(&self) -> Result<BTreeMap<String, LazyTensor>, PretrainedError> {
+        if !self.checkpoint.is_by_parameter() {
+            return Ok(self.checkpoint.tensors().clone());
+        }
+        let mut parts: BTreeMap<String, Vec<(TensorSource, LazyTensor)>> = BTreeMap::new();
+        for (name, tensor) in self.parameters()?.tensors() {
+            let (source, tensor) = (self.architecture.source(name), tensor.clone());
+            // Axes of 1 that published files have.
+            let tensor = match () {
+                () if name.ends_with(".conv.weight") => tensor.with_middle_axis(),
+                () if source.name.ends_with(".moe_statics.e_score_correction_bias") => tensor.as_row(),
+                () => tensor,
+            };
+            parts.entry(source.name.clone()).or_default().push((source, tensor));
+        }
+        let mut all = BTreeMap::new();
+        for (name, parts) in parts {
+            let whole = put_together(parts);
+            let what = || format!("tensor `{name}` cannot be put together from what the file has");
+            let lacks = || PretrainedError::File { path: self.path.clone(), what: what() };
+            all.insert(name.clone(), whole.ok_or_else(lacks)?);
+        }
+        Ok(all)
+    }
+
     /// The checkpoint's tensors under the names of the decoder's parameters.
     ///
     /// # Errors
     /// If the tensors do not fit the architecture.
     pub fn parameters(&self) -> Result<Checkpoint, PretrainedError> {
         let Architecture { config, .. } = &self.architecture;
-        let parameter = |(name, shape): (String, Vec<usize>)| {
-            let TensorSource { name: tensor, rows, pairs, transposed } = self.architecture.source(&name);
-            Parameter { name, shape, tensor, rows, pairs, transposed }
+        let parameter = |(name, shape): (String, Vec<usize>)| match self.checkpoint.is_by_parameter() {
+            true => Parameter::whole(name, shape),
+            false => {
+                let TensorSource { name: tensor, rows, pairs, transposed } = self.architecture.source(&name);
+                Parameter { name, shape, tensor, rows, pairs, transposed }
+            }
         };
         let parameters: Vec<Parameter> = config.parameters().into_iter().map(parameter).collect();
         let ignored = |name: &str| self.architecture.ignores(name) || is_extra_head(name);
@@ -316,11 +352,35 @@ fn within_rows(tokenizer: TokenizerResult, rows: usize, path: &Path) -> Tokenize
     tokenizer
 }
 
+/// One tensor of the parameters that are parts of it.
+fn put_together(parts: Vec<(TensorSource, LazyTensor)>) -> Option<LazyTensor> {
+    let part = |(source, tensor): (TensorSource, LazyTensor)| {
+        let tensor = match source.pairs {
+            Some(PairedRows { head, kept }) => tensor.halves_as_pairs(head, kept)?,
+            None => tensor,
+        };
+        Some((source.rows, source.transposed, tensor))
+    };
+    let parts: Vec<_> = parts.into_iter().map(part).collect::<Option<_>>()?;
+    let transposed = parts.first()?.1;
+    let whole = match &parts[..] {
+        [(None, _, tensor)] => tensor.clone(),
+        _ => {
+            let rows = parts.iter().map(|(rows, _, tensor)| Some(((*rows)?, tensor.clone())));
+            LazyTensor::woven(&rows.collect::<Option<Vec<_>>>()?)?
+        }
+    };
+    if transposed { whole.transpose() } else { Some(whole) }
+}
+
 /// Architecture and tensors of one model: the names of either kind of file made one.
 fn fitted(
     mut architecture: Architecture,
     checkpoint: Checkpoint,
 ) -> Result<(Architecture, Checkpoint), CheckpointError> {
+    if checkpoint.is_by_parameter() {
+        return Ok((architecture, checkpoint));
+    }
     let checkpoint = checkpoint
         .with_single_experts(architecture.names.stacks)
         .renamed(|name| architecture.respelled(name))?;

@@ -151,7 +151,7 @@ impl fmt::Display for Value {
 }
 
 /// The float64 with the fewest digits that is this float32: 1e-5 stays 1e-5.
-fn shortest(value: f32) -> f64 {
+pub(super) fn shortest(value: f32) -> f64 {
     // Whole numbers up to here have all their digits; the scores of most vocabularies are such.
     if value.trunc() == value && value.abs() <= (1 << 24) as f32 {
         return value.into();

@@ -4,8 +4,10 @@
 //! padding to the alignment, data. Sizes in the table are innermost first.
 
 mod config;
+mod layout;
 mod metadata;
 mod names;
+mod parameters;
 mod reader;
 mod rope;
 mod split;
@@ -174,14 +176,21 @@ impl Gguf {
                 let what = format!("with all experts there are more than {MOST_TENSORS} tensors");
                 return Err(self.wrong_tensor(name, what));
             }
-            for (new, tensor) in names::tensors(self, &config, name)? {
+            let named = match self.architecture() {
+                Ok(own) if parameters::ARCHITECTURES.contains(&own) => parameters::tensors(self, own, name)?,
+                _ => names::tensors(self, &config, name)?,
+            };
+            for (new, tensor) in named {
                 if tensors.insert(new.clone(), tensor).is_some() {
                     let what = format!("another tensor is `{new}` too");
                     return Err(self.wrong_tensor(name, what));
                 }
             }
         }
-        Ok(Checkpoint { path: self.source.path.clone(), tensors, notes: Vec::new() })
+        let own = self.architecture().unwrap_or_default();
+        tensors.extend(parameters::from_metadata(self, own)?);
+        let is_by_parameter = parameters::ARCHITECTURES.contains(&own);
+        Ok(Checkpoint { path: self.source.path.clone(), tensors, notes: Vec::new(), is_by_parameter })
     }
 
     /// Refuses tensors that share bytes: a small file could be a large model.

@@ -49,12 +49,14 @@ impl Meta<'_> {
     fn yarn(&self, factor: f64) -> Value {
         // The runtime multiplies YaRN's own factor by the file's.
         let own = if factor > 1.0 { 0.1 * factor.ln() + 1.0 } else { 1.0 };
-        let given = self.f64("rope.scaling.attn_factor").or(self.f64("rope.scaling.yarn_attn_factor"));
+        let given = self.f64("rope.scaling.attn_factor").map(|given| given * own);
+        // As the model's config has it; the runtime does not read it.
+        let whole = || self.f64("rope.scaling.yarn_attn_factor");
         json!({
             "rope_type": "yarn",
             "factor": factor,
             "original_max_position_embeddings": self.usize("rope.scaling.original_context_length"),
-            "attention_factor": given.map(|given| given * own),
+            "attention_factor": given.or_else(whole),
             "beta_fast": self.f64("rope.scaling.yarn_beta_fast"),
             "beta_slow": self.f64("rope.scaling.yarn_beta_slow"),
         })

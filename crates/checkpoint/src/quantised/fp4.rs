@@ -3,10 +3,11 @@
 use std::sync::Arc;
 
 use super::{
-    CodeType, Codes, NamedTensor, QuantisedFormat, QuantisedRows, Stored, TensorError, about,
+    CodeType, Codes, NamedTensor, QuantisedFormat, Stored, TensorError, about,
     codes::{E2M1, e4m3, e8m0},
     expect_shape, named_tensor, number,
 };
+use crate::made::MadeRows;
 
 /// Values with a scale in MXFP4, and in NVFP4.
 const MXFP4_BLOCK: usize = 32;
@@ -23,7 +24,7 @@ struct Blocks {
     factor: f32,
 }
 
-impl QuantisedRows for Blocks {
+impl MadeRows for Blocks {
     fn row(&self, row: usize, values: &mut Vec<f32>) {
         let len = self.scales.row(row).len();
         let all = &self.codes.bytes()[row * len * self.block / 2..][..len * self.block / 2];

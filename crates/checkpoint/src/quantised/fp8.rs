@@ -3,10 +3,10 @@
 use std::sync::Arc;
 
 use super::{
-    CodeType, Codes, NamedTensor, Quantisation, QuantisedFormat, QuantisedRows, Stored, TensorError, about,
-    codes::e4m3, named_tensor, scales_of,
+    CodeType, Codes, NamedTensor, Quantisation, QuantisedFormat, Stored, TensorError, about, codes::e4m3,
+    named_tensor, scales_of,
 };
-use crate::LazyTensor;
+use crate::{LazyTensor, made::MadeRows};
 
 #[derive(Debug)]
 struct Scaled {
@@ -27,7 +27,7 @@ enum Scales {
     },
 }
 
-impl QuantisedRows for Scaled {
+impl MadeRows for Scaled {
     fn row(&self, row: usize, values: &mut Vec<f32>) {
         let codes = self.codes.row(row);
         let value =

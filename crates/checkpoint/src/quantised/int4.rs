@@ -3,10 +3,10 @@
 use std::sync::Arc;
 
 use super::{
-    CodeType, Codes, NamedTensor, Quantisation, QuantisedFormat, QuantisedRows, Stored, TensorError, about,
-    expect_shape, named_tensor, scales_of,
+    CodeType, Codes, NamedTensor, Quantisation, QuantisedFormat, Stored, TensorError, about, expect_shape,
+    named_tensor, scales_of,
 };
-use crate::LazyTensor;
+use crate::{LazyTensor, made::MadeRows};
 
 const WORDS: &[CodeType] = &[CodeType::I32, CodeType::U32];
 
@@ -48,7 +48,7 @@ impl ByInput {
     }
 }
 
-impl QuantisedRows for ByInput {
+impl MadeRows for ByInput {
     fn row(&self, row: usize, values: &mut Vec<f32>) {
         let group = self.groups[row];
         let codes = match self.format {
@@ -165,7 +165,7 @@ struct ByOutput {
     bits: usize,
 }
 
-impl QuantisedRows for ByOutput {
+impl MadeRows for ByOutput {
     fn row(&self, row: usize, values: &mut Vec<f32>) {
         let (each, mask) = (32 / self.bits, (1u32 << self.bits) - 1);
         let scales = scales_of(&self.scales, row);

@@ -3,10 +3,10 @@
 use std::sync::Arc;
 
 use super::{
-    CodeType, Codes, NamedTensor, Quantisation, QuantisedFormat, QuantisedRows, Stored, TensorError,
-    codes::stream, expect_shape, named_tensor, scales_of,
+    CodeType, Codes, NamedTensor, Quantisation, QuantisedFormat, Stored, TensorError, codes::stream,
+    expect_shape, named_tensor, scales_of,
 };
-use crate::LazyTensor;
+use crate::{LazyTensor, made::MadeRows};
 
 #[derive(Debug)]
 struct Affine {
@@ -18,7 +18,7 @@ struct Affine {
     bits: usize,
 }
 
-impl QuantisedRows for Affine {
+impl MadeRows for Affine {
     fn row(&self, row: usize, values: &mut Vec<f32>) {
         let (scales, biases) = (scales_of(&self.scales, row), scales_of(&self.biases, row));
         let codes = stream(self.codes.row(row), self.bits).enumerate();

@@ -7,9 +7,11 @@ mod fp8;
 mod int4;
 mod mlx;
 
-use std::{collections::BTreeMap, fmt, ops::Range, sync::Arc};
+use std::{collections::BTreeMap, ops::Range, sync::Arc};
 
-use crate::{Checkpoint, CheckpointError, CodeType, LazyTensor, Storage, shown, tensor::Source};
+use crate::{
+    Checkpoint, CheckpointError, CodeType, LazyTensor, Storage, made::MadeRows, shown, tensor::Source,
+};
 
 /// Who has quantised weights, and how.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -132,18 +134,6 @@ impl Codes {
     }
 }
 
-/// Rows of floats that are made of several stored tensors.
-pub(crate) trait QuantisedRows: fmt::Debug + Send + Sync {
-    /// Appends a row's values.
-    fn row(&self, row: usize, values: &mut Vec<f32>);
-
-    /// Bytes of all stored tensors.
-    fn num_bytes(&self) -> usize;
-
-    /// Lets the system take back the memory of their pages.
-    fn release(&self);
-}
-
 /// What a checkpoint's files hold: floats, and codes.
 #[derive(Debug, Default)]
 struct Stored {
@@ -159,7 +149,7 @@ type NamedTensor = (String, LazyTensor);
 
 /// The checkpoint with its codes made floats. Codes that belong to no weight stay.
 pub(crate) fn composed(checkpoint: Checkpoint, how: &Quantisation) -> Result<Checkpoint, CheckpointError> {
-    let Checkpoint { path, tensors, notes } = checkpoint;
+    let Checkpoint { path, tensors, notes, is_by_parameter } = checkpoint;
     let mut stored = Stored::default();
     for (name, tensor) in tensors {
         match tensor.codes() {
@@ -192,7 +182,8 @@ pub(crate) fn composed(checkpoint: Checkpoint, how: &Quantisation) -> Result<Che
     ];
     stored.floats.retain(|name, _| !ROUNDINGS.iter().any(|end| name.ends_with(end)));
     let codes = stored.codes.into_iter().map(|(name, codes)| (name, codes.into_tensor()));
-    Ok(Checkpoint { path, tensors: stored.floats.into_iter().chain(made).chain(codes).collect(), notes })
+    let tensors = stored.floats.into_iter().chain(made).chain(codes).collect();
+    Ok(Checkpoint { path, tensors, notes, is_by_parameter })
 }
 
 impl Stored {
@@ -218,7 +209,7 @@ fn named_tensor(
     name: String,
     format: QuantisedFormat,
     shape: Vec<usize>,
-    rows: Arc<dyn QuantisedRows>,
+    rows: Arc<dyn MadeRows>,
     source: &Codes,
 ) -> NamedTensor {
     let storage = Storage::Quantised(format);

@@ -3,9 +3,12 @@
 //! What llama.cpp's converter leaves out is what its runtime has hard-coded, or cannot do; the fields here say
 //! what that runtime computes.
 
+mod relatives;
+mod states;
+
 use serde_json::{Map, Value, json};
 
-use super::{Gguf, metadata};
+use super::{Gguf, layout::Layout, metadata, parameters};
 use crate::CheckpointError;
 
 /// Layers of Gemma-3-27B, and of Gemma-2-27B: the one size of each whose scores are scaled otherwise.
@@ -25,6 +28,14 @@ pub(super) fn config(file: &Gguf) -> Result<Value, CheckpointError> {
             );
         }
     }
+    if meta.layers() > MOST_LAYERS {
+        let key = meta.key("block_count");
+        let what = format!("{key} is {}, expected {MOST_LAYERS} at most", meta.layers());
+        return Err(file.wrong("metadata".into(), what));
+    }
+    if parameters::ARCHITECTURES.contains(&meta.prefix) {
+        return Ok(Value::Object(meta.newer()?));
+    }
     let mut fields = match meta.prefix {
         "llama" => meta.llama()?,
         "qwen2" => meta.family("qwen2")?,
@@ -34,7 +45,10 @@ pub(super) fn config(file: &Gguf) -> Result<Value, CheckpointError> {
         "gemma2" => meta.gemma2()?,
         "gemma3" => meta.gemma3()?,
         "phi3" => meta.phi3()?,
-        "olmo2" => meta.family("olmo2")?,
+        "olmo2" => match meta.usize("attention.sliding_window").filter(|&window| window > 0) {
+            Some(window) => meta.olmo3(window)?,
+            None => meta.family("olmo2")?,
+        },
         "granite" => meta.granite()?,
         "gpt2" => meta.gpt2()?,
         "gptneox" => meta.gpt_neox()?,
@@ -84,6 +98,78 @@ impl Meta<'_> {
 
     pub(super) fn has(&self, tensor: &str) -> bool {
         self.file.has(tensor)
+    }
+
+    pub(super) fn layout(&self) -> Layout<'_> {
+        Layout::new(self.prefix, &self.file.metadata)
+    }
+
+    /// Layers without those that predict several tokens.
+    fn layers(&self) -> usize {
+        self.layout().layers()
+    }
+
+    /// The fields of an architecture that [`parameters`] reads.
+    fn newer(&self) -> Result<Fields, CheckpointError> {
+        match self.prefix {
+            "qwen35" => self.qwen3_next("qwen3_5_text"),
+            "qwen35moe" => self.qwen3_next("qwen3_5_moe_text"),
+            "qwen3next" => self.qwen3_next("qwen3_next"),
+            "gemma4" => self.gemma4(),
+            "qwen3vl" => self.base("qwen3_vl_text"),
+            "qwen3vlmoe" => self.qwen_vl_moe(),
+            "qwen2vl" => self.base("qwen2_5_vl_text"),
+            "gpt-oss" => self.gpt_oss(),
+            "nemotron_h" | "nemotron_h_moe" => self.nemotron_h(),
+            "lfm2" => self.lfm2(),
+            "lfm2moe" => self.lfm2_moe(),
+            "mistral3" => self.mistral3(),
+            "exaone" => self.base("exaone"),
+            "exaone4" => self.exaone4(),
+            "apertus" => self.base("apertus"),
+            "laguna" => self.laguna(),
+            "glm4moe" => self.glm4_moe(),
+            "granitemoe" => self.granite_moe(),
+            "granitehybrid" => self.granite_hybrid(),
+            "phi2" => self.phi2(),
+            "muse-glimmer" => self.muse_glimmer(),
+            "seed_oss" => self.seed_oss(),
+            "ernie4_5" => self.ernie("ernie4_5"),
+            "ernie4_5-moe" => self.ernie("ernie4_5_moe"),
+            "hunyuan-dense" => self.base("hunyuan_v1_dense"),
+            "minimax-m2" => self.minimax_m2(),
+            _ => self.latent(),
+        }
+    }
+
+    /// What all of these have.
+    fn base(&self, model_type: &str) -> Result<Fields, CheckpointError> {
+        let layout = self.layout();
+        let layers = self.layers();
+        let most = |of_layer: &dyn Fn(usize) -> usize| (0..layers).map(of_layer).max().unwrap_or(0);
+        let heads = most(&|layer| layout.heads(layer));
+        let d = self.need("embedding_length")?;
+        let head_dim = self.usize("attention.key_length").unwrap_or(d / heads.max(1));
+        let eps = self.f64("attention.layer_norm_rms_epsilon").or(self.f64("attention.layer_norm_epsilon"));
+        let eps = eps.ok_or_else(|| self.file.lacks(&self.key("attention.layer_norm_rms_epsilon")))?;
+        let mut rope = self.rope()?;
+        if let Some(turned) = self.usize("rope.dimension_count").filter(|&turned| turned != head_dim) {
+            rope.insert("partial_rotary_factor".into(), json!(turned as f64 / head_dim.max(1) as f64));
+        }
+        Ok(object(json!({
+            "model_type": model_type,
+            "vocab_size": self.vocab_size()?,
+            "hidden_size": d,
+            "intermediate_size": layout.of_layer("feed_forward_length", 0),
+            "num_hidden_layers": layers,
+            "num_attention_heads": heads,
+            "num_key_value_heads": most(&|layer| layout.kv_heads(layer)),
+            "head_dim": head_dim,
+            "max_position_embeddings": self.need("context_length")?,
+            "rms_norm_eps": eps,
+            "tie_word_embeddings": !self.has("output.weight"),
+            "rope_parameters": rope,
+        })))
     }
 
     /// Rows of the embedding: what the file's tokens are, padding included.

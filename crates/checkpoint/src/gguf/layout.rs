@@ -1,0 +1,156 @@
+//! Sizes that say how the rows of a file's tensors lie, as its metadata has them.
+
+use super::{Metadata, Value};
+
+/// The metadata of one architecture.
+#[derive(Clone, Copy)]
+pub(super) struct Layout<'a> {
+    pub(super) architecture: &'a str,
+    metadata: &'a Metadata,
+}
+
+/// Heads of a gated delta net.
+#[derive(Clone, Copy)]
+pub(super) struct NetHeads {
+    pub(super) key_heads: usize,
+    pub(super) value_heads: usize,
+    pub(super) key_dim: usize,
+    pub(super) value_dim: usize,
+}
+
+/// What stands in the place of attention in a layer.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Mixer {
+    /// Attention.
+    Attention,
+    /// A gated delta net, Mamba 2 or a short convolution.
+    State,
+    /// Nothing.
+    None,
+}
+
+impl<'a> Layout<'a> {
+    pub(super) fn new(architecture: &'a str, metadata: &'a Metadata) -> Self {
+        Self { architecture, metadata }
+    }
+
+    fn get(&self, key: &str) -> Option<&'a Value> {
+        self.metadata.get(&format!("{}.{key}", self.architecture))
+    }
+
+    pub(super) fn usize(&self, key: &str) -> Option<usize> {
+        self.get(key)?.as_usize()
+    }
+
+    /// The entry of a layer in a list, or the number of all.
+    pub(super) fn of_layer(&self, key: &str, layer: usize) -> Option<usize> {
+        match self.get(key)? {
+            Value::Array(values) => values.get(layer)?.as_usize(),
+            one => one.as_usize(),
+        }
+    }
+
+    /// Layers without those that predict several tokens.
+    pub(super) fn layers(&self) -> usize {
+        let all = self.usize("block_count").unwrap_or(0);
+        all.saturating_sub(self.usize("nextn_predict_layers").unwrap_or(0))
+    }
+
+    pub(super) fn heads(&self, layer: usize) -> usize {
+        self.of_layer("attention.head_count", layer).unwrap_or(0)
+    }
+
+    pub(super) fn kv_heads(&self, layer: usize) -> usize {
+        self.of_layer("attention.head_count_kv", layer).unwrap_or_else(|| self.heads(layer))
+    }
+
+    pub(super) fn head_dim(&self, layer: usize) -> usize {
+        let shared = || self.usize("embedding_length")?.checked_div(self.heads(layer));
+        self.usize("attention.key_length").or_else(shared).unwrap_or(0)
+    }
+
+    /// Whether a layer of a list of windows has one.
+    pub(super) fn is_sliding(&self, layer: usize) -> Option<bool> {
+        match self.get("attention.sliding_window_pattern")? {
+            Value::Array(values) => match values.get(layer)? {
+                Value::Bool(sliding) => Some(*sliding),
+                other => other.as_usize().map(|number| number != 0),
+            },
+            _ => None,
+        }
+    }
+
+    pub(super) fn net(&self) -> Option<NetHeads> {
+        let (key_heads, value_heads) = (self.usize("ssm.group_count")?, self.usize("ssm.time_step_rank")?);
+        let value_dim = self.usize("ssm.inner_size")?.checked_div(value_heads)?;
+        let fits = key_heads > 0 && value_heads.is_multiple_of(key_heads);
+        fits.then_some(NetHeads { key_heads, value_heads, key_dim: self.usize("ssm.state_size")?, value_dim })
+    }
+
+    pub(super) fn mixer(&self, layer: usize) -> Mixer {
+        let state = |has_state: bool| if has_state { Mixer::State } else { Mixer::Attention };
+        match self.architecture {
+            "qwen35" | "qwen35moe" | "qwen3next" => {
+                let listed = match self.get("attention.recurrent_layers") {
+                    Some(Value::Array(values)) => values.get(layer).map(|value| *value == Value::Bool(true)),
+                    _ => None,
+                };
+                let interval = self.usize("full_attention_interval").unwrap_or(4).max(1);
+                state(listed.unwrap_or(!(layer + 1).is_multiple_of(interval)))
+            }
+            "lfm2" | "lfm2moe" | "granitehybrid" => state(self.kv_heads(layer) == 0),
+            "nemotron_h" | "nemotron_h_moe" => {
+                match (self.kv_heads(layer), self.of_layer("feed_forward_length", layer).unwrap_or(0)) {
+                    (0, 0) => Mixer::State,
+                    (_, 0) => Mixer::Attention,
+                    _ => Mixer::None,
+                }
+            }
+            _ => Mixer::Attention,
+        }
+    }
+
+    /// Heads of queries or keys whose rows stand as pairs side by side: rows of a head, and how many of the first are not
+    /// rotated.
+    pub(super) fn pairs(&self, parameter: &str, layer: usize) -> Option<(usize, usize)> {
+        match self.architecture {
+            "mistral3" | "granitemoe" | "granitehybrid" | "muse-glimmer" | "nemotron_h"
+            | "nemotron_h_moe" | "ernie4_5" | "ernie4_5-moe" => {
+                let is_rotated = ["self_attn.q_proj", "self_attn.k_proj"].contains(&parameter);
+                is_rotated.then(|| (self.head_dim(layer), 0))
+            }
+            "deepseek2" | "mistral4" | "deepseek32" | "glm-dsa" => {
+                let (head, turned) = (self.latent_query_dim()?, self.usize("rope.dimension_count")?);
+                let rank = self.usize("attention.kv_lora_rank")?;
+                match parameter {
+                    "self_attn.q_proj" | "self_attn.q_b_proj" => Some((head, head.checked_sub(turned)?)),
+                    "self_attn.kv_a_proj" => Some((rank + turned, rank)),
+                    _ => None,
+                }
+            }
+            _ => None,
+        }
+    }
+
+    /// Values of a head of queries of attention over latents.
+    pub(super) fn latent_query_dim(&self) -> Option<usize> {
+        self.usize("attention.key_length_mla").or(self.usize("attention.key_length"))
+    }
+
+    /// Values of a head of values.
+    pub(super) fn latent_value_dim(&self) -> Option<usize> {
+        self.usize("attention.value_length_mla").or(self.usize("attention.value_length"))
+    }
+
+    /// Whether a norm stands there with 1 added.
+    pub(super) fn is_plus_one(&self, parameter: &str) -> bool {
+        match self.architecture {
+            // All but the one of what comes out of a delta net.
+            "qwen35" | "qwen35moe" | "qwen3next" => {
+                parameter.ends_with("norm.weight") && !parameter.ends_with("self_attn.norm.weight")
+            }
+            "muse-glimmer" => parameter.ends_with("layernorm.weight"),
+            _ => false,
+        }
+    }
+}

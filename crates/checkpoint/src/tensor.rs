@@ -342,6 +342,12 @@ impl LazyTensor {
         }
     }
 
+    /// The same values and rows in another shape.
+    pub(crate) fn shaped(&self, shape: Vec<usize>) -> Self {
+        debug_assert_eq!(shape.iter().product::<usize>(), self.shape.iter().product::<usize>());
+        Self { shape, ..self.clone() }
+    }
+
     /// A matrix as `[rows, 1, columns]`.
     pub fn with_middle_axis(&self) -> Self {
         let shape = match self.shape[..] {

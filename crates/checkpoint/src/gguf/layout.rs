@@ -9,6 +9,9 @@ pub(super) struct Layout<'a> {
     metadata: &'a Metadata,
 }
 
+/// Not of the format: Muse Glimmer's factor on queries, which files have as a norm's weight, for writing that.
+pub const MUSE_FACTOR: &str = "muse-glimmer.query_factor";
+
 /// Heads of a gated delta net.
 #[derive(Clone, Copy)]
 pub(super) struct NetHeads {
@@ -78,6 +81,10 @@ impl<'a> Layout<'a> {
             },
             _ => None,
         }
+    }
+
+    pub(super) fn muse_factor(&self) -> Option<f64> {
+        self.metadata.f64(MUSE_FACTOR)
     }
 
     pub(super) fn net(&self) -> Option<NetHeads> {

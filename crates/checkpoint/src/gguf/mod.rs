@@ -4,6 +4,7 @@
 //! padding to the alignment, data. Sizes in the table are innermost first.
 
 mod config;
+mod export;
 mod layout;
 mod metadata;
 mod names;
@@ -15,6 +16,8 @@ mod write;
 
 use std::{collections::BTreeMap, ops::Range, path::Path, sync::Arc};
 
+pub use export::{export_parameters, is_by_parameter};
+pub use layout::MUSE_FACTOR;
 pub use metadata::{Metadata, Value};
 pub use names::{Exported, LONG_FACTORS, ROPE_FACTORS, SHORT_FACTORS, export};
 pub use write::{NewTensor, write_gguf};

@@ -258,6 +258,8 @@ pub struct Exported {
     pub tensor: LazyTensor,
     /// Of a mixture of experts, which one it is: those of a layer are stored as one stack.
     pub expert: Option<usize>,
+    /// Whether it is to be stored as floats: blocks of it could not be read back.
+    pub is_float: bool,
 }
 
 /// What llama.cpp's converter makes of a checkpoint's tensor: the inverse of reading it. `config` says
@@ -272,7 +274,7 @@ pub fn export(architecture: &str, config: &Value, name: &str, tensor: &LazyTenso
             Transposed => tensor.transpose().unwrap_or_else(|| tensor.clone()),
             QueryPairs | KeyPairs | SplitHeads => reordered(config, tensor, undo, true)?,
         };
-        Some(Exported { name: format!("{name}.{kind}"), tensor, expert: None })
+        Some(Exported { name: format!("{name}.{kind}"), tensor, expert: None, is_float: false })
     };
     if let Some(at) = table.globals.iter().position(|&global| global == stem && !global.is_empty()) {
         let undo = if at == 2 { table.norms } else { Nothing };
@@ -290,7 +292,7 @@ pub fn export(architecture: &str, config: &Value, name: &str, tensor: &LazyTenso
         let (gguf, _) = EXPERTS.iter().find(|(_, own)| *own == map)?;
         let expert = Some(index.parse().ok()?);
         let name = format!("blk.{layer}.ffn_{gguf}_exps.{kind}");
-        return Some(Exported { name, tensor: tensor.clone(), expert });
+        return Some(Exported { name, tensor: tensor.clone(), expert, is_float: false });
     }
     let module = match module {
         "block_sparse_moe.gate" => "mlp.gate",

@@ -1,5 +1,7 @@
 //! GGUF files: what llama.cpp's converter would write.
 
+mod newer;
+
 use std::{
     collections::BTreeMap,
     fs::File,
@@ -9,10 +11,14 @@ use std::{
 
 use moi_checkpoint::{
     LazyTensor, Storage,
-    gguf::{LONG_FACTORS, NewTensor, ROPE_FACTORS, SHORT_FACTORS, Value, export, write_gguf},
+    gguf::{
+        Exported, LONG_FACTORS, MUSE_FACTOR, Metadata as FileMetadata, NewTensor, ROPE_FACTORS,
+        SHORT_FACTORS, Value, export, export_parameters, is_by_parameter, write_gguf,
+    },
 };
 use moi_models::{
-    AttentionConfig, AttentionKind, DecoderConfig, FeedForwardKind, NormKind, RopeConfig, RopeScaling,
+    AttentionConfig, AttentionKind, DecoderConfig, FeedForwardKind, LayerConfig, NormKind, RopeConfig,
+    RopeScaling,
 };
 use serde_json::json;
 
@@ -51,7 +57,14 @@ pub(crate) fn write(
 ) -> Result<Written, ConvertError> {
     let config = &source.pretrained.architecture.config;
     let architecture = architecture(config)?;
-    let mut metadata = metadata(config, architecture);
+    let mut metadata = match is_by_parameter(architecture) {
+        true => newer::metadata(config, architecture),
+        false => metadata(config, architecture),
+    };
+    let exported = exported(source, architecture, &metadata)?;
+    metadata.extend(activation_numbers(source, architecture)?);
+    // Not of the format.
+    metadata.retain(|(key, _)| key != MUSE_FACTOR);
     if let Files::Gguf(file) = &source.files {
         // Who made the model, under which licence: not what is made anew.
         const MADE: &[&str] = &["architecture", "file_type", "quantization_version", "alignment"];
@@ -62,7 +75,7 @@ pub(crate) fn write(
         metadata.extend(kept.map(|(key, value)| (key.to_owned(), value.clone())));
     }
     metadata.extend(tokenizer::to_gguf(source, notes)?);
-    let planned = plan(source, architecture, options)?;
+    let planned = plan(config, exported, options);
     metadata.extend(record(options).map(|(key, text)| (key.to_owned(), Value::String(text))));
     let file_type =
         planned.iter().map(|planned| planned.new.storage).find(|&storage| storage != Storage::F32);
@@ -132,6 +145,43 @@ fn architecture(config: &DecoderConfig) -> Result<&'static str, ConvertError> {
         "gpt2" => "gpt2",
         "gpt_neox" => "gptneox",
         "nemotron-nas" => "deci",
+        "qwen3_5" | "qwen3_5_text" => "qwen35",
+        "qwen3_5_moe" | "qwen3_5_moe_text" => "qwen35moe",
+        "qwen3_next" => "qwen3next",
+        "gemma4" | "gemma4_text" | "gemma4_unified" | "gemma4_unified_text" => "gemma4",
+        "qwen3_vl" | "qwen3_vl_text" => "qwen3vl",
+        "qwen3_vl_moe" | "qwen3_vl_moe_text" => "qwen3vlmoe",
+        "qwen2_5_vl" | "qwen2_5_vl_text" | "qwen2_vl" | "qwen2_vl_text" => "qwen2vl",
+        "gpt_oss" => "gpt-oss",
+        "nemotron_h" if has_experts(config) => "nemotron_h_moe",
+        "nemotron_h" => "nemotron_h",
+        "deepseek_v2" | "deepseek_v3" | "kimi_k2" | "kimi_k25" | "glm4_moe_lite" => "deepseek2",
+        "mistral4" => "mistral4",
+        "lfm2" => "lfm2",
+        "lfm2_moe" => "lfm2moe",
+        "mistral3" if config.layers.iter().any(has_latent) => "mistral4",
+        "mistral3" | "ministral3" => "mistral3",
+        "exaone" => "exaone",
+        "exaone4" => "exaone4",
+        "apertus" => "apertus",
+        "laguna" => "laguna",
+        "olmo3" => "olmo2",
+        "glm4_moe" => "glm4moe",
+        "granitemoe" => "granitemoe",
+        "granitemoehybrid" => "granitehybrid",
+        "phi" => "phi2",
+        "muse_glimmer" | "muse_glimmer_text" => "muse-glimmer",
+        "seed_oss" => "seed_oss",
+        "ernie4_5" => "ernie4_5",
+        "ernie4_5_moe" => "ernie4_5-moe",
+        "hunyuan_v1_dense" => "hunyuan-dense",
+        "minimax_m2" => "minimax-m2",
+        other @ ("deepseek_v32" | "glm_moe_dsa") => {
+            let what = format!(
+                "files of `{other}` need its indexer, which is not read here; write safetensors or burnpack"
+            );
+            return Err(ConvertError::Refused(what));
+        }
         other => {
             let what =
                 format!("model type `{other}` has no GGUF architecture here; write safetensors or burnpack");
@@ -208,6 +258,11 @@ fn own(config: &DecoderConfig, architecture: &str) -> Metadata {
     let window = attentions(config).flatten().find_map(|attention| attention.window);
     if let Some(window) = window {
         set("attention.sliding_window", number(window));
+        if architecture == "olmo2" {
+            let has_window = |own: Option<&AttentionConfig>| own.is_some_and(|own| own.window.is_some());
+            let pattern = attentions(config).map(|own| Value::Bool(has_window(own)));
+            set("attention.sliding_window_pattern", Value::Array(pattern.collect()));
+        }
     }
     let experts = config.layers.iter().find_map(|layer| match &layer.feed_forward {
         Some(FeedForwardKind::Experts(experts) | FeedForwardKind::MlpAndExperts(_, experts)) => Some(experts),
@@ -302,7 +357,9 @@ fn rope_metadata(rope: &RopeConfig, architecture: &str) -> Metadata {
 
 /// Factors of rotary frequencies that a file has as tensors.
 fn rope_tensors(config: &DecoderConfig) -> Vec<(&'static str, Vec<f32>)> {
-    let rope = attentions(config).flatten().find_map(|attention| attention.rope.as_ref());
+    let ropes = || attentions(config).flatten().filter_map(|attention| attention.rope.as_ref());
+    let is_proportional = |rope: &&RopeConfig| matches!(rope.scaling, RopeScaling::Proportional { .. });
+    let rope = ropes().find(is_proportional).or(ropes().next());
     let single = |factors: &[f64]| factors.iter().map(|&factor| factor as f32).collect();
     match rope.map(|rope| (rope, &rope.scaling)) {
         Some((rope, RopeScaling::Llama3 { .. })) => {
@@ -310,6 +367,11 @@ fn rope_tensors(config: &DecoderConfig) -> Vec<(&'static str, Vec<f32>)> {
             let (plain, scaled) = (plain.frequencies(1), rope.frequencies(1));
             let factors: Vec<f64> = plain.iter().zip(scaled).map(|(plain, scaled)| plain / scaled).collect();
             vec![(ROPE_FACTORS, single(&factors))]
+        }
+        // Divisors that make the others stand still.
+        Some((rope, &RopeScaling::Proportional { pairs, .. })) => {
+            let divisor = |pair: usize| if pair < pairs { 1.0 } else { 1e30 };
+            vec![(ROPE_FACTORS, single(&(0..rope.dims / 2).map(divisor).collect::<Vec<f64>>()))]
         }
         Some((_, RopeScaling::Factors(factors))) => vec![(ROPE_FACTORS, single(factors))],
         Some((_, RopeScaling::LongRope { short_factor, long_factor, .. })) => {
@@ -319,8 +381,49 @@ fn rope_tensors(config: &DecoderConfig) -> Vec<(&'static str, Vec<f32>)> {
     }
 }
 
-fn plan(source: &Source, architecture: &str, options: &Options) -> Result<Vec<Planned>, ConvertError> {
+fn has_experts(config: &DecoderConfig) -> bool {
+    config.layers.iter().any(|layer| matches!(layer.feed_forward, Some(FeedForwardKind::Experts(_))))
+}
+
+fn has_latent(layer: &LayerConfig) -> bool {
+    matches!(layer.attention, Some(AttentionKind::Latent(_)))
+}
+
+/// Numbers of Apertus' activation, which stand in the metadata.
+fn activation_numbers(source: &Source, architecture: &str) -> Result<Metadata, ConvertError> {
+    let mut all = Vec::new();
+    if architecture != "apertus" {
+        return Ok(all);
+    }
+    let parameters = source.pretrained.parameters()?;
+    let layers = source.pretrained.architecture.config.layers.len();
+    for number in ["alpha_p", "alpha_n", "beta", "eps"] {
+        let of_layer = |layer: usize| {
+            let tensor = parameters.tensors().get(&format!("model.layers.{layer}.mlp.act_fn.{number}"))?;
+            tensor.read().first().map(|&value| Value::Float(value.into()))
+        };
+        let values: Option<Vec<Value>> = (0..layers).map(of_layer).collect();
+        all.extend(values.map(|values| (format!("xielu.{number}"), Value::Array(values))));
+    }
+    Ok(all)
+}
+
+/// The file's tensors, each with the name of what it is made of.
+fn exported(
+    source: &Source,
+    architecture: &str,
+    metadata: &Metadata,
+) -> Result<Vec<(String, Exported)>, ConvertError> {
     let pretrained = &source.pretrained;
+    let no_place = |name: &str| {
+        ConvertError::Refused(format!("GGUF's `{architecture}` has no place for tensor `{name}`"))
+    };
+    if is_by_parameter(architecture) {
+        let metadata: FileMetadata = metadata.iter().cloned().collect();
+        let exported = export_parameters(architecture, &metadata, &pretrained.parameters()?);
+        let exported = exported.map_err(|name| no_place(&name))?;
+        return Ok(exported.into_iter().map(|one| (one.name.clone(), one)).collect());
+    }
     let config = &pretrained.architecture.config;
     let first = attentions(config).flatten().next();
     let about = json!({
@@ -328,17 +431,22 @@ fn plan(source: &Source, architecture: &str, options: &Options) -> Result<Vec<Pl
         "num_attention_heads": first.map(|attention| attention.num_heads),
         "head_dim": first.map(|attention| attention.head_dim),
     });
-    let mut stacks: BTreeMap<String, BTreeMap<usize, (String, LazyTensor)>> = BTreeMap::new();
-    let expected = pretrained.architecture.checkpoint_tensors();
-    for name in expected.keys() {
+    let mut all = Vec::new();
+    for name in pretrained.architecture.checkpoint_tensors().keys() {
         let Some(tensor) = pretrained.checkpoint.tensors().get(name) else { continue };
         // A multimodal checkpoint's text stands under a prefix, which files do not have.
         let plain = pretrained.architecture.plain(name);
-        let exported = export(architecture, &about, &plain, tensor).ok_or_else(|| {
-            ConvertError::Refused(format!("GGUF's `{architecture}` has no place for tensor `{name}`"))
-        })?;
-        let stack = stacks.entry(exported.name).or_default();
-        stack.insert(exported.expert.unwrap_or(0), (name.clone(), exported.tensor));
+        let exported = export(architecture, &about, &plain, tensor).ok_or_else(|| no_place(name))?;
+        all.push((name.clone(), exported));
+    }
+    Ok(all)
+}
+
+fn plan(config: &DecoderConfig, exported: Vec<(String, Exported)>, options: &Options) -> Vec<Planned> {
+    let mut stacks: BTreeMap<String, BTreeMap<usize, (String, Exported)>> = BTreeMap::new();
+    for (name, exported) in exported {
+        let stack = stacks.entry(exported.name.clone()).or_default();
+        stack.insert(exported.expert.unwrap_or(0), (name, exported));
     }
     let mut planned: Vec<Planned> = Vec::new();
     for (name, factors) in rope_tensors(config) {
@@ -347,25 +455,37 @@ fn plan(source: &Source, architecture: &str, options: &Options) -> Result<Vec<Pl
     }
     for (name, stack) in stacks {
         let Some((_, (_, one))) = stack.first_key_value() else { continue };
-        let mut shape = one.shape().to_vec();
-        if name.contains("_exps.") {
+        let mut shape = one.tensor.shape().to_vec();
+        if name.contains("_exps.") && one.expert.is_some() {
             shape.insert(0, stack.len());
         }
         let storage = storage(&name, one, options);
-        let parts = stack.into_values().map(|(name, tensor)| (name, Part::Stored(tensor))).collect();
+        let parts = stack.into_values().map(|(name, one)| (name, Part::Stored(one.tensor))).collect();
         planned.push(Planned { new: NewTensor { name, shape, storage }, parts });
     }
-    Ok(planned)
+    planned
 }
 
-/// Vectors, norms, routers and learned positions are float32, as llama.cpp wants them.
-fn storage(name: &str, tensor: &LazyTensor, options: &Options) -> Storage {
+/// Vectors, norms, routers, convolutions and learned positions are float32, as llama.cpp wants them.
+fn storage(name: &str, exported: &Exported, options: &Options) -> Storage {
+    const SMALL: &[&str] = &[
+        "ffn_gate_inp.",
+        "ffn_gate_inp_shexp.",
+        "position_embd.",
+        "ssm_a",
+        "ssm_d",
+        "ssm_norm.",
+        "ssm_conv1d.",
+        "shortconv.conv.",
+    ];
+    let tensor = &exported.tensor;
     let columns = tensor.shape().last().copied().unwrap_or(0);
-    let small = ["ffn_gate_inp.", "position_embd."].iter().any(|part| name.contains(part));
-    if tensor.shape().len() < 2 || small {
+    let own = name.strip_prefix("blk.").and_then(|rest| rest.split_once('.')).map_or(name, |(_, own)| own);
+    if tensor.shape().len() < 2 || SMALL.iter().any(|part| own.starts_with(part)) || own.ends_with("bias") {
         return Storage::F32;
     }
-    match (options.quantize, options.dtype, tensor.storage()) {
+    let quantize = options.quantize.filter(|_| !exported.is_float);
+    match (quantize, options.dtype, tensor.storage()) {
         (Some(kind), ..) if columns.is_multiple_of(kind.size().0) => Storage::Block(kind),
         (Some(_), ..) => Storage::F32,
         (None, Some(dtype), _) => storage_of(dtype),

@@ -61,6 +61,7 @@ pub(crate) fn from_gguf(source: &Source, file: &Gguf, to: &Path) -> Result<Optio
 /// The metadata of a GGUF file about the tokenizer; adds to `notes` what it cannot hold.
 pub(crate) fn to_gguf(
     source: &Source,
+    architecture: &str,
     notes: &mut Vec<String>,
 ) -> Result<Vec<(String, Value)>, ConvertError> {
     let kept = |key: &str| key.starts_with("tokenizer.");
@@ -86,7 +87,7 @@ pub(crate) fn to_gguf(
             };
             let listed = json.and_then(|json| {
                 notes.extend(leading_spaces(&json));
-                Vocabulary::from_tokenizer_json(&json, tokenizer.bos())
+                Vocabulary::from_tokenizer_json(&json, tokenizer.bos(), architecture == "gemma4")
             });
             Some(listed.map_err(|error| error.to_string()))
         }
@@ -118,6 +119,14 @@ pub(crate) fn to_gguf(
                 Value::Array(scores.into_iter().map(|score| Value::Float(score.into())).collect()),
             );
             set("ggml.add_space_prefix", Value::Bool(add_space_prefix));
+        }
+        VocabularyKind::Spaced { merges } => {
+            set("ggml.model", Value::String("gemma4".into()));
+            set("ggml.add_space_prefix", Value::Bool(false));
+            // All the same, as the format wants them.
+            let scores = vec![Value::Float(0.0); vocabulary.tokens.len()];
+            set("ggml.scores", Value::Array(scores));
+            set("ggml.merges", strings(merges));
         }
     }
     set("ggml.tokens", strings(vocabulary.tokens));

@@ -153,7 +153,12 @@ fn vocabulary(meta: &Metadata) -> Result<Option<Vocabulary>, String> {
             })?,
             add_space_prefix: meta.bool("tokenizer.ggml.add_space_prefix").unwrap_or(true),
         },
-        other => return Err(format!("tokenizer model `{other}` is not supported (supported: gpt2, llama)")),
+        "gemma4" => VocabularyKind::Spaced { merges: merges()? },
+        other => {
+            return Err(format!(
+                "tokenizer model `{other}` is not supported (supported: gpt2, llama, gemma4)"
+            ));
+        }
     };
     let kinds = match meta.get(TOKEN_TYPE) {
         None => Vec::new(),
@@ -166,8 +171,14 @@ fn vocabulary(meta: &Metadata) -> Result<Option<Vocabulary>, String> {
         })?,
     };
     // Where the file does not say, these have a begin token in llama.cpp too.
-    let adds_bos =
-        meta.bool("tokenizer.ggml.add_bos_token").unwrap_or(model == "llama" || adds_begin_token(pre));
+    let adds_bos = match model {
+        // Whatever the file says.
+        "gemma4" => token_id(meta, "bos").is_some(),
+        model => {
+            let usual = model == "llama" || adds_begin_token(pre);
+            meta.bool("tokenizer.ggml.add_bos_token").unwrap_or(usual)
+        }
+    };
     let tokens = strings("tokens")?;
     // llama.cpp's own where the file names none.
     let usual = (if model == "llama" { 1 } else { 11 } as usize).min(tokens.len().saturating_sub(1)) as u32;

@@ -50,11 +50,12 @@ struct Added {
 }
 
 impl Vocabulary {
-    /// Lists what a `tokenizer.json` says; `bos` is put before a prompt.
+    /// Lists what a `tokenizer.json` says; `bos` is put before a prompt. One over text with marks for spaces keeps its merges as
+    /// they are if `spaced`, as Gemma 4's files want it; else they become scores.
     ///
     /// # Errors
     /// If the tokenizer is of a kind that such lists cannot hold.
-    pub fn from_tokenizer_json(json: &[u8], bos: Option<u32>) -> Result<Self, TextError> {
+    pub fn from_tokenizer_json(json: &[u8], bos: Option<u32>, spaced: bool) -> Result<Self, TextError> {
         let wrong = |what: String| TextError::Vocabulary(what);
         let file: File = serde_json::from_slice(json).map_err(|error| wrong(error.to_string()))?;
         let kind = file.model.kind.as_deref().unwrap_or("BPE");
@@ -78,19 +79,28 @@ impl Vocabulary {
             let never = text.contains("\"prepend_scheme\":\"never\"")
                 || (text.contains("\"add_prefix_space\":false") && !text.contains("prepend_scheme"));
             let prepends = text.contains("Prepend") || (text.contains("Metaspace") && !never);
-            VocabularyKind::SentencePiece { scores: scores(&tokens, &merges), add_space_prefix: prepends }
+            match spaced {
+                true => VocabularyKind::Spaced { merges: joined(merges) },
+                false => VocabularyKind::SentencePiece {
+                    scores: scores(&tokens, &merges),
+                    add_space_prefix: prepends,
+                },
+            }
         } else {
             let pre = pre(&file.pre_tokenizer, file.model.ignore_merges).ok_or_else(|| {
                 wrong("its way of cutting text before merging has no name in GGUF files".to_owned())
             })?;
-            let merges = merges.into_iter().map(|(left, right)| format!("{left} {right}")).collect();
-            VocabularyKind::ByteLevel { pre: pre.to_owned(), merges }
+            VocabularyKind::ByteLevel { pre: pre.to_owned(), merges: joined(merges) }
         };
         for (index, text) in tokens.iter_mut().filter(|text| text.is_empty()).enumerate() {
             *text = format!("[EMPTY{index}]");
         }
         Ok(Self { kind, tokens, kinds, bos, eos: None, rstrip: Vec::new() })
     }
+}
+
+fn joined(merges: Vec<(String, String)>) -> Vec<String> {
+    merges.into_iter().map(|(left, right)| format!("{left} {right}")).collect()
 }
 
 impl Merge {

@@ -9,13 +9,17 @@ use std::{
 
 use ahash::{AHashMap, AHashSet};
 use tokenizers::{
-    AddedToken, DecoderWrapper, NormalizerWrapper,
+    AddedToken, DecoderWrapper, NormalizerWrapper, SplitDelimiterBehavior,
     decoders::{
         byte_fallback::ByteFallback, fuse::Fuse, sequence::Sequence as DecoderSequence, strip::Strip,
     },
     models::bpe::BPE,
     normalizers::{Prepend, Replace, Sequence as NormalizerSequence, unicode::NFC},
-    pre_tokenizers::{byte_level::ByteLevel, sequence::Sequence},
+    pre_tokenizers::{
+        byte_level::ByteLevel,
+        sequence::Sequence,
+        split::{Split, SplitPattern},
+    },
 };
 
 use crate::{
@@ -42,7 +46,7 @@ pub struct Vocabulary {
     pub rstrip: Vec<String>,
 }
 
-/// The two families of tokenizers in GGUF files.
+/// The families of tokenizers in GGUF files.
 #[derive(Clone, Debug)]
 pub enum VocabularyKind {
     /// `gpt2`: byte-level BPE, its merges in order of rank.
@@ -58,6 +62,11 @@ pub enum VocabularyKind {
         scores: Vec<f32>,
         /// Whether text is given a space in front.
         add_space_prefix: bool,
+    },
+    /// `gemma4`: BPE over text whose spaces are `\u{2581}`, cut at the ends of lines; what is no token is bytes.
+    Spaced {
+        /// "left right", best first.
+        merges: Vec<String>,
     },
 }
 
@@ -109,11 +118,14 @@ impl TokenKind {
 impl Vocabulary {
     /// Leaves out the merges that are no pair, or that name a token which is not there, and says how many these are.
     pub fn drop_unusable_merges(&mut self) -> usize {
-        let VocabularyKind::ByteLevel { merges, .. } = &mut self.kind else { return 0 };
+        let (VocabularyKind::ByteLevel { merges, .. } | VocabularyKind::Spaced { merges }) = &mut self.kind
+        else {
+            return 0;
+        };
         let tokens: AHashSet<&str> = self.tokens.iter().map(String::as_str).collect();
         let before = merges.len();
         let mut whole = String::new();
-        merges.retain(|merge| match merge.split_once(' ') {
+        merges.retain(|merge| match pair(merge) {
             Some((left, right)) => {
                 whole.clear();
                 whole.push_str(left);
@@ -146,6 +158,13 @@ impl Vocabulary {
                 let unknown = self.of_kind(TokenKind::Unknown).next().cloned();
                 let merges = self.merges_of_scores(&ids, scores)?;
                 sentence_piece(ids, merges, *add_space_prefix, unknown)?
+            }
+            VocabularyKind::Spaced { merges } => {
+                let unknown = self.of_kind(TokenKind::Unknown).next().cloned();
+                let mut inner = sentence_piece(ids, pairs(merges)?, false, unknown)?;
+                let lines = SplitPattern::Regex(r"[^\n]+|[\n]+".to_owned());
+                inner.with_pre_tokenizer(Some(Split::new(lines, SplitDelimiterBehavior::Isolated, false)?));
+                inner
             }
         };
         let rstrip: HashSet<&String> = self.rstrip.iter().collect();
@@ -271,16 +290,26 @@ fn too_many_merges() -> TextError {
     TextError::Vocabulary("its tokens are made of one another in too many ways".to_owned())
 }
 
+/// Both tokens of a merge. A space can begin the left one, never be all of it.
+fn pair(merge: &str) -> Option<(&str, &str)> {
+    let at = merge.char_indices().skip(1).find(|&(_, c)| c == ' ')?.0;
+    Some((&merge[..at], &merge[at + 1..]))
+}
+
+fn pairs(merges: &[String]) -> Result<Vec<(String, String)>, TextError> {
+    let both = |merge: &String| match pair(merge) {
+        Some((left, right)) => Ok((left.to_owned(), right.to_owned())),
+        None => Err(TextError::Vocabulary(format!("merge {merge:?} is not a pair"))),
+    };
+    merges.iter().map(both).collect()
+}
+
 fn byte_level(
     ids: AHashMap<String, u32>,
     pre: &str,
     merges: &[String],
 ) -> Result<tokenizers::Tokenizer, TextError> {
-    let pair = |merge: &String| match merge.split_once(' ') {
-        Some((left, right)) => Ok((left.to_owned(), right.to_owned())),
-        None => Err(TextError::Vocabulary(format!("merge {merge:?} is not a pair"))),
-    };
-    let merges: Vec<_> = merges.iter().map(pair).collect::<Result<_, _>>()?;
+    let merges = pairs(merges)?;
     let cut = pre_tokenizer(pre)?;
     let model = BPE::builder().vocab_and_merges(ids, merges).ignore_merges(cut.whole_pieces).build()?;
     let mut inner = tokenizers::Tokenizer::new(model);

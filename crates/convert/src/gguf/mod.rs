@@ -74,7 +74,7 @@ pub(crate) fn write(
             .filter(|(key, _)| key.strip_prefix("general.").is_some_and(|key| !MADE.contains(&key)));
         metadata.extend(kept.map(|(key, value)| (key.to_owned(), value.clone())));
     }
-    metadata.extend(tokenizer::to_gguf(source, notes)?);
+    metadata.extend(tokenizer::to_gguf(source, architecture, notes)?);
     let planned = plan(config, exported, options);
     metadata.extend(record(options).map(|(key, text)| (key.to_owned(), Value::String(text))));
     let file_type =

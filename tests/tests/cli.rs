@@ -277,6 +277,10 @@ fn the_catalogue_is_listed() {
         assert!(row.contains(cell), "{row}");
     }
     assert!(table.contains("gemma-3-270m"));
+    let row = table.lines().find(|line| line.starts_with("openai/gpt-oss-20b")).unwrap();
+    for cell in ["20.9 B (3.6 B)", "41 GB", "see its card", "no"] {
+        assert!(row.contains(cell), "{row}");
+    }
     let rows: Value = serde_json::from_slice(&run(&["models", "--format", "json"]).stdout).unwrap();
     assert_eq!(rows[0]["cached"], true);
     assert!(rows[0]["path"].as_str().is_some_and(|path| std::path::Path::new(path).is_file()));

@@ -169,7 +169,7 @@ fn thinking_is_told_by_markers<B: Backend>() {
     let (engine, golden) = engine::<B>("llama");
     let generated = tokens(&steps(&engine, request(&golden, "token", 9)));
     // What comes as the fourth token ends the thinking that the prompt has begun.
-    let markers = Markers { open: golden.cases.tokens[8], close: generated[3] };
+    let markers = Markers::new(golden.cases.tokens[8], generated[3]);
     assert!(!generated[..3].contains(&markers.close) && !generated.contains(&markers.open));
     let engine = engine.with_markers(Some(markers));
     // So little is mixed that the tokens are those of standard decoding.
@@ -308,7 +308,7 @@ fn what_cannot_be_is_refused<B: Backend>() {
     all.sampling.banned = everything;
     let mut generation = engine.generate(all.clone()).unwrap();
     assert!(generation.next().unwrap().unwrap_err().to_string().contains("no token is left to sample"));
-    let engine = engine.with_markers(Some(Markers { open: 3, close: 256 }));
+    let engine = engine.with_markers(Some(Markers::new(3, 256)));
     let error = engine.generate(all).map(|_| ()).unwrap_err().to_string();
     assert!(error.contains("token 256 (marker of thinking)"), "{error}");
 }

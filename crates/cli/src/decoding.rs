@@ -51,7 +51,7 @@ impl Decoding {
         let tokenizer = pretrained.tokenizer.as_ref().ok().and_then(Option::as_ref);
         let markers = match (&scope.think_open, &scope.think_close) {
             (Some(open), Some(close)) => {
-                Some(Markers { open: token(open, tokenizer)?, close: token(close, tokenizer)? })
+                Some(Markers::new(token(open, tokenizer)?, token(close, tokenizer)?))
             }
             _ => None,
         };

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use anyhow::{Result, bail};
-use moi_hub::{CATALOGUE, Cache, DEFAULT_MODEL, Fetcher};
+use moi_hub::{CATALOGUE, Cache, DEFAULT_MODEL, Fetcher, HUB_MODELS};
 use serde::Serialize;
 
 use crate::{
@@ -19,9 +19,13 @@ struct Row {
     size_bytes: u64,
     licence: &'static str,
     cached: bool,
-    /// Where it lies, if it is cached.
+    /// Where it lies, if it is one of the catalogue and cached.
     path: Option<PathBuf>,
     default: bool,
+    /// Whether its file is known by its sha256; else it is a repository of the hub, and its size that of bfloat16.
+    catalogue: bool,
+    /// Of a model with experts the parameters that compute a token.
+    active_millions: Option<u32>,
 }
 
 /// Prints the catalogue, or removes a model.
@@ -30,10 +34,17 @@ pub(crate) fn run(args: &ModelsArgs) -> Result<()> {
     if let Some(name) = &args.remove {
         return remove(&fetcher, name);
     }
-    let rows: Vec<Row> = CATALOGUE
-        .iter()
-        .map(|entry| (entry, fetcher.found(entry)))
-        .map(|(entry, path)| Row {
+    let rows = rows(&fetcher);
+    if args.format == Format::Json {
+        return output::print_json(&rows);
+    }
+    output::print_bytes(table(&rows).as_bytes())
+}
+
+fn rows(fetcher: &Fetcher) -> Vec<Row> {
+    let catalogue = CATALOGUE.iter().map(|entry| {
+        let path = fetcher.found(entry);
+        Row {
             name: entry.name,
             parameters_millions: entry.parameters_millions,
             size_bytes: entry.size,
@@ -41,25 +52,59 @@ pub(crate) fn run(args: &ModelsArgs) -> Result<()> {
             cached: path.is_some(),
             path,
             default: entry.name == DEFAULT_MODEL,
-        })
-        .collect();
-    if args.format == Format::Json {
-        return output::print_json(&rows);
-    }
+            catalogue: true,
+            active_millions: None,
+        }
+    });
+    let hub = HUB_MODELS.iter().map(|model| Row {
+        name: model.repository,
+        parameters_millions: model.parameters_millions,
+        size_bytes: model.num_bytes(),
+        licence: model.licence.unwrap_or("see its card"),
+        cached: fetcher.has_repository(model.repository),
+        path: None,
+        default: false,
+        catalogue: false,
+        active_millions: model.active_millions,
+    });
+    catalogue.chain(hub).collect()
+}
+
+fn table(rows: &[Row]) -> String {
     let width = rows.iter().map(|row| row.name.len()).max().unwrap_or(0);
-    let mut text =
-        format!("{:width$}  {:>10}  {:>8}  {:10}  {}\n", "NAME", "PARAMETERS", "FILE", "LICENCE", "CACHED");
-    for row in &rows {
-        let parameters = format!("{} M", row.parameters_millions);
-        let size = format!("{} MB", row.size_bytes / 1_000_000);
-        let cached = row.path.as_ref().map_or_else(|| "no".to_owned(), |path| path.display().to_string());
+    let heading = |name: &str| {
+        format!("{name:width$}  {:>17}  {:>8}  {:12}  {}\n", "PARAMETERS", "FILE", "LICENCE", "CACHED")
+    };
+    let line = |row: &Row| {
+        let parameters = match (row.parameters_millions, row.active_millions) {
+            (all @ 0..1000, _) => format!("{all} M"),
+            (all, None) => billions(all),
+            (all, Some(active)) => format!("{} ({})", billions(all), billions(active)),
+        };
+        let size = match row.size_bytes / 1_000_000 {
+            size @ 0..10_000 => format!("{size} MB"),
+            size => format!("{} GB", size / 1000),
+        };
+        let cached = match (&row.path, row.cached) {
+            (Some(path), _) => path.display().to_string(),
+            (None, true) => "yes".to_owned(),
+            (None, false) => "no".to_owned(),
+        };
         let default = if row.default { " (default)" } else { "" };
-        text += &format!(
-            "{:width$}  {parameters:>10}  {size:>8}  {:10}  {cached}{default}\n",
-            row.name, row.licence
-        );
-    }
-    output::print_bytes(text.as_bytes())
+        format!("{:width$}  {parameters:>17}  {size:>8}  {:12}  {cached}{default}\n", row.name, row.licence)
+    };
+    let (catalogue, hub): (Vec<&Row>, Vec<&Row>) = rows.iter().partition(|row| row.catalogue);
+    let mut text = heading("NAME");
+    text.extend(catalogue.into_iter().map(line));
+    text += &format!("\n{}", heading("HUGGING FACE HUB"));
+    text.extend(hub.into_iter().map(line));
+    text += "\nOf the hub these are some of those that run: any repository of these families does. Sizes are those of bfloat16; \
+             behind parameters stand those\nthat compute a token. GGUF repositories are named alike: owner/name:Q4_K_M.\n";
+    text
+}
+
+fn billions(millions: u32) -> String {
+    format!("{:.1} B", f64::from(millions) / 1000.0)
 }
 
 fn remove(fetcher: &Fetcher, name: &str) -> Result<()> {

@@ -87,12 +87,11 @@ impl<B: Backend, M: CausalLm<B>> Engine<B, M> {
         };
         let room = self.model.context_length().saturating_sub(positions) + 1;
         let markers = self.markers;
-        let marker = ids.iter().rev().find(|&&id| markers.is_some_and(|m| id == m.open || id == m.close));
         let start = Start {
             seed: request.seed,
             scope: request.scope,
             markers,
-            thinking: marker.is_some_and(|&id| markers.is_some_and(|markers| id == markers.open)),
+            thinking: markers.is_some_and(|markers| markers.opened_by(ids)),
             limit: Some(request.stop.max_tokens.map_or(room, |max| max.min(room))),
         };
         let breakers = self.breakers(&request.sampling.dry)?;
@@ -139,7 +138,8 @@ impl<B: Backend, M: CausalLm<B>> Engine<B, M> {
     /// Tokens that are named by a request or of the engine must be the model's.
     fn check_tokens(&self, sampling: &moi_sampling::Sampling) -> Result<(), EngineError> {
         let vocab_size = self.model.embedding().dims()[0];
-        let markers = self.markers.iter().flat_map(|markers| [markers.open, markers.close]);
+        let all = |markers: &moi::Markers| [Some(markers.open), markers.name, Some(markers.close)];
+        let markers = self.markers.iter().flat_map(all).flatten();
         let biased = sampling.logit_bias.0.keys().copied();
         let named = [("banned", sampling.banned.clone()), ("biased", biased.collect())];
         for (what, tokens) in named.into_iter().chain([("marker of thinking", markers.collect())]) {

@@ -85,7 +85,10 @@ impl<B: Backend, M: CausalLm<B>> Engine<B, M> {
     /// if the model has rows for them.
     pub fn with_tokenizer(mut self, tokenizer: Option<Tokenizer>) -> Self {
         let rows = self.model.embedding().dims()[0];
-        let has = |markers: &Markers| (markers.open.max(markers.close) as usize) < rows;
+        let has = |markers: &Markers| {
+            let all = [Some(markers.open), markers.name, Some(markers.close)];
+            all.into_iter().flatten().all(|token| (token as usize) < rows)
+        };
         self.markers = tokenizer.as_ref().and_then(thinking_markers).filter(has);
         self.tokenizer = tokenizer;
         self

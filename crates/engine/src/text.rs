@@ -8,7 +8,7 @@ pub(crate) use without::{Detokenizer, TextError, Tokenizer};
 /// The tokens between which a model with this tokenizer thinks, if it has such.
 #[cfg(feature = "text")]
 pub(crate) fn thinking_markers(tokenizer: &Tokenizer) -> Option<moi::Markers> {
-    tokenizer.thinking_markers().map(|(open, close)| moi::Markers { open, close })
+    tokenizer.thinking_markers().map(|(open, name, close)| moi::Markers { open, name, close })
 }
 
 /// The token sequences that spell some texts, in a vocabulary of so many tokens.

@@ -77,7 +77,10 @@ impl Scorer {
 
 /// What stands behind the last thoughts, if there are such. Of thoughts that were cut off all is judged.
 fn behind_thoughts(text: &str) -> &str {
-    let ends = THINKING.iter().filter_map(|(_, close)| Some(text.rfind(*close)? + close.len()));
+    // gpt-oss writes its thoughts and its answer into channels.
+    const FINAL: &str = "<|channel|>final<|message|>";
+    let ends = THINKING.iter().map(|(_, close)| *close).chain([FINAL]);
+    let ends = ends.filter_map(|end| Some(text.rfind(end)? + end.len()));
     &text[ends.max().unwrap_or(0)..]
 }
 
@@ -151,7 +154,9 @@ mod tests {
     #[test]
     fn thoughts_of_every_kind_are_not_judged() {
         let scorer = Scorer::Number { answer: "7".into() };
-        for (open, close) in THINKING {
+        let channels =
+            ("<|channel|>analysis<|message|>", "<|end|><|start|>assistant<|channel|>final<|message|>");
+        for (open, close) in THINKING.iter().copied().chain([channels]) {
             let text = format!("{open}\\boxed{{9}}{close}It is 7.");
             assert!(scorer.score(&text).correct, "{text}");
             // Thoughts that were cut off are judged.

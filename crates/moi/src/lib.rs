@@ -67,7 +67,7 @@
 //! let device = Default::default();
 //! let table = Tensor::<B, 2>::random([16, 8], burn::tensor::Distribution::Default, &device);
 //! // Thinking is between two tokens of this vocabulary, and the prompt has begun it.
-//! let start = Start { seed: 7, markers: Some(Markers { open: 14, close: 15 }), thinking: true, ..Start::default() };
+//! let start = Start { seed: 7, markers: Some(Markers::new(14, 15)), thinking: true, ..Start::default() };
 //! let mut rows = [
 //!     Row::new("soft-thinking:noise=gumbel".parse()?, &start)?,
 //!     Row::new("moi:beta=0.5".parse()?, &Start { scope: Some(Scope::Thinking), ..start })?,

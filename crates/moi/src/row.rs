@@ -12,6 +12,8 @@ pub struct Row {
     rule: InputRule,
     scope: Scope,
     markers: Option<Markers>,
+    /// Whether the token before was the first of the markers.
+    opened: bool,
     /// Between the markers.
     thinking: bool,
     /// Tokens generated.
@@ -38,7 +40,7 @@ impl Row {
         let rule = rule.validated()?;
         let default = if rule.thinks() && start.markers.is_some() { Scope::Thinking } else { Scope::All };
         let scope = start.scope.unwrap_or(default);
-        if let Some(Markers { open, close }) = start.markers
+        if let Some(Markers { open, close, .. }) = start.markers
             && open == close
         {
             return Err(RuleError::SameMarkers(open));
@@ -50,6 +52,7 @@ impl Row {
             rule,
             scope,
             markers: start.markers,
+            opened: false,
             thinking: start.thinking && start.markers.is_some(),
             step: 0,
             steps: rule.steps(start)?,
@@ -106,11 +109,9 @@ impl Row {
     /// Follows the markers of thinking: tells which token came to count as generated, where that was not decided by
     /// [`crate::mix`] with a look at it. To be told one twice does no harm.
     pub fn follow(&mut self, token: u32) {
-        self.thinking = match self.markers {
-            Some(Markers { open, .. }) if token == open => true,
-            Some(Markers { close, .. }) if token == close => false,
-            _ => self.thinking,
-        };
+        if let Some(markers) = self.markers {
+            (self.thinking, self.opened) = markers.behind((self.thinking, self.opened), token);
+        }
     }
 
     /// The tokens between which the model thinks, where they are known.

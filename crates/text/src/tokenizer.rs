@@ -5,7 +5,7 @@ mod facts;
 use std::{borrow::Cow, collections::HashMap, ops::Range, path::Path, sync::Arc};
 
 use aho_corasick::{AhoCorasick, MatchKind};
-pub use facts::THINKING;
+pub use facts::{THINKING, THINKING_CHANNEL};
 use tokenizers::{
     AddedToken, NormalizedString, Normalizer, PreTokenizerWrapper, pre_tokenizers::metaspace::PrependScheme,
 };

@@ -107,7 +107,7 @@ fn alone_is_among_64_others_in_any_order() {
     let golden = Golden::read("gemma2-caps");
     let pretrained = Pretrained::open(&golden.path).unwrap();
     let model = pretrained.load::<Flex>(&Default::default(), WeightForm::F32, |_| {}).unwrap();
-    let engine = Engine::new(model, Default::default()).with_markers(Some(Markers { open: 3, close: 4 }));
+    let engine = Engine::new(model, Default::default()).with_markers(Some(Markers::new(3, 4)));
     let alone: Vec<Vec<Step>> = (0..REQUESTS)
         .map(|index| engine.generate(mixed_request(index)).unwrap().map(Result::unwrap).collect())
         .collect();
@@ -139,7 +139,7 @@ fn random_mixes_give_what_each_gives_alone() {
     let model = pretrained.load::<Flex>(&Default::default(), WeightForm::F32, |_| {}).unwrap();
     let engine = Engine::new(model, Default::default())
         .with_tokenizer(Some(bytes()))
-        .with_markers(Some(Markers { open: 3, close: 4 }))
+        .with_markers(Some(Markers::new(3, 4)))
         .with_eos(pretrained.eos)
         .with_prefill_chunk(128);
     let largest = {

@@ -50,7 +50,7 @@ fn close(found: &[f32], expected: &[f32], what: &str) {
     }
 }
 
-const MARKERS: Markers = Markers { open: 5, close: 6 };
+const MARKERS: Markers = Markers { open: 5, name: None, close: 6 };
 
 /// Every case, all in one batch, step by step.
 fn values_computed_elsewhere<B: Backend>() {
@@ -60,7 +60,7 @@ fn values_computed_elsewhere<B: Backend>() {
     let cases: Vec<Case> = cases.map(|case| serde_json::from_value(case).unwrap()).collect();
     let mut rows: Vec<Row> = (cases.iter())
         .map(|case| {
-            let markers = case.markers.map(|[open, close]| Markers { open, close });
+            let markers = case.markers.map(|[open, close]| Markers::new(open, close));
             let thinking = markers.is_some();
             let scope = Some(Scope::All);
             row(&case.rule, Start { scope, markers, thinking, limit: case.limit, ..Start::default() })
@@ -309,7 +309,7 @@ fn what_cannot_be_is_refused<B: Backend>() {
     let thinking = Start { scope: Some(Scope::Thinking), ..Start::default() };
     assert!(refused("moi", thinking).contains("the scope `thinking` needs the tokens"));
     assert!(refused("swir:cap=2", Start::default()).contains("cap of swir"));
-    let same = Start { markers: Some(Markers { open: 3, close: 3 }), ..Start::default() };
+    let same = Start { markers: Some(Markers::new(3, 3)), ..Start::default() };
     assert!(refused("moi", same).contains("token 3 cannot both"));
     for text in ["all", "thinking", "0..5", "7.."] {
         assert_eq!(text.parse::<Scope>().unwrap().to_string(), text);

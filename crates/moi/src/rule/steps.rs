@@ -10,8 +10,39 @@ use serde::{Deserialize, Serialize};
 pub struct Markers {
     /// The one that begins it.
     pub open: u32,
+    /// The one that must follow the first for it to count, where the first begins other things, too, as gpt-oss's
+    /// `<|channel|>` does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<u32>,
     /// The one that ends it.
     pub close: u32,
+}
+
+impl Markers {
+    /// Two tokens, of which the first begins nothing else.
+    pub fn new(open: u32, close: u32) -> Self {
+        Self { open, name: None, close }
+    }
+
+    /// Whether what follows these tokens is between the markers.
+    pub fn opened_by(&self, tokens: &[u32]) -> bool {
+        let mut state = (false, false);
+        for &token in tokens {
+            state = self.behind(state, token);
+        }
+        state.0
+    }
+
+    /// Whether a step is between the markers, and whether the token before it was the first one: behind one more token.
+    pub(crate) fn behind(&self, (thinking, opened): (bool, bool), token: u32) -> (bool, bool) {
+        let is_open = token == self.open;
+        match self.name {
+            None if is_open => (true, false),
+            Some(name) if opened && token == name => (true, false),
+            _ if token == self.close => (false, is_open),
+            _ => (thinking, is_open),
+        }
+    }
 }
 
 /// What is known of a row before its first step.
@@ -180,4 +211,25 @@ pub(crate) trait Steps: Debug + Send {
 pub(crate) fn nats(q: impl IntoIterator<Item = (u32, f64)>) -> f64 {
     let terms = q.into_iter().map(|(_, p)| if p > 0.0 { -p * p.ln() } else { 0.0 });
     terms.sum::<f64>().max(0.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Of channels that begin alike only the named one counts, until it ends.
+    #[test]
+    fn a_named_channel_opens() {
+        let (open, name, other, close, text) = (1, 2, 3, 4, 9);
+        let markers = Markers { open, name: Some(name), close };
+        assert!(markers.opened_by(&[open, name, text]));
+        assert!(!markers.opened_by(&[open, other, text]));
+        assert!(!markers.opened_by(&[open, name, text, close, open, other, text]));
+        // Its name by itself is text, before it and in it.
+        assert!(!markers.opened_by(&[name, text]));
+        assert!(!markers.opened_by(&[open, text, name]));
+        assert!(markers.opened_by(&[open, name, open, other]));
+        let plain = Markers::new(open, close);
+        assert!(plain.opened_by(&[open]) && !plain.opened_by(&[open, close]) && !plain.opened_by(&[]));
+    }
 }

@@ -16,7 +16,14 @@ pub const THINKING: &[(&str, &str)] = &[
     ("<thinking>", "</thinking>"),
     ("<thought>", "</thought>"),
     ("<reasoning>", "</reasoning>"),
+    // Gemma 4, Apertus and Kimi-VL.
+    ("<|channel>", "<channel|>"),
+    ("<|inner_prefix|>", "<|inner_suffix|>"),
+    ("\u{25c1}think\u{25b7}", "\u{25c1}/think\u{25b7}"),
 ];
+
+/// Where thinking is one of several channels that begin alike: what begins one, its name, and what ends it (gpt-oss).
+pub const THINKING_CHANNEL: (&str, &str, &str) = ("<|channel|>", "analysis", "<|end|>");
 
 fn is_byte_level(decoder: &DecoderWrapper) -> bool {
     match decoder {
@@ -59,9 +66,13 @@ impl Tokenizer {
         self.inner.get_added_tokens_decoder().contains_key(&id)
     }
 
-    /// The tokens between which models think, the first of the pairs in use that the vocabulary has.
-    pub fn thinking_markers(&self) -> Option<(u32, u32)> {
-        THINKING.iter().find_map(|(open, close)| Some((self.id(open)?, self.id(close)?)))
+    /// The tokens between which models think, the first of the kinds in use that the vocabulary has; and between them the one
+    /// that must follow the opening one, if it begins other things, too.
+    pub fn thinking_markers(&self) -> Option<(u32, Option<u32>, u32)> {
+        let pair = |(open, close): &(&str, &str)| Some((self.id(open)?, None, self.id(close)?));
+        let (open, name, close) = THINKING_CHANNEL;
+        let channel = || Some((self.id(open)?, Some(self.id(name)?), self.id(close)?));
+        THINKING.iter().find_map(pair).or_else(channel)
     }
 
     /// The bytes that a token stands for, which need not be whole characters; none for a token that the vocabulary

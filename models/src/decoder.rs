@@ -253,7 +253,11 @@ impl<B: Backend> CausalLm<B> for Decoder<B> {
     }
 
     fn shares_prefixes(&self) -> bool {
-        !self.ropes.iter().any(RopeConfig::depends_on_length) && self.config.state_values() == 0
+        !self.ropes.iter().any(RopeConfig::depends_on_length)
+    }
+
+    fn has_states(&self) -> bool {
+        self.config.state_values() > 0
     }
 
     fn broken_weight(&self, layers: RangeInclusive<usize>) -> Option<String> {

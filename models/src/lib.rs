@@ -67,7 +67,8 @@ pub use architecture::{Architecture, Multimodal, Names, supported_model_types};
 pub use attention::{Attention, LinearAttention, SelfAttention};
 pub use batch::{ForwardBatch, Span, Visible};
 pub use cache::{
-    BLOCK_POSITIONS, BlockRun, BlockTable, CacheLayout, KvPool, LayerBlocks, ParkedTable, SharedBlock,
+    BLOCK_POSITIONS, BlockRun, BlockTable, CacheLayout, Checkpoint, KvPool, LayerBlocks, ParkedTable,
+    SharedBlock,
 };
 pub use config::{
     Activation, AttentionConfig, AttentionKind, DecoderConfig, DeltaNetConfig, ExpertGroups, ExpertsConfig,
@@ -95,7 +96,7 @@ pub use names::{ParameterPath, TensorSource, is_held_in_float32};
 pub use norm::Norm;
 pub use packed::{Activations, PackedMatrix, scales_dtype};
 pub use rope::{RopeConfig, RopeScaling};
-pub use states::{CausalConv, DeltaNet, Mamba2, ShortConv};
+pub use states::{CausalConv, DeltaNet, HeadSteps, Mamba2, ShortConv};
 
 /// A causal language model whose input is embeddings: the narrow door between the decode loop and the
 /// mathematics. Nothing about files, devices or sampling passes through it.
@@ -147,6 +148,11 @@ pub trait CausalLm<B: Backend> {
     /// sequences that begin alike can share it.
     fn shares_prefixes(&self) -> bool {
         true
+    }
+
+    /// Whether layers keep states, which cannot be cut back: sequences that begin alike go on from where these were kept.
+    fn has_states(&self) -> bool {
+        false
     }
 
     /// The first weight that has values that are not finite in these layers, for messages; none that is known where a

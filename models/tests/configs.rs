@@ -307,6 +307,18 @@ fn what_would_change_the_result_is_refused_by_name() {
         (json!({ "model_type": "qwen3_5_text", "attention_bias": true }), "attention_bias"),
         (json!({ "model_type": "qwen3_5_text", "output_gate_type": "tanh" }), "output_gate_type"),
         (json!({ "model_type": "opt", "word_embed_proj_dim": 512 }), "word_embed_proj_dim"),
+        (json!({ "model_type": "nemotron_h", "mamba_hidden_act": "gelu" }), "mamba_hidden_act"),
+        (json!({ "model_type": "nemotron_h", "sliding_window": 64 }), "sliding_window"),
+        (
+            json!({ "model_type": "granitemoehybrid", "position_embedding_type": "alibi" }),
+            "position_embedding_type",
+        ),
+        (
+            json!({ "model_type": "deepseek_v2", "topk_method": "noaux_tc", "num_experts_per_tok": 2 }),
+            "topk_method",
+        ),
+        (json!({ "model_type": "deepseek_v3", "scoring_func": "softmax" }), "scoring_func"),
+        (json!({ "model_type": "deepseek_v3", "moe_layer_freq": 2 }), "moe_layer_freq"),
         (json!({ "model_type": "gpt_oss", "swiglu_alpha": 1.5 }), "swiglu_alpha"),
         (
             json!({ "model_type": "laguna", "moe_apply_router_weight_on_input": true }),
@@ -355,9 +367,44 @@ fn what_would_change_the_result_is_refused_by_name() {
             ["values", "inconsistent"],
         ),
         (json!({ "model_type": "mixtral", "num_experts_per_tok": 9 }), ["num_experts_per_tok", "1 to 8"]),
+        (json!({ "model_type": "deepseek_v2" }), ["num_experts_per_tok", "missing"]),
+        (json!({ "model_type": "nemotron_h", "hybrid_override_pattern": "M*X" }), ["\"X\"", "mamba (M)"]),
+        (
+            json!({ "model_type": "nemotron_h", "time_step_limit": [1.0, 0.5] }),
+            ["time_step_limit", "1 to 0.5"],
+        ),
+        (json!({ "model_type": "nemotron_h", "n_groups": 7 }), ["groups (7)", "heads (128)"]),
+        (json!({ "model_type": "glm4_moe_lite", "kv_lora_rank": 0 }), ["kv_lora_rank is 0", "1 to"]),
     ] {
         let found = refusal(fields);
         assert!(parts.iter().all(|part| found.contains(part)), "{parts:?}: {found}");
     }
-    assert_eq!(supported_model_types().count(), 54);
+    assert_eq!(supported_model_types().count(), 65);
+}
+
+/// Both spellings of the layers of Nemotron-H, JSON's and Python's infinity, and what a config without anything means.
+#[test]
+fn layers_of_one_block() {
+    let read = |fields: serde_json::Value| Architecture::from_config(&fields).unwrap().config;
+    let listed =
+        read(json!({ "model_type": "nemotron_h", "layers_block_type": ["mamba", "moe", "attention", "mlp"],
+        "time_step_limit": [0.0, { "__float__": "Infinity" }] }));
+    let pattern = read(json!({ "model_type": "nemotron_h", "hybrid_override_pattern": "ME*-",
+        "time_step_limit": [0.0, "Infinity"] }));
+    assert_eq!(listed, pattern);
+    assert_eq!(listed, read(json!({ "model_type": "nemotron_h" })));
+    assert_eq!(listed.layers.iter().filter(|layer| layer.attention.is_some()).count(), 2);
+}
+
+/// Where an indexer would choose among positions the context ends, and a note says why.
+#[test]
+fn what_an_indexer_would_choose_from_is_not_seen() {
+    let read = |fields: serde_json::Value| Architecture::from_config(&fields).unwrap().config;
+    for model_type in ["deepseek_v32", "glm_moe_dsa"] {
+        let config = read(json!({ "model_type": model_type }));
+        assert_eq!(config.context_length, 2048, "{model_type}");
+        assert!(config.context_note.is_some_and(|note| note.contains("index_topk")), "{model_type}");
+        let short = read(json!({ "model_type": model_type, "max_position_embeddings": 1024 }));
+        assert_eq!((short.context_length, short.context_note), (1024, None), "{model_type}");
+    }
 }

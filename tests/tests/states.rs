@@ -120,7 +120,7 @@ fn what_states_cannot_do_is_said() {
         let batch = ForwardBatch { inputs: embedded(model, &[1, 2]), spans: vec![tree] };
         let error = model.forward(batch, &mut pool).unwrap_err();
         assert!(matches!(error, ModelError::TreeOfStates) && error.to_string().contains("states"), "{name}");
-        assert!(pool.has_states() && !model.shares_prefixes());
+        assert!(pool.has_states() && model.has_states());
         let expected = run(model, &mut pool, &mut table, &golden.cases.tokens[9..12]);
         assert!(table.truncate(0) && table.is_empty());
         run(model, &mut pool, &mut table, &golden.cases.tokens[..9]);
@@ -143,5 +143,44 @@ fn requests_begin_from_nothing() {
         let first = tokens(8);
         drop(engine.generate(request(8)).unwrap().take(3).collect::<Vec<_>>());
         assert_eq!(tokens(8), first, "{name}");
+    });
+}
+
+/// A prompt goes on from the states that another one has left where their common whole blocks end, bit for bit as one that has
+/// run all of it in the same pieces; a beginning that ends elsewhere is run anew.
+#[test]
+fn prompts_go_on_from_states_of_others() {
+    each(|name, golden, _| {
+        let engine = || {
+            let pretrained = Pretrained::open(&golden.path).unwrap();
+            let model = pretrained.load::<Flex>(&Default::default(), WeightForm::F32, |_| {}).unwrap();
+            Engine::new(model, Default::default()).with_prefix_cache(1 << 30)
+        };
+        let tokens = |seed: u32, len: u32| (0..len).map(move |i| (i * 37 + seed * 61 + 5) % 250);
+        let first: Vec<u32> = tokens(1, 150).collect();
+        let warm = engine();
+        for (prompt, expected) in [
+            (first.clone(), 0),
+            (first.clone(), 128),
+            (first[..128].iter().copied().chain(tokens(2, 40)).collect(), 128),
+            // States were kept at the end of the second block, not at that of the first one.
+            (first[..100].iter().copied().chain(tokens(3, 40)).collect(), 0),
+            // Which this one has left.
+            (first[..64].iter().copied().chain(tokens(4, 9)).collect::<Vec<u32>>(), 0),
+            (first[..64].iter().copied().chain(tokens(5, 9)).collect(), 64),
+            (first[..40].to_vec(), 0),
+        ] {
+            let run = |engine: &Engine<Flex, Decoder<Flex>>| {
+                let mut request = Request::new(Prompt::Ids(prompt.clone()));
+                request.stop.max_tokens = Some(6);
+                request.stop.ignore_eos = true;
+                let generation = engine.generate(request).unwrap();
+                let reused = generation.reused_positions();
+                (reused, generation.map(Result::unwrap).collect::<Vec<_>>())
+            };
+            let (reused, found) = run(&warm);
+            assert_eq!(reused, expected, "{name}: {} tokens", prompt.len());
+            assert_eq!(found, run(&engine()).1, "{name}: {} tokens", prompt.len());
+        }
     });
 }

@@ -198,6 +198,7 @@ impl<B: Backend, M: CausalLm<B>> Batch<'_, B, M> {
             is_public: false,
             salt,
             inputs: None,
+            checkpoints: Vec::new(),
             parks: false,
         }
     }

@@ -30,6 +30,8 @@ pub struct Batch<'e, B: Backend, M> {
     reused: usize,
     /// Whether the inputs of all rows are kept, so that rows can be parked without what is cached of them.
     pub(crate) replays: bool,
+    /// Whether states are kept where blocks of prompts end.
+    pub(crate) keeps_checkpoints: bool,
     /// Whether what the only row has cached outlives it.
     keeps: bool,
     /// That row.
@@ -51,6 +53,7 @@ impl<'e, B: Backend, M: CausalLm<B>> Batch<'e, B, M> {
             added: 0,
             reused: 0,
             replays: false,
+            keeps_checkpoints: engine.keeps_checkpoints(),
             keeps: false,
             ended: None,
             left: Vec::new(),

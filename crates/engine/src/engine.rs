@@ -6,7 +6,7 @@ use std::{
 };
 
 use burn::tensor::{Tensor, backend::Backend};
-use moi_models::{BlockTable, CausalLm, ForwardBatch, KvPool, Mixing, with_values};
+use moi_models::{BlockTable, CausalLm, Checkpoint, ForwardBatch, KvPool, Mixing, with_values};
 use moi_sampling::{Breakers, Dry};
 
 use crate::{
@@ -155,9 +155,17 @@ impl<B: Backend, M: CausalLm<B>> Engine<B, M> {
     /// whole blocks of 64, then runs only its rest. What mixtures or embeddings of a caller were behind is never shared.
     /// Without it nothing is kept.
     pub fn with_prefix_cache(mut self, bytes: usize) -> Self {
-        let block = self.pool().bytes_for(1, 1);
-        let can = self.model.shares_prefixes() && self.model.recompute_beyond().is_none();
-        self.prefixes = Mutex::new(PrefixCache::new(if can { bytes / block.max(1) } else { 0 }));
+        let (block, state) = {
+            let pool = self.pool();
+            (pool.bytes_for(1, 1) - pool.state_bytes(), pool.state_bytes())
+        };
+        if !self.model.shares_prefixes() || self.model.recompute_beyond().is_some() {
+            return self;
+        }
+        // States may take half of it.
+        let for_states = if state > 0 { bytes / 2 } else { 0 };
+        let blocks = (bytes - for_states) / block.max(1);
+        self.prefixes = Mutex::new(PrefixCache::new(blocks, for_states / state.max(1)));
         self
     }
 
@@ -167,8 +175,19 @@ impl<B: Backend, M: CausalLm<B>> Engine<B, M> {
     }
 
     /// Keeps what a table has of a prompt for others that begin alike.
-    pub(crate) fn keep_prefix(&self, salt: &str, prompt: &[u32], table: &BlockTable) {
-        self.prefixes().insert(salt, prompt, table);
+    pub(crate) fn keep_prefix(
+        &self,
+        salt: &str,
+        prompt: &[u32],
+        table: &BlockTable,
+        checkpoints: &[Checkpoint],
+    ) {
+        self.prefixes().insert(salt, prompt, table, checkpoints);
+    }
+
+    /// Whether states are kept where blocks of a prompt end.
+    pub(crate) fn keeps_checkpoints(&self) -> bool {
+        self.model.has_states() && self.prefixes().keeps_states()
     }
 
     fn prefixes(&self) -> MutexGuard<'_, PrefixCache> {

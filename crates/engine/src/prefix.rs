@@ -8,7 +8,7 @@
 use std::collections::HashMap;
 
 use burn::tensor::backend::Backend;
-use moi_models::{BLOCK_POSITIONS, BlockTable, KvPool, SharedBlock};
+use moi_models::{BLOCK_POSITIONS, BlockTable, Checkpoint, KvPool, SharedBlock};
 
 /// Blocks of prompts, the least recently used of which go first.
 #[derive(Debug, Default)]
@@ -17,8 +17,9 @@ pub(crate) struct PrefixCache {
     roots: HashMap<String, Level>,
     nodes: Vec<Option<Node>>,
     free: Vec<usize>,
-    /// Nodes that are kept at most.
+    /// Nodes that are kept at most, and nodes with states.
     most: usize,
+    most_states: usize,
     /// Counts uses.
     clock: u64,
 }
@@ -44,9 +45,14 @@ enum Parent {
 }
 
 impl PrefixCache {
-    /// A cache of so many blocks; with 0 it keeps nothing.
-    pub(crate) fn new(most: usize) -> Self {
-        Self { most, ..Self::default() }
+    /// A cache of so many blocks, of which so many can have states; with 0 it keeps nothing.
+    pub(crate) fn new(most: usize, most_states: usize) -> Self {
+        Self { most, most_states, ..Self::default() }
+    }
+
+    /// Whether it keeps states.
+    pub(crate) fn keeps_states(&self) -> bool {
+        self.most > 0 && self.most_states > 0
     }
 
     /// Blocks that are kept.
@@ -87,8 +93,14 @@ impl PrefixCache {
         None
     }
 
-    /// Keeps the whole blocks of a prompt whose first positions a table has.
-    pub(crate) fn insert(&mut self, salt: &str, prompt: &[u32], table: &BlockTable) {
+    /// Keeps the whole blocks of a prompt whose first positions a table has, with the states that were kept at their ends.
+    pub(crate) fn insert(
+        &mut self,
+        salt: &str,
+        prompt: &[u32],
+        table: &BlockTable,
+        checkpoints: &[Checkpoint],
+    ) {
         if self.most == 0 {
             return;
         }
@@ -96,7 +108,11 @@ impl PrefixCache {
         let (mut parent, clock) = (Parent::Root(salt.to_owned()), self.clock);
         let whole = prompt.len().min(table.len()) / BLOCK_POSITIONS;
         for (index, tokens) in prompt.chunks_exact(BLOCK_POSITIONS).take(whole).enumerate() {
-            let block = table.shared_block(index);
+            let mut block = table.shared_block(index);
+            let end = (index + 1) * BLOCK_POSITIONS;
+            if let Some(checkpoint) = checkpoints.iter().find(|one| one.positions() == end) {
+                block = block.with_checkpoint(checkpoint);
+            }
             let node = match self.level_mut(&parent).get(tokens).copied() {
                 Some(node) => {
                     if let Some(node) = &mut self.nodes[node] {
@@ -111,6 +127,16 @@ impl PrefixCache {
             parent = Parent::Node(node);
         }
         while self.len() > self.most && self.evict() {}
+        while self.nodes.iter().flatten().filter(|node| node.block.has_state()).count() > self.most_states
+            && self.drop_oldest_state()
+        {}
+    }
+
+    /// Lets go of the states that were used the longest ago, and keeps their block. Whether there were any.
+    fn drop_oldest_state(&mut self) -> bool {
+        let with_states = self.nodes.iter_mut().flatten().filter(|node| node.block.has_state());
+        let oldest = with_states.min_by_key(|node| node.used);
+        oldest.map(|node| node.block.drop_state()).is_some()
     }
 
     fn add(&mut self, tokens: &[u32], block: SharedBlock, parent: Parent) -> usize {
@@ -173,13 +199,13 @@ mod tests {
         let device = Default::default();
         let model = Known::read().model::<Flex>(&device, FloatDType::F32).unwrap();
         let mut pool = model.new_pool(&device);
-        let mut cache = PrefixCache::new(3);
+        let mut cache = PrefixCache::new(3, 0);
         let insert = |tokens: &[u32], cache: &mut PrefixCache, pool: &mut KvPool<Flex>| {
             let ids: Vec<i64> = tokens.iter().map(|&id| id.into()).collect();
             let ids = Tensor::<Flex, 1, Int>::from_data(TensorData::new(ids, [tokens.len()]), &device);
             let mut table = pool.table();
             model.forward(ForwardBatch::one(model.embed(ids), &mut table), pool).unwrap();
-            cache.insert("", tokens, &table);
+            cache.insert("", tokens, &table, &[]);
         };
         let (a, b) = (tokens(1, 128), tokens(2, 100));
         insert(&a, &mut cache, &mut pool);

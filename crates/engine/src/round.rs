@@ -94,6 +94,9 @@ pub(crate) struct RoundTimes {
     ran: usize,
 }
 
+/// States of a prompt that are kept, where pieces of it have ended: those of the last ones.
+const MOST_CHECKPOINTS: usize = 4;
+
 /// With fewer positions of prompts the time of one cannot be told from what a round takes without them.
 const MIN_MEASURED: usize = 16;
 
@@ -239,6 +242,12 @@ impl<B: Backend, M: CausalLm<B>> Batch<'_, B, M> {
                 let left = rest.dims()[0] - piece.len;
                 *rest = rest.clone().narrow(0, piece.len, left);
             }
+            let row = &mut rows[piece.row];
+            if self.keeps_checkpoints && row.table.len().is_multiple_of(BLOCK_POSITIONS) {
+                row.checkpoints.extend(row.table.checkpoint());
+                let over = row.checkpoints.len().saturating_sub(MOST_CHECKPOINTS);
+                row.checkpoints.drain(..over);
+            }
         }
         Ok(hidden)
     }
@@ -255,6 +264,12 @@ impl<B: Backend, M: CausalLm<B>> Batch<'_, B, M> {
             let len = match left <= room {
                 true => left,
                 false => ((at + room) / BLOCK_POSITIONS * BLOCK_POSITIONS).saturating_sub(at),
+            };
+            // States cannot be cut back to the end of the prompt's last whole block: it is run up to there first.
+            let whole = (at + left - 1) / BLOCK_POSITIONS * BLOCK_POSITIONS;
+            let len = match len == left && one.is_public && whole > at && self.keeps_checkpoints {
+                true => whole - at,
+                false => len,
             };
             // Of a block that does not fit as a whole, as much as fits.
             let len = if len == 0 && pieces.is_empty() { room.min(left) } else { len };
@@ -276,8 +291,10 @@ impl<B: Backend, M: CausalLm<B>> Batch<'_, B, M> {
         let first = &rows[row];
         // One that runs anew has tokens behind its prompt, whose inputs were mixtures.
         if first.is_public && first.decider.generated() == 0 {
-            self.engine().keep_prefix(&first.salt, first.decider.sampler.history().all(0), &first.table);
+            let prompt = first.decider.sampler.history().all(0);
+            self.engine().keep_prefix(&first.salt, prompt, &first.table, &first.checkpoints);
         }
+        rows[row].checkpoints.clear();
         let (id, table, inputs) = (rows[row].id, rows[row].table.clone(), rows[row].inputs.clone());
         let mut all = vec![row];
         for (other, follower) in

@@ -2,7 +2,7 @@
 
 use burn::tensor::{Tensor, backend::Backend};
 use moi::RowMix;
-use moi_models::{BlockTable, CausalLm, ParkedTable};
+use moi_models::{BlockTable, CausalLm, Checkpoint, ParkedTable};
 
 use crate::{
     Engine, EngineError, RowId, Sampled, Step, StopReason, StopRules,
@@ -66,6 +66,8 @@ pub(crate) struct Row<B: Backend> {
     pub(crate) salt: String,
     /// All inputs so far, where what is cached of them may have to be computed anew.
     pub(crate) inputs: Option<Vec<Tensor<B, 2>>>,
+    /// States of its prompt where pieces of it have ended, to be shared with what it is shared.
+    pub(crate) checkpoints: Vec<Checkpoint>,
     /// Whether it is to be parked as soon as its next input is known.
     pub(crate) parks: bool,
 }

@@ -127,9 +127,11 @@ impl<'e, B: Backend, M: CausalLm<B>> Scheduler<'e, B, M> {
         let (owners, running) = (VecDeque::new(), BTreeMap::new());
         let options = SchedulerOptions { max_running: options.max_running.max(1), ..options };
         // Keys and values of the CPU are in the host's memory as they are: to copy them there would gain nothing. But where
-        // they depend on how long a sequence was when they were computed, inputs do not tell them.
+        // they depend on how long a sequence was when they were computed, inputs do not tell them; nor do they tell in which
+        // pieces states were computed.
         let model = engine.model();
-        let replays = !is_gpu::<B>() && model.shares_prefixes() && model.recompute_beyond().is_none();
+        let is_told = model.shares_prefixes() && !model.has_states() && model.recompute_beyond().is_none();
+        let replays = !is_gpu::<B>() && is_told;
         let batch = match options.cache_bytes {
             Some(_) if replays => Batch::replaying(engine),
             _ => engine.batch(),

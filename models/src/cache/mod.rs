@@ -27,7 +27,7 @@ pub use parked::ParkedTable;
 pub use pool::KvPool;
 pub(crate) use pool::{CacheShape, KindTables, LayerShape};
 use states::StateSlots;
-pub use table::{BlockTable, SharedBlock};
+pub use table::{BlockTable, Checkpoint, SharedBlock};
 
 /// Positions of a block.
 pub const BLOCK_POSITIONS: usize = 64;

@@ -141,13 +141,16 @@ impl<B: Backend> KvPool<B> {
         BlockTable::new(windows, !self.states.is_empty(), self.id.clone())
     }
 
-    /// A table of a sequence that begins with these blocks. None where they are of another pool, or layers with a window lack one that the next position
-    /// sees, or others keep a state.
+    /// A table of a sequence that begins with these blocks. None where they are of another pool, or layers with a window lack
+    /// one that the next position sees, or the last one lacks the states that layers have.
     pub fn table_of(&self, blocks: &[SharedBlock]) -> Option<BlockTable> {
-        if !self.states.is_empty() || blocks.iter().any(|block| !Arc::ptr_eq(&block.pool, &self.id)) {
+        let state = blocks.last().and_then(|block| block.state.clone());
+        let lacks_state = !self.states.is_empty() && state.is_none();
+        if lacks_state || blocks.iter().any(|block| !Arc::ptr_eq(&block.pool, &self.id)) {
             return None;
         }
         let mut table = self.table();
+        table.state = state;
         table.len = blocks.len() * BLOCK_POSITIONS;
         for (index, kind) in table.kinds.iter_mut().enumerate() {
             kind.first = first_seen(table.len, kind.window) / BLOCK_POSITIONS;
@@ -160,6 +163,11 @@ impl<B: Backend> KvPool<B> {
     /// Whether a table is of this pool.
     pub fn owns(&self, table: &BlockTable) -> bool {
         Arc::ptr_eq(&self.id, &table.pool)
+    }
+
+    /// Bytes of the states of one sequence.
+    pub fn state_bytes(&self) -> usize {
+        self.state_bytes
     }
 
     /// Bytes of all blocks, in use or not.

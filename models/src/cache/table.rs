@@ -38,6 +38,23 @@ pub struct SharedBlock {
     pub(super) pool: Arc<()>,
     /// None in layers with a window that has passed it.
     pub(super) kinds: Vec<Option<Block>>,
+    /// The states at its end, where layers have such and they were kept.
+    pub(super) state: Option<Block>,
+}
+
+/// The states of a sequence behind some of its positions, kept so that others which begin alike can go on from there: states
+/// cannot be cut back.
+#[derive(Clone, Debug)]
+pub struct Checkpoint {
+    positions: usize,
+    state: Block,
+}
+
+impl Checkpoint {
+    /// How many positions it is behind.
+    pub fn positions(&self) -> usize {
+        self.positions
+    }
 }
 
 impl SharedBlock {
@@ -48,6 +65,25 @@ impl SharedBlock {
                 own.clone_from(other);
             }
         }
+        if self.state.is_none() {
+            self.state.clone_from(&other.state);
+        }
+    }
+
+    /// With the states at its end.
+    #[must_use]
+    pub fn with_checkpoint(self, checkpoint: &Checkpoint) -> Self {
+        Self { state: Some(checkpoint.state.clone()), ..self }
+    }
+
+    /// Whether it has states.
+    pub fn has_state(&self) -> bool {
+        self.state.is_some()
+    }
+
+    /// Lets go of its states.
+    pub fn drop_state(&mut self) {
+        self.state = None;
     }
 }
 
@@ -91,7 +127,12 @@ impl BlockTable {
     pub fn shared_block(&self, index: usize) -> SharedBlock {
         assert!((index + 1) * BLOCK_POSITIONS <= self.len, "a whole block of the sequence");
         let of_kind = |kind: &KindTable| kind.blocks.get(index.checked_sub(kind.first)?).cloned();
-        SharedBlock { pool: self.pool.clone(), kinds: self.kinds.iter().map(of_kind).collect() }
+        SharedBlock { pool: self.pool.clone(), kinds: self.kinds.iter().map(of_kind).collect(), state: None }
+    }
+
+    /// The states of its layers behind all its positions, if there are any. It takes no memory before the sequence goes on.
+    pub fn checkpoint(&self) -> Option<Checkpoint> {
+        Some(Checkpoint { positions: self.len, state: self.state.clone()? })
     }
 
     /// Blocks that are held, of each kind of layer.

@@ -6,15 +6,15 @@ use burn::tensor::{DType, Int, Tensor, TensorData, TensorMetadata, backend::Back
 use burn_flex::FlexTensor;
 use half::{bf16, f16};
 use moi_kernels::{
-    CachedBlocks, Dense, Gated, Packed, QuantizedRows, RowCache, Run, Turned, dense_products, mean_rows,
-    turn_heads, weighted_sums,
+    CachedBlocks, Dense, Gated, Packed, QuantizedRows, RowCache, Run, StateSteps, Turned, dense_products,
+    mean_rows, turn_heads, weighted_sums,
 };
 
 use held::{Held, HeldNorm, Values, float, new, sure, tensor, whole};
 pub(super) use held::{is_flex, values};
 
 use super::{AttentionPass, Kernels, Means, TensorOperations};
-use crate::{Activation, BlockRun, CacheLayout, LayerBlocks, Linear, Matrix, Mlp, Norm, QkSpan};
+use crate::{Activation, BlockRun, CacheLayout, HeadSteps, LayerBlocks, Linear, Matrix, Mlp, Norm, QkSpan};
 
 /// Kernels for the CPU, on tensors of Flex; others are left to tensor operations.
 #[derive(Clone, Copy, Debug)]
@@ -75,6 +75,14 @@ impl<B: Backend> Kernels<B> for FlexKernels {
 
     fn norm(&self, norm: &Norm<B>, x: Tensor<B, 2>) -> Tensor<B, 2> {
         normed(norm, &x).unwrap_or_else(|| norm.forward(x))
+    }
+
+    fn state_steps(
+        &self,
+        steps: &HeadSteps<B>,
+        matrices: Tensor<B, 3>,
+    ) -> Result<(Tensor<B, 3>, Tensor<B, 3>), Tensor<B, 3>> {
+        state_steps(steps, matrices)
     }
 
     fn logits(&self, table: &Matrix<B>, hidden: Tensor<B, 2>) -> Tensor<B, 2> {
@@ -339,6 +347,39 @@ fn attend<B: Backend>(
     };
     let out = moi_kernels::attend(&sizes, Values::of(q)?.slice(), &cached, &pass.spans());
     new(out, [pass.tokens(), pass.heads * pass.head_dim])
+}
+
+/// Positions up to which steps one by one are cheaper than chunks.
+const MOST_STEPS: usize = 16;
+
+#[allow(clippy::type_complexity, reason = "what came out and the state, or the state as it was")]
+fn state_steps<B: Backend>(
+    steps: &HeadSteps<B>,
+    matrices: Tensor<B, 3>,
+) -> Result<(Tensor<B, 3>, Tensor<B, 3>), Tensor<B, 3>> {
+    let ([n, heads, values], [_, groups, keys]) = (steps.v.dims(), steps.k.dims());
+    if !is_flex::<B>() || n > MOST_STEPS {
+        return Err(matrices);
+    }
+    let hold = |x: &Tensor<B, 3>| Values::of(&x.clone().cast(DType::F32));
+    let flat = |x: &Tensor<B, 2>| Values::of(&x.clone().cast(DType::F32));
+    let beta = steps.beta.as_ref().map(flat);
+    let (Some(q), Some(k), Some(v), Some(decay)) =
+        (hold(&steps.q), hold(&steps.k), hold(&steps.v), flat(&steps.decay))
+    else {
+        return Err(matrices);
+    };
+    if beta.as_ref().is_some_and(Option::is_none) {
+        return Err(matrices);
+    }
+    let beta = beta.flatten();
+    let (q, k, v, decay) = (q.slice(), k.slice(), v.slice(), decay.slice());
+    let spec =
+        StateSteps { heads, groups, keys, values, q, k, v, decay, beta: beta.as_ref().map(Values::slice) };
+    // In place, unless somebody else has it still.
+    let mut states = sure(float(matrices)).to_contiguous();
+    let out = moi_kernels::state_steps(&spec, states.storage_mut());
+    Ok((sure(new(out, [n, heads, values])), sure(tensor(states))))
 }
 
 pub(super) fn write_columns<B: Backend>(

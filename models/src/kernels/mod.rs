@@ -23,7 +23,7 @@ use moi_sampling::{Reading, RowSpec};
 pub(crate) use held::KernelsOf;
 pub use pass::AttentionPass;
 
-use crate::{BlockRun, CacheLayout, Embedding, LayerBlocks, Linear, Matrix, Mixing, Mlp, Norm};
+use crate::{BlockRun, CacheLayout, Embedding, HeadSteps, LayerBlocks, Linear, Matrix, Mixing, Mlp, Norm};
 
 /// The operations of a decoder on a backend. Inputs and results are `[tokens, width]`, in float32 unless it says otherwise.
 ///
@@ -83,6 +83,18 @@ pub trait Kernels<B: Backend>: fmt::Debug + Send + Sync {
         norm: Option<&Norm<B>>,
     ) -> (Tensor<B, 2>, Tensor<B, 2>) {
         add_and_norm(stream, output, norm, |norm, x| self.norm(norm, x))
+    }
+
+    /// Steps of a layer whose state is a matrix for each head `[heads, keys, values]`, in float32: what comes out
+    /// `[positions, heads, values]`, and the matrices behind all positions. The matrices as they were where tensor operations
+    /// are to do it.
+    #[allow(clippy::type_complexity, reason = "what came out and the state, or the state as it was")]
+    fn state_steps(
+        &self,
+        _steps: &HeadSteps<B>,
+        matrices: Tensor<B, 3>,
+    ) -> Result<(Tensor<B, 3>, Tensor<B, 3>), Tensor<B, 3>> {
+        Err(matrices)
     }
 
     /// Products of hidden states with every row of a table `[vocab, d]`: `[tokens, vocab]`.

@@ -14,7 +14,7 @@ use burn::{
 };
 
 use super::{
-    CausalConv, LayerState, Recurrent, States,
+    CausalConv, HeadSteps, LayerState, Recurrent, States,
     chunks::{CHUNK, Chunks, MIN_CHUNKED, square, triangle},
     each_span,
 };
@@ -121,8 +121,12 @@ impl<B: Backend> Recurrent<B> for DeltaNet<B> {
             let (mixed, inputs) = self.conv.forward(mixed.clone().narrow(0, first, len), last);
             let [q, k, v] = self.heads(silu(mixed));
             let of_span = |x: &Tensor<B, 2>| x.clone().narrow(0, first, len);
-            let steps = Steps { q, k, v, beta: of_span(&beta), decay: of_span(&decay) };
-            let (out, matrices) = steps.run(matrices);
+            let steps = HeadSteps { q, k, v, decay: of_span(&decay), beta: Some(of_span(&beta)) };
+            let matrices = matrices.unwrap_or_else(|| steps.zeros());
+            let (out, matrices) = match kernels.state_steps(&steps, matrices) {
+                Ok(run) => run,
+                Err(matrices) => Steps::new(steps).run(matrices),
+            };
             (out.reshape([len, width]), LayerState { inputs, matrices: Some(matrices) })
         });
         let ([tokens, _], head) = (out.dims(), self.config.value_head_dim);
@@ -142,12 +146,18 @@ struct Steps<B: Backend> {
 }
 
 impl<B: Backend> Steps<B> {
+    fn new(HeadSteps { q, k, v, decay, beta }: HeadSteps<B>) -> Self {
+        // One that corrects nothing would be none.
+        let beta = beta.unwrap_or_else(|| decay.zeros_like());
+        Self { q, k, v, beta, decay }
+    }
+
     /// What comes out `[n, heads, width]`, and the matrices `[heads, keys, values]` behind all positions.
-    fn run(self, matrices: Option<Tensor<B, 3>>) -> (Tensor<B, 3>, Tensor<B, 3>) {
-        let ([n, heads, keys], values, device) = (self.k.dims(), self.v.dims()[2], self.k.device());
-        let zeros = || Tensor::zeros([heads, keys, values], (&device, DType::F32));
-        let matrices = matrices.unwrap_or_else(zeros);
-        if n < MIN_CHUNKED { self.one_by_one(matrices) } else { self.in_chunks(matrices) }
+    fn run(self, matrices: Tensor<B, 3>) -> (Tensor<B, 3>, Tensor<B, 3>) {
+        match self.k.dims()[0] {
+            ..MIN_CHUNKED => self.one_by_one(matrices),
+            _ => self.in_chunks(matrices),
+        }
     }
 
     fn one_by_one(self, mut matrices: Tensor<B, 3>) -> (Tensor<B, 3>, Tensor<B, 3>) {

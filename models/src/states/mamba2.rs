@@ -13,7 +13,7 @@ use burn::{
 };
 
 use super::{
-    CausalConv, LayerState, Recurrent, States,
+    CausalConv, HeadSteps, LayerState, Recurrent, States,
     chunks::{Chunks, MIN_CHUNKED},
     each_span,
 };
@@ -116,13 +116,18 @@ impl<B: Backend> Recurrent<B> for Mamba2<B> {
                 mixed.clone().narrow(1, inner + at * keys, keys).reshape([len, groups, state_size])
             };
             let of_span = |x: &Tensor<B, 2>| x.clone().narrow(0, first, len);
-            let steps = Steps {
+            let steps = HeadSteps {
                 q: of_groups(1),
                 k: of_groups(0),
                 v: values.clone() * of_span(&dt).reshape([len, heads, 1]),
                 decay: of_span(&decay),
+                beta: None,
             };
-            let (out, matrices) = steps.run(matrices);
+            let matrices = matrices.unwrap_or_else(|| steps.zeros());
+            let (out, matrices) = match kernels.state_steps(&steps, matrices) {
+                Ok(run) => run,
+                Err(matrices) => Steps(steps).run(matrices),
+            };
             let out = out + values * direct.clone();
             (out.reshape([len, inner]), LayerState { inputs, matrices: Some(matrices) })
         });
@@ -130,47 +135,43 @@ impl<B: Backend> Recurrent<B> for Mamba2<B> {
     }
 }
 
-/// Positions of one sequence: C and B of each group `[n, groups, keys]`, values of each head times their steps
-/// `[n, heads, width]`, and the logarithm of what each position leaves `[n, heads]`.
-struct Steps<B: Backend> {
-    q: Tensor<B, 3>,
-    k: Tensor<B, 3>,
-    v: Tensor<B, 3>,
-    decay: Tensor<B, 2>,
-}
+/// Positions of one sequence by tensor operations: queries are C, keys B, values are times their steps.
+struct Steps<B: Backend>(HeadSteps<B>);
 
 impl<B: Backend> Steps<B> {
     /// What comes out `[n, heads, width]`, and the matrices `[heads, keys, values]` behind all positions.
-    fn run(self, matrices: Option<Tensor<B, 3>>) -> (Tensor<B, 3>, Tensor<B, 3>) {
-        let ([n, heads, values], keys, device) = (self.v.dims(), self.k.dims()[2], self.v.device());
-        let zeros = || Tensor::zeros([heads, keys, values], (&device, DType::F32));
-        let matrices = matrices.unwrap_or_else(zeros);
-        if n < MIN_CHUNKED { self.one_by_one(matrices) } else { self.in_chunks(matrices) }
+    fn run(self, matrices: Tensor<B, 3>) -> (Tensor<B, 3>, Tensor<B, 3>) {
+        match self.0.v.dims()[0] {
+            ..MIN_CHUNKED => self.one_by_one(matrices),
+            _ => self.in_chunks(matrices),
+        }
     }
 
     fn one_by_one(self, mut matrices: Tensor<B, 3>) -> (Tensor<B, 3>, Tensor<B, 3>) {
-        let ([n, heads, values], [_, groups, keys]) = (self.v.dims(), self.k.dims());
+        let HeadSteps { q, k, v, decay, .. } = self.0;
+        let ([n, heads, values], [_, groups, keys]) = (v.dims(), k.dims());
         let mut out = Vec::with_capacity(n);
         for at in 0..n {
             let of_group = |x: &Tensor<B, 3>| {
                 let row = x.clone().narrow(0, at, 1).reshape([groups, 1, keys]);
                 spread(row, groups, heads)
             };
-            let v = self.v.clone().narrow(0, at, 1).reshape([heads, 1, values]);
-            let decay = self.decay.clone().narrow(0, at, 1).reshape([heads, 1, 1]).exp();
-            let k = of_group(&self.k).reshape([heads, keys, 1]);
+            let v = v.clone().narrow(0, at, 1).reshape([heads, 1, values]);
+            let decay = decay.clone().narrow(0, at, 1).reshape([heads, 1, 1]).exp();
+            let k = of_group(&k).reshape([heads, keys, 1]);
             matrices = matrices * decay + k.matmul(v);
-            out.push(of_group(&self.q).matmul(matrices.clone()).reshape([1, heads, values]));
+            out.push(of_group(&q).matmul(matrices.clone()).reshape([1, heads, values]));
         }
         let out = if n == 1 { out.remove(0) } else { Tensor::cat(out, 0) };
         (out, matrices)
     }
 
     fn in_chunks(self, mut matrices: Tensor<B, 3>) -> (Tensor<B, 3>, Tensor<B, 3>) {
-        let ([n, heads, _], groups) = (self.v.dims(), self.k.dims()[1]);
+        let HeadSteps { q, k, v, decay, .. } = self.0;
+        let ([n, heads, _], groups) = (v.dims(), k.dims()[1]);
         let chunks = Chunks::new(n);
-        let (q, k, v) = (chunks.filled(self.q), chunks.filled(self.k), chunks.filled(self.v));
-        let decays = chunks.decays(chunks.column(self.decay));
+        let (q, k, v) = (chunks.filled(q), chunks.filled(k), chunks.filled(v));
+        let decays = chunks.decays(chunks.column(decay));
         let (left, last, pairs) = (decays.left.clone(), decays.last(), decays.pairs);
         // Products of C and B are computed once for each group.
         let within = spread(q.clone().matmul(k.clone().swap_dims(1, 2)), groups, heads) * pairs;
@@ -214,12 +215,13 @@ mod tests {
     }
 
     fn steps(n: usize, [heads, groups, keys, values]: [usize; 4]) -> Steps<Flex> {
-        Steps {
+        Steps(HeadSteps {
             q: tensor([n, groups, keys], 1),
             k: tensor([n, groups, keys], 2),
             v: tensor([n, heads, values], 3),
             decay: tensor([n, heads], 4).sub_scalar(0.5).mul_scalar(0.2),
-        }
+            beta: None,
+        })
     }
 
     /// Chunks are one position after the other, whole ones and a part of one, from zeros and from a state; several groups,
@@ -247,9 +249,11 @@ mod tests {
         let ([heads, groups, keys, values], n) = ([6, 2, 3, 4], 5);
         let steps = steps(n, [heads, groups, keys, values]);
         let read = |x: Vec<f32>| -> Vec<f64> { x.into_iter().map(f64::from).collect() };
-        let [q, k, v] = [&steps.q, &steps.k, &steps.v].map(|x| read(x.clone().into_data().to_vec().unwrap()));
-        let decay = read(steps.decay.clone().into_data().to_vec().unwrap());
-        let found = read(steps.run(None).0.into_data().to_vec().unwrap());
+        let HeadSteps { q, k, v, decay, .. } = &steps.0;
+        let [q, k, v] = [q, k, v].map(|x| read(x.clone().into_data().to_vec().unwrap()));
+        let decay = read(decay.clone().into_data().to_vec().unwrap());
+        let zeros = steps.0.zeros();
+        let found = read(steps.run(zeros).0.into_data().to_vec().unwrap());
         for head in 0..heads {
             let (group, mut state) = (head / (heads / groups), vec![0.0; keys * values]);
             for at in 0..n {

@@ -9,7 +9,7 @@ mod delta_net;
 mod mamba2;
 mod short_conv;
 
-use burn::tensor::{Tensor, backend::Backend};
+use burn::tensor::{DType, Tensor, backend::Backend};
 
 pub use conv::CausalConv;
 pub use delta_net::DeltaNet;
@@ -50,6 +50,30 @@ fn each_span<B: Backend>(
         first += span.len;
     }
     if all.len() == 1 { all.remove(0) } else { Tensor::cat(all, 0) }
+}
+
+/// Positions of one sequence in a layer whose state is a matrix for each head, all in float32: `S = exp(decay) S; S += k w^T;
+/// o = S^T q`, where w is v, or `beta (v - S^T k)` where there is a beta.
+#[derive(Clone, Debug)]
+pub struct HeadSteps<B: Backend> {
+    /// `[positions, groups, keys]`; a group's serves all its heads.
+    pub q: Tensor<B, 3>,
+    /// `[positions, groups, keys]`.
+    pub k: Tensor<B, 3>,
+    /// `[positions, heads, values]`.
+    pub v: Tensor<B, 3>,
+    /// `[positions, heads]`.
+    pub decay: Tensor<B, 2>,
+    /// `[positions, heads]`.
+    pub beta: Option<Tensor<B, 2>>,
+}
+
+impl<B: Backend> HeadSteps<B> {
+    /// Matrices of zeros, of a sequence that begins.
+    fn zeros(&self) -> Tensor<B, 3> {
+        let ([_, heads, values], keys) = (self.v.dims(), self.k.dims()[2]);
+        Tensor::zeros([heads, keys, values], (&self.v.device(), DType::F32))
+    }
 }
 
 /// A layer with a state.

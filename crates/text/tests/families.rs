@@ -27,7 +27,7 @@ struct Row {
 }
 
 fn conversation(number: usize) -> Vec<Message> {
-    let message = |(role, content): &(&str, &str)| Message::new(*role, *content);
+    let message = |(role, content): &(&str, &str)| Message::new(role, content);
     let messages: &[(&str, &str)] = match number {
         0 => &[("user", "Hi")],
         1 => &[("system", "Be brief."), ("user", "Hi")],

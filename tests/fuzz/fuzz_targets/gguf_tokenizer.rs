@@ -32,7 +32,8 @@ fuzz_target!(|bytes: &[u8]| {
         tokens.push(token.to_owned());
     }
     let merges: Vec<String> = lines.by_ref().take_while(|line| !line.is_empty()).map(str::to_owned).collect();
-    let kind = match choices & 1 {
+    let kind = match choices & 65 {
+        64 => VocabularyKind::Spaced { merges },
         0 => VocabularyKind::ByteLevel { pre: PRE[choices as usize / 2 % PRE.len()].to_owned(), merges },
         _ => VocabularyKind::SentencePiece {
             scores: tokens.iter().map(|token| token.len() as f32 - f32::from(choices)).collect(),

@@ -48,7 +48,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let words =
         ["th", "the", "\u{120}", "\u{120}the", "\u{2581}", "\u{2581}a"].map(|word| token('1', word)).concat();
     let control = token('2', "<unk>") + &token('3', "<s>") + &token('3', "</s>") + &token('6', "<0x0A>");
-    for choices in 0..16u8 {
+    for choices in (0..16u8).chain([64, 66]) {
         let lists = format!("{control}{letters}{words}\nt h\nth e\n\u{120} the\n");
         let seed = [&[choices], lists.as_bytes()].concat();
         fs::write(out.join("gguf_tokenizer").join(choices.to_string()), seed)?;
@@ -76,7 +76,7 @@ fn first_layer(path: &Path) -> Result<Vec<u8>, Box<dyn Error>> {
     let exported =
         checkpoint.tensors().iter().filter_map(|(name, tensor)| export(architecture, &config, name, tensor));
     let mut tensors: BTreeMap<String, NewTensor> = BTreeMap::new();
-    for Exported { name, tensor, expert } in exported {
+    for Exported { name, tensor, expert, .. } in exported {
         let is_first = !name.starts_with("blk.") || name.starts_with("blk.0.");
         let mut shape = tensor.shape().to_vec();
         // Two experts are a stack, too.

@@ -93,7 +93,7 @@ pub(crate) fn rope_of_kind(
 }
 
 /// The older field goes first, as in transformers.
-fn given<'a>(fields: &Fields<'a>) -> Option<&'a Value> {
+pub(crate) fn given<'a>(fields: &Fields<'a>) -> Option<&'a Value> {
     let there = |name| fields.value(name).filter(|value| value.as_object().is_none_or(|map| !map.is_empty()));
     there("rope_scaling").or_else(|| there("rope_parameters"))
 }

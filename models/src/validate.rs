@@ -185,12 +185,9 @@ impl DeltaNetConfig {
                 )
             })
         };
-        let most = |&(name, count): &(&str, usize)| {
-            (!(1..=1 << 16).contains(&count)).then(|| format!("{name} is {count}, expected 1 to {}", 1 << 16))
-        };
         heads
             .iter()
-            .find_map(most)
+            .find_map(beyond)
             .or_else(divides)
             .or_else(|| kernel("linear_conv_kernel_dim", self.conv_kernel))
             .or_else(|| from_zero("rms_norm_eps", self.norm_eps))
@@ -205,9 +202,6 @@ impl Mamba2Config {
             ("the number of Mamba groups", self.num_groups),
             ("the size of a Mamba state", self.state_size),
         ];
-        let most = |&(name, count): &(&str, usize)| {
-            (!(1..=1 << 16).contains(&count)).then(|| format!("{name} is {count}, expected 1 to {}", 1 << 16))
-        };
         let divides = || {
             (!self.num_heads.is_multiple_of(self.num_groups)).then(|| {
                 format!(
@@ -223,7 +217,7 @@ impl Mamba2Config {
         };
         sizes
             .iter()
-            .find_map(most)
+            .find_map(beyond)
             .or_else(divides)
             .or_else(limits)
             .or_else(|| kernel("the kernel of a Mamba convolution", self.conv_kernel))
@@ -241,15 +235,12 @@ impl LatentConfig {
             ("qk_rope_head_dim", self.rope_dim),
             ("v_head_dim", self.value_dim),
         ];
-        let most = |&(name, count): &(&str, usize)| {
-            (!(1..=1 << 16).contains(&count)).then(|| format!("{name} is {count}, expected 1 to {}", 1 << 16))
-        };
         let scale = || {
             (!self.scale.is_finite()).then(|| format!("the factor on the attention scores is {}", self.scale))
         };
         sizes
             .iter()
-            .find_map(most)
+            .find_map(beyond)
             .or_else(scale)
             .or_else(|| from_zero("the latents' norm", self.norm_eps))
             .or_else(|| self.rope.problem(self.rope_dim))
@@ -345,4 +336,10 @@ fn positive(name: &str, value: f64) -> Option<String> {
         true => None,
         false => Some(format!("{name} is {value}, expected a number above 0")),
     }
+}
+
+/// What is wrong with a size of a layer, if it is 0 or larger than any model's.
+fn beyond(&(name, count): &(&str, usize)) -> Option<String> {
+    const MOST: usize = 1 << 16;
+    (!(1..=MOST).contains(&count)).then(|| format!("{name} is {count}, expected 1 to {MOST}"))
 }

@@ -199,15 +199,19 @@ impl LazyTensor {
     /// `len` rows from `start` on of each of `blocks` blocks of `block` rows; rows are all axes but the last.
     /// None if the tensor does not consist of these blocks.
     pub fn select_rows(&self, blocks: usize, block: usize, start: usize, len: usize) -> Option<Self> {
+        // What is beyond a block, or does not fit into a number, is no row.
+        if start.checked_add(len).is_none_or(|end| end > block) {
+            return None;
+        }
         let rows = (0..blocks).flat_map(|b| b * block + start..b * block + start + len);
         if self.transposed {
             // Its rows are stored columns: only one run of them can be taken.
-            let fits = blocks == 1 && self.columns.len == block && start + len <= block;
+            let fits = blocks == 1 && self.columns.len == block;
             let columns =
                 Columns { start: self.columns.start + start * self.columns.step, len, ..self.columns };
             return fits.then(|| Self { shape: self.with_first(len), columns, ..self.clone() });
         }
-        if self.rows.len() != blocks * block || start + len > block {
+        if blocks.checked_mul(block) != Some(self.rows.len()) {
             return None;
         }
         let order = match (&self.rows, blocks) {
@@ -329,12 +333,15 @@ impl LazyTensor {
 
     /// All values as a vector, whose entries are rows.
     pub(crate) fn flattened(&self) -> Option<Self> {
+        /// More numbers than any vector of a layer has.
+        const MOST: usize = 1 << 22;
         let values: usize = self.shape.iter().product();
         match &self.shape[..] {
             [_] => Some(self.clone()),
             // A column, or a row.
             &[n, 1] if n == values => Some(Self { shape: vec![n], ..self.clone() }),
             &[1, n] if n == values => Some(self.as_vector()),
+            _ if values > MOST => None,
             _ => {
                 let all = self.read();
                 (all.len() == values).then(|| Self::of_numbers(all, self))

@@ -153,7 +153,8 @@ impl<B: Backend, M: CausalLm<B>> Engine<B, M> {
 
     /// With so many bytes at most for what is cached of prompts that came before: one that begins with the same tokens, by
     /// whole blocks of 64, then runs only its rest. What mixtures or embeddings of a caller were behind is never shared.
-    /// Without it nothing is kept.
+    /// Without it nothing is kept. Of a model with states they may take half of the bytes, or one state what it needs; where
+    /// not even that fits, nothing is kept either.
     pub fn with_prefix_cache(mut self, bytes: usize) -> Self {
         let (block, state) = {
             let pool = self.pool();
@@ -162,9 +163,11 @@ impl<B: Backend, M: CausalLm<B>> Engine<B, M> {
         if !self.model.shares_prefixes() || self.model.recompute_beyond().is_some() {
             return self;
         }
-        // States may take half of it.
-        let for_states = if state > 0 { bytes / 2 } else { 0 };
-        let blocks = (bytes - for_states) / block.max(1);
+        /// What a block takes in the host's memory besides, about.
+        const NODE_BYTES: usize = 512;
+        let for_states = if state > 0 { (bytes / 2).max(state) } else { 0 };
+        let Some(for_blocks) = bytes.checked_sub(for_states) else { return self };
+        let blocks = for_blocks / block.max(NODE_BYTES);
         self.prefixes = Mutex::new(PrefixCache::new(blocks, for_states / state.max(1)));
         self
     }

@@ -42,6 +42,7 @@ impl<B: Backend, M: CausalLm<B>> Batch<'_, B, M> {
         (successor.stage, successor.reused, successor.inputs) =
             (row.stage.clone(), row.reused, row.inputs.clone());
         (successor.table, successor.is_public) = (row.table.clone(), row.is_public);
+        successor.checkpoints.clone_from(&row.checkpoints);
     }
 
     /// Parks a row, so that its blocks serve others: at once, or where its next input is under way on a device, as soon as

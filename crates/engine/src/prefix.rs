@@ -134,9 +134,25 @@ impl PrefixCache {
 
     /// Lets go of the states that were used the longest ago, and keeps their block. Whether there were any.
     fn drop_oldest_state(&mut self) -> bool {
-        let with_states = self.nodes.iter_mut().flatten().filter(|node| node.block.has_state());
-        let oldest = with_states.min_by_key(|node| node.used);
-        oldest.map(|node| node.block.drop_state()).is_some()
+        let nodes = self.nodes.iter().enumerate();
+        let with_states = nodes.filter_map(|(index, node)| Some((index, node.as_ref()?)));
+        let with_states = with_states.filter(|(_, node)| node.block.has_state());
+        // Of one prompt the last is what the next turn of a conversation begins from.
+        let oldest = with_states.min_by_key(|&(index, node)| (node.used, self.depth(index)));
+        let Some((index, _)) = oldest else { return false };
+        if let Some(node) = &mut self.nodes[index] {
+            node.block.drop_state();
+        }
+        true
+    }
+
+    /// Blocks before one.
+    fn depth(&self, mut index: usize) -> usize {
+        let mut depth = 0;
+        while let Some(Node { parent: Parent::Node(before), .. }) = &self.nodes[index] {
+            (index, depth) = (*before, depth + 1);
+        }
+        depth
     }
 
     fn add(&mut self, tokens: &[u32], block: SharedBlock, parent: Parent) -> usize {

@@ -95,7 +95,7 @@ pub(crate) struct RoundTimes {
 }
 
 /// States of a prompt that are kept, where pieces of it have ended: those of the last ones.
-const MOST_CHECKPOINTS: usize = 4;
+pub(crate) const MOST_CHECKPOINTS: usize = 2;
 
 /// With fewer positions of prompts the time of one cannot be told from what a round takes without them.
 const MIN_MEASURED: usize = 16;
@@ -243,7 +243,8 @@ impl<B: Backend, M: CausalLm<B>> Batch<'_, B, M> {
                 *rest = rest.clone().narrow(0, piece.len, left);
             }
             let row = &mut rows[piece.row];
-            if self.keeps_checkpoints && row.table.len().is_multiple_of(BLOCK_POSITIONS) {
+            let is_shared = row.is_public && row.decider.generated() == 0;
+            if self.keeps_checkpoints && is_shared && row.table.len().is_multiple_of(BLOCK_POSITIONS) {
                 row.checkpoints.extend(row.table.checkpoint());
                 let over = row.checkpoints.len().saturating_sub(MOST_CHECKPOINTS);
                 row.checkpoints.drain(..over);

@@ -123,6 +123,7 @@ impl<B: Backend> Row<B> {
     fn begin_anew<M: CausalLm<B>>(&mut self, inputs: Tensor<B, 2>, engine: &Engine<B, M>) {
         (self.table, self.reused) = (engine.pool().table(), 0);
         self.table.set_sequence_length(inputs.dims()[0]);
+        self.checkpoints.clear();
         self.stage = Stage::Prompt(inputs);
     }
 
@@ -134,6 +135,7 @@ impl<B: Backend> Row<B> {
             None => Parked { table: Some(engine.pool().park(&self.table)), inputs: input },
         };
         self.table.clear();
+        self.checkpoints.clear();
         (self.stage, self.parks) = (Stage::Parked(parked), false);
     }
 

@@ -9,7 +9,9 @@ use std::{
 use burn::tensor::backend::Backend;
 use moi_models::{CausalLm, is_gpu};
 
-use crate::{Batch, Engine, EngineError, PreparedRequest, Request, RowError, RowId, Step};
+use crate::{
+    Batch, Engine, EngineError, PreparedRequest, Request, RowError, RowId, Step, round::MOST_CHECKPOINTS,
+};
 
 /// Limits of a [`Scheduler`].
 #[derive(Clone, Debug)]
@@ -130,8 +132,9 @@ impl<'e, B: Backend, M: CausalLm<B>> Scheduler<'e, B, M> {
         // they depend on how long a sequence was when they were computed, inputs do not tell them; nor do they tell in which
         // pieces states were computed.
         let model = engine.model();
-        let is_told = model.shares_prefixes() && !model.has_states() && model.recompute_beyond().is_none();
-        let replays = !is_gpu::<B>() && is_told;
+        let inputs_determine_cache =
+            model.shares_prefixes() && !model.has_states() && model.recompute_beyond().is_none();
+        let replays = !is_gpu::<B>() && inputs_determine_cache;
         let batch = match options.cache_bytes {
             Some(_) if replays => Batch::replaying(engine),
             _ => engine.batch(),
@@ -189,7 +192,10 @@ impl<'e, B: Backend, M: CausalLm<B>> Scheduler<'e, B, M> {
         // Inputs are kept in float32 at most.
         let width = engine.model().embedding().dims()[1];
         let inputs = if self.batch.replays { positions * width * size_of::<f32>() } else { 0 };
-        engine.pool().bytes_for(positions, engine.prefill_chunk()) + inputs
+        // A prompt keeps states where its blocks end, until it has run.
+        let pool = engine.pool();
+        let kept = if self.batch.keeps_checkpoints { MOST_CHECKPOINTS * pool.state_bytes() } else { 0 };
+        pool.bytes_for(positions, engine.prefill_chunk()) + kept + inputs
     }
 
     /// Requests that wait.

@@ -24,7 +24,7 @@ pub struct StateSteps<'a> {
     pub k: &'a [f32],
     /// `[positions, heads, values]`.
     pub v: &'a [f32],
-    /// The logarithm of what a position leaves `[positions, heads]`.
+    /// The logarithm of each position's decay `[positions, heads]`.
     pub decay: &'a [f32],
     /// How much it corrects `[positions, heads]`.
     pub beta: Option<&'a [f32]>,
@@ -51,7 +51,7 @@ fn state_steps_on(isa: crate::Isa, steps: &StateSteps<'_>, states: &mut [f32]) -
         && states.len() == heads * keys * values
         && groups > 0
         && heads.is_multiple_of(groups);
-    assert!(fits, "lists of the shapes that are told");
+    assert!(fits, "lists have the lengths of their shapes");
     let mut out = Vec::new();
     let (memory, shared) = (Unwritten::new(&mut out, v.len()), Shared::new(states));
     let size = keys * values;

@@ -11,7 +11,7 @@ use crate::{
     fields::Fields,
     names::{of_layer, renamed},
     pages::mistral3,
-    rope_fields::{RopeContext, rope},
+    rope_fields::{RopeContext, given, rope},
 };
 
 /// What the class of one of these models has where a config has nothing.
@@ -249,7 +249,8 @@ fn indexed(fields: &Fields<'_>, class: &Class) -> Result<Architecture, ModelErro
     let ignored = |config: &DecoderConfig, name: &str| {
         name.contains(".self_attn.indexer.") || ignored_with_predictors(config, name)
     };
-    Architecture::new(decoder, Names { ignored, ..PAIRED })
+    let names = if fields.or("rope_interleave", true)? { PAIRED } else { HALVES };
+    Architecture::new(decoder, Names { ignored, ..names })
 }
 
 /// A decoder whose experts are chosen by corrected sigmoids.
@@ -357,7 +358,7 @@ fn sharpened(fields: &Fields<'_>, rope: &RopeConfig) -> Result<f64, ModelError> 
     if rope.scaling == crate::RopeScaling::Default {
         return Ok(1.0);
     }
-    let parameters = fields.value("rope_scaling").or_else(|| fields.value("rope_parameters"));
+    let parameters = given(fields);
     let number = |name: &str| match parameters.and_then(|parameters| parameters.get(name)) {
         None | Some(Value::Null) => Ok(None),
         Some(value) => value.as_f64().map(Some).ok_or_else(|| {

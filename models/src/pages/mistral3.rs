@@ -9,6 +9,7 @@ use crate::{
     family::{self, Defaults},
     fields::Fields,
     pages::{deepseek, mistral},
+    rope_fields::given,
 };
 
 /// transformers' `Ministral3Config`.
@@ -66,7 +67,7 @@ fn ministral3_decoder(fields: &Fields<'_>) -> Result<DecoderConfig, ModelError> 
 
 /// How queries grow, as the rotary parameters say it.
 pub(super) fn query_scale(fields: &Fields<'_>) -> Result<Option<QueryScale>, ModelError> {
-    let parameters = fields.value("rope_parameters").or_else(|| fields.value("rope_scaling"));
+    let parameters = given(fields);
     let number = |name: &str| match parameters.and_then(|parameters| parameters.get(name)) {
         None | Some(Value::Null) => Ok(None),
         Some(value) => match value.as_f64() {

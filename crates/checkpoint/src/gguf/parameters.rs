@@ -162,8 +162,14 @@ pub(super) fn tensors(file: &Gguf, architecture: &str, name: &str) -> Result<Nam
         let tensor = if layout.is_plus_one(&own) { tensor.plus(-1.0) } else { tensor };
         return Ok(vec![(own, tensor)]);
     };
-    if layer >= layout.layers() || part.starts_with("nextn.") || part.starts_with("indexer.") {
+    let predicts = layer >= layout.layers() && Some(layer) < layout.usize("block_count");
+    let indexes = ["deepseek32", "glm-dsa"].contains(&architecture) && part.starts_with("indexer.");
+    if predicts || indexes {
         return Ok(Vec::new());
+    }
+    if layer >= layout.layers() {
+        let what = format!("the metadata says that there are {} layers", layout.layers());
+        return Err(file.wrong_tensor(name, what));
     }
     let found = Part { layout, form: form(architecture, &layout), layer, name: part, tensor };
     let found = found.parameters();
@@ -372,8 +378,10 @@ impl Part<'_> {
             };
             Some((format!("{own}.{kind}"), rows))
         };
-        let parts = vec![part("q", 0, q)?, part("k", q, kv)?, part("v", q + kv, kv)?];
-        (all == q + 2 * kv).then_some(parts)
+        if q.checked_add(kv.checked_mul(2)?)? != all {
+            return None;
+        }
+        Some(vec![part("q", 0, q)?, part("k", q, kv)?, part("v", q + kv, kv)?])
     }
 
     /// `[heads, kv_rank, nope_dim]`.

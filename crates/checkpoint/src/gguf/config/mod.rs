@@ -111,6 +111,7 @@ impl Meta<'_> {
 
     /// The fields of an architecture that [`parameters`] reads.
     fn newer(&self) -> Result<Fields, CheckpointError> {
+        self.check_gating()?;
         match self.prefix {
             "qwen35" => self.qwen3_next("qwen3_5_text"),
             "qwen35moe" => self.qwen3_next("qwen3_5_moe_text"),

@@ -42,14 +42,19 @@ impl Meta<'_> {
     }
 
     pub(super) fn mistral3(&self) -> Result<Fields, CheckpointError> {
-        let Some(beta) = self.f64("attention.temperature_scale") else {
-            // Mistral Small 3.1 is Llama here.
-            return self.base("llama");
+        let beta = self.f64("attention.temperature_scale");
+        // Mistral Small 3.1 is Llama here.
+        let mut fields = self.base(if beta.is_some() { "ministral3" } else { "llama" })?;
+        let mut rope = match fields.remove("rope_parameters") {
+            Some(Value::Object(rope)) => rope,
+            _ => self.rope()?,
         };
-        let mut fields = self.base("ministral3")?;
-        let mut rope = self.rope()?;
-        let weight = self.f64("rope.scaling.yarn_log_multiplier").unwrap_or(0.0);
-        set(&mut rope, json!({ "llama_4_scaling_beta": beta, "mscale": 1.0, "mscale_all_dim": weight }));
+        self.check_temperature_length()?;
+        let weight = self.f64("rope.scaling.yarn_log_multiplier");
+        if beta.is_some() || weight.is_some() {
+            set(&mut rope, json!({ "mscale": 1.0, "mscale_all_dim": weight.unwrap_or(0.0) }));
+        }
+        set(&mut rope, json!({ "llama_4_scaling_beta": beta }));
         set(&mut fields, json!({ "rope_parameters": rope }));
         Ok(fields)
     }
@@ -120,12 +125,8 @@ impl Meta<'_> {
 
     pub(super) fn muse_glimmer(&self) -> Result<Fields, CheckpointError> {
         let mut fields = self.base("muse_glimmer_text")?;
-        // The factor stands there as the weight of a norm.
-        let factor = match self.has("blk.0.attn_q_norm.weight") {
-            true => self.file.tensor("blk.0.attn_q_norm.weight")?.read().first().copied(),
-            false => None,
-        };
         let layers = self.layers();
+        let factor = self.query_factor()?;
         let usual = |layer: usize| !(layers - 1 - layer).is_multiple_of(4);
         let sliding: Vec<bool> = (0..layers)
             .map(|layer| self.layout().is_sliding(layer).unwrap_or_else(|| usual(layer)))
@@ -146,6 +147,33 @@ impl Meta<'_> {
         let cap = self.f64("final_logit_softcapping").filter(|&cap| cap > 0.0);
         fields.insert("final_logit_softcapping".into(), json!(cap));
         Ok(fields)
+    }
+
+    /// A factor on queries, which stands as the weight of their norm in each layer; that of keys is 1.
+    fn query_factor(&self) -> Result<Option<f32>, CheckpointError> {
+        let mut factor = None;
+        for layer in 0..self.layers() {
+            for part in ["attn_q_norm", "attn_k_norm"] {
+                let name = format!("blk.{layer}.{part}.weight");
+                if !self.has(&name) {
+                    continue;
+                }
+                let tensor = self.file.tensor(&name)?;
+                let wrong = |what: &str| self.file.wrong_tensor(&name, what.to_owned());
+                if tensor.shape() != [self.layout().head_dim(layer)] {
+                    return Err(wrong("its length is not that of a head"));
+                }
+                let values = tensor.read();
+                let expected = match part {
+                    "attn_q_norm" => *factor.get_or_insert(values[0]),
+                    _ => 1.0,
+                };
+                if values.iter().any(|&value| value != expected) {
+                    return Err(wrong("weights of this norm that differ are not supported"));
+                }
+            }
+        }
+        Ok(factor)
     }
 
     pub(super) fn laguna(&self) -> Result<Fields, CheckpointError> {
@@ -296,8 +324,19 @@ impl Meta<'_> {
     /// Of the pairs of a head the share that turns: divisors of the others are huge.
     fn turned_share(&self) -> Result<f64, CheckpointError> {
         const HUGE: f32 = 1e20;
-        let divisors = self.file.tensor(super::super::ROPE_FACTORS)?.read();
-        let turned = divisors.iter().filter(|&&divisor| divisor < HUGE).count();
+        let name = super::super::ROPE_FACTORS;
+        let tensor = self.file.tensor(name)?;
+        let wrong = |what: &str| self.file.wrong_tensor(name, what.to_owned());
+        if tensor.shape().iter().product::<usize>() > 1 << 16 {
+            return Err(wrong("there are more divisors than a head has pairs"));
+        }
+        let divisors = tensor.read();
+        let turned = divisors.iter().take_while(|&&divisor| divisor == 1.0).count();
+        if divisors[turned..].iter().any(|&divisor| divisor < HUGE || divisor.is_nan()) {
+            return Err(wrong(
+                "divisors other than 1 before those of pairs that do not turn are not supported",
+            ));
+        }
         Ok(turned as f64 / divisors.len().max(1) as f64)
     }
 }

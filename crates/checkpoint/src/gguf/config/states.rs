@@ -200,7 +200,16 @@ impl Meta<'_> {
             let other = if self.prefix == "deepseek2" { weight } else { 1.0 };
             set(&mut rope, json!({ "mscale": other, "mscale_all_dim": weight }));
         }
-        let beta = self.f64("attention.temperature_scale");
+        let beta = self.f64("attention.temperature_scale").filter(|&beta| beta != 0.0);
+        if beta.is_some() && model_type != "mistral4" {
+            return Err(self.unsupported("attention.temperature_scale"));
+        }
+        self.check_temperature_length()?;
+        if model_type == "deepseek_v2"
+            && self.file.metadata.bool(&self.key("expert_weights_norm")) == Some(true)
+        {
+            return Err(self.unsupported("expert_weights_norm"));
+        }
         set(&mut rope, json!({ "llama_4_scaling_beta": beta }));
         fields.remove("head_dim");
         set(
@@ -222,6 +231,40 @@ impl Meta<'_> {
             set(&mut fields, json!({ "topk_method": "group_limited_greedy" }));
         }
         Ok(fields)
+    }
+
+    /// Queries grow with whole multiples of the context that was trained for; other lengths are not supported.
+    pub(super) fn check_temperature_length(&self) -> Result<(), CheckpointError> {
+        const KEY: &str = "attention.temperature_length";
+        let original = self.usize("rope.scaling.original_context_length");
+        match self.usize(KEY).filter(|&length| length != 0 && Some(length) != original) {
+            Some(_) => Err(self.unsupported(KEY)),
+            None => Ok(()),
+        }
+    }
+
+    /// What experts' scores are is known of each architecture but one; a file that says otherwise is another model.
+    pub(super) fn check_gating(&self) -> Result<(), CheckpointError> {
+        const SOFTMAX: usize = 1;
+        const SIGMOID: usize = 2;
+        const OF_CHOSEN: usize = 3;
+        let Some(function) = self.usize("expert_gating_func").filter(|&function| function != 0) else {
+            return Ok(());
+        };
+        let known: &[usize] = match self.prefix {
+            "deepseek2" => &[SOFTMAX, SIGMOID],
+            "gpt-oss" => &[OF_CHOSEN],
+            "glm4moe" | "minimax-m2" | "lfm2moe" | "laguna" | "deepseek32" | "glm-dsa" | "nemotron_h"
+            | "nemotron_h_moe" => &[SIGMOID],
+            _ => &[SOFTMAX],
+        };
+        if known.contains(&function) { Ok(()) } else { Err(self.unsupported("expert_gating_func")) }
+    }
+
+    /// Of a key whose value would change what the model computes.
+    fn unsupported(&self, key: &str) -> CheckpointError {
+        let what = format!("the value of `{}` is not supported for this architecture", self.key(key));
+        self.file.wrong("metadata".into(), what)
     }
 
     /// Whether scores of experts are sigmoids. Where a file does not say, the runtime knows GLM-4.7-Flash by its sizes.

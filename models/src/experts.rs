@@ -8,7 +8,8 @@ use burn::{
 };
 
 use crate::{
-    DecoderConfig, ExpertsConfig, Kernels, LatentExperts, Linear, Mlp, MlpConfig, Norm, NormConfig, NormKind,
+    DecoderConfig, ExpertStack, ExpertsConfig, Kernels, LatentExperts, Linear, Mlp, MlpConfig, Norm,
+    NormConfig, NormKind,
     linear::uninitialized,
     router::{ExpertNumbers, Picks, pick},
 };
@@ -35,6 +36,8 @@ pub struct Experts<B: Backend> {
     pub shared_expert: Option<Mlp<B>>,
     /// `[1, d]`: its sigmoid is what the shared expert is multiplied by.
     pub shared_expert_gate: Option<Linear<B>>,
+    /// What kernels hold of all of them together.
+    pub(crate) stack: ExpertStack,
     #[module(skip)]
     config: ExpertsConfig,
     #[module(skip)]
@@ -71,6 +74,7 @@ impl<B: Backend> Experts<B> {
             shared_expert_gate: shared
                 .filter(|shared| shared.gated)
                 .map(|_| Linear::new(hidden_size, 1, false, device)),
+            stack: ExpertStack::default(),
             config: config.clone(),
             on_host: OnHost::default(),
         }
@@ -78,14 +82,24 @@ impl<B: Backend> Experts<B> {
 
     /// `[rows, d]` to `[rows, d]`.
     pub fn forward(&self, x: Tensor<B, 2>, kernels: &dyn Kernels<B>) -> Tensor<B, 2> {
-        let picks = self.pick(x.clone(), kernels);
-        self.compute(x, picks, kernels)
+        let values = self.router_values(x.clone(), kernels);
+        self.compute(x, &values, kernels)
     }
 
-    /// For each expert, the rows that it is picked for.
-    ///
-    /// The router's values are read back to the host: it must know which experts to run.
-    fn pick(&self, x: Tensor<B, 2>, kernels: &dyn Kernels<B>) -> Vec<Picks> {
+    /// What they were built from.
+    #[cfg(feature = "gpu")]
+    pub(crate) fn config(&self) -> &ExpertsConfig {
+        &self.config
+    }
+
+    /// What stands between the maps of an expert.
+    #[cfg(feature = "gpu")]
+    pub(crate) fn activation(&self) -> crate::Activation {
+        self.config.expert.activation
+    }
+
+    /// What the router's map gives, `[rows, experts]`.
+    fn router_values(&self, x: Tensor<B, 2>, kernels: &dyn Kernels<B>) -> Tensor<B, 2> {
         let x = match &self.input_norm {
             Some(norm) => {
                 let width = x.dims()[1] as f64;
@@ -93,7 +107,14 @@ impl<B: Backend> Experts<B> {
             }
             None => x,
         };
-        let values: Vec<f32> = kernels.linear(&self.gate, x).into_data().iter::<f32>().collect();
+        kernels.linear(&self.gate, x)
+    }
+
+    /// For each expert, the rows that it is picked for.
+    ///
+    /// The router's values are read back to the host: it must know which experts to run.
+    fn pick(&self, values: &Tensor<B, 2>) -> Vec<Picks> {
+        let values: Vec<f32> = values.to_data().iter::<f32>().collect();
         let of = ExpertNumbers {
             correction: read_back(&self.on_host.correction, self.correction.as_ref()),
             scales: read_back(&self.on_host.scales, self.expert_scales.as_ref()),
@@ -101,21 +122,37 @@ impl<B: Backend> Experts<B> {
         pick(&self.config, of, &values)
     }
 
-    /// What the picked experts and the shared one give for rows `[rows, d]`.
-    fn compute(&self, x: Tensor<B, 2>, picks: Vec<Picks>, kernels: &dyn Kernels<B>) -> Tensor<B, 2> {
+    /// What the picked experts and the shared one give for rows `[rows, d]`, of what the router's map gives for them.
+    fn compute(&self, x: Tensor<B, 2>, values: &Tensor<B, 2>, kernels: &dyn Kernels<B>) -> Tensor<B, 2> {
         let shared = self.shared(&x, kernels);
         if let (Some(inward), Some(outward)) = (&self.latent_in, &self.latent_out) {
             let latent = kernels.linear(inward, x).cast(DType::F32);
-            let zeros = latent.zeros_like();
-            let routed = self.add_picked(zeros, latent, picks, kernels);
+            let routed = self.add_routed(None, latent, values, kernels);
             let routed = kernels.linear(outward, routed).cast(DType::F32);
             return match shared {
                 Some(shared) => shared + routed,
                 None => routed,
             };
         }
-        let zeros = || x.zeros_like();
-        self.add_picked(shared.unwrap_or_else(zeros), x, picks, kernels)
+        self.add_routed(shared, x, values, kernels)
+    }
+
+    /// What the picked experts give for their inputs `[rows, width]`, added to what there is already.
+    fn add_routed(
+        &self,
+        others: Option<Tensor<B, 2>>,
+        x: Tensor<B, 2>,
+        values: &Tensor<B, 2>,
+        kernels: &dyn Kernels<B>,
+    ) -> Tensor<B, 2> {
+        match (kernels.experts(self, values, &x), others) {
+            (Some(routed), Some(others)) => others + routed,
+            (Some(routed), None) => routed,
+            (None, others) => {
+                let out = others.unwrap_or_else(|| x.zeros_like());
+                self.add_picked(out, x, self.pick(values), kernels)
+            }
+        }
     }
 
     /// What the shared expert gives, if there is one.
@@ -201,8 +238,8 @@ impl<B: Backend> MlpAndExperts<B> {
         kernels: &dyn Kernels<B>,
     ) -> Tensor<B, 2> {
         let common = kernels.norm(&self.mlp_post_norm, kernels.mlp(&self.mlp, x));
-        let picks = self.experts.pick(stream.clone(), kernels);
-        let picked = self.experts.compute(kernels.norm(&self.experts_norm, stream), picks, kernels);
+        let values = self.experts.router_values(stream.clone(), kernels);
+        let picked = self.experts.compute(kernels.norm(&self.experts_norm, stream), &values, kernels);
         common + kernels.norm(&self.experts_post_norm, picked)
     }
 }

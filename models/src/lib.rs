@@ -37,6 +37,7 @@ mod context;
 mod decoder;
 mod embedding;
 mod error;
+mod expert_stack;
 mod experts;
 mod family;
 mod fields;
@@ -79,6 +80,7 @@ pub use config::{
 pub use decoder::{Decoder, Stack};
 pub use embedding::Embedding;
 pub use error::ModelError;
+pub use expert_stack::ExpertStack;
 pub use experts::{Experts, MlpAndExperts};
 pub use kernels::{
     AttentionPass, BlockOutput, Kernels, Means, TensorOperations, default_kernels, has_gpu_kernels, is_gpu,

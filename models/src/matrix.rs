@@ -66,6 +66,15 @@ impl<B: Backend> Matrix<B> {
         }
     }
 
+    /// Its values, if it is dense.
+    #[cfg(feature = "gpu")]
+    pub(crate) fn dense_mut(&mut self) -> Option<&mut Param<Tensor<B, 2>>> {
+        match self {
+            Self::Dense(weight) => Some(weight),
+            _ => None,
+        }
+    }
+
     pub(crate) fn packed_mut(&mut self) -> Option<&mut PackedMatrix<B>> {
         match self {
             Self::Dense(_) => None,

@@ -7,7 +7,8 @@ use burn::{
 
 use crate::{
     Activations, Attention, Decoder, DecoderLayer, Experts, FeedForward, Linear, Matrix, Mlp, MlpAndExperts,
-    PackedForm, PackedMatrix, ParameterPath, SelfAttention, Stack, is_held_in_float32, scales_dtype,
+    PackedForm, PackedMatrix, ParameterPath, SelfAttention, Stack, is_held_in_float32,
+    kernels::stack_experts, scales_dtype,
 };
 
 impl<B: Backend> Decoder<B> {
@@ -25,6 +26,21 @@ impl<B: Backend> Decoder<B> {
             }
         }
         self.with_activations(Activations::default())
+    }
+
+    /// The model with the matrices of each block's experts one behind the other, where the backend has kernels that find
+    /// the picked ones there: on GPUs their choice is then not read back. For a model that is loaded; whatever changes the
+    /// weights of experts afterwards takes that away again. While a layer is done, its experts are in memory twice.
+    pub fn with_stacked_experts(mut self) -> Self {
+        for layer in &mut self.model.layers {
+            let experts = match &mut layer.mlp {
+                Some(FeedForward::Experts(experts)) => experts,
+                Some(FeedForward::MlpAndExperts(both)) => &mut both.experts,
+                Some(FeedForward::Mlp(_) | FeedForward::Linear(_)) | None => continue,
+            };
+            stack_experts(experts);
+        }
+        self
     }
 
     /// The model with its activations rounded to this for products with packed weights.

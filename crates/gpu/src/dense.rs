@@ -11,25 +11,39 @@ use crate::{
 };
 
 /// Units beside one another on a row.
-const LANES: usize = 32;
+pub(crate) const LANES: usize = 32;
 
+/// Where a tile finds its matrix and its inputs, and what becomes of its sums.
+#[derive(CubeType, Clone, Copy)]
+pub(crate) struct Of {
+    /// Vectors before the matrix.
+    pub(crate) weight: usize,
+    /// Vectors before the inputs.
+    pub(crate) input: usize,
+    /// A factor on sums that are added to others.
+    pub(crate) factor: f32,
+}
+
+/// Partial sums of a tile's rows: written, or times a factor added to those that are there.
 #[cube]
-fn tile<W: Float, N: Size>(
+pub(crate) fn tile<W: Float, N: Size>(
     x: &Array<Vector<f32, N>>,
     weight: &Array<Vector<W, N>>,
     partials: &mut SharedMemory<f32>,
+    of: Of,
     tile: usize,
     rows: usize,
     width: usize,
     n: usize,
     #[comptime] batch: usize,
     #[comptime] offset: usize,
+    #[comptime] added: bool,
 ) {
     let lane = UNIT_POS as usize % LANES;
     let pair = UNIT_POS as usize / LANES;
     // Rows behind the last are read as the last, and not written.
-    let upper = min(tile * TILE + pair, rows - 1) * width;
-    let lower = min(tile * TILE + pair + TILE / 2, rows - 1) * width;
+    let upper = of.weight + min(tile * TILE + pair, rows - 1) * width;
+    let lower = of.weight + min(tile * TILE + pair + TILE / 2, rows - 1) * width;
     let mut sums = Array::<Vector<f32, N>>::new(2 * batch);
     #[unroll]
     for i in 0..2 * batch {
@@ -40,7 +54,7 @@ fn tile<W: Float, N: Size>(
         let below = Vector::<f32, N>::cast_from(weight[lower + i]);
         #[unroll]
         for b in 0..batch {
-            let input = x[min(b, n - 1) * width + i];
+            let input = x[of.input + min(b, n - 1) * width + i];
             sums[2 * b] += above * input;
             sums[2 * b + 1] += below * input;
         }
@@ -56,9 +70,20 @@ fn tile<W: Float, N: Size>(
                 total += vector[i];
             }
             let row = pair + half * (TILE / 2);
-            partials[offset + (lane * batch + b) * TILE + row] = total;
+            let at = offset + (lane * batch + b) * TILE + row;
+            if comptime![added] {
+                partials[at] += total * of.factor;
+            } else {
+                partials[at] = total;
+            }
         }
     }
+}
+
+/// A matrix and inputs that begin where their buffers do.
+#[cube]
+fn whole() -> Of {
+    Of { weight: 0usize, input: 0usize, factor: 1.0f32 }
 }
 
 #[cube(launch_unchecked)]
@@ -89,26 +114,26 @@ fn products_kernel<W: Float, V: Float, N: Size>(
     let tiles_0 = rows_0.div_ceil(TILE);
     let cube = CUBE_POS;
     if cube < tiles_0 {
-        tile::<W, N>(x, weight_0, &mut shared, cube, rows_0, width, n, batch, 0usize);
+        tile::<W, N>(x, weight_0, &mut shared, whole(), cube, rows_0, width, n, batch, 0usize, false);
         if comptime![fixed.gated()] {
             let offset = comptime![partials(fixed) / 2];
-            tile::<W, N>(x, weight_1, &mut shared, cube, rows_0, width, n, batch, offset);
+            tile::<W, N>(x, weight_1, &mut shared, whole(), cube, rows_0, width, n, batch, offset, false);
         }
         sync_cube();
-        finish::<V>(&shared, bias_0, bias_1, out_0, cube, rows_0, n, fixed);
+        finish::<V>(&shared, bias_0, bias_1, out_0, 0usize, 0usize, cube, rows_0, n, fixed);
     } else if comptime![fixed.count > 1 && !fixed.gated()] {
         let cube = cube - tiles_0;
         let tiles_1 = rows_1.div_ceil(TILE);
         if cube < tiles_1 {
-            tile::<W, N>(x, weight_1, &mut shared, cube, rows_1, width, n, batch, 0usize);
+            tile::<W, N>(x, weight_1, &mut shared, whole(), cube, rows_1, width, n, batch, 0usize, false);
             sync_cube();
-            finish::<V>(&shared, bias_1, bias_1, out_1, cube, rows_1, n, fixed);
+            finish::<V>(&shared, bias_1, bias_1, out_1, 0usize, 0usize, cube, rows_1, n, fixed);
         } else if comptime![fixed.count > 2] {
             let cube = cube - tiles_1;
             if cube < rows_2.div_ceil(TILE) {
-                tile::<W, N>(x, weight_2, &mut shared, cube, rows_2, width, n, batch, 0usize);
+                tile::<W, N>(x, weight_2, &mut shared, whole(), cube, rows_2, width, n, batch, 0usize, false);
                 sync_cube();
-                finish::<V>(&shared, bias_2, bias_2, out_2, cube, rows_2, n, fixed);
+                finish::<V>(&shared, bias_2, bias_2, out_2, 0usize, 0usize, cube, rows_2, n, fixed);
             }
         }
     }

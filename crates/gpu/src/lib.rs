@@ -20,6 +20,7 @@
 mod attention;
 mod buffer;
 mod dense;
+mod experts;
 mod join;
 mod norm;
 mod outcome;
@@ -27,17 +28,20 @@ mod packed;
 mod plan;
 mod products;
 mod reduce;
+mod router;
 mod step;
 mod turn;
 
 pub use attention::{Attend, attend, queries_at_once};
 pub use buffer::{Buffer, Device};
+pub use experts::{Stack, experts};
 pub use join::{Join, Joined, join};
 pub use norm::{NormSpec, NormWeights};
 pub use outcome::{Activation, MAX_ROWS, Map, Outcome};
 pub use packed::{PackedBuffer, Picked, unpack};
 pub use plan::{AttentionPlan, PlanWords, plan_words};
 pub use products::{Weights, products};
+pub use router::{Choice, Groups, Router, route};
 
 pub use step::{Decided, EmbeddingTable, MAX_LISTED, can_step, step};
 pub use turn::{Turn, turn};

@@ -45,6 +45,22 @@ pub enum Activation {
     Relu,
     /// max(x, 0)^2.
     ReluSquared,
+    /// x sigmoid(1.702 x) of at most a limit, times one more than what it is for within the limit: see [`Self::clamped`].
+    ClampedSwiGlu(u32),
+}
+
+impl Activation {
+    /// [`Self::ClampedSwiGlu`] with this limit.
+    pub fn clamped(limit: f32) -> Self {
+        Self::ClampedSwiGlu(limit.to_bits())
+    }
+
+    fn limit(self) -> Option<f32> {
+        match self {
+            Self::ClampedSwiGlu(bits) => Some(f32::from_bits(bits)),
+            _ => None,
+        }
+    }
 }
 
 /// What is known when a kernel is compiled.
@@ -54,7 +70,7 @@ pub(crate) struct Fixed {
     pub(crate) batch: usize,
     pub(crate) count: usize,
     pub(crate) lanes: usize,
-    bias: bool,
+    pub(crate) bias: bool,
     activation: Option<Activation>,
 }
 
@@ -93,7 +109,7 @@ pub(crate) fn activated(x: f32, #[comptime] activation: Activation) -> f32 {
         Activation::GeluTanh => {
             0.5f32 * x * (1.0f32 + (ROOT_OF_2_BY_PI * (x + 0.044715f32 * x * x * x)).tanh())
         }
-        Activation::QuickGelu => x / (1.0f32 + (-1.702f32 * x).exp()),
+        Activation::QuickGelu | Activation::ClampedSwiGlu(_) => x / (1.0f32 + (-1.702f32 * x).exp()),
         Activation::Relu => max(x, 0.0f32),
         Activation::ReluSquared => {
             let positive = max(x, 0.0f32);
@@ -103,7 +119,7 @@ pub(crate) fn activated(x: f32, #[comptime] activation: Activation) -> f32 {
 }
 
 #[cube]
-fn total(shared: &SharedMemory<f32>, #[comptime] fixed: Fixed, #[comptime] offset: usize) -> f32 {
+pub(crate) fn total(shared: &SharedMemory<f32>, #[comptime] fixed: Fixed, #[comptime] offset: usize) -> f32 {
     let mut total = 0.0f32;
     for lane in 0..comptime![fixed.lanes] {
         total += shared[offset + lane * comptime![fixed.batch * TILE] + UNIT_POS as usize];
@@ -111,13 +127,16 @@ fn total(shared: &SharedMemory<f32>, #[comptime] fixed: Fixed, #[comptime] offse
     total
 }
 
-/// Adds up the partial sums of a tile's rows, and writes what becomes of them.
+/// Adds up the partial sums of a tile's rows, and writes what becomes of them behind the first numbers of `out`, with the
+/// biases behind the first of theirs.
 #[cube]
 pub(crate) fn finish<V: Float>(
     shared: &SharedMemory<f32>,
     bias: &Array<V>,
     other_bias: &Array<V>,
     out: &mut Array<f32>,
+    first_bias: usize,
+    first_out: usize,
     tile: usize,
     rows: usize,
     n: usize,
@@ -127,20 +146,28 @@ pub(crate) fn finish<V: Float>(
     if b < n && row < rows {
         let mut y = total(shared, fixed, 0usize);
         if comptime![fixed.bias] {
-            y += f32::cast_from(bias[row]);
+            y += f32::cast_from(bias[first_bias + row]);
         }
         if comptime![fixed.activation.is_some()] {
             let activation = comptime![fixed.activation.unwrap_or(Activation::Relu)];
+            let limit = comptime![activation.limit()];
+            if comptime![limit.is_some()] {
+                y = min(y, comptime![limit.unwrap_or(0.0)].runtime());
+            }
             y = activated(y, activation);
             if comptime![fixed.gated()] {
                 let mut other = total(shared, fixed, comptime![partials(fixed) / 2]);
                 if comptime![fixed.bias] {
-                    other += f32::cast_from(other_bias[row]);
+                    other += f32::cast_from(other_bias[first_bias + row]);
+                }
+                if comptime![limit.is_some()] {
+                    let limit = comptime![limit.unwrap_or(0.0)].runtime();
+                    other = max(min(other, limit), -limit) + 1.0f32;
                 }
                 y *= other;
             }
         }
-        out[b * rows + row] = y;
+        out[first_out + b * rows + row] = y;
     }
 }
 

@@ -11,7 +11,7 @@ use crate::{
 };
 
 /// Units beside one another on a row.
-const LANES: usize = 16;
+pub(crate) const LANES: usize = 16;
 
 /// Four numbers.
 pub(crate) type Four = Vector<f32, Const<4>>;
@@ -142,18 +142,23 @@ pub(crate) fn factors<S: Float>(
     (scale, minimum)
 }
 
+/// Partial sums of a tile's rows of the inputs from vector `input` on: written, or times a factor added to those that are
+/// there.
 #[cube]
-fn tile<S: Float>(
+pub(crate) fn tile<S: Float>(
     x: &Array<Four>,
     words: &Array<u32>,
     scales: &Array<S>,
     minima: &Array<S>,
     shared: &mut SharedMemory<f32>,
+    input: usize,
+    factor: f32,
     tile: usize,
     blocks: usize,
     n: usize,
     #[comptime] batch: usize,
     #[comptime] offset: usize,
+    #[comptime] added: bool,
     #[comptime] layout: Layout,
 ) {
     let row = UNIT_POS as usize % TILE;
@@ -175,7 +180,7 @@ fn tile<S: Float>(
                 factors::<S>(words, scales, minima, base, first_scale, block, group, row, layout);
             #[unroll]
             for b in 0..batch {
-                let input = x[(min(b, n - 1) * blocks + block) * 8 + group];
+                let input = x[input + (min(b, n - 1) * blocks + block) * 8 + group];
                 let product = four * input;
                 let mut sum = (product[0] + product[1] + product[2] + product[3]) * scale;
                 if comptime![layout.has_minima] {
@@ -187,7 +192,12 @@ fn tile<S: Float>(
     }
     #[unroll]
     for b in 0..batch {
-        shared[offset + (lane * batch + b) * TILE + row] = sums[b];
+        let at = offset + (lane * batch + b) * TILE + row;
+        if comptime![added] {
+            shared[at] += sums[b] * factor;
+        } else {
+            shared[at] = sums[b];
+        }
     }
 }
 
@@ -227,20 +237,65 @@ fn packed_products_kernel<S: Float, V: Float>(
     let tiles_0 = rows_0.div_ceil(TILE);
     let cube = CUBE_POS;
     if cube < tiles_0 {
-        tile::<S>(x, words_0, scales_0, minima_0, &mut shared, cube, blocks, n, batch, 0usize, layout_0);
+        tile::<S>(
+            x,
+            words_0,
+            scales_0,
+            minima_0,
+            &mut shared,
+            0usize,
+            1.0f32,
+            cube,
+            blocks,
+            n,
+            batch,
+            0usize,
+            false,
+            layout_0,
+        );
         if comptime![fixed.gated()] {
             let offset = comptime![partials(fixed) / 2];
-            tile::<S>(x, words_1, scales_1, minima_1, &mut shared, cube, blocks, n, batch, offset, layout_1);
+            tile::<S>(
+                x,
+                words_1,
+                scales_1,
+                minima_1,
+                &mut shared,
+                0usize,
+                1.0f32,
+                cube,
+                blocks,
+                n,
+                batch,
+                offset,
+                false,
+                layout_1,
+            );
         }
         sync_cube();
-        finish::<V>(&shared, bias_0, bias_1, out_0, cube, rows_0, n, fixed);
+        finish::<V>(&shared, bias_0, bias_1, out_0, 0usize, 0usize, cube, rows_0, n, fixed);
     } else if comptime![fixed.count > 1 && !fixed.gated()] {
         let cube = cube - tiles_0;
         let tiles_1 = rows_1.div_ceil(TILE);
         if cube < tiles_1 {
-            tile::<S>(x, words_1, scales_1, minima_1, &mut shared, cube, blocks, n, batch, 0usize, layout_1);
+            tile::<S>(
+                x,
+                words_1,
+                scales_1,
+                minima_1,
+                &mut shared,
+                0usize,
+                1.0f32,
+                cube,
+                blocks,
+                n,
+                batch,
+                0usize,
+                false,
+                layout_1,
+            );
             sync_cube();
-            finish::<V>(&shared, bias_1, bias_1, out_1, cube, rows_1, n, fixed);
+            finish::<V>(&shared, bias_1, bias_1, out_1, 0usize, 0usize, cube, rows_1, n, fixed);
         } else if comptime![fixed.count > 2] {
             let cube = cube - tiles_1;
             if cube < rows_2.div_ceil(TILE) {
@@ -250,15 +305,18 @@ fn packed_products_kernel<S: Float, V: Float>(
                     scales_2,
                     minima_2,
                     &mut shared,
+                    0usize,
+                    1.0f32,
                     cube,
                     blocks,
                     n,
                     batch,
                     0usize,
+                    false,
                     layout_2,
                 );
                 sync_cube();
-                finish::<V>(&shared, bias_2, bias_2, out_2, cube, rows_2, n, fixed);
+                finish::<V>(&shared, bias_2, bias_2, out_2, 0usize, 0usize, cube, rows_2, n, fixed);
             }
         }
     }

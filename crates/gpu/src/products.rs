@@ -18,14 +18,14 @@ pub enum Weights {
 }
 
 impl Weights {
-    fn dense(&self) -> Option<&Buffer> {
+    pub(crate) fn dense(&self) -> Option<&Buffer> {
         match self {
             Self::Dense(buffer) => Some(buffer),
             Self::Packed(_) => None,
         }
     }
 
-    fn packed(&self) -> Option<&PackedBuffer> {
+    pub(crate) fn packed(&self) -> Option<&PackedBuffer> {
         match self {
             Self::Packed(buffer) => Some(buffer),
             Self::Dense(_) => None,

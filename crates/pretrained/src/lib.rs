@@ -246,7 +246,8 @@ impl Pretrained {
             _ => form.dtype(),
         };
         let upload = if is_gpu::<B>() { Upload::InPieces } else { Upload::Whole };
-        Ok(moi_checkpoint::load(decoder, &parameters, |_| false, dtype, upload, progress)?)
+        let decoder = moi_checkpoint::load(decoder, &parameters, |_| false, dtype, upload, progress)?;
+        Ok(decoder.with_stacked_experts())
     }
 
     /// What the model takes once it is loaded, with a cache of so many positions for one row.

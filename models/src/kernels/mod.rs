@@ -23,7 +23,9 @@ use moi_sampling::{Reading, RowSpec};
 pub(crate) use held::KernelsOf;
 pub use pass::AttentionPass;
 
-use crate::{BlockRun, CacheLayout, Embedding, HeadSteps, LayerBlocks, Linear, Matrix, Mixing, Mlp, Norm};
+use crate::{
+    BlockRun, CacheLayout, Embedding, Experts, HeadSteps, LayerBlocks, Linear, Matrix, Mixing, Mlp, Norm,
+};
 
 /// The operations of a decoder on a backend. Inputs and results are `[tokens, width]`, in float32 unless it says otherwise.
 ///
@@ -95,6 +97,17 @@ pub trait Kernels<B: Backend>: fmt::Debug + Send + Sync {
         matrices: Tensor<B, 3>,
     ) -> Result<(Tensor<B, 3>, Tensor<B, 3>), Tensor<B, 3>> {
         Err(matrices)
+    }
+
+    /// What the picked experts give, summed with their weights `[rows, d]`, without reading their choice back: of what the
+    /// router's map gives `[rows, experts]`, and of the experts' inputs `[rows, d]`. `None` where it has to be read back.
+    fn experts(
+        &self,
+        _experts: &Experts<B>,
+        _values: &Tensor<B, 2>,
+        _x: &Tensor<B, 2>,
+    ) -> Option<Tensor<B, 2>> {
+        None
     }
 
     /// Products of hidden states with every row of a table `[vocab, d]`: `[tokens, vocab]`.
@@ -241,6 +254,14 @@ pub(crate) fn write_columns<B: Backend>(
         let _ = (new, runs, by_value);
         Err(slabs)
     }
+}
+
+/// Puts experts' matrices together for kernels that find the picked ones by themselves, where there are such kernels.
+pub(crate) fn stack_experts<B: Backend>(experts: &mut Experts<B>) {
+    #[cfg(feature = "gpu")]
+    gpu::stack(experts);
+    #[cfg(not(feature = "gpu"))]
+    let _ = experts;
 }
 
 /// Whether a backend computes on a GPU, with memory of its own. Backends that this build has no kernels for count as ones

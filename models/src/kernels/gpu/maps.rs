@@ -60,7 +60,8 @@ pub(super) fn function(activation: Activation) -> Option<moi_gpu::Activation> {
         Activation::QuickGelu => moi_gpu::Activation::QuickGelu,
         Activation::Relu => moi_gpu::Activation::Relu,
         Activation::ReluSquared => moi_gpu::Activation::ReluSquared,
-        Activation::ClampedSwiGlu { .. } | Activation::Xielu => return None,
+        Activation::ClampedSwiGlu { limit } => moi_gpu::Activation::clamped(limit as f32),
+        Activation::Xielu => return None,
     })
 }
 

@@ -3,6 +3,7 @@
 //! With burn's feature `fusion` they are not: a backend then has operations to come instead, and none of this applies.
 
 mod attention;
+mod experts;
 mod maps;
 mod step;
 mod tensors;
@@ -18,12 +19,13 @@ use burn::{
 };
 
 use attention::attention;
+pub(super) use experts::stack;
 use maps::{function, join, maps, norm, packed_rows, unpacked};
 pub(super) use step::step;
 use tensors::is_on;
 
 use super::{AttentionPass, BlockOutput, Kernels, TensorOperations, add_and_norm};
-use crate::{CacheLayout, LayerBlocks, Linear, Matrix, Mlp, Norm};
+use crate::{CacheLayout, Experts, LayerBlocks, Linear, Matrix, Mlp, Norm};
 
 /// Kernels for GPUs, on tensors of CubeCL backends; what they have none for is left to tensor operations.
 #[derive(Clone, Copy, Debug)]
@@ -93,6 +95,11 @@ impl<B: Backend> Kernels<B> for GpuKernels {
             Some(inner) => self.linear(&mlp.down_proj, inner),
             None => mlp.forward_by(x, |layer, x| self.linear(layer, x)),
         }
+    }
+
+    /// In three launches.
+    fn experts(&self, experts: &Experts<B>, values: &Tensor<B, 2>, x: &Tensor<B, 2>) -> Option<Tensor<B, 2>> {
+        experts::experts(experts, values, x)
     }
 
     fn norm(&self, layer: &Norm<B>, x: Tensor<B, 2>) -> Tensor<B, 2> {

@@ -15,7 +15,7 @@ pub(in crate::kernels) fn is_on<B: Backend, R: CubeRuntime>() -> bool {
 }
 
 /// A value of one type as the other that it is.
-fn same<T: 'static, U: 'static>(value: T) -> Option<U> {
+pub(super) fn same<T: 'static, U: 'static>(value: T) -> Option<U> {
     let mut slot = Some(value);
     (&mut slot as &mut dyn Any).downcast_mut::<Option<U>>()?.take()
 }

@@ -1,5 +1,6 @@
 //! The kernels for GPUs, each against plain loops in float64, on random and on extreme numbers.
 
+mod experts;
 mod gpu;
 mod parts;
 mod step;
@@ -35,11 +36,13 @@ impl Job for Kernels {
 fn all<R: Runtime>(name: DeviceName, client: ComputeClient<R>) {
     let gpu = &Gpu(moi_gpu::Device { client });
     type Test<R> = fn(&Gpu<R>);
-    let tests: [(&str, Test<R>); 12] = [
+    let tests: [(&str, Test<R>); 14] = [
         ("joins", parts::joins_are_residuals_and_norms),
         ("products with floats", parts::dense_products_are_sums),
         ("activations", parts::activations_stand_between_products),
         ("products with blocks", parts::packed_products_are_those_of_the_unpacked),
+        ("routers", experts::experts_are_picked_as_by_the_host),
+        ("experts", experts::picked_experts_are_summed),
         ("heads", parts::heads_are_turned_into_the_cache),
         ("attention", parts::attention_is_a_weighted_mean_of_values),
         ("sampling and mixing", step::rows_of_all_kinds_are_sampled_and_mixed),

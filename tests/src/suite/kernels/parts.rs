@@ -84,12 +84,12 @@ fn dot(a: &[f32], b: &[f32]) -> f64 {
     a.iter().zip(b).map(|(&a, &b)| f64::from(a) * f64::from(b)).sum()
 }
 
-fn silu(x: f64) -> f64 {
+pub(super) fn silu(x: f64) -> f64 {
     x / (1.0 + (-x).exp())
 }
 
 /// Outputs `[n, rows]` of a matrix.
-fn expected(x: &[f32], weight: &[f32], bias: Option<&[f32]>, width: usize) -> Vec<f32> {
+pub(super) fn expected(x: &[f32], weight: &[f32], bias: Option<&[f32]>, width: usize) -> Vec<f32> {
     let row = |x: &[f32]| {
         let one = |(i, w): (usize, &[f32])| (dot(x, w) + bias.map_or(0.0, |b| f64::from(b[i]))) as f32;
         weight.chunks(width).enumerate().map(one).collect::<Vec<_>>()
@@ -177,7 +177,7 @@ pub(super) fn activations_stand_between_products<R: Runtime>(gpu: &Gpu<R>) {
 }
 
 /// Any bytes, with float16 numbers of moderate size where a form has them.
-fn blocks(form: PackedForm, rows: usize, width: usize, seed: u64) -> Vec<u8> {
+pub(super) fn blocks(form: PackedForm, rows: usize, width: usize, seed: u64) -> Vec<u8> {
     let (values, size) = form.format().size();
     let mut blocks: Vec<u8> =
         random(seed, rows * width / values * size).iter().map(|v| (v * 127.9) as i8 as u8).collect();

@@ -24,6 +24,8 @@ const BETWEEN_KERNELS: &[&str] = &[
     "other norms behind",
     "queries that grow",
     "delta net",
+    "Mamba 2",
+    "attention over latents",
     "short convolution",
 ];
 

@@ -1,5 +1,6 @@
 //! Checkpoints of the same model that name or stack their tensors otherwise, as releases of transformers and the hub
-//! do: each gives the golden logits.
+//! do: each gives the golden logits. GGUF files whose metadata say another model than their architecture computes are
+//! refused.
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a failure must end the test")]
 
@@ -9,7 +10,7 @@ use burn::tensor::{Int, Tensor, TensorData};
 use burn_flex::Flex;
 use moi_models::CausalLm;
 use moi_pretrained::{Pretrained, WeightForm};
-use moi_tests::{golden::Golden, relative_error, values};
+use moi_tests::{golden::Golden, golden_directory, relative_error, values};
 use safetensors::{Dtype, SafeTensors, tensor::TensorView};
 use serde_json::{Value, json};
 
@@ -168,4 +169,45 @@ fn a_head_that_differs_from_the_table_counts() {
         config
     };
     check("qwen2-yarn", tied, |tensors| tensors);
+}
+
+/// A golden GGUF file with the value behind a key changed.
+fn patched(name: &str, key: &str, change: impl FnOnce(&mut [u8], usize)) -> (tempfile::TempDir, String) {
+    let mut bytes = fs::read(golden_directory().join(format!("gguf/{name}.gguf"))).unwrap();
+    // Length and text; behind it the type of the value.
+    let text = [&(key.len() as u64).to_le_bytes()[..], key.as_bytes()].concat();
+    let at = bytes.windows(text.len()).position(|window| window == text).unwrap();
+    change(&mut bytes, at + text.len() + 4);
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("model.gguf");
+    fs::write(&path, bytes).unwrap();
+    let path = path.to_str().unwrap().to_owned();
+    (directory, path)
+}
+
+#[test]
+fn gguf_files_of_other_models_are_refused() {
+    let number = |value: u32| {
+        move |bytes: &mut [u8], at: usize| bytes[at..at + 4].copy_from_slice(&value.to_le_bytes())
+    };
+    let refused = |file: (tempfile::TempDir, String), parts: &[&str]| {
+        let found = Pretrained::open(Path::new(&file.1));
+        let error = match found.and_then(|found| found.parameters()) {
+            Ok(_) => panic!("{parts:?} is not refused"),
+            Err(error) => error.to_string(),
+        };
+        assert!(parts.iter().all(|part| error.contains(part)), "{parts:?}: {error}");
+    };
+    // Softmax of the chosen ones; softmax where scores are sigmoids.
+    for (name, architecture, function) in
+        [("deepseek-v2", "deepseek2", 3), ("laguna", "laguna", 1), ("glm4-moe", "glm4moe", 1)]
+    {
+        let key = format!("{architecture}.expert_gating_func");
+        refused(patched(name, &key, number(function)), &[&key, "not supported"]);
+    }
+    // A layer that the metadata do not count.
+    let layers = Pretrained::open(&golden_directory().join("gguf/seed-oss.gguf")).unwrap();
+    let layers = layers.architecture.config.layers.len() as u32;
+    let file = patched("seed-oss", "seed_oss.block_count", number(layers - 1));
+    refused(file, &[&format!("blk.{}", layers - 1), &format!("there are {} layers", layers - 1)]);
 }

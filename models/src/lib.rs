@@ -83,8 +83,8 @@ pub use error::ModelError;
 pub use expert_stack::ExpertStack;
 pub use experts::{Experts, MlpAndExperts};
 pub use kernels::{
-    AttentionPass, BlockOutput, Kernels, Means, TensorOperations, default_kernels, has_gpu_kernels, is_gpu,
-    sample_and_mix, use_gpu_kernels, with_values,
+    AttentionPass, BlockOutput, Kernels, Means, StateRun, TensorOperations, default_kernels, has_gpu_kernels,
+    is_gpu, sample_and_mix, use_gpu_kernels, with_values,
 };
 pub use latent::LatentAttention;
 pub use layer::{DecoderLayer, FeedForward, LinearMlp};

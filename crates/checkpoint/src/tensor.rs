@@ -264,22 +264,16 @@ impl LazyTensor {
     /// Rows of each head that stand as pairs side by side, as halves: of `head` rows those behind the first `kept`, of which
     /// rows 2i and 2i + 1 become i and i + half. None if the rows are no such heads.
     pub(crate) fn pairs_as_halves(&self, head: usize, kept: usize) -> Option<Self> {
-        let turned = head.checked_sub(kept)?;
-        if head == 0 || !turned.is_multiple_of(2) || !self.num_rows().is_multiple_of(head) {
-            return None;
-        }
-        let half = turned / 2;
-        self.reorder_rows(|row| {
-            let (first, within) = (row / head * head, row % head);
-            match within.checked_sub(kept) {
-                Some(turned) => first + kept + 2 * (turned % half) + turned / half,
-                None => row,
-            }
-        })
+        self.reorder_turned(head, kept, |row, half| 2 * (row % half) + row / half)
     }
 
     /// The same the other way: halves as pairs side by side.
     pub fn halves_as_pairs(&self, head: usize, kept: usize) -> Option<Self> {
+        self.reorder_turned(head, kept, |row, half| row % 2 * half + row / 2)
+    }
+
+    /// Rows of each head behind the first `kept` in another order: where each comes from, of the row and half of their number.
+    fn reorder_turned(&self, head: usize, kept: usize, from: impl Fn(usize, usize) -> usize) -> Option<Self> {
         let turned = head.checked_sub(kept)?;
         if head == 0 || !turned.is_multiple_of(2) || !self.num_rows().is_multiple_of(head) {
             return None;
@@ -288,7 +282,7 @@ impl LazyTensor {
         self.reorder_rows(|row| {
             let (first, within) = (row / head * head, row % head);
             match within.checked_sub(kept) {
-                Some(turned) => first + kept + turned % 2 * half + turned / 2,
+                Some(turned) => first + kept + from(turned, half),
                 None => row,
             }
         })

@@ -13,7 +13,7 @@ use moi_kernels::{
 use held::{Held, HeldNorm, Values, float, new, sure, tensor, whole};
 pub(super) use held::{is_flex, values};
 
-use super::{AttentionPass, Kernels, Means, TensorOperations};
+use super::{AttentionPass, Kernels, Means, StateRun, TensorOperations};
 use crate::{Activation, BlockRun, CacheLayout, HeadSteps, LayerBlocks, Linear, Matrix, Mlp, Norm, QkSpan};
 
 /// Kernels for the CPU, on tensors of Flex; others are left to tensor operations.
@@ -77,11 +77,7 @@ impl<B: Backend> Kernels<B> for FlexKernels {
         normed(norm, &x).unwrap_or_else(|| norm.forward(x))
     }
 
-    fn state_steps(
-        &self,
-        steps: &HeadSteps<B>,
-        matrices: Tensor<B, 3>,
-    ) -> Result<(Tensor<B, 3>, Tensor<B, 3>), Tensor<B, 3>> {
+    fn state_steps(&self, steps: &HeadSteps<B>, matrices: Tensor<B, 3>) -> StateRun<B> {
         state_steps(steps, matrices)
     }
 
@@ -350,11 +346,7 @@ fn attend<B: Backend>(
 }
 
 /// Steps one by one, for prompts too: chunks cost 1.6 to 1.8 times as much here, their tensors being many and small.
-#[allow(clippy::type_complexity, reason = "what came out and the state, or the state as it was")]
-fn state_steps<B: Backend>(
-    steps: &HeadSteps<B>,
-    matrices: Tensor<B, 3>,
-) -> Result<(Tensor<B, 3>, Tensor<B, 3>), Tensor<B, 3>> {
+fn state_steps<B: Backend>(steps: &HeadSteps<B>, matrices: Tensor<B, 3>) -> StateRun<B> {
     let ([n, heads, values], [_, groups, keys]) = (steps.v.dims(), steps.k.dims());
     if !is_flex::<B>() {
         return Err(matrices);

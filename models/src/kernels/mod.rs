@@ -27,6 +27,9 @@ use crate::{
     BlockRun, CacheLayout, Embedding, Experts, HeadSteps, LayerBlocks, Linear, Matrix, Mixing, Mlp, Norm,
 };
 
+/// What [`Kernels::state_steps`] gives: outputs and the matrices behind all positions, or the matrices as they were.
+pub type StateRun<B> = Result<(Tensor<B, 3>, Tensor<B, 3>), Tensor<B, 3>>;
+
 /// The operations of a decoder on a backend. Inputs and results are `[tokens, width]`, in float32 unless it says otherwise.
 ///
 /// An implementation that hands an operation on to another one's hands on what belongs to it, too: [`Self::cache_layout`] with
@@ -90,12 +93,7 @@ pub trait Kernels<B: Backend>: fmt::Debug + Send + Sync {
     /// Steps of a layer whose state is a matrix for each head `[heads, keys, values]`, in float32: what comes out
     /// `[positions, heads, values]`, and the matrices behind all positions. The matrices as they were where tensor operations
     /// are to do it.
-    #[allow(clippy::type_complexity, reason = "what came out and the state, or the state as it was")]
-    fn state_steps(
-        &self,
-        _steps: &HeadSteps<B>,
-        matrices: Tensor<B, 3>,
-    ) -> Result<(Tensor<B, 3>, Tensor<B, 3>), Tensor<B, 3>> {
+    fn state_steps(&self, _steps: &HeadSteps<B>, matrices: Tensor<B, 3>) -> StateRun<B> {
         Err(matrices)
     }
 

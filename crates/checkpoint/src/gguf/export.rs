@@ -40,6 +40,9 @@ struct Export<'a> {
     parameters: &'a Checkpoint,
 }
 
+/// Tensors of a file by their names in a layer, and whether they stay floats where others are quantised.
+type SpecialTensors = (Vec<(String, LazyTensor)>, bool);
+
 impl Export<'_> {
     /// The tensors that a parameter leads to; none for one that goes into another's, or into the metadata.
     fn one(&self, name: &str) -> Option<Vec<Exported>> {
@@ -115,7 +118,7 @@ impl Export<'_> {
         if let Some((head, kept)) = self.layout.pairs(stem, layer) {
             return tensor.halves_as_pairs(head, kept);
         }
-        let net = self.changed_net();
+        let net = self.layout.reordered_net();
         match (stem, net) {
             ("self_attn.in_proj_z", Some(net)) => by_numbers(tensor, net, net.value_dim),
             ("self_attn.in_proj_a" | "self_attn.in_proj_b", Some(net)) => by_numbers(tensor, net, 1),
@@ -135,12 +138,6 @@ impl Export<'_> {
         ["nemotron_h", "nemotron_h_moe", "granitehybrid"].contains(&self.form)
     }
 
-    /// Where the order of value heads is another one in files.
-    fn changed_net(&self) -> Option<NetHeads> {
-        let is_changed = ["qwen35", "qwen35moe"].contains(&self.form);
-        self.layout.net().filter(|net| is_changed && net.key_heads != net.value_heads)
-    }
-
     /// A vector that has a name of its own.
     fn number(&self, parameter: &str, tensor: &LazyTensor) -> Option<LazyTensor> {
         let column = |vector: LazyTensor| match self.is_mamba() {
@@ -150,7 +147,7 @@ impl Export<'_> {
             }
             false => vector,
         };
-        let in_order = |vector: LazyTensor| match self.changed_net() {
+        let in_order = |vector: LazyTensor| match self.layout.reordered_net() {
             Some(net) => by_numbers(&vector, net, 1),
             None => Some(vector),
         };
@@ -163,14 +160,8 @@ impl Export<'_> {
     }
 
     /// What is made of several parameters, or changed as a whole, and whether it is to be stored as floats.
-    #[allow(clippy::type_complexity, reason = "three cases: not special, special and wrong, special")]
-    fn special(
-        &self,
-        layer: usize,
-        part: &str,
-        tensor: &LazyTensor,
-    ) -> Option<Option<(Vec<(String, LazyTensor)>, bool)>> {
-        let is_next = ["qwen35", "qwen35moe", "qwen3next"].contains(&self.form);
+    fn special(&self, layer: usize, part: &str, tensor: &LazyTensor) -> Option<Option<SpecialTensors>> {
+        let is_next = self.layout.has_delta_nets();
         let one = |own: &str, tensor: Option<LazyTensor>, is_float: bool| {
             tensor.map(|tensor| (vec![(own.to_owned(), tensor)], is_float))
         };
@@ -186,8 +177,8 @@ impl Export<'_> {
             "self_attn.in_proj_a.weight" if self.form == "qwen3next" => Some((Vec::new(), false)),
             // In the metadata.
             _ if part.starts_with("mlp.act_fn.") => Some((Vec::new(), false)),
-            "self_attn.out_proj.weight" if self.changed_net().is_some() => {
-                let net = self.changed_net()?;
+            "self_attn.out_proj.weight" if self.layout.reordered_net().is_some() => {
+                let net = self.layout.reordered_net()?;
                 let order = |column| net.own_row(column, net.value_dim);
                 // Blocks cannot be put in another order when they are read.
                 one("ssm_out.weight", tensor.reorder_columns(order), true)
@@ -221,7 +212,7 @@ impl Export<'_> {
     fn net_maps(&self, layer: usize) -> Option<LazyTensor> {
         let map = |part: &str| self.get(layer, &format!("self_attn.in_proj_{part}.weight")).cloned();
         let (q, k, v) = (map("q")?, map("k")?, map("v")?);
-        let v = match self.changed_net() {
+        let v = match self.layout.reordered_net() {
             Some(net) => by_numbers(&v, net, net.value_dim)?,
             None => v,
         };

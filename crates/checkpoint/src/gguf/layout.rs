@@ -87,6 +87,18 @@ impl<'a> Layout<'a> {
         self.metadata.f64(MUSE_FACTOR)
     }
 
+    /// Whether some layers are the delta nets of Qwen3-Next and Qwen3.5.
+    pub(super) fn has_delta_nets(&self) -> bool {
+        ["qwen35", "qwen35moe", "qwen3next"].contains(&self.architecture)
+    }
+
+    /// The heads of delta nets where llama.cpp has changed the order of value heads, from that of a head of each key head
+    /// after the other.
+    pub(super) fn reordered_net(&self) -> Option<NetHeads> {
+        let is_reordered = ["qwen35", "qwen35moe"].contains(&self.architecture);
+        self.net().filter(|net| is_reordered && net.key_heads != net.value_heads)
+    }
+
     pub(super) fn net(&self) -> Option<NetHeads> {
         let (key_heads, value_heads) = (self.usize("ssm.group_count")?, self.usize("ssm.time_step_rank")?);
         let value_dim = self.usize("ssm.inner_size")?.checked_div(value_heads)?;

@@ -258,15 +258,9 @@ impl Part<'_> {
         }
     }
 
-    /// Where llama.cpp has changed the order of value heads, from that of a head of each key head after the other.
-    fn net(&self) -> Option<NetHeads> {
-        let is_changed = ["qwen35", "qwen35moe"].contains(&self.form);
-        self.layout.net().filter(|net| is_changed && net.key_heads != net.value_heads)
-    }
-
     /// Rows of value heads in the order of their key heads.
     fn by_key_heads(&self, tensor: &LazyTensor, unit: impl Fn(&NetHeads) -> usize) -> Option<LazyTensor> {
-        match self.net() {
+        match self.layout.reordered_net() {
             Some(net) => {
                 let unit = unit(&net);
                 let fits = tensor.num_rows() == net.value_heads * unit;
@@ -277,14 +271,14 @@ impl Part<'_> {
     }
 
     fn columns_by_key_heads(&self, tensor: &LazyTensor) -> Option<LazyTensor> {
-        match self.net() {
+        match self.layout.reordered_net() {
             Some(net) => tensor.reorder_columns(|column| net.file_row(column, net.value_dim)),
             None => Some(tensor.clone()),
         }
     }
 
     fn conv_by_key_heads(&self, tensor: &LazyTensor) -> Option<LazyTensor> {
-        match self.net() {
+        match self.layout.reordered_net() {
             Some(net) => {
                 tensor.reorder_rows(|row| net.behind_keys(row, |row| net.file_row(row, net.value_dim)))
             }
@@ -294,7 +288,7 @@ impl Part<'_> {
 
     /// What is several parameters, or is made of two.
     fn special(&self) -> Option<Option<Named>> {
-        let is_next = ["qwen35", "qwen35moe", "qwen3next"].contains(&self.form);
+        let is_next = self.layout.has_delta_nets();
         let is_state = self.layout.mixer(self.layer) == Mixer::State;
         let (stem, kind) = self.name.rsplit_once('.')?;
         Some(match stem {

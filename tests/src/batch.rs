@@ -138,6 +138,7 @@ pub fn scheduled<B: Backend, M: CausalLm<B>>(
         for event in scheduler.round() {
             match event {
                 Event::Step(id, step) => found[ids.iter().position(|known| *known == id).unwrap()].push(step),
+                Event::Admitted(_) | Event::Prompt(..) => {}
                 Event::Failed(_, error, _) => panic!("{error}"),
             }
         }

@@ -80,6 +80,7 @@ impl Decoding {
                 min_tokens: stop.min_tokens,
                 strings: stop.stop.clone(),
                 ignore_eos: stop.ignore_eos,
+                ..StopRules::default()
             },
             seed: (sampling.seed.and_then(|OrMinusOne(seed)| seed))
                 .unwrap_or_else(|| RandomState::new().hash_one(0) >> 32),

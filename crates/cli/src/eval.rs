@@ -362,6 +362,7 @@ impl Work {
                         (id, ended)
                     }
                     // With the model or the device all fail.
+                    Event::Admitted(_) | Event::Prompt(..) => continue,
                     Event::Failed(_, error @ EngineError::Round(_), _) => return Err(error.into()),
                     Event::Failed(id, error, text) => {
                         if let Some(last) = answers.get_mut(&id).and_then(|answer| answer.steps.last_mut()) {

@@ -28,6 +28,8 @@ mod rules;
 mod runner;
 mod runs;
 mod score;
+#[cfg(feature = "serve")]
+mod serve;
 mod show_config;
 mod signals;
 mod ui;
@@ -93,6 +95,8 @@ fn run(args: Args) -> anyhow::Result<Ended> {
         Command::Doctor(args) => doctor::run(&args),
         Command::Warmup(args) => normally(warmup::run(&args)),
         Command::Bench(args) => bench::run(&args),
+        #[cfg(feature = "serve")]
+        Command::Serve(args) => serve::run(*args),
         Command::Rules(args) => normally(rules::run(&args)),
         Command::Config(args) => normally(show_config::run(&args, &global)),
         Command::Completions { shell } => {

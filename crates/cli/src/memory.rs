@@ -8,6 +8,15 @@ pub(crate) fn peak_memory() -> Option<u64> {
     peak_of(&fs::read_to_string("/proc/self/status").ok()?)
 }
 
+/// Bytes of memory that processes could still have, where the system says.
+#[cfg(feature = "serve")]
+pub(crate) fn available() -> Option<u64> {
+    let text = fs::read_to_string("/proc/meminfo").ok()?;
+    let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
+    let kilobytes: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    Some(kilobytes * 1024)
+}
+
 /// `VmHWM:     1234 kB`
 fn peak_of(status: &str) -> Option<u64> {
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;

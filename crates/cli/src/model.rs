@@ -165,6 +165,12 @@ impl<B: Backend> Loading<B> {
         Ok(Self { pretrained, args, device, form, footprint, begun, thread })
     }
 
+    /// Bytes of all weights.
+    #[cfg(feature = "serve")]
+    pub(crate) fn weight_bytes(&self) -> usize {
+        self.footprint.weights
+    }
+
     pub(crate) fn pretrained(&self) -> &Pretrained {
         &self.pretrained
     }

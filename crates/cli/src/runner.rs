@@ -72,16 +72,18 @@ pub(crate) fn together<B: Backend, M: CausalLm<B>>(
     let (mut prefill, mut failed) = (None, None);
     while !scheduler.is_idle() && !interrupt.is_set() {
         let events = scheduler.round();
-        bar.inc(events.len() as u64);
         for event in events {
-            let (Event::Step(id, _) | Event::Failed(id, ..)) = &event;
+            let (Event::Admitted(id) | Event::Prompt(id, _) | Event::Step(id, _) | Event::Failed(id, ..)) =
+                &event;
             // They are numbered in the order in which they came.
             let Ok(row) = ids.binary_search(id) else { continue };
             match event {
                 Event::Step(_, step) => {
                     prefill.get_or_insert_with(|| start.elapsed());
+                    bar.inc(1);
                     rows[row].push(step);
                 }
+                Event::Admitted(_) | Event::Prompt(..) => {}
                 Event::Failed(_, error, text) => {
                     if let Some(last) = rows[row].last_mut() {
                         last.text += &text;

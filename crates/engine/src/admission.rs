@@ -9,7 +9,7 @@ use moi_models::{BlockTable, CausalLm};
 use crate::{
     Batch, Engine, EngineError, Prompt, Request, RowId, Sampler, StopRules,
     decider::{Decider, Limits},
-    row::{Row, Stage},
+    row::{PromptScores, Row, Stage},
     rows::ids_tensor,
     stop::StopMatcher,
     text::{Detokenizer, control_token},
@@ -24,6 +24,8 @@ pub struct PreparedRequest<B: Backend> {
     stop: StopRules,
     stop_tokens: Vec<u32>,
     salt: String,
+    shown: Vec<u32>,
+    prompt_logprobs: Option<usize>,
     /// Of the engine that prepared it.
     engine: Arc<()>,
 }
@@ -49,6 +51,11 @@ impl<B: Backend> PreparedRequest<B> {
         &self.stop
     }
 
+    /// Whether its whole prompt runs, as its tokens are scored.
+    pub(crate) fn scores_prompt(&self) -> bool {
+        self.prompt_logprobs.is_some()
+    }
+
     /// With whom it shares what is cached of its prompt.
     pub(crate) fn salt(&self) -> &str {
         &self.salt
@@ -71,6 +78,7 @@ impl<B: Backend, M: CausalLm<B>> Engine<B, M> {
     /// If the request is refused, or the device computes wrong numbers.
     pub fn prepare(&self, request: Request<B>) -> Result<PreparedRequest<B>, EngineError> {
         request.check()?;
+        self.check_tokens(&request)?;
         let prompt = match (self.check_prompt(&request.prompt)?, request.prompt) {
             (Some(ids), _) => PreparedPrompt::Ids(ids),
             (None, Prompt::Embeddings(inputs)) => PreparedPrompt::Embeddings(inputs),
@@ -79,7 +87,6 @@ impl<B: Backend, M: CausalLm<B>> Engine<B, M> {
         if !request.stop.strings.is_empty() && self.tokenizer.is_none() {
             return Err(EngineError::NoTokenizer("a stop string"));
         }
-        self.check_tokens(&request.sampling)?;
         self.check_device()?;
         let (ids, positions) = match &prompt {
             PreparedPrompt::Ids(ids) => (&ids[..], ids.len()),
@@ -98,14 +105,21 @@ impl<B: Backend, M: CausalLm<B>> Engine<B, M> {
         let sampler = Sampler::new(request.sampling, request.seed)?.with_prompt(ids).with_breakers(breakers);
         let constraint = request.grammar.map(|grammar| self.constraint(&grammar)).transpose()?;
         let control = |text: &String| control_token(self.tokenizer.as_ref()?, text);
-        let stop_tokens: Vec<u32> = request.stop.strings.iter().filter_map(control).collect();
+        let controls = request.stop.strings.iter().filter_map(control);
+        let stop_tokens: Vec<u32> = controls.chain(request.stop.tokens.iter().copied()).collect();
         // None of them may come before its time.
         let ends: Vec<u32> = self.eos.iter().chain(&stop_tokens).copied().collect();
-        let limits = Limits::new(&request.stop, &ends, constraint, request.mix_constrained);
+        let limits = Limits {
+            allowed: request.allowed.map(|allowed| allowed.into_iter().collect()),
+            bad_words: request.bad_words,
+            forced: request.forced,
+            ..Limits::new(&request.stop, &ends, constraint, request.mix_constrained)
+        };
         let decider = Decider::new(moi::Row::new(request.rule, &start)?, sampler, limits);
         let decider = decider.reporting(request.top, request.logprobs);
         let (stop, salt, engine) = (request.stop, request.salt, Arc::clone(&self.id));
-        Ok(PreparedRequest { prompt, decider, stop, stop_tokens, salt, engine })
+        let (shown, prompt_logprobs) = (request.shown, request.prompt_logprobs);
+        Ok(PreparedRequest { prompt, decider, stop, stop_tokens, salt, shown, prompt_logprobs, engine })
     }
 
     /// Refuses a request that another engine has prepared.
@@ -136,12 +150,20 @@ impl<B: Backend, M: CausalLm<B>> Engine<B, M> {
     }
 
     /// Tokens that are named by a request or of the engine must be the model's.
-    fn check_tokens(&self, sampling: &moi_sampling::Sampling) -> Result<(), EngineError> {
+    fn check_tokens(&self, request: &Request<B>) -> Result<(), EngineError> {
+        let sampling = &request.sampling;
         let vocab_size = self.model.embedding().dims()[0];
         let all = |markers: &moi::Markers| [Some(markers.open), markers.name, Some(markers.close)];
         let markers = self.markers.iter().flat_map(all).flatten();
         let biased = sampling.logit_bias.0.keys().copied();
-        let named = [("banned", sampling.banned.clone()), ("biased", biased.collect())];
+        let named = [
+            ("banned", sampling.banned.clone()),
+            ("biased", biased.collect()),
+            ("forced", request.forced.clone()),
+            ("allowed", request.allowed.clone().unwrap_or_default()),
+            ("of a bad word", request.bad_words.concat()),
+            ("to stop at", request.stop.tokens.clone()),
+        ];
         for (what, tokens) in named.into_iter().chain([("marker of thinking", markers.collect())]) {
             if let Some(token) = tokens.into_iter().find(|&token| token as usize >= vocab_size) {
                 return Err(EngineError::UnknownToken { what, token, vocab_size });
@@ -183,13 +205,14 @@ impl<B: Backend, M: CausalLm<B>> Batch<'_, B, M> {
 
     fn row(&self, request: PreparedRequest<B>, stage: Stage<B>, table: BlockTable) -> Row<B> {
         let positions = request.prompt_positions();
-        let PreparedRequest { decider, stop, stop_tokens, salt, .. } = request;
+        let PreparedRequest { decider, stop, stop_tokens, salt, shown, prompt_logprobs, .. } = request;
+        let scores = |likeliest| PromptScores { likeliest, ..PromptScores::default() };
         Row {
             id: self.next_id(),
             stage,
             stop_tokens,
             decider,
-            matcher: StopMatcher::new(stop.strings.clone()),
+            matcher: StopMatcher::new(stop.strings.clone(), stop.includes_string),
             stop,
             detokenizer: Detokenizer::default(),
             table,
@@ -200,6 +223,9 @@ impl<B: Backend, M: CausalLm<B>> Batch<'_, B, M> {
             inputs: None,
             checkpoints: Vec::new(),
             parks: false,
+            keeps_blocks: false,
+            shown,
+            scores: prompt_logprobs.map(scores),
         }
     }
 }

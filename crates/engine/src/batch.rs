@@ -4,7 +4,7 @@ use burn::tensor::backend::Backend;
 use moi_models::{CausalLm, is_gpu};
 
 use crate::{
-    Engine, EngineError, PreparedRequest, Request, RowError, RowId, Session, Step,
+    Engine, EngineError, PreparedRequest, PromptReport, Request, RowError, RowId, Session, Step,
     pending_step::{PendingStep, kept},
     round::{Clock, Inputs, Pending, RoundTimes, place},
     row::{Row, Stage},
@@ -38,6 +38,10 @@ pub struct Batch<'e, B: Backend, M> {
     ended: Option<Row<B>>,
     /// What rows held back that ended by an error.
     pub(crate) left: Vec<(RowId, String)>,
+    /// Prompts that have run and are not reported yet.
+    pub(crate) prompts: Vec<(RowId, PromptReport)>,
+    /// Whether they are to be reported.
+    pub(crate) reports_prompts: bool,
 }
 
 impl<'e, B: Backend, M: CausalLm<B>> Batch<'e, B, M> {
@@ -57,6 +61,8 @@ impl<'e, B: Backend, M: CausalLm<B>> Batch<'e, B, M> {
             keeps: false,
             ended: None,
             left: Vec::new(),
+            prompts: Vec::new(),
+            reports_prompts: false,
         }
     }
 
@@ -115,8 +121,9 @@ impl<'e, B: Backend, M: CausalLm<B>> Batch<'e, B, M> {
             begins && row.salt == request.salt() && row.decider.sampler.history().all(0) == request.ids()
         };
         match self.rows.iter().find(runs_it).map(|row| row.id) {
-            Some(first) => self.follow(request, first),
-            None => {
+            Some(first) if !request.scores_prompt() => self.follow(request, first),
+            _ if request.scores_prompt() => self.begin(request, None),
+            _ => {
                 let behind = self.engine.find_prefix(request.salt(), request.ids());
                 self.begin(request, behind)
             }
@@ -292,6 +299,8 @@ impl<'e, B: Backend, M: CausalLm<B>> Batch<'e, B, M> {
         let (mut steps, mut left, mut waiting) = (Vec::with_capacity(places.len()), Vec::new(), Vec::new());
         for (at, (&place, outcome)) in places.iter().zip(outcomes).enumerate() {
             let row = &mut rows[place];
+            let scored = row.scores.as_mut().and_then(|scores| scores.failed.take());
+            let outcome = scored.map_or(outcome, Err);
             let step = outcome.and_then(|(sampled, mix)| row.take(sampled, mix, self.engine));
             let step = step.map_err(|error| self.row_error(row, has_run(row.id), error));
             if !matches!(step, Ok(Step { stop: None, .. })) {

@@ -1,5 +1,7 @@
 //! What decides the tokens and inputs of one row.
 
+use std::collections::HashSet;
+
 use moi::{Row, Start};
 use moi_sampling::RowSpec;
 
@@ -22,13 +24,19 @@ pub(crate) struct Decider {
 pub(crate) struct Limits {
     pub(crate) constraint: Option<Constraint>,
     /// Whether the constraint held for the token under way: thoughts are free, what is constrained is the answer.
-    holds: bool,
+    pub(crate) holds: bool,
     /// Whether the constraint narrows what is mixed, too.
     pub(crate) mixes_constrained: bool,
     /// Tokens that end a generation, where they may not come at once.
     pub(crate) eos: Vec<u32>,
     /// So many tokens come before these.
     pub(crate) min_tokens: usize,
+    /// The only tokens that may come.
+    pub(crate) allowed: Option<HashSet<u32>>,
+    /// Sequences that may not come.
+    pub(crate) bad_words: Vec<Vec<u32>>,
+    /// The first tokens, which come whatever is drawn.
+    pub(crate) forced: Vec<u32>,
 }
 
 impl Decider {
@@ -85,7 +93,26 @@ impl Decider {
     }
 
     fn has_limits(&self) -> bool {
-        self.limits.constraint.is_some() || self.generated() < self.limits.min_tokens
+        let Limits { constraint, min_tokens, allowed, bad_words, forced, .. } = &self.limits;
+        let narrows = constraint.is_some() || allowed.is_some() || !bad_words.is_empty();
+        narrows || self.generated() < (*min_tokens).max(forced.len())
+    }
+
+    /// Whether the token under way comes whatever is drawn, and whatever the rule picks.
+    pub(crate) fn is_forced(&self) -> bool {
+        self.generated() < self.limits.forced.len()
+    }
+
+    /// Tokens that may not come now: ends before their time, and those with which a bad word would be complete.
+    fn not_now(&self) -> Vec<u32> {
+        let Limits { eos, min_tokens, bad_words, .. } = &self.limits;
+        let so_far = self.sampler.history().generated(0);
+        let complete = |word: &Vec<u32>| {
+            let (last, before) = word.split_last()?;
+            so_far.ends_with(before).then_some(*last)
+        };
+        let early: &[u32] = if so_far.len() < *min_tokens { eos } else { &[] };
+        early.iter().copied().chain(bad_words.iter().filter_map(complete)).collect()
     }
 
     /// The token for a number that was drawn; and logits for the mixture, where limits narrow them.
@@ -94,8 +121,8 @@ impl Decider {
         logits: &[f32],
         uniform: f64,
     ) -> Result<(Sampled, Option<Vec<f32>>), EngineError> {
-        let generated = self.generated();
-        let Limits { constraint, holds, mixes_constrained, eos, min_tokens } = &mut self.limits;
+        let (generated, not) = (self.generated(), self.not_now());
+        let Limits { constraint, holds, mixes_constrained, allowed: listed, forced, .. } = &mut self.limits;
         *holds = !self.row.is_thinking();
         let mut constraint = constraint.as_mut().filter(|_| *holds);
         if let Some(constraint) = &mut constraint {
@@ -104,12 +131,16 @@ impl Decider {
         // Before its answer has begun a model may open its thoughts, once.
         let may_open = generated == 0 && *holds;
         let opens = self.row.markers().map(|markers| markers.open);
-        let only = constraint.map(|constraint| {
-            move |token: u32| constraint.allows(token) || (may_open && opens == Some(token))
+        let listed = listed.as_ref();
+        let only = (constraint.is_some() || listed.is_some()).then_some(|token: u32| {
+            let follows = |constraint: &&mut Constraint| constraint.allows(token);
+            let is_free = constraint.as_ref().is_none_or(follows) || (may_open && opens == Some(token));
+            is_free && listed.is_none_or(|listed| listed.contains(&token))
         });
         let allowed = Allowed {
-            not: if generated < *min_tokens { eos } else { &[] },
+            not: &not,
             only: only.as_ref().map(|only| only as &dyn Fn(u32) -> bool),
+            forced: forced.get(generated).copied(),
         };
         let (sampled, drawn) = self.sampler.choose(logits, uniform, allowed, self.logprobs)?;
         if self.row.wants_candidates() {
@@ -146,6 +177,7 @@ impl Limits {
             mixes_constrained: mixes,
             eos: eos.to_vec(),
             min_tokens: stop.min_tokens,
+            ..Self::default()
         }
     }
 }

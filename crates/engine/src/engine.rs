@@ -248,6 +248,11 @@ impl<B: Backend, M: CausalLm<B>> Engine<B, M> {
         [pool.used_bytes(), pool.allocated_bytes()]
     }
 
+    /// Bytes of the keys and values of a sequence of so many positions.
+    pub fn bytes_for(&self, positions: usize) -> usize {
+        self.pool().bytes_for(positions, self.prefill_chunk)
+    }
+
     /// The model.
     pub fn model(&self) -> &M {
         &self.model

@@ -96,6 +96,12 @@ pub enum EngineError {
     /// A stop string that would match everywhere.
     #[error("a stop string is empty; it would stop every generation at once")]
     EmptyStopString,
+    /// A sequence of no tokens that shall not come.
+    #[error("a bad word is empty; nothing could come")]
+    EmptyBadWord,
+    /// A list of allowed tokens without one.
+    #[error("no token is allowed; name one at least, or leave the list out")]
+    NothingAllowed,
     /// Logits from which nothing can be sampled.
     #[error("the logits of step {step} hold {what}: {origin}", origin = of(origin))]
     BadLogits {

@@ -65,6 +65,15 @@ impl<B: Backend, M: CausalLm<B>> Batch<'_, B, M> {
         self.rows.insert(at, row);
     }
 
+    /// Lets a row wait with all that it has cached, until [`Batch::unpark`]: at once, or as soon as its next input is known.
+    /// The others are not disturbed.
+    pub(crate) fn pause(&mut self, id: RowId) {
+        if let Some(row) = self.rows.iter_mut().find(|row| row.id == id) {
+            row.keeps_blocks = true;
+            self.park(id);
+        }
+    }
+
     /// Lets a row take part again that is parked, or was to be.
     ///
     /// # Errors
@@ -73,6 +82,9 @@ impl<B: Backend, M: CausalLm<B>> Batch<'_, B, M> {
         let Some(at) = self.rows.iter().position(|row| row.id == id) else { return Ok(()) };
         let engine = self.engine();
         self.rows[at].parks = false;
+        if !matches!(self.rows[at].stage, Stage::Parked(_)) {
+            self.rows[at].keeps_blocks = false;
+        }
         self.rows[at].unpark(engine).map_err(|error| {
             let mut row = self.rows.remove(at);
             self.row_error(&mut row, false, error)
@@ -94,7 +106,7 @@ impl<B: Backend, M: CausalLm<B>> Batch<'_, B, M> {
         match self.engine().tokenizer() {
             Some(tokenizer) => {
                 let left = self.take_left().into_iter().map(|(_, text)| text).collect();
-                self.rows.iter_mut().try_fold(left, |text: String, row| Ok(text + &row.flush(tokenizer)?.0))
+                self.rows.iter_mut().try_fold(left, |text: String, row| Ok(text + &row.held_back(tokenizer)?))
             }
             None => Ok(String::new()),
         }
@@ -139,7 +151,7 @@ impl<B: Backend, M: CausalLm<B>> Batch<'_, B, M> {
 
     /// The text that a row has held back. One that cannot be decoded is no second reason for an error.
     fn held_back(&self, row: &mut Row<B>) -> String {
-        let text = self.engine().tokenizer().and_then(|tokenizer| row.flush(tokenizer).ok());
-        text.map(|(text, _)| text).unwrap_or_default()
+        let text = self.engine().tokenizer().and_then(|tokenizer| row.held_back(tokenizer).ok());
+        text.unwrap_or_default()
     }
 }

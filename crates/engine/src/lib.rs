@@ -76,5 +76,5 @@ pub use sampler::{Sampled, Sampler, Scored};
 pub use scheduler::{Event, Refusal, RequestId, Scheduler, SchedulerOptions};
 pub use self_check::{SelfCheck, WrongLogits};
 pub use session::Session;
-pub use step::{RowError, RowId, Step};
-pub use stop::StopReason;
+pub use step::{PromptReport, RowError, RowId, Step};
+pub use stop::{StopReason, StoppedBy};

@@ -272,7 +272,10 @@ fn mixed_on_host<B: Backend>(
     let mut mixed_rows: Vec<&mut moi::Row> = rows.iter_mut().map(|row| &mut row.row).collect();
     let mixed = moi::mix(to_mix, ids_tensor::<B>(&tokens, &device), table, &mut mixed_rows, top)?;
     let inputs = mixed.inputs.clone();
-    let mixes = mixed.into_rows();
+    let mut mixes = mixed.into_rows();
+    for (mix, _) in mixes.iter_mut().zip(rows.iter()).filter(|(_, row)| row.is_forced()) {
+        mix.token = None;
+    }
     // A rule may have put another token in the place of the sampled one.
     let other = |(sampled, mix): (&Sampled, &RowMix)| mix.token.is_some_and(|token| token != sampled.token);
     if sampled.iter().zip(&mixes).any(other) {

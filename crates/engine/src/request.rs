@@ -56,6 +56,18 @@ pub struct Request<B: Backend> {
     pub top: usize,
     /// How many of the likeliest tokens each step reports, with their log-probabilities.
     pub logprobs: usize,
+    /// Whether it is reported how likely each token of the prompt is behind those before it, and so many of the likeliest
+    /// beside it. All of the prompt runs then, whatever is cached of it.
+    pub prompt_logprobs: Option<usize>,
+    /// The first tokens, taken as if they had been sampled: what is drawn, mixed and reported is as it would be. With the seed
+    /// and the tokens of another generation this is a fork of it, at any of its tokens.
+    pub forced: Vec<u32>,
+    /// The only tokens that are sampled; all where `None`.
+    pub allowed: Option<Vec<u32>>,
+    /// Sequences of tokens that do not come.
+    pub bad_words: Vec<Vec<u32>>,
+    /// Control tokens whose text is part of the answer's text, where others have none.
+    pub shown: Vec<u32>,
 }
 
 /// When a generation ends, besides the model's end tokens and a full context.
@@ -69,6 +81,12 @@ pub struct StopRules {
     /// Where the text comes to one of these; it is not part of the text then. Where one is the text of a control token,
     /// that token ends the generation, too.
     pub strings: Vec<String>,
+    /// At one of these tokens, which is no part of the text.
+    pub tokens: Vec<u32>,
+    /// The text ends behind the stop string instead of before it.
+    pub includes_string: bool,
+    /// Stop strings are not looked for while the model thinks.
+    pub spares_thoughts: bool,
     /// Go on past the model's end tokens.
     pub ignore_eos: bool,
 }
@@ -88,6 +106,11 @@ impl<B: Backend> Request<B> {
             salt: String::new(),
             top: 0,
             logprobs: 0,
+            prompt_logprobs: None,
+            forced: Vec::new(),
+            allowed: None,
+            bad_words: Vec::new(),
+            shown: Vec::new(),
         }
     }
 
@@ -103,6 +126,12 @@ impl<B: Backend> Request<B> {
         }
         if self.stop.strings.iter().any(String::is_empty) {
             return Err(EngineError::EmptyStopString);
+        }
+        if self.bad_words.iter().any(Vec::is_empty) {
+            return Err(EngineError::EmptyBadWord);
+        }
+        if self.allowed.as_ref().is_some_and(Vec::is_empty) {
+            return Err(EngineError::NothingAllowed);
         }
         Ok(())
     }

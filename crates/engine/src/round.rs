@@ -1,14 +1,17 @@
 //! One round: the next input of every sequence that decodes and pieces of prompts, through the model together.
 
-use std::time::Duration;
 #[cfg(not(target_family = "wasm"))]
 use std::time::Instant;
+use std::{
+    sync::{Mutex, PoisonError},
+    time::Duration,
+};
 
 use burn::tensor::{DType, Tensor, backend::Backend};
-use moi_models::{BLOCK_POSITIONS, CausalLm, ForwardBatch, Span, Visible};
+use moi_models::{BLOCK_POSITIONS, CausalLm, ForwardBatch, Span, Visible, with_values};
 
 use crate::{
-    Batch, EngineError, RowId,
+    Batch, EngineError, PromptReport, RowId, Scored,
     decider::Decider,
     pending_step::{PendingStep, kept},
     row::{Row, Stage},
@@ -177,6 +180,7 @@ impl<B: Backend, M: CausalLm<B>> Batch<'_, B, M> {
         }
         pieces.iter().for_each(|piece| self.engine().report_progress(&rows[piece.row]));
         let hidden = self.forward(rows, inputs.map(|inputs| inputs.inputs), &decoding, &pieces)?;
+        self.score_pieces(rows, &hidden, decoding.len(), &pieces);
         let (mut decided, mut places) = (decoding.clone(), (0..decoding.len() as u32).collect::<Vec<u32>>());
         let mut end = decoding.len();
         for piece in &pieces {
@@ -253,6 +257,38 @@ impl<B: Backend, M: CausalLm<B>> Batch<'_, B, M> {
         Ok(hidden)
     }
 
+    /// How likely the tokens of prompts are that follow those of pieces which have run, where that was asked for. `hidden` is
+    /// of all that has run `[positions, d]`, and the pieces begin at `first`.
+    fn score_pieces(&self, rows: &mut [Row<B>], hidden: &Tensor<B, 2>, first: usize, pieces: &[Piece]) {
+        /// Positions whose logits are held at once.
+        const POSITIONS: usize = 64;
+        let mut begin = first;
+        for piece in pieces {
+            let row = &mut rows[piece.row];
+            let ids = row.decider.sampler.history().all(0);
+            let to = begin + piece.len;
+            let is_prompt = row.decider.generated() == 0;
+            if let Some(scores) = row.scores.as_mut().filter(|scores| is_prompt && scores.failed.is_none()) {
+                for at in (begin..to).step_by(POSITIONS) {
+                    let next = &ids[(scores.scored.len() + 1).min(ids.len())..];
+                    let count = POSITIONS.min(to - at).min(next.len());
+                    if count == 0 {
+                        break;
+                    }
+                    let logits = self.engine().model().logits(hidden.clone().narrow(0, at, count));
+                    match score_all(&logits, next, scores.likeliest, scores.scored.len() + 1) {
+                        Ok(scored) => scores.scored.extend(scored),
+                        Err(error) => {
+                            scores.failed = Some(error);
+                            break;
+                        }
+                    }
+                }
+            }
+            begin = to;
+        }
+    }
+
     /// The pieces of prompts of a round, first come first: as many positions as fit beside rows that decode, each piece to
     /// the end of a block of the cache or of its prompt.
     fn pieces(&self, rows: &[Row<B>], decoding: usize) -> Vec<Piece> {
@@ -287,7 +323,7 @@ impl<B: Backend, M: CausalLm<B>> Batch<'_, B, M> {
     }
 
     /// A row's prompt has run: it decodes, and so do those with the same prompt, which fork it. All of them, itself first.
-    fn finish_prompt(&self, rows: &mut [Row<B>], row: usize) -> Vec<usize> {
+    fn finish_prompt(&mut self, rows: &mut [Row<B>], row: usize) -> Vec<usize> {
         rows[row].stage = Stage::Decode;
         let first = &rows[row];
         // One that runs anew has tokens behind its prompt, whose inputs were mixtures.
@@ -305,8 +341,39 @@ impl<B: Backend, M: CausalLm<B>> Batch<'_, B, M> {
                 (table.clone(), inputs.clone(), Stage::Decode);
             all.push(other);
         }
+        let is_first = rows[row].decider.generated() == 0;
+        if self.reports_prompts && is_first {
+            let reused = rows[row].reused;
+            let report = |row: &mut Row<B>| {
+                let scored = row.scores.as_mut().map(|scores| std::mem::take(&mut scores.scored));
+                (row.id, PromptReport { reused, scored: scored.unwrap_or_default() })
+            };
+            let reports: Vec<_> = parts_of(rows, &all, |row| row).into_iter().map(report).collect();
+            self.prompts.extend(reports);
+        }
         all
     }
+}
+
+/// How likely the first tokens of `next` are by logits `[positions, vocab]`; the first position is the one behind so many
+/// tokens.
+fn score_all<B: Backend>(
+    logits: &Tensor<B, 2>,
+    next: &[u32],
+    likeliest: usize,
+    position: usize,
+) -> Result<Vec<Scored>, EngineError> {
+    let [positions, vocab] = logits.dims();
+    with_values(logits, |host| {
+        let places: Vec<Mutex<Option<Result<Scored, EngineError>>>> =
+            (0..positions).map(|_| Mutex::new(None)).collect();
+        moi_kernels::pool::run_unequal(positions, |at| {
+            let scored = Scored::new(&host[at * vocab..][..vocab], next[at], likeliest, position + at);
+            *places[at].lock().unwrap_or_else(PoisonError::into_inner) = Some(scored);
+        });
+        let scored = |place: Mutex<Option<_>>| place.into_inner().unwrap_or_else(PoisonError::into_inner);
+        places.into_iter().filter_map(scored).collect()
+    })
 }
 
 /// Where a row stands among all.

@@ -5,10 +5,10 @@ use moi::RowMix;
 use moi_models::{BlockTable, CausalLm, Checkpoint, ParkedTable};
 
 use crate::{
-    Engine, EngineError, RowId, Sampled, Step, StopReason, StopRules,
+    Engine, EngineError, RowId, Sampled, Scored, Step, StopReason, StopRules, StoppedBy,
     decider::Decider,
     stop::StopMatcher,
-    text::{Detokenizer, Tokenizer},
+    text::{Detokenizer, Tokenizer, special_text},
 };
 
 /// How far a row is.
@@ -43,6 +43,16 @@ impl<B: Backend> Stage<B> {
     }
 }
 
+/// How likely the tokens of a prompt are, as far as it has run.
+#[derive(Debug, Default)]
+pub(crate) struct PromptScores {
+    /// How many of the likeliest tokens are reported beside each.
+    pub(crate) likeliest: usize,
+    pub(crate) scored: Vec<Scored>,
+    /// Why one could not be told, which ends the row.
+    pub(crate) failed: Option<EngineError>,
+}
+
 /// What a row carries from step to step.
 #[derive(Debug)]
 pub(crate) struct Row<B: Backend> {
@@ -70,6 +80,12 @@ pub(crate) struct Row<B: Backend> {
     pub(crate) checkpoints: Vec<Checkpoint>,
     /// Whether it is to be parked as soon as its next input is known.
     pub(crate) parks: bool,
+    /// Whether it keeps its blocks while it is parked: it is to wait, and not to make room for others.
+    pub(crate) keeps_blocks: bool,
+    /// Control tokens whose text is part of the text.
+    pub(crate) shown: Vec<u32>,
+    /// Of its prompt, where that was asked for.
+    pub(crate) scores: Option<PromptScores>,
 }
 
 impl<B: Backend> Row<B> {
@@ -127,9 +143,14 @@ impl<B: Backend> Row<B> {
         self.stage = Stage::Prompt(inputs);
     }
 
-    /// Gives its blocks back. `input` has not run `[positions, d]`. Where all inputs are kept, these are what the row goes on
-    /// from; else what is cached is copied to the host.
+    /// Gives its blocks back, unless it keeps them. `input` has not run `[positions, d]`. Where all inputs are kept, these are
+    /// what the row goes on from; else what is cached is copied to the host.
     pub(crate) fn park<M: CausalLm<B>>(&mut self, input: Tensor<B, 2>, engine: &Engine<B, M>) {
+        if self.keeps_blocks {
+            let parked = Parked { table: None, inputs: input };
+            (self.stage, self.parks) = (Stage::Parked(parked), false);
+            return;
+        }
         let parked = match self.inputs.take() {
             Some(inputs) => Parked { table: None, inputs: Tensor::cat(inputs, 0) },
             None => Parked { table: Some(engine.pool().park(&self.table)), inputs: input },
@@ -146,6 +167,10 @@ impl<B: Backend> Row<B> {
     pub(crate) fn unpark<M: CausalLm<B>>(&mut self, engine: &Engine<B, M>) -> Result<(), EngineError> {
         let Stage::Parked(Parked { table, inputs }) = &self.stage else { return Ok(()) };
         let inputs = inputs.clone();
+        if std::mem::take(&mut self.keeps_blocks) {
+            self.stage = Stage::Prompt(inputs);
+            return Ok(());
+        }
         match table {
             Some(table) => {
                 self.table = engine.pool().unpark(table)?;
@@ -166,17 +191,26 @@ impl<B: Backend> Row<B> {
         mut mix: RowMix,
         engine: &Engine<B, M>,
     ) -> Result<Step, EngineError> {
+        let thought = self.decider.row.is_thinking();
         let is_complete = self.decider.push(token)?;
+        let thinking = thought || self.decider.row.is_thinking();
         let generated = self.decider.generated();
         let eos = !self.stop.ignore_eos && engine.eos.contains(&token);
-        let (mut text, stopped) = match &engine.tokenizer {
+        let looks = generated >= self.stop.min_tokens && !(thinking && self.stop.spares_thoughts);
+        let (mut text, found) = match &engine.tokenizer {
             Some(tokenizer) if !eos => {
-                let piece = self.detokenizer.push(tokenizer, token)?;
-                self.matcher.push(&piece, generated >= self.stop.min_tokens)
+                let mut piece = self.detokenizer.push(tokenizer, token)?;
+                if self.shown.contains(&token) {
+                    piece += special_text(tokenizer, token).unwrap_or_default();
+                }
+                self.matcher.push(&piece, looks)
             }
-            _ => (String::new(), false),
+            _ => (String::new(), None),
         };
         let stops = generated >= self.stop.min_tokens && self.stop_tokens.contains(&token);
+        let by_string = |found: &str| StoppedBy::String(found.to_owned());
+        let mut stopped_by = found.map(by_string).or(stops.then_some(StoppedBy::Token(token)));
+        let stopped = found.is_some();
         let context_full = self.positions >= engine.model.context_length();
         let mut stop = match self.stop.max_tokens {
             _ if eos => Some(StopReason::Eos),
@@ -190,27 +224,52 @@ impl<B: Backend> Row<B> {
         if let (Some(_), Some(tokenizer)) = (stop, &engine.tokenizer)
             && !stopped
         {
-            let (rest, stopped) = self.flush(tokenizer)?;
+            let (rest, stopped) = self.flush(tokenizer, thinking)?;
             text += &rest;
             // The bytes that were held back complete a stop string: the text ends there, whatever else ends it now.
-            if stopped {
-                stop = Some(StopReason::Stop);
+            if stopped.is_some() {
+                (stop, stopped_by) = (Some(StopReason::Stop), stopped);
             }
         }
         self.positions += 1;
         mix.top.truncate(self.decider.top);
         let RowMix { entropy, gate, top, .. } = mix;
-        Ok(Step { row: self.id, token, text, logprob, entropy, gate, top, likeliest, stop })
+        let stopped_by = stopped_by.filter(|_| stop == Some(StopReason::Stop));
+        Ok(Step {
+            row: self.id,
+            token,
+            text,
+            logprob,
+            entropy,
+            gate,
+            top,
+            likeliest,
+            thinking,
+            stop,
+            stopped_by,
+        })
     }
 
-    /// The text held back, at the end, and whether a stop string was found behind it.
-    pub(crate) fn flush(&mut self, tokenizer: &Tokenizer) -> Result<(String, bool), EngineError> {
+    /// The text held back, where the row ends by something else than a token.
+    pub(crate) fn held_back(&mut self, tokenizer: &Tokenizer) -> Result<String, EngineError> {
+        let thinking = self.decider.row.is_thinking();
+        Ok(self.flush(tokenizer, thinking)?.0)
+    }
+
+    /// The text held back, at the end, and the stop string that was found behind it.
+    pub(crate) fn flush(
+        &mut self,
+        tokenizer: &Tokenizer,
+        thinking: bool,
+    ) -> Result<(String, Option<StoppedBy>), EngineError> {
         let rest = std::mem::take(&mut self.detokenizer).finish(tokenizer)?;
-        let looks = self.decider.generated() >= self.stop.min_tokens;
-        let (mut text, stopped) = self.matcher.push(&rest, looks);
-        if !stopped {
+        let looks =
+            self.decider.generated() >= self.stop.min_tokens && !(thinking && self.stop.spares_thoughts);
+        let (mut text, found) = self.matcher.push(&rest, looks);
+        let stopped_by = found.map(|found| StoppedBy::String(found.to_owned()));
+        if stopped_by.is_none() {
             text += &self.matcher.finish();
         }
-        Ok((text, stopped))
+        Ok((text, stopped_by))
     }
 }

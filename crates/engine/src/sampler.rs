@@ -42,6 +42,8 @@ pub(crate) struct Allowed<'a> {
     pub(crate) not: &'a [u32],
     /// Whether a token may.
     pub(crate) only: Option<&'a dyn Fn(u32) -> bool>,
+    /// The token that comes whatever is drawn.
+    pub(crate) forced: Option<u32>,
 }
 
 impl Allowed<'_> {
@@ -155,10 +157,15 @@ impl Sampler {
                     self.past.chance = self.chance();
                 }
                 self.sampling.apply(&mut candidates, &self.past)?;
-                let token = candidates.draw(uniform);
+                let token = allowed.forced.unwrap_or_else(|| candidates.draw(uniform));
                 self.sampling.observe(&mut candidates, token, &mut self.past);
                 (token, Drawn::From(candidates))
             }
+        };
+        let (token, drawn) = match (allowed.forced, drawn) {
+            (Some(forced), Drawn::One(_)) => (forced, Drawn::One(forced)),
+            (Some(forced), drawn) => (forced, drawn),
+            (None, drawn) => (token, drawn),
         };
         let likeliest = top(logits, likeliest).into_iter().map(|id| (id, logprob(logits, id, max, ln_sum)));
         let sampled =
@@ -400,10 +407,11 @@ mod tests {
         let logits = [3.0, 2.0, 1.0, 0.0];
         let even = |token: u32| token.is_multiple_of(2);
         let mut token = |allowed| sampler.choose(&logits, 0.5, allowed, 2).map(|(sampled, _)| sampled);
-        let sampled = token(Allowed { not: &[0], only: None }).unwrap();
+        let sampled = token(Allowed { not: &[0], ..Allowed::default() }).unwrap();
         assert_eq!((sampled.token, sampled.likeliest.len(), sampled.likeliest[0].0), (1, 2, 0));
-        assert_eq!(token(Allowed { not: &[0], only: Some(&even) }).unwrap().token, 2);
-        let nothing = token(Allowed { not: &[0, 2], only: Some(&even) }).unwrap_err().to_string();
+        assert_eq!(token(Allowed { not: &[0], only: Some(&even), forced: None }).unwrap().token, 2);
+        let nothing =
+            token(Allowed { not: &[0, 2], only: Some(&even), forced: None }).unwrap_err().to_string();
         assert!(nothing.contains("no token is left"), "{nothing}");
     }
 

@@ -10,7 +10,8 @@ use burn::tensor::backend::Backend;
 use moi_models::{CausalLm, is_gpu};
 
 use crate::{
-    Batch, Engine, EngineError, PreparedRequest, Request, RowError, RowId, Step, round::MOST_CHECKPOINTS,
+    Batch, Engine, EngineError, PreparedRequest, PromptReport, Request, RowError, RowId, Step,
+    round::MOST_CHECKPOINTS,
 };
 
 /// Limits of a [`Scheduler`].
@@ -20,6 +21,8 @@ pub struct SchedulerOptions {
     pub max_running: usize,
     /// Requests that wait at most, of all owners.
     pub max_queued: usize,
+    /// Tokens of the prompts of these at most; one request that fits waits whatever it has.
+    pub max_queued_tokens: usize,
     /// Bytes of the keys and values of all that run; no limit where `None`. A request counts with its prompt and
     /// [`Self::foreseen_tokens`]. Where requests come to more than there is, those that came last are parked until there is
     /// room again: a GPU's keys and values are copied to the host and back, the CPU's are dropped and computed anew from the
@@ -33,7 +36,13 @@ pub struct SchedulerOptions {
 
 impl Default for SchedulerOptions {
     fn default() -> Self {
-        Self { max_running: 64, max_queued: 1024, cache_bytes: None, foreseen_tokens: 256 }
+        Self {
+            max_running: 64,
+            max_queued: 1024,
+            max_queued_tokens: usize::MAX,
+            cache_bytes: None,
+            foreseen_tokens: 256,
+        }
     }
 }
 
@@ -58,16 +67,22 @@ pub enum Refusal {
         budget: usize,
     },
     /// Too many wait already.
-    #[error("{queued} requests wait already; try again later")]
+    #[error("{queued} requests with {tokens} tokens in their prompts wait already; try again later")]
     QueueFull {
         /// How many wait.
         queued: usize,
+        /// Tokens of their prompts.
+        tokens: usize,
     },
 }
 
 /// What came of a request in a round.
 #[derive(Debug)]
 pub enum Event {
+    /// It takes part from now on.
+    Admitted(RequestId),
+    /// Its prompt has run.
+    Prompt(RequestId, PromptReport),
     /// A token. With a reason to stop in it, it was the last.
     Step(RequestId, Step),
     /// It failed by itself, or with all others; the text that it had held back.
@@ -121,6 +136,8 @@ struct Running {
     positions: usize,
     /// Whether it is parked, or about to be.
     is_parked: bool,
+    /// Whether it waits for whoever reads it.
+    is_paused: bool,
 }
 
 impl<'e, B: Backend, M: CausalLm<B>> Scheduler<'e, B, M> {
@@ -135,10 +152,11 @@ impl<'e, B: Backend, M: CausalLm<B>> Scheduler<'e, B, M> {
         let inputs_determine_cache =
             model.shares_prefixes() && !model.has_states() && model.recompute_beyond().is_none();
         let replays = !is_gpu::<B>() && inputs_determine_cache;
-        let batch = match options.cache_bytes {
+        let mut batch = match options.cache_bytes {
             Some(_) if replays => Batch::replaying(engine),
             _ => engine.batch(),
         };
+        batch.reports_prompts = true;
         Self { batch, options, owners, running, submitted: 0 }
     }
 
@@ -160,6 +178,32 @@ impl<'e, B: Backend, M: CausalLm<B>> Scheduler<'e, B, M> {
         owner: &str,
         request: PreparedRequest<B>,
     ) -> Result<RequestId, Refusal> {
+        let submitted = self.submit_group(owner, vec![request])?;
+        Ok(submitted[0])
+    }
+
+    /// Takes several requests of an owner, all or none of them.
+    ///
+    /// # Errors
+    /// As [`Scheduler::submit_prepared`], if one is refused.
+    pub fn submit_group(
+        &mut self,
+        owner: &str,
+        requests: Vec<PreparedRequest<B>>,
+    ) -> Result<Vec<RequestId>, Refusal> {
+        let new =
+            requests.into_iter().map(|request| self.queueable(request)).collect::<Result<Vec<_>, _>>()?;
+        let (queued, tokens) = (self.queued(), self.queued_tokens());
+        let more: usize = new.iter().map(|new| new.prompt).sum();
+        let is_long = queued > 0 && tokens.saturating_add(more) > self.options.max_queued_tokens;
+        if queued + new.len() > self.options.max_queued || is_long {
+            return Err(Refusal::QueueFull { queued, tokens });
+        }
+        Ok(new.into_iter().map(|new| self.enqueue(owner, new)).collect())
+    }
+
+    /// What a request is counted with, if it can ever run.
+    fn queueable(&self, request: PreparedRequest<B>) -> Result<Queued<B>, Refusal> {
         self.batch.engine().owns(&request)?;
         let prompt = request.prompt_positions();
         let room = self.batch.engine().model().context_length().saturating_sub(prompt);
@@ -172,18 +216,18 @@ impl<'e, B: Backend, M: CausalLm<B>> Scheduler<'e, B, M> {
                 return Err(Refusal::TooLarge { needed, budget });
             }
         }
-        let queued = self.queued();
-        if queued >= self.options.max_queued {
-            return Err(Refusal::QueueFull { queued });
-        }
+        Ok(Queued { id: RequestId(0), request, prompt, counted, limit, waited: 0 })
+    }
+
+    fn enqueue(&mut self, owner: &str, new: Queued<B>) -> RequestId {
         self.submitted += 1;
         let id = RequestId(self.submitted);
-        let new = Queued { id, request, prompt, counted, limit, waited: 0 };
+        let new = Queued { id, ..new };
         match self.owners.iter_mut().find(|known| known.name == owner) {
             Some(known) => known.queue.push(new),
             None => self.owners.push_back(Owner { name: owner.to_owned(), queue: vec![new], deficit: 0 }),
         }
-        Ok(id)
+        id
     }
 
     /// Bytes of the cache that a sequence of so many positions comes to.
@@ -203,9 +247,47 @@ impl<'e, B: Backend, M: CausalLm<B>> Scheduler<'e, B, M> {
         self.owners.iter().map(|owner| owner.queue.len()).sum()
     }
 
-    /// Requests that run.
+    /// Tokens of the prompts of requests that wait.
+    pub fn queued_tokens(&self) -> usize {
+        self.owners.iter().flat_map(|owner| &owner.queue).map(|queued| queued.prompt).sum()
+    }
+
+    /// Requests that run, those that are paused among them.
     pub fn running(&self) -> usize {
         self.running.len() - self.parked()
+    }
+
+    /// Requests that are paused.
+    pub fn paused(&self) -> usize {
+        self.running.values().filter(|running| running.is_paused).count()
+    }
+
+    /// Bytes of the cache that are counted for what runs, of [`SchedulerOptions::cache_bytes`].
+    pub fn cache_bytes_in_use(&self) -> usize {
+        self.used()
+    }
+
+    /// Lets a request wait, with all that it has cached, until [`Scheduler::resume_paused`]: nobody reads what it gives. A step
+    /// that is under way is still reported. Whether it runs and was not paused.
+    pub fn pause(&mut self, id: RequestId) -> bool {
+        let running = self.running.iter_mut().find(|(_, running)| running.id == id && !running.is_paused);
+        let Some((&row, running)) = running else { return false };
+        running.is_paused = true;
+        if !running.is_parked {
+            self.batch.pause(row);
+        }
+        true
+    }
+
+    /// Lets a paused request go on.
+    pub fn resume_paused(&mut self, id: RequestId) -> Option<Event> {
+        let (&row, running) = self.running.iter_mut().find(|(_, running)| running.id == id)?;
+        if !std::mem::take(&mut running.is_paused) || running.is_parked {
+            return None;
+        }
+        let RowError { error, text, .. } = self.batch.unpark(row).err()?;
+        self.running.remove(&row);
+        Some(Event::Failed(id, error, text))
     }
 
     /// Requests that had begun and are parked until there is room for them again.
@@ -242,8 +324,12 @@ impl<'e, B: Backend, M: CausalLm<B>> Scheduler<'e, B, M> {
     pub fn round(&mut self) -> Vec<Event> {
         self.preempt();
         let mut events = self.resume();
-        self.admit();
-        match self.batch.round() {
+        events.extend(self.admit().into_iter().map(Event::Admitted));
+        let ran = self.batch.round();
+        for (row, report) in std::mem::take(&mut self.batch.prompts) {
+            events.extend(self.running.get(&row).map(|running| Event::Prompt(running.id, report)));
+        }
+        match ran {
             Ok(steps) => events.extend(steps.into_iter().filter_map(|step| self.event(step))),
             // What all share has failed; those that wait or are parked took no part.
             Err(error) => {
@@ -291,7 +377,8 @@ impl<'e, B: Backend, M: CausalLm<B>> Scheduler<'e, B, M> {
     fn preempt(&mut self) {
         let Some(budget) = self.options.cache_bytes else { return };
         while self.running() > 1 && self.used() > budget {
-            let active = self.running.iter_mut().filter(|(_, running)| !running.is_parked);
+            let active =
+                self.running.iter_mut().filter(|(_, running)| !running.is_parked && !running.is_paused);
             let Some((&row, last)) = active.max_by_key(|(_, running)| running.id) else { return };
             last.is_parked = true;
             self.batch.park(row);
@@ -301,7 +388,7 @@ impl<'e, B: Backend, M: CausalLm<B>> Scheduler<'e, B, M> {
     /// Lets parked requests go on, first come first, as long as there is room. Nobody overtakes them.
     fn resume(&mut self) -> Vec<Event> {
         let mut events = Vec::new();
-        let parked = self.running.iter().filter(|(_, running)| running.is_parked);
+        let parked = self.running.iter().filter(|(_, running)| running.is_parked && !running.is_paused);
         let mut parked: Vec<(RequestId, RowId)> = parked.map(|(&row, running)| (running.id, row)).collect();
         parked.sort_unstable();
         for (id, row) in parked {
@@ -325,7 +412,8 @@ impl<'e, B: Backend, M: CausalLm<B>> Scheduler<'e, B, M> {
 
     /// Lets requests begin as long as there is room: owner after owner, of each the one with the shortest prompt, unless
     /// another one has waited for long.
-    fn admit(&mut self) {
+    fn admit(&mut self) -> Vec<RequestId> {
+        let mut admitted = Vec::new();
         self.owners.iter_mut().flat_map(|owner| &mut owner.queue).for_each(|queued| queued.waited += 1);
         while self.running.len() < self.options.max_running
             && let Some(mut owner) = self.owners.pop_front()
@@ -336,7 +424,8 @@ impl<'e, B: Backend, M: CausalLm<B>> Scheduler<'e, B, M> {
             let Some(next) = next else { continue };
             let bytes = self.bytes_for(owner.queue[next].counted);
             let used = self.used();
-            if self.parked() > 0 || self.options.cache_bytes.is_some_and(|budget| used + bytes > budget) {
+            let waits = self.running.values().any(|running| running.is_parked && !running.is_paused);
+            if waits || self.options.cache_bytes.is_some_and(|budget| used + bytes > budget) {
                 // Nobody overtakes it, or it might wait for ever.
                 self.owners.push_front(owner);
                 break;
@@ -353,12 +442,15 @@ impl<'e, B: Backend, M: CausalLm<B>> Scheduler<'e, B, M> {
             owner.deficit -= cost;
             let Queued { id, request, prompt, counted, limit, .. } = owner.queue.remove(next);
             let row = self.batch.join(request);
-            let new = Running { id, bytes, counted, limit, positions: prompt, is_parked: false };
+            let (positions, is_parked, is_paused) = (prompt, false, false);
+            let new = Running { id, bytes, counted, limit, positions, is_parked, is_paused };
             self.running.insert(row, new);
+            admitted.push(id);
             if !owner.queue.is_empty() {
                 self.owners.push_front(owner);
             }
         }
+        admitted
     }
 }
 

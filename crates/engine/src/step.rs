@@ -1,6 +1,6 @@
 //! What a step of a batch gives for each row.
 
-use crate::{EngineError, StopReason};
+use crate::{EngineError, Scored, StopReason, StoppedBy};
 
 /// A row of a batch, by the order in which it was added.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -25,8 +25,21 @@ pub struct Step {
     pub top: Vec<(u32, f32)>,
     /// The likeliest tokens of the raw distribution: (token, log-probability), as many as were asked for.
     pub likeliest: Vec<(u32, f64)>,
+    /// Whether the token is one of the model's thoughts, or a marker of these.
+    pub thinking: bool,
     /// Why this was the row's last token.
     pub stop: Option<StopReason>,
+    /// What of the stop rules ended it, where that is [`StopReason::Stop`].
+    pub stopped_by: Option<StoppedBy>,
+}
+
+/// A row's prompt has run.
+#[derive(Clone, Debug, PartialEq)]
+pub struct PromptReport {
+    /// Positions of it that were cached before it came.
+    pub reused: usize,
+    /// How likely its tokens are, but for the first, where that was asked for: one entry less than tokens.
+    pub scored: Vec<Scored>,
 }
 
 /// A row that could not go on, alone: its logits are broken, or its constraint or text failed. The others are as they would

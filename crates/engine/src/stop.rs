@@ -20,33 +20,44 @@ pub enum StopReason {
     Grammar,
 }
 
+/// What of the stop rules ended a generation.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum StoppedBy {
+    /// A stop string.
+    String(String),
+    /// A token.
+    Token(u32),
+}
+
 /// Looks for stop strings in pieces of text, across their borders. What may become one is held back.
 #[derive(Clone, Debug)]
 pub(crate) struct StopMatcher {
     strings: Vec<String>,
+    /// Whether the text ends behind the string instead of before it.
+    includes: bool,
     held: String,
 }
 
 impl StopMatcher {
-    pub(crate) fn new(strings: Vec<String>) -> Self {
-        Self { strings, held: String::new() }
+    pub(crate) fn new(strings: Vec<String>, includes: bool) -> Self {
+        Self { strings, includes, held: String::new() }
     }
 
-    /// Takes a piece; gives the text that is certain now, and whether a stop string was found behind it. Where it is too
+    /// Takes a piece; gives the text that is certain now, and the stop string that was found behind it. Where it is too
     /// early for one it `looks` for none.
-    pub(crate) fn push(&mut self, piece: &str, looks: bool) -> (String, bool) {
+    pub(crate) fn push(&mut self, piece: &str, looks: bool) -> (String, Option<&str>) {
         self.held.push_str(piece);
         if !looks {
-            return (std::mem::take(&mut self.held), false);
+            return (std::mem::take(&mut self.held), None);
         }
-        let found = self.strings.iter().filter_map(|stop| self.held.find(stop)).min();
-        if let Some(at) = found {
-            self.held.truncate(at);
-            return (std::mem::take(&mut self.held), true);
+        let found = self.strings.iter().filter_map(|stop| Some((self.held.find(stop)?, stop)));
+        if let Some((at, stop)) = found.min_by_key(|(at, _)| *at) {
+            self.held.truncate(if self.includes { at + stop.len() } else { at });
+            return (std::mem::take(&mut self.held), Some(stop));
         }
         let begun = self.strings.iter().map(|stop| begun(&self.held, stop)).max().unwrap_or(0);
         let held = self.held.split_off(self.held.len() - begun);
-        (std::mem::replace(&mut self.held, held), false)
+        (std::mem::replace(&mut self.held, held), None)
     }
 
     /// What is held back, when nothing more comes.
@@ -68,29 +79,31 @@ mod tests {
 
     #[test]
     fn finds_a_stop_string_across_pieces() {
-        let mut matcher = StopMatcher::new(vec!["\n\nUser:".into(), "END".into()]);
-        assert_eq!(matcher.push("a\n", true), ("a".into(), false));
-        assert_eq!(matcher.push("\nUse", true), (String::new(), false));
-        assert_eq!(matcher.push("d E", true), ("\n\nUsed ".into(), false));
-        assert_eq!(matcher.push("NDless", true), (String::new(), true));
-        let mut early = StopMatcher::new(vec!["END".into()]);
-        assert_eq!(early.push("END", false), ("END".into(), false));
-        assert_eq!(early.push("END", true), (String::new(), true));
-        let mut matcher = StopMatcher::new(vec!["é!".into()]);
-        assert_eq!(matcher.push("café", true), ("caf".into(), false));
+        let mut matcher = StopMatcher::new(vec!["\n\nUser:".into(), "END".into()], false);
+        assert_eq!(matcher.push("a\n", true), ("a".into(), None));
+        assert_eq!(matcher.push("\nUse", true), (String::new(), None));
+        assert_eq!(matcher.push("d E", true), ("\n\nUsed ".into(), None));
+        assert_eq!(matcher.push("NDless", true), (String::new(), Some("END")));
+        let mut early = StopMatcher::new(vec!["END".into()], false);
+        assert_eq!(early.push("END", false), ("END".into(), None));
+        assert_eq!(early.push("END", true), (String::new(), Some("END")));
+        let mut including = StopMatcher::new(vec!["END".into()], true);
+        assert_eq!(including.push("the ENDless", true), ("the END".into(), Some("END")));
+        let mut matcher = StopMatcher::new(vec!["é!".into()], false);
+        assert_eq!(matcher.push("café", true), ("caf".into(), None));
         assert_eq!(matcher.finish(), "é");
     }
 
     proptest! {
         #[test]
         fn pieces_give_what_the_whole_text_gives(text in "[ab]{0,24}", stop in "[ab]{1,4}", cut in 1usize..5) {
-            let mut matcher = StopMatcher::new(vec![stop.clone()]);
+            let mut matcher = StopMatcher::new(vec![stop.clone()], false);
             let (mut out, mut stopped) = (String::new(), false);
             let chars: Vec<char> = text.chars().collect();
             for piece in chars.chunks(cut) {
                 let (certain, found) = matcher.push(&piece.iter().collect::<String>(), true);
                 out += &certain;
-                if found {
+                if found.is_some() {
                     stopped = true;
                     break;
                 }

@@ -39,6 +39,17 @@ pub(crate) fn control_token(tokenizer: &Tokenizer, text: &str) -> Option<u32> {
     tokenizer.control_token(text)
 }
 
+/// The text of a control token, if it is one.
+#[cfg(feature = "text")]
+pub(crate) fn special_text(tokenizer: &Tokenizer, token: u32) -> Option<&str> {
+    tokenizer.special_text(token)
+}
+
+#[cfg(not(feature = "text"))]
+pub(crate) fn special_text(tokenizer: &Tokenizer, _token: u32) -> Option<&str> {
+    match *tokenizer {}
+}
+
 #[cfg(not(feature = "text"))]
 pub(crate) fn control_token(tokenizer: &Tokenizer, _text: &str) -> Option<u32> {
     match *tokenizer {}

@@ -36,6 +36,6 @@ pub use error::{TextError, brief};
 pub use extra::{ExtraToken, IfKnown};
 pub use slow::{SlowFiles, SlowTokenizer};
 pub use stream::Detokenizer;
-pub use template::{ChatTemplate, Message, TemplateTokens};
+pub use template::{ChatTemplate, Conversation, Message, TemplateTokens};
 pub use tokenizer::{THINKING, THINKING_CHANNEL, Tokenizer};
 pub use vocabulary::{TokenKind, Vocabulary, VocabularyKind};

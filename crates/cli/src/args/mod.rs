@@ -4,6 +4,8 @@ mod decode;
 mod eval;
 mod knobs;
 mod runs;
+#[cfg(feature = "serve")]
+mod serve;
 mod tools;
 
 use std::path::PathBuf;
@@ -14,6 +16,8 @@ use moi_hub::DEFAULT_MODEL;
 use moi_models::{Activations, PackedForm};
 use moi_pretrained::WeightForm;
 
+#[cfg(feature = "serve")]
+pub(crate) use self::serve::{Defaults, LogFormat, ServeArgs};
 pub(crate) use self::{
     decode::{GrammarArgs, OrMinusOne, RuleArgs, SamplingArgs, ScopeArgs, StopArgs, Tolerance},
     eval::EvalArgs,
@@ -91,6 +95,8 @@ pub(crate) enum Command {
     Doctor(DoctorArgs),
     Warmup(WarmupArgs),
     Bench(Box<BenchArgs>),
+    #[cfg(feature = "serve")]
+    Serve(Box<ServeArgs>),
     Rules(RulesArgs),
     Config(ConfigArgs),
     /// Print a completion script for a shell

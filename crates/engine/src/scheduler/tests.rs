@@ -131,6 +131,7 @@ fn note(events: Vec<Event>, seen: &mut Outcomes) {
                 seen.tokens.push(step.token);
                 seen.stop = step.stop;
             }
+            Event::Admitted(_) | Event::Prompt(..) => {}
             Event::Failed(id, error, _) => seen.entry(id).or_default().failed = Some(error.to_string()),
         }
     }
@@ -303,7 +304,7 @@ fn what_cannot_be_is_refused_at_once() {
     for index in 0..3 {
         scheduler.submit("a", request(index, 30, 4)).unwrap();
     }
-    assert!(matches!(scheduler.submit("b", request(3, 30, 4)), Err(Refusal::QueueFull { queued: 3 })));
+    assert!(matches!(scheduler.submit("b", request(3, 30, 4)), Err(Refusal::QueueFull { queued: 3, .. })));
     // Two of one block each run together, the third waits for one of them.
     scheduler.round();
     assert_eq!((scheduler.running(), scheduler.queued()), (2, 1));

@@ -2,30 +2,29 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
-use super::Message;
+use super::Conversation;
 use crate::{TextError, Tokenizer};
 
-/// Messages in which a control token's text is one private character: it is put back after the rendered prompt has been
+/// A conversation in which a control token's text is one private character: it is put back after the rendered prompt has been
 /// cut at its real control tokens.
 pub(super) struct Hidden<'a> {
     /// With stand-ins for control tokens.
-    pub(super) messages: Vec<Message>,
+    pub(super) conversation: Conversation,
     /// What stands-ins stand for.
     texts: HashMap<char, &'a str>,
 }
 
 impl<'a> Hidden<'a> {
-    pub(super) fn new(messages: &'a [Message], tokenizer: &'a Tokenizer) -> Result<Self, TextError> {
+    pub(super) fn new(conversation: &'a Conversation, tokenizer: &'a Tokenizer) -> Result<Self, TextError> {
         let mut hidden: BTreeMap<&str, char> = BTreeMap::new();
-        for message in messages {
-            let content = message.content.as_str();
-            hidden.extend(tokenizer.find_special(content).map(|range| (&content[range], char::default())));
-        }
+        conversation.each_text(&mut |text| {
+            hidden.extend(tokenizer.find_special(text).map(|range| (&text[range], char::default())));
+        });
         if hidden.is_empty() {
             // Nearly always.
-            return Ok(Self { messages: messages.to_vec(), texts: HashMap::new() });
+            return Ok(Self { conversation: conversation.clone(), texts: HashMap::new() });
         }
-        let stand_ins = stand_ins(messages, tokenizer, hidden.len());
+        let stand_ins = stand_ins(conversation, tokenizer, hidden.len());
         if stand_ins.len() < hidden.len() {
             let what =
                 "the messages have control tokens in them, and nearly every private character".to_owned();
@@ -42,8 +41,11 @@ impl<'a> Hidden<'a> {
             }
             out + &text[done..]
         };
-        let messages = messages.iter().map(|m| Message::new(&m.role, &hide(&m.content))).collect();
-        Ok(Self { messages, texts: hidden.into_iter().map(|(text, stand_in)| (stand_in, text)).collect() })
+        let conversation = conversation.map_texts(&hide);
+        Ok(Self {
+            conversation,
+            texts: hidden.into_iter().map(|(text, stand_in)| (stand_in, text)).collect(),
+        })
     }
 
     /// The text that a piece of the rendered prompt stands for.
@@ -63,9 +65,11 @@ impl<'a> Hidden<'a> {
 }
 
 /// Characters of a private plane that neither messages nor control tokens use.
-fn stand_ins(messages: &[Message], tokenizer: &Tokenizer, count: usize) -> Vec<char> {
-    let texts = messages.iter().map(|m| m.content.as_str()).chain(tokenizer.special_texts());
-    let used: HashSet<char> = texts.flat_map(str::chars).filter(|&c| c >= '\u{F0000}').collect();
+fn stand_ins(conversation: &Conversation, tokenizer: &Tokenizer, count: usize) -> Vec<char> {
+    let mut used: HashSet<char> = HashSet::new();
+    let mut look = |text: &str| used.extend(text.chars().filter(|&c| c >= '\u{F0000}'));
+    conversation.each_text(&mut look);
+    tokenizer.special_texts().for_each(look);
     let private = ('\u{F0000}'..='\u{FFFFD}').chain('\u{100000}'..='\u{10FFFD}');
     private.filter(|c| !used.contains(c)).take(count).collect()
 }

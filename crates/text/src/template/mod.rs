@@ -4,6 +4,7 @@ mod adapt;
 mod args;
 mod chains;
 mod constants;
+mod conversation;
 mod filters;
 mod functions;
 mod hidden;
@@ -39,6 +40,7 @@ use minijinja::{
 };
 use serde::{Deserialize, Serialize};
 
+pub use self::conversation::Conversation;
 use self::{
     hidden::Hidden,
     rewrite::{Weighed, rewrite},
@@ -163,27 +165,38 @@ impl ChatTemplate {
     /// # Errors
     /// If the template refuses the conversation, or does not come to an end.
     pub fn render(&self, messages: &[Message], add_generation_prompt: bool) -> Result<String, TextError> {
-        self.rendered(messages, add_generation_prompt).map_err(|error| match &self.path {
+        self.render_conversation(&Conversation { add_generation_prompt, ..Conversation::new(messages) })
+    }
+
+    /// The prompt's text of a conversation with tools and other variables of the template.
+    ///
+    /// # Errors
+    /// As [`ChatTemplate::render`].
+    pub fn render_conversation(&self, conversation: &Conversation) -> Result<String, TextError> {
+        self.rendered(conversation).map_err(|error| match &self.path {
             Some(path) => error.in_file(path),
             None => error,
         })
     }
 
-    fn rendered(&self, messages: &[Message], add_generation_prompt: bool) -> Result<String, TextError> {
+    fn rendered(&self, conversation: &Conversation) -> Result<String, TextError> {
         let TemplateTokens { bos, eos, pad, unk, others } = &self.tokens;
+        let Conversation { messages, tools, add_generation_prompt, variables } = conversation;
         let token = |text: &Option<String>| text.clone().map_or(Value::UNDEFINED, Value::from);
-        let others: BTreeMap<String, String> = others.iter().cloned().collect();
+        let others = others.iter().map(|(name, text)| (name.clone(), Value::from(text.clone())));
+        let variables = variables.iter().filter(|(name, _)| !Conversation::RESERVED.contains(&name.as_str()));
+        let variables = variables.map(|(name, value)| (name.clone(), Value::from(Serde(value))));
+        let others: BTreeMap<String, Value> = variables.chain(others).collect();
         let others = Value::from(others);
-        let bytes: usize = messages.iter().map(|message| message.content.len() + message.role.len()).sum();
+        let per_message = FUEL_PER_MESSAGE * (messages.len() + tools.len()) as u64;
         let mut environment = self.environment.clone();
-        environment
-            .set_fuel(Some(FUEL + FUEL_PER_MESSAGE * messages.len() as u64 + FUEL_PER_BYTE * bytes as u64));
+        environment.set_fuel(Some(FUEL + per_message + FUEL_PER_BYTE * conversation.bytes() as u64));
         let CompiledTemplate { instructions, blocks, initial_auto_escape, .. } = self.compiled()?;
         let conversation = context! {
             messages => Value::from(Serde(messages)),
-            add_generation_prompt,
+            add_generation_prompt => *add_generation_prompt,
             // transformers passes these as None where there are none, and leaves tokens out that are not set.
-            tools => (),
+            tools => if tools.is_empty() { Value::from(()) } else { Value::from(Serde(tools)) },
             documents => (),
             bos_token => token(bos),
             eos_token => token(eos),
@@ -205,8 +218,21 @@ impl ChatTemplate {
     /// # Errors
     /// If the template refuses the conversation or the tokenizer fails.
     pub fn encode(&self, messages: &[Message], tokenizer: &Tokenizer) -> Result<Vec<u32>, TextError> {
-        let hidden = Hidden::new(messages, tokenizer)?;
-        let rendered = self.render(&hidden.messages, true)?;
+        self.encode_conversation(&Conversation::new(messages), tokenizer)
+    }
+
+    /// The tokens of a conversation with tools and other variables of the template. What looks like a control token in any
+    /// text of it stays text.
+    ///
+    /// # Errors
+    /// As [`ChatTemplate::encode`].
+    pub fn encode_conversation(
+        &self,
+        conversation: &Conversation,
+        tokenizer: &Tokenizer,
+    ) -> Result<Vec<u32>, TextError> {
+        let hidden = Hidden::new(conversation, tokenizer)?;
+        let rendered = self.render_conversation(&hidden.conversation)?;
         let ids = tokenizer.encode_rendered(&rendered, true, |text| hidden.restore(text))?;
         match ids.is_empty() {
             false => Ok(ids),
@@ -232,9 +258,15 @@ impl ChatTemplate {
         if messages.len() <= asked {
             return Ok(None);
         }
-        let hidden = Hidden::new(messages, tokenizer)?;
-        let before = self.render(&hidden.messages[..asked], true)? + &hidden.messages[asked].content;
-        let whole = self.render(&hidden.messages, true)?;
+        let conversation = Conversation::new(messages);
+        let hidden = Hidden::new(&conversation, tokenizer)?;
+        let answered = Conversation {
+            messages: hidden.conversation.messages[..asked].to_vec(),
+            ..Conversation::new(&[])
+        };
+        let answer = hidden.conversation.messages[asked]["content"].as_str().unwrap_or_default();
+        let before = self.render_conversation(&answered)? + answer;
+        let whole = self.render_conversation(&hidden.conversation)?;
         match whole.strip_prefix(&before) {
             Some(tail) => tokenizer.encode_rendered(tail, false, |text| hidden.restore(text)).map(Some),
             None => Ok(None),

@@ -1,0 +1,239 @@
+//! `moi serve`.
+
+use std::{
+    fs,
+    net::{IpAddr, ToSocketAddrs},
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use anyhow::{Context, Result, anyhow, bail};
+use burn::tensor::backend::Backend;
+use moi_engine::{Engine, GrammarLimits, InputRule, Prompt, Request, Sampling, SchedulerOptions};
+use moi_models::{CausalLm, is_gpu};
+use moi_pretrained::Pretrained;
+use moi_serve::{Keys, Listening, LogLine, ServeOptions, ServedModel, listen};
+
+use crate::{
+    Ended, INTERRUPTED,
+    args::{Defaults, LogFormat, ServeArgs, StopArgs},
+    backend::{Device, Job},
+    decoding::{self, Decoding},
+    file, memory,
+    model::{self, Loading},
+    signals, ui,
+};
+
+/// How long a grammar of a request may take to compile.
+const GRAMMAR_TIME: Duration = Duration::from_secs(2);
+
+/// Serves until it is told to stop.
+pub(crate) fn run(args: ServeArgs) -> Result<Ended> {
+    let rule = decoding::rule(&args.rule)?;
+    let options = options(&args)?;
+    let path = model::find(&args.model.model, args.model.revision.as_deref())?;
+    let pretrained = model::open_at(&args.model, &path)?;
+    let host = &args.listen.host;
+    let host = if host.contains(':') && !host.starts_with('[') { format!("[{host}]") } else { host.clone() };
+    let listening = listen(&format!("{host}:{}", args.listen.port), options)?;
+    ui::note(&format!("listening at http://{}, and loading `{}`", listening.address(), args.model.model));
+    let device = Device::chosen(args.model.device);
+    device.run(Serve { args, device, pretrained, rule, listening })
+}
+
+/// Who may use the server, and what for.
+fn options(args: &ServeArgs) -> Result<ServeOptions> {
+    let mut keys = match &args.access.api_key_file {
+        Some(path) => {
+            let wrong = || format!("the keys {} cannot be read", path.display());
+            let text = file::read_text(path).with_context(wrong)?;
+            Keys::parse(&text).map_err(|what| anyhow!(what)).with_context(wrong)?
+        }
+        None => Keys::default(),
+    };
+    for (at, key) in args.access.api_key.iter().enumerate() {
+        if key.trim().is_empty() {
+            bail!("--api-key is empty");
+        }
+        keys.add(&format!("--api-key {}", at + 1), key.trim());
+    }
+    if keys.is_empty() && args.access.api_key_file.is_some() {
+        bail!("the file of --api-key-file has no keys");
+    }
+    let host = &args.listen.host;
+    if keys.is_empty() && !args.access.insecure_no_key && !is_own(host) {
+        bail!(
+            "--host {host} lets others than this machine use the server: give --api-key-file FILE, or \
+             --insecure-no-key if everybody may"
+        );
+    }
+    // Whoever may be reached by everybody may be reached by any name.
+    let any_host = args.access.insecure_no_key && !is_own(host);
+    Ok(ServeOptions {
+        keys,
+        allowed_hosts: args.access.allowed_host.clone(),
+        any_host,
+        cors_origins: args.access.cors_origin.clone(),
+        max_body: usize::try_from(args.limits.max_body.as_u64()).unwrap_or(usize::MAX),
+        max_connections: args.limits.max_connections as usize,
+        stall_timeout: Duration::from_secs(args.listen.stall_timeout),
+        shutdown_timeout: Duration::from_secs(args.listen.shutdown_timeout),
+        trust_request_templates: args.access.trust_request_templates,
+        log: args.listen.log.map(|format| match format {
+            LogFormat::Text => log_text as fn(&LogLine<'_>),
+            LogFormat::Json => log_json,
+        }),
+    })
+}
+
+/// Whether a host is this machine's own, which no other can reach.
+fn is_own(host: &str) -> bool {
+    let addresses = (host.trim_matches(['[', ']']), 0).to_socket_addrs();
+    addresses.is_ok_and(|mut all| all.all(|address| IpAddr::is_loopback(&address.ip())))
+}
+
+fn log_text(line: &LogLine<'_>) {
+    let LogLine { id, owner, method, path, status, took } = line;
+    ui::say!("{id} {owner:?} {method} {path} {status} {:.3} s", took.as_secs_f64());
+}
+
+fn log_json(line: &LogLine<'_>) {
+    let LogLine { id, owner, method, path, status, took } = line;
+    let time = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |time| time.as_secs_f64());
+    let line = serde_json::json!({
+        "time": time, "id": id, "owner": owner, "method": method, "path": path, "status": status,
+        "seconds": took.as_secs_f64(),
+    });
+    ui::say!("{line}");
+}
+
+struct Serve {
+    args: ServeArgs,
+    device: Device,
+    pretrained: Pretrained,
+    rule: InputRule,
+    listening: Listening,
+}
+
+impl Job for Serve {
+    type Output = Ended;
+
+    fn run<B: Backend>(self, device: &B::Device) -> Result<Ended> {
+        let Self { args, device: device_name, mut pretrained, rule, listening } = self;
+        let is_ready = Arc::new(AtomicBool::new(false));
+        let (stop, ready) = (listening.stopper(), Arc::clone(&is_ready));
+        let mut is_told = false;
+        signals::on_end(move || {
+            if is_told || !ready.load(Relaxed) {
+                signals::exit_at_once(INTERRUPTED);
+            }
+            is_told = true;
+            ui::note("stopping; a second signal stops at once");
+            stop.stop();
+        })?;
+        let never = StopArgs { max_tokens: None, min_tokens: 0, stop: Vec::new(), ignore_eos: false };
+        let decoding = Decoding::new(&pretrained, &args.rule.scope, &args.sampling, None, &never)?;
+        let template = std::mem::replace(&mut pretrained.chat_template, Ok(None));
+        let context_length = pretrained.architecture.config.context_length;
+        let eos = pretrained.eos.clone();
+        let created = modified(&pretrained.path);
+        let loading = Loading::<B>::begin(pretrained, &args.model, (device_name, device), 1)?;
+        let weights = loading.weight_bytes();
+        let (engine, _) = loading.finish(1)?;
+        let Some(tokenizer) = engine.tokenizer().cloned() else {
+            bail!(
+                "the model `{}` has no tokenizer that can be used, and a server needs one",
+                args.model.model
+            )
+        };
+        let memory = match args.limits.kv_memory {
+            Some(size) => usize::try_from(size.as_u64()).ok(),
+            None => free::<B>(device_name, weights).map(|free| free / 2),
+        };
+        let mut engine = decoding
+            .engine(engine)
+            .with_grammar_limits(GrammarLimits { max_time: Some(GRAMMAR_TIME), ..GrammarLimits::default() });
+        if let Some(memory) = memory {
+            engine = engine.with_prefix_cache(memory / 4);
+        }
+        warm_up(&engine)?;
+        let sampling = match args.defaults {
+            Defaults::Model => decoding.sampling.clone(),
+            Defaults::Openai => Sampling { temperature: 1.0.into(), ..Sampling::default() },
+        };
+        let names = if args.listen.alias.is_empty() {
+            vec![args.model.model.clone()]
+        } else {
+            args.listen.alias.clone()
+        };
+        let [vocabulary, width] = engine.model().embedding().dims();
+        let model = ServedModel {
+            names,
+            any_name: args.listen.any_model,
+            created,
+            template: match template {
+                Ok(Some(template)) => Ok(template),
+                Ok(None) => {
+                    Err("the model has no chat template: it continues texts, by /v1/completions".to_owned())
+                }
+                Err(error) => Err(error.to_string()),
+            },
+            eos,
+            markers: engine.markers(),
+            context_length,
+            embedding: [vocabulary, width],
+            sampling,
+            rule,
+            scope: decoding.scope,
+            max_tokens: args.limits.max_tokens,
+            max_n: args.limits.max_n.into(),
+            tokenizer,
+        };
+        let scheduler = SchedulerOptions {
+            max_running: args.limits.max_rows.into(),
+            max_queued: args.limits.max_queue,
+            max_queued_tokens: args.limits.max_queue_tokens,
+            cache_bytes: memory.map(|memory| memory - memory / 4),
+            ..SchedulerOptions::default()
+        };
+        is_ready.store(true, Relaxed);
+        ui::note(&format!("ready: http://{}", listening.address()));
+        match listening.run(engine, device.clone(), model, scheduler)? {
+            true => Ok(Ended::Normally),
+            false => {
+                ui::note("some answers had to be cut off");
+                Ok(Ended::Unwell)
+            }
+        }
+    }
+}
+
+/// Runs a token, which checks the device and has its kernels compiled.
+fn warm_up<B: Backend, M: CausalLm<B>>(engine: &Engine<B, M>) -> Result<()> {
+    let mut request = Request::new(Prompt::Ids(vec![0]));
+    request.stop.max_tokens = Some(2);
+    engine.generate(request)?.try_for_each(|step| step.map(drop))?;
+    crate::generate::note_kernels();
+    Ok(())
+}
+
+/// Bytes that are free for keys and values, where that is known.
+fn free<B: Backend>(device: Device, weights: usize) -> Option<usize> {
+    let bytes = match is_gpu::<B>() {
+        true => device.found()?.memory?.saturating_sub(weights as u64),
+        false => {
+            memory::available().or_else(|| Some(device.found()?.memory?.saturating_sub(weights as u64)))?
+        }
+    };
+    usize::try_from(bytes).ok()
+}
+
+/// When a model's files were made, in seconds since 1970.
+fn modified(path: &Path) -> u64 {
+    let time = fs::metadata(path).and_then(|meta| meta.modified()).unwrap_or_else(|_| SystemTime::now());
+    time.duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs())
+}

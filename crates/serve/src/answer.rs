@@ -1,0 +1,374 @@
+//! The answer to a request for generations: whole, or as a stream of events.
+
+use std::{
+    convert::Infallible,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use axum::{
+    body::Body,
+    http::{HeaderValue, Response, header},
+};
+use bytes::Bytes;
+use hyper::body::Frame;
+use moi_engine::PromptReport;
+use serde_json::{Value, json};
+use tokio::sync::mpsc;
+
+use crate::{
+    choice::{Choice, Piece},
+    error::ApiError,
+    model::Loaded,
+    server::Active,
+    tokens::TokenNames,
+    worker::{RunEvent, Runs},
+};
+
+/// From the first silence of so long on, a stream has comments in it: proxies close silent connections.
+const SILENCE: Duration = Duration::from_secs(5);
+/// Events of a stream that wait to be written.
+const FRAMES: usize = 16;
+
+/// What tells one kind of answer from another.
+pub(crate) trait Shape: Send + Sync + 'static {
+    /// `object` of a whole answer and of a chunk.
+    fn objects(&self) -> [&'static str; 2];
+
+    /// What a choice begins with in a stream, if it begins with anything.
+    fn opening(&self, choice: usize) -> Option<Value>;
+
+    /// What the prompt adds to a choice, where it does.
+    fn prompt(&mut self, choice: usize, report: &PromptReport, names: TokenNames<'_>) -> Option<Value>;
+
+    /// What a piece adds to a choice of a stream, without its end.
+    fn chunk(&mut self, choice: usize, piece: &Piece, names: TokenNames<'_>) -> Value;
+
+    /// What the end of a choice looks like in a stream.
+    fn closing(&self) -> Value;
+
+    /// Adds a piece to a whole choice.
+    fn add(&mut self, choice: usize, piece: &Piece, names: TokenNames<'_>);
+
+    /// A whole choice.
+    fn whole(&mut self, choice: usize) -> Value;
+}
+
+/// What is counted of an answer.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Usage {
+    pub(crate) prompt: usize,
+    pub(crate) cached: usize,
+    pub(crate) completion: usize,
+    pub(crate) reasoning: usize,
+}
+
+impl Usage {
+    fn json(self) -> Value {
+        let Self { prompt, cached, completion, reasoning } = self;
+        json!({
+            "prompt_tokens": prompt,
+            "completion_tokens": completion,
+            "total_tokens": prompt + completion,
+            "prompt_tokens_details": {"cached_tokens": cached},
+            "completion_tokens_details": {"reasoning_tokens": reasoning},
+        })
+    }
+}
+
+/// How an answer is told.
+#[derive(Clone, Debug)]
+pub(crate) struct Telling {
+    pub(crate) id: String,
+    pub(crate) model: String,
+    pub(crate) include_usage: bool,
+    pub(crate) continuous_usage: bool,
+    pub(crate) return_token_ids: bool,
+    pub(crate) tokens_as_ids: bool,
+    /// Choices of each prompt.
+    pub(crate) per_prompt: usize,
+    /// Tokens of all prompts.
+    pub(crate) prompt_tokens: usize,
+    /// Whether tokens that are generated are none of the answer: one is where a prompt is scored alone.
+    pub(crate) prompt_only: bool,
+    pub(crate) stall_timeout: Duration,
+}
+
+/// An answer under way.
+pub(crate) struct Answer<S> {
+    pub(crate) loaded: Arc<Loaded>,
+    pub(crate) shape: S,
+    pub(crate) telling: Telling,
+    pub(crate) runs: Runs,
+    pub(crate) choices: Vec<Choice>,
+    /// As long as it is there the server waits for it.
+    _active: Active,
+    cached: usize,
+    created: u64,
+}
+
+/// Seconds since 1970.
+pub(crate) fn now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs())
+}
+
+impl<S: Shape> Answer<S> {
+    pub(crate) fn new(
+        (loaded, active): (Arc<Loaded>, Active),
+        shape: S,
+        telling: Telling,
+        runs: Runs,
+        choices: Vec<Choice>,
+    ) -> Self {
+        Self { loaded, shape, telling, runs, choices, _active: active, cached: 0, created: now() }
+    }
+
+    fn names(loaded: &Loaded, as_ids: bool) -> TokenNames<'_> {
+        TokenNames { tokenizer: &loaded.model.tokenizer, as_ids }
+    }
+
+    fn usage(&self) -> Usage {
+        let completion = match self.telling.prompt_only {
+            true => 0,
+            false => self.choices.iter().map(|choice| choice.generated).sum(),
+        };
+        Usage {
+            prompt: self.telling.prompt_tokens,
+            cached: self.cached,
+            completion,
+            reasoning: self.choices.iter().map(|choice| choice.reasoning).sum(),
+        }
+    }
+
+    fn head(&self, object: &str, choices: Vec<Value>) -> Value {
+        json!({
+            "id": self.telling.id,
+            "object": object,
+            "created": self.created,
+            "model": self.telling.model,
+            "system_fingerprint": FINGERPRINT,
+            "choices": choices,
+        })
+    }
+
+    fn count_prompt(&mut self, choice: usize, report: &PromptReport) {
+        if choice.is_multiple_of(self.telling.per_prompt) {
+            self.cached += report.reused;
+        }
+    }
+
+    /// The next event of one of the choices; none when all have ended.
+    async fn next(&mut self) -> Result<Option<(usize, RunEvent)>, ApiError> {
+        if self.choices.iter().all(|choice| choice.has_ended) {
+            return Ok(None);
+        }
+        match self.runs.events.recv().await {
+            Some(event) => Ok(Some(event)),
+            None => Err(ApiError::unavailable("the server has stopped")),
+        }
+    }
+
+    /// The whole answer.
+    ///
+    /// # Errors
+    /// If a generation failed.
+    pub(crate) async fn whole(mut self) -> Result<Value, ApiError> {
+        let loaded = Arc::clone(&self.loaded);
+        let names = Self::names(&loaded, self.telling.tokens_as_ids);
+        let mut ends = vec![None; self.choices.len()];
+        let mut ids: Vec<Vec<u32>> = vec![Vec::new(); self.choices.len()];
+        let mut traces: Vec<Vec<Value>> = vec![Vec::new(); self.choices.len()];
+        while let Some((at, event)) = self.next().await? {
+            match event {
+                RunEvent::Prompt(report) => {
+                    self.count_prompt(at, &report);
+                    self.shape.prompt(at, &report, names);
+                }
+                RunEvent::Step(step) => {
+                    let piece = self.choices[at].step(&step, names);
+                    ids[at].push(step.token);
+                    if !self.telling.prompt_only {
+                        self.shape.add(at, &piece, names);
+                    }
+                    traces[at].extend(piece.trace);
+                    ends[at] = piece.end.or(ends[at].take());
+                }
+                RunEvent::Failed(error, _) => return Err(error),
+            }
+        }
+        let mut choices = Vec::with_capacity(self.choices.len());
+        for (at, end) in ends.into_iter().enumerate() {
+            let mut choice = self.shape.whole(at);
+            choice["index"] = json!(at);
+            if let Some(mut end) = end {
+                choice["finish_reason"] = json!(if self.telling.prompt_only { "length" } else { end.finish });
+                choice["stop_reason"] = end.stop_reason;
+                if !traces[at].is_empty() {
+                    end.moi["steps"] = Value::Array(std::mem::take(&mut traces[at]));
+                }
+                choice["moi"] = end.moi;
+            }
+            if self.telling.return_token_ids {
+                choice["token_ids"] = json!(ids[at]);
+            }
+            choices.push(choice);
+        }
+        let mut answer = self.head(self.shape.objects()[0], choices);
+        answer["usage"] = self.usage().json();
+        Ok(answer)
+    }
+
+    /// The answer as a stream of events, which ends by itself when its client leaves.
+    pub(crate) fn stream(self) -> Response<Body> {
+        let (frames, receiver) = mpsc::channel::<Bytes>(FRAMES);
+        tokio::spawn(async move {
+            let writer = Writer { frames, stall_timeout: self.telling.stall_timeout };
+            // None where nobody reads any more; the generations are cancelled as they are dropped.
+            let _ = self.write(&writer).await;
+        });
+        event_stream(receiver)
+    }
+
+    async fn write(mut self, writer: &Writer) -> Option<()> {
+        let loaded = Arc::clone(&self.loaded);
+        let names = Self::names(&loaded, self.telling.tokens_as_ids);
+        for at in 0..self.choices.len() {
+            if let Some(opening) = self.shape.opening(at) {
+                writer.send(&self.chunk(at, opening)).await?;
+            }
+        }
+        loop {
+            let next = tokio::select! {
+                next = self.next() => next,
+                () = writer.frames.closed() => return None,
+                () = tokio::time::sleep(SILENCE) => {
+                    writer.comment().await?;
+                    continue;
+                }
+            };
+            match next {
+                Ok(Some((at, RunEvent::Prompt(report)))) => {
+                    self.count_prompt(at, &report);
+                    if let Some(added) = self.shape.prompt(at, &report, names) {
+                        writer.send(&self.chunk(at, added)).await?;
+                    }
+                }
+                Ok(Some((at, RunEvent::Step(step)))) => {
+                    let piece = self.choices[at].step(&step, names);
+                    self.write_piece(at, &piece, names, writer).await?;
+                }
+                Ok(Some((at, RunEvent::Failed(error, text)))) => {
+                    let piece = self.choices[at].fail(&text);
+                    self.write_piece(at, &piece, names, writer).await?;
+                    writer.send(&error.body()).await?;
+                    break;
+                }
+                Ok(None) => {
+                    if self.telling.include_usage {
+                        let mut last = self.head(self.shape.objects()[1], Vec::new());
+                        last["usage"] = self.usage().json();
+                        writer.send(&last).await?;
+                    }
+                    break;
+                }
+                Err(error) => {
+                    writer.send(&error.body()).await?;
+                    break;
+                }
+            }
+        }
+        writer.text("data: [DONE]\n\n").await
+    }
+
+    async fn write_piece(
+        &mut self,
+        at: usize,
+        piece: &Piece,
+        names: TokenNames<'_>,
+        writer: &Writer,
+    ) -> Option<()> {
+        let says = !piece.thought.is_empty() || !piece.answer.is_empty() || !piece.tokens.is_empty();
+        if says && !self.telling.prompt_only {
+            let mut choice = self.shape.chunk(at, piece, names);
+            if let Some(trace) = &piece.trace {
+                choice["moi"] = trace.clone();
+            }
+            if self.telling.return_token_ids {
+                choice["token_ids"] = piece.tokens.iter().map(|token| token.token).collect();
+            }
+            writer.send(&self.chunk(at, choice)).await?;
+        }
+        if let Some(end) = &piece.end {
+            let mut choice = self.shape.closing();
+            choice["finish_reason"] = json!(if self.telling.prompt_only { "length" } else { end.finish });
+            choice["stop_reason"] = end.stop_reason.clone();
+            choice["moi"] = end.moi.clone();
+            writer.send(&self.chunk(at, choice)).await?;
+        }
+        Some(())
+    }
+
+    /// A chunk with one choice.
+    fn chunk(&self, at: usize, mut choice: Value) -> Value {
+        choice["index"] = json!(at);
+        let mut chunk = self.head(self.shape.objects()[1], vec![choice]);
+        if self.telling.continuous_usage {
+            chunk["usage"] = self.usage().json();
+        } else if self.telling.include_usage {
+            chunk["usage"] = Value::Null;
+        }
+        chunk
+    }
+}
+
+/// What the answers of one version of the server have in common.
+const FINGERPRINT: &str = concat!("moi-", env!("CARGO_PKG_VERSION"));
+
+/// Writes events; whatever it gives is `None` where nobody reads any more.
+struct Writer {
+    frames: mpsc::Sender<Bytes>,
+    stall_timeout: Duration,
+}
+
+impl Writer {
+    async fn send(&self, event: &Value) -> Option<()> {
+        self.text(&format!("data: {event}\n\n")).await
+    }
+
+    async fn comment(&self) -> Option<()> {
+        self.text(": ping\n\n").await
+    }
+
+    async fn text(&self, text: &str) -> Option<()> {
+        let sent = self.frames.send(Bytes::copy_from_slice(text.as_bytes()));
+        tokio::time::timeout(self.stall_timeout, sent).await.ok()?.ok()
+    }
+}
+
+/// A response of events as they come.
+pub(crate) fn event_stream(receiver: mpsc::Receiver<Bytes>) -> Response<Body> {
+    let mut response = Response::new(Body::new(Events(receiver)));
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
+    // nginx would collect the events before it sends any.
+    headers.insert("x-accel-buffering", HeaderValue::from_static("no"));
+    response
+}
+
+/// A body of what comes through a channel.
+struct Events(mpsc::Receiver<Bytes>);
+
+impl hyper::body::Body for Events {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        self.0.poll_recv(context).map(|bytes| bytes.map(|bytes| Ok(Frame::data(bytes))))
+    }
+}

@@ -1,0 +1,154 @@
+//! Who may ask: keys, and the hosts by whose names the server may be reached where there are none.
+
+use std::{fmt, net::IpAddr};
+
+use axum::http::{HeaderMap, header};
+use sha2::{Digest, Sha256};
+use subtle::{Choice, ConditionallySelectable, ConstantTimeEq};
+
+use crate::error::ApiError;
+
+/// Keys of clients, each with a name for logs.
+#[derive(Clone, Default)]
+pub struct Keys {
+    keys: Vec<(String, [u8; 32])>,
+}
+
+impl fmt::Debug for Keys {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list().entries(self.keys.iter().map(|(name, _)| name)).finish()
+    }
+}
+
+impl Keys {
+    /// Adds a key.
+    pub fn add(&mut self, name: &str, key: &str) {
+        self.keys.push((name.to_owned(), digest(key)));
+    }
+
+    /// Reads a file of keys, one a line, with a name before it if wanted: `NAME KEY`. A line that begins with `#` is a
+    /// comment.
+    ///
+    /// # Errors
+    /// With the number of a line that is none.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        let mut keys = Self::default();
+        for (at, line) in text.lines().enumerate() {
+            let words: Vec<&str> = line.split_whitespace().collect();
+            match words.as_slice() {
+                [] => {}
+                [first, ..] if first.starts_with('#') => {}
+                [key] => keys.add(&format!("key {}", keys.keys.len() + 1), key),
+                [name, key] => keys.add(name, key),
+                _ => {
+                    return Err(format!(
+                        "line {} has {} words, expected KEY or NAME KEY",
+                        at + 1,
+                        words.len()
+                    ));
+                }
+            }
+        }
+        Ok(keys)
+    }
+
+    /// Whether there are none, so that none is needed.
+    pub fn is_empty(&self) -> bool {
+        self.keys.is_empty()
+    }
+
+    /// The name of the key that a request has.
+    ///
+    /// # Errors
+    /// If it has none, or a wrong one.
+    pub(crate) fn check(&self, headers: &HeaderMap) -> Result<&str, ApiError> {
+        let text = |name| headers.get(name).and_then(|value: &axum::http::HeaderValue| value.to_str().ok());
+        let bearer = text(header::AUTHORIZATION.as_str()).and_then(|value| {
+            let (scheme, key) = value.split_once(' ')?;
+            scheme.eq_ignore_ascii_case("bearer").then_some(key.trim())
+        });
+        // Anthropic's clients have a header of their own.
+        let given = bearer.or_else(|| text("x-api-key")).ok_or_else(ApiError::unauthorized)?;
+        let given = digest(given);
+        // All keys are compared, and their digests: the time that it takes says nothing of them.
+        let mut found = u32::MAX;
+        for (at, (_, key)) in (0u32..).zip(&self.keys) {
+            let is_equal: Choice = key.as_slice().ct_eq(given.as_slice());
+            found.conditional_assign(&at, is_equal);
+        }
+        self.keys.get(found as usize).map(|(name, _)| name.as_str()).ok_or_else(ApiError::unauthorized)
+    }
+}
+
+fn digest(key: &str) -> [u8; 32] {
+    Sha256::digest(key.as_bytes()).into()
+}
+
+/// Refuses a name of the server that a page of another site may have bound to its address (DNS rebinding).
+///
+/// # Errors
+/// If the request's `Host` is neither `localhost`, nor an address, nor one of those that are allowed.
+pub(crate) fn check_host(headers: &HeaderMap, allowed: &[String]) -> Result<(), ApiError> {
+    // Browsers always send it.
+    let Some(host) = headers.get(header::HOST) else { return Ok(()) };
+    let host = host.to_str().unwrap_or_default();
+    let name = match host.strip_prefix('[') {
+        Some(rest) => rest.split(']').next().unwrap_or_default(),
+        None => host.rsplit_once(':').map_or(host, |(name, _)| name),
+    };
+    let is_address = name.parse::<IpAddr>().is_ok();
+    let is_allowed =
+        |allowed: &String| allowed.eq_ignore_ascii_case(name) || allowed.eq_ignore_ascii_case(host);
+    match is_address || name.eq_ignore_ascii_case("localhost") || allowed.iter().any(is_allowed) {
+        true => Ok(()),
+        false => Err(ApiError::forbidden(format!(
+            "the host `{host}` is not allowed; --allowed-host {name} allows it, and so does a key"
+        ))),
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a failure must end the test")]
+mod tests {
+    use axum::http::HeaderValue;
+
+    use super::*;
+
+    fn headers(name: &'static str, value: &str) -> HeaderMap {
+        HeaderMap::from_iter([(name.parse().unwrap(), HeaderValue::from_str(value).unwrap())])
+    }
+
+    #[test]
+    fn keys_are_found_by_either_header() {
+        let keys = Keys::parse("# ours\n\nann k1\n k2 \n").unwrap();
+        assert_eq!(keys.check(&headers("authorization", "Bearer k1")).unwrap(), "ann");
+        assert_eq!(keys.check(&headers("authorization", "bearer  k2")).unwrap(), "key 2");
+        assert_eq!(keys.check(&headers("x-api-key", "k2")).unwrap(), "key 2");
+        for wrong in [
+            headers("authorization", "Bearer k"),
+            headers("authorization", "k1"),
+            headers("authorization", "Bearer "),
+            headers("x-api-key", "K1"),
+            HeaderMap::new(),
+        ] {
+            assert_eq!(keys.check(&wrong).unwrap_err().status.as_u16(), 401);
+        }
+        assert!(Keys::parse("a b c").unwrap_err().contains("line 1"));
+        assert!(!format!("{keys:?}").contains("k1"));
+    }
+
+    #[test]
+    fn other_hosts_are_refused() {
+        let allowed = ["box.example".to_owned()];
+        for host in ["localhost:8080", "127.0.0.1", "[::1]:8080", "192.168.0.7:80", "BOX.example:8080"] {
+            check_host(&headers("host", host), &allowed).unwrap();
+        }
+        for host in ["evil.example", "localhost.evil.example:8080", "127.0.0.1.evil.example", ""] {
+            assert_eq!(
+                check_host(&headers("host", host), &allowed).unwrap_err().status.as_u16(),
+                403,
+                "{host}"
+            );
+        }
+    }
+}

@@ -1,0 +1,145 @@
+//! A generation as its client reads it: parts of its text with the tokens that they are of.
+
+use moi_engine::{InputRule, Step, StopReason, StoppedBy};
+use serde_json::{Value, json};
+
+use crate::{
+    thoughts::{Said, Thoughts},
+    tokens::{TokenLogprob, TokenNames, logprob},
+};
+
+/// What a step, or a few of them, add to an answer.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct Piece {
+    pub(crate) thought: String,
+    pub(crate) answer: String,
+    /// The tokens that these are of.
+    pub(crate) tokens: Vec<TokenLogprob>,
+    /// The step itself, where steps are traced.
+    pub(crate) trace: Option<Value>,
+    /// How the answer came to its end, if it did.
+    pub(crate) end: Option<End>,
+}
+
+/// How an answer came to its end.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct End {
+    pub(crate) finish: &'static str,
+    /// The stop string or token, as vLLM has it.
+    pub(crate) stop_reason: Value,
+    /// What this server tells of it and others do not.
+    pub(crate) moi: Value,
+}
+
+/// A generation under way.
+#[derive(Clone, Debug)]
+pub(crate) struct Choice {
+    thoughts: Thoughts,
+    rule: InputRule,
+    seed: u64,
+    traces: bool,
+    /// Tokens whose text has not come yet.
+    held: Vec<TokenLogprob>,
+    /// Tokens so far, and those of thoughts among them.
+    pub(crate) generated: usize,
+    pub(crate) reasoning: usize,
+    /// Sums over the tokens.
+    entropy: f64,
+    gate: f64,
+    pub(crate) has_ended: bool,
+}
+
+impl Choice {
+    pub(crate) fn new(thoughts: Thoughts, rule: InputRule, seed: u64, traces: bool) -> Self {
+        Self {
+            thoughts,
+            rule,
+            seed,
+            traces,
+            held: Vec::new(),
+            generated: 0,
+            reasoning: 0,
+            entropy: 0.0,
+            gate: 0.0,
+            has_ended: false,
+        }
+    }
+
+    /// Takes a step. The piece is empty where what it adds is not certain yet.
+    pub(crate) fn step(&mut self, step: &Step, names: TokenNames<'_>) -> Piece {
+        self.held.push(TokenLogprob {
+            token: step.token,
+            logprob: Some(step.logprob),
+            likeliest: step.likeliest.clone(),
+        });
+        let trace = self.traces.then(|| trace(step, self.generated, names));
+        self.generated += 1;
+        self.reasoning += usize::from(step.thinking);
+        self.entropy += f64::from(step.entropy);
+        self.gate += f64::from(step.gate);
+        let mut parts = self.thoughts.push(&step.text);
+        let end = step.stop.map(|stop| self.end(stop, step.stopped_by.as_ref()));
+        if end.is_some() {
+            parts.extend(self.thoughts.finish());
+            self.has_ended = true;
+        }
+        let of = |said: Said| -> String {
+            parts.iter().filter(|(of, _)| *of == said).map(|(_, text)| text.as_str()).collect()
+        };
+        let (thought, answer) = (of(Said::Thought), of(Said::Answer));
+        let is_due = trace.is_some() || end.is_some() || !thought.is_empty() || !answer.is_empty();
+        let tokens = if is_due { std::mem::take(&mut self.held) } else { Vec::new() };
+        Piece { thought, answer, tokens, trace, end }
+    }
+
+    /// The text that a generation had held back which failed.
+    pub(crate) fn fail(&mut self, text: &str) -> Piece {
+        self.has_ended = true;
+        let parts: Vec<(Said, String)> =
+            self.thoughts.push(text).into_iter().chain(self.thoughts.finish()).collect();
+        let mut piece = Piece::default();
+        for (said, text) in parts {
+            match said {
+                Said::Thought => piece.thought += &text,
+                Said::Answer => piece.answer += &text,
+            }
+        }
+        piece
+    }
+
+    fn end(&self, stop: StopReason, by: Option<&StoppedBy>) -> End {
+        let finish = match stop {
+            StopReason::Eos | StopReason::Stop | StopReason::Grammar | StopReason::Rule => "stop",
+            StopReason::Length | StopReason::Context => "length",
+        };
+        let stop_reason = match by {
+            Some(StoppedBy::String(text)) => json!(text),
+            Some(StoppedBy::Token(token)) => json!(token),
+            None => Value::Null,
+        };
+        let count = self.generated.max(1) as f64;
+        let moi = json!({
+            "rule": self.rule.spec(),
+            "support": self.rule.support().to_string(),
+            "seed": self.seed,
+            "mean_entropy": self.entropy / count,
+            "mean_gate": self.gate / count,
+            "ended_by": stop,
+        });
+        End { finish, stop_reason, moi }
+    }
+}
+
+/// A step with its mixture.
+fn trace(step: &Step, at: usize, names: TokenNames<'_>) -> Value {
+    let top = step.top.iter().map(|&(token, weight)| json!([token, names.name(token), weight]));
+    json!({
+        "i": at,
+        "token": step.token,
+        "text": names.name(step.token),
+        "logprob": logprob(step.logprob),
+        "entropy": step.entropy,
+        "gate": step.gate,
+        "top": top.collect::<Vec<_>>(),
+    })
+}

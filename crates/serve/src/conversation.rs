@@ -1,0 +1,182 @@
+//! From the messages of a request to the prompt that the model's chat template makes of them.
+
+use moi_text::{ChatTemplate, Conversation, TextError};
+use serde_json::{Map, Value, json};
+
+use crate::{
+    error::ApiError,
+    model::Loaded,
+    wire::{
+        chat::{Chat, ChatMessage},
+        unions::{Content, ToolChoice},
+    },
+};
+
+/// Turns of a conversation at most.
+const MAX_MESSAGES: usize = 4096;
+
+/// The tokens of a conversation.
+///
+/// # Errors
+/// If a message is not allowed, or the template refuses them.
+pub(crate) fn prompt(chat: &Chat, loaded: &Loaded, trusts_templates: bool) -> Result<Vec<u32>, ApiError> {
+    let own;
+    let template = match &chat.chat_template {
+        None => template(loaded)?,
+        Some(_) if !trusts_templates => {
+            let message = "`chat_template` is not taken from requests; --trust-request-templates allows it";
+            return Err(ApiError::unsupported("chat_template", message));
+        }
+        Some(source) => {
+            let tokens = loaded.model.template.as_ref().map(|template| template.tokens().clone());
+            own = ChatTemplate::new(source, tokens.unwrap_or_default())
+                .map_err(|error| ApiError::from(error).of("chat_template"))?;
+            &own
+        }
+    };
+    if chat.tools.as_ref().is_some_and(|tools| !tools.is_empty())
+        && chat.tool_choice != Some(ToolChoice::None)
+    {
+        let message = "`tools` are not supported for this model";
+        return Err(ApiError::unsupported("tools", message));
+    }
+    let mut variables = chat.chat_template_kwargs.clone().unwrap_or_default();
+    if let Some(effort) = &chat.reasoning_effort {
+        let set = |variables: &mut Map<String, Value>, name: &str, value: Value| {
+            variables.entry(name.to_owned()).or_insert(value);
+        };
+        set(&mut variables, "reasoning_effort", json!(effort));
+        if effort == "none" {
+            // Templates have several names for it.
+            set(&mut variables, "enable_thinking", json!(false));
+            set(&mut variables, "thinking", json!(false));
+        }
+    }
+    let add_generation_prompt = chat.add_generation_prompt.unwrap_or(true);
+    encode(template, &chat.messages, Vec::new(), variables, add_generation_prompt, loaded)
+}
+
+/// The model's template.
+pub(crate) fn template(loaded: &Loaded) -> Result<&ChatTemplate, ApiError> {
+    loaded
+        .model
+        .template
+        .as_ref()
+        .map_err(|why| ApiError::invalid("template_error", why.clone()).of("messages"))
+}
+
+/// The tokens of messages by a template.
+///
+/// # Errors
+/// As [`prompt`].
+pub(crate) fn encode(
+    template: &ChatTemplate,
+    messages: &[ChatMessage],
+    tools: Vec<Value>,
+    variables: Map<String, Value>,
+    add_generation_prompt: bool,
+    loaded: &Loaded,
+) -> Result<Vec<u32>, ApiError> {
+    if messages.is_empty() || messages.len() > MAX_MESSAGES {
+        let message =
+            format!("`messages` has {} messages, and must have 1 to {MAX_MESSAGES}", messages.len());
+        return Err(ApiError::value("messages", message));
+    }
+    if let Some(name) = variables.keys().find(|name| Conversation::RESERVED.contains(&name.as_str())) {
+        let param = format!("chat_template_kwargs.{name}");
+        return Err(ApiError::value(&param, format!("`{param}` has a field of its own in the request")));
+    }
+    let knows_developer = template.source().contains("developer");
+    let message = |(at, message)| turn(message, &format!("messages[{at}]"), knows_developer);
+    let messages = messages.iter().enumerate().map(message).collect::<Result<Vec<_>, _>>()?;
+    let conversation = Conversation { messages, tools, add_generation_prompt, variables };
+    let tokenizer = &loaded.model.tokenizer;
+    match template.encode_conversation(&conversation, tokenizer) {
+        Ok(ids) => Ok(ids),
+        // Some templates take one system message, at the beginning: the others are made part of it.
+        Err(error @ TextError::Template { .. }) => match merged(&conversation) {
+            Some(merged) => template.encode_conversation(&merged, tokenizer).map_err(|_| error.into()),
+            None => Err(error.into()),
+        },
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// A message as templates read it.
+fn turn(message: &ChatMessage, path: &str, knows_developer: bool) -> Result<Value, ApiError> {
+    let role = match message.role.as_str() {
+        "developer" if !knows_developer => "system",
+        role @ ("system" | "developer" | "user" | "assistant" | "tool") => role,
+        other => {
+            let param = format!("{path}.role");
+            let what = "must be system, developer, user, assistant or tool";
+            return Err(ApiError::value(&param, format!("{param} is `{other}`, and {what}")));
+        }
+    };
+    let calls = message.tool_calls.as_deref().unwrap_or_default();
+    let param = format!("{path}.content");
+    let content = match &message.content {
+        Some(Content::Text(text)) => Some(text.clone()),
+        Some(Content::Parts(parts)) if parts.is_empty() => {
+            return Err(ApiError::value(&param, format!("{param} has no parts")));
+        }
+        Some(Content::Parts(parts)) => {
+            let mut all = String::new();
+            for (at, part) in parts.iter().enumerate() {
+                match (part.kind.as_str(), &part.text) {
+                    ("text" | "input_text" | "output_text", Some(text)) => all += text,
+                    ("text" | "input_text" | "output_text", None) => {
+                        let param = format!("{param}[{at}].text");
+                        return Err(ApiError::value(&param, format!("{param} is missing")));
+                    }
+                    (kind, _) => {
+                        let param = format!("{param}[{at}].type");
+                        let message = format!("{param} is `{kind}`, and this model reads text alone");
+                        return Err(ApiError::unsupported(&param, message));
+                    }
+                }
+            }
+            Some(all)
+        }
+        None if role == "assistant" && !calls.is_empty() => None,
+        None => return Err(ApiError::value(&param, format!("{param} is missing"))),
+    };
+    let mut turn = json!({"role": role, "content": content});
+    let thoughts = message.reasoning_content.as_ref().or(message.reasoning.as_ref());
+    for (key, value) in [("name", &message.name), ("tool_call_id", &message.tool_call_id)] {
+        if let Some(value) = value {
+            turn[key] = json!(value);
+        }
+    }
+    if let Some(thoughts) = thoughts {
+        turn["reasoning_content"] = json!(thoughts);
+    }
+    if !calls.is_empty() {
+        let call = |call: &crate::wire::chat::ToolCall| {
+            // Templates write arguments as JSON themselves.
+            let arguments = match &call.function.arguments {
+                Some(Value::String(text)) => serde_json::from_str(text).unwrap_or_else(|_| json!(text)),
+                Some(value) => value.clone(),
+                None => json!({}),
+            };
+            let function = json!({"name": call.function.name, "arguments": arguments});
+            json!({"id": call.id, "type": "function", "function": function})
+        };
+        turn["tool_calls"] = calls.iter().map(call).collect();
+    }
+    Ok(turn)
+}
+
+/// The same conversation with all system messages as one at its beginning; `None` where that changes nothing.
+fn merged(conversation: &Conversation) -> Option<Conversation> {
+    let is_system = |message: &&Value| message["role"] == "system";
+    let (system, others): (Vec<&Value>, Vec<&Value>) = conversation.messages.iter().partition(is_system);
+    let is_first = conversation.messages.first().is_some_and(|first| first["role"] == "system");
+    if system.is_empty() || (system.len() == 1 && is_first) {
+        return None;
+    }
+    let texts: Vec<&str> = system.iter().filter_map(|message| message["content"].as_str()).collect();
+    let first = json!({"role": "system", "content": texts.join("\n\n")});
+    let messages = [first].into_iter().chain(others.into_iter().cloned()).collect();
+    Some(Conversation { messages, ..conversation.clone() })
+}

@@ -1,0 +1,193 @@
+//! What a client is told when a request is refused or fails: the status, and OpenAI's error object.
+
+use axum::{
+    body::Body,
+    http::{HeaderValue, Response, StatusCode, header},
+};
+use moi_engine::{EngineError, Refusal};
+use moi_text::TextError;
+use serde_json::{Value, json};
+
+/// An error in the words of OpenAI's API.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct ApiError {
+    pub(crate) status: StatusCode,
+    /// `type` of the error object.
+    pub(crate) kind: &'static str,
+    pub(crate) code: Option<&'static str>,
+    /// The path of the value that is wrong: `messages[2].content[0].type`.
+    pub(crate) param: Option<String>,
+    pub(crate) message: String,
+    /// Seconds after which the same request may be taken.
+    pub(crate) retry_after: Option<u32>,
+}
+
+impl ApiError {
+    fn new(status: StatusCode, kind: &'static str, code: &'static str, message: impl Into<String>) -> Self {
+        Self { status, kind, code: Some(code), param: None, message: message.into(), retry_after: None }
+    }
+
+    /// Something that the client can mend.
+    pub(crate) fn invalid(code: &'static str, message: impl Into<String>) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, INVALID, code, message)
+    }
+
+    /// A value that is not allowed.
+    pub(crate) fn value(param: impl Into<String>, message: impl Into<String>) -> Self {
+        Self::invalid("invalid_value", message).of(param)
+    }
+
+    /// A field that is known and not implemented.
+    pub(crate) fn unsupported(param: impl Into<String>, message: impl Into<String>) -> Self {
+        Self::invalid("unsupported_parameter", message).of(param)
+    }
+
+    /// With the path of the value that is wrong.
+    pub(crate) fn of(self, param: impl Into<String>) -> Self {
+        Self { param: Some(param.into()), ..self }
+    }
+
+    /// No key, or a wrong one.
+    pub(crate) fn unauthorized() -> Self {
+        let message = "the API key is missing or wrong; send it as `Authorization: Bearer KEY`";
+        Self::new(StatusCode::UNAUTHORIZED, INVALID, "invalid_api_key", message)
+    }
+
+    /// A host or origin that is not allowed.
+    pub(crate) fn forbidden(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::FORBIDDEN, "permission_error", "forbidden", message)
+    }
+
+    /// A route that there is not.
+    pub(crate) fn no_route(path: &str) -> Self {
+        let message = format!("there is no route {path}; GET /openapi.json lists all");
+        Self::new(StatusCode::NOT_FOUND, INVALID, "unknown_url", message)
+    }
+
+    /// A model that is not served.
+    pub(crate) fn no_model(name: &str, served: &[String]) -> Self {
+        let message = format!("the model `{name}` is not served here; there is: {}", served.join(", "));
+        Self::new(StatusCode::NOT_FOUND, INVALID, "model_not_found", message).of("model")
+    }
+
+    /// A method that the route does not have.
+    pub(crate) fn wrong_method(method: &str, path: &str) -> Self {
+        let message = format!("{path} does not take {method}");
+        Self::new(StatusCode::METHOD_NOT_ALLOWED, INVALID, "method_not_allowed", message)
+    }
+
+    /// A body with more bytes than are taken.
+    pub(crate) fn too_large(most: usize) -> Self {
+        let message = format!("the body has more than {most} bytes");
+        Self::new(StatusCode::PAYLOAD_TOO_LARGE, INVALID, "request_too_large", message)
+    }
+
+    /// A body of another type.
+    pub(crate) fn not_json() -> Self {
+        let message = "the content type must be application/json";
+        Self::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, INVALID, "unsupported_media_type", message)
+    }
+
+    /// A body that does not come to its end in time.
+    pub(crate) fn slow_body() -> Self {
+        let message = "the body did not come in time";
+        Self::new(StatusCode::REQUEST_TIMEOUT, INVALID, "request_timeout", message)
+    }
+
+    /// The model is being loaded, or the server is about to stop.
+    pub(crate) fn unavailable(message: impl Into<String>) -> Self {
+        let error = Self::new(StatusCode::SERVICE_UNAVAILABLE, SERVER, "unavailable", message);
+        Self { retry_after: Some(1), ..error }
+    }
+
+    /// Our own fault.
+    pub(crate) fn internal(message: impl Into<String>) -> Self {
+        Self { code: None, ..Self::new(StatusCode::INTERNAL_SERVER_ERROR, SERVER, "", message) }
+    }
+
+    /// The error object.
+    pub(crate) fn body(&self) -> Value {
+        json!({"error": {
+            "message": self.message, "type": self.kind, "param": self.param, "code": self.code,
+        }})
+    }
+
+    /// As a response.
+    pub(crate) fn response(&self) -> Response<Body> {
+        let mut response = Response::new(Body::from(self.body().to_string()));
+        *response.status_mut() = self.status;
+        let headers = response.headers_mut();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        if self.status == StatusCode::UNAUTHORIZED {
+            headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+        }
+        if let Some(seconds) = self.retry_after {
+            headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+        }
+        if self.status == StatusCode::INTERNAL_SERVER_ERROR {
+            // OpenAI's clients would send the request twice more, and it would fail again.
+            headers.insert("x-should-retry", HeaderValue::from_static("false"));
+        }
+        response
+    }
+}
+
+const INVALID: &str = "invalid_request_error";
+const SERVER: &str = "server_error";
+
+impl From<EngineError> for ApiError {
+    fn from(error: EngineError) -> Self {
+        let message = error.to_string();
+        match error {
+            EngineError::PromptTooLong { .. } => Self::invalid("context_length_exceeded", message),
+            EngineError::Grammar(_) => Self::invalid("invalid_schema", message).of("response_format"),
+            EngineError::Text(error) => error.into(),
+            EngineError::Rule(_) => Self::value("moi.rule", message),
+            EngineError::Sampling(_)
+            | EngineError::ForeignRequest
+            | EngineError::EmptyPrompt
+            | EngineError::NoTokenizer(_)
+            | EngineError::NoBreakers
+            | EngineError::TokenOutsideVocabulary { .. }
+            | EngineError::UnknownToken { .. }
+            | EngineError::EmbeddingWidth { .. }
+            | EngineError::MinAboveMax { .. }
+            | EngineError::MaxTokensZero
+            | EngineError::EmptyStopString
+            | EngineError::EmptyBadWord
+            | EngineError::NothingAllowed => Self::invalid("invalid_value", message),
+            EngineError::Model(_)
+            | EngineError::Mix(_)
+            | EngineError::Device(_)
+            | EngineError::Round(_)
+            | EngineError::BadLogits { .. }
+            | EngineError::Reading(_) => Self::internal(message),
+        }
+    }
+}
+
+impl From<TextError> for ApiError {
+    fn from(error: TextError) -> Self {
+        match error {
+            TextError::Template { what, .. } => {
+                let message = format!("the model's chat template refuses the conversation: {what}");
+                Self::invalid("template_error", message).of("messages")
+            }
+            error => Self::invalid("invalid_value", error.to_string()),
+        }
+    }
+}
+
+impl From<Refusal> for ApiError {
+    fn from(refusal: Refusal) -> Self {
+        let message = refusal.to_string();
+        match refusal {
+            Refusal::Request(error) => error.into(),
+            Refusal::TooLarge { .. } => Self::invalid("context_length_exceeded", message),
+            Refusal::QueueFull { .. } => {
+                let (status, kind) = (StatusCode::TOO_MANY_REQUESTS, "rate_limit_error");
+                Self { retry_after: Some(1), ..Self::new(status, kind, "rate_limit_exceeded", message) }
+            }
+        }
+    }
+}

@@ -1,0 +1,130 @@
+//! Bodies: read within limits, parsed with the path of what is wrong and of what is ignored.
+
+use std::{collections::BTreeSet, time::Duration};
+
+use axum::{
+    body::Body,
+    http::{HeaderMap, header},
+};
+use bytes::{Bytes, BytesMut};
+use http_body_util::BodyExt;
+use serde::de::DeserializeOwned;
+
+use crate::error::ApiError;
+
+/// How long a client may take from one piece of a body to the next.
+const IDLE: Duration = Duration::from_secs(30);
+
+/// Reads a body of JSON, of at most so many bytes.
+pub(crate) async fn read(headers: &HeaderMap, mut body: Body, most: usize) -> Result<Bytes, ApiError> {
+    let kind = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let kind = kind.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+    let is_json = kind == "application/json" || (kind.starts_with("application/") && kind.ends_with("+json"));
+    // Some clients send none at all.
+    if !is_json && !kind.is_empty() {
+        return Err(ApiError::not_json());
+    }
+    let declared = headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
+    if declared.is_some_and(|declared: usize| declared > most) {
+        return Err(ApiError::too_large(most));
+    }
+    let mut bytes = BytesMut::new();
+    loop {
+        let frame = tokio::time::timeout(IDLE, body.frame()).await.map_err(|_| ApiError::slow_body())?;
+        let Some(frame) = frame else { return Ok(bytes.freeze()) };
+        let frame = frame.map_err(|error| {
+            ApiError::invalid("invalid_body", format!("the body could not be read: {error}"))
+        })?;
+        if let Ok(data) = frame.into_data() {
+            if bytes.len() + data.len() > most {
+                return Err(ApiError::too_large(most));
+            }
+            bytes.extend_from_slice(&data);
+        }
+    }
+}
+
+/// What a body has that nobody reads. A body is read once for each type that describes a part of it; a field at its top that
+/// one of them knows is not ignored.
+#[derive(Debug, Default)]
+pub(crate) struct Ignored {
+    /// Fields at the top that all types so far have ignored; `None` before the first.
+    top: Option<BTreeSet<String>>,
+    nested: BTreeSet<String>,
+}
+
+impl Ignored {
+    fn add(&mut self, paths: BTreeSet<String>) {
+        let (nested, top): (BTreeSet<String>, BTreeSet<String>) =
+            paths.into_iter().partition(|path| path.contains(['.', '[']));
+        self.nested.extend(nested);
+        self.top = Some(match self.top.take() {
+            Some(before) => before.intersection(&top).cloned().collect(),
+            None => top,
+        });
+    }
+
+    /// Fields at the top that are read after all.
+    pub(crate) fn known(&mut self, fields: impl IntoIterator<Item = String>) {
+        if let Some(top) = &mut self.top {
+            fields.into_iter().for_each(|field| {
+                top.remove(&field);
+            });
+        }
+    }
+
+    /// The paths, in order; not all if there are very many.
+    pub(crate) fn paths(&self) -> Vec<&str> {
+        const LISTED: usize = 32;
+        self.top.iter().flatten().chain(&self.nested).map(String::as_str).take(LISTED).collect()
+    }
+}
+
+/// Parses a body.
+///
+/// # Errors
+/// With the path of what is wrong.
+pub(crate) fn parse<T: DeserializeOwned>(bytes: &[u8], ignored: &mut Ignored) -> Result<T, ApiError> {
+    let mut deserializer = serde_json::Deserializer::from_slice(bytes);
+    let mut paths = BTreeSet::new();
+    let mut note = |path: serde_ignored::Path<'_>| {
+        if paths.len() < 1024 {
+            paths.insert(shown(&path.to_string()));
+        }
+    };
+    let noting = serde_ignored::Deserializer::new(&mut deserializer, &mut note);
+    let parsed = serde_path_to_error::deserialize(noting).map_err(|error| {
+        let path = error.path().to_string();
+        wrong(error.into_inner(), (path != ".").then_some(path))
+    })?;
+    deserializer.end().map_err(|error| wrong(error, None))?;
+    ignored.add(paths);
+    Ok(parsed)
+}
+
+fn wrong(error: serde_json::Error, path: Option<String>) -> ApiError {
+    let message = error.to_string();
+    if !error.is_data() {
+        return ApiError::invalid("invalid_json", format!("the body is no JSON: {message}"));
+    }
+    let code = if message.starts_with("invalid type") { "invalid_type" } else { "invalid_value" };
+    // The place in the body says less than the path.
+    let message = message.rsplit_once(" at line ").map_or(message.as_str(), |(what, _)| what);
+    match path {
+        Some(path) => ApiError::invalid(code, format!("{path}: {message}")).of(path),
+        None => ApiError::invalid(code, message),
+    }
+}
+
+/// `messages[0].name` for serde_ignored's `messages.0.name`.
+fn shown(path: &str) -> String {
+    let mut out = String::new();
+    for part in path.split('.').filter(|part| *part != "?") {
+        match part.bytes().all(|byte| byte.is_ascii_digit()) && !part.is_empty() && !out.is_empty() {
+            true => out += &format!("[{part}]"),
+            false if out.is_empty() => out += part,
+            false => out += &format!(".{part}"),
+        }
+    }
+    out
+}

@@ -1,0 +1,177 @@
+//! An HTTP server over [`moi_engine::Scheduler`]: OpenAI's API, with an input rule for each request.
+//!
+//! One thread, the one that calls [`Listening::run`], owns the engine's rounds; HTTP is answered by others, which send it
+//! requests and are sent tokens. [`listen`] binds first, so that a server answers that it is loading while it is.
+//!
+//! ```no_run
+//! use moi_engine::{Engine, SchedulerOptions};
+//! use moi_models::CausalLm;
+//! use moi_serve::{ServeOptions, ServedModel, ServeError, listen};
+//! use burn::tensor::backend::Backend;
+//!
+//! fn serve<B: Backend, M: CausalLm<B> + Send + Sync + 'static>(
+//!     load: impl FnOnce() -> (Engine<B, M>, B::Device, ServedModel),
+//! ) -> Result<bool, ServeError> {
+//!     let listening = listen("127.0.0.1:8080", ServeOptions::default())?;
+//!     println!("http://{}", listening.address());
+//!     let (engine, device, model) = load();
+//!     listening.run(engine, device, model, SchedulerOptions::default())
+//! }
+//! ```
+
+mod answer;
+mod auth;
+mod choice;
+mod conversation;
+mod error;
+mod job;
+mod json;
+mod knobs;
+mod listen;
+mod metrics;
+mod model;
+mod openapi;
+mod plan;
+mod readers;
+mod routes;
+mod server;
+mod status;
+mod thoughts;
+mod tokens;
+mod wire;
+mod worker;
+
+use std::{
+    io,
+    net::{SocketAddr, ToSocketAddrs},
+    sync::Arc,
+    thread::{self, JoinHandle},
+};
+
+pub use auth::Keys;
+use burn::tensor::backend::Backend;
+pub use model::ServedModel;
+use moi_engine::{Engine, SchedulerOptions};
+use moi_models::{BLOCK_POSITIONS, CausalLm};
+pub use server::{LogLine, ServeOptions};
+use tokio::{net::TcpListener, sync::watch};
+
+use crate::{
+    metrics::Metrics,
+    model::Loaded,
+    server::Server,
+    status::Status,
+    worker::{WorkerOptions, worker},
+};
+
+/// Why a server cannot run.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    /// The address cannot be listened at.
+    #[error("cannot listen at {address}: {error}")]
+    Bind {
+        /// What was asked for.
+        address: String,
+        /// Why.
+        error: io::Error,
+    },
+    /// The threads that answer cannot be started.
+    #[error("cannot start the threads that answer: {0}")]
+    Threads(io::Error),
+    /// Metrics of the same name.
+    #[error("metrics: {0}")]
+    Metrics(String),
+}
+
+/// A server that answers, if only that it is loading.
+#[derive(Debug)]
+pub struct Listening {
+    server: Arc<Server>,
+    address: SocketAddr,
+    stop: Stop,
+    thread: JoinHandle<bool>,
+}
+
+/// Tells a server to stop.
+#[derive(Clone, Debug)]
+pub struct Stop(Arc<watch::Sender<bool>>);
+
+impl Stop {
+    /// Answers under way come to their ends, no others begin, and then the server stops.
+    pub fn stop(&self) {
+        // Where nobody listens any more it has stopped.
+        let _ = self.0.send(true);
+    }
+}
+
+/// Begins to listen at `HOST:PORT`; with port 0 at one that is free.
+///
+/// # Errors
+/// If that cannot be done.
+pub fn listen(address: &str, options: ServeOptions) -> Result<Listening, ServeError> {
+    let wrong = |error: io::Error| ServeError::Bind { address: address.to_owned(), error };
+    let candidates: Vec<SocketAddr> = address.to_socket_addrs().map_err(wrong)?.collect();
+    let listener = std::net::TcpListener::bind(&candidates[..]).map_err(wrong)?;
+    listener.set_nonblocking(true).map_err(wrong)?;
+    let address = listener.local_addr().map_err(wrong)?;
+    let server = Arc::new(Server::new(options));
+    let (stop, stops) = watch::channel(false);
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .max_blocking_threads(16)
+        .thread_name("http")
+        .enable_all()
+        .build()
+        .map_err(ServeError::Threads)?;
+    let own = Arc::clone(&server);
+    let thread = thread::Builder::new().name("http".to_owned()).spawn(move || {
+        let ended = runtime.block_on(async {
+            match TcpListener::from_std(listener) {
+                Ok(listener) => listen::serve(own, listener, stops).await,
+                Err(_) => false,
+            }
+        });
+        // What prepares requests may take long, and nobody waits for it any more.
+        runtime.shutdown_background();
+        ended
+    });
+    let thread = thread.map_err(ServeError::Threads)?;
+    Ok(Listening { server, address, stop: Stop(Arc::new(stop)), thread })
+}
+
+impl Listening {
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// What tells it to stop.
+    pub fn stopper(&self) -> Stop {
+        self.stop.clone()
+    }
+
+    /// Serves a model until the server is told to stop: this thread runs the engine's rounds. Whether all answers came to
+    /// their ends.
+    ///
+    /// # Errors
+    /// If metrics cannot be registered.
+    pub fn run<B: Backend, M: CausalLm<B> + Send + Sync + 'static>(
+        self,
+        engine: Engine<B, M>,
+        device: B::Device,
+        model: ServedModel,
+        scheduler: SchedulerOptions,
+    ) -> Result<bool, ServeError> {
+        let id = model.names.first().map_or("", String::as_str);
+        let block = engine.bytes_for(BLOCK_POSITIONS).max(1);
+        let total = scheduler.cache_bytes.unwrap_or(usize::MAX);
+        let metrics = Metrics::new(id, BLOCK_POSITIONS, total / block);
+        let metrics = metrics.map_err(|error| ServeError::Metrics(error.to_string()))?;
+        let status = Status::new(metrics, total);
+        let (client, worker) = worker(Arc::new(engine), device);
+        let stall_timeout = self.server.options.stall_timeout;
+        let loaded = self.server.load(Loaded::new(model, Box::new(client), status));
+        worker.run(&WorkerOptions { scheduler, stall_timeout }, &loaded.status);
+        Ok(self.thread.join().unwrap_or(false))
+    }
+}

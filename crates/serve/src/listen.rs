@@ -1,0 +1,109 @@
+//! Connections: accepted, timed, and closed. `axum::serve` sets no timers, so that a client which sends its headers byte by
+//! byte would hold a connection for ever.
+
+use std::{net::SocketAddr, sync::Arc, time::Duration};
+
+use axum::{Router, body::Body};
+use hyper::{body::Incoming, server::conn::http1, service::service_fn};
+use hyper_util::{
+    rt::{TokioIo, TokioTimer},
+    server::graceful::GracefulShutdown,
+};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::{Semaphore, watch},
+    time::{Instant, sleep, timeout},
+};
+use tokio_io_timeout::TimeoutStream;
+use tower_service::Service as _;
+
+use crate::server::{Peer, Server, router};
+
+/// How long a client may take for the headers of a request, and how long a connection may be idle between two.
+const HEADERS: Duration = Duration::from_secs(10);
+/// Bytes of all headers.
+const MAX_HEADERS: usize = 64 << 10;
+/// How long connections may take to close when all is answered.
+const CLOSING: Duration = Duration::from_secs(2);
+
+/// Accepts connections until the server is told to stop; then waits for answers under way, as long as is allowed. Whether
+/// all have come to their ends.
+pub(crate) async fn serve(
+    server: Arc<Server>,
+    listener: TcpListener,
+    mut stop: watch::Receiver<bool>,
+) -> bool {
+    let router = router(&server);
+    let places = Arc::new(Semaphore::new(server.options.max_connections));
+    let connections = GracefulShutdown::new();
+    let mut drains = std::pin::pin!(async {
+        // An error says that nobody can tell any more.
+        let _ = stop.wait_for(|stops| *stops).await;
+        server.drain();
+        drained(&server).await
+    });
+    let all_ended = loop {
+        let place = tokio::select! {
+            place = Arc::clone(&places).acquire_owned() => place,
+            ended = &mut drains => break ended,
+        };
+        tokio::select! {
+            accepted = listener.accept() => match accepted {
+                Ok((stream, peer)) => {
+                    let connection = connection(&server, &router, stream, peer);
+                    let watched = connections.watch(connection);
+                    tokio::spawn(async move {
+                        // A client that breaks off is no error of ours.
+                        let _ = watched.await;
+                        drop(place);
+                    });
+                }
+                // Too many files are open, most likely: others will be closed.
+                Err(_) => sleep(Duration::from_millis(50)).await,
+            },
+            ended = &mut drains => break ended,
+        }
+    };
+    if let Ok(loaded) = server.loaded() {
+        loaded.service.end();
+    }
+    // What could not end is told so, and connections close behind their answers.
+    let _ = timeout(CLOSING, connections.shutdown()).await;
+    all_ended
+}
+
+/// Waits until nothing is under way, as long as is allowed. Whether that came to be.
+async fn drained(server: &Server) -> bool {
+    let until = Instant::now() + server.options.shutdown_timeout;
+    while server.active() > 0 {
+        if Instant::now() >= until {
+            return false;
+        }
+        sleep(Duration::from_millis(10)).await;
+    }
+    true
+}
+
+fn connection(
+    server: &Server,
+    router: &Router,
+    stream: TcpStream,
+    peer: SocketAddr,
+) -> impl hyper_util::server::graceful::GracefulConnection<Error = hyper::Error> + Send + use<> {
+    // Small events shall not wait for others; where that cannot be set they come later.
+    let _ = stream.set_nodelay(true);
+    let mut stream = TimeoutStream::new(stream);
+    stream.set_write_timeout(Some(server.options.stall_timeout));
+    let (router, peer) = (router.clone(), Peer(Some(peer.ip())));
+    let service = service_fn(move |request: hyper::Request<Incoming>| {
+        let mut router = router.clone();
+        let mut request = request.map(Body::new);
+        request.extensions_mut().insert(peer);
+        async move { router.call(request).await }
+    });
+    http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEADERS)
+        .max_buf_size(MAX_HEADERS)
+        .serve_connection(TokioIo::new(Box::pin(stream)), service)
+}

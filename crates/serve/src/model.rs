@@ -1,0 +1,103 @@
+//! What is known of the model that is served.
+
+use moi_engine::{InputRule, Markers, Sampling, Scope};
+use moi_text::{ChatTemplate, Tokenizer};
+
+use crate::{
+    error::ApiError,
+    status::Status,
+    thoughts::{ThoughtMarkers, Thoughts},
+    worker::Service,
+};
+
+/// A model, and how requests are served that say nothing else.
+#[derive(Debug)]
+pub struct ServedModel {
+    /// Its names, of which the first is its id and the others are aliases.
+    pub names: Vec<String>,
+    /// Whether any other name is taken for it, too.
+    pub any_name: bool,
+    /// When it was made or loaded, in seconds since 1970.
+    pub created: u64,
+    /// Text to tokens.
+    pub tokenizer: Tokenizer,
+    /// How it wants a conversation spelled, or why it cannot be asked in one.
+    pub template: Result<ChatTemplate, String>,
+    /// The tokens that end a generation.
+    pub eos: Vec<u32>,
+    /// The tokens between which it thinks.
+    pub markers: Option<Markers>,
+    /// Positions that it can look back at.
+    pub context_length: usize,
+    /// Tokens of its vocabulary, and numbers of an embedding.
+    pub embedding: [usize; 2],
+    /// How its makers, or flags, say that tokens are sampled.
+    pub sampling: Sampling,
+    /// The input rule.
+    pub rule: InputRule,
+    /// Which tokens the rule applies to.
+    pub scope: Option<Scope>,
+    /// Tokens that an answer has at most, whatever is asked for.
+    pub max_tokens: Option<usize>,
+    /// Samples of a prompt at most.
+    pub max_n: usize,
+}
+
+/// A model that is loaded, with the thread that runs it.
+pub(crate) struct Loaded {
+    pub(crate) model: ServedModel,
+    pub(crate) service: Box<dyn Service>,
+    pub(crate) status: Status,
+    /// How thoughts are marked, and the control tokens that have to be seen for it.
+    thoughts: Option<(ThoughtMarkers, Vec<u32>)>,
+}
+
+impl std::fmt::Debug for Loaded {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Loaded").field("model", &self.model).finish_non_exhaustive()
+    }
+}
+
+impl Loaded {
+    pub(crate) fn new(model: ServedModel, service: Box<dyn Service>, status: Status) -> Self {
+        let thoughts = model.markers.and_then(|markers| ThoughtMarkers::of(markers, &model.tokenizer));
+        Self { model, service, status, thoughts }
+    }
+
+    /// Control tokens whose text is needed to tell thoughts from answers.
+    pub(crate) fn shown(&self) -> Vec<u32> {
+        self.thoughts.as_ref().map(|(_, shown)| shown.clone()).unwrap_or_default()
+    }
+
+    /// What tells thoughts from the answer behind a prompt.
+    pub(crate) fn thoughts(&self, prompt: &[u32]) -> Thoughts {
+        let is_open = self.model.markers.is_some_and(|markers| markers.opened_by(prompt));
+        Thoughts::new(self.thoughts.as_ref().map(|(markers, _)| markers.clone()), is_open)
+    }
+
+    /// The name under which a request is answered, and the rule that the request's name of the model has behind it.
+    ///
+    /// # Errors
+    /// If no such model is served.
+    pub(crate) fn named<'a>(
+        &'a self,
+        asked: Option<&'a str>,
+    ) -> Result<(&'a str, Option<&'a str>), ApiError> {
+        let names = &self.model.names;
+        let first = || names.first().map_or("", String::as_str);
+        let Some(asked) = asked.filter(|asked| !asked.is_empty()) else { return Ok((first(), None)) };
+        let is_rule = |rest: &&str| rest.starts_with(':');
+        for name in names {
+            if asked == name {
+                return Ok((name, None));
+            }
+            if let Some(rest) = asked.strip_prefix(name.as_str()).filter(is_rule) {
+                return Ok((name, Some(&rest[1..])));
+            }
+        }
+        match self.model.any_name {
+            true => Ok((first(), None)),
+            false => Err(ApiError::no_model(asked, names)),
+        }
+    }
+}

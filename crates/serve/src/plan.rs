@@ -1,0 +1,376 @@
+//! From the fields of a request to generations.
+
+use std::{
+    collections::BTreeMap,
+    hash::{BuildHasher, RandomState},
+};
+
+use moi::RuleError;
+use moi_engine::{Grammar, InputRule, LogitBias, SamplingStep, StopRules};
+use serde_json::{Value, json};
+
+use crate::{
+    error::ApiError,
+    job::{Job, JobPrompt},
+    knobs::Knobs,
+    model::Loaded,
+    wire::generation::{Generation, Moi, ResponseFormat, StructuredOutputs},
+};
+
+/// The most of what can be asked for at once.
+const MAX_STOPS: usize = 64;
+const MAX_STOP_BYTES: usize = 8 << 10;
+const MAX_LISTED: usize = 1024;
+pub(crate) const MAX_LOGPROBS: usize = 20;
+const MAX_TRACE: u32 = 64;
+const MAX_RULES: usize = 8;
+
+/// How the generations of a request are made.
+#[derive(Clone, Debug)]
+pub(crate) struct Plan {
+    /// The name under which the model answers.
+    pub(crate) model: String,
+    /// All but prompt, rule and seed of each.
+    base: Job,
+    /// One generation of each prompt for each of these.
+    rules: Vec<InputRule>,
+    /// Generations of each prompt for each rule.
+    n: usize,
+    pub(crate) stream: bool,
+    pub(crate) include_usage: bool,
+    pub(crate) continuous_usage: bool,
+    pub(crate) return_token_ids: bool,
+    pub(crate) tokens_as_ids: bool,
+    /// Whether each token is told by itself, with its mixture.
+    pub(crate) traces: bool,
+}
+
+impl Plan {
+    /// What a request asks for, where `default_max` tokens are generated unless it says otherwise.
+    ///
+    /// # Errors
+    /// If a value is not allowed.
+    pub(crate) fn new(
+        generation: &Generation,
+        knobs: &Knobs,
+        loaded: &Loaded,
+        default_max: Option<usize>,
+    ) -> Result<Self, ApiError> {
+        let model = &loaded.model;
+        let (name, suffix) = loaded.named(generation.model.as_deref())?;
+        let moi = generation.moi.clone().unwrap_or_default();
+        let rules = rules(&moi, suffix, model.rule)?;
+        let n = generation.n.unwrap_or(1) as usize;
+        if n == 0 || n > model.max_n {
+            return Err(ApiError::value("n", format!("n is {n}, and must be 1 to {}", model.max_n)));
+        }
+        if rules.len() > 1 && n > 1 {
+            return Err(ApiError::value("n", "`moi.rules` has one choice for each rule, so `n` must be 1"));
+        }
+        if generation.best_of.is_some_and(|best| best as usize != n) {
+            return Err(ApiError::unsupported("best_of", "`best_of` is not supported, unless it is `n`"));
+        }
+        let mut sampling = model.sampling.clone();
+        knobs.apply(&mut sampling)?;
+        if let Some(bias) = &generation.logit_bias {
+            sampling.logit_bias = LogitBias(logit_bias(bias)?);
+        }
+        if let Some(samplers) = &generation.samplers {
+            let step = |name: &String| {
+                name.parse::<SamplingStep>().map_err(|error| ApiError::value("samplers", error.to_string()))
+            };
+            sampling.samplers = samplers.iter().map(step).collect::<Result<_, _>>()?;
+        }
+        let trace = moi.trace.unwrap_or(0);
+        if trace > MAX_TRACE {
+            return Err(ApiError::value(
+                "moi.trace",
+                format!("`moi.trace` is {trace}, and at most {MAX_TRACE}"),
+            ));
+        }
+        let scope = match &moi.mix_scope {
+            Some(text) => Some(
+                text.parse()
+                    .map_err(|error: RuleError| ApiError::value("moi.mix_scope", error.to_string()))?,
+            ),
+            None => model.scope,
+        };
+        let stream_options = generation.stream_options.unwrap_or_default();
+        let base = Job {
+            prompt: JobPrompt::Ids(Vec::new()),
+            rule: model.rule,
+            scope,
+            sampling,
+            grammar: grammar(generation)?,
+            mix_constrained: moi.mix_constrained.unwrap_or(false),
+            stop: stop(generation, model.max_tokens, default_max)?,
+            seed: generation.seed.map_or_else(|| RandomState::new().hash_one(0) >> 32, |seed| seed as u64),
+            salt: generation.cache_salt.clone().unwrap_or_default(),
+            top: trace as usize,
+            logprobs: 0,
+            prompt_logprobs: None,
+            forced: listed("moi.force", moi.force.unwrap_or_default(), usize::MAX)?,
+            allowed: generation.allowed_token_ids.clone(),
+            bad_words: bad_words(generation, loaded)?,
+            shown: Vec::new(),
+        };
+        Ok(Self {
+            model: name.to_owned(),
+            base,
+            rules,
+            n,
+            stream: generation.stream.unwrap_or(false),
+            include_usage: stream_options.include_usage.unwrap_or(false),
+            continuous_usage: stream_options.continuous_usage_stats.unwrap_or(false),
+            return_token_ids: generation.return_token_ids.unwrap_or(false),
+            tokens_as_ids: generation.return_tokens_as_token_ids.unwrap_or(false),
+            traces: moi.trace.is_some(),
+        })
+    }
+
+    /// With so many of the likeliest tokens beside each.
+    pub(crate) fn with_logprobs(mut self, logprobs: usize) -> Self {
+        self.base.logprobs = logprobs;
+        self
+    }
+
+    /// For prompts alone: the engine gives one token behind each, which is no part of the answer.
+    pub(crate) fn for_prompts(mut self) -> Self {
+        self.base.stop.max_tokens = Some(1);
+        self.base.stop.min_tokens = 0;
+        self
+    }
+
+    /// With the texts of control tokens, by which thoughts are told from the answer.
+    pub(crate) fn showing(mut self, shown: Vec<u32>) -> Self {
+        self.base.shown = shown;
+        self
+    }
+
+    /// Tokens that are generated at most.
+    pub(crate) fn max_tokens(&self) -> Option<usize> {
+        self.base.stop.max_tokens
+    }
+
+    /// Generations of each prompt.
+    pub(crate) fn per_prompt(&self) -> usize {
+        self.n * self.rules.len()
+    }
+
+    /// The generations of prompts, those of the first one first. The prompt of each first one is scored where that is asked
+    /// for.
+    pub(crate) fn jobs(&self, prompts: Vec<JobPrompt>, prompt_logprobs: Option<usize>) -> Vec<Job> {
+        let per_prompt = self.per_prompt();
+        let mut jobs = Vec::with_capacity(prompts.len() * per_prompt);
+        for prompt in prompts {
+            for sample in 0..per_prompt {
+                let (rule, seed) = match self.rules.len() {
+                    1 => (self.rules[0], self.base.seed.wrapping_add(sample as u64)),
+                    // Rules are compared with the same seed.
+                    _ => (self.rules[sample], self.base.seed),
+                };
+                let prompt_logprobs = prompt_logprobs.filter(|_| sample == 0);
+                jobs.push(Job { prompt: prompt.clone(), rule, seed, prompt_logprobs, ..self.base.clone() });
+            }
+        }
+        jobs
+    }
+}
+
+/// The rules of a request, or the one that its name of the model has behind it, or the server's.
+fn rules(moi: &Moi, suffix: Option<&str>, default: InputRule) -> Result<Vec<InputRule>, ApiError> {
+    let rule = |value: &Value, param: &str| -> Result<InputRule, ApiError> {
+        let wrong = |what: String| ApiError::value(param, format!("{param}: {what}"));
+        match value {
+            Value::String(text) => text.parse().map_err(|error: RuleError| wrong(error.to_string())),
+            value => serde_json::from_value(value.clone()).map_err(|error| wrong(error.to_string())),
+        }
+    };
+    if let Some(rules) = &moi.rules {
+        if !moi.rule.is_empty() {
+            return Err(ApiError::value("moi.rules", "`moi.rules` and `moi.rule` do not go together"));
+        }
+        if rules.is_empty() || rules.len() > MAX_RULES {
+            let message = format!("`moi.rules` has {} rules, and must have 1 to {MAX_RULES}", rules.len());
+            return Err(ApiError::value("moi.rules", message));
+        }
+        return rules
+            .iter()
+            .enumerate()
+            .map(|(at, value)| rule(value, &format!("moi.rules[{at}]")))
+            .collect();
+    }
+    let one = match (moi.rule.get("rule"), suffix) {
+        // A name with knobs; others may stand beside it.
+        (Some(Value::String(text)), _) => {
+            let mut one = rule(&json!(text), "moi.rule")?;
+            for (knob, value) in moi.rule.iter().filter(|(knob, value)| *knob != "rule" && !value.is_null()) {
+                let text = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+                one.set(knob, &text)
+                    .map_err(|error| ApiError::value(format!("moi.{knob}"), error.to_string()))?;
+            }
+            one.validated().map_err(|error| ApiError::value("moi", error.to_string()))?
+        }
+        (Some(value), _) if !value.is_null() => {
+            let message = format!("moi.rule: expected a string, got {value}");
+            return Err(ApiError::invalid("invalid_type", message).of("moi.rule"));
+        }
+        _ if moi.rule.values().any(|value| !value.is_null()) => {
+            let knobs: Vec<&str> = moi.rule.keys().map(String::as_str).collect();
+            let message = format!("`moi` has {} and no `rule` that it belongs to", knobs.join(", "));
+            return Err(ApiError::value("moi", message));
+        }
+        (_, Some(text)) => rule(&json!(text), "model")?,
+        _ => default,
+    };
+    Ok(vec![one])
+}
+
+fn logit_bias(bias: &BTreeMap<String, f64>) -> Result<BTreeMap<u32, f64>, ApiError> {
+    let wrong = |message: String| ApiError::value("logit_bias", message);
+    if bias.len() > MAX_LISTED {
+        return Err(wrong(format!("`logit_bias` has {} tokens, and at most {MAX_LISTED}", bias.len())));
+    }
+    let one = |(token, &by): (&String, &f64)| {
+        let id = token.parse().map_err(|_| wrong(format!("`logit_bias`: `{token}` is no token id")))?;
+        match (-100.0..=100.0).contains(&by) {
+            true => Ok((id, by)),
+            false => Err(wrong(format!("`logit_bias` of {token} is {by}, and must be -100 to 100"))),
+        }
+    };
+    bias.iter().map(one).collect()
+}
+
+/// A list that is not too long.
+fn listed(param: &str, tokens: Vec<u32>, most: usize) -> Result<Vec<u32>, ApiError> {
+    match tokens.len() > most {
+        true => {
+            Err(ApiError::value(param, format!("`{param}` has {} tokens, and at most {most}", tokens.len())))
+        }
+        false => Ok(tokens),
+    }
+}
+
+fn stop(
+    generation: &Generation,
+    limit: Option<usize>,
+    default_max: Option<usize>,
+) -> Result<StopRules, ApiError> {
+    let strings = generation.stop.clone().unwrap_or_default().0;
+    let bytes: usize = strings.iter().map(String::len).sum();
+    if strings.len() > MAX_STOPS || bytes > MAX_STOP_BYTES {
+        let message = format!(
+            "`stop` has {} texts of {bytes} bytes, and at most {MAX_STOPS} of {MAX_STOP_BYTES}",
+            strings.len()
+        );
+        return Err(ApiError::value("stop", message));
+    }
+    if strings.iter().any(String::is_empty) {
+        return Err(ApiError::value(
+            "stop",
+            "`stop` has an empty text, which would stop every answer at once",
+        ));
+    }
+    let asked = generation.max_completion_tokens.or(generation.max_tokens);
+    let asked = asked.map(|asked| usize::try_from(asked).unwrap_or(usize::MAX)).or(default_max);
+    let tokens = generation.stop_token_ids.clone().unwrap_or_default();
+    Ok(StopRules {
+        max_tokens: asked.map_or(limit, |asked| Some(limit.map_or(asked, |limit| asked.min(limit)))),
+        min_tokens: generation.min_tokens.unwrap_or(0) as usize,
+        strings,
+        tokens: listed("stop_token_ids", tokens, MAX_LISTED)?,
+        includes_string: generation.include_stop_str_in_output.unwrap_or(false),
+        spares_thoughts: !generation.stop_in_thoughts.unwrap_or(false),
+        ignore_eos: generation.ignore_eos.unwrap_or(false),
+    })
+}
+
+/// The token sequences of texts, at the beginning of a text and behind a space.
+fn bad_words(generation: &Generation, loaded: &Loaded) -> Result<Vec<Vec<u32>>, ApiError> {
+    let words = generation.bad_words.as_deref().unwrap_or_default();
+    if words.len() > MAX_LISTED {
+        let message = format!("`bad_words` has {} texts, and at most {MAX_LISTED}", words.len());
+        return Err(ApiError::value("bad_words", message));
+    }
+    let mut all = Vec::new();
+    for word in words {
+        for text in [word.clone(), format!(" {word}")] {
+            let ids = loaded.model.tokenizer.encode(&text, false)?;
+            if word.is_empty() || ids.is_empty() {
+                return Err(ApiError::value("bad_words", "`bad_words` has an empty text"));
+            }
+            all.push(ids);
+        }
+    }
+    all.sort();
+    all.dedup();
+    Ok(all)
+}
+
+/// What the answer follows, of the fields that say so; one at most.
+fn grammar(generation: &Generation) -> Result<Option<Grammar>, ApiError> {
+    let object = || Grammar::JsonSchema(json!({"type": "object"}));
+    let choice = |texts: &Vec<String>| {
+        let texts: Vec<String> = texts.iter().map(|text| regex_syntax::escape(text)).collect();
+        Grammar::Regex(texts.join("|"))
+    };
+    // A schema may be given as its text, too.
+    let schema = |value: &Value, param: &str| match value.as_str() {
+        Some(text) => serde_json::from_str(text).map(Grammar::JsonSchema).map_err(|error| {
+            ApiError::invalid("invalid_schema", format!("{param}: the schema is no JSON: {error}")).of(param)
+        }),
+        None => Ok(Grammar::JsonSchema(value.clone())),
+    };
+    let mut found: Vec<(&str, Grammar)> = Vec::new();
+    if let Some(ResponseFormat { kind, json_schema }) = &generation.response_format {
+        match kind.as_str() {
+            "text" => {}
+            "json_object" => found.push(("response_format", object())),
+            "json_schema" => {
+                let given = json_schema.as_ref().and_then(|format| format.schema.as_ref());
+                let Some(given) = given else {
+                    let param = "response_format.json_schema.schema";
+                    return Err(
+                        ApiError::invalid("invalid_schema", format!("`{param}` is missing")).of(param)
+                    );
+                };
+                found.push(("response_format", schema(given, "response_format.json_schema.schema")?));
+            }
+            _ => {
+                let message = format!(
+                    "`response_format.type` is `{kind}`, and must be text, json_object or json_schema"
+                );
+                return Err(ApiError::value("response_format.type", message));
+            }
+        }
+    }
+    if let Some(outputs) = &generation.structured_outputs {
+        let StructuredOutputs { json, json_object, regex, choice: texts, grammar } = outputs;
+        let name = "structured_outputs";
+        if let Some(json) = json {
+            found.push((name, schema(json, name)?));
+        }
+        found.extend(json_object.unwrap_or(false).then(|| (name, object())));
+        found.extend(regex.clone().map(|regex| (name, Grammar::Regex(regex))));
+        found.extend(texts.as_ref().map(|texts| (name, choice(texts))));
+        found.extend(grammar.clone().map(|grammar| (name, Grammar::Lark(grammar))));
+    }
+    for (name, value) in [("json_schema", &generation.json_schema), ("guided_json", &generation.guided_json)]
+    {
+        if let Some(value) = value {
+            found.push((name, schema(value, name)?));
+        }
+    }
+    found.extend(generation.guided_regex.clone().map(|regex| ("guided_regex", Grammar::Regex(regex))));
+    found.extend(generation.guided_choice.as_ref().map(|texts| ("guided_choice", choice(texts))));
+    found.extend(generation.guided_grammar.clone().map(|text| ("guided_grammar", Grammar::Lark(text))));
+    match found.len() {
+        0 | 1 => Ok(found.pop().map(|(_, grammar)| grammar)),
+        _ => {
+            let names: Vec<&str> = found.iter().map(|(name, _)| *name).collect();
+            let message =
+                format!("an answer follows one constraint, and there are several: {}", names.join(", "));
+            Err(ApiError::value(names[1], message))
+        }
+    }
+}

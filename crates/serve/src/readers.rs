@@ -1,0 +1,182 @@
+//! Who reads what comes of each request, and what happens where nobody does.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    time::{Duration, Instant},
+};
+
+use burn::tensor::backend::Backend;
+use moi_engine::{Event, RequestId, Scheduler, StopReason};
+use moi_models::CausalLm;
+use tokio::sync::mpsc::{self, error::TrySendError};
+
+use crate::{
+    error::ApiError,
+    metrics::{Finish, Metrics, Times},
+    worker::{RunEvent, failed},
+};
+
+/// Where the events of a request go.
+struct Reader {
+    /// Its place among the generations of its HTTP request.
+    at: usize,
+    events: mpsc::Sender<(usize, RunEvent)>,
+    /// Events that found no room.
+    backlog: VecDeque<RunEvent>,
+    /// Since when that is so.
+    full_since: Option<Instant>,
+    times: Times,
+}
+
+impl Reader {
+    /// Sends what there is room for. Whether anybody can read it still.
+    fn send(&mut self) -> bool {
+        while let Some(event) = self.backlog.pop_front() {
+            match self.events.try_send((self.at, event)) {
+                Ok(()) => self.full_since = None,
+                Err(TrySendError::Full((_, event))) => {
+                    self.backlog.push_front(event);
+                    self.full_since.get_or_insert_with(Instant::now);
+                    return true;
+                }
+                Err(TrySendError::Closed(_)) => return false,
+            }
+        }
+        true
+    }
+}
+
+/// The readers of all requests that have not ended, or whose last events nobody has read yet.
+pub(crate) struct Readers {
+    readers: HashMap<RequestId, Reader>,
+    /// Those of requests that have ended.
+    ended: Vec<Reader>,
+    stall_timeout: Duration,
+}
+
+impl Readers {
+    pub(crate) fn new(stall_timeout: Duration) -> Self {
+        Self { readers: HashMap::new(), ended: Vec::new(), stall_timeout }
+    }
+
+    /// Whether nobody is behind with reading what has ended.
+    pub(crate) fn is_settled(&self) -> bool {
+        self.ended.is_empty()
+    }
+
+    /// A request that waits for its turn; `limits` are the positions of its prompt and the tokens that it asked for.
+    pub(crate) fn add(
+        &mut self,
+        id: RequestId,
+        at: usize,
+        events: mpsc::Sender<(usize, RunEvent)>,
+        (prompt, max_tokens): (usize, Option<usize>),
+    ) {
+        let (backlog, times) = (VecDeque::new(), Times::new(prompt, max_tokens));
+        self.readers.insert(id, Reader { at, events, backlog, full_since: None, times });
+    }
+
+    /// Sends an event to whoever waits for it. A request whose reader has no room is paused, and one without a reader
+    /// cancelled.
+    pub(crate) fn take<B: Backend, M: CausalLm<B>>(
+        &mut self,
+        event: Event,
+        scheduler: &mut Scheduler<'_, B, M>,
+        metrics: &Metrics,
+    ) {
+        let (Event::Admitted(id) | Event::Prompt(id, _) | Event::Step(id, _) | Event::Failed(id, ..)) = event;
+        let Some(reader) = self.readers.get_mut(&id) else { return };
+        let mut finish = None;
+        match event {
+            Event::Admitted(_) => {
+                reader.times.admitted();
+                return;
+            }
+            Event::Prompt(_, report) => {
+                metrics.prompt(&reader.times, report.reused);
+                reader.backlog.push_back(RunEvent::Prompt(report));
+            }
+            Event::Step(_, step) => {
+                metrics.token(&mut reader.times, step.gate > 0.0);
+                finish = step.stop.map(|stop| match stop {
+                    StopReason::Length | StopReason::Context => Finish::Length,
+                    StopReason::Eos | StopReason::Stop | StopReason::Rule | StopReason::Grammar => {
+                        Finish::Stop
+                    }
+                });
+                reader.backlog.push_back(RunEvent::Step(step));
+            }
+            Event::Failed(_, error, text) => {
+                finish = Some(Finish::Error);
+                reader.backlog.push_back(RunEvent::Failed(failed(error), text));
+            }
+        }
+        let is_read = reader.send();
+        if let Some(finish) = finish {
+            metrics.finished(&reader.times, finish);
+            if let Some(reader) = self.readers.remove(&id)
+                && is_read
+                && !reader.backlog.is_empty()
+            {
+                self.ended.push(reader);
+            }
+        } else if !is_read {
+            self.cancel(id, scheduler, metrics);
+        } else if reader.full_since.is_some() {
+            scheduler.pause(id);
+        }
+    }
+
+    /// Sends what had found no room, lets those go on for whom there is room now, and gives up on those who have not read
+    /// for long.
+    pub(crate) fn retry<B: Backend, M: CausalLm<B>>(
+        &mut self,
+        scheduler: &mut Scheduler<'_, B, M>,
+        metrics: &Metrics,
+    ) {
+        let stall_timeout = self.stall_timeout;
+        let is_stalled =
+            |reader: &Reader| reader.full_since.is_some_and(|since| since.elapsed() > stall_timeout);
+        self.ended.retain_mut(|reader| reader.send() && !reader.backlog.is_empty() && !is_stalled(reader));
+        let full = self.readers.iter().filter(|(_, reader)| !reader.backlog.is_empty());
+        for id in full.map(|(&id, _)| id).collect::<Vec<_>>() {
+            let Some(reader) = self.readers.get_mut(&id) else { continue };
+            if !reader.send() || is_stalled(reader) {
+                self.cancel(id, scheduler, metrics);
+            } else if reader.backlog.is_empty()
+                && let Some(event) = scheduler.resume_paused(id)
+            {
+                self.take(event, scheduler, metrics);
+            }
+        }
+    }
+
+    /// Ends a request, if it has not ended: nobody reads it.
+    pub(crate) fn cancel<B: Backend, M: CausalLm<B>>(
+        &mut self,
+        id: RequestId,
+        scheduler: &mut Scheduler<'_, B, M>,
+        metrics: &Metrics,
+    ) {
+        scheduler.cancel(id);
+        if let Some(reader) = self.readers.remove(&id) {
+            metrics.finished(&reader.times, Finish::Abort);
+        }
+    }
+
+    /// Ends all that has not ended with an error.
+    pub(crate) fn end<B: Backend, M: CausalLm<B>>(
+        &mut self,
+        scheduler: &mut Scheduler<'_, B, M>,
+        metrics: &Metrics,
+        error: &ApiError,
+    ) {
+        for (id, mut reader) in std::mem::take(&mut self.readers) {
+            let text = scheduler.cancel(id).unwrap_or_default();
+            reader.backlog.push_back(RunEvent::Failed(error.clone(), text));
+            // Whoever does not read it is told nothing, as the thread ends.
+            let _ = reader.send();
+            metrics.finished(&reader.times, Finish::Abort);
+        }
+    }
+}

@@ -1,0 +1,146 @@
+//! `POST /v1/chat/completions`.
+
+use std::sync::Arc;
+
+use axum::{body::Body, http::Response};
+use bytes::Bytes;
+use moi_engine::PromptReport;
+use serde_json::{Value, json};
+
+use super::{Asked, answered};
+use crate::{
+    answer::Shape,
+    choice::Piece,
+    conversation,
+    error::ApiError,
+    job::JobPrompt,
+    json::{self, Ignored},
+    knobs::Knobs,
+    plan::{MAX_LOGPROBS, Plan},
+    server::{Caller, Server},
+    tokens::TokenNames,
+    wire::{chat::Chat, generation::Generation},
+};
+
+/// Answers a conversation.
+pub(crate) async fn chat(
+    server: Arc<Server>,
+    caller: Caller,
+    body: Bytes,
+) -> Result<Response<Body>, ApiError> {
+    answered(&server, caller, move |server| read(&body, server)).await
+}
+
+fn read(body: &[u8], server: &Server) -> Result<Asked<ChatShape>, ApiError> {
+    let loaded = server.loaded()?;
+    let mut ignored = Ignored::default();
+    let generation: Generation = json::parse(body, &mut ignored)?;
+    let chat: Chat = json::parse(body, &mut ignored)?;
+    let knobs: Knobs = json::parse(body, &mut Ignored::default())?;
+    ignored.known(knobs.fields());
+    refuse_unsupported(&chat)?;
+    let top = chat.top_logprobs.unwrap_or(0) as usize;
+    let logprobs = chat.logprobs.unwrap_or(false);
+    if chat.top_logprobs.is_some_and(|top| top > 0) && !logprobs {
+        return Err(ApiError::value("top_logprobs", "`top_logprobs` needs `logprobs: true`"));
+    }
+    if top > MAX_LOGPROBS {
+        let message = format!("`top_logprobs` is {top}, and at most {MAX_LOGPROBS}");
+        return Err(ApiError::value("top_logprobs", message));
+    }
+    let plan = Plan::new(&generation, &knobs, &loaded, None)?.with_logprobs(if logprobs { top } else { 0 });
+    if plan.max_tokens() == Some(0) {
+        return Err(ApiError::value("max_tokens", "max_tokens must be 1 or more, got 0"));
+    }
+    let plan = plan.showing(loaded.shown());
+    let prompt = conversation::prompt(&chat, &loaded, server.options.trust_request_templates)?;
+    super::check_length(prompt.len(), &loaded, "messages")?;
+    let jobs = plan.jobs(vec![JobPrompt::Ids(prompt.clone())], None);
+    let messages = vec![Message::default(); jobs.len()];
+    let thoughts = vec![loaded.thoughts(&prompt)];
+    let shape = ChatShape { messages, logprobs };
+    Ok(Asked { id: "chatcmpl", plan, jobs, thoughts, shape, prompt_only: false, ignored })
+}
+
+/// Fields that are known and not implemented, and change what comes.
+fn refuse_unsupported(chat: &Chat) -> Result<(), ApiError> {
+    let given = [
+        ("audio", chat.audio.is_some()),
+        ("web_search_options", chat.web_search_options.is_some()),
+        ("prediction", chat.prediction.is_some()),
+        ("functions", chat.functions.is_some()),
+        ("function_call", chat.function_call.is_some()),
+    ];
+    if let Some((name, _)) = given.into_iter().find(|(_, given)| *given) {
+        return Err(ApiError::unsupported(name, format!("`{name}` is not supported")));
+    }
+    if let Some(modality) = chat.modalities.iter().flatten().find(|modality| *modality != "text") {
+        let message = format!("`modalities`: `{modality}` is not supported, text alone is");
+        return Err(ApiError::unsupported("modalities", message));
+    }
+    Ok(())
+}
+
+/// What a choice has come to.
+#[derive(Clone, Debug, Default)]
+struct Message {
+    content: String,
+    thoughts: String,
+    tokens: Vec<Value>,
+}
+
+pub(crate) struct ChatShape {
+    messages: Vec<Message>,
+    logprobs: bool,
+}
+
+impl Shape for ChatShape {
+    fn objects(&self) -> [&'static str; 2] {
+        ["chat.completion", "chat.completion.chunk"]
+    }
+
+    fn opening(&self, _choice: usize) -> Option<Value> {
+        let delta = json!({"role": "assistant", "content": ""});
+        Some(json!({"delta": delta, "logprobs": null, "finish_reason": null}))
+    }
+
+    fn prompt(&mut self, _choice: usize, _report: &PromptReport, _names: TokenNames<'_>) -> Option<Value> {
+        None
+    }
+
+    fn chunk(&mut self, _choice: usize, piece: &Piece, names: TokenNames<'_>) -> Value {
+        let mut delta = json!({});
+        if !piece.thought.is_empty() {
+            delta["reasoning_content"] = json!(piece.thought);
+        }
+        if !piece.answer.is_empty() || piece.thought.is_empty() {
+            delta["content"] = json!(piece.answer);
+        }
+        let tokens = || piece.tokens.iter().map(|token| names.chat(token)).collect::<Vec<_>>();
+        let logprobs = if self.logprobs { json!({"content": tokens()}) } else { Value::Null };
+        json!({"delta": delta, "logprobs": logprobs, "finish_reason": null})
+    }
+
+    fn closing(&self) -> Value {
+        json!({"delta": {}, "logprobs": null})
+    }
+
+    fn add(&mut self, choice: usize, piece: &Piece, names: TokenNames<'_>) {
+        let message = &mut self.messages[choice];
+        message.content += &piece.answer;
+        message.thoughts += &piece.thought;
+        if self.logprobs {
+            message.tokens.extend(piece.tokens.iter().map(|token| names.chat(token)));
+        }
+    }
+
+    fn whole(&mut self, choice: usize) -> Value {
+        let Message { content, thoughts, tokens } = std::mem::take(&mut self.messages[choice]);
+        let mut message = json!({"role": "assistant", "content": content});
+        if !thoughts.is_empty() {
+            message["reasoning_content"] = json!(thoughts);
+        }
+        let logprobs = if self.logprobs { json!({"content": tokens}) } else { Value::Null };
+        json!({"message": message, "logprobs": logprobs})
+    }
+}

@@ -1,0 +1,96 @@
+//! What the server tells of itself.
+
+use std::time::Duration;
+
+use axum::{
+    body::Body,
+    http::{HeaderValue, Response, StatusCode, header},
+};
+use moi_engine::InputRule;
+use serde_json::{Value, json};
+
+use super::json;
+use crate::{error::ApiError, model::Loaded, server::Server};
+
+/// So long may a round take before the engine counts as stuck.
+const STUCK: Duration = Duration::from_secs(60);
+
+/// `GET /v1/models`.
+pub(crate) fn models(loaded: &Loaded) -> Value {
+    let data: Vec<Value> = loaded.model.names.iter().map(|name| entry(loaded, name)).collect();
+    json!({"object": "list", "data": data})
+}
+
+/// `GET /v1/models/{id}`.
+pub(crate) fn model(loaded: &Loaded, name: &str) -> Result<Value, ApiError> {
+    match loaded.model.names.iter().any(|known| known == name) {
+        true => Ok(entry(loaded, name)),
+        false => Err(ApiError::no_model(name, &loaded.model.names)),
+    }
+}
+
+fn entry(loaded: &Loaded, name: &str) -> Value {
+    json!({
+        "id": name,
+        "object": "model",
+        "created": loaded.model.created,
+        "owned_by": "moi",
+        "root": loaded.model.names[0],
+        "parent": null,
+        "max_model_len": loaded.model.context_length,
+    })
+}
+
+/// `GET /health`, in the words of llama-server.
+pub(crate) fn health(server: &Server) -> Response<Body> {
+    match server.is_ready() {
+        Ok(()) => json(&json!({"status": "ok"})),
+        Err(why) => {
+            let error = json!({"message": why, "type": "unavailable_error", "param": null, "code": 503});
+            let mut response = json(&json!({"error": error}));
+            *response.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
+            response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+            response
+        }
+    }
+}
+
+/// `GET /livez`: whether the engine turns, if it has work.
+pub(crate) fn live(server: &Server) -> Result<Value, ApiError> {
+    match server.loaded() {
+        Ok(loaded) if loaded.status.is_stuck(STUCK) => {
+            Err(ApiError::unavailable(format!("a round of the engine takes more than {} s", STUCK.as_secs())))
+        }
+        _ => Ok(json!({"status": "ok"})),
+    }
+}
+
+/// `GET /v1/moi/rules`.
+pub(crate) fn rules() -> Value {
+    let knob =
+        |knob: moi_engine::Knob| json!({"name": knob.name, "help": knob.help, "default": knob.default});
+    let rule = |rule: &InputRule| {
+        let knobs: Vec<Value> = rule.knobs().into_iter().map(knob).collect();
+        json!({"rule": rule.name(), "help": rule.help(), "thinks": rule.thinks(), "knobs": knobs})
+    };
+    json!({"object": "list", "data": InputRule::all().iter().map(rule).collect::<Vec<_>>()})
+}
+
+/// `GET /v1/moi/runs`: how much is in progress.
+pub(crate) fn runs(loaded: &Loaded) -> Value {
+    let gauges = loaded.status.gauges();
+    json!({
+        "running": gauges.running,
+        "waiting": gauges.waiting,
+        "cache_bytes": gauges.cache_used,
+        "cache_limit_bytes": gauges.cache_total,
+    })
+}
+
+/// `GET /metrics`.
+pub(crate) fn metrics(loaded: &Loaded) -> Response<Body> {
+    let mut response = Response::new(Body::from(loaded.status.metrics.text(&loaded.status.gauges())));
+    let kind = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
+    response.headers_mut().insert(header::CONTENT_TYPE, kind);
+    response
+}

@@ -1,0 +1,119 @@
+//! What the routes do.
+
+pub(crate) mod chat;
+pub(crate) mod completions;
+pub(crate) mod info;
+pub(crate) mod tokenize;
+
+use std::{
+    hash::{BuildHasher, RandomState},
+    sync::Arc,
+};
+
+use axum::{
+    body::Body,
+    http::{HeaderValue, Response, header},
+};
+use serde_json::Value;
+
+use crate::{
+    answer::{Answer, Shape, Telling},
+    choice::Choice,
+    error::ApiError,
+    job::Job,
+    json::Ignored,
+    model::Loaded,
+    plan::Plan,
+    server::{Active, Caller, Server},
+    thoughts::Thoughts,
+};
+
+/// What a request asks for.
+pub(crate) struct Asked<S> {
+    /// What ids of its answers begin with.
+    pub(crate) id: &'static str,
+    pub(crate) plan: Plan,
+    pub(crate) jobs: Vec<Job>,
+    /// What tells thoughts from answers behind each prompt.
+    pub(crate) thoughts: Vec<Thoughts>,
+    pub(crate) shape: S,
+    /// Whether the prompts alone are asked for, with their log-probabilities.
+    pub(crate) prompt_only: bool,
+    pub(crate) ignored: Ignored,
+}
+
+/// Reads what is asked for, off the threads that answer, has it generated, and answers.
+pub(crate) async fn answered<S: Shape>(
+    server: &Arc<Server>,
+    caller: Caller,
+    read: impl FnOnce(&Server) -> Result<Asked<S>, ApiError> + Send + 'static,
+) -> Result<Response<Body>, ApiError> {
+    let loaded = server.loaded()?;
+    let active = Active::new(server);
+    let (own, model) = (Arc::clone(server), Arc::clone(&loaded));
+    let work = move || {
+        let asked = read(&own)?;
+        let prepared = model.service.prepare(&caller.owner, asked.jobs.clone())?;
+        Ok::<_, ApiError>((asked, prepared))
+    };
+    let done = tokio::task::spawn_blocking(work).await;
+    let (asked, prepared) =
+        done.map_err(|error| ApiError::internal(format!("preparing the request failed: {error}")))??;
+    let Asked { id, plan, jobs, thoughts, shape, prompt_only, ignored } = asked;
+    let runs = prepared.submit().await?;
+    loaded.status.metrics.asked(plan.per_prompt());
+    let per_prompt = plan.per_prompt();
+    let choices = jobs.iter().enumerate().map(|(at, job)| {
+        let thoughts = thoughts[at / per_prompt].clone();
+        Choice::new(thoughts, job.rule, job.seed, plan.traces)
+    });
+    let choices: Vec<Choice> = choices.collect();
+    let telling = Telling {
+        id: new_id(id),
+        model: plan.model,
+        include_usage: plan.include_usage,
+        continuous_usage: plan.continuous_usage,
+        return_token_ids: plan.return_token_ids,
+        tokens_as_ids: plan.tokens_as_ids,
+        per_prompt,
+        prompt_tokens: jobs.iter().step_by(per_prompt).map(|job| job.prompt.len()).sum(),
+        prompt_only,
+        stall_timeout: server.options.stall_timeout,
+    };
+    let answer = Answer::new((loaded, active), shape, telling, runs, choices);
+    let mut response = match plan.stream {
+        true => answer.stream(),
+        false => json(&answer.whole().await?),
+    };
+    let ignored = ignored.paths().join(", ");
+    if let Ok(value) = HeaderValue::from_str(&ignored)
+        && !ignored.is_empty()
+    {
+        response.headers_mut().insert("x-moi-ignored", value);
+    }
+    Ok(response)
+}
+
+/// A response of JSON.
+pub(crate) fn json(value: &Value) -> Response<Body> {
+    let mut response = Response::new(Body::from(value.to_string()));
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response
+}
+
+/// An id that no other answer has.
+pub(crate) fn new_id(prefix: &str) -> String {
+    let random = || RandomState::new().hash_one(0);
+    format!("{prefix}-{:016x}{:08x}", random(), random() >> 32)
+}
+
+/// Refuses a prompt behind which there is no room for a token.
+pub(crate) fn check_length(tokens: usize, loaded: &Loaded, param: &str) -> Result<(), ApiError> {
+    let context = loaded.model.context_length;
+    if tokens < context {
+        return Ok(());
+    }
+    let message =
+        format!("the prompt has {tokens} tokens, and the model's context holds {context}; shorten it");
+    Err(ApiError::invalid("context_length_exceeded", message).of(param))
+}

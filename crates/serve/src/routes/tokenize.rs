@@ -1,0 +1,131 @@
+//! Tokens of texts and texts of tokens: `POST /tokenize`, `POST /detokenize`, `GET /tokenizer_info`.
+
+use bytes::Bytes;
+use serde_json::{Value, json};
+
+use crate::{
+    conversation,
+    error::ApiError,
+    json::{self, Ignored},
+    model::Loaded,
+    tokens::TokenNames,
+    wire::completions::{Detokenize, Tokenize},
+};
+
+/// The tokens of a text, with what the model expects around a prompt if that is asked for, and with the control tokens that
+/// are written in it if that is.
+///
+/// # Errors
+/// If the text is too long, or the tokenizer cannot encode it.
+pub(crate) fn encode(text: &str, special: bool, parse: bool, loaded: &Loaded) -> Result<Vec<u32>, ApiError> {
+    /// Bytes that a token has at most, but for very unusual ones.
+    const TOKEN_BYTES: usize = 512;
+    let (tokenizer, context) = (&loaded.model.tokenizer, loaded.model.context_length);
+    // To cut a long text into tokens takes a hundred times its memory.
+    if text.len() / TOKEN_BYTES > context {
+        let message = format!(
+            "the text has {} bytes, more than the model's context of {context} tokens holds",
+            text.len()
+        );
+        return Err(ApiError::invalid("context_length_exceeded", message).of("prompt"));
+    }
+    let ids = match (special, parse) {
+        (true, true) => tokenizer.encode_prompt(text)?,
+        (true, false) => tokenizer.encode(text, true)?,
+        (false, false) => tokenizer.encode(text, false)?,
+        (false, true) => {
+            let whole = tokenizer.encode_prompt(text)?;
+            let around = tokenizer.encode("", true)?;
+            // What is put around an empty text is put around this one.
+            match around.split_first() {
+                Some((first, rest)) if whole.first() == Some(first) && whole.len() > rest.len() => {
+                    let end = if whole.ends_with(rest) { whole.len() - rest.len() } else { whole.len() };
+                    whole[1..end].to_vec()
+                }
+                _ => whole,
+            }
+        }
+    };
+    Ok(ids)
+}
+
+/// vLLM's answer, which lm-evaluation-harness reads.
+pub(crate) fn tokenize(body: &Bytes, loaded: &Loaded) -> Result<Value, ApiError> {
+    let asked: Tokenize = json::parse(body, &mut Ignored::default())?;
+    loaded.named(asked.model.as_deref())?;
+    let tokens = match (asked.prompt.as_ref().or(asked.content.as_ref()), &asked.messages) {
+        (Some(text), None) => {
+            let (special, parse) =
+                (asked.add_special_tokens.unwrap_or(true), asked.parse_special.unwrap_or(true));
+            encode(text, special, parse, loaded)?
+        }
+        (None, Some(messages)) => {
+            let (tools, variables) = (
+                asked.tools.clone().unwrap_or_default(),
+                asked.chat_template_kwargs.clone().unwrap_or_default(),
+            );
+            let prompts = asked.add_generation_prompt.unwrap_or(true);
+            conversation::encode(
+                conversation::template(loaded)?,
+                messages,
+                tools,
+                variables,
+                prompts,
+                loaded,
+            )?
+        }
+        _ => return Err(ApiError::value("prompt", "give `prompt` or `messages`, one of them")),
+    };
+    let names = TokenNames { tokenizer: &loaded.model.tokenizer, as_ids: false };
+    let strings = asked.return_token_strs.unwrap_or(false);
+    let strings = strings.then(|| tokens.iter().map(|&token| names.name(token)).collect::<Vec<_>>());
+    Ok(json!({
+        "count": tokens.len(),
+        "max_model_len": loaded.model.context_length,
+        "tokens": tokens,
+        "token_strs": strings,
+    }))
+}
+
+/// The text of tokens, control tokens included.
+pub(crate) fn detokenize(body: &Bytes, loaded: &Loaded) -> Result<Value, ApiError> {
+    let asked: Detokenize = json::parse(body, &mut Ignored::default())?;
+    loaded.named(asked.model.as_deref())?;
+    let (tokenizer, vocabulary) = (&loaded.model.tokenizer, loaded.model.embedding[0]);
+    let mut text = String::new();
+    let mut plain: Vec<u32> = Vec::new();
+    for (at, &token) in asked.tokens.iter().enumerate() {
+        if token as usize >= vocabulary {
+            let param = format!("tokens[{at}]");
+            let message = format!("{param} is {token}, and the vocabulary has {vocabulary} tokens");
+            return Err(ApiError::value(param, message));
+        }
+        match tokenizer.special_text(token) {
+            Some(control) => {
+                text += &tokenizer.decode(&std::mem::take(&mut plain))?;
+                text += control;
+            }
+            None => plain.push(token),
+        }
+    }
+    text += &tokenizer.decode(&plain)?;
+    Ok(json!({"prompt": text}))
+}
+
+/// What lm-evaluation-harness asks of a tokenizer.
+pub(crate) fn info(loaded: &Loaded) -> Value {
+    let model = &loaded.model;
+    let (tokenizer, template) = (&model.tokenizer, model.template.as_ref().ok());
+    let tokens = template.map(|template| template.tokens().clone()).unwrap_or_default();
+    let text = |id: Option<u32>| id.and_then(|id| tokenizer.token(id));
+    json!({
+        "tokenizer_class": tokenizer.kind(),
+        "bos_token": tokens.bos.or_else(|| text(tokenizer.bos())),
+        "eos_token": tokens.eos.or_else(|| text(model.eos.first().copied())),
+        "pad_token": tokens.pad,
+        "unk_token": tokens.unk,
+        "vocab_size": tokenizer.vocab_size(),
+        "model_max_length": model.context_length,
+        "chat_template": template.map(|template| template.source()),
+    })
+}

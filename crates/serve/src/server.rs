@@ -1,0 +1,414 @@
+//! The routes as data, and what stands before each of them.
+
+use std::{
+    net::IpAddr,
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst},
+    },
+    time::{Duration, Instant},
+};
+
+use axum::{
+    Router,
+    body::Body,
+    extract::{MatchedPath, Request, State},
+    http::{HeaderMap, HeaderValue, Method, Response, Uri, header},
+    middleware::{Next, from_fn_with_state},
+    routing::{MethodFilter, on},
+};
+use serde_json::json;
+use tower_http::cors::{AllowHeaders, AllowOrigin, CorsLayer};
+
+use crate::{
+    auth::{Keys, check_host},
+    error::ApiError,
+    json::read,
+    model::Loaded,
+    openapi,
+    routes::{self, info, json, new_id, tokenize},
+};
+
+/// How a server answers.
+#[derive(Clone, Debug)]
+pub struct ServeOptions {
+    /// Keys of clients; without any, whoever reaches the server may use it.
+    pub keys: Keys,
+    /// Names by which the server may be reached where there are no keys, beside `localhost` and addresses.
+    pub allowed_hosts: Vec<String>,
+    /// Whether it may be reached by any name.
+    pub any_host: bool,
+    /// Origins whose pages may use the server: addresses such as `https://app.example`, or `*`.
+    pub cors_origins: Vec<String>,
+    /// Bytes of a body at most.
+    pub max_body: usize,
+    /// Connections at once at most.
+    pub max_connections: usize,
+    /// How long a client may not read before it is given up.
+    pub stall_timeout: Duration,
+    /// How long answers under way may take when the server is told to stop.
+    pub shutdown_timeout: Duration,
+    /// Whether `chat_template` of a request is taken.
+    pub trust_request_templates: bool,
+    /// What is told of each request that was answered.
+    pub log: Option<fn(&LogLine<'_>)>,
+}
+
+impl Default for ServeOptions {
+    fn default() -> Self {
+        Self {
+            keys: Keys::default(),
+            allowed_hosts: Vec::new(),
+            any_host: false,
+            cors_origins: Vec::new(),
+            max_body: 16 << 20,
+            max_connections: 1024,
+            stall_timeout: Duration::from_secs(60),
+            shutdown_timeout: Duration::from_secs(30),
+            trust_request_templates: false,
+            log: None,
+        }
+    }
+}
+
+/// What is told of a request that was answered. No prompt, and no answer.
+#[derive(Clone, Copy, Debug)]
+pub struct LogLine<'a> {
+    /// Of the request.
+    pub id: &'a str,
+    /// The name of the key, or the address, that it came from.
+    pub owner: &'a str,
+    /// Its method.
+    pub method: &'a str,
+    /// Its path.
+    pub path: &'a str,
+    /// The status of the answer.
+    pub status: u16,
+    /// How long the answer, or the beginning of a stream, took.
+    pub took: Duration,
+}
+
+/// A server's state, which all connections share.
+#[derive(Debug)]
+pub(crate) struct Server {
+    pub(crate) options: ServeOptions,
+    loaded: OnceLock<Arc<Loaded>>,
+    is_draining: AtomicBool,
+    /// Answers under way.
+    active: AtomicUsize,
+}
+
+/// Who asks.
+#[derive(Clone, Debug)]
+pub(crate) struct Caller {
+    /// The name of a key, or an address.
+    pub(crate) owner: String,
+}
+
+/// The address that a connection came from.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Peer(pub(crate) Option<IpAddr>);
+
+/// An answer under way, as long as this is there.
+#[derive(Debug)]
+pub(crate) struct Active(Arc<Server>);
+
+impl Active {
+    pub(crate) fn new(server: &Arc<Server>) -> Self {
+        server.active.fetch_add(1, SeqCst);
+        Self(Arc::clone(server))
+    }
+}
+
+impl Drop for Active {
+    fn drop(&mut self) {
+        self.0.active.fetch_sub(1, SeqCst);
+    }
+}
+
+impl Server {
+    pub(crate) fn new(options: ServeOptions) -> Self {
+        let (is_draining, active) = (AtomicBool::new(false), AtomicUsize::new(0));
+        Self { options, loaded: OnceLock::new(), is_draining, active }
+    }
+
+    /// From now on the model answers.
+    pub(crate) fn load(&self, loaded: Loaded) -> Arc<Loaded> {
+        let loaded = Arc::new(loaded);
+        // A server is given one model.
+        let _ = self.loaded.set(Arc::clone(&loaded));
+        loaded
+    }
+
+    /// The model.
+    ///
+    /// # Errors
+    /// While it is being loaded.
+    pub(crate) fn loaded(&self) -> Result<Arc<Loaded>, ApiError> {
+        self.loaded.get().cloned().ok_or_else(|| ApiError::unavailable(LOADING))
+    }
+
+    /// Whether requests are taken, or why not.
+    pub(crate) fn is_ready(&self) -> Result<(), &'static str> {
+        match (self.is_draining(), self.loaded.get()) {
+            (true, _) => Err(STOPPING),
+            (false, None) => Err(LOADING),
+            (false, Some(_)) => Ok(()),
+        }
+    }
+
+    /// From now on no requests are taken.
+    pub(crate) fn drain(&self) {
+        self.is_draining.store(true, SeqCst);
+    }
+
+    pub(crate) fn is_draining(&self) -> bool {
+        self.is_draining.load(SeqCst)
+    }
+
+    /// Answers under way.
+    pub(crate) fn active(&self) -> usize {
+        self.active.load(SeqCst)
+    }
+}
+
+const LOADING: &str = "loading model";
+const STOPPING: &str = "the server is stopping";
+
+/// A route.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Route {
+    pub(crate) method: &'static str,
+    pub(crate) path: &'static str,
+    /// Whether it answers without a key.
+    pub(crate) is_open: bool,
+    pub(crate) summary: &'static str,
+    pub(crate) what: What,
+}
+
+/// What a route does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum What {
+    Chat,
+    Completions,
+    Models,
+    Model,
+    Tokenize,
+    Detokenize,
+    TokenizerInfo,
+    Rules,
+    Runs,
+    Health,
+    Live,
+    Ready,
+    Version,
+    Load,
+    Ping,
+    Metrics,
+    OpenApi,
+    Docs,
+}
+
+const fn route(method: &'static str, path: &'static str, what: What, summary: &'static str) -> Route {
+    Route { method, path, is_open: false, summary, what }
+}
+
+const fn open(path: &'static str, what: What, summary: &'static str) -> Route {
+    Route { method: "GET", path, is_open: true, summary, what }
+}
+
+/// All routes.
+pub(crate) const ROUTES: &[Route] = &[
+    route("POST", "/v1/chat/completions", What::Chat, "Answer a conversation"),
+    route("POST", "/v1/completions", What::Completions, "Continue texts"),
+    route("GET", "/v1/models", What::Models, "List the model's names"),
+    route("GET", "/v1/models/{*model}", What::Model, "Tell of a model by its name"),
+    route("POST", "/tokenize", What::Tokenize, "Give the tokens of a text or a conversation"),
+    route("POST", "/detokenize", What::Detokenize, "Give the text of tokens"),
+    route("GET", "/tokenizer_info", What::TokenizerInfo, "Tell of the tokenizer"),
+    route("GET", "/v1/moi/rules", What::Rules, "List the input rules and their knobs"),
+    route("GET", "/v1/moi/runs", What::Runs, "Tell how much is in progress"),
+    open("/health", What::Health, "Tell whether requests are taken"),
+    open("/v1/health", What::Health, "Tell whether requests are taken"),
+    open("/livez", What::Live, "Tell whether the engine works"),
+    open("/readyz", What::Ready, "Tell whether requests are taken"),
+    route("GET", "/version", What::Version, "Tell the server's version"),
+    route("GET", "/load", What::Load, "Tell how many requests are in progress"),
+    route("GET", "/ping", What::Ping, "Answer"),
+    route("GET", "/metrics", What::Metrics, "Give metrics in Prometheus's text format"),
+    route("GET", "/openapi.json", What::OpenApi, "Describe all routes"),
+    route("GET", "/docs", What::Docs, "Show all routes"),
+];
+
+/// The service of all routes.
+pub(crate) fn router(server: &Arc<Server>) -> Router {
+    let mut router = Router::new();
+    for &Route { method, path, what, .. } in ROUTES {
+        let filter = if method == "POST" { MethodFilter::POST } else { MethodFilter::GET };
+        let handler =
+            move |State(server): State<Arc<Server>>, request: Request| answer(what, server, request);
+        router = router.route(path, on(filter, handler));
+    }
+    let mut router = router
+        .fallback(|uri: Uri| async move { ApiError::no_route(uri.path()).response() })
+        .method_not_allowed_fallback(|method: Method, uri: Uri| async move {
+            ApiError::wrong_method(method.as_str(), uri.path()).response()
+        })
+        .layer(from_fn_with_state(Arc::clone(server), admit));
+    if let Some(cors) = cors(&server.options.cors_origins) {
+        router = router.layer(cors);
+    }
+    router.layer(from_fn_with_state(Arc::clone(server), note)).with_state(Arc::clone(server))
+}
+
+fn cors(origins: &[String]) -> Option<CorsLayer> {
+    if origins.is_empty() {
+        return None;
+    }
+    let allowed = match origins.iter().any(|origin| origin == "*") {
+        true => AllowOrigin::any(),
+        false => AllowOrigin::list(origins.iter().filter_map(|origin| HeaderValue::from_str(origin).ok())),
+    };
+    let cors = CorsLayer::new().allow_origin(allowed).allow_methods([Method::GET, Method::POST]);
+    Some(cors.allow_headers(AllowHeaders::mirror_request()))
+}
+
+/// Gives a request its id, and tells of it when it was answered.
+async fn note(State(server): State<Arc<Server>>, mut request: Request, next: Next) -> Response<Body> {
+    let begun = Instant::now();
+    let given = request.headers().get("x-request-id").filter(|id| id.len() <= 256).cloned();
+    let id = given
+        .unwrap_or_else(|| HeaderValue::from_str(&new_id("req")).unwrap_or(HeaderValue::from_static("req")));
+    let (method, path) = (request.method().clone(), request.uri().path().to_owned());
+    let noted = Arc::new(OnceLock::new());
+    request.extensions_mut().insert(Noted(Arc::clone(&noted)));
+    let mut response = next.run(request).await;
+    let (route, owner) = noted.get().cloned().unwrap_or_else(|| ("other", "nobody".to_owned()));
+    let status = response.status().as_u16();
+    if let Some(loaded) = server.loaded.get() {
+        loaded.status.metrics.http(route, status);
+    }
+    if let Some(log) = server.options.log {
+        let (id, method, took) = (id.to_str().unwrap_or_default(), method.as_str(), begun.elapsed());
+        log(&LogLine { id, owner: &owner, method, path: &path, status, took });
+    }
+    let headers = response.headers_mut();
+    headers.insert("x-request-id", id);
+    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    response
+}
+
+/// The route and the caller of a request, when they are known.
+#[derive(Clone)]
+struct Noted(Arc<OnceLock<(&'static str, String)>>);
+
+/// Lets those requests pass that may.
+async fn admit(State(server): State<Arc<Server>>, mut request: Request, next: Next) -> Response<Body> {
+    let path = request.extensions().get::<MatchedPath>().map(|path| path.as_str().to_owned());
+    let route = path.and_then(|path| ROUTES.iter().find(|route| route.path == path));
+    let peer = request.extensions().get::<Peer>().and_then(|peer| peer.0);
+    let owner = match admitted(&server, route, request.headers(), peer) {
+        Ok(owner) => owner,
+        Err(error) => return error.response(),
+    };
+    if let Some(Noted(noted)) = request.extensions().get::<Noted>() {
+        // Set once: a request passes here once.
+        let _ = noted.set((route.map_or("other", |route| route.path), owner.clone()));
+    }
+    if server.is_draining() && request.method() == Method::POST {
+        return ApiError::unavailable(STOPPING).response();
+    }
+    request.extensions_mut().insert(Caller { owner });
+    next.run(request).await
+}
+
+/// Whom a request counts for.
+fn admitted(
+    server: &Server,
+    route: Option<&Route>,
+    headers: &HeaderMap,
+    peer: Option<IpAddr>,
+) -> Result<String, ApiError> {
+    let ServeOptions { keys, allowed_hosts, any_host, .. } = &server.options;
+    let address = || peer.map_or_else(|| "local".to_owned(), |peer| peer.to_string());
+    if keys.is_empty() {
+        if !any_host {
+            check_host(headers, allowed_hosts)?;
+        }
+        return Ok(address());
+    }
+    match keys.check(headers) {
+        Ok(name) => Ok(name.to_owned()),
+        Err(_) if route.is_some_and(|route| route.is_open) => Ok(address()),
+        Err(error) => Err(error),
+    }
+}
+
+async fn answer(what: What, server: Arc<Server>, request: Request) -> Response<Body> {
+    let caller = request.extensions().get::<Caller>().cloned();
+    let caller = caller.unwrap_or_else(|| Caller { owner: String::new() });
+    let (parts, body) = request.into_parts();
+    let result = match what {
+        What::Chat | What::Completions | What::Tokenize | What::Detokenize => {
+            post(what, &server, caller, &parts.headers, body).await
+        }
+        _ => get(what, &server, parts.uri.path()),
+    };
+    result.unwrap_or_else(|error| error.response())
+}
+
+async fn post(
+    what: What,
+    server: &Arc<Server>,
+    caller: Caller,
+    headers: &HeaderMap,
+    body: Body,
+) -> Result<Response<Body>, ApiError> {
+    let loaded = server.loaded()?;
+    let body = read(headers, body, server.options.max_body).await?;
+    match what {
+        What::Tokenize => aside(move || tokenize::tokenize(&body, &loaded)).await,
+        What::Detokenize => aside(move || tokenize::detokenize(&body, &loaded)).await,
+        What::Completions => routes::completions::completions(Arc::clone(server), caller, body).await,
+        _ => routes::chat::chat(Arc::clone(server), caller, body).await,
+    }
+}
+
+/// Does work that may take long where nobody waits behind it.
+async fn aside(
+    work: impl FnOnce() -> Result<serde_json::Value, ApiError> + Send + 'static,
+) -> Result<Response<Body>, ApiError> {
+    let done = tokio::task::spawn_blocking(work).await;
+    let value = done.map_err(|error| ApiError::internal(format!("the tokenizer failed: {error}")))??;
+    Ok(json(&value))
+}
+
+fn get(what: What, server: &Server, path: &str) -> Result<Response<Body>, ApiError> {
+    let value = match what {
+        What::Health | What::Ready => return Ok(info::health(server)),
+        What::Docs => return Ok(openapi::page()),
+        What::Live => info::live(server)?,
+        What::Version => json!({"version": env!("CARGO_PKG_VERSION")}),
+        What::Ping => json!({}),
+        What::Rules => info::rules(),
+        What::OpenApi => openapi::document(),
+        _ => {
+            let loaded = server.loaded()?;
+            match what {
+                What::Metrics => return Ok(info::metrics(&loaded)),
+                What::Models => info::models(&loaded),
+                What::Model => info::model(&loaded, &name(path))?,
+                What::TokenizerInfo => tokenize::info(&loaded),
+                What::Load => json!({"server_load": server.active()}),
+                _ => info::runs(&loaded),
+            }
+        }
+    };
+    Ok(json(&value))
+}
+
+/// The name at the end of `/v1/models/NAME`, in which slashes may be written as they are or escaped.
+fn name(path: &str) -> String {
+    let name = path.strip_prefix("/v1/models/").unwrap_or_default();
+    percent_encoding::percent_decode_str(name).decode_utf8_lossy().into_owned()
+}

@@ -1,0 +1,76 @@
+//! What is known of the server without asking the engine's thread.
+
+use std::{
+    sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed},
+    time::{Duration, Instant},
+};
+
+use burn::tensor::backend::Backend;
+use moi_engine::Scheduler;
+use moi_models::CausalLm;
+
+use crate::metrics::Metrics;
+
+/// What the engine's thread said last, and what the server is about to do.
+#[derive(Debug)]
+pub(crate) struct Status {
+    begun: Instant,
+    running: AtomicUsize,
+    waiting: AtomicUsize,
+    cache_used: AtomicUsize,
+    cache_total: usize,
+    /// Milliseconds from `begun` to the thread's last turn.
+    turned: AtomicU64,
+    is_busy: AtomicBool,
+    pub(crate) metrics: Metrics,
+}
+
+/// What is in progress.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Gauges {
+    pub(crate) running: usize,
+    pub(crate) waiting: usize,
+    /// Bytes of the cache that are counted for what runs, and the most that may be.
+    pub(crate) cache_used: usize,
+    pub(crate) cache_total: usize,
+}
+
+impl Status {
+    pub(crate) fn new(metrics: Metrics, cache_total: usize) -> Self {
+        Self {
+            begun: Instant::now(),
+            running: AtomicUsize::new(0),
+            waiting: AtomicUsize::new(0),
+            cache_used: AtomicUsize::new(0),
+            cache_total,
+            turned: AtomicU64::new(0),
+            is_busy: AtomicBool::new(false),
+            metrics,
+        }
+    }
+
+    /// Notes a turn of the engine's thread, which has work or has none.
+    pub(crate) fn turn<B: Backend, M: CausalLm<B>>(&self, scheduler: &Scheduler<'_, B, M>, is_busy: bool) {
+        self.running.store(scheduler.running(), Relaxed);
+        self.waiting.store(scheduler.queued() + scheduler.parked(), Relaxed);
+        self.cache_used.store(scheduler.cache_bytes_in_use(), Relaxed);
+        self.turned.store(self.begun.elapsed().as_millis() as u64, Relaxed);
+        self.is_busy.store(is_busy, Relaxed);
+    }
+
+    /// What is in progress.
+    pub(crate) fn gauges(&self) -> Gauges {
+        Gauges {
+            running: self.running.load(Relaxed),
+            waiting: self.waiting.load(Relaxed),
+            cache_used: self.cache_used.load(Relaxed),
+            cache_total: self.cache_total,
+        }
+    }
+
+    /// Whether the engine's thread has work and has not turned for so long.
+    pub(crate) fn is_stuck(&self, longest: Duration) -> bool {
+        let turned = Duration::from_millis(self.turned.load(Relaxed));
+        self.is_busy.load(Relaxed) && self.begun.elapsed().saturating_sub(turned) > longest
+    }
+}

@@ -1,0 +1,198 @@
+//! Tells a model's thoughts from its answer, by the markers between which it thinks.
+
+use moi_engine::Markers;
+use moi_text::Tokenizer;
+
+/// What a piece of text is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Said {
+    Answer,
+    Thought,
+}
+
+/// How a model marks its thoughts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum ThoughtMarkers {
+    /// Between an opening and a closing marker.
+    Between { open: String, close: String },
+    /// In channels of a message, each with its name in its header (gpt-oss): `<|channel|>analysis<|message|>...<|end|>`.
+    Channels { name: String },
+}
+
+const CHANNEL: &str = "<|channel|>";
+const MESSAGE: &str = "<|message|>";
+const ENDS: &[&str] = &["<|end|>", "<|return|>", "<|call|>"];
+const START: &str = "<|start|>";
+
+impl ThoughtMarkers {
+    /// Those of a model with this tokenizer, and the control tokens that have to be seen in the text to find them.
+    pub(crate) fn of(markers: Markers, tokenizer: &Tokenizer) -> Option<(Self, Vec<u32>)> {
+        let control = |text: &str| tokenizer.control_token(text);
+        match markers.name {
+            Some(name) => {
+                let texts = [CHANNEL, MESSAGE, START].into_iter().chain(ENDS.iter().copied());
+                Some((Self::Channels { name: tokenizer.token(name)? }, texts.filter_map(control).collect()))
+            }
+            None => {
+                let (open, close) = (tokenizer.token(markers.open)?, tokenizer.token(markers.close)?);
+                let shown = [&open, &close].into_iter().filter_map(|text| control(text)).collect();
+                Some((Self::Between { open, close }, shown))
+            }
+        }
+    }
+}
+
+/// Where the text is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Place {
+    Body(Said),
+    /// In the header of a channel.
+    Header,
+    /// Behind the end of a channel.
+    Between,
+}
+
+/// Takes a text piece by piece and tells its parts. What may become a marker is held back.
+#[derive(Clone, Debug)]
+pub(crate) struct Thoughts {
+    markers: Option<ThoughtMarkers>,
+    place: Place,
+    held: String,
+    /// Whether space is dropped: at the beginning of thoughts, and of the answer behind them.
+    trims: bool,
+}
+
+impl Thoughts {
+    /// Of a text without markers, or with these; `is_open` where the prompt has opened the thoughts.
+    pub(crate) fn new(markers: Option<ThoughtMarkers>, is_open: bool) -> Self {
+        let said = if is_open { Said::Thought } else { Said::Answer };
+        Self { markers, place: Place::Body(said), held: String::new(), trims: is_open }
+    }
+
+    /// Takes a piece; gives the parts that are certain now.
+    pub(crate) fn push(&mut self, piece: &str) -> Vec<(Said, String)> {
+        let mut parts = Vec::new();
+        self.held += piece;
+        let Some(markers) = self.markers.clone() else {
+            self.give(self.held.len(), &mut parts);
+            return parts;
+        };
+        loop {
+            let sought: Vec<&str> = match (&markers, self.place) {
+                (ThoughtMarkers::Between { open, .. }, Place::Body(Said::Answer)) => vec![open],
+                (ThoughtMarkers::Between { close, .. }, _) => vec![close],
+                (ThoughtMarkers::Channels { .. }, Place::Header) => vec![MESSAGE],
+                (ThoughtMarkers::Channels { .. }, Place::Between) => vec![CHANNEL],
+                (ThoughtMarkers::Channels { .. }, Place::Body(_)) => {
+                    [CHANNEL, START].into_iter().chain(ENDS.iter().copied()).collect()
+                }
+            };
+            let found = sought.iter().filter_map(|marker| Some((self.held.find(marker)?, *marker))).min();
+            let Some((at, marker)) = found else {
+                let begun = sought.iter().map(|marker| begun(&self.held, marker)).max().unwrap_or(0);
+                let certain = self.held.len() - begun;
+                // Space before the end of thoughts is dropped.
+                let text = &self.held[..certain];
+                let certain =
+                    if self.place == Place::Body(Said::Thought) { text.trim_end().len() } else { certain };
+                self.give(certain, &mut parts);
+                return parts;
+            };
+            let header = self.held[..at].to_owned();
+            let text = if self.place == Place::Body(Said::Thought) { header.trim_end().len() } else { at };
+            self.give(text, &mut parts);
+            self.held.drain(..at - text + marker.len());
+            self.trims = true;
+            self.place = match &markers {
+                ThoughtMarkers::Between { open, .. } if marker == open => Place::Body(Said::Thought),
+                ThoughtMarkers::Between { .. } => Place::Body(Said::Answer),
+                ThoughtMarkers::Channels { name } => match marker {
+                    CHANNEL => Place::Header,
+                    MESSAGE if header.trim() == name.as_str() => Place::Body(Said::Thought),
+                    MESSAGE => Place::Body(Said::Answer),
+                    _ => Place::Between,
+                },
+            };
+        }
+    }
+
+    /// What was held back, when nothing more comes.
+    pub(crate) fn finish(&mut self) -> Vec<(Said, String)> {
+        let mut parts = Vec::new();
+        let text = match self.place {
+            Place::Body(Said::Thought) => self.held.trim_end().len(),
+            Place::Body(Said::Answer) => self.held.len(),
+            Place::Header | Place::Between => 0,
+        };
+        self.give(text, &mut parts);
+        parts
+    }
+
+    /// Gives the first bytes of what is held.
+    fn give(&mut self, bytes: usize, parts: &mut Vec<(Said, String)>) {
+        let text: String = self.held.drain(..bytes).collect();
+        let Place::Body(said) = self.place else { return };
+        let text = if self.trims { text.trim_start() } else { &text };
+        if !text.is_empty() {
+            self.trims = false;
+            parts.push((said, text.to_owned()));
+        }
+    }
+}
+
+/// Bytes of the longest end of a text with which a marker begins.
+fn begun(text: &str, marker: &str) -> usize {
+    let lengths = marker.char_indices().map(|(at, _)| at).rev();
+    lengths.into_iter().find(|&len| text.ends_with(&marker[..len])).unwrap_or(0)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a failure must end the test")]
+mod tests {
+    use super::*;
+
+    /// Thoughts and answer of a text that comes in pieces of so many characters.
+    fn split(markers: &ThoughtMarkers, is_open: bool, text: &str, cut: usize) -> (String, String) {
+        let mut thoughts = Thoughts::new(Some(markers.clone()), is_open);
+        let chars: Vec<char> = text.chars().collect();
+        let mut parts: Vec<(Said, String)> =
+            chars.chunks(cut).flat_map(|piece| thoughts.push(&piece.iter().collect::<String>())).collect();
+        parts.extend(thoughts.finish());
+        let of = |said| parts.iter().filter(|(of, _)| *of == said).map(|(_, text)| text.as_str()).collect();
+        (of(Said::Thought), of(Said::Answer))
+    }
+
+    #[test]
+    fn thoughts_are_told_from_the_answer_however_the_text_is_cut() {
+        let between = ThoughtMarkers::Between { open: "<think>".into(), close: "</think>".into() };
+        let channels = ThoughtMarkers::Channels { name: "analysis".into() };
+        for (markers, is_open, text, thought, answer) in [
+            (&between, false, "<think>\na b \n</think>\n\nYes. <b", "a b", "Yes. <b"),
+            (&between, true, "\n\na <\n</think>Yes", "a <", "Yes"),
+            (&between, false, " No <thin", "", " No <thin"),
+            (&between, true, "cut off </thi", "cut off </thi", ""),
+            (&between, false, "é<think></think>ü", "", "éü"),
+            (
+                &channels,
+                false,
+                "<|channel|>analysis<|message|>a < b<|end|><|start|>assistant<|channel|>final<|message|>4",
+                "a < b",
+                "4",
+            ),
+            (&channels, false, "plain", "", "plain"),
+            (&channels, false, "<|channel|>ana", "", ""),
+        ] {
+            for cut in 1..=text.chars().count() {
+                let found = split(markers, is_open, text, cut);
+                assert_eq!(found, (thought.to_owned(), answer.to_owned()), "{text:?} in pieces of {cut}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_text_without_markers_is_the_answer() {
+        let mut thoughts = Thoughts::new(None, false);
+        assert_eq!(thoughts.push(" <think>"), [(Said::Answer, " <think>".to_owned())]);
+        assert!(thoughts.finish().is_empty());
+    }
+}

@@ -1,0 +1,87 @@
+//! Tokens as clients read them beside their log-probabilities.
+
+use std::collections::HashSet;
+
+use moi_text::Tokenizer;
+use serde_json::{Map, Value, json};
+
+/// The least log-probability that is written: JSON has no minus infinity.
+const LEAST: f64 = -9999.0;
+
+/// A log-probability as JSON has it.
+pub(crate) fn logprob(value: f64) -> Value {
+    json!(value.max(LEAST))
+}
+
+/// How tokens are written.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct TokenNames<'a> {
+    pub(crate) tokenizer: &'a Tokenizer,
+    /// As `token_id:N`.
+    pub(crate) as_ids: bool,
+}
+
+/// A token with its log-probability, and those that are likeliest in its place.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct TokenLogprob {
+    pub(crate) token: u32,
+    /// None of the first token of a prompt.
+    pub(crate) logprob: Option<f64>,
+    pub(crate) likeliest: Vec<(u32, f64)>,
+}
+
+impl TokenNames<'_> {
+    /// The bytes that a token stands for.
+    fn bytes(&self, token: u32) -> Vec<u8> {
+        self.tokenizer.token_bytes(token).unwrap_or_default()
+    }
+
+    /// Its text; `bytes:\xe4\xb8` where that is no whole text.
+    pub(crate) fn name(&self, token: u32) -> String {
+        if self.as_ids {
+            return format!("token_id:{token}");
+        }
+        match String::from_utf8(self.bytes(token)) {
+            Ok(text) => text,
+            Err(error) => {
+                let bytes = error.as_bytes().iter().map(|byte| format!("\\x{byte:02x}"));
+                format!("bytes:{}", bytes.collect::<String>())
+            }
+        }
+    }
+
+    /// Its text by itself; nothing for a control token.
+    pub(crate) fn text_of(&self, token: u32) -> String {
+        match self.tokenizer.special_text(token) {
+            Some(_) => String::new(),
+            None => String::from_utf8_lossy(&self.bytes(token)).into_owned(),
+        }
+    }
+
+    /// An entry of a chat completion's list.
+    pub(crate) fn chat(&self, of: &TokenLogprob) -> Value {
+        let entry = |token: u32, value: f64| json!({"token": self.name(token), "logprob": logprob(value), "bytes": self.bytes(token)});
+        let mut all = entry(of.token, of.logprob.unwrap_or(0.0));
+        all["top_logprobs"] = of.likeliest.iter().map(|&(token, value)| entry(token, value)).collect();
+        all
+    }
+
+    /// The likeliest tokens of a text completion's list, the token itself among them; every token has a key of its own.
+    pub(crate) fn dictionary(&self, of: &TokenLogprob) -> Value {
+        let Some(own) = of.logprob else { return Value::Null };
+        let mut tokens = of.likeliest.clone();
+        if tokens.iter().all(|&(token, _)| token != of.token) {
+            tokens.push((of.token, own));
+        }
+        let mut used = HashSet::new();
+        let mut entries = Map::new();
+        // The token itself has its text as its key, whatever others are called.
+        tokens.sort_by_key(|&(token, _)| token != of.token);
+        for (token, value) in tokens {
+            let name = self.name(token);
+            let key = if used.insert(name.clone()) { name } else { format!("token_id:{token}") };
+            entries.insert(key, logprob(value));
+        }
+        Value::Object(entries)
+    }
+}

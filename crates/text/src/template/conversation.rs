@@ -1,0 +1,95 @@
+//! A conversation with all that a chat template may read of it.
+
+use serde_json::{Map, Value};
+
+use super::Message;
+
+/// What a template is given. Messages and tools are JSON as OpenAI's API has them, since templates read more of a message
+/// than its role and content: `tool_calls`, `tool_call_id`, `name`, `reasoning_content`, `content` in parts.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Conversation {
+    /// The turns, each an object with a `role`. Arguments of tool calls are objects, not their JSON text.
+    pub messages: Vec<Value>,
+    /// The functions that the model may call; the template is told of none where this is empty.
+    pub tools: Vec<Value>,
+    /// Whether the assistant's answer comes next.
+    pub add_generation_prompt: bool,
+    /// Other variables of the template, such as `enable_thinking`. [`Conversation::RESERVED`] names cannot be set by it.
+    pub variables: Map<String, Value>,
+}
+
+impl Conversation {
+    /// Variables that have fields or values of their own.
+    pub const RESERVED: &[&str] = &["messages", "tools", "documents", "add_generation_prompt"];
+
+    /// A conversation of plain turns, to be answered.
+    pub fn new(messages: &[Message]) -> Self {
+        let turn = |message: &Message| serde_json::json!({"role": message.role, "content": message.content});
+        Self {
+            messages: messages.iter().map(turn).collect(),
+            tools: Vec::new(),
+            add_generation_prompt: true,
+            variables: Map::new(),
+        }
+    }
+
+    /// Bytes of all texts that it holds.
+    pub(super) fn bytes(&self) -> usize {
+        let mut bytes = 0;
+        self.each_text(&mut |text| bytes += text.len());
+        bytes
+    }
+
+    /// Calls a function with every text in it, but for roles: keys and values.
+    pub(super) fn each_text<'a>(&'a self, visit: &mut impl FnMut(&'a str)) {
+        self.messages.iter().for_each(|message| each_text(message, true, visit));
+        self.tools.iter().for_each(|tool| each_text(tool, false, visit));
+        self.variables.values().for_each(|value| each_text(value, false, visit));
+    }
+
+    /// The same conversation with every text but the roles replaced.
+    pub(super) fn map_texts(&self, map: &impl Fn(&str) -> String) -> Self {
+        let all = |values: &[Value], is_message| {
+            values.iter().map(|value| map_texts(value, is_message, map)).collect::<Vec<_>>()
+        };
+        let variables = self.variables.iter();
+        Self {
+            messages: all(&self.messages, true),
+            tools: all(&self.tools, false),
+            add_generation_prompt: self.add_generation_prompt,
+            variables: variables.map(|(name, value)| (name.clone(), map_texts(value, false, map))).collect(),
+        }
+    }
+}
+
+/// Templates compare roles, and whoever takes conversations from others checks them.
+const ROLE: &str = "role";
+
+fn each_text<'a>(value: &'a Value, is_message: bool, visit: &mut impl FnMut(&'a str)) {
+    match value {
+        Value::String(text) => visit(text),
+        Value::Array(values) => values.iter().for_each(|value| each_text(value, false, visit)),
+        Value::Object(fields) => {
+            for (key, value) in fields.iter().filter(|(key, _)| !is_message || *key != ROLE) {
+                visit(key);
+                each_text(value, false, visit);
+            }
+        }
+        Value::Null | Value::Bool(_) | Value::Number(_) => {}
+    }
+}
+
+fn map_texts(value: &Value, is_message: bool, map: &impl Fn(&str) -> String) -> Value {
+    match value {
+        Value::String(text) => Value::String(map(text)),
+        Value::Array(values) => values.iter().map(|value| map_texts(value, false, map)).collect(),
+        Value::Object(fields) => {
+            let field = |(key, value): (&String, &Value)| match is_message && key == ROLE {
+                true => (key.clone(), value.clone()),
+                false => (map(key), map_texts(value, false, map)),
+            };
+            Value::Object(fields.iter().map(field).collect())
+        }
+        Value::Null | Value::Bool(_) | Value::Number(_) => value.clone(),
+    }
+}

@@ -9,6 +9,7 @@ pub mod golden;
 pub mod hostile;
 pub mod process;
 pub mod real;
+pub mod server;
 pub mod suite;
 
 use std::path::PathBuf;

@@ -122,6 +122,7 @@ pub struct Scheduler<'e, B: Backend, M> {
     owners: VecDeque<Owner<B>>,
     running: BTreeMap<RowId, Running>,
     submitted: u64,
+    preempted: usize,
 }
 
 /// A request that runs.
@@ -157,7 +158,7 @@ impl<'e, B: Backend, M: CausalLm<B>> Scheduler<'e, B, M> {
             _ => engine.batch(),
         };
         batch.reports_prompts = true;
-        Self { batch, options, owners, running, submitted: 0 }
+        Self { batch, options, owners, running, submitted: 0, preempted: 0 }
     }
 
     /// Takes a request of an owner, to be run when it is its turn.
@@ -295,6 +296,11 @@ impl<'e, B: Backend, M: CausalLm<B>> Scheduler<'e, B, M> {
         self.running.values().filter(|running| running.is_parked).count()
     }
 
+    /// How often a request was parked for others, so far.
+    pub fn preemptions(&self) -> usize {
+        self.preempted
+    }
+
     /// Positions of prompts that were cached before they came, of all requests so far.
     pub fn reused_positions(&self) -> usize {
         self.batch.reused_positions()
@@ -381,6 +387,7 @@ impl<'e, B: Backend, M: CausalLm<B>> Scheduler<'e, B, M> {
                 self.running.iter_mut().filter(|(_, running)| !running.is_parked && !running.is_paused);
             let Some((&row, last)) = active.max_by_key(|(_, running)| running.id) else { return };
             last.is_parked = true;
+            self.preempted += 1;
             self.batch.park(row);
         }
     }

@@ -31,6 +31,16 @@ impl Finish {
     }
 }
 
+/// What is asked for with a generation.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct About {
+    /// Positions of its prompt.
+    pub(crate) prompt: usize,
+    pub(crate) max_tokens: Option<usize>,
+    /// The name of its rule.
+    pub(crate) rule: &'static str,
+}
+
 /// When things happened to a generation.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Times {
@@ -40,19 +50,20 @@ pub(crate) struct Times {
     last: Option<Instant>,
     prompt: usize,
     max_tokens: Option<usize>,
+    rule: &'static str,
     tokens: usize,
 }
 
 impl Times {
-    /// Of one that is submitted now, with so many positions in its prompt.
-    pub(crate) fn new(prompt: usize, max_tokens: Option<usize>) -> Self {
+    /// Of one that is submitted now.
+    pub(crate) fn new(About { prompt, max_tokens, rule }: About) -> Self {
         let submitted = Instant::now();
-        Self { submitted, admitted: None, first: None, last: None, prompt, max_tokens, tokens: 0 }
+        Self { submitted, admitted: None, first: None, last: None, prompt, max_tokens, rule, tokens: 0 }
     }
 
-    /// It takes part from now on.
-    pub(crate) fn admitted(&mut self) {
-        self.admitted = Some(Instant::now());
+    /// It takes part from then on.
+    pub(crate) fn admitted(&mut self, at: Instant) {
+        self.admitted = Some(at);
     }
 }
 
@@ -82,7 +93,8 @@ pub(crate) struct Metrics {
     round_tokens: Histogram,
     rounds: Histogram,
     refused: IntCounterVec,
-    mixed: IntCounter,
+    preemptions: IntCounter,
+    mixed: IntCounterVec,
     http: IntCounterVec,
 }
 
@@ -231,12 +243,13 @@ impl Metrics {
             round_tokens: r.histogram("vllm:iteration_tokens_total", "Tokens of a round", ROUND_TOKENS)?,
             rounds: r.histogram("moi_engine_loop_seconds", "Seconds of a round", FIRST_TOKEN)?,
             refused: r.add(refused)?,
-            mixed: r.counter("moi_mixed_tokens_total", "Tokens behind which a mixture was fed")?,
+            mixed: r.add(IntCounterVec::new(
+                r.opts("moi_mixed_tokens_total", "Tokens behind which a mixture was fed"),
+                &["rule"],
+            ))?,
             http: r.add(http)?,
-            registry: {
-                r.counter("vllm:num_preemptions_total", "Requests that were parked for others")?;
-                r.registry
-            },
+            preemptions: r.counter("vllm:num_preemptions_total", "Requests that were parked for others")?,
+            registry: r.registry,
         })
     }
 
@@ -261,7 +274,9 @@ impl Metrics {
         }
         times.tokens += 1;
         self.generation_tokens.inc();
-        self.mixed.inc_by(u64::from(mixed));
+        if mixed {
+            self.mixed.with_label_values(&[times.rule]).inc();
+        }
     }
 
     /// A request has come to its end.
@@ -303,6 +318,11 @@ impl Metrics {
     pub(crate) fn round(&self, took: Duration, tokens: usize) {
         self.rounds.observe(took.as_secs_f64());
         self.round_tokens.observe(tokens as f64);
+    }
+
+    /// So many requests were parked for others in all.
+    pub(crate) fn preemptions(&self, count: usize) {
+        self.preemptions.inc_by((count as u64).saturating_sub(self.preemptions.get()));
     }
 
     /// An HTTP request was answered.

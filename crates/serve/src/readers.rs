@@ -12,7 +12,7 @@ use tokio::sync::mpsc::{self, error::TrySendError};
 
 use crate::{
     error::ApiError,
-    metrics::{Finish, Metrics, Times},
+    metrics::{About, Finish, Metrics, Times},
     worker::{RunEvent, failed},
 };
 
@@ -64,23 +64,24 @@ impl Readers {
         self.ended.is_empty()
     }
 
-    /// A request that waits for its turn; `limits` are the positions of its prompt and the tokens that it asked for.
+    /// A request that waits for its turn.
     pub(crate) fn add(
         &mut self,
         id: RequestId,
         at: usize,
         events: mpsc::Sender<(usize, RunEvent)>,
-        (prompt, max_tokens): (usize, Option<usize>),
+        about: About,
     ) {
-        let (backlog, times) = (VecDeque::new(), Times::new(prompt, max_tokens));
+        let (backlog, times) = (VecDeque::new(), Times::new(about));
         self.readers.insert(id, Reader { at, events, backlog, full_since: None, times });
     }
 
-    /// Sends an event to whoever waits for it. A request whose reader has no room is paused, and one without a reader
+    /// Sends an event of a round that began then to whoever waits for it. A request whose reader has no room is paused, and one without a reader
     /// cancelled.
     pub(crate) fn take<B: Backend, M: CausalLm<B>>(
         &mut self,
         event: Event,
+        begun: Instant,
         scheduler: &mut Scheduler<'_, B, M>,
         metrics: &Metrics,
     ) {
@@ -89,7 +90,7 @@ impl Readers {
         let mut finish = None;
         match event {
             Event::Admitted(_) => {
-                reader.times.admitted();
+                reader.times.admitted(begun);
                 return;
             }
             Event::Prompt(_, report) => {
@@ -146,7 +147,7 @@ impl Readers {
             } else if reader.backlog.is_empty()
                 && let Some(event) = scheduler.resume_paused(id)
             {
-                self.take(event, scheduler, metrics);
+                self.take(event, Instant::now(), scheduler, metrics);
             }
         }
     }

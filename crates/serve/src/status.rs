@@ -54,6 +54,7 @@ impl Status {
         self.running.store(scheduler.running(), Relaxed);
         self.waiting.store(scheduler.queued() + scheduler.parked(), Relaxed);
         self.cache_used.store(scheduler.cache_bytes_in_use(), Relaxed);
+        self.metrics.preemptions(scheduler.preemptions());
         self.turned.store(self.begun.elapsed().as_millis() as u64, Relaxed);
         self.is_busy.store(is_busy, Relaxed);
     }

@@ -89,6 +89,10 @@ impl Thoughts {
             };
             let found = sought.iter().filter_map(|marker| Some((self.held.find(marker)?, *marker))).min();
             let Some((at, marker)) = found else {
+                // Of a header all is needed.
+                if self.place == Place::Header {
+                    return parts;
+                }
                 let begun = sought.iter().map(|marker| begun(&self.held, marker)).max().unwrap_or(0);
                 let certain = self.held.len() - begun;
                 // Space before the end of thoughts is dropped.

@@ -20,7 +20,7 @@ use moi_engine::{
 use moi_models::CausalLm;
 use tokio::sync::{mpsc, oneshot};
 
-use crate::{error::ApiError, job::Job, readers::Readers, status::Status};
+use crate::{error::ApiError, job::Job, metrics::About, readers::Readers, status::Status};
 
 /// Events that wait for a reader of a request, at most, before the request is paused.
 const EVENTS: usize = 64;
@@ -94,7 +94,7 @@ fn stopped() -> ApiError {
 enum Message<B: Backend> {
     Add {
         owner: String,
-        requests: Vec<PreparedRequest<B>>,
+        requests: Vec<(PreparedRequest<B>, About)>,
         answer: oneshot::Sender<Result<Vec<RequestId>, Refusal>>,
         events: mpsc::Sender<(usize, RunEvent)>,
     },
@@ -112,8 +112,14 @@ pub(crate) struct Client<B: Backend, M> {
 
 impl<B: Backend, M: CausalLm<B> + Send + Sync + 'static> Service for Client<B, M> {
     fn prepare(&self, owner: &str, jobs: Vec<Job>) -> Result<Prepared, ApiError> {
+        let rules: Vec<&str> = jobs.iter().map(|job| job.rule.name()).collect();
         let requests = jobs.into_iter().map(|job| job.request::<B>(&self.device)).collect();
-        let requests = self.engine.prepare_all(requests)?;
+        let requests = self.engine.prepare_all(requests)?.into_iter().zip(rules);
+        let about = |(request, rule): (PreparedRequest<B>, _)| {
+            let (prompt, max_tokens) = (request.prompt_positions(), request.stop().max_tokens);
+            (request, About { prompt, max_tokens, rule })
+        };
+        let requests: Vec<_> = requests.map(about).collect();
         let (owner, messages) = (owner.to_owned(), self.messages.clone());
         let cancelling = messages.clone();
         // Where the thread has ended, so has all that could be cancelled.
@@ -197,7 +203,7 @@ impl<B: Backend, M: CausalLm<B>> Worker<B, M> {
                 status.metrics.round(begun.elapsed(), tokens);
                 is_waiting = events.is_empty() && scheduler.running() == scheduler.paused();
                 for event in events {
-                    readers.take(event, &mut scheduler, &status.metrics);
+                    readers.take(event, begun, &mut scheduler, &status.metrics);
                 }
             }
             readers.retry(&mut scheduler, &status.metrics);
@@ -222,14 +228,11 @@ impl<B: Backend, M: CausalLm<B>> Worker<B, M> {
     ) -> Next {
         match message {
             Message::Add { owner, requests, answer, events } => {
-                let limits: Vec<_> = requests
-                    .iter()
-                    .map(|request| (request.prompt_positions(), request.stop().max_tokens))
-                    .collect();
+                let (requests, about): (Vec<_>, Vec<About>) = requests.into_iter().unzip();
                 let submitted = scheduler.submit_group(&owner, requests);
                 if let Ok(ids) = &submitted {
-                    ids.iter().zip(limits).enumerate().for_each(|(at, (&id, limits))| {
-                        readers.add(id, at, events.clone(), limits);
+                    ids.iter().zip(about).enumerate().for_each(|(at, (&id, about))| {
+                        readers.add(id, at, events.clone(), about);
                     });
                 }
                 if let Err(refusal) = &submitted {

@@ -1,0 +1,277 @@
+//! A server of the binary, and what clients send it: over real sockets of this machine.
+
+use std::{
+    io::{BufRead, BufReader, Read, Write},
+    net::{SocketAddr, TcpStream},
+    process::{Child, Stdio},
+    sync::{Arc, Mutex},
+    time::{Duration, Instant},
+};
+
+use serde_json::Value;
+
+use crate::process::with_default_signals;
+
+/// How long anything may take that is waited for: much longer than it does.
+const PATIENCE: Duration = Duration::from_secs(120);
+
+/// A running server; it is killed when this is dropped.
+pub struct TestServer {
+    /// The process.
+    pub child: Child,
+    /// Where it listens.
+    pub address: SocketAddr,
+    /// What it has written to stderr.
+    pub said: Arc<Mutex<String>>,
+}
+
+/// An answer.
+#[derive(Debug)]
+pub struct Reply {
+    /// Its status.
+    pub status: u16,
+    /// Its headers, names in lower case.
+    pub headers: Vec<(String, String)>,
+    /// Its body.
+    pub body: Vec<u8>,
+}
+
+impl Reply {
+    /// The first header of this name.
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.headers.iter().find(|(header, _)| header == name).map(|(_, value)| value.as_str())
+    }
+
+    /// The body as text.
+    pub fn text(&self) -> String {
+        String::from_utf8(self.body.clone()).unwrap()
+    }
+
+    /// The body as JSON.
+    pub fn json(&self) -> Value {
+        serde_json::from_slice(&self.body).unwrap_or_else(|error| panic!("{error}: {:?}", self.text()))
+    }
+
+    /// The error object, with the status that it came under.
+    pub fn error(&self) -> Value {
+        let value = self.json();
+        for field in ["message", "type", "param", "code"] {
+            assert!(value["error"].get(field).is_some(), "{value} has no {field}");
+        }
+        assert_eq!(self.header("content-type"), Some("application/json"));
+        value["error"].clone()
+    }
+
+    /// The events of a stream, which must end with `[DONE]`.
+    pub fn events(&self) -> Vec<Value> {
+        events(&self.text())
+    }
+}
+
+/// The events of a stream's text, which must end with `[DONE]`. Comments are left out.
+pub fn events(text: &str) -> Vec<Value> {
+    let mut events = Vec::new();
+    let mut is_done = false;
+    for block in text.split("\n\n").filter(|block| !block.is_empty() && !block.starts_with(':')) {
+        assert!(!is_done, "{block:?} behind [DONE]");
+        let data = block.strip_prefix("data: ").unwrap_or_else(|| panic!("{block:?} is no event"));
+        match data {
+            "[DONE]" => is_done = true,
+            _ => events.push(serde_json::from_str(data).unwrap()),
+        }
+    }
+    assert!(is_done, "the stream has no [DONE]: {text:?}");
+    events
+}
+
+impl TestServer {
+    /// Starts a server at a free port, and waits until it is ready.
+    pub fn start(args: &[&str]) -> Self {
+        let server = Self::start_loading(args);
+        let begun = Instant::now();
+        while !server.said.lock().unwrap().contains("ready:") {
+            assert!(begun.elapsed() < PATIENCE, "it is not ready: {}", server.said.lock().unwrap());
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        server
+    }
+
+    /// Starts a server at a free port, and waits until it listens.
+    pub fn start_loading(args: &[&str]) -> Self {
+        let mut command = with_default_signals();
+        command.args(["serve", "--port", "0"]).args(args).stdin(Stdio::null()).stdout(Stdio::null());
+        let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
+        let mut stderr = BufReader::new(child.stderr.take().unwrap());
+        let mut said = String::new();
+        let address = loop {
+            let mut line = String::new();
+            let read = stderr.read_line(&mut line).unwrap();
+            said += &line;
+            assert!(read > 0, "the server has ended: {said}");
+            if let Some((_, rest)) = line.split_once("listening at http://") {
+                break rest.split([',', '\n']).next().unwrap().parse().unwrap();
+            }
+        };
+        let said = Arc::new(Mutex::new(said));
+        let own = Arc::clone(&said);
+        std::thread::spawn(move || {
+            let mut line = String::new();
+            while stderr.read_line(&mut line).is_ok_and(|read| read > 0) {
+                own.lock().unwrap().push_str(&line);
+                line.clear();
+            }
+        });
+        Self { child, address, said }
+    }
+
+    /// A connection.
+    pub fn connect(&self) -> TcpStream {
+        let stream = TcpStream::connect(self.address).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        stream
+    }
+
+    /// Sends a request with a body, and gives the connection.
+    pub fn send(&self, path: &str, body: &Value) -> TcpStream {
+        let mut stream = self.connect();
+        let body = body.to_string();
+        let head = format!(
+            "POST {path} HTTP/1.1\r\nHost: {}\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\
+             Connection: close\r\n\r\n",
+            self.address,
+            body.len()
+        );
+        stream.write_all(head.as_bytes()).unwrap();
+        stream.write_all(body.as_bytes()).unwrap();
+        stream
+    }
+
+    /// Posts a body.
+    pub fn post(&self, path: &str, body: &Value) -> Reply {
+        reply(self.send(path, body))
+    }
+
+    /// Posts a body that must be answered, with JSON.
+    pub fn ask(&self, path: &str, body: &Value) -> Value {
+        let reply = self.post(path, body);
+        assert_eq!(reply.status, 200, "{body}: {}", reply.text());
+        reply.json()
+    }
+
+    /// Posts a body as a stream: its events.
+    pub fn stream(&self, path: &str, body: &Value) -> Vec<Value> {
+        let mut body = body.clone();
+        body["stream"] = true.into();
+        let reply = self.post(path, &body);
+        assert_eq!(reply.status, 200, "{body}: {}", reply.text());
+        assert_eq!(reply.header("content-type"), Some("text/event-stream"));
+        reply.events()
+    }
+
+    /// Gets a path.
+    pub fn get(&self, path: &str) -> Reply {
+        self.request("GET", path, &[], b"")
+    }
+
+    /// Any request.
+    pub fn request(&self, method: &str, path: &str, headers: &[(&str, &str)], body: &[u8]) -> Reply {
+        let mut stream = self.connect();
+        let mut head = format!("{method} {path} HTTP/1.1\r\nConnection: close\r\n");
+        if headers.iter().all(|(name, _)| !name.eq_ignore_ascii_case("host")) {
+            head += &format!("Host: {}\r\n", self.address);
+        }
+        if !body.is_empty() {
+            head += &format!("Content-Length: {}\r\n", body.len());
+        }
+        headers.iter().for_each(|(name, value)| head += &format!("{name}: {value}\r\n"));
+        stream.write_all((head + "\r\n").as_bytes()).unwrap();
+        // A server may answer before it has read all.
+        let _ = stream.write_all(body);
+        reply(stream)
+    }
+
+    /// The value of a metric, of all its labels together.
+    pub fn metric(&self, name: &str) -> f64 {
+        let text = self.get("/metrics").text();
+        let lines = text.lines().filter(|line| line.split(['{', ' ']).next() == Some(name));
+        lines.map(|line| line.rsplit_once(' ').unwrap().1.parse::<f64>().unwrap()).sum()
+    }
+
+    /// Waits until nothing runs or waits, and nothing of the cache is counted for any request.
+    pub fn wait_until_idle(&self) {
+        let begun = Instant::now();
+        let gauges = ["vllm:num_requests_running", "vllm:num_requests_waiting", "moi_kv_bytes"];
+        while gauges.iter().any(|gauge| self.metric(gauge) > 0.0) {
+            assert!(begun.elapsed() < PATIENCE, "it does not come to rest");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    /// Tells it to stop, and waits: its exit code.
+    #[cfg(unix)]
+    pub fn stop(mut self) -> Option<i32> {
+        self.signal("TERM");
+        let status = self.child.wait().unwrap();
+        status.code()
+    }
+
+    /// Sends it a signal.
+    #[cfg(unix)]
+    pub fn signal(&self, name: &str) {
+        let id = self.child.id().to_string();
+        let sent = std::process::Command::new("kill").args([&format!("-{name}"), &id]).status().unwrap();
+        assert!(sent.success());
+    }
+}
+
+impl Drop for TestServer {
+    fn drop(&mut self) {
+        // It may have ended.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Reads an answer to its end.
+pub fn reply(stream: TcpStream) -> Reply {
+    let mut bytes = Vec::new();
+    let mut stream = stream;
+    // A connection that is reset behind the answer leaves the answer.
+    if let Err(error) = stream.read_to_end(&mut bytes) {
+        assert!(!bytes.is_empty(), "no answer: {error}");
+    }
+    parsed(&bytes)
+}
+
+/// An answer that was read to its end.
+pub fn parsed(bytes: &[u8]) -> Reply {
+    let at = bytes.windows(4).position(|four| four == b"\r\n\r\n");
+    let at = at.unwrap_or_else(|| panic!("no head: {:?}", String::from_utf8_lossy(bytes)));
+    let head = String::from_utf8(bytes[..at].to_vec()).unwrap();
+    let mut lines = head.lines();
+    let status = lines.next().unwrap().split(' ').nth(1).unwrap().parse().unwrap();
+    let header = |line: &str| {
+        let (name, value) = line.split_once(':').unwrap();
+        (name.to_lowercase(), value.trim().to_owned())
+    };
+    let headers: Vec<(String, String)> = lines.map(header).collect();
+    let is_chunked = headers.iter().any(|(name, value)| name == "transfer-encoding" && value == "chunked");
+    let body = &bytes[at + 4..];
+    let body = if is_chunked { unchunked(body) } else { body.to_vec() };
+    Reply { status, headers, body }
+}
+
+/// The bytes of chunks, as many as there are.
+fn unchunked(mut bytes: &[u8]) -> Vec<u8> {
+    let mut body = Vec::new();
+    while let Some(at) = bytes.windows(2).position(|two| two == b"\r\n") {
+        let Ok(len) = usize::from_str_radix(std::str::from_utf8(&bytes[..at]).unwrap(), 16) else { break };
+        let data = &bytes[at + 2..];
+        body.extend_from_slice(&data[..len.min(data.len())]);
+        if len == 0 || data.len() < len + 2 {
+            break;
+        }
+        bytes = &data[len + 2..];
+    }
+    body
+}

@@ -1,0 +1,130 @@
+//! What this server has and others have not: a rule for each request, its mixtures, and forks.
+
+use serde_json::{Value, json};
+
+use crate::{CHAT, TEXT, content, question, server, with};
+
+fn steps(answer: &Value, choice: usize) -> Vec<Value> {
+    answer["choices"][choice]["moi"]["steps"].as_array().unwrap().clone()
+}
+
+/// One choice for each rule, with the same seed; each is what its rule gives alone.
+#[test]
+fn rules_are_compared_in_one_request() {
+    let server = server();
+    let base = || with(question("Tell me of the sea.", 30), json!({"temperature": 0.8, "seed": 11}));
+    let rules = json!(["token", "moi", {"rule": "moi", "beta": 0.25}, "soft-thinking:max_topk=5"]);
+    let moi = json!({"rules": rules, "mix_scope": "all"});
+    let answer = server.ask(CHAT, &with(base(), json!({"moi": moi})));
+    let choices = answer["choices"].as_array().unwrap();
+    let named: Vec<&str> = choices.iter().map(|choice| choice["moi"]["rule"].as_str().unwrap()).collect();
+    assert_eq!(named, ["token", "moi", "moi:beta=0.25", "soft-thinking:max_topk=5"]);
+    for (choice, rule) in choices.iter().zip(&named) {
+        let alone = with(base(), json!({"moi": {"rule": rule, "mix_scope": "all"}}));
+        assert_eq!(json!(content(&server.ask(CHAT, &alone))), choice["message"]["content"], "{rule}");
+        assert_eq!(choice["moi"]["seed"], 11);
+    }
+    let texts: std::collections::BTreeSet<_> =
+        choices.iter().map(|c| c["message"]["content"].as_str().unwrap()).collect();
+    assert!(texts.len() > 2, "{texts:?}");
+    assert_eq!(choices[0]["moi"]["mean_gate"], 0.0);
+    assert!(choices[2]["moi"]["mean_gate"].as_f64() > Some(0.0));
+}
+
+/// Each token is told as it comes, with its mixture, in the chunk of its text.
+#[test]
+fn mixtures_are_told_as_they_come() {
+    let server = server();
+    let body = with(
+        question("An emoji, please: 🦀", 25),
+        json!({"moi": {"rule": "moi", "trace": 4}, "temperature": 0}),
+    );
+    let whole = server.ask(CHAT, &body);
+    let events = server.stream(CHAT, &body);
+    let traced: Vec<Value> = events
+        .iter()
+        .map(|event| event["choices"][0]["moi"].clone())
+        .filter(|moi| moi.get("i").is_some())
+        .collect();
+    assert_eq!(json!(traced), whole["choices"][0]["moi"]["steps"]);
+    assert_eq!(traced.len() as u64, whole["usage"]["completion_tokens"].as_u64().unwrap());
+    for (at, step) in traced.iter().enumerate() {
+        assert_eq!(step["i"], at);
+        let weights: Vec<f64> =
+            step["top"].as_array().unwrap().iter().map(|top| top[2].as_f64().unwrap()).collect();
+        let gate = step["gate"].as_f64().unwrap();
+        assert!(weights.len() <= 4 && weights.is_sorted_by(|a, b| a >= b), "{step}");
+        // MoI with beta 1: the gate is half of the entropy, and the token keeps the rest of the weight.
+        assert!((gate - step["entropy"].as_f64().unwrap() / 2.0).abs() < 1e-6, "{step}");
+        let own = step["top"].as_array().unwrap().iter().find(|top| top[0] == step["token"]);
+        assert!(own.unwrap()[2].as_f64().unwrap() >= 1.0 - gate - 1e-6, "{step}");
+    }
+    // Who does not ask is told no steps.
+    let quiet = server.ask(CHAT, &with(body, json!({"moi": {"rule": "moi"}})));
+    assert!(quiet["choices"][0]["moi"].get("steps").is_none());
+}
+
+/// With the seed and the tokens of another answer its mixtures are the same, to the bit, and so is what follows; with
+/// another token at their end it is another answer from there on.
+#[test]
+fn forced_tokens_are_an_exact_fork() {
+    let server = server();
+    for rule in ["token", "moi", "direct", "soft-thinking", "k-sample", "selar", "swir", "gate:gate=0.3"] {
+        let moi = |force: &[Value]| json!({"rule": rule, "mix_scope": "all", "trace": 8, "force": force});
+        let body = |force: &[Value]| {
+            json!({"prompt": "It was a dark", "max_tokens": 24, "temperature": 0.9, "seed": 2, "ignore_eos": true,
+                   "logprobs": 5, "moi": moi(force), "return_token_ids": true})
+        };
+        let first = server.ask(TEXT, &body(&[]));
+        let ids = first["choices"][0]["token_ids"].as_array().unwrap().clone();
+        assert_eq!(ids.len(), 24);
+        for count in [1, 9, 24] {
+            let again = server.ask(TEXT, &body(&ids[..count]));
+            assert_eq!(again["choices"], first["choices"], "{rule}, {count} tokens forced");
+        }
+        let mut other = ids[..9].to_vec();
+        let likeliest = first["choices"][0]["logprobs"]["top_logprobs"][9].as_object().unwrap();
+        let own = first["choices"][0]["logprobs"]["tokens"][9].as_str().unwrap();
+        let token = likeliest.keys().find(|text| *text != own && !text.contains(':')).unwrap();
+        let new = server.ask("/tokenize", &json!({"prompt": token, "add_special_tokens": false}))["tokens"]
+            [0]
+        .clone();
+        other.push(new.clone());
+        let fork = server.ask(TEXT, &body(&other));
+        let (before, after) = (steps(&first, 0), steps(&fork, 0));
+        assert_eq!(before[..9], after[..9], "{rule}");
+        assert_eq!(after[9]["token"], new, "{rule}");
+        assert_eq!(after[9]["entropy"], before[9]["entropy"], "{rule}");
+        assert_eq!(steps(&server.ask(TEXT, &body(&other)), 0), after, "{rule}");
+    }
+}
+
+/// The answer of a mixture is a prompt of plain tokens in the next turn, whatever is cached of it: in both orders.
+#[test]
+fn mixtures_are_never_shared_by_their_tokens() {
+    let server = server();
+    let long = "Say something of the weather in the north, and of the sea. ".repeat(8);
+    let ask = |rule: &str, salt: &str, prompt: Value| {
+        let body = json!({
+            "prompt": prompt, "max_tokens": 90, "temperature": 0, "ignore_eos": true, "logprobs": 2,
+            "moi": {"rule": rule, "mix_scope": "all"}, "cache_salt": salt, "return_token_ids": true,
+        });
+        server.ask(TEXT, &body)["choices"][0].clone()
+    };
+    let ids = server.ask("/tokenize", &json!({"prompt": long}))["tokens"].as_array().unwrap().clone();
+    let mixed = ask("moi:beta=0.25", "a", json!(ids));
+    let next: Vec<Value> = ids.iter().chain(mixed["token_ids"].as_array().unwrap()).cloned().collect();
+    // Behind the mixture, in the same salt; and where nothing was ever mixed.
+    assert_eq!(ask("token", "a", json!(next)), ask("token", "b", json!(next)));
+    // And the mixture again, behind plain tokens of the same ids.
+    let again = ask("moi:beta=0.25", "a", json!(ids));
+    assert_eq!((&again["token_ids"], &again["logprobs"]), (&mixed["token_ids"], &mixed["logprobs"]));
+}
+
+#[test]
+fn rules_are_listed() {
+    let server = server();
+    let rules = server.get("/v1/moi/rules").json()["data"].as_array().unwrap().clone();
+    assert!(rules.iter().any(|rule| rule["rule"] == "moi" && rule["knobs"][0]["name"] == "beta"));
+    assert_eq!(server.get("/v1/moi/runs").json()["running"], 0);
+}

@@ -173,9 +173,13 @@ mod with {
         };
         let parser = factory.create_parser(grammar).map_err(in_words)?;
         let matcher = Matcher::new(Ok(parser));
-        match matcher.get_error() {
-            Some(error) => Err(in_words(error)),
-            None => Ok(matcher),
+        if let Some(error) = matcher.get_error() {
+            return Err(in_words(error));
+        }
+        // Some grammars are found to admit nothing only now. On a copy: what it costs is no part of a row's limits.
+        match matcher.deep_clone().compute_mask_or_eos() {
+            Ok(_) => Ok(matcher),
+            Err(error) => Err(in_words(error)),
         }
     }
 

@@ -1,6 +1,7 @@
 //! The answer to a request for generations: whole, or as a stream of events.
 
 use std::{
+    collections::VecDeque,
     convert::Infallible,
     pin::Pin,
     sync::Arc,
@@ -39,6 +40,9 @@ pub(crate) trait Shape: Send + Sync + 'static {
 
     /// What a choice begins with in a stream, if it begins with anything.
     fn opening(&self, choice: usize) -> Option<Value>;
+
+    /// Whether what a choice begins with is known only with the report of its prompt's first choice.
+    fn waits(&self, choice: usize) -> bool;
 
     /// What the prompt adds to a choice, where it does.
     fn prompt(&mut self, choice: usize, report: &PromptReport, names: TokenNames<'_>) -> Option<Value>;
@@ -103,6 +107,8 @@ pub(crate) struct Answer<S> {
     pub(crate) telling: Telling,
     pub(crate) runs: Runs,
     pub(crate) choices: Vec<Choice>,
+    /// Events of choices that wait for what they begin with.
+    early: VecDeque<(usize, RunEvent)>,
     /// As long as it is there the server waits for it.
     _active: Active,
     cached: usize,
@@ -122,7 +128,17 @@ impl<S: Shape> Answer<S> {
         runs: Runs,
         choices: Vec<Choice>,
     ) -> Self {
-        Self { loaded, shape, telling, runs, choices, _active: active, cached: 0, created: now() }
+        Self {
+            loaded,
+            shape,
+            telling,
+            runs,
+            choices,
+            early: VecDeque::new(),
+            _active: active,
+            cached: 0,
+            created: now(),
+        }
     }
 
     fn names(loaded: &Loaded, as_ids: bool) -> TokenNames<'_> {
@@ -164,9 +180,16 @@ impl<S: Shape> Answer<S> {
         if self.choices.iter().all(|choice| choice.has_ended) {
             return Ok(None);
         }
-        match self.runs.events.recv().await {
-            Some(event) => Ok(Some(event)),
-            None => Err(ApiError::unavailable("the server has stopped")),
+        let is_due = |(at, _): &(usize, RunEvent)| !self.shape.waits(*at);
+        if let Some(at) = self.early.iter().position(is_due) {
+            return Ok(self.early.remove(at));
+        }
+        loop {
+            match self.runs.events.recv().await {
+                Some((at, event)) if self.shape.waits(at) => self.early.push_back((at, event)),
+                Some(event) => return Ok(Some(event)),
+                None => return Err(ApiError::unavailable("the server has stopped")),
+            }
         }
     }
 

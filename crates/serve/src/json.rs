@@ -85,6 +85,11 @@ impl Ignored {
 /// # Errors
 /// With the path of what is wrong.
 pub(crate) fn parse<T: DeserializeOwned>(bytes: &[u8], ignored: &mut Ignored) -> Result<T, ApiError> {
+    // serde would take a list of values for a structure, too.
+    let first = bytes.iter().find(|byte| !byte.is_ascii_whitespace());
+    if first.is_some_and(|first| b"[\"-0123456789tfn".contains(first)) {
+        return Err(ApiError::invalid("invalid_type", "the body must be a JSON object"));
+    }
     let mut deserializer = serde_json::Deserializer::from_slice(bytes);
     let mut paths = BTreeSet::new();
     let mut note = |path: serde_ignored::Path<'_>| {

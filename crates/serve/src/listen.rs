@@ -23,6 +23,8 @@ use crate::server::{Peer, Server, router};
 const HEADERS: Duration = Duration::from_secs(10);
 /// Bytes of all headers.
 const MAX_HEADERS: usize = 64 << 10;
+/// Bytes that wait in the system for a client to read them.
+const SEND_BUFFER: usize = 128 << 10;
 /// How long connections may take to close when all is answered.
 const CLOSING: Duration = Duration::from_secs(2);
 
@@ -92,6 +94,8 @@ fn connection(
 ) -> impl hyper_util::server::graceful::GracefulConnection<Error = hyper::Error> + Send + use<> {
     // Small events shall not wait for others; where that cannot be set they come later.
     let _ = stream.set_nodelay(true);
+    // The system would take in megabytes for a client that does not read.
+    let _ = socket2::SockRef::from(&stream).set_send_buffer_size(SEND_BUFFER);
     let mut stream = TimeoutStream::new(stream);
     stream.set_write_timeout(Some(server.options.stall_timeout));
     let (router, peer) = (router.clone(), Peer(Some(peer.ip())));

@@ -19,7 +19,7 @@ fn requests(count: usize) -> Vec<(&'static str, Value)> {
             let rule = rules[at % rules.len()];
             let mut body = json!({
                 "temperature": ([0.0, 0.7, 1.2][at % 3]), "top_p": ([1.0, 0.9][at % 2]), "seed": at,
-                "max_tokens": 4 + at % 9, "moi": {"rule": rule, "mix_scope": "all"}, "logprobs": 3,
+                "max_tokens": 3 + at % 5, "moi": {"rule": rule, "mix_scope": "all"}, "logprobs": 3,
             });
             if at % 7 == 3 {
                 body["guided_regex"] = json!("[a-z ]{5,20}");
@@ -60,7 +60,7 @@ fn answers_are_the_same_alone_and_among_many() {
         requests.iter().map(|(path, body)| essence(&alone_server.ask(path, body))).collect();
     drop(alone_server);
     let server = server();
-    for order in [1usize, 5, 11] {
+    for order in [1usize, 11] {
         let streams: Vec<_> = (0..64).map(|at| at * order % 64).map(|at| (at, &requests[at])).collect();
         let streams: Vec<_> =
             streams.into_iter().map(|(at, (path, body))| (at, server.send(path, body))).collect();
@@ -120,17 +120,17 @@ fn a_full_queue_refuses() {
 /// With little room for keys and values requests wait for it, or are parked, and all come to their ends as alone.
 #[test]
 fn little_memory_is_shared() {
-    let bodies: Vec<Value> = (0..12)
+    let bodies: Vec<Value> = (0..8)
         .map(|at| {
             let rule = if at % 2 == 0 { "moi" } else { "token" };
-            json!({"prompt": format!("Item {at}:"), "max_tokens": 300, "ignore_eos": true, "moi": {"rule": rule}})
+            json!({"prompt": format!("Item {at}:"), "max_tokens": 80, "ignore_eos": true, "temperature": 0, "moi": {"rule": rule}})
         })
         .collect();
     let roomy = server();
     let alone: Vec<Value> =
         bodies.iter().map(|body| roomy.ask(TEXT, body)["choices"][0]["text"].clone()).collect();
     drop(roomy);
-    let server = TestServer::start(&["--kv-memory", "64MB"]);
+    let server = TestServer::start(&["--kv-memory", "24MB"]);
     let streams: Vec<_> = bodies.iter().map(|body| server.send(TEXT, body)).collect();
     for (stream, alone) in streams.into_iter().zip(alone) {
         let reply = moi_tests::server::reply(stream);
@@ -180,11 +180,11 @@ fn silence_is_broken_while_a_stream_waits() {
 #[test]
 fn bad_grammars_disturb_nobody() {
     let server = server();
-    let calm = server.ask(TEXT, &json!({"prompt": "Once", "max_tokens": 200, "ignore_eos": true}))["choices"]
-        .clone();
-    let others: Vec<_> = (0..4)
-        .map(|_| server.send(TEXT, &json!({"prompt": "Once", "max_tokens": 200, "ignore_eos": true})))
-        .collect();
+    let body = json!({
+        "prompt": "Once", "max_tokens": 100, "ignore_eos": true, "temperature": 0.8, "seed": 1,
+    });
+    let calm = server.ask(TEXT, &body)["choices"].clone();
+    let others: Vec<_> = (0..4).map(|_| server.send(TEXT, &body)).collect();
     let mut deep = json!({"type": "string"});
     for _ in 0..100 {
         deep = json!({"type": "array", "items": deep});
@@ -202,9 +202,8 @@ fn bad_grammars_disturb_nobody() {
         json!({"guided_grammar": "start: nothing"}),
         json!({"guided_grammar": ""}),
         json!({"structured_outputs": {"json": false}}),
-        json!({"guided_regex": "a{1,1000000}".repeat(50)}),
     ];
-    for round in 0..4 {
+    for round in 0..2 {
         for fields in &bad {
             let reply = server.post(CHAT, &with(question("x", 2), fields.clone()));
             assert_eq!(reply.status, 400, "{round}: {fields}: {}", reply.text());
@@ -216,8 +215,6 @@ fn bad_grammars_disturb_nobody() {
         [200, 400].contains(&server.post(CHAT, &with(question("x", 2), json!({"guided_json": deep}))).status)
     );
     for stream in others {
-        let mut choices = moi_tests::server::reply(stream).json()["choices"].clone();
-        choices[0]["moi"]["seed"] = calm[0]["moi"]["seed"].clone();
-        assert_eq!(choices, calm);
+        assert_eq!(moi_tests::server::reply(stream).json()["choices"], calm);
     }
 }

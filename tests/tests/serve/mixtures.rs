@@ -106,7 +106,7 @@ fn mixtures_are_never_shared_by_their_tokens() {
     let long = "Say something of the weather in the north, and of the sea. ".repeat(8);
     let ask = |rule: &str, salt: &str, prompt: Value| {
         let body = json!({
-            "prompt": prompt, "max_tokens": 90, "temperature": 0, "ignore_eos": true, "logprobs": 2,
+            "prompt": prompt, "max_tokens": 90, "temperature": 0, "ignore_eos": true, "logprobs": 2, "seed": 1,
             "moi": {"rule": rule, "mix_scope": "all"}, "cache_salt": salt, "return_token_ids": true,
         });
         server.ask(TEXT, &body)["choices"][0].clone()

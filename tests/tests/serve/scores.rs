@@ -231,5 +231,5 @@ fn the_server_says_what_generate_says() {
         "moi": {"rule": "moi", "beta": 0.5},
     });
     let answer = server.ask(CHAT, &body);
-    assert_eq!(answer["choices"][0]["message"]["content"], generated["answers"][0]["text"], "{generated}");
+    assert_eq!(answer["choices"][0]["message"]["content"], generated["text"], "{generated}");
 }

@@ -254,7 +254,7 @@ fn what_is_no_request_is_an_error_of_the_same_form() {
     for (method, path, headers, body, status, code) in [
         ("POST", CHAT, &json[..], &b"{"[..], 400, "invalid_json"),
         ("POST", CHAT, &json, b"[]", 400, "invalid_type"),
-        ("POST", CHAT, &json, b"{} {}", 400, "invalid_value"),
+        ("POST", CHAT, &json, b"{} {}", 400, "invalid_json"),
         ("POST", CHAT, &[("Content-Type", "text/plain")], b"{}", 415, "unsupported_media_type"),
         ("POST", "/v1/embeddings", &json, b"{}", 404, "unknown_url"),
         ("GET", "/v1/anything", &[], b"", 404, "unknown_url"),

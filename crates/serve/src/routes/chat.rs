@@ -104,6 +104,10 @@ impl Shape for ChatShape {
         Some(json!({"delta": delta, "logprobs": null, "finish_reason": null}))
     }
 
+    fn waits(&self, _choice: usize) -> bool {
+        false
+    }
+
     fn prompt(&mut self, _choice: usize, _report: &PromptReport, _names: TokenNames<'_>) -> Option<Value> {
         None
     }

@@ -299,6 +299,12 @@ impl Shape for TextShape {
         None
     }
 
+    fn waits(&self, choice: usize) -> bool {
+        let echoed = self.echoed.get(choice / self.per_prompt);
+        let is_later = !choice.is_multiple_of(self.per_prompt);
+        self.lists && is_later && echoed.is_some_and(|echoed| echoed.scored.is_none())
+    }
+
     fn prompt(&mut self, choice: usize, report: &PromptReport, names: TokenNames<'_>) -> Option<Value> {
         if let Some(echoed) = self.echoed.get_mut(choice / self.per_prompt)
             && choice.is_multiple_of(self.per_prompt)

@@ -7,6 +7,7 @@ mod dist;
 mod fuzz;
 mod gpu_report;
 mod parity;
+mod serve_check;
 
 use std::{path::PathBuf, process::ExitCode};
 
@@ -74,6 +75,8 @@ enum Task {
     Spin,
     /// Measure models, devices, types and rules with `moi bench`, and write the tables and plots of benches/RESULTS.md
     BenchMatrix(bench_matrix::BenchMatrixArgs),
+    /// Run clients that others wrote against `moi serve`, where nothing but this machine can be reached
+    ServeCheck(serve_check::ServeCheckArgs),
     /// Fetch the model that tests need, then run all tests
     ///
     /// In release: a float32 forward pass of a real model is too slow without optimisation, and the
@@ -98,6 +101,7 @@ fn main() -> ExitCode {
         Task::Busy(args) => busy::run(&args),
         Task::Spin => busy::spin(),
         Task::BenchMatrix(args) => bench_matrix::run(&args),
+        Task::ServeCheck(args) => serve_check::run(&args),
         Task::Test { rest } => test(&rest),
     };
     match done {

@@ -35,12 +35,12 @@ const GRAMMAR_TIME: Duration = Duration::from_secs(2);
 pub(crate) fn run(args: ServeArgs) -> Result<Ended> {
     let rule = decoding::rule(&args.rule)?;
     let options = options(&args)?;
-    let path = model::find(&args.model.model, args.model.revision.as_deref())?;
-    let pretrained = model::open_at(&args.model, &path)?;
     let host = &args.listen.host;
     let host = if host.contains(':') && !host.starts_with('[') { format!("[{host}]") } else { host.clone() };
     let listening = listen(&format!("{host}:{}", args.listen.port), options)?;
     ui::note(&format!("listening at http://{}, and loading `{}`", listening.address(), args.model.model));
+    let path = model::find(&args.model.model, args.model.revision.as_deref())?;
+    let pretrained = model::open_at(&args.model, &path)?;
     let device = Device::chosen(args.model.device);
     device.run(Serve { args, device, pretrained, rule, listening })
 }
@@ -80,11 +80,12 @@ fn options(args: &ServeArgs) -> Result<ServeOptions> {
         cors_origins: args.access.cors_origin.clone(),
         max_body: usize::try_from(args.limits.max_body.as_u64()).unwrap_or(usize::MAX),
         max_connections: args.limits.max_connections as usize,
+        ping: Duration::from_secs(args.listen.ping),
         stall_timeout: Duration::from_secs(args.listen.stall_timeout),
         shutdown_timeout: Duration::from_secs(args.listen.shutdown_timeout),
         trust_request_templates: args.access.trust_request_templates,
         log: args.listen.log.map(|format| match format {
-            LogFormat::Text => log_text as fn(&LogLine<'_>),
+            LogFormat::Text => log_text as fn(&LogLine),
             LogFormat::Json => log_json,
         }),
     })
@@ -96,12 +97,12 @@ fn is_own(host: &str) -> bool {
     addresses.is_ok_and(|mut all| all.all(|address| IpAddr::is_loopback(&address.ip())))
 }
 
-fn log_text(line: &LogLine<'_>) {
+fn log_text(line: &LogLine) {
     let LogLine { id, owner, method, path, status, took } = line;
     ui::say!("{id} {owner:?} {method} {path} {status} {:.3} s", took.as_secs_f64());
 }
 
-fn log_json(line: &LogLine<'_>) {
+fn log_json(line: &LogLine) {
     let LogLine { id, owner, method, path, status, took } = line;
     let time = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |time| time.as_secs_f64());
     let line = serde_json::json!({
@@ -200,9 +201,12 @@ impl Job for Serve {
             cache_bytes: memory.map(|memory| memory - memory / 4),
             ..SchedulerOptions::default()
         };
-        is_ready.store(true, Relaxed);
-        ui::note(&format!("ready: http://{}", listening.address()));
-        match listening.run(engine, device.clone(), model, scheduler)? {
+        let address = listening.address();
+        let ready = move || {
+            is_ready.store(true, Relaxed);
+            ui::note(&format!("ready: http://{address}"));
+        };
+        match listening.run(engine, device.clone(), model, scheduler, ready)? {
             true => Ok(Ended::Normally),
             false => {
                 ui::note("some answers had to be cut off");

@@ -110,7 +110,7 @@ impl<B: Backend, M: CausalLm<B>> Engine<B, M> {
         // None of them may come before its time.
         let ends: Vec<u32> = self.eos.iter().chain(&stop_tokens).copied().collect();
         let limits = Limits {
-            allowed: request.allowed.map(|allowed| allowed.into_iter().collect()),
+            allowed: request.allowed,
             bad_words: request.bad_words,
             forced: request.forced,
             ..Limits::new(&request.stop, &ends, constraint, request.mix_constrained)
@@ -160,7 +160,7 @@ impl<B: Backend, M: CausalLm<B>> Engine<B, M> {
             ("banned", sampling.banned.clone()),
             ("biased", biased.collect()),
             ("forced", request.forced.clone()),
-            ("allowed", request.allowed.clone().unwrap_or_default()),
+            ("allowed", request.allowed.iter().flat_map(|allowed| allowed.iter().copied()).collect()),
             ("of a bad word", request.bad_words.concat()),
             ("to stop at", request.stop.tokens.clone()),
         ];

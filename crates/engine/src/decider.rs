@@ -1,6 +1,6 @@
 //! What decides the tokens and inputs of one row.
 
-use std::collections::HashSet;
+use std::{collections::HashSet, sync::Arc};
 
 use moi::{Row, Start};
 use moi_sampling::RowSpec;
@@ -32,7 +32,7 @@ pub(crate) struct Limits {
     /// So many tokens come before these.
     pub(crate) min_tokens: usize,
     /// The only tokens that may come.
-    pub(crate) allowed: Option<HashSet<u32>>,
+    pub(crate) allowed: Option<Arc<HashSet<u32>>>,
     /// Sequences that may not come.
     pub(crate) bad_words: Vec<Vec<u32>>,
     /// The first tokens, which come whatever is drawn.

@@ -82,6 +82,9 @@ pub enum EngineError {
     /// A grammar that cannot be used.
     #[error("the grammar cannot be used: {0}")]
     Grammar(String),
+    /// A grammar that cannot be compiled now.
+    #[error("{0} grammars are being compiled already; try again later")]
+    Busy(usize),
     /// More tokens asked for than allowed.
     #[error("min tokens ({min}) is above max tokens ({max})")]
     MinAboveMax {

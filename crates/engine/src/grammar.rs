@@ -153,7 +153,7 @@ mod with {
                 return Ok(Self(Arc::clone(count)));
             }
             count.fetch_sub(1, Relaxed);
-            Err(EngineError::Grammar(format!("{most} others are being compiled; try again later")))
+            Err(EngineError::Busy(most))
         }
     }
 

@@ -55,6 +55,12 @@ impl<B: Backend, M: CausalLm<B>> Batch<'_, B, M> {
             let rest = rest.clone();
             self.hand_over(&row);
             row.park(rest, self.engine());
+        } else if let (Stage::Parked(parked), false) = (&row.stage, row.keeps_blocks) {
+            // It waits with its blocks, and gives them up now.
+            if let Some(input) = parked.waiting() {
+                row.park(input, self.engine());
+            }
+            row.parks = false;
         } else if let Some(inputs) = &self.inputs
             && let Some(place) = inputs.rows.iter().position(|&other| other == id)
         {
@@ -68,8 +74,17 @@ impl<B: Backend, M: CausalLm<B>> Batch<'_, B, M> {
     /// Lets a row wait with all that it has cached, until [`Batch::unpark`]: at once, or as soon as its next input is known.
     /// The others are not disturbed.
     pub(crate) fn pause(&mut self, id: RowId) {
-        if let Some(row) = self.rows.iter_mut().find(|row| row.id == id) {
+        let is_there = |row: &&mut Row<B>| row.id == id && !matches!(row.stage, Stage::Parked(_));
+        if let Some(row) = self.rows.iter_mut().find(is_there) {
             row.keeps_blocks = true;
+            self.park(id);
+        }
+    }
+
+    /// Has a row that waits with all that it has cached give that up.
+    pub(crate) fn park_paused(&mut self, id: RowId) {
+        if let Some(row) = self.rows.iter_mut().find(|row| row.id == id) {
+            row.keeps_blocks = false;
             self.park(id);
         }
     }

@@ -1,5 +1,7 @@
 //! What a caller asks for.
 
+use std::{collections::HashSet, sync::Arc};
+
 use burn::tensor::{Tensor, backend::Backend};
 use moi::{InputRule, Scope};
 use moi_sampling::Sampling;
@@ -63,7 +65,7 @@ pub struct Request<B: Backend> {
     /// and the tokens of another generation this is a fork of it, at any of its tokens.
     pub forced: Vec<u32>,
     /// The only tokens that are sampled; all where `None`.
-    pub allowed: Option<Vec<u32>>,
+    pub allowed: Option<Arc<HashSet<u32>>>,
     /// Sequences of tokens that do not come.
     pub bad_words: Vec<Vec<u32>>,
     /// Control tokens whose text is part of the answer's text, where others have none.
@@ -130,7 +132,7 @@ impl<B: Backend> Request<B> {
         if self.bad_words.iter().any(Vec::is_empty) {
             return Err(EngineError::EmptyBadWord);
         }
-        if self.allowed.as_ref().is_some_and(Vec::is_empty) {
+        if self.allowed.as_ref().is_some_and(|allowed| allowed.is_empty()) {
             return Err(EngineError::NothingAllowed);
         }
         Ok(())

@@ -266,9 +266,11 @@ impl<B: Backend, M: CausalLm<B>> Batch<'_, B, M> {
         for piece in pieces {
             let row = &mut rows[piece.row];
             let ids = row.decider.sampler.history().all(0);
-            let to = begin + piece.len;
+            let (to, position) = (begin + piece.len, row.table.len() - piece.len);
             let is_prompt = row.decider.generated() == 0;
             if let Some(scores) = row.scores.as_mut().filter(|scores| is_prompt && scores.failed.is_none()) {
+                // A prompt that runs anew is scored anew.
+                scores.scored.truncate(position);
                 for at in (begin..to).step_by(POSITIONS) {
                     let next = &ids[(scores.scored.len() + 1).min(ids.len())..];
                     let count = POSITIONS.min(to - at).min(next.len());

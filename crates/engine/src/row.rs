@@ -33,6 +33,13 @@ pub(crate) struct Parked<B: Backend> {
     inputs: Tensor<B, 2>,
 }
 
+impl<B: Backend> Parked<B> {
+    /// The inputs that have not run, where what is cached was not copied.
+    pub(crate) fn waiting(&self) -> Option<Tensor<B, 2>> {
+        self.table.is_none().then(|| self.inputs.clone())
+    }
+}
+
 impl<B: Backend> Stage<B> {
     /// The row whose prompt it waits for.
     pub(crate) fn follows(&self) -> Option<RowId> {
@@ -123,16 +130,20 @@ impl<B: Backend> Row<B> {
         input: Tensor<B, 2>,
         engine: &Engine<B, M>,
     ) -> bool {
-        if self.parks {
+        let restarts = self.is_short(engine, self.positions);
+        // What is cached serves no longer, so it is no use to wait with it.
+        if self.parks && !(self.keeps_blocks && restarts) {
             self.park(input, engine);
             return true;
         }
-        if !self.is_short(engine, self.positions) {
-            return false;
+        if restarts {
+            let inputs = Tensor::cat(self.inputs.take().unwrap_or_default(), 0);
+            self.begin_anew(inputs.clone(), engine);
+            if self.parks {
+                self.park(inputs, engine);
+            }
         }
-        let inputs = Tensor::cat(self.inputs.take().unwrap_or_default(), 0);
-        self.begin_anew(inputs, engine);
-        true
+        restarts
     }
 
     /// With these inputs for a prompt and nothing cached.
@@ -197,8 +208,10 @@ impl<B: Backend> Row<B> {
         let generated = self.decider.generated();
         let eos = !self.stop.ignore_eos && engine.eos.contains(&token);
         let looks = generated >= self.stop.min_tokens && !(thinking && self.stop.spares_thoughts);
+        let stops = generated >= self.stop.min_tokens && self.stop_tokens.contains(&token);
+        let is_silent = eos || (stops && !self.stop.includes_string);
         let (mut text, found) = match &engine.tokenizer {
-            Some(tokenizer) if !eos => {
+            Some(tokenizer) if !is_silent => {
                 let mut piece = self.detokenizer.push(tokenizer, token)?;
                 if self.shown.contains(&token) {
                     piece += special_text(tokenizer, token).unwrap_or_default();
@@ -207,7 +220,6 @@ impl<B: Backend> Row<B> {
             }
             _ => (String::new(), None),
         };
-        let stops = generated >= self.stop.min_tokens && self.stop_tokens.contains(&token);
         let by_string = |found: &str| StoppedBy::String(found.to_owned());
         let mut stopped_by = found.map(by_string).or(stops.then_some(StoppedBy::Token(token)));
         let stopped = found.is_some();

@@ -66,6 +66,17 @@ pub enum Refusal {
         /// The limit of all.
         budget: usize,
     },
+    /// It is of more generations than may ever wait.
+    #[error(
+        "the request is of {asked} generations with {tokens} tokens in their prompts, more than may wait at once; ask for \
+         fewer at a time"
+    )]
+    TooMany {
+        /// How many it is of.
+        asked: usize,
+        /// Tokens of their prompts.
+        tokens: usize,
+    },
     /// Too many wait already.
     #[error("{queued} requests with {tokens} tokens in their prompts wait already; try again later")]
     QueueFull {
@@ -141,6 +152,12 @@ struct Running {
     is_paused: bool,
 }
 
+impl Running {
+    fn is_active(&self) -> bool {
+        !self.is_parked && !self.is_paused
+    }
+}
+
 impl<'e, B: Backend, M: CausalLm<B>> Scheduler<'e, B, M> {
     /// A scheduler for an engine, which nothing runs in yet.
     pub fn new(engine: &'e Engine<B, M>, options: SchedulerOptions) -> Self {
@@ -196,6 +213,10 @@ impl<'e, B: Backend, M: CausalLm<B>> Scheduler<'e, B, M> {
             requests.into_iter().map(|request| self.queueable(request)).collect::<Result<Vec<_>, _>>()?;
         let (queued, tokens) = (self.queued(), self.queued_tokens());
         let more: usize = new.iter().map(|new| new.prompt).sum();
+        let (asked, options) = (new.len(), &self.options);
+        if asked > 1 && (asked > options.max_queued || more > options.max_queued_tokens) {
+            return Err(Refusal::TooMany { asked, tokens: more });
+        }
         let is_long = queued > 0 && tokens.saturating_add(more) > self.options.max_queued_tokens;
         if queued + new.len() > self.options.max_queued || is_long {
             return Err(Refusal::QueueFull { queued, tokens });
@@ -258,9 +279,9 @@ impl<'e, B: Backend, M: CausalLm<B>> Scheduler<'e, B, M> {
         self.running.len() - self.parked()
     }
 
-    /// Requests that are paused.
-    pub fn paused(&self) -> usize {
-        self.running.values().filter(|running| running.is_paused).count()
+    /// Requests that take part in rounds: neither parked nor paused.
+    pub fn active(&self) -> usize {
+        self.running.values().filter(|running| running.is_active()).count()
     }
 
     /// Bytes of the cache that are counted for what runs, of [`SchedulerOptions::cache_bytes`].
@@ -382,13 +403,27 @@ impl<'e, B: Backend, M: CausalLm<B>> Scheduler<'e, B, M> {
     /// Parks the requests that came last, as long as those that run need more than there is; one always runs.
     fn preempt(&mut self) {
         let Some(budget) = self.options.cache_bytes else { return };
-        while self.running() > 1 && self.used() > budget {
-            let active =
-                self.running.iter_mut().filter(|(_, running)| !running.is_parked && !running.is_paused);
+        self.make_room(0);
+        while self.active() > 1 && self.used() > budget {
+            let active = self.running.iter_mut().filter(|(_, running)| running.is_active());
             let Some((&row, last)) = active.max_by_key(|(_, running)| running.id) else { return };
             last.is_parked = true;
             self.preempted += 1;
             self.batch.park(row);
+        }
+    }
+
+    /// Has requests that nobody reads give their bytes up, those that came last first, until so many more have room or none
+    /// is left.
+    fn make_room(&mut self, bytes: usize) {
+        let Some(budget) = self.options.cache_bytes else { return };
+        while self.used().saturating_add(bytes) > budget {
+            let paused =
+                self.running.iter_mut().filter(|(_, running)| running.is_paused && !running.is_parked);
+            let Some((&row, last)) = paused.max_by_key(|(_, running)| running.id) else { return };
+            last.is_parked = true;
+            self.preempted += 1;
+            self.batch.park_paused(row);
         }
     }
 
@@ -400,8 +435,9 @@ impl<'e, B: Backend, M: CausalLm<B>> Scheduler<'e, B, M> {
         parked.sort_unstable();
         for (id, row) in parked {
             let Some(running) = self.running.get(&row).copied() else { continue };
+            self.make_room(running.bytes);
             let is_room = self.options.cache_bytes.is_none_or(|budget| self.used() + running.bytes <= budget);
-            if !is_room && self.running() > 0 {
+            if !is_room && self.active() > 0 {
                 break;
             }
             match self.batch.unpark(row) {
@@ -422,7 +458,9 @@ impl<'e, B: Backend, M: CausalLm<B>> Scheduler<'e, B, M> {
     fn admit(&mut self) -> Vec<RequestId> {
         let mut admitted = Vec::new();
         self.owners.iter_mut().flat_map(|owner| &mut owner.queue).for_each(|queued| queued.waited += 1);
-        while self.running.len() < self.options.max_running
+        // Those that are paused keep nobody out, unless there are very many.
+        while self.running.values().filter(|running| !running.is_paused).count() < self.options.max_running
+            && self.running.len() < self.options.max_running.saturating_mul(2)
             && let Some(mut owner) = self.owners.pop_front()
         {
             let shortest = |queued: &Queued<B>| queued.prompt.saturating_sub(AGEING * queued.waited);
@@ -430,6 +468,7 @@ impl<'e, B: Backend, M: CausalLm<B>> Scheduler<'e, B, M> {
                 (0..owner.queue.len()).min_by_key(|&at| (shortest(&owner.queue[at]), owner.queue[at].id));
             let Some(next) = next else { continue };
             let bytes = self.bytes_for(owner.queue[next].counted);
+            self.make_room(bytes);
             let used = self.used();
             let waits = self.running.values().any(|running| running.is_parked && !running.is_paused);
             if waits || self.options.cache_bytes.is_some_and(|budget| used + bytes > budget) {

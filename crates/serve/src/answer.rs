@@ -4,7 +4,7 @@ use std::{
     collections::VecDeque,
     convert::Infallible,
     pin::Pin,
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError},
     task::{Context, Poll},
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
@@ -17,7 +17,7 @@ use bytes::Bytes;
 use hyper::body::Frame;
 use moi_engine::PromptReport;
 use serde_json::{Value, json};
-use tokio::sync::mpsc;
+use tokio::{sync::mpsc, time::Instant};
 
 use crate::{
     choice::{Choice, Piece},
@@ -28,8 +28,6 @@ use crate::{
     worker::{RunEvent, Runs},
 };
 
-/// From the first silence of so long on, a stream has comments in it: proxies close silent connections.
-const SILENCE: Duration = Duration::from_secs(5);
 /// Events of a stream that wait to be written.
 const FRAMES: usize = 16;
 
@@ -95,8 +93,12 @@ pub(crate) struct Telling {
     pub(crate) per_prompt: usize,
     /// Tokens of all prompts.
     pub(crate) prompt_tokens: usize,
+    /// The prompts themselves, where they are to be told.
+    pub(crate) prompts: Vec<Vec<u32>>,
     /// Whether tokens that are generated are none of the answer: one is where a prompt is scored alone.
     pub(crate) prompt_only: bool,
+    /// How long a stream may be silent.
+    pub(crate) ping: Duration,
     pub(crate) stall_timeout: Duration,
 }
 
@@ -154,7 +156,10 @@ impl<S: Shape> Answer<S> {
             prompt: self.telling.prompt_tokens,
             cached: self.cached,
             completion,
-            reasoning: self.choices.iter().map(|choice| choice.reasoning).sum(),
+            reasoning: match self.telling.prompt_only {
+                true => 0,
+                false => self.choices.iter().map(|choice| choice.reasoning).sum(),
+            },
         }
     }
 
@@ -188,7 +193,7 @@ impl<S: Shape> Answer<S> {
             match self.runs.events.recv().await {
                 Some((at, event)) if self.shape.waits(at) => self.early.push_back((at, event)),
                 Some(event) => return Ok(Some(event)),
-                None => return Err(ApiError::unavailable("the server has stopped")),
+                None => return Err(ApiError::unavailable(GIVEN_UP)),
             }
         }
     }
@@ -211,8 +216,9 @@ impl<S: Shape> Answer<S> {
                 }
                 RunEvent::Step(step) => {
                     let piece = self.choices[at].step(&step, names);
-                    ids[at].push(step.token);
+                    let piece = if self.telling.prompt_only { piece.without_token() } else { piece };
                     if !self.telling.prompt_only {
+                        ids[at].push(step.token);
                         self.shape.add(at, &piece, names);
                     }
                     traces[at].extend(piece.trace);
@@ -226,7 +232,7 @@ impl<S: Shape> Answer<S> {
             let mut choice = self.shape.whole(at);
             choice["index"] = json!(at);
             if let Some(mut end) = end {
-                choice["finish_reason"] = json!(if self.telling.prompt_only { "length" } else { end.finish });
+                choice["finish_reason"] = json!(end.finish);
                 choice["stop_reason"] = end.stop_reason;
                 if !traces[at].is_empty() {
                     end.moi["steps"] = Value::Array(std::mem::take(&mut traces[at]));
@@ -235,6 +241,7 @@ impl<S: Shape> Answer<S> {
             }
             if self.telling.return_token_ids {
                 choice["token_ids"] = json!(ids[at]);
+                choice["prompt_token_ids"] = json!(self.telling.prompts[at / self.telling.per_prompt]);
             }
             choices.push(choice);
         }
@@ -247,7 +254,8 @@ impl<S: Shape> Answer<S> {
     pub(crate) fn stream(self) -> Response<Body> {
         let (frames, receiver) = mpsc::channel::<Bytes>(FRAMES);
         tokio::spawn(async move {
-            let writer = Writer { frames, stall_timeout: self.telling.stall_timeout };
+            let last = Mutex::new(Instant::now());
+            let writer = Writer { frames, stall_timeout: self.telling.stall_timeout, last };
             // None where nobody reads any more; the generations are cancelled as they are dropped.
             let _ = self.write(&writer).await;
         });
@@ -256,17 +264,19 @@ impl<S: Shape> Answer<S> {
 
     async fn write(mut self, writer: &Writer) -> Option<()> {
         let loaded = Arc::clone(&self.loaded);
-        let names = Self::names(&loaded, self.telling.tokens_as_ids);
+        let (names, ping) = (Self::names(&loaded, self.telling.tokens_as_ids), self.telling.ping);
         for at in 0..self.choices.len() {
             if let Some(opening) = self.shape.opening(at) {
                 writer.send(&self.chunk(at, opening)).await?;
             }
         }
         loop {
+            // Tokens whose text is held back break no silence.
+            let silent = tokio::time::sleep_until(writer.wrote() + ping);
             let next = tokio::select! {
                 next = self.next() => next,
                 () = writer.frames.closed() => return None,
-                () = tokio::time::sleep(SILENCE) => {
+                () = silent => {
                     writer.comment().await?;
                     continue;
                 }
@@ -280,6 +290,7 @@ impl<S: Shape> Answer<S> {
                 }
                 Ok(Some((at, RunEvent::Step(step)))) => {
                     let piece = self.choices[at].step(&step, names);
+                    let piece = if self.telling.prompt_only { piece.without_token() } else { piece };
                     self.write_piece(at, &piece, names, writer).await?;
                 }
                 Ok(Some((at, RunEvent::Failed(error, text)))) => {
@@ -313,7 +324,7 @@ impl<S: Shape> Answer<S> {
         writer: &Writer,
     ) -> Option<()> {
         let says = !piece.thought.is_empty() || !piece.answer.is_empty() || !piece.tokens.is_empty();
-        if says && !self.telling.prompt_only {
+        if says {
             let mut choice = self.shape.chunk(at, piece, names);
             if let Some(trace) = &piece.trace {
                 choice["moi"] = trace.clone();
@@ -325,7 +336,7 @@ impl<S: Shape> Answer<S> {
         }
         if let Some(end) = &piece.end {
             let mut choice = self.shape.closing();
-            choice["finish_reason"] = json!(if self.telling.prompt_only { "length" } else { end.finish });
+            choice["finish_reason"] = json!(end.finish);
             choice["stop_reason"] = end.stop_reason.clone();
             choice["moi"] = end.moi.clone();
             writer.send(&self.chunk(at, choice)).await?;
@@ -346,6 +357,9 @@ impl<S: Shape> Answer<S> {
     }
 }
 
+/// What a client is told whose request was cancelled by the server.
+const GIVEN_UP: &str = "the request was given up: the server stops, or its answer was not read in time";
+
 /// What the answers of one version of the server have in common.
 const FINGERPRINT: &str = concat!("moi-", env!("CARGO_PKG_VERSION"));
 
@@ -353,9 +367,15 @@ const FINGERPRINT: &str = concat!("moi-", env!("CARGO_PKG_VERSION"));
 struct Writer {
     frames: mpsc::Sender<Bytes>,
     stall_timeout: Duration,
+    /// When something was written last.
+    last: Mutex<Instant>,
 }
 
 impl Writer {
+    fn wrote(&self) -> Instant {
+        *self.last.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     async fn send(&self, event: &Value) -> Option<()> {
         self.text(&format!("data: {event}\n\n")).await
     }
@@ -366,7 +386,9 @@ impl Writer {
 
     async fn text(&self, text: &str) -> Option<()> {
         let sent = self.frames.send(Bytes::copy_from_slice(text.as_bytes()));
-        tokio::time::timeout(self.stall_timeout, sent).await.ok()?.ok()
+        tokio::time::timeout(self.stall_timeout, sent).await.ok()?.ok()?;
+        *self.last.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+        Some(())
     }
 }
 

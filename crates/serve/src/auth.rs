@@ -107,6 +107,24 @@ pub(crate) fn check_host(headers: &HeaderMap, allowed: &[String]) -> Result<(), 
     }
 }
 
+/// Refuses what a page of another site asks for: without keys it could use the server of whoever looks at it. Programs have no
+/// origin.
+///
+/// # Errors
+/// If the request's `Origin` is neither the server's own nor one of those that are allowed.
+pub(crate) fn check_origin(headers: &HeaderMap, allowed: &[String]) -> Result<(), ApiError> {
+    let Some(origin) = headers.get(header::ORIGIN) else { return Ok(()) };
+    let origin = origin.to_str().unwrap_or_default();
+    let host = headers.get(header::HOST).and_then(|host| host.to_str().ok());
+    let is_own = origin.split_once("://").is_some_and(|(_, authority)| Some(authority) == host);
+    match is_own || allowed.iter().any(|allowed| allowed == "*" || allowed == origin) {
+        true => Ok(()),
+        false => Err(ApiError::forbidden(format!(
+            "pages of `{origin}` may not use this server; --cors-origin {origin} allows it"
+        ))),
+    }
+}
+
 #[cfg(test)]
 #[allow(clippy::unwrap_used, reason = "a failure must end the test")]
 mod tests {

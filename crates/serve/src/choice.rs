@@ -21,6 +21,14 @@ pub(crate) struct Piece {
     pub(crate) end: Option<End>,
 }
 
+impl Piece {
+    /// The end alone, of an answer that is a prompt: the token that was generated is no part of it.
+    pub(crate) fn without_token(self) -> Self {
+        let end = self.end.map(|_| End { finish: "length", stop_reason: Value::Null, moi: Value::Null });
+        Self { end, ..Self::default() }
+    }
+}
+
 /// How an answer came to its end.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct End {

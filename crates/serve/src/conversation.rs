@@ -86,6 +86,14 @@ pub(crate) fn encode(
         let param = format!("chat_template_kwargs.{name}");
         return Err(ApiError::value(&param, format!("`{param}` has a field of its own in the request")));
     }
+    let text = |message: &ChatMessage| match &message.content {
+        Some(Content::Text(text)) => text.len(),
+        Some(Content::Parts(parts)) => {
+            parts.iter().filter_map(|part| part.text.as_ref()).map(String::len).sum()
+        }
+        None => 0,
+    };
+    loaded.check_bytes(messages.iter().map(text).sum(), "messages")?;
     let knows_developer = template.source().contains("developer");
     let message = |(at, message)| turn(message, &format!("messages[{at}]"), knows_developer);
     let messages = messages.iter().enumerate().map(message).collect::<Result<Vec<_>, _>>()?;

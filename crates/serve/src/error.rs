@@ -140,8 +140,9 @@ impl From<EngineError> for ApiError {
         let message = error.to_string();
         match error {
             EngineError::PromptTooLong { .. } => Self::invalid("context_length_exceeded", message),
-            EngineError::Grammar(_) => Self::invalid("invalid_schema", message).of("response_format"),
+            EngineError::Grammar(_) => Self::invalid("invalid_schema", message),
             EngineError::Text(error) => error.into(),
+            EngineError::Busy(_) => Self::unavailable(message),
             EngineError::Rule(_) => Self::value("moi.rule", message),
             EngineError::Sampling(_)
             | EngineError::ForeignRequest
@@ -183,6 +184,7 @@ impl From<Refusal> for ApiError {
         let message = refusal.to_string();
         match refusal {
             Refusal::Request(error) => error.into(),
+            Refusal::TooMany { .. } => Self::value("n", message),
             Refusal::TooLarge { .. } => Self::invalid("context_length_exceeded", message),
             Refusal::QueueFull { .. } => {
                 let (status, kind) = (StatusCode::TOO_MANY_REQUESTS, "rate_limit_error");

@@ -1,5 +1,7 @@
 //! One generation as HTTP threads ask for it: a request of the engine, but without a backend's type.
 
+use std::{collections::HashSet, sync::Arc};
+
 use burn::tensor::{Tensor, TensorData, backend::Backend};
 use moi_engine::{Grammar, InputRule, Prompt, Request, Sampling, Scope, StopRules};
 
@@ -39,7 +41,8 @@ pub(crate) struct Job {
     pub(crate) rule: InputRule,
     pub(crate) scope: Option<Scope>,
     pub(crate) sampling: Sampling,
-    pub(crate) grammar: Option<Grammar>,
+    /// Shared by the generations of a request.
+    pub(crate) grammar: Option<Arc<Grammar>>,
     pub(crate) mix_constrained: bool,
     pub(crate) stop: StopRules,
     pub(crate) seed: u64,
@@ -48,7 +51,7 @@ pub(crate) struct Job {
     pub(crate) logprobs: usize,
     pub(crate) prompt_logprobs: Option<usize>,
     pub(crate) forced: Vec<u32>,
-    pub(crate) allowed: Option<Vec<u32>>,
+    pub(crate) allowed: Option<Arc<HashSet<u32>>>,
     pub(crate) bad_words: Vec<Vec<u32>>,
     pub(crate) shown: Vec<u32>,
 }
@@ -68,7 +71,7 @@ impl Job {
             rule: self.rule,
             scope: self.scope,
             sampling: self.sampling,
-            grammar: self.grammar,
+            grammar: self.grammar.map(Arc::unwrap_or_clone),
             mix_constrained: self.mix_constrained,
             stop: self.stop,
             seed: self.seed,

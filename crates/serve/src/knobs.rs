@@ -38,7 +38,7 @@ impl Knobs {
     /// # Errors
     /// If a value is none of its knob, or not allowed.
     pub(crate) fn apply(&self, sampling: &mut Sampling) -> Result<(), ApiError> {
-        for (field, key, value) in &self.given {
+        for (field, key, value) in self.given.iter().filter(|(.., value)| !value.is_null()) {
             let texts = texts(value).ok_or_else(|| {
                 let message = format!("{field}: expected a number, or texts, got {value}");
                 ApiError::invalid("invalid_type", message).of(field)
@@ -99,7 +99,6 @@ impl<'de> Deserialize<'de> for Knobs {
                         continue;
                     };
                     let value = match map.next_value::<Value>()? {
-                        Value::Null => continue,
                         value if knob.kind == KnobKind::Count && value == json!(-1) => json!(0),
                         value => value,
                     };

@@ -15,7 +15,7 @@
 //!     let listening = listen("127.0.0.1:8080", ServeOptions::default())?;
 //!     println!("http://{}", listening.address());
 //!     let (engine, device, model) = load();
-//!     listening.run(engine, device, model, SchedulerOptions::default())
+//!     listening.run(engine, device, model, SchedulerOptions::default(), || println!("ready"))
 //! }
 //! ```
 
@@ -28,6 +28,7 @@ mod job;
 mod json;
 mod knobs;
 mod listen;
+mod log;
 mod metrics;
 mod model;
 mod openapi;
@@ -50,10 +51,11 @@ use std::{
 
 pub use auth::Keys;
 use burn::tensor::backend::Backend;
+pub use log::LogLine;
 pub use model::ServedModel;
 use moi_engine::{Engine, SchedulerOptions};
 use moi_models::{BLOCK_POSITIONS, CausalLm};
-pub use server::{LogLine, ServeOptions};
+pub use server::ServeOptions;
 use tokio::{net::TcpListener, sync::watch};
 
 use crate::{
@@ -92,6 +94,17 @@ pub struct Listening {
     thread: JoinHandle<bool>,
 }
 
+/// Has the engine's thread end when it is dropped.
+struct EndsEngine(Arc<Server>);
+
+impl Drop for EndsEngine {
+    fn drop(&mut self) {
+        if let Ok(loaded) = self.0.loaded() {
+            loaded.service.end();
+        }
+    }
+}
+
 /// Tells a server to stop.
 #[derive(Clone, Debug)]
 pub struct Stop(Arc<watch::Sender<bool>>);
@@ -124,7 +137,10 @@ pub fn listen(address: &str, options: ServeOptions) -> Result<Listening, ServeEr
         .build()
         .map_err(ServeError::Threads)?;
     let own = Arc::clone(&server);
+    let ends = EndsEngine(Arc::clone(&server));
     let thread = thread::Builder::new().name("http".to_owned()).spawn(move || {
+        // However this thread ends: without it nobody asks the engine for anything.
+        let _ends = ends;
         let ended = runtime.block_on(async {
             match TcpListener::from_std(listener) {
                 Ok(listener) => listen::serve(own, listener, stops).await,
@@ -150,8 +166,8 @@ impl Listening {
         self.stop.clone()
     }
 
-    /// Serves a model until the server is told to stop: this thread runs the engine's rounds. Whether all answers came to
-    /// their ends.
+    /// Serves a model until the server is told to stop: this thread runs the engine's rounds, and calls `ready` when requests
+    /// are taken. Whether all answers came to their ends.
     ///
     /// # Errors
     /// If metrics cannot be registered.
@@ -161,6 +177,7 @@ impl Listening {
         device: B::Device,
         model: ServedModel,
         scheduler: SchedulerOptions,
+        ready: impl FnOnce(),
     ) -> Result<bool, ServeError> {
         let id = model.names.first().map_or("", String::as_str);
         let block = engine.bytes_for(BLOCK_POSITIONS).max(1);
@@ -171,6 +188,11 @@ impl Listening {
         let (client, worker) = worker(Arc::new(engine), device);
         let stall_timeout = self.server.options.stall_timeout;
         let loaded = self.server.load(Loaded::new(model, Box::new(client), status));
+        // It may have been told to stop while nobody was there to be told.
+        if self.server.is_draining() || self.thread.is_finished() {
+            loaded.service.end();
+        }
+        ready();
         worker.run(&WorkerOptions { scheduler, stall_timeout }, &loaded.status);
         Ok(self.thread.join().unwrap_or(false))
     }

@@ -12,7 +12,7 @@ use hyper_util::{
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::{Semaphore, watch},
-    time::{Instant, sleep, timeout},
+    time::{Instant, sleep, timeout_at},
 };
 use tokio_io_timeout::TimeoutStream;
 use tower_service::Service as _;
@@ -25,7 +25,9 @@ const HEADERS: Duration = Duration::from_secs(10);
 const MAX_HEADERS: usize = 64 << 10;
 /// Bytes that wait in the system for a client to read them.
 const SEND_BUFFER: usize = 128 << 10;
-/// How long connections may take to close when all is answered.
+/// As long as anybody waits.
+const FOREVER: Duration = Duration::from_secs(365 * 24 * 3600);
+/// How long connections may take to close at least, when all is answered.
 const CLOSING: Duration = Duration::from_secs(2);
 
 /// Accepts connections until the server is told to stop; then waits for answers under way, as long as is allowed. Whether
@@ -44,7 +46,7 @@ pub(crate) async fn serve(
         server.drain();
         drained(&server).await
     });
-    let all_ended = loop {
+    let (all_ended, until) = loop {
         let place = tokio::select! {
             place = Arc::clone(&places).acquire_owned() => place,
             ended = &mut drains => break ended,
@@ -69,21 +71,22 @@ pub(crate) async fn serve(
     if let Ok(loaded) = server.loaded() {
         loaded.service.end();
     }
-    // What could not end is told so, and connections close behind their answers.
-    let _ = timeout(CLOSING, connections.shutdown()).await;
-    all_ended
+    // Connections close behind their answers, which may have to be read still; what could not end is told so.
+    let until = until.max(Instant::now() + CLOSING);
+    timeout_at(until, connections.shutdown()).await.is_ok() && all_ended
 }
 
-/// Waits until nothing is under way, as long as is allowed. Whether that came to be.
-async fn drained(server: &Server) -> bool {
-    let until = Instant::now() + server.options.shutdown_timeout;
+/// Waits until no answer is made any more, as long as is allowed. Whether that came to be, and until when it might have.
+async fn drained(server: &Server) -> (bool, Instant) {
+    let now = Instant::now();
+    let until = now.checked_add(server.options.shutdown_timeout).unwrap_or(now + FOREVER);
     while server.active() > 0 {
         if Instant::now() >= until {
-            return false;
+            return (false, until);
         }
         sleep(Duration::from_millis(10)).await;
     }
-    true
+    (true, until)
 }
 
 fn connection(

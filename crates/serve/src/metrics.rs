@@ -308,7 +308,7 @@ impl Metrics {
     pub(crate) fn refused(&self, refusal: &Refusal) {
         let reason = match refusal {
             Refusal::Request(_) => "invalid",
-            Refusal::TooLarge { .. } => "too_large",
+            Refusal::TooLarge { .. } | Refusal::TooMany { .. } => "too_large",
             Refusal::QueueFull { .. } => "queue_full",
         };
         self.refused.with_label_values(&[reason]).inc();

@@ -50,6 +50,8 @@ pub(crate) struct Loaded {
     pub(crate) status: Status,
     /// How thoughts are marked, and the control tokens that have to be seen for it.
     thoughts: Option<(ThoughtMarkers, Vec<u32>)>,
+    /// Bytes of the longest token.
+    longest: usize,
 }
 
 impl std::fmt::Debug for Loaded {
@@ -61,7 +63,25 @@ impl std::fmt::Debug for Loaded {
 impl Loaded {
     pub(crate) fn new(model: ServedModel, service: Box<dyn Service>, status: Status) -> Self {
         let thoughts = model.markers.and_then(|markers| ThoughtMarkers::of(markers, &model.tokenizer));
-        Self { model, service, status, thoughts }
+        let tokenizer = &model.tokenizer;
+        let ids = (0..tokenizer.vocab_size() as u32).filter_map(|id| tokenizer.token(id));
+        let longest = ids.map(|token| token.len()).max().unwrap_or(0).max(1);
+        Self { model, service, status, thoughts, longest }
+    }
+
+    /// Refuses texts that the context cannot hold whatever their tokens are: to cut them into tokens takes a hundred times
+    /// their memory.
+    ///
+    /// # Errors
+    /// Likewise.
+    pub(crate) fn check_bytes(&self, bytes: usize, param: &str) -> Result<(), ApiError> {
+        let context = self.model.context_length;
+        if bytes / self.longest <= context {
+            return Ok(());
+        }
+        let message =
+            format!("the text has {bytes} bytes, more than the model's context of {context} tokens holds");
+        Err(ApiError::invalid("context_length_exceeded", message).of(param))
     }
 
     /// Control tokens whose text is needed to tell thoughts from answers.

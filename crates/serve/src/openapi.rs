@@ -87,8 +87,8 @@ fn operation(route: &Route, generator: &mut SchemaGenerator) -> Value {
     let mut responses = json!({"503": failed("The model is being loaded, or the server is stopping")});
     if !route.is_open {
         responses["401"] = failed("The key is missing or wrong");
-        responses["403"] = failed("The host is not allowed");
     }
+    responses["403"] = failed("The host, or the page's origin, is not allowed");
     let mut operation = json!({
         "summary": route.summary,
         "operationId": format!("{}{}", route.method.to_lowercase(), route.path.replace(['/', '{', '}', '*', '.'], "_")),

@@ -3,6 +3,7 @@
 use std::{
     collections::BTreeMap,
     hash::{BuildHasher, RandomState},
+    sync::Arc,
 };
 
 use moi::RuleError;
@@ -20,10 +21,13 @@ use crate::{
 /// The most of what can be asked for at once.
 const MAX_STOPS: usize = 64;
 const MAX_STOP_BYTES: usize = 8 << 10;
-const MAX_LISTED: usize = 1024;
+const MAX_LISTED: usize = 512;
 pub(crate) const MAX_LOGPROBS: usize = 20;
 const MAX_TRACE: u32 = 64;
 const MAX_RULES: usize = 8;
+/// Generations of a request, and bytes of what an answer lists of its tokens.
+const MAX_CHOICES: usize = 1024;
+const MAX_LISTED_BYTES: usize = 512 << 20;
 
 /// How the generations of a request are made.
 #[derive(Clone, Debug)]
@@ -43,6 +47,8 @@ pub(crate) struct Plan {
     pub(crate) tokens_as_ids: bool,
     /// Whether each token is told by itself, with its mixture.
     pub(crate) traces: bool,
+    /// The field that says what the answer follows.
+    pub(crate) constrained_by: Option<&'static str>,
 }
 
 impl Plan {
@@ -95,13 +101,15 @@ impl Plan {
             ),
             None => model.scope,
         };
+        let constraint = grammar(generation)?;
+        let constrained_by = constraint.as_ref().map(|(field, _)| *field);
         let stream_options = generation.stream_options.unwrap_or_default();
         let base = Job {
             prompt: JobPrompt::Ids(Vec::new()),
             rule: model.rule,
             scope,
             sampling,
-            grammar: grammar(generation)?,
+            grammar: constraint.map(|(_, grammar)| Arc::new(grammar)),
             mix_constrained: moi.mix_constrained.unwrap_or(false),
             stop: stop(generation, model.max_tokens, default_max)?,
             seed: generation.seed.map_or_else(|| RandomState::new().hash_one(0) >> 32, |seed| seed as u64),
@@ -109,8 +117,8 @@ impl Plan {
             top: trace as usize,
             logprobs: 0,
             prompt_logprobs: None,
-            forced: listed("moi.force", moi.force.unwrap_or_default(), usize::MAX)?,
-            allowed: generation.allowed_token_ids.clone(),
+            forced: listed("moi.force", moi.force.unwrap_or_default(), model.context_length)?,
+            allowed: generation.allowed_token_ids.as_ref().map(|ids| Arc::new(ids.iter().copied().collect())),
             bad_words: bad_words(generation, loaded)?,
             shown: Vec::new(),
         };
@@ -125,6 +133,7 @@ impl Plan {
             return_token_ids: generation.return_token_ids.unwrap_or(false),
             tokens_as_ids: generation.return_tokens_as_token_ids.unwrap_or(false),
             traces: moi.trace.is_some(),
+            constrained_by,
         })
     }
 
@@ -159,8 +168,40 @@ impl Plan {
 
     /// The generations of prompts, those of the first one first. The prompt of each first one is scored where that is asked
     /// for.
-    pub(crate) fn jobs(&self, prompts: Vec<JobPrompt>, prompt_logprobs: Option<usize>) -> Vec<Job> {
+    ///
+    /// # Errors
+    /// If they are very many, or what is listed of their tokens would take much memory.
+    pub(crate) fn jobs(
+        &self,
+        prompts: Vec<JobPrompt>,
+        prompt_logprobs: Option<usize>,
+        context: usize,
+    ) -> Result<Vec<Job>, ApiError> {
         let per_prompt = self.per_prompt();
+        let all = prompts.len().saturating_mul(per_prompt);
+        if all > MAX_CHOICES {
+            let message =
+                format!("the request is of {all} generations, and at most {MAX_CHOICES} go together");
+            return Err(ApiError::value("n", message));
+        }
+        // Bytes of JSON, about.
+        let (of_token, of_listed, of_weight) = (64, 64, 48);
+        let generated = |prompt: &JobPrompt| {
+            let room = context.saturating_sub(prompt.len());
+            self.base.stop.max_tokens.map_or(room, |max| max.min(room)) * per_prompt
+        };
+        let own = of_token + self.base.logprobs * of_listed + self.base.top * of_weight;
+        let echoed = prompt_logprobs.map_or(0, |listed| (of_token + listed * of_listed) * per_prompt);
+        let bytes: usize = prompts.iter().map(|prompt| generated(prompt) * own + prompt.len() * echoed).sum();
+        if bytes > MAX_LISTED_BYTES {
+            let message = format!(
+                "what is listed of the tokens could take {} MB, and at most {} MB are allowed; lower max_tokens, n, \
+                 logprobs or moi.trace",
+                bytes >> 20,
+                MAX_LISTED_BYTES >> 20
+            );
+            return Err(ApiError::value("max_tokens", message));
+        }
         let mut jobs = Vec::with_capacity(prompts.len() * per_prompt);
         for prompt in prompts {
             for sample in 0..per_prompt {
@@ -173,7 +214,7 @@ impl Plan {
                 jobs.push(Job { prompt: prompt.clone(), rule, seed, prompt_logprobs, ..self.base.clone() });
             }
         }
-        jobs
+        Ok(jobs)
     }
 }
 
@@ -187,7 +228,7 @@ fn rules(moi: &Moi, suffix: Option<&str>, default: InputRule) -> Result<Vec<Inpu
         }
     };
     if let Some(rules) = &moi.rules {
-        if !moi.rule.is_empty() {
+        if moi.rule.values().any(|value| !value.is_null()) {
             return Err(ApiError::value("moi.rules", "`moi.rules` and `moi.rule` do not go together"));
         }
         if rules.is_empty() || rules.len() > MAX_RULES {
@@ -226,19 +267,20 @@ fn rules(moi: &Moi, suffix: Option<&str>, default: InputRule) -> Result<Vec<Inpu
     Ok(vec![one])
 }
 
-fn logit_bias(bias: &BTreeMap<String, f64>) -> Result<BTreeMap<u32, f64>, ApiError> {
+fn logit_bias(bias: &BTreeMap<String, Option<f64>>) -> Result<BTreeMap<u32, f64>, ApiError> {
     let wrong = |message: String| ApiError::value("logit_bias", message);
     if bias.len() > MAX_LISTED {
         return Err(wrong(format!("`logit_bias` has {} tokens, and at most {MAX_LISTED}", bias.len())));
     }
-    let one = |(token, &by): (&String, &f64)| {
+    let given = bias.iter().filter_map(|(token, by)| Some((token, (*by)?)));
+    let one = |(token, by): (&String, f64)| {
         let id = token.parse().map_err(|_| wrong(format!("`logit_bias`: `{token}` is no token id")))?;
         match (-100.0..=100.0).contains(&by) {
             true => Ok((id, by)),
             false => Err(wrong(format!("`logit_bias` of {token} is {by}, and must be -100 to 100"))),
         }
     };
-    bias.iter().map(one).collect()
+    given.map(one).collect()
 }
 
 /// A list that is not too long.
@@ -292,6 +334,7 @@ fn bad_words(generation: &Generation, loaded: &Loaded) -> Result<Vec<Vec<u32>>, 
         let message = format!("`bad_words` has {} texts, and at most {MAX_LISTED}", words.len());
         return Err(ApiError::value("bad_words", message));
     }
+    loaded.check_bytes(words.iter().map(String::len).sum(), "bad_words")?;
     let mut all = Vec::new();
     for word in words {
         for text in [word.clone(), format!(" {word}")] {
@@ -308,7 +351,7 @@ fn bad_words(generation: &Generation, loaded: &Loaded) -> Result<Vec<Vec<u32>>, 
 }
 
 /// What the answer follows, of the fields that say so; one at most.
-fn grammar(generation: &Generation) -> Result<Option<Grammar>, ApiError> {
+fn grammar(generation: &Generation) -> Result<Option<(&'static str, Grammar)>, ApiError> {
     let object = || Grammar::JsonSchema(json!({"type": "object"}));
     let choice = |texts: &Vec<String>| {
         let texts: Vec<String> = texts.iter().map(|text| regex_syntax::escape(text)).collect();
@@ -321,7 +364,7 @@ fn grammar(generation: &Generation) -> Result<Option<Grammar>, ApiError> {
         }),
         None => Ok(Grammar::JsonSchema(value.clone())),
     };
-    let mut found: Vec<(&str, Grammar)> = Vec::new();
+    let mut found: Vec<(&'static str, Grammar)> = Vec::new();
     if let Some(ResponseFormat { kind, json_schema }) = &generation.response_format {
         match kind.as_str() {
             "text" => {}
@@ -365,7 +408,7 @@ fn grammar(generation: &Generation) -> Result<Option<Grammar>, ApiError> {
     found.extend(generation.guided_choice.as_ref().map(|texts| ("guided_choice", choice(texts))));
     found.extend(generation.guided_grammar.clone().map(|text| ("guided_grammar", Grammar::Lark(text))));
     match found.len() {
-        0 | 1 => Ok(found.pop().map(|(_, grammar)| grammar)),
+        0 | 1 => Ok(found.pop()),
         _ => {
             let names: Vec<&str> = found.iter().map(|(name, _)| *name).collect();
             let message =

@@ -25,15 +25,28 @@ struct Reader {
     backlog: VecDeque<RunEvent>,
     /// Since when that is so.
     full_since: Option<Instant>,
+    /// How long it was so before.
+    full: Duration,
+    /// Whether the request waits for it.
+    is_paused: bool,
     times: Times,
 }
 
+/// So many times the longest silence a reader may be silent in all.
+const SILENCES: u32 = 10;
+
 impl Reader {
+    /// Whether it has not read for so long, or again and again for nearly so long.
+    fn is_stalled(&self, longest: Duration) -> bool {
+        let now = self.full_since.map_or(Duration::ZERO, |since| since.elapsed());
+        now > longest || self.full + now > longest.saturating_mul(SILENCES)
+    }
+
     /// Sends what there is room for. Whether anybody can read it still.
     fn send(&mut self) -> bool {
         while let Some(event) = self.backlog.pop_front() {
             match self.events.try_send((self.at, event)) {
-                Ok(()) => self.full_since = None,
+                Ok(()) => self.full += self.full_since.take().map_or(Duration::ZERO, |since| since.elapsed()),
                 Err(TrySendError::Full((_, event))) => {
                     self.backlog.push_front(event);
                     self.full_since.get_or_insert_with(Instant::now);
@@ -72,8 +85,9 @@ impl Readers {
         events: mpsc::Sender<(usize, RunEvent)>,
         about: About,
     ) {
-        let (backlog, times) = (VecDeque::new(), Times::new(about));
-        self.readers.insert(id, Reader { at, events, backlog, full_since: None, times });
+        let (backlog, times, full) = (VecDeque::new(), Times::new(about), Duration::ZERO);
+        let reader = Reader { at, events, backlog, full_since: None, full, is_paused: false, times };
+        self.readers.insert(id, reader);
     }
 
     /// Sends an event of a round that began then to whoever waits for it. A request whose reader has no room is paused, and one without a reader
@@ -124,6 +138,7 @@ impl Readers {
         } else if !is_read {
             self.cancel(id, scheduler, metrics);
         } else if reader.full_since.is_some() {
+            reader.is_paused = true;
             scheduler.pause(id);
         }
     }
@@ -135,16 +150,18 @@ impl Readers {
         scheduler: &mut Scheduler<'_, B, M>,
         metrics: &Metrics,
     ) {
-        let stall_timeout = self.stall_timeout;
-        let is_stalled =
-            |reader: &Reader| reader.full_since.is_some_and(|since| since.elapsed() > stall_timeout);
-        self.ended.retain_mut(|reader| reader.send() && !reader.backlog.is_empty() && !is_stalled(reader));
-        let full = self.readers.iter().filter(|(_, reader)| !reader.backlog.is_empty());
-        for id in full.map(|(&id, _)| id).collect::<Vec<_>>() {
+        let longest = self.stall_timeout;
+        self.ended
+            .retain_mut(|reader| reader.send() && !reader.backlog.is_empty() && !reader.is_stalled(longest));
+        let waits =
+            |reader: &Reader| reader.is_paused || !reader.backlog.is_empty() || reader.events.is_closed();
+        let waiting = self.readers.iter().filter(|(_, reader)| waits(reader)).map(|(&id, _)| id);
+        for id in waiting.collect::<Vec<_>>() {
             let Some(reader) = self.readers.get_mut(&id) else { continue };
-            if !reader.send() || is_stalled(reader) {
+            if reader.events.is_closed() || !reader.send() || reader.is_stalled(longest) {
                 self.cancel(id, scheduler, metrics);
             } else if reader.backlog.is_empty()
+                && std::mem::take(&mut reader.is_paused)
                 && let Some(event) = scheduler.resume_paused(id)
             {
                 self.take(event, Instant::now(), scheduler, metrics);

@@ -18,12 +18,14 @@ use axum::{
     routing::{MethodFilter, on},
 };
 use serde_json::json;
+use tokio::sync::Semaphore;
 use tower_http::cors::{AllowHeaders, AllowOrigin, CorsLayer};
 
 use crate::{
-    auth::{Keys, check_host},
+    auth::{Keys, check_host, check_origin},
     error::ApiError,
     json::read,
+    log::{LogLine, Logger},
     model::Loaded,
     openapi,
     routes::{self, info, json, new_id, tokenize},
@@ -44,6 +46,8 @@ pub struct ServeOptions {
     pub max_body: usize,
     /// Connections at once at most.
     pub max_connections: usize,
+    /// How long a stream may be silent before it has a comment: proxies close silent connections.
+    pub ping: Duration,
     /// How long a client may not read before it is given up.
     pub stall_timeout: Duration,
     /// How long answers under way may take when the server is told to stop.
@@ -51,7 +55,7 @@ pub struct ServeOptions {
     /// Whether `chat_template` of a request is taken.
     pub trust_request_templates: bool,
     /// What is told of each request that was answered.
-    pub log: Option<fn(&LogLine<'_>)>,
+    pub log: Option<fn(&LogLine)>,
 }
 
 impl Default for ServeOptions {
@@ -63,29 +67,13 @@ impl Default for ServeOptions {
             cors_origins: Vec::new(),
             max_body: 16 << 20,
             max_connections: 1024,
+            ping: Duration::from_secs(5),
             stall_timeout: Duration::from_secs(60),
             shutdown_timeout: Duration::from_secs(30),
             trust_request_templates: false,
             log: None,
         }
     }
-}
-
-/// What is told of a request that was answered. No prompt, and no answer.
-#[derive(Clone, Copy, Debug)]
-pub struct LogLine<'a> {
-    /// Of the request.
-    pub id: &'a str,
-    /// The name of the key, or the address, that it came from.
-    pub owner: &'a str,
-    /// Its method.
-    pub method: &'a str,
-    /// Its path.
-    pub path: &'a str,
-    /// The status of the answer.
-    pub status: u16,
-    /// How long the answer, or the beginning of a stream, took.
-    pub took: Duration,
 }
 
 /// A server's state, which all connections share.
@@ -96,6 +84,9 @@ pub(crate) struct Server {
     is_draining: AtomicBool,
     /// Answers under way.
     active: AtomicUsize,
+    /// Places for large bodies that are read.
+    pub(crate) large: Semaphore,
+    log: Option<Logger>,
 }
 
 /// Who asks.
@@ -128,8 +119,11 @@ impl Drop for Active {
 
 impl Server {
     pub(crate) fn new(options: ServeOptions) -> Self {
+        /// Large bodies that are read at once.
+        const LARGE: usize = 2;
         let (is_draining, active) = (AtomicBool::new(false), AtomicUsize::new(0));
-        Self { options, loaded: OnceLock::new(), is_draining, active }
+        let (large, log) = (Semaphore::new(LARGE), options.log.and_then(Logger::start));
+        Self { options, loaded: OnceLock::new(), is_draining, active, large, log }
     }
 
     /// From now on the model answers.
@@ -282,20 +276,49 @@ async fn note(State(server): State<Arc<Server>>, mut request: Request, next: Nex
     let (method, path) = (request.method().clone(), request.uri().path().to_owned());
     let noted = Arc::new(OnceLock::new());
     request.extensions_mut().insert(Noted(Arc::clone(&noted)));
+    let (text, method) = (id.to_str().unwrap_or_default().to_owned(), method.to_string());
+    // Where the client leaves before it is answered, this is dropped with the request.
+    let mut telling = Told { server: &server, noted, begun, id: text, method, path, status: CLIENT_LEFT };
     let mut response = next.run(request).await;
-    let (route, owner) = noted.get().cloned().unwrap_or_else(|| ("other", "nobody".to_owned()));
-    let status = response.status().as_u16();
-    if let Some(loaded) = server.loaded.get() {
-        loaded.status.metrics.http(route, status);
-    }
-    if let Some(log) = server.options.log {
-        let (id, method, took) = (id.to_str().unwrap_or_default(), method.as_str(), begun.elapsed());
-        log(&LogLine { id, owner: &owner, method, path: &path, status, took });
-    }
+    telling.status = response.status().as_u16();
+    drop(telling);
     let headers = response.headers_mut();
     headers.insert("x-request-id", id);
     headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     response
+}
+
+/// The status of a request whose client has left, as nginx has it.
+const CLIENT_LEFT: u16 = 499;
+
+/// Tells of a request when it is dropped.
+struct Told<'a> {
+    server: &'a Server,
+    noted: Arc<OnceLock<(&'static str, String)>>,
+    begun: Instant,
+    id: String,
+    method: String,
+    path: String,
+    status: u16,
+}
+
+impl Drop for Told<'_> {
+    fn drop(&mut self) {
+        let (route, owner) = self.noted.get().cloned().unwrap_or_else(|| ("other", "nobody".to_owned()));
+        if let Some(loaded) = self.server.loaded.get() {
+            loaded.status.metrics.http(route, self.status);
+        }
+        if let Some(log) = &self.server.log {
+            log.tell(LogLine {
+                id: std::mem::take(&mut self.id),
+                owner,
+                method: std::mem::take(&mut self.method),
+                path: std::mem::take(&mut self.path),
+                status: self.status,
+                took: self.begun.elapsed(),
+            });
+        }
+    }
 }
 
 /// The route and the caller of a request, when they are known.
@@ -329,11 +352,12 @@ fn admitted(
     headers: &HeaderMap,
     peer: Option<IpAddr>,
 ) -> Result<String, ApiError> {
-    let ServeOptions { keys, allowed_hosts, any_host, .. } = &server.options;
+    let ServeOptions { keys, allowed_hosts, any_host, cors_origins, .. } = &server.options;
     let address = || peer.map_or_else(|| "local".to_owned(), |peer| peer.to_string());
     if keys.is_empty() {
         if !any_host {
             check_host(headers, allowed_hosts)?;
+            check_origin(headers, cors_origins)?;
         }
         return Ok(address());
     }

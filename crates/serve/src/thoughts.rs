@@ -58,6 +58,8 @@ pub(crate) struct Thoughts {
     markers: Option<ThoughtMarkers>,
     place: Place,
     held: String,
+    /// Whether the answer has begun: thoughts come before it.
+    answers: bool,
     /// Whether space is dropped: at the beginning of thoughts, and of the answer behind them.
     trims: bool,
 }
@@ -66,7 +68,7 @@ impl Thoughts {
     /// Of a text without markers, or with these; `is_open` where the prompt has opened the thoughts.
     pub(crate) fn new(markers: Option<ThoughtMarkers>, is_open: bool) -> Self {
         let said = if is_open { Said::Thought } else { Said::Answer };
-        Self { markers, place: Place::Body(said), held: String::new(), trims: is_open }
+        Self { markers, place: Place::Body(said), held: String::new(), answers: false, trims: is_open }
     }
 
     /// Takes a piece; gives the parts that are certain now.
@@ -79,6 +81,7 @@ impl Thoughts {
         };
         loop {
             let sought: Vec<&str> = match (&markers, self.place) {
+                (ThoughtMarkers::Between { .. }, Place::Body(Said::Answer)) if self.answers => Vec::new(),
                 (ThoughtMarkers::Between { open, .. }, Place::Body(Said::Answer)) => vec![open],
                 (ThoughtMarkers::Between { close, .. }, _) => vec![close],
                 (ThoughtMarkers::Channels { .. }, Place::Header) => vec![MESSAGE],
@@ -139,6 +142,7 @@ impl Thoughts {
         let text = if self.trims { text.trim_start() } else { &text };
         if !text.is_empty() {
             self.trims = false;
+            self.answers |= said == Said::Answer && !text.trim().is_empty();
             parts.push((said, text.to_owned()));
         }
     }
@@ -175,7 +179,8 @@ mod tests {
             (&between, true, "\n\na <\n</think>Yes", "a <", "Yes"),
             (&between, false, " No <thin", "", " No <thin"),
             (&between, true, "cut off </thi", "cut off </thi", ""),
-            (&between, false, "é<think></think>ü", "", "éü"),
+            (&between, false, "é<think></think>ü", "", "é<think></think>ü"),
+            (&between, false, " \n<think>a</think>b <think>", "a", " \nb <think>"),
             (
                 &channels,
                 false,

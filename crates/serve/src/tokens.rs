@@ -50,11 +50,11 @@ impl TokenNames<'_> {
         }
     }
 
-    /// Its text by itself; nothing for a control token.
-    pub(crate) fn text_of(&self, token: u32) -> String {
+    /// The bytes of its text; none for a control token.
+    pub(crate) fn text_of(&self, token: u32) -> Vec<u8> {
         match self.tokenizer.special_text(token) {
-            Some(_) => String::new(),
-            None => String::from_utf8_lossy(&self.bytes(token)).into_owned(),
+            Some(_) => Vec::new(),
+            None => self.bytes(token),
         }
     }
 

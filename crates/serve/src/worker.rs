@@ -113,13 +113,12 @@ pub(crate) struct Client<B: Backend, M> {
 impl<B: Backend, M: CausalLm<B> + Send + Sync + 'static> Service for Client<B, M> {
     fn prepare(&self, owner: &str, jobs: Vec<Job>) -> Result<Prepared, ApiError> {
         let rules: Vec<&str> = jobs.iter().map(|job| job.rule.name()).collect();
-        let requests = jobs.into_iter().map(|job| job.request::<B>(&self.device)).collect();
-        let requests = self.engine.prepare_all(requests)?.into_iter().zip(rules);
-        let about = |(request, rule): (PreparedRequest<B>, _)| {
+        let prepare = |(job, rule): (Job, _)| {
+            let request = self.engine.prepare(job.request::<B>(&self.device))?;
             let (prompt, max_tokens) = (request.prompt_positions(), request.stop().max_tokens);
-            (request, About { prompt, max_tokens, rule })
+            Ok::<_, EngineError>((request, About { prompt, max_tokens, rule }))
         };
-        let requests: Vec<_> = requests.map(about).collect();
+        let requests = jobs.into_iter().zip(rules).map(prepare).collect::<Result<Vec<_>, _>>()?;
         let (owner, messages) = (owner.to_owned(), self.messages.clone());
         let cancelling = messages.clone();
         // Where the thread has ended, so has all that could be cancelled.
@@ -201,7 +200,7 @@ impl<B: Backend, M: CausalLm<B>> Worker<B, M> {
                 let events = scheduler.round();
                 let tokens = events.iter().filter(|event| matches!(event, Event::Step(..))).count();
                 status.metrics.round(begun.elapsed(), tokens);
-                is_waiting = events.is_empty() && scheduler.running() == scheduler.paused();
+                is_waiting = events.is_empty() && scheduler.active() == 0;
                 for event in events {
                     readers.take(event, begun, &mut scheduler, &status.metrics);
                 }
@@ -259,6 +258,9 @@ impl<B: Backend, M: CausalLm<B>> Worker<B, M> {
 
 /// An error of the engine in the words of a client.
 pub(crate) fn failed(error: EngineError) -> ApiError {
-    // Whatever is wrong with a request that had begun was no fault of the client's.
-    ApiError::internal(error.to_string())
+    match error {
+        // Limits of the request that leave no token.
+        EngineError::Sampling(_) | EngineError::Grammar(_) => error.into(),
+        error => ApiError::internal(error.to_string()),
+    }
 }

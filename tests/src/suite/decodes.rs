@@ -5,7 +5,7 @@ use moi_backends::{DeviceName, Job};
 use moi_engine::{Engine, Step};
 use moi_pretrained::WeightForm;
 
-use super::{checkpoints, load};
+use super::{decoded_checkpoints, load};
 use crate::{
     batch::{assert_alike, assert_same, joining, of_the_host, requests, together},
     golden, steps,
@@ -19,7 +19,7 @@ impl Job for GreedyDecodes {
     type Output = ();
 
     fn run<B: Backend>(self, device: &B::Device) {
-        for name in checkpoints() {
+        for name in decoded_checkpoints() {
             let (golden, model) = load::<B>(name, WeightForm::F32, device);
             golden::check_decodes(&golden, &model, device, &format!("{}: {name}", self.0));
         }

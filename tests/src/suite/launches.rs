@@ -8,7 +8,7 @@ use moi_engine::{Engine, InputRule, Prompt, Request, Sampling, Support};
 use moi_models::{CausalLm, DecoderConfig, use_gpu_kernels};
 use moi_pretrained::WeightForm;
 
-use super::{checkpoints, devices, load, options};
+use super::{decoded_checkpoints, devices, load, options};
 
 /// Parts of the names of options that kernels do not do.
 const BETWEEN_KERNELS: &[&str] = &[
@@ -97,7 +97,7 @@ pub fn few_launches() {
     let file = std::env::temp_dir().join(format!("moi-launches-{}.txt", std::process::id()));
     assert!(count_launches(file.clone()));
     for device in devices().into_iter().filter(|device| device.kind().is_gpu()) {
-        for &checkpoint in checkpoints() {
+        for &checkpoint in decoded_checkpoints() {
             let (config, counts) = run(device, Count { checkpoint }).unwrap();
             let (layers, options) = (config.layers.len(), options(&config));
             for (rule, counts) in &counts {

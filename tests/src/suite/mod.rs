@@ -77,6 +77,14 @@ pub fn checkpoints() -> &'static [&'static str] {
     }
 }
 
+/// Of these the ones whose decodes and launches are looked at, which take longest.
+pub(crate) fn decoded_checkpoints() -> &'static [&'static str] {
+    match std::env::var_os("MOI_TEST_SHORT") {
+        Some(_) => &["gemma2", "gpt-oss"],
+        None => CHECKPOINTS,
+    }
+}
+
 /// max |diff| / max |logit| in float32.
 pub const LOGIT_ERROR: f32 = 5e-5;
 

@@ -16,7 +16,7 @@ use crate::{CHAT, TEXT, content, question, server, streamed, with};
 fn who_leaves_is_forgotten() {
     let server = server();
     let calm = content(&server.ask(CHAT, &question("Count to twenty.", 30)));
-    let prompt = "a long text, ".repeat(300);
+    let prompt = "a long text, ".repeat(150);
     for moment in 0..20u64 {
         let stream = moment % 2 == 0;
         let body = json!({
@@ -24,7 +24,7 @@ fn who_leaves_is_forgotten() {
             "cache_salt": moment.to_string(),
         });
         let gone = server.send(TEXT, &body);
-        std::thread::sleep(Duration::from_millis(moment * 40));
+        std::thread::sleep(Duration::from_millis(moment * 25));
         // Without a farewell, as a process that was killed.
         gone.shutdown(Shutdown::Both).unwrap();
         drop(gone);

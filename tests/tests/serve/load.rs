@@ -114,16 +114,16 @@ fn a_full_queue_refuses() {
     assert!(server.metric("moi_queue_rejected_total") > 0.0);
     // All samples of a request are taken, or none.
     let reply = server.post(CHAT, &with(question("x", 2), json!({"n": 6})));
-    assert_eq!(reply.status, 429, "{}", reply.text());
+    assert_eq!((reply.status, &reply.error()["param"]), (400, &json!("n")), "{}", reply.text());
 }
 
 /// With little room for keys and values requests wait for it, or are parked, and all come to their ends as alone.
 #[test]
 fn little_memory_is_shared() {
-    let bodies: Vec<Value> = (0..8)
+    let bodies: Vec<Value> = (0..6)
         .map(|at| {
             let rule = if at % 2 == 0 { "moi" } else { "token" };
-            json!({"prompt": format!("Item {at}:"), "max_tokens": 80, "ignore_eos": true, "temperature": 0, "moi": {"rule": rule}})
+            json!({"prompt": format!("Item {at}:"), "max_tokens": 40, "ignore_eos": true, "temperature": 0, "moi": {"rule": rule}})
         })
         .collect();
     let roomy = server();
@@ -144,7 +144,7 @@ fn little_memory_is_shared() {
 #[test]
 fn health_is_answered_within_a_long_prompt() {
     let server = server();
-    let long = server.send(TEXT, &json!({"prompt": "word ".repeat(7000), "max_tokens": 1}));
+    let long = server.send(TEXT, &json!({"prompt": "word ".repeat(2500), "max_tokens": 1}));
     let is_done = AtomicBool::new(false);
     std::thread::scope(|scope| {
         scope.spawn(|| {
@@ -160,15 +160,15 @@ fn health_is_answered_within_a_long_prompt() {
             std::thread::sleep(Duration::from_millis(10));
         }
         // Often enough: the prompt takes seconds.
-        assert!(times.len() > 10, "{times:?}");
+        assert!(times.len() > 5, "{times:?}");
     });
 }
 
 /// A stream is not silent for long, whatever it waits for.
 #[test]
 fn silence_is_broken_while_a_stream_waits() {
-    let server = TestServer::start(&["--max-rows", "1"]);
-    let long = server.send(TEXT, &json!({"prompt": "x", "max_tokens": 1500, "ignore_eos": true}));
+    let server = TestServer::start(&["--max-rows", "1", "--ping", "1"]);
+    let long = server.send(TEXT, &json!({"prompt": "x", "max_tokens": 600, "ignore_eos": true}));
     std::thread::sleep(Duration::from_millis(100));
     let waiting = server.post(CHAT, &with(question("Hello", 2), json!({"stream": true})));
     assert!(waiting.text().contains(": ping\n\n"), "{}", waiting.text());

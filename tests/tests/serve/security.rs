@@ -72,6 +72,18 @@ fn other_hosts_are_refused_without_a_key() {
     assert_eq!(reply.error()["type"], "permission_error");
 }
 
+/// A page of another site gets nothing done, either, on a server without keys.
+#[test]
+fn other_origins_are_refused_without_a_key() {
+    let server = server();
+    let own = format!("http://{}", server.address);
+    for (origin, status) in [("https://evil.example", 403), ("null", 403), (own.as_str(), 200)] {
+        let headers = [("Origin", origin), ("Content-Type", "application/json")];
+        let body = question("x", 1).to_string();
+        assert_eq!(server.request("POST", CHAT, &headers, body.as_bytes()).status, status, "{origin}");
+    }
+}
+
 #[test]
 fn pages_of_named_origins_may_ask() {
     let preflight = [

@@ -180,7 +180,7 @@ fn what_is_wrong_is_400_and_named() {
             "response_format",
             "invalid_schema",
         ),
-        (chat(json!({"guided_regex": "(((("})), "response_format", "invalid_schema"),
+        (chat(json!({"guided_regex": "(((("})), "guided_regex", "invalid_schema"),
         (chat(json!({"guided_regex": "a", "guided_choice": ["b"]})), "guided_choice", "invalid_value"),
         (chat(json!({"audio": {}})), "audio", "unsupported_parameter"),
         (chat(json!({"modalities": ["text", "audio"]})), "modalities", "unsupported_parameter"),
@@ -310,10 +310,18 @@ fn answers_follow_what_they_are_told_to() {
     assert_eq!(server.ask(TEXT, &body)["choices"][0]["text"], " two two two two");
     let body = json!({
         "prompt": "Count:", "max_tokens": 4, "allowed_token_ids": [one, two], "stop_token_ids": [one, two],
-        "return_token_ids": true,
+        "return_token_ids": true, "temperature": 0, "logit_bias": {one.to_string(): 50},
     });
     let choice = server.ask(TEXT, &body)["choices"][0].clone();
     assert_eq!(choice["token_ids"].as_array().unwrap().len(), 1);
+    // The token that ends an answer is no part of its text, unless that is asked for.
+    assert_eq!(choice["text"], "");
+    let shown = server.ask(TEXT, &with(body, json!({"include_stop_str_in_output": true})));
+    assert_eq!(shown["choices"][0]["text"], " one");
+    // Limits that leave no token are the client's.
+    let body =
+        json!({"prompt": "Count:", "max_tokens": 4, "allowed_token_ids": [one], "guided_regex": "[0-9]+"});
+    assert_eq!(server.post(TEXT, &body).status, 400);
     assert_eq!((&choice["finish_reason"], &choice["stop_reason"]), (&json!("stop"), &choice["token_ids"][0]));
 }
 

@@ -62,6 +62,9 @@ pub(crate) struct ListenArgs {
     /// Seconds that answers under way may take when the server is told to stop
     #[arg(long, value_name = "SECONDS", default_value_t = 30)]
     pub(crate) shutdown_timeout: u64,
+    /// Seconds of silence after which a stream has a comment, as proxies close silent connections
+    #[arg(long, value_name = "SECONDS", default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) ping: u64,
     /// Seconds after which a client is given up that does not read its answer
     #[arg(long, value_name = "SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..))]
     pub(crate) stall_timeout: u64,

@@ -28,7 +28,7 @@ pub(crate) async fn chat(
     caller: Caller,
     body: Bytes,
 ) -> Result<Response<Body>, ApiError> {
-    answered(&server, caller, move |server| read(&body, server)).await
+    answered(&server, caller, body.len(), move |server| read(&body, server)).await
 }
 
 fn read(body: &[u8], server: &Server) -> Result<Asked<ChatShape>, ApiError> {
@@ -55,7 +55,7 @@ fn read(body: &[u8], server: &Server) -> Result<Asked<ChatShape>, ApiError> {
     let plan = plan.showing(loaded.shown());
     let prompt = conversation::prompt(&chat, &loaded, server.options.trust_request_templates)?;
     super::check_length(prompt.len(), &loaded, "messages")?;
-    let jobs = plan.jobs(vec![JobPrompt::Ids(prompt.clone())], None);
+    let jobs = plan.jobs(vec![JobPrompt::Ids(prompt.clone())], None, loaded.model.context_length)?;
     let messages = vec![Message::default(); jobs.len()];
     let thoughts = vec![loaded.thoughts(&prompt)];
     let shape = ChatShape { messages, logprobs };

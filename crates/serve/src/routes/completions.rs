@@ -38,7 +38,7 @@ pub(crate) async fn completions(
     caller: Caller,
     body: Bytes,
 ) -> Result<Response<Body>, ApiError> {
-    answered(&server, caller, move |server| read(&body, server)).await
+    answered(&server, caller, body.len(), move |server| read(&body, server)).await
 }
 
 fn read(body: &[u8], server: &Server) -> Result<Asked<TextShape>, ApiError> {
@@ -91,7 +91,7 @@ fn read(body: &[u8], server: &Server) -> Result<Asked<TextShape>, ApiError> {
         false => Vec::new(),
     };
     let thoughts = prompts.iter().map(|_| Thoughts::new(None, false)).collect();
-    let jobs = plan.jobs(prompts, listed.filter(|_| echo));
+    let jobs = plan.jobs(prompts, listed.filter(|_| echo), loaded.model.context_length)?;
     let shape = TextShape {
         per_prompt: plan.per_prompt(),
         texts: vec![TextChoice::default(); jobs.len()],
@@ -188,12 +188,13 @@ impl Echoed {
     fn new(ids: Vec<u32>, text: Option<String>, tokenizer: &Tokenizer) -> Result<Self, ApiError> {
         let (mut detokenizer, mut offsets, mut decoded) =
             (Detokenizer::default(), Vec::with_capacity(ids.len()), String::new());
-        let shows = text.as_ref().is_some_and(|text| tokenizer.control_token_in(text).is_some());
         let mut count = 0;
         for &id in &ids {
             offsets.push(count);
+            let rest = text.as_ref().and_then(|text| text.get(decoded.len()..)).unwrap_or_default();
+            // A control token is in the text where its author wrote it, and not where the tokenizer has put it.
             let piece = match tokenizer.special_text(id) {
-                Some(control) if shows => control.to_owned(),
+                Some(control) if rest.starts_with(control) => control.to_owned(),
                 _ => detokenizer.push(tokenizer, id)?,
             };
             count += piece.chars().count();
@@ -221,8 +222,26 @@ impl Echoed {
 struct TextChoice {
     text: String,
     lists: Lists,
-    /// Code points of the text so far.
+    /// Code points of the text of all tokens so far, and the bytes of one that is not whole.
     count: usize,
+    bytes: Vec<u8>,
+}
+
+impl TextChoice {
+    /// Where a token's text begins; the next one's begins behind it.
+    fn offset(&mut self, bytes: &[u8]) -> usize {
+        let offset = self.count;
+        self.bytes.extend_from_slice(bytes);
+        let whole = match std::str::from_utf8(&self.bytes) {
+            Ok(_) => self.bytes.len(),
+            Err(error) if error.error_len().is_none() => error.valid_up_to(),
+            // Bytes that are no text are told as replacement characters.
+            Err(_) => self.bytes.len(),
+        };
+        self.count += String::from_utf8_lossy(&self.bytes[..whole]).chars().count();
+        self.bytes.drain(..whole);
+        offset
+    }
 }
 
 /// Log-probabilities as text completions list them.
@@ -272,13 +291,12 @@ impl TextShape {
     }
 
     /// Lists of a piece, whose text comes behind what there is already.
-    fn lists_of(&self, choice: usize, piece: &Piece, names: TokenNames<'_>) -> Lists {
+    fn lists_of(&mut self, choice: usize, piece: &Piece, names: TokenNames<'_>) -> Lists {
         let mut lists = Lists::default();
         if self.lists {
-            let mut offset = self.texts[choice].count;
             for token in &piece.tokens {
+                let offset = self.texts[choice].offset(&names.text_of(token.token));
                 lists.add(token, offset, names);
-                offset += names.text_of(token.token).chars().count();
             }
         }
         lists
@@ -321,7 +339,6 @@ impl Shape for TextShape {
 
     fn chunk(&mut self, choice: usize, piece: &Piece, names: TokenNames<'_>) -> Value {
         let lists = self.lists_of(choice, piece, names);
-        self.texts[choice].count += piece.answer.chars().count();
         self.value(&piece.answer, lists)
     }
 
@@ -332,7 +349,6 @@ impl Shape for TextShape {
     fn add(&mut self, choice: usize, piece: &Piece, names: TokenNames<'_>) {
         let lists = self.lists_of(choice, piece, names);
         let own = &mut self.texts[choice];
-        own.count += piece.answer.chars().count();
         own.text += &piece.answer;
         own.lists.tokens.extend(lists.tokens);
         own.lists.logprobs.extend(lists.logprobs);

@@ -14,6 +14,7 @@ use axum::{
     body::Body,
     http::{HeaderValue, Response, header},
 };
+use moi_engine::InputRule;
 use serde_json::Value;
 
 use crate::{
@@ -42,30 +43,49 @@ pub(crate) struct Asked<S> {
     pub(crate) ignored: Ignored,
 }
 
-/// Reads what is asked for, off the threads that answer, has it generated, and answers.
+/// Bytes of a body that counts as large.
+const LARGE: usize = 1 << 20;
+
+/// Reads what is asked for in a body of so many bytes, off the threads that answer, has it generated, and answers.
 pub(crate) async fn answered<S: Shape>(
     server: &Arc<Server>,
     caller: Caller,
+    size: usize,
     read: impl FnOnce(&Server) -> Result<Asked<S>, ApiError> + Send + 'static,
 ) -> Result<Response<Body>, ApiError> {
     let loaded = server.loaded()?;
     let active = Active::new(server);
     let (own, model) = (Arc::clone(server), Arc::clone(&loaded));
     let work = move || {
-        let asked = read(&own)?;
-        let prepared = model.service.prepare(&caller.owner, asked.jobs.clone())?;
-        Ok::<_, ApiError>((asked, prepared))
+        let mut asked = read(&own)?;
+        let jobs = std::mem::take(&mut asked.jobs);
+        let about: Vec<(InputRule, u64)> = jobs.iter().map(|job| (job.rule, job.seed)).collect();
+        let firsts = || jobs.iter().step_by(asked.plan.per_prompt());
+        let prompt_tokens: usize = firsts().map(|job| job.prompt.len()).sum();
+        let tells = asked.plan.return_token_ids;
+        let prompts =
+            if tells { firsts().map(|job| job.prompt.ids().to_vec()).collect() } else { Vec::new() };
+        let prepared = model.service.prepare(&caller.owner, jobs).map_err(|error| {
+            let field = asked.plan.constrained_by.filter(|_| error.code == Some("invalid_schema"));
+            field.map_or(error.clone(), |field| error.of(field))
+        })?;
+        Ok::<_, ApiError>((asked, prepared, about, prompt_tokens, prompts))
+    };
+    // Large bodies one after the other: to cut a text into tokens takes many times its memory.
+    let _place = match size > LARGE {
+        true => server.large.acquire().await.ok(),
+        false => None,
     };
     let done = tokio::task::spawn_blocking(work).await;
-    let (asked, prepared) =
-        done.map_err(|error| ApiError::internal(format!("preparing the request failed: {error}")))??;
-    let Asked { id, plan, jobs, thoughts, shape, prompt_only, ignored } = asked;
+    let failed = |error| ApiError::internal(format!("preparing the request failed: {error}"));
+    let (asked, prepared, about, prompt_tokens, prompts) = done.map_err(failed)??;
+    let Asked { id, plan, thoughts, shape, prompt_only, ignored, .. } = asked;
     let runs = prepared.submit().await?;
     loaded.status.metrics.asked(plan.per_prompt());
     let per_prompt = plan.per_prompt();
-    let choices = jobs.iter().enumerate().map(|(at, job)| {
+    let choices = about.into_iter().enumerate().map(|(at, (rule, seed))| {
         let thoughts = thoughts[at / per_prompt].clone();
-        Choice::new(thoughts, job.rule, job.seed, plan.traces)
+        Choice::new(thoughts, rule, seed, plan.traces)
     });
     let choices: Vec<Choice> = choices.collect();
     let telling = Telling {
@@ -76,14 +96,22 @@ pub(crate) async fn answered<S: Shape>(
         return_token_ids: plan.return_token_ids,
         tokens_as_ids: plan.tokens_as_ids,
         per_prompt,
-        prompt_tokens: jobs.iter().step_by(per_prompt).map(|job| job.prompt.len()).sum(),
+        prompt_tokens,
+        prompts,
         prompt_only,
+        ping: server.options.ping,
         stall_timeout: server.options.stall_timeout,
     };
     let answer = Answer::new((loaded, active), shape, telling, runs, choices);
     let mut response = match plan.stream {
         true => answer.stream(),
-        false => json(&answer.whole().await?),
+        false => {
+            let whole = answer.whole().await?;
+            // One with long lists takes a while to write.
+            let written = tokio::task::spawn_blocking(move || json(&whole)).await;
+            written
+                .map_err(|error| ApiError::internal(format!("the answer could not be written: {error}")))?
+        }
     };
     let ignored = ignored.paths().join(", ");
     if let Ok(value) = HeaderValue::from_str(&ignored)

@@ -18,17 +18,8 @@ use crate::{
 /// # Errors
 /// If the text is too long, or the tokenizer cannot encode it.
 pub(crate) fn encode(text: &str, special: bool, parse: bool, loaded: &Loaded) -> Result<Vec<u32>, ApiError> {
-    /// Bytes that a token has at most, but for very unusual ones.
-    const TOKEN_BYTES: usize = 512;
-    let (tokenizer, context) = (&loaded.model.tokenizer, loaded.model.context_length);
-    // To cut a long text into tokens takes a hundred times its memory.
-    if text.len() / TOKEN_BYTES > context {
-        let message = format!(
-            "the text has {} bytes, more than the model's context of {context} tokens holds",
-            text.len()
-        );
-        return Err(ApiError::invalid("context_length_exceeded", message).of("prompt"));
-    }
+    let tokenizer = &loaded.model.tokenizer;
+    loaded.check_bytes(text.len(), "prompt")?;
     let ids = match (special, parse) {
         (true, true) => tokenizer.encode_prompt(text)?,
         (true, false) => tokenizer.encode(text, true)?,
@@ -94,7 +85,7 @@ pub(crate) fn detokenize(body: &Bytes, loaded: &Loaded) -> Result<Value, ApiErro
     let (tokenizer, vocabulary) = (&loaded.model.tokenizer, loaded.model.embedding[0]);
     let mut text = String::new();
     let mut plain: Vec<u32> = Vec::new();
-    for (at, &token) in asked.tokens.iter().enumerate() {
+    for (at, &token) in asked.tokens.iter().flatten().enumerate() {
         if token as usize >= vocabulary {
             let param = format!("tokens[{at}]");
             let message = format!("{param} is {token}, and the vocabulary has {vocabulary} tokens");

@@ -4,11 +4,12 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
-use super::unions::{Content, ToolChoice};
+use super::unions::{Content, ToolChoice, bounded};
 
 /// Fields of a chat completion that are its own.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 pub(crate) struct Chat {
+    #[serde(deserialize_with = "bounded")]
     pub(crate) messages: Vec<ChatMessage>,
     /// Whether log-probabilities are listed
     pub(crate) logprobs: Option<bool>,

@@ -52,5 +52,5 @@ pub(crate) struct Tokenize {
 pub(crate) struct Detokenize {
     #[serde(rename = "model")]
     pub(crate) model: Option<String>,
-    pub(crate) tokens: Vec<u32>,
+    pub(crate) tokens: Option<Vec<u32>>,
 }

@@ -40,7 +40,7 @@ pub(crate) struct Generation {
     pub(crate) stream: Option<bool>,
     pub(crate) stream_options: Option<StreamOptions>,
     /// Added to the logits of tokens, by their ids
-    pub(crate) logit_bias: Option<BTreeMap<String, f64>>,
+    pub(crate) logit_bias: Option<BTreeMap<String, Option<f64>>>,
     /// Texts that do not come, as the tokens that they are encoded to
     pub(crate) bad_words: Option<Vec<String>>,
     /// The only tokens that come

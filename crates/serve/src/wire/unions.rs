@@ -9,6 +9,42 @@ use serde::{
 };
 use serde_json::Value;
 
+/// Elements of a list at most, but for token ids.
+pub(crate) const MAX_ELEMENTS: usize = 4096;
+
+/// The elements of a list, refused before very many of them take memory.
+fn elements<'de, A: SeqAccess<'de>, T: Deserialize<'de>>(seq: &mut A) -> Result<Vec<T>, A::Error> {
+    let mut all = Vec::new();
+    while let Some(element) = seq.next_element()? {
+        if all.len() >= MAX_ELEMENTS {
+            return Err(de::Error::custom(format!("the list has more than {MAX_ELEMENTS} elements")));
+        }
+        all.push(element);
+    }
+    Ok(all)
+}
+
+/// A list that is not very long.
+pub(crate) fn bounded<'de, D: Deserializer<'de>, T: Deserialize<'de>>(
+    deserializer: D,
+) -> Result<Vec<T>, D::Error> {
+    struct List<T>(std::marker::PhantomData<T>);
+
+    impl<'de, T: Deserialize<'de>> Visitor<'de> for List<T> {
+        type Value = Vec<T>;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("a list")
+        }
+
+        fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Vec<T>, A::Error> {
+            elements(&mut seq)
+        }
+    }
+
+    deserializer.deserialize_seq(List(std::marker::PhantomData))
+}
+
 /// A text, or a list of texts.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Texts(pub(crate) Vec<String>);
@@ -29,11 +65,7 @@ impl<'de> Deserialize<'de> for Texts {
             }
 
             fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Texts, A::Error> {
-                let mut texts = Vec::new();
-                while let Some(text) = seq.next_element()? {
-                    texts.push(text);
-                }
-                Ok(Texts(texts))
+                Ok(Texts(elements(&mut seq)?))
             }
         }
 
@@ -110,6 +142,9 @@ impl<'de> Deserialize<'de> for Prompts {
                 let mixed = || de::Error::custom("strings, token ids and lists of these do not go together");
                 let (mut texts, mut flat, mut lists) = (Vec::new(), Vec::new(), Vec::new());
                 while let Some(element) = seq.next_element::<Element>()? {
+                    if texts.len().max(lists.len()) >= MAX_ELEMENTS {
+                        return Err(de::Error::custom(format!("there are more than {MAX_ELEMENTS} prompts")));
+                    }
                     match element {
                         Element::Text(text) => texts.push(text),
                         Element::Id(id) => flat.push(id),
@@ -166,11 +201,7 @@ impl<'de> Deserialize<'de> for Content {
             }
 
             fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Content, A::Error> {
-                let mut parts = Vec::new();
-                while let Some(part) = seq.next_element()? {
-                    parts.push(part);
-                }
-                Ok(Content::Parts(parts))
+                Ok(Content::Parts(elements(&mut seq)?))
             }
         }
 

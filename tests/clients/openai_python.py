@@ -1,0 +1,109 @@
+"""OpenAI's Python client: chat, streams with its accumulator, completions, structured output, errors, many at once."""
+
+import asyncio
+import os
+
+import openai
+from pydantic import BaseModel
+
+URL = os.environ["MOI_URL"] + "/v1"
+client = openai.OpenAI(base_url=URL, api_key="k", max_retries=0)
+MODEL = client.models.list().data[0].id
+ASK = [{"role": "user", "content": "Count to five."}]
+
+
+class City(BaseModel):
+    name: str
+    big: bool
+
+
+def chat():
+    whole = client.chat.completions.create(model=MODEL, messages=ASK, max_tokens=12, temperature=0, seed=1)
+    text = whole.choices[0].message.content
+    assert text and whole.usage.completion_tokens == 12, whole
+    chunks = list(client.chat.completions.create(
+        model=MODEL, messages=ASK, max_tokens=12, temperature=0, seed=1, stream=True,
+        stream_options={"include_usage": True}))
+    assert "".join(c.choices[0].delta.content or "" for c in chunks if c.choices) == text
+    assert chunks[-1].usage.completion_tokens == 12 and not chunks[-1].choices
+
+
+def accumulated():
+    # Its accumulator takes an answer that is cut off by its length for an error.
+    asked = dict(model=MODEL, messages=ASK, stop=[" ", ","], temperature=0.8, seed=1, n=3, logprobs=True, top_logprobs=2)
+    with client.chat.completions.stream(**asked) as stream:
+        kinds = [event.type for event in stream]
+        final = stream.get_final_completion()
+    assert kinds[-1] in ("content.done", "logprobs.content.done", "chunk"), kinds[-3:]
+    whole = client.chat.completions.create(**asked)
+    for streamed, choice in zip(final.choices, whole.choices, strict=True):
+        assert streamed.message.content == choice.message.content
+        assert streamed.finish_reason == choice.finish_reason == "stop"
+        assert [t.token for t in streamed.logprobs.content] == [t.token for t in choice.logprobs.content]
+        assert all(len(t.top_logprobs) == 2 for t in choice.logprobs.content)
+
+
+def rules():
+    extra = {"moi": {"rules": ["token", "moi:beta=0.5"], "trace": 3}}
+    answer = client.chat.completions.create(model=MODEL, messages=ASK, max_tokens=8, seed=1, extra_body=extra)
+    assert [c.moi["rule"] for c in answer.choices] == ["token", "moi:beta=0.5"], answer
+    assert len(answer.choices[1].moi["steps"]) == 8
+    named = client.chat.completions.create(model=f"{MODEL}:moi:beta=0.5", messages=ASK, max_tokens=8, seed=1)
+    assert named.choices[0].message.content == answer.choices[1].message.content
+
+
+def completions():
+    answer = client.completions.create(model=MODEL, prompt=["One", "Two"], max_tokens=4, echo=True, logprobs=2, n=2)
+    assert [c.index for c in answer.choices] == [0, 1, 2, 3]
+    for choice in answer.choices:
+        assert choice.logprobs.token_logprobs[0] is None
+        assert len(choice.logprobs.tokens) == len(choice.logprobs.text_offset) == len(choice.logprobs.top_logprobs)
+    text = "".join(c.choices[0].text for c in client.completions.create(
+        model=MODEL, prompt="One", max_tokens=6, temperature=0, stream=True))
+    assert text == client.completions.create(model=MODEL, prompt="One", max_tokens=6, temperature=0).choices[0].text
+
+
+def structured():
+    answer = client.chat.completions.parse(
+        model=MODEL, messages=[{"role": "user", "content": "Name a city."}], response_format=City, max_tokens=60,
+        temperature=0)
+    assert isinstance(answer.choices[0].message.parsed, City)
+    try:
+        client.chat.completions.parse(
+            model=MODEL, messages=[{"role": "user", "content": "Name a city."}], response_format=City, max_tokens=2)
+    except openai.LengthFinishReasonError:
+        return
+    raise AssertionError("an answer that is cut off was parsed")
+
+
+def errors():
+    for kind, call in [
+        (openai.NotFoundError, dict(model="nothing", messages=ASK)),
+        (openai.BadRequestError, dict(model=MODEL, messages=[])),
+        (openai.BadRequestError, dict(model=MODEL, messages=ASK, temperature=-1, stream=True)),
+        (openai.BadRequestError, dict(model=MODEL, messages=ASK, response_format={"type": "nothing"})),
+    ]:
+        try:
+            client.chat.completions.create(**call)
+        except kind as error:
+            assert error.body["message"] and error.type == "invalid_request_error", error
+        else:
+            raise AssertionError(call)
+
+
+async def many():
+    own = openai.AsyncOpenAI(base_url=URL, api_key="k", max_retries=0)
+    alone = await own.chat.completions.create(model=MODEL, messages=ASK, max_tokens=6, temperature=0)
+    answers = await asyncio.gather(*(
+        own.chat.completions.create(model=MODEL, messages=ASK, max_tokens=6, temperature=0) for _ in range(64)))
+    assert {a.choices[0].message.content for a in answers} == {alone.choices[0].message.content}
+    stream = await own.chat.completions.create(model=MODEL, messages=ASK, max_tokens=4000, stream=True)
+    async for _ in stream:
+        break
+    await stream.close()
+
+
+for check in (chat, accumulated, rules, completions, structured, errors):
+    check()
+asyncio.run(many())
+print(f"openai {openai.__version__}: chat, streams, accumulators, completions, parse, errors, 64 at once")

@@ -475,3 +475,5 @@ fn parked_requests_outlive_a_failure_of_the_model() {
     assert_eq!(seen[&ids[1]].tokens, alone(&sound, longer(1)));
     assert_eq!(engine.cache_bytes()[0], 0);
 }
+
+mod serving;

@@ -1,0 +1,193 @@
+//! What a server asks of a scheduler: requests that are paused, groups of them, and prompts that are scored.
+
+use std::collections::BTreeMap;
+
+use rand_chacha::{
+    ChaCha8Rng,
+    rand_core::{RngCore, SeedableRng},
+};
+
+use super::*;
+use crate::{Prompt, Scored};
+
+/// Steps without their rows, which differ with the company.
+fn steps_of(steps: &[Step]) -> Vec<String> {
+    steps.iter().map(|step| format!("{:?}", Step { row: RowId(0), ..step.clone() })).collect()
+}
+
+/// Requests that are paused and go on at any moment, with room for all or for few, in which case they are parked: each is
+/// what it is alone, to the bit.
+#[test]
+fn who_is_paused_is_as_if_never() {
+    let engine = Faulty::engine(|_| Fault::None);
+    let requests = requests();
+    let alone: Vec<Vec<String>> = requests
+        .iter()
+        .map(|request| {
+            let steps: Vec<Step> = engine.generate(request.clone()).unwrap().map(Result::unwrap).collect();
+            steps_of(&steps)
+        })
+        .collect();
+    let block = engine.bytes_for(1);
+    for seed in 0..30 {
+        let mut random = ChaCha8Rng::seed_from_u64(seed);
+        let mut draw = |below: usize| (random.next_u32() as usize) % below;
+        let cache_bytes = [None, Some(6 * block), Some(16 * block)][draw(3)];
+        let options =
+            SchedulerOptions { max_running: 4, cache_bytes, foreseen_tokens: 3, ..Default::default() };
+        let mut scheduler = Scheduler::new(&engine, options);
+        let ids: Vec<RequestId> =
+            requests.iter().map(|request| scheduler.submit("a", request.clone()).unwrap()).collect();
+        let mut seen: BTreeMap<RequestId, Vec<Step>> = BTreeMap::new();
+        let mut paused: Vec<RequestId> = Vec::new();
+        for round in 0..3000 {
+            if scheduler.is_idle() {
+                break;
+            }
+            assert!(round < 2999, "seed {seed}: it does not come to an end");
+            for event in scheduler.round() {
+                match event {
+                    Event::Step(id, step) => seen.entry(id).or_default().push(step),
+                    Event::Failed(id, error, _) => panic!("seed {seed}: {id:?}: {error}"),
+                    Event::Admitted(_) | Event::Prompt(..) => {}
+                }
+            }
+            let id = ids[draw(ids.len())];
+            if draw(3) == 0 && scheduler.pause(id) {
+                paused.push(id);
+            }
+            if !paused.is_empty() && (draw(3) == 0 || scheduler.active() == 0) {
+                let id = paused.swap_remove(draw(paused.len()));
+                assert!(scheduler.resume_paused(id).is_none());
+            }
+        }
+        for (at, id) in ids.iter().enumerate() {
+            assert_eq!(steps_of(&seen[id]), alone[at], "seed {seed}, request {at}");
+        }
+        drop(scheduler);
+        assert_eq!(engine.cache_bytes()[0], 0, "seed {seed}: all blocks came back");
+    }
+}
+
+/// A request that nobody reads keeps neither memory nor a place from others.
+#[test]
+fn who_is_paused_keeps_nobody_out() {
+    let engine = Faulty::engine(|_| Fault::None);
+    let block = engine.bytes_for(1);
+    let options = SchedulerOptions {
+        max_running: 1,
+        cache_bytes: Some(7 * block / 2),
+        foreseen_tokens: 4,
+        ..SchedulerOptions::default()
+    };
+    let mut scheduler = Scheduler::new(&engine, options);
+    let slow = scheduler.submit("slow", request(0, 70, 30)).unwrap();
+    while !scheduler.round().iter().any(|event| matches!(event, Event::Step(..))) {}
+    assert!(scheduler.pause(slow) && !scheduler.pause(slow));
+    let other = scheduler.submit("other", request(3, 90, 9)).unwrap();
+    let mut seen = Outcomes::new();
+    for _ in 0..200 {
+        note(scheduler.round(), &mut seen);
+    }
+    assert_eq!(seen[&other].tokens, alone(&engine, request(3, 90, 9)));
+    assert!(scheduler.preemptions() > 0 && scheduler.active() == 0 && !scheduler.is_idle());
+    assert!(scheduler.resume_paused(slow).is_none());
+    run(&mut scheduler, &mut seen);
+    assert_eq!(seen[&slow].tokens.len(), 29);
+    // One that is cancelled while it waits is gone.
+    let gone = scheduler.submit("gone", request(1, 30, 30)).unwrap();
+    while !scheduler.round().iter().any(|event| matches!(event, Event::Step(..))) {}
+    assert!(scheduler.pause(gone) && scheduler.cancel(gone).is_some());
+    assert!(scheduler.is_idle() && scheduler.resume_paused(gone).is_none() && !scheduler.pause(gone));
+}
+
+/// Prompts are scored as by themselves: in pieces, in company, and where they are parked in their midst and run anew.
+#[test]
+fn prompts_are_scored_in_any_company() {
+    let engine = Faulty::engine(|_| Fault::None).with_prefill_chunk(32).with_prefix_cache(1 << 20);
+    let scored_request = |index: usize, prompt: usize| {
+        let mut request = request(index, prompt, 2);
+        request.prompt_logprobs = Some(3);
+        request
+    };
+    let expected: Vec<Vec<Scored>> = (0..6)
+        .map(|index| {
+            let Prompt::Ids(ids) = scored_request(index, 1 + index * 24).prompt else { unreachable!() };
+            if ids.len() == 1 { Vec::new() } else { engine.score(&ids, 3).unwrap() }
+        })
+        .collect();
+    let block = engine.bytes_for(1);
+    for blocks in [5, 7, 100] {
+        let options = SchedulerOptions {
+            cache_bytes: Some(blocks * 2 * block),
+            foreseen_tokens: 2,
+            ..SchedulerOptions::default()
+        };
+        let mut scheduler = Scheduler::new(&engine, options);
+        let long = scheduler.submit("long", request(7, 20, 100)).unwrap();
+        let ids: Vec<RequestId> = (0..6)
+            .map(|index| scheduler.submit("a", scored_request(index, 1 + index * 24)).unwrap())
+            .collect();
+        let mut found: BTreeMap<RequestId, Vec<Scored>> = BTreeMap::new();
+        for _ in 0..2000 {
+            for event in scheduler.round() {
+                if let Event::Prompt(id, report) = event {
+                    assert!(found.insert(id, report.scored).is_none(), "a prompt is reported once");
+                }
+            }
+            if scheduler.is_idle() {
+                break;
+            }
+        }
+        assert!(scheduler.is_idle() && found[&long].is_empty());
+        for (id, expected) in ids.iter().zip(&expected) {
+            assert_eq!(&found[id], expected, "{blocks} blocks");
+        }
+    }
+    // Paused in the midst of its prompt, then parked for another, and run anew.
+    let options =
+        SchedulerOptions { cache_bytes: Some(7 * block / 2), foreseen_tokens: 2, ..Default::default() };
+    let mut scheduler = Scheduler::new(&engine, options);
+    let request_of = |salt: &str| Request { salt: salt.to_owned(), ..scored_request(5, 121) };
+    let scored = scheduler.submit("a", request_of("parked")).unwrap();
+    assert!(!scheduler.round().iter().any(|event| matches!(event, Event::Prompt(..))));
+    assert!(scheduler.pause(scored));
+    let other = scheduler.submit("a", request(3, 100, 3)).unwrap();
+    let mut seen = Outcomes::new();
+    (0..50).for_each(|_| note(scheduler.round(), &mut seen));
+    assert!(seen[&other].stop.is_some() && scheduler.preemptions() == 1);
+    assert!(scheduler.resume_paused(scored).is_none());
+    let mut found = Vec::new();
+    while !scheduler.is_idle() {
+        for event in scheduler.round() {
+            if let Event::Prompt(_, report) = event {
+                found.push(report.scored);
+            }
+        }
+    }
+    assert_eq!(found, [expected[5].clone()]);
+}
+
+/// Several requests are taken together or not at all.
+#[test]
+fn groups_are_taken_whole() {
+    let engine = Faulty::engine(|_| Fault::None);
+    let options = SchedulerOptions {
+        max_running: 1,
+        max_queued: 4,
+        max_queued_tokens: 100,
+        ..SchedulerOptions::default()
+    };
+    let mut scheduler = Scheduler::new(&engine, options);
+    let mut submit = |count: usize, prompt: usize| {
+        let group = (0..count).map(|index| engine.prepare(request(index, prompt, 2)).unwrap()).collect();
+        let submitted = scheduler.submit_group("a", group).map(|ids| ids.len());
+        (submitted, scheduler.queued(), scheduler.queued_tokens())
+    };
+    assert!(matches!(submit(5, 2), (Err(Refusal::TooMany { asked: 5, tokens: 10 }), 0, 0)));
+    assert!(matches!(submit(2, 60), (Err(Refusal::TooMany { asked: 2, tokens: 120 }), 0, 0)));
+    assert!(matches!(submit(3, 10), (Ok(3), 3, 30)));
+    assert!(matches!(submit(2, 10), (Err(Refusal::QueueFull { queued: 3, tokens: 30 }), 3, 30)));
+    assert!(matches!(submit(1, 90), (Err(Refusal::QueueFull { queued: 3, tokens: 30 }), 3, 30)));
+    assert!(matches!(submit(1, 10), (Ok(1), 4, 40)));
+}

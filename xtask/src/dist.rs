@@ -37,7 +37,8 @@ pub(crate) fn run(features: &[String]) -> Result<PathBuf> {
 }
 
 fn build(features: &[String]) -> Result<PathBuf> {
-    let features = features.join(",");
+    // Beside the devices, what the binary does by default.
+    let features = [&["serve".to_owned()], features].concat().join(",");
     let mut args =
         vec!["rustc", "--release", "--package", "moi-cli", "--bin", "moi", "--no-default-features"];
     // What is compiled in the binary's own crate is what launches and generates kernels, once for every runtime and

@@ -83,7 +83,7 @@ pub enum EngineError {
     #[error("the grammar cannot be used: {0}")]
     Grammar(String),
     /// A grammar that cannot be compiled now.
-    #[error("{0} grammars are being compiled already; try again later")]
+    #[error("the grammar cannot be compiled now, as {0} others are being compiled; try again later")]
     Busy(usize),
     /// More tokens asked for than allowed.
     #[error("min tokens ({min}) is above max tokens ({max})")]

@@ -2,34 +2,23 @@
 
 use std::{
     collections::VecDeque,
-    convert::Infallible,
-    pin::Pin,
-    sync::{Arc, Mutex, PoisonError},
-    task::{Context, Poll},
+    sync::Arc,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use axum::{
-    body::Body,
-    http::{HeaderValue, Response, header},
-};
-use bytes::Bytes;
-use hyper::body::Frame;
+use axum::{body::Body, http::Response};
 use moi_engine::PromptReport;
 use serde_json::{Value, json};
-use tokio::{sync::mpsc, time::Instant};
 
 use crate::{
     choice::{Choice, Piece},
     error::ApiError,
+    events::{Writer, event_stream, frames},
     model::Loaded,
     server::Active,
     tokens::TokenNames,
     worker::{RunEvent, Runs},
 };
-
-/// Events of a stream that wait to be written.
-const FRAMES: usize = 16;
 
 /// What tells one kind of answer from another.
 pub(crate) trait Shape: Send + Sync + 'static {
@@ -252,10 +241,9 @@ impl<S: Shape> Answer<S> {
 
     /// The answer as a stream of events, which ends by itself when its client leaves.
     pub(crate) fn stream(self) -> Response<Body> {
-        let (frames, receiver) = mpsc::channel::<Bytes>(FRAMES);
+        let (frames, receiver) = frames();
         tokio::spawn(async move {
-            let last = Mutex::new(Instant::now());
-            let writer = Writer { frames, stall_timeout: self.telling.stall_timeout, last };
+            let writer = Writer::new(frames, self.telling.stall_timeout);
             // None where nobody reads any more; the generations are cancelled as they are dropped.
             let _ = self.write(&writer).await;
         });
@@ -275,7 +263,7 @@ impl<S: Shape> Answer<S> {
             let silent = tokio::time::sleep_until(writer.wrote() + ping);
             let next = tokio::select! {
                 next = self.next() => next,
-                () = writer.frames.closed() => return None,
+                () = writer.closed() => return None,
                 () = silent => {
                     writer.comment().await?;
                     continue;
@@ -362,58 +350,3 @@ const GIVEN_UP: &str = "the request was given up: the server stops, or its answe
 
 /// What the answers of one version of the server have in common.
 const FINGERPRINT: &str = concat!("moi-", env!("CARGO_PKG_VERSION"));
-
-/// Writes events; whatever it gives is `None` where nobody reads any more.
-struct Writer {
-    frames: mpsc::Sender<Bytes>,
-    stall_timeout: Duration,
-    /// When something was written last.
-    last: Mutex<Instant>,
-}
-
-impl Writer {
-    fn wrote(&self) -> Instant {
-        *self.last.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    async fn send(&self, event: &Value) -> Option<()> {
-        self.text(&format!("data: {event}\n\n")).await
-    }
-
-    async fn comment(&self) -> Option<()> {
-        self.text(": ping\n\n").await
-    }
-
-    async fn text(&self, text: &str) -> Option<()> {
-        let sent = self.frames.send(Bytes::copy_from_slice(text.as_bytes()));
-        tokio::time::timeout(self.stall_timeout, sent).await.ok()?.ok()?;
-        *self.last.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
-        Some(())
-    }
-}
-
-/// A response of events as they come.
-pub(crate) fn event_stream(receiver: mpsc::Receiver<Bytes>) -> Response<Body> {
-    let mut response = Response::new(Body::new(Events(receiver)));
-    let headers = response.headers_mut();
-    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
-    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
-    // nginx would collect the events before it sends any.
-    headers.insert("x-accel-buffering", HeaderValue::from_static("no"));
-    response
-}
-
-/// A body of what comes through a channel.
-struct Events(mpsc::Receiver<Bytes>);
-
-impl hyper::body::Body for Events {
-    type Data = Bytes;
-    type Error = Infallible;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
-        self.0.poll_recv(context).map(|bytes| bytes.map(|bytes| Ok(Frame::data(bytes))))
-    }
-}

@@ -22,8 +22,10 @@
 mod answer;
 mod auth;
 mod choice;
+mod constraint;
 mod conversation;
 mod error;
+mod events;
 mod job;
 mod json;
 mod knobs;

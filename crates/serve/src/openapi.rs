@@ -11,7 +11,7 @@ use serde_json::{Map, Value, json};
 
 use crate::{
     knobs::Knobs,
-    server::{ROUTES, Route, What},
+    routes::table::{ROUTES, Route, What},
     wire::{
         chat::Chat,
         completions::{Completion, Detokenize, Tokenize},
@@ -83,7 +83,8 @@ fn operation(route: &Route, generator: &mut SchemaGenerator) -> Value {
             "content": {"application/json": {"schema": {"$ref": "#/components/schemas/Error"}}},
         })
     };
-    let mut content = json!({kind: {"schema": if kind == "application/json" { json!({"type": "object"}) } else { json!({"type": "string"}) }}});
+    let schema = if kind == "application/json" { "object" } else { "string" };
+    let mut content = json!({kind: {"schema": {"type": schema}}});
     let mut responses = json!({"503": failed("The model is being loaded, or the server is stopping")});
     if !route.is_open {
         responses["401"] = failed("The key is missing or wrong");

@@ -105,6 +105,12 @@ impl Thoughts {
                 self.give(certain, &mut parts);
                 return parts;
             };
+            let begins = self.place == Place::Body(Said::Answer) && !self.held[..at].trim().is_empty();
+            if begins && matches!(markers, ThoughtMarkers::Between { .. }) {
+                // The answer has begun before it: what looks like a marker is part of it.
+                self.answers = true;
+                continue;
+            }
             let header = self.held[..at].to_owned();
             let text = if self.place == Place::Body(Said::Thought) { header.trim_end().len() } else { at };
             self.give(text, &mut parts);

@@ -151,12 +151,25 @@ pub fn logits() {
 
 /// Half precision, against float32.
 pub fn halves() {
-    on_devices(Halves);
+    if !is_short("half precision") {
+        on_devices(Halves);
+    }
 }
 
 /// Where NaN and infinity are said to come from.
 pub fn broken_numbers() {
-    on_devices(|_| BrokenNumbers);
+    if !is_short("broken numbers") {
+        on_devices(|_| BrokenNumbers);
+    }
+}
+
+/// Whether a part is left to the whole suite, which says so.
+fn is_short(part: &str) -> bool {
+    let short = std::env::var_os("MOI_TEST_SHORT").is_some();
+    if short {
+        println!("{part}: left to the whole suite, as MOI_TEST_SHORT is set");
+    }
+    short
 }
 
 /// The checks that the binary makes of a device.

@@ -3,6 +3,7 @@
 pub(crate) mod chat;
 pub(crate) mod completions;
 pub(crate) mod info;
+pub(crate) mod table;
 pub(crate) mod tokenize;
 
 use std::{

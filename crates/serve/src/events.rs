@@ -1,0 +1,91 @@
+//! Streams of events: written as they come, for as long as somebody reads them.
+
+use std::{
+    convert::Infallible,
+    pin::Pin,
+    sync::{Mutex, PoisonError},
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use axum::{
+    body::Body,
+    http::{HeaderValue, Response, header},
+};
+use bytes::Bytes;
+use hyper::body::Frame;
+use serde_json::Value;
+use tokio::{sync::mpsc, time::Instant};
+
+/// The two ends of a stream: where events are written, and where they are read.
+pub(crate) fn frames() -> (mpsc::Sender<Bytes>, mpsc::Receiver<Bytes>) {
+    /// Events that wait to be written.
+    const FRAMES: usize = 16;
+    mpsc::channel(FRAMES)
+}
+
+/// Writes events; whatever it gives is `None` where nobody reads any more.
+pub(crate) struct Writer {
+    frames: mpsc::Sender<Bytes>,
+    stall_timeout: Duration,
+    /// When something was written last.
+    last: Mutex<Instant>,
+}
+
+impl Writer {
+    /// Gives a reader up that has no room for so long.
+    pub(crate) fn new(frames: mpsc::Sender<Bytes>, stall_timeout: Duration) -> Self {
+        Self { frames, stall_timeout, last: Mutex::new(Instant::now()) }
+    }
+
+    /// Waits until nobody reads any more.
+    pub(crate) async fn closed(&self) {
+        self.frames.closed().await;
+    }
+
+    /// When something was written last.
+    pub(crate) fn wrote(&self) -> Instant {
+        *self.last.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) async fn send(&self, event: &Value) -> Option<()> {
+        self.text(&format!("data: {event}\n\n")).await
+    }
+
+    pub(crate) async fn comment(&self) -> Option<()> {
+        self.text(": ping\n\n").await
+    }
+
+    pub(crate) async fn text(&self, text: &str) -> Option<()> {
+        let sent = self.frames.send(Bytes::copy_from_slice(text.as_bytes()));
+        tokio::time::timeout(self.stall_timeout, sent).await.ok()?.ok()?;
+        *self.last.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+        Some(())
+    }
+}
+
+/// A response of events as they come.
+pub(crate) fn event_stream(receiver: mpsc::Receiver<Bytes>) -> Response<Body> {
+    let mut response = Response::new(Body::new(Events(receiver)));
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
+    // nginx would collect the events before it sends any.
+    headers.insert("x-accel-buffering", HeaderValue::from_static("no"));
+    response
+}
+
+/// A body of what comes through a channel.
+struct Events(mpsc::Receiver<Bytes>);
+
+impl hyper::body::Body for Events {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        self.0.poll_recv(context).map(|bytes| bytes.map(|bytes| Ok(Frame::data(bytes))))
+    }
+}

@@ -30,6 +30,9 @@ pub(crate) fn run(args: &ConfigArgs, global: &GlobalArgs) -> Result<()> {
     let Some((_, given)) = matches.subcommand() else { bail!("`{}` is no command", args.command) };
     let mut settings = config.settings(subcommand, given)?;
     advise(&mut settings);
+    // Whoever looks at settings shows them to others.
+    let keys = settings.iter_mut().filter(|setting| setting.flag == "api-key" && !setting.value.is_empty());
+    keys.for_each(|setting| setting.value = "(hidden)".to_owned());
     match args.format {
         Format::Json => {
             let rows = settings.iter().map(

@@ -124,6 +124,14 @@ fn a_server_that_others_reach_has_keys() {
         fs::write(&path, text).unwrap();
         refused(&["serve", "--api-key-file", path.to_str().unwrap()], &[part]);
     }
+    // Who shows others how it is set up does not show the keys.
+    let shown = std::process::Command::new(moi_tests::process::binary())
+        .args(["config", "serve"])
+        .env("MOI_API_KEY", "secret")
+        .output()
+        .unwrap();
+    let shown = String::from_utf8(shown.stdout).unwrap();
+    assert!(shown.contains("(hidden)") && !shown.contains("secret"), "{shown}");
     let taken = server();
     let port = taken.address.port().to_string();
     refused(&["serve", "--port", &port], &["cannot listen at", &port]);

@@ -86,7 +86,7 @@ pub(crate) struct AccessArgs {
     /// A name by which the server may be reached without a key, beside localhost and addresses; may be repeated
     #[arg(long, value_name = "NAME")]
     pub(crate) allowed_host: Vec<String>,
-    /// Pages of this origin may use the server, such as https://app.example; may be repeated
+    /// Pages of this origin may use the server, such as `https://app.example`; may be repeated
     #[arg(long, value_name = "ORIGIN")]
     pub(crate) cors_origin: Vec<String>,
     /// Take chat templates from requests

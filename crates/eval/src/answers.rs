@@ -77,9 +77,10 @@ impl Scorer {
 
 /// What stands behind the last thoughts, if there are such. Of thoughts that were cut off all is judged.
 fn behind_thoughts(text: &str) -> &str {
-    // gpt-oss writes its thoughts and its answer into channels.
+    // gpt-oss writes its thoughts and its answer into channels, Muse Glimmer to itself and to the user.
     const FINAL: &str = "<|channel|>final<|message|>";
-    let ends = THINKING.iter().map(|(_, close)| *close).chain([FINAL]);
+    const TO_USER: &str = " to=user<|message|>";
+    let ends = THINKING.iter().map(|(_, close)| *close).chain([FINAL, TO_USER]);
     let ends = ends.filter_map(|end| Some(text.rfind(end)? + end.len()));
     &text[ends.max().unwrap_or(0)..]
 }
@@ -156,7 +157,8 @@ mod tests {
         let scorer = Scorer::Number { answer: "7".into() };
         let channels =
             ("<|channel|>analysis<|message|>", "<|end|><|start|>assistant<|channel|>final<|message|>");
-        for (open, close) in THINKING.iter().copied().chain([channels]) {
+        let recipients = (" to=self<|message|>", "<|eom|><|start|>assistant to=user<|message|>");
+        for (open, close) in THINKING.iter().copied().chain([channels, recipients]) {
             let text = format!("{open}\\boxed{{9}}{close}It is 7.");
             assert!(scorer.score(&text).correct, "{text}");
             // Thoughts that were cut off are judged.

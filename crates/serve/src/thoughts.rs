@@ -17,18 +17,28 @@ pub(crate) enum ThoughtMarkers {
     Between { open: String, close: String },
     /// In channels of a message, each with its name in its header (gpt-oss): `<|channel|>analysis<|message|>...<|end|>`.
     Channels { name: String },
+    /// In messages whose headers name their recipients, thoughts to the model itself (Muse Glimmer):
+    /// ` to=self<|message|>...<|eom|><|start|>assistant to=user<|message|>...<|eot|>`.
+    Recipients,
 }
 
 const CHANNEL: &str = "<|channel|>";
 const MESSAGE: &str = "<|message|>";
 const ENDS: &[&str] = &["<|end|>", "<|return|>", "<|call|>"];
 const START: &str = "<|start|>";
+/// What ends a message to a recipient, and the end of a header to the model itself.
+const MESSAGE_ENDS: &[&str] = &["<|eom|>", "<|eot|>"];
+const TO_SELF: &str = "to=self";
 
 impl ThoughtMarkers {
     /// Those of a model with this tokenizer, and the control tokens that have to be seen in the text to find them.
     pub(crate) fn of(markers: Markers, tokenizer: &Tokenizer) -> Option<(Self, Vec<u32>)> {
         let control = |text: &str| tokenizer.control_token(text);
         match markers.name {
+            Some(name) if tokenizer.special_text(name) == Some(MESSAGE) => {
+                let texts = [MESSAGE, START].into_iter().chain(MESSAGE_ENDS.iter().copied());
+                Some((Self::Recipients, texts.filter_map(control).collect()))
+            }
             Some(name) => {
                 let texts = [CHANNEL, MESSAGE, START].into_iter().chain(ENDS.iter().copied());
                 Some((Self::Channels { name: tokenizer.token(name)? }, texts.filter_map(control).collect()))
@@ -67,8 +77,13 @@ pub(crate) struct Thoughts {
 impl Thoughts {
     /// Of a text without markers, or with these; `is_open` where the prompt has opened the thoughts.
     pub(crate) fn new(markers: Option<ThoughtMarkers>, is_open: bool) -> Self {
-        let said = if is_open { Said::Thought } else { Said::Answer };
-        Self { markers, place: Place::Body(said), held: String::new(), answers: false, trims: is_open }
+        // A prompt ends within the header of the first message.
+        let place = match &markers {
+            _ if is_open => Place::Body(Said::Thought),
+            Some(ThoughtMarkers::Recipients) => Place::Header,
+            _ => Place::Body(Said::Answer),
+        };
+        Self { markers, place, held: String::new(), answers: false, trims: is_open }
     }
 
     /// Takes a piece; gives the parts that are certain now.
@@ -84,7 +99,11 @@ impl Thoughts {
                 (ThoughtMarkers::Between { .. }, Place::Body(Said::Answer)) if self.answers => Vec::new(),
                 (ThoughtMarkers::Between { open, .. }, Place::Body(Said::Answer)) => vec![open],
                 (ThoughtMarkers::Between { close, .. }, _) => vec![close],
-                (ThoughtMarkers::Channels { .. }, Place::Header) => vec![MESSAGE],
+                (ThoughtMarkers::Channels { .. } | ThoughtMarkers::Recipients, Place::Header) => {
+                    vec![MESSAGE]
+                }
+                (ThoughtMarkers::Recipients, Place::Between) => vec![START],
+                (ThoughtMarkers::Recipients, Place::Body(_)) => MESSAGE_ENDS.to_vec(),
                 (ThoughtMarkers::Channels { .. }, Place::Between) => vec![CHANNEL],
                 (ThoughtMarkers::Channels { .. }, Place::Body(_)) => {
                     [CHANNEL, START].into_iter().chain(ENDS.iter().copied()).collect()
@@ -119,6 +138,12 @@ impl Thoughts {
             self.place = match &markers {
                 ThoughtMarkers::Between { open, .. } if marker == open => Place::Body(Said::Thought),
                 ThoughtMarkers::Between { .. } => Place::Body(Said::Answer),
+                ThoughtMarkers::Recipients => match marker {
+                    START => Place::Header,
+                    MESSAGE if header.trim().ends_with(TO_SELF) => Place::Body(Said::Thought),
+                    MESSAGE => Place::Body(Said::Answer),
+                    _ => Place::Between,
+                },
                 ThoughtMarkers::Channels { name } => match marker {
                     CHANNEL => Place::Header,
                     MESSAGE if header.trim() == name.as_str() => Place::Body(Said::Thought),
@@ -132,6 +157,10 @@ impl Thoughts {
     /// What was held back, when nothing more comes.
     pub(crate) fn finish(&mut self) -> Vec<(Said, String)> {
         let mut parts = Vec::new();
+        if self.place == Place::Header && !self.trims {
+            // No marker has come: it is no header, but the answer of a model that has none.
+            self.place = Place::Body(Said::Answer);
+        }
         let text = match self.place {
             Place::Body(Said::Thought) => self.held.trim_end().len(),
             Place::Body(Said::Answer) => self.held.len(),
@@ -195,6 +224,16 @@ mod tests {
                 "4",
             ),
             (&channels, false, "plain", "", "plain"),
+            (
+                &ThoughtMarkers::Recipients,
+                false,
+                " to=self<|message|>a < b <|eom|><|start|>assistant to=user<|message|>4<|eot|>",
+                "a < b",
+                "4",
+            ),
+            (&ThoughtMarkers::Recipients, false, " to=user<|message|>plain", "", "plain"),
+            (&ThoughtMarkers::Recipients, false, "no header", "", "no header"),
+            (&ThoughtMarkers::Recipients, true, "b<|eom|><|start|>assistant", "b", ""),
             (&channels, false, "<|channel|>ana", "", ""),
         ] {
             for cut in 1..=text.chars().count() {

@@ -37,5 +37,5 @@ pub use extra::{ExtraToken, IfKnown};
 pub use slow::{SlowFiles, SlowTokenizer};
 pub use stream::Detokenizer;
 pub use template::{ChatTemplate, Conversation, Message, TemplateTokens};
-pub use tokenizer::{THINKING, THINKING_CHANNEL, Tokenizer};
+pub use tokenizer::{THINKING, THINKING_CHANNEL, THINKING_RECIPIENT, Tokenizer};
 pub use vocabulary::{TokenKind, Vocabulary, VocabularyKind};

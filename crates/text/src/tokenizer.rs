@@ -5,7 +5,7 @@ mod facts;
 use std::{borrow::Cow, collections::HashMap, ops::Range, path::Path, sync::Arc};
 
 use aho_corasick::{AhoCorasick, MatchKind};
-pub use facts::{THINKING, THINKING_CHANNEL};
+pub use facts::{THINKING, THINKING_CHANNEL, THINKING_RECIPIENT};
 use tokenizers::{
     AddedToken, NormalizedString, Normalizer, PreTokenizerWrapper, pre_tokenizers::metaspace::PrependScheme,
 };

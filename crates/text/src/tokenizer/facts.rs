@@ -25,6 +25,10 @@ pub const THINKING: &[(&str, &str)] = &[
 /// Where thinking is one of several channels that begin alike: what begins one, its name, and what ends it (gpt-oss).
 pub const THINKING_CHANNEL: (&str, &str, &str) = ("<|channel|>", "analysis", "<|end|>");
 
+/// Where what a message says goes to whom its header names, and thoughts go to the model itself: the header's end, what begins
+/// the message, and what ends it (Muse Glimmer).
+pub const THINKING_RECIPIENT: (&str, &str, &str) = (" to=self", "<|message|>", "<|eom|>");
+
 fn is_byte_level(decoder: &DecoderWrapper) -> bool {
     match decoder {
         DecoderWrapper::ByteLevel(_) => true,
@@ -72,7 +76,13 @@ impl Tokenizer {
         let pair = |(open, close): &(&str, &str)| Some((self.id(open)?, None, self.id(close)?));
         let (open, name, close) = THINKING_CHANNEL;
         let channel = || Some((self.id(open)?, Some(self.id(name)?), self.id(close)?));
-        THINKING.iter().find_map(pair).or_else(channel)
+        // The header is ordinary text: its last token, right before a message, begins nothing else.
+        let recipient = || {
+            let (header, message, close) = THINKING_RECIPIENT;
+            let ends = (self.control_token(message)?, self.control_token(close)?);
+            Some((*self.encode(header, false).ok()?.last()?, Some(ends.0), ends.1))
+        };
+        THINKING.iter().find_map(pair).or_else(channel).or_else(recipient)
     }
 
     /// The bytes that a token stands for, which need not be whole characters; none for a token that the vocabulary
@@ -182,6 +192,39 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
+
+    /// Markers of each kind that is written with several tokens.
+    #[test]
+    fn thoughts_are_marked_by_channels_and_recipients() {
+        let tokenizer = |texts: &[&str], controls: &[&str]| {
+            let all = texts.iter().chain(controls).enumerate();
+            let vocabulary: serde_json::Map<String, Value> =
+                all.map(|(id, text)| (text.to_string(), json!(id))).collect();
+            let added: Vec<Value> = controls
+                .iter()
+                .enumerate()
+                .map(|(at, text)| {
+                    json!({
+                        "id": texts.len() + at, "content": text, "special": true, "single_word": false,
+                        "lstrip": false, "rstrip": false, "normalized": false,
+                    })
+                })
+                .collect();
+            let merges = json!([["s", "e"], ["se", "l"], ["sel", "f"]]);
+            let file = json!({
+                "version": "1.0", "added_tokens": added,
+                "model": { "type": "BPE", "vocab": vocabulary, "merges": merges },
+            });
+            Tokenizer::from_json(file.to_string().as_bytes()).unwrap()
+        };
+        let texts = ["s", "e", "l", "f", "se", "sel", "self", " ", "t", "o", "="];
+        let recipients = tokenizer(&texts, &["<|start|>", "<|message|>", "<|eom|>"]);
+        // `self`, then the message.
+        assert_eq!(recipients.thinking_markers(), Some((6, Some(12), 13)));
+        assert_eq!(tokenizer(&texts, &["<|start|>", "<|message|>"]).thinking_markers(), None);
+        let between = tokenizer(&texts, &["<think>", "</think>", "<|message|>", "<|eom|>"]);
+        assert_eq!(between.thinking_markers(), Some((11, None, 12)));
+    }
 
     #[test]
     fn a_begin_token_stands_before_the_text() {

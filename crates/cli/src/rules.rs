@@ -14,12 +14,8 @@ use crate::{
 pub(crate) fn run(args: &RulesArgs) -> Result<()> {
     let rules = InputRule::all();
     if args.format == Format::Json {
-        let knobs = |rule: &InputRule| {
-            let knob = |knob: moi_engine::Knob| json!({"name": knob.name, "help": knob.help, "default": knob.default});
-            rule.knobs().into_iter().map(knob).collect::<Vec<_>>()
-        };
         let rows = rules.iter().map(|rule| {
-            json!({"rule": rule.name(), "help": rule.help(), "thinks": rule.thinks(), "knobs": knobs(rule)})
+            json!({"rule": rule.name(), "help": rule.help(), "thinks": rule.thinks(), "knobs": rule.knobs()})
         });
         return output::print_json(&rows.collect::<Vec<_>>());
     }

@@ -154,22 +154,20 @@ impl<B: Backend, M: CausalLm<B>> Engine<B, M> {
         let sampling = &request.sampling;
         let vocab_size = self.model.embedding().dims()[0];
         let all = |markers: &moi::Markers| [Some(markers.open), markers.name, Some(markers.close)];
-        let markers = self.markers.iter().flat_map(all).flatten();
-        let biased = sampling.logit_bias.0.keys().copied();
-        let named = [
-            ("banned", sampling.banned.clone()),
-            ("biased", biased.collect()),
-            ("forced", request.forced.clone()),
-            ("allowed", request.allowed.iter().flat_map(|allowed| allowed.iter().copied()).collect()),
-            ("of a bad word", request.bad_words.concat()),
-            ("to stop at", request.stop.tokens.clone()),
-        ];
-        for (what, tokens) in named.into_iter().chain([("marker of thinking", markers.collect())]) {
-            if let Some(token) = tokens.into_iter().find(|&token| token as usize >= vocab_size) {
-                return Err(EngineError::UnknownToken { what, token, vocab_size });
-            }
-        }
-        Ok(())
+        let mut markers = self.markers.iter().flat_map(all).flatten();
+        let mut biased = sampling.logit_bias.0.keys().copied();
+        let mut allowed = request.allowed.iter().flat_map(|allowed| allowed.iter().copied());
+        let check = |what, mut tokens: &mut dyn Iterator<Item = u32>| {
+            let unknown = Iterator::find(&mut tokens, |&token| token as usize >= vocab_size);
+            unknown.map_or(Ok(()), |token| Err(EngineError::UnknownToken { what, token, vocab_size }))
+        };
+        check("banned", &mut sampling.banned.iter().copied())?;
+        check("biased", &mut biased)?;
+        check("forced", &mut request.forced.iter().copied())?;
+        check("allowed", &mut allowed)?;
+        check("of a bad word", &mut request.bad_words.iter().flatten().copied())?;
+        check("to stop at", &mut request.stop.tokens.iter().copied())?;
+        check("marker of thinking", &mut markers)
     }
 }
 

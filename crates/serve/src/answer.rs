@@ -7,7 +7,7 @@ use std::{
 };
 
 use axum::{body::Body, http::Response};
-use moi_engine::PromptReport;
+use moi_engine::{PromptReport, Step};
 use serde_json::{Value, json};
 
 use crate::{
@@ -15,6 +15,7 @@ use crate::{
     error::ApiError,
     events::{Writer, event_stream, frames},
     model::Loaded,
+    plan::Plan,
     server::Active,
     tokens::TokenNames,
     worker::{RunEvent, Runs},
@@ -71,15 +72,9 @@ impl Usage {
 
 /// How an answer is told.
 #[derive(Clone, Debug)]
-pub(crate) struct Telling {
+pub(crate) struct AnswerOptions {
     pub(crate) id: String,
-    pub(crate) model: String,
-    pub(crate) include_usage: bool,
-    pub(crate) continuous_usage: bool,
-    pub(crate) return_token_ids: bool,
-    pub(crate) tokens_as_ids: bool,
-    /// Choices of each prompt.
-    pub(crate) per_prompt: usize,
+    pub(crate) plan: Plan,
     /// Tokens of all prompts.
     pub(crate) prompt_tokens: usize,
     /// The prompts themselves, where they are to be told.
@@ -95,7 +90,7 @@ pub(crate) struct Telling {
 pub(crate) struct Answer<S> {
     pub(crate) loaded: Arc<Loaded>,
     pub(crate) shape: S,
-    pub(crate) telling: Telling,
+    pub(crate) options: AnswerOptions,
     pub(crate) runs: Runs,
     pub(crate) choices: Vec<Choice>,
     /// Events of choices that wait for what they begin with.
@@ -115,14 +110,14 @@ impl<S: Shape> Answer<S> {
     pub(crate) fn new(
         (loaded, active): (Arc<Loaded>, Active),
         shape: S,
-        telling: Telling,
+        options: AnswerOptions,
         runs: Runs,
         choices: Vec<Choice>,
     ) -> Self {
         Self {
             loaded,
             shape,
-            telling,
+            options,
             runs,
             choices,
             early: VecDeque::new(),
@@ -137,36 +132,36 @@ impl<S: Shape> Answer<S> {
     }
 
     fn usage(&self) -> Usage {
-        let completion = match self.telling.prompt_only {
-            true => 0,
-            false => self.choices.iter().map(|choice| choice.generated).sum(),
-        };
+        let choices: &[Choice] = if self.options.prompt_only { &[] } else { &self.choices };
         Usage {
-            prompt: self.telling.prompt_tokens,
+            prompt: self.options.prompt_tokens,
             cached: self.cached,
-            completion,
-            reasoning: match self.telling.prompt_only {
-                true => 0,
-                false => self.choices.iter().map(|choice| choice.reasoning).sum(),
-            },
+            completion: choices.iter().map(|choice| choice.generated).sum(),
+            reasoning: choices.iter().map(|choice| choice.reasoning).sum(),
         }
     }
 
     fn head(&self, object: &str, choices: Vec<Value>) -> Value {
         json!({
-            "id": self.telling.id,
+            "id": self.options.id,
             "object": object,
             "created": self.created,
-            "model": self.telling.model,
+            "model": self.options.plan.model,
             "system_fingerprint": FINGERPRINT,
             "choices": choices,
         })
     }
 
     fn count_prompt(&mut self, choice: usize, report: &PromptReport) {
-        if choice.is_multiple_of(self.telling.per_prompt) {
+        if choice.is_multiple_of(self.options.plan.per_prompt()) {
             self.cached += report.reused;
         }
+    }
+
+    /// What a step adds to a choice: where a prompt alone is asked for, nothing but the end.
+    fn piece(&mut self, at: usize, step: &Step, names: TokenNames<'_>) -> Piece {
+        let piece = self.choices[at].step(step, names);
+        if self.options.prompt_only { piece.without_token() } else { piece }
     }
 
     /// The next event of one of the choices; none when all have ended.
@@ -193,7 +188,7 @@ impl<S: Shape> Answer<S> {
     /// If a generation failed.
     pub(crate) async fn whole(mut self) -> Result<Value, ApiError> {
         let loaded = Arc::clone(&self.loaded);
-        let names = Self::names(&loaded, self.telling.tokens_as_ids);
+        let names = Self::names(&loaded, self.options.plan.tokens_as_ids);
         let mut ends = vec![None; self.choices.len()];
         let mut ids: Vec<Vec<u32>> = vec![Vec::new(); self.choices.len()];
         let mut traces: Vec<Vec<Value>> = vec![Vec::new(); self.choices.len()];
@@ -204,9 +199,8 @@ impl<S: Shape> Answer<S> {
                     self.shape.prompt(at, &report, names);
                 }
                 RunEvent::Step(step) => {
-                    let piece = self.choices[at].step(&step, names);
-                    let piece = if self.telling.prompt_only { piece.without_token() } else { piece };
-                    if !self.telling.prompt_only {
+                    let piece = self.piece(at, &step, names);
+                    if !self.options.prompt_only {
                         ids[at].push(step.token);
                         self.shape.add(at, &piece, names);
                     }
@@ -228,9 +222,9 @@ impl<S: Shape> Answer<S> {
                 }
                 choice["moi"] = end.moi;
             }
-            if self.telling.return_token_ids {
+            if self.options.plan.return_token_ids {
                 choice["token_ids"] = json!(ids[at]);
-                choice["prompt_token_ids"] = json!(self.telling.prompts[at / self.telling.per_prompt]);
+                choice["prompt_token_ids"] = json!(self.options.prompts[at / self.options.plan.per_prompt()]);
             }
             choices.push(choice);
         }
@@ -243,7 +237,7 @@ impl<S: Shape> Answer<S> {
     pub(crate) fn stream(self) -> Response<Body> {
         let (frames, receiver) = frames();
         tokio::spawn(async move {
-            let writer = Writer::new(frames, self.telling.stall_timeout);
+            let writer = Writer::new(frames, self.options.stall_timeout);
             // None where nobody reads any more; the generations are cancelled as they are dropped.
             let _ = self.write(&writer).await;
         });
@@ -252,7 +246,7 @@ impl<S: Shape> Answer<S> {
 
     async fn write(mut self, writer: &Writer) -> Option<()> {
         let loaded = Arc::clone(&self.loaded);
-        let (names, ping) = (Self::names(&loaded, self.telling.tokens_as_ids), self.telling.ping);
+        let (names, ping) = (Self::names(&loaded, self.options.plan.tokens_as_ids), self.options.ping);
         for at in 0..self.choices.len() {
             if let Some(opening) = self.shape.opening(at) {
                 writer.send(&self.chunk(at, opening)).await?;
@@ -277,8 +271,7 @@ impl<S: Shape> Answer<S> {
                     }
                 }
                 Ok(Some((at, RunEvent::Step(step)))) => {
-                    let piece = self.choices[at].step(&step, names);
-                    let piece = if self.telling.prompt_only { piece.without_token() } else { piece };
+                    let piece = self.piece(at, &step, names);
                     self.write_piece(at, &piece, names, writer).await?;
                 }
                 Ok(Some((at, RunEvent::Failed(error, text)))) => {
@@ -288,7 +281,7 @@ impl<S: Shape> Answer<S> {
                     break;
                 }
                 Ok(None) => {
-                    if self.telling.include_usage {
+                    if self.options.plan.include_usage {
                         let mut last = self.head(self.shape.objects()[1], Vec::new());
                         last["usage"] = self.usage().json();
                         writer.send(&last).await?;
@@ -317,7 +310,7 @@ impl<S: Shape> Answer<S> {
             if let Some(trace) = &piece.trace {
                 choice["moi"] = trace.clone();
             }
-            if self.telling.return_token_ids {
+            if self.options.plan.return_token_ids {
                 choice["token_ids"] = piece.tokens.iter().map(|token| token.token).collect();
             }
             writer.send(&self.chunk(at, choice)).await?;
@@ -336,9 +329,9 @@ impl<S: Shape> Answer<S> {
     fn chunk(&self, at: usize, mut choice: Value) -> Value {
         choice["index"] = json!(at);
         let mut chunk = self.head(self.shape.objects()[1], vec![choice]);
-        if self.telling.continuous_usage {
+        if self.options.plan.continuous_usage {
             chunk["usage"] = self.usage().json();
-        } else if self.telling.include_usage {
+        } else if self.options.plan.include_usage {
             chunk["usage"] = Value::Null;
         }
         chunk

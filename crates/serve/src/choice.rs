@@ -4,6 +4,7 @@ use moi_engine::{InputRule, Step, StopReason, StoppedBy};
 use serde_json::{Value, json};
 
 use crate::{
+    metrics::Finish,
     thoughts::{Said, Thoughts},
     tokens::{TokenLogprob, TokenNames, logprob},
 };
@@ -91,10 +92,7 @@ impl Choice {
             parts.extend(self.thoughts.finish());
             self.has_ended = true;
         }
-        let of = |said: Said| -> String {
-            parts.iter().filter(|(of, _)| *of == said).map(|(_, text)| text.as_str()).collect()
-        };
-        let (thought, answer) = (of(Said::Thought), of(Said::Answer));
+        let (thought, answer) = joined(&parts);
         let is_due = trace.is_some() || end.is_some() || !thought.is_empty() || !answer.is_empty();
         let tokens = if is_due { std::mem::take(&mut self.held) } else { Vec::new() };
         Piece { thought, answer, tokens, trace, end }
@@ -105,21 +103,11 @@ impl Choice {
         self.has_ended = true;
         let parts: Vec<(Said, String)> =
             self.thoughts.push(text).into_iter().chain(self.thoughts.finish()).collect();
-        let mut piece = Piece::default();
-        for (said, text) in parts {
-            match said {
-                Said::Thought => piece.thought += &text,
-                Said::Answer => piece.answer += &text,
-            }
-        }
-        piece
+        let (thought, answer) = joined(&parts);
+        Piece { thought, answer, ..Piece::default() }
     }
 
     fn end(&self, stop: StopReason, by: Option<&StoppedBy>) -> End {
-        let finish = match stop {
-            StopReason::Eos | StopReason::Stop | StopReason::Grammar | StopReason::Rule => "stop",
-            StopReason::Length | StopReason::Context => "length",
-        };
         let stop_reason = match by {
             Some(StoppedBy::String(text)) => json!(text),
             Some(StoppedBy::Token(token)) => json!(token),
@@ -134,8 +122,14 @@ impl Choice {
             "mean_gate": self.gate / count,
             "ended_by": stop,
         });
-        End { finish, stop_reason, moi }
+        End { finish: Finish::of(stop).name(), stop_reason, moi }
     }
+}
+
+/// The texts of thoughts and of the answer.
+fn joined(parts: &[(Said, String)]) -> (String, String) {
+    let of = |said: Said| parts.iter().filter(|(of, _)| *of == said).map(|(_, text)| text.as_str()).collect();
+    (of(Said::Thought), of(Said::Answer))
 }
 
 /// A step with its mixture.

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use moi_engine::Refusal;
+use moi_engine::{Refusal, StopReason};
 use prometheus::{
     Encoder, Gauge, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
     Registry, TextEncoder, core::Collector,
@@ -21,7 +21,16 @@ pub(crate) enum Finish {
 }
 
 impl Finish {
-    fn name(self) -> &'static str {
+    /// The one that a reason of the engine's is.
+    pub(crate) fn of(stop: StopReason) -> Self {
+        match stop {
+            StopReason::Eos | StopReason::Stop | StopReason::Grammar | StopReason::Rule => Self::Stop,
+            StopReason::Length | StopReason::Context => Self::Length,
+        }
+    }
+
+    /// Its name, as in metrics and in answers.
+    pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Stop => "stop",
             Self::Length => "length",
@@ -33,7 +42,7 @@ impl Finish {
 
 /// What is asked for with a generation.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct About {
+pub(crate) struct RequestInfo {
     /// Positions of its prompt.
     pub(crate) prompt: usize,
     pub(crate) max_tokens: Option<usize>,
@@ -56,7 +65,7 @@ pub(crate) struct Times {
 
 impl Times {
     /// Of one that is submitted now.
-    pub(crate) fn new(About { prompt, max_tokens, rule }: About) -> Self {
+    pub(crate) fn new(RequestInfo { prompt, max_tokens, rule }: RequestInfo) -> Self {
         let submitted = Instant::now();
         Self { submitted, admitted: None, first: None, last: None, prompt, max_tokens, rule, tokens: 0 }
     }

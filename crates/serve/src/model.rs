@@ -1,5 +1,7 @@
 //! What is known of the model that is served.
 
+use std::sync::Arc;
+
 use moi_engine::{InputRule, Markers, Sampling, Scope};
 use moi_text::{ChatTemplate, Tokenizer};
 
@@ -49,7 +51,7 @@ pub(crate) struct Loaded {
     pub(crate) service: Box<dyn Service>,
     pub(crate) status: Status,
     /// How thoughts are marked, and the control tokens that have to be seen for it.
-    thoughts: Option<(ThoughtMarkers, Vec<u32>)>,
+    thoughts: Option<(Arc<ThoughtMarkers>, Vec<u32>)>,
     /// Bytes of the longest token.
     longest: usize,
 }
@@ -63,6 +65,7 @@ impl std::fmt::Debug for Loaded {
 impl Loaded {
     pub(crate) fn new(model: ServedModel, service: Box<dyn Service>, status: Status) -> Self {
         let thoughts = model.markers.and_then(|markers| ThoughtMarkers::of(markers, &model.tokenizer));
+        let thoughts = thoughts.map(|(markers, shown)| (Arc::new(markers), shown));
         let tokenizer = &model.tokenizer;
         let ids = (0..tokenizer.vocab_size() as u32).filter_map(|id| tokenizer.token(id));
         let longest = ids.map(|token| token.len()).max().unwrap_or(0).max(1);
@@ -92,7 +95,7 @@ impl Loaded {
     /// What tells thoughts from the answer behind a prompt.
     pub(crate) fn thoughts(&self, prompt: &[u32]) -> Thoughts {
         let is_open = self.model.markers.is_some_and(|markers| markers.opened_by(prompt));
-        Thoughts::new(self.thoughts.as_ref().map(|(markers, _)| markers.clone()), is_open)
+        Thoughts::new(self.thoughts.as_ref().map(|(markers, _)| Arc::clone(markers)), is_open)
     }
 
     /// The name under which a request is answered, and the rule that the request's name of the model has behind it.

@@ -11,7 +11,7 @@ use serde_json::{Map, Value, json};
 
 use crate::{
     knobs::Knobs,
-    routes::table::{ROUTES, Route, What},
+    routes::table::{Handler, ROUTES, Route},
     wire::{
         chat::Chat,
         completions::{Completion, Detokenize, Tokenize},
@@ -73,8 +73,8 @@ fn error() -> Value {
 
 fn operation(route: &Route, generator: &mut SchemaGenerator) -> Value {
     let kind = match route.what {
-        What::Metrics => "text/plain",
-        What::Docs => "text/html",
+        Handler::Metrics => "text/plain",
+        Handler::Docs => "text/html",
         _ => "application/json",
     };
     let failed = |what: &str| {
@@ -110,10 +110,10 @@ fn operation(route: &Route, generator: &mut SchemaGenerator) -> Value {
             responses[status] = failed(what);
         }
     }
-    if matches!(route.what, What::Chat | What::Completions) {
+    if matches!(route.what, Handler::Chat | Handler::Completions) {
         content["text/event-stream"] = json!({"schema": {"type": "string"}});
     }
-    if route.what == What::Model {
+    if route.what == Handler::Model {
         responses["404"] = failed("The model is not served");
         let schema = json!({"type": "string"});
         operation["parameters"] =
@@ -125,15 +125,17 @@ fn operation(route: &Route, generator: &mut SchemaGenerator) -> Value {
 }
 
 /// The schema of a route's body.
-fn request(what: What, generator: &mut SchemaGenerator) -> Option<Value> {
+fn request(what: Handler, generator: &mut SchemaGenerator) -> Option<Value> {
     let mut schemas = match what {
-        What::Chat => vec![properties::<Generation>(generator), properties::<Chat>(generator)],
-        What::Completions => vec![properties::<Generation>(generator), properties::<Completion>(generator)],
-        What::Tokenize => vec![properties::<Tokenize>(generator)],
-        What::Detokenize => vec![properties::<Detokenize>(generator)],
+        Handler::Chat => vec![properties::<Generation>(generator), properties::<Chat>(generator)],
+        Handler::Completions => {
+            vec![properties::<Generation>(generator), properties::<Completion>(generator)]
+        }
+        Handler::Tokenize => vec![properties::<Tokenize>(generator)],
+        Handler::Detokenize => vec![properties::<Detokenize>(generator)],
         _ => return None,
     };
-    if matches!(what, What::Chat | What::Completions) {
+    if matches!(what, Handler::Chat | Handler::Completions) {
         let knobs: Map<String, Value> = Knobs::properties().collect();
         schemas.push(json!({"properties": knobs}));
     }

@@ -6,13 +6,13 @@ use std::{
 };
 
 use burn::tensor::backend::Backend;
-use moi_engine::{Event, RequestId, Scheduler, StopReason};
+use moi_engine::{Event, RequestId, Scheduler};
 use moi_models::CausalLm;
 use tokio::sync::mpsc::{self, error::TrySendError};
 
 use crate::{
     error::ApiError,
-    metrics::{About, Finish, Metrics, Times},
+    metrics::{Finish, Metrics, RequestInfo, Times},
     worker::{RunEvent, failed},
 };
 
@@ -83,15 +83,15 @@ impl Readers {
         id: RequestId,
         at: usize,
         events: mpsc::Sender<(usize, RunEvent)>,
-        about: About,
+        about: RequestInfo,
     ) {
         let (backlog, times, full) = (VecDeque::new(), Times::new(about), Duration::ZERO);
         let reader = Reader { at, events, backlog, full_since: None, full, is_paused: false, times };
         self.readers.insert(id, reader);
     }
 
-    /// Sends an event of a round that began then to whoever waits for it. A request whose reader has no room is paused, and one without a reader
-    /// cancelled.
+    /// Sends an event of a round, which began at that time, to whoever waits for it. A request whose reader has no room is
+    /// paused, and one without a reader is cancelled.
     pub(crate) fn take<B: Backend, M: CausalLm<B>>(
         &mut self,
         event: Event,
@@ -113,12 +113,7 @@ impl Readers {
             }
             Event::Step(_, step) => {
                 metrics.token(&mut reader.times, step.gate > 0.0);
-                finish = step.stop.map(|stop| match stop {
-                    StopReason::Length | StopReason::Context => Finish::Length,
-                    StopReason::Eos | StopReason::Stop | StopReason::Rule | StopReason::Grammar => {
-                        Finish::Stop
-                    }
-                });
+                finish = step.stop.map(Finish::of);
                 reader.backlog.push_back(RunEvent::Step(step));
             }
             Event::Failed(_, error, text) => {

@@ -30,7 +30,7 @@ use crate::{
     openapi,
     routes::{
         self, info, json, new_id,
-        table::{ROUTES, Route, What},
+        table::{Handler, ROUTES, Route},
         tokenize,
     },
 };
@@ -214,13 +214,14 @@ async fn note(State(server): State<Arc<Server>>, mut request: Request, next: Nex
         .unwrap_or_else(|| HeaderValue::from_str(&new_id("req")).unwrap_or(HeaderValue::from_static("req")));
     let (method, path) = (request.method().clone(), request.uri().path().to_owned());
     let noted = Arc::new(OnceLock::new());
-    request.extensions_mut().insert(Noted(Arc::clone(&noted)));
+    request.extensions_mut().insert(RouteAndOwner(Arc::clone(&noted)));
     let (text, method) = (id.to_str().unwrap_or_default().to_owned(), method.to_string());
     // Where the client leaves before it is answered, this is dropped with the request.
-    let mut telling = Told { server: &server, noted, begun, id: text, method, path, status: CLIENT_LEFT };
+    let mut report =
+        ReportOnDrop { server: &server, noted, begun, id: text, method, path, status: CLIENT_LEFT };
     let mut response = next.run(request).await;
-    telling.status = response.status().as_u16();
-    drop(telling);
+    report.status = response.status().as_u16();
+    drop(report);
     let headers = response.headers_mut();
     headers.insert("x-request-id", id);
     headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
@@ -231,7 +232,7 @@ async fn note(State(server): State<Arc<Server>>, mut request: Request, next: Nex
 const CLIENT_LEFT: u16 = 499;
 
 /// Tells of a request when it is dropped.
-struct Told<'a> {
+struct ReportOnDrop<'a> {
     server: &'a Server,
     noted: Arc<OnceLock<(&'static str, String)>>,
     begun: Instant,
@@ -241,7 +242,7 @@ struct Told<'a> {
     status: u16,
 }
 
-impl Drop for Told<'_> {
+impl Drop for ReportOnDrop<'_> {
     fn drop(&mut self) {
         let (route, owner) = self.noted.get().cloned().unwrap_or_else(|| ("other", "nobody".to_owned()));
         if let Some(loaded) = self.server.loaded.get() {
@@ -262,7 +263,7 @@ impl Drop for Told<'_> {
 
 /// The route and the caller of a request, when they are known.
 #[derive(Clone)]
-struct Noted(Arc<OnceLock<(&'static str, String)>>);
+struct RouteAndOwner(Arc<OnceLock<(&'static str, String)>>);
 
 /// Lets those requests pass that may.
 async fn admit(State(server): State<Arc<Server>>, mut request: Request, next: Next) -> Response<Body> {
@@ -273,7 +274,7 @@ async fn admit(State(server): State<Arc<Server>>, mut request: Request, next: Ne
         Ok(owner) => owner,
         Err(error) => return error.response(),
     };
-    if let Some(Noted(noted)) = request.extensions().get::<Noted>() {
+    if let Some(RouteAndOwner(noted)) = request.extensions().get::<RouteAndOwner>() {
         // Set once: a request passes here once.
         let _ = noted.set((route.map_or("other", |route| route.path), owner.clone()));
     }
@@ -307,12 +308,12 @@ fn admitted(
     }
 }
 
-async fn answer(what: What, server: Arc<Server>, request: Request) -> Response<Body> {
+async fn answer(what: Handler, server: Arc<Server>, request: Request) -> Response<Body> {
     let caller = request.extensions().get::<Caller>().cloned();
     let caller = caller.unwrap_or_else(|| Caller { owner: String::new() });
     let (parts, body) = request.into_parts();
     let result = match what {
-        What::Chat | What::Completions | What::Tokenize | What::Detokenize => {
+        Handler::Chat | Handler::Completions | Handler::Tokenize | Handler::Detokenize => {
             post(what, &server, caller, &parts.headers, body).await
         }
         _ => get(what, &server, parts.uri.path()),
@@ -321,7 +322,7 @@ async fn answer(what: What, server: Arc<Server>, request: Request) -> Response<B
 }
 
 async fn post(
-    what: What,
+    what: Handler,
     server: &Arc<Server>,
     caller: Caller,
     headers: &HeaderMap,
@@ -330,9 +331,9 @@ async fn post(
     let loaded = server.loaded()?;
     let body = read(headers, body, server.options.max_body).await?;
     match what {
-        What::Tokenize => aside(move || tokenize::tokenize(&body, &loaded)).await,
-        What::Detokenize => aside(move || tokenize::detokenize(&body, &loaded)).await,
-        What::Completions => routes::completions::completions(Arc::clone(server), caller, body).await,
+        Handler::Tokenize => aside(move || tokenize::tokenize(&body, &loaded)).await,
+        Handler::Detokenize => aside(move || tokenize::detokenize(&body, &loaded)).await,
+        Handler::Completions => routes::completions::completions(Arc::clone(server), caller, body).await,
         _ => routes::chat::chat(Arc::clone(server), caller, body).await,
     }
 }
@@ -346,23 +347,23 @@ async fn aside(
     Ok(json(&value))
 }
 
-fn get(what: What, server: &Server, path: &str) -> Result<Response<Body>, ApiError> {
+fn get(what: Handler, server: &Server, path: &str) -> Result<Response<Body>, ApiError> {
     let value = match what {
-        What::Health | What::Ready => return Ok(info::health(server)),
-        What::Docs => return Ok(openapi::page()),
-        What::Live => info::live(server)?,
-        What::Version => json!({"version": env!("CARGO_PKG_VERSION")}),
-        What::Ping => json!({}),
-        What::Rules => info::rules(),
-        What::OpenApi => openapi::document(),
+        Handler::Health | Handler::Ready => return Ok(info::health(server)),
+        Handler::Docs => return Ok(openapi::page()),
+        Handler::Live => info::live(server)?,
+        Handler::Version => json!({"version": env!("CARGO_PKG_VERSION")}),
+        Handler::Ping => json!({}),
+        Handler::Rules => info::rules(),
+        Handler::OpenApi => openapi::document(),
         _ => {
             let loaded = server.loaded()?;
             match what {
-                What::Metrics => return Ok(info::metrics(&loaded)),
-                What::Models => info::models(&loaded),
-                What::Model => info::model(&loaded, &name(path))?,
-                What::TokenizerInfo => tokenize::info(&loaded),
-                What::Load => json!({"server_load": server.active()}),
+                Handler::Metrics => return Ok(info::metrics(&loaded)),
+                Handler::Models => info::models(&loaded),
+                Handler::Model => info::model(&loaded, &name(path))?,
+                Handler::TokenizerInfo => tokenize::info(&loaded),
+                Handler::Load => json!({"server_load": server.active()}),
                 _ => info::runs(&loaded),
             }
         }

@@ -1,5 +1,7 @@
 //! Tells a model's thoughts from its answer, by the markers between which it thinks.
 
+use std::sync::Arc;
+
 use moi_engine::Markers;
 use moi_text::Tokenizer;
 
@@ -65,7 +67,7 @@ enum Place {
 /// Takes a text piece by piece and tells its parts. What may become a marker is held back.
 #[derive(Clone, Debug)]
 pub(crate) struct Thoughts {
-    markers: Option<ThoughtMarkers>,
+    markers: Option<Arc<ThoughtMarkers>>,
     place: Place,
     held: String,
     /// Whether the answer has begun: thoughts come before it.
@@ -76,9 +78,9 @@ pub(crate) struct Thoughts {
 
 impl Thoughts {
     /// Of a text without markers, or with these; `is_open` where the prompt has opened the thoughts.
-    pub(crate) fn new(markers: Option<ThoughtMarkers>, is_open: bool) -> Self {
+    pub(crate) fn new(markers: Option<Arc<ThoughtMarkers>>, is_open: bool) -> Self {
         // A prompt ends within the header of the first message.
-        let place = match &markers {
+        let place = match markers.as_deref() {
             _ if is_open => Place::Body(Said::Thought),
             Some(ThoughtMarkers::Recipients) => Place::Header,
             _ => Place::Body(Said::Answer),
@@ -95,7 +97,7 @@ impl Thoughts {
             return parts;
         };
         loop {
-            let sought: Vec<&str> = match (&markers, self.place) {
+            let sought: Vec<&str> = match (&*markers, self.place) {
                 (ThoughtMarkers::Between { .. }, Place::Body(Said::Answer)) if self.answers => Vec::new(),
                 (ThoughtMarkers::Between { open, .. }, Place::Body(Said::Answer)) => vec![open],
                 (ThoughtMarkers::Between { close, .. }, _) => vec![close],
@@ -125,7 +127,7 @@ impl Thoughts {
                 return parts;
             };
             let begins = self.place == Place::Body(Said::Answer) && !self.held[..at].trim().is_empty();
-            if begins && matches!(markers, ThoughtMarkers::Between { .. }) {
+            if begins && matches!(*markers, ThoughtMarkers::Between { .. }) {
                 // The answer has begun before it: what looks like a marker is part of it.
                 self.answers = true;
                 continue;
@@ -135,7 +137,7 @@ impl Thoughts {
             self.give(text, &mut parts);
             self.held.drain(..at - text + marker.len());
             self.trims = true;
-            self.place = match &markers {
+            self.place = match &*markers {
                 ThoughtMarkers::Between { open, .. } if marker == open => Place::Body(Said::Thought),
                 ThoughtMarkers::Between { .. } => Place::Body(Said::Answer),
                 ThoughtMarkers::Recipients => match marker {
@@ -196,7 +198,7 @@ mod tests {
 
     /// Thoughts and answer of a text that comes in pieces of so many characters.
     fn split(markers: &ThoughtMarkers, is_open: bool, text: &str, cut: usize) -> (String, String) {
-        let mut thoughts = Thoughts::new(Some(markers.clone()), is_open);
+        let mut thoughts = Thoughts::new(Some(Arc::new(markers.clone())), is_open);
         let chars: Vec<char> = text.chars().collect();
         let mut parts: Vec<(Said, String)> =
             chars.chunks(cut).flat_map(|piece| thoughts.push(&piece.iter().collect::<String>())).collect();

@@ -20,7 +20,7 @@ use moi_engine::{
 use moi_models::CausalLm;
 use tokio::sync::{mpsc, oneshot};
 
-use crate::{error::ApiError, job::Job, metrics::About, readers::Readers, status::Status};
+use crate::{error::ApiError, job::Job, metrics::RequestInfo, readers::Readers, status::Status};
 
 /// Events that wait for a reader of a request, at most, before the request is paused.
 const EVENTS: usize = 64;
@@ -41,7 +41,7 @@ pub(crate) struct Runs {
     /// What came of each, by its place among the jobs.
     pub(crate) events: mpsc::Receiver<(usize, RunEvent)>,
     ids: Vec<RequestId>,
-    cancel: Arc<dyn Fn(Vec<RequestId>) + Send + Sync>,
+    cancel: Cancel,
 }
 
 impl Drop for Runs {
@@ -71,7 +71,7 @@ pub(crate) struct Prepared(Box<dyn FnOnce() -> Submitted + Send>);
 
 type Submitted =
     (oneshot::Receiver<Result<Vec<RequestId>, Refusal>>, mpsc::Receiver<(usize, RunEvent)>, Cancel);
-type Cancel = Arc<dyn Fn(Vec<RequestId>) + Send + Sync>;
+type Cancel = Box<dyn Fn(Vec<RequestId>) + Send + Sync>;
 
 impl Prepared {
     /// Has them queued, all or none.
@@ -94,7 +94,7 @@ fn stopped() -> ApiError {
 enum Message<B: Backend> {
     Add {
         owner: String,
-        requests: Vec<(PreparedRequest<B>, About)>,
+        requests: Vec<(PreparedRequest<B>, RequestInfo)>,
         answer: oneshot::Sender<Result<Vec<RequestId>, Refusal>>,
         events: mpsc::Sender<(usize, RunEvent)>,
     },
@@ -116,13 +116,13 @@ impl<B: Backend, M: CausalLm<B> + Send + Sync + 'static> Service for Client<B, M
         let prepare = |(job, rule): (Job, _)| {
             let request = self.engine.prepare(job.request::<B>(&self.device))?;
             let (prompt, max_tokens) = (request.prompt_positions(), request.stop().max_tokens);
-            Ok::<_, EngineError>((request, About { prompt, max_tokens, rule }))
+            Ok::<_, EngineError>((request, RequestInfo { prompt, max_tokens, rule }))
         };
         let requests = jobs.into_iter().zip(rules).map(prepare).collect::<Result<Vec<_>, _>>()?;
         let (owner, messages) = (owner.to_owned(), self.messages.clone());
         let cancelling = messages.clone();
         // Where the thread has ended, so has all that could be cancelled.
-        let cancel: Cancel = Arc::new(move |ids| {
+        let cancel: Cancel = Box::new(move |ids| {
             let _ = cancelling.send(Message::Cancel(ids));
         });
         Ok(Prepared(Box::new(move || {
@@ -227,7 +227,7 @@ impl<B: Backend, M: CausalLm<B>> Worker<B, M> {
     ) -> Next {
         match message {
             Message::Add { owner, requests, answer, events } => {
-                let (requests, about): (Vec<_>, Vec<About>) = requests.into_iter().unzip();
+                let (requests, about): (Vec<_>, Vec<RequestInfo>) = requests.into_iter().unzip();
                 let submitted = scheduler.submit_group(&owner, requests);
                 if let Ok(ids) = &submitted {
                     ids.iter().zip(about).enumerate().for_each(|(at, (&id, about))| {
@@ -251,7 +251,6 @@ impl<B: Backend, M: CausalLm<B>> Worker<B, M> {
                 return Next::End;
             }
         }
-        status.turn(scheduler, !scheduler.is_idle());
         Next::GoOn
     }
 }

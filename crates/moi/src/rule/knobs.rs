@@ -1,9 +1,11 @@
 //! The knobs of rules: one declaration gives a rule's data, defaults, JSON, text and help.
 
+use serde::Serialize;
+
 use super::{RuleError, Support};
 
 /// A knob of a rule.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Knob {
     /// As in JSON and in a rule's text.
     pub name: &'static str,

@@ -67,12 +67,7 @@ pub(crate) fn live(server: &Server) -> Result<Value, ApiError> {
 
 /// `GET /v1/moi/rules`.
 pub(crate) fn rules() -> Value {
-    let knob =
-        |knob: moi_engine::Knob| json!({"name": knob.name, "help": knob.help, "default": knob.default});
-    let rule = |rule: &InputRule| {
-        let knobs: Vec<Value> = rule.knobs().into_iter().map(knob).collect();
-        json!({"rule": rule.name(), "help": rule.help(), "thinks": rule.thinks(), "knobs": knobs})
-    };
+    let rule = |rule: &InputRule| json!({"rule": rule.name(), "help": rule.help(), "thinks": rule.thinks(), "knobs": rule.knobs()});
     json!({"object": "list", "data": InputRule::all().iter().map(rule).collect::<Vec<_>>()})
 }
 

@@ -19,7 +19,7 @@ use moi_engine::InputRule;
 use serde_json::Value;
 
 use crate::{
-    answer::{Answer, Shape, Telling},
+    answer::{Answer, AnswerOptions, Shape},
     choice::Choice,
     error::ApiError,
     job::Job,
@@ -89,22 +89,12 @@ pub(crate) async fn answered<S: Shape>(
         Choice::new(thoughts, rule, seed, plan.traces)
     });
     let choices: Vec<Choice> = choices.collect();
-    let telling = Telling {
-        id: new_id(id),
-        model: plan.model,
-        include_usage: plan.include_usage,
-        continuous_usage: plan.continuous_usage,
-        return_token_ids: plan.return_token_ids,
-        tokens_as_ids: plan.tokens_as_ids,
-        per_prompt,
-        prompt_tokens,
-        prompts,
-        prompt_only,
-        ping: server.options.ping,
-        stall_timeout: server.options.stall_timeout,
-    };
-    let answer = Answer::new((loaded, active), shape, telling, runs, choices);
-    let mut response = match plan.stream {
+    let streams = plan.stream;
+    let (ping, stall_timeout) = (server.options.ping, server.options.stall_timeout);
+    let options =
+        AnswerOptions { id: new_id(id), plan, prompt_tokens, prompts, prompt_only, ping, stall_timeout };
+    let answer = Answer::new((loaded, active), shape, options, runs, choices);
+    let mut response = match streams {
         true => answer.stream(),
         false => {
             let whole = answer.whole().await?;

@@ -54,6 +54,8 @@ pub(crate) fn run(args: &ServeCheckArgs) -> Result<()> {
     if args.inside {
         return checks(args);
     }
+    // Asked for first: the build below may replace this program, and the name it then has on Linux is no file.
+    let own = env::current_exe()?;
     fetched(DEFAULT_MODEL, Cache::from_env()?)?;
     let python = environment(args.short)?;
     let binary = match &args.binary {
@@ -63,7 +65,6 @@ pub(crate) fn run(args: &ServeCheckArgs) -> Result<()> {
             executable(&args, "moi")?
         }
     };
-    let own = env::current_exe()?;
     let mut inside = match can_unshare() {
         true => {
             let mut command = Command::new("unshare");

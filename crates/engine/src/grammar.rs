@@ -1,6 +1,6 @@
 //! Answers that follow a JSON schema, a regular expression or a grammar, by llguidance.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
@@ -14,6 +14,13 @@ pub enum Grammar {
     Regex(String),
     /// A context-free grammar in llguidance's variant of Lark.
     Lark(String),
+    /// Such a grammar with rules that are JSON schemas, by their names.
+    LarkWithSchemas {
+        /// The grammar without these rules.
+        lark: String,
+        /// The schemas.
+        schemas: BTreeMap<String, serde_json::Value>,
+    },
 }
 
 /// What a grammar may cost before its first token. What a step of one may is limited by llguidance's own counts (fuel of
@@ -100,6 +107,9 @@ mod with {
             let bytes = match grammar {
                 Grammar::JsonSchema(schema) => schema.to_string().len(),
                 Grammar::Regex(text) | Grammar::Lark(text) => text.len(),
+                Grammar::LarkWithSchemas { lark, schemas } => {
+                    lark.len() + schemas.values().map(|schema| schema.to_string().len()).sum::<usize>()
+                }
             };
             if bytes > limits.max_bytes {
                 let what = format!("it has {bytes} bytes, and at most {} are taken", limits.max_bytes);
@@ -170,6 +180,13 @@ mod with {
             }
             Grammar::Regex(regex) => TopLevelGrammar::from_regex(regex),
             Grammar::Lark(lark) => TopLevelGrammar::from_lark(lark.clone()),
+            Grammar::LarkWithSchemas { lark, schemas } => {
+                let mut all = lark.clone();
+                for (name, schema) in schemas {
+                    all += &format!("\n{name}: %json {}\n", with_short_spaces(prepared(schema)?));
+                }
+                TopLevelGrammar::from_lark(all)
+            }
         };
         let parser = factory.create_parser(grammar).map_err(in_words)?;
         let matcher = Matcher::new(Ok(parser));

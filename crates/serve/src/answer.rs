@@ -8,10 +8,10 @@ use std::{
 
 use axum::{body::Body, http::Response};
 use moi_engine::{PromptReport, Step};
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use crate::{
-    choice::{Choice, Piece},
+    choice::{Choice, End, Piece},
     error::ApiError,
     events::{Writer, event_stream, frames},
     model::Loaded,
@@ -21,31 +21,73 @@ use crate::{
     worker::{RunEvent, Runs},
 };
 
-/// What tells one kind of answer from another.
-pub(crate) trait Shape: Send + Sync + 'static {
-    /// `object` of a whole answer and of a chunk.
-    fn objects(&self) -> [&'static str; 2];
-
-    /// What a choice begins with in a stream, if it begins with anything.
-    fn opening(&self, choice: usize) -> Option<Value>;
-
+/// How an answer is written by one of the APIs.
+pub(crate) trait Format: Send + Sync + 'static {
     /// Whether what a choice begins with is known only with the report of its prompt's first choice.
     fn waits(&self, choice: usize) -> bool;
 
-    /// What the prompt adds to a choice, where it does.
-    fn prompt(&mut self, choice: usize, report: &PromptReport, names: TokenNames<'_>) -> Option<Value>;
+    /// What a stream begins with.
+    fn begin(&mut self, about: &About<'_>) -> Vec<Event>;
 
-    /// What a piece adds to a choice of a stream, without its end.
-    fn chunk(&mut self, choice: usize, piece: &Piece, names: TokenNames<'_>) -> Value;
+    /// What the prompt of a choice adds to a stream, or to the whole.
+    fn prompt(&mut self, about: &About<'_>, choice: usize, report: &PromptReport) -> Vec<Event>;
 
-    /// What the end of a choice looks like in a stream.
-    fn closing(&self) -> Value;
+    /// What a piece adds to a choice of a stream.
+    fn piece(&mut self, about: &About<'_>, choice: usize, piece: &Piece) -> Vec<Event>;
+
+    /// What a stream ends with when all choices have ended.
+    fn end(&mut self, about: &About<'_>) -> Vec<Event>;
+
+    /// What a stream ends with that failed.
+    fn error(&mut self, about: &About<'_>, error: &ApiError) -> Vec<Event>;
+
+    /// The last text of every stream.
+    fn closing(&self) -> &'static str;
 
     /// Adds a piece to a whole choice.
-    fn add(&mut self, choice: usize, piece: &Piece, names: TokenNames<'_>);
+    fn add(&mut self, about: &About<'_>, choice: usize, piece: &Piece);
 
-    /// A whole choice.
-    fn whole(&mut self, choice: usize) -> Value;
+    /// The whole answer.
+    fn whole(&mut self, about: &About<'_>, wholes: Vec<Whole>) -> Value;
+}
+
+/// An event of a stream.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Event {
+    /// What it is called, where the API has names for events.
+    pub(crate) name: Option<&'static str>,
+    pub(crate) data: Value,
+}
+
+impl Event {
+    /// One without a name.
+    pub(crate) fn of(data: Value) -> Self {
+        Self { name: None, data }
+    }
+
+    /// One whose data has its name as its `type`.
+    pub(crate) fn named(name: &'static str, mut data: Value) -> Self {
+        data["type"] = Value::from(name);
+        Self { name: Some(name), data }
+    }
+}
+
+/// What is known of an answer under way.
+pub(crate) struct About<'a> {
+    pub(crate) options: &'a AnswerOptions,
+    pub(crate) created: u64,
+    /// So far.
+    pub(crate) usage: Usage,
+    pub(crate) names: TokenNames<'a>,
+    pub(crate) choices: usize,
+}
+
+/// What a whole choice has beside its text.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Whole {
+    pub(crate) end: Option<End>,
+    pub(crate) ids: Vec<u32>,
+    pub(crate) traces: Vec<Value>,
 }
 
 /// What is counted of an answer.
@@ -55,19 +97,6 @@ pub(crate) struct Usage {
     pub(crate) cached: usize,
     pub(crate) completion: usize,
     pub(crate) reasoning: usize,
-}
-
-impl Usage {
-    fn json(self) -> Value {
-        let Self { prompt, cached, completion, reasoning } = self;
-        json!({
-            "prompt_tokens": prompt,
-            "completion_tokens": completion,
-            "total_tokens": prompt + completion,
-            "prompt_tokens_details": {"cached_tokens": cached},
-            "completion_tokens_details": {"reasoning_tokens": reasoning},
-        })
-    }
 }
 
 /// How an answer is told.
@@ -87,12 +116,12 @@ pub(crate) struct AnswerOptions {
 }
 
 /// An answer under way.
-pub(crate) struct Answer<S> {
-    pub(crate) loaded: Arc<Loaded>,
-    pub(crate) shape: S,
-    pub(crate) options: AnswerOptions,
-    pub(crate) runs: Runs,
-    pub(crate) choices: Vec<Choice>,
+pub(crate) struct Answer<F> {
+    loaded: Arc<Loaded>,
+    format: F,
+    options: AnswerOptions,
+    runs: Runs,
+    choices: Vec<Choice>,
     /// Events of choices that wait for what they begin with.
     early: VecDeque<(usize, RunEvent)>,
     /// As long as it is there the server waits for it.
@@ -106,29 +135,16 @@ pub(crate) fn now() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs())
 }
 
-impl<S: Shape> Answer<S> {
+impl<F: Format> Answer<F> {
     pub(crate) fn new(
         (loaded, active): (Arc<Loaded>, Active),
-        shape: S,
+        format: F,
         options: AnswerOptions,
         runs: Runs,
         choices: Vec<Choice>,
     ) -> Self {
-        Self {
-            loaded,
-            shape,
-            options,
-            runs,
-            choices,
-            early: VecDeque::new(),
-            _active: active,
-            cached: 0,
-            created: now(),
-        }
-    }
-
-    fn names(loaded: &Loaded, as_ids: bool) -> TokenNames<'_> {
-        TokenNames { tokenizer: &loaded.model.tokenizer, as_ids }
+        let (early, created) = (VecDeque::new(), now());
+        Self { loaded, format, options, runs, choices, early, _active: active, cached: 0, created }
     }
 
     fn usage(&self) -> Usage {
@@ -141,15 +157,13 @@ impl<S: Shape> Answer<S> {
         }
     }
 
-    fn head(&self, object: &str, choices: Vec<Value>) -> Value {
-        json!({
-            "id": self.options.id,
-            "object": object,
-            "created": self.created,
-            "model": self.options.plan.model,
-            "system_fingerprint": FINGERPRINT,
-            "choices": choices,
-        })
+    /// Has the format say something of the answer.
+    fn tell<T>(&mut self, say: impl FnOnce(&mut F, &About<'_>) -> T) -> T {
+        let usage = self.usage();
+        let names =
+            TokenNames { tokenizer: &self.loaded.model.tokenizer, as_ids: self.options.plan.tokens_as_ids };
+        let (created, choices) = (self.created, self.choices.len());
+        say(&mut self.format, &About { options: &self.options, created, usage, names, choices })
     }
 
     fn count_prompt(&mut self, choice: usize, report: &PromptReport) {
@@ -159,7 +173,9 @@ impl<S: Shape> Answer<S> {
     }
 
     /// What a step adds to a choice: where a prompt alone is asked for, nothing but the end.
-    fn piece(&mut self, at: usize, step: &Step, names: TokenNames<'_>) -> Piece {
+    fn piece(&mut self, at: usize, step: &Step) -> Piece {
+        let names =
+            TokenNames { tokenizer: &self.loaded.model.tokenizer, as_ids: self.options.plan.tokens_as_ids };
         let piece = self.choices[at].step(step, names);
         if self.options.prompt_only { piece.without_token() } else { piece }
     }
@@ -169,13 +185,13 @@ impl<S: Shape> Answer<S> {
         if self.choices.iter().all(|choice| choice.has_ended) {
             return Ok(None);
         }
-        let is_due = |(at, _): &(usize, RunEvent)| !self.shape.waits(*at);
+        let is_due = |(at, _): &(usize, RunEvent)| !self.format.waits(*at);
         if let Some(at) = self.early.iter().position(is_due) {
             return Ok(self.early.remove(at));
         }
         loop {
             match self.runs.events.recv().await {
-                Some((at, event)) if self.shape.waits(at) => self.early.push_back((at, event)),
+                Some((at, event)) if self.format.waits(at) => self.early.push_back((at, event)),
                 Some(event) => return Ok(Some(event)),
                 None => return Err(ApiError::unavailable(GIVEN_UP)),
             }
@@ -187,50 +203,26 @@ impl<S: Shape> Answer<S> {
     /// # Errors
     /// If a generation failed.
     pub(crate) async fn whole(mut self) -> Result<Value, ApiError> {
-        let loaded = Arc::clone(&self.loaded);
-        let names = Self::names(&loaded, self.options.plan.tokens_as_ids);
-        let mut ends = vec![None; self.choices.len()];
-        let mut ids: Vec<Vec<u32>> = vec![Vec::new(); self.choices.len()];
-        let mut traces: Vec<Vec<Value>> = vec![Vec::new(); self.choices.len()];
+        let mut wholes = vec![Whole::default(); self.choices.len()];
         while let Some((at, event)) = self.next().await? {
             match event {
                 RunEvent::Prompt(report) => {
                     self.count_prompt(at, &report);
-                    self.shape.prompt(at, &report, names);
+                    self.tell(|format, about| format.prompt(about, at, &report));
                 }
                 RunEvent::Step(step) => {
-                    let piece = self.piece(at, &step, names);
+                    let piece = self.piece(at, &step);
                     if !self.options.prompt_only {
-                        ids[at].push(step.token);
-                        self.shape.add(at, &piece, names);
+                        wholes[at].ids.push(step.token);
+                        self.tell(|format, about| format.add(about, at, &piece));
                     }
-                    traces[at].extend(piece.trace);
-                    ends[at] = piece.end.or(ends[at].take());
+                    wholes[at].traces.extend(piece.trace);
+                    wholes[at].end = piece.end.or(wholes[at].end.take());
                 }
                 RunEvent::Failed(error, _) => return Err(error),
             }
         }
-        let mut choices = Vec::with_capacity(self.choices.len());
-        for (at, end) in ends.into_iter().enumerate() {
-            let mut choice = self.shape.whole(at);
-            choice["index"] = json!(at);
-            if let Some(mut end) = end {
-                choice["finish_reason"] = json!(end.finish);
-                choice["stop_reason"] = end.stop_reason;
-                if !traces[at].is_empty() {
-                    end.moi["steps"] = Value::Array(std::mem::take(&mut traces[at]));
-                }
-                choice["moi"] = end.moi;
-            }
-            if self.options.plan.return_token_ids {
-                choice["token_ids"] = json!(ids[at]);
-                choice["prompt_token_ids"] = json!(self.options.prompts[at / self.options.plan.per_prompt()]);
-            }
-            choices.push(choice);
-        }
-        let mut answer = self.head(self.shape.objects()[0], choices);
-        answer["usage"] = self.usage().json();
-        Ok(answer)
+        Ok(self.tell(|format, about| format.whole(about, wholes)))
     }
 
     /// The answer as a stream of events, which ends by itself when its client leaves.
@@ -245,13 +237,9 @@ impl<S: Shape> Answer<S> {
     }
 
     async fn write(mut self, writer: &Writer) -> Option<()> {
-        let loaded = Arc::clone(&self.loaded);
-        let (names, ping) = (Self::names(&loaded, self.options.plan.tokens_as_ids), self.options.ping);
-        for at in 0..self.choices.len() {
-            if let Some(opening) = self.shape.opening(at) {
-                writer.send(&self.chunk(at, opening)).await?;
-            }
-        }
+        let ping = self.options.ping;
+        let first = self.tell(|format, about| format.begin(about));
+        writer.send(&first).await?;
         loop {
             // Tokens whose text is held back break no silence.
             let silent = tokio::time::sleep_until(writer.wrote() + ping);
@@ -263,83 +251,32 @@ impl<S: Shape> Answer<S> {
                     continue;
                 }
             };
-            match next {
+            let (events, is_last) = match next {
                 Ok(Some((at, RunEvent::Prompt(report)))) => {
                     self.count_prompt(at, &report);
-                    if let Some(added) = self.shape.prompt(at, &report, names) {
-                        writer.send(&self.chunk(at, added)).await?;
-                    }
+                    (self.tell(|format, about| format.prompt(about, at, &report)), false)
                 }
                 Ok(Some((at, RunEvent::Step(step)))) => {
-                    let piece = self.piece(at, &step, names);
-                    self.write_piece(at, &piece, names, writer).await?;
+                    let piece = self.piece(at, &step);
+                    (self.tell(|format, about| format.piece(about, at, &piece)), false)
                 }
                 Ok(Some((at, RunEvent::Failed(error, text)))) => {
                     let piece = self.choices[at].fail(&text);
-                    self.write_piece(at, &piece, names, writer).await?;
-                    writer.send(&error.body()).await?;
-                    break;
+                    let mut events = self.tell(|format, about| format.piece(about, at, &piece));
+                    events.extend(self.tell(|format, about| format.error(about, &error)));
+                    (events, true)
                 }
-                Ok(None) => {
-                    if self.options.plan.include_usage {
-                        let mut last = self.head(self.shape.objects()[1], Vec::new());
-                        last["usage"] = self.usage().json();
-                        writer.send(&last).await?;
-                    }
-                    break;
-                }
-                Err(error) => {
-                    writer.send(&error.body()).await?;
-                    break;
-                }
+                Ok(None) => (self.tell(|format, about| format.end(about)), true),
+                Err(error) => (self.tell(|format, about| format.error(about, &error)), true),
+            };
+            writer.send(&events).await?;
+            if is_last {
+                break;
             }
         }
-        writer.text("data: [DONE]\n\n").await
-    }
-
-    async fn write_piece(
-        &mut self,
-        at: usize,
-        piece: &Piece,
-        names: TokenNames<'_>,
-        writer: &Writer,
-    ) -> Option<()> {
-        let says = !piece.thought.is_empty() || !piece.answer.is_empty() || !piece.tokens.is_empty();
-        if says {
-            let mut choice = self.shape.chunk(at, piece, names);
-            if let Some(trace) = &piece.trace {
-                choice["moi"] = trace.clone();
-            }
-            if self.options.plan.return_token_ids {
-                choice["token_ids"] = piece.tokens.iter().map(|token| token.token).collect();
-            }
-            writer.send(&self.chunk(at, choice)).await?;
-        }
-        if let Some(end) = &piece.end {
-            let mut choice = self.shape.closing();
-            choice["finish_reason"] = json!(end.finish);
-            choice["stop_reason"] = end.stop_reason.clone();
-            choice["moi"] = end.moi.clone();
-            writer.send(&self.chunk(at, choice)).await?;
-        }
-        Some(())
-    }
-
-    /// A chunk with one choice.
-    fn chunk(&self, at: usize, mut choice: Value) -> Value {
-        choice["index"] = json!(at);
-        let mut chunk = self.head(self.shape.objects()[1], vec![choice]);
-        if self.options.plan.continuous_usage {
-            chunk["usage"] = self.usage().json();
-        } else if self.options.plan.include_usage {
-            chunk["usage"] = Value::Null;
-        }
-        chunk
+        writer.text(self.format.closing()).await
     }
 }
 
 /// What a client is told whose request was cancelled by the server.
 const GIVEN_UP: &str = "the request was given up: the server stops, or its answer was not read in time";
-
-/// What the answers of one version of the server have in common.
-const FINGERPRINT: &str = concat!("moi-", env!("CARGO_PKG_VERSION"));

@@ -5,8 +5,9 @@ use serde_json::{Value, json};
 
 use crate::{
     metrics::Finish,
-    thoughts::{Said, Thoughts},
+    parts::{PartParser, Parts},
     tokens::{TokenLogprob, TokenNames, logprob},
+    tools::CallDelta,
 };
 
 /// What a step, or a few of them, add to an answer.
@@ -14,6 +15,7 @@ use crate::{
 pub(crate) struct Piece {
     pub(crate) thought: String,
     pub(crate) answer: String,
+    pub(crate) calls: Vec<CallDelta>,
     /// The tokens that these are of.
     pub(crate) tokens: Vec<TokenLogprob>,
     /// The step itself, where steps are traced.
@@ -23,6 +25,12 @@ pub(crate) struct Piece {
 }
 
 impl Piece {
+    /// Whether there is anything in it but an end.
+    pub(crate) fn says(&self) -> bool {
+        let Self { thought, answer, calls, tokens, .. } = self;
+        !thought.is_empty() || !answer.is_empty() || !calls.is_empty() || !tokens.is_empty()
+    }
+
     /// The end alone, of an answer that is a prompt: the token that was generated is no part of it.
     pub(crate) fn without_token(self) -> Self {
         let end = self.end.map(|_| End { finish: "length", stop_reason: Value::Null, moi: Value::Null });
@@ -43,7 +51,7 @@ pub(crate) struct End {
 /// A generation under way.
 #[derive(Clone, Debug)]
 pub(crate) struct Choice {
-    thoughts: Thoughts,
+    parser: PartParser,
     rule: InputRule,
     seed: u64,
     traces: bool,
@@ -59,9 +67,9 @@ pub(crate) struct Choice {
 }
 
 impl Choice {
-    pub(crate) fn new(thoughts: Thoughts, rule: InputRule, seed: u64, traces: bool) -> Self {
+    pub(crate) fn new(parser: PartParser, rule: InputRule, seed: u64, traces: bool) -> Self {
         Self {
-            thoughts,
+            parser,
             rule,
             seed,
             traces,
@@ -86,25 +94,20 @@ impl Choice {
         self.reasoning += usize::from(step.thinking);
         self.entropy += f64::from(step.entropy);
         self.gate += f64::from(step.gate);
-        let mut parts = self.thoughts.push(&step.text);
+        self.has_ended = step.stop.is_some();
+        let parts = self.parser.push(&step.text, self.has_ended);
         let end = step.stop.map(|stop| self.end(stop, step.stopped_by.as_ref()));
-        if end.is_some() {
-            parts.extend(self.thoughts.finish());
-            self.has_ended = true;
-        }
-        let (thought, answer) = joined(&parts);
-        let is_due = trace.is_some() || end.is_some() || !thought.is_empty() || !answer.is_empty();
+        let is_due = trace.is_some() || end.is_some() || parts != Parts::default();
         let tokens = if is_due { std::mem::take(&mut self.held) } else { Vec::new() };
-        Piece { thought, answer, tokens, trace, end }
+        let Parts { thought, answer, calls } = parts;
+        Piece { thought, answer, calls, tokens, trace, end }
     }
 
     /// The text that a generation had held back which failed.
     pub(crate) fn fail(&mut self, text: &str) -> Piece {
         self.has_ended = true;
-        let parts: Vec<(Said, String)> =
-            self.thoughts.push(text).into_iter().chain(self.thoughts.finish()).collect();
-        let (thought, answer) = joined(&parts);
-        Piece { thought, answer, ..Piece::default() }
+        let Parts { thought, answer, calls } = self.parser.push(text, true);
+        Piece { thought, answer, calls, ..Piece::default() }
     }
 
     fn end(&self, stop: StopReason, by: Option<&StoppedBy>) -> End {
@@ -122,14 +125,12 @@ impl Choice {
             "mean_gate": self.gate / count,
             "ended_by": stop,
         });
-        End { finish: Finish::of(stop).name(), stop_reason, moi }
+        let finish = match Finish::of(stop).name() {
+            "stop" if self.parser.has_calls() => "tool_calls",
+            finish => finish,
+        };
+        End { finish, stop_reason, moi }
     }
-}
-
-/// The texts of thoughts and of the answer.
-fn joined(parts: &[(Said, String)]) -> (String, String) {
-    let of = |said: Said| parts.iter().filter(|(of, _)| *of == said).map(|(_, text)| text.as_str()).collect();
-    (of(Said::Thought), of(Said::Answer))
 }
 
 /// A step with its mixture.

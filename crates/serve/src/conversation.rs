@@ -1,25 +1,32 @@
 //! From the messages of a request to the prompt that the model's chat template makes of them.
 
+use std::sync::Arc;
+
 use moi_text::{ChatTemplate, Conversation, TextError};
 use serde_json::{Map, Value, json};
 
 use crate::{
     error::ApiError,
     model::Loaded,
+    tools::{Function, Tools},
     wire::{
-        chat::{Chat, ChatMessage},
-        unions::{Content, ToolChoice},
+        chat::{Chat, ChatMessage, Tool},
+        unions::Content,
     },
 };
 
 /// Turns of a conversation at most.
 const MAX_MESSAGES: usize = 4096;
 
-/// The tokens of a conversation.
+/// The tokens of a conversation, and what it says of calls.
 ///
 /// # Errors
 /// If a message is not allowed, or the template refuses them.
-pub(crate) fn prompt(chat: &Chat, loaded: &Loaded, trusts_templates: bool) -> Result<Vec<u32>, ApiError> {
+pub(crate) fn prompt(
+    chat: &Chat,
+    loaded: &Loaded,
+    trusts_templates: bool,
+) -> Result<(Vec<u32>, Option<Arc<Tools>>), ApiError> {
     let own;
     let template = match &chat.chat_template {
         None => template(loaded)?,
@@ -34,12 +41,11 @@ pub(crate) fn prompt(chat: &Chat, loaded: &Loaded, trusts_templates: bool) -> Re
             &own
         }
     };
-    if chat.tools.as_ref().is_some_and(|tools| !tools.is_empty())
-        && chat.tool_choice != Some(ToolChoice::None)
-    {
-        let message = "`tools` are not supported for this model";
-        return Err(ApiError::unsupported("tools", message));
-    }
+    let functions = functions(chat.tools.as_deref().unwrap_or_default())?;
+    let is_parallel = chat.parallel_tool_calls.unwrap_or(true);
+    let tokenizer = &loaded.model.tokenizer;
+    let tools = Tools::new(functions, chat.tool_choice.clone(), is_parallel, template.source(), tokenizer)?;
+    let told = tools.iter().flat_map(|tools| &tools.functions).map(Function::json).collect();
     let mut variables = chat.chat_template_kwargs.clone().unwrap_or_default();
     if let Some(effort) = &chat.reasoning_effort {
         let set = |variables: &mut Map<String, Value>, name: &str, value: Value| {
@@ -53,7 +59,36 @@ pub(crate) fn prompt(chat: &Chat, loaded: &Loaded, trusts_templates: bool) -> Re
         }
     }
     let add_generation_prompt = chat.add_generation_prompt.unwrap_or(true);
-    encode(template, &chat.messages, Vec::new(), variables, add_generation_prompt, loaded)
+    let ids = encode(template, &chat.messages, told, variables, add_generation_prompt, loaded)?;
+    Ok((ids, tools.map(Arc::new)))
+}
+
+/// The functions that a request lists.
+///
+/// # Errors
+/// If something else is in the list.
+pub(crate) fn functions(tools: &[Tool]) -> Result<Vec<Function>, ApiError> {
+    let function = |(at, tool): (usize, &Tool)| {
+        if tool.kind != "function" {
+            let param = format!("tools[{at}].type");
+            let message = format!("{param} is `{}`, and functions alone are supported", tool.kind);
+            return Err(ApiError::unsupported(&param, message));
+        }
+        let Some(function) = &tool.function else {
+            let param = format!("tools[{at}].function");
+            return Err(ApiError::value(&param, format!("`{param}` is missing")));
+        };
+        let parameters = function.parameters.clone().filter(|schema| !schema.is_empty());
+        let parameters =
+            parameters.map_or_else(|| json!({"type": "object", "properties": {}}), Value::Object);
+        Ok(Function {
+            name: function.name.clone(),
+            description: function.description.clone(),
+            parameters,
+            is_strict: function.strict.unwrap_or(false),
+        })
+    };
+    tools.iter().enumerate().map(function).collect()
 }
 
 /// The model's template.

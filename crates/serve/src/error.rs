@@ -124,6 +124,8 @@ impl ApiError {
         if let Some(seconds) = self.retry_after {
             headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
         }
+        response.extensions_mut().insert(self.clone());
+        let headers = response.headers_mut();
         if self.status == StatusCode::INTERNAL_SERVER_ERROR {
             // OpenAI's clients would send the request twice more, and it would fail again.
             headers.insert("x-should-retry", HeaderValue::from_static("false"));

@@ -14,8 +14,9 @@ use axum::{
 };
 use bytes::Bytes;
 use hyper::body::Frame;
-use serde_json::Value;
 use tokio::{sync::mpsc, time::Instant};
+
+use crate::answer::Event;
 
 /// The two ends of a stream: where events are written, and where they are read.
 pub(crate) fn frames() -> (mpsc::Sender<Bytes>, mpsc::Receiver<Bytes>) {
@@ -48,8 +49,16 @@ impl Writer {
         *self.last.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(crate) async fn send(&self, event: &Value) -> Option<()> {
-        self.text(&format!("data: {event}\n\n")).await
+    /// Writes events, together.
+    pub(crate) async fn send(&self, events: &[Event]) -> Option<()> {
+        let mut text = String::new();
+        for Event { name, data } in events {
+            if let Some(name) = name {
+                text += &format!("event: {name}\n");
+            }
+            text += &format!("data: {data}\n\n");
+        }
+        self.text(&text).await
     }
 
     pub(crate) async fn comment(&self) -> Option<()> {
@@ -57,6 +66,9 @@ impl Writer {
     }
 
     pub(crate) async fn text(&self, text: &str) -> Option<()> {
+        if text.is_empty() {
+            return Some(());
+        }
         let sent = self.frames.send(Bytes::copy_from_slice(text.as_bytes()));
         tokio::time::timeout(self.stall_timeout, sent).await.ok()?.ok()?;
         *self.last.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();

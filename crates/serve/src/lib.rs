@@ -21,7 +21,9 @@
 
 mod answer;
 mod auth;
+mod blocks;
 mod choice;
+mod chunks;
 mod constraint;
 mod conversation;
 mod error;
@@ -34,6 +36,7 @@ mod log;
 mod metrics;
 mod model;
 mod openapi;
+mod parts;
 mod plan;
 mod readers;
 mod routes;
@@ -41,6 +44,7 @@ mod server;
 mod status;
 mod thoughts;
 mod tokens;
+mod tools;
 mod wire;
 mod worker;
 

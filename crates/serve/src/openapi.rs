@@ -16,6 +16,8 @@ use crate::{
         chat::Chat,
         completions::{Completion, Detokenize, Tokenize},
         generation::Generation,
+        messages::Messages,
+        responses::Responses,
     },
 };
 
@@ -110,7 +112,10 @@ fn operation(route: &Route, generator: &mut SchemaGenerator) -> Value {
             responses[status] = failed(what);
         }
     }
-    if matches!(route.what, Handler::Chat | Handler::Completions) {
+    if matches!(route.what, Handler::Messages | Handler::CountTokens) {
+        responses["529"] = failed("The model is being loaded, or the server is stopping");
+    }
+    if matches!(route.what, Handler::Chat | Handler::Completions | Handler::Responses | Handler::Messages) {
         content["text/event-stream"] = json!({"schema": {"type": "string"}});
     }
     if route.what == Handler::Model {
@@ -131,11 +136,15 @@ fn request(what: Handler, generator: &mut SchemaGenerator) -> Option<Value> {
         Handler::Completions => {
             vec![properties::<Generation>(generator), properties::<Completion>(generator)]
         }
+        Handler::Responses => vec![properties::<Generation>(generator), properties::<Responses>(generator)],
+        Handler::Messages | Handler::CountTokens => {
+            vec![properties::<Generation>(generator), properties::<Messages>(generator)]
+        }
         Handler::Tokenize => vec![properties::<Tokenize>(generator)],
         Handler::Detokenize => vec![properties::<Detokenize>(generator)],
         _ => return None,
     };
-    if matches!(what, Handler::Chat | Handler::Completions) {
+    if matches!(what, Handler::Chat | Handler::Completions | Handler::Responses | Handler::Messages) {
         let knobs: Map<String, Value> = Knobs::properties().collect();
         schemas.push(json!({"properties": knobs}));
     }
@@ -146,6 +155,9 @@ fn request(what: Handler, generator: &mut SchemaGenerator) -> Option<Value> {
             all.extend(more.clone());
         }
         required.extend(schema.get("required").and_then(Value::as_array).cloned().unwrap_or_default());
+    }
+    if what == Handler::Messages {
+        required.push(json!("max_tokens"));
     }
     Some(json!({"type": "object", "properties": all, "required": required}))
 }

@@ -7,7 +7,7 @@ use std::{
 };
 
 use moi::RuleError;
-use moi_engine::{InputRule, LogitBias, SamplingStep, StopRules};
+use moi_engine::{Grammar, InputRule, LogitBias, SamplingStep, StopRules};
 use serde_json::{Value, json};
 
 use crate::{
@@ -141,6 +141,31 @@ impl Plan {
     /// With so many of the likeliest tokens beside each.
     pub(crate) fn with_logprobs(mut self, logprobs: usize) -> Self {
         self.base.logprobs = logprobs;
+        self
+    }
+
+    /// For APIs whose answers are one, and without traces.
+    ///
+    /// # Errors
+    /// If several are asked for, or a trace.
+    pub(crate) fn single(self) -> Result<Self, ApiError> {
+        let only = "is for /v1/chat/completions";
+        match (self.per_prompt() > 1, self.traces) {
+            (true, _) => Err(ApiError::unsupported("n", format!("more than one answer {only}"))),
+            (_, true) => Err(ApiError::unsupported("moi.trace", format!("`moi.trace` {only}"))),
+            (false, false) => Ok(self),
+        }
+    }
+
+    /// What the answer follows.
+    pub(crate) fn grammar(&self) -> Option<&Grammar> {
+        self.base.grammar.as_deref()
+    }
+
+    /// With an answer that follows a grammar which the field asks for.
+    pub(crate) fn following(mut self, field: &'static str, grammar: Grammar) -> Self {
+        self.base.grammar = Some(Arc::new(grammar));
+        self.constrained_by = Some(field);
         self
     }
 

@@ -213,6 +213,7 @@ async fn note(State(server): State<Arc<Server>>, mut request: Request, next: Nex
     let id = given
         .unwrap_or_else(|| HeaderValue::from_str(&new_id("req")).unwrap_or(HeaderValue::from_static("req")));
     let (method, path) = (request.method().clone(), request.uri().path().to_owned());
+    let is_anthropic = path.starts_with("/v1/messages");
     let noted = Arc::new(OnceLock::new());
     request.extensions_mut().insert(RouteAndOwner(Arc::clone(&noted)));
     let (text, method) = (id.to_str().unwrap_or_default().to_owned(), method.to_string());
@@ -222,6 +223,11 @@ async fn note(State(server): State<Arc<Server>>, mut request: Request, next: Nex
     let mut response = next.run(request).await;
     report.status = response.status().as_u16();
     drop(report);
+    if let Some(error) = response.extensions_mut().remove::<ApiError>()
+        && is_anthropic
+    {
+        routes::messages::write_error(&error, &mut response);
+    }
     let headers = response.headers_mut();
     headers.insert("x-request-id", id);
     headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
@@ -313,9 +319,13 @@ async fn answer(what: Handler, server: Arc<Server>, request: Request) -> Respons
     let caller = caller.unwrap_or_else(|| Caller { owner: String::new() });
     let (parts, body) = request.into_parts();
     let result = match what {
-        Handler::Chat | Handler::Completions | Handler::Tokenize | Handler::Detokenize => {
-            post(what, &server, caller, &parts.headers, body).await
-        }
+        Handler::Chat
+        | Handler::Completions
+        | Handler::Responses
+        | Handler::Messages
+        | Handler::CountTokens
+        | Handler::Tokenize
+        | Handler::Detokenize => post(what, &server, caller, &parts.headers, body).await,
         _ => get(what, &server, parts.uri.path()),
     };
     result.unwrap_or_else(|error| error.response())
@@ -333,7 +343,10 @@ async fn post(
     match what {
         Handler::Tokenize => aside(move || tokenize::tokenize(&body, &loaded)).await,
         Handler::Detokenize => aside(move || tokenize::detokenize(&body, &loaded)).await,
+        Handler::CountTokens => aside(move || routes::messages::count_tokens(&body, &loaded)).await,
         Handler::Completions => routes::completions::completions(Arc::clone(server), caller, body).await,
+        Handler::Responses => routes::responses::responses(Arc::clone(server), caller, body).await,
+        Handler::Messages => routes::messages::messages(Arc::clone(server), caller, body).await,
         _ => routes::chat::chat(Arc::clone(server), caller, body).await,
     }
 }

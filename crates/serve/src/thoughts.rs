@@ -186,7 +186,7 @@ impl Thoughts {
 }
 
 /// Bytes of the longest end of a text with which a marker begins.
-fn begun(text: &str, marker: &str) -> usize {
+pub(crate) fn begun(text: &str, marker: &str) -> usize {
     let lengths = marker.char_indices().map(|(at, _)| at).rev();
     lengths.into_iter().find(|&len| text.ends_with(&marker[..len])).unwrap_or(0)
 }

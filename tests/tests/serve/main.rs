@@ -5,9 +5,11 @@
 mod cancel;
 mod load;
 mod mixtures;
+mod others;
 mod scores;
 mod security;
 mod streams;
+mod tools;
 mod wire;
 
 use moi_tests::server::TestServer;

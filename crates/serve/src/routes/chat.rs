@@ -9,16 +9,19 @@ use serde_json::{Value, json};
 
 use super::{Asked, answered};
 use crate::{
-    answer::Shape,
     choice::Piece,
+    chunks::{Chunks, Shape},
     conversation,
     error::ApiError,
-    job::JobPrompt,
+    job::{Job, JobPrompt},
     json::{self, Ignored},
     knobs::Knobs,
+    model::Loaded,
+    parts::PartParser,
     plan::{MAX_LOGPROBS, Plan},
     server::{Caller, Server},
     tokens::TokenNames,
+    tools::{CallDelta, Calls, grammar},
     wire::{chat::Chat, generation::Generation},
 };
 
@@ -31,7 +34,7 @@ pub(crate) async fn chat(
     answered(&server, caller, body.len(), move |server| read(&body, server)).await
 }
 
-fn read(body: &[u8], server: &Server) -> Result<Asked<ChatShape>, ApiError> {
+fn read(body: &[u8], server: &Server) -> Result<Asked<Chunks<ChatShape>>, ApiError> {
     let loaded = server.loaded()?;
     let mut ignored = Ignored::default();
     let generation: Generation = json::parse(body, &mut ignored)?;
@@ -52,14 +55,37 @@ fn read(body: &[u8], server: &Server) -> Result<Asked<ChatShape>, ApiError> {
     if plan.max_tokens() == Some(0) {
         return Err(ApiError::value("max_tokens", "max_tokens must be 1 or more, got 0"));
     }
-    let plan = plan.showing(loaded.shown());
-    let prompt = conversation::prompt(&chat, &loaded, server.options.trust_request_templates)?;
-    super::check_length(prompt.len(), &loaded, "messages")?;
-    let jobs = plan.jobs(vec![JobPrompt::Ids(prompt.clone())], None, loaded.model.context_length)?;
-    let messages = vec![Message::default(); jobs.len()];
-    let thoughts = vec![loaded.thoughts(&prompt)];
-    let shape = ChatShape { messages, logprobs };
-    Ok(Asked { id: "chatcmpl", plan, jobs, thoughts, shape, prompt_only: false, ignored })
+    let (plan, jobs, parser) = generations(&chat, plan, &loaded, server)?;
+    let format = Chunks(ChatShape { messages: vec![Message::default(); jobs.len()], logprobs });
+    let parsers = vec![parser];
+    Ok(Asked { id: "chatcmpl", plan, jobs, parsers, format, prompt_only: false, ignored })
+}
+
+/// The generations that answer a conversation, and what tells their parts.
+///
+/// # Errors
+/// If the conversation or its tools are not allowed.
+pub(crate) fn generations(
+    chat: &Chat,
+    plan: Plan,
+    loaded: &Loaded,
+    server: &Server,
+) -> Result<(Plan, Vec<Job>, PartParser), ApiError> {
+    let (prompt, tools) = conversation::prompt(chat, loaded, server.options.trust_request_templates)?;
+    super::check_length(prompt.len(), loaded, "messages")?;
+    let mut shown = loaded.shown();
+    let plan = match &tools {
+        Some(tools) => {
+            shown.extend(tools.tokens.iter().map(|(_, token)| *token));
+            let grammar = grammar(tools, plan.grammar())?;
+            plan.following("tools", grammar)
+        }
+        None => plan,
+    };
+    let plan = plan.showing(shown);
+    let parser = PartParser::new(loaded.thoughts(&prompt), Calls::new(tools));
+    let jobs = plan.jobs(vec![JobPrompt::Ids(prompt)], None, loaded.model.context_length)?;
+    Ok((plan, jobs, parser))
 }
 
 /// Fields that are known and not implemented, and change what comes.
@@ -86,7 +112,41 @@ fn refuse_unsupported(chat: &Chat) -> Result<(), ApiError> {
 struct Message {
     content: String,
     thoughts: String,
+    calls: Vec<Call>,
     tokens: Vec<Value>,
+}
+
+/// A call of a function.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Call {
+    pub(crate) id: String,
+    pub(crate) name: String,
+    /// JSON.
+    pub(crate) arguments: String,
+}
+
+impl Call {
+    /// Adds what a piece adds to calls.
+    pub(crate) fn add(all: &mut Vec<Self>, delta: &CallDelta) {
+        if let Some((id, name)) = &delta.begins {
+            all.push(Self { id: id.clone(), name: name.clone(), arguments: String::new() });
+        }
+        if let Some(call) = all.get_mut(delta.index) {
+            call.arguments += &delta.arguments;
+        }
+    }
+}
+
+/// What a piece adds to calls, in a stream.
+fn call_deltas(deltas: &[CallDelta]) -> Value {
+    let delta = |delta: &CallDelta| match &delta.begins {
+        Some((id, name)) => {
+            let function = json!({"name": name, "arguments": delta.arguments});
+            json!({"index": delta.index, "id": id, "type": "function", "function": function})
+        }
+        None => json!({"index": delta.index, "function": {"arguments": delta.arguments}}),
+    };
+    deltas.iter().map(delta).collect()
 }
 
 pub(crate) struct ChatShape {
@@ -117,7 +177,10 @@ impl Shape for ChatShape {
         if !piece.thought.is_empty() {
             delta["reasoning_content"] = json!(piece.thought);
         }
-        if !piece.answer.is_empty() || piece.thought.is_empty() {
+        if !piece.calls.is_empty() {
+            delta["tool_calls"] = call_deltas(&piece.calls);
+        }
+        if !piece.answer.is_empty() || (piece.thought.is_empty() && piece.calls.is_empty()) {
             delta["content"] = json!(piece.answer);
         }
         let tokens = || piece.tokens.iter().map(|token| names.chat(token)).collect::<Vec<_>>();
@@ -133,14 +196,25 @@ impl Shape for ChatShape {
         let message = &mut self.messages[choice];
         message.content += &piece.answer;
         message.thoughts += &piece.thought;
+        piece.calls.iter().for_each(|delta| Call::add(&mut message.calls, delta));
         if self.logprobs {
             message.tokens.extend(piece.tokens.iter().map(|token| names.chat(token)));
         }
     }
 
     fn whole(&mut self, choice: usize) -> Value {
-        let Message { content, thoughts, tokens } = std::mem::take(&mut self.messages[choice]);
+        let Message { content, thoughts, calls, tokens } = std::mem::take(&mut self.messages[choice]);
         let mut message = json!({"role": "assistant", "content": content});
+        if !calls.is_empty() {
+            if content.is_empty() {
+                message["content"] = Value::Null;
+            }
+            let call = |call: Call| {
+                let function = json!({"name": call.name, "arguments": call.arguments});
+                json!({"id": call.id, "type": "function", "function": function})
+            };
+            message["tool_calls"] = calls.into_iter().map(call).collect();
+        }
         if !thoughts.is_empty() {
             message["reasoning_content"] = json!(thoughts);
         }

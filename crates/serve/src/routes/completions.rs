@@ -13,16 +13,16 @@ use serde_json::{Value, json};
 
 use super::{Asked, answered, check_length};
 use crate::{
-    answer::Shape,
     choice::Piece,
+    chunks::{Chunks, Shape},
     error::ApiError,
     job::JobPrompt,
     json::{self, Ignored},
     knobs::Knobs,
     model::Loaded,
+    parts::PartParser,
     plan::{MAX_LOGPROBS, Plan},
     server::{Caller, Server},
-    thoughts::Thoughts,
     tokens::{TokenLogprob, TokenNames, logprob},
     wire::{completions::Completion, generation::Generation, unions::Prompts},
 };
@@ -41,7 +41,7 @@ pub(crate) async fn completions(
     answered(&server, caller, body.len(), move |server| read(&body, server)).await
 }
 
-fn read(body: &[u8], server: &Server) -> Result<Asked<TextShape>, ApiError> {
+fn read(body: &[u8], server: &Server) -> Result<Asked<Chunks<TextShape>>, ApiError> {
     let loaded = server.loaded()?;
     let mut ignored = Ignored::default();
     let generation: Generation = json::parse(body, &mut ignored)?;
@@ -90,7 +90,7 @@ fn read(body: &[u8], server: &Server) -> Result<Asked<TextShape>, ApiError> {
         }
         false => Vec::new(),
     };
-    let thoughts = prompts.iter().map(|_| Thoughts::new(None, false)).collect();
+    let parsers = prompts.iter().map(|_| PartParser::plain()).collect();
     let jobs = plan.jobs(prompts, listed.filter(|_| echo), loaded.model.context_length)?;
     let shape = TextShape {
         per_prompt: plan.per_prompt(),
@@ -98,7 +98,7 @@ fn read(body: &[u8], server: &Server) -> Result<Asked<TextShape>, ApiError> {
         echoed,
         lists: listed.is_some(),
     };
-    Ok(Asked { id: "cmpl", plan, jobs, thoughts, shape, prompt_only, ignored })
+    Ok(Asked { id: "cmpl", plan, jobs, parsers, format: Chunks(shape), prompt_only, ignored })
 }
 
 /// The prompts of a request, and the texts of those that are given as texts.

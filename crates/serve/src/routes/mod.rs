@@ -3,6 +3,8 @@
 pub(crate) mod chat;
 pub(crate) mod completions;
 pub(crate) mod info;
+pub(crate) mod messages;
+pub(crate) mod responses;
 pub(crate) mod table;
 pub(crate) mod tokenize;
 
@@ -19,26 +21,26 @@ use moi_engine::InputRule;
 use serde_json::Value;
 
 use crate::{
-    answer::{Answer, AnswerOptions, Shape},
+    answer::{Answer, AnswerOptions, Format},
     choice::Choice,
     error::ApiError,
     job::Job,
     json::Ignored,
     model::Loaded,
+    parts::PartParser,
     plan::Plan,
     server::{Active, Caller, Server},
-    thoughts::Thoughts,
 };
 
 /// What a request asks for.
-pub(crate) struct Asked<S> {
+pub(crate) struct Asked<F> {
     /// What ids of its answers begin with.
     pub(crate) id: &'static str,
     pub(crate) plan: Plan,
     pub(crate) jobs: Vec<Job>,
-    /// What tells thoughts from answers behind each prompt.
-    pub(crate) thoughts: Vec<Thoughts>,
-    pub(crate) shape: S,
+    /// What tells the parts of an answer behind each prompt.
+    pub(crate) parsers: Vec<PartParser>,
+    pub(crate) format: F,
     /// Whether the prompts alone are asked for, with their log-probabilities.
     pub(crate) prompt_only: bool,
     pub(crate) ignored: Ignored,
@@ -48,11 +50,11 @@ pub(crate) struct Asked<S> {
 const LARGE: usize = 1 << 20;
 
 /// Reads what is asked for in a body of so many bytes, off the threads that answer, has it generated, and answers.
-pub(crate) async fn answered<S: Shape>(
+pub(crate) async fn answered<F: Format>(
     server: &Arc<Server>,
     caller: Caller,
     size: usize,
-    read: impl FnOnce(&Server) -> Result<Asked<S>, ApiError> + Send + 'static,
+    read: impl FnOnce(&Server) -> Result<Asked<F>, ApiError> + Send + 'static,
 ) -> Result<Response<Body>, ApiError> {
     let loaded = server.loaded()?;
     let active = Active::new(server);
@@ -80,20 +82,20 @@ pub(crate) async fn answered<S: Shape>(
     let done = tokio::task::spawn_blocking(work).await;
     let failed = |error| ApiError::internal(format!("preparing the request failed: {error}"));
     let (asked, prepared, about, prompt_tokens, prompts) = done.map_err(failed)??;
-    let Asked { id, plan, thoughts, shape, prompt_only, ignored, .. } = asked;
+    let Asked { id, plan, parsers, format, prompt_only, ignored, .. } = asked;
     let runs = prepared.submit().await?;
     loaded.status.metrics.asked(plan.per_prompt());
     let per_prompt = plan.per_prompt();
-    let choices = about.into_iter().enumerate().map(|(at, (rule, seed))| {
-        let thoughts = thoughts[at / per_prompt].clone();
-        Choice::new(thoughts, rule, seed, plan.traces)
-    });
+    let choices = about
+        .into_iter()
+        .enumerate()
+        .map(|(at, (rule, seed))| Choice::new(parsers[at / per_prompt].clone(), rule, seed, plan.traces));
     let choices: Vec<Choice> = choices.collect();
     let streams = plan.stream;
     let (ping, stall_timeout) = (server.options.ping, server.options.stall_timeout);
     let options =
         AnswerOptions { id: new_id(id), plan, prompt_tokens, prompts, prompt_only, ping, stall_timeout };
-    let answer = Answer::new((loaded, active), shape, options, runs, choices);
+    let answer = Answer::new((loaded, active), format, options, runs, choices);
     let mut response = match streams {
         true => answer.stream(),
         false => {

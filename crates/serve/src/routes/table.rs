@@ -16,6 +16,9 @@ pub(crate) struct Route {
 pub(crate) enum Handler {
     Chat,
     Completions,
+    Responses,
+    Messages,
+    CountTokens,
     Models,
     Model,
     Tokenize,
@@ -46,6 +49,19 @@ const fn open(path: &'static str, what: Handler, summary: &'static str) -> Route
 pub(crate) const ROUTES: &[Route] = &[
     route("POST", "/v1/chat/completions", Handler::Chat, "Answer a conversation"),
     route("POST", "/v1/completions", Handler::Completions, "Continue texts"),
+    route(
+        "POST",
+        "/v1/responses",
+        Handler::Responses,
+        "Answer by OpenAI's newer API, which stores nothing here",
+    ),
+    route("POST", "/v1/messages", Handler::Messages, "Answer by Anthropic's API"),
+    route(
+        "POST",
+        "/v1/messages/count_tokens",
+        Handler::CountTokens,
+        "Count the tokens of a conversation of Anthropic's",
+    ),
     route("GET", "/v1/models", Handler::Models, "List the model's names"),
     route("GET", "/v1/models/{*model}", Handler::Model, "Tell of a model by its name"),
     route("POST", "/tokenize", Handler::Tokenize, "Give the tokens of a text or a conversation"),

@@ -9,6 +9,7 @@ use crate::{
     json::{self, Ignored},
     model::Loaded,
     tokens::TokenNames,
+    tools::Function,
     wire::completions::{Detokenize, Tokenize},
 };
 
@@ -51,10 +52,9 @@ pub(crate) fn tokenize(body: &Bytes, loaded: &Loaded) -> Result<Value, ApiError>
             encode(text, special, parse, loaded)?
         }
         (None, Some(messages)) => {
-            let (tools, variables) = (
-                asked.tools.clone().unwrap_or_default(),
-                asked.chat_template_kwargs.clone().unwrap_or_default(),
-            );
+            let tools = conversation::functions(asked.tools.as_deref().unwrap_or_default())?;
+            let tools = tools.iter().map(Function::json).collect();
+            let variables = asked.chat_template_kwargs.clone().unwrap_or_default();
             let prompts = asked.add_generation_prompt.unwrap_or(true);
             conversation::encode(
                 conversation::template(loaded)?,

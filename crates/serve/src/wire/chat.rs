@@ -7,7 +7,7 @@ use serde_json::{Map, Value};
 use super::unions::{Content, ToolChoice, bounded};
 
 /// Fields of a chat completion that are its own.
-#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
 pub(crate) struct Chat {
     #[serde(deserialize_with = "bounded")]
     pub(crate) messages: Vec<ChatMessage>,
@@ -16,8 +16,10 @@ pub(crate) struct Chat {
     /// How many of the likeliest tokens are listed beside each, 0 to 20
     pub(crate) top_logprobs: Option<u32>,
     /// Functions that the model may call
-    pub(crate) tools: Option<Vec<Value>>,
+    pub(crate) tools: Option<Vec<Tool>>,
     pub(crate) tool_choice: Option<ToolChoice>,
+    /// Whether an answer may have several calls
+    pub(crate) parallel_tool_calls: Option<bool>,
     /// Variables of the chat template, such as `enable_thinking`
     pub(crate) chat_template_kwargs: Option<Map<String, Value>>,
     /// `none`, or what the chat template calls its effort
@@ -40,8 +42,28 @@ pub(crate) struct Chat {
     pub(crate) function_call: Option<Value>,
 }
 
-/// A turn.
+/// A function that the model may call.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
+pub(crate) struct Tool {
+    /// `function`
+    #[serde(rename = "type")]
+    pub(crate) kind: String,
+    pub(crate) function: Option<FunctionDefinition>,
+}
+
+/// What a model is told of a function.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+pub(crate) struct FunctionDefinition {
+    pub(crate) name: String,
+    pub(crate) description: Option<String>,
+    /// The JSON schema of its arguments, an object
+    pub(crate) parameters: Option<Map<String, Value>>,
+    /// Refuse a schema that cannot be enforced whole
+    pub(crate) strict: Option<bool>,
+}
+
+/// A turn.
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
 pub(crate) struct ChatMessage {
     /// `system`, `developer`, `user`, `assistant` or `tool`
     pub(crate) role: String,

@@ -5,7 +5,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value};
 
 use super::{
-    chat::ChatMessage,
+    chat::{ChatMessage, Tool},
     unions::{Prompts, Texts},
 };
 
@@ -38,7 +38,7 @@ pub(crate) struct Tokenize {
     /// llama-server's name of `prompt`
     pub(crate) content: Option<String>,
     pub(crate) messages: Option<Vec<ChatMessage>>,
-    pub(crate) tools: Option<Vec<Value>>,
+    pub(crate) tools: Option<Vec<Tool>>,
     pub(crate) chat_template_kwargs: Option<Map<String, Value>>,
     pub(crate) add_special_tokens: Option<bool>,
     pub(crate) parse_special: Option<bool>,

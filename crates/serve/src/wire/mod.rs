@@ -3,4 +3,6 @@
 pub(crate) mod chat;
 pub(crate) mod completions;
 pub(crate) mod generation;
+pub(crate) mod messages;
+pub(crate) mod responses;
 pub(crate) mod unions;

@@ -165,12 +165,19 @@ impl<'de> Deserialize<'de> for Prompts {
     }
 }
 
-/// What a message says: a text, or parts of which only texts can be read here.
+/// A text, or a list of parts.
 #[derive(Clone, Debug, PartialEq)]
-pub(crate) enum Content {
+pub(crate) enum TextOr<T> {
     Text(String),
-    Parts(Vec<Part>),
+    Parts(Vec<T>),
 }
+
+/// What a message says: a text, or parts of which only texts can be read here.
+pub(crate) type Content = TextOr<Part>;
+/// What a turn of Anthropic's says.
+pub(crate) type Blocks = TextOr<super::messages::Block>;
+/// What a response answers.
+pub(crate) type Input = TextOr<super::responses::Item>;
 
 /// A part of a message.
 #[derive(Clone, Debug, PartialEq, Deserialize, JsonSchema)]
@@ -181,31 +188,46 @@ pub(crate) struct Part {
     pub(crate) text: Option<String>,
 }
 
-impl<'de> Deserialize<'de> for Content {
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for TextOr<T> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct TextOrParts;
+        struct TextOrParts<T>(std::marker::PhantomData<T>);
 
-        impl<'de> Visitor<'de> for TextOrParts {
-            type Value = Content;
+        impl<'de, T: Deserialize<'de>> Visitor<'de> for TextOrParts<T> {
+            type Value = TextOr<T>;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 f.write_str("a string or a list of content parts")
             }
 
-            fn visit_str<E: de::Error>(self, text: &str) -> Result<Content, E> {
-                Ok(Content::Text(text.to_owned()))
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<TextOr<T>, E> {
+                Ok(TextOr::Text(text.to_owned()))
             }
 
-            fn visit_string<E: de::Error>(self, text: String) -> Result<Content, E> {
-                Ok(Content::Text(text))
+            fn visit_string<E: de::Error>(self, text: String) -> Result<TextOr<T>, E> {
+                Ok(TextOr::Text(text))
             }
 
-            fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Content, A::Error> {
-                Ok(Content::Parts(elements(&mut seq)?))
+            fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<TextOr<T>, A::Error> {
+                Ok(TextOr::Parts(elements(&mut seq)?))
             }
         }
 
-        deserializer.deserialize_any(TextOrParts)
+        deserializer.deserialize_any(TextOrParts(std::marker::PhantomData))
+    }
+}
+
+impl<T: JsonSchema> JsonSchema for TextOr<T> {
+    fn schema_name() -> Cow<'static, str> {
+        format!("TextOr{}", T::schema_name()).into()
+    }
+
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        let part = generator.subschema_for::<T>();
+        json_schema!({"anyOf": [{"type": "string"}, {"type": "array", "items": part, "minItems": 1}]})
     }
 }
 
@@ -290,12 +312,13 @@ schema!(Prompts, |_| {
         {"type": "array", "items": {"type": "array", "items": id}, "minItems": 1},
     ]})
 });
-schema!(Content, |generator| {
-    let part = generator.subschema_for::<Part>();
-    json_schema!({"anyOf": [{"type": "string"}, {"type": "array", "items": part, "minItems": 1}]})
-});
 schema!(ToolChoice, |_| {
-    json_schema!({"anyOf": [{"enum": ["none", "auto", "required"]}, {
+    let flat = json_schema!({
+        "type": "object",
+        "properties": {"type": {"const": "function"}, "name": {"type": "string"}},
+        "required": ["type", "name"],
+    });
+    json_schema!({"anyOf": [{"enum": ["none", "auto", "required"]}, flat, {
         "type": "object",
         "properties": {
             "type": {"const": "function"},

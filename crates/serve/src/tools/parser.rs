@@ -1,0 +1,276 @@
+//! Finds calls in an answer that comes piece by piece.
+
+use std::sync::Arc;
+
+use serde_json::Value;
+
+use super::{
+    ARGS, CALL_ID, CallForm, PYTHON, Tools,
+    cursor::{Cursor, JsonEnd, Stop},
+    gemma, xml,
+};
+use crate::thoughts::begun;
+
+/// A part of an answer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Part {
+    Text(String),
+    Call(CallDelta),
+}
+
+/// What a piece adds to a call.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct CallDelta {
+    /// Its place among the calls of the answer.
+    pub(crate) index: usize,
+    /// Its id and the name of the function, where it begins.
+    pub(crate) begins: Option<(String, String)>,
+    /// A piece of its arguments, which are JSON.
+    pub(crate) arguments: String,
+}
+
+/// Where the text is.
+#[derive(Clone, Copy, Debug)]
+enum Place {
+    /// Before a call, or where there is none.
+    Text,
+    /// Behind what opens a call.
+    Call,
+    /// Within arguments that are JSON.
+    Arguments(JsonEnd),
+    /// Behind the arguments.
+    Tail,
+    /// Behind a call.
+    Behind,
+}
+
+/// Takes an answer piece by piece and tells its parts. What may become a call is held back.
+#[derive(Clone, Debug)]
+pub(crate) struct Calls {
+    tools: Option<Arc<Tools>>,
+    place: Place,
+    held: String,
+    /// Calls so far.
+    count: usize,
+    /// Whether the answer has begun as text. Llama's calls stand at its beginning alone.
+    is_text: bool,
+}
+
+impl Calls {
+    /// Without tools, all is text.
+    pub(crate) fn new(tools: Option<Arc<Tools>>) -> Self {
+        Self { tools, place: Place::Text, held: String::new(), count: 0, is_text: false }
+    }
+
+    /// Whether there was a call.
+    pub(crate) fn has_calls(&self) -> bool {
+        self.count > 0
+    }
+
+    /// Takes a piece; gives the parts that are certain now.
+    pub(crate) fn push(&mut self, piece: &str) -> Vec<Part> {
+        let Some(tools) = self.tools.clone() else { return text(piece.to_owned()).into_iter().collect() };
+        self.held += piece;
+        let mut parts = Vec::new();
+        while self.advance(&tools, &mut parts) {}
+        parts
+    }
+
+    /// What was held back, when nothing more comes. A call that was cut off before its arguments is left out.
+    pub(crate) fn finish(&mut self) -> Vec<Part> {
+        let held = std::mem::take(&mut self.held);
+        match self.place {
+            Place::Text if self.count == 0 || !held.trim().is_empty() => text(held).into_iter().collect(),
+            _ => Vec::new(),
+        }
+    }
+
+    /// Takes the next part of what is held; whether there may be another.
+    fn advance(&mut self, tools: &Tools, parts: &mut Vec<Part>) -> bool {
+        match self.place {
+            Place::Text if tools.form == CallForm::Llama => self.llama_text(parts),
+            Place::Text => self.marked_text(tools, parts),
+            Place::Call => match tools.form {
+                CallForm::Hermes | CallForm::Llama | CallForm::MistralList | CallForm::MistralArgs => {
+                    self.json_head(tools, parts)
+                }
+                CallForm::Xml | CallForm::Gemma4 | CallForm::FunctionGemma => self.whole_call(tools, parts),
+            },
+            Place::Arguments(end) => self.arguments(end, parts),
+            Place::Tail => self.tail(tools),
+            Place::Behind => self.behind(tools),
+        }
+    }
+
+    /// Text up to what opens a call.
+    fn marked_text(&mut self, tools: &Tools, parts: &mut Vec<Part>) -> bool {
+        let open = tools.form.open();
+        if let Some(at) = self.held.find(open) {
+            // Space before a call is none of the answer.
+            parts.extend(text(self.held[..at].trim_end().to_owned()));
+            self.held.drain(..at + open.len());
+            self.place = Place::Call;
+            return true;
+        }
+        let certain = self.held.len() - begun(&self.held, open);
+        let certain = self.held[..certain].trim_end().len();
+        parts.extend(text(self.held.drain(..certain).collect()));
+        false
+    }
+
+    /// Text, unless the answer begins with a call.
+    fn llama_text(&mut self, parts: &mut Vec<Part>) -> bool {
+        if !self.is_text && self.count == 0 {
+            let mut cursor = Cursor::new(&self.held);
+            let _ = cursor.literal(PYTHON);
+            let begins = cursor.literal("{").and_then(|()| cursor.literal("\"name\""));
+            match begins {
+                Ok(()) => {
+                    let behind = self.held.find('{').unwrap_or(0);
+                    self.held.drain(..behind);
+                    self.place = Place::Call;
+                    return true;
+                }
+                Err(Stop::More) => return false,
+                Err(Stop::Wrong) if PYTHON.starts_with(self.held.trim_start()) => return false,
+                Err(Stop::Wrong) => self.is_text = true,
+            }
+        }
+        parts.extend(text(std::mem::take(&mut self.held)));
+        false
+    }
+
+    /// The name of a call whose arguments are JSON.
+    fn json_head(&mut self, tools: &Tools, parts: &mut Vec<Part>) -> bool {
+        let mut cursor = Cursor::new(&self.held);
+        let name = if tools.form == CallForm::MistralArgs {
+            cursor.until(ARGS).map(|name| name.split(CALL_ID).next().unwrap_or_default().trim().to_owned())
+        } else {
+            object_head(&mut cursor, tools.form)
+        };
+        match name {
+            Ok(name) => {
+                cursor.space();
+                // Of what follows its arguments need a first byte.
+                match cursor.rest().bytes().next() {
+                    None => return false,
+                    Some(b'{') if tools.functions.iter().any(|function| function.name == name) => {}
+                    Some(_) => return self.is_no_call(tools, parts),
+                }
+                self.held.drain(..cursor.at);
+                let begins = Some((tools.new_id(), name));
+                parts.push(Part::Call(CallDelta { index: self.count, begins, arguments: String::new() }));
+                self.count += 1;
+                self.place = Place::Arguments(JsonEnd::default());
+                true
+            }
+            Err(Stop::More) => false,
+            Err(Stop::Wrong) => self.is_no_call(tools, parts),
+        }
+    }
+
+    /// What looked like a call is text after all.
+    fn is_no_call(&mut self, tools: &Tools, parts: &mut Vec<Part>) -> bool {
+        parts.extend(text(format!("{}{}", tools.form.open(), std::mem::take(&mut self.held))));
+        (self.place, self.is_text) = (Place::Text, true);
+        false
+    }
+
+    fn arguments(&mut self, mut end: JsonEnd, parts: &mut Vec<Part>) -> bool {
+        let (bytes, is_whole) = end.push(&self.held);
+        let arguments: String = self.held.drain(..bytes).collect();
+        if !arguments.is_empty() {
+            parts.push(Part::Call(CallDelta { index: self.count - 1, begins: None, arguments }));
+        }
+        self.place = if is_whole { Place::Tail } else { Place::Arguments(end) };
+        is_whole
+    }
+
+    /// A call whose arguments are no JSON, when it is whole.
+    fn whole_call(&mut self, tools: &Tools, parts: &mut Vec<Part>) -> bool {
+        let close = tools.form.close();
+        let Some(at) = self.held.find(close) else { return false };
+        let body = &self.held[..at];
+        let parsed: Option<(String, Value)> = match tools.form {
+            CallForm::Xml => xml::parsed(body, &tools.functions),
+            form => gemma::parsed(body, form.quote()),
+        };
+        let known = |name: &String| tools.functions.iter().any(|function| function.name == *name);
+        match parsed {
+            Some((name, arguments)) if known(&name) => {
+                self.held.drain(..at + close.len());
+                let begins = Some((tools.new_id(), name));
+                let arguments = arguments.to_string();
+                parts.push(Part::Call(CallDelta { index: self.count, begins, arguments }));
+                self.count += 1;
+                self.place = Place::Behind;
+                true
+            }
+            _ => self.is_no_call(tools, parts),
+        }
+    }
+
+    /// What stands between the arguments and the call's end.
+    fn tail(&mut self, tools: &Tools) -> bool {
+        let end = match tools.form {
+            CallForm::Hermes => tools.form.close(),
+            CallForm::Llama | CallForm::MistralList => "}",
+            _ => "",
+        };
+        let Some(at) = self.held.find(end) else { return false };
+        self.held.drain(..at + end.len());
+        self.place = Place::Behind;
+        true
+    }
+
+    /// Another call, or text again.
+    fn behind(&mut self, tools: &Tools) -> bool {
+        let mut cursor = Cursor::new(&self.held);
+        cursor.space();
+        if cursor.rest().is_empty() {
+            return false;
+        }
+        let next = match tools.form {
+            CallForm::Llama => cursor.literal(";"),
+            CallForm::MistralList => cursor.literal(","),
+            form => cursor.literal(form.open()),
+        };
+        let at = cursor.at;
+        match next {
+            Ok(()) => {
+                self.held.drain(..at);
+                self.place = Place::Call;
+                true
+            }
+            Err(Stop::More) => false,
+            Err(Stop::Wrong) => {
+                let close = if tools.form == CallForm::MistralList { tools.form.close() } else { "" };
+                let rest = self.held.trim_start();
+                self.held = rest.strip_prefix(close).unwrap_or(rest).to_owned();
+                self.place = Place::Text;
+                !self.held.is_empty()
+            }
+        }
+    }
+}
+
+/// The name in `{"name": "f", "arguments":`, behind the bracket of a list where the form has one.
+fn object_head(cursor: &mut Cursor<'_>, form: CallForm) -> Result<String, Stop> {
+    if form == CallForm::MistralList && !cursor.rest().trim_start().starts_with('{') {
+        cursor.literal("[")?;
+    }
+    cursor.literal("{")?;
+    cursor.literal("\"name\"")?;
+    cursor.literal(":")?;
+    let name = cursor.string()?;
+    cursor.literal(",")?;
+    match cursor.string()?.as_str() {
+        "arguments" | "parameters" => cursor.literal(":")?,
+        _ => return Err(Stop::Wrong),
+    }
+    Ok(name)
+}
+
+fn text(text: String) -> Option<Part> {
+    (!text.is_empty()).then_some(Part::Text(text))
+}

@@ -1,8 +1,13 @@
-"""OpenAI's Python client: chat, streams with its accumulator, completions, structured output, errors, many at once."""
+"""OpenAI's Python client: chat, streams with its accumulator, completions, structured output, tools, responses, errors,
+many at once."""
 
 import asyncio
+import json
 import os
 
+from typing import Literal
+
+import httpx
 import openai
 from pydantic import BaseModel
 
@@ -76,6 +81,60 @@ def structured():
     raise AssertionError("an answer that is cut off was parsed")
 
 
+class Weather(BaseModel):
+    """The weather of a city."""
+
+    city: Literal["Paris", "Rome"]
+    days: Literal[1, 2]
+
+
+def tools():
+    asked = dict(model=MODEL, messages=[{"role": "user", "content": "How is the weather in Paris and in Rome?"}],
+                 tools=[openai.pydantic_function_tool(Weather)], tool_choice="required", max_tokens=300, seed=1)
+    whole = client.chat.completions.create(**asked, parallel_tool_calls=False).choices[0]
+    assert whole.finish_reason == "tool_calls" and whole.message.content is None, whole
+    Weather.model_validate_json(whole.message.tool_calls[0].function.arguments)
+    # Two calls at once, put together by its accumulator, which doubles what is said twice.
+    call = '<tool_call>\n{"name": "Weather", "arguments": {"city": "%s", "days": 1}}\n</tool_call>'
+    text = call % "Paris" + "\n" + call % "Rome" + "<|im_end|>"
+    tokens = httpx.post(os.environ["MOI_URL"] + "/tokenize", json={"prompt": text, "add_special_tokens": False}).json()
+    asked["tool_choice"] = "auto"
+    asked["extra_body"] = {"moi": {"rule": "token", "force": tokens["tokens"]}}
+    with client.chat.completions.stream(**asked) as stream:
+        for _ in stream:
+            pass
+        calls = stream.get_final_completion().choices[0].message.tool_calls
+    assert [c.function.name for c in calls] == ["Weather", "Weather"], calls
+    assert [json.loads(c.function.arguments)["city"] for c in calls] == ["Paris", "Rome"]
+    assert len({c.id for c in calls}) == 2
+    # What came of a call goes back.
+    turns = asked["messages"] + [whole.message, {
+        "role": "tool", "tool_call_id": whole.message.tool_calls[0].id, "content": "sunny"}]
+    client.chat.completions.create(model=MODEL, messages=turns, tools=asked["tools"], max_tokens=4)
+
+
+def responses():
+    text = client.chat.completions.create(
+        model=MODEL, messages=ASK, max_tokens=12, temperature=0, seed=1).choices[0].message.content
+    asked = dict(model=MODEL, input=ASK[0]["content"], max_output_tokens=12, temperature=0)
+    whole = client.responses.create(**asked)
+    assert whole.output_text == text and whole.status == "incomplete", whole
+    with client.responses.stream(**asked) as stream:
+        deltas = "".join(e.delta for e in stream if e.type == "response.output_text.delta")
+    assert deltas == text
+    parsed = client.responses.parse(model=MODEL, input="How is the weather?", text_format=Weather, max_output_tokens=100,
+                                     temperature=0)
+    assert isinstance(parsed.output_parsed, Weather)
+    function = {"type": "function", "name": "weather", "strict": True, "parameters": Weather.model_json_schema()}
+    called = client.responses.create(
+        model=MODEL, input="How is the weather?", tools=[function], tool_choice="required", parallel_tool_calls=False)
+    assert called.output[0].type == "function_call", called
+    Weather.model_validate_json(called.output[0].arguments)
+    more = [{"role": "user", "content": "How is the weather?"}, called.output[0], {
+        "type": "function_call_output", "call_id": called.output[0].call_id, "output": "sunny"}]
+    client.responses.create(model=MODEL, input=more, max_output_tokens=4)
+
+
 def errors():
     for kind, call in [
         (openai.NotFoundError, dict(model="nothing", messages=ASK)),
@@ -103,7 +162,7 @@ async def many():
     await stream.close()
 
 
-for check in (chat, accumulated, rules, completions, structured, errors):
+for check in (chat, accumulated, rules, completions, structured, tools, responses, errors):
     check()
 asyncio.run(many())
-print(f"openai {openai.__version__}: chat, streams, accumulators, completions, parse, errors, 64 at once")
+print(f"openai {openai.__version__}: chat, streams, accumulators, completions, parse, tools, responses, errors, 64 at once")

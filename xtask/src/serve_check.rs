@@ -37,13 +37,38 @@ struct Check {
     name: &'static str,
     script: &'static str,
     is_short: bool,
+    /// Whether the server is given a chat template with calls of functions, which the default model's own has not.
+    calls: bool,
 }
 
 const CHECKS: &[Check] = &[
-    Check { name: "openai", script: "openai_python.py", is_short: true },
-    Check { name: "lm-eval", script: "lm_eval_harness.py", is_short: true },
-    Check { name: "schemathesis", script: "schema.py", is_short: true },
+    Check { name: "openai", script: "openai_python.py", is_short: true, calls: true },
+    Check { name: "lm-eval", script: "lm_eval_harness.py", is_short: true, calls: false },
+    Check { name: "schemathesis", script: "schema.py", is_short: true, calls: true },
+    Check { name: "anthropic", script: "anthropic_python.py", is_short: false, calls: true },
+    Check { name: "litellm", script: "litellm_library.py", is_short: false, calls: true },
+    Check { name: "instructor", script: "instructor_library.py", is_short: false, calls: true },
+    Check { name: "pydantic-ai", script: "pydantic_ai_agent.py", is_short: false, calls: true },
+    Check { name: "llm", script: "llm_shell.py", is_short: false, calls: true },
+    Check { name: "openai-node", script: "node/openai_node.mjs", is_short: false, calls: true },
+    Check { name: "anthropic-node", script: "node/anthropic_node.mjs", is_short: false, calls: true },
+    Check { name: "ai-sdk", script: "node/ai_sdk.mjs", is_short: false, calls: true },
 ];
+
+impl Check {
+    fn is_node(&self) -> bool {
+        self.script.ends_with(".mjs")
+    }
+}
+
+/// The checks that are asked for.
+fn asked(args: &ServeCheckArgs) -> Vec<&'static Check> {
+    let is_asked = |check: &&Check| match args.names.is_empty() {
+        true => check.is_short || !args.short,
+        false => args.names.iter().any(|name| name == check.name),
+    };
+    CHECKS.iter().filter(is_asked).collect()
+}
 
 /// Sets up what is needed, then runs the checks where nothing but this machine can be reached.
 pub(crate) fn run(args: &ServeCheckArgs) -> Result<()> {
@@ -58,6 +83,11 @@ pub(crate) fn run(args: &ServeCheckArgs) -> Result<()> {
     let own = env::current_exe()?;
     fetched(DEFAULT_MODEL, Cache::from_env()?)?;
     let python = environment(args.short)?;
+    let asked = asked(args);
+    let node = match asked.iter().any(|check| check.is_node()) {
+        true => Some(node_environment()?),
+        false => None,
+    };
     let binary = match &args.binary {
         Some(binary) => binary.clone(),
         None => {
@@ -82,6 +112,9 @@ pub(crate) fn run(args: &ServeCheckArgs) -> Result<()> {
     inside.args(["serve-check", "--inside", "--binary"]).arg(&binary).args(&args.names);
     if args.short {
         inside.arg("--short");
+    }
+    if let Some(node) = node {
+        inside.env("MOI_NODE", node);
     }
     let status = inside.env("MOI_PYTHON", python).status().context("the checks cannot be run")?;
     if !status.success() {
@@ -128,6 +161,32 @@ fn environment(short: bool) -> Result<PathBuf> {
     Ok(python)
 }
 
+/// A directory with the scripts for Node and the packages that they import, Node among them, made at first use.
+fn node_environment() -> Result<PathBuf> {
+    let own = root().join("tests/clients/node");
+    let directory = Cache::from_env()?.kernels().with_file_name("clients-node");
+    fs::create_dir_all(&directory)?;
+    let list = fs::read_to_string(own.join("package.json"))?;
+    let done = directory.join("packages");
+    if !fs::read_to_string(&done).is_ok_and(|known| known == list) {
+        eprintln!("xtask: installing the packages of {} in {}", own.display(), directory.display());
+        fs::write(directory.join("package.json"), &list)?;
+        let mut npm = Command::new("npm");
+        npm.args(["install", "--no-audit", "--no-fund", "--silent"]).current_dir(&directory);
+        let status = npm.status().context("npm cannot be run; install Node")?;
+        if !status.success() {
+            bail!("npm install failed ({status})");
+        }
+        fs::write(done, list)?;
+    }
+    // Node looks for packages from a script's own directory on.
+    for script in CHECKS.iter().filter(|check| check.is_node()) {
+        let name = Path::new(script.script).file_name().context("a script has no name")?;
+        fs::copy(own.join(name), directory.join(name))?;
+    }
+    Ok(directory)
+}
+
 /// A server of the binary, which ends with this.
 struct Serving {
     child: Child,
@@ -135,9 +194,12 @@ struct Serving {
 }
 
 impl Serving {
-    fn start(binary: &Path) -> Result<Self> {
+    fn start(binary: &Path, check: &Check) -> Result<Self> {
         let mut command = Command::new(binary);
-        command.args(["serve", "--port", "0", "--rule", "token", "--max-tokens", "64"]);
+        command.args(["serve", "--port", "0", "--rule", "token", "--max-tokens", "200"]);
+        if check.calls {
+            command.arg("--chat-template").arg(root().join("tests/clients/tools.jinja"));
+        }
         let mut child = command.stderr(Stdio::piped()).spawn().context("the server cannot be run")?;
         let stderr = child.stderr.take().context("the server has no stderr")?;
         let mut lines = BufReader::new(stderr).lines();
@@ -168,21 +230,29 @@ impl Drop for Serving {
 fn checks(args: &ServeCheckArgs) -> Result<()> {
     let python = PathBuf::from(env::var_os("MOI_PYTHON").context("MOI_PYTHON is not set")?);
     let binary = args.binary.clone().context("--binary is not given")?;
-    let is_asked = |check: &&Check| match args.names.is_empty() {
-        true => check.is_short || !args.short,
-        false => args.names.iter().any(|name| name == check.name),
-    };
     let (mut passed, mut failed) = (0, 0);
-    for check in CHECKS.iter().filter(is_asked) {
-        let serving = Serving::start(&binary)?;
+    for check in asked(args) {
+        let serving = Serving::start(&binary, check)?;
         let begun = Instant::now();
-        let mut command = Command::new(&python);
-        command.arg(root().join("tests/clients").join(check.script));
+        let mut command = match check.is_node() {
+            true => {
+                let directory = PathBuf::from(env::var_os("MOI_NODE").context("MOI_NODE is not set")?);
+                let mut node = Command::new(directory.join("node_modules/.bin/node"));
+                node.arg(directory.join(Path::new(check.script).file_name().unwrap_or_default()));
+                node
+            }
+            false => {
+                let mut command = Command::new(&python);
+                command.arg(root().join("tests/clients").join(check.script));
+                command
+            }
+        };
         command.env("MOI_URL", &serving.url).env("MOI_BINARY", &binary).env("NO_PROXY", "*");
+        command.env("MOI_MODEL", DEFAULT_MODEL);
         if args.short {
             command.env("MOI_SHORT", "1");
         }
-        let out = command.output().with_context(|| format!("{} cannot be run", python.display()))?;
+        let out = command.output().with_context(|| format!("{} cannot be run", check.script))?;
         let (stdout, stderr) = (String::from_utf8_lossy(&out.stdout), String::from_utf8_lossy(&out.stderr));
         let seconds = begun.elapsed().as_secs();
         match out.status.success() {

@@ -17,6 +17,7 @@ use moi_engine::{Engine, GrammarLimits, InputRule, Prompt, Request, Sampling, Sc
 use moi_models::{CausalLm, is_gpu};
 use moi_pretrained::Pretrained;
 use moi_serve::{Keys, Listening, LogLine, ServeOptions, ServedModel, listen};
+use moi_text::ChatTemplate;
 
 use crate::{
     Ended, INTERRUPTED,
@@ -138,7 +139,11 @@ impl Job for Serve {
         })?;
         let never = StopArgs { max_tokens: None, min_tokens: 0, stop: Vec::new(), ignore_eos: false };
         let decoding = Decoding::new(&pretrained, &args.rule.scope, &args.sampling, None, &never)?;
-        let template = std::mem::replace(&mut pretrained.chat_template, Ok(None));
+        let own = std::mem::replace(&mut pretrained.chat_template, Ok(None));
+        let template = match &args.listen.chat_template {
+            Some(path) => Ok(Some(template_in(path, own.as_ref().ok().and_then(Option::as_ref))?)),
+            None => own,
+        };
         let context_length = pretrained.architecture.config.context_length;
         let eos = pretrained.eos.clone();
         let created = modified(&pretrained.path);
@@ -214,6 +219,14 @@ impl Job for Serve {
             }
         }
     }
+}
+
+/// The chat template in a file, with the control tokens that the model's own is given.
+fn template_in(path: &Path, own: Option<&ChatTemplate>) -> Result<ChatTemplate> {
+    let source = file::read_text(path)
+        .with_context(|| format!("the chat template {} cannot be read", path.display()))?;
+    let tokens = own.map(|own| own.tokens().clone()).unwrap_or_default();
+    Ok(ChatTemplate::in_file(path, &source, tokens)?)
 }
 
 /// Runs a token, which checks the device and has its kernels compiled.

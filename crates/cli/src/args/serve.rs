@@ -53,6 +53,9 @@ pub(crate) struct ListenArgs {
     /// A name under which the model is served, in the place of --model's; may be repeated for more
     #[arg(long, value_name = "NAME")]
     pub(crate) alias: Vec<String>,
+    /// A chat template in the place of the model's own: a file of Jinja
+    #[arg(long, value_name = "FILE")]
+    pub(crate) chat_template: Option<PathBuf>,
     /// Take any name of a model for the one that is served
     #[arg(long)]
     pub(crate) any_model: bool,

@@ -71,6 +71,8 @@ impl Writer<'_> {
             functions.iter().enumerate().map(|(at, function)| self.body(at, function)).collect();
         self.rule("call", &bodies.join(" | "));
         let (open, close) = (self.open(), self.marker(self.tools.form.close()));
+        // One that is named is called once.
+        let is_several = self.tools.is_parallel && !matches!(self.tools.choice, ToolChoice::Function(_));
         let (first, more) = match self.tools.form {
             CallForm::Hermes | CallForm::Xml => {
                 (format!("call {close}"), format!("(\"\\n\" {open} call {close})*"))
@@ -81,11 +83,11 @@ impl Writer<'_> {
             CallForm::Llama => ("call".to_owned(), "(\"; \" call)*".to_owned()),
             CallForm::MistralArgs => ("call".to_owned(), format!("({open} call)*")),
             CallForm::MistralList => {
-                let more = if self.tools.is_parallel { " (\", \" call)*" } else { "" };
+                let more = if is_several { " (\", \" call)*" } else { "" };
                 return format!("\"[\" call{more} {close}");
             }
         };
-        if self.tools.is_parallel { format!("{first} {more}") } else { first }
+        if is_several { format!("{first} {more}") } else { first }
     }
 
     /// A text without calls, or one, which may be empty, and calls.

@@ -227,7 +227,7 @@ impl<T: JsonSchema> JsonSchema for TextOr<T> {
 
     fn json_schema(generator: &mut SchemaGenerator) -> Schema {
         let part = generator.subschema_for::<T>();
-        json_schema!({"anyOf": [{"type": "string"}, {"type": "array", "items": part, "minItems": 1}]})
+        json_schema!({"anyOf": [{"type": "string"}, {"type": "array", "items": part}]})
     }
 }
 

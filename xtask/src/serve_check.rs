@@ -32,27 +32,38 @@ pub(crate) struct ServeCheckArgs {
     inside: bool,
 }
 
-/// A check: its name, its script, and whether the short form has it.
+/// A check.
 struct Check {
     name: &'static str,
+    /// In tests/clients.
     script: &'static str,
+    /// Whether the short form has it.
     is_short: bool,
-    /// Whether the server is given a chat template with calls of functions, which the default model's own has not.
-    calls: bool,
+    /// Tokens of an answer at most.
+    max_tokens: &'static str,
+}
+
+const fn check(name: &'static str, script: &'static str) -> Check {
+    Check { name, script, is_short: false, max_tokens: "200" }
+}
+
+const fn short(name: &'static str, script: &'static str) -> Check {
+    Check { is_short: true, ..check(name, script) }
 }
 
 const CHECKS: &[Check] = &[
-    Check { name: "openai", script: "openai_python.py", is_short: true, calls: true },
-    Check { name: "lm-eval", script: "lm_eval_harness.py", is_short: true, calls: false },
-    Check { name: "schemathesis", script: "schema.py", is_short: true, calls: true },
-    Check { name: "anthropic", script: "anthropic_python.py", is_short: false, calls: true },
-    Check { name: "litellm", script: "litellm_library.py", is_short: false, calls: true },
-    Check { name: "instructor", script: "instructor_library.py", is_short: false, calls: true },
-    Check { name: "pydantic-ai", script: "pydantic_ai_agent.py", is_short: false, calls: true },
-    Check { name: "llm", script: "llm_shell.py", is_short: false, calls: true },
-    Check { name: "openai-node", script: "node/openai_node.mjs", is_short: false, calls: true },
-    Check { name: "anthropic-node", script: "node/anthropic_node.mjs", is_short: false, calls: true },
-    Check { name: "ai-sdk", script: "node/ai_sdk.mjs", is_short: false, calls: true },
+    short("openai", "openai_python.py"),
+    short("lm-eval", "lm_eval_harness.py"),
+    short("schemathesis", "schema.py"),
+    Check { max_tokens: "4000", ..short("page", "chat_page.py") },
+    check("anthropic", "anthropic_python.py"),
+    check("litellm", "litellm_library.py"),
+    check("instructor", "instructor_library.py"),
+    check("pydantic-ai", "pydantic_ai_agent.py"),
+    check("llm", "llm_shell.py"),
+    check("openai-node", "node/openai_node.mjs"),
+    check("anthropic-node", "node/anthropic_node.mjs"),
+    check("ai-sdk", "node/ai_sdk.mjs"),
 ];
 
 impl Check {
@@ -132,7 +143,7 @@ fn can_unshare() -> bool {
 /// The interpreter of a Python environment in the cache, made at first use.
 fn environment(short: bool) -> Result<PathBuf> {
     /// Packages that the short form needs, the first of the list.
-    const SHORT: usize = 3;
+    const SHORT: usize = 5;
     let list = fs::read_to_string(root().join("tests/clients/requirements.txt"))?;
     let packages = list.lines().filter(|line| !line.starts_with('#') && !line.is_empty());
     let packages: Vec<&str> = packages.take(if short { SHORT } else { usize::MAX }).collect();
@@ -196,10 +207,9 @@ struct Serving {
 impl Serving {
     fn start(binary: &Path, check: &Check) -> Result<Self> {
         let mut command = Command::new(binary);
-        command.args(["serve", "--port", "0", "--rule", "token", "--max-tokens", "200"]);
-        if check.calls {
-            command.arg("--chat-template").arg(root().join("tests/clients/tools.jinja"));
-        }
+        command.args(["serve", "--port", "0", "--rule", "token", "--max-tokens", check.max_tokens]);
+        // The default model's own template knows nothing of calls.
+        command.arg("--chat-template").arg(root().join("tests/clients/tools.jinja"));
         let mut child = command.stderr(Stdio::piped()).spawn().context("the server cannot be run")?;
         let stderr = child.stderr.take().context("the server has no stderr")?;
         let mut lines = BufReader::new(stderr).lines();

@@ -16,7 +16,7 @@ use burn::tensor::backend::Backend;
 use moi_engine::{Engine, GrammarLimits, InputRule, Prompt, Request, Sampling, SchedulerOptions};
 use moi_models::{CausalLm, is_gpu};
 use moi_pretrained::Pretrained;
-use moi_serve::{Keys, Listening, LogLine, ServeOptions, ServedModel, listen};
+use moi_serve::{Keys, Listening, LogLine, PageSource, ServeOptions, ServedModel, listen};
 use moi_text::ChatTemplate;
 
 use crate::{
@@ -85,6 +85,11 @@ fn options(args: &ServeArgs) -> Result<ServeOptions> {
         stall_timeout: Duration::from_secs(args.listen.stall_timeout),
         shutdown_timeout: Duration::from_secs(args.listen.shutdown_timeout),
         trust_request_templates: args.access.trust_request_templates,
+        page: match &args.listen.page {
+            _ if args.listen.no_page => PageSource::Off,
+            Some(directory) => PageSource::Directory(directory.clone()),
+            None => PageSource::BuiltIn,
+        },
         log: args.listen.log.map(|format| match format {
             LogFormat::Text => log_text as fn(&LogLine),
             LogFormat::Json => log_json,

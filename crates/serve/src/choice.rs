@@ -136,7 +136,8 @@ impl Choice {
 /// A step with its mixture.
 fn trace(step: &Step, at: usize, names: TokenNames<'_>) -> Value {
     let top = step.top.iter().map(|&(token, weight)| json!([token, names.name(token), weight]));
-    json!({
+    let likeliest = step.likeliest.iter().map(|&(token, of)| json!([token, names.name(token), logprob(of)]));
+    let mut trace = json!({
         "i": at,
         "token": step.token,
         "text": names.name(step.token),
@@ -144,5 +145,9 @@ fn trace(step: &Step, at: usize, names: TokenNames<'_>) -> Value {
         "entropy": step.entropy,
         "gate": step.gate,
         "top": top.collect::<Vec<_>>(),
-    })
+    });
+    if !step.likeliest.is_empty() {
+        trace["likeliest"] = likeliest.collect();
+    }
+    trace
 }

@@ -61,6 +61,7 @@ pub use log::LogLine;
 pub use model::ServedModel;
 use moi_engine::{Engine, SchedulerOptions};
 use moi_models::{BLOCK_POSITIONS, CausalLm};
+pub use routes::page::PageSource;
 pub use server::ServeOptions;
 use tokio::{net::TcpListener, sync::watch};
 

@@ -76,7 +76,7 @@ fn error() -> Value {
 fn operation(route: &Route, generator: &mut SchemaGenerator) -> Value {
     let kind = match route.what {
         Handler::Metrics => "text/plain",
-        Handler::Docs => "text/html",
+        Handler::Docs | Handler::Page => "text/html",
         _ => "application/json",
     };
     let failed = |what: &str| {
@@ -117,6 +117,15 @@ fn operation(route: &Route, generator: &mut SchemaGenerator) -> Value {
     }
     if matches!(route.what, Handler::Chat | Handler::Completions | Handler::Responses | Handler::Messages) {
         content["text/event-stream"] = json!({"schema": {"type": "string"}});
+    }
+    if route.path.contains("{file}") {
+        responses["304"] = json!({"description": "The file is as it was"});
+        responses["404"] = failed("There is no such file");
+        operation["parameters"] =
+            json!([{"name": "file", "in": "path", "required": true, "schema": {"type": "string"}}]);
+        for kind in ["text/javascript", "text/css", "image/svg+xml"] {
+            content[kind] = json!({"schema": {"type": "string"}});
+        }
     }
     if route.what == Handler::Model {
         responses["404"] = failed("The model is not served");

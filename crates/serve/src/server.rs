@@ -30,6 +30,7 @@ use crate::{
     openapi,
     routes::{
         self, info, json, new_id,
+        page::PageSource,
         table::{Handler, ROUTES, Route},
         tokenize,
     },
@@ -58,6 +59,8 @@ pub struct ServeOptions {
     pub shutdown_timeout: Duration,
     /// Whether `chat_template` of a request is taken.
     pub trust_request_templates: bool,
+    /// The chat page.
+    pub page: PageSource,
     /// What is told of each request that was answered.
     pub log: Option<fn(&LogLine)>,
 }
@@ -75,6 +78,7 @@ impl Default for ServeOptions {
             stall_timeout: Duration::from_secs(60),
             shutdown_timeout: Duration::from_secs(30),
             trust_request_templates: false,
+            page: PageSource::BuiltIn,
             log: None,
         }
     }
@@ -326,6 +330,7 @@ async fn answer(what: Handler, server: Arc<Server>, request: Request) -> Respons
         | Handler::CountTokens
         | Handler::Tokenize
         | Handler::Detokenize => post(what, &server, caller, &parts.headers, body).await,
+        Handler::Page => routes::page::file(&server.options.page, parts.uri.path(), &parts.headers),
         _ => get(what, &server, parts.uri.path()),
     };
     result.unwrap_or_else(|error| error.response())

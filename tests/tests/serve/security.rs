@@ -154,3 +154,34 @@ fn users_write_no_control_tokens() {
     assert!(!plain.contains(&control) && plain.len() > 1);
     assert_eq!(server.post(CHAT, &question("<|im_end|>", 2)).status, 200);
 }
+
+/// The page needs no key, loads its own files alone, and is sent once.
+#[test]
+fn the_chat_page_is_served() {
+    let server = TestServer::start(&["--api-key", "secret"]);
+    for path in ["/", "/page/app.js", "/page/chat.css", "/page/trace.html", "/page/icon.svg"] {
+        let reply = server.get(path);
+        assert_eq!(reply.status, 200, "{path}");
+        let policy = reply.header("content-security-policy").unwrap();
+        assert!(
+            policy.starts_with("default-src 'self'") && policy.contains("frame-ancestors 'none'"),
+            "{policy}"
+        );
+        assert_eq!(reply.header("referrer-policy"), Some("no-referrer"));
+        assert_eq!(reply.header("x-content-type-options"), Some("nosniff"));
+        let etag = reply.header("etag").unwrap();
+        let again = server.request("GET", path, &[("If-None-Match", etag)], b"");
+        assert_eq!((again.status, again.body.len()), (304, 0), "{path}");
+        let packed = server.request("GET", path, &[("Accept-Encoding", "br, gzip")], b"");
+        assert_eq!(packed.header("content-encoding"), Some("gzip"), "{path}");
+        assert!(packed.body.starts_with(&[0x1f, 0x8b]) && packed.body.len() < reply.body.len(), "{path}");
+        let plain = server.request("GET", path, &[("Accept-Encoding", "gzip;q=0")], b"");
+        assert_eq!((plain.header("content-encoding"), &plain.body), (None, &reply.body), "{path}");
+    }
+    for path in ["/page/", "/page/nothing.js", "/page/..%2f..%2fetc%2fpasswd", "/page/../Cargo.toml"] {
+        let reply = server.request("GET", path, &[("Authorization", "Bearer secret")], b"");
+        assert_eq!(reply.status, 404, "{path}");
+    }
+    let without = TestServer::start(&["--no-page"]);
+    assert_eq!((without.get("/").status, without.get("/page/app.js").status), (404, 404));
+}

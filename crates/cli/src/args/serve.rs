@@ -59,6 +59,12 @@ pub(crate) struct ListenArgs {
     /// Take any name of a model for the one that is served
     #[arg(long)]
     pub(crate) any_model: bool,
+    /// Serve no chat page
+    #[arg(long)]
+    pub(crate) no_page: bool,
+    /// Serve the chat page's files from a directory, to work on them
+    #[arg(long, value_name = "DIR", conflicts_with = "no_page")]
+    pub(crate) page: Option<PathBuf>,
     /// A line on stderr for each request that was answered: without its prompt
     #[arg(long, value_enum, value_name = "FORM")]
     pub(crate) log: Option<LogFormat>,

@@ -38,6 +38,7 @@ fn entry(loaded: &Loaded, name: &str) -> Value {
         "root": loaded.model.names[0],
         "parent": null,
         "max_model_len": loaded.model.context_length,
+        "moi": {"rule": loaded.model.rule.spec(), "sampling": loaded.model.sampling},
     })
 }
 

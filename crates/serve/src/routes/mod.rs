@@ -4,6 +4,7 @@ pub(crate) mod chat;
 pub(crate) mod completions;
 pub(crate) mod info;
 pub(crate) mod messages;
+pub(crate) mod page;
 pub(crate) mod responses;
 pub(crate) mod table;
 pub(crate) mod tokenize;

@@ -35,6 +35,7 @@ pub(crate) enum Handler {
     Metrics,
     OpenApi,
     Docs,
+    Page,
 }
 
 const fn route(method: &'static str, path: &'static str, what: Handler, summary: &'static str) -> Route {
@@ -79,4 +80,6 @@ pub(crate) const ROUTES: &[Route] = &[
     route("GET", "/metrics", Handler::Metrics, "Give metrics in Prometheus's text format"),
     route("GET", "/openapi.json", Handler::OpenApi, "Describe all routes"),
     route("GET", "/docs", Handler::Docs, "Show all routes"),
+    open("/", Handler::Page, "Show the chat page"),
+    open("/page/{file}", Handler::Page, "Give a file of the chat page"),
 ];

@@ -30,6 +30,8 @@ mod runs;
 mod score;
 #[cfg(feature = "serve")]
 mod serve;
+#[cfg(feature = "serve")]
+mod service;
 mod show_config;
 mod signals;
 mod ui;

@@ -16,16 +16,17 @@ use burn::tensor::backend::Backend;
 use moi_engine::{Engine, GrammarLimits, InputRule, Prompt, Request, Sampling, SchedulerOptions};
 use moi_models::{CausalLm, is_gpu};
 use moi_pretrained::Pretrained;
-use moi_serve::{Keys, Listening, LogLine, PageSource, ServeOptions, ServedModel, listen};
+use moi_serve::{Address, Keys, Listening, LogLine, PageSource, Reload, ServeOptions, ServedModel, listen};
 use moi_text::ChatTemplate;
 
 use crate::{
     Ended, INTERRUPTED,
-    args::{Defaults, LogFormat, ServeArgs, StopArgs},
+    args::{AccessArgs, Defaults, LogFormat, ServeArgs, StopArgs, ThoughtField},
     backend::{Device, Job},
     decoding::{self, Decoding},
     file, memory,
     model::{self, Loading},
+    service::{self, Happens},
     signals, ui,
 };
 
@@ -36,19 +37,31 @@ const GRAMMAR_TIME: Duration = Duration::from_secs(2);
 pub(crate) fn run(args: ServeArgs) -> Result<Ended> {
     let rule = decoding::rule(&args.rule)?;
     let options = options(&args)?;
-    let host = &args.listen.host;
-    let host = if host.contains(':') && !host.starts_with('[') { format!("[{host}]") } else { host.clone() };
-    let listening = listen(&format!("{host}:{}", args.listen.port), options)?;
-    ui::note(&format!("listening at http://{}, and loading `{}`", listening.address(), args.model.model));
+    let listening = listen(&address(&args), options)?;
+    ui::note(&format!("listening at {}, and loading `{}`", listening.place(), args.model.model));
     let path = model::find(&args.model.model, args.model.revision.as_deref())?;
     let pretrained = model::open_at(&args.model, &path)?;
     let device = Device::chosen(args.model.device);
     device.run(Serve { args, device, pretrained, rule, listening })
 }
 
-/// Who may use the server, and what for.
-fn options(args: &ServeArgs) -> Result<ServeOptions> {
-    let mut keys = match &args.access.api_key_file {
+/// Where to listen.
+fn address(args: &ServeArgs) -> Address {
+    if let Some(path) = &args.listen.unix {
+        return Address::Unix(path.clone());
+    }
+    // A service manager has opened the socket.
+    if std::env::var_os("LISTEN_FDS").is_some() {
+        return Address::Inherited;
+    }
+    let host = &args.listen.host;
+    let host = if host.contains(':') && !host.starts_with('[') { format!("[{host}]") } else { host.clone() };
+    Address::Tcp(format!("{host}:{}", args.listen.port))
+}
+
+/// The keys of flags and of the file.
+fn keys(access: &AccessArgs) -> Result<Keys> {
+    let mut keys = match &access.api_key_file {
         Some(path) => {
             let wrong = || format!("the keys {} cannot be read", path.display());
             let text = file::read_text(path).with_context(wrong)?;
@@ -56,24 +69,43 @@ fn options(args: &ServeArgs) -> Result<ServeOptions> {
         }
         None => Keys::default(),
     };
-    for (at, key) in args.access.api_key.iter().enumerate() {
+    if keys.is_empty() && access.api_key_file.is_some() {
+        bail!("the file of --api-key-file has no keys");
+    }
+    for (at, key) in access.api_key.iter().enumerate() {
         if key.trim().is_empty() {
             bail!("--api-key is empty");
         }
-        keys.add(&format!("--api-key {}", at + 1), key.trim());
+        keys.add(&format!("--api-key {}", at + 1), key.trim(), None);
     }
-    if keys.is_empty() && args.access.api_key_file.is_some() {
-        bail!("the file of --api-key-file has no keys");
+    Ok(keys)
+}
+
+/// Reads the keys again whenever that is asked for. Where they cannot be read the old ones stay.
+fn reload(access: AccessArgs, reload: Reload) -> impl FnMut() + Send {
+    move || match keys(&access) {
+        Ok(keys) if access.api_key_file.is_some() => {
+            reload.keys(keys);
+            ui::note("the keys were read again");
+        }
+        Ok(_) => ui::note("there is no --api-key-file to be read again"),
+        Err(error) => ui::note(&format!("the keys stay as they were: {error:#}")),
     }
+}
+
+/// Who may use the server, and what for.
+fn options(args: &ServeArgs) -> Result<ServeOptions> {
+    let keys = keys(&args.access)?;
     let host = &args.listen.host;
-    if keys.is_empty() && !args.access.insecure_no_key && !is_own(host) {
+    let is_own = args.listen.unix.is_some() || is_own(host);
+    if keys.is_empty() && !args.access.insecure_no_key && !is_own {
         bail!(
             "--host {host} lets others than this machine use the server: give --api-key-file FILE, or \
              --insecure-no-key if everybody may"
         );
     }
     // Whoever may be reached by everybody may be reached by any name.
-    let any_host = args.access.insecure_no_key && !is_own(host);
+    let any_host = args.access.insecure_no_key && !is_own;
     Ok(ServeOptions {
         keys,
         allowed_hosts: args.access.allowed_host.clone(),
@@ -84,6 +116,11 @@ fn options(args: &ServeArgs) -> Result<ServeOptions> {
         ping: Duration::from_secs(args.listen.ping),
         stall_timeout: Duration::from_secs(args.listen.stall_timeout),
         shutdown_timeout: Duration::from_secs(args.listen.shutdown_timeout),
+        thought_fields: match args.listen.thoughts_as {
+            ThoughtField::ReasoningContent => vec!["reasoning_content"],
+            ThoughtField::Reasoning => vec!["reasoning"],
+            ThoughtField::Both => vec!["reasoning_content", "reasoning"],
+        },
         trust_request_templates: args.access.trust_request_templates,
         page: match &args.listen.page {
             _ if args.listen.no_page => PageSource::Off,
@@ -134,14 +171,16 @@ impl Job for Serve {
         let is_ready = Arc::new(AtomicBool::new(false));
         let (stop, ready) = (listening.stopper(), Arc::clone(&is_ready));
         let mut is_told = false;
-        signals::on_end(move || {
+        let end = move || {
             if is_told || !ready.load(Relaxed) {
                 signals::exit_at_once(INTERRUPTED);
             }
             is_told = true;
             ui::note("stopping; a second signal stops at once");
+            service::tell(Happens::Stopping);
             stop.stop();
-        })?;
+        };
+        signals::on_end_or_reload(end, reload(args.access.clone(), listening.reloader()))?;
         let never = StopArgs { max_tokens: None, min_tokens: 0, stop: Vec::new(), ignore_eos: false };
         let decoding = Decoding::new(&pretrained, &args.rule.scope, &args.sampling, None, &never)?;
         let own = std::mem::replace(&mut pretrained.chat_template, Ok(None));
@@ -211,10 +250,12 @@ impl Job for Serve {
             cache_bytes: memory.map(|memory| memory - memory / 4),
             ..SchedulerOptions::default()
         };
-        let address = listening.address();
+        let (place, health) = (listening.place().clone(), listening.health());
         let ready = move || {
             is_ready.store(true, Relaxed);
-            ui::note(&format!("ready: http://{address}"));
+            ui::note(&format!("ready: {place}"));
+            service::tell(Happens::Ready);
+            service::watch(move || health.is_live());
         };
         match listening.run(engine, device.clone(), model, scheduler, ready)? {
             true => Ok(Ended::Normally),

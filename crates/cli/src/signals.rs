@@ -24,6 +24,39 @@ pub(crate) fn on_end(mut told: impl FnMut() + Send + 'static) -> Result<()> {
     Ok(())
 }
 
+/// The same for a process with something that can be read again, which SIGHUP asks for.
+///
+/// # Errors
+/// If the system refuses.
+#[cfg(all(unix, feature = "serve"))]
+pub(crate) fn on_end_or_reload(
+    mut told: impl FnMut() + Send + 'static,
+    mut reload: impl FnMut() + Send + 'static,
+) -> Result<()> {
+    use signal_hook::{
+        consts::{SIGHUP, SIGINT, SIGTERM},
+        iterator::Signals,
+    };
+    let ignored = ignored();
+    let ends = [SIGINT, SIGTERM].into_iter().filter(|signal| (ignored >> (signal - 1)) & 1 == 0);
+    let mut signals = Signals::new(ends.chain([SIGHUP]))?;
+    std::thread::Builder::new().name("signals".to_owned()).spawn(move || {
+        for signal in signals.forever() {
+            if signal == SIGHUP { reload() } else { told() }
+        }
+    })?;
+    Ok(())
+}
+
+/// See the other one: there is no such signal.
+#[cfg(all(not(unix), feature = "serve"))]
+pub(crate) fn on_end_or_reload(
+    told: impl FnMut() + Send + 'static,
+    _reload: impl FnMut() + Send + 'static,
+) -> Result<()> {
+    on_end(told)
+}
+
 /// See the other one.
 #[cfg(not(unix))]
 pub(crate) fn on_end(told: impl FnMut() + Send + 'static) -> Result<()> {

@@ -16,7 +16,7 @@ use crate::{
     events::{Writer, event_stream, frames},
     model::Loaded,
     plan::Plan,
-    server::Active,
+    server::{Active, Charge},
     tokens::TokenNames,
     worker::{RunEvent, Runs},
 };
@@ -126,6 +126,7 @@ pub(crate) struct Answer<F> {
     early: VecDeque<(usize, RunEvent)>,
     /// As long as it is there the server waits for it.
     _active: Active,
+    charge: Charge,
     cached: usize,
     created: u64,
 }
@@ -135,16 +136,23 @@ pub(crate) fn now() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs())
 }
 
+impl<F> Drop for Answer<F> {
+    /// However it ended, what was generated was used.
+    fn drop(&mut self) {
+        self.charge.add(self.choices.iter().map(|choice| choice.generated).sum());
+    }
+}
+
 impl<F: Format> Answer<F> {
     pub(crate) fn new(
-        (loaded, active): (Arc<Loaded>, Active),
+        (loaded, active, charge): (Arc<Loaded>, Active, Charge),
         format: F,
         options: AnswerOptions,
         runs: Runs,
         choices: Vec<Choice>,
     ) -> Self {
         let (early, created) = (VecDeque::new(), now());
-        Self { loaded, format, options, runs, choices, early, _active: active, cached: 0, created }
+        Self { loaded, format, options, runs, choices, early, _active: active, charge, cached: 0, created }
     }
 
     fn usage(&self) -> Usage {

@@ -6,28 +6,35 @@ use axum::http::{HeaderMap, header};
 use sha2::{Digest, Sha256};
 use subtle::{Choice, ConditionallySelectable, ConstantTimeEq};
 
-use crate::error::ApiError;
+use crate::{error::ApiError, quota::Quota};
 
-/// Keys of clients, each with a name for logs.
+/// Keys of clients, each with a name for logs, and with a quota if wanted.
 #[derive(Clone, Default)]
 pub struct Keys {
-    keys: Vec<(String, [u8; 32])>,
+    keys: Vec<Key>,
+}
+
+#[derive(Clone)]
+struct Key {
+    name: String,
+    digest: [u8; 32],
+    quota: Option<Quota>,
 }
 
 impl fmt::Debug for Keys {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_list().entries(self.keys.iter().map(|(name, _)| name)).finish()
+        f.debug_list().entries(self.keys.iter().map(|key| &key.name)).finish()
     }
 }
 
 impl Keys {
     /// Adds a key.
-    pub fn add(&mut self, name: &str, key: &str) {
-        self.keys.push((name.to_owned(), digest(key)));
+    pub fn add(&mut self, name: &str, key: &str, quota: Option<Quota>) {
+        self.keys.push(Key { name: name.to_owned(), digest: digest(key), quota });
     }
 
-    /// Reads a file of keys, one a line, with a name before it if wanted: `NAME KEY`. A line that begins with `#` is a
-    /// comment.
+    /// Reads a file of keys, one a line, with a name before it if wanted, and with a quota behind that: `NAME KEY 100000/day`.
+    /// A line that begins with `#` is a comment.
     ///
     /// # Errors
     /// With the number of a line that is none.
@@ -38,13 +45,16 @@ impl Keys {
             match words.as_slice() {
                 [] => {}
                 [first, ..] if first.starts_with('#') => {}
-                [key] => keys.add(&format!("key {}", keys.keys.len() + 1), key),
-                [name, key] => keys.add(name, key),
+                [key] => keys.add(&format!("key {}", keys.keys.len() + 1), key, None),
+                [name, key] => keys.add(name, key, None),
+                [name, key, quota] => {
+                    let quota = quota.parse().map_err(|error| format!("line {}: {error}", at + 1))?;
+                    keys.add(name, key, Some(quota));
+                }
                 _ => {
+                    let (line, words) = (at + 1, words.len());
                     return Err(format!(
-                        "line {} has {} words, expected KEY or NAME KEY",
-                        at + 1,
-                        words.len()
+                        "line {line} has {words} words, expected KEY, NAME KEY or NAME KEY QUOTA"
                     ));
                 }
             }
@@ -57,11 +67,11 @@ impl Keys {
         self.keys.is_empty()
     }
 
-    /// The name of the key that a request has.
+    /// The name of the key that a request has, and its quota.
     ///
     /// # Errors
     /// If it has none, or a wrong one.
-    pub(crate) fn check(&self, headers: &HeaderMap) -> Result<&str, ApiError> {
+    pub(crate) fn check(&self, headers: &HeaderMap) -> Result<(&str, Option<Quota>), ApiError> {
         let text = |name| headers.get(name).and_then(|value: &axum::http::HeaderValue| value.to_str().ok());
         let bearer = text(header::AUTHORIZATION.as_str()).and_then(|value| {
             let (scheme, key) = value.split_once(' ')?;
@@ -72,11 +82,12 @@ impl Keys {
         let given = digest(given);
         // All keys are compared, and their digests: the time that it takes says nothing of them.
         let mut found = u32::MAX;
-        for (at, (_, key)) in (0u32..).zip(&self.keys) {
-            let is_equal: Choice = key.as_slice().ct_eq(given.as_slice());
+        for (at, key) in (0u32..).zip(&self.keys) {
+            let is_equal: Choice = key.digest.as_slice().ct_eq(given.as_slice());
             found.conditional_assign(&at, is_equal);
         }
-        self.keys.get(found as usize).map(|(name, _)| name.as_str()).ok_or_else(ApiError::unauthorized)
+        let found = self.keys.get(found as usize).ok_or_else(ApiError::unauthorized)?;
+        Ok((&found.name, found.quota))
     }
 }
 
@@ -138,10 +149,14 @@ mod tests {
 
     #[test]
     fn keys_are_found_by_either_header() {
-        let keys = Keys::parse("# ours\n\nann k1\n k2 \n").unwrap();
-        assert_eq!(keys.check(&headers("authorization", "Bearer k1")).unwrap(), "ann");
-        assert_eq!(keys.check(&headers("authorization", "bearer  k2")).unwrap(), "key 2");
-        assert_eq!(keys.check(&headers("x-api-key", "k2")).unwrap(), "key 2");
+        let keys = Keys::parse("# ours\n\nann k1\n k2 \nbob k3 500/day").unwrap();
+        assert_eq!(keys.check(&headers("authorization", "Bearer k1")).unwrap(), ("ann", None));
+        assert_eq!(keys.check(&headers("authorization", "bearer  k2")).unwrap(), ("key 2", None));
+        assert_eq!(keys.check(&headers("x-api-key", "k2")).unwrap(), ("key 2", None));
+        assert_eq!(
+            keys.check(&headers("x-api-key", "k3")).unwrap(),
+            ("bob", Some("500/day".parse().unwrap()))
+        );
         for wrong in [
             headers("authorization", "Bearer k"),
             headers("authorization", "k1"),
@@ -152,6 +167,7 @@ mod tests {
             assert_eq!(keys.check(&wrong).unwrap_err().status.as_u16(), 401);
         }
         assert!(Keys::parse("a b c").unwrap_err().contains("line 1"));
+        assert!(Keys::parse("\na b 5/day d").unwrap_err().contains("line 2"));
         assert!(!format!("{keys:?}").contains("k1"));
     }
 

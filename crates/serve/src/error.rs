@@ -94,6 +94,12 @@ impl ApiError {
         Self::new(StatusCode::REQUEST_TIMEOUT, INVALID, "request_timeout", message)
     }
 
+    /// Too much was asked for, and may be asked for again in so many seconds.
+    pub(crate) fn rate_limited(message: impl Into<String>, seconds: u32) -> Self {
+        let (status, kind) = (StatusCode::TOO_MANY_REQUESTS, "rate_limit_error");
+        Self { retry_after: Some(seconds), ..Self::new(status, kind, "rate_limit_exceeded", message) }
+    }
+
     /// The model is being loaded, or the server is about to stop.
     pub(crate) fn unavailable(message: impl Into<String>) -> Self {
         let error = Self::new(StatusCode::SERVICE_UNAVAILABLE, SERVER, "unavailable", message);
@@ -188,10 +194,7 @@ impl From<Refusal> for ApiError {
             Refusal::Request(error) => error.into(),
             Refusal::TooMany { .. } => Self::value("n", message),
             Refusal::TooLarge { .. } => Self::invalid("context_length_exceeded", message),
-            Refusal::QueueFull { .. } => {
-                let (status, kind) = (StatusCode::TOO_MANY_REQUESTS, "rate_limit_error");
-                Self { retry_after: Some(1), ..Self::new(status, kind, "rate_limit_exceeded", message) }
-            }
+            Refusal::QueueFull { .. } => Self::rate_limited(message, 1),
         }
     }
 }

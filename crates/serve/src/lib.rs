@@ -6,14 +6,14 @@
 //! ```no_run
 //! use moi_engine::{Engine, SchedulerOptions};
 //! use moi_models::CausalLm;
-//! use moi_serve::{ServeOptions, ServedModel, ServeError, listen};
+//! use moi_serve::{Address, ServeOptions, ServedModel, ServeError, listen};
 //! use burn::tensor::backend::Backend;
 //!
 //! fn serve<B: Backend, M: CausalLm<B> + Send + Sync + 'static>(
 //!     load: impl FnOnce() -> (Engine<B, M>, B::Device, ServedModel),
 //! ) -> Result<bool, ServeError> {
-//!     let listening = listen("127.0.0.1:8080", ServeOptions::default())?;
-//!     println!("http://{}", listening.address());
+//!     let listening = listen(&Address::Tcp("127.0.0.1:8080".to_owned()), ServeOptions::default())?;
+//!     println!("{}", listening.place());
 //!     let (engine, device, model) = load();
 //!     listening.run(engine, device, model, SchedulerOptions::default(), || println!("ready"))
 //! }
@@ -37,7 +37,9 @@ mod metrics;
 mod model;
 mod openapi;
 mod parts;
+mod place;
 mod plan;
+mod quota;
 mod readers;
 mod routes;
 mod server;
@@ -50,7 +52,7 @@ mod worker;
 
 use std::{
     io,
-    net::{SocketAddr, ToSocketAddrs},
+    path::PathBuf,
     sync::Arc,
     thread::{self, JoinHandle},
 };
@@ -61,13 +63,16 @@ pub use log::LogLine;
 pub use model::ServedModel;
 use moi_engine::{Engine, SchedulerOptions};
 use moi_models::{BLOCK_POSITIONS, CausalLm};
+pub use place::{Address, Place};
+pub use quota::Quota;
 pub use routes::page::PageSource;
 pub use server::ServeOptions;
-use tokio::{net::TcpListener, sync::watch};
+use tokio::sync::watch;
 
 use crate::{
     metrics::Metrics,
     model::Loaded,
+    place::{Listener, Socket},
     server::Server,
     status::Status,
     worker::{WorkerOptions, worker},
@@ -96,7 +101,9 @@ pub enum ServeError {
 #[derive(Debug)]
 pub struct Listening {
     server: Arc<Server>,
-    address: SocketAddr,
+    place: Place,
+    /// A socket of the file system that was made for this.
+    made: Option<PathBuf>,
     stop: Stop,
     thread: JoinHandle<bool>,
 }
@@ -112,6 +119,28 @@ impl Drop for EndsEngine {
     }
 }
 
+/// Gives a server what can change while it runs.
+#[derive(Clone, Debug)]
+pub struct Reload(Arc<Server>);
+
+impl Reload {
+    /// From now on these keys are the ones, with their quotas; what is used of quotas stays used.
+    pub fn keys(&self, keys: Keys) {
+        self.0.set_keys(keys);
+    }
+}
+
+/// Tells whether a server works, for whoever restarts those that do not.
+#[derive(Clone, Debug)]
+pub struct Health(Arc<Server>);
+
+impl Health {
+    /// Whether the engine turns, or has nothing to do.
+    pub fn is_live(&self) -> bool {
+        routes::info::live(&self.0).is_ok()
+    }
+}
+
 /// Tells a server to stop.
 #[derive(Clone, Debug)]
 pub struct Stop(Arc<watch::Sender<bool>>);
@@ -124,16 +153,16 @@ impl Stop {
     }
 }
 
-/// Begins to listen at `HOST:PORT`; with port 0 at one that is free.
+/// Begins to listen.
 ///
 /// # Errors
 /// If that cannot be done.
-pub fn listen(address: &str, options: ServeOptions) -> Result<Listening, ServeError> {
-    let wrong = |error: io::Error| ServeError::Bind { address: address.to_owned(), error };
-    let candidates: Vec<SocketAddr> = address.to_socket_addrs().map_err(wrong)?.collect();
-    let listener = std::net::TcpListener::bind(&candidates[..]).map_err(wrong)?;
-    listener.set_nonblocking(true).map_err(wrong)?;
-    let address = listener.local_addr().map_err(wrong)?;
+pub fn listen(address: &Address, options: ServeOptions) -> Result<Listening, ServeError> {
+    let (socket, place) = Socket::open(address)?;
+    let made = match address {
+        Address::Unix(path) => Some(path.clone()),
+        Address::Tcp(_) | Address::Inherited => None,
+    };
     let server = Arc::new(Server::new(options));
     let (stop, stops) = watch::channel(false);
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -149,7 +178,7 @@ pub fn listen(address: &str, options: ServeOptions) -> Result<Listening, ServeEr
         // However this thread ends: without it nobody asks the engine for anything.
         let _ends = ends;
         let ended = runtime.block_on(async {
-            match TcpListener::from_std(listener) {
+            match Listener::new(socket) {
                 Ok(listener) => listen::serve(own, listener, stops).await,
                 Err(_) => false,
             }
@@ -159,13 +188,23 @@ pub fn listen(address: &str, options: ServeOptions) -> Result<Listening, ServeEr
         ended
     });
     let thread = thread.map_err(ServeError::Threads)?;
-    Ok(Listening { server, address, stop: Stop(Arc::new(stop)), thread })
+    Ok(Listening { server, place, made, stop: Stop(Arc::new(stop)), thread })
 }
 
 impl Listening {
     /// Where it listens.
-    pub fn address(&self) -> SocketAddr {
-        self.address
+    pub fn place(&self) -> &Place {
+        &self.place
+    }
+
+    /// What gives it other keys.
+    pub fn reloader(&self) -> Reload {
+        Reload(Arc::clone(&self.server))
+    }
+
+    /// What tells whether it works.
+    pub fn health(&self) -> Health {
+        Health(Arc::clone(&self.server))
     }
 
     /// What tells it to stop.
@@ -201,6 +240,11 @@ impl Listening {
         }
         ready();
         worker.run(&WorkerOptions { scheduler, stall_timeout }, &loaded.status);
-        Ok(self.thread.join().unwrap_or(false))
+        let all_ended = self.thread.join().unwrap_or(false);
+        if let Some(path) = &self.made {
+            // Whoever made it may have removed it.
+            let _ = std::fs::remove_file(path);
+        }
+        Ok(all_ended)
     }
 }

@@ -10,21 +10,21 @@ use hyper_util::{
     server::graceful::GracefulShutdown,
 };
 use tokio::{
-    net::{TcpListener, TcpStream},
     sync::{Semaphore, watch},
     time::{Instant, sleep, timeout_at},
 };
 use tokio_io_timeout::TimeoutStream;
 use tower_service::Service as _;
 
-use crate::server::{Peer, Server, router};
+use crate::{
+    place::{Listener, Stream},
+    server::{Peer, Server, router},
+};
 
 /// How long a client may take for the headers of a request, and how long a connection may be idle between two.
 const HEADERS: Duration = Duration::from_secs(10);
 /// Bytes of all headers.
 const MAX_HEADERS: usize = 64 << 10;
-/// Bytes that wait in the system for a client to read them.
-const SEND_BUFFER: usize = 128 << 10;
 /// As long as anybody waits.
 const FOREVER: Duration = Duration::from_secs(365 * 24 * 3600);
 /// How long connections may take to close at least, when all is answered.
@@ -32,11 +32,7 @@ const CLOSING: Duration = Duration::from_secs(2);
 
 /// Accepts connections until the server is told to stop; then waits for answers under way, as long as is allowed. Whether
 /// all have come to their ends.
-pub(crate) async fn serve(
-    server: Arc<Server>,
-    listener: TcpListener,
-    mut stop: watch::Receiver<bool>,
-) -> bool {
+pub(crate) async fn serve(server: Arc<Server>, listener: Listener, mut stop: watch::Receiver<bool>) -> bool {
     let router = router(&server);
     let places = Arc::new(Semaphore::new(server.options.max_connections));
     let connections = GracefulShutdown::new();
@@ -92,16 +88,12 @@ async fn drained(server: &Server) -> (bool, Instant) {
 fn connection(
     server: &Server,
     router: &Router,
-    stream: TcpStream,
-    peer: SocketAddr,
+    stream: Box<dyn Stream>,
+    peer: Option<SocketAddr>,
 ) -> impl hyper_util::server::graceful::GracefulConnection<Error = hyper::Error> + Send + use<> {
-    // Small events shall not wait for others; where that cannot be set they come later.
-    let _ = stream.set_nodelay(true);
-    // The system would take in megabytes for a client that does not read.
-    let _ = socket2::SockRef::from(&stream).set_send_buffer_size(SEND_BUFFER);
-    let mut stream = TimeoutStream::new(stream);
+    let mut stream = TimeoutStream::new(Box::into_pin(stream));
     stream.set_write_timeout(Some(server.options.stall_timeout));
-    let (router, peer) = (router.clone(), Peer(Some(peer.ip())));
+    let (router, peer) = (router.clone(), Peer(peer.map(|peer| peer.ip())));
     let service = service_fn(move |request: hyper::Request<Incoming>| {
         let mut router = router.clone();
         let mut request = request.map(Body::new);

@@ -141,7 +141,9 @@ fn operation(route: &Route, generator: &mut SchemaGenerator) -> Value {
 /// The schema of a route's body.
 fn request(what: Handler, generator: &mut SchemaGenerator) -> Option<Value> {
     let mut schemas = match what {
-        Handler::Chat => vec![properties::<Generation>(generator), properties::<Chat>(generator)],
+        Handler::Chat | Handler::Render => {
+            vec![properties::<Generation>(generator), properties::<Chat>(generator)]
+        }
         Handler::Completions => {
             vec![properties::<Generation>(generator), properties::<Completion>(generator)]
         }

@@ -3,7 +3,7 @@
 use std::{
     net::IpAddr,
     sync::{
-        Arc, OnceLock,
+        Arc, OnceLock, PoisonError, RwLock,
         atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst},
     },
     time::{Duration, Instant},
@@ -28,6 +28,7 @@ use crate::{
     log::{LogLine, Logger},
     model::Loaded,
     openapi,
+    quota::{Quota, Used},
     routes::{
         self, info, json, new_id,
         page::PageSource,
@@ -39,7 +40,7 @@ use crate::{
 /// How a server answers.
 #[derive(Clone, Debug)]
 pub struct ServeOptions {
-    /// Keys of clients; without any, whoever reaches the server may use it.
+    /// Keys of clients; without any, whoever reaches the server may use it. [`crate::Reload`] replaces them.
     pub keys: Keys,
     /// Names by which the server may be reached where there are no keys, beside `localhost` and addresses.
     pub allowed_hosts: Vec<String>,
@@ -57,6 +58,8 @@ pub struct ServeOptions {
     pub stall_timeout: Duration,
     /// How long answers under way may take when the server is told to stop.
     pub shutdown_timeout: Duration,
+    /// What thoughts are called in answers of chat completions: `reasoning_content`, `reasoning`, or both.
+    pub thought_fields: Vec<&'static str>,
     /// Whether `chat_template` of a request is taken.
     pub trust_request_templates: bool,
     /// The chat page.
@@ -77,6 +80,7 @@ impl Default for ServeOptions {
             ping: Duration::from_secs(5),
             stall_timeout: Duration::from_secs(60),
             shutdown_timeout: Duration::from_secs(30),
+            thought_fields: vec!["reasoning_content"],
             trust_request_templates: false,
             page: PageSource::BuiltIn,
             log: None,
@@ -88,6 +92,10 @@ impl Default for ServeOptions {
 #[derive(Debug)]
 pub(crate) struct Server {
     pub(crate) options: ServeOptions,
+    /// Those of the options, until others are given.
+    keys: RwLock<Arc<Keys>>,
+    /// What is used of the keys' quotas.
+    pub(crate) used: Used,
     loaded: OnceLock<Arc<Loaded>>,
     is_draining: AtomicBool,
     /// Answers under way.
@@ -102,6 +110,23 @@ pub(crate) struct Server {
 pub(crate) struct Caller {
     /// The name of a key, or an address.
     pub(crate) owner: String,
+    pub(crate) quota: Option<Quota>,
+}
+
+/// Whom the tokens of an answer are counted for.
+#[derive(Debug)]
+pub(crate) struct Charge {
+    pub(crate) server: Arc<Server>,
+    pub(crate) caller: Caller,
+}
+
+impl Charge {
+    /// Counts tokens that were generated.
+    pub(crate) fn add(&self, tokens: usize) {
+        if let Some(quota) = self.caller.quota {
+            self.server.used.add(&self.caller.owner, quota, tokens);
+        }
+    }
 }
 
 /// The address that a connection came from.
@@ -131,7 +156,17 @@ impl Server {
         const LARGE: usize = 2;
         let (is_draining, active) = (AtomicBool::new(false), AtomicUsize::new(0));
         let (large, log) = (Semaphore::new(LARGE), options.log.and_then(Logger::start));
-        Self { options, loaded: OnceLock::new(), is_draining, active, large, log }
+        let (keys, used) = (RwLock::new(Arc::new(options.keys.clone())), Used::default());
+        Self { options, keys, used, loaded: OnceLock::new(), is_draining, active, large, log }
+    }
+
+    fn keys(&self) -> Arc<Keys> {
+        Arc::clone(&self.keys.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// From now on these keys are the ones.
+    pub(crate) fn set_keys(&self, keys: Keys) {
+        *self.keys.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(keys);
     }
 
     /// From now on the model answers.
@@ -280,18 +315,18 @@ async fn admit(State(server): State<Arc<Server>>, mut request: Request, next: Ne
     let path = request.extensions().get::<MatchedPath>().map(|path| path.as_str().to_owned());
     let route = path.and_then(|path| ROUTES.iter().find(|route| route.path == path));
     let peer = request.extensions().get::<Peer>().and_then(|peer| peer.0);
-    let owner = match admitted(&server, route, request.headers(), peer) {
-        Ok(owner) => owner,
+    let caller = match admitted(&server, route, request.headers(), peer) {
+        Ok(caller) => caller,
         Err(error) => return error.response(),
     };
     if let Some(RouteAndOwner(noted)) = request.extensions().get::<RouteAndOwner>() {
         // Set once: a request passes here once.
-        let _ = noted.set((route.map_or("other", |route| route.path), owner.clone()));
+        let _ = noted.set((route.map_or("other", |route| route.path), caller.owner.clone()));
     }
     if server.is_draining() && request.method() == Method::POST {
         return ApiError::unavailable(STOPPING).response();
     }
-    request.extensions_mut().insert(Caller { owner });
+    request.extensions_mut().insert(caller);
     next.run(request).await
 }
 
@@ -301,18 +336,23 @@ fn admitted(
     route: Option<&Route>,
     headers: &HeaderMap,
     peer: Option<IpAddr>,
-) -> Result<String, ApiError> {
-    let ServeOptions { keys, allowed_hosts, any_host, cors_origins, .. } = &server.options;
-    let address = || peer.map_or_else(|| "local".to_owned(), |peer| peer.to_string());
+) -> Result<Caller, ApiError> {
+    let ServeOptions { allowed_hosts, any_host, cors_origins, .. } = &server.options;
+    let keys = server.keys();
+    let address = || {
+        let owner = peer.map_or_else(|| "local".to_owned(), |peer| peer.to_string());
+        Caller { owner, quota: None }
+    };
     if keys.is_empty() {
-        if !any_host {
+        // No page can have a browser use a socket of the file system.
+        if !any_host && peer.is_some() {
             check_host(headers, allowed_hosts)?;
             check_origin(headers, cors_origins)?;
         }
         return Ok(address());
     }
     match keys.check(headers) {
-        Ok(name) => Ok(name.to_owned()),
+        Ok((name, quota)) => Ok(Caller { owner: name.to_owned(), quota }),
         Err(_) if route.is_some_and(|route| route.is_open) => Ok(address()),
         Err(error) => Err(error),
     }
@@ -320,10 +360,11 @@ fn admitted(
 
 async fn answer(what: Handler, server: Arc<Server>, request: Request) -> Response<Body> {
     let caller = request.extensions().get::<Caller>().cloned();
-    let caller = caller.unwrap_or_else(|| Caller { owner: String::new() });
+    let caller = caller.unwrap_or_else(|| Caller { owner: String::new(), quota: None });
     let (parts, body) = request.into_parts();
     let result = match what {
         Handler::Chat
+        | Handler::Render
         | Handler::Completions
         | Handler::Responses
         | Handler::Messages
@@ -346,6 +387,10 @@ async fn post(
     let loaded = server.loaded()?;
     let body = read(headers, body, server.options.max_body).await?;
     match what {
+        Handler::Render => {
+            let trusts = server.options.trust_request_templates;
+            aside(move || tokenize::render(&body, &loaded, trusts)).await
+        }
         Handler::Tokenize => aside(move || tokenize::tokenize(&body, &loaded)).await,
         Handler::Detokenize => aside(move || tokenize::detokenize(&body, &loaded)).await,
         Handler::CountTokens => aside(move || routes::messages::count_tokens(&body, &loaded)).await,

@@ -5,6 +5,8 @@
 mod cancel;
 mod load;
 mod mixtures;
+#[cfg(unix)]
+mod operations;
 mod others;
 mod scores;
 mod security;

@@ -17,7 +17,7 @@ use moi_models::{Activations, PackedForm};
 use moi_pretrained::WeightForm;
 
 #[cfg(feature = "serve")]
-pub(crate) use self::serve::{Defaults, LogFormat, ServeArgs};
+pub(crate) use self::serve::{AccessArgs, Defaults, LogFormat, ServeArgs, ThoughtField};
 pub(crate) use self::{
     decode::{GrammarArgs, OrMinusOne, RuleArgs, SamplingArgs, ScopeArgs, StopArgs, Tolerance},
     eval::EvalArgs,

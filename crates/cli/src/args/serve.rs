@@ -50,6 +50,9 @@ pub(crate) struct ListenArgs {
     /// The port; 0 for one that is free
     #[arg(long, value_name = "PORT", default_value_t = 8080)]
     pub(crate) port: u16,
+    /// A socket of the file system in the place of host and port, for a proxy on this machine
+    #[arg(long, value_name = "PATH", conflicts_with_all = ["host", "port"])]
+    pub(crate) unix: Option<PathBuf>,
     /// A name under which the model is served, in the place of --model's; may be repeated for more
     #[arg(long, value_name = "NAME")]
     pub(crate) alias: Vec<String>,
@@ -59,6 +62,9 @@ pub(crate) struct ListenArgs {
     /// Take any name of a model for the one that is served
     #[arg(long)]
     pub(crate) any_model: bool,
+    /// What a model's thoughts are called in answers of chat completions
+    #[arg(long, value_enum, value_name = "NAME", default_value_t = ThoughtField::ReasoningContent)]
+    pub(crate) thoughts_as: ThoughtField,
     /// Serve no chat page
     #[arg(long)]
     pub(crate) no_page: bool,
@@ -80,13 +86,14 @@ pub(crate) struct ListenArgs {
 }
 
 /// Who may use the server.
-#[derive(Debug, clap::Args)]
+#[derive(Clone, Debug, clap::Args)]
 #[command(next_help_heading = "Access")]
 pub(crate) struct AccessArgs {
     /// A key that clients must have; may be repeated. MOI_API_KEY keeps it out of lists of processes
     #[arg(long, value_name = "KEY")]
     pub(crate) api_key: Vec<String>,
-    /// A file of keys, one a line, with a name before it if wanted
+    /// A file of keys, one a line, with a name before it and a quota of tokens behind it if wanted: `ann KEY 100000/day`.
+    /// SIGHUP has it read again
     #[arg(long, value_name = "FILE")]
     pub(crate) api_key_file: Option<PathBuf>,
     /// Let everybody use the server who can reach it
@@ -140,6 +147,18 @@ pub(crate) enum Defaults {
     Model,
     /// Temperature 1, and no filters
     Openai,
+}
+
+/// What thoughts are called.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum ThoughtField {
+    /// As llama-server, vLLM and DeepSeek have it
+    #[value(name = "reasoning_content")]
+    ReasoningContent,
+    /// As Ollama and OpenRouter have it
+    Reasoning,
+    /// Under both names
+    Both,
 }
 
 /// How requests are logged.

@@ -56,7 +56,9 @@ fn read(body: &[u8], server: &Server) -> Result<Asked<Chunks<ChatShape>>, ApiErr
         return Err(ApiError::value("max_tokens", "max_tokens must be 1 or more, got 0"));
     }
     let (plan, jobs, parser) = generations(&chat, plan, &loaded, server)?;
-    let format = Chunks(ChatShape { messages: vec![Message::default(); jobs.len()], logprobs });
+    let (messages, thought_fields) =
+        (vec![Message::default(); jobs.len()], server.options.thought_fields.clone());
+    let format = Chunks(ChatShape { messages, logprobs, thought_fields });
     let parsers = vec![parser];
     Ok(Asked { id: "chatcmpl", plan, jobs, parsers, format, prompt_only: false, ignored })
 }
@@ -152,6 +154,8 @@ fn call_deltas(deltas: &[CallDelta]) -> Value {
 pub(crate) struct ChatShape {
     messages: Vec<Message>,
     logprobs: bool,
+    /// What thoughts are called.
+    thought_fields: Vec<&'static str>,
 }
 
 impl Shape for ChatShape {
@@ -175,7 +179,7 @@ impl Shape for ChatShape {
     fn chunk(&mut self, _choice: usize, piece: &Piece, names: TokenNames<'_>) -> Value {
         let mut delta = json!({});
         if !piece.thought.is_empty() {
-            delta["reasoning_content"] = json!(piece.thought);
+            self.thought_fields.iter().for_each(|&field| delta[field] = json!(piece.thought));
         }
         if !piece.calls.is_empty() {
             delta["tool_calls"] = call_deltas(&piece.calls);
@@ -216,7 +220,7 @@ impl Shape for ChatShape {
             message["tool_calls"] = calls.into_iter().map(call).collect();
         }
         if !thoughts.is_empty() {
-            message["reasoning_content"] = json!(thoughts);
+            self.thought_fields.iter().for_each(|&field| message[field] = json!(thoughts));
         }
         let logprobs = if self.logprobs { json!({"content": tokens}) } else { Value::Null };
         json!({"message": message, "logprobs": logprobs})

@@ -30,7 +30,7 @@ use crate::{
     model::Loaded,
     parts::PartParser,
     plan::Plan,
-    server::{Active, Caller, Server},
+    server::{Active, Caller, Charge, Server},
 };
 
 /// What a request asks for.
@@ -69,11 +69,14 @@ pub(crate) async fn answered<F: Format>(
         let tells = asked.plan.return_token_ids;
         let prompts =
             if tells { firsts().map(|job| job.prompt.ids().to_vec()).collect() } else { Vec::new() };
+        if let Some(quota) = caller.quota {
+            own.used.check(&caller.owner, quota, prompt_tokens)?;
+        }
         let prepared = model.service.prepare(&caller.owner, jobs).map_err(|error| {
             let field = asked.plan.constrained_by.filter(|_| error.code == Some("invalid_schema"));
             field.map_or(error.clone(), |field| error.of(field))
         })?;
-        Ok::<_, ApiError>((asked, prepared, about, prompt_tokens, prompts))
+        Ok::<_, ApiError>((asked, prepared, about, prompt_tokens, prompts, caller))
     };
     // Large bodies one after the other: to cut a text into tokens takes many times its memory.
     let _place = match size > LARGE {
@@ -82,7 +85,7 @@ pub(crate) async fn answered<F: Format>(
     };
     let done = tokio::task::spawn_blocking(work).await;
     let failed = |error| ApiError::internal(format!("preparing the request failed: {error}"));
-    let (asked, prepared, about, prompt_tokens, prompts) = done.map_err(failed)??;
+    let (asked, prepared, about, prompt_tokens, prompts, caller) = done.map_err(failed)??;
     let Asked { id, plan, parsers, format, prompt_only, ignored, .. } = asked;
     let runs = prepared.submit().await?;
     loaded.status.metrics.asked(plan.per_prompt());
@@ -96,7 +99,11 @@ pub(crate) async fn answered<F: Format>(
     let (ping, stall_timeout) = (server.options.ping, server.options.stall_timeout);
     let options =
         AnswerOptions { id: new_id(id), plan, prompt_tokens, prompts, prompt_only, ping, stall_timeout };
-    let answer = Answer::new((loaded, active), format, options, runs, choices);
+    if let Some(quota) = caller.quota {
+        server.used.add(&caller.owner, quota, prompt_tokens);
+    }
+    let charge = Charge { server: Arc::clone(server), caller };
+    let answer = Answer::new((loaded, active, charge), format, options, runs, choices);
     let mut response = match streams {
         true => answer.stream(),
         false => {

@@ -10,7 +10,11 @@ use crate::{
     model::Loaded,
     tokens::TokenNames,
     tools::Function,
-    wire::completions::{Detokenize, Tokenize},
+    wire::{
+        chat::Chat,
+        completions::{Detokenize, Tokenize},
+        generation::Generation,
+    },
 };
 
 /// The tokens of a text, with what the model expects around a prompt if that is asked for, and with the control tokens that
@@ -82,15 +86,22 @@ pub(crate) fn tokenize(body: &Bytes, loaded: &Loaded) -> Result<Value, ApiError>
 pub(crate) fn detokenize(body: &Bytes, loaded: &Loaded) -> Result<Value, ApiError> {
     let asked: Detokenize = json::parse(body, &mut Ignored::default())?;
     loaded.named(asked.model.as_deref())?;
-    let (tokenizer, vocabulary) = (&loaded.model.tokenizer, loaded.model.embedding[0]);
+    let vocabulary = loaded.model.embedding[0];
+    let tokens = asked.tokens.unwrap_or_default();
+    if let Some(at) = tokens.iter().position(|&token| token as usize >= vocabulary) {
+        let param = format!("tokens[{at}]");
+        let message = format!("{param} is {}, and the vocabulary has {vocabulary} tokens", tokens[at]);
+        return Err(ApiError::value(param, message));
+    }
+    Ok(json!({"prompt": text_of(&tokens, loaded)?}))
+}
+
+/// The text of tokens, with that of control tokens.
+fn text_of(tokens: &[u32], loaded: &Loaded) -> Result<String, ApiError> {
+    let tokenizer = &loaded.model.tokenizer;
     let mut text = String::new();
     let mut plain: Vec<u32> = Vec::new();
-    for (at, &token) in asked.tokens.iter().flatten().enumerate() {
-        if token as usize >= vocabulary {
-            let param = format!("tokens[{at}]");
-            let message = format!("{param} is {token}, and the vocabulary has {vocabulary} tokens");
-            return Err(ApiError::value(param, message));
-        }
+    for &token in tokens {
         match tokenizer.special_text(token) {
             Some(control) => {
                 text += &tokenizer.decode(&std::mem::take(&mut plain))?;
@@ -100,7 +111,17 @@ pub(crate) fn detokenize(body: &Bytes, loaded: &Loaded) -> Result<Value, ApiErro
         }
     }
     text += &tokenizer.decode(&plain)?;
-    Ok(json!({"prompt": text}))
+    Ok(text)
+}
+
+/// The prompt that a conversation becomes, as the model reads it.
+pub(crate) fn render(body: &Bytes, loaded: &Loaded, trusts_templates: bool) -> Result<Value, ApiError> {
+    let mut ignored = Ignored::default();
+    let generation: Generation = json::parse(body, &mut ignored)?;
+    let chat: Chat = json::parse(body, &mut ignored)?;
+    loaded.named(generation.model.as_deref())?;
+    let (tokens, _) = conversation::prompt(&chat, loaded, trusts_templates)?;
+    Ok(json!({"prompt": text_of(&tokens, loaded)?, "tokens": tokens, "count": tokens.len()}))
 }
 
 /// What lm-evaluation-harness asks of a tokenizer.

@@ -1,0 +1,180 @@
+//! What whoever runs a server needs: quotas, keys that are read again, sockets of other kinds, a service manager.
+
+use std::{
+    fs,
+    io::{Read, Write},
+    net::TcpListener,
+    os::{
+        fd::OwnedFd,
+        unix::{
+            fs::PermissionsExt,
+            net::{UnixDatagram, UnixStream},
+        },
+    },
+    process::{Child, Command, Stdio},
+    time::{Duration, Instant},
+};
+
+use moi_tests::{
+    process::with_default_signals,
+    server::{Reply, TestServer, parsed},
+};
+use serde_json::{Value, json};
+
+use crate::{CHAT, question, server};
+
+const PATIENCE: Duration = Duration::from_secs(60);
+
+fn until(what: &str, mut is_so: impl FnMut() -> bool) {
+    let begun = Instant::now();
+    while !is_so() {
+        assert!(begun.elapsed() < PATIENCE, "{what}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+fn post_as(server: &TestServer, key: &str, body: &Value) -> Reply {
+    let (bearer, body) = (format!("Bearer {key}"), body.to_string());
+    let headers = [("Authorization", bearer.as_str()), ("Content-Type", "application/json")];
+    server.request("POST", CHAT, &headers, body.as_bytes())
+}
+
+#[test]
+fn quotas_and_keys_that_are_read_again() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("keys");
+    fs::write(&file, "ann k1 100/day\nbob k2\n").unwrap();
+    let server = TestServer::start(&["--api-key-file", file.to_str().unwrap()]);
+    // Prompt and answer count, of streams as well; what is used above a quota has to come back.
+    let mut body = question("Count to a hundred.", 80);
+    body["stream"] = true.into();
+    assert_eq!(post_as(&server, "k1", &body).status, 200);
+    until("what was used is not counted", || post_as(&server, "k1", &body).status == 429);
+    let refused = post_as(&server, "k1", &body);
+    assert_eq!(
+        (&refused.error()["type"], &refused.error()["code"]),
+        (&json!("rate_limit_error"), &json!("rate_limit_exceeded"))
+    );
+    let seconds: u32 = refused.header("retry-after").unwrap().parse().unwrap();
+    assert!((1..=24 * 3600).contains(&seconds), "{seconds}");
+    assert_eq!(post_as(&server, "k2", &body).status, 200);
+
+    // Another file: a key is gone, one is new, one has a larger quota of which as much is used as before.
+    fs::write(&file, "ann k1 100000/day\ncarl k3\n").unwrap();
+    server.signal("HUP");
+    until("the keys are not read again", || post_as(&server, "k3", &body).status == 200);
+    assert_eq!((post_as(&server, "k2", &body).status, post_as(&server, "k1", &body).status), (401, 200));
+    // One that is wrong changes nothing.
+    for wrong in ["ann k1 100/never\n", "# none\n"] {
+        fs::write(&file, wrong).unwrap();
+        let before = server.said.lock().unwrap().matches("stay as they were").count();
+        server.signal("HUP");
+        until("nothing is said of it", || {
+            server.said.lock().unwrap().matches("stay as they were").count() > before
+        });
+        assert_eq!(post_as(&server, "k3", &body).status, 200);
+    }
+    assert_eq!(server.stop(), Some(0));
+}
+
+/// A server that listens elsewhere than at an address of its own.
+struct Other {
+    child: Child,
+}
+
+impl Drop for Other {
+    fn drop(&mut self) {
+        // It may have ended.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn through(mut stream: impl Read + Write) -> Reply {
+    stream.write_all(b"GET /v1/models HTTP/1.1\r\nHost: any.example\r\nConnection: close\r\n\r\n").unwrap();
+    let mut bytes = Vec::new();
+    stream.read_to_end(&mut bytes).unwrap();
+    parsed(&bytes)
+}
+
+#[test]
+fn a_socket_of_the_file_system() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("moi.sock");
+    let command = || {
+        let mut command = with_default_signals();
+        command.args(["serve", "--unix", path.to_str().unwrap()]).stderr(Stdio::piped());
+        command
+    };
+    let answered = || UnixStream::connect(&path).is_ok_and(|stream| through(stream).status == 200);
+    let mut first = Other { child: command().spawn().unwrap() };
+    until("it does not answer", answered);
+    assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o660);
+    // A second one is told that the place is taken, and the first goes on.
+    let second = command().output().unwrap();
+    assert!(!second.status.success() && String::from_utf8_lossy(&second.stderr).contains("moi.sock"));
+    assert!(answered());
+    // One that was killed leaves its socket behind, which the next one takes.
+    first.child.kill().unwrap();
+    first.child.wait().unwrap();
+    assert!(path.exists());
+    let mut third = Other { child: command().spawn().unwrap() };
+    until("it does not answer", answered);
+    let id = third.child.id().to_string();
+    assert!(Command::new("kill").args(["-TERM", &id]).status().unwrap().success());
+    assert_eq!(third.child.wait().unwrap().code(), Some(0));
+    assert!(!path.exists(), "the socket is left behind");
+    // What is no socket stays as it is.
+    fs::write(&path, "mine").unwrap();
+    assert!(!command().output().unwrap().status.success());
+    assert_eq!(fs::read_to_string(&path).unwrap(), "mine");
+}
+
+/// A socket that a service manager has opened, and what it is told.
+#[test]
+fn a_service_manager_starts_it() {
+    let directory = tempfile::tempdir().unwrap();
+    let notify = directory.path().join("notify");
+    let told = UnixDatagram::bind(&notify).unwrap();
+    told.set_read_timeout(Some(PATIENCE)).unwrap();
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let binary = with_default_signals();
+    // The shell gives the socket the number that managers give the first one, and its own number to the process.
+    let script = "LISTEN_PID=$$ LISTEN_FDS=1 exec \"$@\" 3<&0 0</dev/null";
+    let mut shell = Command::new("sh");
+    shell.args(["-c", script, "sh"]).arg(binary.get_program()).args(binary.get_args()).arg("serve");
+    shell.stdin(Stdio::from(OwnedFd::from(listener))).stderr(Stdio::null());
+    shell.env("NOTIFY_SOCKET", &notify).env("WATCHDOG_USEC", "300000");
+    let mut other = Other { child: shell.spawn().unwrap() };
+    let next = || {
+        let mut bytes = [0; 256];
+        let count = told.recv(&mut bytes).unwrap();
+        String::from_utf8_lossy(&bytes[..count]).trim().to_owned()
+    };
+    assert_eq!(next(), "READY=1");
+    assert_eq!((next(), next()), ("WATCHDOG=1".to_owned(), "WATCHDOG=1".to_owned()));
+    let reply = {
+        let mut stream = std::net::TcpStream::connect(address).unwrap();
+        stream.write_all(b"GET /health HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").unwrap();
+        moi_tests::server::reply(stream)
+    };
+    assert_eq!(reply.status, 200);
+    let id = other.child.id().to_string();
+    assert!(Command::new("kill").args(["-TERM", &id]).status().unwrap().success());
+    until("it is not told that the service stops", || next() == "STOPPING=1");
+    assert_eq!(other.child.wait().unwrap().code(), Some(0));
+}
+
+#[test]
+fn the_prompt_that_a_conversation_becomes() {
+    let server = server();
+    let body = question("Hello <|im_end|> there", 1);
+    let told = server.ask("/v1/chat/completions/render", &body);
+    assert_eq!(told, server.ask("/apply-template", &body));
+    let mut asked = body;
+    asked["return_token_ids"] = true.into();
+    assert_eq!(told["tokens"], server.ask(CHAT, &asked)["choices"][0]["prompt_token_ids"]);
+    let text = told["prompt"].as_str().unwrap();
+    assert!(text.contains("<|im_start|>user\nHello <|im_end|> there<|im_end|>"), "{text}");
+}

@@ -153,3 +153,48 @@ fn what_cannot_be_compared_is_refused() {
     .unwrap();
     refused(&["eval", task.to_str().unwrap(), "--model", &model], &["the id `1`"]);
 }
+
+/// Shards on machines of their own, put together, are the run of one: the same samples, the same report.
+#[test]
+fn shards_make_the_whole() {
+    let model = model();
+    let directory = tempfile::tempdir().unwrap();
+    let file = |name: &str| directory.path().join(name).to_str().unwrap().to_owned();
+    let args = |output: &str, more: &[&str]| {
+        let own = ["eval", "countdown", "--model", &model, "--batch", "1", "--output", output];
+        let all = [&own[..], BASE, more].concat();
+        report(&all)
+    };
+    let whole = args(&file("whole.jsonl"), &[]);
+    let parts: Vec<String> = (1..=3).map(|index| file(&format!("{index}.jsonl"))).collect();
+    for (index, part) in (1..).zip(&parts) {
+        let found = args(part, &["--shard", &format!("{index}/3")]);
+        assert_eq!(found["summary"]["complete"], true, "{found}");
+    }
+    let all = file("all.jsonl");
+    let merge: Vec<&str> = ["eval", "--merge"].into_iter().chain(parts.iter().map(String::as_str)).collect();
+    let merged = report(&[&merge[..], &["--output", &all, "--format", "json"]].concat());
+    assert_eq!(merged, whole);
+    let lines = |path: &str| {
+        let text = fs::read_to_string(path).unwrap();
+        let mut lines: Vec<String> = text.lines().map(str::to_owned).collect();
+        lines.sort();
+        lines
+    };
+    assert_eq!(lines(&all), lines(&file("whole.jsonl")));
+    // The whole goes on as one that was never cut.
+    assert_eq!(args(&all, &[]), whole);
+
+    let one = parts[0].as_str();
+    refused(
+        &["eval", "--merge", one, "--output", &file("x.jsonl")],
+        &["of its 3 shards there is no 2/3, 3/3"],
+    );
+    refused(
+        &[&merge[..], &[one, "--output", &file("x.jsonl")]].concat(),
+        &["it is the shard 1/3, and so is"],
+    );
+    refused(&[&merge[..], &["--output", &all]].concat(), &["is there already"]);
+    refused(&["eval", "countdown", "--model", &model, "--shard", "4/3"], &["is no shard"]);
+    refused(&["eval", "--merge", one], &["--output"]);
+}

@@ -9,7 +9,10 @@ use anyhow::{Context, Result, anyhow, bail};
 use burn::tensor::backend::Backend;
 use indicatif::ProgressBar;
 use moi_engine::{Engine, EngineError, Event, InputRule, Request, RequestId, Scheduler, Step};
-use moi_eval::{Countdown, Log, Problem, Sample, Summary, Task, are_equal, configurations, page, table};
+use moi_eval::{
+    Countdown, Log, Merged, Problem, Sample, Shard, ShardFacts, Summary, Task, are_equal, configurations,
+    page, table,
+};
 use moi_models::Decoder;
 use moi_pretrained::Pretrained;
 use serde_json::{Value, json};
@@ -37,6 +40,9 @@ const PROBLEMS: usize = 100;
 
 /// Runs what is not there yet, and reports.
 pub(crate) fn run(args: &EvalArgs) -> Result<Ended> {
+    if let (false, Some(output)) = (args.merge.is_empty(), &args.output) {
+        return merged(args, output);
+    }
     let rules = split_rules(&args.rules)?;
     let task = task(args)?;
     check_names(args, &task, &rules)?;
@@ -74,6 +80,49 @@ pub(crate) fn run(args: &EvalArgs) -> Result<Ended> {
     }
     let device = Device::chosen(args.model.device);
     device.run(Eval { args, device, pretrained, task, prompts, rules, decoding })
+}
+
+/// Puts the files of all shards together, and reports them.
+fn merged(args: &EvalArgs, output: &Path) -> Result<Ended> {
+    if let Some(path) = &args.report {
+        file::check(path)?;
+    }
+    if output.exists() {
+        bail!("{} is there already; give another --output, or move it away", output.display());
+    }
+    let Merged { run, rules, seeds, problems, samples } = moi_eval::merge(&args.merge)?;
+    let mut lines = serde_json::to_string(&json!({"run": run}))? + "\n";
+    for sample in &samples {
+        lines += &(serde_json::to_string(sample)? + "\n");
+    }
+    file::write_whole(output, lines.as_bytes())?;
+    ui::note(&format!(
+        "wrote {} samples of {} shards to {}",
+        samples.len(),
+        args.merge.len(),
+        output.display()
+    ));
+    let task = run["task"].as_str().unwrap_or_default();
+    report(args, &run, &Summary::new(task, &problems, &rules, seeds, &samples))?;
+    Ok(Ended::Normally)
+}
+
+/// Writes what was found: a page where one is asked for, and tables or JSON.
+fn report(args: &EvalArgs, run: &Value, summary: &Summary) -> Result<()> {
+    if let Some(path) = &args.report {
+        let facts = run.as_object().into_iter().flatten();
+        let text = |value: &Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+        let facts: Vec<(String, String)> = facts
+            .filter(|(_, value)| !value.is_null())
+            .map(|(name, value)| (name.replace('_', " "), text(value)))
+            .collect();
+        file::write_whole(path, page(summary, &facts).as_bytes())?;
+        ui::note(&format!("wrote {}", path.display()));
+    }
+    match args.format {
+        Format::Json => output::print_json(&json!({"run": run, "summary": summary})),
+        Format::Text => output::print_bytes(table(summary).as_bytes()),
+    }
 }
 
 fn task(args: &EvalArgs) -> Result<Task> {
@@ -209,9 +258,15 @@ impl Job for Eval<'_> {
         let interrupt = Interrupt::install()?;
         let (engine, form) = model::engine::<B>(pretrained, &args.model, (name, device), positions * batch)?;
         let engine = decoding.engine(engine);
-        let run = described(args, &task, &decoding, name, dtype_name(form), engine.mix_tolerance());
+        let mut run = described(args, &task, &decoding, name, dtype_name(form), engine.mix_tolerance());
+        if let Some(shard) = args.shard {
+            let (problems, rules, seeds) = (task.problems.len(), specs(&rules), args.seeds.into());
+            run["shard"] = json!(ShardFacts { shard: shard.to_string(), problems, rules, seeds });
+        }
         let path = args.output.clone().unwrap_or_else(|| {
-            PathBuf::from(format!("moi-eval-{}.jsonl", task.name.replace([' ', ','], "-").replace("--", "-")))
+            let shard = args.shard.map(|shard| format!("-{}", shard.to_string().replace('/', "-of-")));
+            let name = task.name.replace([' ', ','], "-").replace("--", "-");
+            PathBuf::from(format!("moi-eval-{name}{}.jsonl", shard.unwrap_or_default()))
         });
         let digests = prompts.iter().zip(&task.problems).map(|(prompt, problem)| digest(prompt, problem));
         let digests = digests.collect::<Result<Vec<_>>>()?;
@@ -230,6 +285,7 @@ impl Job for Eval<'_> {
             rules,
             decoding,
             seeds: args.seeds.into(),
+            shard: args.shard,
             log,
             samples,
             error: None,
@@ -291,6 +347,7 @@ struct Work {
     rules: Vec<InputRule>,
     decoding: Decoding,
     seeds: usize,
+    shard: Option<Shard>,
     log: Log,
     samples: Vec<Sample>,
     /// Why the first answer of this run failed, if one did.
@@ -304,6 +361,12 @@ struct Answer {
 }
 
 impl Work {
+    /// The problems of this shard, with their places in the task.
+    fn problems(&self) -> impl Iterator<Item = (usize, &Problem)> {
+        let all = self.task.problems.iter().enumerate();
+        all.filter(|(at, _)| self.shard.is_none_or(|shard| shard.has(*at)))
+    }
+
     /// What is not there yet, problem by problem, so that those of one prompt come together.
     fn missing(&self) -> Vec<Wanted> {
         let specs = specs(&self.rules);
@@ -311,7 +374,7 @@ impl Work {
             .map(|sample| (sample.problem.as_str(), sample.rule.as_str(), sample.sample))
             .collect();
         let mut missing = Vec::new();
-        for (problem, named) in self.task.problems.iter().enumerate() {
+        for (problem, named) in self.problems() {
             for sample in 0..self.seeds {
                 for (rule, spec) in specs.iter().enumerate() {
                     if !known.contains(&(named.id.as_str(), spec.as_str(), sample)) {
@@ -428,23 +491,9 @@ impl Work {
     }
 
     fn report(&self, args: &EvalArgs, run: &Value) -> Result<()> {
-        let problems: Vec<String> = self.task.problems.iter().map(|problem| problem.id.clone()).collect();
+        let problems: Vec<String> = self.problems().map(|(_, problem)| problem.id.clone()).collect();
         let specs = specs(&self.rules);
-        let summary = Summary::new(&self.task.name, &problems, &specs, self.seeds, &self.samples);
-        if let Some(path) = &args.report {
-            let facts = run.as_object().into_iter().flatten();
-            let text = |value: &Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
-            let facts: Vec<(String, String)> = facts
-                .filter(|(_, value)| !value.is_null())
-                .map(|(name, value)| (name.replace('_', " "), text(value)))
-                .collect();
-            file::write_whole(path, page(&summary, &facts).as_bytes())?;
-            ui::note(&format!("wrote {}", path.display()));
-        }
-        match args.format {
-            Format::Json => output::print_json(&json!({"run": run, "summary": summary})),
-            Format::Text => output::print_bytes(table(&summary).as_bytes()),
-        }
+        report(args, run, &Summary::new(&self.task.name, &problems, &specs, self.seeds, &self.samples))
     }
 }
 

@@ -29,6 +29,14 @@ pub enum EvalError {
     /// A prompt template.
     #[error("the prompt template cannot be used: {0}")]
     Template(#[from] minijinja::Error),
+    /// Files of shards that do not make a whole.
+    #[error("{path}: {what}", path = path.display())]
+    Shards {
+        /// One of the files.
+        path: PathBuf,
+        /// What is wrong.
+        what: String,
+    },
     /// Results of something else.
     #[error(
         "{path} has results of another run: {what}; give another file, or move that one away",

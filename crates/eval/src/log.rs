@@ -84,12 +84,21 @@ impl Log {
         Ok((log, samples))
     }
 
+    /// What a file says of its run, and its samples; the file stays as it is.
+    ///
+    /// # Errors
+    /// If it cannot be read, or is no file of samples.
+    pub fn read(path: &Path) -> Result<(Value, Vec<Sample>), EvalError> {
+        let bytes = std::fs::read(path).map_err(|error| EvalError::Io { path: path.to_owned(), error })?;
+        let mut lines = bytes.split(|&byte| byte == b'\n').zip(1..).filter(|(line, _)| !line.is_empty());
+        let (first, number) = lines.next().unwrap_or_default();
+        let head: Head = parsed(path, first, number)?;
+        let samples = lines.map(|(line, number)| parsed(path, line, number)).collect::<Result<_, _>>()?;
+        Ok((head.run, samples))
+    }
+
     fn parsed<T: for<'de> Deserialize<'de>>(&self, line: &[u8], number: usize) -> Result<T, EvalError> {
-        serde_json::from_slice(line).map_err(|error| EvalError::Line {
-            path: self.path.clone(),
-            line: number,
-            what: format!("no line of results: {error}"),
-        })
+        parsed(&self.path, line, number)
     }
 
     /// Whether the file was begun for the same run.
@@ -124,6 +133,14 @@ impl Log {
         line.push(b'\n');
         self.file.write_all(&line).and_then(|()| self.file.sync_data()).map_err(failed)
     }
+}
+
+fn parsed<T: for<'de> Deserialize<'de>>(path: &Path, line: &[u8], number: usize) -> Result<T, EvalError> {
+    serde_json::from_slice(line).map_err(|error| EvalError::Line {
+        path: path.to_owned(),
+        line: number,
+        what: format!("no line of results: {error}"),
+    })
 }
 
 #[cfg(test)]

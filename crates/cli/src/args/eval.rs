@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+use moi_eval::Shard;
+
 use super::{Format, ModelArgs, SamplingArgs, ScopeArgs};
 
 /// Compare input rules by the problems that they solve
@@ -23,7 +25,14 @@ Thoughts are not judged.
 An id is optional; --template makes the prompt of any other fields.")]
 pub(crate) struct EvalArgs {
     /// `countdown`, or a JSONL file
+    #[arg(required_unless_present = "merge", default_value = "", hide_default_value = true)]
     pub(crate) task: String,
+    /// Every N-th problem alone, from the I-th: `--shard 1/4` to `4/4` on four machines, each with a file of its own
+    #[arg(long, value_name = "I/N", help_heading = "Task")]
+    pub(crate) shard: Option<Shard>,
+    /// Put the files of all shards together into --output, and report them; no model is run
+    #[arg(long, value_name = "FILE", num_args = 1.., conflicts_with_all = ["shard", "task"], requires = "output", help_heading = "Task")]
+    pub(crate) merge: Vec<PathBuf>,
     /// The rules; the others are compared with the first
     #[arg(long, value_name = "RULES", default_value = "token,moi", help_heading = "Input rule")]
     pub(crate) rules: Vec<String>,

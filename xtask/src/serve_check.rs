@@ -64,6 +64,8 @@ const CHECKS: &[Check] = &[
     check("openai-node", "node/openai_node.mjs"),
     check("anthropic-node", "node/anthropic_node.mjs"),
     check("ai-sdk", "node/ai_sdk.mjs"),
+    check("operations", "operations.py"),
+    check("replicas", "replicas.py"),
 ];
 
 impl Check {

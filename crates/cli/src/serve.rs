@@ -115,6 +115,7 @@ fn options(args: &ServeArgs) -> Result<ServeOptions> {
         max_connections: args.limits.max_connections as usize,
         ping: Duration::from_secs(args.listen.ping),
         stall_timeout: Duration::from_secs(args.listen.stall_timeout),
+        drain_delay: Duration::from_secs(args.listen.drain_delay),
         shutdown_timeout: Duration::from_secs(args.listen.shutdown_timeout),
         thought_fields: match args.listen.thoughts_as {
             ThoughtField::ReasoningContent => vec!["reasoning_content"],

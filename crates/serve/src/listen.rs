@@ -39,7 +39,14 @@ pub(crate) async fn serve(server: Arc<Server>, listener: Listener, mut stop: wat
     let mut drains = std::pin::pin!(async {
         // An error says that nobody can tell any more.
         let _ = stop.wait_for(|stops| *stops).await;
+        let delay = server.options.drain_delay;
+        if delay.is_zero() {
+            // Whoever hears that it is not ready is taken no more.
+            server.close();
+        }
         server.drain();
+        sleep(delay).await;
+        server.close();
         drained(&server).await
     });
     let (all_ended, until) = loop {

@@ -56,7 +56,9 @@ pub struct ServeOptions {
     pub ping: Duration,
     /// How long a client may not read before it is given up.
     pub stall_timeout: Duration,
-    /// How long answers under way may take when the server is told to stop.
+    /// How long requests are still taken when the server is told to stop: so long may whoever asks `/readyz` take to find out.
+    pub drain_delay: Duration,
+    /// How long answers under way may take then.
     pub shutdown_timeout: Duration,
     /// What thoughts are called in answers of chat completions: `reasoning_content`, `reasoning`, or both.
     pub thought_fields: Vec<&'static str>,
@@ -79,6 +81,7 @@ impl Default for ServeOptions {
             max_connections: 1024,
             ping: Duration::from_secs(5),
             stall_timeout: Duration::from_secs(60),
+            drain_delay: Duration::ZERO,
             shutdown_timeout: Duration::from_secs(30),
             thought_fields: vec!["reasoning_content"],
             trust_request_templates: false,
@@ -98,6 +101,8 @@ pub(crate) struct Server {
     pub(crate) used: Used,
     loaded: OnceLock<Arc<Loaded>>,
     is_draining: AtomicBool,
+    /// Whether no requests are taken any more.
+    is_closed: AtomicBool,
     /// Answers under way.
     active: AtomicUsize,
     /// Places for large bodies that are read.
@@ -154,10 +159,11 @@ impl Server {
     pub(crate) fn new(options: ServeOptions) -> Self {
         /// Large bodies that are read at once.
         const LARGE: usize = 2;
-        let (is_draining, active) = (AtomicBool::new(false), AtomicUsize::new(0));
+        let (is_draining, is_closed) = (AtomicBool::new(false), AtomicBool::new(false));
+        let active = AtomicUsize::new(0);
         let (large, log) = (Semaphore::new(LARGE), options.log.and_then(Logger::start));
         let (keys, used) = (RwLock::new(Arc::new(options.keys.clone())), Used::default());
-        Self { options, keys, used, loaded: OnceLock::new(), is_draining, active, large, log }
+        Self { options, keys, used, loaded: OnceLock::new(), is_draining, is_closed, active, large, log }
     }
 
     fn keys(&self) -> Arc<Keys> {
@@ -194,9 +200,14 @@ impl Server {
         }
     }
 
-    /// From now on no requests are taken.
+    /// From now on the server says that it is not ready.
     pub(crate) fn drain(&self) {
         self.is_draining.store(true, SeqCst);
+    }
+
+    /// From now on no requests are taken.
+    pub(crate) fn close(&self) {
+        self.is_closed.store(true, SeqCst);
     }
 
     pub(crate) fn is_draining(&self) -> bool {
@@ -323,7 +334,7 @@ async fn admit(State(server): State<Arc<Server>>, mut request: Request, next: Ne
         // Set once: a request passes here once.
         let _ = noted.set((route.map_or("other", |route| route.path), caller.owner.clone()));
     }
-    if server.is_draining() && request.method() == Method::POST {
+    if server.is_closed.load(SeqCst) && request.method() == Method::POST {
         return ApiError::unavailable(STOPPING).response();
     }
     request.extensions_mut().insert(caller);

@@ -178,3 +178,15 @@ fn the_prompt_that_a_conversation_becomes() {
     let text = told["prompt"].as_str().unwrap();
     assert!(text.contains("<|im_start|>user\nHello <|im_end|> there<|im_end|>"), "{text}");
 }
+
+/// A server that is told to stop says so before it refuses anything, for as long as load balancers need to hear it.
+#[test]
+fn requests_are_taken_until_others_know() {
+    let server = TestServer::start(&["--drain-delay", "600"]);
+    assert_eq!(server.get("/readyz").status, 200);
+    server.signal("TERM");
+    until("it says that it is ready", || server.get("/readyz").status == 503);
+    assert_eq!(server.post(CHAT, &question("Hello", 2)).status, 200);
+    // A second signal ends it at once.
+    assert_ne!(server.stop(), Some(0));
+}

@@ -74,6 +74,10 @@ pub(crate) struct ListenArgs {
     /// A line on stderr for each request that was answered: without its prompt
     #[arg(long, value_enum, value_name = "FORM")]
     pub(crate) log: Option<LogFormat>,
+    /// Seconds for which requests are still taken when the server is told to stop, while /readyz says that it is not ready:
+    /// more than a load balancer takes to find out
+    #[arg(long, value_name = "SECONDS", default_value_t = 0)]
+    pub(crate) drain_delay: u64,
     /// Seconds that answers under way may take when the server is told to stop
     #[arg(long, value_name = "SECONDS", default_value_t = 30)]
     pub(crate) shutdown_timeout: u64,

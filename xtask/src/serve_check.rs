@@ -64,6 +64,7 @@ const CHECKS: &[Check] = &[
     check("openai-node", "node/openai_node.mjs"),
     check("anthropic-node", "node/anthropic_node.mjs"),
     check("ai-sdk", "node/ai_sdk.mjs"),
+    short("soak", "soak.py"),
     check("operations", "operations.py"),
     check("replicas", "replicas.py"),
 ];
@@ -260,7 +261,7 @@ fn checks(args: &ServeCheckArgs) -> Result<()> {
             }
         };
         command.env("MOI_URL", &serving.url).env("MOI_BINARY", &binary).env("NO_PROXY", "*");
-        command.env("MOI_MODEL", DEFAULT_MODEL);
+        command.env("MOI_MODEL", DEFAULT_MODEL).env("MOI_PID", serving.child.id().to_string());
         if args.short {
             command.env("MOI_SHORT", "1");
         }

@@ -10,6 +10,12 @@ use prometheus::{
 
 use crate::status::Gauges;
 
+/// Why requests are not taken.
+const INVALID: &str = "invalid";
+const TOO_LARGE: &str = "too_large";
+const QUEUE_FULL: &str = "queue_full";
+const QUOTA: &str = "quota";
+
 /// How a generation came to its end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Finish {
@@ -188,6 +194,10 @@ impl Metrics {
             r.opts("moi_queue_rejected_total", "Requests that were not taken"),
             &["reason"],
         );
+        let refused = r.add(refused)?;
+        for reason in [INVALID, TOO_LARGE, QUEUE_FULL, QUOTA] {
+            refused.with_label_values(&[reason]);
+        }
         let http = IntCounterVec::new(
             r.opts("moi_http_requests_total", "Answered HTTP requests"),
             &["route", "status"],
@@ -251,7 +261,7 @@ impl Metrics {
             )?,
             round_tokens: r.histogram("vllm:iteration_tokens_total", "Tokens of a round", ROUND_TOKENS)?,
             rounds: r.histogram("moi_engine_loop_seconds", "Seconds of a round", FIRST_TOKEN)?,
-            refused: r.add(refused)?,
+            refused,
             mixed: r.add(IntCounterVec::new(
                 r.opts("moi_mixed_tokens_total", "Tokens behind which a mixture was fed"),
                 &["rule"],
@@ -316,11 +326,16 @@ impl Metrics {
     /// A request was not taken.
     pub(crate) fn refused(&self, refusal: &Refusal) {
         let reason = match refusal {
-            Refusal::Request(_) => "invalid",
-            Refusal::TooLarge { .. } | Refusal::TooMany { .. } => "too_large",
-            Refusal::QueueFull { .. } => "queue_full",
+            Refusal::Request(_) => INVALID,
+            Refusal::TooLarge { .. } | Refusal::TooMany { .. } => TOO_LARGE,
+            Refusal::QueueFull { .. } => QUEUE_FULL,
         };
         self.refused.with_label_values(&[reason]).inc();
+    }
+
+    /// A request was not taken, as its key's quota is used up.
+    pub(crate) fn over_quota(&self) {
+        self.refused.with_label_values(&[QUOTA]).inc();
     }
 
     /// A round took so long and gave so many tokens.

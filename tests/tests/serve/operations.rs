@@ -190,3 +190,56 @@ fn requests_are_taken_until_others_know() {
     // A second signal ends it at once.
     assert_ne!(server.stop(), Some(0));
 }
+
+/// Names that routers read (Gateway API Inference Extension, llm-d, AIBrix, production-stack, smg), and those of the rules
+/// and the dashboard in examples/deploy, are in the metrics from the first scrape on.
+#[test]
+fn metrics_have_the_names_that_others_read() {
+    let server = server();
+    let text = server.get("/metrics").text();
+    let has = |name: &str| text.lines().any(|line| line.split(['{', ' ']).next() == Some(name));
+    for name in [
+        "vllm:num_requests_waiting",
+        "vllm:num_requests_running",
+        "vllm:kv_cache_usage_perc",
+        "vllm:gpu_cache_usage_perc",
+        "vllm:cache_config_info",
+        "vllm:prefix_cache_hits_total",
+        "vllm:prefix_cache_queries_total",
+        "vllm:gpu_prefix_cache_hits_total",
+        "vllm:gpu_prefix_cache_queries_total",
+        "vllm:time_to_first_token_seconds_bucket",
+        "vllm:e2e_request_latency_seconds_sum",
+    ] {
+        assert!(has(name), "there is no {name}");
+    }
+    let deploy = concat!(env!("CARGO_MANIFEST_DIR"), "/../examples/deploy");
+    let mut found = 0;
+    for file in ["prometheus-rules.yaml", "grafana.json"] {
+        let text = fs::read_to_string(format!("{deploy}/{file}")).unwrap();
+        let words = text.split(|c: char| !(c.is_ascii_alphanumeric() || c == '_' || c == ':'));
+        for name in words.filter(|word| word.starts_with("vllm:") || word.starts_with("moi_")) {
+            // What depends on the rule of a request is there with the first one.
+            assert!(has(name) || name == "moi_mixed_tokens_total", "{file}: there is no {name}");
+            found += 1;
+        }
+    }
+    assert!(found > 15);
+    // Probes, port and times of the manifest are what the server has.
+    let manifest = fs::read_to_string(format!("{deploy}/kubernetes.yaml")).unwrap();
+    for path in ["/readyz", "/livez"] {
+        assert!(manifest.contains(&format!("path: {path}")) && server.get(path).status == 200);
+    }
+    for file in ["kubernetes.yaml", "Containerfile", "moi.service"] {
+        let help = String::from_utf8(moi_tests::process::run(&["serve", "--help"]).stdout).unwrap();
+        let text = fs::read_to_string(format!("{deploy}/{file}")).unwrap();
+        let own = text.lines().filter(|line| {
+            line.contains("serve\"") || line.contains("moi serve") || line.contains("args: [")
+        });
+        let flags =
+            own.flat_map(|line| line.split([' ', ',', '"', '[', ']'])).filter(|word| word.starts_with("--"));
+        for flag in flags.filter(|flag| *flag != "--rm") {
+            assert!(help.contains(flag), "{file}: there is no {flag}");
+        }
+    }
+}

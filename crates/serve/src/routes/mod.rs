@@ -70,7 +70,8 @@ pub(crate) async fn answered<F: Format>(
         let prompts =
             if tells { firsts().map(|job| job.prompt.ids().to_vec()).collect() } else { Vec::new() };
         if let Some(quota) = caller.quota {
-            own.used.check(&caller.owner, quota, prompt_tokens)?;
+            let room = own.used.check(&caller.owner, quota, prompt_tokens);
+            room.inspect_err(|_| model.status.metrics.over_quota())?;
         }
         let prepared = model.service.prepare(&caller.owner, jobs).map_err(|error| {
             let field = asked.plan.constrained_by.filter(|_| error.code == Some("invalid_schema"));

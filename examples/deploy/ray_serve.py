@@ -33,30 +33,38 @@ class Moi:
     def __init__(self):
         self.directory = tempfile.TemporaryDirectory()
         self.socket = os.path.join(self.directory.name, "moi.sock")
-        command = [os.environ.get("MOI_BINARY", "moi"), "serve", "--unix", self.socket]
-        self.process = subprocess.Popen(command + shlex.split(os.environ.get("MOI_ARGS", "")))
+        self.start()
         transport = httpx.AsyncHTTPTransport(uds=self.socket)
         self.client = httpx.AsyncClient(transport=transport, base_url="http://moi", timeout=None)
 
+    def start(self):
+        command = [os.environ.get("MOI_BINARY", "moi"), "serve", "--unix", self.socket]
+        self.process = subprocess.Popen(command + shlex.split(os.environ.get("MOI_ARGS", "")))
+
     async def check_health(self):
-        if self.process.poll() is not None:
-            raise RuntimeError(f"moi serve has ended with {self.process.returncode}")
-        if os.path.exists(self.socket) and (await self.client.get("/livez")).status_code != 200:
+        try:
+            answer = await self.client.get("/livez")
+        except httpx.TransportError:
+            # It begins, or has ended and is begun again by the next request.
+            return
+        if answer.status_code != 200:
             raise RuntimeError("the engine is stuck")
 
     async def __call__(self, request: Request) -> Response:
-        while not os.path.exists(self.socket):
-            await self.check_health()
-            await asyncio.sleep(0.05)
         headers = [(name, value) for name, value in request.headers.items() if name not in HOPS]
         target = request.url.path + (f"?{request.url.query}" if request.url.query else "")
-        for _ in range(6000):
+        while True:
             asked = self.client.build_request(request.method, target, headers=headers, content=await request.body())
-            answer = await self.client.send(asked, stream=True)
-            # The model is being loaded.
-            if answer.status_code != 503 or (await self.client.get("/readyz")).status_code == 200:
-                break
-            await answer.aclose()
+            try:
+                answer = await self.client.send(asked, stream=True)
+                # The model is being loaded.
+                if answer.status_code != 503 or (await self.client.get("/readyz")).status_code == 200:
+                    break
+                await answer.aclose()
+            except httpx.TransportError:
+                # Nothing of the answer has come, so the request may be sent again; where the process has ended, to another.
+                if self.process.poll() is not None:
+                    self.start()
             await asyncio.sleep(0.05)
 
         async def body():

@@ -20,7 +20,7 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
 # Headers of one connection, not of the answer.
-HOPS = {"connection", "keep-alive", "transfer-encoding", "content-length", "host"}
+HOPS = {"connection", "keep-alive", "transfer-encoding", "content-length"}
 
 
 @serve.deployment(

@@ -16,7 +16,9 @@ use burn::tensor::backend::Backend;
 use moi_engine::{Engine, GrammarLimits, InputRule, Prompt, Request, Sampling, SchedulerOptions};
 use moi_models::{CausalLm, is_gpu};
 use moi_pretrained::Pretrained;
-use moi_serve::{Address, Keys, Listening, LogLine, PageSource, Reload, ServeOptions, ServedModel, listen};
+use moi_serve::{
+    Address, Keys, Listening, LogLine, PageSource, Place, Reload, ServeOptions, ServedModel, listen,
+};
 use moi_text::ChatTemplate;
 
 use crate::{
@@ -30,6 +32,9 @@ use crate::{
     signals, ui,
 };
 
+/// What a server needs that others can reach.
+const NEEDS_KEY: &str = "give --api-key-file FILE, or --insecure-no-key if everybody may";
+
 /// How long a grammar of a request may take to compile.
 const GRAMMAR_TIME: Duration = Duration::from_secs(2);
 
@@ -37,7 +42,14 @@ const GRAMMAR_TIME: Duration = Duration::from_secs(2);
 pub(crate) fn run(args: ServeArgs) -> Result<Ended> {
     let rule = decoding::rule(&args.rule)?;
     let options = options(&args)?;
+    let is_open = options.keys.is_empty() && !args.access.insecure_no_key;
     let listening = listen(&address(&args), options)?;
+    // A socket that was opened by others may be anybody's to reach, whatever --host says.
+    if let (true, Place::Tcp(place)) = (is_open, listening.place())
+        && !place.ip().is_loopback()
+    {
+        bail!("the socket at {place} lets others than this machine use the server: {NEEDS_KEY}");
+    }
     ui::note(&format!("listening at {}, and loading `{}`", listening.place(), args.model.model));
     let path = model::find(&args.model.model, args.model.revision.as_deref())?;
     let pretrained = model::open_at(&args.model, &path)?;
@@ -50,8 +62,9 @@ fn address(args: &ServeArgs) -> Address {
     if let Some(path) = &args.listen.unix {
         return Address::Unix(path.clone());
     }
-    // A service manager has opened the socket.
-    if std::env::var_os("LISTEN_FDS").is_some() {
+    // A service manager has opened the socket, for this process and no other.
+    let own = std::process::id().to_string();
+    if std::env::var("LISTEN_PID").is_ok_and(|pid| pid == own) {
         return Address::Inherited;
     }
     let host = &args.listen.host;
@@ -84,11 +97,10 @@ fn keys(access: &AccessArgs) -> Result<Keys> {
 /// Reads the keys again whenever that is asked for. Where they cannot be read the old ones stay.
 fn reload(access: AccessArgs, reload: Reload) -> impl FnMut() + Send {
     move || match keys(&access) {
-        Ok(keys) if access.api_key_file.is_some() => {
+        Ok(keys) => {
             reload.keys(keys);
             ui::note("the keys were read again");
         }
-        Ok(_) => ui::note("there is no --api-key-file to be read again"),
         Err(error) => ui::note(&format!("the keys stay as they were: {error:#}")),
     }
 }
@@ -99,12 +111,9 @@ fn options(args: &ServeArgs) -> Result<ServeOptions> {
     let host = &args.listen.host;
     let is_own = args.listen.unix.is_some() || is_own(host);
     if keys.is_empty() && !args.access.insecure_no_key && !is_own {
-        bail!(
-            "--host {host} lets others than this machine use the server: give --api-key-file FILE, or \
-             --insecure-no-key if everybody may"
-        );
+        bail!("--host {host} lets others than this machine use the server: {NEEDS_KEY}");
     }
-    // Whoever may be reached by everybody may be reached by any name.
+    // Whoever may be reached by everybody may be reached by any name. Where there are keys, names do not matter.
     let any_host = args.access.insecure_no_key && !is_own;
     Ok(ServeOptions {
         keys,
@@ -181,7 +190,10 @@ impl Job for Serve {
             service::tell(Happens::Stopping);
             stop.stop();
         };
-        signals::on_end_or_reload(end, reload(args.access.clone(), listening.reloader()))?;
+        match args.access.api_key_file {
+            Some(_) => signals::on_end_or_reload(end, reload(args.access.clone(), listening.reloader()))?,
+            None => signals::on_end(end)?,
+        }
         let never = StopArgs { max_tokens: None, min_tokens: 0, stop: Vec::new(), ignore_eos: false };
         let decoding = Decoding::new(&pretrained, &args.rule.scope, &args.sampling, None, &never)?;
         let own = std::mem::replace(&mut pretrained.chat_template, Ok(None));

@@ -12,7 +12,7 @@ export const newRun = (spec) => ({
 export function take(run, choice) {
   const { delta = {}, moi } = choice;
   const text = delta.content ?? "";
-  const thought = delta.reasoning_content ?? "";
+  const thought = delta.reasoning_content ?? delta.reasoning ?? "";
   run.text += text;
   run.thoughts += thought;
   run.ids.push(...(choice.token_ids ?? []));

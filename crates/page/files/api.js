@@ -33,11 +33,11 @@ async function send(path, body, signal) {
   const text = await response.text();
   let error = {};
   try {
-    error = JSON.parse(text).error;
+    error = JSON.parse(text).error ?? {};
   } catch {
-    error = { message: text.slice(0, 500) || response.statusText };
+    error = {};
   }
-  throw new ApiError(error.message, response.status, error.code);
+  throw new ApiError(error.message ?? (text.slice(0, 500) || response.statusText), response.status, error.code);
 }
 
 /** The JSON of an endpoint; posts a body where there is one. */
@@ -47,6 +47,15 @@ export const ask = async (path, body) => (await send(path, body)).json();
 export async function* stream(path, body, signal) {
   const response = await send(path, { ...body, stream: true }, signal);
   const reader = response.body.getReader();
+  try {
+    yield* events(reader, signal);
+  } finally {
+    // Whoever stops reading leaves the answer.
+    reader.cancel().catch(() => {});
+  }
+}
+
+async function* events(reader, signal) {
   const decoder = new TextDecoder();
   let held = "";
   for (;;) {
@@ -59,12 +68,12 @@ export async function* stream(path, body, signal) {
     }
     if (piece.done) throw new ApiError("the connection was lost", 0);
     held += decoder.decode(piece.value, { stream: true });
-    const events = held.split("\n\n");
-    held = events.pop();
-    for (const event of events) {
-      if (!event.startsWith("data: ")) continue;
-      if (event === "data: [DONE]") return;
-      const data = JSON.parse(event.slice(6));
+    const blocks = held.split("\n\n");
+    held = blocks.pop();
+    for (const block of blocks) {
+      if (!block.startsWith("data: ")) continue;
+      if (block === "data: [DONE]") return;
+      const data = JSON.parse(block.slice(6));
       if (data.error) throw new ApiError(data.error.message, 500, data.error.code);
       yield data;
     }

@@ -19,6 +19,7 @@ const pending = new Map();
 
 /** Keeps a conversation, soon: not at each of its tokens. */
 function keep(conversation) {
+  if (!state.conversations.includes(conversation)) return;
   conversation.updated = Date.now();
   if (pending.has(conversation.id)) return;
   pending.set(conversation.id, { conversation, timer: setTimeout(() => flush(conversation.id), 700) });
@@ -63,11 +64,12 @@ function drawConversations() {
 
 async function removeConversation(conversation) {
   if (!confirm(`Delete “${conversation.title}”?`)) return;
+  // From here on nothing of it is kept, whatever still comes of its answers.
+  state.conversations = state.conversations.filter((other) => other !== conversation);
   Object.keys(conversation.nodes).forEach((id) => state.running.get(id)?.abort());
   clearTimeout(pending.get(conversation.id)?.timer);
   pending.delete(conversation.id);
   await store.remove(conversation.id);
-  state.conversations = state.conversations.filter((other) => other !== conversation);
   if (state.current === conversation) show(state.conversations[0] ?? fresh());
   else drawConversations();
 }
@@ -117,6 +119,7 @@ function drawThread() {
   const nodes = store.path(state.current);
   by("thread").replaceChildren(...(nodes.length ? nodes.map(message) : [make("p", { class: "empty" },
     "Ask something. Every token is shaded by its entropy and underlined by its gate: how far the next input is a mixture.")]));
+  drawComposer();
   scrollDown(true);
 }
 
@@ -224,36 +227,42 @@ function choose(chosen) {
     if (!text) return;
     try {
       const { tokens } = await ask("tokenize", { prompt: text, add_special_tokens: false, parse_special: false });
-      fork(node, view.run, s, tokens);
+      fork(state.current, node, view.run, s, tokens);
     } catch (error) {
       tell(error.message);
     }
   });
-  by("detail").replaceChildren(button("×", () => choose(null), "Close"), ...detail(view.run, s, (token) => fork(node, view.run, s, [token])),
+  const conversation = state.current;
+  by("detail").replaceChildren(button("×", () => choose(null), "Close"),
+    ...detail(view.run, s, (token) => fork(conversation, node, view.run, s, [token])),
     own, make("div", { class: "hint" }, make("kbd", {}, "←"), " ", make("kbd", {}, "→"), " walk. A fork has the same tokens up to here, then another."));
 }
 
 /** Answers anew with the same tokens up to a step, and others from there on: their mixtures are the same, too. */
-function fork(node, run, s, tokens) {
+function fork(conversation, node, run, s, tokens) {
+  // Another chat may be shown by now.
+  if (conversation !== state.current || !conversation.nodes[node.id]) return;
   choose(null);
   const request = { ...node.request, rules: [run.spec], seed: run.seed ?? node.request.seed, force: [...run.ids.slice(0, s), ...tokens] };
-  const next = store.add(state.current, node.parent, { role: "assistant", request, runs: [newRun(run.spec)], done: false });
-  answer(state.current, next);
+  const next = store.add(conversation, node.parent, { role: "assistant", request, runs: [newRun(run.spec)], done: false });
+  keep(conversation);
+  answer(conversation, next);
   drawThread();
 }
 
 async function saveRun(node) {
+  const last = store.before(state.current, node).at(-1);
+  const { title } = state.current;
   try {
     const template = await (await fetch("page/trace.html")).text();
     const { request } = node;
-    const last = store.before(state.current, node).at(-1);
     const sampling = Object.entries(request.fields).filter(([name]) => name !== "seed").map(([name, value]) => `${name} ${value}`);
     const data = {
       model: state.model.id, device: "server", dtype: "", sampled: sampling.join(", ") || "as the model's makers advise",
       seed: request.seed, prompt: last?.text ?? "", prompt_tokens: [], runs: node.runs,
     };
     const json = JSON.stringify(data).replaceAll("<", "\\u003c");
-    download(state.current.title + ".html", "text/html", template.replace("/*DATA*/", () => json));
+    download(title + ".html", "text/html", template.replace("/*DATA*/", () => json));
   } catch (error) {
     tell(error.message);
   }
@@ -277,6 +286,7 @@ function again({ parent }) {
   const seed = settings.fields.seed ?? crypto.getRandomValues(new Uint32Array(1))[0];
   const request = structuredClone({ ...settings, seed });
   const node = store.add(state.current, parent, { role: "assistant", request, runs: request.rules.map(newRun), done: false });
+  keep(state.current);
   answer(state.current, node);
   drawThread();
 }
@@ -288,35 +298,24 @@ function messages(conversation, node) {
   return system ? [{ role: "system", content: system }, ...turns] : turns;
 }
 
-/** Has a message answered; again from its beginning where the connection was lost, which gives the same tokens. */
+/** Has a message answered. Where another tab does, its answer is taken when it has come. */
 async function answer(conversation, node) {
   const abort = new AbortController();
   state.running.set(node.id, abort);
-  const { request } = node;
-  const body = { messages: messages(conversation, node), ...settingsOf.request(request, request.seed) };
-  if (request.force) body.moi.force = request.force;
   node.error = null;
-  let lost = 0;
-  for (;;) {
-    try {
-      await once(conversation, node, body, abort.signal, () => { lost = 0; });
-      break;
-    } catch (error) {
-      if (abort.signal.aborted) {
-        node.runs.forEach((run) => { run.stop_reason ??= "stopped"; run.seed ??= request.seed; });
-        break;
-      }
-      if (error instanceof ApiError && error.isPassing && lost < RETRIES.length) {
-        tell(error.message + "; trying again");
-        await new Promise((resolve) => setTimeout(resolve, RETRIES[lost]));
-        lost += 1;
-        continue;
-      }
-      node.error = error.message;
-      if (error.status === 401) by("key-dialog").showModal();
-      break;
-    }
+  try {
+    // Locks are there where the page's address is a safe one.
+    if (!navigator.locks) await answered(conversation, node, abort.signal);
+    else await navigator.locks.request("moi-" + node.id, { signal: abort.signal }, async () => {
+      const kept = await store.read(conversation.id).catch(() => null);
+      const other = kept?.nodes[node.id];
+      if (other?.done) Object.assign(node, { runs: other.runs, error: other.error });
+      else await answered(conversation, node, abort.signal);
+    });
+  } catch (error) {
+    if (!abort.signal.aborted) node.error = error.message;
   }
+  if (abort.signal.aborted) node.runs.forEach((run) => { run.stop_reason ??= "stopped"; run.seed ??= node.request.seed; });
   state.running.delete(node.id);
   node.done = true;
   if (node.runs.length > 1) compare(node.runs);
@@ -327,6 +326,30 @@ async function answer(conversation, node) {
   flush(conversation.id);
   tell(node.error ?? "The answer is complete: " + node.runs[0].text.slice(0, 200));
 }
+
+/** Asks for an answer; again from its beginning where the connection was lost, which gives the same tokens. */
+async function answered(conversation, node, signal) {
+  const { request } = node;
+  const body = { messages: messages(conversation, node), ...settingsOf.request(request, request.seed) };
+  if (request.force) body.moi.force = request.force;
+  for (let lost = 0; ;) {
+    try {
+      return await once(conversation, node, body, signal, () => { lost = 0; });
+    } catch (error) {
+      if (error.status === 401) by("key-dialog").showModal();
+      if (signal.aborted || !(error instanceof ApiError && error.isPassing && lost < RETRIES.length)) throw error;
+      tell(error.message + "; trying again");
+      await pause(RETRIES[lost], signal);
+      lost += 1;
+    }
+  }
+}
+
+/** Waits, unless it is told to stop. */
+const pause = (time, signal) => new Promise((resolve) => {
+  setTimeout(resolve, time);
+  signal.addEventListener("abort", resolve, { once: true });
+});
 
 async function once(conversation, node, body, signal, began) {
   // What is there already comes again: it is shown until as much has come.
@@ -409,10 +432,10 @@ function listen() {
   by("export").addEventListener("click", () => download("moi-conversations.json", "application/json", store.exported(state.conversations)));
   by("import").addEventListener("change", async (event) => {
     try {
-      const added = store.imported(await event.target.files[0].text());
+      const added = store.imported(await event.target.files[0].text(), settingsOf.initial(state.model.moi.rule));
       state.conversations.push(...added);
-      await Promise.all(added.map(store.save));
       if (added[0]) show(added[0]);
+      await Promise.all(added.map(store.save));
     } catch (error) {
       tell("The file was not imported: " + error.message);
       alert("The file was not imported: " + error.message);
@@ -420,6 +443,7 @@ function listen() {
     event.target.value = "";
   });
   by("key").addEventListener("click", () => by("key-dialog").showModal());
+  by("key-dialog").addEventListener("toggle", () => { if (by("key-dialog").open) by("key-dialog").returnValue = ""; });
   by("key-dialog").addEventListener("close", () => {
     if (by("key-dialog").returnValue !== "save") return;
     setKey(by("key-input").value.trim());

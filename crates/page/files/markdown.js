@@ -84,7 +84,7 @@ function code(text) {
 
 const ITEM = /^(\s{0,12})([-*+]|\d{1,9}[.)])\s+(.*)$/;
 
-function list(lines) {
+function list(lines, depth) {
   const first = ITEM.exec(lines[0]);
   const isOrdered = /\d/.test(first[2]);
   const node = make(isOrdered ? "ol" : "ul", isOrdered ? { start: parseInt(first[2], 10) } : {});
@@ -94,7 +94,7 @@ function list(lines) {
   const end = () => {
     if (!own.length) return;
     const item = make("li", {}, ...inline(own.join("\n")));
-    if (inner.length) item.append(ITEM.test(inner[0]) ? list(inner) : make("p", {}, ...inline(inner.join("\n"))));
+    if (inner.length) item.append(ITEM.test(inner[0]) && depth < DEEPEST ? list(inner, depth + 1) : make("p", {}, ...inline(inner.join("\n"))));
     node.append(item);
     [own, inner] = [[], []];
   };
@@ -118,19 +118,24 @@ function table(lines) {
     make("tbody", {}, ...lines.slice(2).map((line) => row("td", line)))));
 }
 
-function block(text) {
+/** Blocks within blocks, and characters of one that is read as Markdown: what is larger is text. */
+const DEEPEST = 8;
+const LONGEST = 8000;
+
+function block(text, depth = 0) {
+  if (/^ {0,3}(`{3,}|~{3,})/.test(text)) return code(text);
+  if (text.length > LONGEST || depth > DEEPEST) return make("p", {}, text);
   const lines = text.split("\n");
   const head = /^(#{1,6}) +(.*?)#*$/.exec(text);
-  if (/^ {0,3}(`{3,}|~{3,})/.test(text)) return code(text);
   if (head) return make("h" + Math.min(6, head[1].length + 2), {}, ...inline(head[2]));
   if (/^ {0,3}(\*{3,}|-{3,}|_{3,})\s*$/.test(text)) return make("hr", {});
   if (lines.length > 1 && lines[0].includes("|") && /^[\s|:-]+$/.test(lines[1]) && lines[1].includes("-")) return table(lines);
   if (lines.every((line) => /^ {0,3}>/.test(line))) {
-    return make("blockquote", {}, ...blocks(lines.map((line) => line.replace(/^ {0,3}> ?/, "")).join("\n")).map(block));
+    return make("blockquote", {}, ...blocks(lines.map((line) => line.replace(/^ {0,3}> ?/, "")).join("\n")).map((inner) => block(inner, depth + 1)));
   }
   const item = lines.findIndex((line) => ITEM.test(line));
-  if (item === 0) return list(lines);
-  if (item > 0) return make("div", {}, make("p", {}, ...inline(lines.slice(0, item).join("\n"))), list(lines.slice(item)));
+  if (item === 0) return list(lines, depth);
+  if (item > 0) return make("div", {}, make("p", {}, ...inline(lines.slice(0, item).join("\n"))), list(lines.slice(item), depth));
   return make("p", {}, ...inline(text));
 }
 

@@ -25,8 +25,33 @@ async function run(mode, act) {
   });
 }
 
+export const read = (id) => run("readonly", (store) => store.get(id));
 export const all = () => run("readonly", (store) => store.getAll());
-export const save = (conversation) => run("readwrite", (store) => store.put(conversation));
+
+/** Keeps a conversation. What another tab has added to it meanwhile stays, and is taken over here. */
+export async function save(conversation) {
+  const store = (await open()).transaction(STORE, "readwrite").objectStore(STORE);
+  return new Promise((resolve, reject) => {
+    const known = store.get(conversation.id);
+    known.onerror = () => reject(known.error);
+    known.onsuccess = () => {
+      if (known.result) union(conversation, known.result);
+      const put = store.put(conversation);
+      put.onsuccess = () => resolve();
+      put.onerror = () => reject(put.error);
+    };
+  });
+}
+
+function union(own, other) {
+  const more = (place, others) => place.children.push(...others.children.filter((id) => !place.children.includes(id)));
+  for (const [id, node] of Object.entries(other.nodes)) {
+    if (!own.nodes[id]) own.nodes[id] = node;
+    else if (!own.nodes[id].done && node.done) Object.assign(own.nodes[id], { runs: node.runs, done: true, error: node.error });
+  }
+  more(own.root, other.root);
+  for (const [id, node] of Object.entries(other.nodes)) more(own.nodes[id], node);
+}
 export const remove = (id) => run("readwrite", (store) => store.delete(id));
 
 const newId = () => Array.from(crypto.getRandomValues(new Uint8Array(9)), (byte) => byte.toString(36).padStart(2, "0")).join("");
@@ -73,14 +98,33 @@ export function choose(conversation, node, id) {
   childrenOf(conversation, node.parent).chosen = id;
 }
 
-/** Conversations of a file that was exported, with ids of their own. */
-export function imported(text) {
+/** Conversations of a file that was exported, with ids of their own. Settings that are none become `settings`. */
+export function imported(text, settings) {
   const read = JSON.parse(text);
   const list = read.moi === STORE ? read.conversations : null;
   if (!Array.isArray(list) || !list.every((c) => c && typeof c.title === "string" && isTree(c))) {
     throw new Error("the file has no conversations of this page");
   }
-  return list.map((conversation) => ({ ...conversation, id: newId() }));
+  return list.map((conversation) => renamed(conversation, settings));
+}
+
+const isSettings = (of) => of && Array.isArray(of.rules) && of.rules.length && of.rules.every((rule) => typeof rule === "string")
+  && typeof of.system === "string" && of.fields && typeof of.fields === "object";
+
+/** A conversation whose nodes have other ids: the one that it was exported from may be here still. */
+function renamed({ title, nodes, root, settings: own }, settings) {
+  const names = new Map(Object.keys(nodes).map((id) => [id, newId()]));
+  const place = ({ children, chosen }) => ({ children: children.map((id) => names.get(id)), chosen: names.get(chosen) ?? null });
+  const node = (node) => {
+    const { id, parent, role } = node;
+    const base = { id: names.get(id), parent: names.get(parent) ?? null, role, ...place(node) };
+    if (role !== "assistant") return { ...base, role: "user", text: node.text };
+    // Nothing is asked for by itself.
+    return { ...base, runs: node.runs, done: true, error: typeof node.error === "string" ? node.error : null,
+      request: isSettings(node.request) ? node.request : { ...settings, seed: 0 }, pick: node.runs[node.pick] ? node.pick : 0, asText: Boolean(node.asText) };
+  };
+  const renamed = Object.fromEntries(Object.values(nodes).map((own) => [names.get(own.id), node(own)]));
+  return { id: newId(), title: title.slice(0, 200), updated: Date.now(), settings: isSettings(own) ? own : settings, nodes: renamed, root: place(root) };
 }
 
 function isTree({ nodes, root }) {
@@ -90,14 +134,19 @@ function isTree({ nodes, root }) {
   const walk = [...root.children];
   while (walk.length) {
     const node = nodes[walk.pop()];
-    if (!node || seen.has(node.id) || !isList(node)) return false;
-    const runs = node.runs ?? [];
-    if (node.role === "assistant" ? !runs.length || !runs.every((run) => Array.isArray(run.steps) && typeof run.text === "string")
+    if (!node || nodes[node.id] !== node || seen.has(node.id) || !isList(node)) return false;
+    if (node.role === "assistant" ? !Array.isArray(node.runs) || !node.runs.length || !node.runs.every(isRun)
       : typeof node.text !== "string") return false;
     seen.add(node.id);
     walk.push(...node.children);
   }
-  return true;
+  // What nobody can reach is none of the tree.
+  return seen.size === Object.keys(nodes).length;
 }
+
+const isRun = (run) => run && typeof run.text === "string" && typeof run.thoughts === "string" && typeof run.spec === "string"
+  && Array.isArray(run.ids) && Array.isArray(run.steps) && run.steps.every(isStep);
+const isStep = (step) => step && typeof step.text === "string" && typeof step.piece === "string"
+  && [step.entropy, step.gate, step.logprob].every(Number.isFinite) && Array.isArray(step.top) && Array.isArray(step.likeliest);
 
 export const exported = (conversations) => JSON.stringify({ moi: STORE, version: 1, conversations });

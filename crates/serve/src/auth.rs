@@ -46,11 +46,18 @@ impl Keys {
                 [] => {}
                 [first, ..] if first.starts_with('#') => {}
                 [key] => keys.add(&format!("key {}", keys.keys.len() + 1), key, None),
-                [name, key] => keys.add(name, key, None),
-                [name, key, quota] => {
-                    let quota = quota.parse().map_err(|error| format!("line {}: {error}", at + 1))?;
-                    keys.add(name, key, Some(quota));
+                [_, quota] if quota.parse::<Quota>().is_ok() => {
+                    return Err(format!("line {} has a quota and no name, expected NAME KEY QUOTA", at + 1));
                 }
+                [name, key] => keys.add(name, key, None),
+                // What is wrong is not told: it may be a key.
+                [name, key, quota] => match quota.parse() {
+                    Ok(quota) => keys.add(name, key, Some(quota)),
+                    Err(_) => {
+                        let what = "no quota, expected TOKENS/minute, TOKENS/hour or TOKENS/day";
+                        return Err(format!("line {}: its third word is {what}", at + 1));
+                    }
+                },
                 _ => {
                     let (line, words) = (at + 1, words.len());
                     return Err(format!(
@@ -168,6 +175,11 @@ mod tests {
         }
         assert!(Keys::parse("a b c").unwrap_err().contains("line 1"));
         assert!(Keys::parse("\na b 5/day d").unwrap_err().contains("line 2"));
+        // No part of a line is told, which may be a key.
+        for wrong in ["secret 100/day", "ann 100/day secret"] {
+            let said = Keys::parse(wrong).unwrap_err();
+            assert!(said.contains("line 1") && !said.contains("secret"), "{said}");
+        }
         assert!(!format!("{keys:?}").contains("k1"));
     }
 

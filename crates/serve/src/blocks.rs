@@ -31,13 +31,19 @@ impl Blocks {
     /// Takes a piece; tells what happens to which block.
     pub(crate) fn push(&mut self, piece: &Piece) -> Vec<(usize, Change)> {
         let mut changes = Vec::new();
+        // What goes on with a call comes before what stands behind it.
+        let (more, begun): (Vec<&CallDelta>, Vec<&CallDelta>) =
+            piece.calls.iter().partition(|delta| delta.begins.is_none());
+        for delta in more {
+            self.grow(Block::Call(Call::default()), &delta.arguments, &mut changes);
+        }
         if !piece.thought.is_empty() {
             self.grow(Block::Thought(String::new()), &piece.thought, &mut changes);
         }
         if !piece.answer.is_empty() {
             self.grow(Block::Text(String::new()), &piece.answer, &mut changes);
         }
-        for CallDelta { begins, arguments, .. } in &piece.calls {
+        for CallDelta { begins, arguments, .. } in begun {
             if let Some((id, name)) = begins {
                 let call = Call { id: id.clone(), name: name.clone(), arguments: String::new() };
                 self.begin(Block::Call(call), &mut changes);

@@ -78,6 +78,15 @@ pub(crate) fn functions(tools: &[Tool]) -> Result<Vec<Function>, ApiError> {
             let param = format!("tools[{at}].function");
             return Err(ApiError::value(&param, format!("`{param}` is missing")));
         };
+        let kind = function.parameters.as_ref().and_then(|schema| schema.get("type"));
+        let is_object = |kind: &Value| match kind {
+            Value::Array(kinds) => kinds.iter().any(|kind| kind == "object"),
+            kind => kind == "object",
+        };
+        if kind.is_some_and(|kind| !is_object(kind)) {
+            let param = format!("tools[{at}].function.parameters.type");
+            return Err(ApiError::value(&param, format!("{param} must be object: arguments have names")));
+        }
         let parameters = function.parameters.clone().filter(|schema| !schema.is_empty());
         let parameters =
             parameters.map_or_else(|| json!({"type": "object", "properties": {}}), Value::Object);
@@ -133,6 +142,8 @@ pub(crate) fn encode(
     let message = |(at, message)| turn(message, &format!("messages[{at}]"), knows_developer);
     let messages = messages.iter().enumerate().map(message).collect::<Result<Vec<_>, _>>()?;
     let conversation = Conversation { messages, tools, add_generation_prompt, variables };
+    // Tools and what was called count, too.
+    loaded.check_bytes(conversation.bytes(), "messages")?;
     let tokenizer = &loaded.model.tokenizer;
     match template.encode_conversation(&conversation, tokenizer) {
         Ok(ids) => Ok(ids),

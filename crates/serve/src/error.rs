@@ -132,7 +132,10 @@ impl ApiError {
         }
         response.extensions_mut().insert(self.clone());
         let headers = response.headers_mut();
-        if self.status == StatusCode::INTERNAL_SERVER_ERROR {
+        /// So long clients wait by themselves before they ask again.
+        const PATIENCE: u32 = 60;
+        let is_long = self.retry_after.is_some_and(|seconds| seconds > PATIENCE);
+        if self.status == StatusCode::INTERNAL_SERVER_ERROR || is_long {
             // OpenAI's clients would send the request twice more, and it would fail again.
             headers.insert("x-should-retry", HeaderValue::from_static("false"));
         }

@@ -65,20 +65,30 @@ impl Used {
         levels.insert(owner.to_owned(), Level { tokens: level + tokens as f64, at: now });
     }
 
-    /// Lets an owner ask for a prompt of so many tokens, or says after how many seconds there is room for it. A prompt that is
-    /// larger than the whole quota waits until nothing of that is used.
+    /// Gives tokens back that were taken and not used.
+    pub(crate) fn give_back(&self, owner: &str, tokens: usize) {
+        let mut levels = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(level) = levels.get_mut(owner) {
+            level.tokens = (level.tokens - tokens as f64).max(0.0);
+        }
+    }
+
+    /// Takes the tokens of a prompt, or says after how many seconds there is room for it. A prompt that is larger than the
+    /// whole quota waits until nothing of that is used.
     ///
     /// # Errors
     /// If there is no room.
-    pub(crate) fn check(&self, owner: &str, quota: Quota, tokens: usize) -> Result<(), ApiError> {
-        let levels = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let level = levels.get(owner).map_or(0.0, |level| level.now(quota, Instant::now()));
-        drop(levels);
+    pub(crate) fn take(&self, owner: &str, quota: Quota, tokens: usize) -> Result<(), ApiError> {
+        let now = Instant::now();
+        let mut levels = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let level = levels.get(owner).map_or(0.0, |level| level.now(quota, now));
         let most = quota.tokens as f64;
         let room = (most - tokens as f64).max(0.0);
         if level <= room {
+            levels.insert(owner.to_owned(), Level { tokens: level + tokens as f64, at: now });
             return Ok(());
         }
+        drop(levels);
         let seconds = ((level - room) / most * quota.time.as_secs_f64()).ceil().max(1.0) as u32;
         let message = format!(
             "the key's quota of {} tokens in {} s is used up; there is room for this prompt of {tokens} tokens in {seconds} s",
@@ -107,15 +117,16 @@ mod tests {
     fn what_is_used_comes_back() {
         let quota: Quota = "100/minute".parse().unwrap();
         let used = Used::default();
-        used.check("ann", quota, 60).unwrap();
-        used.add("ann", quota, 80);
-        used.check("ann", quota, 15).unwrap();
-        let error = used.check("ann", quota, 60).unwrap_err();
+        used.take("ann", quota, 60).unwrap();
+        used.give_back("ann", 60);
+        used.take("ann", quota, 60).unwrap();
+        used.add("ann", quota, 20);
+        let error = used.take("ann", quota, 60).unwrap_err();
         assert_eq!((error.status.as_u16(), error.retry_after), (429, Some(24)));
         // Others have their own.
-        used.check("bob", quota, 60).unwrap();
+        used.take("bob", quota, 60).unwrap();
         // More than there is in all waits for all of it.
-        assert_eq!(used.check("ann", quota, 500).unwrap_err().retry_after, Some(48));
+        assert_eq!(used.take("ann", quota, 500).unwrap_err().retry_after, Some(48));
         let level = Level { tokens: 80.0, at: Instant::now() };
         let later = level.at + Duration::from_secs(30);
         assert!((level.now(quota, later) - 30.0).abs() < 1e-6);

@@ -18,7 +18,7 @@ use axum::{
     routing::{MethodFilter, on},
 };
 use serde_json::json;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, SemaphorePermit};
 use tower_http::cors::{AllowHeaders, AllowOrigin, CorsLayer};
 
 use crate::{
@@ -106,7 +106,7 @@ pub(crate) struct Server {
     /// Answers under way.
     active: AtomicUsize,
     /// Places for large bodies that are read.
-    pub(crate) large: Semaphore,
+    large: Semaphore,
     log: Option<Logger>,
 }
 
@@ -123,6 +123,16 @@ pub(crate) struct Caller {
 pub(crate) struct Charge {
     pub(crate) server: Arc<Server>,
     pub(crate) caller: Caller,
+    /// Tokens of the prompt, which are given back where the request is not taken after all.
+    pub(crate) prompt: usize,
+}
+
+impl Drop for Charge {
+    fn drop(&mut self) {
+        if self.caller.quota.is_some() {
+            self.server.used.give_back(&self.caller.owner, self.prompt);
+        }
+    }
 }
 
 impl Charge {
@@ -214,6 +224,16 @@ impl Server {
         self.is_draining.load(SeqCst)
     }
 
+    /// A place for a body of so many bytes, which large ones wait for: to cut a text into tokens takes many times its memory.
+    pub(crate) async fn place_for(&self, size: usize) -> Option<SemaphorePermit<'_>> {
+        /// Bytes of a body that counts as large.
+        const LARGE: usize = 1 << 20;
+        match size > LARGE {
+            true => self.large.acquire().await.ok(),
+            false => None,
+        }
+    }
+
     /// Answers under way.
     pub(crate) fn active(&self) -> usize {
         self.active.load(SeqCst)
@@ -261,7 +281,7 @@ async fn note(State(server): State<Arc<Server>>, mut request: Request, next: Nex
     let begun = Instant::now();
     let given = request.headers().get("x-request-id").filter(|id| id.len() <= 256).cloned();
     let id = given
-        .unwrap_or_else(|| HeaderValue::from_str(&new_id("req")).unwrap_or(HeaderValue::from_static("req")));
+        .unwrap_or_else(|| HeaderValue::from_str(&new_id("req-")).unwrap_or(HeaderValue::from_static("req")));
     let (method, path) = (request.method().clone(), request.uri().path().to_owned());
     let is_anthropic = path.starts_with("/v1/messages");
     let noted = Arc::new(OnceLock::new());
@@ -355,8 +375,7 @@ fn admitted(
         Caller { owner, quota: None }
     };
     if keys.is_empty() {
-        // No page can have a browser use a socket of the file system.
-        if !any_host && peer.is_some() {
+        if !any_host {
             check_host(headers, allowed_hosts)?;
             check_origin(headers, cors_origins)?;
         }
@@ -400,11 +419,14 @@ async fn post(
     match what {
         Handler::Render => {
             let trusts = server.options.trust_request_templates;
-            aside(move || tokenize::render(&body, &loaded, trusts)).await
+            aside(server, body.len(), move || tokenize::render(&body, &loaded, trusts)).await
         }
-        Handler::Tokenize => aside(move || tokenize::tokenize(&body, &loaded)).await,
-        Handler::Detokenize => aside(move || tokenize::detokenize(&body, &loaded)).await,
-        Handler::CountTokens => aside(move || routes::messages::count_tokens(&body, &loaded)).await,
+        Handler::Tokenize => aside(server, body.len(), move || tokenize::tokenize(&body, &loaded)).await,
+        Handler::Detokenize => aside(server, body.len(), move || tokenize::detokenize(&body, &loaded)).await,
+        Handler::CountTokens => {
+            let size = body.len();
+            aside(server, size, move || routes::messages::count_tokens(&body, &loaded)).await
+        }
         Handler::Completions => routes::completions::completions(Arc::clone(server), caller, body).await,
         Handler::Responses => routes::responses::responses(Arc::clone(server), caller, body).await,
         Handler::Messages => routes::messages::messages(Arc::clone(server), caller, body).await,
@@ -414,8 +436,11 @@ async fn post(
 
 /// Does work that may take long where nobody waits behind it.
 async fn aside(
+    server: &Server,
+    size: usize,
     work: impl FnOnce() -> Result<serde_json::Value, ApiError> + Send + 'static,
 ) -> Result<Response<Body>, ApiError> {
+    let _place = server.place_for(size).await;
     let done = tokio::task::spawn_blocking(work).await;
     let value = done.map_err(|error| ApiError::internal(format!("the tokenizer failed: {error}")))??;
     Ok(json(&value))

@@ -64,6 +64,11 @@ fn quotas_and_keys_that_are_read_again() {
     server.signal("HUP");
     until("the keys are not read again", || post_as(&server, "k3", &body).status == 200);
     assert_eq!((post_as(&server, "k2", &body).status, post_as(&server, "k1", &body).status), (401, 200));
+    // What was used stays used: the older quota is used up still.
+    fs::write(&file, "ann k1 100/day\ncarl k3\n").unwrap();
+    server.signal("HUP");
+    until("what was used is forgotten", || post_as(&server, "k1", &body).status == 429);
+    assert_eq!(post_as(&server, "k1", &body).header("x-should-retry"), Some("false"));
     // One that is wrong changes nothing.
     for wrong in ["ann k1 100/never\n", "# none\n"] {
         fs::write(&file, wrong).unwrap();
@@ -91,7 +96,7 @@ impl Drop for Other {
 }
 
 fn through(mut stream: impl Read + Write) -> Reply {
-    stream.write_all(b"GET /v1/models HTTP/1.1\r\nHost: any.example\r\nConnection: close\r\n\r\n").unwrap();
+    stream.write_all(b"GET /v1/models HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").unwrap();
     let mut bytes = Vec::new();
     stream.read_to_end(&mut bytes).unwrap();
     parsed(&bytes)

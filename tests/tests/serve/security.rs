@@ -16,12 +16,12 @@ fn every_route_wants_the_key() {
     let server = TestServer::start(&["--api-key-file", path.to_str().unwrap(), "--log", "json"]);
     let key = |key: &'static str| ("Authorization", key);
     let document = server.request("GET", "/openapi.json", &[key("Bearer secret-1")], b"").json();
-    let open = ["/health", "/v1/health", "/livez", "/readyz"];
+    let open = ["/health", "/v1/health", "/livez", "/readyz", "/", "/page/app.js"];
     let mut routes = 0;
     for (path, methods) in document["paths"].as_object().unwrap() {
         for method in methods.as_object().unwrap().keys() {
             routes += 1;
-            let path = path.replace("{model}", "smollm2-135m-instruct");
+            let path = path.replace("{model}", "smollm2-135m-instruct").replace("{file}", "app.js");
             let method = method.to_uppercase();
             let ask = |headers: &[(&str, &str)]| server.request(&method, &path, headers, b"");
             let reply = ask(&[]);

@@ -201,6 +201,83 @@ fn check_form(server: &TestServer, form: &str, opening: &str, what: &str) {
     }
 }
 
+/// Arguments of all kinds: whatever the grammar lets the model write is read, and has the names and kinds of the schema.
+#[test]
+fn arguments_of_all_kinds_are_read() {
+    let (_directory, control) = with_control_tokens();
+    let item = json!({"type": "object", "properties": {"on": {"type": "boolean"}}, "required": ["on"], "additionalProperties": false});
+    let schema = json!({
+        "type": "object", "$defs": {"item": item},
+        "properties": {
+            "maybe": {"type": ["integer", "null"], "minimum": 0, "maximum": 9},
+            "list": {"type": "array", "items": {"enum": [1, 2]}, "maxItems": 2},
+            "thing": {"$ref": "#/$defs/item"},
+            "odd_name-1": {"enum": ["a\nb", "\u{7f}", "</tool_call>"]},
+            "text": {"type": "string", "maxLength": 12},
+        },
+        "required": ["maybe", "odd_name-1"],
+    });
+    let tools = |form: &str| {
+        let mut schema = schema.clone();
+        // Lengths are not looked at there, and so small a model has no end of lists and texts.
+        if form.contains("gemma") {
+            let properties = schema["properties"].as_object_mut().unwrap();
+            properties.retain(|name, _| !["list", "text"].contains(&name.as_str()));
+        }
+        json!([{"type": "function", "function": {"name": "f", "parameters": schema}}])
+    };
+    for model in [None, Some(control.as_str())] {
+        let server = &trusting(model);
+        std::thread::scope(|scope| {
+            for (name, form, _) in FORMS {
+                let tools = tools(name);
+                scope.spawn(move || {
+                    let mut whole = 0;
+                    for seed in 0..3 {
+                        let fields = json!({
+                            "tools": tools, "tool_choice": "required", "parallel_tool_calls": false, "seed": seed,
+                            "temperature": 1.2, "max_tokens": 200,
+                        });
+                        let answer = server.ask(CHAT, &question(form, fields));
+                        let choice = &answer["choices"][0];
+                        // A free text may go on for long.
+                        if choice["finish_reason"] == "length" {
+                            continue;
+                        }
+                        assert_eq!(choice["finish_reason"], "tool_calls", "{name}, seed {seed}: {choice}");
+                        let text = choice["message"]["tool_calls"][0]["function"]["arguments"].as_str().unwrap();
+                        let arguments: Value = serde_json::from_str(text).unwrap();
+                        let odd = arguments["odd_name-1"].as_str().unwrap();
+                        assert!(["a\nb", "\u{7f}", "</tool_call>"].contains(&odd), "{name}: {arguments}");
+                        assert!(arguments["maybe"].is_i64() || arguments["maybe"].is_null(), "{name}: {arguments}");
+                        assert!(arguments.get("list").is_none_or(Value::is_array), "{name}: {arguments}");
+                        assert!(arguments.get("thing").is_none_or(Value::is_object), "{name}: {arguments}");
+                        whole += 1;
+                    }
+                    assert!(whole > 0, "{name}: no call came to its end");
+                });
+            }
+        });
+    }
+}
+
+/// A text that ends answers, within arguments: the call is not whole, and nobody is told to make it.
+#[test]
+fn a_call_that_is_cut_is_none() {
+    let server = trusting(None);
+    for stop in ["days", "Paris", "Rome"] {
+        let fields = json!({"tool_choice": "required", "stop": [stop], "parallel_tool_calls": false});
+        let answer = server.ask(CHAT, &question(FORMS[0].1, fields));
+        let choice = &answer["choices"][0];
+        if choice["stop_reason"] == stop {
+            assert_eq!(choice["finish_reason"], "stop", "{choice}");
+        }
+    }
+    let fields = json!({"tool_choice": "required", "max_tokens": 30, "parallel_tool_calls": false});
+    let answer = server.ask(CHAT, &question(FORMS[0].1, fields));
+    assert_eq!(answer["choices"][0]["finish_reason"], "length");
+}
+
 #[test]
 fn answers_that_call_nothing_are_as_without_tools() {
     let server = trusting(None);
@@ -253,7 +330,11 @@ fn wrong_tools_are_named() {
     for (fields, param) in [
         (function(json!({"name": "a b"})), "tools[0].function.name"),
         (function(json!({"name": ""})), "tools[0].function.name"),
-        (function(json!({"name": "a".repeat(65)})), "tools[0].function.name"),
+        (function(json!({"name": "a".repeat(129)})), "tools[0].function.name"),
+        (
+            function(json!({"name": "a", "parameters": {"type": "string"}})),
+            "tools[0].function.parameters.type",
+        ),
         (function(json!({"name": "a", "parameters": []})), "tools[0].function.parameters"),
         (
             function(json!({"name": "a", "strict": true, "parameters": {"type": "object", "properties": {

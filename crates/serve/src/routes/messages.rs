@@ -59,13 +59,21 @@ fn read(body: &[u8], server: &Server) -> Result<Asked<MessageFormat>, ApiError> 
     if generation.max_tokens.is_none() {
         return Err(ApiError::value("max_tokens", "`max_tokens` is missing"));
     }
+    let of_config = asked.output_config.as_ref().and_then(|config| config.format.clone());
+    if let Some(format) = asked.output_format.clone().or(of_config) {
+        if format.kind != "json_schema" || format.schema.is_none() {
+            let message = "the output's format must be {\"type\": \"json_schema\", \"schema\": ...}";
+            return Err(ApiError::value("output_config.format", message));
+        }
+        generation.json_schema = format.schema;
+    }
     if let Some(texts) = &asked.stop_sequences {
         generation.stop.get_or_insert_default().0.extend(texts.iter().cloned());
     }
     let plan = Plan::new(&generation, &knobs, &loaded, None)?.single()?;
     let (plan, jobs, parser) = super::chat::generations(&chat(asked)?, plan, &loaded, server)?;
     let format = MessageFormat::default();
-    Ok(Asked { id: "msg", plan, jobs, parsers: vec![parser], format, prompt_only: false, ignored })
+    Ok(Asked { id: "msg_", plan, jobs, parsers: vec![parser], format, prompt_only: false, ignored })
 }
 
 /// The same conversation in the words of chat completions.
@@ -383,15 +391,15 @@ impl Format for MessageFormat {
     fn whole(&mut self, about: &About<'_>, wholes: Vec<Whole>) -> Value {
         self.end = wholes.into_iter().next().and_then(|whole| whole.end);
         let block = |block: &Block| match block {
-            Block::Thought(text) => json!({"type": "thinking", "thinking": text, "signature": ""}),
-            Block::Text(text) => json!({"type": "text", "text": text}),
+            Block::Thought(text) => Some(json!({"type": "thinking", "thinking": text, "signature": ""})),
+            Block::Text(text) => Some(json!({"type": "text", "text": text})),
             Block::Call(Call { id, name, arguments }) => {
-                // One that was cut off is no JSON.
-                let input = serde_json::from_str(arguments).unwrap_or_else(|_| json!({}));
-                json!({"type": "tool_use", "id": id, "name": name, "input": input})
+                // One that was cut off is no JSON, and shall not be called without its arguments.
+                let input: Value = serde_json::from_str(arguments).ok()?;
+                Some(json!({"type": "tool_use", "id": id, "name": name, "input": input}))
             }
         };
-        let content = self.blocks.all.iter().map(block).collect();
+        let content = self.blocks.all.iter().filter_map(block).collect();
         let mut message = self.message(about, content, about.usage.completion);
         message["moi"] = self.end.as_ref().map_or(Value::Null, |end| end.moi.clone());
         message

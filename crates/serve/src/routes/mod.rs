@@ -47,9 +47,6 @@ pub(crate) struct Asked<F> {
     pub(crate) ignored: Ignored,
 }
 
-/// Bytes of a body that counts as large.
-const LARGE: usize = 1 << 20;
-
 /// Reads what is asked for in a body of so many bytes, off the threads that answer, has it generated, and answers.
 pub(crate) async fn answered<F: Format>(
     server: &Arc<Server>,
@@ -70,23 +67,20 @@ pub(crate) async fn answered<F: Format>(
         let prompts =
             if tells { firsts().map(|job| job.prompt.ids().to_vec()).collect() } else { Vec::new() };
         if let Some(quota) = caller.quota {
-            let room = own.used.check(&caller.owner, quota, prompt_tokens);
-            room.inspect_err(|_| model.status.metrics.over_quota())?;
+            let taken = own.used.take(&caller.owner, quota, prompt_tokens);
+            taken.inspect_err(|_| model.status.metrics.over_quota())?;
         }
+        let charge = Charge { server: own, caller: caller.clone(), prompt: prompt_tokens };
         let prepared = model.service.prepare(&caller.owner, jobs).map_err(|error| {
             let field = asked.plan.constrained_by.filter(|_| error.code == Some("invalid_schema"));
             field.map_or(error.clone(), |field| error.of(field))
         })?;
-        Ok::<_, ApiError>((asked, prepared, about, prompt_tokens, prompts, caller))
+        Ok::<_, ApiError>((asked, prepared, about, prompt_tokens, prompts, charge))
     };
-    // Large bodies one after the other: to cut a text into tokens takes many times its memory.
-    let _place = match size > LARGE {
-        true => server.large.acquire().await.ok(),
-        false => None,
-    };
+    let _place = server.place_for(size).await;
     let done = tokio::task::spawn_blocking(work).await;
     let failed = |error| ApiError::internal(format!("preparing the request failed: {error}"));
-    let (asked, prepared, about, prompt_tokens, prompts, caller) = done.map_err(failed)??;
+    let (asked, prepared, about, prompt_tokens, prompts, mut charge) = done.map_err(failed)??;
     let Asked { id, plan, parsers, format, prompt_only, ignored, .. } = asked;
     let runs = prepared.submit().await?;
     loaded.status.metrics.asked(plan.per_prompt());
@@ -100,10 +94,8 @@ pub(crate) async fn answered<F: Format>(
     let (ping, stall_timeout) = (server.options.ping, server.options.stall_timeout);
     let options =
         AnswerOptions { id: new_id(id), plan, prompt_tokens, prompts, prompt_only, ping, stall_timeout };
-    if let Some(quota) = caller.quota {
-        server.used.add(&caller.owner, quota, prompt_tokens);
-    }
-    let charge = Charge { server: Arc::clone(server), caller };
+    // From here on the prompt is used.
+    charge.prompt = 0;
     let answer = Answer::new((loaded, active, charge), format, options, runs, choices);
     let mut response = match streams {
         true => answer.stream(),
@@ -131,10 +123,10 @@ pub(crate) fn json(value: &Value) -> Response<Body> {
     response
 }
 
-/// An id that no other answer has.
+/// An id that no other answer has; `prefix` is with what stands behind it.
 pub(crate) fn new_id(prefix: &str) -> String {
     let random = || RandomState::new().hash_one(0);
-    format!("{prefix}-{:016x}{:08x}", random(), random() >> 32)
+    format!("{prefix}{:016x}{:08x}", random(), random() >> 32)
 }
 
 /// Refuses a prompt behind which there is no room for a token.

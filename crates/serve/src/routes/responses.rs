@@ -39,7 +39,9 @@ fn read(body: &[u8], server: &Server) -> Result<Asked<ResponseShape>, ApiError> 
     let mut ignored = Ignored::default();
     let mut generation: Generation = json::parse(body, &mut ignored)?;
     let asked: Responses = json::parse(body, &mut ignored)?;
-    let echo: Value = json::parse(body, &mut Ignored::default())?;
+    let mut echo: Echo = json::parse(body, &mut Ignored::default())?;
+    // Of what is very long nothing is repeated.
+    echo.0.retain(|name, value| REPEATED.contains(&name.as_str()) && value.to_string().len() <= MAX_REPEATED);
     let knobs: Knobs = json::parse(body, &mut Ignored::default())?;
     ignored.known(knobs.fields());
     refuse_unsupported(&asked)?;
@@ -55,8 +57,24 @@ fn read(body: &[u8], server: &Server) -> Result<Asked<ResponseShape>, ApiError> 
     let chat = chat(asked)?;
     let (plan, jobs, parser) = super::chat::generations(&chat, plan, &loaded, server)?;
     let format = ResponseShape { echo, blocks: Blocks::default(), ids: Vec::new(), end: None, sequence: 0 };
-    Ok(Asked { id: "resp", plan, jobs, parsers: vec![parser], format, prompt_only: false, ignored })
+    Ok(Asked { id: "resp_", plan, jobs, parsers: vec![parser], format, prompt_only: false, ignored })
 }
+
+/// Fields of a request that a response repeats.
+const REPEATED: &[&str] = &[
+    "instructions",
+    "max_output_tokens",
+    "metadata",
+    "parallel_tool_calls",
+    "reasoning",
+    "temperature",
+    "text",
+    "tool_choice",
+    "tools",
+    "top_p",
+];
+/// Bytes of a field that is repeated.
+const MAX_REPEATED: usize = 64 << 10;
 
 /// What would need a store, or a host's own tools.
 fn refuse_unsupported(asked: &Responses) -> Result<(), ApiError> {
@@ -66,11 +84,27 @@ fn refuse_unsupported(asked: &Responses) -> Result<(), ApiError> {
         ("prompt", asked.prompt.is_some()),
         ("background", asked.background == Some(true)),
     ];
-    match given.into_iter().find(|(_, given)| *given) {
-        Some((name, _)) => {
-            Err(ApiError::unsupported(name, format!("`{name}` is not supported: nothing is stored here")))
+    if let Some((name, _)) = given.into_iter().find(|(_, given)| *given) {
+        return Err(ApiError::unsupported(
+            name,
+            format!("`{name}` is not supported: nothing is stored here"),
+        ));
+    }
+    if asked.top_logprobs.is_some_and(|top| top > 0) {
+        let message = "`top_logprobs` is not supported here; /v1/chat/completions lists log-probabilities";
+        return Err(ApiError::unsupported("top_logprobs", message));
+    }
+    if let Some(listed) = asked.include.iter().flatten().find(|name| name.contains("logprobs")) {
+        return Err(ApiError::unsupported("include", format!("`include`: `{listed}` is not supported")));
+    }
+    match asked.truncation.as_deref() {
+        None | Some("disabled") => Ok(()),
+        Some(other) => {
+            let message = format!(
+                "`truncation` is `{other}`, and must be disabled: nothing of a conversation is left out"
+            );
+            Err(ApiError::unsupported("truncation", message))
         }
-        None => Ok(()),
     }
 }
 
@@ -175,11 +209,15 @@ fn add_item(item: Item, param: &str, all: &mut Vec<ChatMessage>) -> Result<(), A
     Ok(())
 }
 
+/// A request as it was sent.
+#[derive(Debug, serde::Deserialize)]
+struct Echo(serde_json::Map<String, Value>);
+
 /// An answer as a response with items.
 #[derive(Debug)]
 struct ResponseShape {
-    /// The request, of which a response repeats some fields.
-    echo: Value,
+    /// Fields of the request that a response repeats.
+    echo: Echo,
     blocks: Blocks,
     /// Of the items.
     ids: Vec<String>,
@@ -191,7 +229,12 @@ struct ResponseShape {
 impl ResponseShape {
     /// The item that a block is, with its text or without.
     fn item(&self, at: usize, is_whole: bool) -> Value {
-        let status = if is_whole { "completed" } else { "in_progress" };
+        let is_cut = self.status() == "incomplete" && at + 1 == self.blocks.all.len();
+        let status = match is_whole {
+            true if is_cut => "incomplete",
+            true => "completed",
+            false => "in_progress",
+        };
         let id = &self.ids[at];
         match &self.blocks.all[at] {
             Block::Thought(text) => {
@@ -217,9 +260,9 @@ impl ResponseShape {
     fn name_items(&mut self) {
         for block in &self.blocks.all[self.ids.len()..] {
             let prefix = match block {
-                Block::Thought(_) => "rs",
-                Block::Text(_) => "msg",
-                Block::Call(_) => "fc",
+                Block::Thought(_) => "rs_",
+                Block::Text(_) => "msg_",
+                Block::Call(_) => "fc_",
             };
             self.ids.push(new_id(prefix));
         }
@@ -231,7 +274,7 @@ impl ResponseShape {
             true => (0..self.blocks.all.len()).map(|at| self.item(at, true)).collect(),
             false => json!([]),
         };
-        let of = |name: &str, default: Value| match self.echo.get(name) {
+        let of = |name: &str, default: Value| match self.echo.0.get(name) {
             Some(value) if !value.is_null() => value.clone(),
             _ => default,
         };
@@ -289,29 +332,33 @@ impl ResponseShape {
             place[key] = value;
             place
         };
-        match (self.blocks.all[at].clone(), change) {
-            (block, Change::Begins) => {
+        let kind = std::mem::discriminant(&self.blocks.all[at]);
+        let is_text = kind == std::mem::discriminant(&Block::Text(String::new()));
+        let is_thought = kind == std::mem::discriminant(&Block::Thought(String::new()));
+        match change {
+            Change::Begins => {
                 let item = self.item(at, false);
-                let mut events =
-                    vec![self.event("response.output_item.added", json!({"output_index": at, "item": item}))];
-                if matches!(block, Block::Text(_)) {
+                let added =
+                    self.event("response.output_item.added", json!({"output_index": at, "item": item}));
+                let mut events = vec![added];
+                if is_text {
                     events.push(self.event("response.content_part.added", with(place(), "part", part(""))));
                 }
                 events
             }
-            (Block::Thought(_), Change::Grows(text)) => {
+            Change::Grows(text) if is_thought => {
                 vec![self.event("response.reasoning_text.delta", with(place(), "delta", json!(text)))]
             }
-            (Block::Text(_), Change::Grows(text)) => {
+            Change::Grows(text) if is_text => {
                 let delta = with(with(place(), "delta", json!(text)), "logprobs", json!([]));
                 vec![self.event("response.output_text.delta", delta)]
             }
-            (Block::Call(_), Change::Grows(text)) => {
+            Change::Grows(text) => {
                 let delta = json!({"item_id": id, "output_index": at, "delta": text});
                 vec![self.event("response.function_call_arguments.delta", delta)]
             }
-            (block, Change::Ends) => {
-                let mut events = match block {
+            Change::Ends => {
+                let mut events = match self.blocks.all[at].clone() {
                     Block::Thought(text) => {
                         vec![self.event("response.reasoning_text.done", with(place(), "text", json!(text)))]
                     }

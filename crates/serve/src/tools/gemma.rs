@@ -5,7 +5,7 @@ use serde_json::{Map, Number, Value};
 use super::cursor::{Cursor, Stop};
 
 /// Deepest value in a value.
-const MAX_DEPTH: usize = 64;
+const MAX_DEPTH: usize = 256;
 
 /// The name and the arguments of a call, of what stands between its markers.
 pub(super) fn parsed(body: &str, quote: &str) -> Option<(String, Value)> {

@@ -17,7 +17,7 @@ use crate::{error::ApiError, wire::unions::ToolChoice};
 /// # Errors
 /// If the format cannot stand beside calls.
 pub(crate) fn grammar(tools: &Tools, format: Option<&Grammar>) -> Result<Grammar, ApiError> {
-    let mut writer = Writer { tools, rules: String::new(), schemas: BTreeMap::new() };
+    let mut writer = Writer { tools, rules: String::new(), schemas: BTreeMap::new(), objects: 0 };
     let calls = writer.calls();
     let start = match (&tools.choice, format) {
         (ToolChoice::Required | ToolChoice::Function(_), _) => format!("{} {calls}", writer.open()),
@@ -32,13 +32,23 @@ pub(crate) fn grammar(tools: &Tools, format: Option<&Grammar>) -> Result<Grammar
         (_, None) => writer.text_or(&calls),
     };
     let Writer { rules, schemas, .. } = writer;
+    let bytes = rules.len() + schemas.values().map(|schema| schema.to_string().len()).sum::<usize>();
+    if bytes > MAX_BYTES {
+        let message = format!("the schemas of `tools` become a grammar of more than {MAX_BYTES} bytes");
+        return Err(ApiError::invalid("invalid_schema", message).of("tools"));
+    }
     Ok(Grammar::LarkWithSchemas { lark: format!("start: {start}\n{rules}"), schemas })
 }
+
+/// Bytes of a grammar with its schemas, as the engine takes them.
+const MAX_BYTES: usize = 1 << 20;
 
 struct Writer<'a> {
     tools: &'a Tools,
     rules: String,
     schemas: BTreeMap<String, Value>,
+    /// Objects that have rules.
+    objects: usize,
 }
 
 impl Writer<'_> {
@@ -141,14 +151,14 @@ impl Writer<'_> {
                 format!("{head} {}", self.arguments(at, function))
             }
             CallForm::Xml => self.xml(at, function),
-            CallForm::Gemma4 | CallForm::FunctionGemma => self.gemma(at, function),
+            CallForm::Gemma4 | CallForm::FunctionGemma => self.gemma(function),
         }
     }
 
     fn xml(&mut self, at: usize, function: &Function) -> String {
         let end = format!("\n{PARAMETER_END}\n");
         let mut parameters = Vec::new();
-        for (number, (name, schema)) in properties(function).into_iter().enumerate() {
+        for (number, (name, schema)) in properties(&function.parameters).into_iter().enumerate() {
             let head = literal(&format!("{PARAMETER}{name}>\n"));
             let texts: Option<Vec<&str>> = schema
                 .get("enum")
@@ -161,7 +171,7 @@ impl Writer<'_> {
                 }
                 _ if is_text(Some(&schema)) => {
                     if !self.rules.contains("value_text[lazy]") {
-                        self.rule("value_text[lazy]", &format!(r"/[\s\S]*{}/", pattern(&end)));
+                        self.rule("value_text[lazy]", &format!(r"/([\s\S]*\n)?{}/", pattern(&end[1..])));
                     }
                     "value_text".to_owned()
                 }
@@ -173,7 +183,7 @@ impl Writer<'_> {
                     format!("{rule} {}", literal(&end))
                 }
             };
-            let mark = if is_required(function, &name) { "" } else { "?" };
+            let mark = if is_required(&function.parameters, &name) { "" } else { "?" };
             parameters.push(format!("({head} {value}){mark}"));
         }
         let parameters = parameters.join(" ");
@@ -181,19 +191,36 @@ impl Writer<'_> {
         format!("{head} {parameters} {}", literal(&format!("{FUNCTION_END}\n")))
     }
 
-    fn gemma(&mut self, at: usize, function: &Function) -> String {
+    fn gemma(&mut self, function: &Function) -> String {
         self.gemma_values();
-        let head = literal(&format!("call:{}{{", function.name));
-        let all = properties(function);
-        for (number, (name, schema)) in all.iter().enumerate() {
-            let pair = format!("{} {}", literal(&format!("{name}:")), self.gemma_value(schema));
+        let head = literal(&format!("call:{}", function.name));
+        // Without parameters that are told of there are none.
+        let arguments = self.gemma_object(&function.parameters, &function.parameters, 0);
+        format!("{head} {}", arguments.unwrap_or_else(|| "\"{\" \"}\"".to_owned()))
+    }
+
+    /// An object with the properties of a schema, in their order; `None` where it has none.
+    fn gemma_object(&mut self, schema: &Value, root: &Value, depth: usize) -> Option<String> {
+        let all = properties(schema);
+        // Keys have no quotes: what is none without them is an object of any kind.
+        let is_key = |name: &str| {
+            !name.is_empty() && name.chars().all(|c| c.is_alphanumeric() || "_-.$@/".contains(c))
+        };
+        if all.is_empty() || all.iter().any(|(name, _)| !is_key(name)) {
+            return None;
+        }
+        self.objects += 1;
+        let object = self.objects;
+        for (number, (name, part)) in all.iter().enumerate() {
+            let pair =
+                format!("{} ({})", literal(&format!("{name}:")), self.gemma_value(part, root, depth + 1));
             let is_last = number + 1 == all.len();
             let next = |what: &str| match is_last {
                 true => String::new(),
-                false => format!("{what}_{at}_{}", number + 1),
+                false => format!("{what}_{object}_{}", number + 1),
             };
             // The first pair has no comma before it, whichever it is.
-            let (first, more) = match is_required(function, name) {
+            let (first, more) = match is_required(schema, name) {
                 true => (format!("{pair} {}", next("more")), format!("\",\" {pair} {}", next("more"))),
                 false if is_last => (format!("({pair})?"), format!("(\",\" {pair})?")),
                 false => (
@@ -201,34 +228,70 @@ impl Writer<'_> {
                     format!("(\",\" {pair})? {}", next("more")),
                 ),
             };
-            self.rule(&format!("first_{at}_{number}"), &first);
+            self.rule(&format!("first_{object}_{number}"), &first);
             if number > 0 {
-                self.rule(&format!("more_{at}_{number}"), &more);
+                self.rule(&format!("more_{object}_{number}"), &more);
             }
         }
-        match all.is_empty() {
-            true => format!("{head} \"}}\""),
-            false => format!("{head} first_{at}_0 \"}}\""),
-        }
+        Some(format!("\"{{\" first_{object}_0 \"}}\""))
     }
 
-    /// A value by a schema, as far as Gemma's form of values tells kinds apart.
-    fn gemma_value(&self, schema: &Value) -> String {
-        match schema.get("type").and_then(Value::as_str) {
-            Some("integer") => "INTEGER".to_owned(),
-            Some("number") => "NUMBER".to_owned(),
-            Some("boolean") => "(\"true\" | \"false\")".to_owned(),
-            Some("array") => "g_array".to_owned(),
-            Some("object") => "g_object".to_owned(),
-            kind => match schema.get("enum").and_then(Value::as_array) {
-                Some(texts) if !texts.is_empty() && texts.iter().all(Value::is_string) => {
-                    let quote = self.marker(self.tools.form.quote());
-                    let texts: Vec<String> = texts.iter().filter_map(Value::as_str).map(literal).collect();
-                    format!("{quote} ({}) {quote}", texts.join(" | "))
+    /// A value by a schema. Ranges and lengths are not looked at.
+    fn gemma_value(&mut self, schema: &Value, root: &Value, depth: usize) -> String {
+        /// Schemas within schemas, references followed.
+        const DEEPEST: usize = 12;
+        if depth > DEEPEST {
+            return "g_value".to_owned();
+        }
+        if let Some(target) = schema.get("$ref").and_then(Value::as_str) {
+            let found = target.strip_prefix('#').and_then(|pointer| root.pointer(pointer));
+            return found
+                .map_or_else(|| "g_value".to_owned(), |part| self.gemma_value(part, root, depth + 1));
+        }
+        if let Some(values) = schema.get("enum").and_then(Value::as_array) {
+            let quote = self.marker(self.tools.form.quote());
+            let value = |value: &Value| match value {
+                Value::String(text) => format!("{quote} {} {quote}", literal(text)),
+                value => literal(&value.to_string()),
+            };
+            return match values.is_empty() || values.iter().any(|value| value.is_array() || value.is_object())
+            {
+                true => "g_value".to_owned(),
+                false => values.iter().map(value).collect::<Vec<_>>().join(" | "),
+            };
+        }
+        for key in ["anyOf", "oneOf"] {
+            if let Some(options) = schema.get(key).and_then(Value::as_array) {
+                let options: Vec<String> =
+                    options.iter().map(|option| self.gemma_value(option, root, depth + 1)).collect();
+                return options.join(" | ");
+            }
+        }
+        let kinds: Vec<&str> = match schema.get("type") {
+            Some(Value::String(kind)) => vec![kind],
+            Some(Value::Array(kinds)) => kinds.iter().filter_map(Value::as_str).collect(),
+            _ => Vec::new(),
+        };
+        let all: Vec<String> = kinds.iter().map(|kind| self.gemma_kind(kind, schema, root, depth)).collect();
+        if all.is_empty() { "g_value".to_owned() } else { all.join(" | ") }
+    }
+
+    fn gemma_kind(&mut self, kind: &str, schema: &Value, root: &Value, depth: usize) -> String {
+        match kind {
+            "string" => "g_string".to_owned(),
+            "integer" => "INTEGER".to_owned(),
+            "number" => "NUMBER".to_owned(),
+            "boolean" => "\"true\" | \"false\"".to_owned(),
+            "null" => "\"null\"".to_owned(),
+            "array" => match schema.get("items") {
+                Some(items) => {
+                    let item = self.gemma_value(items, root, depth + 1);
+                    format!("\"[\" (({item}) (\",\" ({item}))*)? \"]\"")
                 }
-                _ if kind == Some("string") => "g_string".to_owned(),
-                _ => "g_value".to_owned(),
+                None => "g_array".to_owned(),
             },
+            "object" => self.gemma_object(schema, root, depth).unwrap_or_else(|| "g_object".to_owned()),
+            _ => "g_value".to_owned(),
         }
     }
 
@@ -248,8 +311,8 @@ impl Writer<'_> {
                 self.rule("g_string", &format!("{} g_rest", literal(quote)));
             }
         }
-        self.rule("INTEGER", r"/-?(0|[1-9][0-9]{0,18})/");
-        self.rule("NUMBER", r"/-?(0|[1-9][0-9]{0,18})(\.[0-9]{1,18})?([eE][+-]?[0-9]{1,3})?/");
+        self.rule("INTEGER", r"/-?(0|[1-9][0-9]{0,17})/");
+        self.rule("NUMBER", r"/-?(0|[1-9][0-9]{0,17})(\.[0-9]{1,18})?([eE][+-]?[0-9]{1,2})?/");
         self.rule("KEY", r"/[A-Za-z_][A-Za-z0-9_.-]*/");
         self.rule("g_pair", "(KEY | g_string) \":\" g_value");
         self.rule("g_object", "\"{\" (g_pair (\",\" g_pair)*)? \"}\"");
@@ -258,20 +321,23 @@ impl Writer<'_> {
     }
 }
 
-/// The parameters of a function.
-fn properties(function: &Function) -> Vec<(String, Value)> {
-    let all = function.parameters.get("properties").and_then(Value::as_object);
+/// The properties of an object.
+fn properties(schema: &Value) -> Vec<(String, Value)> {
+    let all = schema.get("properties").and_then(Value::as_object);
     all.into_iter().flatten().map(|(name, schema)| (name.clone(), schema.clone())).collect()
 }
 
-fn is_required(function: &Function, name: &str) -> bool {
-    let required = function.parameters.get("required").and_then(Value::as_array);
+fn is_required(schema: &Value, name: &str) -> bool {
+    let required = schema.get("required").and_then(Value::as_array);
     required.is_some_and(|required| required.iter().any(|required| required == name))
 }
 
 /// The schema of a parameter, with the definitions that it may refer to.
 fn schema_of_part(part: &Value, whole: &Value) -> Value {
     let mut part = part.clone();
+    if !part.to_string().contains("\"$ref\"") {
+        return part;
+    }
     for key in ["$defs", "definitions"] {
         if let (Some(object), Some(definitions)) = (part.as_object_mut(), whole.get(key)) {
             object.entry(key).or_insert_with(|| definitions.clone());
@@ -284,8 +350,15 @@ fn schema_of_part(part: &Value, whole: &Value) -> Value {
 fn schema_of_all(function: &Function) -> Value {
     let mut schema = schema(&function.parameters, function.is_strict);
     if let Some(object) = schema.as_object_mut() {
-        object.entry("type").or_insert_with(|| json!("object"));
-        if object.contains_key("properties") {
+        object.insert("type".to_owned(), json!("object"));
+        let composes = ["$ref", "allOf", "anyOf", "oneOf"].iter().any(|key| object.contains_key(*key));
+        let named = |name: &Value| {
+            let name = name.as_str().unwrap_or_default();
+            object.get("properties").is_some_and(|properties| properties.get(name).is_some())
+        };
+        let required = object.get("required").and_then(Value::as_array);
+        let all_named = required.is_none_or(|required| required.iter().all(named));
+        if object.contains_key("properties") && !composes && all_named {
             object.entry("additionalProperties").or_insert(json!(false));
         }
     }
@@ -304,7 +377,8 @@ fn schema(schema: &Value, is_strict: bool) -> Value {
 
 /// A text as a grammar has it.
 fn literal(text: &str) -> String {
-    Value::String(text.to_owned()).to_string()
+    // The grammar's own strings have no raw control characters, of which JSON allows this one.
+    Value::String(text.to_owned()).to_string().replace('\u{7f}', "\\u007f")
 }
 
 /// A text as a regular expression of a grammar has it.

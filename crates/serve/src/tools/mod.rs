@@ -19,8 +19,8 @@ use crate::{error::ApiError, wire::unions::ToolChoice};
 
 /// Functions of a request at most.
 const MAX_TOOLS: usize = 512;
-/// Bytes of a function's name at most, as OpenAI has it.
-const MAX_NAME: usize = 64;
+/// Bytes of a function's name at most, as Anthropic has it; OpenAI has half as many.
+const MAX_NAME: usize = 128;
 
 /// The form in which a model writes calls. Each is what chat templates of its family write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -196,6 +196,9 @@ impl Tools {
                            is read here, which are those of Hermes, Qwen, Llama 3, Mistral and Gemma 4";
             return Err(ApiError::unsupported("tools", message));
         };
+        if matches!(form, CallForm::Xml | CallForm::Gemma4 | CallForm::FunctionGemma) {
+            functions.iter().enumerate().try_for_each(|(at, function)| check_parameters(function, at))?;
+        }
         let token = |text: &'static str| Some((text, tokenizer.control_token(text)?));
         let tokens = form.markers().into_iter().filter_map(token).collect();
         let choice = choice.unwrap_or(ToolChoice::Auto);
@@ -213,10 +216,24 @@ impl Tools {
     /// An id that no other call has. Mistral's templates take ids of nine letters and digits.
     fn new_id(&self) -> String {
         match self.form {
-            CallForm::MistralList | CallForm::MistralArgs => {
-                crate::routes::new_id("").replace('-', "")[..9].to_owned()
-            }
-            _ => crate::routes::new_id("call"),
+            CallForm::MistralList | CallForm::MistralArgs => crate::routes::new_id("")[..9].to_owned(),
+            _ => crate::routes::new_id("call_"),
+        }
+    }
+}
+
+/// Refuses parameters whose names these forms cannot tell from what stands around them.
+fn check_parameters(function: &Function, at: usize) -> Result<(), ApiError> {
+    let properties = function.parameters.get("properties").and_then(Value::as_object);
+    let is_plain = |name: &&String| {
+        !name.is_empty() && name.chars().all(|char| char.is_alphanumeric() || "_-.$@/".contains(char))
+    };
+    match properties.into_iter().flat_map(Map::keys).find(|name| !is_plain(name)) {
+        None => Ok(()),
+        Some(name) => {
+            let param = format!("tools[{at}].function.parameters.properties");
+            let message = format!("{param}: this model's calls cannot have a parameter {name:?}");
+            Err(ApiError::value(&param, message))
         }
     }
 }

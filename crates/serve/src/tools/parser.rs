@@ -2,8 +2,6 @@
 
 use std::sync::Arc;
 
-use serde_json::Value;
-
 use super::{
     ARGS, CALL_ID, CallForm, PYTHON, Tools,
     cursor::{Cursor, JsonEnd, Stop},
@@ -31,7 +29,7 @@ pub(crate) struct CallDelta {
 
 /// Where the text is.
 #[derive(Clone, Copy, Debug)]
-enum Place {
+enum State {
     /// Before a call, or where there is none.
     Text,
     /// Behind what opens a call.
@@ -48,7 +46,7 @@ enum Place {
 #[derive(Clone, Debug)]
 pub(crate) struct Calls {
     tools: Option<Arc<Tools>>,
-    place: Place,
+    state: State,
     held: String,
     /// Calls so far.
     count: usize,
@@ -59,12 +57,12 @@ pub(crate) struct Calls {
 impl Calls {
     /// Without tools, all is text.
     pub(crate) fn new(tools: Option<Arc<Tools>>) -> Self {
-        Self { tools, place: Place::Text, held: String::new(), count: 0, is_text: false }
+        Self { tools, state: State::Text, held: String::new(), count: 0, is_text: false }
     }
 
-    /// Whether there was a call.
+    /// Whether there were calls, and all of them are whole.
     pub(crate) fn has_calls(&self) -> bool {
-        self.count > 0
+        self.count > 0 && !matches!(self.state, State::Call | State::Arguments(_))
     }
 
     /// Takes a piece; gives the parts that are certain now.
@@ -79,26 +77,35 @@ impl Calls {
     /// What was held back, when nothing more comes. A call that was cut off before its arguments is left out.
     pub(crate) fn finish(&mut self) -> Vec<Part> {
         let held = std::mem::take(&mut self.held);
-        match self.place {
-            Place::Text if self.count == 0 || !held.trim().is_empty() => text(held).into_iter().collect(),
+        let form = self.tools.as_ref().map(|tools| tools.form);
+        match (self.state, form) {
+            (State::Text, _) if self.count == 0 || !held.trim().is_empty() => {
+                text(held).into_iter().collect()
+            }
+            // What has begun like a call may have been another answer.
+            (State::Call, Some(CallForm::Llama)) if self.count == 0 => text(held).into_iter().collect(),
+            // What has an end and could not be read is text.
+            (State::Call, Some(form)) if !form.close().is_empty() && held.contains(form.close()) => {
+                text(format!("{}{held}", form.open())).into_iter().collect()
+            }
             _ => Vec::new(),
         }
     }
 
     /// Takes the next part of what is held; whether there may be another.
     fn advance(&mut self, tools: &Tools, parts: &mut Vec<Part>) -> bool {
-        match self.place {
-            Place::Text if tools.form == CallForm::Llama => self.llama_text(parts),
-            Place::Text => self.marked_text(tools, parts),
-            Place::Call => match tools.form {
+        match self.state {
+            State::Text if tools.form == CallForm::Llama => self.llama_text(parts),
+            State::Text => self.marked_text(tools, parts),
+            State::Call => match tools.form {
                 CallForm::Hermes | CallForm::Llama | CallForm::MistralList | CallForm::MistralArgs => {
                     self.json_head(tools, parts)
                 }
                 CallForm::Xml | CallForm::Gemma4 | CallForm::FunctionGemma => self.whole_call(tools, parts),
             },
-            Place::Arguments(end) => self.arguments(end, parts),
-            Place::Tail => self.tail(tools),
-            Place::Behind => self.behind(tools),
+            State::Arguments(end) => self.arguments(end, parts),
+            State::Tail => self.tail(tools),
+            State::Behind => self.behind(tools),
         }
     }
 
@@ -109,7 +116,7 @@ impl Calls {
             // Space before a call is none of the answer.
             parts.extend(text(self.held[..at].trim_end().to_owned()));
             self.held.drain(..at + open.len());
-            self.place = Place::Call;
+            self.state = State::Call;
             return true;
         }
         let certain = self.held.len() - begun(&self.held, open);
@@ -128,7 +135,7 @@ impl Calls {
                 Ok(()) => {
                     let behind = self.held.find('{').unwrap_or(0);
                     self.held.drain(..behind);
-                    self.place = Place::Call;
+                    self.state = State::Call;
                     return true;
                 }
                 Err(Stop::More) => return false,
@@ -161,7 +168,7 @@ impl Calls {
                 let begins = Some((tools.new_id(), name));
                 parts.push(Part::Call(CallDelta { index: self.count, begins, arguments: String::new() }));
                 self.count += 1;
-                self.place = Place::Arguments(JsonEnd::default());
+                self.state = State::Arguments(JsonEnd::default());
                 true
             }
             Err(Stop::More) => false,
@@ -172,7 +179,7 @@ impl Calls {
     /// What looked like a call is text after all.
     fn is_no_call(&mut self, tools: &Tools, parts: &mut Vec<Part>) -> bool {
         parts.extend(text(format!("{}{}", tools.form.open(), std::mem::take(&mut self.held))));
-        (self.place, self.is_text) = (Place::Text, true);
+        (self.state, self.is_text) = (State::Text, true);
         false
     }
 
@@ -182,32 +189,28 @@ impl Calls {
         if !arguments.is_empty() {
             parts.push(Part::Call(CallDelta { index: self.count - 1, begins: None, arguments }));
         }
-        self.place = if is_whole { Place::Tail } else { Place::Arguments(end) };
+        self.state = if is_whole { State::Tail } else { State::Arguments(end) };
         is_whole
     }
 
-    /// A call whose arguments are no JSON, when it is whole.
+    /// A call whose arguments are no JSON, when it is whole. What looks like its end may be part of a text in it.
     fn whole_call(&mut self, tools: &Tools, parts: &mut Vec<Part>) -> bool {
         let close = tools.form.close();
-        let Some(at) = self.held.find(close) else { return false };
-        let body = &self.held[..at];
-        let parsed: Option<(String, Value)> = match tools.form {
+        let parsed = |body: &str| match tools.form {
             CallForm::Xml => xml::parsed(body, &tools.functions),
             form => gemma::parsed(body, form.quote()),
         };
-        let known = |name: &String| tools.functions.iter().any(|function| function.name == *name);
-        match parsed {
-            Some((name, arguments)) if known(&name) => {
-                self.held.drain(..at + close.len());
-                let begins = Some((tools.new_id(), name));
-                let arguments = arguments.to_string();
-                parts.push(Part::Call(CallDelta { index: self.count, begins, arguments }));
-                self.count += 1;
-                self.place = Place::Behind;
-                true
-            }
-            _ => self.is_no_call(tools, parts),
-        }
+        let known = |name: &str| tools.functions.iter().any(|function| function.name == name);
+        let ends = self.held.match_indices(close).map(|(at, _)| at);
+        let found =
+            ends.filter_map(|at| Some((at, parsed(&self.held[..at])?))).find(|(_, (name, _))| known(name));
+        let Some((at, (name, arguments))) = found else { return false };
+        self.held.drain(..at + close.len());
+        let begins = Some((tools.new_id(), name));
+        parts.push(Part::Call(CallDelta { index: self.count, begins, arguments: arguments.to_string() }));
+        self.count += 1;
+        self.state = State::Behind;
+        true
     }
 
     /// What stands between the arguments and the call's end.
@@ -219,7 +222,7 @@ impl Calls {
         };
         let Some(at) = self.held.find(end) else { return false };
         self.held.drain(..at + end.len());
-        self.place = Place::Behind;
+        self.state = State::Behind;
         true
     }
 
@@ -239,7 +242,7 @@ impl Calls {
         match next {
             Ok(()) => {
                 self.held.drain(..at);
-                self.place = Place::Call;
+                self.state = State::Call;
                 true
             }
             Err(Stop::More) => false,
@@ -247,7 +250,7 @@ impl Calls {
                 let close = if tools.form == CallForm::MistralList { tools.form.close() } else { "" };
                 let rest = self.held.trim_start();
                 self.held = rest.strip_prefix(close).unwrap_or(rest).to_owned();
-                self.place = Place::Text;
+                self.state = State::Text;
                 !self.held.is_empty()
             }
         }

@@ -18,12 +18,32 @@ pub(crate) struct Messages {
     pub(crate) tools: Option<Vec<MessagesTool>>,
     pub(crate) tool_choice: Option<MessagesToolChoice>,
     pub(crate) thinking: Option<Thinking>,
+    pub(crate) output_config: Option<OutputConfig>,
+    /// The same by its older name
+    pub(crate) output_format: Option<OutputFormat>,
     /// Not supported
     pub(crate) mcp_servers: Option<Vec<Value>>,
     /// Not supported
     pub(crate) container: Option<Value>,
     /// Variables of the chat template, such as `enable_thinking`
     pub(crate) chat_template_kwargs: Option<Map<String, Value>>,
+}
+
+/// What the answer is like.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+pub(crate) struct OutputConfig {
+    pub(crate) format: Option<OutputFormat>,
+    #[serde(rename = "effort")]
+    pub(crate) _effort: Option<String>,
+}
+
+/// What the answer follows.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+pub(crate) struct OutputFormat {
+    /// `json_schema`
+    #[serde(rename = "type")]
+    pub(crate) kind: String,
+    pub(crate) schema: Option<Value>,
 }
 
 /// A turn.

@@ -33,10 +33,12 @@ pub(crate) struct Responses {
     pub(crate) background: Option<bool>,
     /// Variables of the chat template, such as `enable_thinking`
     pub(crate) chat_template_kwargs: Option<Map<String, Value>>,
-    #[serde(rename = "include")]
-    pub(crate) _include: Option<Vec<String>>,
-    #[serde(rename = "truncation")]
-    pub(crate) _truncation: Option<String>,
+    /// What else the response has; log-probabilities are not supported
+    pub(crate) include: Option<Vec<String>>,
+    /// Not supported unless `disabled`
+    pub(crate) truncation: Option<String>,
+    /// Not supported
+    pub(crate) top_logprobs: Option<u32>,
     #[serde(rename = "max_tool_calls")]
     pub(crate) _max_tool_calls: Option<u64>,
     #[serde(rename = "client_metadata")]

@@ -33,8 +33,8 @@ impl Conversation {
         }
     }
 
-    /// Bytes of all texts that it holds.
-    pub(super) fn bytes(&self) -> usize {
+    /// Bytes of all texts that it holds, but for roles: keys and values.
+    pub fn bytes(&self) -> usize {
         let mut bytes = 0;
         self.each_text(&mut |text| bytes += text.len());
         bytes

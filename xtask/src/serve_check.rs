@@ -67,6 +67,7 @@ const CHECKS: &[Check] = &[
     short("soak", "soak.py"),
     check("operations", "operations.py"),
     check("replicas", "replicas.py"),
+    check("ray", "ray_replicas.py"),
 ];
 
 impl Check {

@@ -233,7 +233,7 @@ fn arguments_of_all_kinds_are_read() {
                 let tools = tools(name);
                 scope.spawn(move || {
                     let mut whole = 0;
-                    for seed in 0..3 {
+                    for seed in 0..2 {
                         let fields = json!({
                             "tools": tools, "tool_choice": "required", "parallel_tool_calls": false, "seed": seed,
                             "temperature": 1.2, "max_tokens": 200,

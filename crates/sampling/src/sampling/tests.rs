@@ -159,7 +159,8 @@ fn sampling() -> impl Strategy<Value = Sampling> {
     let penalties = (0.5..2.0f64, -1.0..1.0f64, -1.0..1.0f64, 0usize..4, dry(), (0.0..=1.0f64, 0.0..=1.0f64));
     let order = Just(SamplingStep::ALL.to_vec()).prop_shuffle();
     (filters, penalties, order).prop_map(|(f, p, samplers)| Sampling {
-        temperature: f.0.into(),
+        // Below that a temperature is refused, but for 0.
+        temperature: if f.0 < 1e-4 { 0.0 } else { f.0 }.into(),
         top_k: f.1.into(),
         top_p: f.2.into(),
         min_p: f.3.into(),

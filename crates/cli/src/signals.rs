@@ -11,17 +11,8 @@ use anyhow::Result;
 /// If the system refuses.
 #[cfg(unix)]
 pub(crate) fn on_end(mut told: impl FnMut() + Send + 'static) -> Result<()> {
-    use signal_hook::{
-        consts::{SIGHUP, SIGINT, SIGTERM},
-        iterator::Signals,
-    };
-    let ignored = ignored();
-    let wanted = [SIGHUP, SIGINT, SIGTERM].into_iter().filter(|signal| (ignored >> (signal - 1)) & 1 == 0);
-    let mut signals = Signals::new(wanted)?;
-    std::thread::Builder::new()
-        .name("signals".to_owned())
-        .spawn(move || signals.forever().for_each(|_| told()))?;
-    Ok(())
+    use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+    listen(not_ignored(&[SIGHUP, SIGINT, SIGTERM]), move |_| told())
 }
 
 /// The same for a process with something that can be read again, which SIGHUP asks for.
@@ -33,19 +24,24 @@ pub(crate) fn on_end_or_reload(
     mut told: impl FnMut() + Send + 'static,
     mut reload: impl FnMut() + Send + 'static,
 ) -> Result<()> {
-    use signal_hook::{
-        consts::{SIGHUP, SIGINT, SIGTERM},
-        iterator::Signals,
-    };
-    let ignored = ignored();
-    let ends = [SIGINT, SIGTERM].into_iter().filter(|signal| (ignored >> (signal - 1)) & 1 == 0);
-    let mut signals = Signals::new(ends.chain([SIGHUP]))?;
-    std::thread::Builder::new().name("signals".to_owned()).spawn(move || {
-        for signal in signals.forever() {
-            if signal == SIGHUP { reload() } else { told() }
-        }
-    })?;
+    use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+    let wanted = not_ignored(&[SIGINT, SIGTERM]).chain([SIGHUP]);
+    listen(wanted, move |signal| if signal == SIGHUP { reload() } else { told() })
+}
+
+/// Calls `told` with each of these signals, on a thread of its own.
+#[cfg(unix)]
+fn listen(wanted: impl Iterator<Item = i32>, told: impl FnMut(i32) + Send + 'static) -> Result<()> {
+    let mut signals = signal_hook::iterator::Signals::new(wanted)?;
+    std::thread::Builder::new().name("signals".to_owned()).spawn(move || signals.forever().for_each(told))?;
     Ok(())
+}
+
+/// Those of the signals that the process was not started to ignore.
+#[cfg(unix)]
+fn not_ignored(signals: &[i32]) -> impl Iterator<Item = i32> {
+    let ignored = ignored();
+    signals.iter().copied().filter(move |signal| (ignored >> (signal - 1)) & 1 == 0)
 }
 
 /// See the other one: there is no such signal.

@@ -41,6 +41,8 @@ mod place;
 mod plan;
 mod quota;
 mod readers;
+mod responses_format;
+mod router;
 mod routes;
 mod server;
 mod status;

@@ -18,7 +18,8 @@ use tower_service::Service as _;
 
 use crate::{
     place::{Listener, Stream},
-    server::{Peer, Server, router},
+    router::router,
+    server::{Peer, Server},
 };
 
 /// How long a client may take for the headers of a request, and how long a connection may be idle between two.

@@ -7,10 +7,11 @@ use clap::ValueEnum;
 
 use super::{ModelArgs, RuleArgs, SamplingArgs};
 
-/// Serve a model over HTTP, by OpenAI's API
+/// Serve a model over HTTP: a chat page, and OpenAI's and Anthropic's APIs
 ///
-/// Chat and text completions, streamed or whole, for any client of OpenAI's; a request may name an input rule of its own in
-/// its field `moi`. GET /docs lists the routes and GET /openapi.json describes each field.
+/// The chat page is at the server's address. Chat and text completions, responses and messages are answered, streamed or whole,
+/// for any client of these APIs; a request may name an input rule of its own in its field `moi`. GET /docs lists the routes and
+/// GET /openapi.json describes each field.
 ///
 /// Rule and sampling are those of requests that say nothing else. Ctrl-C, or SIGTERM, lets answers under way come to their
 /// ends; a second one does not.

@@ -7,7 +7,7 @@ use moi_engine::Grammar;
 use serde_json::{Value, json};
 
 use super::{
-    ARGS, CallForm, Function, Tools,
+    ARGS, CallForm, Function, Tools, is_plain,
     xml::{FUNCTION, FUNCTION_END, PARAMETER, PARAMETER_END, is_text},
 };
 use crate::{error::ApiError, wire::unions::ToolChoice};
@@ -203,10 +203,7 @@ impl Writer<'_> {
     fn gemma_object(&mut self, schema: &Value, root: &Value, depth: usize) -> Option<String> {
         let all = properties(schema);
         // Keys have no quotes: what is none without them is an object of any kind.
-        let is_key = |name: &str| {
-            !name.is_empty() && name.chars().all(|c| c.is_alphanumeric() || "_-.$@/".contains(c))
-        };
-        if all.is_empty() || all.iter().any(|(name, _)| !is_key(name)) {
+        if all.is_empty() || all.iter().any(|(name, _)| !is_plain(name)) {
             return None;
         }
         self.objects += 1;

@@ -222,12 +222,14 @@ impl Tools {
     }
 }
 
+/// Whether a name needs no quotes in the forms that have none for names.
+fn is_plain(name: &str) -> bool {
+    !name.is_empty() && name.chars().all(|char| char.is_alphanumeric() || "_-.$@/".contains(char))
+}
+
 /// Refuses parameters whose names these forms cannot tell from what stands around them.
 fn check_parameters(function: &Function, at: usize) -> Result<(), ApiError> {
     let properties = function.parameters.get("properties").and_then(Value::as_object);
-    let is_plain = |name: &&String| {
-        !name.is_empty() && name.chars().all(|char| char.is_alphanumeric() || "_-.$@/".contains(char))
-    };
     match properties.into_iter().flat_map(Map::keys).find(|name| !is_plain(name)) {
         None => Ok(()),
         Some(name) => {

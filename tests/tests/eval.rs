@@ -185,6 +185,14 @@ fn shards_make_the_whole() {
     // The whole goes on as one that was never cut.
     assert_eq!(args(&all, &[]), whole);
 
+    // A failed answer is told of as in a run of one machine.
+    let text = fs::read_to_string(&parts[0]).unwrap();
+    let stop = text.lines().nth(1).unwrap().split("\"stop\":\"").nth(1).unwrap().split('"').next().unwrap();
+    fs::write(&parts[0], text.replacen(&format!("\"stop\":\"{stop}\""), "\"stop\":\"failed\"", 1)).unwrap();
+    let out = run(&[&merge[..], &["--output", &file("failed.jsonl")]].concat());
+    let said = String::from_utf8_lossy(&out.stderr).into_owned();
+    assert!(!out.status.success() && said.contains("1 answers failed"), "{said}");
+
     let one = parts[0].as_str();
     refused(
         &["eval", "--merge", one, "--output", &file("x.jsonl")],

@@ -104,7 +104,17 @@ fn merged(args: &EvalArgs, output: &Path) -> Result<Ended> {
     ));
     let task = run["task"].as_str().unwrap_or_default();
     report(args, &run, &Summary::new(task, &problems, &rules, seeds, &samples))?;
-    Ok(Ended::Normally)
+    match failed(&samples) {
+        Some(what) => bail!(what),
+        None => Ok(Ended::Normally),
+    }
+}
+
+/// What is said of answers that failed, where there are any.
+fn failed(samples: &[Sample]) -> Option<String> {
+    let failed = StopReason::Failed.to_string();
+    let count = samples.iter().filter(|sample| sample.stop == failed).count();
+    (count > 0).then(|| format!("{count} answers failed and count as wrong"))
 }
 
 /// Writes what was found: a page where one is asked for, and tables or JSON.
@@ -295,10 +305,7 @@ impl Job for Eval<'_> {
         note_kernels();
         work.report(args, &run)?;
         // Those of earlier runs, too: the figures hold them.
-        let failed = StopReason::Failed.to_string();
-        let failed = work.samples.iter().filter(|sample| sample.stop == failed).count();
-        if failed > 0 {
-            let what = format!("{failed} answers failed and count as wrong");
+        if let Some(what) = failed(&work.samples) {
             return Err(match work.error {
                 Some(first) => first.context(format!("{what}; the first of this run")),
                 None => anyhow!(what),

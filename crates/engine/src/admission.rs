@@ -24,6 +24,7 @@ pub struct PreparedRequest<B: Backend> {
     stop: StopRules,
     stop_tokens: Vec<u32>,
     salt: String,
+    priority: i64,
     shown: Vec<u32>,
     prompt_logprobs: Option<usize>,
     /// Of the engine that prepared it.
@@ -54,6 +55,11 @@ impl<B: Backend> PreparedRequest<B> {
     /// Whether its whole prompt runs, as its tokens are scored.
     pub(crate) fn scores_prompt(&self) -> bool {
         self.prompt_logprobs.is_some()
+    }
+
+    /// Which place it has among those that wait: smaller numbers come first.
+    pub(crate) fn priority(&self) -> i64 {
+        self.priority
     }
 
     /// With whom it shares what is cached of its prompt.
@@ -118,8 +124,19 @@ impl<B: Backend, M: CausalLm<B>> Engine<B, M> {
         let decider = Decider::new(moi::Row::new(request.rule, &start)?, sampler, limits);
         let decider = decider.reporting(request.top, request.logprobs);
         let (stop, salt, engine) = (request.stop, request.salt, Arc::clone(&self.id));
+        let priority = request.priority;
         let (shown, prompt_logprobs) = (request.shown, request.prompt_logprobs);
-        Ok(PreparedRequest { prompt, decider, stop, stop_tokens, salt, shown, prompt_logprobs, engine })
+        Ok(PreparedRequest {
+            prompt,
+            decider,
+            stop,
+            stop_tokens,
+            salt,
+            priority,
+            shown,
+            prompt_logprobs,
+            engine,
+        })
     }
 
     /// Refuses a request that another engine has prepared.

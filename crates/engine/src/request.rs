@@ -54,6 +54,8 @@ pub struct Request<B: Backend> {
     /// What is cached of a prompt serves other requests with the same salt alone, so that nobody tells from the time that an
     /// answer takes what others have asked.
     pub salt: String,
+    /// Which place it has among those that wait for a [`crate::Scheduler`]: smaller numbers come first, whoever has asked.
+    pub priority: i64,
     /// How many of the largest mixture weights each step reports. With 0 they are not looked for.
     pub top: usize,
     /// How many of the likeliest tokens each step reports, with their log-probabilities.
@@ -106,6 +108,7 @@ impl<B: Backend> Request<B> {
             stop: StopRules::default(),
             seed: 0,
             salt: String::new(),
+            priority: 0,
             top: 0,
             logprobs: 0,
             prompt_logprobs: None,

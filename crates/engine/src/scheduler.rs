@@ -1,14 +1,12 @@
 //! Who runs when: admission, fairness between owners, cancelling. No threads and no clock: whoever drives it calls
 //! [`Scheduler::round`] again and again, and may submit and cancel in between.
 
-use std::{
-    collections::{BTreeMap, VecDeque},
-    sync::Arc,
-};
+use std::{collections::BTreeMap, sync::Arc};
 
 use burn::tensor::backend::Backend;
 use moi_models::{CausalLm, is_gpu};
 
+use self::queue::{Queue, Queued};
 use crate::{Batch, Engine, EngineError, PreparedRequest, PromptReport, Request, RowError, RowId, Step};
 
 /// Limits of a [`Scheduler`].
@@ -99,35 +97,11 @@ pub enum Event {
 
 /// Positions that are launched before a request that needs more room can be parked.
 const AHEAD: usize = 2;
-/// Tokens by which an owner's turn grows at each visit.
-const QUANTUM: usize = 512;
-/// Prompt positions that a request seems shorter by for each round that it has waited.
-const AGEING: usize = 16;
-
-/// A request that waits.
-struct Queued<B: Backend> {
-    id: RequestId,
-    request: PreparedRequest<B>,
-    prompt: usize,
-    /// Positions that it is foreseen to come to, and the most that it may.
-    counted: usize,
-    limit: usize,
-    waited: usize,
-}
-
-/// The requests of an owner that wait, and how many tokens of its turn are left (deficit round robin, Shreedhar and
-/// Varghese, 1996).
-struct Owner<B: Backend> {
-    name: String,
-    queue: Vec<Queued<B>>,
-    deficit: usize,
-}
-
 /// Sequences that run, and requests that wait for their turn.
 pub struct Scheduler<'e, B: Backend, M> {
     batch: Batch<'e, B, M>,
     options: SchedulerOptions,
-    owners: VecDeque<Owner<B>>,
+    queue: Queue<B>,
     running: BTreeMap<RowId, Running>,
     submitted: u64,
     preempted: usize,
@@ -158,7 +132,7 @@ impl Running {
 impl<'e, B: Backend, M: CausalLm<B>> Scheduler<'e, B, M> {
     /// A scheduler for an engine, which nothing runs in yet.
     pub fn new(engine: &'e Engine<B, M>, options: SchedulerOptions) -> Self {
-        let (owners, running) = (VecDeque::new(), BTreeMap::new());
+        let (queue, running) = (Queue::new(), BTreeMap::new());
         let options = SchedulerOptions { max_running: options.max_running.max(1), ..options };
         // Keys and values of the CPU are in the host's memory as they are: to copy them there would gain nothing. But where
         // they depend on how long a sequence was when they were computed, inputs do not tell them; nor do they tell in which
@@ -172,7 +146,7 @@ impl<'e, B: Backend, M: CausalLm<B>> Scheduler<'e, B, M> {
             _ => engine.batch(),
         };
         batch.reports_prompts = true;
-        Self { batch, options, owners, running, submitted: 0, preempted: 0 }
+        Self { batch, options, queue, running, submitted: 0, preempted: 0 }
     }
 
     /// Takes a request of an owner, to be run when it is its turn.
@@ -241,22 +215,18 @@ impl<'e, B: Backend, M: CausalLm<B>> Scheduler<'e, B, M> {
     fn enqueue(&mut self, owner: &str, new: Queued<B>) -> RequestId {
         self.submitted += 1;
         let id = RequestId(self.submitted);
-        let new = Queued { id, ..new };
-        match self.owners.iter_mut().find(|known| known.name == owner) {
-            Some(known) => known.queue.push(new),
-            None => self.owners.push_back(Owner { name: owner.to_owned(), queue: vec![new], deficit: 0 }),
-        }
+        self.queue.push(owner, Queued { id, ..new });
         id
     }
 
     /// Requests that wait.
     pub fn queued(&self) -> usize {
-        self.owners.iter().map(|owner| owner.queue.len()).sum()
+        self.queue.len()
     }
 
     /// Tokens of the prompts of requests that wait.
     pub fn queued_tokens(&self) -> usize {
-        self.owners.iter().flat_map(|owner| &owner.queue).map(|queued| queued.prompt).sum()
+        self.queue.tokens()
     }
 
     /// Requests that run, those that are paused among them.
@@ -314,18 +284,14 @@ impl<'e, B: Backend, M: CausalLm<B>> Scheduler<'e, B, M> {
 
     /// Whether nothing runs or waits.
     pub fn is_idle(&self) -> bool {
-        self.running.is_empty() && self.owners.is_empty()
+        self.running.is_empty() && self.queue.is_empty()
     }
 
     /// Ends a request, wherever it stands, and disturbs no other: the text that it held back; `None` if there is no such
     /// request any more.
     pub fn cancel(&mut self, id: RequestId) -> Option<String> {
-        for owner in &mut self.owners {
-            if let Some(at) = owner.queue.iter().position(|queued| queued.id == id) {
-                owner.queue.remove(at);
-                self.owners.retain(|owner| !owner.queue.is_empty());
-                return Some(String::new());
-            }
+        if self.queue.remove(id) {
+            return Some(String::new());
         }
         let row = self.running.iter().find_map(|(&row, running)| (running.id == id).then_some(row))?;
         self.running.remove(&row);
@@ -380,54 +346,36 @@ impl<'e, B: Backend, M: CausalLm<B>> Scheduler<'e, B, M> {
         }
     }
 
-    /// Lets requests begin as long as there is room: owner after owner, of each the one with the shortest prompt, unless
-    /// another one has waited for long.
+    /// Lets requests begin as long as there is room.
     fn admit(&mut self) -> Vec<RequestId> {
         let mut admitted = Vec::new();
-        self.owners.iter_mut().flat_map(|owner| &mut owner.queue).for_each(|queued| queued.waited += 1);
+        self.queue.age();
         // Those that are paused keep nobody out, unless there are very many.
         while self.running.values().filter(|running| !running.is_paused).count() < self.options.max_running
             && self.running.len() < self.options.max_running.saturating_mul(2)
-            && let Some(mut owner) = self.owners.pop_front()
+            && let Some(counted) = self.queue.next().map(|next| next.counted)
         {
-            let shortest = |queued: &Queued<B>| queued.prompt.saturating_sub(AGEING * queued.waited);
-            let next =
-                (0..owner.queue.len()).min_by_key(|&at| (shortest(&owner.queue[at]), owner.queue[at].id));
-            let Some(next) = next else { continue };
-            let bytes = self.bytes_for(owner.queue[next].counted);
+            let bytes = self.bytes_for(counted);
             self.make_room(bytes);
             let used = self.used();
             let waits = self.running.values().any(|running| running.is_parked && !running.is_paused);
             if waits || self.options.cache_bytes.is_some_and(|budget| used + bytes > budget) {
                 // Nobody overtakes it, or it might wait for ever.
-                self.owners.push_front(owner);
                 break;
             }
-            let cost = owner.queue[next].counted;
-            if owner.deficit < cost && self.owners.is_empty() {
-                owner.deficit = cost;
-            }
-            if owner.deficit < cost {
-                owner.deficit += QUANTUM;
-                self.owners.push_back(owner);
-                continue;
-            }
-            owner.deficit -= cost;
-            let Queued { id, request, prompt, counted, limit, .. } = owner.queue.remove(next);
+            let Some(Queued { id, request, prompt, counted, limit, .. }) = self.queue.take() else { break };
             let row = self.batch.join(request);
             let (positions, is_parked, is_paused) = (prompt, false, false);
             let new = Running { id, bytes, counted, limit, positions, is_parked, is_paused };
             self.running.insert(row, new);
             admitted.push(id);
-            if !owner.queue.is_empty() {
-                self.owners.push_front(owner);
-            }
         }
         admitted
     }
 }
 
 mod memory;
+mod queue;
 #[cfg(test)]
 #[allow(clippy::unwrap_used, clippy::panic, reason = "a failure must end the test")]
 mod tests;

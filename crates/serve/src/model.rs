@@ -1,6 +1,6 @@
 //! What is known of the model that is served.
 
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 
 use moi_engine::{InputRule, Markers, Sampling, Scope};
 use moi_text::{ChatTemplate, Tokenizer};
@@ -43,6 +43,8 @@ pub struct ServedModel {
     pub max_tokens: Option<usize>,
     /// Samples of a prompt at most.
     pub max_n: usize,
+    /// Whether requests may say which place they have among those that wait.
+    pub priorities: bool,
 }
 
 /// A model that is loaded, with the thread that runs it.
@@ -50,6 +52,8 @@ pub(crate) struct Loaded {
     pub(crate) model: ServedModel,
     pub(crate) service: Box<dyn Service>,
     pub(crate) status: Status,
+    /// The names that are the ones now.
+    names: RwLock<Arc<Vec<String>>>,
     /// How thoughts are marked, and the control tokens that have to be seen for it.
     thoughts: Option<(Arc<ThoughtMarkers>, Vec<u32>)>,
     /// Bytes of the longest token.
@@ -69,7 +73,8 @@ impl Loaded {
         let tokenizer = &model.tokenizer;
         let ids = (0..tokenizer.vocab_size() as u32).filter_map(|id| tokenizer.token(id));
         let longest = ids.map(|token| token.len()).max().unwrap_or(0).max(1);
-        Self { model, service, status, thoughts, longest }
+        let names = RwLock::new(Arc::new(model.names.clone()));
+        Self { model, service, status, names, thoughts, longest }
     }
 
     /// Refuses texts that the context cannot hold whatever their tokens are: to cut them into tokens takes a hundred times
@@ -98,29 +103,36 @@ impl Loaded {
         Thoughts::new(self.thoughts.as_ref().map(|(markers, _)| Arc::clone(markers)), is_open)
     }
 
+    /// The model's names now.
+    pub(crate) fn names(&self) -> Arc<Vec<String>> {
+        Arc::clone(&self.names.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// From now on these are its names.
+    pub(crate) fn set_names(&self, names: Vec<String>) {
+        *self.names.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(names);
+    }
+
     /// The name under which a request is answered, and the rule that the request's name of the model has behind it.
     ///
     /// # Errors
     /// If no such model is served.
-    pub(crate) fn named<'a>(
-        &'a self,
-        asked: Option<&'a str>,
-    ) -> Result<(&'a str, Option<&'a str>), ApiError> {
-        let names = &self.model.names;
-        let first = || names.first().map_or("", String::as_str);
+    pub(crate) fn named<'a>(&self, asked: Option<&'a str>) -> Result<(String, Option<&'a str>), ApiError> {
+        let names = self.names();
+        let first = || names.first().cloned().unwrap_or_default();
         let Some(asked) = asked.filter(|asked| !asked.is_empty()) else { return Ok((first(), None)) };
         let is_rule = |rest: &&str| rest.starts_with(':');
-        for name in names {
+        for name in names.iter() {
             if asked == name {
-                return Ok((name, None));
+                return Ok((name.clone(), None));
             }
             if let Some(rest) = asked.strip_prefix(name.as_str()).filter(is_rule) {
-                return Ok((name, Some(&rest[1..])));
+                return Ok((name.clone(), Some(&rest[1..])));
             }
         }
         match self.model.any_name {
             true => Ok((first(), None)),
-            false => Err(ApiError::no_model(asked, names)),
+            false => Err(ApiError::no_model(asked, &names)),
         }
     }
 }

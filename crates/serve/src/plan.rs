@@ -115,6 +115,7 @@ impl Plan {
             stop: stop(generation, model.max_tokens, default_max)?,
             seed: generation.seed.map_or_else(|| RandomState::new().hash_one(0) >> 32, |seed| seed as u64),
             salt: generation.cache_salt.clone().unwrap_or_default(),
+            priority: priority(generation, model.priorities)?,
             top: trace as usize,
             logprobs: 0,
             prompt_logprobs: None,
@@ -124,7 +125,7 @@ impl Plan {
             shown: Vec::new(),
         };
         Ok(Self {
-            model: name.to_owned(),
+            model: name,
             base,
             rules,
             n,
@@ -291,6 +292,17 @@ fn rules(moi: &Moi, suffix: Option<&str>, default: InputRule) -> Result<Vec<Inpu
         _ => default,
     };
     Ok(vec![one])
+}
+
+/// The place among those that wait.
+fn priority(generation: &Generation, are_taken: bool) -> Result<i64, ApiError> {
+    match generation.priority {
+        Some(priority) if priority != 0 && !are_taken => {
+            let message = "`priority` is not taken by this server: it was started without --priority";
+            Err(ApiError::unsupported("priority", message))
+        }
+        priority => Ok(priority.unwrap_or(0)),
+    }
 }
 
 fn logit_bias(bias: &BTreeMap<String, Option<f64>>) -> Result<BTreeMap<u32, f64>, ApiError> {

@@ -58,6 +58,9 @@ pub(crate) struct Generation {
     pub(crate) guided_grammar: Option<String>,
     /// What is cached of a prompt serves requests with the same salt alone
     pub(crate) cache_salt: Option<String>,
+    /// Which place the request has among those that wait: smaller numbers come first, and 0 is everybody's. Other numbers need
+    /// a server with `--priority`
+    pub(crate) priority: Option<i64>,
     /// List the tokens' ids beside their texts
     pub(crate) return_token_ids: Option<bool>,
     /// Write tokens as `token_id:N` where log-probabilities are listed

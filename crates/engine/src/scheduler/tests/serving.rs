@@ -191,3 +191,26 @@ fn groups_are_taken_whole() {
     assert!(matches!(submit(1, 90), (Err(Refusal::QueueFull { queued: 3, tokens: 30 }), 3, 30)));
     assert!(matches!(submit(1, 10), (Ok(1), 4, 40)));
 }
+
+/// Smaller numbers begin first, whoever has asked and whatever the lengths are; equals have their turns as without numbers.
+#[test]
+fn priorities_come_before_turns() {
+    let engine = Faulty::engine(|_| Fault::None);
+    let mut scheduler = Scheduler::new(&engine, SchedulerOptions { max_running: 1, ..Default::default() });
+    let mut submit = |owner: &str, priority: i64, prompt: usize| {
+        scheduler.submit(owner, Request { priority, ..request(0, prompt, 2) }).unwrap()
+    };
+    let late = submit("a", 5, 1);
+    let [equal_long, equal_short] = [submit("a", 0, 90), submit("b", 0, 5)];
+    let [first, second] = [submit("c", -3, 100), submit("a", -1, 100)];
+    let mut admitted = Vec::new();
+    while !scheduler.is_idle() {
+        admitted.extend(scheduler.round().into_iter().filter_map(|event| match event {
+            Event::Admitted(id) => Some(id),
+            _ => None,
+        }));
+    }
+    assert_eq!(admitted[..2], [first, second]);
+    assert!(admitted[2..4].contains(&equal_long) && admitted[2..4].contains(&equal_short));
+    assert_eq!(admitted[4], late);
+}

@@ -16,15 +16,18 @@ use burn::tensor::backend::Backend;
 use moi_engine::{Engine, GrammarLimits, InputRule, Prompt, Request, Sampling, SchedulerOptions};
 use moi_models::{CausalLm, is_gpu};
 use moi_pretrained::Pretrained;
+#[cfg(feature = "tls")]
+use moi_serve::TlsFiles;
 use moi_serve::{
-    Address, Keys, Listening, LogLine, PageSource, Place, Reload, ServeOptions, ServedModel, listen,
+    Address, Keys, Listening, LogLine, PageSource, Place, Reload, ServeOptions, Served, ServedModel, listen,
 };
 use moi_text::ChatTemplate;
 
 use crate::{
     Ended, INTERRUPTED,
-    args::{AccessArgs, Defaults, LogFormat, ServeArgs, StopArgs, ThoughtField},
+    args::{AccessArgs, Command, Defaults, LogFormat, ServeArgs, StopArgs, ThoughtField},
     backend::{Device, Job},
+    config,
     decoding::{self, Decoding},
     file, memory,
     model::{self, Loading},
@@ -42,7 +45,8 @@ const GRAMMAR_TIME: Duration = Duration::from_secs(2);
 pub(crate) fn run(args: ServeArgs) -> Result<Ended> {
     let rule = decoding::rule(&args.rule)?;
     let options = options(&args)?;
-    let is_open = options.keys.is_empty() && !args.access.insecure_no_key;
+    let had_keys = !options.keys.is_empty();
+    let is_open = !had_keys && !args.access.insecure_no_key;
     let listening = listen(&address(&args), options)?;
     // A socket that was opened by others may be anybody's to reach, whatever --host says.
     if let (true, Place::Tcp(place)) = (is_open, listening.place())
@@ -50,11 +54,11 @@ pub(crate) fn run(args: ServeArgs) -> Result<Ended> {
     {
         bail!("the socket at {place} lets others than this machine use the server: {NEEDS_KEY}");
     }
-    ui::note(&format!("listening at {}, and loading `{}`", listening.place(), args.model.model));
+    ui::note(&format!("listening at {}, and loading `{}`", listening.url(), args.model.model));
     let path = model::find(&args.model.model, args.model.revision.as_deref())?;
     let pretrained = model::open_at(&args.model, &path)?;
     let device = Device::chosen(args.model.device);
-    device.run(Serve { args, device, pretrained, rule, listening })
+    device.run(Serve { args, device, pretrained, rule, listening, had_keys })
 }
 
 /// Where to listen.
@@ -94,14 +98,39 @@ fn keys(access: &AccessArgs) -> Result<Keys> {
     Ok(keys)
 }
 
-/// Reads the keys again whenever that is asked for. Where they cannot be read the old ones stay.
-fn reload(access: AccessArgs, reload: Reload) -> impl FnMut() + Send {
-    move || match keys(&access) {
-        Ok(keys) => {
-            reload.keys(keys);
-            ui::note("the keys were read again");
+/// Reads keys, names and the form of log lines again whenever that is asked for. Where they cannot be read all stays as it was.
+fn reload(had_keys: bool, own: String, reload: Reload) -> impl FnMut() + Send {
+    move || {
+        let read = config::parsed().and_then(|args| match args.command {
+            Command::Serve(args) => Ok((keys(&args.access)?, args)),
+            _ => bail!("the command is another one now"),
+        });
+        match read {
+            Ok((keys, _)) if keys.is_empty() && had_keys => {
+                ui::note(
+                    "the settings stay as they were: there are no keys any more, and everybody could use the server",
+                );
+            }
+            Ok((keys, args)) => {
+                #[cfg(feature = "tls")]
+                if let Err(error) = reload.certificate() {
+                    ui::note(&format!("the certificate stays as it was: {error}"));
+                }
+                reload.keys(keys);
+                reload.names(names(&args, &own));
+                reload.log(writer(args.listen.log));
+                ui::note("keys, names and the form of log lines were read again");
+            }
+            Err(error) => ui::note(&format!("the settings stay as they were: {error:#}")),
         }
-        Err(error) => ui::note(&format!("the keys stay as they were: {error:#}")),
+    }
+}
+
+/// The names under which the model is served.
+fn names(args: &ServeArgs, own: &str) -> Vec<String> {
+    match args.listen.alias.is_empty() {
+        true => vec![own.to_owned()],
+        false => args.listen.alias.clone(),
     }
 }
 
@@ -137,10 +166,18 @@ fn options(args: &ServeArgs) -> Result<ServeOptions> {
             Some(directory) => PageSource::Directory(directory.clone()),
             None => PageSource::BuiltIn,
         },
-        log: args.listen.log.map(|format| match format {
-            LogFormat::Text => log_text as fn(&LogLine),
-            LogFormat::Json => log_json,
-        }),
+        #[cfg(feature = "tls")]
+        tls: args
+            .listen
+            .tls_cert
+            .clone()
+            .zip(args.listen.tls_key.clone())
+            .map(|(certificate, key)| TlsFiles { certificate, key }),
+        log: writer(args.listen.log),
+        log_prompts: args.listen.log_prompts,
+        notes: Some(|text| ui::say!("moi: {text}")),
+        live_timeout: Duration::from_secs(args.listen.live_timeout),
+        queue_timeout: args.limits.queue_timeout.map(Duration::from_secs),
     })
 }
 
@@ -150,18 +187,56 @@ fn is_own(host: &str) -> bool {
     addresses.is_ok_and(|mut all| all.all(|address| IpAddr::is_loopback(&address.ip())))
 }
 
+/// What writes the lines of requests.
+fn writer(format: Option<LogFormat>) -> Option<fn(&LogLine)> {
+    format.map(|format| match format {
+        LogFormat::Text => log_text as fn(&LogLine),
+        LogFormat::Json => log_json,
+    })
+}
+
 fn log_text(line: &LogLine) {
-    let LogLine { id, owner, method, path, status, took } = line;
-    ui::say!("{id} {owner:?} {method} {path} {status} {:.3} s", took.as_secs_f64());
+    let LogLine { id, owner, method, path, status, took, .. } = line;
+    let mut text = format!("{id} {owner:?} {method} {path} {status} {:.3} s", took.as_secs_f64());
+    if let Some(served) = &line.served {
+        let Served { prompt_tokens, cached_tokens, completion_tokens, first_token, finish } = served;
+        text += &format!(
+            ", {prompt_tokens} tokens of prompt ({cached_tokens} cached), {completion_tokens} generated"
+        );
+        if let Some(first) = first_token {
+            text += &format!(", the first after {:.3} s", first.as_secs_f64());
+        }
+        text += &format!(", {}", finish.join(" "));
+    }
+    if let Some(trace) = &line.trace {
+        text += &format!(", trace {trace}");
+    }
+    for prompt in &line.prompts {
+        text += &format!(", prompt {prompt:?}");
+    }
+    ui::say!("{text}");
 }
 
 fn log_json(line: &LogLine) {
-    let LogLine { id, owner, method, path, status, took } = line;
+    let LogLine { id, trace, owner, method, path, status, took, prompts, served } = line;
     let time = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |time| time.as_secs_f64());
-    let line = serde_json::json!({
+    let mut line = serde_json::json!({
         "time": time, "id": id, "owner": owner, "method": method, "path": path, "status": status,
         "seconds": took.as_secs_f64(),
     });
+    if let Some(trace) = trace {
+        line["trace"] = trace.clone().into();
+    }
+    if let Some(Served { prompt_tokens, cached_tokens, completion_tokens, first_token, finish }) = served {
+        line["prompt_tokens"] = (*prompt_tokens).into();
+        line["cached_tokens"] = (*cached_tokens).into();
+        line["completion_tokens"] = (*completion_tokens).into();
+        line["first_token_seconds"] = first_token.map(|first| first.as_secs_f64()).into();
+        line["finish"] = finish.clone().into();
+    }
+    if !prompts.is_empty() {
+        line["prompts"] = prompts.clone().into();
+    }
     ui::say!("{line}");
 }
 
@@ -171,13 +246,15 @@ struct Serve {
     pretrained: Pretrained,
     rule: InputRule,
     listening: Listening,
+    /// Whether clients need keys.
+    had_keys: bool,
 }
 
 impl Job for Serve {
     type Output = Ended;
 
     fn run<B: Backend>(self, device: &B::Device) -> Result<Ended> {
-        let Self { args, device: device_name, mut pretrained, rule, listening } = self;
+        let Self { args, device: device_name, mut pretrained, rule, listening, had_keys } = self;
         let is_ready = Arc::new(AtomicBool::new(false));
         let (stop, ready) = (listening.stopper(), Arc::clone(&is_ready));
         let mut is_told = false;
@@ -190,9 +267,11 @@ impl Job for Serve {
             service::tell(Happens::Stopping);
             stop.stop();
         };
-        match args.access.api_key_file {
-            Some(_) => signals::on_end_or_reload(end, reload(args.access.clone(), listening.reloader()))?,
-            None => signals::on_end(end)?,
+        if args.access.api_key_file.is_some() || config::is_named() {
+            let again = reload(had_keys, args.model.model.clone(), listening.reloader());
+            signals::on_end_or_reload(end, again)?;
+        } else {
+            signals::on_end(end)?;
         }
         let never = StopArgs { max_tokens: None, min_tokens: 0, stop: Vec::new(), ignore_eos: false };
         let decoding = Decoding::new(&pretrained, &args.rule.scope, &args.sampling, None, &never)?;
@@ -228,14 +307,9 @@ impl Job for Serve {
             Defaults::Model => decoding.sampling.clone(),
             Defaults::Openai => Sampling { temperature: 1.0.into(), ..Sampling::default() },
         };
-        let names = if args.listen.alias.is_empty() {
-            vec![args.model.model.clone()]
-        } else {
-            args.listen.alias.clone()
-        };
         let [vocabulary, width] = engine.model().embedding().dims();
         let model = ServedModel {
-            names,
+            names: names(&args, &args.model.model),
             any_name: args.listen.any_model,
             created,
             template: match template {
@@ -254,6 +328,7 @@ impl Job for Serve {
             scope: decoding.scope,
             max_tokens: args.limits.max_tokens,
             max_n: args.limits.max_n.into(),
+            priorities: args.limits.priority,
             tokenizer,
         };
         let scheduler = SchedulerOptions {
@@ -263,10 +338,10 @@ impl Job for Serve {
             cache_bytes: memory.map(|memory| memory - memory / 4),
             ..SchedulerOptions::default()
         };
-        let (place, health) = (listening.place().clone(), listening.health());
+        let (url, health) = (listening.url(), listening.health());
         let ready = move || {
             is_ready.store(true, Relaxed);
-            ui::note(&format!("ready: {place}"));
+            ui::note(&format!("ready: {url}"));
             service::tell(Happens::Ready);
             service::watch(move || health.is_live());
         };

@@ -14,6 +14,8 @@ use crate::{
     choice::{Choice, End, Piece},
     error::ApiError,
     events::{Writer, event_stream, frames},
+    log::Served,
+    metrics::Finish,
     model::Loaded,
     plan::Plan,
     server::{Active, Charge},
@@ -128,6 +130,8 @@ pub(crate) struct Answer<F> {
     _active: Active,
     charge: Charge,
     cached: usize,
+    /// How long the first token took.
+    first_token: Option<Duration>,
     created: u64,
 }
 
@@ -139,7 +143,20 @@ pub(crate) fn now() -> u64 {
 impl<F> Drop for Answer<F> {
     /// However it ended, what was generated was used.
     fn drop(&mut self) {
-        self.charge.add(self.choices.iter().map(|choice| choice.generated).sum());
+        let completion_tokens = self.choices.iter().map(|choice| choice.generated).sum();
+        self.charge.add(completion_tokens);
+        let mut finish: Vec<&str> =
+            self.choices.iter().map(|choice| choice.finish.unwrap_or(Finish::Abort.name())).collect();
+        finish.sort_unstable();
+        finish.dedup();
+        let served = Served {
+            prompt_tokens: self.options.prompt_tokens,
+            cached_tokens: self.cached,
+            completion_tokens,
+            first_token: self.first_token,
+            finish,
+        };
+        self.charge.caller.record.note(|line| line.served = Some(served));
     }
 }
 
@@ -152,7 +169,19 @@ impl<F: Format> Answer<F> {
         choices: Vec<Choice>,
     ) -> Self {
         let (early, created) = (VecDeque::new(), now());
-        Self { loaded, format, options, runs, choices, early, _active: active, charge, cached: 0, created }
+        Self {
+            loaded,
+            format,
+            options,
+            runs,
+            choices,
+            early,
+            _active: active,
+            charge,
+            cached: 0,
+            first_token: None,
+            created,
+        }
     }
 
     fn usage(&self) -> Usage {
@@ -182,6 +211,7 @@ impl<F: Format> Answer<F> {
 
     /// What a step adds to a choice: where a prompt alone is asked for, nothing but the end.
     fn piece(&mut self, at: usize, step: &Step) -> Piece {
+        self.first_token.get_or_insert_with(|| self.charge.caller.record.begun.elapsed());
         let names =
             TokenNames { tokenizer: &self.loaded.model.tokenizer, as_ids: self.options.plan.tokens_as_ids };
         let piece = self.choices[at].step(step, names);
@@ -190,7 +220,7 @@ impl<F: Format> Answer<F> {
 
     /// The next event of one of the choices; none when all have ended.
     async fn next(&mut self) -> Result<Option<(usize, RunEvent)>, ApiError> {
-        if self.choices.iter().all(|choice| choice.has_ended) {
+        if self.choices.iter().all(|choice| choice.finish.is_some()) {
             return Ok(None);
         }
         let is_due = |(at, _): &(usize, RunEvent)| !self.format.waits(*at);

@@ -63,7 +63,8 @@ pub(crate) struct Choice {
     /// Sums over the tokens.
     entropy: f64,
     gate: f64,
-    pub(crate) has_ended: bool,
+    /// Why it ended, if it did.
+    pub(crate) finish: Option<&'static str>,
 }
 
 impl Choice {
@@ -78,7 +79,7 @@ impl Choice {
             reasoning: 0,
             entropy: 0.0,
             gate: 0.0,
-            has_ended: false,
+            finish: None,
         }
     }
 
@@ -94,9 +95,9 @@ impl Choice {
         self.reasoning += usize::from(step.thinking);
         self.entropy += f64::from(step.entropy);
         self.gate += f64::from(step.gate);
-        self.has_ended = step.stop.is_some();
-        let parts = self.parser.push(&step.text, self.has_ended);
+        let parts = self.parser.push(&step.text, step.stop.is_some());
         let end = step.stop.map(|stop| self.end(stop, step.stopped_by.as_ref()));
+        self.finish = end.as_ref().map(|end| end.finish);
         let is_due = trace.is_some() || end.is_some() || parts != Parts::default();
         let tokens = if is_due { std::mem::take(&mut self.held) } else { Vec::new() };
         let Parts { thought, answer, calls } = parts;
@@ -105,9 +106,10 @@ impl Choice {
 
     /// The text that a generation had held back which failed.
     pub(crate) fn fail(&mut self, text: &str) -> Piece {
-        self.has_ended = true;
+        self.finish = Some(Finish::Error.name());
         let Parts { thought, answer, calls } = self.parser.push(text, true);
-        Piece { thought, answer, calls, ..Piece::default() }
+        let tokens = std::mem::take(&mut self.held);
+        Piece { thought, answer, calls, tokens, ..Piece::default() }
     }
 
     fn end(&self, stop: StopReason, by: Option<&StoppedBy>) -> End {

@@ -47,6 +47,8 @@ mod routes;
 mod server;
 mod status;
 mod thoughts;
+#[cfg(feature = "tls")]
+mod tls;
 mod tokens;
 mod tools;
 mod wire;
@@ -61,7 +63,7 @@ use std::{
 
 pub use auth::Keys;
 use burn::tensor::backend::Backend;
-pub use log::LogLine;
+pub use log::{LogLine, Served};
 pub use model::ServedModel;
 use moi_engine::{Engine, SchedulerOptions};
 use moi_models::{BLOCK_POSITIONS, CausalLm};
@@ -69,6 +71,8 @@ pub use place::{Address, Place};
 pub use quota::Quota;
 pub use routes::page::PageSource;
 pub use server::ServeOptions;
+#[cfg(feature = "tls")]
+pub use tls::TlsFiles;
 use tokio::sync::watch;
 
 use crate::{
@@ -94,6 +98,15 @@ pub enum ServeError {
     /// The threads that answer cannot be started.
     #[error("cannot start the threads that answer: {0}")]
     Threads(io::Error),
+    /// A certificate or its key cannot be used.
+    #[cfg(feature = "tls")]
+    #[error("{} cannot be used for TLS: {what}", path.display())]
+    Tls {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        what: String,
+    },
     /// Metrics of the same name.
     #[error("metrics: {0}")]
     Metrics(String),
@@ -130,6 +143,27 @@ impl Reload {
     pub fn keys(&self, keys: Keys) {
         self.0.set_keys(keys);
     }
+
+    /// From now on the model has these names, if it is loaded; the metrics keep the name that it was loaded under.
+    pub fn names(&self, names: Vec<String>) {
+        if let Ok(loaded) = self.0.loaded() {
+            loaded.set_names(names);
+        }
+    }
+
+    /// Reads the certificate and its key again, if connections are encrypted.
+    ///
+    /// # Errors
+    /// If they cannot be used; then those that were read before go on being used.
+    #[cfg(feature = "tls")]
+    pub fn certificate(&self) -> Result<(), ServeError> {
+        self.0.tls.as_ref().map_or(Ok(()), tls::Tls::reload)
+    }
+
+    /// From now on requests that were answered are told of so.
+    pub fn log(&self, write: Option<fn(&LogLine)>) {
+        self.0.set_log(write);
+    }
 }
 
 /// Tells whether a server works, for whoever restarts those that do not.
@@ -165,7 +199,7 @@ pub fn listen(address: &Address, options: ServeOptions) -> Result<Listening, Ser
         Address::Unix(path) => Some(path.clone()),
         Address::Tcp(_) | Address::Inherited => None,
     };
-    let server = Arc::new(Server::new(options));
+    let server = Arc::new(Server::new(options)?);
     let (stop, stops) = watch::channel(false);
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
@@ -197,6 +231,15 @@ impl Listening {
     /// Where it listens.
     pub fn place(&self) -> &Place {
         &self.place
+    }
+
+    /// The same as clients name it.
+    pub fn url(&self) -> String {
+        let url = self.place.to_string();
+        match self.server.is_encrypted() {
+            true => url.replacen("http://", "https://", 1),
+            false => url,
+        }
     }
 
     /// What gives it other keys.
@@ -234,14 +277,14 @@ impl Listening {
         let metrics = metrics.map_err(|error| ServeError::Metrics(error.to_string()))?;
         let status = Status::new(metrics, total);
         let (client, worker) = worker(Arc::new(engine), device);
-        let stall_timeout = self.server.options.stall_timeout;
+        let ServeOptions { stall_timeout, queue_timeout, .. } = self.server.options;
         let loaded = self.server.load(Loaded::new(model, Box::new(client), status));
         // It may have been told to stop while nobody was there to be told.
         if self.server.is_draining() || self.thread.is_finished() {
             loaded.service.end();
         }
         ready();
-        worker.run(&WorkerOptions { scheduler, stall_timeout }, &loaded.status);
+        worker.run(&WorkerOptions { scheduler, stall_timeout, queue_timeout }, &loaded.status);
         let all_ended = self.thread.join().unwrap_or(false);
         if let Some(path) = &self.made {
             // Whoever made it may have removed it.

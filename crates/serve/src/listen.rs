@@ -20,6 +20,7 @@ use crate::{
     place::{Listener, Stream},
     router::router,
     server::{Peer, Server},
+    status::Progress,
 };
 
 /// How long a client may take for the headers of a request, and how long a connection may be idle between two.
@@ -35,6 +36,7 @@ const CLOSING: Duration = Duration::from_secs(2);
 /// all have come to their ends.
 pub(crate) async fn serve(server: Arc<Server>, listener: Listener, mut stop: watch::Receiver<bool>) -> bool {
     let router = router(&server);
+    tokio::spawn(watch(Arc::clone(&server)));
     let places = Arc::new(Semaphore::new(server.options.max_connections));
     let connections = GracefulShutdown::new();
     let mut drains = std::pin::pin!(async {
@@ -58,11 +60,12 @@ pub(crate) async fn serve(server: Arc<Server>, listener: Listener, mut stop: wat
         tokio::select! {
             accepted = listener.accept() => match accepted {
                 Ok((stream, peer)) => {
-                    let connection = connection(&server, &router, stream, peer);
-                    let watched = connections.watch(connection);
+                    let (server, router, watcher) = (Arc::clone(&server), router.clone(), connections.watcher());
                     tokio::spawn(async move {
-                        // A client that breaks off is no error of ours.
-                        let _ = watched.await;
+                        if let Some(stream) = server.secured(stream).await {
+                            // A client that breaks off is no error of ours.
+                            let _ = watcher.watch(connection(&server, &router, stream, peer)).await;
+                        }
                         drop(place);
                     });
                 }
@@ -78,6 +81,41 @@ pub(crate) async fn serve(server: Arc<Server>, listener: Listener, mut stop: wat
     // Connections close behind their answers, which may have to be read still; what could not end is told so.
     let until = until.max(Instant::now() + CLOSING);
     timeout_at(until, connections.shutdown()).await.is_ok() && all_ended
+}
+
+/// Tells when the engine does not turn any more, with the generations that are in progress, and when it does again.
+async fn watch(server: Arc<Server>) {
+    /// Generations that are told of.
+    const MOST: usize = 100;
+    let Some(note) = server.options.notes else { return };
+    let longest = server.options.live_timeout;
+    let mut was_stuck = false;
+    loop {
+        sleep((longest / 4).clamp(Duration::from_millis(50), Duration::from_secs(1))).await;
+        let Ok(loaded) = server.loaded() else { continue };
+        let is_stuck = loaded.status.is_stuck(longest);
+        if std::mem::replace(&mut was_stuck, is_stuck) == is_stuck {
+            continue;
+        }
+        if !is_stuck {
+            note("the engine turns again");
+            continue;
+        }
+        let gauges = loaded.status.gauges();
+        note(&format!(
+            "the engine has not turned for {} s, with {} running and {} waiting:",
+            longest.as_secs_f64(),
+            gauges.running,
+            gauges.waiting
+        ));
+        for Progress { request, owner, phase, prompt_tokens, generated_tokens } in
+            loaded.status.progress().iter().take(MOST)
+        {
+            note(&format!(
+                "  {request} of {owner:?}: {phase:?}, prompt of {prompt_tokens} tokens, {generated_tokens} generated"
+            ));
+        }
+    }
 }
 
 /// Waits until no answer is made any more, as long as is allowed. Whether that came to be, and until when it might have.

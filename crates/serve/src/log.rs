@@ -1,16 +1,25 @@
 //! Lines of requests that were answered, written by a thread of their own: whoever reads them may be slow.
 
 use std::{
-    sync::mpsc::{SyncSender, sync_channel},
+    sync::{
+        Arc, Mutex, OnceLock, PoisonError,
+        mpsc::{SyncSender, sync_channel},
+    },
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
-/// What is told of a request that was answered, or whose client has left (status 499). No prompt, and no answer.
-#[derive(Clone, Debug)]
+use axum::http::HeaderMap;
+
+use crate::server::Server;
+
+/// What is told of a request when its answer has come to its end, or its client has left before there was one (status 499).
+#[derive(Clone, Debug, Default)]
 pub struct LogLine {
-    /// Of the request.
+    /// Of the request: its `x-request-id`.
     pub id: String,
+    /// The trace that it is part of, where its `traceparent` says one (W3C Trace Context).
+    pub trace: Option<String>,
     /// The name of the key, or the address, that it came from.
     pub owner: String,
     /// Its method.
@@ -19,27 +28,123 @@ pub struct LogLine {
     pub path: String,
     /// The status of the answer.
     pub status: u16,
-    /// How long the answer, or the beginning of a stream, took.
+    /// How long the answer took, with the whole of a stream.
     pub took: Duration,
+    /// Its prompts, if [`crate::ServeOptions::log_prompts`] asks for them.
+    pub prompts: Vec<String>,
+    /// What was generated, if it asked for that.
+    pub served: Option<Served>,
 }
+
+/// What was generated for a request.
+#[derive(Clone, Debug, Default)]
+pub struct Served {
+    /// Tokens of its prompts.
+    pub prompt_tokens: usize,
+    /// Those of them that were cached.
+    pub cached_tokens: usize,
+    /// Tokens that were generated.
+    pub completion_tokens: usize,
+    /// From the request to its first token.
+    pub first_token: Option<Duration>,
+    /// Why its choices ended: `stop`, `length`, `tool_calls`, `error`, or `abort` where the client left. Each reason once.
+    pub finish: Vec<&'static str>,
+}
+
+/// How a line is written.
+pub(crate) type WriteLine = fn(&LogLine);
 
 /// The thread that writes.
 #[derive(Debug)]
-pub(crate) struct Logger(SyncSender<LogLine>);
+pub(crate) struct Logger(SyncSender<(WriteLine, LogLine)>);
 
 impl Logger {
     /// Starts it; none where no thread can be started.
-    pub(crate) fn start(write: fn(&LogLine)) -> Option<Self> {
+    pub(crate) fn start() -> Option<Self> {
         /// Lines that wait to be written.
         const LINES: usize = 4096;
-        let (sender, lines) = sync_channel::<LogLine>(LINES);
+        let (sender, lines) = sync_channel::<(WriteLine, LogLine)>(LINES);
         let thread = thread::Builder::new().name("log".to_owned());
-        thread.spawn(move || lines.iter().for_each(|line| write(&line))).ok()?;
+        thread.spawn(move || lines.iter().for_each(|(write, line)| write(&line))).ok()?;
         Some(Self(sender))
     }
 
     /// Has a line written. It is lost where thousands wait already: nobody waits for a log.
-    pub(crate) fn tell(&self, line: LogLine) {
-        let _ = self.0.try_send(line);
+    pub(crate) fn tell(&self, write: WriteLine, line: LogLine) {
+        let _ = self.0.try_send((write, line));
+    }
+}
+
+/// What is noted of a request while it is answered. When nothing belongs to the request any more, its line is written.
+#[derive(Debug)]
+pub(crate) struct Record {
+    server: Arc<Server>,
+    pub(crate) begun: Instant,
+    /// The route that its path is one of.
+    pub(crate) route: OnceLock<&'static str>,
+    line: Mutex<LogLine>,
+}
+
+impl Record {
+    pub(crate) fn new(server: &Arc<Server>, line: LogLine) -> Self {
+        let (route, line) = (OnceLock::new(), Mutex::new(line));
+        Self { server: Arc::clone(server), begun: Instant::now(), route, line }
+    }
+
+    /// Notes something.
+    pub(crate) fn note(&self, note: impl FnOnce(&mut LogLine)) {
+        note(&mut self.line.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+
+    /// The id of the request.
+    pub(crate) fn id(&self) -> String {
+        self.line.lock().unwrap_or_else(PoisonError::into_inner).id.clone()
+    }
+}
+
+impl Drop for Record {
+    fn drop(&mut self) {
+        let mut line = std::mem::take(self.line.get_mut().unwrap_or_else(PoisonError::into_inner));
+        line.took = self.begun.elapsed();
+        self.server.tell(line);
+    }
+}
+
+/// The trace that a request is part of.
+pub(crate) fn trace(headers: &HeaderMap) -> Option<String> {
+    let parent = headers.get("traceparent")?.to_str().ok()?;
+    let [version, trace, span, _flags] = parent.split('-').take(4).collect::<Vec<_>>().try_into().ok()?;
+    let is_hex = |text: &str, length| {
+        text.len() == length && text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
+    };
+    let is_known = is_hex(version, 2) && version != "ff" && is_hex(trace, 32) && is_hex(span, 16);
+    (is_known && trace.bytes().any(|byte| byte != b'0')).then(|| trace.to_owned())
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a failure must end the test")]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn traces_are_read_as_w3c_has_them() {
+        let of = |parent: &str| {
+            trace(&HeaderMap::from_iter([("traceparent".parse().unwrap(), parent.parse().unwrap())]))
+        };
+        let id = "4bf92f3577b34da6a3ce929d0e0e4736";
+        assert_eq!(of(&format!("00-{id}-00f067aa0ba902b7-01")).as_deref(), Some(id));
+        // A later version may have more behind it.
+        assert_eq!(of(&format!("01-{id}-00f067aa0ba902b7-01-more")).as_deref(), Some(id));
+        let zeros = "0".repeat(32);
+        for wrong in [
+            String::new(),
+            format!("ff-{id}-00f067aa0ba902b7-01"),
+            format!("00-{zeros}-00f067aa0ba902b7-01"),
+            format!("00-{}-00f067aa0ba902b7-01", id.to_uppercase()),
+            format!("00-{id}-01"),
+        ] {
+            assert_eq!(of(&wrong), None, "{wrong}");
+        }
+        assert_eq!(trace(&HeaderMap::new()), None);
     }
 }

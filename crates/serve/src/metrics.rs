@@ -15,6 +15,7 @@ const INVALID: &str = "invalid";
 const TOO_LARGE: &str = "too_large";
 const QUEUE_FULL: &str = "queue_full";
 const QUOTA: &str = "quota";
+const TIMEOUT: &str = "timeout";
 
 /// How a generation came to its end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -66,7 +67,8 @@ pub(crate) struct Times {
     prompt: usize,
     max_tokens: Option<usize>,
     rule: &'static str,
-    tokens: usize,
+    /// Tokens that were generated.
+    pub(crate) tokens: usize,
 }
 
 impl Times {
@@ -79,6 +81,16 @@ impl Times {
     /// It takes part from then on.
     pub(crate) fn admitted(&mut self, at: Instant) {
         self.admitted = Some(at);
+    }
+
+    /// Whether it takes part.
+    pub(crate) fn has_begun(&self) -> bool {
+        self.admitted.is_some()
+    }
+
+    /// How long it has waited for its turn, which has not come.
+    pub(crate) fn waited(&self) -> Duration {
+        if self.has_begun() { Duration::ZERO } else { self.submitted.elapsed() }
     }
 }
 
@@ -195,7 +207,7 @@ impl Metrics {
             &["reason"],
         );
         let refused = r.add(refused)?;
-        for reason in [INVALID, TOO_LARGE, QUEUE_FULL, QUOTA] {
+        for reason in [INVALID, TOO_LARGE, QUEUE_FULL, QUOTA, TIMEOUT] {
             refused.with_label_values(&[reason]);
         }
         let http = IntCounterVec::new(
@@ -336,6 +348,11 @@ impl Metrics {
     /// A request was not taken, as its key's quota is used up.
     pub(crate) fn over_quota(&self) {
         self.refused.with_label_values(&[QUOTA]).inc();
+    }
+
+    /// A request was refused whose turn did not come in time.
+    pub(crate) fn waited_too_long(&self) {
+        self.refused.with_label_values(&[TIMEOUT]).inc();
     }
 
     /// A round took so long and gave so many tokens.

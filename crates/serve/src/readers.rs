@@ -1,7 +1,7 @@
 //! Who reads what comes of each request, and what happens where nobody does.
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::{HashMap, HashSet, VecDeque},
     time::{Duration, Instant},
 };
 
@@ -12,7 +12,8 @@ use tokio::sync::mpsc::{self, error::TrySendError};
 
 use crate::{
     error::ApiError,
-    metrics::{Finish, Metrics, RequestInfo, Times},
+    metrics::{Finish, RequestInfo, Times},
+    status::{Phase, Status},
     worker::{RunEvent, failed},
 };
 
@@ -20,6 +21,8 @@ use crate::{
 struct Reader {
     /// Its place among the generations of its HTTP request.
     at: usize,
+    /// The first of these.
+    group: RequestId,
     events: mpsc::Sender<(usize, RunEvent)>,
     /// Events that found no room.
     backlog: VecDeque<RunEvent>,
@@ -77,17 +80,63 @@ impl Readers {
         self.ended.is_empty()
     }
 
-    /// A request that waits for its turn.
+    /// A request that waits for its turn: the one at this place among the generations of an HTTP request, of which `group` is
+    /// the first.
     pub(crate) fn add(
         &mut self,
         id: RequestId,
-        at: usize,
+        (at, group): (usize, RequestId),
         events: mpsc::Sender<(usize, RunEvent)>,
         about: RequestInfo,
     ) {
         let (backlog, times, full) = (VecDeque::new(), Times::new(about), Duration::ZERO);
-        let reader = Reader { at, events, backlog, full_since: None, full, is_paused: false, times };
+        let reader = Reader { at, group, events, backlog, full_since: None, full, is_paused: false, times };
         self.readers.insert(id, reader);
+    }
+
+    /// Refuses the requests that have waited for their turn for longer than that, unless another generation of the same HTTP
+    /// request has begun.
+    pub(crate) fn expire<B: Backend, M: CausalLm<B>>(
+        &mut self,
+        longest: Duration,
+        scheduler: &mut Scheduler<'_, B, M>,
+        status: &Status,
+    ) {
+        let begun: HashSet<RequestId> = self
+            .readers
+            .values()
+            .filter(|reader| reader.times.has_begun())
+            .map(|reader| reader.group)
+            .collect();
+        let is_late = |reader: &Reader| reader.times.waited() > longest && !begun.contains(&reader.group);
+        let late: Vec<RequestId> =
+            self.readers.iter().filter(|(_, reader)| is_late(reader)).map(|(&id, _)| id).collect();
+        for id in late {
+            let message = format!(
+                "the request has waited for {} s and its turn has not come; try again later",
+                longest.as_secs_f64()
+            );
+            status.metrics.waited_too_long();
+            self.fail(id, ApiError::rate_limited(message, 1), scheduler, status);
+        }
+    }
+
+    /// Ends a request with an error.
+    fn fail<B: Backend, M: CausalLm<B>>(
+        &mut self,
+        id: RequestId,
+        error: ApiError,
+        scheduler: &mut Scheduler<'_, B, M>,
+        status: &Status,
+    ) {
+        let text = scheduler.cancel(id).unwrap_or_default();
+        let Some(mut reader) = self.readers.remove(&id) else { return };
+        status.ended(id);
+        status.metrics.finished(&reader.times, Finish::Abort);
+        reader.backlog.push_back(RunEvent::Failed(error, text));
+        if reader.send() && !reader.backlog.is_empty() {
+            self.ended.push(reader);
+        }
     }
 
     /// Sends an event of a round, which began at that time, to whoever waits for it. A request whose reader has no room is
@@ -97,7 +146,7 @@ impl Readers {
         event: Event,
         begun: Instant,
         scheduler: &mut Scheduler<'_, B, M>,
-        metrics: &Metrics,
+        status: &Status,
     ) {
         let (Event::Admitted(id) | Event::Prompt(id, _) | Event::Step(id, _) | Event::Failed(id, ..)) = event;
         let Some(reader) = self.readers.get_mut(&id) else { return };
@@ -105,14 +154,16 @@ impl Readers {
         match event {
             Event::Admitted(_) => {
                 reader.times.admitted(begun);
+                status.now(id, Phase::Prompt, 0);
                 return;
             }
             Event::Prompt(_, report) => {
-                metrics.prompt(&reader.times, report.reused);
+                status.metrics.prompt(&reader.times, report.reused);
                 reader.backlog.push_back(RunEvent::Prompt(report));
             }
             Event::Step(_, step) => {
-                metrics.token(&mut reader.times, step.gate > 0.0);
+                status.metrics.token(&mut reader.times, step.gate > 0.0);
+                status.now(id, Phase::Decoding, reader.times.tokens);
                 finish = step.stop.map(Finish::of);
                 reader.backlog.push_back(RunEvent::Step(step));
             }
@@ -123,7 +174,8 @@ impl Readers {
         }
         let is_read = reader.send();
         if let Some(finish) = finish {
-            metrics.finished(&reader.times, finish);
+            status.metrics.finished(&reader.times, finish);
+            status.ended(id);
             if let Some(reader) = self.readers.remove(&id)
                 && is_read
                 && !reader.backlog.is_empty()
@@ -131,9 +183,10 @@ impl Readers {
                 self.ended.push(reader);
             }
         } else if !is_read {
-            self.cancel(id, scheduler, metrics);
+            self.cancel(id, scheduler, status);
         } else if reader.full_since.is_some() {
             reader.is_paused = true;
+            status.now(id, Phase::Paused, reader.times.tokens);
             scheduler.pause(id);
         }
     }
@@ -143,7 +196,7 @@ impl Readers {
     pub(crate) fn retry<B: Backend, M: CausalLm<B>>(
         &mut self,
         scheduler: &mut Scheduler<'_, B, M>,
-        metrics: &Metrics,
+        status: &Status,
     ) {
         let longest = self.stall_timeout;
         self.ended
@@ -154,12 +207,12 @@ impl Readers {
         for id in waiting.collect::<Vec<_>>() {
             let Some(reader) = self.readers.get_mut(&id) else { continue };
             if reader.events.is_closed() || !reader.send() || reader.is_stalled(longest) {
-                self.cancel(id, scheduler, metrics);
+                self.cancel(id, scheduler, status);
             } else if reader.backlog.is_empty()
                 && std::mem::take(&mut reader.is_paused)
                 && let Some(event) = scheduler.resume_paused(id)
             {
-                self.take(event, Instant::now(), scheduler, metrics);
+                self.take(event, Instant::now(), scheduler, status);
             }
         }
     }
@@ -169,11 +222,12 @@ impl Readers {
         &mut self,
         id: RequestId,
         scheduler: &mut Scheduler<'_, B, M>,
-        metrics: &Metrics,
+        status: &Status,
     ) {
         scheduler.cancel(id);
         if let Some(reader) = self.readers.remove(&id) {
-            metrics.finished(&reader.times, Finish::Abort);
+            status.ended(id);
+            status.metrics.finished(&reader.times, Finish::Abort);
         }
     }
 
@@ -181,15 +235,12 @@ impl Readers {
     pub(crate) fn end<B: Backend, M: CausalLm<B>>(
         &mut self,
         scheduler: &mut Scheduler<'_, B, M>,
-        metrics: &Metrics,
+        status: &Status,
         error: &ApiError,
     ) {
-        for (id, mut reader) in std::mem::take(&mut self.readers) {
-            let text = scheduler.cancel(id).unwrap_or_default();
-            reader.backlog.push_back(RunEvent::Failed(error.clone(), text));
-            // Whoever does not read it is told nothing, as the thread ends.
-            let _ = reader.send();
-            metrics.finished(&reader.times, Finish::Abort);
+        // Whoever does not read it is told nothing, as the thread ends.
+        for id in self.readers.keys().copied().collect::<Vec<_>>() {
+            self.fail(id, error.clone(), scheduler, status);
         }
     }
 }

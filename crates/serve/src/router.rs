@@ -1,10 +1,6 @@
 //! The routes as data, and what stands before each of them: who may ask, and what is told of each request.
 
-use std::{
-    net::IpAddr,
-    sync::{Arc, OnceLock},
-    time::Instant,
-};
+use std::{net::IpAddr, sync::Arc};
 
 use axum::{
     Router,
@@ -21,8 +17,9 @@ use crate::{
     auth::{check_host, check_origin},
     error::ApiError,
     json::read,
-    log::LogLine,
+    log::{LogLine, Record, trace},
     openapi,
+    quota::Quota,
     routes::{
         self, info, json, new_id,
         table::{Handler, ROUTES, Route},
@@ -64,23 +61,30 @@ fn cors(origins: &[String]) -> Option<CorsLayer> {
     Some(cors.allow_headers(AllowHeaders::mirror_request()))
 }
 
-/// Gives a request its id, and tells of it when it was answered.
+/// Gives a request its id, and notes what came of it.
 async fn note(State(server): State<Arc<Server>>, mut request: Request, next: Next) -> Response<Body> {
-    let begun = Instant::now();
     let given = request.headers().get("x-request-id").filter(|id| id.len() <= 256).cloned();
     let id = given
         .unwrap_or_else(|| HeaderValue::from_str(&new_id("req-")).unwrap_or(HeaderValue::from_static("req")));
-    let (method, path) = (request.method().clone(), request.uri().path().to_owned());
+    let path = request.uri().path().to_owned();
     let is_anthropic = path.starts_with("/v1/messages");
-    let noted = Arc::new(OnceLock::new());
-    request.extensions_mut().insert(RouteAndOwner(Arc::clone(&noted)));
-    let (text, method) = (id.to_str().unwrap_or_default().to_owned(), method.to_string());
+    let line = LogLine {
+        id: id.to_str().unwrap_or_default().to_owned(),
+        trace: trace(request.headers()),
+        owner: "nobody".to_owned(),
+        method: request.method().to_string(),
+        path,
+        status: CLIENT_LEFT,
+        ..LogLine::default()
+    };
+    let record = Arc::new(Record::new(&server, line));
+    request.extensions_mut().insert(Arc::clone(&record));
     // Where the client leaves before it is answered, this is dropped with the request.
-    let mut report =
-        ReportOnDrop { server: &server, noted, begun, id: text, method, path, status: CLIENT_LEFT };
+    let mut counted = CountOnDrop { server: &server, record, status: CLIENT_LEFT };
     let mut response = next.run(request).await;
-    report.status = response.status().as_u16();
-    drop(report);
+    counted.status = response.status().as_u16();
+    counted.record.note(|line| line.status = counted.status);
+    drop(counted);
     if let Some(error) = response.extensions_mut().remove::<ApiError>()
         && is_anthropic
     {
@@ -94,74 +98,58 @@ async fn note(State(server): State<Arc<Server>>, mut request: Request, next: Nex
 
 /// The status of a request whose client has left, as nginx has it.
 const CLIENT_LEFT: u16 = 499;
+/// The route of a path that is none.
+const OTHER: &str = "other";
 
-/// Tells of a request when it is dropped.
-struct ReportOnDrop<'a> {
+/// Counts a request when it is dropped.
+struct CountOnDrop<'a> {
     server: &'a Server,
-    noted: Arc<OnceLock<(&'static str, String)>>,
-    begun: Instant,
-    id: String,
-    method: String,
-    path: String,
+    record: Arc<Record>,
     status: u16,
 }
 
-impl Drop for ReportOnDrop<'_> {
+impl Drop for CountOnDrop<'_> {
     fn drop(&mut self) {
-        let (route, owner) = self.noted.get().cloned().unwrap_or_else(|| ("other", "nobody".to_owned()));
         if let Some(loaded) = self.server.loaded.get() {
-            loaded.status.metrics.http(route, self.status);
-        }
-        if let Some(log) = &self.server.log {
-            log.tell(LogLine {
-                id: std::mem::take(&mut self.id),
-                owner,
-                method: std::mem::take(&mut self.method),
-                path: std::mem::take(&mut self.path),
-                status: self.status,
-                took: self.begun.elapsed(),
-            });
+            loaded.status.metrics.http(self.record.route.get().unwrap_or(&OTHER), self.status);
         }
     }
 }
-
-/// The route and the caller of a request, when they are known.
-#[derive(Clone)]
-struct RouteAndOwner(Arc<OnceLock<(&'static str, String)>>);
 
 /// Lets those requests pass that may.
 async fn admit(State(server): State<Arc<Server>>, mut request: Request, next: Next) -> Response<Body> {
     let path = request.extensions().get::<MatchedPath>().map(|path| path.as_str().to_owned());
     let route = path.and_then(|path| ROUTES.iter().find(|route| route.path == path));
     let peer = request.extensions().get::<Peer>().and_then(|peer| peer.0);
-    let caller = match admitted(&server, route, request.headers(), peer) {
-        Ok(caller) => caller,
+    let Some(record) = request.extensions().get::<Arc<Record>>().cloned() else {
+        return ApiError::internal("nothing is noted of the request").response();
+    };
+    let (owner, quota) = match admitted(&server, route, request.headers(), peer) {
+        Ok(owner) => owner,
         Err(error) => return error.response(),
     };
-    if let Some(RouteAndOwner(noted)) = request.extensions().get::<RouteAndOwner>() {
+    record.note(|line| line.owner.clone_from(&owner));
+    if let Some(route) = route {
         // Set once: a request passes here once.
-        let _ = noted.set((route.map_or("other", |route| route.path), caller.owner.clone()));
+        let _ = record.route.set(route.path);
     }
     if server.is_closed() && request.method() == Method::POST {
         return ApiError::unavailable(STOPPING).response();
     }
-    request.extensions_mut().insert(caller);
+    request.extensions_mut().insert(Caller { owner, quota, record });
     next.run(request).await
 }
 
-/// Whom a request counts for.
+/// Whom a request counts for, and the quota of its key.
 fn admitted(
     server: &Server,
     route: Option<&Route>,
     headers: &HeaderMap,
     peer: Option<IpAddr>,
-) -> Result<Caller, ApiError> {
+) -> Result<(String, Option<Quota>), ApiError> {
     let ServeOptions { allowed_hosts, any_host, cors_origins, .. } = &server.options;
     let keys = server.keys();
-    let address = || {
-        let owner = peer.map_or_else(|| "local".to_owned(), |peer| peer.to_string());
-        Caller { owner, quota: None }
-    };
+    let address = || (peer.map_or_else(|| "local".to_owned(), |peer| peer.to_string()), None);
     if keys.is_empty() {
         if !any_host {
             check_host(headers, allowed_hosts)?;
@@ -170,15 +158,16 @@ fn admitted(
         return Ok(address());
     }
     match keys.check(headers) {
-        Ok((name, quota)) => Ok(Caller { owner: name.to_owned(), quota }),
+        Ok((name, quota)) => Ok((name.to_owned(), quota)),
         Err(_) if route.is_some_and(|route| route.is_open) => Ok(address()),
         Err(error) => Err(error),
     }
 }
 
 async fn answer(what: Handler, server: Arc<Server>, request: Request) -> Response<Body> {
-    let caller = request.extensions().get::<Caller>().cloned();
-    let caller = caller.unwrap_or_else(|| Caller { owner: String::new(), quota: None });
+    let Some(caller) = request.extensions().get::<Caller>().cloned() else {
+        return ApiError::internal("nothing is known of who asks").response();
+    };
     let (parts, body) = request.into_parts();
     let result = match what {
         Handler::Chat
@@ -190,7 +179,7 @@ async fn answer(what: Handler, server: Arc<Server>, request: Request) -> Respons
         | Handler::Tokenize
         | Handler::Detokenize => post(what, &server, caller, &parts.headers, body).await,
         Handler::Page => routes::page::file(&server.options.page, parts.uri.path(), &parts.headers),
-        _ => get(what, &server, parts.uri.path()),
+        _ => get(what, &server, &caller, parts.uri.path()),
     };
     result.unwrap_or_else(|error| error.response())
 }
@@ -234,7 +223,7 @@ async fn aside(
     Ok(json(&value))
 }
 
-fn get(what: Handler, server: &Server, path: &str) -> Result<Response<Body>, ApiError> {
+fn get(what: Handler, server: &Server, caller: &Caller, path: &str) -> Result<Response<Body>, ApiError> {
     let value = match what {
         Handler::Health | Handler::Ready => return Ok(info::health(server)),
         Handler::Docs => return Ok(openapi::page()),
@@ -251,7 +240,7 @@ fn get(what: Handler, server: &Server, path: &str) -> Result<Response<Body>, Api
                 Handler::Model => info::model(&loaded, &name(path))?,
                 Handler::TokenizerInfo => tokenize::info(&loaded),
                 Handler::Load => json!({"server_load": server.active()}),
-                _ => info::runs(&loaded),
+                _ => info::runs(&loaded, &caller.owner),
             }
         }
     };

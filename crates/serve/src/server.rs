@@ -12,10 +12,12 @@ use std::{
 use tokio::sync::{Semaphore, SemaphorePermit};
 
 use crate::{
+    ServeError,
     auth::Keys,
     error::ApiError,
-    log::{LogLine, Logger},
+    log::{LogLine, Logger, Record, WriteLine},
     model::Loaded,
+    place::Stream,
     quota::{Quota, Used},
     routes::page::PageSource,
 };
@@ -49,8 +51,19 @@ pub struct ServeOptions {
     pub trust_request_templates: bool,
     /// The chat page.
     pub page: PageSource,
+    /// The certificate by which connections are encrypted; none are where `None`.
+    #[cfg(feature = "tls")]
+    pub tls: Option<crate::TlsFiles>,
     /// What is told of each request that was answered.
     pub log: Option<fn(&LogLine)>,
+    /// Whether prompts are part of what is told.
+    pub log_prompts: bool,
+    /// Where what concerns the server itself is told: that the engine does not turn any more, or does again.
+    pub notes: Option<fn(&str)>,
+    /// How long a round of the engine may take before the server counts as not alive.
+    pub live_timeout: Duration,
+    /// How long a request may wait for its turn before it is refused; as long as it has to where `None`.
+    pub queue_timeout: Option<Duration>,
 }
 
 impl Default for ServeOptions {
@@ -69,7 +82,13 @@ impl Default for ServeOptions {
             thought_fields: vec!["reasoning_content"],
             trust_request_templates: false,
             page: PageSource::BuiltIn,
+            #[cfg(feature = "tls")]
+            tls: None,
             log: None,
+            log_prompts: false,
+            notes: None,
+            live_timeout: Duration::from_secs(60),
+            queue_timeout: None,
         }
     }
 }
@@ -90,7 +109,11 @@ pub(crate) struct Server {
     active: AtomicUsize,
     /// Places for large bodies that are read.
     large: Semaphore,
-    pub(crate) log: Option<Logger>,
+    /// How lines are written, and what writes them.
+    write_line: RwLock<Option<WriteLine>>,
+    logger: Option<Logger>,
+    #[cfg(feature = "tls")]
+    pub(crate) tls: Option<crate::tls::Tls>,
 }
 
 /// Who asks.
@@ -99,6 +122,8 @@ pub(crate) struct Caller {
     /// The name of a key, or an address.
     pub(crate) owner: String,
     pub(crate) quota: Option<Quota>,
+    /// What is noted of the request.
+    pub(crate) record: Arc<Record>,
 }
 
 /// Whom the tokens of an answer are counted for.
@@ -149,14 +174,32 @@ impl Drop for Active {
 }
 
 impl Server {
-    pub(crate) fn new(options: ServeOptions) -> Self {
+    /// # Errors
+    /// If a certificate cannot be used.
+    pub(crate) fn new(options: ServeOptions) -> Result<Self, ServeError> {
         /// Large bodies that are read at once.
         const LARGE: usize = 2;
         let (is_draining, is_closed) = (AtomicBool::new(false), AtomicBool::new(false));
         let active = AtomicUsize::new(0);
-        let (large, log) = (Semaphore::new(LARGE), options.log.and_then(Logger::start));
+        let (large, write_line, logger) = (Semaphore::new(LARGE), RwLock::new(options.log), Logger::start());
         let (keys, used) = (RwLock::new(Arc::new(options.keys.clone())), Used::default());
-        Self { options, keys, used, loaded: OnceLock::new(), is_draining, is_closed, active, large, log }
+        let loaded = OnceLock::new();
+        #[cfg(feature = "tls")]
+        let tls = options.tls.clone().map(crate::tls::Tls::new).transpose()?;
+        Ok(Self {
+            options,
+            keys,
+            used,
+            loaded,
+            is_draining,
+            is_closed,
+            active,
+            large,
+            write_line,
+            logger,
+            #[cfg(feature = "tls")]
+            tls,
+        })
     }
 
     /// The keys that are the ones now.
@@ -167,6 +210,36 @@ impl Server {
     /// From now on these keys are the ones.
     pub(crate) fn set_keys(&self, keys: Keys) {
         *self.keys.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(keys);
+    }
+
+    /// Whether connections are encrypted.
+    pub(crate) fn is_encrypted(&self) -> bool {
+        #[cfg(feature = "tls")]
+        return self.tls.is_some();
+        #[cfg(not(feature = "tls"))]
+        false
+    }
+
+    /// A connection as it is answered: encrypted where that is wanted; `None` where the client does not agree.
+    pub(crate) async fn secured(&self, stream: Box<dyn Stream>) -> Option<Box<dyn Stream>> {
+        #[cfg(feature = "tls")]
+        if let Some(tls) = &self.tls {
+            return tls.accept(stream).await;
+        }
+        Some(stream)
+    }
+
+    /// From now on lines of requests are written so.
+    pub(crate) fn set_log(&self, write: Option<WriteLine>) {
+        *self.write_line.write().unwrap_or_else(PoisonError::into_inner) = write;
+    }
+
+    /// Has the line of a request written, if lines are.
+    pub(crate) fn tell(&self, line: LogLine) {
+        let write = *self.write_line.read().unwrap_or_else(PoisonError::into_inner);
+        if let (Some(write), Some(logger)) = (write, &self.logger) {
+            logger.tell(write, line);
+        }
     }
 
     /// From now on the model answers.

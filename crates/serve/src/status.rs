@@ -1,13 +1,19 @@
 //! What is known of the server without asking the engine's thread.
 
 use std::{
-    sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed},
+    collections::BTreeMap,
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed},
+    },
     time::{Duration, Instant},
 };
 
 use burn::tensor::backend::Backend;
-use moi_engine::Scheduler;
+use moi_engine::{RequestId, Scheduler};
 use moi_models::CausalLm;
+
+use serde::Serialize;
 
 use crate::metrics::Metrics;
 
@@ -22,7 +28,35 @@ pub(crate) struct Status {
     /// Milliseconds from `begun` to the thread's last turn.
     turned: AtomicU64,
     is_busy: AtomicBool,
+    /// Generations that have not ended.
+    progress: Mutex<BTreeMap<RequestId, Progress>>,
     pub(crate) metrics: Metrics,
+}
+
+/// Where a generation stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Phase {
+    /// It waits for its turn.
+    Queued,
+    /// Its prompt runs.
+    Prompt,
+    /// Tokens are generated.
+    Decoding,
+    /// It waits for its reader.
+    Paused,
+}
+
+/// What is known of a generation that has not ended.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct Progress {
+    /// The id of its HTTP request.
+    pub(crate) request: String,
+    #[serde(skip)]
+    pub(crate) owner: String,
+    pub(crate) phase: Phase,
+    pub(crate) prompt_tokens: usize,
+    pub(crate) generated_tokens: usize,
 }
 
 /// What is in progress.
@@ -45,6 +79,7 @@ impl Status {
             cache_total,
             turned: AtomicU64::new(0),
             is_busy: AtomicBool::new(false),
+            progress: Mutex::default(),
             metrics,
         }
     }
@@ -67,6 +102,29 @@ impl Status {
             cache_used: self.cache_used.load(Relaxed),
             cache_total: self.cache_total,
         }
+    }
+
+    /// A generation has come.
+    pub(crate) fn begun(&self, id: RequestId, progress: Progress) {
+        self.progress.lock().unwrap_or_else(PoisonError::into_inner).insert(id, progress);
+    }
+
+    /// Where a generation stands now.
+    pub(crate) fn now(&self, id: RequestId, phase: Phase, generated_tokens: usize) {
+        let mut all = self.progress.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(progress) = all.get_mut(&id) {
+            (progress.phase, progress.generated_tokens) = (phase, generated_tokens);
+        }
+    }
+
+    /// A generation has ended.
+    pub(crate) fn ended(&self, id: RequestId) {
+        self.progress.lock().unwrap_or_else(PoisonError::into_inner).remove(&id);
+    }
+
+    /// The generations that have not ended.
+    pub(crate) fn progress(&self) -> Vec<Progress> {
+        self.progress.lock().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
     }
 
     /// Whether the engine's thread has work and has not turned for so long.

@@ -20,7 +20,14 @@ use moi_engine::{
 use moi_models::CausalLm;
 use tokio::sync::{mpsc, oneshot};
 
-use crate::{error::ApiError, job::Job, metrics::RequestInfo, readers::Readers, status::Status};
+use crate::{
+    error::ApiError,
+    job::Job,
+    metrics::RequestInfo,
+    readers::Readers,
+    server::Caller,
+    status::{Phase, Progress, Status},
+};
 
 /// Events that wait for a reader of a request, at most, before the request is paused.
 const EVENTS: usize = 64;
@@ -60,7 +67,7 @@ impl fmt::Debug for Runs {
 /// What HTTP needs of an engine.
 pub(crate) trait Service: Send + Sync {
     /// Checks jobs, which may take long: not to be called where others wait.
-    fn prepare(&self, owner: &str, jobs: Vec<Job>) -> Result<Prepared, ApiError>;
+    fn prepare(&self, caller: &Caller, jobs: Vec<Job>) -> Result<Prepared, ApiError>;
 
     /// Has all that has not ended fail, and no more begin.
     fn end(&self);
@@ -94,6 +101,8 @@ fn stopped() -> ApiError {
 enum Message<B: Backend> {
     Add {
         owner: String,
+        /// The id of the HTTP request.
+        id: String,
         requests: Vec<(PreparedRequest<B>, RequestInfo)>,
         answer: oneshot::Sender<Result<Vec<RequestId>, Refusal>>,
         events: mpsc::Sender<(usize, RunEvent)>,
@@ -111,7 +120,7 @@ pub(crate) struct Client<B: Backend, M> {
 }
 
 impl<B: Backend, M: CausalLm<B> + Send + Sync + 'static> Service for Client<B, M> {
-    fn prepare(&self, owner: &str, jobs: Vec<Job>) -> Result<Prepared, ApiError> {
+    fn prepare(&self, caller: &Caller, jobs: Vec<Job>) -> Result<Prepared, ApiError> {
         let rules: Vec<&str> = jobs.iter().map(|job| job.rule.name()).collect();
         let prepare = |(job, rule): (Job, _)| {
             let request = self.engine.prepare(job.request::<B>(&self.device))?;
@@ -119,7 +128,7 @@ impl<B: Backend, M: CausalLm<B> + Send + Sync + 'static> Service for Client<B, M
             Ok::<_, EngineError>((request, RequestInfo { prompt, max_tokens, rule }))
         };
         let requests = jobs.into_iter().zip(rules).map(prepare).collect::<Result<Vec<_>, _>>()?;
-        let (owner, messages) = (owner.to_owned(), self.messages.clone());
+        let (owner, id, messages) = (caller.owner.clone(), caller.record.id(), self.messages.clone());
         let cancelling = messages.clone();
         // Where the thread has ended, so has all that could be cancelled.
         let cancel: Cancel = Box::new(move |ids| {
@@ -129,7 +138,7 @@ impl<B: Backend, M: CausalLm<B> + Send + Sync + 'static> Service for Client<B, M
             let (answer, answered) = oneshot::channel();
             let (events, receiver) = mpsc::channel(EVENTS * requests.len());
             // Where the thread has ended, the answer's sender is dropped with the message.
-            let _ = messages.send(Message::Add { owner, requests, answer, events });
+            let _ = messages.send(Message::Add { owner, id, requests, answer, events });
             (answered, receiver, cancel)
         })))
     }
@@ -146,6 +155,8 @@ pub(crate) struct WorkerOptions {
     pub(crate) scheduler: SchedulerOptions,
     /// How long a request may wait for its reader.
     pub(crate) stall_timeout: Duration,
+    /// How long a request may wait for its turn.
+    pub(crate) queue_timeout: Option<Duration>,
 }
 
 /// The messages of a thread that has not begun.
@@ -202,10 +213,13 @@ impl<B: Backend, M: CausalLm<B>> Worker<B, M> {
                 status.metrics.round(begun.elapsed(), tokens);
                 is_waiting = events.is_empty() && scheduler.active() == 0;
                 for event in events {
-                    readers.take(event, begun, &mut scheduler, &status.metrics);
+                    readers.take(event, begun, &mut scheduler, status);
                 }
             }
-            readers.retry(&mut scheduler, &status.metrics);
+            readers.retry(&mut scheduler, status);
+            if let Some(longest) = options.queue_timeout {
+                readers.expire(longest, &mut scheduler, status);
+            }
         }
     }
 
@@ -226,27 +240,35 @@ impl<B: Backend, M: CausalLm<B>> Worker<B, M> {
         status: &Status,
     ) -> Next {
         match message {
-            Message::Add { owner, requests, answer, events } => {
+            Message::Add { owner, id, requests, answer, events } => {
                 let (requests, about): (Vec<_>, Vec<RequestInfo>) = requests.into_iter().unzip();
                 let submitted = scheduler.submit_group(&owner, requests);
                 if let Ok(ids) = &submitted {
-                    ids.iter().zip(about).enumerate().for_each(|(at, (&id, about))| {
-                        readers.add(id, at, events.clone(), about);
-                    });
+                    for (at, (&of, about)) in ids.iter().zip(about).enumerate() {
+                        let progress = Progress {
+                            request: id.clone(),
+                            owner: owner.clone(),
+                            phase: Phase::Queued,
+                            prompt_tokens: about.prompt,
+                            generated_tokens: 0,
+                        };
+                        status.begun(of, progress);
+                        readers.add(of, (at, ids[0]), events.clone(), about);
+                    }
                 }
                 if let Err(refusal) = &submitted {
                     status.metrics.refused(refusal);
                 }
                 if let Err(Ok(ids)) = answer.send(submitted) {
                     // Whoever asked is gone already.
-                    ids.into_iter().for_each(|id| readers.cancel(id, scheduler, &status.metrics));
+                    ids.into_iter().for_each(|id| readers.cancel(id, scheduler, status));
                 }
             }
             Message::Cancel(ids) => {
-                ids.into_iter().for_each(|id| readers.cancel(id, scheduler, &status.metrics));
+                ids.into_iter().for_each(|id| readers.cancel(id, scheduler, status));
             }
             Message::End => {
-                readers.end(scheduler, &status.metrics, &stopped());
+                readers.end(scheduler, status, &stopped());
                 status.turn(scheduler, false);
                 return Next::End;
             }

@@ -54,6 +54,15 @@ pub(crate) struct ListenArgs {
     /// A socket of the file system in the place of host and port, for a proxy on this machine
     #[arg(long, value_name = "PATH", conflicts_with_all = ["host", "port"])]
     pub(crate) unix: Option<PathBuf>,
+    /// A certificate by which the server encrypts connections itself, as PEM; SIGHUP has it read again with --api-key-file or
+    /// --config. Without one it is for a proxy to do that
+    #[cfg(feature = "tls")]
+    #[arg(long, value_name = "FILE", requires = "tls_key", conflicts_with = "unix")]
+    pub(crate) tls_cert: Option<PathBuf>,
+    /// The private key of the certificate, as PEM
+    #[cfg(feature = "tls")]
+    #[arg(long, value_name = "FILE", requires = "tls_cert")]
+    pub(crate) tls_key: Option<PathBuf>,
     /// A name under which the model is served, in the place of --model's; may be repeated for more
     #[arg(long, value_name = "NAME")]
     pub(crate) alias: Vec<String>,
@@ -75,6 +84,9 @@ pub(crate) struct ListenArgs {
     /// A line on stderr for each request that was answered: without its prompt
     #[arg(long, value_enum, value_name = "FORM")]
     pub(crate) log: Option<LogFormat>,
+    /// Prompts in these lines as well
+    #[arg(long)]
+    pub(crate) log_prompts: bool,
     /// Seconds for which requests are still taken when the server is told to stop, while /readyz says that it is not ready:
     /// more than a load balancer takes to find out
     #[arg(long, value_name = "SECONDS", default_value_t = 0)]
@@ -88,6 +100,9 @@ pub(crate) struct ListenArgs {
     /// Seconds after which a client is given up that does not read its answer
     #[arg(long, value_name = "SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..))]
     pub(crate) stall_timeout: u64,
+    /// Seconds that a round of the model may take before /livez says that the server hangs, and what was in progress is told
+    #[arg(long, value_name = "SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) live_timeout: u64,
 }
 
 /// Who may use the server.
@@ -98,7 +113,7 @@ pub(crate) struct AccessArgs {
     #[arg(long, value_name = "KEY")]
     pub(crate) api_key: Vec<String>,
     /// A file of keys, one a line, with a name before it and a quota of tokens behind it if wanted: `ann KEY 100000/day`.
-    /// SIGHUP has it read again
+    /// SIGHUP has it read again, and with it names and the form of log lines in a file of --config
     #[arg(long, value_name = "FILE")]
     pub(crate) api_key_file: Option<PathBuf>,
     /// Let everybody use the server who can reach it
@@ -131,6 +146,12 @@ pub(crate) struct LimitArgs {
     /// Tokens of the prompts of requests that wait
     #[arg(long, value_name = "N", default_value_t = 1 << 20)]
     pub(crate) max_queue_tokens: usize,
+    /// Seconds that a request waits for its turn before it is refused with status 429 [default: as long as it takes]
+    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) queue_timeout: Option<u64>,
+    /// Take `priority` from requests: those with smaller numbers come first, whoever has asked
+    #[arg(long)]
+    pub(crate) priority: bool,
     /// Tokens of an answer, whatever a request asks for
     #[arg(long, value_name = "N")]
     pub(crate) max_tokens: Option<usize>,

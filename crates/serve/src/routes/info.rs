@@ -1,7 +1,5 @@
 //! What the server tells of itself.
 
-use std::time::Duration;
-
 use axum::{
     body::Body,
     http::{HeaderValue, Response, StatusCode, header},
@@ -12,20 +10,18 @@ use serde_json::{Value, json};
 use super::json;
 use crate::{error::ApiError, model::Loaded, server::Server};
 
-/// So long may a round take before the engine counts as stuck.
-const STUCK: Duration = Duration::from_secs(60);
-
 /// `GET /v1/models`.
 pub(crate) fn models(loaded: &Loaded) -> Value {
-    let data: Vec<Value> = loaded.model.names.iter().map(|name| entry(loaded, name)).collect();
+    let data: Vec<Value> = loaded.names().iter().map(|name| entry(loaded, name)).collect();
     json!({"object": "list", "data": data})
 }
 
 /// `GET /v1/models/{id}`.
 pub(crate) fn model(loaded: &Loaded, name: &str) -> Result<Value, ApiError> {
-    match loaded.model.names.iter().any(|known| known == name) {
+    let names = loaded.names();
+    match names.iter().any(|known| known == name) {
         true => Ok(entry(loaded, name)),
-        false => Err(ApiError::no_model(name, &loaded.model.names)),
+        false => Err(ApiError::no_model(name, &names)),
     }
 }
 
@@ -35,7 +31,7 @@ fn entry(loaded: &Loaded, name: &str) -> Value {
         "object": "model",
         "created": loaded.model.created,
         "owned_by": "moi",
-        "root": loaded.model.names[0],
+        "root": loaded.names().first(),
         "parent": null,
         "max_model_len": loaded.model.context_length,
         "moi": {"rule": loaded.model.rule.spec(), "sampling": loaded.model.sampling},
@@ -58,9 +54,11 @@ pub(crate) fn health(server: &Server) -> Response<Body> {
 
 /// `GET /livez`: whether the engine turns, if it has work.
 pub(crate) fn live(server: &Server) -> Result<Value, ApiError> {
+    let longest = server.options.live_timeout;
     match server.loaded() {
-        Ok(loaded) if loaded.status.is_stuck(STUCK) => {
-            Err(ApiError::unavailable(format!("a round of the engine takes more than {} s", STUCK.as_secs())))
+        Ok(loaded) if loaded.status.is_stuck(longest) => {
+            let longest = longest.as_secs_f64();
+            Err(ApiError::unavailable(format!("a round of the engine takes more than {longest} s")))
         }
         _ => Ok(json!({"status": "ok"})),
     }
@@ -72,10 +70,12 @@ pub(crate) fn rules() -> Value {
     json!({"object": "list", "data": InputRule::all().iter().map(rule).collect::<Vec<_>>()})
 }
 
-/// `GET /v1/moi/runs`: how much is in progress.
-pub(crate) fn runs(loaded: &Loaded) -> Value {
+/// `GET /v1/moi/runs`: how much is in progress, and where the generations stand that the one who asks has asked for.
+pub(crate) fn runs(loaded: &Loaded, owner: &str) -> Value {
     let gauges = loaded.status.gauges();
+    let own = loaded.status.progress().into_iter().filter(|progress| progress.owner == owner);
     json!({
+        "data": own.collect::<Vec<_>>(),
         "running": gauges.running,
         "waiting": gauges.waiting,
         "cache_bytes": gauges.cache_used,

@@ -70,8 +70,13 @@ pub(crate) async fn answered<F: Format>(
             let taken = own.used.take(&caller.owner, quota, prompt_tokens);
             taken.inspect_err(|_| model.status.metrics.over_quota())?;
         }
+        if own.options.log_prompts {
+            let texts = firsts().map(|job| model.model.tokenizer.decode(job.prompt.ids()));
+            let texts = texts.map(Result::unwrap_or_default).collect();
+            caller.record.note(|line| line.prompts = texts);
+        }
         let charge = Charge { server: own, caller: caller.clone(), prompt: prompt_tokens };
-        let prepared = model.service.prepare(&caller.owner, jobs).map_err(|error| {
+        let prepared = model.service.prepare(&caller, jobs).map_err(|error| {
             let field = asked.plan.constrained_by.filter(|_| error.code == Some("invalid_schema"));
             field.map_or(error.clone(), |field| error.of(field))
         })?;

@@ -5,6 +5,7 @@
 pub mod allocations;
 pub mod batch;
 pub mod broken;
+pub mod bytes;
 pub mod golden;
 pub mod hostile;
 pub mod process;

@@ -3,7 +3,8 @@
 use std::{
     io::{BufRead, BufReader, Read, Write},
     net::{SocketAddr, TcpStream},
-    process::{Child, Stdio},
+    ops::Deref,
+    process::{Child, Command, Stdio},
     sync::{Arc, Mutex},
     time::{Duration, Instant},
 };
@@ -15,12 +16,19 @@ use crate::process::with_default_signals;
 /// How long anything may take that is waited for: much longer than it does.
 const PATIENCE: Duration = Duration::from_secs(120);
 
-/// A running server; it is killed when this is dropped.
+/// Whoever asks a server.
+#[derive(Clone, Copy, Debug)]
+pub struct Client {
+    /// Where the server listens.
+    pub address: SocketAddr,
+}
+
+/// A running server of the binary; it is killed when this is dropped.
 pub struct TestServer {
+    /// Who asks it.
+    pub client: Client,
     /// The process.
     pub child: Child,
-    /// Where it listens.
-    pub address: SocketAddr,
     /// What it has written to stderr.
     pub said: Arc<Mutex<String>>,
 }
@@ -87,9 +95,16 @@ pub fn events(text: &str) -> Vec<Value> {
 impl TestServer {
     /// Starts a server at a free port, and waits until it is ready.
     pub fn start(args: &[&str]) -> Self {
-        let server = Self::start_loading(args);
+        Self::start_as(with_default_signals(), args)
+    }
+
+    /// The same of a command with an environment of its own.
+    pub fn start_as(command: Command, args: &[&str]) -> Self {
+        let mut server = Self::listening(command, args);
         let begun = Instant::now();
         while !server.said.lock().unwrap().contains("ready:") {
+            let ended = server.child.try_wait().unwrap();
+            assert!(ended.is_none(), "it has ended: {}", server.said.lock().unwrap());
             assert!(begun.elapsed() < PATIENCE, "it is not ready: {}", server.said.lock().unwrap());
             std::thread::sleep(Duration::from_millis(20));
         }
@@ -98,7 +113,10 @@ impl TestServer {
 
     /// Starts a server at a free port, and waits until it listens.
     pub fn start_loading(args: &[&str]) -> Self {
-        let mut command = with_default_signals();
+        Self::listening(with_default_signals(), args)
+    }
+
+    fn listening(mut command: Command, args: &[&str]) -> Self {
         command.args(["serve", "--port", "0"]).args(args).stdin(Stdio::null()).stdout(Stdio::null());
         let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
         let mut stderr = BufReader::new(child.stderr.take().unwrap());
@@ -108,7 +126,9 @@ impl TestServer {
             let read = stderr.read_line(&mut line).unwrap();
             said += &line;
             assert!(read > 0, "the server has ended: {said}");
-            if let Some((_, rest)) = line.split_once("listening at http://") {
+            if let Some((_, rest)) =
+                line.split_once("listening at http").and_then(|(_, at)| at.split_once("://"))
+            {
                 break rest.split([',', '\n']).next().unwrap().parse().unwrap();
             }
         };
@@ -121,9 +141,42 @@ impl TestServer {
                 line.clear();
             }
         });
-        Self { child, address, said }
+        Self { client: Client { address }, child, said }
     }
 
+    /// Tells it to stop, and waits: its exit code.
+    #[cfg(unix)]
+    pub fn stop(mut self) -> Option<i32> {
+        self.signal("TERM");
+        let status = self.child.wait().unwrap();
+        status.code()
+    }
+
+    /// Sends it a signal.
+    #[cfg(unix)]
+    pub fn signal(&self, name: &str) {
+        let id = self.child.id().to_string();
+        let sent = Command::new("kill").args([&format!("-{name}"), &id]).status().unwrap();
+        assert!(sent.success());
+    }
+
+    /// Bytes of memory that it has, where the system says so.
+    pub fn resident(&self) -> Option<usize> {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).ok()?;
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+        line.trim().strip_suffix("kB")?.trim().parse::<usize>().ok().map(|kilobytes| kilobytes << 10)
+    }
+}
+
+impl Deref for TestServer {
+    type Target = Client;
+
+    fn deref(&self) -> &Client {
+        &self.client
+    }
+}
+
+impl Client {
     /// A connection.
     pub fn connect(&self) -> TcpStream {
         let stream = TcpStream::connect(self.address).unwrap();
@@ -207,20 +260,26 @@ impl TestServer {
         }
     }
 
-    /// Tells it to stop, and waits: its exit code.
-    #[cfg(unix)]
-    pub fn stop(mut self) -> Option<i32> {
-        self.signal("TERM");
-        let status = self.child.wait().unwrap();
-        status.code()
-    }
-
-    /// Sends it a signal.
-    #[cfg(unix)]
-    pub fn signal(&self, name: &str) {
-        let id = self.child.id().to_string();
-        let sent = std::process::Command::new("kill").args([&format!("-{name}"), &id]).status().unwrap();
-        assert!(sent.success());
+    /// Waits until the server has come to rest, and checks that its metrics agree: gauges are 0, and whatever began has ended
+    /// and was counted everywhere.
+    pub fn settled(&self) {
+        self.wait_until_idle();
+        for gauge in ["vllm:kv_cache_usage_perc", "vllm:gpu_cache_usage_perc"] {
+            assert_eq!(self.metric(gauge), 0.0, "{gauge}");
+        }
+        let ended = self.metric("vllm:request_success_total");
+        for name in ["e2e_request_latency", "request_queue_time"] {
+            assert_eq!(self.metric(&format!("vllm:{name}_seconds_count")), ended, "{name}");
+        }
+        for name in ["request_prompt_tokens", "request_generation_tokens"] {
+            assert_eq!(self.metric(&format!("vllm:{name}_count")), ended, "{name}");
+        }
+        let generated = self.metric("vllm:request_generation_tokens_sum");
+        assert_eq!(self.metric("vllm:generation_tokens_total"), generated);
+        let runs = self.get("/v1/moi/runs");
+        if runs.status == 200 {
+            assert_eq!(runs.json()["data"], serde_json::json!([]));
+        }
     }
 }
 

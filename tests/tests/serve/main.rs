@@ -3,7 +3,10 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a failure must end the test")]
 
 mod cancel;
+mod faults;
 mod load;
+#[cfg(unix)]
+mod logs;
 mod mixtures;
 #[cfg(unix)]
 mod operations;

@@ -1,0 +1,283 @@
+//! A server whose engine hangs, or finds no memory: what is told, and that nobody waits for ever.
+
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a failure must end the test")]
+
+use std::{
+    alloc::{GlobalAlloc, Layout, System},
+    env,
+    io::{BufRead, BufReader, Read},
+    process::{Child, Command, Stdio},
+    sync::{
+        Arc, Condvar, Mutex,
+        atomic::{AtomicIsize, Ordering::SeqCst},
+        mpsc,
+    },
+    thread,
+    time::{Duration, Instant},
+};
+
+use burn::tensor::{FloatDType, Int, Tensor};
+use burn_flex::Flex;
+use moi_engine::{Engine, InputRule, Sampling, SchedulerOptions};
+use moi_models::{CausalLm, Decoder, Embedding, ForwardBatch, KvPool, ModelError};
+use moi_pretrained::{Pretrained, WeightForm};
+use moi_serve::{Address, Place, ServeOptions, ServedModel, listen};
+use moi_tests::{
+    bytes,
+    server::{Client, events, parsed},
+};
+use serde_json::json;
+
+const TEXT: &str = "/v1/completions";
+/// How long anything may take that is waited for: much longer than it does.
+const PATIENCE: Duration = Duration::from_secs(120);
+
+/// Fails the large allocation of this number, counted from when the number was set; never while it is negative.
+struct Failing;
+
+static FAILS_AT: AtomicIsize = AtomicIsize::new(-1);
+/// Bytes of an allocation that counts as large.
+const LARGE: usize = 16 << 10;
+
+// SAFETY: whatever is given comes from the system's allocator, and null says that there is no memory.
+unsafe impl GlobalAlloc for Failing {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        let is_large = layout.size() >= LARGE;
+        if is_large && FAILS_AT.load(SeqCst) >= 0 && FAILS_AT.fetch_sub(1, SeqCst) == 0 {
+            return std::ptr::null_mut();
+        }
+        // SAFETY: the caller's promises are passed on.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
+        // SAFETY: as above.
+        unsafe { System.dealloc(pointer, layout) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Failing = Failing;
+
+/// A door that forward passes go through.
+#[derive(Clone, Default)]
+struct Door(Arc<(Mutex<bool>, Condvar)>);
+
+impl Door {
+    fn set(&self, is_shut: bool) {
+        *self.0.0.lock().unwrap() = is_shut;
+        self.0.1.notify_all();
+    }
+
+    fn pass(&self) {
+        let shut = self.0.0.lock().unwrap();
+        drop(self.0.1.wait_while(shut, |is_shut| *is_shut).unwrap());
+    }
+}
+
+/// A model whose passes wait for a door.
+struct Stalling {
+    model: Decoder<Flex>,
+    door: Door,
+}
+
+impl CausalLm<Flex> for Stalling {
+    fn embed(&self, ids: Tensor<Flex, 1, Int>) -> Tensor<Flex, 2> {
+        self.model.embed(ids)
+    }
+
+    fn forward(
+        &self,
+        batch: ForwardBatch<'_, Flex>,
+        pool: &mut KvPool<Flex>,
+    ) -> Result<Tensor<Flex, 2>, ModelError> {
+        self.door.pass();
+        self.model.forward(batch, pool)
+    }
+
+    fn logits(&self, hidden: Tensor<Flex, 2>) -> Tensor<Flex, 2> {
+        self.model.logits(hidden)
+    }
+
+    fn embedding(&self) -> &Embedding<Flex> {
+        self.model.embedding()
+    }
+
+    fn new_pool(&self, device: &<Flex as burn::tensor::backend::BackendTypes>::Device) -> KvPool<Flex> {
+        self.model.new_pool(device)
+    }
+
+    fn context_length(&self) -> usize {
+        self.model.context_length()
+    }
+}
+
+/// Serves a tiny model until the process ends: who asks it, what tells whether it lives, and the door of its passes.
+fn serve(options: ServeOptions) -> (Client, moi_serve::Health, Door) {
+    let door = Door::default();
+    let (own, (sender, listening)) = (door.clone(), mpsc::channel());
+    thread::spawn(move || {
+        let directory = bytes::model("llama", &[], None);
+        let pretrained = Pretrained::open(directory.path()).unwrap();
+        let device = Default::default();
+        let model = pretrained.load::<Flex>(&device, WeightForm::Float(FloatDType::F32), |_| {}).unwrap();
+        let tokenizer = pretrained.tokenizer.into_inner().unwrap().unwrap();
+        let embedding = CausalLm::embedding(&model).dims();
+        let engine =
+            Engine::new(Stalling { model, door: own }, device).with_tokenizer(Some(tokenizer.clone()));
+        let served = ServedModel {
+            names: vec!["tiny".to_owned()],
+            any_name: false,
+            created: 0,
+            tokenizer,
+            template: Err("there is none".to_owned()),
+            eos: vec![bytes::EOS],
+            markers: None,
+            context_length: engine.model().context_length(),
+            embedding,
+            sampling: Sampling::default(),
+            rule: InputRule::TOKEN,
+            scope: None,
+            max_tokens: None,
+            max_n: 16,
+            priorities: false,
+        };
+        let listening = listen(&Address::Tcp("127.0.0.1:0".to_owned()), options).unwrap();
+        let Place::Tcp(address) = *listening.place() else { unreachable!("it was asked to listen there") };
+        let health = listening.health();
+        let ready = move || sender.send((Client { address }, health)).unwrap();
+        listening.run(engine, device, served, SchedulerOptions::default(), ready).unwrap();
+    });
+    let (client, health) = listening.recv_timeout(PATIENCE).unwrap();
+    (client, health, door)
+}
+
+fn until(what: &str, mut is_so: impl FnMut() -> bool) {
+    let begun = Instant::now();
+    while !is_so() {
+        assert!(begun.elapsed() < PATIENCE, "{what}");
+        thread::sleep(Duration::from_millis(10));
+    }
+}
+
+/// What was told of the server.
+static NOTES: Mutex<Vec<String>> = Mutex::new(Vec::new());
+
+/// An engine that hangs, alive as its HTTP threads are: `/health` answers, `/livez` and the service manager's watchdog say that
+/// it hangs, and what was in progress is told with the ids of its requests (llama.cpp#27388, prime-rl#2375). When it turns
+/// again, all goes on as if nothing had happened.
+#[test]
+fn an_engine_that_hangs_is_told_of() {
+    let options = ServeOptions {
+        live_timeout: Duration::from_millis(200),
+        notes: Some(|note| NOTES.lock().unwrap().push(note.to_owned())),
+        ..ServeOptions::default()
+    };
+    let (client, health, door) = serve(options);
+    let body = json!({"prompt": "Once", "max_tokens": 200, "ignore_eos": true, "seed": 3});
+    let expected = client.ask(TEXT, &body)["choices"][0]["text"].clone();
+    let asked = |id: &str| {
+        let body = body.to_string();
+        let headers = [("Content-Type", "application/json"), ("x-request-id", id)];
+        client.request("POST", TEXT, &headers, body.as_bytes())
+    };
+    // It has work and turns, or has none: either is alive.
+    assert_eq!((client.get("/livez").status, health.is_live()), (200, true));
+    door.set(true);
+    let answer = thread::scope(|scope| {
+        let answer = scope.spawn(|| asked("the-one-that-hangs"));
+        until("nothing is said of the engine", || client.get("/livez").status == 503);
+        assert!(!health.is_live(), "the watchdog must not be fed");
+        for path in ["/health", "/readyz", "/metrics", "/v1/models"] {
+            assert_eq!(client.get(path).status, 200, "{path}");
+        }
+        until("what hangs is not told", || {
+            NOTES.lock().unwrap().iter().any(|note| note.contains("the-one-that-hangs of \"127.0.0.1\""))
+        });
+        let runs = client.get("/v1/moi/runs").json();
+        assert_eq!(runs["data"][0]["request"], "the-one-that-hangs");
+        assert_eq!(
+            NOTES.lock().unwrap()[0],
+            "the engine has not turned for 0.2 s, with 0 running and 1 waiting:"
+        );
+        door.set(false);
+        answer.join().unwrap()
+    });
+    assert_eq!((answer.status, &answer.json()["choices"][0]["text"]), (200, &expected));
+    until("it does not live again", || client.get("/livez").status == 200 && health.is_live());
+    until("that it turns again is not told", || {
+        NOTES.lock().unwrap().last().is_some_and(|note| note == "the engine turns again")
+    });
+    client.settled();
+}
+
+/// The variable that says which large allocation fails in a process of its own.
+const FAIL_VARIABLE: &str = "MOI_TEST_FAILS_AT";
+
+/// The server of the test below, in a process of its own; nothing elsewhere.
+#[test]
+fn serves_until_memory_is_out() {
+    let Ok(at) = env::var(FAIL_VARIABLE) else { return };
+    let (client, ..) = serve(ServeOptions::default());
+    // A request has run before: what is made once is there.
+    client.ask(TEXT, &json!({"prompt": "Once", "max_tokens": 2}));
+    println!("listening at {}", client.address);
+    FAILS_AT.store(at.parse().unwrap(), SeqCst);
+    thread::sleep(PATIENCE);
+}
+
+fn child(fails_at: usize) -> (Child, Client) {
+    let mut command = Command::new(env::current_exe().unwrap());
+    command.args(["--exact", "serves_until_memory_is_out", "--nocapture"]);
+    command.env(FAIL_VARIABLE, fails_at.to_string()).stdout(Stdio::piped()).stderr(Stdio::null());
+    let mut child = command.spawn().unwrap();
+    let lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    let address = lines.map(Result::unwrap).find_map(|line| {
+        line.split_once("listening at ").map(|(_, address)| address.trim().parse().unwrap())
+    });
+    (child, Client { address: address.unwrap() })
+}
+
+/// Where there is no memory for something large, each request is answered or its connection closed; then the server goes on,
+/// or its process has ended with a code that has it restarted. None hangs (sglang#514).
+#[test]
+fn without_memory_nobody_waits_for_ever() {
+    let mut ended = 0;
+    for fails_at in [0, 1, 2, 3, 5, 8, 13, 21, 34] {
+        let (mut process, client) = child(fails_at);
+        let body = json!({
+            "prompt": "Once upon a time ".repeat(12), "max_tokens": 60, "ignore_eos": true, "logprobs": 5, "stream": true,
+        });
+        let mut open: Vec<_> = (0..6).map(|_| client.send(TEXT, &body)).collect();
+        for stream in &mut open {
+            let mut bytes = Vec::new();
+            let begun = Instant::now();
+            // Whoever is cut off reads an error, or nothing.
+            let read = stream.read_to_end(&mut bytes);
+            assert!(begun.elapsed() < PATIENCE, "allocation {fails_at}: a request hangs");
+            if read.is_ok() && String::from_utf8_lossy(&bytes).contains("[DONE]") {
+                assert!(!events(&parsed(&bytes).text()).is_empty());
+            }
+        }
+        // An abort takes a moment.
+        until("it neither ends nor goes on", || {
+            process.try_wait().unwrap().is_some() || std::net::TcpStream::connect(client.address).is_ok()
+        });
+        thread::sleep(Duration::from_millis(100));
+        match process.try_wait().unwrap() {
+            Some(status) => {
+                assert!(!status.success(), "allocation {fails_at}");
+                ended += 1;
+            }
+            None => {
+                assert_eq!(
+                    client.ask(TEXT, &json!({"prompt": "x", "max_tokens": 2}))["object"],
+                    "text_completion"
+                );
+                process.kill().unwrap();
+                process.wait().unwrap();
+            }
+        }
+    }
+    assert!(ended > 0, "no allocation has failed");
+}

@@ -7,7 +7,7 @@ use moi::Start;
 use moi_models::{BlockTable, CausalLm};
 
 use crate::{
-    Batch, Engine, EngineError, Prompt, Request, RowId, Sampler, StopRules,
+    Batch, Engine, EngineError, Prompt, Request, RowId, Sampler, StopRules, TokenUse,
     decider::{Decider, Limits},
     row::{PromptScores, Row, Stage},
     rows::ids_tensor,
@@ -178,13 +178,13 @@ impl<B: Backend, M: CausalLm<B>> Engine<B, M> {
             let unknown = Iterator::find(&mut tokens, |&token| token as usize >= vocab_size);
             unknown.map_or(Ok(()), |token| Err(EngineError::UnknownToken { what, token, vocab_size }))
         };
-        check("banned", &mut sampling.banned.iter().copied())?;
-        check("biased", &mut biased)?;
-        check("forced", &mut request.forced.iter().copied())?;
-        check("allowed", &mut allowed)?;
-        check("of a bad word", &mut request.bad_words.iter().flatten().copied())?;
-        check("to stop at", &mut request.stop.tokens.iter().copied())?;
-        check("marker of thinking", &mut markers)
+        check(TokenUse::Banned, &mut sampling.banned.iter().copied())?;
+        check(TokenUse::Biased, &mut biased)?;
+        check(TokenUse::Forced, &mut request.forced.iter().copied())?;
+        check(TokenUse::Allowed, &mut allowed)?;
+        check(TokenUse::BadWord, &mut request.bad_words.iter().flatten().copied())?;
+        check(TokenUse::Stop, &mut request.stop.tokens.iter().copied())?;
+        check(TokenUse::Marker, &mut markers)
     }
 }
 

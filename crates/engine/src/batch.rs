@@ -25,6 +25,8 @@ pub struct Batch<'e, B: Backend, M> {
     /// Decided tokens of rows that decode, not yet reported.
     pub(crate) ahead: Option<Pending<B>>,
     pub(crate) times: RoundTimes,
+    /// Whether the shortest prompt goes first in the next round, not the first one.
+    pub(crate) shortest_is_next: bool,
     added: usize,
     /// Positions of prompts that were cached before.
     reused: usize,
@@ -54,6 +56,7 @@ impl<'e, B: Backend, M: CausalLm<B>> Batch<'e, B, M> {
             inputs: None,
             ahead: None,
             times: RoundTimes::default(),
+            shortest_is_next: true,
             added: 0,
             reused: 0,
             replays: false,

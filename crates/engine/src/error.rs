@@ -1,6 +1,6 @@
 //! Why a request is refused or a generation ends early.
 
-use std::sync::Arc;
+use std::{fmt, sync::Arc};
 
 use crate::Origin;
 
@@ -55,7 +55,7 @@ pub enum EngineError {
     #[error("token {token} ({what}) is outside the vocabulary of {vocab_size} tokens")]
     UnknownToken {
         /// What it is for.
-        what: &'static str,
+        what: TokenUse,
         /// The token.
         token: u32,
         /// Tokens the model has.
@@ -124,5 +124,38 @@ fn of(origin: &Option<Box<Origin>>) -> String {
     match origin {
         Some(origin) => origin.to_string(),
         None => "the weights are broken or overflow their type".to_owned(),
+    }
+}
+
+/// What a setting names a token for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TokenUse {
+    /// It never comes.
+    Banned,
+    /// Its logit is changed.
+    Biased,
+    /// It comes first.
+    Forced,
+    /// It may come.
+    Allowed,
+    /// It is one of a word that does not come.
+    BadWord,
+    /// It ends the answer.
+    Stop,
+    /// It begins or ends thoughts.
+    Marker,
+}
+
+impl fmt::Display for TokenUse {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Banned => "banned",
+            Self::Biased => "biased",
+            Self::Forced => "forced",
+            Self::Allowed => "allowed",
+            Self::BadWord => "of a bad word",
+            Self::Stop => "to stop at",
+            Self::Marker => "marker of thinking",
+        })
     }
 }

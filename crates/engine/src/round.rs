@@ -14,6 +14,7 @@ use crate::{
     Batch, EngineError, PromptReport, RowId, Scored,
     decider::Decider,
     pending_step::{PendingStep, kept},
+    pieces::Piece,
     row::{Row, Stage},
     rows::ids_tensor,
 };
@@ -54,14 +55,6 @@ impl<B: Backend> Inputs<B> {
 /// The places of the rows that stay, and these.
 fn kept_rows(rows: Vec<RowId>, stays: impl Fn(RowId) -> bool) -> (Vec<usize>, Vec<RowId>) {
     rows.into_iter().enumerate().filter(|(_, row)| stays(*row)).unzip()
-}
-
-/// A piece of a row's prompt.
-struct Piece {
-    row: usize,
-    len: usize,
-    /// Whether it is the last.
-    is_last: bool,
 }
 
 /// When a round began; nothing on targets that have no clock.
@@ -154,7 +147,7 @@ impl RoundTimes {
     }
 
     /// Positions of prompts beside sequences that decode: whole blocks, one at least.
-    fn positions(&self, most: usize) -> usize {
+    pub(crate) fn positions(&self, most: usize) -> usize {
         let (Some(decode), Some(position)) = (self.decode, self.position) else {
             return BLOCK_POSITIONS.min(most);
         };
@@ -289,39 +282,6 @@ impl<B: Backend, M: CausalLm<B>> Batch<'_, B, M> {
             }
             begin = to;
         }
-    }
-
-    /// The pieces of prompts of a round, first come first: as many positions as fit beside rows that decode, each piece to
-    /// the end of a block of the cache or of its prompt.
-    fn pieces(&self, rows: &[Row<B>], decoding: usize) -> Vec<Piece> {
-        let most = self.engine().prefill_chunk();
-        let mut room = if decoding > 0 { self.times.positions(most) } else { most };
-        let mut pieces = Vec::new();
-        for (row, one) in rows.iter().enumerate() {
-            let Stage::Prompt(rest) = &one.stage else { continue };
-            let (left, at) = (rest.dims()[0], one.table.len());
-            let len = match left <= room {
-                true => left,
-                false => ((at + room) / BLOCK_POSITIONS * BLOCK_POSITIONS).saturating_sub(at),
-            };
-            // States cannot be cut back to the end of the prompt's last whole block: it is run up to there first.
-            let whole = (at + left - 1) / BLOCK_POSITIONS * BLOCK_POSITIONS;
-            let len = match len == left && one.is_public && whole > at && self.keeps_checkpoints {
-                true => whole - at,
-                false => len,
-            };
-            // Of a block that does not fit as a whole, as much as fits.
-            let len = if len == 0 && pieces.is_empty() { room.min(left) } else { len };
-            if len == 0 {
-                break;
-            }
-            pieces.push(Piece { row, len, is_last: len == left });
-            room -= len;
-            if room == 0 {
-                break;
-            }
-        }
-        pieces
     }
 
     /// A row's prompt has run: it decodes, and so do those with the same prompt, which fork it. All of them, itself first.

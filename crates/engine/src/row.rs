@@ -212,11 +212,9 @@ impl<B: Backend> Row<B> {
         let is_silent = eos || (stops && !self.stop.includes_string);
         let (mut text, found) = match &engine.tokenizer {
             Some(tokenizer) if !is_silent => {
-                let mut piece = self.detokenizer.push(tokenizer, token)?;
-                if self.shown.contains(&token) {
-                    piece += special_text(tokenizer, token).unwrap_or_default();
-                }
-                self.matcher.push(&piece, looks)
+                let piece = self.detokenizer.push(tokenizer, token)?;
+                let shown = self.shown.contains(&token).then(|| special_text(tokenizer, token)).flatten();
+                self.matcher.push(&piece, shown, looks)
             }
             _ => (String::new(), None),
         };
@@ -277,7 +275,7 @@ impl<B: Backend> Row<B> {
         let rest = std::mem::take(&mut self.detokenizer).finish(tokenizer)?;
         let looks =
             self.decider.generated() >= self.stop.min_tokens && !(thinking && self.stop.spares_thoughts);
-        let (mut text, found) = self.matcher.push(&rest, looks);
+        let (mut text, found) = self.matcher.push(&rest, None, looks);
         let stopped_by = found.map(|found| StoppedBy::String(found.to_owned()));
         if stopped_by.is_none() {
             text += &self.matcher.finish();

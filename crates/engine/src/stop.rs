@@ -1,5 +1,7 @@
 //! Why a generation ended, and finding stop strings in streamed text.
 
+use std::ops::Range;
+
 use serde::{Deserialize, Serialize};
 
 /// Why a generation ended.
@@ -36,40 +38,74 @@ pub(crate) struct StopMatcher {
     /// Whether the text ends behind the string instead of before it.
     includes: bool,
     held: String,
+    /// Where control tokens stand in what is held: no string begins or ends within one, as its text is none that anybody sees.
+    control: Vec<Range<usize>>,
 }
 
 impl StopMatcher {
     pub(crate) fn new(strings: Vec<String>, includes: bool) -> Self {
-        Self { strings, includes, held: String::new() }
+        Self { strings, includes, held: String::new(), control: Vec::new() }
     }
 
-    /// Takes a piece; gives the text that is certain now, and the stop string that was found behind it. Where it is too
-    /// early for one it `looks` for none.
-    pub(crate) fn push(&mut self, piece: &str, looks: bool) -> (String, Option<&str>) {
+    /// Takes a piece, and the text of a control token behind it; gives the text that is certain now, and the stop string that
+    /// was found behind it. Where it is too early for one it `looks` for none.
+    pub(crate) fn push(&mut self, piece: &str, control: Option<&str>, looks: bool) -> (String, Option<&str>) {
         self.held.push_str(piece);
+        if let Some(control) = control {
+            self.control.push(self.held.len()..self.held.len() + control.len());
+            self.held.push_str(control);
+        }
         if !looks {
-            return (std::mem::take(&mut self.held), None);
+            return (self.finish(), None);
         }
-        let found = self.strings.iter().filter_map(|stop| Some((self.held.find(stop)?, stop)));
-        if let Some((at, stop)) = found.min_by_key(|(at, _)| *at) {
-            self.held.truncate(if self.includes { at + stop.len() } else { at });
-            return (std::mem::take(&mut self.held), Some(stop));
+        let found = (0..self.strings.len()).filter_map(|index| Some((self.find(index)?, index)));
+        if let Some((at, index)) = found.min_by_key(|(at, _)| *at) {
+            self.held.truncate(if self.includes { at + self.strings[index].len() } else { at });
+            return (self.finish(), Some(&self.strings[index]));
         }
-        let begun = self.strings.iter().map(|stop| begun(&self.held, stop)).max().unwrap_or(0);
-        let held = self.held.split_off(self.held.len() - begun);
+        let begun = self.strings.iter().map(|stop| self.begun(stop)).max().unwrap_or(0);
+        let certain = self.held.len() - begun;
+        let held = self.held.split_off(certain);
+        self.control.retain_mut(|range| {
+            let is_held = range.end > certain;
+            *range = range.start.saturating_sub(certain)..range.end.saturating_sub(certain);
+            is_held
+        });
         (std::mem::replace(&mut self.held, held), None)
+    }
+
+    /// Where a stop string stands first.
+    fn find(&self, index: usize) -> Option<usize> {
+        let stop = &self.strings[index];
+        let mut from = 0;
+        while let Some(at) = self.held[from..].find(stop).map(|at| from + at) {
+            if self.is_border(at) && self.is_border(at + stop.len()) {
+                return Some(at);
+            }
+            from = at + self.held[at..].chars().next().map_or(1, char::len_utf8);
+        }
+        None
+    }
+
+    /// Length of the longest end of what is held with which `stop` begins.
+    fn begun(&self, stop: &str) -> usize {
+        let held = &self.held;
+        let lengths = stop.char_indices().map(|(at, _)| at).rev();
+        let mut fits =
+            lengths.filter(|&len| held.ends_with(&stop[..len]) && self.is_border(held.len() - len));
+        fits.next().unwrap_or(0)
+    }
+
+    /// Whether a string may begin or end there.
+    fn is_border(&self, at: usize) -> bool {
+        !self.control.iter().any(|range| range.start < at && at < range.end)
     }
 
     /// What is held back, when nothing more comes.
     pub(crate) fn finish(&mut self) -> String {
+        self.control.clear();
         std::mem::take(&mut self.held)
     }
-}
-
-/// Length of the longest end of `text` with which `stop` begins.
-fn begun(text: &str, stop: &str) -> usize {
-    let lengths = stop.char_indices().map(|(at, _)| at).rev();
-    lengths.into_iter().find(|&len| text.ends_with(&stop[..len])).unwrap_or(0)
 }
 
 #[cfg(test)]
@@ -80,18 +116,43 @@ mod tests {
     #[test]
     fn finds_a_stop_string_across_pieces() {
         let mut matcher = StopMatcher::new(vec!["\n\nUser:".into(), "END".into()], false);
-        assert_eq!(matcher.push("a\n", true), ("a".into(), None));
-        assert_eq!(matcher.push("\nUse", true), (String::new(), None));
-        assert_eq!(matcher.push("d E", true), ("\n\nUsed ".into(), None));
-        assert_eq!(matcher.push("NDless", true), (String::new(), Some("END")));
+        assert_eq!(matcher.push("a\n", None, true), ("a".into(), None));
+        assert_eq!(matcher.push("\nUse", None, true), (String::new(), None));
+        assert_eq!(matcher.push("d E", None, true), ("\n\nUsed ".into(), None));
+        assert_eq!(matcher.push("NDless", None, true), (String::new(), Some("END")));
         let mut early = StopMatcher::new(vec!["END".into()], false);
-        assert_eq!(early.push("END", false), ("END".into(), None));
-        assert_eq!(early.push("END", true), (String::new(), Some("END")));
+        assert_eq!(early.push("END", None, false), ("END".into(), None));
+        assert_eq!(early.push("END", None, true), (String::new(), Some("END")));
         let mut including = StopMatcher::new(vec!["END".into()], true);
-        assert_eq!(including.push("the ENDless", true), ("the END".into(), Some("END")));
+        assert_eq!(including.push("the ENDless", None, true), ("the END".into(), Some("END")));
         let mut matcher = StopMatcher::new(vec!["é!".into()], false);
-        assert_eq!(matcher.push("café", true), ("caf".into(), None));
+        assert_eq!(matcher.push("café", None, true), ("caf".into(), None));
         assert_eq!(matcher.finish(), "é");
+    }
+
+    #[test]
+    fn stop_strings_take_control_tokens_whole() {
+        let of = |stop: &str| {
+            let mut matcher = StopMatcher::new(vec![stop.to_owned()], false);
+            let mut all = String::new();
+            for (piece, control) in [("a t", None), ("hin", Some("</think>")), ("k s", None), ("o", None)] {
+                let (text, stopped) = matcher.push(piece, control, true);
+                all += &text;
+                if stopped.is_some() {
+                    return (all, true);
+                }
+            }
+            (all + &matcher.finish(), false)
+        };
+        let whole = "a thin</think>k so";
+        for part in ["think>", "nk>k", "</th", "in</th", "think", ">k"] {
+            assert_eq!(of(part), (whole.to_owned(), false), "{part}");
+        }
+        for (stop, text) in
+            [("</think>", "a thin"), ("in</think>k", "a th"), ("k s", "a thin</think>"), ("thin", "a ")]
+        {
+            assert_eq!(of(stop), (text.to_owned(), true), "{stop}");
+        }
     }
 
     proptest! {
@@ -101,7 +162,7 @@ mod tests {
             let (mut out, mut stopped) = (String::new(), false);
             let chars: Vec<char> = text.chars().collect();
             for piece in chars.chunks(cut) {
-                let (certain, found) = matcher.push(&piece.iter().collect::<String>(), true);
+                let (certain, found) = matcher.push(&piece.iter().collect::<String>(), None, true);
                 out += &certain;
                 if found.is_some() {
                     stopped = true;

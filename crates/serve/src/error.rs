@@ -4,7 +4,7 @@ use axum::{
     body::Body,
     http::{HeaderValue, Response, StatusCode, header},
 };
-use moi_engine::{EngineError, Refusal};
+use moi_engine::{EngineError, Refusal, TokenUse};
 use moi_text::TextError;
 use serde_json::{Value, json};
 
@@ -47,6 +47,26 @@ impl ApiError {
         Self { param: Some(param.into()), ..self }
     }
 
+    /// In the words of another API than that of chat completions, whose `words` are pairs of a field there and here. What lies
+    /// in a definition of a function there lies in the tool itself here.
+    pub(crate) fn in_words(mut self, words: &[(&str, &str)]) -> Self {
+        let Some(path) = &self.param else { return self };
+        let mut other = path.replace("].function.", "].");
+        for (theirs, ours) in words {
+            let ends = |rest: &str| rest.is_empty() || rest.starts_with(['.', '[']);
+            if let Some(rest) = other.strip_prefix(theirs).filter(|rest| ends(rest)) {
+                other = format!("{ours}{rest}");
+            } else if let Some(rest) = other.strip_suffix(theirs).filter(|rest| rest.ends_with("].")) {
+                other = format!("{rest}{ours}");
+            }
+        }
+        if &other != path {
+            self.message = self.message.replace(path.as_str(), &other);
+            self.param = Some(other);
+        }
+        self
+    }
+
     /// No key, or a wrong one.
     pub(crate) fn unauthorized() -> Self {
         let message = "the API key is missing or wrong; send it as `Authorization: Bearer KEY`";
@@ -85,6 +105,12 @@ impl ApiError {
     /// A body of another type.
     pub(crate) fn not_json() -> Self {
         let message = "the content type must be application/json";
+        Self::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, INVALID, "unsupported_media_type", message)
+    }
+
+    /// A body that is compressed.
+    pub(crate) fn encoded() -> Self {
+        let message = "the body must not be compressed";
         Self::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, INVALID, "unsupported_media_type", message)
     }
 
@@ -155,19 +181,20 @@ impl From<EngineError> for ApiError {
             EngineError::Text(error) => error.into(),
             EngineError::Busy(_) => Self::unavailable(message),
             EngineError::Rule(_) => Self::value("moi.rule", message),
+            EngineError::UnknownToken { what, .. } => Self::value(field_of(what), message),
+            EngineError::TokenOutsideVocabulary { .. } | EngineError::EmptyPrompt => {
+                Self::value("prompt", message)
+            }
+            EngineError::NothingAllowed => Self::value("allowed_token_ids", message),
+            EngineError::MinAboveMax { .. } => Self::value("min_tokens", message),
+            EngineError::MaxTokensZero => Self::value("max_tokens", message),
+            EngineError::EmptyStopString => Self::value("stop", message),
+            EngineError::EmptyBadWord => Self::value("bad_words", message),
+            EngineError::EmbeddingWidth { .. } => Self::value("prompt_embeds", message),
             EngineError::Sampling(_)
             | EngineError::ForeignRequest
-            | EngineError::EmptyPrompt
             | EngineError::NoTokenizer(_)
-            | EngineError::NoBreakers
-            | EngineError::TokenOutsideVocabulary { .. }
-            | EngineError::UnknownToken { .. }
-            | EngineError::EmbeddingWidth { .. }
-            | EngineError::MinAboveMax { .. }
-            | EngineError::MaxTokensZero
-            | EngineError::EmptyStopString
-            | EngineError::EmptyBadWord
-            | EngineError::NothingAllowed => Self::invalid("invalid_value", message),
+            | EngineError::NoBreakers => Self::invalid("invalid_value", message),
             EngineError::Model(_)
             | EngineError::Mix(_)
             | EngineError::Device(_)
@@ -175,6 +202,18 @@ impl From<EngineError> for ApiError {
             | EngineError::BadLogits { .. }
             | EngineError::Reading(_) => Self::internal(message),
         }
+    }
+}
+
+/// The field in which a token is named for something.
+fn field_of(what: TokenUse) -> &'static str {
+    match what {
+        TokenUse::Biased => "logit_bias",
+        TokenUse::Forced => "moi.force",
+        TokenUse::Allowed => "allowed_token_ids",
+        TokenUse::Banned | TokenUse::BadWord => "bad_words",
+        TokenUse::Stop => "stop_token_ids",
+        TokenUse::Marker => "model",
     }
 }
 
@@ -199,5 +238,26 @@ impl From<Refusal> for ApiError {
             Refusal::TooLarge { .. } => Self::invalid("context_length_exceeded", message),
             Refusal::QueueFull { .. } => Self::rate_limited(message, 1),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn errors_speak_the_words_of_each_api() {
+        let words = [("stop", "stop_sequences"), ("parameters", "input_schema")];
+        let renamed = |path: &str| {
+            let error = ApiError::value(path, format!("`{path}` is wrong")).in_words(&words);
+            (error.param.unwrap_or_default(), error.message)
+        };
+        let pair = |path: &str| (path.to_owned(), format!("`{path}` is wrong"));
+        assert_eq!(renamed("stop"), pair("stop_sequences"));
+        assert_eq!(renamed("stop[3]"), pair("stop_sequences[3]"));
+        assert_eq!(renamed("stop_token_ids"), pair("stop_token_ids"));
+        assert_eq!(renamed("tools[1].function.parameters"), pair("tools[1].input_schema"));
+        assert_eq!(renamed("tools[1].function.name"), pair("tools[1].name"));
+        assert_eq!(renamed("temperature"), pair("temperature"));
     }
 }

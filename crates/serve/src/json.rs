@@ -24,6 +24,10 @@ pub(crate) async fn read(headers: &HeaderMap, mut body: Body, most: usize) -> Re
     if !is_json && !kind.is_empty() {
         return Err(ApiError::not_json());
     }
+    let encoding = headers.get(header::CONTENT_ENCODING).map(|value| value.as_bytes());
+    if encoding.is_some_and(|encoding| !encoding.eq_ignore_ascii_case(b"identity")) {
+        return Err(ApiError::encoded());
+    }
     let declared = headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
     if declared.is_some_and(|declared: usize| declared > most) {
         return Err(ApiError::too_large(most));
@@ -80,6 +84,31 @@ impl Ignored {
     }
 }
 
+/// Values of a body at most, and of one that may be lists of token ids: each takes some hundred bytes while it is read.
+pub(crate) const MAX_VALUES: usize = 1 << 20;
+pub(crate) const MAX_LISTED_VALUES: usize = 1 << 23;
+
+/// Refuses a body of very many values before they take memory.
+///
+/// # Errors
+/// Likewise.
+pub(crate) fn check_values(body: &[u8], most: usize) -> Result<(), ApiError> {
+    let (mut values, mut is_text, mut is_escaped) = (0, false, false);
+    for &byte in body {
+        match (is_text, byte) {
+            (true, _) if is_escaped => is_escaped = false,
+            (true, b'\\') => is_escaped = true,
+            (_, b'"') => is_text = !is_text,
+            (false, b',' | b'[' | b'{') => values += 1,
+            _ => {}
+        }
+    }
+    match values > most {
+        true => Err(ApiError::invalid("invalid_value", format!("the body has more than {most} values"))),
+        false => Ok(()),
+    }
+}
+
 /// Parses a body.
 ///
 /// # Errors
@@ -115,9 +144,14 @@ fn wrong(error: serde_json::Error, path: Option<String>) -> ApiError {
     let code = if message.starts_with("invalid type") { "invalid_type" } else { "invalid_value" };
     // The place in the body says less than the path.
     let message = message.rsplit_once(" at line ").map_or(message.as_str(), |(what, _)| what);
-    match path {
-        Some(path) => ApiError::invalid(code, format!("{path}: {message}")).of(path),
-        None => ApiError::invalid(code, message),
+    let missing = message.strip_prefix("missing field `").and_then(|rest| rest.split('`').next());
+    match (path, missing) {
+        (Some(path), Some(field)) => {
+            ApiError::invalid(code, format!("{path}: {message}")).of(format!("{path}.{field}"))
+        }
+        (Some(path), None) => ApiError::invalid(code, format!("{path}: {message}")).of(path),
+        (None, Some(field)) => ApiError::invalid(code, message).of(field),
+        (None, None) => ApiError::invalid(code, message),
     }
 }
 

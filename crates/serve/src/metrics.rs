@@ -350,9 +350,9 @@ impl Metrics {
         self.refused.with_label_values(&[QUOTA]).inc();
     }
 
-    /// A request was refused whose turn did not come in time.
-    pub(crate) fn waited_too_long(&self) {
-        self.refused.with_label_values(&[TIMEOUT]).inc();
+    /// So many requests were refused whose turn did not come in time.
+    pub(crate) fn waited_too_long(&self, requests: usize) {
+        self.refused.with_label_values(&[TIMEOUT]).inc_by(requests as u64);
     }
 
     /// A round took so long and gave so many tokens.

@@ -111,12 +111,14 @@ impl Readers {
         let is_late = |reader: &Reader| reader.times.waited() > longest && !begun.contains(&reader.group);
         let late: Vec<RequestId> =
             self.readers.iter().filter(|(_, reader)| is_late(reader)).map(|(&id, _)| id).collect();
+        let groups: HashSet<RequestId> =
+            late.iter().filter_map(|id| Some(self.readers.get(id)?.group)).collect();
+        status.metrics.waited_too_long(groups.len());
         for id in late {
             let message = format!(
                 "the request has waited for {} s and its turn has not come; try again later",
                 longest.as_secs_f64()
             );
-            status.metrics.waited_too_long();
             self.fail(id, ApiError::rate_limited(message, 1), scheduler, status);
         }
     }
@@ -172,10 +174,13 @@ impl Readers {
                 reader.backlog.push_back(RunEvent::Failed(failed(error), text));
             }
         }
-        let is_read = reader.send();
+        // Whoever reads the end finds the request nowhere any more.
         if let Some(finish) = finish {
             status.metrics.finished(&reader.times, finish);
             status.ended(id);
+        }
+        let is_read = reader.send();
+        if finish.is_some() {
             if let Some(reader) = self.readers.remove(&id)
                 && is_read
                 && !reader.backlog.is_empty()

@@ -1,7 +1,12 @@
 //! Answers as OpenAI's responses have them: a list of items, whole or in events.
 
+use std::fmt;
+
 use moi_engine::PromptReport;
-use serde::Deserialize;
+use serde::{
+    Deserialize, Deserializer,
+    de::{IgnoredAny, MapAccess, Visitor},
+};
 use serde_json::{Map, Value, json};
 
 use crate::{
@@ -12,9 +17,56 @@ use crate::{
     routes::{chat::Call, new_id},
 };
 
-/// A request as it was sent.
-#[derive(Debug, Deserialize)]
-pub(crate) struct Echo(pub(crate) Map<String, Value>);
+/// The fields of a request that are repeated, but for very long ones.
+#[derive(Debug)]
+pub(crate) struct Echo(Map<String, Value>);
+
+impl<'de> Deserialize<'de> for Echo {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Fields;
+
+        impl<'de> Visitor<'de> for Fields {
+            type Value = Echo;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a JSON object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Echo, A::Error> {
+                let mut kept = Map::new();
+                while let Some(name) = map.next_key::<String>()? {
+                    if !REPEATED.contains(&name.as_str()) {
+                        map.next_value::<IgnoredAny>()?;
+                        continue;
+                    }
+                    let value = map.next_value::<Value>()?;
+                    if value.to_string().len() <= MAX_REPEATED {
+                        kept.insert(name, value);
+                    }
+                }
+                Ok(Echo(kept))
+            }
+        }
+
+        deserializer.deserialize_map(Fields)
+    }
+}
+
+/// Fields of a request that a response repeats.
+const REPEATED: &[&str] = &[
+    "instructions",
+    "max_output_tokens",
+    "metadata",
+    "parallel_tool_calls",
+    "reasoning",
+    "temperature",
+    "text",
+    "tool_choice",
+    "tools",
+    "top_p",
+];
+/// Bytes of a field that is repeated.
+const MAX_REPEATED: usize = 64 << 10;
 
 /// An answer as a response with items.
 #[derive(Debug)]

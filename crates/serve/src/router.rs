@@ -16,7 +16,7 @@ use tower_http::cors::{AllowHeaders, AllowOrigin, CorsLayer};
 use crate::{
     auth::{check_host, check_origin},
     error::ApiError,
-    json::read,
+    json::{MAX_LISTED_VALUES, MAX_VALUES, check_values, read},
     log::{LogLine, Record, trace},
     openapi,
     quota::Quota,
@@ -193,6 +193,13 @@ async fn post(
 ) -> Result<Response<Body>, ApiError> {
     let loaded = server.loaded()?;
     let body = read(headers, body, server.options.max_body).await?;
+    check_values(
+        &body,
+        match what {
+            Handler::Completions | Handler::Detokenize => MAX_LISTED_VALUES,
+            _ => MAX_VALUES,
+        },
+    )?;
     match what {
         Handler::Render => {
             let trusts = server.options.trust_request_templates;

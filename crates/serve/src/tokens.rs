@@ -1,7 +1,5 @@
 //! Tokens as clients read them beside their log-probabilities.
 
-use std::collections::HashSet;
-
 use moi_text::Tokenizer;
 use serde_json::{Map, Value, json};
 
@@ -73,13 +71,18 @@ impl TokenNames<'_> {
         if tokens.iter().all(|&(token, _)| token != of.token) {
             tokens.push((of.token, own));
         }
-        let mut used = HashSet::new();
         let mut entries = Map::new();
         // The token itself has its text as its key, whatever others are called.
         tokens.sort_by_key(|&(token, _)| token != of.token);
         for (token, value) in tokens {
-            let name = self.name(token);
-            let key = if used.insert(name.clone()) { name } else { format!("token_id:{token}") };
+            let mut key = self.name(token);
+            if entries.contains_key(&key) {
+                key = format!("token_id:{token}");
+            }
+            // Some token's text may look like that.
+            while entries.contains_key(&key) {
+                key.push('\'');
+            }
             entries.insert(key, logprob(value));
         }
         Value::Object(entries)

@@ -98,7 +98,7 @@ fn read(body: &[u8], server: &Server) -> Result<Asked<Chunks<TextShape>>, ApiErr
         echoed,
         lists: listed.is_some(),
     };
-    Ok(Asked { id: "cmpl-", plan, jobs, parsers, format: Chunks(shape), prompt_only, ignored })
+    Ok(Asked { id: "cmpl-", plan, jobs, parsers, format: Chunks(shape), prompt_only, ignored, words: &[] })
 }
 
 /// The prompts of a request, and the texts of those that are given as texts.

@@ -30,13 +30,22 @@ use crate::{
     },
 };
 
+/// What fields of chat completions are called here.
+const WORDS: &[(&str, &str)] = &[
+    ("stop", "stop_sequences"),
+    ("parameters", "input_schema"),
+    ("json_schema", "output_config.format.schema"),
+];
+
 /// Answers a conversation.
 pub(crate) async fn messages(
     server: Arc<Server>,
     caller: Caller,
     body: Bytes,
 ) -> Result<Response<Body>, ApiError> {
-    answered(&server, caller, body.len(), move |server| read(&body, server)).await
+    let size = body.len();
+    let read = move |server: &Server| read(&body, server).map_err(|error| error.in_words(WORDS));
+    answered(&server, caller, size, read).await
 }
 
 /// Counts the tokens of a conversation.
@@ -73,7 +82,16 @@ fn read(body: &[u8], server: &Server) -> Result<Asked<MessageFormat>, ApiError> 
     let plan = Plan::new(&generation, &knobs, &loaded, None)?.single()?;
     let (plan, jobs, parser) = super::chat::generations(&chat(asked)?, plan, &loaded, server)?;
     let format = MessageFormat::default();
-    Ok(Asked { id: "msg_", plan, jobs, parsers: vec![parser], format, prompt_only: false, ignored })
+    Ok(Asked {
+        id: "msg_",
+        plan,
+        jobs,
+        parsers: vec![parser],
+        format,
+        prompt_only: false,
+        ignored,
+        words: WORDS,
+    })
 }
 
 /// The same conversation in the words of chat completions.

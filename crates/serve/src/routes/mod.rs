@@ -45,6 +45,8 @@ pub(crate) struct Asked<F> {
     /// Whether the prompts alone are asked for, with their log-probabilities.
     pub(crate) prompt_only: bool,
     pub(crate) ignored: Ignored,
+    /// What fields of chat completions are called by the API: see [`ApiError::in_words`].
+    pub(crate) words: &'static [(&'static str, &'static str)],
 }
 
 /// Reads what is asked for in a body of so many bytes, off the threads that answer, has it generated, and answers.
@@ -78,7 +80,7 @@ pub(crate) async fn answered<F: Format>(
         let charge = Charge { server: own, caller: caller.clone(), prompt: prompt_tokens };
         let prepared = model.service.prepare(&caller, jobs).map_err(|error| {
             let field = asked.plan.constrained_by.filter(|_| error.code == Some("invalid_schema"));
-            field.map_or(error.clone(), |field| error.of(field))
+            field.map_or(error.clone(), |field| error.of(field)).in_words(asked.words)
         })?;
         Ok::<_, ApiError>((asked, prepared, about, prompt_tokens, prompts, charge))
     };

@@ -22,13 +22,24 @@ use crate::{
     },
 };
 
+/// What fields of chat completions are called here.
+const WORDS: &[(&str, &str)] = &[
+    ("messages", "input"),
+    ("max_tokens", "max_output_tokens"),
+    ("max_completion_tokens", "max_output_tokens"),
+    ("response_format.json_schema", "text.format"),
+    ("response_format", "text.format"),
+];
+
 /// Answers a conversation.
 pub(crate) async fn responses(
     server: Arc<Server>,
     caller: Caller,
     body: Bytes,
 ) -> Result<Response<Body>, ApiError> {
-    answered(&server, caller, body.len(), move |server| read(&body, server)).await
+    let size = body.len();
+    let read = move |server: &Server| read(&body, server).map_err(|error| error.in_words(WORDS));
+    answered(&server, caller, size, read).await
 }
 
 fn read(body: &[u8], server: &Server) -> Result<Asked<ResponsesFormat>, ApiError> {
@@ -36,9 +47,7 @@ fn read(body: &[u8], server: &Server) -> Result<Asked<ResponsesFormat>, ApiError
     let mut ignored = Ignored::default();
     let mut generation: Generation = json::parse(body, &mut ignored)?;
     let asked: Responses = json::parse(body, &mut ignored)?;
-    let mut echo: Echo = json::parse(body, &mut Ignored::default())?;
-    // Of what is very long nothing is repeated.
-    echo.0.retain(|name, value| REPEATED.contains(&name.as_str()) && value.to_string().len() <= MAX_REPEATED);
+    let echo: Echo = json::parse(body, &mut Ignored::default())?;
     let knobs: Knobs = json::parse(body, &mut Ignored::default())?;
     ignored.known(knobs.fields());
     refuse_unsupported(&asked)?;
@@ -54,24 +63,17 @@ fn read(body: &[u8], server: &Server) -> Result<Asked<ResponsesFormat>, ApiError
     let chat = chat(asked)?;
     let (plan, jobs, parser) = super::chat::generations(&chat, plan, &loaded, server)?;
     let format = ResponsesFormat::new(echo);
-    Ok(Asked { id: "resp_", plan, jobs, parsers: vec![parser], format, prompt_only: false, ignored })
+    Ok(Asked {
+        id: "resp_",
+        plan,
+        jobs,
+        parsers: vec![parser],
+        format,
+        prompt_only: false,
+        ignored,
+        words: WORDS,
+    })
 }
-
-/// Fields of a request that a response repeats.
-const REPEATED: &[&str] = &[
-    "instructions",
-    "max_output_tokens",
-    "metadata",
-    "parallel_tool_calls",
-    "reasoning",
-    "temperature",
-    "text",
-    "tool_choice",
-    "tools",
-    "top_p",
-];
-/// Bytes of a field that is repeated.
-const MAX_REPEATED: usize = 64 << 10;
 
 /// What would need a store, or a host's own tools.
 fn refuse_unsupported(asked: &Responses) -> Result<(), ApiError> {

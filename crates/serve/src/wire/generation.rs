@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use schemars::JsonSchema;
-use serde::Deserialize;
+use serde::{Deserialize, de::IgnoredAny};
 use serde_json::{Map, Value};
 
 use super::unions::Texts;
@@ -71,7 +71,8 @@ pub(crate) struct Generation {
     #[serde(rename = "user")]
     pub(crate) _user: Option<String>,
     #[serde(rename = "metadata")]
-    pub(crate) _metadata: Option<Value>,
+    #[schemars(with = "Option<Value>")]
+    pub(crate) _metadata: Option<IgnoredAny>,
     #[serde(rename = "store")]
     pub(crate) _store: Option<bool>,
     #[serde(rename = "service_tier")]

@@ -5,6 +5,8 @@ import os
 
 import anthropic
 
+import parts
+
 URL = os.environ["MOI_URL"]
 client = anthropic.Anthropic(base_url=URL, api_key="k", max_retries=0)
 MODEL = os.environ["MOI_MODEL"]
@@ -66,7 +68,9 @@ async def many():
     assert len({a.content[0].text for a in answers}) == 1
 
 
-for check in (messages, tools, errors):
-    check()
-asyncio.run(many())
+def many_at_once():
+    asyncio.run(many())
+
+
+parts.run(messages, tools, errors, many_at_once)
 print(f"anthropic {anthropic.__version__}: messages, streams, tools, counts, errors, 32 at once")

@@ -11,6 +11,8 @@ import httpx
 import openai
 from pydantic import BaseModel
 
+import parts
+
 URL = os.environ["MOI_URL"] + "/v1"
 client = openai.OpenAI(base_url=URL, api_key="k", max_retries=0)
 MODEL = client.models.list().data[0].id
@@ -49,6 +51,8 @@ def accumulated():
 
 
 def rules():
+    if parts.PEER:
+        return
     extra = {"moi": {"rules": ["token", "moi:beta=0.5"], "trace": 3}}
     answer = client.chat.completions.create(model=MODEL, messages=ASK, max_tokens=8, seed=1, extra_body=extra)
     assert [c.moi["rule"] for c in answer.choices] == ["token", "moi:beta=0.5"], answer
@@ -94,6 +98,8 @@ def tools():
     whole = client.chat.completions.create(**asked, parallel_tool_calls=False).choices[0]
     assert whole.finish_reason == "tool_calls" and whole.message.content is None, whole
     Weather.model_validate_json(whole.message.tool_calls[0].function.arguments)
+    if parts.PEER:
+        return
     # Two calls at once, put together by its accumulator, which doubles what is said twice.
     call = '<tool_call>\n{"name": "Weather", "arguments": {"city": "%s", "days": 1}}\n</tool_call>'
     text = call % "Paris" + "\n" + call % "Rome" + "<|im_end|>"
@@ -162,7 +168,9 @@ async def many():
     await stream.close()
 
 
-for check in (chat, accumulated, rules, completions, structured, tools, responses, errors):
-    check()
-asyncio.run(many())
+def many_at_once():
+    asyncio.run(many())
+
+
+parts.run(chat, accumulated, rules, completions, structured, tools, responses, errors, many_at_once)
 print(f"openai {openai.__version__}: chat, streams, accumulators, completions, parse, tools, responses, errors, 64 at once")

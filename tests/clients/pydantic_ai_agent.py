@@ -5,6 +5,7 @@ import importlib.metadata
 import os
 from typing import Literal
 
+import httpx
 from pydantic import BaseModel
 from pydantic_ai import Agent, NativeOutput
 from pydantic_ai.models.openai import OpenAIChatModel
@@ -37,5 +38,43 @@ async def streamed():
 
 
 asyncio.run(streamed())
+
+
+async def parallel():
+    """Two calls in one answer, whole and as a stream that its parts are put together from."""
+    call = '<tool_call>\n{"name": "weather", "arguments": {"city": "%s"}}\n</tool_call>'
+    text = call % "Paris" + "\n" + call % "Rome" + "<|im_end|>"
+    tokens = httpx.post(os.environ["MOI_URL"] + "/tokenize", json={"prompt": text, "add_special_tokens": False}).json()
+    forced = {"max_tokens": 200, "extra_body": {"moi": {"rule": "token", "force": tokens["tokens"]}}}
+    cities = []
+
+    def weather(city: Literal["Paris", "Rome"]) -> str:
+        cities.append(city)
+        return f"sunny in {city}"
+
+    agent = Agent(model, tools=[weather])
+    for streams in (False, True):
+        cities.clear()
+        # The second turn, which would call again, is not needed: what counts is what was called.
+        async with agent.iter("How is the weather in Paris and in Rome?", model_settings=forced) as run:
+            async for node in run:
+                if Agent.is_model_request_node(node) and streams:
+                    async with node.stream(run.ctx) as stream:
+                        async for _ in stream:
+                            pass
+                if Agent.is_call_tools_node(node):
+                    calls = node.model_response.tool_calls
+                    assert [(c.tool_name, c.args_as_dict()["city"]) for c in calls] == [("weather", "Paris"), ("weather", "Rome")]
+                    assert len({c.tool_call_id for c in calls}) == 2
+                    async with node.stream(run.ctx) as events:
+                        async for _ in events:
+                            pass
+                    break
+        assert sorted(cities) == ["Paris", "Rome"], cities
+
+
+# Another server cannot be told which tokens to generate.
+if "MOI_PEER" not in os.environ:
+    asyncio.run(parallel())
 version = importlib.metadata.version("pydantic-ai-slim")
-print(f"pydantic-ai {version}: output by a function and by a schema, streams")
+print(f"pydantic-ai {version}: output by a function and by a schema, streams, two calls at once")

@@ -53,6 +53,24 @@ for (const call of [generateText, streamText]) {
 }
 assert.equal(runs, 2);
 
+// Two calls in one answer, put together from a stream.
+const form = (city) => `<tool_call>\n{"name": "weather", "arguments": {"city": "${city}"}}\n</tool_call>`;
+const tokens = process.env.MOI_PEER ? {} : await fetch(process.env.MOI_URL + "/tokenize", {
+  method: "POST", headers: { "Content-Type": "application/json" },
+  body: JSON.stringify({ prompt: `${form("Paris")}\n${form("Rome")}<|im_end|>`, add_special_tokens: false }),
+}).then((answer) => answer.json());
+// Another server cannot be told which tokens to generate.
+for (const call of process.env.MOI_PEER ? [] : [generateText, streamText]) {
+  const both = await call({
+    ...base, prompt: "How is the weather in Paris and in Rome?", maxOutputTokens: 200, tools: { weather }, stopWhen: stepCountIs(1),
+    providerOptions: { moi: { moi: { rule: "token", force: tokens.tokens } } },
+  });
+  const calls = await both.toolCalls;
+  assert.deepEqual(calls.map(({ toolName, input }) => [toolName, input.city]), [["weather", "Paris"], ["weather", "Rome"]]);
+  assert.notEqual(calls[0].toolCallId, calls[1].toolCallId);
+  assert.equal((await both.toolResults).length, 2);
+}
+
 await assert.rejects(generateText({ ...base, model: provider("nothing"), prompt: "a" }), /not served here/);
 const { version } = JSON.parse(readFileSync(new URL(import.meta.resolve("ai/package.json"))));
-console.log(`ai ${version}: texts, streams, objects, tools in a loop, provider options, errors`);
+console.log(`ai ${version}: texts, streams, objects, tools in a loop, two calls at once, provider options, errors`);

@@ -3,7 +3,12 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a failure must end the test")]
 
 mod cancel;
+mod crowds;
 mod faults;
+mod hostile_fields;
+mod hostile_grammars;
+mod hostile_requests;
+mod leaving;
 mod load;
 #[cfg(unix)]
 mod logs;
@@ -13,7 +18,9 @@ mod operations;
 mod others;
 mod scores;
 mod security;
+mod spelled;
 mod streams;
+mod texts;
 mod tools;
 mod wire;
 

@@ -1,0 +1,296 @@
+//! Clients that leave, that do not read, that wait too long, or that have no place: wherever their requests stand these are
+//! forgotten, or told why they end, and others notice nothing.
+
+use std::{
+    io::{Read, Write},
+    net::{Shutdown, TcpStream},
+    thread,
+    time::{Duration, Instant},
+};
+
+use moi_tests::{
+    bytes,
+    server::{Client, reply},
+};
+use serde_json::{Value, json};
+
+use crate::{
+    CHAT, TEXT,
+    crowds::{PATIENCE, ROUTES, asked, endless, hold, labelled, letters, phases, reading, runs, tiny, until},
+    with,
+};
+
+/// Tokens of an answer that nobody waits for the end of.
+const ENDLESS: usize = 60_000;
+
+/// Leaves as a process does that ends, or has the connection reset. The first is held until what it left is forgotten: all that
+/// the server is told is that nothing more comes.
+fn leave(stream: TcpStream, is_reset: bool) -> Option<TcpStream> {
+    if is_reset {
+        rustix::net::sockopt::set_socket_linger(&stream, Some(Duration::ZERO)).unwrap();
+        return None;
+    }
+    stream.shutdown(Shutdown::Both).unwrap();
+    Some(stream)
+}
+
+/// All ways in which an answer is asked for and left: its route, whether it is a stream, whether the connection is reset.
+fn ways() -> Vec<(&'static str, bool, bool)> {
+    let of = |path| [(path, false, false), (path, false, true), (path, true, false), (path, true, true)];
+    ROUTES.into_iter().flat_map(of).collect()
+}
+
+/// Sends a request, leaves when it has generated so many tokens, or while its prompt runs where these are none, and waits until
+/// it is forgotten.
+fn send_and_leave(client: &Client, path: &str, body: &Value, is_reset: bool, tokens: u64) {
+    let mut stream = client.send(path, body);
+    let is_there = |run: &Value| match tokens {
+        0 => run["phase"] == "prompt",
+        _ => run["generated_tokens"].as_u64().unwrap() >= tokens,
+    };
+    until("the request is under way", || runs(client).iter().any(is_there));
+    if tokens > 0 && body["stream"] == true {
+        assert!(stream.read(&mut [0; 4096]).unwrap() > 0, "{path} has sent nothing");
+    }
+    let left = leave(stream, is_reset);
+    until("it is forgotten", || runs(client).is_empty());
+    drop(left);
+}
+
+/// A client leaves while its request waits, while its prompt runs, while it decodes, and while its text is held back for what
+/// may become a stop string (llama.cpp#24496, #11414, vllm#9428).
+#[test]
+fn who_leaves_is_forgotten_wherever_it_stands() {
+    let (_directory, server) = endless(&["--max-rows", "1"]);
+    let long = |path: &str, stream: bool| with(asked(path, "Once", ENDLESS), json!({"stream": stream}));
+    // Sixteen wait behind a book.
+    let book = hold(&server);
+    let waiting: Vec<_> = ways()
+        .into_iter()
+        .map(|(path, stream, is_reset)| (server.send(path, &long(path, stream)), is_reset))
+        .collect();
+    until("all wait", || server.metric("vllm:num_requests_waiting") == 16.0);
+    let left: Vec<_> = waiting.into_iter().map(|(stream, is_reset)| leave(stream, is_reset)).collect();
+    until("none waits", || server.metric("vllm:num_requests_waiting") == 0.0);
+    assert_eq!(phases(&server), ["prompt"], "the book was disturbed");
+    drop((book, left));
+    server.settled();
+    // No prompt comes to its end.
+    for (path, stream, is_reset) in ways() {
+        let body = with(asked(path, &"x".repeat(ENDLESS), 1), json!({"stream": stream}));
+        send_and_leave(&server, path, &body, is_reset, 0);
+    }
+    server.settled();
+    assert_eq!(server.metric("vllm:prompt_tokens_total"), 0.0);
+    assert_eq!(server.metric("vllm:generation_tokens_total"), 0.0);
+    for (path, stream, is_reset) in ways() {
+        send_and_leave(&server, path, &long(path, stream), is_reset, 1);
+    }
+    server.settled();
+    // Behind `said` all that comes may become the stop string, for thousands of tokens.
+    let (stop, forced) = (format!("h{}", "o".repeat(8100)), format!("saidh{}", "o".repeat(8000)));
+    let fields = json!({"stop": stop, "moi": {"rule": "token", "force": bytes::ids(&forced)}});
+    for (path, stream, is_reset) in ways() {
+        send_and_leave(&server, path, &with(long(path, stream), fields.clone()), is_reset, 10);
+    }
+    server.settled();
+    // All together have come to less than one of them has asked for.
+    let tokens = server.metric("vllm:generation_tokens_total");
+    assert!(tokens < ENDLESS as f64, "{tokens} tokens for those who left");
+    assert_eq!(labelled(&server, "vllm:request_success_total", "\"abort\""), 65.0);
+    assert_eq!(server.metric("vllm:request_success_total"), 65.0);
+}
+
+/// Fifty wait and leave, and nothing is computed for them: all tokens are of the one that runs (llama.cpp#13262).
+#[test]
+fn who_leaves_the_queue_costs_nothing() {
+    let (_directory, server) = endless(&["--max-rows", "1"]);
+    let book = server.send(TEXT, &letters(&"x".repeat(30_000), 5));
+    until("the book is read", || phases(&server) == ["prompt"]);
+    let waiting: Vec<TcpStream> =
+        (0..50).map(|at| server.send(CHAT, &asked(CHAT, &format!("Question {at}"), 100))).collect();
+    until("fifty wait", || server.metric("vllm:num_requests_waiting") == 50.0);
+    let left: Vec<_> =
+        waiting.into_iter().enumerate().map(|(at, stream)| leave(stream, at.is_multiple_of(2))).collect();
+    until("none waits", || server.metric("vllm:num_requests_waiting") == 0.0);
+    let answer = reply(book).json();
+    assert_eq!(answer["usage"]["completion_tokens"], 5, "{answer}");
+    drop(left);
+    server.settled();
+    assert_eq!(server.metric("vllm:prompt_tokens_total"), 30_000.0);
+    assert_eq!(server.metric("vllm:generation_tokens_total"), 5.0);
+    assert_eq!(labelled(&server, "vllm:request_success_total", "\"abort\""), 50.0);
+}
+
+/// One that decodes is left while the prompt of another one runs; ten more are answered, and the server stops as it should
+/// (llama.cpp#27604).
+#[test]
+fn an_abort_beside_a_prompt_stops_nothing() {
+    for is_reset in [false, true] {
+        let (_directory, server) = endless(&[]);
+        let decoding = server.send(TEXT, &with(letters("Once", ENDLESS), json!({"stream": true})));
+        until("one decodes", || {
+            runs(&server).iter().any(|run| run["generated_tokens"].as_u64().unwrap() > 0)
+        });
+        let book = server.send(TEXT, &letters(&"x".repeat(15_000), 2));
+        until("the book is read", || phases(&server).iter().any(|phase| phase == "prompt"));
+        let left = leave(decoding, is_reset);
+        for at in 0..10 {
+            let body = asked(CHAT, &format!("Question {at}"), 3);
+            assert_eq!(server.post(CHAT, &body).status, 200);
+        }
+        assert_eq!(reply(book).status, 200);
+        drop(left);
+        server.settled();
+        assert_eq!(server.stop(), Some(0));
+    }
+}
+
+/// Reads a stream until two of its events are there.
+fn read_two_events(stream: &mut TcpStream) {
+    let (mut seen, mut some) = (Vec::<u8>::new(), [0u8; 1024]);
+    while seen.windows(6).filter(|six| *six == b"data: ").count() < 3 {
+        let read = stream.read(&mut some).unwrap();
+        assert!(read > 0, "{:?}", String::from_utf8_lossy(&seen));
+        seen.extend_from_slice(&some[..read]);
+    }
+}
+
+/// Fifty clients read two events and stop, and stay connected: all are given up, what waits for them is little, and others are
+/// answered as ever (private-ai-gateway#151).
+#[test]
+fn fifty_readers_that_stop_are_given_up() {
+    const MOST: usize = 200 << 20;
+    let (_directory, server) = endless(&["--stall-timeout", "1"]);
+    let calm = letters("Calm", 20);
+    let ask = || server.ask(TEXT, &calm)["choices"][0]["text"].clone();
+    let (expected, before) = (ask(), server.resident());
+    let stalled: Vec<TcpStream> = (0..50)
+        .map(|at| {
+            let body = json!({
+                "prompt": format!("Story {at}"), "max_tokens": ENDLESS, "ignore_eos": true, "stream": true,
+                "logprobs": 20, "moi": {"rule": "moi", "trace": 64},
+            });
+            let mut stream = server.send(TEXT, &body);
+            read_two_events(&mut stream);
+            stream
+        })
+        .collect();
+    let mut most = 0;
+    until("all are given up", || {
+        assert_eq!(ask(), expected);
+        most = most.max(server.resident().unwrap_or(0));
+        labelled(&server, "vllm:request_success_total", "\"abort\"") == 50.0
+    });
+    server.settled();
+    // Not every system tells it.
+    if let Some(before) = before {
+        assert!(most < before + MOST, "from {before} to {most} bytes");
+    }
+    // They were there until then.
+    drop(stalled);
+    assert_eq!(ask(), expected);
+}
+
+/// Whoever waits for longer than is allowed is told to come back, in a stream or not, and what runs is not disturbed.
+#[test]
+fn who_waits_for_too_long_is_told_so() {
+    let (_directory, server) = endless(&["--max-rows", "1", "--queue-timeout", "1"]);
+    let book = |len: usize, salt: &str| with(letters(&"x".repeat(len), 20), json!({"cache_salt": salt}));
+    let read = |len: usize| {
+        let begun = Instant::now();
+        let text = server.ask(TEXT, &book(len, &format!("{len} alone")))["choices"][0]["text"].clone();
+        (len, text, begun.elapsed())
+    };
+    // As many tokens as this machine reads for much longer than the others may wait.
+    let lens = [30_000, 45_000, 60_000].into_iter();
+    let (len, alone, _) = lens.map(read).find(|(.., took)| took.as_millis() >= 2500).unwrap();
+    let running = server.send(TEXT, &book(len, "among others"));
+    until("the book is read", || phases(&server) == ["prompt"]);
+    let ways = ROUTES.iter().flat_map(|&path| [(path, false), (path, true)]);
+    let waiting: Vec<_> = ways
+        .map(|(path, stream)| {
+            let body = with(asked(path, "Hello", 2), json!({"stream": stream}));
+            (path, stream, server.send(path, &body))
+        })
+        .collect();
+    for (path, is_stream, stream) in waiting {
+        let reply = reply(stream);
+        if is_stream {
+            assert_eq!(reply.status, 200, "{path}");
+            assert!(reply.text().contains("rate_limit_exceeded"), "{path}: {}", reply.text());
+        } else {
+            assert_eq!((reply.status, reply.header("retry-after")), (429, Some("1")), "{path}");
+            assert_eq!(reply.error()["code"], "rate_limit_exceeded", "{path}");
+        }
+        if is_stream && [CHAT, TEXT].contains(&path) {
+            assert_eq!(reply.events().last().unwrap()["error"]["code"], "rate_limit_exceeded", "{path}");
+        }
+    }
+    assert_eq!(labelled(&server, "moi_queue_rejected_total", "reason=\"timeout\""), 8.0);
+    assert_eq!(reply(running).json()["choices"][0]["text"], alone);
+    server.settled();
+}
+
+/// A connection that has been used once, and is kept.
+fn kept(client: &Client) -> TcpStream {
+    let mut stream = client.connect();
+    stream.write_all(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n").unwrap();
+    let (mut seen, mut some) = (Vec::<u8>::new(), [0u8; 1024]);
+    while !seen.ends_with(b"{\"status\":\"ok\"}") {
+        let read = stream.read(&mut some).unwrap();
+        assert!(read > 0, "{:?}", String::from_utf8_lossy(&seen));
+        seen.extend_from_slice(&some[..read]);
+    }
+    stream
+}
+
+/// More connections than there are places wait, and are served when others close.
+#[test]
+fn connections_without_a_place_wait_for_one() {
+    let (_directory, server) = tiny(&["--max-connections", "4"]);
+    let mut all: Vec<TcpStream> = (0..4).map(|_| kept(&server)).collect();
+    let mut fifth = server.connect();
+    fifth.write_all(b"GET /health HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").unwrap();
+    fifth.set_read_timeout(Some(Duration::from_millis(300))).unwrap();
+    let read = fifth.read(&mut [0; 1]);
+    assert!(read.is_err(), "a fifth one was served: {read:?}");
+    drop(all.pop());
+    fifth.set_read_timeout(Some(PATIENCE)).unwrap();
+    assert_eq!(reply(fifth).status, 200);
+    // A crowd shares the place that is left.
+    let client = server.client;
+    thread::scope(|scope| {
+        for at in 0..20 {
+            scope.spawn(move || client.ask(CHAT, &asked(CHAT, &format!("Question {at}"), 3)));
+        }
+    });
+    drop(all);
+    server.settled();
+}
+
+/// Streams that would go on for ever, and connections that are kept, do not keep a server from stopping: the first are told why
+/// they end, and so is whoever started it (axum#2673, hyper#2787).
+#[test]
+fn streams_without_an_end_are_cut_off_with_a_word() {
+    let (_directory, server) = endless(&["--shutdown-timeout", "1"]);
+    let mut idle: Vec<TcpStream> = (0..3).map(|_| kept(&server)).collect();
+    let body = with(letters("Once", ENDLESS), json!({"stream": true}));
+    let streams: Vec<_> = (0..8).map(|_| reading(server.send(TEXT, &body))).collect();
+    until("all decode", || {
+        let runs = runs(&server);
+        runs.len() == 8 && runs.iter().all(|run| run["generated_tokens"].as_u64().unwrap() > 0)
+    });
+    let code = server.stop();
+    assert!(code.is_some_and(|code| code != 0), "{code:?}");
+    for stream in streams {
+        let events = stream.join().unwrap().events();
+        let (error, before) = events.split_last().unwrap();
+        assert_eq!(error["error"]["type"], "server_error", "{error}");
+        assert!(!before.is_empty() && before.iter().all(|event| event.get("error").is_none()));
+    }
+    for stream in &mut idle {
+        // Nothing more comes, however it is closed.
+        assert_eq!(stream.read(&mut [0; 1]).unwrap_or(0), 0);
+    }
+}

@@ -1,0 +1,423 @@
+//! Texts, thoughts and their counts as every route tells them, of tiny models whose tokens are bytes.
+
+use std::io::Read;
+
+use moi_tests::{
+    bytes::{self, ids},
+    server::{Reply, TestServer, parsed},
+};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use crate::{CHAT, TEXT, with};
+
+pub(crate) const RESPONSES: &str = "/v1/responses";
+const MESSAGES: &str = "/v1/messages";
+const ROUTES: [&str; 4] = [CHAT, TEXT, RESPONSES, MESSAGES];
+/// The routes that tell thoughts from the answer.
+pub(crate) const CONVERSATIONS: [&str; 3] = [CHAT, RESPONSES, MESSAGES];
+/// What a thinking model thinks between. A control token 2 would end answers: the tiny model's configuration names it.
+const OPEN: (u32, &str) = (3, "<think>");
+const CLOSE: (u32, &str) = (4, "</think>");
+const SPOKEN: &str = "One é, two 日本, one é; 🦀 is fin.";
+const THOUGHT: &str = "I think: 日本, so";
+const ANSWER: &str = "Yes é, so: 🦀.";
+
+/// A server of the tiny model with these control tokens.
+pub(crate) fn tiny(control: &[(u32, &str)], template: Option<&str>) -> (TempDir, TestServer) {
+    let directory = bytes::model("llama", control, template);
+    let server = served(&directory, &[]);
+    (directory, server)
+}
+
+pub(crate) fn served(directory: &TempDir, args: &[&str]) -> TestServer {
+    let model = ["--model", directory.path().to_str().unwrap(), "--device", "cpu"];
+    TestServer::start(&[&model[..], args].concat())
+}
+
+/// A request that generates these tokens.
+pub(crate) fn forced(path: &str, tokens: &[u32], fields: Value) -> Value {
+    let prompt = match path {
+        TEXT => json!({"prompt": "x"}),
+        RESPONSES => json!({"input": "x"}),
+        _ => json!({"messages": [{"role": "user", "content": "x"}]}),
+    };
+    let moi = json!({"rule": "token", "force": tokens});
+    with(with(json!({"max_tokens": tokens.len(), "temperature": 0, "moi": moi}), prompt), fields)
+}
+
+/// A text that ends an answer, in the words of a route.
+fn stop(path: &str, text: &str) -> Value {
+    if path == MESSAGES { json!({"stop_sequences": [text]}) } else { json!({"stop": [text]}) }
+}
+
+/// The tokens of a thought, and of what is said behind it.
+fn thought_out(thought: &str, answer: &str) -> Vec<u32> {
+    [vec![OPEN.0], ids(thought), vec![CLOSE.0], ids(answer)].concat()
+}
+
+pub(crate) fn text(value: &Value) -> &str {
+    value.as_str().unwrap_or_default()
+}
+
+/// What is thought and answered, and how it ended.
+type Said = [String; 3];
+
+/// What the choices of a whole answer say; or its blocks, which are one.
+fn whole(answer: &Value) -> Vec<Said> {
+    let end = |of: &Value| text(&of["moi"]["ended_by"]).to_owned();
+    if let Some(choices) = answer["choices"].as_array() {
+        let of = |choice: &Value| {
+            let message = &choice["message"];
+            let content = message["content"].as_str().or(choice["text"].as_str()).unwrap();
+            [text(&message["reasoning_content"]).to_owned(), content.to_owned(), end(choice)]
+        };
+        return choices.iter().map(of).collect();
+    }
+    let mut all = [String::new(), String::new(), end(answer)];
+    for block in answer["output"].as_array().or(answer["content"].as_array()).unwrap() {
+        let own = block["thinking"].as_str().or(block["text"].as_str());
+        let is_answer = !["reasoning", "thinking"].contains(&text(&block["type"]));
+        all[usize::from(is_answer)] += own.or(block["content"][0]["text"].as_str()).unwrap();
+    }
+    vec![all]
+}
+
+/// The events of a stream of any route.
+fn events(reply: &Reply) -> Vec<Value> {
+    let body = reply.text();
+    assert_eq!((reply.status, reply.header("content-type")), (200, Some("text/event-stream")), "{body}");
+    let data = body.lines().filter_map(|line| line.strip_prefix("data: "));
+    data.filter(|data| *data != "[DONE]").map(|data| serde_json::from_str(data).unwrap()).collect()
+}
+
+/// The events of an answer, with what is counted of it.
+fn told(server: &TestServer, path: &str, body: &Value) -> Vec<Value> {
+    let fields = json!({"stream": true, "stream_options": {"include_usage": true}});
+    events(&server.post(path, &with(body.clone(), fields)))
+}
+
+/// What the events of so many choices say.
+fn streamed(events: &[Value], choices: usize) -> Vec<Said> {
+    let mut all = vec![Said::default(); choices];
+    for event in events {
+        let parts = event["choices"].as_array().map_or(std::slice::from_ref(event), Vec::as_slice);
+        for part in parts {
+            let delta = &part["delta"];
+            let of_text =
+                || [text(&delta["reasoning_content"]), text(&delta["content"]), text(&part["text"])];
+            let (at, said) = match part["type"].as_str() {
+                None => (part["index"].as_u64().unwrap() as usize, of_text()),
+                Some("response.reasoning_text.delta") => (0, [text(delta), "", ""]),
+                Some("response.output_text.delta") => (0, ["", text(delta), ""]),
+                Some("content_block_delta") => (0, [text(&delta["thinking"]), text(&delta["text"]), ""]),
+                Some(_) => (0, [""; 3]),
+            };
+            all[at][0] += said[0];
+            all[at][1] += &said[1..].concat();
+            all[at][2] += &[part, &part["response"]].map(|of| text(&of["moi"]["ended_by"])).concat();
+        }
+    }
+    all
+}
+
+/// Has tokens generated, whole and as a stream, each choice of which must say this; gives the whole answer.
+fn say(server: &TestServer, path: &str, tokens: &[u32], fields: Value, expected: [&str; 3]) -> Value {
+    let body = forced(path, tokens, fields);
+    let expected = vec![expected.map(str::to_owned); body["n"].as_u64().unwrap_or(1) as usize];
+    let answer = server.ask(path, &body);
+    assert_eq!(whole(&answer), expected, "{path} {body}");
+    let events = told(server, path, &body);
+    assert_eq!(streamed(&events, expected.len()), expected, "{path} {body}, in a stream");
+    let mut usages = events.iter().rev().filter_map(|of| of.get("usage").or(of["response"].get("usage")));
+    assert_eq!(usages.next(), answer.get("usage"), "{path} {body}");
+    if let Some(response) = events[events.len() - 1].get("response") {
+        assert_eq!(whole(response), expected, "{path} {body}, at the end of a stream");
+    }
+    answer
+}
+
+#[test]
+fn stop_strings_end_answers_at_every_cut_on_every_route() {
+    let (_directory, server) = tiny(&[], None);
+    let chars: Vec<char> = SPOKEN.chars().collect();
+    for cut in (1..=6).flat_map(|len| chars.windows(len)) {
+        let cut: String = cut.iter().collect();
+        let (before, _) = SPOKEN.split_once(&cut).unwrap();
+        for path in ROUTES {
+            let n = if [CHAT, TEXT].contains(&path) { 2 } else { 1 };
+            let fields = with(stop(path, &cut), json!({"n": n}));
+            let answer = say(&server, path, &ids(SPOKEN), fields, ["", before, "stop"]);
+            let by = answer["choices"][0].get("stop_reason").or(answer.get("stop_sequence"));
+            assert!(by.is_none_or(|by| *by == json!(cut)), "{answer}");
+        }
+    }
+    server.settled();
+}
+
+/// What only begins like a stop string is not lost, whether a length or a token ends the answer, within a character or behind.
+#[test]
+fn what_is_held_back_comes_at_the_end_on_every_route() {
+    let (_directory, server) = tiny(&[], None);
+    for cut in (1..=SPOKEN.len()).step_by(3) {
+        let spoken = String::from_utf8_lossy(&SPOKEN.as_bytes()[..cut]);
+        let certain = spoken.trim_end_matches('\u{FFFD}');
+        let held = certain.char_indices().rev().nth(2).map_or(certain, |(at, _)| &certain[at..]);
+        for (end, ended_by) in [(None, "length"), (Some(bytes::EOS), "eos")] {
+            let tokens: Vec<u32> = ids(SPOKEN)[..cut].iter().copied().chain(end).collect();
+            for path in ROUTES {
+                let fields = stop(path, &format!("{held}~"));
+                say(&server, path, &tokens, fields, ["", &spoken, ended_by]);
+            }
+        }
+    }
+}
+
+#[test]
+fn thoughts_are_told_from_answers_on_every_route() {
+    let (_directory, server) = tiny(&[OPEN, CLOSE], None);
+    let tokens = thought_out(THOUGHT, ANSWER);
+    let [chat, response, message] = CONVERSATIONS.map(|path| {
+        let fields = json!({"n": if path == CHAT { 2 } else { 1 }});
+        say(&server, path, &tokens, fields, [THOUGHT, ANSWER, "length"])
+    });
+    let expected = json!({"role": "assistant", "content": ANSWER, "reasoning_content": THOUGHT});
+    assert_eq!(chat["choices"][1]["message"], expected);
+    let items = &response["output"];
+    assert_eq!(items[0]["content"], json!([{"type": "reasoning_text", "text": THOUGHT}]));
+    assert_eq!((&items[0]["type"], &items[1]["type"]), (&json!("reasoning"), &json!("message")));
+    let thinking = json!({"type": "thinking", "thinking": THOUGHT, "signature": ""});
+    assert_eq!(message["content"], json!([thinking, {"type": "text", "text": ANSWER}]));
+    // Where the prompt opens them, and by both names.
+    let template = bytes::TEMPLATE.to_owned() + "{% if add_generation_prompt %}<think>\n{% endif %}";
+    let directory = bytes::model("llama", &[OPEN, CLOSE], Some(&template));
+    let server = served(&directory, &["--thoughts-as", "both"]);
+    let tokens = &thought_out(THOUGHT, "\n\nYes")[1..];
+    for path in CONVERSATIONS {
+        let answer = say(&server, path, tokens, json!({}), [THOUGHT, "Yes", "length"]);
+        if path == CHAT {
+            assert_eq!(answer["choices"][0]["message"]["reasoning"], THOUGHT);
+            let details = &answer["usage"]["completion_tokens_details"];
+            assert_eq!(details["reasoning_tokens"], THOUGHT.len() + 1);
+        }
+    }
+}
+
+/// What is left where a stop string counts in thoughts, too, and takes markers whole; none where it stands nowhere.
+fn stopped_anywhere<'a>(shown: &'a str, cut: &str) -> Option<[&'a str; 3]> {
+    let close = OPEN.1.len() + THOUGHT.len();
+    let markers = [0..OPEN.1.len(), close..close + CLOSE.1.len()];
+    let is_border = |at: usize| !markers.iter().any(|marker| marker.start < at && at < marker.end);
+    let is_there = |at: usize| {
+        shown.is_char_boundary(at)
+            && shown[at..].starts_with(cut)
+            && is_border(at)
+            && is_border(at + cut.len())
+    };
+    let before = &shown[..(0..shown.len()).find(|&at| is_there(at))?];
+    if before.is_empty() {
+        return Some(["", "", "stop"]);
+    }
+    let thought = before.strip_prefix(OPEN.1)?;
+    if THOUGHT.starts_with(thought) {
+        return Some([thought.trim_end(), "", "stop"]);
+    }
+    let (thought, answer) = thought.split_once(CLOSE.1)?;
+    Some([thought, answer, "stop"])
+}
+
+/// Stop strings within thoughts, across the markers and behind them, shorter and longer than these.
+#[test]
+fn stop_strings_spare_thoughts_unless_they_are_to_end_them() {
+    let (_directory, server) = tiny(&[OPEN, CLOSE], None);
+    let tokens = thought_out(THOUGHT, ANSWER);
+    let shown = format!("{}{THOUGHT}{}{ANSWER}", OPEN.1, CLOSE.1);
+    let chars: Vec<char> = shown.chars().collect();
+    for (at, cut) in [1, 4, 9, 13].into_iter().flat_map(|len| chars.windows(len)).enumerate() {
+        let cut: String = cut.iter().collect();
+        let path = CONVERSATIONS[at % CONVERSATIONS.len()];
+        let spared = match ANSWER.split_once(&cut) {
+            Some((before, _)) => [THOUGHT, before, "stop"],
+            None => [THOUGHT, ANSWER, "length"],
+        };
+        say(&server, path, &tokens, stop(path, &cut), spared);
+        let fields = with(stop(path, &cut), json!({"stop_in_thoughts": true}));
+        let expected = stopped_anywhere(&shown, &cut).unwrap_or([THOUGHT, ANSWER, "length"]);
+        say(&server, path, &tokens, fields, expected);
+        // One that never comes holds markers back, which are markers still when they come: behind it or at the end.
+        let fields = with(stop(path, &format!("{cut}~")), json!({"stop_in_thoughts": true}));
+        say(&server, path, &tokens, fields, [THOUGHT, ANSWER, "length"]);
+    }
+    let begun = |path| with(stop(path, "so</think>~"), json!({"stop_in_thoughts": true}));
+    for (path, (behind, end)) in
+        CONVERSATIONS.map(|path| [(path, ("", "length")), (path, ("\0", "eos"))]).concat()
+    {
+        say(&server, path, &thought_out(THOUGHT, behind), begun(path), [THOUGHT, "", end]);
+    }
+}
+
+/// Clients see fields in the place of markers: no part of one is text, though a stop string begins within it.
+#[test]
+fn nothing_of_a_marker_is_ever_text() {
+    let (_directory, server) = tiny(&[OPEN, CLOSE], None);
+    for cut in ["in", "nk>I", "hink>Yes", ">Y", "/"] {
+        for path in CONVERSATIONS {
+            let fields = with(stop(path, cut), json!({"stop_in_thoughts": true}));
+            let body = forced(path, &thought_out(THOUGHT, ANSWER), fields);
+            for [thought, answer, _] in
+                [whole(&server.ask(path, &body)), streamed(&told(&server, path, &body), 1)].concat()
+            {
+                let is_said = THOUGHT.starts_with(&thought) && ANSWER.starts_with(&answer);
+                assert!(is_said, "{path} {cut:?}: {thought:?}, {answer:?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_budget_spent_on_thoughts_leaves_an_empty_answer() {
+    let (_directory, server) = tiny(&[OPEN, CLOSE], None);
+    for cut in 0..=THOUGHT.len() {
+        let tokens = &thought_out(THOUGHT, "")[..=cut];
+        let thought = String::from_utf8_lossy(&THOUGHT.as_bytes()[..cut]);
+        for path in CONVERSATIONS {
+            let answer = say(&server, path, tokens, json!({}), [thought.trim_end(), "", "length"]);
+            let [choice, details] = [&answer["choices"][0], &answer["incomplete_details"]];
+            let ends = [&choice["finish_reason"], &details["reason"], &answer["stop_reason"]].map(text);
+            assert!(["length", "max_output_tokens", "max_tokens"].contains(&&*ends.concat()), "{answer}");
+        }
+    }
+}
+
+/// The tokens between markers, and these.
+fn thoughts_among(tokens: &[Value]) -> usize {
+    let mut thinks = false;
+    let mut is_thought = |token: &Value| {
+        let before = thinks;
+        thinks = *token == OPEN.0 || (thinks && *token != CLOSE.0);
+        before || thinks
+    };
+    tokens.iter().map(|token| usize::from(is_thought(token))).sum()
+}
+
+/// By length, stop string, end token and chance, with thoughts: whole, in streams, and of several choices.
+#[test]
+fn tokens_are_counted_as_they_are_listed() {
+    let (_directory, server) = tiny(&[OPEN, CLOSE], None);
+    let tokens = thought_out(THOUGHT, ANSWER);
+    let to_the_end = [tokens.clone(), vec![bytes::EOS]].concat();
+    let ended = json!({"rule": "token", "force": to_the_end});
+    let allowed = [vec![bytes::EOS, OPEN.0, CLOSE.0], ids("ab ")].concat();
+    let drawn = json!({"max_tokens": 60, "temperature": 1, "seed": 5, "allowed_token_ids": allowed, "moi": {"rule": "token"}});
+    for fields in [
+        json!({}),
+        json!({"stop": "so:"}),
+        json!({"max_tokens": 7}),
+        json!({"max_tokens": 99, "moi": ended}),
+        drawn.clone(),
+        with(drawn, json!({"seed": 8, "stop": "ab"})),
+    ] {
+        let [one, three] = [1, 3].map(|n| with(fields.clone(), json!({"n": n, "return_token_ids": true})));
+        for path in [CHAT, TEXT] {
+            let body = forced(path, &tokens, three.clone());
+            let (answer, events) = (server.ask(path, &body), told(&server, path, &body));
+            let (mut generated, mut thought) = (0, 0);
+            for (at, choice) in answer["choices"].as_array().unwrap().iter().enumerate() {
+                let listed = choice["token_ids"].as_array().unwrap();
+                let parts = events.iter().flat_map(|event| event["choices"].as_array().unwrap());
+                let own =
+                    parts.filter(|part| part["index"] == at).filter_map(|part| part["token_ids"].as_array());
+                assert_eq!(
+                    own.flatten().collect::<Vec<_>>(),
+                    listed.iter().collect::<Vec<_>>(),
+                    "{path} {body}"
+                );
+                (generated, thought) = (generated + listed.len(), thought + thoughts_among(listed));
+            }
+            let prompt = answer["choices"][0]["prompt_token_ids"].as_array().unwrap().len();
+            let usage = json!({
+                "prompt_tokens": prompt, "completion_tokens": generated, "total_tokens": prompt + generated,
+                "prompt_tokens_details": {"cached_tokens": 0}, "completion_tokens_details": {"reasoning_tokens": thought},
+            });
+            assert_eq!(
+                (&answer["usage"], &events[events.len() - 1]["usage"]),
+                (&usage, &usage),
+                "{path} {body}"
+            );
+        }
+        let [chat, response, message] =
+            CONVERSATIONS.map(|path| server.ask(path, &forced(path, &tokens, one.clone())));
+        let generated = chat["choices"][0]["token_ids"].as_array().unwrap().len();
+        assert_eq!(response["usage"]["output_tokens"], generated, "{fields}");
+        assert_eq!(message["usage"]["output_tokens"], generated, "{fields}");
+    }
+    server.settled();
+}
+
+#[test]
+fn usage_comes_where_it_was_asked_for_on_both_routes() {
+    let (_directory, server) = tiny(&[], None);
+    let tokens = ids("aé b\0");
+    let cases =
+        [1usize, 3].into_iter().flat_map(|n| (0..4).map(move |bits| (n, bits & 1 == 1, bits & 2 == 2)));
+    for ((n, include, continuous), path) in cases.flat_map(|case| [CHAT, TEXT].map(|path| (case, path))) {
+        let options = json!({"include_usage": include, "continuous_usage_stats": continuous});
+        let fields = json!({"n": n, "stream": false, "stream_options": options});
+        let body = forced(path, &tokens, fields);
+        // A whole answer has its usage whatever is said of streams.
+        let usage = server.ask(path, &body)["usage"].clone();
+        assert_eq!(usage["completion_tokens"], n * tokens.len());
+        let events = server.stream(path, &body);
+        let object = if path == CHAT { "chat.completion.chunk" } else { "text_completion" };
+        assert!(events.iter().all(|event| event["object"] == object), "{events:?}");
+        let count = events.iter().take_while(|event| event["choices"] != json!([])).count();
+        let (chunks, last) = events.split_at(count);
+        let last: Vec<&Value> = last.iter().map(|event| &event["usage"]).collect();
+        assert_eq!(last, if include { vec![&usage] } else { vec![] }, "{path} {body}");
+        let counts: Vec<u64> =
+            chunks.iter().filter_map(|of| of["usage"]["completion_tokens"].as_u64()).collect();
+        match (include, continuous) {
+            (_, true) => {
+                assert!(counts.len() == chunks.len() && counts.is_sorted(), "{counts:?}");
+                assert_eq!(counts.last().copied(), usage["completion_tokens"].as_u64());
+            }
+            (true, false) => assert!(chunks.iter().all(|chunk| chunk.get("usage") == Some(&Value::Null))),
+            (false, false) => assert!(chunks.iter().all(|chunk| chunk.get("usage").is_none())),
+        }
+    }
+}
+
+/// Token by token, and for who reads byte by byte: characters of two, three and four bytes, some that are several, and bytes
+/// that are none, which are replaced where they are.
+#[test]
+fn events_hold_whole_characters_on_every_route() {
+    let (_directory, server) = tiny(&[], None);
+    let scripts =
+        "aé\u{7ff}日本ก 🦀\u{1F469}\u{1F3FD}\u{200D}\u{1F680} \u{1F3F3}\u{FE0F}\u{200D}\u{1F308}e\u{301}";
+    let spoken: [&[u8]; 9] = [
+        scripts.as_bytes(),
+        b"a\xffb",
+        b"\x80",
+        b"ab\xe6\x97",
+        b"\xe6\x97x\xa5y",
+        b"\xc3\xc3\xa9.",
+        b"\xed\xa0\x80z",
+        b"\xf4\x90\x80\x80",
+        b"a \xff\xff\xe6\x97\xa5",
+    ];
+    for (spoken, path) in spoken.iter().flat_map(|spoken| ROUTES.map(|path| (spoken, path))) {
+        let tokens: Vec<u32> = spoken.iter().copied().map(u32::from).collect();
+        let replaced = String::from_utf8_lossy(spoken);
+        let expected: [&str; 3] = ["", &replaced, "length"];
+        say(&server, path, &tokens, json!({}), expected);
+        let mut stream = server.send(path, &forced(path, &tokens, json!({"stream": true})));
+        let (mut read, mut one) = (Vec::new(), [0u8]);
+        while stream.read(&mut one).unwrap() == 1 {
+            read.push(one[0]);
+        }
+        let events = events(&parsed(&read));
+        assert_eq!(streamed(&events, 1), [expected.map(str::to_owned)]);
+        let is_whole = events.iter().all(|event| !event.to_string().contains('\u{FFFD}'));
+        assert!(is_whole || std::str::from_utf8(spoken).is_err(), "{events:?}");
+    }
+}

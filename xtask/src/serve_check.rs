@@ -24,12 +24,22 @@ pub(crate) struct ServeCheckArgs {
     /// Those that take little time, in their short forms
     #[arg(long)]
     short: bool,
+    /// The server: ours, or another one, on the default model's file, that the clients are to be compared by
+    #[arg(long, value_enum, value_name = "NAME", default_value_t = Server::Moi)]
+    server: Server,
     /// The binary, built where not given
     #[arg(long, value_name = "FILE")]
     binary: Option<PathBuf>,
     /// Within a network of its own already
     #[arg(long, hide = true)]
     inside: bool,
+}
+
+/// What is asked by the clients.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum Server {
+    Moi,
+    LlamaServer,
 }
 
 /// A check.
@@ -41,21 +51,29 @@ struct Check {
     is_short: bool,
     /// Tokens of an answer at most.
     max_tokens: &'static str,
+    /// Whether it is of what every server with OpenAI's API may have.
+    is_common: bool,
 }
 
 const fn check(name: &'static str, script: &'static str) -> Check {
-    Check { name, script, is_short: false, max_tokens: "200" }
+    Check { name, script, is_short: false, max_tokens: "200", is_common: true }
 }
 
 const fn short(name: &'static str, script: &'static str) -> Check {
     Check { is_short: true, ..check(name, script) }
 }
 
+/// One that starts servers of its own, or is of our page.
+const fn own(check: Check) -> Check {
+    Check { is_common: false, ..check }
+}
+
 const CHECKS: &[Check] = &[
     short("openai", "openai_python.py"),
     short("lm-eval", "lm_eval_harness.py"),
-    short("schemathesis", "schema.py"),
-    Check { max_tokens: "4000", ..short("page", "chat_page.py") },
+    own(short("schemathesis", "schema.py")),
+    own(Check { max_tokens: "4000", ..short("page", "chat_page.py") }),
+    own(short("cross-origin", "cross_origin.py")),
     check("anthropic", "anthropic_python.py"),
     check("litellm", "litellm_library.py"),
     check("instructor", "instructor_library.py"),
@@ -64,10 +82,10 @@ const CHECKS: &[Check] = &[
     check("openai-node", "node/openai_node.mjs"),
     check("anthropic-node", "node/anthropic_node.mjs"),
     check("ai-sdk", "node/ai_sdk.mjs"),
-    short("soak", "soak.py"),
-    check("operations", "operations.py"),
-    check("replicas", "replicas.py"),
-    check("ray", "ray_replicas.py"),
+    own(short("soak", "soak.py")),
+    own(check("operations", "operations.py")),
+    own(check("replicas", "replicas.py")),
+    own(check("ray", "ray_replicas.py")),
 ];
 
 impl Check {
@@ -79,7 +97,7 @@ impl Check {
 /// The checks that are asked for.
 fn asked(args: &ServeCheckArgs) -> Vec<&'static Check> {
     let is_asked = |check: &&Check| match args.names.is_empty() {
-        true => check.is_short || !args.short,
+        true => (check.is_short || !args.short) && (check.is_common || args.server == Server::Moi),
         false => args.names.iter().any(|name| name == check.name),
     };
     CHECKS.iter().filter(is_asked).collect()
@@ -97,7 +115,7 @@ pub(crate) fn run(args: &ServeCheckArgs) -> Result<()> {
     // Asked for first: the build below may replace this program, and the name it then has on Linux is no file.
     let own = env::current_exe()?;
     fetched(DEFAULT_MODEL, Cache::from_env()?)?;
-    let python = environment(args.short)?;
+    let python = environment(args.short && args.server == Server::Moi)?;
     let asked = asked(args);
     let node = match asked.iter().any(|check| check.is_node()) {
         true => Some(node_environment()?),
@@ -127,6 +145,9 @@ pub(crate) fn run(args: &ServeCheckArgs) -> Result<()> {
     inside.args(["serve-check", "--inside", "--binary"]).arg(&binary).args(&args.names);
     if args.short {
         inside.arg("--short");
+    }
+    if args.server == Server::LlamaServer {
+        inside.args(["--server", "llama-server"]);
     }
     if let Some(node) = node {
         inside.env("MOI_NODE", node);
@@ -209,6 +230,27 @@ struct Serving {
 }
 
 impl Serving {
+    /// llama-server's API, with the default model's file and sixteen sequences.
+    fn peer(python: &Path) -> Result<Self> {
+        let file =
+            Cache::from_env()?.path(moi_hub::find(DEFAULT_MODEL).context("there is no default model")?);
+        let mut command = Command::new(python);
+        command.arg(root().join("tests/clients/llama_server.py")).arg(file);
+        let threads = std::thread::available_parallelism()?.to_string();
+        command.args(["18080", &threads, "16"]).stdout(Stdio::piped()).stderr(Stdio::null());
+        let mut child = command.spawn().context("llama-server cannot be run")?;
+        let stdout = child.stdout.take().context("llama-server has no stdout")?;
+        let mut serving = Self { child, url: String::new() };
+        for line in BufReader::new(stdout).lines() {
+            if let Some((_, address)) = line?.split_once("ready: ") {
+                let address = address.split_whitespace().next().unwrap_or_default();
+                serving.url = format!("http://{}", address.trim_start_matches("http://"));
+                return Ok(serving);
+            }
+        }
+        bail!("llama-server has ended")
+    }
+
     fn start(binary: &Path, check: &Check) -> Result<Self> {
         let mut command = Command::new(binary);
         command.args(["serve", "--port", "0", "--rule", "token", "--max-tokens", check.max_tokens]);
@@ -246,7 +288,10 @@ fn checks(args: &ServeCheckArgs) -> Result<()> {
     let binary = args.binary.clone().context("--binary is not given")?;
     let (mut passed, mut failed) = (0, 0);
     for check in asked(args) {
-        let serving = Serving::start(&binary, check)?;
+        let serving = match args.server {
+            Server::Moi => Serving::start(&binary, check)?,
+            Server::LlamaServer => Serving::peer(&python)?,
+        };
         let begun = Instant::now();
         let mut command = match check.is_node() {
             true => {
@@ -265,6 +310,9 @@ fn checks(args: &ServeCheckArgs) -> Result<()> {
         command.env("MOI_MODEL", DEFAULT_MODEL).env("MOI_PID", serving.child.id().to_string());
         if args.short {
             command.env("MOI_SHORT", "1");
+        }
+        if args.server == Server::LlamaServer {
+            command.env("MOI_PEER", "1");
         }
         let out = command.output().with_context(|| format!("{} cannot be run", check.script))?;
         let (stdout, stderr) = (String::from_utf8_lossy(&out.stdout), String::from_utf8_lossy(&out.stderr));

@@ -4,6 +4,9 @@ many at once."""
 import asyncio
 import json
 import os
+import signal
+import subprocess
+import threading
 
 from typing import Literal
 
@@ -172,5 +175,33 @@ def many_at_once():
     asyncio.run(many())
 
 
-parts.run(chat, accumulated, rules, completions, structured, tools, responses, errors, many_at_once)
+def keys_and_an_end():
+    """A server that wants a key, and one that stops: what the client makes of either."""
+    if parts.PEER:
+        return
+    command = [os.environ["MOI_BINARY"], "serve", "--port", "0", "--rule", "token", "--api-key", "k", "--drain-delay", "60"]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    try:
+        url = next(line.split("ready: ")[1].strip() for line in process.stderr if "ready: " in line)
+        threading.Thread(target=lambda: [None for _ in process.stderr], daemon=True).start()
+        own = openai.OpenAI(base_url=url + "/v1", api_key="k", max_retries=0)
+        asked = dict(model=MODEL, messages=ASK, max_tokens=3, temperature=0)
+        assert own.chat.completions.create(**asked).choices[0].message.content
+        for key in ("wrong", "none"):
+            try:
+                own.with_options(api_key=key).models.list()
+                raise AssertionError("a wrong key was taken")
+            except openai.AuthenticationError as error:
+                assert error.code == "invalid_api_key", error
+        # While others find out that it stops, requests are taken still.
+        process.send_signal(signal.SIGTERM)
+        while httpx.get(url + "/readyz").status_code == 200:
+            pass
+        assert own.chat.completions.create(**asked).choices[0].message.content
+    finally:
+        process.kill()
+
+
+parts.run(chat, accumulated, rules, completions, structured, tools, responses, errors, many_at_once,
+          keys_and_an_end)
 print(f"openai {openai.__version__}: chat, streams, accumulators, completions, parse, tools, responses, errors, 64 at once")

@@ -73,6 +73,7 @@ const CHECKS: &[Check] = &[
     short("lm-eval", "lm_eval_harness.py"),
     own(short("schemathesis", "schema.py")),
     own(Check { max_tokens: "4000", ..short("page", "chat_page.py") }),
+    own(short("page-store", "page_store.py")),
     own(short("cross-origin", "cross_origin.py")),
     check("anthropic", "anthropic_python.py"),
     check("litellm", "litellm_library.py"),

@@ -16,21 +16,29 @@ const button = (text, onclick, label) => make("button", { type: "button", onclic
 // ---- Keeping
 
 const pending = new Map();
+/** Conversations that the browser keeps as they are. */
+const kept = new WeakSet();
 
 /** Keeps a conversation, soon: not at each of its tokens. */
 function keep(conversation) {
   if (!state.conversations.includes(conversation)) return;
   conversation.updated = Date.now();
+  kept.delete(conversation);
   if (pending.has(conversation.id)) return;
   pending.set(conversation.id, { conversation, timer: setTimeout(() => flush(conversation.id), 700) });
 }
 
-function flush(id) {
+async function flush(id) {
   const entry = pending.get(id);
   if (!entry) return;
   clearTimeout(entry.timer);
   pending.delete(id);
-  store.save(entry.conversation).catch((error) => tell("The conversation cannot be kept: " + error.message));
+  try {
+    await store.save(entry.conversation);
+    if (!pending.has(id)) kept.add(entry.conversation);
+  } catch (error) {
+    tell("The conversation cannot be kept: " + error.message);
+  }
 }
 
 addEventListener("pagehide", () => [...pending.keys()].forEach(flush));
@@ -42,35 +50,64 @@ function tell(text) {
 
 // ---- Conversations
 
+/** The conversation of an entry of the list, which may have its title alone. */
+async function loaded(entry) {
+  if (entry.nodes) return entry;
+  const conversation = await store.read(entry.id);
+  const at = state.conversations.findIndex(({ id }) => id === entry.id);
+  if (!conversation || at < 0) throw new Error("the conversation is not there any more");
+  // Somebody else may have asked for it meanwhile.
+  if (!state.conversations[at].nodes) state.conversations[at] = conversation;
+  kept.add(conversation);
+  return state.conversations[at];
+}
+
+/** Has the list keep the title alone of a conversation that the browser keeps, that nobody sees and in which nothing goes on. */
+function unload(conversation) {
+  const at = state.conversations.indexOf(conversation);
+  const isBusy = conversation === state.current || Object.keys(conversation.nodes).some((id) => state.running.has(id));
+  if (at < 0 || isBusy || !kept.has(conversation)) return;
+  const { id, title, updated } = conversation;
+  state.conversations[at] = { id, title, updated, isEmpty: false };
+}
+
+const failed = (error) => tell("The conversation cannot be opened: " + error.message);
+const isEmpty = (entry) => entry.nodes ? !Object.keys(entry.nodes).length : entry.isEmpty;
+const open = (entry) => loaded(entry).then(show).catch(failed);
+
 function drawConversations() {
   state.conversations.sort((a, b) => b.updated - a.updated);
   by("conversations").replaceChildren(...state.conversations.map((conversation) => {
     const isCurrent = conversation === state.current;
-    const open = button(conversation.title, () => show(conversation));
-    if (isCurrent) open.setAttribute("aria-current", "true");
-    return make("li", { class: isCurrent ? "current" : "" }, open,
-      button("✎", () => {
-        const title = prompt("Title", conversation.title)?.trim();
-        if (!title) return;
-        conversation.title = title;
-        keep(conversation);
-        drawConversations();
-        by("title").textContent = state.current.title;
-      }, "Rename " + conversation.title),
-      button("⤓", () => download(conversation.title + ".json", "application/json", store.exported([conversation])), "Export " + conversation.title),
+    const title = button(conversation.title, () => open(conversation));
+    if (isCurrent) title.setAttribute("aria-current", "true");
+    return make("li", { class: isCurrent ? "current" : "" }, title,
+      button("✎", () => rename(conversation).catch(failed), "Rename " + conversation.title),
+      button("⤓", () => loaded(conversation).then((own) => download(own.title + ".json", "application/json", store.exported([own])))
+        .catch(failed), "Export " + conversation.title),
       button("×", () => removeConversation(conversation), "Delete " + conversation.title));
   }));
+}
+
+async function rename(entry) {
+  const title = prompt("Title", entry.title)?.trim();
+  if (!title) return;
+  const conversation = await loaded(entry);
+  conversation.title = title;
+  keep(conversation);
+  drawConversations();
+  by("title").textContent = state.current.title;
 }
 
 async function removeConversation(conversation) {
   if (!confirm(`Delete “${conversation.title}”?`)) return;
   // From here on nothing of it is kept, whatever still comes of its answers.
-  state.conversations = state.conversations.filter((other) => other !== conversation);
-  Object.keys(conversation.nodes).forEach((id) => state.running.get(id)?.abort());
+  state.conversations = state.conversations.filter((other) => other.id !== conversation.id);
+  Object.keys(conversation.nodes ?? {}).forEach((id) => state.running.get(id)?.abort());
   clearTimeout(pending.get(conversation.id)?.timer);
   pending.delete(conversation.id);
   await store.remove(conversation.id);
-  if (state.current === conversation) show(state.conversations[0] ?? fresh());
+  if (state.current.id === conversation.id) await open(state.conversations[0] ?? fresh());
   else drawConversations();
 }
 
@@ -82,7 +119,9 @@ function fresh() {
 }
 
 function show(conversation) {
+  const before = state.current;
   state.current = conversation;
+  if (before && before !== conversation) flush(before.id).then(() => unload(before));
   by("title").textContent = conversation.title;
   document.body.classList.remove("side-open");
   choose(null);
@@ -418,7 +457,7 @@ function listen() {
     send();
   });
   by("new").addEventListener("click", () => {
-    show(state.conversations.find((conversation) => !Object.keys(conversation.nodes).length) ?? fresh());
+    open(state.conversations.find(isEmpty) ?? fresh());
     by("input").focus();
   });
   by("settings-open").addEventListener("click", () => by("settings").showModal());
@@ -429,13 +468,23 @@ function listen() {
   };
   by("side-open").addEventListener("click", () => side(!document.body.classList.contains("side-open")));
   by("side-close").addEventListener("click", () => side(false));
-  by("export").addEventListener("click", () => download("moi-conversations.json", "application/json", store.exported(state.conversations)));
+  by("export").addEventListener("click", async () => {
+    try {
+      // What is open is newer than what the browser keeps.
+      const kept = new Map((await store.all()).map((conversation) => [conversation.id, conversation]));
+      const all = state.conversations.map((entry) => entry.nodes ? entry : kept.get(entry.id)).filter(Boolean);
+      download("moi-conversations.json", "application/json", store.exported(all));
+    } catch (error) {
+      failed(error);
+    }
+  });
   by("import").addEventListener("change", async (event) => {
     try {
       const added = store.imported(await event.target.files[0].text(), settingsOf.initial(state.model.moi.rule));
       state.conversations.push(...added);
       if (added[0]) show(added[0]);
       await Promise.all(added.map(store.save));
+      added.forEach((conversation) => kept.add(conversation));
     } catch (error) {
       tell("The file was not imported: " + error.message);
       alert("The file was not imported: " + error.message);
@@ -468,13 +517,13 @@ async function begin() {
   document.title = "moi: " + state.model.id;
   if (!state.conversations.length) {
     try {
-      state.conversations = await store.all();
+      state.conversations = await store.titles();
     } catch (error) {
       tell("Conversations cannot be kept here: " + error.message);
     }
   }
   state.conversations.sort((a, b) => b.updated - a.updated);
-  return show(state.conversations[0] ?? fresh());
+  return open(state.conversations[0] ?? fresh());
 }
 
 listen();

@@ -3,21 +3,34 @@
 
 const NAME = "moi";
 const STORE = "conversations";
+/** What the list of conversations shows of each: they themselves may be large, and are read when they are opened. */
+const TITLES = "titles";
+
+const titleOf = ({ id, title, updated, nodes }) => ({ id, title, updated, isEmpty: !Object.keys(nodes).length });
 
 let database;
 
 function open() {
   database ??= new Promise((resolve, reject) => {
-    const request = indexedDB.open(NAME, 1);
-    request.onupgradeneeded = () => request.result.createObjectStore(STORE, { keyPath: "id" });
+    const request = indexedDB.open(NAME, 2);
+    request.onupgradeneeded = ({ oldVersion }) => {
+      if (oldVersion < 1) request.result.createObjectStore(STORE, { keyPath: "id" });
+      const titles = request.result.createObjectStore(TITLES, { keyPath: "id" });
+      // Of conversations that are there already, one after the other.
+      request.transaction.objectStore(STORE).openCursor().onsuccess = ({ target }) => {
+        if (!target.result) return;
+        titles.put(titleOf(target.result.value));
+        target.result.continue();
+      };
+    };
     request.onsuccess = () => resolve(request.result);
     request.onerror = () => reject(request.error);
   });
   return database;
 }
 
-async function run(mode, act) {
-  const store = (await open()).transaction(STORE, mode).objectStore(STORE);
+async function get(name, act) {
+  const store = (await open()).transaction(name, "readonly").objectStore(name);
   return new Promise((resolve, reject) => {
     const request = act(store);
     request.onsuccess = () => resolve(request.result);
@@ -25,23 +38,33 @@ async function run(mode, act) {
   });
 }
 
-export const read = (id) => run("readonly", (store) => store.get(id));
-export const all = () => run("readonly", (store) => store.getAll());
+export const read = (id) => get(STORE, (store) => store.get(id));
+export const all = () => get(STORE, (store) => store.getAll());
+export const titles = () => get(TITLES, (store) => store.getAll());
 
-/** Keeps a conversation. What another tab has added to it meanwhile stays, and is taken over here. */
-export async function save(conversation) {
-  const store = (await open()).transaction(STORE, "readwrite").objectStore(STORE);
+/** Changes conversations and their titles together, or neither. */
+async function change(act) {
+  const transaction = (await open()).transaction([STORE, TITLES], "readwrite");
   return new Promise((resolve, reject) => {
-    const known = store.get(conversation.id);
-    known.onerror = () => reject(known.error);
-    known.onsuccess = () => {
-      if (known.result) union(conversation, known.result);
-      const put = store.put(conversation);
-      put.onsuccess = () => resolve();
-      put.onerror = () => reject(put.error);
-    };
+    transaction.oncomplete = () => resolve();
+    transaction.onerror = transaction.onabort = () => reject(transaction.error);
+    act(transaction.objectStore(STORE), transaction.objectStore(TITLES));
   });
 }
+
+/** Keeps a conversation. What another tab has added to it meanwhile stays, and is taken over here. */
+export const save = (conversation) => change((store, titles) => {
+  store.get(conversation.id).onsuccess = ({ target }) => {
+    if (target.result) union(conversation, target.result);
+    store.put(conversation);
+    titles.put(titleOf(conversation));
+  };
+});
+
+export const remove = (id) => change((store, titles) => {
+  store.delete(id);
+  titles.delete(id);
+});
 
 function union(own, other) {
   const more = (place, others) => place.children.push(...others.children.filter((id) => !place.children.includes(id)));
@@ -52,7 +75,6 @@ function union(own, other) {
   more(own.root, other.root);
   for (const [id, node] of Object.entries(other.nodes)) more(own.nodes[id], node);
 }
-export const remove = (id) => run("readwrite", (store) => store.delete(id));
 
 const newId = () => Array.from(crypto.getRandomValues(new Uint8Array(9)), (byte) => byte.toString(36).padStart(2, "0")).join("");
 

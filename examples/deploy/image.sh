@@ -1,5 +1,6 @@
 #!/bin/sh
-# An image of a binary that was built here, with the libraries that it needs and nothing else: no base image is fetched.
+# An image of a binary that was built here, with the libraries that it needs and nothing else: no base image is fetched. For
+# x86-64, where the loader is in /lib64.
 #
 #     examples/deploy/image.sh target/release/moi moi
 #     podman run --rm -p 8080:8080 -v moi-cache:/cache moi --api-key KEY

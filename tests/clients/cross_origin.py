@@ -26,10 +26,14 @@ FETCH = """async ([url, key, stream, credentials]) => {
 }"""
 
 
+class Silent(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, *_):
+        pass
+
+
 def pages(directory):
-    """A site of its own: its address, and what ends it."""
-    handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=directory)
-    handler.log_message = lambda *_: None
+    """The address of a site of its own."""
+    handler = functools.partial(Silent, directory=directory)
     site = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
     threading.Thread(target=site.serve_forever, daemon=True).start()
     return f"http://127.0.0.1:{site.server_port}"

@@ -1,4 +1,4 @@
-"""llama-server's API by the package xllamacpp, with a model file: `llama_server.py FILE PORT THREADS PARALLEL`."""
+"""llama-server's API by the package xllamacpp, with a model file: `llama_server.py FILE PORT THREADS PARALLEL [TEMPLATE]`."""
 
 import sys
 import time
@@ -16,6 +16,9 @@ params.n_ctx = 1024 * int(sys.argv[4])
 params.n_gpu_layers = 0
 params.warmup = True
 params.cont_batching = True
+if len(sys.argv) > 5:
+    params.use_jinja = True
+    params.chat_template = open(sys.argv[5]).read()
 server = xllamacpp.Server(params)
 print("ready:", server.listening_address, xllamacpp.BUILD_INFO, flush=True)
 while True:

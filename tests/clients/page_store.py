@@ -84,10 +84,10 @@ with sync_playwright() as playwright:
     text = json.load(open(download.value.path()))
     assert [c["title"] for c in text["conversations"]] == ["title 20"] and text["conversations"][0]["nodes"]
     act(page, "Delete", "title 3")
-    page.wait_for_function("document.querySelectorAll('#conversations li').length === 29")
+    page.wait_for_function("() => document.querySelectorAll('#conversations li').length === 29")
     page.wait_for_timeout(900)
     page.reload()
-    page.wait_for_function("document.querySelectorAll('#conversations li').length === 29")
+    page.wait_for_function("() => document.querySelectorAll('#conversations li').length === 29")
     titles = listed(page)
     assert "title 3" not in titles and titles[0] == "another title", titles
     shows(page, 12)
@@ -95,11 +95,20 @@ with sync_playwright() as playwright:
         page.click("#export")
     kept = json.load(open(download.value.path()))["conversations"]
     assert len(kept) == 29 and all(c["nodes"] for c in kept)
-    # A new one is shown, and the one before is still there.
+    # A new one is shown, and the one before is still there: what is asked in it then is kept.
     page.click("#new")
     page.wait_for_selector(".empty")
-    page.get_by_role("button", name="title 7", exact=True).click()
+    page.wait_for_timeout(900)
+    for title in ("title 7", "title 9", "title 7"):
+        page.get_by_role("button", name=title, exact=True).click()
+        shows(page, title.split()[1])
+    assert page.locator("#conversations li.current button").first.inner_text() == "title 7"
+    page.fill("#input", "Once more?")
+    page.press("#input", "Enter")
+    page.wait_for_function("() => document.querySelector('#said').textContent.startsWith('The answer is complete')", timeout=60000)
+    page.reload()
     shows(page, 7)
+    assert "Once more?" in page.inner_text("#thread")
     assert not faults, faults
     version = browser.version
     browser.close()

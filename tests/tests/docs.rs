@@ -81,6 +81,40 @@ fn the_book_has_every_page_once() {
     assert_eq!(sorted(listed), sorted(found));
 }
 
+fn sources_in(directory: &Path, all: &mut String) {
+    for entry in fs::read_dir(directory).unwrap() {
+        let path = entry.unwrap().path();
+        match path.is_dir() {
+            true => sources_in(&path, all),
+            false if path.extension().is_some_and(|extension| extension == "rs") => {
+                all.push_str(&fs::read_to_string(path).unwrap());
+            }
+            false => {}
+        }
+    }
+}
+
+/// The tests that are named beside reports of other servers are there.
+#[test]
+fn tests_that_are_named_are_there() {
+    let text = fs::read_to_string(root().join("docs/serving-reports.md")).unwrap();
+    let mut sources = String::new();
+    ["tests/tests", "crates"].iter().for_each(|directory| sources_in(&root().join(directory), &mut sources));
+    let cells = text
+        .lines()
+        .filter(|line| line.starts_with('|'))
+        .filter_map(|line| line.rsplit(" | ").next())
+        .flat_map(|cell| cell.split([';', ',', ' ']));
+    let names =
+        cells.filter_map(|word| word.rsplit_once("::")).map(|(_, name)| name.trim_matches(['|', '.', ' ']));
+    let mut checked = 0;
+    for name in names {
+        assert!(sources.contains(&format!("fn {name}(")), "there is no test {name}");
+        checked += 1;
+    }
+    assert!(checked > 50, "{checked} tests were found");
+}
+
 #[test]
 fn the_readme_is_short() {
     assert!(fs::metadata(root().join("README.md")).unwrap().len() <= 10 << 10);

@@ -9,7 +9,7 @@ use std::{
     process::{Child, Command, Stdio},
     sync::{
         Arc, Condvar, Mutex,
-        atomic::{AtomicIsize, Ordering::SeqCst},
+        atomic::{AtomicIsize, AtomicU64, Ordering::SeqCst},
         mpsc,
     },
     thread,
@@ -61,7 +61,7 @@ static ALLOCATOR: Failing = Failing;
 
 /// A door that forward passes go through.
 #[derive(Clone, Default)]
-struct Door(Arc<(Mutex<bool>, Condvar)>);
+struct Door(Arc<(Mutex<bool>, Condvar)>, Arc<AtomicU64>);
 
 impl Door {
     fn set(&self, is_shut: bool) {
@@ -69,9 +69,15 @@ impl Door {
         self.0.1.notify_all();
     }
 
+    /// Has every pass take at least so long.
+    fn slow(&self, milliseconds: u64) {
+        self.1.store(milliseconds, SeqCst);
+    }
+
     fn pass(&self) {
         let shut = self.0.0.lock().unwrap();
         drop(self.0.1.wait_while(shut, |is_shut| *is_shut).unwrap());
+        thread::sleep(Duration::from_millis(self.1.load(SeqCst)));
     }
 }
 
@@ -113,7 +119,7 @@ impl CausalLm<Flex> for Stalling {
 }
 
 /// Serves a tiny model until the process ends: who asks it, what tells whether it lives, and the door of its passes.
-fn serve(options: ServeOptions) -> (Client, moi_serve::Health, Door) {
+fn serve(options: ServeOptions, max_running: usize) -> (Client, moi_serve::Health, Door) {
     let door = Door::default();
     let (own, (sender, listening)) = (door.clone(), mpsc::channel());
     thread::spawn(move || {
@@ -146,7 +152,8 @@ fn serve(options: ServeOptions) -> (Client, moi_serve::Health, Door) {
         let Place::Tcp(address) = *listening.place() else { unreachable!("it was asked to listen there") };
         let health = listening.health();
         let ready = move || sender.send((Client { address }, health)).unwrap();
-        listening.run(engine, device, served, SchedulerOptions::default(), ready).unwrap();
+        let scheduler = SchedulerOptions { max_running, ..SchedulerOptions::default() };
+        listening.run(engine, device, served, scheduler, ready).unwrap();
     });
     let (client, health) = listening.recv_timeout(PATIENCE).unwrap();
     (client, health, door)
@@ -169,11 +176,11 @@ static NOTES: Mutex<Vec<String>> = Mutex::new(Vec::new());
 #[test]
 fn an_engine_that_hangs_is_told_of() {
     let options = ServeOptions {
-        live_timeout: Duration::from_millis(200),
+        live_timeout: Duration::from_millis(500),
         notes: Some(|note| NOTES.lock().unwrap().push(note.to_owned())),
         ..ServeOptions::default()
     };
-    let (client, health, door) = serve(options);
+    let (client, health, door) = serve(options, 64);
     let body = json!({"prompt": "Once", "max_tokens": 200, "ignore_eos": true, "seed": 3});
     let expected = client.ask(TEXT, &body)["choices"][0]["text"].clone();
     let asked = |id: &str| {
@@ -196,10 +203,8 @@ fn an_engine_that_hangs_is_told_of() {
         });
         let runs = client.get("/v1/moi/runs").json();
         assert_eq!(runs["data"][0]["request"], "the-one-that-hangs");
-        assert_eq!(
-            NOTES.lock().unwrap()[0],
-            "the engine has not turned for 0.2 s, with 0 running and 1 waiting:"
-        );
+        let hangs = "the engine has not turned for 0.5 s, with 0 running and 1 waiting:";
+        assert!(NOTES.lock().unwrap().iter().any(|note| note == hangs), "{:?}", NOTES.lock().unwrap());
         door.set(false);
         answer.join().unwrap()
     });
@@ -211,6 +216,37 @@ fn an_engine_that_hangs_is_told_of() {
     client.settled();
 }
 
+/// Whose turn does not come in time is told so, by a status or in the stream, and disturbs nobody; a request of which one
+/// generation has begun is never refused, however long the others wait.
+#[test]
+fn who_waits_for_too_long_is_told_so() {
+    let options = ServeOptions { queue_timeout: Some(Duration::from_millis(400)), ..ServeOptions::default() };
+    let (client, _, door) = serve(options, 1);
+    let body = |tokens: u32| json!({"prompt": "Once", "max_tokens": tokens, "ignore_eos": true, "seed": 3});
+    let expected = client.ask(TEXT, &body(400))["choices"][0]["text"].clone();
+    // From here on 400 tokens take four seconds, which somebody reads as they come.
+    door.slow(10);
+    thread::scope(|scope| {
+        let running = scope.spawn(|| client.stream(TEXT, &body(400)));
+        until("it does not run", || client.metric("vllm:num_requests_running") == 1.0);
+        let refused = client.post(TEXT, &body(1));
+        assert_eq!((refused.status, refused.header("retry-after")), (429, Some("1")));
+        assert_eq!(refused.error()["code"], "rate_limit_exceeded");
+        let events = client.stream(TEXT, &body(1));
+        assert_eq!(events.last().unwrap()["error"]["code"], "rate_limit_exceeded", "{events:?}");
+        let events = running.join().unwrap();
+        let texts = events.iter().filter_map(|event| event["choices"][0]["text"].as_str());
+        assert_eq!(json!(texts.collect::<String>()), expected);
+    });
+    client.settled();
+    assert_eq!(client.metric("moi_queue_rejected_total"), 2.0);
+    // Three in turn, of half a second each: the last one waits for a second.
+    let mut group = body(50);
+    group["n"] = 3.into();
+    assert_eq!(client.ask(TEXT, &group)["choices"].as_array().unwrap().len(), 3);
+    client.settled();
+}
+
 /// The variable that says which large allocation fails in a process of its own.
 const FAIL_VARIABLE: &str = "MOI_TEST_FAILS_AT";
 
@@ -218,7 +254,7 @@ const FAIL_VARIABLE: &str = "MOI_TEST_FAILS_AT";
 #[test]
 fn serves_until_memory_is_out() {
     let Ok(at) = env::var(FAIL_VARIABLE) else { return };
-    let (client, ..) = serve(ServeOptions::default());
+    let (client, ..) = serve(ServeOptions::default(), 64);
     // A request has run before: what is made once is there.
     client.ask(TEXT, &json!({"prompt": "Once", "max_tokens": 2}));
     println!("listening at {}", client.address);

@@ -38,11 +38,16 @@ pub(crate) fn run(features: &[String]) -> Result<PathBuf> {
 
 fn build(features: &[String]) -> Result<PathBuf> {
     // Beside the devices, what the binary does by default.
-    let features = [&["serve".to_owned()], features].concat().join(",");
+    let features = [&["tls".to_owned()], features].concat().join(",");
+    // For `moi --version --verbose`.
+    let commit = commit().map(|commit| format!("env.MOI_COMMIT='{commit}'"));
     let mut args =
         vec!["rustc", "--release", "--package", "moi-cli", "--bin", "moi", "--no-default-features"];
     // What is compiled in the binary's own crate is what launches and generates kernels, once for every runtime and
     // element type: small counts there, while the CPU's kernels are in crates of their own.
+    if let Some(commit) = &commit {
+        args.extend(["--config", commit]);
+    }
     args.extend(["--features", &features, "--", "-C", "strip=symbols", "-C", "opt-level=z"]);
     if cfg!(all(target_os = "linux", target_env = "gnu", target_arch = "x86_64")) {
         // The same kernels are compiled for every runtime and element type, many of them to the same code: the linker
@@ -50,6 +55,13 @@ fn build(features: &[String]) -> Result<PathBuf> {
         args.extend(["-C", "link-arg=-fuse-ld=lld", "-C", "link-arg=-Wl,--icf=all"]);
     }
     executable(&args, "moi")
+}
+
+/// The commit that is built, where git can tell.
+fn commit() -> Option<String> {
+    let out =
+        Command::new("git").args(["describe", "--always", "--dirty"]).current_dir(root()).output().ok()?;
+    out.status.success().then(|| String::from_utf8_lossy(&out.stdout).trim().to_owned())
 }
 
 fn try_out(binary: &Path) -> Result<()> {

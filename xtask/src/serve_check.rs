@@ -224,6 +224,11 @@ fn node_environment() -> Result<PathBuf> {
     Ok(directory)
 }
 
+/// A chat template with calls of functions, which the default model's own has not.
+fn template() -> PathBuf {
+    root().join("tests/clients/tools.jinja")
+}
+
 /// A server of the binary, which ends with this.
 struct Serving {
     child: Child,
@@ -238,7 +243,7 @@ impl Serving {
         let mut command = Command::new(python);
         command.arg(root().join("tests/clients/llama_server.py")).arg(file);
         let threads = std::thread::available_parallelism()?.to_string();
-        command.args(["18080", &threads, "16"]).stdout(Stdio::piped()).stderr(Stdio::null());
+        command.args(["18080", &threads, "16"]).arg(template()).stdout(Stdio::piped()).stderr(Stdio::null());
         let mut child = command.spawn().context("llama-server cannot be run")?;
         let stdout = child.stdout.take().context("llama-server has no stdout")?;
         let mut serving = Self { child, url: String::new() };
@@ -256,7 +261,7 @@ impl Serving {
         let mut command = Command::new(binary);
         command.args(["serve", "--port", "0", "--rule", "token", "--max-tokens", check.max_tokens]);
         // The default model's own template knows nothing of calls.
-        command.arg("--chat-template").arg(root().join("tests/clients/tools.jinja"));
+        command.arg("--chat-template").arg(template());
         let mut child = command.stderr(Stdio::piped()).spawn().context("the server cannot be run")?;
         let stderr = child.stderr.take().context("the server has no stderr")?;
         let mut lines = BufReader::new(stderr).lines();

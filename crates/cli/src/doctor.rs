@@ -12,7 +12,7 @@ use crate::{
     Ended,
     args::{DoctorArgs, Format},
     backend::{Device, Job, keep_kernels},
-    output,
+    output, version,
 };
 
 /// What was found of one device.
@@ -252,5 +252,6 @@ fn text(reports: &[Report], all: bool) -> String {
     for kind in Kind::ALL.iter().filter(|kind| all && missing(kind)) {
         text += &format!("{kind}: no device; `moi doctor --device {kind}` says what is missing\n");
     }
+    text += &format!("\nFor a report of a fault, the lines above and these:\n\n{}", version::about());
     text
 }

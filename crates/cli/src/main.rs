@@ -35,6 +35,7 @@ mod service;
 mod show_config;
 mod signals;
 mod ui;
+mod version;
 mod warmup;
 
 use std::{panic, process::ExitCode};
@@ -65,6 +66,12 @@ fn main() -> ExitCode {
     report_uncaught_panics();
     // SAFETY: nothing else has run.
     unsafe { moi_backends::quiet_drivers() };
+    if version::is_asked(std::env::args_os()) {
+        return match output::print_bytes(version::about().as_bytes()) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(_) => ExitCode::FAILURE,
+        };
+    }
     match config::args().and_then(run) {
         Ok(Ended::Normally) => ExitCode::SUCCESS,
         Ok(Ended::Unwell) => ExitCode::FAILURE,

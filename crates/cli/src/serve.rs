@@ -45,8 +45,7 @@ const GRAMMAR_TIME: Duration = Duration::from_secs(2);
 pub(crate) fn run(args: ServeArgs) -> Result<Ended> {
     let rule = decoding::rule(&args.rule)?;
     let options = options(&args)?;
-    let had_keys = !options.keys.is_empty();
-    let is_open = !had_keys && !args.access.insecure_no_key;
+    let is_open = options.keys.is_empty() && !args.access.insecure_no_key;
     let listening = listen(&address(&args), options)?;
     // A socket that was opened by others may be anybody's to reach, whatever --host says.
     if let (true, Place::Tcp(place)) = (is_open, listening.place())
@@ -58,7 +57,7 @@ pub(crate) fn run(args: ServeArgs) -> Result<Ended> {
     let path = model::find(&args.model.model, args.model.revision.as_deref())?;
     let pretrained = model::open_at(&args.model, &path)?;
     let device = Device::chosen(args.model.device);
-    device.run(Serve { args, device, pretrained, rule, listening, had_keys })
+    device.run(Serve { args, device, pretrained, rule, listening })
 }
 
 /// Where to listen.
@@ -99,24 +98,25 @@ fn keys(access: &AccessArgs) -> Result<Keys> {
 }
 
 /// Reads keys, names and the form of log lines again whenever that is asked for. Where they cannot be read all stays as it was.
-fn reload(had_keys: bool, own: String, reload: Reload) -> impl FnMut() + Send {
+fn reload(own: String, reload: Reload) -> impl FnMut() + Send {
     move || {
+        #[cfg(feature = "tls")]
+        match reload.certificate() {
+            Ok(true) => ui::note("the certificate was read again"),
+            Ok(false) => {}
+            Err(error) => ui::note(&format!("the certificate stays as it was: {error}")),
+        }
         let read = config::parsed().and_then(|args| match args.command {
             Command::Serve(args) => Ok((keys(&args.access)?, args)),
             _ => bail!("the command is another one now"),
         });
         match read {
-            Ok((keys, _)) if keys.is_empty() && had_keys => {
+            Ok((keys, _)) if !reload.keys(keys.clone()) => {
                 ui::note(
                     "the settings stay as they were: there are no keys any more, and everybody could use the server",
                 );
             }
-            Ok((keys, args)) => {
-                #[cfg(feature = "tls")]
-                if let Err(error) = reload.certificate() {
-                    ui::note(&format!("the certificate stays as it was: {error}"));
-                }
-                reload.keys(keys);
+            Ok((_, args)) => {
                 reload.names(names(&args, &own));
                 reload.log(writer(args.listen.log));
                 ui::note("keys, names and the form of log lines were read again");
@@ -246,15 +246,13 @@ struct Serve {
     pretrained: Pretrained,
     rule: InputRule,
     listening: Listening,
-    /// Whether clients need keys.
-    had_keys: bool,
 }
 
 impl Job for Serve {
     type Output = Ended;
 
     fn run<B: Backend>(self, device: &B::Device) -> Result<Ended> {
-        let Self { args, device: device_name, mut pretrained, rule, listening, had_keys } = self;
+        let Self { args, device: device_name, mut pretrained, rule, listening } = self;
         let is_ready = Arc::new(AtomicBool::new(false));
         let (stop, ready) = (listening.stopper(), Arc::clone(&is_ready));
         let mut is_told = false;
@@ -267,8 +265,12 @@ impl Job for Serve {
             service::tell(Happens::Stopping);
             stop.stop();
         };
-        if args.access.api_key_file.is_some() || config::is_named() {
-            let again = reload(had_keys, args.model.model.clone(), listening.reloader());
+        #[cfg(feature = "tls")]
+        let has_certificate = args.listen.tls_cert.is_some();
+        #[cfg(not(feature = "tls"))]
+        let has_certificate = false;
+        if args.access.api_key_file.is_some() || has_certificate || config::is_named() {
+            let again = reload(args.model.model.clone(), listening.reloader());
             signals::on_end_or_reload(end, again)?;
         } else {
             signals::on_end(end)?;

@@ -59,7 +59,7 @@ impl<B: Backend, M: CausalLm<B>> Batch<'_, B, M> {
                 break;
             }
         }
-        // As the rows are, which have to be borrowed together.
+        // In the order of the rows: the tables of all pieces are borrowed at once.
         pieces.sort_by_key(|piece| piece.row);
         pieces
     }

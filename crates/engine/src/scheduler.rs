@@ -97,6 +97,7 @@ pub enum Event {
 
 /// Positions that are launched before a request that needs more room can be parked.
 const AHEAD: usize = 2;
+
 /// Sequences that run, and requests that wait for their turn.
 pub struct Scheduler<'e, B: Backend, M> {
     batch: Batch<'e, B, M>,

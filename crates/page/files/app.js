@@ -51,15 +51,22 @@ function tell(text) {
 // ---- Conversations
 
 /** The conversation of an entry of the list, which may have its title alone. */
-async function loaded(entry) {
-  if (entry.nodes) return entry;
-  const conversation = await store.read(entry.id);
-  const at = state.conversations.findIndex(({ id }) => id === entry.id);
-  if (!conversation || at < 0) throw new Error("the conversation is not there any more");
-  // Somebody else may have asked for it meanwhile.
-  if (!state.conversations[at].nodes) state.conversations[at] = conversation;
+async function loaded({ id }) {
+  // An entry that was drawn may be another one now: what the list has counts.
+  const place = () => state.conversations.findIndex((entry) => entry.id === id);
+  const listed = state.conversations[place()];
+  if (listed?.nodes) return listed;
+  const conversation = await store.read(id);
+  const at = place();
+  if (!conversation || at < 0) {
+    state.conversations = state.conversations.filter((entry) => entry.id !== id);
+    throw new Error("the conversation is not there any more");
+  }
+  // It may have been asked for twice.
+  if (state.conversations[at].nodes) return state.conversations[at];
+  state.conversations[at] = conversation;
   kept.add(conversation);
-  return state.conversations[at];
+  return conversation;
 }
 
 /** Has the list keep the title alone of a conversation that the browser keeps, that nobody sees and in which nothing goes on. */
@@ -73,7 +80,12 @@ function unload(conversation) {
 
 const failed = (error) => tell("The conversation cannot be opened: " + error.message);
 const isEmpty = (entry) => entry.nodes ? !Object.keys(entry.nodes).length : entry.isEmpty;
-const open = (entry) => loaded(entry).then(show).catch(failed);
+/** Shows a conversation; a new one where it cannot be read and nothing else is shown. */
+const open = (entry) => loaded(entry).then(show).catch((error) => {
+  failed(error);
+  if (!state.conversations.includes(state.current)) show(fresh());
+  else drawConversations();
+});
 
 function drawConversations() {
   state.conversations.sort((a, b) => b.updated - a.updated);

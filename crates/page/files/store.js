@@ -23,7 +23,12 @@ function open() {
         target.result.continue();
       };
     };
-    request.onsuccess = () => resolve(request.result);
+    request.onblocked = () => reject(new Error("an older page is open in another tab; close it, and reload this one"));
+    request.onsuccess = () => {
+      // A newer page in another tab waits for this.
+      request.result.onversionchange = () => request.result.close();
+      resolve(request.result);
+    };
     request.onerror = () => reject(request.error);
   });
   return database;

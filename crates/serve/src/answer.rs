@@ -143,20 +143,32 @@ pub(crate) fn now() -> u64 {
 impl<F> Drop for Answer<F> {
     /// However it ended, what was generated was used.
     fn drop(&mut self) {
-        let completion_tokens = self.choices.iter().map(|choice| choice.generated).sum();
-        self.charge.add(completion_tokens);
+        self.charge.add(self.choices.iter().map(|choice| choice.generated).sum());
+        let usage = self.usage();
         let mut finish: Vec<&str> =
             self.choices.iter().map(|choice| choice.finish.unwrap_or(Finish::Abort.name())).collect();
         finish.sort_unstable();
         finish.dedup();
         let served = Served {
-            prompt_tokens: self.options.prompt_tokens,
-            cached_tokens: self.cached,
-            completion_tokens,
-            first_token: self.first_token,
+            prompt_tokens: usage.prompt,
+            cached_tokens: usage.cached,
+            completion_tokens: usage.completion,
+            first_token: self.first_token.filter(|_| !self.options.prompt_only),
             finish,
         };
         self.charge.caller.record.note(|line| line.served = Some(served));
+    }
+}
+
+impl<F> Answer<F> {
+    fn usage(&self) -> Usage {
+        let choices: &[Choice] = if self.options.prompt_only { &[] } else { &self.choices };
+        Usage {
+            prompt: self.options.prompt_tokens,
+            cached: self.cached,
+            completion: choices.iter().map(|choice| choice.generated).sum(),
+            reasoning: choices.iter().map(|choice| choice.reasoning).sum(),
+        }
     }
 }
 
@@ -184,16 +196,6 @@ impl<F: Format> Answer<F> {
         }
     }
 
-    fn usage(&self) -> Usage {
-        let choices: &[Choice] = if self.options.prompt_only { &[] } else { &self.choices };
-        Usage {
-            prompt: self.options.prompt_tokens,
-            cached: self.cached,
-            completion: choices.iter().map(|choice| choice.generated).sum(),
-            reasoning: choices.iter().map(|choice| choice.reasoning).sum(),
-        }
-    }
-
     /// Has the format say something of the answer.
     fn tell<T>(&mut self, say: impl FnOnce(&mut F, &About<'_>) -> T) -> T {
         let usage = self.usage();
@@ -204,6 +206,8 @@ impl<F: Format> Answer<F> {
     }
 
     fn count_prompt(&mut self, choice: usize, report: &PromptReport) {
+        // What has run is used.
+        self.charge.prompt = 0;
         if choice.is_multiple_of(self.options.plan.per_prompt()) {
             self.cached += report.reused;
         }
@@ -236,13 +240,28 @@ impl<F: Format> Answer<F> {
         }
     }
 
+    async fn next_or_fail(&mut self) -> Result<Option<(usize, RunEvent)>, ApiError> {
+        let next = self.next().await;
+        if next.is_err() {
+            self.fail_all();
+        }
+        next
+    }
+
+    /// What has not ended has failed.
+    fn fail_all(&mut self) {
+        self.choices.iter_mut().for_each(|choice| {
+            choice.finish.get_or_insert(Finish::Error.name());
+        });
+    }
+
     /// The whole answer.
     ///
     /// # Errors
     /// If a generation failed.
     pub(crate) async fn whole(mut self) -> Result<Value, ApiError> {
         let mut wholes = vec![Whole::default(); self.choices.len()];
-        while let Some((at, event)) = self.next().await? {
+        while let Some((at, event)) = self.next_or_fail().await? {
             match event {
                 RunEvent::Prompt(report) => {
                     self.count_prompt(at, &report);
@@ -257,7 +276,10 @@ impl<F: Format> Answer<F> {
                     wholes[at].traces.extend(piece.trace);
                     wholes[at].end = piece.end.or(wholes[at].end.take());
                 }
-                RunEvent::Failed(error, _) => return Err(error),
+                RunEvent::Failed(error, _) => {
+                    self.fail_all();
+                    return Err(error);
+                }
             }
         }
         Ok(self.tell(|format, about| format.whole(about, wholes)))
@@ -305,7 +327,10 @@ impl<F: Format> Answer<F> {
                     (events, true)
                 }
                 Ok(None) => (self.tell(|format, about| format.end(about)), true),
-                Err(error) => (self.tell(|format, about| format.error(about, &error)), true),
+                Err(error) => {
+                    self.fail_all();
+                    (self.tell(|format, about| format.error(about, &error)), true)
+                }
             };
             writer.send(&events).await?;
             if is_last {

@@ -139,7 +139,10 @@ pub(crate) fn encode(
     };
     loaded.check_bytes(messages.iter().map(text).sum(), "messages")?;
     let knows_developer = template.source().contains("developer");
-    let message = |(at, message)| turn(message, &format!("messages[{at}]"), knows_developer);
+    let message = |(at, message): (usize, &ChatMessage)| {
+        let path = message.path.clone().unwrap_or_else(|| format!("messages[{at}]"));
+        turn(message, &path, knows_developer)
+    };
     let messages = messages.iter().enumerate().map(message).collect::<Result<Vec<_>, _>>()?;
     let conversation = Conversation { messages, tools, add_generation_prompt, variables };
     // Tools and what was called count, too.

@@ -61,7 +61,12 @@ impl ApiError {
             }
         }
         if &other != path {
-            self.message = self.message.replace(path.as_str(), &other);
+            // Elsewhere in a sentence it is a word like others.
+            self.message = self.message.replace(&format!("`{path}`"), &format!("`{other}`"));
+            let ends = |rest: &str| !rest.starts_with(|next: char| next.is_alphanumeric() || next == '_');
+            if let Some(rest) = self.message.strip_prefix(path.as_str()).filter(|rest| ends(rest)) {
+                self.message = format!("{other}{rest}");
+            }
             self.param = Some(other);
         }
         self
@@ -259,5 +264,10 @@ mod tests {
         assert_eq!(renamed("tools[1].function.parameters"), pair("tools[1].input_schema"));
         assert_eq!(renamed("tools[1].function.name"), pair("tools[1].name"));
         assert_eq!(renamed("temperature"), pair("temperature"));
+        let said = |path: &str, message: &str| ApiError::value(path, message).in_words(&words).message;
+        let would = "an empty text, which would stop every answer";
+        assert_eq!(said("stop", &format!("`stop` has {would}")), format!("`stop_sequences` has {would}"));
+        assert_eq!(said("stop", "stop: stops"), "stop_sequences: stops");
+        assert_eq!(said("stop", "stopping"), "stopping");
     }
 }

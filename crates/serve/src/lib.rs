@@ -139,28 +139,31 @@ impl Drop for EndsEngine {
 pub struct Reload(Arc<Server>);
 
 impl Reload {
-    /// From now on these keys are the ones, with their quotas; what is used of quotas stays used.
-    pub fn keys(&self, keys: Keys) {
-        self.0.set_keys(keys);
-    }
-
-    /// From now on the model has these names, if it is loaded; the metrics keep the name that it was loaded under.
-    pub fn names(&self, names: Vec<String>) {
-        if let Ok(loaded) = self.0.loaded() {
-            loaded.set_names(names);
+    /// From now on these keys are the ones, with their quotas; what is used of quotas stays used. A server that has keys is
+    /// never left without any: it keeps those that it has, and this gives `false`.
+    pub fn keys(&self, keys: Keys) -> bool {
+        let would_open = keys.is_empty() && !self.0.keys().is_empty();
+        if !would_open {
+            self.0.set_keys(keys);
         }
+        !would_open
     }
 
-    /// Reads the certificate and its key again, if connections are encrypted.
+    /// From now on the model has these names; the metrics keep the name that it was loaded under.
+    pub fn names(&self, names: Vec<String>) {
+        self.0.rename(names);
+    }
+
+    /// Reads the certificate and its key again, from where they were; whether connections are encrypted.
     ///
     /// # Errors
     /// If they cannot be used; then those that were read before go on being used.
     #[cfg(feature = "tls")]
-    pub fn certificate(&self) -> Result<(), ServeError> {
-        self.0.tls.as_ref().map_or(Ok(()), tls::Tls::reload)
+    pub fn certificate(&self) -> Result<bool, ServeError> {
+        self.0.tls.as_ref().map_or(Ok(false), |tls| tls.reload().map(|()| true))
     }
 
-    /// From now on requests that were answered are told of so.
+    /// From now on log lines are written by this, or not at all.
     pub fn log(&self, write: Option<fn(&LogLine)>) {
         self.0.set_log(write);
     }

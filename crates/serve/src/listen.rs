@@ -36,7 +36,7 @@ const CLOSING: Duration = Duration::from_secs(2);
 /// all have come to their ends.
 pub(crate) async fn serve(server: Arc<Server>, listener: Listener, mut stop: watch::Receiver<bool>) -> bool {
     let router = router(&server);
-    tokio::spawn(watch(Arc::clone(&server)));
+    tokio::spawn(tell_of_hangs(Arc::clone(&server)));
     let places = Arc::new(Semaphore::new(server.options.max_connections));
     let connections = GracefulShutdown::new();
     let mut drains = std::pin::pin!(async {
@@ -62,7 +62,13 @@ pub(crate) async fn serve(server: Arc<Server>, listener: Listener, mut stop: wat
                 Ok((stream, peer)) => {
                     let (server, router, watcher) = (Arc::clone(&server), router.clone(), connections.watcher());
                     tokio::spawn(async move {
-                        if let Some(stream) = server.secured(stream).await {
+                        // Whoever has not agreed on keys yet has asked for nothing.
+                        let secured = tokio::select! {
+                            biased;
+                            secured = server.secured(stream) => secured,
+                            () = server.closed() => None,
+                        };
+                        if let Some(stream) = secured {
                             // A client that breaks off is no error of ours.
                             let _ = watcher.watch(connection(&server, &router, stream, peer)).await;
                         }
@@ -84,10 +90,9 @@ pub(crate) async fn serve(server: Arc<Server>, listener: Listener, mut stop: wat
 }
 
 /// Tells when the engine does not turn any more, with the generations that are in progress, and when it does again.
-async fn watch(server: Arc<Server>) {
+async fn tell_of_hangs(server: Arc<Server>) {
     /// Generations that are told of.
     const MOST: usize = 100;
-    let Some(note) = server.options.notes else { return };
     let longest = server.options.live_timeout;
     let mut was_stuck = false;
     loop {
@@ -98,11 +103,11 @@ async fn watch(server: Arc<Server>) {
             continue;
         }
         if !is_stuck {
-            note("the engine turns again");
+            server.note("the engine turns again".to_owned());
             continue;
         }
         let gauges = loaded.status.gauges();
-        note(&format!(
+        server.note(format!(
             "the engine has not turned for {} s, with {} running and {} waiting:",
             longest.as_secs_f64(),
             gauges.running,
@@ -111,7 +116,7 @@ async fn watch(server: Arc<Server>) {
         for Progress { request, owner, phase, prompt_tokens, generated_tokens } in
             loaded.status.progress().iter().take(MOST)
         {
-            note(&format!(
+            server.note(format!(
                 "  {request} of {owner:?}: {phase:?}, prompt of {prompt_tokens} tokens, {generated_tokens} generated"
             ));
         }

@@ -56,22 +56,38 @@ pub(crate) type WriteLine = fn(&LogLine);
 
 /// The thread that writes.
 #[derive(Debug)]
-pub(crate) struct Logger(SyncSender<(WriteLine, LogLine)>);
+pub(crate) struct Logger(SyncSender<Line>);
+
+/// What is to be written, and how.
+#[derive(Debug)]
+enum Line {
+    Request(WriteLine, Box<LogLine>),
+    Note(fn(&str), String),
+}
 
 impl Logger {
     /// Starts it; none where no thread can be started.
     pub(crate) fn start() -> Option<Self> {
         /// Lines that wait to be written.
         const LINES: usize = 4096;
-        let (sender, lines) = sync_channel::<(WriteLine, LogLine)>(LINES);
+        let (sender, lines) = sync_channel(LINES);
         let thread = thread::Builder::new().name("log".to_owned());
-        thread.spawn(move || lines.iter().for_each(|(write, line)| write(&line))).ok()?;
+        let write = |line| match line {
+            Line::Request(write, line) => write(&line),
+            Line::Note(write, text) => write(&text),
+        };
+        thread.spawn(move || lines.iter().for_each(write)).ok()?;
         Some(Self(sender))
     }
 
     /// Has a line written. It is lost where thousands wait already: nobody waits for a log.
     pub(crate) fn tell(&self, write: WriteLine, line: LogLine) {
-        let _ = self.0.try_send((write, line));
+        let _ = self.0.try_send(Line::Request(write, Box::new(line)));
+    }
+
+    /// Has a note on the server written, likewise.
+    pub(crate) fn note(&self, write: fn(&str), text: String) {
+        let _ = self.0.try_send(Line::Note(write, text));
     }
 }
 

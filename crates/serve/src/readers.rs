@@ -67,12 +67,14 @@ pub(crate) struct Readers {
     readers: HashMap<RequestId, Reader>,
     /// Those of requests that have ended.
     ended: Vec<Reader>,
+    /// Groups of which a generation has begun, until the last one of them has ended.
+    begun: HashSet<RequestId>,
     stall_timeout: Duration,
 }
 
 impl Readers {
     pub(crate) fn new(stall_timeout: Duration) -> Self {
-        Self { readers: HashMap::new(), ended: Vec::new(), stall_timeout }
+        Self { readers: HashMap::new(), ended: Vec::new(), begun: HashSet::new(), stall_timeout }
     }
 
     /// Whether nobody is behind with reading what has ended.
@@ -102,13 +104,9 @@ impl Readers {
         scheduler: &mut Scheduler<'_, B, M>,
         status: &Status,
     ) {
-        let begun: HashSet<RequestId> = self
-            .readers
-            .values()
-            .filter(|reader| reader.times.has_begun())
-            .map(|reader| reader.group)
-            .collect();
-        let is_late = |reader: &Reader| reader.times.waited() > longest && !begun.contains(&reader.group);
+        self.forget_ended();
+        let is_late =
+            |reader: &Reader| reader.times.waited() > longest && !self.begun.contains(&reader.group);
         let late: Vec<RequestId> =
             self.readers.iter().filter(|(_, reader)| is_late(reader)).map(|(&id, _)| id).collect();
         let groups: HashSet<RequestId> =
@@ -121,6 +119,12 @@ impl Readers {
             );
             self.fail(id, ApiError::rate_limited(message, 1), scheduler, status);
         }
+    }
+
+    /// Forgets the groups of which nothing is left.
+    fn forget_ended(&mut self) {
+        let known: HashSet<RequestId> = self.readers.values().map(|reader| reader.group).collect();
+        self.begun.retain(|group| known.contains(group));
     }
 
     /// Ends a request with an error.
@@ -156,6 +160,7 @@ impl Readers {
         match event {
             Event::Admitted(_) => {
                 reader.times.admitted(begun);
+                self.begun.insert(reader.group);
                 status.now(id, Phase::Prompt, 0);
                 return;
             }
@@ -174,7 +179,7 @@ impl Readers {
                 reader.backlog.push_back(RunEvent::Failed(failed(error), text));
             }
         }
-        // Whoever reads the end finds the request nowhere any more.
+        // Before the last event is sent, so that a client that has read it does not see the request in /v1/moi/runs.
         if let Some(finish) = finish {
             status.metrics.finished(&reader.times, finish);
             status.ended(id);
@@ -203,6 +208,9 @@ impl Readers {
         scheduler: &mut Scheduler<'_, B, M>,
         status: &Status,
     ) {
+        if self.begun.len() > 2 * self.readers.len() + 64 {
+            self.forget_ended();
+        }
         let longest = self.stall_timeout;
         self.ended
             .retain_mut(|reader| reader.send() && !reader.backlog.is_empty() && !reader.is_stalled(longest));

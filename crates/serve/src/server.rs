@@ -3,13 +3,13 @@
 use std::{
     net::IpAddr,
     sync::{
-        Arc, OnceLock, PoisonError, RwLock,
+        Arc, Mutex, OnceLock, PoisonError, RwLock,
         atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst},
     },
     time::Duration,
 };
 
-use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio::sync::{Semaphore, SemaphorePermit, watch};
 
 use crate::{
     ServeError,
@@ -102,9 +102,11 @@ pub(crate) struct Server {
     /// What is used of the keys' quotas.
     pub(crate) used: Used,
     pub(crate) loaded: OnceLock<Arc<Loaded>>,
+    /// Names that were given before it was loaded.
+    renamed: Mutex<Option<Vec<String>>>,
     is_draining: AtomicBool,
     /// Whether no requests are taken any more.
-    is_closed: AtomicBool,
+    is_closed: watch::Sender<bool>,
     /// Answers under way.
     active: AtomicUsize,
     /// Places for large bodies that are read.
@@ -179,7 +181,7 @@ impl Server {
     pub(crate) fn new(options: ServeOptions) -> Result<Self, ServeError> {
         /// Large bodies that are read at once.
         const LARGE: usize = 2;
-        let (is_draining, is_closed) = (AtomicBool::new(false), AtomicBool::new(false));
+        let (is_draining, is_closed) = (AtomicBool::new(false), watch::Sender::new(false));
         let active = AtomicUsize::new(0);
         let (large, write_line, logger) = (Semaphore::new(LARGE), RwLock::new(options.log), Logger::start());
         let (keys, used) = (RwLock::new(Arc::new(options.keys.clone())), Used::default());
@@ -191,6 +193,7 @@ impl Server {
             keys,
             used,
             loaded,
+            renamed: Mutex::default(),
             is_draining,
             is_closed,
             active,
@@ -234,6 +237,18 @@ impl Server {
         *self.write_line.write().unwrap_or_else(PoisonError::into_inner) = write;
     }
 
+    /// Whether lines of requests are written.
+    pub(crate) fn logs(&self) -> bool {
+        self.write_line.read().unwrap_or_else(PoisonError::into_inner).is_some()
+    }
+
+    /// Has a note written on the server itself, if notes are.
+    pub(crate) fn note(&self, text: String) {
+        if let (Some(write), Some(logger)) = (self.options.notes, &self.logger) {
+            logger.note(write, text);
+        }
+    }
+
     /// Has the line of a request written, if lines are.
     pub(crate) fn tell(&self, line: LogLine) {
         let write = *self.write_line.read().unwrap_or_else(PoisonError::into_inner);
@@ -245,9 +260,20 @@ impl Server {
     /// From now on the model answers.
     pub(crate) fn load(&self, loaded: Loaded) -> Arc<Loaded> {
         let loaded = Arc::new(loaded);
+        if let Some(names) = self.renamed.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            loaded.set_names(names);
+        }
         // A server is given one model.
         let _ = self.loaded.set(Arc::clone(&loaded));
         loaded
+    }
+
+    /// From now on these are the model's names, or as soon as it is loaded.
+    pub(crate) fn rename(&self, names: Vec<String>) {
+        match self.loaded.get() {
+            Some(loaded) => loaded.set_names(names),
+            None => *self.renamed.lock().unwrap_or_else(PoisonError::into_inner) = Some(names),
+        }
     }
 
     /// The model.
@@ -274,7 +300,7 @@ impl Server {
 
     /// From now on no requests are taken.
     pub(crate) fn close(&self) {
-        self.is_closed.store(true, SeqCst);
+        self.is_closed.send_replace(true);
     }
 
     pub(crate) fn is_draining(&self) -> bool {
@@ -293,7 +319,13 @@ impl Server {
 
     /// Whether no requests are taken any more.
     pub(crate) fn is_closed(&self) -> bool {
-        self.is_closed.load(SeqCst)
+        *self.is_closed.borrow()
+    }
+
+    /// Waits until no requests are taken any more.
+    pub(crate) async fn closed(&self) {
+        // The sender is there as long as the server is.
+        let _ = self.is_closed.subscribe().wait_for(|is_closed| *is_closed).await;
     }
 
     /// Answers under way.

@@ -104,8 +104,8 @@ impl Status {
         }
     }
 
-    /// A generation has come.
-    pub(crate) fn begun(&self, id: RequestId, progress: Progress) {
+    /// A generation waits for its turn.
+    pub(crate) fn queued(&self, id: RequestId, progress: Progress) {
         self.progress.lock().unwrap_or_else(PoisonError::into_inner).insert(id, progress);
     }
 

@@ -252,7 +252,7 @@ impl<B: Backend, M: CausalLm<B>> Worker<B, M> {
                             prompt_tokens: about.prompt,
                             generated_tokens: 0,
                         };
-                        status.begun(of, progress);
+                        status.queued(of, progress);
                         readers.add(of, (at, ids[0]), events.clone(), about);
                     }
                 }

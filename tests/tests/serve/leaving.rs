@@ -5,7 +5,7 @@ use std::{
     io::{Read, Write},
     net::{Shutdown, TcpStream},
     thread,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use moi_tests::{
@@ -190,46 +190,6 @@ fn fifty_readers_that_stop_are_given_up() {
     // They were there until then.
     drop(stalled);
     assert_eq!(ask(), expected);
-}
-
-/// Whoever waits for longer than is allowed is told to come back, in a stream or not, and what runs is not disturbed.
-#[test]
-fn who_waits_for_too_long_is_told_so() {
-    let (_directory, server) = endless(&["--max-rows", "1", "--queue-timeout", "1"]);
-    let book = |len: usize, salt: &str| with(letters(&"x".repeat(len), 20), json!({"cache_salt": salt}));
-    let read = |len: usize| {
-        let begun = Instant::now();
-        let text = server.ask(TEXT, &book(len, &format!("{len} alone")))["choices"][0]["text"].clone();
-        (len, text, begun.elapsed())
-    };
-    // As many tokens as this machine reads for much longer than the others may wait.
-    let lens = [30_000, 45_000, 60_000].into_iter();
-    let (len, alone, _) = lens.map(read).find(|(.., took)| took.as_millis() >= 2500).unwrap();
-    let running = server.send(TEXT, &book(len, "among others"));
-    until("the book is read", || phases(&server) == ["prompt"]);
-    let ways = ROUTES.iter().flat_map(|&path| [(path, false), (path, true)]);
-    let waiting: Vec<_> = ways
-        .map(|(path, stream)| {
-            let body = with(asked(path, "Hello", 2), json!({"stream": stream}));
-            (path, stream, server.send(path, &body))
-        })
-        .collect();
-    for (path, is_stream, stream) in waiting {
-        let reply = reply(stream);
-        if is_stream {
-            assert_eq!(reply.status, 200, "{path}");
-            assert!(reply.text().contains("rate_limit_exceeded"), "{path}: {}", reply.text());
-        } else {
-            assert_eq!((reply.status, reply.header("retry-after")), (429, Some("1")), "{path}");
-            assert_eq!(reply.error()["code"], "rate_limit_exceeded", "{path}");
-        }
-        if is_stream && [CHAT, TEXT].contains(&path) {
-            assert_eq!(reply.events().last().unwrap()["error"]["code"], "rate_limit_exceeded", "{path}");
-        }
-    }
-    assert_eq!(labelled(&server, "moi_queue_rejected_total", "reason=\"timeout\""), 8.0);
-    assert_eq!(reply(running).json()["choices"][0]["text"], alone);
-    server.settled();
 }
 
 /// A connection that has been used once, and is kept.

@@ -1,4 +1,5 @@
-//! `moi serve` over real sockets, with the default model: what others' servers were reported for, and what this one adds.
+//! `moi serve` over real sockets, with the default model or a tiny one: what others' servers were reported for, and what this
+//! one adds.
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a failure must end the test")]
 
@@ -8,6 +9,7 @@ mod faults;
 mod hostile_fields;
 mod hostile_grammars;
 mod hostile_requests;
+#[cfg(unix)]
 mod leaving;
 mod load;
 #[cfg(unix)]

@@ -96,7 +96,8 @@ impl Drop for Other {
 }
 
 fn through(mut stream: impl Read + Write) -> Reply {
-    stream.write_all(b"GET /v1/models HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").unwrap();
+    // Proxies send whatever name they have for it.
+    stream.write_all(b"GET /v1/models HTTP/1.1\r\nHost: replica\r\nConnection: close\r\n\r\n").unwrap();
     let mut bytes = Vec::new();
     stream.read_to_end(&mut bytes).unwrap();
     parsed(&bytes)

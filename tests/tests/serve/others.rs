@@ -193,7 +193,7 @@ fn responses_say_what_chat_says() {
         (item(json!({"type": "item_reference", "id": "x"})), "input[0].type"),
         (item(json!({"type": "message", "content": "a"})), "input[0].role"),
         (item(json!({"type": "function_call", "arguments": "{}"})), "input[0].name"),
-        (item(json!({"role": "user", "content": [{"type": "input_image"}]})), "messages[0].content[0].type"),
+        (item(json!({"role": "user", "content": [{"type": "input_image"}]})), "input[0].content[0].type"),
     ] {
         let reply = server.post(RESPONSES, &with(asked.clone(), fields.clone()));
         assert_eq!(

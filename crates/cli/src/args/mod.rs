@@ -43,7 +43,8 @@ Examples:
   moi generate --rule token \"The same, decoded the standard way.\"
   moi generate --rule soft-thinking:max_topk=5 \"The same, by another rule.\"
   moi generate --model ./Llama-3.2-1B --beta 0.5 --format json \"Hello\"
-  moi models"
+  moi models
+  moi --version --verbose    what this build is, for a report of a fault"
 )]
 pub(crate) struct Args {
     #[command(subcommand)]

@@ -54,8 +54,8 @@ pub(crate) struct ListenArgs {
     /// A socket of the file system in the place of host and port, for a proxy on this machine
     #[arg(long, value_name = "PATH", conflicts_with_all = ["host", "port"])]
     pub(crate) unix: Option<PathBuf>,
-    /// A certificate by which the server encrypts connections itself, as PEM; SIGHUP has it read again with --api-key-file or
-    /// --config. Without one it is for a proxy to do that
+    /// A certificate by which the server encrypts connections itself, as PEM; SIGHUP has the file read again. Without one it is
+    /// for a proxy to do that
     #[cfg(feature = "tls")]
     #[arg(long, value_name = "FILE", requires = "tls_key", conflicts_with = "unix")]
     pub(crate) tls_cert: Option<PathBuf>,
@@ -113,7 +113,7 @@ pub(crate) struct AccessArgs {
     #[arg(long, value_name = "KEY")]
     pub(crate) api_key: Vec<String>,
     /// A file of keys, one a line, with a name before it and a quota of tokens behind it if wanted: `ann KEY 100000/day`.
-    /// SIGHUP has it read again, and with it names and the form of log lines in a file of --config
+    /// SIGHUP has it read again, and of a file of --config the names and the form of log lines
     #[arg(long, value_name = "FILE")]
     pub(crate) api_key_file: Option<PathBuf>,
     /// Let everybody use the server who can reach it
@@ -146,7 +146,8 @@ pub(crate) struct LimitArgs {
     /// Tokens of the prompts of requests that wait
     #[arg(long, value_name = "N", default_value_t = 1 << 20)]
     pub(crate) max_queue_tokens: usize,
-    /// Seconds that a request waits for its turn before it is refused with status 429 [default: as long as it takes]
+    /// Seconds that a request waits for its turn before it is refused, with status 429 or in its stream [default: as long as
+    /// it takes]
     #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..))]
     pub(crate) queue_timeout: Option<u64>,
     /// Take `priority` from requests: those with smaller numbers come first, whoever has asked

@@ -20,6 +20,7 @@ use anyhow::{Result, bail};
 use moi_hub::DEFAULT_MODEL;
 
 pub(crate) use args::BenchArgs;
+pub(crate) use machine::{cores, processor};
 
 use crate::{Ended, model, output, ui};
 pub(crate) use args::split_rules;

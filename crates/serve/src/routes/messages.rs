@@ -54,7 +54,8 @@ pub(crate) fn count_tokens(body: &Bytes, loaded: &Loaded) -> Result<Value, ApiEr
     let generation: Generation = json::parse(body, &mut ignored)?;
     let asked: Messages = json::parse(body, &mut ignored)?;
     loaded.named(generation.model.as_deref())?;
-    let (ids, _) = conversation::prompt(&chat(asked)?, loaded, false)?;
+    let counted = chat(asked).and_then(|chat| conversation::prompt(&chat, loaded, false));
+    let (ids, _) = counted.map_err(|error| error.in_words(WORDS))?;
     Ok(json!({"input_tokens": ids.len()}))
 }
 
@@ -120,7 +121,9 @@ fn chat(asked: Messages) -> Result<Chat, ApiError> {
         return Err(ApiError::unsupported(&param, message));
     }
     for (at, turn) in asked.messages.into_iter().enumerate() {
-        add_turn(turn, &format!("messages[{at}]"), &mut all)?;
+        let (path, first) = (format!("messages[{at}]"), all.len());
+        add_turn(turn, &path, &mut all)?;
+        all[first..].iter_mut().for_each(|message| message.path = Some(path.clone()));
     }
     let tool = |(at, tool): (usize, messages::MessagesTool)| {
         if let Some(kind) = tool.kind.filter(|kind| kind != "custom") {

@@ -72,7 +72,7 @@ pub(crate) async fn answered<F: Format>(
             let taken = own.used.take(&caller.owner, quota, prompt_tokens);
             taken.inspect_err(|_| model.status.metrics.over_quota())?;
         }
-        if own.options.log_prompts {
+        if own.options.log_prompts && own.logs() {
             let texts = firsts().map(|job| model.model.tokenizer.decode(job.prompt.ids()));
             let texts = texts.map(Result::unwrap_or_default).collect();
             caller.record.note(|line| line.prompts = texts);
@@ -87,7 +87,7 @@ pub(crate) async fn answered<F: Format>(
     let _place = server.place_for(size).await;
     let done = tokio::task::spawn_blocking(work).await;
     let failed = |error| ApiError::internal(format!("preparing the request failed: {error}"));
-    let (asked, prepared, about, prompt_tokens, prompts, mut charge) = done.map_err(failed)??;
+    let (asked, prepared, about, prompt_tokens, prompts, charge) = done.map_err(failed)??;
     let Asked { id, plan, parsers, format, prompt_only, ignored, .. } = asked;
     let runs = prepared.submit().await?;
     loaded.status.metrics.asked(plan.per_prompt());
@@ -101,8 +101,6 @@ pub(crate) async fn answered<F: Format>(
     let (ping, stall_timeout) = (server.options.ping, server.options.stall_timeout);
     let options =
         AnswerOptions { id: new_id(id), plan, prompt_tokens, prompts, prompt_only, ping, stall_timeout };
-    // From here on the prompt is used.
-    charge.prompt = 0;
     let answer = Answer::new((loaded, active, charge), format, options, runs, choices);
     let mut response = match streams {
         true => answer.stream(),

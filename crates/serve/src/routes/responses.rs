@@ -205,5 +205,8 @@ fn add_item(item: Item, param: &str, all: &mut Vec<ChatMessage>) -> Result<(), A
             ));
         }
     }
+    if let Some(last) = all.last_mut() {
+        last.path.get_or_insert_with(|| param.to_owned());
+    }
     Ok(())
 }

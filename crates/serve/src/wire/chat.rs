@@ -65,6 +65,10 @@ pub(crate) struct FunctionDefinition {
 /// A turn.
 #[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
 pub(crate) struct ChatMessage {
+    /// Where it stands in a request of another API, for errors.
+    #[serde(skip)]
+    #[schemars(skip)]
+    pub(crate) path: Option<String>,
     /// `system`, `developer`, `user`, `assistant` or `tool`
     pub(crate) role: String,
     pub(crate) content: Option<Content>,

@@ -192,6 +192,32 @@ fn groups_are_taken_whole() {
     assert!(matches!(submit(1, 10), (Ok(1), 4, 40)));
 }
 
+/// A long prompt comes to its end in some twice the rounds that it takes alone, though a new short one comes in each round, and
+/// so does one of middle length; the short ones do not wait for either.
+#[test]
+fn no_prompt_waits_for_ever_behind_others() {
+    let engine = Faulty::engine(|_| Fault::None).with_prefill_chunk(16);
+    let mut scheduler = Scheduler::new(&engine, SchedulerOptions::default());
+    let long = scheduler.submit("long", request(0, 120, 2)).unwrap();
+    let middle = scheduler.submit("middle", request(1, 60, 2)).unwrap();
+    let (mut prompts, mut shorts) = (BTreeMap::new(), BTreeMap::new());
+    for round in 0..400 {
+        if round < 100 {
+            shorts.insert(scheduler.submit("short", request(2, 10, 1)).unwrap(), round);
+        }
+        for event in scheduler.round() {
+            if let Event::Prompt(id, _) = event {
+                prompts.insert(id, round);
+            }
+        }
+    }
+    assert!(scheduler.is_idle());
+    // 8 and 4 pieces, of which every second round has one.
+    assert!(prompts[&long] <= 30 && prompts[&middle] <= 45, "{prompts:?}");
+    let worst = shorts.iter().map(|(id, round)| prompts[id] - round).max().unwrap();
+    assert!(worst <= 120, "a short prompt waited for {worst} rounds");
+}
+
 /// Smaller numbers begin first, whoever has asked and whatever the lengths are; equals have their turns as without numbers.
 #[test]
 fn priorities_come_before_turns() {

@@ -6,6 +6,7 @@ mod args;
 mod backend;
 mod bench;
 mod chat;
+mod command_line;
 mod compare;
 mod config;
 mod convert;
@@ -72,7 +73,7 @@ fn main() -> ExitCode {
             Err(_) => ExitCode::FAILURE,
         };
     }
-    match config::args().and_then(run) {
+    match command_line::args().and_then(run) {
         Ok(Ended::Normally) => ExitCode::SUCCESS,
         Ok(Ended::Unwell) => ExitCode::FAILURE,
         Ok(Ended::Interrupted) => ExitCode::from(INTERRUPTED),

@@ -27,7 +27,7 @@ use crate::{
     Ended, INTERRUPTED,
     args::{AccessArgs, Command, Defaults, LogFormat, ServeArgs, StopArgs, ThoughtField},
     backend::{Device, Job},
-    config,
+    command_line,
     decoding::{self, Decoding},
     file, memory,
     model::{self, Loading},
@@ -106,7 +106,7 @@ fn reload(own: String, reload: Reload) -> impl FnMut() + Send {
             Ok(false) => {}
             Err(error) => ui::note(&format!("the certificate stays as it was: {error}")),
         }
-        let read = config::parsed().and_then(|args| match args.command {
+        let read = command_line::parsed().and_then(|args| match args.command {
             Command::Serve(args) => Ok((keys(&args.access)?, args)),
             _ => bail!("the command is another one now"),
         });
@@ -269,7 +269,7 @@ impl Job for Serve {
         let has_certificate = args.listen.tls_cert.is_some();
         #[cfg(not(feature = "tls"))]
         let has_certificate = false;
-        if args.access.api_key_file.is_some() || has_certificate || config::is_named() {
+        if args.access.api_key_file.is_some() || has_certificate || command_line::is_named() {
             let again = reload(args.model.model.clone(), listening.reloader());
             signals::on_end_or_reload(end, again)?;
         } else {

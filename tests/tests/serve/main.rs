@@ -23,6 +23,7 @@ mod security;
 mod spelled;
 mod streams;
 mod texts;
+mod thinking;
 mod tools;
 mod wire;
 

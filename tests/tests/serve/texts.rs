@@ -12,16 +12,16 @@ use tempfile::TempDir;
 use crate::{CHAT, TEXT, with};
 
 pub(crate) const RESPONSES: &str = "/v1/responses";
-const MESSAGES: &str = "/v1/messages";
+pub(crate) const MESSAGES: &str = "/v1/messages";
 const ROUTES: [&str; 4] = [CHAT, TEXT, RESPONSES, MESSAGES];
 /// The routes that tell thoughts from the answer.
 pub(crate) const CONVERSATIONS: [&str; 3] = [CHAT, RESPONSES, MESSAGES];
 /// What a thinking model thinks between. A control token 2 would end answers: the tiny model's configuration names it.
-const OPEN: (u32, &str) = (3, "<think>");
-const CLOSE: (u32, &str) = (4, "</think>");
+pub(crate) const OPEN: (u32, &str) = (3, "<think>");
+pub(crate) const CLOSE: (u32, &str) = (4, "</think>");
 const SPOKEN: &str = "One é, two 日本, one é; 🦀 is fin.";
-const THOUGHT: &str = "I think: 日本, so";
-const ANSWER: &str = "Yes é, so: 🦀.";
+pub(crate) const THOUGHT: &str = "I think: 日本, so";
+pub(crate) const ANSWER: &str = "Yes é, so: 🦀.";
 
 /// A server of the tiny model with these control tokens.
 pub(crate) fn tiny(control: &[(u32, &str)], template: Option<&str>) -> (TempDir, TestServer) {
@@ -47,12 +47,12 @@ pub(crate) fn forced(path: &str, tokens: &[u32], fields: Value) -> Value {
 }
 
 /// A text that ends an answer, in the words of a route.
-fn stop(path: &str, text: &str) -> Value {
+pub(crate) fn stop(path: &str, text: &str) -> Value {
     if path == MESSAGES { json!({"stop_sequences": [text]}) } else { json!({"stop": [text]}) }
 }
 
 /// The tokens of a thought, and of what is said behind it.
-fn thought_out(thought: &str, answer: &str) -> Vec<u32> {
+pub(crate) fn thought_out(thought: &str, answer: &str) -> Vec<u32> {
     [vec![OPEN.0], ids(thought), vec![CLOSE.0], ids(answer)].concat()
 }
 
@@ -64,7 +64,7 @@ pub(crate) fn text(value: &Value) -> &str {
 type Said = [String; 3];
 
 /// What the choices of a whole answer say; or its blocks, which are one.
-fn whole(answer: &Value) -> Vec<Said> {
+pub(crate) fn whole(answer: &Value) -> Vec<Said> {
     let end = |of: &Value| text(&of["moi"]["ended_by"]).to_owned();
     if let Some(choices) = answer["choices"].as_array() {
         let of = |choice: &Value| {
@@ -92,13 +92,13 @@ fn events(reply: &Reply) -> Vec<Value> {
 }
 
 /// The events of an answer, with what is counted of it.
-fn told(server: &TestServer, path: &str, body: &Value) -> Vec<Value> {
+pub(crate) fn told(server: &TestServer, path: &str, body: &Value) -> Vec<Value> {
     let fields = json!({"stream": true, "stream_options": {"include_usage": true}});
     events(&server.post(path, &with(body.clone(), fields)))
 }
 
 /// What the events of so many choices say.
-fn streamed(events: &[Value], choices: usize) -> Vec<Said> {
+pub(crate) fn streamed(events: &[Value], choices: usize) -> Vec<Said> {
     let mut all = vec![Said::default(); choices];
     for event in events {
         let parts = event["choices"].as_array().map_or(std::slice::from_ref(event), Vec::as_slice);
@@ -122,7 +122,13 @@ fn streamed(events: &[Value], choices: usize) -> Vec<Said> {
 }
 
 /// Has tokens generated, whole and as a stream, each choice of which must say this; gives the whole answer.
-fn say(server: &TestServer, path: &str, tokens: &[u32], fields: Value, expected: [&str; 3]) -> Value {
+pub(crate) fn say(
+    server: &TestServer,
+    path: &str,
+    tokens: &[u32],
+    fields: Value,
+    expected: [&str; 3],
+) -> Value {
     let body = forced(path, tokens, fields);
     let expected = vec![expected.map(str::to_owned); body["n"].as_u64().unwrap_or(1) as usize];
     let answer = server.ask(path, &body);
@@ -169,122 +175,6 @@ fn what_is_held_back_comes_at_the_end_on_every_route() {
                 let fields = stop(path, &format!("{held}~"));
                 say(&server, path, &tokens, fields, ["", &spoken, ended_by]);
             }
-        }
-    }
-}
-
-#[test]
-fn thoughts_are_told_from_answers_on_every_route() {
-    let (_directory, server) = tiny(&[OPEN, CLOSE], None);
-    let tokens = thought_out(THOUGHT, ANSWER);
-    let [chat, response, message] = CONVERSATIONS.map(|path| {
-        let fields = json!({"n": if path == CHAT { 2 } else { 1 }});
-        say(&server, path, &tokens, fields, [THOUGHT, ANSWER, "length"])
-    });
-    let expected = json!({"role": "assistant", "content": ANSWER, "reasoning_content": THOUGHT});
-    assert_eq!(chat["choices"][1]["message"], expected);
-    let items = &response["output"];
-    assert_eq!(items[0]["content"], json!([{"type": "reasoning_text", "text": THOUGHT}]));
-    assert_eq!((&items[0]["type"], &items[1]["type"]), (&json!("reasoning"), &json!("message")));
-    let thinking = json!({"type": "thinking", "thinking": THOUGHT, "signature": ""});
-    assert_eq!(message["content"], json!([thinking, {"type": "text", "text": ANSWER}]));
-    // Where the prompt opens them, and by both names.
-    let template = bytes::TEMPLATE.to_owned() + "{% if add_generation_prompt %}<think>\n{% endif %}";
-    let directory = bytes::model("llama", &[OPEN, CLOSE], Some(&template));
-    let server = served(&directory, &["--thoughts-as", "both"]);
-    let tokens = &thought_out(THOUGHT, "\n\nYes")[1..];
-    for path in CONVERSATIONS {
-        let answer = say(&server, path, tokens, json!({}), [THOUGHT, "Yes", "length"]);
-        if path == CHAT {
-            assert_eq!(answer["choices"][0]["message"]["reasoning"], THOUGHT);
-            let details = &answer["usage"]["completion_tokens_details"];
-            assert_eq!(details["reasoning_tokens"], THOUGHT.len() + 1);
-        }
-    }
-}
-
-/// What is left where a stop string counts in thoughts, too, and takes markers whole; none where it stands nowhere.
-fn stopped_anywhere<'a>(shown: &'a str, cut: &str) -> Option<[&'a str; 3]> {
-    let close = OPEN.1.len() + THOUGHT.len();
-    let markers = [0..OPEN.1.len(), close..close + CLOSE.1.len()];
-    let is_border = |at: usize| !markers.iter().any(|marker| marker.start < at && at < marker.end);
-    let is_there = |at: usize| {
-        shown.is_char_boundary(at)
-            && shown[at..].starts_with(cut)
-            && is_border(at)
-            && is_border(at + cut.len())
-    };
-    let before = &shown[..(0..shown.len()).find(|&at| is_there(at))?];
-    if before.is_empty() {
-        return Some(["", "", "stop"]);
-    }
-    let thought = before.strip_prefix(OPEN.1)?;
-    if THOUGHT.starts_with(thought) {
-        return Some([thought.trim_end(), "", "stop"]);
-    }
-    let (thought, answer) = thought.split_once(CLOSE.1)?;
-    Some([thought, answer, "stop"])
-}
-
-/// Stop strings within thoughts, across the markers and behind them, shorter and longer than these.
-#[test]
-fn stop_strings_spare_thoughts_unless_they_are_to_end_them() {
-    let (_directory, server) = tiny(&[OPEN, CLOSE], None);
-    let tokens = thought_out(THOUGHT, ANSWER);
-    let shown = format!("{}{THOUGHT}{}{ANSWER}", OPEN.1, CLOSE.1);
-    let chars: Vec<char> = shown.chars().collect();
-    for (at, cut) in [1, 4, 9, 13].into_iter().flat_map(|len| chars.windows(len)).enumerate() {
-        let cut: String = cut.iter().collect();
-        let path = CONVERSATIONS[at % CONVERSATIONS.len()];
-        let spared = match ANSWER.split_once(&cut) {
-            Some((before, _)) => [THOUGHT, before, "stop"],
-            None => [THOUGHT, ANSWER, "length"],
-        };
-        say(&server, path, &tokens, stop(path, &cut), spared);
-        let fields = with(stop(path, &cut), json!({"stop_in_thoughts": true}));
-        let expected = stopped_anywhere(&shown, &cut).unwrap_or([THOUGHT, ANSWER, "length"]);
-        say(&server, path, &tokens, fields, expected);
-        // One that never comes holds markers back, which are markers still when they come: behind it or at the end.
-        let fields = with(stop(path, &format!("{cut}~")), json!({"stop_in_thoughts": true}));
-        say(&server, path, &tokens, fields, [THOUGHT, ANSWER, "length"]);
-    }
-    let begun = |path| with(stop(path, "so</think>~"), json!({"stop_in_thoughts": true}));
-    for (path, (behind, end)) in
-        CONVERSATIONS.map(|path| [(path, ("", "length")), (path, ("\0", "eos"))]).concat()
-    {
-        say(&server, path, &thought_out(THOUGHT, behind), begun(path), [THOUGHT, "", end]);
-    }
-}
-
-/// Clients see fields in the place of markers: no part of one is text, though a stop string begins within it.
-#[test]
-fn nothing_of_a_marker_is_ever_text() {
-    let (_directory, server) = tiny(&[OPEN, CLOSE], None);
-    for cut in ["in", "nk>I", "hink>Yes", ">Y", "/"] {
-        for path in CONVERSATIONS {
-            let fields = with(stop(path, cut), json!({"stop_in_thoughts": true}));
-            let body = forced(path, &thought_out(THOUGHT, ANSWER), fields);
-            for [thought, answer, _] in
-                [whole(&server.ask(path, &body)), streamed(&told(&server, path, &body), 1)].concat()
-            {
-                let is_said = THOUGHT.starts_with(&thought) && ANSWER.starts_with(&answer);
-                assert!(is_said, "{path} {cut:?}: {thought:?}, {answer:?}");
-            }
-        }
-    }
-}
-
-#[test]
-fn a_budget_spent_on_thoughts_leaves_an_empty_answer() {
-    let (_directory, server) = tiny(&[OPEN, CLOSE], None);
-    for cut in 0..=THOUGHT.len() {
-        let tokens = &thought_out(THOUGHT, "")[..=cut];
-        let thought = String::from_utf8_lossy(&THOUGHT.as_bytes()[..cut]);
-        for path in CONVERSATIONS {
-            let answer = say(&server, path, tokens, json!({}), [thought.trim_end(), "", "length"]);
-            let [choice, details] = [&answer["choices"][0], &answer["incomplete_details"]];
-            let ends = [&choice["finish_reason"], &details["reason"], &answer["stop_reason"]].map(text);
-            assert!(["length", "max_output_tokens", "max_tokens"].contains(&&*ends.concat()), "{answer}");
         }
     }
 }

@@ -14,7 +14,16 @@ use serde_json::Value;
 use crate::process::with_default_signals;
 
 /// How long anything may take that is waited for: much longer than it does.
-const PATIENCE: Duration = Duration::from_secs(120);
+pub const PATIENCE: Duration = Duration::from_secs(120);
+
+/// Waits until something is so, which it must become.
+pub fn until(what: &str, mut is_so: impl FnMut() -> bool) {
+    let begun = Instant::now();
+    while !is_so() {
+        assert!(begun.elapsed() < PATIENCE, "it never came to be: {what}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
 
 /// Whoever asks a server.
 #[derive(Clone, Copy, Debug)]

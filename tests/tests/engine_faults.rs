@@ -24,14 +24,11 @@ use moi_pretrained::{Pretrained, WeightForm};
 use moi_serve::{Address, Place, ServeOptions, ServedModel, listen};
 use moi_tests::{
     bytes,
-    server::{Client, events, parsed},
+    server::{Client, PATIENCE, events, parsed, until},
 };
 use serde_json::json;
 
 const TEXT: &str = "/v1/completions";
-/// How long anything may take that is waited for: much longer than it does.
-const PATIENCE: Duration = Duration::from_secs(120);
-
 /// Fails the large allocation of this number, counted from when the number was set; never while it is negative.
 struct Failing;
 
@@ -157,14 +154,6 @@ fn serve(options: ServeOptions, max_running: usize) -> (Client, moi_serve::Healt
     });
     let (client, health) = listening.recv_timeout(PATIENCE).unwrap();
     (client, health, door)
-}
-
-fn until(what: &str, mut is_so: impl FnMut() -> bool) {
-    let begun = Instant::now();
-    while !is_so() {
-        assert!(begun.elapsed() < PATIENCE, "{what}");
-        thread::sleep(Duration::from_millis(10));
-    }
 }
 
 /// What was told of the server.

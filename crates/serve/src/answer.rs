@@ -235,17 +235,12 @@ impl<F: Format> Answer<F> {
             match self.runs.events.recv().await {
                 Some((at, event)) if self.format.waits(at) => self.early.push_back((at, event)),
                 Some(event) => return Ok(Some(event)),
-                None => return Err(ApiError::unavailable(GIVEN_UP)),
+                None => {
+                    self.fail_all();
+                    return Err(ApiError::unavailable(GIVEN_UP));
+                }
             }
         }
-    }
-
-    async fn next_or_fail(&mut self) -> Result<Option<(usize, RunEvent)>, ApiError> {
-        let next = self.next().await;
-        if next.is_err() {
-            self.fail_all();
-        }
-        next
     }
 
     /// What has not ended has failed.
@@ -261,7 +256,7 @@ impl<F: Format> Answer<F> {
     /// If a generation failed.
     pub(crate) async fn whole(mut self) -> Result<Value, ApiError> {
         let mut wholes = vec![Whole::default(); self.choices.len()];
-        while let Some((at, event)) = self.next_or_fail().await? {
+        while let Some((at, event)) = self.next().await? {
             match event {
                 RunEvent::Prompt(report) => {
                     self.count_prompt(at, &report);
@@ -327,10 +322,7 @@ impl<F: Format> Answer<F> {
                     (events, true)
                 }
                 Ok(None) => (self.tell(|format, about| format.end(about)), true),
-                Err(error) => {
-                    self.fail_all();
-                    (self.tell(|format, about| format.error(about, &error)), true)
-                }
+                Err(error) => (self.tell(|format, about| format.error(about, &error)), true),
             };
             writer.send(&events).await?;
             if is_last {

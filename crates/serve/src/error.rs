@@ -48,9 +48,9 @@ impl ApiError {
     }
 
     /// In the words of another API than that of chat completions, whose `words` are pairs of a field there and here. What lies
-    /// in a definition of a function there lies in the tool itself here.
+    /// in a definition of a function there lies in the tool itself here. Without any words the API is that of chat completions.
     pub(crate) fn in_words(mut self, words: &[(&str, &str)]) -> Self {
-        let Some(path) = &self.param else { return self };
+        let Some(path) = self.param.as_ref().filter(|_| !words.is_empty()) else { return self };
         let mut other = path.replace("].function.", "].");
         for (theirs, ours) in words {
             let ends = |rest: &str| rest.is_empty() || rest.starts_with(['.', '[']);

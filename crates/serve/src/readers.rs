@@ -23,6 +23,8 @@ struct Reader {
     at: usize,
     /// The first of these.
     group: RequestId,
+    /// Whether one of these has begun.
+    group_has_begun: bool,
     events: mpsc::Sender<(usize, RunEvent)>,
     /// Events that found no room.
     backlog: VecDeque<RunEvent>,
@@ -67,14 +69,12 @@ pub(crate) struct Readers {
     readers: HashMap<RequestId, Reader>,
     /// Those of requests that have ended.
     ended: Vec<Reader>,
-    /// Groups of which a generation has begun, until the last one of them has ended.
-    begun: HashSet<RequestId>,
     stall_timeout: Duration,
 }
 
 impl Readers {
     pub(crate) fn new(stall_timeout: Duration) -> Self {
-        Self { readers: HashMap::new(), ended: Vec::new(), begun: HashSet::new(), stall_timeout }
+        Self { readers: HashMap::new(), ended: Vec::new(), stall_timeout }
     }
 
     /// Whether nobody is behind with reading what has ended.
@@ -92,7 +92,17 @@ impl Readers {
         about: RequestInfo,
     ) {
         let (backlog, times, full) = (VecDeque::new(), Times::new(about), Duration::ZERO);
-        let reader = Reader { at, group, events, backlog, full_since: None, full, is_paused: false, times };
+        let reader = Reader {
+            at,
+            group,
+            group_has_begun: false,
+            events,
+            backlog,
+            full_since: None,
+            full,
+            is_paused: false,
+            times,
+        };
         self.readers.insert(id, reader);
     }
 
@@ -104,9 +114,7 @@ impl Readers {
         scheduler: &mut Scheduler<'_, B, M>,
         status: &Status,
     ) {
-        self.forget_ended();
-        let is_late =
-            |reader: &Reader| reader.times.waited() > longest && !self.begun.contains(&reader.group);
+        let is_late = |reader: &Reader| reader.times.waited() > longest && !reader.group_has_begun;
         let late: Vec<RequestId> =
             self.readers.iter().filter(|(_, reader)| is_late(reader)).map(|(&id, _)| id).collect();
         let groups: HashSet<RequestId> =
@@ -119,12 +127,6 @@ impl Readers {
             );
             self.fail(id, ApiError::rate_limited(message, 1), scheduler, status);
         }
-    }
-
-    /// Forgets the groups of which nothing is left.
-    fn forget_ended(&mut self) {
-        let known: HashSet<RequestId> = self.readers.values().map(|reader| reader.group).collect();
-        self.begun.retain(|group| known.contains(group));
     }
 
     /// Ends a request with an error.
@@ -160,8 +162,10 @@ impl Readers {
         match event {
             Event::Admitted(_) => {
                 reader.times.admitted(begun);
-                self.begun.insert(reader.group);
                 status.now(id, Phase::Prompt, 0);
+                let group = reader.group;
+                let siblings = self.readers.values_mut().filter(|reader| reader.group == group);
+                siblings.for_each(|reader| reader.group_has_begun = true);
                 return;
             }
             Event::Prompt(_, report) => {
@@ -208,9 +212,6 @@ impl Readers {
         scheduler: &mut Scheduler<'_, B, M>,
         status: &Status,
     ) {
-        if self.begun.len() > 2 * self.readers.len() + 64 {
-            self.forget_ended();
-        }
         let longest = self.stall_timeout;
         self.ended
             .retain_mut(|reader| reader.send() && !reader.backlog.is_empty() && !reader.is_stalled(longest));

@@ -6,12 +6,11 @@ use std::{
     net::TcpStream,
     sync::Barrier,
     thread::{self, JoinHandle},
-    time::{Duration, Instant},
 };
 
 use moi_tests::{
     bytes,
-    server::{Client, Reply, TestServer, reply},
+    server::{Client, Reply, TestServer, reply, until},
 };
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -21,9 +20,6 @@ use crate::{CHAT, TEXT, content, streamed, with};
 const RESPONSES: &str = "/v1/responses";
 /// All routes that generate.
 pub(crate) const ROUTES: [&str; 4] = [CHAT, TEXT, RESPONSES, "/v1/messages"];
-/// How long anything may take that is waited for: much longer than it does.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(120);
-
 /// A server of a tiny model, whose tokens are bytes and whose context is of 512.
 pub(crate) fn tiny(args: &[&str]) -> (TempDir, TestServer) {
     started(bytes::model("llama", &[], None), args)
@@ -44,15 +40,6 @@ fn started(directory: TempDir, args: &[&str]) -> (TempDir, TestServer) {
     let own = ["--model", model.as_str(), "--device", "cpu", "--rule", "token"];
     let server = TestServer::start(&[&own[..], args].concat());
     (directory, server)
-}
-
-/// Waits until something is so.
-pub(crate) fn until(what: &str, mut is_so: impl FnMut() -> bool) {
-    let begun = Instant::now();
-    while !is_so() {
-        assert!(begun.elapsed() < PATIENCE, "it never came to be: {what}");
-        thread::sleep(Duration::from_millis(2));
-    }
 }
 
 /// What is in progress.

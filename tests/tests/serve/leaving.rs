@@ -10,13 +10,13 @@ use std::{
 
 use moi_tests::{
     bytes,
-    server::{Client, reply},
+    server::{Client, PATIENCE, reply, until},
 };
 use serde_json::{Value, json};
 
 use crate::{
     CHAT, TEXT,
-    crowds::{PATIENCE, ROUTES, asked, endless, hold, labelled, letters, phases, reading, runs, tiny, until},
+    crowds::{ROUTES, asked, endless, hold, labelled, letters, phases, reading, runs, tiny},
     with,
 };
 

@@ -6,12 +6,11 @@ use std::{
     net::TcpStream,
     path::{Path, PathBuf},
     sync::Arc,
-    time::{Duration, Instant},
 };
 
 use moi_tests::{
     bytes, process,
-    server::{Reply, TestServer, parsed},
+    server::{Reply, TestServer, parsed, until},
 };
 use rustls::{
     ClientConfig, ClientConnection, RootCertStore, StreamOwned,
@@ -21,16 +20,6 @@ use rustls::{
 use serde_json::{Value, json};
 
 use crate::{CHAT, TEXT, with};
-
-const PATIENCE: Duration = Duration::from_secs(60);
-
-fn until(what: &str, mut is_so: impl FnMut() -> bool) {
-    let begun = Instant::now();
-    while !is_so() {
-        assert!(begun.elapsed() < PATIENCE, "{what}");
-        std::thread::sleep(Duration::from_millis(10));
-    }
-}
 
 /// The line of a request in a log of JSON, when it is there.
 fn line(server: &TestServer, id: &str) -> Value {

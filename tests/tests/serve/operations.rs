@@ -12,26 +12,15 @@ use std::{
         },
     },
     process::{Child, Command, Stdio},
-    time::{Duration, Instant},
 };
 
 use moi_tests::{
     process::with_default_signals,
-    server::{Reply, TestServer, parsed},
+    server::{PATIENCE, Reply, TestServer, parsed, until},
 };
 use serde_json::{Value, json};
 
 use crate::{CHAT, question, server};
-
-const PATIENCE: Duration = Duration::from_secs(60);
-
-fn until(what: &str, mut is_so: impl FnMut() -> bool) {
-    let begun = Instant::now();
-    while !is_so() {
-        assert!(begun.elapsed() < PATIENCE, "{what}");
-        std::thread::sleep(Duration::from_millis(20));
-    }
-}
 
 fn post_as(server: &TestServer, key: &str, body: &Value) -> Reply {
     let (bearer, body) = (format!("Bearer {key}"), body.to_string());

@@ -31,7 +31,7 @@ pub(crate) async fn chat(
     caller: Caller,
     body: Bytes,
 ) -> Result<Response<Body>, ApiError> {
-    answered(&server, caller, body.len(), move |server| read(&body, server)).await
+    answered(&server, caller, (body.len(), &[]), move |server| read(&body, server)).await
 }
 
 fn read(body: &[u8], server: &Server) -> Result<Asked<Chunks<ChatShape>>, ApiError> {
@@ -60,7 +60,7 @@ fn read(body: &[u8], server: &Server) -> Result<Asked<Chunks<ChatShape>>, ApiErr
         (vec![Message::default(); jobs.len()], server.options.thought_fields.clone());
     let format = Chunks(ChatShape { messages, logprobs, thought_fields });
     let parsers = vec![parser];
-    Ok(Asked { id: "chatcmpl-", plan, jobs, parsers, format, prompt_only: false, ignored, words: &[] })
+    Ok(Asked { id: "chatcmpl-", plan, jobs, parsers, format, prompt_only: false, ignored })
 }
 
 /// The generations that answer a conversation, and what tells their parts.

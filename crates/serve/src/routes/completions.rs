@@ -38,7 +38,7 @@ pub(crate) async fn completions(
     caller: Caller,
     body: Bytes,
 ) -> Result<Response<Body>, ApiError> {
-    answered(&server, caller, body.len(), move |server| read(&body, server)).await
+    answered(&server, caller, (body.len(), &[]), move |server| read(&body, server)).await
 }
 
 fn read(body: &[u8], server: &Server) -> Result<Asked<Chunks<TextShape>>, ApiError> {
@@ -98,7 +98,7 @@ fn read(body: &[u8], server: &Server) -> Result<Asked<Chunks<TextShape>>, ApiErr
         echoed,
         lists: listed.is_some(),
     };
-    Ok(Asked { id: "cmpl-", plan, jobs, parsers, format: Chunks(shape), prompt_only, ignored, words: &[] })
+    Ok(Asked { id: "cmpl-", plan, jobs, parsers, format: Chunks(shape), prompt_only, ignored })
 }
 
 /// The prompts of a request, and the texts of those that are given as texts.

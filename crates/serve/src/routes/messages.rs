@@ -43,9 +43,7 @@ pub(crate) async fn messages(
     caller: Caller,
     body: Bytes,
 ) -> Result<Response<Body>, ApiError> {
-    let size = body.len();
-    let read = move |server: &Server| read(&body, server).map_err(|error| error.in_words(WORDS));
-    answered(&server, caller, size, read).await
+    answered(&server, caller, (body.len(), WORDS), move |server| read(&body, server)).await
 }
 
 /// Counts the tokens of a conversation.
@@ -83,16 +81,7 @@ fn read(body: &[u8], server: &Server) -> Result<Asked<MessageFormat>, ApiError> 
     let plan = Plan::new(&generation, &knobs, &loaded, None)?.single()?;
     let (plan, jobs, parser) = super::chat::generations(&chat(asked)?, plan, &loaded, server)?;
     let format = MessageFormat::default();
-    Ok(Asked {
-        id: "msg_",
-        plan,
-        jobs,
-        parsers: vec![parser],
-        format,
-        prompt_only: false,
-        ignored,
-        words: WORDS,
-    })
+    Ok(Asked { id: "msg_", plan, jobs, parsers: vec![parser], format, prompt_only: false, ignored })
 }
 
 /// The same conversation in the words of chat completions.

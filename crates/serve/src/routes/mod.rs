@@ -45,22 +45,21 @@ pub(crate) struct Asked<F> {
     /// Whether the prompts alone are asked for, with their log-probabilities.
     pub(crate) prompt_only: bool,
     pub(crate) ignored: Ignored,
-    /// What fields of chat completions are called by the API: see [`ApiError::in_words`].
-    pub(crate) words: &'static [(&'static str, &'static str)],
 }
 
-/// Reads what is asked for in a body of so many bytes, off the threads that answer, has it generated, and answers.
+/// Reads what is asked for in a body of so many bytes, off the threads that answer, has it generated, and answers. Errors are in
+/// the words of the API: see [`ApiError::in_words`].
 pub(crate) async fn answered<F: Format>(
     server: &Arc<Server>,
     caller: Caller,
-    size: usize,
+    (size, words): (usize, &'static [(&'static str, &'static str)]),
     read: impl FnOnce(&Server) -> Result<Asked<F>, ApiError> + Send + 'static,
 ) -> Result<Response<Body>, ApiError> {
     let loaded = server.loaded()?;
     let active = Active::new(server);
     let (own, model) = (Arc::clone(server), Arc::clone(&loaded));
     let work = move || {
-        let mut asked = read(&own)?;
+        let mut asked = read(&own).map_err(|error| error.in_words(words))?;
         let jobs = std::mem::take(&mut asked.jobs);
         let about: Vec<(InputRule, u64)> = jobs.iter().map(|job| (job.rule, job.seed)).collect();
         let firsts = || jobs.iter().step_by(asked.plan.per_prompt());
@@ -80,7 +79,7 @@ pub(crate) async fn answered<F: Format>(
         let charge = Charge { server: own, caller: caller.clone(), prompt: prompt_tokens };
         let prepared = model.service.prepare(&caller, jobs).map_err(|error| {
             let field = asked.plan.constrained_by.filter(|_| error.code == Some("invalid_schema"));
-            field.map_or(error.clone(), |field| error.of(field)).in_words(asked.words)
+            field.map_or(error.clone(), |field| error.of(field)).in_words(words)
         })?;
         Ok::<_, ApiError>((asked, prepared, about, prompt_tokens, prompts, charge))
     };

@@ -37,9 +37,7 @@ pub(crate) async fn responses(
     caller: Caller,
     body: Bytes,
 ) -> Result<Response<Body>, ApiError> {
-    let size = body.len();
-    let read = move |server: &Server| read(&body, server).map_err(|error| error.in_words(WORDS));
-    answered(&server, caller, size, read).await
+    answered(&server, caller, (body.len(), WORDS), move |server| read(&body, server)).await
 }
 
 fn read(body: &[u8], server: &Server) -> Result<Asked<ResponsesFormat>, ApiError> {
@@ -63,16 +61,7 @@ fn read(body: &[u8], server: &Server) -> Result<Asked<ResponsesFormat>, ApiError
     let chat = chat(asked)?;
     let (plan, jobs, parser) = super::chat::generations(&chat, plan, &loaded, server)?;
     let format = ResponsesFormat::new(echo);
-    Ok(Asked {
-        id: "resp_",
-        plan,
-        jobs,
-        parsers: vec![parser],
-        format,
-        prompt_only: false,
-        ignored,
-        words: WORDS,
-    })
+    Ok(Asked { id: "resp_", plan, jobs, parsers: vec![parser], format, prompt_only: false, ignored })
 }
 
 /// What would need a store, or a host's own tools.

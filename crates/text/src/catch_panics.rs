@@ -1,8 +1,8 @@
-//! Panics of the tokenizer library, made errors: its models are built from untrusted files, and not all that such a file
-//! can say is checked by it (tokenizers 0.22).
+//! Converts panics of the `tokenizers` library into errors. The library builds models from untrusted files and does
+//! not check everything in such a file (tokenizers 0.22), so it can panic.
 //!
-//! What a panic prints is for the process to decide, so no hook is set here: one that wants to be quiet about panics that
-//! become errors asks [`catches_panics`] in its own.
+//! No panic hook is set here, because what a panic prints is for the process to decide. A process that does not want
+//! to report panics that become errors calls [`catches_panics`] in its own hook.
 
 use std::{
     any::Any,
@@ -10,21 +10,37 @@ use std::{
     panic::{self, AssertUnwindSafe},
 };
 
-use crate::{TextError, error::brief};
+use moi_files::brief;
+
+use crate::TextError;
 
 thread_local! {
     static CATCHING: Cell<bool> = const { Cell::new(false) };
 }
 
-/// Whether a panic on this thread becomes a [`TextError`] now, so that a panic hook need not report it.
+/// Whether a panic on this thread currently becomes a [`TextError`], so that a panic hook need not report it.
+///
+/// # Examples
+/// ```
+/// use std::panic;
+///
+/// let default = panic::take_hook();
+/// panic::set_hook(Box::new(move |panic| {
+///     if !moi_text::catches_panics() {
+///         default(panic);
+///     }
+/// }));
+/// assert!(!moi_text::catches_panics()); // no tokenizer is at work here
+/// ```
 pub fn catches_panics() -> bool {
     CATCHING.get()
 }
 
-/// Runs calls of the library; a panic in it is an error.
+/// Runs calls of the `tokenizers` library; a panic in them becomes an error.
 pub(crate) fn catch_panics<T>(work: impl FnOnce() -> Result<T, TextError>) -> Result<T, TextError> {
     let outer = CATCHING.replace(true);
-    // What the library had half done is dropped with its error, or is a cache of whole entries.
+    // Unwind safety: what the library had half built is dropped with its error, and its cache holds only whole
+    // entries.
     let done = panic::catch_unwind(AssertUnwindSafe(work));
     CATCHING.set(outer);
     done.unwrap_or_else(|payload| {

@@ -1,4 +1,4 @@
-//! Ways of cutting text before it is merged: llama.cpp's names of them (`tokenizer.ggml.pre`) and what they stand for.
+//! Pre-tokenizers by llama.cpp's names (`tokenizer.ggml.pre`): the patterns that split text before BPE merges.
 //!
 //! The patterns are those of the models' own tokenizers. llama.cpp approximates some of them:
 //! `tests/reference/pre_tokenizers.py` lists where, and compares all others with it.
@@ -14,87 +14,89 @@ use tokenizers::{
 
 use crate::TextError;
 
-/// The name of llama.cpp's default, which it takes for files without `tokenizer.ggml.pre`, too. No model is known to have
-/// been trained with it: such files give worse answers.
+/// The name of llama.cpp's default pre-tokenizer, which llama.cpp also uses for files without `tokenizer.ggml.pre`.
+/// No model is known to have been trained with it, so such files give worse answers.
 pub const DEFAULT_PRE_TOKENIZER: &str = "default";
 
-/// GPT-2's pattern, as the byte-level step of the `tokenizers` library has it.
+/// GPT-2's pattern, as the `ByteLevel` step of the `tokenizers` library has it.
 pub(crate) const GPT2: &str = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+";
-/// Every digit by itself.
+/// Every digit becomes a piece of its own.
 pub(crate) const EACH_DIGIT: &str = r"\p{N}";
-/// Runs of digits.
+/// Each run of digits is one piece.
 pub(crate) const DIGITS: &str = r"\p{N}+";
-/// Digits in threes from the left.
+/// Digits are cut into groups of three, from the left.
 const THREE_DIGITS: &str = r"\p{N}{1,3}";
-/// Llama 3's, which is tiktoken's cl100k without possessive repetitions.
+/// Llama 3's pattern, which is tiktoken's cl100k without possessive repetitions.
 pub(crate) const LLAMA3: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
-/// Qwen 2's: Llama 3's, every digit by itself.
+/// Qwen 2's pattern: Llama 3's, with every digit as a piece of its own.
 const QWEN2: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
-/// Qwen 3.5's: Qwen 2's, with combining marks in words.
+/// Qwen 3.5's pattern: Qwen 2's, with combining marks counted as part of words.
 const QWEN35: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?[\p{L}\p{M}]+|\p{N}| ?[^\s\p{L}\p{M}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
-/// Qwen 2's without English contractions.
+/// Qwen 2's pattern without English contractions.
 const UFAKZEKA: &str = r"[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
-/// Mistral NeMo's: runs of letters end where capitals begin, as the pattern of OpenAI's o200k has it.
+/// Mistral NeMo's pattern: runs of letters end where capitals begin, as in OpenAI's o200k.
 const TEKKEN: &str = r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+";
-/// o200k itself, of Phi-4-mini and others.
+/// OpenAI's o200k pattern, which Phi-4-mini and others use.
 pub(crate) const GPT4O: &str = r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+";
-/// o200k, every digit by itself.
+/// o200k, with every digit as a piece of its own.
 const YOUTU: &str = r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+";
-/// Korean, CJK punctuation, Bopomofo, and Chinese with Japanese, each by itself.
+/// Korean letters, CJK punctuation, Bopomofo, and Chinese with Japanese: each run is a piece of its own.
 const YOUTU_SCRIPTS: &str = "[가-힣ㄱ-ㆎ]+|[！…“”‘’—：；，、-〿︰-﹏]+|[ㄅ-ㄯ]+|[一-龥぀-ゟ゠-ヿ]+";
-/// Kimi K2's: o200k with Chinese apart from other letters.
+/// Kimi K2's pattern: o200k, with Chinese separated from other letters.
 const KIMI: &str = r"\p{Han}+|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}&&[^\p{Han}]]*[\p{Ll}\p{Lm}\p{Lo}\p{M}&&[^\p{Han}]]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}&&[^\p{Han}]]+[\p{Ll}\p{Lm}\p{Lo}\p{M}&&[^\p{Han}]]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
-/// Ling's: Qwen 2's, of older tiktoken form.
+/// Ling's pattern: Qwen 2's, in an older tiktoken form.
 const BAILING: &str =
     r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]|\s+(?!\S)|\s+";
-/// Seed-Coder's: line ends are never part of punctuation.
+/// Seed-Coder's pattern: line ends are never part of punctuation.
 const SEED_CODER: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1}| ?[^\s\p{L}\p{N}\r\n]+|\s*[\r\n]+|\s+(?!\S)|\s+";
-/// EXAONE 4's mixture: words of several parts with blanks between them are one piece.
+/// The pattern of EXAONE 4's mixture-of-experts model: several words with blanks between them are one piece.
 const EXAONE_MOE: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?(?:\p{L}\p{M}*(?: \p{L}\p{M}*)*)+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]?|\s*[\r\n]|\s+(?!\S)|\s+";
-/// MiniCPM 5's, after digits were cut in threes.
+/// MiniCPM 5's pattern, applied after digits were cut into groups of three.
 const MINICPM5: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}+| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
-/// Llama 3's, with combining marks and joiners in words.
+/// Llama 3's pattern, with combining marks and joiners counted as part of words.
 const K2_HORIZON: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?(?:\p{L}|\p{M}|\x{200C}|\x{200D})+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
-/// Llama 3's, with blanks cut in powers of two.
+/// Llama 3's pattern, with runs of blanks cut at powers of two.
 const JAIS2: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s{512}(?!\S)|\s{256}(?!\S)|\s{128}(?!\S)|\s{64}(?!\S)|\s{32}(?!\S)|\s{16}(?!\S)|\s{8}(?!\S)|\s{4}(?!\S)|\s{1,2}(?!\S)|\s{1}";
-/// BLOOM's: words with a blank before them, whatever they are made of.
+/// BLOOM's pattern: words with the blank before them, whichever characters they consist of.
 const BLOOM: &str = r" ?[^(\s|.,!?…。，、।۔،)]+";
-/// Falcon's punctuation.
+/// Falcon's punctuation pattern.
 const FALCON_PUNCTUATION: &str = r"[\p{P}\$\+<=>\^~\|`]+";
-/// The punctuation of llama.cpp's default.
+/// The punctuation pattern of llama.cpp's default pre-tokenizer.
 const DEFAULT_PUNCTUATION: &str = r"[\p{P}\$\+<=>\^~\|]+";
-/// Every character that ends a line, by itself.
+/// Every line-end character becomes a piece of its own.
 const LINE_END: &str = r"[\r\n]";
-/// DeepSeek LLM's letters: of scripts that have capitals. Escapes stand for those that normalising would change.
+/// DeepSeek LLM's letter pattern: letters of scripts that have capitals. Escapes stand for the characters that
+/// Unicode normalisation would change.
 const DEEPSEEK_LETTERS: &str = "\\s?[A-Za-zµÀ-ÖØ-öø-ƺƼ-ƿǄ-ʓʕ-ʯͰ-ͳͶͷͻ-ͽͿΆΈ-ΊΌΎ-ΡΣ-ϵϷ-ҁҊ-ԯԱ-ՖႠ-ჅᎠ-Ᏽᏸ-ᏽᲐ-ᲺᲽ-Ჿᴀ-ᴫᵫ-ᵷᵹ-ᶚḀ-ἕἘ-Ἕἠ-ὅὈ-Ὅὐ-ὗὙὛὝὟ-\u{1f7d}ᾀ-ᾴᾶ-ᾼ\u{1fbe}ῂ-ῄῆ-ῌῐ-\u{1fd3}ῖ-\u{1fdb}ῠ-Ῥῲ-ῴῶ-ῼℂℇℊ-ℓℕℙ-ℝℤ\u{2126}ℨ\u{212a}-ℭℯ-ℴℹℼ-ℿⅅ-ⅉⅎↃↄⰀ-ⱻⱾ-ⳤⳫ-ⳮⳲⳳꙀ-ꙭꚀ-ꚛꜢ-ꝯꝱ-ꞇꞋ-ꞎꭰ-ꮿﬀ-ﬆﬓ-ﬗＡ-Ｚａ-ｚ𐐀-𐑏𐒰-𐓓𐓘-𐓻𐲀-𐲲𐳀-𐳲𑢠-𑣟𞤀-𞥃]+";
-/// DeepSeek LLM's punctuation.
+/// DeepSeek LLM's punctuation pattern.
 const DEEPSEEK_PUNCTUATION: &str = r"\s?[!-/:-~！-／：-～‘-‟　-。]+";
-/// DeepSeek LLM's scripts without capitals, from U+0800 on.
+/// DeepSeek LLM's pattern for scripts without capitals, from U+0800 on.
 const DEEPSEEK_CJK: &str = "[一-龥ࠀ-一가-퟿]+";
-/// Chinese and Japanese.
+/// DeepSeek V3's pattern for Chinese and Japanese.
 const DEEPSEEK_V3_CJK: &str = "[一-龥぀-ゟ゠-ヿ]+";
-/// DeepSeek V3's: punctuation goes with the ASCII letters behind it.
+/// DeepSeek V3's pattern: punctuation goes with the ASCII letters behind it.
 const DEEPSEEK_V3: &str = r##"[!"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+| ?[\p{P}\p{S}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"##;
-/// DeepSeek V3's, every line end by itself.
+/// DeepSeek V3's pattern, with every line end as a piece of its own.
 const SPARK: &str = r##"[!"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+| ?[\p{P}\p{S}]+|[\r\n]|\s+(?!\S)|\s+"##;
-/// Trinity's scripts that are written without blanks.
+/// Trinity's pattern for scripts that are written without blanks.
 const AFMOE_SCRIPTS: &str = "[一-鿿㐀-䶿豈-﫿぀-ゟ゠-ヿ･-ﾟ⼀-⿟เ-๿຀-໿ក-៿က-႟ꩠ-ꩿꧠ-꧿가-힯ᄀ-ᇿ]+";
-/// The one or two digits before threes, in a piece of digits only. With [`DIGITS`] before it and [`THREE_DIGITS`] behind it,
-/// digits are cut at thousands without looking ahead from each of them, which takes the square of their number.
+/// The one or two digits before groups of three, in a piece that consists of digits only. With [`DIGITS`] before it
+/// and [`THREE_DIGITS`] behind it, digits are cut at thousands without a look-ahead from each digit, which would take
+/// time quadratic in their number.
 const FIRST_DIGITS: &str = r"^\p{N}{1,2}(?=(?:\p{N}{3})+$)";
-/// Places at thousands.
+/// The empty positions at thousands separators.
 const SUPERBPE_THOUSANDS: &str = r"(?=(\d{3})+(?!\d))";
-/// Digits at thousands, of numbers that no letter follows.
+/// Groups of digits at thousands, in numbers that no letter follows.
 const AYA_THOUSANDS: &str = r"\d{1,3}(?=(?:\d{3})*\b)";
 
-/// Names that stand for the same patterns.
+/// A pre-tokenizer: the names that stand for the same patterns.
 struct Cut {
     names: &'static [&'static str],
-    /// A text is split by one after the other; what matches and what is between matches are pieces.
+    /// Patterns applied one after the other; both the matches and the text between matches become pieces.
     patterns: &'static [&'static str],
 }
 
-/// The first name of a cut is the one that a converted model gets.
+/// The first name of a pre-tokenizer is the one that a converted model gets.
 const CUTS: &[Cut] = &[
     Cut { names: &["default"], patterns: &[DEFAULT_PUNCTUATION, GPT2, DIGITS, "[0-9][0-9][0-9]"] },
     Cut {
@@ -211,7 +213,8 @@ const CUTS: &[Cut] = &[
     Cut { names: &["jais-2"], patterns: &[JAIS2] },
 ];
 
-/// Names under which whole pieces are looked up before they are merged.
+/// Names of pre-tokenizers whose whole pieces are looked up in the vocabulary before merges are applied
+/// (`ignore_merges`).
 const WHOLE_PIECES: &[&str] = &[
     "llama-bpe",
     "llama3",
@@ -230,7 +233,7 @@ const WHOLE_PIECES: &[&str] = &[
     "minicpm5",
 ];
 
-/// Names of models that begin with a begin token where the file does not say.
+/// Names of pre-tokenizers whose models get a begin token if the file does not say.
 const BEGINS: &[&str] = &[
     "llama-bpe",
     "llama3",
@@ -245,39 +248,48 @@ const BEGINS: &[&str] = &[
     "chameleon",
 ];
 
-/// Qwen's tokenizers alone are known to compose characters; the others that cut like them do not say.
+/// Only Qwen's tokenizers are known to apply NFC; the models that share their patterns do not say.
 const COMPOSES: &[&str] = &["qwen2", "deepseek-r1-qwen", "qwen35"];
 
-/// Patterns that tokenizers spell otherwise than they are spelled here, and match the same.
+/// Other spellings that tokenizers use for patterns of this file, and that match the same text.
 const SPELLINGS: &[(&str, &str)] = &[
-    // Possessive repetitions, which cannot be gone back into anyway.
+    // This spelling has possessive repetitions; the matches are the same because these repetitions never backtrack
+    // anyway.
     (
         r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]++[\r\n]*|\s*[\r\n]|\s+(?!\S)|\s+",
         BAILING,
     ),
-    // A class within the class.
+    // This spelling has a character class within the class.
     (" ?[^(\\s|[.,!?…。，、।۔،])]+", BLOOM),
 ];
 
-/// How a file's name of a cut is carried out.
+/// How a named pre-tokenizer is carried out by the `tokenizers` library.
 pub(crate) struct PreTokenizer {
-    /// One after the other, the last of which writes bytes as characters.
+    /// Steps applied one after the other; the last one writes bytes as characters.
     pub(crate) steps: Vec<PreTokenizerWrapper>,
-    /// Whether whole pieces are looked up before they are merged.
+    /// Whether whole pieces are looked up in the vocabulary before merges are applied (`ignore_merges`).
     pub(crate) whole_pieces: bool,
-    /// Whether characters are composed first.
+    /// Whether text is normalised to NFC first.
     pub(crate) composes: bool,
 }
 
-/// Whether llama.cpp puts a begin token before a prompt where a file with this `tokenizer.ggml.pre` does not say.
+/// Whether llama.cpp puts a begin token before a prompt if the file has this `tokenizer.ggml.pre` and does not say.
+///
+/// # Examples
+/// ```
+/// use moi_text::{DEFAULT_PRE_TOKENIZER, adds_begin_token};
+///
+/// assert!(adds_begin_token("llama-bpe"));
+/// assert!(!adds_begin_token("qwen2") && !adds_begin_token(DEFAULT_PRE_TOKENIZER));
+/// ```
 pub fn adds_begin_token(pre: &str) -> bool {
     BEGINS.contains(&pre)
 }
 
-/// The pre-tokenizer of this name.
+/// Returns the pre-tokenizer of this name.
 ///
 /// # Errors
-/// If there is none.
+/// If no pre-tokenizer has this name.
 pub(crate) fn pre_tokenizer(name: &str) -> Result<PreTokenizer, TextError> {
     let Some(cut) = CUTS.iter().find(|cut| cut.names.contains(&name)) else {
         let known: Vec<&str> = CUTS.iter().flat_map(|cut| cut.names).copied().collect();
@@ -293,7 +305,7 @@ pub(crate) fn pre_tokenizer(name: &str) -> Result<PreTokenizer, TextError> {
 }
 
 fn steps(patterns: &[&str]) -> Result<Vec<PreTokenizerWrapper>, TextError> {
-    // The byte-level step can split by GPT-2's pattern itself.
+    // The byte-level step splits by GPT-2's pattern itself.
     let (patterns, by_gpt2) = match patterns {
         [before @ .., last] if *last == GPT2 => (before, true),
         all => (all, false),
@@ -311,15 +323,16 @@ fn steps(patterns: &[&str]) -> Result<Vec<PreTokenizerWrapper>, TextError> {
     Ok(steps)
 }
 
-/// llama.cpp's name for splitting by these patterns, one after the other, with whole pieces looked up first or not. The
-/// patterns may be spelled as the models' own tokenizers spell them.
+/// llama.cpp's name of the pre-tokenizer that applies these patterns one after the other, with or without a look-up
+/// of whole pieces first. The patterns may be spelled as the models' own tokenizers spell them.
 pub(crate) fn name_of(patterns: &[String], whole_pieces: bool) -> Option<&'static str> {
     let spelled: Vec<&str> = patterns.iter().map(|pattern| spelling(pattern)).collect();
     let is_same = |cut: &&Cut| cut.patterns == spelled.as_slice();
     let names = || CUTS.iter().filter(is_same).filter_map(|cut| cut.names.first().copied());
     let alike = names().find(|name| WHOLE_PIECES.contains(name) == whole_pieces);
     match alike {
-        // Llama 3's alone has common names of both kinds; of the others, the first is the common one.
+        // Only Llama 3's pattern has common names both with and without the look-up; for the others, the first name
+        // is common.
         Some(name) if spelled == [LLAMA3] => Some(name),
         _ => names().next(),
     }
@@ -335,7 +348,7 @@ mod tests {
     use std::collections::HashSet;
 
     use super::*;
-    use crate::growth::Growth;
+    use crate::expansion_limit::Expansion;
 
     #[test]
     fn names_are_told_apart() {
@@ -346,12 +359,13 @@ mod tests {
         }
     }
 
-    /// A tokenizer made of a GGUF file is written as a `tokenizer.json`, which is looked through when it is read.
+    /// A tokenizer made from a GGUF file is written as a `tokenizer.json`, which must pass the limits when it is read
+    /// again.
     #[test]
     fn all_patterns_are_cheap_enough_for_a_file() {
         for cut in CUTS {
             let steps = serde_json::to_value(steps(cut.patterns).unwrap()).unwrap();
-            assert_eq!(Growth::default().then(&steps).check(), Ok(()), "{:?}", cut.names);
+            assert_eq!(Expansion::default().then(&steps).check(), Ok(()), "{:?}", cut.names);
         }
     }
 

@@ -1,4 +1,4 @@
-//! From a `tokenizer.json` to the lists that GGUF files have: the inverse of [`Vocabulary::into_tokenizer`].
+//! Converts a `tokenizer.json` into the lists that GGUF files have: the inverse of [`Vocabulary::into_tokenizer`].
 
 use std::collections::HashMap;
 
@@ -50,11 +50,12 @@ struct Added {
 }
 
 impl Vocabulary {
-    /// Lists what a `tokenizer.json` says; `bos` is put before a prompt. One over text with marks for spaces keeps its merges as
-    /// they are if `spaced`, as Gemma 4's files want it; else they become scores.
+    /// Lists the vocabulary of a `tokenizer.json`; `bos` is the token put before a prompt. A BPE tokenizer that marks
+    /// spaces with `\u{2581}` keeps its merges if `spaced`, as Gemma 4's files want it; otherwise its merges become
+    /// scores.
     ///
     /// # Errors
-    /// If the tokenizer is of a kind that such lists cannot hold.
+    /// If the tokenizer is of a kind that GGUF's lists cannot hold.
     pub fn from_tokenizer_json(json: &[u8], bos: Option<u32>, spaced: bool) -> Result<Self, TextError> {
         let wrong = |what: String| TextError::Vocabulary(what);
         let file: File = serde_json::from_slice(json).map_err(|error| wrong(error.to_string()))?;
@@ -107,7 +108,7 @@ impl Merge {
     fn into_pair(self) -> Option<(String, String)> {
         match self {
             Self::Pair(left, right) => Some((left, right)),
-            // A space can begin the left part, never be all of it.
+            // A space can begin the left token, but cannot be all of it.
             Self::Joined(text) => {
                 let at = text.char_indices().skip(1).find(|&(_, c)| c == ' ')?.0;
                 Some((text[..at].to_owned(), text[at + 1..].to_owned()))
@@ -116,7 +117,7 @@ impl Merge {
     }
 }
 
-/// Tokens by id, gaps filled, and what they are.
+/// Token texts by id, with gaps filled, and the kind of each token.
 fn listed(vocab: &HashMap<String, usize>, added: &[Added]) -> Result<(Vec<String>, Vec<TokenKind>), String> {
     let last = vocab.values().copied().chain(added.iter().map(|token| token.id)).max().unwrap_or(0);
     if last > 2 * (vocab.len() + added.len()) + 1024 {
@@ -135,10 +136,10 @@ fn listed(vocab: &HashMap<String, usize>, added: &[Added]) -> Result<(Vec<String
     Ok((tokens, kinds))
 }
 
-/// The score of a token that is never merged of others.
+/// The score of a token that no merge makes.
 pub const NEVER_MERGED: f32 = -1e9;
 
-/// A token that is merged early scores high; what is never merged scores least.
+/// Scores by token: a token that an early merge makes scores high, and one that no merge makes scores lowest.
 fn scores(tokens: &[String], merges: &[(String, String)]) -> Vec<f32> {
     let mut ranks: HashMap<String, usize> = HashMap::new();
     for (rank, (left, right)) in merges.iter().enumerate() {
@@ -147,7 +148,7 @@ fn scores(tokens: &[String], merges: &[(String, String)]) -> Vec<f32> {
     tokens.iter().map(|token| ranks.get(token).map_or(NEVER_MERGED, |&rank| -(rank as f32))).collect()
 }
 
-/// llama.cpp's name for a way of cutting: patterns to split by, and the byte-level step behind them.
+/// llama.cpp's name of a pre-tokenizer that consists of split patterns and a byte-level step behind them.
 fn pre(pre_tokenizer: &Value, whole_pieces: bool) -> Option<&'static str> {
     let steps: &[Value] = match pre_tokenizer.get("pretokenizers").and_then(Value::as_array) {
         Some(steps) => steps.as_slice(),
@@ -166,17 +167,17 @@ fn pre(pre_tokenizer: &Value, whole_pieces: bool) -> Option<&'static str> {
     name_of(&patterns, whole_pieces)
 }
 
-/// The pattern whose matches a step makes pieces of their own.
+/// The pattern whose matches a pre-tokenizer step turns into pieces of their own.
 fn pattern(step: &Value) -> Option<String> {
     let flag = |name: &str| step.get(name).and_then(Value::as_bool) == Some(true);
     let text = |name: &str| step.get(name).and_then(Value::as_str);
     match (text("type")?, text("behavior"), flag("invert")) {
         ("Digits", ..) if flag("individual_digits") => Some(EACH_DIGIT.to_owned()),
         ("Digits", ..) => Some(DIGITS.to_owned()),
-        // What is between matches is dropped by the second form, and the patterns leave nothing between them.
+        // `Removed` drops the text between matches, but these patterns leave no text between matches.
         ("Split", Some("Isolated"), _) | ("Split", Some("Removed"), true) => {
             let regex = step.get("pattern")?.get("Regex")?.as_str()?;
-            // Some files have line ends in their patterns where others have escapes.
+            // Some files have literal line ends in their patterns where others have escapes.
             Some(regex.replace('\r', r"\r").replace('\n', r"\n"))
         }
         _ => None,

@@ -1,8 +1,21 @@
-//! What can go wrong between text and tokens.
+//! Errors of converting between text and tokens.
 
 use std::path::{Path, PathBuf};
 
+use moi_files::brief;
+use moi_jinja::TemplateError;
+
 /// Why text cannot become tokens, or tokens text.
+///
+/// # Examples
+/// ```
+/// use moi_text::{TextError, Tokenizer};
+///
+/// let error = Tokenizer::from_json(b"{").unwrap_err();
+/// assert!(matches!(error, TextError::Vocabulary(_)));
+/// let error = error.in_file("model/tokenizer.json".as_ref());
+/// assert!(error.to_string().starts_with("cannot read the tokenizer model/tokenizer.json: "));
+/// ```
 #[derive(Debug, thiserror::Error)]
 pub enum TextError {
     /// The tokenizer file cannot be read.
@@ -10,19 +23,19 @@ pub enum TextError {
     File {
         /// The file.
         path: PathBuf,
-        /// What is wrong.
+        /// What is wrong with it.
         what: String,
     },
-    /// A vocabulary that makes no tokenizer.
+    /// The vocabulary makes no usable tokenizer.
     #[error("the tokenizer in the file is not usable: {0}")]
     Vocabulary(String),
-    /// The tokenizer library refused.
+    /// The tokenizer library returned an error.
     #[error("the tokenizer failed: {0}")]
     Tokenizer(String),
-    /// A chat template that is not valid, or refused the conversation.
+    /// The chat template is not valid, or it refused the conversation.
     #[error("the chat template{of} failed: {what}; --raw sends the prompt without it", of = of(path))]
     Template {
-        /// The file that it stands in, if it is known.
+        /// The template's file, if it is known.
         path: Option<PathBuf>,
         /// What is wrong.
         what: String,
@@ -30,7 +43,7 @@ pub enum TextError {
 }
 
 impl TextError {
-    /// The same, of something that stands in a file.
+    /// The same error, with the file in which the tokenizer or template stands.
     pub fn in_file(self, file: &Path) -> Self {
         let path = file.to_owned();
         match self {
@@ -45,36 +58,14 @@ fn of(path: &Option<PathBuf>) -> String {
     path.as_ref().map(|path| format!(" of {}", path.display())).unwrap_or_default()
 }
 
-/// What a library says, without what a terminal would obey, and not endless: it may quote the file.
-pub fn brief(text: &str) -> String {
-    const LONGEST: usize = 500;
-    let mut out = String::new();
-    for c in text.chars().take(LONGEST) {
-        match c.is_control() && c != '\n' {
-            true => out.extend(c.escape_unicode()),
-            false => out.push(c),
-        }
-    }
-    if text.chars().nth(LONGEST).is_some() {
-        out += "...";
-    }
-    out
-}
-
 impl From<tokenizers::Error> for TextError {
     fn from(error: tokenizers::Error) -> Self {
         Self::Tokenizer(brief(&error.to_string()))
     }
 }
 
-impl From<minijinja::Error> for TextError {
-    fn from(error: minijinja::Error) -> Self {
-        let mut what = error.to_string();
-        let mut source = std::error::Error::source(&error);
-        while let Some(cause) = source {
-            what += &format!(": {cause}");
-            source = cause.source();
-        }
-        Self::Template { path: None, what: brief(&what) }
+impl From<TemplateError> for TextError {
+    fn from(error: TemplateError) -> Self {
+        Self::Template { path: None, what: error.to_string() }
     }
 }

@@ -8,53 +8,90 @@ use tokenizers::AddedToken;
 
 use crate::{
     TextError,
-    tokenizer::{LONGEST_ADDED_TOKEN, MOST_ADDED_BYTES, MOST_ADDED_TOKENS},
+    tokenizer::{MAX_ADDED_BYTES, MAX_ADDED_TOKEN_BYTES, MAX_ADDED_TOKENS},
 };
 
-/// A token that another file than `tokenizer.json` lists, as `added_tokens_decoder` in tokenizer_config.json does.
+/// A token that a file other than `tokenizer.json` lists, as `added_tokens_decoder` in tokenizer_config.json does.
+///
+/// # Examples
+/// ```
+/// use moi_text::ExtraToken;
+/// use serde_json::json;
+///
+/// // As `added_tokens_decoder` lists it, and as `eos_token` names it.
+/// let listed: ExtraToken = serde_json::from_value(json!({"content": "<tool>", "rstrip": true}))?;
+/// assert!(listed.rstrip && !listed.special);
+/// assert_eq!(ExtraToken::named(&json!("</s>")), Some(ExtraToken::control("</s>".to_owned())));
+/// # Ok::<(), serde_json::Error>(())
+/// ```
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 pub struct ExtraToken {
-    /// Its text.
+    /// The token's text.
     pub content: String,
-    /// Whether it is a control token.
+    /// Whether the token is a control token.
     #[serde(default)]
     pub special: bool,
-    /// Whether it is none within a word.
+    /// Whether the token is not matched within a word.
     #[serde(default)]
     pub single_word: bool,
-    /// Whether it swallows the spaces before it.
+    /// Whether the token swallows the spaces before it.
     #[serde(default)]
     pub lstrip: bool,
-    /// Whether it swallows the spaces behind it.
+    /// Whether the token swallows the spaces behind it.
     #[serde(default)]
     pub rstrip: bool,
-    /// Whether it is looked for in the normalised text; control tokens are not, if that is not said.
+    /// Whether the token is searched in the normalised text. By default a control token is not.
     #[serde(default)]
     pub normalized: Option<bool>,
-    /// What becomes of one that is there already.
+    /// What happens if the tokenizer already has the token.
     #[serde(skip)]
     pub if_known: IfKnown,
 }
 
-/// What becomes of a token that the `tokenizer.json` itself lists.
+/// What happens to a token that the `tokenizer.json` itself lists.
+///
+/// # Examples
+/// ```
+/// # use std::path::Path;
+/// #
+/// use moi_text::{ExtraToken, IfKnown, SlowFiles, SlowTokenizer};
+///
+/// # let config = serde_json::json!({});
+/// # let tekken = serde_json::json!({
+/// #     "config": {"pattern": "[a-z]+"}, "special_tokens": [{"rank": 0, "token_str": "<s>"}],
+/// #     "vocab": [{"token_bytes": "YQ=="}, {"token_bytes": "Yg=="}],
+/// # });
+/// # let tekken = tekken.to_string();
+/// # let files = SlowFiles::Tekken(tekken.as_bytes());
+/// // A tokenizer whose `<s>` leaves the spaces behind it alone, and an extra token that swallows them.
+/// let strips_spaces = |if_known| {
+///     let extra = [ExtraToken { rstrip: true, if_known, ..ExtraToken::control("<s>".to_owned()) }];
+///     let path = Path::new("tekken.json");
+///     let slow = SlowTokenizer { files, config: &config, model_type: None, extra: &extra, path };
+///     slow.into_tokenizer().map(|tokenizer| tokenizer.strips_spaces())
+/// };
+/// assert!(strips_spaces(IfKnown::Replace)?);
+/// assert!(!strips_spaces(IfKnown::Keep)?);
+/// # Ok::<(), moi_text::TextError>(())
+/// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum IfKnown {
-    /// It gets the flags of the other.
+    /// The token gets the flags of the extra token.
     #[default]
     Replace,
-    /// It becomes a control token, and keeps its other flags.
+    /// The token becomes a control token, and keeps its other flags.
     MakeSpecial,
-    /// It stays as it is.
+    /// The token stays unchanged.
     Keep,
 }
 
 impl ExtraToken {
-    /// A control token of this text, which is looked for in the text as it is written.
+    /// A control token of this text, which is searched in the text before normalisation.
     pub fn control(content: String) -> Self {
         Self { content, special: true, normalized: Some(false), ..Self::default() }
     }
 
-    /// A control token that a configuration names: by its text, or as an object with flags.
+    /// A control token that a configuration gives by its text, or as an object with flags.
     pub fn named(value: &Value) -> Option<Self> {
         match value {
             Value::String(text) => Some(Self::control(text.clone())),
@@ -71,7 +108,7 @@ impl ExtraToken {
             .normalized(self.normalized.unwrap_or(!self.special))
     }
 
-    /// What is to be added, if anything is, where the tokenizer has it `before`.
+    /// The token to add, if any; `before` is the tokenizer's own token of the same text.
     fn news(&self, before: Option<&AddedToken>) -> Option<AddedToken> {
         let Some(before) = before else { return (!self.content.is_empty()).then(|| self.to_added()) };
         let token = match self.if_known {
@@ -79,17 +116,18 @@ impl ExtraToken {
             IfKnown::MakeSpecial => AddedToken { special: true, ..before.clone() },
             IfKnown::Keep => return None,
         };
-        // The library never forgets that a token was special, so one that no longer is would be spelled out.
+        // The library never forgets that a token was special, so a token that loses the flag would be spelled out as
+        // text.
         (token != *before && (token.special || !before.special)).then_some(token)
     }
 }
 
-/// Adds these tokens in order, as transformers does: a text that the vocabulary has keeps its id and gets these flags, and
-/// the others get the next ids, whatever ids the file gives them. Normalising makes a text so many times as long at most.
-/// Whether there was anything to add.
+/// Adds these tokens in order, as transformers does: a text that the vocabulary has keeps its id and gets these
+/// flags, and the others get the next ids, whatever ids the file gives them. `growth` is how many times as long
+/// normalising can make a text. Returns whether any token was added.
 ///
 /// # Errors
-/// If they are more or longer than those of real models.
+/// If the tokens are more or longer than those of real models.
 pub(crate) fn extend(
     inner: &mut tokenizers::Tokenizer,
     extra: &[ExtraToken],
@@ -117,12 +155,12 @@ fn check(known: usize, tokens: &[AddedToken], growth: usize) -> Result<(), TextE
     };
     let longest = tokens.iter().map(|token| token.content.len()).max().unwrap_or(0);
     let bounds = [
-        ("bytes in an added token", longest, LONGEST_ADDED_TOKEN),
-        ("added tokens", known + tokens.len(), MOST_ADDED_TOKENS),
+        ("bytes in an added token", longest, MAX_ADDED_TOKEN_BYTES),
+        ("added tokens", known + tokens.len(), MAX_ADDED_TOKENS),
         (
             "bytes of added tokens, normalised",
             tokens.iter().map(bytes).fold(0, usize::saturating_add),
-            MOST_ADDED_BYTES,
+            MAX_ADDED_BYTES,
         ),
     ];
     match bounds.into_iter().find(|(_, found, most)| found > most) {

@@ -1,30 +1,30 @@
-//! What a `tokenizer.json` must be before the library reads it: JSON all through, of sizes that real ones have.
+//! Checks a `tokenizer.json` before the library reads it: it must be valid JSON, of sizes that real files have.
 
 use std::{collections::HashSet, fmt};
 
 use base64::{Engine, prelude::BASE64_STANDARD};
+use moi_files::brief;
 use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_json::Value;
 
 use crate::{
-    error::brief,
-    growth::Growth,
-    tokenizer::{LONGEST_ADDED_TOKEN, LONGEST_TOKEN, MOST_ADDED_BYTES, MOST_ADDED_TOKENS},
+    expansion_limit::Expansion,
+    tokenizer::{MAX_ADDED_BYTES, MAX_ADDED_TOKEN_BYTES, MAX_ADDED_TOKENS, MAX_TOKEN_BYTES},
 };
 
-/// The largest id in a vocabulary; real ones have up to a million tokens. The library lists all that are missing below
-/// the largest.
-const MOST_IDS: u64 = 1 << 22;
-/// Bytes of texts in what changes a text (SentencePiece's normalisation is a map of some 300,000), and values.
-const MOST_PART_BYTES: usize = 4 << 20;
-const MOST_PART_VALUES: usize = 50_000;
-/// Characters of a word that WordPiece cuts, which takes the cube of them; 100 is usual.
-const LONGEST_WORD: u64 = 1000;
-/// Bytes of what stands for the inside or the end of a word in all of its tokens.
-const LONGEST_AFFIX: usize = 64;
+/// The largest id in a vocabulary; real ones have up to a million tokens. The limit is needed because the library
+/// lists all ids that are missing below the largest.
+const MAX_ID: u64 = 1 << 22;
+/// Most bytes of strings in one of the parts that change a text (SentencePiece's normalisation map has some 300,000).
+const MAX_PART_BYTES: usize = 4 << 20;
+const MAX_PART_VALUES: usize = 50_000;
+/// Most characters of a word that WordPiece cuts, which takes time cubic in them; 100 is usual.
+const MAX_WORD: u64 = 1000;
+/// Most bytes of the prefix or suffix that all tokens inside or at the end of a word have.
+const MAX_AFFIX: usize = 64;
 
-/// Whether the library can read it; what is wrong, if not. How many times as long a text can become when it is
-/// normalised, if so.
+/// Checks that the library can read the file. Returns how many times as long normalising can make a text, or what is
+/// wrong with the file.
 pub(crate) fn check(bytes: &[u8]) -> Result<usize, String> {
     let what = |error: serde_json::Error| match error.is_eof() {
         _ if bytes.starts_with(b"version https://git-lfs") => {
@@ -35,18 +35,18 @@ pub(crate) fn check(bytes: &[u8]) -> Result<usize, String> {
     };
     let Document { whole, parts } = serde_json::from_slice(bytes).map_err(what)?;
     let bounds = [
-        ("bytes in a token", whole.longest_listed, LONGEST_TOKEN),
-        ("bytes in an added token", whole.longest_content, LONGEST_ADDED_TOKEN),
-        ("added_tokens", whole.added, MOST_ADDED_TOKENS),
-        ("bytes of texts in a part that changes texts", parts.bytes, MOST_PART_BYTES),
-        ("values in a part that changes texts", parts.values, MOST_PART_VALUES),
+        ("bytes in a token", whole.longest_listed, MAX_TOKEN_BYTES),
+        ("bytes in an added token", whole.longest_content, MAX_ADDED_TOKEN_BYTES),
+        ("added_tokens", whole.added, MAX_ADDED_TOKENS),
+        ("bytes of texts in a part that changes texts", parts.bytes, MAX_PART_BYTES),
+        ("values in a part that changes texts", parts.values, MAX_PART_VALUES),
     ];
     if let Some((what, found, most)) = bounds.into_iter().find(|(_, found, most)| found > most) {
         return Err(format!("it has {found} {what}, expected {most} at most"));
     }
-    if whole.largest_id >= MOST_IDS {
+    if whole.largest_id >= MAX_ID {
         return Err(format!(
-            "a token of its vocab has the id {}, expected less than {MOST_IDS}",
+            "a token of its vocab has the id {}, expected less than {MAX_ID}",
             whole.largest_id
         ));
     }
@@ -56,12 +56,12 @@ pub(crate) fn check(bytes: &[u8]) -> Result<usize, String> {
     if whole.cut_charsmap {
         return Err("its precompiled_charsmap is cut off: fetch the file again".to_owned());
     }
-    // Now it is small enough to be held.
+    // The file has passed the size limits, so its steps can now be held in memory.
     let steps: Steps = serde_json::from_slice(bytes).map_err(what)?;
     steps.check()
 }
 
-/// What changes texts, and what else costs time.
+/// The parts of the file that change texts, and the other settings that cost time.
 #[derive(serde::Deserialize)]
 struct Steps {
     #[serde(default)]
@@ -95,36 +95,36 @@ struct Model {
 
 impl Steps {
     fn check(&self) -> Result<usize, String> {
-        let normalized = Growth::default().then(&self.normalizer);
+        let normalized = Expansion::default().then(&self.normalizer);
         let encoded = normalized.clone().then(&self.pre_tokenizer).then(&self.post_processor);
         encoded.check().map_err(|what| format!("normalizer, pre_tokenizer and post_processor {what}"))?;
-        let decoded = Growth::default().then(&self.decoder);
+        let decoded = Expansion::default().then(&self.decoder);
         decoded.check().map_err(|what| format!("the steps of its decoder {what}"))?;
         let added = self.added_tokens.iter().map(|token| match token.normalized.number {
             Some(1) => normalized.of(token.content.text),
             _ => token.content.text,
         });
         let added = added.fold(0, usize::saturating_add);
-        if added > MOST_ADDED_BYTES {
+        if added > MAX_ADDED_BYTES {
             return Err(format!(
-                "its added_tokens have {added} bytes, normalised, expected {MOST_ADDED_BYTES} at most"
+                "its added_tokens have {added} bytes, normalised, expected {MAX_ADDED_BYTES} at most"
             ));
         }
         let word = self.model.max_input_chars_per_word.number.unwrap_or(0);
-        if word > LONGEST_WORD {
-            return Err(format!("max_input_chars_per_word is {word}, expected {LONGEST_WORD} at most"));
+        if word > MAX_WORD {
+            return Err(format!("max_input_chars_per_word is {word}, expected {MAX_WORD} at most"));
         }
         let affix = self.model.continuing_subword_prefix.text.max(self.model.end_of_word_suffix.text);
-        match affix > LONGEST_AFFIX {
+        match affix > MAX_AFFIX {
             true => Err(format!(
-                "a prefix or suffix of its tokens has {affix} bytes, expected {LONGEST_AFFIX} at most"
+                "a prefix or suffix of its tokens has {affix} bytes, expected {MAX_AFFIX} at most"
             )),
             false => Ok(normalized.times()),
         }
     }
 }
 
-/// The whole file, and the largest of the parts that change texts.
+/// The sizes of the whole file, and the largest of each size among the parts that change texts.
 struct Document {
     whole: AnyValue,
     parts: AnyValue,
@@ -158,38 +158,39 @@ impl<'de> Deserialize<'de> for Document {
     }
 }
 
-/// Any value, its texts decoded and dropped.
+/// The sizes of any JSON value, whose strings are decoded and dropped.
 #[derive(Clone, Copy, Debug, Default)]
 struct AnyValue {
-    /// Bytes, if it is a text.
+    /// Bytes of the string, if the value is one.
     text: usize,
-    /// It, if it is a number; of truth values 0 and 1.
+    /// The number, if the value is one; 0 or 1 for a boolean.
     number: Option<u64>,
-    /// Entries, if it is a list.
+    /// Entries, if the value is a list.
     entries: usize,
-    /// Values in it.
+    /// Values inside the value.
     values: usize,
-    /// Bytes of all texts in it, names of fields too.
+    /// Bytes of all strings in the value, including field names.
     bytes: usize,
-    /// Bytes of the longest text that is an entry of a list in it.
+    /// Bytes of the longest string that is an entry of a list in the value.
     longest_listed: usize,
-    /// Bytes of the longest part between spaces, if it is a text; the same of its entries, if it is a list, in which texts
-    /// of lists in it count whole.
+    /// If the value is a string, bytes of the longest part between spaces. If the value is a list, the largest such
+    /// number among its entries, where a string in a nested list counts whole.
     longest_word: usize,
-    /// Bytes of the longest text in it that is called `content`.
+    /// Bytes of the longest string in a field `content` inside the value.
     longest_content: usize,
-    /// Entries of the longest list in it that is called `added_tokens`.
+    /// Entries of the longest list in a field `added_tokens` inside the value.
     added: usize,
-    /// A number that two of its fields have, if it is an object.
+    /// A number that two fields have, if the value is an object.
     repeated: Option<u64>,
-    /// The largest number that one of its fields has, if it is an object.
+    /// The largest number that a field has, if the value is an object.
     largest: u64,
-    /// The same of what is called `vocab` in it.
+    /// `repeated` of a field `vocab` inside the value: an id that two tokens have.
     repeated_id: Option<u64>,
     largest_id: u64,
-    /// The first four bytes, little-endian, if it is text in base64.
+    /// The first four bytes as a little-endian number, if the value is a string in base64.
     head: Option<u32>,
-    /// Whether a `precompiled_charsmap` in it says that it is longer than it is: that much would be reserved.
+    /// Whether a field `precompiled_charsmap` claims more bytes than it has; the library would reserve that much
+    /// memory.
     cut_charsmap: bool,
 }
 
@@ -207,7 +208,7 @@ impl AnyValue {
 
     fn add_field(&mut self, name: &str, mut value: Self) {
         if name == "merges" {
-            // Of old files, each merge is a text of two tokens with a space between them.
+            // In old files, each merge is a string of two tokens with a space between them.
             value.longest_listed = value.longest_word;
         }
         self.add(value);
@@ -287,7 +288,7 @@ impl<'de> Visitor<'de> for AnyValue {
     }
 }
 
-/// The first four bytes of base64.
+/// The first four bytes of a base64 string as a little-endian number.
 fn head(text: &str) -> Option<u32> {
     let bytes = BASE64_STANDARD.decode(text.get(..8)?).ok()?;
     bytes.first_chunk().copied().map(u32::from_le_bytes)
@@ -335,15 +336,15 @@ mod tests {
         assert_eq!(long, "it has 2050 bytes in a token, expected 2048 at most");
         let long = refused(format!(r#"{{"added_tokens": [{{"content": "{}"}}]}}"#, "a".repeat(600)));
         assert_eq!(long, "it has 600 bytes in an added token, expected 512 at most");
-        let many = refused(format!(r#"{{"added_tokens": [{}0]}}"#, "0,".repeat(MOST_ADDED_TOKENS)));
+        let many = refused(format!(r#"{{"added_tokens": [{}0]}}"#, "0,".repeat(MAX_ADDED_TOKENS)));
         assert_eq!(many, "it has 80001 added_tokens, expected 80000 at most");
         let word = refused(r#"{"model": {"max_input_chars_per_word": 9999}}"#.to_owned());
         assert_eq!(word, "max_input_chars_per_word is 9999, expected 1000 at most");
         let affix = refused(format!(r#"{{"model": {{"end_of_word_suffix": "{}"}}}}"#, "w".repeat(99)));
         assert_eq!(affix, "a prefix or suffix of its tokens has 99 bytes, expected 64 at most");
-        let values = refused(format!(r#"{{"normalizer": [{}0]}}"#, "0,".repeat(MOST_PART_VALUES)));
+        let values = refused(format!(r#"{{"normalizer": [{}0]}}"#, "0,".repeat(MAX_PART_VALUES)));
         assert_eq!(values, "it has 50001 values in a part that changes texts, expected 50000 at most");
-        let texts = refused(format!(r#"{{"decoder": {{"{}": 0}}}}"#, "a".repeat(MOST_PART_BYTES + 1)));
+        let texts = refused(format!(r#"{{"decoder": {{"{}": 0}}}}"#, "a".repeat(MAX_PART_BYTES + 1)));
         assert!(texts.contains("bytes of texts in a part that changes texts"), "{texts}");
     }
 

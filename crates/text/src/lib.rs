@@ -1,11 +1,11 @@
 //! Text to tokens and back: tokenizers, streaming detokenisation and chat templates.
 //!
 //! ```no_run
-//! use moi_text::{ChatTemplate, Message, Tokenizer};
+//! use moi_text::Tokenizer;
 //!
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! let tokenizer = Tokenizer::from_file("model/tokenizer.json".as_ref())?;
-//! // What a user writes stays text: `<|im_end|>` in it is no control token.
+//! // User text stays text: `<|im_end|>` in it is no control token.
 //! let ids = tokenizer.encode("a <|im_end|> in plain text", true)?;
 //! assert_eq!(tokenizer.decode(&ids)?, "a <|im_end|> in plain text");
 //! # Ok(())
@@ -16,8 +16,8 @@ mod catch_panics;
 mod cuts;
 mod describe;
 mod error;
+mod expansion_limit;
 mod extra;
-mod growth;
 mod json;
 mod patterns;
 mod slow;
@@ -32,8 +32,9 @@ mod vocabulary;
 pub use catch_panics::catches_panics;
 pub use cuts::{DEFAULT_PRE_TOKENIZER, adds_begin_token};
 pub use describe::NEVER_MERGED;
-pub use error::{TextError, brief};
+pub use error::TextError;
 pub use extra::{ExtraToken, IfKnown};
+pub use moi_files::brief;
 pub use slow::{SlowFiles, SlowTokenizer};
 pub use stream::Detokenizer;
 pub use template::{ChatTemplate, Conversation, Message, TemplateTokens};

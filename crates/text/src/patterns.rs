@@ -1,11 +1,12 @@
-//! The regular expressions of a `tokenizer.json`: what they match at least, and what it takes to compile and match them.
+//! Measures the regular expressions of a `tokenizer.json`: the shortest match, and the cost of compiling and
+//! matching.
 
 use fancy_regex::Expr;
 
-/// Bytes of a pattern with what is counted in it (`\w{200}`) written out, as the library does before it makes an automaton
-/// of it.
+/// Bytes of a pattern with its counted repetitions (`\w{200}`) written out, as the library does before it makes an
+/// automaton of the pattern.
 pub(crate) fn weight(pattern: &str) -> usize {
-    // Of each open group: all of it, and its last part, which a count repeats.
+    // For each open group: the bytes of the whole group, and those of its last part, which a count would repeat.
     let mut groups = vec![(0usize, 0usize)];
     let mut rest = pattern;
     while let Some(c) = rest.chars().next() {
@@ -22,7 +23,7 @@ pub(crate) fn weight(pattern: &str) -> usize {
             '(' => groups.push((1, 0)),
             ')' if groups.len() > 1 => {
                 groups.pop();
-                // What was in it is the last part of what it is in.
+                // The closed group is the last part of the group around it.
                 let inside = all.saturating_add(1);
                 if let Some(outer) = groups.last_mut() {
                     *outer = (outer.0.saturating_add(inside), inside);
@@ -35,7 +36,7 @@ pub(crate) fn weight(pattern: &str) -> usize {
     groups.into_iter().fold(0, |weight, (all, _)| weight.saturating_add(all))
 }
 
-/// Bytes of what begins with this character: an escape, a class, or the character.
+/// Bytes of the first part of `rest`: an escape, a character class, or a single character.
 fn part(c: char, rest: &str) -> usize {
     match c {
         '\\' => escape(rest),
@@ -54,7 +55,7 @@ fn escape(rest: &str) -> usize {
     }
 }
 
-/// Bytes of a class, with those in it.
+/// Bytes of a character class, with the classes nested in it.
 fn class(rest: &str) -> usize {
     let (mut open, mut at) = (0usize, 0);
     while let Some(c) = rest[at..].chars().next() {
@@ -77,18 +78,18 @@ fn count(rest: &str) -> Option<(usize, usize)> {
     let (inside, _) = rest.strip_prefix('{')?.split_once('}')?;
     let numbers: Vec<&str> = inside.split(',').map(str::trim).filter(|number| !number.is_empty()).collect();
     let are_digits = numbers.iter().all(|number| number.bytes().all(|byte| byte.is_ascii_digit()));
-    // What is no number that can be read is a large one.
+    // A number that does not parse overflows, so it counts as the largest.
     let times = numbers.iter().map(|number| number.parse().unwrap_or(usize::MAX)).max();
     times.filter(|_| are_digits).map(|times| (inside.len() + 2, times))
 }
 
-/// Steps that a pattern which looks around or back may take at one character, repetitions without an end taken for
-/// [`ENDLESS`] ones; none for a pattern that does not, which is matched in one pass.
+/// Steps that a pattern with look-around or back-references may take at one character, where an unbounded repetition
+/// counts as [`ENDLESS`] repetitions. Zero for any other pattern, because such a pattern is matched in one pass.
 ///
-/// The alternatives that hold a look, or what else no automaton has, are matched by going back, each by itself: what
-/// follows a repetition is tried behind as many of its turns as there are.
+/// An alternative that has look-around, or anything else that no automaton has, is matched by backtracking, each one
+/// separately: what follows a repetition is tried after every number of repetitions.
 pub(crate) fn steps(pattern: &str) -> usize {
-    // What cannot be parsed is refused by the library.
+    // A pattern that cannot be parsed is refused by the library.
     let Ok(tree) = Expr::parse_tree(pattern) else { return 0 };
     let mut whole = &tree.expr;
     while let Expr::Group(child) = whole {
@@ -104,7 +105,7 @@ pub(crate) fn steps(pattern: &str) -> usize {
     }
 }
 
-/// Turns that are taken for any number of them.
+/// The number of repetitions assumed for an unbounded repetition.
 const ENDLESS: usize = 1024;
 
 fn goes_back(part: &Expr) -> bool {
@@ -126,10 +127,10 @@ fn goes_back(part: &Expr) -> bool {
     }
 }
 
-/// What it takes to match a part in all ways.
+/// The cost of matching a part in all possible ways.
 #[derive(Clone, Copy)]
 struct Tried {
-    /// In how many it can match, from which what follows is tried.
+    /// The number of ways in which the part can match, each of which is followed by an attempt to match the rest.
     ways: usize,
     steps: usize,
 }
@@ -144,10 +145,10 @@ impl Tried {
         Self { ways: self.ways.saturating_add(other.ways), steps: self.steps.saturating_add(other.steps) }
     }
 
-    /// From `lo` to `hi` times.
+    /// The cost of a repetition from `lo` to `hi` times.
     fn repeated(self, lo: usize, hi: usize) -> Self {
         let hi = if hi == usize::MAX { ENDLESS.max(lo) } else { hi };
-        // Of all turns together; without choices within them there are as many as turns.
+        // The attempts over all repetitions: if a part matches in one way only, there are as many as repetitions.
         let power = self.ways.saturating_pow(u32::try_from(hi).unwrap_or(u32::MAX));
         let turns = if self.ways > 1 { power } else { hi };
         let ends = hi.saturating_sub(lo).saturating_add(1);
@@ -155,7 +156,8 @@ impl Tried {
     }
 }
 
-/// Whether a repetition of a text ends before another text, of which it can be no beginning.
+/// Whether a repeated literal and the literal behind it begin with different characters, so that the repetition can
+/// end at one place only.
 fn is_told_from(part: &Expr, next: &Expr) -> bool {
     let Expr::Repeat { child, .. } = part else { return false };
     let (Expr::Literal { val: one, casei: false }, Expr::Literal { val: other, casei: false }) =
@@ -173,7 +175,7 @@ fn tried(part: &Expr) -> Tried {
         Expr::Concat(parts) => {
             let followed = parts.iter().zip(parts.iter().skip(1).map(Some).chain([None]));
             let each = followed.map(|(part, next)| match next {
-                // Where one ends is where the other begins: there is one way.
+                // The repetition ends where the next literal begins, so there is one way.
                 Some(next) if is_told_from(part, next) => Tried { ways: 1, ..tried(part) },
                 _ => tried(part),
             });
@@ -181,10 +183,10 @@ fn tried(part: &Expr) -> Tried {
         }
         Expr::Alt(parts) => parts.iter().map(tried).fold(none, Tried::or),
         Expr::Group(child) => tried(child),
-        // Matched once, and not gone back into.
+        // The part is matched once and never backtracked into.
         Expr::LookAround(child, _) | Expr::AtomicGroup(child) => Tried { ways: 1, ..tried(child) },
         Expr::Repeat { child, lo, hi, .. } => tried(child).repeated(*lo, *hi),
-        // As long as what it repeats.
+        // A back-reference can be as long as the group that it repeats.
         Expr::Backref(_) => Tried { ways: 1, steps: ENDLESS },
         Expr::Conditional { condition, true_branch, false_branch } => {
             [condition, true_branch, false_branch].into_iter().map(|part| tried(part)).fold(none, Tried::or)
@@ -193,17 +195,17 @@ fn tried(part: &Expr) -> Tried {
     }
 }
 
-/// Bytes that a pattern matches at least; none if that cannot be said.
+/// The least bytes that a pattern matches; 0 if unknown.
 pub(crate) fn shortest_match(pattern: &str) -> usize {
     let parsed = regex_syntax::parse(&without_looks(pattern)).ok();
     parsed.and_then(|parsed| parsed.properties().minimum_len()).unwrap_or(0)
 }
 
-/// The pattern without what looks ahead and behind, which matches nothing by itself.
+/// The pattern without its look-aheads and look-behinds, which match no text themselves.
 fn without_looks(pattern: &str) -> String {
     const LOOKS: [&str; 4] = ["(?=", "(?!", "(?<=", "(?<!"];
     let mut out = String::with_capacity(pattern.len());
-    // Open parentheses of the look that is left out.
+    // The number of open parentheses inside the look-around that is being left out.
     let mut open = 0usize;
     let mut rest = pattern;
     while let Some(c) = rest.chars().next() {
@@ -229,7 +231,7 @@ mod tests {
         #[test]
         fn any_text_is_looked_through(text in r"([\[\](){}?=<!:,19ap^]|\\|\\[xpu]\{|\(\?[=!]|\(\?<[=!]|\PC){0,40}") {
             let braces = text.matches('{').count() + text.matches('}').count();
-            // Counts are left out, and all else is there once at least.
+            // Counts are left out, and everything else counts at least once.
             let least = text.chars().filter(|c| !"{}19, ".contains(*c)).count();
             prop_assert!(weight(&text) >= least || braces > 0, "{}", weight(&text));
             prop_assert!(without_looks(&text).len() <= text.len());
@@ -251,7 +253,7 @@ mod tests {
             (12, 62, 3, 3)
         );
         assert_eq!(weight("(a{99999999999999999999}){9}"), usize::MAX);
-        // That of Llama 3 is as long as it is, and a bit.
+        // Llama 3's pattern weighs little more than its length.
         let llama = crate::cuts::LLAMA3;
         assert_eq!(weight(llama), llama.len() - "{1,3}".len() + 2 * r"\p{N}".len());
     }
@@ -259,7 +261,7 @@ mod tests {
     #[test]
     fn what_goes_back_is_tried_in_many_ways() {
         use crate::cuts::{GPT4O, LLAMA3};
-        // One repetition before a look, however many alternatives there are without one.
+        // Only the repetition before a look-around counts, however many alternatives without look-around there are.
         assert_eq!(
             (steps(r"\s+(?!\S)"), steps(LLAMA3), steps(GPT4O), steps(r"\s+|a*b*")),
             (2048, 2048, 2048, 0)
@@ -268,14 +270,14 @@ mod tests {
             (steps(r"(a*b*|\s+(?!\S))"), steps("a{9}(?=b)"), steps("a?b{2,5}(?!c)|(?<=c)d")),
             (2048, 10, 21)
         );
-        // Possessive, as tiktoken has the pattern of GPT-4: nothing is gone back into.
+        // tiktoken's pattern of GPT-4 has possessive repetitions, so nothing is backtracked into.
         let gpt4 = r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}++|\p{N}{1,3}+| ?[^\s\p{L}\p{N}]++[\r\n]*+|\s++$|\s*[\r\n]|\s+(?!\S)|\s";
         assert_eq!(steps(gpt4), 8 * 1024 + 6);
-        // Line ends, of either kind, as Laguna's has them.
+        // Line ends of either kind, as in Laguna's pattern.
         assert_eq!(steps(r"(?:\r?\n)+(?!\r?\n)"), 2 * 1024 + 1024 * 2);
-        // Digits, cut at thousands.
+        // Digits that are cut at thousands.
         assert_eq!((steps(r"(?=(\d{3})+(?!\d))"), steps(r"\d{1,3}(?=(?:\d{3})*$)")), (4096, 3 + 3 * 4097));
-        // Twice as many with each repetition or character.
+        // The cost doubles with each repetition or character.
         assert!(steps("a*b*(?!c)") > 1 << 20 && steps(r"(.*)\1") > 1 << 20);
         assert!(steps("(?:.(?=.)|.(?=.)){17}") > 1 << 17 && steps("(?:a+)+(?!b)") == usize::MAX);
     }

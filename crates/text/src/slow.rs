@@ -1,7 +1,7 @@
-//! Tokenizers of model directories without a `tokenizer.json`, from the files that it would have been made of.
+//! Makes tokenizers of model directories without a `tokenizer.json`, from the files that it would have been made of.
 //!
-//! Each is written as the `tokenizer.json` that transformers makes of it (`convert_slow_tokenizer.py`), and read as such:
-//! what is checked there is checked here, too. `tests/reference/slow_tokenizers.py` compares both.
+//! Each set of files is written as the `tokenizer.json` that transformers makes of it (`convert_slow_tokenizer.py`)
+//! and read as such, so that the same checks apply. `tests/reference/slow_tokenizers.py` compares both.
 
 mod byte_pairs;
 mod protobuf;
@@ -13,30 +13,64 @@ use serde_json::{Map, Value, json};
 
 use crate::{ExtraToken, TextError, Tokenizer};
 
-/// The files of a tokenizer, as models were published before `tokenizer.json`, or beside it.
+/// The tokenizer files that models have instead of, or beside, a `tokenizer.json`.
+///
+/// # Examples
+/// ```
+/// # use std::path::Path;
+/// #
+/// use moi_text::{SlowFiles, SlowTokenizer};
+/// use serde_json::json;
+///
+/// // The bytes of `a`, `b` and `ab` are in base64.
+/// let tekken = json!({
+///     "config": {"pattern": "[a-z]+"}, "special_tokens": [{"rank": 0, "token_str": "<s>"}],
+///     "vocab": [{"token_bytes": "YQ=="}, {"token_bytes": "Yg=="}, {"token_bytes": "YWI="}],
+/// });
+/// let (tekken, config, path) = (tekken.to_string(), json!({}), Path::new("tekken.json"));
+/// let files = SlowFiles::Tekken(tekken.as_bytes());
+/// let slow = SlowTokenizer { files, config: &config, model_type: None, extra: &[], path };
+/// assert_eq!(slow.into_tokenizer()?.encode("ab", false)?, [3]);
+/// # Ok::<(), moi_text::TextError>(())
+/// ```
 #[derive(Clone, Copy, Debug)]
 pub enum SlowFiles<'a> {
-    /// `tokenizer.model`: a model of SentencePiece, of pairs or of words (Unigram).
+    /// `tokenizer.model`: a SentencePiece model, BPE or Unigram.
     SentencePiece(&'a [u8]),
     /// Byte-level BPE, as GPT-2 has it.
     BytePairs {
         /// `vocab.json`: ids by token.
         vocab: &'a [u8],
-        /// `merges.txt`: pairs, best first.
+        /// `merges.txt`: pairs of tokens, best first.
         merges: &'a [u8],
     },
     /// `tekken.json`: Mistral's byte-level BPE by ranks.
     Tekken(&'a [u8]),
 }
 
-/// A tokenizer that is not yet a `tokenizer.json`.
+/// A tokenizer whose files have not been converted to a `tokenizer.json` yet.
+///
+/// # Examples
+/// ```
+/// use std::path::Path;
+///
+/// use moi_text::{SlowFiles, SlowTokenizer};
+///
+/// let vocab = br#"{"a": 0, "b": 1, "ab": 2, "<|endoftext|>": 3}"#;
+/// let files = SlowFiles::BytePairs { vocab, merges: b"a b\n" };
+/// let config = serde_json::json!({"tokenizer_class": "GPT2Tokenizer"});
+/// let path = Path::new("vocab.json");
+/// let slow = SlowTokenizer { files, config: &config, model_type: None, extra: &[], path };
+/// assert_eq!(slow.into_tokenizer()?.encode("ab", false)?, [2]);
+/// # Ok::<(), moi_text::TextError>(())
+/// ```
 #[derive(Clone, Copy, Debug)]
 pub struct SlowTokenizer<'a> {
-    /// What it is made of.
+    /// The files it is made of.
     pub files: SlowFiles<'a>,
-    /// What tokenizer_config.json says; null if there is none.
+    /// The contents of tokenizer_config.json; null if there is none.
     pub config: &'a Value,
-    /// `model_type` in config.json: without a tokenizer_config.json, it tells how text is cut.
+    /// `model_type` in config.json, which decides the pre-tokenizer if there is no tokenizer_config.json.
     pub model_type: Option<&'a str>,
     /// Tokens that the files lack, in the order of their ids.
     pub extra: &'a [ExtraToken],
@@ -44,15 +78,15 @@ pub struct SlowTokenizer<'a> {
     pub path: &'a Path,
 }
 
-/// A `tokenizer.json`, and what does not stand in it.
+/// A `tokenizer.json`, and what it does not hold.
 struct Written {
     json: Value,
-    /// The token before a prompt, if there is to be one.
+    /// The token before a prompt, if there is one.
     bos: Option<String>,
-    /// Control tokens that the library adds without being told.
+    /// Control tokens that the tokenizer's class in transformers adds even if the configuration does not list them.
     special: Vec<String>,
-    /// Whether tokens that the file lacks are looked for in the text as it is written, whatever is said of them: the
-    /// library would put a space before one that it looks for in the normalised text, too.
+    /// Whether tokens that the file lacks are searched in the text before normalisation, whatever their flags say.
+    /// The library would put a space before each token that it searches in the normalised text, too.
     finds_unnormalised: bool,
 }
 
@@ -60,7 +94,7 @@ impl SlowTokenizer<'_> {
     /// Makes the tokenizer.
     ///
     /// # Errors
-    /// If the files are broken, or of a kind that is not converted.
+    /// If the files are broken or of a kind that is not converted.
     pub fn into_tokenizer(self) -> Result<Tokenizer, TextError> {
         let written = match self.files {
             SlowFiles::SentencePiece(model) => sentencepiece::written(model, self.config),
@@ -86,7 +120,7 @@ impl SlowTokenizer<'_> {
         Ok(tokenizer.converted(written.bos.as_deref(), self.path))
     }
 
-    /// The class of transformers that reads these files, without the suffix of its fast form.
+    /// The class of transformers that reads these files, without the suffix `Fast`.
     fn class(&self) -> String {
         let class = self.config.get("tokenizer_class").and_then(Value::as_str);
         let class = class.map(|class| class.strip_suffix("Fast").unwrap_or(class));
@@ -104,7 +138,7 @@ impl SlowTokenizer<'_> {
     }
 }
 
-/// The control tokens that a configuration names.
+/// The control tokens that a configuration lists.
 fn special_tokens(config: &Value) -> impl Iterator<Item = ExtraToken> + '_ {
     let single = ["bos_token", "eos_token", "unk_token", "pad_token", "sep_token", "cls_token", "mask_token"];
     let lists = ["additional_special_tokens", "extra_special_tokens"];
@@ -112,7 +146,7 @@ fn special_tokens(config: &Value) -> impl Iterator<Item = ExtraToken> + '_ {
     single.into_iter().filter_map(move |key| config.get(key)).chain(listed).filter_map(ExtraToken::named)
 }
 
-/// The text of a token that a configuration names.
+/// The text of the token that a configuration has under this key.
 fn named<'a>(config: &'a Value, key: &str) -> Option<&'a str> {
     let token = config.get(key)?;
     token.as_str().or_else(|| token.get("content")?.as_str())
@@ -122,7 +156,7 @@ fn flag(config: &Value, key: &str) -> Option<bool> {
     config.get(key).and_then(Value::as_bool)
 }
 
-/// An entry of `added_tokens`.
+/// Makes an entry of `added_tokens`.
 fn added(id: usize, content: &str, special: bool, normalized: bool) -> Value {
     json!({
         "id": id, "content": content, "special": special, "normalized": normalized,
@@ -130,7 +164,7 @@ fn added(id: usize, content: &str, special: bool, normalized: bool) -> Value {
     })
 }
 
-/// The parts of a `tokenizer.json`.
+/// Makes a `tokenizer.json` of its parts.
 fn document(model: Value, added: Vec<Value>, steps: [Value; 4]) -> Value {
     let [normalizer, pre_tokenizer, post_processor, decoder] = steps;
     json!({
@@ -140,7 +174,7 @@ fn document(model: Value, added: Vec<Value>, steps: [Value; 4]) -> Value {
     })
 }
 
-/// A BPE model.
+/// Makes a BPE model.
 fn bpe(vocab: Map<String, Value>, merges: Vec<Value>, unknown: Option<&str>) -> Value {
     json!({
         "type": "BPE", "dropout": null, "unk_token": unknown, "continuing_subword_prefix": null,
@@ -149,22 +183,23 @@ fn bpe(vocab: Map<String, Value>, merges: Vec<Value>, unknown: Option<&str>) -> 
     })
 }
 
-/// Refuses tokens of these lengths in bytes that would take long to look for in one another: each token is cut in two at
-/// each place, and both parts are looked up.
+/// Refuses tokens, given by their lengths in bytes, that would take long to split into merges: each token is cut in
+/// two at each place, and both parts are looked up.
 fn check_parts(lengths: impl Iterator<Item = usize>) -> Result<(), String> {
-    /// Real vocabularies come to a tenth of it: 262,144 tokens of 32 bytes each would reach it.
-    const MOST_BYTES: u64 = 1 << 28;
+    /// Real vocabularies come to a tenth of it, and 262,144 tokens of 32 bytes each would reach it.
+    const MAX_BYTES: u64 = 1 << 28;
     let bytes: u64 = lengths.map(|length| (length as u64).pow(2)).fold(0, u64::saturating_add);
-    match bytes > MOST_BYTES {
+    match bytes > MAX_BYTES {
         true => Err(format!(
             "its tokens are too many and too long to be looked for in one another: the squares of their lengths \
-             come to {bytes} bytes, expected {MOST_BYTES} at most"
+             come to {bytes} bytes, expected {MAX_BYTES} at most"
         )),
         false => Ok(()),
     }
 }
 
-/// The tokens around a prompt, where one stands behind it: the library's step for both.
+/// The post-processor for tokens before and behind a prompt, needed if there is an end token: the library has one
+/// step for both.
 fn around(bos: Option<(&str, usize)>, eos: (&str, usize)) -> Value {
     let piece = |token: &str| json!({ "SpecialToken": { "id": token, "type_id": 0 } });
     let text = json!({ "Sequence": { "id": "A", "type_id": 0 } });
@@ -183,7 +218,8 @@ fn around(bos: Option<(&str, usize)>, eos: (&str, usize)) -> Value {
 mod tests {
     use super::*;
 
-    /// A text as editors and shells write it: as UTF-8, with a byte order mark, and as UTF-16 in both orders.
+    /// The same text in all encodings that editors and shells write: UTF-8, UTF-8 with a byte order mark, and UTF-16
+    /// in both byte orders.
     fn written_by_all(text: &str) -> [Vec<u8>; 4] {
         let marked = format!("\u{feff}{text}");
         let utf16 =
@@ -198,7 +234,7 @@ mod tests {
 
     #[test]
     fn only_real_vocabularies_are_looked_through() {
-        // As many tokens as real vocabularies have, some of them runs of spaces.
+        // This is the number of tokens that real vocabularies have, including some runs of spaces.
         let real = std::iter::repeat_n(10, 262_144).chain(std::iter::repeat_n(128, 2000));
         assert_eq!(check_parts(real), Ok(()));
         let long = check_parts(std::iter::repeat_n(2048, 100_000)).unwrap_err();

@@ -1,5 +1,5 @@
-//! Added tokens under all flags, and those that only tokenizer_config.json lists, against the libraries of Hugging Face
-//! (tests/reference/token_flags.py).
+//! Compares added tokens under all flags, and tokens that only tokenizer_config.json lists, with the libraries of
+//! Hugging Face (tests/reference/token_flags.py).
 
 use std::collections::BTreeMap;
 
@@ -12,7 +12,7 @@ use crate::{Tokenizer, extra::ExtraToken};
 struct Table {
     /// A tokenizer without added tokens.
     tokenizer: Value,
-    /// In which `@` stands for the token.
+    /// Texts in which `@` stands for the token.
     texts: Vec<String>,
     flags: Vec<Flags>,
     extra_texts: Vec<String>,

@@ -1,4 +1,4 @@
-//! A tokenizer in which user text stays text.
+//! A tokenizer that keeps user text as text, even where it spells a control token.
 
 mod facts;
 
@@ -17,42 +17,65 @@ use crate::{
     json,
 };
 
-/// A `tokenizers` tokenizer that tells control tokens from text that looks like them.
+/// A tokenizer of the `tokenizers` library that distinguishes control tokens from text that looks like them.
+///
+/// # Examples
+/// ```
+/// use moi_text::Tokenizer;
+///
+/// # let json = serde_json::json!({
+/// #     "version": "1.0", "truncation": null, "padding": null, "normalizer": null, "pre_tokenizer": null,
+/// #     "post_processor": null, "decoder": {"type": "Fuse"},
+/// #     "added_tokens": [{"id": 7, "content": "<end>", "special": true, "single_word": false, "lstrip": false,
+/// #         "rstrip": false, "normalized": false}],
+/// #     "model": {"type": "BPE", "dropout": null, "unk_token": null, "continuing_subword_prefix": null,
+/// #         "end_of_word_suffix": null, "fuse_unk": false, "byte_fallback": false,
+/// #         "vocab": {"<": 0, ">": 1, "e": 2, "n": 3, "d": 4, " ": 5, "en": 6, "<end>": 7}, "merges": ["e n"]},
+/// # }).to_string();
+/// // The contents of a tokenizer.json; `Tokenizer::from_file` reads one from a file.
+/// let tokenizer = Tokenizer::from_json(json.as_bytes())?;
+/// assert_eq!(tokenizer.control_token("<end>"), Some(7));
+/// // User text stays text; `encode_prompt` turns it into the control token.
+/// assert_eq!(tokenizer.encode("<end>", false)?, [0, 6, 4, 1]);
+/// assert_eq!(tokenizer.encode_prompt("end<end>")?, [6, 4, 7]);
+/// assert_eq!(tokenizer.decode(&[6, 4, 7])?, "end");
+/// # Ok::<(), moi_text::TextError>(())
+/// ```
 #[derive(Clone, Debug)]
 pub struct Tokenizer {
-    /// Encodes special tokens as plain text.
+    /// The library's tokenizer, set to encode special tokens as plain text.
     inner: tokenizers::Tokenizer,
-    /// For text behind a control token, where that must be encoded otherwise than at the start.
+    /// The tokenizer for text behind a control token, if such text is encoded otherwise than text at the start.
     later: Option<Box<tokenizers::Tokenizer>>,
     /// Control tokens, longest first.
     special: Vec<(AddedToken, u32)>,
-    /// Where in the list each is, by id.
+    /// The index in `special` of each control token, by id.
     places: HashMap<u32, usize>,
-    /// Finds these, the longest where several begin.
+    /// Finds control tokens in a text; the longest one if several begin at the same place.
     matcher: AhoCorasick,
-    /// Put before a prompt without a template, where the tokenizer itself does not do it.
+    /// The token put before a prompt without a template, if the library's tokenizer does not add it.
     bos: Option<u32>,
-    /// Put behind it, likewise.
+    /// The token put behind such a prompt, likewise.
     eos: Option<u32>,
     /// Whether normalising can make a text much longer.
     grows: bool,
-    /// Whether it has tokens that its `tokenizer.json` lacks, or has no such file.
+    /// Whether the tokenizer has tokens that its `tokenizer.json` lacks, or has no such file.
     extended: bool,
-    /// Where it was read.
+    /// The file that the tokenizer was read from.
     path: Option<Arc<Path>>,
 }
 
-/// Bytes of a token that no vocabulary exceeds; runs of spaces come to a few hundred.
-pub(crate) const LONGEST_TOKEN: usize = 2048;
-/// The same of tokens that are looked for before the text is cut: all of them are in one automaton.
-pub(crate) const LONGEST_ADDED_TOKEN: usize = 512;
-/// Tokens of that kind; codecs of speech list 65,536, which take the library a tenth of a second or, numbered in an
-/// unhappy order, seven.
-pub(crate) const MOST_ADDED_TOKENS: usize = 80_000;
-/// Bytes of these, as they are after they were normalised.
-pub(crate) const MOST_ADDED_BYTES: usize = 4 << 20;
+/// Most bytes of a token; real vocabularies have runs of spaces of a few hundred bytes.
+pub(crate) const MAX_TOKEN_BYTES: usize = 2048;
+/// Most bytes of an added token. The limit is lower because all added tokens are searched by one automaton.
+pub(crate) const MAX_ADDED_TOKEN_BYTES: usize = 512;
+/// Most added tokens. Speech codecs list 65,536, which take the library a tenth of a second, or seven seconds if
+/// their ids are in an unfavourable order.
+pub(crate) const MAX_ADDED_TOKENS: usize = 80_000;
+/// Most bytes of all added tokens after normalisation.
+pub(crate) const MAX_ADDED_BYTES: usize = 4 << 20;
 
-/// Whether a part of a text has no character of a word beside it. The library asks for `\w` of the same crate.
+/// Whether no word character stands beside a part of a text. The library tests `\w` with the same crate.
 fn stands_alone(text: &str, part: Range<usize>) -> bool {
     let is_word = |c: Option<char>| c.is_some_and(regex_syntax::is_word_character);
     !is_word(text[..part.start].chars().next_back()) && !is_word(text[part.end..].chars().next())
@@ -73,42 +96,42 @@ impl Tokenizer {
         Self::from_file_with(path, &[])
     }
 
-    /// Reads a `tokenizer.json` and adds the tokens that only the tokenizer_config.json beside it lists, in the order of
-    /// the ids there. As in transformers, those ids are not used: a text that the vocabulary has keeps its id, and the
-    /// others get the next ones.
+    /// Reads a `tokenizer.json` and adds the tokens that only the tokenizer_config.json beside it lists, in the order
+    /// of the ids there. As in transformers, those ids are not used: a text that the vocabulary has keeps its id, and
+    /// the others get the next ids.
     ///
     /// # Errors
     /// If the file cannot be read or is no tokenizer, or there are more tokens than models have.
     pub fn from_file_with(path: &Path, extra: &[ExtraToken]) -> Result<Self, TextError> {
-        /// Gemma's has 33 MB, and few have more.
-        const MOST_BYTES: u64 = 1 << 26;
+        /// Most bytes of a `tokenizer.json`; Gemma's has 33 MB, and few have more.
+        const MAX_BYTES: u64 = 1 << 26;
         let wrong = |what: String| TextError::File { path: path.to_owned(), what };
         let meta = std::fs::metadata(path).map_err(|error| wrong(error.to_string()))?;
         if !meta.is_file() {
             return Err(wrong("it is no regular file".to_owned()));
         }
-        if meta.len() > MOST_BYTES {
-            return Err(wrong(format!("it has {} bytes, expected {MOST_BYTES} at most", meta.len())));
+        if meta.len() > MAX_BYTES {
+            return Err(wrong(format!("it has {} bytes, expected {MAX_BYTES} at most", meta.len())));
         }
         let bytes = std::fs::read(path).map_err(|error| wrong(error.to_string()))?;
         let tokenizer = Self::from_json_with(&bytes, extra).map_err(|error| error.in_file(path))?;
         Ok(Self { path: Some(path.into()), ..tokenizer })
     }
 
-    /// Reads what a `tokenizer.json` holds.
+    /// Reads the contents of a `tokenizer.json`.
     ///
     /// # Errors
-    /// If it is no tokenizer, or has sizes that no real one has, by which it would take memory or time.
+    /// If it is no tokenizer, or has sizes that no real tokenizer has and that would take much memory or time.
     pub fn from_json(json: &[u8]) -> Result<Self, TextError> {
         Self::from_json_with(json, &[])
     }
 
     pub(crate) fn from_json_with(json: &[u8], extra: &[ExtraToken]) -> Result<Self, TextError> {
-        /// A space becomes three bytes, and there are usual marks that become a few.
+        /// A space becomes three bytes, and some common characters become a few.
         const USUAL_GROWTH: usize = 8;
         let json: Cow<'_, [u8]> = moi_files::plain(json);
         let json: &[u8] = &json;
-        // The library panics where a part of it is no JSON, and takes long over what is long.
+        // The library panics if a part of the file is not valid JSON, and takes long over oversized parts.
         let growth = json::check(json).map_err(TextError::Vocabulary)?;
         let tokenizer = catch_panics(|| {
             let mut inner = tokenizers::Tokenizer::from_bytes(json)?;
@@ -118,7 +141,7 @@ impl Tokenizer {
         Ok(Self { grows: growth > USUAL_GROWTH, ..tokenizer })
     }
 
-    /// The same, made of another file than a `tokenizer.json`, with a token before prompts.
+    /// The same tokenizer, made from other files than a `tokenizer.json`, with a token before prompts.
     pub(crate) fn converted(self, bos: Option<&str>, path: &Path) -> Self {
         let bos = bos.and_then(|text| self.id(text));
         Self { bos, extended: true, path: Some(path.into()), ..self }
@@ -126,7 +149,7 @@ impl Tokenizer {
 
     pub(crate) fn new(mut inner: tokenizers::Tokenizer, bos: Option<u32>) -> Result<Self, TextError> {
         inner.set_encode_special_tokens(true);
-        // What a file was trained or batched with is no reason to cut or fill a prompt.
+        // Padding and truncation settings of the file's training or batching must not change a prompt.
         inner.with_padding(None);
         inner.with_truncation(None)?;
         let added = inner.get_added_tokens_decoder().into_iter();
@@ -166,7 +189,7 @@ impl Tokenizer {
         })
     }
 
-    /// With a token behind a prompt without a template.
+    /// The same tokenizer with a token behind a prompt without a template.
     pub(crate) fn ending_with(self, eos: Option<u32>) -> Self {
         Self { eos, ..self }
     }
@@ -183,8 +206,9 @@ impl Tokenizer {
         Ok(ids)
     }
 
-    /// Encodes a prompt that its author wrote as the model reads it, without a template: control tokens in it are control
-    /// tokens, and what the model expects around a prompt is added. As a call of transformers' tokenizer does.
+    /// Encodes a prompt that its author wrote as the model reads it, without a template: control tokens in it are
+    /// control tokens, and the tokens that the model expects around a prompt are added. A call of transformers'
+    /// tokenizer does the same.
     ///
     /// # Errors
     /// If the tokenizer cannot encode it.
@@ -192,7 +216,7 @@ impl Tokenizer {
         if self.control_token_in(text).is_none() {
             return self.encode(text, true);
         }
-        // The library decides by a setting of the whole tokenizer.
+        // In the library, this is a setting of the whole tokenizer.
         let mut inner = self.inner.clone();
         inner.set_encode_special_tokens(false);
         let mut ids: Vec<u32> = self.bos.into_iter().collect();
@@ -207,7 +231,7 @@ impl Tokenizer {
         Some(&self.special[found.pattern()].0.content)
     }
 
-    /// The control token of this text, if there is one.
+    /// The id of the control token with this text, if there is one.
     pub fn control_token(&self, text: &str) -> Option<u32> {
         self.id(text).filter(|id| self.places.contains_key(id))
     }
@@ -226,15 +250,16 @@ impl Tokenizer {
         }))
     }
 
-    /// Refuses a text that becomes much longer when it is normalised, before it takes a hundred times that in pieces.
+    /// Refuses a text that normalisation makes much longer, because splitting it would take a hundred times that
+    /// memory.
     fn check_growth(&self, text: &str) -> Result<(), TextError> {
-        const MOST_GROWTH: usize = 16;
+        const MAX_GROWTH: usize = 16;
         const ALWAYS: usize = 1 << 20;
         if let Some(normalizer) = self.inner.get_normalizer().filter(|_| self.grows) {
             let mut normalized = NormalizedString::from(text);
             normalizer.normalize(&mut normalized)?;
             let (from, to) = (text.len(), normalized.get().len());
-            if to > ALWAYS && to / MOST_GROWTH > from {
+            if to > ALWAYS && to / MAX_GROWTH > from {
                 let what = format!("normalising makes {to} bytes of {from}");
                 return Err(TextError::Tokenizer(what));
             }
@@ -242,7 +267,7 @@ impl Tokenizer {
         Ok(())
     }
 
-    /// Errors name the file.
+    /// Adds the file's name to errors.
     fn named<T>(&self, result: Result<T, TextError>) -> Result<T, TextError> {
         result.map_err(|error| match &self.path {
             Some(path) => error.in_file(path),
@@ -250,8 +275,8 @@ impl Tokenizer {
         })
     }
 
-    /// Encodes a rendered prompt, or the rest of one if it does not stand `first`. Control tokens are meant in it;
-    /// `restore` undoes what keeps user text in it from being one.
+    /// Encodes a rendered prompt, or the rest of one if not `first`. Control tokens spelled in it are control tokens;
+    /// `restore` puts back user text that was replaced so that it is not taken for a control token.
     pub(crate) fn encode_rendered(
         &self,
         rendered: &str,
@@ -272,7 +297,7 @@ impl Tokenizer {
         Ok(ids)
     }
 
-    /// Splits at control tokens, the longest first where several match.
+    /// Splits a text at control tokens, at the longest one if several match.
     fn parts<'a>(&self, text: &'a str) -> Vec<Part<'a>> {
         let mut parts = Vec::new();
         let mut done = 0;
@@ -281,7 +306,7 @@ impl Tokenizer {
             if token.single_word && !stands_alone(text, found.range()) {
                 continue;
             }
-            // Spaces that the token before swallowed can be a token's own.
+            // The spaces that the token before swallowed can be part of this token; then this match is skipped.
             let Some(mut before) = text.get(done..found.start()) else { continue };
             let mut after = &text[found.end()..];
             if token.lstrip {
@@ -302,7 +327,7 @@ impl Tokenizer {
         parts
     }
 
-    /// Finds control tokens in a text, the longest where several begin.
+    /// Finds control tokens in a text; the longest one if several begin at the same place.
     pub(crate) fn find_special<'a>(&'a self, text: &'a str) -> impl Iterator<Item = Range<usize>> + 'a {
         self.matcher.find_iter(text).map(|found| found.range())
     }
@@ -312,7 +337,7 @@ impl Tokenizer {
         self.special.iter().map(|(token, _)| token.content.as_str())
     }
 
-    /// Decodes tokens; control tokens become nothing.
+    /// Decodes tokens into text; control tokens decode to nothing.
     ///
     /// # Errors
     /// If the tokenizer cannot decode them.

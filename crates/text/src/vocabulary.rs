@@ -1,4 +1,4 @@
-//! The tokenizer inside a GGUF file, rebuilt as a `tokenizers` tokenizer.
+//! Rebuilds the tokenizer inside a GGUF file as a `tokenizers` tokenizer.
 
 use std::{
     collections::HashSet,
@@ -26,69 +26,109 @@ use crate::{
     TextError, Tokenizer,
     catch_panics::catch_panics,
     cuts::pre_tokenizer,
-    tokenizer::{LONGEST_ADDED_TOKEN, LONGEST_TOKEN, MOST_ADDED_BYTES, MOST_ADDED_TOKENS},
+    tokenizer::{MAX_ADDED_BYTES, MAX_ADDED_TOKEN_BYTES, MAX_ADDED_TOKENS, MAX_TOKEN_BYTES},
 };
 
-/// A vocabulary as model files list it.
+/// A vocabulary as GGUF files list it.
+///
+/// # Examples
+/// ```
+/// use moi_text::{TokenKind, Vocabulary, VocabularyKind};
+///
+/// let vocabulary = Vocabulary {
+///     kind: VocabularyKind::ByteLevel { pre: "gpt-2".to_owned(), merges: vec!["h i".to_owned()] },
+///     tokens: ["h", "i", "hi", "<|end|>"].map(str::to_owned).to_vec(),
+///     kinds: vec![TokenKind::Normal, TokenKind::Normal, TokenKind::Normal, TokenKind::Control],
+///     bos: None,
+///     eos: None,
+///     rstrip: Vec::new(),
+/// };
+/// assert_eq!(vocabulary.into_tokenizer()?.encode_prompt("hi<|end|>")?, [2, 3]);
+/// # Ok::<(), moi_text::TextError>(())
+/// ```
 #[derive(Clone, Debug)]
 pub struct Vocabulary {
-    /// How text is split into it.
+    /// The algorithm that splits text into tokens.
     pub kind: VocabularyKind,
-    /// Tokens by id.
+    /// Token texts by id.
     pub tokens: Vec<String>,
-    /// What each token is; all normal if empty.
+    /// The kind of each token; if empty, all tokens are normal.
     pub kinds: Vec<TokenKind>,
-    /// Put before a prompt.
+    /// The token put before a prompt.
     pub bos: Option<u32>,
-    /// Put behind a prompt.
+    /// The token put behind a prompt.
     pub eos: Option<u32>,
-    /// Control tokens that swallow the spaces behind them.
+    /// The texts of control tokens that swallow the spaces behind them.
     pub rstrip: Vec<String>,
 }
 
-/// The families of tokenizers in GGUF files.
+/// The kinds of tokenizers in GGUF files.
+///
+/// # Examples
+/// ```
+/// use moi_text::{Vocabulary, VocabularyKind};
+///
+/// // `ba` scores better than `ab`, so it is merged first.
+/// let scores = vec![-4.0, -4.0, -2.0, -1.0];
+/// let kind = VocabularyKind::SentencePiece { scores, add_space_prefix: false };
+/// let tokens = ["a", "b", "ab", "ba"].map(str::to_owned).to_vec();
+/// let (kinds, rstrip) = (Vec::new(), Vec::new());
+/// let tokenizer = Vocabulary { kind, tokens, kinds, bos: None, eos: None, rstrip }.into_tokenizer()?;
+/// assert_eq!(tokenizer.encode("aba", false)?, [0, 3]);
+/// # Ok::<(), moi_text::TextError>(())
+/// ```
 #[derive(Clone, Debug)]
 pub enum VocabularyKind {
-    /// `gpt2`: byte-level BPE, its merges in order of rank.
+    /// `gpt2`: byte-level BPE, with its merges in order of rank.
     ByteLevel {
-        /// `tokenizer.ggml.pre`: how text is cut before merging.
+        /// `tokenizer.ggml.pre`: the name of the pre-tokenizer.
         pre: String,
-        /// "left right", best first.
+        /// Merges as "left right", best first.
         merges: Vec<String>,
     },
-    /// `llama`: SentencePiece BPE, in which the score of a merged token ranks the merge.
+    /// `llama`: SentencePiece BPE, in which the score of a merged token ranks its merge.
     SentencePiece {
-        /// By id.
+        /// Scores by token id.
         scores: Vec<f32>,
-        /// Whether text is given a space in front.
+        /// Whether a space is put before the text.
         add_space_prefix: bool,
     },
-    /// `gemma4`: BPE over text whose spaces are `\u{2581}`, cut at the ends of lines; what is no token is bytes.
+    /// `gemma4`: BPE over text whose spaces are `\u{2581}`, split at line ends; characters that are no token become
+    /// byte tokens.
     Spaced {
-        /// "left right", best first.
+        /// Merges as "left right", best first.
         merges: Vec<String>,
     },
 }
 
-/// What a token is for.
+/// The purpose of a token.
+///
+/// # Examples
+/// ```
+/// use moi_text::TokenKind;
+///
+/// assert_eq!(TokenKind::from_ggml(3), Some(TokenKind::Control));
+/// assert_eq!(TokenKind::Control.to_ggml(), 3);
+/// assert_eq!(TokenKind::from_ggml(7), None);
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TokenKind {
-    /// Text.
+    /// A piece of text.
     Normal,
-    /// What cannot be encoded.
+    /// Stands for text that cannot be encoded.
     Unknown,
-    /// Control: never text.
+    /// A control token, never text.
     Control,
     /// Text that is always one token.
     UserDefined,
-    /// Nothing.
+    /// Not used.
     Unused,
-    /// One byte, `<0x0A>`.
+    /// One byte, written as `<0x0A>`.
     Byte,
 }
 
 impl TokenKind {
-    /// ggml's number.
+    /// ggml's number for this kind.
     pub fn to_ggml(self) -> usize {
         match self {
             Self::Normal => 1,
@@ -100,10 +140,10 @@ impl TokenKind {
         }
     }
 
-    /// From ggml's number.
+    /// The kind with this ggml number.
     pub fn from_ggml(number: usize) -> Option<Self> {
         Some(match number {
-            // 0 is "undefined": of files without types.
+            // 0 is "undefined", used by files without token types.
             0 | 1 => Self::Normal,
             2 => Self::Unknown,
             3 => Self::Control,
@@ -116,7 +156,7 @@ impl TokenKind {
 }
 
 impl Vocabulary {
-    /// Leaves out the merges that are no pair, or that name a token which is not there, and says how many these are.
+    /// Removes merges that are no pair or name a token that the vocabulary lacks, and returns their number.
     pub fn drop_unusable_merges(&mut self) -> usize {
         let (VocabularyKind::ByteLevel { merges, .. } | VocabularyKind::Spaced { merges }) = &mut self.kind
         else {
@@ -137,10 +177,10 @@ impl Vocabulary {
         before - merges.len()
     }
 
-    /// Rebuilds the tokenizer.
+    /// Builds the tokenizer.
     ///
     /// # Errors
-    /// If the lists contradict each other or the way of cutting text is not known.
+    /// If the lists contradict each other or the pre-tokenizer is not known.
     pub fn into_tokenizer(self) -> Result<Tokenizer, TextError> {
         self.check()?;
         catch_panics(|| self.built())
@@ -149,7 +189,7 @@ impl Vocabulary {
     fn built(self) -> Result<Tokenizer, TextError> {
         let mut ids = AHashMap::with_capacity(self.tokens.len());
         for (id, token) in self.tokens.iter().enumerate() {
-            // Of tokens that are spelled alike, the first one is found.
+            // If several tokens have the same text, the first one is found.
             ids.entry(token.clone()).or_insert(id as u32);
         }
         let mut inner = match &self.kind {
@@ -186,20 +226,20 @@ impl Vocabulary {
         pairs.filter(move |(text, k)| **k == kind && !text.is_empty()).map(|(text, _)| text)
     }
 
-    /// Every way to make a token of text out of two others, best score of the whole first: SentencePiece
+    /// Every way to make a text token out of two others, best score of the merged token first, because SentencePiece
     /// merges the pair whose result scores best.
     ///
     /// # Errors
-    /// If the tokens are made of one another in more ways than those of a language are.
+    /// If there are more merges than the vocabulary of a language has.
     fn merges_of_scores(
         &self,
         ids: &AHashMap<String, u32>,
         scores: &[f32],
     ) -> Result<Vec<(String, String)>, TextError> {
-        /// Of all merges; Llama 2's 32,000 tokens have half a megabyte of them.
-        const MOST_BYTES: usize = 64 << 20;
-        /// Tokens that are worth a thread.
-        const MANY: usize = 20_000;
+        /// Most bytes of all merges; Llama 2's 32,000 tokens have half a megabyte of them.
+        const MAX_BYTES: usize = 64 << 20;
+        /// Least number of tokens per thread.
+        const MIN_TOKENS_PER_THREAD: usize = 20_000;
         let is_text = |id: usize| match self.kinds.get(id) {
             None | Some(TokenKind::Normal | TokenKind::UserDefined | TokenKind::Unused) => true,
             Some(TokenKind::Unknown | TokenKind::Control | TokenKind::Byte) => false,
@@ -210,12 +250,12 @@ impl Vocabulary {
             for (_, (whole, &score)) in pairs.filter(|(id, _)| is_text(*id)) {
                 for (at, _) in whole.char_indices().skip(1) {
                     let (left, right) = whole.split_at(at);
-                    // One after the other: the first is seldom a token.
+                    // The tokens are looked up one after the other, because the first one is seldom found.
                     if let Some(&l) = ids.get(left)
                         && let Some(&r) = ids.get(right)
                     {
                         bytes += whole.len();
-                        if bytes > MOST_BYTES {
+                        if bytes > MAX_BYTES {
                             return Err(too_many_merges());
                         }
                         merges.push((score, l, r, left, right));
@@ -227,7 +267,7 @@ impl Vocabulary {
         let tokens = self.tokens.len();
         let threads =
             if cfg!(target_family = "wasm") { 1 } else { available_parallelism().map_or(1, usize::from) };
-        let step = tokens.div_ceil(threads).max(MANY);
+        let step = tokens.div_ceil(threads).max(MIN_TOKENS_PER_THREAD);
         let parts = thread::scope(|scope| {
             let merges_of = &merges_of;
             let others = (step..tokens).step_by(step);
@@ -239,7 +279,7 @@ impl Vocabulary {
             [own].into_iter().chain(joined).collect::<Result<Vec<_>, _>>()
         })?;
         let mut merges = parts.concat();
-        if merges.iter().map(|merge| merge.3.len() + merge.4.len()).sum::<usize>() > MOST_BYTES {
+        if merges.iter().map(|merge| merge.3.len() + merge.4.len()).sum::<usize>() > MAX_BYTES {
             return Err(too_many_merges());
         }
         merges.sort_unstable_by(|a, b| b.0.total_cmp(&a.0).then((a.1, a.2).cmp(&(b.1, b.2))));
@@ -257,18 +297,18 @@ impl Vocabulary {
             let most = match self.kinds.get(id) {
                 Some(TokenKind::Control | TokenKind::Unknown | TokenKind::UserDefined) => {
                     (added, bytes) = (added + 1, bytes + token.len());
-                    LONGEST_ADDED_TOKEN
+                    MAX_ADDED_TOKEN_BYTES
                 }
-                _ => LONGEST_TOKEN,
+                _ => MAX_TOKEN_BYTES,
             };
             if token.len() > most {
                 return wrong(format!("token {id} has {} bytes, expected {most} at most", token.len()));
             }
         }
-        if added > MOST_ADDED_TOKENS || bytes > MOST_ADDED_BYTES {
+        if added > MAX_ADDED_TOKENS || bytes > MAX_ADDED_BYTES {
             return wrong(format!(
-                "{added} tokens of {bytes} bytes are no text or user-defined, expected {MOST_ADDED_TOKENS} of \
-                 {MOST_ADDED_BYTES} at most"
+                "{added} tokens of {bytes} bytes are no text or user-defined, expected {MAX_ADDED_TOKENS} of \
+                 {MAX_ADDED_BYTES} at most"
             ));
         }
         if !self.kinds.is_empty() && self.kinds.len() != tokens {
@@ -290,7 +330,7 @@ fn too_many_merges() -> TextError {
     TextError::Vocabulary("its tokens are made of one another in too many ways".to_owned())
 }
 
-/// Both tokens of a merge. A space can begin the left one, never be all of it.
+/// Both tokens of a merge. A space can begin the left token, but cannot be all of it.
 fn pair(merge: &str) -> Option<(&str, &str)> {
     let at = merge.char_indices().skip(1).find(|&(_, c)| c == ' ')?.0;
     Some((&merge[..at], &merge[at + 1..]))

@@ -1,7 +1,7 @@
-//! Chat templates of model families, against transformers (tests/reference/family_templates.py).
+//! Compares chat templates of model families with transformers (tests/reference/family_templates.py).
 //!
-//! `families` beside this file holds templates that stand under permissive licences, and what transformers renders; another
-//! directory of the same form can be named in `MOI_TEST_TEMPLATES`.
+//! `families` beside this file holds templates under permissive licences and what transformers renders for them;
+//! `MOI_TEST_TEMPLATES` can name another directory of the same form.
 
 #![allow(clippy::unwrap_used, reason = "a failure must end the test")]
 
@@ -18,11 +18,11 @@ struct Row {
     template: String,
     bos: Option<String>,
     eos: Option<String>,
-    /// Tokens that a few templates read besides.
+    /// Other tokens that a few templates read.
     #[serde(default)]
     extra: serde_json::Map<String, serde_json::Value>,
     conversation: usize,
-    /// What transformers renders; nothing where it refuses.
+    /// What transformers renders; `None` if it refuses.
     text: Option<String>,
 }
 
@@ -36,10 +36,10 @@ fn conversation(number: usize) -> Vec<Message> {
     messages.iter().map(message).collect()
 }
 
-/// What is wrong with a row, if anything is.
+/// The difference from transformers in this row, if any.
 fn wrong(directory: &Path, row: &Row) -> Option<String> {
     let source = fs::read_to_string(directory.join(format!("{}.jinja", row.template))).unwrap();
-    // What depends on today's date cannot be compared.
+    // A template that prints today's date cannot be compared.
     if source.contains("strftime_now(") {
         return None;
     }

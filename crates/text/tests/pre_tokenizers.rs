@@ -1,4 +1,4 @@
-//! Texts under every pre-tokenizer that GGUF files name, against llama.cpp (tests/reference/pre_tokenizers.py).
+//! Compares texts under every pre-tokenizer that GGUF files name with llama.cpp (tests/reference/pre_tokenizers.py).
 
 #![allow(clippy::unwrap_used, reason = "a failure must end the test")]
 
@@ -9,14 +9,14 @@ use serde::Deserialize;
 
 #[derive(Deserialize)]
 struct Table {
-    /// Tokens that no merge makes, behind the others.
+    /// Tokens that no merge makes; their ids come after those of the others.
     unmerged: Vec<String>,
     merges: Vec<String>,
-    /// Names under which llama.cpp adds a begin token.
+    /// Names of pre-tokenizers under which llama.cpp adds a begin token.
     begins: Vec<String>,
-    /// By name of the pre-tokenizer, which is empty where a file has none: of each text, which of its lists of ids.
+    /// By name of the pre-tokenizer (empty if a file has none): for each text, the index of its expected list of ids.
     names: HashMap<String, Vec<usize>>,
-    /// Where llama.cpp does otherwise: a text, and which of its lists llama.cpp has.
+    /// The texts for which llama.cpp gives other ids: the index of the text, and that of llama.cpp's list of ids.
     llama_cpp_differs: HashMap<String, Vec<(usize, usize)>>,
     texts: Vec<Text>,
 }
@@ -57,7 +57,7 @@ fn tokenizer(table: &Table, pre: &str) -> Tokenizer {
     vocabulary.into_tokenizer().unwrap()
 }
 
-/// The name that stands for a missing one.
+/// The pre-tokenizer's name, or the default for a missing name.
 fn named(name: &str) -> &str {
     if name.is_empty() { DEFAULT_PRE_TOKENIZER } else { name }
 }
@@ -87,7 +87,7 @@ fn begin_tokens_are_added_where_llama_cpp_adds_them() {
     }
 }
 
-/// A list of differences that are none would hide an error.
+/// A listed difference that is none would hide an error.
 #[test]
 fn listed_differences_are_differences() {
     let table = table();

@@ -1,4 +1,4 @@
-//! Texts under a tokenizer of Gemma 4's kind, against llama.cpp (tests/reference/spaced_tokenizer.py).
+//! Compares texts under a tokenizer of Gemma 4's kind with llama.cpp (tests/reference/spaced_tokenizer.py).
 
 #![allow(clippy::unwrap_used, reason = "a failure must end the test")]
 
@@ -52,7 +52,7 @@ fn texts_are_cut_as_llama_cpp_does() {
     assert!(wrong.is_empty(), "{} wrong:\n{}", wrong.len(), wrong.join("\n"));
 }
 
-/// Through a `tokenizer.json`, and back into the lists of a file.
+/// Writes the merges to a `tokenizer.json` and reads them back into GGUF's lists.
 #[test]
 fn merges_are_kept() {
     let table = table();

@@ -1,4 +1,4 @@
-//! Small chat templates, against transformers and Jinja (tests/reference/templates.py).
+//! Compares small chat templates with transformers and Jinja (tests/reference/templates.py).
 
 #![allow(clippy::unwrap_used, reason = "a failure must end the test")]
 
@@ -14,12 +14,12 @@ struct Table {
 #[derive(Deserialize)]
 struct Row {
     template: String,
-    /// Which of the conversations is rendered.
+    /// The index of the conversation to render.
     #[serde(default)]
     conversation: usize,
-    /// What transformers renders; nothing where it refuses.
+    /// What transformers renders; `None` if it refuses.
     text: Option<String>,
-    /// Part of moi's message where it refuses on purpose what transformers renders.
+    /// A part of moi's error message if moi refuses on purpose what transformers renders.
     refused: Option<String>,
 }
 
@@ -33,7 +33,7 @@ fn render(row: &Row, conversations: &[Vec<Message>]) -> Result<String, String> {
     template.render(&conversations[row.conversation], true).map_err(|error| error.to_string())
 }
 
-/// What is wrong with a row, if anything is.
+/// The difference from transformers in this row, if any.
 fn wrong(row: &Row, conversations: &[Vec<Message>]) -> Option<String> {
     let found = render(row, conversations);
     let expected = match (&row.text, &row.refused, &found) {
@@ -59,7 +59,7 @@ fn templates_render_as_transformers_renders_them() {
     assert!(wrong.is_empty(), "{} wrong:\n{}", wrong.len(), wrong.join("\n"));
 }
 
-/// Tables that are kept elsewhere: `templates.json` in the directory that the variable names.
+/// Replays tables kept elsewhere: `templates.json` in the directory that the variable names.
 #[test]
 fn other_tables_agree() {
     let Some(directory) = std::env::var_os("MOI_TEST_VECTORS") else { return };

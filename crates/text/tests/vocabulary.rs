@@ -1,4 +1,4 @@
-//! Tokenizers rebuilt from vocabularies, streaming, and templates that meet control tokens.
+//! Tests tokenizers rebuilt from vocabularies, streaming, and templates with control tokens in messages.
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a failure must end the test")]
 
@@ -144,7 +144,7 @@ fn contradictions_are_named() {
     assert!(broken.unwrap_err().to_string().contains("\"ab\" is not a pair"));
     let unknown = Vocabulary { kind: merges(&["zz yy"]), ..byte_level("gpt-2") }.into_tokenizer();
     assert!(unknown.is_err());
-    // Such merges can be left out.
+    // Unusable merges can be left out.
     let kind = merges(&["ab", "1 2", "zz yy", "a b", "12 3"]);
     let mut vocabulary = Vocabulary { kind, ..byte_level("gpt-2") };
     assert_eq!(vocabulary.drop_unusable_merges(), 3);
@@ -155,7 +155,8 @@ fn contradictions_are_named() {
 }
 
 proptest! {
-    /// Pieces make up the whole, and hold no half character, for any text and any tokenizer here.
+    /// For any text and any of these tokenizers, the streamed pieces make up the whole text and never end within a
+    /// character.
     #[test]
     fn streaming_gives_what_decoding_gives(text in "\\PC{0,12}") {
         for tokenizer in [byte_level("gpt-2").into_tokenizer().unwrap(), sentence_piece(true), sentence_piece(false)] {
@@ -187,7 +188,8 @@ proptest! {
                 streamed += &stream.push(&tokenizer, id).unwrap();
             }
             streamed += &stream.finish(&tokenizer).unwrap();
-            // Where bytes make no character the two may replace them at different times; letters all come.
+            // If bytes make no character, streaming and decoding may replace them at different times, but all letters
+            // must arrive.
             let letters = |text: &str| text.chars().filter(char::is_ascii_alphabetic).collect::<String>();
             let whole = tokenizer.decode(&ids).unwrap();
             prop_assert_eq!(letters(&streamed), letters(&whole));
@@ -218,7 +220,7 @@ fn bytes_that_never_become_a_character_come_at_the_end() {
     assert_eq!(stream.finish(&tokenizer).unwrap(), "\u{FFFD}");
 }
 
-/// Each token made of every two others: a thousand tokens have half a million merges.
+/// Each token is made of every two others: a thousand tokens have half a million merges.
 #[test]
 fn tokens_made_of_one_another_without_end_are_refused() {
     let tokens: Vec<String> = (1..=1000).map(|len| "a".repeat(len)).collect();
@@ -234,7 +236,7 @@ fn tokens_made_of_one_another_without_end_are_refused() {
     assert!(error.contains("made of one another in too many ways"), "{error}");
 }
 
-/// More tokens beside the text than models have: all of them are looked for in every prompt.
+/// More control tokens than models have are refused, because all of them are searched in every prompt.
 #[test]
 fn too_many_control_tokens_are_refused() {
     let with = |count: usize, len: usize| {
@@ -257,7 +259,7 @@ fn too_many_control_tokens_are_refused() {
     assert!(long.contains("9002 tokens of 4500013 bytes"), "{long}");
 }
 
-/// Control tokens in messages stay text, overlapping ones and those of private characters too.
+/// Control tokens in messages stay text, including overlapping ones and ones that are private-use characters.
 #[test]
 fn control_tokens_in_messages_stay_text() {
     let mut vocabulary = byte_level("gpt-2");

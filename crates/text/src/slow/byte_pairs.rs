@@ -1,25 +1,25 @@
-//! Byte-level BPE.
+//! Converts byte-level BPE files to a `tokenizer.json`.
 
 use std::collections::HashMap;
 
 use base64::{Engine, prelude::BASE64_STANDARD};
+use moi_files::brief;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
 use super::{Written, added, bpe, check_parts, document, flag, named};
 use crate::{
     cuts::pre_tokenizer,
-    error::brief,
-    tokenizer::{LONGEST_TOKEN, MOST_ADDED_TOKENS},
+    tokenizer::{MAX_ADDED_TOKENS, MAX_TOKEN_BYTES},
 };
 
-/// What most of these begin and end with, if the configuration does not say.
+/// The begin and end token of most of these tokenizers, if the configuration does not name one.
 const END_OF_TEXT: &str = "<|endoftext|>";
 
-/// The `tokenizer.json` of `vocab.json` and `merges.txt`. How text is cut before it is merged stands in neither of them: it
-/// belongs to the class.
+/// Makes the `tokenizer.json` of `vocab.json` and `merges.txt`. The pre-tokenizer stands in neither file, because it
+/// belongs to the tokenizer's class.
 pub(super) fn written(vocab: &[u8], merges: &[u8], class: &str, config: &Value) -> Result<Written, String> {
-    // GPT-2's class has these three, Qwen's no begin token.
+    // GPT-2's class has these three control tokens; Qwen's class has no begin token.
     let (cut, special): (&str, &[&str]) = match class {
         "GPT2Tokenizer" | "CodeGenTokenizer" | "GPTNeoXTokenizer" => {
             ("gpt-2", &["bos_token", "eos_token", "unk_token"])
@@ -59,7 +59,7 @@ fn byte_level() -> Value {
     json!({ "type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": true })
 }
 
-/// The pairs of a `merges.txt`.
+/// Reads the pairs of a `merges.txt`.
 fn listed(merges: &[u8]) -> Result<Vec<Value>, String> {
     let text: String = moi_files::text(merges.to_vec()).map_err(|error| format!("merges.txt: {error}"))?;
     let mut pairs: Vec<Value> = Vec::new();
@@ -102,7 +102,7 @@ struct TekkenSpecial {
     token_str: String,
 }
 
-/// The control tokens of files that do not list theirs.
+/// The control tokens of `tekken.json` files that do not list theirs.
 const TEKKEN_SPECIAL: &[&str] = &[
     "<unk>",
     "<s>",
@@ -126,20 +126,20 @@ const TEKKEN_SPECIAL: &[&str] = &[
     "[TOOL_CONTENT]",
 ];
 
-/// The `tokenizer.json` of a `tekken.json`. It merges the pair whose whole has the lowest rank, so each way to make a
-/// token of two others is a merge, ranked by the whole.
+/// Makes the `tokenizer.json` of a `tekken.json`. Tekken merges the pair whose merged token has the lowest rank, so
+/// each way to make a token of two others is a merge, ranked by the merged token.
 pub(super) fn written_by_ranks(file: &[u8], config: &Value) -> Result<Written, String> {
     let what = |error: serde_json::Error| format!("it is no tekken.json: {}", brief(&error.to_string()));
     let tekken: Tekken = moi_files::json(file).map_err(what)?;
     let special = tekken.special()?;
-    // The others are padding.
+    // Tokens beyond this number are padding.
     let most = tekken.config.default_vocab_size.map_or(usize::MAX, |all| all.saturating_sub(special.len()));
     let mut tokens: Vec<Vec<u8>> = Vec::new();
     for (rank, token) in tekken.vocab.iter().take(most).enumerate() {
         let bytes = BASE64_STANDARD.decode(&token.token_bytes);
         let bytes = bytes.map_err(|_| format!("the bytes of token {rank} are no base64"))?;
-        if bytes.is_empty() || bytes.len() > LONGEST_TOKEN {
-            return Err(format!("token {rank} has {} bytes, expected 1 to {LONGEST_TOKEN}", bytes.len()));
+        if bytes.is_empty() || bytes.len() > MAX_TOKEN_BYTES {
+            return Err(format!("token {rank} has {} bytes, expected 1 to {MAX_TOKEN_BYTES}", bytes.len()));
         }
         tokens.push(bytes);
     }
@@ -174,7 +174,7 @@ pub(super) fn written_by_ranks(file: &[u8], config: &Value) -> Result<Written, S
 }
 
 impl Tekken {
-    /// The control tokens, which have the first ids: those that are listed, and fillers.
+    /// The control tokens, which have the first ids: the listed ones, then fillers.
     fn special(&self) -> Result<Vec<String>, String> {
         let mut texts: Vec<String> = match &self.special_tokens {
             None => TEKKEN_SPECIAL.iter().map(|&text| text.to_owned()).collect(),
@@ -188,7 +188,7 @@ impl Tekken {
             }
         };
         let number = self.config.default_num_special_tokens.unwrap_or(texts.len());
-        if number > MOST_ADDED_TOKENS || texts.len() > number {
+        if number > MAX_ADDED_TOKENS || texts.len() > number {
             return Err(format!("it has {} special tokens, and says {number}", texts.len()));
         }
         texts.extend((texts.len()..number).map(|id| format!("<SPECIAL_{id}>")));
@@ -196,13 +196,13 @@ impl Tekken {
     }
 }
 
-/// The two tokens that a merge joins, in bytes.
+/// The two tokens of a merge, in bytes.
 type BytePair<'a> = (&'a [u8], &'a [u8]);
 
-/// Every way to make a token of two others, the wholes in order of rank.
+/// Every way to make a token of two others, in order of the merged token's rank.
 fn merges_by_ranks(tokens: &[Vec<u8>]) -> Result<Vec<BytePair<'_>>, String> {
-    /// Of all merges; those of 131,072 tokens come to some 10 MB.
-    const MOST_BYTES: usize = 64 << 20;
+    /// Most bytes of all merges; those of 131,072 tokens come to some 10 MB.
+    const MAX_BYTES: usize = 64 << 20;
     check_parts(tokens.iter().map(Vec::len))?;
     let ranks: HashMap<&[u8], usize> =
         tokens.iter().enumerate().map(|(rank, token)| (token.as_slice(), rank)).collect();
@@ -218,7 +218,7 @@ fn merges_by_ranks(tokens: &[Vec<u8>]) -> Result<Vec<BytePair<'_>>, String> {
         }
         ways.sort_unstable();
         bytes += ways.len() * token.len();
-        if bytes > MOST_BYTES {
+        if bytes > MAX_BYTES {
             return Err("its tokens are made of one another in too many ways".to_owned());
         }
         merges.extend(ways.into_iter().map(|(.., at)| token.split_at(at)));
@@ -226,8 +226,8 @@ fn merges_by_ranks(tokens: &[Vec<u8>]) -> Result<Vec<BytePair<'_>>, String> {
     Ok(merges)
 }
 
-/// The characters that a byte-level vocabulary writes bytes as (GPT-2's `bytes_to_unicode`): those that print are
-/// themselves, the others stand from U+0100 on, in order.
+/// The characters that a byte-level vocabulary writes bytes as (GPT-2's `bytes_to_unicode`): printable bytes are
+/// written as themselves, the others as the characters from U+0100 on, in order.
 fn characters() -> Vec<char> {
     let mut others = '\u{100}'..;
     let character = |byte: u8| match byte {
@@ -267,7 +267,7 @@ mod tests {
 
     #[test]
     fn many_long_tokens_are_refused() {
-        let tokens: Vec<Vec<u8>> = (0..100).map(|byte| vec![byte; LONGEST_TOKEN]).collect();
+        let tokens: Vec<Vec<u8>> = (0..100).map(|byte| vec![byte; MAX_TOKEN_BYTES]).collect();
         let error = merges_by_ranks(&tokens).unwrap_err();
         assert!(error.contains("too many and too long"), "{error}");
     }

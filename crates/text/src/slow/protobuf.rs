@@ -1,20 +1,20 @@
-//! The few fields of SentencePiece's `ModelProto` that a tokenizer is made of.
+//! Reads the few fields of SentencePiece's `ModelProto` that a tokenizer needs.
 //!
-//! Numbers and defaults are those of `sentencepiece_model.proto`.
+//! Field numbers and defaults are those of `sentencepiece_model.proto`.
 
-/// A model of SentencePiece.
+/// A SentencePiece model.
 #[derive(Clone, Debug)]
 pub(super) struct Model {
     pub(super) pieces: Vec<Piece>,
-    /// 1 is Unigram, 2 BPE.
+    /// 1 for Unigram, 2 for BPE.
     pub(super) kind: u64,
     pub(super) byte_fallback: bool,
-    /// Spaces are marked behind words.
+    /// Whether spaces are marked behind words.
     pub(super) space_is_suffix: bool,
     pub(super) unk_id: i64,
     pub(super) bos_id: i64,
     pub(super) eos_id: i64,
-    /// A map of characters, compiled.
+    /// The compiled character map of the normaliser.
     pub(super) charsmap: Vec<u8>,
     pub(super) adds_space: bool,
     pub(super) removes_spaces: bool,
@@ -40,7 +40,7 @@ impl Default for Model {
     }
 }
 
-/// An entry of the vocabulary.
+/// A piece: an entry of the vocabulary.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Piece {
     pub(super) text: String,
@@ -60,7 +60,7 @@ enum Field<'a> {
     Other,
 }
 
-/// Reads the fields of one message.
+/// A reader of the fields of one protobuf message.
 struct Fields<'a>(&'a [u8]);
 
 const CUT: &str = "it is cut off, or no model of SentencePiece";
@@ -86,7 +86,7 @@ impl<'a> Fields<'a> {
         Ok(bytes)
     }
 
-    /// The next field and its number.
+    /// Reads the next field and its number.
     fn next(&mut self) -> Result<Option<(u64, Field<'a>)>, String> {
         if self.0.is_empty() {
             return Ok(None);
@@ -112,13 +112,13 @@ impl<'a> Fields<'a> {
     }
 }
 
-/// Reads a model.
+/// Reads a SentencePiece model.
 ///
 /// # Errors
-/// If it is none, or has more pieces than models have.
+/// If the bytes are no SentencePiece model, or the model has more pieces than real ones have.
 pub(super) fn model(bytes: &[u8]) -> Result<Model, String> {
-    /// Gemma 3 has 262,144.
-    const MOST_PIECES: usize = 1 << 20;
+    /// Most pieces of a model; Gemma 3 has 262,144.
+    const MAX_PIECES: usize = 1 << 20;
     let mut model = Model::default();
     let mut fields = Fields(bytes);
     while let Some((number, field)) = fields.next()? {
@@ -128,8 +128,8 @@ pub(super) fn model(bytes: &[u8]) -> Result<Model, String> {
             (3, Field::Bytes(bytes)) => normalizer(&mut model, bytes)?,
             _ => {}
         }
-        if model.pieces.len() > MOST_PIECES {
-            return Err(format!("it has more than {MOST_PIECES} pieces"));
+        if model.pieces.len() > MAX_PIECES {
+            return Err(format!("it has more than {MAX_PIECES} pieces"));
         }
     }
     match model.pieces.is_empty() {
@@ -163,7 +163,7 @@ fn trainer(model: &mut Model, bytes: &[u8]) -> Result<(), String> {
             3 => model.kind = value,
             24 => model.space_is_suffix = value != 0,
             35 => model.byte_fallback = value != 0,
-            // Negative ones are of tokens that the model does without.
+            // A negative id means that the model does not have this token.
             40 => model.unk_id = value.cast_signed(),
             41 => model.bos_id = value.cast_signed(),
             42 => model.eos_id = value.cast_signed(),
@@ -188,13 +188,13 @@ fn normalizer(model: &mut Model, bytes: &[u8]) -> Result<(), String> {
 }
 
 impl Model {
-    /// The text of a piece by its id, and the id; none of tokens that the model does without.
+    /// The text and id of the piece with this id; `None` for a token that the model does not have.
     pub(super) fn piece_at(&self, id: i64) -> Option<(&str, usize)> {
         let id = usize::try_from(id).ok()?;
         Some((self.pieces.get(id)?.text.as_str(), id))
     }
 
-    /// The piece of this text.
+    /// The id of the piece with this text.
     pub(super) fn find(&self, text: &str) -> Option<usize> {
         self.pieces.iter().position(|piece| piece.text == text)
     }
@@ -207,7 +207,7 @@ mod tests {
 
     #[test]
     fn fields_are_read() {
-        // A piece "ab" with a score of 1 and of type 3, and BPE without a begin token.
+        // A piece "ab" of score 1 and type 3, and BPE without a begin token.
         let piece: [u8; 11] = [0x0A, 2, b'a', b'b', 0x15, 0, 0, 0x80, 0x3F, 0x18, 3];
         let trainer: [u8; 14] = [0x18, 2, 0xC8, 2, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 1];
         let bytes = [&[0x0A, 11][..], &piece, &[0x12, 14], &trainer, &[0x1A, 2, 0x18, 0]].concat();
@@ -216,7 +216,7 @@ mod tests {
         assert_eq!((read.kind, read.bos_id, read.eos_id, read.adds_space), (2, -1, 2, false));
         assert_eq!((read.piece_at(read.bos_id), read.find("ab")), (None, Some(0)));
         for cut in 1..bytes.len() {
-            // What is cut between two fields is shorter, anything else is told.
+            // A cut between two fields gives a shorter model; any other cut is an error.
             let _ = model(&bytes[..cut]);
         }
         for wrong in [&[][..], b"IQ== 0\n", &[0x0A, 200], &[0xFF; 20]] {

@@ -1,4 +1,4 @@
-//! Models of SentencePiece.
+//! Converts SentencePiece models to a `tokenizer.json`.
 
 use std::collections::HashMap;
 
@@ -9,19 +9,20 @@ use super::{
     Written, added, around, bpe, check_parts, document, flag, named,
     protobuf::{CONTROL, Model, NORMAL, Piece, UNKNOWN, USER_DEFINED, model},
 };
-use crate::tokenizer::LONGEST_TOKEN;
+use crate::tokenizer::MAX_TOKEN_BYTES;
 
-/// What SentencePiece writes for a space.
+/// The character that SentencePiece writes for a space.
 const SPACE: &str = "\u{2581}";
 
-/// The `tokenizer.json` of a model. It cuts text as the model's own settings say, and as SentencePiece does.
+/// Makes the `tokenizer.json` of a SentencePiece model. It splits text as the model's settings and SentencePiece's
+/// own rules say.
 pub(super) fn written(bytes: &[u8], config: &Value) -> Result<Written, String> {
     let model = model(bytes)?;
     if model.space_is_suffix || !model.escapes_spaces {
         return Err("it marks spaces in a way that is not converted".to_owned());
     }
-    if let Some(long) = model.pieces.iter().find(|piece| piece.text.len() > LONGEST_TOKEN) {
-        return Err(format!("a piece has {} bytes, expected {LONGEST_TOKEN} at most", long.text.len()));
+    if let Some(long) = model.pieces.iter().find(|piece| piece.text.len() > MAX_TOKEN_BYTES) {
+        return Err(format!("a piece has {} bytes, expected {MAX_TOKEN_BYTES} at most", long.text.len()));
     }
     let adds_space = flag(config, "add_prefix_space").unwrap_or(model.adds_space);
     let legacy = flag(config, "legacy") != Some(false);
@@ -37,7 +38,7 @@ pub(super) fn written(bytes: &[u8], config: &Value) -> Result<Written, String> {
         model.pieces.iter().enumerate().filter(|(_, piece)| {
             !piece.text.is_empty() && (special(piece.kind) || piece.kind == USER_DEFINED)
         });
-    // SentencePiece looks for user-defined pieces when spaces are marked.
+    // SentencePiece searches user-defined pieces after spaces are marked.
     let finds_marked = !adds_space || !prepended.is_empty();
     let tokens = listed.map(|(id, piece)| {
         added(id, &piece.text, special(piece.kind), piece.kind == USER_DEFINED && finds_marked)
@@ -48,25 +49,25 @@ pub(super) fn written(bytes: &[u8], config: &Value) -> Result<Written, String> {
     Ok(Written { json, bos, special: Vec::new(), finds_unnormalised: adds_space })
 }
 
-/// The user-defined pieces, if they can be looked for behind a space that is put before the text; none if there are so
-/// many that the steps for it would take long.
+/// The user-defined pieces, if they can be searched behind a space that is put before the text; empty if there are so
+/// many that the steps for this would take long.
 fn user_defined(model: &Model) -> Vec<&str> {
-    const MOST: usize = 128;
-    const MOST_BYTES: usize = 4096;
+    const MAX_COUNT: usize = 128;
+    const MAX_BYTES: usize = 4096;
     let pieces = model.pieces.iter().filter(|piece| piece.kind == USER_DEFINED && !piece.text.is_empty());
     let pieces: Vec<&str> = pieces.map(|piece| piece.text.as_str()).collect();
     let bytes: usize = pieces.iter().map(|piece| piece.len()).sum();
-    match pieces.len() <= MOST && bytes <= MOST_BYTES {
+    match pieces.len() <= MAX_COUNT && bytes <= MAX_BYTES {
         true => pieces,
         false => Vec::new(),
     }
 }
 
-/// The steps before a text is cut: characters are mapped, spaces marked. Older tokenizers (`legacy`) put a space before
-/// the text behind each control token, newer ones only before the first text.
+/// Makes the normaliser and pre-tokenizer: characters are mapped, and spaces are marked. Older tokenizers (`legacy`)
+/// put a space before the text behind each control token, newer ones only before the first text.
 ///
-/// The library normalises the user-defined pieces as it does a text, and looks for what comes of them; so a text that is
-/// one of them and nothing else gets no space. Of all texts, only these are not cut as SentencePiece does it.
+/// The library normalises the user-defined pieces as it normalises a text, and searches the result; so a text that is
+/// one user-defined piece and nothing else gets no space. Only such texts are not split as SentencePiece splits them.
 fn spaces(model: &Model, adds_space: bool, legacy: bool, user_defined: &[&str]) -> (Value, Value) {
     let replace = |pattern: Value, by: &str| json!({ "type": "Replace", "pattern": pattern, "content": by });
     let mut steps: Vec<Value> = Vec::new();
@@ -82,7 +83,8 @@ fn spaces(model: &Model, adds_space: bool, legacy: bool, user_defined: &[&str]) 
     if adds_space && legacy {
         steps.push(json!({ "type": "Prepend", "prepend": SPACE }));
         steps.extend(user_defined.iter().map(|&piece| {
-            // A pattern for each, that does not look ahead: one that does fails on a text of a million characters.
+            // Each piece has its own pattern without look-ahead, because a look-ahead fails on a text of a million
+            // characters.
             replace(json!({ "Regex": format!(r"\A{SPACE}{}\z", regex_syntax::escape(piece)) }), piece)
         }));
     }
@@ -114,8 +116,9 @@ fn decoder(adds_space: bool) -> Value {
     json!({ "type": "Sequence", "decoders": steps })
 }
 
-/// Unigram: the pieces whose scores add up best. The library would find a control token or a byte in a text that spells it,
-/// which SentencePiece never does, so they get a score that anything else is better than.
+/// Makes a Unigram model, which chooses the pieces with the best sum of scores. The library would find a control
+/// token or a byte token in a text that spells it, which SentencePiece never does, so these tokens get a score that
+/// is worse than any other.
 fn unigram(model: &Model) -> Value {
     const NEVER: f32 = -1e5;
     let score = |piece: &Piece| match piece.kind {
@@ -127,16 +130,17 @@ fn unigram(model: &Model) -> Value {
     json!({ "type": "Unigram", "unk_id": unknown, "vocab": vocab, "byte_fallback": model.byte_fallback })
 }
 
-/// BPE: a pair of pieces is merged whose whole has the best score. Only ordinary pieces are made of others.
+/// Makes a BPE model, which merges the pair of pieces whose merged piece has the best score. Only ordinary pieces are
+/// made by merges.
 fn pairs(model: &Model) -> Result<Value, String> {
-    /// Of all merges; Llama 2's 32,000 tokens have half a megabyte of them.
-    const MOST_BYTES: usize = 64 << 20;
+    /// Most bytes of all merges; Llama 2's 32,000 tokens have half a megabyte of them.
+    const MAX_BYTES: usize = 64 << 20;
     let normal = model.pieces.iter().filter(|piece| piece.kind == NORMAL);
     check_parts(normal.map(|piece| piece.text.len()))?;
     let mut vocab = Map::new();
     let mut ids: HashMap<&str, usize> = HashMap::new();
     for (id, piece) in model.pieces.iter().enumerate() {
-        // Of pieces that are spelled alike, the first one is found.
+        // If several pieces have the same text, the first one is found.
         vocab.entry(piece.text.clone()).or_insert_with(|| id.into());
         if piece.kind == NORMAL {
             ids.entry(&piece.text).or_insert(id);
@@ -149,7 +153,7 @@ fn pairs(model: &Model) -> Result<Value, String> {
             let (left, right) = piece.text.split_at(at);
             if ids.contains_key(left) && ids.contains_key(right) {
                 bytes += piece.text.len();
-                if bytes > MOST_BYTES {
+                if bytes > MAX_BYTES {
                     return Err("its pieces are made of one another in too many ways".to_owned());
                 }
                 merges.push((piece.score, id, left, right));
@@ -165,8 +169,8 @@ fn pairs(model: &Model) -> Result<Value, String> {
     Ok(bpe)
 }
 
-/// The token before a prompt, and the step for one behind it. The first is there unless the configuration says
-/// otherwise, the second only if it says so.
+/// The token before a prompt, and the post-processor that adds one behind it. The first token is added unless the
+/// configuration says otherwise, the second one only if the configuration says so.
 fn ends(model: &Model, config: &Value) -> (Option<String>, Value) {
     let bos = named(config, "bos_token").or_else(|| Some(model.piece_at(model.bos_id)?.0));
     let bos = bos.filter(|_| flag(config, "add_bos_token") != Some(false));
@@ -191,12 +195,12 @@ mod tests {
     use super::*;
     use crate::{ExtraToken, SlowFiles, SlowTokenizer};
 
-    /// A field of bytes; shorter than 128.
+    /// A protobuf field of fewer than 128 bytes.
     fn field(number: u8, bytes: &[u8]) -> Vec<u8> {
         [&[(number << 3) | 2, u8::try_from(bytes.len()).unwrap()][..], bytes].concat()
     }
 
-    /// A model of pairs: three control tokens, `<sep>` as a user-defined piece, and letters.
+    /// A BPE model: three control tokens, `<sep>` as a user-defined piece, and letters.
     fn with_a_user_defined_piece() -> Vec<u8> {
         let pieces = [
             ("<unk>", UNKNOWN),
@@ -214,7 +218,7 @@ mod tests {
             let piece = [field(1, text.as_bytes()), vec![3 << 3, u8::try_from(kind).unwrap()]].concat();
             model.extend(field(1, &piece));
         }
-        // The trainer's settings: its model type is 2.
+        // The trainer's settings say that the model type is 2 (BPE).
         model.extend(field(2, &[3 << 3, 2]));
         model
     }
@@ -231,7 +235,7 @@ mod tests {
         assert_eq!(ids("<sep>y"), [4, 3, 7]);
         assert_eq!(ids("a<sep>b"), [8, 3, 6]);
         assert_eq!(ids("<sep><sep>"), [4, 3, 3]);
-        // Behind an added token, text begins anew.
+        // The text behind an added token gets a space in front again.
         assert_eq!(ids("a<|x|>a"), [8, 9, 8]);
     }
 
@@ -239,7 +243,7 @@ mod tests {
     fn many_long_pieces_are_refused() {
         let piece = |text: String| Piece { text, score: 0.0, kind: NORMAL };
         let letters = ('\u{4e00}'..).take(200);
-        let pieces = letters.map(|letter| piece(letter.to_string().repeat(LONGEST_TOKEN / 3))).collect();
+        let pieces = letters.map(|letter| piece(letter.to_string().repeat(MAX_TOKEN_BYTES / 3))).collect();
         let model = Model { pieces, kind: 2, ..Model::default() };
         let error = pairs(&model).unwrap_err();
         assert!(error.contains("too many and too long"), "{error}");

@@ -1,16 +1,16 @@
-//! What keeps a message's text from being a control token.
+//! Keeps control tokens that are spelled in a message's text from becoming control tokens.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 use super::Conversation;
 use crate::{TextError, Tokenizer};
 
-/// A conversation in which a control token's text is one private character: it is put back after the rendered prompt has been
-/// cut at its real control tokens.
+/// A conversation in which the text of each control token is replaced by one private-use character. The text is put
+/// back after the rendered prompt has been cut at its real control tokens.
 pub(super) struct Hidden<'a> {
-    /// With stand-ins for control tokens.
+    /// The conversation with private-use characters in place of control tokens.
     pub(super) conversation: Conversation,
-    /// What stands-ins stand for.
+    /// The control token's text for each private-use character.
     texts: HashMap<char, &'a str>,
 }
 
@@ -21,7 +21,7 @@ impl<'a> Hidden<'a> {
             hidden.extend(tokenizer.find_special(text).map(|range| (&text[range], char::default())));
         });
         if hidden.is_empty() {
-            // Nearly always.
+            // This is nearly always the case.
             return Ok(Self { conversation: conversation.clone(), texts: HashMap::new() });
         }
         let stand_ins = stand_ins(conversation, tokenizer, hidden.len());
@@ -48,7 +48,7 @@ impl<'a> Hidden<'a> {
         })
     }
 
-    /// The text that a piece of the rendered prompt stands for.
+    /// Replaces the private-use characters in a piece of the rendered prompt by the texts that they stand for.
     pub(super) fn restore(&self, text: &str) -> String {
         if self.texts.is_empty() {
             return text.to_owned();
@@ -64,7 +64,7 @@ impl<'a> Hidden<'a> {
     }
 }
 
-/// Characters of a private plane that neither messages nor control tokens use.
+/// Private-use characters that neither messages nor control tokens contain.
 fn stand_ins(conversation: &Conversation, tokenizer: &Tokenizer, count: usize) -> Vec<char> {
     let mut used: HashSet<char> = HashSet::new();
     let mut look = |text: &str| used.extend(text.chars().filter(|&c| c >= '\u{F0000}'));

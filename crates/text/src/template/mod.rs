@@ -1,69 +1,60 @@
-//! Chat templates, rendered as transformers renders them, and bounded in what they may compute.
+//! Chat templates: turn conversations into tokens. The crate moi-jinja renders them.
 
-mod adapt;
-mod args;
-mod chains;
-mod constants;
 mod conversation;
-mod filters;
-mod functions;
 mod hidden;
-mod json;
-mod layout;
-mod lists;
-mod methods;
-mod numbers;
-mod objects;
-mod operators;
-mod printf;
-mod python;
-mod rewrite;
-mod tags;
 #[cfg(test)]
 mod tests;
-mod tests_of_jinja;
-mod text_methods;
-mod texts;
-mod weigh;
 
 use std::{
     collections::BTreeMap,
     path::{Path, PathBuf},
-    sync::Arc,
 };
 
-use minijinja::{
-    AutoEscape, Environment, Value, context, escape_formatter,
-    machinery::{self, CompiledTemplate, TemplateConfig},
-    syntax::SyntaxConfig,
-    value::{Serde, ValueKind},
-};
+use moi_jinja::{Serde, Template, Value, context};
 use serde::{Deserialize, Serialize};
 
 pub use self::conversation::Conversation;
-use self::{
-    hidden::Hidden,
-    rewrite::{Weighed, rewrite},
-};
+use self::hidden::Hidden;
 use crate::{TextError, Tokenizer};
 
-/// One turn of a conversation.
+/// One message of a conversation.
+///
+/// # Examples
+/// ```
+/// use moi_text::Message;
+///
+/// let message = Message::new("user", "Hello");
+/// let json = serde_json::json!({"role": "user", "content": "Hello"});
+/// assert_eq!(serde_json::from_value::<Message>(json)?, message);
+/// # Ok::<(), serde_json::Error>(())
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Message {
     /// `system`, `user` or `assistant`.
     pub role: String,
-    /// What was said.
+    /// The text of the message.
     pub content: String,
 }
 
 impl Message {
-    /// A turn.
+    /// Makes a message.
     pub fn new(role: &str, content: &str) -> Self {
         Self { role: role.to_owned(), content: content.to_owned() }
     }
 }
 
-/// The control tokens a template may name.
+/// The control tokens that a template may name.
+///
+/// # Examples
+/// ```
+/// use moi_text::{ChatTemplate, Message, TemplateTokens};
+///
+/// let others = vec![("image_token".to_owned(), "<im>".to_owned())];
+/// let tokens = TemplateTokens { bos: Some("<s>".to_owned()), others, ..TemplateTokens::default() };
+/// let template = ChatTemplate::new("{{ bos_token }}{{ image_token }}{{ messages[0].content }}", tokens)?;
+/// assert_eq!(template.render(&[Message::new("user", "Hello")], true)?, "<s><im>Hello");
+/// # Ok::<(), moi_text::TextError>(())
+/// ```
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct TemplateTokens {
     /// `bos_token`.
@@ -74,37 +65,47 @@ pub struct TemplateTokens {
     pub pad: Option<String>,
     /// `unk_token`.
     pub unk: Option<String>,
-    /// Others, and what they are called: `sep_token`, `image_token`.
+    /// Other tokens, each with its name and text, such as `sep_token` or `image_token`.
     pub others: Vec<(String, String)>,
 }
 
 /// A model's chat template.
+///
+/// # Examples
+/// ```
+/// use moi_text::{ChatTemplate, Message, TemplateTokens};
+///
+/// let source = "{% for message in messages %}\
+///               <|{{ message.role }}|>{{ message.content }}{{ eos_token }}\
+///               {% endfor %}\
+///               {% if add_generation_prompt %}<|assistant|>{% endif %}";
+/// let tokens = TemplateTokens { eos: Some("<end>".to_owned()), ..TemplateTokens::default() };
+/// let template = ChatTemplate::new(source, tokens)?;
+/// let prompt = template.render(&[Message::new("user", "Hello")], true)?;
+/// assert_eq!(prompt, "<|user|>Hello<end><|assistant|>");
+/// # Ok::<(), moi_text::TextError>(())
+/// ```
 #[derive(Debug)]
 pub struct ChatTemplate {
-    environment: Environment<'static>,
-    source: String,
-    /// As the engine reads it.
-    adapted: String,
+    template: Template,
     tokens: TemplateTokens,
     path: Option<PathBuf>,
-    weighed: Weighed,
 }
 
-const NAME: &str = "chat_template";
-/// What a template may spend before it counts as endless: a step costs one, 64 bytes of what it makes cost one too, so
-/// this bounds its memory. Real ones take a few hundred steps per message.
+/// The steps that a template may take before it counts as endless. Each step costs one, and every 64 bytes that it
+/// makes cost one more, so this also bounds memory. Real templates take a few hundred steps per message.
 const FUEL: u64 = 200_000;
-/// What it may spend besides, for each message and each byte of one.
+/// Additional steps that a template may take for each message and for each byte of a message.
 const FUEL_PER_MESSAGE: u64 = 5_000;
 const FUEL_PER_BYTE: u64 = 2;
 
 impl ChatTemplate {
-    /// The template's own text.
+    /// The template's source text.
     pub fn source(&self) -> &str {
-        &self.source
+        self.template.source()
     }
 
-    /// The tokens that it may name.
+    /// The control tokens that the template may name.
     pub fn tokens(&self) -> &TemplateTokens {
         &self.tokens
     }
@@ -114,43 +115,10 @@ impl ChatTemplate {
     /// # Errors
     /// If it is not valid Jinja.
     pub fn new(source: &str, tokens: TemplateTokens) -> Result<Self, TextError> {
-        let mut environment = Environment::new();
-        environment.set_unknown_method_callback(methods::method);
-        functions::add(&mut environment);
-        environment.add_filter("string", |value: &Value| texts::text(value).map(Value::from));
-        filters::add(&mut environment);
-        lists::add(&mut environment);
-        numbers::add(&mut environment);
-        tests_of_jinja::add(&mut environment);
-        environment.set_formatter(|out, state, value| match value.kind() {
-            ValueKind::Undefined | ValueKind::String => escape_formatter(out, state, value),
-            _ => Ok(out.write_str(&texts::text(value)?)?),
-        });
-        // It would show values that hold themselves.
-        environment.remove_global("debug");
-        operators::add(&mut environment);
-        let adapted = adapt::adapted(source)?;
-        let compiled = compile(&adapted)?;
-        let mut weighed = Weighed::default();
-        for instructions in compiled.blocks.values().chain([&compiled.instructions]) {
-            for instruction in (0..).map_while(|at| instructions.get(at)) {
-                weighed.add(&mut environment, instruction);
-            }
-        }
-        drop(compiled);
-        let template = Self { environment, source: source.to_owned(), adapted, tokens, path: None, weighed };
-        template.compiled()?;
-        Ok(template)
+        Ok(Self { template: Template::new(source)?, tokens, path: None })
     }
 
-    fn compiled(&self) -> Result<CompiledTemplate<'_>, TextError> {
-        let mut compiled = compile(&self.adapted)?;
-        rewrite(&mut compiled.instructions, &self.weighed)?;
-        compiled.blocks.values_mut().try_for_each(|block| rewrite(block, &self.weighed))?;
-        Ok(compiled)
-    }
-
-    /// Compiles a template that stands in a file; errors name it.
+    /// Compiles a template from a file; errors name the file.
     ///
     /// # Errors
     /// As [`ChatTemplate::new`].
@@ -159,16 +127,16 @@ impl ChatTemplate {
         Ok(Self { path: Some(path.to_owned()), ..template })
     }
 
-    /// The prompt's text, ready for the assistant to answer where `add_generation_prompt`. Control tokens
-    /// are spelled out in it, so it must not be encoded as user text: see [`ChatTemplate::encode`].
+    /// Renders the prompt's text; with `add_generation_prompt` it ends where the assistant's answer begins. Control
+    /// tokens are spelled out in it, so it must not be encoded as user text: see [`ChatTemplate::encode`].
     ///
     /// # Errors
-    /// If the template refuses the conversation, or does not come to an end.
+    /// If the template refuses the conversation, or does not end.
     pub fn render(&self, messages: &[Message], add_generation_prompt: bool) -> Result<String, TextError> {
         self.render_conversation(&Conversation { add_generation_prompt, ..Conversation::new(messages) })
     }
 
-    /// The prompt's text of a conversation with tools and other variables of the template.
+    /// Renders the prompt's text of a conversation with tools and other variables of the template.
     ///
     /// # Errors
     /// As [`ChatTemplate::render`].
@@ -189,13 +157,12 @@ impl ChatTemplate {
         let others: BTreeMap<String, Value> = variables.chain(others).collect();
         let others = Value::from(others);
         let per_message = FUEL_PER_MESSAGE * (messages.len() + tools.len()) as u64;
-        let mut environment = self.environment.clone();
-        environment.set_fuel(Some(FUEL + per_message + FUEL_PER_BYTE * conversation.bytes() as u64));
-        let CompiledTemplate { instructions, blocks, initial_auto_escape, .. } = self.compiled()?;
+        let fuel = FUEL + per_message + FUEL_PER_BYTE * conversation.bytes() as u64;
         let conversation = context! {
             messages => Value::from(Serde(messages)),
             add_generation_prompt => *add_generation_prompt,
-            // transformers passes these as None where there are none, and leaves tokens out that are not set.
+            // transformers passes None for tools and documents if there are none, and leaves out tokens that are not
+            // set.
             tools => if tools.is_empty() { Value::from(()) } else { Value::from(Serde(tools)) },
             documents => (),
             bos_token => token(bos),
@@ -204,16 +171,11 @@ impl ChatTemplate {
             unk_token => token(unk),
             ..others
         };
-        weigh::begin();
-        let mut text = String::new();
-        let mut out = machinery::make_string_output(&mut text);
-        machinery::eval(&environment, &instructions, conversation, &blocks, &mut out, initial_auto_escape)?;
-        drop(out);
-        Ok(text)
+        Ok(self.template.render(conversation, fuel)?)
     }
 
-    /// The prompt's tokens, ready for the assistant to answer. Control tokens of the template become control
-    /// tokens; what looks like one in a message stays text.
+    /// Encodes the prompt's tokens, up to where the assistant's answer begins. Control tokens of the template become
+    /// control tokens; text in a message that looks like a control token stays text.
     ///
     /// # Errors
     /// If the template refuses the conversation or the tokenizer fails.
@@ -221,8 +183,8 @@ impl ChatTemplate {
         self.encode_conversation(&Conversation::new(messages), tokenizer)
     }
 
-    /// The tokens of a conversation with tools and other variables of the template. What looks like a control token in any
-    /// text of it stays text.
+    /// Encodes the tokens of a conversation with tools and other variables of the template. Text in the conversation
+    /// that looks like a control token stays text.
     ///
     /// # Errors
     /// As [`ChatTemplate::encode`].
@@ -243,9 +205,10 @@ impl ChatTemplate {
         }
     }
 
-    /// The tokens behind an answer: `messages[..asked]` is what was answered, `messages[asked]` the answer, and more
-    /// follows. So a conversation can go on with the answer's own tokens. `None` where the template does not leave the
-    /// earlier turns as they were: some drop thoughts, or trim what was said.
+    /// Encodes the tokens that follow an answer, so that a conversation can go on with the answer's own tokens:
+    /// `messages[..asked]` is what was answered, `messages[asked]` is the answer, and the other messages follow.
+    /// Returns `None` if the template does not render the earlier messages unchanged: some templates drop thoughts,
+    /// or trim text.
     ///
     /// # Errors
     /// If the template refuses the conversation or the tokenizer fails.
@@ -272,12 +235,4 @@ impl ChatTemplate {
             None => Ok(None),
         }
     }
-}
-
-fn compile(source: &str) -> Result<CompiledTemplate<'_>, TextError> {
-    let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build()?;
-    chains::check(source, &syntax)?;
-    let config =
-        TemplateConfig { syntax_config: syntax, default_auto_escape: Arc::new(|_| AutoEscape::None) };
-    Ok(CompiledTemplate::new(NAME, source, &config)?)
 }

@@ -1,4 +1,4 @@
-//! What a tokenizer is and has: its tokens, their bytes, and what it puts around a prompt.
+//! Facts about a tokenizer: its tokens, their bytes, and the tokens that it puts around a prompt.
 
 use tokenizers::{
     DecoderWrapper, Encoding, Model, ModelWrapper, Token, processors::template::TemplateProcessing,
@@ -7,7 +7,7 @@ use tokenizers::{
 use super::Tokenizer;
 use crate::{TextError, catch_panics::catch_panics};
 
-/// What models think between, as they are written: the opening and the closing marker of each kind in use.
+/// Pairs of opening and closing markers that models write around their thinking.
 pub const THINKING: &[(&str, &str)] = &[
     ("<think>", "</think>"),
     ("[THINK]", "[/THINK]"),
@@ -22,11 +22,12 @@ pub const THINKING: &[(&str, &str)] = &[
     ("\u{25c1}think\u{25b7}", "\u{25c1}/think\u{25b7}"),
 ];
 
-/// Where thinking is one of several channels that begin alike: what begins one, its name, and what ends it (gpt-oss).
+/// Markers for models whose thinking is one of several channels with the same opening token (gpt-oss): the opening
+/// token, the channel's name, and the closing token.
 pub const THINKING_CHANNEL: (&str, &str, &str) = ("<|channel|>", "analysis", "<|end|>");
 
-/// Where what a message says goes to whom its header names, and thoughts go to the model itself: the header's end, what begins
-/// the message, and what ends it (Muse Glimmer).
+/// Markers for models whose messages name their recipient in a header, with thoughts sent to the model itself (Muse
+/// Glimmer): the end of the header, the token that begins the message, and the token that ends it.
 pub const THINKING_RECIPIENT: (&str, &str, &str) = (" to=self", "<|message|>", "<|eom|>");
 
 fn is_byte_level(decoder: &DecoderWrapper) -> bool {
@@ -37,8 +38,8 @@ fn is_byte_level(decoder: &DecoderWrapper) -> bool {
     }
 }
 
-/// The bytes that a byte-level vocabulary writes as characters: those that print are themselves, the others stand from
-/// U+0100 on, in order (GPT-2's `bytes_to_unicode`).
+/// The bytes of a token that a byte-level vocabulary writes as characters: printable bytes are written as themselves,
+/// the others as the characters from U+0100 on, in order (GPT-2's `bytes_to_unicode`).
 fn byte_level_bytes(token: &str) -> Vec<u8> {
     let prints = |byte: &u8| matches!(byte, b'!'..=b'~' | 0xA1..=0xAC | 0xAE..=0xFF);
     let others: Vec<u8> = (0..=255).filter(|byte| !prints(byte)).collect();
@@ -55,28 +56,28 @@ impl Tokenizer {
         self.inner.id_to_token(id)
     }
 
-    /// The token of this text in the vocabulary.
+    /// The id of the token with this text in the vocabulary.
     pub fn id(&self, token: &str) -> Option<u32> {
         self.inner.token_to_id(token)
     }
 
-    /// The text of a control token, if it is one.
+    /// The text of the control token with this id; `None` for other tokens.
     pub fn special_text(&self, id: u32) -> Option<&str> {
         self.places.get(&id).map(|&place| self.special[place].0.content.as_str())
     }
 
-    /// Whether a token was added to the vocabulary, as control tokens are: it is no piece of ordinary text.
+    /// Whether a token was added to the vocabulary, as control tokens are, so that it is no piece of ordinary text.
     pub fn is_added(&self, id: u32) -> bool {
         self.inner.get_added_tokens_decoder().contains_key(&id)
     }
 
-    /// The tokens between which models think, the first of the kinds in use that the vocabulary has; and between them the one
-    /// that must follow the opening one, if it begins other things, too.
+    /// The tokens that open and close the model's thinking: the first known kind that the vocabulary has. The token
+    /// in the middle must follow the opening one, if the opening token also begins other things.
     pub fn thinking_markers(&self) -> Option<(u32, Option<u32>, u32)> {
         let pair = |(open, close): &(&str, &str)| Some((self.id(open)?, None, self.id(close)?));
         let (open, name, close) = THINKING_CHANNEL;
         let channel = || Some((self.id(open)?, Some(self.id(name)?), self.id(close)?));
-        // The header is ordinary text: its last token, right before a message, begins nothing else.
+        // The header is ordinary text; its last token, right before a message, begins nothing else.
         let recipient = || {
             let (header, message, close) = THINKING_RECIPIENT;
             let ends = (self.control_token(message)?, self.control_token(close)?);
@@ -85,7 +86,7 @@ impl Tokenizer {
         THINKING.iter().find_map(pair).or_else(channel).or_else(recipient)
     }
 
-    /// The bytes that a token stands for, which need not be whole characters; none for a token that the vocabulary
+    /// The bytes that a token stands for, which need not be whole characters; `None` for a token that the vocabulary
     /// lacks.
     pub fn token_bytes(&self, id: u32) -> Option<Vec<u8>> {
         let token = self.token(id)?;
@@ -104,13 +105,13 @@ impl Tokenizer {
         }
     }
 
-    /// The token that it puts before a prompt without a template, if any.
+    /// The token that the tokenizer puts before a prompt without a template, if any.
     pub fn bos(&self) -> Option<u32> {
         self.bos.or_else(|| self.added_before())
     }
 
-    /// The first token that the last step of the library's tokenizer puts before a text. Some put one behind it alone, so
-    /// the step is given a text of one token that no vocabulary has.
+    /// The first token that the library's post-processor puts before a text. Some post-processors only put a token
+    /// behind the text, so the post-processor is run on a text of one token that no vocabulary has.
     fn added_before(&self) -> Option<u32> {
         const TEXT: u32 = u32::MAX;
         let text = Token::new(TEXT, "a".to_owned(), (0, 1));
@@ -121,20 +122,20 @@ impl Tokenizer {
         (has_text && first != TEXT).then_some(first)
     }
 
-    /// Whether it has tokens that its `tokenizer.json` lacks, or has no such file.
+    /// Whether the tokenizer has tokens that its `tokenizer.json` lacks, or has no such file.
     pub fn is_extended(&self) -> bool {
         self.extended
     }
 
-    /// Whether a control token swallows the spaces beside it.
+    /// Whether any control token swallows the spaces beside it.
     pub fn strips_spaces(&self) -> bool {
         self.special.iter().any(|(token, _)| token.lstrip || token.rstrip)
     }
 
-    /// As a `tokenizer.json`.
+    /// Writes the tokenizer as a `tokenizer.json`.
     ///
     /// # Errors
-    /// If it cannot be written as one.
+    /// If the tokenizer cannot be written as one.
     pub fn to_json(&self) -> Result<String, TextError> {
         let mut inner = self.inner.clone();
         let named = |id: Option<u32>| id.and_then(|id| Some((self.token(id)?, id)));
@@ -156,7 +157,7 @@ impl Tokenizer {
         Ok(inner.to_string(true)?)
     }
 
-    /// What kind of tokenizer it is.
+    /// The kind of tokenizer, in words.
     pub fn kind(&self) -> &'static str {
         match self.inner.get_model() {
             ModelWrapper::BPE(bpe) if bpe.byte_fallback => "BPE with byte fallback (SentencePiece)",
@@ -167,11 +168,12 @@ impl Tokenizer {
         }
     }
 
-    /// A token of its model's vocabulary that an embedding of so many rows has no row for, if there is one: they are
-    /// not of one model then. Tokens that were added do not count: some models have no row for those of other media.
+    /// A token of the model's vocabulary for which an embedding with this many rows has no row, if there is one: then
+    /// tokenizer and embedding belong to different models. Added tokens do not count, because some models have no
+    /// rows for the tokens of other media.
     pub fn token_beyond(&self, rows: usize) -> Option<u32> {
-        /// Ids behind the rows that are looked at, if the vocabulary has no more tokens than there are rows: it can have
-        /// gaps.
+        /// Ids beyond the rows that are checked if the vocabulary has no more tokens than there are rows, because ids
+        /// can have gaps.
         const LOOKED_AT: usize = 1024;
         let model = self.inner.get_model();
         let behind = model.get_vocab_size().saturating_sub(rows).max(LOOKED_AT);
@@ -180,7 +182,7 @@ impl Tokenizer {
         ids.into_iter().find(|&id| model.id_to_token(id).is_some_and(|token| !added.contains_key(&token)))
     }
 
-    /// Tokens in the vocabulary, added ones included.
+    /// The number of tokens in the vocabulary, including added ones.
     pub fn vocab_size(&self) -> usize {
         self.inner.get_vocab_size(true)
     }
@@ -193,7 +195,7 @@ mod tests {
 
     use super::*;
 
-    /// Markers of each kind that is written with several tokens.
+    /// Tests the kinds of markers that consist of several tokens.
     #[test]
     fn thoughts_are_marked_by_channels_and_recipients() {
         let tokenizer = |texts: &[&str], controls: &[&str]| {
@@ -219,7 +221,7 @@ mod tests {
         };
         let texts = ["s", "e", "l", "f", "se", "sel", "self", " ", "t", "o", "="];
         let recipients = tokenizer(&texts, &["<|start|>", "<|message|>", "<|eom|>"]);
-        // `self`, then the message.
+        // `self` opens the thinking, then the message token follows.
         assert_eq!(recipients.thinking_markers(), Some((6, Some(12), 13)));
         assert_eq!(tokenizer(&texts, &["<|start|>", "<|message|>"]).thinking_markers(), None);
         let between = tokenizer(&texts, &["<think>", "</think>", "<|message|>", "<|eom|>"]);
@@ -242,7 +244,7 @@ mod tests {
                 "type": "TemplateProcessing", "single": pieces, "pair": pieces,
                 "special_tokens": { "<s>": special("<s>", 1), "</s>": special("</s>", 2) },
             });
-            // The text of the vocabulary need not be found in a prompt.
+            // This text of the vocabulary need not be found in a prompt.
             let file: Value = json!({
                 "version": "1.0", "added_tokens": [], "post_processor": around,
                 "model": { "type": "BPE", "vocab": { "x": 0, "<s>": 1, "</s>": 2 }, "merges": [] },

@@ -1,50 +1,51 @@
-//! What the steps of a `tokenizer.json` can make of a text: they follow one another, so forty that double it make a
-//! terabyte of a letter, inside a library that cannot be stopped.
+//! Limits how much longer the steps of a `tokenizer.json` can make a text. Steps follow one another, so forty steps
+//! that each double a text make a terabyte of one letter, inside a library call that cannot be stopped.
 //!
-//! Normal forms, lower case and the spaces that BERT puts around characters are not counted: each adds to a text once,
-//! however often it stands there.
+//! Unicode normal forms, lower case and the spaces that BERT puts around characters are not counted, because
+//! repeating such a step does not lengthen the text again.
 
 use base64::{Engine, prelude::BASE64_STANDARD};
 use serde_json::{Map, Value};
 
 use crate::patterns::{shortest_match, steps, weight};
 
-/// Steps in all; real files have up to a few dozen.
-const MOST_STEPS: usize = 256;
-/// How many times as long a text can become on its way to tokens, or tokens on theirs to text. SentencePiece's own
-/// normalisation makes 33 bytes of some characters, and a space is often made three bytes.
-const MOST_GROWTH: usize = 256;
-/// Bytes or tokens that are added to any text.
-const MOST_ADDED: usize = 256;
-/// What all patterns weigh; the longest of real ones come to some 700.
-const MOST_WEIGHT: usize = 16_384;
-/// Steps that all patterns which go back may take at a character: those of GPT-2 and Llama 3 come to 2,048, that of GPT-4,
-/// as tiktoken has it, to four times that.
-const MOST_BACK: usize = 24_576;
+/// Most steps in all; real files have up to a few dozen.
+const MAX_STEPS: usize = 256;
+/// How many times as long a text can become on its way to tokens, or tokens on their way to text. SentencePiece's own
+/// normalisation makes 33 bytes of some characters, and a space often becomes three bytes.
+const MAX_GROWTH: usize = 256;
+/// Most bytes or tokens that are added to any text.
+const MAX_ADDED: usize = 256;
+/// Most bytes of all patterns with their counts written out ([`weight`]); real files come to some 700.
+const MAX_WEIGHT: usize = 16_384;
+/// Most steps that all backtracking patterns together may take at one character: the patterns of GPT-2 and Llama 3
+/// take 2,048, and GPT-4's, as tiktoken has it, takes four times that.
+const MAX_BACK: usize = 24_576;
 
-/// What steps come to.
+/// Totals over the steps of a tokenizer.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Growth {
+pub(crate) struct Expansion {
     steps: usize,
-    /// How many times as long as before a text can be, ...
+    /// How many times as long a text can become, without the factor `once`.
     times: usize,
-    /// ... times this much: the most that a replacement of a character makes which nothing before it had written.
+    /// A further factor: the most by which one step lengthens a single character that no earlier replacement had
+    /// written.
     once: usize,
-    /// What replacements have written, if that can be said.
+    /// All text that replacements have written, or `None` if a step can write any text.
     written: Option<String>,
     added: usize,
     weight: usize,
     back: usize,
 }
 
-impl Default for Growth {
+impl Default for Expansion {
     fn default() -> Self {
         Self { steps: 0, times: 1, once: 1, written: Some(String::new()), added: 0, weight: 0, back: 0 }
     }
 }
 
-impl Growth {
-    /// Bytes that so many can become.
+impl Expansion {
+    /// Bytes that this many bytes of text can become.
     pub(crate) fn of(&self, bytes: usize) -> usize {
         bytes.saturating_add(self.added).saturating_mul(self.times())
     }
@@ -54,14 +55,15 @@ impl Growth {
         self.times.saturating_mul(self.once)
     }
 
-    /// The steps of a part of the file, behind these. A step may be called anything: files of old versions do not name
-    /// theirs, which are then told by their fields.
+    /// Adds the steps of a part of the file, behind the steps counted so far. The name of a field does not say
+    /// whether it holds a step: files of old versions do not name their steps, which are then recognised by their
+    /// fields.
     pub(crate) fn then(mut self, part: &Value) -> Self {
         match part {
             Value::Array(parts) => parts.iter().fold(self, Self::then),
             Value::Object(fields) => {
                 self.step(fields);
-                // What is replaced and what a template lists are no steps.
+                // The fields that hold a pattern or list a template's pieces are no steps.
                 let steps = |name: &str| !["pattern", "single", "pair", "special_tokens"].contains(&name);
                 let inner = fields.iter().filter(|(name, _)| steps(name));
                 inner.fold(self, |growth, (_, value)| growth.then(value))
@@ -100,8 +102,8 @@ impl Growth {
             Some(regex) => {
                 let weight = weight(regex);
                 self.weight = self.weight.saturating_add(weight);
-                // Parsing takes memory, too.
-                let is_short = weight <= MOST_WEIGHT;
+                // A longer pattern is not parsed, because parsing takes memory, too.
+                let is_short = weight <= MAX_WEIGHT;
                 if is_short {
                     self.back = self.back.saturating_add(steps(regex));
                     shortest_match(regex)
@@ -112,11 +114,11 @@ impl Growth {
             None => literal.map_or(0, str::len),
         };
         let times = match shortest {
-            // It is put between all characters.
+            // The replacement is put between all characters.
             0 => content.len().saturating_add(1),
             shortest => content.len().div_ceil(shortest).max(1),
         };
-        // A character of the text itself is replaced by one of these steps only.
+        // Each character of the original text is replaced by at most one of these steps.
         let is_own = |written: &String| {
             literal.is_some_and(|literal| literal.chars().count() == 1 && !written.contains(literal))
         };
@@ -129,21 +131,21 @@ impl Growth {
         }
     }
 
-    /// What is wrong with it, if anything is.
+    /// Checks the totals against the limits.
     ///
     /// # Errors
-    /// Likewise.
+    /// If a limit is exceeded; the message says which.
     pub(crate) fn check(&self) -> Result<(), String> {
         let bounds = [
-            (self.steps, MOST_STEPS, "have {} steps"),
-            (self.weight, MOST_WEIGHT, "have patterns of {} bytes, what is counted in them written out"),
-            (self.back, MOST_BACK, "look around or back in {} steps at each character"),
-            (self.times(), MOST_GROWTH, "can make a text {} times as long"),
-            (self.added, MOST_ADDED, "add {} bytes or tokens to a text"),
+            (self.steps, MAX_STEPS, "have {} steps"),
+            (self.weight, MAX_WEIGHT, "have patterns of {} bytes, what is counted in them written out"),
+            (self.back, MAX_BACK, "look around or back in {} steps at each character"),
+            (self.times(), MAX_GROWTH, "can make a text {} times as long"),
+            (self.added, MAX_ADDED, "add {} bytes or tokens to a text"),
         ];
         match bounds.into_iter().find(|(found, most, _)| found > most) {
             Some((found, most, what)) => {
-                // Products end where numbers do.
+                // `usize::MAX` means that the product saturated.
                 let found = if found == usize::MAX { "countless".to_owned() } else { found.to_string() };
                 Err(format!("{}, expected at most {most}", what.replace("{}", &found)))
             }
@@ -152,8 +154,8 @@ impl Growth {
     }
 }
 
-/// Bytes of the longest text that a SentencePiece map has for anything: behind the length and bytes of its trie are the
-/// texts, each ended by a zero.
+/// Bytes of the longest text that a SentencePiece character map produces for any input. Such a map holds the length
+/// of its trie, the trie, and then the texts, each ended by a zero byte.
 fn longest_mapped(charsmap: &str) -> usize {
     let map = BASE64_STANDARD.decode(charsmap).unwrap_or_default();
     let texts =
@@ -161,7 +163,7 @@ fn longest_mapped(charsmap: &str) -> usize {
     texts.unwrap_or_default().split(|&byte| byte == 0).map(<[u8]>::len).max().unwrap_or(0)
 }
 
-/// How often a template has a text in it, and how many other pieces. It is a list, or a text of words.
+/// How many times a template repeats the text, and how many other pieces it has. It is a list, or a string of words.
 fn pieces(template: &Value) -> (usize, usize) {
     let is_text = |piece: &Value| match piece {
         Value::Object(piece) => !piece.contains_key("SpecialToken"),
@@ -195,8 +197,8 @@ mod tests {
 
     use super::*;
 
-    fn of(part: &Value) -> Growth {
-        Growth::default().then(part)
+    fn of(part: &Value) -> Expansion {
+        Expansion::default().then(part)
     }
 
     fn replace(pattern: Value, content: &str) -> Value {
@@ -211,7 +213,8 @@ mod tests {
     fn steps_multiply_what_they_lengthen() {
         let times = |step: &Value| of(step).times();
         let regex = |pattern: &str, content: &str| times(&replace(json!({ "Regex": pattern }), content));
-        // One to one, one to three, two or more to three, none to one, behind a letter, something or nothing.
+        // The replacements are one byte to one, one to three, two or more to three, and none to one; one stands
+        // behind a letter, one may match nothing, one matches either of two letters, and one writes nothing.
         assert_eq!((times(&literal("-", "+")), times(&literal(" ", "\u{2581}"))), (1, 3));
         assert_eq!((regex(" {2,}", "\u{2581}"), regex("", "+"), regex("(?<=a)b", "+++")), (2, 2, 3));
         assert_eq!((regex("a?", "++"), regex("[\u{e4}\u{f6}]", "++"), regex(".", "")), (3, 1, 1));
@@ -230,11 +233,11 @@ mod tests {
         let spaced =
             |marks: &str| Value::from_iter(marks.chars().map(|c| literal(&c.to_string(), &format!(" {c} "))));
         assert_eq!(of(&spaced(".,;:!?")).times(), 3);
-        // What was written is replaced again.
+        // What the step before wrote is replaced again.
         assert_eq!(of(&spaced("...")).times(), 27);
         assert_eq!(of(&json!([literal("a", "bb"), literal("b", "cc"), literal("c", "dd")])).times(), 8);
         assert_eq!(of(&json!([replace(json!({ "Regex": "a" }), "bb"), literal("b", "cc")])).times(), 4);
-        // A map can write anything.
+        // A character map can write anything.
         let space = json!({ "type": "Metaspace", "replacement": "\u{2581}" });
         assert_eq!(of(&json!([literal("a", "bb"), space, literal("d", "cc")])).times(), 12);
     }

@@ -1,4 +1,4 @@
-//! `%` of a text, as Python formats values.
+//! The `%` operator of a string: formats values as Python does.
 
 use std::fmt::Write;
 
@@ -8,7 +8,7 @@ use minijinja::{
     value::ValueKind,
 };
 
-use super::{
+use crate::{
     python::{self, float, refuse, type_name, write_repr, write_text},
     texts::{Text, too_long},
 };
@@ -17,7 +17,7 @@ use super::{
 ///
 /// # Errors
 /// As [`printf`].
-pub(super) fn operator(text: &str, value: &Value) -> Result<Value, Error> {
+pub(crate) fn operator(text: &str, value: &Value) -> Result<Value, Error> {
     if value.is_tuple() {
         let values: Vec<Value> = value.try_iter()?.collect();
         return printf(text, &values, None);
@@ -28,11 +28,11 @@ pub(super) fn operator(text: &str, value: &Value) -> Result<Value, Error> {
     }
 }
 
-/// The values put into a text.
+/// Formats the values into a text.
 ///
 /// # Errors
-/// If a value is missing, left over or of the wrong type, or it grows too long.
-pub(super) fn printf(text: &str, values: &[Value], named: Option<&Value>) -> Result<Value, Error> {
+/// If a value is missing, left over or of the wrong type, or the text grows too long.
+pub(crate) fn printf(text: &str, values: &[Value], named: Option<&Value>) -> Result<Value, Error> {
     let mut out = Text::default();
     let mut next = 0;
     let mut rest = text;

@@ -1,20 +1,20 @@
-//! Filters that lay a text out: widths, lines and words.
+//! Filters that lay out a text: widths, lines and words.
 
 use minijinja::{Error, State, Value, value::Kwargs};
 
-use super::{
+use crate::{
     args::{bind, integer, is_true, text},
     python::{is_space, refuse},
-    texts::{MOST_BYTES, text as text_of, too_long},
+    texts::{MAX_BYTES, text as text_of, too_long},
 };
 
-/// Blanks or other characters on the left and on the right of a text, up to a width.
+/// Pads a text on the left and on the right with this many fill characters.
 ///
 /// # Errors
-/// If that is too wide.
-pub(super) fn padded(text: &str, left: usize, right: usize, fill: char) -> Result<Value, Error> {
+/// If the result is too long.
+pub(crate) fn padded(text: &str, left: usize, right: usize, fill: char) -> Result<Value, Error> {
     let added = left.saturating_add(right).saturating_mul(fill.len_utf8());
-    if added.saturating_add(text.len()) > MOST_BYTES {
+    if added.saturating_add(text.len()) > MAX_BYTES {
         return Err(too_long());
     }
     let mut out = String::with_capacity(added + text.len());
@@ -24,19 +24,19 @@ pub(super) fn padded(text: &str, left: usize, right: usize, fill: char) -> Resul
     Ok(Value::from(out))
 }
 
-/// Blanks on both sides, as `str.center` gives them out.
+/// Pads a text on both sides, distributed as by `str.center`.
 ///
 /// # Errors
-/// If that is too wide.
-pub(super) fn centered(text: &str, width: i64, fill: char) -> Result<Value, Error> {
+/// If the result is too long.
+pub(crate) fn centered(text: &str, width: i64, fill: char) -> Result<Value, Error> {
     let width = usize::try_from(width).unwrap_or(0);
     let missing = width.saturating_sub(text.chars().count());
-    // The odd one stands on the left where the width is odd.
+    // If one more is needed on one side, it stands on the left where the width is odd.
     let left = missing / 2 + (missing & width & 1);
     padded(text, left, missing - left, fill)
 }
 
-pub(super) fn center(
+pub(crate) fn center(
     _: &mut State<'_, '_>,
     value: &Value,
     more: &[Value],
@@ -46,8 +46,8 @@ pub(super) fn center(
     centered(&text_of(value)?, integer("center", width.as_ref(), 80)?, ' ')
 }
 
-/// Ends of lines as `str.splitlines` has them: each line, and its end.
-pub(super) fn lines(text: &str) -> Vec<(&str, &str)> {
+/// Splits a text into lines as `str.splitlines` does: each line, and its line end.
+pub(crate) fn lines(text: &str) -> Vec<(&str, &str)> {
     let is_end = |c: char| matches!(c, '\n'..='\r' | '\x1c'..='\x1e' | '\u{85}' | '\u{2028}' | '\u{2029}');
     let mut lines = Vec::new();
     let mut rest = text;
@@ -66,7 +66,7 @@ pub(super) fn lines(text: &str) -> Vec<(&str, &str)> {
     lines
 }
 
-pub(super) fn indent(
+pub(crate) fn indent(
     _: &mut State<'_, '_>,
     value: &Value,
     more: &[Value],
@@ -78,17 +78,17 @@ pub(super) fn indent(
         Some(text) => text.to_owned(),
         None => {
             let width = usize::try_from(integer("indent", width.as_ref(), 4)?).unwrap_or(0);
-            if width > MOST_BYTES {
+            if width > MAX_BYTES {
                 return Err(too_long());
             }
             " ".repeat(width)
         }
     };
-    // As Jinja does, so that a last empty line counts.
+    // Jinja appends a line end, so that a last empty line counts.
     let ended = source.to_owned() + "\n";
     let lines = lines(&ended);
     let added = lines.len().saturating_add(1).saturating_mul(indentation.len());
-    if added.saturating_add(ended.len()) > MOST_BYTES {
+    if added.saturating_add(ended.len()) > MAX_BYTES {
         return Err(too_long());
     }
     let mut out = String::with_capacity(added + ended.len());
@@ -106,7 +106,7 @@ pub(super) fn indent(
     Ok(Value::from(out))
 }
 
-pub(super) fn truncate(
+pub(crate) fn truncate(
     _: &mut State<'_, '_>,
     value: &Value,
     more: &[Value],
@@ -133,8 +133,8 @@ pub(super) fn truncate(
     Ok(Value::from(format!("{cut}{end}")))
 }
 
-/// As Python's textwrap with Jinja's options, without hyphens.
-pub(super) fn word_wrap(
+/// Wraps lines as Python's textwrap does with Jinja's options, without breaking at hyphens.
+pub(crate) fn word_wrap(
     _: &mut State<'_, '_>,
     value: &Value,
     more: &[Value],
@@ -156,32 +156,32 @@ pub(super) fn word_wrap(
         Some(end) => text("wordwrap", Some(end))?,
         None => "\n",
     };
-    // Its pieces take many times the memory of the text.
-    if source.len() > MOST_BYTES / 16 {
+    // The chunks take many times the memory of the text.
+    if source.len() > MAX_BYTES / 16 {
         return Err(too_long());
     }
     let mut out: Vec<&str> = Vec::new();
     for (line, _) in lines(source) {
         let mut wrapped = wrapped(line, width, breaks);
         if wrapped.is_empty() {
-            // A line without words stays, empty.
+            // A line without words stays as an empty line.
             wrapped.push("");
         }
         out.append(&mut wrapped);
     }
     let added = out.len().saturating_mul(end.len());
-    match added.saturating_add(source.len()) > MOST_BYTES {
+    match added.saturating_add(source.len()) > MAX_BYTES {
         true => Err(too_long()),
         false => Ok(Value::from(out.join(end))),
     }
 }
 
-/// A run of blanks or of other characters in a line, by its places in bytes.
+/// A run of blanks or of other characters in a line, as byte positions.
 #[derive(Clone, Copy, Debug)]
 struct Chunk {
     start: usize,
     end: usize,
-    /// Behind its last character that is no white space.
+    /// The end of its last character that is not white space.
     solid_end: usize,
 }
 
@@ -190,7 +190,7 @@ impl Chunk {
         Self { start, end, solid_end: start + line[start..end].trim_end_matches(is_space).len() }
     }
 
-    /// The chunks of a line, the first one last.
+    /// The chunks of a line in reverse order.
     fn all_reversed(line: &str) -> Vec<Self> {
         let is_blank = |c: char| matches!(c, '\t'..='\r' | ' ');
         let mut chunks: Vec<Self> = Vec::new();
@@ -209,8 +209,8 @@ impl Chunk {
         self.solid_end <= self.start
     }
 
-    /// Its parts before and behind so many characters. Only the first part is read, so that a chunk of many lines is not
-    /// read once for each of them.
+    /// Splits a chunk behind this many characters. Only the first part is read, so that a chunk that becomes many
+    /// lines is not read again for each of them.
     fn split(self, line: &str, characters: usize) -> (Self, Self) {
         let length = line[self.start..self.end].char_indices().nth(characters);
         let at = length.map_or(self.end, |(length, _)| self.start + length);
@@ -218,10 +218,10 @@ impl Chunk {
     }
 }
 
-/// The lines that a paragraph becomes.
+/// The lines that a paragraph is wrapped into.
 fn wrapped(line: &str, width: usize, breaks: bool) -> Vec<&str> {
     let mut chunks: Vec<Chunk> = Chunk::all_reversed(line);
-    // What is longer than a line is counted no further.
+    // Counting stops behind the width of a line.
     let count = |chunk: Chunk| line[chunk.start..chunk.end].chars().take(width.saturating_add(1)).count();
     let mut lines: Vec<&str> = Vec::new();
     while !chunks.is_empty() {
@@ -254,7 +254,7 @@ fn wrapped(line: &str, width: usize, breaks: bool) -> Vec<&str> {
         if current.last().is_some_and(|chunk| chunk.is_white()) {
             current.pop();
         }
-        // The chunks of a line stand one behind another.
+        // The chunks of a line are contiguous.
         if let (Some(first), Some(last)) = (current.first(), current.last()) {
             lines.push(&line[first.start..last.end]);
         }
@@ -281,12 +281,12 @@ mod tests {
         }
     }
 
-    /// With a copy or a count of the rest for each line, the rest of a long word would be read as often as it has lines.
+    /// If the rest of a long word were copied or counted for each line, the time would be quadratic.
     #[test]
     fn long_words_become_many_lines() {
         const LENGTH: usize = 2_000_000;
         assert_eq!(wrapped(&"a".repeat(LENGTH), 1, true).len(), LENGTH);
-        // No-break spaces are white, but belong to words.
+        // No-break spaces are white space, but they belong to words.
         let spaces = "\u{a0}".repeat(LENGTH);
         assert_eq!(wrapped(&format!("a{spaces}b{spaces}"), 1, true), ["a", "b"]);
     }

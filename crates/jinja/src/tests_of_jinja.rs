@@ -1,22 +1,22 @@
-//! Jinja's tests (`is ...`), where the engine's do otherwise.
+//! Jinja's tests (`is ...`) where minijinja's behave otherwise.
 
 use std::cmp::Ordering;
 
 use minijinja::{Environment, Error, Value, value::ValueKind};
 
-use super::{
+use crate::{
     objects::has_no_items,
     operators::is_in,
     python::{float, is_callable, is_dictionary, order, refuse, type_name},
 };
 
-/// Tests of the engine that Jinja has not.
+/// minijinja's tests that Jinja lacks.
 const NOT_JINJA: [&str; 4] = ["endingwith", "int", "safe", "startingwith"];
 
-/// Adds them, and takes away those that Jinja has not.
-pub(super) fn add(environment: &mut Environment<'_>) {
+/// Adds these tests, and removes those that Jinja lacks.
+pub(crate) fn add(environment: &mut Environment<'_>) {
     NOT_JINJA.iter().for_each(|name| environment.remove_test(name));
-    environment.add_test("iterable", |value: &Value| super::lists::each(value).is_ok());
+    environment.add_test("iterable", |value: &Value| crate::lists::each(value).is_ok());
     environment.add_test("sequence", |value: &Value| match value.kind() {
         ValueKind::Undefined | ValueKind::String | ValueKind::Seq => true,
         ValueKind::Map => is_dictionary(value),
@@ -44,12 +44,12 @@ pub(super) fn add(environment: &mut Environment<'_>) {
     }
 }
 
-/// What is left of a number, as Python's `%` has it.
+/// The remainder of a number, as Python's `%` gives it.
 fn remainder(value: &Value, divisor: f64) -> Result<f64, Error> {
     match (value.kind(), float(value)) {
         (ValueKind::Bool, _) => Ok(if value.is_true() { 1.0 } else { 0.0 }),
         (ValueKind::Number, Some(float)) => Ok(float.rem_euclid(divisor)),
-        // The last bit is all that matters, and a float may have lost it.
+        // Only the last bit matters, and a conversion to float could lose it.
         (ValueKind::Number, None) => match i128::try_from(value.clone()) {
             Ok(integer) => Ok(integer.rem_euclid(2) as f64),
             Err(_) => refuse("an integer is too large to be told odd or even"),

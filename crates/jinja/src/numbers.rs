@@ -1,4 +1,4 @@
-//! Jinja's filters of numbers, where the engine's do otherwise.
+//! Jinja's number filters where minijinja's behave otherwise.
 
 use std::borrow::Cow;
 
@@ -7,7 +7,7 @@ use minijinja::{
     value::{Kwargs, ValueKind},
 };
 
-use super::{
+use crate::{
     args::{Filter, add_all, bind, integer, text},
     python::{ascii_digit, float, is_space, refuse, type_name},
 };
@@ -15,12 +15,13 @@ use super::{
 const FILTERS: [(&str, Filter); 5] =
     [("int", int), ("float", to_float), ("abs", abs), ("round", round), ("filesizeformat", file_size)];
 
-/// Adds them.
-pub(super) fn add(environment: &mut Environment<'_>) {
+/// Adds these filters.
+pub(crate) fn add(environment: &mut Environment<'_>) {
     add_all(environment, &FILTERS);
 }
 
-/// A text with the decimal digits of all scripts as ASCII's, which is how Python reads numbers.
+/// A text with the decimal digits of all scripts replaced by ASCII digits, because Python's number parsing accepts
+/// them.
 fn with_ascii_digits(text: &str) -> Cow<'_, str> {
     match text.is_ascii() {
         true => Cow::Borrowed(text),
@@ -28,7 +29,7 @@ fn with_ascii_digits(text: &str) -> Cow<'_, str> {
     }
 }
 
-/// A text that Python's `float` reads.
+/// Parses a text as Python's `float` does.
 fn parsed_float(text: &str) -> Option<f64> {
     let ascii = with_ascii_digits(text);
     let text = ascii.trim_matches(is_space);
@@ -44,7 +45,7 @@ fn parsed_float(text: &str) -> Option<f64> {
     }
 }
 
-/// A text that Python's `int` reads. Numbers beyond the engine's are an error.
+/// Parses a text as Python's `int` does. A number beyond minijinja's range is an error.
 fn parsed_integer(text: &str, base: u32) -> Result<Option<i128>, Error> {
     let ascii = with_ascii_digits(text);
     let text = ascii.trim_matches(is_space);
@@ -78,7 +79,7 @@ fn parsed_integer(text: &str, base: u32) -> Result<Option<i128>, Error> {
 
 /// The integer part of a float.
 fn truncated(float: f64) -> Result<Option<Value>, Error> {
-    /// Floats up to this are integers of the engine.
+    /// Floats up to this magnitude fit into minijinja's integers.
     const LARGEST: f64 = 1e38;
     match float.is_finite() {
         false => Ok(None),
@@ -145,7 +146,7 @@ fn round(_: &mut State<'_, '_>, value: &Value, more: &[Value], named: &Kwargs) -
         ValueKind::Number => value.clone(),
         _ => return refuse(format!("round takes a number, not {}", type_name(value))),
     };
-    // Jinja scales the number by a power of ten, which is a float where the number is divided by it.
+    // For these methods, Jinja scales the number by a power of ten and divides by it, so the result is a float.
     let scales = method != "common" && number.is_integer();
     let number = if scales { Value::from(f64::try_from(number)?) } else { number };
     minijinja::filters::round(

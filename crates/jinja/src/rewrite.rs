@@ -1,4 +1,4 @@
-//! A compiled template, its operators, filters and tests replaced by those that are bounded.
+//! Replaces the operators, filters and tests of a compiled template by bounded ones.
 
 use std::collections::BTreeMap;
 
@@ -8,23 +8,23 @@ use minijinja::{
     value::{Kwargs, Rest},
 };
 
-use super::{
+use crate::{
     adapt::{EACH, NOT_CONSTANT},
+    cost::{charge_value, listed},
     methods,
     objects::Generator,
     operators::{COMPARISONS, GROWING, ITEM, LIST, MAP, NEGATED, POWER, REMAINDER, SLICE, TUPLE},
     texts::check,
-    weigh::{listed, weigh},
 };
 
-/// Makes the operators of a compiled template those of [`super::operators`], and its filters and
-/// tests the weighed ones.
+/// Replaces the operators of a compiled template by those of [`crate::operators`], and its filters and tests by
+/// charged ones.
 ///
 /// # Errors
-/// If it holds a constant that is too large (the compiler has applied the operators to constants), or an instruction
-/// that cannot be bounded.
-pub(super) fn rewrite<'a>(instructions: &mut Instructions<'a>, weighed: &'a Weighed) -> Result<(), Error> {
-    /// The filter is looked up each time.
+/// If the template holds a constant that is too large (the compiler has applied operators to constants), or an
+/// instruction that cannot be bounded.
+pub(crate) fn rewrite<'a>(instructions: &mut Instructions<'a>, charged: &'a Charged) -> Result<(), Error> {
+    /// The slot number that makes minijinja look the filter up on each call.
     const NOT_KEPT: u8 = !0;
     let [add, mul, concat] = GROWING;
     for at in 0.. {
@@ -56,18 +56,18 @@ pub(super) fn rewrite<'a>(instructions: &mut Instructions<'a>, weighed: &'a Weig
             }
             Instruction::CompareAndPreserve(_) => return refused("a comparison like `a < b < c`"),
             Instruction::CallMethod("changed", _) => return refused("`changed`"),
-            // The engine divides by the number of its arguments.
+            // minijinja divides by the number of arguments, so no argument would be a division by zero.
             Instruction::CallMethod("cycle", Some(1) | None) => {
                 return refused("`cycle` of nothing or of a list");
             }
             Instruction::Include(true) => return refused("`include` of a template that may be non-existing"),
             Instruction::PushAutoEscape => return refused("`autoescape`"),
-            Instruction::GetAttr(name) => match weighed.name(&format!(".{name}")) {
+            Instruction::GetAttr(name) => match charged.name(&format!(".{name}")) {
                 Some(field) => (field, 1),
                 None => continue,
             },
             Instruction::ApplyFilter(name, ..) | Instruction::PerformTest(name, ..) => {
-                *name = weighed.name(name).unwrap_or(*name);
+                *name = charged.name(name).unwrap_or(*name);
                 continue;
             }
             Instruction::LoadConst(value) => {
@@ -81,38 +81,38 @@ pub(super) fn rewrite<'a>(instructions: &mut Instructions<'a>, weighed: &'a Weig
     Ok(())
 }
 
-/// Filters whose results Python reads once.
+/// Filters whose results are generators in Python, which can be read once.
 const GENERATORS: [&str; 9] =
     ["batch", "items", "map", "reject", "rejectattr", "select", "selectattr", "slice", "unique"];
 
-/// The filters and tests that a template uses, and what they are called where their arguments are weighed.
+/// The filters and tests that a template uses, with the names of their charged versions, which count their arguments.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Weighed(BTreeMap<String, String>);
+pub(crate) struct Charged(BTreeMap<String, String>);
 
-impl Weighed {
-    /// Adds a filter or test that weighs its arguments and then is the one of this name.
-    pub(super) fn add(&mut self, environment: &mut Environment<'_>, instruction: &Instruction<'_>) {
+impl Charged {
+    /// Adds the charged version of a filter or test, which counts its arguments and then calls the original one.
+    pub(crate) fn add(&mut self, environment: &mut Environment<'_>, instruction: &Instruction<'_>) {
         if let Instruction::GetAttr(name) = instruction {
             self.add_field(environment, name);
             return;
         }
         let (name, is_filter) = match instruction {
-            // These look at nothing.
+            // These filters read no value.
             Instruction::ApplyFilter(name, ..) if [EACH, NOT_CONSTANT].contains(name) => return,
             Instruction::ApplyFilter(name, ..) => (*name, true),
             Instruction::PerformTest(name, ..) => (*name, false),
             _ => return,
         };
-        let weighed = format!("weighed:{name}");
-        // As the engine looks names up.
+        let charged = format!("charged:{name}");
+        // minijinja looks names up without white space.
         let own: String = name.split_whitespace().collect();
         let arguments = |Rest(mut values): Rest<Value>, named: Kwargs| {
             if named.args().next().is_some() {
                 values.push(named.into());
             }
-            values.iter().try_for_each(weigh).map(|()| values)
+            values.iter().try_for_each(charge_value).map(|()| values)
         };
-        let called = weighed.clone();
+        let called = charged.clone();
         match is_filter {
             true => environment.add_filter(
                 called,
@@ -134,10 +134,10 @@ impl Weighed {
                 })
             }
         }
-        self.0.insert(name.to_owned(), weighed);
+        self.0.insert(name.to_owned(), charged);
     }
 
-    /// Adds the filter that reads a field which has the name of a method, or of a part of a number.
+    /// Adds the filter that reads a field with the name of a method, or of a field of a number.
     fn add_field(&mut self, environment: &mut Environment<'_>, name: &str) {
         let names = [&methods::DICTIONARY[..], &methods::LIST, &methods::TEXT, &methods::NUMBER];
         let is_method = names.concat().contains(&name);
@@ -150,15 +150,15 @@ impl Weighed {
         }
     }
 
-    /// What a filter or test is called now.
-    pub(super) fn name(&self, name: &str) -> Option<&str> {
+    /// The name of the charged version of a filter or test.
+    pub(crate) fn name(&self, name: &str) -> Option<&str> {
         self.0.get(name).map(String::as_str)
     }
 }
 
-/// The engine's error for what is unknown leaves out its name here.
+/// Adds the original name to minijinja's error for an unknown filter or test, which would leave it out here.
 fn named_in(error: Error, unknown: ErrorKind, what: &str, name: &str) -> Error {
-    /// These use others, by names that they are given.
+    /// These filters call other filters or tests, whose names are arguments.
     const USERS: [&str; 5] = ["map", "select", "reject", "selectattr", "rejectattr"];
     match error.kind() == unknown {
         true if USERS.contains(&name) => {

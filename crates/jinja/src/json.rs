@@ -1,4 +1,4 @@
-//! JSON as Python's `json.dumps` writes it.
+//! Writes JSON as Python's `json.dumps` does.
 
 use std::fmt::Write;
 
@@ -7,15 +7,15 @@ use minijinja::{
     value::{Kwargs, ValueKind},
 };
 
-use super::{
+use crate::{
     args::bind,
+    cost::charge_value,
     objects::is_lazy,
     python::{self, float, float_text, refuse},
     texts::Text,
-    weigh::weigh,
 };
 
-/// How it is written.
+/// The layout of the JSON text.
 struct Style {
     ascii: bool,
     indent: Option<String>,
@@ -23,14 +23,14 @@ struct Style {
     sorted: bool,
 }
 
-/// `tojson`, as transformers has the filter.
-pub(super) fn to_json(
+/// The filter `tojson`, as transformers defines it.
+pub(crate) fn to_json(
     _: &mut State<'_, '_>,
     value: &Value,
     more: &[Value],
     named: &Kwargs,
 ) -> Result<Value, Error> {
-    weigh(value)?;
+    charge_value(value)?;
     let names = ["ensure_ascii", "indent", "separators", "sort_keys"];
     let [ascii, indent, separators, sorted] = bind("tojson", names, more, named)?;
     let indent = indent.filter(|value| !value.is_none());
@@ -49,7 +49,7 @@ pub(super) fn to_json(
 }
 
 fn indent_text(indent: &Value) -> Result<String, Error> {
-    /// No indentation needs more.
+    /// Largest indentation, which is more than any template needs.
     const WIDEST: i64 = 64;
     match (indent.as_str(), indent.as_i64()) {
         (Some(text), _) if text.len() <= WIDEST as usize => Ok(text.to_owned()),
@@ -72,7 +72,7 @@ fn pair_of(pair: &Value) -> Result<(String, String), Error> {
 }
 
 fn put(out: &mut Text, text: &str) -> Result<(), Error> {
-    out.write_str(text).map_err(|_| super::texts::too_long())
+    out.write_str(text).map_err(|_| crate::texts::too_long())
 }
 
 fn number_text(value: &Value) -> String {

@@ -1,22 +1,22 @@
-//! Jinja's filters of texts that the engine lacks or has otherwise.
+//! Jinja's string filters that minijinja lacks or implements otherwise.
 
 use minijinja::{
     Environment, Error, State, Value,
     value::{Kwargs, ValueKind},
 };
 
-use super::{
+use crate::{
     args::{Filter, add_all, bind, text},
     layout,
     objects::items_of,
     printf,
     python::{self, escaped, is_dictionary, is_space, refuse, type_name},
     text_methods::stripped,
-    texts::{MOST_BYTES, text as text_of, too_long},
+    texts::{MAX_BYTES, text as text_of, too_long},
 };
 
 const FILTERS: [(&str, Filter); 14] = [
-    ("tojson", super::json::to_json),
+    ("tojson", crate::json::to_json),
     ("center", layout::center),
     ("e", escape),
     ("escape", escape),
@@ -31,18 +31,18 @@ const FILTERS: [(&str, Filter); 14] = [
     ("wordwrap", layout::word_wrap),
     ("xmlattr", xml_attributes),
 ];
-/// Filters of the engine that Jinja has not, or that give nothing that a test could expect.
+/// minijinja's filters that Jinja lacks, or whose results no test could check.
 const NOT_JINJA: [&str; 6] = ["bool", "chain", "lines", "pprint", "split", "zip"];
 
-/// Adds them, and takes away those that Jinja has not.
-pub(super) fn add(environment: &mut Environment<'_>) {
+/// Adds these filters, and removes those that Jinja lacks.
+pub(crate) fn add(environment: &mut Environment<'_>) {
     add_all(environment, &FILTERS);
     NOT_JINJA.iter().for_each(|name| environment.remove_filter(name));
 }
 
-/// A text that is not too long.
+/// The text, or an error if it is too long.
 fn bounded(text: String) -> Result<String, Error> {
-    if text.len() > MOST_BYTES { Err(too_long()) } else { Ok(text) }
+    if text.len() > MAX_BYTES { Err(too_long()) } else { Ok(text) }
 }
 
 fn escape(_: &mut State<'_, '_>, value: &Value, more: &[Value], named: &Kwargs) -> Result<Value, Error> {
@@ -91,7 +91,7 @@ fn strip_tags(_: &mut State<'_, '_>, value: &Value, more: &[Value], named: &Kwar
     unescaped(&words.join(" ")).map(Value::from)
 }
 
-/// HTML's entities as characters.
+/// Replaces HTML's entities by their characters.
 fn unescaped(text: &str) -> Result<String, Error> {
     const NAMES: [(&str, &str); 6] =
         [("amp;", "&"), ("lt;", "<"), ("gt;", ">"), ("quot;", "\""), ("apos;", "'"), ("nbsp;", "\u{a0}")];
@@ -121,7 +121,7 @@ fn unescaped(text: &str) -> Result<String, Error> {
                 out.push(character);
                 rest = behind;
             }
-            // A name, with or without its end, that only the whole list of HTML could tell.
+            // Only HTML's full list of entities could tell whether this is one, with or without its semicolon.
             None if rest.starts_with(|c: char| c == '#' || c.is_ascii_alphabetic()) => {
                 return refuse("striptags knows only the common entities of HTML");
             }
@@ -143,7 +143,7 @@ fn trim(_: &mut State<'_, '_>, value: &Value, more: &[Value], named: &Kwargs) ->
     }
 }
 
-/// A text with what does not stand in addresses as `%XX`.
+/// Percent-encodes a text: characters that URLs do not allow become `%XX`.
 fn quoted(text: &str, is_form: bool) -> Result<String, Error> {
     let mut out = String::with_capacity(text.len());
     for byte in text.bytes() {

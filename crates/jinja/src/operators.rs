@@ -1,5 +1,5 @@
-//! Operators of a template, as filters by names that no template can spell: they weigh what they look at, and refuse to
-//! make what is too long.
+//! Operators of a template, implemented as filters whose names no template can spell: they count what they read, and
+//! refuse to make results that are too long.
 
 use std::cmp::Ordering;
 
@@ -8,36 +8,36 @@ use minijinja::{
     value::{Kwargs, Rest, Tuple, ValueKind, ValueOrKwargs},
 };
 
-use super::{
+use crate::{
+    cost::{charge_value, count_namespace, listed},
     lists::{added_markup, each},
     objects::{Range, has_no_items},
     printf,
     python::{float, is_dictionary, is_unhashable, order, refuse, type_name},
     texts::{check, concatenated},
-    weigh::{count_namespace, listed, weigh},
 };
 
 /// `a + b`, `a * b` and `a ~ b`, whose results can grow.
-pub(super) const GROWING: [&str; 3] = ["bounded+", "bounded*", "bounded~"];
-/// Comparisons, which walk through what they compare.
-pub(super) const COMPARISONS: [&str; 7] =
-    ["weighed==", "weighed!=", "weighed<", "weighed<=", "weighed>", "weighed>=", "weighed-in"];
-/// `a % b`, which formats a text.
-pub(super) const REMAINDER: &str = "weighed%";
-/// `a ** b`, which Python gives as a complex number or not at all where it is no float.
-pub(super) const POWER: &str = "weighed**";
-/// `-a`, of truth values too.
-pub(super) const NEGATED: &str = "weighed-";
+pub(crate) const GROWING: [&str; 3] = ["bounded+", "bounded*", "bounded~"];
+/// Comparisons, which read both operands entirely.
+pub(crate) const COMPARISONS: [&str; 7] =
+    ["charged==", "charged!=", "charged<", "charged<=", "charged>", "charged>=", "charged-in"];
+/// `a % b`, which formats a string if `a` is one.
+pub(crate) const REMAINDER: &str = "charged%";
+/// `a ** b`, whose result in Python is complex or an error if it is no float.
+pub(crate) const POWER: &str = "charged**";
+/// `-a`, also for booleans.
+pub(crate) const NEGATED: &str = "charged-";
 /// `a[b]` and `{a: b}`.
-pub(super) const ITEM: &str = "weighed[]";
-pub(super) const MAP: &str = "weighed{}";
+pub(crate) const ITEM: &str = "charged[]";
+pub(crate) const MAP: &str = "charged{}";
 /// `[a, b]`, `(a, b)` and `a[b:c:d]`.
-pub(super) const LIST: &str = "weighed,";
-pub(super) const TUPLE: &str = "weighed(,)";
-pub(super) const SLICE: &str = "weighed[:]";
+pub(crate) const LIST: &str = "charged,";
+pub(crate) const TUPLE: &str = "charged(,)";
+pub(crate) const SLICE: &str = "charged[:]";
 
-/// Adds the operators named above, and the functions that make values of values.
-pub(super) fn add(environment: &mut Environment<'_>) {
+/// Adds the operators named above, and the functions that make values from other values.
+pub(crate) fn add(environment: &mut Environment<'_>) {
     add_growing(environment);
     type Compare = fn(&Value, &Value) -> Result<bool, Error>;
     let compare: [Compare; 7] = [
@@ -51,14 +51,14 @@ pub(super) fn add(environment: &mut Environment<'_>) {
     ];
     for (name, compare) in COMPARISONS.into_iter().zip(compare) {
         environment.add_filter(name, move |a: &Value, b: &Value| {
-            weigh(a)?;
-            weigh(b)?;
+            charge_value(a)?;
+            charge_value(b)?;
             compare(a, b)
         });
     }
     environment.add_filter(REMAINDER, |state: &State, a: &Value, b: &Value| {
-        weigh(a)?;
-        weigh(b)?;
+        charge_value(a)?;
+        charge_value(b)?;
         match a.as_str() {
             Some(_) if a.is_safe() => refuse("`%` of an escaped text is not supported"),
             Some(text) => printf::operator(text, b),
@@ -79,11 +79,11 @@ pub(super) fn add(environment: &mut Environment<'_>) {
         _ => refuse(format!("`-` takes a number, not {}", type_name(a))),
     });
     environment.add_filter(ITEM, |a: &Value, b: &Value| {
-        // A text is walked through up to the character.
+        // A string is read up to the character.
         if a.as_str().is_some() {
-            weigh(a)?;
+            charge_value(a)?;
         }
-        weigh(b)?;
+        charge_value(b)?;
         let is_list = matches!(a.kind(), ValueKind::Seq | ValueKind::Iterable | ValueKind::String);
         match has_no_items(a) || (is_list && float(b).is_some()) {
             true => Ok(Value::UNDEFINED),
@@ -91,19 +91,19 @@ pub(super) fn add(environment: &mut Environment<'_>) {
         }
     });
     environment.add_filter(LIST, |items: Rest<Value>| {
-        items.iter().try_for_each(weigh)?;
+        items.iter().try_for_each(charge_value)?;
         Ok::<_, Error>(items.iter().cloned().collect::<Value>())
     });
     environment.add_filter(TUPLE, |items: Rest<Value>| {
-        items.iter().try_for_each(weigh)?;
+        items.iter().try_for_each(charge_value)?;
         Ok::<_, Error>(Value::from(Tuple::from(&items[..])))
     });
     environment.add_filter(SLICE, |state: &State, a: &Value, b: &Value, c: &Value, d: &Value| {
-        weigh(a)?;
+        charge_value(a)?;
         if a.is_undefined() {
             return refuse("what is undefined has no parts");
         }
-        // As in Jinja, where the error of what cannot be cut is swallowed.
+        // As in Jinja, which swallows the error for values that cannot be sliced.
         let is_cut = matches!(a.kind(), ValueKind::Seq | ValueKind::Iterable | ValueKind::String);
         if !is_cut || has_no_items(a) {
             return Ok(Value::UNDEFINED);
@@ -112,7 +112,7 @@ pub(super) fn add(environment: &mut Environment<'_>) {
     });
     add_functions(environment);
     environment.add_filter(MAP, |pairs: Rest<Value>| {
-        pairs.iter().try_for_each(weigh)?;
+        pairs.iter().try_for_each(charge_value)?;
         if let Some([key, _]) = pairs.as_chunks::<2>().0.iter().find(|[key, _]| is_unhashable(key)) {
             return refuse(format!("{} is no key of a dictionary", type_name(key)));
         }
@@ -121,7 +121,7 @@ pub(super) fn add(environment: &mut Environment<'_>) {
     });
 }
 
-/// Those that refuse to make what is too long.
+/// Adds the operators that refuse to make results that are too long.
 fn add_growing(environment: &mut Environment<'_>) {
     let [add, mul, concat] = GROWING;
     environment.add_filter(add, |state: &State, a: &Value, b: &Value| {
@@ -147,12 +147,12 @@ fn add_growing(environment: &mut Environment<'_>) {
     environment.add_filter(concat, |a: &Value, b: &Value| concatenated(a, b));
 }
 
-/// The functions that make values of values.
+/// Adds the functions that make values from other values.
 fn add_functions(environment: &mut Environment<'_>) {
     environment.add_function("range", |first: &Value, second: Option<Value>, step: Option<Value>| {
         Range::function(first, second, step)
     });
-    // The values one by one: an optional argument takes none and undefined for absent.
+    // The values are taken as a list, because an optional argument would treat none and undefined as absent.
     let made = |Rest(values): Rest<Value>, fields: Kwargs| match &values[..] {
         [] => dictionary(None, &fields),
         [value] => dictionary(Some(value), &fields),
@@ -166,10 +166,10 @@ fn add_functions(environment: &mut Environment<'_>) {
     });
 }
 
-/// A dictionary of a dictionary or of pairs, and of fields.
+/// Makes a dictionary from a dictionary or a list of pairs, and from fields.
 fn dictionary(value: Option<&Value>, fields: &Kwargs) -> Result<Value, Error> {
-    value.into_iter().try_for_each(weigh)?;
-    weigh(&Value::from(fields.clone()))?;
+    value.into_iter().try_for_each(charge_value)?;
+    charge_value(&Value::from(fields.clone()))?;
     let mut pairs: Vec<(Value, Value)> = Vec::new();
     if let Some(value) = value {
         match value.kind() {
@@ -198,7 +198,7 @@ fn dictionary(value: Option<&Value>, fields: &Kwargs) -> Result<Value, Error> {
     Ok(Value::from_pairs(pairs))
 }
 
-/// The two items of a pair that a dictionary is made of.
+/// The key and value of a pair that a dictionary is made from.
 fn key_and_value(pair: &Value) -> Result<(Value, Value), Error> {
     let items: Vec<Value> = each(pair)?.try_iter()?.collect();
     match &items[..] {
@@ -211,8 +211,8 @@ fn key_and_value(pair: &Value) -> Result<(Value, Value), Error> {
 /// `a in b`
 ///
 /// # Errors
-/// If Python refuses to look for it there.
-pub(super) fn is_in(a: &Value, b: &Value) -> Result<bool, Error> {
+/// If Python does not support `in` for these types.
+pub(crate) fn is_in(a: &Value, b: &Value) -> Result<bool, Error> {
     match b.kind() {
         ValueKind::String => match (a.as_str(), b.as_str()) {
             (Some(part), Some(text)) => Ok(text.contains(part)),
@@ -226,7 +226,7 @@ pub(super) fn is_in(a: &Value, b: &Value) -> Result<bool, Error> {
     }
 }
 
-/// The engine's own operator.
+/// Applies minijinja's own operator.
 fn operator(state: &State, operation: &'static str, a: &Value, b: &Value) -> Result<Value, Error> {
     state.env().compile_expression(operation)?.eval(context! { a, b })
 }

@@ -1,46 +1,46 @@
-//! How Python writes and orders values.
+//! Writes and orders values as Python does.
 
 use std::{borrow::Cow, cmp::Ordering, fmt, sync::LazyLock};
 
 use minijinja::{Error, ErrorKind, Value, value::ValueKind};
 use regex_syntax::hir::{Class, HirKind};
 
-use super::{
+use crate::{
+    cost::charge_value,
     lists::Group,
     objects::{Generator, Range, View},
-    weigh::weigh,
 };
 
 /// An error of a template.
-pub(super) fn refuse<T>(what: impl Into<Cow<'static, str>>) -> Result<T, Error> {
+pub(crate) fn refuse<T>(what: impl Into<Cow<'static, str>>) -> Result<T, Error> {
     Err(Error::new(ErrorKind::InvalidOperation, what))
 }
 
-/// White space as `str.isspace` has it.
-pub(super) fn is_space(c: char) -> bool {
+/// Whether `str.isspace` holds for a character.
+pub(crate) fn is_space(c: char) -> bool {
     c.is_whitespace() || ('\x1c'..='\x1f').contains(&c)
 }
 
-/// What the engine keeps as a map and Python does not.
-pub(super) fn is_dictionary(value: &Value) -> bool {
+/// Whether a value is a dictionary in Python; minijinja keeps other objects as maps, too.
+pub(crate) fn is_dictionary(value: &Value) -> bool {
     let others = ["::Namespace", "::Loop", "::Macro", "::Module"];
     let is_other = |name: &str| others.iter().any(|other| name.ends_with(other));
     value.kind() == ValueKind::Map && !value.as_object().is_some_and(|object| is_other(object.type_name()))
 }
 
-/// Whether it is a namespace.
-pub(super) fn is_namespace(value: &Value) -> bool {
+/// Whether a value is a namespace.
+pub(crate) fn is_namespace(value: &Value) -> bool {
     value.as_object().is_some_and(|object| object.type_name().ends_with("::Namespace"))
 }
 
-/// Whether it can be called.
-pub(super) fn is_callable(value: &Value) -> bool {
+/// Whether a value can be called.
+pub(crate) fn is_callable(value: &Value) -> bool {
     value.kind() == ValueKind::Plain
         || value.as_object().is_some_and(|object| object.type_name().ends_with("::Macro"))
 }
 
-/// Whether it has no hash, so that no dictionary can hold it as a key.
-pub(super) fn is_unhashable(value: &Value) -> bool {
+/// Whether a value has no hash in Python, so that it cannot be a key of a dictionary.
+pub(crate) fn is_unhashable(value: &Value) -> bool {
     match value.kind() {
         ValueKind::Map => true,
         ValueKind::Seq if value.is_tuple() => {
@@ -51,8 +51,8 @@ pub(super) fn is_unhashable(value: &Value) -> bool {
     }
 }
 
-/// What Python calls the type of a value.
-pub(super) fn type_name(value: &Value) -> &'static str {
+/// The name of a value's type in Python.
+pub(crate) fn type_name(value: &Value) -> &'static str {
     match value.kind() {
         ValueKind::Undefined => "undefined",
         ValueKind::None => "None",
@@ -69,14 +69,14 @@ pub(super) fn type_name(value: &Value) -> &'static str {
 }
 
 /// A float as `repr` writes it.
-pub(super) fn float_text(value: f64) -> String {
+pub(crate) fn float_text(value: f64) -> String {
     if value.is_nan() {
         return "nan".to_owned();
     }
     if value.is_infinite() {
         return if value < 0.0 { "-inf" } else { "inf" }.to_owned();
     }
-    // The bounds of the exponent's form are Python's; the form itself is not.
+    // Rust's `Debug` switches to an exponent at the same bounds as Python, but writes the exponent otherwise.
     let text = format!("{value:?}");
     match text.split_once('e') {
         Some((mantissa, exponent)) => {
@@ -88,7 +88,7 @@ pub(super) fn float_text(value: f64) -> String {
 }
 
 /// The float in a value, if it is one.
-pub(super) fn float(value: &Value) -> Option<f64> {
+pub(crate) fn float(value: &Value) -> Option<f64> {
     match value.kind() == ValueKind::Number && !value.is_integer() {
         true => f64::try_from(value.clone()).ok(),
         false => None,
@@ -96,14 +96,14 @@ pub(super) fn float(value: &Value) -> Option<f64> {
 }
 
 fn put(out: &mut dyn fmt::Write, text: &str) -> Result<(), Error> {
-    out.write_str(text).map_err(|_| super::texts::too_long())
+    out.write_str(text).map_err(|_| crate::texts::too_long())
 }
 
-/// Writes a value as `str` does. It must have been weighed.
+/// Writes a value as `str` does. The value must have been counted by [`charge_value`].
 ///
 /// # Errors
-/// If there is too much of it, or Python writes an address.
-pub(super) fn write_text(out: &mut dyn fmt::Write, value: &Value) -> Result<(), Error> {
+/// If the text is too long, or Python would write an address.
+pub(crate) fn write_text(out: &mut dyn fmt::Write, value: &Value) -> Result<(), Error> {
     match value.kind() {
         ValueKind::String => put(out, value.as_str().unwrap_or_default()),
         ValueKind::Undefined => Ok(()),
@@ -111,11 +111,11 @@ pub(super) fn write_text(out: &mut dyn fmt::Write, value: &Value) -> Result<(), 
     }
 }
 
-/// Writes a value as `repr` does. It must have been weighed.
+/// Writes a value as `repr` does. The value must have been counted by [`charge_value`].
 ///
 /// # Errors
 /// As [`write_text`].
-pub(super) fn write_repr(out: &mut dyn fmt::Write, value: &Value) -> Result<(), Error> {
+pub(crate) fn write_repr(out: &mut dyn fmt::Write, value: &Value) -> Result<(), Error> {
     match value.kind() {
         ValueKind::Undefined => put(out, "Undefined"),
         ValueKind::None => put(out, "None"),
@@ -183,7 +183,7 @@ fn write_map(out: &mut dyn fmt::Write, map: &Value) -> Result<(), Error> {
     put(out, "}")
 }
 
-/// First and last characters of the ranges of a class.
+/// The first and last characters of the ranges of a character class.
 fn ranges(class: &str) -> Vec<(char, char)> {
     let parsed = regex_syntax::parse(class).ok();
     match parsed.as_ref().map(|parsed| parsed.kind()) {
@@ -199,43 +199,43 @@ fn is_within(ranges: &[(char, char)], c: char) -> bool {
     after > 0 && c <= ranges[after - 1].1
 }
 
-/// What `repr` escapes, but for the space.
+/// The characters that `repr` escapes, and the space.
 static NOT_PRINTED: LazyLock<Vec<(char, char)>> = LazyLock::new(|| ranges(r"[\p{C}\p{Z}]"));
 static LETTERS: LazyLock<Vec<(char, char)>> = LazyLock::new(|| ranges(r"[\p{L}]"));
 static DECIMALS: LazyLock<Vec<(char, char)>> = LazyLock::new(|| ranges(r"[\p{Nd}]"));
 
 /// Whether `str.isprintable` holds for a character.
-pub(super) fn is_printed(c: char) -> bool {
+pub(crate) fn is_printed(c: char) -> bool {
     c == ' ' || !is_within(&NOT_PRINTED, c)
 }
 
 /// Whether `str.isalpha` holds for a character.
-pub(super) fn is_letter(c: char) -> bool {
+pub(crate) fn is_letter(c: char) -> bool {
     is_within(&LETTERS, c)
 }
 
 /// Whether `str.isdecimal` holds for a character.
-pub(super) fn is_decimal(c: char) -> bool {
+pub(crate) fn is_decimal(c: char) -> bool {
     is_within(&DECIMALS, c)
 }
 
-/// The digit from 0 to 9 that a decimal digit of any script stands for.
-pub(super) fn ascii_digit(c: char) -> Option<char> {
+/// The digit from 0 to 9 that a decimal digit of any script has.
+pub(crate) fn ascii_digit(c: char) -> Option<char> {
     let after = DECIMALS.partition_point(|&(start, _)| start <= c);
     let &(start, end) = DECIMALS.get(after.checked_sub(1)?)?;
-    // The ten digits of a script stand one behind the other, and a range begins with a zero.
+    // The ten digits of a script are contiguous, and each range begins with a zero.
     let value = (u32::from(c) - u32::from(start)) % 10;
     if c <= end { char::from_digit(value, 10) } else { None }
 }
 
 /// Whether `str.isalnum` holds for a character.
-pub(super) fn is_alphanumeric(c: char) -> bool {
+pub(crate) fn is_alphanumeric(c: char) -> bool {
     is_letter(c) || c.is_numeric()
 }
 
 fn write_quoted(out: &mut dyn fmt::Write, text: &str) -> Result<(), Error> {
     let quote = if text.contains('\'') && !text.contains('"') { '"' } else { '\'' };
-    let mut quoted = String::with_capacity(text.len().min(super::texts::MOST_BYTES) + 2);
+    let mut quoted = String::with_capacity(text.len().min(crate::texts::MAX_BYTES) + 2);
     quoted.push(quote);
     for c in text.chars() {
         match c {
@@ -260,11 +260,11 @@ fn write_quoted(out: &mut dyn fmt::Write, text: &str) -> Result<(), Error> {
     put(out, &quoted)
 }
 
-/// How two values are ordered; nothing where one is not a number.
+/// The order of two values; `None` if one is NaN.
 ///
 /// # Errors
 /// If Python does not order such values.
-pub(super) fn order(a: &Value, b: &Value) -> Result<Option<Ordering>, Error> {
+pub(crate) fn order(a: &Value, b: &Value) -> Result<Option<Ordering>, Error> {
     let is_number = |value: &Value| matches!(value.kind(), ValueKind::Number | ValueKind::Bool);
     if is_number(a) && is_number(b) {
         let is_nan = |value: &Value| float(value).is_some_and(f64::is_nan);
@@ -286,14 +286,14 @@ pub(super) fn order(a: &Value, b: &Value) -> Result<Option<Ordering>, Error> {
 /// Sorts items by their keys.
 ///
 /// # Errors
-/// If two keys have no order, or there is too much to compare.
-pub(super) fn sort(items: &mut [(Value, Value)], reverse: bool) -> Result<(), Error> {
+/// If two keys have no order, or sorting would read too much.
+pub(crate) fn sort(items: &mut [(Value, Value)], reverse: bool) -> Result<(), Error> {
     let rounds = usize::BITS - items.len().leading_zeros();
     for _ in 0..rounds {
-        items.iter().try_for_each(|(key, _)| weigh(key))?;
+        items.iter().try_for_each(|(key, _)| charge_value(key))?;
     }
     let mut failed = None;
-    // The engine's own order is the same wherever Python has one, and total.
+    // minijinja's order is total, and agrees with Python's wherever Python has one.
     items.sort_by(|(a, _), (b, _)| {
         if failed.is_none() {
             failed = order(a, b).err();
@@ -303,8 +303,8 @@ pub(super) fn sort(items: &mut [(Value, Value)], reverse: bool) -> Result<(), Er
     failed.map_or(Ok(()), Err)
 }
 
-/// A text with HTML's characters escaped, as markupsafe does.
-pub(super) fn escaped(text: &str) -> String {
+/// A text with HTML's special characters escaped, as markupsafe does.
+pub(crate) fn escaped(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for c in text.chars() {
         match c {

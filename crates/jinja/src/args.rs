@@ -1,14 +1,15 @@
-//! Arguments of filters and methods, by place or by name as in Python.
+//! Binds arguments of filters and methods, given by position or by name as in Python.
 
 use minijinja::{Environment, Error, State, Value, value::Kwargs, value::Rest};
 
-use super::python::{refuse, type_name};
+use crate::python::{refuse, type_name};
 
-/// A filter: what it is applied to, and its other arguments.
-pub(super) type Filter = fn(&mut State<'_, '_>, &Value, &[Value], &Kwargs) -> Result<Value, Error>;
+/// A filter. Its parameters are the state, the value it is applied to, and the other arguments by position and by
+/// name.
+pub(crate) type Filter = fn(&mut State<'_, '_>, &Value, &[Value], &Kwargs) -> Result<Value, Error>;
 
-/// Adds filters, in the place of the engine's own of the same name.
-pub(super) fn add_all(environment: &mut Environment<'_>, filters: &[(&'static str, Filter)]) {
+/// Adds filters, replacing minijinja's filters of the same name.
+pub(crate) fn add_all(environment: &mut Environment<'_>, filters: &[(&'static str, Filter)]) {
     for &(name, filter) in filters {
         environment.add_filter(name, move |state: &mut State, Rest(values): Rest<Value>, named: Kwargs| {
             match values.split_first() {
@@ -19,11 +20,11 @@ pub(super) fn add_all(environment: &mut Environment<'_>, filters: &[(&'static st
     }
 }
 
-/// The arguments under their names.
+/// The arguments in the order of their names.
 ///
 /// # Errors
-/// If there are too many, one is given twice, or one has a name that is none.
-pub(super) fn bind<const N: usize>(
+/// If there are too many arguments, one is given twice, or one has an unknown name.
+pub(crate) fn bind<const N: usize>(
     what: &str,
     names: [&str; N],
     given: &[Value],
@@ -45,15 +46,15 @@ pub(super) fn bind<const N: usize>(
     Ok(bound)
 }
 
-/// An integer, or what stands for it where it is not given.
+/// An integer argument, or its default.
 ///
 /// # Errors
-/// If it is none.
-pub(super) fn integer(what: &str, value: Option<&Value>, default: i64) -> Result<i64, Error> {
+/// If the value is no integer.
+pub(crate) fn integer(what: &str, value: Option<&Value>, default: i64) -> Result<i64, Error> {
     match value {
         None => Ok(default),
         Some(value) => {
-            match i64::try_from(value.clone()).ok().filter(|_| super::python::float(value).is_none()) {
+            match i64::try_from(value.clone()).ok().filter(|_| crate::python::float(value).is_none()) {
                 Some(integer) => Ok(integer),
                 None => refuse(format!("{what} takes an integer, not {}", type_name(value))),
             }
@@ -61,11 +62,11 @@ pub(super) fn integer(what: &str, value: Option<&Value>, default: i64) -> Result
     }
 }
 
-/// A text.
+/// A string argument.
 ///
 /// # Errors
-/// If it is none.
-pub(super) fn text<'a>(what: &str, value: Option<&'a Value>) -> Result<&'a str, Error> {
+/// If the value is missing or no string.
+pub(crate) fn text<'a>(what: &str, value: Option<&'a Value>) -> Result<&'a str, Error> {
     match value.map(|value| (value.as_str(), value)) {
         Some((Some(text), _)) => Ok(text),
         Some((None, value)) => refuse(format!("{what} takes a text, not {}", type_name(value))),
@@ -74,6 +75,6 @@ pub(super) fn text<'a>(what: &str, value: Option<&'a Value>) -> Result<&'a str, 
 }
 
 /// Whether an argument is given and true.
-pub(super) fn is_true(value: Option<&Value>) -> bool {
+pub(crate) fn is_true(value: Option<&Value>) -> bool {
     value.is_some_and(Value::is_true)
 }

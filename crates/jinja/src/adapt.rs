@@ -1,56 +1,58 @@
-//! A template's source, rewritten where the engine reads it otherwise than Jinja: line ends, constants, white space
-//! and tags. Every template passes through here, whatever file it stands in.
+//! Rewrites a template's source where minijinja reads it otherwise than Jinja: line ends, constants, white space and
+//! tags. Every template passes through here, whatever file it comes from.
 
 use minijinja::{Error, ErrorKind};
 
-use super::{
+use crate::{
     constants::{decoded, number_length, quoted},
     python::is_space,
     tags,
 };
 
-/// The filter that a `for` puts its list through, so that nothing is looped over that Python could not.
-pub(super) const EACH: &str = "moi_each";
-/// The filter that makes a list of a text which a `set` assigns to several names.
-pub(super) const UNPACKED: &str = "moi_unpacked";
-/// The filter behind a constant before an operator: it changes nothing and keeps the compiler from applying it.
-pub(super) const NOT_CONSTANT: &str = "moi_value";
+/// The filter that `for` applies to its list, so that a template cannot loop over a value that Python cannot loop
+/// over.
+pub(crate) const EACH: &str = "moi_each";
+/// The filter that turns a string into a list where a `set` unpacks it into several names.
+pub(crate) const UNPACKED: &str = "moi_unpacked";
+/// The filter put behind a constant before an operator. It returns its value unchanged; it keeps minijinja's compiler
+/// from applying the operator itself.
+pub(crate) const NOT_CONSTANT: &str = "moi_value";
 
-/// What a piece of a tag is.
+/// The kind of a token in a tag.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Kind {
+pub(crate) enum Kind {
     Name,
     Literal,
     Sign,
 }
 
-/// A piece of a tag: where it stands in the tag's text, and how many brackets are open around it.
+/// A token of a tag: its place in the tag's text, and how many brackets are open around it.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Piece {
-    pub(super) kind: Kind,
-    pub(super) start: usize,
-    pub(super) end: usize,
-    pub(super) depth: usize,
+pub(crate) struct Piece {
+    pub(crate) kind: Kind,
+    pub(crate) start: usize,
+    pub(crate) end: usize,
+    pub(crate) depth: usize,
 }
 
-/// The inside of a tag, its constants rewritten.
+/// The inside of a tag, with its constants rewritten.
 #[derive(Debug, Default)]
-pub(super) struct Tag {
-    pub(super) text: String,
-    pub(super) pieces: Vec<Piece>,
+pub(crate) struct Tag {
+    pub(crate) text: String,
+    pub(crate) pieces: Vec<Piece>,
 }
 
 impl Tag {
-    /// The text of a piece, or nothing behind the last one.
-    pub(super) fn piece(&self, at: usize) -> &str {
+    /// The text of the token at this index, or an empty string behind the last token.
+    pub(crate) fn piece(&self, at: usize) -> &str {
         self.pieces.get(at).map_or("", |piece| &self.text[piece.start..piece.end])
     }
 
-    pub(super) fn is_name(&self, at: usize) -> bool {
+    pub(crate) fn is_name(&self, at: usize) -> bool {
         self.pieces.get(at).is_some_and(|piece| piece.kind == Kind::Name)
     }
 
-    /// Whether a value can begin behind the last piece.
+    /// Whether a value can begin behind the last token.
     fn expects_value(&self) -> bool {
         const BEFORE_VALUES: [&str; 7] = ["if", "elif", "else", "in", "not", "and", "or"];
         let Some(last) = self.pieces.len().checked_sub(1) else { return true };
@@ -71,17 +73,17 @@ impl Tag {
     }
 }
 
-/// A refusal of what Jinja refuses, or of what only Jinja can do.
-pub(super) fn refuse<T>(what: &str) -> Result<T, Error> {
+/// A syntax error for what Jinja refuses, or for what only Jinja supports.
+pub(crate) fn refuse<T>(what: &str) -> Result<T, Error> {
     Err(Error::new(ErrorKind::SyntaxError, what.to_owned()))
 }
 
-/// The source as the engine is to read it.
+/// The source as minijinja must read it.
 ///
 /// # Errors
-/// If Jinja refuses it, or the engine would silently make another text of it.
-pub(super) fn adapted(source: &str) -> Result<String, Error> {
-    // As Jinja's lexer does before anything else.
+/// If Jinja refuses the source, or minijinja would silently render another text.
+pub(crate) fn adapted(source: &str) -> Result<String, Error> {
+    // Jinja's lexer normalises line ends before anything else.
     let source: String = source.replace("\r\n", "\n").replace('\r', "\n");
     let mut adapter = Adapter {
         out: String::with_capacity(source.len()),
@@ -99,7 +101,7 @@ pub(super) fn adapted(source: &str) -> Result<String, Error> {
             false => adapter.tag(sign)?,
         };
         if !is_whole {
-            // The compiler names the place of what does not end.
+            // The compiler's error then names the place of the tag or comment that does not end.
             adapter.trims = false;
             break;
         }
@@ -108,18 +110,19 @@ pub(super) fn adapted(source: &str) -> Result<String, Error> {
     Ok(adapter.out)
 }
 
-/// A template's source, partly adapted.
+/// A template's source while it is being adapted.
 struct Adapter<'a> {
     out: String,
-    /// The source that is not adapted yet.
+    /// The part of the source that is not adapted yet.
     rest: &'a str,
-    /// Whether the tag before it takes its white space away.
+    /// Whether the tag before `rest` removes the white space that follows it.
     trims: bool,
     scopes: tags::Scopes,
 }
 
 impl<'a> Adapter<'a> {
-    /// Copies the comment that comes next, with this sign at its start. Whether it ends.
+    /// Copies the comment at the start of `rest`; `sign` is the white-space sign behind its opening. Returns whether
+    /// the comment ends.
     fn comment(&mut self, sign: &str) -> bool {
         let source: &'a str = self.rest;
         let Some(length) = source[2..].find("#}") else { return false };
@@ -129,7 +132,8 @@ impl<'a> Adapter<'a> {
         true
     }
 
-    /// Adapts the tag that comes next, with this sign at its start. Whether it ends.
+    /// Adapts the tag at the start of `rest`; `sign` is the white-space sign behind its opening. Returns whether the
+    /// tag ends.
     fn tag(&mut self, sign: &str) -> Result<bool, Error> {
         let source: &'a str = self.rest;
         let start: &str = &source[..2];
@@ -151,7 +155,8 @@ impl<'a> Adapter<'a> {
             self.scopes.check(&inside)?;
             tags::rename(&mut inside);
             if let Some(namespace) = self.scopes.namespace_of_macro(&inside) {
-                // A macro of the engine has only the outer names that it reads, and an assignment reads none.
+                // A macro in minijinja captures only the outer names that it reads, and an assignment to a field
+                // reads none, so an empty `if` reads the namespace.
                 self.push_tag([start, sign, &format!(" if {namespace} "), "", end]);
                 self.out += "{% endif %}";
             }
@@ -159,17 +164,17 @@ impl<'a> Adapter<'a> {
         self.scopes.check_names(&inside)?;
         tags::check_expression(&inside)?;
         let guarded: String = tags::guarded(&inside, is_block);
-        // The engine wants brackets around a tuple that is printed.
+        // minijinja requires brackets around a printed tuple.
         let is_tuple: bool = !is_block && tags::is_tuple(&inside);
         let text: String = if is_tuple { format!("({guarded})") } else { guarded };
         self.push_tag([start, sign, &text, end_sign, end]);
         Ok(true)
     }
 
-    /// Copies what stands between `{% raw %}` and the end of `{% endraw %}`.
+    /// Copies the text between `{% raw %}` and the end of `{% endraw %}`.
     fn raw(&mut self, end_sign: &str) -> Result<(), Error> {
         let (length, ends_trimmed) = raw(self.rest, end_sign)?;
-        // The line end behind the tag stays in Jinja, and the engine takes one away.
+        // Jinja keeps the line end behind the tag and minijinja removes one, so one is added.
         if end_sign != "-" && self.rest.starts_with('\n') {
             self.out.push('\n');
         }
@@ -178,7 +183,7 @@ impl<'a> Adapter<'a> {
         Ok(())
     }
 
-    /// Copies so many bytes.
+    /// Copies this many bytes.
     fn copy(&mut self, length: usize) {
         let (copied, rest) = self.rest.split_at(length);
         self.out += copied;
@@ -190,26 +195,27 @@ impl<'a> Adapter<'a> {
     }
 }
 
-/// The sign of white space that a text begins with, or nothing.
+/// The white-space sign that a text begins with, or an empty string.
 fn sign_of(text: &str) -> &str {
     if text.starts_with(['-', '+']) { &text[..1] } else { "" }
 }
 
-/// Where the first tag or comment begins.
+/// The byte position of the first tag or comment.
 fn find_start(text: &str) -> Option<usize> {
     let bytes = text.as_bytes();
     (0..bytes.len().saturating_sub(1)).find(|&at| bytes[at] == b'{' && b"{%#".contains(&bytes[at + 1]))
 }
 
-/// Adds text that stands between tags. Python's white space has four characters more than the engine's: where one of
-/// them stands, what a `-` takes away is taken away here. Elsewhere the engine does it and lines keep their numbers.
+/// Appends text that stands between tags. Python's white space has four characters that minijinja does not know. If
+/// the text has one of them, the white space that a `-` removes is removed here; otherwise minijinja removes it, so
+/// that lines keep their numbers.
 fn push_data(out: &mut String, data: &str, trims_start: bool, trims_end: bool) {
     let is_odd = data.contains(|c: char| is_space(c) && !c.is_whitespace());
     let data = if is_odd && trims_start { data.trim_start_matches(is_space) } else { data };
     *out += if is_odd && trims_end { data.trim_end_matches(is_space) } else { data };
 }
 
-/// Bytes up to the end of `{% endraw %}`, and whether that trims what follows.
+/// Bytes up to the end of `{% endraw %}`, and whether that tag removes the white space behind it.
 fn raw(text: &str, end_sign: &str) -> Result<(usize, bool), Error> {
     if end_sign == "+" {
         return refuse("`{% raw +%}` is no tag");
@@ -228,7 +234,7 @@ fn raw(text: &str, end_sign: &str) -> Result<(usize, bool), Error> {
     refuse("unexpected end of raw block")
 }
 
-/// The inside of a tag up to its end, and how long it is in the source; nothing if it does not end.
+/// The inside of a tag up to its end, and its length in the source; `None` if the tag does not end.
 fn inside_of(body: &str, end: &str) -> Result<Option<(Tag, usize)>, Error> {
     let mut tag = Tag::default();
     let mut depth: usize = 0;
@@ -251,7 +257,7 @@ fn inside_of(body: &str, end: &str) -> Result<Option<(Tag, usize)>, Error> {
                 length
             }
             c if is_space(c) => {
-                // The engine knows less white space inside of tags.
+                // Inside tags, minijinja only knows ASCII white space.
                 tag.text.push(if c.is_ascii_whitespace() { c } else { ' ' });
                 c.len_utf8()
             }
@@ -270,7 +276,7 @@ fn inside_of(body: &str, end: &str) -> Result<Option<(Tag, usize)>, Error> {
                     depth = depth.saturating_sub(1);
                 }
                 let length = sign_length(rest);
-                // The engine has no sign `+` of a number.
+                // minijinja has no unary `+`, so it is written as two minus signs.
                 let is_plus = c == '+' && tag.expects_value();
                 tag.push(Kind::Sign, if is_plus { "- -" } else { &rest[..length] }, depth);
                 if matches!(c, '(' | '[' | '{') {
@@ -297,7 +303,7 @@ fn sign_length(rest: &str) -> usize {
     }
 }
 
-/// Bytes of a text constant with its quotes; nothing if it does not end.
+/// Bytes of a string constant with its quotes; `None` if it does not end.
 fn constant_length(rest: &str, quote: char) -> Option<usize> {
     let mut characters = rest.char_indices().skip(1);
     while let Some((at, c)) = characters.next() {

@@ -1,11 +1,11 @@
-//! What transformers adds to Jinja.
+//! The functions that transformers adds to Jinja.
 
 use minijinja::{Environment, Error, ErrorKind, Value};
 
-use super::texts;
+use crate::texts;
 
-/// Adds these functions.
-pub(super) fn add(environment: &mut Environment<'_>) {
+/// Adds these functions to the environment.
+pub(crate) fn add(environment: &mut Environment<'_>) {
     environment.add_function("raise_exception", raise_exception);
     environment.add_function("strftime_now", strftime_now);
 }

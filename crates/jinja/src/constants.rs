@@ -1,14 +1,14 @@
-//! Constants of a template, read as Python reads them.
+//! Reads the constants of a template as Python reads them.
 
 use minijinja::Error;
 
-use super::adapt::refuse;
+use crate::adapt::refuse;
 
-/// What a text constant stands for, as Python's `unicode_escape` has it.
+/// Decodes a string constant as Python's `unicode_escape` does.
 ///
 /// # Errors
 /// If an escape is cut short or names no character.
-pub(super) fn decoded(constant: &str) -> Result<String, Error> {
+pub(crate) fn decoded(constant: &str) -> Result<String, Error> {
     let mut out = String::with_capacity(constant.len());
     let mut rest = constant;
     while let Some(at) = rest.find('\\') {
@@ -40,7 +40,8 @@ pub(super) fn decoded(constant: &str) -> Result<String, Error> {
                 out.push(character(escape.get(1..length).unwrap_or_default(), 16)?);
             }
             'N' => return refuse("a character by its name, `\\N{...}`, is not supported"),
-            // Jinja first writes what is not ASCII as an escape, whose `\` is then escaped itself.
+            // Jinja first writes a non-ASCII character as an escape, and the `\` before it then escapes the escape's
+            // own `\`.
             c if !c.is_ascii() => {
                 let code = u32::from(c);
                 out += &match code {
@@ -59,7 +60,7 @@ pub(super) fn decoded(constant: &str) -> Result<String, Error> {
     Ok(out + rest)
 }
 
-/// The character of so many digits.
+/// The character with the code that these digits give.
 fn character(digits: &str, radix: u32) -> Result<char, Error> {
     let is_number = !digits.is_empty() && digits.chars().all(|digit| digit.is_digit(radix));
     let code = if is_number { u32::from_str_radix(digits, radix).ok() } else { None };
@@ -70,16 +71,16 @@ fn character(digits: &str, radix: u32) -> Result<char, Error> {
     }
 }
 
-/// A constant that the engine reads as this text.
-pub(super) fn quoted(text: &str) -> String {
+/// A string constant that minijinja reads as this text.
+pub(crate) fn quoted(text: &str) -> String {
     format!("'{}'", text.replace('\\', "\\\\").replace('\'', "\\'"))
 }
 
-/// Bytes of a number.
+/// The length of a number in bytes.
 ///
 /// # Errors
-/// If Jinja reads no number there, or two.
-pub(super) fn number_length(rest: &str, is_index: bool) -> Result<usize, Error> {
+/// If Jinja reads no number there, or reads two.
+pub(crate) fn number_length(rest: &str, is_index: bool) -> Result<usize, Error> {
     let run = |from: usize| {
         let digits = |c: char| c.is_ascii_digit() || c == '_';
         from + rest[from..].find(|c: char| !digits(c)).unwrap_or(rest.len() - from)

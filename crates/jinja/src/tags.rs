@@ -1,21 +1,21 @@
-//! Tags whose meaning in the engine is another than in Jinja.
+//! Tags that mean something else in minijinja than in Jinja.
 
 use std::collections::HashSet;
 
 use minijinja::Error;
 
-use super::adapt::{EACH, Kind, NOT_CONSTANT, Tag, UNPACKED, refuse};
+use crate::adapt::{EACH, Kind, NOT_CONSTANT, Tag, UNPACKED, refuse};
 
-/// The tags that are open, but for conditions.
+/// The open tags, without conditions.
 #[derive(Debug, Default)]
-pub(super) struct Scopes(Vec<String>);
+pub(crate) struct Scopes(Vec<String>);
 
 impl Scopes {
-    /// Follows the tags, and refuses those that the engine evaluates in another order than Jinja, or cannot leave.
+    /// Follows the tags, and refuses those that minijinja evaluates in another order than Jinja, or cannot leave.
     ///
     /// # Errors
-    /// As said.
-    pub(super) fn check(&mut self, tag: &Tag) -> Result<(), Error> {
+    /// If a tag is refused.
+    pub(crate) fn check(&mut self, tag: &Tag) -> Result<(), Error> {
         let name = tag.piece(0);
         match name {
             "for" | "with" | "macro" | "call" | "filter" | "block" | "autoescape" | "generation" => {
@@ -29,7 +29,7 @@ impl Scopes {
                 }
             }
             "break" | "continue" => {
-                // The engine would leave the loop and stay in what is open inside of it.
+                // minijinja would leave the loop, but not the tags that are open inside it.
                 if let Some(open) = self.0.last().filter(|open| *open != "for") {
                     return refuse(&format!("`{name}` inside of `{open}` is not supported"));
                 }
@@ -49,8 +49,8 @@ impl Scopes {
         }
     }
 
-    /// The namespace that this tag assigns to inside of a macro or of what is given to one.
-    pub(super) fn namespace_of_macro<'a>(&self, tag: &'a Tag) -> Option<&'a str> {
+    /// The namespace to which this tag assigns, if the tag stands inside a `macro` or `call` block.
+    pub(crate) fn namespace_of_macro<'a>(&self, tag: &'a Tag) -> Option<&'a str> {
         let is_field = tag.piece(0) == "set" && tag.is_name(1) && tag.piece(2) == ".";
         (is_field && self.is_in_macro()).then(|| tag.piece(1))
     }
@@ -59,11 +59,12 @@ impl Scopes {
         self.0.iter().any(|open| open == "macro" || open == "call")
     }
 
-    /// Refuses the names under which Jinja has a macro's other arguments: the engine has none.
+    /// Refuses `varargs` and `kwargs`, under which Jinja has a macro's other arguments, because minijinja has
+    /// neither.
     ///
     /// # Errors
-    /// As said.
-    pub(super) fn check_names(&self, tag: &Tag) -> Result<(), Error> {
+    /// If the tag reads one of these names.
+    pub(crate) fn check_names(&self, tag: &Tag) -> Result<(), Error> {
         let is_used = |at: usize| {
             let is_field = at > 0 && tag.piece(at - 1) == ".";
             tag.is_name(at) && !is_field && tag.piece(at + 1) != "="
@@ -77,7 +78,7 @@ impl Scopes {
     }
 }
 
-/// Parts of a tag between commas at this depth, as ranges of pieces from the first on.
+/// The parts of a tag between commas at this bracket depth, as ranges of tokens from `first` on.
 fn parts(tag: &Tag, first: usize, depth: usize) -> Vec<std::ops::Range<usize>> {
     let mut parts = Vec::new();
     let mut start = first;
@@ -91,7 +92,7 @@ fn parts(tag: &Tag, first: usize, depth: usize) -> Vec<std::ops::Range<usize>> {
     parts
 }
 
-/// Whether one of these names is read in a part of a tag.
+/// Whether a part of a tag reads one of these names.
 fn reads(tag: &Tag, part: std::ops::Range<usize>, names: &HashSet<&str>) -> bool {
     let mut part = part;
     part.any(|at| {
@@ -100,7 +101,8 @@ fn reads(tag: &Tag, part: std::ops::Range<usize>, names: &HashSet<&str>) -> bool
     })
 }
 
-/// Jinja evaluates all values before it assigns the first.
+/// Refuses a `with` that reads a name which it assigns, because Jinja evaluates all values before it assigns the
+/// first.
 fn check_with(tag: &Tag) -> Result<(), Error> {
     let mut assigned: HashSet<&str> = HashSet::new();
     for part in parts(tag, 1, 0) {
@@ -115,9 +117,9 @@ fn check_with(tag: &Tag) -> Result<(), Error> {
 /// Refuses an argument that is given twice, and a test right behind a test.
 ///
 /// # Errors
-/// As said.
-pub(super) fn check_expression(tag: &Tag) -> Result<(), Error> {
-    // The names of the arguments in each of the brackets that are open.
+/// If the tag has one of these.
+pub(crate) fn check_expression(tag: &Tag) -> Result<(), Error> {
+    // The names of the arguments inside each open bracket.
     let mut open: Vec<HashSet<&str>> = Vec::new();
     for at in 0..tag.pieces.len() {
         match tag.piece(at) {
@@ -143,7 +145,7 @@ pub(super) fn check_expression(tag: &Tag) -> Result<(), Error> {
     Ok(())
 }
 
-/// Jinja's defaults can read the arguments before them.
+/// Refuses defaults that read arguments before them, which Jinja allows.
 fn check_defaults(tag: &Tag) -> Result<(), Error> {
     let Some(open) = (1..tag.pieces.len()).find(|&at| tag.piece(at) == "(") else { return Ok(()) };
     let depth = tag.pieces[open].depth + 1;
@@ -162,8 +164,9 @@ fn check_defaults(tag: &Tag) -> Result<(), Error> {
     }
 }
 
-/// `{% generation %}` marks what a trainer learns from. It renders to its content in a scope of its own.
-pub(super) fn rename(tag: &mut Tag) {
+/// Renames `{% generation %}`, which marks the text that a trainer learns from, to `with`: it renders to its content
+/// in a scope of its own.
+pub(crate) fn rename(tag: &mut Tag) {
     if tag.pieces.len() == 1 {
         let name = match tag.piece(0) {
             "generation" => "with",
@@ -177,7 +180,7 @@ pub(super) fn rename(tag: &mut Tag) {
 }
 
 /// Whether an expression is a tuple without brackets: `{{ 1, 2 }}`.
-pub(super) fn is_tuple(tag: &Tag) -> bool {
+pub(crate) fn is_tuple(tag: &Tag) -> bool {
     let mut open: usize = 0;
     let mut has_comma = false;
     for at in 0..tag.pieces.len() {
@@ -192,10 +195,10 @@ pub(super) fn is_tuple(tag: &Tag) -> bool {
     has_comma
 }
 
-/// The text of a tag, with what keeps the engine from doing otherwise than Jinja: a filter around what a `for` loops
-/// over or a `set` unpacks, and one behind constants that are compared or multiplied, which the compiler would do by
-/// its own rules.
-pub(super) fn guarded(tag: &Tag, is_block: bool) -> String {
+/// The text of a tag with the filters that keep minijinja from behaving otherwise than Jinja: one around the value
+/// that a `for` loops over or a `set` unpacks, and one behind constants before a comparison or another operator,
+/// which minijinja's compiler would otherwise evaluate by its own rules.
+pub(crate) fn guarded(tag: &Tag, is_block: bool) -> String {
     let mut inserted: Vec<(usize, String)> = Vec::new();
     let mut looped = None;
     if is_block && tag.piece(0) == "set" {
@@ -232,7 +235,7 @@ pub(super) fn guarded(tag: &Tag, is_block: bool) -> String {
             _ => false,
         };
         let before = tag.piece(at - 1);
-        // A text is the same text behind `~`.
+        // A string constant is the same string before `~`.
         let is_text = before.starts_with(['\'', '"']) && tag.piece(at) == "~";
         let is_constant = tag.pieces[at - 1].kind == Kind::Literal && !is_text
             || [")", "]", "}", "true", "True", "false", "False", "none", "None"].contains(&before);

@@ -1,5 +1,4 @@
-//! Things that Python loops over and that are no lists: generators, which are read once, views of dictionaries, and
-//! ranges.
+//! Iterables that are no lists in Python: generators, which can be read once, views of dictionaries, and ranges.
 
 use std::{
     collections::VecDeque,
@@ -12,25 +11,25 @@ use minijinja::{
     value::{Enumerator, Object, ObjectRepr, Tuple, ValueKind},
 };
 
-use super::{python::refuse, weigh::weigh};
+use crate::{cost::charge_value, python::refuse};
 
-/// What a filter like `map` gives: it has no length and no text, is always true, and is empty once it was read.
+/// The result of a filter like `map`: it has no length and no text, is always true, and is empty after it was read.
 #[derive(Debug)]
-pub(super) struct Generator(Arc<Mutex<VecDeque<Value>>>);
+pub(crate) struct Generator(Arc<Mutex<VecDeque<Value>>>);
 
 impl Generator {
-    /// The items, counted.
+    /// Makes a generator of these items, which are counted.
     ///
     /// # Errors
-    /// If there are too many, or it is no list.
-    pub(super) fn value(state: &State<'_, '_>, items: &Value) -> Result<Value, Error> {
+    /// If there are too many items, or `items` is not iterable.
+    pub(crate) fn value(state: &State<'_, '_>, items: &Value) -> Result<Value, Error> {
         let items: VecDeque<Value> = items.try_iter()?.collect();
         state.consume_fuel(items.len() as u64)?;
         Ok(Value::from_object(Self(Arc::new(Mutex::new(items)))))
     }
 
-    /// What is left, without reading it.
-    pub(super) fn left(&self) -> Vec<Value> {
+    /// The remaining items, without consuming them.
+    pub(crate) fn left(&self) -> Vec<Value> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).iter().cloned().collect()
     }
 }
@@ -57,7 +56,7 @@ impl Object for Generator {
     }
 }
 
-/// Takes items out of a generator.
+/// An iterator that takes items out of a generator.
 struct Reading(Arc<Mutex<VecDeque<Value>>>);
 
 impl Iterator for Reading {
@@ -68,25 +67,25 @@ impl Iterator for Reading {
     }
 
     fn size_hint(&self) -> (usize, Option<usize>) {
-        // A loop over it knows its last item.
+        // A loop over the generator must know which item is its last.
         let left = self.0.lock().unwrap_or_else(PoisonError::into_inner).len();
         (left, Some(left))
     }
 }
 
-/// `keys()`, `values()` and `items()` of a dictionary.
+/// The view that `keys()`, `values()` or `items()` of a dictionary returns.
 #[derive(Debug)]
-pub(super) struct View {
+pub(crate) struct View {
     name: &'static str,
     items: Vec<Value>,
 }
 
 impl View {
-    /// The view that a method gives, if it is one of these.
+    /// The view that a method returns, if it is one of these three.
     ///
     /// # Errors
     /// If a key cannot be read.
-    pub(super) fn of(map: &Value, method: &str) -> Result<Option<Value>, Error> {
+    pub(crate) fn of(map: &Value, method: &str) -> Result<Option<Value>, Error> {
         let name = match method {
             "keys" => "dict_keys",
             "values" => "dict_values",
@@ -107,8 +106,8 @@ impl View {
         Ok(Some(Value::from_object(Self { name, items })))
     }
 
-    /// What Python calls it.
-    pub(super) fn name(&self) -> &'static str {
+    /// The name of the view's type in Python.
+    pub(crate) fn name(&self) -> &'static str {
         self.name
     }
 }
@@ -129,24 +128,24 @@ impl Object for View {
 
 /// `range(start, stop, step)`
 #[derive(Debug)]
-pub(super) struct Range {
+pub(crate) struct Range {
     start: i64,
     stop: i64,
     step: i64,
 }
 
 impl Range {
-    /// The function.
+    /// Implements the function `range`.
     ///
     /// # Errors
-    /// If it would be longer than Jinja's sandbox lets it be.
-    pub(super) fn function(
+    /// If the range is longer than Jinja's sandbox allows.
+    pub(crate) fn function(
         first: &Value,
         second: Option<Value>,
         step: Option<Value>,
     ) -> Result<Value, Error> {
-        /// As in Jinja's sandbox.
-        const LONGEST: u64 = 100_000;
+        /// The limit of Jinja's sandbox.
+        const MAX_LENGTH: u64 = 100_000;
         let integer = |value: &Value| match value.as_i64().filter(|_| float_free(value)) {
             Some(integer) => Ok(integer),
             None => refuse("range takes integers"),
@@ -161,8 +160,8 @@ impl Range {
             return refuse("the step of a range is 0");
         }
         let range = Self { start, stop, step };
-        match range.length() > LONGEST {
-            true => refuse(format!("range has more than {LONGEST} items")),
+        match range.length() > MAX_LENGTH {
+            true => refuse(format!("range has more than {MAX_LENGTH} items")),
             false => Ok(Value::from_object(range)),
         }
     }
@@ -174,8 +173,8 @@ impl Range {
         u64::try_from((distance.max(0) + step - 1) / step).unwrap_or(u64::MAX)
     }
 
-    /// Its text.
-    pub(super) fn text(&self) -> String {
+    /// The range as Python writes it.
+    pub(crate) fn text(&self) -> String {
         match self.step {
             1 => format!("range({}, {})", self.start, self.stop),
             step => format!("range({}, {}, {step})", self.start, self.stop),
@@ -194,7 +193,7 @@ impl Object for Range {
 
     fn enumerate(self: &Arc<Self>) -> Enumerator {
         let (start, step) = (self.start, self.step);
-        // The limit keeps all of these numbers in their type.
+        // The limit of the length keeps these numbers within `i64`.
         let items = (0..self.length() as usize).map(move |at| Value::from(start + at as i64 * step));
         Enumerator::Iter(Box::new(items))
     }
@@ -204,25 +203,25 @@ impl Object for Range {
     }
 }
 
-/// Whether a value is one of these, which stay what they are.
-pub(super) fn is_lazy(value: &Value) -> bool {
+/// Whether a value is one of these lazy iterables, which must not be turned into lists.
+pub(crate) fn is_lazy(value: &Value) -> bool {
     value.downcast_object_ref::<Generator>().is_some()
         || value.downcast_object_ref::<View>().is_some()
         || value.downcast_object_ref::<Range>().is_some()
 }
 
-/// Whether Python has no `[...]` for it.
-pub(super) fn has_no_items(value: &Value) -> bool {
+/// Whether the value is an iterable that Python cannot index with `[...]`.
+pub(crate) fn has_no_items(value: &Value) -> bool {
     value.downcast_object_ref::<Generator>().is_some() || value.downcast_object_ref::<View>().is_some()
 }
 
-/// The items of a value as a list of its own, counted.
+/// Copies the items of a value into a list, and counts them.
 ///
 /// # Errors
-/// If Python cannot loop over it, or it is too long.
-pub(super) fn items_of(state: &State<'_, '_>, value: &Value) -> Result<Vec<Value>, Error> {
-    super::lists::each(value)?;
-    weigh(value)?;
+/// If Python cannot loop over the value, or it has too many items.
+pub(crate) fn items_of(state: &State<'_, '_>, value: &Value) -> Result<Vec<Value>, Error> {
+    crate::lists::each(value)?;
+    charge_value(value)?;
     let items: Vec<Value> = value.try_iter()?.collect();
     state.consume_fuel(items.len() as u64)?;
     Ok(items)

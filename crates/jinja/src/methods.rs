@@ -1,27 +1,26 @@
-//! Python's methods of texts, dictionaries and lists.
+//! Python's methods of strings, dictionaries and lists.
 
 use minijinja::{
     Error, ErrorKind, State, Value,
     value::{Kwargs, Rest, ValueKind, from_args},
 };
 
-use super::{
+use crate::{
     args::bind,
+    cost::charge_value,
     objects::{View, items_of},
     python::{is_dictionary, is_unhashable, refuse, type_name},
     text_methods,
-    weigh::weigh,
 };
 
-/// Names that are methods of a dictionary, a list and a text: a template that reads one without calling it gets an
-/// address from Jinja.
-pub(super) const DICTIONARY: [&str; 11] =
+/// Names of the methods of a dictionary. If a template reads a method without calling it, Jinja prints an address.
+pub(crate) const DICTIONARY: [&str; 11] =
     ["clear", "copy", "fromkeys", "get", "items", "keys", "pop", "popitem", "setdefault", "update", "values"];
-/// Likewise.
-pub(super) const LIST: [&str; 11] =
+/// Names of the methods of a list.
+pub(crate) const LIST: [&str; 11] =
     ["append", "clear", "copy", "count", "extend", "index", "insert", "pop", "remove", "reverse", "sort"];
-/// Likewise.
-pub(super) const TEXT: [&str; 36] = [
+/// Names of the methods of a string.
+pub(crate) const TEXT: [&str; 36] = [
     "capitalize",
     "casefold",
     "center",
@@ -60,14 +59,14 @@ pub(super) const TEXT: [&str; 36] = [
     "zfill",
 ];
 
-/// Names of what only a number has.
-pub(super) const NUMBER: [&str; 4] = ["denominator", "imag", "numerator", "real"];
+/// Names of fields that only a number has.
+pub(crate) const NUMBER: [&str; 4] = ["denominator", "imag", "numerator", "real"];
 
-/// A field of a value that has the name of a method.
+/// Reads a field whose name is that of a method.
 ///
 /// # Errors
-/// If it is the method of this value, or a part of a number.
-pub(super) fn field(value: &Value, name: &str) -> Result<Value, Error> {
+/// If it is a method of this value, or a field of a number.
+pub(crate) fn field(value: &Value, name: &str) -> Result<Value, Error> {
     if matches!(value.kind(), ValueKind::Number | ValueKind::Bool) && NUMBER.contains(&name) {
         return refuse(format!("{name} of a number is not supported"));
     }
@@ -89,10 +88,10 @@ pub(super) fn field(value: &Value, name: &str) -> Result<Value, Error> {
 /// Calls a method.
 ///
 /// # Errors
-/// If there is none, or its arguments are not what Python takes.
-pub(super) fn method(state: &mut State, value: &Value, name: &str, args: &[Value]) -> Result<Value, Error> {
-    weigh(value)?;
-    args.iter().try_for_each(weigh)?;
+/// If the value has no such method, or Python does not take these arguments.
+pub(crate) fn method(state: &mut State, value: &Value, name: &str, args: &[Value]) -> Result<Value, Error> {
+    charge_value(value)?;
+    args.iter().try_for_each(charge_value)?;
     let (Rest(given), named): (Rest<Value>, Kwargs) = from_args(args)?;
     match value.kind() {
         ValueKind::String if value.is_safe() => refuse("methods of escaped text are not supported"),
@@ -152,7 +151,7 @@ fn dictionary_method(
 }
 
 fn list_method(value: &Value, name: &str, given: &[Value], named: &Kwargs) -> Result<Value, Error> {
-    if super::objects::has_no_items(value) {
+    if crate::objects::has_no_items(value) {
         return Err(Error::from(ErrorKind::UnknownMethod));
     }
     let mut items = value.try_iter()?;

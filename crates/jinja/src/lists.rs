@@ -1,4 +1,4 @@
-//! Jinja's filters of lists, where the engine's do otherwise.
+//! Jinja's list filters where minijinja's behave otherwise.
 
 use std::{cmp::Ordering, fmt::Write};
 
@@ -7,7 +7,7 @@ use minijinja::{
     value::{Kwargs, Tuple, ValueKind},
 };
 
-use super::{
+use crate::{
     adapt::{EACH, NOT_CONSTANT, UNPACKED},
     args::{Filter, add_all, bind, is_true, text},
     objects::{Generator, items_of},
@@ -37,18 +37,18 @@ const FILTERS: [(&str, Filter); 16] = [
     ("default", default),
 ];
 
-/// Adds them.
-pub(super) fn add(environment: &mut Environment<'_>) {
+/// Adds these filters.
+pub(crate) fn add(environment: &mut Environment<'_>) {
     add_all(environment, &FILTERS);
     let short: [(&'static str, Filter); 1] = [("d", default)];
     add_all(environment, &short);
 }
 
-/// A value that Python can loop over.
+/// The value, if Python can loop over it.
 ///
 /// # Errors
-/// If it is none.
-pub(super) fn each(value: &Value) -> Result<Value, Error> {
+/// If Python cannot loop over it.
+pub(crate) fn each(value: &Value) -> Result<Value, Error> {
     let is_looped = match value.kind() {
         ValueKind::Undefined | ValueKind::String | ValueKind::Seq | ValueKind::Iterable => true,
         ValueKind::Map => is_dictionary(value),
@@ -60,11 +60,11 @@ pub(super) fn each(value: &Value) -> Result<Value, Error> {
     }
 }
 
-/// Jinja looks for a field that is no item, and lists, texts and dictionaries have methods only.
+/// Jinja's `attr` reads a field but not an item, and lists, strings and dictionaries have no fields besides methods.
 fn attr(_: &mut State<'_, '_>, value: &Value, more: &[Value], named: &Kwargs) -> Result<Value, Error> {
     let [name] = bind("attr", ["name"], more, named)?;
     let name = text("attr", name.as_ref())?;
-    let found = super::methods::field(value, name)?;
+    let found = crate::methods::field(value, name)?;
     let has_none = is_dictionary(value) || matches!(value.kind(), ValueKind::Seq | ValueKind::Iterable);
     let is_group = value.downcast_object_ref::<Group>().is_some();
     Ok(if has_none && !is_group { Value::UNDEFINED } else { found })
@@ -83,7 +83,7 @@ fn last(state: &mut State<'_, '_>, value: &Value, more: &[Value], named: &Kwargs
     Ok(items_of(state, value)?.pop().unwrap_or_default())
 }
 
-/// The value under a path like `a.b` or `0`, as Jinja's `attribute` has it.
+/// The value under a path like `a.b` or `0`, as in Jinja's `attribute`.
 fn attribute(item: &Value, path: &Value) -> Result<Value, Error> {
     let Some(path) = path.as_str() else { return item.get_item(path) };
     let mut value = item.clone();
@@ -97,7 +97,7 @@ fn attribute(item: &Value, path: &Value) -> Result<Value, Error> {
     Ok(value)
 }
 
-/// What items are compared by: a text of any case is the same unless `sensitive`.
+/// The key by which an item is compared; strings are compared without regard to case unless `sensitive`.
 fn key_of(
     state: &State<'_, '_>,
     item: &Value,
@@ -107,7 +107,7 @@ fn key_of(
     let folded = |value: Value| -> Result<Value, Error> {
         match value.as_str() {
             Some(text) if !sensitive => {
-                // The copies of all items are held at once.
+                // The lower-case copies of all items are held at once.
                 state.consume_fuel(text.len() as u64 / 64)?;
                 Ok(Value::from(text.to_lowercase()))
             }
@@ -128,7 +128,7 @@ fn key_of(
     }
 }
 
-/// Items with what they are compared by.
+/// The items, each with the key by which it is compared.
 fn keyed(
     state: &State<'_, '_>,
     value: &Value,
@@ -204,8 +204,8 @@ fn sum(state: &mut State<'_, '_>, value: &Value, more: &[Value], named: &Kwargs)
             Some(path) if !path.is_none() => attribute(&item, path)?,
             _ => item,
         };
-        // As the operator has it, which refuses what cannot be added and what grows.
-        total = state.apply_filter(super::operators::GROWING[0], &[total, item])?;
+        // The sum uses the `+` operator, which refuses what cannot be added and limits growth.
+        total = state.apply_filter(crate::operators::GROWING[0], &[total, item])?;
     }
     Ok(total)
 }
@@ -251,9 +251,9 @@ fn groupby(state: &mut State<'_, '_>, value: &Value, more: &[Value], named: &Kwa
     Ok(groups.into_iter().map(|(_, grouper, list)| Group::value(grouper, list)).collect())
 }
 
-/// A group: a pair whose parts have names.
+/// A group of `groupby`: a pair whose parts have names.
 #[derive(Debug)]
-pub(super) struct Group {
+pub(crate) struct Group {
     grouper: Value,
     list: Value,
 }
@@ -285,7 +285,7 @@ impl minijinja::value::Object for Group {
 fn join(state: &mut State<'_, '_>, value: &Value, more: &[Value], named: &Kwargs) -> Result<Value, Error> {
     let [separator, path] = bind("join", ["d", "attribute"], more, named)?;
     let separator =
-        separator.map(|separator| super::texts::text(&separator)).transpose()?.unwrap_or_default();
+        separator.map(|separator| crate::texts::text(&separator)).transpose()?.unwrap_or_default();
     let mut joined = Text::default();
     for (at, item) in items_of(state, value)?.iter().enumerate() {
         if at > 0 {
@@ -300,7 +300,7 @@ fn join(state: &mut State<'_, '_>, value: &Value, more: &[Value], named: &Kwargs
 }
 
 fn map(state: &mut State<'_, '_>, value: &Value, more: &[Value], named: &Kwargs) -> Result<Value, Error> {
-    // As in Jinja, what is false has no items, whatever it is.
+    // As in Jinja, a false value of any type has no items.
     if !value.is_true() {
         return Ok(Value::from(Vec::<Value>::new()));
     }
@@ -340,11 +340,11 @@ fn default(_: &mut State<'_, '_>, value: &Value, more: &[Value], named: &Kwargs)
     }
 }
 
-/// `a + b` of texts of which one is escaped: the other one is escaped, too.
+/// `a + b` for two strings of which one is escaped: the other one is then escaped, too.
 ///
 /// # Errors
-/// If they are too long.
-pub(super) fn added_markup(a: &Value, b: &Value) -> Result<Option<Value>, Error> {
+/// If the result is too long.
+pub(crate) fn added_markup(a: &Value, b: &Value) -> Result<Option<Value>, Error> {
     let (Some(left), Some(right)) = (a.as_str(), b.as_str()) else { return Ok(None) };
     if a.is_safe() == b.is_safe() {
         return Ok(None);

@@ -1,4 +1,4 @@
-//! Python's methods of texts.
+//! Python's string methods.
 
 use std::{cmp::Ordering, collections::HashSet};
 
@@ -8,19 +8,19 @@ use minijinja::{
 };
 use minijinja_contrib::pycompat::unknown_method_callback;
 
-use super::{
+use crate::{
     args::{bind, integer, is_true, text},
+    cost::charge,
     layout::{centered, lines, padded},
     python::{self, is_space, refuse, type_name},
-    texts::{MOST_BYTES, Text, too_long},
-    weigh::charge,
+    texts::{MAX_BYTES, Text, too_long},
 };
 
-/// Calls a method of a text.
+/// Calls a string method.
 ///
 /// # Errors
-/// As [`super::methods::method`].
-pub(super) fn call(
+/// As [`crate::methods::method`].
+pub(crate) fn call(
     state: &mut State,
     value: &Value,
     name: &str,
@@ -29,7 +29,7 @@ pub(super) fn call(
     named: &Kwargs,
 ) -> Result<Value, Error> {
     let own = value.as_str().unwrap_or_default();
-    // Most methods take no names.
+    // Most methods take no arguments by name.
     if named.args().next().is_some()
         && !["format", "split", "rsplit", "splitlines", "expandtabs"].contains(&name)
     {
@@ -42,7 +42,7 @@ pub(super) fn call(
         },
         "replace" => replaced(own, given),
         "format" => {
-            // A width or a precision: `'{:9}'.format(x)`.
+            // The number is a width or a precision: `'{:9}'.format(x)`.
             if own.split(|c: char| !c.is_ascii_digit()).map(str::len).max().unwrap_or(0) > 4 {
                 return Err(too_long());
             }
@@ -74,7 +74,7 @@ pub(super) fn call(
         "removesuffix" => Ok(Value::from(own.strip_suffix(text(name, given.first())?).unwrap_or(own))),
         _ if !given.is_empty() => Err(Error::from(ErrorKind::UnknownMethod)),
         "title" => title(state, own),
-        // What a sigma becomes depends on where it stands.
+        // The lower case of a sigma depends on its place in the word.
         "swapcase" if !own.contains('Σ') => Ok(Value::from(swapped(own))),
         "istitle" => Ok(Value::from(is_title(own))),
         "isidentifier" if own.is_ascii() => {
@@ -90,7 +90,7 @@ pub(super) fn call(
     }
 }
 
-/// Methods that ask whether all characters of a text are of a kind.
+/// Methods that test whether all characters of a string are of one kind.
 fn test(own: &str, name: &str) -> Result<Value, Error> {
     let all = |is: fn(char) -> bool| Ok(Value::from(!own.is_empty() && own.chars().all(is)));
     let is_unsure = |c: char| !c.is_ascii() && c.is_numeric() && !python::is_decimal(c);
@@ -123,7 +123,7 @@ fn test(own: &str, name: &str) -> Result<Value, Error> {
 /// `separator.join(list)`
 fn joined(separator: &str, list: &Value) -> Result<Value, Error> {
     use std::fmt::Write;
-    super::lists::each(list)?;
+    crate::lists::each(list)?;
     if list.is_undefined() {
         return Ok(Value::from(""));
     }
@@ -146,7 +146,7 @@ fn replaced(own: &str, given: &[Value]) -> Result<Value, Error> {
     }
     let count = usize::try_from(count).unwrap_or(usize::MAX);
     let found = own.matches(old).take(count).count();
-    if found.saturating_mul(new.len()).saturating_add(own.len()) > MOST_BYTES {
+    if found.saturating_mul(new.len()).saturating_add(own.len()) > MAX_BYTES {
         return Err(too_long());
     }
     Ok(Value::from(own.replacen(old, new, count)))
@@ -176,7 +176,7 @@ fn split(own: &str, backwards: bool, given: &[Value], named: &Kwargs) -> Result<
     Ok(parts.into_iter().map(Value::from).collect())
 }
 
-/// Parts between white space, from the left or from the right.
+/// Splits at white space, from the left or from the right.
 fn words(own: &str, backwards: bool, most: usize) -> Vec<&str> {
     let mut parts = Vec::new();
     let trimmed = |rest: &'_ str| -> usize {
@@ -233,13 +233,13 @@ fn strip(own: &str, name: &str, given: &[Value]) -> Result<Value, Error> {
     stripped(own, name, chars).map(Value::from)
 }
 
-/// What `strip`, `lstrip` or `rstrip` leave of a text. Without `chars` they take white space away.
+/// The text that `strip`, `lstrip` or `rstrip` leaves. Without `chars` they remove white space.
 ///
 /// # Errors
-/// If the rendering has looked at too many characters.
-pub(super) fn stripped<'a>(own: &'a str, name: &str, chars: Option<&str>) -> Result<&'a str, Error> {
+/// If the rendering has read too many characters.
+pub(crate) fn stripped<'a>(own: &'a str, name: &str, chars: Option<&str>) -> Result<&'a str, Error> {
     charge(chars.map_or(0, str::len))?;
-    // Each character of the text is looked up, so a search through `chars` for each would take their product.
+    // A set avoids searching `chars` once for each character of the text.
     let set: Option<HashSet<char>> = chars.map(|chars| chars.chars().collect());
     let is_stripped = |c: char| set.as_ref().map_or_else(|| is_space(c), |set| set.contains(&c));
     let left: &str = match name {
@@ -251,7 +251,7 @@ pub(super) fn stripped<'a>(own: &'a str, name: &str, chars: Option<&str>) -> Res
     Ok(left)
 }
 
-/// The part of a text between two positions, and how many characters are before it.
+/// The part of a text between two positions, and the number of characters before it.
 fn window<'a>(name: &str, own: &'a str, bounds: &[Value]) -> Result<Option<(usize, &'a str)>, Error> {
     if bounds.is_empty() {
         return Ok(Some((0, own)));
@@ -340,7 +340,7 @@ fn expanded(own: &str, size: i64) -> Result<Value, Error> {
     for c in own.chars() {
         if c == '\t' {
             let width = column.checked_rem(size).map_or(0, |behind| size - behind);
-            if width > MOST_BYTES.saturating_sub(out.len()) {
+            if width > MAX_BYTES.saturating_sub(out.len()) {
                 return Err(too_long());
             }
             out.extend(std::iter::repeat_n(' ', width));
@@ -366,7 +366,7 @@ fn swapped(own: &str) -> String {
     out
 }
 
-/// Whether a character is a capital that only begins words, like `ǅ`.
+/// Whether a character is a title-case letter, which only begins words, like `ǅ`.
 fn is_title_letter(c: char) -> bool {
     !c.is_uppercase() && !c.is_lowercase() && c.to_lowercase().cmp([c]) != Ordering::Equal
 }
@@ -378,7 +378,7 @@ fn is_title(own: &str) -> bool {
     for c in own.chars() {
         let is_capital = c.is_uppercase() || is_title_letter(c);
         let is_cased = is_capital || c.is_lowercase();
-        // A capital begins a word, and a small letter does not.
+        // A capital must begin a word, and a small letter must not.
         if is_cased && is_capital == is_inside {
             return false;
         }
@@ -388,7 +388,7 @@ fn is_title(own: &str) -> bool {
     has_cased
 }
 
-/// Python's own rule of words: a letter behind what is none begins one.
+/// Python's `title`: a letter begins a word if the character before it is no letter.
 fn title(state: &mut State, own: &str) -> Result<Value, Error> {
     let mut out = String::with_capacity(own.len());
     let mut is_inside = false;
@@ -396,7 +396,7 @@ fn title(state: &mut State, own: &str) -> Result<Value, Error> {
         let is_cased = c.is_uppercase() || c.is_lowercase() || is_title_letter(c);
         match (is_cased, is_inside) {
             (true, false) if !c.is_ascii() => {
-                // The filter knows the letters that have a form of their own for titles.
+                // The filter `capitalize` knows the letters that have a separate title case.
                 let capital = state.apply_filter("capitalize", &[Value::from(c.to_string())])?;
                 out += capital.as_str().unwrap_or_default();
             }

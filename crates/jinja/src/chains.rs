@@ -1,4 +1,5 @@
-//! How long a template's expressions may be: the compiler goes a level deeper for each part of one.
+//! Limits the length of a template's expressions, because minijinja's compiler recurses one level deeper for each
+//! part.
 
 use minijinja::{
     Error, ErrorKind,
@@ -6,18 +7,18 @@ use minijinja::{
     syntax::SyntaxConfig,
 };
 
-/// Of names and operators in one expression, and of `elif` in all: an expression and a chain of conditions are compiled
-/// a level deeper for each.
-const LONGEST_CHAIN: usize = 2000;
+/// Most names and operators in one expression, and most `elif` in the template: the compiler recurses one level
+/// deeper for each of them.
+const MAX_CHAIN: usize = 2000;
 
-/// Refuses a template that the compiler's recursion has no room for.
+/// Refuses a template for which the compiler's recursion could overflow the stack.
 ///
 /// # Errors
 /// If an expression or a chain of conditions is too long.
-pub(super) fn check(source: &str, syntax: &SyntaxConfig) -> Result<(), Error> {
+pub(crate) fn check(source: &str, syntax: &SyntaxConfig) -> Result<(), Error> {
     let (mut chain, mut conditions, mut line) = (0, 0, 0);
     let mut begins = false;
-    // What cannot be cut into tokens is told of by the compiler.
+    // Errors of the tokeniser are reported by the compiler.
     for (token, span) in tokenize(source, false, syntax.clone()).map_while(Result::ok) {
         line = span.start_line;
         match token {
@@ -36,15 +37,15 @@ pub(super) fn check(source: &str, syntax: &SyntaxConfig) -> Result<(), Error> {
                 begins = false;
             }
         }
-        if chain.max(conditions) > LONGEST_CHAIN {
+        if chain.max(conditions) > MAX_CHAIN {
             break;
         }
     }
-    match chain.max(conditions) > LONGEST_CHAIN {
+    match chain.max(conditions) > MAX_CHAIN {
         false => Ok(()),
         true => {
             let what = format!(
-                "line {line}: more than {LONGEST_CHAIN} names and operators in one expression, or `elif`"
+                "line {line}: more than {MAX_CHAIN} names and operators in one expression, or `elif`"
             );
             Err(Error::new(ErrorKind::SyntaxError, what))
         }

@@ -1,4 +1,4 @@
-//! Where fetched files lie.
+//! The cache of downloaded files.
 
 use std::{
     fs, io,
@@ -10,17 +10,28 @@ use tempfile::NamedTempFile;
 
 use crate::{Entry, FetchError};
 
-/// The directory of fetched files.
+/// The cache directory of downloaded files.
+///
+/// # Examples
+/// ```
+/// use moi_hub::{Cache, DEFAULT_MODEL, find};
+///
+/// let cache = Cache::new(std::env::temp_dir().join("moi-empty-cache"));
+/// let entry = find(DEFAULT_MODEL).ok_or("not in the catalogue")?;
+/// assert!(cache.path(entry).ends_with(entry.file));
+/// assert!(!cache.has(entry));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone, Debug)]
 pub struct Cache {
     root: PathBuf,
 }
 
 impl Cache {
-    /// `MOI_CACHE`, or `moi` in the user's cache directory.
+    /// The cache at `MOI_CACHE`, or `moi` in the user's cache directory.
     ///
     /// # Errors
-    /// If neither is known.
+    /// If neither of them is known.
     pub fn from_env() -> Result<Self, FetchError> {
         match std::env::var_os("MOI_CACHE") {
             Some(root) if !root.is_empty() => Ok(Self::new(PathBuf::from(root))),
@@ -36,15 +47,15 @@ impl Cache {
         Self { root }
     }
 
-    /// Where a catalogue model lies once it is fetched.
+    /// The path at which a catalogue model's file is stored once it is downloaded.
     pub fn path(&self, entry: &Entry) -> PathBuf {
         self.root.join("models").join(entry.name).join(entry.file)
     }
 
-    /// Removes a catalogue model, and what an unfinished download of it has left. Whether there was anything.
+    /// Removes a catalogue model, and an unfinished download of it. Returns whether there was anything to remove.
     ///
     /// # Errors
-    /// If it cannot be removed.
+    /// If the files cannot be removed.
     pub fn remove(&self, entry: &Entry) -> Result<bool, FetchError> {
         let directory = self.root.join("models").join(entry.name);
         let mut found = false;
@@ -59,28 +70,28 @@ impl Cache {
         Ok(found)
     }
 
-    /// What has come of a catalogue model that is being fetched.
+    /// The path of a catalogue model's partial download.
     pub(crate) fn part(&self, entry: &Entry) -> PathBuf {
         self.root.join("partial").join(format!("{}.part", entry.sha256))
     }
 
-    /// The file by whose lock one process at a time fetches it.
+    /// The lock file that lets only one process at a time download the model.
     pub(crate) fn lock(&self, entry: &Entry) -> PathBuf {
         self.root.join("partial").join(format!("{}.lock", entry.sha256))
     }
 
-    /// Where what GPUs have compiled is kept.
+    /// The directory of compiled GPU kernels.
     pub fn kernels(&self) -> PathBuf {
         self.root.join("kernels")
     }
 
-    /// Whether a catalogue model is there. Files get their name only after their hash was checked, so the
-    /// length is enough to look at.
+    /// Whether a catalogue model is downloaded. Files get their name only after their hash was checked, so checking
+    /// the length is enough.
     pub fn has(&self, entry: &Entry) -> bool {
         fs::metadata(self.path(entry)).is_ok_and(|meta| meta.is_file() && meta.len() == entry.size)
     }
 
-    /// A directory for downloads under way, on the same file system, rid of what killed processes have left.
+    /// The directory of partial downloads, on the same file system, after removing what killed processes have left.
     pub(crate) fn partial(&self) -> Result<PathBuf, FetchError> {
         let path = self.root.join("partial");
         create_dir(&path)?;
@@ -99,22 +110,37 @@ impl Cache {
     }
 }
 
-/// What names of temporary files and directories begin with.
+/// The beginning of the names of temporary files and directories.
 pub(crate) const TEMPORARY: &str = ".moi-";
-/// No download takes this long.
+/// The age from which temporary files count as abandoned; no download takes this long.
 const FORGOTTEN: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// A file under a temporary name, to be given its own when it is whole; as readable as any new file.
+/// Creates a file with a temporary name, to be renamed when it is complete. Its permissions are those of any new
+/// file.
 ///
 /// # Errors
 /// If the directory cannot be written.
+///
+/// # Examples
+/// ```
+/// use std::{env, fs, io::Write, process};
+///
+/// let directory = env::temp_dir();
+/// let path = directory.join(format!("moi-new-file-{}", process::id()));
+/// let mut file = moi_hub::new_file_in(&directory)?;
+/// file.write_all(b"complete")?;
+/// file.persist(&path)?;
+/// assert_eq!(fs::read_to_string(&path)?, "complete");
+/// fs::remove_file(&path)?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 pub fn new_file_in(directory: &Path) -> io::Result<NamedTempFile> {
     let mut builder = tempfile::Builder::new();
     builder.prefix(TEMPORARY);
     #[cfg(unix)]
     {
         use std::os::unix::fs::PermissionsExt;
-        // Less the user's umask; a temporary file is otherwise for its owner alone.
+        // The system subtracts the user's umask; by default, only the owner could read a temporary file.
         builder.permissions(fs::Permissions::from_mode(0o666));
     }
     builder.tempfile_in(directory)

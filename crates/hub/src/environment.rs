@@ -1,4 +1,4 @@
-//! The environment variables of the hub's own tools, read as huggingface_hub reads them.
+//! Reads the environment variables of the hub's own tools, with the rules of huggingface_hub.
 
 use std::{
     fs,
@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-/// The public hub.
+/// The address of the public hub.
 const PUBLIC_HUB: &str = "https://huggingface.co";
 
 /// A variable's value, if it is set and not empty.
@@ -14,7 +14,7 @@ fn value(variable: &str) -> Option<String> {
     std::env::var(variable).ok().filter(|value| !value.is_empty())
 }
 
-/// What huggingface_hub takes as true.
+/// Whether huggingface_hub reads a value as true.
 fn is_true(value: &str) -> bool {
     ["1", "ON", "YES", "TRUE"].iter().any(|word| word.eq_ignore_ascii_case(value))
 }
@@ -25,24 +25,24 @@ pub(crate) fn endpoint() -> String {
     trimmed(&endpoint).to_owned()
 }
 
-/// An address to which paths are appended.
+/// Removes white space and slashes at the end of an address to which paths are appended.
 pub(crate) fn trimmed(endpoint: &str) -> &str {
     endpoint.trim().trim_end_matches('/')
 }
 
-/// The variable that forbids to ask the hub, if one does.
+/// The name of the variable that forbids requests to the hub, if one does.
 pub(crate) fn offline() -> Option<&'static str> {
     offline_by(value)
 }
 
-/// The first variable that is set decides, whatever it says.
+/// The first variable that is set decides, whether its value is true or false.
 fn offline_by(value: impl Fn(&str) -> Option<String>) -> Option<&'static str> {
     let variables = ["HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"];
     let (variable, value) = variables.into_iter().find_map(|name| Some((name, value(name)?)))?;
     is_true(&value).then_some(variable)
 }
 
-/// The token of this user.
+/// The user's token for the hub.
 pub(crate) fn token() -> Option<String> {
     if value("HF_HUB_DISABLE_IMPLICIT_TOKEN").is_some_and(|value| is_true(&value)) {
         return None;
@@ -55,17 +55,17 @@ pub(crate) fn token() -> Option<String> {
     Some(token.trim().to_owned()).filter(|token| !token.is_empty())
 }
 
-/// `HUGGING_FACE_HUB_TOKEN` is the older name.
+/// The token from the environment. `HUGGING_FACE_HUB_TOKEN` is the variable's older name.
 fn token_by(value: impl Fn(&str) -> Option<String>) -> Option<String> {
     value("HF_TOKEN").or_else(|| value("HUGGING_FACE_HUB_TOKEN"))
 }
 
-/// How long the hub may take to say what a file is, if the user has set that.
+/// The timeout for a file's metadata, if the user has set one.
 pub(crate) fn etag_timeout() -> Option<Duration> {
     seconds("HF_HUB_ETAG_TIMEOUT")
 }
 
-/// How long a download may stand still, if the user has set that.
+/// The timeout after which a stalled download is retried, if the user has set one.
 pub(crate) fn download_timeout() -> Option<Duration> {
     seconds("HF_HUB_DOWNLOAD_TIMEOUT")
 }
@@ -88,7 +88,7 @@ fn home() -> Option<PathBuf> {
     Some(directories::BaseDirs::new()?.home_dir().to_owned())
 }
 
-/// Where the hub's tools keep what is theirs: `HF_HOME`, or `huggingface` in the user's cache directory.
+/// The directory of the hub's tools: `HF_HOME`, or `huggingface` in the user's cache directory.
 fn hub_home() -> Option<PathBuf> {
     path_in("HF_HOME").or_else(|| {
         let caches = path_in("XDG_CACHE_HOME").or_else(|| Some(home()?.join(".cache")));
@@ -96,7 +96,7 @@ fn hub_home() -> Option<PathBuf> {
     })
 }
 
-/// The hub's cache, as its tools find it.
+/// The directory of the hub's cache, by the same variables as in the hub's tools.
 pub(crate) fn hub_cache() -> Option<PathBuf> {
     path_in("HF_HUB_CACHE")
         .or_else(|| path_in("HUGGINGFACE_HUB_CACHE"))
@@ -107,7 +107,7 @@ pub(crate) fn hub_cache() -> Option<PathBuf> {
 mod tests {
     use super::{offline_by, token_by, trimmed};
 
-    /// The value of `name` among these.
+    /// Looks up `name` in these variables.
     fn lookup<'a>(set: &'a [(&str, &str)]) -> impl Fn(&str) -> Option<String> + 'a {
         move |name: &str| set.iter().find(|(known, _)| *known == name).map(|(_, value)| (*value).to_owned())
     }
@@ -123,7 +123,7 @@ mod tests {
             assert_eq!(offline_by(lookup(&[("HF_HUB_OFFLINE", value)])), None, "{value}");
         }
         assert_eq!(offline_by(lookup(&[])), None);
-        // The newer variable decides, even if it says no.
+        // The newer variable decides, even if its value is false.
         let both = [("HF_HUB_OFFLINE", "0"), ("TRANSFORMERS_OFFLINE", "1")];
         assert_eq!(offline_by(lookup(&both)), None);
     }

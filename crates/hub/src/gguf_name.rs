@@ -1,31 +1,32 @@
-//! What the names of GGUF files say: their quantisation, and which ones are parts of one model.
+//! Parses the names of GGUF files: their quantisation, and which files are parts of one model.
 
 use std::collections::{BTreeSet, HashMap, hash_map};
 
 use moi_files::PartName;
 
-/// A GGUF file, or the parts of a split one.
+/// A GGUF file, or the parts of a split model.
 #[derive(Clone, Debug)]
 pub(crate) struct GgufModel {
-    /// The file by which the model is opened.
+    /// The file to open, which is the first part of a split model.
     first: String,
-    /// The path without its ending and the number of its part, in capitals: in it a quantisation is looked for. Kept, as
-    /// a message about many models looks into each of them several times.
+    /// The path without its extension and part number, in capitals, in which a quantisation is searched. It is stored
+    /// because a message about many models searches each of them several times.
     stem: String,
     split: Option<Split>,
 }
 
-/// The parts of a split model. Only those that a repository lists are kept: a single name can claim 99,999 others.
+/// The parts of a split model. Only parts that the repository lists are kept, because a single name can claim 99,999
+/// others.
 #[derive(Clone, Debug)]
 struct Split {
-    /// The name of one part, which says those of the others.
+    /// The name of one part, from which the names of the others follow.
     name: PartName,
-    /// The numbers of the parts that the repository lists. It may list a file twice.
+    /// The numbers of the parts that the repository lists. A set, because it may list a file twice.
     listed: BTreeSet<usize>,
 }
 
 impl GgufModel {
-    /// Of a file, or of the model that it is a part of; none of the parts counts as listed yet.
+    /// The model of a file, or the split model that the file is a part of; no part counts as listed yet.
     fn new(file: &str) -> Self {
         match PartName::in_text(file, "gguf") {
             Some(name) => {
@@ -39,15 +40,15 @@ impl GgufModel {
         }
     }
 
-    /// The file by which the model is opened.
+    /// The file to open, which is the first part of a split model.
     pub(crate) fn first(&self) -> &str {
         &self.first
     }
 
-    /// Its files.
+    /// All files of the model.
     ///
     /// # Errors
-    /// If the repository lacks some, or they are too many.
+    /// If the repository lacks parts, or there are too many.
     pub(crate) fn whole(&self) -> Result<Vec<String>, String> {
         let Some(Split { name, listed }) = &self.split else { return Ok(vec![self.first.clone()]) };
         let (first, count) = (&self.first, name.count);
@@ -65,9 +66,9 @@ impl GgufModel {
         }
     }
 
-    /// Whether a quantisation stands in the name as a part of its own: `Q4_K` is not in `Q4_K_M`, nor `Q4_0` in `IQ4_0`.
+    /// Whether the name contains a quantisation as a separate part: `Q4_K` is not in `Q4_K_M`, nor `Q4_0` in `IQ4_0`.
     pub(crate) fn has_quant(&self, quant: &str) -> bool {
-        // A search prepares itself in time that grows with what is looked for, which may be as long as a listing.
+        // The search's preparation takes time in proportion to the searched text, which may be very long.
         if quant.len() > self.stem.len() {
             return false;
         }
@@ -80,13 +81,13 @@ impl GgufModel {
         })
     }
 
-    /// The quantisation that its name tells, in capitals.
+    /// The quantisation in the model's name, in capitals.
     pub(crate) fn quant(&self) -> Option<&str> {
         self.stem.rsplit(['-', '.', '/']).find(|part| is_quant(part))
     }
 }
 
-/// Whether a part of a name is what llama.cpp calls a quantisation, or a type of floats.
+/// Whether a part of a name is llama.cpp's name of a quantisation or a floating-point type.
 fn is_quant(part: &str) -> bool {
     let number = part.trim_start_matches(['I', 'T']).strip_prefix('Q');
     number.is_some_and(|number| number.starts_with(|c: char| c.is_ascii_digit()))
@@ -94,9 +95,9 @@ fn is_quant(part: &str) -> bool {
         || part.starts_with("MXFP4")
 }
 
-/// The models among the files of a repository, in the order of their first listed files.
+/// The models among the files of a repository, in the order in which their files are first listed.
 pub(crate) fn gguf_models(files: &[String]) -> Vec<GgufModel> {
-    // Where a model stands in the list, by the file that opens it.
+    // The index of each model in `models`, by the file to open.
     let mut places: HashMap<String, usize> = HashMap::new();
     let mut models: Vec<GgufModel> = Vec::new();
     for file in files.iter().filter(|file| file.ends_with(".gguf") && is_model(file)) {
@@ -116,13 +117,13 @@ pub(crate) fn gguf_models(files: &[String]) -> Vec<GgufModel> {
     models
 }
 
-/// Projectors of images and importance matrices are in GGUF files, too.
+/// Whether a GGUF file is a model; image projectors and importance matrices are GGUF files, too.
 fn is_model(file: &str) -> bool {
     let name = file.rsplit('/').next().unwrap_or(file).to_ascii_lowercase();
     !name.contains("mmproj") && !name.contains("imatrix")
 }
 
-/// The split model that a file is a part of.
+/// The split model that a file is a part of; `None` if the file is no part.
 pub(crate) fn named_part(files: &[String], file: &str) -> Option<GgufModel> {
     let mut model = GgufModel::new(file);
     let split: &mut Split = model.split.as_mut()?;
@@ -179,7 +180,7 @@ mod tests {
         assert!(lacking.contains("first of 3 parts, 2 of which are not there"), "{lacking}");
     }
 
-    /// One name may claim any number of parts, and a listing may hold many such names.
+    /// A name may claim any number of parts, and a listing may have many such names.
     #[test]
     fn parts_that_are_not_listed_take_no_memory() {
         let files: Vec<String> = (0..20_000).map(|i| format!("{i}-00001-of-99999.gguf")).collect();
@@ -188,11 +189,11 @@ mod tests {
         let too_many = found[7].whole().unwrap_err();
         assert_eq!(too_many, "7-00001-of-99999.gguf is the first of 99999 parts, expected 1000 at most");
         assert_eq!(named_part(&files, &files[7]).unwrap().whole().unwrap_err(), too_many);
-        // A file that is listed twice stands for one part.
+        // A file that is listed twice counts as one part.
         let twice = models(&["a-00001-of-00002.gguf", "a-00001-of-00002.gguf"]);
         assert_eq!(twice.len(), 1);
         assert!(twice[0].whole().unwrap_err().contains("1 of which are not there"));
-        // Folders are told apart.
+        // Files in different folders belong to different models.
         let folders = models(&["x/a-00001-of-00002.gguf", "y/a-00002-of-00002.gguf"]);
         let firsts: Vec<&str> = folders.iter().map(GgufModel::first).collect();
         assert_eq!(firsts, ["x/a-00001-of-00002.gguf", "y/a-00001-of-00002.gguf"]);

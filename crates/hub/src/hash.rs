@@ -1,4 +1,4 @@
-//! Hashes of files and streams.
+//! Computes hashes of files and streams.
 
 use std::{
     fs::File,
@@ -9,7 +9,7 @@ use std::{
 use sha1::Sha1;
 use sha2::{Digest, Sha256};
 
-/// Which side a copy broke off at.
+/// The side on which a copy failed.
 pub(crate) enum CopyError {
     Read(io::Error),
     Write(io::Error),
@@ -23,7 +23,7 @@ impl From<CopyError> for io::Error {
     }
 }
 
-/// Copies while hashing; calls `progress` with the bytes of each piece.
+/// Copies while hashing; calls `progress` with the length of each piece.
 pub(crate) fn copy(
     from: &mut impl Read,
     to: &mut impl Write,
@@ -49,21 +49,21 @@ pub(crate) fn hex(hasher: impl Digest) -> String {
     hasher.finalize().as_slice().iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// The sha256 of a file, in hex.
+/// The SHA-256 of a file, in hex.
 pub(crate) fn of_file(path: &Path) -> io::Result<String> {
     let mut hasher = Sha256::new();
     copy(&mut File::open(path)?, &mut io::sink(), &mut hasher, |_| {})?;
     Ok(hex(hasher))
 }
 
-/// The sha1 of a file, in hex.
+/// The SHA-1 of a file, in hex.
 pub(crate) fn sha1(path: &Path) -> io::Result<String> {
     let mut hasher = Sha1::new();
     copy(&mut File::open(path)?, &mut io::sink(), &mut hasher, |_| {})?;
     Ok(hex(hasher))
 }
 
-/// The sha1 that git has for a file of this content, in hex.
+/// The SHA-1 that git computes for a blob of this file's content, in hex.
 pub(crate) fn git_blob(path: &Path) -> io::Result<String> {
     let mut file = File::open(path)?;
     let mut hasher = Sha1::new_with_prefix(format!("blob {}\0", file.metadata()?.len()));

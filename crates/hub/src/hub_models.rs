@@ -1,18 +1,27 @@
-//! Instruct models of the Hugging Face hub that run here, family by family, for those who look for one. A name of this table is
-//! given to `moi` as it is; what is fetched is what the hub has under it.
+//! Instruct models of the Hugging Face hub that run here, by family, as suggestions for users. A name of this table
+//! can be passed to `moi` unchanged; the hub's current files of this name are downloaded.
 
 use crate::Fetcher;
 
 /// A model of the hub.
+///
+/// # Examples
+/// ```
+/// use moi_hub::HubModel;
+///
+/// let (repository, licence) = ("owner/name", Some("MIT"));
+/// let model = HubModel { repository, parameters_millions: 350, active_millions: None, licence };
+/// assert_eq!(model.num_bytes(), 700_000_000);
+/// ```
 #[derive(Clone, Copy, Debug)]
 pub struct HubModel {
-    /// Its repository, `owner/name`.
+    /// The repository, `owner/name`.
     pub repository: &'static str,
-    /// Parameters of its text, in millions; of models with experts all of them.
+    /// The number of parameters of the text model, in millions; with all experts of a mixture.
     pub parameters_millions: u32,
-    /// Of a model with experts those that compute a token, in millions.
+    /// The number of parameters that compute one token, in millions, for a mixture of experts.
     pub active_millions: Option<u32>,
-    /// Its terms; none where only the model's card says them.
+    /// The licence; `None` if only the model card states it.
     pub licence: Option<&'static str>,
 }
 
@@ -28,7 +37,19 @@ const fn experts(of: HubModel, active: u32) -> HubModel {
     HubModel { active_millions: Some(active), ..of }
 }
 
-/// Small ones of each family, and the smallest of families that have none.
+/// Small models of each family, or the smallest model of a family without small ones.
+///
+/// # Examples
+/// ```
+/// use moi_hub::HUB_MODELS;
+///
+/// let small: Vec<&str> = HUB_MODELS
+///     .iter()
+///     .filter(|model| model.num_bytes() < 1_000_000_000)
+///     .map(|model| model.repository)
+///     .collect();
+/// assert!(small.contains(&"LiquidAI/LFM2-350M"));
+/// ```
 pub const HUB_MODELS: &[HubModel] = &[
     model("Qwen/Qwen3.5-0.8B", 750, "Apache-2.0"),
     of_card("Qwen/Qwen3.5-2B", 1_880),
@@ -67,7 +88,7 @@ pub const HUB_MODELS: &[HubModel] = &[
 ];
 
 impl HubModel {
-    /// Bytes of weights in bfloat16, as most of these are published.
+    /// Bytes of the weights in bfloat16, in which most of these models are published.
     pub fn num_bytes(&self) -> u64 {
         u64::from(self.parameters_millions) * 2_000_000
     }

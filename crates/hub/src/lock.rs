@@ -1,4 +1,5 @@
-//! One process at a time fetches a file; others wait and find it there.
+//! Locks a download, so that only one process at a time downloads a file; other processes wait and then find the
+//! file.
 
 use std::{
     fs::{File, TryLockError},
@@ -7,14 +8,14 @@ use std::{
 
 use crate::{FetchError, cache::create_parent};
 
-/// Holds a lock until it is dropped, or its process ends in whatever way.
+/// A lock that is released when it is dropped, or when its process ends in any way.
 #[derive(Debug)]
 pub(crate) struct Lock {
     _held: File,
 }
 
 impl Lock {
-    /// Waits for the lock that a file stands for; `say` is told if another process has it.
+    /// Waits for the lock of this file; `say` is told if another process holds it.
     pub(crate) fn take(path: &Path, mut say: impl FnMut(&str)) -> Result<Self, FetchError> {
         create_parent(path)?;
         let error = |error| FetchError::Io { path: path.to_owned(), error };
@@ -22,8 +23,8 @@ impl Lock {
         match file.try_lock() {
             Ok(()) => return Ok(Self { _held: file }),
             Err(TryLockError::WouldBlock) => {}
-            // Some network file systems have no locks: two processes may then spoil each
-            // other's download, which its hash tells.
+            // Some network file systems have no locks. Two processes may then corrupt each other's download, which
+            // the hash check detects.
             Err(TryLockError::Error(_)) => return Ok(Self { _held: file }),
         }
         say("another process is fetching the same; waiting for it");

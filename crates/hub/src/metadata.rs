@@ -1,27 +1,28 @@
-//! What a hub knows of a file before it is fetched.
+//! Requests a file's metadata before its download.
 
 use ureq::{Body, http::Response};
 
 use crate::{
     FetchError,
-    http::{Client, NoAnswer, PAGE, Request, announced_length, check_status, is_page},
+    http::{Client, HttpRequest, NoAnswer, PAGE, announced_length, check_status, is_page},
     redirect::text,
     retry::AttemptError,
 };
 
-/// What is known of a file before it is fetched.
+/// The metadata of a file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Meta {
     pub(crate) etag: String,
-    /// Not every server says it before it sends the content.
+    /// The length in bytes, which not every server states before it sends the content.
     pub(crate) size: Option<u64>,
 }
 
 impl Client {
-    /// Etag and size of a file, as the hub itself has them; where its content lies elsewhere is not asked.
+    /// The etag and size of a file, as the hub itself states them; the storage that the hub redirects to is not
+    /// asked.
     pub(crate) fn meta(&self, url: &str, what: &str, say: &mut dyn FnMut(&str)) -> Result<Meta, FetchError> {
-        let found = self.repeat(what, say, |agent| {
-            let answer = self.ask(agent, Request::Metadata, url)?;
+        let found = self.repeat(what, say, |timeouts| {
+            let answer = self.ask(timeouts, HttpRequest::Metadata, url)?;
             meta(&answer).map_err(AttemptError::Refused)
         });
         found.map_err(|none| {
@@ -31,7 +32,7 @@ impl Client {
     }
 }
 
-/// What the headers say. The redirect to where a content lies has the headers itself.
+/// Reads the headers. The redirect to a file's storage has the file's headers itself.
 fn meta(answer: &Response<Body>) -> Result<Meta, String> {
     let redirects = answer.status().is_redirection();
     if !redirects {
@@ -48,15 +49,15 @@ fn meta(answer: &Response<Body>) -> Result<Meta, String> {
     }
     let size = match header("x-linked-size") {
         Some(size) => size.parse().ok(),
-        // The length of a redirect is not the file's.
+        // The length of a redirect is not the file's length.
         None if redirects => None,
-        // Some servers answer without a body and count that; the content itself tells.
+        // Some servers answer without a body and state its length 0; the content's answer then gives the length.
         None => announced_length(answer).filter(|&length| length > 0),
     };
     Ok(Meta { etag, size })
 }
 
-/// What to check where a header is missing.
+/// The error message for a missing header, with what the user should check.
 fn lacks(answer: &Response<Body>, name: &str) -> String {
     if is_page(answer) {
         return PAGE.to_owned();
@@ -69,7 +70,7 @@ fn lacks(answer: &Response<Body>, name: &str) -> String {
     )
 }
 
-/// Whether a header can be the name of a file: etags of other servers have more than letters and digits in them.
+/// Whether an etag can be a file name, because etags of other servers may have any characters.
 fn is_file_name(value: &str) -> bool {
     let plain = |c: char| c.is_ascii_alphanumeric() || "-_.+=~".contains(c);
     (1..=128).contains(&value.len()) && !value.starts_with('.') && value.chars().all(plain)

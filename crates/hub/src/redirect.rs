@@ -1,4 +1,4 @@
-//! Where a redirect leads, which ones stay on the hub, and who gets the token.
+//! Resolves redirects, and decides which ones stay on the hub and which hosts get the token.
 
 use ureq::{
     Body,
@@ -6,17 +6,17 @@ use ureq::{
 };
 use url::{Origin, Url};
 
-/// Redirects in a row; as many as huggingface_hub follows.
+/// Most redirects in a row, as in huggingface_hub.
 pub(crate) const REDIRECTS: usize = 20;
-/// Hubs that others redirect to.
+/// Public hubs to which other hubs redirect.
 const PUBLIC_HUBS: &[&str] = &["https://huggingface.co", "https://hf.co"];
 
-/// A header.
+/// The text of a header.
 pub(crate) fn text<'a>(answer: &'a Response<Body>, name: &str) -> Option<&'a str> {
     answer.headers().get(name)?.to_str().ok()
 }
 
-/// Where an answer redirects to, if it does.
+/// The address that an answer redirects to, if any.
 ///
 /// # Errors
 /// If that is no address of a web server.
@@ -30,13 +30,13 @@ pub(crate) fn target(from: &Url, answer: &Response<Body>) -> Result<Option<Url>,
             | StatusCode::PERMANENT_REDIRECT
     );
     match answer.headers().get("location").filter(|_| redirects) {
-        // Some servers write names of files into it as they are, in UTF-8.
+        // Some servers write file names into this header unescaped, in UTF-8.
         Some(location) => resolve(from, &String::from_utf8_lossy(location.as_bytes())).map(Some),
         None => Ok(None),
     }
 }
 
-/// A reference in an address, whole or relative, by RFC 3986.
+/// Resolves an absolute or relative address by RFC 3986.
 fn resolve(from: &Url, location: &str) -> Result<Url, String> {
     let mut url =
         from.join(location).map_err(|error| format!("it redirects to `{location}`, no address: {error}"))?;
@@ -47,15 +47,15 @@ fn resolve(from: &Url, location: &str) -> Result<Url, String> {
     Ok(url)
 }
 
-/// Whether an address is of a web server.
+/// Whether an address is one of a web server.
 pub(crate) fn is_web(url: &Url) -> bool {
     matches!(url.scheme(), "http" | "https") && url.host_str().is_some()
 }
 
-/// Whether a redirect stays on the hub: scheme, host and port are those of the address that redirects, of the endpoint,
-/// or of a public hub.
+/// Whether a redirect stays on the hub: the target's scheme, host and port are those of the redirecting address, of
+/// the endpoint, or of a public hub.
 ///
-/// Other redirects lead to where contents lie, and what the hub knows of a file is in the redirect itself.
+/// Other redirects lead to storage, and the hub's metadata of a file is in the redirect itself.
 pub(crate) fn stays_on_hub(endpoint: &Url, from: &Url, target: &Url) -> bool {
     let origin: Origin = target.origin();
     let is_public =
@@ -63,7 +63,8 @@ pub(crate) fn stays_on_hub(endpoint: &Url, from: &Url, target: &Url) -> bool {
     origin == from.origin() || origin == endpoint.origin() || is_public()
 }
 
-/// Whether an address may see the token: the endpoint's own host, also where that has gone from http to https.
+/// Whether an address may see the token: it must have the endpoint's host, with the same scheme and port or upgraded
+/// from http to https.
 pub(crate) fn may_see_token(endpoint: &Url, url: &Url) -> bool {
     let default_ports = endpoint.port().is_none() && url.port().is_none();
     let upgraded = endpoint.scheme() == "http" && url.scheme() == "https" && default_ports;
@@ -118,9 +119,9 @@ mod tests {
             assert_eq!(stays_on_hub(&endpoint, &endpoint, &url(target)), stays, "{target}");
             assert_eq!(may_see_token(&endpoint, &url(target)), token, "{target}");
         }
-        // From https, a token does not go back to http.
+        // A token that was sent over https must not be sent over http.
         assert!(!may_see_token(&url("https://mirror.example"), &url("http://mirror.example")));
-        // Redirects within another host that the first one led to.
+        // A redirect may stay within another host that an earlier redirect led to.
         let other = url("https://hf.co/a");
         assert!(stays_on_hub(&endpoint, &other, &url("https://hf.co/b")));
     }

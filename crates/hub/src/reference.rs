@@ -1,4 +1,4 @@
-//! What names a model on the hub: `owner/name`, an address that was copied from a page, or a name with a quantisation.
+//! Parses names of models on the hub: `owner/name`, the address of a web page, or a name with a quantisation.
 
 use percent_encoding::percent_decode_str;
 use url::Url;
@@ -6,6 +6,19 @@ use url::Url;
 use crate::{redirect::is_web, snapshot::is_plain};
 
 /// A model in a hub repository.
+///
+/// # Examples
+/// ```
+/// use moi_hub::ModelReference;
+///
+/// let parse = |text| ModelReference::parse(text, "https://huggingface.co");
+/// let (repository, quant) = ("owner/name".to_owned(), Some("Q4_K_M".to_owned()));
+/// let expected = ModelReference { repository, quant, ..ModelReference::default() };
+/// assert_eq!(parse("owner/name:Q4_K_M")?, Some(expected.clone()));
+/// assert_eq!(parse("https://huggingface.co/owner/name:Q4_K_M")?, Some(expected));
+/// assert_eq!(parse("./owner/name")?, None); // a path
+/// # Ok::<(), String>(())
+/// ```
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ModelReference {
     /// owner/name
@@ -14,24 +27,24 @@ pub struct ModelReference {
     pub revision: Option<String>,
     /// A file of the repository, or a folder of GGUF files.
     pub file: Option<String>,
-    /// What the name of a GGUF file has in it, `Q4_K_M` for example.
+    /// A quantisation that the name of a GGUF file contains, for example `Q4_K_M`.
     pub quant: Option<String>,
 }
 
-/// Hosts of the public hub.
+/// The hosts of the public hub.
 const HOSTS: &[&str] = &["huggingface.co", "www.huggingface.co", "hf.co"];
-/// Pages of the hub that show a file or a folder at a revision.
+/// The hub's pages that show a file or a folder at a revision.
 const FILE_PAGES: &[&str] = &["tree", "blob", "resolve", "raw", "blame"];
-/// First parts of addresses that are no model's.
+/// First path components of the hub's addresses that belong to no model.
 const OTHER_KINDS: &[&str] = &["datasets", "spaces", "kernels", "buckets", "collections", "papers", "docs"];
-/// How names end that are hosts rather than owners of repositories.
+/// Endings that mark a name as a host rather than a repository's owner.
 const HOST_ENDINGS: &[&str] = &[".ai", ".cn", ".co", ".com", ".dev", ".io", ".net", ".org"];
 
 impl ModelReference {
-    /// Reads a name or an address; `None` is what can only be a path of this machine or a name without an owner.
+    /// Parses a name or an address; `None` if it can only be a local path or a name without an owner.
     ///
     /// # Errors
-    /// If it is an address, but of no model on the hub at `endpoint`; the text says what to write.
+    /// If it is an address, but of no model on the hub at `endpoint`; the text says what to write instead.
     pub fn parse(text: &str, endpoint: &str) -> Result<Option<Self>, String> {
         let text = text.trim();
         if is_path(text) {
@@ -58,25 +71,25 @@ impl ModelReference {
         from_name(text)
     }
 
-    /// As it is written on the command line.
+    /// The reference with a quantisation, as written on the command line.
     pub(crate) fn with_quant(&self, quant: &str) -> String {
         format!("{}:{quant}", self.repository)
     }
 
-    /// As it is written on the command line.
+    /// The reference with a file, as written on the command line.
     pub(crate) fn with_file(&self, file: &str) -> String {
         format!("{}/{file}", self.repository)
     }
 }
 
-/// What can only be a path: absolute, relative by dots, of a home directory, or as Windows writes them.
+/// Whether a text can only be a path: absolute, relative with dots, in a home directory, or in Windows' notation.
 fn is_path(text: &str) -> bool {
     let bytes = text.as_bytes();
     let has_drive = bytes.len() >= 2 && bytes[0].is_ascii_alphabetic() && bytes[1] == b':';
     text.is_empty() || has_drive || text.starts_with(['/', '.', '~']) || text.contains('\\')
 }
 
-/// How hosts of the hub are written before a path: with and without a port.
+/// The hub's hosts as they are written before a path, with and without a port.
 fn hosts(endpoint: Option<&Url>) -> Vec<String> {
     let mut hosts: Vec<String> = HOSTS.iter().map(|&host| host.to_owned()).collect();
     if let Some(host) = endpoint.and_then(Url::host_str) {
@@ -95,7 +108,7 @@ fn write_instead(text: &str) -> String {
     )
 }
 
-/// `OWNER/NAME`, `OWNER/NAME:QUANT`, `OWNER/NAME@REVISION` or `OWNER/NAME/FILE`.
+/// Parses `OWNER/NAME`, `OWNER/NAME:QUANT`, `OWNER/NAME@REVISION` or `OWNER/NAME/FILE`.
 fn from_name(text: &str) -> Result<Option<ModelReference>, String> {
     let parts: Vec<&str> = text.trim_end_matches('/').split('/').collect();
     let [owner, name, path @ ..] = &parts[..] else { return Ok(None) };
@@ -114,7 +127,7 @@ fn from_name(text: &str) -> Result<Option<ModelReference>, String> {
     build(text, (*owner, name), revision, &path, quant).map(Some)
 }
 
-/// `hf://[models/]OWNER/NAME[@REVISION][/FILE]`, without its scheme.
+/// Parses `hf://[models/]OWNER/NAME[@REVISION][/FILE]`, given without its scheme as `rest`.
 fn from_uri(text: &str, rest: &str) -> Result<ModelReference, String> {
     let parts: Vec<&str> = rest.trim_matches('/').split('/').collect();
     let (owner, name, path) = match of_models(text, &parts)? {
@@ -131,7 +144,7 @@ fn from_uri(text: &str, rest: &str) -> Result<ModelReference, String> {
     build(text, (owner, name), Some(decoded(&revision)), path, quant)
 }
 
-/// The address of a repository's page or of one of its files.
+/// Parses the address of a repository's page or of one of its files.
 fn from_address(text: &str, address: &str, endpoint: Option<&Url>) -> Result<ModelReference, String> {
     let url = Url::parse(address).ok().filter(is_web).ok_or_else(|| write_instead(text))?;
     let host = url.host_str().unwrap_or_default();
@@ -157,7 +170,7 @@ fn from_address(text: &str, address: &str, endpoint: Option<&Url>) -> Result<Mod
     let name = name.strip_suffix(".git").unwrap_or(name);
     let (page, path) = match page {
         [] => {
-            // The page of a GGUF repository names the file that it shows.
+            // The address of a GGUF repository's page may name the file that it shows.
             let shown = url.query_pairs().find(|(key, _)| key == "show_file_info");
             let path: Vec<String> = shown.map(|(_, file)| file.into_owned()).into_iter().collect();
             return build(text, (owner.as_str(), name), None, &path, quant);
@@ -173,7 +186,7 @@ fn from_address(text: &str, address: &str, endpoint: Option<&Url>) -> Result<Mod
     }
 }
 
-/// The parts of an address behind what says that it is of models.
+/// The parts of an address behind the part that marks it as a model's.
 fn of_models<'a, 'b>(text: &str, parts: &'a [&'b str]) -> Result<&'a [&'b str], String> {
     match parts {
         ["api", "models", rest @ ..] | ["models", rest @ ..] => Ok(rest),
@@ -184,7 +197,7 @@ fn of_models<'a, 'b>(text: &str, parts: &'a [&'b str]) -> Result<&'a [&'b str], 
     }
 }
 
-/// The revision at the beginning of a path; those of pull requests and conversions have slashes in them.
+/// The revision at the beginning of a path; revisions of pull requests and conversions contain slashes.
 fn split_revision(path: &[String]) -> Option<(String, &[String])> {
     match path {
         [refs, kind, _, rest @ ..] if refs == "refs" && (kind == "pr" || kind == "convert") => {
@@ -195,7 +208,7 @@ fn split_revision(path: &[String]) -> Option<(String, &[String])> {
     }
 }
 
-/// A name and what stands behind its colon, as llama.cpp and Ollama write quantisations.
+/// Splits a name from the quantisation behind its colon, as llama.cpp and Ollama write it.
 fn split_quant<'a>(text: &str, name: &'a str) -> Result<(&'a str, Option<String>), String> {
     let Some((name, quant)) = name.split_once(':') else { return Ok((name, None)) };
     let is_plain_quant = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
@@ -204,7 +217,7 @@ fn split_quant<'a>(text: &str, name: &'a str) -> Result<(&'a str, Option<String>
             "`{text}`: behind the colon a quantisation is expected, as in {name}:Q4_K_M; --revision names a revision"
         ));
     }
-    // What Ollama writes where nothing is chosen.
+    // Ollama's default tag means no choice of quantisation.
     let chosen = !quant.eq_ignore_ascii_case("latest");
     Ok((name, chosen.then(|| quant.to_owned())))
 }
@@ -224,12 +237,12 @@ fn build(
     if let (Some(file), Some(quant)) = (&file, &quant) {
         return Err(format!("`{text}` names a file, {file}, and a quantisation, {quant}; write one of them"));
     }
-    // Weights in safetensors do not run without the files beside them.
+    // safetensors cannot run without the other files, so such a file stands for the whole repository.
     let is_weights = |file: &String| {
         !file.contains('/') && (file.ends_with(".safetensors") || file.ends_with(".safetensors.index.json"))
     };
     file = file.filter(|file| !is_weights(file));
-    // Ollama takes the name of a whole file for a quantisation too.
+    // Ollama also accepts a whole file name in place of a quantisation.
     let (file, quant) = match quant {
         Some(quant) if quant.to_ascii_lowercase().ends_with(".gguf") => (Some(quant), None),
         quant => (file, quant),
@@ -237,7 +250,7 @@ fn build(
     Ok(ModelReference { repository: format!("{owner}/{name}"), revision, file, quant })
 }
 
-/// What the hub allows as the name of an owner or a repository.
+/// Whether the hub allows this name for an owner or a repository.
 fn is_name(name: &str) -> bool {
     let is_word = |c: char| c.is_ascii_alphanumeric() || c == '_';
     (1..=96).contains(&name.len())
@@ -248,7 +261,7 @@ fn is_name(name: &str) -> bool {
         && !name.contains("..")
 }
 
-/// A part of an address as it was before it was escaped.
+/// A part of an address with its escapes decoded.
 fn decoded(part: &str) -> String {
     percent_decode_str(part).decode_utf8_lossy().into_owned()
 }

@@ -1,17 +1,18 @@
-//! Why a repository has no model that runs, told before its weights are fetched: what is there, and what to do.
+//! Explains why a repository has no model that runs, before its weights are downloaded: what it has, and what the
+//! user can do.
 
 use moi_files::PartName;
 use serde_json::Value;
 
 use crate::select::CONFIG;
 
-/// What describes a LoRA adapter.
+/// The config file of a LoRA adapter.
 pub(crate) const ADAPTER_CONFIG: &str = "adapter_config.json";
-/// At most so many files are named.
+/// Most file names that a message lists.
 const NAMED: usize = 3;
-/// At most so many names to choose from, or files to fetch, are named.
+/// Most names that a message offers as choices, or files to download.
 const MAX_NAMES: usize = 20;
-/// Endings of weights of other programs, and what they are called.
+/// Endings of other programs' weights, and the programs.
 const OTHER_WEIGHTS: &[(&str, &str)] = &[
     (".onnx", "ONNX"),
     (".mlmodel", "Core ML"),
@@ -31,7 +32,7 @@ const OTHER_WEIGHTS: &[(&str, &str)] = &[
     (".ckpt", "PyTorch"),
 ];
 
-/// Why files make no model.
+/// The message that the files make no model.
 pub(crate) fn no_model(files: &[String]) -> String {
     let has = |name: &str| files.iter().any(|file| file == name);
     if has("model_index.json") {
@@ -79,8 +80,8 @@ fn list(files: &[&String]) -> String {
     format!("{}{more}", names.join(", "))
 }
 
-/// The first names, and how many more there are: a repository may list any number. Names that are not shown are not
-/// made.
+/// The first names, and the number of the others, because a repository may list any number. Names that are not shown
+/// are not computed.
 pub(crate) fn first_names(mut names: impl ExactSizeIterator<Item = String>) -> String {
     let first: Vec<String> = names.by_ref().take(MAX_NAMES).collect();
     let first = first.join(", ");
@@ -90,7 +91,7 @@ pub(crate) fn first_names(mut names: impl ExactSizeIterator<Item = String>) -> S
     }
 }
 
-/// What to do with PyTorch's weights.
+/// The message about a repository that only has PyTorch's weights.
 pub(crate) fn only_pytorch(repository: &str) -> String {
     format!(
         "it has PyTorch's weights alone, which have to be converted before they run: `moi convert {repository} --output \
@@ -98,7 +99,7 @@ pub(crate) fn only_pytorch(repository: &str) -> String {
     )
 }
 
-/// Whether files are of an adapter without its base model.
+/// Whether the files are an adapter without its base model.
 pub(crate) fn is_adapter(files: &[String]) -> bool {
     let has = |name: &str| files.iter().any(|file| file == name);
     let weights = ["model.safetensors", "model.safetensors.index.json", "pytorch_model.bin"];
@@ -106,7 +107,7 @@ pub(crate) fn is_adapter(files: &[String]) -> bool {
     has(ADAPTER_CONFIG) && !has_gguf && !(has(CONFIG) && weights.iter().any(|name| has(name)))
 }
 
-/// What to do with an adapter, whose config this is.
+/// The message about an adapter with this config.
 pub(crate) fn adapter(repository: &str, config: &[u8]) -> String {
     let config: Option<Value> = moi_files::json(config).ok();
     let field = |name: &str| config.as_ref().and_then(|config| config.get(name)).and_then(Value::as_str);
@@ -124,14 +125,15 @@ pub(crate) fn adapter(repository: &str, config: &[u8]) -> String {
     )
 }
 
-/// Why the weights that a config.json is for do not run, as far as the way they are quantised tells.
+/// The message that the weights of this config.json cannot run because of their quantisation; `None` if they are not
+/// quantised.
 pub(crate) fn quantised(config: &[u8]) -> Option<String> {
     let config: Value = moi_files::json(config).ok()?;
     let given = |name: &str| config.get(name).filter(|value| !value.is_null());
     let method = match (given("quantization_config"), given("quantization")) {
         (Some(quantised), _) => match quantised.get("quant_method").and_then(Value::as_str) {
             Some(method) => method.to_owned(),
-            // MLX writes the same under two names.
+            // MLX writes the same description into both fields.
             None if given("quantization").is_some() => "MLX".to_owned(),
             None => "an unnamed method".to_owned(),
         },

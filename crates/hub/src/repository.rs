@@ -1,4 +1,4 @@
-//! Any other repository of the hub.
+//! Downloads repositories of the hub that are not in the catalogue.
 
 use std::{
     collections::HashSet,
@@ -6,12 +6,11 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use percent_encoding::utf8_percent_encode;
-use serde::Deserialize;
+use hf_hub::api::RepoInfo;
 
 use crate::{
     FetchError, Fetcher, ModelReference,
-    fetch::{REVISION, file_url, keep, remove},
+    fetch::{keep, remove},
     hash,
     lock::Lock,
     refusal::{self, ADAPTER_CONFIG},
@@ -20,20 +19,20 @@ use crate::{
 };
 
 impl Fetcher {
-    /// What a name or an address means on this hub; `None` is what can only be a path of this machine or a name of the
-    /// catalogue.
+    /// Parses a name or an address of this hub; `None` if it can only be a local path or a catalogue name.
     ///
     /// # Errors
-    /// If it is an address, but of no model on this hub; the error says what to write.
+    /// If it is an address, but of no model on this hub; the error says what to write instead.
     pub fn reference(&self, name: &str) -> Result<Option<ModelReference>, FetchError> {
         ModelReference::parse(name, &self.client.endpoint).map_err(FetchError::NoReference)
     }
 
-    /// The files of a model in a hub repository, `owner/name`, in the hub's own cache: a directory in
-    /// Hugging Face layout, or a GGUF file, the first one if it is split. `owner/name/FILE.gguf` and `owner/name:QUANT` name
-    /// one of several GGUF files; an address of a page of the hub is read, too.
+    /// Downloads the files of a model in a hub repository, `owner/name`, into the hub's own cache. Returns a
+    /// directory in Hugging Face layout, or a GGUF file (the first part of a split one). `owner/name/FILE.gguf` and
+    /// `owner/name:QUANT` select one of several GGUF files; the address of a page of the hub is also accepted.
     ///
-    /// All files are of one commit: the one that `revision` (a branch, tag or commit; `main`) names now.
+    /// All files belong to one commit: the one to which `revision` (a branch, tag or commit; by default `main`)
+    /// refers now.
     ///
     /// # Errors
     /// If the hub cannot be reached and the files are not cached, or there is no model in the repository.
@@ -66,7 +65,7 @@ impl Fetcher {
         match reached {
             Ok(info) => self.fetch_files(&snapshots, &reference, (revision, info), &mut say),
             Err(unreachable @ FetchError::Unreachable { .. }) => {
-                // What another run, or another tool, has fetched is still good.
+                // Files that an earlier run or another tool has downloaded are still usable.
                 let cached =
                     snapshots.cached(revision).and_then(|directory| self.cached(&reference, directory));
                 let path = cached.ok_or(unreachable)?;
@@ -84,18 +83,18 @@ impl Fetcher {
         list(&directory, "", &mut files);
         match choose(&files, reference, true) {
             Ok(chosen) => Some(model_path(&directory, &chosen)),
-            // Whoever reads the directory says what it lacks.
+            // The code that opens the directory reports what it lacks.
             Err(_) if reference.file.is_none() && reference.quant.is_none() => Some(directory),
             Err(_) => None,
         }
     }
 
-    /// Fetches what is missing of the model in a repository.
+    /// Downloads the missing files of a model in a repository.
     fn fetch_files(
         &self,
         snapshots: &Snapshots,
         reference: &ModelReference,
-        (revision, info): (&str, Info),
+        (revision, info): (&str, RepoInfo),
         say: &mut impl FnMut(&str),
     ) -> Result<PathBuf, FetchError> {
         let id = &reference.repository;
@@ -126,9 +125,9 @@ impl Fetcher {
                     return Err(no_model(why));
                 }
             }
-            // An index is no shard: one that names itself would never end.
+            // An index is not read as a shard, because an index that names itself would never end.
             if next < before_shards && file.ends_with(".index.json") {
-                // A name that the repository does not list is never asked for.
+                // A file that the repository does not list is never requested.
                 let shards = shards(&path).map_err(no_model)?;
                 let listed: HashSet<&str> = files.iter().map(String::as_str).collect();
                 if let Some(unknown) = shards.iter().find(|shard| !listed.contains(shard.as_str())) {
@@ -138,16 +137,15 @@ impl Fetcher {
             }
             next += 1;
         }
-        // For later runs without a hub.
+        // The revision is recorded for later runs without a hub.
         snapshots.name(revision, &info.sha)?;
         Ok(model_path(&directory, &chosen))
     }
 
-    /// What a revision is now.
-    fn info(&self, id: &str, revision: &str, say: &mut dyn FnMut(&str)) -> Result<Info, FetchError> {
-        let endpoint = &self.client.endpoint;
-        let url = format!("{endpoint}/api/models/{id}/revision/{}", utf8_percent_encode(revision, REVISION));
-        let info: Info = self.client.json(&url, id, say)?;
+    /// Requests the commit and files of a revision.
+    fn info(&self, id: &str, revision: &str, say: &mut dyn FnMut(&str)) -> Result<RepoInfo, FetchError> {
+        let url = self.client.info_url(id, revision).map_err(|error| error.refusal(id))?;
+        let info: RepoInfo = self.client.json(&url, id, say)?;
         let odd =
             info.siblings.iter().map(|file| &file.rfilename).chain([&info.sha]).find(|name| !is_plain(name));
         match odd {
@@ -159,7 +157,7 @@ impl Fetcher {
         }
     }
 
-    /// A file of a commit, verified, into the hub's cache.
+    /// Downloads a file of a commit into the hub's cache, and verifies it.
     fn fetch_file(
         &self,
         snapshots: &Snapshots,
@@ -168,7 +166,7 @@ impl Fetcher {
         say: &mut dyn FnMut(&str),
     ) -> Result<(), FetchError> {
         let what = format!("{file} of {id}");
-        let url = file_url(&self.client.endpoint, id, commit, file);
+        let url = self.client.file_url(id, commit, file).map_err(|error| error.refusal(&what))?;
         let meta = self.client.meta(&url, &what, say)?;
         let blob = snapshots.blob(&meta.etag);
         let _lock = Lock::take(&snapshots.lock(&meta.etag), &mut *say)?;
@@ -185,20 +183,7 @@ impl Fetcher {
     }
 }
 
-/// What the hub says of a revision.
-#[derive(Deserialize)]
-struct Info {
-    /// Its commit.
-    sha: String,
-    siblings: Vec<Sibling>,
-}
-
-#[derive(Deserialize)]
-struct Sibling {
-    rfilename: String,
-}
-
-/// What is opened: a GGUF file, its first part, or the directory.
+/// The path to open: a GGUF file, the first part of a split one, or the directory.
 fn model_path(directory: &Path, chosen: &[String]) -> PathBuf {
     match chosen.first() {
         Some(gguf) if gguf.ends_with(".gguf") => directory.join(gguf),
@@ -206,11 +191,11 @@ fn model_path(directory: &Path, chosen: &[String]) -> PathBuf {
     }
 }
 
-/// The files below a directory of the hub's cache, as a repository lists them.
+/// Lists the files below a directory of the hub's cache, with the paths that a repository lists.
 fn list(directory: &Path, prefix: &str, files: &mut Vec<String>) {
     for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
         let (path, name) = (entry.path(), format!("{prefix}{}", entry.file_name().to_string_lossy()));
-        // A link whose blob was removed is no file.
+        // A link whose blob was removed is not listed.
         match path.metadata() {
             Ok(meta) if meta.is_dir() => list(&path, &format!("{name}/"), files),
             Ok(_) => files.push(name),
@@ -219,8 +204,8 @@ fn list(directory: &Path, prefix: &str, files: &mut Vec<String>) {
     }
 }
 
-/// Large files have their sha256 for an etag, small ones the sha1 that git gives them, or that some mirrors compute;
-/// others are not known.
+/// Verifies a file by its etag. Large files have their SHA-256 as an etag; small ones have git's SHA-1 of the blob,
+/// or, on some mirrors, the SHA-1 of the content. Files with other etags are not verified.
 fn verify(path: &Path, etag: &str, what: &str) -> Result<(), FetchError> {
     let io_error = |error| FetchError::Io { path: path.to_owned(), error };
     let is_hash = etag.bytes().all(|digit| digit.is_ascii_hexdigit());
@@ -238,10 +223,10 @@ fn verify(path: &Path, etag: &str, what: &str) -> Result<(), FetchError> {
     Err(FetchError::Hash { what: what.to_owned(), expected: etag.to_owned(), found })
 }
 
-/// No config and no index of shards is longer.
+/// Most bytes of a config or an index of shards.
 const SMALL_BYTES: u64 = 64 << 20;
 
-/// A file that has to be read here.
+/// Reads a small file that is needed here.
 fn small(path: &Path) -> Result<Vec<u8>, String> {
     let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
     let wrong = |what: String| format!("{name}: {what}");
@@ -259,7 +244,7 @@ fn shards(index: &Path) -> Result<Vec<String>, String> {
     }
     let name = index.file_name().unwrap_or_default().to_string_lossy().into_owned();
     let index: Index = moi_files::json(&small(index)?).map_err(|error| format!("{name}: {error}"))?;
-    // A path may begin with `./`; the repository lists it without.
+    // A path in an index may begin with `./`, which the repository's list omits.
     let plain = |path: String| path.split('/').filter(|part| *part != ".").collect::<Vec<_>>().join("/");
     let mut shards: Vec<String> = index.weight_map.into_values().map(plain).collect();
     shards.sort();

@@ -1,4 +1,4 @@
-//! How often, and after what pauses, a request is sent again: the same for metadata, JSON and contents.
+//! Decides how often, and after which pauses, a request is retried: the same for metadata, JSON and contents.
 
 use std::{io, thread, time::Duration};
 
@@ -7,29 +7,29 @@ use ureq::{
     http::{Response, StatusCode},
 };
 
-use crate::redirect::text;
+use crate::{FetchError, redirect::text};
 
-/// Attempts in a row that may bring nothing; huggingface_hub makes as many.
+/// Most attempts in a row without progress, as in huggingface_hub.
 const ATTEMPTS: u32 = 6;
-/// A pause is at most this many times the first one.
-const LONGEST_PAUSE: u32 = 8;
-/// The longest pause that a server may ask for. All attempts together then last the five minutes after which the public
-/// hub counts requests anew.
-const LONGEST_ASKED: Duration = Duration::from_secs(60);
+/// The longest pause, as a multiple of the first one.
+const MAX_PAUSE: u32 = 8;
+/// The longest pause that a server may ask for. All attempts together then last five minutes, the period after which
+/// the public hub resets its rate limit.
+const MAX_ASKED: Duration = Duration::from_secs(60);
 
-/// Why an attempt did not bring what was asked for.
+/// Why an attempt failed.
 pub(crate) enum AttemptError {
-    /// The connection, or a busy server: another attempt may help.
+    /// The connection broke or the server is busy; another attempt may succeed.
     Transient(Failure),
-    /// There is no connection, and no other attempt will make one.
+    /// There is no connection, and another attempt would not make one.
     Unreachable(String),
-    /// The server does not have what was asked for, or it cannot be asked for.
+    /// The server does not have the file, or the request is invalid.
     Refused(String),
     /// The file cannot be written.
     Disk(io::Error),
 }
 
-/// A failure that may pass.
+/// A temporary failure.
 pub(crate) struct Failure {
     pub(crate) reason: String,
     /// The pause that the server asked for.
@@ -37,14 +37,26 @@ pub(crate) struct Failure {
 }
 
 impl AttemptError {
-    /// A connection that broke off.
+    /// A broken connection, or another temporary failure without a requested pause.
     pub(crate) fn transient(reason: impl Into<String>) -> Self {
         Self::Transient(Failure { reason: reason.into(), asked: None })
     }
 }
 
+impl AttemptError {
+    /// The error for a request that is not retried.
+    pub(crate) fn refusal(self, what: &str) -> FetchError {
+        let reason = match self {
+            Self::Transient(failure) => failure.reason,
+            Self::Unreachable(reason) | Self::Refused(reason) => reason,
+            Self::Disk(error) => error.to_string(),
+        };
+        FetchError::Hub { what: what.to_owned(), reason }
+    }
+}
+
 impl From<ureq::Error> for AttemptError {
-    /// Why a request got no answer.
+    /// Converts the error of a request that got no answer.
     fn from(error: ureq::Error) -> Self {
         match is_lasting(&error) {
             true => Self::Unreachable(error.to_string()),
@@ -53,8 +65,8 @@ impl From<ureq::Error> for AttemptError {
     }
 }
 
-/// Whether a request will fail in the same way however often it is sent. Names that are not found may be by the next
-/// attempt: a name server may be busy.
+/// Whether a request fails in the same way on every attempt. A host name that is not found does not count, because
+/// the name server may be busy.
 fn is_lasting(error: &ureq::Error) -> bool {
     use ureq::Error;
     match error {
@@ -68,17 +80,17 @@ fn is_lasting(error: &ureq::Error) -> bool {
         | Error::RequireHttpsOnly(_)
         | Error::LargeResponseHeader(..)
         | Error::TlsRequired => true,
-        // What rustls finds wrong in a handshake, a certificate that is not trusted for example, has this kind.
+        // Errors of rustls in a handshake, such as an untrusted certificate, have this kind.
         Error::Io(error) => error.kind() == io::ErrorKind::InvalidData,
         _ => false,
     }
 }
 
-/// Counts the attempts that brought nothing, and pauses between them.
+/// Counts attempts without progress, and pauses between them.
 pub(crate) struct Retry<'a> {
-    /// What is asked for, as the user is told.
+    /// The name of the file or document in messages to the user.
     what: &'a str,
-    /// Before the second attempt; twice as long before each further one.
+    /// The pause before the second attempt; it doubles before each further one.
     pause: Duration,
     failed: u32,
 }
@@ -88,11 +100,12 @@ impl<'a> Retry<'a> {
         Self { what, pause, failed: 0 }
     }
 
-    /// Pauses before the next attempt; one that brought something does not count. `say` is told why and how long, unless
-    /// the last attempt brought something: its progress is shown, and the pause is short.
+    /// Pauses before the next attempt. An attempt with progress resets the count. `say` is told the reason and the
+    /// length of the pause, unless the last attempt made progress: then the progress bar shows it, and the pause is
+    /// short.
     ///
     /// # Errors
-    /// The reason, if there were too many attempts.
+    /// The reason, if there were too many attempts without progress.
     pub(crate) fn again(
         &mut self,
         failure: Failure,
@@ -113,15 +126,15 @@ impl<'a> Retry<'a> {
     }
 }
 
-/// The pause after so many failures.
+/// The pause after this many failures.
 fn pause(first: Duration, failed: u32, asked: Option<Duration>) -> Duration {
     match asked {
-        Some(asked) => asked.min(LONGEST_ASKED),
-        None => first * 2u32.saturating_pow(failed.saturating_sub(1)).min(LONGEST_PAUSE),
+        Some(asked) => asked.min(MAX_ASKED),
+        None => first * 2u32.saturating_pow(failed.saturating_sub(1)).min(MAX_PAUSE),
     }
 }
 
-/// An answer that another attempt may change.
+/// The temporary failure in an answer; `None` if another attempt would not change the answer.
 pub(crate) fn passing_failure(answer: &Response<Body>) -> Option<Failure> {
     let status = answer.status();
     if !is_passing(status) {
@@ -134,19 +147,20 @@ pub(crate) fn passing_failure(answer: &Response<Body>) -> Option<Failure> {
     Some(Failure { reason: format!("it answered {status}"), asked })
 }
 
-/// Timeouts, limits on the rate of requests, and servers or gateways in trouble; not what a server will never do.
+/// Whether a status is temporary: timeouts, rate limits, and errors of servers or gateways, except those that a
+/// server will always return.
 fn is_passing(status: StatusCode) -> bool {
     let never = [StatusCode::NOT_IMPLEMENTED, StatusCode::HTTP_VERSION_NOT_SUPPORTED];
     let limits = [StatusCode::REQUEST_TIMEOUT, StatusCode::TOO_MANY_REQUESTS];
     limits.contains(&status) || (status.is_server_error() && !never.contains(&status))
 }
 
-/// A number of seconds; dates are not read, as huggingface_hub does not read them.
+/// Parses a number of seconds; dates are ignored, as in huggingface_hub.
 fn seconds(text: &str) -> Option<Duration> {
     text.trim().parse().ok().map(Duration::from_secs)
 }
 
-/// When the public hub counts anew, if nothing is left until then: `"api";r=0;t=55`.
+/// The time until the public hub resets its rate limit, if no requests are left until then: `"api";r=0;t=55`.
 fn rate_limit_reset(header: &str) -> Option<Duration> {
     let field = |name: &str| {
         let mut fields = header.split(';').filter_map(|field| field.split_once('='));
@@ -168,7 +182,7 @@ mod tests {
         let pauses: Vec<u64> = (0..7).map(|failed| pause(first, failed, None).as_secs()).collect();
         assert_eq!(pauses, [1, 1, 2, 4, 8, 8, 8]);
         assert_eq!(pause(first, 1, Some(Duration::from_secs(3))).as_secs(), 3);
-        assert_eq!(pause(first, 1, Some(Duration::from_secs(86_400))), LONGEST_ASKED);
+        assert_eq!(pause(first, 1, Some(Duration::from_secs(86_400))), MAX_ASKED);
         assert_eq!(pause(first, 1, Some(Duration::ZERO)), Duration::ZERO);
     }
 

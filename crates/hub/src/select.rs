@@ -1,4 +1,5 @@
-//! Which files of a repository make a model: a directory of safetensors, one GGUF file, or all parts of a split one.
+//! Selects the files of a repository that make a model: a directory of safetensors, one GGUF file, or all parts of a
+//! split one.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -11,7 +12,7 @@ use crate::{
 };
 
 pub(crate) const CONFIG: &str = "config.json";
-/// Beside config and weights; a repository has some of them.
+/// Small files beside config and weights, as far as the repository has them.
 const SMALL_FILES: &[&str] = &[
     "generation_config.json",
     "tokenizer.json",
@@ -20,7 +21,7 @@ const SMALL_FILES: &[&str] = &[
     "special_tokens_map.json",
     "chat_template.jinja",
 ];
-/// What a tokenizer is made of, or what says which one it is, where there is no `tokenizer.json`.
+/// Files from which a tokenizer is made, or that identify it, if there is no `tokenizer.json`.
 const TOKENIZER_FILES: &[&str] = &[
     "vocab.json",
     "merges.txt",
@@ -31,17 +32,17 @@ const TOKENIZER_FILES: &[&str] = &[
     "sentencepiece.bpe.model",
 ];
 const TIKTOKEN: &str = ".tiktoken";
-/// How the names of licence files begin.
+/// The beginnings of the names of licence files.
 const LICENCES: &[&str] = &["LICEN", "NOTICE", "USE_POLICY", "COPYING"];
-/// In the order in which they are looked for.
+/// Weight files, in the order in which they are searched.
 const WEIGHTS: &[&str] = &["model.safetensors", "model.safetensors.index.json"];
-/// PyTorch's have to be converted before they run.
+/// PyTorch's weight files, which must be converted before they run.
 const PYTORCH_WEIGHTS: &[&str] = &["pytorch_model.bin", "pytorch_model.bin.index.json"];
 
-/// What to fetch, the model's own file or its config first; safetensors before GGUF.
+/// The files to download, with the model's own file or its config first; safetensors take precedence over GGUF.
 ///
 /// # Errors
-/// If there is no model, or no single one; the text says what is there and what to do.
+/// If there is no model, or more than one; the text says what there is and what to do.
 pub(crate) fn choose(
     files: &[String],
     reference: &ModelReference,
@@ -61,7 +62,7 @@ pub(crate) fn choose(
     let weights: Vec<String> = match (found(WEIGHTS), shards_without_index(files)) {
         (Some(weights), _) => vec![weights.to_owned()],
         (None, Some(shards)) => shards,
-        // A GGUF file runs as it is, PyTorch's weights do not.
+        // GGUF takes precedence over PyTorch's weights, because it runs without conversion.
         (None, None) if models.is_empty() => found(PYTORCH_WEIGHTS).map(str::to_owned).into_iter().collect(),
         (None, None) => Vec::new(),
     };
@@ -74,7 +75,7 @@ pub(crate) fn choose(
             !file.contains('/') && LICENCES.iter().any(|start| name.starts_with(start))
         };
         let small = SMALL_FILES.iter().copied().filter(|name| has(name)).map(str::to_owned);
-        // Looked for once: a listing may be long.
+        // This is looked up once, because a listing may be long.
         let has_tokenizer = has("tokenizer.json");
         let is_of_tokenizer = |file: &&String| {
             let is_tiktoken = !file.contains('/') && file.ends_with(TIKTOKEN);
@@ -92,10 +93,10 @@ pub(crate) fn choose(
     single(&all, &models, reference, "it has several .gguf files")
 }
 
-/// The shards of the one model that is there in whole without an index; of several models, transformers' own names count.
-/// What is read of a directory is the same.
+/// The shards of the only complete model without an index; if there are several models, the one with transformers'
+/// usual file name counts. The same rule applies when a directory is opened.
 fn shards_without_index(files: &[String]) -> Option<Vec<String>> {
-    // Each model by what the names of its shards begin with and how many there are.
+    // The shards of each model, by name prefix and number of shards.
     let mut models: BTreeMap<(String, usize), BTreeSet<&String>> = BTreeMap::new();
     for file in files.iter().filter(|file| !file.contains('/')) {
         if let Some(part) = PartName::in_text(file, "safetensors") {
@@ -109,7 +110,8 @@ fn shards_without_index(files: &[String]) -> Option<Vec<String>> {
     (models.is_empty() && shards.len() == count).then(|| shards.into_iter().cloned().collect())
 }
 
-/// A file that was named, with the other parts if it is one of a split model; or the model in a folder.
+/// The files for a requested file: the file itself, all parts if it is a part of a split model, or the model in a
+/// folder.
 fn choose_file(files: &[String], file: &str, reference: &ModelReference) -> Result<Vec<String>, String> {
     let is_there = files.iter().any(|known| known == file);
     if let (true, Some(model)) = (is_there, named_part(files, file)) {
@@ -130,7 +132,7 @@ fn choose_file(files: &[String], file: &str, reference: &ModelReference) -> Resu
     }
 }
 
-/// The model whose name has a quantisation in it.
+/// The files of the model whose name contains a quantisation.
 fn choose_quant(
     models: &[GgufModel],
     quant: &str,
@@ -161,7 +163,7 @@ fn single(
     }
 }
 
-/// What to write for each candidate: its quantisation if no other model has it, else its file.
+/// The message that lists what to write for each candidate: its quantisation if no other model has it, else its file.
 fn instead(candidates: &[&GgufModel], all: &[GgufModel], reference: &ModelReference) -> String {
     if candidates.is_empty() {
         return String::new();
@@ -171,6 +173,6 @@ fn instead(candidates: &[&GgufModel], all: &[GgufModel], reference: &ModelRefere
         Some(quant) => reference.with_quant(quant),
         None => reference.with_file(model.first()),
     };
-    // Only the names that are shown are made, as each of them is looked for in all models.
+    // Only the names that are shown are computed, because each of them is searched in all models.
     format!("; write one of: {}", refusal::first_names(candidates.iter().map(written)))
 }

@@ -6,6 +6,8 @@ use std::{
     path::{Component, Path, PathBuf},
 };
 
+use hf_hub::{Cache as HubCache, CacheRepo, Repo};
+
 use crate::{
     FetchError,
     cache::{create_parent, new_file_in},
@@ -14,59 +16,70 @@ use crate::{
 /// A repository in the hub's cache.
 #[derive(Clone, Debug)]
 pub(crate) struct Snapshots {
-    root: PathBuf,
+    cache: HubCache,
+    id: String,
 }
 
 impl Snapshots {
-    /// Of the repository `owner/name`.
+    /// The cache of the repository `owner/name`.
     pub(crate) fn new(hub_cache: &Path, id: &str) -> Self {
-        Self { root: hub_cache.join(format!("models--{}", id.replace('/', "--"))) }
+        Self { cache: HubCache::new(hub_cache.to_owned()), id: id.to_owned() }
     }
 
-    /// Where the content with an etag lies.
+    /// hf-hub's layout of the repository's cache.
+    fn layout(&self) -> CacheRepo {
+        self.cache.model(self.id.clone())
+    }
+
+    /// The file that records the commit of a revision. hf-hub would overwrite it in place, where a write can be cut
+    /// short.
+    fn reference(&self, revision: &str) -> PathBuf {
+        self.cache.path().join(Repo::model(self.id.clone()).folder_name()).join("refs").join(revision)
+    }
+
+    /// The path of the blob with this etag.
     pub(crate) fn blob(&self, etag: &str) -> PathBuf {
-        self.root.join("blobs").join(etag)
+        self.layout().blob_path(etag)
     }
 
-    /// Where it lies while it is fetched; under the name that the hub's tools give it.
+    /// The path of the blob's partial download, with the name that the hub's tools use.
     pub(crate) fn part(&self, etag: &str) -> PathBuf {
-        self.root.join("blobs").join(format!("{etag}.incomplete"))
+        self.layout().blob_path(&format!("{etag}.incomplete"))
     }
 
-    /// The file by whose lock one process at a time fetches it.
+    /// The lock file that lets only one process at a time download the blob.
     pub(crate) fn lock(&self, etag: &str) -> PathBuf {
-        self.root.join("blobs").join(format!("{etag}.lock"))
+        self.layout().blob_path(&format!("{etag}.lock"))
     }
 
-    /// The files of a commit.
+    /// The directory of a commit's files.
     pub(crate) fn directory(&self, commit: &str) -> PathBuf {
-        self.root.join("snapshots").join(commit)
+        self.layout().pointer_path(commit)
     }
 
-    /// The files of the commit that a revision named when it was fetched.
+    /// The directory of the commit to which a revision referred when it was downloaded.
     pub(crate) fn cached(&self, revision: &str) -> Option<PathBuf> {
-        let reference = self.root.join("refs").join(revision);
-        let commit = fs::read_to_string(reference).unwrap_or_else(|_| revision.to_owned());
+        let commit = fs::read_to_string(self.reference(revision)).unwrap_or_else(|_| revision.to_owned());
         let commit = commit.trim();
         let directory = self.directory(commit);
         (is_plain(commit) && directory.is_dir()).then_some(directory)
     }
 
-    /// A file of a revision, and the name of the blob that it is: large ones have their sha256 for a name.
+    /// The path of a file of a revision, and the name of its blob, which is the SHA-256 for large files.
     pub(crate) fn file(&self, revision: &str, file: &str) -> Option<(PathBuf, String)> {
         let path = self.cached(revision)?.join(file);
         let blob = fs::canonicalize(&path).ok()?;
         Some((path, blob.file_name()?.to_string_lossy().into_owned()))
     }
 
-    /// Lets a revision name a commit.
+    /// Records the commit to which a revision refers.
     pub(crate) fn name(&self, revision: &str, commit: &str) -> Result<(), FetchError> {
-        // A commit names itself.
+        // A commit needs no record.
         if revision == commit {
             return Ok(());
         }
-        let path = self.root.join("refs").join(revision);
-        // A cache that cannot be written can be used.
+        let path = self.reference(revision);
+        // Without this check, a read-only cache could not be used.
         if fs::read_to_string(&path).is_ok_and(|known| known.trim() == commit) {
             return Ok(());
         }
@@ -74,17 +87,17 @@ impl Snapshots {
         place(&path, |file| file.write_all(commit.as_bytes()))
     }
 
-    /// Gives a whole and verified blob its place among the files of a commit.
+    /// Links a complete and verified blob into the directory of a commit.
     pub(crate) fn link(&self, etag: &str, commit: &str, file: &str) -> Result<PathBuf, FetchError> {
         let path = self.directory(commit).join(file);
         create_parent(&path)?;
-        // From `snapshots/COMMIT/FILE`, and deeper where the file is in a folder.
+        // The link is relative to `snapshots/COMMIT/FILE`, or deeper if the file is in a folder.
         let up = "../".repeat(2 + Path::new(file).components().count() - 1);
         let linked = symlink(Path::new(&format!("{up}blobs/{etag}")), &path);
         match linked {
             Ok(()) => Ok(path),
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(path),
-            // Without the right to make links, or on a file system without them.
+            // Links may be forbidden for this user or unknown to the file system; then the file is copied.
             Err(_) => {
                 place(&path, |file| io::copy(&mut File::open(self.blob(etag))?, file).map(drop))?;
                 Ok(path)
@@ -93,7 +106,7 @@ impl Snapshots {
     }
 }
 
-/// Gives a file its name when it is whole.
+/// Writes a file under a temporary name, and renames it when it is complete.
 fn place(path: &Path, write: impl FnOnce(&mut File) -> io::Result<()>) -> Result<(), FetchError> {
     let written = || {
         let mut file = new_file_in(path.parent().unwrap_or(Path::new(".")))?;
@@ -119,7 +132,7 @@ fn symlink(_: &Path, _: &Path) -> io::Result<()> {
     Err(io::ErrorKind::Unsupported.into())
 }
 
-/// Whether a path from a server stays below the directory that it is joined to.
+/// Whether a path from a server stays below the directory to which it is joined.
 pub(crate) fn is_plain(path: &str) -> bool {
     let mut parts = Path::new(path).components().peekable();
     parts.peek().is_some()
@@ -137,7 +150,7 @@ mod tests {
 
     use super::{is_plain, place};
 
-    /// A copy that breaks off leaves nothing under the name, nor beside it.
+    /// A failed copy leaves nothing under the final name, nor beside it.
     #[test]
     fn what_is_copied_has_its_name_when_it_is_whole() {
         let directory = tempfile::tempdir().unwrap();
@@ -153,7 +166,7 @@ mod tests {
     }
 
     #[test]
-    fn paths_of_strangers() {
+    fn untrusted_paths() {
         assert!(["a", "a/b.json", "refs/pr/1"].into_iter().all(is_plain));
         let outside = ["", "..", "../a", "a/../../b", "/a", "C:a", "a\\b", "a\0", "."];
         assert!(!outside.into_iter().any(is_plain));

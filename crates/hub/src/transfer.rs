@@ -1,4 +1,5 @@
-//! Contents from a hub: resumed where they broke off, never longer or shorter than announced.
+//! Downloads contents from a hub: interrupted downloads are resumed, and the length is checked against the announced
+//! one.
 
 use std::{
     fs::File,
@@ -9,30 +10,30 @@ use std::{
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use ureq::{
-    Agent, Body,
+    Body,
     http::{Response, StatusCode},
 };
 
 use crate::{
     FetchError,
-    http::{Client, PAGE, Request, announced_length, check_status, foreign_encoding, is_page},
+    http::{Client, HttpRequest, PAGE, Timeouts, announced_length, check_status, foreign_encoding, is_page},
     redirect::text,
     retry::{AttemptError, Retry},
 };
 
-/// The longest that one answer gets.
+/// The longest timeout for the content of one answer.
 const MAX_BODY_TIMEOUT: Duration = Duration::from_secs(24 * 60 * 60);
-/// Smaller files come in no time: they have no progress bar.
+/// Files below this many bytes have no progress bar, because they arrive at once.
 const SMALL: u64 = 1 << 20;
 
-/// A file on its way.
+/// A download in progress.
 struct Transfer<'a> {
     url: &'a str,
-    /// The file's length, once the hub or an answer has told.
+    /// The file's length, once the hub or an answer has stated it.
     size: Option<u64>,
     file: File,
     bar: ProgressBar,
-    /// Whether the last attempt had to drop what there was.
+    /// Whether the last attempt had to discard the bytes downloaded before.
     began_anew: bool,
 }
 
@@ -41,19 +42,20 @@ impl Transfer<'_> {
         Ok(self.file.metadata()?.len())
     }
 
-    /// Drops what there is.
+    /// Discards the bytes downloaded so far.
     fn restart(&self) -> Result<(), AttemptError> {
         self.file.set_len(0).map_err(AttemptError::Disk)
     }
 }
 
 impl Client {
-    /// Fetches a file into `part`, behind what an earlier attempt has left there. Where its size is not known before, the
-    /// first answer tells it, or its own end does. `say` is told what is waited for.
+    /// Downloads a file into `part`, continuing after the bytes that an earlier attempt has left there. If the size
+    /// is unknown, the first answer states it, or the end of the answer determines it. `say` receives messages about
+    /// pauses.
     ///
     /// # Errors
-    /// If the hub refuses it, sends another number of bytes, or the connection breaks again and again; what came until
-    /// then stays in `part`.
+    /// If the hub refuses the file, sends another number of bytes, or the connection breaks repeatedly; the bytes
+    /// downloaded until then stay in `part`.
     pub(crate) fn fetch(
         &self,
         url: &str,
@@ -72,14 +74,15 @@ impl Client {
             have = 0;
         }
         let mut patience = self.patience;
-        let (mut agent, mut retry) = (self.content_agent(patience), Retry::new(what, self.pause));
-        // The most that there was: a server that begins anew each time may come as far as before, again and again.
+        let mut retry = Retry::new(what, self.pause);
+        // The most bytes so far: a server that cannot resume may repeatedly get as far as before, which is no
+        // progress.
         let mut most = have;
         while transfer.size != Some(have) {
             transfer.bar.set_position(have);
             transfer.began_anew = false;
             let before = have;
-            let failure = match self.attempt(&agent, &mut transfer) {
+            let failure = match self.attempt(Timeouts::of_content(patience), &mut transfer) {
                 Ok(()) => break,
                 Err(AttemptError::Transient(failure)) => failure,
                 Err(AttemptError::Unreachable(reason) | AttemptError::Refused(reason)) => {
@@ -92,12 +95,11 @@ impl Client {
             most = most.max(have);
             if transfer.began_anew {
                 patience = (patience * 2).min(MAX_BODY_TIMEOUT);
-                agent = self.content_agent(patience);
             }
             if transfer.size == Some(have) {
                 break;
             }
-            // A line of text and the bar would spoil each other.
+            // The bar is suspended, because a line of text would corrupt it.
             let mut say_above_bar = |line: &str| transfer.bar.suspend(|| say(line));
             retry.again(failure, progressed, &mut say_above_bar).map_err(|reason| {
                 let of = transfer.size.map(|size| format!(" of {size}")).unwrap_or_default();
@@ -105,14 +107,14 @@ impl Client {
             })?;
         }
         transfer.bar.finish_and_clear();
-        // What is renamed must be on the disk before its name is.
+        // The content must be on disk before the file is renamed.
         transfer.file.sync_all().map_err(io_error)
     }
 
-    /// Asks once for what is missing; the file is whole if that went well.
-    fn attempt(&self, agent: &Agent, transfer: &mut Transfer<'_>) -> Result<(), AttemptError> {
+    /// Requests the missing bytes once; on success, the file is complete.
+    fn attempt(&self, timeouts: Timeouts, transfer: &mut Transfer<'_>) -> Result<(), AttemptError> {
         let have = transfer.have().map_err(AttemptError::Disk)?;
-        let mut answer = self.ask(agent, Request::Content { from: have }, transfer.url)?;
+        let mut answer = self.ask(timeouts, HttpRequest::Content { from: have }, transfer.url)?;
         let status = answer.status();
         if status == StatusCode::RANGE_NOT_SATISFIABLE {
             transfer.restart()?;
@@ -130,7 +132,7 @@ impl Client {
             transfer.restart()?;
             return Err(AttemptError::transient("it resumes at another byte than it was asked for"));
         }
-        // Some servers send the rest without a word on which bytes it is.
+        // Some servers send the rest without stating which bytes it is.
         let offset = if partial { have } else { 0 };
         let total = range.and_then(|range| range.total);
         let total = total.or_else(|| Some(announced_length(&answer)?.saturating_add(offset)));
@@ -140,7 +142,7 @@ impl Client {
             transfer.bar.set_length(total);
         }
         if offset < have {
-            // The server cannot resume: it sends all of it again.
+            // The server cannot resume, and sends the whole file again.
             transfer.began_anew = true;
             transfer.restart()?;
             transfer.bar.set_position(0);
@@ -161,14 +163,14 @@ impl Client {
     }
 }
 
-/// Refuses another length than the file's, and a page in its place.
+/// Refuses an answer with another length than the file's, or an HTML page in place of the file.
 fn announced(
     answer: &Response<Body>,
     size: Option<u64>,
     total: Option<u64>,
     offset: u64,
 ) -> Result<(), String> {
-    // Some servers call every file a page; one of the right length is no page.
+    // Some servers label every file as HTML, but an answer of the right length is no page.
     if is_page(answer) && (size.is_none() || total != size) {
         return Err(PAGE.to_owned());
     }
@@ -181,14 +183,14 @@ fn announced(
     }
 }
 
-/// Appends the body of an answer that begins at `offset`, and compares the length.
+/// Appends the body of an answer that begins at `offset`, and checks its length.
 fn receive(
     answer: &mut Response<Body>,
     transfer: &mut Transfer<'_>,
     offset: u64,
 ) -> Result<(), AttemptError> {
     let missing = transfer.size.map(|size| size.saturating_sub(offset));
-    // One byte more than expected tells that there is more.
+    // Reading up to one byte more than expected detects a body that is too long.
     let most = missing.map_or(u64::MAX, |missing| missing.saturating_add(1));
     let mut body = answer.body_mut().as_reader().take(most);
     let copied = copy(&mut body, &mut transfer.file, &transfer.bar)?;
@@ -201,7 +203,7 @@ fn receive(
             let size = offset.saturating_add(missing);
             Err(AttemptError::Refused(format!("it sends more than the {size} bytes that were announced")))
         }
-        // A length that nothing announced is right when the body ends as it should.
+        // If no length was announced, a body that ends properly is complete.
         _ => Ok(()),
     }
 }
@@ -223,7 +225,7 @@ fn copy(from: &mut impl Read, to: &mut File, bar: &ProgressBar) -> Result<u64, A
     }
 }
 
-/// Which bytes a partial answer has.
+/// The byte range of a partial answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct ContentRange {
     start: u64,
@@ -231,7 +233,7 @@ struct ContentRange {
     total: Option<u64>,
 }
 
-/// The header `bytes 100-199/200`, or `bytes 100-199/*`.
+/// Parses the header `bytes 100-199/200`, or `bytes 100-199/*`.
 fn content_range(header: &str) -> Option<ContentRange> {
     let (range, total) = header.trim().strip_prefix("bytes")?.split_once('/')?;
     let (start, _) = range.split_once('-')?;

@@ -1,4 +1,4 @@
-//! A catalogue's file from good hubs and bad ones, and when there is none.
+//! Tests downloads of a catalogue file from well-behaved and faulty hubs, and without a hub.
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a failure must end the test")]
 
@@ -9,7 +9,7 @@ use std::{fs, time::Duration};
 use hub::{Manners, content, entry, fetcher, hub, nobody, sha256};
 use moi_hub::{Entry, FetchError, Fetcher};
 
-/// Nothing has the name of a whole file.
+/// Checks that no file has the name of a complete one.
 fn nothing_looks_whole(fetcher: &Fetcher, entry: &Entry) {
     assert!(!fetcher.cache().path(entry).exists(), "a file that looks whole was left");
 }
@@ -30,14 +30,14 @@ fn a_file_is_fetched_once_verified_and_kept() {
     let asked = server.asked.lock().unwrap().len();
     assert_eq!(fetcher.fetch(entry, |_| unreachable!("it is there")).unwrap(), path);
     assert_eq!(server.asked.lock().unwrap().len(), asked);
-    // What is removed is fetched again.
+    // A removed file is downloaded again.
     assert!(fetcher.cache().remove(entry).unwrap());
     assert!(!path.exists() && !fetcher.cache().remove(entry).unwrap());
     fetcher.fetch(entry, |_| {}).unwrap();
     assert_eq!(fs::read(&path).unwrap(), body);
 }
 
-/// Each hub, and from which bytes on it was asked.
+/// For each faulty hub, the first bytes of the ranges that were requested.
 #[test]
 fn hubs_with_bad_manners() {
     let body = content(300_000);
@@ -45,7 +45,7 @@ fn hubs_with_bad_manners() {
     for (manners, asked) in [
         (Manners { breaks: 1, ..Manners::default() }, vec!["", &half]),
         (Manners { busy: 2, ..Manners::default() }, vec!["", "", ""]),
-        // It starts anew, and twice there is half of it.
+        // The download starts again after half of the file was received.
         (Manners { breaks: 1, ignores_ranges: true, ..Manners::default() }, vec!["", &half]),
         (Manners { says_no_length: true, ..Manners::default() }, vec![""]),
         (Manners { says_no_length: true, breaks: 1, ..Manners::default() }, vec!["", &half]),
@@ -60,7 +60,7 @@ fn hubs_with_bad_manners() {
     }
 }
 
-/// A server that cannot resume gets longer for all of it each time, and gets nowhere by coming as far as before.
+/// For a server that cannot resume, the timeout doubles each time, and getting only as far as before is no progress.
 #[test]
 fn a_hub_that_begins_anew() {
     let body = content(300_000);
@@ -89,7 +89,7 @@ fn what_an_earlier_try_has_left_is_gone_on_with() {
     for (bytes, manners, asked) in [
         (&body[..100_000], Manners::default(), vec!["100000"]),
         (&body[..100_000], Manners { ignores_ranges: true, ..Manners::default() }, vec!["100000"]),
-        // Whole, or more than that, whatever it is.
+        // The partial file is complete, or longer than the file.
         (&body[..], Manners::default(), vec![]),
         (&longer[..], Manners::default(), vec![""]),
     ] {
@@ -100,7 +100,7 @@ fn what_an_earlier_try_has_left_is_gone_on_with() {
         assert_eq!(fs::read(path).unwrap(), body);
         assert_eq!(server.ranges(), asked);
     }
-    // Other bytes of the right length are found out, and not gone on with a second time.
+    // Wrong bytes of the right length are detected, and are discarded before the next attempt.
     let (directory, server, entry) =
         (tempfile::tempdir().unwrap(), hub(&body, Manners::default()), entry(&body, &[]));
     let fetcher = fetcher(directory.path(), &server.endpoint);
@@ -141,7 +141,7 @@ fn what_cannot_be_had_is_a_clear_error() {
     }
 }
 
-/// What another tool has fetched into the hub's own cache is used from there.
+/// A file that another tool has downloaded into the hub's own cache is used from there.
 #[test]
 #[cfg(unix)]
 fn the_hubs_own_cache_is_shared() {
@@ -158,7 +158,7 @@ fn the_hubs_own_cache_is_shared() {
     fs::write(repository.join("blobs").join(entry.sha256), &body).unwrap();
     std::os::unix::fs::symlink(format!("../../blobs/{}", entry.sha256), &link).unwrap();
     assert_eq!(fetcher.fetch(entry, |_| unreachable!("it is there")).unwrap(), link);
-    // Cut short by whatever, it is not.
+    // A truncated blob is not used.
     fs::write(repository.join("blobs").join(entry.sha256), &body[1..]).unwrap();
     assert!(fetcher.found(entry).is_none());
     assert!(matches!(fetcher.fetch(entry, |_| {}).unwrap_err(), FetchError::Unreachable { .. }));

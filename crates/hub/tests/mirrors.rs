@@ -1,5 +1,5 @@
-//! Hubs and mirrors that behave in odd ways. What huggingface_hub does with each was found by tests/reference/hub.py; where
-//! this crate does otherwise, the row says so and why.
+//! Tests hubs and mirrors with unusual behaviour. tests/reference/hub.py has recorded what huggingface_hub does with
+//! each; where this crate behaves otherwise, the row gives the reason.
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a failure must end the test")]
 
@@ -11,12 +11,12 @@ use hub::{fetcher, mirror};
 use moi_hub::ModelReference;
 use serde_json::{Value, json};
 
-/// What the reference found.
+/// The behaviour that the reference script recorded.
 fn table() -> Value {
     serde_json::from_str(include_str!("mirrors.json")).unwrap()
 }
 
-/// What is expected of this crate.
+/// The expected behaviour of this crate.
 fn expected(row: &Value) -> &Value {
     row.get("ours").unwrap_or(&row["expected"])
 }

@@ -1,4 +1,5 @@
-//! What `--model` takes: names with quantisations, which the hub's own library does not know, and what is no name at all.
+//! Tests the names that `--model` takes: names with quantisations, which the hub's own library does not know, and
+//! texts that are no name.
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a failure must end the test")]
 
@@ -10,7 +11,7 @@ fn parse(text: &str) -> Result<Option<ModelReference>, String> {
     ModelReference::parse(text, HUB)
 }
 
-/// Repository, revision, file and quantisation, each `-` where there is none.
+/// The repository, revision, file and quantisation of a reference, with `-` for each that is absent.
 fn parts(text: &str) -> String {
     let found = parse(text).unwrap().unwrap();
     let or_none = |part: &Option<String>| part.clone().unwrap_or_else(|| "-".to_owned());
@@ -40,7 +41,7 @@ fn names_and_addresses() {
         ("https://www.huggingface.co/o/n", "o/n - - -"),
         ("https://huggingface.co/api/models/o/n", "o/n - - -"),
         ("https://huggingface.co/o/n?show_file_info=a-Q8_0.gguf", "o/n - a-Q8_0.gguf -"),
-        // Weights in safetensors need what lies beside them.
+        // safetensors need the other files of the repository.
         ("https://huggingface.co/o/n/blob/main/model.safetensors", "o/n main - -"),
         ("o/n/model-00001-of-00002.safetensors", "o/n - - -"),
         (" o/n ", "o/n - - -"),

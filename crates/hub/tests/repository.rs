@@ -1,4 +1,4 @@
-//! Other repositories of a hub.
+//! Tests downloads of repositories that are not in the catalogue.
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a failure must end the test")]
 
@@ -50,17 +50,17 @@ fn a_repository_is_fetched_whole_and_found_again_without_a_hub() {
         ];
         assert_eq!(names, expected);
         assert_eq!(fs::read(path.join("s1.safetensors")).unwrap(), large);
-        // In the layout of the hub's own tools.
+        // The files have the layout of the hub's own tools.
         let root = directory.path().join("hub/models--owner--tiny");
         assert_eq!(path, root.join("snapshots").join(COMMIT));
         assert_eq!(fs::read_to_string(root.join("refs/main")).unwrap(), COMMIT);
         assert_eq!(fs::read(root.join("blobs").join(sha256(&large))).unwrap(), large);
         #[cfg(unix)]
         assert!(fs::symlink_metadata(path.join("config.json")).unwrap().is_symlink());
-        // Again: only what the revision names now is asked.
+        // A second call only requests the current commit of the revision.
         let before = server.asked.lock().unwrap().len();
         assert_eq!(fetcher.fetch_repository("owner/tiny", None, |_| {}).unwrap(), path);
-        // Whether the hub answers, and what the revision is.
+        // The two requests check that the hub answers, and what the revision is.
         assert_eq!(server.asked.lock().unwrap().len(), before + 2);
         let offline = fetcher.with_endpoint(&nobody());
         assert_eq!(offline.fetch_repository("owner/tiny", None, |_| {}).unwrap(), path);
@@ -76,7 +76,7 @@ fn a_repository_needs_a_hub() {
     assert!(matches!(error, FetchError::Unreachable { .. }), "{error}");
 }
 
-/// A mirror that is a directory of files may have been written by an editor.
+/// A mirror may be a directory of files that were written with an editor.
 #[test]
 fn a_listing_may_begin_with_a_byte_order_mark() {
     let directory = tempfile::tempdir().unwrap();
@@ -88,7 +88,7 @@ fn a_listing_may_begin_with_a_byte_order_mark() {
     assert_eq!(fs::read(path).unwrap(), b"a");
 }
 
-/// What no other attempt mends is not tried again: the token cannot be sent at all.
+/// A token that cannot be sent is not retried, because another attempt would not help.
 #[test]
 fn a_token_that_cannot_be_sent_is_refused_at_once() {
     let directory = tempfile::tempdir().unwrap();
@@ -98,11 +98,11 @@ fn a_token_that_cannot_be_sent_is_refused_at_once() {
         fetcher.fetch_repository("owner/tiny", None, |line| panic!("{line}")).unwrap_err().to_string();
     assert!(error.contains("the token has a character") && error.contains("HF_TOKEN"), "{error}");
     assert!(!error.contains("hf_first"), "{error}");
-    // Whether the hub answers was asked without it.
+    // The request that checks whether the hub answers has no token.
     assert_eq!(server.asked.lock().unwrap().len(), 1);
 }
 
-/// A server that answers a TLS handshake with plain text, and how many connections it got.
+/// A server that answers a TLS handshake with plain text, and the number of its connections.
 fn no_tls() -> (String, Arc<AtomicUsize>) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let (address, count) = (listener.local_addr().unwrap(), Arc::new(AtomicUsize::new(0)));
@@ -115,7 +115,7 @@ fn no_tls() -> (String, Arc<AtomicUsize>) {
             }
             let _ = stream.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n");
             let _ = stream.shutdown(Shutdown::Write);
-            // A connection that is closed with bytes unread would be reset, and the answer lost.
+            // Closing a connection with unread bytes would reset it and lose the answer.
             let _ = stream.read_to_end(&mut Vec::new());
         }
     });
@@ -143,7 +143,7 @@ fn a_handshake_that_fails_is_not_tried_again() {
     }
 }
 
-/// A pause is told, with its reason, before it is made.
+/// A pause and its reason are reported before the pause begins.
 #[test]
 fn a_busy_hub_is_waited_for_aloud() {
     let directory = tempfile::tempdir().unwrap();
@@ -170,7 +170,7 @@ fn refused(files: Vec<File>, manners: Manners, name: &str, parts: &[&str]) {
     assert!(!refs.exists(), "a revision that is not whole was named");
 }
 
-/// An index that names itself as a shard is fetched once, and what it names is not read as an index again.
+/// An index that names itself as a shard is downloaded once, and is not read as an index again.
 #[test]
 fn an_index_is_no_shard() {
     let directory = tempfile::tempdir().unwrap();
@@ -196,7 +196,7 @@ fn a_repository_that_is_not_what_it_should_be_is_refused() {
     let files = repository(&[config, ("model.safetensors.index.json", outside)]);
     refused(files, good, "owner/tiny", &["names `../../x`"]);
     refused(repository(&[config, ("../../x.gguf", b"a")]), good, "owner/tiny", &["../../x.gguf", "no file"]);
-    // Other bytes than their etags say, of large files and of small ones.
+    // The bytes do not match the etags of large and small files.
     for (name, content) in [("model.safetensors", &b"other"[..]), ("config.json", b"[]")] {
         let mut files = repository(&[config, ("model.safetensors", b"right")]);
         let file = files.iter_mut().find(|file| file.path.ends_with(name)).unwrap();

@@ -1,5 +1,5 @@
-//! Processes that are killed, that meet, and disks that are full or cannot be written. Each fetch is a process of its own:
-//! this test's executable, called again.
+//! Tests killed processes, simultaneous processes, and disks that are full or read-only. Each download is a separate
+//! process: this test's executable, called again.
 
 #![cfg(unix)]
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a failure must end the test")]
@@ -18,11 +18,11 @@ use hub::{COMMIT, Manners, Server, content, entry, fetcher, hub, not_run, reposi
 
 const LENGTH: usize = 4 << 20;
 
-/// What a child does: fetches the file, and says how it went.
+/// The child process: downloads the file and prints the result.
 #[test]
 #[ignore = "the other tests call it as a process of its own"]
 fn child() {
-    // Not called by a test, but with all that is ignored.
+    // The variable is missing if the test is run with all ignored tests.
     let Ok(directory) = env::var("MOI_TEST_DIRECTORY") else { return };
     let endpoint = env::var("MOI_TEST_ENDPOINT").unwrap();
     let (fetcher, body) = (fetcher(Path::new(&directory), &endpoint), content(LENGTH));
@@ -39,7 +39,7 @@ fn child() {
     }
 }
 
-/// What is fetched: a model of the catalogue into the cache, or a repository into the hub's.
+/// The kind of download: a catalogue model into the cache, or a repository into the hub's cache.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Kind {
     Catalogue,
@@ -59,7 +59,7 @@ impl Kind {
         }
     }
 
-    /// Where the file lies when it is whole, and where while it is fetched.
+    /// The paths of the complete file and of the partial download.
     fn places(self, directory: &Path) -> (PathBuf, PathBuf) {
         let digest = sha256(&content(LENGTH));
         match self {
@@ -90,25 +90,25 @@ fn start(kind: Kind, directory: &Path, server: &Server) -> Child {
     command(kind, directory, server).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap()
 }
 
-/// What a child printed: whether it fetched the right file, and its words.
+/// Whether a child process downloaded the right file, and its output.
 fn said(child: Child) -> (bool, String) {
     let out = String::from_utf8(child.wait_with_output().unwrap().stdout).unwrap();
     (out.contains(&format!("fetched {}", sha256(&content(LENGTH)))), out)
 }
 
-/// A number in 0..end, from a counter.
+/// A pseudo-random number in 0..end, from a counter.
 fn random(seed: u64, end: u64) -> u64 {
-    // The finaliser of splitmix64.
+    // This is the finaliser of splitmix64.
     let mut x = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15);
     x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
     (x ^ (x >> 31)) % end
 }
 
-/// However often it is killed: no file has the name of a whole one before it is whole, and the next try goes on.
+/// However often the process is killed, only a complete file has the final name, and the next attempt resumes.
 #[test]
 fn kills_at_any_moment() {
-    // About a quarter of a second for all of it.
+    // The whole download takes about a quarter of a second.
     let manners = Manners { slow: Some(Duration::from_millis(4)), ..Manners::default() };
     for kind in Kind::ALL {
         let directory = tempfile::tempdir().unwrap();
@@ -123,14 +123,14 @@ fn kills_at_any_moment() {
             child.kill().unwrap();
             child.wait().unwrap();
             if whole.exists() {
-                // It had finished: the name stands for the whole file.
+                // The child had finished, so the file must be complete.
                 assert_eq!(fs::read(&whole).unwrap(), body, "kill {kill}");
-                // What a link leads to goes with it.
+                // The target of the link is removed as well.
                 fs::remove_file(fs::canonicalize(&whole).unwrap()).unwrap();
                 let _ = fs::remove_file(&whole);
                 late += 1;
             } else if !part.with_extension("").exists() {
-                // Between these two it has the name of its content, and is whole, too.
+                // Between these two states, the complete file has the name of its blob.
                 assert!(length() >= before, "kill {kill} lost {} bytes", before - length());
                 resumed += usize::from(length() > before && before > 0);
             }
@@ -147,7 +147,7 @@ fn kills_at_any_moment() {
 
 #[test]
 fn two_processes_fetch_one_file_once() {
-    // About a second for all of it: both have started long before it is over.
+    // The whole download takes about a second, so both processes have started long before it ends.
     let manners = Manners { slow: Some(Duration::from_millis(16)), ..Manners::default() };
     for kind in Kind::ALL {
         let directory = tempfile::tempdir().unwrap();
@@ -158,9 +158,9 @@ fn two_processes_fetch_one_file_once() {
         let asked = server.asked.lock().unwrap().iter().filter(|line| is_content(line)).count();
         let waited =
             outs.iter().filter(|(_, out)| out.contains("another process is fetching the same")).count();
-        // Of a repository's two files one may wait for the first, the other for the second.
+        // Of a repository's two files, each process may wait for one.
         assert!(asked == 1 && waited >= 1, "{asked} {outs:?}");
-        // One that dies leaves nothing that others wait for.
+        // A process that dies does not block others.
         let (whole, _) = kind.places(directory.path());
         fs::remove_file(fs::canonicalize(&whole).unwrap()).unwrap();
         let _ = fs::remove_file(&whole);
@@ -175,12 +175,13 @@ fn two_processes_fetch_one_file_once() {
     }
 }
 
-/// Whether the large file was asked for, from its beginning or from some byte on.
+/// Whether a request is for the content of the large file.
 fn is_content(line: &str) -> bool {
     line.starts_with("GET") && (line.contains("tiny.gguf") || line.contains("model.safetensors"))
 }
 
-/// Runs a script as root of a name space of its own, where it may mount; whether the system allows that.
+/// Runs a script as root of a mount namespace of its own, in which it may mount; `None` if the system does not allow
+/// this.
 fn in_own_mounts(kind: Kind, script: &str, directory: &Path, server: &Server) -> Option<String> {
     let possible = Command::new("unshare").args(["-rm", "true"]).stderr(Stdio::null()).status();
     if !possible.is_ok_and(|status| status.success()) {
@@ -201,7 +202,7 @@ fn in_own_mounts(kind: Kind, script: &str, directory: &Path, server: &Server) ->
 #[test]
 #[cfg(target_os = "linux")]
 fn a_full_disk() {
-    // What is there afterwards is listed behind the words of the child.
+    // The remaining files are listed behind the output of the child.
     let script = "mount -t tmpfs -o size=1m tmpfs \"$MOI_TEST_DIRECTORY\"; \"$@\"; \
                   cd \"$MOI_TEST_DIRECTORY\" && find . ! -type d";
     for kind in Kind::ALL {
@@ -227,7 +228,7 @@ fn a_cache_that_cannot_be_written() {
         assert!(out.contains("refused cannot write") && out.contains("Read-only file system"), "{out}");
         let asked = server.asked.lock().unwrap().iter().any(|line| is_content(line));
         assert!(!asked, "it was fetched, and could not be kept");
-        // A model that is in it can be used.
+        // A model in a read-only cache can be used.
         let (fetched, out) = said(start(kind, directory.path(), &server));
         assert!(fetched, "{out}");
         let before = server.ranges().len();

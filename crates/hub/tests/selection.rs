@@ -1,4 +1,5 @@
-//! Which files of a repository are fetched, and which repositories are refused before their weights are.
+//! Tests which files of a repository are downloaded, and which repositories are refused before their weights are
+//! downloaded.
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a failure must end the test")]
 
@@ -8,7 +9,8 @@ use std::fs;
 
 use hub::{COMMIT, Manners, fetcher, nobody, repository, serve};
 
-/// What is fetched of files with these names, which are their contents too, and the name of what is opened; or why nothing is.
+/// The files that are downloaded from a repository with these names (each file contains its name), and the path that
+/// is opened; or the error.
 fn fetched(names: &[&str], name: &str) -> Result<(Vec<String>, String), String> {
     let files: Vec<(&str, &[u8])> = names.iter().map(|&name| (name, name.as_bytes())).collect();
     fetched_of(&files, name)
@@ -28,7 +30,7 @@ fn fetched_of(files: &[(&str, &[u8])], name: &str) -> Result<(Vec<String>, Strin
     match fetched {
         Ok(path) => {
             let opened = path.strip_prefix(&root).unwrap().to_string_lossy().into_owned();
-            // What was fetched is found again where there is no hub.
+            // Downloaded files are found again without a hub.
             let offline = fetcher.with_endpoint(&nobody());
             assert_eq!(offline.fetch_repository(name, None, |_| {}).unwrap(), path);
             Ok((asked, opened))
@@ -68,7 +70,7 @@ fn quantisations_choose_a_file() {
         assert_eq!(asked, files, "{name}");
         assert_eq!(path, opened, "{name}");
     }
-    // A projector is no model.
+    // An image projector is no model.
     let (asked, _) = fetched(&["a.gguf", "mmproj-a.gguf"], "owner/tiny").unwrap();
     assert_eq!(asked, ["a.gguf"]);
 }
@@ -90,7 +92,7 @@ fn what_to_write_is_said_where_several_fit_or_none() {
     assert!(error.contains("no .gguf file") && error.contains("write owner/tiny alone"), "{error}");
 }
 
-/// A message names a bounded number of files, however many a repository lists.
+/// A message lists a bounded number of files, however many the repository has.
 #[test]
 fn many_files_are_named_in_part() {
     let names: Vec<String> = (0..20_000).map(|i| format!("m{i:05}-Q{i}_0.gguf")).collect();
@@ -118,7 +120,7 @@ fn split_models_are_whole_or_refused() {
     }
 }
 
-/// As from a directory, they are read without an index if all are there.
+/// As for a directory, shards are read without an index if all are there.
 #[test]
 fn shards_without_an_index_are_fetched() {
     let whole = ["config.json", "model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"];
@@ -128,7 +130,7 @@ fn shards_without_an_index_are_fetched() {
         let (asked, opened) = fetched(names, "owner/tiny").unwrap();
         assert_eq!((&asked[..], opened.as_str()), (&whole.map(str::to_owned)[..], ""), "{names:?}");
     }
-    // A GGUF file goes before shards of which some are not there.
+    // A GGUF file takes precedence over an incomplete set of shards.
     let (asked, _) = fetched(&["config.json", whole[1], "m.gguf"], "owner/tiny").unwrap();
     assert_eq!(asked, ["m.gguf"]);
 }
@@ -167,7 +169,7 @@ fn repositories_without_a_model_that_runs() {
     }
 }
 
-/// A conversion reads what does not run.
+/// The tokenizer's other files are downloaded, too, because a conversion can use them.
 #[test]
 fn what_a_tokenizer_is_made_of_is_fetched_where_there_is_none() {
     let others = ["added_tokens.json", "merges.txt", "qwen.tiktoken", "tekken.json", "vocab.json"];
@@ -192,7 +194,7 @@ fn conversions_take_weights_of_pytorch() {
     assert_eq!(fs::read(path.join("pytorch_model.bin")).unwrap(), b"x");
 }
 
-/// A revision may come from an address or from beside it, not both ways.
+/// A revision may come from an address or from the argument, but not from both.
 #[test]
 fn one_revision_is_named() {
     let directory = tempfile::tempdir().unwrap();

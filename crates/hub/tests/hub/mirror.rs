@@ -1,4 +1,4 @@
-//! Hubs and mirrors that behave as a row of mirrors.json says: the same server as in tests/reference/hub.py.
+//! A local server that simulates the hubs and mirrors in mirrors.json, like the server in tests/reference/hub.py.
 
 use std::{
     io::{BufRead, BufReader, Write},
@@ -12,17 +12,17 @@ use sha1::{Digest, Sha1};
 
 use super::{COMMIT, sha256};
 
-/// The file of the repository owner/tiny.
+/// The name of the file in the repository owner/tiny.
 pub(crate) const NAME: &str = "tiny.gguf";
-/// What the script says of md5, which is not computed here.
+/// The reference script's MD5, which is not computed here.
 const MD5: &str = "0123456789abcdef0123456789abcdef";
 
-/// What the file holds: small, and different wherever a download may go on.
+/// The file's content: small, and different at every position where a download may resume.
 pub(crate) fn content() -> Vec<u8> {
     (0..1200_u32).map(|i| (i % 251) as u8).collect()
 }
 
-/// A mirror under way until the process ends; its endpoint.
+/// Starts a mirror that runs until the process ends; returns its endpoint.
 pub(crate) fn serve(row: &Value, gzip: &[u8]) -> String {
     let listeners = [(); 2].map(|()| TcpListener::bind("127.0.0.1:0").unwrap());
     let [host, other] = [0, 1].map(|i| listeners[i].local_addr().unwrap().to_string());
@@ -47,7 +47,7 @@ pub(crate) fn serve(row: &Value, gzip: &[u8]) -> String {
 
 struct Mirror {
     rules: Vec<Value>,
-    /// How often each rule still applies; below 0 it always does.
+    /// The number of times that each rule still applies; a negative number means always.
     left: Mutex<Vec<i64>>,
     base: String,
     moved: Option<String>,
@@ -65,7 +65,7 @@ struct Asked {
     at: &'static str,
 }
 
-/// The headers of an answer, and its body.
+/// An answer's status, headers and body.
 type Parts = (u64, Vec<(String, String)>, Vec<u8>);
 
 fn set(headers: &mut Vec<(String, String)>, name: &str, value: String) {
@@ -91,7 +91,7 @@ impl Mirror {
             asked.token |= line.starts_with("authorization:");
         }
         asked.at = if is_other { "other" } else { self.place(&asked) };
-        // Whoever asked may have gone.
+        // The client may have closed the connection.
         let _ = stream.write_all(&self.answer(&asked));
     }
 
@@ -128,7 +128,7 @@ impl Mirror {
         values.into_iter().fold(text.to_owned(), |text, (name, value)| text.replace(name, value))
     }
 
-    /// The first rule that fits, and still applies.
+    /// The first matching rule that still applies.
     fn rule(&self, asked: &Asked) -> Value {
         let mut left = self.left.lock().unwrap();
         for (rule, left) in self.rules.iter().zip(left.iter_mut()) {
@@ -182,7 +182,7 @@ impl Mirror {
         [head.as_bytes(), &body[..]].concat()
     }
 
-    /// What a hub in order would say.
+    /// The answer of a well-behaved hub.
     fn good(&self, asked: &Asked, rule: &Value) -> Parts {
         let header = |name: &str, value: &str| (name.to_owned(), value.to_owned());
         let kind = rule["body"].as_str().unwrap_or("content");

@@ -1,4 +1,4 @@
-//! A hub on this machine, which can be a bad one.
+//! A hub on this machine that can simulate faults.
 
 #![allow(dead_code, clippy::unwrap_used, reason = "each test file uses a part; a failure must end the test")]
 
@@ -19,7 +19,7 @@ use sha2::{Digest, Sha256};
 
 pub(crate) const COMMIT: &str = "0123456789012345678901234567890123456789";
 
-/// A file that is served.
+/// A file that the hub serves.
 #[derive(Clone)]
 pub(crate) struct File {
     pub(crate) path: String,
@@ -27,38 +27,38 @@ pub(crate) struct File {
     pub(crate) etag: String,
 }
 
-/// How the server treats those who ask for content.
+/// The faults of the server when it serves content.
 #[derive(Clone, Copy, Default)]
 pub(crate) struct Manners {
-    /// It sends all, whatever range it is asked for.
+    /// The server sends the whole file, whatever range is requested.
     pub(crate) ignores_ranges: bool,
-    /// So many answers break off half way.
+    /// This many answers break off half way.
     pub(crate) breaks: usize,
-    /// Every other of these has come a third of the way.
+    /// Every other broken answer breaks off after a third.
     pub(crate) uneven: bool,
-    /// So many answers say that it is busy.
+    /// This many answers say that the server is busy.
     pub(crate) busy: usize,
-    /// It answers with a page.
+    /// The server answers with an HTML page.
     pub(crate) html: bool,
-    /// It does not say how long its answer is, and ends it with the connection.
+    /// The server states no length, and closes the connection at the end.
     pub(crate) says_no_length: bool,
-    /// It sends some bytes more than it has said.
+    /// The server sends some bytes more than it has announced.
     pub(crate) sends_more: bool,
-    /// A pause behind every 64 kB.
+    /// A pause after every 64 kB.
     pub(crate) slow: Option<Duration>,
-    /// It sends those who ask for content to another address of itself.
+    /// The server redirects requests for content to another of its addresses.
     pub(crate) redirects: bool,
 }
 
-/// A server that is under way until the process ends.
+/// A server that runs until the process ends.
 pub(crate) struct Server {
     pub(crate) endpoint: String,
-    /// Method, path and range of all that was asked for.
+    /// The method, path and range of each request.
     pub(crate) asked: Arc<Mutex<Vec<String>>>,
 }
 
 impl Server {
-    /// How often content was asked for, and from which byte on.
+    /// The first byte of each requested content range.
     pub(crate) fn ranges(&self) -> Vec<String> {
         let asked = self.asked.lock().unwrap();
         let gets = asked.iter().filter(|line| line.starts_with("GET") && !line.contains("/api/"));
@@ -70,20 +70,23 @@ struct Request {
     head: bool,
     path: String,
     range: String,
+    first_byte: bool,
 }
 
 fn read(stream: &TcpStream) -> Request {
     let mut lines = BufReader::new(stream).lines().map_while(Result::ok);
     let first = lines.next().unwrap_or_default();
-    let mut range = String::new();
+    let (mut range, mut first_byte) = (String::new(), false);
     for line in lines.take_while(|line| !line.is_empty()) {
         if let Some(value) = line.to_lowercase().strip_prefix("range: bytes=") {
             range = value.trim_end_matches('-').to_owned();
+            // hf-hub requests the first byte to learn the length.
+            first_byte = range == "0-0";
         }
     }
     let mut words = first.split(' ');
     let head = words.next() == Some("HEAD");
-    Request { head, path: words.next().unwrap_or_default().to_owned(), range }
+    Request { head, path: words.next().unwrap_or_default().to_owned(), range, first_byte }
 }
 
 /// Serves files, each connection on a thread of its own.
@@ -100,7 +103,7 @@ pub(crate) fn serve(files: Vec<File>, manners: Manners) -> Server {
                 let request = read(&stream);
                 let method = if request.head { "HEAD" } else { "GET" };
                 seen.lock().unwrap().push(format!("{method} {} {}", request.path, request.range));
-                // Whoever asked may have gone.
+                // The client may have closed the connection.
                 let _ = answer(&mut stream, &request, &files, &left);
             });
         }
@@ -122,7 +125,7 @@ fn answer(
     let manners = *left.lock().unwrap();
     let mut about = format!("x-repo-commit: {COMMIT}\r\netag: \"{etag}\"\r\nconnection: close\r\n");
     if path.ends_with('/') {
-        // A list of packages, which is no model's file.
+        // This is a list of packages, not a file of a model.
         about += "content-type: text/html\r\n";
     }
     if request.path.starts_with("/api/") || request.head && !manners.html && (moved || !manners.redirects) {
@@ -130,6 +133,14 @@ fn answer(
         let head = format!("HTTP/1.1 200 OK\r\ncontent-length: {length}\r\n{about}\r\n");
         stream.write_all(head.as_bytes())?;
         return if request.head { Ok(()) } else { stream.write_all(content) };
+    }
+    if request.first_byte {
+        let length = content.len();
+        let head = format!(
+            "HTTP/1.1 206 Partial Content\r\ncontent-range: bytes 0-0/{length}\r\ncontent-length: 1\r\n{about}\r\n"
+        );
+        stream.write_all(head.as_bytes())?;
+        return stream.write_all(&content[..1]);
     }
     if manners.html {
         let page = "<html>please log in</html>";
@@ -196,7 +207,7 @@ fn send(
     if manners.sends_more { stream.write_all(b"more") } else { Ok(()) }
 }
 
-/// Bytes that differ everywhere.
+/// Bytes that differ at every position.
 pub(crate) fn content(len: usize) -> Vec<u8> {
     (0..len).map(|i| (i as u32).wrapping_mul(2_654_435_761).to_le_bytes()[3]).collect()
 }
@@ -205,7 +216,7 @@ pub(crate) fn sha256(bytes: &[u8]) -> String {
     Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// A catalogue entry of a content, from `owner/tiny`.
+/// A catalogue entry for this content, in the repository `owner/tiny`.
 pub(crate) fn entry(content: &[u8], packages: &'static [Package]) -> &'static Entry {
     Box::leak(Box::new(Entry {
         name: "tiny",
@@ -220,19 +231,19 @@ pub(crate) fn entry(content: &[u8], packages: &'static [Package]) -> &'static En
     }))
 }
 
-/// A hub that has it.
+/// A hub that serves this content.
 pub(crate) fn hub(content: &[u8], manners: Manners) -> Server {
     let path = "/owner/tiny/resolve/main/tiny.gguf".to_owned();
     serve(vec![File { path, content: content.to_vec(), etag: sha256(content) }], manners)
 }
 
-/// As git names a file of this content.
+/// git's hash of a file with this content.
 pub(crate) fn git(bytes: &[u8]) -> String {
     let digest = Sha1::new_with_prefix(format!("blob {}\0", bytes.len())).chain_update(bytes).finalize();
     digest.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// A repository of files; large ones, of weights, have their sha256 for an etag.
+/// A repository of files; large files (weights) have their SHA-256 as an etag.
 pub(crate) fn repository(files: &[(&str, &[u8])]) -> Vec<File> {
     let siblings: Vec<String> =
         files.iter().map(|(name, _)| format!(r#"{{"rfilename": "{name}"}}"#)).collect();
@@ -255,13 +266,13 @@ pub(crate) fn fetcher(directory: &Path, endpoint: &str) -> Fetcher {
         .quiet()
 }
 
-/// Tells that a test could not run here; a machine that decides what lands must be able to run all.
+/// Reports that a test could not run here. With `CI` set this fails, because CI must run all tests.
 pub(crate) fn not_run(why: &str) {
     assert!(std::env::var_os("CI").is_none(), "{why}, and nothing is left out where CI is set");
     eprintln!("NOT RUN: {why}");
 }
 
-/// An address at which nobody listens.
+/// An endpoint at which no server listens.
 pub(crate) fn nobody() -> String {
     let closed = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     format!("http://{closed}")

@@ -1,4 +1,4 @@
-//! What stands beside the weights: config, tokenizer, chat template, licence.
+//! Writes the files beside the weights: config, tokenizer, chat template, licence.
 
 use std::{fs, path::Path};
 
@@ -13,19 +13,20 @@ use crate::{
     tokenizer,
 };
 
-/// Writes them; returns what could not be carried along.
+/// Writes these files; returns notes on what could not be carried over.
 pub(crate) fn write(source: &Source, to: &Path, options: &Options) -> Result<Vec<String>, ConvertError> {
     let mut notes = Vec::new();
     let from = match &source.files {
         Files::Directory(from) => from.clone(),
         Files::Gguf(_) => source.pretrained.path.parent().map(Path::to_owned).unwrap_or_default(),
     };
-    // A GGUF file holds the others itself; and beside one, only the licence belongs to it.
+    // A GGUF file contains config and tokenizer itself, and of the files beside a GGUF file only the licence belongs
+    // to it.
     let licences_only = options.to == Target::Gguf || matches!(source.files, Files::Gguf(_));
     notes.extend(copy(&from, to, |name| {
         match licences_only {
             true => is_licence(name),
-            // What is written is no longer quantised.
+            // The written weights are no longer quantised.
             false => !is_weights(name) && name != CONFIG && !is_quantisation_file(name),
         }
     })?);
@@ -58,7 +59,7 @@ pub(crate) fn write(source: &Source, to: &Path, options: &Options) -> Result<Vec
             moi_formats::FloatType::F16 => "float16",
             moi_formats::FloatType::BF16 => "bfloat16",
         };
-        // Older readers know the second name alone.
+        // Older readers only know the second name.
         fields.insert("dtype".into(), name.into());
         fields.insert("torch_dtype".into(), name.into());
     }
@@ -77,8 +78,8 @@ fn is_licence(name: &str) -> bool {
     ["LICEN", "NOTICE", "USE_POLICY", "COPYING"].iter().any(|start| upper.starts_with(start))
 }
 
-/// Copies what is wanted; notes on links that lead elsewhere, whose contents need not be meant for those who get the
-/// copy.
+/// Copies the wanted files. Links that lead out of the directory are not followed but noted, because their targets
+/// may not be meant for those who get the copy.
 fn copy(from: &Path, to: &Path, wanted: impl Fn(&str) -> bool) -> Result<Vec<String>, ConvertError> {
     let from = if from.as_os_str().is_empty() { Path::new(".") } else { from };
     let io = |error| ConvertError::io(from, error);
@@ -101,8 +102,8 @@ fn copy(from: &Path, to: &Path, wanted: impl Fn(&str) -> bool) -> Result<Vec<Str
     Ok(notes)
 }
 
-/// Whether a file is the content of one in the hub's cache: snapshots there are links to them, and so were downloads into
-/// a directory of one's own.
+/// Whether a path is a blob in the hub's cache. Links to blobs are followed, because cached snapshots consist of
+/// them, and downloads into a local directory once did.
 fn is_blob(path: &Path) -> bool {
     let mut up = path.ancestors().skip(1);
     up.next().is_some_and(|up| up.ends_with("blobs"))
@@ -112,7 +113,7 @@ fn is_blob(path: &Path) -> bool {
             .is_some_and(|name| name.to_string_lossy().starts_with("models--"))
 }
 
-/// What transformers wants in a config besides what the model is built from.
+/// Adds the config fields that transformers needs besides those that the model is built from.
 fn complete(config: &mut Value, file: &Gguf) {
     let class = match config.get("model_type").and_then(Value::as_str) {
         Some("llama") => "LlamaForCausalLM",
@@ -135,7 +136,7 @@ fn complete(config: &mut Value, file: &Gguf) {
     for (field, key) in [("bos_token_id", "bos"), ("eos_token_id", "eos"), ("pad_token_id", "padding")] {
         match file.metadata.usize(&format!("tokenizer.ggml.{key}_token_id")) {
             Some(id) => config[field] = json!(id),
-            // Some classes have a default that a small vocabulary does not hold.
+            // Some classes have a default id that is beyond a small vocabulary.
             None if key == "padding" => config[field] = json!(null),
             None => {}
         }

@@ -1,19 +1,19 @@
-//! Whether two configs make the same model, and in which option they do not, in words.
+//! Compares two configs: whether they make the same model, and if not, which option differs, in words.
 
 use moi_models::{
     Activation, AttentionConfig, AttentionKind, DecoderConfig, ExpertsConfig, FeedForwardKind, LayerConfig,
     MlpConfig, NormConfig, NormKind, NormPlace, QkSpan, RopeConfig, RopeScaling, RouterConfig,
 };
 
-/// OptionList in their order: a name in words, and the value.
+/// Options in order, each as a name in words and its value.
 type OptionList = Vec<(String, String)>;
 
-/// Whether two configs make the same model. Rotary positions are compared by their frequencies: a file can spell
-/// them otherwise.
+/// Compares whether two configs make the same model. Rotary positions are compared by their frequencies, because a
+/// file can express them otherwise.
 pub(crate) fn same_config(source: &DecoderConfig, made: &DecoderConfig) -> Result<(), String> {
     let (source_ropes, source) = without_ropes(source);
     let (made_ropes, mut made) = without_ropes(made);
-    // Names of relatives that are one to the format.
+    // GGUF has one name for some related model types.
     made.model_type = source.model_type;
     for (layer, (a, b)) in source_ropes.iter().zip(&made_ropes).enumerate() {
         if !same_rope(a.as_ref(), b.as_ref(), source.context_length) {
@@ -41,7 +41,7 @@ fn without_ropes(config: &DecoderConfig) -> (Vec<Option<RopeConfig>>, DecoderCon
     let mut config = config.clone();
     let ropes = config.layers.iter_mut().map(|layer| match &mut layer.attention {
         Some(AttentionKind::Heads(attention)) => {
-            // float32 in files.
+            // Files store the scale as float32.
             attention.scale = f64::from(attention.scale as f32);
             attention.rope.take()
         }
@@ -69,7 +69,7 @@ fn same_rope(source: Option<&RopeConfig>, made: Option<&RopeConfig>, context_len
     }
 }
 
-/// Rotary positions in words.
+/// The rotary positions in words.
 fn rope(rope: Option<&RopeConfig>) -> String {
     let Some(RopeConfig { theta, dims, scaling }) = rope else { return "none".to_owned() };
     let scaling = match scaling {
@@ -92,7 +92,7 @@ fn rope(rope: Option<&RopeConfig>) -> String {
 }
 
 fn options(config: &DecoderConfig) -> OptionList {
-    // Every field is named, so that a new one is not forgotten here.
+    // Every field is named, so that the compiler reports a new field that is missing here.
     let DecoderConfig {
         model_type: _,
         vocab_size,

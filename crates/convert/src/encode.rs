@@ -1,4 +1,4 @@
-//! From a stored tensor to bytes in another type, some rows at a time.
+//! Encodes a stored tensor as bytes of another type, some rows at a time.
 
 use half::{bf16, f16};
 use moi_checkpoint::{LazyTensor, Storage};
@@ -6,7 +6,7 @@ use moi_formats::{BlockFormat, FloatType};
 
 use crate::ConvertError;
 
-/// Floats of a type as they are stored.
+/// The storage of floats of this type.
 pub(crate) fn storage_of(float: FloatType) -> Storage {
     match float {
         FloatType::F32 => Storage::F32,
@@ -15,7 +15,7 @@ pub(crate) fn storage_of(float: FloatType) -> Storage {
     }
 }
 
-/// The bytes of a tensor in another storage, piece by piece.
+/// Encodes a tensor in another storage and passes on the bytes piece by piece.
 pub(crate) fn encode(
     name: &str,
     tensor: &LazyTensor,
@@ -23,7 +23,7 @@ pub(crate) fn encode(
     mut each: impl FnMut(&[u8]) -> Result<(), ConvertError>,
 ) -> Result<(), ConvertError> {
     let lost = || ConvertError::Refused(format!("tensor `{name}` cannot be read row by row"));
-    // Nothing to change: bytes are copied.
+    // If the storage stays the same, bytes are copied.
     let is_kept = tensor.storage() == storage && tensor.is_as_stored();
     for piece in tensor.pieces().ok_or_else(lost)? {
         let bytes = match is_kept {
@@ -63,7 +63,7 @@ fn halves(name: &str, values: &[f32]) -> Result<Vec<u8>, ConvertError> {
 }
 
 fn blocks(name: &str, kind: BlockFormat, values: &[f32]) -> Result<Vec<u8>, ConvertError> {
-    // Scales and minima are float16.
+    // The largest float16, because scales and minima of blocks are float16.
     const LARGEST: f32 = 65_504.0;
     if let Some(value) = values.iter().find(|value| !value.is_finite() || value.abs() > LARGEST) {
         return Err(ConvertError::Refused(format!(

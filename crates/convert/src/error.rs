@@ -1,4 +1,4 @@
-//! Why a conversion ends.
+//! Errors of conversions.
 
 use std::path::{Path, PathBuf};
 
@@ -13,27 +13,27 @@ pub enum ConvertError {
     Io {
         /// The file.
         path: PathBuf,
-        /// What the system said.
+        /// The system's error.
         error: std::io::Error,
     },
-    /// A file is not what it should be.
+    /// A file is not valid.
     #[error("{path}: {what}", path = path.display())]
     File {
         /// The file.
         path: PathBuf,
-        /// What is wrong with it.
+        /// What is wrong with the file.
         what: String,
     },
-    /// The source is no model, or the result none.
+    /// The source or the result is no usable model.
     #[error(transparent)]
     Model(#[from] PretrainedError),
-    /// The weights' files.
+    /// The files of the weights are not valid.
     #[error(transparent)]
     Checkpoint(#[from] CheckpointError),
-    /// What was asked for cannot be done.
+    /// The requested conversion is not possible.
     #[error("{0}")]
     Refused(String),
-    /// The result is not what it should be.
+    /// The result differs from the source.
     #[error("the result differs from the source: {0}")]
     Differs(String),
 }

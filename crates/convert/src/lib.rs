@@ -1,20 +1,24 @@
-//! Checkpoints from one form into another.
+//! Converts checkpoints between formats.
 //!
-//! [`convert`] takes a directory in Hugging Face layout (safetensors, PyTorch or burnpack weights) or a GGUF file and
-//! writes a directory with safetensors, burnpack or GGUF weights, in float32, float16, bfloat16 or, for GGUF, the
-//! block formats. Tensors are read, changed and written one at a time, in pieces. The result stands beside its
-//! place until it is whole and was opened again; so whatever ends a conversion, no file that looks finished is not.
+//! [`convert`] takes a directory in Hugging Face layout (safetensors or burnpack weights; PyTorch's with the feature
+//! `pytorch`) or a GGUF file. It writes a directory with safetensors, burnpack or GGUF weights, in float32, float16,
+//! bfloat16 or, for GGUF, the block formats. Tensors are read, changed and written one at a time, in pieces. The
+//! result gets its final name only when it is complete and was opened again, so an interrupted conversion never
+//! leaves a file that looks finished but is not.
 
 mod companions;
 mod compare;
 mod encode;
 mod error;
 mod gguf;
+#[cfg(feature = "pytorch")]
 mod pickle;
+#[cfg(feature = "pytorch")]
 mod pytorch;
 mod report;
 mod source;
 mod tokenizer;
+#[cfg(feature = "pytorch")]
 mod torch_file;
 mod verify;
 mod write;
@@ -34,7 +38,7 @@ pub use verify::Verified;
 use report::Reporter;
 use source::Source;
 
-/// A form of weights.
+/// A format of weights.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Target {
     /// `model.safetensors`, or shards with an index, beside `config.json`.
@@ -45,53 +49,53 @@ pub enum Target {
     Gguf,
 }
 
-/// What to make.
+/// What to convert to.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// The form.
+    /// The format.
     pub to: Target,
-    /// Type of the floats; as they are stored where none is given (blocks become float32, or stay blocks in GGUF).
+    /// Type of the floats; if `None`, types are kept (but blocks become float32, or stay blocks in GGUF).
     pub dtype: Option<FloatType>,
-    /// Block format of the matrices; GGUF only.
+    /// Block format of the matrices; only for GGUF.
     pub quantize: Option<BlockFormat>,
-    /// Bytes of a safetensors shard at most.
+    /// Most bytes of a safetensors shard.
     pub max_shard_bytes: usize,
-    /// What to write into the file's metadata as its source.
+    /// The name of the source to write into the file's metadata.
     pub source_name: String,
 }
 
-/// How far a conversion has come.
+/// The progress of a conversion.
 #[derive(Clone, Copy, Debug)]
 pub struct Progress<'a> {
-    /// The tensor at hand.
+    /// The name of the tensor that is being written.
     pub tensor: &'a str,
-    /// Bytes written of all tensors.
+    /// Bytes written so far, of all tensors.
     pub bytes: usize,
     /// Bytes of all tensors in the result.
     pub total_bytes: usize,
 }
 
-/// What was made.
+/// The result of a conversion.
 #[derive(Clone, Debug)]
 pub struct Converted {
-    /// Where it is: what `--model` takes.
+    /// The path of the result, which `--model` takes.
     pub path: PathBuf,
-    /// How many tensors.
+    /// The number of tensors.
     pub tensors: usize,
-    /// Their bytes.
+    /// Bytes of all tensors.
     pub bytes: usize,
-    /// What was found when it was compared with the source, if that was asked for.
+    /// The result of the comparison with the source, if one was requested.
     pub verified: Option<Verified>,
-    /// What could not be carried along.
+    /// Notes on what could not be carried over.
     pub notes: Vec<String>,
 }
 
-/// Converts `source` into the new directory `output`; with `verify`, compares the result with the source tensor by
-/// tensor and by logits that that device computes.
+/// Converts `source` into the new directory `output`. With `verify`, compares the result with the source tensor by
+/// tensor, and by logits computed on that device.
 ///
 /// # Errors
-/// If the source is no model that is supported, the target cannot hold it, `output` exists, or something cannot be
-/// read or written. There is no `output` then.
+/// If the source is no supported model, the target cannot hold it, `output` exists, or something cannot be read or
+/// written. After an error, `output` does not exist.
 pub fn convert<B: Backend>(
     source: &Path,
     output: &Path,
@@ -124,7 +128,7 @@ pub fn convert<B: Backend>(
         Target::Burnpack => write::burnpack(&source, &result, options, &reporter)?,
         Target::Gguf => gguf::write(&source, &result, options, &reporter, &mut notes)?,
     };
-    // Whatever was written must open, fit, and be the same model.
+    // The written result must open, fit, and be the same model.
     let cannot =
         |what: String| ConvertError::Refused(format!("{} cannot hold this model: {what}", options.to.name()));
     let made = Pretrained::open(&result).map_err(|error| cannot(error.to_string()))?;
@@ -149,9 +153,9 @@ impl Target {
     }
 }
 
-/// What is to be said of weights that are no finite numbers: they are carried along as they are.
+/// Warnings about weights that are NaN or infinite; they are carried over unchanged.
 fn not_finite(made: &Pretrained) -> Vec<String> {
-    /// A broken file can have hundreds.
+    /// A broken file can have hundreds of such tensors.
     const NAMED: usize = 5;
     let tensors = made.checkpoint.tensors().iter();
     let broken: Vec<NotFinite> = tensors.filter_map(|(name, tensor)| NotFinite::of(name, tensor)).collect();
@@ -167,13 +171,14 @@ fn not_finite(made: &Pretrained) -> Vec<String> {
     named.chain(rest).collect()
 }
 
-/// Where the result is made, in the workplace.
+/// The name of the directory inside the workplace in which the result is made.
 const RESULT: &str = "result";
-/// Where PyTorch's weights stand as safetensors while they are converted.
+/// The name of the directory inside the workplace that holds PyTorch's weights as safetensors during the conversion.
 const PYTORCH: &str = "pytorch";
 const LOCK: &str = "lock";
 
-/// A directory beside the output, of this process alone. What a killed conversion left there is removed.
+/// A temporary directory beside the output that only this process uses. What a killed conversion left there is
+/// removed.
 struct Workplace {
     path: PathBuf,
     _lock: File,
@@ -213,12 +218,12 @@ impl Workplace {
 
 impl Drop for Workplace {
     fn drop(&mut self) {
-        // What cannot be removed is removed by the next conversion into the same place.
+        // If removal fails here, the next conversion to the same output removes the directory.
         let _ = fs::remove_dir_all(&self.path);
     }
 }
 
-/// Everything is on the disk before it gets its name.
+/// Writes everything to disk before the result is renamed to its final name.
 fn sync(directory: &Path) -> Result<(), ConvertError> {
     let io = |error| ConvertError::io(directory, error);
     for entry in fs::read_dir(directory).map_err(io)? {

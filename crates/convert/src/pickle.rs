@@ -1,45 +1,46 @@
-//! As much of Python's pickle machine as a dictionary of tensors needs (opcodes as in CPython's `pickletools`, tensors
-//! as in PyTorch's `torch/_utils.py`). It is interpreted, never run: names of functions are compared, and nothing is
-//! looked up or called. What the memo gives again is shared and not copied, so nothing outgrows the pickle.
+//! Interprets the part of Python's pickle machine that a dictionary of tensors needs (opcodes as in CPython's
+//! `pickletools`, tensors as in PyTorch's `torch/_utils.py`). Nothing is executed: names of functions are only
+//! compared, never looked up or called. Values recalled from the memo are shared and not copied, so the result is
+//! never larger than the pickle.
 
 use std::{
     collections::{BTreeMap, HashMap},
     rc::Rc,
 };
 
-/// Where the values of a tensor stand.
+/// The place of a tensor's values.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct TensorView {
     pub(crate) storage: Rc<Storage>,
-    /// The place of the first value in the storage.
+    /// The index of the first value in the storage.
     pub(crate) offset: usize,
     pub(crate) shape: Vec<usize>,
-    /// How many values lie between neighbours of each axis.
+    /// The distance in values between neighbours along each axis.
     pub(crate) strides: Vec<usize>,
 }
 
-/// Values that stand one after the other, in a file of the same archive.
+/// Consecutive values, in another file of the same archive.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Storage {
     /// `torch.FloatStorage` and the like.
     pub(crate) kind: Rc<str>,
-    /// The name of the file.
+    /// The name of the file in the archive.
     pub(crate) key: Rc<str>,
-    /// How many values.
+    /// The number of values.
     pub(crate) len: usize,
 }
 
-/// Tensors by name; those of a dictionary in a dictionary under both names, with a dot between.
+/// Tensors by name; tensors of a nested dictionary have both names, joined by a dot.
 pub(crate) type Tensors = BTreeMap<String, Rc<TensorView>>;
 
-/// What matters of a pickled value.
+/// The parts of a pickled value that matter here.
 #[derive(Clone, Debug)]
 enum Item {
     Number(i64),
     Text(Rc<str>),
     /// `module.name`
     Global(Rc<str>),
-    /// With how deep tuples stand in tuples.
+    /// The items, and the nesting depth of tuples.
     Tuple(Rc<[Item]>, usize),
     Storage(Rc<Storage>),
     Tensor(Rc<TensorView>),
@@ -48,12 +49,12 @@ enum Item {
     Other,
 }
 
-/// Weights need four.
-const DEEPEST: usize = 16;
-/// Of a name, in bytes: hundreds of dictionaries in each other would make long ones of short ones.
-const LONGEST_NAME: usize = 1024;
+/// Deepest nesting of tuples; weights need four.
+const MAX_DEPTH: usize = 16;
+/// Most bytes of a name: hundreds of nested dictionaries would otherwise make long names out of short ones.
+const MAX_NAME: usize = 1024;
 
-/// The tensors of a pickled dictionary.
+/// Reads the tensors of a pickled dictionary.
 ///
 /// # Errors
 /// If it is cut off, uses an instruction that weights do not need, or holds no dictionary of tensors.
@@ -82,7 +83,7 @@ impl<'a> Machine<'a> {
                 b'G' => self.take(8).map(|_| Item::Other)?,
                 b'K' => Item::Number(self.number(1)?.into()),
                 b'M' => Item::Number(self.number(2)?.into()),
-                // Four bytes have a sign.
+                // Four-byte numbers are signed.
                 b'J' => Item::Number((self.number(4)? as i32).into()),
                 0x8a => self.long()?,
                 b'X' => Item::Text(self.text(4)?),
@@ -114,13 +115,13 @@ impl<'a> Machine<'a> {
         }
     }
 
-    /// Instructions that put nothing on the stack.
+    /// Runs an opcode that pushes nothing.
     fn change(&mut self, code: u8) -> Result<(), String> {
         match code {
-            // The protocol, and the length of a frame.
+            // These opcodes hold the protocol version and a frame's length.
             0x80 => drop(self.take(1)?),
             0x95 => drop(self.take(8)?),
-            // A state, or what is put into a list.
+            // These opcodes set an object's state or append to a list.
             b'b' | b'a' => drop(self.pop()?),
             b'e' => drop(self.since_mark()?),
             b's' => {
@@ -156,7 +157,7 @@ impl<'a> Machine<'a> {
         Ok(self.take(len)?.iter().rev().fold(0, |number, &byte| number << 8 | u32::from(byte)))
     }
 
-    /// An integer of up to 255 bytes; one of more than eight is no size.
+    /// Reads an integer of up to 255 bytes; one of more than eight bytes is no size.
     fn long(&mut self) -> Result<Item, String> {
         let len = self.number(1)? as usize;
         let bytes = self.take(len)?;
@@ -194,19 +195,19 @@ impl<'a> Machine<'a> {
         })
     }
 
-    /// What was pushed since the last mark.
+    /// Pops what was pushed since the last mark.
     fn since_mark(&mut self) -> Result<Vec<Item>, String> {
         let mark = self.stack.iter().rposition(|item| matches!(item, Item::Mark));
         let items = self.stack.split_off(mark.ok_or("the end of a list without its start")?);
         Ok(items.into_iter().skip(1).collect())
     }
 
-    /// Puts keys and values into the dictionary on top.
+    /// Puts keys and values into the dictionary on top of the stack.
     fn set(&mut self, items: Vec<Item>) -> Result<(), String> {
         let Some(Item::Dict(tensors)) = self.stack.last_mut() else { return Ok(()) };
         let mut add = |name: String, tensor| {
-            if name.len() > LONGEST_NAME {
-                return Err(format!("a name of {} bytes, expected {LONGEST_NAME} at most", name.len()));
+            if name.len() > MAX_NAME {
+                return Err(format!("a name of {} bytes, expected {MAX_NAME} at most", name.len()));
             }
             match tensors.insert(name.clone(), tensor) {
                 None => Ok(()),
@@ -230,7 +231,7 @@ impl<'a> Machine<'a> {
 
     fn remember(&mut self, index: u32) {
         let item = match self.stack.last() {
-            // Remembered when they are empty, in case they hold themselves; weights never ask for them again.
+            // Dictionaries are memoised while empty, in case they contain themselves; weights never recall them.
             None | Some(Item::Dict(_)) => Item::Other,
             Some(item) => item.clone(),
         };
@@ -248,7 +249,7 @@ const EMPTY: &str = "an instruction that finds nothing to work on";
 fn tuple(items: Vec<Item>) -> Result<Item, String> {
     let inner = items.iter().map(|item| if let Item::Tuple(_, depth) = item { *depth } else { 0 });
     match 1 + inner.max().unwrap_or(0) {
-        depth if depth > DEEPEST => Err("tuples nested too deep for weights".to_owned()),
+        depth if depth > MAX_DEPTH => Err("tuples nested too deep for weights".to_owned()),
         depth => Ok(Item::Tuple(items.into(), depth)),
     }
 }
@@ -267,7 +268,7 @@ fn persistent(id: &Item) -> Result<Item, String> {
     }
 }
 
-/// What a function of PyTorch makes of its arguments.
+/// The result of a PyTorch function with these arguments.
 fn made(callable: &Item, arguments: &Item) -> Result<Item, String> {
     let (Item::Global(name), Item::Tuple(arguments, _)) = (callable, arguments) else {
         return Ok(Item::Other);
@@ -286,7 +287,7 @@ fn made(callable: &Item, arguments: &Item) -> Result<Item, String> {
             Ok(Item::Tensor(Rc::new(TensorView { storage: storage.clone(), offset, shape, strides })))
         }
         ("torch._utils._rebuild_parameter" | "torch._utils._rebuild_parameter_with_state", [tensor, ..]) => {
-            // Of a dictionary there is no second one.
+            // Dictionaries are never shared by two parameters.
             Ok(if matches!(tensor, Item::Tensor(_)) { tensor.clone() } else { Item::Other })
         }
         ("torch._tensor._rebuild_from_type_v2", [function, _, arguments, ..]) => made(function, arguments),

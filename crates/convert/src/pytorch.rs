@@ -1,4 +1,4 @@
-//! PyTorch weights, `pytorch_model.bin` or its shards, as safetensors.
+//! Converts PyTorch weights, `pytorch_model.bin` or its shards, to safetensors.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -8,8 +8,7 @@ use std::{
 };
 
 use moi_checkpoint::{
-    CONFIG_BYTES, CheckpointError, INDEX_BYTES, INDEX_FILE, SINGLE_FILE, is_there, parse_json, read_file,
-    shown,
+    CONFIG_BYTES, CheckpointError, INDEX_BYTES, INDEX_FILE, is_there, parse_json, read_file, shown,
 };
 use moi_models::Architecture;
 use moi_pretrained::PretrainedError;
@@ -18,28 +17,20 @@ use serde::Deserialize;
 use crate::{
     ConvertError,
     report::Reporter,
+    source::{PYTORCH_FILE as SINGLE, PYTORCH_INDEX as INDEX},
     torch_file::{Tensor, TorchFile},
     write::{Lazy, write_file},
 };
-
-const SINGLE: &str = "pytorch_model.bin";
-const INDEX: &str = "pytorch_model.bin.index.json";
 
 #[derive(Deserialize)]
 struct Index {
     weight_map: BTreeMap<String, String>,
 }
 
-/// Whether a directory has PyTorch's weights alone.
-pub(crate) fn is_needed(path: &Path) -> bool {
-    let has = |name: &str| is_there(&path.join(name));
-    !has(SINGLE_FILE) && !has(INDEX_FILE) && (has(SINGLE) || has(INDEX))
-}
-
-/// Writes the weights as safetensors into the new directory `to`, each file as one shard, with the config.
+/// Writes the weights as safetensors into the new directory `to`, with each file as one shard, and the config.
 pub(crate) fn to_safetensors(from: &Path, to: &Path, reporter: &Reporter) -> Result<(), ConvertError> {
     fs::create_dir(to).map_err(|error| ConvertError::io(to, error))?;
-    // A model that is not supported is not read.
+    // The weights of an unsupported model are not read.
     let config = from.join("config.json");
     let bytes = read_file(&config, CONFIG_BYTES)?;
     let fields = parse_json(&bytes).map_err(|what| ConvertError::file(&config, what))?;
@@ -48,7 +39,7 @@ pub(crate) fn to_safetensors(from: &Path, to: &Path, reporter: &Reporter) -> Res
     fs::write(&copy, bytes).map_err(|error| ConvertError::io(&copy, error))?;
     let mut map = BTreeMap::new();
     for file in &files(from)? {
-        // The name it had, for messages about its tensors.
+        // The original file name is kept, for messages about its tensors.
         let name = file.file_name().unwrap_or_default().to_string_lossy().into_owned();
         let tensors = tensors(TorchFile::open(file)?, reporter);
         reporter.begin(tensors.iter().map(|(_, tensor)| tensor.num_bytes()).sum());
@@ -61,7 +52,7 @@ pub(crate) fn to_safetensors(from: &Path, to: &Path, reporter: &Reporter) -> Res
     Ok(())
 }
 
-/// What is wrong with what was written, said of the file that it was written from.
+/// Changes an error about the written safetensors to name the PyTorch file that they were written from.
 pub(crate) fn in_file(from: &Path, error: ConvertError) -> ConvertError {
     let (ConvertError::Checkpoint(mut error) | ConvertError::Model(PretrainedError::Checkpoint(mut error))) =
         error
@@ -88,7 +79,7 @@ fn files(directory: &Path) -> Result<Vec<PathBuf>, ConvertError> {
     let plain = |name: &String| {
         let one = Path::new(name).components().collect::<Vec<_>>();
         let file = directory.join(name);
-        // A pipe would keep the reader waiting.
+        // Only a regular file is accepted, because reading a pipe could block.
         match matches!(one[..], [std::path::Component::Normal(_)]) && file.is_file() {
             true => Ok(file),
             false => {

@@ -1,4 +1,4 @@
-//! Counting what is written, for a progress bar.
+//! Counts the bytes that are written, for a progress bar.
 
 use std::{
     cell::{Cell, RefCell},
@@ -9,7 +9,7 @@ use crate::Progress;
 
 type Each = dyn FnMut(Progress<'_>);
 
-/// Shared by the tensors of a file: they are written when a library asks for them.
+/// Shared by the tensors of a file, because a library decides when each of them is written.
 #[derive(Clone)]
 pub(crate) struct Reporter {
     bytes: Rc<Cell<usize>>,
@@ -27,7 +27,7 @@ impl Reporter {
         self.bytes.set(0);
     }
 
-    /// A tensor of so many bytes is about to be written.
+    /// Reports that a tensor of this many bytes is about to be written.
     pub(crate) fn tensor(&self, name: &str, bytes: usize) {
         let (done, total_bytes) = (self.bytes.get(), self.total_bytes.get());
         (self.each.borrow_mut())(Progress { tensor: name, bytes: done, total_bytes });

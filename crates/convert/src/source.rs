@@ -1,41 +1,67 @@
-//! What is converted.
+//! Opens the source of a conversion.
 
 use std::path::{Path, PathBuf};
 
-use moi_checkpoint::{CONFIG_BYTES, INDEX_FILE, SINGLE_FILE, gguf::Gguf, parse_json, read_file};
+use moi_checkpoint::{CONFIG_BYTES, INDEX_FILE, SINGLE_FILE, gguf::Gguf, is_there, parse_json, read_file};
 use moi_pretrained::Pretrained;
 use serde_json::Value;
 
-use crate::{ConvertError, pytorch, report::Reporter};
+#[cfg(feature = "pytorch")]
+use crate::pytorch;
+use crate::{ConvertError, report::Reporter};
 
-/// An opened model and what its files say.
+/// The file of weights that PyTorch writes.
+pub(crate) const PYTORCH_FILE: &str = "pytorch_model.bin";
+/// The index that says which of several PyTorch files has which tensor.
+pub(crate) const PYTORCH_INDEX: &str = "pytorch_model.bin.index.json";
+
+/// An open model and the contents of its files.
 pub(crate) struct Source {
     pub(crate) pretrained: Pretrained,
-    /// Its `config.json`, or what a GGUF file's metadata make of one.
+    /// The model's `config.json`, or the config made from a GGUF file's metadata.
     pub(crate) config: Value,
     pub(crate) files: Files,
 }
 
-/// Where the model's other files are.
+/// The place of the model's other files.
 pub(crate) enum Files {
     /// In a directory.
     Directory(PathBuf),
-    /// In the file itself.
+    /// In the GGUF file itself.
     Gguf(Gguf),
 }
 
+/// Whether a directory has weights only in PyTorch's format.
+fn has_pytorch_alone(path: &Path) -> bool {
+    let has = |name: &str| is_there(&path.join(name));
+    !has(SINGLE_FILE) && !has(INDEX_FILE) && (has(PYTORCH_FILE) || has(PYTORCH_INDEX))
+}
+
 impl Source {
-    /// Opens a model; PyTorch's weights are first written as safetensors into the new directory `scratch`.
+    #[cfg(feature = "pytorch")]
+    fn open_pytorch(path: &Path, scratch: &Path, reporter: &Reporter) -> Result<Self, ConvertError> {
+        pytorch::to_safetensors(path, scratch, reporter)?;
+        let mut source = Self::of_directory(scratch).map_err(|error| pytorch::in_file(path, error))?;
+        source.files = Files::Directory(path.to_owned());
+        Ok(source)
+    }
+
+    #[cfg(not(feature = "pytorch"))]
+    fn open_pytorch(path: &Path, _: &Path, _: &Reporter) -> Result<Self, ConvertError> {
+        Err(ConvertError::Refused(format!(
+            "{} has PyTorch's weights alone, which this build does not read: build it with the feature `pytorch`",
+            path.display()
+        )))
+    }
+
+    /// Opens a model. PyTorch's weights are first written as safetensors into the new directory `scratch`.
     pub(crate) fn open(path: &Path, scratch: &Path, reporter: &Reporter) -> Result<Self, ConvertError> {
-        if pytorch::is_needed(path) {
-            pytorch::to_safetensors(path, scratch, reporter)?;
-            let mut source = Self::of_directory(scratch).map_err(|error| pytorch::in_file(path, error))?;
-            source.files = Files::Directory(path.to_owned());
-            return Ok(source);
+        if has_pytorch_alone(path) {
+            return Self::open_pytorch(path, scratch, reporter);
         }
         let pretrained = Pretrained::open(path)?;
         pretrained.parameters()?;
-        // A directory that holds a GGUF file and no config is that file.
+        // A directory that holds a GGUF file and no config stands for that file.
         match pretrained.path.is_dir() {
             true => Self::of_directory(path),
             false => {
@@ -55,7 +81,7 @@ impl Source {
     }
 }
 
-/// Whether a file holds weights, of any form: it is not carried along.
+/// Whether a file holds weights of any format, so that it is not copied.
 pub(crate) fn is_weights(name: &str) -> bool {
     const KINDS: &[&str] =
         &[".safetensors", ".bin", ".pt", ".pth", ".bpk", ".gguf", ".h5", ".msgpack", ".onnx"];

@@ -1,4 +1,4 @@
-//! Tokenizers between `tokenizer.json` and the lists of a GGUF file.
+//! Converts tokenizers between `tokenizer.json` and the lists of a GGUF file.
 
 use std::{fs, path::Path};
 
@@ -13,8 +13,8 @@ use crate::{
     source::{Files, Source},
 };
 
-/// Writes a GGUF file's tokenizer, chat template and end tokens as transformers reads them; returns what could not
-/// be.
+/// Writes a GGUF file's tokenizer, chat template and end tokens in the files that transformers reads; returns a note
+/// on what could not be written.
 pub(crate) fn from_gguf(source: &Source, file: &Gguf, to: &Path) -> Result<Option<String>, ConvertError> {
     let write = |name: &str, text: &str| {
         let path = to.join(name);
@@ -58,7 +58,7 @@ pub(crate) fn from_gguf(source: &Source, file: &Gguf, to: &Path) -> Result<Optio
     Ok(note)
 }
 
-/// The metadata of a GGUF file about the tokenizer; adds to `notes` what it cannot hold.
+/// The tokenizer's GGUF metadata; adds notes on what the metadata cannot hold.
 pub(crate) fn to_gguf(
     source: &Source,
     architecture: &str,
@@ -79,7 +79,7 @@ pub(crate) fn to_gguf(
         Ok(None) => None,
         Ok(Some(tokenizer)) => {
             let path = directory.join("tokenizer.json");
-            // What tokenizer_config.json adds is not in the file.
+            // The file lacks the tokens that tokenizer_config.json adds.
             let json = if tokenizer.is_extended() {
                 tokenizer.to_json().map(String::into_bytes)
             } else {
@@ -123,7 +123,7 @@ pub(crate) fn to_gguf(
         VocabularyKind::Spaced { merges } => {
             set("ggml.model", Value::String("gemma4".into()));
             set("ggml.add_space_prefix", Value::Bool(false));
-            // All the same, as the format wants them.
+            // All scores are equal, as the format requires.
             let scores = vec![Value::Float(0.0); vocabulary.tokens.len()];
             set("ggml.scores", Value::Array(scores));
             set("ggml.merges", strings(merges));
@@ -144,7 +144,7 @@ pub(crate) fn to_gguf(
     Ok(metadata)
 }
 
-/// The ids of tokens with a meaning; those that have no row are left out.
+/// The ids of special tokens; ids without a row in the embedding are left out.
 fn special_ids(source: &Source, bos: Option<u32>, notes: &mut Vec<String>) -> Vec<(String, Value)> {
     let pretrained = &source.pretrained;
     let rows = pretrained.architecture.config.vocab_size as u64;
@@ -167,7 +167,8 @@ fn special_ids(source: &Source, bos: Option<u32>, notes: &mut Vec<String>) -> Ve
     metadata
 }
 
-/// How to sample, under the keys that llama.cpp reads. A note says what has none.
+/// The recommended sampling settings, under the keys that llama.cpp reads. A note lists the settings that have no
+/// key.
 fn advised(advice: &AdvisedSampling, notes: &mut Vec<String>) -> Vec<(String, Value)> {
     let AdvisedSampling { temperature, top_k, top_p, min_p, repetition_penalty, penalty_window, .. } =
         *advice;
@@ -183,7 +184,7 @@ fn advised(advice: &AdvisedSampling, notes: &mut Vec<String>) -> Vec<(String, Va
     if *advice != held {
         notes.push("of how to sample, as generation_config.json advises, not all is in the file".to_owned());
     }
-    // A penalty without a window looks back at all tokens, where llama.cpp looks at 64 by default.
+    // A penalty without a window covers all tokens (-1), where llama.cpp's default covers 64.
     let window = repetition_penalty.map(|_| penalty_window.filter(|&n| n > 0).map_or(-1, |n| n as i64));
     let float = |name, value: Option<f64>| value.map(|value| (name, Value::Float(value)));
     let fields = [
@@ -197,8 +198,9 @@ fn advised(advice: &AdvisedSampling, notes: &mut Vec<String>) -> Vec<(String, Va
     fields.into_iter().flatten().map(|(name, value)| (format!("general.sampling.{name}"), value)).collect()
 }
 
-/// Says where a `tokenizer.json` puts its prefix otherwise than llama.cpp, which puts a space before every piece of
-/// text: Metaspace puts none where a text begins with one, and with the scheme `first` none behind a control token.
+/// A note if a `tokenizer.json` puts its space prefix otherwise than llama.cpp, which puts a space before every piece
+/// of text. Metaspace puts none if the text begins with a space, and with the scheme `first` none behind a control
+/// token.
 fn leading_spaces(json: &[u8]) -> Option<String> {
     let file: serde_json::Value = serde_json::from_slice(json).ok()?;
     let normalizer = file.get("normalizer").map(ToString::to_string).unwrap_or_default();
@@ -226,11 +228,11 @@ fn leading_spaces(json: &[u8]) -> Option<String> {
     })
 }
 
-/// The vocabulary with a token for each row of the embedding and no other, as llama.cpp expects it.
+/// The vocabulary with exactly one token for each row of the embedding, as llama.cpp requires.
 fn with_rows(mut vocabulary: Vocabulary, rows: usize, notes: &mut Vec<String>) -> Vocabulary {
     let padding = |id: usize| format!("[PAD{id}]");
     let tokens = vocabulary.tokens.len();
-    // Gaps between ids were filled.
+    // Tokens that only fill gaps between ids do not count as left out.
     let behind = vocabulary.tokens.iter().enumerate().skip(rows).filter(|(id, text)| **text != padding(*id));
     let left_out = behind.count();
     if left_out > 0 {
@@ -247,8 +249,8 @@ fn with_rows(mut vocabulary: Vocabulary, rows: usize, notes: &mut Vec<String>) -
     vocabulary
 }
 
-/// What the file's tokenizer would do otherwise: a file cannot say how a tokenizer normalises, or that a token
-/// swallows the spaces beside it.
+/// A note if the tokenizer rebuilt from the file differs: a GGUF file cannot say how a tokenizer normalises text, or
+/// that a control token swallows the spaces beside it.
 fn differs(vocabulary: &Vocabulary, pretrained: &Pretrained) -> Option<String> {
     const TEXTS: &[&str] = &[
         "The quick brown fox, 1234567 times; it's DON'T\u{2019}t.",

@@ -1,4 +1,5 @@
-//! A file of `torch.save`: an archive with a pickle that describes tensors, and a file of values for each storage.
+//! Reads files of `torch.save`: an archive with a pickle that describes tensors, and a file of values for each
+//! storage.
 
 use std::{
     collections::HashMap,
@@ -16,11 +17,12 @@ use crate::{
     pickle::{self, TensorView},
 };
 
-/// No pickle of names and sizes is longer; the values stand beside it.
-const MOST_BYTES: u64 = 64 << 20;
+/// Most bytes of a pickle, which holds only names and sizes; the values stand in files beside it.
+const MAX_BYTES: u64 = 64 << 20;
 
-/// How often tensors may show the same bytes: an embedding and the head tied to it do, twice.
-const MOST_VIEWS: u64 = 4;
+/// How many times tensors may share the same bytes on average; a tied embedding and head share theirs, which makes
+/// two.
+const MAX_VIEWS: u64 = 4;
 
 /// An open file.
 pub(crate) struct TorchFile {
@@ -29,12 +31,12 @@ pub(crate) struct TorchFile {
     tensors: Vec<(String, Tensor)>,
 }
 
-/// A tensor of floats, which lies whole in the file.
+/// A tensor of floats that lies completely in the file.
 #[derive(Clone, Debug)]
 pub(crate) struct Tensor {
     pub(crate) dtype: Dtype,
     view: Rc<TensorView>,
-    /// The first byte of its storage in the file.
+    /// The position in the file of the storage's first byte.
     start: u64,
 }
 
@@ -43,7 +45,7 @@ impl Tensor {
         &self.view.shape
     }
 
-    /// How many bytes its values have.
+    /// Bytes of the tensor's values.
     pub(crate) fn num_bytes(&self) -> usize {
         self.view.shape.iter().product::<usize>() * self.width()
     }
@@ -54,10 +56,10 @@ impl Tensor {
 }
 
 impl TorchFile {
-    /// Opens a file and looks where its tensors are. Integers and booleans, which are masks and positions, are left out.
+    /// Opens a file and locates its tensors. Integers and booleans, which are masks and positions, are left out.
     ///
     /// # Errors
-    /// If it is no such file, or a tensor is not whole in it.
+    /// If it is no file of `torch.save`, or a tensor lies partly outside it.
     pub(crate) fn open(path: &Path) -> Result<Self, ConvertError> {
         let wrong = |what: String| ConvertError::file(path, what);
         let io = |error| ConvertError::io(path, error);
@@ -72,8 +74,8 @@ impl TorchFile {
             return Err(wrong("its numbers are big-endian, expected little-endian".to_owned()));
         }
         let pickled = member(&mut archive, &name).map_err(wrong)?;
-        if pickled.len > MOST_BYTES {
-            return Err(wrong(format!("data.pkl has {} bytes, expected {MOST_BYTES} at most", pickled.len)));
+        if pickled.len > MAX_BYTES {
+            return Err(wrong(format!("data.pkl has {} bytes, expected {MAX_BYTES} at most", pickled.len)));
         }
         let pickle = read(&file, pickled.start, pickled.len as usize).map_err(io)?;
         let mut storages = HashMap::new();
@@ -94,21 +96,21 @@ impl TorchFile {
         }
         let all = tensors.iter().map(|(_, tensor)| tensor.num_bytes() as u64).fold(0, u64::saturating_add);
         let has = file.metadata().map_err(io)?.len();
-        if all / MOST_VIEWS > has {
+        if all / MAX_VIEWS > has {
             return Err(wrong(format!(
-                "its tensors, which share storages, would come to {all} bytes, expected at most {MOST_VIEWS} times the \
+                "its tensors, which share storages, would come to {all} bytes, expected at most {MAX_VIEWS} times the \
                  {has} of the file"
             )));
         }
         Ok(Self { path: path.to_owned(), file, tensors })
     }
 
-    /// Its tensors, in the order of their names.
+    /// The file's tensors, in order of name.
     pub(crate) fn tensors(&self) -> &[(String, Tensor)] {
         &self.tensors
     }
 
-    /// The values of one of its tensors, row by row.
+    /// The values of one of the file's tensors, row by row.
     ///
     /// # Errors
     /// If they cannot be read.
@@ -141,7 +143,7 @@ impl TorchFile {
     }
 }
 
-/// A file of the archive, as it stands in it.
+/// The byte range of an archive's file.
 #[derive(Clone, Copy)]
 struct Member {
     start: u64,
@@ -166,7 +168,7 @@ fn member(archive: &mut ZipArchive<File>, name: &str) -> Result<Member, String> 
 fn read(mut file: &File, start: u64, len: usize) -> std::io::Result<Vec<u8>> {
     file.seek(SeekFrom::Start(start))?;
     let mut bytes = Vec::new();
-    // Nothing is reserved for what a header promises and the file does not hold.
+    // No memory is reserved for bytes that a header promises but the file does not have.
     match file.take(len as u64).read_to_end(&mut bytes)? == len {
         true => Ok(bytes),
         false => Err(std::io::ErrorKind::UnexpectedEof.into()),
@@ -184,7 +186,7 @@ fn dtype(storage: &str) -> Result<Option<Dtype>, String> {
     }
 }
 
-/// Whether a tensor lies in the values of its storage.
+/// Checks that a tensor lies within the values of its storage.
 fn check(view: &TensorView, values: u64) -> Result<(), String> {
     let TensorView { storage, offset, shape, strides } = view;
     if storage.len as u64 > values {
@@ -193,7 +195,7 @@ fn check(view: &TensorView, values: u64) -> Result<(), String> {
     let count = shape.iter().try_fold(1usize, |count, &size| count.checked_mul(size));
     let end = span(view).and_then(|span| span.checked_add(*offset));
     match (count, end) {
-        // A view may show values many times: more of them than there are is no weight.
+        // A view may repeat values, but a view of more values than the storage has is no weight.
         (Some(count), Some(end)) if count <= storage.len && end <= storage.len => Ok(()),
         _ => Err(format!(
             "shape {shape:?} with strides {strides:?} from value {offset} reaches beyond the {} values of its storage",
@@ -202,7 +204,7 @@ fn check(view: &TensorView, values: u64) -> Result<(), String> {
     }
 }
 
-/// From a tensor's first value to its last, in values; 0 of one that has none.
+/// The distance from a tensor's first value to behind its last, in values; 0 for an empty tensor.
 fn span(view: &TensorView) -> Option<usize> {
     if view.shape.contains(&0) {
         return Some(0);

@@ -1,4 +1,4 @@
-//! Comparing a result with its source.
+//! Compares a result with its source.
 
 use burn::tensor::{Int, Tensor, TensorData, backend::Backend};
 use moi_checkpoint::LazyTensor;
@@ -7,25 +7,25 @@ use moi_pretrained::{Pretrained, WeightForm};
 
 use crate::{ConvertError, encode::encode, source::Source};
 
-/// Tokens of the prompt whose logits are compared.
+/// The number of tokens in the prompt whose logits are compared.
 const PROMPT: usize = 16;
 
-/// Logits of equal parameters can differ by the order in which products are summed.
+/// The tolerance for logits of equal parameters, which can differ by the order in which products are summed.
 const EXACT: f32 = 1e-5;
 
-/// What the comparison found.
+/// The result of the comparison.
 #[derive(Clone, Copy, Debug)]
 pub struct Verified {
-    /// Parameters compared: each is exactly what the source's becomes in its new type.
+    /// The number of parameters compared; each is exactly the source's parameter converted to the new type.
     pub parameters: usize,
-    /// Parameters that lost something to their new type.
+    /// The number of parameters that were rounded to the new type.
     pub rounded: usize,
-    /// Largest difference of the logits of a fixed prompt, relative to the largest logit; none if the source's own
-    /// logits are not all finite, as of broken weights.
+    /// The largest difference of the logits of a fixed prompt, relative to the largest logit; `None` if the source's
+    /// own logits are not all finite, as with broken weights.
     pub logit_error: Option<f32>,
 }
 
-/// Every parameter of the result against the source's, value for value, and the logits of both.
+/// Compares every parameter of the result with the source's, value for value, and the logits of both.
 pub(crate) fn verify<B: Backend>(
     source: &Source,
     made: &Pretrained,
@@ -48,7 +48,7 @@ pub(crate) fn verify<B: Backend>(
     Ok(Verified { parameters: after.tensors().len(), rounded, logit_error })
 }
 
-/// Compares rows at a time; whether anything was rounded.
+/// Compares two tensors some rows at a time; returns whether any value was rounded.
 fn compare(name: &str, source: &LazyTensor, made: &LazyTensor) -> Result<bool, ConvertError> {
     const ROWS: usize = 1024;
     let differs = |what: &str| Err(ConvertError::Differs(format!("tensor `{name}`: {what}")));
@@ -66,13 +66,14 @@ fn compare(name: &str, source: &LazyTensor, made: &LazyTensor) -> Result<bool, C
         if bits(&before_values) == bits(&after_values) {
             continue;
         }
-        // Gemma's norms stand there with 1 added, rates of forgetting as their exponentials.
+        // GGUF stores Gemma's norms with 1 added, and the logarithms of decay rates as their exponentials, so that
+        // reading them back can round the last bits.
         let close = |(a, b): (&f32, &f32)| (a - b).abs() <= 4.0 * f32::EPSILON * a.abs().max(1.0);
         if made.is_computed() && before_values.iter().zip(&after_values).all(close) {
             continue;
         }
         rounded = true;
-        // Blocks are made along stored rows; what is stored transposed is float.
+        // Blocks are encoded along stored rows; transposed tensors are stored as floats.
         let mut expected = Vec::new();
         encode(name, &before, made.storage(), |bytes| {
             expected.extend_from_slice(bytes);
@@ -91,8 +92,8 @@ fn compare(name: &str, source: &LazyTensor, made: &LazyTensor) -> Result<bool, C
     Ok(rounded)
 }
 
-/// Logits of a fixed prompt from both models, in float32: the largest difference relative to the largest logit, if the
-/// source's are all finite.
+/// Compares the logits of a fixed prompt from both models in float32: the largest difference relative to the largest
+/// logit, if the source's logits are all finite.
 fn compare_logits<B: Backend>(
     source: &Pretrained,
     made: &Pretrained,

@@ -1,4 +1,4 @@
-//! safetensors and burnpack files.
+//! Writes safetensors and burnpack files.
 
 use std::{
     borrow::Cow,
@@ -24,7 +24,7 @@ use crate::{
     source::Source,
 };
 
-/// What was written.
+/// The number of tensors and bytes that were written.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Written {
     pub(crate) tensors: usize,
@@ -33,7 +33,8 @@ pub(crate) struct Written {
 
 type Read = Box<dyn Fn() -> Result<Vec<u8>, ConvertError>>;
 
-/// A tensor whose bytes are made when the library writes them. It takes no error, so the first one is kept.
+/// A tensor whose bytes are made when the library writes them. The library's interface cannot return an error, so the
+/// first error is kept in `error`.
 pub(crate) struct Lazy {
     dtype: Dtype,
     shape: Vec<usize>,
@@ -52,6 +53,7 @@ impl Lazy {
         Self { dtype, shape, len, read: Box::new(read), error: Rc::default() }
     }
 
+    #[cfg(feature = "pytorch")]
     pub(crate) fn num_bytes(&self) -> usize {
         self.len
     }
@@ -67,7 +69,7 @@ impl View for Lazy {
     }
 
     fn data(&self) -> Cow<'_, [u8]> {
-        // After an error nothing of the file counts.
+        // After an error the file is discarded, so no more bytes are made.
         if self.error.borrow().is_some() {
             return Cow::Owned(Vec::new());
         }
@@ -101,7 +103,7 @@ pub(crate) fn write_file(
     written.map_err(|error| ConvertError::file(path, error))
 }
 
-/// The type that a tensor gets where blocks are not written.
+/// The storage of a tensor in formats without blocks.
 fn storage(tensor: &LazyTensor, options: &Options) -> Storage {
     match (options.dtype, tensor.storage()) {
         (Some(dtype), _) => storage_of(dtype),
@@ -114,7 +116,7 @@ fn num_bytes(tensor: &LazyTensor, storage: Storage) -> usize {
     tensor.shape().iter().product::<usize>() * storage.block().1
 }
 
-/// What is written into a file about where it comes from.
+/// Metadata about the origin of a file.
 pub(crate) fn record(options: &Options) -> [(&'static str, String); 2] {
     let kind = match (options.quantize, options.dtype) {
         (Some(kind), _) => kind.name(),

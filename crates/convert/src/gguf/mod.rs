@@ -1,4 +1,4 @@
-//! GGUF files: what llama.cpp's converter would write.
+//! Writes GGUF files as llama.cpp's converter would.
 
 mod newer;
 
@@ -31,12 +31,12 @@ use crate::{
     write::{Written, record},
 };
 
-/// The file in the result's directory.
+/// The name of the file in the result's directory.
 pub(crate) const FILE: &str = "model.gguf";
 
 type Metadata = Vec<(String, Value)>;
 
-/// A tensor of the file and what it is made of: one tensor, or the experts of a stack.
+/// A tensor of the file, and its source: one tensor, or the experts of a stack.
 struct Planned {
     new: NewTensor,
     parts: Vec<(String, Part)>,
@@ -47,7 +47,7 @@ enum Part {
     Values(Vec<f32>),
 }
 
-/// Writes the file.
+/// Writes the GGUF file.
 pub(crate) fn write(
     source: &Source,
     directory: &Path,
@@ -63,10 +63,10 @@ pub(crate) fn write(
     };
     let exported = exported(source, architecture, &metadata)?;
     metadata.extend(activation_numbers(source, architecture)?);
-    // Not of the format.
+    // This key is no part of GGUF.
     metadata.retain(|(key, _)| key != MUSE_FACTOR);
     if let Files::Gguf(file) = &source.files {
-        // Who made the model, under which licence: not what is made anew.
+        // Keys that are made anew; the others, such as author and licence, are kept.
         const MADE: &[&str] = &["architecture", "file_type", "quantization_version", "alignment"];
         let kept = file
             .metadata
@@ -124,12 +124,12 @@ fn file_type_of(storage: Storage) -> u64 {
         "Q4_1" => 3,
         "Q8_0" => 7,
         "BF16" => 32,
-        // Mixed, or what it has no number for, counts as float32 there.
+        // llama.cpp has no number for mixed and for other types, and counts them as float32.
         _ => 0,
     }
 }
 
-/// What llama.cpp calls the architecture.
+/// llama.cpp's name of the architecture.
 fn architecture(config: &DecoderConfig) -> Result<&'static str, ConvertError> {
     Ok(match config.model_type {
         "llama" | "mistral" | "mixtral" => "llama",
@@ -207,8 +207,8 @@ fn inner(kind: &Option<FeedForwardKind>) -> usize {
     }
 }
 
-/// What the file says about the model. Whatever it cannot say shows when it is opened again: the result's config
-/// must be the source's.
+/// The metadata of the model. If the metadata cannot express the model, the check at the end fails, which compares
+/// the config of the written file with the source's.
 fn metadata(config: &DecoderConfig, architecture: &str) -> Metadata {
     let mut all: Metadata = vec![("general.architecture".into(), Value::String(architecture.into()))];
     let mut set = |key: &str, value: Value| all.push((format!("{architecture}.{key}"), value));
@@ -241,7 +241,7 @@ fn metadata(config: &DecoderConfig, architecture: &str) -> Metadata {
     };
     set(eps, Value::Float(config.norm.eps));
     all.extend(own(config, architecture));
-    // The layers that see everything say it for all.
+    // A layer without a sliding window determines the keys for all layers.
     let full = attentions(config).flatten().find(|attention| attention.window.is_none()).or(first);
     if let Some(rope) = full.and_then(|attention| attention.rope.as_ref()) {
         all.extend(rope_metadata(rope, architecture));
@@ -249,7 +249,7 @@ fn metadata(config: &DecoderConfig, architecture: &str) -> Metadata {
     all
 }
 
-/// What one architecture has besides.
+/// The metadata that only this architecture has.
 fn own(config: &DecoderConfig, architecture: &str) -> Metadata {
     let mut all = Vec::new();
     let mut set = |key: &str, value: Value| all.push((format!("{architecture}.{key}"), value));
@@ -287,7 +287,7 @@ fn own(config: &DecoderConfig, architecture: &str) -> Metadata {
         "gemma3" => {
             let sliding = attentions(config).flatten().take_while(|attention| attention.window.is_some());
             let period = sliding.count() + 1;
-            // llama.cpp takes six where nothing stands.
+            // llama.cpp assumes six if the key is absent.
             if period != 6 && period <= config.layers.len() {
                 set("attention.sliding_window_pattern", number(period));
             }
@@ -349,13 +349,13 @@ fn rope_metadata(rope: &RopeConfig, architecture: &str) -> Metadata {
         _ => {}
     }
     if architecture == "phi3" && !matches!(rope.scaling, RopeScaling::LongRope { .. }) {
-        // The config has the field whatever the scaling; 4096 is its default.
+        // The original config has this field with every scaling; 4096 is its default.
         set("scaling.original_context_length", Value::Unsigned(4096));
     }
     all
 }
 
-/// Factors of rotary frequencies that a file has as tensors.
+/// Factors of the rotary frequencies, which a file holds as tensors.
 fn rope_tensors(config: &DecoderConfig) -> Vec<(&'static str, Vec<f32>)> {
     let ropes = || attentions(config).flatten().filter_map(|attention| attention.rope.as_ref());
     let is_proportional = |rope: &&RopeConfig| matches!(rope.scaling, RopeScaling::Proportional { .. });
@@ -368,7 +368,7 @@ fn rope_tensors(config: &DecoderConfig) -> Vec<(&'static str, Vec<f32>)> {
             let factors: Vec<f64> = plain.iter().zip(scaled).map(|(plain, scaled)| plain / scaled).collect();
             vec![(ROPE_FACTORS, single(&factors))]
         }
-        // Divisors that make the others stand still.
+        // The huge divisors stop the rotation of the remaining pairs.
         Some((rope, &RopeScaling::Proportional { pairs, .. })) => {
             let divisor = |pair: usize| if pair < pairs { 1.0 } else { 1e30 };
             vec![(ROPE_FACTORS, single(&(0..rope.dims / 2).map(divisor).collect::<Vec<f64>>()))]
@@ -389,7 +389,7 @@ fn has_latent(layer: &LayerConfig) -> bool {
     matches!(layer.attention, Some(AttentionKind::Latent(_)))
 }
 
-/// Numbers of Apertus' activation, which stand in the metadata.
+/// The parameters of Apertus' activation, which files hold in the metadata.
 fn activation_numbers(source: &Source, architecture: &str) -> Result<Metadata, ConvertError> {
     let mut all = Vec::new();
     if architecture != "apertus" {
@@ -408,7 +408,7 @@ fn activation_numbers(source: &Source, architecture: &str) -> Result<Metadata, C
     Ok(all)
 }
 
-/// The file's tensors, each with the name of what it is made of.
+/// The file's tensors, each with the name of its source tensor.
 fn exported(
     source: &Source,
     architecture: &str,
@@ -434,7 +434,7 @@ fn exported(
     let mut all = Vec::new();
     for name in pretrained.architecture.checkpoint_tensors().keys() {
         let Some(tensor) = pretrained.checkpoint.tensors().get(name) else { continue };
-        // A multimodal checkpoint's text stands under a prefix, which files do not have.
+        // The text model of a multimodal checkpoint has a name prefix that GGUF files do not have.
         let plain = pretrained.architecture.plain(name);
         let exported = export(architecture, &about, &plain, tensor).ok_or_else(|| no_place(name))?;
         all.push((name.clone(), exported));
@@ -466,7 +466,8 @@ fn plan(config: &DecoderConfig, exported: Vec<(String, Exported)>, options: &Opt
     planned
 }
 
-/// Vectors, norms, routers, convolutions and learned positions are float32, as llama.cpp wants them.
+/// The storage of a tensor. Vectors, norms, routers, convolutions and learned positions are float32, as llama.cpp
+/// requires.
 fn storage(name: &str, exported: &Exported, options: &Options) -> Storage {
     const SMALL: &[&str] = &[
         "ffn_gate_inp.",

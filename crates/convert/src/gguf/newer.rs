@@ -1,4 +1,4 @@
-//! What a GGUF file says about a model of a newer architecture: the keys of llama.cpp's converter.
+//! The metadata of newer architectures, with the keys of llama.cpp's converter.
 
 use moi_checkpoint::gguf::{MUSE_FACTOR, Value};
 use moi_models::{
@@ -9,15 +9,15 @@ use moi_models::{
 
 use super::{Metadata, rope_metadata};
 
-/// The keys of one architecture.
+/// The metadata of one architecture while it is written.
 struct Keys<'a> {
     architecture: &'a str,
     config: &'a DecoderConfig,
     all: Metadata,
 }
 
-/// What the file says about the model. Whatever it cannot say shows when it is opened again: the result's config must be the
-/// source's.
+/// The metadata of the model. If the metadata cannot express the model, the check at the end fails, which compares
+/// the config of the written file with the source's.
 pub(super) fn metadata(config: &DecoderConfig, architecture: &str) -> Metadata {
     let all = vec![("general.architecture".into(), Value::String(architecture.into()))];
     let mut keys = Keys { architecture, config, all };
@@ -97,7 +97,7 @@ impl Keys<'_> {
             true => self.set("attention.head_count", list(layers.iter().map(of_layer))),
             false => self.number("attention.head_count", first.num_heads),
         }
-        // Layers with a state have none, in the architectures that tell them so.
+        // In these architectures, layers with a recurrent state are marked by having no key heads.
         let kv_heads = |layer: &LayerConfig| heads_of(layer).map_or(0, |own| own.num_kv_heads);
         match self.is(&["lfm2", "lfm2moe", "granitehybrid", "nemotron_h", "nemotron_h_moe", "gemma4"]) {
             true => self.set("attention.head_count_kv", list(layers.iter().map(kv_heads))),
@@ -109,7 +109,7 @@ impl Keys<'_> {
         let sliding = self.attentions().find(|own| own.window.is_some()).cloned();
         if let Some(sliding) = &sliding {
             self.number("attention.sliding_window", sliding.window.unwrap_or(0));
-            // The runtime knows no other pattern of gpt-oss.
+            // llama.cpp's runtime has a fixed pattern for gpt-oss.
             let has_window = |layer: &LayerConfig| heads_of(layer).is_some_and(|own| own.window.is_some());
             let pattern = layers.iter().map(|layer| Value::Bool(has_window(layer)));
             let pattern = Value::Array(pattern.collect());
@@ -171,7 +171,7 @@ impl Keys<'_> {
         if let Some(shared) = shared {
             self.number("expert_shared_feed_forward_length", shared);
         }
-        // How many experts a shared one is as wide as.
+        // The number of experts whose widths add up to that of the shared expert.
         let is_counted =
             self.is(&["deepseek2", "mistral4", "glm4moe", "ernie4_5-moe", "nemotron_h", "nemotron_h_moe"]);
         if is_counted {
@@ -197,7 +197,8 @@ impl Keys<'_> {
                 RouterScore::Sigmoid => 2,
             };
             self.number("expert_gating_func", function);
-            // Runtimes that always normalise do not ask, and have no factor.
+            // For these architectures, llama.cpp's runtime always normalises, without reading these keys, and has no
+            // factor.
             if !self.is(&["minimax-m2", "lfm2moe"]) {
                 self.flag("expert_weights_norm", router.normalized);
                 self.float("expert_weights_scale", router.factor);
@@ -213,7 +214,7 @@ impl Keys<'_> {
             self.number("leading_dense_block_count", dense);
         }
         if self.is(&["ernie4_5-moe"]) {
-            // The first two layers with experts tell how far they stand apart.
+            // The interval between layers with experts follows from the first two of them.
             let with_experts: Vec<usize> =
                 (0..layers.len()).filter(|&layer| experts_of(&layers[layer]).is_some()).take(2).collect();
             let step = match with_experts[..] {
@@ -257,7 +258,7 @@ impl Keys<'_> {
         let full = self.config.layers.iter().take_while(|layer| is_state(layer)).count() + 1;
         self.number("full_attention_interval", full);
         if self.architecture != "qwen3next" {
-            // Of images and time, in pairs; with text alone it makes no difference.
+            // The sections are for positions of images and time, in pairs; for text alone they make no difference.
             let dims = self.attentions().find_map(|own| own.rope.as_ref()).map_or(0, |rope| rope.dims / 2);
             let height = dims / 3;
             self.set("rope.dimension_sections", list([dims - 2 * height, height, height, 0].into_iter()));
@@ -278,7 +279,7 @@ impl Keys<'_> {
         }
     }
 
-    /// What one architecture has besides.
+    /// Sets the keys that only this architecture has.
     fn own(&mut self) {
         let config = self.config;
         let first = self.attentions().next().cloned();
@@ -302,7 +303,7 @@ impl Keys<'_> {
             "muse-glimmer" => {
                 self.float("logit_scale", config.logit_scale);
                 let factor = first.map_or(1.0, |own| own.scale * (own.head_dim as f64).sqrt());
-                // Of what is computed with a few more digits than it had.
+                // The product above has rounding errors in its last digits.
                 let factor = (factor * 1e12).round() / 1e12;
                 self.all.push((MUSE_FACTOR.to_owned(), Value::Float(factor)));
             }
@@ -326,7 +327,7 @@ impl Keys<'_> {
         let full = full.or(sliding).and_then(|own| own.rope.clone());
         let Some(rope) = self.latent().map(|latent| latent.rope.clone()).or(full) else { return };
         let weight = self.stretch_weight(&rope);
-        // Where a weight says how cosines and scores are stretched, no factor does.
+        // If the key of a weight states how cosines and scores are scaled, no separate factor is written.
         let plain = match (&rope.scaling, weight) {
             (&RopeScaling::Yarn { factor, .. }, Some(_)) => without_factor(&rope, factor),
             _ => rope.clone(),
@@ -341,8 +342,9 @@ impl Keys<'_> {
         }
     }
 
-    /// `yarn_log_multiplier`, where an architecture has it: what the logarithm of the stretch is weighed by in the factors on
-    /// cosines, or on scores. Those of attention over latents have a tenth of it.
+    /// The value of `yarn_log_multiplier`, if the architecture has this key: the weight of the logarithm of YaRN's
+    /// factor in the scale of cosines or of attention scores. For attention over latent vectors, the key holds a
+    /// tenth of the weight.
     fn stretch_weight(&self, rope: &RopeConfig) -> Option<f64> {
         let RopeScaling::Yarn { factor, attention_factor, .. } = rope.scaling else { return None };
         if factor <= 1.0 {
@@ -361,7 +363,7 @@ impl Keys<'_> {
     }
 }
 
-/// The same with YaRN's own factor on cosines.
+/// The same rotary positions with YaRN's default factor on cosines.
 fn without_factor(rope: &RopeConfig, factor: f64) -> RopeConfig {
     let mut plain = rope.clone();
     if let RopeScaling::Yarn { attention_factor, .. } = &mut plain.scaling {
@@ -391,7 +393,7 @@ fn experts_of(layer: &LayerConfig) -> Option<&ExpertsConfig> {
     }
 }
 
-/// The width of a layer's feed-forward block; 0 of one that has none.
+/// The width of a layer's feed-forward block; 0 if it has none.
 fn width(layer: &LayerConfig, architecture: &str) -> usize {
     match (mlp_of(layer), experts_of(layer)) {
         (Some(mlp), _) => mlp.intermediate_size,

@@ -4,101 +4,119 @@ use std::{path::PathBuf, str::FromStr};
 
 use anyhow::Result;
 use clap::ValueEnum;
-use moi_backends::{FloatType, Request};
+use moi_backends::{DeviceRequest, FloatType};
 use moi_engine::InputRule;
 
+use super::merge::MergeArgs;
 use crate::args::{AskedActivations, AskedType, Quantize, float_type, value_name};
 
-/// Measure speed: prompts (pp512), generation (tg128) and both, and what a rule adds to a step
+/// Measure the speed of prompts (pp512), of generation (tg128), and the cost of input rules
 ///
-/// Every value may be a list, and every combination is measured; models, devices, types and thread counts each in
-/// a process of their own. Tokens are the same in every run and end tokens are ignored. A row is the mean and the
-/// deviation of some repetitions, in which rows take turns, after one that does not count.
+/// Most flags take a list, and moi bench measures every combination. Each model, device, number type and thread count
+/// runs in its own process. Every run uses the same tokens and ignores end-of-sequence tokens. A row is the mean and
+/// the standard deviation of several repetitions, after one warm-up run that is not counted. The rows take turns.
 ///
-/// GB/s are of weights read per token, by the best repetition; they are compared with what a memory copy on the
-/// device, measured in the same run, reads and writes. Exit code 1 if something could not be measured.
+/// GB/s is the speed at which the best repetition reads weights. It is compared with a memory copy on the same device
+/// (bytes read plus bytes written), measured in the same run. The exit code is 1 if something could not be measured.
 #[derive(Debug, clap::Args)]
+#[command(disable_help_subcommand = true)]
 pub(crate) struct BenchArgs {
-    /// Models: what --model takes elsewhere; the default model where neither --model nor --shape is given
+    #[command(subcommand)]
+    pub(super) command: Option<BenchCommand>,
+    /// Models to measure, as for --model of other commands [default without --shape: the default model]
     #[arg(short, long, value_name = "NAME|PATH", value_delimiter = ',')]
     pub(super) model: Vec<String>,
-    /// Sizes of known models, such as llama-8b or qwen2-32b, with random weights: nothing is fetched
+    /// Known model sizes with random weights, such as llama-8b or qwen2-32b; nothing is downloaded
     #[arg(long, value_name = "NAME", value_delimiter = ',')]
     pub(super) shape: Vec<String>,
-    /// Where to compute, as elsewhere
+    /// Devices to measure, as for --device of other commands
     #[arg(long, value_name = "NAME", value_delimiter = ',', default_value = "auto")]
-    pub(super) device: Vec<Request>,
-    /// Types of weights, activations and cache: auto, f32, f16 or bf16
+    pub(super) device: Vec<DeviceRequest>,
+    /// Measure all devices and number types of this build on this machine, with their accuracy
+    ///
+    /// Accuracy is the KL divergence from float32 on the CPU, and the first token that differs.
+    #[arg(long, conflicts_with_all = ["device", "dtype"])]
+    pub(super) compare_devices: bool,
+    /// Number types of weights, activations and cache: auto, f32, f16 or bf16
     #[arg(long, value_name = "TYPE", value_delimiter = ',', default_value = "auto", value_parser = float_type)]
     pub(super) dtype: Vec<AskedType>,
-    /// Quantisations of the weights, `none` among them
+    /// Quantisations of the weights, or `none`
     #[arg(long, value_name = "FORM", value_delimiter = ',', default_value = "none", value_parser = asked_form)]
     pub(super) quantize: Vec<AskedForm>,
-    /// What activations are rounded to for products with quantised weights
+    /// Rounding of activations in products with quantised weights
     #[arg(long, value_enum, value_name = "TYPE", value_delimiter = ',')]
     pub(super) activations: Vec<AskedActivations>,
-    /// CPU threads; all cores where not given
+    /// Numbers of CPU threads [default: all cores]
     #[arg(short, long, value_name = "N", value_delimiter = ',', value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub(super) threads: Vec<u16>,
 
-    /// Prompts of so many tokens, read at once; 0 for none
+    /// Prompt lengths in tokens, each read at once; 0 for none
     #[arg(short, long, value_name = "N", value_delimiter = ',', default_value = "512")]
     pub(super) prompt: Vec<usize>,
-    /// Generations of so many tokens; 0 for none
+    /// Generation lengths in tokens; 0 for none
     #[arg(short = 'n', long = "gen", value_name = "N", value_delimiter = ',', default_value = "128")]
     pub(super) decode: Vec<usize>,
-    /// Prompts and the generations behind them in one measurement, such as 512+128
+    /// Prompt and generation lengths to measure together, such as 512+128
     #[arg(long, value_name = "N+N", value_delimiter = ',')]
     pub(super) pg: Vec<Pair>,
-    /// Positions that are in the cache before, unmeasured
+    /// Positions in the cache before the measurement begins
     #[arg(short, long, value_name = "N", value_delimiter = ',', default_value = "0")]
     pub(super) depth: Vec<usize>,
-    /// Sequences side by side; tokens of all count
+    /// Sequences that run at the same time; the speed counts the tokens of all
     #[arg(short, long, value_name = "N", value_delimiter = ',', default_value = "1", value_parser = clap::value_parser!(u16).range(1..))]
     pub(super) batch: Vec<u16>,
     /// Input rules with their knobs, such as token,moi,moi:support=20 or moi:beta=0.5:support=20
     #[arg(long, value_name = "RULES", default_value = "token,moi")]
     pub(super) rules: Vec<String>,
-    /// How often each row is measured
+    /// Measurements per row
     #[arg(short, long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u16).range(1..))]
     pub(super) repetitions: u16,
 
-    /// Count the kernels that a GPU is given for a token; speeds are then a little lower
+    /// Count the GPU kernel launches per token, which lowers the speed slightly
     #[arg(long)]
     pub(super) launches: bool,
 
-    /// How the rows are written
+    /// Format of the rows
     #[arg(long, value_enum, default_value_t = TableFormat::Md)]
     pub(super) format: TableFormat,
-    /// The file to write them to; it appears when it is whole
+    /// File to write the rows to; moi creates it only when the content is complete
     #[arg(short, long, value_name = "FILE")]
     pub(super) output: Option<PathBuf>,
-    /// An earlier run, json or jsonl: each row gets its ratio to that run's
+    /// Earlier result (json or jsonl); each row gets its ratio to the earlier one
     #[arg(long, value_name = "FILE")]
     pub(super) compare: Option<PathBuf>,
-    /// Draw tokens per second by batch, depth and device, as SVG
+    /// HTML page to write, with a table and charts; it works from a local disk
+    #[arg(long, value_name = "FILE")]
+    pub(super) page: Option<PathBuf>,
+    /// SVG chart to write: tokens per second by batch, depth and device (needs the cargo feature `plots`)
     #[arg(long, value_name = "FILE")]
     pub(super) plot: Option<PathBuf>,
 
-    /// What a process of its own is to measure, as JSON
+    /// The group of rows that this child process measures, as JSON
     #[arg(long, value_name = "JSON", hide = true)]
     pub(super) group: Option<String>,
 }
 
-/// How rows are written.
+/// The subcommands of `moi bench`.
+#[derive(Debug, clap::Subcommand)]
+pub(crate) enum BenchCommand {
+    Merge(MergeArgs),
+}
+
+/// The format of rows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum TableFormat {
-    /// A Markdown table of what varies
+    /// A Markdown table of the columns that vary
     Md,
-    /// Every field, comma-separated
+    /// Every field, separated by commas
     Csv,
-    /// Every field, one array
+    /// Every field, in one array
     Json,
     /// Every field, one object per line
     Jsonl,
 }
 
-/// How weights are held: as floats without a form.
+/// A quantisation of the weights; `None` keeps them as floats.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct AskedForm(Option<Quantize>);
 
@@ -117,7 +135,7 @@ fn asked_form(text: &str) -> Result<AskedForm, String> {
     }
 }
 
-/// A prompt and the generation behind it.
+/// The lengths of a prompt and of the generation after it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Pair {
     pub(super) prompt: usize,
@@ -138,23 +156,23 @@ impl FromStr for Pair {
 }
 
 impl BenchArgs {
-    /// The types, as on the command line.
+    /// The number types, as written on the command line.
     pub(super) fn dtypes(&self) -> Vec<String> {
         let name = |&AskedType(asked): &AskedType| asked.map_or("auto", FloatType::name).to_owned();
         self.dtype.iter().map(name).collect()
     }
 
-    /// The quantisations, as on the command line.
+    /// The quantisations, as written on the command line.
     pub(super) fn forms(&self) -> Vec<Option<String>> {
         self.quantize.iter().map(|AskedForm(form)| form.as_ref().map(value_name)).collect()
     }
 
-    /// The types of activations, as on the command line; one that is left open where none is given.
+    /// The roundings of activations, as written on the command line; a single `None` if the flag is absent.
     pub(super) fn activations(&self) -> Vec<Option<String>> {
         or_open(self.activations.iter().map(|asked| Some(value_name(asked))).collect())
     }
 
-    /// Thread counts; likewise.
+    /// The thread counts; a single `None` if the flag is absent.
     pub(super) fn threads(&self) -> Vec<Option<u16>> {
         or_open(self.threads.iter().copied().map(Some).collect())
     }
@@ -164,10 +182,10 @@ fn or_open<T>(asked: Vec<Option<T>>) -> Vec<Option<T>> {
     if asked.is_empty() { vec![None] } else { asked }
 }
 
-/// The rules of a list. What is KEY=VALUE and no rule's name belongs to the rule before it.
+/// Splits lists of rules at commas. A piece KEY=VALUE that is not the name of a rule is a knob of the rule before it.
 ///
 /// # Errors
-/// If one of them is no rule; it says which.
+/// If a piece is not a rule; the error names the piece.
 pub(crate) fn split_rules(lists: &[String]) -> Result<Vec<InputRule>> {
     let mut texts: Vec<String> = Vec::new();
     for piece in lists.iter().flat_map(|list| list.split(',')).map(str::trim) {

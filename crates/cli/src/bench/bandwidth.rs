@@ -1,16 +1,16 @@
-//! What the memory that weights are read from can do: a copy, measured beside everything else.
+//! Measures the bandwidth of the memory that holds the weights, with a copy during the same run.
 
 use std::{thread, time::Instant};
 
 use anyhow::{Result, anyhow};
 use burn::tensor::{DType, Tensor, backend::Backend};
 
-/// Of what is copied: more than any cache holds.
+/// Bytes of one copy: more than any cache holds.
 const BYTES: usize = 1 << 28;
-/// Of which the best counts.
+/// Number of copies; the fastest one counts.
 const ROUNDS: usize = 3;
 
-/// Bytes read plus bytes written per second by so many threads of the processor.
+/// Bytes read plus bytes written per second, for a copy by this number of CPU threads.
 pub(super) fn of_processor(threads: usize) -> f64 {
     let from = vec![1u8; BYTES];
     let mut to = vec![0u8; BYTES];
@@ -29,13 +29,14 @@ pub(super) fn of_processor(threads: usize) -> f64 {
     2.0 * BYTES as f64 / best
 }
 
-/// Bytes read plus bytes written per second by a GPU with so many bytes of memory: a tensor's values plus one are another
-/// tensor. Small GPUs bind small buffers, so there less is copied.
+/// Bytes read plus bytes written per second on a GPU with `memory` bytes. The copy is an elementwise `x + 1`, which
+/// reads one tensor and writes another. GPUs with little memory limit the size of a buffer, so the copy is smaller
+/// there.
 ///
 /// # Errors
 /// If the device fails.
 pub(super) fn of_device<B: Backend>(device: &B::Device, memory: Option<u64>) -> Result<f64> {
-    /// Seconds that one round should take at least, so that its start does not count.
+    /// Seconds that one round should take at least, so that the launch does not count.
     const ROUND: f64 = 0.05;
     let bytes = memory.map_or(BYTES, |memory| BYTES.min(memory as usize / 32)).max(1 << 20);
     let values = Tensor::<B, 1>::ones([bytes / 4], (device, DType::F32));
@@ -47,7 +48,7 @@ pub(super) fn of_device<B: Backend>(device: &B::Device, memory: Option<u64>) -> 
         wait::<B>(device)?;
         Ok(begun.elapsed().as_secs_f64() / copies as f64)
     };
-    // The kernel is compiled, then tried.
+    // The first run compiles the kernel; the second is a trial that gives the number of copies.
     seconds(1)?;
     let copies = (ROUND / seconds(1)?).clamp(1.0, 100.0) as usize;
     let mut best = f64::INFINITY;
@@ -57,7 +58,7 @@ pub(super) fn of_device<B: Backend>(device: &B::Device, memory: Option<u64>) -> 
     Ok(2.0 * bytes as f64 / best)
 }
 
-/// Until everything is computed.
+/// Waits until the device has computed everything.
 ///
 /// # Errors
 /// If the device fails.

@@ -1,4 +1,5 @@
-//! A group's own process: loads the model, measures its rows in turns, and writes them as JSON lines.
+//! The process that measures one group: it loads the model, measures the rows in turns, and writes them as JSON
+//! lines.
 
 use std::time::{Instant, SystemTime};
 
@@ -10,9 +11,13 @@ use moi_models::{Activations, Decoder, default_kernels};
 use moi_pretrained::Pretrained;
 
 use super::{
-    bandwidth, launches, machine,
+    accuracy::{self, Accuracy},
+    bandwidth,
+    energy::{self, Meter},
+    launches, machine,
     plan::{Group, Source, Test},
-    row::Row,
+    references::Task,
+    row::BenchRow,
     shape,
     statistics::Statistics,
     timing::{self, first_token},
@@ -24,13 +29,14 @@ use crate::{
     memory, model, output, ui,
 };
 
-/// Measures what the JSON says.
+/// Measures the group that the JSON describes.
 ///
 /// # Errors
 /// If the model cannot be loaded, or the device fails.
 pub(super) fn run(group: &str) -> Result<Ended> {
     let begun = Instant::now();
-    let group: Group = serde_json::from_str(group).context("--group is no group of measurements")?;
+    let group: Group = serde_json::from_str(group)
+        .context("internal error: --group cannot be parsed; only `moi bench` itself sets it")?;
     let args = group.model_args()?;
     let pretrained = match &group.source {
         Source::Model { path, .. } => Some(model::open_at(&args, path)?),
@@ -51,13 +57,16 @@ struct Measure<'a> {
     begun: Instant,
 }
 
-/// What the repetitions gave.
+/// The results of the repetitions.
 struct Samples {
     /// Seconds of each repetition, for every row.
     seconds: Vec<Vec<f64>>,
-    /// Kernels of a step, for every row that generates.
+    /// Joules of each repetition, for every row, if the platform counts energy.
+    joules: Vec<Vec<Option<f64>>>,
+    energy_source: Option<&'static str>,
+    /// Kernel launches per step, for every row that generates.
     launches: Vec<Option<f64>>,
-    /// Bytes per second.
+    /// Bandwidth of a memory copy, in bytes per second.
     copy: f64,
     peak_memory: Option<u64>,
 }
@@ -73,12 +82,17 @@ impl Job for Measure<'_> {
             (None, source) => shape::find(source.name())?.context,
         };
         let tests = fitting(group, context);
-        let positions =
-            tests.iter().map(|test| test.batch.saturating_mul(test.positions())).max().unwrap_or(1);
+        let compared = if group.accuracy.is_some() { accuracy::POSITIONS.min(context) } else { 1 };
+        let positions = tests.iter().map(|test| test.batch.saturating_mul(test.positions()));
+        let positions = positions.max().unwrap_or(1).max(compared);
         let (engine, form) = match (pretrained, &group.source) {
             (Some(pretrained), _) => model::engine::<B>(pretrained, args, (name, device), positions)?,
             (None, source) => shape::find(source.name())?.engine::<B>(args, (name, device), positions)?,
         };
+        if let Some(Task::Write(path)) = &group.accuracy {
+            accuracy::write(&engine, device, path)?;
+            return Ok(true);
+        }
         let load_seconds = begun.elapsed().as_secs_f64();
         first_token(&engine)?;
         let first_token_cold_seconds = begun.elapsed().as_secs_f64();
@@ -88,13 +102,16 @@ impl Job for Measure<'_> {
         }
         let whole = tests.len() == group.tests.len();
         let samples = samples(&engine, (name, device), &tests, group)?;
-        let common = Row {
+        // This runs after the measurements, so that it does not change speed and peak memory.
+        let (accuracy, is_compared) = compared_with_reference(&engine, device, group);
+        let common = BenchRow {
             device: name.to_string(),
             backend: B::name(device),
             dtype: output::dtype_name(form).to_owned(),
             load_seconds,
             first_token_cold_seconds,
             first_token_warm_seconds: warm,
+            accuracy,
             ..common(group, name, engine.model())
         };
         for row in rows(common, &tests, &samples) {
@@ -102,11 +119,30 @@ impl Job for Measure<'_> {
             line.push(b'\n');
             output::print_bytes(&line)?;
         }
-        Ok(whole)
+        Ok(whole && is_compared)
     }
 }
 
-/// The rows that the model's context has room for. Says which it has not.
+/// Compares the device with the reference, and returns whether that succeeded. If there is no reference, the process
+/// that failed to compute it has already printed why.
+fn compared_with_reference<B: Backend>(
+    engine: &Engine<B, Decoder<B>>,
+    device: &B::Device,
+    group: &Group,
+) -> (Option<Accuracy>, bool) {
+    match &group.accuracy {
+        Some(Task::Compare(path)) if path.exists() => match accuracy::compare(engine, device, path) {
+            Ok(accuracy) => (Some(accuracy), true),
+            Err(error) => {
+                ui::say!("moi: not compared: {group}: {error:#}");
+                (None, false)
+            }
+        },
+        _ => (None, true),
+    }
+}
+
+/// The rows that fit in the model's context. A message on stderr names the others.
 fn fitting(group: &Group, context: usize) -> Vec<Test> {
     let (fitting, too_long): (Vec<Test>, Vec<Test>) =
         group.tests.iter().cloned().partition(|test| test.positions() <= context);
@@ -117,8 +153,8 @@ fn fitting(group: &Group, context: usize) -> Vec<Test> {
     fitting
 }
 
-/// Every row once for warming up, then all of them in turns, so that a machine that changes its speed changes it for
-/// all.
+/// Runs every row once to warm up, then measures all rows in turns, so that a change of the machine's speed affects
+/// all rows.
 fn samples<B: Backend>(
     engine: &Engine<B, Decoder<B>>,
     (name, device): (Device, &B::Device),
@@ -133,25 +169,35 @@ fn samples<B: Backend>(
     };
     for test in tests {
         say(test);
-        // Kernels are chosen and compiled by the sizes of what they work on.
+        // A GPU chooses and compiles kernels by the sizes of the tensors, so it needs the full row to warm up.
         let test = if on_gpu { test.clone() } else { test.shortened() };
-        timing::run(engine, device, &test)?;
+        timing::run(engine, device, &test, None)?;
         bar.inc(1);
     }
     let launches = match group.launches && on_gpu {
         true => tests.iter().map(|test| launches::of_step(engine, device, test)).collect::<Result<_>>()?,
         false => vec![None; tests.len()],
     };
-    let seconds = vec![Vec::new(); tests.len()];
-    let mut samples = Samples { seconds, launches, copy: 0.0, peak_memory: None };
+    let meter = name.found().as_ref().and_then(Meter::of);
+    let mut samples = Samples {
+        seconds: vec![Vec::new(); tests.len()],
+        joules: vec![Vec::new(); tests.len()],
+        energy_source: meter.as_ref().map(Meter::name),
+        launches,
+        copy: 0.0,
+        peak_memory: None,
+    };
     for round in 0..group.repetitions {
-        for (test, seconds) in tests.iter().zip(&mut samples.seconds) {
+        for (index, test) in tests.iter().enumerate() {
             say(test);
-            seconds.push(timing::run(engine, device, test)?);
+            let used = timing::run(engine, device, test, meter.as_ref())?;
+            samples.seconds[index].push(used.seconds);
+            samples.joules[index].push(used.joules);
             bar.inc(1);
         }
         if round == 0 {
-            // Before a copy takes memory of its own. Later rounds need no more than this one.
+            // Read the peak before the bandwidth copy allocates its own memory. Later rounds need no more than the
+            // first.
             samples.peak_memory = memory::peak_memory();
         }
         let copy = match on_gpu {
@@ -164,22 +210,22 @@ fn samples<B: Backend>(
     Ok(samples)
 }
 
-/// On a terminal.
+/// A progress bar on a terminal.
 fn bar(length: u64) -> Result<ProgressBar> {
     let style = ProgressStyle::with_template("[{bar:30}] {pos}/{len} {msg}")?;
     Ok(ProgressBar::new(length).with_style(style))
 }
 
-/// Threads of the processor.
+/// The number of CPU threads.
 fn threads(group: &Group) -> usize {
     group.threads.map_or_else(machine::cores, usize::from)
 }
 
-/// What all rows of the group share, as far as the model and the machine tell.
-fn common<B: Backend>(group: &Group, device: Device, model: &Decoder<B>) -> Row {
+/// The fields that all rows of the group share, as far as the model and the machine provide them.
+fn common<B: Backend>(group: &Group, device: Device, model: &Decoder<B>) -> BenchRow {
     let found = device.found();
     let since_1970 = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    Row {
+    BenchRow {
         model: group.source.name().to_owned(),
         random_weights: matches!(group.source, Source::Shape { .. }),
         parameters: model.config().num_params(),
@@ -196,15 +242,15 @@ fn common<B: Backend>(group: &Group, device: Device, model: &Decoder<B>) -> Row 
         repetitions: group.repetitions.into(),
         processor: machine::processor(),
         cores: machine::cores(),
-        memory_bytes: Device::cpu().found().and_then(|found| found.memory),
-        system: format!("{} {}", std::env::consts::OS, std::env::consts::ARCH),
+        memory_bytes: machine::memory_bytes(),
+        system: machine::system(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
         unix_time: since_1970.as_secs(),
-        ..Row::default()
+        ..BenchRow::default()
     }
 }
 
-/// What activations are rounded to in fact, as on the command line.
+/// How activations are actually rounded, as written on the command line.
 fn rounded_to<B: Backend>(asked: Activations) -> &'static str {
     match asked {
         Activations::Mixed if default_kernels::<B>().rounds_activations() => "mixed",
@@ -214,26 +260,28 @@ fn rounded_to<B: Backend>(asked: Activations) -> &'static str {
     }
 }
 
-fn rows(common: Row, tests: &[Test], samples: &Samples) -> Vec<Row> {
-    let common = Row {
+fn rows(common: BenchRow, tests: &[Test], samples: &Samples) -> Vec<BenchRow> {
+    let common = BenchRow {
         copy_gb_per_second: Some(samples.copy / 1e9),
         peak_memory_bytes: samples.peak_memory,
         ..common
     };
     let fastest = |seconds: &[f64]| seconds.iter().copied().fold(f64::INFINITY, f64::min);
-    // The best step of `token` beside the same row under another rule.
+    // The best step of `token` for the same row, to compare other rules with.
     let of_token = |test: &Test| {
         let same = Test { rule: Some(InputRule::TOKEN), ..test.clone() };
         tests.iter().position(|other| *other == same).map(|index| fastest(&samples.seconds[index]))
     };
-    let row = |((test, seconds), launches): ((&Test, &Vec<f64>), &Option<f64>)| {
+    let row = |(index, test): (usize, &Test)| {
+        let (seconds, launches) = (&samples.seconds[index], samples.launches[index]);
+        let energy = energy::per_token(&samples.joules[index], test.tokens());
         let speeds: Vec<f64> = seconds.iter().map(|seconds| test.tokens() as f64 / seconds).collect();
         let Statistics { mean, deviation, largest } = Statistics::of(&speeds);
         let (best, is_generation) = (fastest(seconds), test.prompt == 0);
         // A step reads the weights once, whatever the batch.
         let read = is_generation.then(|| common.bytes_per_token as f64 * test.decode as f64 / best);
         let mixes = is_generation && test.rule.is_some_and(|rule| rule.mixes());
-        Row {
+        BenchRow {
             rule: test.rule.map_or_else(|| "-".to_owned(), |rule| rule.spec()),
             prompt: test.prompt,
             decode: test.decode,
@@ -245,12 +293,14 @@ fn rows(common: Row, tests: &[Test], samples: &Samples) -> Vec<Row> {
             best_tokens_per_second: largest,
             read_gb_per_second: read.map(|read| read / 1e9),
             share_of_copy: read.map(|read| read / samples.copy),
-            launches_per_step: *launches,
+            launches_per_step: launches,
+            energy_j_per_token: energy,
+            energy_source: energy.and(samples.energy_source).map(str::to_owned),
             rule_share: mixes.then(|| of_token(test)).flatten().map(|token| 1.0 - token / best),
             ..common.clone()
         }
     };
-    tests.iter().zip(&samples.seconds).zip(&samples.launches).map(row).collect()
+    tests.iter().enumerate().map(row).collect()
 }
 
 #[cfg(test)]
@@ -268,8 +318,15 @@ mod tests {
         ];
         let seconds = vec![vec![2.0, 4.0], vec![1.0, 2.0], vec![2.0, 1.25], vec![3.0, 6.0]];
         let launches = vec![None, Some(29.0), None, None];
-        let samples = Samples { seconds, launches, copy: 20e9, peak_memory: Some(7) };
-        let common = Row { bytes_per_token: 1_000_000_000, ..Row::default() };
+        let samples = Samples {
+            seconds,
+            joules: vec![vec![None; 2]; 4],
+            energy_source: None,
+            launches,
+            copy: 20e9,
+            peak_memory: Some(7),
+        };
+        let common = BenchRow { bytes_per_token: 1_000_000_000, ..BenchRow::default() };
         let rows = rows(common, &tests, &samples);
         assert_eq!(
             rows.iter().map(|row| row.rule.as_str()).collect::<Vec<_>>(),

@@ -1,17 +1,17 @@
-//! A run beside an earlier one.
+//! Compares a run with an earlier one.
 
 use std::path::Path;
 
 use anyhow::{Context, Result, bail};
 
-use super::row::Row;
+use super::row::BenchRow;
 use crate::file;
 
 /// The rows of an earlier run, written as json or jsonl.
 ///
 /// # Errors
 /// If the file cannot be read or holds something else.
-pub(super) fn read(path: &Path) -> Result<Vec<Row>> {
+pub(super) fn read(path: &Path) -> Result<Vec<BenchRow>> {
     let text = file::read_text(path).with_context(|| format!("{} cannot be read", path.display()))?;
     let rows = parse(&text)
         .with_context(|| format!("{} holds no rows of `moi bench` as json or jsonl", path.display()))?;
@@ -21,7 +21,7 @@ pub(super) fn read(path: &Path) -> Result<Vec<Row>> {
     Ok(rows)
 }
 
-fn parse(text: &str) -> Result<Vec<Row>> {
+fn parse(text: &str) -> Result<Vec<BenchRow>> {
     match text.trim_start().starts_with('[') {
         true => Ok(serde_json::from_str(text)?),
         false => {
@@ -31,8 +31,9 @@ fn parse(text: &str) -> Result<Vec<Row>> {
     }
 }
 
-/// Gives every row its ratio to the earlier run's, and says which of either run has no partner.
-pub(super) fn compare(rows: &mut [Row], earlier: &[Row]) -> Vec<String> {
+/// Gives every row its ratio to the same row of the earlier run, and returns a message for each row of either run
+/// without a partner.
+pub(super) fn compare(rows: &mut [BenchRow], earlier: &[BenchRow]) -> Vec<String> {
     let mut said = Vec::new();
     for row in rows.iter_mut() {
         let key = row.key();
@@ -45,8 +46,8 @@ pub(super) fn compare(rows: &mut [Row], earlier: &[Row]) -> Vec<String> {
             None => said.push(format!("not in the earlier run: {key}")),
         }
     }
-    let keys: Vec<String> = rows.iter().map(Row::key).collect();
-    let gone = earlier.iter().map(Row::key).filter(|key| !keys.contains(key));
+    let keys: Vec<String> = rows.iter().map(BenchRow::key).collect();
+    let gone = earlier.iter().map(BenchRow::key).filter(|key| !keys.contains(key));
     said.extend(gone.map(|key| format!("in the earlier run alone: {key}")));
     said
 }
@@ -55,8 +56,8 @@ pub(super) fn compare(rows: &mut [Row], earlier: &[Row]) -> Vec<String> {
 mod tests {
     use super::*;
 
-    fn row(test: &str, rule: &str, tokens_per_second: f64) -> Row {
-        Row {
+    fn row(test: &str, rule: &str, tokens_per_second: f64) -> BenchRow {
+        BenchRow {
             model: "m".into(),
             device: "cpu".into(),
             dtype: "f32".into(),
@@ -64,7 +65,7 @@ mod tests {
             test: test.into(),
             rule: rule.into(),
             tokens_per_second,
-            ..Row::default()
+            ..BenchRow::default()
         }
     }
 
@@ -88,15 +89,15 @@ mod tests {
     fn what_distinguishes_rows_is_in_their_keys() {
         let one = row("tg4", "token", 1.0);
         let others = [
-            Row { model: "n".into(), ..one.clone() },
-            Row { device: "cuda:0".into(), ..one.clone() },
-            Row { dtype: "bf16".into(), ..one.clone() },
-            Row { quantize: Some("q8_0".into()), ..one.clone() },
-            Row { activations: Some("int8".into()), ..one.clone() },
-            Row { threads: Some(1), ..one.clone() },
+            BenchRow { model: "n".into(), ..one.clone() },
+            BenchRow { device: "cuda:0".into(), ..one.clone() },
+            BenchRow { dtype: "bf16".into(), ..one.clone() },
+            BenchRow { quantize: Some("q8_0".into()), ..one.clone() },
+            BenchRow { activations: Some("int8".into()), ..one.clone() },
+            BenchRow { threads: Some(1), ..one.clone() },
         ];
         assert!(others.iter().all(|other| other.key() != one.key()));
-        let later = Row { tokens_per_second: 2.0, unix_time: 7, version: "9".into(), ..one.clone() };
+        let later = BenchRow { tokens_per_second: 2.0, unix_time: 7, version: "9".into(), ..one.clone() };
         assert_eq!(later.key(), one.key());
     }
 
@@ -106,7 +107,7 @@ mod tests {
         let lines: Vec<String> = rows.iter().map(|row| serde_json::to_string(row).unwrap()).collect();
         assert_eq!(parse(&lines.join("\n")).unwrap(), rows);
         assert_eq!(parse(&serde_json::to_string_pretty(&rows).unwrap()).unwrap(), rows);
-        // Fields that a version does not know, or does not have yet, do no harm.
+        // Fields that this version does not know or that are missing are ignored.
         assert_eq!(parse("{\"model\": \"m\", \"colour\": \"red\"}").unwrap()[0].model, "m");
         assert!(parse("tokens").is_err());
     }

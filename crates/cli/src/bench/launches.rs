@@ -1,4 +1,4 @@
-//! How many kernels a step takes.
+//! Counts the kernel launches of a step.
 
 use anyhow::Result;
 use burn::tensor::backend::Backend;
@@ -8,10 +8,10 @@ use tempfile::TempDir;
 
 use super::{plan::Test, timing};
 
-/// Has them counted from now on, in a directory that goes when it is dropped; to be called before a GPU is started.
+/// Starts to count kernel launches, into a directory that is removed on drop. Call it before a GPU is started.
 ///
 /// # Errors
-/// If there is no place for a temporary file.
+/// If a temporary directory cannot be created.
 pub(super) fn count() -> Result<TempDir> {
     let directory = TempDir::with_prefix("moi-launches-")?;
     #[cfg(any(feature = "cuda", feature = "vulkan", feature = "wgpu", feature = "metal"))]
@@ -19,7 +19,7 @@ pub(super) fn count() -> Result<TempDir> {
     Ok(directory)
 }
 
-/// Launches until now.
+/// The number of launches until now.
 fn so_far() -> Result<usize> {
     #[cfg(any(feature = "cuda", feature = "vulkan", feature = "wgpu", feature = "metal"))]
     return Ok(moi_backends::launches()?.values().sum());
@@ -27,7 +27,7 @@ fn so_far() -> Result<usize> {
     Ok(0)
 }
 
-/// Of a row that generates: by how much more a longer generation takes.
+/// The launches per step of a row that generates: the difference between a longer and a shorter generation.
 ///
 /// # Errors
 /// If the device fails, or the file with the counts cannot be read.
@@ -42,7 +42,7 @@ pub(super) fn of_step<B: Backend>(
     }
     let counted = |decode| {
         let before = so_far()?;
-        timing::run(engine, device, &Test { decode, ..test.clone() })?;
+        timing::run(engine, device, &Test { decode, ..test.clone() }, None)?;
         anyhow::Ok(so_far()? - before)
     };
     let few = counted(STEPS)?;

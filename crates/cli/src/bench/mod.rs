@@ -1,45 +1,76 @@
 //! `moi bench`: how fast a model is, by device, type, rule, batch, depth and threads.
 
+mod accuracy;
 mod args;
 mod bandwidth;
 mod child;
 mod compare;
+mod energy;
 mod launches;
 mod machine;
+mod merge;
+#[cfg(any(feature = "cuda", feature = "vulkan", feature = "wgpu"))]
+mod nvml;
+mod page;
 mod parent;
 mod plan;
+#[cfg(feature = "plots")]
 mod plot;
+mod references;
 mod row;
+#[cfg(feature = "plots")]
 mod series;
 mod shape;
 mod statistics;
 mod table;
+mod targets;
 mod timing;
 
 use anyhow::{Result, bail};
 use moi_hub::DEFAULT_MODEL;
+use tempfile::TempDir;
 
 pub(crate) use args::BenchArgs;
 pub(crate) use machine::{cores, processor};
 
-use crate::{Ended, model, output, ui};
+use crate::{Ended, model, output, plots, ui};
+use args::BenchCommand;
 pub(crate) use args::split_rules;
 use plan::Source;
+use row::BenchRow;
 
-/// Measures and writes.
+/// Measures and writes the results, or merges earlier results.
 pub(crate) fn run(args: &BenchArgs) -> Result<Ended> {
     if let Some(group) = &args.group {
         return child::run(group);
     }
+    if let Some(BenchCommand::Merge(merge)) = &args.command {
+        return merge::run(merge);
+    }
     let rules = split_rules(&args.rules)?;
-    let groups = plan::groups(args, &sources(args)?, &rules)?;
-    let earlier = args.compare.as_deref().map(compare::read).transpose()?;
-    for path in [&args.output, &args.plot].into_iter().flatten() {
+    // Before a model is downloaded.
+    for path in [&args.output, &args.plot, &args.page].into_iter().flatten() {
         crate::file::check(path)?;
     }
-    let (mut rows, whole) = parent::measure(&groups)?;
+    if args.plot.is_some() {
+        plots::check()?;
+    }
+    let mut groups = plan::groups(args, &targets::targets(args)?, &sources(args)?, &rules)?;
+    let earlier = args.compare.as_deref().map(compare::read).transpose()?;
+    let scratch = match args.compare_devices {
+        true => Some(TempDir::with_prefix("moi-bench-")?),
+        false => None,
+    };
+    if let Some(scratch) = &scratch {
+        if !args.shape.is_empty() {
+            ui::note("random weights differ between devices, so their accuracy is not compared");
+        }
+        groups = references::with_references(groups, scratch.path());
+    }
+    let (mut rows, whole) = parent::measure(&groups, scratch.as_ref().map(TempDir::path))?;
+    drop(scratch);
     if rows.is_empty() {
-        // Why was said where it happened.
+        // The error was printed where it occurred.
         return Ok(Ended::Unwell);
     }
     if let Some(earlier) = &earlier {
@@ -47,18 +78,28 @@ pub(crate) fn run(args: &BenchArgs) -> Result<Ended> {
             ui::say!("moi: {line}");
         }
     }
-    let text = table::render(&rows, args.format)?;
+    write(args, &rows)?;
+    Ok(if whole { Ended::Normally } else { Ended::Unwell })
+}
+
+/// Writes the rows in every form that was asked for.
+fn write(args: &BenchArgs, rows: &[BenchRow]) -> Result<()> {
+    let text = table::render(rows, args.format)?;
     match &args.output {
         Some(path) => crate::file::write_whole(path, text.as_bytes())?,
         None => output::print_bytes(text.as_bytes())?,
     }
-    if let Some(path) = &args.plot {
-        crate::file::write_whole(path, plot::svg(&rows)?.as_bytes())?;
+    if let Some(path) = &args.page {
+        crate::file::write_whole(path, page::page(rows)?.as_bytes())?;
     }
-    Ok(if whole { Ended::Normally } else { Ended::Unwell })
+    #[cfg(feature = "plots")]
+    if let Some(path) = &args.plot {
+        crate::file::write_whole(path, plot::svg(rows)?.as_bytes())?;
+    }
+    Ok(())
 }
 
-/// What is measured, found and fetched if need be: that is no part of any measurement.
+/// Finds the models to measure, and downloads them if necessary, which is not part of any measurement.
 fn sources(args: &BenchArgs) -> Result<Vec<Source>> {
     let mut sources = Vec::new();
     for name in &args.shape {

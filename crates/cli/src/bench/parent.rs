@@ -1,27 +1,29 @@
-//! Groups run one after the other, each in a process of its own: so memory, threads and a cold start are its own.
+//! Runs the groups one after the other, each in its own process, so that memory, threads and the cold start of one
+//! group do not affect another.
 
 use std::{
     io::{BufRead, BufReader, Read},
-    path::Path,
+    path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use anyhow::{Context, Result, bail};
 
-use super::{plan::Group, row::Row};
+use super::{machine::Machine, plan::Group, row::BenchRow};
 use crate::{INTERRUPTED, signals, ui};
 
-/// The process that is measuring.
+/// The child process that is measuring.
 type Running = Arc<Mutex<Option<Child>>>;
 
-/// The rows of all groups, and whether all were measured. What goes wrong with one is said, and the others go on.
+/// Measures all groups, and returns their rows and whether all were measured. An error in one group is printed, and
+/// the other groups continue. If this process is interrupted, `scratch` is removed.
 ///
 /// # Errors
 /// If no process can be started at all.
-pub(super) fn measure(groups: &[Group]) -> Result<(Vec<Row>, bool)> {
+pub(super) fn measure(groups: &[Group], scratch: Option<&Path>) -> Result<(Vec<BenchRow>, bool)> {
     let running = Running::default();
-    end_on_interrupt(running.clone())?;
+    end_on_interrupt(running.clone(), scratch.map(Path::to_owned))?;
     let executable = std::env::current_exe().context("this program does not find its own file")?;
     let (mut rows, mut whole) = (Vec::new(), true);
     for (index, group) in groups.iter().enumerate() {
@@ -31,15 +33,19 @@ pub(super) fn measure(groups: &[Group]) -> Result<(Vec<Row>, bool)> {
             whole = false;
         }
     }
+    if !rows.is_empty() {
+        let machine = Machine::this();
+        rows.iter_mut().for_each(|row| row.machine = Some(machine.clone()));
+    }
     Ok((rows, whole))
 }
 
-fn run(executable: &Path, group: &Group, running: &Running, rows: &mut Vec<Row>) -> Result<()> {
+fn run(executable: &Path, group: &Group, running: &Running, rows: &mut Vec<BenchRow>) -> Result<()> {
     let mut command = Command::new(executable);
     command.args(["bench", "--group"]).arg(serde_json::to_string(group)?);
     command.stdin(Stdio::null()).stdout(Stdio::piped());
     if let Some(threads) = group.threads {
-        // Thread pools read these before anything else.
+        // Thread pools read these variables when they start.
         for name in ["MOI_THREADS", "RAYON_NUM_THREADS"] {
             command.env(name, threads.to_string());
         }
@@ -50,7 +56,7 @@ fn run(executable: &Path, group: &Group, running: &Running, rows: &mut Vec<Row>)
     let read = stdout.map_or(Ok(()), |stdout| read_rows(stdout, rows));
     let Some(mut child) = lock(running).take() else { bail!("it was interrupted") };
     if read.is_err() {
-        // It has ended already where this fails.
+        // `kill` fails only if the child has already ended.
         let _ = child.kill();
     }
     let status = child.wait()?;
@@ -61,8 +67,8 @@ fn run(executable: &Path, group: &Group, running: &Running, rows: &mut Vec<Row>)
     Ok(())
 }
 
-/// Rows come as JSON lines. Drivers may say something, too.
-fn read_rows(from: impl Read, rows: &mut Vec<Row>) -> Result<()> {
+/// Reads rows as JSON lines. Drivers may print other lines.
+fn read_rows(from: impl Read, rows: &mut Vec<BenchRow>) -> Result<()> {
     for line in BufReader::new(from).lines() {
         let line = line?;
         match line.starts_with('{') {
@@ -73,11 +79,14 @@ fn read_rows(from: impl Read, rows: &mut Vec<Row>) -> Result<()> {
     Ok(())
 }
 
-/// Ctrl-C ends this process and the one that is measuring.
-fn end_on_interrupt(running: Running) -> Result<()> {
+/// Ctrl-C ends this process and the child that is measuring.
+fn end_on_interrupt(running: Running, scratch: Option<PathBuf>) -> Result<()> {
     signals::on_end(move || {
         if let Some(mut child) = lock(&running).take() {
             let _ = child.kill();
+        }
+        if let Some(scratch) = &scratch {
+            let _ = std::fs::remove_dir_all(scratch);
         }
         ui::end_bars();
         std::process::exit(INTERRUPTED.into());

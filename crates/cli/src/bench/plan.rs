@@ -1,53 +1,60 @@
-//! What is to be measured: groups of rows that share a process.
+//! The plan of the measurements: groups of rows, one process per group.
 
 use std::{fmt, path::PathBuf};
 
 use anyhow::{Error, Result, bail};
 use clap::ValueEnum;
-use moi_backends::Request;
+use moi_backends::DeviceRequest;
 use moi_engine::InputRule;
 use serde::{Deserialize, Serialize};
 
-use super::args::{BenchArgs, Pair};
+use super::{
+    args::{BenchArgs, Pair},
+    references::Task,
+    targets::Target,
+};
 use crate::args::{AskedActivations, ModelArgs, Quantize, float_type};
 
-/// What one process measures: a model, what it computes on and in, and its rows.
+/// The work of one process: a model, a device, a number type, and the rows to measure.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(super) struct Group {
     pub(super) source: Source,
-    /// These as on the command line.
+    /// Device, number type, quantisation and activations are written as on the command line.
     pub(super) device: String,
     pub(super) dtype: String,
     pub(super) quantize: Option<String>,
     pub(super) activations: Option<String>,
     pub(super) threads: Option<u16>,
     pub(super) repetitions: u16,
-    /// Whether kernels are counted.
+    /// Whether kernel launches are counted.
     pub(super) launches: bool,
     pub(super) tests: Vec<Test>,
+    /// The role of the group in a comparison of devices.
+    #[serde(default)]
+    pub(super) accuracy: Option<Task>,
 }
 
-/// Where weights come from.
+/// The source of the weights.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(super) enum Source {
-    /// From a file or directory.
+    /// A file or directory.
     Model { name: String, path: PathBuf },
-    /// From nowhere: a known model's sizes.
+    /// Random weights in the sizes of a known model.
     Shape { name: String },
 }
 
-/// One row: a prompt, a generation, or one behind the other.
+/// One row: a prompt, a generation, or a prompt with a generation after it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(super) struct Test {
-    /// Tokens that are read at once.
+    /// Tokens of the prompt, which is read at once.
     pub(super) prompt: usize,
-    /// Tokens that are generated.
+    /// Number of generated tokens.
     pub(super) decode: usize,
-    /// Positions before them.
+    /// Positions in the cache before the measurement.
     pub(super) depth: usize,
-    /// Sequences side by side.
+    /// Number of sequences that run at the same time.
     pub(super) batch: usize,
-    /// What is fed after each token; a prompt alone has none.
+    /// The input rule of a generation; a prompt alone has none.
     pub(super) rule: Option<InputRule>,
 }
 
@@ -60,7 +67,7 @@ impl Source {
 }
 
 impl Test {
-    /// As in the table: `tg128 @ d512 b8`.
+    /// The name in tables, such as `tg128 @ d512 b8`.
     pub(super) fn name(&self) -> String {
         let mut name = lengths(self.prompt, self.decode);
         if self.depth > 0 {
@@ -72,18 +79,18 @@ impl Test {
         name
     }
 
-    /// Positions of a sequence, in all.
+    /// The number of positions of one sequence.
     pub(super) fn positions(&self) -> usize {
-        // A generation needs something to continue.
+        // A generation needs at least one token to continue from.
         self.depth.saturating_add(self.prompt).max(1).saturating_add(self.decode)
     }
 
-    /// Tokens that count.
+    /// The number of tokens that the speed counts.
     pub(super) fn tokens(&self) -> usize {
         self.batch * (self.prompt + self.decode)
     }
 
-    /// The same of few tokens: threads are started, and weights are in memory then.
+    /// The same row with few tokens, to warm up: it starts the threads and brings the weights into memory.
     pub(super) fn shortened(&self) -> Self {
         Self {
             prompt: self.prompt.min(16),
@@ -94,7 +101,7 @@ impl Test {
     }
 }
 
-/// `pp512`, `tg128` or `pp512+tg128`.
+/// The lengths as `pp512`, `tg128` or `pp512+tg128`.
 pub(super) fn lengths(prompt: usize, decode: usize) -> String {
     match (prompt, decode) {
         (_, 0) => format!("pp{prompt}"),
@@ -104,10 +111,10 @@ pub(super) fn lengths(prompt: usize, decode: usize) -> String {
 }
 
 impl Group {
-    /// The model and where it runs, as the other commands are told it.
+    /// The model and its device, as the flags of the other commands.
     ///
     /// # Errors
-    /// If a value is none of the command line's.
+    /// If a value is not allowed on the command line.
     pub(super) fn model_args(&self) -> Result<ModelArgs> {
         let form = |text: &String| <Quantize as ValueEnum>::from_str(text, false);
         let activations = |text: &String| <AskedActivations as ValueEnum>::from_str(text, false);
@@ -125,6 +132,9 @@ impl Group {
 
 impl fmt::Display for Group {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(Task::Write(_)) = self.accuracy {
+            f.write_str("the reference: ")?;
+        }
         write!(f, "{} on {}", self.source.name(), self.device)?;
         match &self.quantize {
             Some(form) => write!(f, ", {form}")?,
@@ -140,11 +150,16 @@ impl fmt::Display for Group {
     }
 }
 
-/// All combinations that differ.
+/// All distinct combinations of the values.
 ///
 /// # Errors
 /// If there is nothing to measure.
-pub(super) fn groups(args: &BenchArgs, sources: &[Source], rules: &[InputRule]) -> Result<Vec<Group>> {
+pub(super) fn groups(
+    args: &BenchArgs,
+    targets: &[Target],
+    sources: &[Source],
+    rules: &[InputRule],
+) -> Result<Vec<Group>> {
     let Some(first) = sources.first() else { bail!("there is no model to measure") };
     let tests = tests(args, rules);
     if tests.is_empty() {
@@ -160,13 +175,14 @@ pub(super) fn groups(args: &BenchArgs, sources: &[Source], rules: &[InputRule]) 
         repetitions: args.repetitions,
         launches: args.launches,
         tests,
+        accuracy: None,
     };
     let forms = args.forms();
     let mut groups = times(&[group], sources, |group, source| group.source = source.clone());
-    groups = times(&groups, &args.device, |group, device| {
-        group.device = device.to_string();
+    groups = times(&groups, targets, |group, target| {
+        group.device = target.device.clone();
+        group.dtype = target.dtype.clone();
     });
-    groups = times(&groups, &args.dtypes(), |group, dtype| group.dtype = dtype.clone());
     groups = times(&groups, &forms, |group, form| group.quantize = form.clone());
     groups = times(&groups, &args.activations(), |group, asked| group.activations = asked.clone());
     groups = times(&groups, &args.threads(), |group, threads| group.threads = *threads);
@@ -176,7 +192,7 @@ pub(super) fn groups(args: &BenchArgs, sources: &[Source], rules: &[InputRule]) 
     Ok(distinct(groups))
 }
 
-/// Every one with every value.
+/// Combines every group with every value.
 fn times<T>(groups: &[Group], values: &[T], set: impl Fn(&mut Group, &T)) -> Vec<Group> {
     let mut all = Vec::with_capacity(groups.len() * values.len());
     for group in groups {
@@ -189,15 +205,15 @@ fn times<T>(groups: &[Group], values: &[T], set: impl Fn(&mut Group, &T)) -> Vec
     all
 }
 
-/// Leaves open what does not count for a group, so that nothing is measured twice.
+/// Clears settings that have no effect on a group, so that nothing is measured twice.
 fn settle(group: &mut Group, forms: &[Option<String>]) {
     match group.quantize {
         None => group.activations = None,
-        // The types are meant for what is not quantised.
+        // `--dtype` is meant for the weights that are not quantised.
         Some(_) if forms.contains(&None) => group.dtype = "auto".to_owned(),
         Some(_) => {}
     }
-    if let Ok(Request::Named(name)) = group.device.parse::<Request>()
+    if let Ok(DeviceRequest::Named(name)) = group.device.parse::<DeviceRequest>()
         && name.kind().is_gpu()
     {
         group.threads = None;
@@ -245,7 +261,8 @@ mod tests {
     fn planned(line: &str) -> Vec<Group> {
         let args = Line::try_parse_from(["bench"].into_iter().chain(line.split_whitespace())).unwrap().args;
         let sources = [Source::Shape { name: "a".into() }, Source::Shape { name: "b".into() }];
-        groups(&args, &sources, &super::super::args::split_rules(&args.rules).unwrap()).unwrap()
+        let rules = super::super::args::split_rules(&args.rules).unwrap();
+        groups(&args, &super::super::targets::asked(&args), &sources, &rules).unwrap()
     }
 
     fn names(group: &Group) -> Vec<String> {
@@ -294,8 +311,8 @@ mod tests {
         let line =
             "--device cpu,cuda --dtype f32,bf16 --quantize none,q8_0 --activations f32,int8 --threads 1,2";
         let groups = planned(line);
-        // Of each source on the CPU, two types and the quantised with two kinds of activations, by two counts; on the
-        // GPU the counts do not matter.
+        // Each source runs on the CPU with two number types and two kinds of activations for the quantised weights,
+        // by two thread counts; on the GPU the thread counts have no effect.
         assert_eq!(groups.len(), 2 * (2 + 2) * (2 + 1));
         assert!(groups.iter().all(|group| group.quantize.is_none() || group.dtype == "auto"));
         assert_eq!(planned("--dtype f32 --quantize q8_0")[0].dtype, "f32");

@@ -1,4 +1,4 @@
-//! Tokens per second as pictures: by batch, by depth, by device.
+//! Charts of tokens per second by batch, by depth and by device.
 
 use anyhow::Result;
 use plotters::{
@@ -11,24 +11,24 @@ use plotters::{
 };
 
 use super::{
-    row::Row,
+    row::BenchRow,
     series::{Panel, Scale, Series, panels},
     table::short,
 };
 
-/// Pixels of a picture without its legend.
+/// Width of a chart in pixels, without its legend.
 const WIDTH: u32 = 600;
 const HEIGHT: u32 = 420;
-/// Pixels of a line of the legend.
+/// Height of a line of the legend, in pixels.
 const LINE: u32 = 20;
-/// Units of the horizontal axis for a category, and of the whole vertical axis.
+/// Units of the horizontal axis per category, and of the whole vertical axis.
 const CATEGORY: i32 = 10_000;
 const TOP: i32 = 100_000;
-/// Bars up to which each bears its number.
+/// A chart with at most this many bars prints the number on each bar.
 const NUMBERED: usize = 24;
 const FONT: &str = "sans-serif";
 
-/// Told apart by people who see few colours, too (Okabe and Ito's, and lighter ones of them).
+/// Colours that people with colour blindness can distinguish (those of Okabe and Ito, and lighter ones of them).
 const COLOURS: [RGBColor; 10] = [
     RGBColor(0, 114, 178),
     RGBColor(230, 159, 0),
@@ -42,14 +42,14 @@ const COLOURS: [RGBColor; 10] = [
     RGBColor(188, 189, 34),
 ];
 
-/// A part of the picture, in pixels or in the units of axes.
+/// A part of the chart, in pixels or in the units of its axes.
 type Area<'a, C> = DrawingArea<SVGBackend<'a>, C>;
 
-/// A picture of the rows, several beside each other where several things vary.
+/// Draws the rows as one SVG, with several charts side by side if several things vary.
 ///
 /// # Errors
-/// If it cannot be drawn.
-pub(super) fn svg(rows: &[Row]) -> Result<String> {
+/// If the SVG cannot be drawn.
+pub(super) fn svg(rows: &[BenchRow]) -> Result<String> {
     let panels = panels(rows);
     let legend = panels.iter().map(|panel| panel.series.len()).max().unwrap_or(0) as u32;
     let size = (WIDTH * panels.len() as u32, HEIGHT + LINE * (legend + 1));
@@ -73,7 +73,7 @@ fn font(size: i32) -> TextStyle<'static> {
     TextStyle::from((FONT, size).into_font())
 }
 
-/// The height of a value, in units of the vertical axis.
+/// The height of a value on the vertical axis, in units of the axis.
 fn place(scale: &Scale, value: f64) -> i32 {
     (scale.share(value) * f64::from(TOP)).round() as i32
 }
@@ -154,20 +154,20 @@ fn draw_bars<C: CoordTranslate<From = (i32, i32)>>(
     Ok(())
 }
 
-/// The middle of a category.
+/// The middle of a category on the horizontal axis.
 fn middle(category: i32) -> i32 {
     category * CATEGORY + CATEGORY / 2
 }
 
-/// Left and right of a series' bar in a category.
+/// The left and right edges of a series' bar in a category.
 fn bar(category: usize, index: usize, count: usize) -> (i32, i32) {
     let width = CATEGORY * 8 / 10 / count.max(1) as i32;
     let left = category as i32 * CATEGORY + CATEGORY / 10 + index as i32 * width;
-    // Bars of different series do not touch.
+    // Leave a gap between the bars of different series.
     (left, left + width * 9 / 10)
 }
 
-/// Below the picture, where it covers nothing.
+/// Draws the legend below the chart, where it covers nothing.
 fn draw_legend(series: &[Series], area: &Area<'_, Shift>) -> Result<()> {
     const LEFT: i32 = 96;
     for (index, series) in series.iter().enumerate() {
@@ -179,7 +179,7 @@ fn draw_legend(series: &[Series], area: &Area<'_, Shift>) -> Result<()> {
     Ok(())
 }
 
-/// As short as a round number can be.
+/// The shortest text of a round number.
 fn short_tick(value: f64) -> String {
     match value {
         value if value >= 1e6 => format!("{}M", value / 1e6),
@@ -192,9 +192,9 @@ fn short_tick(value: f64) -> String {
 mod tests {
     use super::*;
 
-    fn row(device: &str, batch: usize, tokens_per_second: f64) -> Row {
+    fn row(device: &str, batch: usize, tokens_per_second: f64) -> BenchRow {
         let (device, rule) = (device.to_owned(), "moi".to_owned());
-        Row { device, rule, decode: 128, batch, tokens_per_second, ..Row::default() }
+        BenchRow { device, rule, decode: 128, batch, tokens_per_second, ..BenchRow::default() }
     }
 
     #[test]

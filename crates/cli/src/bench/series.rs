@@ -1,28 +1,28 @@
-//! What is drawn: rows sorted into pictures, lines and bars.
+//! Sorts rows into the charts, lines and bars to draw.
 
-use super::{row::Row, table::short_name};
+use super::{row::BenchRow, table::short_name};
 
-/// One picture.
+/// One chart.
 #[derive(Debug, PartialEq)]
 pub(super) struct Panel {
     pub(super) title: &'static str,
-    /// What the categories are.
+    /// The quantity on the horizontal axis.
     pub(super) along: &'static str,
-    /// From left to right.
+    /// The categories from left to right.
     pub(super) categories: Vec<String>,
     pub(super) series: Vec<Series>,
     pub(super) is_bars: bool,
 }
 
-/// One line, or the bars of one colour.
+/// One line, or all bars of one colour.
 #[derive(Debug, PartialEq)]
 pub(super) struct Series {
     pub(super) label: String,
-    /// The category, and tokens per second.
+    /// The index of the category, and tokens per second.
     pub(super) points: Vec<(usize, f64)>,
 }
 
-/// What a picture goes along.
+/// The quantity that a chart shows on its horizontal axis.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Along {
     Batch,
@@ -30,8 +30,8 @@ enum Along {
     Device,
 }
 
-/// By batch and by depth where these vary, by device where that varies or nothing does.
-pub(super) fn panels(rows: &[Row]) -> Vec<Panel> {
+/// Makes charts by batch and by depth if these vary, and by device if that varies or nothing does.
+pub(super) fn panels(rows: &[BenchRow]) -> Vec<Panel> {
     let mut panels: Vec<Panel> =
         [Along::Batch, Along::Depth].into_iter().filter_map(|along| lines(rows, along)).collect();
     if panels.is_empty() || rows.iter().any(|row| row.device != rows[0].device) {
@@ -40,9 +40,9 @@ pub(super) fn panels(rows: &[Row]) -> Vec<Panel> {
     panels
 }
 
-/// A line for everything that has several points.
-fn lines(rows: &[Row], along: Along) -> Option<Panel> {
-    let of = |row: &Row| if along == Along::Batch { row.batch } else { row.depth };
+/// A chart with one line per series of at least two points.
+fn lines(rows: &[BenchRow], along: Along) -> Option<Panel> {
+    let of = |row: &BenchRow| if along == Along::Batch { row.batch } else { row.depth };
     let mut values: Vec<usize> = rows.iter().map(of).collect();
     values.sort_unstable();
     values.dedup();
@@ -60,11 +60,11 @@ fn lines(rows: &[Row], along: Along) -> Option<Panel> {
     Some(Panel { title, along: name, categories, series: labelled(groups), is_bars: false })
 }
 
-/// Bars for the rows of the smallest batch and depth.
-fn bars(rows: &[Row]) -> Panel {
+/// A bar chart of the rows with the smallest batch and depth.
+fn bars(rows: &[BenchRow]) -> Panel {
     let depth = rows.iter().map(|row| row.depth).min().unwrap_or(0);
     let batch = rows.iter().map(|row| row.batch).min().unwrap_or(0);
-    let rows: Vec<&Row> = rows.iter().filter(|row| row.depth == depth && row.batch == batch).collect();
+    let rows: Vec<&BenchRow> = rows.iter().filter(|row| row.depth == depth && row.batch == batch).collect();
     let mut devices: Vec<String> = Vec::new();
     for row in &rows {
         if !devices.contains(&row.device) {
@@ -82,11 +82,11 @@ fn bars(rows: &[Row]) -> Panel {
     }
 }
 
-/// What distinguishes a series, and its points.
+/// The fields that distinguish a series, and its points.
 type Group = (Vec<String>, Vec<(usize, f64)>);
 
-/// Rows that differ in what the picture goes along alone are one series.
-fn grouped<'a>(rows: impl Iterator<Item = (&'a Row, usize)>, along: Along) -> Vec<Group> {
+/// Groups rows into series. The rows of one series differ only in the quantity on the horizontal axis.
+fn grouped<'a>(rows: impl Iterator<Item = (&'a BenchRow, usize)>, along: Along) -> Vec<Group> {
     let mut groups: Vec<Group> = Vec::new();
     for (row, place) in rows {
         let (parts, point) = (parts(row, along), (place, row.tokens_per_second));
@@ -101,8 +101,8 @@ fn grouped<'a>(rows: impl Iterator<Item = (&'a Row, usize)>, along: Along) -> Ve
     groups
 }
 
-/// What a row is of but for what the picture goes along; what is always named comes first.
-fn parts(row: &Row, along: Along) -> Vec<String> {
+/// The fields of a row except the quantity on the horizontal axis; those that are always shown come first.
+fn parts(row: &BenchRow, along: Along) -> Vec<String> {
     let threads = row.threads.map(|threads| format!("threads {threads}")).unwrap_or_default();
     let all = [
         (None, row.lengths()),
@@ -117,7 +117,7 @@ fn parts(row: &Row, along: Along) -> Vec<String> {
     all.into_iter().filter(|(of, _)| *of != Some(along)).map(|(_, part)| part).collect()
 }
 
-/// Series with the parts of their names that not all have in common.
+/// Labels each series with the fields that not all series have in common.
 fn labelled(groups: Vec<Group>) -> Vec<Series> {
     let first = groups.first().map(|(parts, _)| parts.clone()).unwrap_or_default();
     let varies: Vec<bool> =
@@ -130,7 +130,7 @@ fn labelled(groups: Vec<Group>) -> Vec<Series> {
     groups.into_iter().map(series).collect()
 }
 
-/// The vertical axis: from 0 on, or logarithmic where values differ much.
+/// The vertical axis: linear from 0, or logarithmic if the values differ much.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Scale {
     low: f64,
@@ -139,7 +139,7 @@ pub(super) struct Scale {
 
 impl Scale {
     pub(super) fn of(panel: &Panel) -> Self {
-        /// Times that the smallest value must be of use beside the largest.
+        /// The ratio of the largest to the smallest value above which the axis is logarithmic.
         const VISIBLE: f64 = 20.0;
         let values = panel.series.iter().flat_map(|series| series.points.iter().map(|&(_, value)| value));
         let values: Vec<f64> = values.filter(|value| value.is_finite() && *value > 0.0).collect();
@@ -158,18 +158,18 @@ impl Scale {
         self.low > 0.0
     }
 
-    /// How far up a value stands, 0 to 1.
+    /// The relative height of a value, 0 to 1.
     pub(super) fn share(&self, value: f64) -> f64 {
         let Self { low, high } = *self;
         let share = match self.is_logarithmic() {
             true => (value / low).ln() / (high / low).ln(),
             false => value / high,
         };
-        // What is no number stands at the bottom.
+        // NaN and infinity are drawn at the bottom.
         if share.is_finite() { share.clamp(0.0, 1.0) } else { 0.0 }
     }
 
-    /// Round values to mark, from low to high.
+    /// Round values to label on the axis, in ascending order.
     pub(super) fn ticks(&self) -> Vec<f64> {
         let Self { low, high } = *self;
         if self.is_logarithmic() {
@@ -182,12 +182,12 @@ impl Scale {
         let decade = 10f64.powf(rough.log10().floor());
         let step = [1.0, 2.0, 5.0].into_iter().map(|mark| mark * decade).find(|step| *step >= rough);
         let step = step.unwrap_or(10.0 * decade);
-        // Counted, not added up: sums drift from round numbers.
+        // Multiples of the step, because repeated addition drifts from round numbers.
         (0..=(high / step) as usize).map(|count| rounded(count as f64 * step, decade)).collect()
     }
 }
 
-/// To a tenth of a power of ten: products of decimal fractions are not round otherwise.
+/// Rounds to a tenth of a power of ten, because products of decimal fractions are not exact.
 fn rounded(value: f64, decade: f64) -> f64 {
     match decade < 1.0 {
         true => (value / decade).round() / (1.0 / decade).round(),
@@ -199,10 +199,10 @@ fn rounded(value: f64, decade: f64) -> f64 {
 mod tests {
     use super::*;
 
-    fn row(device: &str, rule: &str, decode: usize, batch: usize, depth: usize, speed: f64) -> Row {
+    fn row(device: &str, rule: &str, decode: usize, batch: usize, depth: usize, speed: f64) -> BenchRow {
         let (device, rule, tokens_per_second) = (device.to_owned(), rule.to_owned(), speed);
         let prompt = if decode == 0 { 512 } else { 0 };
-        Row { device, rule, prompt, decode, batch, depth, tokens_per_second, ..Row::default() }
+        BenchRow { device, rule, prompt, decode, batch, depth, tokens_per_second, ..BenchRow::default() }
     }
 
     fn labels(panel: &Panel) -> Vec<&str> {
@@ -224,7 +224,7 @@ mod tests {
         let by_batch = &panels[0];
         assert_eq!(panels.len(), 1);
         assert_eq!(by_batch.categories, ["1", "4"]);
-        // A prompt was measured with one batch alone: that is no line.
+        // The prompt was measured with one batch size only, so it has no line.
         assert_eq!(labels(by_batch), ["tg128 token", "tg128 moi"]);
         assert_eq!(by_batch.series[0].points, [(0, 40.0), (1, 90.0)]);
     }

@@ -1,4 +1,4 @@
-//! Models of known sizes with random weights: what a machine makes of a model that it need not have.
+//! Models of known sizes with random weights, to measure a machine without downloading the model.
 
 use anyhow::{Result, bail};
 use burn::{
@@ -13,11 +13,11 @@ use serde_json::json;
 use super::bandwidth::wait;
 use crate::{args::ModelArgs, backend::Device};
 
-/// Facts of a published `config.json`.
+/// The sizes from a published `config.json`.
 #[derive(Debug)]
 pub(super) struct Shape {
     pub(super) name: &'static str,
-    /// Not for people.
+    /// Whether lists of shapes omit it: it is for tests only.
     hidden: bool,
     model_type: &'static str,
     vocab_size: usize,
@@ -76,7 +76,7 @@ const SHAPES: &[Shape] = &[
 /// The shape of this name.
 ///
 /// # Errors
-/// With the names that there are.
+/// If there is none; the error lists the known names.
 pub(super) fn find(name: &str) -> Result<&'static Shape> {
     if let Some(shape) = SHAPES.iter().find(|shape| shape.name == name) {
         return Ok(shape);
@@ -103,11 +103,10 @@ impl Shape {
         }))
     }
 
-    /// An engine with random weights, made on the device, for so many positions; refused where the device is known
-    /// to be too small.
+    /// An engine with random weights that are created on the device, for this number of positions.
     ///
     /// # Errors
-    /// Likewise, or if the device cannot compute in the type, or fails.
+    /// If the device is known to have too little memory, cannot compute in the number type, or fails.
     pub(super) fn engine<B: Backend>(
         &self,
         args: &ModelArgs,
@@ -136,11 +135,12 @@ impl Shape {
     }
 }
 
-/// Why shapes and quantised weights do not go together.
+/// The error if a shape is combined with quantised weights.
 pub(super) const NO_PACKED_FORM: &str =
     "--shape has random weights, which are not quantised yet; give --dtype, or --model for --quantize";
 
-/// Fills a model: norms do nothing, biases add nothing, and products of normal values are about as large as these.
+/// Fills a model with random weights: norms have weight 1 and biases are 0; other weights have a scale that keeps the
+/// products of normal values at about the same size.
 struct Random {
     float: FloatDType,
     path: ParameterPath,
@@ -158,7 +158,8 @@ impl<B: Backend> ModuleMapper<B> for Random {
                 let columns = shape.last().copied().unwrap_or(1).max(1);
                 let reach = (3.0 / columns as f64).sqrt();
                 let uniform = Distribution::Uniform(-reach, reach);
-                // By way of one dimension: a device may put gaps between the rows of what is made in several.
+                // The values are created in one dimension, because a device may pad the rows of a tensor that is
+                // created with several.
                 let len = shape.iter().product::<usize>();
                 Tensor::<B, 1>::random([len], uniform, (&device, DType::from(self.float))).reshape(shape)
             }
@@ -182,7 +183,7 @@ mod tests {
     #[test]
     fn shapes_have_the_sizes_of_their_models() {
         let params = |name: &str| find(name).unwrap().architecture().unwrap().config.num_params();
-        // As their model cards count them.
+        // The parameter counts of their model cards.
         for (name, expected) in [
             ("smollm2-135m", 134_515_008),
             ("smollm2-1.7b", 1_711_376_384),

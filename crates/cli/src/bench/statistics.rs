@@ -1,10 +1,10 @@
-//! What repetitions say together.
+//! Statistics of the repetitions.
 
-/// Of several values.
+/// Mean, deviation and maximum of several values.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub(super) struct Statistics {
     pub(super) mean: f64,
-    /// The sample's standard deviation; 0 of one value.
+    /// The sample standard deviation; 0 for a single value.
     pub(super) deviation: f64,
     pub(super) largest: f64,
 }

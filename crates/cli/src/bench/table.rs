@@ -1,17 +1,17 @@
-//! Rows as text: a Markdown table of what varies, or every field for programs.
+//! Writes rows as text: a Markdown table of the columns that vary, or every field for programs.
 
 use std::path::Path;
 
 use anyhow::Result;
 use serde_json::Value;
 
-use super::{args::TableFormat, row::Row};
+use super::{accuracy::Accuracy, args::TableFormat, machine::Machine, row::BenchRow};
 
-/// All rows.
+/// Writes all rows in a format.
 ///
 /// # Errors
-/// If a number is none that JSON has.
-pub(super) fn render(rows: &[Row], format: TableFormat) -> Result<String> {
+/// If a number cannot be written as JSON, such as NaN.
+pub(super) fn render(rows: &[BenchRow], format: TableFormat) -> Result<String> {
     match format {
         TableFormat::Md => Ok(markdown(rows)),
         TableFormat::Csv => csv(rows),
@@ -26,25 +26,32 @@ pub(super) fn render(rows: &[Row], format: TableFormat) -> Result<String> {
 struct Column {
     title: &'static str,
     is_number: bool,
-    cell: fn(&Row) -> String,
+    /// Whether to omit the column if all rows have the same value.
+    is_varied: bool,
+    cell: fn(&BenchRow) -> String,
 }
 
-const fn text(title: &'static str, cell: fn(&Row) -> String) -> Column {
-    Column { title, is_number: false, cell }
+const fn text(title: &'static str, cell: fn(&BenchRow) -> String) -> Column {
+    Column { title, is_number: false, is_varied: false, cell }
 }
 
-const fn number(title: &'static str, cell: fn(&Row) -> String) -> Column {
-    Column { title, is_number: true, cell }
+const fn number(title: &'static str, cell: fn(&BenchRow) -> String) -> Column {
+    Column { title, is_number: true, is_varied: false, cell }
 }
 
-/// Those in which no row has anything are left out.
+const fn varied(title: &'static str, cell: fn(&BenchRow) -> String) -> Column {
+    Column { title, is_number: false, is_varied: true, cell }
+}
+
+/// The columns of the table. A column without any value is omitted.
 const COLUMNS: &[Column] = &[
     text("model", |row| short_name(&row.model)),
+    varied("machine", BenchRow::machine_name),
     number("GB", |row| format!("{:.2}", row.weight_bytes as f64 / 1e9)),
     text("device", |row| row.device.clone()),
     number("threads", |row| row.threads.map(|threads| threads.to_string()).unwrap_or_default()),
     text("kernels", |row| row.instruction_set.clone().unwrap_or_default()),
-    text("weights", Row::weights),
+    text("weights", BenchRow::weights),
     text("rule", |row| row.rule.clone()),
     text("test", |row| row.test.clone()),
     number("tokens/s", mean),
@@ -61,18 +68,35 @@ const COLUMNS: &[Column] = &[
     number("peak GB", |row| {
         row.peak_memory_bytes.map(|bytes| format!("{:.2}", bytes as f64 / 1e9)).unwrap_or_default()
     }),
+    number("J/token", |row| row.energy_j_per_token.map(short).unwrap_or_default()),
+    number("KL", |row| {
+        row.accuracy.as_ref().map(|found| format!("{:.1e}", found.kl_mean)).unwrap_or_default()
+    }),
+    number("largest KL", |row| {
+        row.accuracy.as_ref().map(|found| format!("{:.1e}", found.kl_max)).unwrap_or_default()
+    }),
+    text("first difference", first_difference),
     number("earlier", |row| row.earlier_tokens_per_second.map(short).unwrap_or_default()),
     number("ratio", |row| row.ratio.map(|ratio| format!("{ratio:.2}")).unwrap_or_default()),
 ];
 
-fn mean(row: &Row) -> String {
+/// The first token that differs from the reference, and the number of compared tokens.
+fn first_difference(row: &BenchRow) -> String {
+    let Some(found) = &row.accuracy else { return String::new() };
+    match found.first_difference {
+        Some(index) => format!("{index} of {}", found.tokens_compared),
+        None => format!("none of {}", found.tokens_compared),
+    }
+}
+
+fn mean(row: &BenchRow) -> String {
     match row.repetitions {
         0 | 1 => short(row.tokens_per_second),
         _ => format!("{} ± {}", short(row.tokens_per_second), short(row.deviation)),
     }
 }
 
-/// A path's last part; other names as they are.
+/// The last part of a path; other names unchanged.
 pub(super) fn short_name(model: &str) -> String {
     let path = Path::new(model);
     match path.file_name() {
@@ -81,7 +105,7 @@ pub(super) fn short_name(model: &str) -> String {
     }
 }
 
-/// Three digits or four.
+/// The number with three or four significant digits.
 pub(super) fn short(value: f64) -> String {
     match value.abs() {
         size if size >= 100.0 => format!("{value:.0}"),
@@ -94,13 +118,14 @@ fn percent(share: Option<f64>) -> String {
     share.map(|share| format!("{:.1}%", 100.0 * share)).unwrap_or_default()
 }
 
-fn markdown(rows: &[Row]) -> String {
+fn markdown(rows: &[BenchRow]) -> String {
     let is_empty = |cell: &String| cell.is_empty() || cell == "-";
-    // Titles, the rule below them, and the rows.
+    // The first two lines are the titles and the rule below them; the rows follow.
     let mut lines = vec![String::from("|"); rows.len() + 2];
-    for &Column { title, is_number, cell } in COLUMNS {
+    for &Column { title, is_number, is_varied, cell } in COLUMNS {
         let cells: Vec<String> = rows.iter().map(cell).collect();
-        if cells.iter().all(is_empty) {
+        let is_same = is_varied && cells.iter().all(|cell| *cell == cells[0]);
+        if is_same || cells.iter().all(is_empty) {
             continue;
         }
         let width = cells.iter().map(|cell| cell.chars().count()).chain([title.len()]).max().unwrap_or(0);
@@ -118,8 +143,8 @@ fn markdown(rows: &[Row]) -> String {
     lines.join("\n") + "\n\n" + &footer(rows)
 }
 
-/// What was measured on, each once: devices with their copies, and the machine.
-fn footer(rows: &[Row]) -> String {
+/// The lines below the table: each device with its copy bandwidth, and the machine, without duplicates.
+fn footer(rows: &[BenchRow]) -> String {
     let mut lines: Vec<String> = Vec::new();
     for row in rows {
         let description = row.device_description.iter().chain(&row.driver).map(|what| format!(", {what}"));
@@ -141,22 +166,38 @@ fn footer(rows: &[Row]) -> String {
             }
         }
     }
-    // The machine stands behind all devices.
+    // The line of the machine comes after those of all devices.
     lines.sort_by_key(|line| line.contains(", cores: "));
     lines.into_iter().map(|line| format!("- {line}\n")).collect()
 }
 
-fn csv(rows: &[Row]) -> Result<String> {
+fn csv(rows: &[BenchRow]) -> Result<String> {
     let mut text = String::new();
     for row in rows {
-        let Value::Object(fields) = serde_json::to_value(row)? else { continue };
+        let fields = flat(row)?;
         if text.is_empty() {
-            text = fields.keys().map(String::as_str).collect::<Vec<_>>().join(",") + "\n";
+            text = fields.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>().join(",") + "\n";
         }
-        let cells: Vec<String> = fields.values().map(csv_cell).collect();
+        let cells: Vec<String> = fields.iter().map(|(_, value)| csv_cell(value)).collect();
         text += &(cells.join(",") + "\n");
     }
     Ok(text)
+}
+
+/// All fields of a row. Fields of nested objects get names such as `accuracy.kl_mean`; they are empty if the row
+/// lacks the object.
+fn flat(row: &BenchRow) -> Result<Vec<(String, Value)>> {
+    let (machine, accuracy) = (Some(Machine::default()), Some(Accuracy::default()));
+    let whole = serde_json::to_value(BenchRow { machine, accuracy, ..row.clone() })?;
+    let values = serde_json::to_value(row)?;
+    let Value::Object(fields) = whole else { return Ok(Vec::new()) };
+    let of_field = |(name, value): (String, Value)| match value {
+        Value::Object(parts) => {
+            parts.keys().map(|part| (format!("{name}.{part}"), values[&name][part].clone())).collect()
+        }
+        other => vec![(name, other)],
+    };
+    Ok(fields.into_iter().flat_map(of_field).collect())
 }
 
 fn csv_cell(value: &Value) -> String {
@@ -175,8 +216,8 @@ fn csv_cell(value: &Value) -> String {
 mod tests {
     use super::*;
 
-    fn rows() -> Vec<Row> {
-        let common = Row {
+    fn rows() -> Vec<BenchRow> {
+        let common = BenchRow {
             model: "/models/m".into(),
             device: "cpu".into(),
             device_description: Some("burn's Flex".into()),
@@ -193,9 +234,9 @@ mod tests {
             cores: 2,
             system: "linux x86_64".into(),
             version: "0.1.0".into(),
-            ..Row::default()
+            ..BenchRow::default()
         };
-        let prompt = Row {
+        let prompt = BenchRow {
             rule: "-".into(),
             test: "pp512".into(),
             tokens_per_second: 309.26,
@@ -203,7 +244,7 @@ mod tests {
             best_tokens_per_second: 311.0,
             ..common.clone()
         };
-        let generation = Row {
+        let generation = BenchRow {
             rule: "moi:support=20".into(),
             test: "tg128 b2".into(),
             tokens_per_second: 41.375,
@@ -242,7 +283,7 @@ mod tests {
         assert!(lines[1].starts_with(
             "/models/m,false,0,538000000,0,cpu,burn's Flex,,flex,f32,,,2,avx2,-,0,0,0,0,pp512,5,309.26,"
         ));
-        // What holds commas and quotes is one cell.
+        // A value with commas and quotes is one CSV cell.
         assert!(
             lines[2].contains(",\"A \"\"fast\"\", small one\",2,,linux x86_64,0.1.0,0,,"),
             "{}",
@@ -253,10 +294,10 @@ mod tests {
     #[test]
     fn json_reads_back() {
         let rows = rows();
-        let read: Vec<Row> = serde_json::from_str(&render(&rows, TableFormat::Json).unwrap()).unwrap();
+        let read: Vec<BenchRow> = serde_json::from_str(&render(&rows, TableFormat::Json).unwrap()).unwrap();
         assert_eq!(read, rows);
         let lines = render(&rows, TableFormat::Jsonl).unwrap();
-        let read: Vec<Row> = lines.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        let read: Vec<BenchRow> = lines.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
         assert_eq!(read, rows);
     }
 

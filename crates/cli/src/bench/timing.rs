@@ -1,4 +1,4 @@
-//! Seconds that a row takes, once.
+//! Measures the time of one row, once.
 
 use std::time::{Duration, Instant};
 
@@ -7,12 +7,16 @@ use burn::tensor::{Int, Tensor, TensorData, backend::Backend};
 use moi_engine::{Batch, DEFAULT_PREFILL_CHUNK, Engine, InputRule, Prompt, Request};
 use moi_models::{BlockTable, CausalLm, Decoder, ForwardBatch, KvPool, Span, Visible};
 
-use super::{bandwidth::wait, plan::Test};
+use super::{
+    bandwidth::wait,
+    energy::{Meter, Stopwatch, Used},
+    plan::Test,
+};
 
-/// The prompt whose first token is timed, as `moi warmup` does.
+/// Length of the prompt for the time to the first token, as in `moi warmup`.
 const FIRST: usize = 20;
 
-/// Until the first token of a short prompt.
+/// The time until the first token of a short prompt.
 ///
 /// # Errors
 /// If the device fails.
@@ -24,7 +28,7 @@ pub(super) fn first_token<B: Backend>(engine: &Engine<B, Decoder<B>>) -> Result<
     Ok(begun.elapsed())
 }
 
-/// What counts of a row: neither the positions before it nor, of a generation, the first token.
+/// Measures a row. The positions in the cache before it are not counted, nor is the first token of a generation.
 ///
 /// # Errors
 /// If the device fails, or the model gives logits that nothing can be sampled from.
@@ -32,35 +36,40 @@ pub(super) fn run<B: Backend>(
     engine: &Engine<B, Decoder<B>>,
     device: &B::Device,
     test: &Test,
-) -> Result<f64> {
-    let time = match (test.rule, test.depth) {
-        (None, _) => prompt(engine.model(), device, test)?,
-        (Some(rule), _) if test.prompt == 0 => generation(engine, test, test.depth, rule)?,
-        (Some(rule), 0) => both(engine, test, rule)?,
-        // A batch cannot go on behind positions that do not count: the parts are measured.
-        (Some(rule), depth) => {
-            prompt(engine.model(), device, test)? + generation(engine, test, depth + test.prompt, rule)?
-        }
-    };
-    Ok(time.as_secs_f64())
+    meter: Option<&Meter>,
+) -> Result<Used> {
+    match (test.rule, test.depth) {
+        (None, _) => prompt(engine.model(), device, test, meter),
+        (Some(rule), _) if test.prompt == 0 => generation(engine, test, test.depth, rule, meter),
+        (Some(rule), 0) => both(engine, test, rule, meter),
+        // The batch cannot include uncounted positions here, so prompt and generation are measured separately.
+        (Some(rule), depth) => Ok(prompt(engine.model(), device, test, meter)?
+            + generation(engine, test, depth + test.prompt, rule, meter)?),
+    }
 }
 
-/// The prompt of all sequences at once, and the logits behind it.
-fn prompt<B: Backend>(model: &Decoder<B>, device: &B::Device, test: &Test) -> Result<Duration> {
+/// Runs the prompts of all sequences at once, and computes the logits after them.
+fn prompt<B: Backend>(
+    model: &Decoder<B>,
+    device: &B::Device,
+    test: &Test,
+    meter: Option<&Meter>,
+) -> Result<Used> {
     let mut pool = model.new_pool(device);
     let mut tables: Vec<BlockTable> = (0..test.batch).map(|_| pool.table()).collect();
     if test.depth > 0 {
         forward(model, device, &mut pool, &mut tables, test.depth)?;
         wait::<B>(device)?;
     }
-    let begun = Instant::now();
+    let watch = Stopwatch::start(meter);
     let hidden = forward(model, device, &mut pool, &mut tables, test.prompt)?;
-    // Read back: the host waits for them.
+    // Reading the logits back waits for the device.
     std::hint::black_box(model.logits(hidden).into_data());
-    Ok(begun.elapsed())
+    Ok(watch.stop())
 }
 
-/// The next positions of all sequences, in pieces as the engine takes them; the last hidden states `[batch, d]`.
+/// Runs the next positions of all sequences, in the same pieces as the engine. Returns the last hidden states
+/// `[batch, d]`.
 fn forward<B: Backend>(
     model: &Decoder<B>,
     device: &B::Device,
@@ -87,28 +96,35 @@ fn forward<B: Backend>(
     last.ok_or_else(|| anyhow!("a prompt of no tokens"))
 }
 
-/// A token for every sequence, so many times, behind so many positions. The first token comes from the prompt.
+/// Generates `test.decode` tokens for every sequence, after `depth` positions. The first token comes from the prompt
+/// and is not counted.
 fn generation<B: Backend>(
     engine: &Engine<B, Decoder<B>>,
     test: &Test,
     depth: usize,
     rule: InputRule,
-) -> Result<Duration> {
+    meter: Option<&Meter>,
+) -> Result<Used> {
     let mut batch = engine.batch();
     add(engine, &mut batch, test, depth, rule)?;
     steps(&mut batch, test, 1)?;
-    let begun = Instant::now();
+    let watch = Stopwatch::start(meter);
     steps(&mut batch, test, test.decode)?;
-    Ok(begun.elapsed())
+    Ok(watch.stop())
 }
 
-/// Prompts and the tokens behind them.
-fn both<B: Backend>(engine: &Engine<B, Decoder<B>>, test: &Test, rule: InputRule) -> Result<Duration> {
+/// Runs the prompts and generates the tokens after them.
+fn both<B: Backend>(
+    engine: &Engine<B, Decoder<B>>,
+    test: &Test,
+    rule: InputRule,
+    meter: Option<&Meter>,
+) -> Result<Used> {
     let mut batch = engine.batch();
-    let begun = Instant::now();
+    let watch = Stopwatch::start(meter);
     add(engine, &mut batch, test, test.prompt, rule)?;
     steps(&mut batch, test, 1 + test.decode)?;
-    Ok(begun.elapsed())
+    Ok(watch.stop())
 }
 
 fn add<B: Backend>(
@@ -121,7 +137,7 @@ fn add<B: Backend>(
     for row in 0..test.batch {
         batch.add(request(engine, row, positions.max(1), rule))?;
     }
-    // So that all give their first tokens together.
+    // Run all prompts first, so that all sequences give their first token in the same step.
     Ok(batch.run_prompts()?)
 }
 
@@ -135,7 +151,7 @@ fn steps<B: Backend>(batch: &mut Batch<'_, B, Decoder<B>>, test: &Test, count: u
     Ok(())
 }
 
-/// Goes on until it is dropped; which tokens come does not matter.
+/// A request that continues until it is dropped; its tokens do not matter.
 fn request<B: Backend>(
     engine: &Engine<B, Decoder<B>>,
     row: usize,
@@ -150,7 +166,7 @@ fn request<B: Backend>(
     request
 }
 
-/// Another token at every place, the same in every run.
-fn id(row: usize, position: usize, vocab: usize) -> u32 {
+/// A token id that differs from position to position, but is the same in every run.
+pub(super) fn id(row: usize, position: usize, vocab: usize) -> u32 {
     ((row * 131 + position + 1) * 7919 % vocab) as u32
 }

@@ -10,19 +10,28 @@ use anyhow::{Context, Result, bail};
 
 use crate::build::{executable, root};
 
-/// Devices of the binary that is carried: NVIDIA's and every other GPU with a driver, and the CPU.
+/// The features of the portable binary: NVIDIA GPUs, other GPUs with a Vulkan driver, and the CPU.
 pub(crate) const FEATURES: [&str; 3] = ["flex", "cuda", "vulkan"];
 
-/// Bytes that it may have: it is carried, together with what it is tried on. Of these the server has about two million.
-const MOST: u64 = 65_000_000;
+/// Size limit of the binary in bytes, because it is copied to other machines. The server takes about two million of
+/// these.
+const MAX_BYTES: u64 = 65_000_000;
 
-/// Builds it, without the names of its symbols, and tries that it runs: drivers are loaded when they are asked for.
+/// Whether the linker can merge identical functions. On other targets the binary is larger, and its size is not
+/// limited.
+const FOLDS_CODE: bool = cfg!(all(target_os = "linux", target_env = "gnu", target_arch = "x86_64"));
+
+/// The path that the binary is copied to.
+pub(crate) fn binary() -> PathBuf {
+    root().join("target/dist").join(format!("moi{}", std::env::consts::EXE_SUFFIX))
+}
+
+/// Builds the stripped binary, and tests that it runs without drivers, which are only loaded on demand.
 pub(crate) fn run(features: &[String]) -> Result<PathBuf> {
     let built = build(features)?;
     let directory = root().join("target/dist");
     fs::create_dir_all(&directory)?;
-    let name = format!("moi{}", std::env::consts::EXE_SUFFIX);
-    let made = directory.join(&name);
+    let made = binary();
     fs::copy(&built, &made).with_context(|| format!("{} cannot be written", made.display()))?;
     for file in ["README.md", "LICENSE-MIT", "LICENSE-APACHE"] {
         fs::copy(root().join(file), directory.join(file))?;
@@ -30,34 +39,34 @@ pub(crate) fn run(features: &[String]) -> Result<PathBuf> {
     let size = fs::metadata(&made)?.len();
     eprintln!("xtask: {} has {:.1} MB", made.display(), size as f64 / 1e6);
     try_out(&made)?;
-    if size > MOST {
-        bail!("{} has {size} bytes, more than the {MOST} that are meant to be carried", made.display());
+    if FOLDS_CODE && size > MAX_BYTES {
+        bail!("{} has {size} bytes, more than the {MAX_BYTES} that are meant to be carried", made.display());
     }
     Ok(made)
 }
 
 fn build(features: &[String]) -> Result<PathBuf> {
-    // Beside the devices, what the binary does by default.
-    let features = [&["tls".to_owned()], features].concat().join(",");
-    // For `moi --version --verbose`.
+    // Besides the devices, the default features of the binary.
+    let features = [&["tls", "pytorch", "plots"].map(str::to_owned)[..], features].concat().join(",");
+    // `moi --version --verbose` prints the commit.
     let commit = commit().map(|commit| format!("env.MOI_COMMIT='{commit}'"));
     let mut args =
         vec!["rustc", "--release", "--package", "moi-cli", "--bin", "moi", "--no-default-features"];
-    // What is compiled in the binary's own crate is what launches and generates kernels, once for every runtime and
-    // element type: small counts there, while the CPU's kernels are in crates of their own.
+    // The binary's own crate contains the code that launches and generates kernels, once for every runtime and
+    // element type, so it is optimised for size. The CPU kernels are in other crates.
     if let Some(commit) = &commit {
         args.extend(["--config", commit]);
     }
     args.extend(["--features", &features, "--", "-C", "strip=symbols", "-C", "opt-level=z"]);
-    if cfg!(all(target_os = "linux", target_env = "gnu", target_arch = "x86_64")) {
-        // The same kernels are compiled for every runtime and element type, many of them to the same code: the linker
-        // keeps one of each. It is the one that Rust brings for this target.
+    if FOLDS_CODE {
+        // Many kernels compile to the same code for several runtimes and element types, and this linker option merges
+        // them. The linker is the one that comes with Rust for this target.
         args.extend(["-C", "link-arg=-fuse-ld=lld", "-C", "link-arg=-Wl,--icf=all"]);
     }
     executable(&args, "moi")
 }
 
-/// The commit that is built, where git can tell.
+/// The commit of the build, if git can tell.
 fn commit() -> Option<String> {
     let out =
         Command::new("git").args(["describe", "--always", "--dirty"]).current_dir(root()).output().ok()?;

@@ -1,5 +1,6 @@
-//! Everything that prepares files, and the test commands.
+//! `cargo xtask`: the tasks of the workspace that prepare files, test and measure.
 
+mod assets;
 mod bench_matrix;
 mod build;
 mod busy;
@@ -27,20 +28,20 @@ struct Args {
 
 #[derive(Debug, Subcommand)]
 enum Task {
-    /// Fetch catalogue models into the cache, verified by sha256
+    /// Download catalogue models into the cache, verified by sha256
     Fetch {
-        /// Catalogue names; see `moi models`
+        /// Names of the catalogue, see `moi models`
         #[arg(required = true)]
         names: Vec<String>,
     },
-    /// Convert a model into another form: `moi convert`, built if need be
+    /// Convert a model with `moi convert`, which is built if necessary
     #[command(disable_help_flag = true)]
     Convert {
         /// See `cargo xtask convert --help`
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         rest: Vec<String>,
     },
-    /// Print what a model is and needs: `moi inspect`, built if need be
+    /// Describe a model with `moi inspect`, which is built if necessary
     #[command(disable_help_flag = true)]
     Inspect {
         /// See `cargo xtask inspect --help`
@@ -49,40 +50,46 @@ enum Task {
     },
     /// Run the parity suite on devices: golden logits, caches, batches, decodes, seeds, in every number type
     Parity {
-        /// Devices by name, such as cuda or vulkan:1; all of the machine's that the features allow where none is given
+        /// Devices such as cuda or vulkan:1 [default: all devices of this machine that the features allow]
         #[arg(long = "device", value_name = "NAME")]
         devices: Vec<String>,
-        /// Further cargo features, such as fusion and autotune: combinations that do not ship
+        /// Additional cargo features, such as fusion and autotune, for combinations that are not released
         #[arg(long, value_name = "FEATURES", value_delimiter = ',')]
         features: Vec<String>,
     },
-    /// Build the binary that is carried to other machines, stripped, into target/dist
+    /// Build the stripped binary for other machines into target/dist
     Dist {
-        /// Its devices' features
+        /// Cargo features of its devices
         #[arg(long, value_delimiter = ',', default_values_t = dist::FEATURES.map(String::from))]
         features: Vec<String>,
     },
-    /// Run the real model for long, 4,000 tokens and 500 generations, and look at memory and speed
+    /// Write the additional files of packages into target/assets: completions, manual pages, systemd units
+    Assets {
+        /// Binary that writes the files [default: the one of `cargo xtask dist`]
+        #[arg(long, value_name = "PATH")]
+        binary: Option<PathBuf>,
+    },
+    /// Run the real model for 4,000 tokens and 500 generations, and check memory and speed
     Soak,
-    /// Feed what reads files of strangers with libFuzzer, from a corpus made of the golden files
+    /// Fuzz the readers of untrusted model files with libFuzzer, from a corpus of golden files
     Fuzz(fuzz::FuzzArgs),
     /// Check a machine's GPUs in under ten minutes and write a dated report: doctor, parity, real models, warm starts
     GpuReport(gpu_report::GpuReportArgs),
-    /// Measure two threads against one, alone and beside processes that compute without end
+    /// Measure two threads against one, alone and next to busy processes
     Busy(busy::BusyArgs),
-    /// Computes until its input ends
+    /// Keep the CPU busy until stdin closes
     #[command(hide = true)]
     Spin,
     /// Measure models, devices, types and rules with `moi bench`, and write the tables and plots of benches/RESULTS.md
     BenchMatrix(bench_matrix::BenchMatrixArgs),
-    /// Run clients that others wrote against `moi serve`, where nothing but this machine can be reached
+    /// Run third-party clients against `moi serve`, in a network without access to other machines
     ServeCheck(serve_check::ServeCheckArgs),
-    /// Fetch the model that tests need, then run all tests
+    /// Download the model that tests need, then run all tests
     ///
-    /// In release: a float32 forward pass of a real model is too slow without optimisation, and the
-    /// dependencies are then the ones that `cargo run --release` has built.
+    /// The tests are built in release mode, because a float32 forward pass of a real model is too slow without
+    /// optimisation. The build shares its dependencies with `cargo run --release`.
     Test {
-        /// Arguments for the tests themselves, such as `--ignored` or a part of a name
+        /// Arguments for the tests, such as `--ignored` or a part of a test name
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         rest: Vec<String>,
     },
@@ -95,6 +102,7 @@ fn main() -> ExitCode {
         Task::Inspect { rest } => moi("inspect", &rest),
         Task::Parity { devices, features } => parity::run(&devices, &features),
         Task::Dist { features } => dist::run(&features).map(|_| ()),
+        Task::Assets { binary } => assets::run(binary.as_deref()),
         Task::Soak => soak(),
         Task::Fuzz(args) => fuzz::run(&args),
         Task::GpuReport(args) => gpu_report::run(&args),
@@ -121,7 +129,7 @@ fn fetch(names: &[String]) -> Result<()> {
     Ok(())
 }
 
-/// A catalogue model in a cache, fetched if need be.
+/// The path of a catalogue model in a cache, downloaded if necessary.
 fn fetched(name: &str, cache: Cache) -> Result<PathBuf> {
     let entry = moi_hub::find(name).with_context(|| {
         let known: Vec<&str> = CATALOGUE.iter().map(|entry| entry.name).collect();
@@ -130,7 +138,7 @@ fn fetched(name: &str, cache: Cache) -> Result<PathBuf> {
     Ok(Fetcher::new(cache).fetch(entry, |line| eprintln!("xtask: {line}"))?)
 }
 
-/// Runs the binary that `cargo run` builds: one build for both, and the same code.
+/// Runs the binary with the build of `cargo run`, so that both share one build.
 fn moi(command: &str, rest: &[String]) -> Result<()> {
     let mut cargo = cargo();
     cargo.args(["run", "--release", "--quiet", "--manifest-path"]).arg(root().join("Cargo.toml"));

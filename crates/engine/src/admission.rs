@@ -1,4 +1,4 @@
-//! From a request to a row that can take part.
+//! Turns a request into a sequence of a batch.
 
 use std::sync::Arc;
 
@@ -7,27 +7,46 @@ use moi::Start;
 use moi_models::{BlockTable, CausalLm};
 
 use crate::{
-    Batch, Engine, EngineError, Prompt, Request, RowId, Sampler, StopRules, TokenUse,
-    decider::{Decider, Limits},
-    row::{PromptScores, Row, Stage},
+    Batch, Engine, EngineError, Prompt, Request, Sampler, SequenceId, StopRules, TokenUse,
     rows::ids_tensor,
+    sequence::{PromptScores, Sequence, Stage},
     stop::StopMatcher,
     text::{Detokenizer, control_token},
+    token_chooser::{Limits, TokenChooser},
 };
 
-/// A request that can begin: what may be refused was accepted, text is tokens, a grammar is compiled. [`Engine::prepare`]
-/// makes it, on any thread, so that no round of a [`Batch`] waits for that.
+/// A request that is ready to join a [`Batch`]: it is checked, its text is tokenized and its grammar compiled.
+/// [`Engine::prepare`] makes it on any thread, so that no round of a batch waits for this work.
+///
+/// # Examples
+/// ```
+/// use moi_engine::{Engine, Prompt, Request};
+/// # use moi_models::Architecture;
+/// # let config = serde_json::json!({
+/// #     "model_type": "llama", "vocab_size": 32, "hidden_size": 16, "intermediate_size": 24,
+/// #     "num_hidden_layers": 2, "num_attention_heads": 4,
+/// # });
+/// # let device = Default::default();
+/// # let model = Architecture::from_config(&config)?.config.init::<burn_flex::Flex>(&device);
+/// let engine = Engine::new(model, device);
+/// let prepared = engine.prepare(Request::new(Prompt::Ids(vec![1, 2, 3])))?; // on any thread
+/// assert_eq!(prepared.prompt_positions(), 3);
+/// let mut batch = engine.batch();
+/// batch.add_prepared(prepared)?;
+/// assert_eq!(batch.len(), 1);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug)]
 pub struct PreparedRequest<B: Backend> {
     prompt: PreparedPrompt<B>,
-    decider: Decider,
+    chooser: TokenChooser,
     stop: StopRules,
     stop_tokens: Vec<u32>,
     salt: String,
     priority: i64,
     shown: Vec<u32>,
     prompt_logprobs: Option<usize>,
-    /// Of the engine that prepared it.
+    /// Identifies the engine that prepared it.
     engine: Arc<()>,
 }
 
@@ -39,7 +58,7 @@ enum PreparedPrompt<B: Backend> {
 }
 
 impl<B: Backend> PreparedRequest<B> {
-    /// Positions of the prompt.
+    /// Number of positions of the prompt.
     pub fn prompt_positions(&self) -> usize {
         match &self.prompt {
             PreparedPrompt::Ids(ids) => ids.len(),
@@ -47,27 +66,27 @@ impl<B: Backend> PreparedRequest<B> {
         }
     }
 
-    /// When it ends.
+    /// When the generation ends.
     pub fn stop(&self) -> &StopRules {
         &self.stop
     }
 
-    /// Whether its whole prompt runs, as its tokens are scored.
+    /// Whether the tokens of the prompt are scored, so that the whole prompt has to run.
     pub(crate) fn scores_prompt(&self) -> bool {
         self.prompt_logprobs.is_some()
     }
 
-    /// Which place it has among those that wait: smaller numbers come first.
+    /// Its place among waiting requests: smaller numbers come first.
     pub(crate) fn priority(&self) -> i64 {
         self.priority
     }
 
-    /// With whom it shares what is cached of its prompt.
+    /// The salt of the prefix cache: only requests with the same salt share cached blocks.
     pub(crate) fn salt(&self) -> &str {
         &self.salt
     }
 
-    /// Tokens of the prompt; none where a caller gave embeddings.
+    /// Token ids of the prompt; empty if the caller gave embeddings.
     pub(crate) fn ids(&self) -> &[u32] {
         match &self.prompt {
             PreparedPrompt::Ids(ids) => ids,
@@ -77,8 +96,8 @@ impl<B: Backend> PreparedRequest<B> {
 }
 
 impl<B: Backend, M: CausalLm<B>> Engine<B, M> {
-    /// Does all that a request needs before it can take part and that can be refused: checks it, turns text into tokens,
-    /// compiles its grammar. It takes no part in a round and waits for none.
+    /// Does all the work that a request needs before it can join a batch and that may be refused: checks it,
+    /// tokenizes its text and compiles its grammar. This is independent of the rounds of any batch.
     ///
     /// # Errors
     /// If the request is refused, or the device computes wrong numbers.
@@ -113,7 +132,7 @@ impl<B: Backend, M: CausalLm<B>> Engine<B, M> {
         let control = |text: &String| control_token(self.tokenizer.as_ref()?, text);
         let controls = request.stop.strings.iter().filter_map(control);
         let stop_tokens: Vec<u32> = controls.chain(request.stop.tokens.iter().copied()).collect();
-        // None of them may come before its time.
+        // The model must not sample any of these before `min_tokens`.
         let ends: Vec<u32> = self.eos.iter().chain(&stop_tokens).copied().collect();
         let limits = Limits {
             allowed: request.allowed,
@@ -121,14 +140,14 @@ impl<B: Backend, M: CausalLm<B>> Engine<B, M> {
             forced: request.forced,
             ..Limits::new(&request.stop, &ends, constraint, request.mix_constrained)
         };
-        let decider = Decider::new(moi::Row::new(request.rule, &start)?, sampler, limits);
-        let decider = decider.reporting(request.top, request.logprobs);
+        let chooser = TokenChooser::new(moi::RuleState::new(request.rule, &start)?, sampler, limits);
+        let chooser = chooser.reporting(request.top, request.logprobs);
         let (stop, salt, engine) = (request.stop, request.salt, Arc::clone(&self.id));
         let priority = request.priority;
         let (shown, prompt_logprobs) = (request.shown, request.prompt_logprobs);
         Ok(PreparedRequest {
             prompt,
-            decider,
+            chooser,
             stop,
             stop_tokens,
             salt,
@@ -144,7 +163,7 @@ impl<B: Backend, M: CausalLm<B>> Engine<B, M> {
         Arc::ptr_eq(&self.id, &request.engine).then_some(()).ok_or(EngineError::ForeignRequest)
     }
 
-    /// The same for several. A text that the one before has, too, is not tokenized again.
+    /// Prepares several requests. A text prompt that equals the one before it is not tokenized again.
     ///
     /// # Errors
     /// As [`Engine::prepare`], if one is refused.
@@ -166,7 +185,7 @@ impl<B: Backend, M: CausalLm<B>> Engine<B, M> {
         Ok(prepared)
     }
 
-    /// Tokens that are named by a request or of the engine must be the model's.
+    /// Checks that the tokens named by a request or by the engine are in the model's vocabulary.
     fn check_tokens(&self, request: &Request<B>) -> Result<(), EngineError> {
         let sampling = &request.sampling;
         let vocab_size = self.model.embedding().dims()[0];
@@ -189,8 +208,8 @@ impl<B: Backend, M: CausalLm<B>> Engine<B, M> {
 }
 
 impl<B: Backend, M: CausalLm<B>> Batch<'_, B, M> {
-    /// Lets a request take part whose prompt runs behind as many positions as a table has of it.
-    pub(crate) fn begin(&mut self, request: PreparedRequest<B>, behind: Option<BlockTable>) -> RowId {
+    /// Adds a sequence whose prompt runs from the end of the cached blocks in `behind`, if there are any.
+    pub(crate) fn begin(&mut self, request: PreparedRequest<B>, behind: Option<BlockTable>) -> SequenceId {
         let engine = self.engine();
         let (positions, is_public) = (request.prompt_positions(), !request.ids().is_empty());
         let mut table = behind.unwrap_or_else(|| engine.pool().table());
@@ -198,7 +217,7 @@ impl<B: Backend, M: CausalLm<B>> Batch<'_, B, M> {
         let (known, keeps) = (table.len(), self.keeps_inputs(positions));
         let inputs = match &request.prompt {
             PreparedPrompt::Embeddings(inputs) => inputs.clone(),
-            // Of what is cached the embeddings are needed only where all may have to run anew.
+            // The embeddings of cached positions are needed only if all inputs may have to run again.
             PreparedPrompt::Ids(ids) => {
                 let first = if keeps { 0 } else { known };
                 engine.model.embed(ids_tensor::<B>(&ids[first..], &engine.device))
@@ -207,26 +226,26 @@ impl<B: Backend, M: CausalLm<B>> Batch<'_, B, M> {
         let kept = keeps.then(|| vec![inputs.clone()]);
         let (given, new) = (inputs.dims()[0], positions - known);
         let stage = Stage::Prompt(inputs.narrow(0, given - new, new));
-        let row = Row { reused: known, is_public, inputs: kept, ..self.row(request, stage, table) };
+        let row = Sequence { reused: known, is_public, inputs: kept, ..self.row(request, stage, table) };
         self.push(row)
     }
 
-    /// Lets a request take part that waits for the prompt of another row, which is the same.
-    pub(crate) fn follow(&mut self, request: PreparedRequest<B>, first: RowId) -> RowId {
+    /// Adds a sequence that waits for the same prompt of another row.
+    pub(crate) fn follow(&mut self, request: PreparedRequest<B>, first: SequenceId) -> SequenceId {
         let table = self.engine().pool().table();
         let row = self.row(request, Stage::Follows(first), table);
         self.push(row)
     }
 
-    fn row(&self, request: PreparedRequest<B>, stage: Stage<B>, table: BlockTable) -> Row<B> {
+    fn row(&self, request: PreparedRequest<B>, stage: Stage<B>, table: BlockTable) -> Sequence<B> {
         let positions = request.prompt_positions();
-        let PreparedRequest { decider, stop, stop_tokens, salt, shown, prompt_logprobs, .. } = request;
+        let PreparedRequest { chooser, stop, stop_tokens, salt, shown, prompt_logprobs, .. } = request;
         let scores = |likeliest| PromptScores { likeliest, ..PromptScores::default() };
-        Row {
+        Sequence {
             id: self.next_id(),
             stage,
             stop_tokens,
-            decider,
+            chooser,
             matcher: StopMatcher::new(stop.strings.clone(), stop.includes_string),
             stop,
             detokenizer: Detokenizer::default(),

@@ -1,54 +1,79 @@
-//! Sequences that are decoded together: who takes part, and what comes of each round.
+//! A batch of sequences that are decoded together: its members, and the results of each round.
 
 use burn::tensor::backend::Backend;
 use moi_models::{CausalLm, is_gpu};
 
 use crate::{
-    Engine, EngineError, PreparedRequest, PromptReport, Request, RowError, RowId, Session, Step,
+    Engine, EngineError, PreparedRequest, PromptReport, Request, SequenceError, SequenceId, Session,
+    TokenEvent,
     pending_step::{PendingStep, kept},
     round::{Clock, Inputs, Pending, RoundTimes, place},
-    row::{Row, Stage},
+    sequence::{Sequence, Stage},
 };
 
-/// Rows that are decoded together. Rows may be added between steps, leave when they end, and can be cancelled at any time.
-/// Prompts run in pieces beside the rows that decode, so that none of these waits for a whole prompt.
+/// Sequences that are decoded together. Sequences may be added between steps, leave when they end, and can be
+/// cancelled at any time. Prompts run in pieces beside the sequences that decode, so that none of these waits for a
+/// whole prompt.
 ///
-/// On a device that samples and mixes by itself a step is launched before the tokens of the one before are read, so
-/// that neither waits for the other. A row that turns out to have ended was then computed once in vain; of one that must
-/// end, for its length or its context, that is known in time.
+/// On a device that samples and mixes by itself, a step is launched before the tokens of the previous step are read,
+/// so that neither the device nor the host waits for the other. If such a token ends its sequence, the launched step
+/// of that sequence was computed in vain. An end by length or by a full context is known in advance.
+///
+/// # Examples
+/// ```
+/// use moi_engine::{Engine, Prompt, Request};
+/// # use moi_models::Architecture;
+/// # let config = serde_json::json!({
+/// #     "model_type": "llama", "vocab_size": 32, "hidden_size": 16, "intermediate_size": 24,
+/// #     "num_hidden_layers": 2, "num_attention_heads": 4,
+/// # });
+/// # let device = Default::default();
+/// # let model = Architecture::from_config(&config)?.config.init::<burn_flex::Flex>(&device);
+/// let engine = Engine::new(model, device);
+/// let mut request = Request::new(Prompt::Ids(vec![1, 2, 3]));
+/// request.stop.max_tokens = Some(2);
+/// let mut batch = engine.batch();
+/// batch.add_all(vec![request.clone(), Request { seed: 1, ..request }])?;
+/// let mut tokens = 0;
+/// while !batch.is_empty() {
+///     tokens += batch.step()?.len();
+/// }
+/// assert_eq!(tokens, 4);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug)]
 pub struct Batch<'e, B: Backend, M> {
     engine: &'e Engine<B, M>,
-    pub(crate) rows: Vec<Row<B>>,
-    /// Of rows that decode, not yet run through the model.
+    pub(crate) rows: Vec<Sequence<B>>,
+    /// Next inputs of the rows that decode, which have not run through the model yet.
     pub(crate) inputs: Option<Inputs<B>>,
-    /// Decided tokens of rows that decode, not yet reported.
+    /// Decided tokens of the rows that decode, which are not reported yet.
     pub(crate) ahead: Option<Pending<B>>,
     pub(crate) times: RoundTimes,
-    /// Whether the shortest prompt goes first in the next round, not the first one.
+    /// Whether the shortest prompt goes first in the next round, instead of the oldest.
     pub(crate) shortest_is_next: bool,
     added: usize,
-    /// Positions of prompts that were cached before.
+    /// Number of prompt positions that were already cached.
     reused: usize,
-    /// Whether the inputs of all rows are kept, so that rows can be parked without what is cached of them.
+    /// Whether the inputs of all rows are kept, so that a parked row's KV cache can be dropped and computed again.
     pub(crate) replays: bool,
-    /// Whether states are kept where blocks of prompts end.
+    /// Whether recurrent states are saved at the ends of a prompt's blocks.
     pub(crate) keeps_checkpoints: bool,
-    /// Whether what the only row has cached outlives it.
+    /// Whether the KV cache of the batch's only row outlives the row.
     keeps: bool,
-    /// That row.
-    ended: Option<Row<B>>,
-    /// What rows held back that ended by an error.
-    pub(crate) left: Vec<(RowId, String)>,
-    /// Prompts that have run and are not reported yet.
-    pub(crate) prompts: Vec<(RowId, PromptReport)>,
-    /// Whether they are to be reported.
+    /// That row, after its end.
+    ended: Option<Sequence<B>>,
+    /// Text that was held back by rows that ended with an error.
+    pub(crate) left: Vec<(SequenceId, String)>,
+    /// Reports of prompts that have run, which are not given out yet.
+    pub(crate) prompts: Vec<(SequenceId, PromptReport)>,
+    /// Whether prompts are reported.
     pub(crate) reports_prompts: bool,
 }
 
 impl<'e, B: Backend, M: CausalLm<B>> Batch<'e, B, M> {
     pub(crate) fn new(engine: &'e Engine<B, M>) -> Self {
-        // What ended before it was at its end has left memory behind.
+        // Generations that were dropped before their end have left memory allocated.
         engine.pool().shrink();
         Self {
             engine,
@@ -69,39 +94,39 @@ impl<'e, B: Backend, M: CausalLm<B>> Batch<'e, B, M> {
         }
     }
 
-    /// A batch of a row whose cached positions outlive it: see [`Batch::into_session`].
+    /// A batch of one row whose KV cache outlives it: see [`Batch::into_session`].
     pub(crate) fn keeping(engine: &'e Engine<B, M>) -> Self {
         Self { keeps: true, ..Self::new(engine) }
     }
 
-    /// A batch whose rows can be parked at the cost of their inputs instead of all that is cached of them: these run anew
-    /// then.
+    /// A batch whose parked rows keep their inputs instead of their KV cache. The inputs run again when the row
+    /// continues.
     pub(crate) fn replaying(engine: &'e Engine<B, M>) -> Self {
         Self { replays: true, ..Self::new(engine) }
     }
 
-    /// What is cached, ended or not, of a batch of one row.
+    /// The KV cache of a batch of one row, whether that row has ended or not.
     pub(crate) fn into_session(mut self) -> Option<Session> {
-        let Row { table, decider, positions, .. } = self.rows.pop().or(self.ended.take())?;
-        let ids = decider.sampler.history().all(0);
-        // Embeddings given by a caller are no tokens that a later prompt could begin with.
+        let Sequence { table, chooser, positions, .. } = self.rows.pop().or(self.ended.take())?;
+        let ids = chooser.sampler.history().all(0);
+        // Embeddings given by a caller are not tokens that a later prompt could begin with.
         let ids = if ids.len() == positions { ids } else { &[] };
         Some(Session::new(table, ids))
     }
 
-    /// Lets a request take part from the next step on. Its prompt runs in pieces beside what others decode.
+    /// Adds a request, which takes part from the next step on. Its prompt runs in pieces beside the rows that decode.
     ///
     /// # Errors
     /// If the request is refused; the batch is then unchanged.
-    pub fn add(&mut self, request: Request<B>) -> Result<RowId, EngineError> {
+    pub fn add(&mut self, request: Request<B>) -> Result<SequenceId, EngineError> {
         Ok(self.join(self.engine.prepare(request)?))
     }
 
-    /// Adds several.
+    /// Adds several requests.
     ///
     /// # Errors
     /// If one is refused; the batch is then unchanged.
-    pub fn add_all(&mut self, requests: Vec<Request<B>>) -> Result<Vec<RowId>, EngineError> {
+    pub fn add_all(&mut self, requests: Vec<Request<B>>) -> Result<Vec<SequenceId>, EngineError> {
         let prepared = self.engine.prepare_all(requests)?;
         Ok(prepared.into_iter().map(|request| self.join(request)).collect())
     }
@@ -110,18 +135,18 @@ impl<'e, B: Backend, M: CausalLm<B>> Batch<'e, B, M> {
     ///
     /// # Errors
     /// If it was prepared by another engine.
-    pub fn add_prepared(&mut self, request: PreparedRequest<B>) -> Result<RowId, EngineError> {
+    pub fn add_prepared(&mut self, request: PreparedRequest<B>) -> Result<SequenceId, EngineError> {
         self.engine.owns(&request)?;
         Ok(self.join(request))
     }
 
-    /// Adds a request. Where the same prompt is to run, or runs, for another row, one run of it serves both: several samples
-    /// of a prompt, or one prompt under several rules.
-    pub(crate) fn join(&mut self, request: PreparedRequest<B>) -> RowId {
-        let runs_it = |row: &&Row<B>| {
+    /// Adds a request. If the same prompt runs or is about to run for another row, one run serves both: several
+    /// samples of a prompt, or one prompt under several rules.
+    pub(crate) fn join(&mut self, request: PreparedRequest<B>) -> SequenceId {
+        let runs_it = |row: &&Sequence<B>| {
             let begins =
-                matches!(row.stage, Stage::Prompt(_)) && row.is_public && row.decider.generated() == 0;
-            begins && row.salt == request.salt() && row.decider.sampler.history().all(0) == request.ids()
+                matches!(row.stage, Stage::Prompt(_)) && row.is_public && row.chooser.generated() == 0;
+            begins && row.salt == request.salt() && row.chooser.sampler.history().all(0) == request.ids()
         };
         match self.rows.iter().find(runs_it).map(|row| row.id) {
             Some(first) if !request.scores_prompt() => self.follow(request, first),
@@ -133,28 +158,32 @@ impl<'e, B: Backend, M: CausalLm<B>> Batch<'e, B, M> {
         }
     }
 
-    /// Adds a request behind what a session has cached.
-    pub(crate) fn resume(&mut self, session: Session, request: Request<B>) -> Result<RowId, EngineError> {
+    /// Adds a request that continues the KV cache of a session.
+    pub(crate) fn resume(
+        &mut self,
+        session: Session,
+        request: Request<B>,
+    ) -> Result<SequenceId, EngineError> {
         let request = self.engine.prepare(request)?;
-        let behind = session.behind(request.ids(), &self.engine.model, &self.engine.pool());
+        let behind = session.reuse_prefix(request.ids(), &self.engine.model, &self.engine.pool());
         let Some(behind) = behind else {
             let behind = self.engine.find_prefix(request.salt(), request.ids());
             return Ok(self.begin(request, behind));
         };
         let id = self.begin(request, Some(behind));
         if let Some(row) = self.rows.last_mut() {
-            // What a session has cached may be of mixtures.
+            // Cached positions of a session may hold mixtures.
             row.is_public = false;
         }
         Ok(id)
     }
 
-    /// The row that comes next.
-    pub(crate) fn next_id(&self) -> RowId {
-        RowId(self.added)
+    /// The id of the next row that is added.
+    pub(crate) fn next_id(&self) -> SequenceId {
+        SequenceId(self.added)
     }
 
-    pub(crate) fn push(&mut self, row: Row<B>) -> RowId {
+    pub(crate) fn push(&mut self, row: Sequence<B>) -> SequenceId {
         let id = row.id;
         self.added += 1;
         self.reused += row.reused;
@@ -162,13 +191,13 @@ impl<'e, B: Backend, M: CausalLm<B>> Batch<'e, B, M> {
         id
     }
 
-    /// Whether the inputs of a row with so many positions are kept, since what is cached of them may have to be computed
-    /// anew.
+    /// Whether the inputs of a row with this many positions are kept, because its KV cache may have to be computed
+    /// again.
     pub(crate) fn keeps_inputs(&self, positions: usize) -> bool {
         self.replays || self.engine.model.recompute_beyond().is_some_and(|most| positions <= most)
     }
 
-    /// Rows that have not ended.
+    /// The number of rows that have not ended.
     pub fn len(&self) -> usize {
         self.rows.len()
     }
@@ -178,7 +207,7 @@ impl<'e, B: Backend, M: CausalLm<B>> Batch<'e, B, M> {
         self.rows.is_empty()
     }
 
-    /// Positions of prompts that were cached before they came, of all rows so far.
+    /// Prompt positions that were already cached when their request was added, of all rows so far.
     pub fn reused_positions(&self) -> usize {
         self.reused
     }
@@ -187,7 +216,7 @@ impl<'e, B: Backend, M: CausalLm<B>> Batch<'e, B, M> {
         self.engine
     }
 
-    /// Runs the prompts of all rows to their ends, without a token of those that decode already.
+    /// Runs the prompts of all rows to their ends. Rows that already decode get no token meanwhile.
     ///
     /// # Errors
     /// If the model or the device fails: as [`Batch::step`].
@@ -198,7 +227,8 @@ impl<'e, B: Backend, M: CausalLm<B>> Batch<'e, B, M> {
             let ran = self.run(&mut rows, None, true);
             match ran {
                 Ok(mut new) => {
-                    // A device may only have been asked to run them: nothing is known of the time that takes.
+                    // A GPU may only have queued the work, so the time until now says nothing about how long it
+                    // takes.
                     let launched = new.as_mut().map_or(0, |new| std::mem::take(&mut new.positions));
                     if !is_gpu::<B>() {
                         self.times.ran(launched);
@@ -214,13 +244,13 @@ impl<'e, B: Backend, M: CausalLm<B>> Batch<'e, B, M> {
         Ok(())
     }
 
-    /// The next tokens: one for each row that decodes, in the order in which rows were added; none if all have ended. A row
-    /// that fails ends with its own error, and the others go on.
+    /// The next tokens: one for each row that decodes, in the order in which rows were added; empty if all have
+    /// ended. A row that fails ends with its own error, and the other rows continue.
     ///
     /// # Errors
     /// If the model or the device fails. All rows have then ended, and the batch is empty; [`crate::Generation::finish`] still
     /// gives the text that was held back.
-    pub fn step(&mut self) -> Result<Vec<Result<Step, RowError>>, EngineError> {
+    pub fn step(&mut self) -> Result<Vec<Result<TokenEvent, SequenceError>>, EngineError> {
         loop {
             let steps = self.round()?;
             if !steps.is_empty() || self.rows.is_empty() {
@@ -229,12 +259,12 @@ impl<'e, B: Backend, M: CausalLm<B>> Batch<'e, B, M> {
         }
     }
 
-    /// One pass through the model: [`Batch::step`], but that there may be no token yet where no row decodes and prompts are
-    /// under way. Between rounds rows can be added and cancelled.
+    /// One pass through the model. Like [`Batch::step`], except that the result may be empty while prompts run and no
+    /// row decodes. Between rounds rows can be added and cancelled.
     ///
     /// # Errors
     /// As [`Batch::step`].
-    pub fn round(&mut self) -> Result<Vec<Result<Step, RowError>>, EngineError> {
+    pub fn round(&mut self) -> Result<Vec<Result<TokenEvent, SequenceError>>, EngineError> {
         let begun = Clock::start();
         let mut rows = std::mem::take(&mut self.rows);
         if rows.is_empty() {
@@ -252,7 +282,7 @@ impl<'e, B: Backend, M: CausalLm<B>> Batch<'e, B, M> {
         for row in rows {
             let of_row = steps.binary_search_by_key(&row.id, row_of).ok().map(|at| &steps[at]);
             match of_row {
-                None | Some(Ok(Step { stop: None, .. })) => self.rows.push(row),
+                None | Some(Ok(TokenEvent { stop: None, .. })) => self.rows.push(row),
                 Some(Ok(_)) => self.ended = self.keeps.then_some(row),
                 Some(Err(_)) => {}
             }
@@ -263,7 +293,10 @@ impl<'e, B: Backend, M: CausalLm<B>> Batch<'e, B, M> {
         Ok(steps)
     }
 
-    fn round_of(&mut self, rows: &mut [Row<B>]) -> Result<Vec<Result<Step, RowError>>, EngineError> {
+    fn round_of(
+        &mut self,
+        rows: &mut [Sequence<B>],
+    ) -> Result<Vec<Result<TokenEvent, SequenceError>>, EngineError> {
         let (mut current, mut ran_prompts) = (self.ahead.take(), false);
         if current.is_none() || self.inputs.is_some() {
             let inputs = self.inputs.take();
@@ -288,17 +321,18 @@ impl<'e, B: Backend, M: CausalLm<B>> Batch<'e, B, M> {
         self.report(rows, current, ahead)
     }
 
-    /// Waits for decided tokens and gives them to their rows. What has run ahead of them is kept for those that go on.
+    /// Waits for decided tokens and gives them to their rows. The step launched ahead is kept for the rows that
+    /// continue.
     fn report(
         &mut self,
-        rows: &mut [Row<B>],
+        rows: &mut [Sequence<B>],
         current: Pending<B>,
         ahead: Option<Pending<B>>,
-    ) -> Result<Vec<Result<Step, RowError>>, EngineError> {
+    ) -> Result<Vec<Result<TokenEvent, SequenceError>>, EngineError> {
         let places: Vec<usize> = current.rows.iter().map(|&id| place(rows, id)).collect();
         self.times.ran(current.positions);
-        let (outcomes, inputs) = current.step.wait(|at| rows[places[at]].decider.generated())?;
-        let has_run = |id: RowId| ahead.as_ref().is_some_and(|ahead| ahead.rows.contains(&id));
+        let (outcomes, inputs) = current.step.wait(|at| rows[places[at]].chooser.generated())?;
+        let has_run = |id: SequenceId| ahead.as_ref().is_some_and(|ahead| ahead.rows.contains(&id));
         let (mut steps, mut left, mut waiting) = (Vec::with_capacity(places.len()), Vec::new(), Vec::new());
         for (at, (&place, outcome)) in places.iter().zip(outcomes).enumerate() {
             let row = &mut rows[place];
@@ -306,7 +340,7 @@ impl<'e, B: Backend, M: CausalLm<B>> Batch<'e, B, M> {
             let outcome = scored.map_or(outcome, Err);
             let step = outcome.and_then(|(sampled, mix)| row.take(sampled, mix, self.engine));
             let step = step.map_err(|error| self.row_error(row, has_run(row.id), error));
-            if !matches!(step, Ok(Step { stop: None, .. })) {
+            if !matches!(step, Ok(TokenEvent { stop: None, .. })) {
                 left.push(row.id);
             } else {
                 let input = inputs.clone().narrow(0, at, 1);
@@ -327,15 +361,15 @@ impl<'e, B: Backend, M: CausalLm<B>> Batch<'e, B, M> {
     }
 }
 
-/// The row that a step or an error is of.
-fn row_of(step: &Result<Step, RowError>) -> RowId {
+/// The row that a token or an error belongs to.
+fn row_of(step: &Result<TokenEvent, SequenceError>) -> SequenceId {
     match step {
         Ok(step) => step.row,
         Err(error) => error.row,
     }
 }
 
-/// Decided tokens of some rows, and of others behind them.
+/// Joins the decided tokens of some rows with those of other rows.
 fn join<B: Backend>(first: Option<Pending<B>>, second: Option<Pending<B>>) -> Option<Pending<B>> {
     match (first, second) {
         (Some(first), Some(second)) => Some(Pending {

@@ -14,16 +14,49 @@ use crate::{
     Request, Scored, Session,
     grammar::{Compiler, Constraint},
     prefix::PrefixCache,
-    row::Row,
     rows::{Rows, ids_tensor},
     self_check,
+    sequence::Sequence,
     text::{self, Tokenizer, thinking_markers},
 };
 
-/// Prompt positions that go through the model at once, unless set otherwise.
+/// The default number of prompt positions that run through the model at once.
 pub const DEFAULT_PREFILL_CHUNK: usize = 512;
 
 /// A model, its tokenizer and its end tokens.
+///
+/// # Examples
+/// ```
+/// use moi_engine::{Engine, Prompt, Request};
+/// # use moi_models::Architecture;
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let config = serde_json::json!({
+/// #     "model_type": "llama", "vocab_size": 32, "hidden_size": 16, "intermediate_size": 24,
+/// #     "num_hidden_layers": 2, "num_attention_heads": 4,
+/// # });
+/// # let device = Default::default();
+/// # let model = Architecture::from_config(&config)?.config.init::<burn_flex::Flex>(&device);
+/// let engine = Engine::new(model, device).with_eos(vec![2]).with_prefix_cache(1 << 20);
+///
+/// // Two requests in one batch, each with a rule of its own.
+/// let mut batch = engine.batch();
+/// for rule in ["token", "moi:support=20"] {
+///     let mut request = Request::new(Prompt::Ids(vec![1, 5, 7]));
+///     request.rule = rule.parse()?;
+///     request.stop.max_tokens = Some(3);
+///     batch.add(request)?;
+/// }
+/// while !batch.is_empty() {
+///     for step in batch.step()? {
+///         let step = step?;
+///         println!("row {} token {} gate {:.2}", step.row.0, step.token, step.gate);
+///     }
+/// }
+/// // The log-probability of each token given those before it.
+/// assert_eq!(engine.score(&[1, 5, 7], 0)?.len(), 2);
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug)]
 pub struct Engine<B: Backend, M> {
     pub(crate) model: M,
@@ -31,25 +64,25 @@ pub struct Engine<B: Backend, M> {
     pub(crate) tokenizer: Option<Tokenizer>,
     pub(crate) eos: Vec<u32>,
     pub(crate) markers: Option<Markers>,
-    /// Keys and values of all sequences that there are of this engine.
+    /// Blocks of the KV cache of all sequences of this engine.
     pool: Mutex<KvPool<B>>,
-    /// What prompts have left in it.
+    /// Blocks of earlier prompts, which are kept in the pool.
     prefixes: Mutex<PrefixCache>,
     device_sampler: Box<dyn DeviceSampler<B>>,
     mixing: Mixing<B>,
     prefill_chunk: usize,
     checks_device: bool,
     progress: Option<Progress>,
-    /// Made when the first grammar is used.
+    /// Created when the first grammar is used.
     compiler: OnceLock<Compiler>,
     grammar_limits: GrammarLimits,
-    /// Tells it from other engines.
+    /// Identifies this engine, so that requests prepared by another engine can be refused.
     pub(crate) id: Arc<()>,
-    /// Of the sequence breakers that were asked for last.
+    /// The texts of the sequence breakers that were used last, and their tokens.
     breakers: Mutex<(Vec<String>, Arc<Breakers>)>,
 }
 
-/// Is told how many positions of a prompt have run, and of how many.
+/// A callback that is given how many positions of a prompt have run, and how many there are.
 struct Progress(Box<dyn Fn(usize, usize) + Send + Sync>);
 
 impl fmt::Debug for Progress {
@@ -81,8 +114,8 @@ impl<B: Backend, M: CausalLm<B>> Engine<B, M> {
         }
     }
 
-    /// With a tokenizer: text prompts, and text in the steps. What it has as markers of thinking is taken for such,
-    /// if the model has rows for them.
+    /// Sets a tokenizer, for text prompts and for text in the steps. The markers of thinking that it has are used, if
+    /// the model has embedding rows for them.
     pub fn with_tokenizer(mut self, tokenizer: Option<Tokenizer>) -> Self {
         let rows = self.model.embedding().dims()[0];
         let has = |markers: &Markers| {
@@ -94,55 +127,57 @@ impl<B: Backend, M: CausalLm<B>> Engine<B, M> {
         self
     }
 
-    /// With other tokens between which the model thinks, or with none.
+    /// Sets the tokens between which the model thinks, or none.
     pub fn with_markers(mut self, markers: Option<Markers>) -> Self {
         self.markers = markers;
         self
     }
 
-    /// With a function that is told, while a prompt runs, how many of its positions have run and of how many.
+    /// Sets a function that is called while a prompt runs, with how many of its positions have run and how many there
+    /// are.
     pub fn with_progress(mut self, progress: impl Fn(usize, usize) + Send + Sync + 'static) -> Self {
         self.progress = Some(Progress(Box::new(progress)));
         self
     }
 
-    /// With other limits on grammars than the default ones.
+    /// Sets the limits on grammars.
     pub fn with_grammar_limits(mut self, limits: GrammarLimits) -> Self {
         self.grammar_limits = limits;
         self
     }
 
-    /// With the tokens that end a generation.
+    /// Sets the tokens that end a generation.
     pub fn with_eos(mut self, eos: Vec<u32>) -> Self {
         self.eos = eos;
         self
     }
 
-    /// With another tolerance of mixtures, 0 or more, than the one that belongs to the model's table: see
+    /// Sets the tolerance of mixtures, 0 or more, instead of the default for the model's embedding table: see
     /// [`Engine::mix_tolerance`].
     pub fn with_mix_tolerance(mut self, tolerance: f32) -> Self {
         self.mixing = Mixing::new(tolerance, self.model.kernels());
         self
     }
 
-    /// The largest share of an input's weight, gate times probability, that may go to the mean of all embeddings in the
-    /// place of the least likely tokens' own. 0 reads every row of the table; backends without kernels for it always do.
+    /// The largest share of an input's weight, gate times probability, for which the mean of all embeddings may
+    /// replace the embeddings of the least likely tokens. 0 reads every row of the table; backends without kernels
+    /// for it always do.
     pub fn mix_tolerance(&self) -> f32 {
         self.mixing.tolerance()
     }
 
-    /// The embedding whose rows are mixed, and how.
+    /// The embedding whose rows are mixed, and the way in which they are mixed.
     pub(crate) fn rows(&self) -> Rows<'_, B> {
         Rows { embedding: self.model.embedding(), mixing: &self.mixing }
     }
 
-    /// With another number of prompt positions at once, 1 or more: a larger one needs more memory.
+    /// Sets how many prompt positions run at once, 1 or more. A larger number needs more memory.
     pub fn with_prefill_chunk(mut self, positions: usize) -> Self {
         self.prefill_chunk = positions.max(1);
         self
     }
 
-    /// Positions of prompts that go through the model at once.
+    /// Number of prompt positions that run through the model at once.
     pub(crate) fn prefill_chunk(&self) -> usize {
         self.prefill_chunk
     }
@@ -151,10 +186,11 @@ impl<B: Backend, M: CausalLm<B>> Engine<B, M> {
         &self.device
     }
 
-    /// With so many bytes at most for what is cached of prompts that came before: one that begins with the same tokens, by
-    /// whole blocks of 64, then runs only its rest. What mixtures or embeddings of a caller were behind is never shared.
-    /// Without it nothing is kept. Of a model with states they may take half of the bytes, or one state what it needs; where
-    /// not even that fits, nothing is kept either.
+    /// Enables the prefix cache with at most this many bytes: a prompt that begins with the same tokens as an earlier
+    /// one, in whole blocks of 64, then runs only its rest. Positions behind a mixture or behind a caller's embedding
+    /// are never shared. Without this call nothing is kept. For a model with recurrent states, the states may take
+    /// half of the bytes, or the size of one state if that is more; if the bytes do not suffice for that, nothing is
+    /// kept either.
     pub fn with_prefix_cache(mut self, bytes: usize) -> Self {
         let (block, state) = {
             let pool = self.pool();
@@ -163,7 +199,7 @@ impl<B: Backend, M: CausalLm<B>> Engine<B, M> {
         if !self.model.shares_prefixes() || self.model.recompute_beyond().is_some() {
             return self;
         }
-        /// What a block takes in the host's memory besides, about.
+        /// Approximate host memory of a block's node in the cache.
         const NODE_BYTES: usize = 512;
         let for_states = if state > 0 { (bytes / 2).max(state) } else { 0 };
         let Some(for_blocks) = bytes.checked_sub(for_states) else { return self };
@@ -172,12 +208,12 @@ impl<B: Backend, M: CausalLm<B>> Engine<B, M> {
         self
     }
 
-    /// A table of what is cached of a prompt's beginning.
+    /// A block table of the longest cached beginning of a prompt, if there is one.
     pub(crate) fn find_prefix(&self, salt: &str, prompt: &[u32]) -> Option<BlockTable> {
         self.prefixes().find(salt, prompt, &self.pool())
     }
 
-    /// Keeps what a table has of a prompt for others that begin alike.
+    /// Keeps the blocks that a table has of a prompt, for other prompts with the same beginning.
     pub(crate) fn keep_prefix(
         &self,
         salt: &str,
@@ -188,7 +224,7 @@ impl<B: Backend, M: CausalLm<B>> Engine<B, M> {
         self.prefixes().insert(salt, prompt, table, checkpoints);
     }
 
-    /// Whether states are kept where blocks of a prompt end.
+    /// Whether recurrent states are saved at the ends of a prompt's blocks.
     pub(crate) fn keeps_checkpoints(&self) -> bool {
         self.model.has_states() && self.prefixes().keeps_states()
     }
@@ -197,7 +233,7 @@ impl<B: Backend, M: CausalLm<B>> Engine<B, M> {
         self.prefixes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// With another way to sample and mix on the device than by the kernels that there are for it.
+    /// Sets another way to sample and mix on the device than the kernels that the backend has for it.
     pub fn with_device_sampler(mut self, sampler: impl DeviceSampler<B> + 'static) -> Self {
         self.device_sampler = Box::new(sampler);
         self
@@ -207,15 +243,14 @@ impl<B: Backend, M: CausalLm<B>> Engine<B, M> {
         &*self.device_sampler
     }
 
-    /// Without the [self-check](self_check) at the device's first use in a process, which takes a fraction of a
-    /// second.
+    /// Skips the [self-check](self_check) at the device's first use in a process, which takes a fraction of a second.
     pub fn without_self_check(mut self) -> Self {
         self.checks_device = false;
         self
     }
 
-    /// The token sequences that end a repeated sequence for DRY. They are looked for in the whole vocabulary, so the last
-    /// ones are kept.
+    /// The token sequences that end a repeated sequence for DRY. Finding them means a search of the whole vocabulary,
+    /// so the last result is kept.
     pub(crate) fn breakers(&self, dry: &Dry) -> Result<Arc<Breakers>, EngineError> {
         let texts = &dry.sequence_breakers;
         if dry.multiplier == 0.0 || texts.is_empty() {
@@ -230,11 +265,11 @@ impl<B: Backend, M: CausalLm<B>> Engine<B, M> {
         Ok(last.1.clone())
     }
 
-    /// Keys and values of all sequences.
+    /// The pool with the keys and values of all sequences.
     pub(crate) fn pool(&self) -> MutexGuard<'_, KvPool<B>> {
         self.pool.lock().unwrap_or_else(|poisoned| {
-            // Whoever panicked while it was locked may have left a layer without its blocks. A new pool refuses the tables of
-            // the old one.
+            // A thread that panicked while it held the lock may have left a layer without its blocks. A new pool
+            // refuses the tables of the old one.
             let mut pool = poisoned.into_inner();
             *pool = self.model.new_pool(&self.device);
             self.pool.clear_poison();
@@ -242,7 +277,7 @@ impl<B: Backend, M: CausalLm<B>> Engine<B, M> {
         })
     }
 
-    /// Bytes of the keys and values of sequences that are under way, and of what is allocated for them.
+    /// Bytes of the keys and values that are in use, and bytes that are allocated for them.
     pub fn cache_bytes(&self) -> [usize; 2] {
         let pool = self.pool();
         [pool.used_bytes(), pool.allocated_bytes()]
@@ -268,13 +303,13 @@ impl<B: Backend, M: CausalLm<B>> Engine<B, M> {
         self.markers
     }
 
-    /// A session of no turns yet.
+    /// A session without turns.
     pub fn session(&self) -> Session {
         Session::new(self.pool().table(), &[])
     }
 
-    /// As [`Engine::generate`], behind the turns of a session: of a prompt that begins with the same tokens only the rest
-    /// is run. [`Generation::into_session`] gives the session back, with this turn in it.
+    /// Like [`Engine::generate`], but continues a session: if the prompt begins with the same tokens, only the rest
+    /// of it runs. [`Generation::into_session`] returns the session with this turn in it.
     ///
     /// # Errors
     /// If the request is refused, or the device computes wrong numbers.
@@ -285,7 +320,7 @@ impl<B: Backend, M: CausalLm<B>> Engine<B, M> {
         Ok(Generation { batch })
     }
 
-    /// A grammar ready to constrain a row.
+    /// Compiles a grammar into a constraint for one row.
     pub(crate) fn constraint(&self, grammar: &Grammar) -> Result<Constraint, EngineError> {
         let tokenizer = self.tokenizer.as_ref().ok_or(EngineError::NoTokenizer("a grammar"))?;
         let compiler = match self.compiler.get() {
@@ -303,7 +338,7 @@ impl<B: Backend, M: CausalLm<B>> Engine<B, M> {
         Batch::new(self)
     }
 
-    /// Runs the prompt and gives the steps of its continuation, each computed when it is asked for.
+    /// Runs the prompt and returns the steps of its continuation, each computed when it is asked for.
     ///
     /// # Errors
     /// If the request is refused, or the device computes wrong numbers.
@@ -333,8 +368,8 @@ impl<B: Backend, M: CausalLm<B>> Engine<B, M> {
         Ok(Tensor::cat(logits, 0))
     }
 
-    /// How likely each token of `ids` is behind those before it, but for the first, which has nothing before it: one entry
-    /// less than ids. `likeliest` is how many of the likeliest tokens are told beside each.
+    /// The log-probability of each token of `ids` given those before it. The first token has none, so there is one
+    /// entry less than ids. `likeliest` is how many of the most likely tokens are reported for each.
     ///
     /// # Errors
     /// As [`Engine::logits`].
@@ -361,14 +396,14 @@ impl<B: Backend, M: CausalLm<B>> Engine<B, M> {
         Ok(scored)
     }
 
-    /// Tells how far a row's prompt has run.
-    pub(crate) fn report_progress(&self, row: &Row<B>) {
+    /// Reports how far a row's prompt has run.
+    pub(crate) fn report_progress(&self, row: &Sequence<B>) {
         if let Some(Progress(tell)) = &self.progress {
             tell(row.table.len() - row.reused, row.positions - row.reused);
         }
     }
 
-    /// Refuses a device that does not compute what it should.
+    /// Refuses a device that fails the self-check.
     pub(crate) fn check_device(&self) -> Result<(), EngineError> {
         if self.checks_device {
             self_check::at_first_use::<B>(&self.device, self.model.embedding().weight.dtype())?;
@@ -376,14 +411,14 @@ impl<B: Backend, M: CausalLm<B>> Engine<B, M> {
         Ok(())
     }
 
-    /// Tokens as the model takes them `[ids, d]`.
+    /// The embeddings of tokens `[ids, d]`.
     fn embed(&self, ids: &[u32]) -> Result<Tensor<B, 2>, EngineError> {
         self.check_ids(ids)?;
         self.check_device()?;
         Ok(self.model.embed(ids_tensor::<B>(ids, &self.device)))
     }
 
-    /// The tokens of a prompt that can run, unless it is of embeddings.
+    /// Checks a prompt. Returns its tokens, or `None` if it consists of embeddings.
     pub(crate) fn check_prompt(&self, prompt: &Prompt<B>) -> Result<Option<Vec<u32>>, EngineError> {
         let ids = match prompt {
             Prompt::Embeddings(embeddings) => {
@@ -430,11 +465,23 @@ mod tests {
 
     use super::*;
 
-    /// Threads share an engine by `Arc`: a server's tokenise and check requests while one of them decodes.
+    /// Threads share an engine by `Arc`: in a server, some tokenize and check requests while another one decodes.
     #[test]
     fn an_engine_is_shared_between_threads() {
         fn is_shared<T: Send + Sync>() {}
         is_shared::<Engine<Flex, Decoder<Flex>>>();
         is_shared::<Session>();
+        fn is_sent<T: Send>() {}
+        is_sent::<crate::Batch<'static, Flex, Decoder<Flex>>>();
+        is_sent::<crate::Generation<'static, Flex, Decoder<Flex>>>();
+        is_sent::<crate::Scheduler<'static, Flex, Decoder<Flex>>>();
+        is_sent::<Request<Flex>>();
+        fn is_error<T: std::error::Error + Send + Sync + 'static>() {}
+        is_error::<EngineError>();
+        is_error::<crate::SequenceError>();
+        is_error::<crate::Refusal>();
+        is_error::<moi_models::ModelError>();
+        is_error::<moi::MixError>();
+        is_error::<moi::RuleError>();
     }
 }

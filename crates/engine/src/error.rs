@@ -4,7 +4,25 @@ use std::{fmt, sync::Arc};
 
 use crate::Origin;
 
-/// What went wrong, with the value it was.
+/// Why a request is refused or a generation fails, with the value at fault.
+///
+/// # Examples
+/// ```
+/// use moi_engine::{Engine, EngineError, Prompt, Request};
+/// # use moi_models::Architecture;
+/// # let config = serde_json::json!({
+/// #     "model_type": "llama", "vocab_size": 32, "hidden_size": 16, "intermediate_size": 24,
+/// #     "num_hidden_layers": 2, "num_attention_heads": 4,
+/// # });
+/// # let device = Default::default();
+/// # let model = Architecture::from_config(&config)?.config.init::<burn_flex::Flex>(&device);
+/// let engine = Engine::new(model, device);
+/// let empty = engine.generate(Request::new(Prompt::Ids(vec![])));
+/// assert!(matches!(empty, Err(EngineError::EmptyPrompt)));
+/// let text = engine.generate(Request::new(Prompt::Text("Hello".to_owned())));
+/// assert!(matches!(text, Err(EngineError::NoTokenizer(_))));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug, thiserror::Error)]
 pub enum EngineError {
     /// The model refused its inputs.
@@ -19,7 +37,7 @@ pub enum EngineError {
     /// The tokenizer failed.
     #[error(transparent)]
     Text(#[from] crate::text::TextError),
-    /// The device gives wrong numbers.
+    /// The device computes wrong numbers, according to the self-check.
     #[error(transparent)]
     Device(#[from] crate::WrongLogits),
     /// A sampling value that is not allowed, or nothing left to sample.
@@ -31,10 +49,10 @@ pub enum EngineError {
     /// A request that another engine has prepared.
     #[error("the request was prepared by another engine; prepare it by the one that is to run it")]
     ForeignRequest,
-    /// Nothing to continue.
+    /// The prompt is empty.
     #[error("the prompt is empty; a model needs at least one token to continue from")]
     EmptyPrompt,
-    /// Text for, or stop strings against, a model without a tokenizer.
+    /// Text that needs a tokenizer, for a model without one.
     #[error("the model has no tokenizer, so {0} cannot be used; give the prompt as token ids")]
     NoTokenizer(&'static str),
     /// DRY with sequence breakers and a model without a tokenizer.
@@ -48,17 +66,17 @@ pub enum EngineError {
     TokenOutsideVocabulary {
         /// The token.
         token: u32,
-        /// Tokens the model has.
+        /// Size of the model's vocabulary.
         vocab_size: usize,
     },
     /// A token that a setting names and the model does not have.
     #[error("token {token} ({what}) is outside the vocabulary of {vocab_size} tokens")]
     UnknownToken {
-        /// What it is for.
+        /// What the token is named for.
         what: TokenUse,
         /// The token.
         token: u32,
-        /// Tokens the model has.
+        /// Size of the model's vocabulary.
         vocab_size: usize,
     },
     /// Embeddings of another width than the model's.
@@ -69,7 +87,7 @@ pub enum EngineError {
         /// The prompt's width.
         found: usize,
     },
-    /// No room for even one new token.
+    /// The prompt does not fit into the model's context.
     #[error(
         "the prompt has {prompt} tokens but the model's context holds {context_length}; shorten the prompt"
     )]
@@ -82,40 +100,40 @@ pub enum EngineError {
     /// A grammar that cannot be used.
     #[error("the grammar cannot be used: {0}")]
     Grammar(String),
-    /// A grammar that cannot be compiled now.
+    /// A grammar that cannot be compiled now, because too many others are being compiled.
     #[error("the grammar cannot be compiled now, as {0} others are being compiled; try again later")]
     Busy(usize),
-    /// More tokens asked for than allowed.
+    /// The minimum of tokens is above the maximum.
     #[error("min tokens ({min}) is above max tokens ({max})")]
     MinAboveMax {
-        /// At least.
+        /// The minimum.
         min: usize,
-        /// At most.
+        /// The maximum.
         max: usize,
     },
-    /// A generation of no tokens.
+    /// The maximum of tokens is 0.
     #[error("max tokens must be 1 or more, got 0")]
     MaxTokensZero,
     /// A stop string that would match everywhere.
     #[error("a stop string is empty; it would stop every generation at once")]
     EmptyStopString,
-    /// A sequence of no tokens that shall not come.
-    #[error("a bad word is empty; nothing could come")]
+    /// A bad word without tokens.
+    #[error("a bad word is empty, which would ban every token; remove it")]
     EmptyBadWord,
-    /// A list of allowed tokens without one.
+    /// A list of allowed tokens that is empty.
     #[error("no token is allowed; name one at least, or leave the list out")]
     NothingAllowed,
-    /// Logits from which nothing can be sampled.
+    /// Logits that cannot be sampled from, because they hold NaN or infinity, or no finite value.
     #[error("the logits of step {step} hold {what}: {origin}", origin = of(origin))]
     BadLogits {
-        /// Tokens generated before.
+        /// Number of tokens generated before.
         step: usize,
-        /// What they hold.
+        /// What the logits hold.
         what: &'static str,
-        /// Where it comes from, if that is known.
+        /// Where in the model the values come from, if that is known.
         origin: Option<Box<Origin>>,
     },
-    /// A device did not tell what it has decided.
+    /// The device failed to return its decisions.
     #[error("the device failed during a step: {0}")]
     Reading(String),
 }
@@ -128,21 +146,39 @@ fn of(origin: &Option<Box<Origin>>) -> String {
 }
 
 /// What a setting names a token for.
+///
+/// # Examples
+/// ```
+/// use moi_engine::{Engine, EngineError, Prompt, Request, TokenUse};
+/// # use moi_models::Architecture;
+/// # let config = serde_json::json!({
+/// #     "model_type": "llama", "vocab_size": 32, "hidden_size": 16, "intermediate_size": 24,
+/// #     "num_hidden_layers": 2, "num_attention_heads": 4,
+/// # });
+/// # let device = Default::default();
+/// # let model = Architecture::from_config(&config)?.config.init::<burn_flex::Flex>(&device);
+/// let engine = Engine::new(model, device);
+/// let mut request = Request::new(Prompt::Ids(vec![1, 2, 3]));
+/// request.stop.tokens = vec![99]; // The model has 32 tokens.
+/// let refused = engine.prepare(request);
+/// assert!(matches!(refused, Err(EngineError::UnknownToken { what: TokenUse::Stop, token: 99, .. })));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TokenUse {
-    /// It never comes.
+    /// It is never sampled.
     Banned,
     /// Its logit is changed.
     Biased,
-    /// It comes first.
+    /// It is one of the forced first tokens.
     Forced,
-    /// It may come.
+    /// It is one of the allowed tokens.
     Allowed,
-    /// It is one of a word that does not come.
+    /// It is part of a bad word.
     BadWord,
     /// It ends the answer.
     Stop,
-    /// It begins or ends thoughts.
+    /// It is a marker of thinking.
     Marker,
 }
 

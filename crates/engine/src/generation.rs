@@ -1,19 +1,40 @@
-//! One request, step by step.
+//! One generation, step by step.
 
 use burn::tensor::backend::Backend;
 use moi_models::CausalLm;
 
-use crate::{Batch, EngineError, Session, Step};
+use crate::{Batch, EngineError, Session, TokenEvent};
 
-/// The steps of one generation.
+/// The steps of one generation, as an iterator.
+///
+/// # Examples
+/// ```
+/// use moi_engine::{Engine, Prompt, Request};
+/// # use moi_models::Architecture;
+/// # let config = serde_json::json!({
+/// #     "model_type": "llama", "vocab_size": 32, "hidden_size": 16, "intermediate_size": 24,
+/// #     "num_hidden_layers": 2, "num_attention_heads": 4,
+/// # });
+/// # let device = Default::default();
+/// # let model = Architecture::from_config(&config)?.config.init::<burn_flex::Flex>(&device);
+/// let engine = Engine::new(model, device);
+/// let mut request = Request::new(Prompt::Ids(vec![1, 2, 3]));
+/// request.stop.max_tokens = Some(2);
+/// let mut tokens = Vec::new();
+/// for step in engine.generate(request)? {
+///     tokens.push(step?.token);
+/// }
+/// assert_eq!(tokens, [0, 0]); // All logits of this model are 0.
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug)]
 pub struct Generation<'e, B: Backend, M> {
     pub(crate) batch: Batch<'e, B, M>,
 }
 
 impl<B: Backend, M: CausalLm<B>> Generation<'_, B, M> {
-    /// Ends early: the text that was held back until now, because it could have become a stop string or was
-    /// no whole character yet.
+    /// Ends the generation early. Returns the text that was held back, because it could have become a stop string or
+    /// was not a whole character yet.
     ///
     /// # Errors
     /// If the tokenizer cannot decode it.
@@ -21,13 +42,13 @@ impl<B: Backend, M: CausalLm<B>> Generation<'_, B, M> {
         self.batch.finish()
     }
 
-    /// Positions of the prompt that were cached before, by a session or by prompts that began alike.
+    /// Prompt positions that were already cached, by a session or by an earlier prompt with the same beginning.
     pub fn reused_positions(&self) -> usize {
         self.batch.reused_positions()
     }
 
-    /// Ends, early or not: the text that was held back, and the session with this turn in it. It is empty unless
-    /// [`crate::Engine::resume`] began it.
+    /// Ends the generation, early or not. Returns the text that was held back, and the session with this turn in it.
+    /// The session is empty unless [`crate::Engine::resume`] began the generation.
     ///
     /// # Errors
     /// If the tokenizer cannot decode the text.
@@ -39,7 +60,7 @@ impl<B: Backend, M: CausalLm<B>> Generation<'_, B, M> {
 }
 
 impl<B: Backend, M: CausalLm<B>> Iterator for Generation<'_, B, M> {
-    type Item = Result<Step, EngineError>;
+    type Item = Result<TokenEvent, EngineError>;
 
     fn next(&mut self) -> Option<Self::Item> {
         match self.batch.step() {

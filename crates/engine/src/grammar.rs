@@ -1,10 +1,26 @@
-//! Answers that follow a JSON schema, a regular expression or a grammar, by llguidance.
+//! Answers that are constrained by a JSON schema, a regular expression or a grammar, with llguidance.
 
 use std::{collections::BTreeMap, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
-/// What an answer follows. Where a model thinks first, its thoughts do not.
+/// What an answer must match. Where a model thinks first, its thoughts are not constrained.
+///
+/// # Examples
+/// ```
+/// use moi_engine::{Grammar, Prompt, Request};
+///
+/// let mut request = Request::<burn_flex::Flex>::new(Prompt::Ids(vec![1, 2, 3]));
+/// request.grammar = Some(Grammar::JsonSchema(serde_json::json!({
+///     "type": "object",
+///     "properties": {"name": {"type": "string"}, "age": {"type": "integer"}},
+///     "required": ["name", "age"],
+/// })));
+/// // As JSON:
+/// let grammar: Grammar = serde_json::from_str(r#"{"regex": "(yes|no)"}"#)?;
+/// assert_eq!(grammar, Grammar::Regex("(yes|no)".into()));
+/// # Ok::<(), serde_json::Error>(())
+/// ```
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Grammar {
@@ -14,25 +30,41 @@ pub enum Grammar {
     Regex(String),
     /// A context-free grammar in llguidance's variant of Lark.
     Lark(String),
-    /// Such a grammar with rules that are JSON schemas, by their names.
+    /// A Lark grammar in which some rules are JSON schemas.
     LarkWithSchemas {
         /// The grammar without these rules.
         lark: String,
-        /// The schemas.
+        /// The schemas, by the names of their rules.
         schemas: BTreeMap<String, serde_json::Value>,
     },
 }
 
-/// What a grammar may cost before its first token. What a step of one may is limited by llguidance's own counts (fuel of
-/// regular expressions, their states, items of a parse), which are the same on every machine.
+/// What a grammar may cost before its first token. The cost of each step is limited by llguidance's own counts (fuel
+/// of regular expressions, their states, items of a parse), which are the same on every machine.
+///
+/// # Examples
+/// ```
+/// use moi_engine::{Engine, GrammarLimits};
+/// # use moi_models::Architecture;
+/// # let config = serde_json::json!({
+/// #     "model_type": "llama", "vocab_size": 32, "hidden_size": 16, "intermediate_size": 24,
+/// #     "num_hidden_layers": 2, "num_attention_heads": 4,
+/// # });
+/// # let device = Default::default();
+/// # let model = Architecture::from_config(&config)?.config.init::<burn_flex::Flex>(&device);
+/// let limits = GrammarLimits { max_bytes: 1 << 16, ..GrammarLimits::default() };
+/// assert_eq!(limits.max_compiling, 8);
+/// let engine = Engine::new(model, device).with_grammar_limits(limits);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct GrammarLimits {
-    /// Bytes of its text, a schema's as JSON.
+    /// Bytes of the grammar's text; of a schema, its JSON.
     pub max_bytes: usize,
-    /// How long it may take to compile, which grows with the square of some grammars; no limit where `None`. Nobody waits any
-    /// longer then, and its thread ends when it has done its work.
+    /// How long compiling may take, which grows with the square of some grammars; `None` is no limit. After this time
+    /// the request is refused, while the compiling thread runs to its end.
     pub max_time: Option<Duration>,
-    /// How many may be compiled at once, those among them that nobody waits for any more.
+    /// How many grammars may be compiled at once, including those whose requests have been refused meanwhile.
     pub max_compiling: usize,
 }
 
@@ -68,13 +100,13 @@ mod with {
     /// Compiles grammars for a vocabulary.
     pub(crate) struct Compiler {
         factory: Arc<ParserFactory>,
-        /// The last ones by their texts, the latest last, as they are before the first token.
+        /// The grammars compiled last, by their texts, the latest last, each in its state before the first token.
         compiled: Mutex<Vec<(String, Matcher)>>,
-        /// How many are being compiled.
+        /// How many grammars are being compiled.
         compiling: Arc<AtomicUsize>,
     }
 
-    /// Grammars that are kept.
+    /// How many compiled grammars are kept.
     const MAX_COMPILED: usize = 32;
 
     impl fmt::Debug for Compiler {
@@ -86,7 +118,7 @@ mod with {
     impl Compiler {
         pub(crate) fn new(tokenizer: &Tokenizer, vocab: usize, eos: &[u32]) -> Result<Self, EngineError> {
             let words: Vec<Vec<u8>> = (0..vocab as u32).map(|id| word(tokenizer, id)).collect();
-            // An end that has no row is never sampled, and no word of the trie.
+            // An end token without an embedding row is never sampled, so it is no word of the trie.
             let eos: Vec<u32> = eos.iter().copied().filter(|&id| (id as usize) < vocab).collect();
             let Some(&first) = eos.first() else {
                 return Err(EngineError::Grammar("the model has no end token".to_owned()));
@@ -118,7 +150,7 @@ mod with {
             if let Some(known) = self.find(&text) {
                 return Ok(known);
             }
-            // Others may compile meanwhile.
+            // No lock is held from here on, so other threads can compile, too.
             let compiling = Compiling::begin(&self.compiling, limits.max_compiling)?;
             let (factory, grammar) = (Arc::clone(&self.factory), grammar.clone());
             let work = move || {
@@ -136,7 +168,7 @@ mod with {
             Ok(constraint)
         }
 
-        /// One that is kept, which is the latest then.
+        /// Finds a compiled grammar by its text and makes it the latest.
         fn find(&self, text: &str) -> Option<Constraint> {
             let mut compiled = self.compiled.lock().unwrap_or_else(PoisonError::into_inner);
             let at = compiled.iter().position(|(known, _)| known == text)?;
@@ -154,7 +186,7 @@ mod with {
         }
     }
 
-    /// A grammar that is being compiled.
+    /// Counts as a grammar that is being compiled until it is dropped.
     struct Compiling(Arc<AtomicUsize>);
 
     impl Compiling {
@@ -193,15 +225,16 @@ mod with {
         if let Some(error) = matcher.get_error() {
             return Err(in_words(error));
         }
-        // Some grammars are found to admit nothing only now. On a copy: what it costs is no part of a row's limits.
+        // Some grammars are found to admit no text only by the first mask. It is computed on a copy, so that its cost
+        // does not count against a row's limits.
         match matcher.deep_clone().compute_mask_or_eos() {
             Ok(_) => Ok(matcher),
             Err(error) => Err(in_words(error)),
         }
     }
 
-    /// Runs what recurses as deep as a schema does. llguidance takes 14 KB of stack for each schema within another one,
-    /// and threads have as little as 1 MB.
+    /// Runs `work`, which recurses as deep as a schema is nested, on a thread with a large stack. llguidance takes 14
+    /// KB of stack for each schema within another one, and other threads have as little as 1 MB.
     #[cfg(not(target_family = "wasm"))]
     fn on_a_large_stack<T: Send + 'static>(
         max_time: Option<Duration>,
@@ -212,7 +245,7 @@ mod with {
         const STACK_BYTES: usize = 64 << 20;
         let (done, wait) = sync_channel(1);
         let thread = std::thread::Builder::new().stack_size(STACK_BYTES).spawn(move || {
-            // Whoever waited may not any more.
+            // The receiver may have given up waiting.
             let _ = done.send(work());
         });
         let thread = thread.map_err(|error| format!("no thread can be started for it: {error}"))?;
@@ -227,14 +260,14 @@ mod with {
                 max_time.unwrap_or_default().as_secs_f32()
             )),
             Err(RecvTimeoutError::Disconnected) => match thread.join() {
-                // What the compiler does not survive is a fault of the grammar for whoever gave it.
+                // A panic of the compiler is reported as an error of the grammar.
                 Err(_) => Err("the compiler of grammars fails at it".to_owned()),
                 Ok(()) => Err("its thread ended without a result".to_owned()),
             },
         }
     }
 
-    /// There are no threads, and the stack is as large as the page makes it: schemas may be less deep.
+    /// Wasm has no threads, and the page determines the size of the stack, so schemas cannot be nested as deep.
     #[cfg(target_family = "wasm")]
     fn on_a_large_stack<T>(
         _max_time: Option<Duration>,
@@ -243,8 +276,8 @@ mod with {
         work()
     }
 
-    /// The schema with at most a line's indentation between its parts, unless it says otherwise: a model in doubt would
-    /// else write spaces for ever.
+    /// The schema with at most a line end and an indentation between its parts, unless the schema says otherwise.
+    /// Without this, a model in doubt could write spaces for ever.
     fn with_short_spaces(mut schema: serde_json::Value) -> serde_json::Value {
         if let Some(object) = schema.as_object_mut() {
             let options = object.entry("x-guidance").or_insert_with(|| serde_json::json!({}));
@@ -260,24 +293,24 @@ mod with {
     /// A space, or a line end and an indentation.
     const SPACES: &str = r"( |\n {0,16})";
 
-    /// A token's bytes. A control token's are marked, so that no text is mistaken for it. Very long ones are left out, no
-    /// grammar then allows them: the library has no room for a thousand bytes.
+    /// A token's bytes. Those of a control token are marked, so that no text is mistaken for it. Very long tokens
+    /// become empty, and no grammar allows them, because the library has no room for a thousand bytes.
     fn word(tokenizer: &Tokenizer, id: u32) -> Vec<u8> {
-        const LONGEST: usize = 1000;
+        const MAX_LENGTH: usize = 1000;
         let marked = |text: &str| [&[TokTrie::SPECIAL_TOKEN_MARKER], text.as_bytes()].concat();
         let word = match tokenizer.special_text(id) {
             Some(text) => marked(text),
             None => tokenizer.token_bytes(id).unwrap_or_default(),
         };
-        if word.len() > LONGEST { Vec::new() } else { word }
+        if word.len() > MAX_LENGTH { Vec::new() } else { word }
     }
 
     fn failed(error: impl fmt::Display) -> EngineError {
         EngineError::Grammar(in_words(error))
     }
 
-    /// The library's words, without the state of its parser behind them and what a terminal would obey; what it says of
-    /// its own parts, in the terms of whoever wrote the grammar.
+    /// The library's message without its parser's state and without control characters for a terminal. Messages about
+    /// the library's own parts are put into the terms of whoever wrote the grammar.
     fn in_words(error: impl fmt::Display) -> String {
         let text = error.to_string();
         let what = text.split("\n<state>").next().unwrap_or_default();
@@ -300,7 +333,7 @@ mod with {
         brief(what)
     }
 
-    /// A grammar under way in one row.
+    /// The state of a grammar in one row.
     pub(crate) struct Constraint {
         matcher: Box<Matcher>,
         mask: SimpleVob,
@@ -313,13 +346,13 @@ mod with {
     }
 
     impl Constraint {
-        /// Before the first token. With states of its own, so that no row waits for another's, and none has other limits left
-        /// in company.
+        /// The state before the first token. It is a deep copy, so that no row waits for another row or has other
+        /// limits left because of it.
         fn new(matcher: &Matcher) -> Self {
             Self { matcher: Box::new(matcher.deep_clone()), mask: SimpleVob::new() }
         }
 
-        /// Finds the tokens that may come next.
+        /// Computes the tokens that may come next.
         pub(crate) fn compute(&mut self) -> Result<(), EngineError> {
             self.mask = self.matcher.compute_mask_or_eos().map_err(failed)?;
             Ok(())
@@ -329,7 +362,7 @@ mod with {
             self.mask.get(token as usize)
         }
 
-        /// Takes a token; whether nothing can follow.
+        /// Accepts a token. Returns whether nothing can follow it.
         pub(crate) fn push(&mut self, token: u32) -> Result<bool, EngineError> {
             self.matcher.consume_token(token).map_err(failed)?;
             Ok(self.matcher.is_stopped())
@@ -342,7 +375,7 @@ mod without {
     use super::{Grammar, GrammarLimits};
     use crate::{EngineError, text::Tokenizer};
 
-    /// Would compile grammars; there is none without the feature `grammar`.
+    /// Without the feature `grammar` there is no compiler, so this type has no values.
     #[derive(Debug)]
     pub(crate) enum Compiler {}
 
@@ -356,7 +389,7 @@ mod without {
         }
     }
 
-    /// There is none.
+    /// Without the feature `grammar` there are no constraints, so this type has no values.
     #[derive(Debug)]
     pub(crate) enum Constraint {}
 

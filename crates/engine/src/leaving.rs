@@ -4,14 +4,14 @@ use burn::tensor::backend::Backend;
 use moi_models::CausalLm;
 
 use crate::{
-    Batch, EngineError, RowError, RowId,
-    row::{Row, Stage},
+    Batch, EngineError, SequenceError, SequenceId,
+    sequence::{Sequence, Stage},
 };
 
 impl<B: Backend, M: CausalLm<B>> Batch<'_, B, M> {
-    /// Ends a row, wherever it stands; the others are not disturbed. The text that it held back; `None` if there is no such
-    /// row any more.
-    pub fn cancel(&mut self, id: RowId) -> Option<String> {
+    /// Ends a row in any stage, without effect on the others. Returns the text that it held back; `None` if there is
+    /// no such row any more.
+    pub fn cancel(&mut self, id: SequenceId) -> Option<String> {
         let at = self.rows.iter().position(|row| row.id == id)?;
         let mut row = self.rows.remove(at);
         self.hand_over(&row);
@@ -27,10 +27,10 @@ impl<B: Backend, M: CausalLm<B>> Batch<'_, B, M> {
         Some(text)
     }
 
-    /// The first row that waits for the prompt of a row which leaves takes it over.
-    fn hand_over(&mut self, row: &Row<B>) {
+    /// If other rows wait for the prompt of a row that leaves, the first of them takes the prompt over.
+    fn hand_over(&mut self, row: &Sequence<B>) {
         let id = row.id;
-        let waits = |other: &Row<B>| other.stage.follows() == Some(id);
+        let waits = |other: &Sequence<B>| other.stage.follows() == Some(id);
         let (Stage::Prompt(_), Some(successor)) = (&row.stage, self.rows.iter().position(waits)) else {
             return;
         };
@@ -45,9 +45,9 @@ impl<B: Backend, M: CausalLm<B>> Batch<'_, B, M> {
         successor.checkpoints.clone_from(&row.checkpoints);
     }
 
-    /// Parks a row, so that its blocks serve others: at once, or where its next input is under way on a device, as soon as
-    /// that is known. The others are not disturbed.
-    pub(crate) fn park(&mut self, id: RowId) {
+    /// Parks a row, so that others can use its blocks: at once, or, if a device is still computing its next input, as
+    /// soon as that is known. The other rows are not affected.
+    pub(crate) fn park(&mut self, id: SequenceId) {
         let Some(at) = self.rows.iter().position(|row| row.id == id) else { return };
         let mut row = self.rows.remove(at);
         row.parks = true;
@@ -56,7 +56,7 @@ impl<B: Backend, M: CausalLm<B>> Batch<'_, B, M> {
             self.hand_over(&row);
             row.park(rest, self.engine());
         } else if let (Stage::Parked(parked), false) = (&row.stage, row.keeps_blocks) {
-            // It waits with its blocks, and gives them up now.
+            // A paused row kept its blocks, and gives them up now.
             if let Some(input) = parked.waiting() {
                 row.park(input, self.engine());
             }
@@ -71,29 +71,29 @@ impl<B: Backend, M: CausalLm<B>> Batch<'_, B, M> {
         self.rows.insert(at, row);
     }
 
-    /// Lets a row wait with all that it has cached, until [`Batch::unpark`]: at once, or as soon as its next input is known.
-    /// The others are not disturbed.
-    pub(crate) fn pause(&mut self, id: RowId) {
-        let is_there = |row: &&mut Row<B>| row.id == id && !matches!(row.stage, Stage::Parked(_));
+    /// Lets a row wait with its KV cache until [`Batch::unpark`]: at once, or as soon as its next input is known. The
+    /// other rows are not affected.
+    pub(crate) fn pause(&mut self, id: SequenceId) {
+        let is_there = |row: &&mut Sequence<B>| row.id == id && !matches!(row.stage, Stage::Parked(_));
         if let Some(row) = self.rows.iter_mut().find(is_there) {
             row.keeps_blocks = true;
             self.park(id);
         }
     }
 
-    /// Has a row that waits with all that it has cached give that up.
-    pub(crate) fn park_paused(&mut self, id: RowId) {
+    /// Makes a paused row give up its KV cache.
+    pub(crate) fn park_paused(&mut self, id: SequenceId) {
         if let Some(row) = self.rows.iter_mut().find(|row| row.id == id) {
             row.keeps_blocks = false;
             self.park(id);
         }
     }
 
-    /// Lets a row take part again that is parked, or was to be.
+    /// Lets a row take part again that is parked, or was about to be.
     ///
     /// # Errors
-    /// If the pool has no room for what it had cached; it has then ended.
-    pub(crate) fn unpark(&mut self, id: RowId) -> Result<(), RowError> {
+    /// If the pool has no room for its KV cache. The row has then ended.
+    pub(crate) fn unpark(&mut self, id: SequenceId) -> Result<(), SequenceError> {
         let Some(at) = self.rows.iter().position(|row| row.id == id) else { return Ok(()) };
         let engine = self.engine();
         self.rows[at].parks = false;
@@ -107,11 +107,11 @@ impl<B: Backend, M: CausalLm<B>> Batch<'_, B, M> {
     }
 
     /// Whether a row has not ended.
-    pub(crate) fn has(&self, id: RowId) -> bool {
+    pub(crate) fn has(&self, id: SequenceId) -> bool {
         self.rows.iter().any(|row| row.id == id)
     }
 
-    /// Ends all rows: the text that they held back, in order.
+    /// Ends all rows. Returns the text that they held back, in order.
     pub(crate) fn finish(mut self) -> Result<String, EngineError> {
         self.flush()
     }
@@ -128,18 +128,18 @@ impl<B: Backend, M: CausalLm<B>> Batch<'_, B, M> {
     }
 
     /// Keeps the text that a failed row held back for [`Batch::finish`].
-    pub(crate) fn keep_text(&mut self, RowError { row, error, text }: RowError) -> EngineError {
+    pub(crate) fn keep_text(&mut self, SequenceError { row, error, text }: SequenceError) -> EngineError {
         self.left.push((row, text));
         error
     }
 
-    /// The text of each row that ended by an error, which it had held back.
-    pub(crate) fn take_left(&mut self) -> Vec<(RowId, String)> {
+    /// The text that was held back by each row that ended with an error.
+    pub(crate) fn take_left(&mut self) -> Vec<(SequenceId, String)> {
         std::mem::take(&mut self.left)
     }
 
-    /// Ends all rows for an error of all, but those that are parked, which took no part.
-    pub(crate) fn end_all(&mut self, rows: Vec<Row<B>>, error: EngineError) -> EngineError {
+    /// Ends all rows because the whole round failed, except parked rows, which took no part in it.
+    pub(crate) fn end_all(&mut self, rows: Vec<Sequence<B>>, error: EngineError) -> EngineError {
         (self.inputs, self.ahead) = (None, None);
         self.times.reset_launched();
         for mut row in rows {
@@ -155,17 +155,22 @@ impl<B: Backend, M: CausalLm<B>> Batch<'_, B, M> {
         error
     }
 
-    /// What a row that failed by itself ends with: its error, traced to where in the model its numbers broke.
-    pub(crate) fn row_error(&self, row: &mut Row<B>, ran_ahead: bool, error: EngineError) -> RowError {
-        // A step that was launched ahead has written one position more, of an input made of broken logits.
+    /// The error of a row that failed by itself, traced to where in the model its values stopped being finite.
+    pub(crate) fn row_error(
+        &self,
+        row: &mut Sequence<B>,
+        ran_ahead: bool,
+        error: EngineError,
+    ) -> SequenceError {
+        // A step that was launched ahead has written one more position, from an input made of the broken logits.
         let positions = row.table.len().saturating_sub(usize::from(ran_ahead));
         let engine = self.engine();
         let error = error.traced(engine.model(), &engine.pool(), &row.table, positions);
-        RowError { row: row.id, error, text: self.held_back(row) }
+        SequenceError { row: row.id, error, text: self.held_back(row) }
     }
 
-    /// The text that a row has held back. One that cannot be decoded is no second reason for an error.
-    fn held_back(&self, row: &mut Row<B>) -> String {
+    /// The text that a row has held back; empty if it cannot be decoded, because that is not worth a second error.
+    fn held_back(&self, row: &mut Sequence<B>) -> String {
         let text = self.engine().tokenizer().and_then(|tokenizer| row.held_back(tokenizer).ok());
         text.unwrap_or_default()
     }

@@ -1,11 +1,12 @@
 //! Requests in, tokens out: sampling, the decode loop and its stop rules, for a batch of rows.
 //!
-//! There is one loop, [`Batch::round`]: the next input of every row that decodes and pieces of prompts go through the model
-//! together. A single generation is a batch of one; a [`Scheduler`] lets requests of several owners take part in turn.
+//! There is one loop, [`Batch::round`]: the next inputs of all rows that decode and pieces of prompts go through the
+//! model together. A single generation is a batch of one; a [`Scheduler`] lets requests of several owners take turns.
 //! After a token is sampled, the row's [`InputRule`] decides what the model is fed.
 //!
-//! Without the default feature `text`, prompts are token ids or embeddings and steps have no text; nothing is used
-//! then that WebAssembly lacks. The feature `web` has random numbers, which burn asks for, from the browser.
+//! Without the default feature `text`, prompts are token ids or embeddings and steps have no text; the crate then
+//! uses nothing that WebAssembly lacks. The feature `web` takes the random numbers that burn asks for from the
+//! browser.
 //!
 //! ```
 //! use moi_engine::{Engine, Prompt, Request, StopReason};
@@ -33,7 +34,6 @@
 
 mod admission;
 mod batch;
-mod decider;
 mod device_sampler;
 mod engine;
 mod error;
@@ -46,17 +46,18 @@ mod pieces;
 mod prefix;
 mod request;
 mod round;
-mod row;
 mod rows;
 mod sampler;
 mod scheduler;
 #[cfg(feature = "grammar")]
 mod schema;
 pub mod self_check;
+mod sequence;
 mod session;
 mod step;
 mod stop;
 mod text;
+mod token_chooser;
 
 pub use admission::PreparedRequest;
 pub use batch::Batch;
@@ -77,5 +78,5 @@ pub use sampler::{Sampled, Sampler, Scored};
 pub use scheduler::{Event, Refusal, RequestId, Scheduler, SchedulerOptions};
 pub use self_check::{SelfCheck, WrongLogits};
 pub use session::Session;
-pub use step::{PromptReport, RowError, RowId, Step};
+pub use step::{PromptReport, SequenceError, SequenceId, TokenEvent};
 pub use stop::{StopReason, StoppedBy};

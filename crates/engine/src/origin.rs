@@ -1,5 +1,5 @@
-//! Where numbers that are not finite come from: the keys and values that each layer has cached tell how far they were
-//! whole.
+//! Where values that are not finite come from: the cached keys and values of each layer show how far the model's
+//! values were finite.
 
 use std::fmt;
 
@@ -8,23 +8,33 @@ use moi_models::{BlockTable, CausalLm, KvPool};
 
 use crate::EngineError;
 
-/// Where in a model numbers stop being finite, and what is likely to blame.
+/// Where in a model values stop being finite, and what is probably the cause.
+///
+/// # Examples
+/// ```
+/// use burn::tensor::DType;
+/// use moi_engine::Origin;
+///
+/// let origin = Origin { whole: Some(3), broken: Some(4), layers: 32, weight: None, dtype: DType::F16 };
+/// let text = origin.to_string();
+/// assert!(text.starts_with("they break between the keys of layer 3 and those of layer 4 of 32"));
+/// ```
 #[derive(Clone, Debug, PartialEq)]
 pub struct Origin {
     /// The last layer whose keys and values are finite.
     pub whole: Option<usize>,
-    /// The first layer behind it whose keys and values are not.
+    /// The first layer after it whose keys and values are not finite.
     pub broken: Option<usize>,
-    /// Layers of the model.
+    /// Number of layers of the model.
     pub layers: usize,
-    /// A weight there that is not finite itself.
+    /// A weight in that range that is not finite itself.
     pub weight: Option<String>,
     /// The type of the weights.
     pub dtype: DType,
 }
 
 impl Origin {
-    /// Looks through the first positions of a sequence.
+    /// Searches the first positions of a sequence.
     pub(crate) fn find<B: Backend, M: CausalLm<B>>(
         model: &M,
         pool: &KvPool<B>,
@@ -74,7 +84,8 @@ impl fmt::Display for Origin {
 }
 
 impl EngineError {
-    /// The same; of broken logits with their origin, looked for in the first positions of the sequence.
+    /// Adds the origin to an error about logits, searched for in the first positions of the sequence. Other errors
+    /// are unchanged.
     pub(crate) fn traced<B: Backend, M: CausalLm<B>>(
         self,
         model: &M,

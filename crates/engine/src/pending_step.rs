@@ -1,4 +1,4 @@
-//! A step's tokens and next inputs: decided on the device, and read later, or on the host.
+//! The tokens and next inputs of a step: decided on the device and read later, or decided on the host.
 
 use std::sync::{Mutex, PoisonError};
 
@@ -9,21 +9,21 @@ use moi_sampling::{Decision, Reading, RowSpec};
 
 use crate::{
     DeviceSampler, Engine, EngineError, Sampled,
-    decider::Decider,
     rows::{Rows, ids_tensor},
     sampler::raw_logprob,
+    token_chooser::TokenChooser,
 };
 
 /// What was sampled for a row and mixed into its next input.
 pub(crate) type SampledMix = (Sampled, RowMix);
 
-/// The same, or why nothing could be sampled: of this row alone.
+/// A sampled token and its mixture, or why this row alone could not be sampled.
 pub(crate) type Outcome = Result<SampledMix, EngineError>;
 
-/// The tokens of some rows, known or under way, and the next inputs of these rows.
+/// The next inputs of some rows, and their tokens, which are known or still on the device.
 #[derive(Debug)]
 pub(crate) struct PendingStep<B: Backend> {
-    /// `[rows, d]`.
+    /// The next inputs `[rows, d]`.
     pub(crate) inputs: Tensor<B, 2>,
     results: Vec<RowResults>,
 }
@@ -34,8 +34,8 @@ enum RowResults {
     InFlight { reading: InFlightRead, rows: Vec<usize> },
 }
 
-/// On its way from the device. Waited for in the end even if nobody asks: burn's Wgpu backend takes the memory of a read
-/// that is given up for free while the driver still writes to it.
+/// A read from the device that is in flight. It is waited for even if it is dropped, because burn's Wgpu backend
+/// frees the memory of an abandoned read while the driver still writes to it.
 struct InFlightRead(Option<Reading>);
 
 impl InFlightRead {
@@ -48,7 +48,7 @@ impl InFlightRead {
 impl Drop for InFlightRead {
     fn drop(&mut self) {
         if let Some(reading) = self.0.take() {
-            // What it says, and whether that is an error, is of no use any more.
+            // The result is not needed any more, even if it is an error.
             let _ = try_read_sync(reading);
         }
     }
@@ -61,11 +61,11 @@ impl std::fmt::Debug for InFlightRead {
 }
 
 impl<B: Backend> PendingStep<B> {
-    /// Samples from logits `[rows, vocab]` and mixes: without waiting for the device, if it can do that by itself.
+    /// Samples from logits `[rows, vocab]` and mixes, without waiting for the device if the device can do both.
     pub(crate) fn new<M: CausalLm<B>>(
         engine: &Engine<B, M>,
         logits: Tensor<B, 2>,
-        rows: &mut [&mut Decider],
+        rows: &mut [&mut TokenChooser],
     ) -> Result<Self, EngineError> {
         let uniforms: Vec<f64> = rows.iter_mut().map(|row| row.sampler.draw()).collect();
         let table = engine.rows();
@@ -76,13 +76,13 @@ impl<B: Backend> PendingStep<B> {
         Ok(Self { inputs, results: vec![RowResults::Ready(outcomes)] })
     }
 
-    /// The same, decided by the device with numbers that were drawn; `None` where it has no kernels for it, or none for
-    /// such rows.
+    /// Samples and mixes on the device with uniform numbers that were drawn before; `None` if the device has no
+    /// kernels for it, or none for such rows.
     pub(crate) fn on_device(
         sampler: &dyn DeviceSampler<B>,
         table: &Rows<'_, B>,
         logits: &Tensor<B, 2>,
-        rows: &mut [&mut Decider],
+        rows: &mut [&mut TokenChooser],
         uniforms: &[f64],
     ) -> Option<Self> {
         let vocab = logits.dims()[1];
@@ -98,10 +98,10 @@ impl<B: Backend> PendingStep<B> {
         })
     }
 
-    /// These rows, and others behind them.
+    /// Appends the steps of other rows.
     pub(crate) fn and(mut self, others: Option<Self>) -> Self {
         if let Some(others) = others {
-            // A device's own mixtures are in float32, the host's in the embedding's type.
+            // Mixtures of a device are in float32, those of the host in the embedding's type.
             let (dtype, more) = (self.inputs.dtype(), others.inputs);
             self.inputs = Tensor::cat(vec![self.inputs, more.cast(dtype)], 0);
             self.results.extend(others.results);
@@ -109,12 +109,13 @@ impl<B: Backend> PendingStep<B> {
         self
     }
 
-    /// Whether the device decides by itself, so that the next step can be launched before the tokens are known.
+    /// Whether the device decides all rows by itself, so that the next step can be launched before the tokens are
+    /// known.
     pub(crate) fn is_in_flight(&self) -> bool {
         self.results.iter().all(|results| matches!(results, RowResults::InFlight { .. }))
     }
 
-    /// Some of the rows, in order.
+    /// Keeps some of the rows, in order.
     pub(crate) fn keep(mut self, keep: &[usize], device: &B::Device) -> Self {
         self.inputs = kept(self.inputs, keep, device);
         let mut first = 0;
@@ -134,8 +135,8 @@ impl<B: Backend> PendingStep<B> {
         self
     }
 
-    /// Waits for the tokens: what was sampled and mixed for each row, and the next inputs `[rows, d]`, which mean nothing
-    /// in a row that failed. `step_of` says how many tokens a row had before.
+    /// Waits for the tokens. Returns what was sampled and mixed for each row, and the next inputs `[rows, d]`, which
+    /// are meaningless for a row that failed. `step_of` says how many tokens a row had generated before.
     ///
     /// # Errors
     /// If the device fails.
@@ -172,7 +173,7 @@ impl RowResults {
     }
 }
 
-/// Some rows of a tensor, in order; the tensor itself where that is all.
+/// Selects rows of a tensor, in order. Returns the tensor itself if all are kept.
 pub(crate) fn kept<B: Backend>(inputs: Tensor<B, 2>, keep: &[usize], device: &B::Device) -> Tensor<B, 2> {
     if keep.len() == inputs.dims()[0] {
         return inputs;
@@ -181,15 +182,15 @@ pub(crate) fn kept<B: Backend>(inputs: Tensor<B, 2>, keep: &[usize], device: &B:
     inputs.select(0, ids_tensor::<B>(&keep, device))
 }
 
-/// Samples and mixes on the host: what came of each row, and the next inputs `[rows, d]`. A row that fails takes no part
-/// in the mixture, and its input means nothing.
+/// Samples and mixes on the host. Returns the outcome of each row, and the next inputs `[rows, d]`. A row that fails
+/// takes no part in the mixture, and its input is meaningless.
 ///
 /// # Errors
 /// If the rows cannot be mixed.
 pub(crate) fn on_host<B: Backend>(
     table: &Rows<'_, B>,
     logits: Tensor<B, 2>,
-    rows: &mut [&mut Decider],
+    rows: &mut [&mut TokenChooser],
     uniforms: &[f64],
 ) -> Result<(Vec<Outcome>, Tensor<B, 2>), EngineError> {
     let ([count, vocab], device) = (logits.dims(), logits.device());
@@ -206,17 +207,17 @@ pub(crate) fn on_host<B: Backend>(
         let inputs = Tensor::zeros([count, table.embedding.dims()[1]], (&device, DType::F32));
         return Ok((failed.collect(), inputs));
     }
-    let mut good_rows: Vec<&mut Decider> = Vec::with_capacity(good.len());
-    for (row, decider) in rows.iter_mut().enumerate() {
+    let mut good_rows: Vec<&mut TokenChooser> = Vec::with_capacity(good.len());
+    for (row, chooser) in rows.iter_mut().enumerate() {
         if good.contains(&row) {
-            good_rows.push(decider);
+            good_rows.push(chooser);
         }
     }
     let logits = kept(logits, &good, &device);
     let chosen = chosen.into_iter().flatten().collect();
     let (outcomes, inputs) = mixed_on_host(table, logits, &mut good_rows, chosen)?;
     let (mut outcomes, mut failed) = (outcomes.into_iter().map(Ok), failed);
-    // A failed row stands in the place of another's input, so that the rows keep their places.
+    // A failed row gets the input of another row as a placeholder, so that the rows keep their places.
     let places: Vec<u32> =
         (0..count).map(|row| good.iter().position(|&g| g == row).unwrap_or(0) as u32).collect();
     let inputs = inputs.select(0, ids_tensor::<B>(&places, &device));
@@ -224,19 +225,19 @@ pub(crate) fn on_host<B: Backend>(
     Ok(((0..count).filter_map(of_row).collect(), inputs))
 }
 
-/// A sampled token, and logits for the mixture where limits narrow them.
+/// A sampled token, and the logits for the mixture if limits narrow them.
 type Chosen = (Sampled, Option<Vec<f32>>);
 
-/// The tokens of rows by their logits `[rows, vocab]`: each row on a thread of its own where there are about as many as
-/// threads, or where a row takes long that no threads share.
+/// Samples the tokens of rows from their logits `[rows, vocab]`. Each row gets its own thread if there are about as
+/// many rows as threads, or if a row needs long work that cannot be shared by threads.
 fn choose(
-    rows: &mut [&mut Decider],
+    rows: &mut [&mut TokenChooser],
     uniforms: &[f64],
     logits: &[f32],
     vocab: usize,
 ) -> Vec<Result<Chosen, EngineError>> {
     let chosen =
-        |row: &mut Decider, index: usize| row.choose(&logits[index * vocab..][..vocab], uniforms[index]);
+        |row: &mut TokenChooser, index: usize| row.choose(&logits[index * vocab..][..vocab], uniforms[index]);
     if 2 * rows.len() < moi_kernels::pool::threads() && rows.iter().all(|row| row.is_plain()) {
         return rows.iter_mut().enumerate().map(|(index, row)| chosen(row, index)).collect();
     }
@@ -250,11 +251,11 @@ fn choose(
     places.into_iter().filter_map(found).collect()
 }
 
-/// Mixes what was chosen for each row: the next inputs `[rows, d]`.
+/// Mixes the sampled tokens of the rows. Returns the mixtures and the next inputs `[rows, d]`.
 fn mixed_on_host<B: Backend>(
     table: &Rows<'_, B>,
     logits: Tensor<B, 2>,
-    rows: &mut [&mut Decider],
+    rows: &mut [&mut TokenChooser],
     chosen: Vec<Chosen>,
 ) -> Result<(Vec<SampledMix>, Tensor<B, 2>), EngineError> {
     let (vocab, device) = (logits.dims()[1], logits.device());
@@ -269,14 +270,14 @@ fn mixed_on_host<B: Backend>(
     };
     let tokens: Vec<u32> = sampled.iter().map(|sampled| sampled.token).collect();
     let top = rows.iter().map(|row| row.top).max().unwrap_or(0);
-    let mut mixed_rows: Vec<&mut moi::Row> = rows.iter_mut().map(|row| &mut row.row).collect();
+    let mut mixed_rows: Vec<&mut moi::RuleState> = rows.iter_mut().map(|row| &mut row.row).collect();
     let mixed = moi::mix(to_mix, ids_tensor::<B>(&tokens, &device), table, &mut mixed_rows, top)?;
     let inputs = mixed.inputs.clone();
     let mut mixes = mixed.into_rows();
     for (mix, _) in mixes.iter_mut().zip(rows.iter()).filter(|(_, row)| row.is_forced()) {
         mix.token = None;
     }
-    // A rule may have put another token in the place of the sampled one.
+    // A rule may have replaced the sampled token.
     let other = |(sampled, mix): (&Sampled, &RowMix)| mix.token.is_some_and(|token| token != sampled.token);
     if sampled.iter().zip(&mixes).any(other) {
         with_values(&logits, |host| {
@@ -290,13 +291,13 @@ fn mixed_on_host<B: Backend>(
     Ok((sampled.into_iter().zip(mixes).collect(), inputs))
 }
 
-/// A device's decision in the words of a step.
+/// Converts a device's decision to the result that the host gives.
 fn outcome(decision: &Decision, step: usize) -> Outcome {
     let &Decision { token, logprob, entropy, gate, largest, broken, token_probability, .. } = decision;
     let what = match largest {
         _ if broken && largest == f32::INFINITY => Some("infinity"),
         _ if broken => Some("NaN"),
-        // Lower than any logit of float32: what stands for a row of minus infinity.
+        // Lower than any logit of float32: the device gives this for a row of nothing but -infinity.
         _ if largest < -1e38 => Some("no finite value"),
         _ => None,
     };

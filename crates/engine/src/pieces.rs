@@ -1,29 +1,30 @@
-//! Which pieces of prompts run in a round.
+//! Chooses which pieces of prompts run in a round.
 
 use burn::tensor::backend::Backend;
 use moi_models::{BLOCK_POSITIONS, CausalLm};
 
 use crate::{
     Batch,
-    row::{Row, Stage},
+    sequence::{Sequence, Stage},
 };
 
 /// A piece of a row's prompt.
 pub(crate) struct Piece {
     pub(crate) row: usize,
     pub(crate) len: usize,
-    /// Whether it is the last.
+    /// Whether it is the last piece of the prompt.
     pub(crate) is_last: bool,
 }
 
 impl<B: Backend, M: CausalLm<B>> Batch<'_, B, M> {
-    /// The pieces of prompts of a round: as many positions as fit beside rows that decode, each piece to the end of a block of
-    /// the cache or of its prompt. In turns the prompt that came first and the one of which the least is left go first: a short
-    /// one does not wait for a long one, and the long one goes on however many short ones come.
-    pub(crate) fn pieces(&mut self, rows: &[Row<B>], decoding: usize) -> Vec<Piece> {
+    /// Chooses the pieces of prompts for a round: as many positions as fit beside the rows that decode. Each piece
+    /// ends where a block of the cache or its prompt ends. The oldest prompt and the prompt with the fewest positions
+    /// left go first in turns: a short prompt then does not wait for a long one, and a long one makes progress
+    /// however many short ones come.
+    pub(crate) fn pieces(&mut self, rows: &[Sequence<B>], decoding: usize) -> Vec<Piece> {
         let most = self.engine().prefill_chunk();
         let mut room = if decoding > 0 { self.times.positions(most) } else { most };
-        let left = |row: &Row<B>| match &row.stage {
+        let left = |row: &Sequence<B>| match &row.stage {
             Stage::Prompt(rest) => Some(rest.dims()[0]),
             _ => None,
         };
@@ -42,13 +43,14 @@ impl<B: Backend, M: CausalLm<B>> Batch<'_, B, M> {
                 true => left,
                 false => ((at + room) / BLOCK_POSITIONS * BLOCK_POSITIONS).saturating_sub(at),
             };
-            // States cannot be cut back to the end of the prompt's last whole block: it is run up to there first.
+            // Recurrent states cannot be cut back to the end of the prompt's last whole block, so the prompt runs up
+            // to there first.
             let whole = (at + left - 1) / BLOCK_POSITIONS * BLOCK_POSITIONS;
             let len = match len == left && one.is_public && whole > at && self.keeps_checkpoints {
                 true => whole - at,
                 false => len,
             };
-            // Of a block that does not fit as a whole, as much as fits.
+            // If no whole block fits, the piece takes as many positions as fit.
             let len = if len == 0 && pieces.is_empty() { room.min(left) } else { len };
             if len == 0 {
                 break;
@@ -59,7 +61,7 @@ impl<B: Backend, M: CausalLm<B>> Batch<'_, B, M> {
                 break;
             }
         }
-        // In the order of the rows: the tables of all pieces are borrowed at once.
+        // Sorted by row, because the tables of all pieces are borrowed at once.
         pieces.sort_by_key(|piece| piece.row);
         pieces
     }

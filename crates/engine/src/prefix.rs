@@ -1,26 +1,27 @@
-//! Keys and values of prompts that came before, by their tokens, for prompts that begin alike.
+//! The prefix cache: keys and values of earlier prompts, found by their tokens, for prompts with the same beginning.
 //!
-//! A tree of blocks (RadixAttention, arXiv 2312.07104, with a block of the cache for each node): a node has the 64 tokens of
-//! its positions, and below it are those of sequences that went on behind them. What stands there was computed of plain
-//! embeddings of tokens from the first position on: what a position holds depends on every input before it, so that behind
-//! a mixture, or an embedding that a caller gave, nothing is shared by tokens.
+//! It is a tree of blocks (RadixAttention, arXiv 2312.07104, with one block of the KV cache per node): a node has the
+//! 64 tokens of its positions, and its children are the blocks that followed it in some sequence. Every block was
+//! computed from the plain embeddings of tokens, from the first position on. What a position holds depends on every
+//! input before it, so positions behind a mixture, or behind an embedding given by a caller, cannot be found by
+//! tokens.
 
 use std::collections::HashMap;
 
 use burn::tensor::backend::Backend;
 use moi_models::{BLOCK_POSITIONS, BlockTable, Checkpoint, KvPool, SharedBlock};
 
-/// Blocks of prompts, the least recently used of which go first.
+/// Blocks of prompts. The least recently used ones are evicted first.
 #[derive(Debug, Default)]
 pub(crate) struct PrefixCache {
-    /// The first blocks, by a request's salt and by their tokens.
+    /// The first blocks of prompts, by the request's salt and then by their tokens.
     roots: HashMap<String, Level>,
     nodes: Vec<Option<Node>>,
     free: Vec<usize>,
-    /// Nodes that are kept at most, and nodes with states.
+    /// The most nodes that are kept, and the most nodes with states.
     most: usize,
     most_states: usize,
-    /// Counts uses.
+    /// Counts uses, so that nodes know when they were last used.
     clock: u64,
 }
 
@@ -36,16 +37,16 @@ struct Node {
     used: u64,
 }
 
-/// What a node is below.
+/// The parent of a node.
 #[derive(Clone, Debug)]
 enum Parent {
-    /// Nothing: it is a first block, of requests with this salt.
+    /// The node has no parent: it is a first block, for requests with this salt.
     Root(String),
     Node(usize),
 }
 
 impl PrefixCache {
-    /// A cache of so many blocks, of which so many can have states; with 0 it keeps nothing.
+    /// A cache of at most `most` blocks, of which at most `most_states` have states. With 0 it keeps nothing.
     pub(crate) fn new(most: usize, most_states: usize) -> Self {
         Self { most, most_states, ..Self::default() }
     }
@@ -55,13 +56,13 @@ impl PrefixCache {
         self.most > 0 && self.most_states > 0
     }
 
-    /// Blocks that are kept.
+    /// Number of blocks that are kept.
     pub(crate) fn len(&self) -> usize {
         self.nodes.len() - self.free.len()
     }
 
-    /// A table of the longest beginning of a prompt that is there: whole blocks, and not the prompt's last position, whose
-    /// logits are needed. None where there is nothing, or not all that a window sees.
+    /// A table of the longest cached beginning of a prompt: whole blocks, and without the prompt's last position,
+    /// because its logits are needed. `None` if nothing is cached, or not all that an attention window sees.
     pub(crate) fn find<B: Backend>(
         &mut self,
         salt: &str,
@@ -78,7 +79,7 @@ impl PrefixCache {
             found.push(index);
             blocks.push(node.block.clone());
         }
-        // Windows may be whole further up.
+        // A shorter beginning may still have all that a window sees.
         while !blocks.is_empty() {
             if let Some(table) = pool.table_of(&blocks) {
                 for &index in &found[..blocks.len()] {
@@ -93,7 +94,8 @@ impl PrefixCache {
         None
     }
 
-    /// Keeps the whole blocks of a prompt whose first positions a table has, with the states that were kept at their ends.
+    /// Keeps the whole blocks of a prompt whose first positions a table has, with the states that were saved at their
+    /// ends.
     pub(crate) fn insert(
         &mut self,
         salt: &str,
@@ -116,7 +118,8 @@ impl PrefixCache {
             let node = match self.level_mut(&parent).get(tokens).copied() {
                 Some(node) => {
                     if let Some(node) = &mut self.nodes[node] {
-                        // What one of them lacks, which is out of its window, another one may have.
+                        // One copy of a block may have the keys and values that the other lacks because they were out
+                        // of its window.
                         node.block.complete(&block);
                         node.used = clock;
                     }
@@ -132,12 +135,13 @@ impl PrefixCache {
         {}
     }
 
-    /// Lets go of the states that were used the longest ago, and keeps their block. Whether there were any.
+    /// Drops the state that was used the longest ago, but keeps its block. Returns whether there was one.
     fn drop_oldest_state(&mut self) -> bool {
         let nodes = self.nodes.iter().enumerate();
         let with_states = nodes.filter_map(|(index, node)| Some((index, node.as_ref()?)));
         let with_states = with_states.filter(|(_, node)| node.block.has_state());
-        // Of one prompt the last is what the next turn of a conversation begins from.
+        // Within one prompt the earliest state goes first, because the next turn of a conversation begins from the
+        // last.
         let oldest = with_states.min_by_key(|&(index, node)| (node.used, self.depth(index)));
         let Some((index, _)) = oldest else { return false };
         if let Some(node) = &mut self.nodes[index] {
@@ -146,7 +150,7 @@ impl PrefixCache {
         true
     }
 
-    /// Blocks before one.
+    /// Number of blocks before a block.
     fn depth(&self, mut index: usize) -> usize {
         let mut depth = 0;
         while let Some(Node { parent: Parent::Node(before), .. }) = &self.nodes[index] {
@@ -167,7 +171,7 @@ impl PrefixCache {
         index
     }
 
-    /// The nodes below a parent.
+    /// The children of a parent.
     fn level_mut(&mut self, parent: &Parent) -> &mut Level {
         match parent {
             Parent::Root(salt) => self.roots.entry(salt.clone()).or_default(),
@@ -178,7 +182,7 @@ impl PrefixCache {
         }
     }
 
-    /// Lets go of the block that was used the longest ago, of those behind which there is none. Whether there was one.
+    /// Evicts the leaf whose use is the longest ago. Returns whether there was one.
     pub(crate) fn evict(&mut self) -> bool {
         let leaves = self.nodes.iter().enumerate().filter_map(|(index, node)| Some((index, node.as_ref()?)));
         let oldest = leaves.filter(|(_, node)| node.children.is_empty()).min_by_key(|(_, node)| node.used);
@@ -230,12 +234,13 @@ mod tests {
         let len = |cache: &mut PrefixCache, prompt: &[u32], pool: &KvPool<Flex>| {
             cache.find("", prompt, pool).map_or(0, |table| table.len())
         };
-        // The last position's logits are needed: of 128 positions 127 can be known, which is one block.
+        // The last position's logits are needed: of 128 positions at most 127 can be cached, which is one whole
+        // block.
         assert_eq!(len(&mut cache, &a, &pool), 64);
         assert_eq!(len(&mut cache, &[&a[..], &[1]].concat(), &pool), 128);
         assert_eq!(len(&mut cache, &[&a[..127], &[508, 1]].concat(), &pool), 64);
         assert_eq!(len(&mut cache, &[&[3], &a[..]].concat(), &pool), 0);
-        // The second half of `a` and then `b` were used the longest ago, but for the others.
+        // The leaf whose use is the longest ago is the second block of `a`, then `b`.
         assert_eq!(len(&mut cache, &[&b[..64], &[1]].concat(), &pool), 64);
         let c = tokens(3, 64);
         insert(&c, &mut cache, &mut pool);
@@ -287,7 +292,7 @@ mod tests {
             (reused, steps)
         };
         let first = tokens(1, 100);
-        // Other ends, other lengths; the second of each comes behind the first.
+        // Prompts with other ends and other lengths. The second run of each finds what the first one has left.
         for (prompt, expected) in [
             (first.clone(), 0),
             (first.clone(), 64),
@@ -304,7 +309,7 @@ mod tests {
                 }
             }
         }
-        // What was generated by a mixture goes on by tokens: its positions are others.
+        // Text that was generated from mixtures is continued from tokens: its positions hold other values.
         let prompt = tokens(6, 60);
         let (_, steps) = run(&engine, &prompt, InputRule::direct(crate::Support::Full).unwrap());
         let whole: Vec<u32> = prompt.iter().copied().chain(steps.iter().map(|step| step.token)).collect();

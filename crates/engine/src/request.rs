@@ -1,4 +1,4 @@
-//! What a caller asks for.
+//! Requests: a prompt, and how it is to be continued.
 
 use std::{collections::HashSet, sync::Arc};
 
@@ -10,13 +10,32 @@ use serde::{Deserialize, Serialize};
 use crate::{EngineError, Grammar};
 
 /// What to continue.
+///
+/// # Examples
+/// ```
+/// use burn::tensor::Tensor;
+/// use burn_flex::Flex;
+/// use moi_engine::{Engine, Prompt, Request};
+/// # use moi_models::Architecture;
+/// # let config = serde_json::json!({
+/// #     "model_type": "llama", "vocab_size": 32, "hidden_size": 16, "intermediate_size": 24,
+/// #     "num_hidden_layers": 2, "num_attention_heads": 4,
+/// # });
+/// # let device = Default::default();
+/// # let model = Architecture::from_config(&config)?.config.init::<burn_flex::Flex>(&device);
+/// let soft = Prompt::Embeddings(Tensor::<Flex, 2>::zeros([5, 16], &device));
+/// let engine = Engine::new(model, device);
+/// assert_eq!(engine.prepare(Request::new(Prompt::Ids(vec![1, 2, 3])))?.prompt_positions(), 3);
+/// assert_eq!(engine.prepare(Request::new(soft))?.prompt_positions(), 5);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone, Debug)]
 pub enum Prompt<B: Backend> {
-    /// Text, encoded as it stands with the tokenizer's begin token, if it has one.
+    /// Text, encoded unchanged and with the tokenizer's begin token, if it has one.
     Text(String),
-    /// Token ids, fed as they stand.
+    /// Token ids, fed unchanged.
     Ids(Vec<u32>),
-    /// Embeddings `[seq, d]`, fed as they stand: a soft prompt, or a mixture made elsewhere.
+    /// Embeddings `[seq, d]`, fed unchanged: a soft prompt, or a mixture made elsewhere.
     Embeddings(Tensor<B, 2>),
 }
 
@@ -32,66 +51,95 @@ impl<B: Backend> Prompt<B> {
 }
 
 /// One generation.
+///
+/// # Examples
+/// ```
+/// use moi_engine::{Prompt, Request, Sampling, StopRules};
+///
+/// let request = Request::<burn_flex::Flex> {
+///     rule: "moi:beta=0.5".parse()?,
+///     sampling: Sampling { temperature: 0.7.into(), top_p: 0.95.into(), ..Sampling::default() },
+///     stop: StopRules { max_tokens: Some(100), ..StopRules::default() },
+///     seed: 7,
+///     top: 5, // the five largest weights of each next input are reported
+///     ..Request::new(Prompt::Ids(vec![1, 2, 3]))
+/// };
+/// assert_eq!(request.rule.spec(), "moi:beta=0.5");
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone, Debug)]
 pub struct Request<B: Backend> {
     /// What to continue.
     pub prompt: Prompt<B>,
-    /// What is fed after each sampled token.
+    /// The input rule: what the model is fed after each sampled token.
     pub rule: InputRule,
     /// Which generated tokens the rule applies to; the rule's default where `None`.
     pub scope: Option<Scope>,
     /// How tokens are sampled.
     pub sampling: Sampling,
-    /// What the answer follows.
+    /// The grammar that the answer must match.
     pub grammar: Option<Grammar>,
-    /// Whether the distribution that is mixed is the one that the grammar leaves, instead of the raw one. Rules that pick
-    /// tokens themselves always see what is left.
+    /// Whether the distribution that is mixed is the one that the grammar allows, instead of the raw one. Rules that
+    /// pick tokens themselves always see only the allowed tokens.
     pub mix_constrained: bool,
-    /// When to end.
+    /// When the generation ends.
     pub stop: StopRules,
     /// Makes sampling repeatable: the same seed gives the same tokens.
     pub seed: u64,
-    /// What is cached of a prompt serves other requests with the same salt alone, so that nobody tells from the time that an
-    /// answer takes what others have asked.
+    /// Cached blocks of a prompt are shared only between requests with the same salt, so that the time of an answer
+    /// does not tell anyone what others have asked.
     pub salt: String,
-    /// Which place it has among those that wait for a [`crate::Scheduler`]: smaller numbers come first, whoever has asked.
+    /// Its place among requests that wait for a [`crate::Scheduler`]: smaller numbers come first, whoever the owner
+    /// is.
     pub priority: i64,
     /// How many of the largest mixture weights each step reports. With 0 they are not looked for.
     pub top: usize,
     /// How many of the likeliest tokens each step reports, with their log-probabilities.
     pub logprobs: usize,
-    /// Whether it is reported how likely each token of the prompt is behind those before it, and so many of the likeliest
-    /// beside it. All of the prompt runs then, whatever is cached of it.
+    /// If set, the log-probability of each prompt token given those before it is reported, with this many of the most
+    /// likely tokens. The whole prompt then runs, even if it is cached.
     pub prompt_logprobs: Option<usize>,
-    /// The first tokens, taken as if they had been sampled: what is drawn, mixed and reported is as it would be. With the seed
-    /// and the tokens of another generation this is a fork of it, at any of its tokens.
+    /// The first tokens, taken as if they had been sampled; this does not change what is drawn, mixed and reported.
+    /// With the seed and the tokens of another generation, the request is a fork of that generation at any of its
+    /// tokens.
     pub forced: Vec<u32>,
-    /// The only tokens that are sampled; all where `None`.
+    /// The only tokens that may be sampled; `None` allows all.
     pub allowed: Option<Arc<HashSet<u32>>>,
-    /// Sequences of tokens that do not come.
+    /// Token sequences that must not be generated.
     pub bad_words: Vec<Vec<u32>>,
-    /// Control tokens whose text is part of the answer's text, where others have none.
+    /// Control tokens whose text is part of the answer's text. Other control tokens have no text.
     pub shown: Vec<u32>,
 }
 
 /// When a generation ends, besides the model's end tokens and a full context.
+///
+/// # Examples
+/// ```
+/// use moi_engine::StopRules;
+///
+/// let stop: StopRules = serde_json::from_str(r#"{"max_tokens": 64, "strings": ["User:"]}"#)?;
+/// let same =
+///     StopRules { max_tokens: Some(64), strings: vec!["User:".to_owned()], ..StopRules::default() };
+/// assert_eq!(stop, same);
+/// # Ok::<(), serde_json::Error>(())
+/// ```
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct StopRules {
-    /// After this many tokens.
+    /// The largest number of tokens.
     pub max_tokens: Option<usize>,
-    /// Not before this many tokens: end tokens are not sampled until then, and stop strings not looked for.
+    /// The smallest number of tokens: before it, end tokens are not sampled and stop strings are not looked for.
     pub min_tokens: usize,
-    /// Where the text comes to one of these; it is not part of the text then. Where one is the text of a control token,
-    /// that token ends the generation, too.
+    /// Stop strings. The generation ends when its text contains one of them, which is then not part of the text. If a
+    /// stop string is the text of a control token, that token ends the generation, too.
     pub strings: Vec<String>,
-    /// At one of these tokens, which is no part of the text.
+    /// Stop tokens, which are not part of the text.
     pub tokens: Vec<u32>,
-    /// The text ends behind the stop string instead of before it.
+    /// Whether the text ends behind the stop string instead of before it.
     pub includes_string: bool,
-    /// Stop strings are not looked for while the model thinks.
+    /// Whether stop strings are ignored while the model thinks.
     pub spares_thoughts: bool,
-    /// Go on past the model's end tokens.
+    /// Whether the generation goes on past the model's end tokens.
     pub ignore_eos: bool,
 }
 

@@ -1,4 +1,4 @@
-//! One round: the next input of every sequence that decodes and pieces of prompts, through the model together.
+//! One round: the next inputs of all sequences that decode and pieces of prompts run through the model together.
 
 #[cfg(not(target_family = "wasm"))]
 use std::time::Instant;
@@ -11,53 +11,54 @@ use burn::tensor::{DType, Tensor, backend::Backend};
 use moi_models::{BLOCK_POSITIONS, CausalLm, ForwardBatch, Span, Visible, with_values};
 
 use crate::{
-    Batch, EngineError, PromptReport, RowId, Scored,
-    decider::Decider,
+    Batch, EngineError, PromptReport, Scored, SequenceId,
     pending_step::{PendingStep, kept},
     pieces::Piece,
-    row::{Row, Stage},
     rows::ids_tensor,
+    sequence::{Sequence, Stage},
+    token_chooser::TokenChooser,
 };
 
 /// Decided tokens of some rows that are not reported yet.
 #[derive(Debug)]
 pub(crate) struct Pending<B: Backend> {
     pub(crate) step: PendingStep<B>,
-    pub(crate) rows: Vec<RowId>,
-    /// Positions of prompts that ran before they can be known, and after those before them.
+    pub(crate) rows: Vec<SequenceId>,
+    /// Prompt positions that were launched since the last decided tokens, and that have run once these tokens are
+    /// known.
     pub(crate) positions: usize,
 }
 
 /// Inputs of rows that have not run yet.
 #[derive(Debug)]
 pub(crate) struct Inputs<B: Backend> {
-    /// `[rows, d]`.
+    /// The inputs `[rows, d]`.
     pub(crate) inputs: Tensor<B, 2>,
-    pub(crate) rows: Vec<RowId>,
+    pub(crate) rows: Vec<SequenceId>,
 }
 
 impl<B: Backend> Pending<B> {
-    /// Those of the rows that stay, if any do.
-    pub(crate) fn retain(self, stays: impl Fn(RowId) -> bool, device: &B::Device) -> Option<Self> {
+    /// Keeps the rows for which `stays` is true; `None` if there are none.
+    pub(crate) fn retain(self, stays: impl Fn(SequenceId) -> bool, device: &B::Device) -> Option<Self> {
         let (keep, rows) = kept_rows(self.rows, stays);
         (!keep.is_empty()).then(|| Self { step: self.step.keep(&keep, device), rows, ..self })
     }
 }
 
 impl<B: Backend> Inputs<B> {
-    /// Those of the rows that stay, if any do.
-    pub(crate) fn retain(self, stays: impl Fn(RowId) -> bool, device: &B::Device) -> Option<Self> {
+    /// Keeps the rows for which `stays` is true; `None` if there are none.
+    pub(crate) fn retain(self, stays: impl Fn(SequenceId) -> bool, device: &B::Device) -> Option<Self> {
         let (keep, rows) = kept_rows(self.rows, stays);
         (!keep.is_empty()).then(|| Self { inputs: kept(self.inputs, &keep, device), rows })
     }
 }
 
-/// The places of the rows that stay, and these.
-fn kept_rows(rows: Vec<RowId>, stays: impl Fn(RowId) -> bool) -> (Vec<usize>, Vec<RowId>) {
+/// The indices and the ids of the rows for which `stays` is true.
+fn kept_rows(rows: Vec<SequenceId>, stays: impl Fn(SequenceId) -> bool) -> (Vec<usize>, Vec<SequenceId>) {
     rows.into_iter().enumerate().filter(|(_, row)| stays(*row)).unzip()
 }
 
-/// When a round began; nothing on targets that have no clock.
+/// The time at which a round began; empty on targets without a clock.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Clock(#[cfg(not(target_family = "wasm"))] Instant);
 
@@ -77,50 +78,50 @@ impl Clock {
     }
 }
 
-/// How long rounds take, as far as they were measured.
+/// How long rounds take, if that was measured.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct RoundTimes {
-    /// Of a round without prompts.
+    /// Time of a round without prompts.
     decode: Option<Duration>,
-    /// Of a position of a prompt.
+    /// Time of one position of a prompt.
     position: Option<Duration>,
-    /// Positions of prompts that were launched behind the last decided tokens.
+    /// Prompt positions that were launched after the last decided tokens.
     launched: usize,
-    /// Positions of prompts that have run since the last measurement.
+    /// Prompt positions that have run since the last measurement.
     ran: usize,
 }
 
-/// States of a prompt that are kept, where pieces of it have ended: those of the last ones.
-pub(crate) const MOST_CHECKPOINTS: usize = 2;
+/// How many states of a prompt are kept, which were saved where its pieces ended: those of the last pieces.
+pub(crate) const MAX_CHECKPOINTS: usize = 2;
 
-/// With fewer positions of prompts the time of one cannot be told from what a round takes without them.
+/// With fewer prompt positions, the time of one cannot be told from the time that the round takes without them.
 const MIN_MEASURED: usize = 16;
 
-/// Where sequences decode, pieces of prompts beside them may make a round so many times as long as it would be.
+/// How many times as long a round may become, where sequences decode, by pieces of prompts.
 const MAX_SLOWDOWN: f64 = 3.0;
 
 impl RoundTimes {
-    /// Counts positions of prompts that are launched.
+    /// Counts prompt positions that are launched.
     fn launch(&mut self, positions: usize) {
         self.launched += positions;
     }
 
-    /// Counts positions of prompts that have run: what was waited for came behind them.
+    /// Counts prompt positions that have run, because a result that was waited for came behind them.
     pub(crate) fn ran(&mut self, positions: usize) {
         self.ran += positions;
     }
 
-    /// What was launched has failed.
+    /// Resets the counts, because what was launched has failed.
     pub(crate) fn reset_launched(&mut self) {
         (self.launched, self.ran) = (0, 0);
     }
 
-    /// All that was launched has run.
+    /// Counts all launched positions as run.
     pub(crate) fn ran_all(&mut self) {
         self.ran += std::mem::take(&mut self.launched);
     }
 
-    /// Measures a round that gave so many tokens, from its beginning until these were known.
+    /// Measures a round that gave `rows` tokens, from its beginning until these were known.
     pub(crate) fn measure(&mut self, rows: usize, clock: Clock) {
         if let Some(took) = clock.elapsed() {
             self.add(rows, took);
@@ -129,7 +130,7 @@ impl RoundTimes {
 
     fn add(&mut self, rows: usize, took: Duration) {
         let positions = std::mem::take(&mut self.ran);
-        // Half of it is what came before: one slow round among many says little.
+        // The old value counts half, because one slow round among many says little.
         let mix = |old: Option<Duration>, new: Duration| Some(old.map_or(new, |old| (old + new) / 2));
         match (rows, positions) {
             (0, 0) => {}
@@ -146,7 +147,7 @@ impl RoundTimes {
         }
     }
 
-    /// Positions of prompts beside sequences that decode: whole blocks, one at least.
+    /// How many prompt positions may run beside sequences that decode: whole blocks, at least one.
     pub(crate) fn positions(&self, most: usize) -> usize {
         let (Some(decode), Some(position)) = (self.decode, self.position) else {
             return BLOCK_POSITIONS.min(most);
@@ -157,11 +158,11 @@ impl RoundTimes {
 }
 
 impl<B: Backend, M: CausalLm<B>> Batch<'_, B, M> {
-    /// Runs inputs of rows that decode, and pieces of prompts where they are asked for; then decides the tokens of these
-    /// rows and of those whose prompts are at their end. None where there are none of either.
+    /// Runs the inputs of rows that decode, and pieces of prompts if asked to. Then decides the tokens of these rows
+    /// and of those whose prompts have ended. `None` if there are no such rows.
     pub(crate) fn run(
         &mut self,
-        rows: &mut [Row<B>],
+        rows: &mut [Sequence<B>],
         inputs: Option<Inputs<B>>,
         with_prompts: bool,
     ) -> Result<Option<Pending<B>>, EngineError> {
@@ -196,8 +197,8 @@ impl<B: Backend, M: CausalLm<B>> Batch<'_, B, M> {
                     hidden.select(0, ids_tensor::<B>(&places, self.engine().device()))
                 };
                 let logits = self.engine().model().logits(hidden);
-                let mut deciders: Vec<&mut Decider> = parts_of(rows, &decided, |row| &mut row.decider);
-                let step = PendingStep::new(self.engine(), logits, &mut deciders)?;
+                let mut choosers: Vec<&mut TokenChooser> = parts_of(rows, &decided, |row| &mut row.chooser);
+                let step = PendingStep::new(self.engine(), logits, &mut choosers)?;
                 let rows = decided.iter().map(|&row| rows[row].id).collect();
                 Some(Pending { step, rows, positions: std::mem::take(&mut self.times.launched) })
             }
@@ -205,10 +206,11 @@ impl<B: Backend, M: CausalLm<B>> Batch<'_, B, M> {
         Ok(pending)
     }
 
-    /// The hidden states of the next positions of rows: of those that decode, then of pieces of prompts.
+    /// The hidden states of the next positions `[positions, d]`: first of rows that decode, then of pieces of
+    /// prompts.
     fn forward(
         &self,
-        rows: &mut [Row<B>],
+        rows: &mut [Sequence<B>],
         inputs: Option<Tensor<B, 2>>,
         decoding: &[usize],
         pieces: &[Piece],
@@ -240,29 +242,29 @@ impl<B: Backend, M: CausalLm<B>> Batch<'_, B, M> {
                 *rest = rest.clone().narrow(0, piece.len, left);
             }
             let row = &mut rows[piece.row];
-            let is_shared = row.is_public && row.decider.generated() == 0;
+            let is_shared = row.is_public && row.chooser.generated() == 0;
             if self.keeps_checkpoints && is_shared && row.table.len().is_multiple_of(BLOCK_POSITIONS) {
                 row.checkpoints.extend(row.table.checkpoint());
-                let over = row.checkpoints.len().saturating_sub(MOST_CHECKPOINTS);
+                let over = row.checkpoints.len().saturating_sub(MAX_CHECKPOINTS);
                 row.checkpoints.drain(..over);
             }
         }
         Ok(hidden)
     }
 
-    /// How likely the tokens of prompts are that follow those of pieces which have run, where that was asked for. `hidden` is
-    /// of all that has run `[positions, d]`, and the pieces begin at `first`.
-    fn score_pieces(&self, rows: &mut [Row<B>], hidden: &Tensor<B, 2>, first: usize, pieces: &[Piece]) {
-        /// Positions whose logits are held at once.
+    /// Scores the prompt tokens that follow the positions of the given pieces, for rows that asked for it. `hidden`
+    /// is of all positions that have run `[positions, d]`, in which the pieces begin at `first`.
+    fn score_pieces(&self, rows: &mut [Sequence<B>], hidden: &Tensor<B, 2>, first: usize, pieces: &[Piece]) {
+        /// Number of positions whose logits are held at once.
         const POSITIONS: usize = 64;
         let mut begin = first;
         for piece in pieces {
             let row = &mut rows[piece.row];
-            let ids = row.decider.sampler.history().all(0);
+            let ids = row.chooser.sampler.history().all(0);
             let (to, position) = (begin + piece.len, row.table.len() - piece.len);
-            let is_prompt = row.decider.generated() == 0;
+            let is_prompt = row.chooser.generated() == 0;
             if let Some(scores) = row.scores.as_mut().filter(|scores| is_prompt && scores.failed.is_none()) {
-                // A prompt that runs anew is scored anew.
+                // A prompt that runs again is scored again.
                 scores.scored.truncate(position);
                 for at in (begin..to).step_by(POSITIONS) {
                     let next = &ids[(scores.scored.len() + 1).min(ids.len())..];
@@ -284,13 +286,14 @@ impl<B: Backend, M: CausalLm<B>> Batch<'_, B, M> {
         }
     }
 
-    /// A row's prompt has run: it decodes, and so do those with the same prompt, which fork it. All of them, itself first.
-    fn finish_prompt(&mut self, rows: &mut [Row<B>], row: usize) -> Vec<usize> {
+    /// Ends the prompt of a row, so that it decodes, and so that rows with the same prompt fork it and decode, too.
+    /// Returns the indices of all these rows, its own first.
+    fn finish_prompt(&mut self, rows: &mut [Sequence<B>], row: usize) -> Vec<usize> {
         rows[row].stage = Stage::Decode;
         let first = &rows[row];
-        // One that runs anew has tokens behind its prompt, whose inputs were mixtures.
-        if first.is_public && first.decider.generated() == 0 {
-            let prompt = first.decider.sampler.history().all(0);
+        // A row that runs again has tokens behind its prompt, and their inputs were mixtures.
+        if first.is_public && first.chooser.generated() == 0 {
+            let prompt = first.chooser.sampler.history().all(0);
             self.engine().keep_prefix(&first.salt, prompt, &first.table, &first.checkpoints);
         }
         rows[row].checkpoints.clear();
@@ -303,10 +306,10 @@ impl<B: Backend, M: CausalLm<B>> Batch<'_, B, M> {
                 (table.clone(), inputs.clone(), Stage::Decode);
             all.push(other);
         }
-        let is_first = rows[row].decider.generated() == 0;
+        let is_first = rows[row].chooser.generated() == 0;
         if self.reports_prompts && is_first {
             let reused = rows[row].reused;
-            let report = |row: &mut Row<B>| {
+            let report = |row: &mut Sequence<B>| {
                 let scored = row.scores.as_mut().map(|scores| std::mem::take(&mut scores.scored));
                 (row.id, PromptReport { reused, scored: scored.unwrap_or_default() })
             };
@@ -317,8 +320,8 @@ impl<B: Backend, M: CausalLm<B>> Batch<'_, B, M> {
     }
 }
 
-/// How likely the first tokens of `next` are by logits `[positions, vocab]`; the first position is the one behind so many
-/// tokens.
+/// Scores the first tokens of `next` by logits `[positions, vocab]`. `position` is the number of tokens before the
+/// first of them.
 fn score_all<B: Backend>(
     logits: &Tensor<B, 2>,
     next: &[u32],
@@ -338,19 +341,19 @@ fn score_all<B: Backend>(
     })
 }
 
-/// Where a row stands among all.
-pub(crate) fn place<B: Backend>(rows: &[Row<B>], id: RowId) -> usize {
+/// The index of a row.
+pub(crate) fn place<B: Backend>(rows: &[Sequence<B>], id: SequenceId) -> usize {
     let place = rows.iter().position(|row| row.id == id);
     place.unwrap_or_else(|| unreachable!("rows that left were taken out of what is pending"))
 }
 
-/// A part of some rows, each of them another one, in the order of `places`.
+/// A part of each of some different rows, in the order of `places`.
 fn parts_of<'r, B: Backend, T: 'r>(
-    rows: &'r mut [Row<B>],
+    rows: &'r mut [Sequence<B>],
     places: &[usize],
-    part: impl Fn(&'r mut Row<B>) -> &'r mut T,
+    part: impl Fn(&'r mut Sequence<B>) -> &'r mut T,
 ) -> Vec<&'r mut T> {
-    let mut all: Vec<Option<&mut Row<B>>> = rows.iter_mut().map(Some).collect();
+    let mut all: Vec<Option<&mut Sequence<B>>> = rows.iter_mut().map(Some).collect();
     places.iter().filter_map(|&place| all[place].take()).map(part).collect()
 }
 

@@ -1,17 +1,17 @@
-//! The rows of a model's embedding, as the input layer wants them.
+//! The model's embedding as the input layer uses it.
 
 use burn::tensor::{Int, Tensor, TensorData, backend::Backend};
 use moi::{EmbeddingRows, Gate};
 use moi_models::{Embedding, Mixing};
 
-/// Tokens as a tensor `[ids]`.
+/// Token ids as a tensor `[ids]`.
 pub(crate) fn ids_tensor<B: Backend>(ids: &[u32], device: &B::Device) -> Tensor<B, 1, Int> {
     let ids: Vec<i64> = ids.iter().map(|&id| id.into()).collect();
     let shape = [ids.len()];
     Tensor::from_data(TensorData::new(ids, shape), device)
 }
 
-/// The embedding of a model, as the input layer wants it.
+/// The model's embedding as the input layer uses it.
 pub(crate) struct Rows<'a, B: Backend> {
     pub(crate) embedding: &'a Embedding<B>,
     pub(crate) mixing: &'a Mixing<B>,

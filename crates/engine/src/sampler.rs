@@ -1,4 +1,4 @@
-//! From logits to a token, on the host.
+//! Samples a token from logits, on the host.
 
 use std::sync::Arc;
 
@@ -12,6 +12,17 @@ use rand_chacha::{
 use crate::EngineError;
 
 /// A sampled token.
+///
+/// # Examples
+/// ```
+/// use moi_engine::{Sampler, Sampling};
+///
+/// let mut sampler = Sampler::new(Sampling::default(), 0)?; // greedy
+/// let sampled = sampler.sample(&[0.0, 2.0, 1.0])?;
+/// assert_eq!(sampled.token, 1);
+/// assert!(sampled.logprob < 0.0);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone, Debug, PartialEq)]
 pub struct Sampled {
     /// The token.
@@ -22,12 +33,26 @@ pub struct Sampled {
     pub likeliest: Vec<(u32, f64)>,
 }
 
-/// Samples the tokens of one row.
+/// Samples the tokens of one sequence.
 ///
-/// One uniform number per token from a ChaCha stream of the seed, turned into a token by the inverse of the
-/// cumulative distribution, tokens in order of their ids, in float64: so a seed means the same tokens on
-/// every run and every backend whose logits agree. Samplers that leave something to chance have another stream of the same
-/// seed.
+/// Each token takes one uniform number from a ChaCha stream of the seed. The inverse of the cumulative distribution,
+/// over tokens in order of their ids and in float64, turns the number into a token. So a seed gives the same tokens
+/// on every run, and on every backend whose logits are the same. Samplers that act at random use another stream of
+/// the same seed.
+///
+/// # Examples
+/// ```
+/// use moi_engine::{Sampler, Sampling};
+///
+/// let sampling = Sampling { temperature: 0.8.into(), top_k: 2.into(), ..Sampling::default() };
+/// let mut sampler = Sampler::new(sampling, 7)?.with_prompt(&[1, 2]);
+/// for _ in 0..3 {
+///     let sampled = sampler.sample(&[0.0, 4.0, 3.5])?;
+///     assert_ne!(sampled.token, 0); // It is not among the two likeliest.
+///     sampler.push(sampled.token);
+/// }
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone, Debug)]
 pub struct Sampler {
     sampling: Sampling,
@@ -35,14 +60,14 @@ pub struct Sampler {
     past: Past,
 }
 
-/// What beside the sampling says which tokens may come.
+/// Which tokens may come, besides what the sampling settings say.
 #[derive(Clone, Copy, Default)]
 pub(crate) struct Allowed<'a> {
-    /// Tokens that may not.
+    /// Tokens that may not come.
     pub(crate) not: &'a [u32],
-    /// Whether a token may.
+    /// Whether a token may come; `None` allows all.
     pub(crate) only: Option<&'a dyn Fn(u32) -> bool>,
-    /// The token that comes whatever is drawn.
+    /// The token that is taken, whatever is drawn.
     pub(crate) forced: Option<u32>,
 }
 
@@ -57,7 +82,7 @@ impl Allowed<'_> {
 }
 
 impl Sampler {
-    /// A sampler at the start of its stream, of a sequence without a prompt.
+    /// A sampler at the start of its random stream, for a sequence without a prompt.
     ///
     /// # Errors
     /// If a value of `sampling` is not allowed.
@@ -66,19 +91,19 @@ impl Sampler {
         Ok(Self { sampling, rng: ChaCha8Rng::seed_from_u64(seed), past: Past::default() })
     }
 
-    /// Behind a prompt, which penalties look back at.
+    /// Sets the prompt, which penalties look back at.
     pub fn with_prompt(mut self, prompt: &[u32]) -> Self {
         self.past.history = History::new(prompt);
         self
     }
 
-    /// With the token sequences that [`moi_sampling::Dry::sequence_breakers`] stand for.
+    /// Sets the token sequences that [`moi_sampling::Dry::sequence_breakers`] stand for.
     pub fn with_breakers(mut self, breakers: Arc<Breakers>) -> Self {
         self.past.breakers = breakers;
         self
     }
 
-    /// How it samples.
+    /// The sampling settings.
     pub(crate) fn sampling(&self) -> &Sampling {
         &self.sampling
     }
@@ -88,7 +113,7 @@ impl Sampler {
         &self.past.history
     }
 
-    /// Tells which token it came to be.
+    /// Records the token that was generated.
     pub fn push(&mut self, token: u32) {
         self.past.history.push(token);
     }
@@ -98,8 +123,8 @@ impl Sampler {
         uniform(&mut self.rng)
     }
 
-    /// The uniform number of this step for samplers that leave something to chance: from a stream of its own, at the place
-    /// of the step, so that it is the same however often it is asked for.
+    /// The uniform number of this step for samplers that act at random. It comes from a stream of its own at the
+    /// position of the step, so that it is the same however often it is asked for.
     fn chance(&self) -> f64 {
         let mut rng = self.rng.clone();
         rng.set_stream(1);
@@ -107,7 +132,7 @@ impl Sampler {
         uniform(&mut rng)
     }
 
-    /// Samples from raw logits `[vocab]`. [`Sampler::push`] must follow.
+    /// Samples from raw logits `[vocab]`. The caller must then call [`Sampler::push`].
     ///
     /// # Errors
     /// If they hold NaN or +infinity, or nothing but -infinity; or if no token may be sampled.
@@ -116,8 +141,8 @@ impl Sampler {
         self.choose(logits, uniform, Allowed::default(), 0).map(|(sampled, _)| sampled)
     }
 
-    /// Logits with bias and penalties, of tokens that may come; -infinity for others. For rules that pick tokens by
-    /// filters of their own.
+    /// Logits with bias and penalties, and -infinity for tokens that may not come. They are for rules that pick
+    /// tokens by filters of their own.
     pub(crate) fn narrowed(&self, logits: &[f32], allowed: Allowed<'_>) -> Vec<f32> {
         let mut candidates = Candidates::new(logits);
         if !allowed.is_all() {
@@ -129,8 +154,8 @@ impl Sampler {
         narrowed
     }
 
-    /// The token for a number that was drawn, and what it was drawn from. `likeliest` is how many tokens of the raw
-    /// distribution are told.
+    /// Chooses the token for a uniform number. Returns it and what it was drawn from. `likeliest` is how many of the
+    /// most likely tokens of the raw distribution are reported.
     pub(crate) fn choose(
         &mut self,
         logits: &[f32],
@@ -173,7 +198,7 @@ impl Sampler {
         Ok((sampled, drawn))
     }
 
-    /// Of all tokens, by temperature, top-k, top-p and min-p: without a look at each where that can be spared.
+    /// Chooses from all tokens by temperature, top-k, top-p and min-p, without a look at every token where possible.
     fn choose_plainly(&self, logits: &[f32], max: f32, uniform: f64) -> Result<(u32, Drawn), EngineError> {
         let sampling = &self.sampling;
         let (temperature, top_k) = (sampling.temperature.0, sampling.top_k.0);
@@ -227,11 +252,29 @@ impl Drawn {
 }
 
 /// A token of a given text.
+///
+/// # Examples
+/// ```
+/// use moi_engine::Engine;
+/// # use moi_models::Architecture;
+/// # let config = serde_json::json!({
+/// #     "model_type": "llama", "vocab_size": 32, "hidden_size": 16, "intermediate_size": 24,
+/// #     "num_hidden_layers": 2, "num_attention_heads": 4,
+/// # });
+/// # let device = Default::default();
+/// # let model = Architecture::from_config(&config)?.config.init::<burn_flex::Flex>(&device);
+/// let engine = Engine::new(model, device);
+/// let scored = engine.score(&[1, 5, 7], 3)?;
+/// assert_eq!((scored[0].token, scored[1].token), (5, 7));
+/// assert!(scored[0].logprob < 0.0);
+/// assert_eq!(scored[0].likeliest.len(), 3);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone, Debug, PartialEq)]
 pub struct Scored {
     /// The token.
     pub token: u32,
-    /// Its log-probability behind the tokens before it.
+    /// Its log-probability given the tokens before it.
     pub logprob: f64,
     /// Entropy of the distribution, in nats.
     pub entropy: f64,
@@ -260,7 +303,7 @@ impl Scored {
     }
 }
 
-/// What is wrong with logits of this largest value.
+/// What is wrong with logits whose largest value is `max`.
 fn broken(max: f32) -> Option<&'static str> {
     match max {
         _ if max.is_nan() => Some("NaN"),
@@ -386,7 +429,7 @@ mod tests {
             sampler.push(sampled.token);
         }
         assert!((900..1100).contains(&excluded), "{excluded}");
-        // The two numbers of a step have nothing to do with each other: their correlation is below 4 / sqrt(2000).
+        // The two numbers of a step are independent: their correlation is below 4 / sqrt(2000).
         let correlation: f64 =
             chances.iter().map(|(a, b)| (a - 0.5) * (b - 0.5) * 12.0).sum::<f64>() / 2000.0;
         assert!(correlation.abs() < 0.09, "{correlation}");

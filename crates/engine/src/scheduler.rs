@@ -1,5 +1,5 @@
-//! Who runs when: admission, fairness between owners, cancelling. No threads and no clock: whoever drives it calls
-//! [`Scheduler::round`] again and again, and may submit and cancel in between.
+//! Decides which request runs when: admission, fairness between owners, cancelling. The scheduler has no threads and
+//! no clock: its caller calls [`Scheduler::round`] again and again, and may submit and cancel in between.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -7,25 +7,37 @@ use burn::tensor::backend::Backend;
 use moi_models::{CausalLm, is_gpu};
 
 use self::queue::{Queue, Queued};
-use crate::{Batch, Engine, EngineError, PreparedRequest, PromptReport, Request, RowError, RowId, Step};
+use crate::{
+    Batch, Engine, EngineError, PreparedRequest, PromptReport, Request, SequenceError, SequenceId, TokenEvent,
+};
 
 /// Limits of a [`Scheduler`].
+///
+/// # Examples
+/// ```
+/// use moi_engine::SchedulerOptions;
+///
+/// // Eight sequences at a time, whose keys and values take 64 MiB at most.
+/// let options = SchedulerOptions { max_running: 8, cache_bytes: Some(64 << 20), ..SchedulerOptions::default() };
+/// assert_eq!((options.max_queued, options.foreseen_tokens), (1024, 256));
+/// ```
 #[derive(Clone, Debug)]
 pub struct SchedulerOptions {
-    /// Sequences that run together at most.
+    /// The most sequences that run together.
     pub max_running: usize,
-    /// Requests that wait at most, of all owners.
+    /// The most requests that wait, of all owners.
     pub max_queued: usize,
-    /// Tokens of the prompts of these at most; one request that fits waits whatever it has.
+    /// The most prompt tokens of all waiting requests. A request is accepted whatever its length if no other one
+    /// waits.
     pub max_queued_tokens: usize,
-    /// Bytes of the keys and values of all that run; no limit where `None`. A request counts with its prompt and
-    /// [`Self::foreseen_tokens`]. Where requests come to more than there is, those that came last are parked until there is
-    /// room again: a GPU's keys and values are copied to the host and back, the CPU's are dropped and computed anew from the
-    /// stored inputs, mixtures included. The one that came first always goes on. What is kept of prompts for others that
-    /// begin alike is not counted.
+    /// Bytes of the keys and values of all running requests; `None` is no limit. A request counts with its prompt and
+    /// [`Self::foreseen_tokens`]. If requests need more than there is, those that came last are parked until there is
+    /// room again: keys and values of a GPU are copied to the host and back, those of the CPU are dropped and
+    /// computed again from the stored inputs, mixtures included. The request that came first always continues. The
+    /// prefix cache is not counted.
     pub cache_bytes: Option<usize>,
-    /// Tokens that a request is foreseen to generate, if it may generate as many; so many more whenever it has come to these.
-    /// With the largest number nobody is ever parked, and fewer run together.
+    /// Tokens that a request is expected to generate, if it may generate that many; whenever it reaches them, as many
+    /// are added. With the largest number no request is ever parked, and fewer run together.
     pub foreseen_tokens: usize,
 }
 
@@ -41,38 +53,77 @@ impl Default for SchedulerOptions {
     }
 }
 
-/// A request of a [`Scheduler`].
+/// Identifies a request of a [`Scheduler`].
+///
+/// # Examples
+/// ```
+/// use moi_engine::{Engine, Prompt, Request, Scheduler, SchedulerOptions};
+/// # use moi_models::Architecture;
+/// # let config = serde_json::json!({
+/// #     "model_type": "llama", "vocab_size": 32, "hidden_size": 16, "intermediate_size": 24,
+/// #     "num_hidden_layers": 2, "num_attention_heads": 4,
+/// # });
+/// # let device = Default::default();
+/// # let model = Architecture::from_config(&config)?.config.init::<burn_flex::Flex>(&device);
+/// let engine = Engine::new(model, device);
+/// let mut scheduler = Scheduler::new(&engine, SchedulerOptions::default());
+/// let first = scheduler.submit("ann", Request::new(Prompt::Ids(vec![1, 2, 3])))?;
+/// let second = scheduler.submit("ben", Request::new(Prompt::Ids(vec![4, 5])))?;
+/// assert!(first < second);
+/// assert!(scheduler.cancel(second).is_some());
+/// assert_eq!(scheduler.queued(), 1);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct RequestId(u64);
 
-/// Why a request is not taken.
+/// Why a request is refused.
+///
+/// # Examples
+/// ```
+/// use moi_engine::{Engine, Prompt, Refusal, Request, Scheduler, SchedulerOptions};
+/// # use moi_models::Architecture;
+/// # let config = serde_json::json!({
+/// #     "model_type": "llama", "vocab_size": 32, "hidden_size": 16, "intermediate_size": 24,
+/// #     "num_hidden_layers": 2, "num_attention_heads": 4,
+/// # });
+/// # let device = Default::default();
+/// # let model = Architecture::from_config(&config)?.config.init::<burn_flex::Flex>(&device);
+/// let engine = Engine::new(model, device);
+/// let options = SchedulerOptions { max_queued: 1, ..SchedulerOptions::default() };
+/// let mut scheduler = Scheduler::new(&engine, options);
+/// scheduler.submit("ann", Request::new(Prompt::Ids(vec![1, 2, 3])))?;
+/// let refused = scheduler.submit("ben", Request::new(Prompt::Ids(vec![4, 5])));
+/// assert!(matches!(refused, Err(Refusal::QueueFull { queued: 1, tokens: 3 })));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug, thiserror::Error)]
 pub enum Refusal {
-    /// It is wrong.
+    /// The request is invalid.
     #[error(transparent)]
     Request(#[from] EngineError),
-    /// It can never fit, whatever else runs.
+    /// The request can never fit, whatever else runs.
     #[error(
-        "the request needs {needed} bytes of the cache, which has {budget}; ask for fewer tokens, or give a shorter prompt"
+        "the request needs {needed} bytes of key/value cache, but the limit is {budget}; ask for fewer tokens, or give a shorter prompt"
     )]
     TooLarge {
         /// Bytes of its keys and values, with all tokens that it may generate.
         needed: usize,
-        /// The limit of all.
+        /// The limit for all requests together.
         budget: usize,
     },
-    /// It is of more generations than may ever wait.
+    /// The group has more generations, or more prompt tokens, than may ever wait.
     #[error(
         "the request is of {asked} generations with {tokens} tokens in their prompts, more than may wait at once; ask for \
          fewer at a time"
     )]
     TooMany {
-        /// How many it is of.
+        /// Number of its generations.
         asked: usize,
         /// Tokens of their prompts.
         tokens: usize,
     },
-    /// Too many wait already.
+    /// Too many requests wait already.
     #[error("{queued} requests with {tokens} tokens in their prompts wait already; try again later")]
     QueueFull {
         /// How many wait.
@@ -82,16 +133,34 @@ pub enum Refusal {
     },
 }
 
-/// What came of a request in a round.
+/// What happened to a request in a round.
+///
+/// # Examples
+/// ```
+/// use moi_engine::{Engine, Event, Prompt, Request, Scheduler, SchedulerOptions};
+/// # use moi_models::Architecture;
+/// # let config = serde_json::json!({
+/// #     "model_type": "llama", "vocab_size": 32, "hidden_size": 16, "intermediate_size": 24,
+/// #     "num_hidden_layers": 2, "num_attention_heads": 4,
+/// # });
+/// # let device = Default::default();
+/// # let model = Architecture::from_config(&config)?.config.init::<burn_flex::Flex>(&device);
+/// let engine = Engine::new(model, device);
+/// let mut scheduler = Scheduler::new(&engine, SchedulerOptions::default());
+/// let id = scheduler.submit("ann", Request::new(Prompt::Ids(vec![1, 2, 3])))?;
+/// let events = scheduler.round();
+/// assert!(matches!(events[0], Event::Admitted(admitted) if admitted == id));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug)]
 pub enum Event {
-    /// It takes part from now on.
+    /// The request takes part from now on.
     Admitted(RequestId),
-    /// Its prompt has run.
+    /// The request's prompt has run.
     Prompt(RequestId, PromptReport),
-    /// A token. With a reason to stop in it, it was the last.
-    Step(RequestId, Step),
-    /// It failed by itself, or with all others; the text that it had held back.
+    /// The request got a token. If the event has a reason to stop, the token is its last.
+    Token(RequestId, TokenEvent),
+    /// The request failed, by itself or with all others; the text is what it had held back.
     Failed(RequestId, EngineError, String),
 }
 
@@ -99,11 +168,45 @@ pub enum Event {
 const AHEAD: usize = 2;
 
 /// Sequences that run, and requests that wait for their turn.
+///
+/// # Examples
+/// ```
+/// use moi_engine::{Engine, Event, Prompt, Request, Scheduler, SchedulerOptions};
+/// # use moi_models::Architecture;
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let config = serde_json::json!({
+/// #     "model_type": "llama", "vocab_size": 32, "hidden_size": 16, "intermediate_size": 24,
+/// #     "num_hidden_layers": 2, "num_attention_heads": 4,
+/// # });
+/// # let device = Default::default();
+/// # let model = Architecture::from_config(&config)?.config.init::<burn_flex::Flex>(&device);
+/// let engine = Engine::new(model, device);
+/// let options = SchedulerOptions { max_running: 8, ..SchedulerOptions::default() };
+/// let mut scheduler = Scheduler::new(&engine, options);
+/// for owner in ["ann", "ben"] {
+///     let mut request = Request::new(Prompt::Ids(vec![1, 2, 3]));
+///     request.stop.max_tokens = Some(2);
+///     scheduler.submit(owner, request)?;
+/// }
+/// let mut tokens = 0;
+/// while !scheduler.is_idle() {
+///     for event in scheduler.round() {
+///         match event {
+///             Event::Token(..) => tokens += 1,
+///             Event::Failed(_, error, _) => return Err(error.into()),
+///             Event::Admitted(_) | Event::Prompt(..) => {}
+///         }
+///     }
+/// }
+/// assert_eq!(tokens, 4);
+/// # Ok(())
+/// # }
+/// ```
 pub struct Scheduler<'e, B: Backend, M> {
     batch: Batch<'e, B, M>,
     options: SchedulerOptions,
     queue: Queue<B>,
-    running: BTreeMap<RowId, Running>,
+    running: BTreeMap<SequenceId, Running>,
     submitted: u64,
     preempted: usize,
 }
@@ -112,7 +215,8 @@ pub struct Scheduler<'e, B: Backend, M> {
 #[derive(Clone, Copy, Debug)]
 struct Running {
     id: RequestId,
-    /// Bytes of the cache that are counted for it, how many positions these are for, and the most that it may come to.
+    /// Bytes of the cache that are counted for it, the number of positions that they are for, and the most positions
+    /// that it may reach.
     bytes: usize,
     counted: usize,
     limit: usize,
@@ -120,7 +224,7 @@ struct Running {
     positions: usize,
     /// Whether it is parked, or about to be.
     is_parked: bool,
-    /// Whether it waits for whoever reads it.
+    /// Whether it is paused until its output is read.
     is_paused: bool,
 }
 
@@ -131,13 +235,13 @@ impl Running {
 }
 
 impl<'e, B: Backend, M: CausalLm<B>> Scheduler<'e, B, M> {
-    /// A scheduler for an engine, which nothing runs in yet.
+    /// A scheduler for an engine, with nothing running yet.
     pub fn new(engine: &'e Engine<B, M>, options: SchedulerOptions) -> Self {
         let (queue, running) = (Queue::new(), BTreeMap::new());
         let options = SchedulerOptions { max_running: options.max_running.max(1), ..options };
-        // Keys and values of the CPU are in the host's memory as they are: to copy them there would gain nothing. But where
-        // they depend on how long a sequence was when they were computed, inputs do not tell them; nor do they tell in which
-        // pieces states were computed.
+        // Keys and values of the CPU are in the host's memory already, so copying them there would gain nothing, and
+        // inputs are kept instead. Inputs are not enough where keys and values depend on the length of the sequence
+        // when they were computed, or where states depend on the pieces in which they were computed.
         let model = engine.model();
         let inputs_determine_cache =
             model.shares_prefixes() && !model.has_states() && model.recompute_beyond().is_none();
@@ -153,16 +257,17 @@ impl<'e, B: Backend, M: CausalLm<B>> Scheduler<'e, B, M> {
     /// Takes a request of an owner, to be run when it is its turn.
     ///
     /// # Errors
-    /// If it is wrong, can never fit, or too many wait.
+    /// If it is invalid, can never fit, or too many requests wait.
     pub fn submit(&mut self, owner: &str, request: Request<B>) -> Result<RequestId, Refusal> {
         let request = self.batch.engine().prepare(request)?;
         self.submit_prepared(owner, request)
     }
 
-    /// The same for a request that was prepared before, on this or another thread: see [`Engine::prepare`].
+    /// Like [`Scheduler::submit`], for a request that was prepared before, on this or another thread: see
+    /// [`Engine::prepare`].
     ///
     /// # Errors
-    /// If another engine has prepared it, it can never fit, or too many wait.
+    /// If another engine has prepared it, it can never fit, or too many requests wait.
     pub fn submit_prepared(
         &mut self,
         owner: &str,
@@ -196,7 +301,7 @@ impl<'e, B: Backend, M: CausalLm<B>> Scheduler<'e, B, M> {
         Ok(new.into_iter().map(|new| self.enqueue(owner, new)).collect())
     }
 
-    /// What a request is counted with, if it can ever run.
+    /// Computes what a request counts with, and refuses it if it can never run.
     fn queueable(&self, request: PreparedRequest<B>) -> Result<Queued<B>, Refusal> {
         self.batch.engine().owns(&request)?;
         let prompt = request.prompt_positions();
@@ -220,7 +325,7 @@ impl<'e, B: Backend, M: CausalLm<B>> Scheduler<'e, B, M> {
         id
     }
 
-    /// Requests that wait.
+    /// Number of waiting requests.
     pub fn queued(&self) -> usize {
         self.queue.len()
     }
@@ -230,23 +335,24 @@ impl<'e, B: Backend, M: CausalLm<B>> Scheduler<'e, B, M> {
         self.queue.tokens()
     }
 
-    /// Requests that run, those that are paused among them.
+    /// Number of running requests, including paused ones.
     pub fn running(&self) -> usize {
         self.running.len() - self.parked()
     }
 
-    /// Requests that take part in rounds: neither parked nor paused.
+    /// Number of requests that take part in rounds: neither parked nor paused.
     pub fn active(&self) -> usize {
         self.running.values().filter(|running| running.is_active()).count()
     }
 
-    /// Bytes of the cache that are counted for what runs, of [`SchedulerOptions::cache_bytes`].
+    /// Bytes of the cache that are counted for running requests, out of [`SchedulerOptions::cache_bytes`].
     pub fn cache_bytes_in_use(&self) -> usize {
         self.used()
     }
 
-    /// Lets a request wait, with all that it has cached, until [`Scheduler::resume_paused`]: nobody reads what it gives. A step
-    /// that is under way is still reported. Whether it runs and was not paused.
+    /// Pauses a request whose output nobody reads: it keeps its KV cache and waits for [`Scheduler::resume_paused`].
+    /// A step that is already being computed is still reported. Returns whether the request runs and was not paused
+    /// before.
     pub fn pause(&mut self, id: RequestId) -> bool {
         let running = self.running.iter_mut().find(|(_, running)| running.id == id && !running.is_paused);
         let Some((&row, running)) = running else { return false };
@@ -263,12 +369,12 @@ impl<'e, B: Backend, M: CausalLm<B>> Scheduler<'e, B, M> {
         if !std::mem::take(&mut running.is_paused) || running.is_parked {
             return None;
         }
-        let RowError { error, text, .. } = self.batch.unpark(row).err()?;
+        let SequenceError { error, text, .. } = self.batch.unpark(row).err()?;
         self.running.remove(&row);
         Some(Event::Failed(id, error, text))
     }
 
-    /// Requests that had begun and are parked until there is room for them again.
+    /// Number of requests that had begun and are parked until there is room for them again.
     pub fn parked(&self) -> usize {
         self.running.values().filter(|running| running.is_parked).count()
     }
@@ -278,7 +384,7 @@ impl<'e, B: Backend, M: CausalLm<B>> Scheduler<'e, B, M> {
         self.preempted
     }
 
-    /// Positions of prompts that were cached before they came, of all requests so far.
+    /// Prompt positions that were already cached, of all requests so far.
     pub fn reused_positions(&self) -> usize {
         self.batch.reused_positions()
     }
@@ -288,8 +394,8 @@ impl<'e, B: Backend, M: CausalLm<B>> Scheduler<'e, B, M> {
         self.running.is_empty() && self.queue.is_empty()
     }
 
-    /// Ends a request, wherever it stands, and disturbs no other: the text that it held back; `None` if there is no such
-    /// request any more.
+    /// Ends a request in any stage, without effect on the others. Returns the text that it held back; `None` if there
+    /// is no such request any more.
     pub fn cancel(&mut self, id: RequestId) -> Option<String> {
         if self.queue.remove(id) {
             return Some(String::new());
@@ -299,7 +405,8 @@ impl<'e, B: Backend, M: CausalLm<B>> Scheduler<'e, B, M> {
         self.batch.cancel(row)
     }
 
-    /// Admits who fits, and runs the next inputs of all that run and pieces of prompts through the model, once.
+    /// Admits the requests that fit, then runs the next inputs of all running requests and pieces of prompts through
+    /// the model, once.
     pub fn round(&mut self) -> Vec<Event> {
         self.preempt();
         let mut events = self.resume();
@@ -310,7 +417,7 @@ impl<'e, B: Backend, M: CausalLm<B>> Scheduler<'e, B, M> {
         }
         match ran {
             Ok(steps) => events.extend(steps.into_iter().filter_map(|step| self.event(step))),
-            // What all share has failed; those that wait or are parked took no part.
+            // The round failed as a whole. Requests that wait or are parked took no part in it.
             Err(error) => {
                 let (error, mut left) = (Arc::new(error), self.batch.take_left());
                 let batch = &self.batch;
@@ -325,7 +432,7 @@ impl<'e, B: Backend, M: CausalLm<B>> Scheduler<'e, B, M> {
         events
     }
 
-    fn event(&mut self, step: Result<Step, RowError>) -> Option<Event> {
+    fn event(&mut self, step: Result<TokenEvent, SequenceError>) -> Option<Event> {
         match step {
             Ok(step) => {
                 let mut running = self.running.remove(&step.row)?;
@@ -338,9 +445,9 @@ impl<'e, B: Backend, M: CausalLm<B>> Scheduler<'e, B, M> {
                     }
                     self.running.insert(step.row, running);
                 }
-                Some(Event::Step(running.id, step))
+                Some(Event::Token(running.id, step))
             }
-            Err(RowError { row, error, text }) => {
+            Err(SequenceError { row, error, text }) => {
                 let running = self.running.remove(&row)?;
                 Some(Event::Failed(running.id, error, text))
             }
@@ -351,7 +458,7 @@ impl<'e, B: Backend, M: CausalLm<B>> Scheduler<'e, B, M> {
     fn admit(&mut self) -> Vec<RequestId> {
         let mut admitted = Vec::new();
         self.queue.age();
-        // Those that are paused keep nobody out, unless there are very many.
+        // Paused requests do not keep others out, unless there are very many.
         while self.running.values().filter(|running| !running.is_paused).count() < self.options.max_running
             && self.running.len() < self.options.max_running.saturating_mul(2)
             && let Some(counted) = self.queue.next().map(|next| next.counted)
@@ -361,7 +468,7 @@ impl<'e, B: Backend, M: CausalLm<B>> Scheduler<'e, B, M> {
             let used = self.used();
             let waits = self.running.values().any(|running| running.is_parked && !running.is_paused);
             if waits || self.options.cache_bytes.is_some_and(|budget| used + bytes > budget) {
-                // Nobody overtakes it, or it might wait for ever.
+                // No other request overtakes the next one, because it might otherwise wait for ever.
                 break;
             }
             let Some(Queued { id, request, prompt, counted, limit, .. }) = self.queue.take() else { break };

@@ -1,10 +1,10 @@
-//! JSON schemas as llguidance takes them.
+//! Rewrites JSON schemas into the form that llguidance accepts.
 //!
-//! llguidance finds a `$ref` only by keys that are spelled as in the schema, refuses formats that it does not know, and
-//! takes keywords that it does not know for reasons to spell out every type. JSON Schema says otherwise: a reference is a
-//! URI with escapes, an unknown format and an unknown keyword are annotations. So each schema is rewritten before it is
-//! compiled: every definition that is referred to moves to `$defs` under a plain name, and annotations are left out. What
-//! JSON Schema means as a constraint and llguidance cannot enforce is left in, and is an error there.
+//! llguidance finds a `$ref` only by keys that are spelled as in the schema, refuses formats that it does not know,
+//! and takes unknown keywords as reasons to spell out every type. According to JSON Schema, a reference is a URI with
+//! escapes, and unknown formats and keywords are annotations. So each schema is rewritten before it is compiled:
+//! every referenced definition moves to `$defs` under a plain name, and annotations are removed. A constraint of JSON
+//! Schema that llguidance cannot enforce is left in, so that llguidance reports an error.
 
 mod disjoint;
 mod keywords;
@@ -27,15 +27,15 @@ use self::{
     references::{Document, Target},
 };
 
-/// Schemas within schemas, references followed. llguidance takes 14 KB of stack for each of them. In a browser, there is
-/// no thread with a larger stack to be had than the usual one of 1 MB.
+/// The deepest nesting of schemas, with references followed. llguidance takes 14 KB of stack for each level. In a
+/// browser no thread can have a larger stack than the usual one of 1 MB.
 const MAX_DEPTH: usize = if cfg!(target_family = "wasm") { 48 } else { 256 };
-/// Schemas that are written, a definition within another one counted twice. llguidance compiles fewer.
+/// The most schemas that are written; a definition within another one counts twice. llguidance compiles fewer.
 const MAX_SCHEMAS: usize = 50_000;
-/// Where llguidance's own options stand, in the outermost schema alone.
+/// The key of llguidance's own options, which is allowed in the outermost schema only.
 const OPTIONS: &str = "x-guidance";
 
-/// The schema with plain references and without what constrains nothing.
+/// The schema with plain references and without annotations.
 ///
 /// # Errors
 /// If a reference leads nowhere or out of the schema, or the schema is larger or deeper than real ones.
@@ -58,7 +58,7 @@ pub(crate) fn prepared(schema: &Value) -> Result<Value, String> {
     if !preparation.definitions.is_empty() {
         out.insert("$defs".to_owned(), Value::Object(preparation.definitions));
     }
-    // llguidance takes the options out in a way that moves the last entry to their place, so they are the last one.
+    // llguidance removes the options in a way that moves the last entry to their place, so they are put last.
     if let Some(options) = root.get(OPTIONS) {
         out.insert(OPTIONS.to_owned(), options.clone());
     }
@@ -75,18 +75,18 @@ pub(crate) fn too_many() -> String {
 
 struct Preparation<'a> {
     document: Document<'a>,
-    /// The names of the definitions that are referred to, by their places in memory.
+    /// The names of the definitions that are referred to, by their addresses in memory.
     names: HashMap<*const Value, String>,
     taken: HashSet<String>,
-    /// These, rewritten.
+    /// The rewritten definitions, by their names.
     definitions: Map<String, Value>,
-    /// Definitions that are being rewritten, and the whole schema.
+    /// Addresses of the definitions that are being rewritten, and of the whole schema.
     open: HashSet<*const Value>,
     schemas: usize,
 }
 
 impl<'a> Preparation<'a> {
-    /// Rewrites a schema that stands in a resource with this URI.
+    /// Rewrites a schema that belongs to the resource with the URI `outer`.
     fn schema(&mut self, schema: &'a Value, outer: &Rc<str>, depth: usize) -> Result<Value, String> {
         let Value::Object(object) = schema else { return Ok(schema.clone()) };
         self.schemas += 1;
@@ -108,8 +108,8 @@ impl<'a> Preparation<'a> {
         self.body(object, &base, depth, false)
     }
 
-    /// Rewrites the keywords of a schema. Where it is to be `unrolled`, schemas that are being rewritten stand in place of
-    /// references to them.
+    /// Rewrites the keywords of a schema. If `unrolled` is true, references to schemas that are being rewritten are
+    /// replaced by those schemas.
     fn body(
         &mut self,
         object: &'a Map<String, Value>,
@@ -137,7 +137,7 @@ impl<'a> Preparation<'a> {
                 }
                 "oneOf" => {
                     let rewritten = self.inner(value, holds, base, depth)?;
-                    // llguidance takes options that exclude each other, but finds few of them to do so.
+                    // llguidance accepts options that exclude each other, but rarely detects that they do.
                     let is_any =
                         !object.contains_key("anyOf") && self.document.excludes_all(object, value, base);
                     out.insert(if is_any { "anyOf" } else { key }.to_owned(), rewritten);
@@ -161,8 +161,8 @@ impl<'a> Preparation<'a> {
         Ok(Value::Object(out))
     }
 
-    /// Whether a schema narrows one that is being rewritten. llguidance puts two schemas together only when both are
-    /// compiled.
+    /// Whether a schema refers to one that is being rewritten and narrows it. llguidance can combine two schemas only
+    /// when both are compiled.
     fn leads_back(&self, object: &'a Map<String, Value>, base: &Rc<str>) -> bool {
         let draft = self.document.draft;
         let constrain = |(key, value): &(&String, &Value)| {
@@ -174,14 +174,14 @@ impl<'a> Preparation<'a> {
         by_itself || (others > 0 || list.len() > 1) && list.iter().any(|part| self.is_open(part, base))
     }
 
-    /// What a schema refers to, if that is being rewritten.
+    /// The schema that a schema refers to, if it is being rewritten.
     fn open_target(&self, object: &Map<String, Value>, base: &Rc<str>) -> Option<Target<'a>> {
         let reference = object.get("$ref").and_then(Value::as_str)?;
         let target = self.document.resolve(reference, base).ok()?;
         self.open.contains(&ptr::from_ref(target.schema)).then_some(target)
     }
 
-    /// Whether a part of an `allOf` refers to what is being rewritten.
+    /// Whether a part of an `allOf` refers to a schema that is being rewritten.
     fn is_open(&self, part: &Value, base: &Rc<str>) -> bool {
         part.as_object().is_some_and(|object| {
             let base = self.document.base_of(object, base).ok();
@@ -189,8 +189,8 @@ impl<'a> Preparation<'a> {
         })
     }
 
-    /// The reference to a definition of its own for a schema that narrows one that is being rewritten: there, the latter
-    /// is written out once more, and refers to this definition where it came here.
+    /// Returns a reference to a new definition, for a schema that narrows one that is being rewritten. The definition
+    /// contains the latter written out once more, and refers to itself where that led to this schema.
     fn unrolled(
         &mut self,
         schema: &'a Value,
@@ -209,7 +209,7 @@ impl<'a> Preparation<'a> {
         Ok(json!({ "$ref": format!("#/$defs/{name}") }))
     }
 
-    /// What must all fit: the target of a reference, or the parts of an `allOf`.
+    /// The schemas that must all match: the target of a reference, or the parts of an `allOf`.
     fn parts(
         &mut self,
         key: &str,
@@ -236,7 +236,7 @@ impl<'a> Preparation<'a> {
         Ok(vec![self.schema(target.schema, &target.outer, depth + 1)?])
     }
 
-    /// Rewrites what stands at a keyword.
+    /// Rewrites the value of a keyword.
     fn inner(
         &mut self,
         value: &'a Value,
@@ -263,8 +263,8 @@ impl<'a> Preparation<'a> {
         }
     }
 
-    /// The plain reference to what a reference means. The definition is rewritten where it is met first, as llguidance
-    /// compiles it, so that the depth is counted alike.
+    /// The plain reference that replaces a reference. The definition is rewritten where it is first referred to,
+    /// because llguidance compiles it there, so that both count the same depth.
     fn reference(
         &mut self,
         object: &'a Map<String, Value>,
@@ -295,7 +295,7 @@ impl<'a> Preparation<'a> {
         Ok(format!("#/$defs/{name}").into())
     }
 
-    /// A name that is not used yet, of characters that need no escape in a reference.
+    /// An unused name made of characters that need no escape in a reference.
     fn free_name(&mut self, wanted: &str) -> String {
         let plain = |c: char| if c.is_ascii_alphanumeric() || "._-".contains(c) { c } else { '_' };
         let wanted: String = match wanted {

@@ -5,14 +5,23 @@ use std::ops::Range;
 use serde::{Deserialize, Serialize};
 
 /// Why a generation ended.
+///
+/// # Examples
+/// ```
+/// use moi_engine::StopReason;
+///
+/// assert_eq!(serde_json::to_string(&StopReason::Length)?, r#""length""#);
+/// assert_eq!(serde_json::from_str::<StopReason>(r#""eos""#)?, StopReason::Eos);
+/// # Ok::<(), serde_json::Error>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum StopReason {
     /// The model gave an end token.
     Eos,
-    /// The text came to a stop string.
+    /// A stop string or a stop token was found.
     Stop,
-    /// The number of tokens asked for is reached.
+    /// The largest number of tokens is reached.
     Length,
     /// The model's context is full.
     Context,
@@ -22,7 +31,28 @@ pub enum StopReason {
     Grammar,
 }
 
-/// What of the stop rules ended a generation.
+/// Which of the stop rules ended a generation.
+///
+/// # Examples
+/// ```
+/// use moi_engine::{Engine, Prompt, Request, StoppedBy};
+/// # use moi_models::Architecture;
+/// # let config = serde_json::json!({
+/// #     "model_type": "llama", "vocab_size": 32, "hidden_size": 16, "intermediate_size": 24,
+/// #     "num_hidden_layers": 2, "num_attention_heads": 4,
+/// # });
+/// # let device = Default::default();
+/// # let model = Architecture::from_config(&config)?.config.init::<burn_flex::Flex>(&device);
+/// let engine = Engine::new(model, device);
+/// let mut request = Request::new(Prompt::Ids(vec![1, 2, 3]));
+/// request.stop.tokens = vec![0]; // The only token that this model gives.
+/// let mut stopped_by = None;
+/// for step in engine.generate(request)? {
+///     stopped_by = step?.stopped_by;
+/// }
+/// assert_eq!(stopped_by, Some(StoppedBy::Token(0)));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum StoppedBy {
     /// A stop string.
@@ -31,14 +61,16 @@ pub enum StoppedBy {
     Token(u32),
 }
 
-/// Looks for stop strings in pieces of text, across their borders. What may become one is held back.
+/// Looks for stop strings in pieces of text, even if they span several pieces. Text that may become a stop string is
+/// held back.
 #[derive(Clone, Debug)]
 pub(crate) struct StopMatcher {
     strings: Vec<String>,
     /// Whether the text ends behind the string instead of before it.
     includes: bool,
     held: String,
-    /// Where control tokens stand in what is held: no string begins or ends within one, as its text is none that anybody sees.
+    /// The ranges of the texts of control tokens in `held`. No stop string begins or ends within one, because users
+    /// do not see these texts.
     control: Vec<Range<usize>>,
 }
 
@@ -47,8 +79,8 @@ impl StopMatcher {
         Self { strings, includes, held: String::new(), control: Vec::new() }
     }
 
-    /// Takes a piece, and the text of a control token behind it; gives the text that is certain now, and the stop string that
-    /// was found behind it. Where it is too early for one it `looks` for none.
+    /// Takes a piece of text, and the text of a control token behind it. Returns the text that is certain now, and
+    /// the stop string that was found behind it. If `looks` is false, no stop string is looked for.
     pub(crate) fn push(&mut self, piece: &str, control: Option<&str>, looks: bool) -> (String, Option<&str>) {
         self.held.push_str(piece);
         if let Some(control) = control {
@@ -74,7 +106,7 @@ impl StopMatcher {
         (std::mem::replace(&mut self.held, held), None)
     }
 
-    /// Where a stop string stands first.
+    /// The first place of a stop string in the held text.
     fn find(&self, index: usize) -> Option<usize> {
         let stop = &self.strings[index];
         let mut from = 0;
@@ -87,7 +119,7 @@ impl StopMatcher {
         None
     }
 
-    /// Length of the longest end of what is held with which `stop` begins.
+    /// Length of the longest end of the held text with which `stop` begins.
     fn begun(&self, stop: &str) -> usize {
         let held = &self.held;
         let lengths = stop.char_indices().map(|(at, _)| at).rev();
@@ -96,12 +128,12 @@ impl StopMatcher {
         fits.next().unwrap_or(0)
     }
 
-    /// Whether a string may begin or end there.
+    /// Whether a stop string may begin or end at this place.
     fn is_border(&self, at: usize) -> bool {
         !self.control.iter().any(|range| range.start < at && at < range.end)
     }
 
-    /// What is held back, when nothing more comes.
+    /// The text that is held back, when no more text comes.
     pub(crate) fn finish(&mut self) -> String {
         self.control.clear();
         std::mem::take(&mut self.held)

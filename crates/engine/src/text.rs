@@ -1,11 +1,11 @@
-//! Text, with the feature `text`; without it, types that nothing can have, so that a prompt is ids or embeddings.
+//! Text, with the feature `text`. Without it, these types have no values, so a prompt can only be ids or embeddings.
 
 #[cfg(feature = "text")]
 pub(crate) use moi_text::{Detokenizer, TextError, Tokenizer};
 #[cfg(not(feature = "text"))]
 pub(crate) use without::{Detokenizer, TextError, Tokenizer};
 
-/// The tokens between which a model with this tokenizer thinks, if it has such.
+/// The tokens between which a model with this tokenizer thinks, if it has any.
 #[cfg(feature = "text")]
 pub(crate) fn thinking_markers(tokenizer: &Tokenizer) -> Option<moi::Markers> {
     tokenizer.thinking_markers().map(|(open, name, close)| moi::Markers { open, name, close })
@@ -74,7 +74,7 @@ mod without {
         }
     }
 
-    /// An error of one.
+    /// The error of a tokenizer; there is none without the feature `text`.
     #[derive(Clone, Copy, Debug)]
     pub enum TextError {}
 

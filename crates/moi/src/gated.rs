@@ -1,28 +1,31 @@
-//! Inputs by a gate: the token's embedding moved towards the mean of the raw distribution, all on the device.
+//! Gated input rules: on the device, computes the next input as the sampled token's embedding moved towards the mean
+//! embedding of the raw distribution.
 
 use burn::tensor::{DType, Int, Tensor, backend::Backend};
 
 use crate::{
-    mix::{Candidates, Mixed, Recorded, column},
+    mix::{Mixed, Recorded, TopWeights, column},
     rows::EmbeddingRows,
     rule::{Gate, Gated, Support},
     top_k::top_k,
 };
 
-/// A distribution on its support.
+/// The next-token distribution of each row, restricted to the rule's support.
 struct Distribution<B: Backend> {
-    /// Probabilities `[n, support]`, sorted where the support is top-k; of any shape where they are not needed.
+    /// Probabilities `[n, support]`, in descending order if the support is top-k. The shape is arbitrary if no caller
+    /// needs them.
     probability: Tensor<B, 2>,
-    /// The tokens they belong to `[n, support]`; the whole vocabulary in order where absent.
+    /// Token ids of the probabilities `[n, support]`; `None` means the whole vocabulary in order of ids.
     tokens: Option<Tensor<B, 2, Int>>,
-    /// Normalised by ln(support) `[n, 1]`.
+    /// Entropy divided by ln(support) `[n, 1]`.
     entropy: Tensor<B, 2>,
-    /// sum_i q_i E[i] `[n, d]`, where the table has computed it.
+    /// Mean embedding sum_i q_i E[i] `[n, d]`, if the embedding table has computed it already.
     mean: Option<Tensor<B, 2>>,
 }
 
 impl<B: Backend> Distribution<B> {
-    /// Of logits, for gates on a support; with candidates for the largest weights where they are asked for.
+    /// The distributions of `logits` `[n, vocab]` on `support`. `candidates` says whether the largest weights will be
+    /// reported, which needs the probabilities.
     fn new(
         logits: Tensor<B, 2>,
         support: Support,
@@ -56,7 +59,7 @@ impl<B: Backend> Distribution<B> {
         Self { probability, tokens, entropy: normalised(nats, size), mean: None }
     }
 
-    /// sum_i q_i E[i] `[n, d]`, float32.
+    /// Mean embedding sum_i q_i E[i] `[n, d]` in float32.
     fn mean(&self, embedding: &impl EmbeddingRows<B>) -> Tensor<B, 2> {
         if let Some(mean) = &self.mean {
             return mean.clone();
@@ -73,8 +76,8 @@ impl<B: Backend> Distribution<B> {
         }
     }
 
-    /// The weights g q_i + (1 - g) [i = y] of the `top` most likely tokens and of y itself.
-    fn candidates(&self, y: Tensor<B, 1, Int>, gate: Tensor<B, 2>, top: usize) -> Candidates<B> {
+    /// The weights g q_i + (1 - g) [i = y] of the `top` most likely tokens and of the sampled token y.
+    fn candidates(&self, y: Tensor<B, 1, Int>, gate: Tensor<B, 2>, top: usize) -> TopWeights<B> {
         let [n, support] = self.probability.dims();
         let top = top.min(support);
         let (q, tokens) = match &self.tokens {
@@ -92,13 +95,15 @@ impl<B: Backend> Distribution<B> {
         };
         let is_y = tokens.clone().equal(y.clone()).float().cast(DType::F32);
         let sampled = q_y * gate.clone() + gate.clone().neg().add_scalar(1.0);
-        // y stands in a column of its own; its weight there is the whole one, in the others nothing.
+        // The sampled token y has a column of its own with its whole weight. Its weight in the other columns is 0, so
+        // that it is not counted twice.
         let others = q * gate * is_y.neg().add_scalar(1.0);
-        Candidates { tokens: Tensor::cat(vec![tokens, y], 1), weights: Tensor::cat(vec![others, sampled], 1) }
+        TopWeights { tokens: Tensor::cat(vec![tokens, y], 1), weights: Tensor::cat(vec![others, sampled], 1) }
     }
 }
 
-/// Probabilities, of any shape where they are not asked for, and entropies in nats `[n, 1]`.
+/// Probabilities `[n, vocab]` and entropies in nats `[n, 1]` of `logits`. If `wanted` is false, the probabilities may
+/// have any shape.
 pub(crate) fn probabilities<B: Backend>(
     logits: &Tensor<B, 2>,
     embedding: &impl EmbeddingRows<B>,
@@ -107,7 +112,7 @@ pub(crate) fn probabilities<B: Backend>(
     embedding.distribution(logits, wanted).unwrap_or_else(|| softmax(logits.clone()))
 }
 
-/// Entropies in nats over so many tokens, divided by the largest there can be.
+/// Divides entropies in nats by ln(tokens), the largest entropy of a distribution over that many tokens.
 fn normalised<B: Backend>(nats: Tensor<B, 2>, tokens: usize) -> Tensor<B, 2> {
     match tokens {
         1 => nats.zeros_like(),
@@ -115,7 +120,7 @@ fn normalised<B: Backend>(nats: Tensor<B, 2>, tokens: usize) -> Tensor<B, 2> {
     }
 }
 
-/// Probabilities, and entropies in nats `[n, 1]`.
+/// The softmax of `logits`, and its entropies in nats `[n, 1]`.
 fn softmax<B: Backend>(logits: Tensor<B, 2>) -> (Tensor<B, 2>, Tensor<B, 2>) {
     // H = ln S - sum q_i s_i with s_i = logit_i - max and S = sum exp s_i: one exponential per entry.
     // The clamp keeps q_i s_i = 0 where a logit is -infinity (0 ln 0 = 0).
@@ -128,7 +133,7 @@ fn softmax<B: Backend>(logits: Tensor<B, 2>) -> (Tensor<B, 2>, Tensor<B, 2>) {
     (probability, nats)
 }
 
-/// The inputs of rows with the same support, all mixing or none.
+/// The next inputs of rows whose rules share one support and which either all mix or all feed the token.
 pub(crate) fn mix_gated<B: Backend>(
     logits: Tensor<B, 2>,
     tokens: Tensor<B, 1, Int>,

@@ -11,8 +11,8 @@
 //! ```
 //!
 //! The layer asks nothing of the model: it takes the logits of a step, the tokens that were sampled from
-//! them, the embedding rows and one [`InputRule`] per row of the batch, and returns the next inputs
-//! together with what was mixed. Here an app with a model of its own uses it:
+//! them, the embedding rows and one [`InputRule`] per row of the batch, and returns the next inputs together with
+//! what was mixed. An app uses it with its own model like this:
 //!
 //! ```
 //! use burn::nn::{Embedding, EmbeddingConfig, Linear, LinearConfig};
@@ -57,20 +57,21 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
-//! Rules that go by more than one step have a [`Row`] for each sequence, and [`mix`] in the place of [`next_inputs`]:
+//! A rule that depends on more than one step needs a [`RuleState`] per sequence, and [`mix`] instead of
+//! [`next_inputs`]:
 //!
 //! ```
 //! use burn::tensor::{Int, Tensor};
-//! use moi::{Markers, Row, Scope, Start, burn, mix};
+//! use moi::{Markers, RuleState, Scope, Start, burn, mix};
 //!
 //! type B = burn_flex::Flex;
 //! let device = Default::default();
 //! let table = Tensor::<B, 2>::random([16, 8], burn::tensor::Distribution::Default, &device);
-//! // Thinking is between two tokens of this vocabulary, and the prompt has begun it.
+//! // Tokens 14 and 15 begin and end thinking, and the prompt ends within thinking.
 //! let start = Start { seed: 7, markers: Some(Markers::new(14, 15)), thinking: true, ..Start::default() };
 //! let mut rows = [
-//!     Row::new("soft-thinking:noise=gumbel".parse()?, &start)?,
-//!     Row::new("moi:beta=0.5".parse()?, &Start { scope: Some(Scope::Thinking), ..start })?,
+//!     RuleState::new("soft-thinking:noise=gumbel".parse()?, &start)?,
+//!     RuleState::new("moi:beta=0.5".parse()?, &Start { scope: Some(Scope::Thinking), ..start })?,
 //! ];
 //! for _ in 0..3 {
 //!     let logits = Tensor::<B, 2>::random([2, 16], burn::tensor::Distribution::Default, &device);
@@ -78,7 +79,7 @@
 //!     let mixed = mix(logits, sampled, &table, &mut rows, 3)?;
 //!     let _inputs = mixed.inputs.clone(); // [2, 8], to be fed next
 //!     for row in mixed.into_rows() {
-//!         // The token that counts as generated, where the rule picks another than the sampled one.
+//!         // The token that the rule records as generated; `None` means the sampled one.
 //!         println!("{:?} entropy {} gate {} {:?}", row.token, row.entropy, row.gate, row.top);
 //!     }
 //! }
@@ -89,18 +90,18 @@ mod gated;
 mod mix;
 mod noise;
 mod planned;
-mod row;
 mod rows;
 mod rule;
+mod rule_state;
 mod scope;
 mod top_k;
 
 pub use burn;
 pub use mix::{MixError, Mixed, RowMix, mix, next_inputs};
-pub use row::Row;
 pub use rows::EmbeddingRows;
 pub use rule::{
     ConstantGate, Direct, Gate, Gated, InputRule, KSample, Knob, Markers, Moi, Noise, RuleError, Selar,
     SoftThinking, Start, Support, Swir, Token,
 };
+pub use rule_state::RuleState;
 pub use scope::Scope;

@@ -1,4 +1,4 @@
-//! The step: logits and sampled tokens in, next inputs out.
+//! One step of the input layer: takes logits and sampled tokens, returns the next inputs.
 
 use std::{borrow::BorrowMut, fmt};
 
@@ -7,12 +7,29 @@ use burn::tensor::{DType, Int, Tensor, TensorData, backend::Backend};
 use crate::{
     gated::mix_gated,
     planned::{mix_plans, width},
-    row::{Decision, Row},
     rows::EmbeddingRows,
     rule::{Gated, InputRule, Plan, RuleError},
+    rule_state::{MixDecision, RuleState},
 };
 
 /// The next inputs of a batch and what was mixed into them.
+///
+/// # Examples
+/// ```
+/// use burn::tensor::{Int, Tensor};
+/// use moi::{InputRule, Support, burn, next_inputs};
+///
+/// type B = burn_flex::Flex;
+/// # let device = Default::default();
+/// # let table = Tensor::<B, 2>::from_floats([[1.0, 0.0], [0.0, 1.0]], &device);
+/// let logits = Tensor::<B, 2>::from_floats([[0.0, 0.0]], &device);
+/// let sampled = Tensor::<B, 1, Int>::from_ints([0], &device);
+/// let mixed = next_inputs(logits, sampled, &table, &[InputRule::gate(0.5, Support::Full)?], 0)?;
+/// // All of it is still on the device: the inputs can be fed before anything is read.
+/// assert_eq!((mixed.inputs.dims(), mixed.gate.dims()), ([1, 2], [1]));
+/// assert_eq!(mixed.into_rows()[0].gate, 0.5);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone, Debug)]
 pub struct Mixed<B: Backend> {
     /// The next inputs `[batch, d]`, in the embedding's dtype.
@@ -22,14 +39,14 @@ pub struct Mixed<B: Backend> {
     pub entropy: Tensor<B, 1>,
     /// How far each row moved towards the mean embedding `[batch]`.
     pub gate: Tensor<B, 1>,
-    /// What rules put in the place of sampled tokens, row by row.
+    /// Per row, the token that the rule records instead of the sampled one, and whether the reply ends.
     pub(crate) recorded: Vec<Recorded>,
-    /// Candidates for the largest weights, the sampled token among them, unordered `[batch, <= top + 1]`.
-    pub(crate) candidates: Option<Candidates<B>>,
+    /// Candidates for the largest weights `[batch, <= top + 1]`, in no particular order; `None` if `top` is 0.
+    pub(crate) candidates: Option<TopWeights<B>>,
     pub(crate) top: usize,
 }
 
-/// What a rule says of the token that was sampled.
+/// The token that a rule records as generated, if it decides on one, and whether the reply ends with it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Recorded {
     pub(crate) token: Option<u32>,
@@ -37,12 +54,31 @@ pub(crate) struct Recorded {
 }
 
 #[derive(Clone, Debug)]
-pub(crate) struct Candidates<B: Backend> {
+pub(crate) struct TopWeights<B: Backend> {
     pub(crate) tokens: Tensor<B, 2, Int>,
     pub(crate) weights: Tensor<B, 2>,
 }
 
 /// What was mixed into one row, on the host.
+///
+/// # Examples
+/// ```
+/// use burn::tensor::{Int, Tensor};
+/// use moi::{InputRule, Support, burn, next_inputs};
+///
+/// # type B = burn_flex::Flex;
+/// # let device = Default::default();
+/// # let table = Tensor::<B, 2>::from_floats([[1.0, 0.0], [0.0, 1.0]], &device);
+/// let logits = Tensor::<B, 2>::from_floats([[0.0, 0.0]], &device);
+/// let sampled = Tensor::<B, 1, Int>::from_ints([0], &device);
+/// let mixed = next_inputs(logits, sampled, &table, &[InputRule::gate(0.5, Support::Full)?], 2)?;
+/// let row = mixed.into_rows().remove(0);
+/// // Both tokens are equally likely; the input is half way from the sampled one to their mean.
+/// assert!(row.entropy > 0.99 && row.gate == 0.5);
+/// assert_eq!(row.top, [(0, 0.75), (1, 0.25)]);
+/// assert!(row.token.is_none() && !row.ends);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone, Debug, PartialEq)]
 pub struct RowMix {
     /// Normalised entropy, 0 to 1.
@@ -51,7 +87,7 @@ pub struct RowMix {
     pub gate: f32,
     /// The largest weights of the mixture, largest first: (token, weight).
     pub top: Vec<(u32, f32)>,
-    /// The token that counts as generated, where the rule puts one in the place of the sampled one.
+    /// The token that the rule records as generated; `None` means the sampled token.
     pub token: Option<u32>,
     /// Whether the rule ends the reply with this token.
     pub ends: bool,
@@ -72,7 +108,7 @@ impl<B: Backend> Mixed<B> {
                 ends,
             })
             .collect();
-        if let Some(Candidates { tokens, weights }) = self.candidates {
+        if let Some(TopWeights { tokens, weights }) = self.candidates {
             let per_row = tokens.dims()[1];
             let (tokens, weights) = (tokens.into_data(), weights.into_data());
             let all: Vec<(u32, f32)> = tokens.iter::<u32>().zip(weights.iter::<f32>()).collect();
@@ -88,6 +124,21 @@ impl<B: Backend> Mixed<B> {
 }
 
 /// Why a batch cannot be mixed.
+///
+/// # Examples
+/// ```
+/// use burn::tensor::{Int, Tensor};
+/// use moi::{MixError, burn, next_inputs};
+///
+/// # type B = burn_flex::Flex;
+/// # let device = Default::default();
+/// # let table = Tensor::<B, 2>::from_floats([[1.0, 0.0], [0.0, 1.0]], &device);
+/// let logits = Tensor::<B, 2>::from_floats([[0.0, 0.0]], &device);
+/// let sampled = Tensor::<B, 1, Int>::from_ints([0], &device);
+/// let error = next_inputs(logits, sampled, &table, &[], 0).unwrap_err();
+/// assert_eq!(error, MixError::Shape { what: "rules", expected: 1, found: 0 });
+/// assert_eq!(error.to_string(), "rules: expected 1 as in the logits, found 0");
+/// ```
 #[derive(Clone, Debug, PartialEq)]
 pub enum MixError {
     /// A rule has a value it does not allow.
@@ -97,16 +148,16 @@ pub enum MixError {
         /// What is wrong with its rule.
         error: RuleError,
     },
-    /// Logits of nothing.
+    /// The logits have no rows or no columns.
     Empty {
-        /// What there is none of.
+        /// The empty dimension, in words.
         what: &'static str,
     },
     /// Logits, tokens, rules and embedding do not fit together.
     Shape {
-        /// What disagrees.
+        /// Which of them has the wrong size.
         what: &'static str,
-        /// Its size according to the logits.
+        /// The size that it should have, according to the logits.
         expected: usize,
         /// The size it has.
         found: usize,
@@ -132,7 +183,7 @@ impl std::error::Error for MixError {}
 /// - `logits` `[batch, vocab]`: raw, at temperature 1, before penalties and filters
 /// - `tokens` `[batch]`: what was sampled, by any scheme
 /// - `embedding`: the rows to mix, a tensor `[vocab, d]` or anything that implements [`EmbeddingRows`]
-/// - `rules`: one per row; rows do not influence each other. Rules that go by more than one step need [`mix`]
+/// - `rules`: one per row; rows do not influence each other. Rules that depend on more than one step need [`mix`]
 /// - `top`: how many of the largest weights to report per row; 0 saves reading the distribution back
 ///
 /// # Errors
@@ -140,6 +191,28 @@ impl std::error::Error for MixError {}
 ///
 /// # Panics
 /// As the backend's `select` does, if a token is outside the vocabulary.
+///
+/// # Examples
+/// ```
+/// use burn::tensor::{Int, Tensor};
+/// use moi::{InputRule, Support, burn, next_inputs};
+///
+/// type B = burn_flex::Flex;
+/// let device = Default::default();
+/// // Three tokens, embedded in two dimensions.
+/// let table = Tensor::<B, 2>::from_floats([[1.0, 0.0], [0.0, 1.0], [0.0, 0.0]], &device);
+/// // Two rows with the same logits: tokens 0 and 1 are equally likely, 2 is impossible.
+/// let logits = Tensor::<B, 2>::from_floats([[0.0, 0.0, -1e9], [0.0, 0.0, -1e9]], &device);
+/// let sampled = Tensor::<B, 1, Int>::from_ints([0, 0], &device);
+/// let rules = [InputRule::TOKEN, InputRule::gate(0.5, Support::Full)?];
+///
+/// let mixed = next_inputs(logits, sampled, &table, &rules, 2)?;
+/// let inputs: Vec<f32> = mixed.inputs.to_data().iter::<f32>().collect();
+/// // The token's own embedding; half way from it to the mean of both.
+/// assert_eq!(inputs, [1.0, 0.0, 0.75, 0.25]);
+/// assert_eq!(mixed.into_rows()[1].top, [(0, 0.75), (1, 0.25)]);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 pub fn next_inputs<B: Backend>(
     logits: Tensor<B, 2>,
     tokens: Tensor<B, 1, Int>,
@@ -150,27 +223,50 @@ pub fn next_inputs<B: Backend>(
     check(&logits, &tokens, embedding, rules.len())?;
     let decision = |(row, rule): (usize, &InputRule)| {
         let gated = rule.validated().and_then(|rule| rule.gated().ok_or(RuleError::NeedsRow(rule.name())));
-        gated.map(Decision::Gated).map_err(|error| MixError::Rule { row, error })
+        gated.map(MixDecision::Gated).map_err(|error| MixError::Rule { row, error })
     };
     let decisions = rules.iter().enumerate().map(decision).collect::<Result<Vec<_>, _>>()?;
     Ok(mixed(logits.cast(DType::F32), tokens, embedding, &decisions, top))
 }
 
-/// As [`next_inputs`], for rules of every kind: each row of the batch has a [`Row`] that lasts from its first generated token
-/// to its last.
+/// Like [`next_inputs`], but for every kind of rule: each row of the batch has a [`RuleState`], which the caller
+/// keeps from the first generated token of the sequence to its last.
 ///
-/// A rule may put a token in the place of the sampled one, or end the reply: [`RowMix::token`] and [`RowMix::ends`] say so.
+/// A rule may replace the sampled token or end the reply: see [`RowMix::token`] and [`RowMix::ends`].
 ///
 /// # Errors
-/// If sizes do not fit together; the rows are then as they were.
+/// If sizes do not fit together. The rule states are then unchanged.
 ///
 /// # Panics
 /// As the backend's `select` does, if a token is outside the vocabulary.
+///
+/// # Examples
+/// ```
+/// use burn::tensor::{Int, Tensor};
+/// use moi::{RuleState, Start, burn, mix};
+///
+/// # type B = burn_flex::Flex;
+/// # let device = Default::default();
+/// # let table = Tensor::<B, 2>::from_floats([[1.0, 0.0], [0.0, 1.0]], &device);
+/// // The rule applies to the first generated token alone.
+/// let start = Start { scope: Some("0..1".parse()?), ..Start::default() };
+/// let mut rows = [RuleState::new("direct".parse()?, &start)?];
+/// let mut inputs = Vec::new();
+/// for _ in 0..2 {
+///     let logits = Tensor::<B, 2>::from_floats([[0.0, 0.0]], &device); // of the model
+///     let sampled = Tensor::<B, 1, Int>::from_ints([0], &device); // by any sampler
+///     let mixed = mix(logits, sampled, &table, &mut rows, 0)?;
+///     inputs.push(mixed.inputs.to_data().iter::<f32>().collect::<Vec<_>>());
+/// }
+/// // The mean of both embeddings, then the sampled token's own.
+/// assert_eq!(inputs, [[0.5, 0.5], [1.0, 0.0]]);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 pub fn mix<B: Backend>(
     logits: Tensor<B, 2>,
     tokens: Tensor<B, 1, Int>,
     embedding: &impl EmbeddingRows<B>,
-    rows: &mut [impl BorrowMut<Row>],
+    rows: &mut [impl BorrowMut<RuleState>],
     top: usize,
 ) -> Result<Mixed<B>, MixError> {
     check(&logits, &tokens, embedding, rows.len())?;
@@ -179,18 +275,18 @@ pub fn mix<B: Backend>(
     Ok(mixed(logits, tokens, embedding, &decisions, top))
 }
 
-/// What is done for each row: told by the rule alone, or by the host's look at logits and token.
+/// Decides the step of each row: from the rule alone if that is enough, otherwise on the host from logits and token.
 fn decide<B: Backend>(
     logits: &Tensor<B, 2>,
     tokens: &Tensor<B, 1, Int>,
-    rows: &mut [impl BorrowMut<Row>],
-) -> Vec<Decision> {
-    let ahead = |row: &mut Row| {
+    rows: &mut [impl BorrowMut<RuleState>],
+) -> Vec<MixDecision> {
+    let ahead = |row: &mut RuleState| {
         let gated = row.gated_ahead();
         row.pass();
-        Decision::Gated(gated.unwrap_or(Gated::TOKEN))
+        MixDecision::Gated(gated.unwrap_or(Gated::TOKEN))
     };
-    let mut rows: Vec<&mut Row> = rows.iter_mut().map(BorrowMut::borrow_mut).collect();
+    let mut rows: Vec<&mut RuleState> = rows.iter_mut().map(BorrowMut::borrow_mut).collect();
     if !rows.iter().any(|row| row.needs_host()) {
         return rows.into_iter().map(ahead).collect();
     }
@@ -206,12 +302,12 @@ fn mixed<B: Backend>(
     logits: Tensor<B, 2>,
     tokens: Tensor<B, 1, Int>,
     embedding: &impl EmbeddingRows<B>,
-    decisions: &[Decision],
+    decisions: &[MixDecision],
     top: usize,
 ) -> Mixed<B> {
     let groups = groups(decisions);
     if let [_] = groups.as_slice() {
-        let all: Vec<&Decision> = decisions.iter().collect();
+        let all: Vec<&MixDecision> = decisions.iter().collect();
         return mix_group(logits, tokens, embedding, &all, top);
     }
     let device = logits.device();
@@ -220,7 +316,7 @@ fn mixed<B: Backend>(
         Tensor::<B, 1, Int>::from_data(TensorData::new(rows.clone(), [rows.len()]), &device)
     };
     let parts = groups.iter().map(|rows| {
-        let decisions: Vec<&Decision> = rows.iter().map(|&row| &decisions[row]).collect();
+        let decisions: Vec<&MixDecision> = rows.iter().map(|&row| &decisions[row]).collect();
         let select = index(rows);
         mix_group(
             logits.clone().select(0, select.clone()),
@@ -264,13 +360,14 @@ fn check<B: Backend>(
     Ok(())
 }
 
-/// Rows that are computed together: gates with the same support, all mixing or none; or lists of embeddings of one
-/// [`width`], all with the mean of the distribution or none. What a row is computed with thus depends on the row alone.
-fn groups(decisions: &[Decision]) -> Vec<Vec<usize>> {
+/// Groups of rows that are computed together: gated rows with the same support, which either all mix or all feed the
+/// token; or planned rows whose lists have the same [`width`], which all include the mean embedding or none. The
+/// operations that compute a row therefore depend on that row alone, not on the rest of the batch.
+fn groups(decisions: &[MixDecision]) -> Vec<Vec<usize>> {
     let mut groups: Vec<Vec<usize>> = Vec::new();
     let kind = |row: usize| match &decisions[row] {
-        Decision::Gated(gated) => (Some(gated.support), gated.mixes(), 0),
-        Decision::Plan(plan) => (None, plan.mean != 0.0, width(plan)),
+        MixDecision::Gated(gated) => (Some(gated.support), gated.mixes(), 0),
+        MixDecision::Plan(plan) => (None, plan.mean != 0.0, width(plan)),
     };
     for row in 0..decisions.len() {
         match groups.iter_mut().find(|group| kind(group[0]) == kind(row)) {
@@ -281,20 +378,20 @@ fn groups(decisions: &[Decision]) -> Vec<Vec<usize>> {
     groups
 }
 
-/// Rows of one of the [`groups`].
+/// Computes the rows of one of the [`groups`].
 fn mix_group<B: Backend>(
     logits: Tensor<B, 2>,
     tokens: Tensor<B, 1, Int>,
     embedding: &impl EmbeddingRows<B>,
-    decisions: &[&Decision],
+    decisions: &[&MixDecision],
     top: usize,
 ) -> Mixed<B> {
     let mut gated = Vec::new();
     let mut plans: Vec<&Plan> = Vec::new();
     for decision in decisions {
         match decision {
-            Decision::Gated(gate) => gated.push(*gate),
-            Decision::Plan(plan) => plans.push(plan),
+            MixDecision::Gated(gate) => gated.push(*gate),
+            MixDecision::Plan(plan) => plans.push(plan),
         }
     }
     match plans.is_empty() {
@@ -303,7 +400,7 @@ fn mix_group<B: Backend>(
     }
 }
 
-/// Numbers of rows `[n, 1]`.
+/// A float32 column `[n, 1]` with one value per row.
 pub(crate) fn column<B: Backend>(values: Vec<f32>, device: &B::Device) -> Tensor<B, 2> {
     let n = values.len();
     Tensor::from_data(TensorData::new(values, [n, 1]), (device, DType::F32))
@@ -324,7 +421,7 @@ fn join<B: Backend>(parts: Vec<Mixed<B>>, order: &[usize], back: Tensor<B, 1, In
         // Supports smaller than `top` have fewer candidates: pad with weight 0.
         let width = candidates.iter().map(|c| c.tokens.dims()[1]).max().unwrap_or(0);
         let (tokens, weights) = candidates.into_iter().map(|c| c.padded(width)).unzip();
-        Candidates {
+        TopWeights {
             tokens: Tensor::cat(tokens, 0).select(0, back.clone()),
             weights: Tensor::cat(weights, 0).select(0, back.clone()),
         }
@@ -332,7 +429,7 @@ fn join<B: Backend>(parts: Vec<Mixed<B>>, order: &[usize], back: Tensor<B, 1, In
     Mixed { inputs: inputs.select(0, back), entropy, gate, recorded, candidates, top }
 }
 
-impl<B: Backend> Candidates<B> {
+impl<B: Backend> TopWeights<B> {
     fn padded(self, width: usize) -> (Tensor<B, 2, Int>, Tensor<B, 2>) {
         let [n, own] = self.tokens.dims();
         if own == width {

@@ -1,4 +1,4 @@
-//! Seeded noise on the weights of mixtures: drawn on the host, so it is the same on every backend.
+//! Seeded noise for the weights of mixtures. It is drawn on the host, so that it is the same on every backend.
 
 use rand_chacha::{
     ChaCha8Rng,
@@ -6,11 +6,11 @@ use rand_chacha::{
 };
 use rand_distr::{Distribution, Gamma};
 
-/// Words of the generator's stream between two tokens.
+/// Distance in the random stream, in words, between the positions of two tokens.
 const STRIDE: u128 = 1 << 10;
 
-/// The noise of one row. Each step has a stream of its own, and each token its place in it: what one token gets depends
-/// on no other.
+/// The noise of one sequence. Each step has its own random stream and each token its own position in it, so the noise
+/// of a token does not depend on the other tokens.
 #[derive(Clone, Debug)]
 pub(crate) struct Noise {
     random: ChaCha8Rng,
@@ -21,23 +21,23 @@ impl Noise {
         Self { random: ChaCha8Rng::seed_from_u64(seed) }
     }
 
-    /// Begins a step. The sampler's own numbers are those of stream 0.
+    /// Begins a step with its own stream. Stream 0 belongs to the sampler.
     pub(crate) fn begin(&mut self, step: usize) {
         self.random.set_stream(step as u64 + 1);
         self.random.set_word_pos(0);
     }
 
-    /// Goes to the place of a token.
+    /// Moves to the stream position of a token.
     fn at(&mut self, token: u32) {
         self.random.set_word_pos(STRIDE * u128::from(token));
     }
 
-    /// Above 0 and below 1.
+    /// A uniform random number above 0 and below 1.
     fn uniform(&mut self) -> f64 {
         ((self.random.next_u64() >> 12) as f64 + 0.5) / (1u64 << 52) as f64
     }
 
-    /// A token, drawn from `q` in the order of its tokens.
+    /// Draws a token with the probabilities `q`, walking them in the given order.
     pub(crate) fn pick(&mut self, q: &[(u32, f64)]) -> Option<u32> {
         let target = self.uniform() * q.iter().map(|&(_, p)| p).sum::<f64>();
         let mut reached = 0.0;
@@ -61,14 +61,14 @@ impl Noise {
 
     /// A draw from Dirichlet(alpha q).
     ///
-    /// Gamma variates of shape a < 1 are those of shape a + 1 times u^(1/a): as logarithms, since they vanish in floats for
-    /// small a.
+    /// A gamma variate of shape a < 1 is a variate of shape a + 1 times u^(1/a). Logarithms are used, because the
+    /// variates underflow to 0 for small a.
     pub(crate) fn dirichlet(&mut self, q: &[(u32, f64)], alpha: f64) -> Vec<(u32, f64)> {
         let mut log_gamma = |(token, p): (u32, f64)| {
             self.at(token);
             let shape = alpha * p;
             let boost = self.uniform().ln() / shape;
-            // The shape is above 1 and the scale is 1: that is allowed.
+            // `Gamma::new` accepts any positive shape and scale, so the default is never used.
             let gamma = Gamma::new(shape + 1.0, 1.0).map_or(1.0, |gamma| gamma.sample(&mut self.random));
             (token, gamma.ln() + boost)
         };
@@ -76,13 +76,13 @@ impl Noise {
     }
 }
 
-/// The weights of uniform numbers.
+/// The Gumbel-softmax weights for the given uniform numbers.
 fn gumbel_softmax(q: &[(u32, f64)], uniforms: &[f64], tau: f64) -> Vec<(u32, f64)> {
     let noisy = |(&(token, p), u): (&(u32, f64), &f64)| (token, (p.ln() - (-u.ln()).ln()) / tau);
     softmax(q.iter().zip(uniforms).map(noisy).collect())
 }
 
-/// Of weights' logarithms.
+/// The softmax of the logarithms of weights.
 fn softmax(mut logs: Vec<(u32, f64)>) -> Vec<(u32, f64)> {
     let largest = logs.iter().map(|&(_, log)| log).fold(f64::NEG_INFINITY, f64::max);
     let mut sum = 0.0;
@@ -100,7 +100,7 @@ mod tests {
 
     const Q: &[(u32, f64)] = &[(3, 0.5), (0, 0.3), (9, 0.2)];
 
-    /// Chi-square of `draws` counts against the shares of [`Q`].
+    /// Chi-square statistic of 20,000 drawn tokens against the probabilities [`Q`].
     fn chi_square(draw: impl Fn(usize) -> u32) -> f64 {
         const DRAWS: usize = 20_000;
         let tokens: Vec<u32> = (0..DRAWS).map(draw).collect();
@@ -171,7 +171,7 @@ mod tests {
         }
     }
 
-    /// What tests/reference/rules.py computes.
+    /// The expected values come from tests/reference/rules.py.
     #[test]
     fn gumbel_weights_are_those_of_the_formula() {
         let all: Vec<serde_json::Value> =

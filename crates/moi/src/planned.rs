@@ -1,18 +1,19 @@
-//! Inputs that a rule has planned on the host: embeddings and their weights.
+//! Planned inputs: a rule lists embeddings and their weights on the host, and this module sums them.
 
 use burn::tensor::{DType, Int, Tensor, TensorData, backend::Backend};
 
 use crate::{
     gated::probabilities,
-    mix::{Candidates, Mixed, Recorded, column},
+    mix::{Mixed, Recorded, TopWeights, column},
     rows::EmbeddingRows,
     rule::{Gate, Plan, Raw},
 };
 
-/// Embeddings in a mixture beyond which the whole table is read in its order.
-const MANY: usize = 4096;
+/// The longest list of embeddings that are gathered one by one. A longer one becomes a weighted sum over the whole
+/// table.
+const MAX_LISTED: usize = 4096;
 
-/// The inputs of rows that all have the mean of the distribution in them, or all have not.
+/// The inputs of rows that either all include the mean embedding of the distribution or all do not.
 pub(crate) fn mix_plans<B: Backend>(
     logits: &Tensor<B, 2>,
     tokens: &Tensor<B, 1, Int>,
@@ -47,11 +48,12 @@ pub(crate) fn mix_plans<B: Backend>(
     }
 }
 
-/// How many embeddings a plan's list is filled up to: products of other widths may add up in another order. More than
-/// [`MANY`] are summed over the whole table.
+/// The length that a plan's list is padded to. Rows of different lengths are computed apart, because matrix products
+/// of different widths may add up in another order. `usize::MAX` stands for lists longer than [`MAX_LISTED`], which
+/// are summed over the whole table.
 pub(crate) fn width(plan: &Plan) -> usize {
     match plan.weights.len() {
-        len if len > MANY => usize::MAX,
+        len if len > MAX_LISTED => usize::MAX,
         len => len.next_power_of_two(),
     }
 }
@@ -65,7 +67,7 @@ fn listed<B: Backend>(
     let n = plans.len();
     let width = plans.iter().map(|plan| width(plan)).max().unwrap_or(1);
     let vocab = embedding.dims()[0];
-    if width > MANY {
+    if width > MAX_LISTED {
         let mut dense = vec![0.0f32; n * vocab];
         for (row, plan) in plans.iter().enumerate() {
             for &(token, weight) in &plan.weights {
@@ -83,7 +85,7 @@ fn listed<B: Backend>(
     weights.reshape([n, 1, width]).matmul(rows.reshape([n, width, d])).reshape([n, d])
 }
 
-/// Lists side by side, filled up with token 0 and weight 0.
+/// Concatenates lists, each padded to `width` with token 0 and weight 0.
 fn padded<'a>(lists: impl Iterator<Item = &'a [(u32, f32)]>, width: usize) -> (Vec<i64>, Vec<f32>) {
     let (mut tokens, mut weights) = (Vec::new(), Vec::new());
     for list in lists {
@@ -97,7 +99,7 @@ fn padded<'a>(lists: impl Iterator<Item = &'a [(u32, f32)]>, width: usize) -> (V
 }
 
 /// The largest weights of each row.
-fn candidates<B: Backend>(logits: &Tensor<B, 2>, plans: &[&Plan], top: usize) -> Candidates<B> {
+fn candidates<B: Backend>(logits: &Tensor<B, 2>, plans: &[&Plan], top: usize) -> TopWeights<B> {
     let [n, vocab] = logits.dims();
     let means = plans.iter().any(|plan| plan.mean != 0.0);
     let host =
@@ -118,13 +120,13 @@ fn candidates<B: Backend>(logits: &Tensor<B, 2>, plans: &[&Plan], top: usize) ->
     let width = lists.iter().map(Vec::len).max().unwrap_or(0).max(1);
     let (tokens, weights) = padded(lists.iter().map(Vec::as_slice), width);
     let device = logits.device();
-    Candidates {
+    TopWeights {
         tokens: Tensor::from_data(TensorData::new(tokens, [n, width]), &device),
         weights: Tensor::from_data(TensorData::new(weights, [n, width]), (&device, DType::F32)),
     }
 }
 
-/// Adds the likeliest tokens of a mean to a list of weights.
+/// Adds the most likely tokens of a mean embedding with weight `mean` to a list of weights.
 fn add_mean(list: &mut Vec<(u32, f32)>, mean: f32, logits: &[f32], top: usize) {
     let raw = Raw::new(logits);
     let mut order: Vec<u32> = (0..logits.len() as u32).collect();

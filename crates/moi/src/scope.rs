@@ -6,23 +6,34 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 use crate::RuleError;
 
-/// Which of the generated tokens a rule applies to; the others are fed as they are. Prompt tokens always are.
+/// Which of the generated tokens a rule applies to. For all others, and for prompt tokens, the token's own embedding
+/// is fed.
 ///
-/// Where none is given: `Thinking` for the rules that are meant for it ([`crate::InputRule::thinks`]) if the model's
-/// markers are known, else `All`.
+/// The default is `Thinking` for rules that are meant for it ([`crate::InputRule::thinks`]) if the model's markers
+/// are known, else `All`.
 ///
 /// As text and in JSON: `all`, `thinking`, or a range of tokens, counted from 0: `N..M`, `N..`, `..M`.
+///
+/// # Examples
+/// ```
+/// use moi::Scope;
+///
+/// assert_eq!("thinking".parse(), Ok(Scope::Thinking));
+/// assert_eq!("..100".parse(), Ok(Scope::Range { from: 0, to: Some(100) }));
+/// assert_eq!(Scope::Range { from: 8, to: None }.to_string(), "8..");
+/// assert!("9..3".parse::<Scope>().is_err());
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Scope {
-    /// Every one.
+    /// All generated tokens.
     All,
-    /// Those between the model's markers of thinking.
+    /// Tokens between the model's markers of thinking.
     Thinking,
-    /// From one on, before another.
+    /// A range of generated tokens, counted from 0.
     Range {
-        /// The first.
+        /// The first token (inclusive).
         from: usize,
-        /// The first that is no more.
+        /// The end (exclusive); `None` means no end.
         to: Option<usize>,
     },
 }

@@ -4,7 +4,7 @@ use std::{cmp::Ordering, collections::BinaryHeap};
 
 use burn::tensor::{DType, Int, Tensor, TensorData, backend::Backend};
 
-/// An entry of a row; ordered so that the heap's top is the one to throw out first.
+/// An entry of a row, ordered so that the top of the heap is the entry to remove first.
 #[derive(Clone, Copy, PartialEq)]
 struct Entry {
     value: f32,

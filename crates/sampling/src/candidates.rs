@@ -3,49 +3,71 @@
 use std::{cmp::Ordering, collections::HashMap};
 
 /// A token that may be sampled.
+///
+/// # Examples
+/// ```
+/// use moi_sampling::{Candidate, Candidates};
+///
+/// let mut candidates = Candidates::new(&[0.5, 2.0]);
+/// candidates.retain(|candidate: &Candidate| candidate.logit > 1.0);
+/// assert_eq!(candidates.iter().map(|candidate| candidate.id).collect::<Vec<_>>(), [1]);
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Candidate {
-    /// The token.
+    /// The token id.
     pub id: u32,
-    /// Its logit, as changed so far.
+    /// Its logit after the samplers applied so far.
     pub logit: f64,
-    /// e to the power of its logit less the largest one: its probability, but for a common factor. Right after
-    /// [`Candidates::weigh`].
+    /// e^(logit - largest logit), the probability without normalisation. Valid right after [`Candidates::weigh`].
     pub(crate) weight: f64,
 }
 
 /// Tokens that may be sampled, with their logits.
+///
+/// # Examples
+/// ```
+/// use moi_sampling::{Candidates, filters};
+///
+/// let mut candidates = Candidates::new(&[0.0, 2.0, 1.0]);
+/// filters::top_k(&mut candidates, 2);
+/// let likeliest = candidates.probabilities();
+/// assert_eq!(likeliest.iter().map(|(token, _)| *token).collect::<Vec<_>>(), [1, 2]);
+/// assert!((likeliest.iter().map(|(_, p)| p).sum::<f64>() - 1.0).abs() < 1e-12);
+/// // `draw` maps a number from 0 to below 1 to a token, walking the tokens in the order of their ids.
+/// assert_eq!((candidates.draw(0.0), candidates.draw(0.99)), (1, 2));
+/// ```
 #[derive(Clone, Debug, PartialEq)]
 pub struct Candidates {
     pub(crate) list: Vec<Candidate>,
     /// Whether the list is still the whole vocabulary in order.
     whole: bool,
-    /// Whether weights belong to the logits.
+    /// Whether the weights are up to date with the logits.
     weighed: bool,
-    /// The weight of tokens that are too unlikely to be left by a filter and were never on the list.
+    /// Total weight of the tokens that were never on the list, because no filter could keep them.
     pub(crate) rest: f64,
 }
 
 impl Candidates {
-    /// All tokens of a vocabulary. A logit of -infinity has no chance.
+    /// All tokens of a vocabulary by `logits` `[vocab]`. A token with logit -infinity is never drawn.
     pub fn new(logits: &[f32]) -> Self {
         let candidate = |(&logit, id): (&f32, u32)| Candidate { id, logit: logit.into(), weight: 0.0 };
         Self { list: logits.iter().zip(0..).map(candidate).collect(), whole: true, weighed: false, rest: 0.0 }
     }
 
-    /// Some tokens of a vocabulary, in order: those that the filters of [`crate::Sampling::is_plain`] may leave. `rest` is
-    /// what all others weigh at the temperature that will be, where the most likely token weighs 1.
+    /// Some tokens of a vocabulary, in order: those that the filters of [`crate::Sampling::is_plain`] may keep.
+    /// `rest` is the total weight of all others at the temperature that will be applied, where the most likely token
+    /// has weight 1.
     pub fn of_likely(logits: &[f32], tokens: &[u32], rest: f64) -> Self {
         let candidate = |&id: &u32| Candidate { id, logit: logits[id as usize].into(), weight: 0.0 };
         Self { list: tokens.iter().map(candidate).collect(), whole: false, weighed: false, rest }
     }
 
-    /// How many there are.
+    /// The number of candidates.
     pub fn len(&self) -> usize {
         self.list.len()
     }
 
-    /// Whether none is left.
+    /// Whether no candidate is left.
     pub fn is_empty(&self) -> bool {
         self.list.is_empty()
     }
@@ -61,7 +83,7 @@ impl Candidates {
         self.weighed = false;
     }
 
-    /// Changes the logits of some tokens, each once.
+    /// Changes the logits of the tokens in `of`, each once.
     pub fn map_some<T>(&mut self, of: &HashMap<u32, T>, change: impl Fn(f64, &T) -> f64) {
         if self.whole {
             for (&id, value) in of {
@@ -79,21 +101,22 @@ impl Candidates {
         self.weighed = false;
     }
 
-    /// Takes away those that are not to be kept.
+    /// Removes the candidates for which `keep` is false.
     pub fn retain(&mut self, keep: impl Fn(&Candidate) -> bool) {
         self.list.retain(keep);
         self.whole = false;
     }
 
-    /// Keeps the first `count` of a list that was put in order.
+    /// Keeps the first `count` candidates. The caller has moved those that are kept to the front of the list.
     pub(crate) fn truncate(&mut self, count: usize) {
         self.rest = 0.0;
         self.list.truncate(count);
         self.whole = false;
     }
 
-    /// Keeps the first in an order up to the one that is enough; all where none is. They are put in order a few at a time:
-    /// what is kept is nearly always much smaller than the vocabulary.
+    /// Keeps the first candidates in `order`, up to and including the first for which `is_enough` is true; all if
+    /// there is none. The list is sorted in growing chunks, because the kept part is nearly always much smaller than
+    /// the vocabulary.
     pub(crate) fn keep_first(
         &mut self,
         order: impl Fn(&Candidate, &Candidate) -> Ordering,
@@ -117,7 +140,7 @@ impl Candidates {
         }
     }
 
-    /// The list, to be put in another order.
+    /// The list, for callers that change its order.
     pub(crate) fn unordered(&mut self) -> &mut [Candidate] {
         self.whole = false;
         &mut self.list
@@ -128,7 +151,7 @@ impl Candidates {
         self.list.iter().map(|candidate| candidate.logit).fold(f64::NEG_INFINITY, f64::max)
     }
 
-    /// Brings the weights up to date.
+    /// Computes the weights if the logits have changed.
     pub(crate) fn weigh(&mut self) {
         if !self.weighed {
             let largest = self.largest();
@@ -139,19 +162,19 @@ impl Candidates {
         }
     }
 
-    /// The sum of all weights, of tokens that were never on the list too. Right after [`Candidates::weigh`].
+    /// The sum of all weights, including tokens that were never on the list. Valid right after [`Candidates::weigh`].
     pub(crate) fn total(&self) -> f64 {
         self.list.iter().map(|candidate| candidate.weight).sum::<f64>() + self.rest
     }
 
-    /// The probability of a token among the candidates; `None` where it is not one of them.
+    /// The probability of a token among the candidates; `None` if it is not one of them.
     pub(crate) fn probability(&mut self, token: u32) -> Option<f64> {
         self.weigh();
         let candidate = self.list.iter().find(|candidate| candidate.id == token)?;
         Some(candidate.weight / self.total())
     }
 
-    /// Tokens with their probabilities, unordered; those without a chance left out.
+    /// Tokens with their probabilities, unordered; tokens with probability 0 are left out.
     pub fn shares(&mut self) -> Vec<(u32, f64)> {
         self.weigh();
         let sum: f64 = self.list.iter().map(|candidate| candidate.weight).sum();
@@ -159,7 +182,7 @@ impl Candidates {
         with_chance.map(|candidate| (candidate.id, candidate.weight / sum)).collect()
     }
 
-    /// As [`Candidates::shares`], the most likely first, ties by the lower id.
+    /// Like [`Candidates::shares`], the most likely first, ties by the lower id.
     pub fn probabilities(&mut self) -> Vec<(u32, f64)> {
         let mut shares = self.shares();
         shares.sort_unstable_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
@@ -178,8 +201,8 @@ impl Candidates {
         (sum.ln() - weighted / sum).max(0.0)
     }
 
-    /// The token at which the cumulative distribution, in order of ids, passes `uniform`, a number from 0 to below 1. So
-    /// a number means the same token wherever the logits agree.
+    /// Draws the token at which the cumulative distribution, in order of ids, passes `uniform`, a number from 0 to
+    /// below 1. Because of that order, the same number gives the same token wherever the logits are the same.
     pub fn draw(&mut self, uniform: f64) -> u32 {
         self.weigh();
         if !self.whole && !self.list.is_sorted_by_key(|candidate| candidate.id) {

@@ -7,6 +7,17 @@ use serde::{Serialize, de::DeserializeOwned, de::MapAccess, ser::SerializeMap};
 use crate::{Candidates, Past, Sampling, SamplingError, SamplingStep};
 
 /// A value of a sampler that a caller may set.
+///
+/// # Examples
+/// ```
+/// use moi_sampling::{KnobKind, Sampling, SamplingStep};
+///
+/// let knobs = Sampling::knobs();
+/// let knob = knobs.iter().find(|knob| knob.key == "top_k").ok_or("there is no such knob")?;
+/// assert_eq!((knob.flag(), knob.default.as_str()), ("top-k".to_owned(), "0"));
+/// assert_eq!((knob.kind, knob.step), (KnobKind::Count, Some(SamplingStep::TopK)));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Knob {
     /// Its key in JSON. The flag of a command line is the same with dashes, and without the last `s` for
@@ -14,11 +25,11 @@ pub struct Knob {
     pub key: &'static str,
     /// What it does, in a sentence.
     pub help: &'static str,
-    /// What it may be.
+    /// The type of its value.
     pub kind: KnobKind,
     /// Its default as text.
     pub default: String,
-    /// The sampler that reads it; `None` where several do.
+    /// The sampler that reads it; `None` if several do.
     pub step: Option<SamplingStep>,
 }
 
@@ -33,7 +44,16 @@ impl Knob {
     }
 }
 
-/// What a knob's value may be.
+/// The type of a knob's value.
+///
+/// # Examples
+/// ```
+/// use moi_sampling::{KnobKind, Sampling};
+///
+/// // Knobs that cannot be flags of a command line.
+/// let by_token = Sampling::knobs().into_iter().filter(|knob| knob.kind == KnobKind::ByToken);
+/// assert_eq!(by_token.map(|knob| knob.key).collect::<Vec<_>>(), ["logit_bias"]);
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum KnobKind {
     /// A number.
@@ -48,16 +68,16 @@ pub enum KnobKind {
     ByToken,
 }
 
-/// A type of knobs.
+/// A Rust type that a knob's value may have.
 pub(crate) trait KnobValue: Serialize + DeserializeOwned + PartialEq + Debug {
     const KIND: KnobKind;
 
-    /// Reads it from texts, of which there is one unless it is a list; `Err` is what was expected.
+    /// Reads a value from texts, of which there is one unless the value is a list; `Err` says what was expected.
     fn read(texts: &[&str]) -> Result<Self, &'static str>;
 
     fn write(&self) -> String;
 
-    /// Whether it can be calculated with.
+    /// Whether the value is free of infinities and NaN.
     fn is_finite(&self) -> bool {
         true
     }
@@ -109,7 +129,7 @@ impl KnobValue for i64 {
 impl KnobValue for Vec<String> {
     const KIND: KnobKind = KnobKind::Texts;
 
-    /// `none` alone is an empty list, as llama.cpp has it.
+    /// `none` alone is an empty list, as in llama.cpp.
     fn read(texts: &[&str]) -> Result<Self, &'static str> {
         Ok(if texts == ["none"] { Vec::new() } else { texts.iter().map(|&text| text.to_owned()).collect() })
     }
@@ -131,7 +151,7 @@ impl KnobValue for std::collections::BTreeMap<u32, f64> {
     }
 }
 
-/// What a declaration gives.
+/// What the `sampler!` declaration of a sampler provides.
 pub(crate) trait Declared {
     /// Its knobs; `step` says which sampler reads them.
     fn knobs(&self, step: Option<SamplingStep>) -> Vec<Knob>;
@@ -139,13 +159,13 @@ pub(crate) trait Declared {
     /// Whether all values are the defaults.
     fn is_default(&self) -> bool;
 
-    /// Whether all values are allowed.
+    /// Checks that all values are allowed.
     fn check_values(&self) -> Result<(), SamplingError>;
 
-    /// Sets a knob from texts; `None` where it has no knob of this key.
+    /// Sets a knob from texts; `None` if there is no knob of this key.
     fn set(&mut self, key: &str, texts: &[&str]) -> Option<Result<(), SamplingError>>;
 
-    /// Reads the value of a key from a map; whether it has a knob of this key.
+    /// Reads the value of a key from a map; false if there is no knob of this key.
     fn read_key<'de, A: MapAccess<'de>>(&mut self, key: &str, map: &mut A) -> Result<bool, A::Error>
     where
         Self: Sized;
@@ -156,41 +176,42 @@ pub(crate) trait Declared {
         Self: Sized;
 }
 
-/// What a sampler does.
+/// The behaviour of a sampler.
 pub(crate) trait Sampler: Declared {
-    /// Whether it changes logits, or takes tokens away, by what came before or by what a caller wants; a filter looks at
-    /// the distribution alone.
+    /// Whether the sampler changes logits or removes tokens because of earlier tokens or a caller's wish. A filter,
+    /// in contrast, depends on the distribution alone.
     fn is_penalty(&self) -> bool {
         false
     }
 
-    /// Whether it changes nothing.
+    /// Whether the sampler changes nothing.
     fn is_off(&self) -> bool {
         self.is_default()
     }
 
-    /// What else its values must be.
+    /// Checks what [`Declared::check_values`] does not cover.
     fn check(&self) -> Result<(), SamplingError> {
         Ok(())
     }
 
-    /// Changes logits or takes candidates away.
+    /// Changes logits or removes candidates.
     fn apply(&self, candidates: &mut Candidates, past: &Past, sampling: &Sampling);
 
-    /// Whether it keeps a number from step to step: [`Sampler::observe`] is called of no other.
+    /// Whether the sampler keeps a number from step to step. [`Sampler::observe`] is called only for such samplers.
     fn keeps_state(&self) -> bool {
         false
     }
 
-    /// Learns which of the candidates became the token, and which probability it had among them. The state is the
-    /// sampler's own, 0 steps old where `None`.
+    /// Returns the sampler's new state after a token was drawn that had this probability among the candidates. The
+    /// state is `None` before the first step.
     fn observe(&self, _probability: f64, state: Option<f64>) -> Option<f64> {
         state
     }
 }
 
-/// Declares a sampler. Of one knob: `Name(type) = "step"`, then the knob as field `0`; of several: `Name = "step"`, then its
-/// fields. A knob: `"key" => field: type = default`, then `if condition, "what is allowed"` where not every value is.
+/// Declares a sampler. With one knob: `Name(type) = "step"`, then the knob as field `0`; with several: `Name =
+/// "step"`, then its fields. A knob is `"key" => field: type = default`, then `if condition, "what is allowed"` if
+/// not every finite value is.
 macro_rules! sampler {
     (
         $(#[doc = $doc:literal])+
@@ -229,7 +250,7 @@ macro_rules! sampler {
     };
 }
 
-/// The part of [`sampler`] that is alike for one knob and several.
+/// The part of [`sampler`] that samplers of one knob and of several have in common.
 macro_rules! declared {
     (
         $name:ident = $step:literal {
@@ -238,7 +259,7 @@ macro_rules! declared {
         }
     ) => {
         impl $name {
-            /// Its name in the order of samplers.
+            /// The sampler's name in [`crate::Sampling::samplers`].
             pub const NAME: &'static str = $step;
         }
 

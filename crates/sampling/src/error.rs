@@ -1,8 +1,18 @@
-//! What is wrong with how to sample.
+//! Errors of sampling.
 
 use crate::SamplingStep;
 
 /// A value that is not allowed, or nothing to sample from.
+///
+/// # Examples
+/// ```
+/// use moi_sampling::{Sampling, SamplingError, SamplingStep};
+///
+/// let error = Sampling { top_p: 2.0.into(), ..Sampling::default() }.check().unwrap_err();
+/// assert_eq!(error.to_string(), "top-p must be above 0 and at most 1, got 2");
+/// let twice = Sampling { samplers: vec![SamplingStep::TopK; 2], ..Sampling::default() };
+/// assert_eq!(twice.check(), Err(SamplingError::Twice(SamplingStep::TopK)));
+/// ```
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 pub enum SamplingError {
     /// A value that is not allowed.
@@ -10,7 +20,7 @@ pub enum SamplingError {
     Value {
         /// The knob, as a flag spells it.
         name: String,
-        /// Which values are.
+        /// Which values are allowed.
         allowed: &'static str,
         /// The value.
         value: String,
@@ -29,10 +39,10 @@ pub enum SamplingError {
     /// No sampler has a knob of this name.
     #[error("no sampler has `{0}`")]
     Knob(String),
-    /// A sampler that stands twice in the order.
+    /// A sampler occurs twice in the order.
     #[error("the sampler `{0}` is given twice")]
     Twice(SamplingStep),
-    /// Every token was taken away.
+    /// All tokens were removed.
     #[error("no token is left to sample: all are banned, would repeat a sequence, or break the grammar")]
     NothingLeft,
 }

@@ -3,15 +3,26 @@
 use std::collections::HashMap;
 
 /// The tokens of a sequence so far. Penalties look back at them.
+///
+/// # Examples
+/// ```
+/// use moi_sampling::History;
+///
+/// let mut history = History::new(&[1, 2]);
+/// history.push(3);
+/// assert_eq!(history.all(0), [1, 2, 3]);
+/// assert_eq!(history.all(2), [2, 3]);
+/// assert_eq!(history.generated(0), [3]);
+/// ```
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct History {
     tokens: Vec<u32>,
-    /// Tokens of the prompt among them.
+    /// How many of the tokens belong to the prompt.
     prompt: usize,
 }
 
 impl History {
-    /// Of a sequence that begins with a prompt.
+    /// The history of a sequence that begins with a prompt.
     pub fn new(prompt: &[u32]) -> Self {
         Self { tokens: prompt.to_vec(), prompt: prompt.len() }
     }
@@ -21,12 +32,12 @@ impl History {
         self.tokens.push(token);
     }
 
-    /// All tokens, the last `window` of them where that is not 0.
+    /// All tokens; only the last `window` of them if `window` is not 0.
     pub fn all(&self, window: usize) -> &[u32] {
         last(&self.tokens, window)
     }
 
-    /// The tokens that were generated, the last `window` of them where that is not 0.
+    /// The tokens that were generated; only the last `window` of them if `window` is not 0.
     pub fn generated(&self, window: usize) -> &[u32] {
         last(&self.tokens[self.prompt..], window)
     }
@@ -39,7 +50,7 @@ fn last(tokens: &[u32], window: usize) -> &[u32] {
     }
 }
 
-/// How often each token is among some.
+/// How often each token occurs in `tokens`.
 pub(crate) fn counts(tokens: &[u32]) -> HashMap<u32, u32> {
     let mut counts = HashMap::with_capacity(tokens.len());
     for &token in tokens {

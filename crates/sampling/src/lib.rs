@@ -1,9 +1,9 @@
-//! What tokens are sampled from: samplers as declarations with small pure functions, and their order as data.
+//! Sampling of tokens: samplers as declarations with small pure functions, and their order as data.
 //!
-//! Nothing here knows of tensors, models or random generators. Logits become [`Candidates`]; each sampler changes their
-//! logits or takes some away; a uniform number picks one of those that are left. A sampler is a file of `samplers`, which
-//! has its knobs (key, flag, help, default, allowed values) and what it does, and a line of `samplers!` in `sampling.rs`,
-//! which has its place in the order.
+//! This crate knows neither tensors nor models nor random generators. Logits become [`Candidates`]; each sampler
+//! changes their logits or removes some; a uniform number picks one of those that are left. A sampler is a file of
+//! `samplers` with its knobs (key, flag, help, default, allowed values) and its function, and a line of `samplers!`
+//! in `sampling.rs`, which sets its place in the default order.
 //!
 //! ```
 //! use moi_sampling::{Candidates, Past, Sampling};
@@ -29,7 +29,7 @@ mod past;
 mod samplers;
 mod sampling;
 
-/// Filters as functions, for rules that pick tokens by filters of their own.
+/// Filters as functions, for input rules that have filters of their own.
 pub mod filters {
     pub use crate::samplers::{min_p, temperature, top_k, top_p};
 }

@@ -1,4 +1,4 @@
-//! How tokens are sampled, as data: the samplers, and the order in which they work.
+//! How tokens are sampled, as data: the samplers and the order in which they are applied.
 
 use std::{fmt, str::FromStr};
 
@@ -12,33 +12,75 @@ use crate::{
 
 sampler! {
     /// How many of the last tokens the penalties of repetition, presence and frequency look back at.
+    ///
+    /// # Examples
+    /// ```
+    /// use moi_sampling::{Candidates, History, Past, Sampling};
+    ///
+    /// let mut history = History::default();
+    /// history.push(0);
+    /// history.push(1);
+    /// let sampling = Sampling { presence: 1.0.into(), penalty_window: 1.into(), ..Sampling::default() };
+    /// let mut candidates = Candidates::new(&[2.0, 2.0]);
+    /// sampling.penalise(&mut candidates, &Past::new(history));
+    /// // Only the last token is looked at.
+    /// let logits: Vec<f64> = candidates.iter().map(|candidate| candidate.logit).collect();
+    /// assert_eq!(logits, [2.0, 1.0]);
+    /// ```
     PenaltyWindow(usize) = "penalty-window" {
         /// How many of the last tokens penalties look back at; 0 or -1 is all
         "penalty_window" => 0: usize = 0;
     }
 }
 
-/// Makes [`Sampling`] and [`SamplingStep`] of the samplers, in the order in which they work where none is given.
+/// Defines [`Sampling`] and [`SamplingStep`] from the samplers, which are listed in the default order.
 macro_rules! samplers {
     ($($field:ident: $sampler:ident),+ $(,)?) => {
-        /// How tokens are sampled. Plain data: the same value comes from flags, a JSON request or Rust code. In JSON all
-        /// knobs stand side by side: `{"temperature": 0.7, "dry_multiplier": 0.8}`.
+        /// How tokens are sampled. Plain data: the same value comes from flags, a JSON request or Rust code. In JSON
+        /// the knobs of all samplers are keys of one object: `{"temperature": 0.7, "dry_multiplier": 0.8}`.
         ///
-        /// Banned tokens are taken away first, then the steps of [`Sampling::samplers`] work in their order. A sampler whose
-        /// knobs have their defaults changes nothing, but for the temperature: the default is greedy.
+        /// Banned tokens are removed first, then the samplers of [`Sampling::samplers`] are applied in their order. A
+        /// sampler whose knobs have their defaults changes nothing, except for the temperature: the default is
+        /// greedy.
+        ///
+        /// # Examples
+        /// ```
+        /// use moi_sampling::{Candidates, Past, Sampling};
+        ///
+        /// let mut sampling: Sampling = serde_json::from_str(r#"{"temperature": 0.8, "top_k": 2}"#)?;
+        /// sampling.set("min_p", &["0.1"])?;
+        /// sampling.check()?;
+        /// let mut candidates = Candidates::new(&[1.0, 4.0, 3.5]);
+        /// sampling.apply(&mut candidates, &Past::default())?;
+        /// assert_eq!(candidates.len(), 2);
+        /// # Ok::<(), Box<dyn std::error::Error>>(())
+        /// ```
         #[derive(Clone, Debug, PartialEq)]
         #[allow(missing_docs, reason = "each sampler documents itself")]
         pub struct Sampling {
             $(pub $field: $sampler,)+
-            /// Of the penalties of repetition, presence and frequency.
+            /// How many of the last tokens the penalties of repetition, presence and frequency look back at.
             pub penalty_window: PenaltyWindow,
             /// Tokens that are never sampled.
             pub banned: Vec<u32>,
-            /// The order. What is left out is not done.
+            /// The samplers in the order in which they are applied. A sampler that is left out is not applied.
             pub samplers: Vec<SamplingStep>,
         }
 
-        /// A step of sampling.
+        /// A sampler as an element of [`Sampling::samplers`].
+        ///
+        /// # Examples
+        /// ```
+        /// use moi_sampling::{Sampling, SamplingStep};
+        ///
+        /// // The filters see the distribution before the temperature.
+        /// let samplers = vec![SamplingStep::TopK, SamplingStep::MinP, SamplingStep::Temperature];
+        /// let sampling = Sampling { samplers, ..Sampling::default() };
+        /// sampling.check()?;
+        /// assert_eq!("min-p".parse(), Ok(SamplingStep::MinP));
+        /// assert_eq!(SamplingStep::MinP.name(), "min-p");
+        /// # Ok::<(), moi_sampling::SamplingError>(())
+        /// ```
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
         #[allow(missing_docs, reason = "each sampler documents itself")]
         pub enum SamplingStep {
@@ -46,7 +88,7 @@ macro_rules! samplers {
         }
 
         impl SamplingStep {
-            /// All, in the order in which they work where none is given.
+            /// All samplers, in the default order.
             pub const ALL: &[Self] = &[$(Self::$sampler),+];
 
             /// Its name, as on a command line.
@@ -58,7 +100,7 @@ macro_rules! samplers {
         }
 
         impl Default for Sampling {
-            /// Greedy.
+            /// Greedy sampling.
             fn default() -> Self {
                 Self {
                     $($field: $sampler::default(),)+
@@ -80,8 +122,8 @@ macro_rules! samplers {
             /// Sets a knob from texts, of which there is one unless the knob is a list.
             ///
             /// # Errors
-            /// If there is no knob of this key, or the texts are no value of it. Whether the value is allowed
-            /// [`Sampling::check`] says.
+            /// If there is no knob of this key, or the texts are not a value of it. [`Sampling::check`] says whether
+            /// the value is allowed.
             pub fn set(&mut self, key: &str, texts: &[&str]) -> Result<(), SamplingError> {
                 $(if let Some(set) = self.$field.set(key, texts) {
                     return set;
@@ -136,10 +178,10 @@ samplers! {
 }
 
 impl Sampling {
-    /// Whether all values are allowed.
+    /// Checks that all values are allowed.
     ///
     /// # Errors
-    /// A [`SamplingError`] that names the one that is not.
+    /// A [`SamplingError`] that names the value that is not.
     pub fn check(&self) -> Result<(), SamplingError> {
         self.check_values()?;
         let twice = |(i, step): (usize, &SamplingStep)| self.samplers[..i].contains(step).then_some(*step);
@@ -149,7 +191,7 @@ impl Sampling {
         }
     }
 
-    /// Whether there are but temperature, top-k, top-p and min-p, in this order.
+    /// Whether only temperature, top-k, top-p and min-p have an effect, and are applied in this order.
     pub fn is_plain(&self) -> bool {
         let does = |step: &SamplingStep| {
             use SamplingStep::{MinP, Temperature, TopK, TopP};
@@ -162,10 +204,10 @@ impl Sampling {
             && own.eq(SamplingStep::ALL.iter().filter(|step| does(step)))
     }
 
-    /// Leaves the tokens that may be sampled.
+    /// Applies all samplers, which leaves the tokens that may be sampled.
     ///
     /// # Errors
-    /// If none is left.
+    /// If no token is left.
     pub fn apply(&self, candidates: &mut Candidates, past: &Past) -> Result<(), SamplingError> {
         self.ban(candidates);
         for step in &self.samplers {
@@ -177,8 +219,8 @@ impl Sampling {
         }
     }
 
-    /// Tells the samplers which of the candidates that [`Sampling::apply`] left became the token. What they keep from step
-    /// to step changes by it.
+    /// Tells the samplers which of the candidates that [`Sampling::apply`] left was drawn, so that they update the
+    /// state that they keep in `past`.
     pub fn observe(&self, candidates: &mut Candidates, token: u32, past: &mut Past) {
         for step in &self.samplers {
             let sampler = self.sampler(*step);
@@ -200,15 +242,15 @@ impl Sampling {
                 .any(|one| one.is_penalty() && !one.is_off())
     }
 
-    /// Changes logits as [`Sampling::apply`] does, and takes away what is banned or would repeat a sequence, without the
-    /// temperature and the filters.
+    /// Changes logits as [`Sampling::apply`] does, and removes tokens that are banned or would repeat a sequence,
+    /// without the temperature and the filters.
     pub fn penalise(&self, candidates: &mut Candidates, past: &Past) {
         self.ban(candidates);
         let samplers = self.samplers.iter().map(|step| self.sampler(*step));
         samplers.filter(|one| one.is_penalty()).for_each(|one| one.apply(candidates, past, self));
     }
 
-    /// Whether a sampler needs a number by chance beside that of the draw, [`Past::chance`].
+    /// Whether a sampler needs [`Past::chance`], a random number beside that of the draw.
     pub fn needs_chance(&self) -> bool {
         self.samplers.contains(&SamplingStep::Xtc) && !self.xtc.is_off()
     }

@@ -1,30 +1,31 @@
-//! What requests take of the cache, and who gives way where they come to more than there is.
+//! The cache memory that requests take, and which of them are parked if there is not enough.
 
 use burn::tensor::backend::Backend;
 use moi_models::CausalLm;
 
 use super::{Event, Running, Scheduler};
-use crate::{RequestId, RowError, RowId, round::MOST_CHECKPOINTS};
+use crate::{RequestId, SequenceError, SequenceId, round::MAX_CHECKPOINTS};
 
 impl<B: Backend, M: CausalLm<B>> Scheduler<'_, B, M> {
-    /// Bytes of the cache that a sequence of so many positions comes to.
+    /// Bytes of the cache that a sequence of this many positions takes.
     pub(super) fn bytes_for(&self, positions: usize) -> usize {
         let engine = self.batch.engine();
         // Inputs are kept in float32 at most.
         let width = engine.model().embedding().dims()[1];
         let inputs = if self.batch.replays { positions * width * size_of::<f32>() } else { 0 };
-        // A prompt keeps states where its blocks end, until it has run.
+        // A prompt keeps saved states until it has run.
         let pool = engine.pool();
-        let kept = if self.batch.keeps_checkpoints { MOST_CHECKPOINTS * pool.state_bytes() } else { 0 };
+        let kept = if self.batch.keeps_checkpoints { MAX_CHECKPOINTS * pool.state_bytes() } else { 0 };
         pool.bytes_for(positions, engine.prefill_chunk()) + kept + inputs
     }
 
-    /// Bytes that are counted for what runs.
+    /// Bytes that are counted for running requests.
     pub(super) fn used(&self) -> usize {
         self.running.values().filter(|running| !running.is_parked).map(|running| running.bytes).sum()
     }
 
-    /// Parks the requests that came last, as long as those that run need more than there is; one always runs.
+    /// Parks the requests that came last, as long as the running ones need more than there is. One request always
+    /// runs.
     pub(super) fn preempt(&mut self) {
         let Some(budget) = self.options.cache_bytes else { return };
         self.make_room(0);
@@ -37,7 +38,7 @@ impl<B: Backend, M: CausalLm<B>> Scheduler<'_, B, M> {
         }
     }
 
-    /// Has requests that nobody reads give their bytes up, those that came last first, until so many more have room or none
+    /// Parks paused requests, those that came last first, until there is room for `bytes` more or no paused request
     /// is left.
     pub(super) fn make_room(&mut self, bytes: usize) {
         let Some(budget) = self.options.cache_bytes else { return };
@@ -51,11 +52,12 @@ impl<B: Backend, M: CausalLm<B>> Scheduler<'_, B, M> {
         }
     }
 
-    /// Lets parked requests go on, first come first, as long as there is room. Nobody overtakes them.
+    /// Lets parked requests continue, the oldest first, as long as there is room. No other request overtakes them.
     pub(super) fn resume(&mut self) -> Vec<Event> {
         let mut events = Vec::new();
         let parked = self.running.iter().filter(|(_, running)| running.is_parked && !running.is_paused);
-        let mut parked: Vec<(RequestId, RowId)> = parked.map(|(&row, running)| (running.id, row)).collect();
+        let mut parked: Vec<(RequestId, SequenceId)> =
+            parked.map(|(&row, running)| (running.id, row)).collect();
         parked.sort_unstable();
         for (id, row) in parked {
             let Some(running) = self.running.get(&row).copied() else { continue };
@@ -68,7 +70,7 @@ impl<B: Backend, M: CausalLm<B>> Scheduler<'_, B, M> {
                 Ok(()) => {
                     self.running.insert(row, Running { is_parked: false, ..running });
                 }
-                Err(RowError { error, text, .. }) => {
+                Err(SequenceError { error, text, .. }) => {
                     self.running.remove(&row);
                     events.push(Event::Failed(id, error, text));
                 }

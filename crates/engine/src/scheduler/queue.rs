@@ -1,4 +1,4 @@
-//! Requests that wait: which of them is next.
+//! The queue of waiting requests.
 
 use std::collections::VecDeque;
 
@@ -6,9 +6,9 @@ use burn::tensor::backend::Backend;
 
 use crate::{PreparedRequest, RequestId};
 
-/// Tokens by which an owner's turn grows at each visit.
+/// Tokens that are added to an owner's share at each visit.
 const QUANTUM: usize = 512;
-/// Prompt positions that a request seems shorter by for each round that it has waited.
+/// Prompt positions by which a request counts as shorter for each round that it has waited.
 const AGEING: usize = 16;
 
 /// A request that waits.
@@ -17,22 +17,22 @@ pub(super) struct Queued<B: Backend> {
     pub(super) request: PreparedRequest<B>,
     /// Positions of its prompt.
     pub(super) prompt: usize,
-    /// Positions that it is foreseen to come to, and the most that it may.
+    /// Number of positions that it is expected to reach, and the largest number that it may reach.
     pub(super) counted: usize,
     pub(super) limit: usize,
-    /// Rounds that it has waited for.
+    /// Number of rounds that it has waited.
     pub(super) waited: usize,
 }
 
 impl<B: Backend> Queued<B> {
-    /// What comes first among the requests of an owner: the smallest priority, then the shortest prompt, unless another one
-    /// has waited for long.
+    /// Orders the requests of an owner: the smallest priority first, then the shortest prompt, where waiting makes a
+    /// prompt count as shorter.
     fn rank(&self) -> (i64, usize, RequestId) {
         (self.request.priority(), self.prompt.saturating_sub(AGEING * self.waited), self.id)
     }
 }
 
-/// The requests of an owner, and how many tokens of its turn are left.
+/// The requests of an owner, and how many tokens of its share are left.
 struct Owner<B: Backend> {
     name: String,
     queue: Vec<Queued<B>>,
@@ -49,8 +49,8 @@ impl<B: Backend> Owner<B> {
     }
 }
 
-/// All that wait: the smallest priority first, and among equals owner after owner (deficit round robin, Shreedhar and
-/// Varghese, 1996).
+/// All waiting requests: the smallest priority first, and among equals owner after owner (deficit round robin,
+/// Shreedhar and Varghese, 1996).
 pub(super) struct Queue<B: Backend>(VecDeque<Owner<B>>);
 
 impl<B: Backend> Queue<B> {
@@ -70,7 +70,7 @@ impl<B: Backend> Queue<B> {
         self.0.is_empty()
     }
 
-    /// Tokens of the prompts.
+    /// Tokens of all waiting prompts.
     pub(super) fn tokens(&self) -> usize {
         self.all().map(|queued| queued.prompt).sum()
     }
@@ -82,7 +82,7 @@ impl<B: Backend> Queue<B> {
         }
     }
 
-    /// Removes a request; whether it was there.
+    /// Removes a request. Returns whether it was there.
     pub(super) fn remove(&mut self, id: RequestId) -> bool {
         let before = self.len();
         self.0.iter_mut().for_each(|owner| owner.queue.retain(|queued| queued.id != id));
@@ -90,12 +90,12 @@ impl<B: Backend> Queue<B> {
         self.len() < before
     }
 
-    /// A round has passed.
+    /// Counts a round for all waiting requests.
     pub(super) fn age(&mut self) {
         self.0.iter_mut().flat_map(|owner| &mut owner.queue).for_each(|queued| queued.waited += 1);
     }
 
-    /// The request whose turn it is, which stays where it is. Its owner stands first from then on.
+    /// The next request, which stays in the queue. Its owner moves to the front.
     pub(super) fn next(&mut self) -> Option<&Queued<B>> {
         let least = self.0.iter().filter_map(Owner::priority).min()?;
         let contenders = self.0.iter().filter(|owner| owner.priority() == Some(least)).count();
@@ -114,7 +114,7 @@ impl<B: Backend> Queue<B> {
         }
     }
 
-    /// Takes the request whose turn it is.
+    /// Takes the next request out of the queue.
     pub(super) fn take(&mut self) -> Option<Queued<B>> {
         self.next()?;
         let owner = self.0.front_mut()?;

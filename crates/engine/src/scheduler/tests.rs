@@ -1,4 +1,4 @@
-//! A model that fails where it is told to, and requests of several owners.
+//! Tests with a model that fails on demand, and with requests of several owners.
 
 use std::{
     sync::atomic::{AtomicUsize, Ordering},
@@ -16,21 +16,21 @@ use crate::{InputRule, Prompt, Sampling, StopReason, Support, self_check::Known}
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Fault {
     None,
-    /// It fails as a whole.
+    /// The pass fails as a whole.
     Fails,
-    /// It takes long.
+    /// The pass takes long.
     Stalls,
     /// The hidden states of this span are NaN.
     Nan(usize),
 }
 
-/// A model that computes what a real one does, but for faults.
+/// A model that computes what a real one does, except for faults.
 struct Faulty {
     model: Decoder<Flex>,
     passes: AtomicUsize,
     /// Positions of the longest span of passes with several.
     longest: AtomicUsize,
-    /// In which pass what goes wrong.
+    /// The fault of each pass.
     fault: fn(usize) -> Fault,
 }
 
@@ -103,7 +103,7 @@ fn request(index: usize, prompt: usize, tokens: usize) -> Request<Flex> {
     request
 }
 
-/// Of all prompt lengths up to where several blocks and pieces are needed.
+/// Prompts of many lengths, up to several blocks and pieces.
 fn requests() -> Vec<Request<Flex>> {
     (0..12).map(|index| request(index, 1 + index * 9, 4 + index % 5)).collect()
 }
@@ -125,7 +125,7 @@ type Outcomes = BTreeMap<RequestId, Seen>;
 fn note(events: Vec<Event>, seen: &mut Outcomes) {
     for event in events {
         match event {
-            Event::Step(id, step) => {
+            Event::Token(id, step) => {
                 let seen = seen.entry(id).or_default();
                 assert!(seen.stop.is_none() && seen.failed.is_none(), "nothing comes behind an end");
                 seen.tokens.push(step.token);
@@ -203,7 +203,7 @@ fn a_prompt_that_others_wait_for_can_be_cancelled() {
         let mut batch = engine.batch();
         let rows = batch.add_all((0..4).map(same).collect()).unwrap();
         let mut tokens = vec![Vec::new(); 4];
-        let mut take = |steps: Vec<Result<Step, RowError>>| {
+        let mut take = |steps: Vec<Result<TokenEvent, SequenceError>>| {
             for step in steps {
                 let step = step.unwrap();
                 tokens[step.row.0].push(step.token);
@@ -220,7 +220,7 @@ fn a_prompt_that_others_wait_for_can_be_cancelled() {
     }
 }
 
-/// As many samples as a prompt has positions, and other numbers.
+/// As many samples as the prompt has positions, and other numbers of samples.
 #[test]
 fn samples_of_a_prompt_are_drawn_behind_its_last_position() {
     let engine = Faulty::engine(|_| Fault::None);
@@ -243,7 +243,7 @@ fn samples_of_a_prompt_are_drawn_behind_its_last_position() {
 
 #[test]
 fn one_that_breaks_ends_alone() {
-    // The second span of the fifth pass.
+    // The second span of pass 5, counted from 0.
     let engine = Faulty::engine(|pass| if pass == 5 { Fault::Nan(1) } else { Fault::None });
     let sound = Faulty::engine(|_| Fault::None);
     let mut scheduler = Scheduler::new(&engine, SchedulerOptions::default());
@@ -290,13 +290,13 @@ fn what_cannot_be_is_refused_at_once() {
         let _generation = engine.generate(request(0, 1, 2)).unwrap();
         engine.cache_bytes()[0]
     };
-    // Room for two of one block, and for their inputs.
+    // Room for two requests of one block each, and for their inputs.
     let options =
         SchedulerOptions { max_queued: 3, cache_bytes: Some(5 * block / 2), ..SchedulerOptions::default() };
     let mut scheduler = Scheduler::new(&engine, options);
     let empty = Request::new(Prompt::Ids(Vec::new()));
     assert!(matches!(scheduler.submit("a", empty), Err(Refusal::Request(EngineError::EmptyPrompt))));
-    // 64 positions are a block of each kind of layer, 128 fit, and 65 need two.
+    // Up to 64 positions take one block of each kind of layer, and 65 to 128 positions take two.
     let small =
         Scheduler::new(&engine, SchedulerOptions { cache_bytes: Some(block), ..SchedulerOptions::default() });
     let refused = { small }.submit("a", request(0, 60, 10)).unwrap_err();
@@ -344,7 +344,7 @@ fn short_prompts_go_first_and_long_ones_are_not_forgotten() {
     let short = scheduler.submit("a", request(1, 5, 2)).unwrap();
     let mut seen = Outcomes::new();
     let mut order = Vec::new();
-    // New short ones keep coming.
+    // New short requests keep coming.
     for index in 0..60 {
         scheduler.submit("a", request(index, 5, 2)).unwrap();
         note(scheduler.round(), &mut seen);
@@ -356,8 +356,8 @@ fn short_prompts_go_first_and_long_ones_are_not_forgotten() {
     assert!(order.contains(&long), "{order:?}");
 }
 
-/// Those that came last make room for the others, and give what each gives alone: computed anew from their inputs, or copied
-/// to the host and back.
+/// Requests that came last make room for the others, and still give the same tokens as alone: computed again from
+/// their inputs, or copied to the host and back.
 #[test]
 fn parked_requests_go_on_as_if_nothing_had_happened() {
     let engine = Faulty::engine(|_| Fault::None).with_prefill_chunk(64);
@@ -388,7 +388,7 @@ fn parked_requests_go_on_as_if_nothing_had_happened() {
     }
 }
 
-/// One that is parked can be cancelled, and those that run then have its room.
+/// A parked request can be cancelled, and running requests then use its room.
 #[test]
 fn parked_requests_can_be_cancelled() {
     let engine = Faulty::engine(|_| Fault::None).with_prefill_chunk(64);
@@ -412,7 +412,7 @@ fn parked_requests_can_be_cancelled() {
     }
 }
 
-/// What is prepared, on whatever thread, runs as what is not.
+/// A request that is prepared on another thread gives the same tokens as one that is not.
 #[test]
 fn requests_are_prepared_outside_of_rounds() {
     let engine = Faulty::engine(|_| Fault::None);
@@ -432,7 +432,7 @@ fn requests_are_prepared_outside_of_rounds() {
     assert!(matches!(refused, Refusal::Request(EngineError::ForeignRequest)), "{refused}");
 }
 
-/// A pass that takes long changes no token, and the pieces of prompts beside sequences that decode become small.
+/// A slow pass changes no token, and it makes the pieces of prompts beside decoding sequences small.
 #[test]
 fn a_pass_that_stalls_only_takes_time() {
     // All passes in which a prompt runs beside four sequences.

@@ -1,4 +1,4 @@
-//! Whether no value fits two schemas, as far as a short look shows it.
+//! Whether no value matches two schemas, as far as a limited search can show.
 
 use std::{collections::HashSet, rc::Rc};
 
@@ -6,15 +6,15 @@ use serde_json::{Map, Value};
 
 use super::references::{Document, Target};
 
-/// Schemas that are looked at for one `oneOf`.
+/// The most schemas that are inspected for one `oneOf`.
 const MAX_LOOKS: usize = 20_000;
 /// Entries of a schema's lists, or pieces of their texts, that count as one schema.
 const ENTRIES_PER_LOOK: usize = 16;
 /// Bytes of such a piece.
 const PIECE_BYTES: usize = 64;
-/// Schemas within schemas, references followed.
+/// The deepest nesting of schemas, with references followed.
 const MAX_DEPTH: usize = 12;
-/// Options of one `oneOf`.
+/// The most options of one `oneOf` that are compared.
 const MAX_OPTIONS: usize = 256;
 
 const NUMBER: u8 = 1;
@@ -26,7 +26,8 @@ const NULL: u8 = 32;
 const ALL: u8 = 63;
 
 impl<'a> Document<'a> {
-    /// Whether no value fits two schemas of a list that stands in a schema, in the resource with this URI.
+    /// Whether no value matches two schemas of a list in the schema `parent`, which belongs to the resource with the
+    /// URI `base`.
     pub(crate) fn excludes_all(
         &self,
         parent: &Map<String, Value>,
@@ -48,7 +49,7 @@ impl<'a> Document<'a> {
         pairs.all(|(a, b)| self.excludes(a, b, kept, &mut looks, 0))
     }
 
-    /// Whether no value of the types that are `kept` fits both.
+    /// Whether no value of the types `kept` matches both schemas.
     fn excludes(&self, a: &Target<'a>, b: &Target<'a>, kept: u8, looks: &mut usize, depth: usize) -> bool {
         if *looks == 0 || depth > MAX_DEPTH {
             return false;
@@ -69,8 +70,8 @@ impl<'a> Document<'a> {
         self.parts_exclude(a, b, kept, looks, depth) || self.parts_exclude(b, a, kept, looks, depth)
     }
 
-    /// Whether what a schema is made of excludes another one: a part that all values must fit, or all of those of which
-    /// one must.
+    /// Whether the parts of a schema exclude another schema: a part that every value must match, or all of the
+    /// options of which a value must match one.
     fn parts_exclude(
         &self,
         whole: &Target<'a>,
@@ -106,7 +107,7 @@ impl<'a> Document<'a> {
         })
     }
 
-    /// Whether both are for objects alone, which must have a property that cannot fit both.
+    /// Whether both schemas allow objects alone, and have a required property with schemas that exclude each other.
     fn exclude_by_property(
         &self,
         a: &Target<'a>,
@@ -138,7 +139,7 @@ impl<'a> Document<'a> {
     }
 }
 
-/// What it costs to read the lists of a schema, which are read for each other schema that it is compared with.
+/// The cost of reading a schema's lists, which are read again for each other schema that it is compared with.
 fn cost(schema: &Value) -> usize {
     const LISTS: [&str; 6] = ["type", "enum", "required", "allOf", "anyOf", "oneOf"];
     let lists = LISTS.into_iter().filter_map(|key| schema.get(key)?.as_array()).flatten();
@@ -146,7 +147,7 @@ fn cost(schema: &Value) -> usize {
     lists.chain(schema.get("const")).map(entry).sum::<usize>() / ENTRIES_PER_LOOK
 }
 
-/// Whether types, listed values or limits exclude each other.
+/// Whether the types, listed values or limits of two schemas exclude each other.
 fn exclude_by_value(x: &Map<String, Value>, y: &Map<String, Value>, kept: u8) -> bool {
     let (x_types, y_types) = (types(x), types(y));
     let both = x_types & y_types & kept;
@@ -179,7 +180,7 @@ fn is_beyond(value: &Value, object: &Map<String, Value>) -> bool {
         || limit("exclusiveMaximum").is_some_and(|most| number >= most)
 }
 
-/// The types that values can have, a bit for each.
+/// The types that values of a schema can have, one bit for each.
 fn types(object: &Map<String, Value>) -> u8 {
     let named = |name: &str| match name {
         "number" | "integer" => NUMBER,
@@ -214,7 +215,7 @@ fn type_of(value: &Value) -> u8 {
     }
 }
 
-/// The values that are listed, if some are.
+/// The values that a schema lists, if it does.
 fn values(object: &Map<String, Value>) -> Option<Vec<&Value>> {
     match (object.get("const"), object.get("enum")) {
         (Some(value), _) => Some(vec![value]),
@@ -223,8 +224,8 @@ fn values(object: &Map<String, Value>) -> Option<Vec<&Value>> {
     }
 }
 
-/// What values are compared by: those that may be equal have the same key. Numbers are equal however they are written,
-/// so lists and objects of them may be, too.
+/// The key by which values are compared: values that may be equal have the same key. Numbers are equal however they
+/// are written, so all lists have one key, and so do all objects.
 #[derive(PartialEq, Eq, Hash)]
 enum Key<'a> {
     Null,
@@ -241,7 +242,7 @@ impl<'a> Key<'a> {
         match value {
             Value::Null => Self::Null,
             Value::Bool(value) => Self::Bool(*value),
-            // The sum with zero makes one of both zeros.
+            // Adding zero gives both zeros the same bits.
             Value::Number(number) => Self::Number(number.as_f64().map(|number| (number + 0.0).to_bits())),
             Value::String(text) => Self::Text(text),
             Value::Array(_) => Self::Array,
@@ -250,7 +251,7 @@ impl<'a> Key<'a> {
     }
 }
 
-/// Whether the largest number of one schema is below the least of another.
+/// Whether the largest number of one schema is below the smallest of another.
 fn ends_before(x: &Map<String, Value>, y: &Map<String, Value>) -> bool {
     let number = |object: &Map<String, Value>, key: &str| object.get(key).and_then(Value::as_f64);
     let below = |last: Option<f64>, first: Option<f64>, equal: bool| match (last, first) {

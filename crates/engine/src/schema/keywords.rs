@@ -1,8 +1,8 @@
-//! The keywords of JSON Schema that constrain, and where they do not.
+//! The keywords of JSON Schema that constrain values, and where they do not.
 
 use serde_json::{Map, Number, Value};
 
-/// The editions of JSON Schema, by the year or number that sorts them.
+/// The drafts of JSON Schema, by the year or number that sorts them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Draft(u16);
 
@@ -13,7 +13,7 @@ const DRAFT_2019: Draft = Draft(2019);
 const DRAFT_2020: Draft = Draft(2020);
 
 impl Draft {
-    /// That which a schema names, else the newest one.
+    /// The draft that a schema names, else the newest one.
     pub(crate) fn of(schema: &Value) -> Self {
         match schema.get("$schema").and_then(Value::as_str).map(|uri| uri.trim_end_matches('#')) {
             Some("http://json-schema.org/draft-04/schema") => DRAFT_4,
@@ -24,7 +24,7 @@ impl Draft {
         }
     }
 
-    /// Whether a schema is a reference and nothing else: in old drafts, what stands beside one does not count.
+    /// Whether a schema is only a reference: in old drafts, keywords beside a `$ref` do not count.
     pub(crate) fn hides_siblings(self, object: &Map<String, Value>) -> bool {
         self <= DRAFT_7 && object.contains_key("$ref")
     }
@@ -34,26 +34,26 @@ impl Draft {
         if self == DRAFT_4 { "id" } else { "$id" }
     }
 
-    /// Whether names of places stand in [`Self::id`], behind a `#`.
+    /// Whether anchors are written in [`Self::id`], behind a `#`.
     pub(crate) fn has_anchors_in_ids(self) -> bool {
         self <= DRAFT_7
     }
 }
 
-/// What stands at a keyword.
+/// What the value of a keyword holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Holds {
     /// A schema.
     Schema,
     /// A list of schemas.
     Schemas,
-    /// Either.
+    /// A schema or a list of schemas.
     SchemaOrSchemas,
-    /// Schemas by name; the names are no keywords.
+    /// Schemas by name; the names are not keywords.
     Named,
     /// A number of characters, items or properties.
     Length,
-    /// A value in which no schema stands, whatever it looks like.
+    /// A value that contains no schema, whatever it looks like.
     Value,
 }
 
@@ -80,7 +80,7 @@ const KEYWORDS: &[(&str, Holds, Draft, Draft)] = &[
     ("required", Holds::Value, DRAFT_4, DRAFT_2020),
     ("minProperties", Holds::Length, DRAFT_4, DRAFT_2020),
     ("maxProperties", Holds::Length, DRAFT_4, DRAFT_2020),
-    // Newer drafts split it in two, but schemas that do not name theirs still have it.
+    // Newer drafts split it in two, but schemas that do not name their draft still have it.
     ("dependencies", Holds::Named, DRAFT_4, DRAFT_2020),
     ("dependentRequired", Holds::Value, DRAFT_2019, DRAFT_2020),
     ("dependentSchemas", Holds::Named, DRAFT_2019, DRAFT_2020),
@@ -109,8 +109,8 @@ const KEYWORDS: &[(&str, Holds, Draft, Draft)] = &[
 const FORMATS: &[&str] =
     &["date-time", "time", "date", "duration", "email", "hostname", "ipv4", "ipv6", "uuid", "uri"];
 
-/// Keywords that say something about each other: llguidance compiles those between two of [`IN_PLACE`] together, so
-/// these must not be apart.
+/// Keywords that affect each other: llguidance compiles the keywords between two of [`IN_PLACE`] together, so the
+/// keywords of a group must not be apart.
 const TOGETHER: &[&[&str]] = &[
     &["patternProperties", "additionalProperties", "unevaluatedProperties"],
     &["items", "additionalItems"],
@@ -118,7 +118,7 @@ const TOGETHER: &[&[&str]] = &[
     &["maximum", "exclusiveMaximum"],
 ];
 
-/// Keywords whose schemas are for the same value as the schema that they stand in.
+/// Keywords whose schemas apply to the same value as the schema that contains them.
 const IN_PLACE: &[&str] = &[
     "$ref",
     "$dynamicRef",
@@ -133,14 +133,14 @@ const IN_PLACE: &[&str] = &[
     "dependentSchemas",
 ];
 
-/// What a keyword holds, if it constrains.
+/// What a keyword holds, if it constrains values in this draft.
 pub(crate) fn holds(keyword: &str, draft: Draft) -> Option<Holds> {
     let found = KEYWORDS.iter().find(|(name, ..)| *name == keyword)?;
     let (_, holds, first, last) = *found;
     (first <= draft && draft <= last).then_some(holds)
 }
 
-/// What holds schemas, definitions too.
+/// What a keyword holds, if that is schemas, including definitions.
 pub(crate) fn holds_schemas(keyword: &str, draft: Draft) -> Option<Holds> {
     match keyword {
         "$defs" | "definitions" => Some(Holds::Named),
@@ -148,7 +148,7 @@ pub(crate) fn holds_schemas(keyword: &str, draft: Draft) -> Option<Holds> {
     }
 }
 
-/// The keys of a schema in order, those that belong together behind the first of them.
+/// The keys of a schema in order, with the keys of a [`TOGETHER`] group moved to the first of them.
 pub(crate) fn in_order(object: &Map<String, Value>) -> Vec<&str> {
     let mut keys: Vec<&str> = Vec::with_capacity(object.len());
     for key in object.keys().map(String::as_str) {
@@ -161,7 +161,7 @@ pub(crate) fn in_order(object: &Map<String, Value>) -> Vec<&str> {
     keys
 }
 
-/// Whether no other schema is for the same value.
+/// Whether no other schema applies to the same value.
 pub(crate) fn is_alone(object: &Map<String, Value>) -> bool {
     !IN_PLACE.iter().any(|keyword| object.contains_key(*keyword))
 }
@@ -176,12 +176,12 @@ pub(crate) fn constrains(object: &Map<String, Value>, keyword: &str, value: &Val
             _ => true,
         },
         "uniqueItems" => value != &Value::Bool(false) && number("maxItems").is_none_or(|most| most > 1.0),
-        // Behind a list of schemas alone, and before lists had a keyword of their own.
+        // It only counts behind a list in `items`, from before lists had a keyword of their own.
         "additionalItems" => object.get("items").is_some_and(Value::is_array),
         "if" => has("then") || has("else"),
         "then" | "else" => has("if"),
         "maxContains" => has("contains"),
-        // None asks for nothing, unless it stands for the usual one beside a `maxContains`.
+        // A minimum of 0 asks for nothing, unless it replaces the default of 1 beside a `maxContains`.
         "minContains" => has("contains") && (number("minContains") != Some(0.0) || has("maxContains")),
         "contains" => {
             let counts = draft >= DRAFT_2019;
@@ -204,12 +204,14 @@ fn allows_all(schema: &Value) -> bool {
     }
 }
 
-/// A length: `2.0` is one, too.
+/// A length as a whole number, even if it is written as `2.0`.
 pub(crate) fn whole(number: &Number) -> Value {
-    /// Above, floats have gaps.
-    const MOST: f64 = 9_007_199_254_740_992.0;
+    /// Above this, not every whole number is a float.
+    const MAX_EXACT_INTEGER: f64 = 9_007_199_254_740_992.0;
     match number.as_f64() {
-        Some(value) if !number.is_u64() && value.fract() == 0.0 && (0.0..MOST).contains(&value) => {
+        Some(value)
+            if !number.is_u64() && value.fract() == 0.0 && (0.0..MAX_EXACT_INTEGER).contains(&value) =>
+        {
             Value::from(value as u64)
         }
         _ => Value::Number(number.clone()),

@@ -1,4 +1,4 @@
-//! Where references lead: JSON pointers (RFC 6901) in fragments of URIs (RFC 3986), anchors, and schemas with URIs of
+//! Resolves references: JSON pointers (RFC 6901) in fragments of URIs (RFC 3986), anchors, and schemas with URIs of
 //! their own.
 
 use std::{
@@ -15,17 +15,17 @@ use super::{
     too_deep, too_many,
 };
 
-/// Bytes of a URI or a reference, that of a schema in the URI of the resource around it included. Browsers take URIs of
-/// this length.
+/// The most bytes of a URI or a reference, also of a schema's URI joined to that of the resource around it. Browsers
+/// accept URIs of this length.
 const MAX_URI_BYTES: usize = 2048;
 
 /// A schema in the document.
 #[derive(Clone, Debug)]
 pub(crate) struct Target<'a> {
     pub(crate) schema: &'a Value,
-    /// The URI of the resource that it stands in, before its own.
+    /// The URI of the resource that contains it, without its own.
     pub(crate) outer: Rc<str>,
-    /// What to call it.
+    /// A name for its definition.
     pub(crate) name: String,
 }
 
@@ -33,14 +33,14 @@ pub(crate) struct Target<'a> {
 pub(crate) struct Document<'a> {
     pub(crate) root: &'a Value,
     pub(crate) draft: Draft,
-    /// Those with a URI.
+    /// Schemas with a URI, by that URI.
     resources: HashMap<Rc<str>, Target<'a>>,
-    /// Those with a name in the resource of a URI.
+    /// Schemas with an anchor, by the URI of their resource and the anchor.
     anchors: HashMap<(Rc<str>, String), Target<'a>>,
     /// Names that `$dynamicAnchor` gives, and those of them that several schemas have.
     dynamic: HashSet<String>,
     ambiguous: HashSet<String>,
-    /// Schemas that were listed.
+    /// Number of schemas that were visited.
     schemas: usize,
 }
 
@@ -59,13 +59,13 @@ impl<'a> Document<'a> {
         };
         let empty: Rc<str> = Rc::from("");
         let whole = Target { schema: root, outer: empty.clone(), name: "schema".to_owned() };
-        // What has no URI of its own is found by the empty one, which names the document itself.
+        // A schema without a URI of its own is found by the empty one, which names the document itself.
         document.resources.insert(empty.clone(), whole);
         document.list(root, &empty, 0)?;
         Ok(document)
     }
 
-    /// Lists what has a URI or a name.
+    /// Lists the schemas that have a URI or an anchor.
     fn list(&mut self, schema: &'a Value, outer: &Rc<str>, depth: usize) -> Result<(), String> {
         let Value::Object(object) = schema else { return Ok(()) };
         if depth > MAX_DEPTH {
@@ -113,7 +113,8 @@ impl<'a> Document<'a> {
         Ok(())
     }
 
-    /// The URI of the resource that a schema is of, which stands in the resource with the URI `outer`.
+    /// The URI of the resource that a schema belongs to. The schema is contained in the resource with the URI
+    /// `outer`.
     ///
     /// # Errors
     /// If it is too long.
@@ -130,7 +131,7 @@ impl<'a> Document<'a> {
         }
     }
 
-    /// Whether a reference that depends on how it was reached always leads to the same schema.
+    /// Whether a dynamic reference always leads to the same schema.
     pub(crate) fn is_static(&self, key: &str, reference: &Value) -> bool {
         let Some(reference) = reference.as_str() else { return false };
         match key {
@@ -140,7 +141,7 @@ impl<'a> Document<'a> {
         }
     }
 
-    /// What a reference in the resource with this URI names.
+    /// The target of a reference in the resource with the URI `base`.
     ///
     /// # Errors
     /// If it names another document or nothing, or is too long.
@@ -168,7 +169,7 @@ impl<'a> Document<'a> {
         }
     }
 
-    /// What a JSON pointer, without its first slash, leads to.
+    /// The target of a JSON pointer, which is given without its first slash.
     fn at(&self, resource: &Target<'a>, pointer: &str) -> Option<Target<'a>> {
         let mut at = resource.clone();
         for token in pointer.split('/') {
@@ -198,7 +199,7 @@ fn check_length(uri: &str) -> Result<(), String> {
     }
 }
 
-/// Percent escapes decoded. What is no escape, or decodes to no text, stays.
+/// Decodes percent escapes. Invalid escapes, and text that does not decode to UTF-8, are left unchanged.
 fn unescaped(text: &str) -> String {
     let mut bytes: Vec<u8> = Vec::with_capacity(text.len());
     let mut rest = text.as_bytes();
@@ -225,7 +226,7 @@ fn digit(byte: u8) -> Option<u8> {
     char::from(byte).to_digit(16).and_then(|digit| u8::try_from(digit).ok())
 }
 
-/// A reference without its fragment, by the URI of the resource that it stands in (RFC 3986, section 5.2).
+/// Joins a reference without its fragment to the URI of the resource that contains it (RFC 3986, section 5.2).
 fn joined(base: &str, reference: &str) -> String {
     if reference.is_empty() {
         return base.to_owned();

@@ -1,4 +1,4 @@
-//! What the `jsonschema` package says of schemas and values (`tests/reference/schemas.py`), and the grammar.
+//! Compares grammars with what the `jsonschema` package says of schemas and values (`tests/reference/schemas.py`).
 
 use std::time::Duration;
 
@@ -22,13 +22,13 @@ struct Case {
     schema: Value,
     valid: Vec<String>,
     invalid: Vec<String>,
-    /// Values that fit, but not as a grammar writes them, and why.
+    /// Values that match the schema but that the grammar does not write in this way, and why.
     unjudged: Vec<(String, String)>,
 }
 
 const END: u32 = 256;
 
-/// A tokenizer whose tokens are the bytes, and an end.
+/// A tokenizer with a token for each byte, and an end token.
 fn bytes() -> Tokenizer {
     let prints = |byte: u32| matches!(byte, 0x21..=0x7E | 0xA1..=0xAC | 0xAE..=0xFF);
     let mut others = 256..;
@@ -51,7 +51,7 @@ fn bytes() -> Tokenizer {
     Tokenizer::from_json(tokenizer.to_string().as_bytes()).unwrap()
 }
 
-/// Whether an answer can be this text and end there.
+/// Whether the grammar allows exactly this text as an answer.
 fn takes(mut grammar: Constraint, text: &str) -> bool {
     let mut is_over = false;
     for byte in text.bytes() {
@@ -102,7 +102,7 @@ fn grammars_take_what_fits_the_schema() {
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
-/// A grammar is compiled once, and rows that have it go on by themselves.
+/// A grammar is compiled once, and each row that uses it has its own state.
 #[test]
 fn a_grammar_is_kept_by_its_text() {
     let compiler = Compiler::new(&bytes(), END as usize + 1, &[END]).unwrap();
@@ -115,13 +115,13 @@ fn a_grammar_is_kept_by_its_text() {
     assert!(second.allows(b'a'.into()) && !second.allows(b'b'.into()));
     first.compute().unwrap();
     assert!(first.allows(b'b'.into()) && !first.allows(b'a'.into()));
-    // The oldest goes.
+    // The oldest ones are dropped.
     (0..40).for_each(|i| drop(regex(&format!("a{{{i}}}b")).unwrap()));
     let kept = compiler.compiled();
     assert!(kept.len() == 32 && kept[0].contains("a{8}") && kept[31].contains("a{39}"), "{kept:?}");
 }
 
-/// A grammar of so many rules, each of which may go on with all of them.
+/// A grammar of `count` rules, each of which may continue with any of them.
 fn rules(count: usize) -> Grammar {
     let rules: String = (0..count).map(|i| format!("r{i}: start \"{i}\"\n")).collect();
     let names: Vec<String> = (0..count).map(|i| format!("r{i}")).collect();

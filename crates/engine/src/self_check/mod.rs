@@ -1,6 +1,6 @@
-//! Whether a device computes what it should: a small model with known logits.
+//! Checks that a device computes correctly, by a small model with known logits.
 //!
-//! A driver can be wrong and say nothing: a kernel that does not compile leaves its output as it was. So before a
+//! A faulty driver may report no error: a kernel that does not compile leaves its output unchanged. So before a
 //! device's first text, [`Engine`](crate::Engine) runs this model on it.
 
 mod model;
@@ -21,19 +21,39 @@ use moi_models::{CausalLm, Decoder, ForwardBatch, ModelError, has_gpu_kernels, u
 
 pub use model::Known;
 
-/// How far the logits of the small model are off, relative to the largest.
+/// How far the logits of the small model are off, relative to the largest known one.
+///
+/// # Examples
+/// ```
+/// use burn::tensor::FloatDType;
+/// use moi_engine::SelfCheck;
+///
+/// let check = SelfCheck::run::<burn_flex::Flex>(&Default::default(), FloatDType::F32)?;
+/// assert!(check.is_right());
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct SelfCheck {
     /// The type it computed in.
     pub dtype: FloatDType,
-    /// All positions at once.
+    /// The error when all positions run at once.
     pub whole: f32,
-    /// A prompt, and then one position at a time on the cached ones; or what a device that samples and mixes by itself
-    /// makes of logits, beside what the host makes of them, if that is off by more.
+    /// The error of a prompt followed by one position at a time with a KV cache; or the difference between a device
+    /// that samples and mixes by itself and the host, if that is larger.
     pub cached: f32,
 }
 
-/// What a device gave instead of the known logits.
+/// The device's logits differ from the known ones.
+///
+/// # Examples
+/// ```
+/// use burn::tensor::FloatDType;
+/// use moi_engine::{SelfCheck, WrongLogits};
+///
+/// let check = SelfCheck { dtype: FloatDType::F32, whole: 0.0, cached: f32::NAN };
+/// assert!(!check.is_right());
+/// assert!(WrongLogits(check).to_string().contains("wrong numbers in F32"));
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct WrongLogits(pub SelfCheck);
 
@@ -63,10 +83,10 @@ impl SelfCheck {
         }
     }
 
-    /// The difference up to which float32 is float32 throughout.
+    /// The largest difference if everything is computed in float32.
     pub const EXACT: f32 = 5e-5;
 
-    /// Whether the numbers are right. Not a number is not.
+    /// Whether the numbers are right. NaN counts as wrong.
     pub fn is_right(&self) -> bool {
         let allowed = Self::allowed(self.dtype);
         self.whole <= allowed && self.cached <= allowed
@@ -75,7 +95,7 @@ impl SelfCheck {
     /// Runs the small model on a device, at once and with a cache.
     ///
     /// # Errors
-    /// If the model cannot be built or run; what it computes is no error here.
+    /// If the model cannot be built or run. Wrong logits are no error here.
     pub fn run<B: Backend>(device: &B::Device, dtype: FloatDType) -> Result<Self, ModelError> {
         let known = Known::read();
         let model = known.model::<B>(device, dtype)?;
@@ -84,7 +104,7 @@ impl SelfCheck {
         Ok(Self { dtype, whole, cached })
     }
 
-    /// The half of it that decoding depends on; the whole only to tell what is wrong.
+    /// Runs only the half that decoding depends on. The whole check runs only to describe a failure.
     fn quick<B: Backend>(
         device: &B::Device,
         dtype: FloatDType,
@@ -114,10 +134,10 @@ fn error<B: Backend>(
         let ids: Vec<i64> = piece.iter().map(|&id| id.into()).collect();
         let ids = Tensor::<B, 1, Int>::from_data(TensorData::new(ids, [piece.len()]), device);
         let hidden = model.forward(ForwardBatch::one(model.embed(ids), &mut table), &mut pool)?;
-        // Of a prompt, the positions whose logits are known.
+        // Of a prompt, only the positions whose logits are known.
         let (seq, skipped) = (piece.len(), known.first.saturating_sub(table.len() - piece.len()));
         let logits = model.logits(hidden.narrow(0, skipped.min(seq - 1), seq - skipped.min(seq - 1)));
-        // What cannot be read is as wrong as it can be.
+        // Logits that cannot be read count as an infinite error.
         let Ok(data) = logits.try_into_data() else { return Ok(f32::INFINITY) };
         found.extend(data.iter::<f32>().step_by(known.every));
     }
@@ -133,7 +153,7 @@ fn error<B: Backend>(
 
 /// A backend, a device of it, and a type.
 type Key = (TypeId, String, FloatDType);
-/// How the check ended on what was used so far.
+/// The results of the check for what was used so far.
 static SEEN: Mutex<Option<HashMap<Key, Result<(), WrongLogits>>>> = Mutex::new(None);
 
 fn key<B: Backend>(device: &B::Device, dtype: FloatDType) -> Key {
@@ -146,7 +166,7 @@ pub(crate) fn at_first_use<B: Backend>(device: &B::Device, dtype: DType) -> Resu
         DType::F16 => FloatDType::F16,
         DType::BF16 => FloatDType::BF16,
         DType::F32 => FloatDType::F32,
-        // What this crate's models never compute in is not for this check.
+        // The models of this crate never compute in other types.
         _ => return Ok(()),
     };
     let mut seen = SEEN.lock().unwrap_or_else(PoisonError::into_inner);
@@ -158,7 +178,8 @@ pub(crate) fn at_first_use<B: Backend>(device: &B::Device, dtype: DType) -> Resu
             if !has_gpu_kernels::<B>() {
                 return Err(wrong);
             }
-            // It may be the kernels and not the device: what burn computes with is used by many.
+            // The kernels may be wrong instead of the device: burn's own operations are used, and thereby tested, by
+            // many.
             use_gpu_kernels(false);
             let without = check();
             match without {
@@ -174,6 +195,14 @@ static KERNELS_FAILED: AtomicBool = AtomicBool::new(false);
 
 /// Whether a device computed wrong numbers with the kernels of [`moi_models`] and right ones without: they are then off
 /// for the process, and decoding is slower.
+///
+/// # Examples
+/// ```
+/// use moi_engine::self_check;
+///
+/// // Nothing has run on a GPU.
+/// assert!(!self_check::kernels_failed());
+/// ```
 pub fn kernels_failed() -> bool {
     KERNELS_FAILED.load(Ordering::Relaxed)
 }
@@ -197,7 +226,7 @@ mod tests {
         assert_eq!(at_first_use::<Flex>(&Default::default(), DType::F32), Ok(()));
     }
 
-    /// The only test here that decodes in float16: it makes the device out to be wrong in it.
+    /// This is the only test here that decodes in float16, because it marks the device as wrong in that type.
     #[test]
     fn a_wrong_device_is_refused_before_its_first_token() {
         use crate::{Engine, EngineError, Prompt, Request};

@@ -1,4 +1,4 @@
-//! The model whose logits are known: weights that follow from their names, so that it takes no file.
+//! The model whose logits are known. Its weights are computed from their names, so that it needs no file of weights.
 
 use burn::{
     module::{Module, ModuleMapper, Param},
@@ -9,27 +9,39 @@ use serde::Deserialize;
 use serde_json::Value;
 
 /// A Gemma 2 in miniature and some of its logits, computed in float64 by `tests/reference/self_check.py`.
+///
+/// # Examples
+/// ```
+/// use burn::tensor::FloatDType;
+/// use moi_engine::self_check::Known;
+///
+/// let known = Known::read();
+/// let model = known.model::<burn_flex::Flex>(&Default::default(), FloatDType::F32)?;
+/// assert_eq!(model.config().model_type, "gemma2");
+/// assert_eq!(known.logits.len(), known.tokens.len() - known.first);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone, Debug, Deserialize)]
 pub struct Known {
     config: Value,
-    /// The positions' tokens.
+    /// The token ids of the positions.
     pub tokens: Vec<u32>,
     /// The first position whose logits are known.
     pub first: usize,
-    /// They are known of every so many'th token of the vocabulary.
+    /// The logits are known for every `every`-th token of the vocabulary.
     pub every: usize,
     /// One row for each position from the first on.
     pub logits: Vec<Vec<f32>>,
 }
 
 impl Known {
-    /// The one that is built in.
+    /// The built-in model.
     pub fn read() -> Self {
         #[allow(clippy::expect_used, reason = "the file is part of the program, and a test reads it")]
         serde_json::from_str(include_str!("known.json")).expect("a file of this crate")
     }
 
-    /// Its model, the weights in `dtype`, in which all of them are exact.
+    /// The model with its weights in `dtype`, which represents all of them exactly.
     ///
     /// # Errors
     /// None, unless the decoder no longer takes the config.
@@ -39,7 +51,7 @@ impl Known {
     }
 }
 
-/// Gives every parameter the values that follow from its name.
+/// Gives every parameter values that are computed from its name.
 struct Fill {
     dtype: FloatDType,
     path: ParameterPath,

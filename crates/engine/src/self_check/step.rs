@@ -1,4 +1,4 @@
-//! Whether a device samples and mixes as the host does.
+//! Checks that a device samples and mixes as the host does.
 
 use burn::tensor::{DType, Tensor, TensorData, backend::Backend};
 use moi::{InputRule, Support};
@@ -6,13 +6,13 @@ use moi_models::{CausalLm, Decoder, Mixing, has_gpu_kernels};
 
 use crate::{
     KernelSampler, Sampler, Sampling,
-    decider::Decider,
     pending_step::{PendingStep, on_host},
     rows::Rows,
+    token_chooser::TokenChooser,
 };
 
-/// A row of every kind that a device decides.
-fn cases() -> Option<Vec<Decider>> {
+/// One row of every kind that a device can decide.
+fn cases() -> Option<Vec<TokenChooser>> {
     let drawn =
         Sampling { temperature: 0.8.into(), top_p: 0.9.into(), min_p: 0.01.into(), ..Sampling::default() };
     let rules = [
@@ -21,13 +21,14 @@ fn cases() -> Option<Vec<Decider>> {
         (InputRule::moi(1.0, Support::TopK(20)).ok()?, Sampling { top_k: 40.into(), ..drawn.clone() }),
         (InputRule::direct(Support::Full).ok()?, Sampling { top_p: 1.0.into(), min_p: 0.0.into(), ..drawn }),
     ];
-    let case =
-        |(rule, sampling)| Some(Decider::plain(rule, Sampler::new(sampling, 7).ok()?).ok()?.reporting(3, 0));
+    let case = |(rule, sampling)| {
+        Some(TokenChooser::plain(rule, Sampler::new(sampling, 7).ok()?).ok()?.reporting(3, 0))
+    };
     rules.into_iter().map(case).collect()
 }
 
-/// How far what the device makes of some logits is off, relative to the largest number of an input; 0 where all is done
-/// by the host, infinity where another token comes out.
+/// How far the device's results for some logits are off, relative to the largest value of an input; 0 if the host
+/// does all of it, infinity if the device samples another token.
 pub(super) fn error<B: Backend>(model: &Decoder<B>, device: &B::Device) -> f32 {
     if !has_gpu_kernels::<B>() {
         return 0.0;
@@ -43,8 +44,8 @@ fn compare<B: Backend>(model: &Decoder<B>, device: &B::Device) -> Option<f32> {
     let data = TensorData::new(logits.clone(), [cases.len(), vocab]);
     let logits_there = Tensor::<B, 2>::from_data(data, (device, DType::F32));
     let uniforms: Vec<f64> = cases.iter_mut().map(|case| case.sampler.draw()).collect();
-    let mut cases: Vec<&mut Decider> = cases.iter_mut().collect();
-    // Every row is read, as on the host.
+    let mut cases: Vec<&mut TokenChooser> = cases.iter_mut().collect();
+    // With a tolerance of 0 every row of the table is read, as on the host.
     let table = Rows { embedding: model.embedding(), mixing: &Mixing::new(0.0, model.kernels()) };
     let Some(launched) = PendingStep::on_device(&KernelSampler, &table, &logits_there, &mut cases, &uniforms)
     else {

@@ -1,18 +1,27 @@
-//! Values that a rule does not allow.
+//! Errors of input rules.
 
 use std::fmt;
 
-/// A value that a rule does not allow.
+/// Why an input rule is rejected.
+///
+/// # Examples
+/// ```
+/// use moi::{InputRule, RuleError};
+///
+/// let error = "moi:beta=-2".parse::<InputRule>().unwrap_err();
+/// assert!(matches!(error, RuleError::Value { knob: "beta", .. }));
+/// assert_eq!(error.to_string(), "beta must be finite and above -1, got -2");
+/// ```
 #[derive(Clone, Debug, PartialEq)]
 pub enum RuleError {
-    /// A text that is no rule.
+    /// A text that is not an input rule.
     Text {
         /// The text.
         text: String,
         /// What is wrong with it, and what is allowed.
         what: String,
     },
-    /// A knob's value.
+    /// A value that a knob does not allow.
     Value {
         /// The knob.
         knob: &'static str,
@@ -21,18 +30,18 @@ pub enum RuleError {
         /// The value.
         value: String,
     },
-    /// A knob that must be given.
+    /// A required knob that is missing.
     Needs {
         /// The rule.
         rule: &'static str,
         /// The knob.
         knob: &'static str,
     },
-    /// What needs tokens that begin and end thinking, of a model without.
+    /// A setting (named by the string) that needs the tokens which begin and end thinking, for a model without them.
     NoMarkers(&'static str),
-    /// One token that would both begin and end thinking.
+    /// The same token would both begin and end thinking.
     SameMarkers(u32),
-    /// A rule that goes by more than one step, where a step is all there is.
+    /// A rule (named by the string) that depends on more than one step was used where only one step is known.
     NeedsRow(&'static str),
 }
 
@@ -57,7 +66,7 @@ impl fmt::Display for RuleError {
             Self::NeedsRow(rule) => {
                 write!(
                     f,
-                    "the rule `{rule}` goes by more than one step: give it a `Row` that lasts, and `mix`"
+                    "the rule `{rule}` goes by more than one step: give it a `RuleState` that lasts, and `mix`"
                 )
             }
         }

@@ -1,11 +1,21 @@
-//! A constant gate: the control that the paper leaves out.
+//! A constant gate: a control experiment that the paper does not include.
 
 use super::{Gate as EntropyGate, Gated, Rule, RuleError, Support, check_support, knobs::knobs};
 
 knobs! {
     /// The token's embedding moved towards the mean by a constant
     ///
-    /// The control that the paper leaves out.
+    /// A control experiment that the paper does not include.
+    ///
+    /// # Examples
+    /// ```
+    /// use moi::{ConstantGate, InputRule, Support};
+    ///
+    /// let rule = ConstantGate { gate: 0.25, support: Support::TopK(20) };
+    /// assert_eq!(InputRule::from(rule).spec(), "gate:gate=0.25:support=20");
+    /// // A gate has to be given.
+    /// assert!("gate".parse::<InputRule>().is_err());
+    /// ```
     Gate = "gate" {
         /// How far every input moves towards the mean embedding: 0 (token) to 1 (direct)
         gate: f64 = f64::NAN,

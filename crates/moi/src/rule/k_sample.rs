@@ -4,14 +4,24 @@
 use super::{Plan, Rule, RuleError, Start, Steps, View, knobs::knobs};
 use crate::noise::Noise;
 
-/// More draws than this tell nothing that `direct` does not.
-const MOST: usize = 100_000;
+/// The largest K: the mean of more draws hardly differs from the mean of the whole distribution.
+const MAX_CANDIDATES: usize = 100_000;
 
 knobs! {
     /// The mean embedding of K tokens, drawn from what the sampler draws from; the first is recorded
     ///
-    /// Tokens that are drawn twice count twice. One token is standard decoding; many come to `direct` by the sampler's
-    /// distribution.
+    /// A token that is drawn twice counts twice. K = 1 is standard decoding; a large K approaches `direct` on the
+    /// sampler's distribution.
+    ///
+    /// # Examples
+    /// ```
+    /// use moi::{KSample, RuleState, Start};
+    ///
+    /// let row = RuleState::new(KSample { k: 5 }.into(), &Start { seed: 7, ..Start::default() })?;
+    /// // The sampler's tokens are given by `RuleState::drawn_from`.
+    /// assert!(row.wants_candidates());
+    /// # Ok::<(), moi::RuleError>(())
+    /// ```
     KSample = "k-sample" {
         /// Tokens
         k: usize = 3,
@@ -20,7 +30,7 @@ knobs! {
 
 impl Rule for KSample {
     fn check(&self) -> Result<(), RuleError> {
-        match (1..=MOST).contains(&self.k) {
+        match (1..=MAX_CANDIDATES).contains(&self.k) {
             true => Ok(()),
             false => Err(RuleError::value("k", "1 or more, and at most 100000", self.k)),
         }
@@ -44,7 +54,7 @@ struct Draws {
 impl Steps for Draws {
     fn next(&mut self, view: &View<'_>) -> Plan {
         let mut q = view.drawn_from();
-        // So that equal draws are equal tokens where likely ones change places.
+        // Sorted by token, so that equal random numbers give equal tokens even if likely tokens swap places.
         if !q.is_sorted_by_key(|&(token, _)| token) {
             q.sort_unstable_by_key(|&(token, _)| token);
         }

@@ -4,18 +4,30 @@ use serde::Serialize;
 
 use super::{RuleError, Support};
 
-/// A knob of a rule.
+/// A setting of an input rule.
+///
+/// # Examples
+/// ```
+/// use moi::{InputRule, Knob};
+///
+/// let knobs: Vec<Knob> = InputRule::named("moi")?.knobs();
+/// let defaults: Vec<_> = knobs.iter().map(|knob| (knob.name, knob.default.as_deref())).collect();
+/// assert_eq!(defaults, [("beta", Some("1")), ("support", Some("full"))]);
+/// // A constant gate has no default.
+/// assert_eq!(InputRule::named("gate")?.knobs()[0].default, None);
+/// # Ok::<(), moi::RuleError>(())
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Knob {
-    /// As in JSON and in a rule's text.
+    /// Its name in JSON and in a rule's text.
     pub name: &'static str,
     /// What it does.
     pub help: &'static str,
-    /// Its value where none is given, if it may be left out.
+    /// Its default value; `None` if a value must be given.
     pub default: Option<String>,
 }
 
-/// What a rule's declaration gives.
+/// What the `knobs!` declaration of a rule provides.
 pub(crate) trait Knobs {
     fn name(&self) -> &'static str;
     /// What the rule does.
@@ -29,7 +41,7 @@ pub(crate) trait Knobs {
 
 /// A knob's value as text.
 pub(crate) trait KnobText: Sized {
-    /// What texts stand for one.
+    /// The accepted texts in words, for error messages.
     const EXPECTED: &'static str;
     fn read(text: &str) -> Option<Self>;
     fn write(&self) -> String;
@@ -92,8 +104,8 @@ pub(crate) fn read<T: KnobText>(knob: &'static str, text: &str) -> Result<T, Rul
     T::read(text).ok_or_else(wrong)
 }
 
-/// Declares a rule: `Name = "name" { knob: type = default, ... }`, each with its documentation. NaN as a default says that a
-/// value must be given.
+/// Declares a rule: `Name = "name" { knob: type = default, ... }`, each with its documentation, which is also its
+/// help text. A default of NaN means that a value must be given.
 macro_rules! knobs {
     (
         #[doc = $help:literal] $(#[doc = $more:literal])*

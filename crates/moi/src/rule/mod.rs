@@ -1,7 +1,7 @@
 //! Input rules as plain data: what is fed to the model after a token was sampled.
 //!
-//! All have one shape: a distribution, its support, a gate, and a scope. A rule is a page of this module and a line of
-//! `rules!` below.
+//! Every rule has the same parts: a distribution, its support, a gate and a scope. To add a rule, add a file to this
+//! module and a line to `rules!` below.
 
 mod direct;
 mod error;
@@ -37,41 +37,50 @@ pub use self::{
     token::Token,
 };
 
-/// What a rule is, beside its knobs. It has either a gate or steps.
+/// The behaviour of a rule, beside its knobs. A rule has either a gate or steps.
 pub(crate) trait Rule: Knobs {
-    /// Whether its values are allowed.
+    /// Checks that the values of the knobs are allowed.
     fn check(&self) -> Result<(), RuleError> {
         Ok(())
     }
 
-    /// The gate of a rule that moves the token's embedding towards the mean of the raw distribution. A device can do
-    /// these by itself.
+    /// The gate of a rule that moves the token's embedding towards the mean of the raw distribution. A device can
+    /// compute such rules without the host.
     fn gated(&self) -> Option<Gated> {
         None
     }
 
-    /// The steps of any other rule, from the start of a row on.
+    /// The state of any other rule for one sequence, at its start.
     fn steps(&self, _start: &Start) -> Result<Option<Box<dyn Steps>>, RuleError> {
         Ok(None)
     }
 
-    /// Whether it is meant for a model's thinking, not for its answer.
+    /// Whether the rule is meant for a model's thinking, not for its answer.
     fn thinks(&self) -> bool {
         false
     }
 }
 
 /// A gate as a function of the normalised entropy: `clamp(slope * H + offset, 0, 1)`.
+///
+/// # Examples
+/// ```
+/// use moi::Gate;
+///
+/// let gate = Gate { slope: 0.5, offset: 0.0 }; // of MoI with a beta of 1
+/// assert_eq!([0.0, 0.5, 1.0].map(|entropy| gate.at(entropy)), [0.0, 0.25, 0.5]);
+/// assert_eq!(Gate::constant(0.3).at(1.0), 0.3);
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Gate {
-    /// What the entropy counts.
+    /// Factor of the normalised entropy.
     pub slope: f32,
     /// The constant part.
     pub offset: f32,
 }
 
 impl Gate {
-    /// Always the same.
+    /// A gate that does not depend on the entropy.
     pub const fn constant(share: f32) -> Self {
         Self { slope: 0.0, offset: share }
     }
@@ -81,23 +90,35 @@ impl Gate {
         (self.slope * entropy + self.offset).clamp(0.0, 1.0)
     }
 
-    /// The gate at an entropy in nats over so many tokens.
+    /// The gate at an entropy in nats of a distribution over `tokens` tokens.
     pub fn at_nats(self, nats: f32, tokens: usize) -> f32 {
         self.at(if tokens > 1 { (nats / (tokens as f32).ln()).clamp(0.0, 1.0) } else { 0.0 })
     }
 }
 
 /// Moves the token's embedding towards the mean of the raw distribution on a support.
+///
+/// # Examples
+/// ```
+/// use moi::{Gate, Gated, InputRule, Support};
+///
+/// let gated = InputRule::gate(0.25, Support::TopK(20))?.gated();
+/// assert_eq!(gated, Some(Gated { gate: Gate::constant(0.25), support: Support::TopK(20) }));
+/// assert!(!Gated::TOKEN.mixes());
+/// // A rule that depends on more than one step is more than a gate.
+/// assert_eq!("swir".parse::<InputRule>()?.gated(), None);
+/// # Ok::<(), moi::RuleError>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Gated {
-    /// How far.
+    /// How far the embedding moves.
     pub gate: Gate,
-    /// Which tokens the mean is of.
+    /// The tokens that the mean is taken over.
     pub support: Support,
 }
 
 impl Gated {
-    /// Not at all.
+    /// A gate of 0, which feeds the token's own embedding.
     pub const TOKEN: Self = Self { gate: Gate { slope: 0.0, offset: 0.0 }, support: Support::Full };
 
     /// Whether the mean is ever needed.
@@ -106,7 +127,7 @@ impl Gated {
     }
 }
 
-/// Makes [`InputRule`] of the rules.
+/// Defines [`InputRule`] with a variant per rule.
 macro_rules! rules {
     ($($rule:ident: $type:ty),+ $(,)?) => {
         /// What is fed to the model after a token was sampled. Plain data: the same value comes from a flag, a JSON
@@ -114,6 +135,19 @@ macro_rules! rules {
         ///
         /// In JSON: `{"rule": "moi", "beta": 1.0, "support": "full"}`, as text `moi:beta=1:support=full`; knobs may be
         /// left out.
+        ///
+        /// # Examples
+        /// ```
+        /// use moi::{InputRule, Support};
+        ///
+        /// let rule: InputRule = "moi:beta=0.5:support=20".parse()?;
+        /// assert_eq!(rule, InputRule::moi(0.5, Support::TopK(20))?);
+        /// assert_eq!(rule.spec(), "moi:beta=0.5:support=20");
+        /// let json = serde_json::json!({"rule": "moi", "beta": 0.5, "support": 20});
+        /// assert_eq!(serde_json::from_value::<InputRule>(json)?, rule);
+        /// assert!(InputRule::moi(-1.0, Support::Full).is_err());
+        /// # Ok::<(), Box<dyn std::error::Error>>(())
+        /// ```
         #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
         #[serde(tag = "rule", rename_all = "kebab-case")]
         #[allow(missing_docs, reason = "each rule documents itself")]
@@ -122,7 +156,7 @@ macro_rules! rules {
         }
 
         impl InputRule {
-            /// Every rule, with its defaults. Where a knob has none, the rule is not yet a valid one.
+            /// Every rule with its defaults. A rule with a required knob is valid only after that knob is set.
             pub fn all() -> Vec<Self> {
                 vec![$(Self::$rule(Default::default())),+]
             }
@@ -197,7 +231,7 @@ impl InputRule {
     /// The rule of this name, with its defaults.
     ///
     /// # Errors
-    /// If there is none; the error names all.
+    /// If there is no such rule; the error lists all names.
     pub fn named(name: &str) -> Result<Self, RuleError> {
         let wrong =
             || RuleError::Text { text: name.to_owned(), what: format!("the rules are {}", listed(names())) };
@@ -214,7 +248,7 @@ impl InputRule {
         self.rule().help()
     }
 
-    /// Its knobs.
+    /// The rule's knobs.
     pub fn knobs(&self) -> Vec<Knob> {
         self.rule().knobs()
     }
@@ -222,7 +256,7 @@ impl InputRule {
     /// Sets a knob from text.
     ///
     /// # Errors
-    /// If the rule has no such knob, or the text is no value of it.
+    /// If the rule has no such knob, or the text is not a value of it.
     pub fn set(&mut self, knob: &str, text: &str) -> Result<(), RuleError> {
         let set = self.rule_mut().set(&knob.replace('-', "_"), text);
         set.unwrap_or_else(|| {
@@ -235,8 +269,7 @@ impl InputRule {
         })
     }
 
-    /// The rule as one word that parses back, without the knobs that have their default:
-    /// `moi:beta=0.5:support=20`.
+    /// The rule as one word that parses back, such as `moi:beta=0.5:support=20`; knobs at their default are left out.
     pub fn spec(&self) -> String {
         let given = self.given().into_iter().map(|(knob, value)| format!(":{knob}={value}"));
         [self.name().to_owned()].into_iter().chain(given).collect()
@@ -264,7 +297,8 @@ impl InputRule {
         self.rule().gated()
     }
 
-    /// Which tokens its normalised entropy is of; the whole vocabulary for rules that have supports of their own.
+    /// The tokens over which the normalised entropy is computed; the whole vocabulary for rules with supports of
+    /// their own.
     pub fn support(&self) -> Support {
         self.gated().map_or(Support::Full, |gated| gated.support)
     }
@@ -285,7 +319,7 @@ impl InputRule {
 }
 
 impl fmt::Display for InputRule {
-    /// With the knobs that matter where results are shown: a support, and what differs from the defaults.
+    /// Shows all knobs of a gated rule, and of other rules the knobs that differ from their defaults.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let shown: Vec<String> = match self.gated() {
             Some(_) => self.rule().values().iter().map(|(knob, value)| format!("{knob} {value}")).collect(),

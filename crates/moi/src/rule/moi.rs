@@ -6,6 +6,15 @@ knobs! {
     /// The token's embedding moved towards the distribution's mean, further where entropy is high
     ///
     /// Mixture of Inputs. The gate is H / (beta + 1), H the normalised entropy on the support.
+    ///
+    /// # Examples
+    /// ```
+    /// use moi::{Gate, InputRule, Moi, Support};
+    ///
+    /// let rule = InputRule::from(Moi { beta: 3.0, support: Support::TopK(20) });
+    /// assert_eq!(rule.spec(), "moi:beta=3:support=20");
+    /// assert_eq!(rule.gated().map(|gated| gated.gate), Some(Gate { slope: 0.25, offset: 0.0 }));
+    /// ```
     Moi = "moi" {
         /// Weight of the sampled token, above -1 and finite; more means less mixing
         beta: f64 = 1.0,
@@ -22,10 +31,11 @@ impl Rule for Moi {
         check_support(self.support)
     }
 
-    /// The clamp of a gate matters for a beta below 0 only: there H / (beta + 1) may pass 1, which would give the sampled
-    /// token a negative weight.
+    /// The clamp of the gate matters only for a beta below 0: there H / (beta + 1) may exceed 1, which would give the
+    /// sampled token a negative weight.
     fn gated(&self) -> Option<Gated> {
-        // beta just above -1 divides to more than f32 holds; the clamp makes any such slope alike.
+        // A beta just above -1 gives a slope beyond f32; limiting it is harmless, because the gate is clamped to 1
+        // anyway.
         let slope = ((1.0 / (self.beta + 1.0)) as f32).min(f32::MAX);
         Some(Gated { gate: Gate { slope, offset: 0.0 }, support: self.support })
     }

@@ -5,8 +5,19 @@ use super::{Plan, Rule, RuleError, Start, Steps, View, knobs::knobs, nats};
 knobs! {
     /// In doubt, the mean of the K likeliest tokens, pushed away from the first; else the sampled token
     ///
-    /// H is the entropy of the K likeliest tokens of what the sampler draws from, divided by ln K. From tau on the input
-    /// is `m + lambda H (m - E[first])`, with m their mean.
+    /// H is the entropy of the K likeliest tokens of the sampler's distribution, divided by ln K. If H is at least
+    /// tau, the input is `m + lambda H (m - E[first])`, where m is the mean of their embeddings.
+    ///
+    /// # Examples
+    /// ```
+    /// use moi::{InputRule, Selar};
+    ///
+    /// let rule = InputRule::from(Selar { tau: 0.25, ..Selar::default() });
+    /// let json = serde_json::json!({"rule": "selar", "k": 3, "tau": 0.25, "lambda": 1.0});
+    /// assert_eq!(serde_json::to_value(rule)?, json);
+    /// assert_eq!(rule.spec(), "selar:tau=0.25");
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     Selar = "selar" {
         /// Tokens in the mixture
         k: usize = 3,

@@ -9,11 +9,20 @@ use super::{
 };
 use crate::noise::Noise as Random;
 
-/// What is done to the weights of a mixture.
+/// Noise on the weights of a mixture.
+///
+/// # Examples
+/// ```
+/// use moi::{InputRule, Noise, SoftThinking};
+///
+/// let noisy = SoftThinking { noise: Noise::Dirichlet, alpha: 4.0, ..SoftThinking::default() };
+/// assert_eq!(InputRule::from(noisy).spec(), "soft-thinking:noise=dirichlet:alpha=4");
+/// assert_eq!(SoftThinking::default().noise, Noise::None);
+/// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Noise {
-    /// Nothing.
+    /// No noise.
     #[default]
     None,
     /// Weights are softmax((ln q + g) / tau), g drawn from the Gumbel distribution.
@@ -42,8 +51,21 @@ impl KnobText for Noise {
 knobs! {
     /// While thinking, the mean embedding of a few likely tokens; the likeliest is recorded (Soft Thinking)
     ///
-    /// The distribution is the raw one by this rule's own temperature and filters, whatever the sampler's. Ordinary
-    /// sampling goes on behind the thinking.
+    /// The mixed distribution is the raw one after this rule's own temperature and filters; the sampler's do not
+    /// apply. Ordinary sampling continues after thinking.
+    ///
+    /// # Examples
+    /// ```
+    /// use moi::{InputRule, Noise, RuleState, SoftThinking, Start};
+    ///
+    /// let rule = SoftThinking { noise: Noise::Gumbel, tau: 0.3, ..SoftThinking::default() };
+    /// let rule = InputRule::from(rule);
+    /// assert_eq!(rule.spec(), "soft-thinking:noise=gumbel:tau=0.3");
+    /// // The seed is that of the noise.
+    /// let row = RuleState::new(rule, &Start { seed: 7, ..Start::default() })?;
+    /// assert!(row.picks_tokens());
+    /// # Ok::<(), moi::RuleError>(())
+    /// ```
     SoftThinking = "soft-thinking" {
         /// Divides the logits
         temperature: f64 = 0.6,
@@ -123,7 +145,7 @@ impl Rule for SoftThinking {
 #[derive(Debug)]
 struct Thinking {
     rule: SoftThinking,
-    /// Cold steps in a row, of thinking or of the answer.
+    /// Number of consecutive cold steps, counted within thinking or within the answer.
     cold: usize,
     /// Whether the last step was between the markers.
     thinking: bool,
@@ -131,11 +153,12 @@ struct Thinking {
 }
 
 impl Thinking {
-    /// The logits by the rule's temperature; whether the last of so many cold steps is reached.
+    /// The logits divided by the rule's temperature, and whether this step completes the number of cold steps that
+    /// ends thinking or reply.
     fn tempered(&mut self, view: &View<'_>) -> (Candidates, bool) {
         let mut candidates = Candidates::new(view.logits);
         filters::temperature(&mut candidates, self.rule.temperature);
-        // Thoughts and answer are counted apart.
+        // Cold steps of thinking and of the answer are counted separately.
         if view.thinking != self.thinking {
             (self.thinking, self.cold) = (view.thinking, 0);
         }

@@ -6,25 +6,37 @@ use moi_sampling::Candidates;
 use serde::{Deserialize, Serialize};
 
 /// The tokens between which a model thinks, such as `<think>` and `</think>`.
+///
+/// # Examples
+/// ```
+/// use moi::Markers;
+///
+/// let markers = Markers::new(7, 8); // <think> and </think> of some vocabulary
+/// assert!(markers.opened_by(&[1, 7, 2]));
+/// assert!(!markers.opened_by(&[1, 7, 2, 8, 3]));
+/// // A token that opens several channels, of which only the one named by token 5 is for thinking.
+/// let channel = Markers { name: Some(5), ..markers };
+/// assert!(channel.opened_by(&[7, 5]) && !channel.opened_by(&[7, 6]));
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Markers {
-    /// The one that begins it.
+    /// The token that begins thinking.
     pub open: u32,
-    /// The one that must follow the first for it to count, where the first begins other things, too, as gpt-oss's
+    /// The token that must follow `open` for thinking to begin, if `open` begins other things, too, as gpt-oss's
     /// `<|channel|>` does.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub name: Option<u32>,
-    /// The one that ends it.
+    /// The token that ends thinking.
     pub close: u32,
 }
 
 impl Markers {
-    /// Two tokens, of which the first begins nothing else.
+    /// Markers whose first token begins nothing but thinking.
     pub fn new(open: u32, close: u32) -> Self {
         Self { open, name: None, close }
     }
 
-    /// Whether what follows these tokens is between the markers.
+    /// Whether the token that follows `tokens` is between the markers.
     pub fn opened_by(&self, tokens: &[u32]) -> bool {
         let mut state = (false, false);
         for &token in tokens {
@@ -33,7 +45,8 @@ impl Markers {
         state.0
     }
 
-    /// Whether a step is between the markers, and whether the token before it was the first one: behind one more token.
+    /// Updates the state by one token: whether the next step is between the markers, and whether the token was
+    /// `open`.
     pub(crate) fn behind(&self, (thinking, opened): (bool, bool), token: u32) -> (bool, bool) {
         let is_open = token == self.open;
         match self.name {
@@ -45,29 +58,41 @@ impl Markers {
     }
 }
 
-/// What is known of a row before its first step.
+/// What is known of a sequence before its first step.
+///
+/// # Examples
+/// ```
+/// use moi::{Markers, RuleState, Scope, Start};
+///
+/// // The chat template has opened the thinking, so the rule applies from the first token on.
+/// let start = Start { markers: Some(Markers::new(7, 8)), thinking: true, ..Start::default() };
+/// let row = RuleState::new("soft-thinking".parse()?, &start)?;
+/// assert_eq!(row.scope(), Scope::Thinking);
+/// assert!(row.is_thinking());
+/// # Ok::<(), moi::RuleError>(())
+/// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Start {
-    /// Of the rule's own noise.
+    /// Seed of the rule's own noise.
     pub seed: u64,
     /// Which tokens the rule applies to: the rule's default where `None`, see [`crate::Scope`].
     pub scope: Option<crate::Scope>,
-    /// The tokens between which the model thinks, if it has such.
+    /// The tokens between which the model thinks, if it has any.
     pub markers: Option<Markers>,
     /// Whether the prompt ends within thinking: some chat templates open it.
     pub thinking: bool,
-    /// Tokens to generate at most, where known.
+    /// The largest number of tokens to generate, if known.
     pub limit: Option<usize>,
 }
 
-/// One step of a row, on the host.
+/// One step of a sequence, as seen on the host.
 #[derive(Debug)]
 pub(crate) struct View<'a> {
     /// Raw logits `[vocab]`.
     pub(crate) logits: &'a [f32],
     /// The token that was sampled.
     pub(crate) sampled: u32,
-    /// Steps before.
+    /// Number of steps before this one.
     pub(crate) step: usize,
     pub(crate) markers: Option<Markers>,
     /// Whether the step is between the markers.
@@ -80,9 +105,9 @@ pub(crate) struct View<'a> {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Raw {
     largest: f64,
-    /// Of e^(logit - largest).
+    /// Sum of e^(logit - largest) over the vocabulary.
     sum: f64,
-    /// Its entropy.
+    /// Its entropy in nats.
     pub(crate) nats: f64,
 }
 
@@ -115,7 +140,8 @@ impl<'a> View<'a> {
         self.raw.get_or_init(|| Raw::new(self.logits))
     }
 
-    /// What the token was drawn from, in any order; the raw distribution where that was not told.
+    /// The tokens and probabilities that the sampler drew from, in any order; the raw distribution if they were not
+    /// given.
     pub(crate) fn drawn_from(&self) -> Vec<(u32, f64)> {
         match self.candidates {
             Some(candidates) => candidates.to_vec(),
@@ -131,7 +157,7 @@ impl<'a> View<'a> {
         }
     }
 
-    /// Feeds a token's own embedding.
+    /// A plan that feeds a token's own embedding.
     pub(crate) fn token(&self, token: u32) -> Plan {
         Plan {
             token,
@@ -143,19 +169,19 @@ impl<'a> View<'a> {
         }
     }
 
-    /// Feeds a mixture of some embeddings.
+    /// A plan that feeds a weighted sum of embeddings.
     pub(crate) fn mixture(&self, token: u32, weights: Vec<(u32, f64)>) -> Plan {
         let weights = merged(weights);
         Plan { token, mean: 0.0, weights, entropy: self.entropy(), gate: 1.0, ends: false }
     }
 
-    /// Feeds `share` of the mean embedding of the raw distribution, and some embeddings beside it.
+    /// A plan that feeds `share` of the mean embedding of the raw distribution plus the embeddings `beside`.
     pub(crate) fn mean(&self, token: u32, share: f32, beside: Vec<(u32, f32)>) -> Plan {
         Plan { token, mean: share, weights: beside, entropy: self.entropy(), gate: 1.0, ends: false }
     }
 }
 
-/// A token may come several times.
+/// Adds up the weights of tokens that occur several times.
 fn merged(weights: Vec<(u32, f64)>) -> Vec<(u32, f32)> {
     let mut weights = weights;
     weights.sort_by_key(|&(token, _)| token);
@@ -169,45 +195,46 @@ fn merged(weights: Vec<(u32, f64)>) -> Vec<(u32, f32)> {
     weights.into_iter().map(|(token, weight)| (token, weight as f32)).collect()
 }
 
-/// What a rule decides for a step.
+/// A rule's decision for one step.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Plan {
-    /// The token that counts as generated: the sampled one, or one that the rule puts in its place.
+    /// The token recorded as generated: the sampled one, or one with which the rule replaces it.
     pub(crate) token: u32,
     /// Weight of the mean embedding of the raw distribution.
     pub(crate) mean: f32,
     /// Weights of embeddings, each token once.
     pub(crate) weights: Vec<(u32, f32)>,
-    /// Normalised, 0 to 1.
+    /// Normalised entropy, 0 to 1.
     pub(crate) entropy: f32,
-    /// The share of the input that is not the token's own embedding, but for what the mixture has of it.
+    /// The share of the input that comes from the mixture instead of the token itself (the mixture may contain the
+    /// token).
     pub(crate) gate: f32,
     /// Whether the reply ends with this token.
     pub(crate) ends: bool,
 }
 
-/// A rule under way in one row.
+/// The state of a rule for one sequence.
 pub(crate) trait Steps: Debug + Send {
     /// Decides a step to which the rule applies.
     fn next(&mut self, view: &View<'_>) -> Plan;
 
-    /// Sees a step that is outside the rule's scope.
+    /// Decides a step outside the rule's scope. By default the sampled token is fed.
     fn outside(&mut self, view: &View<'_>) -> Plan {
         view.token(view.sampled)
     }
 
-    /// Whether it picks tokens from the logits.
+    /// Whether the rule picks tokens from the logits itself.
     fn picks_tokens(&self) -> bool {
         false
     }
 
-    /// Whether it wants to know what tokens are drawn from.
+    /// Whether the rule needs the tokens that the sampler draws from.
     fn wants_candidates(&self) -> bool {
         false
     }
 }
 
-/// Entropy of probabilities.
+/// Entropy of probabilities, in nats.
 pub(crate) fn nats(q: impl IntoIterator<Item = (u32, f64)>) -> f64 {
     let terms = q.into_iter().map(|(_, p)| if p > 0.0 { -p * p.ln() } else { 0.0 });
     terms.sum::<f64>().max(0.0)
@@ -217,7 +244,7 @@ pub(crate) fn nats(q: impl IntoIterator<Item = (u32, f64)>) -> f64 {
 mod tests {
     use super::*;
 
-    /// Of channels that begin alike only the named one counts, until it ends.
+    /// Of channels that begin with the same token, only the named one counts as thinking, until it ends.
     #[test]
     fn a_named_channel_opens() {
         let (open, name, other, close, text) = (1, 2, 3, 4, 9);
@@ -225,7 +252,7 @@ mod tests {
         assert!(markers.opened_by(&[open, name, text]));
         assert!(!markers.opened_by(&[open, other, text]));
         assert!(!markers.opened_by(&[open, name, text, close, open, other, text]));
-        // Its name by itself is text, before it and in it.
+        // The name opens thinking only directly after `open`.
         assert!(!markers.opened_by(&[name, text]));
         assert!(!markers.opened_by(&[open, text, name]));
         assert!(markers.opened_by(&[open, name, open, other]));

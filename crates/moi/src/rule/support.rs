@@ -9,6 +9,17 @@ use super::RuleError;
 /// Which tokens take part in the mixture.
 ///
 /// In JSON and on a command line: `"full"`, or the number K.
+///
+/// # Examples
+/// ```
+/// use moi::Support;
+///
+/// assert_eq!("full".parse(), Ok(Support::Full));
+/// assert_eq!("20".parse(), Ok(Support::TopK(20)));
+/// assert_eq!(serde_json::to_value(Support::TopK(20))?, serde_json::json!(20));
+/// assert!("0".parse::<Support>().is_err());
+/// # Ok::<(), serde_json::Error>(())
+/// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Support {
     /// The whole vocabulary; entropies are divided by ln(vocabulary). The paper's equations 2 to 5.

@@ -5,9 +5,21 @@ use super::{Plan, Rule, RuleError, Start, Steps, View, knobs::knobs};
 knobs! {
     /// Blocks of mean embeddings and blocks of sampled tokens, by whether entropy falls or rises (SwiReasoning)
     ///
-    /// Thinking begins soft: inputs are mean embeddings of the raw distribution. It becomes discrete as soon as the entropy
-    /// is below that of the last switch, and soft again when it is above and the block has lasted. Where the model's
-    /// markers of thinking are known, a soft block begins with `<think>` mixed in, and a discrete one with `</think>`.
+    /// Thinking begins soft: inputs are mean embeddings of the raw distribution. It becomes discrete as soon as the
+    /// entropy is below that of the last switch, and soft again when it is above and the block has lasted `dwell`
+    /// steps. Where the model's markers of thinking are known, a soft block begins with `<think>` mixed in, and a
+    /// discrete one with `</think>`.
+    ///
+    /// # Examples
+    /// ```
+    /// use moi::{InputRule, Markers, RuleState, Start, Swir};
+    ///
+    /// let rule = InputRule::from(Swir { dwell: 64, cap: 3, ..Swir::default() });
+    /// // The cap ends the thinking, so it needs the token that does.
+    /// assert!(RuleState::new(rule, &Start::default()).is_err());
+    /// let start = Start { markers: Some(Markers::new(7, 8)), ..Start::default() };
+    /// assert!(RuleState::new(rule, &start).is_ok());
+    /// ```
     Swir = "swir" {
         /// Steps that a discrete block lasts at least
         dwell: usize = 512,
@@ -48,7 +60,7 @@ impl Rule for Swir {
     }
 }
 
-/// A run of steps of one kind.
+/// Consecutive steps that are all soft or all discrete.
 #[derive(Clone, Copy, Debug)]
 struct Block {
     soft: bool,
@@ -70,7 +82,7 @@ struct Blocks {
 }
 
 impl Blocks {
-    /// The block of a step with this entropy, and whether it begins there.
+    /// Advances by a step with this entropy: whether its block is soft, and whether the block begins with this step.
     fn advance(&mut self, entropy: f64) -> (bool, bool) {
         let begin = |soft| Block { soft, reference: entropy, steps: 0 };
         let (block, begins) = match self.block {
@@ -105,7 +117,7 @@ impl Steps for Blocks {
             return view.token(view.sampled);
         }
         let (soft, begins) = self.advance(view.raw().nats);
-        // Outside thinking they would put thoughts into the answer.
+        // Outside thinking the markers would put thoughts into the answer.
         let markers = view.markers.filter(|_| view.thinking);
         let at_border = markers.filter(|_| begins);
         if soft {
@@ -152,7 +164,7 @@ mod tests {
         assert_eq!(blocks(rule, &[2.0, 2.0, 2.5, 1.5, 1.9, 1.9, 1.8, 1.8, 1.7, 9.0]), "SssDddSsDd");
         // Never below the reference: soft to the end.
         assert_eq!(blocks(rule, &[1.0, 1.0, 2.0, 1.5]), "Ssss");
-        // No dwell: it turns with every change of direction around the last switch.
+        // No dwell: the block switches with every change of direction around the last switch.
         assert_eq!(blocks(Swir { dwell: 0, ..rule }, &[2.0, 1.0, 1.5, 1.4, 1.4, 1.6]), "SDSDdS");
     }
 }

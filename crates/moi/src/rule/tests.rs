@@ -79,7 +79,7 @@ fn texts_that_are_no_rules_are_named() {
     }
 }
 
-/// What JSON calls a rule and what everything else does is the same; each explains itself.
+/// Every rule has the same name in JSON and elsewhere, and a help text for itself and each knob.
 #[test]
 fn every_rule_has_one_name_and_explains_itself() {
     for rule in InputRule::all() {

@@ -4,6 +4,14 @@ use super::{Gated, Rule, knobs::knobs};
 
 knobs! {
     /// The sampled token's embedding: standard decoding
+    ///
+    /// # Examples
+    /// ```
+    /// use moi::{InputRule, Token};
+    ///
+    /// assert_eq!(InputRule::from(Token {}), InputRule::TOKEN);
+    /// assert!(!InputRule::TOKEN.mixes());
+    /// ```
     Token = "token" {}
 }
 

@@ -8,8 +8,22 @@ use crate::{
 };
 
 sampler! {
-    /// Takes from the logits of tokens that would go on repeating a sequence which was there before, the more the longer
-    /// the repeated sequence is: multiplier * base^(length - allowed_length).
+    /// Lowers the logits of tokens that would continue a repetition of an earlier sequence. The penalty grows with
+    /// the length of the repeated sequence: multiplier * base^(length - allowed_length).
+    ///
+    /// # Examples
+    /// ```
+    /// use moi_sampling::{Candidates, Dry, History, Past, Sampling};
+    ///
+    /// let dry = Dry { multiplier: 1.0, base: 2.0, ..Dry::default() };
+    /// let sampling = Sampling { dry, ..Sampling::default() };
+    /// // After `0 1 2 3 0 1 2`, token 3 would continue a repeated sequence of three tokens.
+    /// let past = Past::new(History::new(&[0, 1, 2, 3, 0, 1, 2]));
+    /// let mut candidates = Candidates::new(&[0.0; 5]);
+    /// sampling.penalise(&mut candidates, &past);
+    /// let logits: Vec<f64> = candidates.iter().map(|candidate| candidate.logit).collect();
+    /// assert_eq!(logits, [0.0, 0.0, 0.0, -2.0, 0.0]);
+    /// ```
     Dry = "dry" {
         /// DRY: taken from the logit of a token that would continue a repeated sequence of the allowed length; 0 is off
         "dry_multiplier" => multiplier: f64 = 0.0, if |by| *by >= 0.0, "0 (off) or more, and finite";
@@ -25,7 +39,7 @@ sampler! {
     }
 }
 
-/// The largest power of e in float32: penalties stay finite.
+/// The largest power of e in float32; exponents are limited to it so that penalties stay finite.
 const LARGEST_EXPONENT: f64 = 88.722_839;
 
 impl Sampler for Dry {
@@ -41,7 +55,7 @@ impl Sampler for Dry {
         if self.is_off() {
             return;
         }
-        // All tokens where it is -1.
+        // A value of -1 becomes a window of 0, which means all tokens.
         let window = usize::try_from(self.penalty_last_n).unwrap_or(0);
         let lengths = self.repeated(past.history.all(window), &past.breakers);
         if !lengths.is_empty() {
@@ -57,8 +71,8 @@ impl Dry {
         self.multiplier * self.base.powf(over.min(most))
     }
 
-    /// The tokens that would continue a repeated sequence, with the length of the longest one, where that is not below the
-    /// allowed length.
+    /// The tokens that would continue a repeated sequence, each with the length of the longest such sequence, if that
+    /// is at least the allowed length.
     fn repeated(&self, tokens: &[u32], breakers: &Breakers) -> HashMap<u32, usize> {
         let mut lengths = HashMap::new();
         let limit = breakers.since_last(tokens);
@@ -77,11 +91,11 @@ impl Dry {
     }
 }
 
-/// For each place, how many tokens from there on are those at the beginning: the Z function (Gusfield, Algorithms on
-/// Strings, Trees and Sequences, 1.4), in linear time. The first is 0.
+/// For each position, how many tokens from there on equal those at the beginning: the Z function (Gusfield,
+/// Algorithms on Strings, Trees and Sequences, 1.4), in linear time. The first entry is 0.
 fn prefix_lengths(tokens: &[u32]) -> Vec<usize> {
     let mut lengths = vec![0; tokens.len()];
-    // The stretch found so far that ends last: `[left, right)` is alike to `[0, right - left)`.
+    // The match found so far that ends last: `[left, right)` equals `[0, right - left)`.
     let (mut left, mut right) = (0, 0);
     for at in 1..tokens.len() {
         let mut length = if at < right { lengths[at - left].min(right - at) } else { 0 };
@@ -97,18 +111,35 @@ fn prefix_lengths(tokens: &[u32]) -> Vec<usize> {
 }
 
 /// The token sequences that spell [`Dry::sequence_breakers`], by their first token.
+///
+/// # Examples
+/// ```
+/// use std::convert::Infallible;
+///
+/// use moi_sampling::{Breakers, Candidates, Dry, History, Past, Sampling};
+///
+/// let words = [(0, b"a".to_vec()), (1, b"b".to_vec()), (2, b":".to_vec())];
+/// let breakers = Breakers::new(&[":".to_owned()], words.into_iter(), |_| Ok::<_, Infallible>(None))?;
+/// let past = Past::new(History::new(&[0, 1, 2, 0, 1, 2])).with_breakers(breakers);
+/// let sampling = Sampling { dry: Dry { multiplier: 1.0, ..Dry::default() }, ..Sampling::default() };
+/// let mut candidates = Candidates::new(&[0.0; 3]);
+/// sampling.penalise(&mut candidates, &past);
+/// // The colon ends the repeated sequence, so `a` may follow it again.
+/// assert!(candidates.iter().all(|candidate| candidate.logit == 0.0));
+/// # Ok::<(), Infallible>(())
+/// ```
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Breakers {
-    /// What may follow the first token; nothing where it has the whole text in it.
+    /// The token sequences that may follow the first token; an empty one if that token contains the whole text.
     tails: HashMap<u32, Vec<Vec<u32>>>,
 }
 
 impl Breakers {
-    /// A text that reaches over more tokens is looked at so far, as in llama.cpp.
-    const LONGEST_TAIL: usize = 20;
+    /// Longer sequences are compared only up to this many tokens, as in llama.cpp.
+    const MAX_TAIL: usize = 20;
 
-    /// The sequences that spell some texts in a vocabulary. `tokens` are the bytes of all tokens, `encode` makes tokens of
-    /// the rest of a text whose beginning is the end of a token; `None` where it cannot, which is then not looked for.
+    /// The sequences that spell some texts in a vocabulary. `tokens` are the bytes of all tokens. `encode` tokenizes
+    /// the rest of a text whose beginning is the end of a token; if it returns `None`, that sequence is left out.
     ///
     /// # Errors
     /// If `encode` fails.
@@ -125,13 +156,13 @@ impl Breakers {
                     tails.entry(id).or_default().push(Vec::new());
                     continue;
                 }
-                // Ends of the token that the text begins with.
+                // The text may begin at the end of this token.
                 for count in 1..text.len().min(token.len() + 1) {
                     if !token.ends_with(&text[..count]) {
                         continue;
                     }
                     if let Some(mut tail) = encode(&text[count..])? {
-                        tail.truncate(Self::LONGEST_TAIL);
+                        tail.truncate(Self::MAX_TAIL);
                         tails.entry(id).or_default().push(tail);
                     }
                 }
@@ -144,7 +175,7 @@ impl Breakers {
         Ok(Self { tails })
     }
 
-    /// How many tokens there are behind the last breaker, of all `tokens` where there is none.
+    /// The number of tokens after the last breaker; of all `tokens` if there is none.
     fn since_last(&self, tokens: &[u32]) -> usize {
         if self.tails.is_empty() {
             return tokens.len();
@@ -189,21 +220,21 @@ mod tests {
     #[test]
     fn longer_repeats_cost_more() {
         let dry = Dry { multiplier: 0.8, ..Dry::default() };
-        // a b c d, a b c: `d` would make it four; of the three that are repeated two are allowed.
+        // a b c d, a b c: `d` would continue a repeated sequence of three tokens, one more than the allowed length.
         let mut expected = [0.0; 8];
         expected[3] = 0.8 * 1.75;
         assert_eq!(penalties(&dry, &[0, 1, 2, 3, 0, 1, 2], Breakers::default()), expected);
-        // a b, a b: one, the allowed length, costs the multiplier.
+        // a b, a b: the repeated sequence has the allowed length, so its continuation costs the multiplier.
         expected[3] = 0.0;
         expected[0] = 0.8;
         assert_eq!(penalties(&dry, &[0, 1, 0, 1], Breakers::default()), expected);
-        // Too short, and shorter than what is looked at.
+        // A sequence that is too short, then a window that is too small.
         assert_eq!(penalties(&dry, &[0, 1, 0], Breakers::default()), [0.0; 8]);
         let last = Dry { penalty_last_n: 3, ..dry.clone() };
         assert_eq!(penalties(&last, &[0, 1, 0, 1], Breakers::default()), [0.0; 8]);
         let off = Dry { penalty_last_n: 0, ..dry.clone() };
         assert!(off.is_off() && Dry::default().is_off() && !dry.is_off());
-        // However long, what is taken is finite.
+        // The penalty of a long repetition is finite.
         let long = penalties(&Dry { base: 9.0, ..dry }, &[1; 400], Breakers::default());
         assert!(long[1].is_finite() && long[1] > 1e38, "{long:?}");
     }
@@ -217,7 +248,7 @@ mod tests {
         assert_eq!(of_c(Breakers::default()), 8.0);
         assert_eq!(of_c(breakers(&["\n"])), 8.0);
         assert_eq!(of_c(breakers(&[":"])), 1.0);
-        // Behind the breaker less than the allowed length.
+        // Fewer tokens than the allowed length follow the breaker.
         assert_eq!(penalties(&dry, &[0, 1, 5, 0, 1, 5], breakers(&[":"])), [0.0; 8]);
     }
 
@@ -232,7 +263,7 @@ mod tests {
     }
 
     proptest! {
-        /// The definition, with plain loops.
+        /// Compares with the definition, computed by plain loops.
         #[test]
         fn lengths_are_those_of_the_longest_common_ends(
             tokens in proptest::collection::vec(0u32..7, 0..40),

@@ -7,7 +7,21 @@ use crate::{
 };
 
 sampler! {
-    /// Takes from the logit of every token as often as it was generated.
+    /// Lowers the logit of every generated token by the penalty times how often it was generated.
+    ///
+    /// # Examples
+    /// ```
+    /// use moi_sampling::{Candidates, History, Past, Sampling};
+    ///
+    /// let mut history = History::default();
+    /// history.push(1);
+    /// history.push(1);
+    /// let sampling = Sampling { frequency: 0.5.into(), ..Sampling::default() };
+    /// let mut candidates = Candidates::new(&[2.0, 2.0]);
+    /// sampling.penalise(&mut candidates, &Past::new(history));
+    /// let logits: Vec<f64> = candidates.iter().map(|candidate| candidate.logit).collect();
+    /// assert_eq!(logits, [2.0, 1.0]);
+    /// ```
     Frequency(f64) = "frequency" {
         /// Taken from the logits of tokens as often as they are in the answer so far
         "frequency_penalty" => 0: f64 = 0.0;

@@ -9,6 +9,19 @@ use crate::{
 
 sampler! {
     /// Adds to the logits of some tokens.
+    ///
+    /// # Examples
+    /// ```
+    /// use std::collections::BTreeMap;
+    ///
+    /// use moi_sampling::{Candidates, Past, Sampling};
+    ///
+    /// let sampling = Sampling { logit_bias: BTreeMap::from([(1, 2.0)]).into(), ..Sampling::default() };
+    /// let mut candidates = Candidates::new(&[1.0, 0.0]);
+    /// sampling.apply(&mut candidates, &Past::default())?;
+    /// assert_eq!(candidates.draw(0.5), 1);
+    /// # Ok::<(), moi_sampling::SamplingError>(())
+    /// ```
     LogitBias(BTreeMap<u32, f64>) = "logit-bias" {
         /// Added to the logit of a token, by its id
         "logit_bias" => 0: BTreeMap<u32, f64> = BTreeMap::new();

@@ -9,8 +9,24 @@ use crate::{
 };
 
 sampler! {
-    /// Takes away tokens whose surprise passes a bound that follows the surprise of the tokens so far, so that this stays
-    /// near a target. The bound is twice the target at first.
+    /// Removes tokens whose surprise, -log2 p, exceeds a bound. The bound is twice the target at first, then follows
+    /// the surprise of the sampled tokens so that it stays near the target.
+    ///
+    /// # Examples
+    /// ```
+    /// use moi_sampling::{Candidates, Mirostat, Past, Sampling, SamplingStep};
+    ///
+    /// let mirostat = Mirostat { version: 2, tau: 2.0, ..Mirostat::default() };
+    /// let sampling = Sampling { temperature: 1.0.into(), mirostat, ..Sampling::default() };
+    /// let (mut candidates, mut past) = (Candidates::new(&[0.0, 0.0, -5.0]), Past::default());
+    /// sampling.apply(&mut candidates, &past)?;
+    /// assert_eq!(candidates.len(), 2); // the surprise of the third is more than 4 bits
+    /// let token = candidates.draw(0.3);
+    /// sampling.observe(&mut candidates, token, &mut past);
+    /// // Its surprise was 1 bit, less than the target of 2, so the bound rises.
+    /// assert!(past.state(SamplingStep::Mirostat) > Some(4.0));
+    /// # Ok::<(), moi_sampling::SamplingError>(())
+    /// ```
     Mirostat = "mirostat" {
         /// Mirostat: 2 keeps the surprise of tokens near --mirostat-tau, 0 is off. The filters that a model's makers advise
         /// are then left out
@@ -33,7 +49,7 @@ impl Sampler for Mirostat {
         }
         let bound = past.state(SamplingStep::Mirostat).unwrap_or(2.0 * self.tau);
         candidates.weigh();
-        // Surprise is -log2 p: at most the bound where p is at least this.
+        // The surprise -log2 p is at most the bound if p is at least 2^-bound.
         let floor = (-bound / LOG2_E).exp() * candidates.total();
         if let Some(first) = candidates.iter().min_by(|a, b| by_logit(a, b)).copied() {
             candidates.retain(|candidate| candidate.weight >= floor || candidate.id == first.id);
@@ -83,7 +99,7 @@ mod tests {
         assert_eq!(left, [0, 1]);
         let expected = expected - 0.5 * (1.5f64.log2() - 1.25);
         assert!((bound - expected).abs() < 1e-6, "{bound}");
-        // However low the bound, the likeliest token is left.
+        // However low the bound is, the most likely token is kept.
         past.set_state(SamplingStep::Mirostat, Some(-3.0));
         let mut candidates = Candidates::new(&logits);
         sampling.apply(&mut candidates, &past).unwrap();
@@ -102,7 +118,7 @@ mod tests {
             for step in 0..2000 {
                 let mut candidates = Candidates::new(&logits);
                 sampling.apply(&mut candidates, &past).unwrap();
-                // A low-discrepancy sequence in the place of chance.
+                // A low-discrepancy sequence replaces random numbers.
                 let uniform = (f64::from(step) * 0.618_033_988_749_894_9).fract();
                 let token = candidates.draw(uniform);
                 let share = candidates.shares().into_iter().find(|share| share.0 == token).unwrap().1;

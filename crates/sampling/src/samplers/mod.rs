@@ -1,4 +1,4 @@
-//! The samplers: a file each, with its knobs and what it does.
+//! The samplers: one file each, with its knobs and its function.
 
 mod dry;
 mod frequency;

@@ -1,4 +1,4 @@
-//! No sequence of tokens comes twice.
+//! Bans tokens that would repeat an n-gram.
 
 use std::collections::HashSet;
 
@@ -8,7 +8,19 @@ use crate::{
 };
 
 sampler! {
-    /// Takes away tokens that would complete a sequence of so many tokens which was there before.
+    /// Removes tokens that would complete a sequence of N tokens that occurred before.
+    ///
+    /// # Examples
+    /// ```
+    /// use moi_sampling::{Candidates, History, Past, Sampling};
+    ///
+    /// let past = Past::new(History::new(&[1, 2, 3, 1, 2]));
+    /// let sampling = Sampling { no_repeat_ngram: 3.into(), ..Sampling::default() };
+    /// let mut candidates = Candidates::new(&[0.0, 1.0, 0.0, 9.0]);
+    /// sampling.apply(&mut candidates, &past)?;
+    /// assert_eq!(candidates.draw(0.5), 1); // token 3 would complete `1 2 3` again
+    /// # Ok::<(), moi_sampling::SamplingError>(())
+    /// ```
     NoRepeatNgram(usize) = "no-repeat-ngram" {
         /// No sequence of N tokens comes twice; 0 allows it
         "no_repeat_ngram" => 0: usize = 0;

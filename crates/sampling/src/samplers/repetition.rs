@@ -1,4 +1,4 @@
-//! CTRL's penalty of tokens that came before.
+//! CTRL's repetition penalty.
 
 use crate::{
     Candidates, Past, Sampling,
@@ -9,6 +9,18 @@ use crate::{
 sampler! {
     /// Divides the positive logits of tokens that are in the prompt or were generated, and multiplies the negative ones
     /// (CTRL, arXiv 1909.05858).
+    ///
+    /// # Examples
+    /// ```
+    /// use moi_sampling::{Candidates, History, Past, Sampling};
+    ///
+    /// let past = Past::new(History::new(&[0, 1]));
+    /// let sampling = Sampling { repetition: 2.0.into(), ..Sampling::default() };
+    /// let mut candidates = Candidates::new(&[2.0, -1.0, 0.5]);
+    /// sampling.penalise(&mut candidates, &past);
+    /// let logits: Vec<f64> = candidates.iter().map(|candidate| candidate.logit).collect();
+    /// assert_eq!(logits, [1.0, -2.0, 0.5]);
+    /// ```
     Repetition(f64) = "repetition" {
         /// Divide the logits of tokens in the prompt and the answer so far; 1 is none
         "repetition_penalty" => 0: f64 = 1.0, if |by| *by > 0.0, "above 0, and finite";

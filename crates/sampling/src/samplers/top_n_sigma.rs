@@ -7,6 +7,18 @@ use crate::{
 
 sampler! {
     /// Keeps tokens whose logits are within so many standard deviations of the largest one (arXiv 2411.07641).
+    ///
+    /// # Examples
+    /// ```
+    /// use moi_sampling::{Candidates, Past, Sampling};
+    ///
+    /// let sampling = Sampling { temperature: 1.0.into(), top_n_sigma: 1.0.into(), ..Sampling::default() };
+    /// // The standard deviation is 1.4, and the largest logit is 4.
+    /// let mut candidates = Candidates::new(&[0.0, 1.0, 2.0, 3.0, 4.0]);
+    /// sampling.apply(&mut candidates, &Past::default())?;
+    /// assert_eq!(candidates.iter().map(|candidate| candidate.id).collect::<Vec<_>>(), [3, 4]);
+    /// # Ok::<(), moi_sampling::SamplingError>(())
+    /// ```
     TopNSigma(f64) = "top-n-sigma" {
         /// Keep tokens whose logits are within so many standard deviations of the largest; 0 keeps all
         "top_n_sigma" => 0: f64 = 0.0, if |n| *n >= 0.0, "0 (off) or more, and finite";
@@ -19,8 +31,8 @@ impl Sampler for TopNSigma {
     }
 }
 
-/// Keeps those whose logits are within `n` standard deviations of the largest one; all if `n` is 0 (arXiv 2411.07641).
-/// Logits of -infinity do not count.
+/// Keeps the candidates whose logits are within `n` standard deviations of the largest one; all if `n` is 0 (arXiv
+/// 2411.07641). Logits of -infinity are left out of the standard deviation.
 fn top_n_sigma(candidates: &mut Candidates, n: f64) {
     let finite = || candidates.iter().map(|candidate| candidate.logit).filter(|logit| logit.is_finite());
     let count = finite().count() as f64;

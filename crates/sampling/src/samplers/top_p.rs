@@ -8,6 +8,17 @@ use crate::{
 
 sampler! {
     /// Keeps the fewest of the most likely tokens whose probabilities reach this sum (nucleus sampling, arXiv 1904.09751).
+    ///
+    /// # Examples
+    /// ```
+    /// use moi_sampling::{Candidates, Past, Sampling};
+    ///
+    /// let sampling = Sampling { temperature: 1.0.into(), top_p: 0.8.into(), ..Sampling::default() };
+    /// let mut candidates = Candidates::new(&[0.6, 0.3, 0.1].map(f32::ln));
+    /// sampling.apply(&mut candidates, &Past::default())?;
+    /// assert_eq!(candidates.len(), 2);
+    /// # Ok::<(), moi_sampling::SamplingError>(())
+    /// ```
     TopP(f64) = "top-p" {
         /// Keep the fewest tokens whose probabilities reach this sum; 1 keeps all
         "top_p" => 0: f64 = 1.0, if |p| *p > 0.0 && *p <= 1.0, "above 0 and at most 1";
@@ -20,7 +31,17 @@ impl Sampler for TopP {
     }
 }
 
-/// Keeps the fewest of the most likely whose share reaches `top_p` (nucleus sampling, arXiv 1904.09751).
+/// Keeps the fewest of the most likely candidates whose probabilities reach `top_p` (nucleus sampling, arXiv
+/// 1904.09751).
+///
+/// # Examples
+/// ```
+/// use moi_sampling::{Candidates, filters};
+///
+/// let mut candidates = Candidates::new(&[0.6, 0.3, 0.1].map(f32::ln));
+/// filters::top_p(&mut candidates, 0.8);
+/// assert_eq!(candidates.len(), 2);
+/// ```
 pub fn top_p(candidates: &mut Candidates, top_p: f64) {
     if top_p >= 1.0 {
         return;

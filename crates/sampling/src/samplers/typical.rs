@@ -9,6 +9,19 @@ use crate::{
 sampler! {
     /// Keeps the fewest tokens whose surprise is nearest to the entropy, until their probabilities reach this sum (locally
     /// typical sampling, arXiv 2202.00666).
+    ///
+    /// # Examples
+    /// ```
+    /// use moi_sampling::{Candidates, Past, Sampling};
+    ///
+    /// let sampling = Sampling { temperature: 1.0.into(), typical: 0.3.into(), ..Sampling::default() };
+    /// // The entropy is 1.5 nats. The surprise of tokens 2 and 3 is 1.6, that of the likeliest token only 0.9.
+    /// let mut candidates = Candidates::new(&[0.1, 0.4, 0.2, 0.2, 0.05, 0.05].map(f32::ln));
+    /// sampling.apply(&mut candidates, &Past::default())?;
+    /// let kept: Vec<u32> = candidates.probabilities().into_iter().map(|(token, _)| token).collect();
+    /// assert_eq!(kept, [2, 3]);
+    /// # Ok::<(), moi_sampling::SamplingError>(())
+    /// ```
     Typical(f64) = "typical" {
         /// Keep the fewest tokens nearest to the entropy whose probabilities reach this sum; 1 keeps all
         "typical_p" => 0: f64 = 1.0, if |p| *p > 0.0 && *p <= 1.0, "above 0 and at most 1";
@@ -21,8 +34,8 @@ impl Sampler for Typical {
     }
 }
 
-/// Keeps the fewest of those whose surprise is nearest to the entropy, until their share reaches `typical_p` (locally
-/// typical sampling, arXiv 2202.00666).
+/// Keeps the fewest of the candidates whose surprise is nearest to the entropy, until their probabilities reach
+/// `typical_p` (locally typical sampling, arXiv 2202.00666).
 fn typical(candidates: &mut Candidates, typical_p: f64) {
     if typical_p >= 1.0 || candidates.is_empty() {
         return;

@@ -7,7 +7,21 @@ use crate::{
 };
 
 sampler! {
-    /// At some steps, by chance, takes away all tokens that reach a probability but the least likely of them.
+    /// At random steps, removes all tokens that reach a probability except the least likely of them.
+    ///
+    /// # Examples
+    /// ```
+    /// use moi_sampling::{Candidates, Past, Sampling, Xtc};
+    ///
+    /// let xtc = Xtc { probability: 1.0, threshold: 0.25 };
+    /// let sampling = Sampling { temperature: 1.0.into(), xtc, ..Sampling::default() };
+    /// assert!(sampling.needs_chance()); // `Past::chance` decides at which steps it acts
+    /// let mut candidates = Candidates::new(&[0.5, 0.3, 0.2].map(f32::ln));
+    /// sampling.apply(&mut candidates, &Past::default())?;
+    /// // Tokens 0 and 1 reach the threshold; the less likely of them is kept.
+    /// assert_eq!(candidates.iter().map(|candidate| candidate.id).collect::<Vec<_>>(), [1, 2]);
+    /// # Ok::<(), moi_sampling::SamplingError>(())
+    /// ```
     Xtc = "xtc" {
         /// XTC: at how many of the steps likely tokens are taken away, 0 to 1; 0 is off
         "xtc_probability" => probability: f64 = 0.0, if |p| (0.0..=1.0).contains(p), "between 0 and 1";
@@ -18,7 +32,7 @@ sampler! {
 
 impl Sampler for Xtc {
     fn is_off(&self) -> bool {
-        // Two tokens cannot both have more than half.
+        // If the threshold is above 0.5, at most one token can reach it.
         self.probability == 0.0 || self.threshold > 0.5
     }
 
@@ -53,7 +67,7 @@ mod tests {
         assert_eq!(after(1.0, 0.35, 0.0), [0, 1, 2, 3, 4]);
         assert_eq!(after(1.0, 0.45, 0.0).len(), 5);
         assert_eq!(after(1.0, 0.0, 0.0), [0]);
-        // By chance.
+        // The step's random number decides whether tokens are removed.
         assert_eq!(after(0.3, 0.12, 0.29), [0, 2, 4]);
         assert_eq!(after(0.3, 0.12, 0.3).len(), 5);
         assert_eq!(after(0.0, 0.12, 0.0).len(), 5);

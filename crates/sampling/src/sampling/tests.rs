@@ -1,4 +1,4 @@
-//! How samplers work together.
+//! Tests of several samplers together.
 
 use super::*;
 use std::collections::BTreeMap;
@@ -17,7 +17,7 @@ fn the_order_is_data() {
     let logits = [0.4f32, 0.3, 0.2, 0.1].map(f32::ln);
     let sampling =
         Sampling { temperature: 1.0.into(), top_k: 2.into(), top_p: 0.75.into(), ..Sampling::default() };
-    // Two of the four, .57 and .43 of what is left: both are needed for .75. The other way round three are.
+    // Top-k leaves two of the four tokens, with .57 and .43, and both are needed for .75. Top-p alone needs three.
     assert_eq!(left(&sampling, &logits, History::default()).unwrap(), [0, 1]);
     let only = |steps: &[SamplingStep]| Sampling { samplers: steps.to_vec(), ..sampling.clone() };
     use SamplingStep::{MinP, Temperature, TopK, TopP};
@@ -159,7 +159,7 @@ fn sampling() -> impl Strategy<Value = Sampling> {
     let penalties = (0.5..2.0f64, -1.0..1.0f64, -1.0..1.0f64, 0usize..4, dry(), (0.0..=1.0f64, 0.0..=1.0f64));
     let order = Just(SamplingStep::ALL.to_vec()).prop_shuffle();
     (filters, penalties, order).prop_map(|(f, p, samplers)| Sampling {
-        // Below that a temperature is refused, but for 0.
+        // Temperatures below 1e-4 are refused, except for 0.
         temperature: if f.0 < 1e-4 { 0.0 } else { f.0 }.into(),
         top_k: f.1.into(),
         top_p: f.2.into(),
@@ -179,7 +179,7 @@ fn sampling() -> impl Strategy<Value = Sampling> {
 }
 
 proptest! {
-    /// Whatever the values and their order, something is left, and a draw gives one of what is left.
+    /// Whatever the values and their order, a candidate is left, and a draw returns one that is left.
     #[test]
     fn something_is_always_left(
         sampling in sampling(),

@@ -1,4 +1,4 @@
-//! What a server asks of a scheduler: requests that are paused, groups of them, and prompts that are scored.
+//! What a server needs of a scheduler: pausing requests, submitting groups of them, and scoring prompts.
 
 use std::collections::BTreeMap;
 
@@ -10,13 +10,13 @@ use rand_chacha::{
 use super::*;
 use crate::{Prompt, Scored};
 
-/// Steps without their rows, which differ with the company.
-fn steps_of(steps: &[Step]) -> Vec<String> {
-    steps.iter().map(|step| format!("{:?}", Step { row: RowId(0), ..step.clone() })).collect()
+/// Token events without their sequence ids, which depend on the other requests.
+fn steps_of(steps: &[TokenEvent]) -> Vec<String> {
+    steps.iter().map(|step| format!("{:?}", TokenEvent { row: SequenceId(0), ..step.clone() })).collect()
 }
 
-/// Requests that are paused and go on at any moment, with room for all or for few, in which case they are parked: each is
-/// what it is alone, to the bit.
+/// Requests are paused and resumed at random moments, with room for all of them or for few, so that some are parked.
+/// Each gives exactly the events that it gives alone.
 #[test]
 fn who_is_paused_is_as_if_never() {
     let engine = Faulty::engine(|_| Fault::None);
@@ -24,7 +24,8 @@ fn who_is_paused_is_as_if_never() {
     let alone: Vec<Vec<String>> = requests
         .iter()
         .map(|request| {
-            let steps: Vec<Step> = engine.generate(request.clone()).unwrap().map(Result::unwrap).collect();
+            let steps: Vec<TokenEvent> =
+                engine.generate(request.clone()).unwrap().map(Result::unwrap).collect();
             steps_of(&steps)
         })
         .collect();
@@ -38,7 +39,7 @@ fn who_is_paused_is_as_if_never() {
         let mut scheduler = Scheduler::new(&engine, options);
         let ids: Vec<RequestId> =
             requests.iter().map(|request| scheduler.submit("a", request.clone()).unwrap()).collect();
-        let mut seen: BTreeMap<RequestId, Vec<Step>> = BTreeMap::new();
+        let mut seen: BTreeMap<RequestId, Vec<TokenEvent>> = BTreeMap::new();
         let mut paused: Vec<RequestId> = Vec::new();
         for round in 0..3000 {
             if scheduler.is_idle() {
@@ -47,7 +48,7 @@ fn who_is_paused_is_as_if_never() {
             assert!(round < 2999, "seed {seed}: it does not come to an end");
             for event in scheduler.round() {
                 match event {
-                    Event::Step(id, step) => seen.entry(id).or_default().push(step),
+                    Event::Token(id, step) => seen.entry(id).or_default().push(step),
                     Event::Failed(id, error, _) => panic!("seed {seed}: {id:?}: {error}"),
                     Event::Admitted(_) | Event::Prompt(..) => {}
                 }
@@ -69,7 +70,7 @@ fn who_is_paused_is_as_if_never() {
     }
 }
 
-/// A request that nobody reads keeps neither memory nor a place from others.
+/// A paused request keeps neither memory nor a place from others.
 #[test]
 fn who_is_paused_keeps_nobody_out() {
     let engine = Faulty::engine(|_| Fault::None);
@@ -82,7 +83,7 @@ fn who_is_paused_keeps_nobody_out() {
     };
     let mut scheduler = Scheduler::new(&engine, options);
     let slow = scheduler.submit("slow", request(0, 70, 30)).unwrap();
-    while !scheduler.round().iter().any(|event| matches!(event, Event::Step(..))) {}
+    while !scheduler.round().iter().any(|event| matches!(event, Event::Token(..))) {}
     assert!(scheduler.pause(slow) && !scheduler.pause(slow));
     let other = scheduler.submit("other", request(3, 90, 9)).unwrap();
     let mut seen = Outcomes::new();
@@ -94,14 +95,15 @@ fn who_is_paused_keeps_nobody_out() {
     assert!(scheduler.resume_paused(slow).is_none());
     run(&mut scheduler, &mut seen);
     assert_eq!(seen[&slow].tokens.len(), 29);
-    // One that is cancelled while it waits is gone.
+    // A request that is cancelled while it is paused is gone.
     let gone = scheduler.submit("gone", request(1, 30, 30)).unwrap();
-    while !scheduler.round().iter().any(|event| matches!(event, Event::Step(..))) {}
+    while !scheduler.round().iter().any(|event| matches!(event, Event::Token(..))) {}
     assert!(scheduler.pause(gone) && scheduler.cancel(gone).is_some());
     assert!(scheduler.is_idle() && scheduler.resume_paused(gone).is_none() && !scheduler.pause(gone));
 }
 
-/// Prompts are scored as by themselves: in pieces, in company, and where they are parked in their midst and run anew.
+/// Prompts get the same scores as alone: in pieces, beside other requests, and if they are parked halfway and run
+/// again.
 #[test]
 fn prompts_are_scored_in_any_company() {
     let engine = Faulty::engine(|_| Fault::None).with_prefill_chunk(32).with_prefix_cache(1 << 20);
@@ -144,7 +146,7 @@ fn prompts_are_scored_in_any_company() {
             assert_eq!(&found[id], expected, "{blocks} blocks");
         }
     }
-    // Paused in the midst of its prompt, then parked for another, and run anew.
+    // The request is paused halfway through its prompt, then parked for another one, and run again.
     let options =
         SchedulerOptions { cache_bytes: Some(7 * block / 2), foreseen_tokens: 2, ..Default::default() };
     let mut scheduler = Scheduler::new(&engine, options);
@@ -192,8 +194,8 @@ fn groups_are_taken_whole() {
     assert!(matches!(submit(1, 10), (Ok(1), 4, 40)));
 }
 
-/// A long prompt comes to its end in some twice the rounds that it takes alone, though a new short one comes in each round, and
-/// so does one of middle length; the short ones do not wait for either.
+/// A long prompt ends after about twice the rounds that it takes alone, though a new short prompt comes in each
+/// round. So does a prompt of middle length. The short prompts do not wait for either.
 #[test]
 fn no_prompt_waits_for_ever_behind_others() {
     let engine = Faulty::engine(|_| Fault::None).with_prefill_chunk(16);
@@ -212,13 +214,14 @@ fn no_prompt_waits_for_ever_behind_others() {
         }
     }
     assert!(scheduler.is_idle());
-    // 8 and 4 pieces, of which every second round has one.
+    // They have 8 and 4 pieces, and one piece runs in every second round.
     assert!(prompts[&long] <= 30 && prompts[&middle] <= 45, "{prompts:?}");
     let worst = shorts.iter().map(|(id, round)| prompts[id] - round).max().unwrap();
     assert!(worst <= 120, "a short prompt waited for {worst} rounds");
 }
 
-/// Smaller numbers begin first, whoever has asked and whatever the lengths are; equals have their turns as without numbers.
+/// Smaller priorities begin first, whatever the owner and the length. Equal priorities take turns as without
+/// priorities.
 #[test]
 fn priorities_come_before_turns() {
     let engine = Faulty::engine(|_| Fault::None);

@@ -1,4 +1,4 @@
-//! A rule under way: what a row of a batch carries from step to step.
+//! The state of an input rule for one sequence, kept from step to step.
 
 use crate::{
     InputRule, RuleError,
@@ -6,33 +6,48 @@ use crate::{
     scope::Scope,
 };
 
-/// A sequence with its rule, from its first generated token on: remembers where it is, and what the rule remembers.
+/// An input rule applied to one sequence, from its first generated token on. It tracks the position in the reply,
+/// whether the model is thinking, and the rule's own state.
+///
+/// # Examples
+/// ```
+/// use moi::{Markers, RuleState, Scope, Start};
+///
+/// let markers = Some(Markers::new(7, 8)); // <think> and </think> of some vocabulary
+/// let start = Start { markers, scope: Some(Scope::Thinking), ..Start::default() };
+/// let mut row = RuleState::new("moi".parse()?, &start)?;
+/// row.follow(7);
+/// assert!(row.is_thinking());
+/// row.follow(8);
+/// assert!(!row.is_thinking());
+/// # Ok::<(), moi::RuleError>(())
+/// ```
 #[derive(Debug)]
-pub struct Row {
+pub struct RuleState {
     rule: InputRule,
     scope: Scope,
     markers: Option<Markers>,
-    /// Whether the token before was the first of the markers.
+    /// Whether the previous token was [`Markers::open`].
     opened: bool,
-    /// Between the markers.
+    /// Whether the next token is between the markers.
     thinking: bool,
-    /// Tokens generated.
+    /// Number of tokens generated so far.
     step: usize,
-    /// Of a rule that is more than a gate.
+    /// The state of a rule that is more than a gate.
     steps: Option<Box<dyn Steps>>,
-    /// What the token was drawn from.
+    /// Tokens and probabilities from which the sampler draws the next token, if they were given.
     candidates: Option<Vec<(u32, f64)>>,
 }
 
-/// What is done in a step.
+/// A rule's decision for one step.
 #[derive(Debug)]
-pub(crate) enum Decision {
+pub(crate) enum MixDecision {
     Gated(Gated),
     Plan(Plan),
 }
 
-impl Row {
-    /// A row before its first generated token.
+impl RuleState {
+    /// The state of a sequence before its first generated token.
     ///
     /// # Errors
     /// If the rule has a value it does not allow, or needs markers of thinking that the model lacks.
@@ -60,7 +75,7 @@ impl Row {
         })
     }
 
-    /// Its rule.
+    /// The rule.
     pub fn rule(&self) -> InputRule {
         self.rule
     }
@@ -80,19 +95,19 @@ impl Row {
         self.steps.as_ref().is_some_and(|steps| steps.picks_tokens())
     }
 
-    /// Whether the rule mixes what tokens are drawn from: see [`Row::drawn_from`].
+    /// Whether the rule mixes the tokens that the sampler draws from: see [`RuleState::drawn_from`].
     pub fn wants_candidates(&self) -> bool {
         self.steps.as_ref().is_some_and(|steps| steps.wants_candidates())
     }
 
-    /// Tells what the next step's token was drawn from: tokens and probabilities that sum to 1, in any order.
-    /// Where this is not told, the raw distribution is taken for it.
+    /// Sets the tokens from which the sampler drew the next step's token, with probabilities that sum to 1, in any
+    /// order. Without this call the rule uses the raw distribution.
     pub fn drawn_from(&mut self, candidates: Vec<(u32, f64)>) {
         self.candidates = Some(candidates);
     }
 
-    /// The gate of the next step, where it is known whatever token is sampled, so that a device can do the step by
-    /// itself. [`Row::pass`] must follow then.
+    /// The gate of the next step, if it does not depend on the sampled token, so that a device can compute the step
+    /// without the host. The caller must then call [`RuleState::pass`].
     pub fn gated_ahead(&self) -> Option<Gated> {
         let gated = self.rule.gated()?;
         match self.scope {
@@ -101,13 +116,13 @@ impl Row {
         }
     }
 
-    /// Counts a step that was done by [`Row::gated_ahead`].
+    /// Counts a step that was computed from [`RuleState::gated_ahead`].
     pub fn pass(&mut self) {
         self.step += 1;
     }
 
-    /// Follows the markers of thinking: tells which token came to count as generated, where that was not decided by
-    /// [`crate::mix`] with a look at it. To be told one twice does no harm.
+    /// Updates [`RuleState::is_thinking`] by a generated token, for steps that were not decided by [`crate::mix`] on
+    /// the host. Repeating a call does no harm.
     pub fn follow(&mut self, token: u32) {
         if let Some(markers) = self.markers {
             (self.thinking, self.opened) = markers.behind((self.thinking, self.opened), token);
@@ -133,13 +148,13 @@ impl Row {
         }
     }
 
-    /// Whether a token leaves the scope: what ends the thinking is fed as it is.
+    /// Whether a token ends the scope: for the marker that ends thinking, its own embedding is fed.
     fn leaves(&self, token: u32) -> bool {
         self.scope == Scope::Thinking && self.markers.is_some_and(|markers| markers.close == token)
     }
 
     /// Decides a step on the host.
-    pub(crate) fn decide(&mut self, logits: &[f32], sampled: u32) -> Decision {
+    pub(crate) fn decide(&mut self, logits: &[f32], sampled: u32) -> MixDecision {
         let candidates = self.candidates.take();
         let mut view = View::new(logits, sampled, candidates.as_deref());
         (view.step, view.markers, view.thinking) = (self.step, self.markers, self.thinking);
@@ -147,20 +162,20 @@ impl Row {
         let decision = match &mut self.steps {
             None => {
                 let gated = self.rule.gated().filter(|_| is_inside && !self.leaves(sampled));
-                Decision::Gated(gated.unwrap_or(Gated::TOKEN))
+                MixDecision::Gated(gated.unwrap_or(Gated::TOKEN))
             }
             Some(steps) => {
                 let plan = if is_inside { steps.next(&view) } else { steps.outside(&view) };
                 let ends = plan.ends;
-                Decision::Plan(match self.leaves(plan.token) {
+                MixDecision::Plan(match self.leaves(plan.token) {
                     true => Plan { ends, ..view.token(plan.token) },
                     false => plan,
                 })
             }
         };
         let token = match &decision {
-            Decision::Gated(_) => sampled,
-            Decision::Plan(plan) => plan.token,
+            MixDecision::Gated(_) => sampled,
+            MixDecision::Plan(plan) => plan.token,
         };
         self.follow(token);
         self.step += 1;

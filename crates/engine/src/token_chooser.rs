@@ -1,62 +1,62 @@
-//! What decides the tokens and inputs of one row.
+//! Chooses the tokens and the next inputs of one sequence.
 
 use std::{collections::HashSet, sync::Arc};
 
-use moi::{Row, Start};
+use moi::{RuleState, Start};
 use moi_sampling::RowSpec;
 
 use crate::{EngineError, Sampled, Sampler, StopRules, Support, grammar::Constraint, sampler::Allowed};
 
-/// Sampler, rule and limits of a row.
+/// Sampler, rule and limits of a sequence.
 #[derive(Debug)]
-pub(crate) struct Decider {
-    pub(crate) row: Row,
+pub(crate) struct TokenChooser {
+    pub(crate) row: RuleState,
     pub(crate) sampler: Sampler,
     limits: Limits,
-    /// Largest mixture weights to report.
+    /// How many of the largest mixture weights are reported.
     pub(crate) top: usize,
-    /// Likeliest tokens to report.
+    /// How many of the most likely tokens are reported.
     logprobs: usize,
 }
 
-/// What beside the sampling says which tokens may come.
+/// Which tokens may come, besides what the sampling settings say.
 #[derive(Debug, Default)]
 pub(crate) struct Limits {
     pub(crate) constraint: Option<Constraint>,
-    /// Whether the constraint held for the token under way: thoughts are free, what is constrained is the answer.
+    /// Whether the constraint applies to the current token: only the answer is constrained, thoughts are not.
     pub(crate) holds: bool,
-    /// Whether the constraint narrows what is mixed, too.
+    /// Whether the constraint also narrows the distribution that is mixed.
     pub(crate) mixes_constrained: bool,
-    /// Tokens that end a generation, where they may not come at once.
+    /// Tokens that end a generation, which may not come before `min_tokens`.
     pub(crate) eos: Vec<u32>,
-    /// So many tokens come before these.
+    /// Number of tokens that must come before an end token.
     pub(crate) min_tokens: usize,
     /// The only tokens that may come.
     pub(crate) allowed: Option<Arc<HashSet<u32>>>,
-    /// Sequences that may not come.
+    /// Token sequences that may not come.
     pub(crate) bad_words: Vec<Vec<u32>>,
-    /// The first tokens, which come whatever is drawn.
+    /// The first tokens, which are taken whatever is drawn.
     pub(crate) forced: Vec<u32>,
 }
 
-impl Decider {
-    pub(crate) fn new(row: Row, sampler: Sampler, limits: Limits) -> Self {
+impl TokenChooser {
+    pub(crate) fn new(row: RuleState, sampler: Sampler, limits: Limits) -> Self {
         Self { row, sampler, limits, top: 0, logprobs: 0 }
     }
 
-    /// With so many largest weights and likeliest tokens to report.
+    /// Sets how many of the largest weights and of the most likely tokens are reported.
     pub(crate) fn reporting(mut self, top: usize, logprobs: usize) -> Self {
         (self.top, self.logprobs) = (top, logprobs);
         self
     }
 
-    /// A row of a rule and a sampler, without limits.
+    /// A chooser with a rule and a sampler, without limits.
     pub(crate) fn plain(rule: crate::InputRule, sampler: Sampler) -> Result<Self, EngineError> {
-        Ok(Self::new(Row::new(rule, &Start::default())?, sampler, Limits::default()))
+        Ok(Self::new(RuleState::new(rule, &Start::default())?, sampler, Limits::default()))
     }
 
-    /// What a device is told of the next step, with a number that was drawn and what the embedding tolerates; `None` where
-    /// the host has to look at it.
+    /// The settings of the next step for a device, with a uniform number and the tolerance of the embedding; `None`
+    /// if the host has to decide the step.
     pub(crate) fn spec(&self, uniform: f64, vocab: usize, tolerance: f32) -> Option<RowSpec> {
         let sampling = self.sampler.sampling();
         if self.logprobs > 0 || self.has_limits() || !sampling.is_plain() {
@@ -82,12 +82,12 @@ impl Decider {
         })
     }
 
-    /// Tokens so far.
+    /// Number of tokens so far.
     pub(crate) fn generated(&self) -> usize {
         self.sampler.history().generated(0).len()
     }
 
-    /// Whether a token needs no look at each token of the vocabulary by one thread alone.
+    /// Whether a token can be chosen without one thread looking at the whole vocabulary alone.
     pub(crate) fn is_plain(&self) -> bool {
         !self.has_limits() && self.sampler.sampling().is_plain()
     }
@@ -98,12 +98,12 @@ impl Decider {
         narrows || self.generated() < (*min_tokens).max(forced.len())
     }
 
-    /// Whether the token under way comes whatever is drawn, and whatever the rule picks.
+    /// Whether the current token is forced, whatever is drawn and whatever the rule picks.
     pub(crate) fn is_forced(&self) -> bool {
         self.generated() < self.limits.forced.len()
     }
 
-    /// Tokens that may not come now: ends before their time, and those with which a bad word would be complete.
+    /// Tokens that may not come now: end tokens before `min_tokens`, and tokens that would complete a bad word.
     fn not_now(&self) -> Vec<u32> {
         let Limits { eos, min_tokens, bad_words, .. } = &self.limits;
         let so_far = self.sampler.history().generated(0);
@@ -115,7 +115,7 @@ impl Decider {
         early.iter().copied().chain(bad_words.iter().filter_map(complete)).collect()
     }
 
-    /// The token for a number that was drawn; and logits for the mixture, where limits narrow them.
+    /// Chooses the token for a uniform number. Also returns the logits for the mixture, if limits narrow them.
     pub(crate) fn choose(
         &mut self,
         logits: &[f32],
@@ -128,7 +128,7 @@ impl Decider {
         if let Some(constraint) = &mut constraint {
             constraint.compute()?;
         }
-        // Before its answer has begun a model may open its thoughts, once.
+        // Before its answer has begun, a model may open its thoughts once.
         let may_open = generated == 0 && *holds;
         let opens = self.row.markers().map(|markers| markers.open);
         let listed = listed.as_ref();
@@ -151,19 +151,19 @@ impl Decider {
         Ok((sampled, narrows.then(|| self.sampler.narrowed(logits, allowed))))
     }
 
-    /// Counts a token. Whether the constraint is complete with it.
+    /// Counts a token. Returns whether it completes the constraint.
     pub(crate) fn push(&mut self, token: u32) -> Result<bool, EngineError> {
         self.sampler.push(token);
         self.row.follow(token);
         match &mut self.limits.constraint {
-            // What opens the thoughts is no part of the answer.
+            // The marker that opens the thoughts is not part of the answer.
             Some(_) if self.row.is_thinking() => Ok(false),
             Some(constraint) if self.limits.holds => constraint.push(token),
             _ => Ok(false),
         }
     }
 
-    /// Whether the rule may end the reply now: not too early, nor in the middle of what a grammar wants.
+    /// Whether the rule may end the reply now: not before `min_tokens`, and not if a grammar constrains the answer.
     pub(crate) fn may_end(&self) -> bool {
         self.generated() >= self.limits.min_tokens && self.limits.constraint.is_none()
     }

@@ -5,36 +5,36 @@ use moi::RowMix;
 use moi_models::{BlockTable, CausalLm, Checkpoint, ParkedTable};
 
 use crate::{
-    Engine, EngineError, RowId, Sampled, Scored, Step, StopReason, StopRules, StoppedBy,
-    decider::Decider,
+    Engine, EngineError, Sampled, Scored, SequenceId, StopReason, StopRules, StoppedBy, TokenEvent,
     stop::StopMatcher,
     text::{Detokenizer, Tokenizer, special_text},
+    token_chooser::TokenChooser,
 };
 
-/// How far a row is.
+/// The stage that a sequence has reached.
 #[derive(Clone, Debug)]
 pub(crate) enum Stage<B: Backend> {
-    /// Its prompt runs: the inputs that have not yet `[positions, d]`.
+    /// Its prompt runs. These inputs have not run yet `[positions, d]`.
     Prompt(Tensor<B, 2>),
     /// It waits for the prompt of another row, which is the same.
-    Follows(RowId),
+    Follows(SequenceId),
     /// It decodes.
     Decode,
     /// It is parked: it takes no part, and holds no blocks of the pool.
     Parked(Parked<B>),
 }
 
-/// What a parked row goes on from.
+/// What a parked row continues from.
 #[derive(Clone, Debug)]
 pub(crate) struct Parked<B: Backend> {
-    /// What it had cached; `None` where all its inputs run anew.
+    /// Its KV cache on the host; `None` if its blocks are kept, or if all its inputs run again.
     table: Option<ParkedTable>,
-    /// What has to run when it goes on `[positions, d]`: its next input, or all.
+    /// The inputs that run when it continues `[positions, d]`: the next one, or all.
     inputs: Tensor<B, 2>,
 }
 
 impl<B: Backend> Parked<B> {
-    /// The inputs that have not run, where what is cached was not copied.
+    /// The inputs that have not run, if the KV cache was not copied to the host.
     pub(crate) fn waiting(&self) -> Option<Tensor<B, 2>> {
         self.table.is_none().then(|| self.inputs.clone())
     }
@@ -42,7 +42,7 @@ impl<B: Backend> Parked<B> {
 
 impl<B: Backend> Stage<B> {
     /// The row whose prompt it waits for.
-    pub(crate) fn follows(&self) -> Option<RowId> {
+    pub(crate) fn follows(&self) -> Option<SequenceId> {
         match self {
             Self::Follows(id) => Some(*id),
             Self::Prompt(_) | Self::Decode | Self::Parked(_) => None,
@@ -50,88 +50,90 @@ impl<B: Backend> Stage<B> {
     }
 }
 
-/// How likely the tokens of a prompt are, as far as it has run.
+/// The scores of a prompt's tokens, as far as it has run.
 #[derive(Debug, Default)]
 pub(crate) struct PromptScores {
-    /// How many of the likeliest tokens are reported beside each.
+    /// How many of the most likely tokens are reported for each.
     pub(crate) likeliest: usize,
     pub(crate) scored: Vec<Scored>,
-    /// Why one could not be told, which ends the row.
+    /// Why a token could not be scored, which ends the row.
     pub(crate) failed: Option<EngineError>,
 }
 
-/// What a row carries from step to step.
+/// A sequence of a batch, with all that it keeps from step to step.
 #[derive(Debug)]
-pub(crate) struct Row<B: Backend> {
-    pub(crate) id: RowId,
+pub(crate) struct Sequence<B: Backend> {
+    pub(crate) id: SequenceId,
     pub(crate) stage: Stage<B>,
-    pub(crate) decider: Decider,
+    pub(crate) chooser: TokenChooser,
     pub(crate) stop: StopRules,
-    /// Stop strings that are control tokens: decoded text does not show these.
+    /// Stop tokens, including stop strings that are control tokens, because decoded text does not show those.
     pub(crate) stop_tokens: Vec<u32>,
     pub(crate) matcher: StopMatcher,
     pub(crate) detokenizer: Detokenizer,
-    /// What it has cached.
+    /// The block table of its KV cache.
     pub(crate) table: BlockTable,
-    /// Positions of the prompt and of tokens so far, of which the last may not have run yet, or one more have.
+    /// Number of positions of the prompt and of the tokens so far. The last one may not have run yet, or one more may
+    /// have.
     pub(crate) positions: usize,
-    /// Positions of the prompt that were cached before it came.
+    /// Number of prompt positions that were already cached.
     pub(crate) reused: usize,
-    /// Whether its prompt is of tokens, so that others may share what is cached of it.
+    /// Whether its prompt consists of tokens, so that other requests may share its cached blocks.
     pub(crate) is_public: bool,
-    /// With whom it shares that.
+    /// Only requests with the same salt share its cached blocks.
     pub(crate) salt: String,
-    /// All inputs so far, where what is cached of them may have to be computed anew.
+    /// All inputs so far, if its KV cache may have to be computed again.
     pub(crate) inputs: Option<Vec<Tensor<B, 2>>>,
-    /// States of its prompt where pieces of it have ended, to be shared with what it is shared.
+    /// Recurrent states that were saved where pieces of its prompt ended, to be shared with its cached blocks.
     pub(crate) checkpoints: Vec<Checkpoint>,
     /// Whether it is to be parked as soon as its next input is known.
     pub(crate) parks: bool,
-    /// Whether it keeps its blocks while it is parked: it is to wait, and not to make room for others.
+    /// Whether it keeps its blocks while it is parked, because it is paused and need not make room for others.
     pub(crate) keeps_blocks: bool,
-    /// Control tokens whose text is part of the text.
+    /// Control tokens whose text is part of the answer's text.
     pub(crate) shown: Vec<u32>,
-    /// Of its prompt, where that was asked for.
+    /// The scores of its prompt, if they were asked for.
     pub(crate) scores: Option<PromptScores>,
 }
 
-impl<B: Backend> Row<B> {
+impl<B: Backend> Sequence<B> {
     /// Whether the next token is the last, whatever it is.
     pub(crate) fn ends_with_next<M: CausalLm<B>>(&self, engine: &Engine<B, M>) -> bool {
-        self.stop.max_tokens.is_some_and(|max| self.decider.generated() + 1 >= max)
+        self.stop.max_tokens.is_some_and(|max| self.chooser.generated() + 1 >= max)
             || self.positions >= engine.model.context_length()
     }
 
-    /// Whether what is cached is that of a sequence which is short enough for it: see [`CausalLm::recompute_beyond`].
+    /// Whether the KV cache was computed for a short sequence, while this many positions make it a long one: see
+    /// [`CausalLm::recompute_beyond`].
     fn is_short<M: CausalLm<B>>(&self, engine: &Engine<B, M>, positions: usize) -> bool {
         let most = engine.model.recompute_beyond();
         most.is_some_and(|most| self.table.sequence_length() <= most && positions > most)
     }
 
-    /// Whether the next input is the first with which all have to be computed anew.
+    /// Whether the next input is the first one for which all inputs have to run again.
     pub(crate) fn recomputes_with_next<M: CausalLm<B>>(&self, engine: &Engine<B, M>) -> bool {
         self.is_short(engine, self.positions + 1)
     }
 
-    /// Keeps the next input `[1, d]`, one of so many of a step, if what is cached may have to be computed anew.
+    /// Keeps the next input `[1, d]`, one of `of` in a step, if the KV cache may have to be computed again.
     pub(crate) fn keep_input(&mut self, input: &Tensor<B, 2>, of: usize) {
         if let Some(inputs) = &mut self.inputs {
             let dtype = inputs.first().map_or(input.dtype(), Tensor::dtype);
-            // Without a copy a part of a step would keep all of it.
+            // Without a copy, one row would keep the tensor of the whole step in memory.
             let own = if of > 1 { input.clone().mul_scalar(1.0) } else { input.clone() };
             inputs.push(own.cast(dtype));
         }
     }
 
-    /// Parks the row if that was asked for, or begins anew with all its inputs for a prompt where that is due. `input` is the
-    /// next one, which was kept and has not run. Whether the row does not go on with it at once.
+    /// Parks the row if that was asked for, or restarts it with all its inputs as a prompt if that is due. `input` is
+    /// the next one, which was kept and has not run. Returns whether the row does not continue with it at once.
     pub(crate) fn parks_or_restarts<M: CausalLm<B>>(
         &mut self,
         input: Tensor<B, 2>,
         engine: &Engine<B, M>,
     ) -> bool {
         let restarts = self.is_short(engine, self.positions);
-        // What is cached serves no longer, so it is no use to wait with it.
+        // A restart discards the KV cache, so it is of no use to wait with it.
         if self.parks && !(self.keeps_blocks && restarts) {
             self.park(input, engine);
             return true;
@@ -146,7 +148,7 @@ impl<B: Backend> Row<B> {
         restarts
     }
 
-    /// With these inputs for a prompt and nothing cached.
+    /// Restarts the row with these inputs as its prompt and an empty KV cache.
     fn begin_anew<M: CausalLm<B>>(&mut self, inputs: Tensor<B, 2>, engine: &Engine<B, M>) {
         (self.table, self.reused) = (engine.pool().table(), 0);
         self.table.set_sequence_length(inputs.dims()[0]);
@@ -154,8 +156,8 @@ impl<B: Backend> Row<B> {
         self.stage = Stage::Prompt(inputs);
     }
 
-    /// Gives its blocks back, unless it keeps them. `input` has not run `[positions, d]`. Where all inputs are kept, these are
-    /// what the row goes on from; else what is cached is copied to the host.
+    /// Gives the blocks of the row back, unless it keeps them. `input` has not run `[positions, d]`. If all inputs
+    /// are kept, the row will continue from them; otherwise its KV cache is copied to the host.
     pub(crate) fn park<M: CausalLm<B>>(&mut self, input: Tensor<B, 2>, engine: &Engine<B, M>) {
         if self.keeps_blocks {
             let parked = Parked { table: None, inputs: input };
@@ -171,10 +173,10 @@ impl<B: Backend> Row<B> {
         (self.stage, self.parks) = (Stage::Parked(parked), false);
     }
 
-    /// Takes part again, if it is parked.
+    /// Lets the row take part again, if it is parked.
     ///
     /// # Errors
-    /// If the pool has no room for what was cached.
+    /// If the pool has no room for its KV cache.
     pub(crate) fn unpark<M: CausalLm<B>>(&mut self, engine: &Engine<B, M>) -> Result<(), EngineError> {
         let Stage::Parked(Parked { table, inputs }) = &self.stage else { return Ok(()) };
         let inputs = inputs.clone();
@@ -195,17 +197,17 @@ impl<B: Backend> Row<B> {
         Ok(())
     }
 
-    /// Counts a sampled token, turns it into text and sees whether it is the last.
+    /// Counts a sampled token, turns it into text and checks whether it is the last.
     pub(crate) fn take<M: CausalLm<B>>(
         &mut self,
         Sampled { token, logprob, likeliest }: Sampled,
         mut mix: RowMix,
         engine: &Engine<B, M>,
-    ) -> Result<Step, EngineError> {
-        let thought = self.decider.row.is_thinking();
-        let is_complete = self.decider.push(token)?;
-        let thinking = thought || self.decider.row.is_thinking();
-        let generated = self.decider.generated();
+    ) -> Result<TokenEvent, EngineError> {
+        let thought = self.chooser.row.is_thinking();
+        let is_complete = self.chooser.push(token)?;
+        let thinking = thought || self.chooser.row.is_thinking();
+        let generated = self.chooser.generated();
         let eos = !self.stop.ignore_eos && engine.eos.contains(&token);
         let looks = generated >= self.stop.min_tokens && !(thinking && self.stop.spares_thoughts);
         let stops = generated >= self.stop.min_tokens && self.stop_tokens.contains(&token);
@@ -226,7 +228,7 @@ impl<B: Backend> Row<B> {
             _ if eos => Some(StopReason::Eos),
             _ if stopped || stops => Some(StopReason::Stop),
             _ if is_complete => Some(StopReason::Grammar),
-            _ if mix.ends && self.decider.may_end() => Some(StopReason::Rule),
+            _ if mix.ends && self.chooser.may_end() => Some(StopReason::Rule),
             Some(max) if generated >= max => Some(StopReason::Length),
             _ if context_full => Some(StopReason::Context),
             _ => None,
@@ -236,16 +238,17 @@ impl<B: Backend> Row<B> {
         {
             let (rest, stopped) = self.flush(tokenizer, thinking)?;
             text += &rest;
-            // The bytes that were held back complete a stop string: the text ends there, whatever else ends it now.
+            // The bytes that were held back complete a stop string. The text ends there, whatever other reason ends
+            // it now.
             if stopped.is_some() {
                 (stop, stopped_by) = (Some(StopReason::Stop), stopped);
             }
         }
         self.positions += 1;
-        mix.top.truncate(self.decider.top);
+        mix.top.truncate(self.chooser.top);
         let RowMix { entropy, gate, top, .. } = mix;
         let stopped_by = stopped_by.filter(|_| stop == Some(StopReason::Stop));
-        Ok(Step {
+        Ok(TokenEvent {
             row: self.id,
             token,
             text,
@@ -260,13 +263,13 @@ impl<B: Backend> Row<B> {
         })
     }
 
-    /// The text held back, where the row ends by something else than a token.
+    /// The text that was held back, for a row that ends without another token.
     pub(crate) fn held_back(&mut self, tokenizer: &Tokenizer) -> Result<String, EngineError> {
-        let thinking = self.decider.row.is_thinking();
+        let thinking = self.chooser.row.is_thinking();
         Ok(self.flush(tokenizer, thinking)?.0)
     }
 
-    /// The text held back, at the end, and the stop string that was found behind it.
+    /// The text that was held back at the end, and the stop string that was found behind it.
     pub(crate) fn flush(
         &mut self,
         tokenizer: &Tokenizer,
@@ -274,7 +277,7 @@ impl<B: Backend> Row<B> {
     ) -> Result<(String, Option<StoppedBy>), EngineError> {
         let rest = std::mem::take(&mut self.detokenizer).finish(tokenizer)?;
         let looks =
-            self.decider.generated() >= self.stop.min_tokens && !(thinking && self.stop.spares_thoughts);
+            self.chooser.generated() >= self.stop.min_tokens && !(thinking && self.stop.spares_thoughts);
         let (mut text, found) = self.matcher.push(&rest, None, looks);
         let stopped_by = found.map(|found| StoppedBy::String(found.to_owned()));
         if stopped_by.is_none() {

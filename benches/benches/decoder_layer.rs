@@ -1,5 +1,5 @@
-//! One decoder layer, a prompt of 64 and one step behind a cache, at the sizes of SmolLM2-135M and Llama-3.2-1B, on all
-//! backends of the build. `cargo bench -p moi-benches --bench decoder_layer`
+//! One decoder layer, for a prompt of 64 positions and for one step after 512 cached positions, at the sizes of
+//! SmolLM2-135M and Llama-3.2-1B, on all backends of the build. `cargo bench -p moi-benches --bench decoder_layer`
 
 #![allow(clippy::unwrap_used, missing_docs, reason = "a benchmark that fails must end")]
 
@@ -10,7 +10,7 @@ use moi_models::{Activations, CausalLm, ForwardBatch, PackedForm};
 
 /// Positions of the prompt.
 const PROMPT: usize = 64;
-/// Positions in the cache before the steps, and how many steps it is used for.
+/// Positions in the cache before the steps, and the number of steps until it is reset.
 const CACHED: usize = 512;
 const STEPS: usize = 256;
 
@@ -31,12 +31,12 @@ impl Case for Prefill {
     }
 }
 
-struct Step {
+struct DecodeStep {
     sizes: Sizes,
     weights: Weights,
 }
 
-impl Case for Step {
+impl Case for DecodeStep {
     fn applies<B: Backend>(&self) -> bool {
         self.weights.applies::<B>()
     }
@@ -50,7 +50,7 @@ impl Case for Step {
         let input = noise::<B, 2>([1, self.sizes.d], 1.0, &device);
         let mut sequence = filled.clone();
         move || {
-            // A fork copies its last block at the first step behind it: one in 256.
+            // A fork copies its last block at its first step, which is one of 256.
             if sequence.len() >= CACHED + STEPS {
                 sequence = filled.clone();
             }
@@ -74,7 +74,7 @@ fn decoder_layer(c: &mut Criterion) {
         let positions = Throughput::Elements(PROMPT as u64);
         compare(c, &format!("layer of {name}, prefill {PROMPT}"), positions, &Prefill { sizes, weights });
         let bytes = Throughput::BytesDecimal(sizes.layer_bytes(weights));
-        compare(c, &format!("layer of {name}, step behind {CACHED}"), bytes, &Step { sizes, weights });
+        compare(c, &format!("layer of {name}, step behind {CACHED}"), bytes, &DecodeStep { sizes, weights });
     }
 }
 

@@ -1,5 +1,5 @@
-//! How long sequences that decode wait for a token while a long prompt comes in.
-//! `cargo bench -p moi-benches --bench gap -- FILE.gguf`, on the CPU, the file's blocks as they are.
+//! How long decoding sequences wait for a token while a long prompt is prefilled.
+//! `cargo bench -p moi-benches --bench gap -- FILE.gguf`, on the CPU, with the file's quantized weights.
 
 #![allow(clippy::unwrap_used, missing_docs, reason = "a benchmark that fails must end")]
 
@@ -13,9 +13,9 @@ use moi_engine::{Batch, Engine, Prompt, Request};
 use moi_models::{CausalLm, Decoder};
 use moi_pretrained::{Pretrained, WeightForm};
 
-/// Sequences that decode.
+/// Number of sequences that decode.
 const ROWS: usize = 4;
-/// Rounds that are measured before the prompt comes.
+/// Number of rounds that are measured before the prompt is added.
 const ROUNDS: usize = 40;
 
 fn main() {
@@ -51,7 +51,7 @@ fn main() {
     report(&format!("while a prompt of {long} positions comes in"), during);
 }
 
-/// Seconds of a round, and the tokens that it gave.
+/// The duration of a round, and the number of tokens that it returned.
 fn round(batch: &mut Batch<'_, Flex, Decoder<Flex>>) -> (Duration, usize) {
     let begun = Instant::now();
     let tokens = batch.step().unwrap().len();

@@ -1,8 +1,8 @@
-//! The CPU's kernels on slices, without tensors. `cargo bench -p moi-benches --bench kernels`
+//! The CPU kernels on slices, without tensors. `cargo bench -p moi-benches --bench kernels`
 //!
-//! The throughput is that of the bytes of what is read: weights, keys and values, logits, a table. 576 rows of 1536 stay
-//! in a processor's cache; 18432 do not, and their figure compares with the bandwidth of memory. `MOI_KERNELS` set to
-//! `avx2`, `neon` or `portable` measures less than the processor has.
+//! The throughput counts the bytes that are read: weights, keys and values, logits, a table. Matrices of 576 rows of
+//! 1536 values stay in a CPU's cache; those of 18432 rows do not, and their throughput compares with the memory
+//! bandwidth. `MOI_KERNELS` set to `avx2`, `neon` or `portable` measures a narrower instruction set than the CPU has.
 
 #![allow(clippy::unwrap_used, missing_docs, reason = "a benchmark that fails must end")]
 
@@ -14,13 +14,13 @@ use criterion::{
 use half::{bf16, f16};
 use moi_benches::{floats, packed_bytes, words};
 use moi_kernels::{
-    Attention, AttentionSpan, BlockPlace, CACHE_BLOCK, CachedBlocks, Dense, Float, Packed, PackedForm,
+    AttentionSizes, AttentionSpan, BlockPlace, CACHE_BLOCK, CachedBlocks, Dense, Float, Packed, PackedForm,
     QuantizedRows, Rounding, Table, Visible, attend, dense_products, distribution, weighted_sums,
 };
 
-/// Columns of matrices: a whole number of blocks of every form.
+/// Columns of matrices, a whole number of blocks of every form.
 const COLUMNS: usize = 1536;
-/// Rows of matrices, and of activations.
+/// Rows of matrices, and rows of activations.
 const SIZES: [(usize, usize); 3] = [(576, 1), (576, 64), (18_432, 1)];
 /// SmolLM2's vocabulary and width.
 const VOCABULARY: usize = 49_152;
@@ -132,7 +132,7 @@ fn attention(c: &mut Criterion) {
         let single = floats(kv_heads * columns * head_dim, 1.0);
         let half: Vec<f16> = single.iter().map(|&value| f16::from_f32(value)).collect();
         let (single_values, half_values) = (single.clone(), half.clone());
-        let sizes = Attention { heads, kv_heads, head_dim, softcap: None, window: None, sinks: None };
+        let sizes = AttentionSizes { heads, kv_heads, head_dim, softcap: None, window: None, sinks: None };
         let blocks =
             (0..columns / CACHE_BLOCK).map(|index| BlockPlace { slab: 0, index }).collect::<Vec<_>>();
         let visible = Visible::Causal;
@@ -169,7 +169,7 @@ fn distributions(c: &mut Criterion) {
 }
 
 fn mixtures(c: &mut Criterion) {
-    // So spread that nearly all rows count.
+    // These weights are so evenly spread that nearly all rows are read.
     let weights = distribution(&floats(VOCABULARY, 3.0), true).probability;
     let dims = [VOCABULARY, WIDTH];
     let values = floats(VOCABULARY * WIDTH, 0.02);

@@ -1,4 +1,4 @@
-//! The input layer alone, by rule and batch, over a table of 49152 x 576 in float32, on all backends of the build.
+//! The input layer alone, by rule and batch size, on a table of 49152 x 576 in float32, on all backends of the build.
 //! `cargo bench -p moi-benches --bench next_input`
 
 #![allow(clippy::unwrap_used, missing_docs, reason = "a benchmark that fails must end")]
@@ -11,11 +11,11 @@ use moi::{EmbeddingRows, InputRule, Support, next_inputs};
 use moi_benches::{Case, compare, finish, noise, randomized};
 use moi_models::{Embedding, Mixing, default_kernels};
 
-/// SmolLM2's.
+/// The sizes of SmolLM2's embedding table.
 const VOCABULARY: usize = 49_152;
 const WIDTH: usize = 576;
 
-/// An embedding as the engine hands it to the input layer.
+/// An embedding as the engine passes it to the input layer.
 struct Rows<B: Backend>(Embedding<B>, Mixing<B>);
 
 impl<B: Backend> EmbeddingRows<B> for Rows<B> {
@@ -49,14 +49,15 @@ impl Case for NextInput {
     fn prepare<B: Backend>(&self, device: &B::Device) -> impl FnMut() {
         let table = randomized::<B, _>(Embedding::<B>::new(VOCABULARY, WIDTH, 1.0, device), device);
         let table = Rows(table, Mixing::new(0.0, default_kernels()));
-        // So spread that nearly all tokens count: a model's own distributions leave most of the table unread.
+        // These logits give nearly all tokens a weight; with a model's own distributions, most of the table is not
+        // read.
         let logits = noise::<B, 2>([self.batch, VOCABULARY], 3.0, device);
         let tokens = Tensor::<B, 1, Int>::arange(0..self.batch as i64, device);
         let rules = vec![self.rule; self.batch];
         move || {
             let mixed = next_inputs(logits.clone(), tokens.clone(), &table, &rules, 5).unwrap();
             let inputs = mixed.inputs.clone();
-            // What the loop reads back at each step.
+            // The generation loop reads this back at each step.
             black_box(mixed.into_rows());
             finish(inputs, device);
         }

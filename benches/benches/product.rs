@@ -1,7 +1,8 @@
 //! Products of activations with one matrix, `[n, 576]` times the transpose of `[1536, 576]`, on all backends of the
 //! build. `cargo bench -p moi-benches --bench product`
 //!
-//! The throughput is that of the weights' bytes. One matrix stays in a processor's cache: `kernels` reads memory.
+//! The throughput counts the bytes of the weights. A single matrix stays in a CPU's cache; the benchmark `kernels`
+//! also reads from memory.
 
 #![allow(clippy::unwrap_used, missing_docs, reason = "a benchmark that fails must end")]
 

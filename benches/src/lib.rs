@@ -1,8 +1,9 @@
-//! What the benchmarks share: cases that every backend of the build runs beside the others, inputs that are random but
-//! the same in every run, and models of given shapes.
+//! Shared parts of the benchmarks: cases that run on every backend of the build, inputs that are random but the same
+//! in every run, and models of given shapes.
 //!
-//! `cargo bench -p moi-benches --features vulkan --bench product` compares backends: a group for each case, an entry in
-//! it for each device. Behind `--` stands what criterion takes, for one a part of the names to run: `-- q8_0`.
+//! `cargo bench -p moi-benches --features vulkan --bench product` compares backends: it has a group for each case,
+//! with an entry for each device. Options of criterion follow after `--`, such as a part of the names to run:
+//! `-- q8_0`.
 
 #![allow(clippy::expect_used, clippy::panic, reason = "a benchmark that cannot be set up or fails must end")]
 
@@ -16,18 +17,19 @@ use criterion::{BenchmarkGroup, Criterion, Throughput, measurement::WallTime};
 use moi_backends::{DeviceName, Job, Kind};
 use moi_models::{Activations, Architecture, Decoder, PackedForm, scales_dtype};
 
-/// What is measured on every backend.
+/// A case that is measured on every backend.
 pub trait Case {
-    /// Whether it is a case of its own on this backend.
+    /// Whether the case differs from the others on this backend.
     fn applies<B: Backend>(&self) -> bool {
         true
     }
 
-    /// Sets it up. What is returned is measured, and must not return before the device has finished: see [`finish`].
+    /// Sets the case up. The returned function is measured; it must not return before the device has finished: see
+    /// [`finish`].
     fn prepare<B: Backend>(&self, device: &B::Device) -> impl FnMut();
 }
 
-/// A group with an entry for each device.
+/// Measures a group that has an entry for each device.
 pub fn compare(c: &mut Criterion, group: &str, throughput: Throughput, case: &impl Case) {
     let mut group = c.benchmark_group(group);
     group.sample_size(20).warm_up_time(Duration::from_secs(1)).measurement_time(Duration::from_secs(3));
@@ -53,7 +55,7 @@ impl<C: Case> Job for Entry<'_, '_, C> {
         if !case.applies::<B>() {
             return;
         }
-        // Criterion calls for every sample, and not at all where the name was not asked for.
+        // Criterion calls this for every sample, and not at all if the name is filtered out.
         let mut prepared = None;
         group.bench_function(name.to_string(), |bencher| {
             let measured = prepared.get_or_insert_with(|| case.prepare::<B>(device));
@@ -62,7 +64,8 @@ impl<C: Case> Job for Entry<'_, '_, C> {
     }
 }
 
-/// The first device of each kind in this build; of those that are absent or do not work a line on stderr says why.
+/// The first device of each kind in this build. For those that are absent or do not work, a line on stderr gives the
+/// reason.
 fn devices() -> &'static [DeviceName] {
     static DEVICES: OnceLock<Vec<DeviceName>> = OnceLock::new();
     DEVICES.get_or_init(|| {
@@ -79,13 +82,13 @@ fn devices() -> &'static [DeviceName] {
     })
 }
 
-/// Waits until the device has computed this.
+/// Waits until the device has computed `result`.
 pub fn finish<B: Backend, const D: usize>(result: Tensor<B, D>, device: &B::Device) {
     B::sync(device).expect("the device works");
     black_box(result);
 }
 
-/// A fixed stream of bits: xorshift64, benchmarks need no better.
+/// A fixed stream of bits by xorshift64, which is good enough for benchmarks.
 fn bits() -> impl FnMut() -> u64 {
     let mut state = 0x9e37_79b9_7f4a_7c15u64;
     move || {
@@ -115,7 +118,8 @@ pub fn noise<B: Backend, const D: usize>(shape: [usize; D], spread: f32, device:
     Tensor::from_data(TensorData::new(values, shape), (device, DType::F32))
 }
 
-/// A module with random parameters. Zeros would not do: memory that was never written is one page, which a cache holds.
+/// Fills a module with random parameters. Zeros would be too fast to read: memory that was never written is a single
+/// page, which stays in a cache.
 pub fn randomized<B: Backend, M: Module<B>>(module: M, device: &B::Device) -> M {
     module.map(&mut Random::<B> { device, path: Vec::new() })
 }
@@ -141,7 +145,7 @@ impl<B: Backend> ModuleMapper<B> for Random<'_, B> {
             true => {
                 let values = TensorData::new(vec![1e-3f32; shape.iter().product()], shape);
                 let values = Tensor::<B, D>::from_data(values, (self.device, DType::F32));
-                // As loaders do: kernels take no other type.
+                // Scales are in the type that loaders use, because kernels take no other.
                 values.cast(DType::from(scales_dtype::<B>(self.device)))
             }
             false => noise::<B, D>(shape, 0.02, self.device),
@@ -156,17 +160,17 @@ impl<B: Backend> ModuleMapper<B> for Random<'_, B> {
     }
 }
 
-/// How weights are held, and what activations are rounded to beside packed ones.
+/// The form of the weights, and for packed ones what activations are quantized to.
 #[derive(Clone, Copy, Debug)]
 pub enum Weights {
-    /// As float32.
+    /// Weights in float32.
     Dense,
-    /// In blocks.
+    /// Weights in quantized blocks.
     Packed(PackedForm, Activations),
 }
 
 impl Weights {
-    /// For the names of groups.
+    /// The name in names of groups.
     pub fn name(self) -> String {
         match self {
             Self::Dense => "f32".to_owned(),
@@ -176,7 +180,7 @@ impl Weights {
         }
     }
 
-    /// Whether the backend has products of this sort: without kernels activations are rounded to nothing.
+    /// Whether the backend has products of this kind: without kernels, activations are not quantized.
     pub fn applies<B: Backend>(self) -> bool {
         match self {
             Self::Dense | Self::Packed(_, Activations::F32) => true,
@@ -184,7 +188,7 @@ impl Weights {
         }
     }
 
-    /// Bytes of a matrix, with scales in float16.
+    /// Size of a matrix in bytes, with scales in float16.
     pub fn bytes(self, rows: usize, columns: usize) -> u64 {
         let bytes = match self {
             Self::Dense => 4 * rows * columns,
@@ -194,34 +198,34 @@ impl Weights {
     }
 }
 
-/// Bytes of a packed matrix, with scales in float16.
+/// Size of a packed matrix in bytes, with scales in float16.
 pub fn packed_bytes(form: PackedForm, rows: usize, columns: usize) -> usize {
     let numbers = if form.has_minima() { 2 } else { 1 };
     form.quant_bytes(rows, columns) + 2 * numbers * form.num_scales(rows, columns)
 }
 
-/// Sizes of a Llama.
+/// Sizes of a Llama model.
 #[derive(Clone, Copy, Debug)]
 pub struct Sizes {
-    /// Whose they are.
+    /// The name of the model with these sizes.
     pub name: &'static str,
     /// Width of the residual stream.
     pub d: usize,
     /// Inner width of the feed-forward block.
     pub inner: usize,
-    /// Of queries.
+    /// Query heads.
     pub heads: usize,
-    /// Of keys and values.
+    /// Key and value heads.
     pub kv_heads: usize,
 }
 
-/// SmolLM2-135M.
+/// The sizes of SmolLM2-135M.
 pub const SMALL: Sizes = Sizes { name: "SmolLM2-135M", d: 576, inner: 1536, heads: 9, kv_heads: 3 };
-/// Llama-3.2-1B.
+/// The sizes of Llama-3.2-1B.
 pub const LARGE: Sizes = Sizes { name: "Llama-3.2-1B", d: 2048, inner: 8192, heads: 32, kv_heads: 8 };
 
 impl Sizes {
-    /// One layer with a vocabulary of no size to speak of, its weights random.
+    /// A model of one layer with random weights, whose vocabulary is so small that it does not count.
     pub fn layer<B: Backend>(&self, weights: Weights, device: &B::Device) -> Decoder<B> {
         let config = serde_json::json!({
             "model_type": "llama", "vocab_size": 64, "hidden_size": self.d, "intermediate_size": self.inner,
@@ -239,7 +243,7 @@ impl Sizes {
         randomized::<B, _>(decoder, device)
     }
 
-    /// Bytes of the layer's matrices.
+    /// Size of the layer's matrices in bytes.
     pub fn layer_bytes(&self, weights: Weights) -> u64 {
         let (d, inner) = (self.d, self.inner);
         let kv = d / self.heads * self.kv_heads;

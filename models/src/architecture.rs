@@ -1,4 +1,4 @@
-//! From a checkpoint's `model_type` to its page.
+//! Finds the page of a checkpoint's `model_type`.
 
 use std::{borrow::Cow, collections::BTreeMap};
 
@@ -7,47 +7,97 @@ use serde_json::Value;
 use crate::{DecoderConfig, ExpertStacks, ModelError, TensorSource, fields::Fields, pages::PAGES};
 
 /// The `model_type`s that have a page.
+///
+/// # Examples
+/// ```
+/// let types: Vec<&str> = moi_models::supported_model_types().collect();
+/// assert!(types.contains(&"llama") && types.contains(&"qwen3_moe"));
+/// ```
 pub fn supported_model_types() -> impl Iterator<Item = &'static str> {
     PAGES.iter().map(|(model_type, _)| *model_type)
 }
 
-/// A checkpoint's architecture: what to build and where its parameters stand.
+/// A checkpoint's architecture: which model to build, and where its parameters are.
+///
+/// # Examples
+/// ```
+/// use moi_models::Architecture;
+///
+/// let config = serde_json::json!({
+///     "model_type": "gpt2", "vocab_size": 32, "n_positions": 8, "n_embd": 16, "n_head": 2, "n_layer": 1,
+/// });
+/// let gpt2 = Architecture::from_config(&config)?;
+/// assert_eq!(gpt2.config.hidden_size, 16);
+/// // Queries are a third of a tensor that is stored as `[in, out]`.
+/// let source = gpt2.source("model.layers.0.self_attn.q_proj.weight");
+/// assert_eq!(source.name, "transformer.h.0.attn.c_attn.weight");
+/// assert_eq!(gpt2.checkpoint_tensors()[&source.name], [16, 48]);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone, Debug)]
 pub struct Architecture {
-    /// What to build.
+    /// The model to build.
     pub config: DecoderConfig,
-    /// How its checkpoints spell it.
+    /// The names of its parameters in checkpoints.
     pub names: Names,
 }
 
-/// How checkpoints of an architecture name the decoder's parameters.
+/// The names of the decoder's parameters in checkpoints of an architecture.
+///
+/// # Examples
+/// ```
+/// use moi_models::{Architecture, ExpertStacks};
+/// # let config = serde_json::json!({
+/// #     "model_type": "llama", "vocab_size": 32, "hidden_size": 16, "intermediate_size": 24,
+/// #     "num_hidden_layers": 2, "num_attention_heads": 4,
+/// # });
+/// let llama = Architecture::from_config(&config)?;
+/// let names = llama.names;
+/// assert_eq!((names.respelled)("norm.weight"), "model.norm.weight");
+/// assert!((names.ignored)(&llama.config, "model.layers.0.self_attn.rotary_emb.inv_freq"));
+/// assert_eq!(names.stacks, ExpertStacks::ByOutput);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone, Copy, Debug)]
 pub struct Names {
-    /// Where a parameter stands in a checkpoint of text alone.
+    /// The tensor of a decoder parameter in a checkpoint of text alone.
     pub source: fn(&DecoderConfig, &str) -> TensorSource,
-    /// The name that `source` gives for a tensor that some checkpoints call otherwise.
+    /// The name, as `source` gives it, of a tensor that some checkpoints name differently.
     pub respelled: fn(&str) -> Cow<'_, str>,
-    /// Whether a tensor of this name may stand in a checkpoint without being read.
+    /// Whether a checkpoint may have a tensor of this name that is not read.
     pub ignored: fn(&DecoderConfig, &str) -> bool,
-    /// How experts stand in checkpoints that have those of a layer in one tensor.
+    /// The layout of experts in checkpoints that store all experts of a layer in one tensor.
     pub stacks: ExpertStacks,
-    /// Where the text stands in a checkpoint of more than text.
+    /// The names of the text model's tensors in multimodal checkpoints.
     pub multimodal: Option<Multimodal>,
 }
 
-/// Where the text stands in a checkpoint that holds towers for images and sounds, too.
+/// The names of the text model's tensors in a checkpoint that also has encoders for images and sounds.
+///
+/// # Examples
+/// ```
+/// use moi_models::{Architecture, Multimodal};
+///
+/// let config = serde_json::json!({ "model_type": "mistral3", "text_config": { "num_hidden_layers": 1 } });
+/// let architecture = Architecture::from_config(&config)?;
+/// let body = architecture.names.multimodal.map(|names: Multimodal| names.body);
+/// assert_eq!(body, Some("language_model.model."));
+/// assert_eq!(architecture.source("model.norm.weight").name, "language_model.model.norm.weight");
+/// assert!(architecture.ignores("vision_tower.patch_conv.weight"));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone, Copy, Debug)]
 pub struct Multimodal {
-    /// What names of the text's tensors begin with, in the place of `model.`.
+    /// The prefix of the text model's tensors, in place of `model.`.
     pub body: &'static str,
-    /// What names of the head's begin with, in the place of `lm_head.`.
+    /// The prefix of the LM head's tensors, in place of `lm_head.`.
     pub head: &'static str,
-    /// What names of all else begin with.
+    /// The prefixes of all other tensors.
     pub ignored: &'static [&'static str],
 }
 
 impl Names {
-    /// The decoder's own names: Llama's.
+    /// The decoder's own names, which are Llama's.
     pub(crate) const LLAMA: Self = Self {
         source: |_, name| TensorSource::whole(name),
         respelled: |name| with_prefix("model.", name),
@@ -58,8 +108,8 @@ impl Names {
 }
 
 impl Multimodal {
-    /// Under `language_model.`, beside a tower and a projector, as checkpoints of Gemma 3 and Mistral 3 were published. Newer
-    /// ones say `model.language_model.` and `lm_head.`.
+    /// The prefix `language_model.`, beside a vision tower and a projector, as checkpoints of Gemma 3 and Mistral 3
+    /// were published. Newer ones use `model.language_model.` and `lm_head.`.
     pub(crate) const UNDER_LANGUAGE_MODEL: Self = Self {
         body: "language_model.model.",
         head: "language_model.lm_head.",
@@ -71,14 +121,15 @@ impl Multimodal {
         ],
     };
 
-    /// Whether a tensor is none of the text's.
+    /// Whether a tensor does not belong to the text model.
     fn ignores(&self, name: &str) -> bool {
         self.ignored.iter().any(|start| name.starts_with(start))
     }
 
-    /// The name of a tensor in a checkpoint of text alone, whatever its checkpoint prefixes it with.
+    /// The name of a tensor in a checkpoint of text alone, without the prefix of its own checkpoint.
     fn plain<'a>(&self, name: &'a str) -> Cow<'a, str> {
-        // The longer ones first: where the text has no prefix of its own, `model.` begins them, too.
+        // Longer prefixes come first, because where the text model has no prefix of its own, they begin with
+        // `model.`, too.
         let spellings = [
             ("model.language_model.", "model."),
             ("language_model.model.", "model."),
@@ -93,7 +144,7 @@ impl Multimodal {
         }
     }
 
-    /// The name here of a tensor of the text.
+    /// The name of a text model's tensor in this checkpoint.
     fn prefixed(&self, plain: &str) -> String {
         match (plain.strip_prefix("model."), plain.strip_prefix("lm_head.")) {
             (Some(rest), _) => format!("{}{rest}", self.body),
@@ -103,7 +154,7 @@ impl Multimodal {
     }
 }
 
-/// The name with the prefix that files saved without the head leave out.
+/// Adds the prefix that files saved without the LM head leave out.
 pub(crate) fn with_prefix<'a>(prefix: &str, name: &'a str) -> Cow<'a, str> {
     const BARE: &[&str] = &[
         "layers.",
@@ -122,7 +173,8 @@ pub(crate) fn with_prefix<'a>(prefix: &str, name: &'a str) -> Cow<'a, str> {
     }
 }
 
-/// Old checkpoints store the rotary frequencies and a number for masks; some tied ones store the table twice.
+/// Whether a Llama checkpoint may have this tensor without its being read: old ones store rotary frequencies and a
+/// number for masks, and some with tied embeddings store the table twice.
 pub(crate) fn ignored_by_llama(config: &DecoderConfig, name: &str) -> bool {
     let suffixes =
         [".rotary_emb.inv_freq", ".rotary_emb.cos_cached", ".rotary_emb.sin_cached", ".masked_bias"];
@@ -130,7 +182,7 @@ pub(crate) fn ignored_by_llama(config: &DecoderConfig, name: &str) -> bool {
         || (config.tie_word_embeddings && name == "lm_head.weight")
 }
 
-/// The same, and layers behind the last one, which predict several tokens at once.
+/// Like [`ignored_by_llama`], and layers past the last one, which predict several tokens at once.
 pub(crate) fn ignored_with_predictors(config: &DecoderConfig, name: &str) -> bool {
     let layer = name.strip_prefix("model.layers.").and_then(|rest| rest.split_once('.'));
     let is_behind = layer.and_then(|(layer, _)| layer.parse::<usize>().ok());
@@ -150,12 +202,12 @@ impl Architecture {
         }
     }
 
-    /// A config, once its numbers fit together.
+    /// Checks that the numbers of a config fit together.
     pub(crate) fn new(config: DecoderConfig, names: Names) -> Result<Self, ModelError> {
         Ok(Self { config: config.validated()?, names })
     }
 
-    /// Where a parameter of the decoder stands in a checkpoint.
+    /// The checkpoint tensor of a decoder parameter.
     pub fn source(&self, parameter: &str) -> TensorSource {
         let source = (self.names.source)(&self.config, parameter);
         match self.names.multimodal {
@@ -164,7 +216,7 @@ impl Architecture {
         }
     }
 
-    /// The name that [`Self::source`] gives for a tensor that some checkpoints call otherwise.
+    /// The name, as [`Self::source`] gives it, of a tensor that some checkpoints name differently.
     pub fn respelled(&self, name: &str) -> String {
         match self.names.multimodal {
             Some(multimodal) if multimodal.ignores(name) => name.to_owned(),
@@ -173,14 +225,14 @@ impl Architecture {
         }
     }
 
-    /// The name of a tensor in a checkpoint of text alone.
+    /// The name that a tensor would have in a checkpoint of text alone.
     pub fn plain(&self, name: &str) -> String {
         self.names
             .multimodal
             .map_or_else(|| name.to_owned(), |multimodal| multimodal.plain(name).into_owned())
     }
 
-    /// Whether a tensor of this name may stand in a checkpoint without being read.
+    /// Whether a checkpoint may have a tensor of this name that is not read.
     pub fn ignores(&self, name: &str) -> bool {
         match self.names.multimodal {
             Some(multimodal) => {

@@ -1,4 +1,4 @@
-//! Grouped-query attention over blocks of the cache.
+//! Grouped-query attention over blocks of the KV cache.
 
 use burn::{
     module::{Module, Param},
@@ -19,11 +19,28 @@ use crate::{
     states::Recurrent,
 };
 
-/// What mixes the positions of a layer.
+/// The part of a layer that mixes positions: attention, or a layer in its place.
+///
+/// # Examples
+/// ```
+/// use moi_models::{Architecture, SelfAttention};
+/// # let config = serde_json::json!({
+/// #     "model_type": "lfm2", "vocab_size": 32, "hidden_size": 16, "intermediate_size": 24,
+/// #     "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2,
+/// #     "layer_types": ["conv", "full_attention"],
+/// # });
+/// # let device = Default::default();
+/// # let model = Architecture::from_config(&config)?.config.init::<burn_flex::Flex>(&device);
+/// // A short convolution, then attention.
+/// let layers = &model.model.layers;
+/// assert!(matches!(layers[0].self_attn, Some(SelfAttention::ShortConv(_))));
+/// assert!(matches!(layers[1].self_attn, Some(SelfAttention::Heads(_))));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Module, Debug)]
 #[allow(clippy::large_enum_variant, reason = "there is one per layer, and nearly all are the large one")]
 pub enum SelfAttention<B: Backend> {
-    /// Attention.
+    /// Multi-head attention with a KV cache.
     Heads(Attention<B>),
     /// A gated delta net.
     DeltaNet(DeltaNet<B>),
@@ -31,50 +48,84 @@ pub enum SelfAttention<B: Backend> {
     ShortConv(ShortConv<B>),
     /// Mamba 2.
     Mamba2(Mamba2<B>),
-    /// Attention over latents.
+    /// Attention over latent vectors (MLA).
     Latent(LatentAttention<B>),
-    /// One linear map in its place.
+    /// A linear layer in place of attention.
     Linear(LinearAttention<B>),
 }
 
-/// A linear map where other layers have attention.
+/// A linear layer in place of attention.
+///
+/// # Examples
+/// ```
+/// use moi_models::{Architecture, SelfAttention};
+/// # let config = serde_json::json!({
+/// #     "model_type": "nemotron-nas", "vocab_size": 32, "hidden_size": 16,
+/// #     "num_hidden_layers": 1, "num_attention_heads": 4,
+/// #     "block_configs": [{
+/// #         "attention": { "replace_with_linear": true }, "ffn": { "replace_with_linear": true },
+/// #     }],
+/// # });
+/// # let device = Default::default();
+/// # let model = Architecture::from_config(&config)?.config.init::<burn_flex::Flex>(&device);
+/// let attention = &model.model.layers[0].self_attn;
+/// assert!(matches!(attention, Some(SelfAttention::Linear(own)) if own.linear_attn.weight.dims() == [16, 16]));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Module, Debug)]
 pub struct LinearAttention<B: Backend> {
-    /// `[d, d]`.
+    /// The linear layer, `[d, d]`.
     pub linear_attn: Linear<B>,
 }
 
-/// Attention of one layer.
+/// The attention of one layer.
+///
+/// # Examples
+/// ```
+/// use moi_models::{Architecture, SelfAttention};
+/// # let config = serde_json::json!({
+/// #     "model_type": "llama", "vocab_size": 32, "hidden_size": 16, "intermediate_size": 24,
+/// #     "num_hidden_layers": 2, "num_attention_heads": 4,
+/// # });
+/// # let device = Default::default();
+/// # let model = Architecture::from_config(&config)?.config.init::<burn_flex::Flex>(&device);
+/// let Some(SelfAttention::Heads(attention)) = &model.model.layers[0].self_attn else {
+///     panic!("Llama has attention");
+/// };
+/// assert_eq!(attention.q_proj.weight.dims(), [16, 16]);
+/// assert!(attention.k_proj.is_some() && attention.q_norm.is_none());
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Module, Debug)]
 pub struct Attention<B: Backend> {
-    /// `[heads * head_dim, d]`.
+    /// Query projection, `[heads * head_dim, d]`.
     pub q_proj: Linear<B>,
-    /// `[kv_heads * head_dim, d]`; absent where another layer's keys are seen.
+    /// Key projection, `[kv_heads * head_dim, d]`; absent where the layer attends to another layer's keys.
     pub k_proj: Option<Linear<B>>,
-    /// `[kv_heads * head_dim, d]`; absent where the keys are the values, too.
+    /// Value projection, `[kv_heads * head_dim, d]`; absent where the keys are also the values.
     pub v_proj: Option<Linear<B>>,
-    /// `[heads, d]` or `[heads * head_dim, d]`.
+    /// Gate projection, `[heads, d]` or `[heads * head_dim, d]`.
     pub gate_proj: Option<Linear<B>>,
-    /// `[d, heads * head_dim]`.
+    /// Output projection, `[d, heads * head_dim]`.
     pub o_proj: Linear<B>,
-    /// Of a head, or of all.
+    /// Norm over each head of the queries, or over all heads.
     pub q_norm: Option<Norm<B>>,
-    /// Of a head, or of all.
+    /// Norm over each head of the keys, or over all heads.
     pub k_norm: Option<Norm<B>>,
-    /// Of a head, without a weight.
+    /// Norm over each head of the values, without a weight.
     pub v_norm: Option<Norm<B>>,
-    /// A logit of each head `[heads]` that takes a share of the softmax and gives nothing.
+    /// Attention sinks, a logit per head `[heads]` that adds to the softmax denominator but has no value.
     pub sinks: Option<Param<Tensor<B, 1>>>,
     #[module(skip)]
     config: AttentionConfig,
-    /// Which of the model's kinds of rotary positions is this layer's.
+    /// Index of this layer's rotary embedding among those of the model.
     #[module(skip)]
     angles: Option<usize>,
 }
 
 impl<B: Backend> SelfAttention<B> {
-    /// A block for a residual stream of `hidden_size` in a model with these kinds of rotary positions; its own must be
-    /// among them.
+    /// A block for a residual stream of `hidden_size`. `ropes` are the model's rotary embeddings, which must include
+    /// the layer's own.
     pub(crate) fn new(
         hidden_size: usize,
         kind: &AttentionKind,
@@ -96,7 +147,7 @@ impl<B: Backend> SelfAttention<B> {
         }
     }
 
-    /// `[tokens, d]` to `[tokens, d]`, adding keys and values to layer `layer` of the pool.
+    /// Computes `[tokens, d]` from `[tokens, d]`, and adds keys and values to layer `layer` of the pool.
     pub(crate) fn forward(
         &self,
         x: Tensor<B, 2>,
@@ -119,8 +170,8 @@ impl<B: Backend> SelfAttention<B> {
         }
     }
 
-    /// What it keeps, beside these kernels. The type of keys and values is that of the weights, but float16 beside rounded
-    /// activations, which are less exact.
+    /// The shape of what the layer caches, with these kernels. Keys and values have the type of the weights, or
+    /// float16 if activations are quantized, which is less exact anyway.
     pub(crate) fn cached(&self, kernels: &dyn Kernels<B>) -> CacheShape {
         let (config, k_proj) = match self {
             Self::Heads(Attention { config, k_proj, .. }) => (config, k_proj),
@@ -139,7 +190,7 @@ impl<B: Backend> SelfAttention<B> {
     }
 }
 
-/// A layer with a state.
+/// Runs a layer that has a recurrent state.
 fn recurrent<B: Backend>(
     layer: &impl Recurrent<B>,
     x: Tensor<B, 2>,
@@ -208,7 +259,8 @@ impl<B: Backend> Attention<B> {
         });
         let is_behind = self.config.qk_norm.is_some_and(|norm| norm.behind_rope);
         let out = match is_behind {
-            // What kernels do in another order is done by tensor operations before them.
+            // Kernels apply norms before the rotary embedding; the other order is computed by tensor operations
+            // first.
             true => {
                 let q = pass.rotated_and_normed(q, pass.q_norm, pass.heads, kernels);
                 let kv =
@@ -225,7 +277,7 @@ impl<B: Backend> Attention<B> {
         kernels.linear(&self.o_proj, out)
     }
 
-    /// Queries, and keys and values where the layer has its own ones.
+    /// The queries, and the keys and values if the layer has its own.
     fn projections(
         &self,
         x: Tensor<B, 2>,
@@ -264,7 +316,7 @@ impl<B: Backend> Attention<B> {
     }
 }
 
-/// What attention gives `[tokens, heads * head_dim]`, times its gate.
+/// The output of attention, `[tokens, heads * head_dim]`, times its gate.
 fn gated<B: Backend>(
     out: Tensor<B, 2>,
     gate: Tensor<B, 2>,

@@ -1,4 +1,4 @@
-//! What all layers of a forward pass share: where its positions lie, how heads are rotated and what a query sees.
+//! The context that all layers of a forward pass share: cache places, rotary angles, and attention masks.
 
 #[cfg(feature = "gpu")]
 use std::cell::RefCell;
@@ -11,37 +11,39 @@ use moi_kernels::{AttentionSpan, Visible};
 
 use crate::{Kernels, KvPool, QueryScale, RopeConfig, Span, cache::KindTables};
 
-/// Finite, and representable in float16: a row that sees nothing must not become NaN.
+/// The mask value of hidden positions: finite, and representable in float16, because a row that sees nothing must not
+/// become NaN.
 const HIDDEN: f32 = -6e4;
 
-/// One forward pass.
+/// The context of one forward pass.
 #[derive(Debug)]
 pub(crate) struct ForwardContext<B: Backend> {
-    /// How all is computed.
+    /// The kernels that compute everything.
     pub(crate) kernels: Arc<dyn Kernels<B>>,
-    /// New positions of all sequences.
+    /// Number of new positions of all sequences.
     pub(crate) tokens: usize,
     pub(crate) spans: Vec<SpanContext>,
-    /// The slots of the spans' states, where layers have any.
+    /// The slots of the spans' states, if layers have states.
     pub(crate) slots: Vec<usize>,
-    /// Of each new position in its sequence.
+    /// The position of each new position in its sequence.
     pub(crate) positions: Vec<usize>,
-    /// One for each kind of rotary positions in the model.
+    /// The angles of each rotary embedding of the model.
     pub(crate) angles: Vec<Angles<B>>,
-    /// Factors on the queries of each position `[tokens, 1]`, where one of them is not 1.
+    /// Factors on the queries of each position, `[tokens, 1]`, unless all are 1.
     pub(crate) query_factors: Option<Tensor<B, 2>>,
-    /// One for each kind of layer in the pool.
+    /// The cache places for each kind of layer of the pool.
     pub(crate) tables: Vec<KindTables>,
-    /// What kernels of GPUs are told of each kind of layer, made when it is first asked for: of the kind, and of how many
-    /// queries are computed at once.
+    /// Attention plans for GPU kernels, by kind of layer and by number of queries per cube. They are made when they
+    /// are first needed.
     #[cfg(feature = "gpu")]
     plans: RefCell<Vec<(usize, usize, Plan<B>)>>,
-    /// For each kind of layer and each span, made when it is first asked for: kernels need none.
+    /// Masks for each kind of layer and each span. They are made when they are first needed, because kernels need
+    /// none.
     masks: Vec<Vec<Mask<B>>>,
     device: B::Device,
 }
 
-/// Where positions lie and what they see, on a GPU: see [`moi_gpu::AttentionPlan`].
+/// The attention plan on a GPU: see [`moi_gpu::AttentionPlan`].
 #[cfg(feature = "gpu")]
 #[derive(Clone, Debug)]
 pub(crate) struct Plan<B: Backend> {
@@ -54,17 +56,17 @@ pub(crate) struct Plan<B: Backend> {
 #[derive(Clone, Debug)]
 pub(crate) struct SpanContext {
     pub(crate) len: usize,
-    /// Positions before them.
+    /// Number of positions before them.
     pub(crate) past: usize,
     pub(crate) visible: Visible,
 }
 
-/// Added to scores, `[queries, positions]`, the positions those of a span's blocks: 0 where one is seen, very negative
-/// where not; none where all are seen.
+/// An attention mask that is added to scores, `[queries, positions of the span's blocks]`: 0 where a position is
+/// seen, very negative where it is hidden; `None` if all are seen.
 type Mask<B> = OnceCell<Option<Tensor<B, 2>>>;
 
 impl<B: Backend> ForwardContext<B> {
-    /// Of spans whose tables have room for them.
+    /// The context of spans whose tables have reserved room for their new positions.
     pub(crate) fn new(
         spans: &[Span<'_>],
         pool: &KvPool<B>,
@@ -111,7 +113,7 @@ impl<B: Backend> ForwardContext<B> {
         }
     }
 
-    /// With queries that grow with their positions, if they do.
+    /// Adds factors on the queries, if they grow with their positions.
     pub(crate) fn with_query_scale(self, scale: Option<QueryScale>) -> Self {
         let Some(scale) = scale else { return self };
         let factors: Vec<f32> = self.positions.iter().map(|&position| scale.at(position) as f32).collect();
@@ -123,7 +125,7 @@ impl<B: Backend> ForwardContext<B> {
         Self { query_factors, ..self }
     }
 
-    /// The spans as attention takes them, in layers of a kind.
+    /// The spans as attention kernels take them, in layers of a kind.
     pub(crate) fn attention_spans(&self, kind: usize) -> Vec<AttentionSpan<'_>> {
         let spans = self.spans.iter().zip(&self.tables[kind].spans);
         spans
@@ -137,7 +139,7 @@ impl<B: Backend> ForwardContext<B> {
             .collect()
     }
 
-    /// The plan of a kind of layer for so many queries at once, made where it is not there yet.
+    /// The plan for a kind of layer and `queries` queries per cube, which is made if it does not exist yet.
     #[cfg(feature = "gpu")]
     pub(crate) fn plan(&self, kind: usize, queries: usize, make: impl FnOnce() -> Plan<B>) -> Plan<B> {
         let mut plans = self.plans.borrow_mut();
@@ -149,7 +151,7 @@ impl<B: Backend> ForwardContext<B> {
         plan
     }
 
-    /// What the queries of a span see of the positions of its blocks up to the last new one.
+    /// The mask of a span: what its queries see of the positions of its blocks, up to the last new one.
     pub(crate) fn mask(&self, kind: usize, span: usize) -> Option<&Tensor<B, 2>> {
         self.masks[kind][span].get_or_init(|| self.make_mask(kind, span)).as_ref()
     }
@@ -182,7 +184,7 @@ impl<B: Backend> ForwardContext<B> {
     }
 }
 
-/// cos and sin of the positions of a forward pass, each `[tokens, dims]` in float32.
+/// Cosines and sines of the rotary angles of a forward pass's positions, `[tokens, dims]` each in float32.
 #[derive(Clone, Debug)]
 pub(crate) struct Angles<B: Backend> {
     cos: Tensor<B, 2>,
@@ -190,7 +192,7 @@ pub(crate) struct Angles<B: Backend> {
 }
 
 impl<B: Backend> Angles<B> {
-    /// `positions` of each sequence, and `lengths`, how many positions each has at least.
+    /// The angles for the `positions` of each sequence; `lengths` are lower bounds of the sequences' lengths.
     fn new(rope: &RopeConfig, positions: &[Vec<usize>], lengths: &[usize], device: &B::Device) -> Self {
         let tokens: usize = positions.iter().map(Vec::len).sum();
         let factor = rope.attention_factor();
@@ -211,7 +213,7 @@ impl<B: Backend> Angles<B> {
                 }
             }
         }
-        // By way of one dimension: a device may put gaps between the rows of a tensor that comes in several.
+        // The tensor is made in one dimension, because a device may pad the rows of a tensor made in several.
         let tensor = |values: Vec<f32>| {
             // `reshape` takes a size of 0 for "as it was".
             if rope.dims == 0 {
@@ -223,7 +225,7 @@ impl<B: Backend> Angles<B> {
         Self { cos: tensor(cos), sin: tensor(sin) }
     }
 
-    /// Rotates the first `dims` values of heads `[tokens, heads, head_dim]`; in float32.
+    /// Rotates the first `dims` values of heads `[tokens, heads, head_dim]`, in float32.
     pub(crate) fn rotate(&self, x: Tensor<B, 3>) -> Tensor<B, 3> {
         let (dims, head_dim) = (self.dims(), x.dims()[2]);
         let x = x.cast(DType::F32);
@@ -240,7 +242,7 @@ impl<B: Backend> Angles<B> {
         x * self.cos.clone().unsqueeze_dim(1) + rotated * self.sin.clone().unsqueeze_dim(1)
     }
 
-    /// How many values of a head are rotated.
+    /// Number of values per head that are rotated.
     pub(crate) fn dims(&self) -> usize {
         self.cos.dims()[1]
     }

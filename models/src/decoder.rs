@@ -1,4 +1,4 @@
-//! The one decoder: embedding, layers, head. A layer is in `layer.rs`.
+//! The decoder: embedding, layers, LM head. A layer is in `layer.rs`.
 
 use std::{ops::RangeInclusive, sync::Arc};
 
@@ -13,13 +13,31 @@ use crate::{
     kernels::KernelsOf, residual::Residual,
 };
 
-/// A decoder-only transformer with a language model head. Field names follow the checkpoints' of Llama; an
-/// architecture that spells them otherwise says so on its page.
+/// A decoder-only transformer with a language model head. Field names follow Llama's checkpoints; the page of an
+/// architecture with other names defines these.
+///
+/// # Examples
+/// ```
+/// use burn::tensor::{Int, Tensor};
+/// use burn_flex::Flex;
+/// use moi_models::{Architecture, CausalLm};
+/// # let config = serde_json::json!({
+/// #     "model_type": "llama", "vocab_size": 32, "hidden_size": 16, "intermediate_size": 24,
+/// #     "num_hidden_layers": 2, "num_attention_heads": 4,
+/// # });
+/// # let device = Default::default();
+/// # let model = Architecture::from_config(&config)?.config.init::<burn_flex::Flex>(&device);
+/// let ids = Tensor::<Flex, 1, Int>::from_ints([1, 2, 3], &device);
+/// let hidden = model.forward_whole(model.embed(ids))?;
+/// assert_eq!(model.logits(hidden).dims(), [3, 32]);
+/// assert_eq!(model.config().layers.len(), 2);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Module, Debug)]
 pub struct Decoder<B: Backend> {
     /// Embedding, layers and final norm.
     pub model: Stack<B>,
-    /// `[vocab, d]`; absent where the embedding table is the head.
+    /// The LM head, `[vocab, d]`; absent where it is tied to the embedding table.
     pub lm_head: Option<Linear<B>>,
     #[module(skip)]
     config: DecoderConfig,
@@ -29,25 +47,41 @@ pub struct Decoder<B: Backend> {
     kernels: KernelsOf,
 }
 
-/// Everything but the head.
+/// Everything but the LM head.
+///
+/// # Examples
+/// ```
+/// use moi_models::Architecture;
+/// # let config = serde_json::json!({
+/// #     "model_type": "llama", "vocab_size": 32, "hidden_size": 16, "intermediate_size": 24,
+/// #     "num_hidden_layers": 2, "num_attention_heads": 4,
+/// # });
+/// # let device = Default::default();
+/// # let model = Architecture::from_config(&config)?.config.init::<burn_flex::Flex>(&device);
+/// let stack = &model.model;
+/// assert_eq!(stack.embed_tokens.dims(), [32, 16]);
+/// assert_eq!((stack.layers.len(), stack.norm.width()), (2, 16));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Module, Debug)]
 pub struct Stack<B: Backend> {
-    /// `[vocab, d]`.
+    /// Token embedding, `[vocab, d]`.
     pub embed_tokens: Embedding<B>,
-    /// `[first + context, d]`, where positions are learned.
+    /// Position embedding, `[first + context, d]`, where positions are learned.
     pub embed_positions: Option<Embedding<B>>,
-    /// `[layers * width, d]`, where layers have inputs of their own.
+    /// Projection of the embedding to inputs of each layer, `[layers * width, d]`, where layers have inputs of their
+    /// own.
     pub per_layer_model_projection: Option<Linear<B>>,
-    /// `[width]`.
+    /// Norm of these inputs, `[width]`.
     pub per_layer_projection_norm: Option<Norm<B>>,
-    /// First to last.
+    /// The layers, from first to last.
     pub layers: Vec<DecoderLayer<B>>,
-    /// After the last layer.
+    /// The norm after the last layer.
     pub norm: Norm<B>,
 }
 
 impl DecoderConfig {
-    /// The model, its weights not yet allocated: load them over, or use it with zeros.
+    /// The model, whose weights are not allocated yet: load a checkpoint into it, or use it with zeros.
     pub fn init<B: Backend>(&self, device: &B::Device) -> Decoder<B> {
         let d = self.hidden_size;
         let ropes = distinct(self.ropes().cloned());
@@ -82,7 +116,7 @@ impl DecoderConfig {
         }
     }
 
-    /// The rotary positions of all layers that have any.
+    /// The rotary embeddings of all layers that have one.
     fn ropes(&self) -> impl Iterator<Item = &RopeConfig> {
         self.layers.iter().filter_map(|layer| match layer.attention.as_ref()? {
             AttentionKind::Heads(attention) => attention.rope.as_ref(),
@@ -102,19 +136,19 @@ fn distinct<T: PartialEq>(all: impl Iterator<Item = T>) -> Vec<T> {
 }
 
 impl<B: Backend> Decoder<B> {
-    /// What the model was built from.
+    /// The config that the model was built from.
     pub fn config(&self) -> &DecoderConfig {
         &self.config
     }
 
-    /// With other kernels than those that this build has for the backend: of an app's own, or [`crate::TensorOperations`]
-    /// to compare with. Pools that were made before do not fit it.
+    /// Replaces the kernels that this build has for the backend, by an app's own, or by [`crate::TensorOperations`]
+    /// to compare with. Pools that were made before do not fit the new kernels.
     pub fn with_kernels(mut self, kernels: Arc<dyn Kernels<B>>) -> Self {
         self.kernels = KernelsOf::new(kernels);
         self
     }
 
-    /// Whether a batch fits the model.
+    /// Checks that a batch fits the model and the pool.
     fn check(&self, batch: &ForwardBatch<'_, B>, pool: &KvPool<B>) -> Result<(), ModelError> {
         let (found, width) = (batch.inputs.dims(), self.config.input_width());
         let tokens = batch.spans.iter().map(|span| span.len).sum();
@@ -145,8 +179,8 @@ impl<B: Backend> Decoder<B> {
         Ok(())
     }
 
-    /// The inputs of all layers `[tokens, layers * width]`, where they have any: of what stands behind the embedding in the
-    /// model's inputs, and of a map of the embedding itself, halved in power.
+    /// The inputs of all layers `[tokens, layers * width]`, if they have any: the sum of the values after the
+    /// embedding in the model's inputs, and of a projection of the embedding, times sqrt(1/2).
     fn inputs_of_layers(&self, inputs: &Tensor<B, 2>, kernels: &dyn Kernels<B>) -> Option<Tensor<B, 2>> {
         let (d, own) = (self.config.hidden_size, self.config.per_layer_inputs?);
         let (map, norm) =
@@ -159,7 +193,7 @@ impl<B: Backend> Decoder<B> {
         Some((of_input.reshape([tokens, all]) + of_token).mul_scalar(std::f64::consts::FRAC_1_SQRT_2))
     }
 
-    /// The learned positions of a forward pass, `[tokens, d]`.
+    /// The learned position embeddings of a forward pass, `[tokens, d]`.
     fn positions(
         &self,
         table: &Embedding<B>,

@@ -1,12 +1,20 @@
-//! What can be wrong with a config or a call.
+//! Errors of configs and of calls.
 
-/// Why a model cannot be built or run.
+/// The reason why a model cannot be built or run.
+///
+/// # Examples
+/// ```
+/// use moi_models::{Architecture, ModelError};
+///
+/// let refused = Architecture::from_config(&serde_json::json!({"model_type": "bert"}));
+/// assert!(matches!(refused, Err(ModelError::UnsupportedModelType(name)) if name == "bert"));
+/// ```
 #[derive(Debug, thiserror::Error)]
 pub enum ModelError {
     /// `config.json` names no architecture.
     #[error("the config has no `model_type`; supported are: {}", supported())]
     NoModelType,
-    /// An architecture without a page here.
+    /// The architecture has no page here.
     #[error("model type `{0}` is not supported; supported are: {supported}", supported = supported())]
     UnsupportedModelType(String),
     /// A field is missing or of the wrong type.
@@ -28,7 +36,7 @@ pub enum ModelError {
         field: &'static str,
         /// Its value there.
         value: String,
-        /// What would be read.
+        /// The supported values.
         supported: &'static str,
     },
     /// Sizes that contradict each other.
@@ -39,7 +47,7 @@ pub enum ModelError {
         /// Which sizes, and how.
         what: String,
     },
-    /// More positions than the model was made for.
+    /// There are more positions than the model supports.
     #[error(
         "{needed} positions are needed but the model's context holds {context_length}; shorten the prompt"
     )]
@@ -49,40 +57,40 @@ pub enum ModelError {
         /// The model's limit.
         context_length: usize,
     },
-    /// Inputs whose shape does not fit the model or the spans they are for.
+    /// The shape of the inputs does not fit the model or the spans.
     #[error(
         "inputs of shape {found:?} given where [{tokens}, {width}] was expected, spans of 1 position or more"
     )]
     InputShape {
-        /// Positions of all spans.
+        /// Number of positions of all spans.
         tokens: usize,
-        /// The model's width.
+        /// Width of the model's inputs.
         width: usize,
         /// Shape of the inputs.
         found: [usize; 2],
     },
-    /// A tree of positions for a model whose layers keep states: each branch would need its own.
+    /// A tree of positions for a model whose layers keep states: each branch would need a state of its own.
     #[error(
         "the model keeps states, which have no positions to go back to: positions must follow one another, not be a tree"
     )]
     TreeOfStates,
-    /// A tree whose positions do not come behind the ones that they follow.
+    /// A tree in which a position does not come after its parent.
     #[error(
         "the tree of a span of {len} positions has another number of parents, or a parent that does not come first"
     )]
     Tree {
-        /// Positions of the span.
+        /// Number of positions of the span.
         len: usize,
     },
-    /// A table of another pool.
+    /// A table that belongs to another pool.
     #[error("a sequence was given to a pool of keys and values that it does not belong to")]
     ForeignTable,
-    /// The pool of keys and values has no room.
+    /// The pool's budget has no room.
     #[error(
         "the cache needs {needed} bytes and may have {budget}: fewer or shorter sequences fit, or a larger cache"
     )]
     PoolFull {
-        /// Bytes of all blocks with those that are missing.
+        /// Bytes of all blocks, including the missing ones.
         needed: usize,
         /// The pool's limit.
         budget: usize,

@@ -1,4 +1,4 @@
-//! What a backend's kernels hold of all experts of a block together.
+//! The matrices of all experts of a block in one buffer, for a backend's kernels.
 
 use std::{any::Any, fmt, sync::Arc};
 
@@ -10,19 +10,28 @@ use burn::{
     tensor::backend::{AutodiffBackend, Backend},
 };
 
-/// Experts' matrices one behind the other, for kernels that find the picked ones by themselves; nothing where there are
-/// no such kernels. Whatever may change the experts' weights or move them takes it away: then picks are read back.
+/// The matrices of all experts, one after another, for kernels that read the picked ones by themselves; empty if
+/// there are no such kernels. Any operation that may change or move the experts' weights removes it, and then picks
+/// are read back.
+///
+/// # Examples
+/// ```
+/// use moi_models::ExpertStack;
+///
+/// // There are no kernels that read one.
+/// assert_eq!(format!("{:?}", ExpertStack::default()), "no ExpertStack");
+/// ```
 #[derive(Clone, Default)]
 pub struct ExpertStack(Option<Arc<dyn Any + Send + Sync>>);
 
 impl ExpertStack {
-    /// The stack of some kernels.
+    /// The stack of a backend's kernels.
     #[cfg(feature = "gpu")]
     pub(crate) fn new<S: Send + Sync + 'static>(stack: S) -> Self {
         Self(Some(Arc::new(stack)))
     }
 
-    /// It, if there is one of this type.
+    /// The stack, if there is one of this type.
     #[cfg(feature = "gpu")]
     pub(crate) fn get<S: 'static>(&self) -> Option<&S> {
         self.0.as_ref()?.downcast_ref()

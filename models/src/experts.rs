@@ -1,4 +1,4 @@
-//! A mixture of experts, of which only the picked ones compute.
+//! A mixture of experts, of which only the picked ones are computed.
 
 use std::sync::OnceLock;
 
@@ -14,29 +14,49 @@ use crate::{
     router::{ExpertNumbers, Picks, pick},
 };
 
-/// A router and its experts. Each position goes to the experts that the router picks; their outputs are summed with its
-/// weights, and with what a shared expert gives.
+/// A router and its experts. Each position is routed to the experts that the router picks; their outputs are summed
+/// with the router's weights, and added to the output of a shared expert.
+///
+/// # Examples
+/// ```
+/// use burn::tensor::Tensor;
+/// use burn_flex::Flex;
+/// use moi_models::{Activation, Experts, ExpertsConfig, MlpConfig, RouterConfig, TensorOperations};
+///
+/// let config = ExpertsConfig {
+///     num_experts: 8,
+///     num_per_token: 2,
+///     router: RouterConfig::softmax(true),
+///     expert: MlpConfig { intermediate_size: 24, gated: true, bias: false, activation: Activation::Silu },
+///     latent: None,
+///     shared: None,
+/// };
+/// let device = Default::default();
+/// let experts = Experts::<Flex>::new(16, &config, &device);
+/// let x = Tensor::<Flex, 2>::ones([3, 16], &device);
+/// assert_eq!(experts.forward(x, &TensorOperations).dims(), [3, 16]);
+/// ```
 #[derive(Module, Debug)]
 pub struct Experts<B: Backend> {
-    /// The router's map, `[experts, d]`.
+    /// The router's linear layer, `[experts, d]`.
     pub gate: Linear<B>,
     /// The norm of the router's input.
     pub input_norm: Option<Norm<B>>,
-    /// Added to scores to choose, `[experts]`.
+    /// Added to the scores for picking experts, `[experts]`.
     pub correction: Option<Param<Tensor<B, 1>>>,
     /// Factors on the weights, `[experts]`.
     pub expert_scales: Option<Param<Tensor<B, 1>>>,
-    /// All of them.
+    /// All experts.
     pub experts: Vec<Mlp<B>>,
-    /// `[latent, d]`: what experts read, where that is a latent.
+    /// Projection to the latent vector that the experts read, `[latent, d]`, if they do.
     pub latent_in: Option<Linear<B>>,
-    /// `[d, latent]`: of the sum of what they give.
+    /// Projection of the sum of the experts' outputs, `[d, latent]`.
     pub latent_out: Option<Linear<B>>,
-    /// One more for every position.
+    /// The shared expert, which works on every position.
     pub shared_expert: Option<Mlp<B>>,
-    /// `[1, d]`: its sigmoid is what the shared expert is multiplied by.
+    /// Gate of the shared expert, `[1, d]`: its output is multiplied by the sigmoid of this.
     pub shared_expert_gate: Option<Linear<B>>,
-    /// What kernels hold of all of them together.
+    /// The matrices of all experts together, for kernels that read these.
     pub(crate) stack: ExpertStack,
     #[module(skip)]
     config: ExpertsConfig,
@@ -44,7 +64,7 @@ pub struct Experts<B: Backend> {
     on_host: OnHost,
 }
 
-/// The numbers of each expert, read back from the device when they are first needed.
+/// Corrections and scales of the experts, which are read back from the device when they are first needed.
 #[derive(Clone, Debug, Default)]
 struct OnHost {
     correction: OnceLock<Vec<f32>>,
@@ -80,25 +100,25 @@ impl<B: Backend> Experts<B> {
         }
     }
 
-    /// `[rows, d]` to `[rows, d]`.
+    /// Computes `[rows, d]` from `[rows, d]`.
     pub fn forward(&self, x: Tensor<B, 2>, kernels: &dyn Kernels<B>) -> Tensor<B, 2> {
         let values = self.router_values(x.clone(), kernels);
         self.compute(x, &values, kernels)
     }
 
-    /// What they were built from.
+    /// The config that the experts were built from.
     #[cfg(feature = "gpu")]
     pub(crate) fn config(&self) -> &ExpertsConfig {
         &self.config
     }
 
-    /// What stands between the maps of an expert.
+    /// The activation function of an expert.
     #[cfg(feature = "gpu")]
     pub(crate) fn activation(&self) -> crate::Activation {
         self.config.expert.activation
     }
 
-    /// What the router's map gives, `[rows, experts]`.
+    /// The router's logits, `[rows, experts]`.
     fn router_values(&self, x: Tensor<B, 2>, kernels: &dyn Kernels<B>) -> Tensor<B, 2> {
         let x = match &self.input_norm {
             Some(norm) => {
@@ -110,9 +130,9 @@ impl<B: Backend> Experts<B> {
         kernels.linear(&self.gate, x)
     }
 
-    /// For each expert, the rows that it is picked for.
+    /// For each expert, the rows for which it is picked.
     ///
-    /// The router's values are read back to the host: it must know which experts to run.
+    /// The router's logits are read back to the host, which must know which experts to run.
     fn pick(&self, values: &Tensor<B, 2>) -> Vec<Picks> {
         let values: Vec<f32> = values.to_data().iter::<f32>().collect();
         let of = ExpertNumbers {
@@ -122,7 +142,7 @@ impl<B: Backend> Experts<B> {
         pick(&self.config, of, &values)
     }
 
-    /// What the picked experts and the shared one give for rows `[rows, d]`, of what the router's map gives for them.
+    /// The outputs of the picked experts and the shared one for rows `[rows, d]`, given the router's logits.
     fn compute(&self, x: Tensor<B, 2>, values: &Tensor<B, 2>, kernels: &dyn Kernels<B>) -> Tensor<B, 2> {
         let shared = self.shared(&x, kernels);
         if let (Some(inward), Some(outward)) = (&self.latent_in, &self.latent_out) {
@@ -137,7 +157,7 @@ impl<B: Backend> Experts<B> {
         self.add_routed(shared, x, values, kernels)
     }
 
-    /// What the picked experts give for their inputs `[rows, width]`, added to what there is already.
+    /// Adds the outputs of the picked experts, for their inputs `[rows, width]`, to `others`, if there are any.
     fn add_routed(
         &self,
         others: Option<Tensor<B, 2>>,
@@ -155,7 +175,7 @@ impl<B: Backend> Experts<B> {
         }
     }
 
-    /// What the shared expert gives, if there is one.
+    /// The output of the shared expert, if there is one.
     fn shared(&self, x: &Tensor<B, 2>, kernels: &dyn Kernels<B>) -> Option<Tensor<B, 2>> {
         let y = kernels.mlp(self.shared_expert.as_ref()?, x.clone()).cast(DType::F32);
         Some(match &self.shared_expert_gate {
@@ -164,7 +184,7 @@ impl<B: Backend> Experts<B> {
         })
     }
 
-    /// Adds what the picked experts give for rows of their inputs to rows of `out`.
+    /// Adds the outputs of the picked experts to the rows of `out`, one expert after another.
     fn add_picked(
         &self,
         mut out: Tensor<B, 2>,
@@ -198,18 +218,36 @@ fn read_back<'a, B: Backend>(
     Some(cell.get_or_init(|| numbers.val().into_data().iter::<f32>().collect()))
 }
 
-/// An MLP and experts beside it, each behind norms of its own (Gemma 4).
+/// An MLP and experts in parallel, each followed by a norm of its own (Gemma 4).
+///
+/// # Examples
+/// ```
+/// use moi_models::{Architecture, FeedForward};
+///
+/// let config = serde_json::json!({
+///     "model_type": "gemma4_text", "vocab_size": 32, "hidden_size": 16, "intermediate_size": 24,
+///     "num_hidden_layers": 1, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8,
+///     "global_head_dim": 8, "hidden_size_per_layer_input": 0, "enable_moe_block": true, "num_experts": 4,
+///     "top_k_experts": 2, "moe_intermediate_size": 8,
+/// });
+/// let config = Architecture::from_config(&config)?.config;
+/// let model = config.init::<burn_flex::Flex>(&Default::default());
+/// let Some(FeedForward::MlpAndExperts(both)) = &model.model.layers[0].mlp else { panic!("it has both") };
+/// assert_eq!(both.mlp.up_proj.weight.dims(), [24, 16]);
+/// assert_eq!(both.experts.experts.len(), 4);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Module, Debug)]
 pub struct MlpAndExperts<B: Backend> {
-    /// Reads the block's input.
+    /// The MLP, which reads the block's input.
     pub mlp: Mlp<B>,
-    /// Behind the MLP, `[d]`.
+    /// Norm after the MLP, `[d]`.
     pub mlp_post_norm: Norm<B>,
-    /// Reads the residual stream.
+    /// The experts, which read the residual stream.
     pub experts: Experts<B>,
-    /// Before the experts, but not before their router, `[d]`.
+    /// Norm before the experts, but not before their router, `[d]`.
     pub experts_norm: Norm<B>,
-    /// Behind the experts, `[d]`.
+    /// Norm after the experts, `[d]`.
     pub experts_post_norm: Norm<B>,
 }
 
@@ -230,7 +268,7 @@ impl<B: Backend> MlpAndExperts<B> {
         }
     }
 
-    /// The block's input and the residual stream `[rows, d]` to `[rows, d]`.
+    /// Computes `[rows, d]` from the block's input and the residual stream, `[rows, d]` each.
     pub(crate) fn forward(
         &self,
         x: Tensor<B, 2>,

@@ -1,4 +1,4 @@
-//! What Llama and its many relatives have in common: the fields, and a decoder of equal layers.
+//! Llama and its many relatives: their common fields, and a decoder of equal layers.
 
 use crate::{
     AttentionConfig, AttentionKind, DecoderConfig, ExpertsConfig, FeedForwardKind, LayerConfig, MlpConfig,
@@ -7,7 +7,7 @@ use crate::{
     rope_fields::{RopeContext, context_length, rope},
 };
 
-/// What transformers' config class has where a `config.json` has nothing.
+/// The defaults of transformers' config class, for fields that a `config.json` lacks.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Defaults {
     pub(crate) vocab_size: usize,
@@ -15,19 +15,19 @@ pub(crate) struct Defaults {
     pub(crate) intermediate_size: usize,
     pub(crate) num_layers: usize,
     pub(crate) num_heads: usize,
-    /// None: as many as there are heads.
+    /// `None` means as many as there are heads.
     pub(crate) num_kv_heads: Option<usize>,
-    /// None: d / heads.
+    /// `None` means d / heads.
     pub(crate) head_dim: Option<usize>,
     pub(crate) context_length: usize,
     pub(crate) norm_eps: f64,
     pub(crate) tied: bool,
     pub(crate) theta: f64,
-    /// The field that names the non-linearity, and its default.
+    /// The name of the field for the activation function, and its default.
     pub(crate) activation: (&'static str, &'static str),
 }
 
-/// Llama's own.
+/// Llama's defaults.
 pub(crate) const LLAMA: Defaults = Defaults {
     vocab_size: 32_000,
     hidden_size: 4096,
@@ -43,7 +43,7 @@ pub(crate) const LLAMA: Defaults = Defaults {
     activation: ("hidden_act", "silu"),
 };
 
-/// Sizes of the heads, which the rotary positions depend on.
+/// Sizes of the heads, on which the rotary embedding depends.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Heads {
     pub(crate) num_heads: usize,
@@ -51,7 +51,7 @@ pub(crate) struct Heads {
     pub(crate) head_dim: usize,
 }
 
-/// Heads as the fields give them.
+/// Reads the sizes of the heads.
 pub(crate) fn heads(fields: &Fields<'_>, defaults: &Defaults) -> Result<Heads, ModelError> {
     let num_heads = fields.or("num_attention_heads", defaults.num_heads)?;
     let num_kv_heads = fields.nullable("num_key_value_heads", defaults.num_kv_heads)?.unwrap_or(num_heads);
@@ -60,7 +60,7 @@ pub(crate) fn heads(fields: &Fields<'_>, defaults: &Defaults) -> Result<Heads, M
     Ok(Heads { num_heads, num_kv_heads, head_dim: own.unwrap_or(hidden_size / num_heads.max(1)) })
 }
 
-/// What the rotary positions are computed from, for a model that turns whole heads.
+/// What the rotary embedding is computed from, for a model that rotates whole heads.
 pub(crate) fn rope_context(
     fields: &Fields<'_>,
     defaults: &Defaults,
@@ -78,15 +78,15 @@ pub(crate) fn rope_context(
     })
 }
 
-/// Llama's decoder with these defaults: RMS norms before each block, grouped-query attention with rotary
-/// positions on whole heads, a gated feed-forward, no bias but those of `attention_bias`.
+/// Llama's decoder with these defaults: RMS norms before each block, grouped-query attention with a rotary embedding
+/// of whole heads, a gated feed-forward block, and no biases but those of `attention_bias`.
 pub(crate) fn decoder(fields: &Fields<'_>, defaults: &Defaults) -> Result<DecoderConfig, ModelError> {
     let heads = heads(fields, defaults)?;
     let rope = rope(fields, rope_context(fields, defaults, heads)?)?;
     decoder_with_rope(fields, defaults, rope)
 }
 
-/// Llama's feed-forward block of a width: gated, without biases, with the config's non-linearity.
+/// Llama's feed-forward block of a width: gated, without biases, with the config's activation function.
 pub(crate) fn gated_mlp(
     fields: &Fields<'_>,
     defaults: &Defaults,
@@ -97,14 +97,14 @@ pub(crate) fn gated_mlp(
     Ok(MlpConfig { intermediate_size, gated: true, bias: false, activation })
 }
 
-/// A shared expert as wide as so many experts together; none of 0.
+/// A shared expert as wide as `count` experts together; `None` for 0.
 pub(crate) fn shared_experts(count: usize, expert: &MlpConfig) -> Option<SharedExpertConfig> {
     let intermediate_size = expert.intermediate_size.saturating_mul(count);
     let mlp = MlpConfig { intermediate_size, ..expert.clone() };
     (count > 0).then_some(SharedExpertConfig { mlp, gated: false })
 }
 
-/// The same with rotary positions on a part of each head.
+/// Like [`decoder`], with a rotary embedding of a part of each head.
 pub(crate) fn decoder_partly(
     fields: &Fields<'_>,
     defaults: &Defaults,
@@ -116,7 +116,7 @@ pub(crate) fn decoder_partly(
     decoder_with_rope(fields, defaults, rope)
 }
 
-/// The same with these rotary positions.
+/// Like [`decoder`], with this rotary embedding.
 pub(crate) fn decoder_with_rope(
     fields: &Fields<'_>,
     defaults: &Defaults,
@@ -149,7 +149,7 @@ pub(crate) fn decoder_with_rope(
 }
 
 impl DecoderConfig {
-    /// The attention of every layer that has one, with the layer's number.
+    /// The attention of every layer that has one, with the index of the layer.
     pub(crate) fn attentions_mut(&mut self) -> impl Iterator<Item = (usize, &mut AttentionConfig)> {
         self.layers.iter_mut().enumerate().filter_map(|(index, layer)| match &mut layer.attention {
             Some(AttentionKind::Heads(attention)) => Some((index, attention)),
@@ -157,7 +157,7 @@ impl DecoderConfig {
         })
     }
 
-    /// The feed-forward block of every layer that has one of the common kind.
+    /// The feed-forward block of every layer whose block is a plain one.
     pub(crate) fn mlps_mut(&mut self) -> impl Iterator<Item = &mut MlpConfig> {
         self.layers.iter_mut().filter_map(|layer| match &mut layer.feed_forward {
             Some(FeedForwardKind::Mlp(mlp)) => Some(mlp),
@@ -165,20 +165,20 @@ impl DecoderConfig {
         })
     }
 
-    /// Gives queries and keys norms of the kind that the layers have, before their rotation.
+    /// Adds norms of queries and keys before the rotary embedding, of the same kind as the layers' norms.
     pub(crate) fn norm_queries_and_keys(&mut self, span: QkSpan) {
         let norm = QkNorm::new(span, self.norm);
         self.attentions_mut().for_each(|(_, attention)| attention.qk_norm = Some(norm));
     }
 
-    /// Gives layers experts in the place of their feed-forward block, by their numbers.
+    /// Replaces the feed-forward block by experts in the layers for whose index `is_sparse` returns true.
     pub(crate) fn give_experts(&mut self, experts: &ExpertsConfig, is_sparse: impl Fn(usize) -> bool) {
         for (_, layer) in self.layers.iter_mut().enumerate().filter(|(index, _)| is_sparse(*index)) {
             layer.feed_forward = Some(FeedForwardKind::Experts(experts.clone()));
         }
     }
 
-    /// Gives the layers that are marked a sliding window.
+    /// Gives the marked layers a sliding window.
     pub(crate) fn slide(
         &mut self,
         fields: &Fields<'_>,

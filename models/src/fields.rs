@@ -1,7 +1,7 @@
-//! Reading a `config.json`: its fields, and the parts that most architectures share.
+//! Reads a `config.json`: its fields, and the parts that most architectures share.
 //!
-//! transformers tells a field that is absent (the config class's default counts) from one that is null
-//! (usually: none), and so does this.
+//! Like transformers, this distinguishes a field that is absent (then the config class's default is used) from one
+//! that is null (which usually means none).
 
 use std::sync::LazyLock;
 
@@ -17,15 +17,15 @@ pub(crate) struct Fields<'a> {
     fields: &'a Map<String, Value>,
 }
 
-/// Whose pages read `per_layer_config`.
+/// The model types whose pages read `per_layer_config`.
 const READ_BY_LAYER: &[&str] = &["gemma4", "gemma4_text", "gemma4_unified", "gemma4_unified_text"];
 
-/// Names of the two kinds of attention layers.
+/// The names of the two kinds of attention layers in `layer_types`.
 const FULL: &str = "full_attention";
 const SLIDING: &str = "sliding_attention";
 
 impl<'a> Fields<'a> {
-    /// The fields of `config`, after what no architecture here can do has been refused.
+    /// The fields of `config`. Options that no architecture here supports are refused.
     pub(crate) fn new(config: &'a Value, model_type: &'static str) -> Result<Self, ModelError> {
         let fields = config
             .as_object()
@@ -38,7 +38,7 @@ impl<'a> Fields<'a> {
         )?;
         fields.supports("is_encoder_decoder", &[false.into()], "false")?;
         fields.supports("add_cross_attention", &[false.into()], "false")?;
-        // Of images, which are not read; text stays causal.
+        // This option is about images, which are not read; text stays causal.
         fields.supports("use_bidirectional_attention", &[false.into(), "vision".into()], "false, vision")?;
         fields.supports("is_causal", &[true.into()], "true")?;
         if !READ_BY_LAYER.contains(&model_type) {
@@ -47,13 +47,13 @@ impl<'a> Fields<'a> {
         Ok(fields)
     }
 
-    /// The fields of a config within this one; none where it is absent.
+    /// The fields of a config inside this one; no fields if it is absent.
     pub(crate) fn nested(&self, name: &str) -> Result<Fields<'a>, ModelError> {
         static NOTHING: LazyLock<Value> = LazyLock::new(|| Value::Object(Map::new()));
         Self::new(self.value(name).unwrap_or(&NOTHING), self.model_type)
     }
 
-    /// All fields, with rotary parameters where the config has none.
+    /// A copy of the fields, with default rotary parameters where the config has none.
     pub(crate) fn with_rope(&self, default: Value) -> Value {
         let mut fields = self.fields.clone();
         if self.value("rope_parameters").is_none() && self.value("rope_scaling").is_none() {
@@ -62,7 +62,7 @@ impl<'a> Fields<'a> {
         Value::Object(fields)
     }
 
-    /// All fields, some of them under other names.
+    /// A copy of the fields, some of them renamed.
     pub(crate) fn renamed(&self, names: &[(&str, &str)]) -> Value {
         let mut fields = self.fields.clone();
         for (own, common) in names {
@@ -73,8 +73,8 @@ impl<'a> Fields<'a> {
         Value::Object(fields)
     }
 
-    /// Which layers keep a state, as `layer_types` lists them under one of these names, or by a rule; all others have attention
-    /// over all positions.
+    /// Which layers keep a state: those that `layer_types` lists under one of these names, or else by a rule. All
+    /// others have attention over all positions.
     pub(crate) fn layers_with_states(
         &self,
         num_layers: usize,
@@ -86,7 +86,7 @@ impl<'a> Fields<'a> {
         };
         self.one_for_each_layer("layer_types", listed.len(), num_layers)?;
         let has_state = |kind: &String| match kind.as_str() {
-            // As transformers 4 called it in models of both kinds.
+            // The second name is that of transformers 4 in models with both kinds.
             FULL | "attention" => Ok(false),
             own if names.contains(&own) => Ok(true),
             other => {
@@ -97,7 +97,7 @@ impl<'a> Fields<'a> {
         listed.iter().map(has_state).collect()
     }
 
-    /// Which layers have experts: as a list of `dense` and `sparse` says, or by a rule.
+    /// Which layers have experts: by a list of `dense` and `sparse`, or else by a rule.
     pub(crate) fn sparse_layers(
         &self,
         num_layers: usize,
@@ -115,8 +115,8 @@ impl<'a> Fields<'a> {
         listed.iter().map(is_sparse).collect()
     }
 
-    /// What a step of Mamba 2 is at least and at most, `time_step_limit`. JSON has no infinity: transformers writes an object
-    /// in its place.
+    /// Minimum and maximum of a step size of Mamba 2, `time_step_limit`. JSON has no infinity, so transformers writes
+    /// an object in its place.
     pub(crate) fn step_limits(&self) -> Result<[f64; 2], ModelError> {
         const NAME: &str = "time_step_limit";
         let Some(value) = self.value(NAME) else { return Ok([0.0, f64::INFINITY]) };
@@ -131,7 +131,7 @@ impl<'a> Fields<'a> {
         }
     }
 
-    /// Refuses a list of another length than the model has layers.
+    /// Refuses a list whose length is not the number of layers.
     pub(crate) fn one_for_each_layer(
         &self,
         name: &str,
@@ -144,12 +144,12 @@ impl<'a> Fields<'a> {
         }
     }
 
-    /// A field's value, null counted as absent.
+    /// A field's value; null counts as absent.
     pub(crate) fn value(&self, name: &str) -> Option<&'a Value> {
         self.fields.get(name).filter(|value| !value.is_null())
     }
 
-    /// A field that is absent, null, or of a type.
+    /// A field of type `T`, or `None` if it is absent or null.
     pub(crate) fn get<T: DeserializeOwned>(&self, name: &str) -> Result<Option<T>, ModelError> {
         self.value(name).map(|value| self.parse(name, value)).transpose()
     }
@@ -159,7 +159,8 @@ impl<'a> Fields<'a> {
         Ok(self.get(name)?.unwrap_or(default))
     }
 
-    /// A field that has two names, the first going before the second, or the class's default where both are absent or null.
+    /// A field with two names, of which the first one has precedence, or the class's default if both are absent or
+    /// null.
     pub(crate) fn either<T: DeserializeOwned>(
         &self,
         first: &str,
@@ -172,7 +173,7 @@ impl<'a> Fields<'a> {
         }
     }
 
-    /// A field, or the class's default where it is absent; none where it is null.
+    /// A field, or the class's default if it is absent; `None` if it is null.
     pub(crate) fn nullable<T: DeserializeOwned>(
         &self,
         name: &str,
@@ -192,12 +193,12 @@ impl<'a> Fields<'a> {
         })
     }
 
-    /// An error about what the fields say.
+    /// An error about the values of the fields.
     pub(crate) fn wrong(&self, what: String) -> ModelError {
         ModelError::Config { model_type: self.model_type, what }
     }
 
-    /// Refuses a field that is there with another value than these.
+    /// Refuses a field that has a value other than these.
     pub(crate) fn supports(
         &self,
         field: &'static str,
@@ -216,15 +217,15 @@ impl<'a> Fields<'a> {
         value: &Value,
         supported: &'static str,
     ) -> ModelError {
-        const LONGEST: usize = 60;
+        const MAX_LENGTH: usize = 60;
         let mut value = value.to_string();
-        if value.chars().count() > LONGEST {
-            value = value.chars().take(LONGEST).chain("...".chars()).collect();
+        if value.chars().count() > MAX_LENGTH {
+            value = value.chars().take(MAX_LENGTH).chain("...".chars()).collect();
         }
         ModelError::UnsupportedOption { model_type: self.model_type, field, value, supported }
     }
 
-    /// A non-linearity, by transformers' names.
+    /// An activation function, by transformers' names.
     pub(crate) fn activation(&self, field: &'static str, default: &str) -> Result<Activation, ModelError> {
         let name: String = self.or(field, default.to_owned())?;
         Ok(match name.as_str() {
@@ -245,19 +246,19 @@ impl<'a> Fields<'a> {
         })
     }
 
-    /// Number of layers; a list of that length is about to be made.
+    /// Number of layers, which is limited because a list of that length will be allocated.
     pub(crate) fn num_layers(&self, name: &'static str, default: usize) -> Result<usize, ModelError> {
-        const MOST: usize = 1 << 12;
+        const MAX_COUNT: usize = 1 << 12;
         match self.or(name, default)? {
-            layers @ 1..=MOST => Ok(layers),
+            layers @ 1..=MAX_COUNT => Ok(layers),
             other => Err(ModelError::Inconsistent {
                 model_type: self.model_type,
-                what: format!("{name} is {other}, expected 1 to {MOST}"),
+                what: format!("{name} is {other}, expected 1 to {MAX_COUNT}"),
             }),
         }
     }
 
-    /// Which layers have a sliding window: as `layer_types` lists them, or by the architecture's rule.
+    /// Which layers have a sliding window: by the list `layer_types`, or else by the architecture's rule.
     pub(crate) fn sliding_layers(
         &self,
         num_layers: usize,

@@ -1,5 +1,5 @@
-//! Attention over latents (multi-head latent attention, DeepSeek V2, arXiv 2405.04434): keys and values are maps of a narrow
-//! latent, which alone is cached.
+//! Attention over latent vectors (multi-head latent attention, MLA; DeepSeek V2, arXiv 2405.04434): keys and values
+//! are linear in a narrow latent vector, and only that is cached.
 
 use burn::{
     module::{Module, Param},
@@ -11,48 +11,66 @@ use crate::{
     cache::LayerShape, context::ForwardContext, linear::uninitialized,
 };
 
-/// Attention of one layer over latents.
+/// Attention of one layer over latent vectors.
 ///
-/// A position is cached as its latent and one rotated part of a key, which all heads share. For few queries the map of keys is
-/// folded into the queries and that of values into what comes out, so that latents are keys and values themselves; for many,
-/// keys and values of all positions are computed first.
+/// For each position, its latent vector and one rotated part of a key, which all heads share, are cached. For few
+/// queries, the key projection is folded into the queries and the value projection into the output, so that the
+/// latent vectors themselves are keys and values; for many queries, keys and values of all positions are computed
+/// first.
+///
+/// # Examples
+/// ```
+/// use moi_models::{Architecture, SelfAttention};
+///
+/// let config = serde_json::json!({
+///     "model_type": "deepseek_v3", "vocab_size": 32, "hidden_size": 16, "intermediate_size": 24,
+///     "num_hidden_layers": 1, "num_attention_heads": 2, "q_lora_rank": null, "kv_lora_rank": 8,
+///     "qk_nope_head_dim": 4, "qk_rope_head_dim": 2, "v_head_dim": 4,
+/// });
+/// let config = Architecture::from_config(&config)?.config;
+/// let model = config.init::<burn_flex::Flex>(&Default::default());
+/// let Some(SelfAttention::Latent(latent)) = &model.model.layers[0].self_attn else { panic!("it has latents") };
+/// // The latent vector, and the rotated part of a key.
+/// assert_eq!(latent.kv_a_proj.weight.dims(), [8 + 2, 16]);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Module, Debug)]
 pub struct LatentAttention<B: Backend> {
-    /// `[heads * query_dim, d]`, where queries have no latent.
+    /// Query projection, `[heads * query_dim, d]`, if queries have no latent vector.
     pub q_proj: Option<Linear<B>>,
-    /// `[query_rank, d]`.
+    /// Projection to the queries' latent vector, `[query_rank, d]`.
     pub q_a_proj: Option<Linear<B>>,
-    /// `[query_rank]`.
+    /// Norm of the queries' latent vector, `[query_rank]`.
     pub q_a_norm: Option<Norm<B>>,
-    /// `[heads * query_dim, query_rank]`.
+    /// From the latent vector to the queries, `[heads * query_dim, query_rank]`.
     pub q_b_proj: Option<Linear<B>>,
-    /// The latent, and behind it the rotated part of a key: `[kv_rank + rope_dim, d]`.
+    /// Projection to the latent vector, followed by the rotated part of a key: `[kv_rank + rope_dim, d]`.
     pub kv_a_proj: Linear<B>,
-    /// `[kv_rank]`.
+    /// Norm of the latent vector, `[kv_rank]`.
     pub kv_a_norm: Norm<B>,
-    /// From latents to keys, `[heads * nope_dim, kv_rank]`. This and [`Self::v_b`] are folded into other products, and are
-    /// held in float32: they are about a hundredth of a model.
+    /// From latent vectors to keys, `[heads * nope_dim, kv_rank]`. This and [`Self::v_b`] are folded into other
+    /// products, and are held in float32: they are about a hundredth of a model.
     pub k_b: Param<Tensor<B, 2>>,
-    /// From latents to values, `[heads * value_dim, kv_rank]`.
+    /// From latent vectors to values, `[heads * value_dim, kv_rank]`.
     pub v_b: Param<Tensor<B, 2>>,
-    /// `[d, heads * value_dim]`.
+    /// Output projection, `[d, heads * value_dim]`.
     pub o_proj: Linear<B>,
     #[module(skip)]
     config: LatentConfig,
-    /// Which of the model's kinds of rotary positions is this layer's.
+    /// Index of this layer's rotary embedding among those of the model.
     #[module(skip)]
     angles: Option<usize>,
 }
 
-/// What queries of one sequence attend by and to.
+/// The queries of one sequence, and what they attend to.
 struct Attended<'a, B: Backend> {
-    /// The part of queries that is not rotated, `[heads, queries, nope_dim]`.
+    /// The part of the queries that is not rotated, `[heads, queries, nope_dim]`.
     nope: Tensor<B, 3>,
-    /// The rotated part, `[heads, queries, rope_dim]`.
+    /// The rotated part of the queries, `[heads, queries, rope_dim]`.
     rope: Tensor<B, 3>,
-    /// Latents and rotated parts of keys of all positions `[positions, kv_rank + rope_dim]`.
+    /// Latent vectors and rotated parts of keys of all positions, `[positions, kv_rank + rope_dim]`.
     cached: Tensor<B, 2>,
-    /// Added to scores `[queries, positions]`.
+    /// The attention mask that is added to scores, `[queries, positions]`.
     mask: Option<&'a Tensor<B, 2>>,
 }
 
@@ -79,7 +97,7 @@ impl<B: Backend> LatentAttention<B> {
         }
     }
 
-    /// What is cached of a position, beside these kernels.
+    /// The shape of what is cached per position, with these kernels.
     pub(crate) fn cached(&self, kernels: &dyn Kernels<B>) -> LayerShape {
         LayerShape {
             kv_heads: 1,
@@ -90,7 +108,7 @@ impl<B: Backend> LatentAttention<B> {
         }
     }
 
-    /// `[tokens, d]` to `[tokens, d]`, adding latents to the blocks of its layer.
+    /// Computes `[tokens, d]` from `[tokens, d]`, and adds latent vectors to the blocks of its layer.
     pub(crate) fn forward(
         &self,
         x: Tensor<B, 2>,
@@ -139,7 +157,7 @@ impl<B: Backend> LatentAttention<B> {
         }
     }
 
-    /// Caches new positions.
+    /// Writes the new positions to the cache.
     fn write(
         &self,
         x: Tensor<B, 2>,
@@ -164,15 +182,16 @@ impl<B: Backend> LatentAttention<B> {
         }
     }
 
-    /// Whether so many queries are cheaper against latents. Folded, a query and a position take `2 kv_rank + rope_dim`
-    /// products of a head; else `nope_dim + rope_dim + value_dim`, and a position `kv_rank (nope_dim + value_dim)` once.
+    /// Whether folding is cheaper for this number of queries. Folded, a query and a position take
+    /// `2 kv_rank + rope_dim` multiplications per head; else they take `nope_dim + rope_dim + value_dim`, and each
+    /// position `kv_rank (nope_dim + value_dim)` once.
     fn is_folded(&self, queries: usize) -> bool {
         let &LatentConfig { kv_rank, nope_dim, value_dim, .. } = &self.config;
         let more = (2 * kv_rank).saturating_sub(nope_dim + value_dim);
         queries * more <= kv_rank * (nope_dim + value_dim)
     }
 
-    /// By latents as keys and values: `[queries, heads * value_dim]`.
+    /// Attends with latent vectors as keys and values: `[queries, heads * value_dim]`.
     fn attend_to_latents(&self, of: Attended<'_, B>) -> Tensor<B, 2> {
         let &LatentConfig { num_heads: heads, kv_rank, value_dim, .. } = &self.config;
         let ([_, queries, _], [positions, width]) = (of.nope.dims(), of.cached.dims());
@@ -185,7 +204,7 @@ impl<B: Backend> LatentAttention<B> {
         out.swap_dims(0, 1).reshape([queries, heads * value_dim])
     }
 
-    /// By keys and values of all positions: `[queries, heads * value_dim]`.
+    /// Computes keys and values of all positions, and attends to them: `[queries, heads * value_dim]`.
     fn attend_to_heads(&self, of: Attended<'_, B>) -> Tensor<B, 2> {
         let &LatentConfig { num_heads: heads, kv_rank, nope_dim, rope_dim, value_dim, .. } = &self.config;
         let (queries, positions) = (of.nope.dims()[1], of.cached.dims()[0]);
@@ -203,7 +222,7 @@ impl<B: Backend> LatentAttention<B> {
         out.swap_dims(0, 1).reshape([queries, heads * value_dim])
     }
 
-    /// The softmax of scores `[heads, queries, positions]`.
+    /// The softmax of scores `[heads, queries, positions]`, after factor and mask.
     fn weights(&self, scores: Tensor<B, 3>, mask: Option<&Tensor<B, 2>>) -> Tensor<B, 3> {
         let scores = scores.mul_scalar(self.config.scale);
         let scores = match mask {
@@ -213,7 +232,7 @@ impl<B: Backend> LatentAttention<B> {
         softmax(scores, 2)
     }
 
-    /// A map of each head `[heads, dim, kv_rank]`, in float32.
+    /// A projection by heads, `[heads, dim, kv_rank]`, in float32.
     fn of_heads(&self, map: &Param<Tensor<B, 2>>) -> Tensor<B, 3> {
         let map = map.val().cast(DType::F32);
         let [rows, columns] = map.dims();
@@ -255,7 +274,7 @@ mod tests {
         attention
     }
 
-    /// Folded into queries and results, or computed for all positions: the same, with a mask and without one.
+    /// Folding the projections and computing all keys and values give the same result, with and without a mask.
     #[test]
     fn folded_is_computed() {
         let attention = attention();
@@ -275,7 +294,8 @@ mod tests {
         }
     }
 
-    /// Few queries are folded, many are not: of DeepSeek V3 up to 170, of one whose heads are as wide as its latent all.
+    /// Few queries are folded, many are not: up to 170 with DeepSeek V3's sizes, any number if heads are as wide as
+    /// the latent.
     #[test]
     fn few_queries_are_folded() {
         let mut attention = attention();

@@ -1,4 +1,4 @@
-//! One layer of the decoder: attention or what stands for it, the feed-forward block, and the norms around them.
+//! One layer of the decoder: attention or its replacement, the feed-forward block, and the norms around them.
 
 use burn::{
     module::{Module, Param},
@@ -11,13 +11,29 @@ use crate::{
     residual::Residual,
 };
 
-/// Attention and feed-forward, each with its norms and the residual around. See [`NormPlace`] for which norm
-/// stands where.
+/// Attention and feed-forward block, each with its norms and residual addition. [`NormPlace`] says where each norm
+/// is.
+///
+/// # Examples
+/// ```
+/// use moi_models::Architecture;
+/// # let config = serde_json::json!({
+/// #     "model_type": "llama", "vocab_size": 32, "hidden_size": 16, "intermediate_size": 24,
+/// #     "num_hidden_layers": 2, "num_attention_heads": 4,
+/// # });
+/// # let device = Default::default();
+/// # let model = Architecture::from_config(&config)?.config.init::<burn_flex::Flex>(&device);
+/// let layer = &model.model.layers[0];
+/// assert!(layer.self_attn.is_some() && layer.mlp.is_some());
+/// // Llama has norms before its blocks, and none after them.
+/// assert!(layer.input_layernorm.is_some() && layer.post_feedforward_layernorm.is_none());
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Module, Debug)]
 pub struct DecoderLayer<B: Backend> {
-    /// Mixes positions.
+    /// Attention or its replacement, which mixes positions.
     pub self_attn: Option<SelfAttention<B>>,
-    /// Works on each position.
+    /// The feed-forward block, which works on each position by itself.
     pub mlp: Option<FeedForward<B>>,
     /// `[d]`.
     pub input_layernorm: Option<Norm<B>>,
@@ -29,38 +45,69 @@ pub struct DecoderLayer<B: Backend> {
     pub post_feedforward_layernorm: Option<Norm<B>>,
     #[module(skip)]
     norms: NormPlace,
-    /// `[width, d]`, where layers have inputs of their own: a gate on them.
+    /// Gate on the layer's own inputs, `[width, d]`, if layers have such.
     pub per_layer_input_gate: Option<Linear<B>>,
-    /// `[d, width]`.
+    /// Projection of the gated inputs, `[d, width]`.
     pub per_layer_projection: Option<Linear<B>>,
-    /// `[d]`.
+    /// Norm of that, `[d]`.
     pub post_per_layer_input_norm: Option<Norm<B>>,
     #[module(skip)]
     per_layer_inputs: Option<PerLayerInputs>,
-    /// `[1]`: what the residual stream is multiplied by at the layer's end.
+    /// Factor on the residual stream at the layer's end, `[1]`.
     pub layer_scalar: Option<Param<Tensor<B, 1>>>,
     parallel: bool,
     residual_scale: f64,
 }
 
-/// What works on each position.
+/// A feed-forward block, which works on each position by itself.
+///
+/// # Examples
+/// ```
+/// use moi_models::{Architecture, FeedForward};
+/// # let config = serde_json::json!({
+/// #     "model_type": "llama", "vocab_size": 32, "hidden_size": 16, "intermediate_size": 24,
+/// #     "num_hidden_layers": 2, "num_attention_heads": 4,
+/// # });
+/// # let device = Default::default();
+/// # let model = Architecture::from_config(&config)?.config.init::<burn_flex::Flex>(&device);
+/// let Some(FeedForward::Mlp(mlp)) = &model.model.layers[0].mlp else { panic!("Llama has no experts") };
+/// assert_eq!(mlp.down_proj.weight.dims(), [16, 24]);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Module, Debug)]
 #[allow(clippy::large_enum_variant, reason = "there is one per layer, and nearly all are the large one")]
 pub enum FeedForward<B: Backend> {
-    /// The same for all.
+    /// A network that is the same for all positions.
     Mlp(Mlp<B>),
-    /// A few of many.
+    /// A mixture of experts, of which a few are picked for each position.
     Experts(Experts<B>),
-    /// Both.
+    /// The sum of both.
     MlpAndExperts(MlpAndExperts<B>),
-    /// One linear map in its place.
+    /// A linear layer in place of a feed-forward network.
     Linear(LinearMlp<B>),
 }
 
-/// A linear map where other layers have a feed-forward block.
+/// A linear layer in place of a feed-forward network.
+///
+/// # Examples
+/// ```
+/// use moi_models::{Architecture, FeedForward};
+/// # let config = serde_json::json!({
+/// #     "model_type": "nemotron-nas", "vocab_size": 32, "hidden_size": 16,
+/// #     "num_hidden_layers": 1, "num_attention_heads": 4,
+/// #     "block_configs": [{
+/// #         "attention": { "replace_with_linear": true }, "ffn": { "replace_with_linear": true },
+/// #     }],
+/// # });
+/// # let device = Default::default();
+/// # let model = Architecture::from_config(&config)?.config.init::<burn_flex::Flex>(&device);
+/// let mlp = &model.model.layers[0].mlp;
+/// assert!(matches!(mlp, Some(FeedForward::Linear(own)) if own.linear_mlp.weight.dims() == [16, 16]));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Module, Debug)]
 pub struct LinearMlp<B: Backend> {
-    /// `[d, d]`.
+    /// The linear layer, `[d, d]`.
     pub linear_mlp: Linear<B>,
 }
 
@@ -116,7 +163,7 @@ impl<B: Backend> DecoderLayer<B> {
         context: &'a ForwardContext<B>,
         pool: &mut KvPool<B>,
     ) -> Residual<'a, B> {
-        let [of_attention, of_feed_forward] = self.around();
+        let [of_attention, of_feed_forward] = self.block_norms();
         let kernels = &*context.kernels;
         let (stream, x) = stream.normed(of_attention.before);
         let attended = self.self_attn.as_ref().map(|own| own.forward(x.clone(), index, context, pool));
@@ -126,11 +173,15 @@ impl<B: Backend> DecoderLayer<B> {
                 _ => stream.normed(of_feed_forward.before),
             };
             let stream = stream.add(attended, of_attention.after, self.residual_scale);
-            return stream.add(self.fed(y, None, kernels), of_feed_forward.after, self.residual_scale);
+            return stream.add(
+                self.feed_forward_output(y, None, kernels),
+                of_feed_forward.after,
+                self.residual_scale,
+            );
         }
         let stream = stream.add(attended, of_attention.after, self.residual_scale);
         let (stream, read) = match &self.mlp {
-            // What reads the stream itself needs it settled.
+            // This block also reads the residual stream itself, so the output of attention must be added first.
             Some(FeedForward::MlpAndExperts(_)) => {
                 let (stream, read) = stream.normed(None);
                 (stream, Some(read))
@@ -138,7 +189,11 @@ impl<B: Backend> DecoderLayer<B> {
             _ => (stream, None),
         };
         let (stream, x) = stream.normed(of_feed_forward.before);
-        let stream = stream.add(self.fed(x, read, kernels), of_feed_forward.after, self.residual_scale);
+        let stream = stream.add(
+            self.feed_forward_output(x, read, kernels),
+            of_feed_forward.after,
+            self.residual_scale,
+        );
         let stream = match input {
             Some(input) => self.with_input(stream, input, kernels),
             None => stream,
@@ -149,7 +204,7 @@ impl<B: Backend> DecoderLayer<B> {
         }
     }
 
-    /// The stream with what the layer makes of its own input `[tokens, width]`.
+    /// Adds to the residual stream what the layer computes from its own input `[tokens, width]`.
     fn with_input<'a>(
         &'a self,
         stream: Residual<'a, B>,
@@ -168,7 +223,7 @@ impl<B: Backend> DecoderLayer<B> {
     }
 
     /// The norms around attention, and around the feed-forward block.
-    fn around(&self) -> [Around<'_, B>; 2] {
+    fn block_norms(&self) -> [BlockNorms<'_, B>; 2] {
         let [input, post_attention, pre_feedforward, post_feedforward] = [
             &self.input_layernorm,
             &self.post_attention_layernorm,
@@ -182,11 +237,11 @@ impl<B: Backend> DecoderLayer<B> {
             NormPlace::After => ((None, post_attention), (None, post_feedforward)),
             NormPlace::Around => ((input, post_attention), (pre_feedforward, post_feedforward)),
         };
-        [attention, feed_forward].map(|(before, after)| Around { before, after })
+        [attention, feed_forward].map(|(before, after)| BlockNorms { before, after })
     }
 
-    /// What the feed-forward block computes of its input, and of the residual stream where it reads that, too.
-    fn fed(
+    /// The output of the feed-forward block for its input, and for the residual stream if it reads that, too.
+    fn feed_forward_output(
         &self,
         x: Tensor<B, 2>,
         stream: Option<Tensor<B, 2>>,
@@ -205,7 +260,7 @@ impl<B: Backend> DecoderLayer<B> {
 }
 
 /// The norms around a block.
-struct Around<'a, B: Backend> {
+struct BlockNorms<'a, B: Backend> {
     before: Option<&'a Norm<B>>,
     after: Option<&'a Norm<B>>,
 }

@@ -1,8 +1,8 @@
 //! Decoder-only transformers, written once over burn's [`Backend`] trait.
 //!
-//! An architecture is data: its page reads a checkpoint's `config.json` and turns it into a
-//! [`DecoderConfig`]; one [`Decoder`] does the mathematics for all of them. The step's input is always an
-//! embedding; token ids are a helper. So mixtures, soft prompts and embeddings given by a caller are one path.
+//! An architecture is data: its page reads a checkpoint's `config.json` and turns it into a [`DecoderConfig`], and
+//! one [`Decoder`] computes all of them. The input of a step is always an embedding; token ids are looked up before.
+//! So mixtures, soft prompts and embeddings given by a caller take the same path.
 //!
 //! ```
 //! use burn::tensor::{Int, Tensor};
@@ -30,7 +30,6 @@
 mod architecture;
 mod attention;
 mod batch;
-mod broken;
 mod cache;
 mod config;
 mod context;
@@ -49,6 +48,7 @@ mod matrix;
 mod mixing;
 mod mlp;
 mod names;
+mod non_finite;
 mod norm;
 mod pack;
 mod packed;
@@ -100,20 +100,42 @@ pub use packed::{Activations, PackedMatrix, scales_dtype};
 pub use rope::{RopeConfig, RopeScaling};
 pub use states::{CausalConv, DeltaNet, HeadSteps, Mamba2, ShortConv};
 
-/// A causal language model whose input is embeddings: the narrow door between the decode loop and the
-/// mathematics. Nothing about files, devices or sampling passes through it.
+/// A causal language model whose inputs are embeddings: the interface between the decode loop and the model. Files,
+/// devices and sampling are not part of it.
+///
+/// # Examples
+/// ```
+/// use burn::tensor::{Int, Tensor, backend::Backend};
+/// use moi_models::{Architecture, CausalLm, ModelError};
+///
+/// /// The logits of the token after these.
+/// fn next<B: Backend>(model: &impl CausalLm<B>, ids: Tensor<B, 1, Int>) -> Result<Tensor<B, 2>, ModelError> {
+///     let last = ids.dims()[0] - 1;
+///     let hidden = model.forward_whole(model.embed(ids))?;
+///     Ok(model.logits(hidden.narrow(0, last, 1)))
+/// }
+/// # let config = serde_json::json!({
+/// #     "model_type": "llama", "vocab_size": 32, "hidden_size": 16, "intermediate_size": 24,
+/// #     "num_hidden_layers": 2, "num_attention_heads": 4,
+/// # });
+/// # let device = Default::default();
+/// # let model = Architecture::from_config(&config)?.config.init::<burn_flex::Flex>(&device);
+/// let ids = Tensor::<burn_flex::Flex, 1, Int>::from_ints([1, 2, 3], &device);
+/// assert_eq!(next(&model, ids)?.dims(), [1, 32]);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 pub trait CausalLm<B: Backend> {
-    /// The rows of `ids` `[tokens]` as the model's input layer emits them `[tokens, d]`.
+    /// The outputs of the model's input layer for `ids` `[tokens]`: `[tokens, d]`.
     fn embed(&self, ids: Tensor<B, 1, Int>) -> Tensor<B, 2>;
 
-    /// Runs new positions of any sequences behind what these have cached, and adds them to it: hidden states
-    /// `[tokens, d]`, ready for [`CausalLm::logits`].
+    /// Runs new positions of any sequences after those that are cached, and adds them to the cache. Returns hidden
+    /// states `[tokens, d]`, the input of [`CausalLm::logits`].
     ///
     /// # Errors
     /// If the inputs do not fit the spans, the context length or the pool; no sequence has then gained a position.
     fn forward(&self, batch: ForwardBatch<'_, B>, pool: &mut KvPool<B>) -> Result<Tensor<B, 2>, ModelError>;
 
-    /// The hidden states `[tokens, d]` of a whole sequence, of which nothing is kept.
+    /// The hidden states `[tokens, d]` of a whole sequence, without keeping a cache.
     ///
     /// # Errors
     /// If the inputs do not fit the model.
@@ -123,42 +145,44 @@ pub trait CausalLm<B: Backend> {
         self.forward(ForwardBatch::one(inputs, &mut table), &mut pool)
     }
 
-    /// Hidden states `[tokens, d]` to logits `[tokens, vocab]`.
+    /// The logits `[tokens, vocab]` of hidden states `[tokens, d]`.
     fn logits(&self, hidden: Tensor<B, 2>) -> Tensor<B, 2>;
 
-    /// The embedding whose rows are mixed.
+    /// The embedding table whose rows are mixed.
     fn embedding(&self) -> &Embedding<B>;
 
-    /// A pool of keys and values for the sequences that this model computes on a device.
+    /// A pool for the KV caches of sequences that this model computes on a device.
     fn new_pool(&self, device: &B::Device) -> KvPool<B>;
 
-    /// How its operations are computed, and those of the input layer on its embedding.
+    /// The kernels that compute its operations, and those of the input layer.
     fn kernels(&self) -> Arc<dyn Kernels<B>> {
         default_kernels()
     }
 
-    /// How many positions the model was made for.
+    /// Number of positions that the model supports.
     fn context_length(&self) -> usize;
 
-    /// The positions up to which a cache serves: with one more, all inputs have to run anew, in an empty cache, because
-    /// what is computed of every position changes there.
+    /// Number of positions up to which a cache is valid. With one more, all inputs have to run again with an empty
+    /// cache, because the hidden states of every position change there.
     fn recompute_beyond(&self) -> Option<usize> {
         None
     }
 
-    /// Whether what a position holds depends on the inputs up to it alone, and not on the length of the sequence: then
-    /// sequences that begin alike can share it.
+    /// Whether what is cached of a position depends only on the inputs up to it, and not on the length of the
+    /// sequence, so that sequences with a common prefix can share it.
     fn shares_prefixes(&self) -> bool {
         true
     }
 
-    /// Whether layers keep states, which cannot be cut back: sequences that begin alike go on from where these were kept.
+    /// Whether layers keep states, which cannot be rolled back: sequences with a common prefix can only continue from
+    /// kept ones.
     fn has_states(&self) -> bool {
         false
     }
 
-    /// The first weight that has values that are not finite in these layers, for messages; none that is known where a
-    /// model does not say. What stands before the layers counts as the first, what comes behind them as one more.
+    /// The name of the first weight in these layers with values that are not finite, for error messages; `None` if
+    /// there is none, or the model cannot tell. The parts before the layers count with the first one, those after
+    /// them as one more layer.
     fn broken_weight(&self, _layers: RangeInclusive<usize>) -> Option<String> {
         None
     }

@@ -1,4 +1,4 @@
-//! A linear layer in the checkpoint's own layout.
+//! A linear layer in the layout of checkpoints.
 
 use burn::{
     module::{Module, Param, ParamId},
@@ -7,7 +7,20 @@ use burn::{
 
 use crate::Matrix;
 
-/// `y = x W^T + b` with `W` stored `[out, in]`, as checkpoints store it.
+/// `y = x W^T + b`, where `W` is stored as `[out, in]`, as in checkpoints.
+///
+/// # Examples
+/// ```
+/// use burn::{module::Param, tensor::Tensor};
+/// use burn_flex::Flex;
+/// use moi_models::{Linear, Matrix};
+///
+/// let device = Default::default();
+/// let weight = Tensor::<Flex, 2>::from_floats([[1.0, 2.0]], &device);
+/// let layer = Linear { weight: Matrix::Dense(Param::from_tensor(weight)), bias: None };
+/// let x = Tensor::<Flex, 2>::from_floats([[3.0, 4.0]], &device);
+/// assert_eq!(layer.forward(x).to_data().iter::<f32>().collect::<Vec<_>>(), [11.0]);
+/// ```
 #[derive(Module, Debug)]
 pub struct Linear<B: Backend> {
     /// `[out, in]`.
@@ -17,7 +30,7 @@ pub struct Linear<B: Backend> {
 }
 
 impl<B: Backend> Linear<B> {
-    /// A layer whose zeros are not allocated before they are used or loaded over.
+    /// A layer of zeros, which are not allocated before they are used or replaced by loaded weights.
     pub fn new(inputs: usize, outputs: usize, bias: bool, device: &B::Device) -> Self {
         Self {
             weight: Matrix::new(outputs, inputs, None, device),
@@ -25,13 +38,13 @@ impl<B: Backend> Linear<B> {
         }
     }
 
-    /// `[rows, in]` of any float type to `[rows, out]` in the type of the weights or in float32, with a bias in float32; by
-    /// tensor operations.
+    /// Computes `[rows, out]`, in the type of the weights or in float32, from `[rows, in]` of any float type; with a
+    /// bias, in float32. By tensor operations.
     pub fn forward(&self, x: Tensor<B, 2>) -> Tensor<B, 2> {
         self.biased(self.weight.products(x))
     }
 
-    /// Products with the bias, if there is one.
+    /// Adds the bias to products, if there is one.
     pub(crate) fn biased(&self, y: Tensor<B, 2>) -> Tensor<B, 2> {
         match &self.bias {
             Some(bias) => y.cast(DType::F32) + bias.val().cast(DType::F32).unsqueeze(),
@@ -40,7 +53,7 @@ impl<B: Backend> Linear<B> {
     }
 }
 
-/// A parameter of zeros that is not allocated before it is used or loaded over.
+/// A parameter of zeros, which are not allocated before they are used or replaced by loaded values.
 pub(crate) fn uninitialized<B: Backend, const D: usize>(
     shape: [usize; D],
     device: &B::Device,
@@ -54,7 +67,7 @@ pub(crate) fn uninitialized<B: Backend, const D: usize>(
     )
 }
 
-/// The same of 32-bit integers.
+/// The same for 32-bit integers.
 pub(crate) fn uninitialized_int<B: Backend, const D: usize>(
     shape: [usize; D],
     device: &B::Device,

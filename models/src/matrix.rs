@@ -1,4 +1,4 @@
-//! A weight matrix in any of the forms that memory can hold it in.
+//! A weight matrix in any of its forms in memory.
 
 #![allow(non_camel_case_types, reason = "ggml's own names, here and in what is derived")]
 
@@ -9,12 +9,24 @@ use burn::{
 
 use crate::{Kernels, PackedForm, PackedMatrix, linear::uninitialized};
 
-/// A matrix `[out, in]`, as checkpoints store it. The variants of packed ones bear the names of their forms, by
-/// which a loader knows what belongs there.
+/// A matrix `[out, in]`, as checkpoints store it. The variants for packed matrices are named after their forms; from
+/// the names a loader knows what belongs there.
+///
+/// # Examples
+/// ```
+/// use burn_flex::Flex;
+/// use moi_models::{Matrix, PackedForm};
+///
+/// let device = Default::default();
+/// let dense = Matrix::<Flex>::new(64, 256, None, &device);
+/// let packed = Matrix::<Flex>::new(64, 256, Some(PackedForm::Q4_K), &device);
+/// assert_eq!(dense.dims(), packed.dims());
+/// assert!(dense.packed().is_none() && matches!(packed, Matrix::Q4_K(_)));
+/// ```
 #[derive(Module, Debug)]
 #[allow(clippy::large_enum_variant, reason = "there are few of them, and each holds megabytes elsewhere")]
 pub enum Matrix<B: Backend> {
-    /// A float of the model's type for each value.
+    /// Floats of the model's type.
     Dense(Param<Tensor<B, 2>>),
     /// See [`PackedForm::Q8_0`].
     Q8_0(PackedMatrix<B>),
@@ -35,7 +47,8 @@ pub enum Matrix<B: Backend> {
 }
 
 impl<B: Backend> Matrix<B> {
-    /// A matrix that is not allocated before it is used or loaded over; dense without a form.
+    /// A matrix that is not allocated before it is used or replaced by loaded weights; a dense one if `form` is
+    /// `None`.
     pub fn new(rows: usize, columns: usize, form: Option<PackedForm>, device: &B::Device) -> Self {
         let Some(form) = form else { return Self::Dense(uninitialized([rows, columns], device)) };
         let packed = PackedMatrix::new(rows, columns, form, device);
@@ -51,7 +64,7 @@ impl<B: Backend> Matrix<B> {
         }
     }
 
-    /// What it consists of, if it is packed.
+    /// The packed parts, if the matrix is packed.
     pub fn packed(&self) -> Option<&PackedMatrix<B>> {
         match self {
             Self::Dense(_) => None,
@@ -66,7 +79,7 @@ impl<B: Backend> Matrix<B> {
         }
     }
 
-    /// Its values, if it is dense.
+    /// The values, if the matrix is dense.
     #[cfg(feature = "gpu")]
     pub(crate) fn dense_mut(&mut self) -> Option<&mut Param<Tensor<B, 2>>> {
         match self {
@@ -89,7 +102,7 @@ impl<B: Backend> Matrix<B> {
         }
     }
 
-    /// Dense or packed.
+    /// The matrix as either dense or packed.
     fn either(&self) -> Either<'_, B> {
         match (self, self.packed()) {
             (Self::Dense(weight), _) => Either::Dense(weight),
@@ -106,7 +119,7 @@ impl<B: Backend> Matrix<B> {
         }
     }
 
-    /// The type of its floats: of packed ones float32.
+    /// The type of the floats; float32 for packed matrices.
     pub fn dtype(&self) -> DType {
         match self.either() {
             Either::Dense(weight) => weight.val().dtype(),
@@ -114,7 +127,7 @@ impl<B: Backend> Matrix<B> {
         }
     }
 
-    /// The type of keys and values that come from it, beside these kernels: see [`crate::Activations`].
+    /// The type of cached keys and values that this matrix computes, with these kernels: see [`crate::Activations`].
     pub(crate) fn cache_dtype(&self, kernels: &dyn Kernels<B>) -> FloatDType {
         match self.either() {
             Either::Dense(weight) => weight.val().dtype().into(),
@@ -122,11 +135,11 @@ impl<B: Backend> Matrix<B> {
         }
     }
 
-    /// `x` `[n, in]` of any float type times the transpose: `[n, out]` in the type of the weights or in float32, of
-    /// packed ones in float32. By tensor operations.
+    /// Multiplies `x` `[n, in]` of any float type with the transpose: `[n, out]`, in the type of the weights or in
+    /// float32, for packed matrices in float32. By tensor operations.
     ///
-    /// A dense matrix is seen transposed: column-major on the right is what matrix-vector kernels want, and no
-    /// weight is rearranged when it is loaded.
+    /// A dense matrix is transposed as a view: column-major is the layout that matrix-vector kernels need on the
+    /// right, and no weight is rearranged when it is loaded.
     pub fn products(&self, x: Tensor<B, 2>) -> Tensor<B, 2> {
         match self.either() {
             Either::Dense(weight) => {
@@ -137,7 +150,7 @@ impl<B: Backend> Matrix<B> {
         }
     }
 
-    /// Weighted sums of all rows: `weights` `[n, out]` in float32, result `[n, in]` in float32; by tensor operations.
+    /// Weighted sums of all rows in float32: `weights` `[n, out]`, result `[n, in]`. By tensor operations.
     pub fn weighted_sum(&self, weights: Tensor<B, 2>) -> Tensor<B, 2> {
         match self.either() {
             Either::Dense(weight) => weighted_sum_of_floats(weight.val(), weights),
@@ -145,7 +158,7 @@ impl<B: Backend> Matrix<B> {
         }
     }
 
-    /// The rows of `ids` `[n]`: `[n, in]`; by tensor operations.
+    /// The rows of `ids` `[n]`: `[n, in]`. By tensor operations.
     pub fn rows(&self, ids: Tensor<B, 1, Int>) -> Tensor<B, 2> {
         match self.either() {
             Either::Dense(weight) => weight.val().select(0, ids),
@@ -159,11 +172,12 @@ enum Either<'a, B: Backend> {
     Packed(&'a PackedMatrix<B>),
 }
 
-/// Values that are widened at a time: few enough to be no second table, many enough to keep a GPU busy.
+/// Number of values that are widened at a time: few enough not to need memory like a second table, many enough to
+/// keep a GPU busy.
 const TILE: usize = 1 << 24;
 
-/// `weights` `[n, out]` times `table` `[out, in]` in float32, whatever the table's type: a mixture of a whole
-/// vocabulary has weights that half precision rounds to nothing.
+/// `weights` `[n, out]` times `table` `[out, in]`, in float32 whatever the table's type, because a mixture of a whole
+/// vocabulary has weights that half precision rounds to 0.
 fn weighted_sum_of_floats<B: Backend>(table: Tensor<B, 2>, weights: Tensor<B, 2>) -> Tensor<B, 2> {
     if table.dtype() == DType::F32 {
         return weights.matmul(table);

@@ -1,4 +1,4 @@
-//! Mean embeddings: which rows of the table are read, and what stands for the others.
+//! Mean embeddings: which rows of the table are read, and the mean row that stands for the others.
 
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
@@ -11,34 +11,54 @@ use crate::{
     embedding::{scaled, side_by_side},
 };
 
-/// Of weights in float32 without rounded activations: with it what the mean row stands for is lost among the rounding of
-/// a model's sums.
+/// The tolerance for weights in float32 without quantized activations: the error of using the mean row is then lost
+/// among the rounding errors of a model's sums.
 const EXACT: f32 = 1e-5;
 
-/// A table of no more rows is read as a whole: as many are read on average where [`EXACT`] is the tolerance.
+/// A table of at most this many rows is read completely: about as many are read on average with the tolerance
+/// [`EXACT`].
 const SMALL: usize = 4096;
 
-/// Where weights or activations are rounded to 8 or 16 bits: a rounding of 2^-9 of a value, as bfloat16's, is twice this.
+/// The tolerance if weights or activations are rounded to 8 or 16 bits: half of 2^-9, bfloat16's relative rounding
+/// error.
 const ROUNDED: f32 = 1.0 / 1024.0;
 
-/// How kernels compute mean embeddings: of a next input's weight at most a tolerance goes to the mean of all rows, in the
-/// place of the rows of the least likely tokens.
+/// How kernels compute mean embeddings: of the weight in a next input, at most a tolerance goes to the mean of all
+/// rows instead of to the rows of the least likely tokens.
+///
+/// # Examples
+/// ```
+/// use burn::tensor::Tensor;
+/// use burn_flex::Flex;
+/// use moi_models::{Architecture, CausalLm, Mixing};
+/// # let config = serde_json::json!({
+/// #     "model_type": "llama", "vocab_size": 32, "hidden_size": 16, "intermediate_size": 24,
+/// #     "num_hidden_layers": 2, "num_attention_heads": 4,
+/// # });
+/// # let device = Default::default();
+/// # let model = Architecture::from_config(&config)?.config.init::<burn_flex::Flex>(&device);
+/// let mixing = Mixing::auto(model.embedding(), model.kernels());
+/// assert_eq!(mixing.tolerance(), 0.0); // So small a table is read completely.
+/// let weights = Tensor::<Flex, 2>::full([1, 32], 1.0 / 32.0, &device);
+/// assert_eq!(mixing.weighted_sum(model.embedding(), weights).dims(), [1, 16]);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug)]
 pub struct Mixing<B: Backend> {
     kernels: Arc<dyn Kernels<B>>,
     tolerance: f32,
-    /// Of the embedding, and of the table for inputs of each layer.
+    /// Caches for the embedding table, and for the table of each layer's inputs.
     tables: [TableCache<B>; 2],
-    /// What rows are divided by before they are mixed, computed when the first mixture needs it.
+    /// The divisors of the embedding's rows, computed when the first mixture needs them.
     roots: OnceLock<Tensor<B, 2>>,
 }
 
-/// What the mixtures of a table keep between steps.
+/// What is kept between the mixtures of a table.
 #[derive(Debug)]
 struct TableCache<B: Backend> {
-    /// Computed when the first mixture needs it.
+    /// The mean of all rows, computed when the first mixture needs it.
     mean_row: OnceLock<Tensor<B, 1>>,
-    /// Rows of a packed table that were read before; on the CPU.
+    /// The rows of a packed table that were read before, on the CPU.
     read: Mutex<RowCache>,
 }
 
@@ -49,13 +69,13 @@ impl<B: Backend> Default for TableCache<B> {
 }
 
 impl<B: Backend> Mixing<B> {
-    /// With a tolerance of 0 every row is read that has a weight in float32.
+    /// With a tolerance of 0, every row is read whose weight is not zero in float32.
     pub fn new(tolerance: f32, kernels: Arc<dyn Kernels<B>>) -> Self {
         Self { kernels, tolerance, tables: Default::default(), roots: OnceLock::new() }
     }
 
-    /// With the tolerance that belongs to a table: 1e-5 where it is in float32 and activations are not rounded, else
-    /// 2^-10; 0 for a table of at most 4,096 rows.
+    /// Uses the tolerance that suits a table: 1e-5 if it is in float32 and activations are not quantized, else 2^-10;
+    /// 0 for a table of at most 4,096 rows.
     pub fn auto(embedding: &Embedding<B>, kernels: Arc<dyn Kernels<B>>) -> Self {
         let is_exact = match &embedding.weight {
             Matrix::Dense(weight) => weight.val().dtype() == DType::F32,
@@ -69,7 +89,7 @@ impl<B: Backend> Mixing<B> {
         Self::new(tolerance, kernels)
     }
 
-    /// The largest share of an input's weight, gate times probability, that goes to the mean row; 0 on backends without
+    /// The largest weight in an input, gate times probability, that goes to the mean row; 0 on backends without
     /// kernels for it, which read the whole table.
     pub fn tolerance(&self) -> f32 {
         match self.kernels.has_tolerance() {
@@ -78,9 +98,9 @@ impl<B: Backend> Mixing<B> {
         }
     }
 
-    /// The mean embeddings `[n, width]` in float32 of the softmax of `logits` `[n, vocab]`, and entropies in nats `[n, 1]`.
-    /// `share` is told a row and its entropy, and says how much of the row's input the mean will be. `None` where the
-    /// backend has no kernel for it.
+    /// The mean embeddings `[n, width]` in float32 under the softmax of `logits` `[n, vocab]`, and entropies in nats
+    /// `[n, 1]`. `share`, called with the index of a row and its entropy, returns the weight of the mean in the row's
+    /// input. `None` if the backend has no kernel for it.
     pub fn means(
         &self,
         embedding: &Embedding<B>,
@@ -94,7 +114,7 @@ impl<B: Backend> Mixing<B> {
         let mut means = Vec::new();
         for ((table, scale), kept) in embedding.tables().zip(&self.tables) {
             let mean_row = || self.mean_row_of(table, kept, &logits.device());
-            // Whoever panicked has left it with rows that are whole or not yet told of.
+            // A poisoned lock is ignored: the rows that were read stay in use after a panic.
             let mut read = kept.read.lock().unwrap_or_else(PoisonError::into_inner);
             let spec = Means { mean_row: &mean_row, share, tolerance: self.tolerance };
             let (mean, of_row) = self.kernels.means(table, &spec, &mut read, logits)?;
@@ -104,18 +124,17 @@ impl<B: Backend> Mixing<B> {
         Some((side_by_side(means.into_iter()), entropies?))
     }
 
-    /// How rows are read and mixed.
+    /// The kernels that read and mix rows.
     pub fn kernels(&self) -> &dyn Kernels<B> {
         &*self.kernels
     }
 
-    /// The rows of `ids` `[n]` as they enter the model: `[n, width]`.
+    /// The model's inputs for `ids` `[n]`: `[n, width]`.
     pub fn rows(&self, embedding: &Embedding<B>, ids: Tensor<B, 1, Int>) -> Tensor<B, 2> {
         embedding.rows(ids, self.kernels())
     }
 
-    /// Weighted sums of all rows as they enter the model: `weights` `[n, vocab]` in float32, result
-    /// `[n, width]`.
+    /// Weighted sums of all rows as inputs of the model: `weights` `[n, vocab]` in float32, result `[n, width]`.
     pub fn weighted_sum(&self, embedding: &Embedding<B>, weights: Tensor<B, 2>) -> Tensor<B, 2> {
         let weights = match embedding.is_linear() {
             true => weights,
@@ -137,7 +156,7 @@ impl<B: Backend> Mixing<B> {
         self.kernels.distribution(logits, probabilities)
     }
 
-    /// The mean of all rows of the embedding as they are stored `[d]`, in float32.
+    /// The mean of all stored rows of the embedding, `[d]` in float32.
     #[cfg(feature = "gpu")]
     pub(crate) fn mean_row(&self, embedding: &Embedding<B>, device: &B::Device) -> &Tensor<B, 1> {
         self.mean_row_of(&embedding.weight, &self.tables[0], device)

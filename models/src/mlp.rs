@@ -1,4 +1,4 @@
-//! The feed-forward block that every position shares.
+//! The feed-forward network that all positions share.
 
 use burn::{
     module::{Module, Param},
@@ -11,31 +11,54 @@ use burn::{
 
 use crate::{Activation, Linear, MlpConfig, linear::uninitialized};
 
-/// `down(act(gate(x)) * up(x))`, SwiGLU where the activation is SiLU; `down(act(up(x)))` without a gate.
+/// `down(act(gate(x)) * up(x))`, which is SwiGLU with the activation SiLU; `down(act(up(x)))` without a gate.
+///
+/// # Examples
+/// ```
+/// use burn::tensor::Tensor;
+/// use burn_flex::Flex;
+/// use moi_models::{Activation, Mlp, MlpConfig};
+///
+/// let device = Default::default();
+/// let config = MlpConfig { intermediate_size: 24, gated: true, bias: false, activation: Activation::Silu };
+/// let mlp = Mlp::<Flex>::new(16, &config, &device);
+/// let x = Tensor::<Flex, 2>::ones([3, 16], &device);
+/// assert_eq!(mlp.forward(x).dims(), [3, 16]);
+/// ```
 #[derive(Module, Debug)]
 pub struct Mlp<B: Backend> {
-    /// `[intermediate, d]`.
+    /// Gate projection, `[intermediate, d]`.
     pub gate_proj: Option<Linear<B>>,
-    /// `[intermediate, d]`.
+    /// Up projection, `[intermediate, d]`.
     pub up_proj: Linear<B>,
-    /// `[d, intermediate]`.
+    /// Down projection, `[d, intermediate]`.
     pub down_proj: Linear<B>,
-    /// The numbers of [`Activation::Xielu`].
+    /// The parameters of [`Activation::Xielu`].
     pub act_fn: Option<Xielu<B>>,
     #[module(skip)]
     activation: Activation,
 }
 
-/// The numbers of [`Activation::Xielu`], `[1]` each.
+/// The parameters of [`Activation::Xielu`], `[1]` each.
+///
+/// # Examples
+/// ```
+/// use burn_flex::Flex;
+/// use moi_models::{Activation, Mlp, MlpConfig};
+///
+/// let config = MlpConfig { intermediate_size: 24, gated: false, bias: false, activation: Activation::Xielu };
+/// let mlp = Mlp::<Flex>::new(16, &config, &Default::default());
+/// assert_eq!(mlp.act_fn.map(|numbers| numbers.beta.val().dims()), Some([1]));
+/// ```
 #[derive(Module, Debug)]
 pub struct Xielu<B: Backend> {
-    /// Of positive inputs, before softplus.
+    /// Factor on the squares of positive inputs, before softplus.
     pub alpha_p: Param<Tensor<B, 1>>,
-    /// Of negative inputs, before softplus.
+    /// Factor for negative inputs, before softplus.
     pub alpha_n: Param<Tensor<B, 1>>,
     /// The slope at 0.
     pub beta: Param<Tensor<B, 1>>,
-    /// Inputs of the exponential are at most this.
+    /// Upper bound of the exponential's input.
     pub eps: Param<Tensor<B, 1>>,
 }
 
@@ -53,12 +76,12 @@ impl<B: Backend> Mlp<B> {
         }
     }
 
-    /// `[rows, d]` to `[rows, d]`, by tensor operations.
+    /// Computes `[rows, d]` from `[rows, d]`, by tensor operations.
     pub fn forward(&self, x: Tensor<B, 2>) -> Tensor<B, 2> {
         self.forward_by(x, Linear::forward)
     }
 
-    /// The same with another way through the linear layers.
+    /// The same, with another implementation of linear layers.
     pub fn forward_by(
         &self,
         x: Tensor<B, 2>,
@@ -74,7 +97,7 @@ impl<B: Backend> Mlp<B> {
         linear(&self.down_proj, inner)
     }
 
-    /// What stands between the linear layers, by tensor operations: of a gate and what it is for, or of that alone.
+    /// The activation between the linear layers, by tensor operations; without `up`, the MLP has no gate.
     pub(crate) fn activated(&self, gate: Tensor<B, 2>, up: Option<Tensor<B, 2>>) -> Tensor<B, 2> {
         let (inner, up) = match (self.activation, up) {
             (Activation::ClampedSwiGlu { limit }, up) => {
@@ -93,7 +116,7 @@ impl<B: Backend> Mlp<B> {
         }
     }
 
-    /// What stands between the linear layers.
+    /// The activation function between the linear layers.
     pub fn activation(&self) -> Activation {
         self.activation
     }
@@ -111,7 +134,7 @@ impl<B: Backend> Xielu<B> {
         let above = softplus(number(&self.alpha_p), 1.0);
         let below = beta.clone() + softplus(number(&self.alpha_n), 1.0);
         let is_above = x.clone().greater_elem(0.0);
-        // Of what is above the bound the exponential is that of the bound.
+        // Above the bound, the exponential is that of the bound.
         let bound = number(&self.eps).expand(x.dims());
         let least = x.clone().min_pair(bound);
         let curved = (expm1(least) - x.clone()) * below;
@@ -120,7 +143,7 @@ impl<B: Backend> Xielu<B> {
     }
 }
 
-/// e^x - 1 of numbers that are at most 0, exact where they are small: there the sum of a few powers.
+/// e^x - 1 for x of at most 0, accurate for small x, where it is a sum of a few powers.
 fn expm1<B: Backend>(x: Tensor<B, 2>) -> Tensor<B, 2> {
     const SMALL: f64 = -0.1;
     let is_small = x.clone().greater_elem(SMALL);
@@ -134,7 +157,7 @@ fn expm1<B: Backend>(x: Tensor<B, 2>) -> Tensor<B, 2> {
 }
 
 impl Activation {
-    /// Of a gate, or of what has none.
+    /// The activation function, applied to the gate, or to the up projection of an MLP without a gate.
     pub(crate) fn apply<B: Backend>(self, x: Tensor<B, 2>) -> Tensor<B, 2> {
         match self {
             Self::Silu => silu(x),

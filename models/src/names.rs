@@ -1,17 +1,28 @@
-//! Where a parameter of the decoder stands in a Hugging Face checkpoint.
+//! The places of the decoder's parameters in a Hugging Face checkpoint.
 
 use moi_formats::{PairedRows, RowBlocks};
 
 /// The part of a checkpoint's tensor that is one parameter.
+///
+/// # Examples
+/// ```
+/// use moi_models::{RowBlocks, TensorSource};
+///
+/// // Keys between 16 rows of queries and 8 rows of values.
+/// let rows = Some(RowBlocks::range(16, 8, 32));
+/// let keys = TensorSource { rows, ..TensorSource::whole("attn.qkv.weight") };
+/// assert_eq!(keys.stored_shape(&[8, 16]), [32, 16]);
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TensorSource {
     /// The tensor's name.
     pub name: String,
-    /// The rows that are the parameter; all where none are given.
+    /// The rows that are the parameter; all if `None`.
     pub rows: Option<RowBlocks>,
-    /// Heads of rows that are stored as pairs side by side, and are halves in the parameter.
+    /// If the rows of each head are stored as interleaved rotary pairs, which are halves in the parameter, the heads'
+    /// sizes.
     pub pairs: Option<PairedRows>,
-    /// Whether the tensor is stored `[in, out]`. Rows are counted behind the transposition.
+    /// Whether the tensor is stored as `[in, out]`. `rows` refers to the transposed tensor.
     pub transposed: bool,
 }
 
@@ -21,7 +32,7 @@ impl TensorSource {
         Self { name: name.into(), rows: None, pairs: None, transposed: false }
     }
 
-    /// The shape of the stored tensor, if the parameter has this one.
+    /// The shape of the stored tensor, if the parameter has the shape `parameter`.
     pub fn stored_shape(&self, parameter: &[usize]) -> Vec<usize> {
         let mut shape = parameter.to_vec();
         if let (Some(rows), Some(first)) = (self.rows, shape.first_mut()) {
@@ -34,16 +45,15 @@ impl TensorSource {
     }
 }
 
-/// A parameter's name taken apart: `model.layers.3.self_attn.q_proj.weight` is layer 3, `self_attn.q_proj`,
-/// `weight`.
+/// Splits a parameter's name: `model.layers.3.self_attn.q_proj.weight` is layer 3, `self_attn.q_proj`, `weight`.
 pub(crate) fn of_layer(name: &str) -> Option<(usize, &str, &str)> {
     let (layer, rest) = name.strip_prefix("model.layers.")?.split_once('.')?;
     let (module, kind) = rest.rsplit_once('.')?;
     Some((layer.parse().ok()?, module, kind))
 }
 
-/// A parameter's name with what it begins with in its layer, or, of one that is in no layer, in all, replaced where the table
-/// has it.
+/// Replaces the beginning of a parameter's name by the table, if it has it. In a layer's parameter, this is what
+/// follows the layer's index.
 pub(crate) fn renamed(name: &str, table: &[(&str, &str)]) -> String {
     let of_layer = name.strip_prefix("model.layers.").and_then(|rest| rest.split_once('.'));
     let (prefix, own) = match of_layer {
@@ -57,34 +67,54 @@ pub(crate) fn renamed(name: &str, table: &[(&str, &str)]) -> String {
     }
 }
 
-/// The name of the parameter that a visitor or mapper of a module has come to.
+/// The name of the parameter that a visitor or mapper of a module is at.
+///
+/// # Examples
+/// ```
+/// use moi_models::ParameterPath;
+///
+/// let mut path = ParameterPath::default();
+/// path.enter("lm_head", "Struct:Decoder");
+/// path.enter("weight", "Struct:Linear");
+/// path.enter("Dense", "Enum:Matrix");
+/// assert_eq!(path.name(), "lm_head.weight");
+/// ```
 #[derive(Clone, Debug, Default)]
 pub struct ParameterPath(Vec<Option<String>>);
 
 impl ParameterPath {
-    /// For `enter_module`. The variant of an enum is no part of a parameter's name.
+    /// To be called in `enter_module`. The variant of an enum is not part of a parameter's name.
     pub fn enter(&mut self, name: &str, container: &str) {
         self.0.push((!container.starts_with("Enum:")).then(|| name.to_owned()));
     }
 
-    /// For `exit_module`.
+    /// To be called in `exit_module`.
     pub fn exit(&mut self) {
         self.0.pop();
     }
 
-    /// The modules, and the parameter last.
+    /// The names of the modules, and last that of the parameter.
     pub fn parts(&self) -> Vec<&str> {
         self.0.iter().flatten().map(String::as_str).collect()
     }
 
-    /// The same in one, as checkpoints spell it.
+    /// These names joined by dots, as in checkpoints.
     pub fn name(&self) -> String {
         self.parts().join(".")
     }
 }
 
-/// Whether the parameter of a decoder with this name is held in float32 whatever the type of the weights: norms, biases and
-/// all that is no matrix, which are few and compute in it.
+/// Whether the decoder parameter with this name is held in float32 whatever the type of the weights. This holds for
+/// norms, biases and all that are not matrices, because they are few and are used in float32.
+///
+/// # Examples
+/// ```
+/// use moi_models::is_held_in_float32;
+///
+/// assert!(is_held_in_float32("model.norm.weight"));
+/// assert!(is_held_in_float32("model.layers.0.self_attn.q_proj.bias"));
+/// assert!(!is_held_in_float32("lm_head.weight"));
+/// ```
 pub fn is_held_in_float32(parameter: &str) -> bool {
     let mut parts = parameter.rsplit('.');
     match parts.next() {

@@ -1,4 +1,4 @@
-//! Normalisation of the residual stream, of queries and of keys.
+//! Norms of the residual stream, of queries and of keys.
 
 use burn::{
     module::{Module, Param},
@@ -7,12 +7,24 @@ use burn::{
 
 use crate::{NormConfig, NormKind, linear::uninitialized};
 
-/// A norm over the last axis, in float32 whatever the model's dtype.
+/// A norm over the last axis, computed in float32 whatever the model's type.
+///
+/// # Examples
+/// ```
+/// use burn::tensor::Tensor;
+/// use burn_flex::Flex;
+/// use moi_models::{Norm, NormConfig, NormKind};
+///
+/// let device = Default::default();
+/// let norm = Norm::<Flex>::new(2, NormConfig { kind: NormKind::RmsAlone, eps: 0.0 }, &device);
+/// let x = Tensor::<Flex, 2>::from_floats([[2.0, -2.0]], &device);
+/// assert_eq!(norm.forward(x).to_data().iter::<f32>().collect::<Vec<_>>(), [1.0, -1.0]);
+/// ```
 #[derive(Module, Debug)]
 pub struct Norm<B: Backend> {
-    /// `[width]`.
+    /// Weights, `[width]`.
     pub weight: Option<Param<Tensor<B, 1>>>,
-    /// `[width]`.
+    /// Biases, `[width]`.
     pub bias: Option<Param<Tensor<B, 1>>>,
     #[module(skip)]
     config: NormConfig,
@@ -27,7 +39,7 @@ impl<B: Backend> Norm<B> {
         Self { weight, bias, config, width }
     }
 
-    /// `[.., width]` of any float type to `[.., width]` in float32, by tensor operations.
+    /// Computes `[.., width]` in float32 from `[.., width]` of any float type, by tensor operations.
     pub fn forward<const D: usize>(&self, x: Tensor<B, D>) -> Tensor<B, D> {
         let mut x = x.cast(DType::F32);
         if self.config.kind == NormKind::Layer {
@@ -50,12 +62,12 @@ impl<B: Backend> Norm<B> {
         }
     }
 
-    /// How many values it goes over.
+    /// Number of values that the norm spans.
     pub fn width(&self) -> usize {
         self.width
     }
 
-    /// Its kind, and what keeps it from dividing by zero.
+    /// The kind of the norm, and its epsilon.
     pub fn config(&self) -> NormConfig {
         self.config
     }

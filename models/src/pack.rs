@@ -1,4 +1,4 @@
-//! Which weights of a model can be packed, and packing them.
+//! Packing of a model's weights, and which of them can be packed.
 
 use burn::{
     module::{Module, ModuleVisitor, Param},
@@ -12,9 +12,9 @@ use crate::{
 };
 
 impl<B: Backend> Decoder<B> {
-    /// The model with the weights for which `form` names one packed in it, yet to be loaded. It is asked for the
-    /// matrices by their parameters' names; widths that are no whole number of
-    /// blocks stay as they are, and so do routers, which decide and weigh little.
+    /// Prepares the model for loading packed weights: the matrices for which `form` returns a packed form, given
+    /// their parameters' names, are replaced by unloaded ones of that form. Matrices whose width is not a whole
+    /// number of blocks stay dense, and so do routers, which are small and decide much.
     pub fn packed(mut self, form: impl Fn(&str) -> Option<PackedForm>, device: &B::Device) -> Self {
         let form_of = |name: &str, [_, columns]: [usize; 2]| {
             form(&format!("{name}.weight")).filter(|form| columns.is_multiple_of(form.span()))
@@ -28,9 +28,9 @@ impl<B: Backend> Decoder<B> {
         self.with_activations(Activations::default())
     }
 
-    /// The model with the matrices of each block's experts one behind the other, where the backend has kernels that find
-    /// the picked ones there: on GPUs their choice is then not read back. For a model that is loaded; whatever changes the
-    /// weights of experts afterwards takes that away again. While a layer is done, its experts are in memory twice.
+    /// Concatenates the matrices of each block's experts, if the backend has kernels that read the picked ones by
+    /// themselves; on GPUs the picks are then not read back. For a loaded model: any later change of experts' weights
+    /// undoes it. While a layer is processed, its experts are in memory twice.
     pub fn with_stacked_experts(mut self) -> Self {
         for layer in &mut self.model.layers {
             let experts = match &mut layer.mlp {
@@ -43,7 +43,7 @@ impl<B: Backend> Decoder<B> {
         self
     }
 
-    /// The model with its activations rounded to this for products with packed weights.
+    /// Sets what activations are quantized to for products with packed weights.
     pub fn with_activations(mut self, activations: Activations) -> Self {
         for (name, weight) in self.matrices() {
             let inward = name.ends_with("gate_proj") || name.ends_with("up_proj");
@@ -54,7 +54,7 @@ impl<B: Backend> Decoder<B> {
         self
     }
 
-    /// What activations are rounded to, if there are packed weights.
+    /// What activations are quantized to, if there are packed weights.
     pub fn activations(&self) -> Option<Activations> {
         let inward =
             self.model.layers.iter().filter_map(|layer| layer.mlp.as_ref()).find_map(|mlp| match mlp {
@@ -67,7 +67,7 @@ impl<B: Backend> Decoder<B> {
         inward.or(self.model.embed_tokens.weight.packed()).map(PackedMatrix::activations)
     }
 
-    /// All matrices but routers, by their parameters' names without `.weight`.
+    /// All matrices but routers, with their parameters' names without `.weight`.
     fn matrices(&mut self) -> Vec<(String, &mut Matrix<B>)> {
         let Stack { embed_tokens, per_layer_model_projection, layers, .. } = &mut self.model;
         let mut all = vec![("model.embed_tokens".to_owned(), &mut embed_tokens.weight)];
@@ -83,21 +83,23 @@ impl<B: Backend> Decoder<B> {
         all
     }
 
-    /// Bytes of all parameters in memory.
+    /// Size of all parameters in memory, in bytes.
     pub fn num_bytes(&self) -> usize {
         let mut bytes = Bytes(0);
         self.visit(&mut bytes);
         bytes.0
     }
 
-    /// Bytes of all parameters once they are loaded, floats that are no norms in `dtype`. Nothing is allocated.
+    /// Size of all parameters once they are loaded, in bytes, with matrices of floats in `dtype`. Nothing is
+    /// allocated.
     pub fn planned_bytes(&self, dtype: FloatDType) -> usize {
         let mut planned = Planned { dtype, path: ParameterPath::default(), bytes: 0 };
         self.visit(&mut planned);
         planned.bytes
     }
 
-    /// Bytes of the weights that one decoded token reads: the share of [`DecoderConfig::weights_per_token`] in all.
+    /// Bytes of the weights that one decoded token reads: the fraction [`DecoderConfig::weights_per_token`] of all
+    /// weights.
     ///
     /// [`DecoderConfig::weights_per_token`]: crate::DecoderConfig::weights_per_token
     pub fn bytes_per_token(&self) -> usize {
@@ -106,7 +108,7 @@ impl<B: Backend> Decoder<B> {
     }
 }
 
-/// All linear maps of a layer but routers, by their names in it.
+/// All linear layers of a layer but routers, with their names in it.
 fn of_layer<B: Backend>(layer: &mut DecoderLayer<B>) -> Vec<(String, &mut Linear<B>)> {
     let mut all = Vec::new();
     match &mut layer.self_attn {
@@ -122,7 +124,7 @@ fn of_layer<B: Backend>(layer: &mut DecoderLayer<B>) -> Vec<(String, &mut Linear
             all.extend(there.map(|(name, map)| (format!("self_attn.{name}"), map)));
         }
         Some(SelfAttention::DeltaNet(net)) => {
-            // What decides how much is forgotten and corrected weighs little, as routers do.
+            // The projections to decay and step size stay dense: like routers, they are small and decide much.
             let maps = [
                 ("in_proj_q", &mut net.in_proj_q),
                 ("in_proj_k", &mut net.in_proj_k),

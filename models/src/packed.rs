@@ -1,7 +1,8 @@
-//! Weights that stay quantised in memory, in blocks as ggml has them.
+//! Weights that stay quantized in memory, in blocks like ggml's.
 //!
-//! [`PackedForm`] says how the parts of a matrix lie in memory, for all backends alike. On the CPU kernels compute
-//! from that; here is what every backend can do: a tile of rows at a time is unpacked with ordinary tensor operations.
+//! [`PackedForm`] documents the memory layout of a matrix, which is the same for all backends. CPU kernels compute
+//! from it directly. This module has what every backend can do: it unpacks a tile of rows at a time with ordinary
+//! tensor operations.
 
 use burn::{
     module::{Module, Param},
@@ -14,17 +15,29 @@ use crate::{
     linear::{uninitialized, uninitialized_int},
 };
 
-/// Values that are unpacked at a time: few enough to stay in a processor's cache as float32.
+/// Number of values that are unpacked at a time: few enough to stay in a CPU's cache as float32.
 const TILE: usize = 1 << 18;
 
-/// What the activations are rounded to for products with packed weights, where the backend has kernels for that;
-/// elsewhere to nothing. Where they are rounded, keys and values are float16 in the cache.
+/// What activations are quantized to for products with packed weights, if the backend has kernels for that; otherwise
+/// they are not quantized. If they are, the KV cache is in float16.
+///
+/// # Examples
+/// ```
+/// use burn::tensor::FloatDType;
+/// use burn_flex::Flex;
+/// use moi_models::{Activations, TensorOperations};
+///
+/// // Tensor operations quantize no activations, so the cache is in float32.
+/// let dtype = Activations::Mixed.cache_dtype::<Flex>(&TensorOperations);
+/// assert_eq!(dtype, FloatDType::F32);
+/// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Activations {
-    /// Nothing: products are as exact as float32.
+    /// Not quantized: products are as exact as float32.
     F32,
-    /// 8 bits where most of the arithmetic is, the inward maps of feed-forward blocks; twice 8 bits elsewhere, which
-    /// costs no time where memory is the limit and takes away three quarters of the error of [`Self::Int8`].
+    /// 8 bits where most of the arithmetic is, in the gate and up projections of feed-forward blocks. Twice 8 bits
+    /// elsewhere, which costs no time where memory bandwidth is the limit, and removes three quarters of the error of
+    /// [`Self::Int8`].
     #[default]
     Mixed,
     /// 8 bits and a scale for 32 values everywhere, as in llama.cpp.
@@ -34,7 +47,7 @@ pub enum Activations {
 }
 
 impl Activations {
-    /// The type of keys and values beside such activations, with these kernels.
+    /// The type of cached keys and values with such activations, with these kernels.
     pub fn cache_dtype<B: Backend>(self, kernels: &dyn Kernels<B>) -> FloatDType {
         match self {
             Self::Mixed | Self::Int8 | Self::Int16 if kernels.rounds_activations() => FloatDType::F16,
@@ -43,7 +56,17 @@ impl Activations {
     }
 }
 
-/// The type of a device's scales of blocks: float16, which they are stored in, where it computes in that.
+/// The type of block scales on a device: float16, as they are stored, if the device computes in that.
+///
+/// # Examples
+/// ```
+/// use burn::tensor::FloatDType;
+/// use moi_models::scales_dtype;
+///
+/// // NdArray does not compute in float16.
+/// let dtype = scales_dtype::<burn_ndarray::NdArray>(&Default::default());
+/// assert_eq!(dtype, FloatDType::F32);
+/// ```
 pub fn scales_dtype<B: Backend>(device: &B::Device) -> FloatDType {
     match B::supports_dtype(device, DType::F16) {
         true => FloatDType::F16,
@@ -51,14 +74,24 @@ pub fn scales_dtype<B: Backend>(device: &B::Device) -> FloatDType {
     }
 }
 
-/// A matrix `[out, in]` of blocks.
+/// A packed matrix `[out, in]`.
+///
+/// # Examples
+/// ```
+/// use burn_flex::Flex;
+/// use moi_models::{Activations, PackedForm, PackedMatrix};
+///
+/// let packed = PackedMatrix::<Flex>::new(40, 256, PackedForm::Q8_0, &Default::default());
+/// assert_eq!((packed.dims(), packed.form()), ([40, 256], PackedForm::Q8_0));
+/// assert_eq!(packed.rounded_to(), Activations::Int16);
+/// ```
 #[derive(Module, Debug)]
 pub struct PackedMatrix<B: Backend> {
-    /// Quants and small scales, 32-bit, `[tiles, words of a tile]`.
+    /// Quants and small scales, in 32-bit words, `[tiles, words of a tile]`.
     pub words: Param<Tensor<B, 2, Int>>,
-    /// `[tiles, scales of a tile]`, float16 where the backend has it, else float32.
+    /// Block scales, `[tiles, scales of a tile]`, in float16 if the backend has it, else in float32.
     pub scales: Param<Tensor<B, 2>>,
-    /// Likewise.
+    /// Block minima, of the same shape and type.
     pub minima: Option<Param<Tensor<B, 2>>>,
     #[module(skip)]
     form: PackedForm,
@@ -71,7 +104,7 @@ pub struct PackedMatrix<B: Backend> {
 }
 
 impl<B: Backend> PackedMatrix<B> {
-    /// A matrix that is not allocated before it is loaded over; `columns` must be a multiple of the form's
+    /// A matrix that is not allocated before it is loaded. `columns` must be a multiple of the form's
     /// [span](PackedForm::span).
     pub fn new(rows: usize, columns: usize, form: PackedForm, device: &B::Device) -> Self {
         let tiles = rows.div_ceil(ROWS);
@@ -93,17 +126,17 @@ impl<B: Backend> PackedMatrix<B> {
         [self.rows, self.columns]
     }
 
-    /// Its form.
+    /// The packed form.
     pub fn form(&self) -> PackedForm {
         self.form
     }
 
-    /// What activations are rounded to, as it was asked for the model.
+    /// What activations are quantized to, as set for the model.
     pub fn activations(&self) -> Activations {
         self.activations
     }
 
-    /// What they are rounded to for this matrix, which is never [`Activations::Mixed`].
+    /// What activations are quantized to for this matrix, which is never [`Activations::Mixed`].
     pub fn rounded_to(&self) -> Activations {
         match self.activations {
             Activations::Mixed if self.inward => Activations::Int8,
@@ -116,12 +149,13 @@ impl<B: Backend> PackedMatrix<B> {
         (self.activations, self.inward) = (activations, inward);
     }
 
-    /// `x` `[n, in]` times the transpose: `[n, out]`; by tensor operations.
+    /// Multiplies `x` `[n, in]` with the transpose: `[n, out]`. By tensor operations.
     pub fn products(&self, x: Tensor<B, 2>) -> Tensor<B, 2> {
         self.products_by(x, TILE, |_, _| None)
     }
 
-    /// The same with so many values unpacked at a time, by a kernel where it gives rows from one on `[rows, in]`.
+    /// The same, with about `tile` values unpacked at a time. `unpack`, given the first row and the number of rows,
+    /// may compute these by a kernel, `[rows, in]`.
     pub(crate) fn products_by(
         &self,
         x: Tensor<B, 2>,
@@ -133,12 +167,12 @@ impl<B: Backend> PackedMatrix<B> {
         Tensor::cat(tiles.collect(), 1)
     }
 
-    /// `weights` `[n, out]` times the matrix: `[n, in]`; by tensor operations.
+    /// Multiplies `weights` `[n, out]` with the matrix: `[n, in]`. By tensor operations.
     pub fn weighted_sum(&self, weights: Tensor<B, 2>) -> Tensor<B, 2> {
         self.weighted_sum_by(weights, TILE, |_, _| None)
     }
 
-    /// See [`Self::products_by`].
+    /// Like [`Self::weighted_sum`], with `unpack` as in [`Self::products_by`].
     pub(crate) fn weighted_sum_by(
         &self,
         weights: Tensor<B, 2>,
@@ -172,7 +206,7 @@ impl<B: Backend> PackedMatrix<B> {
         values.select(0, firsts + within)
     }
 
-    /// The matrix, some rows at a time: about so many values.
+    /// The unpacked matrix, some rows at a time, of about `size` values.
     fn unpacked_tiles(
         &self,
         size: usize,
@@ -193,7 +227,7 @@ impl<B: Backend> PackedMatrix<B> {
         })
     }
 
-    /// Whole tiles: words `[tiles, ..]` to values `[tiles * 16, in]`.
+    /// Unpacks whole tiles: words `[tiles, ..]` to values `[tiles * 16, in]`.
     fn unpacked(
         &self,
         words: Tensor<B, 2, Int>,
@@ -203,7 +237,7 @@ impl<B: Backend> PackedMatrix<B> {
         let (tiles, blocks, form) = (words.dims()[0], self.columns / BLOCK, self.form);
         let words = words.reshape([tiles, blocks, form.block_bytes() / 4]);
         let quants = quants(&words, form).sub_scalar(form.offset());
-        // A factor for each half of a block's columns, and what is added.
+        // The scale for each half of a block's columns, and the minimum, which is to be added.
         let spread = |numbers: Tensor<B, 2>| {
             let spans = self.columns / form.span();
             let numbers = numbers.cast(DType::F32).reshape([tiles, spans, 1, 1, ROWS]);
@@ -211,7 +245,7 @@ impl<B: Backend> PackedMatrix<B> {
         };
         let (mut scale, mut minimum) = (spread(scales), minima.map(spread));
         if form.is_k() {
-            // Two for each row: scale and minimum, or the scales of the halves.
+            // Two small scales per row: those of the scale and the minimum, or those of the halves.
             let small =
                 bytes(words.narrow(2, form.block_bytes() / 4 - 8, 8)).reshape([tiles, blocks, 2, ROWS]);
             match minimum.take() {
@@ -237,7 +271,7 @@ impl<B: Backend> PackedMatrix<B> {
     }
 }
 
-/// Some bits of 32-bit words, as floats.
+/// Extracts `count` bits from bit `shift` on of 32-bit words, as floats.
 fn bits<B: Backend, const D: usize>(words: &Tensor<B, D, Int>, shift: usize, count: usize) -> Tensor<B, D> {
     let shifted = words.clone().bitwise_right_shift_scalar((shift as i64).elem());
     shifted.bitwise_and_scalar(((1i64 << count) - 1).elem()).float().cast(DType::F32)
@@ -250,10 +284,10 @@ fn bytes<B: Backend>(words: Tensor<B, 3, Int>) -> Tensor<B, 3> {
     Tensor::stack::<4>(all, 3).reshape([tiles, blocks, count * 4])
 }
 
-/// Quants of words `[tiles, blocks, words]`, unsigned: `[tiles, blocks, 8, 16 rows, 4]`.
+/// The unsigned quants of words `[tiles, blocks, words]`: `[tiles, blocks, 8, 16 rows, 4]`.
 fn quants<B: Backend>(words: &Tensor<B, 3, Int>, form: PackedForm) -> Tensor<B, 5> {
     let [tiles, blocks, _] = words.dims();
-    // Four of each word from a bit on.
+    // Four numbers from each word, from bit `first` on.
     let four = |words: Tensor<B, 4, Int>, first: usize, count: usize| {
         Tensor::stack::<5>((0..4).map(|i| bits(&words, first + 8 * i, count)).collect(), 4)
     };
@@ -280,7 +314,7 @@ mod tests {
 
     use super::*;
 
-    /// Any bytes, with float16 numbers between 2^-4 and 2^-1 where `numbers` says.
+    /// Blocks of arbitrary bytes, with float16 numbers between 2^-4 and 2^-1 where the form has scales and minima.
     fn blocks(form: PackedForm, count: usize) -> Vec<u8> {
         let (_, size) = form.format().size();
         let mut blocks: Vec<u8> = (0..count * size).map(|i| (i * 7919 % 251 + i / 13) as u8).collect();

@@ -1,79 +1,105 @@
-//! Rotary positions: which angle each pair of a head turns by, per position.
+//! Rotary embedding: the angle by which each pair of values of a head is rotated, per position.
 //!
-//! Formulas as in transformers' `modeling_rope_utils.py`; the papers are named at each kind.
+//! Formulas are as in transformers' `modeling_rope_utils.py`; the papers are named at each kind.
 
 use std::f64::consts::TAU;
 
-/// Rotary position embedding (Su et al., arXiv 2104.09864) on the first `dims` values of a head, their halves
-/// paired (`rotate_half`, the layout of Hugging Face checkpoints).
+/// Rotary position embedding (Su et al., arXiv 2104.09864) of the first `dims` values of a head. Value `i` is paired
+/// with value `i + dims / 2` (`rotate_half`, the layout of Hugging Face checkpoints).
+///
+/// # Examples
+/// ```
+/// use moi_models::{RopeConfig, RopeScaling};
+///
+/// let scaling = RopeScaling::Linear { factor: 2.0 };
+/// let rope = RopeConfig { theta: 10_000.0, dims: 8, scaling };
+/// let frequencies = rope.frequencies(1);
+/// assert_eq!((frequencies.len(), frequencies[0]), (4, 0.5));
+/// ```
 #[derive(Clone, Debug, PartialEq)]
 pub struct RopeConfig {
     /// Base of the wavelengths, `rope_theta`.
     pub theta: f64,
-    /// Values of a head that are turned; the others stay as they are.
+    /// Number of values of a head that are rotated; the others are unchanged.
     pub dims: usize,
-    /// How the frequencies are stretched for longer contexts.
+    /// How the frequencies are changed for longer contexts.
     pub scaling: RopeScaling,
 }
 
 /// A change of the frequencies `theta^(-2i/dims)`.
+///
+/// # Examples
+/// ```
+/// use moi_models::{Architecture, AttentionKind, RopeScaling};
+///
+/// let config = serde_json::json!({
+///     "model_type": "llama", "num_hidden_layers": 1, "rope_scaling": { "rope_type": "linear", "factor": 4.0 },
+/// });
+/// let layers = Architecture::from_config(&config)?.config.layers;
+/// let Some(AttentionKind::Heads(heads)) = &layers[0].attention else { panic!("Llama has attention") };
+/// let scaling = heads.rope.as_ref().map(|rope| &rope.scaling);
+/// assert_eq!(scaling, Some(&RopeScaling::Linear { factor: 4.0 }));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone, Debug, PartialEq)]
 pub enum RopeScaling {
-    /// None.
+    /// No change.
     Default,
     /// Every frequency divided by a factor (position interpolation, arXiv 2306.15595).
     Linear {
         /// The divisor.
         factor: f64,
     },
-    /// A base that grows with the length of the sequence, beyond the original context (dynamic NTK).
+    /// A base that grows with the length of the sequence beyond the original context (dynamic NTK).
     Dynamic {
-        /// How fast.
+        /// How fast the base grows.
         factor: f64,
-        /// Context of the original training.
+        /// Context length of the original training.
         original_max_position_embeddings: f64,
     },
-    /// Llama 3.1: long wavelengths divided by `factor`, short ones kept, a smooth passage between.
+    /// Llama 3.1: frequencies of long wavelengths are divided by `factor`, those of short ones are kept, and those
+    /// between are interpolated.
     Llama3 {
         /// The divisor.
         factor: f64,
-        /// Wavelengths above `original / low_freq_factor` are divided.
+        /// Frequencies of wavelengths above `original / low_freq_factor` are divided.
         low_freq_factor: f64,
-        /// Wavelengths below `original / high_freq_factor` are kept.
+        /// Frequencies of wavelengths below `original / high_freq_factor` are kept.
         high_freq_factor: f64,
-        /// Context of the original training.
+        /// Context length of the original training.
         original_max_position_embeddings: f64,
     },
-    /// YaRN (arXiv 2309.00071): the same idea with a linear passage over the pairs, and a factor on the
-    /// turned values.
+    /// YaRN (arXiv 2309.00071): the same idea with a linear interpolation over the pairs, and a factor on the rotated
+    /// values.
     Yarn {
         /// The divisor.
         factor: f64,
-        /// Context of the original training.
+        /// Context length of the original training.
         original_max_position_embeddings: f64,
-        /// Pairs that turn more often than this in the original context are kept.
+        /// Pairs that make more full turns than this in the original context keep their frequency.
         beta_fast: f64,
-        /// Pairs that turn less often than this are divided.
+        /// Frequencies of pairs that make fewer full turns than this are divided.
         beta_slow: f64,
-        /// Whether the passage begins and ends at whole pairs.
+        /// Whether the interpolation begins and ends at whole pairs.
         truncate: bool,
         /// Factor on cosines and sines.
         attention_factor: f64,
     },
-    /// LongRoPE (arXiv 2402.13753): a divisor per pair, one set within the original context, one beyond.
+    /// LongRoPE (arXiv 2402.13753): a divisor per pair, with one list for the original context and one for longer
+    /// sequences.
     LongRope {
         /// Divisors within the original context, `[dims / 2]`.
         short_factor: Vec<f64>,
-        /// Divisors beyond it, `[dims / 2]`.
+        /// Divisors for longer sequences, `[dims / 2]`.
         long_factor: Vec<f64>,
-        /// Context of the original training.
+        /// Context length of the original training.
         original_max_position_embeddings: f64,
         /// Factor on cosines and sines.
         attention_factor: f64,
     },
-    /// Only the first pairs of a head turn, at the frequencies that they have among all; the others stand still (Gemma 4).
+    /// Only the first pairs of a head are rotated, with the frequencies that they have among all pairs (Gemma 4).
     Proportional {
-        /// How many turn.
+        /// Number of pairs that are rotated.
         pairs: usize,
         /// The divisor of their frequencies.
         factor: f64,
@@ -83,7 +109,7 @@ pub enum RopeScaling {
 }
 
 impl RopeConfig {
-    /// Says what is wrong with the numbers, if anything.
+    /// Describes what is wrong with the numbers, if anything.
     pub(crate) fn problem(&self, head_dim: usize) -> Option<String> {
         let dims = self.dims;
         if !dims.is_multiple_of(2) {
@@ -103,7 +129,7 @@ impl RopeConfig {
         matches!(self.scaling, RopeScaling::Dynamic { .. } | RopeScaling::LongRope { .. })
     }
 
-    /// Radians per position of each pair `[dims / 2]`, for a sequence of `len` positions in all.
+    /// Frequencies of all pairs in radians per position, `[dims / 2]`, for a sequence of `len` positions.
     pub fn frequencies(&self, len: usize) -> Vec<f64> {
         let dims = self.dims as f64;
         let theta = match self.scaling {
@@ -128,10 +154,10 @@ impl RopeConfig {
         }
     }
 
-    /// Pairs at which YaRN's passage begins and ends.
+    /// The pairs at which YaRN's interpolation begins and ends.
     fn yarn_range(&self, original: f64, beta_fast: f64, beta_slow: f64, truncate: bool) -> (f64, f64) {
         let dims = self.dims as f64;
-        // The pair that turns `turns` times in the original context.
+        // The pair that makes `turns` full turns in the original context.
         let pair = |turns: f64| dims * (original / (turns * TAU)).ln() / (2.0 * self.theta.ln());
         let (mut low, mut high) = (pair(beta_fast), pair(beta_slow));
         if truncate {
@@ -148,7 +174,8 @@ impl RopeScaling {
             Self::Linear { factor } => frequency / factor,
             &Self::Llama3 { factor, low_freq_factor, high_freq_factor, original_max_position_embeddings } => {
                 let turns = original_max_position_embeddings * frequency / TAU;
-                // 0 below low_freq_factor turns in the original context, 1 above high_freq_factor.
+                // This is 0 below `low_freq_factor` full turns in the original context, and 1 above
+                // `high_freq_factor`.
                 let keep = ((turns - low_freq_factor) / (high_freq_factor - low_freq_factor)).clamp(0.0, 1.0);
                 (1.0 - keep) * frequency / factor + keep * frequency
             }
@@ -178,7 +205,7 @@ impl RopeScaling {
         let list = |name: &str, factors: &[f64]| match factors.len() == pairs {
             true => factors.iter().find_map(|&factor| positive(name, factor)),
             false => Some(format!(
-                "{name} of the rotary positions has {} entries, expected {pairs}, half the turned width",
+                "{name} of the rotary positions has {} entries, expected {pairs}, half the rotated width",
                 factors.len()
             )),
         };
@@ -186,7 +213,7 @@ impl RopeScaling {
             Self::Default => None,
             Self::Linear { factor } | Self::Proportional { factor, .. } => positive("factor", *factor),
             &Self::Dynamic { factor, original_max_position_embeddings } => {
-                // Below 1 the base would turn negative.
+                // A factor below 1 would not extend the context, and a negative one could make the base negative.
                 (factor < 1.0).then(|| format!("factor of the rotary positions is {factor}, expected >= 1"))
                     .or_else(|| positive("factor", factor))
                     .or_else(|| positive(ORIGINAL, original_max_position_embeddings))

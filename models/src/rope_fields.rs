@@ -1,27 +1,27 @@
-//! Rotary positions as a `config.json` spells them: in `rope_parameters`, for all layers or by kind of layer,
-//! or, before transformers 5, in `rope_theta` and `rope_scaling`.
+//! Reads the rotary embedding from a `config.json`: from `rope_parameters`, for all layers or by kind of layer, or,
+//! before transformers 5, from `rope_theta` and `rope_scaling`.
 
 use serde::Deserialize;
 use serde_json::Value;
 
 use crate::{ModelError, RopeConfig, RopeScaling, fields::Fields};
 
-/// What the scaling is computed from besides its own numbers.
+/// What the rotary embedding is computed from, in addition to its own parameters.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct RopeContext {
     pub(crate) head_dim: usize,
     pub(crate) max_position_embeddings: usize,
-    /// Where the config gives none.
+    /// The base, if the rotary parameters have none.
     pub(crate) theta: f64,
-    /// Share of a head that is turned, where the rotary parameters give none.
+    /// Fraction of a head that is rotated, if the rotary parameters have none.
     pub(crate) partial: f64,
-    /// Whether the architecture can turn a part of a head.
+    /// Whether the architecture can rotate a part of a head.
     pub(crate) partly: bool,
-    /// Whether a scaling `dynamic` with `alpha` is another base (Hunyuan).
+    /// Whether the scaling `dynamic` with `alpha` is a change of the base (Hunyuan).
     pub(crate) alpha: bool,
-    /// Whether what the config calls `yarn` is LongRoPE.
+    /// Whether `yarn` in the config means LongRoPE.
     pub(crate) yarn_is_longrope: bool,
-    /// The field of that name beside the rotary parameters, which goes before theirs.
+    /// The field `original_max_position_embeddings` beside the rotary parameters, which has precedence over theirs.
     pub(crate) original: Option<f64>,
 }
 
@@ -29,7 +29,7 @@ pub(crate) struct RopeContext {
 struct Parameters {
     rope_theta: Option<f64>,
     rope_type: Option<String>,
-    /// As some older checkpoints spell it, alone or beside the other.
+    /// The name of `rope_type` in some older checkpoints, which may have both.
     #[serde(rename = "type")]
     old_type: Option<String>,
     partial_rotary_factor: Option<f64>,
@@ -46,19 +46,19 @@ struct Parameters {
     short_factor: Option<Vec<f64>>,
     long_factor: Option<Vec<f64>>,
     alpha: Option<f64>,
-    /// Not of transformers: the divisors that a GGUF file stores as a tensor.
+    /// This is not a field of transformers: it has the divisors that a GGUF file stores as a tensor.
     factors: Option<Vec<f64>>,
 }
 
-/// The rotary positions of all layers, of a model whose config may have `rope_theta` beside their parameters.
+/// The rotary embedding of all layers, for a model whose config may have `rope_theta` beside the rotary parameters.
 pub(crate) fn rope(fields: &Fields<'_>, context: RopeContext) -> Result<RopeConfig, ModelError> {
     rope_with(fields, RopeContext { theta: fields.or("rope_theta", context.theta)?, ..context })
 }
 
-/// The same with the context's base, where the parameters have none of their own.
+/// Like [`rope`], but with the context's base if the parameters have none.
 pub(crate) fn rope_with(fields: &Fields<'_>, context: RopeContext) -> Result<RopeConfig, ModelError> {
     let given = given(fields);
-    // Of a model whose layers all turn alike: its fields would not be found.
+    // This model has one rotary embedding for all layers, so parameters by kind of layer would not be found.
     if let Some(listed) = given
         .filter(|value| ["full_attention", "sliding_attention"].iter().any(|kind| value.get(kind).is_some()))
     {
@@ -67,8 +67,8 @@ pub(crate) fn rope_with(fields: &Fields<'_>, context: RopeContext) -> Result<Rop
     build(fields, given, context)
 }
 
-/// The rotary parameters of one kind of layers, if the config lists them by kind; `scaling` of the older spelling,
-/// meant for that kind, is added to them.
+/// The rotary embedding of one kind of layer, whose parameters the config lists by kind. `scaling`, of the older
+/// spelling and meant for that kind, is added to them.
 pub(crate) fn rope_of_kind(
     fields: &Fields<'_>,
     kind: &str,
@@ -92,20 +92,20 @@ pub(crate) fn rope_of_kind(
     build(fields, value.as_ref(), context)
 }
 
-/// The older field goes first, as in transformers.
+/// The rotary parameters. The older field has precedence, as in transformers.
 pub(crate) fn given<'a>(fields: &Fields<'a>) -> Option<&'a Value> {
     let there = |name| fields.value(name).filter(|value| value.as_object().is_none_or(|map| !map.is_empty()));
     there("rope_scaling").or_else(|| there("rope_parameters"))
 }
 
-/// Positions that the model can take: longer than it was trained for where the scaling stretches them.
+/// The context length that the model supports: longer than `max_position_embeddings` if the scaling extends it.
 pub(crate) fn context_length(max_position_embeddings: usize, rope: &RopeConfig) -> usize {
     let stretched = match rope.scaling {
         RopeScaling::Yarn { factor, original_max_position_embeddings: original, .. }
         | RopeScaling::Dynamic { factor, original_max_position_embeddings: original } => factor * original,
         _ => 0.0,
     };
-    // A broken factor is refused later, by name; here it must only not overflow.
+    // An invalid factor is refused later with its name; here it only must not overflow.
     max_position_embeddings.max(stretched.clamp(0.0, f64::from(1 << 28)) as usize)
 }
 
@@ -162,7 +162,7 @@ fn scaling(
     let original = context.original.or(parameters.original_max_position_embeddings).unwrap_or(max);
     Ok(match kind {
         "default" => RopeScaling::Default,
-        // Positions in several dimensions, which are equal where there is only text.
+        // Positions have several dimensions, which are equal for text.
         "mrope" if fields.model_type.contains("_vl") || fields.model_type.starts_with("qwen3_5") => {
             RopeScaling::Default
         }
@@ -188,7 +188,7 @@ fn scaling(
                 attention_factor: yarn_attention_factor(&parameters, factor),
             }
         }
-        // Phi-3's first checkpoints call it by an older name.
+        // Phi-3's first checkpoints use an older name.
         "longrope" | "su" => {
             let factor = parameters.factor.unwrap_or(max / original);
             let stretched = || (1.0 + factor.ln() / original.ln()).sqrt();
@@ -208,7 +208,7 @@ fn scaling(
     })
 }
 
-/// 0.1 ln(factor) + 1, or the ratio of two such terms where the config weighs them (YaRN, equation 22).
+/// `0.1 ln(factor) + 1`, or the ratio of two such terms if the config has weights for them (YaRN, equation 22).
 fn yarn_attention_factor(parameters: &Parameters, factor: f64) -> f64 {
     let term = |weight: f64| if factor <= 1.0 { 1.0 } else { 0.1 * weight * factor.ln() + 1.0 };
     let weights = parameters.mscale.zip(parameters.mscale_all_dim).filter(|&(a, b)| a != 0.0 && b != 0.0);

@@ -1,24 +1,24 @@
-//! Which experts a position is given to, and how they weigh.
+//! The experts to which a position is routed, and their weights.
 
 use crate::{ExpertGroups, ExpertsConfig, GroupScore, RouterConfig, RouterScore};
 
-/// Positions that an expert was picked for, and its weight in each.
+/// The positions for which an expert was picked, and its weight in each.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Picks {
     pub(crate) positions: Vec<i64>,
     pub(crate) weights: Vec<f32>,
 }
 
-/// Numbers of each expert that a router has besides its map.
+/// Parameters of each expert that a router has in addition to its linear layer.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct ExpertNumbers<'a> {
-    /// Added to scores to choose, `[experts]`.
+    /// Added to the scores for picking experts, `[experts]`.
     pub(crate) correction: Option<&'a [f32]>,
     /// Factors on the weights, `[experts]`.
     pub(crate) scales: Option<&'a [f32]>,
 }
 
-/// For each expert, the positions it was picked for: of what the router's map gives for positions `[positions, experts]`.
+/// For each expert, the positions for which it is picked, given the router's logits `[positions, experts]`.
 pub(crate) fn pick(config: &ExpertsConfig, of: ExpertNumbers<'_>, values: &[f32]) -> Vec<Picks> {
     let ExpertsConfig { num_experts, num_per_token, router, .. } = config;
     let mut picks = vec![Picks::default(); *num_experts];
@@ -63,8 +63,8 @@ fn scores(router: &RouterConfig, values: &[f32]) -> Vec<f64> {
     }
 }
 
-/// The numbers of the largest values, the largest first; of equal ones the first counts as larger. Numbers that are none
-/// are picked, too, so that what comes of them shows.
+/// Indices of the largest values, the largest first; of equal values, the first counts as larger. NaN is picked, too,
+/// so that the result shows it.
 fn largest(values: &[f64], count: usize) -> Vec<usize> {
     let mut order: Vec<usize> = (0..values.len()).collect();
     order.sort_by(|&a, &b| values[b].total_cmp(&values[a]));
@@ -72,7 +72,7 @@ fn largest(values: &[f64], count: usize) -> Vec<usize> {
     order
 }
 
-/// Makes the choices of all groups but the best ones smaller than any other.
+/// Sets the choices of all groups but the best ones below any other.
 fn leave_out_groups(groups: ExpertGroups, choices: &mut [f64]) {
     let size = choices.len() / groups.count;
     let score = |group: &[f64]| {
@@ -121,7 +121,7 @@ mod tests {
         assert_eq!(picks(true)[0], of(&[0, 1], &[0.5 / 0.75, 0.5]));
     }
 
-    /// A correction chooses, and does not weigh; a group that is left out has the best expert.
+    /// A correction affects picking but not weights; a group that is left out has the best expert.
     #[test]
     fn corrections_choose_and_groups_leave_out() {
         let values = [2.0, -2.0, 1.0, 0.9, 0.0, 0.0];

@@ -1,4 +1,4 @@
-//! What a config must hold to make a model.
+//! Checks that a config describes a possible model.
 
 use crate::{
     Activation, AttentionConfig, AttentionKind, DecoderConfig, DeltaNetConfig, ExpertGroups, ExpertsConfig,
@@ -6,10 +6,10 @@ use crate::{
 };
 
 impl DecoderConfig {
-    /// The config itself, if its numbers fit together.
+    /// Returns the config, if its numbers fit together.
     ///
     /// # Errors
-    /// If a size is 0 or absurd, the heads do not divide as attention needs it, or a factor is no number.
+    /// If a size is 0 or too large, the heads do not divide as attention requires, or a factor is not a valid number.
     pub fn validated(self) -> Result<Self, ModelError> {
         self.problem().map_or(Ok(()), |what| Err(self.inconsistent(what)))?;
         Ok(self)
@@ -48,7 +48,7 @@ impl DecoderConfig {
             .or_else(|| self.too_large())
     }
 
-    /// A layer that sees what another one has cached must find it there, and as it would have cached it itself.
+    /// Checks that a layer that uses another layer's cache finds it there, in the same shape that its own would have.
     fn shared_cache_problem(&self) -> Option<String> {
         let of_layer = |index: usize| match &self.layers.get(index)?.attention {
             Some(AttentionKind::Heads(attention)) => Some(attention),
@@ -66,10 +66,11 @@ impl DecoderConfig {
         })
     }
 
-    /// Sizes that are each possible and together are not: they would overflow, or their names fill the memory.
+    /// Checks sizes that are possible each but not together: they would overflow, or their names would fill the
+    /// memory.
     fn too_large(&self) -> Option<String> {
-        const MOST_VALUES: f64 = (1u64 << 50) as f64;
-        const MOST_EXPERTS: usize = 1 << 17;
+        const MAX_VALUES: f64 = (1u64 << 50) as f64;
+        const MAX_EXPERTS: usize = 1 << 17;
         let experts = |layer: &LayerConfig| match &layer.feed_forward {
             Some(FeedForwardKind::Experts(experts) | FeedForwardKind::MlpAndExperts(_, experts)) => {
                 experts.num_experts
@@ -114,7 +115,7 @@ impl DecoderConfig {
         let values = self.vocab_size as f64 * (3.0 * self.hidden_size as f64 + self.per_layer_width() as f64)
             + self.layers.iter().map(width).sum::<f64>();
         let count: usize = self.layers.iter().map(experts).sum();
-        (values > MOST_VALUES || count > MOST_EXPERTS)
+        (values > MAX_VALUES || count > MAX_EXPERTS)
             .then(|| format!("its sizes make a model of about {values:.0e} values and {count} blocks"))
     }
 }
@@ -247,7 +248,7 @@ impl LatentConfig {
     }
 }
 
-/// A convolution that sees its own input alone would keep none, and be no convolution.
+/// A convolution needs a kernel of at least 2: with 1 it would only see its own input, and keep none.
 fn kernel(name: &str, kernel: usize) -> Option<String> {
     (!(2..=64).contains(&kernel)).then(|| format!("{name} is {kernel}, expected 2 to 64"))
 }
@@ -315,8 +316,8 @@ fn from_zero(name: &str, value: f64) -> Option<String> {
     (!(value.is_finite() && value >= 0.0)).then(|| format!("{name} is {value}, expected a number from 0 on"))
 }
 
-/// No real model comes near these limits; beyond them a broken config would fill the memory before its
-/// tensors are looked at, or sizes would overflow when multiplied.
+/// Checks the limits of a size. No real model comes near them; beyond them, a broken config would fill the memory
+/// before its tensors are looked at, or sizes would overflow when they are multiplied.
 fn size(name: &str, size: usize) -> Option<String> {
     let largest = match name {
         "num_hidden_layers" | "num_attention_heads" | "num_key_value_heads" | "number of experts" => 1 << 12,
@@ -338,8 +339,8 @@ fn positive(name: &str, value: f64) -> Option<String> {
     }
 }
 
-/// What is wrong with a size of a layer, if it is 0 or larger than any model's.
+/// Describes what is wrong with a size of a layer, if it is 0 or larger than any model's.
 fn beyond(&(name, count): &(&str, usize)) -> Option<String> {
-    const MOST: usize = 1 << 16;
-    (!(1..=MOST).contains(&count)).then(|| format!("{name} is {count}, expected 1 to {MOST}"))
+    const MAX_SIZE: usize = 1 << 16;
+    (!(1..=MAX_SIZE).contains(&count)).then(|| format!("{name} is {count}, expected 1 to {MAX_SIZE}"))
 }

@@ -1,4 +1,4 @@
-//! Configs: both spellings, what transformers takes where a field is absent, and what is refused.
+//! Configs: both spellings, transformers' defaults for absent fields, and refused options.
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a failure must end the test")]
 
@@ -23,7 +23,7 @@ fn heads(config: &DecoderConfig, layer: usize) -> &AttentionConfig {
     }
 }
 
-/// Sizes and numbers of transformers 5.23.0's config classes, each from a config that says nothing else.
+/// The sizes and numbers of transformers 5.23.0's config classes, each from a config without any other fields.
 #[test]
 fn absent_fields_take_the_defaults_of_transformers() {
     // model_type, parameters, context, kv heads, head_dim, tied, theta of layer 0
@@ -64,7 +64,7 @@ fn null_is_not_absent() {
     assert_eq!(qwen3(json!({ "model_type": "qwen3_moe" })), 64);
 }
 
-/// Gemma 3 as it was published, and as transformers 5 writes it.
+/// Gemma 3's config as published, and as transformers 5 writes it.
 #[test]
 fn both_spellings_of_gemma_3() {
     let old = config(json!({
@@ -88,7 +88,7 @@ fn both_spellings_of_gemma_3() {
     assert_eq!(full.rope.as_ref().unwrap().scaling, RopeScaling::Linear { factor: 8.0 });
 }
 
-/// Gemma 4 as it was published, and as transformers 5.2x writes what differs by layer.
+/// Gemma 4's config as published, and as transformers 5.2x writes what differs by layer.
 #[test]
 fn both_spellings_of_gemma_4() {
     let published = json!({
@@ -105,11 +105,12 @@ fn both_spellings_of_gemma_4() {
     let (local, full) = (heads(&found, 0), heads(&found, 5));
     assert_eq!((local.head_dim, local.num_kv_heads, local.keys_are_values), (256, 4, false));
     assert_eq!((full.head_dim, full.num_kv_heads, full.keys_are_values), (384, 2, true));
-    // A quarter of the pairs of a full layer's head turn.
+    // A quarter of the pairs of a full layer's head are rotated.
     let rope = full.rope.clone().unwrap();
     assert_eq!((rope.dims, &rope.scaling), (384, &RopeScaling::Proportional { pairs: 48, factor: 1.0 }));
     assert!(rope.frequencies(1)[47] > 0.0 && rope.frequencies(1)[48] == 0.0);
-    // Without keys as values the number of full layers' heads does not count; a text within another config is the same.
+    // Without keys as values, the number of full layers' heads is ignored; a text config nested in another one gives
+    // the same.
     let mut other = published;
     other["attention_k_eq_v"] = json!(false);
     assert_eq!(heads(&config(other.clone()), 5).num_kv_heads, 4);
@@ -117,7 +118,7 @@ fn both_spellings_of_gemma_4() {
     assert_eq!(nested.layers, config(other).layers);
 }
 
-/// The last layers see keys and values of the last layer of their kind before them.
+/// The last layers use the keys and values of the last earlier layer of their kind.
 #[test]
 fn gemma_4_shares_caches() {
     let found = config(json!({
@@ -136,7 +137,7 @@ fn gemma_4_shares_caches() {
     assert!(refusal(without).contains("num_kv_shared_layers"));
 }
 
-/// OLMo 3 as it was published, and as transformers 5 writes it; of other models a list by kind of layer would be lost.
+/// OLMo 3's config as published, and as transformers 5 writes it; other models refuse a list by kind of layer.
 #[test]
 fn both_spellings_of_olmo_3() {
     let yarn = json!({ "rope_type": "yarn", "factor": 8.0, "original_max_position_embeddings": 8192 });
@@ -159,7 +160,8 @@ fn both_spellings_of_olmo_3() {
     );
 }
 
-/// The text of a multimodal checkpoint, under all prefixes that files have; towers keep their names and are ignored.
+/// The text model of a multimodal checkpoint is found under all prefixes that files have; tensors of encoders keep
+/// their names and are ignored.
 #[test]
 fn text_is_found_under_every_prefix() {
     for (model_type, own) in [
@@ -242,7 +244,7 @@ fn both_spellings_of_rotary_parameters() {
         "rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32768, "rope_theta": 1e6,
     }}));
     assert_eq!(old, new);
-    // The context that the scaling stretches to.
+    // The context length is that to which the scaling extends it.
     assert_eq!(old.context_length, 131_072);
     let rope = heads(&old, 0).rope.clone().unwrap();
     assert!((rope.attention_factor() - (0.1 * 4f64.ln() + 1.0)).abs() < 1e-12);
@@ -260,7 +262,7 @@ fn both_spellings_of_rotary_parameters() {
     assert_eq!(phi("su"), phi("longrope"));
 }
 
-/// Layers that a rule or a list picks.
+/// Options of layers by a rule, or by a list.
 #[test]
 fn layers_differ_where_the_config_says_so() {
     let qwen = config(json!({
@@ -382,7 +384,7 @@ fn what_would_change_the_result_is_refused_by_name() {
     assert_eq!(supported_model_types().count(), 65);
 }
 
-/// Both spellings of the layers of Nemotron-H, JSON's and Python's infinity, and what a config without anything means.
+/// Both spellings of Nemotron-H's layers, infinity in JSON and in Python's notation, and a config without any fields.
 #[test]
 fn layers_of_one_block() {
     let read = |fields: serde_json::Value| Architecture::from_config(&fields).unwrap().config;
@@ -396,7 +398,7 @@ fn layers_of_one_block() {
     assert_eq!(listed.layers.iter().filter(|layer| layer.attention.is_some()).count(), 2);
 }
 
-/// Where an indexer would choose among positions the context ends, and a note says why.
+/// The context ends where an indexer would choose among positions, and a note gives the reason.
 #[test]
 fn what_an_indexer_would_choose_from_is_not_seen() {
     let read = |fields: serde_json::Value| Architecture::from_config(&fields).unwrap().config;

@@ -1,6 +1,6 @@
-//! The decoder against a second implementation: one position after the other, in float64, in plain loops.
-//! Covers what the golden checkpoints of transformers do not have: biases, heads wider than d / heads, linear
-//! rope, each with a tied and an untied head.
+//! Compares the decoder with a second implementation in float64, with plain loops over one position after another. It
+//! covers what the golden checkpoints of transformers do not have: biases, heads wider than d / heads, linear rope,
+//! each with a tied and an untied head.
 
 #![allow(clippy::unwrap_used, reason = "a failure must end the test")]
 
@@ -34,7 +34,7 @@ const FACTOR: f64 = 4.0;
 const THETA: f64 = 500.0;
 const EPS: f64 = 1e-5;
 
-/// Fills a model with noise and keeps it by name.
+/// Fills a model with random weights and keeps them by name.
 struct Fill {
     path: Vec<String>,
     state: u64,
@@ -89,7 +89,7 @@ impl Reference {
         x.iter().zip(weight).map(|(x, w)| x / (mean + EPS).sqrt() * w).collect()
     }
 
-    /// Logits of every position.
+    /// The logits of every position.
     fn logits(&self, ids: &[usize]) -> Vec<f64> {
         let table = &self.0["model.embed_tokens.weight"];
         let mut cache = vec![(Vec::new(), Vec::new()); LAYERS];
@@ -214,7 +214,7 @@ fn the_decoder_computes_what_plain_loops_compute() {
         });
         let expected = reference.logits(&ids);
         let largest = expected.iter().fold(0.0f64, |max, x| max.max(x.abs()));
-        // By the kernels of the build, and by tensor operations.
+        // By the build's kernels, and by tensor operations.
         for decoder in [decoder.clone(), decoder.with_kernels(Arc::new(TensorOperations))] {
             let kernels = decoder.kernels();
             let hidden = decoder.forward_whole(decoder.embed(input.clone())).unwrap();
@@ -228,7 +228,7 @@ fn the_decoder_computes_what_plain_loops_compute() {
     }
 }
 
-/// Kernels of an app's own: what they do not do otherwise is done by tensor operations.
+/// Kernels of an app: operations that they do not override are done by tensor operations.
 #[derive(Debug, Default)]
 struct Counted {
     linear: AtomicUsize,
@@ -264,7 +264,7 @@ fn an_app_gives_kernels_of_its_own() {
     let counted = Arc::new(Counted::default());
     let found = logits(&decoder.with_kernels(counted.clone()));
     assert_eq!(found.into_data(), expected.into_data());
-    // Four of attention, three of the feed-forward block, and the head.
+    // The calls are four of attention, three of the feed-forward block, and one of the LM head.
     assert_eq!(counted.linear.load(Relaxed), 7 * LAYERS + 1);
     assert_eq!(counted.attention.load(Relaxed), 3 * LAYERS);
 }

@@ -1,8 +1,8 @@
 //! GPUs through wgpu: by their Vulkan drivers, by Metal, or by whatever the platform offers.
 //!
-//! Drivers are loaded at run time. The adapter is chosen and started here and handed to burn: its own start panics
-//! where there is none. One type serves all, because the language of the kernels follows from the adapter: SPIR-V
-//! on Vulkan and MSL on Metal, where the build has them, else WGSL.
+//! Drivers are loaded at run time. This module chooses and starts the adapter and hands it to burn, because burn's
+//! own start panics where there is no adapter. One backend type serves all adapters, because the language of the
+//! kernels follows from the adapter: SPIR-V on Vulkan and MSL on Metal, where the build has them, else WGSL.
 
 use std::{
     collections::HashMap,
@@ -18,15 +18,15 @@ use crate::{
     probe::{first_product, quietly},
 };
 
-/// The type for all of them. Booleans are as shaders in WGSL have them too.
+/// The backend type for all adapters. Booleans are 32 bits wide, as WGSL shaders have them.
 pub type Wgpu = burn_wgpu::Wgpu<f32, i32, u32>;
 
-/// All adapters of a kind, in the driver loader's order. None where there is no loader.
+/// All adapters of a kind, in the driver loader's order. The list is empty where there is no loader.
 fn adapters(kind: Kind) -> (Instance, Vec<Adapter>) {
     let backends = match kind {
         Kind::Vulkan => Backends::VULKAN,
         Kind::Metal => Backends::METAL,
-        // Not OpenGL: it lacks what kernels need.
+        // OpenGL is left out because it lacks what the kernels need.
         _ => Backends::PRIMARY,
     };
     let instance =
@@ -35,7 +35,7 @@ fn adapters(kind: Kind) -> (Instance, Vec<Adapter>) {
     (instance, adapters)
 }
 
-/// What this machine has.
+/// The adapters of this kind on this machine.
 pub(crate) fn found(kind: Kind) -> Vec<Found> {
     let Ok((_instance, adapters)) = quietly(|| adapters(kind)) else { return Vec::new() };
     adapters.iter().enumerate().map(|(index, adapter)| described(kind, index, adapter)).collect()
@@ -58,7 +58,7 @@ fn described(kind: Kind, index: usize, adapter: &Adapter) -> Found {
     }
 }
 
-/// Bytes of the largest heap that is the device's own.
+/// Bytes of the device's largest local memory heap.
 #[cfg(all(
     any(feature = "vulkan", feature = "wgpu"),
     any(target_os = "linux", target_os = "windows", target_os = "android")
@@ -66,7 +66,7 @@ fn described(kind: Kind, index: usize, adapter: &Adapter) -> Found {
 fn memory(adapter: &Adapter) -> Option<u64> {
     /// `VK_MEMORY_HEAP_DEVICE_LOCAL_BIT`.
     const DEVICE_LOCAL: u32 = 1;
-    // SAFETY: the handles are the adapter's own and live as long as it; asking for properties changes nothing.
+    // SAFETY: the handles belong to the adapter and live as long as it; querying properties changes nothing.
     let properties = unsafe {
         let adapter = adapter.as_hal::<wgpu::hal::api::Vulkan>()?;
         let instance = adapter.shared_instance().raw_instance();
@@ -84,7 +84,7 @@ fn memory(_adapter: &Adapter) -> Option<u64> {
     None
 }
 
-/// Starts a device and lets it compute something small; the same device where it was started before.
+/// Starts a device and runs a small computation on it; returns the same device if it was started before.
 pub(crate) fn open(name: DeviceName) -> Result<WgpuDevice, DeviceError> {
     static OPEN: Mutex<Option<HashMap<DeviceName, WgpuDevice>>> = Mutex::new(None);
     let mut open = OPEN.lock().unwrap_or_else(PoisonError::into_inner);
@@ -107,7 +107,8 @@ fn start(name: DeviceName) -> Result<WgpuDevice, DeviceError> {
         _ => absent(format!("there are {count}, counted from 0; `moi devices` lists them")),
     })?;
     let described = described(name.kind(), name.index(), &adapter);
-    // The keys of kernels in SPIR-V name what the GPU can do: they can be kept with another's.
+    // The result is not needed: cache keys of SPIR-V kernels include the GPU's capabilities, so GPUs can share a
+    // directory.
     kernel_cache::settle(&described);
     let start = || block_on(started(instance, adapter));
     let device = quietly(start).and_then(|started| started).map_err(broken)?;
@@ -123,15 +124,15 @@ fn needed(kind: Kind) -> &'static str {
     }
 }
 
-/// A device on an adapter, handed to burn.
+/// Starts a device on an adapter and hands it to burn.
 async fn started(instance: Instance, adapter: Adapter) -> Result<WgpuDevice, String> {
     let (device, queue) = request(&adapter).await?;
     let backend = adapter.get_info().backend;
     Ok(init_device(WgpuSetup { instance, adapter, device, queue, backend }, RuntimeOptions::default()))
 }
 
-/// WebGPU, or what else the platform prefers, for apps in which nothing may block: in a browser. It has not computed
-/// anything yet.
+/// Starts a device through WebGPU, or whatever else the platform prefers, for apps in which nothing may block, as in
+/// a browser. It runs no test computation.
 ///
 /// # Errors
 /// If there is no GPU, or it does not start.
@@ -144,7 +145,7 @@ pub async fn open_without_blocking() -> Result<WgpuDevice, DeviceError> {
     started(instance, adapter).await.map_err(|what| DeviceError::Broken { name, what })
 }
 
-/// The device in the way that its kernels need: as burn starts it, but without a panic where something is missing.
+/// Requests the device as burn's own start does, with what the kernels need, but returns an error where burn panics.
 async fn request(adapter: &Adapter) -> Result<(Device, Queue), String> {
     match adapter.get_info().backend {
         #[cfg(feature = "vulkan")]
@@ -158,10 +159,10 @@ async fn request(adapter: &Adapter) -> Result<(Device, Queue), String> {
                 label: None,
                 required_features: adapter.features().difference(wgpu::Features::MAPPABLE_PRIMARY_BUFFERS),
                 required_limits: adapter.limits(),
-                // Memory is pooled above.
+                // cubecl pools memory itself.
                 memory_hints: wgpu::MemoryHints::MemoryUsage,
                 trace: wgpu::Trace::Off,
-                // SAFETY: no experimental feature is used but what burn's own start would.
+                // SAFETY: no experimental feature is used beyond those that burn's own start would use.
                 experimental_features: unsafe { wgpu::ExperimentalFeatures::enabled() },
             })
             .await

@@ -1,4 +1,4 @@
-//! NVIDIA's GPUs, by CUDA. Driver and compiler are loaded at run time.
+//! NVIDIA GPUs through CUDA. The driver and the run-time compiler are loaded at run time.
 
 use std::ffi::c_int;
 
@@ -13,7 +13,7 @@ use crate::{
     probe::{first_product, quietly},
 };
 
-/// What this machine has; nothing without a driver.
+/// The CUDA devices of this machine; empty without a driver.
 pub(crate) fn found() -> Vec<Found> {
     quietly(driver_devices).ok().and_then(Result::ok).unwrap_or_default()
 }
@@ -24,7 +24,7 @@ fn driver_devices() -> Result<Vec<Found>, DriverError> {
     }
     result::init()?;
     let mut version: c_int = 0;
-    // SAFETY: the driver is loaded, and writes one number.
+    // SAFETY: the driver is loaded, and it writes one integer to a valid reference.
     unsafe { sys::cuDriverGetVersion(&mut version) }.result()?;
     let device = |index: c_int| {
         let handle = result::device::get(index)?;
@@ -48,7 +48,7 @@ fn driver_devices() -> Result<Vec<Found>, DriverError> {
     (0..result::device::get_count()?).map(device).collect()
 }
 
-/// Starts a device and lets it compute something small.
+/// Starts a device and runs a small computation on it.
 pub(crate) fn open(name: DeviceName) -> Result<CudaDevice, DeviceError> {
     let absent = |what: &str| DeviceError::Absent { name, what: what.to_owned() };
     let broken = |what| DeviceError::Broken { name, what };
@@ -64,7 +64,7 @@ pub(crate) fn open(name: DeviceName) -> Result<CudaDevice, DeviceError> {
         return Err(DeviceError::Incomplete { name, what });
     }
     if !kernel_cache::settle(gpu) {
-        // Their keys do not say which GPU they are for.
+        // Cache keys of CUDA kernels do not name the GPU, so one process can only cache kernels for one GPU.
         let what = "this program keeps another GPU's kernels; name this one when it is started".to_owned();
         return Err(DeviceError::Incomplete { name, what });
     }
@@ -74,11 +74,12 @@ pub(crate) fn open(name: DeviceName) -> Result<CudaDevice, DeviceError> {
 }
 
 fn has_driver() -> bool {
-    // SAFETY: loads a library of the system's, as every use of it would.
+    // SAFETY: this loads a system library, as any use of it would.
     unsafe { sys::is_culib_present() }
 }
 
-/// Kernels are compiled on the machine: what of the CUDA toolkit is needed for it and not there.
+/// What is missing from the CUDA toolkit, if anything: kernels are compiled on this machine, which needs the run-time
+/// compiler and headers.
 fn missing_from_toolkit() -> Option<String> {
     // SAFETY: as above.
     if !unsafe { cudarc::nvrtc::sys::is_culib_present() } {

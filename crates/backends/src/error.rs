@@ -2,18 +2,28 @@
 
 use crate::{DeviceName, FloatType};
 
-/// Why a device cannot be used.
+/// The reason a device cannot be used.
+///
+/// # Examples
+/// ```
+/// use moi_backends::{DeviceError, Kind, start};
+///
+/// if !Kind::Cuda.is_compiled() {
+///     let refused = start(Kind::Cuda.into());
+///     assert!(matches!(refused, Err(DeviceError::NotCompiled { feature: "cuda", .. })));
+/// }
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum DeviceError {
-    /// A feature of the build is missing.
+    /// The build lacks the cargo feature for this device.
     #[error("this build cannot compute on `{name}`; build it with `--features {feature}`{note}", note = if *feature == "metal" { " on a Mac" } else { "" })]
     NotCompiled {
         /// The device.
         name: DeviceName,
-        /// The feature that brings it.
+        /// The cargo feature that enables it.
         feature: &'static str,
     },
-    /// The machine does not have it.
+    /// The machine does not have this device.
     #[error("there is no device `{name}` here: {what}")]
     Absent {
         /// The device.
@@ -21,40 +31,40 @@ pub enum DeviceError {
         /// What was found, and what is needed.
         what: String,
     },
-    /// It is there, and something that it needs is not.
+    /// The device exists, but something that it needs is missing.
     #[error("the device `{name}` cannot be used: {what}")]
     Incomplete {
         /// The device.
         name: DeviceName,
-        /// What is missing, and what to do.
+        /// What is missing, and how to fix it.
         what: String,
     },
-    /// It is there and does not work.
+    /// The device exists but does not work.
     #[error("the device `{name}` does not start: {what}; its driver may need an update")]
     Broken {
         /// The device.
         name: DeviceName,
-        /// What happened.
+        /// What happened, in the driver's words.
         what: String,
     },
-    /// It gave up in the middle of a computation.
+    /// The device failed in the middle of a computation.
     #[error(
         "the device `{name}` failed while it was computing: {what}; `moi doctor --device {name}` checks it"
     )]
     Failed {
         /// The device.
         name: DeviceName,
-        /// What happened.
+        /// What happened, in the driver's words.
         what: String,
     },
-    /// It has no arithmetic for a type.
+    /// The device has no arithmetic for a float type.
     #[error("the device `{name}` cannot compute in {asked}; it can in {}", list(.supported))]
     FloatType {
         /// The device.
         name: DeviceName,
-        /// What was asked for.
+        /// The float type that was asked for.
         asked: FloatType,
-        /// What can be.
+        /// The float types that the device supports.
         supported: Vec<FloatType>,
     },
 }

@@ -1,4 +1,4 @@
-//! Which kernels a GPU is given, counted: the number of launches is what decoding costs beside the bytes it reads.
+//! Counts kernel launches on a GPU, because they are the main cost of decoding beside the bytes that it reads.
 
 use std::{
     collections::BTreeMap,
@@ -11,11 +11,11 @@ use std::{
 
 use cubecl::config::{CubeClRuntimeConfig, profiling::ProfilingLogLevel};
 
-/// Where launches are written down.
+/// The file that launches are logged to.
 static COUNTED: OnceLock<PathBuf> = OnceLock::new();
 
-/// Has every launch of this process written to a file. To be called before the first GPU is started; it costs some
-/// speed. False where launches are counted in another file already.
+/// Logs every launch of this process to a file. Call this before the first GPU is started; it costs some speed.
+/// Returns false where launches are already logged to another file.
 pub fn count_launches(file: PathBuf) -> bool {
     COUNTED.get_or_init(|| file.clone()) == &file
 }
@@ -27,12 +27,13 @@ pub(crate) fn configure(config: &mut CubeClRuntimeConfig) {
     }
 }
 
-/// The launches until now by the names of kernels, once no more come in; nothing where they are not counted.
+/// The number of launches so far by kernel name, once the log has stopped growing; empty where launches are not
+/// counted.
 ///
 /// # Errors
 /// If the file cannot be read.
 pub fn launches() -> io::Result<BTreeMap<String, usize>> {
-    // A thread of its own writes them down, soon.
+    // A separate thread writes the log, with some delay.
     const QUIET: Duration = Duration::from_millis(100);
     let Some(file) = COUNTED.get() else { return Ok(BTreeMap::new()) };
     let mut length = u64::MAX;
@@ -56,7 +57,7 @@ fn read(file: &Path) -> io::Result<BTreeMap<String, usize>> {
     Ok(counts)
 }
 
-/// The kernel's own name: without its path, its types and the runtime.
+/// The kernel's own name, without its path, type parameters and runtime.
 fn short(name: &str) -> String {
     let name = name.split(['<', '|']).next().unwrap_or(name).trim();
     name.rsplit("::").next().unwrap_or(name).to_owned()

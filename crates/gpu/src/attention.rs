@@ -1,44 +1,45 @@
-//! Attention over blocks of a cache.
+//! Attention over a KV cache of blocks.
 //!
-//! A cube takes one key head and a few queries of one sequence, with all query heads that share the key head, so that keys
-//! and values are read once for them. One query has too little work for a GPU unless its positions are split: cubes then
-//! take some of them each, and a second launch puts the parts together, as in Flash-Decoding. Softmax is computed as it
-//! goes (Milakov and Gimelshein, arXiv 1805.02867).
+//! A cube takes one key head and a few queries of one sequence, with all query heads that share the key head, so that
+//! keys and values are read once for all of them. A single query has too little work for a GPU unless its positions
+//! are split: each cube then takes some of them, and a second launch merges the parts, as in Flash-Decoding. Softmax
+//! is computed online (Milakov and Gimelshein, arXiv 1805.02867).
 
 use cubecl::{ir::StorageType, prelude::*};
 use moi_kernels::CACHE_BLOCK;
 
 use crate::{AttentionPlan, Buffer, Device};
 
-/// Units of a cube.
+/// Units per cube.
 const UNITS: usize = 128;
 
-/// Below every score; finite, so that nothing becomes NaN.
+/// The score of masked positions: below every real score, and finite, so that it causes no NaN.
 const HIDDEN: f32 = -1e30;
 
-/// Positions that a cube takes at least.
+/// Minimum number of positions that a cube takes.
 const MIN_COLUMNS: usize = 128;
 
-/// What attends to what.
+/// Inputs of attention.
 #[derive(Clone, Debug)]
 pub struct Attend<'a> {
-    /// `[tokens, heads, head_dim]` in float32, scaled.
+    /// Queries, `[tokens, heads, head_dim]` in float32, scaled already.
     pub q: &'a Buffer,
-    /// Slabs of blocks `[blocks, kv_heads, CACHE_BLOCK, head_dim]`.
+    /// Keys, in slabs of blocks `[blocks, kv_heads, CACHE_BLOCK, head_dim]`.
     pub keys: &'a Buffer,
-    /// Likewise, in the same type.
+    /// Values, of the same shape and type.
     pub values: &'a Buffer,
-    /// Where the positions of the queries' sequences are, and which of them each query sees.
+    /// The block tables of the queries' sequences, and which positions each query sees.
     pub plan: &'a AttentionPlan,
     /// Query heads.
     pub heads: usize,
     /// Key and value heads.
     pub kv_heads: usize,
-    /// Numbers of a head.
+    /// Values per head.
     pub head_dim: usize,
-    /// Scores become `cap * tanh(score / cap)`.
+    /// Logit soft cap: scores become `cap * tanh(score / cap)`.
     pub softcap: Option<f32>,
-    /// A logit of each head `[heads]` in float32, which takes a share of the softmax and gives nothing; not capped.
+    /// Attention sinks: a logit per head, `[heads]` in float32, that adds to the softmax denominator but has no
+    /// value; it is not soft-capped.
     pub sinks: Option<&'a Buffer>,
 }
 
@@ -47,34 +48,34 @@ struct Sizes {
     head_dim: usize,
     /// Query heads that share a key head.
     group: usize,
-    /// Queries of a cube.
+    /// Queries per cube.
     queries: usize,
-    /// Positions at a time.
+    /// Positions in a tile of keys.
     columns: usize,
     vector: usize,
     softcap: bool,
     sinks: bool,
-    /// Whether there is more than one part.
+    /// Whether the positions are split into several parts.
     split: bool,
 }
 
 impl Sizes {
-    /// Heads of all queries of a cube.
+    /// Number of query rows of a cube: its queries times the heads of the group.
     fn rows(self) -> usize {
         self.queries * self.group
     }
 
-    /// Units for one position's values.
+    /// Units that read one position's values.
     fn lanes(self) -> usize {
         self.head_dim / self.vector
     }
 
-    /// Positions whose values are read at once.
+    /// Positions whose values are read at the same time.
     fn at_once(self) -> usize {
         UNITS / self.lanes()
     }
 
-    /// Numbers that a cube holds of a tile of keys, or of sums of a row in the end.
+    /// Numbers in a cube's shared memory for a tile of keys, and in the end for the partial sums of a row.
     fn tile(self) -> usize {
         self.columns.max(self.at_once()) * (self.head_dim + 1)
     }
@@ -86,8 +87,8 @@ impl Sizes {
     }
 }
 
-/// Where a position that a query sees is, as it counts them, in numbers of blocks of a slab's heads: in a tree those on the
-/// way to a query are counted as if they stood one behind the other.
+/// The place of a position in the cache, as `block * CACHE_BLOCK + position in the block`. In a tree, where `path` is
+/// not 0, positions are counted along the path to the query, as if its positions were consecutive.
 #[cube]
 fn place(plan: &Array<u32>, position: usize, table: usize, first_block: usize, path: usize) -> usize {
     let mut real = position;
@@ -121,20 +122,21 @@ fn attend_kernel<C: Float, N: Size>(
     let mut query = SharedMemory::<f32>::new(comptime![rows * head_dim]);
     let mut held = SharedMemory::<f32>::new(comptime![sizes.tile()]);
     let mut scores = SharedMemory::<f32>::new(comptime![rows * tile]);
-    // The largest score so far, and what earlier sums are to be multiplied with.
+    // Of each row, the largest score so far; then, of each row, the factor for its earlier sums.
     let mut state = SharedMemory::<f32>::new(comptime![2 * rows]);
     let unit = UNIT_POS as usize;
     let (part, head, index) = (CUBE_POS_X as usize, CUBE_POS_Y as usize, CUBE_POS_Z as usize);
     let (kv_heads, tokens) = (kv_heads as usize, tokens as usize);
 
-    // Behind the slots of all new positions: of each what it sees, then of each cube its queries and its sequence's blocks.
+    // The plan has the cache slots of all new positions, then the range and path that each query sees, then for each
+    // cube its queries and the block table of their sequence.
     let tile_at = 4 * tokens + 4 * index;
     let first = plan[tile_at] as usize;
     let count = plan[tile_at + 1] as usize;
     let table = plan[tile_at + 2] as usize;
     let first_block = plan[tile_at + 3] as usize;
     let path = plan[tokens + 3 * first + 2] as usize;
-    // Those of one sequence see more the later they come, and begin no earlier.
+    // In a sequence, later queries neither begin nor end earlier than those before them.
     let mut begin = plan[tokens + 3 * first] as usize;
     let mut stop = plan[tokens + 3 * (first + count - 1) + 1] as usize;
     begin += part * per_part as usize;
@@ -160,7 +162,7 @@ fn attend_kernel<C: Float, N: Size>(
 
     let mut column = begin;
     while column < stop {
-        // Keys as float32, padded so that units on neighbouring positions meet different banks.
+        // Keys are held in float32, padded so that units on neighbouring positions access different memory banks.
         for i in range_stepped(unit, comptime![tile * lanes], UNITS) {
             let at = i / lanes;
             let from = place(plan, min(column + at, stop - 1), table, first_block, path);
@@ -201,7 +203,7 @@ fn attend_kernel<C: Float, N: Size>(
         for pair in range_stepped(unit, comptime![rows * tile], UNITS) {
             let score = scores[pair];
             let weight = (score - state[pair / tile]).exp();
-            // What is not seen has exactly this score; a broken one has not, and must show.
+            // Masked positions have exactly this score. A NaN score has not, so that it shows in the result.
             scores[pair] = select(score == HIDDEN, 0.0f32, weight);
         }
         sync_cube();
@@ -310,7 +312,8 @@ fn put_together_kernel(
     }
 }
 
-/// What a kernel is compiled with, but for whether positions are split; `None` where the device cannot run it.
+/// The constants that a kernel is compiled with, except for the options that [`attend`] sets. `None` where the device
+/// cannot run the kernel.
 fn sizes<R: Runtime>(
     device: &Device<R>,
     [heads, kv_heads, head_dim]: [usize; 3],
@@ -336,9 +339,9 @@ fn sizes<R: Runtime>(
     sizes.into_iter().find(|sizes| sizes.shared() <= hardware.max_shared_memory_size)
 }
 
-/// How many queries of a sequence a cube takes, where sequences have up to `longest` of them: more share the keys that are
-/// read, and need registers. `None` where the device cannot run [`attend`] for so many heads, key heads and numbers of a
-/// head.
+/// Number of queries of a sequence that a cube takes, where sequences have up to `longest` queries: more queries
+/// share the keys that are read, but need more registers. `heads` are the numbers of query heads, of key heads, and
+/// of values per head. `None` where the device cannot run [`attend`] for these.
 pub fn queries_at_once<R: Runtime>(
     device: &Device<R>,
     heads: [usize; 3],
@@ -347,7 +350,7 @@ pub fn queries_at_once<R: Runtime>(
 ) -> Option<usize> {
     const ROWS: usize = 16;
     let wanted = (ROWS / (heads[0] / heads[1])).min(longest).max(1);
-    // A power of two, so that there are few kernels.
+    // A power of two limits the number of kernels that are compiled.
     let mut queries = wanted.next_power_of_two() / if wanted.is_power_of_two() { 1 } else { 2 };
     while sizes(device, heads, queries, cache_type).is_none() {
         queries = Some(queries / 2).filter(|&queries| queries > 0)?;
@@ -355,7 +358,7 @@ pub fn queries_at_once<R: Runtime>(
     Some(queries)
 }
 
-/// Attention: `[tokens, heads * head_dim]` in float32; `None` where the device cannot.
+/// Computes attention: `[tokens, heads * head_dim]` in float32. `None` where the device cannot run it.
 pub fn attend<R: Runtime>(device: &Device<R>, attend: &Attend<'_>) -> Option<Buffer> {
     let &Attend { q, keys, values, plan, heads, kv_heads, head_dim, .. } = attend;
     let sizes = sizes(device, [heads, kv_heads, head_dim], plan.queries, keys.dtype)?;
@@ -371,11 +374,11 @@ pub fn attend<R: Runtime>(device: &Device<R>, attend: &Attend<'_>) -> Option<Buf
     let (softcap, has_sinks) = (attend.softcap.is_some(), attend.sinks.is_some());
     let sizes = Sizes { softcap, sinks: has_sinks, split: parts > 1, ..sizes };
     let out = device.floats(q.len);
-    // Without sinks no number of this buffer is read.
+    // Without sinks, this buffer is passed but not read.
     let sinks = attend.sinks.unwrap_or(q);
     let of_part = plan.tokens * heads * (head_dim + 2);
     let between = device.floats(if parts > 1 { parts * of_part } else { 1 });
-    // SAFETY: positions are clamped to those that are seen, whose blocks the plan has.
+    // SAFETY: positions are clamped to those that queries see, whose blocks are in the plan.
     unsafe {
         attend_kernel::launch_unchecked::<R>(
             &device.client,

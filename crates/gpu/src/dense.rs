@@ -1,30 +1,31 @@
-//! Products of a few inputs with matrices of floats: what decoding does with nearly all of a model's bytes.
+//! Products of a few inputs with dense float matrices, which read nearly all of a model's bytes in decoding.
 //!
 //! A cube computes 16 rows of one matrix. Thirty-two units read a row side by side, two rows each, so that loads are
-//! whole cache lines and an input is loaded once for two rows; sums are in float32 whatever the weights are.
+//! whole cache lines and an input is loaded once for two rows. Sums are in float32 whatever the type of the weights.
 
 use cubecl::prelude::*;
 
 use crate::{
     Buffer, Device,
-    outcome::{Bindings, Fixed, Map, Outcome, TILE, finish, partials},
+    outcome::{Bindings, Fixed, Outcome, Product, TILE, finish, partials},
 };
 
-/// Units beside one another on a row.
+/// Units that read a row of weights side by side.
 pub(crate) const LANES: usize = 32;
 
-/// Where a tile finds its matrix and its inputs, and what becomes of its sums.
+/// The places of a tile's matrix and inputs in their buffers, and a factor on its sums.
 #[derive(CubeType, Clone, Copy)]
 pub(crate) struct Of {
-    /// Vectors before the matrix.
+    /// Offset of the matrix, in vectors.
     pub(crate) weight: usize,
-    /// Vectors before the inputs.
+    /// Offset of the inputs, in vectors.
     pub(crate) input: usize,
-    /// A factor on sums that are added to others.
+    /// The factor on sums that are added to others.
     pub(crate) factor: f32,
 }
 
-/// Partial sums of a tile's rows: written, or times a factor added to those that are there.
+/// Computes the partial sums of a tile's rows. If `added`, they are multiplied with the factor and added to
+/// `partials`; else they overwrite it.
 #[cube]
 pub(crate) fn tile<W: Float, N: Size>(
     x: &Array<Vector<f32, N>>,
@@ -41,7 +42,7 @@ pub(crate) fn tile<W: Float, N: Size>(
 ) {
     let lane = UNIT_POS as usize % LANES;
     let pair = UNIT_POS as usize / LANES;
-    // Rows behind the last are read as the last, and not written.
+    // Rows past the last one are read as the last one, and their sums are not written.
     let upper = of.weight + min(tile * TILE + pair, rows - 1) * width;
     let lower = of.weight + min(tile * TILE + pair + TILE / 2, rows - 1) * width;
     let mut sums = Array::<Vector<f32, N>>::new(2 * batch);
@@ -80,7 +81,7 @@ pub(crate) fn tile<W: Float, N: Size>(
     }
 }
 
-/// A matrix and inputs that begin where their buffers do.
+/// For a matrix and inputs at the beginning of their buffers.
 #[cube]
 fn whole() -> Of {
     Of { weight: 0usize, input: 0usize, factor: 1.0f32 }
@@ -139,24 +140,25 @@ fn products_kernel<W: Float, V: Float, N: Size>(
     }
 }
 
-/// Products of `x` `[n, width]` in float32, `n` at most [`MAX_ROWS`](crate::MAX_ROWS), with one to three matrices
-/// `[rows, width]` of one type: `[n, rows]` in float32 of each, or of both together if they are gated.
+/// Launches the products of `x` `[n, width]` in float32, `n` at most [`MAX_ROWS`](crate::MAX_ROWS), with one to three
+/// matrices `[rows, width]` of one type. Returns `[n, rows]` in float32 for each, or for both together if they are
+/// gated.
 pub(crate) fn launch<R: Runtime>(
     device: &Device<R>,
     x: &Buffer,
     n: usize,
-    maps: &[Map<'_, &Buffer>],
+    products: &[Product<'_, &Buffer>],
     outcome: Outcome,
 ) -> Vec<Buffer> {
     let width = x.len / n;
-    let fixed = Fixed::new(n, maps, outcome, LANES);
-    let bindings = Bindings::new(device, n, maps, fixed);
-    let weight = |i: usize| maps.get(i).unwrap_or(&maps[0]).weight;
+    let fixed = Fixed::new(n, products, outcome, LANES);
+    let bindings = Bindings::new(device, n, products, fixed);
+    let weight = |i: usize| products.get(i).unwrap_or(&products[0]).weight;
     let vector = device.vector_width(weight(0).dtype, width).min(4);
     let [bias_0, bias_1, bias_2] = bindings.biases::<R>();
     let [out_0, out_1, out_2] = bindings.outs.each_ref().map(Buffer::numbers::<R>);
     let [rows_0, rows_1, rows_2] = bindings.rows;
-    // SAFETY: rows are clamped to the last, columns end at the width.
+    // SAFETY: rows are clamped to the last one, and columns end at the width.
     unsafe {
         products_kernel::launch_unchecked::<R>(
             &device.client,

@@ -1,21 +1,22 @@
-//! Products with the matrices of picked experts, which stand one behind the other in one buffer.
+//! Products with the matrices of the experts that a router has picked. The matrices of all experts are consecutive in
+//! one buffer.
 //!
-//! Two launches compute a mixture of experts: one all inward maps with the activation, for each pair of a position and
-//! an expert; one all outward maps, each position's outputs summed with their weights. Which experts these are is read
-//! on the device.
+//! Two launches compute a mixture of experts. The first computes all inward (gate and up) products with the
+//! activation, for each pair of a position and an expert. The second computes all outward (down) products, and sums
+//! the outputs of each position with their weights. The picked experts are read on the device.
 
 use cubecl::prelude::*;
 
 use crate::{
     Buffer, Device, PackedBuffer, Weights,
     dense::{self, Of},
-    outcome::{Bindings, Fixed, Map, Outcome, TILE, finish, partials, total},
+    outcome::{Bindings, Fixed, Outcome, Product, TILE, finish, partials, total},
     packed::{self, Four, Layout},
     router::Choice,
 };
 use moi_kernels::BLOCK;
 
-/// What a position's outputs are summed to, from all partial sums of a tile's rows.
+/// Writes the outputs of a position for the rows of a tile: the totals of the partial sums, and the weighted biases.
 #[cube]
 fn summed<V: Float>(
     shared: &SharedMemory<f32>,
@@ -233,13 +234,13 @@ fn packed_outward_kernel<S: Float, V: Float>(
     }
 }
 
-/// Matrices of all experts `[experts * rows, width]`, packed ones in whole tiles for each expert; biases
-/// `[experts * rows]`, `rows` those of one expert.
-pub type Stack<'a> = Map<'a, &'a Weights>;
+/// Matrices of all experts, `[experts * rows, width]`; packed ones have whole tiles for each expert. Biases are
+/// `[experts * rows]`. `rows` is the number of rows of one expert.
+pub type Stack<'a> = Product<'a, &'a Weights>;
 
-/// What picked experts give for `x` `[n, width]` in float32, summed with their weights: `[n, rows]` in float32. `inward`
-/// is a gate and what it is for, or one map; `None` where there is no kernel for these forms, or the device has too few
-/// bindings.
+/// The outputs of the picked experts for `x` `[n, width]` in float32, summed with their weights: `[n, rows]` in
+/// float32. `inward` is the gate and the up matrices, or a single matrix. `None` where there is no kernel for these
+/// forms, or the device has too few bindings.
 pub fn experts<R: Runtime>(
     device: &Device<R>,
     x: &Buffer,
@@ -254,14 +255,15 @@ pub fn experts<R: Runtime>(
     }
     let inner = match inward[0].weight {
         Weights::Dense(_) => {
-            let maps = all(inward, Weights::dense)?;
-            let one_type = maps.iter().all(|map| map.weight.dtype == maps[0].weight.dtype);
-            one_type.then(|| dense_inward(device, x, choice, &maps, activation))?
+            let products = all(inward, Weights::dense)?;
+            let one_type = products.iter().all(|product| product.weight.dtype == products[0].weight.dtype);
+            one_type.then(|| dense_inward(device, x, choice, &products, activation))?
         }
         Weights::Packed(_) => {
-            let maps = all(inward, Weights::packed)?;
-            let one_type = maps.iter().all(|map| map.weight.scales.dtype == maps[0].weight.scales.dtype);
-            one_type.then(|| packed_inward(device, x, choice, &maps, activation))?
+            let products = all(inward, Weights::packed)?;
+            let one_type =
+                products.iter().all(|product| product.weight.scales.dtype == products[0].weight.scales.dtype);
+            one_type.then(|| packed_inward(device, x, choice, &products, activation))?
         }
     };
     Some(match outward.weight {
@@ -270,29 +272,32 @@ pub fn experts<R: Runtime>(
     })
 }
 
-fn of<'a, W>(map: Stack<'a>, weight: W) -> Map<'a, W> {
-    Map { weight, bias: map.bias, rows: map.rows }
+fn of<'a, W>(map: Stack<'a>, weight: W) -> Product<'a, W> {
+    Product { weight, bias: map.bias, rows: map.rows }
 }
 
-fn all<'a, W>(maps: &[Stack<'a>], weight: fn(&'a Weights) -> Option<&'a W>) -> Option<Vec<Map<'a, &'a W>>> {
-    maps.iter().map(|&map| Some(of(map, weight(map.weight)?))).collect()
+fn all<'a, W>(
+    products: &[Stack<'a>],
+    weight: fn(&'a Weights) -> Option<&'a W>,
+) -> Option<Vec<Product<'a, &'a W>>> {
+    products.iter().map(|&product| Some(of(product, weight(product.weight)?))).collect()
 }
 
 fn dense_inward<R: Runtime>(
     device: &Device<R>,
     x: &Buffer,
     choice: &Choice,
-    maps: &[Map<'_, &Buffer>],
+    products: &[Product<'_, &Buffer>],
     activation: crate::Activation,
 ) -> Buffer {
-    let (pairs, rows) = (choice.ids.len, maps[0].rows);
-    let fixed = Fixed::new(1, maps, Outcome::Activated(activation), dense::LANES);
-    let bindings = Bindings::new(device, pairs, maps, fixed);
-    let weight = |i: usize| maps.get(i).unwrap_or(&maps[0]).weight;
+    let (pairs, rows) = (choice.ids.len, products[0].rows);
+    let fixed = Fixed::new(1, products, Outcome::Activated(activation), dense::LANES);
+    let bindings = Bindings::new(device, pairs, products, fixed);
+    let weight = |i: usize| products.get(i).unwrap_or(&products[0]).weight;
     let width = x.len * choice.per_token / pairs;
     let vector = device.vector_width(weight(0).dtype, width).min(4);
     let [bias_0, bias_1, _] = bindings.biases::<R>();
-    // SAFETY: rows are clamped to an expert's last, cubes behind the last pair do nothing.
+    // SAFETY: rows are clamped to an expert's last one, and cubes past the last pair do nothing.
     unsafe {
         dense_inward_kernel::launch_unchecked::<R>(
             &device.client,
@@ -323,7 +328,7 @@ fn dense_outward<R: Runtime>(
     device: &Device<R>,
     x: &Buffer,
     choice: &Choice,
-    map: Map<'_, &Buffer>,
+    map: Product<'_, &Buffer>,
 ) -> Buffer {
     let (pairs, rows) = (choice.ids.len, map.rows);
     let n = pairs / choice.per_token;
@@ -332,7 +337,7 @@ fn dense_outward<R: Runtime>(
     let width = x.len / pairs;
     let vector = device.vector_width(map.weight.dtype, width).min(4);
     let [bias, ..] = bindings.biases::<R>();
-    // SAFETY: rows are clamped to an expert's last, cubes behind the last position do nothing.
+    // SAFETY: rows are clamped to an expert's last one, and cubes past the last position do nothing.
     unsafe {
         dense_outward_kernel::launch_unchecked::<R>(
             &device.client,
@@ -362,16 +367,16 @@ fn packed_inward<R: Runtime>(
     device: &Device<R>,
     x: &Buffer,
     choice: &Choice,
-    maps: &[Map<'_, &PackedBuffer>],
+    products: &[Product<'_, &PackedBuffer>],
     activation: crate::Activation,
 ) -> Buffer {
-    let (pairs, rows) = (choice.ids.len, maps[0].rows);
-    let fixed = Fixed::new(1, maps, Outcome::Activated(activation), packed::LANES);
-    let bindings = Bindings::new(device, pairs, maps, fixed);
-    let weight = |i: usize| maps.get(i).unwrap_or(&maps[0]).weight;
+    let (pairs, rows) = (choice.ids.len, products[0].rows);
+    let fixed = Fixed::new(1, products, Outcome::Activated(activation), packed::LANES);
+    let bindings = Bindings::new(device, pairs, products, fixed);
+    let weight = |i: usize| products.get(i).unwrap_or(&products[0]).weight;
     let minima = |i: usize| weight(i).minima.as_ref().unwrap_or(&weight(i).scales).numbers::<R>();
     let [bias_0, bias_1, _] = bindings.biases::<R>();
-    // SAFETY: a tile has its words and scales whole, cubes behind the last pair do nothing.
+    // SAFETY: tiles have all their words and scales, and cubes past the last pair do nothing.
     unsafe {
         packed_inward_kernel::launch_unchecked::<R>(
             &device.client,
@@ -406,14 +411,14 @@ fn packed_outward<R: Runtime>(
     device: &Device<R>,
     x: &Buffer,
     choice: &Choice,
-    map: Map<'_, &PackedBuffer>,
+    map: Product<'_, &PackedBuffer>,
 ) -> Buffer {
     let (rows, weight) = (map.rows, map.weight);
     let n = choice.ids.len / choice.per_token;
     let fixed = Fixed::new(1, &[map], Outcome::Each, packed::LANES);
     let bindings = Bindings::new(device, n, &[map], fixed);
     let [bias, ..] = bindings.biases::<R>();
-    // SAFETY: a tile has its words and scales whole, cubes behind the last position do nothing.
+    // SAFETY: tiles have all their words and scales, and cubes past the last position do nothing.
     unsafe {
         packed_outward_kernel::launch_unchecked::<R>(
             &device.client,

@@ -1,30 +1,30 @@
-//! Norms, as other kernels apply them.
+//! Normalization, as a part of other kernels.
 
 use cubecl::prelude::*;
 
 use crate::{Buffer, reduce::sum};
 
-/// What a norm does.
+/// The options of a norm.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct NormSpec {
-    /// Added to the mean square.
+    /// Added to the mean square, or to the variance.
     pub eps: f32,
-    /// Whether the mean is taken away first: LayerNorm; else RMSNorm.
+    /// Whether the mean is subtracted first (LayerNorm); else it is RMSNorm.
     pub centered: bool,
-    /// Whether 1 is added to the weight, as Gemma has it.
+    /// Whether 1 is added to the weight, as in Gemma's norms.
     pub plus_one: bool,
 }
 
-/// A norm's parameters, in one type.
+/// A norm's parameters, of one type.
 #[derive(Clone, Debug)]
 pub struct NormWeights {
-    /// `[width]`.
+    /// Weights, `[width]`.
     pub weight: Buffer,
-    /// `[width]`.
+    /// Biases, `[width]`.
     pub bias: Option<Buffer>,
 }
 
-/// What is known of a norm when a kernel is compiled; by default that there is none.
+/// Compile-time constants of a norm. The default means that there is no norm.
 #[derive(Clone, Copy, Debug, Default, Hash, PartialEq, Eq)]
 pub(crate) struct Fixed {
     pub(crate) is_there: bool,
@@ -40,7 +40,8 @@ impl Fixed {
     }
 }
 
-/// Mean and one over the root of the mean square of numbers from `start` on, for all units of a cube.
+/// The mean, and one over the root of the mean square, of the `width` numbers from `start` on. The mean is 0 unless
+/// `centered`. All units of a cube must call this, and all get the result.
 #[cube]
 pub(crate) fn statistics<B: Float>(
     values: &Array<B>,
@@ -67,7 +68,7 @@ pub(crate) fn statistics<B: Float>(
     (mean, factor)
 }
 
-/// A number behind the norm.
+/// A normalized value, at index `at` of its row.
 #[cube]
 pub(crate) fn scaled<W: Float>(
     value: f32,

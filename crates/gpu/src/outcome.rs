@@ -1,43 +1,44 @@
-//! What products have in common, whatever the weights: which maps of one input, and what becomes of the sums.
+//! What products have in common, whatever the form of the weights: the linear layers of one input, and what is done
+//! with their sums.
 
 use cubecl::{ir::StorageType, prelude::*};
 
 use crate::{Buffer, Device};
 
-/// Inputs that are computed at once.
+/// Maximum number of inputs of a launch.
 pub const MAX_ROWS: usize = 8;
 
-/// Rows of a matrix that a cube computes: those of a tile of packed weights.
+/// Rows of a matrix that a cube computes: as many as a tile of packed weights has.
 pub(crate) const TILE: usize = 16;
 
-/// One map of an input: a matrix of any form `[rows, width]`.
+/// A linear layer: a matrix of any form, `[rows, width]`.
 #[derive(Clone, Copy, Debug)]
-pub struct Map<'a, W> {
-    /// Row after row.
+pub struct Product<'a, W> {
+    /// The matrix.
     pub weight: W,
-    /// `[rows]`; all maps of a launch have one, of the same type, or none.
+    /// Biases, `[rows]`. Either all layers of a launch have biases, of the same type, or none has.
     pub bias: Option<&'a Buffer>,
-    /// Outputs.
+    /// Number of outputs.
     pub rows: usize,
 }
 
-/// What becomes of the products.
+/// What is done with the products.
 #[derive(Clone, Copy, Debug, Hash, PartialEq, Eq)]
 pub enum Outcome {
-    /// Each map gives its own.
+    /// Each layer has an output of its own.
     Each,
-    /// One map gives `activation(y)`; two of them `activation(y) * y'`.
+    /// One layer's output is `activation(y)`; that of two layers is `activation(y) * y'`.
     Activated(Activation),
 }
 
-/// What stands between the maps of a feed-forward block.
+/// The activation function of a feed-forward block.
 #[derive(Clone, Copy, Debug, Hash, PartialEq, Eq)]
 pub enum Activation {
     /// x sigmoid(x).
     Silu,
-    /// With the error function.
+    /// The exact GELU, with the error function.
     Gelu,
-    /// By tanh.
+    /// The approximation of GELU with tanh.
     GeluTanh,
     /// x sigmoid(1.702 x).
     QuickGelu,
@@ -45,7 +46,8 @@ pub enum Activation {
     Relu,
     /// max(x, 0)^2.
     ReluSquared,
-    /// x sigmoid(1.702 x) of at most a limit, times one more than what it is for within the limit: see [`Self::clamped`].
+    /// x sigmoid(1.702 x) of the gate, which is limited from above, times one more than the up value, which is
+    /// limited in both directions. It holds the bits of the limit: see [`Self::clamped`].
     ClampedSwiGlu(u32),
 }
 
@@ -63,10 +65,10 @@ impl Activation {
     }
 }
 
-/// What is known when a kernel is compiled.
+/// Compile-time constants of a kernel.
 #[derive(Clone, Copy, Debug, Hash, PartialEq, Eq)]
 pub(crate) struct Fixed {
-    /// Room for inputs, a power of two.
+    /// Number of inputs, rounded up to a power of two.
     pub(crate) batch: usize,
     pub(crate) count: usize,
     pub(crate) lanes: usize,
@@ -75,13 +77,13 @@ pub(crate) struct Fixed {
 }
 
 impl Fixed {
-    pub(crate) fn new<W>(n: usize, maps: &[Map<'_, W>], outcome: Outcome, lanes: usize) -> Self {
-        let bias = some_bias(maps).is_some();
+    pub(crate) fn new<W>(n: usize, products: &[Product<'_, W>], outcome: Outcome, lanes: usize) -> Self {
+        let bias = some_bias(products).is_some();
         let activation = match outcome {
             Outcome::Each => None,
             Outcome::Activated(activation) => Some(activation),
         };
-        Self { batch: n.next_power_of_two(), count: maps.len(), lanes, bias, activation }
+        Self { batch: n.next_power_of_two(), count: products.len(), lanes, bias, activation }
     }
 
     pub(crate) fn gated(&self) -> bool {
@@ -93,7 +95,7 @@ impl Fixed {
     }
 }
 
-/// Numbers that the units of a cube share.
+/// Number of partial sums in a cube's shared memory.
 pub(crate) fn partials(fixed: Fixed) -> usize {
     fixed.lanes * TILE * fixed.batch * if fixed.gated() { 2 } else { 1 }
 }
@@ -127,8 +129,8 @@ pub(crate) fn total(shared: &SharedMemory<f32>, #[comptime] fixed: Fixed, #[comp
     total
 }
 
-/// Adds up the partial sums of a tile's rows, and writes what becomes of them behind the first numbers of `out`, with the
-/// biases behind the first of theirs.
+/// Adds up the partial sums of a tile's rows, applies biases and activation, and writes the results to `out` from
+/// `first_out` on. The biases begin at `first_bias`.
 #[cube]
 pub(crate) fn finish<V: Float>(
     shared: &SharedMemory<f32>,
@@ -184,20 +186,21 @@ impl Bindings {
     pub(crate) fn new<R: Runtime, W>(
         device: &Device<R>,
         n: usize,
-        maps: &[Map<'_, W>],
+        products: &[Product<'_, W>],
         fixed: Fixed,
     ) -> Self {
-        let rows = |i: usize| maps.get(i).map_or(0, |map| map.rows);
+        let rows = |i: usize| products.get(i).map_or(0, |product| product.rows);
         let written = |i: usize| if i < fixed.outputs() { n * rows(i) } else { 1 };
         let outs = [0, 1, 2].map(|i| device.floats(written(i)));
-        // What is absent is never read.
+        // Buffers that stand in for absent biases are never read.
         let biases = [0, 1, 2].map(|i| {
-            maps.get(i)
-                .and_then(|map| map.bias)
-                .unwrap_or_else(|| some_bias(maps).unwrap_or(&outs[0]))
+            products
+                .get(i)
+                .and_then(|product| product.bias)
+                .unwrap_or_else(|| some_bias(products).unwrap_or(&outs[0]))
                 .clone()
         });
-        let bias_type = some_bias(maps).unwrap_or(&outs[0]).dtype;
+        let bias_type = some_bias(products).unwrap_or(&outs[0]).dtype;
         let cubes = (0..fixed.outputs()).map(|i| rows(i).div_ceil(TILE)).sum();
         Self { biases, bias_type, outs, rows: [0, 1, 2].map(|i| rows(i) as u32), cubes }
     }
@@ -207,6 +210,6 @@ impl Bindings {
     }
 }
 
-fn some_bias<'a, W>(maps: &[Map<'a, W>]) -> Option<&'a Buffer> {
-    maps.iter().find_map(|map| map.bias)
+fn some_bias<'a, W>(products: &[Product<'a, W>]) -> Option<&'a Buffer> {
+    products.iter().find_map(|product| product.bias)
 }

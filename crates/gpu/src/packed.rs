@@ -1,37 +1,37 @@
-//! Products with weights that stay in blocks, and the blocks unpacked.
+//! Products with packed weights, and unpacking of weights.
 //!
-//! [`PackedForm`] says how a tile of 16 rows lies in memory: the 16 words that 16 units read are one behind the other.
+//! [`PackedForm`] documents the memory layout of a tile of 16 rows: the 16 words that 16 units read are consecutive.
 
 use cubecl::prelude::*;
 use moi_kernels::{BLOCK, PackedForm};
 
 use crate::{
     Buffer, Device,
-    outcome::{Bindings, Fixed, Map, Outcome, TILE, finish, partials},
+    outcome::{Bindings, Fixed, Outcome, Product, TILE, finish, partials},
 };
 
-/// Units beside one another on a row.
+/// Units that share a row of weights.
 pub(crate) const LANES: usize = 16;
 
 /// Four numbers.
 pub(crate) type Four = Vector<f32, Const<4>>;
 
-/// A matrix of blocks `[rows, width]`.
+/// A packed matrix `[rows, width]`.
 #[derive(Clone, Debug)]
 pub struct PackedBuffer {
-    /// Its form.
+    /// The packed form.
     pub form: PackedForm,
-    /// Quants and small scales, 32-bit words.
+    /// Quants and small scales, in 32-bit words.
     pub words: Buffer,
-    /// Of any float type.
+    /// Block scales, of any float type.
     pub scales: Buffer,
-    /// Of the same type.
+    /// Block minima, of the same type.
     pub minima: Option<Buffer>,
-    /// Columns.
+    /// Number of columns.
     pub width: usize,
 }
 
-/// A form, by what kernels are compiled with.
+/// A form's constants, which kernels are compiled with.
 #[derive(Clone, Copy, Debug, Hash, PartialEq, Eq)]
 pub(crate) struct Layout {
     bits: usize,
@@ -63,18 +63,18 @@ impl Layout {
         self.block_words
     }
 
-    /// Groups of four columns that come from one word.
+    /// Groups of four columns whose quants are in one word.
     pub(crate) fn groups_per_word(self) -> usize {
         if self.bits == 8 { 1 } else { 2 }
     }
 
-    /// Words of a row in a block, without planes of high bits.
+    /// Words of a row in a block, without the planes of high bits.
     pub(crate) fn words_per_row(self) -> usize {
         8 / self.groups_per_word()
     }
 }
 
-/// Four quants of a row from column `4 * group` of the block on whose words begin at `base`.
+/// Four quants of a row, from column `4 * group` on, of the block whose words begin at `base`.
 #[cube]
 pub(crate) fn quants(
     words: &Array<u32>,
@@ -113,7 +113,7 @@ fn small_scale(words: &Array<u32>, base: usize, at: usize, #[comptime] layout: L
     (word >> ((at as u32 % 4) * 8)) & 255
 }
 
-/// The factor of four quants and what is added to each product.
+/// The scale of four quants, and the minimum that is added to each of them.
 #[cube]
 pub(crate) fn factors<S: Float>(
     words: &Array<u32>,
@@ -142,8 +142,8 @@ pub(crate) fn factors<S: Float>(
     (scale, minimum)
 }
 
-/// Partial sums of a tile's rows of the inputs from vector `input` on: written, or times a factor added to those that are
-/// there.
+/// Computes the partial sums of a tile's rows for the inputs from vector `input` on. If `added`, they are multiplied
+/// with `factor` and added to `shared`; else they overwrite it.
 #[cube]
 pub(crate) fn tile<S: Float>(
     x: &Array<Four>,
@@ -322,24 +322,24 @@ fn packed_products_kernel<S: Float, V: Float>(
     }
 }
 
-/// As the products of [`dense`](crate::dense), of packed matrices whose scales are of one type.
+/// Launches the products of [`dense`](crate::dense) for packed matrices, whose scales must be of one type.
 pub(crate) fn launch<R: Runtime>(
     device: &Device<R>,
     x: &Buffer,
     n: usize,
-    maps: &[Map<'_, &PackedBuffer>],
+    products: &[Product<'_, &PackedBuffer>],
     outcome: Outcome,
 ) -> Vec<Buffer> {
-    let fixed = Fixed::new(n, maps, outcome, LANES);
-    let bindings = Bindings::new(device, n, maps, fixed);
-    let weight = |i: usize| maps.get(i).unwrap_or(&maps[0]).weight;
+    let fixed = Fixed::new(n, products, outcome, LANES);
+    let bindings = Bindings::new(device, n, products, fixed);
+    let weight = |i: usize| products.get(i).unwrap_or(&products[0]).weight;
     let [words_0, words_1, words_2] = [0, 1, 2].map(|i| weight(i).words.numbers::<R>());
     let [scales_0, scales_1, scales_2] = [0, 1, 2].map(|i| weight(i).scales.numbers::<R>());
     let minima = |i: usize| weight(i).minima.as_ref().unwrap_or(&weight(i).scales).numbers::<R>();
     let [bias_0, bias_1, bias_2] = bindings.biases::<R>();
     let [out_0, out_1, out_2] = bindings.outs.each_ref().map(Buffer::numbers::<R>);
     let [rows_0, rows_1, rows_2] = bindings.rows;
-    // SAFETY: a tile has its words and scales whole, also where its last rows are none.
+    // SAFETY: tiles have all their words and scales, even if their last rows are padding.
     unsafe {
         packed_products_kernel::launch_unchecked::<R>(
             &device.client,
@@ -389,7 +389,7 @@ fn unpack_kernel<S: Float>(
     #[comptime] layout: Layout,
     #[define(S)] _scale: StorageType,
 ) {
-    // One unit for four columns of a row.
+    // One unit unpacks four columns of a row.
     let blocks = blocks as usize;
     let group = ABSOLUTE_POS % 8;
     let block = ABSOLUTE_POS / 8 % blocks;
@@ -409,16 +409,16 @@ fn unpack_kernel<S: Float>(
     }
 }
 
-/// Which rows are unpacked.
+/// The rows to unpack.
 #[derive(Clone, Copy, Debug)]
 pub enum Picked<'a> {
-    /// So many, from one on.
+    /// A range of rows: the first one, and their number.
     From(usize, usize),
-    /// Those of these ids, of 32 bits; they must be below the number of rows.
+    /// The rows with these 32-bit ids, which must be below the number of rows.
     Ids(&'a Buffer),
 }
 
-/// Rows in float32 `[rows, width]`.
+/// Unpacks rows to float32, `[rows, width]`.
 pub fn unpack<R: Runtime>(device: &Device<R>, matrix: &PackedBuffer, picked: Picked<'_>) -> Buffer {
     const UNITS: usize = 256;
     let (first, rows, ids) = match picked {
@@ -426,7 +426,7 @@ pub fn unpack<R: Runtime>(device: &Device<R>, matrix: &PackedBuffer, picked: Pic
         Picked::Ids(ids) => (0, ids.len, Some(ids)),
     };
     let out = device.floats(rows * matrix.width);
-    // SAFETY: units behind the last row do nothing.
+    // SAFETY: units past the last row do nothing.
     unsafe {
         unpack_kernel::launch_unchecked::<R>(
             &device.client,

@@ -1,39 +1,43 @@
-//! Where the positions of a forward pass lie, and what each new one sees, as kernels read it.
+//! The attention plan of a forward pass: the cache slots of new positions, and what each of them sees, as kernels
+//! read it.
 
 use moi_kernels::{AttentionSpan, CACHE_BLOCK, Visible};
 
 use crate::Buffer;
 
-/// New positions of several sequences on a device, made of [`plan_words`].
+/// New positions of several sequences, on a device. The words are made by [`plan_words`].
 #[derive(Clone, Debug)]
 pub struct AttentionPlan {
-    /// The words.
+    /// The words, as in [`PlanWords::words`].
     pub words: Buffer,
-    /// New positions.
+    /// Number of new positions.
     pub tokens: usize,
-    /// Cubes for one key head, if positions are not split.
+    /// Number of cubes for one key head, if positions are not split.
     pub tiles: usize,
-    /// Queries of a cube.
+    /// Queries per cube.
     pub queries: usize,
-    /// Positions that the queries of a cube see at most.
+    /// Maximum number of positions that the queries of a cube see.
     pub longest: usize,
 }
 
-/// The words of a plan, and what the host knows of it.
+/// The words of a plan, and the sizes that the host needs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PlanWords {
-    /// Of each new position its place in a slab of blocks; of each the first position that it sees, the one behind the last,
-    /// and where its path through a tree is in these words, 0 if it has none; of each cube its first query, how many queries it has,
-    /// where the blocks of its sequence are in these words, and which of the sequence's blocks is the first of them; then
-    /// blocks and paths. A path has the number of positions before the tree, and the positions on it.
+    /// In this order:
+    /// - the cache slot of each new position, `block * CACHE_BLOCK + position in the block`;
+    /// - for each new position, the first position that it sees, the end of these, and the index in these words of
+    ///   its path through a tree, or 0 if it has none;
+    /// - for each cube, its first query, its number of queries, the index in these words of its sequence's block
+    ///   table, and which of the sequence's blocks comes first in that table;
+    /// - block tables and paths. A path is the number of positions before the tree, then the positions on the path.
     pub words: Vec<u32>,
-    /// As [`AttentionPlan::tiles`].
+    /// See [`AttentionPlan::tiles`].
     pub tiles: usize,
-    /// As [`AttentionPlan::longest`].
+    /// See [`AttentionPlan::longest`].
     pub longest: usize,
 }
 
-/// The plan of spans whose blocks all lie in one slab, for cubes of so many queries.
+/// The plan of spans whose blocks all lie in one slab, for cubes of `queries` queries.
 pub fn plan_words(spans: &[AttentionSpan<'_>], window: Option<usize>, queries: usize) -> PlanWords {
     let tokens: usize = spans.iter().map(|span| span.len).sum();
     let at_once =

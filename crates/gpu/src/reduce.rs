@@ -1,17 +1,18 @@
-//! Numbers of all units of a cube put together.
+//! Reductions over all units of a cube.
 
 use cubecl::prelude::*;
 
-/// Units of a cube of most kernels.
+/// Units per cube, in most kernels.
 pub(crate) const UNITS: usize = 256;
 
-/// Units that put together what all have written.
+/// Units that reduce what all units have written.
 const SECOND: usize = 16;
 
-/// Numbers that [`sum`] and [`largest`] need to be shared.
+/// Length of the shared memory that [`sum`], [`largest`] and [`before`] need.
 pub(crate) const SHARED: usize = UNITS + SECOND;
 
-/// The sum over a cube of [`UNITS`], for all of them. Calls may follow one another without a barrier.
+/// The sum of the values of all [`UNITS`] units of a cube, returned to each. Calls may follow one another without a
+/// barrier.
 #[cube]
 pub(crate) fn sum(value: f32, shared: &mut SharedMemory<f32>) -> f32 {
     shared[UNIT_POS as usize] = value;
@@ -33,7 +34,7 @@ pub(crate) fn sum(value: f32, shared: &mut SharedMemory<f32>) -> f32 {
     total
 }
 
-/// The largest number of a cube of [`UNITS`], for all of them.
+/// The largest of the values of all [`UNITS`] units of a cube, returned to each.
 #[cube]
 pub(crate) fn largest(value: f32, shared: &mut SharedMemory<f32>) -> f32 {
     shared[UNIT_POS as usize] = value;
@@ -55,7 +56,7 @@ pub(crate) fn largest(value: f32, shared: &mut SharedMemory<f32>) -> f32 {
     total
 }
 
-/// The sum over the units before this one, of a cube of [`UNITS`].
+/// The sum of the values of the units before this one, in a cube of [`UNITS`] units.
 #[cube]
 pub(crate) fn before(value: f32, shared: &mut SharedMemory<f32>) -> f32 {
     const WIDTH: usize = UNITS / SECOND;
@@ -78,7 +79,7 @@ pub(crate) fn before(value: f32, shared: &mut SharedMemory<f32>) -> f32 {
     for i in 0..unit % WIDTH {
         total += shared[unit / WIDTH * WIDTH + i];
     }
-    // What was read must not be written too early.
+    // The shared memory must not be overwritten before all units have read it.
     sync_cube();
     total
 }

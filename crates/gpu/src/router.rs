@@ -1,4 +1,4 @@
-//! Which experts a position is given to, without reading anything back.
+//! Routes positions to experts on the device, without reading anything back.
 
 use cubecl::prelude::*;
 
@@ -7,65 +7,65 @@ use crate::{
     reduce::{SHARED, UNITS, largest, sum},
 };
 
-/// The most experts that a router may have here: their scores are in shared memory twice.
+/// Maximum number of experts of a router here: their scores are in shared memory twice.
 const MAX_EXPERTS: usize = 1024;
 
-/// Less than any score.
+/// Below any score.
 const LEAST: f32 = -3.0e38;
 
-/// More than any.
-const MOST: f32 = 3.0e38;
+/// Above any score.
+const MAX_LOGIT: f32 = 3.0e38;
 
-/// A router behind its linear map.
+/// A router, which is applied to the outputs of its linear layer.
 #[derive(Clone, Copy, Debug)]
 pub struct Router<'a> {
-    /// How many experts there are.
+    /// Number of experts.
     pub experts: usize,
-    /// How many each position is given to.
+    /// Number of experts that each position is routed to.
     pub per_token: usize,
-    /// Whether scores are the softmax over all experts; else they are the sigmoid of each value.
+    /// Whether scores are the softmax over all experts; else they are the sigmoid of each logit.
     pub softmax: bool,
-    /// `cap * tanh(x / cap)` of values, before the scores.
+    /// Soft cap: logits become `cap * tanh(x / cap)` before the scores.
     pub softcap: Option<f32>,
-    /// Groups of experts of which only some can be picked from.
+    /// Groups of experts, only some of which can be picked from.
     pub groups: Option<Groups>,
     /// Whether weights are divided by their sum.
     pub normalized: bool,
-    /// What is added to that sum.
+    /// Added to that sum.
     pub sum_plus: f32,
-    /// What that sum is at least.
+    /// The minimum of that sum.
     pub sum_at_least: f32,
     /// A factor on the weights.
     pub factor: f32,
-    /// Added to scores to choose, `[experts]`.
+    /// Added to the scores for picking experts, but not to the weights, `[experts]`.
     pub correction: Option<&'a Buffer>,
     /// Factors on the weights, `[experts]`.
     pub scales: Option<&'a Buffer>,
 }
 
-/// Equal groups of experts.
+/// Groups of experts, of equal size.
 #[derive(Clone, Copy, Debug, Hash, PartialEq, Eq)]
 pub struct Groups {
-    /// How many there are.
+    /// Number of groups.
     pub count: usize,
-    /// How many of them can be picked from.
+    /// Number of groups that can be picked from.
     pub kept: usize,
-    /// Whether a group's score is the sum of its two best; else it is its best.
+    /// Whether a group's score is the sum of its two best scores; else it is its best score.
     pub two: bool,
 }
 
-/// The experts of each position, the best first.
+/// The picked experts of each position, the best first.
 #[derive(Clone, Debug)]
 pub struct Choice {
-    /// `[n, per_token]`, 32-bit.
+    /// Indices of the experts, `[n, per_token]`, 32-bit.
     pub ids: Buffer,
-    /// `[n, per_token]` in float32.
+    /// Weights of the experts, `[n, per_token]` in float32.
     pub weights: Buffer,
-    /// Experts of a position.
+    /// Number of experts per position.
     pub per_token: usize,
 }
 
-/// What is known when the kernel is compiled.
+/// Compile-time constants of the kernel.
 #[derive(Clone, Copy, Debug, Hash, PartialEq, Eq)]
 struct Fixed {
     experts: usize,
@@ -78,7 +78,7 @@ struct Fixed {
     scales: bool,
 }
 
-/// Numbers that are not.
+/// Values that are passed when the kernel is launched.
 #[derive(CubeType, CubeLaunch, Clone, Copy)]
 struct Numbers {
     softcap: f32,
@@ -87,7 +87,8 @@ struct Numbers {
     factor: f32,
 }
 
-/// Scores of a position's experts, by all units of a cube; each writes those that are a multiple of [`UNITS`] behind it.
+/// Computes the scores of a position's experts with all units of a cube. Unit `i` writes those of experts `i`,
+/// `i + UNITS` and so on.
 #[cube]
 fn score(
     values: &Array<f32>,
@@ -125,7 +126,7 @@ fn score(
     }
 }
 
-/// Makes the choices of all groups but the best ones less than any other.
+/// Sets the choices of all groups but the best ones below any score.
 #[cube]
 fn leave_out_groups(
     choices: &mut SharedMemory<f32>,
@@ -150,7 +151,7 @@ fn leave_out_groups(
     }
     sync_cube();
     if group < comptime![groups.count] {
-        // Of equal ones the first is better.
+        // Of equal groups, the first one counts as better.
         let own = shared[group];
         let mut better = 0u32;
         for other in 0..comptime![groups.count] {
@@ -193,8 +194,8 @@ fn route_kernel<C: Float, S: Float>(
             if comptime![fixed.correction] {
                 choice += f32::cast_from(correction[expert]);
             }
-            // What is no number is picked, so that what comes of it shows.
-            choices[expert] = select(choice.is_nan(), f32::new(MOST), choice);
+            // A NaN is picked, so that the result shows it.
+            choices[expert] = select(choice.is_nan(), f32::new(MAX_LOGIT), choice);
         }
         if comptime![fixed.groups.is_some()] {
             let groups = comptime![fixed.groups.unwrap_or(Groups { count: 1, kept: 1, two: false })];
@@ -204,7 +205,7 @@ fn route_kernel<C: Float, S: Float>(
             let mut best = f32::new(LEAST);
             let none = f32::new(comptime![experts as f32]);
             let mut own = none;
-            // Each unit reads only what it alone writes.
+            // Each unit only reads choices that it alone writes.
             for expert in range_stepped(UNIT_POS as usize, experts, UNITS) {
                 if choices[expert] > best {
                     best = choices[expert];
@@ -212,7 +213,7 @@ fn route_kernel<C: Float, S: Float>(
                 }
             }
             let most = largest(best, &mut shared);
-            // Of equal ones the first.
+            // Of equal experts, the first one is picked.
             let first = -largest(select(best == most, -own, -none), &mut shared);
             let expert = min(u32::cast_from(first), experts as u32 - 1);
             if expert % UNITS as u32 == UNIT_POS {
@@ -245,8 +246,8 @@ fn route_kernel<C: Float, S: Float>(
     }
 }
 
-/// The experts of positions, of what the router's map gives for them `[n, experts]` in float32; `None` of more experts
-/// than there is room for.
+/// Picks the experts of positions from the outputs of the router's linear layer, `[n, experts]` in float32. `None` if
+/// there is no room for so many experts.
 pub fn route<R: Runtime>(device: &Device<R>, values: &Buffer, router: &Router<'_>) -> Option<Choice> {
     let Router { experts, per_token, correction, scales, .. } = *router;
     let shared = (2 * experts + per_token + SHARED) * size_of::<f32>();
@@ -271,7 +272,7 @@ pub fn route<R: Runtime>(device: &Device<R>, values: &Buffer, router: &Router<'_
     let (correction, scales) = (correction.unwrap_or(values), scales.unwrap_or(values));
     let Router { softcap, sum_plus, sum_at_least, factor, .. } = *router;
     let numbers = NumbersLaunch::new(softcap.unwrap_or(1.0), sum_plus, sum_at_least, factor);
-    // SAFETY: cubes behind the last position do nothing, and picks are below the number of experts.
+    // SAFETY: cubes past the last position do nothing, and picks are below the number of experts.
     unsafe {
         route_kernel::launch_unchecked::<R>(
             &device.client,

@@ -1,4 +1,4 @@
-//! The inner function of feed-forward blocks.
+//! Activation functions of feed-forward blocks.
 
 use std::f32::consts::{FRAC_2_SQRT_PI, SQRT_2};
 
@@ -8,7 +8,7 @@ use crate::{
     pool::{self, Shared},
 };
 
-/// What is applied to the gate.
+/// The activation function that is applied to the gate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Gated {
     /// `x / (1 + e^-x)`.
@@ -23,13 +23,13 @@ pub enum Gated {
     ReluSquared,
 }
 
-/// `function(gate) * up`, in the place of `gate`; without `up`, `function(gate)`.
+/// Computes `function(gate) * up` in place in `gate`; without `up`, `function(gate)`.
 pub fn gated(function: Gated, gate: &mut [f32], up: Option<&[f32]>) {
     assert!(up.is_none_or(|up| up.len() == gate.len()), "as many values in both");
     let len = gate.len();
     let shared = Shared::new(gate);
     pool::run_ranges(len, 1 << 13, |start, end| {
-        // SAFETY: each range is another part.
+        // SAFETY: the ranges are disjoint.
         let gate = unsafe { shared.slice(start, end - start) };
         some(function, gate, up.map(|up| &up[start..end]));
     });
@@ -37,7 +37,7 @@ pub fn gated(function: Gated, gate: &mut [f32], up: Option<&[f32]>) {
 
 fn some(function: Gated, gate: &mut [f32], up: Option<&[f32]>) {
     dispatch!(isa(), |function: Gated, gate: &mut [f32], up: Option<&[f32]>| -> () {
-        // SAFETY: chunks of sixteen; the instruction set is there.
+        // SAFETY: all loads and stores are inside chunks of sixteen; the CPU has the instruction set.
         unsafe {
             let (chunks, rest) = gate.as_chunks_mut::<16>();
             for (index, chunk) in chunks.iter_mut().enumerate() {
@@ -73,14 +73,14 @@ unsafe fn apply<L: Lanes>(function: Gated, x: L) -> L {
                 x.mul(sigmoid(inner.mul(L::splat(SQRT_2 * FRAC_2_SQRT_PI))))
             }
             Gated::QuickGelu => x.mul(sigmoid(x.mul(L::splat(1.702)))),
-            // In this order NaN stays.
+            // In this order of arguments `max` returns NaN where x is NaN.
             Gated::Relu => zero.max(x),
             Gated::ReluSquared => zero.max(x).mul(zero.max(x)),
         }
     }
 }
 
-/// Where `e^-x` is cut off at `e^88` the quotient is nothing beside float32's smallest numbers.
+/// `1 / (1 + e^-x)`. `exp` is at most `e^88`, where the quotient is below float32's smallest normal number.
 #[inline(always)]
 unsafe fn sigmoid<L: Lanes>(x: L) -> L {
     // SAFETY: the caller has the instruction set.

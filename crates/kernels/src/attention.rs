@@ -1,10 +1,10 @@
-//! Attention over a cache of blocks: FlashAttention (arXiv 2205.14135) block by block, long caches split between threads
-//! (Flash-Decoding), keys and values found through a table of blocks (PagedAttention, arXiv 2309.06180).
+//! Attention over a KV cache of blocks: FlashAttention (arXiv 2205.14135) block by block, long caches split between
+//! threads (Flash-Decoding), keys and values found through a block table (PagedAttention, arXiv 2309.06180).
 //!
-//! A query's result has the same bits whatever else is computed beside it, however many threads there are, and whether its
-//! sequence came in one piece or in several: positions are taken in parts of [`PART`] positions that begin at multiples of
-//! it, a part block by block, and parts are merged one behind the other. Products of a query and a key are added up value by
-//! value, sums over positions position by position.
+//! A query's result has the same bits whatever else is in the batch, however many threads there are, and whether its
+//! sequence was prefilled in one piece or in several. For this, positions are processed in parts of [`PART`]
+//! positions that begin at multiples of it, each part block by block, and the parts are merged in order. The dot
+//! product of a query and a key is summed value by value, and sums over positions position by position.
 
 mod block;
 mod part;
@@ -17,41 +17,42 @@ use crate::{
 };
 use part::{Scratch, merge, run_part};
 
-/// Positions of a block of the cache.
+/// Positions in a block of the KV cache.
 pub const CACHE_BLOCK: usize = 64;
-/// Positions of a part, whose sums are merged with those of others: whole blocks.
+/// Positions in a part, a whole number of blocks. Each part has its own softmax state, and the states are merged.
 const PART: usize = 4 * CACHE_BLOCK;
-/// Queries that share the keys they read.
+/// Maximum number of queries of a task, which share the keys that it reads.
 const QUERIES: usize = 48;
 
-/// Sizes and scores.
+/// Sizes and score options of an attention layer.
 #[derive(Clone, Copy, Debug)]
-pub struct Attention<'a> {
-    /// Heads of a query.
+pub struct AttentionSizes<'a> {
+    /// Query heads.
     pub heads: usize,
-    /// Heads of a key; queries' heads in groups share one.
+    /// Key and value heads; each is shared by a group of `heads / kv_heads` query heads.
     pub kv_heads: usize,
-    /// Values of a head.
+    /// Values per head.
     pub head_dim: usize,
-    /// Scores are `cap * tanh(score / cap)`.
+    /// Logit soft cap: scores become `cap * tanh(score / cap)`.
     pub softcap: Option<f32>,
-    /// A query sees so many positions, up to and with its own; all where `None`.
+    /// Sliding window: a query sees this many positions, up to and including its own; all where `None`.
     pub window: Option<usize>,
-    /// A logit of each head, which takes a share of the softmax and gives nothing; not capped.
+    /// Attention sinks: a logit per query head that adds to the softmax denominator but has no value; it is not
+    /// soft-capped.
     pub sinks: Option<&'a [f32]>,
 }
 
-/// Where a block of the cache is.
+/// The place of a block in the KV cache.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BlockPlace {
-    /// Which of the slabs.
+    /// Index of the slab.
     pub slab: usize,
-    /// Which block of it.
+    /// Index of the block in the slab.
     pub index: usize,
 }
 
-/// Keys and values of a layer, in slabs of blocks. A block of keys is `[kv_heads, head_dim, CACHE_BLOCK]`, one of values
-/// `[kv_heads, CACHE_BLOCK, head_dim]`.
+/// Keys and values of a layer, in slabs of blocks. A block of keys is `[kv_heads, head_dim, CACHE_BLOCK]`, a block of
+/// values `[kv_heads, CACHE_BLOCK, head_dim]`.
 #[derive(Clone, Debug)]
 pub struct CachedBlocks<'a> {
     /// Keys.
@@ -60,36 +61,37 @@ pub struct CachedBlocks<'a> {
     pub values: Vec<Float<'a>>,
 }
 
-/// What the new positions of a sequence see of each other. All see what came before them, as far as the window goes.
+/// The attention mask among the new positions of a sequence. All of them see the earlier positions, within the
+/// window.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Visible {
-    /// Those before them and themselves.
+    /// Each new position sees those before it and itself.
     #[default]
     Causal,
-    /// All.
+    /// Each new position sees all of them.
     Full,
-    /// Those on the way to them in a tree: of each new position, the new position that it follows, which comes before it;
-    /// `None` where it follows what came before.
+    /// The new positions form a tree, and each sees its ancestors and itself. The vector holds the index of each new
+    /// position's parent, which comes before it; `None` where it follows the earlier positions directly.
     Tree(Vec<Option<usize>>),
 }
 
-/// The new positions of a sequence, whose keys and values are in the cache already.
+/// The new positions of a sequence. Their keys and values are in the cache already.
 #[derive(Clone, Debug)]
 pub struct AttentionSpan<'a> {
-    /// How many.
+    /// Number of new positions.
     pub len: usize,
-    /// Positions of the sequence before them.
+    /// Number of earlier positions of the sequence.
     pub past: usize,
-    /// The blocks of the sequence from a position on, and which block of all that is.
+    /// The block table of the sequence from block `first_block` on.
     pub blocks: &'a [BlockPlace],
-    /// The first of these, among all blocks of the sequence.
+    /// Index of the first of these blocks among all blocks of the sequence.
     pub first_block: usize,
-    /// What they see of each other.
+    /// The attention mask among the new positions.
     pub visible: &'a Visible,
 }
 
 impl Visible {
-    /// The new positions on the way to one of them, itself last.
+    /// The new positions on the path to one of them, which is the last.
     pub fn path(&self, query: usize) -> Vec<usize> {
         match self {
             Self::Causal | Self::Full => (0..=query).collect(),
@@ -104,7 +106,7 @@ impl Visible {
         }
     }
 
-    /// How many new positions come before one of them in its sequence.
+    /// Number of new positions that precede one of them in its sequence.
     pub fn depth(&self, query: usize) -> usize {
         match self {
             Self::Causal | Self::Full => query,
@@ -114,7 +116,7 @@ impl Visible {
 }
 
 impl AttentionSpan<'_> {
-    /// The positions that one of the new ones sees; in a tree, where those on the way to it stand one behind the other.
+    /// The range of positions that a new position sees. In a tree, positions are numbered along the path to it.
     pub fn seen(&self, query: usize, window: Option<usize>) -> Range<usize> {
         let position = self.past + self.visible.depth(query);
         let end = match self.visible {
@@ -125,18 +127,18 @@ impl AttentionSpan<'_> {
     }
 }
 
-/// softmax(q k^T) v: `q`, scaled already, and the result are `[positions, heads, head_dim]`, the positions of one span
-/// behind those of the other.
+/// Computes softmax(q k^T) v. `q`, which is scaled already, and the result are `[positions, heads, head_dim]`; the
+/// positions of the spans follow one another.
 ///
 /// # Panics
-/// If the slices are shorter than the sizes say, or a span lacks blocks that its positions see.
+/// If the slices are shorter than the sizes require, or a span lacks blocks that its positions see.
 pub fn attend(
-    sizes: &Attention<'_>,
+    sizes: &AttentionSizes<'_>,
     q: &[f32],
     cached: &CachedBlocks<'_>,
     spans: &[AttentionSpan<'_>],
 ) -> Vec<f32> {
-    let &Attention { heads, kv_heads, head_dim, sinks, .. } = sizes;
+    let &AttentionSizes { heads, kv_heads, head_dim, sinks, .. } = sizes;
     let positions: usize = spans.iter().map(|span| span.len).sum();
     let len = positions * heads * head_dim;
     assert!(q.len() == len && heads.is_multiple_of(kv_heads.max(1)), "queries of all heads");
@@ -150,7 +152,7 @@ pub fn attend(
     let states = Unwritten::new(&mut partials, tasks.states * state);
     let finish = |task: &Task, found: &[f32]| {
         for (row, query) in task.queries.clone().enumerate() {
-            // SAFETY: each query of each head has its own place in the living vector.
+            // SAFETY: each query of each head has a place of its own in `out`, which outlives the tasks.
             let out = unsafe { sums.zeroed(task.place(sizes, query), head_dim) };
             let (values, state) = found[row * state..][..state].split_at(state - 2);
             let sink = sizes.sinks.map(|sinks| sinks[task.place(sizes, query) / head_dim % heads]);
@@ -166,7 +168,7 @@ pub fn attend(
         let size = task.queries.len() * state;
         if let Some(first) = task.first_state {
             for (part, positions) in task.parts().enumerate() {
-                // SAFETY: each part of each task has its own place in the living vector.
+                // SAFETY: each part of each task has a place of its own in `partials`, which outlives the tasks.
                 let out = unsafe { states.zeroed(first * state + part * size, size) };
                 run_part(sizes, cached, &spans[task.span], positions, &mut scratch, out);
             }
@@ -179,7 +181,7 @@ pub fn attend(
         }
         finish(task, &all);
     });
-    // SAFETY: all parts of all tasks that have places there have written them.
+    // SAFETY: all parts of all tasks that have a place in `partials` have written it.
     unsafe { states.written(&mut partials) };
     for same in tasks.all.chunk_by(|a, b| a.is_of_the_same(b)) {
         let Some(first) = same[0].first_state else { continue };
@@ -190,13 +192,13 @@ pub fn attend(
         }
         finish(&same[0], &all);
     }
-    // SAFETY: all queries of all heads were finished.
+    // SAFETY: `finish` has run for all queries of all heads.
     unsafe { sums.written(&mut out) };
     out
 }
 
-/// The sum of weights, which are relative to the largest score, with a head's sink in it; and the factor that the weighted
-/// values have then.
+/// Adds a head's sink to the softmax denominator. Takes the largest score and the sum of the weights relative to it;
+/// returns the factor by which the weighted values change, and the new sum.
 fn with_sink([largest, sum]: [f32; 2], sink: Option<f32>) -> [f32; 2] {
     match sink {
         None => [1.0, sum],
@@ -208,8 +210,8 @@ fn with_sink([largest, sum]: [f32; 2], sink: Option<f32>) -> [f32; 2] {
     }
 }
 
-/// That every block that is seen is there.
-fn check(sizes: &Attention<'_>, cached: &CachedBlocks<'_>, spans: &[AttentionSpan<'_>]) {
+/// Asserts that every block that is read exists.
+fn check(sizes: &AttentionSizes<'_>, cached: &CachedBlocks<'_>, spans: &[AttentionSpan<'_>]) {
     let size = sizes.kv_heads * CACHE_BLOCK * sizes.head_dim;
     assert!(cached.keys.len() == cached.values.len(), "keys and values in as many slabs");
     for span in spans {
@@ -232,33 +234,33 @@ fn check(sizes: &Attention<'_>, cached: &CachedBlocks<'_>, spans: &[AttentionSpa
     }
 }
 
-/// How the work is cut: by spans, heads of keys, queries, and parts of the positions.
+/// The division of the work by spans, key heads, queries, and parts of the positions.
 struct Tasks {
-    /// One behind the other are tasks of the same queries.
+    /// Tasks of the same queries are adjacent.
     all: Vec<Task>,
-    /// Sums of queries that tasks keep until all of the same queries are done.
+    /// Number of softmax states, one per query and part, that are kept until all tasks of the same queries are done.
     states: usize,
 }
 
 struct Task {
     span: usize,
-    /// Queries of other spans before it.
+    /// Number of new positions in earlier spans.
     first_query: usize,
     kv_head: usize,
-    /// Of all that share the head: position after position, the heads of the group together.
+    /// Range among the queries that share the key head, ordered by position, then by head of the group.
     queries: Range<usize>,
-    /// What these see, from a multiple of [`PART`] on.
+    /// The positions that these queries see, extended down to a multiple of [`PART`].
     seen: Range<usize>,
-    /// Where its parts are kept, if they are: in sums of a query.
+    /// Index of the first softmax state kept for this task; `None` if the task finishes its queries itself.
     first_state: Option<usize>,
 }
 
 impl Tasks {
-    fn of(sizes: &Attention<'_>, spans: &[AttentionSpan<'_>]) -> Self {
+    fn of(sizes: &AttentionSizes<'_>, spans: &[AttentionSpan<'_>]) -> Self {
         let group = sizes.heads / sizes.kv_heads;
         let (mut whole, mut first_query) = (Vec::new(), 0);
         for (index, span) in spans.iter().enumerate() {
-            // Of a tree each position sees others.
+            // In a tree each position sees different ones, so a task has the queries of a single position.
             let at_once = if matches!(span.visible, Visible::Tree(_)) { group } else { QUERIES };
             let queries = span.len * group;
             for kv_head in 0..sizes.kv_heads {
@@ -274,7 +276,7 @@ impl Tasks {
             }
             first_query += span.len;
         }
-        // Few queries leave threads idle unless they share the positions.
+        // Few tasks would leave threads idle, so they are divided further, by parts of the positions.
         let wanted = 4 * pool::threads();
         if whole.len() >= wanted || pool::threads() == 1 {
             return Self { all: whole, states: 0 };
@@ -302,7 +304,7 @@ impl Tasks {
 }
 
 impl Task {
-    /// Parts of the positions that are seen.
+    /// The positions that are seen, in parts.
     fn parts(&self) -> impl Iterator<Item = Range<usize>> + use<> {
         let Range { start, end } = self.seen;
         (start..end).step_by(PART).map(move |begin| begin..(begin + PART).min(end))
@@ -312,8 +314,8 @@ impl Task {
         (self.span, self.kv_head, &self.queries) == (other.span, other.kv_head, &other.queries)
     }
 
-    /// Where a query begins.
-    fn place(&self, sizes: &Attention<'_>, query: usize) -> usize {
+    /// Index of the first value of a query in `q` and the result.
+    fn place(&self, sizes: &AttentionSizes<'_>, query: usize) -> usize {
         let group = sizes.heads / sizes.kv_heads;
         let (position, member) = (query / group, query % group);
         ((self.first_query + position) * sizes.heads + self.kv_head * group + member) * sizes.head_dim

@@ -2,7 +2,7 @@ use half::{bf16, f16};
 
 use super::*;
 
-/// Keys and values of one sequence in blocks that lie in two slabs, in no order.
+/// Keys and values of one sequence in blocks that lie in two slabs, in no particular order.
 struct Cache {
     /// `[positions, kv_heads, head_dim]` each.
     keys: Vec<f32>,
@@ -28,7 +28,7 @@ impl Cache {
         let blocks = positions.div_ceil(CACHE_BLOCK);
         let places = (0..blocks).map(|block| BlockPlace { slab: block % 2, index: (blocks - 1 - block) / 2 });
         let per_slab = blocks.div_ceil(2) * CACHE_BLOCK * kv_heads * head_dim;
-        // What is not in use may be anything.
+        // Unused positions of the cache may hold anything, even NaN.
         let slab = || [vec![f32::NAN; per_slab], vec![f32::NAN; per_slab]];
         let mut cache = Self { keys, values, slabs: [slab(), slab()], places: places.collect() };
         for position in 0..positions {
@@ -46,7 +46,7 @@ impl Cache {
         cache
     }
 
-    fn attend(&self, sizes: &Attention<'_>, q: &[f32], past: usize, visible: &Visible) -> Vec<f32> {
+    fn attend(&self, sizes: &AttentionSizes<'_>, q: &[f32], past: usize, visible: &Visible) -> Vec<f32> {
         let cached = CachedBlocks {
             keys: self.slabs[0].iter().map(|slab| Float::F32(slab)).collect(),
             values: self.slabs[1].iter().map(|slab| Float::F32(slab)).collect(),
@@ -56,20 +56,20 @@ impl Cache {
 
     fn span<'a>(
         &'a self,
-        sizes: &Attention<'_>,
+        sizes: &AttentionSizes<'_>,
         q: &[f32],
         past: usize,
         visible: &'a Visible,
     ) -> AttentionSpan<'a> {
         let len = q.len() / (sizes.heads * sizes.head_dim);
-        // Blocks before the window need not be there.
+        // Blocks before the window need not exist.
         let first_block = sizes.window.map_or(0, |window| (past + 1).saturating_sub(window) / CACHE_BLOCK);
         AttentionSpan { len, past, blocks: &self.places[first_block..], first_block, visible }
     }
 
-    /// The formula, in float64.
-    fn expected(&self, sizes: &Attention<'_>, q: &[f32], past: usize, visible: &Visible) -> Vec<f64> {
-        let &Attention { heads, kv_heads, head_dim, softcap, window, sinks } = sizes;
+    /// Reference: the attention formula in float64.
+    fn expected(&self, sizes: &AttentionSizes<'_>, q: &[f32], past: usize, visible: &Visible) -> Vec<f64> {
+        let &AttentionSizes { heads, kv_heads, head_dim, softcap, window, sinks } = sizes;
         let mut out = vec![0.0; q.len()];
         for query in 0..q.len() / (heads * head_dim) {
             let path = visible.path(query);
@@ -109,7 +109,7 @@ impl Cache {
     }
 }
 
-fn queries(sizes: &Attention<'_>, count: usize) -> Vec<f32> {
+fn queries(sizes: &AttentionSizes<'_>, count: usize) -> Vec<f32> {
     (0..count * sizes.heads * sizes.head_dim).map(|i| number(3 * i + 1)).collect()
 }
 
@@ -127,7 +127,7 @@ const CASES: &[Case] = &[
     (3, 3, 80, 700, 90, Some(300), None),
 ];
 
-/// Of up to 32 heads: below all scores, among them and above.
+/// Sinks of up to 32 heads: below all scores, among them and above.
 const SINKS: [f32; 32] = {
     let mut sinks = [0.0; 32];
     let mut head = 0;
@@ -138,10 +138,10 @@ const SINKS: [f32; 32] = {
     sinks
 };
 
-fn sizes(case: &Case) -> Attention<'static> {
+fn sizes(case: &Case) -> AttentionSizes<'static> {
     let &(heads, kv_heads, head_dim, past, _, window, softcap) = case;
     let sinks = (past % 2 == 1).then_some(&SINKS[..heads]);
-    Attention { heads, kv_heads, head_dim, softcap, window, sinks }
+    AttentionSizes { heads, kv_heads, head_dim, softcap, window, sinks }
 }
 
 #[test]
@@ -150,7 +150,7 @@ fn agrees_with_the_formula_whatever_the_sizes() {
         let (sizes, past, len) = (sizes(case), case.3, case.4);
         let cache = Cache::new(sizes.kv_heads, sizes.head_dim, past + len, 0);
         let q = queries(&sizes, len);
-        // Two chains behind the root, and a fork in one of them.
+        // The tree has two chains behind the root, and a fork in one of them.
         let parents = (0..len).map(|node| [None, None, Some(node.saturating_sub(2))][node.min(2)]);
         for visible in [Visible::Causal, Visible::Full, Visible::Tree(parents.collect())] {
             let found = cache.attend(&sizes, &q, past, &visible);
@@ -192,7 +192,7 @@ fn halves_give_what_their_values_give() {
     }
 }
 
-/// Alone, in pieces, and beside others: the same bits.
+/// A query has the same bits alone, in pieces, and beside other sequences.
 #[test]
 fn a_query_has_the_same_bits_in_any_company() {
     for case in CASES {
@@ -209,7 +209,7 @@ fn a_query_has_the_same_bits_in_any_company() {
                 .collect();
             assert_eq!(pieces, whole, "{sizes:?}: pieces of {step}");
         }
-        // Beside another sequence, whose slabs come behind.
+        // Beside another sequence, whose slabs follow.
         let other_q = queries(&sizes, 20);
         let slabs = |of: usize| {
             cache.slabs[of].iter().chain(&other.slabs[of]).map(|slab| Float::F32(slab)).collect::<Vec<_>>()
@@ -226,12 +226,12 @@ fn a_query_has_the_same_bits_in_any_company() {
     }
 }
 
-/// Each position of a tree as if those on the way to it had come alone.
+/// Each position of a tree has the result that it has when only the positions on its path are computed.
 #[test]
 fn a_tree_is_its_paths() {
     for case in CASES {
         let (sizes, past) = (sizes(case), case.3);
-        // Around the end of a block, too.
+        // Positions around the end of a block are tested too.
         for past in [past, past.next_multiple_of(CACHE_BLOCK) + CACHE_BLOCK - 3] {
             let parents = vec![None, None, Some(0), Some(2), Some(1), Some(2), Some(5), None, Some(6)];
             let cache = Cache::new(sizes.kv_heads, sizes.head_dim, past + parents.len(), 0);
@@ -262,7 +262,8 @@ fn a_tree_is_its_paths() {
 
 #[test]
 fn broken_queries_show() {
-    let sizes = Attention { heads: 1, kv_heads: 1, head_dim: 16, softcap: None, window: None, sinks: None };
+    let sizes =
+        AttentionSizes { heads: 1, kv_heads: 1, head_dim: 16, softcap: None, window: None, sinks: None };
     let cache = Cache::new(1, 16, 4, 0);
     let found = cache.attend(&sizes, &[f32::NAN; 16], 3, &Visible::Causal);
     assert!(found.iter().all(|value| value.is_nan()));
@@ -271,6 +272,7 @@ fn broken_queries_show() {
 #[test]
 #[should_panic(expected = "the blocks of a sequence")]
 fn blocks_that_are_not_there_are_refused() {
-    let sizes = Attention { heads: 1, kv_heads: 1, head_dim: 16, softcap: None, window: None, sinks: None };
+    let sizes =
+        AttentionSizes { heads: 1, kv_heads: 1, head_dim: 16, softcap: None, window: None, sinks: None };
     Cache::new(1, 16, 64, 0).attend(&sizes, &[0.0; 16], 64, &Visible::Causal);
 }

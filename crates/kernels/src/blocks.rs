@@ -1,4 +1,4 @@
-//! From ggml's blocks to tiles.
+//! Repacks ggml's quantized blocks into tiles.
 
 use half::f16;
 
@@ -7,19 +7,19 @@ use crate::{
     pool::{self, Shared},
 };
 
-/// The parts of a packed matrix, see [`PackedForm`].
+/// The parts of a packed matrix; [`PackedForm`] documents their layout.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct PackedParts {
-    /// Quants and small scales, four bytes in each, the first byte lowest.
+    /// Quants and small scales, four bytes per word, the first byte in the lowest bits.
     pub words: Vec<i32>,
-    /// Scales.
+    /// Block scales.
     pub scales: Vec<f16>,
-    /// Minima, if the form has them.
+    /// Block minima, if the form has them.
     pub minima: Vec<f16>,
 }
 
-/// Packs a matrix of blocks as ggml stores them, row by row. None if there are not as many bytes as the shape takes,
-/// or the columns are no whole number of blocks.
+/// Packs a matrix `[rows, columns]` of blocks as ggml stores them, row by row. Returns `None` if the number of bytes
+/// does not match the shape, or a row is not a whole number of blocks.
 pub fn pack(form: PackedForm, blocks: &[u8], rows: usize, columns: usize) -> Option<PackedParts> {
     let [words, scales, minima] = form.lengths(rows, columns);
     let [scales, minima] = [scales, minima].map(|len| vec![f16::ZERO; len]);
@@ -28,7 +28,8 @@ pub fn pack(form: PackedForm, blocks: &[u8], rows: usize, columns: usize) -> Opt
         .then_some(parts)
 }
 
-/// The same into places of the [`lengths`](PackedForm::lengths) of this shape, which hold zeros; whether all fits.
+/// Packs a matrix as [`pack`] does, but into buffers of this shape's [`lengths`](PackedForm::lengths), which must
+/// hold zeros. Returns false if the lengths do not match.
 pub fn pack_into(
     form: PackedForm,
     blocks: &[u8],
@@ -51,7 +52,7 @@ pub fn pack_into(
     let tile_minima = if form.has_minima() { tile_scales } else { 0 };
     pool::run_ranges(rows.div_ceil(ROWS), 1, |first, end| {
         for tile in first..end {
-            // SAFETY: each tile has its own part of each.
+            // SAFETY: each tile has a part of its own in each buffer.
             let mut out = unsafe {
                 Tile {
                     words: words.slice(tile * tile_words, tile_words),
@@ -77,7 +78,7 @@ struct Tile<'a> {
     form: PackedForm,
 }
 
-/// 32 quants, four in a word.
+/// 32 quants, four per word.
 type Quants = [u32; BLOCK / 4];
 
 const LOW: u32 = 0x0f0f_0f0f;
@@ -92,7 +93,7 @@ fn number(bytes: &[u8], at: usize) -> f16 {
 }
 
 impl Tile<'_> {
-    /// A block of ggml, the `index`-th of a row.
+    /// Writes a ggml block, the `index`-th of a row, into the tile.
     fn put(&mut self, row: usize, index: usize, block: &[u8]) {
         let at = index * ROWS + row;
         match self.form {
@@ -141,7 +142,7 @@ impl Tile<'_> {
             PackedForm::Q6_K => {
                 self.scales[at] = number(block, 208);
                 for part in 0..8 {
-                    // 128 values stand in 64 bytes of nibbles and 32 of high bits.
+                    // 128 values are stored in 64 bytes of low nibbles and 32 bytes of high bits.
                     let (run, quarter) = (part / 4, part % 4);
                     let quants = std::array::from_fn(|j| {
                         let low =
@@ -191,19 +192,19 @@ impl Tile<'_> {
     }
 }
 
-/// Four low bits, each at the bottom of a byte.
+/// Spreads the four lowest bits to the lowest bits of four bytes.
 fn spread(bits: u32) -> u32 {
     let bits = bits & 15;
     (bits | bits << 7 | bits << 14 | bits << 21) & 0x0101_0101
 }
 
-/// The lowest bits of four bytes together.
+/// Gathers the lowest bits of four bytes in the four lowest bits.
 fn gathered(bytes: u32) -> u32 {
     let bits = bytes & 0x0101_0101;
     (bits | bits >> 7 | bits >> 14 | bits >> 21) & 15
 }
 
-/// Scale and minimum of a part of 32: eight of each, 6 bits, in 12 bytes.
+/// Scale and minimum of a sub-block of 32 values. A block has eight of each, of 6 bits, in 12 bytes.
 fn scale_and_min(bytes: &[u8], part: usize) -> [u8; 2] {
     match part {
         0..4 => [bytes[part] & 63, bytes[part + 4] & 63],

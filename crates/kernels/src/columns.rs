@@ -1,28 +1,28 @@
-//! Writing keys and values of new positions into their blocks.
+//! Writes keys and values of new positions into blocks of the KV cache.
 
 use crate::{
     attention::CACHE_BLOCK,
     pool::{self, Shared},
 };
 
-/// New positions that lie in one block of a slab, one behind the other.
+/// Consecutive new positions that lie in one block of a slab.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Run {
-    /// The first among all new positions.
+    /// Index of the first one among all new positions.
     pub first: usize,
-    /// How many.
+    /// Number of positions.
     pub len: usize,
-    /// The block.
+    /// Index of the block in the slab.
     pub block: usize,
-    /// Where in the block they begin.
+    /// The position in the block at which they begin.
     pub at: usize,
 }
 
-/// Writes `new` `[positions, heads, head_dim]` into a slab of blocks: `[heads, head_dim, CACHE_BLOCK]` each, as keys are
-/// read, where `by_value`, else `[heads, CACHE_BLOCK, head_dim]`.
+/// Writes `new` `[positions, heads, head_dim]` into the blocks of a slab: each block is
+/// `[heads, head_dim, CACHE_BLOCK]` if `by_value`, the layout of keys, else `[heads, CACHE_BLOCK, head_dim]`.
 ///
 /// # Panics
-/// If a run is outside of the slab, or of what is new.
+/// If a run is outside of the slab, or of `new`.
 pub fn write_columns<T: Copy + Send + Sync>(
     slab: &mut [T],
     new: &[T],
@@ -45,10 +45,10 @@ pub fn write_columns<T: Copy + Send + Sync>(
         let size = CACHE_BLOCK * head_dim;
         let to = slab.at((run.block * heads + head) * size, size);
         let from = |position: usize| &new[(run.first + position) * row + head * head_dim..][..head_dim];
-        // SAFETY: inside the head's part of the block, at positions that no other run has.
+        // SAFETY: the writes are inside the head's part of the block, at positions that no other run has.
         unsafe {
             if by_value {
-                // Value by value, so that writes go on where they were.
+                // The outer loop is over values, so that writes are contiguous.
                 for i in 0..head_dim {
                     for position in 0..run.len {
                         to.add(i * CACHE_BLOCK + run.at + position).write(from(position)[i]);
@@ -62,7 +62,7 @@ pub fn write_columns<T: Copy + Send + Sync>(
             }
         }
     };
-    // One position has less to write than a thread needs to wake up.
+    // Writing few positions takes less time than waking a thread.
     if positions * runs.len() * row < 1 << 14 {
         (0..runs.len() * heads).for_each(write);
     } else {
@@ -83,7 +83,7 @@ mod tests {
             let (mut runs, mut first, mut at) = (Vec::new(), 0, 5);
             while first < positions {
                 let len = (CACHE_BLOCK - at).min(positions - first);
-                // Blocks backwards.
+                // The blocks are in reverse order.
                 runs.push(Run { first, len, block: positions / CACHE_BLOCK + 1 - runs.len(), at });
                 (first, at) = (first + len, 0);
             }

@@ -1,4 +1,4 @@
-//! Products with weights that are floats, halves widened in registers.
+//! Products with weights that are stored as floats; half-precision weights are widened in registers.
 
 use std::ops::Range;
 
@@ -10,19 +10,19 @@ use crate::{
     pool::{self, Unwritten},
 };
 
-/// Floats in the type they are stored in.
+/// Floats in their storage type.
 #[derive(Clone, Copy, Debug)]
 pub enum Float<'a> {
     /// Single precision.
     F32(&'a [f32]),
     /// Half precision.
     F16(&'a [f16]),
-    /// The upper half of a single.
+    /// bfloat16: the upper half of a float32.
     Bf16(&'a [bf16]),
 }
 
 impl Float<'_> {
-    /// How many.
+    /// Number of values.
     pub fn len(&self) -> usize {
         match self {
             Self::F32(values) => values.len(),
@@ -31,12 +31,12 @@ impl Float<'_> {
         }
     }
 
-    /// Whether there are none.
+    /// Whether there are no values.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// Where they lie, and how to read them.
+    /// A pointer to the values, with their type.
     pub(crate) fn place(&self) -> Place {
         match self {
             Self::F32(values) => Place::F32(values.as_ptr()),
@@ -46,7 +46,7 @@ impl Float<'_> {
     }
 }
 
-/// Floats as kernels see them.
+/// A pointer to floats for kernels.
 #[derive(Clone, Copy)]
 pub(crate) enum Place {
     F32(*const f32),
@@ -54,17 +54,17 @@ pub(crate) enum Place {
     Bf16(*const u16),
 }
 
-// SAFETY: a view of a slice that lives while kernels run, and is only read.
+// SAFETY: it points into a slice that outlives the kernels, and is only read through.
 unsafe impl Sync for Place {}
 
 impl Place {
-    /// Sixteen values from `at` on.
+    /// Loads sixteen values from index `at` on, widened to float32.
     ///
     /// # Safety
-    /// They must be there, and so must the instruction set.
+    /// The values must exist, and the CPU must have the instruction set.
     #[inline(always)]
     pub(crate) unsafe fn load<L: Lanes>(self, at: usize) -> L {
-        // SAFETY: the caller's promise.
+        // SAFETY: the caller upholds the contract above.
         unsafe {
             match self {
                 Self::F32(from) => L::load(from.add(at)),
@@ -74,7 +74,7 @@ impl Place {
         }
     }
 
-    /// Asks for the cache line of a value.
+    /// Prefetches the cache line of the value at index `at`.
     #[inline(always)]
     pub(crate) fn prefetch(self, at: usize) {
         match self {
@@ -83,13 +83,13 @@ impl Place {
         }
     }
 
-    /// One value.
+    /// The value at index `at` in float32.
     ///
     /// # Safety
-    /// It must be there.
+    /// The value must exist.
     #[inline(always)]
     pub(crate) unsafe fn get(self, at: usize) -> f32 {
-        // SAFETY: the caller's promise.
+        // SAFETY: the caller upholds the contract above.
         unsafe {
             match self {
                 Self::F32(from) => *from.add(at),
@@ -100,7 +100,7 @@ impl Place {
     }
 }
 
-/// A matrix `[rows, columns]`, row by row.
+/// A weight matrix `[rows, columns]` in row-major order.
 #[derive(Clone, Copy, Debug)]
 pub struct Dense<'a> {
     values: Float<'a>,
@@ -109,7 +109,7 @@ pub struct Dense<'a> {
 }
 
 impl<'a> Dense<'a> {
-    /// None if there are not as many values as the shape has.
+    /// Returns `None` if the number of values does not match the shape.
     pub fn new(values: Float<'a>, [rows, columns]: [usize; 2]) -> Option<Self> {
         (values.len() == rows * columns).then_some(Self { values, rows, columns })
     }
@@ -124,16 +124,16 @@ impl<'a> Dense<'a> {
     }
 }
 
-/// Rows of activations that are kept near while all weights pass.
+/// Rows of activations in a strip, which stays in cache while all weights are read.
 const STRIP: usize = 64;
-/// Rows of weights, and of activations, whose products are summed at a time.
+/// Maximum number of rows of weights, and of activations, in a tile whose products are summed at a time.
 const SIDE: usize = 4;
-/// Up to so many rows of activations, one row of weights is read after the other: memory gives them up to twice as fast
-/// as several side by side.
-const FEW: usize = 8;
+/// Up to this many rows of activations, weights are read one row after another, because memory delivers a single
+/// stream up to twice as fast as several side by side.
+const MAX_ROWS_AT_ONCE: usize = 8;
 
-/// `x` `[n, columns]` times the transposes of several matrices of equal columns: `[n, rows]` each. In float32, the
-/// activations rounded to nothing.
+/// Multiplies `x` `[n, columns]` with the transposes of several matrices of equal columns: `[n, rows]` each. Products
+/// are in float32, without quantizing the activations.
 pub fn dense_products(matrices: &[Dense<'_>], x: &[f32], out: &mut [Vec<f32>]) {
     dense_products_on(isa(), matrices, x, out);
 }
@@ -175,23 +175,23 @@ fn dense_products_on(isa: Isa, matrices: &[Dense<'_>], x: &[f32], out: &mut [Vec
     }
 }
 
-/// What a strip of activations is multiplied with.
+/// A strip of activations, and the matrix it is multiplied with.
 #[derive(Clone, Copy)]
 struct Strip<'a> {
     weights: Place,
     columns: usize,
-    /// Of the matrix.
+    /// Rows of the matrix.
     rows: usize,
     x: &'a [f32],
-    /// The first of the strip's rows of activations.
+    /// Index of the strip's first row among all rows of activations.
     first: usize,
     out: Unwritten<f32>,
 }
 
-/// The products of some rows of weights with a strip.
+/// Computes the products of some rows of weights with a strip.
 fn strip_products(isa: Isa, strip: Strip<'_>, rows: Range<usize>) {
     match isa {
-        // SAFETY: the instruction set is there.
+        // SAFETY: the CPU has the instruction set.
         #[cfg(target_arch = "x86_64")]
         Isa::Avx512 | Isa::Avx512Bw => unsafe { avx512(strip, rows) },
         // SAFETY: likewise.
@@ -205,31 +205,33 @@ fn strip_products(isa: Isa, strip: Strip<'_>, rows: Range<usize>) {
     }
 }
 
-/// Sixteen of 32 registers hold the sums of four by four. With more than that the compiler keeps some in memory.
+/// Sixteen of the 32 registers hold the sums of a tile of 4 x 4. With a larger tile, the compiler keeps some in
+/// memory.
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512f,avx512bw,avx2,fma,f16c")]
 unsafe fn avx512(strip: Strip<'_>, rows: Range<usize>) {
-    // SAFETY: the caller's promise.
+    // SAFETY: the caller ensures that the CPU has the instruction set.
     unsafe { strip_by::<crate::lanes::Avx512, 4>(strip, rows) }
 }
 
-/// Sixteen registers hold the sums of four by three, of eight lanes each, and what is multiplied.
+/// The sixteen registers hold the sums of a tile of 4 x 3, of eight lanes each, and the operands.
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2,fma,f16c")]
 unsafe fn avx2(strip: Strip<'_>, rows: Range<usize>) {
-    // SAFETY: the caller's promise.
+    // SAFETY: the caller ensures that the CPU has the instruction set.
     unsafe { strip_by::<crate::lanes::HalfAvx2, 3>(strip, rows) }
 }
 
-/// Four rows of weights with `W` rows of activations at a time; one row of weights where activations have few.
+/// Works in tiles of four rows of weights and `W` rows of activations; of one row of weights for few rows of
+/// activations.
 ///
 /// # Safety
-/// The instruction set must be there.
+/// The CPU must have the instruction set.
 #[inline(always)]
 unsafe fn strip_by<L: DotLanes, const W: usize>(strip: Strip<'_>, rows: Range<usize>) {
     let Strip { weights, columns, rows: all_rows, x, first, out } = strip;
     let n = x.len() / columns;
-    let height_at_most = if n <= FEW { 1 } else { SIDE };
+    let height_at_most = if n <= MAX_ROWS_AT_ONCE { 1 } else { SIDE };
     let mut row = rows.start;
     while row < rows.end {
         let height = height_at_most.min(rows.end - row);
@@ -239,7 +241,7 @@ unsafe fn strip_by<L: DotLanes, const W: usize>(strip: Strip<'_>, rows: Range<us
             let x = &x[column * columns..];
             let at = row * columns;
             let mut sums = [[0.0; SIDE]; SIDE];
-            // SAFETY: rows and columns are inside; the instruction set is there.
+            // SAFETY: rows and columns are in bounds; the CPU has the instruction set.
             unsafe {
                 match (height, width) {
                     (4, width) if width == W => sums = square::<L, 4, W>(weights, at, x, columns),
@@ -262,7 +264,7 @@ unsafe fn strip_by<L: DotLanes, const W: usize>(strip: Strip<'_>, rows: Range<us
             for (w, at) in (column..column + width).enumerate() {
                 let out = out.at((first + at) * all_rows + row, height);
                 for (h, sums) in sums.iter().enumerate().take(height) {
-                    // SAFETY: inside the vector, and these rows of weights belong to this part alone.
+                    // SAFETY: the index is in bounds, and no other task writes the products of these rows of weights.
                     unsafe { out.add(h).write(sums[w]) };
                 }
             }
@@ -272,10 +274,10 @@ unsafe fn strip_by<L: DotLanes, const W: usize>(strip: Strip<'_>, rows: Range<us
     }
 }
 
-/// Products of `H` rows of weights from `at` on with the first `W` rows of `x`.
+/// The products of `H` rows of weights, from index `at` on, with the first `W` rows of `x`.
 ///
 /// # Safety
-/// They must be there, and so must the instruction set.
+/// The rows must exist, and the CPU must have the instruction set.
 #[inline(always)]
 unsafe fn square<L: DotLanes, const H: usize, const W: usize>(
     weights: Place,
@@ -283,8 +285,8 @@ unsafe fn square<L: DotLanes, const H: usize, const W: usize>(
     x: &[f32],
     columns: usize,
 ) -> [[f32; SIDE]; SIDE] {
-    // The type is settled outside the loop.
-    // SAFETY: the caller's promise.
+    // The storage type is matched outside the loop.
+    // SAFETY: the caller upholds the contract above.
     unsafe {
         match weights {
             Place::F32(from) => sums::<L, H, W>(|at| L::load(from.add(at)), weights, at, x, columns),
@@ -295,7 +297,7 @@ unsafe fn square<L: DotLanes, const H: usize, const W: usize>(
 }
 
 /// # Safety
-/// As of [`square`].
+/// As for [`square`].
 #[inline(always)]
 unsafe fn sums<L: DotLanes, const H: usize, const W: usize>(
     load: impl Fn(usize) -> L,
@@ -305,7 +307,7 @@ unsafe fn sums<L: DotLanes, const H: usize, const W: usize>(
     columns: usize,
 ) -> [[f32; SIDE]; SIDE] {
     let mut out = [[0.0; SIDE]; SIDE];
-    // SAFETY: the caller's promise.
+    // SAFETY: the caller upholds the contract above.
     unsafe {
         let mut lanes = [[L::splat(0.0); W]; H];
         let vectors = columns / L::WIDTH * L::WIDTH;

@@ -1,22 +1,30 @@
-//! Sixteen lanes of float32 on whatever the processor has.
+//! Vectors of sixteen float32 lanes on every supported instruction set.
 //!
-//! A kernel is a generic function over [`Lanes`] that is inlined into one function for each instruction set, which
-//! alone has its features enabled; [`dispatch`] makes these.
+//! A kernel is a generic function over [`Lanes`] that is inlined into one function per instruction set, and only that
+//! function has the set's features enabled; [`dispatch`] generates these functions.
+//!
+//! # The contract
+//! Every `unsafe` block of this module and of its submodules for x86-64 and aarch64 is in an `unsafe fn` of [`Lanes`]
+//! or [`DotLanes`]. It relies on what the caller of that function must ensure, and on nothing else: the CPU has the
+//! instruction set of the implementation, and a pointer is valid for reading or writing sixteen values of its type,
+//! in any alignment. The callers are the kernels; each says in its `SAFETY` line why both hold.
+
+#![allow(clippy::undocumented_unsafe_blocks, reason = "one contract, stated above, holds for all of them")]
 
 use std::sync::OnceLock;
 
-/// Instruction sets with kernels of their own.
+/// Instruction sets that have kernels of their own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Isa {
     /// The target's baseline.
     Portable,
     /// AVX2, FMA and F16C.
     Avx2,
-    /// These and AVX-VNNI.
+    /// AVX-VNNI, and those above.
     AvxVnni,
-    /// These and AVX-512 F and BW.
+    /// AVX-512 F and BW, and those of `Avx2`.
     Avx512Bw,
-    /// These and AVX-512 VNNI.
+    /// AVX-512 VNNI, and those of `Avx512Bw`.
     Avx512,
     /// NEON, which is part of the baseline of aarch64.
     Neon,
@@ -25,7 +33,7 @@ pub enum Isa {
 }
 
 impl Isa {
-    /// All that this processor has, the widest last.
+    /// All sets that this CPU has, the widest last.
     pub fn available() -> Vec<Self> {
         let has = |isa: &Self| match isa {
             Self::Portable => true,
@@ -41,7 +49,7 @@ impl Isa {
             Self::Neon => true,
             #[cfg(target_arch = "aarch64")]
             Self::NeonDot => std::arch::is_aarch64_feature_detected!("dotprod"),
-            // Those of other architectures.
+            // The sets of other architectures.
             _ => false,
         };
         let x86 = [Self::Avx2, Self::AvxVnni, Self::Avx512Bw, Self::Avx512];
@@ -49,7 +57,7 @@ impl Isa {
         all.filter(has).collect()
     }
 
-    /// Its name.
+    /// The name, as in `MOI_KERNELS`.
     pub fn name(self) -> &'static str {
         match self {
             Self::Portable => "portable",
@@ -73,7 +81,7 @@ fn has_avx512() -> bool {
     has_avx2() && is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512bw")
 }
 
-/// The instruction set that kernels use: the widest there is, or the one that `MOI_KERNELS` names.
+/// The instruction set that kernels use: the widest that the CPU has, or the one that `MOI_KERNELS` names.
 pub fn isa() -> Isa {
     static ISA: OnceLock<Isa> = OnceLock::new();
     *ISA.get_or_init(|| {
@@ -84,7 +92,7 @@ pub fn isa() -> Isa {
     })
 }
 
-/// Asks for the cache line at an address, which may be anywhere; nothing where there is no instruction for it.
+/// Prefetches the cache line at an address, which may be invalid. Does nothing where there is no instruction for it.
 #[inline(always)]
 pub(crate) fn prefetch<T>(address: *const T) {
     #[cfg(target_arch = "x86_64")]
@@ -96,27 +104,28 @@ pub(crate) fn prefetch<T>(address: *const T) {
     let _ = address;
 }
 
-/// Sixteen float32 values.
+/// A vector of sixteen float32 values.
 ///
 /// # Safety
-/// Of all methods: the instruction set of the implementation must be there; pointers must hold sixteen values.
+/// For all methods: the CPU must have the instruction set of the implementation, and pointers must be valid for
+/// sixteen values.
 pub(crate) trait Lanes: Copy {
-    /// How many of them the processor's registers hold.
+    /// Number of such vectors that the CPU's registers hold.
     const REGISTERS: usize;
     unsafe fn splat(value: f32) -> Self;
     unsafe fn load(from: *const f32) -> Self;
-    /// From float16.
+    /// Widens float16 values.
     unsafe fn load_f16(from: *const u16) -> Self;
-    /// From bfloat16.
+    /// Widens bfloat16 values.
     unsafe fn load_bf16(from: *const u16) -> Self;
-    /// From 8 bits with signs.
+    /// Converts signed 8-bit integers.
     #[inline(always)]
     unsafe fn load_i8(from: *const i8) -> Self {
         let values = unsafe { from.cast::<[i8; 16]>().read_unaligned() }.map(f32::from);
         unsafe { Self::load(values.as_ptr()) }
     }
     unsafe fn store(self, to: *mut f32);
-    /// To float16, rounded to even.
+    /// Rounds to float16, ties to even.
     unsafe fn store_f16(self, to: *mut u16);
     unsafe fn add(self, other: Self) -> Self;
     unsafe fn sub(self, other: Self) -> Self;
@@ -126,27 +135,27 @@ pub(crate) trait Lanes: Copy {
     unsafe fn min(self, other: Self) -> Self;
     /// `self * a + b`.
     unsafe fn mul_add(self, a: Self, b: Self) -> Self;
-    /// To the nearest integer, ties to even.
+    /// Rounds to the nearest integer, ties to even.
     unsafe fn round(self) -> Self;
-    /// `2^self` for integers from -126 to 127.
+    /// `2^self`, for integers from -126 to 127.
     unsafe fn power_of_two(self) -> Self;
     unsafe fn sum(self) -> f32;
-    /// The sums of four.
+    /// The sums of four vectors.
     #[inline(always)]
     unsafe fn sums(four: [Self; 4]) -> [f32; 4] {
         unsafe { [four[0].sum(), four[1].sum(), four[2].sum(), four[3].sum()] }
     }
     unsafe fn largest(self) -> f32;
-    /// To 8 bits, rounded to even; values between -127 and 127.
+    /// Rounds to 8-bit integers, ties to even. The values must be between -127 and 127.
     unsafe fn store_i8(self, to: *mut i8);
 
-    /// e^x with a relative error of about 1e-7; 0 below -87, and no more than e^88.
+    /// e^x with a relative error of about 1e-7; 0 for x below -87, and at most e^88.
     #[inline(always)]
     unsafe fn exp(self) -> Self {
         unsafe {
             let x = self.max(Self::splat(-87.0)).min(Self::splat(88.0));
             let n = x.mul(Self::splat(std::f32::consts::LOG2_E)).round();
-            // ln 2 in two parts, so that what is taken away is exact.
+            // ln 2 is split in two parts, so that the subtraction is exact.
             let r = n.mul_add(Self::splat(-0.693_359_4), x);
             let r = n.mul_add(Self::splat(2.121_944_4e-4), r);
             let mut p = Self::splat(1.987_569_1e-4);
@@ -154,7 +163,7 @@ pub(crate) trait Lanes: Copy {
                 p = p.mul_add(r, Self::splat(c));
             }
             let e = p.mul_add(r.mul(r), r).add(Self::splat(1.0)).mul(n.power_of_two());
-            // What lies below is nothing beside the rest of a sum.
+            // e^x below -87 is negligible beside the other terms of a sum.
             self.cut_below(-87.0, e)
         }
     }
@@ -163,7 +172,7 @@ pub(crate) trait Lanes: Copy {
     unsafe fn cut_below(self, limit: f32, value: Self) -> Self;
 }
 
-/// The baseline: loops over arrays, which compilers turn into what vectors there are.
+/// The portable baseline: loops over arrays, which the compiler vectorizes as the target allows.
 #[derive(Clone, Copy)]
 pub(crate) struct Portable([f32; 16]);
 
@@ -231,12 +240,12 @@ impl Lanes for Portable {
     }
     #[inline(always)]
     unsafe fn mul_add(self, a: Self, b: Self) -> Self {
-        // Two roundings: one would be a call of a library where the baseline has no instruction for it.
+        // This rounds twice: a fused operation would be a library call where the baseline has no instruction for it.
         unsafe { self.mul(a).add(b) }
     }
     #[inline(always)]
     unsafe fn round(self) -> Self {
-        // Adding 1.5 * 2^23 leaves no bits below the point.
+        // Adding 1.5 * 2^23 leaves no fraction bits.
         const MAGIC: f32 = 12_582_912.0;
         Self(self.0.map(|value| value + MAGIC - MAGIC))
     }
@@ -269,10 +278,10 @@ impl Lanes for Portable {
     }
 }
 
-/// What sums of products need, of so many lanes as suit them.
+/// The operations that dot products need, on vectors of [`DotLanes::WIDTH`] lanes.
 ///
 /// # Safety
-/// As of [`Lanes`]; pointers must hold [`DotLanes::WIDTH`] values.
+/// As for [`Lanes`], but pointers must be valid for [`DotLanes::WIDTH`] values.
 pub(crate) trait DotLanes: Copy {
     const WIDTH: usize;
     unsafe fn splat(value: f32) -> Self;
@@ -287,32 +296,32 @@ impl<L: Lanes> DotLanes for L {
     const WIDTH: usize = 16;
     #[inline(always)]
     unsafe fn splat(value: f32) -> Self {
-        // SAFETY: the caller's promise.
+        // SAFETY: the caller upholds the contract of the trait.
         unsafe { L::splat(value) }
     }
     #[inline(always)]
     unsafe fn load(from: *const f32) -> Self {
-        // SAFETY: the caller's promise.
+        // SAFETY: the caller upholds the contract of the trait.
         unsafe { L::load(from) }
     }
     #[inline(always)]
     unsafe fn load_f16(from: *const u16) -> Self {
-        // SAFETY: the caller's promise.
+        // SAFETY: the caller upholds the contract of the trait.
         unsafe { L::load_f16(from) }
     }
     #[inline(always)]
     unsafe fn load_bf16(from: *const u16) -> Self {
-        // SAFETY: the caller's promise.
+        // SAFETY: the caller upholds the contract of the trait.
         unsafe { L::load_bf16(from) }
     }
     #[inline(always)]
     unsafe fn mul_add(self, a: Self, b: Self) -> Self {
-        // SAFETY: the caller's promise.
+        // SAFETY: the caller upholds the contract of the trait.
         unsafe { Lanes::mul_add(self, a, b) }
     }
     #[inline(always)]
     unsafe fn sums(four: [Self; 4]) -> [f32; 4] {
-        // SAFETY: the caller's promise.
+        // SAFETY: the caller upholds the contract of the trait.
         unsafe { <L as Lanes>::sums(four) }
     }
 }
@@ -329,8 +338,9 @@ pub(crate) use neon::{Neon, QuarterNeon, widen_f16};
 #[path = "lanes_neon.rs"]
 mod neon;
 
-/// Calls a function that is generic over [`Lanes`] with the widest that `isa` names, in a function that has its
-/// features enabled: `dispatch!(isa, name::<_>(arguments))` inside which `L` is the type.
+/// Runs a body that is generic over [`Lanes`] with the widest lanes that `isa` allows, in a function that has their
+/// features enabled: `dispatch!(isa, |argument: Type| -> Output { body })`. In the body, `L` is the type of the
+/// lanes.
 macro_rules! dispatch {
     ($isa:expr, |$($arg:ident : $type:ty),* $(,)?| -> $result:ty { $($body:tt)* }) => {{
         #[allow(clippy::too_many_arguments, reason = "they are those of the kernel")]
@@ -340,16 +350,18 @@ macro_rules! dispatch {
         #[allow(clippy::too_many_arguments, reason = "they are those of the kernel")]
         #[target_feature(enable = "avx2,fma,f16c")]
         unsafe fn avx2($($arg: $type),*) -> $result {
+            // SAFETY: the attribute above enables what these lanes need.
             unsafe { generic::<$crate::lanes::Avx2>($($arg),*) }
         }
         #[cfg(target_arch = "x86_64")]
         #[allow(clippy::too_many_arguments, reason = "they are those of the kernel")]
         #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw")]
         unsafe fn avx512($($arg: $type),*) -> $result {
+            // SAFETY: the attribute above enables what these lanes need.
             unsafe { generic::<$crate::lanes::Avx512>($($arg),*) }
         }
         match $isa {
-            // SAFETY: the instruction set was asked for at run time, see `isa`.
+            // SAFETY: `isa` has checked at run time that the CPU has the instruction set.
             #[cfg(target_arch = "x86_64")]
             $crate::Isa::Avx512 | $crate::Isa::Avx512Bw => unsafe { avx512($($arg),*) },
             // SAFETY: likewise.
@@ -358,7 +370,7 @@ macro_rules! dispatch {
             // SAFETY: NEON is part of the baseline.
             #[cfg(target_arch = "aarch64")]
             $crate::Isa::Neon | $crate::Isa::NeonDot => unsafe { generic::<$crate::lanes::Neon>($($arg),*) },
-            // SAFETY: the baseline is always there.
+            // SAFETY: every CPU of the target has the baseline.
             _ => unsafe { generic::<$crate::lanes::Portable>($($arg),*) },
         }
     }};

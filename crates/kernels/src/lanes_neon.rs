@@ -1,20 +1,20 @@
-//! The lanes of aarch64. NEON is part of its baseline, so no function here has to enable a feature.
+//! The lanes for aarch64. NEON is part of its baseline, so no function here has to enable a feature.
 
 use std::arch::{aarch64::*, asm};
 
 use super::{DotLanes, Lanes};
 
-/// Four float16 values in float32.
+/// Widens four float16 values to float32.
 ///
 /// This is assembly because the intrinsic needs Rust 1.94. The instruction is part of the baseline: arithmetic in
 /// float16 is an extension, but conversions are not.
 ///
 /// # Safety
-/// It can always be called on aarch64; it is unsafe because it stands for an intrinsic.
+/// It can always be called on aarch64; it is unsafe because it replaces an unsafe intrinsic.
 #[inline(always)]
 pub(crate) unsafe fn widen_f16(halves: uint16x4_t) -> float32x4_t {
     let wide;
-    // SAFETY: it computes one register from another.
+    // SAFETY: the instruction only computes one register from another.
     unsafe {
         asm!(
             "fcvtl {wide:v}.4s, {halves:v}.4h",
@@ -26,14 +26,14 @@ pub(crate) unsafe fn widen_f16(halves: uint16x4_t) -> float32x4_t {
     wide
 }
 
-/// Four float32 values in float16, rounded to even.
+/// Rounds four float32 values to float16, ties to even.
 ///
 /// # Safety
-/// As [`widen_f16`].
+/// As for [`widen_f16`].
 #[inline(always)]
 unsafe fn narrow_f16(wide: float32x4_t) -> uint16x4_t {
     let halves;
-    // SAFETY: it computes one register from another.
+    // SAFETY: the instruction only computes one register from another.
     unsafe {
         asm!(
             "fcvtn {halves:v}.4h, {wide:v}.4s",
@@ -45,7 +45,7 @@ unsafe fn narrow_f16(wide: float32x4_t) -> uint16x4_t {
     halves
 }
 
-/// Four registers of NEON.
+/// Sixteen lanes in four NEON registers.
 #[derive(Clone, Copy)]
 pub(crate) struct Neon(float32x4_t, float32x4_t, float32x4_t, float32x4_t);
 
@@ -127,8 +127,8 @@ impl Lanes for Neon {
     unsafe fn div(self, other: Self) -> Self {
         self.zip(other, |a, b| unsafe { vdivq_f32(a, b) })
     }
-    // With a NaN in either operand the result is the second one, as in the lanes of x86-64 and in the portable ones. No
-    // instruction of NEON does that: `fmax` always gives the NaN and `fmaxnm` always the number.
+    // With a NaN in either operand the result is the second operand, as in the x86-64 and the portable lanes. No NEON
+    // instruction does that: `fmax` always returns the NaN and `fmaxnm` always the number.
     #[inline(always)]
     unsafe fn max(self, other: Self) -> Self {
         self.zip(other, |a, b| unsafe { vbslq_f32(vcgtq_f32(a, b), a, b) })
@@ -199,7 +199,7 @@ impl Lanes for Neon {
     }
 }
 
-/// One register of NEON.
+/// Four lanes in one NEON register.
 #[derive(Clone, Copy)]
 pub(crate) struct QuarterNeon(float32x4_t);
 
@@ -207,34 +207,34 @@ impl DotLanes for QuarterNeon {
     const WIDTH: usize = 4;
     #[inline(always)]
     unsafe fn splat(value: f32) -> Self {
-        // SAFETY: the baseline is always there.
+        // SAFETY: NEON is part of the baseline.
         Self(unsafe { vdupq_n_f32(value) })
     }
     #[inline(always)]
     unsafe fn load(from: *const f32) -> Self {
-        // SAFETY: the caller's promise.
+        // SAFETY: the caller upholds the contract of the trait.
         Self(unsafe { vld1q_f32(from) })
     }
     #[inline(always)]
     unsafe fn load_f16(from: *const u16) -> Self {
-        // SAFETY: the caller's promise.
+        // SAFETY: the caller upholds the contract of the trait.
         Self(unsafe { widen_f16(vld1_u16(from)) })
     }
     #[inline(always)]
     unsafe fn load_bf16(from: *const u16) -> Self {
-        // SAFETY: the caller's promise.
+        // SAFETY: the caller upholds the contract of the trait.
         Self(unsafe { vreinterpretq_f32_u32(vshll_n_u16::<16>(vld1_u16(from))) })
     }
     #[inline(always)]
     unsafe fn mul_add(self, a: Self, b: Self) -> Self {
-        // SAFETY: the baseline is always there.
+        // SAFETY: NEON is part of the baseline.
         Self(unsafe { vfmaq_f32(b.0, self.0, a.0) })
     }
     #[inline(always)]
     unsafe fn sums(four: [Self; 4]) -> [f32; 4] {
         let [a, b, c, d] = four.map(|lanes| lanes.0);
         let mut out = [0.0; 4];
-        // SAFETY: the baseline is always there.
+        // SAFETY: NEON is part of the baseline.
         unsafe { vst1q_f32(out.as_mut_ptr(), vpaddq_f32(vpaddq_f32(a, b), vpaddq_f32(c, d))) };
         out
     }

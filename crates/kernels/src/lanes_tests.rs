@@ -12,7 +12,7 @@ fn exponentials_and_halves_are_right_on_all() {
             let (to, half, back) = (out.as_mut_ptr(), halves.as_mut_ptr(), &mut [0.0f32; 16]);
             let wide = back.as_mut_ptr();
             dispatch!(isa, |from: *const f32, to: *mut f32, half: *mut u16, wide: *mut f32| -> () {
-                // SAFETY: each points to sixteen values, and the instruction set is there.
+                // SAFETY: each pointer is valid for sixteen values, and the CPU has the instruction set.
                 unsafe {
                     let x = L::load(from);
                     x.exp().store(to);
@@ -31,12 +31,12 @@ fn exponentials_and_halves_are_right_on_all() {
     }
 }
 
-/// Results of every operation but `exp`, sixteen values of each, and values of `a` in 8 bits.
+/// The results of every operation but `exp`, sixteen values each, and the values of `a` in 8 bits.
 fn operations(isa: Isa, a: &[f32; 16], b: &[f32; 16], special: &[f32; 16]) -> (Vec<f32>, [i8; 16]) {
     let (mut out, mut bytes) = (vec![0.0f32; 15 * 16], [0i8; 16]);
     let (from, to, low) = ([a, b, special], out.as_mut_ptr(), &mut bytes);
     dispatch!(isa, |from: [&[f32; 16]; 3], to: *mut f32, low: &mut [i8; 16]| -> () {
-        // SAFETY: sixteen values each, and the instruction set is there.
+        // SAFETY: each slice has sixteen values, and the CPU has the instruction set.
         unsafe {
             let [a, b, special] = from.map(|values| L::load(values.as_ptr()));
             let sums = L::sums([a, b, a.mul(b), a.sub(b)]);
@@ -69,7 +69,7 @@ fn operations(isa: Isa, a: &[f32; 16], b: &[f32; 16], special: &[f32; 16]) -> (V
 
 #[test]
 fn operations_agree_with_the_portable_ones_on_all() {
-    // Ties, signs and both ends of what 8 bits hold.
+    // The values include ties, both signs, and both ends of the 8-bit range.
     let a: [f32; 16] = std::array::from_fn(|i| [0.5, -1.5, 2.5, 126.5, -126.5, 127.0, -127.0, 0.3][i % 8]);
     let b: [f32; 16] = std::array::from_fn(|i| (i as f32 - 7.5) * 0.37);
     let mut special = b;
@@ -79,7 +79,7 @@ fn operations_agree_with_the_portable_ones_on_all() {
         let (found, bytes) = operations(isa, &a, &b, &special);
         assert_eq!(bytes, expected_bytes, "{isa:?}");
         for (index, (found, expected)) in found.iter().zip(&expected).enumerate() {
-            // Sums differ in their order, and a product with a sum in its roundings.
+            // Sums are added in different orders, and `mul_add` rounds once or twice.
             let near = (found - expected).abs() <= 1e-5 * expected.abs().max(1.0);
             let same = found.to_bits() == expected.to_bits();
             assert!(same || near, "{isa:?}, operation {}: {found}, expected {expected}", index / 16);

@@ -1,10 +1,10 @@
-//! The lanes of x86-64.
+//! The lanes for x86-64.
 
 use std::arch::x86_64::*;
 
 use super::{DotLanes, Lanes};
 
-/// The sums of four times eight lanes.
+/// The sums of four vectors of eight lanes.
 #[inline(always)]
 unsafe fn four_sums(x: [__m256; 4]) -> [f32; 4] {
     unsafe {
@@ -16,7 +16,7 @@ unsafe fn four_sums(x: [__m256; 4]) -> [f32; 4] {
     }
 }
 
-/// One register of AVX-512.
+/// Sixteen lanes in one AVX-512 register.
 #[derive(Clone, Copy)]
 pub(crate) struct Avx512(pub(crate) __m512);
 
@@ -120,11 +120,11 @@ impl Lanes for Avx512 {
     }
 }
 
-/// Two registers of AVX2.
+/// Sixteen lanes in two AVX2 registers.
 #[derive(Clone, Copy)]
 pub(crate) struct Avx2(pub(crate) __m256, pub(crate) __m256);
 
-/// Both halves by one instruction.
+/// Applies one instruction to both halves.
 macro_rules! both {
     ($name:ident, $a:expr, $b:expr) => {
         Self(unsafe { $name($a.0, $b.0) }, unsafe { $name($a.1, $b.1) })
@@ -267,7 +267,7 @@ impl Lanes for Avx2 {
     }
 }
 
-/// One register of AVX2.
+/// Eight lanes in one AVX2 register.
 #[derive(Clone, Copy)]
 pub(crate) struct HalfAvx2(__m256);
 
@@ -275,22 +275,22 @@ impl DotLanes for HalfAvx2 {
     const WIDTH: usize = 8;
     #[inline(always)]
     unsafe fn splat(value: f32) -> Self {
-        // SAFETY: the caller's promise.
+        // SAFETY: the caller upholds the contract of the trait.
         Self(unsafe { _mm256_set1_ps(value) })
     }
     #[inline(always)]
     unsafe fn load(from: *const f32) -> Self {
-        // SAFETY: the caller's promise.
+        // SAFETY: the caller upholds the contract of the trait.
         Self(unsafe { _mm256_loadu_ps(from) })
     }
     #[inline(always)]
     unsafe fn load_f16(from: *const u16) -> Self {
-        // SAFETY: the caller's promise.
+        // SAFETY: the caller upholds the contract of the trait.
         Self(unsafe { _mm256_cvtph_ps(_mm_loadu_si128(from.cast())) })
     }
     #[inline(always)]
     unsafe fn load_bf16(from: *const u16) -> Self {
-        // SAFETY: the caller's promise.
+        // SAFETY: the caller upholds the contract of the trait.
         unsafe {
             let wide = _mm256_cvtepu16_epi32(_mm_loadu_si128(from.cast()));
             Self(_mm256_castsi256_ps(_mm256_slli_epi32::<16>(wide)))
@@ -298,12 +298,12 @@ impl DotLanes for HalfAvx2 {
     }
     #[inline(always)]
     unsafe fn mul_add(self, a: Self, b: Self) -> Self {
-        // SAFETY: the caller's promise.
+        // SAFETY: the caller upholds the contract of the trait.
         Self(unsafe { _mm256_fmadd_ps(self.0, a.0, b.0) })
     }
     #[inline(always)]
     unsafe fn sums(four: [Self; 4]) -> [f32; 4] {
-        // SAFETY: the caller's promise.
+        // SAFETY: the caller upholds the contract of the trait.
         unsafe { four_sums(four.map(|lanes| lanes.0)) }
     }
 }

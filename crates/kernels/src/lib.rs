@@ -1,14 +1,15 @@
-//! CPU kernels for decoding, on plain slices: nothing here knows of tensors, models or files.
+//! CPU kernels for decoding, on plain slices. This crate does not depend on tensors, models or files.
 //!
-//! Decoding one sequence reads every weight once per token, so its limit is weight bytes / memory bandwidth; a prompt
-//! is limited by arithmetic. So weights stay [packed](Packed) and are widened in registers; activations are rounded to
-//! [8-bit blocks](QuantizedRows) where that is asked for; work is split by rows over [threads](pool) that wait for it
-//! actively.
+//! Decoding one sequence reads every weight once per token, so its speed is limited by memory bandwidth; prefilling a
+//! prompt is limited by arithmetic. Therefore weights stay [packed](Packed) and are widened in registers, activations
+//! are rounded to [8-bit blocks](QuantizedRows) where that is asked for, and work is split by rows over
+//! [threads](pool) that busy-wait for it.
 //!
-//! Every kernel is written once over sixteen lanes of float32 and compiled for AVX-512, AVX2, NEON and plain Rust;
-//! products in 8 bits have a form of their own for each (and one more where an instruction adds four products: VNNI of
-//! AVX-512, AVX-VNNI, NEON's dot products), and a plain reference that all are tested against. What the processor has is
-//! asked at run time. `MOI_KERNELS` set to `avx512bw`, `avx2`, `neon` or `portable` takes less than it has, to compare.
+//! Every kernel is written once over sixteen lanes of float32 and compiled for AVX-512, AVX2, NEON and plain Rust.
+//! Products in 8 bits have an implementation for each of these (and one more where an instruction sums four products:
+//! VNNI of AVX-512, AVX-VNNI, NEON's dot products), and all are tested against a plain reference. The CPU's
+//! instruction set is detected at run time. Setting `MOI_KERNELS` to `avx512bw`, `avx2`, `neon` or `portable` selects
+//! a narrower set, for comparison.
 
 mod activation;
 mod attention;
@@ -28,7 +29,7 @@ mod softmax;
 mod threshold;
 
 pub use activation::{Gated, gated};
-pub use attention::{Attention, AttentionSpan, BlockPlace, CACHE_BLOCK, CachedBlocks, Visible, attend};
+pub use attention::{AttentionSizes, AttentionSpan, BlockPlace, CACHE_BLOCK, CachedBlocks, Visible, attend};
 pub use blocks::{PackedParts, pack, pack_into};
 pub use columns::{Run, write_columns};
 pub use dense::{Dense, Float, dense_products};
@@ -39,6 +40,6 @@ pub use norm::{NormSpec, norm_rows};
 pub use packed::Packed;
 pub use quantize::{QuantizedRows, Rounding};
 pub use recurrence::{StateSteps, state_steps};
-pub use rope::{HeadValue, Turned, turn_heads};
+pub use rope::{HeadValue, Rotary, rotate_heads};
 pub use shortlist::{Filters, Shortlist, draw, shortlist};
 pub use softmax::{Distribution, distribution, first_of_largest};

@@ -1,7 +1,7 @@
 //! The mean embedding: a weighted sum over a whole vocabulary.
 //!
-//! A row of a table is worth reading only if its weight is. What the rows that are not read would have added is at most
-//! a bound that the caller sets, and the table's mean row stands for them, so that weights still sum to one.
+//! Rows of the table with negligible weights are not read, because reading them costs time. Their total weight is at
+//! most a tolerance that the caller sets, and goes to the table's mean row, so that the weights still sum to one.
 
 mod cache;
 
@@ -18,23 +18,25 @@ use crate::{
 };
 pub use cache::RowCache;
 
-/// The share of all weights that may be left out of [`weighted_sums`]: with rows whose values are at most `m`, no value
-/// of a sum is off by more than this times `m`, about what float32 rounds anyway.
+/// The share of the total weight that [`weighted_sums`] may leave out. For weights that sum to one and rows whose
+/// values are at most `m`, this changes a value of the sum by at most `LEFT_OUT * m`, about as much as rounding to
+/// float32.
 const LEFT_OUT: f64 = 1e-7;
 
-/// Parts of a list of rows that are summed apart: a constant, so that the result does not depend on the threads.
+/// Maximum number of parts that a sum of rows is divided into: a constant, so that the result does not depend on the
+/// number of threads.
 const PARTS: usize = 16;
-/// Rows below which a part is not worth a thread's while.
+/// Minimum number of rows of a part: fewer are not worth waking a thread.
 const LEAST: usize = 16;
-/// Tiles whose sums stay near while they are read.
+/// Number of tiles that are added at a time, while the sums of a block of columns stay in registers.
 const GROUP: usize = 16;
 
-/// A table of rows, in any form.
+/// A table of embedding rows, dense or packed.
 #[derive(Clone, Copy, Debug)]
 pub enum Table<'a> {
-    /// Floats.
+    /// Rows of floats.
     Dense(Dense<'a>),
-    /// Blocks.
+    /// Rows of quantized blocks.
     Packed(Packed<'a>),
 }
 
@@ -48,23 +50,23 @@ impl Table<'_> {
     }
 }
 
-/// What a row's mean is made of.
+/// The rows of which a mean is computed, and their weights.
 #[derive(Default)]
 struct Choice {
-    /// Rows that are read, with weights that are not yet divided by their sum.
+    /// The rows that are read, with their softmax weights before normalization.
     kept: Vec<Weighted>,
-    /// One over the sum of all weights; NaN where logits are not numbers.
+    /// One over the sum of all weights; NaN where logits are NaN or infinite.
     inverse: f32,
-    /// The share of the mean row.
+    /// The normalized weight of the mean row.
     rest: f32,
-    /// In nats.
+    /// Entropy of the distribution in nats.
     entropy: f32,
 }
 
 impl Choice {
     fn new(logits: &[f32], share: impl Fn(f32) -> f32, tolerance: f32) -> Self {
         thread_local! {
-            /// Kept from step to step: that of a large vocabulary would be mapped anew each time.
+            /// Kept from step to step, because the memory for a large vocabulary would be mapped anew each time.
             static WEIGHTS: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
         }
         WEIGHTS.with_borrow_mut(|weights| {
@@ -76,7 +78,7 @@ impl Choice {
             let entropy = found.entropy();
             let allowed = f64::from(tolerance) / f64::from(share(entropy).abs());
             let cutoff = match allowed {
-                // Not a bit of the mean will be in the input.
+                // The tolerance allows to leave out all rows: the mean row stands for the whole mean.
                 _ if allowed >= 1.0 => f32::INFINITY,
                 _ if allowed > 0.0 => threshold(weights, found.sum, allowed),
                 _ => f32::MIN_POSITIVE,
@@ -89,13 +91,13 @@ impl Choice {
     }
 }
 
-/// The means of a table's rows by the softmax of `logits` `[n, rows]`: `[n, columns]`, and the distributions' entropies
-/// in nats.
+/// The means of a table's rows under the softmax of `logits` `[n, rows]`: `[n, columns]`, and the entropies of the
+/// distributions in nats.
 ///
-/// `share` says how much of a row's input the mean will be, given the row and its entropy. Of the input's weight at most
-/// `tolerance`, share times probability, goes to `mean_row` `[columns]`, the mean of all rows, in the place of the rows of
-/// the least likely tokens themselves. With a tolerance of 0 every row counts that has a weight in float32. NaN where
-/// logits are not numbers.
+/// `share`, called with the index of a row of logits and its entropy, returns the weight that the mean will have in
+/// the input. Of the input's weight, which is share times probability, at most `tolerance` goes to `mean_row`
+/// `[columns]`, the mean of all rows, instead of to the rows of the least likely tokens. With a tolerance of 0, every
+/// row whose weight is not zero in float32 is read. The result is NaN where logits are NaN or infinite.
 pub fn mean_rows(
     table: &Table<'_>,
     cache: &mut RowCache,
@@ -112,10 +114,10 @@ pub fn mean_rows(
     );
     let mut choices: Vec<Choice> = (0..n).map(|_| Choice::default()).collect();
     let shared = Shared::new(&mut choices);
-    // Of several rows each has a thread of its own; of one all threads take part.
+    // Several rows of logits get a thread each; a single one is computed by all threads.
     pool::run(n, |row| {
         let choice = Choice::new(&logits[row * rows..][..rows], |entropy| share(row, entropy), tolerance);
-        // SAFETY: each row has its own place.
+        // SAFETY: each row has a place of its own.
         unsafe { shared.slice(row, 1)[0] = choice };
     });
     if let Table::Packed(packed) = table {
@@ -129,7 +131,7 @@ pub fn mean_rows(
             Table::Dense(dense) => sum_dense(dense.place(), columns, kept, sums),
             Table::Packed(packed) => cache.add(packed, kept, sums),
         });
-        // SAFETY: each row has its own mean.
+        // SAFETY: each row has a mean of its own.
         let mean = unsafe { shared.slice(row * columns, columns) };
         for ((mean, sum), other) in mean.iter_mut().zip(sums).zip(mean_row) {
             *mean = sum * inverse + rest * other;
@@ -138,10 +140,10 @@ pub fn mean_rows(
     (means, choices.iter().map(|choice| choice.entropy).collect())
 }
 
-/// Weighted sums of all rows: `weights` `[n, rows]` to `[n, columns]`, in float32.
+/// Weighted sums of all rows in float32: `weights` `[n, rows]` to `[n, columns]`.
 ///
-/// Rows of the smallest weights, which together have less than 1e-7 of all, are left out: a language model's
-/// distribution gives most of its vocabulary nothing to speak of.
+/// Rows of the smallest weights are left out, which together have less than 1e-7 of the total weight: a language
+/// model's distribution gives most of its vocabulary a negligible probability.
 pub fn weighted_sums(table: &Table<'_>, weights: &[f32]) -> Vec<f32> {
     let [rows, columns] = table.dims();
     let n = weights.len() / rows.max(1);
@@ -149,7 +151,7 @@ pub fn weighted_sums(table: &Table<'_>, weights: &[f32]) -> Vec<f32> {
     let mut out = Vec::with_capacity(n * columns);
     for weights in weights.chunks(rows.max(1)) {
         let cutoff = cutoff(weights);
-        // A weight that is no number counts.
+        // A NaN weight is kept, so that the result shows it.
         let counts = |weight: f32| weight.is_nan() || weight.abs() >= cutoff && weight != 0.0;
         let kept: Vec<Weighted> =
             (0..).zip(weights.iter().copied()).filter(|&(_, weight)| counts(weight)).collect();
@@ -161,16 +163,16 @@ pub fn weighted_sums(table: &Table<'_>, weights: &[f32]) -> Vec<f32> {
     out
 }
 
-/// The weighted sum of some rows `[columns]`, of which `add` adds a part to sums of its own.
+/// The weighted sum of some rows, `[columns]`. It is computed in parts; `add` adds the rows of one part to its sums.
 fn sum_of(columns: usize, kept: &[Weighted], add: &(dyn Fn(&[Weighted], &mut [f32]) + Sync)) -> Vec<f32> {
     let per_part = kept.len().div_ceil(PARTS).max(LEAST);
     let parts: Vec<&[Weighted]> = kept.chunks(per_part).collect();
     let mut partial = vec![0.0f32; parts.len().max(1) * columns];
     let shared = Shared::new(&mut partial);
     pool::run(parts.len(), |part| {
-        // The last rows first: the head, which comes before, has left them in the cache.
+        // The last rows come first, because the LM head, which ran before, has left them in the CPU's cache.
         let part = parts.len() - 1 - part;
-        // SAFETY: each part has its own sums.
+        // SAFETY: each part has sums of its own.
         add(parts[part], unsafe { shared.slice(part * columns, columns) });
     });
     let (sums, others) = partial.split_at_mut(columns);
@@ -181,7 +183,7 @@ fn sum_of(columns: usize, kept: &[Weighted], add: &(dyn Fn(&[Weighted], &mut [f3
     partial
 }
 
-/// The weight below which all together have less than [`LEFT_OUT`] of the whole: a power of two.
+/// The largest power of two such that all weights below it together have less than [`LEFT_OUT`] of the total weight.
 fn cutoff(weights: &[f32]) -> f32 {
     let mut of_exponent = [0.0f64; 256];
     for weight in weights {
@@ -202,15 +204,15 @@ fn cutoff(weights: &[f32]) -> f32 {
 fn sum_dense(table: Place, columns: usize, kept: &[Weighted], sums: &mut [f32]) {
     dispatch!(isa(), |table: Place, columns: usize, kept: &[Weighted], sums: &mut [f32]| -> () {
         for (group, rows) in kept.chunks(4).enumerate() {
-            // Rows lie anywhere, so that the processor cannot foresee the next ones.
+            // The next rows are prefetched, because the CPU cannot predict where they are.
             let next = kept.get(4 * (group + 1)..).unwrap_or_default();
-            // The last ones are filled up with nothing of the first.
+            // The last group is filled up with its first row at weight 0.
             let row =
                 std::array::from_fn::<_, 4, _>(|i| rows.get(i).unwrap_or(&rows[0]).0 as usize * columns);
             let weight = std::array::from_fn::<_, 4, _>(|i| rows.get(i).map_or(0.0, |row| row.1));
             let (chunks, rest) = sums.as_chunks_mut::<16>();
             for (index, chunk) in chunks.iter_mut().enumerate() {
-                // SAFETY: rows of so many columns; the instruction set is there.
+                // SAFETY: all rows have this many columns; the CPU has the instruction set.
                 unsafe {
                     for row in next.iter().take(4) {
                         table.prefetch(row.0 as usize * columns + 16 * index);
@@ -225,7 +227,7 @@ fn sum_dense(table: Place, columns: usize, kept: &[Weighted], sums: &mut [f32]) 
             let done = 16 * chunks.len();
             for (i, sum) in rest.iter_mut().enumerate() {
                 for (row, weight) in row.iter().zip(weight).take(rows.len()) {
-                    // SAFETY: likewise.
+                    // SAFETY: all rows have this many columns.
                     *sum += weight * unsafe { table.get(row + done + i) };
                 }
             }

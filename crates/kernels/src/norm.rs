@@ -1,4 +1,4 @@
-//! Norms over rows.
+//! Normalization of rows.
 
 use crate::{
     isa,
@@ -6,29 +6,29 @@ use crate::{
     pool::{self, Unwritten},
 };
 
-/// A norm: RMSNorm (Zhang & Sennrich, arXiv 1910.07467), or LayerNorm where the mean is taken away first.
+/// A norm: RMSNorm (Zhang & Sennrich, arXiv 1910.07467), or LayerNorm, which subtracts the mean first.
 #[derive(Clone, Copy, Debug)]
 pub struct NormSpec<'a> {
-    /// `[width]`.
+    /// Weights, `[width]`.
     pub weight: &'a [f32],
-    /// `[width]`.
+    /// Biases, `[width]`.
     pub bias: Option<&'a [f32]>,
-    /// Added to the mean square.
+    /// Added to the mean square, or to the variance.
     pub eps: f32,
-    /// Whether the mean is taken away.
+    /// Whether the mean is subtracted first (LayerNorm).
     pub centered: bool,
-    /// Added to each weight: 1 for Gemma's.
+    /// Added to each weight: 1 for Gemma's norms, else 0.
     pub plus: f32,
 }
 
 impl NormSpec<'_> {
-    /// Values of a row.
+    /// Number of values per row.
     pub fn width(&self) -> usize {
         self.weight.len()
     }
 }
 
-/// Norms of rows of `spec.width()` values.
+/// Normalizes rows of `spec.width()` values.
 pub fn norm_rows(spec: &NormSpec<'_>, x: &[f32]) -> Vec<f32> {
     let width = spec.width().max(1);
     assert!(x.len().is_multiple_of(width), "whole rows");
@@ -36,7 +36,7 @@ pub fn norm_rows(spec: &NormSpec<'_>, x: &[f32]) -> Vec<f32> {
     let memory = Unwritten::new(&mut out, x.len());
     pool::run_ranges(x.len() / width, (1 << 15) / width, |start, end| {
         for row in start..end {
-            // SAFETY: each row of the living vector is written once.
+            // SAFETY: each row of `out`, which outlives the tasks, is written once.
             let out = unsafe { memory.zeroed(row * width, width) };
             norm_row(spec, &x[row * width..][..width], out);
         }
@@ -48,13 +48,13 @@ pub fn norm_rows(spec: &NormSpec<'_>, x: &[f32]) -> Vec<f32> {
 
 fn norm_row(spec: &NormSpec<'_>, x: &[f32], out: &mut [f32]) {
     dispatch!(isa(), |spec: &NormSpec<'_>, x: &[f32], out: &mut [f32]| -> () {
-        // SAFETY: the instruction set is there.
+        // SAFETY: the CPU has the instruction set.
         unsafe { normed::<L>(spec, x, out) }
     });
 }
 
 /// # Safety
-/// The instruction set must be there; all have the norm's width.
+/// The CPU must have the instruction set; all slices must have the norm's width.
 #[inline(always)]
 pub(crate) unsafe fn normed<L: Lanes>(spec: &NormSpec<'_>, x: &[f32], out: &mut [f32]) {
     let width = spec.width();

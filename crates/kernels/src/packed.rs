@@ -1,4 +1,4 @@
-//! Products with packed weights, computed from the packed form.
+//! Products with packed weights, computed without unpacking whole matrices.
 
 #[cfg(target_arch = "x86_64")]
 mod avx2;
@@ -24,7 +24,7 @@ use tiles::{each_tile, tile_int8};
 
 use crate::{BLOCK, Isa, PackedForm, QuantizedRows, ROWS, isa, lanes::dispatch};
 
-/// A packed matrix `[rows, columns]`, see [`PackedForm`].
+/// A packed matrix `[rows, columns]`; [`PackedForm`] documents its layout.
 #[derive(Clone, Copy, Debug)]
 pub struct Packed<'a> {
     form: PackedForm,
@@ -35,7 +35,7 @@ pub struct Packed<'a> {
     minima: &'a [f16],
 }
 
-/// Rows of activations in 8 bits as kernels see them.
+/// Pointers to rows of activations in 8 bits, for kernels.
 #[derive(Clone, Copy)]
 struct Rows {
     quants: *const i8,
@@ -45,7 +45,7 @@ struct Rows {
     blocks: usize,
 }
 
-/// A tile of a matrix as kernels see it.
+/// Pointers to a tile of a matrix, for kernels.
 #[derive(Clone, Copy)]
 struct Tile {
     words: *const i32,
@@ -54,12 +54,12 @@ struct Tile {
     blocks: usize,
 }
 
-// SAFETY: they are views of slices that live while kernels run, and are only read.
+// SAFETY: the pointers are into slices that outlive the kernels, and are only read through.
 unsafe impl Sync for Rows {}
 // SAFETY: likewise.
 unsafe impl Sync for Tile {}
 
-/// Calls a kernel that has the form as its first constant with that of `$form`.
+/// Calls a kernel whose first const parameter is the index of a form in [`PackedForm::ALL`], for the form `$form`.
 macro_rules! with_form {
     ($form:expr, $kernel:ident::<_ $(, $more:tt)*>($($arg:expr),*)) => {
         match $form {
@@ -78,7 +78,7 @@ macro_rules! with_form {
 use with_form;
 
 impl<'a> Packed<'a> {
-    /// A matrix of these parts. None if their lengths do not fit the shape.
+    /// A matrix of these parts. Returns `None` if their lengths do not match the shape.
     pub fn new(
         form: PackedForm,
         [rows, columns]: [usize; 2],
@@ -99,7 +99,7 @@ impl<'a> Packed<'a> {
         [self.rows, self.columns]
     }
 
-    /// Its form.
+    /// The packed form.
     pub fn form(&self) -> PackedForm {
         self.form
     }
@@ -123,7 +123,8 @@ impl<'a> Packed<'a> {
         }
     }
 
-    /// The rows of activations times the transposes of several matrices of equal columns: `[n, rows]` each.
+    /// Multiplies rows of 8-bit activations with the transposes of several matrices of equal columns: `[n, rows]`
+    /// each.
     pub fn products_int8(matrices: &[Self], x: &QuantizedRows, out: &mut [Vec<f32>]) {
         Self::products_int8_on(isa(), matrices, x, out);
     }
@@ -140,13 +141,14 @@ impl<'a> Packed<'a> {
         let times = x.rounding.rows();
         each_tile(matrices, x.rows, out, |matrix, tile, columns| {
             let rows = &rows;
-            // SAFETY: the activations have the matrix's columns, a tile of it all of its parts, and the products a row
-            // for each row of activations.
+            // SAFETY: the activations have as many columns as the matrix, the tile is whole, and the products have a
+            // row for each row of activations.
             unsafe { tile_int8(isa, matrix.form, matrix.tile(tile), *rows, [x.rows, times], columns) };
         });
     }
 
-    /// Rows `[n, columns]` times the transposes of several matrices of equal columns, in float32: `[n, rows]` each.
+    /// Multiplies `x` `[n, columns]` with the transposes of several matrices of equal columns, in float32:
+    /// `[n, rows]` each.
     pub fn products_f32(matrices: &[Self], x: &[f32], out: &mut [Vec<f32>]) {
         Self::products_f32_on(isa(), matrices, x, out);
     }
@@ -169,7 +171,7 @@ impl<'a> Packed<'a> {
         });
     }
 
-    /// Adds the sums of the rows of some tiles, weighted, to `sums` `[columns]`.
+    /// Adds the weighted sum of the rows of some tiles to `sums` `[columns]`.
     pub(crate) fn add_weighted(&self, isa: Isa, tiles: &[(usize, [f32; ROWS])], sums: &mut [f32]) {
         assert!(sums.len() == self.columns, "a sum for each column");
         #[cfg(target_arch = "x86_64")]
@@ -178,7 +180,7 @@ impl<'a> Packed<'a> {
             let tiles: Vec<(Tile, [f32; ROWS])> =
                 tiles.iter().map(|(tile, weights)| (self.tile(*tile), *weights)).collect();
             for (block, sums) in sums.as_chunks_mut::<BLOCK>().0.iter_mut().enumerate() {
-                // SAFETY: the block is one of the tiles'; the instruction set is there.
+                // SAFETY: the block is one of the tiles'; the CPU has the instruction set.
                 unsafe { with_form!(self.form, weighted::<_>(&tiles, block, sums)) };
             }
             return;
@@ -202,7 +204,7 @@ impl<'a> Packed<'a> {
         }
     }
 
-    /// Some rows in float32, `[ids, columns]`.
+    /// Unpacks some rows to float32: appends `[ids, columns]` to `out`.
     pub fn rows(&self, ids: &[usize], out: &mut Vec<f32>) {
         for &id in ids {
             assert!(id < self.rows, "row {id} of {}", self.rows);
@@ -219,7 +221,7 @@ impl<'a> Packed<'a> {
 /// # Safety
 /// The block must be one of the tile's.
 unsafe fn unpack_block(isa: Isa, form: PackedForm, tile: Tile, block: usize, out: &mut [[f32; ROWS]; BLOCK]) {
-    // SAFETY: the caller's promise; the instruction set is there.
+    // SAFETY: the caller upholds this function's contract; the CPU has the instruction set.
     unsafe {
         match isa {
             #[cfg(target_arch = "x86_64")]
@@ -242,7 +244,8 @@ unsafe fn unpack_block(isa: Isa, form: PackedForm, tile: Tile, block: usize, out
     }
 }
 
-/// Adds the products of `x` `[n, columns]`, from column `first` on, with a tile `[columns][16]`.
+/// Adds the products of an unpacked tile `[columns of the tile][16]` with `x` `[n, columns]`, whose columns count
+/// from `first` on.
 fn times_tile(
     isa: Isa,
     tile: &[[f32; ROWS]],
@@ -263,10 +266,10 @@ fn times_tile(
             x: [&[f32]; N],
             out: &mut [[f32; ROWS]],
         ) {
-            // SAFETY: sixteen values each; the caller has the instruction set.
+            // SAFETY: each load and store has sixteen values; the caller has the instruction set.
             unsafe {
                 let zero = L::splat(0.0);
-                // Two sums each, that one does not wait for the last.
+                // Two sums for each row, so that an addition need not wait for the one before it.
                 let (mut even, mut odd) = ([zero; N], [zero; N]);
                 let (pairs, rest) = tile.as_chunks::<2>();
                 for (index, [a, b]) in pairs.iter().enumerate() {
@@ -291,7 +294,7 @@ fn times_tile(
         let row = |n: usize| &x[n * columns + first..][..tile.len()];
         let mut n = 0;
         while n + 4 <= out.len() {
-            // SAFETY: the instruction set is there.
+            // SAFETY: the CPU has the instruction set.
             unsafe {
                 rows::<L, 4>(tile, [row(n), row(n + 1), row(n + 2), row(n + 3)], &mut out[n..]);
             }

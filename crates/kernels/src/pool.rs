@@ -1,10 +1,10 @@
-//! Threads that wait actively: a decoding step is some two hundred pieces of work of ten to a hundred microseconds,
-//! and waking a sleeping thread takes as long as one of them.
+//! A thread pool whose threads busy-wait for work, because a decoding step consists of some two hundred pieces of
+//! work of ten to a hundred microseconds each, and waking a sleeping thread takes as long as one of them.
 //!
-//! A piece of work is cut into parts that threads take one after the other, so that one which the system has set
-//! aside delays at most the part it holds. A thread that is without work for two milliseconds sleeps until there is some.
-//! Beside other programs, where threads are set aside again and again, the pool notices how little sharing gains: nobody
-//! spins for long then, and most of the work is done by the calling thread alone.
+//! A piece of work is cut into parts that threads take one after the other, so that a thread that the system preempts
+//! delays at most the part it holds. A thread that has no work for two milliseconds sleeps until there is some. When
+//! other programs compete for the CPU and threads are preempted again and again, the pool notices that sharing work
+//! gains little: threads then spin only briefly, and the calling thread does most of the work alone.
 
 mod load;
 mod shared;
@@ -22,35 +22,35 @@ use std::{
 use load::Load;
 pub(crate) use shared::{Shared, Unwritten};
 
-/// How long a thread spins where all is well: longer than what lies between two pieces of work in a step.
-const PATIENCE: Duration = Duration::from_millis(2);
-/// And where others want the processor: about what it takes to wake a thread.
-const SHORT_PATIENCE: Duration = Duration::from_micros(50);
+/// How long a thread spins before it sleeps: longer than the gap between two pieces of work in a step.
+const SPIN_TIME: Duration = Duration::from_millis(2);
+/// The same when other programs want the CPU: about as long as it takes to wake a thread.
+const SHORT_SPIN_TIME: Duration = Duration::from_micros(50);
 
-/// Threads asked for by [`set_threads`]; 0 is as many as there are cores.
+/// Number of threads asked for by [`set_threads`]; 0 means as many as there are cores.
 static ASKED: AtomicUsize = AtomicUsize::new(0);
 static POOL: OnceLock<Pool> = OnceLock::new();
 
-/// Sets how many threads compute, 1 or more; without it `MOI_THREADS` counts, or else the cores. Returns whether it
-/// had an effect: it has none after the first piece of work.
+/// Sets the number of threads that compute, 1 or more. Without this call, `MOI_THREADS` decides, or else the number
+/// of cores. Returns whether it had an effect: it has none after the first piece of work.
 pub fn set_threads(threads: usize) -> bool {
     ASKED.store(threads.max(1), Relaxed);
     POOL.get().is_none()
 }
 
-/// How many threads compute.
+/// Number of threads that compute.
 pub fn threads() -> usize {
     POOL.get_or_init(Pool::start).workers.len() + 1
 }
 
-/// Runs `part(0)` to `part(parts - 1)`, on all threads, and returns when all are done.
+/// Runs `part(0)` to `part(parts - 1)` on all threads, and returns when all are done.
 ///
-/// Called from within a part, or while another thread has the pool, it runs them on the calling thread.
+/// Called from within a part, or while another thread uses the pool, it runs all parts on the calling thread.
 pub fn run(parts: usize, part: impl Fn(usize) + Sync) {
     run_parts(parts, part, true);
 }
 
-/// The same for parts that take unequally long: waiting for the longest then says nothing of other programs.
+/// Like [`run`], for parts that take unequally long: waiting for the longest says nothing about other programs then.
 pub fn run_unequal(parts: usize, part: impl Fn(usize) + Sync) {
     run_parts(parts, part, false);
 }
@@ -70,11 +70,11 @@ fn run_parts(parts: usize, part: impl Fn(usize) + Sync, are_equal: bool) {
     (0..parts).for_each(part);
 }
 
-/// Cuts `0..len` into parts of whole multiples of `grain`, a few for each thread, and runs `part(start, end)` on each.
+/// Cuts `0..len` into parts that are multiples of `grain`, a few per thread, and runs `part(start, end)` on each.
 pub fn run_ranges(len: usize, grain: usize, part: impl Fn(usize, usize) + Sync) {
     let grain = grain.max(1);
     let units = len.div_ceil(grain);
-    // Several for each thread, so that a slow one has less to do.
+    // There are several parts for each thread, so that a slow thread can take fewer of them.
     let wanted = if units > 1 { 4 * threads() } else { 1 };
     let step = units.div_ceil(wanted.min(units).max(1)).max(1) * grain;
     run(len.div_ceil(step), |index| part(index * step, ((index + 1) * step).min(len)));
@@ -87,7 +87,8 @@ thread_local! {
 
 type Part = *const (dyn Fn(usize) + Sync);
 
-/// Bits of [`Pool::state`]: a number for each piece of work, whether threads may still join it, and how many have.
+/// Bits of [`Pool::state`]: the number of the piece of work, whether threads may still join it, and how many have
+/// joined.
 const JOINED: usize = (1 << 15) - 1;
 const OPEN: usize = 1 << 15;
 const NEXT: usize = 1 << 16;
@@ -95,20 +96,20 @@ const NEXT: usize = 1 << 16;
 struct Pool {
     workers: Vec<Worker>,
     busy: Mutex<()>,
-    /// The piece of work; written only while it is closed and nobody has joined.
+    /// The piece of work. It is written only while the state is closed and no thread has joined.
     part: UnsafeCell<Option<Part>>,
     parts: AtomicUsize,
     next: AtomicUsize,
     state: AtomicUsize,
     /// Whether a part has panicked.
     failed: AtomicBool,
-    /// Who waits for the threads, if it sleeps.
+    /// The thread that waits for the workers, if it sleeps.
     caller: Mutex<Option<Thread>>,
     caller_sleeps: AtomicBool,
     load: Load,
 }
 
-// SAFETY: `part` is written only while nobody may read it, see `work`.
+// SAFETY: `part` is written only while no thread may read it; see `work`.
 unsafe impl Sync for Pool {}
 // SAFETY: likewise.
 unsafe impl Send for Pool {}
@@ -132,7 +133,7 @@ impl Pool {
         let worker = |index: usize| {
             let sleeps: &'static AtomicBool = Box::leak(Box::new(AtomicBool::new(false)));
             let named = thread::Builder::new().name(format!("moi-{index}"));
-            // Fewer threads only cost time.
+            // If a thread cannot be started, the pool has fewer of them and is only slower.
             let handle = named.spawn(move || POOL.wait().serve(sleeps)).ok()?;
             Some(Worker { thread: handle.thread().clone(), sleeps })
         };
@@ -150,19 +151,20 @@ impl Pool {
         }
     }
 
-    /// The right to give the threads work; none while another has it, whose work would be waited for otherwise.
+    /// The right to give work to the threads. `None` while another thread has it, so that the caller does not wait
+    /// for its work.
     fn own(&self) -> Option<MutexGuard<'_, ()>> {
         match self.busy.try_lock() {
             Ok(own) => Some(own),
-            // A part panicked: all threads had left it before that went on.
+            // A part has panicked. All threads had left it before the panic continued, so the pool can be used.
             Err(TryLockError::Poisoned(own)) => Some(own.into_inner()),
             Err(TryLockError::WouldBlock) => None,
         }
     }
 
     fn work(&self, parts: usize, part: &(dyn Fn(usize) + Sync), are_equal: bool) {
-        // SAFETY: the state is closed and nobody has joined: nobody reads. The lifetime is not told, but nobody can
-        // join once this function has closed the state again, and it returns only when all have left.
+        // SAFETY: the state is closed and no thread has joined, so none reads. The transmute hides the lifetime, but
+        // no thread can join once this function has closed the state again, and it returns only when all have left.
         unsafe { *self.part.get() = Some(std::mem::transmute::<&(dyn Fn(usize) + Sync), Part>(part)) };
         self.parts.store(parts, Relaxed);
         self.next.store(0, Relaxed);
@@ -174,7 +176,7 @@ impl Pool {
                 worker.thread.unpark();
             }
         }
-        // A panic must not leave while others still use what the caller has borrowed to them.
+        // A panic must not leave this function while other threads use what the caller has lent to them.
         let own = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| self.take_parts(part)));
         self.state.fetch_and(!OPEN, AcqRel);
         let worked = begun.elapsed();
@@ -189,7 +191,7 @@ impl Pool {
         assert!(!self.failed.swap(false, Relaxed), "a kernel failed on another thread");
     }
 
-    /// Waits until all threads have left the work.
+    /// Waits until all threads have left the piece of work.
     fn wait_for_threads(&self) {
         let all_left = || self.state.load(SeqCst) & JOINED == 0;
         let mut turns = 0u32;
@@ -201,11 +203,11 @@ impl Pool {
                 continue;
             }
             if !self.load.is_suspected() {
-                // With fewer cores than threads the other one may need this one.
+                // With fewer cores than threads, another thread may need this core.
                 if turns.is_multiple_of(1 << 12) {
                     thread::yield_now();
                 }
-            } else if begun.get_or_insert_with(Instant::now).elapsed() >= SHORT_PATIENCE {
+            } else if begun.get_or_insert_with(Instant::now).elapsed() >= SHORT_SPIN_TIME {
                 *self.caller.lock().unwrap_or_else(PoisonError::into_inner) = Some(thread::current());
                 self.caller_sleeps.store(true, SeqCst);
                 while !all_left() {
@@ -216,7 +218,7 @@ impl Pool {
         }
     }
 
-    /// What a thread does that has taken part, when no part is left.
+    /// Leaves the piece of work when no part is left. The last thread to leave wakes the caller if it sleeps.
     fn leave(&self) {
         let others = (self.state.fetch_sub(1, SeqCst) - 1) & JOINED;
         if others == 0
@@ -227,7 +229,7 @@ impl Pool {
         }
     }
 
-    /// Does parts until none is left; how many.
+    /// Runs parts until none is left; returns how many it has run.
     fn take_parts(&self, part: &(dyn Fn(usize) + Sync)) -> usize {
         INSIDE.set(true);
         let _outside = Outside;
@@ -242,21 +244,21 @@ impl Pool {
         parts
     }
 
-    /// What a worker does for ever.
+    /// The main loop of a worker, which never returns.
     fn serve(&self, sleeps: &AtomicBool) {
         let mut seen = 0;
         loop {
             let state = self.wait(seen, sleeps);
             seen = state & !(NEXT - 1);
             if self.state.compare_exchange(state, state + 1, AcqRel, Relaxed).is_err() {
-                // Closed meanwhile, or another has joined: look again.
+                // The work was closed meanwhile, or another thread has joined: check the state again.
                 seen = seen.wrapping_sub(NEXT);
                 std::hint::spin_loop();
                 continue;
             }
             // SAFETY: this thread has joined while the work was open, so `work` waits for it.
             if let Some(part) = unsafe { *self.part.get() } {
-                // SAFETY: likewise: what it points to lives until this thread leaves.
+                // SAFETY: likewise, the closure lives until this thread leaves.
                 let run = std::panic::AssertUnwindSafe(|| self.take_parts(unsafe { &*part }));
                 if std::panic::catch_unwind(run).is_err() {
                     self.failed.store(true, Relaxed);
@@ -266,7 +268,7 @@ impl Pool {
         }
     }
 
-    /// Waits for open work with another number than `seen`.
+    /// Waits for open work with another number than `seen`; returns the state.
     fn wait(&self, seen: usize, sleeps: &AtomicBool) -> usize {
         let open = |state: usize| state & OPEN != 0 && state & !(NEXT - 1) != seen;
         let begun = Instant::now();
@@ -281,8 +283,8 @@ impl Pool {
             if !turns.is_multiple_of(256) {
                 continue;
             }
-            let patience = if self.load.is_suspected() { SHORT_PATIENCE } else { PATIENCE };
-            if begun.elapsed() < patience {
+            let spin_time = if self.load.is_suspected() { SHORT_SPIN_TIME } else { SPIN_TIME };
+            if begun.elapsed() < spin_time {
                 continue;
             }
             sleeps.store(true, SeqCst);
@@ -312,7 +314,7 @@ mod tests {
             for parts in [0, 1, 2, 7, 100] {
                 let counts: Vec<AtomicUsize> = (0..parts).map(|_| AtomicUsize::new(0)).collect();
                 run(parts, |index| {
-                    // Work within work stays on its thread.
+                    // Nested work runs on the thread that calls it.
                     run(3, |_| {
                         counts[index].fetch_add(1, Relaxed);
                     });
@@ -332,7 +334,7 @@ mod tests {
     #[test]
     fn threads_that_sleep_wake_up() {
         for _ in 0..3 {
-            thread::sleep(2 * PATIENCE);
+            thread::sleep(2 * SPIN_TIME);
             let sum = AtomicUsize::new(0);
             run_ranges(1000, 7, |start, end| {
                 assert!(start % 7 == 0 && start < end);
@@ -353,7 +355,7 @@ mod tests {
             done.fetch_add(1, Relaxed);
         });
         assert_eq!(done.load(Relaxed), 8);
-        // Other threads still take part: not in every piece of work, where the machine is busy.
+        // Other threads still take part, though not in every piece of work if the machine is busy.
         let took_part = || {
             let seen = Mutex::new(std::collections::HashSet::new());
             run(8, |_| {

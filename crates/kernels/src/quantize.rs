@@ -1,4 +1,4 @@
-//! Activations in 8 bits.
+//! Quantization of activations to 8-bit blocks.
 
 use crate::{
     BLOCK, isa,
@@ -6,39 +6,40 @@ use crate::{
     pool::{self, Unwritten},
 };
 
-/// How exactly activations are rounded.
+/// The precision to which activations are rounded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Rounding {
     /// To 8 bits: `x = scale * q`, q from -127 to 127.
     Int8,
-    /// To 16: what 8 bits leave is rounded to 8 bits again, `x = scale * (q + r / 254)`. Where memory is the limit the
-    /// second product costs nothing.
+    /// To about 16 bits: the remainder of the 8-bit rounding is rounded to 8 bits again, `x = scale * (q + r / 254)`.
+    /// Where memory bandwidth is the limit, the second product costs nothing.
     Int16,
 }
 
-/// What r counts less than q. Products count on it being 256 - 2.
+/// A step of `q` is this many steps of `r`. The kernels rely on it being 256 - 2.
 const FINER: f32 = 254.0;
 
-/// Rows of activations, 32 of them sharing a scale. In 16 bits there are two rows for each, one behind the other, whose
-/// products add up.
+/// Quantized rows of activations, in which blocks of 32 values share a scale. With [`Rounding::Int16`], each row of
+/// activations is two consecutive rows of quants, whose products are added.
 #[derive(Clone, Debug)]
 pub struct QuantizedRows {
     pub(crate) rows: usize,
     pub(crate) rounding: Rounding,
     pub(crate) columns: usize,
-    /// `[rows, columns]`.
+    /// Quants, `[rows of quants, columns]`.
     pub(crate) quants: Vec<i8>,
-    /// `[rows, columns / 32]`.
+    /// Scales, `[rows of quants, columns / 32]`.
     pub(crate) scales: Vec<f32>,
-    /// Of the quants of each half of a block, `[rows, columns / 16]`.
+    /// Sums of the quants of each half of a block, `[rows of quants, columns / 16]`.
     pub(crate) sums: Vec<i32>,
-    /// Of the values of each block, which minima are multiplied by, `[rows, columns / 32]`.
+    /// Sums of the dequantized values of each block, which minima are multiplied with,
+    /// `[rows of quants, columns / 32]`.
     pub(crate) scaled_sums: Vec<f32>,
 }
 
 impl QuantizedRows {
-    /// Rounds rows of `columns` values, a multiple of 32, each. A block with a value that is not finite gets a scale
-    /// that is none, so that products with it are none either.
+    /// Quantizes rows of `columns` values, a multiple of 32. A block with a value that is not finite gets a NaN
+    /// scale, so that its products are NaN too.
     pub fn new(x: &[f32], columns: usize, rounding: Rounding) -> Self {
         let rows = x.len() / columns.max(1);
         let blocks = columns / BLOCK;
@@ -61,7 +62,7 @@ impl QuantizedRows {
         pool::run_ranges(rows, (1 << 15) / columns.max(1), |start, end| {
             for row in start..end {
                 let (first, count) = (times * row * blocks, times * blocks);
-                // SAFETY: each row has its own part of each of the living vectors.
+                // SAFETY: each row has its own part of each of the vectors, which are alive.
                 let (quants, scales, sums, scaled_sums) = unsafe {
                     (
                         quants.zeroed(first * BLOCK, count * BLOCK),
@@ -88,12 +89,12 @@ impl QuantizedRows {
         new
     }
 
-    /// How many rows there are.
+    /// Number of rows of activations.
     pub fn rows(&self) -> usize {
         self.rows
     }
 
-    /// The values that the quants stand for.
+    /// The dequantized values, `[rows, columns]`.
     pub fn values(&self) -> Vec<f32> {
         let value = |index: usize| f32::from(self.quants[index]) * self.scales[index / BLOCK];
         let (columns, times) = (self.columns, self.rounding.rows());
@@ -107,7 +108,7 @@ impl QuantizedRows {
 }
 
 impl Rounding {
-    /// Rows of quants for a row of activations.
+    /// Number of rows of quants for a row of activations.
     pub(crate) fn rows(self) -> usize {
         match self {
             Self::Int8 => 1,
@@ -116,7 +117,7 @@ impl Rounding {
     }
 }
 
-/// A row; what is left goes into a second one where there is a place for it.
+/// Quantizes a row. The remainders are quantized to a second row, if there is a place for it.
 fn quantize(x: &[f32], quants: &mut [i8], scales: &mut [f32], sums: &mut [i32]) {
     dispatch!(isa(), |x: &[f32], quants: &mut [i8], scales: &mut [f32], sums: &mut [i32]| -> () {
         let (quants, finer) = quants.split_at_mut(x.len());
@@ -124,16 +125,16 @@ fn quantize(x: &[f32], quants: &mut [i8], scales: &mut [f32], sums: &mut [i32]) 
         let (sums, finer_sums) = sums.split_at_mut(2 * scales.len());
         for (block, x) in x.as_chunks::<BLOCK>().0.iter().enumerate() {
             let (quants, scale) = (&mut quants[block * BLOCK..][..BLOCK], &mut scales[block]);
-            // SAFETY: a block has 32 values, and the instruction set is there.
+            // SAFETY: a block has 32 values, and the CPU has the instruction set.
             unsafe {
                 let halves = [L::load(x.as_ptr()), L::load(x.as_ptr().add(16))];
                 let zero = L::splat(0.0);
                 let size = |half: L| half.max(zero.sub(half));
-                // A NaN may be lost in a maximum, but not in a sum.
+                // A maximum may lose a NaN, but a sum does not.
                 let broken = halves[0].add(halves[1]).mul(zero).sum();
                 let largest = size(halves[0]).max(size(halves[1])).largest() + broken;
                 *scale = largest / 127.0;
-                // Not finite for zeros, for values too small to matter, and for what is none.
+                // The inverse is not finite if all values are zero or tiny, or if one is not finite.
                 let inverse = 127.0 / largest;
                 let inverse =
                     L::splat(if inverse.is_finite() && largest.is_finite() { inverse } else { 0.0 });

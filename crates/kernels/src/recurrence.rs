@@ -1,4 +1,4 @@
-//! Steps of layers that keep a matrix for each head: gated delta nets, and Mamba 2.
+//! Recurrent steps of layers that keep a state matrix for each head: gated delta nets, and Mamba 2.
 
 use crate::{
     isa,
@@ -6,37 +6,38 @@ use crate::{
     pool::{self, Shared, Unwritten},
 };
 
-/// Positions of one sequence, one after the other: of each head `S = exp(decay) S; S += k w^T; o = S^T q`, where w is `v`, or,
-/// where there is a `beta`, how far v is from what the matrix knows, `beta (v - S^T k)`.
+/// Steps over consecutive positions of one sequence. Each head computes `S = exp(decay) S; S += k w^T; o = S^T q`,
+/// where w is `v`, or, with a `beta`, the correction of the delta rule, `beta (v - S^T k)`.
 #[derive(Clone, Copy, Debug)]
 pub struct StateSteps<'a> {
-    /// Heads of values, each with a matrix.
+    /// Value heads; each has a state matrix.
     pub heads: usize,
-    /// Heads of queries and keys; a divisor of these. Each serves as many heads that follow each other.
+    /// Query and key heads, a divisor of `heads`. Each serves `heads / groups` consecutive value heads.
     pub groups: usize,
     /// Width of a query and a key.
     pub keys: usize,
     /// Width of a value.
     pub values: usize,
-    /// `[positions, groups, keys]`.
+    /// Queries, `[positions, groups, keys]`.
     pub q: &'a [f32],
-    /// `[positions, groups, keys]`.
+    /// Keys, `[positions, groups, keys]`.
     pub k: &'a [f32],
-    /// `[positions, heads, values]`.
+    /// Values, `[positions, heads, values]`.
     pub v: &'a [f32],
-    /// The logarithm of each position's decay `[positions, heads]`.
+    /// The logarithm of each position's decay, `[positions, heads]`.
     pub decay: &'a [f32],
-    /// How much it corrects `[positions, heads]`.
+    /// The step size of the delta rule, `[positions, heads]`.
     pub beta: Option<&'a [f32]>,
 }
 
-/// Values of matrices that are worth a thread.
+/// Minimum number of state values per task: fewer are not worth a thread.
 const MIN_PART: usize = 1 << 14;
 
-/// What comes out `[positions, heads, values]`; `states` `[heads, keys, values]` are changed to those behind all positions.
+/// Returns the outputs `[positions, heads, values]`, and advances `states` `[heads, keys, values]` past all
+/// positions.
 ///
 /// # Panics
-/// If a list has another length than its shape.
+/// If the length of a slice does not match its shape.
 pub fn state_steps(steps: &StateSteps<'_>, states: &mut [f32]) -> Vec<f32> {
     state_steps_on(isa(), steps, states)
 }
@@ -58,10 +59,10 @@ fn state_steps_on(isa: crate::Isa, steps: &StateSteps<'_>, states: &mut [f32]) -
     pool::run_ranges(heads, (MIN_PART / size.max(1)).max(1), |start, end| {
         let mut scratch = vec![0.0f32; values];
         for head in start..end {
-            // SAFETY: each head's matrix is changed by one task.
+            // SAFETY: only one task changes each head's matrix.
             let state = unsafe { shared.slice(head * size, size) };
             for position in 0..positions {
-                // SAFETY: each row of the living vector is written once.
+                // SAFETY: each row of the vector, which is alive, is written once.
                 let out = unsafe { memory.zeroed((position * heads + head) * values, values) };
                 step(isa, steps, [position, head], state, &mut scratch, out);
             }
@@ -72,7 +73,7 @@ fn state_steps_on(isa: crate::Isa, steps: &StateSteps<'_>, states: &mut [f32]) -
     out
 }
 
-/// One position of one head.
+/// Computes one position of one head.
 fn step(
     isa: crate::Isa,
     steps: &StateSteps<'_>,
@@ -87,13 +88,14 @@ fn step(
                     scratch: &mut [f32],
                     out: &mut [f32]|
      -> () {
-        // SAFETY: the instruction set is there.
+        // SAFETY: the CPU has the instruction set.
         unsafe { one_step::<L>(steps, place, state, scratch, out) }
     });
 }
 
 /// # Safety
-/// The instruction set must be there; `scratch` and `out` have the width of a value, `state` is a head's matrix.
+/// The CPU must have the instruction set; `scratch` and `out` have the width of a value, and `state` is a head's
+/// matrix.
 #[inline(always)]
 unsafe fn one_step<L: Lanes>(
     steps: &StateSteps<'_>,
@@ -128,10 +130,10 @@ unsafe fn one_step<L: Lanes>(
     }
 }
 
-/// `row = left row; sum += k row`.
+/// Computes `row = left * row; sum += k * row`.
 ///
 /// # Safety
-/// The instruction set must be there; both are of equal length.
+/// The CPU must have the instruction set; both slices must have the same length.
 #[inline(always)]
 unsafe fn scale_and_sum<L: Lanes>(row: &mut [f32], left: f32, k: f32, sum: &mut [f32]) {
     let (width, vectors) = (row.len(), row.len() / 16 * 16);
@@ -150,10 +152,10 @@ unsafe fn scale_and_sum<L: Lanes>(row: &mut [f32], left: f32, k: f32, sum: &mut 
     }
 }
 
-/// `row = left row + k added; out += q row`.
+/// Computes `row = left * row + k * added; out += q * row`.
 ///
 /// # Safety
-/// The instruction set must be there; all are of equal length.
+/// The CPU must have the instruction set; all slices must have the same length.
 #[inline(always)]
 unsafe fn add_and_read<L: Lanes>(row: &mut [f32], left: f32, k: f32, added: &[f32], q: f32, out: &mut [f32]) {
     let (width, vectors) = (row.len(), row.len() / 16 * 16);
@@ -182,7 +184,7 @@ mod tests {
         (0..count).map(|at| ((at * 7919 + seed * 104_729) % 1009) as f32 / 1009.0 - 0.5).collect()
     }
 
-    /// By plain loops in float64.
+    /// Computes the steps with plain loops in float64.
     fn slow(steps: &StateSteps<'_>, states: &mut [f64]) -> Vec<f64> {
         let &StateSteps { heads, groups, keys, values, .. } = steps;
         let positions = steps.decay.len() / heads;

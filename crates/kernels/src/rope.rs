@@ -1,4 +1,5 @@
-//! Heads on their way from a projection into attention: normed, turned, in the cache's type.
+//! Prepares the heads of a projection for attention: norm, rotary embedding, scaling, and conversion to the cache's
+//! type.
 
 use half::{bf16, f16};
 
@@ -9,27 +10,27 @@ use crate::{
     pool::{self, Unwritten},
 };
 
-/// What is done to the heads `[positions, heads, head_dim]` of a projection.
+/// The operations on the heads `[positions, heads, head_dim]` of a projection.
 #[derive(Clone, Copy, Debug)]
-pub struct Turned<'a> {
-    /// Positions.
+pub struct Rotary<'a> {
+    /// Number of positions.
     pub positions: usize,
-    /// Heads of each.
+    /// Number of heads.
     pub heads: usize,
-    /// Values of a head.
+    /// Values per head.
     pub head_dim: usize,
-    /// Over each head, first.
+    /// A norm over each head, applied first.
     pub norm: Option<NormSpec<'a>>,
-    /// Cosines and sines of each position, `[positions, dims]` each: the first `dims` values of a head are
-    /// turned, their halves paired.
+    /// Cosines and sines `[positions, dims]`, and `dims`: the first `dims` values of a head are rotated, where value
+    /// `i` is paired with value `i + dims / 2`.
     pub angles: Option<(&'a [f32], &'a [f32], usize)>,
-    /// A factor, last.
+    /// A factor, applied last.
     pub scale: f32,
 }
 
-/// A type that heads can be written in.
+/// A type that heads can be converted to.
 pub trait HeadValue: Copy + Send + Default {
-    /// From float32, rounded to even; as many values in both.
+    /// Converts from float32, rounding to even. Both slices must have the same length.
     fn narrow(values: &[f32], out: &mut [Self]);
 }
 
@@ -45,7 +46,8 @@ impl HeadValue for f16 {
             let (chunks, rest) = values.as_chunks::<16>();
             let (places, last) = out.as_chunks_mut::<16>();
             for (chunk, place) in chunks.iter().zip(places) {
-                // SAFETY: sixteen each, and float16 is its bits; the instruction set is there.
+                // SAFETY: both have sixteen values, and float16 has the layout of its bits; the CPU has the
+                // instruction set.
                 unsafe { L::load(chunk.as_ptr()).store_f16(place.as_mut_ptr().cast()) };
             }
             last.iter_mut().zip(rest).for_each(|(out, &value)| *out = f16::from_f32(value));
@@ -59,9 +61,9 @@ impl HeadValue for bf16 {
     }
 }
 
-/// Norms, turns and scales heads.
-pub fn turn_heads<T: HeadValue>(turned: &Turned<'_>, x: &[f32]) -> Vec<T> {
-    let &Turned { positions, heads, head_dim, .. } = turned;
+/// Normalizes, rotates and scales heads.
+pub fn rotate_heads<T: HeadValue>(rotated: &Rotary<'_>, x: &[f32]) -> Vec<T> {
+    let &Rotary { positions, heads, head_dim, .. } = rotated;
     assert!(x.len() == positions * heads * head_dim, "the heads of all positions");
     let mut out = Vec::new();
     let memory = Unwritten::new(&mut out, x.len());
@@ -71,8 +73,8 @@ pub fn turn_heads<T: HeadValue>(turned: &Turned<'_>, x: &[f32]) -> Vec<T> {
         for position in start..end {
             for h in 0..heads {
                 let at = position * row + h * head_dim;
-                one(turned, position, &x[at..][..head_dim], &mut head);
-                // SAFETY: each head has its own place in the living vector.
+                one(rotated, position, &x[at..][..head_dim], &mut head);
+                // SAFETY: each head has a place of its own in the vector, which is alive.
                 T::narrow(&head, unsafe { memory.zeroed(at, head_dim) });
             }
         }
@@ -82,21 +84,21 @@ pub fn turn_heads<T: HeadValue>(turned: &Turned<'_>, x: &[f32]) -> Vec<T> {
     out
 }
 
-fn one(turned: &Turned<'_>, position: usize, x: &[f32], out: &mut [f32]) {
-    dispatch!(isa(), |turned: &Turned<'_>, position: usize, x: &[f32], out: &mut [f32]| -> () {
-        // SAFETY: the instruction set is there.
-        unsafe { head::<L>(turned, position, x, out) }
+fn one(rotated: &Rotary<'_>, position: usize, x: &[f32], out: &mut [f32]) {
+    dispatch!(isa(), |rotated: &Rotary<'_>, position: usize, x: &[f32], out: &mut [f32]| -> () {
+        // SAFETY: the CPU has the instruction set.
+        unsafe { head::<L>(rotated, position, x, out) }
     });
 }
 
 #[inline(always)]
-unsafe fn head<L: Lanes>(turned: &Turned<'_>, position: usize, x: &[f32], out: &mut [f32]) {
-    match &turned.norm {
+unsafe fn head<L: Lanes>(rotated: &Rotary<'_>, position: usize, x: &[f32], out: &mut [f32]) {
+    match &rotated.norm {
         // SAFETY: the caller has the instruction set.
         Some(norm) => unsafe { normed::<L>(norm, x, out) },
         None => out.copy_from_slice(x),
     }
-    if let Some((cos, sin, dims)) = turned.angles {
+    if let Some((cos, sin, dims)) = rotated.angles {
         let at = position * dims;
         let (cos, sin) = (&cos[at..at + dims], &sin[at..at + dims]);
         let (low, high) = out[..dims].split_at_mut(dims / 2);
@@ -106,8 +108,8 @@ unsafe fn head<L: Lanes>(turned: &Turned<'_>, position: usize, x: &[f32], out: &
             high[i] = b * cos[i + dims / 2] + a * sin[i + dims / 2];
         }
     }
-    if turned.scale != 1.0 {
-        out.iter_mut().for_each(|value| *value *= turned.scale);
+    if rotated.scale != 1.0 {
+        out.iter_mut().for_each(|value| *value *= rotated.scale);
     }
 }
 
@@ -125,9 +127,9 @@ mod tests {
         let weight: Vec<f32> = (0..head_dim).map(|i| i as f32 + 0.5).collect();
         let norm = NormSpec { weight: &weight, bias: None, eps: 0.0, centered: false, plus: 0.0 };
         let angles = Some((&cos[..], &sin[..], dims));
-        let turned = Turned { positions, heads, head_dim, norm: Some(norm), angles, scale: 2.0 };
-        let out = turn_heads::<f32>(&turned, &x);
-        let half = turn_heads::<f16>(&turned, &x);
+        let rotated = Rotary { positions, heads, head_dim, norm: Some(norm), angles, scale: 2.0 };
+        let out = rotate_heads::<f32>(&rotated, &x);
+        let half = rotate_heads::<f16>(&rotated, &x);
         for position in 0..positions {
             for head in 0..heads {
                 let from = (position * heads + head) * head_dim;

@@ -1,4 +1,4 @@
-//! The tokens that filters may leave, found without looking at each of a large vocabulary one by one.
+//! Finds the tokens that sampling filters may keep, without examining the tokens of a large vocabulary one by one.
 
 use std::cell::RefCell;
 
@@ -7,10 +7,10 @@ use crate::{
     threshold::{kept, threshold},
 };
 
-/// What the masses of float32 may be off by, relatively, with room: what is near a filter's limit is kept.
+/// A bound on the relative error of probability masses in float32, with room. Tokens near a filter's limit are kept.
 const MARGIN: f64 = 1e-5;
 
-/// Filters on a distribution, in the order in which they work.
+/// Sampling filters on a distribution, in the order in which they are applied.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Filters {
     /// One over the temperature.
@@ -23,21 +23,21 @@ pub struct Filters {
     pub min_p: f64,
 }
 
-/// Tokens that hold all that filters leave, and what the others weigh.
+/// Tokens that include all that the filters keep, and the weight of the others.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Shortlist {
-    /// In order. All that are as likely as the least likely of them are among them.
+    /// In ascending order. All tokens that are as likely as the least likely one are included.
     pub tokens: Vec<u32>,
-    /// The weight of the others, where that of the most likely token is 1; 0 where top-k takes them away first.
+    /// Total weight of the other tokens, where the most likely token has weight 1; 0 if top-k removes them first.
     pub rest: f64,
 }
 
 thread_local! {
-    /// Kept from step to step: that of a large vocabulary would be mapped anew each time.
+    /// Kept from step to step, because the memory for a large vocabulary would be mapped anew each time.
     static WEIGHTS: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
 }
 
-/// The exponentials of tempered logits, and their weights.
+/// Calls `with` with the weights `e^(scale (logit - max))` and their sums.
 fn weighed<R>(logits: &[f32], scale: f32, with: impl FnOnce(&[f32], &Exponentials) -> R) -> R {
     WEIGHTS.with_borrow_mut(|weights| {
         weights.resize(logits.len(), 0.0);
@@ -46,9 +46,9 @@ fn weighed<R>(logits: &[f32], scale: f32, with: impl FnOnce(&[f32], &Exponential
     })
 }
 
-/// Tokens of finite logits, among them all that the filters leave; `None` where no filter takes many away.
+/// A list of tokens with finite logits that includes all that the filters keep; `None` if no filter removes many.
 ///
-/// Whatever comes of the filters comes of these tokens alone, if the rest counts for the sum that top-p asks for.
+/// Filtering these tokens alone gives the same result, if `rest` is part of the total that top-p is relative to.
 pub fn shortlist(logits: &[f32], filters: &Filters) -> Option<Shortlist> {
     let top_k = if filters.top_k < logits.len() { filters.top_k } else { 0 };
     let takes_many = match top_k {
@@ -65,7 +65,7 @@ pub fn shortlist(logits: &[f32], filters: &Filters) -> Option<Shortlist> {
                 let of_top_p = if filters.top_p < 1.0 { threshold(weights, found.sum, left) } else { 0.0 };
                 of_top_p.max((filters.min_p * (1.0 - MARGIN)) as f32)
             }
-            // What comes after it sees these alone.
+            // The filters after top-k only see the tokens that it keeps.
             k => floor_of_top(weights, k),
         };
         let kept = kept(weights, floor.max(f32::MIN_POSITIVE));
@@ -76,9 +76,9 @@ pub fn shortlist(logits: &[f32], filters: &Filters) -> Option<Shortlist> {
     })
 }
 
-/// A weight that at least `count` weights reach, and not many more if they differ.
+/// A weight that at least `count` weights reach, and not many more unless there are ties.
 fn floor_of_top(weights: &[f32], count: usize) -> f32 {
-    // Positive floats are in the order of their bits.
+    // Positive floats are ordered like their bits.
     let (mut right, mut wrong) = (0, 1.0f32.to_bits() + 1);
     while wrong - right > 1 {
         let middle = right + (wrong - right) / 2;
@@ -95,20 +95,21 @@ fn floor_of_top(weights: &[f32], count: usize) -> f32 {
 }
 
 fn count_from(weights: &[f32], floor: f32) -> usize {
-    // In 32 bits a count is vectorised.
+    // A count in 32 bits can be vectorized.
     let count = |weights: &[f32]| weights.iter().map(|&weight| u32::from(weight >= floor)).sum::<u32>();
     weights.chunks(GRAIN).map(|weights| count(weights) as usize).sum()
 }
 
-/// The token at which the cumulative distribution of tempered logits, in the order of tokens, passes `uniform`, at least 0
-/// and below 1. `scale` is one over the temperature. Logits must be finite or -infinity, and one of them finite.
+/// Draws a token: the one at which the cumulative distribution of tempered logits, in the order of tokens, passes
+/// `uniform`, at least 0 and below 1. `scale` is one over the temperature. Logits must be finite or -infinity, and at
+/// least one of them finite.
 pub fn draw(logits: &[f32], scale: f32, uniform: f64) -> u32 {
     weighed(logits, scale, |weights, found| {
         let target = uniform * found.sum;
         let mut reached = 0.0;
         let mut chosen = None;
         for (part, &[sum, _]) in found.parts.iter().enumerate().filter(|(_, sums)| sums[0] > 0.0) {
-            // The last one with anything in it, if rounding lets none pass.
+            // If rounding keeps the sum below the target, the last part with a positive weight is chosen.
             chosen = Some((part, reached));
             reached += f64::from(sum);
             if reached > target {
@@ -138,7 +139,7 @@ mod tests {
         (0..vocab).map(|i| (i * 7919 % vocab) as f32 / vocab as f32 * spread - spread / 2.0).collect()
     }
 
-    /// Weights in float64.
+    /// The weights in float64.
     fn exact(logits: &[f32], scale: f32) -> Vec<f64> {
         let max = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
         logits.iter().map(|&logit| ((f64::from(logit) - f64::from(max)) * f64::from(scale)).exp()).collect()
@@ -185,7 +186,7 @@ mod tests {
                     }
                     let on_list: f64 = list.tokens.iter().map(|&id| weights[id as usize]).sum();
                     assert!(top_k > 0 || (on_list + list.rest - total).abs() <= 1e-5 * total);
-                    // It is a short one, unless the filter leaves many.
+                    // The list is short, unless the filters keep many tokens.
                     assert!(
                         list.tokens.len() <= 2 * left.len() + top_k + vocab / 10,
                         "{filters:?}: {}",

@@ -1,4 +1,4 @@
-//! The next-token distribution.
+//! The next-token distribution: a softmax and its entropy.
 
 use crate::{
     isa,
@@ -13,35 +13,35 @@ pub struct Distribution {
     pub max: f32,
     /// ln of the sum of `e^(logit - max)`.
     pub ln_sum: f32,
-    /// In nats.
+    /// Entropy in nats.
     pub entropy: f32,
-    /// Of each token; empty where it was not asked for.
+    /// Probability of each token; empty where it was not asked for.
     pub probability: Vec<f32>,
 }
 
-/// Logits that a piece of work looks at; a constant, so that sums do not depend on the number of threads.
+/// Number of logits in a part of the work: a constant, so that sums do not depend on the number of threads.
 pub(crate) const GRAIN: usize = 1 << 12;
 
 /// The exponentials of `scale` times logits, not yet divided by their sum.
 pub(crate) struct Exponentials {
     /// The largest logit; NaN if any is. The sums are NaN where it is not finite.
     pub(crate) max: f32,
-    /// Of the exponentials `e^s`, s = scale (logit - max).
+    /// Sum of the exponentials `e^s`, where s = scale (logit - max).
     pub(crate) sum: f64,
-    /// Of `s e^s`.
+    /// Sum of `s e^s`.
     weighted: f64,
-    /// The sums of each [`GRAIN`] of logits.
+    /// These two sums for each part of [`GRAIN`] logits.
     pub(crate) parts: Vec<[f32; 2]>,
 }
 
 impl Exponentials {
-    /// In nats: H = ln S - sum q_i s_i with S = sum e^s_i.
+    /// The entropy in nats: H = ln S - (sum of s_i e^s_i) / S, where S = sum of e^s_i.
     pub(crate) fn entropy(&self) -> f32 {
         (self.sum.ln() - self.weighted / self.sum) as f32
     }
 }
 
-/// Logits to a distribution, of which only the entropy's parts are computed where no probabilities are asked for.
+/// The distribution of logits. Without `probabilities`, only the maximum, the sum and the entropy are computed.
 /// Logits of -infinity have probability 0.
 pub fn distribution(logits: &[f32], probabilities: bool) -> Distribution {
     let mut probability = vec![0.0f32; if probabilities { logits.len() } else { 0 }];
@@ -53,13 +53,13 @@ pub fn distribution(logits: &[f32], probabilities: bool) -> Distribution {
     let len = probability.len();
     let places = Shared::new(&mut probability);
     pool::run_ranges(len, GRAIN, |start, end| {
-        // SAFETY: each range is another part.
+        // SAFETY: the ranges are disjoint.
         unsafe { places.slice(start, end - start) }.iter_mut().for_each(|e| *e *= inverse);
     });
     Distribution { max: found.max, ln_sum: found.sum.ln() as f32, entropy: found.entropy(), probability }
 }
 
-/// The sums of the exponentials of `scale` times logits; and the exponentials themselves, where there are places for as many.
+/// The sums of the exponentials of `scale` times logits. If `out` is not empty, the exponentials are stored in it.
 pub(crate) fn exponentials(logits: &[f32], scale: f32, out: &mut [f32]) -> Exponentials {
     let stored = !out.is_empty();
     assert!(!stored || out.len() == logits.len(), "a place for each exponential");
@@ -67,9 +67,9 @@ pub(crate) fn exponentials(logits: &[f32], scale: f32, out: &mut [f32]) -> Expon
     let range = |part: usize| &logits[part * GRAIN..((part + 1) * GRAIN).min(logits.len())];
     let mut largest = vec![f32::NEG_INFINITY; parts];
     let shared = Shared::new(&mut largest);
-    // SAFETY: each part has its own place.
+    // SAFETY: each part has a place of its own.
     pool::run(parts, |part| unsafe { shared.slice(part, 1)[0] = max_of(range(part)) });
-    // A NaN is kept: no comparison finds it smaller.
+    // A NaN on either side is kept.
     let max = largest.into_iter().fold(f32::NEG_INFINITY, |a, b| if a.is_nan() || a > b { a } else { b });
     if !max.is_finite() {
         return Exponentials { max, sum: f64::NAN, weighted: f64::NAN, parts: Vec::new() };
@@ -78,22 +78,22 @@ pub(crate) fn exponentials(logits: &[f32], scale: f32, out: &mut [f32]) -> Expon
     let (shared, places) = (Shared::new(&mut sums), Shared::new(out));
     pool::run(parts, |part| {
         let logits = range(part);
-        // SAFETY: each part has its own place.
+        // SAFETY: each part has a place of its own.
         let out =
             unsafe { places.slice(part * GRAIN * usize::from(stored), logits.len() * usize::from(stored)) };
         // SAFETY: likewise.
         unsafe { shared.slice(part, 1)[0] = exponential_sums(logits, max, scale, out) };
     });
-    // In float64, so that the order of parts does not show.
+    // The parts are added in float64, so that the division into parts does not show in the result.
     let [sum, weighted] = sums
         .iter()
         .fold([0.0f64; 2], |sums, part| [sums[0] + f64::from(part[0]), sums[1] + f64::from(part[1])]);
     Exponentials { max, sum, weighted, parts: sums }
 }
 
-/// The index of the first of the largest values.
+/// The index of the first value that equals `largest`.
 pub fn first_of_largest(values: &[f32], largest: f32) -> Option<usize> {
-    // In runs, so that the search in a run with it is all that is not vectorised.
+    // Whole runs are compared first, which is vectorized; only the search in the run that has the value is not.
     let runs = values
         .chunks(256)
         .position(|run| run.iter().fold(false, |found, &value| found | (value == largest)))?;
@@ -106,7 +106,7 @@ fn max_of(values: &[f32]) -> f32 {
         let (chunks, rest) = values.as_chunks::<16>();
         let mut broken = rest.iter().any(|value| value.is_nan());
         let mut max = rest.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-        // SAFETY: chunks of sixteen; the instruction set is there.
+        // SAFETY: chunks of sixteen; the CPU has the instruction set.
         unsafe {
             let mut lanes = L::splat(f32::NEG_INFINITY);
             for chunk in chunks {
@@ -119,15 +119,15 @@ fn max_of(values: &[f32]) -> f32 {
     })
 }
 
-/// Sums of `e^s` and of `s e^s` for `s = scale (logit - max)`, and `e^s` where there is a place for it.
+/// Sums of `e^s` and of `s e^s`, where `s = scale (logit - max)`. If `out` is not empty, `e^s` is stored in it.
 fn exponential_sums(logits: &[f32], max: f32, scale: f32, out: &mut [f32]) -> [f32; 2] {
     dispatch!(isa(), |logits: &[f32], max: f32, scale: f32, out: &mut [f32]| -> [f32; 2] {
-        // SAFETY: chunks of sixteen; the instruction set is there.
+        // SAFETY: chunks of sixteen; the CPU has the instruction set.
         unsafe {
             let mut sums = [L::splat(0.0); 2];
             macro_rules! step {
                 ($chunk:expr, $out:expr) => {{
-                    // The limit keeps s e^s = 0 where a logit is -infinity.
+                    // The limit makes `s e^s` 0 where a logit is -infinity.
                     let s =
                         L::load($chunk.as_ptr()).sub(L::splat(max)).mul(L::splat(scale)).max(L::splat(-1e30));
                     let e = s.exp();

@@ -1,4 +1,4 @@
-//! Which of many weights count.
+//! Selects the weights of a distribution that are large enough to count.
 
 use crate::{
     isa,
@@ -7,18 +7,18 @@ use crate::{
     softmax::GRAIN,
 };
 
-/// A number of a row or token, and its weight.
+/// The index of a row or token, and its weight.
 pub(crate) type Weighted = (u32, f32);
 
-/// Pieces of [`GRAIN`] weights that a thread takes at a time: fewer are not worth waking one for.
+/// Number of pieces of [`GRAIN`] weights that a thread takes at a time: fewer are not worth waking one.
 const PIECES: usize = 16;
 
-/// The highest threshold found on a grid of eighths of powers of two below which the weights, which are not negative, sum to
-/// at most `allowed` times `sum`.
+/// The highest threshold, on a grid of eighths of powers of two, such that the weights below it sum to at most
+/// `allowed` times `sum`. The weights must not be negative.
 ///
-/// The lowest one that is tried is right whatever the weights are: all of them below it would still not be too much. The
-/// search halves what is left of the grid, in five or six passes over weights that are in the cache: 1 MB for 262,144
-/// of them.
+/// The lowest threshold tried is valid for any weights: even if all of them were below it, their sum would not exceed
+/// the limit. The search bisects the grid in five or six passes over the weights, which are in the CPU's cache: 1 MB
+/// for 262,144 of them.
 pub(crate) fn threshold(weights: &[f32], sum: f64, allowed: f64) -> f32 {
     let limit = sum * allowed;
     let lowest = limit / weights.len().max(1) as f64;
@@ -42,7 +42,7 @@ fn sum_below(weights: &[f32], threshold: f32) -> f64 {
     pool::run(parts, |part| {
         let own = &weights[part * PIECES * GRAIN..((part + 1) * PIECES * GRAIN).min(weights.len())];
         let sum = own.chunks(GRAIN).map(|piece| f64::from(piece_below(piece, threshold))).sum();
-        // SAFETY: each part has its own place.
+        // SAFETY: each part has a place of its own.
         unsafe { shared.slice(part, 1)[0] = sum };
     });
     sums.iter().sum()
@@ -52,9 +52,9 @@ fn piece_below(weights: &[f32], threshold: f32) -> f32 {
     dispatch!(isa(), |weights: &[f32], threshold: f32| -> f32 {
         let (chunks, rest) = weights.as_chunks::<64>();
         let mut sum: f32 = rest.iter().filter(|&&weight| weight < threshold).sum();
-        // SAFETY: chunks of four times sixteen; the instruction set is there.
+        // SAFETY: chunks of four times sixteen; the CPU has the instruction set.
         unsafe {
-            // Four sums, that one does not wait for the last.
+            // Four sums, so that an addition need not wait for the one before it.
             let mut sums = [L::splat(0.0); 4];
             for chunk in chunks {
                 for (index, sum) in sums.iter_mut().enumerate() {
@@ -68,7 +68,7 @@ fn piece_below(weights: &[f32], threshold: f32) -> f32 {
     })
 }
 
-/// The weights that are at least `threshold`, with the numbers of their rows, in order.
+/// The weights that are at least `threshold`, with their indices, in ascending order of these.
 pub(crate) fn kept(weights: &[f32], threshold: f32) -> Vec<Weighted> {
     if threshold == f32::INFINITY {
         return Vec::new();
@@ -78,7 +78,7 @@ pub(crate) fn kept(weights: &[f32], threshold: f32) -> Vec<Weighted> {
     let shared = Shared::new(&mut lists);
     pool::run(weights.len().div_ceil(len), |part| {
         let own = &weights[part * len..((part + 1) * len).min(weights.len())];
-        // SAFETY: each part has its own list.
+        // SAFETY: each part has a list of its own.
         push_kept(own, (part * len) as u32, threshold, unsafe { &mut shared.slice(part, 1)[0] });
     });
     match lists.len() {
@@ -91,7 +91,7 @@ fn push_kept(weights: &[f32], first: u32, threshold: f32, list: &mut Vec<Weighte
     dispatch!(isa(), |weights: &[f32], first: u32, threshold: f32, list: &mut Vec<Weighted>| -> () {
         let (chunks, rest) = weights.as_chunks::<64>();
         for (index, chunk) in chunks.iter().enumerate() {
-            // SAFETY: four times sixteen; the instruction set is there.
+            // SAFETY: four times sixteen; the CPU has the instruction set.
             let largest = unsafe {
                 let mut largest = L::load(chunk.as_ptr());
                 for part in 1..4 {
@@ -99,7 +99,7 @@ fn push_kept(weights: &[f32], first: u32, threshold: f32, list: &mut Vec<Weighte
                 }
                 largest.largest()
             };
-            // Most of a vocabulary has nothing to be kept.
+            // Most chunks of a vocabulary have no weight that is kept.
             if largest >= threshold {
                 push(chunk, first + 64 * index as u32, threshold, list);
             }
@@ -108,7 +108,8 @@ fn push_kept(weights: &[f32], first: u32, threshold: f32, list: &mut Vec<Weighte
     });
 }
 
-/// Without a branch that is taken now and then: each weight is written, and the next one over those that do not count.
+/// Appends the weights that are at least `threshold` without an unpredictable branch: every weight is written, and
+/// the next one overwrites it if it does not count.
 #[inline(always)]
 fn push(weights: &[f32], first: u32, threshold: f32, list: &mut Vec<Weighted>) {
     let mut at = list.len();

@@ -1,15 +1,15 @@
-//! Which blocks are in use: a free list, and references that give their block back when the last of them is gone.
+//! Allocation of cache blocks: a free list, and references that return their block when the last of them is dropped.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// Numbers of blocks, handed out and taken back.
+/// The free list, by the numbers of blocks.
 #[derive(Debug, Default)]
 pub(crate) struct Blocks {
     free: Arc<Mutex<Vec<usize>>>,
     count: usize,
 }
 
-/// A block in use. Clones share it.
+/// A block in use. Clones share the block.
 #[derive(Clone, Debug)]
 pub(crate) struct Block(Arc<Owned>);
 
@@ -20,12 +20,12 @@ struct Owned {
 }
 
 impl Blocks {
-    /// How many there are, in use or not.
+    /// Number of blocks, in use or not.
     pub(crate) fn count(&self) -> usize {
         self.count
     }
 
-    /// How many are not in use.
+    /// Number of blocks that are not in use.
     pub(crate) fn free(&self) -> usize {
         self.free.lock().unwrap_or_else(PoisonError::into_inner).len()
     }
@@ -33,12 +33,12 @@ impl Blocks {
     /// Adds blocks.
     pub(crate) fn grow(&mut self, more: usize) {
         let mut free = self.free.lock().unwrap_or_else(PoisonError::into_inner);
-        // Those with low numbers go first.
+        // Blocks with low numbers are taken first.
         free.splice(0..0, (self.count..self.count + more).rev());
         self.count += more;
     }
 
-    /// Takes away the last `count` blocks. Whether that can be: none of them is in use.
+    /// Removes the last `count` blocks. Returns false, and removes none, if any of them is in use.
     pub(crate) fn shrink(&mut self, count: usize) -> bool {
         let mut free = self.free.lock().unwrap_or_else(PoisonError::into_inner);
         let first = self.count - count;
@@ -50,7 +50,7 @@ impl Blocks {
         true
     }
 
-    /// A block, if one is free.
+    /// Takes a block, if one is free.
     pub(crate) fn take(&self) -> Option<Block> {
         let id = self.free.lock().unwrap_or_else(PoisonError::into_inner).pop()?;
         Some(Block(Arc::new(Owned { id, free: self.free.clone() })))
@@ -62,7 +62,7 @@ impl Block {
         self.0.id
     }
 
-    /// Whether others have it, too: it must not be written then.
+    /// Whether there are other references to the block, so that it must not be written.
     pub(crate) fn is_shared(&self) -> bool {
         Arc::strong_count(&self.0) > 1
     }

@@ -1,4 +1,4 @@
-//! Keys and values of one layer.
+//! The KV cache of one layer.
 
 use burn::tensor::{DType, Tensor, backend::Backend};
 use moi_kernels::BlockPlace;
@@ -6,69 +6,147 @@ use moi_kernels::BlockPlace;
 use super::{BLOCK_POSITIONS, LayerShape};
 use crate::kernels;
 
-/// Keys and values of one layer, in slabs of blocks. Slabs have one owner each, so that an assignment works in place, and
-/// are taken out while they are written.
+/// Keys and values of one layer, in slabs of blocks. Each slab has one owner, so that assignments work in place; it
+/// is taken out of the vector while it is written.
+///
+/// # Examples
+/// ```
+/// use std::sync::Arc;
+///
+/// use burn::tensor::Tensor;
+/// use burn_flex::Flex;
+/// use moi_models::{Architecture, AttentionPass, CausalLm, Kernels, LayerBlocks};
+///
+/// /// Looks at the cache.
+/// #[derive(Debug)]
+/// struct Looking;
+///
+/// impl Kernels<Flex> for Looking {
+///     fn attention(
+///         &self,
+///         q: Tensor<Flex, 2>,
+///         kv: Option<[Tensor<Flex, 2>; 2]>,
+///         pass: &AttentionPass<'_, Flex>,
+///         blocks: &mut LayerBlocks<Flex>,
+///     ) -> Tensor<Flex, 2> {
+///         assert_eq!((blocks.kv_heads, blocks.head_dim), (4, 4));
+///         pass.by_tensor_operations(q, kv, blocks)
+///     }
+/// }
+/// # let config = serde_json::json!({
+/// #     "model_type": "llama", "vocab_size": 32, "hidden_size": 16, "intermediate_size": 24,
+/// #     "num_hidden_layers": 2, "num_attention_heads": 4,
+/// # });
+/// # let device = Default::default();
+/// # let model = Architecture::from_config(&config)?.config.init::<burn_flex::Flex>(&device);
+/// let model = model.with_kernels(Arc::new(Looking));
+/// model.forward_whole(Tensor::zeros([3, 16], &device))?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone, Debug)]
 pub struct LayerBlocks<B: Backend> {
-    /// `[blocks, kv_heads, head_dim, 64]` where the [layout](CacheLayout) has keys value by value, else as values are.
+    /// Keys, `[blocks, kv_heads, head_dim, 64]` if the [layout](CacheLayout) stores them by value, else in the layout
+    /// of `values`.
     pub keys: Vec<Tensor<B, 4>>,
-    /// `[blocks, kv_heads, 64, head_dim]`; none where the keys are the values, too.
+    /// Values, `[blocks, kv_heads, 64, head_dim]`; empty where the keys are also the values.
     pub values: Vec<Tensor<B, 4>>,
-    /// Heads of keys and values.
+    /// Key and value heads.
     pub kv_heads: usize,
-    /// Values of a head.
+    /// Values per head.
     pub head_dim: usize,
-    /// The type of both.
+    /// The type of keys and values.
     pub dtype: DType,
-    /// How they lie.
+    /// The memory layout of the blocks.
     pub layout: CacheLayout,
-    /// Whether there are values beside the keys.
+    /// Whether values are stored in addition to the keys.
     has_values: bool,
 }
 
-/// How keys and values lie in the blocks of a cache, as kernels want them.
+/// The memory layout of a cache's blocks, as kernels need it.
+///
+/// # Examples
+/// ```
+/// use burn_flex::Flex;
+/// use moi_models::{CacheLayout, Kernels, TensorOperations};
+///
+/// let layout = Kernels::<Flex>::cache_layout(&TensorOperations);
+/// assert_eq!(layout, CacheLayout { keys_by_value: false, one_slab: false });
+/// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct CacheLayout {
-    /// Whether the keys of a block are stored value by value, `[head_dim, 64]`, so that one vector has those of several
+    /// Whether the keys of a block are stored as `[head_dim, 64]`, so that a vector has the same component of several
     /// positions.
     pub keys_by_value: bool,
-    /// Whether all blocks are in one slab, which is copied to grow.
+    /// Whether all blocks are in one slab, which is copied when it grows.
     pub one_slab: bool,
 }
 
-/// New positions that lie in one block, one behind the other.
+/// Consecutive new positions that lie in one block.
+///
+/// # Examples
+/// ```
+/// # use std::sync::Arc;
+/// # use burn::tensor::Tensor;
+/// # use burn_flex::Flex;
+/// # use moi_models::{Architecture, AttentionPass, CausalLm, Kernels, LayerBlocks};
+/// # #[derive(Debug)]
+/// # struct Looking;
+/// # impl Kernels<Flex> for Looking {
+/// #     fn attention(
+/// #         &self,
+/// #         q: Tensor<Flex, 2>,
+/// #         kv: Option<[Tensor<Flex, 2>; 2]>,
+/// #         pass: &AttentionPass<'_, Flex>,
+/// #         blocks: &mut LayerBlocks<Flex>,
+/// #     ) -> Tensor<Flex, 2> {
+/// // In `Kernels::attention`, for the 70 positions of a new sequence:
+/// let runs: Vec<(usize, usize)> = pass.runs().iter().map(|run| (run.token, run.len)).collect();
+/// assert_eq!(runs, [(0, 64), (64, 6)]);
+/// #         pass.by_tensor_operations(q, kv, blocks)
+/// #     }
+/// # }
+/// # let config = serde_json::json!({
+/// #     "model_type": "llama", "vocab_size": 32, "hidden_size": 16, "intermediate_size": 24,
+/// #     "num_hidden_layers": 2, "num_attention_heads": 4,
+/// # });
+/// # let device = Default::default();
+/// # let model = Architecture::from_config(&config)?.config.init::<burn_flex::Flex>(&device);
+/// # let model = model.with_kernels(Arc::new(Looking));
+/// # model.forward_whole(Tensor::zeros([70, 16], &device))?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BlockRun {
-    /// The first among all new positions.
+    /// Index of the first one among all new positions.
     pub token: usize,
-    /// How many.
+    /// Number of positions.
     pub len: usize,
-    /// The block.
+    /// The place of the block.
     pub place: BlockPlace,
-    /// Where in the block they begin.
+    /// The position in the block at which they begin.
     pub at: usize,
 }
 
 impl<B: Backend> LayerBlocks<B> {
     pub(crate) fn new(shape: LayerShape, layout: CacheLayout) -> Self {
         let LayerShape { kv_heads, head_dim, dtype, has_values, .. } = shape;
-        // What is both is read as it is.
+        // Keys that are also the values are stored in the layout of values.
         let layout = CacheLayout { keys_by_value: layout.keys_by_value && has_values, ..layout };
         Self { keys: Vec::new(), values: Vec::new(), kv_heads, head_dim, dtype, layout, has_values }
     }
 
-    /// Whether there are values beside the keys.
+    /// Whether values are stored in addition to the keys.
     pub(super) fn has_values(&self) -> bool {
         self.has_values
     }
 
-    /// Bytes of a block.
+    /// Size of a block in bytes.
     pub(crate) fn block_bytes(&self) -> usize {
         let each = if self.has_values { 2 } else { 1 };
         each * self.kv_heads * BLOCK_POSITIONS * self.head_dim * self.dtype.size()
     }
 
-    /// Adds a slab of blocks; where the backend's kernels want all in one, the one grows.
+    /// Adds a slab of blocks; if the backend's kernels need all blocks in one slab, that slab grows.
     pub(super) fn grow(&mut self, blocks: usize, device: &B::Device) {
         let Self { kv_heads, head_dim, dtype, .. } = *self;
         let shape = |by_value: bool, blocks| match by_value {
@@ -81,7 +159,7 @@ impl<B: Backend> LayerBlocks<B> {
             let old = if self.layout.one_slab { slabs.pop() } else { None };
             let before = old.as_ref().map_or(0, |old| old.dims()[0]);
             let shape = shape(by_value, before + blocks);
-            // By way of one dimension: a device may put gaps between the rows of what is made in several.
+            // The slab is made in one dimension, because a device may pad the rows of a tensor made in several.
             let len: usize = shape.iter().product();
             let empty = Tensor::<B, 1>::zeros([len], (device, dtype)).reshape(shape);
             slabs.push(match old {
@@ -106,8 +184,8 @@ impl<B: Backend> LayerBlocks<B> {
         }
     }
 
-    /// Keys and values of blocks, one behind the other: `[kv_heads, positions, head_dim]` each, the same where keys are the
-    /// values, too.
+    /// The keys and values of blocks, one after another: `[kv_heads, positions, head_dim]` each. Both are the same
+    /// where the keys are also the values.
     pub fn gather(&self, places: &[BlockPlace]) -> [Tensor<B, 3>; 2] {
         let shape = [self.kv_heads, BLOCK_POSITIONS, self.head_dim];
         let block = |slabs: &[Tensor<B, 4>], place: &BlockPlace, by_value| {
@@ -122,10 +200,10 @@ impl<B: Backend> LayerBlocks<B> {
         [keys, values]
     }
 
-    /// Copies positions from one place of a block to another one.
+    /// Copies `len` positions to another place.
     pub(super) fn copy(&mut self, from: (BlockPlace, usize), len: usize, to: (BlockPlace, usize)) {
         let [keys, values] = self.gather(&[from.0]);
-        // Of their own, so that the slabs have one owner again.
+        // The multiplication makes a copy, so that the slabs have one owner again.
         let own = |x: Tensor<B, 3>| x.narrow(1, from.1, len).swap_dims(0, 1).mul_scalar(1.0);
         let (keys, values) = (own(keys), own(values));
         self.write(&keys, &values, &[BlockRun { token: 0, len, place: to.0, at: to.1 }]);

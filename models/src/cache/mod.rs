@@ -1,16 +1,18 @@
-//! Keys and values of the positions that sequences have seen.
+//! The KV cache: keys and values of the positions that sequences have seen.
 //!
-//! They lie in blocks of [`BLOCK_POSITIONS`] positions (PagedAttention, arXiv 2309.06180), which a [`KvPool`] hands out.
-//! A sequence has a [`BlockTable`]: which blocks hold its positions, in order. Sequences of any lengths are computed
-//! together, join and leave without a copy, and those that begin alike share blocks: a fork copies the table, and the last
-//! block of it, if that is not full, when one of the two writes to it.
+//! They are stored in blocks of [`BLOCK_POSITIONS`] positions (PagedAttention, arXiv 2309.06180), which a [`KvPool`]
+//! allocates. A sequence has a [`BlockTable`], which lists the blocks of its positions in order. Sequences of any
+//! lengths are computed together, and can be added and removed without a copy. Sequences with a common prefix share
+//! blocks: a fork copies the table, and the table's last block is copied, if it is not full, when one of the two
+//! writes to it.
 //!
-//! Layers that see all positions have one table, those of each window size another, from which blocks fall out that
-//! nothing sees any more. Block n of a table holds positions 64n to 64n + 63, whatever came before, so that a position's
-//! place in its block, and with it the order in which attention adds up, is the same in every company.
+//! Layers that see all positions share one table; layers of each window size share another, from which blocks are
+//! dropped when no layer sees them any more. Block n of a table holds positions 64n to 64n + 63, whatever came
+//! before. So a position's place in its block, and with it the order of attention's sums, does not depend on other
+//! sequences.
 //!
-//! Layers that keep a state in the place of positions have a slot for each sequence. A fork shares it until one of the two
-//! runs on; it cannot be taken back, and is not shared between sequences that begin alike.
+//! Recurrent layers have a state instead of positions, in a slot per sequence. A fork shares the slot until one of
+//! the two runs on. A state cannot be rolled back, and is not shared between sequences with a common prefix.
 
 mod blocks;
 mod layer;
@@ -29,13 +31,13 @@ pub(crate) use pool::{CacheShape, KindTables, LayerShape};
 use states::StateSlots;
 pub use table::{BlockTable, Checkpoint, SharedBlock};
 
-/// Positions of a block.
+/// Positions per block.
 pub const BLOCK_POSITIONS: usize = 64;
 
-/// Positions that a sequence can be taken back by without losing what a window sees.
+/// Number of positions that a sequence can be rolled back by without losing positions that a window sees.
 pub(crate) const SLACK: usize = BLOCK_POSITIONS;
 
-/// The first position that is still seen when the next one is `next`.
+/// The first position that is seen when the next position is `next`.
 pub(crate) fn first_seen(next: usize, window: Option<usize>) -> usize {
     window.map_or(0, |window| (next + 1).saturating_sub(window))
 }

@@ -1,43 +1,65 @@
-//! What parked sequences have cached, in the host's memory.
+//! Caches of parked sequences, in the host's memory.
 
 use burn::tensor::{Tensor, TensorData, backend::Backend};
 
 use super::{BLOCK_POSITIONS, BlockRun, BlockTable, KvPool, LayerBlocks, pool::Kind};
 use crate::{ModelError, states::LayerState};
 
-/// What a sequence has cached, bit for bit, in the host's memory: see [`KvPool::park`]. It is of no pool.
+/// A bit-for-bit copy of a sequence's cache in the host's memory: see [`KvPool::park`]. It belongs to no pool.
+///
+/// # Examples
+/// ```
+/// use burn::tensor::Tensor;
+/// use burn_flex::Flex;
+/// use moi_models::{Architecture, CausalLm, ForwardBatch};
+/// # let config = serde_json::json!({
+/// #     "model_type": "llama", "vocab_size": 32, "hidden_size": 16, "intermediate_size": 24,
+/// #     "num_hidden_layers": 2, "num_attention_heads": 4,
+/// # });
+/// # let device = Default::default();
+/// # let model = Architecture::from_config(&config)?.config.init::<burn_flex::Flex>(&device);
+/// let mut pool = model.new_pool(&device);
+/// let mut table = pool.table();
+/// let inputs = Tensor::<Flex, 2>::zeros([3, 16], &device);
+/// model.forward(ForwardBatch::one(inputs, &mut table), &mut pool)?;
+/// let parked = pool.park(&table);
+/// drop(table); // Other sequences can have its blocks.
+/// let table = pool.unpark(&parked)?;
+/// assert_eq!((parked.len(), table.len()), (3, 3));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone, Debug)]
 pub struct ParkedTable {
     len: usize,
     sequence_length: usize,
     kinds: Vec<ParkedKind>,
-    /// Of each layer that keeps one, if the sequence has states.
+    /// The state of each layer that keeps one, if the sequence has states.
     states: Vec<ParkedState>,
 }
 
-/// The inputs of a convolution and matrices of heads.
+/// The inputs of a layer's convolution, and the state matrices of its heads.
 type ParkedState = (TensorData, Option<TensorData>);
 
 #[derive(Clone, Debug)]
 struct ParkedKind {
-    /// Which block of the sequence is the first here.
+    /// Index of the first of these blocks among all blocks of the sequence.
     first: usize,
-    /// Keys, and values where there are such beside them, `[kv_heads, positions, head_dim]` of each layer.
+    /// Keys, and values if they are stored separately, of each layer, `[kv_heads, positions, head_dim]`.
     layers: Vec<(TensorData, Option<TensorData>)>,
 }
 
 impl ParkedTable {
-    /// Positions that are cached.
+    /// Number of cached positions.
     pub fn len(&self) -> usize {
         self.len
     }
 
-    /// Whether no position was seen yet.
+    /// Whether no position is cached.
     pub fn is_empty(&self) -> bool {
         self.len == 0
     }
 
-    /// Bytes in the host's memory.
+    /// Size in the host's memory, in bytes.
     pub fn bytes(&self) -> usize {
         let both = self.kinds.iter().flat_map(|kind| &kind.layers);
         let parts = both.chain(&self.states).flat_map(|(first, second)| [Some(first), second.as_ref()]);
@@ -46,7 +68,7 @@ impl ParkedTable {
 }
 
 impl<B: Backend> KvPool<B> {
-    /// Copies what a sequence has cached to the host, so that its table can be dropped and its blocks serve others: see
+    /// Copies a sequence's cache to the host, so that its table can be dropped and its blocks used by others: see
     /// [`Self::unpark`].
     pub fn park(&self, table: &BlockTable) -> ParkedTable {
         let of_kind = |(index, kind): (usize, &Kind<B>)| {
@@ -77,7 +99,7 @@ impl<B: Backend> KvPool<B> {
         }
     }
 
-    /// A table of what was copied to the host from this pool, or from another one of the same model.
+    /// Copies a parked cache back, from this pool or from another pool of the same model.
     ///
     /// # Errors
     /// If the pool's budget has no room for it.
@@ -116,15 +138,15 @@ impl<B: Backend> KvPool<B> {
     }
 }
 
-/// A tensor of what was copied, in its own type.
+/// A tensor with the shape and type of the copied data.
 fn whole<B: Backend, const D: usize>(data: &TensorData, device: &B::Device) -> Tensor<B, D> {
     let shape: [usize; D] = data.shape.dims();
-    // By way of one dimension: a device may put gaps between the rows of what is made in several.
+    // The tensor is made in one dimension, because a device may pad the rows of a tensor made in several.
     let flat = TensorData { shape: [data.num_elements()].into(), ..data.clone() };
     Tensor::<B, 1>::from_data(flat, (device, data.dtype)).reshape(shape)
 }
 
-/// `[kv_heads, positions, head_dim]` as new positions are written: `[positions, kv_heads, head_dim]`.
+/// Converts `[kv_heads, positions, head_dim]` to the layout of new positions, `[positions, kv_heads, head_dim]`.
 fn tensor<B: Backend>(data: &TensorData, device: &B::Device) -> Tensor<B, 3> {
     whole::<B, 3>(data, device).swap_dims(0, 1)
 }

@@ -1,4 +1,4 @@
-//! The blocks of a model's cache.
+//! The pool of blocks of a model's KV cache.
 
 use std::sync::Arc;
 
@@ -12,19 +12,41 @@ use super::{
     states::SpanStates,
     table::{KindTable, SharedBlock},
 };
-use crate::{ModelError, broken::is_broken};
+use crate::{ModelError, non_finite::is_broken};
 
-/// Blocks that a slab has at least.
+/// Minimum number of blocks of a slab.
 const MIN_SLAB: usize = 4;
 
-/// Blocks for the keys and values of a model's layers. They are allocated in slabs when they are needed, up to a budget if
-/// there is one.
+/// Blocks for the keys and values of a model's layers. They are allocated in slabs when they are needed, up to a
+/// budget if there is one.
+///
+/// # Examples
+/// ```
+/// use burn::tensor::Tensor;
+/// use burn_flex::Flex;
+/// use moi_models::{Architecture, CausalLm, ForwardBatch};
+/// # let config = serde_json::json!({
+/// #     "model_type": "llama", "vocab_size": 32, "hidden_size": 16, "intermediate_size": 24,
+/// #     "num_hidden_layers": 2, "num_attention_heads": 4,
+/// # });
+/// # let device = Default::default();
+/// # let model = Architecture::from_config(&config)?.config.init::<burn_flex::Flex>(&device);
+/// let mut pool = model.new_pool(&device).with_budget(1 << 20);
+/// let mut table = pool.table();
+/// let inputs = Tensor::<Flex, 2>::zeros([3, 16], &device);
+/// model.forward(ForwardBatch::one(inputs, &mut table), &mut pool)?;
+/// assert_eq!(pool.used_bytes(), pool.bytes_for(3, 3));
+/// drop(table);
+/// pool.shrink();
+/// assert_eq!(pool.allocated_bytes(), 0);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug)]
 pub struct KvPool<B: Backend> {
     pub(super) kinds: Vec<Kind<B>>,
     layers: Vec<LayerCache>,
     pub(super) states: StateSlots<B>,
-    /// Bytes of the states of one sequence.
+    /// Size of the states of one sequence, in bytes.
     state_bytes: usize,
     layout: CacheLayout,
     budget: Option<usize>,
@@ -32,20 +54,20 @@ pub struct KvPool<B: Backend> {
     id: Arc<()>,
 }
 
-/// What a layer keeps of the positions it has seen.
+/// What a layer caches of the positions it has seen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum LayerCache {
     /// Nothing.
     None,
-    /// Keys and values of all positions: the kind of layer, and which of its layers.
+    /// Keys and values of all positions: index of the kind of layer, and of the layer in its kind.
     Full(usize, usize),
-    /// Keys and values of the last positions, likewise.
+    /// Keys and values of the last positions, with the same indices.
     Window(usize, usize),
-    /// A state, and which of the layers with one it is.
+    /// A state: index of the layer among those with a state.
     State(usize),
 }
 
-/// What a layer is to keep.
+/// The shape of what a layer caches.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum CacheShape {
     /// Nothing.
@@ -56,39 +78,39 @@ pub(crate) enum CacheShape {
     State,
 }
 
-/// Layers that see the same positions, and the blocks that these have.
+/// Layers that see the same positions, and their blocks.
 #[derive(Debug)]
 pub(super) struct Kind<B: Backend> {
     window: Option<usize>,
     blocks: Blocks,
-    /// Blocks of each slab.
+    /// Number of blocks of each slab.
     slabs: Vec<usize>,
     pub(super) layers: Vec<LayerBlocks<B>>,
 }
 
-/// The keys and values that a layer with attention keeps: heads, values of a head, their type, and how many positions it
-/// sees.
+/// The shape of the keys and values that a layer with attention caches: heads, values per head, their type, and how
+/// many positions it sees.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct LayerShape {
     pub(crate) kv_heads: usize,
     pub(crate) head_dim: usize,
     pub(crate) dtype: DType,
     pub(crate) window: Option<usize>,
-    /// Whether values are kept beside keys; latents are both.
+    /// Whether values are stored in addition to the keys; latent vectors are both.
     pub(crate) has_values: bool,
 }
 
-/// Where the positions of a forward pass lie, in layers of one kind.
+/// The blocks of a forward pass's positions, in layers of one kind.
 #[derive(Clone, Debug)]
 pub(crate) struct KindTables {
     pub(crate) window: Option<usize>,
-    /// Of each span.
+    /// The blocks of each span.
     pub(crate) spans: Vec<Places>,
     /// The new positions of all spans.
     pub(crate) runs: Vec<BlockRun>,
 }
 
-/// The blocks of a span, and which block of its sequence the first of them is.
+/// The blocks of a span, and the index of the first one among all blocks of its sequence.
 #[derive(Clone, Debug)]
 pub(crate) struct Places {
     pub(crate) first: usize,
@@ -96,7 +118,7 @@ pub(crate) struct Places {
 }
 
 impl<B: Backend> KvPool<B> {
-    /// A pool for layers, of which some keep nothing; nothing is allocated before it is needed.
+    /// A pool for layers of these shapes. Nothing is allocated before it is needed.
     pub(crate) fn new(
         shapes: &[CacheShape],
         state_bytes: usize,
@@ -129,20 +151,20 @@ impl<B: Backend> KvPool<B> {
         Self { kinds, layers, states, state_bytes, layout, budget, device, id }
     }
 
-    /// With a limit on the bytes of all blocks.
+    /// Limits the bytes of all blocks.
     pub fn with_budget(mut self, bytes: usize) -> Self {
         self.budget = Some(bytes);
         self
     }
 
-    /// A table of no positions.
+    /// A table without positions.
     pub fn table(&self) -> BlockTable {
         let windows = self.kinds.iter().map(|kind| kind.window);
         BlockTable::new(windows, !self.states.is_empty(), self.id.clone())
     }
 
-    /// A table of a sequence that begins with these blocks. None where they are of another pool, or layers with a window lack
-    /// one that the next position sees, or the last one lacks the states that layers have.
+    /// A table of a sequence that begins with these blocks. `None` if they belong to another pool, if layers with a
+    /// window lack a block that the next position sees, or if the last block lacks the states that layers have.
     pub fn table_of(&self, blocks: &[SharedBlock]) -> Option<BlockTable> {
         let state = blocks.last().and_then(|block| block.state.clone());
         let lacks_state = !self.states.is_empty() && state.is_none();
@@ -160,40 +182,41 @@ impl<B: Backend> KvPool<B> {
         Some(table)
     }
 
-    /// Whether a table is of this pool.
+    /// Whether a table belongs to this pool.
     pub fn owns(&self, table: &BlockTable) -> bool {
         Arc::ptr_eq(&self.id, &table.pool)
     }
 
-    /// Bytes of the states of one sequence.
+    /// Size of the states of one sequence, in bytes.
     pub fn state_bytes(&self) -> usize {
         self.state_bytes
     }
 
-    /// Bytes of all blocks, in use or not.
+    /// Bytes of all blocks, in use or not, and of states.
     pub fn allocated_bytes(&self) -> usize {
         self.kinds.iter().map(|kind| kind.blocks.count() * kind.block_bytes()).sum::<usize>()
             + self.bytes_of_states()
     }
 
-    /// Bytes of the blocks that are in use.
+    /// Bytes of the blocks that are in use, and of states.
     pub fn used_bytes(&self) -> usize {
         let used = |kind: &Kind<B>| kind.blocks.count() - kind.blocks.free();
         self.kinds.iter().map(|kind| used(kind) * kind.block_bytes()).sum::<usize>() + self.bytes_of_states()
     }
 
-    /// Bytes that a sequence of so many positions comes to, which runs in pieces of up to `piece` positions.
+    /// Bytes that a sequence of `positions` positions needs, if it runs in pieces of up to `piece` positions.
     pub fn bytes_for(&self, positions: usize, piece: usize) -> usize {
         let blocks = |kind: &Kind<B>| {
             let all = positions.div_ceil(BLOCK_POSITIONS);
-            // What is seen and can be taken back, a piece, and a block at either end that is partly none of these.
+            // The window, the positions of a rollback and a piece, and a block because these need not begin at a
+            // block's start.
             let most = kind.window.map(|window| (window + SLACK + piece).div_ceil(BLOCK_POSITIONS) + 1);
             all.min(most.unwrap_or(usize::MAX))
         };
         self.kinds.iter().map(|kind| blocks(kind) * kind.block_bytes()).sum::<usize>() + self.state_bytes
     }
 
-    /// Gives back slabs of which no block is in use, and states of sequences that are gone.
+    /// Frees the last slabs while none of their blocks is in use, and the states of dropped sequences.
     pub fn shrink(&mut self) {
         self.states.clear_free();
         for kind in &mut self.kinds {
@@ -206,10 +229,10 @@ impl<B: Backend> KvPool<B> {
         }
     }
 
-    /// Makes room for new positions of a table, and copies the last block, if that is not full, where others have it, too.
+    /// Reserves blocks for new positions of a table, and copies the last block if it is not full and shared.
     ///
     /// # Errors
-    /// If the pool's budget has no room for them; the table is then unchanged.
+    /// If the pool's budget has no room for them; the table's positions are then unchanged.
     pub(crate) fn reserve(&mut self, table: &mut BlockTable, positions: usize) -> Result<(), ModelError> {
         self.own(table, table.len)?;
         let mut new: Vec<Vec<Block>> = Vec::with_capacity(self.kinds.len());
@@ -229,7 +252,7 @@ impl<B: Backend> KvPool<B> {
         self.states.used() * self.state_bytes
     }
 
-    /// Gives a table a slot for its states, where it has none, or shares it.
+    /// Gives a table a slot of its own for its states, if it has none or shares one.
     fn own_state(&mut self, table: &mut BlockTable) -> Result<(), ModelError> {
         let is_own = table.state.as_ref().is_some_and(|slot| !slot.is_shared());
         if !self.states.is_empty() && !is_own {
@@ -238,7 +261,7 @@ impl<B: Backend> KvPool<B> {
         Ok(())
     }
 
-    /// A slot without states, or with those of another one.
+    /// Takes a slot without states, or with copies of another slot's states.
     pub(super) fn take_state(&mut self, of: Option<&Block>) -> Result<Block, ModelError> {
         self.states.clear_free();
         let needed = self.allocated_bytes() + self.state_bytes;
@@ -256,12 +279,12 @@ impl<B: Backend> KvPool<B> {
         }
     }
 
-    /// Whether layers keep states, which cannot be cut back, and of which no tree can be made.
+    /// Whether layers keep states. States cannot be rolled back, and have no trees.
     pub fn has_states(&self) -> bool {
         !self.states.is_empty()
     }
 
-    /// Copies the blocks from a position on that others have, too.
+    /// Copies the shared blocks from a position on, so that they can be written.
     fn own(&mut self, table: &mut BlockTable, from: usize) -> Result<(), ModelError> {
         for index in 0..table.kinds.len() {
             let first = (from / BLOCK_POSITIONS).saturating_sub(table.kinds[index].first);
@@ -279,7 +302,7 @@ impl<B: Backend> KvPool<B> {
         Ok(())
     }
 
-    /// So many blocks of a kind, allocated if none are free.
+    /// Takes `count` blocks of a kind, and allocates blocks if too few are free.
     pub(super) fn take(&mut self, kind: usize, count: usize) -> Result<Vec<Block>, ModelError> {
         let missing = count.saturating_sub(self.kinds[kind].blocks.free());
         if missing > 0 {
@@ -290,7 +313,7 @@ impl<B: Backend> KvPool<B> {
                 return Err(ModelError::PoolFull { needed, budget: self.budget.unwrap_or(0) });
             }
             let (own, one_slab) = (&mut self.kinds[kind], self.layout.one_slab);
-            // A slab in one piece is copied to grow, so it grows by more.
+            // A single slab is copied when it grows, so it grows by a larger share.
             let share = if one_slab { own.blocks.count() / 2 } else { own.blocks.count() / 16 };
             let more = missing.max(MIN_SLAB).max(share).min(room.unwrap_or(usize::MAX));
             own.grow(more, one_slab, &self.device);
@@ -299,8 +322,9 @@ impl<B: Backend> KvPool<B> {
         Ok(std::iter::from_fn(|| own.blocks.take()).take(count).collect())
     }
 
-    /// The new positions of a tree that are on a path, of which each is behind those before it, become the next positions of
-    /// the sequence; the others are dropped. `len` are the positions before the tree, which was the last that was written.
+    /// Keeps the new positions on a path through a tree, which become the next positions of the sequence; the other
+    /// ones are dropped. Each position of the path follows those before it. `len` is the number of positions before
+    /// the tree, which must be what was written last.
     ///
     /// # Errors
     /// If blocks are shared and the pool's budget has no room for copies.
@@ -329,7 +353,7 @@ impl<B: Backend> KvPool<B> {
         Ok(())
     }
 
-    /// Where the positions of tables and so many new ones lie, for each kind of layer.
+    /// The blocks of the positions of tables and of their `len` new positions, for each kind of layer.
     pub(crate) fn places<'a>(
         &self,
         spans: impl Iterator<Item = (&'a BlockTable, usize)> + Clone,
@@ -354,7 +378,7 @@ impl<B: Backend> KvPool<B> {
         self.kinds.iter().enumerate().map(of_kind).collect()
     }
 
-    /// The kind of a layer and its blocks; `None` for one that keeps nothing.
+    /// The kind of a layer and its blocks; `None` if the layer caches no keys.
     pub(crate) fn layer(&mut self, layer: usize) -> Option<(usize, &mut LayerBlocks<B>)> {
         match self.layers[layer] {
             LayerCache::None | LayerCache::State(_) => None,
@@ -364,8 +388,8 @@ impl<B: Backend> KvPool<B> {
         }
     }
 
-    /// Of each layer, whether the keys and values of a sequence are finite in the first `positions`; `None` for a layer that
-    /// has none of these. Reads them back: for messages alone.
+    /// For each layer, whether a sequence's cached values are finite in the first `positions`; `None` for a layer
+    /// without any. This reads the cache back to the host, so it is meant for error messages only.
     pub fn finite_layers(&self, table: &BlockTable, positions: usize) -> Vec<Option<bool>> {
         let of_layer = |layer: &LayerCache| {
             let (kind, index) = match *layer {

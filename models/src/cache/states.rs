@@ -4,16 +4,16 @@ use burn::tensor::{Tensor, backend::Backend};
 
 use super::blocks::{Block, Blocks};
 use crate::{
-    broken::is_broken,
+    non_finite::is_broken,
     states::{LayerState, States},
 };
 
-/// The states of all sequences in all layers that have one. A slot's tensors are replaced, never written: a copy of a slot
-/// takes no memory before one of the two runs on.
+/// The states of all sequences in all layers that have one. The tensors of a slot are replaced, never written, so
+/// that a copy of a slot takes no memory before one of the two runs on.
 #[derive(Debug)]
 pub(super) struct StateSlots<B: Backend> {
     slots: Blocks,
-    /// Of each layer with a state, of each slot; none where a sequence begins.
+    /// For each layer with a state, the state of each slot; `None` where a sequence begins.
     layers: Vec<Vec<Option<LayerState<B>>>>,
 }
 
@@ -27,12 +27,12 @@ impl<B: Backend> StateSlots<B> {
         self.layers.is_empty()
     }
 
-    /// Slots in use.
+    /// Number of slots in use.
     pub(super) fn used(&self) -> usize {
         self.slots.count() - self.slots.free()
     }
 
-    /// A slot without states, or with those of another one.
+    /// Takes a slot without states, or with copies of another slot's states.
     pub(super) fn take(&mut self, of: Option<&Block>) -> Block {
         let block = match self.slots.take() {
             Some(block) => block,
@@ -51,7 +51,7 @@ impl<B: Backend> StateSlots<B> {
         block
     }
 
-    /// Lets go of the states of slots that are not in use.
+    /// Drops the states of slots that are not in use.
     pub(super) fn clear_free(&mut self) {
         let mut held = Vec::new();
         while let Some(block) = self.slots.take() {
@@ -72,7 +72,7 @@ impl<B: Backend> StateSlots<B> {
         self.layers.len()
     }
 
-    /// Whether the state of a slot is finite; none where there is no state.
+    /// Whether the state of a slot is finite; `None` if there is no state.
     pub(super) fn is_finite(&self, layer: usize, slot: usize) -> Option<bool> {
         let state = self.get(layer, slot)?;
         let matrices_are_broken = state.matrices.clone().is_some_and(is_broken);
@@ -81,7 +81,7 @@ impl<B: Backend> StateSlots<B> {
 }
 
 impl<B: Backend> LayerState<B> {
-    /// Its tensors.
+    /// The inputs and the matrices of the state.
     pub(super) fn parts(&self) -> (Tensor<B, 2>, Option<Tensor<B, 3>>) {
         (self.inputs.clone(), self.matrices.clone())
     }
@@ -91,7 +91,7 @@ impl<B: Backend> LayerState<B> {
 pub(crate) struct SpanStates<'a, B: Backend> {
     pub(super) slots: &'a mut StateSlots<B>,
     pub(super) layer: usize,
-    /// Of each span.
+    /// The slot of each span.
     pub(super) of_spans: &'a [usize],
 }
 

@@ -1,49 +1,113 @@
-//! Which blocks hold the positions of a sequence.
+//! Block tables: which blocks hold the positions of a sequence.
 
 use std::sync::Arc;
 
 use super::{BLOCK_POSITIONS, SLACK, blocks::Block, first_seen};
 
-/// The positions of one sequence in a [`super::KvPool`]. A clone is a fork: both go on by themselves, and share the blocks
-/// of what they have in common. Blocks go back to the pool when the last table that has them is dropped.
+/// The positions of one sequence in a [`super::KvPool`]. A clone is a fork: both continue independently, and share
+/// the blocks of their common positions. Blocks return to the pool when the last table that has them is dropped.
+///
+/// # Examples
+/// ```
+/// use burn::tensor::Tensor;
+/// use burn_flex::Flex;
+/// use moi_models::{Architecture, CausalLm, ForwardBatch};
+/// # let config = serde_json::json!({
+/// #     "model_type": "llama", "vocab_size": 32, "hidden_size": 16, "intermediate_size": 24,
+/// #     "num_hidden_layers": 2, "num_attention_heads": 4,
+/// # });
+/// # let device = Default::default();
+/// # let model = Architecture::from_config(&config)?.config.init::<burn_flex::Flex>(&device);
+/// let mut pool = model.new_pool(&device);
+/// let mut table = pool.table();
+/// let inputs = Tensor::<Flex, 2>::zeros([3, 16], &device);
+/// model.forward(ForwardBatch::one(inputs, &mut table), &mut pool)?;
+/// // Another sequence that goes on from the second position.
+/// let mut fork = table.clone();
+/// assert!(fork.truncate(2));
+/// assert_eq!((table.len(), fork.len()), (3, 2));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone, Debug)]
 pub struct BlockTable {
-    /// One for each kind of layer that the pool has.
+    /// The blocks for each kind of layer of the pool.
     pub(super) kinds: Vec<KindTable>,
     pub(super) len: usize,
     /// Whether layers keep states.
     has_states: bool,
-    /// The slot of its states, once it has any.
+    /// The slot of the sequence's states, once it has any.
     pub(super) state: Option<Block>,
-    /// Positions that the sequence is known to have, at least: rotary frequencies may depend on it.
+    /// A lower bound of the sequence's length, on which rotary frequencies may depend.
     pub(super) sequence_length: usize,
-    /// The pool that it is of.
+    /// The pool to which the table belongs.
     pub(super) pool: Arc<()>,
 }
 
-/// The blocks of one kind of layer.
+/// The blocks for one kind of layer.
 #[derive(Clone, Debug)]
 pub(super) struct KindTable {
     pub(super) window: Option<usize>,
-    /// Which block of the sequence is the first here; those before it are out of the window.
+    /// Index of the first of these blocks among all blocks of the sequence; earlier ones are out of the window.
     pub(super) first: usize,
     pub(super) blocks: Vec<Block>,
 }
 
-/// A block of a sequence in all kinds of layers, to be shared with sequences that begin alike. It is whole: nobody writes to
-/// it any more.
+/// A block of a sequence in all kinds of layers, to be shared with sequences with the same prefix. It is full, and
+/// not written any more.
+///
+/// # Examples
+/// ```
+/// use burn::tensor::Tensor;
+/// use burn_flex::Flex;
+/// use moi_models::{Architecture, BLOCK_POSITIONS, CausalLm, ForwardBatch};
+/// # let config = serde_json::json!({
+/// #     "model_type": "llama", "vocab_size": 32, "hidden_size": 16, "intermediate_size": 24,
+/// #     "num_hidden_layers": 2, "num_attention_heads": 4,
+/// # });
+/// # let device = Default::default();
+/// # let model = Architecture::from_config(&config)?.config.init::<burn_flex::Flex>(&device);
+/// let mut pool = model.new_pool(&device);
+/// let mut table = pool.table();
+/// let inputs = Tensor::<Flex, 2>::zeros([BLOCK_POSITIONS, 16], &device);
+/// model.forward(ForwardBatch::one(inputs, &mut table), &mut pool)?;
+/// // Another sequence that begins with the same positions.
+/// let other = pool.table_of(&[table.shared_block(0)]);
+/// assert_eq!(other.map(|other| other.len()), Some(BLOCK_POSITIONS));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone, Debug)]
 pub struct SharedBlock {
-    /// The pool that it is of.
+    /// The pool to which the block belongs.
     pub(super) pool: Arc<()>,
-    /// None in layers with a window that has passed it.
+    /// The block for each kind of layer; `None` where a window has moved past it.
     pub(super) kinds: Vec<Option<Block>>,
-    /// The states at its end, where layers have such and they were kept.
+    /// The states at its end, if layers have states and they were kept.
     pub(super) state: Option<Block>,
 }
 
-/// The states of a sequence behind some of its positions, kept so that others which begin alike can go on from there: states
-/// cannot be cut back.
+/// The states of a sequence after some of its positions. They are kept because states cannot be rolled back, so that
+/// other sequences with the same prefix can continue from there.
+///
+/// # Examples
+/// ```
+/// use burn::tensor::Tensor;
+/// use burn_flex::Flex;
+/// use moi_models::{Architecture, CausalLm, Checkpoint, ForwardBatch};
+/// # let config = serde_json::json!({
+/// #     "model_type": "lfm2", "vocab_size": 32, "hidden_size": 16, "intermediate_size": 24,
+/// #     "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2,
+/// #     "layer_types": ["conv", "full_attention"],
+/// # });
+/// # let device = Default::default();
+/// # let model = Architecture::from_config(&config)?.config.init::<burn_flex::Flex>(&device);
+/// let mut pool = model.new_pool(&device);
+/// let mut table = pool.table();
+/// let inputs = Tensor::<Flex, 2>::zeros([3, 16], &device);
+/// model.forward(ForwardBatch::one(inputs, &mut table), &mut pool)?;
+/// let checkpoint: Option<Checkpoint> = table.checkpoint(); // of short convolutions
+/// assert_eq!(checkpoint.map(|checkpoint| checkpoint.positions()), Some(3));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone, Debug)]
 pub struct Checkpoint {
     positions: usize,
@@ -51,14 +115,14 @@ pub struct Checkpoint {
 }
 
 impl Checkpoint {
-    /// How many positions it is behind.
+    /// Number of positions after which the states were kept.
     pub fn positions(&self) -> usize {
         self.positions
     }
 }
 
 impl SharedBlock {
-    /// Takes what is missing here from another one of the same positions.
+    /// Copies what is missing from another block of the same positions.
     pub fn complete(&mut self, other: &Self) {
         for (own, other) in self.kinds.iter_mut().zip(&other.kinds) {
             if own.is_none() {
@@ -70,7 +134,7 @@ impl SharedBlock {
         }
     }
 
-    /// With the states at its end.
+    /// Adds the states at the end of the block.
     #[must_use]
     pub fn with_checkpoint(self, checkpoint: &Checkpoint) -> Self {
         Self { state: Some(checkpoint.state.clone()), ..self }
@@ -81,7 +145,7 @@ impl SharedBlock {
         self.state.is_some()
     }
 
-    /// Lets go of its states.
+    /// Drops the states.
     pub fn drop_state(&mut self) {
         self.state = None;
     }
@@ -93,56 +157,57 @@ impl BlockTable {
         Self { kinds: kinds.collect(), len: 0, has_states, state: None, sequence_length: 0, pool }
     }
 
-    /// The slot of its states, once it has any.
+    /// The slot of the sequence's states, once it has any.
     pub(crate) fn state_slot(&self) -> Option<usize> {
         self.state.as_ref().map(Block::id)
     }
 
-    /// Positions that are cached.
+    /// Number of cached positions.
     pub fn len(&self) -> usize {
         self.len
     }
 
-    /// Whether no position was seen yet.
+    /// Whether no position is cached.
     pub fn is_empty(&self) -> bool {
         self.len == 0
     }
 
-    /// Says, before a prompt runs in pieces, that the sequence will have so many positions when it has run. Rotary
-    /// frequencies that depend on the length of the sequence are then those of this length from the first piece on, as in
-    /// one forward pass of all. Steps beyond it raise the length by themselves; [`Self::truncate`] does not lower it.
+    /// Sets the length that the sequence will have, before a prompt is prefilled in pieces. Rotary frequencies that
+    /// depend on the sequence length are then those of this length from the first piece on, as in a single forward
+    /// pass. Steps beyond it raise the length by themselves; [`Self::truncate`] does not lower it.
     pub fn set_sequence_length(&mut self, positions: usize) {
         self.sequence_length = positions;
     }
 
-    /// Positions that the sequence is known to have, at least.
+    /// A lower bound of the sequence's length.
     pub fn sequence_length(&self) -> usize {
         self.sequence_length
     }
 
-    /// A whole block of the sequence, to be shared.
+    /// A full block of the sequence, to be shared.
     ///
     /// # Panics
-    /// If the sequence does not have all its positions.
+    /// If the sequence does not have all positions of the block.
     pub fn shared_block(&self, index: usize) -> SharedBlock {
         assert!((index + 1) * BLOCK_POSITIONS <= self.len, "a whole block of the sequence");
         let of_kind = |kind: &KindTable| kind.blocks.get(index.checked_sub(kind.first)?).cloned();
         SharedBlock { pool: self.pool.clone(), kinds: self.kinds.iter().map(of_kind).collect(), state: None }
     }
 
-    /// The states of its layers behind all its positions, if there are any. It takes no memory before the sequence goes on.
+    /// The states of the layers after all positions, if there are any. They take no memory before the sequence runs
+    /// on.
     pub fn checkpoint(&self) -> Option<Checkpoint> {
         Some(Checkpoint { positions: self.len, state: self.state.clone()? })
     }
 
-    /// Blocks that are held, of each kind of layer.
+    /// Number of blocks held, for each kind of layer.
     pub fn blocks(&self) -> Vec<usize> {
         self.kinds.iter().map(|kind| kind.blocks.len()).collect()
     }
 
-    /// Drops the positions behind the first `len`. Whether that can be: layers with a sliding window may have dropped
-    /// positions that the next one sees; by 64 positions it can always be. Layers with a state can forget all or nothing. If
-    /// not, the table is as it was.
+    /// Drops the positions after the first `len`. Returns false, and changes nothing, where this is not possible:
+    /// layers with a sliding window may have dropped positions that the next one sees, but dropping up to 64
+    /// positions is always possible for them. Layers with a state can only drop all positions.
     pub fn truncate(&mut self, len: usize) -> bool {
         if len >= self.len {
             return true;
@@ -167,14 +232,14 @@ impl BlockTable {
         }
     }
 
-    /// Lets go of blocks behind the positions in use.
+    /// Releases blocks after the cached positions.
     pub(crate) fn release_reserved(&mut self) {
         for kind in &mut self.kinds {
             kind.blocks.truncate(self.len.div_ceil(BLOCK_POSITIONS).saturating_sub(kind.first));
         }
     }
 
-    /// Counts positions that were written, and lets go of blocks that nothing sees any more.
+    /// Counts positions that were written, and releases blocks that no later position sees.
     pub(crate) fn advance(&mut self, positions: usize) {
         self.len += positions;
         self.sequence_length = self.sequence_length.max(self.len);

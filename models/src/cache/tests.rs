@@ -1,4 +1,4 @@
-//! Random operations on a pool beside a plain model of it: what each sequence has is a list of numbers.
+//! Random operations on a pool are compared with a plain model of it, in which each sequence is a list of numbers.
 
 use std::collections::BTreeSet;
 
@@ -45,10 +45,10 @@ enum Operation {
     Write(usize, usize),
     Fork(usize),
     Truncate(usize, usize),
-    /// Writes a tree and keeps a path of it.
+    /// Writes a tree and keeps a path through it.
     Path(usize, Vec<usize>),
     Drop(usize),
-    /// Copies it to the host and back.
+    /// Copies the sequence to the host and back.
     Park(usize),
     Shrink,
 }
@@ -78,7 +78,7 @@ struct Test<B: Backend> {
 }
 
 impl<B: Backend> Test<B> {
-    /// Writes positions, each with a number of its own, and counts them. Whether there was room.
+    /// Writes positions, each with a number of its own, and counts them. Returns whether there was room.
     fn write(&mut self, which: usize, len: usize) -> bool {
         let (table, numbers) = &mut self.sequences[which];
         let before = table.len();
@@ -163,7 +163,7 @@ impl<B: Backend> Test<B> {
                 let parked = self.pool.park(&table);
                 assert_eq!((parked.len(), parked.is_empty()), (numbers.len(), numbers.is_empty()));
                 drop(table);
-                // What others have of it, too, has not become free.
+                // Blocks that are shared with other sequences were not freed.
                 match self.pool.unpark(&parked) {
                     Ok(table) => self.sequences.push((table, numbers)),
                     Err(error) => assert!(matches!(error, ModelError::PoolFull { .. }), "{error}"),
@@ -173,7 +173,7 @@ impl<B: Backend> Test<B> {
     }
 
     fn check(&mut self, budget: usize) {
-        // Counts add up: blocks in use are those that some table has.
+        // The counts of blocks add up: the blocks in use are those in a table.
         let mut used = [BTreeSet::new(), BTreeSet::new()];
         for (table, numbers) in &self.sequences {
             assert_eq!(table.len(), numbers.len());
@@ -253,14 +253,14 @@ fn so_many_positions_can_be_taken_back() {
     }
 }
 
-/// Sequences of other lengths cost nothing: what is allocated is little more than the blocks that are in use.
+/// The lengths of other sequences cost nothing: little more is allocated than the blocks in use.
 #[test]
 fn a_long_sequence_among_short_ones_takes_no_more_than_its_blocks() {
     let pool = KvPool::<Flex>::new(&SHAPES, 0, default_kernels::<Flex>().cache_layout(), &Default::default());
     let mut test = Test { pool, sequences: Vec::new(), written: 0 };
     for row in 0..64 {
         test.apply(Operation::New);
-        // As a server sees them: pieces of a prompt, then a position at a time.
+        // The sizes are as in a server: pieces of a prompt, then one position at a time.
         for piece in if row == 40 { vec![512; 15] } else { vec![150] } {
             assert!(test.write(row, piece));
         }
@@ -274,7 +274,7 @@ fn a_long_sequence_among_short_ones_takes_no_more_than_its_blocks() {
     assert!(used >= full && allocated <= used * 11 / 10, "{allocated} bytes for {used}");
 }
 
-/// What a fork of a long sequence copies: a block of each kind, when it goes on.
+/// A fork of a long sequence copies one block of each kind when it runs on.
 #[test]
 fn a_fork_copies_one_block_of_each_kind() {
     let pool = KvPool::<Flex>::new(&SHAPES, 0, default_kernels::<Flex>().cache_layout(), &Default::default());

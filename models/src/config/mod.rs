@@ -1,4 +1,4 @@
-//! What the one decoder can be told. An architecture's page fills it in.
+//! The options of the decoder. The page of an architecture sets them.
 
 mod attention;
 mod feed_forward;
@@ -15,6 +15,22 @@ pub use latent::LatentConfig;
 pub use states::{DeltaNetConfig, Mamba2Config, ShortConvConfig};
 
 /// A decoder-only transformer: the options that [`crate::Decoder`] implements.
+///
+/// # Examples
+/// ```
+/// use moi_models::{
+///     Activation, AttentionConfig, DecoderConfig, FeedForwardKind, LayerConfig, MlpConfig, NormConfig, NormKind,
+/// };
+///
+/// let mlp = MlpConfig { intermediate_size: 64, gated: true, bias: false, activation: Activation::Silu };
+/// let layer = LayerConfig::new(AttentionConfig::new(4, 2, 8), FeedForwardKind::Mlp(mlp));
+/// let norm = NormConfig { kind: NormKind::Rms, eps: 1e-6 };
+/// // 100 tokens, a width of 32, 128 positions, two layers.
+/// let config = DecoderConfig::new("tiny", [100, 32, 128], norm, vec![layer; 2]).validated()?;
+/// assert_eq!(config.num_params(), 24_992);
+/// assert_eq!(config.cached_values(10), 640);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone, Debug, PartialEq)]
 pub struct DecoderConfig {
     /// The architecture's `model_type`, for messages.
@@ -23,58 +39,80 @@ pub struct DecoderConfig {
     pub vocab_size: usize,
     /// Width d of the residual stream.
     pub hidden_size: usize,
-    /// Positions the model was made for.
+    /// Number of positions that the model supports.
     pub context_length: usize,
-    /// Why these are fewer than its config says, where they are.
+    /// The reason why these are fewer than the checkpoint's config says, if they are.
     pub context_note: Option<&'static str>,
     /// Norms before the blocks.
     pub norm: NormConfig,
-    /// Norms behind the blocks, where a layer has such.
+    /// Norms after the blocks, where a layer has them.
     pub post_norm: NormConfig,
-    /// The norm before the head.
+    /// The norm before the LM head.
     pub final_norm: NormConfig,
-    /// Factor on the rows of the embedding as they enter the model (Gemma: sqrt(d)).
+    /// Factor on embeddings as inputs of the model (Gemma: sqrt(d)).
     pub embedding_scale: f64,
-    /// Where the rows of the embedding are divided by the root of their mean square as they enter the model: what is added
-    /// under the root.
+    /// If embeddings as inputs of the model are divided by the root of their mean square, the epsilon that is added
+    /// to the mean square.
     pub embedding_norm: Option<f64>,
-    /// Where a table of learned positions is added to the inputs: the row of the first position. The table has a row for
-    /// each position of the context behind that.
+    /// If learned position embeddings are added to the inputs, the row of the first position in their table. The
+    /// table has a row for each position of the context from there on.
     pub learned_positions: Option<usize>,
-    /// Inputs of each layer that a token has besides its embedding (Gemma 4 E).
+    /// Inputs of each layer that a token has in addition to its embedding (Gemma 4 E).
     pub per_layer_inputs: Option<PerLayerInputs>,
-    /// How queries grow with their position.
+    /// A factor on queries that grows with their position.
     pub query_scale: Option<QueryScale>,
-    /// Whether the head is the embedding table.
+    /// Whether the LM head is the embedding table.
     pub tie_word_embeddings: bool,
-    /// Whether the head has a bias; one that is the embedding table has none.
+    /// Whether the LM head has a bias; a tied one has none.
     pub head_bias: bool,
     /// Factor on the logits.
     pub logit_scale: f64,
-    /// `cap * tanh(logits / cap)`, after the factor.
+    /// Soft cap: logits become `cap * tanh(logit / cap)`, after the factor.
     pub logit_softcap: Option<f64>,
-    /// The positions up to which a cache serves: with one more, all keys are computed anew, because rotary frequencies of
-    /// all positions change there (Phi-3's LongRoPE).
+    /// Number of positions up to which a cache is valid. With one more, all keys are recomputed, because the rotary
+    /// frequencies of all positions change there (Phi-3's LongRoPE).
     pub recompute_beyond: Option<usize>,
-    /// First to last.
+    /// The layers, from first to last.
     pub layers: Vec<LayerConfig>,
 }
 
-/// Inputs of each layer that a token has besides its embedding: of a second table, and of a map of the model's input.
+/// Inputs of each layer that a token has in addition to its embedding. They come from a second embedding table, and
+/// from a linear layer of the model's input.
+///
+/// # Examples
+/// ```
+/// use moi_models::{Activation, Architecture, PerLayerInputs};
+///
+/// let config = serde_json::json!({"model_type": "gemma4_text", "num_hidden_layers": 6});
+/// let config = Architecture::from_config(&config)?.config;
+/// let inputs = PerLayerInputs { width: 256, activation: Activation::GeluTanh };
+/// assert_eq!(config.per_layer_inputs, Some(inputs));
+/// assert_eq!(config.input_width(), config.hidden_size + 6 * 256);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct PerLayerInputs {
-    /// Values of an input of one layer.
+    /// Values per layer.
     pub width: usize,
-    /// What a layer's gate on them goes through.
+    /// The activation function of a layer's gate on them.
     pub activation: Activation,
 }
 
-/// Queries times `1 + beta ln(1 + floor(position / original_max_position_embeddings))` (Llama 4, Ministral 3).
+/// A factor on queries: `1 + beta ln(1 + floor(position / original_max_position_embeddings))` (Llama 4, Ministral 3).
+///
+/// # Examples
+/// ```
+/// use moi_models::QueryScale;
+///
+/// let scale = QueryScale { beta: 0.1, original_max_position_embeddings: 16_384.0 };
+/// assert_eq!(scale.at(16_383), 1.0);
+/// assert!(scale.at(16_384) > 1.0);
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct QueryScale {
-    /// How fast they grow.
+    /// How fast the factor grows.
     pub beta: f64,
-    /// Context of the original training, within which the factor is 1.
+    /// Context length of the original training, within which the factor is 1.
     pub original_max_position_embeddings: f64,
 }
 
@@ -86,32 +124,60 @@ impl QueryScale {
 }
 
 /// One layer.
+///
+/// # Examples
+/// ```
+/// use moi_models::{Architecture, NormPlace};
+///
+/// let config = serde_json::json!({"model_type": "phi", "num_hidden_layers": 1});
+/// let layers = Architecture::from_config(&config)?.config.layers;
+/// assert!(layers[0].parallel && layers[0].norms == NormPlace::Shared);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone, Debug, PartialEq)]
 pub struct LayerConfig {
-    /// What mixes positions; a layer can do without, and has then no norm for it either.
+    /// The block that mixes positions. A layer without it has no norm for it either.
     pub attention: Option<AttentionKind>,
-    /// What works on each position; likewise.
+    /// The feed-forward block. A layer without it has no norm for it either.
     pub feed_forward: Option<FeedForwardKind>,
-    /// Where the norms stand.
+    /// The places of the norms.
     pub norms: NormPlace,
     /// Whether attention and feed-forward read the same residual stream and are added to it together.
     pub parallel: bool,
     /// Factor on what a block adds to the residual stream.
     pub residual_scale: f64,
-    /// Whether the residual stream is multiplied by a number of the layer's own, `layer_scalar`, at its end.
+    /// Whether the residual stream is multiplied by the layer's own `layer_scalar` at its end.
     pub output_scale: bool,
 }
 
 /// A norm.
+///
+/// # Examples
+/// ```
+/// use moi_models::{Architecture, NormConfig, NormKind};
+///
+/// let config = Architecture::from_config(&serde_json::json!({"model_type": "gpt2"}))?.config;
+/// assert_eq!(config.norm, NormConfig { kind: NormKind::Layer, eps: 1e-5 });
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct NormConfig {
     /// What is computed.
     pub kind: NormKind,
-    /// Added under the root.
+    /// Epsilon that is added to the mean square or the variance.
     pub eps: f64,
 }
 
 /// What a norm computes.
+///
+/// # Examples
+/// ```
+/// use moi_models::{Architecture, NormKind};
+///
+/// let config = Architecture::from_config(&serde_json::json!({"model_type": "gemma"}))?.config;
+/// assert_eq!(config.norm.kind, NormKind::RmsPlusOne);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NormKind {
     /// `x / rms(x) * w`.
@@ -124,22 +190,31 @@ pub enum NormKind {
     Layer,
 }
 
-/// Where the norms of a layer stand, under the names that checkpoints give them.
+/// The places of a layer's norms, with the names that checkpoints give them.
+///
+/// # Examples
+/// ```
+/// use moi_models::{Architecture, NormPlace};
+///
+/// let config = Architecture::from_config(&serde_json::json!({"model_type": "gemma2"}))?.config;
+/// assert_eq!(config.layers[0].norms, NormPlace::Around);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NormPlace {
     /// Before each block: `input_layernorm`, `post_attention_layernorm`.
     Before,
     /// One before both blocks, which are parallel: `input_layernorm`.
     Shared,
-    /// Behind each block, before it is added: `post_attention_layernorm`, `post_feedforward_layernorm`.
+    /// After each block, before the residual addition: `post_attention_layernorm`, `post_feedforward_layernorm`.
     After,
-    /// On both sides of each: `input_layernorm`, `post_attention_layernorm`, `pre_feedforward_layernorm`,
+    /// Before and after each block: `input_layernorm`, `post_attention_layernorm`, `pre_feedforward_layernorm`,
     /// `post_feedforward_layernorm`.
     Around,
 }
 
 impl DecoderConfig {
-    /// A model of these layers without any of the other options: an embedding that is no head, rows of it as they are.
+    /// A model of these layers without other options: its embedding is not the LM head, and has no factor.
     pub fn new(
         model_type: &'static str,
         [vocab_size, hidden_size, context_length]: [usize; 3],
@@ -169,30 +244,30 @@ impl DecoderConfig {
         }
     }
 
-    /// Width of what enters the model for a position: d, and behind it the inputs of each layer, where there are such.
+    /// Width of the model's input for a position: d, followed by the inputs of each layer, if there are any.
     pub fn input_width(&self) -> usize {
         self.hidden_size + self.per_layer_width()
     }
 
-    /// Values of the inputs of all layers that a token has besides its embedding.
+    /// Number of values that a token has as inputs of all layers, in addition to its embedding.
     pub(crate) fn per_layer_width(&self) -> usize {
         self.per_layer_inputs.map_or(0, |inputs| inputs.width.saturating_mul(self.layers.len()))
     }
 
-    /// Gives all norms of the residual stream this kind.
+    /// Sets the kind of all norms of the residual stream.
     pub fn set_norm_kind(&mut self, kind: NormKind) {
         [&mut self.norm, &mut self.post_norm, &mut self.final_norm]
             .into_iter()
             .for_each(|norm| norm.kind = kind);
     }
 
-    /// Values of the states that all layers keep of a sequence.
+    /// Number of values in the states of one sequence, in all layers.
     pub(crate) fn state_values(&self) -> usize {
         let kinds = self.layers.iter().filter_map(|layer| layer.attention.as_ref());
         kinds.map(|kind| kind.state_values(self.hidden_size)).sum()
     }
 
-    /// Values that the cache holds for `positions` positions of one row: keys and values of all layers, and states.
+    /// Number of values cached for `positions` positions of one sequence: keys and values of all layers, and states.
     pub fn cached_values(&self, positions: usize) -> usize {
         let of_layer = |layer: &LayerConfig| match &layer.attention {
             Some(AttentionKind::Heads(a)) if a.shared_cache.is_none() => {
@@ -219,7 +294,7 @@ impl LayerConfig {
         }
     }
 
-    /// The norms that this layer has before its blocks, and behind them.
+    /// The names of the norms before this layer's blocks, and of those after them.
     pub(crate) fn norm_names(&self) -> [Vec<&'static str>; 2] {
         let (attention, feed_forward): ([&[&str]; 2], [&[&str]; 2]) = match self.norms {
             NormPlace::Before => ([&["input_layernorm"], &[]], [&["post_attention_layernorm"], &[]]),

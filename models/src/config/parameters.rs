@@ -6,7 +6,7 @@ use super::{
 };
 
 impl DecoderConfig {
-    /// Name and shape of every parameter, as [`crate::Decoder`] holds them.
+    /// Name and shape of every parameter of [`crate::Decoder`].
     pub fn parameters(&self) -> Vec<(String, Vec<usize>)> {
         let d = self.hidden_size;
         let mut all = Parameters(Vec::new());
@@ -33,13 +33,13 @@ impl DecoderConfig {
         all.0
     }
 
-    /// Parameters of the model, tied ones counted once.
+    /// Number of the model's parameters; tied ones are counted once.
     pub fn num_params(&self) -> usize {
         Parameters(self.parameters()).count()
     }
 
-    /// Weights that one decoded token reads: all but the rows of an untied embedding, of learned positions,
-    /// and of experts that are not picked.
+    /// Number of weights that one decoded token reads: all but the rows of an untied embedding and of learned
+    /// positions, and the experts that are not picked.
     pub fn weights_per_token(&self) -> usize {
         let looked_up = if self.tie_word_embeddings { 0 } else { self.vocab_size * self.hidden_size };
         let positions =

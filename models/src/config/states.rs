@@ -1,75 +1,110 @@
-//! Options of layers that keep a state of fixed size.
+//! Options of recurrent layers, which keep a state of fixed size.
 
 use super::AttentionKind;
 
 /// A gated delta net: see [`crate::DeltaNet`].
+///
+/// # Examples
+/// ```
+/// use moi_models::{Architecture, AttentionKind};
+///
+/// let config = serde_json::json!({"model_type": "qwen3_5_text", "num_hidden_layers": 4});
+/// let layers = Architecture::from_config(&config)?.config.layers;
+/// let Some(AttentionKind::DeltaNet(net)) = &layers[0].attention else { panic!("it has a delta net") };
+/// assert_eq!((net.num_key_heads, net.num_value_heads), (16, 32));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone, Debug, PartialEq)]
 pub struct DeltaNetConfig {
-    /// Heads of queries and keys.
+    /// Query and key heads.
     pub num_key_heads: usize,
-    /// Heads of values; a multiple of them. Value head j reads key head j / (value heads / key heads).
+    /// Value heads, a multiple of the key heads. Value head j reads key head j / (value heads / key heads).
     pub num_value_heads: usize,
     /// Width of a query and a key.
     pub key_head_dim: usize,
     /// Width of a value.
     pub value_head_dim: usize,
-    /// Inputs that the convolution sees, the position's own included.
+    /// Kernel size of the convolution: the inputs that it sees, including the position's own.
     pub conv_kernel: usize,
-    /// Added under the root in the norm of what comes out.
+    /// Epsilon of the norm of the output.
     pub norm_eps: f64,
 }
 
 impl DeltaNetConfig {
-    /// Of all key heads.
+    /// Width of all key heads.
     pub(crate) fn key_width(&self) -> usize {
         self.num_key_heads.saturating_mul(self.key_head_dim)
     }
 
-    /// Of all value heads.
+    /// Width of all value heads.
     pub(crate) fn value_width(&self) -> usize {
         self.num_value_heads.saturating_mul(self.value_head_dim)
     }
 }
 
 /// A short convolution between two gates: see [`crate::ShortConv`].
+///
+/// # Examples
+/// ```
+/// use moi_models::{Architecture, AttentionKind, ShortConvConfig};
+///
+/// let config = serde_json::json!({
+///     "model_type": "lfm2", "num_hidden_layers": 2, "layer_types": ["conv", "full_attention"],
+/// });
+/// let layers = Architecture::from_config(&config)?.config.layers;
+/// let conv = ShortConvConfig { kernel: 3, bias: false };
+/// assert_eq!(layers[0].attention, Some(AttentionKind::ShortConv(conv)));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone, Debug, PartialEq)]
 pub struct ShortConvConfig {
-    /// Inputs that it sees, the position's own included.
+    /// Kernel size: the inputs that the convolution sees, including the position's own.
     pub kernel: usize,
-    /// Biases on both maps and the convolution.
+    /// Whether both linear layers and the convolution have biases.
     pub bias: bool,
 }
 
 /// Mamba 2: see [`crate::Mamba2`].
+///
+/// # Examples
+/// ```
+/// use moi_models::{Architecture, AttentionKind};
+///
+/// let config = serde_json::json!({"model_type": "nemotron_h", "hybrid_override_pattern": "M*"});
+/// let layers = Architecture::from_config(&config)?.config.layers;
+/// let Some(AttentionKind::Mamba2(mamba)) = &layers[0].attention else { panic!("it has Mamba 2") };
+/// assert_eq!((mamba.num_heads, mamba.head_dim, mamba.state_size), (128, 64, 128));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone, Debug, PartialEq)]
 pub struct Mamba2Config {
     /// Heads.
     pub num_heads: usize,
-    /// Values of a head.
+    /// Values per head.
     pub head_dim: usize,
-    /// Groups of heads that read and write by the same keys and queries, B and C; divides the heads.
+    /// Groups of heads that share keys and queries, B and C; divides the heads.
     pub num_groups: usize,
     /// Width of a key and a query, N.
     pub state_size: usize,
-    /// Inputs that the convolution sees, the position's own included.
+    /// Kernel size of the convolution: the inputs that it sees, including the position's own.
     pub conv_kernel: usize,
-    /// Biases on the maps in and out.
+    /// Whether the input and output projections have biases.
     pub bias: bool,
-    /// A bias of the convolution.
+    /// Whether the convolution has a bias.
     pub conv_bias: bool,
-    /// What a step is at least and at most.
+    /// Minimum and maximum of a step size.
     pub step_limits: [f64; 2],
-    /// Added under the root in the norm of what comes out.
+    /// Epsilon of the norm of the output.
     pub norm_eps: f64,
 }
 
 impl Mamba2Config {
-    /// Values of all heads.
+    /// Width of all heads' values.
     pub(crate) fn inner_width(&self) -> usize {
         self.num_heads.saturating_mul(self.head_dim)
     }
 
-    /// Keys of all groups.
+    /// Width of all groups' keys.
     pub(crate) fn key_width(&self) -> usize {
         self.num_groups.saturating_mul(self.state_size)
     }
@@ -81,7 +116,7 @@ impl Mamba2Config {
 }
 
 impl AttentionKind {
-    /// Values of the state that it keeps of a sequence, whatever its length, in a model of this width.
+    /// Number of values in the state of one sequence, which does not depend on its length, in a model of width `d`.
     pub(crate) fn state_values(&self, d: usize) -> usize {
         match self {
             Self::Heads(_) | Self::Latent(_) | Self::Linear => 0,

@@ -1,4 +1,4 @@
-//! Tensors of burn's Flex backend are slices in the host's memory.
+//! CPU kernels for burn's Flex backend, whose tensors are slices in the host's memory.
 
 mod held;
 
@@ -6,8 +6,8 @@ use burn::tensor::{DType, Int, Tensor, TensorData, TensorMetadata, backend::Back
 use burn_flex::FlexTensor;
 use half::{bf16, f16};
 use moi_kernels::{
-    CachedBlocks, Dense, Gated, Packed, QuantizedRows, RowCache, Run, StateSteps, Turned, dense_products,
-    mean_rows, turn_heads, weighted_sums,
+    CachedBlocks, Dense, Gated, Packed, QuantizedRows, Rotary, RowCache, Run, StateSteps, dense_products,
+    mean_rows, rotate_heads, weighted_sums,
 };
 
 use held::{Held, HeldNorm, Values, float, new, sure, tensor, whole};
@@ -16,11 +16,11 @@ pub(super) use held::{is_flex, values};
 use super::{AttentionPass, Kernels, Means, StateRun, TensorOperations};
 use crate::{Activation, BlockRun, CacheLayout, HeadSteps, LayerBlocks, Linear, Matrix, Mlp, Norm, QkSpan};
 
-/// Kernels for the CPU, on tensors of Flex; others are left to tensor operations.
+/// Kernels for the CPU, on Flex tensors; tensors of other types are left to tensor operations.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct FlexKernels;
 
-/// Where attention finds keys and values.
+/// The cache layout that the attention kernel reads.
 const LAYOUT: CacheLayout = CacheLayout { keys_by_value: true, one_slab: false };
 
 impl<B: Backend> Kernels<B> for FlexKernels {
@@ -39,7 +39,7 @@ impl<B: Backend> Kernels<B> for FlexKernels {
         }
     }
 
-    /// Activations are rounded once for all, and the work of all is shared out.
+    /// The activations are quantized once for all three, and their work is divided among the threads together.
     fn qkv(&self, layers: [&Linear<B>; 3], x: Tensor<B, 2>) -> [Tensor<B, 2>; 3] {
         together(layers, &x).unwrap_or_else(|| layers.map(|layer| self.linear(layer, x.clone())))
     }
@@ -117,7 +117,7 @@ impl<B: Backend> Kernels<B> for FlexKernels {
     }
 }
 
-/// Several layers on one input.
+/// Computes several linear layers of one input.
 fn together<B: Backend, const N: usize>(
     layers: [&Linear<B>; N],
     x: &Tensor<B, 2>,
@@ -131,7 +131,8 @@ fn together<B: Backend, const N: usize>(
     }))
 }
 
-/// Heads, cache and attention. `None`, with the blocks as they were, where there is no kernel for their type.
+/// Prepares the heads, writes the cache, and computes attention. `None`, with unchanged blocks, if there is no kernel
+/// for their type.
 fn attention<B: Backend>(
     q: &Tensor<B, 2>,
     kv: Option<&[Tensor<B, 2>; 2]>,
@@ -148,17 +149,17 @@ fn attention<B: Backend>(
         let v = heads(v, pass, &spec(None, pass.kv_heads, false, 1.0, blocks.dtype))?;
         blocks.write(&k, &v, pass.runs());
     }
-    // The cache is written: tensor operations go on from here where there is no kernel for its type.
+    // The cache is written already, so if there is no kernel for its type, tensor operations continue from here.
     Some(attend(&q, blocks, pass).unwrap_or_else(|| pass.attend(q, blocks)))
 }
 
-/// What is done to the heads of a projection.
+/// The operations on the heads of a projection.
 struct Heads<'a, B: Backend> {
-    /// First.
+    /// A norm over each head or all heads, applied first.
     norm: Option<&'a Norm<B>>,
     count: usize,
     is_rotated: bool,
-    /// A factor, last.
+    /// A factor, applied last.
     scale: f64,
     dtype: DType,
 }
@@ -184,7 +185,7 @@ fn products<B: Backend>(x: &Tensor<B, 2>, matrices: &[&Matrix<B>]) -> Option<Vec
             }
             None => Packed::products_f32(&packed, x.slice(), &mut out),
         },
-        // Of several sorts: one by one.
+        // Matrices of different forms are multiplied one by one.
         _ if matrices.len() > 1 => {
             let x = tensor(x.0)?;
             let each = matrices.iter().map(|&matrix| products(&x, &[matrix])?.pop());
@@ -253,7 +254,7 @@ fn function(activation: Activation) -> Option<Gated> {
         Activation::QuickGelu => Some(Gated::QuickGelu),
         Activation::Relu => Some(Gated::Relu),
         Activation::ReluSquared => Some(Gated::ReluSquared),
-        // With the error function, and what has more than one number or is no product.
+        // These have no kernel: the error function, a product of another form, and parameters of the layer.
         Activation::Gelu | Activation::ClampedSwiGlu { .. } | Activation::Xielu => None,
     }
 }
@@ -268,7 +269,7 @@ fn gated<B: Backend>(
     };
     let up = up.map(|up| sure(Values::of(&up.clone().cast(DType::F32))));
     let Values(mut gate) = sure(float(gate).and_then(Values::from));
-    // In place where the gate is all of its storage and nobody else's: as a product leaves it.
+    // This works in place if the gate is all of its storage and not shared, as a product leaves it.
     if !(gate.is_unique() && gate.bytes().len() == gate.shape().num_elements() * size_of::<f32>()) {
         let values = gate.as_slice::<f32>().unwrap_or_default().to_vec();
         gate = FlexTensor::from_data(TensorData::new(values, gate.shape()));
@@ -277,7 +278,7 @@ fn gated<B: Backend>(
     Ok(sure(tensor(gate)))
 }
 
-/// Heads on their way from a projection into attention `[tokens, heads, head_dim]`.
+/// Prepares the heads of a projection for attention, `[tokens, heads, head_dim]`.
 fn heads<B: Backend>(
     x: &Tensor<B, 2>,
     pass: &AttentionPass<'_, B>,
@@ -297,7 +298,7 @@ fn heads<B: Backend>(
         Some(angles) => Some((Values::of(angles.cos())?, Values::of(angles.sin())?, angles.dims())),
         None => None,
     };
-    let turned = Turned {
+    let rotated = Rotary {
         positions: tokens,
         heads: count,
         head_dim,
@@ -307,9 +308,9 @@ fn heads<B: Backend>(
     };
     let shape = [tokens, count, head_dim];
     match dtype {
-        DType::F32 => new(turn_heads::<f32>(&turned, x.slice()), shape),
-        DType::F16 => new(turn_heads::<f16>(&turned, x.slice()), shape),
-        DType::BF16 => new(turn_heads::<bf16>(&turned, x.slice()), shape),
+        DType::F32 => new(rotate_heads::<f32>(&rotated, x.slice()), shape),
+        DType::F16 => new(rotate_heads::<f16>(&rotated, x.slice()), shape),
+        DType::BF16 => new(rotate_heads::<bf16>(&rotated, x.slice()), shape),
         _ => None,
     }
 }
@@ -333,7 +334,7 @@ fn attend<B: Backend>(
         Some(sinks) => Some(Values::of(sinks)?),
         None => None,
     };
-    let sizes = moi_kernels::Attention {
+    let sizes = moi_kernels::AttentionSizes {
         heads: pass.heads,
         kv_heads: pass.kv_heads,
         head_dim: pass.head_dim,
@@ -345,7 +346,8 @@ fn attend<B: Backend>(
     new(out, [pass.tokens(), pass.heads * pass.head_dim])
 }
 
-/// Steps one by one, for prompts too: chunks cost 1.6 to 1.8 times as much here, their tensors being many and small.
+/// Computes steps one by one, for prompts too: chunks take 1.6 to 1.8 times as long here, because they need many
+/// small tensors.
 fn state_steps<B: Backend>(steps: &HeadSteps<B>, matrices: Tensor<B, 3>) -> StateRun<B> {
     let ([n, heads, values], [_, groups, keys]) = (steps.v.dims(), steps.k.dims());
     if !is_flex::<B>() {
@@ -366,7 +368,7 @@ fn state_steps<B: Backend>(steps: &HeadSteps<B>, matrices: Tensor<B, 3>) -> Stat
     let (q, k, v, decay) = (q.slice(), k.slice(), v.slice(), decay.slice());
     let spec =
         StateSteps { heads, groups, keys, values, q, k, v, decay, beta: beta.as_ref().map(Values::slice) };
-    // In place, unless somebody else has it still.
+    // This works in place, unless the storage is shared.
     let mut states = sure(float(matrices)).to_contiguous();
     let out = moi_kernels::state_steps(&spec, states.storage_mut());
     Ok((sure(new(out, [n, heads, values])), sure(tensor(states))))
@@ -394,7 +396,7 @@ pub(super) fn write_columns<B: Backend>(
             .collect();
         let mut slab = sure(float(slabs.swap_remove(index)));
         let sizes = [heads, head_dim];
-        // In place, unless somebody else has it still.
+        // This works in place, unless the storage is shared.
         match dtype {
             DType::F32 => {
                 moi_kernels::write_columns::<f32>(slab.storage_mut(), part.storage(), sizes, &runs, by_value)
@@ -426,7 +428,7 @@ fn distribution<B: Backend>(
     let (mut all, mut entropies) = (Vec::new(), Vec::with_capacity(n));
     for logits in logits.slice().chunks(vocab) {
         let mut row = moi_kernels::distribution(logits, probabilities);
-        // Of logits that are none.
+        // For broken logits, the probabilities are NaN.
         row.probability.resize(columns, f32::NAN);
         match n {
             1 => all = row.probability,

@@ -1,4 +1,4 @@
-//! The kernels that a decoder has.
+//! The kernels of a decoder.
 
 use std::{any::Any, fmt, sync::Arc};
 
@@ -6,8 +6,8 @@ use burn::tensor::backend::Backend;
 
 use super::{Kernels, default_kernels};
 
-/// Kernels of some backend. A decoder on another backend that burn makes of one, as `valid` does, has the default ones of
-/// its own.
+/// Kernels for some backend. A decoder that burn converts to another backend, as `valid` does, gets the default
+/// kernels of that backend.
 #[derive(Clone)]
 pub(crate) struct KernelsOf(Arc<dyn Any + Send + Sync>);
 

@@ -1,11 +1,11 @@
-//! How a decoder's operations are computed: by tensor operations, or by what a backend can do faster.
+//! The operations of a decoder: by tensor operations, or by faster kernels of a backend.
 //!
-//! [`Kernels`] has the operations that a forward pass consists of. Each is done by ordinary tensor operations unless an
-//! implementation does it otherwise, so that [`TensorOperations`], which does none otherwise, serves every backend and is
-//! what all others are compared with. A decoder takes [`default_kernels`] of its backend, or those that
-//! [`crate::Decoder::with_kernels`] gives it. With the feature `flex` there are kernels for burn's Flex backend, whose
-//! tensors are slices in the host's memory ([`moi_kernels`]); with `cuda` and `wgpu` for its CubeCL backends, on GPUs
-//! ([`moi_gpu`]).
+//! [`Kernels`] has the operations that a forward pass consists of. Each has a default implementation by ordinary
+//! tensor operations. [`TensorOperations`] overrides none of these, so that it serves every backend, and all kernels
+//! are compared with it. A decoder uses the [`default_kernels`] of its backend, or those given to
+//! [`crate::Decoder::with_kernels`]. With the feature `flex` there are kernels for burn's Flex backend, whose tensors
+//! are slices in the host's memory ([`moi_kernels`]); with `cuda` and `wgpu` there are kernels for its CubeCL
+//! backends, on GPUs ([`moi_gpu`]).
 
 #[cfg(feature = "flex")]
 mod flex;
@@ -27,38 +27,75 @@ use crate::{
     BlockRun, CacheLayout, Embedding, Experts, HeadSteps, LayerBlocks, Linear, Matrix, Mixing, Mlp, Norm,
 };
 
-/// What [`Kernels::state_steps`] gives: outputs and the matrices behind all positions, or the matrices as they were.
+/// The result of [`Kernels::state_steps`]: outputs and the state matrices after all positions, or the unchanged
+/// matrices.
 pub type StateRun<B> = Result<(Tensor<B, 3>, Tensor<B, 3>), Tensor<B, 3>>;
 
-/// The operations of a decoder on a backend. Inputs and results are `[tokens, width]`, in float32 unless it says otherwise.
+/// The operations of a decoder on a backend. Inputs and results are `[tokens, width]`, in float32 unless stated
+/// otherwise.
 ///
-/// An implementation that hands an operation on to another one's hands on what belongs to it, too: [`Self::cache_layout`] with
-/// [`Self::attention`], [`Self::rounds_activations`] with products. Attention kernels leave a cache of another layout to tensor
-/// operations.
+/// An implementation that delegates an operation to another one must also delegate what belongs to it:
+/// [`Self::cache_layout`] with [`Self::attention`], [`Self::rounds_activations`] with products. Attention kernels
+/// leave a cache of another layout to tensor operations.
+///
+/// # Examples
+/// ```
+/// use std::sync::{
+///     Arc,
+///     atomic::{AtomicUsize, Ordering},
+/// };
+///
+/// use burn::tensor::Tensor;
+/// use burn_flex::Flex;
+/// use moi_models::{Architecture, CausalLm, Kernels, Linear};
+///
+/// /// Counts linear layers.
+/// #[derive(Debug, Default)]
+/// struct Counting(AtomicUsize);
+///
+/// impl Kernels<Flex> for Counting {
+///     fn linear(&self, layer: &Linear<Flex>, x: Tensor<Flex, 2>) -> Tensor<Flex, 2> {
+///         self.0.fetch_add(1, Ordering::Relaxed);
+///         layer.forward(x)
+///     }
+/// }
+/// # let config = serde_json::json!({
+/// #     "model_type": "llama", "vocab_size": 32, "hidden_size": 16, "intermediate_size": 24,
+/// #     "num_hidden_layers": 2, "num_attention_heads": 4,
+/// # });
+/// # let device = Default::default();
+/// # let model = Architecture::from_config(&config)?.config.init::<burn_flex::Flex>(&device);
+/// let counting = Arc::new(Counting::default());
+/// let model = model.with_kernels(counting.clone());
+/// model.forward_whole(Tensor::zeros([3, 16], &device))?;
+/// // Queries, keys, values and output; gate, up and down; in two layers.
+/// assert_eq!(counting.0.load(Ordering::Relaxed), 2 * 7);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 pub trait Kernels<B: Backend>: fmt::Debug + Send + Sync {
-    /// How keys and values lie in the blocks of the cache.
+    /// The memory layout of the cache's blocks.
     fn cache_layout(&self) -> CacheLayout {
         CacheLayout::default()
     }
 
-    /// Whether products with packed weights round activations where a model asks for that: see [`crate::Activations`].
+    /// Whether products with packed weights quantize activations if a model asks for it: see [`crate::Activations`].
     fn rounds_activations(&self) -> bool {
         false
     }
 
-    /// `x` of any float type through a linear layer: in the type of the weights or in float32.
+    /// A linear layer of `x`, which is of any float type. The result is in the type of the weights, or in float32.
     fn linear(&self, layer: &Linear<B>, x: Tensor<B, 2>) -> Tensor<B, 2> {
         layer.forward(x)
     }
 
-    /// The same through the three inward projections of attention.
+    /// The three input projections of attention.
     fn qkv(&self, layers: [&Linear<B>; 3], x: Tensor<B, 2>) -> [Tensor<B, 2>; 3] {
         layers.map(|layer| self.linear(layer, x.clone()))
     }
 
-    /// Writes the keys' and values' projections `[tokens, kv_heads * head_dim]` of new positions into the cache, where the layer
-    /// has any and does not see those that an earlier one wrote; and attends by the queries' `[tokens, heads * head_dim]` to
-    /// what each position sees: `[tokens, heads * head_dim]`.
+    /// Attention of the queries `[tokens, heads * head_dim]` to what each position sees:
+    /// `[tokens, heads * head_dim]`. The projected keys and values of new positions, `[tokens, kv_heads * head_dim]`
+    /// each, are written to the cache first; they are `None` if the layer sees those of an earlier layer.
     fn attention(
         &self,
         q: Tensor<B, 2>,
@@ -79,8 +116,8 @@ pub trait Kernels<B: Backend>: fmt::Debug + Send + Sync {
         norm.forward(x)
     }
 
-    /// The residual stream with what a block adds to it, if there is such; and that behind a norm, if there is one: the
-    /// input of the next block.
+    /// The residual stream after a block's output was added, if there is one; and the input of the next block, which
+    /// is the norm of this stream, or the stream itself without a norm.
     fn residual(
         &self,
         stream: Tensor<B, 2>,
@@ -90,15 +127,16 @@ pub trait Kernels<B: Backend>: fmt::Debug + Send + Sync {
         add_and_norm(stream, output, norm, |norm, x| self.norm(norm, x))
     }
 
-    /// Steps of a layer whose state is a matrix for each head `[heads, keys, values]`, in float32: what comes out
-    /// `[positions, heads, values]`, and the matrices behind all positions. The matrices as they were where tensor operations
-    /// are to do it.
+    /// Steps of a layer whose state is a matrix per head, `[heads, keys, values]` in float32. Returns the outputs
+    /// `[positions, heads, values]` and the matrices after all positions, or the unchanged matrices if tensor
+    /// operations should do it.
     fn state_steps(&self, _steps: &HeadSteps<B>, matrices: Tensor<B, 3>) -> StateRun<B> {
         Err(matrices)
     }
 
-    /// What the picked experts give, summed with their weights `[rows, d]`, without reading their choice back: of what the
-    /// router's map gives `[rows, experts]`, and of the experts' inputs `[rows, d]`. `None` where it has to be read back.
+    /// The outputs of the picked experts, summed with their weights, `[rows, d]`, without reading the picks back.
+    /// `_values` are the router's logits `[rows, experts]`, `_x` the experts' inputs `[rows, d]`. `None` if the picks
+    /// must be read back.
     fn experts(
         &self,
         _experts: &Experts<B>,
@@ -113,19 +151,19 @@ pub trait Kernels<B: Backend>: fmt::Debug + Send + Sync {
         table.products(hidden)
     }
 
-    /// The rows of `ids` `[n]` of a table, as they are stored: `[n, d]`.
+    /// The stored rows of a table for `ids` `[n]`: `[n, d]`.
     fn rows(&self, table: &Matrix<B>, ids: Tensor<B, 1, Int>) -> Tensor<B, 2> {
         table.rows(ids)
     }
 
-    /// Weighted sums of all rows of a table: `weights` `[n, vocab]`, result `[n, d]`. Rows of the smallest weights may be left
-    /// out, which together have less than 1e-7 of all.
+    /// Weighted sums of all rows of a table: `weights` `[n, vocab]`, result `[n, d]`. Rows of the smallest weights,
+    /// which together have less than 1e-7 of the total weight, may be left out.
     fn weighted_sum(&self, table: &Matrix<B>, weights: Tensor<B, 2>) -> Tensor<B, 2> {
         table.weighted_sum(weights)
     }
 
-    /// Probabilities and entropies in nats `[n, 1]` of logits `[n, vocab]`; probabilities of no columns where they are not
-    /// asked for. `None` where tensor operations serve as well.
+    /// Probabilities `[n, vocab]` and entropies in nats `[n, 1]` of logits `[n, vocab]`. The probabilities have no
+    /// columns if they are not asked for. `None` if tensor operations are as good.
     fn distribution(
         &self,
         _logits: &Tensor<B, 2>,
@@ -134,18 +172,18 @@ pub trait Kernels<B: Backend>: fmt::Debug + Send + Sync {
         None
     }
 
-    /// Whether the [device's own step](sample_and_mix) belongs to these kernels.
+    /// Whether [`sample_and_mix`] may be used with these kernels.
     fn samples_on_device(&self) -> bool {
         false
     }
 
-    /// Whether mixtures are computed up to a tolerance, by [`Kernels::means`] or the device's own step.
+    /// Whether mixtures are computed up to a tolerance, by [`Kernels::means`] or [`sample_and_mix`].
     fn has_tolerance(&self) -> bool {
         self.samples_on_device()
     }
 
-    /// The means `[n, d]` of a table's rows by the softmax of logits `[n, vocab]`, and entropies in nats `[n, 1]`: see
-    /// [`crate::Mixing`]. `None` where the whole table is to be read by [`Kernels::weighted_sum`].
+    /// The means `[n, d]` of a table's rows under the softmax of logits `[n, vocab]`, and entropies in nats `[n, 1]`:
+    /// see [`crate::Mixing`]. `None` if the whole table has to be read, by [`Kernels::weighted_sum`].
     fn means(
         &self,
         _table: &Matrix<B>,
@@ -157,7 +195,7 @@ pub trait Kernels<B: Backend>: fmt::Debug + Send + Sync {
     }
 }
 
-/// See [`Kernels::residual`]: by tensor operations, but for the norms.
+/// [`Kernels::residual`] by tensor operations; only the norms are computed by `apply`.
 fn add_and_norm<B: Backend>(
     stream: Tensor<B, 2>,
     output: Option<BlockOutput<'_, B>>,
@@ -181,30 +219,76 @@ fn add_and_norm<B: Backend>(
     }
 }
 
-/// Everything by tensor operations.
+/// Kernels that compute everything by tensor operations.
+///
+/// # Examples
+/// ```
+/// use std::sync::Arc;
+///
+/// use moi_models::{Architecture, CausalLm, TensorOperations};
+/// # let config = serde_json::json!({
+/// #     "model_type": "llama", "vocab_size": 32, "hidden_size": 16, "intermediate_size": 24,
+/// #     "num_hidden_layers": 2, "num_attention_heads": 4,
+/// # });
+/// # let device = Default::default();
+/// # let model = Architecture::from_config(&config)?.config.init::<burn_flex::Flex>(&device);
+/// // To compare with the kernels of this build.
+/// let model = model.with_kernels(Arc::new(TensorOperations));
+/// assert_eq!(format!("{:?}", model.kernels()), "TensorOperations");
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone, Copy, Debug)]
 pub struct TensorOperations;
 
 impl<B: Backend> Kernels<B> for TensorOperations {}
 
-/// What a block has computed and the residual stream has not got yet.
+/// The output of a block, which is not added to the residual stream yet.
+///
+/// # Examples
+/// ```
+/// use burn::tensor::Tensor;
+/// use burn_flex::{Flex, FlexDevice};
+/// use moi_models::{BlockOutput, Kernels, TensorOperations};
+///
+/// let stream = Tensor::<Flex, 2>::ones([1, 4], &FlexDevice);
+/// let output = BlockOutput { output: stream.clone(), norm: None, scale: 0.5 };
+/// let (stream, _input) = TensorOperations.residual(stream, Some(output), None);
+/// assert_eq!(stream.to_data().iter::<f32>().collect::<Vec<_>>(), [1.5; 4]);
+/// ```
 #[derive(Debug)]
 pub struct BlockOutput<'a, B: Backend> {
-    /// `[tokens, d]`, of any float type.
+    /// The output, `[tokens, d]`, of any float type.
     pub output: Tensor<B, 2>,
-    /// A norm over it.
+    /// A norm over it, before the addition.
     pub norm: Option<&'a Norm<B>>,
-    /// A factor, behind the norm.
+    /// A factor, applied after the norm.
     pub scale: f64,
 }
 
 /// How means of a table's rows are computed: see [`crate::Mixing`].
+///
+/// # Examples
+/// ```
+/// use burn::tensor::Tensor;
+/// use burn_flex::Flex;
+/// use moi_models::{Kernels, Matrix, Means, RowCache, TensorOperations};
+///
+/// let device = Default::default();
+/// let table = Matrix::<Flex>::new(32, 16, None, &device);
+/// let logits = Tensor::<Flex, 2>::zeros([1, 32], &device);
+/// let mean = Tensor::<Flex, 1>::zeros([16], &device);
+/// let mean_row = || &mean;
+/// let share = |_row: usize, _entropy: f32| 1.0f32;
+/// let spec = Means::<Flex> { mean_row: &mean_row, share: &share, tolerance: 1e-3 };
+/// // Tensor operations read the whole table instead.
+/// assert!(TensorOperations.means(&table, &spec, &mut RowCache::default(), &logits).is_none());
+/// ```
 pub struct Means<'a, B: Backend> {
-    /// The mean of all rows `[d]`, in float32.
+    /// The mean of all rows, `[d]` in float32.
     pub mean_row: &'a dyn Fn() -> &'a Tensor<B, 1>,
-    /// How much of a row's input its mean will be, given the row and its entropy in nats.
+    /// The weight of a mean in its row's input, given the index of the row and its entropy in nats.
     pub share: &'a (dyn Fn(usize, f32) -> f32 + Sync),
-    /// The largest share of an input's weight that goes to the mean of all rows.
+    /// The largest weight in an input that goes to the mean of all rows.
     pub tolerance: f32,
 }
 
@@ -214,7 +298,16 @@ impl<B: Backend> fmt::Debug for Means<'_, B> {
     }
 }
 
-/// The kernels of this build for a backend; [`TensorOperations`] where it has none.
+/// The kernels of this build for a backend, or [`TensorOperations`] if it has none.
+///
+/// # Examples
+/// ```
+/// use moi_models::default_kernels;
+///
+/// // There are none for NdArray.
+/// let kernels = default_kernels::<burn_ndarray::NdArray>();
+/// assert_eq!(format!("{kernels:?}"), "TensorOperations");
+/// ```
 pub fn default_kernels<B: Backend>() -> Arc<dyn Kernels<B>> {
     #[cfg(feature = "flex")]
     if flex::is_flex::<B>() {
@@ -227,8 +320,19 @@ pub fn default_kernels<B: Backend>() -> Arc<dyn Kernels<B>> {
     Arc::new(TensorOperations)
 }
 
-/// What `read` makes of float32 values, row after row. They are read back from a device, but not copied where they are
-/// in the host's memory already.
+/// Calls `read` with the float32 values of a tensor, row after row. They are read back from a device, but not copied
+/// if they are in the host's memory already.
+///
+/// # Examples
+/// ```
+/// use burn::tensor::Tensor;
+/// use burn_flex::Flex;
+/// use moi_models::with_values;
+///
+/// let x = Tensor::<Flex, 2>::from_floats([[1.0, 2.0], [3.0, 4.0]], &Default::default());
+/// let sum: f32 = with_values(&x, |values| values.iter().sum());
+/// assert_eq!(sum, 10.0);
+/// ```
 pub fn with_values<B: Backend, R>(x: &Tensor<B, 2>, read: impl FnOnce(&[f32]) -> R) -> R {
     #[cfg(feature = "flex")]
     if let Some(values) = flex::values(x) {
@@ -237,8 +341,9 @@ pub fn with_values<B: Backend, R>(x: &Tensor<B, 2>, read: impl FnOnce(&[f32]) ->
     read(x.to_data().convert::<f32>().as_slice::<f32>().unwrap_or_default())
 }
 
-/// Writes keys or values of new positions `[tokens, heads, head_dim]` into slabs of blocks, value by value or position by
-/// position: see [`LayerBlocks`]. The slabs as they were where tensor operations are to do it.
+/// Writes keys or values of new positions, `[tokens, heads, head_dim]`, into slabs of blocks, in the layout of keys
+/// if `by_value`, else in that of values: see [`LayerBlocks`]. The error is the unchanged slabs, if tensor operations
+/// should do it.
 pub(crate) fn write_columns<B: Backend>(
     slabs: Vec<Tensor<B, 4>>,
     new: &Tensor<B, 3>,
@@ -254,7 +359,7 @@ pub(crate) fn write_columns<B: Backend>(
     }
 }
 
-/// Puts experts' matrices together for kernels that find the picked ones by themselves, where there are such kernels.
+/// Concatenates the experts' matrices, if there are kernels that read the picked ones by themselves.
 pub(crate) fn stack_experts<B: Backend>(experts: &mut Experts<B>) {
     #[cfg(feature = "gpu")]
     gpu::stack(experts);
@@ -262,8 +367,12 @@ pub(crate) fn stack_experts<B: Backend>(experts: &mut Experts<B>) {
     let _ = experts;
 }
 
-/// Whether a backend computes on a GPU, with memory of its own. Backends that this build has no kernels for count as ones
-/// that do not.
+/// Whether a backend computes on a GPU with memory of its own. False for backends that this build has no kernels for.
+///
+/// # Examples
+/// ```
+/// assert!(!moi_models::is_gpu::<burn_flex::Flex>());
+/// ```
 pub fn is_gpu<B: Backend>() -> bool {
     #[cfg(feature = "gpu")]
     return gpu::is_gpu::<B>();
@@ -272,6 +381,11 @@ pub fn is_gpu<B: Backend>() -> bool {
 }
 
 /// Whether the backend has kernels for GPUs, and they are on: see [`use_gpu_kernels`].
+///
+/// # Examples
+/// ```
+/// assert!(!moi_models::has_gpu_kernels::<burn_flex::Flex>());
+/// ```
 pub fn has_gpu_kernels<B: Backend>() -> bool {
     #[cfg(feature = "gpu")]
     return gpu::has_gpu_kernels::<B>();
@@ -279,8 +393,17 @@ pub fn has_gpu_kernels<B: Backend>() -> bool {
     false
 }
 
-/// Turns the kernels for GPUs on or off for the process: without them all is done by tensor operations. They are on
-/// unless the environment says `MOI_GPU_KERNELS=0`.
+/// Turns the kernels for GPUs on or off for this process; without them, tensor operations are used. They are on
+/// unless the environment has `MOI_GPU_KERNELS=0`.
+///
+/// # Examples
+/// ```
+/// use moi_models::{has_gpu_kernels, use_gpu_kernels};
+///
+/// use_gpu_kernels(false); // From here on by burn's own operations.
+/// assert!(!has_gpu_kernels::<burn_flex::Flex>());
+/// # use_gpu_kernels(true);
+/// ```
 pub fn use_gpu_kernels(on: bool) {
     #[cfg(feature = "gpu")]
     gpu::use_gpu_kernels(on);
@@ -289,8 +412,22 @@ pub fn use_gpu_kernels(on: bool) {
 }
 
 /// Samples from logits `[rows, vocab]` and mixes the next inputs `[rows, d]`, in float32, without waiting for the
-/// device: what was decided is on its way to the host meanwhile. `None` where the backend has no kernels for that, or
-/// none for such rows.
+/// device: the decisions are copied to the host meanwhile. `None` if the backend has no kernels for that, or none for
+/// such rows.
+///
+/// # Examples
+/// ```
+/// use burn::tensor::Tensor;
+/// use burn_flex::Flex;
+/// use moi_models::{Embedding, Mixing, default_kernels, sample_and_mix};
+///
+/// let device = Default::default();
+/// let embedding = Embedding::<Flex>::new(32, 16, 1.0, &device);
+/// let mixing = Mixing::new(0.0, default_kernels::<Flex>());
+/// let logits = Tensor::<Flex, 2>::zeros([1, 32], &device);
+/// // A CPU has no kernels for it: the host samples.
+/// assert!(sample_and_mix(&logits, &embedding, &mixing, &[]).is_none());
+/// ```
 pub fn sample_and_mix<B: Backend>(
     logits: &Tensor<B, 2>,
     embedding: &Embedding<B>,

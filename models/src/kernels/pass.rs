@@ -1,4 +1,4 @@
-//! Attention of one layer in a forward pass: what kernels are told, and the same by tensor operations.
+//! Attention of one layer in a forward pass: its options for kernels, and its computation by tensor operations.
 
 use burn::tensor::{DType, Tensor, activation::softmax, backend::Backend};
 use moi_kernels::AttentionSpan;
@@ -9,56 +9,92 @@ use crate::{
 };
 
 /// Attention of one layer in a forward pass.
+///
+/// # Examples
+/// ```
+/// use std::sync::Arc;
+///
+/// use burn::tensor::Tensor;
+/// use burn_flex::Flex;
+/// use moi_models::{Architecture, AttentionPass, CausalLm, Kernels, LayerBlocks};
+///
+/// /// Looks at what is to be computed.
+/// #[derive(Debug)]
+/// struct Looking;
+///
+/// impl Kernels<Flex> for Looking {
+///     fn attention(
+///         &self,
+///         q: Tensor<Flex, 2>,
+///         kv: Option<[Tensor<Flex, 2>; 2]>,
+///         pass: &AttentionPass<'_, Flex>,
+///         blocks: &mut LayerBlocks<Flex>,
+///     ) -> Tensor<Flex, 2> {
+///         assert_eq!((pass.tokens(), pass.heads, pass.head_dim), (3, 4, 4));
+///         pass.by_tensor_operations(q, kv, blocks)
+///     }
+/// }
+/// # let config = serde_json::json!({
+/// #     "model_type": "llama", "vocab_size": 32, "hidden_size": 16, "intermediate_size": 24,
+/// #     "num_hidden_layers": 2, "num_attention_heads": 4,
+/// # });
+/// # let device = Default::default();
+/// # let model = Architecture::from_config(&config)?.config.init::<burn_flex::Flex>(&device);
+/// let model = model.with_kernels(Arc::new(Looking));
+/// model.forward_whole(Tensor::zeros([3, 16], &device))?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone, Debug)]
 pub struct AttentionPass<'a, B: Backend> {
-    /// Heads of the queries.
+    /// Query heads.
     pub heads: usize,
-    /// Heads of keys and values; a divisor of [`Self::heads`].
+    /// Key and value heads; a divisor of [`Self::heads`].
     pub kv_heads: usize,
-    /// Values of a head.
+    /// Values per head.
     pub head_dim: usize,
-    /// A factor on queries, behind norm and rotation.
+    /// A factor on queries, after norm and rotation.
     pub scale: f64,
-    /// Scores become `cap * tanh(score / cap)`.
+    /// Soft cap: scores become `cap * tanh(score / cap)`.
     pub softcap: Option<f64>,
-    /// How many positions a position sees, itself among them; all where `None`.
+    /// Sliding window: the number of positions that a position sees, including itself; all if `None`.
     pub window: Option<usize>,
     /// The norm of queries, before they are rotated.
     pub q_norm: Option<&'a Norm<B>>,
     /// The norm of keys, before they are rotated.
     pub k_norm: Option<&'a Norm<B>>,
-    /// What these norms go over.
+    /// What these norms span.
     pub norm_span: QkSpan,
-    /// A logit of each head `[heads]` that takes a share of the softmax and gives nothing.
+    /// Attention sinks, a logit per head `[heads]` that adds to the softmax denominator but has no value.
     pub sinks: Option<Tensor<B, 1>>,
     pub(crate) angles: Option<&'a Angles<B>>,
     pub(crate) context: &'a ForwardContext<B>,
-    /// Which kind of layer it is in the pool.
+    /// Index of the layer's kind in the pool.
     pub(crate) kind: usize,
 }
 
 impl<B: Backend> AttentionPass<'_, B> {
-    /// New positions of all sequences.
+    /// Number of new positions of all sequences.
     pub fn tokens(&self) -> usize {
         self.context.tokens
     }
 
-    /// Of each sequence, how many new positions there are, what came before, what each sees and where it lies.
+    /// For each sequence, the number of new positions and of earlier ones, the attention mask, and the block table.
     pub fn spans(&self) -> Vec<AttentionSpan<'_>> {
         self.context.attention_spans(self.kind)
     }
 
-    /// Where keys and values of new positions are to be written.
+    /// The places in the cache for the keys and values of new positions.
     pub fn runs(&self) -> &[BlockRun] {
         &self.context.tables[self.kind].runs
     }
 
-    /// cos and sin of the angles by which the first values of each head are rotated `[tokens, dims]`, if they are.
+    /// Cosines and sines, `[tokens, dims]`, of the angles by which the first values of each head are rotated, if they
+    /// are.
     pub fn angles(&self) -> Option<[&Tensor<B, 2>; 2]> {
         self.angles.map(|angles| [angles.cos(), angles.sin()])
     }
 
-    /// See [`crate::Kernels::attention`].
+    /// Attention by tensor operations: see [`crate::Kernels::attention`].
     pub fn by_tensor_operations(
         &self,
         q: Tensor<B, 2>,
@@ -74,12 +110,12 @@ impl<B: Backend> AttentionPass<'_, B> {
         self.attend(q, blocks)
     }
 
-    /// Queries as scores are computed with `[tokens, heads, head_dim]`, by tensor operations.
+    /// The rotated and scaled queries, `[tokens, heads, head_dim]`, by tensor operations.
     pub(crate) fn queries(&self, q: Tensor<B, 2>) -> Tensor<B, 3> {
         self.rotated(q, self.q_norm, self.heads).mul_scalar(self.scale)
     }
 
-    /// Heads behind norm and rotation.
+    /// Heads after norm and rotation.
     fn rotated(&self, x: Tensor<B, 2>, norm: Option<&Norm<B>>, count: usize) -> Tensor<B, 3> {
         let heads = |x: Tensor<B, 2>| x.reshape([self.tokens(), count, self.head_dim]);
         let x = match (norm, self.norm_span) {
@@ -93,7 +129,7 @@ impl<B: Backend> AttentionPass<'_, B> {
         }
     }
 
-    /// The same in the other order: rotated, then behind the norm.
+    /// Like [`Self::rotated`], in the other order: rotation, then norm.
     pub(crate) fn rotated_and_normed(
         &self,
         x: Tensor<B, 2>,
@@ -113,8 +149,8 @@ impl<B: Backend> AttentionPass<'_, B> {
         }
     }
 
-    /// softmax(q k^T + bias) v of queries that are scaled already `[tokens, heads, head_dim]`, the scores capped where the
-    /// model does: `[tokens, heads * head_dim]`. One sequence after the other.
+    /// Computes softmax(q k^T + mask) v for scaled queries `[tokens, heads, head_dim]`, with soft-capped scores where
+    /// the model has that: `[tokens, heads * head_dim]`. Sequences are computed one after another.
     pub(crate) fn attend(&self, q: Tensor<B, 3>, blocks: &LayerBlocks<B>) -> Tensor<B, 2> {
         let (context, kind) = (self.context, self.kind);
         let (mut first, mut outs) = (0, Vec::with_capacity(context.spans.len()));
@@ -132,7 +168,7 @@ impl<B: Backend> AttentionPass<'_, B> {
 
     /// The same for one sequence, with its keys and values `[kv_heads, positions, head_dim]`.
     ///
-    /// The query heads of a group are folded into the sequence, so keys and values are never repeated.
+    /// The query heads of a group are folded into the sequence dimension, so that keys and values are never repeated.
     fn attend_to(
         &self,
         q: Tensor<B, 3>,
@@ -142,7 +178,8 @@ impl<B: Backend> AttentionPass<'_, B> {
     ) -> Tensor<B, 2> {
         let &Self { heads, kv_heads: kv, head_dim, softcap, .. } = self;
         let (seq, group, columns) = (q.dims()[0], heads / kv, k.dims()[1]);
-        // A product has the type of its factors, and bfloat16's eight bits are too few for the exponents of a softmax.
+        // A product has the type of its factors, and the eight bits of bfloat16 are too few for the exponents of a
+        // softmax.
         let k = if k.dtype() == DType::BF16 { k.cast(DType::F32) } else { k };
         let q = q.cast(k.dtype()).swap_dims(0, 1).reshape([kv, group * seq, head_dim]);
         let mut scores = q.matmul(k.swap_dims(1, 2)).cast(DType::F32);

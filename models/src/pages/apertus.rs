@@ -10,7 +10,7 @@ use crate::{
     names::renamed,
 };
 
-/// transformers' `ApertusConfig`.
+/// Defaults of transformers' `ApertusConfig`.
 const DEFAULTS: Defaults = Defaults {
     vocab_size: 131_072,
     intermediate_size: 14_336,

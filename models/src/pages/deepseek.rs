@@ -1,5 +1,6 @@
-//! DeepSeek V2, V3 and R1, and what is built like them: Kimi K2, GLM-4.7-Flash, Mistral Small 4; and, up to the positions that
-//! their indexer leaves alone, DeepSeek V3.2 and GLM-5. Attention over latents, and groups of experts behind the first layers.
+//! DeepSeek V2, V3 and R1, and models that are built like them: Kimi K2, GLM-4.7-Flash, Mistral Small 4; and DeepSeek
+//! V3.2 and GLM-5, up to the context length within which their indexer chooses all positions. They have attention
+//! over latent vectors, and groups of experts after the first layers.
 
 use serde_json::{Value, json};
 
@@ -14,7 +15,7 @@ use crate::{
     rope_fields::{RopeContext, given, rope},
 };
 
-/// What the class of one of these models has where a config has nothing.
+/// The defaults of transformers' config class of one of these models.
 struct Class {
     common: Defaults,
     q_lora_rank: usize,
@@ -28,11 +29,11 @@ struct Class {
     dense: usize,
     groups: [usize; 2],
     factor: f64,
-    /// Whether rotary parameters are of the whole head, of which a part is turned.
+    /// Whether rotary parameters refer to the whole head, of which a part is rotated.
     rope_of_head: bool,
 }
 
-/// transformers' `DeepseekV3Config`.
+/// Defaults of transformers' `DeepseekV3Config`.
 const V3: Class = Class {
     common: Defaults {
         vocab_size: 129_280,
@@ -57,7 +58,7 @@ const V3: Class = Class {
     rope_of_head: false,
 };
 
-/// transformers' `DeepseekV2Config`.
+/// Defaults of transformers' `DeepseekV2Config`.
 const V2: Class = Class {
     common: Defaults {
         vocab_size: 102_400,
@@ -77,7 +78,7 @@ const V2: Class = Class {
     ..V3
 };
 
-/// transformers' `Glm4MoeLiteConfig`.
+/// Defaults of transformers' `Glm4MoeLiteConfig`.
 const GLM_LITE: Class = Class {
     common: Defaults {
         vocab_size: 154_880,
@@ -101,7 +102,7 @@ const GLM_LITE: Class = Class {
     ..V3
 };
 
-/// transformers' `Mistral4Config`.
+/// Defaults of transformers' `Mistral4Config`.
 const MISTRAL4: Class = Class {
     common: Defaults {
         vocab_size: 131_072,
@@ -125,10 +126,10 @@ const MISTRAL4: Class = Class {
     ..V3
 };
 
-/// transformers' `DeepseekV32Config`.
+/// Defaults of transformers' `DeepseekV32Config`.
 const V32: Class = Class { common: Defaults { context_length: 163_840, ..V3.common }, ..V3 };
 
-/// transformers' `GlmMoeDsaConfig`.
+/// Defaults of transformers' `GlmMoeDsaConfig`.
 const GLM_DSA: Class = Class {
     common: Defaults {
         hidden_size: 6144,
@@ -236,7 +237,7 @@ pub(crate) fn glm_moe_dsa(fields: &Fields<'_>) -> Result<Architecture, ModelErro
     indexed(fields, &GLM_DSA)
 }
 
-/// A model whose indexer chooses the positions that a query sees: it chooses all, up to so many.
+/// A model whose indexer chooses the positions that a query sees. Up to `index_topk` positions, it chooses all.
 fn indexed(fields: &Fields<'_>, class: &Class) -> Result<Architecture, ModelError> {
     let mut decoder = corrected(fields, class)?;
     let chosen: usize = fields.or("index_topk", 2048)?;
@@ -253,7 +254,7 @@ fn indexed(fields: &Fields<'_>, class: &Class) -> Result<Architecture, ModelErro
     Architecture::new(decoder, Names { ignored, ..names })
 }
 
-/// A decoder whose experts are chosen by corrected sigmoids.
+/// A decoder whose router picks experts by sigmoid scores with corrections.
 fn corrected(fields: &Fields<'_>, class: &Class) -> Result<DecoderConfig, ModelError> {
     fields.supports("scoring_func", &["sigmoid".into()], "sigmoid")?;
     let mut decoder = decoder(fields, class)?;
@@ -266,7 +267,7 @@ fn corrected(fields: &Fields<'_>, class: &Class) -> Result<DecoderConfig, ModelE
     Ok(decoder)
 }
 
-/// Groups of experts; none where there is one, which is no choice.
+/// Groups of experts; `None` if there is only one, because that is no restriction.
 fn groups(
     fields: &Fields<'_>,
     default: [usize; 2],
@@ -277,7 +278,7 @@ fn groups(
     Ok((count != 1).then_some(ExpertGroups { count, kept, score }))
 }
 
-/// Gives the layers behind the first ones experts.
+/// Gives experts to the layers after the first ones.
 fn give_experts(
     decoder: &mut DecoderConfig,
     fields: &Fields<'_>,
@@ -306,7 +307,7 @@ fn give_experts(
     Ok(())
 }
 
-/// A decoder of dense layers with attention over latents.
+/// A decoder of dense layers with attention over latent vectors.
 fn decoder(fields: &Fields<'_>, class: &Class) -> Result<DecoderConfig, ModelError> {
     let rope_dim = fields.or("qk_rope_head_dim", 64)?;
     let nope_dim = fields.or("qk_nope_head_dim", class.nope_dim)?;
@@ -320,7 +321,7 @@ fn decoder(fields: &Fields<'_>, class: &Class) -> Result<DecoderConfig, ModelErr
         rope_dim,
         value_dim: fields.or("v_head_dim", class.value_dim)?,
         bias: fields.or("attention_bias", false)?,
-        // Whatever `rms_norm_eps` says.
+        // The latent norms have this epsilon whatever `rms_norm_eps` is.
         norm_eps: 1e-6,
         scale: ((nope_dim + rope_dim) as f64).powf(-0.5) * sharpened(fields, &rope)?,
         rope,
@@ -331,7 +332,7 @@ fn decoder(fields: &Fields<'_>, class: &Class) -> Result<DecoderConfig, ModelErr
     Ok(decoder)
 }
 
-/// The rotary positions of the rotated part of a head.
+/// The rotary embedding of the rotated part of a head.
 fn rotary(
     fields: &Fields<'_>,
     class: &Class,
@@ -349,11 +350,11 @@ fn rotary(
         original: None,
     };
     let rope = rope(fields, context)?;
-    // The product of a share and a width may be a little less than a whole number.
+    // The product of a fraction and a width may be slightly less than a whole number.
     Ok(RopeConfig { dims: rope_dim, ..rope })
 }
 
-/// The factor on scores of a stretched context: `(0.1 mscale_all_dim ln(factor) + 1)^2`.
+/// The factor on scores for an extended context: `(0.1 mscale_all_dim ln(factor) + 1)^2`.
 fn sharpened(fields: &Fields<'_>, rope: &RopeConfig) -> Result<f64, ModelError> {
     if rope.scaling == crate::RopeScaling::Default {
         return Ok(1.0);
@@ -373,7 +374,7 @@ fn sharpened(fields: &Fields<'_>, rope: &RopeConfig) -> Result<f64, ModelError> 
     }
 }
 
-/// Where a parameter stands in a checkpoint whose rotated parts are halves.
+/// The tensor of a parameter in a checkpoint that stores rotated parts as halves.
 fn source(config: &DecoderConfig, name: &str) -> TensorSource {
     const OWN: &[(&str, &str)] = &[
         ("self_attn.q_a_norm.", "self_attn.q_a_layernorm."),
@@ -397,7 +398,7 @@ fn source(config: &DecoderConfig, name: &str) -> TensorSource {
     }
 }
 
-/// The same where they are pairs side by side.
+/// The tensor of a parameter in a checkpoint that stores rotated parts as interleaved pairs.
 fn paired(config: &DecoderConfig, name: &str) -> TensorSource {
     let whole = source(config, name);
     let Some((_, latent, _)) = latent_of(config, name) else { return whole };
@@ -413,7 +414,7 @@ fn paired(config: &DecoderConfig, name: &str) -> TensorSource {
     TensorSource { pairs, ..whole }
 }
 
-/// The layer, its attention, and which part of that a parameter is.
+/// The layer of a parameter, its attention, and the parameter's name in that.
 fn latent_of<'a, 'b>(config: &'a DecoderConfig, name: &'b str) -> Option<(usize, &'a LatentConfig, &'b str)> {
     let (index, rest) = name.strip_prefix("model.layers.")?.split_once('.')?;
     let index: usize = index.parse().ok()?;

@@ -1,4 +1,5 @@
-//! ERNIE 4.5: Llama whose rotary positions turn values side by side; with experts, a corrected softmax picks them.
+//! ERNIE 4.5: Llama with a rotary embedding of interleaved pairs; with experts, these are picked by a corrected
+//! softmax.
 
 use crate::{
     Architecture, AttentionKind, DecoderConfig, ExpertsConfig, MlpConfig, ModelError, PairedRows,
@@ -9,7 +10,7 @@ use crate::{
     names::{of_layer, renamed},
 };
 
-/// transformers' `Ernie4_5Config`.
+/// Defaults of transformers' `Ernie4_5Config`.
 const DENSE: Defaults = Defaults {
     vocab_size: 103_424,
     hidden_size: 1024,
@@ -25,7 +26,7 @@ const DENSE: Defaults = Defaults {
     ..LLAMA
 };
 
-/// transformers' `Ernie4_5_MoeConfig`.
+/// Defaults of transformers' `Ernie4_5_MoeConfig`.
 const EXPERTS: Defaults = Defaults {
     hidden_size: 2560,
     intermediate_size: 12_288,
@@ -79,7 +80,7 @@ pub(crate) fn experts(fields: &Fields<'_>) -> Result<Architecture, ModelError> {
     let interval: usize = fields.or("moe_layer_interval", 1)?;
     let is_sparse = |i: usize| (i + 1).is_multiple_of(interval) && (first..=last).contains(&i);
     decoder.give_experts(&experts, is_sparse);
-    // What predicts several tokens at once.
+    // Layers that predict several tokens at once are not read.
     let ignored = |config: &DecoderConfig, name: &str| {
         name.starts_with("model.mtp_") || name.starts_with("mtp") || ignored_by_llama(config, name)
     };

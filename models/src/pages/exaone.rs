@@ -1,4 +1,4 @@
-//! EXAONE 3 and 3.5: Llama under GPT-2's names.
+//! EXAONE 3 and 3.5: Llama with GPT-2's names.
 
 use crate::{
     Architecture, ModelError, TensorSource,
@@ -8,7 +8,7 @@ use crate::{
     names::renamed,
 };
 
-/// LG's `ExaoneConfig`.
+/// Defaults of LG's `ExaoneConfig`.
 const DEFAULTS: Defaults = Defaults {
     vocab_size: 102_400,
     hidden_size: 2048,

@@ -1,5 +1,5 @@
-//! EXAONE 4: norms behind the blocks and on each head of q and k; where some layers have a sliding window, those that see
-//! everything have no rotary positions.
+//! EXAONE 4: norms after the blocks and on each head of q and k. If some layers have a sliding window, those without
+//! one have no rotary embedding.
 
 use serde_json::Value;
 
@@ -10,7 +10,7 @@ use crate::{
     fields::Fields,
 };
 
-/// transformers' `Exaone4Config`.
+/// Defaults of transformers' `Exaone4Config`.
 const DEFAULTS: Defaults = Defaults {
     vocab_size: 102_400,
     intermediate_size: 16_384,
@@ -40,7 +40,8 @@ pub(crate) fn architecture(fields: &Fields<'_>) -> Result<Architecture, ModelErr
     Architecture::new(decoder, Names::LLAMA)
 }
 
-/// Which layers of a period have a window: as a number, each so manieth has none, or as letters, `LLLG`.
+/// Which layers of a period have a window: given as a number n, every n-th layer has none; or given as letters,
+/// `LLLG`.
 fn pattern(fields: &Fields<'_>) -> Result<Vec<bool>, ModelError> {
     const FIELD: &str = "sliding_window_pattern";
     let windows_then_none = |period: usize| (1..=period).map(|i| i != period).collect();

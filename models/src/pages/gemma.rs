@@ -1,4 +1,4 @@
-//! Gemma 1: Llama with (1 + w) norms, GeGLU, and rows of the embedding that enter multiplied by sqrt(d).
+//! Gemma 1: Llama with (1 + w) norms, GeGLU, and embeddings that are multiplied by sqrt(d) as inputs.
 
 use crate::{
     Activation, Architecture, DecoderConfig, ModelError, NormKind,
@@ -7,7 +7,7 @@ use crate::{
     fields::Fields,
 };
 
-/// transformers' `GemmaConfig`.
+/// Defaults of transformers' `GemmaConfig`.
 const DEFAULTS: Defaults = Defaults {
     vocab_size: 256_000,
     hidden_size: 3072,
@@ -26,14 +26,14 @@ const DEFAULTS: Defaults = Defaults {
 pub(crate) fn architecture(fields: &Fields<'_>) -> Result<Architecture, ModelError> {
     let mut decoder = family::decoder(fields, &DEFAULTS)?;
     embed_like_gemma(&mut decoder);
-    // The first releases say "gelu" and mean its approximation.
+    // The configs of the first releases have "gelu", but the models use its tanh approximation.
     decoder.mlps_mut().filter(|mlp| mlp.activation == Activation::Gelu).for_each(|mlp| {
         mlp.activation = Activation::GeluTanh;
     });
     Architecture::new(decoder, Names::LLAMA)
 }
 
-/// What all Gemmas have: (1 + w) norms and the factor sqrt(d).
+/// The common options of all Gemmas: (1 + w) norms and the factor sqrt(d).
 pub(crate) fn embed_like_gemma(decoder: &mut DecoderConfig) {
     decoder.set_norm_kind(NormKind::RmsPlusOne);
     decoder.embedding_scale = (decoder.hidden_size as f64).sqrt();

@@ -1,4 +1,4 @@
-//! Gemma 2: Gemma with norms on both sides of each block, caps on scores and logits, and a sliding window on
+//! Gemma 2: Gemma with norms before and after each block, soft caps on scores and logits, and a sliding window in
 //! every other layer.
 
 use crate::{
@@ -9,7 +9,7 @@ use crate::{
     pages::gemma::embed_like_gemma,
 };
 
-/// transformers' `Gemma2Config`.
+/// Defaults of transformers' `Gemma2Config`.
 pub(crate) const DEFAULTS: Defaults = Defaults {
     vocab_size: 256_000,
     hidden_size: 2304,

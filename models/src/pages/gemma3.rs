@@ -1,7 +1,7 @@
-//! Gemma 3, text: Gemma 2 without the caps, with a norm on each head of q and k, and five layers with a
-//! sliding window and rotary positions of their own to each that sees everything.
+//! Gemma 3, text: Gemma 2 without the soft caps, with a norm on each head of q and k. Five layers with a sliding
+//! window and a rotary embedding of their own alternate with one layer that sees all positions.
 //!
-//! Multimodal checkpoints (`gemma3`) hold the same text model under a prefix; their images are not read.
+//! Multimodal checkpoints (`gemma3`) have the same text model under a prefix; images are not supported.
 
 use crate::{
     Architecture, DecoderConfig, ModelError, Multimodal, NormPlace, QkSpan, RopeConfig,
@@ -13,10 +13,10 @@ use crate::{
     rope_fields::{RopeContext, rope_of_kind},
 };
 
-/// transformers' `Gemma3TextConfig`.
+/// Defaults of transformers' `Gemma3TextConfig`.
 const DEFAULTS: Defaults =
     Defaults { vocab_size: 262_208, context_length: 131_072, theta: 1e6, ..gemma2::DEFAULTS };
-/// Base of the rotary positions of layers with a sliding window.
+/// Base of the rotary embedding in layers with a sliding window.
 const LOCAL_THETA: f64 = 1e4;
 /// Reads the config of a text model.
 pub(crate) fn architecture(fields: &Fields<'_>) -> Result<Architecture, ModelError> {
@@ -25,10 +25,10 @@ pub(crate) fn architecture(fields: &Fields<'_>) -> Result<Architecture, ModelErr
     Architecture::new(decoder, Names::LLAMA)
 }
 
-/// Reads the text part of the config of a multimodal one.
+/// Reads the text part of a multimodal model's config.
 pub(crate) fn multimodal(outer: &Fields<'_>) -> Result<Architecture, ModelError> {
     let fields = outer.nested("text_config")?;
-    // The multimodal class of transformers leaves it out; no checkpoint has it.
+    // The multimodal class of transformers does not have this option; no checkpoint has it.
     fields.supports("final_logit_softcapping", &[], "null")?;
     let mut decoder = decoder(&fields)?;
     decoder.tie_word_embeddings = outer.or("tie_word_embeddings", true)?;
@@ -48,15 +48,15 @@ fn decoder(fields: &Fields<'_>) -> Result<DecoderConfig, ModelError> {
     decoder.norm_queries_and_keys(QkSpan::Head);
     let scale = fields.or("query_pre_attn_scalar", 256.0f64)?.powf(-0.5);
     for (_, attention) in decoder.attentions_mut() {
-        // `attn_logit_softcapping` is a field of the class that its attention does not look at.
+        // `attn_logit_softcapping` is a field of the class, but its attention does not use it.
         attention.scale = scale;
         attention.rope = Some(if attention.window.is_some() { local.clone() } else { full.clone() });
     }
     Ok(decoder)
 }
 
-/// Rotary positions of the layers that see everything and of those with a window. The older spelling's one scaling
-/// is meant for the former.
+/// The rotary embeddings of layers that see all positions, and of those with a window. The single scaling of the
+/// older spelling is meant for the former.
 fn ropes(fields: &Fields<'_>, context: RopeContext) -> Result<[RopeConfig; 2], ModelError> {
     let full = RopeContext { theta: fields.or("rope_theta", context.theta)?, ..context };
     let local = RopeContext { theta: fields.or("rope_local_base_freq", LOCAL_THETA)?, ..context };

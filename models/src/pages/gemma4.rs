@@ -1,8 +1,8 @@
-//! Gemma 4: Gemma 3 with weights that are not 1 + w, a factor of each layer's own, other heads in the layers that see
-//! everything, and a norm of values.
+//! Gemma 4: Gemma 3 with norm weights that are not 1 + w, a factor per layer, other heads in the layers that see all
+//! positions, and a norm of values.
 //!
-//! Three forms: dense; with experts beside each feed-forward block; and E, whose layers have inputs of their own and whose
-//! last layers use keys and values of earlier ones.
+//! There are three forms: dense; with experts in parallel to each feed-forward network; and E, whose layers have
+//! inputs of their own and whose last layers use keys and values of earlier ones.
 
 use std::collections::BTreeMap;
 
@@ -19,7 +19,7 @@ use crate::{
     rope_fields::{RopeContext, rope_of_kind},
 };
 
-/// What one of the two classes has where a config has nothing.
+/// The defaults of one of the two config classes.
 #[derive(Clone, Copy)]
 struct Form {
     defaults: Defaults,
@@ -27,7 +27,7 @@ struct Form {
     per_layer_width: usize,
 }
 
-/// transformers' `Gemma4TextConfig`.
+/// Defaults of transformers' `Gemma4TextConfig`.
 const GEMMA4: Form = Form {
     defaults: Defaults {
         vocab_size: 262_144,
@@ -46,7 +46,7 @@ const GEMMA4: Form = Form {
     per_layer_width: 256,
 };
 
-/// transformers' `Gemma4UnifiedTextConfig`.
+/// Defaults of transformers' `Gemma4UnifiedTextConfig`.
 const UNIFIED: Form = Form {
     defaults: Defaults { context_length: 262_144, ..GEMMA4.defaults },
     window: 1024,
@@ -64,12 +64,12 @@ const NESTED: Multimodal = Multimodal { body: "model.language_model.", head: "lm
 const FLAT: Multimodal = Multimodal { body: "model.", head: "lm_head.", ignored: IGNORED };
 const NAMES: Names = Names { source, ignored, ..Names::LLAMA };
 
-/// Reads the text part of a config.
+/// Reads the text part of a multimodal config.
 pub(crate) fn multimodal(outer: &Fields<'_>) -> Result<Architecture, ModelError> {
     nested(outer, GEMMA4)
 }
 
-/// Reads that text's own config.
+/// Reads the config of that text model alone.
 pub(crate) fn text(fields: &Fields<'_>) -> Result<Architecture, ModelError> {
     Architecture::new(decoder(fields, GEMMA4)?, Names { multimodal: Some(FLAT), ..NAMES })
 }
@@ -79,7 +79,7 @@ pub(crate) fn unified(outer: &Fields<'_>) -> Result<Architecture, ModelError> {
     nested(outer, UNIFIED)
 }
 
-/// Reads that text's own config.
+/// Reads the config of that text model alone.
 pub(crate) fn unified_text(fields: &Fields<'_>) -> Result<Architecture, ModelError> {
     Architecture::new(decoder(fields, UNIFIED)?, Names { multimodal: Some(FLAT), ..NAMES })
 }
@@ -110,7 +110,7 @@ fn decoder(fields: &Fields<'_>, form: Form) -> Result<DecoderConfig, ModelError>
         layer.output_scale = true;
     }
     let mut sliding = fields.sliding_layers(layers, |i| !(i + 1).is_multiple_of(6))?;
-    // As the class does, whatever the list says.
+    // The class gives the last layer no window, whatever the list says.
     sliding.iter_mut().last().into_iter().for_each(|last| *last = false);
     decoder.slide(fields, &sliding, fields.nullable("sliding_window", Some(form.window))?)?;
     let eps = decoder.norm.eps;
@@ -137,7 +137,7 @@ fn rope(
     rope_of_kind(fields, kind, None, RopeContext { theta, ..context })
 }
 
-/// What a config says of one layer alone.
+/// The options that a config sets for a single layer.
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct LayerOverrides {
@@ -145,7 +145,7 @@ struct LayerOverrides {
     num_key_value_heads: Option<usize>,
 }
 
-/// The heads of the layers that see everything, and their rotary positions.
+/// Sets the heads of the layers that see all positions, and their rotary embedding.
 fn widen_full_layers(
     decoder: &mut DecoderConfig,
     fields: &Fields<'_>,
@@ -174,7 +174,7 @@ fn widen_full_layers(
     Ok(())
 }
 
-/// The last layers use keys and values of the last one before them of their kind.
+/// Lets the last layers use keys and values of the last earlier layer of their kind.
 fn share_caches(decoder: &mut DecoderConfig, fields: &Fields<'_>) -> Result<(), ModelError> {
     let (layers, shared) = (decoder.layers.len(), fields.or("num_kv_shared_layers", 0usize)?);
     let is_double = fields.or("use_double_wide_mlp", false)?;
@@ -262,7 +262,7 @@ fn source(_: &DecoderConfig, name: &str) -> TensorSource {
     TensorSource::whole(renamed(name, OWN))
 }
 
-/// Keys and values that no layer uses stand in files all the same.
+/// Whether a tensor is not read: files also have keys and values that no layer uses.
 fn ignored(config: &DecoderConfig, name: &str) -> bool {
     const UNUSED: &[&str] = &["self_attn.k_proj", "self_attn.v_proj", "self_attn.k_norm", "self_attn.v_norm"];
     let is_shared = |index: usize| match config.layers.get(index).and_then(|layer| layer.attention.as_ref()) {

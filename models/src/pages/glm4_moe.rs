@@ -1,4 +1,4 @@
-//! GLM-4.5 to 4.7: Qwen3's attention on a part of each head, and DeepSeek V3's experts.
+//! GLM-4.5 to 4.7: Qwen3's attention with a rotary embedding of a part of each head, and DeepSeek V3's experts.
 
 use crate::{
     Architecture, DecoderConfig, ExpertGroups, ExpertsConfig, GroupScore, ModelError, QkSpan, RouterConfig,
@@ -9,7 +9,7 @@ use crate::{
     names::renamed,
 };
 
-/// transformers' `Glm4MoeConfig`.
+/// Defaults of transformers' `Glm4MoeConfig`.
 const DEFAULTS: Defaults = Defaults {
     vocab_size: 151_552,
     intermediate_size: 10_944,
@@ -49,7 +49,7 @@ fn give_experts(decoder: &mut DecoderConfig, fields: &Fields<'_>) -> Result<(), 
         num_experts,
         num_per_token: fields.or("num_experts_per_tok", 8)?,
         router: RouterConfig {
-            // One group is no choice.
+            // A single group is no restriction.
             groups: (groups != 1).then_some(ExpertGroups { count: groups, kept, score: GroupScore::BestTwo }),
             sum_plus: 1e-20,
             factor: fields.or("routed_scaling_factor", 1.0)?,

@@ -1,5 +1,5 @@
-//! GPT-2: learned positions, LayerNorm, biases everywhere, an ungated feed-forward block. Its weights are
-//! stored `[in, out]` ("Conv1D"), q, k and v as one.
+//! GPT-2: learned positions, LayerNorm, biases everywhere, and an ungated feed-forward block. Its weights are stored
+//! as `[in, out]` ("Conv1D"), those of q, k and v in one tensor.
 
 use moi_formats::RowBlocks;
 
@@ -11,9 +11,9 @@ use crate::{
     names::of_layer,
 };
 
-/// Reads the config; defaults of transformers' `GPT2Config`.
+/// Reads the config, with the defaults of transformers' `GPT2Config`.
 pub(crate) fn architecture(fields: &Fields<'_>) -> Result<Architecture, ModelError> {
-    // transformers reads either name of these, the common one first.
+    // transformers reads these under two names, of which the common one has precedence.
     let either = |common: &str, own: &str, default: usize| fields.either(common, own, default);
     let hidden_size = either("hidden_size", "n_embd", 768)?;
     let num_heads = either("num_attention_heads", "n_head", 12)?;
@@ -55,7 +55,7 @@ pub(crate) fn architecture(fields: &Fields<'_>) -> Result<Architecture, ModelErr
         source,
         respelled: |name| with_prefix("transformer.", name),
         ignored: |config, name| {
-            // Masks that old files store.
+            // Old files store attention masks.
             name.ends_with(".attn.bias")
                 || name.ends_with(".attn.masked_bias")
                 || (config.tie_word_embeddings && name == "lm_head.weight")

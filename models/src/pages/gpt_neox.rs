@@ -1,5 +1,5 @@
-//! GPT-NeoX and Pythia: LayerNorm, biases, rotary positions on a part of each head, an ungated feed-forward
-//! block beside the attention. q, k and v of a head stand together in one map.
+//! GPT-NeoX and Pythia: LayerNorm, biases, a rotary embedding of a part of each head, and an ungated feed-forward
+//! block in parallel to attention. One linear layer has q, k and v, next to each other for each head.
 
 use moi_formats::RowBlocks;
 
@@ -12,7 +12,7 @@ use crate::{
     rope_fields::{RopeContext, context_length, rope_with},
 };
 
-/// Reads the config; defaults of transformers' `GPTNeoXConfig`.
+/// Reads the config, with the defaults of transformers' `GPTNeoXConfig`.
 pub(crate) fn architecture(fields: &Fields<'_>) -> Result<Architecture, ModelError> {
     let hidden_size: usize = fields.or("hidden_size", 6144)?;
     let num_heads: usize = fields.or("num_attention_heads", 64)?;
@@ -69,7 +69,7 @@ pub(crate) fn architecture(fields: &Fields<'_>) -> Result<Architecture, ModelErr
             _ => with_prefix("gpt_neox.", name),
         },
         ignored: |config, name| {
-            // Masks that old files store.
+            // Old files store attention masks.
             name.ends_with(".attention.bias")
                 || name.ends_with(".attention.masked_bias")
                 || name.ends_with(".rotary_emb.inv_freq")

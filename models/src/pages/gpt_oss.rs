@@ -1,4 +1,5 @@
-//! gpt-oss: attention with sinks, a sliding window on every other layer, and experts with biases and a clamped SwiGLU.
+//! gpt-oss: attention with sinks, a sliding window in every other layer, and experts with biases and a clamped
+//! SwiGLU.
 
 use serde_json::json;
 
@@ -10,7 +11,7 @@ use crate::{
     names::renamed,
 };
 
-/// transformers' `GptOssConfig`.
+/// Defaults of transformers' `GptOssConfig`.
 const DEFAULTS: Defaults = Defaults {
     vocab_size: 201_088,
     hidden_size: 2880,
@@ -47,7 +48,7 @@ pub(crate) fn architecture(fields: &Fields<'_>) -> Result<Architecture, ModelErr
     let experts = ExpertsConfig {
         num_experts,
         num_per_token: fields.or("num_experts_per_tok", 4)?,
-        // The softmax over those that are picked is that over all, divided by their sum.
+        // The softmax over the picked experts is the softmax over all, divided by the sum of the picked ones.
         router: RouterConfig { bias: true, ..RouterConfig::softmax(true) },
         expert: MlpConfig {
             intermediate_size: fields.or("intermediate_size", DEFAULTS.intermediate_size)?,

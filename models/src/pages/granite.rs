@@ -1,4 +1,4 @@
-//! Granite 3: Llama with a factor on the embedding, the scores, what blocks add, and the logits.
+//! Granite 3: Llama with factors on the embedding, the scores, the outputs of blocks, and the logits.
 
 use crate::{
     Architecture, DecoderConfig, ModelError,
@@ -16,7 +16,7 @@ pub(crate) fn architecture(fields: &Fields<'_>) -> Result<Architecture, ModelErr
     Architecture::new(decoder, Names::LLAMA)
 }
 
-/// Granite's factors.
+/// Sets Granite's factors.
 pub(super) fn multiply(decoder: &mut DecoderConfig, fields: &Fields<'_>) -> Result<(), ModelError> {
     decoder.embedding_scale = fields.or("embedding_multiplier", 1.0)?;
     decoder.logit_scale = fields.or("logits_scaling", 1.0f64)?.recip();

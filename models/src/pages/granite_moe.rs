@@ -1,5 +1,5 @@
-//! Granite's mixtures of experts, and Granite 4 H: Granite whose layers are mostly Mamba 2, with an MLP in each, and experts
-//! beside it where there are any.
+//! Granite's mixtures of experts, and Granite 4 H: Granite whose layers are mostly Mamba 2, each with an MLP, and
+//! with experts in parallel to it if there are any.
 
 use crate::{
     Architecture, AttentionKind, DecoderConfig, ExpertStacks, ExpertsConfig, FeedForwardKind, Mamba2Config,
@@ -22,7 +22,7 @@ pub(crate) fn architecture(fields: &Fields<'_>) -> Result<Architecture, ModelErr
     Architecture::new(decoder, NAMES)
 }
 
-/// Reads the config of a hybrid.
+/// Reads the config of a hybrid of Mamba 2 and attention.
 pub(crate) fn hybrid(fields: &Fields<'_>) -> Result<Architecture, ModelError> {
     fields.supports("position_embedding_type", &["rope".into(), "nope".into()], "rope, nope")?;
     let mut decoder = family::decoder(fields, &LLAMA)?;
@@ -56,14 +56,14 @@ pub(crate) fn hybrid(fields: &Fields<'_>) -> Result<Architecture, ModelError> {
     Architecture::new(decoder, NAMES)
 }
 
-/// What layers with states are called.
+/// The names of layers with states.
 const STATES: &[&str] = &["mamba", "linear_attention"];
 
 fn experts(fields: &Fields<'_>, num_experts: usize) -> Result<ExpertsConfig, ModelError> {
     Ok(ExpertsConfig {
         num_experts,
         num_per_token: fields.or("num_experts_per_tok", 2)?,
-        // The softmax over those that are picked is that over all, divided by their sum.
+        // The softmax over the picked experts is the softmax over all, divided by the sum of the picked ones.
         router: RouterConfig::softmax(true),
         expert: family::gated_mlp(fields, &LLAMA, fields.or("intermediate_size", LLAMA.intermediate_size)?)?,
         latent: None,
@@ -92,13 +92,13 @@ fn mamba(fields: &Fields<'_>, decoder: &DecoderConfig) -> Result<Mamba2Config, M
     })
 }
 
-/// Where a parameter stands: gate and up of the MLP are halves of one map.
+/// The tensor of a parameter. Gate and up projections of the MLP are halves of one tensor.
 fn source(config: &DecoderConfig, name: &str) -> TensorSource {
     const MAMBA: &[(&str, &str)] = &[
         ("self_attn.conv.", "mamba.conv1d."),
         ("self_attn.a_log", "mamba.A_log"),
         ("self_attn.dt_bias", "mamba.dt_bias"),
-        // Behind the other that begins so.
+        // This comes after the other name with this prefix.
         ("self_attn.d", "mamba.D"),
         ("self_attn.", "mamba."),
     ];

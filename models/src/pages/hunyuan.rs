@@ -1,4 +1,4 @@
-//! Hunyuan, dense: Llama with a norm on each head of q and k behind their rotation.
+//! Hunyuan, dense: Llama with a norm on each head of q and k after their rotation.
 
 use crate::{
     Architecture, ModelError, QkNorm, QkSpan, TensorSource,
@@ -9,7 +9,7 @@ use crate::{
     rope_fields::{RopeContext, rope},
 };
 
-/// transformers' `HunYuanDenseV1Config`.
+/// Defaults of transformers' `HunYuanDenseV1Config`.
 const DEFAULTS: Defaults = Defaults { vocab_size: 290_943, norm_eps: 1e-5, ..LLAMA };
 
 /// Reads the config.

@@ -1,4 +1,5 @@
-//! Laguna: heads by layer, a softplus gate on what attention gives, and experts that a corrected sigmoid picks.
+//! Laguna: a number of heads per layer, a softplus gate on the output of attention, and experts that are picked by
+//! corrected sigmoids.
 
 use serde_json::{Value, json};
 
@@ -12,7 +13,7 @@ use crate::{
     rope_fields::{RopeContext, context_length, rope_of_kind},
 };
 
-/// transformers' `LagunaConfig`.
+/// Defaults of transformers' `LagunaConfig`.
 const DEFAULTS: Defaults = Defaults {
     vocab_size: 100_352,
     hidden_size: 2048,
@@ -62,7 +63,7 @@ pub(crate) fn architecture(fields: &Fields<'_>) -> Result<Architecture, ModelErr
     Architecture::new(decoder, names)
 }
 
-/// Rotary positions of the layers that see everything, on half of each head, and of those with a window.
+/// The rotary embeddings of the layers that see all positions, on half of each head, and of those with a window.
 fn ropes(fields: &Fields<'_>) -> Result<[RopeConfig; 2], ModelError> {
     let context = family::rope_context(fields, &DEFAULTS, family::heads(fields, &DEFAULTS)?)?;
     let context = RopeContext { partly: true, ..context };

@@ -1,4 +1,4 @@
-//! LFM2: short convolutions in most layers, attention in the others; dense, or with experts behind the first layers.
+//! LFM2: short convolutions in most layers, attention in the others; dense, or with experts after the first layers.
 
 use crate::{
     Architecture, AttentionKind, DecoderConfig, ExpertsConfig, FeedForwardKind, MlpConfig, ModelError,
@@ -9,7 +9,7 @@ use crate::{
     names::renamed,
 };
 
-/// transformers' `Lfm2Config`.
+/// Defaults of transformers' `Lfm2Config`.
 const DENSE: Defaults = Defaults {
     vocab_size: 65_536,
     hidden_size: 2560,
@@ -22,7 +22,7 @@ const DENSE: Defaults = Defaults {
     ..LLAMA
 };
 
-/// transformers' `Lfm2MoeConfig`.
+/// Defaults of transformers' `Lfm2MoeConfig`.
 const EXPERTS: Defaults = Defaults { hidden_size: 2048, intermediate_size: 7168, ..DENSE };
 
 /// Reads the config.
@@ -58,7 +58,7 @@ pub(crate) fn experts(fields: &Fields<'_>) -> Result<Architecture, ModelError> {
     Architecture::new(decoder, names())
 }
 
-/// Under the names of Llama's fields.
+/// The fields with Llama's names.
 fn common(fields: &Fields<'_>) -> serde_json::Value {
     fields.renamed(&[("tie_embedding", "tie_word_embeddings"), ("norm_eps", "rms_norm_eps")])
 }
@@ -89,7 +89,8 @@ fn decoder(fields: &Fields<'_>, defaults: &Defaults) -> Result<DecoderConfig, Mo
     Ok(decoder)
 }
 
-/// The width of feed-forward blocks: two thirds of the field where it says so, times a factor, up to a multiple.
+/// The width of feed-forward blocks. If automatically adjusted: two thirds of the field, times a factor, rounded up
+/// to a multiple.
 fn width(fields: &Fields<'_>) -> Result<usize, ModelError> {
     let width: usize = match fields.get("block_ff_dim")? {
         Some(width) => width,

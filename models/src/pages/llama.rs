@@ -1,6 +1,6 @@
 //! Llama 2 and 3, SmolLM and SmolLM2, and every checkpoint with `model_type` "llama".
 //!
-//! Pre-norm RMSNorm, rotary positions, grouped-query attention, SwiGLU. Fields and defaults as in
+//! Pre-norm RMSNorm, rotary embedding, grouped-query attention, SwiGLU. Fields and defaults are those of
 //! transformers' `LlamaConfig`.
 
 use crate::{

@@ -1,5 +1,5 @@
-//! MiniMax M2: Mixtral's names with norms over all of q and all of k, rotary positions on a part of each head, and experts
-//! that a corrected sigmoid picks.
+//! MiniMax M2: Mixtral's names, with norms over all of q and all of k, a rotary embedding of a part of each head, and
+//! experts that are picked by corrected sigmoids.
 
 use std::borrow::Cow;
 
@@ -11,7 +11,7 @@ use crate::{
     pages::mixtral,
 };
 
-/// transformers' `MiniMaxM2Config`.
+/// Defaults of transformers' `MiniMaxM2Config`.
 const DEFAULTS: Defaults = Defaults {
     vocab_size: 200_064,
     hidden_size: 3072,
@@ -27,7 +27,7 @@ const DEFAULTS: Defaults = Defaults {
 
 /// Reads the config.
 pub(crate) fn architecture(fields: &Fields<'_>) -> Result<Architecture, ModelError> {
-    // What published configs say besides; the class has no such fields.
+    // Published configs have these fields, but the class does not.
     fields.supports("scoring_func", &["sigmoid".into()], "sigmoid")?;
     fields.supports("use_routing_bias", &[true.into()], "true")?;
     fields.supports("use_qk_norm", &[true.into()], "true")?;

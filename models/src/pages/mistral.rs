@@ -1,4 +1,4 @@
-//! Mistral 7B and its descendants: Llama with a sliding window on every layer, or on none.
+//! Mistral 7B and its descendants: Llama with a sliding window in every layer, or in none.
 
 use crate::{
     Architecture, DecoderConfig, ModelError,
@@ -7,7 +7,7 @@ use crate::{
     fields::Fields,
 };
 
-/// transformers' `MistralConfig`.
+/// Defaults of transformers' `MistralConfig`.
 pub(crate) const DEFAULTS: Defaults =
     Defaults { intermediate_size: 14_336, num_kv_heads: Some(8), context_length: 131_072, ..LLAMA };
 
@@ -21,7 +21,7 @@ pub(super) fn decoder(fields: &Fields<'_>) -> Result<DecoderConfig, ModelError> 
     for (_, attention) in decoder.attentions_mut() {
         (attention.qkv_bias, attention.output_bias) = (false, false);
     }
-    // Where `layer_types` stands, transformers takes the checkpoint for a Ministral: windows by layer.
+    // If the config has `layer_types`, transformers treats it as a Ministral, with windows by layer.
     let window = fields.nullable("sliding_window", Some(4096))?;
     let sliding = fields.sliding_layers(decoder.layers.len(), |_| window.is_some())?;
     decoder.slide(fields, &sliding, window)?;

@@ -1,5 +1,5 @@
-//! Mistral Small 3 and Ministral 3: Mistral, or Mistral with YaRN and queries that grow with their positions, under the
-//! prefix of a multimodal checkpoint.
+//! Mistral Small 3 and Ministral 3: Mistral, or Mistral with YaRN and a factor on queries that grows with their
+//! positions, under the prefix of a multimodal checkpoint.
 
 use serde_json::{Value, json};
 
@@ -12,7 +12,7 @@ use crate::{
     rope_fields::given,
 };
 
-/// transformers' `Ministral3Config`.
+/// Defaults of transformers' `Ministral3Config`.
 const DEFAULTS: Defaults = Defaults {
     vocab_size: 131_072,
     num_layers: 34,
@@ -23,7 +23,7 @@ const DEFAULTS: Defaults = Defaults {
     ..mistral::DEFAULTS
 };
 
-/// Reads the text part of the config of a multimodal one.
+/// Reads the text part of a multimodal model's config.
 pub(crate) fn multimodal(outer: &Fields<'_>) -> Result<Architecture, ModelError> {
     let fields = outer.nested("text_config")?;
     let mut decoder = match fields.get::<String>("model_type")?.as_deref() {
@@ -38,13 +38,13 @@ pub(crate) fn multimodal(outer: &Fields<'_>) -> Result<Architecture, ModelError>
             ));
         }
     };
-    // Mistral's own class has one; the text's counts where the outer one says nothing.
+    // The outer class has this field too; that of the text part is used if the outer one is absent.
     let inner = fields.get("tie_word_embeddings")?.unwrap_or(true);
     decoder.tie_word_embeddings = outer.or("tie_word_embeddings", inner)?;
     Architecture::new(decoder, Names { multimodal: Some(Multimodal::UNDER_LANGUAGE_MODEL), ..Names::LLAMA })
 }
 
-/// Reads the config of a Ministral 3 of text alone.
+/// Reads the config of a Ministral 3 without images.
 pub(crate) fn ministral3(fields: &Fields<'_>) -> Result<Architecture, ModelError> {
     Architecture::new(ministral3_decoder(fields)?, Names::LLAMA)
 }
@@ -65,7 +65,7 @@ fn ministral3_decoder(fields: &Fields<'_>) -> Result<DecoderConfig, ModelError> 
     Ok(decoder)
 }
 
-/// How queries grow, as the rotary parameters say it.
+/// The factor on queries, from the rotary parameters.
 pub(super) fn query_scale(fields: &Fields<'_>) -> Result<Option<QueryScale>, ModelError> {
     let parameters = given(fields);
     let number = |name: &str| match parameters.and_then(|parameters| parameters.get(name)) {

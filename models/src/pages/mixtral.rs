@@ -10,7 +10,7 @@ use crate::{
     pages::mistral,
 };
 
-/// transformers' `MixtralConfig`.
+/// Defaults of transformers' `MixtralConfig`.
 const DEFAULTS: Defaults = Defaults { norm_eps: 1e-5, theta: 1e6, ..mistral::DEFAULTS };
 
 /// Reads the config.
@@ -39,7 +39,7 @@ pub(crate) fn architecture(fields: &Fields<'_>) -> Result<Architecture, ModelErr
     Architecture::new(decoder, names)
 }
 
-/// The name that most files have for one that has no prefix, or is the decoder's own.
+/// The name that most files use, for a name without the prefix, or for the decoder's own name.
 pub(super) fn respelled(name: &str) -> Cow<'_, str> {
     match with_prefix("model.", name) {
         Cow::Borrowed(name) => own_name(name),

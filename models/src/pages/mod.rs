@@ -1,4 +1,4 @@
-//! The architectures: each page reads a `config.json` and says how checkpoints name what it describes.
+//! The architectures: each page reads a `config.json`, and defines the names of the parameters in checkpoints.
 
 mod apertus;
 mod deepseek;
@@ -41,10 +41,10 @@ mod smollm3;
 
 use crate::{Architecture, ModelError, fields::Fields};
 
-/// A page: reads a config's fields.
+/// A page: a function that reads a config's fields.
 pub(crate) type Page = fn(&Fields<'_>) -> Result<Architecture, ModelError>;
 
-/// All pages, by `model_type`. A new architecture gets its line here.
+/// All pages, by `model_type`. A new architecture is added here.
 pub(crate) const PAGES: &[(&str, Page)] = &[
     ("llama", llama::architecture),
     ("qwen2", qwen2::architecture),

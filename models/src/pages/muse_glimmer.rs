@@ -1,5 +1,5 @@
-//! Muse Glimmer: rows of the embedding divided by their root mean square, norms around the blocks, a sigmoid gate on what
-//! attention gives, and queries and keys behind norms without weights.
+//! Muse Glimmer: embeddings divided by their root mean square, norms before and after each block, a sigmoid gate on
+//! the output of attention, and norms of queries and keys without weights.
 
 use crate::{
     Architecture, DecoderConfig, GateKind, GateSpan, ModelError, Multimodal, NormConfig, NormKind, NormPlace,
@@ -9,7 +9,7 @@ use crate::{
     fields::Fields,
 };
 
-/// transformers' `MuseGlimmerTextConfig`.
+/// Defaults of transformers' `MuseGlimmerTextConfig`.
 const DEFAULTS: Defaults = Defaults {
     vocab_size: 202_048,
     hidden_size: 6656,
@@ -26,7 +26,7 @@ const DEFAULTS: Defaults = Defaults {
 
 const IGNORED: &[&str] = &["model.vision_tower.", "model.vision_adapter.", "model.vision_projection."];
 
-/// Reads the text part of the config of a multimodal one.
+/// Reads the text part of a multimodal model's config.
 pub(crate) fn multimodal(outer: &Fields<'_>) -> Result<Architecture, ModelError> {
     let fields = outer.nested("text_config")?;
     let mut decoder = decoder(&fields)?;
@@ -36,7 +36,7 @@ pub(crate) fn multimodal(outer: &Fields<'_>) -> Result<Architecture, ModelError>
     Architecture::new(decoder, Names { multimodal: Some(place), ..Names::LLAMA })
 }
 
-/// Reads that text's own config.
+/// Reads the config of that text model alone.
 pub(crate) fn text(fields: &Fields<'_>) -> Result<Architecture, ModelError> {
     let place = Multimodal { body: "model.", head: "lm_head.", ignored: IGNORED };
     Architecture::new(decoder(fields)?, Names { multimodal: Some(place), ..Names::LLAMA })
@@ -63,7 +63,7 @@ fn decoder(fields: &Fields<'_>) -> Result<DecoderConfig, ModelError> {
     for (index, attention) in decoder.attentions_mut() {
         attention.gate = Some(OutputGate { kind: GateKind::Sigmoid, span: GateSpan::Value });
         attention.qk_norm = Some(norm);
-        // The queries' own factor: they are linear behind their norm.
+        // The queries have a factor of their own, which is part of the scale because it comes after their norm.
         attention.scale *= scale;
         match (&thetas, &mut attention.rope) {
             (Some(thetas), rope) if thetas[index] == 0.0 => *rope = None,

@@ -1,5 +1,5 @@
-//! Nemotron-H and Nemotron 3 Nano and Super: layers of one block each, which is Mamba 2, attention without positions, an MLP
-//! without a gate, or experts, which may work on a latent.
+//! Nemotron-H and Nemotron 3 Nano and Super: layers of a single block each, which is Mamba 2, attention without
+//! positions, an MLP without a gate, or experts, which may work on a latent vector.
 
 use std::borrow::Cow;
 
@@ -12,10 +12,10 @@ use crate::{
     names::renamed,
 };
 
-/// Layers of a model whose config says nothing of them.
+/// The default layers, for a config that does not list them.
 const LAYERS: [Block; 4] = [Block::Mamba, Block::Experts, Block::Attention, Block::Mlp];
 
-/// What a layer is.
+/// The block of a layer.
 #[derive(Clone, Copy, Debug)]
 enum Block {
     Mamba,
@@ -47,9 +47,9 @@ pub(crate) fn architecture(fields: &Fields<'_>) -> Result<Architecture, ModelErr
     Architecture::new(decoder, Names { source, respelled, ignored, ..Names::LLAMA })
 }
 
-/// The layers, as a list of names or a pattern of letters has them.
+/// The blocks of all layers, from a list of names or a pattern of letters.
 fn blocks(fields: &Fields<'_>) -> Result<Vec<Block>, ModelError> {
-    const MOST: usize = 1 << 12;
+    const MAX_COUNT: usize = 1 << 12;
     let listed = match fields.get::<Vec<String>>("layers_block_type")? {
         Some(listed) => Some(listed),
         None => fields.get::<Vec<String>>("layer_types")?,
@@ -73,8 +73,8 @@ fn blocks(fields: &Fields<'_>) -> Result<Vec<Block>, ModelError> {
         (None, None) => LAYERS.to_vec(),
     };
     match blocks.len() {
-        1..=MOST => Ok(blocks),
-        other => Err(fields.wrong(format!("it has {other} layers, expected 1 to {MOST}"))),
+        1..=MAX_COUNT => Ok(blocks),
+        other => Err(fields.wrong(format!("it has {other} layers, expected 1 to {MAX_COUNT}"))),
     }
 }
 
@@ -137,7 +137,7 @@ fn experts(fields: &Fields<'_>) -> Result<ExpertsConfig, ModelError> {
         num_experts: fields.either("num_local_experts", "n_routed_experts", 8)?,
         num_per_token: fields.or("num_experts_per_tok", 2)?,
         router: RouterConfig {
-            // One group is no choice.
+            // A single group is no restriction.
             groups: (groups != 1).then_some(ExpertGroups { count: groups, kept, score: GroupScore::BestTwo }),
             sum_plus: 1e-20,
             factor: fields.or("routed_scaling_factor", 1.0)?,
@@ -158,7 +158,7 @@ fn source(_: &DecoderConfig, name: &str) -> TensorSource {
         ("self_attn.conv.", "mixer.conv1d."),
         ("self_attn.a_log", "mixer.A_log"),
         ("self_attn.dt_bias", "mixer.dt_bias"),
-        // Behind the other that begins so.
+        // This comes after the other name with this prefix.
         ("self_attn.d", "mixer.D"),
         ("self_attn.", "mixer."),
         ("mlp.correction", "mixer.gate.e_score_correction_bias"),

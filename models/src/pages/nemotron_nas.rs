@@ -1,8 +1,8 @@
-//! Nemotron-NAS (`DeciLMForCausalLM`), such as Llama-3.3-Nemotron-Super-49B: Llama whose layers a search has
-//! thinned out one by one.
+//! Nemotron-NAS (`DeciLMForCausalLM`), such as Llama-3.3-Nemotron-Super-49B: Llama whose layers were reduced one by
+//! one by an architecture search.
 //!
-//! `block_configs` says of each layer what it has: attention with its own number of key and value heads, one
-//! linear map in its place, or none; a feed-forward block of its own width, one linear map, or none.
+//! `block_configs` defines for each layer what it has: attention with its own number of key and value heads, a linear
+//! layer in place of attention, or none; a feed-forward block of its own width, a linear layer, or none.
 
 use serde::Deserialize;
 use serde_json::{Map, Value};
@@ -16,7 +16,7 @@ use crate::{
 
 /// The widths of blocks come from `block_configs`.
 const DEFAULTS: Defaults = Defaults { intermediate_size: 1, ..LLAMA };
-/// Feed-forward widths are multiples of it.
+/// Widths of feed-forward blocks are multiples of this.
 const WIDTH_STEP: usize = 256;
 
 #[derive(Debug, Deserialize)]
@@ -25,7 +25,7 @@ struct Block {
     ffn: Part,
 }
 
-/// Attention or feed-forward of a layer; each has one of the two sizes.
+/// The attention or feed-forward block of a layer; each uses one of the two sizes.
 #[derive(Debug, Deserialize)]
 struct Part {
     n_heads_in_group: Option<usize>,
@@ -34,7 +34,7 @@ struct Part {
     no_op: bool,
     #[serde(default)]
     replace_with_linear: bool,
-    /// What else the search can vary; nothing of it is implemented.
+    /// The other options that the search can vary, none of which is implemented.
     #[serde(flatten)]
     rest: Map<String, Value>,
 }
@@ -59,7 +59,7 @@ pub(crate) fn architecture(fields: &Fields<'_>) -> Result<Architecture, ModelErr
     Architecture::new(decoder, Names::LLAMA)
 }
 
-/// Whatever else is set would change the result.
+/// Refuses any other option that is set, because it would change the result.
 fn refuse_rest(fields: &Fields<'_>, rest: &Map<String, Value>) -> Result<(), ModelError> {
     match rest.iter().find(|(_, value)| !matches!(value, Value::Null | Value::Bool(false))) {
         None => Ok(()),

@@ -1,4 +1,4 @@
-//! OLMo 3: OLMo 2 with a sliding window on three of four layers, whose rotary positions are not stretched.
+//! OLMo 3: OLMo 2 with a sliding window in three of four layers, whose rotary embedding is not scaled.
 
 use crate::{
     Architecture, ModelError, NormPlace, QkSpan,
@@ -8,7 +8,7 @@ use crate::{
     rope_fields::{RopeContext, rope_of_kind},
 };
 
-/// transformers' `Olmo3Config`.
+/// Defaults of transformers' `Olmo3Config`.
 const DEFAULTS: Defaults = Defaults { vocab_size: 50_304, norm_eps: 1e-5, theta: 5e5, ..LLAMA };
 
 /// Reads the config.
@@ -16,7 +16,8 @@ pub(crate) fn architecture(fields: &Fields<'_>) -> Result<Architecture, ModelErr
     fields.supports("clip_qkv", &[], "null")?;
     let context = family::rope_context(fields, &DEFAULTS, family::heads(fields, &DEFAULTS)?)?;
     let full = RopeContext { theta: fields.or("rope_theta", DEFAULTS.theta)?, ..context };
-    // As transformers reads them: by kind, or, in the older spelling, a base and a scaling for the layers that see everything.
+    // As in transformers: by kind of layer, or, in the older spelling, a base for all and a scaling for layers
+    // without a window.
     let full = rope_of_kind(fields, "full_attention", fields.value("rope_scaling"), full)?;
     let sliding_rope = rope_of_kind(fields, "sliding_attention", None, context)?;
     let mut decoder = family::decoder_with_rope(fields, &DEFAULTS, full)?;

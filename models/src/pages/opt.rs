@@ -1,5 +1,5 @@
-//! OPT: learned positions that begin at the third row of their table, LayerNorm, biases everywhere, an ungated feed-forward
-//! block.
+//! OPT: learned positions that begin at the third row of their table, LayerNorm, biases everywhere, and an ungated
+//! feed-forward block.
 
 use std::borrow::Cow;
 
@@ -8,12 +8,12 @@ use crate::{
     NormConfig, NormKind, TensorSource, architecture::Names, fields::Fields, names::renamed,
 };
 
-/// Rows of the table of positions before that of the first position.
+/// Number of rows in the table of positions before that of the first position.
 const FIRST_POSITION: usize = 2;
 
-/// Reads the config; defaults of transformers' `OPTConfig`.
+/// Reads the config, with the defaults of transformers' `OPTConfig`.
 pub(crate) fn architecture(fields: &Fields<'_>) -> Result<Architecture, ModelError> {
-    // Of OPT-350M, which has its norms behind the blocks and an embedding of another width.
+    // These are options of OPT-350M, which has its norms after the blocks and an embedding of another width.
     fields.supports("do_layer_norm_before", &[true.into()], "true")?;
     fields.supports("_remove_final_layer_norm", &[false.into()], "false")?;
     fields.supports("layer_norm_elementwise_affine", &[true.into()], "true")?;
@@ -63,7 +63,7 @@ fn own_name(name: &str) -> String {
     renamed(name, OWN).replacen("model.layers.", "model.decoder.layers.", 1)
 }
 
-/// Files of the first release lack the `model.`.
+/// Adds the `model.` that files of the first release lack.
 fn respelled(name: &str) -> Cow<'_, str> {
     match name.starts_with("decoder.") {
         true => format!("model.{name}").into(),

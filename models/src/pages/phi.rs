@@ -1,4 +1,5 @@
-//! Phi-1.5 and Phi-2: LayerNorm, biases everywhere, an ungated feed-forward block beside the attention, both behind one norm.
+//! Phi-1.5 and Phi-2: LayerNorm, biases everywhere, and an ungated feed-forward block in parallel to attention, with
+//! a shared norm before both.
 
 use crate::{
     Architecture, AttentionConfig, DecoderConfig, FeedForwardKind, LayerConfig, MlpConfig, ModelError,
@@ -10,7 +11,7 @@ use crate::{
     rope_fields::{RopeContext, context_length, rope},
 };
 
-/// transformers' `PhiConfig`.
+/// Defaults of transformers' `PhiConfig`.
 const DEFAULTS: Defaults = Defaults { vocab_size: 51_200, hidden_size: 2048, num_layers: 24, ..LLAMA };
 
 /// Reads the config.

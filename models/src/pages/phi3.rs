@@ -1,5 +1,5 @@
-//! Phi-3, Phi-3.5 and Phi-4-mini (text): Llama with q, k, v stored as one map and gate, up as another, rotary
-//! positions on a part of each head, and LongRoPE.
+//! Phi-3, Phi-3.5 and Phi-4-mini (text): Llama with q, k and v stored in one tensor, gate and up in another, a rotary
+//! embedding of a part of each head, and LongRoPE.
 
 use moi_formats::RowBlocks;
 
@@ -12,7 +12,7 @@ use crate::{
     rope_fields::{RopeContext, rope_with},
 };
 
-/// transformers' `Phi3Config`.
+/// Defaults of transformers' `Phi3Config`.
 const DEFAULTS: Defaults = Defaults {
     vocab_size: 32_064,
     hidden_size: 3072,
@@ -34,7 +34,7 @@ pub(crate) fn architecture(fields: &Fields<'_>) -> Result<Architecture, ModelErr
         original: Some(fields.or("original_max_position_embeddings", ORIGINAL_CONTEXT)?),
         ..context
     };
-    // The class knows one scaling; its first checkpoints call it by two other names.
+    // The class supports one scaling, which its first checkpoints call by two other names.
     let kind = |field: &str| {
         let parameters = fields.value(field)?;
         parameters.get("rope_type").or_else(|| parameters.get("type"))?.as_str()
@@ -46,7 +46,7 @@ pub(crate) fn architecture(fields: &Fields<'_>) -> Result<Architecture, ModelErr
     }
     let rope = rope_with(fields, RopeContext { yarn_is_longrope: true, ..context })?;
     let recompute_beyond = match rope.scaling {
-        // As transformers' `Phi3ForCausalLM.prepare_inputs_for_generation` does.
+        // As in transformers' `Phi3ForCausalLM.prepare_inputs_for_generation`.
         RopeScaling::LongRope { original_max_position_embeddings: original, .. } => Some(original as usize),
         _ => None,
     };
@@ -70,7 +70,7 @@ fn source(config: &DecoderConfig, name: &str) -> TensorSource {
     part(config, name).unwrap_or_else(|| TensorSource::whole(name))
 }
 
-/// The part of a fused tensor.
+/// The part of a fused tensor that is this parameter.
 fn part(config: &DecoderConfig, name: &str) -> Option<TensorSource> {
     let (index, module, kind) = of_layer(name)?;
     let layer = config.layers.get(index)?;

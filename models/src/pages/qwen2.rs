@@ -9,7 +9,7 @@ use crate::{
     fields::Fields,
 };
 
-/// transformers' `Qwen2Config`.
+/// Defaults of transformers' `Qwen2Config`.
 pub(crate) const DEFAULTS: Defaults = Defaults {
     vocab_size: 151_936,
     intermediate_size: 22_016,
@@ -22,14 +22,14 @@ pub(crate) const DEFAULTS: Defaults = Defaults {
 pub(crate) fn architecture(fields: &Fields<'_>) -> Result<Architecture, ModelError> {
     let mut decoder = family::decoder(fields, &DEFAULTS)?;
     for (_, attention) in decoder.attentions_mut() {
-        // Whatever `attention_bias` says: the class has no such field.
+        // `attention_bias` is ignored, because the class has no such field.
         (attention.qkv_bias, attention.output_bias) = (true, false);
     }
     slide(&mut decoder, fields, 28)?;
     Architecture::new(decoder, Names::LLAMA)
 }
 
-/// The sliding windows of Qwen2 and Qwen3: the layers from `max_window_layers` on, if at all.
+/// Sets the sliding windows of Qwen2 and Qwen3: if there are any, in the layers from `max_window_layers` on.
 pub(crate) fn slide(
     decoder: &mut DecoderConfig,
     fields: &Fields<'_>,

@@ -8,7 +8,7 @@ use crate::{
     pages::qwen2,
 };
 
-/// transformers' `Qwen3Config`.
+/// Defaults of transformers' `Qwen3Config`.
 const DEFAULTS: Defaults = Defaults { head_dim: Some(128), ..qwen2::DEFAULTS };
 
 /// Reads the config.

@@ -1,5 +1,5 @@
-//! Qwen3.5, 3.6 and 3.8, and Qwen3-Next: three layers with a gated delta net to each that has attention, whose output has a
-//! gate; dense, or with experts of which one is shared.
+//! Qwen3.5, 3.6 and 3.8, and Qwen3-Next: three layers with a gated delta net alternate with one that has attention
+//! with an output gate; dense, or with experts of which one is shared.
 
 use crate::{
     Architecture, AttentionKind, DecoderConfig, DeltaNetConfig, ExpertsConfig, FeedForwardKind, GateKind,
@@ -11,7 +11,7 @@ use crate::{
     names::{of_layer, renamed},
 };
 
-/// transformers' `Qwen3_5TextConfig`.
+/// Defaults of transformers' `Qwen3_5TextConfig`.
 const DENSE: Defaults = Defaults {
     vocab_size: 248_320,
     intermediate_size: 12_288,
@@ -22,10 +22,10 @@ const DENSE: Defaults = Defaults {
     ..LLAMA
 };
 
-/// transformers' `Qwen3_5MoeTextConfig`.
+/// Defaults of transformers' `Qwen3_5MoeTextConfig`.
 const EXPERTS: Defaults = Defaults { hidden_size: 2048, num_layers: 40, num_kv_heads: Some(2), ..DENSE };
 
-/// transformers' `Qwen3NextConfig`.
+/// Defaults of transformers' `Qwen3NextConfig`.
 const NEXT: Defaults = Defaults { vocab_size: 151_936, intermediate_size: 5632, num_layers: 48, ..EXPERTS };
 
 const IGNORED: &[&str] = &["model.visual.", "mtp."];
@@ -33,13 +33,13 @@ const NESTED: Multimodal = Multimodal { body: "model.language_model.", head: "lm
 const FLAT: Multimodal = Multimodal { body: "model.", head: "lm_head.", ignored: IGNORED };
 const NAMES: Names = Names { source, ..Names::LLAMA };
 
-/// Reads the text part of a config.
+/// Reads the text part of a multimodal config.
 pub(crate) fn dense(outer: &Fields<'_>) -> Result<Architecture, ModelError> {
     let fields = outer.nested("text_config")?;
     nested(outer, decoder(&fields, &DENSE)?)
 }
 
-/// Reads that text's own config.
+/// Reads the config of that text model alone.
 pub(crate) fn dense_text(fields: &Fields<'_>) -> Result<Architecture, ModelError> {
     Architecture::new(decoder(fields, &DENSE)?, Names { multimodal: Some(FLAT), ..NAMES })
 }
@@ -50,7 +50,7 @@ pub(crate) fn experts(outer: &Fields<'_>) -> Result<Architecture, ModelError> {
     nested(outer, with_experts(&fields, &EXPERTS, 256, 8)?)
 }
 
-/// Reads that text's own config.
+/// Reads the config of that text model alone.
 pub(crate) fn experts_text(fields: &Fields<'_>) -> Result<Architecture, ModelError> {
     let decoder = with_experts(fields, &EXPERTS, 256, 8)?;
     Architecture::new(decoder, Names { multimodal: Some(FLAT), ..NAMES })
@@ -59,7 +59,7 @@ pub(crate) fn experts_text(fields: &Fields<'_>) -> Result<Architecture, ModelErr
 /// Reads the config of Qwen3-Next.
 pub(crate) fn next(fields: &Fields<'_>) -> Result<Architecture, ModelError> {
     let mut decoder = with_experts(fields, &NEXT, 512, 10)?;
-    // Fields that this class alone has.
+    // Only this class has these fields.
     let normalized = fields.or("norm_topk_prob", true)?;
     let dense: Vec<usize> = fields.or("mlp_only_layers", Vec::new())?;
     let step: usize = fields.or("decoder_sparse_step", 1)?;
@@ -85,7 +85,7 @@ fn nested(outer: &Fields<'_>, mut decoder: DecoderConfig) -> Result<Architecture
 
 fn decoder(fields: &Fields<'_>, defaults: &Defaults) -> Result<DecoderConfig, ModelError> {
     fields.supports("attn_output_gate", &[true.into()], "true")?;
-    // The gate would have one, too.
+    // With biases, the gate would have one, too.
     fields.supports("attention_bias", &[false.into()], "false")?;
     fields.supports("output_gate_type", &["swish".into(), "silu".into()], "swish")?;
     let mut decoder = family::decoder_partly(fields, defaults, 0.25)?;
@@ -134,14 +134,14 @@ fn with_experts(
     Ok(decoder)
 }
 
-/// Of layers with a delta net their own names.
+/// The names in layers with a delta net.
 const OF_NET: &[(&str, &str)] = &[
     ("self_attn.conv.", "linear_attn.conv1d."),
     ("self_attn.a_log", "linear_attn.A_log"),
     ("self_attn.", "linear_attn."),
 ];
 
-/// Where a parameter of a delta net stands, if it is one of those that stand together with others.
+/// The tensor of a parameter, which may be fused with others in a delta net.
 fn source(config: &DecoderConfig, name: &str) -> TensorSource {
     let Some((index, net)) = net_of(config, name) else { return of_attention(config, name) };
     let (keys, values) = (net.key_width(), net.value_width());
@@ -161,7 +161,7 @@ fn source(config: &DecoderConfig, name: &str) -> TensorSource {
     }
 }
 
-/// The same where rows are grouped by key head.
+/// The tensor of a parameter where fused rows are grouped by key head.
 fn source_of_next(config: &DecoderConfig, name: &str) -> TensorSource {
     let Some((index, net)) = net_of(config, name) else { return of_attention(config, name) };
     let (keys, each) = (net.key_head_dim, net.num_value_heads / net.num_key_heads);
@@ -182,7 +182,7 @@ fn source_of_next(config: &DecoderConfig, name: &str) -> TensorSource {
     }
 }
 
-/// The layer and the delta net that a parameter is of, if it is of one.
+/// The layer and the delta net that a parameter belongs to, if it belongs to one.
 fn net_of<'a>(config: &'a DecoderConfig, name: &str) -> Option<(usize, &'a DeltaNetConfig)> {
     let (index, rest) = name.strip_prefix("model.layers.")?.split_once('.')?;
     let index: usize = index.parse().ok()?;
@@ -192,7 +192,7 @@ fn net_of<'a>(config: &'a DecoderConfig, name: &str) -> Option<(usize, &'a Delta
     }
 }
 
-/// Of each head of `q_proj` the second half is the gate.
+/// The tensor of a parameter outside of delta nets. The second half of each head in `q_proj` is the gate.
 fn of_attention(config: &DecoderConfig, name: &str) -> TensorSource {
     let whole = || TensorSource::whole(name);
     let Some((index, module, kind)) = of_layer(name) else { return whole() };

@@ -8,7 +8,7 @@ use crate::{
     pages::qwen2,
 };
 
-/// transformers' `Qwen3MoeConfig`; its heads have no width of their own.
+/// Defaults of transformers' `Qwen3MoeConfig`, which has no width of heads.
 const DEFAULTS: Defaults = Defaults {
     hidden_size: 2048,
     intermediate_size: 6144,

@@ -1,5 +1,5 @@
-//! The text of Qwen2-VL, Qwen2.5-VL and Qwen3-VL: Qwen2, Qwen3 or Qwen3 with experts. Its rotary positions have three
-//! dimensions, which are one where there is only text.
+//! The text models of Qwen2-VL, Qwen2.5-VL and Qwen3-VL: Qwen2, Qwen3 or Qwen3 with experts. Their rotary positions
+//! have three dimensions, which are equal for text.
 
 use crate::{
     Architecture, DecoderConfig, ExpertStacks, ExpertsConfig, ModelError, Multimodal, QkSpan, RouterConfig,
@@ -9,11 +9,11 @@ use crate::{
     pages::qwen2,
 };
 
-/// transformers' `Qwen3VLTextConfig`.
+/// Defaults of transformers' `Qwen3VLTextConfig`.
 const QWEN3: Defaults =
     Defaults { head_dim: Some(128), context_length: 128_000, theta: 5e5, ..qwen2::DEFAULTS };
 
-/// transformers' `Qwen3VLMoeTextConfig`.
+/// Defaults of transformers' `Qwen3VLMoeTextConfig`.
 const QWEN3_MOE: Defaults = Defaults {
     hidden_size: 2048,
     intermediate_size: 5632,
@@ -24,7 +24,7 @@ const QWEN3_MOE: Defaults = Defaults {
     ..QWEN3
 };
 
-/// transformers' `Qwen2VLTextConfig` and `Qwen2_5_VLTextConfig`.
+/// Defaults of transformers' `Qwen2VLTextConfig` and `Qwen2_5_VLTextConfig`.
 const QWEN2: Defaults = Defaults {
     vocab_size: 152_064,
     hidden_size: 8192,
@@ -38,9 +38,9 @@ const QWEN2: Defaults = Defaults {
 };
 
 const IGNORED: &[&str] = &["model.visual.", "visual.", "mtp."];
-/// As Qwen3-VL was published.
+/// The prefixes in published files of Qwen3-VL.
 const NESTED: Multimodal = Multimodal { body: "model.language_model.", head: "lm_head.", ignored: IGNORED };
-/// As Qwen2-VL was published, and what is text alone.
+/// The prefixes in published files of Qwen2-VL, and in files of text alone.
 const FLAT: Multimodal = Multimodal { body: "model.", head: "lm_head.", ignored: IGNORED };
 
 /// Reads the text part of the config of Qwen3-VL.
@@ -50,7 +50,7 @@ pub(crate) fn qwen3(outer: &Fields<'_>) -> Result<Architecture, ModelError> {
     Architecture::new(decoder, Names { multimodal: Some(NESTED), ..Names::LLAMA })
 }
 
-/// Reads that text's own config.
+/// Reads the config of that text model alone.
 pub(crate) fn qwen3_text(fields: &Fields<'_>) -> Result<Architecture, ModelError> {
     Architecture::new(qwen3_decoder(fields)?, Names { multimodal: Some(FLAT), ..Names::LLAMA })
 }
@@ -69,7 +69,7 @@ pub(crate) fn qwen3_moe(outer: &Fields<'_>) -> Result<Architecture, ModelError> 
     Architecture::new(decoder, names)
 }
 
-/// Reads that text's own config.
+/// Reads the config of that text model alone.
 pub(crate) fn qwen3_moe_text(fields: &Fields<'_>) -> Result<Architecture, ModelError> {
     let names = Names { multimodal: Some(FLAT), stacks: ExpertStacks::ByInput, ..Names::LLAMA };
     Architecture::new(qwen3_moe_decoder(fields)?, names)
@@ -82,7 +82,7 @@ fn qwen3_moe_decoder(fields: &Fields<'_>) -> Result<DecoderConfig, ModelError> {
     let experts = ExpertsConfig {
         num_experts,
         num_per_token: fields.or("num_experts_per_tok", 4)?,
-        // Whatever `norm_topk_prob` says: the class has no such field.
+        // `norm_topk_prob` is ignored, because the class has no such field.
         router: RouterConfig::softmax(true),
         expert: family::gated_mlp(fields, &QWEN3_MOE, fields.or("moe_intermediate_size", 1408)?)?,
         latent: None,
@@ -95,8 +95,8 @@ fn qwen3_moe_decoder(fields: &Fields<'_>) -> Result<DecoderConfig, ModelError> {
     Ok(decoder)
 }
 
-/// Reads the config of Qwen2-VL and Qwen2.5-VL, whose text's fields stand at the top of published files, and in a part of
-/// their own in newer ones.
+/// Reads the config of Qwen2-VL and Qwen2.5-VL. The text model's fields are at the top level of published files, and
+/// in a nested config in newer ones.
 pub(crate) fn qwen2(outer: &Fields<'_>) -> Result<Architecture, ModelError> {
     let inner = outer.nested("text_config")?;
     let fields = if outer.value("text_config").is_some() { &inner } else { outer };
@@ -106,7 +106,7 @@ pub(crate) fn qwen2(outer: &Fields<'_>) -> Result<Architecture, ModelError> {
     Architecture::new(decoder, Names { multimodal: Some(FLAT), ..Names::LLAMA })
 }
 
-/// Reads that text's own config.
+/// Reads the config of that text model alone.
 pub(crate) fn qwen2_text(fields: &Fields<'_>) -> Result<Architecture, ModelError> {
     Architecture::new(qwen2_decoder(fields)?, Names { multimodal: Some(FLAT), ..Names::LLAMA })
 }

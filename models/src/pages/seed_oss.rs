@@ -1,4 +1,4 @@
-//! Seed-OSS: Llama with a bias on q, k and v, and one on o as it likes.
+//! Seed-OSS: Llama with biases on q, k and v, and optionally on o.
 
 use crate::{
     Architecture, ModelError,
@@ -7,7 +7,7 @@ use crate::{
     fields::Fields,
 };
 
-/// transformers' `SeedOssConfig`.
+/// Defaults of transformers' `SeedOssConfig`.
 const DEFAULTS: Defaults = Defaults {
     vocab_size: 155_136,
     intermediate_size: 27_648,

@@ -1,4 +1,4 @@
-//! SmolLM3: Llama with layers that have no rotary positions.
+//! SmolLM3: Llama with some layers that have no rotary embedding.
 
 use crate::{
     Architecture, ModelError,
@@ -7,7 +7,7 @@ use crate::{
     fields::Fields,
 };
 
-/// transformers' `SmolLM3Config`.
+/// Defaults of transformers' `SmolLM3Config`.
 const DEFAULTS: Defaults = Defaults {
     vocab_size: 128_256,
     hidden_size: 2048,
@@ -27,7 +27,7 @@ pub(crate) fn architecture(fields: &Fields<'_>) -> Result<Architecture, ModelErr
     decoder.mlps_mut().for_each(|mlp| mlp.bias = mlp_bias);
     let layers = decoder.layers.len();
     let interval: usize = fields.or("no_rope_layer_interval", 4)?;
-    // 1 where a layer has rotary positions, in spite of the field's name.
+    // In spite of the field's name, 1 means that a layer has a rotary embedding.
     let turned = match fields.get::<Vec<u8>>("no_rope_layers")? {
         None => (0..layers).map(|i| !(i + 1).is_multiple_of(interval)).collect(),
         Some(listed) => {

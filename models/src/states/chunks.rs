@@ -2,25 +2,26 @@
 
 use burn::tensor::{DType, Tensor, TensorData, backend::Backend};
 
-/// Positions of a chunk.
+/// Positions per chunk.
 pub(super) const CHUNK: usize = 64;
-/// The least number of positions that are computed in chunks; fewer are computed one by one.
+/// Minimum number of positions that are computed in chunks; fewer are computed one by one.
 pub(super) const MIN_CHUNKED: usize = 16;
-/// Added to the logarithm of a decay that must not count: its exponential is 0 in float32.
+/// Added to the logarithm of a decay that must not count, so that its exponential is 0 in float32.
 const HIDDEN: f32 = -1e30;
 
-/// Chunks of so many positions; behind the last position the last one is filled up.
+/// The chunks of `len` positions. The last chunk is padded.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Chunks {
     len: usize,
     count: usize,
 }
 
-/// What positions of chunks leave of each other, from the logarithms of what each leaves of the one before it.
+/// Decays within chunks, computed from the logarithm of each position's decay.
 pub(super) struct Decays<B: Backend> {
-    /// The logarithm of what is left of a chunk's beginning, `[heads * chunks, chunk, 1]`.
+    /// The logarithm of the decay from a chunk's beginning to each position, `[heads * chunks, chunk, 1]`.
     pub(super) left: Tensor<B, 3>,
-    /// What is left of an earlier position, by later and earlier one `[heads * chunks, chunk, chunk]`; 0 of later ones.
+    /// The decay from an earlier to a later position, `[heads * chunks, later, earlier]`; 0 where the order is
+    /// reversed.
     pub(super) pairs: Tensor<B, 3>,
 }
 
@@ -29,12 +30,12 @@ impl Chunks {
         Self { len, count: len.div_ceil(CHUNK) }
     }
 
-    /// How many there are.
+    /// Number of chunks.
     pub(super) fn count(&self) -> usize {
         self.count
     }
 
-    /// `[positions, heads, width]` to `[heads * chunks, chunk, width]`, zeros behind the last position.
+    /// Converts `[positions, heads, width]` to `[heads * chunks, chunk, width]`, padded with zeros.
     pub(super) fn filled<B: Backend>(&self, x: Tensor<B, 3>) -> Tensor<B, 3> {
         let ([_, heads, width], device) = (x.dims(), x.device());
         let x = x.swap_dims(0, 1);
@@ -46,12 +47,12 @@ impl Chunks {
         all.reshape([heads * self.count, CHUNK, width])
     }
 
-    /// One number of each head `[positions, heads]`, likewise: `[heads * chunks, chunk, 1]`.
+    /// Converts one number per head, `[positions, heads]`, to `[heads * chunks, chunk, 1]`, padded with zeros.
     pub(super) fn column<B: Backend>(&self, x: Tensor<B, 2>) -> Tensor<B, 3> {
         self.filled(x.unsqueeze_dim(2))
     }
 
-    /// One chunk of all heads: `[heads * chunks, rows, width]` to `[heads, rows, width]`.
+    /// One chunk of all heads: `[heads, rows, width]` of `[heads * chunks, rows, width]`.
     pub(super) fn part<B: Backend>(&self, x: &Tensor<B, 3>, chunk: usize) -> Tensor<B, 3> {
         let [all, rows, width] = x.dims();
         let heads = all / self.count;
@@ -59,12 +60,12 @@ impl Chunks {
         x.reshape([heads, rows, width])
     }
 
-    /// Chunks `[heads, chunk, width]` one behind the other, without what fills up the last: `[positions, heads, width]`.
+    /// Concatenates chunks `[heads, chunk, width]` without the padding of the last one: `[positions, heads, width]`.
     pub(super) fn joined<B: Backend>(&self, chunks: Vec<Tensor<B, 3>>) -> Tensor<B, 3> {
         Tensor::cat(chunks, 1).narrow(1, 0, self.len).swap_dims(0, 1)
     }
 
-    /// Of the logarithm of what each position leaves `[heads * chunks, chunk, 1]`; 0 leaves everything.
+    /// The decays, from the logarithm of each position's decay, `[heads * chunks, chunk, 1]`; 0 means no decay.
     pub(super) fn decays<B: Backend>(&self, decay: Tensor<B, 3>) -> Decays<B> {
         let ([all, ..], device) = (decay.dims(), decay.device());
         let ones = triangle::<B>(&device, |row, column| if row >= column { 1.0 } else { 0.0 });
@@ -76,18 +77,18 @@ impl Chunks {
 }
 
 impl<B: Backend> Decays<B> {
-    /// The logarithm of what a chunk leaves of what was before it, `[heads * chunks, 1, 1]`.
+    /// The logarithm of a whole chunk's decay, `[heads * chunks, 1, 1]`.
     pub(super) fn last(&self) -> Tensor<B, 3> {
         self.left.clone().narrow(1, CHUNK - 1, 1)
     }
 }
 
-/// A matrix `[1, chunk, chunk]` by rows and columns.
+/// A matrix `[1, chunk, chunk]` whose values are given by row and column.
 pub(super) fn triangle<B: Backend>(device: &B::Device, value: impl Fn(usize, usize) -> f32) -> Tensor<B, 3> {
     square(device, CHUNK, value)
 }
 
-/// The same of any size.
+/// The same for any size.
 pub(super) fn square<B: Backend>(
     device: &B::Device,
     size: usize,

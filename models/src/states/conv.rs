@@ -1,4 +1,4 @@
-//! A causal convolution of each channel by itself.
+//! A causal convolution over positions, for each channel by itself.
 
 use burn::{
     module::{Module, Param},
@@ -7,17 +7,34 @@ use burn::{
 
 use crate::linear::uninitialized;
 
-/// `y_t = sum_j w_j u_(t - kernel + 1 + j) (+ b)` of each channel.
+/// `y_t = sum_j w_j u_(t - kernel + 1 + j) (+ b)` for each channel.
+///
+/// # Examples
+/// ```
+/// use moi_models::{Architecture, SelfAttention};
+/// # let config = serde_json::json!({
+/// #     "model_type": "lfm2", "vocab_size": 32, "hidden_size": 16, "intermediate_size": 24,
+/// #     "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2,
+/// #     "layer_types": ["conv", "full_attention"],
+/// # });
+/// # let device = Default::default();
+/// # let model = Architecture::from_config(&config)?.config.init::<burn_flex::Flex>(&device);
+/// let Some(SelfAttention::ShortConv(own)) = &model.model.layers[0].self_attn else { panic!("it has one") };
+/// // Three weights for each of 16 channels, and no biases.
+/// assert_eq!(own.conv.weight.val().dims(), [16, 3]);
+/// assert!(own.conv.bias.is_none());
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Module, Debug)]
 pub struct CausalConv<B: Backend> {
-    /// `[channels, kernel]`.
+    /// Weights, `[channels, kernel]`.
     pub weight: Param<Tensor<B, 2>>,
-    /// `[channels]`.
+    /// Biases, `[channels]`.
     pub bias: Option<Param<Tensor<B, 1>>>,
 }
 
 impl<B: Backend> CausalConv<B> {
-    /// A convolution whose zeros are not allocated before they are used or loaded over.
+    /// A convolution of zeros, which are not allocated before they are used or replaced by loaded weights.
     pub(crate) fn new(channels: usize, kernel: usize, bias: bool, device: &B::Device) -> Self {
         Self {
             weight: uninitialized([channels, kernel], device),
@@ -25,8 +42,8 @@ impl<B: Backend> CausalConv<B> {
         }
     }
 
-    /// New inputs `[n, channels]` behind the last ones `[kernel - 1, channels]`, zeros where there are none, to as many
-    /// outputs, and the last inputs now; in float32.
+    /// Computes outputs `[n, channels]` for new inputs `[n, channels]`, which follow the last inputs
+    /// `[kernel - 1, channels]`, or zeros if there are none. Returns the outputs and the new last inputs, in float32.
     pub(crate) fn forward(
         &self,
         inputs: Tensor<B, 2>,
@@ -34,7 +51,7 @@ impl<B: Backend> CausalConv<B> {
     ) -> (Tensor<B, 2>, Tensor<B, 2>) {
         let ([n, channels], device) = (inputs.dims(), inputs.device());
         let kernel = self.weight.val().dims()[1];
-        // One behind the other, so that the taps of all channels are in one piece.
+        // Transposed, so that the weights of all channels for one tap are contiguous.
         let weight = self.weight.val().cast(DType::F32).transpose().reshape([kernel * channels]);
         let last = last.unwrap_or_else(|| Tensor::zeros([kernel - 1, channels], (&device, DType::F32)));
         let all = Tensor::cat(vec![last, inputs.cast(DType::F32)], 0);
@@ -47,7 +64,7 @@ impl<B: Backend> CausalConv<B> {
         if let Some(bias) = &self.bias {
             out = out + bias.val().cast(DType::F32).unsqueeze();
         }
-        // Of their own, so that they do not keep all inputs.
+        // The multiplication makes a copy, which does not keep all inputs in memory.
         let last = all.narrow(0, n, kernel - 1).mul_scalar(1.0);
         (out, last)
     }

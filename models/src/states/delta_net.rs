@@ -1,8 +1,8 @@
-//! The gated delta net (Yang et al., arXiv 2412.06464): of each head a matrix that forgets, and is corrected by what it does
-//! not know yet.
+//! The gated delta net (Yang et al., arXiv 2412.06464): each head has a state matrix that decays, and is updated by
+//! the delta rule.
 //!
-//! `S = decay S; S = S + k (beta (v - S^T k))^T; o = S^T q`. Prompts are computed in chunks, whose corrections of each other
-//! are one triangular system (the WY form, arXiv 2406.06484); few positions one by one.
+//! `S = decay S; S = S + k (beta (v - S^T k))^T; o = S^T q`. Prompts are computed in chunks, in which the updates are
+//! the solution of a triangular system (the WY form, arXiv 2406.06484); few positions are computed one by one.
 
 use burn::{
     module::{Module, Param},
@@ -22,35 +22,53 @@ use crate::{
     DeltaNetConfig, Kernels, Linear, Norm, NormConfig, NormKind, context::SpanContext, linear::uninitialized,
 };
 
-/// Rows of a triangular matrix that is inverted by powers; the values of the powers grow with the number of rows.
+/// Rows of a triangular matrix that is inverted by a sum of powers; the values of the powers grow with the number of
+/// rows.
 const POWER_ROWS: usize = 8;
-/// Added under the root where queries and keys are divided by their lengths.
+/// Epsilon of the L2 norm of queries and keys.
 const LENGTH_EPS: f64 = 1e-6;
 
 /// A gated delta net.
+///
+/// # Examples
+/// ```
+/// use moi_models::{Architecture, SelfAttention};
+///
+/// let config = serde_json::json!({
+///     "model_type": "qwen3_5_text", "vocab_size": 32, "hidden_size": 16, "intermediate_size": 24,
+///     "num_hidden_layers": 1, "num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 8,
+///     "linear_num_key_heads": 1, "linear_num_value_heads": 2, "linear_key_head_dim": 4,
+///     "linear_value_head_dim": 4,
+/// });
+/// let config = Architecture::from_config(&config)?.config;
+/// let model = config.init::<burn_flex::Flex>(&Default::default());
+/// let Some(SelfAttention::DeltaNet(net)) = &model.model.layers[0].self_attn else { panic!("it has one") };
+/// assert_eq!((net.in_proj_k.weight.dims(), net.in_proj_v.weight.dims()), ([4, 16], [8, 16]));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Module, Debug)]
 pub struct DeltaNet<B: Backend> {
-    /// `[key heads * key width, d]`.
+    /// Query projection, `[key heads * key width, d]`.
     pub in_proj_q: Linear<B>,
-    /// `[key heads * key width, d]`.
+    /// Key projection, `[key heads * key width, d]`.
     pub in_proj_k: Linear<B>,
-    /// `[value heads * value width, d]`.
+    /// Value projection, `[value heads * value width, d]`.
     pub in_proj_v: Linear<B>,
-    /// `[value heads * value width, d]`: a gate on what comes out.
+    /// Gate on the output, `[value heads * value width, d]`.
     pub in_proj_z: Linear<B>,
-    /// `[value heads, d]`: how much a position corrects.
+    /// Projection to the step size of the delta rule, `[value heads, d]`.
     pub in_proj_b: Linear<B>,
-    /// `[value heads, d]`: how much is forgotten.
+    /// Projection to the decay, `[value heads, d]`.
     pub in_proj_a: Linear<B>,
-    /// Of queries, keys and values.
+    /// Convolution of queries, keys and values.
     pub conv: CausalConv<B>,
-    /// `[value heads]`.
+    /// Bias of the projection to the decay, `[value heads]`.
     pub dt_bias: Param<Tensor<B, 1>>,
-    /// `[value heads]`.
+    /// Logarithm of the decay's rate, `[value heads]`.
     pub a_log: Param<Tensor<B, 1>>,
-    /// Of a value head.
+    /// Norm over each value head.
     pub norm: Norm<B>,
-    /// `[d, value heads * value width]`.
+    /// Output projection, `[d, value heads * value width]`.
     pub out_proj: Linear<B>,
     #[module(skip)]
     config: DeltaNetConfig,
@@ -78,7 +96,8 @@ impl<B: Backend> DeltaNet<B> {
         }
     }
 
-    /// Queries, keys and values of a span behind the convolution `[n, channels]`, each `[n, value heads, width]`.
+    /// Queries, keys and values of a span, `[n, value heads, width]` each, from the output of the convolution
+    /// `[n, channels]`.
     fn heads(&self, mixed: Tensor<B, 2>) -> [Tensor<B, 3>; 3] {
         let &DeltaNetConfig { num_key_heads, num_value_heads, key_head_dim, value_head_dim, .. } =
             &self.config;
@@ -135,8 +154,8 @@ impl<B: Backend> Recurrent<B> for DeltaNet<B> {
     }
 }
 
-/// Positions of one sequence: queries, keys and values `[n, heads, width]`, how much each corrects and the logarithm of what
-/// it leaves `[n, heads]`.
+/// Positions of one sequence: queries, keys and values `[n, heads, width]`, and for each position the step size of
+/// the delta rule and the logarithm of the decay, `[n, heads]`.
 struct Steps<B: Backend> {
     q: Tensor<B, 3>,
     k: Tensor<B, 3>,
@@ -147,12 +166,12 @@ struct Steps<B: Backend> {
 
 impl<B: Backend> Steps<B> {
     fn new(HeadSteps { q, k, v, decay, beta }: HeadSteps<B>) -> Self {
-        // One that corrects nothing would be none.
+        // A delta net always has a `beta`; without one, no position would change the state.
         let beta = beta.unwrap_or_else(|| decay.zeros_like());
         Self { q, k, v, beta, decay }
     }
 
-    /// What comes out `[n, heads, width]`, and the matrices `[heads, keys, values]` behind all positions.
+    /// The outputs `[n, heads, width]`, and the state matrices `[heads, keys, values]` after all positions.
     fn run(self, matrices: Tensor<B, 3>) -> (Tensor<B, 3>, Tensor<B, 3>) {
         match self.k.dims()[0] {
             ..MIN_CHUNKED => self.one_by_one(matrices),
@@ -178,7 +197,7 @@ impl<B: Backend> Steps<B> {
 
     fn in_chunks(self, mut matrices: Tensor<B, 3>) -> (Tensor<B, 3>, Tensor<B, 3>) {
         let (chunks, device) = (Chunks::new(self.k.dims()[0]), self.k.device());
-        // Positions behind the last one correct nothing and leave everything.
+        // Padding positions do not change the state, and have no decay.
         let (q, k, v) = (chunks.filled(self.q), chunks.filled(self.k), chunks.filled(self.v));
         let beta = chunks.column(self.beta);
         let decays = chunks.decays(chunks.column(self.decay));
@@ -204,9 +223,9 @@ impl<B: Backend> Steps<B> {
     }
 }
 
-/// The inverses of the unit matrix plus strictly lower triangular ones `[n, chunk, chunk]`: small blocks by a sum of powers, of
-/// which all beyond a few are 0, and pairs of blocks by those of their halves. Powers of whole chunks would be too large to
-/// cancel in float32.
+/// The inverses of the unit matrix plus strictly lower triangular matrices `[n, chunk, chunk]`. Small blocks are
+/// inverted by a sum of powers, of which all but a few are 0; a pair of inverted blocks gives the inverse of a block
+/// of twice the size. Powers of whole chunks would be too large to cancel in float32.
 fn inverse_of_unit_plus<B: Backend>(system: Tensor<B, 3>) -> Tensor<B, 3> {
     let ([n, ..], device) = (system.dims(), system.device());
     let block = |row: usize, column: usize, size: usize| {
@@ -254,7 +273,7 @@ mod tests {
         let unit = |x: Tensor<Flex, 3>| x.clone() / (x.clone() * x).sum_dim(2).sqrt();
         Steps {
             q: unit(tensor(numbers(heads * n * keys, 1), [n, heads, keys])),
-            // Alike, so that corrections are large.
+            // The keys are similar, so that updates are large.
             k: unit(tensor(numbers(heads * n * keys, 2), [n, heads, keys]).add_scalar(1.0)),
             v: tensor(numbers(heads * n * values, 3), [n, heads, values]),
             beta: tensor(numbers(heads * n, 4), [n, heads]).add_scalar(0.5),
@@ -262,7 +281,7 @@ mod tests {
         }
     }
 
-    /// Chunks are one position after the other, whole ones and a part of one, from zeros and from a state.
+    /// Chunks give the same as single steps: whole ones and a part of one, from zeros and from a state.
     #[test]
     fn chunks_are_single_steps() {
         for n in [16, 64, 65, 150] {
@@ -280,7 +299,7 @@ mod tests {
         }
     }
 
-    /// The worst system: equal keys, all corrected, nothing forgotten.
+    /// The worst system: all keys are equal, with full step size and no decay.
     #[test]
     fn equal_keys_are_inverted() {
         let below = triangle::<Flex>(&Default::default(), |row, column| if row > column { 1.0 } else { 0.0 });

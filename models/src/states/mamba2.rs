@@ -1,7 +1,8 @@
-//! Mamba 2 (Dao and Gu, arXiv 2405.21060): of each head a matrix that decays, and takes in what comes.
+//! Mamba 2 (Dao and Gu, arXiv 2405.21060): each head has a state matrix that decays, and to which the inputs are
+//! added.
 //!
-//! `S = exp(dt A) S + B (dt x)^T; y = S^T C + D x`, where dt is a step of each head, and B and C are shared by groups of
-//! heads. Prompts are computed in chunks, few positions one by one.
+//! `S = exp(dt A) S + B (dt x)^T; y = S^T C + D x`, where dt is a step size of each head, and B and C are shared by
+//! groups of heads. Prompts are computed in chunks, few positions one by one.
 
 use burn::{
     module::{Module, Param},
@@ -21,22 +22,38 @@ use crate::{
     Kernels, Linear, Mamba2Config, Norm, NormConfig, NormKind, context::SpanContext, linear::uninitialized,
 };
 
-/// Mamba 2.
+/// A Mamba 2 layer.
+///
+/// # Examples
+/// ```
+/// use moi_models::{Architecture, SelfAttention};
+///
+/// let config = serde_json::json!({
+///     "model_type": "nemotron_h", "vocab_size": 32, "hidden_size": 16, "hybrid_override_pattern": "M",
+///     "mamba_num_heads": 4, "mamba_head_dim": 4, "n_groups": 2, "ssm_state_size": 8,
+/// });
+/// let config = Architecture::from_config(&config)?.config;
+/// let model = config.init::<burn_flex::Flex>(&Default::default());
+/// let Some(SelfAttention::Mamba2(mamba)) = &model.model.layers[0].self_attn else { panic!("it has one") };
+/// // The gate; the convolution's channels, which are values, keys and queries; the step sizes.
+/// assert_eq!(mamba.in_proj.weight.dims(), [16 + (16 + 16 + 16) + 4, 16]);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Module, Debug)]
 pub struct Mamba2<B: Backend> {
-    /// A gate, the convolution's inputs, and steps: `[inner + channels + heads, d]`.
+    /// Projection to the gate, the convolution's inputs, and the step sizes, `[inner + channels + heads, d]`.
     pub in_proj: Linear<B>,
-    /// Of values, B and C.
+    /// Convolution of values, B and C.
     pub conv: CausalConv<B>,
-    /// `[heads]`.
+    /// Biases of the step sizes, `[heads]`.
     pub dt_bias: Param<Tensor<B, 1>>,
-    /// `[heads]`: the logarithm of -A.
+    /// The logarithm of -A, `[heads]`.
     pub a_log: Param<Tensor<B, 1>>,
-    /// `[heads]`: how much of a value comes out directly.
+    /// D, the factor of the direct path from a value to the output, `[heads]`.
     pub d: Param<Tensor<B, 1>>,
-    /// `[inner]`; the mean goes over the values of a group.
+    /// Norm of the output, `[inner]`; its mean is over the values of a group.
     pub norm: Norm<B>,
-    /// `[d, inner]`.
+    /// Output projection, `[d, inner]`.
     pub out_proj: Linear<B>,
     #[module(skip)]
     config: Mamba2Config,
@@ -59,16 +76,16 @@ impl<B: Backend> Mamba2<B> {
         }
     }
 
-    /// The step of each head `[tokens, heads]`.
+    /// The step size of each head, `[tokens, heads]`.
     fn steps(&self, dt: Tensor<B, 2>) -> Tensor<B, 2> {
         let dt = softplus(dt + self.dt_bias.val().cast(DType::F32).unsqueeze(), 1.0);
         let [least, most] = self.config.step_limits;
-        // A step is above 0 by itself.
+        // A step size is always above 0.
         let dt = if least > 0.0 { dt.clamp_min(least) } else { dt };
         if most.is_finite() { dt.clamp_max(most) } else { dt }
     }
 
-    /// What comes out `[tokens, inner]`, times the gate and behind the norm of groups.
+    /// Multiplies the output `[tokens, inner]` with the gate, and normalizes it by groups.
     fn normed(&self, out: Tensor<B, 2>, gate: Tensor<B, 2>, kernels: &dyn Kernels<B>) -> Tensor<B, 2> {
         let ([tokens, inner], groups) = (out.dims(), self.config.num_groups);
         let out = out * silu(gate);
@@ -135,11 +152,12 @@ impl<B: Backend> Recurrent<B> for Mamba2<B> {
     }
 }
 
-/// Positions of one sequence by tensor operations: queries are C, keys B, values are times their steps.
+/// Positions of one sequence, computed by tensor operations: queries are C, keys are B, values are times their step
+/// sizes.
 struct Steps<B: Backend>(HeadSteps<B>);
 
 impl<B: Backend> Steps<B> {
-    /// What comes out `[n, heads, width]`, and the matrices `[heads, keys, values]` behind all positions.
+    /// The outputs `[n, heads, width]`, and the state matrices `[heads, keys, values]` after all positions.
     fn run(self, matrices: Tensor<B, 3>) -> (Tensor<B, 3>, Tensor<B, 3>) {
         match self.0.v.dims()[0] {
             ..MIN_CHUNKED => self.one_by_one(matrices),
@@ -173,7 +191,7 @@ impl<B: Backend> Steps<B> {
         let (q, k, v) = (chunks.filled(q), chunks.filled(k), chunks.filled(v));
         let decays = chunks.decays(chunks.column(decay));
         let (left, last, pairs) = (decays.left.clone(), decays.last(), decays.pairs);
-        // Products of C and B are computed once for each group.
+        // Products of C and B are computed only once per group.
         let within = spread(q.clone().matmul(k.clone().swap_dims(1, 2)), groups, heads) * pairs;
         let q_left = spread(q, groups, heads) * left.clone().exp();
         let k_left = spread(k, groups, heads) * (last.clone() - left).exp();
@@ -190,7 +208,7 @@ impl<B: Backend> Steps<B> {
     }
 }
 
-/// What each group has `[groups * n, rows, width]`, for each of its heads: `[heads * n, rows, width]`.
+/// Repeats what each group has, `[groups * n, rows, width]`, for each of its heads: `[heads * n, rows, width]`.
 fn spread<B: Backend>(x: Tensor<B, 3>, groups: usize, heads: usize) -> Tensor<B, 3> {
     let ([all, rows, width], each) = (x.dims(), heads / groups);
     if each == 1 {
@@ -224,8 +242,8 @@ mod tests {
         })
     }
 
-    /// Chunks are one position after the other, whole ones and a part of one, from zeros and from a state; several groups,
-    /// and one of all heads.
+    /// Chunks give the same as single steps: whole ones and a part of one, from zeros and from a state; with several
+    /// groups, and with a single one.
     #[test]
     fn chunks_are_single_steps() {
         for (n, groups) in [(16, 2), (64, 1), (65, 3), (150, 2)] {
@@ -243,7 +261,7 @@ mod tests {
         }
     }
 
-    /// Each step by plain loops in float64.
+    /// Single steps give the same as plain loops in float64.
     #[test]
     fn steps_are_plain_loops() {
         let ([heads, groups, keys, values], n) = ([6, 2, 3, 4], 5);

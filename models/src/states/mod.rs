@@ -1,7 +1,7 @@
-//! Layers that keep a state of fixed size in the place of what they have seen.
+//! Recurrent layers, which keep a state of fixed size instead of the positions that they have seen.
 //!
-//! A state has no positions: it cannot be cut back. A sequence begins with none, which counts as zeros, in float32 whatever
-//! the weights are; pieces of a prompt and single steps continue the same one.
+//! A state has no positions, so it cannot be rolled back. It is in float32 whatever the type of the weights. A
+//! sequence begins without a state, which is the same as zeros; pieces of a prompt and single steps continue it.
 
 mod chunks;
 mod conv;
@@ -18,25 +18,26 @@ pub use short_conv::ShortConv;
 
 use crate::{Kernels, context::SpanContext};
 
-/// What a layer keeps of one sequence.
+/// The state of one layer for one sequence.
 #[derive(Clone, Debug)]
 pub(crate) struct LayerState<B: Backend> {
-    /// The last inputs of a convolution `[kernel - 1, channels]`.
+    /// The last inputs of the convolution, `[kernel - 1, channels]`.
     pub(crate) inputs: Tensor<B, 2>,
-    /// A matrix for each head `[heads, keys, values]`, where there is one.
+    /// A state matrix per head, `[heads, keys, values]`, if the layer has them.
     pub(crate) matrices: Option<Tensor<B, 3>>,
 }
 
-/// The states of a layer in a forward pass: of each span, and where they go.
+/// The states of a layer in a forward pass, by span.
 pub(crate) trait States<B: Backend> {
-    /// What a span's sequence has; none where it begins.
+    /// Takes the state of a span's sequence; `None` if the sequence begins.
     fn take(&mut self, span: usize) -> Option<LayerState<B>>;
 
-    /// What it has behind the span.
+    /// Stores the state after the span.
     fn put(&mut self, span: usize, state: LayerState<B>);
 }
 
-/// One span after the other: `part` makes of a span's rows and its state what the layer gives, and the next state.
+/// Computes one span after another. `part`, given a span's first row, its length and its state, returns the outputs
+/// and the next state.
 fn each_span<B: Backend>(
     spans: &[SpanContext],
     states: &mut dyn States<B>,
@@ -52,33 +53,49 @@ fn each_span<B: Backend>(
     if all.len() == 1 { all.remove(0) } else { Tensor::cat(all, 0) }
 }
 
-/// Positions of one sequence in a layer whose state is a matrix for each head, all in float32: `S = exp(decay) S; S += k w^T;
-/// o = S^T q`, where w is v, or `beta (v - S^T k)` where there is a beta.
+/// Positions of one sequence in a layer that has a state matrix per head, all in float32:
+/// `S = exp(decay) S; S += k w^T; o = S^T q`, where w is v, or `beta (v - S^T k)` with a beta.
+///
+/// # Examples
+/// ```
+/// use burn::tensor::Tensor;
+/// use burn_flex::{Flex, FlexDevice};
+/// use moi_models::{HeadSteps, Kernels, TensorOperations};
+///
+/// // One position of two heads, which share keys of four values.
+/// let keys = Tensor::<Flex, 3>::zeros([1, 1, 4], &FlexDevice);
+/// let v = Tensor::<Flex, 3>::zeros([1, 2, 8], &FlexDevice);
+/// let decay = Tensor::<Flex, 2>::zeros([1, 2], &FlexDevice);
+/// let steps = HeadSteps { q: keys.clone(), k: keys, v, decay, beta: None };
+/// // There is no kernel for it: the state matrices come back unchanged.
+/// let matrices = Tensor::<Flex, 3>::zeros([2, 4, 8], &FlexDevice);
+/// assert!(TensorOperations.state_steps(&steps, matrices).is_err());
+/// ```
 #[derive(Clone, Debug)]
 pub struct HeadSteps<B: Backend> {
-    /// `[positions, groups, keys]`; a group's serves all its heads.
+    /// Queries, `[positions, groups, keys]`; all heads of a group share them.
     pub q: Tensor<B, 3>,
-    /// `[positions, groups, keys]`.
+    /// Keys, `[positions, groups, keys]`; all heads of a group share them.
     pub k: Tensor<B, 3>,
-    /// `[positions, heads, values]`.
+    /// Values, `[positions, heads, values]`.
     pub v: Tensor<B, 3>,
-    /// `[positions, heads]`.
+    /// Logarithms of decays, `[positions, heads]`.
     pub decay: Tensor<B, 2>,
-    /// `[positions, heads]`.
+    /// Step sizes of the delta rule, `[positions, heads]`.
     pub beta: Option<Tensor<B, 2>>,
 }
 
 impl<B: Backend> HeadSteps<B> {
-    /// Matrices of zeros, of a sequence that begins.
+    /// State matrices of zeros, for a sequence that begins.
     fn zeros(&self) -> Tensor<B, 3> {
         let ([_, heads, values], keys) = (self.v.dims(), self.k.dims()[2]);
         Tensor::zeros([heads, keys, values], (&self.v.device(), DType::F32))
     }
 }
 
-/// A layer with a state.
+/// A layer with a recurrent state.
 pub(crate) trait Recurrent<B: Backend> {
-    /// `[tokens, d]` to `[tokens, d]`.
+    /// Computes `[tokens, d]` from `[tokens, d]`.
     fn forward(
         &self,
         x: Tensor<B, 2>,

@@ -8,14 +8,29 @@ use burn::{
 use super::{CausalConv, LayerState, Recurrent, States, each_span};
 use crate::{Kernels, Linear, ShortConvConfig, context::SpanContext};
 
-/// `out(C * conv(B * x'))`, where B, C and x' are thirds of one map.
+/// `out(C * conv(B * x'))`, where B, C and x' are thirds of the output of one linear layer.
+///
+/// # Examples
+/// ```
+/// use moi_models::{Architecture, SelfAttention};
+/// # let config = serde_json::json!({
+/// #     "model_type": "lfm2", "vocab_size": 32, "hidden_size": 16, "intermediate_size": 24,
+/// #     "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2,
+/// #     "layer_types": ["conv", "full_attention"],
+/// # });
+/// # let device = Default::default();
+/// # let model = Architecture::from_config(&config)?.config.init::<burn_flex::Flex>(&device);
+/// let Some(SelfAttention::ShortConv(own)) = &model.model.layers[0].self_attn else { panic!("it has one") };
+/// assert_eq!(own.in_proj.weight.dims(), [3 * 16, 16]);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Module, Debug)]
 pub struct ShortConv<B: Backend> {
-    /// `[3 d, d]`.
+    /// Projection to B, C and x', `[3 d, d]`.
     pub in_proj: Linear<B>,
-    /// Of d channels.
+    /// Convolution of d channels.
     pub conv: CausalConv<B>,
-    /// `[d, d]`.
+    /// Output projection, `[d, d]`.
     pub out_proj: Linear<B>,
 }
 

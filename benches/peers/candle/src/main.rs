@@ -1,6 +1,7 @@
-//! Times candle's quantised Llama and Gemma 3 on a GGUF file: `peers-candle MODEL PROMPT GEN THREADS PASSES` prints one JSON line.
+//! Times candle's quantized Llama and Gemma 3 on a GGUF file: `peers-candle MODEL PROMPT GEN THREADS PASSES` prints
+//! one line of JSON.
 //!
-//! Of a prompt, candle computes the logits of the last position only, as a generator needs.
+//! For a prompt, candle only computes the logits of the last position, which is what a generator needs.
 
 use std::{fs::File, time::Instant};
 
@@ -9,9 +10,9 @@ use candle_core::{D, Device, Tensor, quantized::gguf_file, utils};
 use candle_transformers::models::{quantized_gemma3, quantized_llama};
 use serde_json::json;
 
-/// Token ids below this may be special ones; engines/common.py has the same rule.
+/// Token ids below this may be special tokens; engines/common.py has the same rule.
 const FIRST_PLAIN: usize = 1000;
-/// The prompt and the tokens of the pass before the clock starts.
+/// Lengths of the prompt and of the generated tokens in the warm-up pass, which is not timed.
 const WARM_UP: (usize, usize) = (16, 4);
 
 enum Model {
@@ -44,7 +45,7 @@ impl Model {
         Ok((model, vocabulary))
     }
 
-    /// The likeliest token after `tokens`, which begin at `position`; position 0 begins a new sequence.
+    /// The most likely token after `tokens`, which begin at `position`; position 0 begins a new sequence.
     fn next(&mut self, tokens: &[u32], position: usize) -> Result<u32> {
         let input = Tensor::new(tokens, &Device::Cpu)?.unsqueeze(0)?;
         let logits = match self {
@@ -54,7 +55,7 @@ impl Model {
         Ok(logits.squeeze(0)?.argmax(D::Minus1)?.to_scalar()?)
     }
 
-    /// Seconds for the prompt, seconds for the tokens after it, and those tokens.
+    /// Seconds for the prompt, seconds for the tokens after it, and these tokens.
     fn time(&mut self, prompt: &[u32], generate: usize) -> Result<(f64, f64, Vec<u32>)> {
         let start = Instant::now();
         let mut token = self.next(prompt, 0)?;

@@ -1,6 +1,7 @@
-//! cubecl's own ways are for those who develop it: a `cubecl.toml` or `burn.toml` in some directory above the current
-//! one, and results in the nearest `target`. Here all is set instead. Its keys name neither the GPU nor its driver
-//! nor what is in a kernel, so each of these has a directory of its own.
+//! Configures cubecl's kernel cache. cubecl's own defaults suit its developers: it reads a `cubecl.toml` or
+//! `burn.toml` from some directory above the current one and writes results to the nearest `target`. This module sets
+//! everything explicitly instead. cubecl's cache keys name neither the GPU nor its driver nor the contents of a
+//! kernel, so each combination of these has a directory of its own.
 
 use std::{
     fs, io,
@@ -14,8 +15,8 @@ use cubecl::config::{CubeClRuntimeConfig, RuntimeConfig, autotune::AutotuneLogLe
 use super::{KernelCache, ROOT, SETTLED};
 use crate::Found;
 
-/// Settles where the kernels of a process are kept, for the first GPU that it starts; whether this one's can be kept
-/// there too.
+/// Sets the kernel cache directory of this process when its first GPU is started. Returns whether the kernels of
+/// `gpu` can be kept there too.
 pub(crate) fn settle(gpu: &Found) -> bool {
     let directory = ROOT.get().map(|root| root.join(directory_name(gpu)));
     let settled = SETTLED.get_or_init(|| {
@@ -31,11 +32,11 @@ pub(crate) fn settle(gpu: &Found) -> bool {
     }
 }
 
-/// Counts the changes of our own kernels, whose keys say their names and types but not what is in them: to be raised
-/// with every change of `crates/gpu`.
+/// Version of our own kernels, to be raised with every change of `crates/gpu`: cache keys contain the names and types
+/// of kernels but not their contents.
 const KERNELS: usize = 1;
 
-/// A name for the GPU, its driver, and the versions whose kernels these are.
+/// A directory name made of the GPU, its driver, and the versions of moi, burn and cubecl.
 fn directory_name(gpu: &Found) -> String {
     let kernels = concat!("moi-", env!("CARGO_PKG_VERSION"), "-burn-0.21.0-cubecl-0.10.0");
     let kernels = format!("{kernels}-{KERNELS}");
@@ -44,7 +45,7 @@ fn directory_name(gpu: &Found) -> String {
     name.chars().map(|c| if c.is_ascii_alphanumeric() || "-.".contains(c) { c } else { '_' }).collect()
 }
 
-/// A directory that can be written: cubecl panics, or waits long, where it cannot.
+/// Creates the directory and checks that it is writable, because cubecl panics, or waits long, where it is not.
 fn prepare(path: PathBuf) -> KernelCache {
     let writable = || -> io::Result<()> {
         fs::create_dir_all(&path)?;
@@ -59,7 +60,8 @@ fn prepare(path: PathBuf) -> KernelCache {
     }
 }
 
-/// A process that is killed leaves its locks, for which others would wait half a minute at every start.
+/// Removes stale lock files: a process that is killed leaves its locks, and others would wait half a minute for them
+/// at every start.
 fn drop_stale_locks(directory: &Path) -> io::Result<()> {
     const STALE: Duration = Duration::from_secs(60);
     for entry in fs::read_dir(directory)? {
@@ -67,7 +69,7 @@ fn drop_stale_locks(directory: &Path) -> io::Result<()> {
         if entry.file_type()?.is_dir() {
             drop_stale_locks(&entry.path())?;
         } else if entry.path().extension().is_some_and(|extension| extension == "lock") {
-            // One that vanishes meanwhile belongs to a process that is alive.
+            // A lock file that vanishes meanwhile belongs to a running process.
             let modified = entry.metadata().and_then(|metadata| metadata.modified());
             if modified.is_ok_and(|time| time.elapsed().unwrap_or_default() > STALE) {
                 let _ = fs::remove_file(entry.path());
@@ -77,7 +79,7 @@ fn drop_stale_locks(directory: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// Tells cubecl and burn, unless the app that this runs in has done so.
+/// Configures cubecl and burn, unless the embedding app has done so already.
 fn configure(cache: &KernelCache) -> KernelCache {
     if CubeClRuntimeConfig::storage().lock().is_some() {
         return KernelCache::Nowhere { why: "cubecl is configured by the app".to_owned() };
@@ -90,7 +92,7 @@ fn configure(cache: &KernelCache) -> KernelCache {
             config.compilation.cache = Some(CacheConfig::File(path.clone()));
             config.autotune.cache = CacheConfig::File(path.clone());
         }
-        // There is no way to keep choices nowhere.
+        // cubecl cannot disable its autotune cache, so its results go to a temporary directory.
         KernelCache::Nowhere { .. } => {
             let path = std::env::temp_dir().join(format!("moi-kernels-{}", std::process::id()));
             config.autotune.cache = CacheConfig::File(path);

@@ -1,8 +1,8 @@
-//! The next inputs: sampled rows of the table, moved towards a weighted mean of many.
+//! The next inputs: embeddings of the sampled tokens, moved towards a weighted mean of many embeddings.
 //!
-//! A cube computes a few columns. It goes through the [`entries`](super::entries) of the mixture: each unit finds some
-//! of them, then the units share out their rows of the table. What the weights leave of the whole is that of the
-//! table's mean row.
+//! A cube computes a few columns. It goes through the [`entries`](super::entries) of the mixture: each unit finds
+//! some of them, then the units divide their rows of the table among themselves. The weight that these entries leave
+//! goes to the table's mean row.
 
 use cubecl::prelude::*;
 
@@ -17,7 +17,7 @@ use crate::{
     reduce::UNITS,
 };
 
-/// A number of the next input, from that of the sampled token and the sum of weighted rows.
+/// A value of the next input, from that of the sampled token's row and the sum of the weighted rows.
 #[cube]
 fn moved(token: f32, total: f32, mixture: Mixture, rest: f32, mean_row: &Array<f32>, column: usize) -> f32 {
     let mut value = token;
@@ -60,14 +60,14 @@ fn blend_kernel<W: Float, N: Size>(
     let mixture = mixture(specs, words, kept, row, vocab as usize, listed, whole);
     load_starts(kept, mixture, &mut starts, whole);
     let (lane, group) = (unit % lanes, unit / lanes);
-    // In vectors; those behind the last column are read as the last.
+    // Columns are counted in vectors. Units past the last one read the last one.
     let vectors = width as usize / vector;
     let column = min(CUBE_POS_X as usize * lanes + lane, vectors - 1);
     let mut mixed = Vector::<f32, N>::new(0.0);
     let mut own = 0.0f32;
     for tile in 0..mixture.count.div_ceil(ENTRIES) {
         let first = tile * ENTRIES;
-        // Here the beginnings of chunks are loaded, and the last entries used.
+        // This barrier ensures that the starts of chunks are loaded, and that the previous entries have been used.
         sync_cube();
         own += find_entries(
             logits,
@@ -113,7 +113,7 @@ fn blend_kernel<W: Float, N: Size>(
     }
 }
 
-/// Four numbers of a row of a packed table, the `lane`-th of a block.
+/// Four values of a row of a packed table, the `lane`-th four of a block.
 #[cube]
 fn unpacked<S: Float>(
     quants_of: &Array<u32>,
@@ -134,7 +134,7 @@ fn unpacked<S: Float>(
     four * Four::new(factor) + Four::new(minimum)
 }
 
-/// The same of a packed table: a cube computes the 32 columns of a block.
+/// Like `blend_kernel`, for a packed table: a cube computes the 32 columns of a block.
 #[cube(launch_unchecked)]
 fn blend_packed_kernel<S: Float>(
     logits: &Array<f32>,
@@ -166,13 +166,14 @@ fn blend_packed_kernel<S: Float>(
     let blocks = blocks as usize;
     let mixture = mixture(specs, words, kept, row, vocab as usize, listed, whole);
     load_starts(kept, mixture, &mut starts, whole);
-    // Neighbouring units take neighbouring entries: rows of a tile, if many are kept, whose words lie side by side.
+    // Neighbouring units take neighbouring entries, because if many rows are kept, these share a tile with adjacent
+    // words.
     let (lane, group) = (unit / groups, unit % groups);
     let mut mixed = Four::new(0.0);
     let mut own = 0.0f32;
     for tile in 0..mixture.count.div_ceil(ENTRIES) {
         let first = tile * ENTRIES;
-        // As above.
+        // The same barrier as in `blend_kernel`.
         sync_cube();
         own += find_entries(
             logits,
@@ -230,7 +231,7 @@ pub(super) fn blend<R: Runtime>(
     let Decided { words, listed } = decided;
     let (rows, whole, listed) = (*rows, *whole, *listed);
     let EmbeddingTable { weights, width, scale, mean } = table;
-    // Not read where there is none.
+    // Without a mean row, this buffer is passed but not read.
     let mean = mean.unwrap_or(specs);
     let out = device.floats(rows * width);
     let vocab = (logits.len / rows) as u32;
@@ -238,7 +239,8 @@ pub(super) fn blend<R: Runtime>(
     match weights {
         Weights::Dense(table) => {
             let vector = device.vector_width(table.dtype, width).min(4);
-            // Few columns for each cube where that is what it takes to keep the device busy; whole sectors of 32 bytes.
+            // Each cube takes few columns if that is needed to keep the device busy, but reads whole sectors of 32
+            // bytes.
             let least = (32 / (vector * table.dtype.size())).max(1);
             let cores =
                 device.client.properties().hardware.num_streaming_multiprocessors.unwrap_or(32) as usize;
@@ -247,7 +249,7 @@ pub(super) fn blend<R: Runtime>(
                 .find(|&lanes| lanes <= least || (width / vector).div_ceil(lanes) * rows >= 2 * cores)
                 .unwrap_or(1);
             let cubes = (width / vector).div_ceil(lanes);
-            // SAFETY: tokens are of the vocabulary, columns are clamped; a mean row is as wide as the table.
+            // SAFETY: tokens are in the vocabulary, columns are clamped, and a mean row is as wide as the table.
             unsafe {
                 blend_kernel::launch_unchecked::<R>(
                     &device.client,
@@ -275,7 +277,7 @@ pub(super) fn blend<R: Runtime>(
         }
         Weights::Packed(PackedBuffer { form, words: quants, scales, minima, .. }) => {
             let blocks = width / moi_kernels::BLOCK;
-            // SAFETY: as above.
+            // SAFETY: tokens are in the vocabulary, columns are clamped, and a mean row is as wide as the table.
             unsafe {
                 blend_packed_kernel::launch_unchecked::<R>(
                     &device.client,

@@ -1,11 +1,11 @@
-//! The token of a row and what its mixture needs, with how much of each chunk it reads.
+//! Decides the token of a row, and computes what its mixture needs, such as how many tokens of each chunk it reads.
 
 use cubecl::prelude::*;
 
 use super::{
     HEADER, ROW, STATS, Survey,
     levels::{Known, keep, mixes_all},
-    sampling::{Row, filtered, listed_left, token_of_all, token_of_listed, weight},
+    sampling::{SampleParams, filtered, listed_left, token_of_all, token_of_listed, weight},
     survey::key,
 };
 use crate::{
@@ -13,7 +13,7 @@ use crate::{
     reduce::{SHARED, UNITS, before, largest, sum},
 };
 
-/// The list of a row, from those of its chunks: sorted, the most likely first, ties by the lower id.
+/// Merges the lists of a row's chunks to the row's list, sorted by logit, the largest first, and ties by id.
 #[cube]
 fn list(
     values: &Array<f32>,
@@ -49,7 +49,7 @@ fn list(
     let all_above = sum(above, shared);
     let mut above_at = before(above, shared);
     let mut equal_at = all_above + before(equal, shared);
-    // Equals are in order of ids wherever they come from, so the first ones are those to keep.
+    // Ties are in order of ids across all chunks, so the first ones are those to keep.
     let mut unsorted_values = SharedMemory::<f32>::new(listed);
     let mut unsorted_ids = SharedMemory::<f32>::new(listed);
     for i in from..to {
@@ -112,13 +112,13 @@ fn decide_kernel(
     let uniform = specs[spec + 4];
     let support = specs[spec + 7];
 
-    // Each unit brings one chunk.
+    // Each unit loads the statistics of one chunk.
     let at = (index * chunks + min(unit, chunks - 1)) * STATS;
     let inside = unit < chunks;
     let own = stats[at];
     let maximum = largest(select(inside, own, f32::new(f32::MIN)), &mut shared);
     let broken = largest(select(inside, stats[at + 5], 0.0f32), &mut shared);
-    let row = Row { start: index * vocab, vocab, chunks, maximum, inverse_temperature: specs[spec] };
+    let row = SampleParams { start: index * vocab, vocab, chunks, maximum, inverse_temperature: specs[spec] };
     let below = max(max(own, -1e30f32) - maximum, -1e30f32);
     let factor = select(inside, below.exp(), 0.0f32);
     let exponentials = sum(factor * stats[at + 2], &mut shared);
@@ -170,7 +170,7 @@ fn decide_kernel(
             token = token_of_all(logits, row, uniform, threshold, floor, &masses, &mut shared);
         }
     }
-    // Of logits that are none there may be no token at all.
+    // With NaN logits, there may be no token at all.
     let token = u32::cast_from(clamp(token, 0.0f32, f32::cast_from(vocab - 1)));
 
     if unit == 0 {
@@ -229,7 +229,8 @@ fn decide_kernel(
     }
 }
 
-/// Words of each row, and for rows that mix the whole vocabulary what [`keep`] writes.
+/// Launches the decision. Returns the words of each row, and for rows that mix the whole vocabulary what [`keep`]
+/// writes.
 pub(super) fn decide<R: Runtime>(
     device: &Device<R>,
     logits: &Buffer,
@@ -242,7 +243,7 @@ pub(super) fn decide<R: Runtime>(
     let word = u32::as_type_native_unchecked().storage_type();
     let words = device.empty(rows * (HEADER + 2 * listed), word);
     let kept = device.empty(if whole { rows * (survey.chunks + 1) } else { 1 }, word);
-    // SAFETY: the token is clamped to the vocabulary, places are below the list's length.
+    // SAFETY: the token is clamped to the vocabulary, and places are below the list's length.
     unsafe {
         decide_kernel::launch_unchecked::<R>(
             &device.client,

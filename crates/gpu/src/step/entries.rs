@@ -1,43 +1,43 @@
-//! The tokens of a mixture and their weights, as the cubes that read their rows of the table find them.
+//! The tokens of a mixture and their weights, as found by the cubes that read their rows of the table.
 //!
-//! They are those on a row's list, or those that [`keep`](super::levels::keep) has kept of the vocabulary: the
-//! beginnings of the lists of chunks. A cube holds some of them at a time, in shared memory, so that the rows can be
-//! asked for without waiting for ids and weights one by one.
+//! They are the tokens on a row's list, or those that [`keep`](super::levels::keep) has kept of the vocabulary: the
+//! first tokens of each chunk's list. A cube holds some of them at a time in shared memory, so that it can request
+//! their rows without waiting for ids and weights one by one.
 
 use cubecl::prelude::*;
 
 use super::{CHUNK, HEADER, MAX_CHUNKS, ROW};
 use crate::reduce::{UNITS, sum};
 
-/// Rows that a unit asks for before it waits for the first of them.
+/// Number of rows that a unit requests before it waits for the first of them.
 pub(super) const AT_ONCE: usize = 4;
 
-/// Tokens whose weights a cube holds.
+/// Number of tokens whose ids and weights a cube holds at a time.
 pub(super) const ENTRIES: usize = UNITS * AT_ONCE;
 
-/// Steps of a search among the chunks.
+/// Number of steps of a binary search among the chunks.
 const HALVINGS: usize = MAX_CHUNKS.ilog2() as usize;
 
-/// What a cube knows of its row.
+/// The mixture of a cube's row.
 #[derive(CubeType, Clone, Copy)]
 pub(super) struct Mixture {
-    /// Where its logits begin, and the ids in the order of levels.
+    /// Index of the row's first logit, and of its first id in the order of levels.
     logits: usize,
     chunks: usize,
     maximum: f32,
     sum: f32,
     pub(super) gate: f32,
     pub(super) token: usize,
-    /// Tokens that take part.
+    /// Number of tokens that are mixed.
     pub(super) count: usize,
-    /// Whether they are those on the list.
+    /// Whether these are the tokens on the row's list.
     is_listed: bool,
     pub(super) mixes: bool,
-    /// Whether their weights may be less than all.
+    /// Whether their weights may sum to less than one.
     tolerates: bool,
-    /// Where the list begins.
+    /// Index of the row's list.
     list: usize,
-    /// Where the beginnings of chunks are.
+    /// Index of the starts of the chunks' parts.
     kept: usize,
 }
 
@@ -78,7 +78,7 @@ pub(super) fn mixture(
     }
 }
 
-/// A token and its weight; the sampled token and 0 behind the last.
+/// The `i`-th token of the mixture and its weight; past the last one, the sampled token and 0.
 #[cube]
 fn entry(
     logits: &Array<f32>,
@@ -99,7 +99,8 @@ fn entry(
         }
         if comptime![whole] {
             if !mixture.is_listed {
-                // The last chunk that begins here or before; those before it with the same beginning are empty.
+                // Finds the last chunk whose part starts at `i` or before; those before it with the same start are
+                // empty.
                 let mut chunk = 0usize;
                 #[unroll]
                 for step in 0..HALVINGS {
@@ -112,7 +113,7 @@ fn entry(
                 let own = order[mixture.logits + place] as usize;
                 let below = max(logits[mixture.logits + own] - mixture.maximum, -1e30f32);
                 weight = below.exp() / mixture.sum;
-                // What weighs nothing is not worth reading.
+                // The row of a token without weight need not be read.
                 id = select(weight > 0.0f32, own, mixture.token);
             }
         }
@@ -120,7 +121,8 @@ fn entry(
     (id, weight)
 }
 
-/// Finds [`ENTRIES`] tokens from `first` on and their weights: the sum of those that the unit has found.
+/// Stores [`ENTRIES`] tokens from `first` on, and their weights. Returns the sum of the weights that this unit has
+/// found.
 #[cube]
 pub(super) fn find_entries(
     logits: &Array<f32>,
@@ -146,7 +148,7 @@ pub(super) fn find_entries(
     own
 }
 
-/// The beginnings of chunks, from which [`entry`] knows where a token is listed.
+/// Loads the starts of the chunks' parts, which [`entry`] needs to find a token.
 #[cube]
 pub(super) fn load_starts(
     kept: &Array<u32>,
@@ -162,7 +164,7 @@ pub(super) fn load_starts(
     }
 }
 
-/// The mean row's weight, where each unit has found tokens of so much weight.
+/// The mean row's weight; `own` is the sum of the weights that the unit has found.
 #[cube]
 pub(super) fn rest(mixture: Mixture, own: f32, shared: &mut SharedMemory<f32>) -> f32 {
     let found = sum(own, shared);

@@ -1,45 +1,47 @@
-//! Which rows of the table the mixture of a whole vocabulary reads, found without a pass over the logits.
+//! Finds the rows of the table that the mixture of a whole vocabulary reads, without a pass over the logits.
 //!
-//! Logits lie on levels of half a nat, on one grid for all chunks: the weights on a level differ by a factor of at most
-//! 1.65. The survey, which has many cubes, sorts the tokens of each chunk by level ([`sort`]), so that what any
-//! threshold keeps is the beginning of each chunk's list. [`keep`] finds the threshold from sums per level and says how
-//! long these beginnings are; nothing is moved once the threshold is known. The order is that of chunks, levels and ids:
-//! the same in every run.
+//! Logits are assigned to levels of half a nat, on one grid for all chunks, so the weights on a level differ by a
+//! factor of at most 1.65. The survey, which has many cubes, sorts the tokens of each chunk by level ([`sort`]), so
+//! that the tokens above any threshold are a prefix of each chunk's list. [`keep`] finds the threshold from sums per
+//! level and computes the lengths of these prefixes; no data is moved once the threshold is known. Tokens are ordered
+//! by chunk, level and id, which is the same in every run.
 //!
 //! The cost for a row of 131,072 logits on an H100, where one cube moves at most 64 bytes per cycle: [`keep`] reads
-//! seven numbers of each of 32 chunks, less than 1 KiB, for six sums over a cube and a running one, about 2 µs. Had one
-//! cube to go through the logits instead, it would read 512 KiB, 5 µs at best, and write up to 1 MiB of ids and weights.
-//! [`sort`] adds 512 KiB of ids to what the survey writes, by 32 cubes beside one another: 16 KiB and about 3 µs each.
+//! seven numbers of each of 32 chunks, less than 1 KiB, for six sums over a cube and a prefix sum, about 2 µs. If one
+//! cube went through the logits instead, it would read 512 KiB, 5 µs at best, and write up to 1 MiB of ids and
+//! weights. [`sort`] adds 512 KiB of ids to what the survey writes, by 32 cubes in parallel: 16 KiB and about 3 µs
+//! each.
 
 use cubecl::prelude::*;
 
 use super::{BOUNDS, REACHES, ROW, survey::OWN};
 use crate::reduce::{UNITS, before, sum};
 
-/// Levels of a chunk, from that of its largest logit downwards; the last has all that is below.
+/// Number of levels of a chunk, from that of its largest logit downwards; the last one has all logits below.
 pub(super) const LEVELS: usize = 32;
 
-/// Counts of a word, a byte each.
+/// Counts per word, of one byte each.
 const PER_WORD: usize = 4;
 
-/// Words of a unit's counts.
+/// Words of counts per unit, which has a count for each level.
 const WORDS: usize = LEVELS / PER_WORD;
 
-/// Units whose counts are added up one after the other: few enough for their sum to fit in a byte.
+/// Number of units whose counts are added up serially: few enough for their sums to fit in a byte.
 const SLICE: usize = 16;
 
 const SLICES: usize = UNITS / SLICE;
 
-/// Words of one kind from all units. One for each slice is not used: neighbouring slices then begin in other banks.
+/// Words of counts of the same levels, one from each unit. Each slice has another, unused one, so that neighbouring
+/// slices begin in different memory banks.
 const COLUMNS: usize = UNITS + SLICES;
 
-/// Words that [`sort`] needs for counts.
+/// Number of words that [`sort`] needs for counts.
 pub(super) const COUNTS: usize = WORDS * COLUMNS;
 
-/// Numbers that [`sort`] needs for where tokens of a level and a slice begin, and for the end of all.
+/// Numbers that [`sort`] needs: where the tokens of each level and slice begin, and where all end.
 pub(super) const STARTS: usize = LEVELS * SLICES + 1;
 
-/// As many levels as the search of [`keep`] can say: nothing is left out.
+/// The largest number of levels that the search of [`keep`] can return, which means that all are kept.
 const ALL: u32 = 63;
 
 /// A unit's part of a chunk.
@@ -49,7 +51,7 @@ pub(super) struct Part {
     pub(super) first: usize,
     /// Where the ids of the chunk are written.
     pub(super) list: usize,
-    /// Where the numbers of the chunk are written.
+    /// Where the statistics of the chunk are written.
     pub(super) stats: usize,
     /// The largest logit of the chunk.
     pub(super) maximum: f32,
@@ -61,22 +63,23 @@ pub(super) fn mixes_all(specs: &Array<f32>, row: usize) -> bool {
     specs[row * ROW + 7] == 0.0f32 && specs[row * ROW + 8] > 0.0f32
 }
 
-/// The place of a logit on the grid.
+/// The level of a logit on the grid, which grows with the logit.
 #[cube]
 fn place(logit: f32) -> f32 {
     (clamp(logit, -1e30f32, 1e30f32) * 2.0f32).floor()
 }
 
-/// Neither minus infinity, nor behind the end of the vocabulary, nor broken.
+/// Whether a logit is neither infinite, nor NaN, nor past the end of the vocabulary.
 #[cube]
 fn is_possible(logit: f32) -> bool {
     logit > -3e38f32 && logit < 3e38f32
 }
 
-/// Sorts the ids of a chunk by level, and on a level by id; writes for each level how many tokens it has together with
-/// the levels above ([`REACHES`]), and a bound of the weight of its tokens and those below ([`BOUNDS`]): each counts as
-/// the heaviest that its level may have, so that above the last level the bound is at most 1.65 times the weight. A
-/// weight of 1 is that of the upper end of the chunk's first level.
+/// Sorts the ids of a chunk by level, and within a level by id. For each level, it writes the number of tokens on it
+/// and the levels above ([`REACHES`]), and an upper bound of the weight of the tokens on it and the levels below
+/// ([`BOUNDS`]). For the bound, each token counts as the heaviest that its level allows, so that for levels above the
+/// last one the bound is at most 1.65 times the weight. A weight of 1 is that of the upper end of the chunk's first
+/// level.
 #[cube]
 pub(super) fn sort(
     own: &Array<f32>,
@@ -99,7 +102,7 @@ pub(super) fn sort(
     #[unroll]
     for i in 0..OWN {
         let below = top - place(own[i]);
-        // NaN, which broken logits give, compares as false: the level must be one of those that there are.
+        // Broken logits give NaN, which compares as false: the level must be a valid one.
         let below = select(below > 0.0f32, below, 0.0f32);
         let level = u32::cast_from(min(below, comptime![(LEVELS - 1) as f32]));
         let shift = (level % 4u32) * 8u32;
@@ -142,7 +145,8 @@ pub(super) fn sort(
     }
 }
 
-/// Turns each unit's counts into the sums over the units before it in its slice, and writes the sums of whole slices.
+/// Replaces each unit's counts by their sums over the units before it in its slice, and writes the sums of whole
+/// slices.
 #[cube]
 fn add_slices(counts: &mut SharedMemory<u32>, starts: &mut SharedMemory<f32>) {
     let unit = UNIT_POS as usize;
@@ -152,7 +156,7 @@ fn add_slices(counts: &mut SharedMemory<u32>, starts: &mut SharedMemory<f32>) {
         let mut passed = 0u32;
         let mut last = 0u32;
         for i in 0..SLICE {
-            // Four sums at once: none goes beyond its byte.
+            // This adds four counts at once, because none of their sums exceeds its byte.
             passed += last;
             last = counts[first + i];
             counts[first + i] = passed;
@@ -160,19 +164,19 @@ fn add_slices(counts: &mut SharedMemory<u32>, starts: &mut SharedMemory<f32>) {
         #[unroll]
         for i in 0..PER_WORD {
             let shift = comptime![8 * i as u32];
-            // The whole slice may have one more than fits in a byte.
+            // The sum of the whole slice may be one too large for a byte.
             let count = ((passed >> shift) & 255u32) + ((last >> shift) & 255u32);
             starts[(kind * PER_WORD + i) * SLICES + slice] = f32::cast_from(count);
         }
     }
 }
 
-/// What a unit knows of a chunk.
+/// A chunk, as the unit that handles it knows it.
 #[derive(CubeType, Clone, Copy)]
 pub(super) struct Known {
-    /// Where the numbers of the chunk are.
+    /// Index of the chunk's statistics.
     pub(super) stats: usize,
-    /// Whether there is such a chunk.
+    /// Whether the chunk exists.
     pub(super) inside: bool,
     /// The largest logit of the chunk.
     pub(super) own: f32,
@@ -180,9 +184,10 @@ pub(super) struct Known {
     pub(super) maximum: f32,
 }
 
-/// Writes from `to` on where each chunk's part of the kept tokens begins, if these parts, the beginnings of the chunks'
-/// lists, are put together; behind the last one the number of all. The fewest levels are kept for which the bound of the
-/// rest, times `gate`, is at most `allowed`; a weight of 1 is that of the most likely token.
+/// Keeps the fewest levels for which the bound of the weight of the other levels, times `gate`, is at most `allowed`.
+/// A weight of 1 is that of the most likely token. The kept tokens of a chunk are a prefix of its list. From `to` on,
+/// this writes where each chunk's part begins if these prefixes are concatenated, and then the number of all kept
+/// tokens.
 #[cube]
 pub(super) fn keep(
     stats: &Array<f32>,
@@ -195,7 +200,7 @@ pub(super) fn keep(
     shared: &mut SharedMemory<f32>,
 ) {
     let unit = UNIT_POS as usize;
-    // The chunk's first level is so far below that of the row.
+    // The number of levels by which the chunk's first level is below that of the row.
     let own_top = place(known.own);
     let lower = place(known.maximum) - own_top;
     let largest = clamp(known.maximum, -1e30f32, 1e30f32);
@@ -203,7 +208,7 @@ pub(super) fn keep(
     let mut levels = 0u32;
     for bit in 0..6u32 {
         let candidate = levels + (32u32 >> bit);
-        // With one level less than that.
+        // The bound of what is left out if one level less than the candidate is kept.
         let level = max(f32::cast_from(candidate - 1u32) - lower, 0.0f32);
         let mut bound = 0.0f32;
         if known.inside && level < comptime![LEVELS as f32] {
@@ -229,5 +234,5 @@ pub(super) fn keep(
     }
 }
 
-// Sums over a slice without its last unit fit in a byte, and each unit has two sums of slices.
+// Sums over a slice without its last unit fit in a byte, and each unit handles two sums of slices.
 const _: () = assert!(OWN * (SLICE - 1) < 256 && LEVELS * SLICES == 2 * UNITS);

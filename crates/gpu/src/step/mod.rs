@@ -1,17 +1,17 @@
-//! From logits to the next inputs, in three launches whatever the sampling and the rule.
+//! Samples tokens from logits and mixes the next inputs, in three launches whatever the sampling and the rule.
 //!
 //! ```text
-//! survey   chunks of the vocabulary, many cubes   sums of exponentials, and each chunk's tokens, the likeliest first
-//! decide   one cube for each row                  the token, its log-probability, entropy, gate, the likeliest tokens,
-//!                                                 and how many of each chunk's tokens are mixed one by one
+//! survey   chunks of the vocabulary, many cubes   sums of exponentials; each chunk's tokens, the most likely first
+//! decide   one cube for each row                  the token, its log-probability, entropy, gate, the most likely
+//!                                                 tokens, and how many of each chunk's tokens are mixed one by one
 //! blend    columns of the table, many cubes       E[y] + gate (sum_i q_i E[i] + q_rest mean(E) - E[y])
 //! ```
 //!
-//! In a mixture of the whole vocabulary few tokens have nearly all of the weight. The weight of the others, `q_rest`, as
-//! much as the row tolerates, goes to the mean row of the table, and their own rows are not read: [`levels`] says how
-//! these tokens are found.
+//! In a mixture of the whole vocabulary, few tokens have nearly all of the weight. The weight of the others,
+//! `q_rest`, as much as the row tolerates, goes to the mean row of the table, and their own rows are not read:
+//! [`levels`] describes how these tokens are found.
 //!
-//! Nothing of this is read back before the next step is under way; [`Decided`] says what there is to read.
+//! Nothing of this is read back before the next step has been launched; [`Decided`] has what there is to read.
 
 mod blend;
 mod decide;
@@ -27,45 +27,45 @@ use moi_sampling::{Decision, Reading, RowSpec};
 
 use crate::{Buffer, Device, Weights};
 
-/// Numbers of a [`RowSpec`] on the device.
+/// Number of values of a [`RowSpec`] on the device.
 const ROW: usize = 10;
 
-/// The most likely tokens that are known one by one, at most.
+/// Maximum number of most likely tokens that are listed one by one.
 pub const MAX_LISTED: usize = 64;
 
-/// Tokens of a chunk.
+/// Tokens in a chunk of the vocabulary.
 const CHUNK: usize = 4096;
 
-/// Most chunks: each unit of a cube looks at one.
+/// Maximum number of chunks, because each unit of a cube handles one.
 const MAX_CHUNKS: usize = crate::reduce::UNITS;
 
-/// Numbers before a row's list of tokens.
+/// Number of words before a row's list of tokens.
 const HEADER: usize = 8;
 
-/// The embedding whose rows are mixed.
+/// The embedding table whose rows are mixed.
 #[derive(Clone, Copy, Debug)]
 pub struct EmbeddingTable<'a> {
-    /// `[vocab, width]`.
+    /// The table, `[vocab, width]`.
     pub weights: &'a Weights,
-    /// Numbers of a row.
+    /// Values per row.
     pub width: usize,
-    /// A factor on rows as they enter the model.
+    /// A factor on embeddings as inputs of the model.
     pub scale: f32,
-    /// The mean of all rows as they are stored, `[width]` in float32. Without it nothing takes the place of a row,
-    /// whatever the rows tolerate.
+    /// The mean of all rows as they are stored, `[width]` in float32. Without it, every row that has a weight is
+    /// read, whatever the rows tolerate.
     pub mean: Option<&'a Buffer>,
 }
 
-/// What a step has decided, for the host to read.
+/// The decisions of a step, in device memory, for the host to read.
 #[derive(Clone, Debug)]
 pub struct Decided {
     words: Buffer,
-    /// Of the words of each row: how many tokens are listed.
+    /// Number of tokens that are listed for each row.
     listed: usize,
 }
 
 impl Decided {
-    /// Has the words copied to the host behind the work that is enqueued by now; what comes later does not hold them up.
+    /// Starts a copy of the words to the host after the work that is enqueued by now; later work does not delay it.
     /// The error is the driver's.
     pub fn read<R: Runtime>(self, device: &Device<R>) -> Reading {
         let client = device.client.clone();
@@ -84,7 +84,7 @@ impl Decided {
         }
     }
 
-    /// What the words say, once they are read.
+    /// Decodes the words after they were read.
     fn decisions(&self, words: &[u32]) -> Vec<Decision> {
         let row = |row: &[u32]| {
             let number = |at: usize| f32::from_bits(row[at]);
@@ -107,15 +107,15 @@ impl Decided {
     }
 }
 
-/// Whether rows can be sampled and mixed here: supports and lists of at most [`MAX_LISTED`] tokens, and no vocabulary
-/// beyond a million.
+/// Whether rows can be sampled and mixed here: their supports and lists must have at most [`MAX_LISTED`] tokens, and
+/// the vocabulary at most about a million.
 pub fn can_step(vocab: usize, rows: &[RowSpec]) -> bool {
     let fits =
         |row: &RowSpec| row.top <= MAX_LISTED && row.support.is_none_or(|support| support <= MAX_LISTED);
     vocab <= CHUNK * MAX_CHUNKS && !rows.is_empty() && rows.iter().all(fits)
 }
 
-/// Samples from `logits` `[rows, vocab]` in float32 and mixes the next inputs `[rows, width]` in float32.
+/// Samples from `logits` `[rows, vocab]` in float32, and mixes the next inputs, `[rows, width]` in float32.
 pub fn step<R: Runtime>(
     device: &Device<R>,
     logits: &Buffer,
@@ -138,7 +138,7 @@ pub fn step<R: Runtime>(
     (blend::blend(device, &step, &decided, table), decided)
 }
 
-/// Tokens that must be known one by one.
+/// Number of tokens of a row that must be listed one by one.
 fn listed(row: &RowSpec) -> usize {
     let filters = row.temperature > 0.0 && (row.top_p < 1.0 || row.min_p > 0.0);
     let sampled = match row.top_k {
@@ -150,7 +150,7 @@ fn listed(row: &RowSpec) -> usize {
     sampled.max(row.support.unwrap_or(0)).max(row.top)
 }
 
-/// Tokens that are mixed; 0 for the whole vocabulary.
+/// Number of tokens that are mixed; 0 for the whole vocabulary.
 fn support(row: &RowSpec, vocab: usize) -> usize {
     row.support.filter(|&support| support < vocab).unwrap_or(0)
 }
@@ -171,38 +171,38 @@ fn numbers(row: &RowSpec, vocab: usize, has_mean: bool) -> [f32; ROW] {
     ]
 }
 
-/// What is known of each chunk.
+/// Statistics of each chunk of the vocabulary.
 struct Survey {
-    /// `[rows, chunks, STATS]`.
+    /// The statistics, `[rows, chunks, STATS]`.
     stats: Buffer,
-    /// The most likely tokens of each chunk `[rows, chunks, listed]`: their logits.
+    /// Logits of the most likely tokens of each chunk, `[rows, chunks, listed]`.
     values: Buffer,
-    /// And their ids.
+    /// Ids of these tokens.
     ids: Buffer,
-    /// The ids of each chunk by [`levels`], where a row mixes the whole vocabulary: `[rows, vocab]`.
+    /// The ids of each chunk, sorted by [`levels`], for rows that mix the whole vocabulary: `[rows, vocab]`.
     order: Buffer,
     chunks: usize,
 }
 
-/// What the mixture of a step is made from.
+/// The buffers from which the mixture of a step is computed.
 struct StepBuffers<'a> {
     logits: &'a Buffer,
     specs: Buffer,
     survey: Survey,
-    /// Where each chunk's part of the tokens that are mixed one by one begins, and their number: `[rows, chunks + 1]`.
+    /// Where each chunk's part of the kept tokens begins, and the number of all kept tokens: `[rows, chunks + 1]`.
     kept: Buffer,
     rows: usize,
     /// Whether a row mixes the whole vocabulary.
     whole: bool,
 }
 
-/// Where the bounds of weight of a chunk's levels begin. Before them: the largest logit, its token, the sum of
-/// exponentials below it, the sum of these times their exponents, the sum at the row's temperature, and whether one is
-/// no number.
+/// Index of the bounds of the weights of levels in a chunk's statistics. Before them are: the largest logit, its
+/// token, the sum of the exponentials relative to it, the sum of these times their exponents, the sum at the row's
+/// temperature, and whether any logit is NaN or infinite.
 const BOUNDS: usize = 6;
 
-/// Where the numbers of tokens down to each level begin.
+/// Index of the numbers of tokens on each level and those above.
 const REACHES: usize = BOUNDS + levels::LEVELS;
 
-/// Numbers of a chunk.
+/// Number of statistics of a chunk.
 const STATS: usize = REACHES + levels::LEVELS;

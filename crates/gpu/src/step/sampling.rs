@@ -1,8 +1,8 @@
-//! The token: the inverse of the cumulative distribution, in order of ids, of what the filters leave.
+//! Samples the token: inverts the cumulative distribution, in order of ids, of the tokens that the filters keep.
 //!
-//! Where they leave at most as many tokens as are listed, the list is enough. Else a threshold on logits stands for
-//! them: found bit by bit, which takes many passes over the logits, but only a flat distribution needs it. There, and
-//! only there, tokens as likely as the last one that is kept are kept too.
+//! If the filters keep at most as many tokens as are listed, the list is enough. Otherwise a threshold on logits
+//! stands for them. It is found bit by bit, in many passes over the logits, but only a flat distribution needs that.
+//! In this case only, tokens as likely as the last one that is kept are kept too.
 
 use cubecl::prelude::*;
 
@@ -12,9 +12,9 @@ use super::{
 };
 use crate::reduce::{UNITS, before, largest, sum};
 
-/// A row's logits, and how exponents become weights.
+/// A row's logits, and what turns them into weights.
 #[derive(CubeType, Clone, Copy)]
-pub(super) struct Row {
+pub(super) struct SampleParams {
     pub(super) start: usize,
     pub(super) vocab: usize,
     pub(super) chunks: usize,
@@ -22,18 +22,18 @@ pub(super) struct Row {
     pub(super) inverse_temperature: f32,
 }
 
-/// Not normalised: 1 for the most likely token.
+/// The weight of a logit, not normalized: 1 for the most likely token.
 #[cube]
-pub(super) fn weight(value: f32, row: Row) -> f32 {
+pub(super) fn weight(value: f32, row: SampleParams) -> f32 {
     (max(value - row.maximum, -1e30f32) * row.inverse_temperature).exp()
 }
 
-/// Tokens at least as likely as `threshold` says and at least `floor` times as likely as the most likely one: their
-/// weight within a chunk, or their number.
+/// The weight, or the number, of a chunk's tokens whose key is at least `threshold` and whose weight is at least
+/// `floor`.
 #[cube]
 fn chunk_mass(
     logits: &Array<f32>,
-    row: Row,
+    row: SampleParams,
     chunk: usize,
     threshold: u32,
     floor: f32,
@@ -55,7 +55,13 @@ fn chunk_mass(
 }
 
 #[cube]
-fn mass(logits: &Array<f32>, row: Row, threshold: u32, counts: bool, shared: &mut SharedMemory<f32>) -> f32 {
+fn mass(
+    logits: &Array<f32>,
+    row: SampleParams,
+    threshold: u32,
+    counts: bool,
+    shared: &mut SharedMemory<f32>,
+) -> f32 {
     let mut total = 0.0f32;
     for chunk in 0..row.chunks {
         total += chunk_mass(logits, row, chunk, threshold, 0.0f32, counts, shared);
@@ -63,11 +69,11 @@ fn mass(logits: &Array<f32>, row: Row, threshold: u32, counts: bool, shared: &mu
     total
 }
 
-/// The highest threshold above which there is at least `target`.
+/// The highest threshold that tokens with a total weight, or number, of at least `target` reach.
 #[cube]
 fn threshold_of(
     logits: &Array<f32>,
-    row: Row,
+    row: SampleParams,
     target: f32,
     counts: bool,
     shared: &mut SharedMemory<f32>,
@@ -82,11 +88,12 @@ fn threshold_of(
     threshold
 }
 
-/// What filters leave of a long list, as a threshold; the masses of chunks become those of what is left.
+/// The filters as a threshold, if they keep more tokens than are listed. `masses` are set to the weights of the kept
+/// tokens in each chunk.
 #[cube]
 pub(super) fn filtered(
     logits: &Array<f32>,
-    row: Row,
+    row: SampleParams,
     top_k: f32,
     top_p: f32,
     min_p: f32,
@@ -111,12 +118,12 @@ pub(super) fn filtered(
     threshold
 }
 
-/// The token at which the cumulative distribution passes `uniform`, of those above threshold and floor, whose weights
-/// in each chunk are known.
+/// The token at which the cumulative distribution passes `uniform`, among those above `threshold` and `floor`.
+/// `masses` are their weights in each chunk.
 #[cube]
 pub(super) fn token_of_all(
     logits: &Array<f32>,
-    row: Row,
+    row: SampleParams,
     uniform: f32,
     threshold: u32,
     floor: f32,
@@ -133,7 +140,7 @@ pub(super) fn token_of_all(
     let mut rest = 0.0f32;
     let mut found = false;
     for chunk in 0..row.chunks {
-        // The last one with anything in it, if rounding lets none pass.
+        // If rounding keeps the sum below the target, the last chunk with a positive weight is chosen.
         if !found && masses[chunk] > 0.0f32 {
             chosen = chunk;
             rest = target - reached;
@@ -173,8 +180,8 @@ pub(super) fn token_of_all(
     select(token > 9e8f32, last, token)
 }
 
-/// How many of the listed tokens the filters leave, and whether there may be others beside them. `weights` are those
-/// of the list, in its order; `all` is the weight of the whole vocabulary.
+/// How many of the listed tokens the filters keep, and whether these are all that they keep. `weights` are those of
+/// the listed tokens, in order; `all` is the weight of the whole vocabulary.
 #[cube]
 pub(super) fn listed_left(
     weights: &SharedMemory<f32>,
@@ -213,7 +220,7 @@ pub(super) fn listed_left(
     (max(left, 1usize), enough || cut)
 }
 
-/// The same as [`token_of_all`] of the first `count` listed tokens.
+/// Like [`token_of_all`], for the first `count` listed tokens.
 #[cube]
 pub(super) fn token_of_listed(
     ids: &SharedMemory<f32>,
@@ -249,5 +256,5 @@ pub(super) fn token_of_listed(
     select(token > 9e8f32, last, token)
 }
 
-/// Units must be able to look at one chunk each.
+/// The units of a cube must cover exactly one chunk.
 const _: () = assert!(UNITS * OWN == CHUNK);

@@ -1,5 +1,5 @@
-//! What a chunk of the vocabulary adds to sums, its most likely tokens, and for mixtures of the whole vocabulary all its
-//! tokens in the order of [`levels`](super::levels).
+//! Computes statistics of a chunk of the vocabulary, its most likely tokens, and for mixtures of the whole vocabulary
+//! all its tokens in the order of [`levels`](super::levels).
 
 use cubecl::prelude::*;
 
@@ -12,10 +12,10 @@ use crate::{
     reduce::{SHARED, UNITS, before, largest, sum},
 };
 
-/// Tokens of a unit.
+/// Tokens per unit.
 pub(super) const OWN: usize = CHUNK / UNITS;
 
-/// A number whose order as an unsigned one is that of floats.
+/// A key that orders floats as unsigned integers.
 #[cube]
 pub(super) fn key(value: f32) -> u32 {
     let bits = u32::reinterpret(value);
@@ -51,7 +51,7 @@ fn survey_kernel(
         let value = logits[row * vocab + min(first + i, vocab - 1)];
         let value = select(inside, value, f32::new(f32::MIN));
         own[i] = value;
-        // All ones in the exponent: infinity or NaN; that of minus infinity alone is fine.
+        // An exponent of all ones means infinity or NaN, of which only minus infinity is allowed.
         let bits = u32::reinterpret(value);
         if (bits & 0x7f80_0000u32) == 0x7f80_0000u32 && bits != 0xff80_0000u32 {
             broken = 1.0f32;
@@ -59,7 +59,7 @@ fn survey_kernel(
         top = max(top, value);
     }
     let maximum = largest(top, &mut shared);
-    // A chunk of nothing but minus infinity must not give NaN.
+    // A chunk in which all logits are minus infinity must not give NaN.
     let base = max(maximum, -1e30f32);
     let mut exponentials = 0.0f32;
     let mut products = 0.0f32;
@@ -97,7 +97,7 @@ fn survey_kernel(
         }
     }
     if comptime![listed > 0] {
-        // The key of the last one on the list, bit by bit.
+        // Finds the key of the last token on the list, bit by bit.
         let mut threshold = 0u32;
         for bit in 0..32u32 {
             let candidate = threshold | (1u32 << (31 - bit));
@@ -157,8 +157,8 @@ pub(super) fn survey<R: Runtime>(
     let words = u32::as_type_native_unchecked().storage_type();
     let ids = device.empty(candidates, words);
     let order = device.empty(if whole { logits.len } else { 1 }, words);
-    // SAFETY: indices are clamped to the vocabulary, places are below the list's length, and levels below their number;
-    // a chunk's ids lie where its logits do.
+    // SAFETY: indices are clamped to the vocabulary, places are below the list's length, and levels below their
+    // number; a chunk's ids are where its logits are.
     unsafe {
         survey_kernel::launch_unchecked::<R>(
             &device.client,

@@ -1,4 +1,4 @@
-//! A block of keys or values: reading it, scoring it, and adding it up.
+//! Operations on one block of keys or values: reading, scoring, and summing values.
 
 use std::ops::Range;
 
@@ -10,20 +10,21 @@ use crate::{
     lanes::{Lanes, dispatch},
 };
 
-/// From so many queries on keys and values are widened to float32 once, before they are used; else they are read as they
-/// are stored.
+/// With at least this many queries, the keys and values of a block are widened to float32 once, before they are used;
+/// with fewer, they are widened in registers whenever they are loaded.
 pub(super) const MIN_WIDENED: usize = 8;
 
-/// A block of keys or values in float32.
+/// Buffer for a block of keys or values in float32.
 #[derive(Default)]
 pub(super) struct Widened(Vec<f32>);
 
-/// Keys `[head_dim, CACHE_BLOCK]` or values `[CACHE_BLOCK, padded]` of a block, and where they begin.
+/// Keys `[head_dim, CACHE_BLOCK]` or values `[CACHE_BLOCK, padded]` of a block: the memory, and the index of the
+/// first one in it.
 #[derive(Clone, Copy)]
 pub(super) struct Block(Place, usize);
 
 impl Widened {
-    /// The keys of a head in a block that begins at `at`.
+    /// The keys of a head in a block, where they begin at index `at`.
     pub(super) fn read_keys(&mut self, keys: &Float<'_>, at: usize, head_dim: usize, widens: bool) -> Block {
         let (place, len) = (keys.place(), CACHE_BLOCK * head_dim);
         assert!(at + len <= keys.len(), "keys of a block");
@@ -35,8 +36,9 @@ impl Widened {
         Block(Place::F32(self.0.as_ptr()), 0)
     }
 
-    /// The values of a head at the first positions of a block that begins at `at`: as they are, where they fill their
-    /// vectors and are float32 or used by few.
+    /// The values of a head at the first positions of a block, where they begin at index `at`. They are read in place
+    /// if `head_dim` is a multiple of sixteen and they are float32 or used by few queries; else they are copied and
+    /// padded.
     pub(super) fn read_values(
         &mut self,
         values: &Float<'_>,
@@ -57,7 +59,7 @@ impl Widened {
         } else {
             for (position, to) in self.0.chunks_mut(padded).take(positions).enumerate() {
                 for (i, to) in to[..head_dim].iter_mut().enumerate() {
-                    // SAFETY: inside, as asserted above.
+                    // SAFETY: the index is in bounds, as asserted above.
                     *to = unsafe { place.get(at + position * head_dim + i) };
                 }
             }
@@ -65,7 +67,7 @@ impl Widened {
         Block(Place::F32(self.0.as_ptr()), 0)
     }
 
-    /// The keys of some positions, one behind the other.
+    /// Copies the keys of some positions to consecutive columns.
     pub(super) fn gather_keys(
         &mut self,
         slabs: &[Float<'_>],
@@ -80,7 +82,7 @@ impl Widened {
                 "keys of a block"
             );
             for i in 0..head_dim {
-                // SAFETY: inside, as asserted above.
+                // SAFETY: the index is in bounds, as asserted above.
                 self.0[i * CACHE_BLOCK + to] =
                     unsafe { slabs[slab].place().get(at + i * CACHE_BLOCK + column) };
             }
@@ -88,7 +90,7 @@ impl Widened {
         Block(Place::F32(self.0.as_ptr()), 0)
     }
 
-    /// The values of some positions, one behind the other.
+    /// Copies the values of some positions to consecutive rows.
     pub(super) fn gather_values(
         &mut self,
         slabs: &[Float<'_>],
@@ -101,7 +103,7 @@ impl Widened {
         for (to, (slab, at, column)) in places.enumerate() {
             assert!(at + (column + 1) * head_dim <= slabs[slab].len(), "values of a block");
             for i in 0..head_dim {
-                // SAFETY: inside, as asserted above.
+                // SAFETY: the index is in bounds, as asserted above.
                 self.0[to * padded + i] = unsafe { slabs[slab].place().get(at + column * head_dim + i) };
             }
         }
@@ -109,10 +111,12 @@ impl Widened {
     }
 }
 
-/// A position of a block: the slab, where the block's head begins in it, and which position of the block it is.
+/// A position in a block: the slab, the index in it where the head's part of the block begins, and the position's
+/// index in the block.
 pub(super) type CachedPosition = (usize, usize, usize);
 
-/// Does `$body` with `$load` reading sixteen values of a block, the type settled outside of its loops.
+/// Expands `$body` for each storage type, with `$load` reading sixteen values, so that the type is matched outside
+/// the loops.
 macro_rules! each_type {
     ($block:expr, |$load:ident| $body:expr) => {
         match $block {
@@ -144,18 +148,18 @@ macro_rules! each_type {
     };
 }
 
-/// Sixteen at a time; all must be there.
+/// Widens values to float32, sixteen at a time; `from` must hold `out.len()` values from `at` on.
 fn widen(from: Place, at: usize, out: &mut [f32]) {
     dispatch!(isa(), |from: Place, at: usize, out: &mut [f32]| -> () {
         for (index, out) in out.as_chunks_mut::<16>().0.iter_mut().enumerate() {
-            // SAFETY: the caller has looked; the instruction set is there.
+            // SAFETY: the caller has checked the bounds; the CPU has the instruction set.
             unsafe { from.load::<L>(at + 16 * index).store(out.as_mut_ptr()) };
         }
     });
 }
 
-/// Scores of queries `[rows, padded]`: products with all keys of a block, `[rows, CACHE_BLOCK]`. A register holds those of
-/// sixteen keys, and products are added up value by value, however many queries there are.
+/// Scores of queries `[rows, padded]`: their dot products with all keys of a block, `[rows, CACHE_BLOCK]`. A register
+/// holds the scores of sixteen keys, and each dot product is summed value by value, however many queries there are.
 pub(super) fn scores(q: &[f32], k: Block, head_dim: usize, padded: usize, rows: usize, out: &mut [f32]) {
     assert!(q.len() >= rows * padded && out.len() >= rows * CACHE_BLOCK && head_dim <= padded);
     dispatch!(isa(), |q: &[f32],
@@ -165,7 +169,7 @@ pub(super) fn scores(q: &[f32], k: Block, head_dim: usize, padded: usize, rows: 
                       rows: usize,
                       out: &mut [f32]|
      -> () {
-        /// `N` queries with all keys, `W` times sixteen of them at a time.
+        /// Scores `N` queries against all keys, `16 * W` keys at a time.
         #[inline(always)]
         unsafe fn some<L: Lanes, const N: usize, const W: usize>(
             q: &[f32],
@@ -174,7 +178,7 @@ pub(super) fn scores(q: &[f32], k: Block, head_dim: usize, padded: usize, rows: 
             out: &mut [f32],
         ) {
             each_type!(k, |load| {
-                // SAFETY: the block has these keys; the caller has looked at the sizes, and has the instruction set.
+                // SAFETY: the block has these keys; the caller has checked the sizes and has the instruction set.
                 unsafe {
                     for first in (0..CACHE_BLOCK).step_by(16 * W) {
                         let mut lanes = [[L::splat(0.0); W]; N];
@@ -202,10 +206,10 @@ pub(super) fn scores(q: &[f32], k: Block, head_dim: usize, padded: usize, rows: 
         let (mut row, sizes) = (0, [head_dim, padded]);
         while row < rows {
             let (q, out) = (&q[row * padded..], &mut out[row * CACHE_BLOCK..]);
-            // SAFETY: likewise.
+            // SAFETY: the sizes were asserted above; the CPU has the instruction set.
             unsafe {
                 match rows - row {
-                    // Sixteen sums, two of keys and a query.
+                    // Registers: sixteen sums, two of keys and one of a query.
                     8.. if L::REGISTERS >= 20 => {
                         some::<L, 8, 2>(q, k, sizes, out);
                         row += 8;
@@ -214,7 +218,8 @@ pub(super) fn scores(q: &[f32], k: Block, head_dim: usize, padded: usize, rows: 
                         some::<L, 4, 4>(q, k, sizes, out);
                         row += 4;
                     }
-                    // Six sums, the keys and a query in the eight registers of sixteen lanes that AVX2 and NEON have room for.
+                    // Six sums, one of keys and one of a query fill the eight sixteen-lane registers of AVX2 and
+                    // NEON.
                     6.. => {
                         some::<L, 6, 1>(q, k, sizes, out);
                         row += 6;
@@ -241,8 +246,8 @@ pub(super) fn scores(q: &[f32], k: Block, head_dim: usize, padded: usize, rows: 
     });
 }
 
-/// Turns the scores of the columns within into weights, those of others into zeros, and takes what the state held down
-/// to the new largest score.
+/// A step of the online softmax: turns the scores of the columns in `within` into weights, sets those of other
+/// columns to zero, and rescales the sums in the state to the new largest score.
 pub(super) fn weigh(
     scores: &mut [f32],
     within: Range<usize>,
@@ -256,7 +261,7 @@ pub(super) fn weigh(
     scores[..within.start].fill(f32::NEG_INFINITY);
     scores[within.end..].fill(f32::NEG_INFINITY);
     dispatch!(isa(), |scores: &mut [f32], padded: usize, state: &mut [f32]| -> () {
-        // SAFETY: chunks of sixteen; the instruction set is there.
+        // SAFETY: all loads and stores are inside chunks of sixteen; the CPU has the instruction set.
         unsafe {
             let mut largest = L::splat(f32::NEG_INFINITY);
             for chunk in scores.as_chunks::<16>().0 {
@@ -273,7 +278,8 @@ pub(super) fn weigh(
             state[padded + 1] = state[padded + 1] * factor + sum.sum();
             state[padded] = max;
             if max == f32::NEG_INFINITY {
-                // Something is seen, and no score of it is a number: that must show.
+                // The query sees positions, but no score of theirs is a number: the sum becomes NaN, so that the
+                // result shows it.
                 (state[padded], state[padded + 1]) = (0.0, f32::NAN);
             }
             if factor != 1.0 {
@@ -338,7 +344,7 @@ pub(super) fn add_values(
         let mut row = 0;
         while row < rows {
             let (weights, out) = (&weights[row * CACHE_BLOCK..], &mut out[row * (padded + 2)..]);
-            // SAFETY: likewise.
+            // SAFETY: the sizes were asserted above; the CPU has the instruction set.
             unsafe {
                 match rows - row {
                     8.. if L::REGISTERS >= 20 => {

@@ -1,28 +1,28 @@
-//! What a task computes: its queries against a part of the positions.
+//! The computation of a task: its queries against a part of the positions.
 
 use std::ops::Range;
 
 use super::block::{Block, MIN_WIDENED, Widened, add_values, scores, weigh};
-use super::{Attention, AttentionSpan, BlockPlace, CACHE_BLOCK, CachedBlocks, Task, Visible};
+use super::{AttentionSizes, AttentionSpan, BlockPlace, CACHE_BLOCK, CachedBlocks, Task, Visible};
 use crate::{isa, lanes::dispatch};
 
-/// What a task needs in passing.
+/// Buffers and ranges of a task, reused for all its parts.
 pub(super) struct Scratch {
     kv_head: usize,
-    /// `[rows, padded]`.
+    /// The queries, `[rows, padded]`.
     q: Vec<f32>,
-    /// The positions that each of these sees.
+    /// The positions that each query sees.
     seen: Vec<Range<usize>>,
-    /// In a tree, the new positions on the way to the one query that there is.
+    /// In a tree, the new positions on the path to the one position whose queries the task has.
     path: Option<Vec<usize>>,
     keys: Widened,
     values: Widened,
-    /// `[rows, CACHE_BLOCK]`.
+    /// The scores of a block, `[rows, CACHE_BLOCK]`.
     scores: Vec<f32>,
 }
 
 impl Scratch {
-    pub(super) fn new(sizes: &Attention<'_>, q: &[f32], task: &Task, span: &AttentionSpan<'_>) -> Self {
+    pub(super) fn new(sizes: &AttentionSizes<'_>, q: &[f32], task: &Task, span: &AttentionSpan<'_>) -> Self {
         let (head_dim, group) = (sizes.head_dim, sizes.heads / sizes.kv_heads);
         let (rows, padded) = (task.queries.len(), head_dim.next_multiple_of(16));
         let mut own = vec![0.0; rows * padded];
@@ -41,10 +41,10 @@ impl Scratch {
         }
     }
 
-    /// The keys and values of a block that some of the queries see: `[head_dim, CACHE_BLOCK]` and `[CACHE_BLOCK, padded]`.
+    /// The keys `[head_dim, CACHE_BLOCK]` and values `[CACHE_BLOCK, padded]` of a block that some of the queries see.
     fn read(
         &mut self,
-        sizes: &Attention<'_>,
+        sizes: &AttentionSizes<'_>,
         cached: &CachedBlocks<'_>,
         span: &AttentionSpan<'_>,
         block: usize,
@@ -55,7 +55,8 @@ impl Scratch {
             |place: BlockPlace| (place.index * sizes.kv_heads + self.kv_head) * CACHE_BLOCK * sizes.head_dim;
         let positions = block * CACHE_BLOCK..end.min((block + 1) * CACHE_BLOCK);
         if let Some(path) = self.path.as_ref().filter(|_| positions.end > span.past) {
-            // The positions on the way to the query, one behind the other, as they would be without the others.
+            // The positions on the path to the query are gathered one after another, as if there were no other
+            // branches.
             let columns = positions.map(|position| {
                 let real = match position.checked_sub(span.past) {
                     Some(depth) => span.past + path[depth],
@@ -85,9 +86,10 @@ impl Scratch {
     }
 }
 
-/// Sums of the queries of a task over a part: of each the weighted values, the largest score, and the sum of weights.
+/// The softmax states of a task's queries over a part. The state of a query is its weighted sum of values, the
+/// largest score, and the sum of weights.
 pub(super) fn run_part(
-    sizes: &Attention<'_>,
+    sizes: &AttentionSizes<'_>,
     cached: &CachedBlocks<'_>,
     span: &AttentionSpan<'_>,
     part: Range<usize>,
@@ -120,7 +122,7 @@ pub(super) fn run_part(
     }
 }
 
-/// Adds what was found in a part to what was found in those before it, for each query.
+/// Merges the softmax states of a part into those of the parts before it, for each query.
 pub(super) fn merge(all: &mut Vec<f32>, part: &[f32], state: usize) {
     if all.is_empty() {
         all.extend_from_slice(part);
@@ -135,7 +137,7 @@ pub(super) fn merge(all: &mut Vec<f32>, part: &[f32], state: usize) {
         let (old, new) = ((before - max).exp(), (new - max).exp());
         dispatch!(isa(), |all: &mut [f32], part: &[f32], old: f32, new: f32| -> () {
             let sums = all.len() - 2;
-            // SAFETY: chunks of sixteen; the instruction set is there.
+            // SAFETY: all loads and stores are inside chunks of sixteen; the CPU has the instruction set.
             unsafe {
                 for (all, part) in
                     all[..sums].as_chunks_mut::<16>().0.iter_mut().zip(part.as_chunks::<16>().0)

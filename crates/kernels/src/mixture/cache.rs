@@ -1,4 +1,4 @@
-//! Rows of packed tables that mixtures have read before.
+//! A cache of unpacked rows of packed tables, for mixtures.
 
 use crate::{
     Packed, isa,
@@ -7,24 +7,24 @@ use crate::{
     threshold::Weighted,
 };
 
-/// Rows that are allocated together.
+/// Number of rows that are allocated together.
 const CHUNK: usize = 256;
 
-/// Copies of the rows of a packed table that mixtures have read. Likely tokens come again and again,
-/// and a copy is read in a sixteenth of the time that its tile takes.
+/// Copies of the rows of a packed table that mixtures have read. Likely tokens recur, and reading a copy takes a
+/// sixteenth of the time of reading its tile, because a tile interleaves sixteen rows.
 ///
-/// It grows with what is read, at most to all rows: 9 bits for each value and, where scales are for sixteen values, 10.
-/// Sums do not depend on what it holds, as all rows are added from copies.
+/// The cache grows with the rows that are read, at most to all rows: 9 bits per value, or 10 where a scale is shared
+/// by sixteen values. Sums do not depend on what it holds, because all rows are added from copies.
 #[derive(Debug, Default)]
 pub struct RowCache {
-    /// One more than the place of each row of the table; 0 where there is no copy.
+    /// For each row of the table, one more than the index of its copy; 0 where there is no copy.
     places: Vec<u32>,
     chunks: Vec<Vec<f32>>,
     copied: usize,
 }
 
 impl RowCache {
-    /// Copies those of some rows that are not there.
+    /// Copies those of the listed rows that have no copy yet.
     pub(super) fn fetch<'a>(&mut self, table: &Packed<'_>, lists: impl Iterator<Item = &'a [Weighted]>) {
         let words = RowLayout::of(table).words();
         self.places.resize(table.dims()[0], 0);
@@ -45,20 +45,20 @@ impl RowCache {
         pool::run_ranges(missing.len(), 8, |start, end| {
             for (index, &row) in missing.iter().enumerate().take(end).skip(start) {
                 let place = first + index;
-                // SAFETY: each copy has its own place.
+                // SAFETY: each copy has a place of its own.
                 let out = unsafe { chunks[place / CHUNK].slice(place % CHUNK * words, words) };
                 table.copy_row(isa(), row as usize, out);
             }
         });
     }
 
-    /// A row that was fetched.
+    /// The copy of a row, which must have been fetched.
     fn row(&self, row: u32, words: usize) -> &[f32] {
         let place = self.places[row as usize] as usize - 1;
         &self.chunks[place / CHUNK][place % CHUNK * words..][..words]
     }
 
-    /// Adds rows that were fetched, weighted, to `sums` `[columns]`.
+    /// Adds weighted rows, which must have been fetched, to `sums` `[columns]`.
     pub(super) fn add(&self, table: &Packed<'_>, rows: &[Weighted], sums: &mut [f32]) {
         let layout = RowLayout::of(table);
         let words = layout.words();

@@ -1,4 +1,4 @@
-//! Against sums in float64.
+//! Tests that compare with sums in float64.
 
 use super::*;
 use crate::{Float, PackedForm, PackedParts, distribution, pack};
@@ -17,7 +17,7 @@ fn what_is_left_out_is_less_than_the_bound() {
         let cutoff = cutoff(&weights);
         let below: f64 = weights.iter().filter(|w| **w < cutoff).map(|&w| f64::from(w)).sum();
         assert!(below < LEFT_OUT);
-        // The next power of two would leave out too much.
+        // A cutoff at the next power of two would leave out too much.
         let more: f64 = weights.iter().filter(|w| **w < 2.0 * cutoff).map(|&w| f64::from(w)).sum();
         assert!(more >= LEFT_OUT);
         left += weights.iter().filter(|w| **w < cutoff).count();
@@ -50,7 +50,7 @@ fn sums_are_within_a_millionth_of_float64() {
     }
 }
 
-/// A table of Q8_0.
+/// A table in Q8_0.
 fn parts(vocab: usize, columns: usize) -> PackedParts {
     let blocks: Vec<u8> = (0..vocab * columns / 32)
         .flat_map(|block| {
@@ -77,7 +77,7 @@ fn packed_rows_sum_as_their_values_do() {
     }
 }
 
-/// Logits of a language model's kind: a few that stand out, and a long tail.
+/// Logits like those of a language model: a few large ones and a long tail.
 fn peaked(vocab: usize, sharpness: f32) -> Vec<f32> {
     (0..vocab).map(|i| -sharpness * ((i * 7919 % vocab) as f32 + 1.0).ln()).collect()
 }
@@ -99,7 +99,7 @@ fn what_goes_to_the_mean_row_is_within_the_tolerance() {
                 let (mean, entropies) =
                     mean_rows(&dense, &mut cache, &mean_row, &logits, &|_, _| gate, tolerance);
                 assert_eq!(entropies, [q.entropy]);
-                // A row less the mean row is nowhere larger than the range of values, 0.4.
+                // No value of a row differs from the mean row's by more than the range of values, 0.4.
                 let bound = tolerance * 0.4 + gate * 1e-6;
                 for (mean, exact) in mean.iter().zip(&exact) {
                     let off = gate * (mean - exact).abs();
@@ -135,7 +135,8 @@ fn few_rows_are_kept_where_few_are_likely() {
                     below <= allowed * sum
                 });
                 let least = vocab - least.count();
-                // With equal weights all are kept or none may be left out; else the grid costs less than a fifth more.
+                // With equal weights, all rows may have to be kept; else the threshold's grid keeps less than a fifth
+                // too many.
                 let most = if sharpness == 0.0 { vocab } else { least + least / 5 + 2 };
                 assert!(kept.len() <= most, "{vocab}, {sharpness}, {allowed}: {} of {least}", kept.len());
             }

@@ -1,12 +1,12 @@
-//! AVX2: eight rows in one register.
+//! AVX2 kernels: eight rows of a tile in one register.
 
 use std::arch::x86_64::*;
 
 use super::{Rows, Tile};
 use crate::{BLOCK, PackedForm, ROWS};
 
-/// The quants of a block, four columns of eight rows in each: those of 8 bits with signs if that is wanted, else
-/// unsigned.
+/// The quants of half of the rows of a block, four columns of eight rows in each register. Quants of 8 bits are
+/// signed if `SIGNED`; others are unsigned.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
 pub(super) unsafe fn groups<const FORM: usize, const SIGNED: bool>(
@@ -15,7 +15,7 @@ pub(super) unsafe fn groups<const FORM: usize, const SIGNED: bool>(
 ) -> [__m256i; 8] {
     let form = const { PackedForm::ALL[FORM] };
     let mut groups = [_mm256_setzero_si256(); 8];
-    // SAFETY: the caller's promise: a whole block.
+    // SAFETY: the caller passes a whole block.
     unsafe {
         if form.bits() == 8 {
             let offset = _mm256_set1_epi8(if SIGNED { -128 } else { 0 });
@@ -31,7 +31,7 @@ pub(super) unsafe fn groups<const FORM: usize, const SIGNED: bool>(
             groups[2 * chunk] = _mm256_and_si256(both, low);
             groups[2 * chunk + 1] = _mm256_and_si256(_mm256_srli_epi16::<4>(both), low);
         }
-        // Bit k of 32 belongs to byte k: each byte looks at its own bit of the byte that holds it.
+        // Bit k of 32 belongs to byte k: each byte tests its own bit in the byte of the mask that holds it.
         let holder =
             _mm256_setr_epi64x(0, 0x0101_0101_0101_0101, 0x0202_0202_0202_0202, 0x0303_0303_0303_0303);
         let own = _mm256_set1_epi64x(0x8040_2010_0804_0201_u64 as i64);
@@ -49,7 +49,7 @@ pub(super) unsafe fn groups<const FORM: usize, const SIGNED: bool>(
     groups
 }
 
-/// Scales of both halves of the columns of a block (the same but for Q6_K), and minima, which are added.
+/// Scales of both halves of the columns of a block (they differ only in Q6_K), and minima, which are to be added.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
 pub(super) unsafe fn scales<const FORM: usize>(
@@ -60,7 +60,7 @@ pub(super) unsafe fn scales<const FORM: usize>(
 ) -> ([__m256; 2], __m256) {
     let form = const { PackedForm::ALL[FORM] };
     let at = block * BLOCK / form.span() * ROWS + 8 * half;
-    // SAFETY: the caller's promise: the block is one of the tile's.
+    // SAFETY: the caller passes a block of the tile.
     unsafe {
         let numbers = |from: *const half::f16| _mm256_cvtph_ps(_mm_loadu_si128(from.add(at).cast()));
         let d = numbers(tile.scales);
@@ -83,27 +83,27 @@ pub(super) unsafe fn scales<const FORM: usize>(
     }
 }
 
-/// The products of four columns, added in pairs in 16 bits.
+/// The products of four columns, summed in pairs in 16 bits.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
 fn pairs<const FORM: usize>(weights: __m256i, x: __m256i) -> __m256i {
-    // 2 * 128 * 127 fits, 2 * 255 * 127 would not.
+    // The sum 2 * 128 * 127 fits in 16 bits, but 2 * 255 * 127 does not, so 8-bit weights are signed.
     match const { PackedForm::ALL[FORM].bits() } {
         8 => _mm256_maddubs_epi16(_mm256_abs_epi8(weights), _mm256_sign_epi8(x, weights)),
         _ => _mm256_maddubs_epi16(weights, x),
     }
 }
 
-/// Adds the products of sixteen columns, those of one half of a block.
+/// Adds the products of sixteen columns, one half of a block, to `sum`.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
 unsafe fn dot<const FORM: usize>(sum: __m256i, weights: &[__m256i], x: *const i32) -> __m256i {
-    // SAFETY: the caller's promise: four times four values.
+    // SAFETY: the caller passes four times four values.
     let pairs = |group: usize| unsafe {
         pairs::<FORM>(weights[group], _mm256_set1_epi32(x.add(group).read_unaligned()))
     };
     let wide = |pairs| _mm256_madd_epi16(pairs, _mm256_set1_epi16(1));
-    // As many as 16 bits hold: 8 * 31 * 127 and 4 * 63 * 127.
+    // As many products are summed in 16 bits as fit: 8 * 31 * 127 or 4 * 63 * 127.
     match const { PackedForm::ALL[FORM].bits() } {
         4 | 5 => {
             let low = _mm256_add_epi16(pairs(0), pairs(1));
@@ -125,13 +125,15 @@ unsafe fn dot<const FORM: usize>(sum: __m256i, weights: &[__m256i], x: *const i3
     }
 }
 
-/// Products with tiles, by a function that adds those of sixteen columns and has these features.
+/// Defines the kernel `products` from a function that sums the products of sixteen columns and has these target
+/// features.
 macro_rules! define_products {
     ($features:literal, $dot:ident, signed: $signed:literal) => {
-        /// Products of `N` rows of activations from `row` on, of `TIMES` rows of quants each, with a tile.
+        /// Products of a tile with `N` rows of activations from `row` on, each of which is stored as `TIMES` rows of
+        /// quants.
         ///
         /// # Safety
-        /// Tile and rows must be whole, with equal blocks; `out` has a place for each.
+        /// The tile and the rows must be whole and have equally many blocks; `out` must have a place for each row.
         #[target_feature(enable = $features)]
         pub(in crate::packed) unsafe fn products<const FORM: usize, const N: usize, const TIMES: usize>(
             tile: Tile,
@@ -144,20 +146,20 @@ macro_rules! define_products {
             for half in 0..2 {
                 let mut sums = [_mm256_setzero_ps(); N];
                 for block in 0..tile.blocks {
-                    // SAFETY: the caller's promise.
+                    // SAFETY: the caller upholds this function's contract.
                     unsafe {
                         let bytes = tile.words.cast::<u8>().add(block * form.block_bytes());
                         let weights = groups::<FORM, { $signed }>(bytes, half);
                         let (d, m) = scales::<FORM>(tile, block, bytes, half);
                         for (n, sum) in sums.iter_mut().enumerate() {
-                            // Of both halves; all but Q6_K have their sum in the first.
+                            // Sums of both halves of the block; in all forms but Q6_K, the first one holds the total.
                             let mut dots = [_mm256_setzero_si256(); 2];
                             let (mut scale, mut scaled_sum) = (0.0, 0.0);
                             for part in 0..TIMES {
                                 let at = (TIMES * (row + n) + part) * x.blocks + block;
                                 let quants = x.quants.add(at * BLOCK).cast::<i32>();
                                 let (first, second) = (*x.sums.add(2 * at), *x.sums.add(2 * at + 1));
-                                // What the offset takes away stands in the sums from the start.
+                                // The sums start at what the form's offset contributes.
                                 let (first, second) = match form {
                                     PackedForm::Q6_K => (-offset * first, -offset * second),
                                     _ => (-offset * (first + second), 0),
@@ -170,7 +172,7 @@ macro_rules! define_products {
                                     _ => [_mm256_add_epi32(low, high), low],
                                 };
                                 for (dots, half) in dots.iter_mut().zip(halves) {
-                                    // The quants before count `FINER` times as much: 256 - 2.
+                                    // The coarser quants before count `FINER` times as much: 256 - 2.
                                     let coarse = _mm256_sub_epi32(
                                         _mm256_slli_epi32::<8>(*dots),
                                         _mm256_slli_epi32::<1>(*dots),
@@ -196,7 +198,7 @@ macro_rules! define_products {
                     }
                 }
                 for (n, sum) in sums.into_iter().enumerate() {
-                    // SAFETY: likewise.
+                    // SAFETY: the caller upholds this function's contract.
                     unsafe { _mm256_storeu_ps(out.add(n).cast::<f32>().add(8 * half), sum) };
                 }
             }
@@ -207,7 +209,7 @@ pub(super) use define_products;
 
 define_products!("avx2,fma,f16c", dot, signed: true);
 
-/// A block in float32, `[32 columns][16 rows]`.
+/// Unpacks a block to float32, `[32 columns][16 rows]`.
 ///
 /// # Safety
 /// The block must be one of the tile's.
@@ -216,12 +218,12 @@ pub(super) unsafe fn unpack<const FORM: usize>(tile: Tile, block: usize, out: &m
     let form = const { PackedForm::ALL[FORM] };
     let offset = if form.bits() == 8 { 0 } else { form.offset() };
     for half in 0..2 {
-        // SAFETY: the caller's promise.
+        // SAFETY: the caller upholds this function's contract.
         unsafe {
             let bytes = tile.words.cast::<u8>().add(block * form.block_bytes());
             let weights = groups::<FORM, true>(bytes, half);
             let (d, m) = scales::<FORM>(tile, block, bytes, half);
-            // With the offset taken away in 8 bits the quants have signs.
+            // Subtracting the offset in 8 bits gives signed quants.
             let offset = _mm256_set1_epi8(offset as i8);
             for (group, out) in out.as_chunks_mut::<4>().0.iter_mut().enumerate() {
                 let quants = _mm256_sub_epi8(weights[group], offset);

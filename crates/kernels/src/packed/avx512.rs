@@ -1,17 +1,17 @@
-//! AVX-512: sixteen rows in one register.
+//! AVX-512 kernels: sixteen rows of a tile in one register.
 
 use std::arch::x86_64::*;
 
 use super::{Rows, Tile};
 use crate::{BLOCK, PackedForm, ROWS};
 
-/// The quants of a block, four columns of sixteen rows in each, unsigned.
+/// The unsigned quants of a block, four columns of sixteen rows in each register.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx2,fma,f16c")]
 pub(super) unsafe fn groups<const FORM: usize>(block: *const u8) -> [__m512i; 8] {
     let form = const { PackedForm::ALL[FORM] };
     let mut groups = [_mm512_setzero_si512(); 8];
-    // SAFETY: the caller's promise: a whole block.
+    // SAFETY: the caller passes a whole block.
     unsafe {
         if form.bits() == 8 {
             for (index, group) in groups.iter_mut().enumerate() {
@@ -37,7 +37,7 @@ pub(super) unsafe fn groups<const FORM: usize>(block: *const u8) -> [__m512i; 8]
     groups
 }
 
-/// Scales of both halves of a block (the same but for Q6_K), and minima, which are added.
+/// Scales of both halves of the columns of a block (they differ only in Q6_K), and minima, which are to be added.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx2,fma,f16c")]
 pub(super) unsafe fn scales<const FORM: usize>(
@@ -47,7 +47,7 @@ pub(super) unsafe fn scales<const FORM: usize>(
 ) -> ([__m512; 2], __m512) {
     let form = const { PackedForm::ALL[FORM] };
     let at = block * BLOCK / form.span() * ROWS;
-    // SAFETY: the caller's promise: the block is one of the tile's.
+    // SAFETY: the caller passes a block of the tile.
     unsafe {
         let numbers = |from: *const half::f16| _mm512_cvtph_ps(_mm256_loadu_si256(from.add(at).cast()));
         let d = numbers(tile.scales);
@@ -69,18 +69,18 @@ pub(super) unsafe fn scales<const FORM: usize>(
     }
 }
 
-/// Adds the products of sixteen columns, those of one half of a block: of 4 columns in 16 bits, which twice as many
-/// unsigned bytes of 8 bits would not fit.
+/// Adds the products of sixteen columns, one half of a block, to `sum`. Products are first summed in 16 bits, as far
+/// as they fit.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx2,fma,f16c")]
 unsafe fn dot<const FORM: usize>(sum: __m512i, weights: &[__m512i], x: *const i32) -> __m512i {
     let bits = const { PackedForm::ALL[FORM].bits() };
     let one = _mm512_set1_epi16(1);
-    // SAFETY: the caller's promise: four times four values.
+    // SAFETY: the caller passes four times four values.
     let x = |group: usize| _mm512_set1_epi32(unsafe { x.add(group).read_unaligned() });
     let pairs = |group: usize| _mm512_maddubs_epi16(weights[group], x(group));
     let wide = |pairs| _mm512_madd_epi16(pairs, one);
-    // As many as 16 bits hold: 8 * 31 * 127 and 4 * 63 * 127.
+    // As many products are summed in 16 bits as fit: 8 * 31 * 127 or 4 * 63 * 127.
     match bits {
         4 | 5 => {
             let low = _mm512_add_epi16(pairs(0), pairs(1));
@@ -92,7 +92,8 @@ unsafe fn dot<const FORM: usize>(sum: __m512i, weights: &[__m512i], x: *const i3
             let high = wide(_mm512_add_epi16(pairs(2), pairs(3)));
             _mm512_add_epi32(sum, _mm512_add_epi32(low, high))
         }
-        // 2 * 255 * 127 does not fit, but 8 * 15 * 127 does: the upper four bits apart from the lower ones.
+        // 2 * 255 * 127 does not fit in 16 bits, but 8 * 15 * 127 does: the upper and the lower four bits are summed
+        // apart.
         _ => {
             let mask = _mm512_set1_epi8(15);
             let (mut low, mut high) = (_mm512_setzero_si512(), _mm512_setzero_si512());
@@ -107,13 +108,15 @@ unsafe fn dot<const FORM: usize>(sum: __m512i, weights: &[__m512i], x: *const i3
     }
 }
 
-/// Products with tiles, by a function that adds those of sixteen columns and has these features.
+/// Defines the kernel `products` from a function that sums the products of sixteen columns and has these target
+/// features.
 macro_rules! define_products {
     ($features:literal, $dot:ident) => {
-        /// Products of `N` rows of activations from `row` on, of `TIMES` rows of quants each, with a tile.
+        /// Products of a tile with `N` rows of activations from `row` on, each of which is stored as `TIMES` rows of
+        /// quants.
         ///
         /// # Safety
-        /// Tile and rows must be whole, with equal blocks; `out` has a place for each.
+        /// The tile and the rows must be whole and have equally many blocks; `out` must have a place for each row.
         #[target_feature(enable = $features)]
         pub(in crate::packed) unsafe fn products<const FORM: usize, const N: usize, const TIMES: usize>(
             tile: Tile,
@@ -124,20 +127,20 @@ macro_rules! define_products {
             let form = const { PackedForm::ALL[FORM] };
             let mut sums = [_mm512_setzero_ps(); N];
             for block in 0..tile.blocks {
-                // SAFETY: the caller's promise.
+                // SAFETY: the caller upholds this function's contract.
                 unsafe {
                     let bytes = tile.words.cast::<u8>().add(block * form.block_bytes());
                     let weights = groups::<FORM>(bytes);
                     let (d, m) = scales::<FORM>(tile, block, bytes);
                     for (n, sum) in sums.iter_mut().enumerate() {
-                        // Of both halves; all but Q6_K have their sum in the first.
+                        // Sums of both halves of the block; in all forms but Q6_K, the first one holds the total.
                         let mut dots = [_mm512_setzero_si512(); 2];
                         let (mut scale, mut scaled_sum) = (0.0, 0.0);
                         for part in 0..TIMES {
                             let at = (TIMES * (row + n) + part) * x.blocks + block;
                             let quants = x.quants.add(at * BLOCK).cast::<i32>();
                             let (first, second) = (*x.sums.add(2 * at), *x.sums.add(2 * at + 1));
-                            // What the offset takes away stands in the sums from the start.
+                            // The sums start at what the form's offset contributes.
                             let (first, second) = match form {
                                 PackedForm::Q6_K => (-form.offset() * first, -form.offset() * second),
                                 _ => (-form.offset() * (first + second), 0),
@@ -149,7 +152,7 @@ macro_rules! define_products {
                                 _ => [_mm512_add_epi32(low, high), low],
                             };
                             for (dots, half) in dots.iter_mut().zip(halves) {
-                                // The quants before count `FINER` times as much: 256 - 2.
+                                // The coarser quants before count `FINER` times as much: 256 - 2.
                                 let coarse = _mm512_sub_epi32(
                                     _mm512_slli_epi32::<8>(*dots),
                                     _mm512_slli_epi32::<1>(*dots),
@@ -175,7 +178,7 @@ macro_rules! define_products {
                 }
             }
             for (n, sum) in sums.into_iter().enumerate() {
-                // SAFETY: likewise.
+                // SAFETY: the caller upholds this function's contract.
                 unsafe { _mm512_storeu_ps(out.add(n).cast(), sum) };
             }
         }
@@ -185,19 +188,19 @@ pub(super) use define_products;
 
 define_products!("avx512f,avx512bw,avx2,fma,f16c", dot);
 
-/// A block in float32, `[32 columns][16 rows]`.
+/// Unpacks a block to float32, `[32 columns][16 rows]`.
 ///
 /// # Safety
 /// The block must be one of the tile's.
 #[target_feature(enable = "avx512f,avx512bw,avx2,fma,f16c")]
 pub(super) unsafe fn unpack<const FORM: usize>(tile: Tile, block: usize, out: &mut [[f32; ROWS]; BLOCK]) {
     let form = const { PackedForm::ALL[FORM] };
-    // SAFETY: the caller's promise.
+    // SAFETY: the caller upholds this function's contract.
     unsafe {
         let bytes = tile.words.cast::<u8>().add(block * form.block_bytes());
         let weights = groups::<FORM>(bytes);
         let (d, m) = scales::<FORM>(tile, block, bytes);
-        // With the offset taken away in 8 bits the quants have signs.
+        // Subtracting the offset in 8 bits gives signed quants.
         let offset = _mm512_set1_epi8(form.offset() as u8 as i8);
         for (group, out) in out.as_chunks_mut::<4>().0.iter_mut().enumerate() {
             let quants = _mm512_sub_epi8(weights[group], offset);
@@ -219,10 +222,10 @@ pub(super) unsafe fn unpack<const FORM: usize>(tile: Tile, block: usize, out: &m
     }
 }
 
-/// Adds the weighted sums of the rows of several tiles to some columns: `sums` of block `block`, rows in lanes.
+/// Adds the weighted sum of the rows of several tiles to `sums`, the columns of block `block`. The rows are in lanes.
 ///
 /// # Safety
-/// The block must be one of all tiles'.
+/// The block must exist in all tiles.
 #[target_feature(enable = "avx512f,avx512bw,avx2,fma,f16c")]
 pub(super) unsafe fn weighted<const FORM: usize>(
     tiles: &[(Tile, [f32; ROWS])],
@@ -233,7 +236,7 @@ pub(super) unsafe fn weighted<const FORM: usize>(
     let mut lanes = [_mm512_setzero_ps(); BLOCK];
     let mut added = _mm512_setzero_ps();
     for (tile, weights) in tiles {
-        // SAFETY: the caller's promise.
+        // SAFETY: the caller upholds this function's contract.
         unsafe {
             let bytes = tile.words.cast::<u8>().add(block * form.block_bytes());
             let quants = groups::<FORM>(bytes);
@@ -243,7 +246,7 @@ pub(super) unsafe fn weighted<const FORM: usize>(
             if form.has_minima() {
                 added = _mm512_fmadd_ps(m, weights, added);
             }
-            // With the offset taken away in 8 bits the quants have signs.
+            // Subtracting the offset in 8 bits gives signed quants.
             let offset = _mm512_set1_epi8(form.offset() as u8 as i8);
             for (group, lanes) in lanes.as_chunks_mut::<4>().0.iter_mut().enumerate() {
                 let quants = _mm512_sub_epi8(quants[group], offset);

@@ -1,4 +1,4 @@
-//! AVX-512 with VNNI: one instruction multiplies and adds four columns.
+//! AVX-512 VNNI kernels: one instruction multiplies and sums four columns.
 
 use std::arch::x86_64::*;
 
@@ -8,12 +8,12 @@ use super::{
 };
 use crate::{BLOCK, PackedForm, ROWS};
 
-/// Adds the products of sixteen columns, those of one half of a block.
+/// Adds the products of sixteen columns, one half of a block, to `sum`.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vnni,avx2,fma,f16c")]
 unsafe fn dot<const FORM: usize>(mut sum: __m512i, weights: &[__m512i], x: *const i32) -> __m512i {
     for (group, &weights) in weights.iter().enumerate() {
-        // SAFETY: the caller's promise: four times four values.
+        // SAFETY: the caller passes four times four values.
         sum = _mm512_dpbusd_epi32(sum, weights, _mm512_set1_epi32(unsafe { x.add(group).read_unaligned() }));
     }
     sum

@@ -1,31 +1,31 @@
-//! NEON: four rows of a tile in one register.
+//! NEON kernels: four rows of a tile in one register.
 //!
-//! Everything here is generic over how products in 8 bits are added up. This file has the way of the baseline, which
-//! widens them to 16 bits; `neon_dot` has the way of the dot-product extension.
+//! Everything here is generic over how 8-bit products are summed. This file has the method of the baseline, which
+//! widens products to 16 bits; `neon_dot` has the method of the dot-product extension.
 
 use std::arch::aarch64::*;
 
 use super::{Rows, Tile};
 use crate::{BLOCK, PackedForm, ROWS, lanes::widen_f16};
 
-/// A way to add up products in 8 bits.
+/// A method of summing 8-bit products.
 pub(super) trait Dot {
     /// Adds the products of sixteen columns of four rows to a sum for each row. A register of `weights` has four
     /// columns of four rows, and `x` the activations of all sixteen columns.
     ///
     /// # Safety
-    /// The instructions of the implementation must be there. Weights have the bits of form `FORM`, and activations are
-    /// not below -127.
+    /// The CPU must have the instructions of the implementation. Weights must have the bits of form `FORM`, and
+    /// activations must not be below -127.
     unsafe fn dot<const FORM: usize>(sums: int32x4_t, weights: [int8x16_t; 4], x: int8x16_t) -> int32x4_t;
 }
 
-/// The way of the baseline, which widens products to 16 bits.
+/// The method of the baseline, which widens products to 16 bits.
 struct Widening;
 
 impl Dot for Widening {
     #[inline(always)]
     unsafe fn dot<const FORM: usize>(sums: int32x4_t, weights: [int8x16_t; 4], x: int8x16_t) -> int32x4_t {
-        // SAFETY: the baseline is always there.
+        // SAFETY: NEON is part of the baseline.
         unsafe {
             let x = vreinterpretq_s32_s8(x);
             let x = [
@@ -58,7 +58,7 @@ impl Dot for Widening {
     }
 }
 
-/// The quants of four rows of a block, four columns in each register: of 8 bits with signs, else unsigned.
+/// The quants of four rows of a block, four columns in each register. Quants of 8 bits are signed, others unsigned.
 ///
 /// # Safety
 /// The block must be whole, `quarter` below four.
@@ -66,7 +66,7 @@ impl Dot for Widening {
 unsafe fn groups<const FORM: usize>(block: *const u8, quarter: usize) -> [int8x16_t; 8] {
     let form = const { PackedForm::ALL[FORM] };
     let groups: [uint8x16_t; 8] = std::array::from_fn(|group| {
-        // SAFETY: the caller's promise.
+        // SAFETY: the caller upholds this function's contract.
         unsafe {
             let bytes = |index: usize| vld1q_u8(block.add(64 * index + 16 * quarter));
             if form.bits() == 8 {
@@ -90,7 +90,7 @@ unsafe fn groups<const FORM: usize>(block: *const u8, quarter: usize) -> [int8x1
             }
         }
     });
-    // SAFETY: the baseline is always there.
+    // SAFETY: NEON is part of the baseline.
     groups.map(|group| unsafe { vreinterpretq_s8_u8(group) })
 }
 
@@ -100,7 +100,7 @@ unsafe fn groups<const FORM: usize>(block: *const u8, quarter: usize) -> [int8x1
 /// The block must be whole and have the plane, `group` be below eight and `quarter` below four.
 #[inline(always)]
 unsafe fn plane(block: *const u8, plane: usize, group: usize, quarter: usize) -> uint8x16_t {
-    // SAFETY: the caller's promise.
+    // SAFETY: the caller upholds this function's contract.
     unsafe {
         // Two bytes hold the sixteen bits. The load starts six bytes before those of the pair's first group, which is
         // still within the block. So it never reads past the block, and the table below is the same for all quarters.
@@ -113,7 +113,8 @@ unsafe fn plane(block: *const u8, plane: usize, group: usize, quarter: usize) ->
     }
 }
 
-/// Scales of both halves of the columns of four rows of a block (the same but for Q6_K), and minima, which are added.
+/// Scales of both halves of the columns of four rows of a block (they differ only in Q6_K), and minima, which are to
+/// be added.
 ///
 /// # Safety
 /// The block must be one of the tile's, which starts at `bytes`, and `quarter` below four.
@@ -126,7 +127,7 @@ unsafe fn scales<const FORM: usize>(
 ) -> ([float32x4_t; 2], float32x4_t) {
     let form = const { PackedForm::ALL[FORM] };
     let at = block * BLOCK / form.span() * ROWS + 4 * quarter;
-    // SAFETY: the caller's promise.
+    // SAFETY: the caller upholds this function's contract.
     unsafe {
         let numbers = |from: *const half::f16| widen_f16(vld1_u16(from.add(at).cast()));
         let d = numbers(tile.scales);
@@ -158,19 +159,19 @@ unsafe fn scales<const FORM: usize>(
 struct Activations {
     quants: [int8x16_t; 2],
     scale: f32,
-    /// Of the quants of each half.
+    /// Sum of the quants of each half.
     sums: [i32; 2],
-    /// Of the values that all quants stand for.
+    /// Sum of the dequantized values.
     scaled_sum: f32,
 }
 
 impl Activations {
     /// # Safety
-    /// The row and the block must be there.
+    /// The row and the block must exist.
     #[inline(always)]
     unsafe fn load(x: Rows, row: usize, block: usize) -> Self {
         let at = row * x.blocks + block;
-        // SAFETY: the caller's promise.
+        // SAFETY: the caller upholds this function's contract.
         unsafe {
             let quants = x.quants.add(at * BLOCK);
             Self {
@@ -182,10 +183,10 @@ impl Activations {
         }
     }
 
-    /// Adds the products with four rows of a block of form `FORM`, scaled.
+    /// Adds the scaled products with four rows of a block of form `FORM`.
     ///
     /// # Safety
-    /// As of [`Dot::dot`].
+    /// As for [`Dot::dot`].
     #[inline(always)]
     unsafe fn add_products<D: Dot, const FORM: usize>(
         &self,
@@ -197,9 +198,9 @@ impl Activations {
         let offset = if form.bits() == 8 { 0 } else { form.offset() };
         let [first, second] = self.sums;
         let halves = weights.as_chunks::<4>().0;
-        // SAFETY: the caller's promise.
+        // SAFETY: the caller upholds this function's contract.
         unsafe {
-            // The sums start with what the form's offset takes from every weight.
+            // The sums start at what the form's offset contributes.
             let scaled = match form {
                 PackedForm::Q6_K => {
                     let low = D::dot::<FORM>(vdupq_n_s32(-offset * first), halves[0], self.quants[0]);
@@ -222,10 +223,10 @@ impl Activations {
     }
 }
 
-/// Adds the products of a block's activations, scaled, with four rows of it.
+/// Adds the scaled products of a block's activations with four rows of the block.
 ///
 /// # Safety
-/// The block must be one of the tile's, and `quarter` below four. The instructions of `D` must be there.
+/// The block must be one of the tile's, and `quarter` below four. The CPU must have the instructions of `D`.
 #[inline(always)]
 unsafe fn add_quarter<D: Dot, const FORM: usize, const N: usize>(
     sums: &mut [float32x4_t; N],
@@ -234,7 +235,7 @@ unsafe fn add_quarter<D: Dot, const FORM: usize, const N: usize>(
     quarter: usize,
     x: &[Activations; N],
 ) {
-    // SAFETY: the caller's promise.
+    // SAFETY: the caller upholds this function's contract.
     unsafe {
         let bytes = tile.words.cast::<u8>().add(block * const { PackedForm::ALL[FORM].block_bytes() });
         let weights = groups::<FORM>(bytes, quarter);
@@ -245,10 +246,11 @@ unsafe fn add_quarter<D: Dot, const FORM: usize, const N: usize>(
     }
 }
 
-/// Products of `N` rows of activations from `row` on with a tile, added up as `D` does.
+/// Products of a tile with `N` rows of activations from `row` on, summed by `D`.
 ///
 /// # Safety
-/// Tile and rows must be whole, with equal blocks; `out` has a place for each. The instructions of `D` must be there.
+/// The tile and the rows must be whole and have equally many blocks; `out` must have a place for each row. The CPU
+/// must have the instructions of `D`.
 #[inline(always)]
 pub(super) unsafe fn products_by<D: Dot, const FORM: usize, const N: usize>(
     tile: Tile,
@@ -256,7 +258,7 @@ pub(super) unsafe fn products_by<D: Dot, const FORM: usize, const N: usize>(
     row: usize,
     out: *mut [f32; ROWS],
 ) {
-    // SAFETY: the caller's promise.
+    // SAFETY: the caller upholds this function's contract.
     unsafe {
         let mut sums = [[vdupq_n_f32(0.0); N]; 4];
         for block in 0..tile.blocks {
@@ -275,11 +277,11 @@ pub(super) unsafe fn products_by<D: Dot, const FORM: usize, const N: usize>(
     }
 }
 
-/// Products of `N` rows of activations from `row` on with a tile.
+/// Products of a tile with `N` rows of activations from `row` on.
 ///
 /// # Safety
-/// Tile and rows must be whole, with equal blocks; `out` has a place for each.
-// Inlined into its one caller, all forms would share that function's registers.
+/// The tile and the rows must be whole and have equally many blocks; `out` must have a place for each row.
+// This is not inlined into its one caller, because there all forms would share that function's registers.
 #[inline(never)]
 pub(super) unsafe fn products<const FORM: usize, const N: usize>(
     tile: Tile,
@@ -287,25 +289,25 @@ pub(super) unsafe fn products<const FORM: usize, const N: usize>(
     row: usize,
     out: *mut [f32; ROWS],
 ) {
-    // SAFETY: the caller's promise.
+    // SAFETY: the caller upholds this function's contract.
     unsafe { products_by::<Widening, FORM, N>(tile, x, row, out) }
 }
 
-/// A block in float32, `[32 columns][16 rows]`.
+/// Unpacks a block to float32, `[32 columns][16 rows]`.
 ///
 /// # Safety
 /// The block must be one of the tile's.
 pub(super) unsafe fn unpack<const FORM: usize>(tile: Tile, block: usize, out: &mut [[f32; ROWS]; BLOCK]) {
     let form = const { PackedForm::ALL[FORM] };
     let offset = if form.bits() == 8 { 0 } else { form.offset() };
-    // SAFETY: the caller's promise.
+    // SAFETY: the caller upholds this function's contract.
     unsafe {
         let bytes = tile.words.cast::<u8>().add(block * form.block_bytes());
         for quarter in 0..4 {
             let weights = groups::<FORM>(bytes, quarter);
             let (d, m) = scales::<FORM>(tile, block, bytes, quarter);
             for (group, out) in out.as_chunks_mut::<4>().0.iter_mut().enumerate() {
-                // The quants less the offset fit in 8 bits with a sign.
+                // Subtracting the offset in 8 bits gives signed quants.
                 let quants = vreinterpretq_s32_s8(vsubq_s8(weights[group], vdupq_n_s8(offset as i8)));
                 let columns =
                     [vshlq_n_s32::<24>(quants), vshlq_n_s32::<16>(quants), vshlq_n_s32::<8>(quants), quants];

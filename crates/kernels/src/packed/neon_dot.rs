@@ -8,13 +8,13 @@ use super::{
 };
 use crate::ROWS;
 
-/// The way of the dot-product extension.
+/// The method of the dot-product extension.
 struct DotProduct;
 
 impl Dot for DotProduct {
     #[inline(always)]
     unsafe fn dot<const FORM: usize>(sums: int32x4_t, weights: [int8x16_t; 4], x: int8x16_t) -> int32x4_t {
-        // SAFETY: the caller's promise.
+        // SAFETY: the caller upholds this function's contract.
         unsafe {
             let sums = add_group::<0>(sums, weights[0], x);
             let sums = add_group::<1>(sums, weights[1], x);
@@ -26,16 +26,16 @@ impl Dot for DotProduct {
 
 /// Adds the products of four columns of four rows with the `GROUP`-th four of the activations.
 ///
-/// This is assembly because the intrinsic is unstable in Rust 1.95. As an intrinsic does, it enables the extension itself
-/// and is inlined into a function that enables it too, [`products`]. A closure on the way, which does not inherit the
-/// extension, could prevent that.
+/// This is assembly because the intrinsic is unstable in Rust 1.95. As an intrinsic does, it enables the extension
+/// itself and is inlined into a function that enables it too, [`products`]. A closure in between, which does not
+/// inherit the extension, could prevent that.
 ///
 /// # Safety
-/// The processor must have the extension.
+/// The CPU must have the extension.
 #[inline]
 #[target_feature(enable = "dotprod")]
 unsafe fn add_group<const GROUP: usize>(mut sums: int32x4_t, weights: int8x16_t, x: int8x16_t) -> int32x4_t {
-    // SAFETY: the caller's promise; it computes one register from others.
+    // SAFETY: the CPU has the extension, and the instruction only computes one register from others.
     unsafe {
         asm!(
             "sdot {sums:v}.4s, {weights:v}.16b, {x:v}.4b[{group}]",
@@ -49,10 +49,11 @@ unsafe fn add_group<const GROUP: usize>(mut sums: int32x4_t, weights: int8x16_t,
     sums
 }
 
-/// Products of `N` rows of activations from `row` on with a tile.
+/// Products of a tile with `N` rows of activations from `row` on.
 ///
 /// # Safety
-/// Tile and rows must be whole, with equal blocks; `out` has a place for each. The processor must have the extension.
+/// The tile and the rows must be whole and have equally many blocks; `out` must have a place for each row. The CPU
+/// must have the extension.
 #[target_feature(enable = "dotprod")]
 pub(super) unsafe fn products<const FORM: usize, const N: usize>(
     tile: Tile,
@@ -60,6 +61,6 @@ pub(super) unsafe fn products<const FORM: usize, const N: usize>(
     row: usize,
     out: *mut [f32; ROWS],
 ) {
-    // SAFETY: the caller's promise.
+    // SAFETY: the caller upholds this function's contract.
     unsafe { products_by::<DotProduct, FORM, N>(tile, x, row, out) }
 }

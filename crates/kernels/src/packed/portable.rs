@@ -1,15 +1,15 @@
-//! The reference that all others are tested against, in plain loops over sixteen rows.
+//! The reference that all other kernels are tested against, in plain loops over sixteen rows.
 
 use super::{Rows, Tile};
 use crate::{BLOCK, PackedForm, ROWS};
 
-/// The quants of a block, `[32 columns][16 rows]`, less the form's offset.
+/// The quants of a block, `[32 columns][16 rows]`, minus the form's offset.
 ///
 /// # Safety
 /// The block must be one of the tile's.
 #[inline(always)]
 unsafe fn quants(form: PackedForm, tile: Tile, block: usize) -> [[i32; ROWS]; BLOCK] {
-    // SAFETY: the caller's promise.
+    // SAFETY: the caller upholds this function's contract.
     let words = unsafe { words(form, tile, block) };
     let mut out = [[0; ROWS]; BLOCK];
     for (group, out) in out.as_chunks_mut::<4>().0.iter_mut().enumerate() {
@@ -36,16 +36,16 @@ unsafe fn quants(form: PackedForm, tile: Tile, block: usize) -> [[i32; ROWS]; BL
 #[inline(always)]
 unsafe fn words<'a>(form: PackedForm, tile: Tile, block: usize) -> &'a [i32] {
     let len = form.block_bytes() / 4;
-    // SAFETY: the caller's promise.
+    // SAFETY: the caller upholds this function's contract.
     unsafe { std::slice::from_raw_parts(tile.words.add(block * len), len) }
 }
 
-/// The quants of one row of a block, less the form's offset.
+/// The quants of one row of a block, minus the form's offset.
 ///
 /// # Safety
 /// The block must be one of the tile's, the row below 16.
 pub(super) unsafe fn quants_of_row(form: PackedForm, tile: Tile, block: usize, row: usize) -> [i8; BLOCK] {
-    // SAFETY: the caller's promise.
+    // SAFETY: the caller upholds this function's contract.
     let words = unsafe { words(form, tile, block) };
     std::array::from_fn(|column| {
         let (group, i) = (column / 4, column % 4);
@@ -61,7 +61,7 @@ pub(super) unsafe fn quants_of_row(form: PackedForm, tile: Tile, block: usize, r
     })
 }
 
-/// Scale and minimum, which is added, of one half of a block for a row.
+/// Scale and minimum of one half of a block for a row. The minimum is to be added.
 ///
 /// # Safety
 /// The block must be one of the tile's.
@@ -74,13 +74,13 @@ pub(super) unsafe fn scale_and_minimum(
     row: usize,
 ) -> (f32, f32) {
     let at = block * BLOCK / form.span() * ROWS + row;
-    // SAFETY: the caller's promise.
+    // SAFETY: the caller upholds this function's contract.
     let (number, words) = unsafe { ((*tile.scales.add(at)).to_f32(), words(form, tile, block)) };
     let small = |which: usize| {
         let word = words[form.small_scales() / 4 + 4 * which + row / 4] as u32;
         (word >> (8 * (row % 4))) as u8
     };
-    // SAFETY: likewise; it is asked only of forms that have minima.
+    // SAFETY: likewise; `minimum` is only called for forms that have minima.
     let minimum = || unsafe { (*tile.minima.add(at)).to_f32() };
     match form {
         PackedForm::Q6_K => (number * f32::from(small(half) as i8), 0.0),
@@ -92,12 +92,12 @@ pub(super) unsafe fn scale_and_minimum(
     }
 }
 
-/// A block in float32, `[32 columns][16 rows]`, as ggml defines its values.
+/// Unpacks a block to float32, `[32 columns][16 rows]`, as ggml defines its values.
 ///
 /// # Safety
 /// The block must be one of the tile's.
 pub(super) unsafe fn unpack(form: PackedForm, tile: Tile, block: usize, out: &mut [[f32; ROWS]; BLOCK]) {
-    // SAFETY: the caller's promise.
+    // SAFETY: the caller upholds this function's contract.
     let quants = unsafe { quants(form, tile, block) };
     for half in 0..2 {
         let mut scales = [(0.0, 0.0); ROWS];
@@ -115,12 +115,12 @@ pub(super) unsafe fn unpack(form: PackedForm, tile: Tile, block: usize, out: &mu
     }
 }
 
-/// One row of a block.
+/// Unpacks one row of a block to float32.
 ///
 /// # Safety
 /// The block must be one of the tile's, the row below 16.
 pub(super) unsafe fn row_of_block(form: PackedForm, tile: Tile, block: usize, row: usize) -> [f32; BLOCK] {
-    // SAFETY: the caller's promise.
+    // SAFETY: the caller upholds this function's contract.
     let (quants, scales) = unsafe {
         let scales = [0, 1].map(|half| scale_and_minimum(form, tile, block, half, row));
         (quants_of_row(form, tile, block, row), scales)
@@ -132,10 +132,10 @@ pub(super) unsafe fn row_of_block(form: PackedForm, tile: Tile, block: usize, ro
     })
 }
 
-/// Products of `N` rows of activations from `row` on with a tile.
+/// Products of a tile with `N` rows of activations from `row` on.
 ///
 /// # Safety
-/// Tile and rows must be whole, with equal blocks; `out` has a place for each.
+/// The tile and the rows must be whole and have equally many blocks; `out` must have a place for each row.
 pub(super) unsafe fn products<const FORM: usize, const N: usize>(
     tile: Tile,
     x: Rows,
@@ -145,7 +145,7 @@ pub(super) unsafe fn products<const FORM: usize, const N: usize>(
     let form = PackedForm::ALL[FORM];
     let mut sums = [[0.0f32; ROWS]; N];
     for block in 0..tile.blocks {
-        // SAFETY: the caller's promise.
+        // SAFETY: the caller upholds this function's contract.
         let (weights, scales) = unsafe {
             let scale = |half| {
                 let mut all = [(0.0, 0.0); ROWS];

@@ -1,8 +1,8 @@
-//! Single rows of packed matrices.
+//! Copies of single rows of packed matrices.
 //!
-//! A tile holds sixteen rows side by side, so that one of them is four bytes of each 64: whoever reads it touches all
-//! of the tile's cache lines. A copy of the row alone is a sixteenth of that, and holds the same numbers: its quants in
-//! 8 bits, and behind them scales and minima in float32.
+//! A tile interleaves sixteen rows, so that one of them has four bytes of each 64: reading it touches all cache lines
+//! of the tile. A copy of a single row is a sixteenth of that and holds the same numbers: its quants in 8 bits,
+//! followed by scales and minima in float32.
 
 use super::{Packed, portable};
 use crate::{
@@ -10,7 +10,7 @@ use crate::{
     lanes::{Lanes, dispatch, prefetch},
 };
 
-/// Where the parts of a copied row stand, counted in float32 words.
+/// The layout of a copied row, counted in float32 words: quants, then scales, then minima.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct RowLayout {
     columns: usize,
@@ -25,7 +25,7 @@ impl RowLayout {
         Self { columns: table.columns, span, has_minima: table.form.has_minima() }
     }
 
-    /// Behind the quants.
+    /// Index of the scales, which follow the quants.
     fn scales(self) -> usize {
         self.columns / size_of::<f32>()
     }
@@ -34,23 +34,23 @@ impl RowLayout {
         self.scales() + self.columns / self.span
     }
 
-    /// Words of a row.
+    /// Number of words of a row.
     pub(crate) fn words(self) -> usize {
         self.minima() + if self.has_minima { self.columns / BLOCK } else { 0 }
     }
 
-    /// Adds rows that were copied, weighted, to `sums` `[columns]`.
+    /// Adds copied rows, with their weights, to `sums` `[columns]`.
     pub(crate) fn add(self, isa: Isa, rows: &[(&[f32], f32)], sums: &mut [f32]) {
         let fit = rows.iter().all(|row| row.0.len() == self.words());
         assert!(fit && sums.len() == self.columns, "rows of this layout, and a sum for each column");
         let layout = self;
         dispatch!(isa, |layout: RowLayout, rows: &[(&[f32], f32)], sums: &mut [f32]| -> () {
             let (fours, rest) = rows.as_chunks::<4>();
-            // SAFETY: rows and sums are of the layout's lengths; the instruction set is there.
+            // SAFETY: rows and sums have the layout's lengths; the CPU has the instruction set.
             unsafe {
-                // Closures would not have the instruction set.
+                // There are no closures here, because they would not have the instruction set's features enabled.
                 for (index, four) in fours.iter().enumerate() {
-                    // Rows lie anywhere, so that the processor cannot foresee the next ones.
+                    // The next rows are prefetched, because the CPU cannot predict where they are.
                     let next = rows.get(4 * (index + 1)..).unwrap_or_default();
                     add_some::<L, 4>(layout, four, next, sums);
                 }
@@ -65,7 +65,7 @@ impl RowLayout {
 /// Adds several rows at once, so that sums are read and written once for all of them.
 ///
 /// # Safety
-/// Rows and sums must have the layout's lengths, and the instruction set must be there.
+/// Rows and sums must have the layout's lengths, and the CPU must have the instruction set.
 #[inline(always)]
 unsafe fn add_some<L: Lanes, const N: usize>(
     layout: RowLayout,
@@ -80,7 +80,7 @@ unsafe fn add_some<L: Lanes, const N: usize>(
     }
     let parts = layout.span / 16;
     for (span, sums) in sums.chunks_exact_mut(layout.span).enumerate() {
-        // SAFETY: the caller's promise.
+        // SAFETY: the caller upholds this function's contract.
         unsafe {
             let mut factors = [L::splat(0.0); N];
             let mut added = 0.0;
@@ -104,13 +104,13 @@ unsafe fn add_some<L: Lanes, const N: usize>(
 }
 
 impl Packed<'_> {
-    /// Copies a row, in the layout of [`RowLayout::of`].
+    /// Copies a row to `out`, in the layout of [`RowLayout::of`].
     pub(crate) fn copy_row(&self, isa: Isa, row: usize, out: &mut [f32]) {
         let layout = RowLayout::of(self);
         assert!(row < self.rows && out.len() == layout.words(), "row {row} of {}", self.rows);
         let (tile, row) = (self.tile(row / ROWS), row % ROWS);
         for block in 0..tile.blocks {
-            // SAFETY: the block is one of the tile's; the instruction set is there.
+            // SAFETY: the block is one of the tile's; the CPU has the instruction set.
             let quants: [i8; BLOCK] = unsafe {
                 match isa {
                     #[cfg(target_arch = "x86_64")]
@@ -122,11 +122,11 @@ impl Packed<'_> {
                     _ => portable::quants_of_row(self.form, tile, block, row),
                 }
             };
-            // SAFETY: the row has a byte for each column.
+            // SAFETY: `out` has a byte for each column.
             unsafe { out.as_mut_ptr().cast::<[i8; BLOCK]>().add(block).write_unaligned(quants) };
             let halves = BLOCK / layout.span;
             for half in 0..halves {
-                // SAFETY: as above.
+                // SAFETY: the block is one of the tile's.
                 let (scale, minimum) =
                     unsafe { portable::scale_and_minimum(self.form, tile, block, half, row) };
                 out[layout.scales() + halves * block + half] = scale;
@@ -144,14 +144,14 @@ mod x86 {
 
     use crate::{BLOCK, PackedForm};
 
-    /// The quants of a row of a block, less the form's offset, in the order of columns.
+    /// The quants of a row of a block, minus the form's offset, in the order of columns.
     ///
     /// # Safety
-    /// The block must be whole, `row` below 16, and the instruction set there.
+    /// The block must be whole, `row` below 16, and the CPU must have the instruction set.
     #[target_feature(enable = "avx2,fma,f16c")]
     pub(super) unsafe fn quants<const FORM: usize>(block: *const u8, row: usize) -> [i8; BLOCK] {
         let form = const { PackedForm::ALL[FORM] };
-        // SAFETY: the caller's promise.
+        // SAFETY: the caller passes a whole block.
         let word = |at: usize| unsafe { block.add(at).cast::<i32>().read_unaligned() };
         let quants = if form.bits() == 8 {
             let four = |first: usize| {
@@ -164,7 +164,7 @@ mod x86 {
             let (both, mask) = (_mm_setr_epi32(a, b, c, d), _mm_set1_epi8(15));
             let (low, high) = (_mm_and_si128(both, mask), _mm_and_si128(_mm_srli_epi16::<4>(both), mask));
             let mut quants = _mm256_set_m128i(_mm_unpackhi_epi32(low, high), _mm_unpacklo_epi32(low, high));
-            // Bit k of 32 belongs to byte k: each byte looks at its own bit of the byte that holds it.
+            // Bit k of 32 belongs to byte k: each byte tests its own bit in the byte of the mask that holds it.
             let holder =
                 _mm256_setr_epi64x(0, 0x0101_0101_0101_0101, 0x0202_0202_0202_0202, 0x0303_0303_0303_0303);
             let own = _mm256_set1_epi64x(0x8040_2010_0804_0201_u64 as i64);
@@ -183,7 +183,7 @@ mod x86 {
         };
         let mut out = [0; BLOCK];
         let signed = _mm256_sub_epi8(quants, _mm256_set1_epi8(form.offset() as u8 as i8));
-        // SAFETY: 32 bytes.
+        // SAFETY: `out` has 32 bytes.
         unsafe { _mm256_storeu_si256(out.as_mut_ptr().cast(), signed) };
         out
     }

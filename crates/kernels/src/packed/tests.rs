@@ -3,7 +3,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::{Rounding, pack};
 
-/// Blocks of ggml with any quants and with scales of every size: nearly all bytes are allowed.
+/// ggml blocks with arbitrary quants and with scales of every magnitude: nearly all byte values are allowed.
 fn blocks(form: PackedForm, rows: usize, columns: usize, bytes: impl Fn(usize) -> u8) -> Vec<u8> {
     let (values, size) = form.format().size();
     let mut blocks: Vec<u8> = (0..rows * columns / values * size).map(bytes).collect();
@@ -14,7 +14,7 @@ fn blocks(form: PackedForm, rows: usize, columns: usize, bytes: impl Fn(usize) -
             _ => &[0],
         };
         for &at in numbers {
-            // Any sign and fraction, exponents from the smallest to 2^3.
+            // Any sign and fraction are allowed, and exponents from the smallest to 2^3.
             block[at + 1] = block[at + 1] & 0x83 | (block[at + 1] >> 2 & 31).min(18) << 2;
         }
     }
@@ -28,7 +28,7 @@ fn random(seed: u64) -> impl Fn(usize) -> u8 {
     }
 }
 
-/// Values as ggml's own code has them, block after block.
+/// The values of a block, as ggml's own code computes them.
 fn values(form: PackedForm, block: &[u8]) -> Vec<f32> {
     let half = |at: usize| f16::from_le_bytes([block[at], block[at + 1]]).to_f32();
     let nibble = |bytes: &[u8], i: usize| u32::from(bytes[i % 16] >> (4 * (i / 16)) & 15);
@@ -71,7 +71,7 @@ fn values(form: PackedForm, block: &[u8]) -> Vec<f32> {
     (0..form.format().size().0).map(value).collect()
 }
 
-/// All that this processor has, and AVX-VNNI where it has the same instruction in AVX-512's encoding.
+/// All sets that this CPU has, and AVX-VNNI where it has the same instruction in AVX-512's encoding.
 fn tested() -> Vec<Isa> {
     let mut all = Isa::available();
     #[cfg(target_arch = "x86_64")]
@@ -84,7 +84,7 @@ fn tested() -> Vec<Isa> {
     all
 }
 
-/// A matrix, its values `[rows, columns]`, and activations.
+/// Checks a matrix of these blocks: its values `[rows, columns]`, and its products with `n` rows of activations.
 fn check(form: PackedForm, [rows, columns]: [usize; 2], n: usize, bytes: impl Fn(usize) -> u8, x: &[f32]) {
     let blocks = blocks(form, rows, columns, bytes);
     let expected: Vec<f32> =
@@ -120,7 +120,7 @@ fn check(form: PackedForm, [rows, columns]: [usize; 2], n: usize, bytes: impl Fn
     }
 }
 
-/// Weighted sums of all rows.
+/// Checks weighted sums of all rows.
 fn check_weighted(packed: &Packed<'_>, isa: Isa, values: &[f32], [rows, columns]: [usize; 2]) {
     let weight = |row: usize| if row < rows { (1 + row % 5) as f32 * 0.01 } else { 0.0 };
     let tiles: Vec<(usize, [f32; ROWS])> = (0..packed.tiles())
@@ -147,14 +147,14 @@ fn check_weighted(packed: &Packed<'_>, isa: Isa, values: &[f32], [rows, columns]
         let column = index % columns;
         let terms = (0..rows).map(|row| f64::from(weight(row)) * f64::from(values[row * columns + column]));
         let (expected, size) = terms.fold((0.0, 0.0), |(sum, size), term| (sum + term, size + term.abs()));
-        // A minimum and a scaled quant may cancel.
+        // A minimum and a scaled quant may cancel each other.
         let largest = values.iter().fold(0.0f64, |a, b| a.max(f64::from(b.abs())));
         let allowed = 1e-6 * size + 1e-6 * largest + 1e-30;
         assert!((f64::from(*sum) - expected).abs() <= allowed, "{isa:?}: {sum}, expected {expected}");
     }
 }
 
-/// Against sums in float64, to what float32 can round wrong in sums of these terms.
+/// Compares with sums in float64, within the rounding errors of float32 sums of these terms.
 fn compare(
     form: PackedForm,
     isa: Isa,
@@ -176,7 +176,7 @@ fn compare(
             size += product.abs();
             largest = largest.max(f64::from(w).abs());
         }
-        // A minimum and a scaled quant may cancel: each is as large as the largest weight, or three times.
+        // A minimum and a scaled quant may cancel: each may be as large as the largest weight, or three times that.
         let inputs: f64 = x[at * columns..][..columns].iter().map(|&x| f64::from(x).abs()).sum();
         let allowed = 1e-6 * size + 2e-6 * largest * inputs + 1e-30;
         assert!(

@@ -1,4 +1,4 @@
-//! The tiles of matrices one by one, and where the products with them go.
+//! Iterates over the tiles of matrices, and addresses their columns of the products.
 
 use super::{Packed, Rows, Tile, with_form};
 use crate::{
@@ -6,20 +6,20 @@ use crate::{
     pool::{self, Unwritten},
 };
 
-/// Where the products with a tile go: some columns of each row of a matrix `[n, stride]`.
+/// The place for the products with a tile: some columns of each row of a matrix `[n, stride]`.
 #[derive(Clone, Copy)]
 pub(super) struct Columns {
     first: *mut f32,
     stride: usize,
-    /// 16, or what a last tile has.
+    /// Number of columns: 16, or fewer for a last tile.
     len: usize,
 }
 
 impl Columns {
-    /// Writes the products of rows of quants, `times` of which add up to a row, which is row `row` for the first.
+    /// Writes the products of rows of quants from row `row` on; each `times` rows of quants are summed to one row.
     ///
     /// # Safety
-    /// The matrix must have these rows, and nobody else may write these columns.
+    /// The matrix must have these rows, and no other thread may write these columns.
     #[inline]
     pub(super) unsafe fn put(self, row: usize, products: &[[f32; ROWS]], times: usize) {
         for (index, products) in products.chunks_exact(times).enumerate() {
@@ -27,10 +27,10 @@ impl Columns {
             for more in &products[1..] {
                 sums.iter_mut().zip(more).for_each(|(sum, more)| *sum += more);
             }
-            // SAFETY: the caller's promise.
+            // SAFETY: the caller upholds this function's contract.
             unsafe {
                 let to = self.first.add((row + index) * self.stride);
-                // With a known length this is a few moves instead of a call.
+                // With a constant length, this copy is a few moves instead of a call.
                 match self.len {
                     ROWS => to.cast::<[f32; ROWS]>().write_unaligned(sums),
                     len => to.copy_from_nonoverlapping(sums.as_ptr(), len),
@@ -40,7 +40,7 @@ impl Columns {
     }
 }
 
-/// Runs `compute` for every tile of every matrix, which writes its columns of the products, `n` rows.
+/// Runs `compute` for every tile of every matrix. It must write the tile's columns of all `n` rows of the products.
 pub(super) fn each_tile<'a>(
     matrices: &[Packed<'a>],
     n: usize,
@@ -73,10 +73,10 @@ pub(super) fn each_tile<'a>(
     }
 }
 
-/// Products of `n` rows of activations, `times` rows of quants each, with a tile.
+/// Products of a tile with `n` rows of activations, each of which is stored as `times` rows of quants.
 ///
 /// # Safety
-/// The tile and the rows must be whole, with equal blocks, and the columns those of `n` rows.
+/// The tile and the rows must be whole and have equally many blocks, and `columns` must be those of `n` rows.
 pub(super) unsafe fn tile_int8(
     isa: Isa,
     form: PackedForm,
@@ -85,7 +85,7 @@ pub(super) unsafe fn tile_int8(
     [n, times]: [usize; 2],
     columns: Columns,
 ) {
-    // Kernels that add up the rows of quants of a row of activations themselves.
+    // For kernels that themselves sum the products of all rows of quants of a row of activations.
     #[cfg(target_arch = "x86_64")]
     macro_rules! added {
         ($module:ident, $first:expr) => {{
@@ -104,7 +104,7 @@ pub(super) unsafe fn tile_int8(
             }
             let mut row = 0;
             while row < n {
-                // SAFETY: the caller's promise; the instruction set is there, and so are the rows.
+                // SAFETY: the caller upholds the contract above; the CPU has the instruction set; the rows exist.
                 unsafe {
                     match n - row {
                         16.. if $first >= 16 => some!(row, 16),
@@ -117,7 +117,7 @@ pub(super) unsafe fn tile_int8(
             }
         }};
     }
-    // Kernels that give the products of each row of quants, which `put` adds up.
+    // For kernels that return the products of each row of quants, which `put` sums.
     macro_rules! apart {
         ($module:ident) => {{
             use super::$module::products;
@@ -131,7 +131,7 @@ pub(super) unsafe fn tile_int8(
             }
             let mut row = 0;
             while row < n * times {
-                // SAFETY: the caller's promise; the instruction set is there, and so are the rows.
+                // SAFETY: the caller upholds the contract above; the CPU has the instruction set; the rows exist.
                 unsafe {
                     match n * times - row {
                         4.. => some!(row, 4),

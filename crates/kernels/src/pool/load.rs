@@ -1,4 +1,4 @@
-//! Whether other programs want the processor, as far as the gain from sharing work tells.
+//! Estimates whether other programs compete for the CPU, from the speedup that sharing work gives.
 
 use std::{
     sync::{
@@ -8,41 +8,42 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// For how long work is shared until that is judged: a token or two, as large pieces gain more than small ones.
+/// For how long work is shared until its gain is judged: a token or two, so that the window has large pieces of work,
+/// which gain more, and small ones.
 const WINDOW: Duration = Duration::from_millis(10);
-/// So much waiting is judged at once: a thread that is set aside comes back after some milliseconds.
+/// This much waiting is judged at once: a thread that is preempted comes back after some milliseconds.
 const STALL: Duration = Duration::from_millis(3);
-/// Times faster than alone that sharing must at least seem to be. It seems faster than it is: threads that compute
-/// together have less of the memory's speed each.
+/// The least apparent speedup over working alone. The apparent speedup exceeds the true one, because threads that
+/// compute together share the memory bandwidth, so each is slower than it would be alone.
 const LEAST_GAIN: f64 = 1.3;
-/// Bad windows until the caller works alone: one comes now and then on any machine.
+/// Bad windows until the caller works alone: single ones occur on any machine.
 const BAD: u32 = 2;
-/// For how long the caller works alone at first, and at most: to look again costs a stall.
+/// For how long the caller works alone at first, and at most: trying to share again costs a stall.
 const ALONE: [Duration; 2] = [Duration::from_millis(20), Duration::from_millis(640)];
 
 /// A piece of work that was shared.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Piece {
-    /// Its parts, and those that the caller has done itself.
+    /// The number of its parts, and of those that the caller has done itself.
     pub(super) parts: [usize; 2],
-    /// How long the caller was at work on these, and how long everything took.
+    /// How long the caller worked on its parts, and how long the whole piece took.
     pub(super) took: [Duration; 2],
 }
 
-/// What sharing has gained. One thread writes at a time.
+/// Measurements of what sharing has gained. One thread writes at a time.
 #[derive(Debug)]
 pub(super) struct Load {
-    /// The first piece of work: a target without threads may have no clock either.
+    /// When the clock was first read. It is read lazily, because a target without threads may have no clock either.
     begun: OnceLock<Instant>,
-    /// Nanoseconds that the window's pieces of work took, and that the caller alone would have needed.
+    /// Nanoseconds that the window's pieces of work took, and that the caller would have needed alone.
     shared: AtomicU64,
     alone: AtomicU64,
-    /// Nanoseconds of waiting among them.
+    /// Nanoseconds of these that the caller has waited.
     waited: AtomicU64,
     bad: AtomicU32,
-    /// In nanoseconds from the beginning; 0 for not at all.
+    /// Until when the caller works alone, in nanoseconds from `begun`; 0 if it does not.
     alone_until: AtomicU64,
-    /// In nanoseconds: for how long next.
+    /// For how long it will work alone next time, in nanoseconds.
     alone_for: AtomicU64,
 }
 
@@ -64,9 +65,9 @@ impl Load {
         self.begun.get_or_init(Instant::now).elapsed()
     }
 
-    /// Whether to work alone.
+    /// Whether the caller should work alone.
     pub(super) fn is_high(&self) -> bool {
-        // The clock is asked only where something was wrong.
+        // The clock is read only if `alone_until` is set.
         self.alone_until.load(Relaxed) != 0 && self.is_high_at(self.now())
     }
 
@@ -78,19 +79,20 @@ impl Load {
         self.alone_until.load(Relaxed) != 0
     }
 
-    /// Whether sharing gained little lately, so that a thread that spins may keep others from what they hold.
+    /// Whether sharing gained little lately. A thread that spins may then keep another one from the core that it
+    /// needs.
     pub(super) fn is_suspected(&self) -> bool {
         self.bad.load(Relaxed) > 0
     }
 
-    /// Counts a piece of work.
+    /// Adds a piece of work to the window, and judges the window if it is complete.
     pub(super) fn count(&self, piece: Piece) {
         if self.add(piece) {
             self.judge(self.now());
         }
     }
 
-    /// Whether there is enough to judge.
+    /// Adds a piece of work to the window; returns whether the window is complete.
     fn add(&self, Piece { parts: [parts, own], took: [worked, all] }: Piece) -> bool {
         let add = |to: &AtomicU64, nanoseconds: u64| {
             let sum = to.load(Relaxed) + nanoseconds;
@@ -99,7 +101,7 @@ impl Load {
         };
         let (worked, all) = (worked.as_nanos() as u64, all.as_nanos() as u64);
         let shared = add(&self.shared, all);
-        // Of a piece of which the caller has done nothing nothing is known.
+        // If the caller has done no part, its speed is unknown, and no gain is counted.
         add(&self.alone, if own > 0 { worked * parts as u64 / own as u64 } else { all });
         let waited = add(&self.waited, all.saturating_sub(worked));
         shared >= WINDOW.as_nanos() as u64 || waited > STALL.as_nanos() as u64
@@ -120,7 +122,7 @@ impl Load {
         if bad + 1 < BAD {
             return self.bad.store(bad + 1, Relaxed);
         }
-        // The next bad window counts at once.
+        // From now on, each bad window makes the caller work alone.
         self.bad.store(BAD - 1, Relaxed);
         let alone_for = self.alone_for.load(Relaxed);
         self.alone_until.store(now.as_nanos() as u64 + alone_for, Relaxed);
@@ -152,7 +154,8 @@ mod tests {
             window(&load, good, MS(1000 * second));
             assert!(!load.is_suspected());
         }
-        // Two in turn, and from then on each one: alone for 20 ms, 40, 80 and so on up to 640.
+        // Two bad windows in a row make the caller work alone, then each one does: for 20, 40, 80 ms and so on, up to
+        // 640 ms.
         window(&load, bad, MS(200_000));
         let mut now = MS(200_001);
         for alone in [20, 40, 80, 160, 320, 640, 640] {
@@ -160,7 +163,7 @@ mod tests {
             assert!(load.is_high_at(now + MS(alone - 1)) && !load.is_high_at(now + MS(alone)));
             now += MS(alone);
         }
-        // When it has gone well again, all is as in the beginning.
+        // After enough good windows, the state is as in the beginning.
         (0..2).for_each(|_| window(&load, good, now));
         assert!(!load.is_suspected());
         (0..2).for_each(|_| window(&load, bad, now));
@@ -170,11 +173,11 @@ mod tests {
     #[test]
     fn threads_that_come_late_gain_nothing() {
         let load = Load::new();
-        // All parts are done by the caller, which then waits for nobody.
+        // The caller does all parts, and then waits for no thread.
         let alone = Piece { parts: [8, 8], took: [US(100), US(102)] };
         (0..2).for_each(|_| window(&load, alone, MS(1)));
         assert!(load.is_high_at(MS(2)));
-        // Long work waits for a part for long, and is shared well all the same.
+        // A long piece of work may include a long wait for a part, and be shared well all the same.
         let load = Load::new();
         window(&load, Piece { parts: [8, 4], took: [MS(20), MS(24)] }, MS(1));
         assert!(!load.is_suspected());

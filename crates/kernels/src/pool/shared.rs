@@ -1,10 +1,10 @@
 //! Memory that several threads write, each its own parts.
 
-/// A slice whose parts several threads write, none of them the same.
+/// A slice that several threads write, each its own parts.
 #[derive(Clone, Copy)]
 pub(crate) struct Shared<T>(*mut T, usize);
 
-// SAFETY: it is only a place; its methods have the conditions.
+// SAFETY: this is only a pointer; the methods that access the memory have conditions of their own.
 unsafe impl<T: Send> Send for Shared<T> {}
 // SAFETY: likewise.
 unsafe impl<T: Send> Sync for Shared<T> {}
@@ -14,31 +14,31 @@ impl<T> Shared<T> {
         Self(slice.as_mut_ptr(), slice.len())
     }
 
-    /// Where a part begins, to write it.
+    /// Pointer to the beginning of a part, for writing it.
     pub(crate) fn at(&self, start: usize, len: usize) -> *mut T {
         assert!(start <= self.1 && len <= self.1 - start);
         self.0.wrapping_add(start)
     }
 
-    /// A part, to read and write.
+    /// A part, for reading and writing.
     ///
     /// # Safety
-    /// The slice must live, and nobody else may have a part of it that overlaps.
+    /// The slice must be alive, and no other reference to an overlapping part may exist.
     #[allow(clippy::mut_from_ref, reason = "that is what it is for; see the conditions")]
     pub(crate) unsafe fn slice(&self, start: usize, len: usize) -> &mut [T] {
         assert!(start <= self.1 && len <= self.1 - start);
-        // SAFETY: inside the slice; the rest is the caller's promise.
+        // SAFETY: the part is inside the slice; the caller ensures the rest.
         unsafe { std::slice::from_raw_parts_mut(self.0.add(start), len) }
     }
 }
 
-/// The memory of a vector whose values several threads write for the first time, each its own parts. Filling it with
-/// zeros before would be a pass of one thread over memory that the system may have to provide first.
+/// The memory of a vector that several threads initialize, each its own parts. Filling it with zeros first would be a
+/// pass of a single thread, over memory that the system may have to map first.
 #[derive(Clone, Copy)]
 pub(crate) struct Unwritten<T>(Shared<T>);
 
 impl<T: Copy + Default> Unwritten<T> {
-    /// Room for `len` values in `vector`, which is empty until [`Self::written`].
+    /// Reserves room for `len` values in `vector`, which stays empty until [`Self::written`].
     pub(crate) fn new(vector: &mut Vec<T>, len: usize) -> Self {
         vector.clear();
         vector.reserve_exact(len);
@@ -48,7 +48,7 @@ impl<T: Copy + Default> Unwritten<T> {
     /// A part, filled with zeros.
     ///
     /// # Safety
-    /// As of [`Shared::slice`]: the vector must live and stay as it is.
+    /// As for [`Shared::slice`]; the vector must be alive and unchanged.
     #[allow(clippy::mut_from_ref, reason = "as Shared::slice")]
     pub(crate) unsafe fn zeroed(&self, start: usize, len: usize) -> &mut [T] {
         let at = self.at(start, len);
@@ -61,18 +61,18 @@ impl<T: Copy + Default> Unwritten<T> {
         }
     }
 
-    /// Where a part begins, to write it.
+    /// Pointer to the beginning of a part, for writing it.
     pub(crate) fn at(&self, start: usize, len: usize) -> *mut T {
         self.0.at(start, len)
     }
 
-    /// Gives the vector its values.
+    /// Sets the vector's length, so that it has the written values.
     ///
     /// # Safety
-    /// It must be the vector that this is the memory of, and all parts must have been written.
+    /// `vector` must be the one passed to [`Self::new`], and all its parts must have been written.
     pub(crate) unsafe fn written(self, vector: &mut Vec<T>) {
         assert!(vector.capacity() >= self.0.1 && vector.as_ptr() == self.0.0.cast_const());
-        // SAFETY: the caller's promise.
+        // SAFETY: the caller upholds this function's contract.
         unsafe { vector.set_len(self.0.1) };
     }
 }
@@ -89,7 +89,7 @@ mod tests {
         assert!(vector.is_empty());
         pool::run_ranges(10, 1, |start, end| {
             for part in start..end {
-                // SAFETY: each part is another one of the living vector.
+                // SAFETY: the parts are disjoint, and the vector is alive.
                 let values = unsafe { memory.zeroed(10 * part, 10) };
                 assert!(values.iter().all(|&value| value == 0.0));
                 values[part] = 1.0;

@@ -1,4 +1,4 @@
-//! What holds values of Flex while kernels read them.
+//! Access to the values of Flex tensors while kernels read them.
 
 use std::any::{Any, TypeId};
 
@@ -14,7 +14,7 @@ pub(in crate::kernels) fn is_flex<B: Backend>() -> bool {
         && TypeId::of::<B::IntTensorPrimitive>() == TypeId::of::<FlexTensor>()
 }
 
-/// A value of one type as the other that it is.
+/// Converts a value to the type `U`, if that is its actual type.
 pub(in crate::kernels) fn same<T: 'static, U: 'static>(value: T) -> Option<U> {
     let mut slot = Some(value);
     (&mut slot as &mut dyn Any).downcast_mut::<Option<U>>()?.take()
@@ -45,15 +45,15 @@ pub(in crate::kernels) fn new<B: Backend, const D: usize, E: burn::tensor::Eleme
     tensor(FlexTensor::from_data(TensorData::new(values, shape)))
 }
 
-/// What cannot fail once the backend is Flex.
+/// Unwraps a value that cannot be `None` once the backend is known to be Flex.
 pub(in crate::kernels) fn sure<T>(value: Option<T>) -> T {
     value.unwrap_or_else(|| unreachable!("a tensor of Flex, as was asked before"))
 }
 
-/// Float32 values one after the other.
+/// Contiguous float32 values.
 pub(in crate::kernels) struct Values(pub(super) FlexTensor);
 
-/// The values of a tensor of Flex.
+/// The values of a Flex tensor, in float32.
 pub(in crate::kernels) fn values<B: Backend, const D: usize>(x: &Tensor<B, D>) -> Option<Values> {
     Values::of(x)
 }
@@ -67,7 +67,7 @@ impl Values {
         match flex.dtype() {
             DType::F32 if flex.as_slice::<f32>().is_some() => Some(Self(flex)),
             DType::F32 => Some(Self(flex.to_contiguous())),
-            // Of other types there are few and small ones: parameters of norms.
+            // Tensors of other types are few and small: parameters of norms.
             DType::F16 | DType::BF16 => {
                 let shape = flex.shape();
                 let values: Vec<f32> = flex.into_data().iter::<f32>().collect();
@@ -82,7 +82,7 @@ impl Values {
     }
 }
 
-/// Floats in their own type, one after the other from the first on.
+/// The values of a tensor in their own type; `None` if they are not contiguous.
 pub(in crate::kernels) fn whole(flex: &FlexTensor) -> Option<Float<'_>> {
     match flex.dtype() {
         DType::F32 => flex.as_slice().map(Float::F32),
@@ -92,7 +92,7 @@ pub(in crate::kernels) fn whole(flex: &FlexTensor) -> Option<Float<'_>> {
     }
 }
 
-/// What holds a matrix while kernels read it.
+/// The tensors of a matrix while kernels read them.
 #[allow(clippy::large_enum_variant, reason = "it lives as long as a product takes")]
 pub(in crate::kernels) enum Held<'a, B: Backend> {
     Dense(FlexTensor, [usize; 2]),

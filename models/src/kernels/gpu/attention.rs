@@ -1,19 +1,19 @@
-//! From projections to what attention gives, and the cache in between.
+//! Attention on a GPU, from the projections to the output, including the writes to the cache.
 
 use burn::tensor::{DType, Int, Tensor, TensorData, backend::Backend};
 use burn_cubecl::{CubeRuntime, tensor::CubeTensor};
-use moi_gpu::{Attend, AttentionPlan, Turn, attend, plan_words, queries_at_once, turn};
+use moi_gpu::{Attend, AttentionPlan, Rotate, attend, plan_words, queries_at_once, rotate};
 
 use super::{
     LAYOUT, has_gpu_kernels,
-    maps::{norm, parameters, spec},
+    linears::{norm, parameters, spec},
     on_runtime,
     tensors::{buffer, device, float, int, single, tensor, whole},
 };
 use crate::{LayerBlocks, QkSpan, context::Plan, kernels::AttentionPass};
 
-/// Attention of a forward pass, whose keys and values go into the cache: `[tokens, heads * head_dim]` in float32. `None`,
-/// with the cache as it was, where there is no kernel for it.
+/// Attention of a forward pass, whose keys and values are written to the cache: `[tokens, heads * head_dim]` in
+/// float32. `None`, with an unchanged cache, if there is no kernel for it.
 pub(super) fn attention<B: Backend>(
     q: &Tensor<B, 2>,
     kv: Option<&[Tensor<B, 2>; 2]>,
@@ -23,10 +23,10 @@ pub(super) fn attention<B: Backend>(
     if !has_gpu_kernels::<B>() || blocks.layout != LAYOUT {
         return None;
     }
-    // Of keys and values that another layer wrote, the queries alone are to be turned.
+    // If another layer wrote the keys and values, only the queries need to be rotated.
     let Some([k, v]) = kv else {
-        let turned = pass.queries(q.clone());
-        return on_runtime!(attention_on::<B>(Projections::Queries(&turned), pass, blocks), else None);
+        let rotated = pass.queries(q.clone());
+        return on_runtime!(attention_on::<B>(Projections::Queries(&rotated), pass, blocks), else None);
     };
     if let (Some(q_norm), Some(k_norm), QkSpan::Projection) = (pass.q_norm, pass.k_norm, pass.norm_span) {
         let (q, k) = (norm(q_norm, q)?, norm(k_norm, k)?);
@@ -36,11 +36,11 @@ pub(super) fn attention<B: Backend>(
     on_runtime!(attention_on::<B>(Projections::All([q, k, v]), pass, blocks), else None)
 }
 
-/// What attention begins with.
+/// The input of attention.
 enum Projections<'a, B: Backend> {
-    /// Queries, keys and values as the maps give them `[tokens, heads * head_dim]`.
+    /// The projected queries, keys and values, `[tokens, heads * head_dim]`.
     All([&'a Tensor<B, 2>; 3]),
-    /// Queries, turned and scaled `[tokens, heads, head_dim]`.
+    /// Queries that are rotated and scaled already, `[tokens, heads, head_dim]`.
     Queries(&'a Tensor<B, 3>),
 }
 
@@ -94,10 +94,10 @@ fn attention_on<B: Backend, R: CubeRuntime>(
     };
     let keys: CubeTensor<R> = own(keys)?;
     let values: CubeTensor<R> = own(values)?;
-    let turned = match &kv {
-        Some([k, v]) => turn(
+    let rotated = match &kv {
+        Some([k, v]) => rotate(
             &device,
-            &Turn {
+            &Rotate {
                 q: &buffer(&q),
                 k: &buffer(k),
                 v: &buffer(v),
@@ -117,7 +117,7 @@ fn attention_on<B: Backend, R: CubeRuntime>(
     let out = attend(
         &device,
         &Attend {
-            q: &turned,
+            q: &rotated,
             keys: &buffer(&keys),
             values: &buffer(&values),
             plan: &plan,
@@ -133,7 +133,7 @@ fn attention_on<B: Backend, R: CubeRuntime>(
     tensor(out?, [tokens, heads * head_dim], &q)
 }
 
-/// A buffer that nobody else has, so that it can be written.
+/// A buffer that is not shared, so that it can be written: this one, or a copy of it.
 fn own<B: Backend, R: CubeRuntime>(buffer: Tensor<B, 4>) -> Option<CubeTensor<R>> {
     let buffer = float::<B, R, 4>(buffer)?;
     if buffer.can_mut() {

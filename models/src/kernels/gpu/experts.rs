@@ -1,45 +1,45 @@
-//! Mixtures of experts whose choice stays on the device.
+//! Mixtures of experts whose picks stay on the device.
 
 use burn::{
     module::Param,
     tensor::{Int, Tensor, TensorPrimitive, backend::Backend},
 };
 use burn_cubecl::{CubeRuntime, tensor::CubeTensor};
-use moi_gpu::{Buffer, Groups, MAX_ROWS, Map, PackedBuffer, Router, Weights};
+use moi_gpu::{Buffer, Groups, MAX_ROWS, PackedBuffer, Product, Router, Weights};
 
 use super::{
     has_gpu_kernels,
-    maps::function,
+    linears::function,
     on_runtime,
     tensors::{buffer, device, float, int, same, single, tensor, whole},
 };
 use crate::{ExpertStack, Experts, GroupScore, Linear, Matrix, Mlp, PackedMatrix, RouterScore};
 
-/// The maps of all experts.
+/// The matrices of all experts.
 struct Stacks {
-    /// A gate and what it is for, or one map.
+    /// The gate and the up matrices, or the up matrices alone.
     inward: Vec<Stacked>,
     outward: Stacked,
 }
 
-/// One map of all experts.
+/// The matrices of one linear layer of all experts.
 struct Stacked {
-    /// `[experts * rows, width]`.
+    /// The matrices, `[experts * rows, width]`.
     weights: Weights,
-    /// `[experts * rows]`.
+    /// Biases, `[experts * rows]`.
     bias: Option<Buffer>,
-    /// Of one expert.
+    /// Rows of one expert.
     rows: usize,
 }
 
 impl Stacked {
-    fn map(&self) -> Map<'_, &Weights> {
-        Map { weight: &self.weights, bias: self.bias.as_ref(), rows: self.rows }
+    fn map(&self) -> Product<'_, &Weights> {
+        Product { weight: &self.weights, bias: self.bias.as_ref(), rows: self.rows }
     }
 }
 
-/// Puts the matrices of experts one behind the other, where kernels can find the picked ones there. The experts' own
-/// parameters become parts of that, so that nothing is in memory twice.
+/// Concatenates the matrices of the experts, if kernels can read the picked ones from there. The experts' own
+/// parameters become views of the concatenation, so that nothing is in memory twice.
 pub(in crate::kernels) fn stack<B: Backend>(experts: &mut Experts<B>) {
     if !super::is_gpu::<B>() || function(experts.activation()).is_none() {
         return;
@@ -60,20 +60,21 @@ fn stack_on<B: Backend, R: CubeRuntime>(experts: &mut Experts<B>) {
     }
 }
 
-/// One map of all experts, if all have it in one form and the device can begin to read at each of them.
+/// Concatenates one linear layer of all experts, if all of them have it in one form and the device can address each
+/// part.
 fn stacked<B: Backend, R: CubeRuntime>(
     experts: &mut [Mlp<B>],
     map: fn(&mut Mlp<B>) -> Option<&mut Linear<B>>,
 ) -> Option<Stacked> {
-    let mut maps: Vec<&mut Linear<B>> = experts.iter_mut().map(map).collect::<Option<_>>()?;
-    let [rows, _] = maps.first()?.weight.dims();
-    let biases: Vec<_> = maps.iter().filter_map(|map| Some(map.bias.as_ref()?.val())).collect();
+    let mut products: Vec<&mut Linear<B>> = experts.iter_mut().map(map).collect::<Option<_>>()?;
+    let [rows, _] = products.first()?.weight.dims();
+    let biases: Vec<_> = products.iter().filter_map(|map| Some(map.bias.as_ref()?.val())).collect();
     let bias = match biases.len() {
         0 => None,
-        count if count == maps.len() => Some(buffer(&float::<B, R, 1>(Tensor::cat(biases, 0))?)),
+        count if count == products.len() => Some(buffer(&float::<B, R, 1>(Tensor::cat(biases, 0))?)),
         _ => return None,
     };
-    let mut matrices: Vec<&mut Matrix<B>> = maps.iter_mut().map(|map| &mut map.weight).collect();
+    let mut matrices: Vec<&mut Matrix<B>> = products.iter_mut().map(|map| &mut map.weight).collect();
     let form = matrices[0].packed().map(PackedMatrix::form);
     if matrices.iter().any(|matrix| matrix.packed().map(PackedMatrix::form) != form) {
         return None;
@@ -100,7 +101,7 @@ fn stacked<B: Backend, R: CubeRuntime>(
     Some(Stacked { weights, bias, rows })
 }
 
-/// Parameters of one shape one behind the other; they become parts of that.
+/// Concatenates parameters of one shape, which become views of the concatenation.
 fn joined_floats<'a, B: Backend, R: CubeRuntime>(
     params: impl Iterator<Item = &'a mut Param<Tensor<B, 2>>>,
 ) -> Option<Buffer> {
@@ -114,12 +115,12 @@ fn joined_floats<'a, B: Backend, R: CubeRuntime>(
     for (index, param) in params.iter_mut().enumerate() {
         **param = Param::initialized(param.id, whole(part(&all, index, count))?);
     }
-    // What the parts were before can be given back.
+    // The memory of the separate parameters can be freed now.
     all.client.memory_cleanup();
     Some(buffer(&all))
 }
 
-/// Likewise.
+/// Like [`joined_floats`], for integers.
 fn joined_words<'a, B: Backend, R: CubeRuntime>(
     params: impl Iterator<Item = &'a mut Param<Tensor<B, 2, Int>>>,
 ) -> Option<Buffer> {
@@ -135,7 +136,7 @@ fn joined_words<'a, B: Backend, R: CubeRuntime>(
         let own = Tensor::from_primitive(same(part(&all, index, count))?);
         **param = Param::initialized(param.id, own);
     }
-    // What the parts were before can be given back.
+    // The memory of the separate parameters can be freed now.
     all.client.memory_cleanup();
     Some(buffer(&all))
 }
@@ -145,7 +146,7 @@ fn can_join<B: Backend, R: CubeRuntime>(values: &[Tensor<B, 2>]) -> Option<bool>
     Some(fits(&same::<_, CubeTensor<R>>(first)?, values.len()))
 }
 
-/// Whether so many tensors like this one can be one buffer, each a part that a kernel can be given.
+/// Whether `count` tensors like this one can be one buffer, of which each part can be an argument of a kernel.
 fn fits<R: CubeRuntime>(tensor: &CubeTensor<R>, count: usize) -> bool {
     let memory = &tensor.client.properties().memory;
     let bytes = bytes(tensor);
@@ -157,7 +158,7 @@ fn bytes<R: CubeRuntime>(tensor: &CubeTensor<R>) -> u64 {
     (shape.num_elements() * tensor.dtype.size()) as u64
 }
 
-/// One of so many equal parts of a tensor's rows, in the same memory.
+/// One of `count` equal parts of a tensor's rows, in the same memory.
 fn part<R: CubeRuntime>(all: &CubeTensor<R>, index: usize, count: usize) -> CubeTensor<R> {
     let dims: [usize; 2] = all.meta.shape().dims();
     let own = bytes(all) / count as u64;
@@ -167,8 +168,8 @@ fn part<R: CubeRuntime>(all: &CubeTensor<R>, index: usize, count: usize) -> Cube
     CubeTensor::new_contiguous(all.client.clone(), all.device.clone(), shape, handle, all.dtype)
 }
 
-/// What picked experts give, summed with their weights: of what the router's map gives `[n, experts]` and of rows
-/// `[n, width]`, few of them.
+/// The outputs of the picked experts, summed with their weights, given the router's logits `[n, experts]` and rows
+/// `[n, width]`. `None` for more than [`MAX_ROWS`] rows, or if there is no kernel.
 pub(super) fn experts<B: Backend>(
     experts: &Experts<B>,
     values: &Tensor<B, 2>,

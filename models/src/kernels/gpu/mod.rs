@@ -1,10 +1,11 @@
-//! Tensors of burn's CubeCL backends are buffers of [`moi_gpu`].
+//! Kernels for burn's CubeCL backends, whose tensors are buffers of [`moi_gpu`].
 //!
-//! With burn's feature `fusion` they are not: a backend then has operations to come instead, and none of this applies.
+//! With burn's feature `fusion` they are not: tensors of such a backend are operations that will run later, and these
+//! kernels are not used.
 
 mod attention;
 mod experts;
-mod maps;
+mod linears;
 mod step;
 mod tensors;
 
@@ -20,28 +21,28 @@ use burn::{
 
 use attention::attention;
 pub(super) use experts::stack;
-use maps::{function, join, maps, norm, packed_rows, unpacked};
+use linears::{add_norm, function, linears, norm, packed_rows, unpacked};
 pub(super) use step::step;
 use tensors::is_on;
 
 use super::{AttentionPass, BlockOutput, Kernels, TensorOperations, add_and_norm};
 use crate::{CacheLayout, Experts, LayerBlocks, Linear, Matrix, Mlp, Norm};
 
-/// Kernels for GPUs, on tensors of CubeCL backends; what they have none for is left to tensor operations.
+/// Kernels for GPUs, on tensors of CubeCL backends. Operations without a kernel are left to tensor operations.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct GpuKernels;
 
-/// Where attention finds keys and values.
+/// The cache layout that the attention kernel reads.
 const LAYOUT: CacheLayout = CacheLayout { keys_by_value: false, one_slab: true };
 
-/// Values that a kernel unpacks at a time for the device to multiply: 256 MB.
+/// Number of values that a kernel unpacks at a time for the backend's matrix product: 256 MB.
 const TILE: usize = 1 << 26;
 
 impl GpuKernels {
     /// Products with a matrix, for any number of rows.
     fn products<B: Backend>(self, matrix: &Matrix<B>, x: Tensor<B, 2>) -> Tensor<B, 2> {
-        let map = Map { matrix, bias: None };
-        if let Some(product) = maps(&x, &[map], None).and_then(|mut products| products.pop()) {
+        let map = LinearRef { matrix, bias: None };
+        if let Some(product) = linears(&x, &[map], None).and_then(|mut products| products.pop()) {
             return product;
         }
         match matrix.packed() {
@@ -59,15 +60,15 @@ impl<B: Backend> Kernels<B> for GpuKernels {
     }
 
     fn linear(&self, layer: &Linear<B>, x: Tensor<B, 2>) -> Tensor<B, 2> {
-        match maps(&x, &[layer.into()], None).and_then(|mut y| y.pop()) {
+        match linears(&x, &[layer.into()], None).and_then(|mut y| y.pop()) {
             Some(y) => y,
             None => layer.biased(self.products(&layer.weight, x)),
         }
     }
 
-    /// In one launch.
+    /// Computed in one launch.
     fn qkv(&self, layers: [&Linear<B>; 3], x: Tensor<B, 2>) -> [Tensor<B, 2>; 3] {
-        let all = maps(&x, &layers.map(Map::from), None);
+        let all = linears(&x, &layers.map(LinearRef::from), None);
         let all = all.and_then(|all| <[Tensor<B, 2>; 3]>::try_from(all).ok());
         all.unwrap_or_else(|| layers.map(|layer| self.linear(layer, x.clone())))
     }
@@ -85,11 +86,11 @@ impl<B: Backend> Kernels<B> for GpuKernels {
         }
     }
 
-    /// Inward maps and activation in one launch.
+    /// Computes the inward layers and the activation in one launch.
     fn mlp(&self, mlp: &Mlp<B>, x: Tensor<B, 2>) -> Tensor<B, 2> {
-        let inward: Vec<_> = mlp.gate_proj.iter().chain([&mlp.up_proj]).map(Map::from).collect();
+        let inward: Vec<_> = mlp.gate_proj.iter().chain([&mlp.up_proj]).map(LinearRef::from).collect();
         let inner = function(mlp.activation())
-            .and_then(|activation| maps(&x, &inward, Some(activation)))
+            .and_then(|activation| linears(&x, &inward, Some(activation)))
             .and_then(|mut inner| inner.pop());
         match inner {
             Some(inner) => self.linear(&mlp.down_proj, inner),
@@ -97,7 +98,7 @@ impl<B: Backend> Kernels<B> for GpuKernels {
         }
     }
 
-    /// In three launches.
+    /// Computed in three launches.
     fn experts(&self, experts: &Experts<B>, values: &Tensor<B, 2>, x: &Tensor<B, 2>) -> Option<Tensor<B, 2>> {
         experts::experts(experts, values, x)
     }
@@ -106,7 +107,7 @@ impl<B: Backend> Kernels<B> for GpuKernels {
         norm(layer, &x).unwrap_or_else(|| layer.forward(x))
     }
 
-    /// In one launch.
+    /// Computed in one launch.
     fn residual(
         &self,
         stream: Tensor<B, 2>,
@@ -116,7 +117,7 @@ impl<B: Backend> Kernels<B> for GpuKernels {
         if output.is_none() && norm.is_none() {
             return (stream.clone(), stream);
         }
-        match join(&stream, output.as_ref(), norm) {
+        match add_norm(&stream, output.as_ref(), norm) {
             Some((sum, normed)) => {
                 let stream = sum.unwrap_or(stream);
                 let input = normed.unwrap_or_else(|| stream.clone());
@@ -148,20 +149,20 @@ impl<B: Backend> Kernels<B> for GpuKernels {
     }
 }
 
-/// A linear map, with a bias or without.
-struct Map<'a, B: Backend> {
+/// A linear layer, with or without a bias.
+struct LinearRef<'a, B: Backend> {
     matrix: &'a Matrix<B>,
     bias: Option<&'a Param<Tensor<B, 1>>>,
 }
 
-impl<'a, B: Backend> From<&'a Linear<B>> for Map<'a, B> {
+impl<'a, B: Backend> From<&'a Linear<B>> for LinearRef<'a, B> {
     fn from(linear: &'a Linear<B>) -> Self {
         Self { matrix: &linear.weight, bias: linear.bias.as_ref() }
     }
 }
 
-/// The residual stream with what a block adds to it, if it added anything, and a norm of that, if one is asked for.
-type Joined<B> = (Option<Tensor<B, 2>>, Option<Tensor<B, 2>>);
+/// The residual stream after a block's output was added, if there was one, and its norm, if one was given.
+type AddNormOutput<B> = (Option<Tensor<B, 2>>, Option<Tensor<B, 2>>);
 
 static OFF: AtomicBool = AtomicBool::new(false);
 
@@ -177,12 +178,12 @@ fn are_on() -> bool {
     allowed && !OFF.load(Ordering::Relaxed)
 }
 
-/// Whether the backend has kernels here, and they are not turned off.
+/// Whether the backend has kernels here, and they are on.
 pub(super) fn has_gpu_kernels<B: Backend>() -> bool {
     is_gpu::<B>() && are_on()
 }
 
-/// Whether the backend is one of those that kernels are here for.
+/// Whether the backend is one of those for which there are kernels here.
 pub(super) fn is_gpu<B: Backend>() -> bool {
     #[cfg(feature = "cuda")]
     if is_on::<B, cubecl::cuda::CudaRuntime>() {
@@ -195,8 +196,8 @@ pub(super) fn is_gpu<B: Backend>() -> bool {
     false
 }
 
-/// Calls a function that is generic over backend and runtime with the runtime of the backend, if it has one here;
-/// else gives the other value.
+/// Calls a function that is generic over backend and runtime with the runtime of the backend, if there are kernels
+/// for it; else evaluates to the other value.
 macro_rules! on_runtime {
     ($function:ident::<$backend:ident $(, $more:tt)*>($($argument:expr),* $(,)?), else $otherwise:expr) => {{
         #[cfg(feature = "cuda")]

@@ -1,4 +1,4 @@
-//! Sampling and mixing without a way back to the host.
+//! Sampling and mixing on the device, without a round trip to the host.
 
 use burn::tensor::{Tensor, TensorMetadata, backend::Backend};
 use burn_cubecl::CubeRuntime;
@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{Embedding, Mixing};
 
-/// Samples from logits `[rows, vocab]` and mixes the next inputs `[rows, d]` in float32. `None` where there is no kernel
+/// Samples from logits `[rows, vocab]` and mixes the next inputs `[rows, d]` in float32. `None` if there is no kernel
 /// for it.
 pub(in crate::kernels) fn step<B: Backend>(
     logits: &Tensor<B, 2>,
@@ -36,7 +36,7 @@ fn step_on<B: Backend, R: CubeRuntime>(
     let device = device(&logits);
     let weights = weights::<B, R>(&embedding.weight)?;
     let width = embedding.weight.dims()[1];
-    // It costs a pass over the table, once.
+    // The mean row costs a pass over the table, once.
     let needs_mean = rows.iter().any(|row| row.mixes && row.support.is_none() && row.tolerance > 0.0);
     let mean = match needs_mean {
         true => Some(buffer(&single::<B, R, 1>(mixing.mean_row(embedding, &own_device))?)),
@@ -46,7 +46,7 @@ fn step_on<B: Backend, R: CubeRuntime>(
         EmbeddingTable { weights: &weights, width, scale: embedding.scale() as f32, mean: mean.as_ref() };
     debug_assert_eq!(logits.shape().num_elements(), rows.len() * embedding.dims()[0]);
     let (inputs, decided) = moi_gpu::step(&device, &buffer(&logits), rows, table);
-    // The copy is enqueued here, before the work of the next step.
+    // This enqueues the copy to the host, before the work of the next step.
     let reading = decided.read(&device);
     Some((tensor(inputs, [rows.len(), width], &logits)?, reading))
 }

@@ -1,4 +1,4 @@
-//! From tensors to buffers and back.
+//! Conversions between tensors and buffers.
 
 use std::any::{Any, TypeId};
 
@@ -8,19 +8,19 @@ use moi_gpu::{Buffer, Device, PackedBuffer, Weights};
 
 use crate::{Matrix, PackedMatrix};
 
-/// Whether the backend's tensors are this runtime's.
+/// Whether the backend's tensors belong to this runtime.
 pub(in crate::kernels) fn is_on<B: Backend, R: CubeRuntime>() -> bool {
     TypeId::of::<B::FloatTensorPrimitive>() == TypeId::of::<CubeTensor<R>>()
         && TypeId::of::<B::IntTensorPrimitive>() == TypeId::of::<CubeTensor<R>>()
 }
 
-/// A value of one type as the other that it is.
+/// Converts a value to the type `U`, if that is its actual type.
 pub(super) fn same<T: 'static, U: 'static>(value: T) -> Option<U> {
     let mut slot = Some(value);
     (&mut slot as &mut dyn Any).downcast_mut::<Option<U>>()?.take()
 }
 
-/// A tensor's buffer, its numbers one behind the other.
+/// The contiguous buffer of a float tensor.
 pub(super) fn float<B: Backend, R: CubeRuntime, const D: usize>(
     tensor: Tensor<B, D>,
 ) -> Option<CubeTensor<R>> {
@@ -36,7 +36,7 @@ pub(super) fn int<B: Backend, R: CubeRuntime, const D: usize>(
     same(tensor.into_primitive()).map(into_contiguous)
 }
 
-/// The same in float32.
+/// The same, converted to float32.
 pub(super) fn single<B: Backend, R: CubeRuntime, const D: usize>(
     tensor: &Tensor<B, D>,
 ) -> Option<CubeTensor<R>> {
@@ -51,7 +51,7 @@ pub(super) fn device<R: CubeRuntime>(tensor: &CubeTensor<R>) -> Device<R> {
     Device { client: tensor.client.clone() }
 }
 
-/// A buffer in float32 as a tensor beside another one.
+/// A float32 buffer as a tensor on the same device as another one.
 pub(super) fn tensor<B: Backend, R: CubeRuntime, const D: usize>(
     buffer: Buffer,
     shape: [usize; D],
@@ -69,7 +69,7 @@ pub(super) fn whole<B: Backend, R: CubeRuntime, const D: usize>(
     Some(Tensor::from_primitive(TensorPrimitive::Float(same(tensor)?)))
 }
 
-/// A matrix in whatever form.
+/// A matrix of any form.
 pub(super) fn weights<B: Backend, R: CubeRuntime>(matrix: &Matrix<B>) -> Option<Weights> {
     Some(match matrix {
         Matrix::Dense(weight) => Weights::Dense(buffer(&float::<B, R, 2>(weight.val())?)),

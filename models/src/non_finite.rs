@@ -1,4 +1,4 @@
-//! Where numbers stop being finite, for messages: looked for only after they did.
+//! Finds where values stop being finite, for error messages. It only runs after such values have occurred.
 
 use std::ops::RangeInclusive;
 
@@ -15,8 +15,9 @@ pub(crate) fn is_broken<B: Backend, const D: usize>(tensor: Tensor<B, D>) -> boo
 }
 
 impl<B: Backend> Decoder<B> {
-    /// The first weight with values that are not finite, of these layers and, where they reach an end of the model, of
-    /// what stands there. Numbers of packed weights are finite; their scales need not be.
+    /// The name of the first weight with values that are not finite, in these layers and, where they include the
+    /// first or the last one, in the parts before or after them. The quants of packed weights are always finite;
+    /// their scales need not be.
     pub(crate) fn first_broken_weight(&self, layers: &RangeInclusive<usize>) -> Option<String> {
         let config = self.config();
         let (last, is_tied) = (config.layers.len(), config.tie_word_embeddings);
@@ -28,16 +29,17 @@ impl<B: Backend> Decoder<B> {
 
 struct Finder<'a> {
     layers: &'a RangeInclusive<usize>,
-    /// Number of layers: what comes behind them.
+    /// Number of layers, which stands for the parts after them.
     last: usize,
-    /// Whether the embedding is the head, too.
+    /// Whether the embedding table is also the LM head.
     is_tied: bool,
     path: ParameterPath,
     found: Option<String>,
 }
 
 impl Finder<'_> {
-    /// The layer that the path leads into: the first for what stands before all, one too many for what comes behind.
+    /// The layer of the current parameter: the first one for parts before all layers, one past the last for those
+    /// after them.
     fn layer(&self) -> usize {
         match self.path.parts()[..] {
             ["model", "layers", layer, ..] => layer.parse().unwrap_or(0),

@@ -1,43 +1,44 @@
-//! Linear maps, residual connections and norms.
+//! Linear layers, residual additions and norms on a GPU.
 
 use burn::tensor::{DType, Int, Tensor, TensorMetadata, backend::Backend};
 use burn_cubecl::CubeRuntime;
-use moi_gpu::{Join, MAX_ROWS, NormSpec, NormWeights, Outcome, Picked};
+use moi_gpu::{AddNorm, MAX_ROWS, NormSpec, NormWeights, Outcome, Picked};
 
 use super::{
-    Joined, Map, has_gpu_kernels, on_runtime,
+    AddNormOutput, LinearRef, has_gpu_kernels, on_runtime,
     tensors::{buffer, device, float, int, packed, single, tensor, weights},
 };
 use crate::{Activation, Matrix, Norm, NormConfig, NormKind, PackedMatrix, kernels::BlockOutput};
 
-/// Maps of one input `[n, in]` of few rows: `[n, out]` in float32 each, or one of all where an activation is asked for.
-pub(super) fn maps<B: Backend>(
+/// Products of one input of few rows, `[n, in]`, with several matrices: `[n, out]` in float32 each, or one output for
+/// all if there is an activation. `None` if there is no kernel.
+pub(super) fn linears<B: Backend>(
     x: &Tensor<B, 2>,
-    matrices: &[Map<'_, B>],
+    matrices: &[LinearRef<'_, B>],
     activation: Option<moi_gpu::Activation>,
 ) -> Option<Vec<Tensor<B, 2>>> {
     if !has_gpu_kernels::<B>() || x.dims()[0] > MAX_ROWS {
         return None;
     }
-    on_runtime!(maps_on::<B>(x, matrices, activation), else None)
+    on_runtime!(linears_on::<B>(x, matrices, activation), else None)
 }
 
-fn maps_on<B: Backend, R: CubeRuntime>(
+fn linears_on<B: Backend, R: CubeRuntime>(
     x: &Tensor<B, 2>,
-    maps: &[Map<'_, B>],
+    layers: &[LinearRef<'_, B>],
     activation: Option<moi_gpu::Activation>,
 ) -> Option<Vec<Tensor<B, 2>>> {
     let [n, _] = x.dims();
     let x = single::<B, R, 2>(x)?;
     let device = device(&x);
-    let weights: Vec<_> = maps.iter().map(|map| weights::<B, R>(map.matrix)).collect::<Option<_>>()?;
-    let bias = |map: &Map<'_, B>| Some(buffer(&float::<B, R, 1>(map.bias?.val())?));
-    let biases: Vec<_> = maps.iter().map(bias).collect();
-    // A kernel has all of them or none, in one type.
+    let weights: Vec<_> = layers.iter().map(|map| weights::<B, R>(map.matrix)).collect::<Option<_>>()?;
+    let bias = |map: &LinearRef<'_, B>| Some(buffer(&float::<B, R, 1>(map.bias?.val())?));
+    let biases: Vec<_> = layers.iter().map(bias).collect();
+    // A kernel needs either biases of one type for all layers, or none.
     let alike =
         biases.iter().all(|bias| bias.as_ref().map(|b| b.dtype) == biases[0].as_ref().map(|b| b.dtype));
-    let rows: Vec<usize> = maps.iter().map(|map| map.matrix.dims()[0]).collect();
-    let all = (weights.iter().zip(&biases).zip(&rows)).map(|((weight, bias), &rows)| moi_gpu::Map {
+    let rows: Vec<usize> = layers.iter().map(|map| map.matrix.dims()[0]).collect();
+    let all = (weights.iter().zip(&biases).zip(&rows)).map(|((weight, bias), &rows)| moi_gpu::Product {
         weight,
         bias: bias.as_ref(),
         rows,
@@ -51,7 +52,7 @@ fn maps_on<B: Backend, R: CubeRuntime>(
     out.into_iter().zip(&rows).map(|(out, &rows)| tensor(out, [n, rows], &x)).collect()
 }
 
-/// The kernels' function, where they have it.
+/// The kernels' activation function, if they have it.
 pub(super) fn function(activation: Activation) -> Option<moi_gpu::Activation> {
     Some(match activation {
         Activation::Silu => moi_gpu::Activation::Silu,
@@ -65,7 +66,7 @@ pub(super) fn function(activation: Activation) -> Option<moi_gpu::Activation> {
     })
 }
 
-/// Rows of a packed matrix from one on, in float32.
+/// `rows` rows of a packed matrix, from row `first` on, in float32.
 pub(super) fn unpacked<B: Backend>(
     matrix: &PackedMatrix<B>,
     first: usize,
@@ -87,7 +88,7 @@ fn unpacked_on<B: Backend, R: CubeRuntime>(
     tensor(out, [rows, matrix.dims()[1]], &scales)
 }
 
-/// The rows of ids, in float32.
+/// The rows of a packed table with these ids, in float32.
 pub(super) fn packed_rows<B: Backend>(table: &Matrix<B>, ids: &Tensor<B, 1, Int>) -> Option<Tensor<B, 2>> {
     if !has_gpu_kernels::<B>() {
         return None;
@@ -115,7 +116,7 @@ pub(super) fn spec(config: &NormConfig) -> NormSpec {
     }
 }
 
-/// A norm's parameters.
+/// A norm's parameters, in device memory.
 pub(super) fn parameters<B: Backend, R: CubeRuntime>(
     norm: &Norm<B>,
     device: &B::Device,
@@ -145,9 +146,9 @@ fn norm_on<B: Backend, R: CubeRuntime>(norm: &Norm<B>, x: &Tensor<B, 2>) -> Opti
     let (dims, own_device) = (x.dims(), x.device());
     let x = single::<B, R, 2>(x)?;
     let weights = parameters::<B, R>(norm, &own_device)?;
-    let joined = moi_gpu::join(
+    let output_and_normed = moi_gpu::add_norm(
         &device(&x),
-        &Join {
+        &AddNorm {
             x: &buffer(&x),
             block: None,
             after: None,
@@ -157,26 +158,26 @@ fn norm_on<B: Backend, R: CubeRuntime>(norm: &Norm<B>, x: &Tensor<B, 2>) -> Opti
             width: dims[1],
         },
     );
-    tensor(joined.normed?, dims, &x)
+    tensor(output_and_normed.normed?, dims, &x)
 }
 
-/// The residual stream with what a block adds to it, if there is such, and a norm of that, if one is asked for.
-pub(super) fn join<B: Backend>(
+/// The residual stream after a block's output was added, if there is one, and its norm, if one is given.
+pub(super) fn add_norm<B: Backend>(
     x: &Tensor<B, 2>,
     output: Option<&BlockOutput<'_, B>>,
     before: Option<&Norm<B>>,
-) -> Option<Joined<B>> {
+) -> Option<AddNormOutput<B>> {
     if !has_gpu_kernels::<B>() {
         return None;
     }
-    on_runtime!(join_on::<B>(x, output, before), else None)
+    on_runtime!(add_norm_on::<B>(x, output, before), else None)
 }
 
-fn join_on<B: Backend, R: CubeRuntime>(
+fn add_norm_on<B: Backend, R: CubeRuntime>(
     x: &Tensor<B, 2>,
     output: Option<&BlockOutput<'_, B>>,
     before: Option<&Norm<B>>,
-) -> Option<Joined<B>> {
+) -> Option<AddNormOutput<B>> {
     let (dims, own_device) = (x.dims(), x.device());
     let x = single::<B, R, 2>(x)?;
     let block = match output {
@@ -194,16 +195,16 @@ fn join_on<B: Backend, R: CubeRuntime>(
     {
         return None;
     }
-    // A kernel computes both alike.
+    // A kernel computes both norms with the same options.
     if let (Some(after), Some(before)) = (after, before)
         && spec(&after.config()) != spec(&before.config())
     {
         return None;
     }
     let config = before.or(after).map_or(NormConfig { kind: NormKind::Rms, eps: 1.0 }, Norm::config);
-    let joined = moi_gpu::join(
+    let output_and_normed = moi_gpu::add_norm(
         &device(&x),
-        &Join {
+        &AddNorm {
             x: &buffer(&x),
             block: block.as_ref(),
             after: after_weights.as_ref(),
@@ -217,5 +218,5 @@ fn join_on<B: Backend, R: CubeRuntime>(
         Some(buffer) => tensor(buffer, dims, &x).map(Some),
         None => Some(None),
     };
-    Some((back(joined.sum)?, back(joined.normed)?))
+    Some((back(output_and_normed.sum)?, back(output_and_normed.normed)?))
 }

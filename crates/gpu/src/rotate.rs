@@ -1,4 +1,4 @@
-//! Heads on their way from projections into attention: norms, rotary positions, and the cache, in one launch.
+//! Prepares heads for attention in one launch: norms, rotary embedding, and cache writes.
 
 use cubecl::prelude::*;
 
@@ -10,37 +10,38 @@ use crate::{
     reduce::{SHARED, UNITS},
 };
 
-/// What is turned.
+/// Inputs of the launch.
 #[derive(Clone, Debug)]
-pub struct Turn<'a> {
-    /// `[tokens, heads * head_dim]`, float32.
+pub struct Rotate<'a> {
+    /// Queries, `[tokens, heads * head_dim]`, float32.
     pub q: &'a Buffer,
-    /// `[tokens, kv_heads * head_dim]`, float32.
+    /// Keys, `[tokens, kv_heads * head_dim]`, float32.
     pub k: &'a Buffer,
-    /// Likewise.
+    /// Values, of the same shape and type.
     pub v: &'a Buffer,
-    /// Cosines and sines `[tokens, dims]`, float32, of the first `dims` values of a head, and `dims`.
+    /// Cosines and sines `[tokens, dims]` in float32, and `dims`: the first `dims` values of a head are rotated.
     pub angles: Option<(&'a Buffer, &'a Buffer, usize)>,
-    /// Over each head of the queries, and of the keys; in one type.
+    /// Norms over each head of the queries, and of the keys, with parameters of one type.
     pub norms: Option<(&'a NormWeights, &'a NormWeights)>,
-    /// Of these norms.
+    /// Options of these norms.
     pub spec: NormSpec,
-    /// Slabs of blocks `[blocks, kv_heads, CACHE_BLOCK, head_dim]` of one type: keys and values go into them.
+    /// The key and value caches, slabs of blocks `[blocks, kv_heads, CACHE_BLOCK, head_dim]` of one type, which are
+    /// written.
     pub cache: (&'a Buffer, &'a Buffer),
-    /// Where.
+    /// The plan that has the cache slots.
     pub plan: &'a AttentionPlan,
     /// Query heads.
     pub heads: usize,
     /// Key and value heads.
     pub kv_heads: usize,
-    /// Numbers of a head.
+    /// Values per head.
     pub head_dim: usize,
-    /// A factor on queries, last.
+    /// A factor on the queries, applied last.
     pub scale: f32,
 }
 
 #[cube]
-fn turned<W: Float>(
+fn rotated<W: Float>(
     x: &Array<f32>,
     start: usize,
     i: usize,
@@ -75,7 +76,7 @@ fn turned<W: Float>(
 }
 
 #[cube(launch_unchecked)]
-fn turn_kernel<W: Float, C: Float>(
+fn rotate_kernel<W: Float, C: Float>(
     q: &Array<f32>,
     k: &Array<f32>,
     v: &Array<f32>,
@@ -85,7 +86,7 @@ fn turn_kernel<W: Float, C: Float>(
     q_bias: &Array<W>,
     k_weight: &Array<W>,
     k_bias: &Array<W>,
-    turned_q: &mut Array<f32>,
+    rotated_q: &mut Array<f32>,
     keys: &mut Array<C>,
     values: &mut Array<C>,
     plan: &Array<u32>,
@@ -119,8 +120,8 @@ fn turn_kernel<W: Float, C: Float>(
                 factor = found.1;
             }
             for i in range_stepped(UNIT_POS as usize, head_dim, CUBE_DIM as usize) {
-                turned_q[start + i] = scale
-                    * turned::<W>(q, start, i, mean, factor, q_weight, q_bias, cos, sin, angles, dims, norm);
+                rotated_q[start + i] = scale
+                    * rotated::<W>(q, start, i, mean, factor, q_weight, q_bias, cos, sin, angles, dims, norm);
             }
         } else if head < heads + kv_heads {
             let head = head - heads;
@@ -135,7 +136,7 @@ fn turn_kernel<W: Float, C: Float>(
                 factor = found.1;
             }
             for i in range_stepped(UNIT_POS as usize, head_dim, CUBE_DIM as usize) {
-                keys[to + i] = C::cast_from(turned::<W>(
+                keys[to + i] = C::cast_from(rotated::<W>(
                     k, start, i, mean, factor, k_weight, k_bias, cos, sin, angles, dims, norm,
                 ));
             }
@@ -150,22 +151,22 @@ fn turn_kernel<W: Float, C: Float>(
     }
 }
 
-/// Turns queries, which it gives as `[tokens, heads, head_dim]` in float32, and keys, which go into the cache with
-/// the values.
-pub fn turn<R: Runtime>(device: &Device<R>, turn: &Turn<'_>) -> Buffer {
-    let &Turn { q, k, v, plan, heads, kv_heads, head_dim, .. } = turn;
+/// Rotates queries, which are returned as `[tokens, heads, head_dim]` in float32, and keys, which are written to the
+/// cache with the values.
+pub fn rotate<R: Runtime>(device: &Device<R>, rotate: &Rotate<'_>) -> Buffer {
+    let &Rotate { q, k, v, plan, heads, kv_heads, head_dim, .. } = rotate;
     let rows = plan.tokens;
     let out = device.floats(q.len);
-    let (cos, sin, dims) = turn.angles.unwrap_or((q, q, 0));
-    let norm = turn.norms.map(|(q, _)| Fixed::new(&turn.spec, q)).unwrap_or_default();
-    // What is absent is never read.
-    let (q_weight, k_weight) = turn.norms.map_or((q, q), |(q, k)| (&q.weight, &k.weight));
+    let (cos, sin, dims) = rotate.angles.unwrap_or((q, q, 0));
+    let norm = rotate.norms.map(|(q, _)| Fixed::new(&rotate.spec, q)).unwrap_or_default();
+    // Buffers that stand in for absent weights are never read.
+    let (q_weight, k_weight) = rotate.norms.map_or((q, q), |(q, k)| (&q.weight, &k.weight));
     let bias = |norm: &'_ NormWeights| norm.bias.clone().unwrap_or_else(|| norm.weight.clone());
-    let (q_bias, k_bias) = turn.norms.map_or((q.clone(), q.clone()), |(q, k)| (bias(q), bias(k)));
+    let (q_bias, k_bias) = rotate.norms.map_or((q.clone(), q.clone()), |(q, k)| (bias(q), bias(k)));
     let units = if norm.is_there { UNITS } else { head_dim.next_multiple_of(32).min(UNITS) };
-    // SAFETY: rows and heads are checked; the caller says how large the buffers are.
+    // SAFETY: rows and heads are checked in the kernel; the caller ensures the sizes of the buffers.
     unsafe {
-        turn_kernel::launch_unchecked::<R>(
+        rotate_kernel::launch_unchecked::<R>(
             &device.client,
             device.cubes(rows * (heads + 2 * kv_heads)),
             CubeDim::new_1d(units as u32),
@@ -179,19 +180,19 @@ pub fn turn<R: Runtime>(device: &Device<R>, turn: &Turn<'_>) -> Buffer {
             k_weight.numbers(),
             k_bias.numbers(),
             out.numbers(),
-            turn.cache.0.numbers(),
-            turn.cache.1.numbers(),
+            rotate.cache.0.numbers(),
+            rotate.cache.1.numbers(),
             plan.words.numbers(),
             rows as u32,
             heads as u32,
             kv_heads as u32,
-            turn.scale,
-            turn.spec.eps,
+            rotate.scale,
+            rotate.spec.eps,
             head_dim,
             dims,
             norm,
             q_weight.dtype,
-            turn.cache.0.dtype,
+            rotate.cache.0.dtype,
         );
     }
     out

@@ -1,4 +1,4 @@
-//! A residual connection and the norms around it.
+//! The residual addition and the norms around it.
 
 use cubecl::prelude::*;
 
@@ -8,31 +8,31 @@ use crate::{
     reduce::{SHARED, UNITS},
 };
 
-/// What is joined: `x + scale * after(block)`, and `before` of that.
+/// Inputs of a residual addition with norms: `sum = x + scale * after(block)` and `normed = before(sum)`.
 #[derive(Clone, Debug)]
-pub struct Join<'a> {
+pub struct AddNorm<'a> {
     /// The residual stream `[rows, width]`, float32.
     pub x: &'a Buffer,
-    /// What a block has computed from it, `[rows, width]`, of any float type.
+    /// The block's output, `[rows, width]`, in any float type.
     pub block: Option<&'a Buffer>,
-    /// A norm over the block's output.
+    /// A norm over the block's output, before the addition.
     pub after: Option<&'a NormWeights>,
-    /// A factor on it.
+    /// A factor on the block's output.
     pub scale: f32,
-    /// A norm over the sum, for the next block; its parameters are of the same type as those of `after`.
+    /// A norm over the sum, for the next block. Its parameters have the same type as those of `after`.
     pub before: Option<&'a NormWeights>,
-    /// Of both norms.
+    /// Options of both norms.
     pub spec: NormSpec,
-    /// Numbers of a row.
+    /// Number of values in a row.
     pub width: usize,
 }
 
-/// Both in float32 `[rows, width]`.
+/// The results, in float32, `[rows, width]`.
 #[derive(Clone, Debug)]
-pub struct Joined {
-    /// The residual stream, if a block was added.
+pub struct AddNormOutput {
+    /// The new residual stream, if a block was added.
     pub sum: Option<Buffer>,
-    /// What the next block gets.
+    /// The normalized residual stream, the next block's input.
     pub normed: Option<Buffer>,
 }
 
@@ -44,7 +44,7 @@ struct Parts {
 }
 
 #[cube(launch_unchecked)]
-fn join_kernel<B: Float, W: Float>(
+fn add_norm_kernel<B: Float, W: Float>(
     x: &Array<f32>,
     block: &Array<B>,
     after_weight: &Array<W>,
@@ -63,6 +63,10 @@ fn join_kernel<B: Float, W: Float>(
     let mut shared = SharedMemory::<f32>::new(SHARED);
     let width = width as usize;
     let start = CUBE_POS * width;
+    // The number of cubes may be rounded up.
+    if start >= x.len() {
+        terminate!();
+    }
     if comptime![parts.block] {
         let mut mean = 0.0f32;
         let mut factor = 1.0f32;
@@ -83,7 +87,7 @@ fn join_kernel<B: Float, W: Float>(
     }
     if comptime![parts.before.is_there] {
         let fixed = comptime![parts.before];
-        // Each unit reads what it has written itself.
+        // Each unit only reads values of `out` that it has written itself.
         if comptime![parts.block] {
             let (mean, factor) =
                 statistics::<f32>(out, start, width, eps, &mut shared, comptime![fixed.centered]);
@@ -102,9 +106,9 @@ fn join_kernel<B: Float, W: Float>(
     }
 }
 
-/// Joins; see [`Join`].
-pub fn join<R: Runtime>(device: &Device<R>, join: &Join<'_>) -> Joined {
-    let &Join { x, block, after, scale, before, spec, width } = join;
+/// Launches the residual addition and the norms; see [`AddNorm`].
+pub fn add_norm<R: Runtime>(device: &Device<R>, add_norm: &AddNorm<'_>) -> AddNormOutput {
+    let &AddNorm { x, block, after, scale, before, spec, width } = add_norm;
     let parts = Parts {
         block: block.is_some(),
         after: after.map(|weights| Fixed::new(&spec, weights)).unwrap_or_default(),
@@ -113,7 +117,7 @@ pub fn join<R: Runtime>(device: &Device<R>, join: &Join<'_>) -> Joined {
     let rows = x.len / width;
     let out = device.floats(if parts.block { x.len } else { 1 });
     let normed = device.floats(if before.is_some() { x.len } else { 1 });
-    // What is absent is never read.
+    // Buffers that stand in for absent weights are never read.
     let weight_of = |weights: Option<&NormWeights>| weights.map_or(x, |w| &w.weight).numbers::<R>();
     let bias_of = |weights: Option<&NormWeights>| {
         weights.map_or(x, |w| w.bias.as_ref().unwrap_or(&w.weight)).numbers::<R>()
@@ -121,7 +125,7 @@ pub fn join<R: Runtime>(device: &Device<R>, join: &Join<'_>) -> Joined {
     let weights = before.or(after).map_or(x.dtype, |weights| weights.weight.dtype);
     // SAFETY: every index is below rows * width, or width.
     unsafe {
-        join_kernel::launch_unchecked::<R>(
+        add_norm_kernel::launch_unchecked::<R>(
             &device.client,
             device.cubes(rows),
             CubeDim::new_1d(UNITS as u32),
@@ -141,5 +145,5 @@ pub fn join<R: Runtime>(device: &Device<R>, join: &Join<'_>) -> Joined {
             weights,
         );
     }
-    Joined { sum: block.map(|_| out), normed: before.map(|_| normed) }
+    AddNormOutput { sum: block.map(|_| out), normed: before.map(|_| normed) }
 }

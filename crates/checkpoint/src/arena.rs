@@ -1,8 +1,8 @@
-//! Memory for weights.
+//! Allocates memory for weights.
 //!
-//! A decoding step reads every weight once, so with pages of 4 KiB the processor looks up an address for each of them
-//! (behind two page tables in a virtual machine). Where the system has large pages, weights are put in these: many
-//! tensors in one mapping, as most are smaller than such a page.
+//! A decoding step reads every weight once. With pages of 4 KiB the processor must translate an address for each page
+//! (through two levels of page tables in a virtual machine). Where the system has large pages, weights are put into
+//! them: many tensors share one mapping, because most tensors are smaller than a large page.
 
 use std::{marker::PhantomData, ptr::NonNull, sync::Arc};
 
@@ -10,27 +10,28 @@ use burn::tensor::{AllocationProperty, Bytes, DType, TensorData};
 use bytemuck::{AnyBitPattern, NoUninit};
 use memmap2::MmapMut;
 
-/// The large page of x86-64, and of 64-bit ARM with its usual small ones.
+/// The large page of x86-64, and of 64-bit ARM with its usual small pages, in bytes.
 const LARGE_PAGE: usize = 2 << 20;
-/// Where a tensor may begin: a cache line.
+/// The alignment of a tensor in bytes: a cache line.
 const LINE: usize = 64;
 
-/// Hands out memory for one tensor after the other.
+/// Allocates memory for one tensor after another.
 #[derive(Debug)]
 pub(crate) struct Arena {
-    /// Bytes that are mapped at a time; what takes more than a quarter of it has a mapping of its own.
+    /// Bytes that are mapped at a time; an allocation of more than a quarter of them gets a mapping of its own.
     chunk: usize,
-    /// The mapping that still has room, and from where on.
+    /// The mapping that still has room, and the first free byte in it.
     open: Option<(Arc<Chunk>, usize)>,
 }
 
 impl Arena {
-    /// Of chunks of so many bytes; with 0 each tensor has a mapping of its own, which goes with it.
+    /// An arena with chunks of this many bytes. With 0 each tensor has a mapping of its own, which is freed with the
+    /// tensor.
     pub(crate) fn new(chunk: usize) -> Self {
         Self { chunk, open: None }
     }
 
-    /// Room for so many values, all zero.
+    /// Allocates this many values, all zero.
     pub(crate) fn zeroed<T: NoUninit + AnyBitPattern>(&mut self, len: usize) -> Region<T> {
         let bytes = len * size_of::<T>();
         if bytes > self.chunk / 4 {
@@ -45,7 +46,7 @@ impl Arena {
         Region { chunk, start, len, values: PhantomData }
     }
 
-    /// A copy of these values.
+    /// Allocates a copy of these values.
     pub(crate) fn copy<T: NoUninit + AnyBitPattern>(&mut self, values: &[T]) -> Region<T> {
         let mut region = self.zeroed(values.len());
         region.slice_mut().copy_from_slice(values);
@@ -53,19 +54,19 @@ impl Arena {
     }
 }
 
-/// Values in an [`Arena`]; nobody else has their memory.
+/// Values in an [`Arena`], with exclusive access to their memory.
 #[derive(Debug)]
 pub(crate) struct Region<T> {
     chunk: Arc<Chunk>,
-    /// Where it begins, in bytes from the start of the chunk.
+    /// The offset in bytes from the start of the chunk.
     start: usize,
-    /// How many values it has.
+    /// The number of values.
     len: usize,
     values: PhantomData<T>,
 }
 
 impl<T: NoUninit + AnyBitPattern + Send + Sync + 'static> Region<T> {
-    /// As a tensor's values, without copying them.
+    /// Turns the region into a tensor's values without copying them.
     pub(crate) fn into_data(self, dtype: DType) -> TensorData {
         let len = self.len;
         let bytes = Bytes::from_shared(bytes::Bytes::from_owner(self), AllocationProperty::Native);
@@ -75,13 +76,13 @@ impl<T: NoUninit + AnyBitPattern + Send + Sync + 'static> Region<T> {
 
 impl<T: NoUninit + AnyBitPattern> Region<T> {
     pub(crate) fn slice(&self) -> &[T] {
-        // SAFETY: the place is within the chunk, aligned to a line, initialised (with zeros at first), any bytes are a
-        // value, and nobody else has it.
+        // SAFETY: the region lies within the chunk, is aligned to a cache line and initialised (to zeros at first);
+        // any bytes are a valid value, and only this region has access to them.
         unsafe { std::slice::from_raw_parts(self.chunk.start.as_ptr().add(self.start).cast(), self.len) }
     }
 
     pub(crate) fn slice_mut(&mut self) -> &mut [T] {
-        // SAFETY: likewise.
+        // SAFETY: as in `slice`; `&mut self` makes the access exclusive.
         unsafe { std::slice::from_raw_parts_mut(self.chunk.start.as_ptr().add(self.start).cast(), self.len) }
     }
 }
@@ -92,18 +93,18 @@ impl<T: NoUninit + AnyBitPattern> AsRef<[u8]> for Region<T> {
     }
 }
 
-/// Memory for several tensors.
+/// A mapping that holds several tensors.
 #[derive(Debug)]
 struct Chunk {
     start: NonNull<u8>,
     len: usize,
-    /// What frees it.
+    /// The owner of the memory, which frees it when dropped.
     _memory: Memory,
 }
 
-// SAFETY: regions that do not overlap are all that reads or writes it.
+// SAFETY: the memory is only accessed through regions, which do not overlap.
 unsafe impl Send for Chunk {}
-// SAFETY: likewise.
+// SAFETY: as above.
 unsafe impl Sync for Chunk {}
 
 #[derive(Debug)]
@@ -111,7 +112,7 @@ enum Memory {
     Mapped {
         _map: MmapMut,
     },
-    /// Where nothing can be mapped.
+    /// The fallback if nothing can be mapped.
     Heap {
         _lines: Vec<Line>,
     },
@@ -126,23 +127,23 @@ struct Line {
 impl Chunk {
     fn new(len: usize) -> Self {
         let is_large = len >= LARGE_PAGE;
-        // A large page begins at a multiple of its size.
+        // A large page must begin at a multiple of its size, so the mapping has room to align to one.
         let mapped = if is_large { len.next_multiple_of(LARGE_PAGE) + LARGE_PAGE } else { len.max(1) };
         let Ok(mut map) = MmapMut::map_anon(mapped) else { return Self::on_heap(len) };
         let skipped = if is_large { map.as_ptr().align_offset(LARGE_PAGE).min(LARGE_PAGE) } else { 0 };
         #[cfg(target_os = "linux")]
         if is_large {
-            // A system without large pages refuses, and all is as without them.
+            // A system without large pages refuses this, and the mapping then has small pages.
             let _ = map.advise_range(memmap2::Advice::HugePage, skipped, len);
         }
-        // SAFETY: inside the mapping, which does not lie at 0.
+        // SAFETY: the address lies inside the mapping, which does not begin at 0.
         let start = unsafe { NonNull::new_unchecked(map.as_mut_ptr().add(skipped)) };
         Self { start, len, _memory: Memory::Mapped { _map: map } }
     }
 
     fn on_heap(len: usize) -> Self {
         let mut lines = vec![Line { _bytes: [0; LINE] }; len.div_ceil(LINE).max(1)];
-        // SAFETY: a vector's place is not null.
+        // SAFETY: a vector's pointer is never null.
         let start = unsafe { NonNull::new_unchecked(lines.as_mut_ptr().cast()) };
         Self { start, len, _memory: Memory::Heap { _lines: lines } }
     }

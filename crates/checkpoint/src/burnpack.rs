@@ -1,7 +1,8 @@
-//! burnpack files, the format of burn-store 0.21: a header of ten bytes, CBOR metadata, and the tensors from the
-//! next multiple of 256 on.
+//! Reads burnpack files, the format of burn-store 0.21: a header of ten bytes, CBOR metadata, and the tensors from
+//! the next multiple of 256 bytes on.
 //!
-//! burn-store's own reader copies what it reads and ends at 100 GB; here the file is mapped, like the others.
+//! burn-store's own reader copies what it reads and is limited to 100 GB; here the file is memory-mapped, like the
+//! other formats.
 
 use std::{collections::BTreeMap, path::Path};
 
@@ -14,7 +15,7 @@ use crate::{
 /// The name of a burnpack file in a model's directory.
 pub const BURNPACK_FILE: &str = "model.bpk";
 
-/// "BURN", little-endian.
+/// "BURN" as a little-endian number.
 const MAGIC: u32 = 0x4255_524e;
 const VERSION: u16 = 1;
 const HEADER: usize = 10;
@@ -36,6 +37,19 @@ struct Descriptor {
 ///
 /// # Errors
 /// If it cannot be opened, is truncated or damaged, or has a type other than F64, F32, F16 or BF16.
+///
+/// # Examples
+/// ```no_run
+/// use std::path::Path;
+///
+/// use moi_checkpoint::{BURNPACK_FILE, open_burnpack};
+///
+/// let checkpoint = open_burnpack(&Path::new("model").join(BURNPACK_FILE))?;
+/// for (name, tensor) in checkpoint.tensors() {
+///     println!("{name}: {} {:?}", tensor.storage().name(), tensor.shape());
+/// }
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 pub fn open_burnpack(path: &Path) -> Result<Checkpoint, CheckpointError> {
     let source = Source::open(path)?;
     let bytes = source.bytes();
@@ -79,11 +93,11 @@ pub fn open_burnpack(path: &Path) -> Result<Checkpoint, CheckpointError> {
     Ok(Checkpoint { path: path.to_owned(), tensors, notes: Vec::new(), is_by_parameter: false })
 }
 
-/// What the reader of CBOR says, in words.
+/// An error of the CBOR reader, in words.
 fn said(error: ciborium::de::Error<std::io::Error>) -> String {
     use ciborium::de::Error;
     let what = match error {
-        // Of bytes in memory there are only too few.
+        // Reading from memory can only fail because bytes are missing.
         Error::Io(_) => "it ends too soon".to_owned(),
         Error::Syntax(at) => format!("byte {at} is no CBOR"),
         Error::Semantic(Some(at), what) => format!("byte {at}: {what}"),

@@ -1,4 +1,4 @@
-//! The tensors of one model, by name.
+//! The named tensors of one model.
 
 use std::{
     collections::BTreeMap,
@@ -10,39 +10,55 @@ use moi_formats::ExpertStacks;
 use crate::{CheckpointError, LazyTensor};
 
 /// The named tensors of one model.
+///
+/// # Examples
+/// ```
+/// use moi_checkpoint::open_safetensors;
+/// # use safetensors::{Dtype, tensor::TensorView};
+/// # let directory = tempfile::tempdir()?;
+/// # let path = directory.path().join("model.safetensors");
+/// # let bytes: Vec<u8> = [1.0f32, 2.0, 3.0, 4.0].into_iter().flat_map(f32::to_le_bytes).collect();
+/// # let view = TensorView::new(Dtype::F32, vec![2, 2], &bytes)?;
+/// # std::fs::write(&path, safetensors::serialize([("weight", view)], None)?)?;
+/// let checkpoint = open_safetensors(&path)?; // one tensor, `weight`, of 2 x 2 values in float32
+/// assert_eq!(checkpoint.num_bytes(), 16);
+/// let renamed = checkpoint.renamed(|name| format!("lm_head.{name}"))?;
+/// assert!(renamed.tensors().contains_key("lm_head.weight"));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone, Debug)]
 pub struct Checkpoint {
     pub(crate) path: PathBuf,
     pub(crate) tensors: BTreeMap<String, LazyTensor>,
-    /// What a user should know of the files.
+    /// Messages about the files for the user.
     pub(crate) notes: Vec<String>,
-    /// Whether names are those of the decoder's parameters, whatever the architecture's own are.
+    /// Whether tensors have the names of the decoder's parameters instead of the architecture's published names.
     pub(crate) is_by_parameter: bool,
 }
 
 impl Checkpoint {
-    /// The file it was read from, or the index of several.
+    /// The file that the checkpoint was read from, or the index of several files.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// What a user should know of the files: nothing that hinders, but results may not be what is expected.
+    /// Messages about the files for the user: not errors, but results may differ from what is expected.
     pub fn notes(&self) -> &[String] {
         &self.notes
     }
 
-    /// All tensors by name.
+    /// All tensors, by name.
     pub fn tensors(&self) -> &BTreeMap<String, LazyTensor> {
         &self.tensors
     }
 
-    /// Whether tensors have the names of the decoder's parameters, and are as these, whatever published files of the
-    /// architecture have.
+    /// Whether tensors have the names and layout of the decoder's parameters, instead of those of the architecture's
+    /// published files.
     pub fn is_by_parameter(&self) -> bool {
         self.is_by_parameter
     }
 
-    /// Bytes of all tensors in their files.
+    /// Bytes that all tensors take in their files.
     pub fn num_bytes(&self) -> usize {
         self.tensors.values().map(LazyTensor::num_bytes).sum()
     }
@@ -64,8 +80,8 @@ impl Checkpoint {
         Ok(Self { path, tensors, notes, is_by_parameter })
     }
 
-    /// With the experts of a mixture one by one, where they are stored as stacks: `X.experts.gate_up_proj`
-    /// `[n, 2 inner, d]` and `X.experts.down_proj` `[n, d, inner]` become `X.experts.E.gate_proj.weight` ...
+    /// Splits stacked experts of a mixture-of-experts model into single experts: `X.experts.gate_up_proj` `[n, 2
+    /// inner, d]` and `X.experts.down_proj` `[n, d, inner]` become `X.experts.E.gate_proj.weight` and so on.
     pub fn with_single_experts(mut self, stacks: ExpertStacks) -> Self {
         let mut tensors = BTreeMap::new();
         for (name, tensor) in std::mem::take(&mut self.tensors) {
@@ -79,10 +95,10 @@ impl Checkpoint {
     }
 }
 
-/// More experts than any layer has.
-pub(crate) const MOST_EXPERTS: usize = 1 << 12;
+/// Most experts of a layer, which is more than any model has.
+pub(crate) const MAX_EXPERTS: usize = 1 << 12;
 
-/// The module, the map and the kind of values of a stack with this name, if it is one.
+/// The module, the linear layer and the kind of values (weight or bias) of a stack with this name, if it is a stack.
 fn stack_of(name: &str, stacks: ExpertStacks) -> Option<(&str, &str, &str)> {
     if stacks == ExpertStacks::InputLinear {
         let (rest, kind) = name.rsplit_once('.')?;
@@ -103,7 +119,7 @@ fn split_experts(name: &str, tensor: &LazyTensor, stacks: ExpertStacks) -> Vec<(
     let Some((prefix, map, kind)) = stack_of(name, stacks) else { return Vec::new() };
     let &[count, ..] = tensor.shape() else { return Vec::new() };
     let is_stack = tensor.shape().len() == if kind == "bias" { 2 } else { 3 };
-    if !is_stack || count > MOST_EXPERTS || tensor.shape().contains(&0) {
+    if !is_stack || count > MAX_EXPERTS || tensor.shape().contains(&0) {
         return Vec::new();
     }
     let expert = |index: usize| {
@@ -117,7 +133,7 @@ fn split_experts(name: &str, tensor: &LazyTensor, stacks: ExpertStacks) -> Vec<(
             },
         };
         let name = |map: &str| format!("{prefix}.experts.{index}.{map}.{kind}");
-        // One map, which has no gate beside it.
+        // This is a single linear layer, not a fused pair of gate and up.
         if map != "gate_up_proj" {
             return Some(vec![(name(map), own)]);
         }

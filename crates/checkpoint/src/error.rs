@@ -1,11 +1,21 @@
-//! Every refusal says which file, where in it, what was expected and what was found. Messages are whole: a
-//! cause is part of its error's text, not a `source` that would be printed twice.
+//! Errors of opening and loading checkpoints. Each error says which file, where in it, what was expected and what was
+//! found. Messages are complete: a cause is part of its error's text, not a `source`, which would be printed twice.
 
 use std::{fmt, path::PathBuf};
 
 use crate::file::shown;
 
 /// Why a checkpoint cannot be opened or loaded.
+///
+/// # Examples
+/// ```
+/// use moi_checkpoint::{CheckpointError, open_safetensors};
+///
+/// # let directory = tempfile::tempdir()?;
+/// let absent = directory.path().join("absent.safetensors");
+/// assert!(matches!(open_safetensors(&absent), Err(CheckpointError::Io { path, .. }) if path == absent));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug, thiserror::Error)]
 pub enum CheckpointError {
     /// The file cannot be opened or mapped.
@@ -13,10 +23,10 @@ pub enum CheckpointError {
     Io {
         /// The file.
         path: PathBuf,
-        /// What the system said.
+        /// The system's error.
         error: std::io::Error,
     },
-    /// The file is not what its format defines: truncated, damaged, or something else.
+    /// The file does not follow its format: it is truncated, damaged, or something else.
     #[error("{path}: {place}: {what}", path = path.display(), place = shown(place), what = shown(what))]
     Format {
         /// The file.
@@ -31,35 +41,43 @@ pub enum CheckpointError {
     Tensors {
         /// The file or directory.
         path: PathBuf,
-        /// Everything that does not fit.
+        /// All tensors that do not fit.
         problems: Vec<TensorProblem>,
     },
 }
 
 /// A tensor that does not fit the model.
+///
+/// # Examples
+/// ```
+/// use moi_checkpoint::TensorProblem;
+///
+/// let problem = TensorProblem::Missing { name: "lm_head.weight".to_owned(), expected: vec![32, 16] };
+/// assert_eq!(problem.to_string(), "tensor `lm_head.weight` is missing (expected shape [32, 16])");
+/// ```
 #[derive(Clone, Debug, PartialEq)]
 pub enum TensorProblem {
-    /// The model needs it, the checkpoint lacks it.
+    /// The model needs the tensor, but the checkpoint lacks it.
     Missing {
-        /// Its name.
+        /// The tensor's name.
         name: String,
         /// The shape the model expects.
         expected: Vec<usize>,
     },
-    /// The checkpoint has it, the model has no place for it.
+    /// The checkpoint has the tensor, but the model has no parameter for it.
     Unknown {
         /// The file that holds it.
         file: String,
-        /// Its name.
+        /// The tensor's name.
         name: String,
-        /// Its shape.
+        /// The tensor's shape.
         found: Vec<usize>,
     },
-    /// Its shape is not the model's.
+    /// The tensor's shape differs from the parameter's shape.
     Shape {
         /// The file that holds it.
         file: String,
-        /// Its name.
+        /// The tensor's name.
         name: String,
         /// The shape the model expects.
         expected: Vec<usize>,
@@ -94,7 +112,7 @@ impl fmt::Display for TensorProblem {
     }
 }
 
-/// The first few problems, one a line, and how many there are besides.
+/// The first few problems, one per line, and the number of the others.
 fn list(problems: &[TensorProblem]) -> String {
     const SHOWN: usize = 5;
     let mut text = String::new();

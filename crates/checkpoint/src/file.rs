@@ -1,4 +1,4 @@
-//! Small files of a model, read whole, and text of strangers in messages.
+//! Reads small files of a model, and makes untrusted text safe for messages.
 
 use std::{
     fmt,
@@ -13,21 +13,22 @@ use serde_json::error::Category;
 
 use crate::CheckpointError;
 
-/// No `config.json`, and nothing else that is read beside tokenizers and weights, is longer.
+/// Most bytes of a `config.json`, and of any other file that is read besides tokenizers and weights.
 pub const CONFIG_BYTES: u64 = 16 << 20;
-/// No index of shards is longer.
+/// Most bytes of an index of shards.
 pub const INDEX_BYTES: u64 = 64 << 20;
 
-/// What a clone has in the place of large files where Git LFS is not installed begins with this.
+/// The first bytes of a Git LFS pointer, which a clone has in place of large files if Git LFS is not installed.
 const LFS_POINTER: &[u8] = b"version https://git-lfs";
 
-/// What is wrong with a file that begins like this, if it is such a pointer.
+/// The error message if a file that begins with these bytes is a Git LFS pointer.
 pub(crate) fn lfs_pointer(bytes: &[u8]) -> Option<String> {
     let what = "it is a pointer of Git LFS, not the file; fetch the file itself";
     bytes.starts_with(LFS_POINTER).then(|| what.to_owned())
 }
 
-/// What is wrong with a file that begins like this, if it is an HTML page: what a server says in place of a file.
+/// The error message if a file that begins with these bytes is an HTML page, which a server can send in place of a
+/// file.
 pub(crate) fn html_page(bytes: &[u8]) -> Option<String> {
     let text: &[u8] = bytes[..bytes.len().min(256)].trim_ascii_start();
     let begins = |start: &str| {
@@ -37,13 +38,30 @@ pub(crate) fn html_page(bytes: &[u8]) -> Option<String> {
     (begins("<!doctype html") || begins("<html")).then(|| what.to_owned())
 }
 
-/// Opens a file to read it.
+/// Opens a regular file for reading.
 ///
 /// # Errors
-/// If it is no file: a directory, a device or a pipe, which could have no end or keep the reader waiting.
+/// If the path is no regular file: reading a directory fails, and a device or a pipe could have no end or block the
+/// reader.
+///
+/// # Examples
+/// ```
+/// use std::io::Read;
+///
+/// use moi_checkpoint::open_file;
+///
+/// # let directory = tempfile::tempdir()?;
+/// let path = directory.path().join("config.json");
+/// std::fs::write(&path, "{}")?;
+/// let mut text = String::new();
+/// open_file(&path)?.read_to_string(&mut text)?;
+/// assert_eq!(text, "{}");
+/// assert!(open_file(directory.path()).is_err());
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 pub fn open_file(path: &Path) -> Result<File, CheckpointError> {
     let error = |error| CheckpointError::Io { path: path.to_owned(), error };
-    // Before it is opened: opening a pipe waits for a writer.
+    // The check comes first, because opening a pipe waits for a writer.
     let kind = fs::metadata(path).map_err(|found| error(dangling(path).unwrap_or(found)))?.file_type();
     if kind.is_dir() {
         return Err(error(io::ErrorKind::IsADirectory.into()));
@@ -54,13 +72,23 @@ pub fn open_file(path: &Path) -> Result<File, CheckpointError> {
     File::open(path).map_err(error)
 }
 
-/// Whether anything has this name: what is there and is no file, such as a link to a file that was removed, is an error
-/// and not the same as nothing.
+/// Whether anything has this name. A name that exists but is no file, such as a link to a removed file, must become
+/// an error and not count as absent.
+///
+/// # Examples
+/// ```
+/// use moi_checkpoint::is_there;
+///
+/// # let directory = tempfile::tempdir()?;
+/// assert!(is_there(directory.path()));
+/// assert!(!is_there(&directory.path().join("absent")));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 pub fn is_there(path: &Path) -> bool {
     path.symlink_metadata().is_ok()
 }
 
-/// What is wrong with a link that leads nowhere.
+/// The error for a link whose target cannot be reached.
 fn dangling(path: &Path) -> Option<io::Error> {
     let target = fs::read_link(path).ok()?;
     Some(io::Error::other(format!("it is a link to {}, which cannot be reached", target.display())))
@@ -69,7 +97,17 @@ fn dangling(path: &Path) -> Option<io::Error> {
 /// Reads JSON.
 ///
 /// # Errors
-/// What is wrong, in words for whoever has the file.
+/// Says in words what is wrong, for the user who has the file.
+///
+/// # Examples
+/// ```
+/// use moi_checkpoint::parse_json;
+///
+/// let config: serde_json::Value = parse_json(br#"{"model_type": "llama"}"#)?;
+/// assert_eq!(config["model_type"], "llama");
+/// assert!(parse_json::<serde_json::Value>(b"<html></html>").is_err());
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 pub fn parse_json<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, String> {
     moi_files::json(bytes).map_err(|error| match error.classify() {
         Category::Eof if bytes.is_empty() => "it is empty; fetch it again".to_owned(),
@@ -81,10 +119,22 @@ pub fn parse_json<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, String> {
     })
 }
 
-/// The content of a file of at most `limit` bytes.
+/// Reads a file of at most `limit` bytes.
 ///
 /// # Errors
-/// If it is no file, cannot be read, or is longer.
+/// If it is no regular file, cannot be read, or is longer.
+///
+/// # Examples
+/// ```
+/// use moi_checkpoint::{CONFIG_BYTES, read_file};
+///
+/// # let directory = tempfile::tempdir()?;
+/// let path = directory.path().join("config.json");
+/// std::fs::write(&path, "{}")?;
+/// assert_eq!(read_file(&path, CONFIG_BYTES)?, b"{}");
+/// assert!(read_file(&path, 1).is_err());
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 pub fn read_file(path: &Path, limit: u64) -> Result<Vec<u8>, CheckpointError> {
     let mut bytes = Vec::new();
     let file = open_file(path)?;
@@ -99,17 +149,26 @@ pub fn read_file(path: &Path, limit: u64) -> Result<Vec<u8>, CheckpointError> {
     Ok(bytes)
 }
 
-/// Text from a file as a message shows it: on one line, without what a terminal would obey, and not endless.
+/// Text from a file in the form in which a message shows it: on one line, without terminal control characters, and of
+/// bounded length.
+///
+/// # Examples
+/// ```
+/// use moi_checkpoint::shown;
+///
+/// assert_eq!(shown("model.norm.weight"), "model.norm.weight");
+/// assert_eq!(shown("a\u{1b}[2J"), r"a\u{1b}[2J");
+/// ```
 pub fn shown(text: &str) -> String {
-    const LONGEST: usize = 400;
+    const MAX_LENGTH: usize = 400;
     let mut out = String::new();
     for (at, c) in text.chars().enumerate() {
-        if at == LONGEST {
+        if at == MAX_LENGTH {
             let more = text.chars().count() - at;
             return format!("{out}... ({more} more characters)");
         }
         match c {
-            // Control characters, line ends among them, and those that turn the direction of writing.
+            // Control characters, including line ends, and characters that change the direction of writing.
             c if c.is_control()
                 || matches!(c, '\u{200e}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}') =>
             {
@@ -121,8 +180,8 @@ pub fn shown(text: &str) -> String {
     out
 }
 
-/// A tensor that shares bytes with another one, and what is wrong with that: a small file could be a large model.
-/// `again`, what to do about it.
+/// The first tensor that shares bytes with another one, and the error message. Sharing is refused because it would
+/// let a small file describe a large model. `again` tells the user what to do about it.
 pub(crate) fn overlap<N: fmt::Display>(
     mut ranges: Vec<(Range<usize>, N)>,
     again: &str,
@@ -145,7 +204,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn text_of_strangers_is_tamed() {
+    fn untrusted_text_is_escaped() {
         assert_eq!(shown("model.norm.weight é"), "model.norm.weight é");
         assert_eq!(shown("\u{1b}[2Jx\u{202e}"), "\\u{1b}[2Jx\\u{202e}");
         let long = shown(&"x".repeat(1000));

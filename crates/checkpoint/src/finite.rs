@@ -1,4 +1,4 @@
-//! Weights that are no finite numbers: loaded as they are, and named.
+//! Reports weights that are NaN or infinite; such weights are loaded unchanged.
 
 use std::fmt;
 
@@ -7,18 +7,34 @@ use half::{bf16, f16};
 
 use crate::{LazyTensor, file::shown};
 
-/// A tensor that was loaded with values that are not finite.
+/// A tensor that has NaN or infinite values.
+///
+/// # Examples
+/// ```
+/// use moi_checkpoint::{NotFinite, open_safetensors};
+/// # use safetensors::{Dtype, tensor::TensorView};
+/// # let directory = tempfile::tempdir()?;
+/// # let path = directory.path().join("model.safetensors");
+/// # let bytes: Vec<u8> = [1.0, f32::NAN, f32::INFINITY].into_iter().flat_map(f32::to_le_bytes).collect();
+/// # let view = TensorView::new(Dtype::F32, vec![3], &bytes)?;
+/// # std::fs::write(&path, safetensors::serialize([("bias", view)], None)?)?;
+/// let checkpoint = open_safetensors(&path)?; // `bias` is 1, NaN and infinity
+/// let report = NotFinite::of("bias", &checkpoint.tensors()["bias"]);
+/// assert_eq!(report.map(|report| (report.nan, report.infinite)), Some((1, 1)));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NotFinite {
-    /// The file that it stands in.
+    /// The file that holds the tensor.
     pub file: String,
-    /// Its name.
+    /// The tensor's name.
     pub tensor: String,
-    /// Values that are NaN.
+    /// The number of values that are NaN.
     pub nan: usize,
-    /// Values that are infinite.
+    /// The number of values that are infinite.
     pub infinite: usize,
-    /// The type that they are held in, if the file has finite values that are too large for it.
+    /// The type that the values are held in, if it makes finite values of the file infinite because they are too
+    /// large.
     pub overflow: Option<FloatDType>,
 }
 
@@ -34,7 +50,7 @@ impl fmt::Display for NotFinite {
 }
 
 impl NotFinite {
-    /// What is to be said of a tensor's values as they are stored, if anything is.
+    /// Counts the NaN and infinite values of a tensor as stored; `None` if there are none.
     pub fn of(name: &str, tensor: &LazyTensor) -> Option<Self> {
         let mut count = Count::default();
         match tensor.pieces() {
@@ -48,7 +64,7 @@ impl NotFinite {
     }
 }
 
-/// How many values are not finite.
+/// The number of NaN and infinite values.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Count {
     nan: usize,
@@ -61,7 +77,7 @@ impl Count {
         self.infinite += other.infinite;
     }
 
-    /// What is to be said of a tensor, if anything is.
+    /// The report about a tensor; `None` if all values are finite.
     pub(crate) fn of(self, name: &str, tensor: &LazyTensor, dtype: FloatDType) -> Option<NotFinite> {
         let Self { nan, infinite } = self;
         if self == Self::default() {
@@ -85,7 +101,7 @@ impl Count {
         Self::looked_up(values, |value| !value.is_finite(), |value| value.is_nan())
     }
 
-    /// Nearly always there is none, and no branch is taken for a value.
+    /// Counts with a first pass without branches, because nearly always no value is NaN or infinite.
     fn looked_up<T: Copy>(values: &[T], broken: impl Fn(T) -> bool, nan: impl Fn(T) -> bool) -> Self {
         let mut count = Self::default();
         for chunk in values.chunks(1024) {

@@ -1,8 +1,8 @@
-//! Model files as named tensors that are read when they are needed, and loading them into a module.
+//! Model files as named tensors that are read lazily, and loading them into a module.
 //!
-//! A checkpoint is memory-mapped; opening it reads its header alone. [`load`] compares every name and shape
-//! with the module's before any data is read, then reads tensor by tensor. The crate knows files, not
-//! mathematics: what a file says about its model is handed on as the JSON of a `config.json`.
+//! A checkpoint is memory-mapped; opening it reads only its header. [`load`] compares every name and shape with the
+//! module's before any data is read, then reads tensor by tensor. The crate knows file formats, not the mathematics
+//! of models: a file's description of its model is returned as the JSON of a `config.json`.
 //!
 //! | format | types |
 //! |---|---|

@@ -1,4 +1,4 @@
-//! From a checkpoint into a module.
+//! Loads a checkpoint into a module.
 
 use std::borrow::Cow;
 
@@ -18,29 +18,69 @@ use crate::{
     packed,
 };
 
-/// How far a load has come.
+/// The progress of a load.
+///
+/// # Examples
+/// ```
+/// use burn::{nn::LinearConfig, tensor::FloatDType};
+/// use burn_flex::Flex;
+/// use moi_checkpoint::{LoadProgress, Upload, load, open_safetensors};
+/// # use safetensors::{Dtype, tensor::TensorView};
+/// # let directory = tempfile::tempdir()?;
+/// # let path = directory.path().join("model.safetensors");
+/// # let bytes: Vec<u8> = [1.0f32, 2.0, 3.0, 4.0].into_iter().flat_map(f32::to_le_bytes).collect();
+/// # let view = TensorView::new(Dtype::F32, vec![2, 2], &bytes)?;
+/// # std::fs::write(&path, safetensors::serialize([("weight", view)], None)?)?;
+/// let module = LinearConfig::new(2, 2).with_bias(false).init::<Flex>(&Default::default());
+/// let checkpoint = open_safetensors(&path)?;
+/// let mut share = 0;
+/// let progress = |now: LoadProgress<'_>| share = 100 * now.bytes / now.total_bytes;
+/// load(module, &checkpoint, |_| false, |_| FloatDType::F32, Upload::Whole, progress)?;
+/// assert_eq!(share, 100);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LoadProgress<'a> {
     /// Bytes read from the files so far.
     pub bytes: usize,
     /// Bytes of all tensors that will be read.
     pub total_bytes: usize,
-    /// What is wrong with the values of the tensor that was read just now, if anything is.
+    /// The NaN and infinite values of the tensor that was just read, if it has any.
     pub not_finite: Option<&'a NotFinite>,
 }
 
-/// How a tensor's values go to a device.
+/// How a tensor's values are sent to a device.
+///
+/// # Examples
+/// ```
+/// use burn::{nn::LinearConfig, tensor::FloatDType};
+/// use burn_flex::Flex;
+/// use moi_checkpoint::{Upload, load, open_safetensors};
+/// # use safetensors::{Dtype, tensor::TensorView};
+/// # let directory = tempfile::tempdir()?;
+/// # let path = directory.path().join("model.safetensors");
+/// # let bytes: Vec<u8> = [1.0f32, 2.0, 3.0, 4.0].into_iter().flat_map(f32::to_le_bytes).collect();
+/// # let view = TensorView::new(Dtype::F32, vec![2, 2], &bytes)?;
+/// # std::fs::write(&path, safetensors::serialize([("weight", view)], None)?)?;
+/// let checkpoint = open_safetensors(&path)?;
+/// for upload in [Upload::Whole, Upload::InPieces] {
+///     let module = LinearConfig::new(2, 2).with_bias(false).init::<Flex>(&Default::default());
+///     let module = load(module, &checkpoint, |_| false, |_| FloatDType::F32, upload, |_| {})?;
+///     assert_eq!(module.weight.val().to_data().iter::<f32>().sum::<f32>(), 10.0);
+/// }
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Upload {
-    /// At once: for devices in the host's memory, which take the values over as they are.
+    /// All values at once, for devices that use the host's memory and take the values over without a copy.
     Whole,
-    /// A few million at a time: on its way to a GPU a value is there two or three times, as stored, as it will be and as
-    /// the driver takes it.
+    /// A few million values at a time, for GPUs: on its way to a GPU a value is in memory two or three times, as
+    /// stored, as converted and as the driver takes it.
     InPieces,
 }
 
 impl Upload {
-    /// Values at a time.
+    /// The number of values that are sent at a time.
     fn piece(self) -> usize {
         match self {
             Self::Whole => usize::MAX,
@@ -48,8 +88,8 @@ impl Upload {
         }
     }
 
-    /// Memory for values: to stay there, so that the processor finds the weights of a model in few large pages, or to be
-    /// given back when they are on the device.
+    /// The memory for values. Values that stay in host memory share large mappings, so that the processor finds a
+    /// model's weights in few large pages; other values are freed when they are on the device.
     fn arena(self, total_bytes: usize) -> Arena {
         const CHUNK: usize = 64 << 20;
         match self {
@@ -61,14 +101,34 @@ impl Upload {
 
 /// Loads every parameter of `module` from the tensor that has the parameter's path as its name.
 ///
-/// Names and shapes are compared first; no data is read unless all fit. Values become the type that `dtype` has for
-/// the parameter's name, one tensor at a time. A weight may be packed: in an enum's variant with the name of a
-/// [`PackedForm`] then stand 32-bit `words`, `scales` (of the type that `dtype` has for them) and perhaps `minima`;
-/// blocks are taken from the file where it has them, and made where not.
+/// Names and shapes are compared first; no data is read unless all fit. Values are converted to the type that `dtype`
+/// returns for the parameter's name, one tensor at a time. A weight may be packed: then it is an enum's variant with
+/// the name of a [`PackedForm`], which holds 32-bit `words`, `scales` (of the type that `dtype` returns for them)
+/// and, for some forms, `minima`. Blocks are taken from the file if it has blocks of this form, and encoded
+/// otherwise.
 ///
 /// # Errors
-/// With all tensors that are missing, unknown (and not `ignored`) or of another shape; see [`Checkpoint::select`] for checkpoints
-/// that name them otherwise.
+/// Lists all tensors that are missing, unknown (and not `ignored`) or of another shape; [`Checkpoint::select`] adapts
+/// checkpoints with other names.
+///
+/// # Examples
+/// ```
+/// use burn::{nn::LinearConfig, tensor::FloatDType};
+/// use burn_flex::Flex;
+/// use moi_checkpoint::{Upload, load, open_safetensors};
+/// # use safetensors::{Dtype, tensor::TensorView};
+/// # let directory = tempfile::tempdir()?;
+/// # let path = directory.path().join("model.safetensors");
+/// # let bytes: Vec<u8> = [1.0f32, 2.0, 3.0, 4.0].into_iter().flat_map(f32::to_le_bytes).collect();
+/// # let view = TensorView::new(Dtype::F32, vec![2, 2], &bytes)?;
+/// # std::fs::write(&path, safetensors::serialize([("weight", view)], None)?)?;
+/// let module = LinearConfig::new(2, 2).with_bias(false).init::<Flex>(&Default::default());
+/// let checkpoint = open_safetensors(&path)?; // one tensor, `weight`
+/// let module = load(module, &checkpoint, |_| false, |_| FloatDType::F32, Upload::Whole, |_| {})?;
+/// let values: Vec<f32> = module.weight.val().to_data().iter::<f32>().collect();
+/// assert_eq!(values, [1.0, 2.0, 3.0, 4.0]);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 pub fn load<B: Backend, M: Module<B>>(
     module: M,
     checkpoint: &Checkpoint,
@@ -97,17 +157,17 @@ pub fn load<B: Backend, M: Module<B>>(
 
 /// The path of the parameter that is being visited.
 #[derive(Default)]
-struct Path(Vec<Step>);
+struct Path(Vec<PathStep>);
 
-/// A module, or the variant of an enum, which is no part of a parameter's name.
-struct Step {
+/// A step of the path: a module, or the variant of an enum, which is no part of a parameter's name.
+struct PathStep {
     name: String,
     is_variant: bool,
 }
 
 impl Path {
     fn enter(&mut self, name: &str, container: &str) {
-        self.0.push(Step { name: name.to_owned(), is_variant: container.starts_with("Enum:") });
+        self.0.push(PathStep { name: name.to_owned(), is_variant: container.starts_with("Enum:") });
     }
 
     fn exit(&mut self) {
@@ -119,8 +179,8 @@ impl Path {
         modules.collect::<Vec<_>>().join(".")
     }
 
-    /// The weight that the parameter is a part of, and its form, if it is one of a packed weight: these stand
-    /// in an enum's variant that bears the form's name.
+    /// The weight that the parameter is a part of, and its form, if it is part of a packed weight: such parts stand
+    /// in an enum's variant with the form's name.
     fn packed(&self) -> Option<(String, PackedForm)> {
         let [.., variant, _] = &self.0[..] else { return None };
         let form = PackedForm::named(&variant.name).filter(|_| variant.is_variant)?;
@@ -129,7 +189,7 @@ impl Path {
     }
 }
 
-/// Names and shapes of a module's parameters, none of them allocated.
+/// Names and shapes of a module's parameters, without allocating them.
 #[derive(Default)]
 struct Parameters<'a> {
     path: Path,
@@ -138,7 +198,8 @@ struct Parameters<'a> {
 }
 
 impl Parameters<'_> {
-    /// The shape of a packed weight: its tiles may have more rows than it, so the tensor says how many there are.
+    /// The shape of a packed weight. Its tiles may have more rows than the weight, so the checkpoint's tensor gives
+    /// the number of rows.
     fn shape(&self, weight: &str, form: PackedForm, [tiles, words]: [usize; 2]) -> Vec<usize> {
         let columns = words * 4 / form.block_bytes() * BLOCK;
         let stored = self.checkpoint.and_then(|checkpoint| checkpoint.tensors.get(weight));
@@ -151,7 +212,7 @@ impl Parameters<'_> {
 
 impl<B: Backend> ModuleVisitor<B> for Parameters<'_> {
     fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<B, D>>) {
-        // Of a packed weight the words say all.
+        // For a packed weight, the words alone determine the shape.
         if self.path.packed().is_none() {
             self.all.push(Parameter::whole(self.path.name(), param.lazy_shape().to_vec()));
         }
@@ -173,7 +234,7 @@ impl<B: Backend> ModuleVisitor<B> for Parameters<'_> {
     }
 }
 
-/// A tensor on the device, and how many of its values are not finite; `piece` values go there at a time.
+/// Sends a tensor to the device, `piece` values at a time; also counts its NaN and infinite values.
 fn upload<B: Backend, const D: usize>(
     tensor: &LazyTensor,
     dtype: FloatDType,
@@ -183,7 +244,7 @@ fn upload<B: Backend, const D: usize>(
 ) -> (Tensor<B, D>, Count) {
     let shape: [usize; D] = std::array::from_fn(|axis| tensor.shape().get(axis).copied().unwrap_or(1));
     let len: usize = shape.iter().product();
-    // By way of one dimension: a device may put gaps between the rows of what comes in several.
+    // The values are sent as a vector, because a device may put gaps between the rows of tensors with several axes.
     let mut count = Count::default();
     let mut send = |part: &LazyTensor| {
         let (data, of_part) = data(part, dtype, arena);
@@ -192,7 +253,7 @@ fn upload<B: Backend, const D: usize>(
     };
     let row: usize = shape[1..].iter().product();
     let piece = (piece / row.max(1)).max(1);
-    // Of what is stored transposed each piece would read all.
+    // For a transposed tensor, each piece would read the whole tensor.
     if D != 2 || shape[0] <= piece || !tensor.is_in_rows() {
         let whole = send(tensor);
         return (whole.reshape(shape), count);
@@ -207,8 +268,8 @@ fn upload<B: Backend, const D: usize>(
     (whole.reshape(shape), count)
 }
 
-/// The values in a type, in a row, and how many are not finite; those of halves that are stored as such are never
-/// widened.
+/// The values converted to a type, as a vector, and the number of NaN and infinite ones. Half-precision values that
+/// are stored in the wanted type are never widened.
 fn data(tensor: &LazyTensor, dtype: FloatDType, arena: &mut Arena) -> (TensorData, Count) {
     fn stored(tensor: &LazyTensor, storage: Storage) -> Option<Cow<'_, [u8]>> {
         (tensor.storage() == storage).then(|| tensor.stored_bytes()).flatten()
@@ -238,14 +299,14 @@ fn data(tensor: &LazyTensor, dtype: FloatDType, arena: &mut Arena) -> (TensorDat
     }
 }
 
-/// The values of a tensor, some millions at a time where it can be taken apart.
+/// Reads the values of a tensor, some millions at a time if it can be read in pieces.
 fn filled<T: NoUninit + AnyBitPattern>(
     arena: &mut Arena,
     tensor: &LazyTensor,
     read: impl Fn(&LazyTensor) -> Vec<T>,
 ) -> Region<T> {
     let mut region = arena.zeroed(tensor.shape().iter().product());
-    // Of what is stored transposed each piece would read all.
+    // For a transposed tensor, each piece would read the whole tensor.
     let pieces = if tensor.is_in_rows() { tensor.pieces() } else { None };
     let mut rest = region.slice_mut();
     for piece in pieces.unwrap_or_else(|| vec![tensor.clone()]) {
@@ -265,7 +326,7 @@ struct Reader<'a, T, P> {
     bytes: usize,
     total_bytes: usize,
     dtype: &'a T,
-    /// Values that go to the device at a time.
+    /// The number of values that are sent to the device at a time.
     piece: usize,
     arena: Arena,
     progress: &'a mut P,
@@ -279,7 +340,7 @@ impl<T, P: FnMut(LoadProgress<'_>)> Reader<'_, T, P> {
         (self.progress)(LoadProgress { bytes: self.bytes, total_bytes: self.total_bytes, not_finite });
     }
 
-    /// The parts of the packed weight that the parameter belongs to, read when the first of them is visited.
+    /// The parts of the packed weight that the parameter belongs to, read when the first part is visited.
     fn packed(&mut self) -> Option<&mut packed::Parts> {
         let (weight, form) = self.path.packed()?;
         if self.packed.as_ref().is_none_or(|(name, _)| *name != weight) {
@@ -314,7 +375,7 @@ impl<B: Backend, T: Fn(&str) -> FloatDType, P: FnMut(LoadProgress<'_>)> ModuleMa
             let flat = Tensor::<B, 1>::from_data(data, (&device, DType::from(dtype)));
             return Param::initialized(param.id, flat.reshape(shape));
         }
-        // The selection has seen the same paths: every parameter has its tensor.
+        // The selection has visited the same paths, so every parameter has its tensor.
         let Some(tensor) = self.checkpoint.tensors.get(&name) else { return param };
         let (value, count) = upload(tensor, dtype, &device, self.piece, &mut self.arena);
         self.count(tensor, count.of(&name, tensor, dtype));
@@ -356,7 +417,7 @@ mod tests {
         std::fs::write(&path, safetensors::serialize([("a", view)], None).unwrap()).unwrap();
         let checkpoint = open_safetensors(&path).unwrap();
         let tensor = &checkpoint.tensors["a"];
-        // Pieces of a row, of two rows with one left over, and more than there is.
+        // Pieces of one row, of two rows with one row left over, of all rows, and larger than the tensor.
         for piece in [1, 12, 35, 1000] {
             let whole = |tensor: &LazyTensor| {
                 upload::<Flex, 2>(tensor, FloatDType::F16, &Default::default(), piece, &mut Arena::new(0)).0

@@ -1,4 +1,4 @@
-//! Tensors whose rows are made of several stored ones, or of what is no row of theirs.
+//! Tensors whose rows are made from several stored tensors, or computed from stored values.
 
 use std::{
     fmt,
@@ -9,24 +9,25 @@ use moi_formats::RowBlocks;
 
 use crate::{LazyTensor, Storage};
 
-/// Rows of floats that are made of stored tensors.
+/// Rows of floats that are made from stored tensors.
 pub(crate) trait MadeRows: fmt::Debug + Send + Sync {
-    /// Appends a row's values.
+    /// Appends the values of a row.
     fn row(&self, row: usize, values: &mut Vec<f32>);
 
     /// Bytes of all stored tensors.
     fn num_bytes(&self) -> usize;
 
-    /// Lets the system take back the memory of their pages.
+    /// Lets the system reclaim the memory of the tensors' mapped pages.
     fn release(&self);
 
-    /// Whether values are computed from stored ones, which can cost their last bits.
+    /// Whether values are computed from stored ones, which can round their last bits.
     fn is_computed(&self) -> bool {
         false
     }
 }
 
-/// The type that values made of these keep: theirs where it is a float and the same for all.
+/// The storage of a tensor made from these parts: their own if it is the same half-precision type for all, else
+/// float32.
 fn storage_of(parts: &[LazyTensor]) -> Storage {
     let first = parts.first().map_or(Storage::F32, LazyTensor::storage);
     let alike = parts.iter().all(|part| part.storage() == first);
@@ -37,7 +38,8 @@ fn storage_of(parts: &[LazyTensor]) -> Storage {
 }
 
 impl LazyTensor {
-    /// Several tensors as one, of which each has some rows of each block. None if they do not make whole blocks.
+    /// Interleaves several tensors into one: each part has some rows of each block. `None` if the parts do not make
+    /// whole blocks.
     pub fn woven(parts: &[(RowBlocks, LazyTensor)]) -> Option<LazyTensor> {
         let (RowBlocks { blocks, block, .. }, first) = parts.first()?;
         let all = blocks * block;
@@ -63,7 +65,7 @@ impl LazyTensor {
         Some(Self::made(shape, storage, first, Arc::new(Woven { tensors, places })))
     }
 
-    /// Each of `heads` matrices that stand one below the other with its axes exchanged. None if they do not.
+    /// Transposes each of `heads` matrices that are stacked along the rows; `None` if the rows are no such stack.
     pub(crate) fn heads_transposed(&self, heads: usize) -> Option<LazyTensor> {
         let (rows, columns) = (self.num_rows(), self.row_width());
         if heads == 0 || !rows.is_multiple_of(heads) || rows == 0 {
@@ -75,7 +77,7 @@ impl LazyTensor {
         Some(Self::made(vec![heads * columns, each], storage, self, Arc::new(made)))
     }
 
-    /// With columns in another order: column i is column `order(i)` of this.
+    /// Reorders columns: column i of the result is column `order(i)` of this tensor.
     pub(crate) fn reorder_columns(&self, order: impl Fn(usize) -> usize) -> Option<LazyTensor> {
         let order: Vec<usize> = (0..self.row_width()).map(order).collect();
         if self.shape().len() != 2 || order.iter().any(|&column| column >= order.len()) {
@@ -85,23 +87,23 @@ impl LazyTensor {
         Some(Self::made(shape, storage, self, Arc::new(Reordered { tensor: self.clone(), order })))
     }
 
-    /// With a function applied to each value, which is computed in float64.
+    /// Applies a function to each value, computed in float64.
     pub(crate) fn mapped(&self, map: fn(f64) -> f64) -> LazyTensor {
         let made = Mapped { tensor: self.clone(), map };
         Self::made(self.shape().to_vec(), Storage::F32, self, Arc::new(made))
     }
 
-    /// A vector of numbers that stand in no tensor, of the file that another one is of.
+    /// A vector of numbers that are in no tensor of the file; errors name the file of `like`.
     pub(crate) fn of_numbers(numbers: Vec<f32>, like: &LazyTensor) -> LazyTensor {
         Self::made(vec![numbers.len()], Storage::F32, like, Arc::new(Numbers(numbers)))
     }
 }
 
-/// Rows of several tensors.
+/// Interleaved rows of several tensors.
 #[derive(Debug)]
 struct Woven {
     tensors: Vec<LazyTensor>,
-    /// Of each row the tensor and its row there.
+    /// The tensor and the row in it, for each row.
     places: Vec<(usize, usize)>,
 }
 
@@ -120,7 +122,7 @@ impl MadeRows for Woven {
     }
 }
 
-/// Matrices with their axes exchanged; the last one that was read is kept.
+/// Transposed matrices; the last matrix that was read is cached.
 #[derive(Debug)]
 struct HeadsTransposed {
     tensor: LazyTensor,
@@ -151,7 +153,7 @@ impl MadeRows for HeadsTransposed {
     }
 }
 
-/// Columns in another order.
+/// A tensor with reordered columns.
 #[derive(Debug)]
 struct Reordered {
     tensor: LazyTensor,
@@ -173,7 +175,7 @@ impl MadeRows for Reordered {
     }
 }
 
-/// A function of each value.
+/// A tensor with a function applied to each value.
 struct Mapped {
     tensor: LazyTensor,
     map: fn(f64) -> f64,
@@ -204,7 +206,7 @@ impl MadeRows for Mapped {
     }
 }
 
-/// Numbers that are in memory.
+/// Numbers held in memory.
 #[derive(Debug)]
 struct Numbers(Vec<f32>);
 

@@ -1,4 +1,4 @@
-//! Blocks of ggml as the parts that a packed weight consists of.
+//! Converts ggml's blocks to the parts of a packed weight.
 
 use std::borrow::Cow;
 
@@ -12,7 +12,7 @@ use crate::{
     finite::Count,
 };
 
-/// The parts of a packed matrix that have not gone to the device yet.
+/// The parts of a packed matrix; each is taken when it is sent to the device.
 #[derive(Debug)]
 pub(crate) struct Parts {
     pub(crate) words: Option<Region<i32>>,
@@ -20,9 +20,9 @@ pub(crate) struct Parts {
     pub(crate) minima: Option<Region<f16>>,
 }
 
-/// The parts of a matrix as its file has it, or of one that is encoded now where the file has it otherwise. None for
-/// a form that is read but never made. With them what is not finite: of scales and minima, or of values that were
-/// encoded, which become anything.
+/// Reads a matrix as packed parts: from the file's blocks if they have the same format, else by encoding its values
+/// now. `None` for a form that can be read but not encoded. Also counts NaN and infinite numbers: those of the
+/// encoded values, because encoding gives undefined results for them, or those of scales and minima.
 pub(crate) fn read(tensor: &LazyTensor, form: PackedForm, arena: &mut Arena) -> Option<(Parts, Count)> {
     let format = form.format();
     let stored = (tensor.storage() == Storage::Block(format)).then(|| tensor.stored_bytes()).flatten();

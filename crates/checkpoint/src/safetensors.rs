@@ -1,4 +1,4 @@
-//! safetensors files, one or many.
+//! Opens safetensors files, single or sharded.
 
 use std::{collections::BTreeMap, path::Path};
 
@@ -14,13 +14,13 @@ use crate::{
     unique::Unique,
 };
 
-/// The one file of an unsharded checkpoint.
+/// The file of an unsharded checkpoint.
 pub const SINGLE_FILE: &str = "model.safetensors";
-/// The index of a sharded one.
+/// The index of a sharded checkpoint.
 pub const INDEX_FILE: &str = "model.safetensors.index.json";
 
-/// Whether this is a causal mask, a list of positions or a table of rotary positions, which old checkpoints store beside
-/// the weights, the former often as bits or whole numbers. A parameter can have such a name, too.
+/// Whether a tensor is a buffer (a causal mask, position ids, or a table of rotary positions), which old checkpoints
+/// store beside the weights, masks often as booleans or integers. A parameter can have such a name, too.
 pub(crate) fn is_buffer(name: &str) -> bool {
     let names = ["inv_freq", "cos_cached", "sin_cached", "masked_bias", "position_ids"];
     let suffixes = [".attn.bias", ".self_attn.bias", ".attention.bias"];
@@ -28,25 +28,60 @@ pub(crate) fn is_buffer(name: &str) -> bool {
     names.contains(&own) || suffixes.iter().any(|suffix| name.ends_with(suffix))
 }
 
-/// Opens a safetensors file, or a directory that holds [`SINGLE_FILE`], or [`INDEX_FILE`] with its shards, or all shards
-/// of one model without an index. Masks that are no floats are left out.
+/// Opens a safetensors file, or a directory that holds [`SINGLE_FILE`], or [`INDEX_FILE`] with its shards, or all
+/// shards of one model without an index. Masks of booleans and integers are left out.
 ///
 /// # Errors
 /// If a file cannot be opened, is truncated or damaged, or has a type other than F64, F32, F16 or BF16; if a shard is
 /// missing.
+///
+/// # Examples
+/// ```
+/// use moi_checkpoint::open_safetensors;
+/// # use safetensors::{Dtype, tensor::TensorView};
+/// # let directory = tempfile::tempdir()?;
+/// # let path = directory.path().join("model.safetensors");
+/// # let bytes: Vec<u8> = [1.0f32, 2.0, 3.0, 4.0].into_iter().flat_map(f32::to_le_bytes).collect();
+/// # let view = TensorView::new(Dtype::F32, vec![2, 2], &bytes)?;
+/// # std::fs::write(&path, safetensors::serialize([("weight", view)], None)?)?;
+/// let checkpoint = open_safetensors(directory.path())?; // it holds `model.safetensors`
+/// let weight = &checkpoint.tensors()["weight"];
+/// assert_eq!(weight.shape(), [2, 2]);
+/// assert_eq!(weight.read(), [1.0, 2.0, 3.0, 4.0]);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 pub fn open_safetensors(path: &Path) -> Result<Checkpoint, CheckpointError> {
     without_codes(open(path)?)
 }
 
-/// The same of weights that another program has quantised.
+/// Opens safetensors as [`open_safetensors`] does, with weights that another program has quantised.
 ///
 /// # Errors
-/// As there, and if codes and scales do not fit each other.
+/// As [`open_safetensors`], and if codes and scales do not fit each other.
+///
+/// # Examples
+/// ```
+/// use moi_checkpoint::{Quantisation, QuantisedFormat, open_quantised_safetensors};
+/// use safetensors::{Dtype, tensor::TensorView};
+///
+/// // Two 8-bit floats, 1 and 2, and their scale.
+/// let scale = 0.5f32.to_le_bytes();
+/// let codes = TensorView::new(Dtype::F8_E4M3, vec![1, 2], &[0x38, 0x40])?;
+/// let scale = TensorView::new(Dtype::F32, vec![1], &scale)?;
+/// # let directory = tempfile::tempdir()?;
+/// # let path = directory.path().join("model.safetensors");
+/// let tensors = [("lm_head.weight", codes), ("lm_head.weight_scale", scale)];
+/// std::fs::write(&path, safetensors::serialize(tensors, None)?)?;
+/// let how = Quantisation::new(QuantisedFormat::Fp8);
+/// let checkpoint = open_quantised_safetensors(&path, &how)?;
+/// assert_eq!(checkpoint.tensors()["lm_head.weight"].read(), [0.5, 1.0]);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 pub fn open_quantised_safetensors(path: &Path, how: &Quantisation) -> Result<Checkpoint, CheckpointError> {
     without_codes(quantised::composed(open(path)?, how)?)
 }
 
-/// Refuses whole numbers and small floats that are no part of a weight.
+/// Refuses integers and small floats that belong to no weight.
 fn without_codes(mut checkpoint: Checkpoint) -> Result<Checkpoint, CheckpointError> {
     checkpoint.tensors.retain(|name, tensor| tensor.codes().is_none() || !is_buffer(name));
     let codes = checkpoint.tensors.iter().find(|(_, tensor)| tensor.codes().is_some());
@@ -92,16 +127,16 @@ fn open(path: &Path) -> Result<Checkpoint, CheckpointError> {
         Some(Merged { tensors, notes }) => {
             Ok(Checkpoint { path: path.to_owned(), tensors, notes, is_by_parameter: false })
         }
-        // The error says that there is no such file.
+        // The error then says that the file is missing.
         None => of_file(&single),
     }
 }
 
-/// The tensors of one file.
+/// Opens the tensors of one file.
 pub(crate) fn open_file(path: &Path) -> Result<BTreeMap<String, LazyTensor>, CheckpointError> {
     let source = Source::open(path)?;
     let wrong = |place: String, what: String| CheckpointError::Format { path: path.to_owned(), place, what };
-    // The library checks that offsets lie in the file, in order, and agree with shapes and types.
+    // The library checks that offsets lie in the file, are in order, and agree with shapes and types.
     let (header, metadata) = SafeTensors::read_metadata(source.bytes())
         .map_err(|error| wrong("header".into(), format!("{}; {DAMAGED}", what_is_wrong(error, &source))))?;
     let start = header + size_of::<u64>();
@@ -119,7 +154,7 @@ pub(crate) fn open_file(path: &Path) -> Result<BTreeMap<String, LazyTensor>, Che
             Dtype::U32 => Storage::Codes(CodeType::U32),
             Dtype::I64 => Storage::Codes(CodeType::I64),
             Dtype::F8_E4M3 => Storage::Codes(CodeType::F8E4M3),
-            // No float, and no weight.
+            // A buffer that is no float is no weight either, so it is left out.
             _ if is_buffer(&name) => return Ok(None),
             other => return Err(wrong(format!("tensor `{name}`"), unsupported(&format!("{other:?}")))),
         };
@@ -131,14 +166,14 @@ pub(crate) fn open_file(path: &Path) -> Result<BTreeMap<String, LazyTensor>, Che
     metadata.tensors().into_iter().filter_map(|entry| tensor(entry).transpose()).collect()
 }
 
-/// Whether weights of this type are quantised ones, packed into whole numbers or as floats of 8 bits and fewer.
+/// Whether weights of this type are quantised: packed into integers, or floats of 8 bits or fewer.
 fn is_quantised(kind: &str) -> bool {
     kind.starts_with("F8") || kind.starts_with("F4") || ["U8", "I8", "U32", "I32"].contains(&kind)
 }
 
 const DAMAGED: &str = "the file is damaged or incomplete, fetch it again";
 
-/// The library's errors, with what was found in the file.
+/// The library's error in words, with what was found in the file.
 fn what_is_wrong(error: SafeTensorError, source: &Source) -> String {
     let bytes = source.bytes();
     let announced = bytes.first_chunk().map_or(0, |&length| u64::from_le_bytes(length));

@@ -1,4 +1,4 @@
-//! From the tensors that a checkpoint has to the parameters that a model has.
+//! Selects the parameters of a model from the tensors of a checkpoint.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -6,20 +6,37 @@ use moi_formats::{PairedRows, RowBlocks};
 
 use crate::{Checkpoint, CheckpointError, LazyTensor, TensorProblem, safetensors::is_buffer};
 
-/// A parameter of a model, and where it stands in a checkpoint.
+/// A parameter of a model, and its place in a checkpoint.
+///
+/// # Examples
+/// ```
+/// use moi_checkpoint::{Parameter, open_safetensors};
+/// # use safetensors::{Dtype, tensor::TensorView};
+/// # let directory = tempfile::tempdir()?;
+/// # let path = directory.path().join("model.safetensors");
+/// # let bytes: Vec<u8> = [1.0f32, 2.0, 3.0, 4.0].into_iter().flat_map(f32::to_le_bytes).collect();
+/// # let view = TensorView::new(Dtype::F32, vec![2, 2], &bytes)?;
+/// # std::fs::write(&path, safetensors::serialize([("weight", view)], None)?)?;
+/// // The model's `map` is the transpose of the file's `weight`.
+/// let whole = Parameter::whole("map".to_owned(), vec![2, 2]);
+/// let parameter = Parameter { tensor: "weight".to_owned(), transposed: true, ..whole };
+/// let selected = open_safetensors(&path)?.select(&[parameter], |_| false)?;
+/// assert_eq!(selected.tensors()["map"].read(), [1.0, 3.0, 2.0, 4.0]);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Parameter {
-    /// The model's name for it.
+    /// The parameter's name in the model.
     pub name: String,
-    /// Its shape.
+    /// The parameter's shape.
     pub shape: Vec<usize>,
-    /// The checkpoint's tensor that it is, or is a part of.
+    /// The checkpoint's tensor that holds the parameter.
     pub tensor: String,
-    /// The rows of that tensor that it is; all where none are given.
+    /// The rows of the tensor that are the parameter; all rows if `None`.
     pub rows: Option<RowBlocks>,
-    /// Heads of rows that are stored as pairs side by side, and are halves in the parameter.
+    /// The heads whose rows are stored as adjacent rotary pairs, and are halves in the parameter.
     pub pairs: Option<PairedRows>,
-    /// Whether the tensor is stored with its axes exchanged. Rows are counted behind the exchange.
+    /// Whether the tensor is stored transposed. `rows` and `pairs` refer to the transposed-back tensor.
     pub transposed: bool,
 }
 
@@ -29,7 +46,7 @@ impl Parameter {
         Self { tensor: name.clone(), name, shape, rows: None, pairs: None, transposed: false }
     }
 
-    /// The shape that the tensor must have.
+    /// The shape that the stored tensor must have.
     fn stored_shape(&self) -> Vec<usize> {
         let mut shape = self.shape.clone();
         if let (Some(rows), Some(first)) = (self.rows, shape.first_mut()) {
@@ -42,7 +59,8 @@ impl Parameter {
     }
 
     fn view(&self, tensor: &LazyTensor) -> Option<LazyTensor> {
-        // A number, a vector that is stored as a row, a matrix with an axis of 1 between.
+        // Shapes that differ only by an axis of size 1 are accepted: a scalar, a vector stored as a row, a matrix
+        // with a middle axis.
         let is_plain = self.rows.is_none() && !self.transposed;
         match (&self.shape[..], tensor.shape()) {
             ([1], []) => return tensor.scalar_as_vector(),
@@ -68,18 +86,18 @@ impl Parameter {
 }
 
 impl Checkpoint {
-    /// The tensors that these parameters are, under the parameters' names. No data is read.
+    /// Selects the tensors of these parameters, under the parameters' names. No data is read.
     ///
     /// # Errors
-    /// With all tensors that are missing, of another shape, or belong to no parameter and are neither `ignored` nor one of
-    /// the buffers that old checkpoints store.
+    /// Lists all tensors that are missing, of another shape, or belong to no parameter and are neither `ignored` nor
+    /// one of the buffers that old checkpoints store.
     pub fn select(
         &self,
         parameters: &[Parameter],
         ignored: impl Fn(&str) -> bool,
     ) -> Result<Self, CheckpointError> {
         let (mut tensors, mut problems) = (BTreeMap::new(), Vec::new());
-        // Several parameters can be parts of one tensor: it is reported once.
+        // Several parameters can be parts of one tensor, which is reported only once.
         let mut seen = BTreeSet::new();
         for parameter in parameters {
             let name = &parameter.tensor;

@@ -1,5 +1,6 @@
-//! safetensors in several files, merged as transformers merges them: every tensor of every shard that the index names
-//! counts, listed or not, and of two of one name the one in the later shard.
+//! Opens sharded safetensors and merges the shards as transformers does: every tensor of every shard that the index
+//! names counts, even if the index does not list it, and if two shards have a tensor of the same name, the later
+//! shard's counts.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -16,7 +17,7 @@ use crate::{
     unique::Unique,
 };
 
-/// The tensors of all shards, and what is to be said of them.
+/// The tensors of all shards, and messages about them for the user.
 pub(crate) struct Merged {
     pub(crate) tensors: BTreeMap<String, LazyTensor>,
     pub(crate) notes: Vec<String>,
@@ -27,7 +28,8 @@ struct Index {
     weight_map: Unique<String>,
 }
 
-/// Opens the shards that an index names. A tensor that it lists and no shard holds is missing only where a model needs it.
+/// Opens the shards that an index names. A tensor that the index lists but no shard holds is only an error if the
+/// model needs it.
 pub(crate) fn open_indexed(directory: &Path, index: &Path) -> Result<Merged, CheckpointError> {
     let wrong = |place: String, what: String| CheckpointError::Format { path: index.to_owned(), place, what };
     let text = read_file(index, INDEX_BYTES)?;
@@ -47,7 +49,7 @@ pub(crate) fn open_indexed(directory: &Path, index: &Path) -> Result<Merged, Che
     })
 }
 
-/// The path of a shard without `./`, so that a file has one name; none if it leads out of the directory.
+/// The path of a shard without `./`, so that each file has one name; `None` if the path leads out of the directory.
 fn plain(shard: &str) -> Option<String> {
     let mut names: Vec<&str> = Vec::new();
     for component in Path::new(shard).components() {
@@ -60,8 +62,8 @@ fn plain(shard: &str) -> Option<String> {
     (!names.is_empty()).then(|| names.join("/"))
 }
 
-/// Opens shards that no index names, `model-00001-of-00002.safetensors` and so on, if all of one model are there. None
-/// if there are no shards.
+/// Opens shards without an index, `model-00001-of-00002.safetensors` and so on, if all shards of one model are there.
+/// `None` if there are no shards.
 pub(crate) fn open_unindexed(directory: &Path) -> Result<Option<Merged>, CheckpointError> {
     let Some(found) = unindexed(directory)? else { return Ok(None) };
     let names: Vec<String> = found.parts().collect();
@@ -82,7 +84,8 @@ pub(crate) fn open_unindexed(directory: &Path) -> Result<Option<Merged>, Checkpo
     Ok(Some(merged))
 }
 
-/// A shard of the one model in the directory that is in shards; of several models, transformers' own names count.
+/// A shard of the only sharded model in the directory; if there are several, of the one with transformers' usual file
+/// name.
 fn unindexed(directory: &Path) -> Result<Option<PartName>, CheckpointError> {
     let io = |error| CheckpointError::Io { path: directory.to_owned(), error };
     let mut found: Vec<PartName> = Vec::new();
@@ -112,7 +115,7 @@ fn unindexed(directory: &Path) -> Result<Option<PartName>, CheckpointError> {
     }
 }
 
-/// Merges shards, given in their order.
+/// Merges shards, which are given in order.
 fn merge<'a>(
     directory: &Path,
     shards: impl Iterator<Item = &'a str>,

@@ -1,4 +1,4 @@
-//! How values are stored.
+//! Types in which values are stored.
 
 use half::{bf16, f16};
 
@@ -6,7 +6,17 @@ use moi_formats::BlockFormat;
 
 use crate::QuantisedFormat;
 
-/// How a tensor's values are stored.
+/// The storage type of a tensor's values.
+///
+/// # Examples
+/// ```
+/// use moi_checkpoint::Storage;
+///
+/// let mut values = Vec::new();
+/// Storage::F16.decode(&[0x00, 0x3c, 0x00, 0x40], &mut values);
+/// assert_eq!(values, [1.0, 2.0]);
+/// assert_eq!(Storage::F16.block(), (1, 2)); // one value, two bytes
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Storage {
     /// IEEE double precision.
@@ -15,17 +25,24 @@ pub enum Storage {
     F32,
     /// IEEE half precision.
     F16,
-    /// The upper half of a single.
+    /// The upper half of a float32 (bfloat16).
     BF16,
-    /// Blocks of ggml.
+    /// Blocks of one of ggml's formats.
     Block(BlockFormat),
-    /// Codes and scales of several stored tensors.
+    /// Codes and scales in several stored tensors.
     Quantised(QuantisedFormat),
-    /// Whole numbers or small floats, which are no weights by themselves.
+    /// Integers or small floats, which are no weights by themselves.
     Codes(CodeType),
 }
 
-/// The types of codes that weights are quantised to, and of what stands beside them.
+/// The types of quantised weights' codes and of the tensors that belong to them.
+///
+/// # Examples
+/// ```
+/// use moi_checkpoint::CodeType;
+///
+/// assert_eq!(CodeType::F8E4M3.name(), "F8_E4M3");
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[allow(missing_docs, reason = "they are named as safetensors names them")]
 pub enum CodeType {
@@ -38,7 +55,7 @@ pub enum CodeType {
 }
 
 impl CodeType {
-    /// As safetensors spells it.
+    /// The type's name in safetensors.
     pub fn name(self) -> &'static str {
         match self {
             Self::U8 => "U8",
@@ -60,20 +77,20 @@ impl CodeType {
 }
 
 impl Storage {
-    /// Values in a block, and bytes that hold them.
+    /// The number of values in a block, and the bytes of a block.
     pub fn block(self) -> (usize, usize) {
         match self {
             Self::F64 => (1, 8),
             Self::F32 => (1, 4),
             Self::F16 | Self::BF16 => (1, 2),
             Self::Block(kind) => kind.size(),
-            // Of several tensors there is no size of one value.
+            // A value of several tensors has no size of its own.
             Self::Quantised(_) => (1, 1),
             Self::Codes(kind) => (1, kind.bytes()),
         }
     }
 
-    /// Its name, as the formats spell it.
+    /// The type's name, as the formats spell it.
     pub fn name(self) -> &'static str {
         match self {
             Self::F64 => "F64",
@@ -98,7 +115,7 @@ impl Storage {
         }
     }
 
-    /// Appends the values of whole blocks as float32; exact for all but F64.
+    /// Appends the values of whole blocks as float32; the conversion is exact except for F64.
     pub fn decode(self, bytes: &[u8], values: &mut Vec<f32>) {
         match self {
             Self::F64 => values.extend(words(bytes).map(|w| f64::from_le_bytes(w) as f32)),
@@ -106,7 +123,7 @@ impl Storage {
             Self::F16 => values.extend(words(bytes).map(|w| f16::from_le_bytes(w).to_f32())),
             Self::BF16 => values.extend(words(bytes).map(|w| bf16::from_le_bytes(w).to_f32())),
             Self::Block(kind) => kind.decode(bytes, values),
-            // Of what is quantised rows are asked for; codes are refused before they are read.
+            // Quantised tensors are read by rows instead, and codes are refused before they are read.
             Self::Quantised(_) | Self::Codes(_) => {}
         }
     }

@@ -1,4 +1,4 @@
-//! Named tensors in mapped files.
+//! Lazily read tensors in memory-mapped files.
 
 use std::{
     borrow::Cow,
@@ -16,7 +16,7 @@ use crate::{
     quantised::Codes,
 };
 
-/// A mapped file.
+/// A memory-mapped file.
 #[derive(Debug)]
 pub(crate) struct Source {
     pub(crate) path: PathBuf,
@@ -27,9 +27,9 @@ impl Source {
     pub(crate) fn open(path: &Path) -> Result<Arc<Self>, CheckpointError> {
         let error = |error| CheckpointError::Io { path: path.to_owned(), error };
         let file = open_file(path)?;
-        // SAFETY: the map is only read; a file changed by another process while it is mapped can give wrong
-        // values, as reading it twice could, and every byte pattern is a valid value of the types read. One that is
-        // made shorter meanwhile ends the process with SIGBUS, before anything of it is believed.
+        // SAFETY: the map is only read. If another process changes the file while it is mapped, values can be wrong,
+        // as when reading a file twice, but every byte pattern is a valid value of the types read. If the file is
+        // truncated meanwhile, the process ends with SIGBUS before any missing data is used.
         let map = unsafe { Mmap::map(&file) }.map_err(error)?;
         if let Some(what) = lfs_pointer(&map).or_else(|| html_page(&map)) {
             return Err(CheckpointError::Format { path: path.to_owned(), place: "start".to_owned(), what });
@@ -41,12 +41,12 @@ impl Source {
         &self.map
     }
 
-    /// Lets the system take back the pages of a range; they are read again if they are needed again.
+    /// Lets the system reclaim the pages of a range; they are read again if they are needed again.
     pub(crate) fn release(&self, range: &Range<usize>) {
         #[cfg(unix)]
-        // SAFETY: the map is shared with the file and never written: the pages' contents stay in the file.
+        // SAFETY: the map is shared with the file and never written, so the pages' contents stay in the file.
         unsafe {
-            // A refusal only costs memory.
+            // If the system refuses, it only costs memory.
             let _ =
                 self.map.unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, range.start, range.len());
         }
@@ -55,30 +55,47 @@ impl Source {
     }
 }
 
-/// A tensor whose values stay in the file until they are read; whole, or a part of one that is stored, in
-/// another order.
+/// A tensor whose values stay in the file until they are read. It is a whole stored tensor, or a view of a part of
+/// one, possibly in another order.
 ///
-/// What is stored counts as a matrix: its rows are all axes but the last. The view takes some rows and some
-/// columns of it, possibly transposes them, and may add a number.
+/// The stored tensor is treated as a matrix whose rows are all axes except the last. The view takes some rows and
+/// some columns of it, possibly transposes them, and may add a number.
+///
+/// # Examples
+/// ```
+/// use moi_checkpoint::open_safetensors;
+/// # use safetensors::{Dtype, tensor::TensorView};
+/// # let directory = tempfile::tempdir()?;
+/// # let path = directory.path().join("model.safetensors");
+/// # let bytes: Vec<u8> = [1.0f32, 2.0, 3.0, 4.0].into_iter().flat_map(f32::to_le_bytes).collect();
+/// # let view = TensorView::new(Dtype::F32, vec![2, 2], &bytes)?;
+/// # std::fs::write(&path, safetensors::serialize([("weight", view)], None)?)?;
+/// let checkpoint = open_safetensors(&path)?;
+/// let weight = &checkpoint.tensors()["weight"]; // nothing is read yet
+/// assert_eq!(weight.read(), [1.0, 2.0, 3.0, 4.0]);
+/// assert_eq!(weight.slice_rows(1, 1).map(|row| row.read()), Some(vec![3.0, 4.0]));
+/// assert_eq!(weight.transpose().map(|turned| turned.read()), Some(vec![1.0, 3.0, 2.0, 4.0]));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone, Debug)]
 pub struct LazyTensor {
     shape: Vec<usize>,
     storage: Storage,
     source: Arc<Source>,
-    /// The whole stored tensor.
+    /// The byte range of the whole stored tensor.
     range: Range<usize>,
-    /// Length of a stored row, and how many there are.
+    /// The length of a stored row. The number of stored rows follows.
     width: usize,
     num_stored_rows: usize,
     rows: RowOrder,
     columns: Columns,
     transposed: bool,
     added: f32,
-    /// What gives the rows, where several stored tensors make them.
+    /// The source of the rows, if they are made from several stored tensors.
     made: Option<Arc<dyn MadeRows>>,
 }
 
-/// Which values of a stored row: `len` from `start` on, each so many behind the one before.
+/// The selected values of a stored row: `len` values from `start` on, `step` apart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Columns {
     start: usize,
@@ -92,7 +109,7 @@ impl Columns {
     }
 }
 
-/// Which stored rows, in which order.
+/// The selected stored rows, in order.
 #[derive(Clone, Debug)]
 enum RowOrder {
     Range(Range<usize>),
@@ -116,7 +133,7 @@ impl RowOrder {
 }
 
 impl LazyTensor {
-    /// A whole tensor, `range` of the file; its length must be the shape's in that storage.
+    /// A whole stored tensor. The length of `range` in the file must be that of the shape in this storage.
     pub(crate) fn stored(
         shape: Vec<usize>,
         storage: Storage,
@@ -124,7 +141,8 @@ impl LazyTensor {
         range: Range<usize>,
     ) -> Self {
         let values: usize = shape.iter().product();
-        // A vector is a column, so that its entries are rows; blocks cannot be taken apart.
+        // A vector is treated as a column, so that its entries are rows; a vector of blocks is one row, because
+        // blocks cannot be split.
         let width = match &shape[..] {
             [len] if storage.block().0 == 1 => (*len).min(1),
             _ => shape.last().copied().unwrap_or(1),
@@ -136,7 +154,7 @@ impl LazyTensor {
         Self { shape, storage, source, range, width, num_stored_rows, rows, columns, transposed, added, made }
     }
 
-    /// A whole tensor whose rows are made of what stands there and elsewhere.
+    /// A whole tensor whose rows are made from this range of the file and other tensors.
     pub(crate) fn quantised(
         shape: Vec<usize>,
         storage: Storage,
@@ -147,12 +165,12 @@ impl LazyTensor {
         Self { made: Some(rows), ..Self::stored(shape, storage, source, range) }
     }
 
-    /// A tensor whose rows are made of others, of the file that one of these is of.
+    /// A tensor whose rows are made from other tensors; `of` is one of them, and names the file.
     pub(crate) fn made(shape: Vec<usize>, storage: Storage, of: &Self, rows: Arc<dyn MadeRows>) -> Self {
         Self { made: Some(rows), ..Self::stored(shape, storage, of.source.clone(), of.range.clone()) }
     }
 
-    /// The stored codes, if it is a tensor of such.
+    /// The stored codes, if the tensor consists of codes.
     pub(crate) fn codes(&self) -> Option<Codes> {
         let Storage::Codes(kind) = self.storage else { return None };
         Some(Codes {
@@ -163,7 +181,7 @@ impl LazyTensor {
         })
     }
 
-    /// The file that holds it.
+    /// The file that holds the tensor.
     pub(crate) fn path(&self) -> &Path {
         &self.source.path
     }
@@ -173,12 +191,12 @@ impl LazyTensor {
         &self.shape
     }
 
-    /// How the values are stored.
+    /// The storage type of the values.
     pub fn storage(&self) -> Storage {
         self.storage
     }
 
-    /// Bytes that these values take in the file.
+    /// Bytes that the selected values take in the file.
     pub fn num_bytes(&self) -> usize {
         if let Some(made) = &self.made {
             let all = (self.num_stored_rows * self.width).max(1) as f64;
@@ -189,23 +207,23 @@ impl LazyTensor {
         (self.shape.iter().product::<usize>() / block).saturating_mul(bytes)
     }
 
-    /// The name of the file that holds it, for messages.
+    /// The name of the file that holds the tensor, for messages.
     pub(crate) fn file_name(&self) -> String {
         let path = &self.source.path;
         path.file_name()
             .map_or_else(|| path.display().to_string(), |name| name.to_string_lossy().into_owned())
     }
 
-    /// `len` rows from `start` on of each of `blocks` blocks of `block` rows; rows are all axes but the last.
-    /// None if the tensor does not consist of these blocks.
+    /// Selects `len` rows from `start` on of each of `blocks` blocks of `block` rows, where rows are all axes except
+    /// the last. `None` if the tensor does not consist of these blocks.
     pub fn select_rows(&self, blocks: usize, block: usize, start: usize, len: usize) -> Option<Self> {
-        // What is beyond a block, or does not fit into a number, is no row.
+        // Rows beyond a block, or beyond the range of `usize`, do not exist.
         if start.checked_add(len).is_none_or(|end| end > block) {
             return None;
         }
         let rows = (0..blocks).flat_map(|b| b * block + start..b * block + start + len);
         if self.transposed {
-            // Its rows are stored columns: only one run of them can be taken.
+            // The rows of a transposed tensor are stored columns, of which only one contiguous range can be selected.
             let fits = blocks == 1 && self.columns.len == block;
             let columns =
                 Columns { start: self.columns.start + start * self.columns.step, len, ..self.columns };
@@ -221,7 +239,7 @@ impl LazyTensor {
         Some(Self { shape: self.with_first(blocks * len), rows: order, ..self.clone() })
     }
 
-    /// All rows in pieces of some millions of values, to be held one at a time; none if they cannot be taken apart.
+    /// All rows in pieces of some millions of values, to be read one at a time; `None` if the tensor cannot be split.
     pub fn pieces(&self) -> Option<Vec<Self>> {
         const VALUES: usize = 1 << 22;
         let (rows, values) = (self.num_rows(), self.shape.iter().product::<usize>());
@@ -229,27 +247,27 @@ impl LazyTensor {
         (0..rows).step_by(step).map(|start| self.slice_rows(start, step.min(rows - start))).collect()
     }
 
-    /// `len` rows from `start` on; none beyond the last.
+    /// Selects `len` rows from `start` on; `None` if they go beyond the last row.
     pub fn slice_rows(&self, start: usize, len: usize) -> Option<Self> {
         self.select_rows(1, self.num_rows(), start, len)
     }
 
-    /// Rows of the matrix that it counts as: all axes but the last.
+    /// The number of rows of the tensor as a matrix: all axes except the last.
     pub fn num_rows(&self) -> usize {
         if self.transposed { self.columns.len } else { self.rows.len() }
     }
 
-    /// Values of one of these rows.
+    /// The number of values per row.
     pub(crate) fn row_width(&self) -> usize {
         if self.transposed { self.rows.len() } else { self.columns.len }
     }
 
-    /// The shape with so many rows.
+    /// The shape with this number of rows.
     pub(crate) fn with_rows(&self, rows: usize) -> Vec<usize> {
         self.with_first(rows)
     }
 
-    /// Every `step`th row from `first` on.
+    /// Selects every `step`th row from `first` on.
     pub(crate) fn every(&self, step: usize, first: usize) -> Option<Self> {
         let len = self.num_rows().checked_sub(first)?.div_ceil(step.max(1));
         if !self.transposed {
@@ -261,18 +279,19 @@ impl LazyTensor {
         Some(Self { shape: self.with_first(len), columns, ..self.clone() })
     }
 
-    /// Rows of each head that stand as pairs side by side, as halves: of `head` rows those behind the first `kept`, of which
-    /// rows 2i and 2i + 1 become i and i + half. None if the rows are no such heads.
+    /// Converts adjacent rotary pairs to halves. In each head of `head` rows, the first `kept` rows stay; of the
+    /// others, rows 2i and 2i + 1 become rows i and i + half. `None` if the rows are no whole heads.
     pub(crate) fn pairs_as_halves(&self, head: usize, kept: usize) -> Option<Self> {
         self.reorder_turned(head, kept, |row, half| 2 * (row % half) + row / half)
     }
 
-    /// The same the other way: halves as pairs side by side.
+    /// The inverse of `pairs_as_halves`: converts halves to adjacent pairs.
     pub fn halves_as_pairs(&self, head: usize, kept: usize) -> Option<Self> {
         self.reorder_turned(head, kept, |row, half| row % 2 * half + row / 2)
     }
 
-    /// Rows of each head behind the first `kept` in another order: where each comes from, of the row and half of their number.
+    /// Reorders the rows of each head behind the first `kept` ones. `from` gives the source of each row, from the row
+    /// and half the number of rows.
     fn reorder_turned(&self, head: usize, kept: usize, from: impl Fn(usize, usize) -> usize) -> Option<Self> {
         let turned = head.checked_sub(kept)?;
         if head == 0 || !turned.is_multiple_of(2) || !self.num_rows().is_multiple_of(head) {
@@ -288,7 +307,7 @@ impl LazyTensor {
         })
     }
 
-    /// Rows in another order: row i of the result is row `order(i)` of this.
+    /// Reorders rows: row i of the result is row `order(i)` of this tensor.
     pub(crate) fn reorder_rows(&self, order: impl Fn(usize) -> usize) -> Option<Self> {
         if self.transposed {
             return None;
@@ -297,26 +316,26 @@ impl LazyTensor {
         Some(Self { rows: RowOrder::List(list), ..self.clone() })
     }
 
-    /// Matrix `index` of a stack of matrices `[n, rows, columns]`.
+    /// Selects matrix `index` of a stack of matrices `[n, rows, columns]`.
     pub fn matrix(&self, index: usize) -> Option<Self> {
         let &[count, rows, columns] = &self.shape[..] else { return None };
         let flat = Self { shape: vec![count * rows, columns], ..self.clone() };
         (index < count).then(|| flat.select_rows(1, count * rows, index * rows, rows))?
     }
 
-    /// One row as a vector, whose entries are rows.
+    /// A single row as a vector, whose entries are rows.
     pub(crate) fn as_vector(&self) -> Self {
         let len = self.shape.iter().product();
         Self { shape: vec![len], transposed: true, ..self.clone() }
     }
 
-    /// A vector as a matrix of one row.
+    /// A vector as a matrix with one row.
     pub fn as_row(&self) -> Self {
         let len = self.shape.iter().product();
         Self { shape: vec![1, len], transposed: true, ..self.clone() }
     }
 
-    /// A stack of matrices `[n, rows, columns]` as one `[n * rows, columns]`.
+    /// A stack of matrices `[n, rows, columns]` as one matrix `[n * rows, columns]`.
     pub(crate) fn matrices_below_each_other(&self) -> Option<Self> {
         match self.shape[..] {
             [_, _] => Some(self.clone()),
@@ -327,15 +346,15 @@ impl LazyTensor {
 
     /// All values as a vector, whose entries are rows.
     pub(crate) fn flattened(&self) -> Option<Self> {
-        /// More numbers than any vector of a layer has.
-        const MOST: usize = 1 << 22;
+        /// Most values that are read into memory here, which is more than any vector of a layer has.
+        const MAX_VALUES: usize = 1 << 22;
         let values: usize = self.shape.iter().product();
         match &self.shape[..] {
             [_] => Some(self.clone()),
-            // A column, or a row.
+            // The tensor is a single column or a single row.
             &[n, 1] if n == values => Some(Self { shape: vec![n], ..self.clone() }),
             &[1, n] if n == values => Some(self.as_vector()),
-            _ if values > MOST => None,
+            _ if values > MAX_VALUES => None,
             _ => {
                 let all = self.read();
                 (all.len() == values).then(|| Self::of_numbers(all, self))
@@ -349,7 +368,7 @@ impl LazyTensor {
         Self { shape, ..self.clone() }
     }
 
-    /// A matrix as `[rows, 1, columns]`.
+    /// A matrix `[rows, columns]` as `[rows, 1, columns]`.
     pub fn with_middle_axis(&self) -> Self {
         let shape = match self.shape[..] {
             [rows, columns] => vec![rows, 1, columns],
@@ -358,7 +377,7 @@ impl LazyTensor {
         Self { shape, ..self.clone() }
     }
 
-    /// `[rows, 1, columns]` as a matrix.
+    /// A tensor `[rows, 1, columns]` as a matrix.
     pub(crate) fn without_middle_axis(&self) -> Self {
         let shape = match self.shape[..] {
             [rows, _, columns] => vec![rows, columns],
@@ -367,18 +386,18 @@ impl LazyTensor {
         Self { shape, ..self.clone() }
     }
 
-    /// A matrix with its axes exchanged; none if it is no matrix.
+    /// Transposes a matrix; `None` if the tensor is no matrix.
     pub fn transpose(&self) -> Option<Self> {
         let &[rows, columns] = &self.shape[..] else { return None };
         Some(Self { shape: vec![columns, rows], transposed: !self.transposed, ..self.clone() })
     }
 
-    /// With a number added to each value.
+    /// Adds a number to each value.
     pub(crate) fn plus(self, number: f32) -> Self {
         Self { added: self.added + number, ..self }
     }
 
-    /// The shape with another number of rows, other axes before the last folded into it.
+    /// The shape with this number of rows; axes before the last are folded into one.
     fn with_first(&self, rows: usize) -> Vec<usize> {
         match &self.shape[..] {
             [] | [_] => vec![rows],
@@ -400,12 +419,12 @@ impl LazyTensor {
             && whole(self).zip(whole(other)).is_some_and(|(own, others)| own == others)
     }
 
-    /// One value as a vector of it.
+    /// A scalar as a vector with one value.
     pub(crate) fn scalar_as_vector(&self) -> Option<Self> {
         self.shape.is_empty().then(|| Self { shape: vec![1], ..self.clone() })
     }
 
-    /// Reads the values as float32, in the order of the shape; exact for every storage but F64.
+    /// Reads the values as float32, in the order of the shape; the conversion is exact except for F64.
     pub fn read(&self) -> Vec<f32> {
         let mut values = self.read_rows();
         if self.columns.len < self.width {
@@ -420,7 +439,7 @@ impl LazyTensor {
         values
     }
 
-    /// The selected rows, whole.
+    /// Reads the selected rows with all their columns.
     fn read_rows(&self) -> Vec<f32> {
         let mut values = Vec::with_capacity(self.rows.len() * self.width);
         if let Some(made) = &self.made {
@@ -431,7 +450,7 @@ impl LazyTensor {
         values
     }
 
-    /// Lets the system take back the memory of the file's pages that hold the tensor, once it is read.
+    /// Lets the system reclaim the mapped pages that hold the tensor, once it has been read.
     pub fn release(&self) {
         match &self.made {
             Some(made) => made.release(),
@@ -439,23 +458,23 @@ impl LazyTensor {
         }
     }
 
-    /// Whether the values are computed from stored ones, as by adding a number, which can cost their last bits.
+    /// Whether the values are computed from stored ones, as by adding a number, which can round their last bits.
     pub fn is_computed(&self) -> bool {
         self.added != 0.0 || self.made.as_ref().is_some_and(|made| made.is_computed())
     }
 
-    /// Whether the stored bytes of whole rows are the values: nothing is transposed, cut or added to.
+    /// Whether the stored bytes of whole rows are the values: nothing is transposed, cut off or added.
     pub fn is_as_stored(&self) -> bool {
         self.is_in_rows() && self.added == 0.0 && self.made.is_none()
     }
 
-    /// Whether its rows are whole rows of what is stored, so that some of them can be read without the others.
+    /// Whether the rows are whole stored rows, so that some of them can be read without the others.
     pub(crate) fn is_in_rows(&self) -> bool {
         !self.transposed && self.columns.len == self.width
     }
 
-    /// The bytes of the selected rows, in order: the values in their own storage, if they are as stored. They are copied
-    /// only where rows do not stand together.
+    /// The bytes of the selected rows in order, if the values are unchanged from storage. They are only copied if the
+    /// rows are not contiguous.
     pub fn stored_bytes(&self) -> Option<Cow<'_, [u8]>> {
         match &self.rows {
             RowOrder::Range(_) if self.is_as_stored() => {
@@ -467,7 +486,7 @@ impl LazyTensor {
         }
     }
 
-    /// A copy of what [`LazyTensor::stored_bytes`] gives.
+    /// A copy of the bytes that [`LazyTensor::stored_bytes`] returns.
     pub fn read_stored(&self) -> Option<Vec<u8>> {
         if !self.is_as_stored() {
             return None;
@@ -477,7 +496,7 @@ impl LazyTensor {
         Some(stored)
     }
 
-    /// Hands on the stored bytes of the rows, as long as they stand together.
+    /// Passes on the stored bytes of the selected rows, in runs of contiguous rows.
     fn each_run<'a>(&'a self, mut each: impl FnMut(&'a [u8])) {
         let (block, bytes) = self.storage.block();
         let stride = self.width / block * bytes;
@@ -489,7 +508,7 @@ impl LazyTensor {
     }
 }
 
-/// `[rows, columns]` to `[columns, rows]`, in tiles that stay in the nearest cache.
+/// Transposes `[rows, columns]` to `[columns, rows]` in tiles that fit into the first-level cache.
 fn transposed(values: &[f32], rows: usize, columns: usize) -> Vec<f32> {
     const TILE: usize = 32;
     let mut out = vec![0.0; values.len()];

@@ -1,5 +1,5 @@
-//! Objects (of JSON, and maps of CBOR) in which no name stands twice: which of two values counts is each reader's own choice, and two readers
-//! of one file could see different models.
+//! Objects (of JSON, and maps of CBOR) in which no name occurs twice. A repeated name is refused, because each reader
+//! chooses which of the values counts, so two readers of one file could see different models.
 
 use std::{collections::BTreeMap, fmt, marker::PhantomData};
 

@@ -1,4 +1,4 @@
-//! burnpack files that are not what they should be.
+//! Tests refusals of invalid burnpack files.
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a failure must end the test")]
 
@@ -7,7 +7,7 @@ use std::fs;
 use ciborium::{Value, cbor};
 use moi_checkpoint::{Checkpoint, open_burnpack};
 
-/// A file with these tensors of float32: name, size, and where its bytes begin and end.
+/// A file with these float32 tensors: name, size, and the begin and end of its bytes.
 fn file(tensors: &[(&str, u64, [u64; 2])]) -> Vec<u8> {
     let entries = tensors.iter().map(|&(name, size, [from, to])| {
         let entry = cbor!({ "dtype" => "F32", "shape" => [size], "data_offsets" => [from, to] });
@@ -63,7 +63,7 @@ fn what_is_wrong_is_named() {
     refused(b"BURN-not-really", &["not a burnpack file"]);
 }
 
-/// Cut off anywhere, a file gives one error; never a panic.
+/// A file that is truncated anywhere gives an error and never a panic.
 #[test]
 fn truncation_anywhere_is_an_error() {
     let good = file(&[("a", 8, [0, 32]), ("b", 8, [32, 64])]);

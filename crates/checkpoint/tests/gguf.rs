@@ -1,4 +1,4 @@
-//! GGUF: values against the `gguf` Python package, and files that are not what they should be.
+//! Compares GGUF values with the `gguf` Python package, and tests refusals of invalid files.
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a failure must end the test")]
 
@@ -11,7 +11,7 @@ use moi_checkpoint::{
 
 const BLOCKS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/reference/blocks.gguf");
 
-/// Every block type, quantised and dequantised by the package; `reference/make_blocks.py` makes the file.
+/// Every block type, quantised and dequantised by the package; `reference/make_blocks.py` writes the file.
 #[test]
 fn values_are_those_of_the_gguf_package() {
     let checkpoint = Gguf::open(Path::new(BLOCKS)).unwrap().checkpoint().unwrap();
@@ -26,7 +26,7 @@ fn values_are_those_of_the_gguf_package() {
         }
     }
     let mut expected = vec![("BF16", Storage::BF16), ("F16", Storage::F16), ("F32", Storage::F32)];
-    // The package quantises to some of the formats; all are tested on raw bytes.
+    // The package can only quantise to some of the formats; decoding is tested for all of them on raw bytes.
     for kind in BlockFormat::ALL {
         expected.push((kind.name(), Storage::Block(kind)));
     }
@@ -42,7 +42,7 @@ fn values_are_those_of_the_gguf_package() {
     assert_eq!(seen, expected);
 }
 
-/// Byte for byte what the package makes of the same values.
+/// The encoded blocks are byte for byte those that the package makes of the same values.
 #[test]
 fn blocks_are_encoded_as_the_gguf_package_encodes_them() {
     let checkpoint = Gguf::open(Path::new(BLOCKS)).unwrap().checkpoint().unwrap();
@@ -56,7 +56,7 @@ fn blocks_are_encoded_as_the_gguf_package_encodes_them() {
     }
 }
 
-/// One block of each, worked out by hand.
+/// Blocks whose values were computed by hand.
 #[test]
 fn blocks_by_hand() {
     // d = 0.5 (f16 0x3800), m = -1 (0xbc00).
@@ -162,7 +162,7 @@ fn what_is_wrong_is_named() {
     refused(&patched(4, &3u32.to_be_bytes()), &["big-endian"]);
     refused(&patched(8, &u64::MAX.to_le_bytes()), &["18446744073709551615 tensors announced"]);
     refused(&patched(24, &u64::MAX.to_le_bytes()), &["bytes of a string announced"]);
-    // The tensor's kind stands behind its name, rank and sizes.
+    // The tensor's type stands behind its name, number of axes and sizes.
     let kind = good.windows(8).position(|w| w == b"a.weight").unwrap() + 8 + 4 + 16;
     refused(&patched(kind, &12u32.to_le_bytes()), &["a.weight", "32 values", "Q4_K blocks of 256"]);
     refused(&patched(kind, &15u32.to_le_bytes()), &["a.weight", "Q8_K is not supported", "Q4_1", "IQ4_XS"]);
@@ -179,7 +179,7 @@ fn what_is_wrong_is_named() {
     refused(&key_twice, &["`k` stands there twice"]);
 }
 
-/// Places in a table that are not a tensor's alone, and names that are no text.
+/// Tests overlapping tensors, and names that are no UTF-8.
 #[test]
 fn tensors_share_no_bytes() {
     let good = file(&[("a", &[8], 0, &[0; 32]), ("b", &[8], 0, &[0; 32])], &[]);
@@ -192,7 +192,7 @@ fn tensors_share_no_bytes() {
         bytes
     };
     refused(&patched(offset, &[0]), &["tensor `b`", "within tensor `a`", "damaged, fetch it again"]);
-    // Of nothing there is nothing to share.
+    // An empty tensor shares no bytes.
     assert!(open(&patched(sizes, &[0])).unwrap().checkpoint().is_ok());
     let within = file(&[("a", &[16], 0, &[0; 64]), ("b", &[8], 0, &[0; 32])], &[]);
     let mut middle = within.clone();
@@ -202,7 +202,7 @@ fn tensors_share_no_bytes() {
     refused(&patched(entry, &[0xff]), &["a string is not UTF-8"]);
 }
 
-/// Cut off anywhere, a file gives one error or, where only padding is lost, the same values; never a panic.
+/// A file that is truncated anywhere gives an error and never a panic.
 #[test]
 fn truncation_anywhere_is_an_error() {
     let good = file(&[("a", &[32, 2], 8, &[7; 68]), ("b", &[3], 0, &[1; 12])], &[("key", "value")]);
@@ -212,7 +212,7 @@ fn truncation_anywhere_is_an_error() {
     }
 }
 
-/// Metadata of an architecture that lacks what a config needs.
+/// Metadata that lacks a key which the config needs.
 #[test]
 fn a_missing_key_is_named() {
     let error =

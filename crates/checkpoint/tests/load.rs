@@ -1,4 +1,4 @@
-//! Loading into a module: names and shapes first, every difference named.
+//! Tests loading into a module: names and shapes are compared first, and every difference is named.
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a failure must end the test")]
 
@@ -176,7 +176,7 @@ fn shards() {
     write(&file("a.safetensors"), &GOOD[..1]);
     index(&map("b.safetensors"));
     refused(directory.path(), &["index.json", "`layers.0.weight` is missing (expected shape [2, 3])"]);
-    // A tensor that is listed and not there may be one that the model does not need.
+    // The model may not need a tensor that is listed but missing.
     let listed = map("a.safetensors").replace("}}", r#", "other": "b.safetensors"}}"#);
     index(&listed);
     assert!(load_from(directory.path()).is_ok());
@@ -193,7 +193,8 @@ fn shards() {
     }
     index(&map("c.safetensors"));
     refused(directory.path(), &["cannot be opened", "c.safetensors"]);
-    // As in transformers, what a shard holds counts, whether the index lists it or not, and whichever shard it names.
+    // As in transformers, every tensor of a shard counts, whether or not the index lists it, and whichever shard the
+    // index names.
     index(r#"{"weight_map": {"layers.0.bias": "b.safetensors", "layers.0.weight": "a.safetensors"}}"#);
     assert!(load_from(directory.path()).is_ok());
     index(r#"{"weight_map": {"layers.0.bias": "a.safetensors", "layers.1.weight": "b.safetensors"}}"#);
@@ -202,7 +203,7 @@ fn shards() {
     refused(directory.path(), &["index.json", "EOF"]);
 }
 
-/// Without an index, a set of shards is whole or not.
+/// Without an index, a set of shards must be complete.
 #[test]
 fn shards_without_an_index() {
     let directory = tempfile::tempdir().unwrap();
@@ -223,7 +224,7 @@ fn shards_without_an_index() {
     refused(directory.path(), &["another-00001-of-00001.safetensors, other-00001-of-00001.safetensors"]);
 }
 
-/// Of a tensor in two shards, the later shard's counts, as in transformers; a note says so where they differ.
+/// If a tensor is in two shards, the later shard's counts, as in transformers; a note says so if the two differ.
 #[test]
 fn tensors_in_two_shards() {
     let directory = tempfile::tempdir().unwrap();
@@ -236,7 +237,7 @@ fn tensors_in_two_shards() {
     assert!(open_safetensors(directory.path()).unwrap().notes().is_empty());
     write(&file("b.safetensors"), &[GOOD, &[("ignored", Dtype::F32, &[1])]].concat()[1..]);
     assert!(load_from(directory.path()).is_ok());
-    // The same values in another type are other bytes.
+    // The same values in another type have other bytes.
     let bias: &[(&str, Dtype, &[usize])] = &[("layers.0.bias", Dtype::F32, &[2])];
     write(&file("b.safetensors"), &[bias, &GOOD[2..]].concat());
     let opened = open_safetensors(directory.path()).unwrap();
@@ -266,7 +267,7 @@ fn stacked_experts_are_taken_apart_and_absurd_ones_are_not() {
     assert_eq!(shapes[0], ("mlp.experts.0.down_proj.weight", &[3, 2][..]));
     assert_eq!(shapes[4], ("mlp.experts.1.gate_proj.weight", &[2, 3][..]));
     assert_eq!(experts.tensors()["mlp.experts.1.up_proj.weight"].read(), [1.5; 6]);
-    // As many experts as fit into no bytes.
+    // A huge number of empty experts takes no bytes in the file.
     write(&path, &[("x.experts.down_proj", Dtype::F32, &[1 << 40, 0, 1])]);
     assert_eq!(
         open_safetensors(&path).unwrap().with_single_experts(ExpertStacks::ByOutput).tensors().len(),
@@ -279,7 +280,7 @@ struct Single<B: Backend> {
     weight: Param<Tensor<B, 2>>,
 }
 
-/// Halves stay what they are, others are rounded.
+/// Half-precision values stay unchanged, others are rounded.
 #[test]
 fn values_take_the_type_that_is_asked_for() {
     let directory = tempfile::tempdir().unwrap();
@@ -375,7 +376,7 @@ fn values_that_are_not_finite_are_named() {
     );
 }
 
-/// Two readers of one file would see different weights.
+/// A repeated name is refused, because two readers of one file could see different weights.
 #[test]
 fn a_name_that_stands_twice_is_refused() {
     let directory = tempfile::tempdir().unwrap();

@@ -1,4 +1,4 @@
-//! Weights that other programs have quantised, packed here as their formats are described, and read back.
+//! Tests quantised weights of other programs, which are packed here as their formats are described, and read back.
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a failure must end the test")]
 
@@ -9,7 +9,7 @@ use moi_checkpoint::{
 };
 use safetensors::{Dtype, tensor::TensorView};
 
-/// A tensor of a file: name, type, shape and bytes.
+/// A tensor of a file: its name, type, shape and bytes.
 type Stored = (&'static str, Dtype, Vec<usize>, Vec<u8>);
 
 fn file(directory: &Path, tensors: &[Stored]) {
@@ -28,7 +28,7 @@ fn words(values: &[u32]) -> Vec<u8> {
     values.iter().flat_map(|value| value.to_le_bytes()).collect()
 }
 
-/// Codes of so many bits, a row at a time, in 32-bit words from the lowest bits up.
+/// Packs codes of this many bits, row by row, into 32-bit words from the lowest bits up.
 fn packed(codes: &[u32], columns: usize, bits: usize) -> Vec<u32> {
     let pack = |row: &[u32]| {
         let mut words = vec![0u32; (row.len() * bits).div_ceil(32)];
@@ -42,7 +42,7 @@ fn packed(codes: &[u32], columns: usize, bits: usize) -> Vec<u32> {
     codes.chunks(columns).flat_map(pack).collect()
 }
 
-/// Any numbers below a bound.
+/// Pseudo-random numbers below a bound.
 fn codes(count: usize, below: u32) -> Vec<u32> {
     (0..count as u32).map(|at| (at * 7919 + at / 3) % 251 % below).collect()
 }
@@ -52,7 +52,7 @@ fn read(tensors: &[Stored], how: &Quantisation, name: &str) -> (Vec<usize>, Vec<
     file(directory.path(), tensors);
     let checkpoint = open_quantised_safetensors(directory.path(), how).unwrap();
     let tensor = &checkpoint.tensors()[name];
-    // In pieces, too, where it has rows.
+    // If the tensor has rows, reading in pieces must give the same values.
     if let Some(pieces) = tensor.pieces() {
         assert_eq!(pieces.iter().flat_map(|piece| piece.read()).collect::<Vec<_>>(), tensor.read());
     }
@@ -71,7 +71,7 @@ fn gptq_with_groups_in_any_order() {
         let of_codes = codes(inputs * outputs, 1 << bits);
         let of_zeros = codes(groups * outputs, (1 << bits) - 1);
         let of_groups: Vec<u32> = (0..inputs as u32).map(|input| input % groups as u32).collect();
-        // Packed along the inputs: each word is of one output.
+        // The codes are packed along the inputs: each word belongs to one output.
         let mut qweight = vec![0u32; inputs / each * outputs];
         for input in 0..inputs {
             for output in 0..outputs {
@@ -122,7 +122,7 @@ fn compressed_tensors_with_zeros_and_without() {
             ("a.weight_shape", Dtype::I64, vec![2], shape),
         ];
         if has_zeros {
-            // Packed along the outputs.
+            // The zero points are packed along the outputs.
             let mut zeros = vec![0u32; rows / each * groups];
             for row in 0..rows {
                 for at in 0..groups {
@@ -191,7 +191,7 @@ fn eight_bits_with_scales_of_all_kinds() {
         let tensors = [
             ("a.weight", Dtype::I8, vec![rows, columns], bytes.clone()),
             (name, Dtype::F32, shape.clone(), floats(&scale)),
-            // Of activations, which are not rounded.
+            // This scale belongs to activations, which are not quantised here.
             ("a.input_scale", Dtype::F32, vec![1], floats(&[3.0])),
         ];
         let (_, found) = read(&tensors, &how, "a.weight");
@@ -206,7 +206,7 @@ fn eight_bits_with_scales_of_all_kinds() {
     }
 }
 
-/// What does not fit is named, with what was found; and without a word of the config codes are no weights.
+/// Parts that do not fit are named with what was found; without a quantisation in the config, codes are no weights.
 #[test]
 fn parts_that_do_not_fit_are_refused() {
     let refused = |tensors: &[Stored], format: Option<QuantisedFormat>, parts: &[&str]| {
@@ -232,7 +232,7 @@ fn parts_that_do_not_fit_are_refused() {
     );
     refused(&[scale(vec![1, 1])], Some(QuantisedFormat::Fp8), &["a.weight", "missing"]);
     refused(std::slice::from_ref(&codes), None, &["a.weight", "F8_E4M3", "quantised"]);
-    // Codes that no scale belongs to.
+    // These codes have no scale.
     refused(&[codes], Some(QuantisedFormat::Fp8), &["a.weight", "F8_E4M3"]);
     let word = |name, shape: Vec<usize>| {
         (name, Dtype::I32, shape.clone(), vec![0; 4 * shape.iter().product::<usize>()])

@@ -1,4 +1,5 @@
-//! Models in several GGUF files, as `llama-gguf-split` writes them: loaded whole, or refused as llama.cpp's loader does.
+//! Tests models in several GGUF files, as `llama-gguf-split` writes them: they load completely, or are refused as by
+//! llama.cpp's loader.
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a failure must end the test")]
 
@@ -18,7 +19,7 @@ fn string(text: &[u8]) -> Vec<u8> {
     [&(text.len() as u64).to_le_bytes(), text].concat()
 }
 
-/// A file of float32 tensors, each of eight equal values.
+/// A file of float32 tensors, each with eight equal values.
 fn file(metadata: &[(&str, Meta)], tensors: &[(&str, f32)]) -> Vec<u8> {
     let mut bytes = b"GGUF\x03\0\0\0".to_vec();
     bytes.extend((tensors.len() as u64).to_le_bytes());
@@ -55,7 +56,7 @@ fn split(number: u16, count: u16, total: i32) -> Vec<(&'static str, Meta)> {
 
 const NAMES: [&str; 3] = ["m-00001-of-00003.gguf", "m-00002-of-00003.gguf", "m-00003-of-00003.gguf"];
 
-/// Three parts with four tensors. The first one holds metadata alone, as most do.
+/// Three parts with four tensors. The first part holds only metadata, as is usual.
 fn write(directory: &Path) {
     let mut first = split(0, 3, 4);
     first.push(("general.name", Meta::Text(b"whole".to_vec())));
@@ -112,7 +113,7 @@ fn what_is_wrong_with_parts_is_named() {
         put(NAMES[1], bytes);
         refused(path, NAMES[0], parts);
     }
-    // A tensor that ends outside its own file is that file's fault.
+    // If a tensor ends outside its own file, the error names that file.
     write(path);
     let mut short = fs::read(path.join(NAMES[2])).unwrap();
     short.truncate(short.len() - 8);
@@ -139,7 +140,7 @@ fn missing_parts_are_named() {
     refused(path, NAMES[2], &[NAMES[0], "this part of the model is missing (and m-00002-of-00003.gguf);"]);
 }
 
-/// One part of one is a file like any other, whatever its name.
+/// A file that is the only part of its split needs no particular name.
 #[test]
 fn a_single_part_needs_no_name() {
     let directory = tempfile::tempdir().unwrap();
@@ -148,7 +149,7 @@ fn a_single_part_needs_no_name() {
     assert_eq!(Gguf::open(&path).unwrap().checkpoint().unwrap().tensors().len(), 1);
 }
 
-/// Texts that nothing reads do not hinder, and those that count are counted.
+/// Unused metadata strings that are not UTF-8 do not prevent loading, and the number of such strings is known.
 #[test]
 fn texts_that_are_not_utf8() {
     let directory = tempfile::tempdir().unwrap();

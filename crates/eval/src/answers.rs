@@ -1,4 +1,4 @@
-//! Whether an answer solves a problem.
+//! Judges whether an answer solves a problem.
 
 use std::sync::LazyLock;
 
@@ -12,28 +12,30 @@ use crate::{
     pattern::regex,
 };
 
-/// How answers to a problem are judged.
+/// The rule by which answers to a problem are judged.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "scorer", rename_all = "kebab-case")]
 pub enum Scorer {
-    /// The answer is this number: the first `#### N`, else the last `\boxed{}`, `<answer>` or "final answer is N", else
-    /// the last "Answer: N", else the last number of the text that is not in a remark behind another. A box with more
-    /// than one number in it is no answer. `N!` is a factorial in a box or a formula only.
+    /// The answer is this number. The candidates, in order of precedence: the first `#### N`; the last `\boxed{}`,
+    /// `<answer>` or "final answer is N"; the last "Answer: N"; the last number of the text that is not in a remark
+    /// behind another number. A box with more than one number is no answer. `N!` is only a factorial in a box or a
+    /// formula.
     Number {
-        /// As text, such as `42`, `1,234.5`, `3/4` or `-\frac{1}{2}`.
+        /// The number as text, such as `42`, `1,234.5`, `3/4` or `-\frac{1}{2}`.
         answer: String,
     },
-    /// The option that is chosen is this letter: in the last box with a letter or the last "Answer: B", else in the last
-    /// "B is correct", "I choose B" or "So B.", else the last letter that stands alone.
+    /// The chosen option is this letter. The candidates, in order of precedence: the last box with a letter or the
+    /// last "Answer: B"; the last "B is correct", "I choose B" or "So B."; the last letter that stands alone.
     Choice {
         /// A capital letter.
         answer: char,
-        /// The texts of the choices, where they are known: a box may hold the text in place of the letter. Not part of
-        /// the scorer as it is written, because the prompt has them, and runs that were begun without them go on.
+        /// The texts of the choices, if they are known: a box may hold a choice's text instead of its letter. They
+        /// are not serialised, because the prompt contains them, and so that runs that were started without them can
+        /// continue.
         #[serde(default, skip_serializing)]
         choices: Vec<String>,
     },
-    /// An expression of all these numbers, each once, with this value.
+    /// The answer is an expression of all these numbers, each used once, with this value.
     Countdown {
         /// The numbers.
         numbers: Vec<i128>,
@@ -42,12 +44,12 @@ pub enum Scorer {
     },
 }
 
-/// What came of an answer.
+/// The result of judging an answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Score {
     /// Whether it solves the problem.
     pub correct: bool,
-    /// What was taken for the answer, if anything was found.
+    /// The part of the text that was taken as the answer, if any was found.
     pub found: Option<String>,
 }
 
@@ -75,9 +77,9 @@ impl Scorer {
     }
 }
 
-/// What stands behind the last thoughts, if there are such. Of thoughts that were cut off all is judged.
+/// The text behind the last thoughts, if there are any. If the thoughts were cut off, the whole text is judged.
 fn behind_thoughts(text: &str) -> &str {
-    // gpt-oss writes its thoughts and its answer into channels, Muse Glimmer to itself and to the user.
+    // gpt-oss marks its answer by a channel, Muse Glimmer by the user as recipient.
     const FINAL: &str = "<|channel|>final<|message|>";
     const TO_USER: &str = " to=user<|message|>";
     let ends = THINKING.iter().map(|(_, close)| *close).chain([FINAL, TO_USER]);
@@ -85,9 +87,9 @@ fn behind_thoughts(text: &str) -> &str {
     &text[ends.max().unwrap_or(0)..]
 }
 
-/// The expression that is given as the answer, without what it is said to equal.
+/// The expression that is given as the answer, without the value that it is said to equal.
 fn expression_of(text: &str) -> Option<String> {
-    // `24 = 8 / (3 - 8 / 3)` as well as the other way round: what computes something is the expression.
+    // `24 = 8 / (3 - 8 / 3)` may be written in either order: the side with a computation is the expression.
     let side = |text: &str| {
         let sides =
             text.split('=').map(|side| side.trim().trim_matches('$').trim()).filter(|side| !side.is_empty());
@@ -161,7 +163,7 @@ mod tests {
         for (open, close) in THINKING.iter().copied().chain([channels, recipients]) {
             let text = format!("{open}\\boxed{{9}}{close}It is 7.");
             assert!(scorer.score(&text).correct, "{text}");
-            // Thoughts that were cut off are judged.
+            // If the thoughts were cut off, the whole text is judged.
             assert!(scorer.score(&format!("{open}It is \\boxed{{7}}.")).correct, "{open}");
         }
     }

@@ -1,4 +1,4 @@
-//! Where answers are marked as such: `\boxed{}`, `\fbox{}` and `<answer>`.
+//! Finds marked answers: `\boxed{}`, `\fbox{}` and `<answer>`.
 
 use std::{collections::HashMap, sync::LazyLock};
 
@@ -13,15 +13,16 @@ static TAG: LazyLock<Regex> = LazyLock::new(|| regex(r"</?answer>"));
 /// A marked answer.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Marked<'a> {
-    /// Where its mark begins in the text, in bytes.
+    /// The byte position at which the mark begins.
     pub(crate) start: usize,
-    /// Where it ends.
+    /// The byte position at which the mark ends.
     pub(crate) end: usize,
     pub(crate) inner: &'a str,
 }
 
-/// The marked answers of a text, in order; of boxes within each other the inner one is the later. A box that is not closed
-/// is none: it was cut off. Takes time linear in the text, whatever braces it has.
+/// The marked answers of a text, in order; of nested boxes, the inner one counts as the later. A box that is not
+/// closed is ignored, because the text was cut off. Takes time linear in the length of the text, whatever braces it
+/// has.
 pub(crate) fn boxes(text: &str) -> Vec<Marked<'_>> {
     let commands: HashMap<usize, usize> =
         COMMAND.find_iter(text).map(|command| (command.end() - 1, command.start())).collect();

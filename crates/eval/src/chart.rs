@@ -1,4 +1,4 @@
-//! Rates and their intervals as a drawing.
+//! Draws rates and their intervals as a chart.
 
 use std::fmt::Write;
 
@@ -9,12 +9,12 @@ const ROW: f64 = 30.0;
 const RIGHT: f64 = 60.0;
 const BELOW: f64 = 26.0;
 
-/// A dot for each rule, and a line for its interval.
+/// An SVG chart with a dot for each rule's rate, and a line for its interval.
 pub(crate) fn svg(summary: &Summary) -> String {
     let longest = summary.rules.iter().map(|rule| rule.rule.chars().count()).max().unwrap_or(0);
     let left = 20.0 + 8.0 * longest as f64;
     let height = ROW * summary.rules.len() as f64;
-    // The end of the axis: the next tenth above all intervals.
+    // The axis ends at the next tenth above all intervals.
     let most = summary.rules.iter().map(|rule| rule.interval.high).fold(0.0, f64::max);
     let end = ((most * 10.0).ceil() / 10.0).clamp(0.1, 1.0);
     let x = |rate: f64| left + rate / end * (WIDTH - left - RIGHT);

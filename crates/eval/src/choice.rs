@@ -1,7 +1,8 @@
-//! Which choice a text gives as its answer.
+//! Finds the choice that a text gives as its answer.
 //!
-//! The last explicit statement counts, be it a box with a letter or "Answer: D"; boxes without a letter say nothing. Where
-//! there is no statement, the last letter that stands alone counts: in parentheses, on a line, or before its text.
+//! The last explicit statement counts, either a box with a letter or "Answer: D"; boxes without a letter are ignored.
+//! If there is no statement, the last letter that stands alone counts: in parentheses, on a line of its own, or
+//! before its choice's text.
 
 use std::sync::LazyLock;
 
@@ -14,7 +15,8 @@ use crate::{
 };
 
 const LETTER: &str = r"([A-Za-zＡ-Ｚ]|[أبجد]|[অবডঢ])";
-/// Markup, quotes and brackets before a letter. Longer commands come first, as the first alternative that fits is taken.
+/// Markup, quotes and brackets before a letter. Longer commands come first, because the first matching alternative is
+/// taken.
 const MARKUP: &str = concat!(
     r#"(?:[\s*_`"'“”‘’«「『(\[{<$:：]|\\(?:boxed|fbox|textbf|textit|textrm|text|mathrm|mathbf|mathsf|mathit|boldsymbol|bm"#,
     r"|left|quad|displaystyle|[,;:! (\[]))*",
@@ -58,7 +60,7 @@ static ALONE: LazyLock<Regex> = LazyLock::new(|| {
 });
 static OPTION_AT_END: LazyLock<Regex> =
     LazyLock::new(|| regex(r"(?mi)\b(?:option|choice)\s+[*_`(\[]*([A-Z])[)\]*_`]*[.!]?[*_`]*\s*$"));
-/// A letter with its text: `B) Paris`, `**B.** Paris`.
+/// A letter followed by its choice's text: `B) Paris`, `**B.** Paris`.
 static LED: LazyLock<Regex> = LazyLock::new(|| {
     regex(r"(?m)^[\s>#*_`\-]*(?:(?:Option|Choice)\s+)?[*_`(\[]*([A-Z])(?:[*_`]*[)\].:]+[*_`]*|[*_`]+)\s*\S")
 });
@@ -68,7 +70,7 @@ static BOXED: LazyLock<Regex> = LazyLock::new(|| {
         r"[(\[*_`]*\s*([A-ZＡ-Ｚ])\s*[*_`]*(?:$|\s*[)\].:]+)",
     ))
 });
-/// A letter with its text behind a space. `A` and `I` are words.
+/// A letter followed by a space and its choice's text. `A` and `I` are excluded because they are words.
 static SPACED: LazyLock<Regex> = LazyLock::new(|| regex(r"^[(\[]*\s*([B-HJ-Z])\s+[A-Za-z][a-z]"));
 static SPACES: LazyLock<Regex> = LazyLock::new(|| regex(r"\\[,;:! ]|\\q?quad|~|\s"));
 static FONTS: LazyLock<Regex> = LazyLock::new(|| {
@@ -78,13 +80,13 @@ static FONTS: LazyLock<Regex> = LazyLock::new(|| {
         r"|\\(?:left|right|displaystyle|bf|rm|Large|large)\b|\\[()]|\$",
     ))
 });
-/// Words that may follow a letter that is also a word: "the answer is A because".
+/// Words that may follow a letter that is also a word, as in "the answer is A because".
 const CONJUNCTIONS: &[&str] = &[
     "because", "since", "as", "for", "which", "that", "with", "and", "or", "but", "so", "in", "from", "if",
     "due", "given", "based", "not", "though", "although", "while", "where", "when", "is",
 ];
 
-/// The letter of the choice that a text gives as its answer. `choices` are the texts, where they are known.
+/// The letter of the choice that a text gives as its answer. `choices` are the texts of the choices, if known.
 pub(crate) fn find_choice(text: &str, choices: &[String]) -> Option<char> {
     let is_choice = |letter: &char| {
         let at = usize::from(*letter as u8 - b'A');
@@ -120,7 +122,8 @@ pub(crate) fn find_choice(text: &str, choices: &[String]) -> Option<char> {
     found.into_iter().max_by_key(|(at, _)| *at).map(|(_, letter)| letter)
 }
 
-/// A letter as the capital that names the choice, also of the alphabets that multilingual MMLU has choices in.
+/// The capital that names the choice, for a letter of this alphabet or of those used in the choices of multilingual
+/// MMLU.
 fn capital(written: &str) -> Option<char> {
     let letter = written.chars().next()?;
     let capital = match letter {
@@ -134,7 +137,7 @@ fn capital(written: &str) -> Option<char> {
     capital.is_ascii_uppercase().then_some(capital)
 }
 
-/// Whether a letter with this behind it names a choice, and does not begin a word, a formula or a sentence.
+/// Whether a letter followed by this text names a choice, and does not begin a word, a formula or a sentence.
 fn stands_alone(letter: &str, behind: &str) -> bool {
     let mut next = behind.chars();
     let (first, second) = (next.next(), next.next());
@@ -160,7 +163,7 @@ fn stands_alone(letter: &str, behind: &str) -> bool {
     word.is_empty() || !(is_lower || is_word)
 }
 
-/// The letter that a box holds, alone or with its text, or whose text it holds.
+/// The letter in a box, alone or with its choice's text, or the letter of the choice whose text the box holds.
 fn boxed_letter(inner: &str, choices: &[String]) -> Option<char> {
     let text = without_markup(inner);
     if let Some(letter) = BOXED.captures(&text).and_then(|captures| captures.get(1)) {
@@ -187,13 +190,14 @@ fn without_markup(text: &str) -> String {
     text.trim_matches(|c: char| c.is_whitespace() || "*_`\"'“”‘’«».,;:".contains(c)).to_owned()
 }
 
-/// A text as it is compared with another: without markup, case and the number of its spaces.
+/// A text in the form in which texts are compared: without markup, in lower case, and with single spaces.
 fn comparable(text: &str) -> String {
     let text = without_markup(text).to_lowercase();
     text.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
-/// The letter at the beginning of the last line that has one, unless the line is one of a list of the choices.
+/// The letter at the beginning of the last line that begins with one, unless the line belongs to a list of the
+/// choices.
 fn led_letter(text: &str) -> Option<(usize, char)> {
     let led: Vec<(usize, char)> = LED
         .captures_iter(text)

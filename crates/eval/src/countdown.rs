@@ -1,4 +1,4 @@
-//! CountDown: reach a number with others, by arithmetic.
+//! CountDown: problems in which given numbers must be combined by arithmetic to a target.
 
 use num_rational::Ratio;
 use num_traits::{CheckedDiv, CheckedMul, Zero};
@@ -8,18 +8,18 @@ use rand_chacha::{
 };
 use serde::{Deserialize, Serialize};
 
-/// How problems are made.
+/// How CountDown problems are generated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Countdown {
-    /// Numbers of a problem, 2 or more; 3 and 4 are usual.
+    /// The count of numbers in a problem, 2 or more; 3 and 4 are usual.
     pub numbers: usize,
-    /// Numbers are from 1 to this.
+    /// The largest number; the smallest is 1.
     pub largest: i128,
-    /// Targets are from this on,
+    /// The smallest target.
     pub least_target: i128,
-    /// to this.
+    /// The largest target.
     pub largest_target: i128,
-    /// The same seed gives the same problems.
+    /// The random seed; the same seed gives the same problems.
     pub seed: u64,
 }
 
@@ -29,7 +29,7 @@ impl Default for Countdown {
     }
 }
 
-/// A problem with an expression that solves it.
+/// A generated problem, and an expression that solves it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Made {
     pub(crate) numbers: Vec<i128>,
@@ -37,15 +37,15 @@ pub(crate) struct Made {
     pub(crate) solution: String,
 }
 
-/// An expression under way.
+/// A partial expression.
 struct Part {
     value: Ratio<i128>,
     text: String,
 }
 
 impl Countdown {
-    /// Problems, each solvable by construction: its numbers are joined at random until one value is left, which is the
-    /// target if it is a whole number in range.
+    /// Generates problems, each solvable by construction: its numbers are combined at random until one value is left,
+    /// which is the target if it is an integer in range.
     pub(crate) fn make(&self, count: usize) -> Vec<Made> {
         let mut random = ChaCha8Rng::seed_from_u64(self.seed);
         let mut made: Vec<Made> = Vec::with_capacity(count);
@@ -83,9 +83,9 @@ impl Countdown {
     }
 }
 
-/// A number from 0 to below `limit`, all alike.
+/// A uniformly distributed number from 0 to below `limit`.
 fn below(random: &mut ChaCha8Rng, limit: u64) -> u64 {
-    // What would make small numbers likelier is drawn again.
+    // Numbers that would make small results more likely are drawn again.
     let rest = u64::MAX % limit;
     loop {
         let number = random.next_u64();
@@ -113,7 +113,7 @@ mod tests {
             }
             assert_eq!(problems, options.make(50));
             assert_ne!(problems, Countdown { seed: 1, ..options }.make(50));
-            // More problems begin with the same ones.
+            // A larger set begins with the same problems.
             assert_eq!(problems[..20], options.make(20));
         }
     }

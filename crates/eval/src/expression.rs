@@ -1,4 +1,4 @@
-//! Arithmetic, exactly.
+//! Exact arithmetic with expressions.
 
 use std::fmt;
 
@@ -7,11 +7,12 @@ use num_traits::{CheckedAdd, CheckedDiv, CheckedMul, CheckedSub, One, Zero};
 
 use crate::latex::{BINOMIAL, MIXED, ROOT, plain};
 
-/// Deeper than anybody nests.
+/// Deepest nesting of an expression.
 const DEPTH: usize = 64;
-/// Numerators and denominators beyond this are refused, far enough from the end of `i128` for what is done with them.
+/// Larger numerators and denominators are refused; the limit leaves room below the end of `i128` for the operations
+/// on them.
 const LIMIT: u128 = 10u128.pow(36);
-/// Decimal places that are read; further ones are dropped.
+/// Most decimal places that are read; further places are dropped.
 const MAX_PLACES: usize = 30;
 const MAX_EXPONENT: i128 = 512;
 const MAX_ROOT: i128 = 64;
@@ -21,13 +22,13 @@ const MAX_BINOMIAL: i128 = 200;
 /// Why a text is no expression with a value.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ExpressionError {
-    /// Not arithmetic.
+    /// The text is not arithmetic.
     Syntax,
-    /// Divides by zero.
+    /// The expression divides by zero.
     DividesByZero,
-    /// A number beyond all measure.
+    /// A number is too large.
     Overflow,
-    /// A root that no fraction equals.
+    /// A root is not rational.
     Irrational,
 }
 
@@ -44,11 +45,11 @@ impl fmt::Display for ExpressionError {
 
 impl std::error::Error for ExpressionError {}
 
-/// The value of an expression of whole numbers, `+ - * / ( )`, and the numbers in it. `×`, `·`, `÷`, `−` and LaTeX's
+/// The value of an expression of integers and `+ - * / ( )`, and the numbers in it. `×`, `·`, `÷`, `−` and LaTeX's
 /// `\times`, `\cdot`, `\div`, `\frac{a}{b}`, `\left`, `\right` are understood.
 ///
 /// # Errors
-/// If it is none.
+/// If the text is no such expression.
 pub fn evaluate(text: &str) -> Result<(Ratio<i128>, Vec<i128>), ExpressionError> {
     let tokens = tokens(text, false)?;
     let mut parser = Parser { tokens: &tokens, at: 0, numbers: Vec::new(), depth: 0 };
@@ -56,8 +57,8 @@ pub fn evaluate(text: &str) -> Result<(Ratio<i128>, Vec<i128>), ExpressionError>
     Ok((value, parser.numbers))
 }
 
-/// The value of an expression as answers have them: [`evaluate`]'s, with decimals, `1e3`, mixed numbers, powers, roots,
-/// factorials, binomial coefficients, absolute values and ratios such as `3:4`.
+/// The value of an expression as answers write it: in addition to [`evaluate`]'s syntax, decimals, `1e3`, mixed
+/// numbers, powers, roots, factorials, binomial coefficients, absolute values and ratios such as `3:4`.
 pub(crate) fn value(text: &str) -> Result<Ratio<i128>, ExpressionError> {
     let tokens = tokens(text, true)?;
     Parser { tokens: &tokens, at: 0, numbers: Vec::new(), depth: 0 }.whole()
@@ -99,7 +100,7 @@ fn tokens(text: &str, extended: bool) -> Result<Vec<Token>, ExpressionError> {
     Ok(tokens)
 }
 
-/// The number at `start`, and where it ends.
+/// Parses the number at `start`; returns it and the position of its end.
 fn literal(text: &[char], start: usize, extended: bool) -> Result<(Ratio<i128>, usize), ExpressionError> {
     let count_digits = |from: usize| text[from..].iter().take_while(|c| c.is_ascii_digit()).count();
     let mut at = start + count_digits(start);
@@ -123,7 +124,7 @@ fn literal(text: &[char], start: usize, extended: bool) -> Result<(Ratio<i128>, 
         if written.is_empty() {
             return Err(ExpressionError::Syntax);
         }
-        // Of three digits and more, nothing is in range.
+        // An exponent of three digits or more is out of range.
         let power: i32 = written.parse::<u8>().map_err(|_| ExpressionError::Overflow)?.into();
         exponent += if sign == Some('-') { -power } else { power };
         at = end;
@@ -137,7 +138,7 @@ fn literal(text: &[char], start: usize, extended: bool) -> Result<(Ratio<i128>, 
 
 type Value = Result<Ratio<i128>, ExpressionError>;
 
-/// A result that further operations cannot overflow unseen.
+/// A result that further operations cannot overflow unnoticed.
 fn limited(value: Option<Ratio<i128>>) -> Value {
     let fits =
         |value: &Ratio<i128>| value.numer().unsigned_abs() <= LIMIT && value.denom().unsigned_abs() <= LIMIT;
@@ -152,7 +153,7 @@ struct Parser<'a> {
 }
 
 impl Parser<'_> {
-    /// All tokens, as one expression.
+    /// Parses all tokens as one expression.
     fn whole(&mut self) -> Value {
         let value = self.sum()?;
         match self.at == self.tokens.len() {
@@ -181,7 +182,7 @@ impl Parser<'_> {
     fn product(&mut self) -> Value {
         let mut value = self.factor()?;
         loop {
-            // `2\sqrt{9}` is a product without a sign.
+            // `2\sqrt{9}` is a product without an operator.
             let sign = match self.tokens.get(self.at) {
                 Some(&Token::Sign(ROOT)) => '*',
                 _ => match self.sign(&['*', '/']) {
@@ -295,9 +296,9 @@ fn root(of: Ratio<i128>, degree: i128) -> Value {
     Ok(if is_negative { -value } else { value })
 }
 
-/// The whole number whose power is exactly this.
+/// The integer whose power is exactly this number.
 fn exact_root(of: u128, degree: u32) -> Option<u128> {
-    // The power of `low` is at most `of`, that of `high` is more.
+    // The power of `low` is at most `of`, and that of `high` is greater.
     let (mut low, mut high) = (0u128, of + 1);
     while high - low > 1 {
         let middle = low + (high - low) / 2;
@@ -346,7 +347,7 @@ mod tests {
     fn arithmetic_is_exact() {
         assert_eq!(value("1 + 2 * 3"), 7.into());
         assert_eq!(value("(1 + 2) * 3 - 4 / 2"), 7.into());
-        // 0.1 + 0.2 of floats is the classic; here thirds.
+        // Floats would not give exactly 1 for sums of this kind.
         assert_eq!(value("1/3 + 1/3 + 1/3"), 1.into());
         assert_eq!(value("8 / (3 - 8 / 3)"), 24.into());
         assert_eq!(value("-(2 - 5) × 4 ÷ 6"), 2.into());

@@ -1,14 +1,16 @@
-//! LaTeX and typography, rewritten as plain arithmetic signs.
+//! Rewrites LaTeX and typographic characters as plain arithmetic operators.
 
 use crate::ExpressionError::{self, Syntax};
 
-/// Rewriting takes time quadratic in the length, and no answer is longer.
+/// Most bytes of a text, which is more than any answer has; the limit is needed because rewriting takes quadratic
+/// time.
 pub(crate) const MAX_BYTES: usize = 2000;
-/// Stands before the fraction of a mixed number: `1\frac{1}{2}` is a sum. These three are private characters of Unicode.
+/// The character put before the fraction of a mixed number, because `1\frac{1}{2}` is a sum. This and the next two
+/// are private-use characters of Unicode.
 pub(crate) const MIXED: char = '\u{E010}';
-/// Stands before a degree and a radicand, both in parentheses.
+/// The character put before a root's degree and radicand, both in parentheses.
 pub(crate) const ROOT: char = '\u{E011}';
-/// Stands before the two numbers of a binomial coefficient, both in parentheses.
+/// The character put before the two numbers of a binomial coefficient, both in parentheses.
 pub(crate) const BINOMIAL: char = '\u{E012}';
 
 const SIGNS: &[(&str, &str)] = &[
@@ -21,8 +23,8 @@ const SIGNS: &[(&str, &str)] = &[
     ("\\}", ")"),
 ];
 
-/// Replaces commands by signs, and braces and brackets by parentheses. `extended` also knows mixed numbers, roots,
-/// binomial coefficients and `\over`.
+/// Replaces commands by operators, and braces and brackets by parentheses. With `extended`, mixed numbers, roots,
+/// binomial coefficients and `\over` are supported, too.
 pub(crate) fn plain(text: &str, extended: bool) -> Result<String, ExpressionError> {
     if text.len() > MAX_BYTES {
         return Err(Syntax);
@@ -81,7 +83,7 @@ fn rewrite_roots(mut text: String) -> Result<String, ExpressionError> {
             format!("{before}{ROOT}({degree}){rest}")
         } else {
             let (radicand, behind) = argument(rest, false).ok_or(Syntax)?;
-            // TeX would take the first digit of `\sqrt16` alone, which nobody means.
+            // TeX would only take the first digit of `\sqrt16` as the radicand, which is not what authors mean.
             if !rest.trim_start().starts_with('{') && behind.starts_with(|c: char| c.is_ascii_digit()) {
                 return Err(Syntax);
             }
@@ -91,7 +93,7 @@ fn rewrite_roots(mut text: String) -> Result<String, ExpressionError> {
     Ok(text)
 }
 
-/// `{a \over b}`: all of a group, or of the text, on either side.
+/// Rewrites `{a \over b}`: each side is everything in the group, or in the text, on that side.
 fn rewrite_over(mut text: String) -> String {
     const COMMAND: &str = "\\over";
     let is_command =
@@ -128,8 +130,8 @@ fn rewrite_over(mut text: String) -> String {
     text
 }
 
-/// The argument of a command and what follows: a group in braces, or a digit; `run` takes all digits, as `\frac123` is
-/// read as 1/23.
+/// The argument of a command, and the text behind it. The argument is a group in braces, or a digit; with `run`, it
+/// is all adjacent digits, because `\frac123` is read as 1/23.
 fn argument(text: &str, run: bool) -> Option<(&str, &str)> {
     if let Some(group) = braced(text) {
         return Some(group);
@@ -140,7 +142,7 @@ fn argument(text: &str, run: bool) -> Option<(&str, &str)> {
     (end > 0).then(|| text.split_at(end))
 }
 
-/// What stands in the braces at the start, and what follows.
+/// The content of the braces at the start, and the text behind them.
 pub(crate) fn braced(text: &str) -> Option<(&str, &str)> {
     let inner = text.trim_start().strip_prefix('{')?;
     let mut depth = 1;
@@ -162,7 +164,7 @@ fn is_whole(text: &str) -> bool {
     !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit())
 }
 
-/// Whether a whole number stands at the end that is no exponent, index or decimal.
+/// Whether the text ends in an integer that is no exponent, index or decimal.
 fn ends_in_whole(text: &str) -> bool {
     let text = text.trim_end();
     let before = text.trim_end_matches(|c: char| c.is_ascii_digit());

@@ -1,8 +1,8 @@
-//! Tasks, scorers and paired statistics: which input rule solves more problems.
+//! Tasks, scorers and paired statistics, to find out which sampling rule solves more problems.
 //!
-//! Nothing here knows of models: a [`Task`] has problems with prompts, a [`Scorer`] says whether an answer solves one, a
-//! [`Log`] keeps samples in a file that only grows, and a [`Summary`] compares rules that were given the same problems with
-//! the same seeds.
+//! This crate is independent of models: a [`Task`] has problems with prompts, a [`Scorer`] judges whether an answer
+//! solves one, a [`Log`] keeps samples in an append-only file, and a [`Summary`] compares rules that were given the
+//! same problems with the same seeds.
 //!
 //! ```
 //! use moi_eval::{Countdown, Task};

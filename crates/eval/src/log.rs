@@ -1,4 +1,4 @@
-//! Samples in a file that only grows.
+//! Keeps samples in an append-only file.
 
 use std::{
     fs::{File, OpenOptions},
@@ -11,41 +11,41 @@ use serde_json::Value;
 
 use crate::EvalError;
 
-/// One answer to one problem.
+/// A sample: one answer to one problem.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Sample {
-    /// The problem's name.
+    /// The problem's id.
     pub problem: String,
-    /// Of what was asked and how it is judged: a problem that was changed is another one.
+    /// A digest of the prompt and the scorer: a changed problem counts as another problem.
     pub digest: String,
-    /// The rule, as text that parses back.
+    /// The rule as text, which parses back to the same rule.
     pub rule: String,
-    /// Which of the samples of this problem and rule, from 0.
+    /// The number of the sample for this problem and rule, from 0.
     pub sample: usize,
-    /// The same for the same sample of every rule.
+    /// The random seed, which is the same for the same sample of every rule.
     pub seed: u64,
-    /// Whether it solves the problem.
+    /// Whether the answer solves the problem.
     pub correct: bool,
-    /// What was taken for the answer.
+    /// The part of the text that was taken as the answer.
     pub found: Option<String>,
-    /// Generated.
+    /// The number of generated tokens.
     pub tokens: usize,
-    /// Why it ended.
+    /// Why the generation ended.
     pub stop: String,
     /// The whole answer.
     pub text: String,
 }
 
-/// The first line: what all samples have in common.
+/// The first line of the file: what all samples have in common.
 #[derive(Debug, Serialize, Deserialize)]
 struct Head {
     run: Value,
 }
 
-/// A file of samples, one JSON object a line behind a first line that says what was run.
+/// A file of samples: a first line that describes the run, then one JSON object per line.
 ///
-/// A line is written as a whole and is on the disk before the next one is begun. What a process that was killed has left of
-/// a line is cut off when the file is opened again.
+/// A line is written as a whole and is on disk before the next line is begun. If a process was killed, its incomplete
+/// last line is removed when the file is opened again.
 #[derive(Debug)]
 pub struct Log {
     path: PathBuf,
@@ -53,11 +53,11 @@ pub struct Log {
 }
 
 impl Log {
-    /// Opens or begins a file, for samples of this `run`: an object, whose fields must be those that the file was begun
-    /// with. Gives the samples that are there.
+    /// Opens or creates a file for samples of this `run`, which is an object whose fields must equal those of an
+    /// existing file. Returns the samples in the file.
     ///
     /// # Errors
-    /// If the file cannot be used, is in use, or has samples of another run.
+    /// If the file cannot be read or written, is in use, or has samples of another run.
     pub fn open(path: &Path, run: &Value) -> Result<(Self, Vec<Sample>), EvalError> {
         let failed = |error| EvalError::Io { path: path.to_owned(), error };
         let options = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path);
@@ -84,10 +84,10 @@ impl Log {
         Ok((log, samples))
     }
 
-    /// What a file says of its run, and its samples; the file stays as it is.
+    /// Reads a file's run and samples without changing the file.
     ///
     /// # Errors
-    /// If it cannot be read, or is no file of samples.
+    /// If the file cannot be read, or is no file of samples.
     pub fn read(path: &Path) -> Result<(Value, Vec<Sample>), EvalError> {
         let bytes = std::fs::read(path).map_err(|error| EvalError::Io { path: path.to_owned(), error })?;
         let mut lines = bytes.split(|&byte| byte == b'\n').zip(1..).filter(|(line, _)| !line.is_empty());
@@ -101,7 +101,7 @@ impl Log {
         parsed(&self.path, line, number)
     }
 
-    /// Whether the file was begun for the same run.
+    /// Checks that the file was created for the same run.
     fn check(&self, line: &[u8], run: &Value) -> Result<(), EvalError> {
         let head: Head = self.parsed(line, 1)?;
         let fields = |value: &Value| value.as_object().cloned().unwrap_or_default();
@@ -119,10 +119,10 @@ impl Log {
         }
     }
 
-    /// Adds a sample.
+    /// Appends a sample.
     ///
     /// # Errors
-    /// If it cannot be written; what was there before stays.
+    /// If the sample cannot be written; the earlier samples stay.
     pub fn push(&mut self, sample: &Sample) -> Result<(), EvalError> {
         self.write(sample)
     }

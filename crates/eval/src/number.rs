@@ -1,4 +1,4 @@
-//! One number, as answers write it: plain or in LaTeX, exactly.
+//! Parses a single number exactly, as answers write it: plain or in LaTeX.
 
 use std::sync::LazyLock;
 
@@ -12,7 +12,7 @@ use crate::{
     units::{strip_units, unwrap_fonts},
 };
 
-/// Bytes of an answer; a longer text is no single number.
+/// Most bytes of an answer; a longer text is no single number.
 const MAX_BYTES: usize = 1000;
 
 const SPACES: &[&str] =
@@ -41,7 +41,7 @@ const DROPPED: &[&str] = &[
     "\\big",
     "\\Big",
 ];
-/// Signs and other commands, in plain characters.
+/// Signs and other commands, with their plain characters.
 const PLAIN: &[(&str, &str)] = &[
     ("{,}", ","),
     ("{.}", "."),
@@ -64,13 +64,13 @@ const COMMANDS: &[(&str, &str)] = &[
     ("\\to", "="),
 ];
 
-/// A variable, or what a text calls a quantity.
+/// A variable, or the name of a quantity.
 static NAME: LazyLock<Regex> = LazyLock::new(|| {
     regex(r"^(?:[A-Za-z](?:_\{?[A-Za-z0-9]\}?)?(?:\([^()]*\))?|\x{E000}[^\x{E000}\x{E001}]*\x{E001})?$")
 });
 static CONJUNCTION: LazyLock<Regex> = LazyLock::new(|| regex(r"[,;]|\b(?:and|or)\b"));
 
-/// A number with how it is written, as far as that matters for comparing it.
+/// A number, with the features of its notation that matter for comparing it.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Number {
     value: Ratio<i128>,
@@ -79,7 +79,7 @@ pub(crate) struct Number {
 }
 
 impl Number {
-    /// Reads a text that holds one number and nothing else but its name, sign, unit and markup.
+    /// Parses a text that holds one number and nothing else except its name, sign, unit and markup.
     pub(crate) fn parse(text: &str) -> Option<Self> {
         let is_private = |c: char| ('\u{E000}'..='\u{E0FF}').contains(&c);
         if text.len() > MAX_BYTES || text.contains(is_private) {
@@ -94,8 +94,8 @@ impl Number {
         }
     }
 
-    /// Whether both are the same number. 50% is 50 as well as 0.5. Where one is written with decimals and neither is whole,
-    /// they are compared to six places, so 0.333333 is 1/3.
+    /// Whether both numbers are equal. 50% equals 50 as well as 0.5. If one is written with decimals and neither is
+    /// an integer, they are compared to six places, so that 0.333333 equals 1/3.
     pub(crate) fn equals(&self, other: &Self) -> bool {
         let is_rounded = self.is_decimal || other.is_decimal || self.is_percent || other.is_percent;
         let values = other.values();
@@ -111,7 +111,7 @@ impl Number {
 fn are_near(a: &Ratio<i128>, b: &Ratio<i128>) -> bool {
     let rounded = |value: &Ratio<i128>| {
         let scaled = value.checked_mul(&Ratio::from_integer(1_000_000))?;
-        // Far from the end of the range, where rounding down overflows.
+        // Near the end of the range, rounding down could overflow.
         let is_small =
             scaled.numer().unsigned_abs() < 1u128 << 125 && scaled.denom().unsigned_abs() < 1u128 << 120;
         let shifted = scaled.checked_add(&Ratio::new(1, 2)).filter(|_| is_small)?;
@@ -126,7 +126,7 @@ fn are_near(a: &Ratio<i128>, b: &Ratio<i128>) -> bool {
     }
 }
 
-/// One spelling for signs, spaces and markup.
+/// Unifies the spelling of signs, spaces and markup.
 fn normalize(text: &str) -> String {
     let mut text = text.replace(['−', '–', '﹣', '－'], "-");
     for (from, to) in PLAIN {
@@ -145,7 +145,7 @@ fn normalize(text: &str) -> String {
     text.replace(char::is_whitespace, " ")
 }
 
-/// Replaces a command, but not the longer ones that begin with its name.
+/// Replaces a command, but not longer commands that begin with its name.
 fn replace_command(text: &str, command: &str, by: &str) -> String {
     if !command.starts_with('\\') || !command.ends_with(|c: char| c.is_ascii_alphabetic()) {
         return text.replace(command, by);
@@ -163,7 +163,7 @@ fn replace_command(text: &str, command: &str, by: &str) -> String {
     out
 }
 
-/// Joins digits that are separated in groups of three. A list such as `1,234567` is left as it is.
+/// Joins digits that are separated in groups of three. A list such as `1,234567` stays unchanged.
 fn merge_groups(text: &str) -> String {
     let text: Vec<char> = text.chars().collect();
     let is_digit = |at: usize| text.get(at).is_some_and(char::is_ascii_digit);
@@ -214,7 +214,7 @@ fn related(text: &str) -> Option<Number> {
         if number.is_some() {
             return number;
         }
-        // `x ≈ 3.14` gives a number, `\pi ≈ 3.14` only says more of what is none.
+        // `x ≈ 3.14` gives a number, while `\pi ≈ 3.14` only approximates a value that is not rational.
         let name = exact.rsplit('=').next().unwrap_or(exact).trim();
         let last = approximate.rsplit('≈').next().unwrap_or(approximate);
         return if NAME.is_match(name) { single(last) } else { None };
@@ -222,7 +222,7 @@ fn related(text: &str) -> Option<Number> {
     equal_side(text)
 }
 
-/// The number on the right-hand side. Several equations are no single number.
+/// The number on the right-hand side of an equation. Several equations are no single number.
 fn equal_side(text: &str) -> Option<Number> {
     let mut sides = text.split('=');
     let last = sides.next_back()?;

@@ -1,12 +1,12 @@
-//! Which number a text gives as its answer.
+//! Finds the number that a text gives as its answer.
 //!
-//! The order is math-verify's where it has one:
+//! The order of precedence follows math-verify where it defines one:
 //!
-//! 1. the first `#### N` (a model goes on with questions of its own, so later ones are not meant),
-//! 2. "final answer is N" behind the last box, else the last box; what is no single number never counts by some of its
-//!    digits,
-//! 3. "Answer: N", "answer is N": where there is no box, or behind a box without a number,
-//! 4. where there is no box, the last number.
+//! 1. the first `#### N` (later ones belong to questions that a model adds on its own),
+//! 2. "final answer is N" behind the last box, else the last box; a box that is no single number never counts by some
+//!    of its digits,
+//! 3. "Answer: N", "answer is N": if there is no box, or behind a box without a number,
+//! 4. if there is no box, the last number.
 
 use std::sync::LazyLock;
 
@@ -19,9 +19,9 @@ use crate::{
     statement::{ANSWER, COLON},
 };
 
-/// Characters of a statement that are looked at.
+/// Most characters of a statement that are searched.
 const STATEMENT: usize = 400;
-/// Bytes between a statement and its number, at most.
+/// Most bytes between a statement and its number.
 const DISTANCE: usize = 50;
 
 const GROUPED: &str = r"(?:[0-9]{1,3}(?:(?:,\\!|\{,\}|\\,|\\!|\\ |[, \x{A0}\x{2009}\x{202F}_])[0-9]{3})+|[0-9]+)(?:\.[0-9]+)?|\.[0-9]+";
@@ -75,7 +75,7 @@ static BETWEEN_BOXES: LazyLock<Regex> = LazyLock::new(|| {
     )
 });
 
-/// The number that a text gives as its answer, as it is written there.
+/// The number that a text gives as its answer, as the text writes it.
 pub(crate) fn find_number(text: &str) -> Option<String> {
     if let Some(found) = behind_hashes(text, true) {
         return Some(found);
@@ -90,7 +90,7 @@ pub(crate) fn find_number(text: &str) -> Option<String> {
     }
     match last.inner.chars().any(char::is_alphanumeric) {
         true => last_statement(&STATED, text, last.end),
-        // An empty box says nothing.
+        // An empty box is ignored.
         false => without_box(&format!("{} {}", &text[..last.start], &text[last.end..])),
     }
 }
@@ -102,7 +102,7 @@ fn without_box(text: &str) -> Option<String> {
         .or_else(|| last_number(text))
 }
 
-/// Whether the last two boxes give two answers, as in `\boxed{5} or \boxed{6}`.
+/// Whether the last two boxes give two different answers, as in `\boxed{5} or \boxed{6}`.
 fn is_one_of_two(boxes: &[Marked<'_>], text: &str) -> bool {
     let [.., first, last] = boxes else { return false };
     let are_joined = first.end <= last.start && BETWEEN_BOXES.is_match(&text[first.end..last.start]);
@@ -113,8 +113,8 @@ fn is_one_of_two(boxes: &[Marked<'_>], text: &str) -> bool {
         }
 }
 
-/// The number of the first `#### N`, as GSM8K ends its answers. `is_bare` leaves out lines with further words, which are
-/// headings as often as not.
+/// The number of the first `#### N`, which ends GSM8K's answers. With `is_bare`, lines with further words are
+/// skipped, because they are often headings.
 fn behind_hashes(text: &str, is_bare: bool) -> Option<String> {
     HASHES.captures_iter(text).filter_map(|captures| captures.get(1)).find_map(|line| {
         let line = line.as_str().trim();
@@ -129,13 +129,13 @@ fn behind_hashes(text: &str, is_bare: bool) -> Option<String> {
     })
 }
 
-/// The number of the last statement from `from` on that has one.
+/// The number in the last statement from `from` on that has one.
 fn last_statement(statement: &Regex, text: &str, from: usize) -> Option<String> {
     let ends: Vec<usize> = statement.find_iter(&text[from..]).map(|found| from + found.end()).collect();
     ends.into_iter().rev().find_map(|end| stated(&text[end..]))
 }
 
-/// The number that a statement begins with.
+/// The number at the beginning of a statement.
 fn stated(text: &str) -> Option<String> {
     let text = text.trim_start_matches(|c: char| c.is_whitespace() || "*_`:：=>".contains(c));
     let line = text.lines().next()?;
@@ -166,7 +166,7 @@ fn if_number(text: &str) -> Option<String> {
     Number::parse(text).map(|_| text.trim().to_owned())
 }
 
-/// What a formula has between its marks.
+/// The text between the delimiters of a formula.
 fn inside<'a>(captures: &Captures<'a>) -> Option<&'a str> {
     captures.iter().skip(1).flatten().next().map(|inner| inner.as_str())
 }
@@ -175,7 +175,7 @@ fn is_within(number: &Match<'_>, formula: &Match<'_>) -> bool {
     (formula.start()..formula.end()).contains(&number.start())
 }
 
-/// The last number; where it is part of a formula, all of the formula must be one number.
+/// The last number; if it is part of a formula, the whole formula must be one number.
 fn last_number(text: &str) -> Option<String> {
     let numbers: Vec<Match<'_>> = NUMBER.find_iter(text).collect();
     let formulas: Vec<(Match<'_>, &str)> = FORMULA
@@ -196,7 +196,7 @@ fn last_number(text: &str) -> Option<String> {
     None
 }
 
-/// A number without the sign of a difference or a range; nothing where it is part of a name, a power or a product.
+/// A number without the sign of a difference or a range; `None` if it is part of a name, a power or a product.
 fn clean<'a>(text: &'a str, number: &Match<'_>) -> Option<&'a str> {
     let (mut start, end) = (number.start(), number.end());
     let mut before = text[..start].chars().next_back();

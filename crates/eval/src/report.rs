@@ -1,4 +1,4 @@
-//! A summary for people.
+//! Formats a summary for people.
 
 use crate::{Summary, chart};
 
@@ -6,7 +6,7 @@ const CAVEATS: &str = "Intervals are at 95%: Wilson's of a rate, over samples; o
     McNemar's exact test on pairs of problem and seed. Wilson and McNemar take samples for independent: several of one problem \
     are not quite, so with few problems and many seeds both say too much.";
 
-/// Tables for a terminal.
+/// The tables of a summary as text for a terminal.
 pub fn table(summary: &Summary) -> String {
     let width = summary.rules.iter().map(|rule| rule.rule.len()).max().unwrap_or(0).max(4);
     let mut text = format!(
@@ -76,7 +76,7 @@ fn budgets(summary: &Summary) -> String {
     format!("Configurations tried: {} ({verdict}).", counts.join(", "))
 }
 
-/// A page with the tables and a chart. It loads nothing.
+/// An HTML page with the tables and a chart. It loads no other files.
 pub fn page(summary: &Summary, facts: &[(String, String)]) -> String {
     let rules = summary.rules.iter().map(|rule| {
         format!(

@@ -1,4 +1,4 @@
-//! Shards of an evaluation: every n-th problem, and the samples of all of them together again.
+//! Shards of an evaluation: each shard has every n-th problem, and the samples of all shards can be merged.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -12,7 +12,7 @@ use serde_json::Value;
 
 use crate::{EvalError, Log, Sample};
 
-/// One of so many parts, from 1: `1/4`. It has every fourth problem, the first one first.
+/// One of a number of shards, counted from 1: `1/4` has every fourth problem, beginning with the first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Shard {
     index: usize,
@@ -20,12 +20,12 @@ pub struct Shard {
 }
 
 impl Shard {
-    /// Whether it has the problem at this place of the task.
+    /// Whether the shard has the problem with this index in the task.
     pub fn has(self, problem: usize) -> bool {
         problem % self.of == self.index - 1
     }
 
-    /// Problems that it has of so many.
+    /// The number of problems of the shard, in a task of this many problems.
     fn count(self, problems: usize) -> usize {
         (0..problems).filter(|&problem| self.has(problem)).count()
     }
@@ -48,38 +48,39 @@ impl fmt::Display for Shard {
     }
 }
 
-/// What a shard's file says of it, as the field `shard` of its run: enough to tell whether all is there.
+/// The description of a shard in its file, as the field `shard` of its run. It suffices to check whether all samples
+/// are there.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ShardFacts {
-    /// Which one.
+    /// The shard, as text such as `1/4`.
     pub shard: String,
-    /// Problems of the whole task.
+    /// The number of problems in the whole task.
     pub problems: usize,
-    /// The rules, in their order.
+    /// The rules, in order.
     pub rules: Vec<String>,
-    /// Samples of each problem by each rule.
+    /// The number of samples of each problem by each rule.
     pub seeds: usize,
 }
 
 /// The samples of all shards.
 #[derive(Clone, Debug)]
 pub struct Merged {
-    /// What was run, without the shard.
+    /// The run, without the shard.
     pub run: Value,
-    /// The rules, in their order.
+    /// The rules, in order.
     pub rules: Vec<String>,
-    /// Samples of each problem by each rule.
+    /// The number of samples of each problem by each rule.
     pub seeds: usize,
-    /// Names of the problems: the first of each shard, then the second of each, and so on.
+    /// The ids of the problems: the first of each shard, then the second of each, and so on.
     pub problems: Vec<String>,
-    /// In the order of problems, samples and rules.
+    /// The samples, ordered by problem, sample and rule.
     pub samples: Vec<Sample>,
 }
 
-/// Puts the files of all shards of a run together.
+/// Merges the files of all shards of a run.
 ///
 /// # Errors
-/// If they are of different runs, if one is missing or there twice, or if one has not all its samples.
+/// If they belong to different runs, if a shard is missing or given twice, or if a shard lacks samples.
 pub fn merge(paths: &[PathBuf]) -> Result<Merged, EvalError> {
     let mut common: Option<(PathBuf, Value, ShardFacts)> = None;
     let mut parts: BTreeMap<usize, (PathBuf, Vec<Sample>)> = BTreeMap::new();
@@ -133,7 +134,7 @@ pub fn merge(paths: &[PathBuf]) -> Result<Merged, EvalError> {
     Ok(Merged { run, rules, seeds, problems, samples })
 }
 
-/// Whether a shard has each of its samples once.
+/// Checks that a shard has each of its samples exactly once.
 fn check(path: &Path, shard: Shard, facts: &ShardFacts, samples: &[Sample]) -> Result<(), EvalError> {
     let wrong = |what: String| Err(EvalError::Shards { path: path.to_owned(), what });
     let mut seen = BTreeSet::new();
@@ -157,7 +158,7 @@ fn check(path: &Path, shard: Shard, facts: &ShardFacts, samples: &[Sample]) -> R
     }
 }
 
-/// The problems of all shards, in turns.
+/// The problems of all shards, taken in turns.
 fn problems(shards: Vec<&[Sample]>) -> Vec<String> {
     let of_shard = |samples: &[Sample]| {
         let mut names: Vec<String> = Vec::new();

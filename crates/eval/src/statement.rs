@@ -1,6 +1,7 @@
-//! The words with which answers are stated.
+//! Words by which answers are stated.
 
-/// "Answer" in many languages: those of simple-evals' multilingual MMLU, and some more. Part of a regular expression.
+/// "Answer" in many languages: those of simple-evals' multilingual MMLU, and some more. The text is part of a regular
+/// expression.
 pub(crate) const ANSWER: &str = concat!(
     r"(?:\b(?:answers?|antwort|respuesta|risposta|jawaban|réponse|resposta|jibu|idahun|ìdáhùn|idáhùn|àmọ̀nà|àdáhùn",
     r"|ànúgọ|àṣàyàn|ответ|відповідь|antwoord|svar|cevap|yanıt|odpowiedź|đáp án)\b",

@@ -1,4 +1,4 @@
-//! Intervals and tests for rates, single and paired.
+//! Intervals and significance tests for rates, single and paired.
 
 use rand_chacha::{
     ChaCha8Rng,
@@ -7,12 +7,12 @@ use rand_chacha::{
 use serde::Serialize;
 use statrs::distribution::{Binomial, ContinuousCDF, DiscreteCDF, Normal};
 
-/// The share of cases that intervals cover.
+/// The confidence level of intervals.
 const LEVEL: f64 = 0.95;
-/// Samples of a bootstrap.
+/// The number of resamples of a bootstrap.
 const RESAMPLES: usize = 10_000;
 
-/// From and to.
+/// An interval.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct Interval {
     /// The lower end.
@@ -21,7 +21,8 @@ pub struct Interval {
     pub high: f64,
 }
 
-/// The 95% interval of a rate of `successes` among `trials` (Wilson 1927, without correction); 0 to 1 of no trials.
+/// The 95% interval of a rate of `successes` among `trials` (Wilson 1927, without continuity correction); 0 to 1 if
+/// there are no trials.
 pub fn wilson(successes: usize, trials: usize) -> Interval {
     if trials == 0 {
         return Interval { low: 0.0, high: 1.0 };
@@ -31,21 +32,21 @@ pub fn wilson(successes: usize, trials: usize) -> Interval {
     let (rate, z2) = (successes as f64 / n, z * z);
     let centre = (rate + z2 / (2.0 * n)) / (1.0 + z2 / n);
     let half = z / (1.0 + z2 / n) * (rate * (1.0 - rate) / n + z2 / (4.0 * n * n)).sqrt();
-    // A rate of 0 or 1 is an end of its own interval; rounding must not move it.
+    // A rate of 0 or 1 is an end of its own interval, which rounding must not move.
     Interval {
         low: if successes == 0 { 0.0 } else { (centre - half).max(0.0) },
         high: if successes == trials { 1.0 } else { (centre + half).min(1.0) },
     }
 }
 
-/// Pairs that differ, and how likely such a difference is by chance.
+/// McNemar's test: the pairs with different outcomes, and the probability of such a difference by chance.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct McNemar {
-    /// Pairs that the first alone has solved.
+    /// Pairs that only the first one solved.
     pub first_only: usize,
-    /// Pairs that the second alone has solved.
+    /// Pairs that only the second one solved.
     pub second_only: usize,
-    /// Two-sided, exact.
+    /// The exact two-sided p-value.
     pub p: f64,
 }
 
@@ -61,8 +62,8 @@ pub fn mcnemar(pairs: impl IntoIterator<Item = (bool, bool)>) -> McNemar {
     McNemar { first_only, second_only, p: (2.0 * tail).min(1.0) }
 }
 
-/// The 95% interval of a mean over problems: percentiles of means of problems drawn with replacement. `differences` has one
-/// number for each problem.
+/// The 95% bootstrap interval of a mean over problems: percentiles of the means of problems drawn with replacement.
+/// `differences` has one number for each problem, the paired difference.
 pub fn bootstrap_difference(differences: &[f64], seed: u64) -> Interval {
     let n = differences.len();
     if n == 0 {
@@ -112,12 +113,12 @@ mod tests {
         }
     }
 
-    /// The percentile interval of a mean is near the normal one where there are many problems.
+    /// With many problems, the percentile interval of a mean is close to the normal interval.
     #[test]
     fn a_bootstrap_is_near_the_normal_interval() {
         let differences: Vec<f64> = (0..400).map(|i| f64::from(i % 5) - 1.0).collect();
         let interval = bootstrap_difference(&differences, 3);
-        // Mean 1, deviation sqrt(2), over sqrt(400).
+        // The mean is 1, and its standard error is sqrt(2) / sqrt(400).
         let half = 1.959964 * 2f64.sqrt() / 20.0;
         assert!(
             (interval.low - (1.0 - half)).abs() < 0.01 && (interval.high - (1.0 + half)).abs() < 0.01,

@@ -1,4 +1,4 @@
-//! Rules beside each other.
+//! Compares rules with each other.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
@@ -9,68 +9,71 @@ use crate::{
     statistics::{Interval, McNemar, bootstrap_difference, mcnemar, wilson},
 };
 
-/// What came of some rules on the same problems with the same seeds.
+/// The results of some rules on the same problems with the same seeds.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Summary {
     /// The task's name.
     pub task: String,
-    /// Problems.
+    /// The number of problems.
     pub problems: usize,
-    /// Samples of each problem by each rule.
+    /// The number of samples of each problem by each rule.
     pub samples: usize,
-    /// Whether every sample is there.
+    /// Whether no sample is missing.
     pub complete: bool,
-    /// In the order in which they were named.
+    /// The rules, in the order in which they were given.
     pub rules: Vec<RuleSummary>,
-    /// Each rule but the first beside the first.
+    /// The comparison of each later rule with the first rule.
     pub differences: Vec<Difference>,
-    /// How many configurations of each rule were tried, those of earlier comparisons in the same file included.
+    /// The number of configurations that were tried of each rule, including those of earlier comparisons in the same
+    /// file.
     pub configurations: BTreeMap<String, usize>,
 }
 
-/// One rule.
+/// The results of one rule.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct RuleSummary {
-    /// As text that parses back.
+    /// The rule as text, which parses back to the same rule.
     pub rule: String,
-    /// Answers.
+    /// The number of samples.
     pub samples: usize,
-    /// Those that solve their problem.
+    /// The number of samples that solve their problem.
     pub correct: usize,
-    /// Their share.
+    /// The share of samples that solve their problem.
     pub accuracy: f64,
-    /// Of the share, at 95% (Wilson). It takes samples for independent; samples of one problem are not quite.
+    /// The 95% interval (Wilson) of `accuracy`. It assumes independent samples, but samples of one problem are not
+    /// quite independent.
     pub interval: Interval,
-    /// Problems that at least one sample solves.
+    /// The number of problems that at least one sample solves.
     pub solved: usize,
-    /// Tokens of an answer, mean.
+    /// The mean number of tokens of an answer.
     pub tokens: f64,
-    /// Answers that were cut off by a limit.
+    /// The number of answers that a limit cut off.
     pub cut_off: usize,
-    /// Answers in which nothing was found that could be judged.
+    /// The number of answers in which nothing was found that could be judged.
     pub without_answer: usize,
 }
 
-/// A rule beside the first, on pairs of the same problem and seed.
+/// The comparison of a rule with the first rule, paired by problem and seed.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Difference {
     /// The rule.
     pub rule: String,
     /// The first rule.
     pub from: String,
-    /// Pairs.
+    /// The number of pairs.
     pub pairs: usize,
-    /// Mean difference in accuracy.
+    /// The mean difference in accuracy.
     pub mean: f64,
-    /// At 95%, by drawing problems with replacement.
+    /// The 95% interval of `mean`, by bootstrap over problems.
     pub interval: Interval,
-    /// Whether it could be chance.
+    /// McNemar's test of whether the difference can be chance.
     pub mcnemar: McNemar,
 }
 
 impl Summary {
-    /// Of samples, of which the first counts where one is there twice, and those of other rules or problems do not.
-    /// `problems` are names, `rules` texts, `samples_each` is how many samples there should be of each.
+    /// Summarises samples. If a sample is there twice, the first one counts; samples of other rules or problems are
+    /// ignored. `problems` are ids, `rules` are texts, and `samples_each` is the number of samples that each problem
+    /// and rule should have.
     pub fn new(
         task: &str,
         problems: &[String],
@@ -115,13 +118,15 @@ impl Summary {
         }
     }
 
-    /// Whether every rule had as many configurations to be best with.
+    /// Whether the same number of configurations was tried of every rule; otherwise the rule with more had more
+    /// chances.
     pub fn has_equal_budgets(&self) -> bool {
         are_equal(&self.configurations)
     }
 }
 
-/// How many configurations were tried of each rule: those that are compared, and those whose samples are there already.
+/// The number of configurations that were tried of each rule: those that are compared, and those that have samples
+/// already.
 pub fn configurations(rules: &[String], samples: &[Sample]) -> BTreeMap<String, usize> {
     let all: BTreeSet<&String> = rules.iter().chain(samples.iter().map(|sample| &sample.rule)).collect();
     let mut counts = BTreeMap::new();
@@ -131,7 +136,7 @@ pub fn configurations(rules: &[String], samples: &[Sample]) -> BTreeMap<String, 
     counts
 }
 
-/// Whether every rule had as many configurations to be best with.
+/// Whether every rule has the same number of configurations.
 pub fn are_equal(configurations: &BTreeMap<String, usize>) -> bool {
     let mut counts = configurations.values();
     let first = counts.next();
@@ -207,7 +212,7 @@ mod tests {
                 samples.push(sample(problem, "moi", at, problem == 0 || at == 1));
             }
         }
-        // Once more, of another rule, and of a sample too many: none of them counts.
+        // A repeated sample, one of another rule, and one beyond the number of samples: none of them counts.
         samples.push(sample(0, "token", 0, false));
         samples.push(sample(0, "direct", 0, true));
         samples.push(sample(0, "token", 5, true));
@@ -226,7 +231,7 @@ mod tests {
         assert_eq!((other.pairs, other.mean), (1, 1.0));
         assert!(!summary.complete && !summary.has_equal_budgets());
         assert_eq!(summary.configurations["moi"], 2);
-        // What was tried before counts, though it is not compared.
+        // A configuration that was tried before counts, even if it is not compared.
         let two = Summary::new("t", &problems, &rules[..2], 2, &samples);
         assert!(two.complete && !two.has_equal_budgets() && two.configurations["moi"] == 2);
         let samples: Vec<Sample> =

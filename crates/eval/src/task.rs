@@ -14,22 +14,22 @@ use crate::{Countdown, EvalError, Scorer, boxes::boxes, number::Number, number_a
 /// A problem.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Problem {
-    /// Its name among the others.
+    /// The problem's id, which is unique within the task.
     pub id: String,
-    /// What the model is asked.
+    /// The prompt that the model gets.
     pub prompt: String,
-    /// How its answer is judged.
+    /// The rule by which answers are judged.
     pub scorer: Scorer,
-    /// An answer that is right, where one is known.
+    /// A correct answer, if one is known.
     pub solution: Option<String>,
 }
 
-/// Problems that are scored.
+/// A task: a list of problems that are scored.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Task {
-    /// Its name in reports.
+    /// The task's name in reports.
     pub name: String,
-    /// In order.
+    /// The problems, in order.
     pub problems: Vec<Problem>,
 }
 
@@ -38,15 +38,15 @@ const COUNTDOWN: &str = "Using the numbers {{ numbers | join(', ') }}, write an 
 const NUMBER: &str = "{{ question }}\n\nReason step by step, and give the final answer as \\boxed{number}.";
 const CHOICE: &str = "{{ question }}\n\n{% for choice in choices %}{{ letters[loop.index0] }}) {{ choice }}\n{% endfor %}\n\
      Reason step by step, and give the letter of the right choice as \\boxed{letter}.";
-/// The names under which sets of questions have theirs.
+/// The field names that data sets use for questions.
 const QUESTIONS: &[&str] = &["question", "problem", "prompt", "Question", "Problem"];
-/// The same for answers. Of a worked solution, the number in its last box counts.
+/// The field names that data sets use for answers. In a worked solution, the number in the last box counts.
 const ANSWERS: &[&str] = &["answer", "Answer", "solution", "Solution"];
 const IDS: &[&str] = &["id", "ID"];
 const LETTERS: &str = "ABCDEFGHIJKLMNOPQRSTUVWXYZ";
 
 impl Task {
-    /// CountDown problems.
+    /// Generates a task of CountDown problems.
     pub fn countdown(options: &Countdown, count: usize) -> Self {
         let problems = options.make(count).into_iter().enumerate().map(|(at, made)| {
             let scorer = Scorer::Countdown { numbers: made.numbers.clone(), target: made.target };
@@ -59,27 +59,28 @@ impl Task {
         Self { name: format!("countdown, {} numbers", options.numbers), problems: problems.collect() }
     }
 
-    /// Reads a JSONL file: an object a line, with what the template and the scorer need.
+    /// Reads a JSONL file, in which each line is an object with the fields that the template and the scorer need.
     ///
     /// - CountDown: `numbers`, `target`
-    /// - multiple choice: `question`, `choices` (texts), `answer` (a letter, a choice's text, or the number of a choice from
-    ///   0), as MMLU has them; `choices` may be `options`, as in MMLU-Pro, or columns `A`, `B` and so on with a letter as
-    ///   `answer`; or `choices` (`text` and `label`, beside each other or in each choice) and `answerKey` (a label), as ARC
-    ///   has them
-    /// - else a number: `question`, `answer`; of an answer with `####`, as GSM8K has them, what stands behind it counts, and
-    ///   of one with boxes the last box
+    /// - multiple choice: `question`, `choices` (texts), `answer` (a letter, a choice's text, or the index of a
+    ///   choice from 0), as in MMLU; `choices` may be named `options`, as in MMLU-Pro, or be columns `A`, `B` and so
+    ///   on with a letter as `answer`; or `choices` (`text` and `label`, as two lists or in each choice) and
+    ///   `answerKey` (a label), as in ARC
+    /// - otherwise a number: `question`, `answer`; in an answer with `####`, as in GSM8K, the text behind it counts,
+    ///   and in an answer with boxes the last box
     ///
-    /// `id` or `ID` is optional. A question may also be `problem`, `prompt`, `Question` or `Problem`, and an answer `Answer`,
-    /// `solution` or `Solution`. `template` is Jinja over the line's fields. A byte order mark is skipped.
+    /// `id` or `ID` is optional. A question may also be named `problem`, `prompt`, `Question` or `Problem`, and an
+    /// answer `Answer`, `solution` or `Solution`. `template` is Jinja with the line's fields as variables. A byte
+    /// order mark is skipped.
     ///
     /// # Errors
-    /// If the file cannot be read, or a line is no problem; the error names the line. Answers that are no numbers are
-    /// counted.
+    /// If the file cannot be read, or a line is no problem; the error names the line. For answers that are no
+    /// numbers, the error counts them.
     pub fn read(path: &Path, template: Option<&str>) -> Result<Self, EvalError> {
         let io_error = |error| EvalError::Io { path: path.to_owned(), error };
         let bytes = fs::read(path).map_err(io_error)?;
         let text = moi_files::text(bytes).map_err(|error| io_error(io::Error::other(error)))?;
-        // Jinja reads every line end as `\n`, and the engine does not.
+        // Jinja reads every line end as `\n`, but minijinja does not.
         let template = template.map(|source| source.replace("\r\n", "\n").replace('\r', "\n"));
         let mut problems = Vec::new();
         let mut without_number: Vec<(usize, String)> = Vec::new();
@@ -112,7 +113,7 @@ impl Task {
 
 enum Wrong {
     Field(String),
-    /// An answer that is no number.
+    /// The answer is no number.
     NoNumber(String),
     Template(minijinja::Error),
 }
@@ -163,9 +164,9 @@ fn wrong_choice() -> Wrong {
     Wrong::Field("`choices` must be texts, and `answer` the letter or the number of one".to_owned())
 }
 
-/// Puts choices under `choices` where a set of questions has them elsewhere.
+/// Moves choices to the field `choices` if a data set has them elsewhere.
 fn find_choices(fields: &mut Map<String, Value>) {
-    // ARC has the choices within the question.
+    // ARC has the choices inside the question.
     let nested = fields.get("question").and_then(|question| {
         let (stem, choices) = (question.get("stem")?, question.get("choices")?);
         Some((stem.clone(), choices.clone()))
@@ -181,7 +182,7 @@ fn find_choices(fields: &mut Map<String, Value>) {
         fields.get("options").filter(|options| options.as_array().is_some_and(|list| list.len() > 1));
     let columns: Vec<Value> =
         LETTERS.chars().map_while(|letter| given(fields, letter.encode_utf8(&mut [0; 4]))).cloned().collect();
-    // Fields `A` and `B` may be anything, so the answer must name one.
+    // Fields named `A` and `B` can be anything, so they only count if the answer is one of these names.
     let answer = given(fields, "answer").and_then(Value::as_str).unwrap_or_default().trim();
     let is_column =
         answer.len() == 1 && LETTERS.chars().take(columns.len()).any(|letter| answer.starts_with(letter));
@@ -191,7 +192,7 @@ fn find_choices(fields: &mut Map<String, Value>) {
     }
 }
 
-/// Leaves `choices` as a list of texts, for the template.
+/// Makes the scorer of a multiple-choice problem, and leaves `choices` as a list of texts for the template.
 fn choice(fields: &mut Map<String, Value>) -> Result<Scorer, Wrong> {
     let given_choices = fields.get("choices").ok_or_else(wrong_choice)?;
     let labels = parts(given_choices, "label").unwrap_or_default();
@@ -202,7 +203,7 @@ fn choice(fields: &mut Map<String, Value>) -> Result<Scorer, Wrong> {
         ["answer", "Answer", "answerKey", "answer_index"].iter().find_map(|name| given(fields, name));
     let at = match answer {
         Some(Value::String(answer)) => chosen(answer.trim(), &labels, &choices),
-        // Tables write the numbers of choices as 1.0.
+        // Some tables write the index of a choice as 1.0.
         Some(Value::Number(at)) => {
             (0..26u8).find(|index| at.as_f64() == Some(f64::from(*index))).map(usize::from)
         }
@@ -214,12 +215,12 @@ fn choice(fields: &mut Map<String, Value>) -> Result<Scorer, Wrong> {
     Ok(Scorer::Choice { answer, choices })
 }
 
-/// A field that is there and not null.
+/// A field that is present and not null.
 fn given<'a>(fields: &'a Map<String, Value>, name: &str) -> Option<&'a Value> {
     fields.get(name).filter(|value| !value.is_null())
 }
 
-/// The texts or labels of choices, as ARC has them: lists beside each other, or a part of each choice.
+/// The texts or labels of choices in ARC's form: two lists, or fields of each choice.
 fn parts(choices: &Value, name: &str) -> Option<Vec<Value>> {
     match choices {
         Value::Array(list) => list.iter().map(|choice| choice.get(name).cloned()).collect(),
@@ -231,7 +232,7 @@ fn texts(list: &[Value]) -> Vec<String> {
     list.iter().map(|item| item.as_str().map_or_else(|| item.to_string(), str::to_owned)).collect()
 }
 
-/// Which of the choices an answer names: by its label, its letter, its text where no other has the same, or its number.
+/// The index of the choice that an answer names: by its label, its letter, its text if that is unique, or its index.
 fn chosen(answer: &str, labels: &[String], choices: &[String]) -> Option<usize> {
     if let Some(at) = labels.iter().position(|label| label == answer) {
         return Some(at);
@@ -265,7 +266,7 @@ fn number(fields: &Map<String, Value>) -> Result<String, Wrong> {
     number.ok_or_else(|| Wrong::NoNumber(shortened(&text)))
 }
 
-/// The beginning of a text, for an error.
+/// The beginning of a text, for an error message.
 fn shortened(text: &str) -> String {
     const LENGTH: usize = 80;
     match text.char_indices().nth(LENGTH) {
@@ -313,7 +314,7 @@ mod tests {
             task.problems[4].prompt.contains("3, 8, 3, 8")
                 && task.problems[4].prompt.contains("\\boxed{expression}")
         );
-        // The built-in problems are asked in the same words.
+        // The built-in problems have the same prompt.
         let made = Task::countdown(&Countdown::default(), 1);
         let Scorer::Countdown { numbers, target } = &made.problems[0].scorer else { panic!() };
         let line = serde_json::json!({"numbers": numbers.iter().map(|&n| n as i64).collect::<Vec<_>>(), "target": *target as i64});
@@ -380,7 +381,7 @@ mod tests {
         ] {
             assert_eq!(letter(line), 'B', "{line}");
         }
-        // A text or a label that is a number comes before the number of a choice.
+        // A text or a label that is a number takes precedence over the index of a choice.
         let digits = "{\"question\": \"x\", \"choices\": [\"3\", \"2\", \"1\"], \"answer\": \"1\"}";
         let scorer = &read(digits, None).unwrap().problems[0].scorer;
         assert!(matches!(scorer, Scorer::Choice { answer: 'C', .. }), "{scorer:?}");

@@ -1,4 +1,4 @@
-//! What stands beside the number in an answer: units, percent signs, currencies and labels.
+//! Removes what stands beside the number in an answer: units, percent signs, currencies and labels.
 
 use std::sync::LazyLock;
 
@@ -6,15 +6,15 @@ use regex::Regex;
 
 use crate::{latex::braced, pattern::regex};
 
-/// Around the text of a `\text{}` without a number. Private characters of Unicode.
+/// Private-use characters that enclose the text of a `\text{}` without a number.
 const NOTE_START: char = '\u{E000}';
 const NOTE_END: char = '\u{E001}';
-/// Groups within each other, at most.
+/// Deepest nesting of groups.
 const DEPTH: usize = 8;
-/// Parts of a unit, at most.
+/// Most parts of a unit.
 const MAX_PARTS: usize = 16;
 
-/// Commands whose argument is read as text.
+/// Commands whose argument is plain text.
 const FONTS: &[&str] = &[
     "text",
     "mathrm",
@@ -51,7 +51,7 @@ const UNITS: &[&str] = &[
     "kPa", "Hz", "kHz", "MHz", "mph", "kmh", "kmph", "rpm", "C", "F", "mol", "M", "eV", "MeV", "GeV", "GB",
     "MB", "KB", "TB", "kB", "th", "st", "nd", "rd", "cc", "rs", "Rs", "am", "pm", "a.m", "p.m", "dB",
 ];
-/// Words that join or compute, so what follows a number with them is no unit.
+/// Words that join or compute; a text with one of them behind a number is no unit.
 const NOT_UNITS: &[&str] = &[
     "and", "or", "pi", "sqrt", "sin", "cos", "tan", "log", "ln", "exp", "infinity", "inf", "times", "plus",
     "minus", "over", "to", "not",
@@ -76,8 +76,8 @@ static LABEL: LazyLock<Regex> = LazyLock::new(|| {
     )
 });
 
-/// Replaces `\text{...}` and its kin by what is in them, between [`NOTE_START`] and [`NOTE_END`] where that is no number;
-/// colours are dropped.
+/// Replaces `\text{...}` and similar commands by their content, which is enclosed in [`NOTE_START`] and [`NOTE_END`]
+/// if it has no number; colours are dropped.
 pub(crate) fn unwrap_fonts(text: &str) -> String {
     unwrap_to(text, DEPTH)
 }
@@ -104,7 +104,7 @@ fn unwrap_to(text: &str, depth: usize) -> String {
                 rest = behind;
             }
             _ => {
-                // A command is a backslash with letters, or with one other character.
+                // A command is a backslash followed by letters, or by one other character.
                 let other = behind.chars().next().map_or(0, char::len_utf8);
                 let length = if letters > 0 { letters } else { other };
                 out.push('\\');
@@ -117,7 +117,7 @@ fn unwrap_to(text: &str, depth: usize) -> String {
     out
 }
 
-/// Whether a text has no number of its own: digits are exponents, as in `m^2`, or belong to a word.
+/// Whether a text has no number of its own: its digits are exponents, as in `m^2`, or belong to a word.
 fn is_note(text: &str) -> bool {
     if !text.chars().any(char::is_alphabetic) {
         return text.trim().is_empty();
@@ -144,7 +144,7 @@ pub(crate) fn strip_units(text: &str) -> Option<(String, bool)> {
     Some((strip_currency(text), is_percent))
 }
 
-/// Without currency signs before or behind the sign of the number.
+/// Removes currency signs before or behind the sign of the number.
 fn strip_currency(text: &str) -> String {
     let text = text.trim();
     let (sign, rest) = match text.chars().next() {
@@ -170,7 +170,7 @@ fn strip_behind(text: &str) -> Option<(&str, bool)> {
         } else if text.ends_with(CURRENCIES) {
             text = text.trim_end_matches(CURRENCIES);
         } else if SUBSCRIPT.is_match(text) {
-            // The base of a number system.
+            // The subscript is the base of a number system.
             text = text.rsplit_once('_').map_or(text, |(number, _)| number);
         } else if let Some(unit) = SIGN_OF_UNIT.find(text) {
             if PERCENT_IN_NOTE.is_match(unit.as_str()) {
@@ -203,14 +203,14 @@ fn trim_end(text: &str) -> &str {
     })
 }
 
-/// What stands before the exponent of a unit; the unit itself is left.
+/// The text before the exponent of a unit, which still includes the unit.
 fn before_exponent(text: &str) -> Option<&str> {
     let exponent = EXPONENT.find(text)?;
     let before = text[..exponent.start()].trim_end();
     (before.ends_with(NOTE_END) || before_unit(before).is_some()).then_some(before)
 }
 
-/// What stands before a unit that is a plain word.
+/// The text before a unit that is a plain word.
 fn before_unit(text: &str) -> Option<&str> {
     let word = WORD.captures(text)?.get(1)?;
     let before = &text[..word.start()];
@@ -219,12 +219,12 @@ fn before_unit(text: &str) -> Option<&str> {
     if NOT_UNITS.contains(&word.as_str().to_ascii_lowercase().as_str()) || !(is_known || is_word) {
         return None;
     }
-    // `1. Compute` is an item of a list.
+    // `1. Compute` is an item of a list, not a number with a unit.
     let measured = before.trim_end();
     (!measured.is_empty() && !measured.ends_with(['.', ',', ';', ':'])).then_some(before)
 }
 
-/// What stands before a remark in parentheses that has words and no numbers.
+/// The text before a remark in parentheses that has words and no numbers.
 fn before_remark(text: &str) -> Option<&str> {
     let remark = REMARK.captures(text)?;
     let before = text[..remark.get(0)?.start()].trim();

@@ -1,4 +1,5 @@
-//! Answers judged as math-verify and published rules judge them, and where otherwise, as tests/reference/answers.py says why.
+//! Compares judgements with those of math-verify and published rules; tests/reference/answers.py gives the reasons
+//! for differences.
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a failure must end the test")]
 
@@ -30,7 +31,7 @@ struct LetterRow {
     found: Option<char>,
 }
 
-/// How many rows there are, and what is wrong with those that are judged otherwise.
+/// The number of rows, and the rows that are judged otherwise.
 fn replay(path: &Path) -> (usize, Vec<String>) {
     let text = fs::read_to_string(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
     let table: Table =

@@ -1,11 +1,11 @@
-//! Text and JSON files as people and programs write them.
+//! Reads text and JSON files as people and programs write them.
 //!
-//! Editors and shells put a byte order mark before a text, and Windows PowerShell writes UTF-16 (`Out-File`, `>`). Python
-//! writes NaN and infinities into JSON, which has none (`json.dump`). All text that moi reads comes through here, so that
-//! it is read alike wherever it stands.
+//! Editors and shells put a byte order mark before a text, and Windows PowerShell writes UTF-16 (`Out-File`, `>`).
+//! Python writes NaN and infinities into JSON, which does not allow them (`json.dump`). All text that moi reads
+//! passes through this crate, so that every file is read in the same way.
 //!
-//! The names of the files of a split model are read here too ([`PartName`]): the hub needs them before a file is there,
-//! without what opens model files.
+//! The file names of split models are also parsed here ([`PartName`]), because the hub needs them before a file
+//! exists, without the code that opens model files.
 
 mod part_name;
 
@@ -16,18 +16,35 @@ use serde_json::error::Category;
 
 pub use part_name::PartName;
 
+/// A library's message in a form that is safe to print: without terminal control characters, because it may quote an
+/// untrusted file, and of bounded length.
+pub fn brief(text: &str) -> String {
+    const MAX_LENGTH: usize = 500;
+    let mut out = String::new();
+    for c in text.chars().take(MAX_LENGTH) {
+        match c.is_control() && c != '\n' {
+            true => out.extend(c.escape_unicode()),
+            false => out.push(c),
+        }
+    }
+    if text.chars().nth(MAX_LENGTH).is_some() {
+        out += "...";
+    }
+    out
+}
+
 const UTF8_MARK: &[u8] = b"\xef\xbb\xbf";
 const UTF16_LITTLE_ENDIAN_MARK: &[u8] = b"\xff\xfe";
 const UTF16_BIG_ENDIAN_MARK: &[u8] = b"\xfe\xff";
 
-/// Why bytes are no text.
+/// Why bytes are not text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NotText {
-    /// The byte at this place, counted from 0, begins no character of UTF-8.
+    /// The byte at this position, counted from 0, begins no UTF-8 character.
     Utf8(usize),
-    /// A byte order mark of UTF-16 stands before what is not UTF-16.
+    /// The bytes behind a UTF-16 byte order mark are not UTF-16.
     Utf16,
-    /// Every other character or more is NUL, as in UTF-16 or UTF-32 without a byte order mark.
+    /// A third or more of the text's bytes are NUL, as in UTF-16 or UTF-32 without a byte order mark.
     Nul,
 }
 
@@ -45,10 +62,10 @@ impl fmt::Display for NotText {
 
 impl std::error::Error for NotText {}
 
-/// The text of a file: UTF-8, or UTF-16 behind its byte order mark. The mark is no part of it.
+/// Decodes a text file: UTF-8, or UTF-16 with a byte order mark. The byte order mark is removed.
 ///
 /// # Errors
-/// If it is neither.
+/// If the bytes are neither.
 pub fn text(bytes: Vec<u8>) -> Result<String, NotText> {
     let wide = |of_pair: fn([u8; 2]) -> u16| {
         let (pairs, rest) = bytes[2..].as_chunks::<2>();
@@ -71,14 +88,14 @@ pub fn text(bytes: Vec<u8>) -> Result<String, NotText> {
     without_nul(text)
 }
 
-/// The text, unless a good part of it is NUL.
+/// The text, unless a large part of it is NUL.
 fn without_nul(text: String) -> Result<String, NotText> {
     let nul = text.bytes().filter(|&byte| byte == 0).count();
     if nul > 0 && 3 * nul >= text.len() { Err(NotText::Nul) } else { Ok(text) }
 }
 
-/// The bytes of a file as UTF-8 without a byte order mark: UTF-16 is decoded. Bytes that begin as UTF-16 and are not stay
-/// unchanged, for their reader to refuse.
+/// The bytes of a file as UTF-8 without a byte order mark; UTF-16 is decoded. Bytes that begin with a UTF-16 mark but
+/// are not UTF-16 stay unchanged, so that the parser refuses them.
 pub fn plain(bytes: &[u8]) -> Cow<'_, [u8]> {
     match bytes.starts_with(UTF16_LITTLE_ENDIAN_MARK) || bytes.starts_with(UTF16_BIG_ENDIAN_MARK) {
         true => text(bytes.to_vec()).map_or(Cow::Borrowed(bytes), |text| Cow::Owned(text.into_bytes())),
@@ -86,11 +103,11 @@ pub fn plain(bytes: &[u8]) -> Cow<'_, [u8]> {
     }
 }
 
-/// Reads JSON as Python's `json` does: NaN and infinities are allowed where nothing reads them. Where a number is read,
-/// each is the text of its name, which is no number.
+/// Reads JSON as Python's `json` does: NaN and infinities are allowed in fields that nothing reads. Where they are
+/// read, each is a string with its name, which does not parse as a number.
 ///
 /// # Errors
-/// If it is not JSON, or not what `T` expects.
+/// If the bytes are not JSON, or do not fit `T`.
 pub fn json<T: DeserializeOwned>(bytes: &[u8]) -> serde_json::Result<T> {
     let bytes: Cow<'_, [u8]> = plain(bytes);
     serde_json::from_slice(&bytes).or_else(|error| match error.classify() {
@@ -102,8 +119,8 @@ pub fn json<T: DeserializeOwned>(bytes: &[u8]) -> serde_json::Result<T> {
     })
 }
 
-/// The same with Python's `NaN`, `Infinity` and `-Infinity` in quotes where they stand outside of them; none if they do
-/// not stand there.
+/// Puts Python's `NaN`, `Infinity` and `-Infinity` in quotes where they stand outside of strings; `None` if there are
+/// none.
 fn with_quoted_constants(bytes: &[u8]) -> Option<Vec<u8>> {
     const CONSTANTS: [&[u8]; 3] = [b"NaN", b"-Infinity", b"Infinity"];
     let mut out = Vec::with_capacity(bytes.len() + 64);
@@ -118,7 +135,7 @@ fn with_quoted_constants(bytes: &[u8]) -> Option<Vec<u8>> {
             continue;
         }
         let len = match byte {
-            // What is escaped ends no string.
+            // An escaped quote does not end the string.
             b'\\' if in_string => 2,
             b'"' => {
                 in_string = !in_string;
@@ -171,7 +188,7 @@ mod tests {
         for (written, expected) in [
             ("{\"a\": NaN}", Some(json!({"a": "NaN"}))),
             ("[Infinity, -Infinity, -1]", Some(json!(["Infinity", "-Infinity", -1]))),
-            // What stands in a text stays as it is.
+            // A constant's name inside a string stays unchanged.
             (
                 r#"{"NaN": "NaN \" Infinity \\", "b": NaN}"#,
                 Some(json!({"NaN": "NaN \" Infinity \\", "b": "NaN"})),

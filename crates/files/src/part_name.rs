@@ -1,35 +1,36 @@
-//! Names of the files of a model that is split: `PREFIX-00001-of-00003.gguf`, or the same with `.safetensors`. Five digits
-//! each is what llama.cpp and transformers write.
+//! File names of split models: `PREFIX-00001-of-00003.gguf`, or the same with `.safetensors`. llama.cpp and
+//! transformers write five digits for each number.
 
 use std::path::Path;
 
-/// What the name of a part says. Parts are told by their names alone, in GGUF as in safetensors without an index.
+/// The parsed file name of a part. Parts are recognised by their names alone, both for GGUF and for safetensors
+/// without an index.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct PartName {
-    /// What stands before the numbers, with its folders where [`PartName::in_text`] read them.
+    /// The text before the numbers, with folders if [`PartName::in_text`] parsed it.
     pub prefix: String,
-    /// From 1 on.
+    /// The part's number, from 1 on.
     pub number: usize,
-    /// How many parts there are.
+    /// The number of parts.
     pub count: usize,
-    /// Behind the dot.
+    /// The file name extension, without the dot.
     extension: String,
 }
 
 impl PartName {
-    /// The largest models are published in fewer than two hundred parts. A name alone can claim 99,999 of them, so
-    /// whoever lists or opens parts refuses a larger count than this.
+    /// The most parts that are accepted. The largest models are published in fewer than two hundred parts, but a name
+    /// can claim 99,999, so code that lists or opens parts refuses larger counts.
     pub const MAX_COUNT: usize = 1000;
 
-    /// Reads a file's name; none if it is not that of a part with this extension.
+    /// Parses a file's name; `None` if it is no part's name with this extension.
     pub fn of(path: &Path, extension: &str) -> Option<Self> {
         Self::in_text(path.file_name()?.to_str()?, extension)
     }
 
-    /// Reads a path as a hub lists it, with slashes on every system; none if it is not that of a part with this
-    /// extension. The folders are part of the prefix, so that the other parts are named with them.
+    /// Parses a path in a hub's listing, which has slashes on every system; `None` if it is no part's name with this
+    /// extension. The folders belong to the prefix, so that the names of the other parts include them.
     pub fn in_text(path: &str, extension: &str) -> Option<Self> {
-        // Some write it in capitals; the other parts are named alike.
+        // Some files have the extension in capitals; the other parts then have it, too.
         let (stem, own) = path.rsplit_once('.').filter(|(_, own)| own.eq_ignore_ascii_case(extension))?;
         let (rest, count) = stem.rsplit_once("-of-")?;
         let (prefix, number) = rest.rsplit_once('-')?;
@@ -43,7 +44,7 @@ impl PartName {
         format!("{}-{number:05}-of-{:05}.{}", self.prefix, self.count, self.extension)
     }
 
-    /// The names of all parts in their order.
+    /// The names of all parts, in order.
     pub fn parts(&self) -> impl Iterator<Item = String> {
         (1..=self.count).map(move |number| self.part(number))
     }

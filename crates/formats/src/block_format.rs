@@ -1,4 +1,4 @@
-//! Block formats of ggml: their bytes to float32, as `ggml-common.h` and `ggml-quants.c` define them.
+//! ggml's block formats and their decoding to float32, as `ggml-common.h` and `ggml-quants.c` define them.
 
 use half::f16;
 
@@ -34,7 +34,7 @@ pub enum BlockFormat {
 }
 
 impl BlockFormat {
-    /// All of them.
+    /// All block formats.
     pub const ALL: [Self; 23] = [
         Self::Q4_0,
         Self::Q4_1,
@@ -61,7 +61,7 @@ impl BlockFormat {
         Self::NVFP4,
     ];
 
-    /// ggml's number, its name, values in a block, and the bytes that hold them.
+    /// ggml's number, the name, the number of values in a block, and the bytes of a block.
     fn facts(self) -> (u32, &'static str, usize, usize) {
         match self {
             Self::Q4_0 => (2, "Q4_0", 32, 18),
@@ -95,18 +95,18 @@ impl BlockFormat {
         self.facts().0
     }
 
-    /// Its name.
+    /// ggml's name of the format.
     pub fn name(self) -> &'static str {
         self.facts().1
     }
 
-    /// Values in a block, and bytes that hold them.
+    /// The number of values in a block, and the bytes of a block.
     pub fn size(self) -> (usize, usize) {
         let (_, _, values, bytes) = self.facts();
         (values, bytes)
     }
 
-    /// What it is, in a line; for those that can be [encoded](Self::encode).
+    /// A one-line description, for formats that can be [encoded](Self::encode).
     pub fn help(self) -> Option<&'static str> {
         match self {
             Self::Q8_0 => Some("8 bits and a scale for 32 values"),
@@ -116,12 +116,12 @@ impl BlockFormat {
         }
     }
 
-    /// The form in which weights of this format stay in memory, if they can.
+    /// The form in which weights of this format are held packed in memory, if there is one.
     pub fn packed(self) -> Option<PackedForm> {
         PackedForm::ALL.into_iter().find(|form| form.format() == self)
     }
 
-    /// Appends the values of whole blocks.
+    /// Appends the values of whole blocks to `out`.
     pub fn decode(self, bytes: &[u8], out: &mut Vec<f32>) {
         match self {
             Self::Q4_0 => each(bytes, |block| q4_0(block, out)),
@@ -159,7 +159,7 @@ pub(crate) fn half(bytes: &[u8], at: usize) -> f32 {
     f16::from_le_bytes([bytes[at], bytes[at + 1]]).to_f32()
 }
 
-/// The low nibbles of some bytes, then the high ones.
+/// Decodes the low nibbles of some bytes, then the high ones.
 pub(crate) fn nibbles(bytes: &[u8], value: impl Fn(usize, u8) -> f32, out: &mut Vec<f32>) {
     out.extend(bytes.iter().enumerate().map(|(i, &q)| value(i, q & 15)));
     out.extend(bytes.iter().enumerate().map(|(i, &q)| value(bytes.len() + i, q >> 4)));
@@ -183,7 +183,7 @@ fn q4_1(block: &[u8; 20], out: &mut Vec<f32>) {
     nibbles(&block[4..], |_, q| d * f32::from(q) + m, out);
 }
 
-/// The fifth bit of value `i`, in its place.
+/// The fifth bit of value `i`, shifted to its place.
 fn fifth(bits: u32, i: usize) -> u8 {
     ((bits >> i) as u8 & 1) << 4
 }
@@ -201,7 +201,7 @@ fn q5_1(block: &[u8; 24], out: &mut Vec<f32>) {
     nibbles(&block[8..], |i, q| d * f32::from(q | fifth(bits, i)) + m, out);
 }
 
-/// The values that IQ4 nibbles stand for.
+/// The values for which IQ4 nibbles stand.
 const IQ4_VALUES: [i8; 16] = [-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113];
 
 /// f16 d, 16 bytes of nibbles: x = d v(q).
@@ -222,10 +222,10 @@ fn iq4_xs(block: &[u8; 136], out: &mut Vec<f32>) {
     }
 }
 
-/// The doubled values of a 4-bit float with 2 bits of exponent and 1 of fraction.
+/// The doubled values of a 4-bit float with 2 exponent bits and 1 fraction bit.
 pub(crate) const FP4_VALUES: [i8; 16] = [0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12];
 
-/// An exponent e, 16 bytes of nibbles: x = 2^(e - 128) v(q), v doubled.
+/// An exponent e, 16 bytes of nibbles: x = 2^(e - 128) v(q), where v are the doubled values.
 fn mxfp4(block: &[u8; 17], out: &mut Vec<f32>) {
     let e = u32::from(block[0]);
     // Below 2 the power is subnormal.

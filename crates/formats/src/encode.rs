@@ -1,4 +1,4 @@
-//! From float32 to ggml's blocks of 32, as its reference code in `ggml-quants.c` rounds.
+//! Encodes float32 in ggml's blocks of 32, rounding like ggml's reference code in `ggml-quants.c`.
 
 use half::f16;
 
@@ -7,12 +7,12 @@ use crate::BlockFormat;
 const LEN: usize = 32;
 
 impl BlockFormat {
-    /// Whether [`BlockFormat::encode`] knows the format.
+    /// Whether [`BlockFormat::encode`] supports the format.
     pub fn can_encode(self) -> bool {
         matches!(self, Self::Q8_0 | Self::Q4_0 | Self::Q4_1)
     }
 
-    /// The blocks of `values`, whose number is a multiple of 32; none for a format that cannot be encoded.
+    /// Encodes `values`, whose number must be a multiple of 32; `None` for a format that cannot be encoded.
     pub fn encode(self, values: &[f32]) -> Option<Vec<u8>> {
         let encode = match self {
             Self::Q8_0 => q8_0,
@@ -43,7 +43,7 @@ fn q8_0(block: &[f32; LEN], bytes: &mut Vec<u8>) {
     bytes.extend(block.iter().map(|x| (x * id).round() as i8 as u8));
 }
 
-/// Low nibbles are the first half of the block.
+/// Packs quants as nibbles; the low nibbles hold the first half of the block.
 fn nibbles(block: &[f32; LEN], quant: impl Fn(f32) -> f32, bytes: &mut Vec<u8>) {
     let quant = |x: f32| (quant(x) as u8).min(15);
     let (low, high) = block.split_at(LEN / 2);
@@ -59,7 +59,7 @@ fn q4_0(block: &[f32; LEN], bytes: &mut Vec<u8>) {
     nibbles(block, |x| x * id + 8.5, bytes);
 }
 
-/// m = the least, d = (the largest - m) / 15; q = (x - m) / d, rounded.
+/// m = the smallest value, d = (the largest value - m) / 15; q = (x - m) / d, rounded.
 fn q4_1(block: &[f32; LEN], bytes: &mut Vec<u8>) {
     let (min, max) = block.iter().fold((f32::MAX, f32::MIN), |(min, max), &x| (min.min(x), max.max(x)));
     let d = (max - min) / 15.0;

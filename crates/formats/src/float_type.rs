@@ -1,23 +1,23 @@
-//! Types of floats.
+//! Floating-point types.
 
 use std::{fmt, str::FromStr};
 
-/// A type of floats, of weights that are stored or computed with.
+/// A floating-point type in which weights are stored or computed with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FloatType {
     /// IEEE single precision.
     F32,
     /// IEEE half precision.
     F16,
-    /// The upper half of a single.
+    /// The upper half of a float32 (bfloat16).
     BF16,
 }
 
 impl FloatType {
-    /// All of them.
+    /// All types.
     pub const ALL: [Self; 3] = [Self::F32, Self::F16, Self::BF16];
 
-    /// As on the command line.
+    /// The type's name on the command line.
     pub const fn name(self) -> &'static str {
         match self {
             Self::F32 => "f32",
@@ -26,7 +26,7 @@ impl FloatType {
         }
     }
 
-    /// What it is, in a line.
+    /// A one-line description.
     pub const fn help(self) -> &'static str {
         match self {
             Self::F32 => "Single precision",
@@ -35,7 +35,7 @@ impl FloatType {
         }
     }
 
-    /// As burn calls it.
+    /// The corresponding type in burn.
     #[cfg(feature = "burn")]
     pub const fn dtype(self) -> burn_std::FloatDType {
         match self {

@@ -1,17 +1,18 @@
-//! ggml's "IQ" formats of 1 to 3 bits: blocks of 256 values. A number picks a code word of eight or four magnitudes
-//! (`grids.rs`), sign bits and a small scale of 16 or 32 values make values of them.
+//! ggml's "IQ" formats of 1 to 3 bits: blocks of 256 values. An index selects a code word of eight or four magnitudes
+//! (`grids.rs`), which sign bits and a small scale for 16 or 32 values turn into values.
 //!
-//! The products are in the order of `ggml-quants.c` and of the `gguf` package, so that every bit is the same.
+//! The products are computed in the order of `ggml-quants.c` and of the `gguf` package, so that results are
+//! bit-identical.
 
 use crate::{block_format::half, grids};
 
-/// Magnitudes in the code words of IQ2 formats; the last place is never used.
+/// Magnitudes in the code words of IQ2 formats; the last entry is never used.
 const IQ2_VALUES: [f32; 4] = [8.0, 25.0, 43.0, 0.0];
 /// Magnitudes in the code words of IQ3_XXS.
 const IQ3_XXS_VALUES: [f32; 8] = [4.0, 12.0, 20.0, 28.0, 36.0, 44.0, 52.0, 62.0];
-/// Values in the code words of IQ1 formats; the last place is never used.
+/// Values in the code words of IQ1 formats; the last entry is never used.
 const IQ1_VALUES: [f32; 4] = [-1.0, 0.0, 1.0, 0.0];
-/// Added to or subtracted from the values of IQ1 formats.
+/// The number added to or subtracted from the values of IQ1 formats.
 const IQ1_DELTA: f32 = 0.125;
 
 fn u16_at(bytes: &[u8], at: usize) -> u16 {
@@ -22,23 +23,23 @@ fn u32_at(bytes: &[u8], at: usize) -> u32 {
     u32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]])
 }
 
-/// The nibble number `at`, low ones first.
+/// Nibble number `at`, counting the low nibble of each byte before the high one.
 fn nibble(bytes: &[u8], at: usize) -> u8 {
     bytes[at / 2] >> (4 * (at % 2)) & 15
 }
 
-/// Eight sign bits of seven: the last one makes the number of minus signs even.
+/// Extends seven sign bits to eight: the last one makes the number of minus signs even.
 fn eight_signs(seven: u32) -> u8 {
     let seven = (seven & 127) as u8;
     seven | ((seven.count_ones() as u8 & 1) << 7)
 }
 
-/// The value with a minus where bit `at` is set.
+/// The value, negated if bit `at` of `signs` is set.
 fn signed(value: f32, signs: u8, at: usize) -> f32 {
     if signs >> at & 1 == 1 { -value } else { value }
 }
 
-/// The eight values of an IQ2 code word.
+/// Appends the eight values of an IQ2 code word.
 fn iq2_word(word: u16, signs: u8, scale: f32, out: &mut Vec<f32>) {
     out.extend((0..8).map(|i| {
         let magnitude = IQ2_VALUES[usize::from(word >> (2 * i) & 3)];
@@ -46,8 +47,8 @@ fn iq2_word(word: u16, signs: u8, scale: f32, out: &mut Vec<f32>) {
     }));
 }
 
-/// f16 d, for each 32 values four places in the table, four times seven sign bits and a scale s of four bits:
-/// x = d (s + 1/2) / 4 v.
+/// f16 d, then for each 32 values four indices into the table, four times seven sign bits and a 4-bit scale s: x = d
+/// (s + 1/2) / 4 v.
 pub(crate) fn iq2_xxs(block: &[u8; 66], out: &mut Vec<f32>) {
     let d = half(block, 0);
     for group in block[2..].chunks_exact(8) {
@@ -60,8 +61,8 @@ pub(crate) fn iq2_xxs(block: &[u8; 66], out: &mut Vec<f32>) {
     }
 }
 
-/// f16 d, 32 u16 of a place in the table (nine bits) and seven sign bits, sixteen 4-bit scales s:
-/// x = d (s + 1/2) / 4 v.
+/// f16 d, 32 u16 with an index into the table (nine bits) and seven sign bits, sixteen 4-bit scales s: x = d (s +
+/// 1/2) / 4 v.
 pub(crate) fn iq2_xs(block: &[u8; 74], out: &mut Vec<f32>) {
     let d = half(block, 0);
     for part in 0..32 {
@@ -72,8 +73,8 @@ pub(crate) fn iq2_xs(block: &[u8; 74], out: &mut Vec<f32>) {
     }
 }
 
-/// f16 d, 32 bytes of places, 32 bytes of sign bits, two high bits of each place, sixteen 4-bit scales s:
-/// x = d (s + 1/2) / 4 v.
+/// f16 d, 32 bytes of indices, 32 bytes of sign bits, two high bits of each index, sixteen 4-bit scales s: x = d (s +
+/// 1/2) / 4 v.
 pub(crate) fn iq2_s(block: &[u8; 82], out: &mut Vec<f32>) {
     let d = half(block, 0);
     let (places, signs, high, scales) = (&block[2..34], &block[34..66], &block[66..74], &block[74..]);
@@ -85,13 +86,13 @@ pub(crate) fn iq2_s(block: &[u8; 82], out: &mut Vec<f32>) {
     }
 }
 
-/// The four values of an IQ3 code word; their signs begin at bit `from`.
+/// Appends the four values of an IQ3 code word, whose signs begin at bit `from`.
 fn iq3_word(word: u16, value: impl Fn(u16) -> f32, signs: u8, from: usize, scale: f32, out: &mut Vec<f32>) {
     out.extend((0..4).map(|i| signed(scale * value(word >> (3 * i) & 7), signs, from + i)));
 }
 
-/// f16 d, 64 bytes of places, for each 32 values four times seven sign bits and a scale s of four bits:
-/// x = d (s + 1/2) / 2 v.
+/// f16 d, 64 bytes of indices, then for each 32 values four times seven sign bits and a 4-bit scale s: x = d (s +
+/// 1/2) / 2 v.
 pub(crate) fn iq3_xxs(block: &[u8; 98], out: &mut Vec<f32>) {
     let d = half(block, 0);
     for (group, places) in block[2..66].chunks_exact(8).enumerate() {
@@ -105,7 +106,7 @@ pub(crate) fn iq3_xxs(block: &[u8; 98], out: &mut Vec<f32>) {
     }
 }
 
-/// f16 d, 64 bytes of places, a high bit of each, 32 bytes of sign bits, eight 4-bit scales s: x = d (2 s + 1) v.
+/// f16 d, 64 bytes of indices, a high bit of each, 32 bytes of sign bits, eight 4-bit scales s: x = d (2 s + 1) v.
 pub(crate) fn iq3_s(block: &[u8; 110], out: &mut Vec<f32>) {
     let d = half(block, 0);
     let (places, high, signs, scales) = (&block[2..66], &block[66..74], &block[74..106], &block[106..]);
@@ -117,13 +118,13 @@ pub(crate) fn iq3_s(block: &[u8; 110], out: &mut Vec<f32>) {
     }
 }
 
-/// The eight values of an IQ1 code word: x = scale (v + delta).
+/// Appends the eight values of an IQ1 code word: x = scale (v + delta).
 fn iq1_word(place: usize, delta: f32, scale: f32, out: &mut Vec<f32>) {
     let word = grids::IQ1[place];
     out.extend((0..8).map(|i| scale * (IQ1_VALUES[usize::from(word >> (2 * i) & 3)] + delta)));
 }
 
-/// f16 d, 32 bytes of places, for each 32 values four times three high bits of a place, a scale s of three bits and
+/// f16 d, 32 bytes of indices, then for each 32 values three high bits of each of four indices, a 3-bit scale s and
 /// the sign of delta: x = d (2 s + 1) (v + delta).
 pub(crate) fn iq1_s(block: &[u8; 50], out: &mut Vec<f32>) {
     let d = half(block, 0);
@@ -138,15 +139,15 @@ pub(crate) fn iq1_s(block: &[u8; 50], out: &mut Vec<f32>) {
     }
 }
 
-/// 32 bytes of places, a nibble for each of three high bits and the sign of delta, four u16 of four 3-bit scales s;
-/// their highest nibbles are the four of f16 d: x = d (2 s + 1) (v + delta).
+/// 32 bytes of indices, a nibble for each with three high bits and the sign of delta, four u16 of four 3-bit scales s
+/// each. The highest nibbles of the u16 make the f16 d: x = d (2 s + 1) (v + delta).
 pub(crate) fn iq1_m(block: &[u8; 56], out: &mut Vec<f32>) {
     let (places, high) = (&block[..32], &block[32..48]);
     let scale_bits: [u16; 4] = std::array::from_fn(|i| u16_at(block, 48 + 2 * i));
     let d = scale_bits.iter().enumerate().fold(0u16, |d, (i, bits)| d | (bits >> 12) << (4 * i));
     let d = half(&d.to_le_bytes(), 0);
     for (part, &place) in places.iter().enumerate() {
-        // A scale is for two code words.
+        // Two code words share a scale.
         let pair = part / 2;
         let scale = d * f32::from(2 * (scale_bits[pair / 4] >> (3 * (pair % 4)) & 7) + 1);
         let above = nibble(high, part);

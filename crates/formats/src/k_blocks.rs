@@ -1,8 +1,8 @@
-//! ggml's "K" formats: blocks of 256 values in parts of 16 or 32, each with its own small scale.
+//! ggml's "K" formats: blocks of 256 values in parts of 16 or 32, each part with a small scale.
 
 use crate::block_format::half;
 
-/// 16 bytes of 4-bit scale and minimum, 64 bytes of 2-bit q, f16 d, f16 dmin: x = d s q - dmin m.
+/// 16 bytes of 4-bit scales s and minima m, 64 bytes of 2-bit q, f16 d, f16 dmin: x = d s q - dmin m.
 pub(crate) fn q2_k(block: &[u8; 84], out: &mut Vec<f32>) {
     let (scales, quants) = (&block[..16], &block[16..80]);
     let (d, dmin) = (half(block, 80), half(block, 82));
@@ -13,7 +13,7 @@ pub(crate) fn q2_k(block: &[u8; 84], out: &mut Vec<f32>) {
     }
 }
 
-/// The 16 bytes that hold the two bits of a part of 16 values, and by how much they are shifted: each run of
+/// The 16 bytes that hold the two bits of each value in a part of 16 values, and the shift of these bits. Each run of
 /// 32 bytes holds 128 values, 32 for each pair of bits.
 fn two_bits(quants: &[u8], part: usize) -> (&[u8], usize) {
     let (run, pair, half) = (part / 8, part % 8 / 2, part % 2);
@@ -26,7 +26,7 @@ pub(crate) fn q3_k(block: &[u8; 110], out: &mut Vec<f32>) {
     let (high, quants, scales) = (&block[..32], &block[32..96], &block[96..108]);
     let d = half(block, 108);
     for part in 0..16 {
-        // Four low bits of each scale stand in eight bytes, two high ones in four.
+        // The four low bits of each scale are in eight bytes, the two high bits in four bytes.
         let low = scales[part % 8] >> (4 * (part / 8)) & 15;
         let scale = low | (scales[8 + part % 4] >> (2 * (part / 4)) & 3) << 4;
         let scale = d * (f32::from(scale) - 32.0);
@@ -39,7 +39,7 @@ pub(crate) fn q3_k(block: &[u8; 110], out: &mut Vec<f32>) {
     }
 }
 
-/// Scale and minimum of a part of 32: eight of each, 6 bits, in 12 bytes.
+/// The scale and minimum of a part of 32 values: eight of each, with 6 bits, in 12 bytes.
 fn scale_and_min(bytes: &[u8], part: usize) -> (f32, f32) {
     let (scale, min) = match part {
         0..4 => (bytes[part] & 63, bytes[part + 4] & 63),
@@ -57,13 +57,13 @@ pub(crate) fn q4_k(block: &[u8; 144], out: &mut Vec<f32>) {
     for part in 0..8 {
         let (scale, min) = scale_and_min(&block[4..16], part);
         let (scale, min) = (d * scale, dmin * min);
-        // Low nibbles of 32 bytes, then their high ones.
+        // The low nibbles of 32 bytes come before their high nibbles.
         let (quants, shift) = (&block[16 + 32 * (part / 2)..][..32], 4 * (part % 2));
         out.extend(quants.iter().map(|&q| scale * f32::from(q >> shift & 15) - min));
     }
 }
 
-/// As `q4_k`, with 32 bytes of fifth bits before the nibbles.
+/// The format of `q4_k` with 32 bytes of fifth bits before the nibbles.
 pub(crate) fn q5_k(block: &[u8; 176], out: &mut Vec<f32>) {
     let (d, dmin) = (half(block, 0), half(block, 2));
     for part in 0..8 {
@@ -82,7 +82,7 @@ pub(crate) fn q6_k(block: &[u8; 210], out: &mut Vec<f32>) {
     let (low, high, scales) = (&block[..128], &block[128..192], &block[192..208]);
     let d = half(block, 208);
     for part in 0..8 {
-        // 128 values stand in 64 bytes of nibbles and 32 of high bits.
+        // 128 values take 64 bytes of nibbles and 32 bytes of high bits.
         let (run, quarter) = (part / 4, part % 4);
         let low = &low[64 * run + 32 * (quarter % 2)..][..32];
         let (low_shift, high_shift) = (4 * (quarter / 2), 2 * quarter);

@@ -1,9 +1,10 @@
-//! How the numbers of weights are stored.
+//! Storage formats of weights.
 //!
-//! - [`FloatType`]: the types of floats that models are stored and computed in
-//! - [`BlockFormat`]: ggml's blocks of quantised values, decoded all, of which some can be encoded
+//! - [`FloatType`]: the floating-point types in which models are stored and computed
+//! - [`BlockFormat`]: ggml's blocks of quantised values; all formats can be decoded, some also encoded
 //! - [`RowBlocks`], [`PairedRows`], [`ExpertStacks`]: which part of a stored tensor is one weight
-//! - [`PackedForm`]: those of them that weights can stay in, and how products want them to lie in memory
+//! - [`PackedForm`]: the block formats in which weights can be held in memory, in the layout that matrix products
+//!   need
 
 mod block_format;
 mod encode;

@@ -1,8 +1,9 @@
-//! What packed weights look like.
+//! The memory layout of packed weights.
 //!
-//! ggml's block formats hold one row's values together. A product wants the same column of many rows together: one
-//! activation then meets sixteen weights in one instruction, and no sum across lanes is needed. So a matrix is cut
-//! into tiles of [`ROWS`] rows, and a tile into blocks of [`BLOCK`] columns. The bytes of a block of a tile:
+//! ggml's block formats store the values of one row together. A matrix product needs the same column of many rows
+//! together, because one activation is then multiplied by sixteen weights in one instruction, without a sum across
+//! SIMD lanes. So a matrix is cut into tiles of [`ROWS`] rows, and a tile into blocks of [`BLOCK`] columns. The bytes
+//! of a block of a tile:
 //!
 //! | bytes | what |
 //! |---|---|
@@ -11,8 +12,8 @@
 //! | 64 for each bit above four | bit `4 r + i` of the 64-bit word g belongs to row r's value 4g + i |
 //! | 32, K forms | for each row its scale, then for each row its minimum (Q6_K: the scale of its other half) |
 //!
-//! Beside them stand float16 scales and minima, sixteen rows together, for each block, or for eight blocks of the K
-//! forms. Rows that a last tile lacks are zeros.
+//! The float16 scales and minima are stored separately, those of sixteen rows together, for each block, or for each
+//! eight blocks of the K forms. Missing rows of the last tile are zeros.
 
 use crate::BlockFormat;
 
@@ -21,7 +22,8 @@ pub const BLOCK: usize = 32;
 /// Rows of a tile.
 pub const ROWS: usize = 16;
 
-/// A block format of ggml that weights can stay in. `q` is a value's quant, `d` and `m` the float16 numbers.
+/// A block format of ggml in which weights can be held in memory. `q` is the quant of a value; `d` and `m` are
+/// float16.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[allow(non_camel_case_types, reason = "ggml's own names")]
 pub enum PackedForm {
@@ -37,18 +39,18 @@ pub enum PackedForm {
     Q5_1,
     /// 4 bits in parts of 32 with 6-bit scale s and minimum n: `d s q - m n`.
     Q4_K,
-    /// 5 bits likewise.
+    /// 5 bits, otherwise as `Q4_K`.
     Q5_K,
     /// 6 bits in parts of 16 with an 8-bit scale s: `d s (q - 32)`.
     Q6_K,
 }
 
 impl PackedForm {
-    /// All of them.
+    /// All packed forms.
     pub const ALL: [Self; 8] =
         [Self::Q8_0, Self::Q4_0, Self::Q4_1, Self::Q5_0, Self::Q5_1, Self::Q4_K, Self::Q5_K, Self::Q6_K];
 
-    /// The form of this name of ggml's.
+    /// The packed form with this ggml name.
     pub fn named(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|form| form.name() == name)
     }
@@ -58,7 +60,7 @@ impl PackedForm {
         self.format().name()
     }
 
-    /// Bits of a quant.
+    /// Bits per quant.
     pub const fn bits(self) -> usize {
         match self {
             Self::Q8_0 => 8,
@@ -68,7 +70,7 @@ impl PackedForm {
         }
     }
 
-    /// Bits above four, each in a plane of its own.
+    /// The number of bits above four, each of which is stored in a plane of its own.
     pub const fn planes(self) -> usize {
         match self.bits() {
             8 => 0,
@@ -76,7 +78,7 @@ impl PackedForm {
         }
     }
 
-    /// What is taken from a quant as it is stored, unsigned.
+    /// The number that is subtracted from the stored, unsigned quant.
     pub const fn offset(self) -> i32 {
         match self {
             Self::Q8_0 => 128,
@@ -87,7 +89,7 @@ impl PackedForm {
         }
     }
 
-    /// Columns that share a float16 scale.
+    /// The number of columns that share a float16 scale.
     pub const fn span(self) -> usize {
         match self.is_k() {
             true => 256,
@@ -95,17 +97,17 @@ impl PackedForm {
         }
     }
 
-    /// Whether blocks have small scales of their own below the float16 one.
+    /// Whether blocks have small scales in addition to the float16 ones.
     pub const fn is_k(self) -> bool {
         matches!(self, Self::Q4_K | Self::Q5_K | Self::Q6_K)
     }
 
-    /// Whether there are float16 minima.
+    /// Whether the form has float16 minima.
     pub const fn has_minima(self) -> bool {
         matches!(self, Self::Q4_1 | Self::Q5_1 | Self::Q4_K | Self::Q5_K)
     }
 
-    /// Bytes of a block of a tile, scales in float16 not counted.
+    /// Bytes of a block of a tile, without the float16 scales.
     pub const fn block_bytes(self) -> usize {
         let quants = match self.bits() {
             8 => 512,
@@ -114,28 +116,28 @@ impl PackedForm {
         quants + if self.is_k() { 2 * ROWS } else { 0 }
     }
 
-    /// Where a block's small scales stand.
+    /// The position of a block's small scales, in bytes.
     pub const fn small_scales(self) -> usize {
         self.block_bytes() - 2 * ROWS
     }
 
-    /// Bytes of all blocks of a matrix.
+    /// Bytes of all blocks of a matrix, without the float16 scales.
     pub const fn quant_bytes(self, rows: usize, columns: usize) -> usize {
         rows.div_ceil(ROWS) * (columns / BLOCK) * self.block_bytes()
     }
 
-    /// Float16 scales of a matrix, and as many minima if there are any.
+    /// The number of float16 scales of a matrix, which is also the number of minima if there are any.
     pub const fn num_scales(self, rows: usize, columns: usize) -> usize {
         rows.div_ceil(ROWS) * (columns / self.span()) * ROWS
     }
 
-    /// Words, scales and minima of a matrix.
+    /// The numbers of 32-bit words, scales and minima of a matrix.
     pub const fn lengths(self, rows: usize, columns: usize) -> [usize; 3] {
         let scales = self.num_scales(rows, columns);
         [self.quant_bytes(rows, columns) / 4, scales, if self.has_minima() { scales } else { 0 }]
     }
 
-    /// The format of ggml that it holds.
+    /// The ggml format that this form holds.
     pub const fn format(self) -> BlockFormat {
         match self {
             Self::Q8_0 => BlockFormat::Q8_0,

@@ -1,6 +1,7 @@
 //! Which part of a stored tensor is one weight.
 
-/// `len` rows from `start` on of each of `blocks` blocks of `block` rows: one of several maps that are stored as one.
+/// One of several linear layers that are stored as one tensor: `len` rows from `start` on of each of `blocks` blocks
+/// of `block` rows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[allow(missing_docs, reason = "the sentence above names them all")]
 pub struct RowBlocks {
@@ -17,8 +18,8 @@ impl RowBlocks {
     }
 }
 
-/// Heads of rows that are stored as pairs side by side, (2i, 2i + 1), and are halves in the weight, (i, i + half). Of each
-/// `head` rows those behind the first `kept` are paired.
+/// Heads whose rows are stored as adjacent rotary pairs, (2i, 2i + 1), and are halves in the weight, (i, i + half).
+/// In each head of `head` rows, the rows behind the first `kept` ones are paired.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[allow(missing_docs, reason = "the sentences above name them all")]
 pub struct PairedRows {
@@ -26,16 +27,17 @@ pub struct PairedRows {
     pub kept: usize,
 }
 
-/// How maps of all experts of a layer stand in one tensor `[experts, ..]`, where they do.
+/// The layout in which the linear layers of all experts of a layer share one tensor `[experts, ..]`, if they do.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum ExpertStacks {
-    /// Each `[out, in]`; of gate and up, the gate first.
+    /// Each expert is `[out, in]`; in a fused tensor, gate comes before up.
     #[default]
     ByOutput,
-    /// Each `[in, out]`; of gate and up, the gate first.
+    /// Each expert is `[in, out]`; in a fused tensor, gate comes before up.
     ByInput,
-    /// Each `[in, out]`; gate and up alternate.
+    /// Each expert is `[in, out]`; in a fused tensor, gate and up alternate.
     ByInputAlternating,
-    /// Each `[out, in]`; gate and up are called `input_linear`, the gate first, and down `output_linear`.
+    /// Each expert is `[out, in]`; the fused tensor of gate and up is named `input_linear`, with gate first, and down
+    /// is named `output_linear`.
     InputLinear,
 }

@@ -1,5 +1,5 @@
-//! The pages of moi: the chat of `moi serve` and the trace of `moi trace`, which draw runs with the same code. Written by hand,
-//! without a framework or a build step.
+//! The web pages of moi: the chat page of `moi serve` and the trace page of `moi trace`, which draw runs with the
+//! same code. They are written by hand, without a framework or a build step.
 //!
 //! ```
 //! let page = moi_page::trace(r#"{"runs": []}"#);
@@ -10,11 +10,11 @@
 /// A file of the chat page.
 #[derive(Clone, Copy, Debug)]
 pub struct File {
-    /// Its name; `index.html` is the page itself.
+    /// The file's name; `index.html` is the page itself.
     pub name: &'static str,
-    /// Its content type.
+    /// The file's content type.
     pub kind: &'static str,
-    /// What is in it.
+    /// The file's content.
     pub text: &'static str,
 }
 
@@ -25,7 +25,7 @@ const STYLE: &str = "text/css; charset=utf-8";
 const TRACE_STYLE: &str = include_str!("../files/trace.css");
 const TRACE_SCRIPT: &str = include_str!("../files/trace.js");
 
-/// The files of the chat page, which load each other and nothing else.
+/// The files of the chat page, which load only each other.
 pub const FILES: &[File] = &[
     File { name: "index.html", kind: HTML, text: include_str!("../files/index.html") },
     File { name: "chat.css", kind: STYLE, text: include_str!("../files/chat.css") },
@@ -40,18 +40,19 @@ pub const FILES: &[File] = &[
     File { name: "trace.js", kind: SCRIPT, text: TRACE_SCRIPT },
 ];
 
-/// Where the data of a trace goes.
+/// The place in [`trace_template`] where the data of a trace is inserted.
 pub const PLACE: &str = "/*DATA*/";
 
-/// The page of a trace without its data, which goes to [`PLACE`] as JSON in which `<` is escaped.
+/// The trace page without data. The data must be inserted at [`PLACE`], as JSON in which `<` is escaped.
 pub fn trace_template() -> String {
     let page = include_str!("../files/trace.html");
     page.replacen("/*STYLE*/", TRACE_STYLE, 1).replacen("/*SCRIPT*/", TRACE_SCRIPT, 1)
 }
 
-/// A page that shows runs, which are JSON as `moi trace` writes it, and opens from a disk: it has no links and loads nothing.
+/// A trace page that shows `runs`, which are JSON as `moi trace` writes it. The page can be opened from a disk,
+/// because it has no links and loads no other files.
 pub fn trace(runs: &str) -> String {
-    // In a script element `<` could end it, or begin a comment.
+    // In a script element, `<` could begin a comment or the end tag, so it is escaped.
     trace_template().replacen(PLACE, &runs.replace('<', "\\u003c"), 1)
 }
 
@@ -73,12 +74,12 @@ mod tests {
                 let name = from.split('"').next().unwrap_or_default();
                 assert!(names.contains(&name), "{}: there is no {name}", file.name);
             }
-            // Text is never read as HTML.
+            // The scripts must never interpret text as HTML.
             for word in ["innerHTML", "outerHTML", "insertAdjacentHTML", "document.write", "eval("] {
                 assert!(!file.text.contains(word), "{} has {word}", file.name);
             }
         }
-        // Its policy lets no style stand in the page.
+        // The page's content security policy forbids inline styles.
         assert!(!index.contains("style=") && !index.contains("<style"));
     }
 

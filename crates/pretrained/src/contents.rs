@@ -1,4 +1,5 @@
-//! What a directory holds: the GGUF models in it, or why it is no model that runs and what to do about it.
+//! The contents of a directory: its GGUF models, or why it holds no model that runs and what the user can do about
+//! it.
 
 use std::path::Path;
 
@@ -7,11 +8,12 @@ use serde_json::Value;
 
 use crate::{PretrainedError, directory};
 
-/// What describes an adapter.
+/// The config file of an adapter.
 pub(crate) const ADAPTER_CONFIG: &str = "adapter_config.json";
-/// At most so many files are named.
+/// Most file names that a message lists.
 const NAMED: usize = 8;
-/// How names of weights that are not read begin and end, and what they are for. The first that fits counts.
+/// The beginnings and endings of file names of unsupported weights, and the programs that these are for. The first
+/// match counts.
 const OTHER_WEIGHTS: &[(&str, &str, &str)] = &[
     ("", ".onnx", "ONNX"),
     ("", ".mlpackage", "Core ML"),
@@ -34,14 +36,14 @@ const OTHER_WEIGHTS: &[(&str, &str, &str)] = &[
     ("", ".ckpt", "PyTorch"),
 ];
 
-/// Endings of downloads that have not come to their end.
+/// Endings of the names of unfinished downloads.
 const UNFINISHED: &[&str] = &[".part", ".partial", ".crdownload", ".incomplete", ".download", ".aria2"];
 
-/// What training leaves beside the weights.
+/// Files that training leaves beside the weights.
 const TRAINING: &[&str] =
     &["training_args.bin", "optimizer.pt", "optimizer.bin", "scheduler.pt", "rng_state.pth"];
 
-/// The names of what a directory holds, in order.
+/// The names of a directory's entries, in order.
 pub(crate) struct Contents<'a> {
     directory: &'a Path,
     names: Vec<String>,
@@ -70,7 +72,7 @@ impl<'a> Contents<'a> {
         self.names.iter().map(String::as_str).filter(|name| name.ends_with(ending)).collect()
     }
 
-    /// Whether there are weights that run beside a `config.json`.
+    /// Whether the directory has weights that run together with a `config.json`.
     pub(crate) fn has_weights(&self) -> bool {
         let known = [SINGLE_FILE, INDEX_FILE, BURNPACK_FILE];
         known.iter().any(|name| self.has(name)) || !self.shards().is_empty()
@@ -81,8 +83,8 @@ impl<'a> Contents<'a> {
         self.ending(".safetensors").into_iter().filter(is_shard).collect()
     }
 
-    /// The GGUF models, each by the name of its file or of one of its parts. Projectors of images and importance
-    /// matrices are in GGUF files too.
+    /// The GGUF models, each by the name of its file or of one of its parts. Image projectors and importance matrices
+    /// are also GGUF files, and left out.
     pub(crate) fn gguf_models(&self) -> Vec<&str> {
         let mut parts: Vec<PartName> = Vec::new();
         let mut models: Vec<&str> = Vec::new();
@@ -105,7 +107,7 @@ impl<'a> Contents<'a> {
         models
     }
 
-    /// Why the directory is no model that runs.
+    /// The message why the directory holds no model that runs.
     pub(crate) fn refusal(&self) -> String {
         if self.has(ADAPTER_CONFIG) {
             return self.adapter();
@@ -125,7 +127,7 @@ impl<'a> Contents<'a> {
         found.unwrap_or_else(|| self.no_weights())
     }
 
-    /// What to give in place of a repository's directory in the hub's cache.
+    /// The message that names the path to use instead of a repository's directory in the hub's cache.
     fn snapshot(&self) -> Option<String> {
         if !self.has("snapshots") || !(self.has("blobs") || self.has("refs")) {
             return None;
@@ -141,7 +143,7 @@ impl<'a> Contents<'a> {
         ))
     }
 
-    /// What to do about weights that have not been fetched to their end.
+    /// The message about an unfinished download of weights.
     fn unfinished(&self) -> Option<String> {
         let is_unfinished = |name: &&str| UNFINISHED.iter().any(|ending| name.ends_with(ending));
         let names: Vec<&str> = self.names.iter().map(String::as_str).filter(is_unfinished).collect();
@@ -153,7 +155,7 @@ impl<'a> Contents<'a> {
         })
     }
 
-    /// What to do about weights under other names, or for other programs.
+    /// The message about weights with other names, or for other programs.
     fn other_weights(&self) -> Option<String> {
         const LOOK: &str = "look for a copy with config.json and model.safetensors, or a .gguf file";
         let pytorch: Vec<&str> =
@@ -199,7 +201,8 @@ impl<'a> Contents<'a> {
         Some(format!("it holds weights for {program} ({}), which do not run here; {LOOK}", list(&others)))
     }
 
-    /// The files in the directories below, with their paths from here; none if one of them holds a model.
+    /// The files in the immediate subdirectories, with their paths relative to this directory; empty if one of the
+    /// subdirectories holds a model.
     fn nested_names(&self) -> Vec<String> {
         let mut found: Vec<String> = Vec::new();
         for name in &self.names {
@@ -216,16 +219,16 @@ impl<'a> Contents<'a> {
         found
     }
 
-    /// Whether this looks like a model, as far as names tell.
+    /// Whether the directory looks like a model, judged by file names only.
     fn is_model(&self) -> bool {
         let names: Vec<&str> = self.names.iter().map(String::as_str).collect();
-        // PyTorch's weights can be converted.
+        // PyTorch's weights count because they can be converted.
         let can_run = self.has_weights() || names.iter().any(|name| name.starts_with("pytorch_model"));
         let is_of_other_program = || !can_run && of_other_program(&names).is_some();
         !self.gguf_models().is_empty() || (self.has(directory::CONFIG) && !is_of_other_program())
     }
 
-    /// What is there where there are no weights.
+    /// The message about a directory without weights.
     fn no_weights(&self) -> String {
         let nested = self.names.iter().find(|name| {
             let inside = self.directory.join(name);
@@ -252,14 +255,14 @@ impl<'a> Contents<'a> {
         format!("the directory holds neither config.json nor a .gguf file{only}{nested}")
     }
 
-    /// What to do with an adapter.
+    /// The message about an adapter.
     fn adapter(&self) -> String {
         let config: Value = directory::read(&self.directory.join(ADAPTER_CONFIG)).unwrap_or_default();
         let field = |name: &str| config.get(name).and_then(Value::as_str).filter(|text| !text.is_empty());
         let base = field("base_model_name_or_path").or_else(|| field("model")).map(shown);
         let of = base.as_ref().map(|base| format!(" of {base}")).unwrap_or_default();
         let base = base.unwrap_or_else(|| "BASE".to_owned());
-        // Python takes a backslash for an escape.
+        // Forward slashes are used because Python reads a backslash as an escape.
         let path = self.directory.display().to_string().replace('\\', "/");
         if self.has("adapters.safetensors") {
             return format!(
@@ -279,7 +282,7 @@ impl<'a> Contents<'a> {
     }
 }
 
-/// The program that some of these files are weights for, and these files.
+/// The program for which some of these files are weights, and those files.
 fn of_other_program<'a>(names: &[&'a str]) -> Option<(&'static str, Vec<&'a str>)> {
     OTHER_WEIGHTS.iter().find_map(|&(start, ending, program)| {
         let fits = |path: &&str| {
@@ -295,13 +298,13 @@ fn is_weights(name: &str) -> bool {
     [INDEX_FILE, BURNPACK_FILE].contains(&name) || name.ends_with(".safetensors")
 }
 
-/// Files about text, without weights.
+/// Whether a file belongs to a tokenizer or chat template and holds no weights.
 fn is_text_file(name: &str) -> bool {
     let kinds = ["tokenizer", "vocab", "merges.txt", "special_tokens_map.json", "chat_template", "tekken"];
     kinds.iter().any(|kind| name.starts_with(kind))
 }
 
-/// Names as a message lists them.
+/// Formats names as a list in a message.
 pub(crate) fn list(names: &[&str]) -> String {
     let shown: Vec<String> = names.iter().take(NAMED).map(|name| shown(name)).collect();
     let more = names.len().saturating_sub(NAMED);

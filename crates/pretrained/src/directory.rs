@@ -1,4 +1,4 @@
-//! A directory in Hugging Face layout.
+//! Opens a directory in Hugging Face layout.
 
 use std::{
     collections::BTreeMap,
@@ -27,10 +27,10 @@ use crate::{
 pub(crate) const CONFIG: &str = "config.json";
 const GENERATION_CONFIG: &str = "generation_config.json";
 const CHAT_TEMPLATE: &str = "chat_template.jinja";
-/// Templates by name, each in a file.
+/// The directory of named chat templates, each in a file of its own.
 const CHAT_TEMPLATES: &str = "additional_chat_templates";
 
-/// What counts of the tokenizer's configuration.
+/// The fields of tokenizer_config.json that are used here.
 #[derive(Default)]
 struct TokenizerConfig {
     chat_template: Templates,
@@ -101,7 +101,8 @@ pub(crate) fn open(directory: &Path) -> Result<Pretrained, PretrainedError> {
     })
 }
 
-/// safetensors go before the others: they are what most files beside them were made of.
+/// Opens the weights. safetensors take precedence over other formats, because files beside them are usually made from
+/// them.
 fn weights(directory: &Path, how: Option<Quantisation>) -> Result<Checkpoint, PretrainedError> {
     let has = |file: &str| is_there(&directory.join(file));
     if !has(SINGLE_FILE) && !has(INDEX_FILE) {
@@ -117,7 +118,7 @@ fn weights(directory: &Path, how: Option<Quantisation>) -> Result<Checkpoint, Pr
         return Ok(open_quantised_safetensors(directory, &how)?);
     }
     open_safetensors(directory).or_else(|error| {
-        // What a quantised tensor is stored as is no type that is read by itself.
+        // Quantised tensors are stored in types that are not supported by themselves.
         let is_of_type =
             matches!(&error, CheckpointError::Format { what, .. } if what.contains("is not supported"));
         if !is_of_type {
@@ -131,9 +132,9 @@ fn weights(directory: &Path, how: Option<Quantisation>) -> Result<Checkpoint, Pr
     })
 }
 
-/// The end tokens: those of `generation_config.json`, of `config.json` and of `tokenizer_config.json`, and known ones. Where
-/// `generation_config.json` names some, one of `config.json` that is an ordinary token of text is a default that nobody
-/// has changed.
+/// The end tokens: those that `generation_config.json`, `config.json` and `tokenizer_config.json` name, and those
+/// known by their texts. If `generation_config.json` names some, an end token of `config.json` that is an ordinary
+/// text token is ignored, because it is then an unchanged default.
 fn ends(
     listed: Vec<u32>,
     in_config: Vec<u32>,
@@ -149,7 +150,7 @@ fn ends(
 /// `eos_token_id`: absent, null, one or a list.
 fn token_ids(config: &Value) -> Result<Vec<u32>, String> {
     let nested = config.get("text_config").and_then(|text| text.get("eos_token_id"));
-    // Of a multimodal model the text's own.
+    // A multimodal model has the field in the config of its text model.
     let ids = config.get("eos_token_id").filter(|ids| !ids.is_null()).or(nested).cloned().unwrap_or_default();
     let wrong = || format!("eos_token_id is {ids}, expected a token id or a list of them");
     let listed: Vec<&Value> = match &ids {
@@ -159,7 +160,7 @@ fn token_ids(config: &Value) -> Result<Vec<u32>, String> {
     let mut found = Vec::new();
     for id in listed {
         match id.as_f64() {
-            // None, in a list or alone; transformers writes -1 for it, too.
+            // The value is null, alone or in a list; transformers also writes -1 for it.
             None if id.is_null() => {}
             Some(id) if id < 0.0 => {}
             Some(id) if id.fract() == 0.0 && id <= f64::from(u32::MAX) => found.push(id as u32),
@@ -202,8 +203,8 @@ fn chat_template(
     ChatTemplate::in_file(&path, &source, tokens).map(Some)
 }
 
-/// The template for a plain conversation, and the file that it stands in. Of several, it is the one named `default`. Those
-/// of files of their own go before those of tokenizer_config.json.
+/// The chat template for a plain conversation, and the file that it comes from. If there are several templates, it is
+/// the one named `default`. Templates in files of their own take precedence over those in tokenizer_config.json.
 fn template_source(directory: &Path, listed: Templates) -> Result<Option<(PathBuf, String)>, TextError> {
     const DEFAULT: &str = "default";
     let folder = directory.join(CHAT_TEMPLATES);
@@ -241,7 +242,7 @@ fn template_source(directory: &Path, listed: Templates) -> Result<Option<(PathBu
     }
 }
 
-/// What the templates in a folder are called, in order; none if there is no such folder.
+/// The names of the templates in a folder, in order; empty if there is no such folder.
 fn names_in(folder: &Path) -> Vec<String> {
     let entries = fs::read_dir(folder).into_iter().flatten().flatten();
     let files = entries.map(|entry| entry.file_name().to_string_lossy().into_owned());
@@ -276,7 +277,7 @@ fn wrong(path: &Path, what: String) -> PretrainedError {
 mod tests {
     use super::*;
 
-    /// What is rendered of a directory with these files, where each template is its own text.
+    /// The rendered template of a directory with these files, in which each template consists of plain text.
     fn rendered(name: &str, files: &[(&str, &str)]) -> Result<Option<String>, String> {
         let directory = std::env::temp_dir().join(format!("moi-templates-{name}-{}", std::process::id()));
         fs::create_dir_all(directory.join(CHAT_TEMPLATES)).unwrap();

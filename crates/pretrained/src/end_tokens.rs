@@ -1,10 +1,11 @@
 //! The tokens that end a generation: those that a model's files declare, and those whose texts are known to end one.
 //!
-//! Files often declare too few: a fine-tuned model names its end of turn in `tokenizer_config.json` alone, or keeps its
-//! base model's `generation_config.json`; an old GGUF file names one token of several. vLLM unites what the files of a
-//! directory say, llama.cpp knows end tokens by their texts whatever their kind in the vocabulary; both are done here.
+//! Files often declare too few end tokens: a fine-tuned model names its end of turn only in `tokenizer_config.json`,
+//! or keeps its base model's `generation_config.json`; an old GGUF file names one token of several. vLLM unites the
+//! end tokens of a directory's files, and llama.cpp recognises end tokens by their texts, whatever their kind in the
+//! vocabulary; this module does both.
 
-/// Texts of tokens that end a turn or a document, as llama.cpp's vocabulary loader has them, and DeepSeek's.
+/// Texts of tokens that end a turn or a document, from llama.cpp's vocabulary loader, and DeepSeek's.
 const END_TEXTS: &[&str] = &[
     "<|eot_id|>",
     "<|im_end|>",
@@ -29,17 +30,17 @@ const END_TEXTS: &[&str] = &[
     "<|tool_response>",
 ];
 
-/// Tokens of fill-in-the-middle prompts with which llama.cpp ends a generation, too: padding, the name of the next
-/// repository, and of the next file. The first of each group that the vocabulary has. They count in GGUF files alone:
-/// transformers and vLLM go on behind them, and models that write several files of a repository need that.
+/// Tokens of fill-in-the-middle prompts at which llama.cpp also ends a generation: padding, the name of the next
+/// repository, and of the next file. In each group, the first one in the vocabulary counts. They only count for GGUF
+/// files: transformers and vLLM continue behind them, which models that write several files of a repository need.
 const FILL_IN_ENDS: &[&[&str]] = &[
     &["<|fim_pad|>", "<fim-pad>", "<fim_pad>", "<PAD>", "[PAD]"],
     &["<|fim_repo|>", "<|repo_name|>", "<fim-repo>", "<REPO>", "<reponame>"],
     &["<|file_sep|>"],
 ];
 
-/// The end tokens: `declared` ones in order, then known ones that the vocabulary has; each once. `id` looks a text up in
-/// the vocabulary.
+/// The end tokens without repetitions: first the `declared` ones in order, then known ones in the vocabulary. `id`
+/// looks up a text in the vocabulary.
 pub(crate) fn end_tokens(
     declared: impl IntoIterator<Item = u32>,
     id: impl Fn(&str) -> Option<u32>,
@@ -54,12 +55,12 @@ pub(crate) fn end_tokens(
     ids
 }
 
-/// The end tokens of fill-in-the-middle prompts that the vocabulary has.
+/// The end tokens of fill-in-the-middle prompts in the vocabulary.
 pub(crate) fn fill_in_ends(id: impl Fn(&str) -> Option<u32>) -> Vec<u32> {
     FILL_IN_ENDS.iter().filter_map(|texts| texts.iter().find_map(|text| id(text))).collect()
 }
 
-/// Marks of fill-in-the-middle prompts, which llama.cpp takes for control tokens as it does known ends.
+/// Markers of fill-in-the-middle prompts, which llama.cpp also turns into control tokens.
 const FILL_IN_MARKS: &[&str] = &[
     "<|fim_prefix|>",
     "<fim-prefix>",
@@ -87,18 +88,18 @@ const FILL_IN_MARKS: &[&str] = &[
     "<|middle|>",
 ];
 
-/// A tag that vocabularies have that have HTML in them.
+/// An HTML tag that only vocabularies with HTML tags have.
 const HTML: &str = "</table>";
 
-/// Whether a token of this text is a control token in such a vocabulary, whatever kind the file gives it.
+/// Whether llama.cpp makes a token of this text a control token in this vocabulary, whatever kind the file states.
 pub(crate) fn is_control(text: &str, id: impl Fn(&str) -> Option<u32>) -> bool {
     let fills_in = FILL_IN_ENDS.iter().any(|texts| texts.contains(&text)) || FILL_IN_MARKS.contains(&text);
     fills_in || (END_TEXTS.contains(&text) && ends_turns(text, &id))
 }
 
-/// Whether anything here depends on the token of this text.
+/// Whether the decisions in this module depend on a token of this text.
 pub(crate) fn is_looked_up(text: &str) -> bool {
-    // Few tokens begin like that; half of some vocabularies begins with the mark of a space.
+    // This fast check excludes most tokens; in some vocabularies, half of the tokens begin with the space marker.
     (text.starts_with(['<', '_', '[']) || text.starts_with("\u{2581}<"))
         && (text == HTML
             || END_TEXTS.contains(&text)
@@ -106,8 +107,8 @@ pub(crate) fn is_looked_up(text: &str) -> bool {
             || FILL_IN_ENDS.iter().any(|texts| texts.contains(&text)))
 }
 
-/// Whether a known text means an end in this vocabulary. gpt-oss and Solar end messages, not turns, with `<|end|>`. Gemma's
-/// vocabularies have `</s>` as a tag of HTML, among others.
+/// Whether a known text ends a generation in this vocabulary. gpt-oss and Solar end messages, not turns, with
+/// `<|end|>`. In Gemma's vocabularies, `</s>` is one of several HTML tags.
 fn ends_turns(text: &str, id: impl Fn(&str) -> Option<u32>) -> bool {
     let has = |text: &str| id(text).is_some();
     match text {

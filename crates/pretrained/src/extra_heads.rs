@@ -1,17 +1,17 @@
-//! Heads beside that of the language model, which no text is generated with. transformers leaves them out of a causal
-//! language model.
+//! Heads other than the language model's head. They do not take part in generating text, and transformers leaves them
+//! out of a causal language model.
 
 use moi_checkpoint::Checkpoint;
 
 use crate::contents;
 
-/// Whether a tensor is one of a head that classifies or scores texts, or that predicts several tokens at once.
+/// Whether a tensor belongs to a head that classifies or scores texts, or that predicts several tokens at once.
 pub(crate) fn is_extra_head(name: &str) -> bool {
     let starts = ["v_head.", "classifier.", "mtp.", "model.mtp."];
     name == "score.weight" || starts.iter().any(|start| name.starts_with(start))
 }
 
-/// Says which of them are left out.
+/// A note on the tensors of such heads that are left out.
 pub(crate) fn left_out(checkpoint: &Checkpoint) -> Option<String> {
     let names: Vec<&str> =
         checkpoint.tensors().keys().map(String::as_str).filter(|name| is_extra_head(name)).collect();

@@ -1,4 +1,4 @@
-//! A GGUF file, which holds everything.
+//! Opens a GGUF file, which holds a complete model.
 
 use std::{collections::HashMap, path::Path};
 
@@ -63,7 +63,7 @@ pub(crate) fn open(path: &Path) -> Result<Pretrained, PretrainedError> {
     })
 }
 
-/// What the file is where it is no language model: other things are stored as GGUF, too.
+/// The message for a GGUF file that is no language model, because other things are stored as GGUF, too.
 fn other_kind(meta: &Metadata) -> Option<&'static str> {
     match (meta.str("general.type"), meta.str("general.architecture")) {
         (Some("adapter"), _) => Some(
@@ -77,7 +77,7 @@ fn other_kind(meta: &Metadata) -> Option<&'static str> {
     }
 }
 
-/// Says that a byte-level vocabulary does not tell how text is cut before it is merged, as llama.cpp does.
+/// A note, as llama.cpp gives it, if a byte-level vocabulary does not name its pre-tokenizer.
 fn missing_pre(meta: &Metadata) -> Option<String> {
     let is_missing =
         meta.str("tokenizer.ggml.model") == Some("gpt2") && meta.str(PRE).is_none_or(str::is_empty);
@@ -88,7 +88,7 @@ fn missing_pre(meta: &Metadata) -> Option<String> {
     })
 }
 
-/// Says how many tokens are of a kind that ggml does not have. They are text, as in llama.cpp.
+/// A note on tokens of a kind that ggml does not define. They count as text, as in llama.cpp.
 fn unknown_kinds(meta: &Metadata) -> Option<String> {
     let Some(Value::Array(kinds)) = meta.get(TOKEN_TYPE) else { return None };
     let is_unknown = |kind: &&Value| kind.as_usize().and_then(TokenKind::from_ggml).is_none();
@@ -98,7 +98,7 @@ fn unknown_kinds(meta: &Metadata) -> Option<String> {
     }
 }
 
-/// Says how many merges were left out.
+/// A note on merges that were left out.
 fn unusable_merges(dropped: usize) -> Option<String> {
     (dropped > 0).then(|| {
         format!(
@@ -108,8 +108,8 @@ fn unusable_merges(dropped: usize) -> Option<String> {
     })
 }
 
-/// Says which texts that count are not UTF-8. llama.cpp takes their bytes as they are; here U+FFFD stands for each
-/// that is none.
+/// Notes on strings that are used but not UTF-8. llama.cpp uses their bytes unchanged; here each invalid sequence
+/// becomes U+FFFD.
 fn not_utf8(meta: &Metadata) -> Vec<String> {
     let mut notes: Vec<String> = Vec::new();
     let mut add = |key: &str, what: &str, effect: &str| match meta.num_replaced(key) {
@@ -138,12 +138,12 @@ fn vocabulary(meta: &Metadata) -> Result<Option<Vocabulary>, String> {
     let merges = || -> Result<Vec<String>, String> {
         let mut merges = strings("merges")?;
         if meta.num_replaced(MERGES) > 0 {
-            // What they merge to is no text, so there is no such token to be found.
+            // The merged text would be invalid, too, so no token of the vocabulary has it.
             merges.retain(|merge| !merge.contains(char::REPLACEMENT_CHARACTER));
         }
         Ok(merges)
     };
-    // llama.cpp takes an empty name for a missing one.
+    // llama.cpp treats an empty name as a missing one.
     let pre = meta.str(PRE).filter(|pre| !pre.is_empty()).unwrap_or(DEFAULT_PRE_TOKENIZER);
     let kind = match model {
         "gpt2" => VocabularyKind::ByteLevel { pre: pre.to_owned(), merges: merges()? },
@@ -163,16 +163,16 @@ fn vocabulary(meta: &Metadata) -> Result<Option<Vocabulary>, String> {
     let kinds = match meta.get(TOKEN_TYPE) {
         None => Vec::new(),
         Some(_) => listed(meta, "token_type", "a whole number", |value| match value {
-            // An unknown kind is none, as in llama.cpp.
+            // A token of an unknown kind is ordinary text, as in llama.cpp.
             Value::Unsigned(_) | Value::Signed(_) => {
                 Some(value.as_usize().and_then(TokenKind::from_ggml).unwrap_or(TokenKind::Normal))
             }
             _ => None,
         })?,
     };
-    // Where the file does not say, these have a begin token in llama.cpp too.
+    // These models also get a begin token in llama.cpp if the file does not say.
     let adds_bos = match model {
-        // Whatever the file says.
+        // llama.cpp adds the begin token of this model whatever the file says.
         "gemma4" => token_id(meta, "bos").is_some(),
         model => {
             let usual = model == "llama" || adds_begin_token(pre);
@@ -180,7 +180,7 @@ fn vocabulary(meta: &Metadata) -> Result<Option<Vocabulary>, String> {
         }
     };
     let tokens = strings("tokens")?;
-    // llama.cpp's own where the file names none.
+    // llama.cpp's default ids if the file names no begin token.
     let usual = (if model == "llama" { 1 } else { 11 } as usize).min(tokens.len().saturating_sub(1)) as u32;
     let bos = adds_bos.then(|| token_id(meta, "bos").unwrap_or(usual));
     let adds_eos = meta.bool("tokenizer.ggml.add_eos_token").unwrap_or(false);
@@ -190,7 +190,7 @@ fn vocabulary(meta: &Metadata) -> Result<Option<Vocabulary>, String> {
     Ok(Some(Vocabulary { kind, tokens, kinds, bos, eos, rstrip }))
 }
 
-/// Refuses settings of another type than theirs, as llama.cpp does: they would count as absent.
+/// Refuses settings of a wrong type, as llama.cpp does, because they would otherwise count as absent.
 fn check_types(meta: &Metadata) -> Result<(), String> {
     const NUMBERS: &[&str] = &["bos", "eos", "eot", "eom", "padding", "unknown"];
     const FLAGS: &[&str] = &["add_bos_token", "add_eos_token", "add_space_prefix"];
@@ -201,7 +201,7 @@ fn check_types(meta: &Metadata) -> Result<(), String> {
         let key = format!("tokenizer.ggml.{name}");
         let is_right = match (meta.get(&key), expected) {
             (None, _) | (Some(Value::Bool(_)), "true or false") | (Some(Value::String(_)), "a text") => true,
-            // -1 and the largest number mean that there is none.
+            // -1 and the largest number stand for no token.
             (Some(Value::Unsigned(_) | Value::Signed(_)), "a token id") => true,
             _ => false,
         };
@@ -212,7 +212,7 @@ fn check_types(meta: &Metadata) -> Result<(), String> {
     Ok(())
 }
 
-/// The entries of a list about tokens.
+/// The entries of a list about tokens, converted by `read`.
 fn listed<T>(
     meta: &Metadata,
     key: &str,
@@ -230,8 +230,8 @@ fn listed<T>(
     }
 }
 
-/// Phi-3's control tokens swallow the spaces behind them; files do not say so, and llama.cpp knows them by the
-/// model's name.
+/// The control tokens of Phi-3, which swallow the spaces behind them. Files do not state this; llama.cpp also
+/// recognises them by the model's name.
 fn phi3_rstrip(meta: &Metadata, tokens: &[String], kinds: &[TokenKind]) -> Vec<String> {
     const KEPT: &[&str] = &["<unk>", "<s>", "<|endoftext|>"];
     let name = meta.str("general.name").unwrap_or_default().to_lowercase();
@@ -260,7 +260,7 @@ fn ends(meta: &Metadata, vocabulary: Option<&Vocabulary>) -> Vec<u32> {
     end_tokens(declared.chain(fill_in_ends(id)), id)
 }
 
-/// The ids of the texts that decide about end tokens; of tokens that are spelled alike, the first.
+/// The ids of the texts that decide about end tokens; if several tokens have the same text, the first one counts.
 fn ids(tokens: &[String]) -> HashMap<&str, u32> {
     let mut ids = HashMap::new();
     for (id, token) in (0..).zip(tokens).filter(|(_, token)| is_looked_up(token)) {
@@ -269,12 +269,12 @@ fn ids(tokens: &[String]) -> HashMap<&str, u32> {
     ids
 }
 
-/// Makes known end tokens and marks of fill-in-the-middle prompts control tokens, whatever the file says of them: some
-/// conversions list them as text.
+/// Makes known end tokens and markers of fill-in-the-middle prompts control tokens, whatever kind the file states,
+/// because some converters list them as text.
 fn with_known_ends(tokens: &[String], mut kinds: Vec<TokenKind>) -> Vec<TokenKind> {
     let ids = ids(tokens);
     let id = |text: &str| ids.get(text).copied();
-    // A list of another length is refused with the vocabulary.
+    // A list of another length is refused later, with the vocabulary.
     if kinds.is_empty() {
         kinds.resize(tokens.len(), TokenKind::Normal);
     }
@@ -292,7 +292,7 @@ mod tests {
 
     use super::*;
 
-    /// What llama.cpp decides of a small vocabulary.
+    /// llama.cpp's decisions about a small vocabulary.
     #[derive(Deserialize)]
     struct Row {
         texts: Vec<String>,
@@ -300,7 +300,7 @@ mod tests {
         eos: u64,
         ends: Vec<u32>,
         control: Vec<u32>,
-        /// What is decided here, where that differs.
+        /// The decisions expected here, if they differ.
         ours: Option<Vec<u32>>,
     }
 
@@ -336,7 +336,7 @@ mod tests {
             found.sort_unstable();
             let of_kind = |kind| (0u32..).zip(&vocabulary.kinds).filter(move |(_, k)| **k == kind);
             let control: Vec<u32> = of_kind(TokenKind::Control).map(|(id, _)| id).collect();
-            // What a file itself calls a control token stays one.
+            // A token that the file itself marks as control stays a control token.
             let is_kept = row.control.iter().all(|id| control.contains(id) || row.ours.is_some())
                 && (row.kind == 3 || control.iter().all(|id| row.control.contains(id) || row.ours.is_some()));
             if found != *row.ours.as_ref().unwrap_or(&row.ends) || !is_kept {

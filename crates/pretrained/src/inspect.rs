@@ -1,4 +1,4 @@
-//! What a model is and what it needs, without reading its weights.
+//! Describes a model and the memory it needs, without reading its weights.
 
 use std::{collections::BTreeMap, fmt, path::Path};
 
@@ -9,124 +9,215 @@ use serde_json::Value;
 
 use crate::{Pretrained, PretrainedError};
 
-/// A model's facts. Serialises to JSON; prints as a table.
+/// The facts about a model. They serialise to JSON and print as a table.
+///
+/// # Examples
+/// ```
+/// use moi_pretrained::Inspection;
+///
+/// # let path = std::env::temp_dir().join(format!("moi-inspection-{}.json", std::process::id()));
+/// # let config = serde_json::json!({
+/// #     "model_type": "llama", "vocab_size": 32, "hidden_size": 16, "intermediate_size": 24,
+/// #     "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2,
+/// # });
+/// # std::fs::write(&path, config.to_string())?;
+/// // The path of a config.json, here of a small Llama; or of a whole model.
+/// let inspection = Inspection::of(&path)?;
+/// assert_eq!((inspection.model_type, inspection.layers.count), ("llama", 2));
+/// assert!(inspection.files.is_none());
+/// println!("{inspection}");
+/// # std::fs::remove_file(&path)?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone, Debug, Serialize)]
 pub struct Inspection {
-    /// Where it was found.
+    /// The path of the model.
     pub path: String,
     /// `model_type` as `config.json` spells it.
     pub model_type: &'static str,
-    /// Parameters, tied ones counted once.
+    /// The number of parameters; tied ones count once.
     pub parameters: usize,
-    /// Weights that one decoded token reads; fewer than all where the embedding is not the head, and of
-    /// experts only those that are picked.
+    /// The number of weights that decoding one token reads. It is smaller than `parameters` if the embedding is not
+    /// tied to the head, and of experts only the selected ones count.
     pub parameters_per_token: usize,
-    /// Number of layers, and what they are.
+    /// The number of layers, and their kinds.
     pub layers: Layers,
     /// Width of the residual stream.
     pub hidden_size: usize,
-    /// Tokens in the vocabulary, as the embedding has them.
+    /// The number of tokens in the vocabulary, which is the number of rows of the embedding.
     pub vocab_size: usize,
-    /// Positions.
+    /// Longest context, in tokens.
     pub context_length: usize,
     /// Whether the head is the embedding table.
     pub tied: bool,
-    /// What the files hold; absent for a config alone.
+    /// The contents of the files; absent if only a config was inspected.
     pub files: Option<Files>,
-    /// Bytes of weights and cache.
+    /// Bytes of weights and cache for some context lengths.
     pub memory: Vec<Memory>,
     /// Name and shape of every tensor.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub tensors: BTreeMap<String, Tensor>,
 }
 
-/// The layers, summed up.
+/// The numbers of layers of each kind.
+///
+/// # Examples
+/// ```
+/// use moi_pretrained::Layers;
+///
+/// let layers = Layers {
+///     count: 4, attention: 4, latent: 0, states: 0, sliding: 3, experts: 0,
+///     heads: 8, kv_heads: 2, head_dim: 64,
+/// };
+/// let shown = "4, 3 with a sliding window; 8 heads of 64, 2 for keys and values";
+/// assert_eq!(layers.to_string(), shown);
+/// ```
 #[derive(Clone, Debug, Serialize)]
 pub struct Layers {
-    /// All.
+    /// All layers.
     pub count: usize,
-    /// With attention.
+    /// Layers with attention.
     pub attention: usize,
-    /// Of these the ones whose keys and values are maps of latents.
+    /// Layers with attention whose keys and values are computed from latent vectors.
     pub latent: usize,
-    /// With a state of fixed size in the place of attention.
+    /// Layers with a recurrent state of fixed size instead of attention.
     pub states: usize,
-    /// With a sliding window.
+    /// Layers with a sliding window.
     pub sliding: usize,
-    /// With a mixture of experts.
+    /// Layers with a mixture of experts.
     pub experts: usize,
-    /// Query heads, of the layers with attention; the largest.
+    /// Query heads of the attention layer that has most.
     pub heads: usize,
-    /// Key and value heads; the largest.
+    /// Key and value heads of the attention layer that has most.
     pub kv_heads: usize,
     /// Width of a head.
     pub head_dim: usize,
 }
 
-/// What the files hold.
+/// The contents of the files.
+///
+/// # Examples
+/// ```no_run
+/// use moi_pretrained::{Files, Inspection};
+///
+/// let inspection = Inspection::of("./Llama-3.2-1B-Instruct".as_ref())?;
+/// if let Some(Files { bytes, tokenizer, chat_template, .. }) = &inspection.files {
+///     println!("{bytes} bytes; tokenizer: {tokenizer}; chat template: {chat_template}");
+/// }
+/// # Ok::<(), moi_pretrained::PretrainedError>(())
+/// ```
 #[derive(Clone, Debug, Serialize)]
 pub struct Files {
     /// Bytes of all tensors.
     pub bytes: usize,
-    /// By type of storage.
+    /// Totals by storage type.
     pub types: BTreeMap<&'static str, TypeTotal>,
-    /// Kind and size of the tokenizer, or why there is none.
+    /// The kind and size of the tokenizer, or why there is none.
     pub tokenizer: String,
     /// Whether there is a chat template.
     pub chat_template: bool,
     /// Tokens that end a generation.
     pub eos: Vec<u32>,
-    /// Their texts, where the tokenizer has them.
+    /// Their texts, if the tokenizer has them.
     pub eos_texts: Vec<Option<String>>,
-    /// What a user should know of the files.
+    /// Messages about the files for the user.
     pub notes: Vec<String>,
 }
 
-/// Tensors of one type.
+/// The total of the tensors of one storage type.
+///
+/// # Examples
+/// ```no_run
+/// use moi_pretrained::{Inspection, TypeTotal};
+///
+/// let inspection = Inspection::of("./Llama-3.2-1B-Instruct".as_ref())?;
+/// let types = inspection.files.map(|files| files.types).unwrap_or_default();
+/// for (name, TypeTotal { tensors, values, bytes }) in types {
+///     println!("{name}: {tensors} tensors, {:.1} bits per value", 8.0 * bytes as f64 / values as f64);
+/// }
+/// # Ok::<(), moi_pretrained::PretrainedError>(())
+/// ```
 #[derive(Clone, Copy, Debug, Default, Serialize)]
 pub struct TypeTotal {
-    /// How many.
+    /// The number of tensors.
     pub tensors: usize,
-    /// Their values.
+    /// The number of values.
     pub values: usize,
-    /// Their bytes.
+    /// Bytes of the values.
     pub bytes: usize,
 }
 
-/// Bytes that weights and cache take, all values in one type.
+/// Bytes of weights and cache if all values have the same type.
+///
+/// # Examples
+/// ```
+/// use moi_pretrained::Inspection;
+///
+/// # let path = std::env::temp_dir().join(format!("moi-memory-{}.json", std::process::id()));
+/// # let config = serde_json::json!({
+/// #     "model_type": "llama", "vocab_size": 32, "hidden_size": 16, "intermediate_size": 24,
+/// #     "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2,
+/// # });
+/// # std::fs::write(&path, config.to_string())?;
+/// let inspection = Inspection::of(&path)?; // of the config.json of a small Llama
+/// // The last entry is for the longest context.
+/// let memory = inspection.memory.last().ok_or("no context")?;
+/// assert_eq!(memory.context, inspection.context_length);
+/// assert!(memory.f32 == 2 * memory.f16 && memory.f32 > 4 * inspection.parameters);
+/// # std::fs::remove_file(&path)?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone, Copy, Debug, Serialize)]
 pub struct Memory {
-    /// Positions in the cache, of one row.
+    /// Positions in the cache, for one sequence.
     pub context: usize,
-    /// In float32.
+    /// Bytes in float32.
     pub f32: usize,
-    /// In float16 or bfloat16.
+    /// Bytes in float16 or bfloat16.
     pub f16: usize,
 }
 
-/// A tensor as the checkpoint has it.
+/// A tensor of the checkpoint.
+///
+/// # Examples
+/// ```
+/// use moi_pretrained::{Inspection, Tensor};
+///
+/// # let path = std::env::temp_dir().join(format!("moi-tensor-{}.json", std::process::id()));
+/// # let config = serde_json::json!({
+/// #     "model_type": "llama", "vocab_size": 32, "hidden_size": 16, "intermediate_size": 24,
+/// #     "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2,
+/// # });
+/// # std::fs::write(&path, config.to_string())?;
+/// let inspection = Inspection::of(&path)?; // of the config.json of a small Llama
+/// let Tensor { shape, storage } = &inspection.tensors["model.embed_tokens.weight"];
+/// assert_eq!(*shape, [32, 16]);
+/// assert!(storage.is_none()); // a config does not say how the weights are stored
+/// # std::fs::remove_file(&path)?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone, Debug, Serialize)]
 pub struct Tensor {
     /// Sizes, outermost first.
     pub shape: Vec<usize>,
-    /// Its storage; absent for a config alone.
+    /// The storage type; absent if only a config was inspected.
     #[serde(rename = "type", skip_serializing_if = "Option::is_none")]
     pub storage: Option<&'static str>,
 }
 
 impl Inspection {
-    /// Inspects a GGUF file, a directory in Hugging Face layout, or a `config.json` alone. With a config alone the
-    /// tensors are those that a checkpoint of it must hold.
+    /// Inspects a GGUF file, a directory in Hugging Face layout, or a single `config.json`. For a config, the tensors
+    /// are those that a checkpoint of the config must have.
     ///
     /// # Errors
-    /// If it cannot be opened, or its tensors do not fit its config.
+    /// If the model cannot be opened, or its tensors do not fit its config.
     pub fn of(path: &Path) -> Result<Self, PretrainedError> {
         let is_json = path.extension().is_some_and(|extension| extension == "json");
         if is_json && path.is_file() {
             return Self::of_config(path);
         }
         let pretrained = Pretrained::open(path)?;
-        // The names and shapes must fit, as if it were loaded.
+        // Names and shapes must fit as for loading.
         pretrained.parameters()?;
         let mut inspection = Self::of_architecture(path, &pretrained.architecture);
         let mut types = BTreeMap::<&str, TypeTotal>::new();
@@ -223,7 +314,7 @@ fn layers(config: &DecoderConfig) -> Layers {
         sliding: heads().filter(|attention| attention.window.is_some()).count(),
         experts: experts.count(),
         heads: largest(heads().map(|one| one.num_heads).chain(latents().map(|one| one.num_heads))),
-        // All heads read one latent.
+        // All heads share one latent vector.
         kv_heads: largest(heads().map(|one| one.num_kv_heads).chain(latents().map(|_| 1))),
         head_dim: largest(
             heads().map(|one| one.head_dim).chain(latents().map(|one| one.nope_dim + one.rope_dim)),
@@ -266,7 +357,7 @@ impl fmt::Display for Inspection {
     }
 }
 
-/// End tokens as a table or a message shows them: ids, and texts where they are known.
+/// End tokens in the form in which tables and messages show them: ids, with texts if they are known.
 pub(crate) fn listed_ends(ids: &[u32], texts: &[Option<String>]) -> String {
     let one = |(id, text): (&u32, &Option<String>)| match text {
         Some(text) => format!("{id} {}", shown(text)),
@@ -304,7 +395,7 @@ fn largest(sizes: impl Iterator<Item = usize>) -> usize {
     sizes.max().unwrap_or(0)
 }
 
-/// 1,234,567.
+/// A number with digits grouped in threes: 1,234,567.
 fn grouped(number: usize) -> String {
     let digits = number.to_string();
     let first = digits.len() % 3;
@@ -318,7 +409,7 @@ fn grouped(number: usize) -> String {
     text
 }
 
-/// Bytes in decimal units.
+/// A number of bytes in decimal units.
 fn size(bytes: usize) -> String {
     let bytes = bytes as f64;
     match bytes {

@@ -1,4 +1,4 @@
-//! A tokenizer that is built when it is first asked for.
+//! A tokenizer that is built on first use.
 
 use std::{
     fmt,
@@ -8,13 +8,23 @@ use std::{
 
 use moi_text::{TextError, Tokenizer};
 
-/// What a model brings: a tokenizer, none, or one that cannot be used.
+/// The tokenizer of a model, `None` if it has none, or the error of one that cannot be used.
 pub type TokenizerResult = Result<Option<Tokenizer>, TextError>;
 
 type Build = Box<dyn FnOnce() -> TokenizerResult + Send>;
 
-/// A model's tokenizer, built when it is first asked for: a vocabulary of 262,144 tokens takes half a second, in which
-/// the weights can be loaded on another thread.
+/// A model's tokenizer, built on first use because a vocabulary of 262,144 tokens takes half a second, in which the
+/// weights can be loaded on another thread.
+///
+/// # Examples
+/// ```
+/// use moi_pretrained::{LazyTokenizer, TokenizerResult};
+///
+/// let none: TokenizerResult = Ok(None); // of a model without a tokenizer
+/// let tokenizer = LazyTokenizer::from(none);
+/// assert!(matches!(&*tokenizer, Ok(None)));
+/// assert!(matches!(tokenizer.into_inner(), Ok(None)));
+/// ```
 pub struct LazyTokenizer {
     build: Mutex<Option<Build>>,
     built: OnceLock<TokenizerResult>,
@@ -25,13 +35,13 @@ impl LazyTokenizer {
         Self { build: Mutex::new(Some(Box::new(build))), built: OnceLock::new() }
     }
 
-    /// The tokenizer itself.
+    /// Returns the tokenizer, building it if necessary.
     pub fn into_inner(self) -> TokenizerResult {
         let Self { build, built } = self;
         match (built.into_inner(), build.into_inner().unwrap_or_else(PoisonError::into_inner)) {
             (Some(built), _) => built,
             (None, Some(build)) => build(),
-            // The closure was taken before, and it panicked.
+            // The closure was called before and panicked.
             (None, None) => Ok(None),
         }
     }

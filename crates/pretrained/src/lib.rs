@@ -1,7 +1,7 @@
-//! A model on disk as one thing: what its files say together.
+//! Opens a model on disk as a whole: weights, tokenizer, chat template and settings.
 //!
-//! [`Pretrained::open`] takes a GGUF file or a directory in Hugging Face layout and reads everything but the
-//! weights; [`Pretrained::load`] loads these onto a device.
+//! [`Pretrained::open`] takes a GGUF file or a directory in Hugging Face layout and reads everything except the
+//! weights; [`Pretrained::load`] loads the weights onto a device.
 //!
 //! ```no_run
 //! use burn::tensor::backend::Backend;
@@ -51,46 +51,80 @@ pub use quantised::{is_quantisation_file, without_quantisation};
 pub use sampling::AdvisedSampling;
 pub use tokenizer_files::read_tokenizer;
 
-/// A model on disk, its weights not yet read.
+/// A model on disk whose weights have not been read yet.
+///
+/// # Examples
+/// ```no_run
+/// use burn::tensor::backend::Backend;
+/// use moi_models::Decoder;
+/// use moi_pretrained::{Pretrained, PretrainedError, WeightForm};
+///
+/// fn load<B: Backend>(device: &B::Device) -> Result<Decoder<B>, PretrainedError> {
+///     // A directory in Hugging Face layout, or a .gguf file.
+///     let model = Pretrained::open("./Llama-3.2-1B-Instruct".as_ref())?;
+///     let needed = model.footprint::<B>(device, WeightForm::F32, 4096)?;
+///     println!("{} bytes with a cache of {} positions", needed.total(), needed.positions);
+///     for note in &model.notes {
+///         eprintln!("{note}");
+///     }
+///     // The tokenizer is built on first use.
+///     if let Ok(Some(tokenizer)) = &*model.tokenizer {
+///         println!("{} tokens", tokenizer.vocab_size());
+///     }
+///     model.load::<B>(device, WeightForm::F32, |_| {})
+/// }
+/// ```
 #[derive(Debug)]
 pub struct Pretrained {
-    /// Where it was found.
+    /// The path of the model.
     pub path: PathBuf,
-    /// What to build.
+    /// The architecture to build.
     pub architecture: Architecture,
-    /// Its tensors.
+    /// The model's tensors.
     pub checkpoint: Checkpoint,
-    /// Text to tokens, if the model brings a tokenizer. One that cannot be used hinders nobody who needs none.
+    /// The tokenizer, if the model has one. If it cannot be used, the error only matters to callers that need it.
     pub tokenizer: LazyTokenizer,
-    /// How it wants a conversation spelled, if it says; likewise.
+    /// The chat template, if the model has one; its error also only matters to callers that need it.
     pub chat_template: Result<Option<ChatTemplate>, TextError>,
     /// The tokens that end a generation.
     pub eos: Vec<u32>,
-    /// How its makers advise to sample. Advice that nothing can be sampled by hinders nobody who does not sample.
+    /// The sampling settings that the model's makers recommend. An error in them only matters to callers that sample.
     pub sampling: Result<AdvisedSampling, PretrainedError>,
-    /// What a user should know of the files: nothing that hinders, but results may not be what is expected.
+    /// Messages about the files for the user: not errors, but results may differ from what is expected.
     pub notes: Vec<String>,
 }
 
-/// How weights are held in memory, and with it what activations and cache are computed in.
+/// The form in which weights are held in memory, which also determines the type of activations and cache.
 ///
-/// Norms and biases are in float32 always, routers are floats; packed weights compute in float32, or with rounded
+/// Norms and biases are always float32, and routers are floats. Packed weights compute in float32, or with rounded
 /// activations: see [`Activations`].
+///
+/// # Examples
+/// ```
+/// use burn::tensor::FloatDType;
+/// use moi_models::PackedForm;
+/// use moi_pretrained::WeightForm;
+///
+/// assert_eq!(WeightForm::Float(FloatDType::F16).dtype(), FloatDType::F16);
+/// // What is not packed, such as norms, is float32.
+/// assert_eq!(WeightForm::Packed(PackedForm::Q4_0).dtype(), FloatDType::F32);
+/// assert_eq!(WeightForm::default(), WeightForm::F32);
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum WeightForm {
-    /// In this type: F32, F16 or BF16, one that the device has arithmetic for.
+    /// Floats of this type: F32, F16 or BF16, whichever the device can compute with.
     Float(FloatDType),
-    /// As the file has them where that is a [`PackedForm`], else in float32.
+    /// The file's blocks if they have a [`PackedForm`], else float32.
     Stored,
-    /// Quantised, by the file or now.
+    /// Packed in this form, from the file's blocks or quantised when loading.
     Packed(PackedForm),
 }
 
 impl WeightForm {
-    /// In float32.
+    /// Weights in float32.
     pub const F32: Self = Self::Float(FloatDType::F32);
 
-    /// The type of keys and values, unless packed weights compute with activations in float32.
+    /// The type of keys and values, unless packed weights compute with float32 activations.
     fn cache_dtype<B: Backend>(self) -> FloatDType {
         match self {
             Self::Float(dtype) => dtype,
@@ -98,7 +132,7 @@ impl WeightForm {
         }
     }
 
-    /// The type of what is no block and no norm.
+    /// The type of weights that are neither packed nor norms.
     pub fn dtype(self) -> FloatDType {
         match self {
             Self::Float(dtype) => dtype,
@@ -113,41 +147,58 @@ impl Default for WeightForm {
     }
 }
 
-/// Bytes that a loaded model takes, but for what a step needs in passing.
+/// Bytes that a loaded model takes, without the temporary memory of a step.
+///
+/// # Examples
+/// ```
+/// use moi_pretrained::Footprint;
+///
+/// let footprint = Footprint { weights: 4_000_000, cache: 500_000, positions: 2048 };
+/// assert_eq!(footprint.total(), 4_500_000);
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Footprint {
-    /// All weights.
+    /// Bytes of all weights.
     pub weights: usize,
-    /// Keys and values of one row.
+    /// Bytes of the keys and values of one sequence.
     pub cache: usize,
-    /// The positions that these are for.
+    /// The number of positions in the cache.
     pub positions: usize,
 }
 
 impl Footprint {
-    /// Both.
+    /// Bytes of weights and cache together.
     pub fn total(&self) -> usize {
         self.weights.saturating_add(self.cache)
     }
 }
 
 /// Why a model cannot be opened or loaded.
+///
+/// # Examples
+/// ```
+/// use moi_pretrained::{Pretrained, PretrainedError};
+///
+/// let error = Pretrained::open("no/such/model".as_ref()).unwrap_err();
+/// assert!(matches!(error, PretrainedError::NotAModel { .. }));
+/// assert_eq!(error.to_string(), "no/such/model is not a model: no such file or directory");
+/// ```
 #[derive(Debug, thiserror::Error)]
 pub enum PretrainedError {
-    /// Nothing there that is a model.
+    /// The path holds no model.
     #[error("{path} is not a model: {what}", path = path.display())]
     NotAModel {
-        /// What was given.
+        /// The given path.
         path: PathBuf,
-        /// What was looked for.
+        /// What is missing or wrong.
         what: String,
     },
-    /// A file that cannot be read or is not what its name says.
+    /// A file cannot be read or is not what its name says.
     #[error("{path}: {what}", path = path.display(), what = shown(what))]
     File {
         /// The file.
         path: PathBuf,
-        /// What is wrong.
+        /// What is wrong with it.
         what: String,
     },
     /// The config does not make a model.
@@ -158,31 +209,31 @@ pub enum PretrainedError {
         /// What is wrong with it.
         error: ModelError,
     },
-    /// The weights' files.
+    /// The files of the weights are not valid.
     #[error(transparent)]
     Checkpoint(#[from] CheckpointError),
-    /// The tokenizer.
+    /// The tokenizer or chat template is not valid.
     #[error(transparent)]
     Text(#[from] TextError),
 }
 
 impl Pretrained {
-    /// The end tokens in words: their ids, and their texts where the tokenizer has them.
+    /// The end tokens in words: their ids, and their texts if the tokenizer has them.
     pub fn listed_ends(&self) -> String {
         inspect::listed_ends(&self.eos, &self.end_texts())
     }
 
-    /// The texts of the end tokens, where the tokenizer has them.
+    /// The texts of the end tokens, if the tokenizer has them.
     pub(crate) fn end_texts(&self) -> Vec<Option<String>> {
         let tokenizer = self.tokenizer.as_ref().ok().and_then(Option::as_ref);
         self.eos.iter().map(|&id| tokenizer?.token(id)).collect()
     }
 
-    /// Opens a GGUF file or any part of a split one, a directory in Hugging Face layout, or a directory that holds one
-    /// model in GGUF.
+    /// Opens a GGUF file or any part of a split one, a directory in Hugging Face layout, or a directory that holds
+    /// one model in GGUF.
     ///
     /// # Errors
-    /// If there is no model, a file of it is broken, or its architecture is not supported.
+    /// If there is no model, one of its files is broken, or its architecture is not supported.
     pub fn open(path: &Path) -> Result<Self, PretrainedError> {
         let mut opened = Self::found(path)?;
         let config = &opened.architecture.config;
@@ -193,7 +244,7 @@ impl Pretrained {
         Ok(opened)
     }
 
-    /// What is there.
+    /// Opens the model that the path holds.
     fn found(path: &Path) -> Result<Self, PretrainedError> {
         let not = |what: &str| PretrainedError::NotAModel { path: path.to_owned(), what: what.to_owned() };
         if !path.exists() {
@@ -213,7 +264,7 @@ impl Pretrained {
         }
         let contents = Contents::of(path)?;
         let models = contents.gguf_models();
-        // Repositories of GGUF files often have the config of what they were made from.
+        // Repositories of GGUF files often include the config of the original model.
         if has(directory::CONFIG) && (contents.has_weights() || models.is_empty()) {
             return directory::open(path);
         }
@@ -250,7 +301,7 @@ impl Pretrained {
         Ok(decoder.with_stacked_experts())
     }
 
-    /// What the model takes once it is loaded, with a cache of so many positions for one row.
+    /// Bytes that the loaded model takes, with a cache of this many positions for one sequence.
     ///
     /// # Errors
     /// If the tensors do not fit the architecture.
@@ -269,7 +320,7 @@ impl Pretrained {
         })
     }
 
-    /// The decoder for these weights, none of them allocated.
+    /// The decoder for these weights, with no weight allocated.
     fn unloaded<B: Backend>(
         &self,
         parameters: &Checkpoint,
@@ -290,8 +341,8 @@ impl Pretrained {
 }
 
 impl Pretrained {
-    /// The checkpoint's tensors as its architecture has them in Hugging Face layout: what stands there under the names of the
-    /// decoder's parameters is put together.
+    /// The checkpoint's tensors under their published names in Hugging Face layout. Tensors with the names of the
+    /// decoder's parameters are joined into the published ones.
     ///
     /// # Errors
     /// If the tensors do not fit the architecture.
@@ -302,7 +353,7 @@ impl Pretrained {
         let mut parts: BTreeMap<String, Vec<(TensorSource, LazyTensor)>> = BTreeMap::new();
         for (name, tensor) in self.parameters()?.tensors() {
             let (source, tensor) = (self.architecture.source(name), tensor.clone());
-            // Axes of 1 that published files have.
+            // Published files have an axis of size 1 here.
             let tensor = match () {
                 () if name.ends_with(".conv.weight") => tensor.with_middle_axis(),
                 () if source.name.ends_with(".moe_statics.e_score_correction_bias") => tensor.as_row(),
@@ -339,7 +390,7 @@ impl Pretrained {
     }
 }
 
-/// Refuses a tokenizer with tokens beyond the embedding's rows.
+/// Refuses a tokenizer with tokens for which the embedding has no row.
 fn within_rows(tokenizer: TokenizerResult, rows: usize, path: &Path) -> TokenizerResult {
     if let Ok(Some(tokenizer)) = &tokenizer
         && let Some(token) = tokenizer.token_beyond(rows)
@@ -353,7 +404,7 @@ fn within_rows(tokenizer: TokenizerResult, rows: usize, path: &Path) -> Tokenize
     tokenizer
 }
 
-/// One tensor of the parameters that are parts of it.
+/// Joins parameters into the one tensor of which they are parts.
 fn put_together(parts: Vec<(TensorSource, LazyTensor)>) -> Option<LazyTensor> {
     let part = |(source, tensor): (TensorSource, LazyTensor)| {
         let tensor = match source.pairs {
@@ -374,7 +425,7 @@ fn put_together(parts: Vec<(TensorSource, LazyTensor)>) -> Option<LazyTensor> {
     if transposed { whole.transpose() } else { Some(whole) }
 }
 
-/// Architecture and tensors of one model: the names of either kind of file made one.
+/// Adapts the architecture and the checkpoint's names to each other.
 fn fitted(
     mut architecture: Architecture,
     checkpoint: Checkpoint,
@@ -389,8 +440,8 @@ fn fitted(
     Ok((architecture, checkpoint))
 }
 
-/// A head that is stored beside the embedding and differs from it counts, whatever the config says; as in
-/// transformers.
+/// Unties the head from the embedding if the checkpoint has a head tensor that differs from the embedding, whatever
+/// the config says, as transformers does.
 fn untie(architecture: &mut Architecture, checkpoint: &Checkpoint) {
     if !architecture.config.tie_word_embeddings {
         return;

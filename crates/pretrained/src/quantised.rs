@@ -1,16 +1,24 @@
-//! Weights that other programs have quantised: how, as their configs say it. What is not read is refused with the method's
-//! name, before the tensors are looked at.
+//! Reads from configs how other programs have quantised the weights. Unsupported methods are refused by name, before
+//! the tensors are opened.
 
 use std::path::Path;
 
 use moi_checkpoint::{CONFIG_BYTES, Quantisation, QuantisedFormat, is_there, parse_json, read_file, shown};
 use serde_json::Value;
 
-/// What older programs write beside the weights, and what wrote it.
+/// Config files that older quantisation programs write beside the weights, and the programs.
 const FILES: &[(&str, &str)] =
     &[("quantize_config.json", "GPTQ"), ("quant_config.json", "AWQ"), ("hf_quant_config.json", "ModelOpt")];
 
-/// Whether a file says how the weights beside it are quantised.
+/// Whether a file describes how the weights beside it are quantised.
+///
+/// # Examples
+/// ```
+/// use moi_pretrained::is_quantisation_file;
+///
+/// assert!(is_quantisation_file("quantize_config.json"));
+/// assert!(!is_quantisation_file("config.json"));
+/// ```
 pub fn is_quantisation_file(name: &str) -> bool {
     FILES.iter().any(|(file, _)| *file == name)
 }
@@ -18,10 +26,19 @@ pub fn is_quantisation_file(name: &str) -> bool {
 const INSTEAD: &str =
     "which does not run here; use the model in float32, float16 or bfloat16, or a GGUF file of it";
 
-/// The fields of a config that are about quantised weights.
+/// The fields of a config that describe quantised weights.
 const FIELDS: [&str; 2] = ["quantization_config", "quantization"];
 
-/// The config without what it says of quantised weights.
+/// The config without its description of quantised weights.
+///
+/// # Examples
+/// ```
+/// use moi_pretrained::without_quantisation;
+/// use serde_json::json;
+///
+/// let config = json!({"model_type": "llama", "quantization_config": {"quant_method": "fp8"}});
+/// assert_eq!(without_quantisation(&config), json!({"model_type": "llama"}));
+/// ```
 pub fn without_quantisation(config: &Value) -> Value {
     let mut config = config.clone();
     for place in ["", "/text_config"] {
@@ -32,7 +49,7 @@ pub fn without_quantisation(config: &Value) -> Value {
     config
 }
 
-/// How the weights that a `config.json` is for are quantised, if they are; or why they are not read.
+/// How the weights of a `config.json` are quantised: `None` if they are not, an error if the method is not supported.
 pub(crate) fn by_config(config: &Value) -> Result<Option<Quantisation>, String> {
     let given = |config: &Value, name: &str| config.get(name).filter(|value| !value.is_null()).cloned();
     let places = [Some(config), config.get("text_config")];
@@ -42,7 +59,7 @@ pub(crate) fn by_config(config: &Value) -> Result<Option<Quantisation>, String> 
         return Ok(None);
     };
     let (method, field, found) = match (given(place, FIELDS[0]), given(place, FIELDS[1])) {
-        // MLX writes the same under two names.
+        // MLX writes the same description into both fields.
         (Some(quantised), mlx) => match text(&quantised, &["quant_method", "quant_algo"]) {
             Some(method) => (described(&method, &quantised), FIELDS[0], read(&method, &quantised)),
             None if mlx.is_some() => (described("MLX", &quantised), FIELDS[1], mlx_of(&quantised)),
@@ -57,7 +74,7 @@ pub(crate) fn by_config(config: &Value) -> Result<Option<Quantisation>, String> 
     found.map(Some).ok_or_else(refusal)
 }
 
-/// The same where a file beside the weights says it.
+/// How the weights are quantised, if a file beside them says so.
 pub(crate) fn by_files(directory: &Path) -> Result<Option<Quantisation>, String> {
     let Some((file, method)) = FILES.iter().find(|(file, _)| is_there(&directory.join(file))) else {
         return Ok(None);
@@ -82,7 +99,7 @@ fn number(fields: &Value, names: &[&str]) -> Option<usize> {
     names.iter().find_map(|name| fields.get(name)?.as_u64()).and_then(|number| usize::try_from(number).ok())
 }
 
-/// A method by its name, if its weights are read.
+/// The description of a supported method with this name.
 fn read(method: &str, fields: &Value) -> Option<Quantisation> {
     match method.to_lowercase().as_str() {
         "fp8" | "fbgemm_fp8" => Some(fp8(fields.get("weight_block_size"))),
@@ -122,7 +139,8 @@ fn fp8(block: Option<&Value>) -> Quantisation {
     }
 }
 
-/// All groups of modules must be quantised alike, and nothing be turned before it is.
+/// The description for compressed-tensors. All groups of modules must be quantised in the same way, and weights must
+/// not be transformed (rotated) before.
 fn compressed(fields: &Value) -> Option<Quantisation> {
     let is_set =
         |value: &&Value| value.as_object().is_none_or(|fields| !fields.is_empty()) && !value.is_null();
@@ -155,7 +173,7 @@ fn compressed(fields: &Value) -> Option<Quantisation> {
     }
 }
 
-/// MLX names modules with a group size of their own beside what counts for all.
+/// The description for MLX, which lists modules with another group size beside the common settings.
 fn mlx_of(fields: &Value) -> Option<Quantisation> {
     let is_affine = fields.get("mode").and_then(Value::as_str).is_none_or(|mode| mode == "affine");
     let size = |fields: &Value| number(fields, &["group_size"]).filter(|size| (1..=1 << 16).contains(size));
@@ -165,7 +183,7 @@ fn mlx_of(fields: &Value) -> Option<Quantisation> {
     is_affine.then(|| Quantisation { group_size, group_sizes, ..Quantisation::new(QuantisedFormat::Mlx) })
 }
 
-/// A method with its bits, where they are given.
+/// The name of a method, with its number of bits if it is given.
 fn described(method: &str, fields: &Value) -> String {
     let number = ["bits", "w_bit"].iter().find_map(|name| fields.get(name)?.as_u64());
     let loaded = || {

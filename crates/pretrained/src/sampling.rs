@@ -1,46 +1,60 @@
-//! How a model's makers advise to sample: `generation_config.json`, and `general.sampling.*` of GGUF files.
+//! The sampling settings that a model's makers recommend, in `generation_config.json` or in `general.sampling.*` of
+//! GGUF files.
 
 use moi_checkpoint::gguf::Metadata;
 use serde_json::Value;
 
-/// What a model's makers advise; what they leave open is `None`.
+/// The recommended sampling settings; `None` where there is no recommendation.
+///
+/// # Examples
+/// ```no_run
+/// use moi_pretrained::Pretrained;
+///
+/// let advice = Pretrained::open("./Llama-3.2-1B-Instruct".as_ref())?.sampling?;
+/// let temperature = advice.temperature.unwrap_or(0.0); // greedy without a recommendation
+/// println!("temperature {temperature}, top-p {:?}", advice.top_p);
+/// for setting in &advice.left_out {
+///     eprintln!("not followed: {setting}");
+/// }
+/// # Ok::<(), moi_pretrained::PretrainedError>(())
+/// ```
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct AdvisedSampling {
-    /// 0 is greedy.
+    /// Sampling temperature; 0 is greedy decoding.
     pub temperature: Option<f64>,
-    /// 0 is all.
+    /// Number of most likely tokens that are kept; 0 keeps all.
     pub top_k: Option<usize>,
-    /// 1 is all.
+    /// Cumulative probability of the tokens that are kept (nucleus sampling); 1 keeps all.
     pub top_p: Option<f64>,
-    /// 0 is all.
+    /// Least probability of kept tokens relative to the most likely one; 0 keeps all.
     pub min_p: Option<f64>,
-    /// 1 is all.
+    /// Cumulative probability of locally typical sampling; 1 keeps all.
     pub typical_p: Option<f64>,
-    /// XTC's; 0 is off.
+    /// XTC's probability; 0 turns XTC off.
     pub xtc_probability: Option<f64>,
-    /// XTC's.
+    /// XTC's threshold.
     pub xtc_threshold: Option<f64>,
-    /// 1 is none.
+    /// Divisor of logits of tokens that occurred before; 1 has no effect.
     pub repetition_penalty: Option<f64>,
-    /// 0 is none.
+    /// Number subtracted from logits of tokens that occurred before; 0 has no effect.
     pub presence_penalty: Option<f64>,
-    /// 0 is none.
+    /// Number subtracted from logits for each earlier occurrence; 0 has no effect.
     pub frequency_penalty: Option<f64>,
-    /// 0 is all tokens.
+    /// The number of last tokens that penalties look at; 0 means all tokens.
     pub penalty_window: Option<usize>,
-    /// 0 is none.
+    /// Length of n-grams that must not be repeated; 0 turns this off.
     pub no_repeat_ngram: Option<usize>,
     /// Tokens that are never sampled.
     pub banned: Vec<u32>,
-    /// Advice that is not followed, each as its name and value.
+    /// Recommendations that are not supported, each as name and value.
     pub left_out: Vec<String>,
 }
 
-/// Temperatures below are greedy in all but name, and divide logits by next to nothing.
+/// Lowest temperature: below it, sampling is practically greedy, and dividing logits by it could overflow.
 const COLDEST: f64 = 1e-4;
 
-/// Fields of transformers' `GenerationConfig` that change what is sampled and have no counterpart here, each with the
-/// value by which it is off, beside null.
+/// Fields of transformers' `GenerationConfig` that change sampling and are not supported here, each with the value
+/// that turns it off (besides null).
 const NOT_FOLLOWED: &[(&str, &str)] = &[
     ("num_beams", "1"),
     ("num_beam_groups", "1"),
@@ -69,17 +83,18 @@ const NOT_FOLLOWED: &[(&str, &str)] = &[
 ];
 
 impl AdvisedSampling {
-    /// Without banned tokens that a vocabulary of so many rows does not have.
+    /// Removes banned tokens that are beyond a vocabulary of this many rows.
     pub(crate) fn within(mut self, rows: usize) -> Self {
         self.banned.retain(|&token| (token as usize) < rows);
         self
     }
 
-    /// Reads `generation_config.json`: what is null, or means "off", is left out. As in transformers, penalties apply to
-    /// greedy decoding, too, and the other fields with `do_sample` alone; bad words that end a generation may come.
+    /// Reads `generation_config.json`; null values and values that mean "off" are left out. As in transformers,
+    /// penalties also apply to greedy decoding, and the other fields only with `do_sample`. Bad words that are end
+    /// tokens are not banned.
     ///
     /// # Errors
-    /// What is wrong with a value that nothing can be sampled with.
+    /// The message about a value that cannot be sampled with.
     pub(crate) fn of_generation_config(generation: &Value, eos: &[u32]) -> Result<Self, String> {
         let fields = Fields { get: |name: &str| generation.get(name).cloned() };
         let mut advice = Self {
@@ -116,7 +131,7 @@ impl AdvisedSampling {
         if generation.get("do_sample").and_then(Value::as_bool) == Some(true) {
             advice.temperature = Some(fields.temperature("temperature")?.unwrap_or(1.0));
             advice.top_k = fields.count("top_k")?;
-            // transformers keeps one token at least.
+            // transformers keeps at least one token.
             advice.top_p = fields.number("top_p", 0.0, 1.0)?.map(|share| share.max(f64::MIN_POSITIVE));
             advice.min_p = fields.number("min_p", 0.0, 1.0)?;
             let typical = fields.number("typical_p", 0.0, 1.0)?;
@@ -128,9 +143,9 @@ impl AdvisedSampling {
     /// Reads `general.sampling.*` of a GGUF file, as llama.cpp does.
     ///
     /// # Errors
-    /// What is wrong with a value that nothing can be sampled with.
+    /// The message about a value that cannot be sampled with.
     pub(crate) fn of_gguf(meta: &Metadata) -> Result<Self, String> {
-        /// llama.cpp's `penalty_last_n`, where a file gives a penalty alone.
+        /// llama.cpp's default of `penalty_last_n`, used if a file only gives a penalty.
         const WINDOW: usize = 64;
         let fields = Fields {
             get: |name: &str| {
@@ -140,7 +155,7 @@ impl AdvisedSampling {
             },
         };
         let mut advice = Self {
-            // As in llama.cpp: greedy below 0, and off from 1 on.
+            // As in llama.cpp, a temperature below 0 is greedy, and a `top_p` of 1 or more is off.
             temperature: fields
                 .number("temp", f64::MIN, 1000.0)?
                 .map(|temp| if temp < COLDEST { 0.0 } else { temp }),
@@ -158,7 +173,7 @@ impl AdvisedSampling {
             match fields.value("penalty_last_n").and_then(|last| last.as_f64()) {
                 None => advice.penalty_window = Some(WINDOW),
                 Some(0.0) => advice.repetition_penalty = None,
-                // The whole context, as 0 is here.
+                // The window is the whole context, which is 0 here.
                 Some(last) if last < 0.0 => advice.penalty_window = Some(0),
                 Some(_) => advice.penalty_window = fields.count("penalty_last_n")?,
             }
@@ -173,11 +188,11 @@ impl AdvisedSampling {
     }
 }
 
-/// A field and its value, as a message shows them.
+/// A field and its value in the form in which a message shows them.
 fn named(name: &str, value: &Value) -> String {
     match value {
         Value::Array(_) | Value::Object(_) => name.to_owned(),
-        // Numbers of GGUF files are floats here, whatever they were.
+        // Numbers of GGUF files are floats here, whatever type they had.
         value => match value.as_f64() {
             Some(number) => format!("{name} {number}"),
             None => format!("{name} {value}"),
@@ -190,7 +205,7 @@ fn token(value: &Value, name: &str) -> Result<u32, String> {
     id.ok_or_else(|| format!("{name} has {value}, expected a token id"))
 }
 
-/// Values by name, wherever they stand.
+/// A source of values by name.
 struct Fields<G> {
     get: G,
 }
@@ -211,7 +226,7 @@ impl<G: Fn(&str) -> Option<Value>> Fields<G> {
         Ok(temperature.map(|temperature| if temperature < COLDEST { 0.0 } else { temperature }))
     }
 
-    /// A divisor of logits; 1 is none.
+    /// A divisor of logits; `None` if it is 1 and has no effect.
     fn penalty(&self, name: &str) -> Result<Option<f64>, String> {
         match self
             .value(name)
@@ -223,7 +238,7 @@ impl<G: Fn(&str) -> Option<Value>> Fields<G> {
         }
     }
 
-    /// A whole number; a negative one is "off", as vLLM has it.
+    /// A non-negative integer; a negative number means "off", as in vLLM.
     fn count(&self, name: &str) -> Result<Option<usize>, String> {
         let Some(value) = self.value(name) else { return Ok(None) };
         match value.as_f64() {
@@ -249,7 +264,7 @@ mod tests {
 
     use super::*;
 
-    /// The logits processors that transformers makes of a `generation_config.json`, by class, with their numbers.
+    /// The logits processors that transformers makes of a `generation_config.json`, by class, with their parameters.
     #[derive(Deserialize)]
     struct Row {
         config: Value,
@@ -261,7 +276,7 @@ mod tests {
         rows: Vec<Row>,
     }
 
-    /// The same in the words of transformers, and how many are left out.
+    /// The same settings as transformers' processors, and the number of settings that are left out.
     fn processors(advice: &AdvisedSampling) -> (Map<String, Value>, usize) {
         let mut made = Map::new();
         let mut add =
@@ -287,7 +302,7 @@ mod tests {
             let mut named = 0;
             let mut banned = Vec::new();
             processors.retain(|class, value| match class.as_str() {
-                // transformers' own default.
+                // This is transformers' default and no recommendation.
                 "TopKLogitsWarper" => config.get("top_k").is_some(),
                 "SuppressTokensLogitsProcessor" => {
                     banned.extend(value.as_array().into_iter().flatten().cloned());

@@ -1,4 +1,4 @@
-//! The control tokens that the files beside a tokenizer name, as transformers collects them.
+//! Collects the control tokens that the files beside a tokenizer name, as transformers does.
 
 use std::path::Path;
 
@@ -11,12 +11,13 @@ const SPECIAL_TOKENS: &str = "special_tokens_map.json";
 pub(crate) const DECODER: &str = "added_tokens_decoder";
 const EXTRA: &str = "extra_special_tokens";
 const ADDITIONAL: &str = "additional_special_tokens";
-/// Those that every tokenizer may have, in the order in which they are added.
+/// The names of control tokens that every tokenizer may have, in the order in which they are added.
 const STANDARD: [&str; 7] =
     ["bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token"];
 
-/// What tokenizer_config.json says, with the tokens of special_tokens_map.json. Where both name a standard one, that of
-/// the latter counts. It is read only where tokenizer_config.json does not list the added tokens.
+/// The contents of tokenizer_config.json with the tokens of special_tokens_map.json. If both have a standard token,
+/// that of special_tokens_map.json counts. That file is only read if tokenizer_config.json does not list the added
+/// tokens.
 pub(crate) fn with_special_tokens(directory: &Path, config: Value) -> Value {
     let mut config: Map<String, Value> = match config {
         Value::Object(config) => config,
@@ -40,20 +41,20 @@ pub(crate) fn with_special_tokens(directory: &Path, config: Value) -> Value {
     Value::Object(config)
 }
 
-/// special_tokens_map.json; null if there is none that can be read.
+/// The contents of special_tokens_map.json; null if it cannot be read.
 fn of_map(directory: &Path) -> Value {
     read_if_there(&directory.join(SPECIAL_TOKENS)).ok().flatten().unwrap_or_default()
 }
 
-/// The end token of special_tokens_map.json.
+/// The end token in special_tokens_map.json.
 pub(crate) fn end_of_map(directory: &Path) -> Option<String> {
     Some(ExtraToken::named(of_map(directory).get("eos_token")?)?.content)
 }
 
-/// The tokens that have names, with these: the standard ones, then others in the order of the file.
+/// The tokens that have names, with their names: first the standard ones, then others in the order of the file.
 ///
 /// # Errors
-/// If a standard one is no token.
+/// If the value of a standard name is no token.
 pub(crate) fn named(config: &Value) -> Result<Vec<(String, ExtraToken)>, String> {
     let mut found: Vec<(String, ExtraToken)> = Vec::new();
     for name in STANDARD {
@@ -63,7 +64,7 @@ pub(crate) fn named(config: &Value) -> Result<Vec<(String, ExtraToken)>, String>
     }
     let fields = config.as_object().into_iter().flatten();
     let others = fields.filter(|(name, _)| name.ends_with("_token") && !STANDARD.contains(&name.as_str()));
-    // A model's own may stand in a table of theirs, which counts more.
+    // A model's own tokens can also stand in a table, which takes precedence.
     let table = config.get(EXTRA).and_then(Value::as_object).into_iter().flatten();
     let mut by_name: Map<String, Value> = Map::new();
     for (name, value) in others.chain(table) {
@@ -80,12 +81,13 @@ pub(crate) fn named(config: &Value) -> Result<Vec<(String, ExtraToken)>, String>
     Ok(found)
 }
 
-/// The tokens that are listed without names.
+/// The control tokens that are listed without names.
 pub(crate) fn nameless(config: &Value) -> Vec<ExtraToken> {
     config.as_object().into_iter().flat_map(values).filter_map(ExtraToken::named).collect()
 }
 
-/// `additional_special_tokens` is what `extra_special_tokens` was called before.
+/// The values of the list of nameless tokens. `additional_special_tokens` is the older name of
+/// `extra_special_tokens`.
 fn values(config: &Map<String, Value>) -> impl Iterator<Item = &Value> {
     let list = |key: &str| config.get(key).and_then(Value::as_array).filter(|list| !list.is_empty());
     list(EXTRA).or_else(|| list(ADDITIONAL)).into_iter().flatten()

@@ -1,4 +1,4 @@
-//! The tokenizer of a directory: its `tokenizer.json`, or the files that it would have been made of.
+//! Reads the tokenizer of a directory: its `tokenizer.json`, or the files from which one can be made.
 
 use std::{
     collections::HashMap,
@@ -23,12 +23,12 @@ const MERGES: &str = "merges.txt";
 const TEKKEN: &str = "tekken.json";
 pub(crate) const TOKENIZER_CONFIG: &str = "tokenizer_config.json";
 const ADDED_TOKENS: &str = "added_tokens.json";
-/// Names of files that only transformers, or a library of their own, makes a tokenizer of.
+/// Names of tokenizer files that only transformers or other libraries can read.
 const OTHERS: &[&str] = &["vocab.txt", "spiece.model", "sentencepiece.bpe.model", VOCABULARY];
-/// How the names of others end: tiktoken's.
+/// The ending of tiktoken's file names.
 const TIKTOKEN: &str = ".tiktoken";
 
-/// Which file a directory's tokenizer is read from, if there is one.
+/// The file that a directory's tokenizer is read from, if there is one.
 pub(crate) fn tokenizer_file(directory: &Path) -> Option<PathBuf> {
     let has = |name: &str| is_there(&directory.join(name));
     if has(TOKENIZER) {
@@ -53,14 +53,33 @@ pub(crate) fn tokenizer_file(directory: &Path) -> Option<PathBuf> {
     })
 }
 
-/// Reads the tokenizer of a directory in Hugging Face layout, if it has one: a `tokenizer.json`; or a `tokenizer.model`, a
-/// `vocab.json` with its `merges.txt`, or a `tekken.json`, which are converted as transformers does it.
+/// Reads the tokenizer of a directory in Hugging Face layout, if it has one: a `tokenizer.json`; or a
+/// `tokenizer.model`, a `vocab.json` with its `merges.txt`, or a `tekken.json`, which are converted as transformers
+/// converts them.
 ///
 /// # Errors
-/// If the tokenizer is broken or of a kind that is not converted; the error says what is there, and what to do.
+/// If the tokenizer is broken or of a kind that is not converted; the error says which files there are, and what to
+/// do.
+///
+/// # Examples
+/// ```
+/// use std::fs;
+///
+/// use moi_pretrained::read_tokenizer;
+///
+/// # let directory = std::env::temp_dir().join(format!("moi-read-tokenizer-{}", std::process::id()));
+/// # fs::create_dir_all(&directory)?;
+/// fs::write(directory.join("vocab.json"), r#"{"a": 0, "b": 1, "ab": 2, "<|endoftext|>": 3}"#)?;
+/// fs::write(directory.join("merges.txt"), "a b\n")?;
+/// fs::write(directory.join("tokenizer_config.json"), r#"{"tokenizer_class": "GPT2Tokenizer"}"#)?;
+/// let tokenizer = read_tokenizer(&directory)?.ok_or("the directory has no tokenizer")?;
+/// assert_eq!(tokenizer.encode("ab", false)?, [2]);
+/// # fs::remove_dir_all(&directory)?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 pub fn read_tokenizer(directory: &Path) -> Result<Option<Tokenizer>, TextError> {
     let Some(path) = tokenizer_file(directory) else { return Ok(None) };
-    // What else can be wrong with these files is said of the chat template, without which a model can be used.
+    // Other errors in these files are reported with the chat template, because a model can be used without one.
     let config: Value = read_if_there(&directory.join(TOKENIZER_CONFIG)).ok().flatten().unwrap_or_default();
     let config = with_special_tokens(directory, config);
     if path.ends_with(TOKENIZER) {
@@ -70,14 +89,13 @@ pub fn read_tokenizer(directory: &Path) -> Result<Option<Tokenizer>, TextError> 
     converted(directory, &path, &config).map(Some).map_err(|error| advised(error, directory))
 }
 
-/// The tokenizer of files that are no `tokenizer.json`.
+/// Converts tokenizer files other than a `tokenizer.json`.
 fn converted(directory: &Path, path: &Path, config: &Value) -> Result<Tokenizer, TextError> {
-    /// Gemma's has 4 MB, and the largest tekken.json 20.
-    const MOST_BYTES: u64 = 1 << 26;
+    /// Gemma's tokenizer.model has 4 MB, and the largest tekken.json has 20 MB.
+    const MAX_BYTES: u64 = 1 << 26;
     let unreadable = |path: &Path, what: String| TextError::File { path: path.to_owned(), what };
-    let content = |path: &Path| {
-        read_file(path, MOST_BYTES).map_err(|error| unreadable(path, brief(&error.to_string())))
-    };
+    let content =
+        |path: &Path| read_file(path, MAX_BYTES).map_err(|error| unreadable(path, brief(&error.to_string())));
     let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
     let extra = match listed_tokens(directory, config)? {
         Some(extra) => extra,
@@ -96,9 +114,9 @@ fn converted(directory: &Path, path: &Path, config: &Value) -> Result<Tokenizer,
     SlowTokenizer { files, config, model_type, extra: &extra, path }.into_tokenizer()
 }
 
-/// The error, with what makes a tokenizer that can be read.
+/// Adds to an error how to make a tokenizer that can be read.
 fn advised(error: TextError, directory: &Path) -> TextError {
-    // Python takes a backslash for an escape.
+    // Forward slashes are used because Python reads a backslash as an escape.
     let directory = directory.display().to_string().replace('\\', "/");
     let advice = format!(
         "there is no {TOKENIZER}, which transformers can write: python -c \"from transformers import AutoTokenizer; \
@@ -110,8 +128,8 @@ fn advised(error: TextError, directory: &Path) -> TextError {
     }
 }
 
-/// All tokens that the files beside a tokenizer.json add to it, in transformers' order: those that are listed by id, those
-/// that have names, and others.
+/// All tokens that the files beside a tokenizer.json add to it, in transformers' order: those listed by id, those
+/// with names, then the others.
 fn all_tokens(directory: &Path, config: &Value) -> Result<Vec<ExtraToken>, TextError> {
     let (mut tokens, if_known): (Vec<ExtraToken>, IfKnown) = match listed_tokens(directory, config)? {
         Some(tokens) => (tokens, IfKnown::Keep),
@@ -121,7 +139,7 @@ fn all_tokens(directory: &Path, config: &Value) -> Result<Vec<ExtraToken>, TextE
     for (place, token) in tokens.iter().enumerate() {
         places.insert(token.content.clone(), place);
     }
-    // What is wrong with them is said of the chat template.
+    // Errors in these tokens are reported with the chat template.
     for (_, token) in named(config).unwrap_or_default() {
         match places.get(&token.content) {
             Some(&place) => tokens[place].special = true,
@@ -139,7 +157,7 @@ fn all_tokens(directory: &Path, config: &Value) -> Result<Vec<ExtraToken>, TextE
     Ok(tokens)
 }
 
-/// The tokens that tokenizer_config.json lists, in the order of their ids; none if it has no list.
+/// The tokens that tokenizer_config.json lists, in order of their ids; `None` if it has no list.
 fn listed_tokens(directory: &Path, config: &Value) -> Result<Option<Vec<ExtraToken>>, TextError> {
     let path = directory.join(TOKENIZER_CONFIG);
     let unreadable = |what: String| TextError::File { path: path.clone(), what };
@@ -158,7 +176,7 @@ fn listed_tokens(directory: &Path, config: &Value) -> Result<Option<Vec<ExtraTok
     Ok(Some(tokens.into_iter().map(|(_, token)| token).collect()))
 }
 
-/// The tokens that older tools list in a file of their own. Those that the configuration names are control tokens.
+/// The tokens that older tools list in added_tokens.json. Those that the configuration names are control tokens.
 fn added_tokens(directory: &Path, config: &Value) -> Result<Vec<ExtraToken>, TextError> {
     let path = directory.join(ADDED_TOKENS);
     let listed: Option<HashMap<String, u32>> =
@@ -178,7 +196,7 @@ fn added_tokens(directory: &Path, config: &Value) -> Result<Vec<ExtraToken>, Tex
     };
     let token = |(_, content): (u32, String)| {
         let special = is_named(&content);
-        // The tokenizer itself says more about one that it has.
+        // If the tokenizer has the token itself, its own flags are more complete.
         let if_known = if special { IfKnown::MakeSpecial } else { IfKnown::Keep };
         ExtraToken { content, special, if_known, ..ExtraToken::default() }
     };
@@ -199,7 +217,8 @@ mod tests {
         })
     }
 
-    /// The tokenizer of a directory with these files beside a tokenizer.json of the tokens `a`, `b` and, added, `<m>`.
+    /// The tokenizer of a directory with these files beside a tokenizer.json, whose tokens are `a`, `b` and the added
+    /// token `<m>`.
     fn tokenizer(name: &str, files: &[(&str, Value)]) -> Tokenizer {
         let directory = std::env::temp_dir().join(format!("moi-tokens-{name}-{}", std::process::id()));
         fs::create_dir_all(&directory).unwrap();
@@ -236,7 +255,7 @@ mod tests {
         let expected = [2, 3, 4, 5, 6, 7, 8].map(Some);
         assert_eq!(ids(&named, &texts), expected);
         assert_eq!((named.control_token("b"), named.control_token("<x>")), (Some(2), Some(7)));
-        // What the tokenizer lists itself is not changed by a list without names, but by a name.
+        // A token of the tokenizer is not changed by a nameless list, but it is by a name.
         assert_eq!(named.control_token("<m>"), None);
         let masked = tokenizer("masked", &[(TOKENIZER_CONFIG, json!({ "mask_token": "<m>" }))]);
         assert_eq!(masked.control_token("<m>"), Some(3));

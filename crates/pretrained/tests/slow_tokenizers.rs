@@ -1,4 +1,5 @@
-//! Tokenizers without a `tokenizer.json` against transformers and SentencePiece (`tests/reference/slow_tokenizers.py`).
+//! Compares tokenizers without a `tokenizer.json` with transformers and SentencePiece
+//! (`tests/reference/slow_tokenizers.py`).
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a failure must end the test")]
 
@@ -22,12 +23,12 @@ struct Reference {
 #[derive(Deserialize)]
 struct Case {
     name: String,
-    /// Files of a directory, and where they are kept.
+    /// File names of the directory, and the files that they are copied from.
     copied: HashMap<String, String>,
     written: HashMap<String, String>,
-    /// Ids of the texts, in which nothing is a control token.
+    /// The ids of the texts, with nothing encoded as a control token.
     texts: Vec<Vec<u32>>,
-    /// Ids of the prompts, in which control tokens are meant.
+    /// The ids of the prompts, with control tokens encoded as such.
     prompts: Vec<Vec<u32>>,
 }
 
@@ -66,7 +67,7 @@ fn slow_tokenizers_are_converted_exactly() {
         for (prompt, ids) in reference.prompts.iter().zip(&case.prompts) {
             assert_eq!(&tokenizer.encode_prompt(prompt).unwrap(), ids, "{}: {prompt:?}", case.name);
         }
-        // As a conversion writes it.
+        // A conversion writes the tokenizer and reads it back.
         let again = Tokenizer::from_json(tokenizer.to_json().unwrap().as_bytes()).unwrap();
         let text = &reference.texts[4];
         assert_eq!(again.encode(text, true).unwrap(), tokenizer.encode(text, true).unwrap(), "{}", case.name);

@@ -7,7 +7,7 @@ use std::{
 };
 
 use axum::{body::Body, http::Response};
-use moi_engine::{PromptReport, Step};
+use moi_engine::{PromptReport, TokenEvent};
 use serde_json::Value;
 
 use crate::{
@@ -23,68 +23,69 @@ use crate::{
     worker::{RunEvent, Runs},
 };
 
-/// How an answer is written by one of the APIs.
+/// How one of the APIs writes an answer.
 pub(crate) trait Format: Send + Sync + 'static {
-    /// Whether what a choice begins with is known only with the report of its prompt's first choice.
+    /// Whether a choice has to wait, because it begins with the report of its prompt, which comes with the prompt's
+    /// first choice.
     fn waits(&self, choice: usize) -> bool;
 
-    /// What a stream begins with.
+    /// The first events of a stream.
     fn begin(&mut self, about: &About<'_>) -> Vec<Event>;
 
-    /// What the prompt of a choice adds to a stream, or to the whole.
+    /// Takes the report of a choice's prompt. Returns the events that it adds to a stream.
     fn prompt(&mut self, about: &About<'_>, choice: usize, report: &PromptReport) -> Vec<Event>;
 
-    /// What a piece adds to a choice of a stream.
+    /// The events that a piece adds to a choice of a stream.
     fn piece(&mut self, about: &About<'_>, choice: usize, piece: &Piece) -> Vec<Event>;
 
-    /// What a stream ends with when all choices have ended.
+    /// The last events of a stream, when all choices have ended.
     fn end(&mut self, about: &About<'_>) -> Vec<Event>;
 
-    /// What a stream ends with that failed.
+    /// The last events of a stream that failed.
     fn error(&mut self, about: &About<'_>, error: &ApiError) -> Vec<Event>;
 
-    /// The last text of every stream.
+    /// The text that closes every stream.
     fn closing(&self) -> &'static str;
 
-    /// Adds a piece to a whole choice.
+    /// Adds a piece to a choice of a whole answer.
     fn add(&mut self, about: &About<'_>, choice: usize, piece: &Piece);
 
     /// The whole answer.
     fn whole(&mut self, about: &About<'_>, wholes: Vec<Whole>) -> Value;
 }
 
-/// An event of a stream.
+/// An event of an SSE stream.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Event {
-    /// What it is called, where the API has names for events.
+    /// Its name, if the API has names for events.
     pub(crate) name: Option<&'static str>,
     pub(crate) data: Value,
 }
 
 impl Event {
-    /// One without a name.
+    /// An event without a name.
     pub(crate) fn of(data: Value) -> Self {
         Self { name: None, data }
     }
 
-    /// One whose data has its name as its `type`.
+    /// An event with a name, which its data has as `type`.
     pub(crate) fn named(name: &'static str, mut data: Value) -> Self {
         data["type"] = Value::from(name);
         Self { name: Some(name), data }
     }
 }
 
-/// What is known of an answer under way.
+/// What is known of an answer in progress.
 pub(crate) struct About<'a> {
     pub(crate) options: &'a AnswerOptions,
     pub(crate) created: u64,
-    /// So far.
+    /// Token counts so far.
     pub(crate) usage: Usage,
     pub(crate) names: TokenNames<'a>,
     pub(crate) choices: usize,
 }
 
-/// What a whole choice has beside its text.
+/// What a choice of a whole answer has besides its text.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Whole {
     pub(crate) end: Option<End>,
@@ -92,7 +93,7 @@ pub(crate) struct Whole {
     pub(crate) traces: Vec<Value>,
 }
 
-/// What is counted of an answer.
+/// Token counts of an answer.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Usage {
     pub(crate) prompt: usize,
@@ -101,47 +102,48 @@ pub(crate) struct Usage {
     pub(crate) reasoning: usize,
 }
 
-/// How an answer is told.
+/// Settings of an answer.
 #[derive(Clone, Debug)]
 pub(crate) struct AnswerOptions {
     pub(crate) id: String,
     pub(crate) plan: Plan,
-    /// Tokens of all prompts.
+    /// Number of tokens of all prompts.
     pub(crate) prompt_tokens: usize,
-    /// The prompts themselves, where they are to be told.
+    /// The prompts themselves, if the answer includes them.
     pub(crate) prompts: Vec<Vec<u32>>,
-    /// Whether tokens that are generated are none of the answer: one is where a prompt is scored alone.
+    /// Whether only prompts are asked for. The token that the engine generates behind each is then not part of the
+    /// answer.
     pub(crate) prompt_only: bool,
-    /// How long a stream may be silent.
+    /// How long a stream may be silent before it gets a ping.
     pub(crate) ping: Duration,
     pub(crate) stall_timeout: Duration,
 }
 
-/// An answer under way.
+/// An answer in progress.
 pub(crate) struct Answer<F> {
     loaded: Arc<Loaded>,
     format: F,
     options: AnswerOptions,
     runs: Runs,
     choices: Vec<Choice>,
-    /// Events of choices that wait for what they begin with.
+    /// Events of choices that have to wait: see [`Format::waits`].
     early: VecDeque<(usize, RunEvent)>,
-    /// As long as it is there the server waits for it.
+    /// Counts the answer as active, so that the server waits for it.
     _active: Active,
     charge: Charge,
     cached: usize,
-    /// How long the first token took.
+    /// Time from the request to the first token.
     first_token: Option<Duration>,
     created: u64,
 }
 
-/// Seconds since 1970.
+/// The current time in seconds since 1970.
 pub(crate) fn now() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs())
 }
 
 impl<F> Drop for Answer<F> {
-    /// However it ended, what was generated was used.
+    /// Charges and logs the generated tokens, however the answer ended.
     fn drop(&mut self) {
         self.charge.add(self.choices.iter().map(|choice| choice.generated).sum());
         let usage = self.usage();
@@ -196,7 +198,7 @@ impl<F: Format> Answer<F> {
         }
     }
 
-    /// Has the format say something of the answer.
+    /// Calls the format with what is known of the answer.
     fn tell<T>(&mut self, say: impl FnOnce(&mut F, &About<'_>) -> T) -> T {
         let usage = self.usage();
         let names =
@@ -206,15 +208,15 @@ impl<F: Format> Answer<F> {
     }
 
     fn count_prompt(&mut self, choice: usize, report: &PromptReport) {
-        // What has run is used.
+        // The prompt has run, so its tokens are not given back to the quota.
         self.charge.prompt = 0;
         if choice.is_multiple_of(self.options.plan.per_prompt()) {
             self.cached += report.reused;
         }
     }
 
-    /// What a step adds to a choice: where a prompt alone is asked for, nothing but the end.
-    fn piece(&mut self, at: usize, step: &Step) -> Piece {
+    /// The piece that a token adds to a choice; nothing but the end if only prompts are asked for.
+    fn piece(&mut self, at: usize, step: &TokenEvent) -> Piece {
         self.first_token.get_or_insert_with(|| self.charge.caller.record.begun.elapsed());
         let names =
             TokenNames { tokenizer: &self.loaded.model.tokenizer, as_ids: self.options.plan.tokens_as_ids };
@@ -222,7 +224,7 @@ impl<F: Format> Answer<F> {
         if self.options.prompt_only { piece.without_token() } else { piece }
     }
 
-    /// The next event of one of the choices; none when all have ended.
+    /// The next event of one of the choices; `None` when all have ended.
     async fn next(&mut self) -> Result<Option<(usize, RunEvent)>, ApiError> {
         if self.choices.iter().all(|choice| choice.finish.is_some()) {
             return Ok(None);
@@ -243,14 +245,14 @@ impl<F: Format> Answer<F> {
         }
     }
 
-    /// What has not ended has failed.
+    /// Marks all choices that have not ended as failed.
     fn fail_all(&mut self) {
         self.choices.iter_mut().for_each(|choice| {
             choice.finish.get_or_insert(Finish::Error.name());
         });
     }
 
-    /// The whole answer.
+    /// Waits for the whole answer.
     ///
     /// # Errors
     /// If a generation failed.
@@ -262,7 +264,7 @@ impl<F: Format> Answer<F> {
                     self.count_prompt(at, &report);
                     self.tell(|format, about| format.prompt(about, at, &report));
                 }
-                RunEvent::Step(step) => {
+                RunEvent::Token(step) => {
                     let piece = self.piece(at, &step);
                     if !self.options.prompt_only {
                         wholes[at].ids.push(step.token);
@@ -280,12 +282,12 @@ impl<F: Format> Answer<F> {
         Ok(self.tell(|format, about| format.whole(about, wholes)))
     }
 
-    /// The answer as a stream of events, which ends by itself when its client leaves.
+    /// The answer as an SSE stream, which ends when its client leaves.
     pub(crate) fn stream(self) -> Response<Body> {
         let (frames, receiver) = frames();
         tokio::spawn(async move {
             let writer = Writer::new(frames, self.options.stall_timeout);
-            // None where nobody reads any more; the generations are cancelled as they are dropped.
+            // `None` means that nobody reads any more. The generations are cancelled when they are dropped.
             let _ = self.write(&writer).await;
         });
         event_stream(receiver)
@@ -296,7 +298,7 @@ impl<F: Format> Answer<F> {
         let first = self.tell(|format, about| format.begin(about));
         writer.send(&first).await?;
         loop {
-            // Tokens whose text is held back break no silence.
+            // The time counts from the last write, because tokens whose text is held back write nothing.
             let silent = tokio::time::sleep_until(writer.wrote() + ping);
             let next = tokio::select! {
                 next = self.next() => next,
@@ -311,7 +313,7 @@ impl<F: Format> Answer<F> {
                     self.count_prompt(at, &report);
                     (self.tell(|format, about| format.prompt(about, at, &report)), false)
                 }
-                Ok(Some((at, RunEvent::Step(step)))) => {
+                Ok(Some((at, RunEvent::Token(step)))) => {
                     let piece = self.piece(at, &step);
                     (self.tell(|format, about| format.piece(about, at, &piece)), false)
                 }
@@ -333,5 +335,5 @@ impl<F: Format> Answer<F> {
     }
 }
 
-/// What a client is told whose request was cancelled by the server.
+/// The error message for a request that the server has cancelled.
 const GIVEN_UP: &str = "the request was given up: the server stops, or its answer was not read in time";

@@ -1,4 +1,4 @@
-//! Who may ask: keys, and the hosts by whose names the server may be reached where there are none.
+//! Access control: API keys, or, without keys, the host names and origins from which the server may be used.
 
 use std::{fmt, net::IpAddr};
 
@@ -8,7 +8,7 @@ use subtle::{Choice, ConditionallySelectable, ConstantTimeEq};
 
 use crate::{error::ApiError, quota::Quota};
 
-/// Keys of clients, each with a name for logs, and with a quota if wanted.
+/// Keys of clients, each with a name for logs and optionally a quota.
 #[derive(Clone, Default)]
 pub struct Keys {
     keys: Vec<Key>,
@@ -33,11 +33,11 @@ impl Keys {
         self.keys.push(Key { name: name.to_owned(), digest: digest(key), quota });
     }
 
-    /// Reads a file of keys, one a line, with a name before it if wanted, and with a quota behind that: `NAME KEY 100000/day`.
-    /// A line that begins with `#` is a comment.
+    /// Reads a file of keys, one per line. A name may stand before the key, and then a quota behind it: `NAME KEY
+    /// 100000/day`. A line that begins with `#` is a comment.
     ///
     /// # Errors
-    /// With the number of a line that is none.
+    /// A message with the number of a line that is invalid.
     pub fn parse(text: &str) -> Result<Self, String> {
         let mut keys = Self::default();
         for (at, line) in text.lines().enumerate() {
@@ -50,7 +50,7 @@ impl Keys {
                     return Err(format!("line {} has a quota and no name, expected NAME KEY QUOTA", at + 1));
                 }
                 [name, key] => keys.add(name, key, None),
-                // What is wrong is not told: it may be a key.
+                // The message does not quote the line, because it may contain a key.
                 [name, key, quota] => match quota.parse() {
                     Ok(quota) => keys.add(name, key, Some(quota)),
                     Err(_) => {
@@ -69,15 +69,15 @@ impl Keys {
         Ok(keys)
     }
 
-    /// Whether there are none, so that none is needed.
+    /// Whether there are no keys, so that requests need none.
     pub fn is_empty(&self) -> bool {
         self.keys.is_empty()
     }
 
-    /// The name of the key that a request has, and its quota.
+    /// The name and the quota of the key that a request has.
     ///
     /// # Errors
-    /// If it has none, or a wrong one.
+    /// If the request has no key, or a wrong one.
     pub(crate) fn check(&self, headers: &HeaderMap) -> Result<(&str, Option<Quota>), ApiError> {
         let text = |name| headers.get(name).and_then(|value: &axum::http::HeaderValue| value.to_str().ok());
         let bearer = text(header::AUTHORIZATION.as_str()).and_then(|value| {
@@ -87,7 +87,7 @@ impl Keys {
         // Anthropic's clients have a header of their own.
         let given = bearer.or_else(|| text("x-api-key")).ok_or_else(ApiError::unauthorized)?;
         let given = digest(given);
-        // All keys are compared, and their digests: the time that it takes says nothing of them.
+        // All digests are compared, so that the time that this takes reveals nothing about the keys.
         let mut found = u32::MAX;
         for (at, key) in (0u32..).zip(&self.keys) {
             let is_equal: Choice = key.digest.as_slice().ct_eq(given.as_slice());
@@ -102,12 +102,12 @@ fn digest(key: &str) -> [u8; 32] {
     Sha256::digest(key.as_bytes()).into()
 }
 
-/// Refuses a name of the server that a page of another site may have bound to its address (DNS rebinding).
+/// Refuses a host name that a page of another site may have bound to the server's address (DNS rebinding).
 ///
 /// # Errors
 /// If the request's `Host` is neither `localhost`, nor an address, nor one of those that are allowed.
 pub(crate) fn check_host(headers: &HeaderMap, allowed: &[String]) -> Result<(), ApiError> {
-    // Browsers always send it.
+    // Browsers always send a `Host` header.
     let Some(host) = headers.get(header::HOST) else { return Ok(()) };
     let host = host.to_str().unwrap_or_default();
     let name = match host.strip_prefix('[') {
@@ -125,8 +125,8 @@ pub(crate) fn check_host(headers: &HeaderMap, allowed: &[String]) -> Result<(), 
     }
 }
 
-/// Refuses what a page of another site asks for: without keys it could use the server of whoever looks at it. Programs have no
-/// origin.
+/// Refuses requests of pages of other sites: without keys, such a page could use the server of whoever looks at it.
+/// Requests of programs have no `Origin`.
 ///
 /// # Errors
 /// If the request's `Origin` is neither the server's own nor one of those that are allowed.
@@ -175,7 +175,7 @@ mod tests {
         }
         assert!(Keys::parse("a b c").unwrap_err().contains("line 1"));
         assert!(Keys::parse("\na b 5/day d").unwrap_err().contains("line 2"));
-        // No part of a line is told, which may be a key.
+        // The message quotes no part of a line, which may be a key.
         for wrong in ["secret 100/day", "ann 100/day secret"] {
             let said = Keys::parse(wrong).unwrap_err();
             assert!(said.contains("line 1") && !said.contains("secret"), "{said}");

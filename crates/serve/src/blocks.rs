@@ -1,8 +1,8 @@
-//! An answer as a list of blocks, each of one kind, as Anthropic's messages and OpenAI's responses have it.
+//! An answer as a list of blocks, each of one kind, as in Anthropic's messages and OpenAI's responses.
 
 use crate::{choice::Piece, routes::chat::Call, tools::CallDelta};
 
-/// A block.
+/// A block of an answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Block {
     Thought(String),
@@ -19,19 +19,19 @@ pub(crate) enum Change {
     Ends,
 }
 
-/// The blocks of an answer under way.
+/// The blocks of an answer in progress.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Blocks {
     pub(crate) all: Vec<Block>,
-    /// Whether the last one may grow.
+    /// Whether the last block may grow.
     is_open: bool,
 }
 
 impl Blocks {
-    /// Takes a piece; tells what happens to which block.
+    /// Adds a piece. Returns the changes, each with the index of its block.
     pub(crate) fn push(&mut self, piece: &Piece) -> Vec<(usize, Change)> {
         let mut changes = Vec::new();
-        // What goes on with a call comes before what stands behind it.
+        // Arguments that continue a call come before the text behind that call.
         let (more, begun): (Vec<&CallDelta>, Vec<&CallDelta>) =
             piece.calls.iter().partition(|delta| delta.begins.is_none());
         for delta in more {
@@ -55,7 +55,7 @@ impl Blocks {
         changes
     }
 
-    /// Nothing more comes.
+    /// Ends the last block, because nothing more comes.
     pub(crate) fn finish(&mut self) -> Vec<(usize, Change)> {
         let mut changes = Vec::new();
         self.end(&mut changes);
@@ -76,7 +76,7 @@ impl Blocks {
         }
     }
 
-    /// Adds a text to the last block, or to a new one where that is of another kind.
+    /// Adds text to the last block, or to a new one if the last one has ended or is of another kind.
     fn grow(&mut self, kind: Block, text: &str, changes: &mut Vec<(usize, Change)>) {
         let is_same = self.all.last().is_some_and(|last| {
             matches!(

@@ -1,6 +1,6 @@
-//! A generation as its client reads it: parts of its text with the tokens that they are of.
+//! A generation as its client reads it: parts of its text, with the tokens of these parts.
 
-use moi_engine::{InputRule, Step, StopReason, StoppedBy};
+use moi_engine::{InputRule, StopReason, StoppedBy, TokenEvent};
 use serde_json::{Value, json};
 
 use crate::{
@@ -10,57 +10,57 @@ use crate::{
     tools::CallDelta,
 };
 
-/// What a step, or a few of them, add to an answer.
+/// What one or a few steps add to an answer.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Piece {
     pub(crate) thought: String,
     pub(crate) answer: String,
     pub(crate) calls: Vec<CallDelta>,
-    /// The tokens that these are of.
+    /// The tokens of these parts.
     pub(crate) tokens: Vec<TokenLogprob>,
-    /// The step itself, where steps are traced.
+    /// The step itself, if steps are traced.
     pub(crate) trace: Option<Value>,
-    /// How the answer came to its end, if it did.
+    /// How the answer ended, if it did.
     pub(crate) end: Option<End>,
 }
 
 impl Piece {
-    /// Whether there is anything in it but an end.
+    /// Whether the piece has anything besides an end.
     pub(crate) fn says(&self) -> bool {
         let Self { thought, answer, calls, tokens, .. } = self;
         !thought.is_empty() || !answer.is_empty() || !calls.is_empty() || !tokens.is_empty()
     }
 
-    /// The end alone, of an answer that is a prompt: the token that was generated is no part of it.
+    /// Only the end, for an answer that consists of a prompt: the generated token is not part of it.
     pub(crate) fn without_token(self) -> Self {
         let end = self.end.map(|_| End { finish: "length", stop_reason: Value::Null, moi: Value::Null });
         Self { end, ..Self::default() }
     }
 }
 
-/// How an answer came to its end.
+/// How an answer ended.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct End {
     pub(crate) finish: &'static str,
     /// The stop string or token, as vLLM has it.
     pub(crate) stop_reason: Value,
-    /// What this server tells of it and others do not.
+    /// Fields of this server that others do not have.
     pub(crate) moi: Value,
 }
 
-/// A generation under way.
+/// A generation in progress.
 #[derive(Clone, Debug)]
 pub(crate) struct Choice {
     parser: PartParser,
     rule: InputRule,
     seed: u64,
     traces: bool,
-    /// Tokens whose text has not come yet.
+    /// Tokens whose text has not been given out yet.
     held: Vec<TokenLogprob>,
-    /// Tokens so far, and those of thoughts among them.
+    /// Number of tokens so far, and of thought tokens among them.
     pub(crate) generated: usize,
     pub(crate) reasoning: usize,
-    /// Sums over the tokens.
+    /// Sums over all tokens so far.
     entropy: f64,
     gate: f64,
     /// Why it ended, if it did.
@@ -83,8 +83,8 @@ impl Choice {
         }
     }
 
-    /// Takes a step. The piece is empty where what it adds is not certain yet.
-    pub(crate) fn step(&mut self, step: &Step, names: TokenNames<'_>) -> Piece {
+    /// Takes a token. The piece is empty if the text that it adds is not certain yet.
+    pub(crate) fn step(&mut self, step: &TokenEvent, names: TokenNames<'_>) -> Piece {
         self.held.push(TokenLogprob {
             token: step.token,
             logprob: Some(step.logprob),
@@ -104,7 +104,7 @@ impl Choice {
         Piece { thought, answer, calls, tokens, trace, end }
     }
 
-    /// The text that a generation had held back which failed.
+    /// The last piece of a generation that failed, with the text that it had held back.
     pub(crate) fn fail(&mut self, text: &str) -> Piece {
         self.finish = Some(Finish::Error.name());
         let Parts { thought, answer, calls } = self.parser.push(text, true);
@@ -135,8 +135,8 @@ impl Choice {
     }
 }
 
-/// A step with its mixture.
-fn trace(step: &Step, at: usize, names: TokenNames<'_>) -> Value {
+/// A step with its mixture, as JSON.
+fn trace(step: &TokenEvent, at: usize, names: TokenNames<'_>) -> Value {
     let top = step.top.iter().map(|&(token, weight)| json!([token, names.name(token), weight]));
     let likeliest = step.likeliest.iter().map(|&(token, of)| json!([token, names.name(token), logprob(of)]));
     let mut trace = json!({

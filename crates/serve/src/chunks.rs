@@ -1,4 +1,4 @@
-//! Answers as OpenAI's completions have them: choices, whole or in chunks.
+//! Answers in the format of OpenAI's completions: choices, whole or in chunks.
 
 use moi_engine::PromptReport;
 use serde_json::{Value, json};
@@ -10,24 +10,25 @@ use crate::{
     tokens::TokenNames,
 };
 
-/// What tells the choices of chat from those of text completions.
+/// The differences between choices of chat completions and of text completions.
 pub(crate) trait Shape: Send + Sync + 'static {
     /// `object` of a whole answer and of a chunk.
     fn objects(&self) -> [&'static str; 2];
 
-    /// What a choice begins with in a stream, if it begins with anything.
+    /// The first chunk of a choice in a stream, if it has one.
     fn opening(&self, choice: usize) -> Option<Value>;
 
-    /// Whether what a choice begins with is known only with the report of its prompt's first choice.
+    /// Whether a choice has to wait, because it begins with the report of its prompt, which comes with the prompt's
+    /// first choice.
     fn waits(&self, choice: usize) -> bool;
 
-    /// What the prompt adds to a choice, where it does.
+    /// Takes the report of a choice's prompt. Returns what it adds to the choice, if anything.
     fn prompt(&mut self, choice: usize, report: &PromptReport, names: TokenNames<'_>) -> Option<Value>;
 
     /// What a piece adds to a choice of a stream, without its end.
     fn chunk(&mut self, choice: usize, piece: &Piece, names: TokenNames<'_>) -> Value;
 
-    /// What the end of a choice looks like in a stream.
+    /// The last chunk of a choice in a stream, without the reason of its end.
     fn closing(&self) -> Value;
 
     /// Adds a piece to a whole choice.
@@ -37,7 +38,7 @@ pub(crate) trait Shape: Send + Sync + 'static {
     fn whole(&mut self, choice: usize) -> Value;
 }
 
-/// Answers of choices.
+/// Answers that consist of choices.
 pub(crate) struct Chunks<S>(pub(crate) S);
 
 impl<S: Shape> Chunks<S> {
@@ -76,7 +77,7 @@ fn usage(usage: Usage) -> Value {
     })
 }
 
-/// What the answers of one version of the server have in common.
+/// Identifies the version of the server in all of its answers.
 const FINGERPRINT: &str = concat!("moi-", env!("CARGO_PKG_VERSION"));
 
 impl<S: Shape> Format for Chunks<S> {

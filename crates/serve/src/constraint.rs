@@ -1,4 +1,4 @@
-//! What an answer follows, in the words of OpenAI, vLLM and llama-server.
+//! Constraints on answers, in the fields of OpenAI, vLLM and llama-server.
 
 use moi_engine::Grammar;
 use serde_json::{Value, json};
@@ -8,14 +8,15 @@ use crate::{
     wire::generation::{Generation, ResponseFormat, StructuredOutputs},
 };
 
-/// What the answer follows, of the fields that say so; one at most.
+/// The grammar that the answer must match, and the field that asks for it. It is an error if several fields ask for
+/// one.
 pub(crate) fn grammar(generation: &Generation) -> Result<Option<(&'static str, Grammar)>, ApiError> {
     let object = || Grammar::JsonSchema(json!({"type": "object"}));
     let choice = |texts: &Vec<String>| {
         let texts: Vec<String> = texts.iter().map(|text| regex_syntax::escape(text)).collect();
         Grammar::Regex(texts.join("|"))
     };
-    // A schema may be given as its text, too.
+    // A schema may also be given as a text.
     let schema = |value: &Value, param: &str| match value.as_str() {
         Some(text) => serde_json::from_str(text).map(Grammar::JsonSchema).map_err(|error| {
             ApiError::invalid("invalid_schema", format!("{param}: the schema is no JSON: {error}")).of(param)

@@ -1,4 +1,4 @@
-//! From the messages of a request to the prompt that the model's chat template makes of them.
+//! Turns the messages of a request into a prompt, by the model's chat template.
 
 use std::sync::Arc;
 
@@ -15,13 +15,13 @@ use crate::{
     },
 };
 
-/// Turns of a conversation at most.
+/// The most messages of a conversation.
 const MAX_MESSAGES: usize = 4096;
 
-/// The tokens of a conversation, and what it says of calls.
+/// The tokens of a conversation, and the functions that may be called.
 ///
 /// # Errors
-/// If a message is not allowed, or the template refuses them.
+/// If a message is not allowed, or the template refuses the conversation.
 pub(crate) fn prompt(
     chat: &Chat,
     loaded: &Loaded,
@@ -53,7 +53,7 @@ pub(crate) fn prompt(
         };
         set(&mut variables, "reasoning_effort", json!(effort));
         if effort == "none" {
-            // Templates have several names for it.
+            // Templates use several names for this.
             set(&mut variables, "enable_thinking", json!(false));
             set(&mut variables, "thinking", json!(false));
         }
@@ -66,7 +66,7 @@ pub(crate) fn prompt(
 /// The functions that a request lists.
 ///
 /// # Errors
-/// If something else is in the list.
+/// If the list contains anything else.
 pub(crate) fn functions(tools: &[Tool]) -> Result<Vec<Function>, ApiError> {
     let function = |(at, tool): (usize, &Tool)| {
         if tool.kind != "function" {
@@ -100,7 +100,7 @@ pub(crate) fn functions(tools: &[Tool]) -> Result<Vec<Function>, ApiError> {
     tools.iter().enumerate().map(function).collect()
 }
 
-/// The model's template.
+/// The model's chat template.
 pub(crate) fn template(loaded: &Loaded) -> Result<&ChatTemplate, ApiError> {
     loaded
         .model
@@ -109,7 +109,7 @@ pub(crate) fn template(loaded: &Loaded) -> Result<&ChatTemplate, ApiError> {
         .map_err(|why| ApiError::invalid("template_error", why.clone()).of("messages"))
 }
 
-/// The tokens of messages by a template.
+/// The tokens of messages, by a chat template.
 ///
 /// # Errors
 /// As [`prompt`].
@@ -145,12 +145,12 @@ pub(crate) fn encode(
     };
     let messages = messages.iter().enumerate().map(message).collect::<Result<Vec<_>, _>>()?;
     let conversation = Conversation { messages, tools, add_generation_prompt, variables };
-    // Tools and what was called count, too.
+    // The bytes of tools and earlier calls count, too.
     loaded.check_bytes(conversation.bytes(), "messages")?;
     let tokenizer = &loaded.model.tokenizer;
     match template.encode_conversation(&conversation, tokenizer) {
         Ok(ids) => Ok(ids),
-        // Some templates take one system message, at the beginning: the others are made part of it.
+        // Some templates take only one system message, at the beginning, so the others are merged into it.
         Err(error @ TextError::Template { .. }) => match merged(&conversation) {
             Some(merged) => template.encode_conversation(&merged, tokenizer).map_err(|_| error.into()),
             None => Err(error.into()),
@@ -159,7 +159,7 @@ pub(crate) fn encode(
     }
 }
 
-/// A message as templates read it.
+/// A message in the form that templates read.
 fn turn(message: &ChatMessage, path: &str, knows_developer: bool) -> Result<Value, ApiError> {
     let role = match message.role.as_str() {
         "developer" if !knows_developer => "system",
@@ -210,7 +210,7 @@ fn turn(message: &ChatMessage, path: &str, knows_developer: bool) -> Result<Valu
     }
     if !calls.is_empty() {
         let call = |call: &crate::wire::chat::ToolCall| {
-            // Templates write arguments as JSON themselves.
+            // Templates write arguments as JSON themselves, so the text is parsed for them.
             let arguments = match &call.function.arguments {
                 Some(Value::String(text)) => serde_json::from_str(text).unwrap_or_else(|_| json!(text)),
                 Some(value) => value.clone(),
@@ -224,7 +224,7 @@ fn turn(message: &ChatMessage, path: &str, knows_developer: bool) -> Result<Valu
     Ok(turn)
 }
 
-/// The same conversation with all system messages as one at its beginning; `None` where that changes nothing.
+/// The same conversation with all system messages merged into one at its beginning; `None` if that changes nothing.
 fn merged(conversation: &Conversation) -> Option<Conversation> {
     let is_system = |message: &&Value| message["role"] == "system";
     let (system, others): (Vec<&Value>, Vec<&Value>) = conversation.messages.iter().partition(is_system);

@@ -1,4 +1,4 @@
-//! What a client is told when a request is refused or fails: the status, and OpenAI's error object.
+//! The response to a request that is refused or fails: its status, and OpenAI's error object.
 
 use axum::{
     body::Body,
@@ -8,7 +8,7 @@ use moi_engine::{EngineError, Refusal, TokenUse};
 use moi_text::TextError;
 use serde_json::{Value, json};
 
-/// An error in the words of OpenAI's API.
+/// An error in the format of OpenAI's API.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct ApiError {
     pub(crate) status: StatusCode,
@@ -18,7 +18,7 @@ pub(crate) struct ApiError {
     /// The path of the value that is wrong: `messages[2].content[0].type`.
     pub(crate) param: Option<String>,
     pub(crate) message: String,
-    /// Seconds after which the same request may be taken.
+    /// Seconds after which the client may send the same request again.
     pub(crate) retry_after: Option<u32>,
 }
 
@@ -27,7 +27,7 @@ impl ApiError {
         Self { status, kind, code: Some(code), param: None, message: message.into(), retry_after: None }
     }
 
-    /// Something that the client can mend.
+    /// An error that the client can fix.
     pub(crate) fn invalid(code: &'static str, message: impl Into<String>) -> Self {
         Self::new(StatusCode::BAD_REQUEST, INVALID, code, message)
     }
@@ -37,18 +37,19 @@ impl ApiError {
         Self::invalid("invalid_value", message).of(param)
     }
 
-    /// A field that is known and not implemented.
+    /// A field that is known but not implemented.
     pub(crate) fn unsupported(param: impl Into<String>, message: impl Into<String>) -> Self {
         Self::invalid("unsupported_parameter", message).of(param)
     }
 
-    /// With the path of the value that is wrong.
+    /// Sets the path of the wrong value.
     pub(crate) fn of(self, param: impl Into<String>) -> Self {
         Self { param: Some(param.into()), ..self }
     }
 
-    /// In the words of another API than that of chat completions, whose `words` are pairs of a field there and here. What lies
-    /// in a definition of a function there lies in the tool itself here. Without any words the API is that of chat completions.
+    /// Renames fields for an API other than chat completions. `words` are pairs of a field's name in chat completions
+    /// and in the other API. Fields of a function's definition are fields of the tool itself in the other API.
+    /// Without any words the API is that of chat completions, and nothing changes.
     pub(crate) fn in_words(mut self, words: &[(&str, &str)]) -> Self {
         let Some(path) = self.param.as_ref().filter(|_| !words.is_empty()) else { return self };
         let mut other = path.replace("].function.", "].");
@@ -61,7 +62,7 @@ impl ApiError {
             }
         }
         if &other != path {
-            // Elsewhere in a sentence it is a word like others.
+            // Without backticks, within a sentence, it is an ordinary word.
             self.message = self.message.replace(&format!("`{path}`"), &format!("`{other}`"));
             let ends = |rest: &str| !rest.starts_with(|next: char| next.is_alphanumeric() || next == '_');
             if let Some(rest) = self.message.strip_prefix(path.as_str()).filter(|rest| ends(rest)) {
@@ -72,7 +73,7 @@ impl ApiError {
         self
     }
 
-    /// No key, or a wrong one.
+    /// The key is missing or wrong.
     pub(crate) fn unauthorized() -> Self {
         let message = "the API key is missing or wrong; send it as `Authorization: Bearer KEY`";
         Self::new(StatusCode::UNAUTHORIZED, INVALID, "invalid_api_key", message)
@@ -83,7 +84,7 @@ impl ApiError {
         Self::new(StatusCode::FORBIDDEN, "permission_error", "forbidden", message)
     }
 
-    /// A route that there is not.
+    /// A route that does not exist.
     pub(crate) fn no_route(path: &str) -> Self {
         let message = format!("there is no route {path}; GET /openapi.json lists all");
         Self::new(StatusCode::NOT_FOUND, INVALID, "unknown_url", message)
@@ -101,13 +102,13 @@ impl ApiError {
         Self::new(StatusCode::METHOD_NOT_ALLOWED, INVALID, "method_not_allowed", message)
     }
 
-    /// A body with more bytes than are taken.
+    /// A body that has too many bytes.
     pub(crate) fn too_large(most: usize) -> Self {
         let message = format!("the body has more than {most} bytes");
         Self::new(StatusCode::PAYLOAD_TOO_LARGE, INVALID, "request_too_large", message)
     }
 
-    /// A body of another type.
+    /// A body whose content type is not JSON.
     pub(crate) fn not_json() -> Self {
         let message = "the content type must be application/json";
         Self::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, INVALID, "unsupported_media_type", message)
@@ -119,13 +120,13 @@ impl ApiError {
         Self::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, INVALID, "unsupported_media_type", message)
     }
 
-    /// A body that does not come to its end in time.
+    /// A body that does not arrive in time.
     pub(crate) fn slow_body() -> Self {
         let message = "the body did not come in time";
         Self::new(StatusCode::REQUEST_TIMEOUT, INVALID, "request_timeout", message)
     }
 
-    /// Too much was asked for, and may be asked for again in so many seconds.
+    /// Too much was asked for. The client may ask again after this many seconds.
     pub(crate) fn rate_limited(message: impl Into<String>, seconds: u32) -> Self {
         let (status, kind) = (StatusCode::TOO_MANY_REQUESTS, "rate_limit_error");
         Self { retry_after: Some(seconds), ..Self::new(status, kind, "rate_limit_exceeded", message) }
@@ -137,7 +138,7 @@ impl ApiError {
         Self { retry_after: Some(1), ..error }
     }
 
-    /// Our own fault.
+    /// An error of the server itself.
     pub(crate) fn internal(message: impl Into<String>) -> Self {
         Self { code: None, ..Self::new(StatusCode::INTERNAL_SERVER_ERROR, SERVER, "", message) }
     }
@@ -149,7 +150,7 @@ impl ApiError {
         }})
     }
 
-    /// As a response.
+    /// The error as an HTTP response.
     pub(crate) fn response(&self) -> Response<Body> {
         let mut response = Response::new(Body::from(self.body().to_string()));
         *response.status_mut() = self.status;
@@ -163,11 +164,11 @@ impl ApiError {
         }
         response.extensions_mut().insert(self.clone());
         let headers = response.headers_mut();
-        /// So long clients wait by themselves before they ask again.
-        const PATIENCE: u32 = 60;
-        let is_long = self.retry_after.is_some_and(|seconds| seconds > PATIENCE);
+        /// The longest time, in seconds, that clients wait by themselves before they send a request again.
+        const MAX_RETRY_AFTER: u32 = 60;
+        let is_long = self.retry_after.is_some_and(|seconds| seconds > MAX_RETRY_AFTER);
         if self.status == StatusCode::INTERNAL_SERVER_ERROR || is_long {
-            // OpenAI's clients would send the request twice more, and it would fail again.
+            // OpenAI's clients would otherwise send the request twice more, and it would fail again.
             headers.insert("x-should-retry", HeaderValue::from_static("false"));
         }
         response
@@ -210,7 +211,7 @@ impl From<EngineError> for ApiError {
     }
 }
 
-/// The field in which a token is named for something.
+/// The request field that names a token for this use.
 fn field_of(what: TokenUse) -> &'static str {
     match what {
         TokenUse::Biased => "logit_bias",

@@ -1,4 +1,4 @@
-//! Streams of events: written as they come, for as long as somebody reads them.
+//! SSE streams: events are written as they come, for as long as somebody reads them.
 
 use std::{
     convert::Infallible,
@@ -18,23 +18,23 @@ use tokio::{sync::mpsc, time::Instant};
 
 use crate::answer::Event;
 
-/// The two ends of a stream: where events are written, and where they are read.
+/// The two ends of a stream's channel: events are written to one and read from the other.
 pub(crate) fn frames() -> (mpsc::Sender<Bytes>, mpsc::Receiver<Bytes>) {
-    /// Events that wait to be written.
+    /// How many writes may wait to be read.
     const FRAMES: usize = 16;
     mpsc::channel(FRAMES)
 }
 
-/// Writes events; whatever it gives is `None` where nobody reads any more.
+/// Writes events. Its methods return `None` if nobody reads them any more.
 pub(crate) struct Writer {
     frames: mpsc::Sender<Bytes>,
     stall_timeout: Duration,
-    /// When something was written last.
+    /// The time of the last write.
     last: Mutex<Instant>,
 }
 
 impl Writer {
-    /// Gives a reader up that has no room for so long.
+    /// A writer that gives up if its reader has no room for `stall_timeout`.
     pub(crate) fn new(frames: mpsc::Sender<Bytes>, stall_timeout: Duration) -> Self {
         Self { frames, stall_timeout, last: Mutex::new(Instant::now()) }
     }
@@ -44,12 +44,12 @@ impl Writer {
         self.frames.closed().await;
     }
 
-    /// When something was written last.
+    /// The time of the last write.
     pub(crate) fn wrote(&self) -> Instant {
         *self.last.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Writes events, together.
+    /// Writes events, all in one piece.
     pub(crate) async fn send(&self, events: &[Event]) -> Option<()> {
         let mut text = String::new();
         for Event { name, data } in events {
@@ -76,18 +76,18 @@ impl Writer {
     }
 }
 
-/// A response of events as they come.
+/// A response that streams events as they come.
 pub(crate) fn event_stream(receiver: mpsc::Receiver<Bytes>) -> Response<Body> {
     let mut response = Response::new(Body::new(Events(receiver)));
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
-    // nginx would collect the events before it sends any.
+    // Without this header, nginx would collect the events before it sends any.
     headers.insert("x-accel-buffering", HeaderValue::from_static("no"));
     response
 }
 
-/// A body of what comes through a channel.
+/// A response body from a channel.
 struct Events(mpsc::Receiver<Bytes>);
 
 impl hyper::body::Body for Events {

@@ -1,4 +1,4 @@
-//! One generation as HTTP threads ask for it: a request of the engine, but without a backend's type.
+//! One generation as HTTP threads ask for it: a request of the engine without the type of its backend.
 
 use std::{collections::HashSet, sync::Arc};
 
@@ -9,7 +9,7 @@ use moi_engine::{Grammar, InputRule, Prompt, Request, Sampling, Scope, StopRules
 #[derive(Clone, Debug)]
 pub(crate) enum JobPrompt {
     Ids(Vec<u32>),
-    /// Inputs `[positions, width]`, row by row.
+    /// Embeddings `[positions, width]`, row by row.
     Embeddings {
         values: Vec<f32>,
         width: usize,
@@ -17,7 +17,7 @@ pub(crate) enum JobPrompt {
 }
 
 impl JobPrompt {
-    /// Positions of it.
+    /// Number of positions.
     pub(crate) fn len(&self) -> usize {
         match self {
             Self::Ids(ids) => ids.len(),
@@ -25,7 +25,7 @@ impl JobPrompt {
         }
     }
 
-    /// Its tokens, if it is of tokens.
+    /// Its token ids; empty for embeddings.
     pub(crate) fn ids(&self) -> &[u32] {
         match self {
             Self::Ids(ids) => ids,
@@ -58,7 +58,7 @@ pub(crate) struct Job {
 }
 
 impl Job {
-    /// As the engine takes it.
+    /// The job as a request of the engine.
     pub(crate) fn request<B: Backend>(self, device: &B::Device) -> Request<B> {
         let prompt = match self.prompt {
             JobPrompt::Ids(ids) => Prompt::Ids(ids),

@@ -1,4 +1,4 @@
-//! Bodies: read within limits, parsed with the path of what is wrong and of what is ignored.
+//! Request bodies: read within limits, and parsed with the paths of errors and of ignored fields.
 
 use std::{collections::BTreeSet, time::Duration};
 
@@ -15,12 +15,12 @@ use crate::error::ApiError;
 /// How long a client may take from one piece of a body to the next.
 const IDLE: Duration = Duration::from_secs(30);
 
-/// Reads a body of JSON, of at most so many bytes.
+/// Reads a JSON body of at most `most` bytes.
 pub(crate) async fn read(headers: &HeaderMap, mut body: Body, most: usize) -> Result<Bytes, ApiError> {
     let kind = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
     let kind = kind.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
     let is_json = kind == "application/json" || (kind.starts_with("application/") && kind.ends_with("+json"));
-    // Some clients send none at all.
+    // Some clients send no content type.
     if !is_json && !kind.is_empty() {
         return Err(ApiError::not_json());
     }
@@ -48,11 +48,11 @@ pub(crate) async fn read(headers: &HeaderMap, mut body: Body, most: usize) -> Re
     }
 }
 
-/// What a body has that nobody reads. A body is read once for each type that describes a part of it; a field at its top that
-/// one of them knows is not ignored.
+/// Fields of a body that nothing reads. A body is read once for each type that describes a part of it, and a
+/// top-level field counts as ignored only if none of these types has it.
 #[derive(Debug, Default)]
 pub(crate) struct Ignored {
-    /// Fields at the top that all types so far have ignored; `None` before the first.
+    /// Top-level fields that all types so far have ignored; `None` before the first type.
     top: Option<BTreeSet<String>>,
     nested: BTreeSet<String>,
 }
@@ -68,7 +68,7 @@ impl Ignored {
         });
     }
 
-    /// Fields at the top that are read after all.
+    /// Removes top-level fields that are read in another way.
     pub(crate) fn known(&mut self, fields: impl IntoIterator<Item = String>) {
         if let Some(top) = &mut self.top {
             fields.into_iter().for_each(|field| {
@@ -77,21 +77,22 @@ impl Ignored {
         }
     }
 
-    /// The paths, in order; not all if there are very many.
+    /// The paths of ignored fields, in order, up to a limit.
     pub(crate) fn paths(&self) -> Vec<&str> {
         const LISTED: usize = 32;
         self.top.iter().flatten().chain(&self.nested).map(String::as_str).take(LISTED).collect()
     }
 }
 
-/// Values of a body at most, and of one that may be lists of token ids: each takes some hundred bytes while it is read.
+/// The most values of a body, and of a body that may contain lists of token ids. Each value takes some hundred bytes
+/// while the body is read.
 pub(crate) const MAX_VALUES: usize = 1 << 20;
 pub(crate) const MAX_LISTED_VALUES: usize = 1 << 23;
 
-/// Refuses a body of very many values before they take memory.
+/// Refuses a body of too many values before they take memory.
 ///
 /// # Errors
-/// Likewise.
+/// If the body has more than `most` values.
 pub(crate) fn check_values(body: &[u8], most: usize) -> Result<(), ApiError> {
     let (mut values, mut is_text, mut is_escaped) = (0, false, false);
     for &byte in body {
@@ -112,9 +113,9 @@ pub(crate) fn check_values(body: &[u8], most: usize) -> Result<(), ApiError> {
 /// Parses a body.
 ///
 /// # Errors
-/// With the path of what is wrong.
+/// An error with the path of the wrong value.
 pub(crate) fn parse<T: DeserializeOwned>(bytes: &[u8], ignored: &mut Ignored) -> Result<T, ApiError> {
-    // serde would take a list of values for a structure, too.
+    // serde would also accept a list of values for a structure.
     let first = bytes.iter().find(|byte| !byte.is_ascii_whitespace());
     if first.is_some_and(|first| b"[\"-0123456789tfn".contains(first)) {
         return Err(ApiError::invalid("invalid_type", "the body must be a JSON object"));
@@ -142,7 +143,7 @@ fn wrong(error: serde_json::Error, path: Option<String>) -> ApiError {
         return ApiError::invalid("invalid_json", format!("the body is no JSON: {message}"));
     }
     let code = if message.starts_with("invalid type") { "invalid_type" } else { "invalid_value" };
-    // The place in the body says less than the path.
+    // The path says more than the position in the body, which is left out.
     let message = message.rsplit_once(" at line ").map_or(message.as_str(), |(what, _)| what);
     let missing = message.strip_prefix("missing field `").and_then(|rest| rest.split('`').next());
     match (path, missing) {
@@ -155,7 +156,7 @@ fn wrong(error: serde_json::Error, path: Option<String>) -> ApiError {
     }
 }
 
-/// `messages[0].name` for serde_ignored's `messages.0.name`.
+/// Writes a path of serde_ignored, such as `messages.0.name`, as `messages[0].name`.
 fn shown(path: &str) -> String {
     let mut out = String::new();
     for part in path.split('.').filter(|part| *part != "?") {

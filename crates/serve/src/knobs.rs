@@ -1,4 +1,4 @@
-//! The fields of samplers: one for each of their knobs, so that a new sampler has its field by itself.
+//! Request fields of samplers: one for each of their knobs, so that a new sampler gets its fields by itself.
 
 use std::fmt;
 
@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use crate::error::ApiError;
 
-/// Other names that clients have for knobs.
+/// Other names of knobs that clients use.
 const ALIASES: &[(&str, &str)] =
     &[("repeat_penalty", "repetition_penalty"), ("repeat_last_n", "penalty_window")];
 
@@ -20,7 +20,7 @@ pub(crate) fn knobs() -> impl Iterator<Item = SamplingKnob> {
     Sampling::knobs().into_iter().filter(|knob| knob.kind != KnobKind::ByToken)
 }
 
-/// The knobs that a body sets.
+/// The knobs that a request body sets.
 #[derive(Debug, Default)]
 pub(crate) struct Knobs {
     /// The field, the knob's key and the value.
@@ -28,15 +28,15 @@ pub(crate) struct Knobs {
 }
 
 impl Knobs {
-    /// The fields that were read.
+    /// The names of the fields that were read.
     pub(crate) fn fields(&self) -> impl Iterator<Item = String> {
         self.given.iter().map(|(field, ..)| field.clone())
     }
 
-    /// Sets what was given.
+    /// Sets the given knobs.
     ///
     /// # Errors
-    /// If a value is none of its knob, or not allowed.
+    /// If a value is not of its knob's type, or not allowed.
     pub(crate) fn apply(&self, sampling: &mut Sampling) -> Result<(), ApiError> {
         for (field, key, value) in self.given.iter().filter(|(.., value)| !value.is_null()) {
             let texts = texts(value).ok_or_else(|| {
@@ -50,7 +50,7 @@ impl Knobs {
         Ok(())
     }
 
-    /// The schema of their fields.
+    /// The schemas of the knobs' fields.
     pub(crate) fn properties() -> impl Iterator<Item = (String, Value)> {
         let property = |knob: SamplingKnob| {
             let mut schema = match knob.kind {
@@ -67,10 +67,11 @@ impl Knobs {
     }
 }
 
-/// A value in the words of a command line.
+/// A value as the texts that a command line would give.
 fn texts(value: &Value) -> Option<Vec<String>> {
     match value {
-        // -1 is "off" for vLLM and llama.cpp where that is 0 here; knobs that know -1 have their own reading of it.
+        // In counts, -1 has been replaced by 0 already: vLLM and llama.cpp use it for "off". Other knobs read -1
+        // themselves.
         Value::Number(number) => Some(vec![number.to_string()]),
         Value::Array(values) => values.iter().map(|value| value.as_str().map(str::to_owned)).collect(),
         Value::Null | Value::Bool(_) | Value::String(_) | Value::Object(_) => None,

@@ -1,7 +1,8 @@
 //! An HTTP server over [`moi_engine::Scheduler`]: OpenAI's API, with an input rule for each request.
 //!
-//! One thread, the one that calls [`Listening::run`], owns the engine's rounds; HTTP is answered by others, which send it
-//! requests and are sent tokens. [`listen`] binds first, so that a server answers that it is loading while it is.
+//! One thread, which calls [`Listening::run`], owns the engine's rounds. Other threads answer HTTP: they send it
+//! requests, and it sends them tokens. [`listen`] binds the socket first, so that the server can answer while the
+//! model is loading.
 //!
 //! ```no_run
 //! use moi_engine::{Engine, SchedulerOptions};
@@ -87,15 +88,15 @@ use crate::{
 /// Why a server cannot run.
 #[derive(Debug, thiserror::Error)]
 pub enum ServeError {
-    /// The address cannot be listened at.
+    /// The server cannot listen at the address.
     #[error("cannot listen at {address}: {error}")]
     Bind {
-        /// What was asked for.
+        /// The address that was asked for.
         address: String,
-        /// Why.
+        /// The system's error.
         error: io::Error,
     },
-    /// The threads that answer cannot be started.
+    /// The HTTP threads cannot be started.
     #[error("cannot start the threads that answer: {0}")]
     Threads(io::Error),
     /// A certificate or its key cannot be used.
@@ -104,26 +105,26 @@ pub enum ServeError {
     Tls {
         /// The file.
         path: PathBuf,
-        /// What is wrong.
+        /// What is wrong with the file.
         what: String,
     },
-    /// Metrics of the same name.
+    /// Metrics cannot be registered, because two have the same name.
     #[error("metrics: {0}")]
     Metrics(String),
 }
 
-/// A server that answers, if only that it is loading.
+/// A server that answers requests, at first only that it is loading.
 #[derive(Debug)]
 pub struct Listening {
     server: Arc<Server>,
     place: Place,
-    /// A socket of the file system that was made for this.
+    /// The Unix socket that was created for this server.
     made: Option<PathBuf>,
     stop: Stop,
     thread: JoinHandle<bool>,
 }
 
-/// Has the engine's thread end when it is dropped.
+/// Ends the engine's thread when it is dropped.
 struct EndsEngine(Arc<Server>);
 
 impl Drop for EndsEngine {
@@ -134,13 +135,13 @@ impl Drop for EndsEngine {
     }
 }
 
-/// Gives a server what can change while it runs.
+/// Changes settings of a server while it runs.
 #[derive(Clone, Debug)]
 pub struct Reload(Arc<Server>);
 
 impl Reload {
-    /// From now on these keys are the ones, with their quotas; what is used of quotas stays used. A server that has keys is
-    /// never left without any: it keeps those that it has, and this gives `false`.
+    /// Replaces the keys and their quotas; what is used of quotas stays used. A server that has keys is never left
+    /// without any: if `keys` is empty, it keeps its keys, and this returns `false`.
     pub fn keys(&self, keys: Keys) -> bool {
         let would_open = keys.is_empty() && !self.0.keys().is_empty();
         if !would_open {
@@ -149,32 +150,32 @@ impl Reload {
         !would_open
     }
 
-    /// From now on the model has these names; the metrics keep the name that it was loaded under.
+    /// Replaces the model's names. The metrics keep the name that the model was loaded under.
     pub fn names(&self, names: Vec<String>) {
         self.0.rename(names);
     }
 
-    /// Reads the certificate and its key again, from where they were; whether connections are encrypted.
+    /// Reads the certificate and its key again, from the same files. Returns whether connections are encrypted.
     ///
     /// # Errors
-    /// If they cannot be used; then those that were read before go on being used.
+    /// If the files cannot be used. The previous certificate then stays in use.
     #[cfg(feature = "tls")]
     pub fn certificate(&self) -> Result<bool, ServeError> {
         self.0.tls.as_ref().map_or(Ok(false), |tls| tls.reload().map(|()| true))
     }
 
-    /// From now on log lines are written by this, or not at all.
+    /// Sets the function that writes log lines; `None` writes none.
     pub fn log(&self, write: Option<fn(&LogLine)>) {
         self.0.set_log(write);
     }
 }
 
-/// Tells whether a server works, for whoever restarts those that do not.
+/// Reports whether a server works, for a supervisor that restarts servers which do not.
 #[derive(Clone, Debug)]
 pub struct Health(Arc<Server>);
 
 impl Health {
-    /// Whether the engine turns, or has nothing to do.
+    /// Whether the engine makes progress, or has nothing to do.
     pub fn is_live(&self) -> bool {
         routes::info::live(&self.0).is_ok()
     }
@@ -185,17 +186,17 @@ impl Health {
 pub struct Stop(Arc<watch::Sender<bool>>);
 
 impl Stop {
-    /// Answers under way come to their ends, no others begin, and then the server stops.
+    /// Stops the server: answers in progress come to their ends, no new ones begin, and then the server ends.
     pub fn stop(&self) {
-        // Where nobody listens any more it has stopped.
+        // If the receiver is gone, the server has already stopped.
         let _ = self.0.send(true);
     }
 }
 
-/// Begins to listen.
+/// Binds the address and starts the threads that answer.
 ///
 /// # Errors
-/// If that cannot be done.
+/// If the address, the certificate or the threads cannot be used.
 pub fn listen(address: &Address, options: ServeOptions) -> Result<Listening, ServeError> {
     let (socket, place) = Socket::open(address)?;
     let made = match address {
@@ -214,7 +215,7 @@ pub fn listen(address: &Address, options: ServeOptions) -> Result<Listening, Ser
     let own = Arc::clone(&server);
     let ends = EndsEngine(Arc::clone(&server));
     let thread = thread::Builder::new().name("http".to_owned()).spawn(move || {
-        // However this thread ends: without it nobody asks the engine for anything.
+        // Ends the engine's thread however this thread ends, because nobody else sends it requests.
         let _ends = ends;
         let ended = runtime.block_on(async {
             match Listener::new(socket) {
@@ -222,7 +223,7 @@ pub fn listen(address: &Address, options: ServeOptions) -> Result<Listening, Ser
                 Err(_) => false,
             }
         });
-        // What prepares requests may take long, and nobody waits for it any more.
+        // Tasks that prepare requests may take long, and nobody waits for their results any more.
         runtime.shutdown_background();
         ended
     });
@@ -231,12 +232,12 @@ pub fn listen(address: &Address, options: ServeOptions) -> Result<Listening, Ser
 }
 
 impl Listening {
-    /// Where it listens.
+    /// Where the server listens.
     pub fn place(&self) -> &Place {
         &self.place
     }
 
-    /// The same as clients name it.
+    /// The server's URL, as clients use it.
     pub fn url(&self) -> String {
         let url = self.place.to_string();
         match self.server.is_encrypted() {
@@ -245,23 +246,23 @@ impl Listening {
         }
     }
 
-    /// What gives it other keys.
+    /// A handle that changes settings while the server runs.
     pub fn reloader(&self) -> Reload {
         Reload(Arc::clone(&self.server))
     }
 
-    /// What tells whether it works.
+    /// A handle that reports whether the server works.
     pub fn health(&self) -> Health {
         Health(Arc::clone(&self.server))
     }
 
-    /// What tells it to stop.
+    /// A handle that stops the server.
     pub fn stopper(&self) -> Stop {
         self.stop.clone()
     }
 
-    /// Serves a model until the server is told to stop: this thread runs the engine's rounds, and calls `ready` when requests
-    /// are taken. Whether all answers came to their ends.
+    /// Serves a model until the server is told to stop: this thread runs the engine's rounds, and calls `ready` when
+    /// requests are accepted. Returns whether all answers came to their ends.
     ///
     /// # Errors
     /// If metrics cannot be registered.
@@ -282,7 +283,7 @@ impl Listening {
         let (client, worker) = worker(Arc::new(engine), device);
         let ServeOptions { stall_timeout, queue_timeout, .. } = self.server.options;
         let loaded = self.server.load(Loaded::new(model, Box::new(client), status));
-        // It may have been told to stop while nobody was there to be told.
+        // The server may have been told to stop before the model was loaded, when there was no engine to end.
         if self.server.is_draining() || self.thread.is_finished() {
             loaded.service.end();
         }
@@ -290,7 +291,7 @@ impl Listening {
         worker.run(&WorkerOptions { scheduler, stall_timeout, queue_timeout }, &loaded.status);
         let all_ended = self.thread.join().unwrap_or(false);
         if let Some(path) = &self.made {
-            // Whoever made it may have removed it.
+            // Somebody else may have removed the file already.
             let _ = std::fs::remove_file(path);
         }
         Ok(all_ended)

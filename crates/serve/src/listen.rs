@@ -23,28 +23,29 @@ use crate::{
     status::Progress,
 };
 
-/// How long a client may take for the headers of a request, and how long a connection may be idle between two.
+/// How long a client may take for the headers of a request, and how long a connection may be idle between two
+/// requests.
 const HEADERS: Duration = Duration::from_secs(10);
-/// Bytes of all headers.
+/// The most bytes of all headers.
 const MAX_HEADERS: usize = 64 << 10;
-/// As long as anybody waits.
+/// The deadline where the configured time is too long to be added to an `Instant`.
 const FOREVER: Duration = Duration::from_secs(365 * 24 * 3600);
-/// How long connections may take to close at least, when all is answered.
+/// The least time that connections have to close after all answers.
 const CLOSING: Duration = Duration::from_secs(2);
 
-/// Accepts connections until the server is told to stop; then waits for answers under way, as long as is allowed. Whether
-/// all have come to their ends.
+/// Accepts connections until the server is told to stop. Then waits for answers in progress, up to the shutdown
+/// timeout. Returns whether all have come to their ends.
 pub(crate) async fn serve(server: Arc<Server>, listener: Listener, mut stop: watch::Receiver<bool>) -> bool {
     let router = router(&server);
     tokio::spawn(tell_of_hangs(Arc::clone(&server)));
     let places = Arc::new(Semaphore::new(server.options.max_connections));
     let connections = GracefulShutdown::new();
     let mut drains = std::pin::pin!(async {
-        // An error says that nobody can tell any more.
+        // An error means that the sender is gone, so the server could not be told later.
         let _ = stop.wait_for(|stops| *stops).await;
         let delay = server.options.drain_delay;
         if delay.is_zero() {
-            // Whoever hears that it is not ready is taken no more.
+            // Without a delay, a client that learns that the server is not ready must find it closed.
             server.close();
         }
         server.drain();
@@ -62,20 +63,20 @@ pub(crate) async fn serve(server: Arc<Server>, listener: Listener, mut stop: wat
                 Ok((stream, peer)) => {
                     let (server, router, watcher) = (Arc::clone(&server), router.clone(), connections.watcher());
                     tokio::spawn(async move {
-                        // Whoever has not agreed on keys yet has asked for nothing.
+                        // A client that has not finished the TLS handshake has not asked for anything yet.
                         let secured = tokio::select! {
                             biased;
                             secured = server.secured(stream) => secured,
                             () = server.closed() => None,
                         };
                         if let Some(stream) = secured {
-                            // A client that breaks off is no error of ours.
+                            // It is not an error of the server if a client breaks off.
                             let _ = watcher.watch(connection(&server, &router, stream, peer)).await;
                         }
                         drop(place);
                     });
                 }
-                // Too many files are open, most likely: others will be closed.
+                // Most likely too many files are open. Other connections will close.
                 Err(_) => sleep(Duration::from_millis(50)).await,
             },
             ended = &mut drains => break ended,
@@ -84,15 +85,15 @@ pub(crate) async fn serve(server: Arc<Server>, listener: Listener, mut stop: wat
     if let Ok(loaded) = server.loaded() {
         loaded.service.end();
     }
-    // Connections close behind their answers, which may have to be read still; what could not end is told so.
+    // Connections close after their answers, which clients may still have to read. Unfinished answers get an error.
     let until = until.max(Instant::now() + CLOSING);
     timeout_at(until, connections.shutdown()).await.is_ok() && all_ended
 }
 
-/// Tells when the engine does not turn any more, with the generations that are in progress, and when it does again.
+/// Logs when the engine makes no progress any more, with the generations in progress, and when it does again.
 async fn tell_of_hangs(server: Arc<Server>) {
-    /// Generations that are told of.
-    const MOST: usize = 100;
+    /// The most generations that are logged.
+    const MAX_COUNT: usize = 100;
     let longest = server.options.live_timeout;
     let mut was_stuck = false;
     loop {
@@ -114,7 +115,7 @@ async fn tell_of_hangs(server: Arc<Server>) {
             gauges.waiting
         ));
         for Progress { request, owner, phase, prompt_tokens, generated_tokens } in
-            loaded.status.progress().iter().take(MOST)
+            loaded.status.progress().iter().take(MAX_COUNT)
         {
             server.note(format!(
                 "  {request} of {owner:?}: {phase:?}, prompt of {prompt_tokens} tokens, {generated_tokens} generated"
@@ -123,7 +124,7 @@ async fn tell_of_hangs(server: Arc<Server>) {
     }
 }
 
-/// Waits until no answer is made any more, as long as is allowed. Whether that came to be, and until when it might have.
+/// Waits until no answer is in progress, up to the shutdown timeout. Returns whether that happened, and the deadline.
 async fn drained(server: &Server) -> (bool, Instant) {
     let now = Instant::now();
     let until = now.checked_add(server.options.shutdown_timeout).unwrap_or(now + FOREVER);

@@ -1,4 +1,4 @@
-//! Lines of requests that were answered, written by a thread of their own: whoever reads them may be slow.
+//! Log lines of answered requests. A thread of its own writes them, because their reader may be slow.
 
 use std::{
     sync::{
@@ -13,12 +13,13 @@ use axum::http::HeaderMap;
 
 use crate::server::Server;
 
-/// What is told of a request when its answer has come to its end, or its client has left before there was one (status 499).
+/// What is logged of a request when its answer has ended, or when its client has left before there was one (status
+/// 499).
 #[derive(Clone, Debug, Default)]
 pub struct LogLine {
-    /// Of the request: its `x-request-id`.
+    /// The `x-request-id` of the request.
     pub id: String,
-    /// The trace that it is part of, where its `traceparent` says one (W3C Trace Context).
+    /// The trace that it is part of, if its `traceparent` names one (W3C Trace Context).
     pub trace: Option<String>,
     /// The name of the key, or the address, that it came from.
     pub owner: String,
@@ -28,7 +29,7 @@ pub struct LogLine {
     pub path: String,
     /// The status of the answer.
     pub status: u16,
-    /// How long the answer took, with the whole of a stream.
+    /// How long the answer took, including all of a stream.
     pub took: Duration,
     /// Its prompts, if [`crate::ServeOptions::log_prompts`] asks for them.
     pub prompts: Vec<String>,
@@ -39,26 +40,26 @@ pub struct LogLine {
 /// What was generated for a request.
 #[derive(Clone, Debug, Default)]
 pub struct Served {
-    /// Tokens of its prompts.
+    /// Number of tokens of its prompts.
     pub prompt_tokens: usize,
-    /// Those of them that were cached.
+    /// Number of these tokens that were cached.
     pub cached_tokens: usize,
-    /// Tokens that were generated.
+    /// Number of generated tokens.
     pub completion_tokens: usize,
-    /// From the request to its first token.
+    /// Time from the request to its first token.
     pub first_token: Option<Duration>,
     /// Why its choices ended: `stop`, `length`, `tool_calls`, `error`, or `abort` where the client left. Each reason once.
     pub finish: Vec<&'static str>,
 }
 
-/// How a line is written.
+/// The function that writes a log line.
 pub(crate) type WriteLine = fn(&LogLine);
 
-/// The thread that writes.
+/// The thread that writes log lines.
 #[derive(Debug)]
 pub(crate) struct Logger(SyncSender<Line>);
 
-/// What is to be written, and how.
+/// A line to write, and the function that writes it.
 #[derive(Debug)]
 enum Line {
     Request(WriteLine, Box<LogLine>),
@@ -66,9 +67,9 @@ enum Line {
 }
 
 impl Logger {
-    /// Starts it; none where no thread can be started.
+    /// Starts the thread; `None` if it cannot be started.
     pub(crate) fn start() -> Option<Self> {
-        /// Lines that wait to be written.
+        /// How many lines may wait to be written.
         const LINES: usize = 4096;
         let (sender, lines) = sync_channel(LINES);
         let thread = thread::Builder::new().name("log".to_owned());
@@ -80,23 +81,24 @@ impl Logger {
         Some(Self(sender))
     }
 
-    /// Has a line written. It is lost where thousands wait already: nobody waits for a log.
+    /// Queues a log line. It is lost if thousands wait already, because no request should wait for the log.
     pub(crate) fn tell(&self, write: WriteLine, line: LogLine) {
         let _ = self.0.try_send(Line::Request(write, Box::new(line)));
     }
 
-    /// Has a note on the server written, likewise.
+    /// Queues a note about the server. It is lost in the same case.
     pub(crate) fn note(&self, write: fn(&str), text: String) {
         let _ = self.0.try_send(Line::Note(write, text));
     }
 }
 
-/// What is noted of a request while it is answered. When nothing belongs to the request any more, its line is written.
+/// Collects what is logged of a request while it is answered. The line is written when the last user of the record is
+/// gone.
 #[derive(Debug)]
 pub(crate) struct Record {
     server: Arc<Server>,
     pub(crate) begun: Instant,
-    /// The route that its path is one of.
+    /// The route that its path belongs to.
     pub(crate) route: OnceLock<&'static str>,
     line: Mutex<LogLine>,
 }
@@ -107,7 +109,7 @@ impl Record {
         Self { server: Arc::clone(server), begun: Instant::now(), route, line }
     }
 
-    /// Notes something.
+    /// Changes the log line.
     pub(crate) fn note(&self, note: impl FnOnce(&mut LogLine)) {
         note(&mut self.line.lock().unwrap_or_else(PoisonError::into_inner));
     }

@@ -1,4 +1,4 @@
-//! What is counted and timed, by vLLM's names, which routers and dashboards read, and by our own.
+//! Metrics, under vLLM's names, which routers and dashboards read, and under our own.
 
 use std::time::{Duration, Instant};
 
@@ -10,14 +10,14 @@ use prometheus::{
 
 use crate::status::Gauges;
 
-/// Why requests are not taken.
+/// Why requests are refused.
 const INVALID: &str = "invalid";
 const TOO_LARGE: &str = "too_large";
 const QUEUE_FULL: &str = "queue_full";
 const QUOTA: &str = "quota";
 const TIMEOUT: &str = "timeout";
 
-/// How a generation came to its end.
+/// How a generation ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Finish {
     Stop,
@@ -28,7 +28,7 @@ pub(crate) enum Finish {
 }
 
 impl Finish {
-    /// The one that a reason of the engine's is.
+    /// The kind of end for a reason of the engine.
     pub(crate) fn of(stop: StopReason) -> Self {
         match stop {
             StopReason::Eos | StopReason::Stop | StopReason::Grammar | StopReason::Rule => Self::Stop,
@@ -47,17 +47,17 @@ impl Finish {
     }
 }
 
-/// What is asked for with a generation.
+/// What a generation asks for.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct RequestInfo {
-    /// Positions of its prompt.
+    /// Number of positions of its prompt.
     pub(crate) prompt: usize,
     pub(crate) max_tokens: Option<usize>,
     /// The name of its rule.
     pub(crate) rule: &'static str,
 }
 
-/// When things happened to a generation.
+/// The times of the events of a generation.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Times {
     submitted: Instant,
@@ -67,18 +67,18 @@ pub(crate) struct Times {
     prompt: usize,
     max_tokens: Option<usize>,
     rule: &'static str,
-    /// Tokens that were generated.
+    /// Number of generated tokens.
     pub(crate) tokens: usize,
 }
 
 impl Times {
-    /// Of one that is submitted now.
+    /// The times of a generation that is submitted now.
     pub(crate) fn new(RequestInfo { prompt, max_tokens, rule }: RequestInfo) -> Self {
         let submitted = Instant::now();
         Self { submitted, admitted: None, first: None, last: None, prompt, max_tokens, rule, tokens: 0 }
     }
 
-    /// It takes part from then on.
+    /// Notes that the generation takes part from this time on.
     pub(crate) fn admitted(&mut self, at: Instant) {
         self.admitted = Some(at);
     }
@@ -88,13 +88,13 @@ impl Times {
         self.admitted.is_some()
     }
 
-    /// How long it has waited for its turn, which has not come.
+    /// How long it has waited for its turn so far; 0 if its turn has come.
     pub(crate) fn waited(&self) -> Duration {
         if self.has_begun() { Duration::ZERO } else { self.submitted.elapsed() }
     }
 }
 
-/// All that is counted of one server.
+/// All metrics of one server.
 pub(crate) struct Metrics {
     registry: Registry,
     running: IntGauge,
@@ -183,10 +183,11 @@ impl Register<'_> {
 }
 
 impl Metrics {
-    /// Of a model that is served by this name, with a cache of so many blocks of so many positions.
+    /// The metrics of a model that is served under this name, with a cache of `blocks` blocks of `block_positions`
+    /// positions.
     ///
     /// # Errors
-    /// If two have the same name, which they have not.
+    /// If two metrics have the same name, which is not the case.
     pub(crate) fn new(model: &str, block_positions: usize, blocks: usize) -> prometheus::Result<Self> {
         let r = Register { registry: Registry::new(), model };
         let cache = IntGaugeVec::new(
@@ -284,14 +285,14 @@ impl Metrics {
         })
     }
 
-    /// A prompt has run, of which so many positions were cached.
+    /// Counts a prompt that has run, of which `reused` positions were cached.
     pub(crate) fn prompt(&self, times: &Times, reused: usize) {
         self.prompt_tokens.inc_by(times.prompt as u64);
         self.prefix_queries.iter().for_each(|counter| counter.inc_by(times.prompt as u64));
         self.prefix_hits.iter().for_each(|counter| counter.inc_by(reused as u64));
     }
 
-    /// A token has come, and a mixture is fed behind it if it is `mixed`.
+    /// Counts a token. `mixed` says whether a mixture is fed behind it.
     pub(crate) fn token(&self, times: &mut Times, mixed: bool) {
         let now = Instant::now();
         match times.last.replace(now) {
@@ -310,7 +311,7 @@ impl Metrics {
         }
     }
 
-    /// A request has come to its end.
+    /// Counts a request that has ended.
     pub(crate) fn finished(&self, times: &Times, finish: Finish) {
         let now = Instant::now();
         self.finished.with_label_values(&[finish.name()]).inc();
@@ -330,12 +331,12 @@ impl Metrics {
         }
     }
 
-    /// A request that was taken has asked for so many samples.
+    /// Counts how many samples an accepted request asked for.
     pub(crate) fn asked(&self, n: usize) {
         self.asked_n.observe(n as f64);
     }
 
-    /// A request was not taken.
+    /// Counts a request that was refused.
     pub(crate) fn refused(&self, refusal: &Refusal) {
         let reason = match refusal {
             Refusal::Request(_) => INVALID,
@@ -345,33 +346,33 @@ impl Metrics {
         self.refused.with_label_values(&[reason]).inc();
     }
 
-    /// A request was not taken, as its key's quota is used up.
+    /// Counts a request that was refused because its key's quota is used up.
     pub(crate) fn over_quota(&self) {
         self.refused.with_label_values(&[QUOTA]).inc();
     }
 
-    /// So many requests were refused whose turn did not come in time.
+    /// Counts requests that were refused because their turn did not come in time.
     pub(crate) fn waited_too_long(&self, requests: usize) {
         self.refused.with_label_values(&[TIMEOUT]).inc_by(requests as u64);
     }
 
-    /// A round took so long and gave so many tokens.
+    /// Counts a round, with the time that it took and the number of its tokens.
     pub(crate) fn round(&self, took: Duration, tokens: usize) {
         self.rounds.observe(took.as_secs_f64());
         self.round_tokens.observe(tokens as f64);
     }
 
-    /// So many requests were parked for others in all.
+    /// Sets how often requests were parked for others in all.
     pub(crate) fn preemptions(&self, count: usize) {
         self.preemptions.inc_by((count as u64).saturating_sub(self.preemptions.get()));
     }
 
-    /// An HTTP request was answered.
+    /// Counts an answered HTTP request.
     pub(crate) fn http(&self, route: &str, status: u16) {
         self.http.with_label_values(&[route, &status.to_string()]).inc();
     }
 
-    /// All of it, in Prometheus's text format.
+    /// All metrics in Prometheus's text format.
     pub(crate) fn text(&self, gauges: &Gauges) -> String {
         self.running.set(gauges.running as i64);
         self.waiting.set(gauges.waiting as i64);
@@ -379,7 +380,7 @@ impl Metrics {
         self.cache_usage.iter().for_each(|gauge| gauge.set(usage));
         self.cache_bytes.set(gauges.cache_used as i64);
         let mut text = Vec::new();
-        // Writing to memory does not fail, and what is registered has valid names.
+        // Writing to memory does not fail, and the registered metrics have valid names.
         let _ = TextEncoder::new().encode(&self.registry.gather(), &mut text);
         String::from_utf8(text).unwrap_or_default()
     }

@@ -1,4 +1,4 @@
-//! What is known of the model that is served.
+//! The model that is served.
 
 use std::sync::{Arc, PoisonError, RwLock};
 
@@ -12,38 +12,38 @@ use crate::{
     worker::Service,
 };
 
-/// A model, and how requests are served that say nothing else.
+/// A model, and the defaults for requests to it.
 #[derive(Debug)]
 pub struct ServedModel {
     /// Its names, of which the first is its id and the others are aliases.
     pub names: Vec<String>,
-    /// Whether any other name is taken for it, too.
+    /// Whether requests may call it by any other name, too.
     pub any_name: bool,
     /// When it was made or loaded, in seconds since 1970.
     pub created: u64,
-    /// Text to tokens.
+    /// The tokenizer.
     pub tokenizer: Tokenizer,
-    /// How it wants a conversation spelled, or why it cannot be asked in one.
+    /// Its chat template, or why it cannot answer conversations.
     pub template: Result<ChatTemplate, String>,
     /// The tokens that end a generation.
     pub eos: Vec<u32>,
     /// The tokens between which it thinks.
     pub markers: Option<Markers>,
-    /// Positions that it can look back at.
+    /// Number of positions of its context.
     pub context_length: usize,
-    /// Tokens of its vocabulary, and numbers of an embedding.
+    /// Size of its vocabulary, and width of its embedding.
     pub embedding: [usize; 2],
-    /// How its makers, or flags, say that tokens are sampled.
+    /// The default sampling, from its makers or from flags.
     pub sampling: Sampling,
-    /// The input rule.
+    /// The default input rule.
     pub rule: InputRule,
     /// Which tokens the rule applies to.
     pub scope: Option<Scope>,
-    /// Tokens that an answer has at most, whatever is asked for.
+    /// The most tokens of an answer, whatever a request asks for.
     pub max_tokens: Option<usize>,
-    /// Samples of a prompt at most.
+    /// The most samples of a prompt.
     pub max_n: usize,
-    /// Whether requests may say which place they have among those that wait.
+    /// Whether requests may set their priority among those that wait.
     pub priorities: bool,
 }
 
@@ -52,9 +52,9 @@ pub(crate) struct Loaded {
     pub(crate) model: ServedModel,
     pub(crate) service: Box<dyn Service>,
     pub(crate) status: Status,
-    /// The names that are the ones now.
+    /// Its current names.
     names: RwLock<Arc<Vec<String>>>,
-    /// How thoughts are marked, and the control tokens that have to be seen for it.
+    /// How thoughts are marked, and the control tokens that must be visible in the text for it.
     thoughts: Option<(Arc<ThoughtMarkers>, Vec<u32>)>,
     /// Bytes of the longest token.
     longest: usize,
@@ -77,11 +77,11 @@ impl Loaded {
         Self { model, service, status, names, thoughts, longest }
     }
 
-    /// Refuses texts that the context cannot hold whatever their tokens are: to cut them into tokens takes a hundred times
-    /// their memory.
+    /// Refuses texts that the context cannot hold whatever their tokens are, because tokenizing a text takes a
+    /// hundred times its memory.
     ///
     /// # Errors
-    /// Likewise.
+    /// If the text is too long.
     pub(crate) fn check_bytes(&self, bytes: usize, param: &str) -> Result<(), ApiError> {
         let context = self.model.context_length;
         if bytes / self.longest <= context {
@@ -97,23 +97,24 @@ impl Loaded {
         self.thoughts.as_ref().map(|(_, shown)| shown.clone()).unwrap_or_default()
     }
 
-    /// What tells thoughts from the answer behind a prompt.
+    /// Separates thoughts from the answer, for the text behind a prompt.
     pub(crate) fn thoughts(&self, prompt: &[u32]) -> Thoughts {
         let is_open = self.model.markers.is_some_and(|markers| markers.opened_by(prompt));
         Thoughts::new(self.thoughts.as_ref().map(|(markers, _)| Arc::clone(markers)), is_open)
     }
 
-    /// The model's names now.
+    /// The model's current names.
     pub(crate) fn names(&self) -> Arc<Vec<String>> {
         Arc::clone(&self.names.read().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// From now on these are its names.
+    /// Replaces the model's names.
     pub(crate) fn set_names(&self, names: Vec<String>) {
         *self.names.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(names);
     }
 
-    /// The name under which a request is answered, and the rule that the request's name of the model has behind it.
+    /// The name under which a request is answered, and the rule that is appended to the model's name in the request,
+    /// if there is one.
     ///
     /// # Errors
     /// If no such model is served.

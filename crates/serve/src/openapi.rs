@@ -1,4 +1,4 @@
-//! The description of all routes, made of the routes' table and of the types that requests are read as.
+//! The OpenAPI description of all routes, generated from the table of routes and the types of request bodies.
 
 use std::sync::OnceLock;
 
@@ -21,7 +21,7 @@ use crate::{
     },
 };
 
-/// OpenAPI 3.1.
+/// The OpenAPI 3.1 document.
 pub(crate) fn document() -> Value {
     static DOCUMENT: OnceLock<Value> = OnceLock::new();
     DOCUMENT.get_or_init(made).clone()
@@ -34,7 +34,7 @@ fn made() -> Value {
     let mut generator = settings.into_generator();
     let mut paths = Map::new();
     for route in ROUTES {
-        // A name of a model has slashes, which a parameter of OpenAPI has not.
+        // Model names contain slashes, which parameters of OpenAPI do not support.
         let path = route.path.replace("{*model}", "{model}");
         let operation = operation(route, &mut generator);
         let methods = paths.entry(path).or_insert_with(|| json!({}));
@@ -177,7 +177,7 @@ fn properties<T: JsonSchema>(generator: &mut SchemaGenerator) -> Value {
     T::json_schema(generator).to_value()
 }
 
-/// A page that lists the routes.
+/// An HTML page that lists the routes.
 pub(crate) fn page() -> Response<Body> {
     let rows = ROUTES.iter().map(|route| {
         let key = if route.is_open { "no" } else { "if there are keys" };

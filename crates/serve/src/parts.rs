@@ -1,4 +1,4 @@
-//! What the text of a generation is made of: thoughts, the answer, and calls of functions.
+//! The parts of a generation's text: thoughts, the answer, and calls of functions.
 
 use crate::{
     thoughts::{Said, Thoughts},
@@ -10,7 +10,7 @@ use crate::{
 pub(crate) struct Parts {
     pub(crate) thought: String,
     pub(crate) answer: String,
-    /// One for each call.
+    /// One delta for each call.
     pub(crate) calls: Vec<CallDelta>,
 }
 
@@ -26,7 +26,7 @@ impl Parts {
     }
 }
 
-/// Takes a text piece by piece and tells its parts.
+/// Splits a text that comes piece by piece into its parts.
 #[derive(Clone, Debug)]
 pub(crate) struct PartParser {
     thoughts: Thoughts,
@@ -38,7 +38,7 @@ impl PartParser {
         Self { thoughts, calls }
     }
 
-    /// Of a text that is all an answer.
+    /// A parser for a text that is all answer.
     pub(crate) fn plain() -> Self {
         Self::new(Thoughts::new(None, false), Calls::new(None))
     }
@@ -48,7 +48,7 @@ impl PartParser {
         self.calls.has_calls()
     }
 
-    /// Takes a piece, the last one if `is_last`; gives what is certain now.
+    /// Takes a piece, which is the last one if `is_last`. Returns the parts that are certain now.
     pub(crate) fn push(&mut self, text: &str, is_last: bool) -> Parts {
         let mut said = self.thoughts.push(text);
         if is_last {

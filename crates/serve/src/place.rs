@@ -1,4 +1,4 @@
-//! Where a server listens: at an address, at a socket of the file system, or at a socket that it was started with.
+//! Where a server listens: at a TCP address, at a Unix socket, or at a socket that the process was started with.
 
 use std::{
     fmt, io,
@@ -13,20 +13,20 @@ use crate::ServeError;
 /// What to listen at.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Address {
-    /// `HOST:PORT`; with port 0 at one that is free.
+    /// `HOST:PORT`; port 0 takes a free port.
     Tcp(String),
-    /// A socket of the file system, which its owner and its group may use.
+    /// A Unix socket, which its owner and its group may use.
     Unix(PathBuf),
-    /// The socket that the process was started with, as systemd has it (`LISTEN_FDS`).
+    /// The socket that the process was started with, as by systemd (`LISTEN_FDS`).
     Inherited,
 }
 
 /// Where a server listens.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Place {
-    /// At an address.
+    /// A TCP address.
     Tcp(SocketAddr),
-    /// At a socket of the file system.
+    /// A Unix socket.
     Unix(PathBuf),
 }
 
@@ -39,7 +39,7 @@ impl fmt::Display for Place {
     }
 }
 
-/// A socket that is listened at.
+/// A listening socket.
 #[derive(Debug)]
 pub(crate) enum Socket {
     Tcp(TcpListener),
@@ -48,10 +48,10 @@ pub(crate) enum Socket {
 }
 
 impl Socket {
-    /// Begins to listen.
+    /// Binds the address and listens.
     ///
     /// # Errors
-    /// If that cannot be done.
+    /// If the system refuses that.
     pub(crate) fn open(address: &Address) -> Result<(Self, Place), ServeError> {
         let wrong = |error: io::Error| {
             let address = match address {
@@ -88,7 +88,7 @@ fn unix(path: &std::path::Path) -> io::Result<(Socket, Place)> {
         },
     };
 
-    // A socket that a server has left behind which ended without a word; not a file of somebody, nor one that is in use.
+    // Removes a socket that a crashed server has left behind, but no other file and no socket that is in use.
     let is_socket = fs::symlink_metadata(path).is_ok_and(|meta| meta.file_type().is_socket());
     if is_socket
         && UnixStream::connect(path).is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused)
@@ -96,7 +96,7 @@ fn unix(path: &std::path::Path) -> io::Result<(Socket, Place)> {
         fs::remove_file(path)?;
     }
     let listener = UnixListener::bind(path)?;
-    // Until then nobody but the owner may write to it, and that is what connecting needs.
+    // Connecting needs write permission, which until here only the owner has.
     fs::set_permissions(path, fs::Permissions::from_mode(0o660))?;
     listener.set_nonblocking(true)?;
     Ok((Socket::Unix(listener), Place::Unix(path.to_owned())))
@@ -130,12 +130,12 @@ fn inherited() -> io::Result<(Socket, Place)> {
     Err(io::Error::new(io::ErrorKind::Unsupported, "processes are started with no sockets here"))
 }
 
-/// A connection of either kind.
+/// A connection of any kind.
 pub(crate) trait Stream: AsyncRead + AsyncWrite + Send {}
 
 impl<S: AsyncRead + AsyncWrite + Send> Stream for S {}
 
-/// A socket that connections come from, in the runtime.
+/// A listening socket in the async runtime.
 pub(crate) enum Listener {
     Tcp(tokio::net::TcpListener),
     #[cfg(unix)]
@@ -151,14 +151,14 @@ impl Listener {
         }
     }
 
-    /// The next connection, and the address that it comes from.
+    /// The next connection, and the address of its client; `None` for a Unix socket.
     pub(crate) async fn accept(&self) -> io::Result<(Box<dyn Stream>, Option<SocketAddr>)> {
         match self {
             Self::Tcp(listener) => {
                 let (stream, peer) = listener.accept().await?;
-                // Small events shall not wait for others; where that cannot be set they come later.
+                // Small events should not wait for others. If this cannot be set, they only come later.
                 let _ = stream.set_nodelay(true);
-                // The system would take in megabytes for a client that does not read.
+                // The system would otherwise buffer megabytes for a client that does not read.
                 let _ = socket2::SockRef::from(&stream).set_send_buffer_size(SEND_BUFFER);
                 Ok((Box::new(stream), Some(peer)))
             }
@@ -172,5 +172,5 @@ impl Listener {
     }
 }
 
-/// Bytes that wait in the system for a client to read them.
+/// Bytes that the system buffers for a client.
 const SEND_BUFFER: usize = 128 << 10;

@@ -1,4 +1,4 @@
-//! From the fields of a request to generations.
+//! Turns the fields of a request into generations.
 
 use std::{
     collections::BTreeMap,
@@ -19,14 +19,14 @@ use crate::{
     wire::generation::{Generation, Moi},
 };
 
-/// The most of what can be asked for at once.
+/// Limits on what a request may ask for.
 const MAX_STOPS: usize = 64;
 const MAX_STOP_BYTES: usize = 8 << 10;
 const MAX_LISTED: usize = 512;
 pub(crate) const MAX_LOGPROBS: usize = 20;
 const MAX_TRACE: u32 = 64;
 const MAX_RULES: usize = 8;
-/// Generations of a request, and bytes of what an answer lists of its tokens.
+/// The most generations of a request, and the most bytes of what an answer lists about its tokens.
 const MAX_CHOICES: usize = 1024;
 const MAX_LISTED_BYTES: usize = 512 << 20;
 
@@ -35,25 +35,25 @@ const MAX_LISTED_BYTES: usize = 512 << 20;
 pub(crate) struct Plan {
     /// The name under which the model answers.
     pub(crate) model: String,
-    /// All but prompt, rule and seed of each.
+    /// The job of each generation, without its prompt, rule and seed.
     base: Job,
-    /// One generation of each prompt for each of these.
+    /// The input rules. Each prompt has `n` generations for each of them.
     rules: Vec<InputRule>,
-    /// Generations of each prompt for each rule.
+    /// Number of generations of each prompt for each rule.
     n: usize,
     pub(crate) stream: bool,
     pub(crate) include_usage: bool,
     pub(crate) continuous_usage: bool,
     pub(crate) return_token_ids: bool,
     pub(crate) tokens_as_ids: bool,
-    /// Whether each token is told by itself, with its mixture.
+    /// Whether each token is reported with its mixture.
     pub(crate) traces: bool,
-    /// The field that says what the answer follows.
+    /// The field that constrains the answer.
     pub(crate) constrained_by: Option<&'static str>,
 }
 
 impl Plan {
-    /// What a request asks for, where `default_max` tokens are generated unless it says otherwise.
+    /// The plan of a request. `default_max` is the number of tokens if the request does not say one.
     ///
     /// # Errors
     /// If a value is not allowed.
@@ -139,16 +139,16 @@ impl Plan {
         })
     }
 
-    /// With so many of the likeliest tokens beside each.
+    /// Sets how many of the most likely tokens are reported for each token.
     pub(crate) fn with_logprobs(mut self, logprobs: usize) -> Self {
         self.base.logprobs = logprobs;
         self
     }
 
-    /// For APIs whose answers are one, and without traces.
+    /// Checks that there is one answer and no trace, for APIs that support nothing else.
     ///
     /// # Errors
-    /// If several are asked for, or a trace.
+    /// If the request asks for several answers, or for a trace.
     pub(crate) fn single(self) -> Result<Self, ApiError> {
         let only = "is for /v1/chat/completions";
         match (self.per_prompt() > 1, self.traces) {
@@ -158,46 +158,47 @@ impl Plan {
         }
     }
 
-    /// What the answer follows.
+    /// The grammar that the answer must match.
     pub(crate) fn grammar(&self) -> Option<&Grammar> {
         self.base.grammar.as_deref()
     }
 
-    /// With an answer that follows a grammar which the field asks for.
+    /// Constrains the answer by a grammar that `field` asks for.
     pub(crate) fn following(mut self, field: &'static str, grammar: Grammar) -> Self {
         self.base.grammar = Some(Arc::new(grammar));
         self.constrained_by = Some(field);
         self
     }
 
-    /// For prompts alone: the engine gives one token behind each, which is no part of the answer.
+    /// For requests that only score prompts: the engine generates one token behind each, which is not part of the
+    /// answer.
     pub(crate) fn for_prompts(mut self) -> Self {
         self.base.stop.max_tokens = Some(1);
         self.base.stop.min_tokens = 0;
         self
     }
 
-    /// With the texts of control tokens, by which thoughts are told from the answer.
+    /// Includes the texts of control tokens, by which the parts of the answer are told apart.
     pub(crate) fn showing(mut self, shown: Vec<u32>) -> Self {
         self.base.shown = shown;
         self
     }
 
-    /// Tokens that are generated at most.
+    /// The most tokens that are generated.
     pub(crate) fn max_tokens(&self) -> Option<usize> {
         self.base.stop.max_tokens
     }
 
-    /// Generations of each prompt.
+    /// Number of generations of each prompt.
     pub(crate) fn per_prompt(&self) -> usize {
         self.n * self.rules.len()
     }
 
-    /// The generations of prompts, those of the first one first. The prompt of each first one is scored where that is asked
-    /// for.
+    /// The generations of prompts, those of the first prompt first. If prompts are scored, only the first generation
+    /// of each prompt does it.
     ///
     /// # Errors
-    /// If they are very many, or what is listed of their tokens would take much memory.
+    /// If there are too many, or the lists of their tokens would take too much memory.
     pub(crate) fn jobs(
         &self,
         prompts: Vec<JobPrompt>,
@@ -211,7 +212,7 @@ impl Plan {
                 format!("the request is of {all} generations, and at most {MAX_CHOICES} go together");
             return Err(ApiError::value("n", message));
         }
-        // Bytes of JSON, about.
+        // Approximate bytes of JSON.
         let (of_token, of_listed, of_weight) = (64, 64, 48);
         let generated = |prompt: &JobPrompt| {
             let room = context.saturating_sub(prompt.len());
@@ -222,7 +223,7 @@ impl Plan {
         let bytes: usize = prompts.iter().map(|prompt| generated(prompt) * own + prompt.len() * echoed).sum();
         if bytes > MAX_LISTED_BYTES {
             let message = format!(
-                "what is listed of the tokens could take {} MB, and at most {} MB are allowed; lower max_tokens, n, \
+                "the requested token lists (logprobs, moi.trace) could take {} MB, and at most {} MB are allowed; lower max_tokens, n, \
                  logprobs or moi.trace",
                 bytes >> 20,
                 MAX_LISTED_BYTES >> 20
@@ -234,7 +235,7 @@ impl Plan {
             for sample in 0..per_prompt {
                 let (rule, seed) = match self.rules.len() {
                     1 => (self.rules[0], self.base.seed.wrapping_add(sample as u64)),
-                    // Rules are compared with the same seed.
+                    // Rules are compared under the same seed.
                     _ => (self.rules[sample], self.base.seed),
                 };
                 let prompt_logprobs = prompt_logprobs.filter(|_| sample == 0);
@@ -245,7 +246,7 @@ impl Plan {
     }
 }
 
-/// The rules of a request, or the one that its name of the model has behind it, or the server's.
+/// The rules of a request; otherwise the one appended to the model's name in the request; otherwise the server's.
 fn rules(moi: &Moi, suffix: Option<&str>, default: InputRule) -> Result<Vec<InputRule>, ApiError> {
     let rule = |value: &Value, param: &str| -> Result<InputRule, ApiError> {
         let wrong = |what: String| ApiError::value(param, format!("{param}: {what}"));
@@ -269,7 +270,7 @@ fn rules(moi: &Moi, suffix: Option<&str>, default: InputRule) -> Result<Vec<Inpu
             .collect();
     }
     let one = match (moi.rule.get("rule"), suffix) {
-        // A name with knobs; others may stand beside it.
+        // The name of a rule with knobs; more knobs may be given beside it.
         (Some(Value::String(text)), _) => {
             let mut one = rule(&json!(text), "moi.rule")?;
             for (knob, value) in moi.rule.iter().filter(|(knob, value)| *knob != "rule" && !value.is_null()) {
@@ -294,7 +295,7 @@ fn rules(moi: &Moi, suffix: Option<&str>, default: InputRule) -> Result<Vec<Inpu
     Ok(vec![one])
 }
 
-/// The place among those that wait.
+/// The priority among waiting requests.
 fn priority(generation: &Generation, are_taken: bool) -> Result<i64, ApiError> {
     match generation.priority {
         Some(priority) if priority != 0 && !are_taken => {
@@ -321,7 +322,7 @@ fn logit_bias(bias: &BTreeMap<String, Option<f64>>) -> Result<BTreeMap<u32, f64>
     given.map(one).collect()
 }
 
-/// A list that is not too long.
+/// Checks that a list is not too long.
 fn listed(param: &str, tokens: Vec<u32>, most: usize) -> Result<Vec<u32>, ApiError> {
     match tokens.len() > most {
         true => {
@@ -365,7 +366,7 @@ fn stop(
     })
 }
 
-/// The token sequences of texts, at the beginning of a text and behind a space.
+/// The token sequences of `bad_words`, each as at the beginning of a text and as behind a space.
 fn bad_words(generation: &Generation, loaded: &Loaded) -> Result<Vec<Vec<u32>>, ApiError> {
     let words = generation.bad_words.as_deref().unwrap_or_default();
     if words.len() > MAX_LISTED {

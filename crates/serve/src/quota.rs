@@ -1,4 +1,4 @@
-//! Quotas of keys: so many tokens in so long a time, prompts and answers together.
+//! Quotas of keys: a number of tokens per time, for prompts and answers together.
 
 use std::{
     collections::HashMap,
@@ -9,12 +9,12 @@ use std::{
 
 use crate::error::ApiError;
 
-/// How many tokens a key may use: what was used comes back evenly over the time.
+/// How many tokens a key may use in a time. Used tokens come back evenly over that time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Quota {
-    /// Tokens.
+    /// Number of tokens.
     pub tokens: u64,
-    /// The time.
+    /// The time in which they come back.
     pub time: Duration,
 }
 
@@ -38,7 +38,7 @@ impl FromStr for Quota {
     }
 }
 
-/// What is used of each quota.
+/// How much of each quota is used.
 #[derive(Debug, Default)]
 pub(crate) struct Used(Mutex<HashMap<String, Level>>);
 
@@ -57,7 +57,7 @@ impl Level {
 }
 
 impl Used {
-    /// Counts tokens that an owner uses. What is used above a quota has to come back, too.
+    /// Counts tokens that an owner uses. Tokens used beyond the quota have to come back, too.
     pub(crate) fn add(&self, owner: &str, quota: Quota, tokens: usize) {
         let now = Instant::now();
         let mut levels = self.0.lock().unwrap_or_else(PoisonError::into_inner);
@@ -65,7 +65,7 @@ impl Used {
         levels.insert(owner.to_owned(), Level { tokens: level + tokens as f64, at: now });
     }
 
-    /// Gives tokens back that were taken and not used.
+    /// Gives back tokens that were taken but not used.
     pub(crate) fn give_back(&self, owner: &str, tokens: usize) {
         let mut levels = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(level) = levels.get_mut(owner) {
@@ -73,8 +73,8 @@ impl Used {
         }
     }
 
-    /// Takes the tokens of a prompt, or says after how many seconds there is room for it. A prompt that is larger than the
-    /// whole quota waits until nothing of that is used.
+    /// Takes the tokens of a prompt. If there is no room for them, the error says in how many seconds there will be.
+    /// A prompt larger than the whole quota waits until nothing of the quota is used.
     ///
     /// # Errors
     /// If there is no room.
@@ -123,9 +123,9 @@ mod tests {
         used.add("ann", quota, 20);
         let error = used.take("ann", quota, 60).unwrap_err();
         assert_eq!((error.status.as_u16(), error.retry_after), (429, Some(24)));
-        // Others have their own.
+        // Each owner has a quota of its own.
         used.take("bob", quota, 60).unwrap();
-        // More than there is in all waits for all of it.
+        // A prompt larger than the quota waits until nothing of it is used.
         assert_eq!(used.take("ann", quota, 500).unwrap_err().retry_after, Some(48));
         let level = Level { tokens: 80.0, at: Instant::now() };
         let later = level.at + Duration::from_secs(30);

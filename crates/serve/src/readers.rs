@@ -1,4 +1,4 @@
-//! Who reads what comes of each request, and what happens where nobody does.
+//! The readers of generations, which get their events. Requests whose readers do not read are paused or cancelled.
 
 use std::{
     collections::{HashMap, HashSet, VecDeque},
@@ -17,37 +17,37 @@ use crate::{
     worker::{RunEvent, failed},
 };
 
-/// Where the events of a request go.
+/// The receiver of a request's events.
 struct Reader {
-    /// Its place among the generations of its HTTP request.
+    /// Its index among the generations of its HTTP request.
     at: usize,
-    /// The first of these.
+    /// The first of these generations.
     group: RequestId,
-    /// Whether one of these has begun.
+    /// Whether any of these generations has begun.
     group_has_begun: bool,
     events: mpsc::Sender<(usize, RunEvent)>,
-    /// Events that found no room.
+    /// Events that did not fit into the channel.
     backlog: VecDeque<RunEvent>,
-    /// Since when that is so.
+    /// Since when the channel is full.
     full_since: Option<Instant>,
-    /// How long it was so before.
+    /// How long the channel was full before, in total.
     full: Duration,
-    /// Whether the request waits for it.
+    /// Whether the request is paused until its events are read.
     is_paused: bool,
     times: Times,
 }
 
-/// So many times the longest silence a reader may be silent in all.
+/// How many times the stall timeout a reader's channel may be full in total.
 const SILENCES: u32 = 10;
 
 impl Reader {
-    /// Whether it has not read for so long, or again and again for nearly so long.
+    /// Whether the channel has been full for longer than `longest`, or many times for nearly as long.
     fn is_stalled(&self, longest: Duration) -> bool {
         let now = self.full_since.map_or(Duration::ZERO, |since| since.elapsed());
         now > longest || self.full + now > longest.saturating_mul(SILENCES)
     }
 
-    /// Sends what there is room for. Whether anybody can read it still.
+    /// Sends the events that there is room for. Returns whether the receiver still exists.
     fn send(&mut self) -> bool {
         while let Some(event) = self.backlog.pop_front() {
             match self.events.try_send((self.at, event)) {
@@ -64,10 +64,10 @@ impl Reader {
     }
 }
 
-/// The readers of all requests that have not ended, or whose last events nobody has read yet.
+/// The readers of all requests that have not ended, or whose last events have not been read yet.
 pub(crate) struct Readers {
     readers: HashMap<RequestId, Reader>,
-    /// Those of requests that have ended.
+    /// The readers of requests that have ended.
     ended: Vec<Reader>,
     stall_timeout: Duration,
 }
@@ -77,13 +77,12 @@ impl Readers {
         Self { readers: HashMap::new(), ended: Vec::new(), stall_timeout }
     }
 
-    /// Whether nobody is behind with reading what has ended.
+    /// Whether all events of requests that have ended are sent.
     pub(crate) fn is_settled(&self) -> bool {
         self.ended.is_empty()
     }
 
-    /// A request that waits for its turn: the one at this place among the generations of an HTTP request, of which `group` is
-    /// the first.
+    /// Adds a waiting request: the generation with index `at` of an HTTP request, whose first generation is `group`.
     pub(crate) fn add(
         &mut self,
         id: RequestId,
@@ -106,8 +105,8 @@ impl Readers {
         self.readers.insert(id, reader);
     }
 
-    /// Refuses the requests that have waited for their turn for longer than that, unless another generation of the same HTTP
-    /// request has begun.
+    /// Refuses requests that have waited for their turn for longer than `longest`, unless another generation of the
+    /// same HTTP request has begun.
     pub(crate) fn expire<B: Backend, M: CausalLm<B>>(
         &mut self,
         longest: Duration,
@@ -147,7 +146,7 @@ impl Readers {
         }
     }
 
-    /// Sends an event of a round, which began at that time, to whoever waits for it. A request whose reader has no room is
+    /// Sends an event of a round, which began at `begun`, to its reader. A request whose reader has no room is
     /// paused, and one without a reader is cancelled.
     pub(crate) fn take<B: Backend, M: CausalLm<B>>(
         &mut self,
@@ -156,7 +155,8 @@ impl Readers {
         scheduler: &mut Scheduler<'_, B, M>,
         status: &Status,
     ) {
-        let (Event::Admitted(id) | Event::Prompt(id, _) | Event::Step(id, _) | Event::Failed(id, ..)) = event;
+        let (Event::Admitted(id) | Event::Prompt(id, _) | Event::Token(id, _) | Event::Failed(id, ..)) =
+            event;
         let Some(reader) = self.readers.get_mut(&id) else { return };
         let mut finish = None;
         match event {
@@ -172,18 +172,19 @@ impl Readers {
                 status.metrics.prompt(&reader.times, report.reused);
                 reader.backlog.push_back(RunEvent::Prompt(report));
             }
-            Event::Step(_, step) => {
+            Event::Token(_, step) => {
                 status.metrics.token(&mut reader.times, step.gate > 0.0);
                 status.now(id, Phase::Decoding, reader.times.tokens);
                 finish = step.stop.map(Finish::of);
-                reader.backlog.push_back(RunEvent::Step(step));
+                reader.backlog.push_back(RunEvent::Token(step));
             }
             Event::Failed(_, error, text) => {
                 finish = Some(Finish::Error);
                 reader.backlog.push_back(RunEvent::Failed(failed(error), text));
             }
         }
-        // Before the last event is sent, so that a client that has read it does not see the request in /v1/moi/runs.
+        // This comes before the last event is sent, so that a client that has read it does not see the request in
+        // /v1/moi/runs.
         if let Some(finish) = finish {
             status.metrics.finished(&reader.times, finish);
             status.ended(id);
@@ -205,8 +206,8 @@ impl Readers {
         }
     }
 
-    /// Sends what had found no room, lets those go on for whom there is room now, and gives up on those who have not read
-    /// for long.
+    /// Sends events that did not fit before, resumes requests whose readers have room again, and gives up on readers
+    /// that have not read for too long.
     pub(crate) fn retry<B: Backend, M: CausalLm<B>>(
         &mut self,
         scheduler: &mut Scheduler<'_, B, M>,
@@ -231,7 +232,7 @@ impl Readers {
         }
     }
 
-    /// Ends a request, if it has not ended: nobody reads it.
+    /// Cancels a request that nobody reads, if it has not ended.
     pub(crate) fn cancel<B: Backend, M: CausalLm<B>>(
         &mut self,
         id: RequestId,
@@ -245,14 +246,14 @@ impl Readers {
         }
     }
 
-    /// Ends all that has not ended with an error.
+    /// Ends all requests that have not ended, with an error.
     pub(crate) fn end<B: Backend, M: CausalLm<B>>(
         &mut self,
         scheduler: &mut Scheduler<'_, B, M>,
         status: &Status,
         error: &ApiError,
     ) {
-        // Whoever does not read it is told nothing, as the thread ends.
+        // A reader without room does not get the error, because the thread ends.
         for id in self.readers.keys().copied().collect::<Vec<_>>() {
             self.fail(id, error.clone(), scheduler, status);
         }

@@ -1,4 +1,4 @@
-//! Answers as OpenAI's responses have them: a list of items, whole or in events.
+//! Answers in the format of OpenAI's responses: a list of items, whole or in events.
 
 use std::fmt;
 
@@ -17,7 +17,7 @@ use crate::{
     routes::{chat::Call, new_id},
 };
 
-/// The fields of a request that are repeated, but for very long ones.
+/// The fields of a request that a response repeats, except for very long ones.
 #[derive(Debug)]
 pub(crate) struct Echo(Map<String, Value>);
 
@@ -65,19 +65,19 @@ const REPEATED: &[&str] = &[
     "tools",
     "top_p",
 ];
-/// Bytes of a field that is repeated.
+/// The most bytes of a repeated field.
 const MAX_REPEATED: usize = 64 << 10;
 
-/// An answer as a response with items.
+/// An answer as a response that consists of items.
 #[derive(Debug)]
 pub(crate) struct ResponsesFormat {
     /// Fields of the request that a response repeats.
     echo: Echo,
     blocks: Blocks,
-    /// Of the items.
+    /// The ids of the items.
     ids: Vec<String>,
     end: Option<End>,
-    /// Events so far.
+    /// Number of events so far.
     sequence: usize,
 }
 
@@ -86,7 +86,7 @@ impl ResponsesFormat {
         Self { echo, blocks: Blocks::default(), ids: Vec::new(), end: None, sequence: 0 }
     }
 
-    /// The item that a block is, with its text or without.
+    /// The item of a block, with its content if `is_whole` is true.
     fn item(&self, at: usize, is_whole: bool) -> Value {
         let is_cut = self.status() == "incomplete" && at + 1 == self.blocks.all.len();
         let status = match is_whole {
@@ -172,7 +172,7 @@ impl ResponsesFormat {
         })
     }
 
-    /// The status of an answer that came to its end.
+    /// The status of an answer that has ended.
     fn status(&self) -> &'static str {
         let is_cut = self.end.as_ref().is_some_and(|end| end.finish == "length");
         if is_cut { "incomplete" } else { "completed" }

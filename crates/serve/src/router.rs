@@ -1,4 +1,4 @@
-//! The routes as data, and what stands before each of them: who may ask, and what is told of each request.
+//! The router: serves the routes of the table, and checks, logs and counts each request before its handler.
 
 use std::{net::IpAddr, sync::Arc};
 
@@ -61,7 +61,7 @@ fn cors(origins: &[String]) -> Option<CorsLayer> {
     Some(cors.allow_headers(AllowHeaders::mirror_request()))
 }
 
-/// Gives a request its id, and notes what came of it.
+/// Gives a request its id, and logs and counts its outcome.
 async fn note(State(server): State<Arc<Server>>, mut request: Request, next: Next) -> Response<Body> {
     let given = request.headers().get("x-request-id").filter(|id| id.len() <= 256).cloned();
     let id = given
@@ -79,7 +79,7 @@ async fn note(State(server): State<Arc<Server>>, mut request: Request, next: Nex
     };
     let record = Arc::new(Record::new(&server, line));
     request.extensions_mut().insert(Arc::clone(&record));
-    // Where the client leaves before it is answered, this is dropped with the request.
+    // If the client leaves before it is answered, this is dropped with the request.
     let mut counted = CountOnDrop { server: &server, record, status: CLIENT_LEFT };
     let mut response = next.run(request).await;
     counted.status = response.status().as_u16();
@@ -98,7 +98,7 @@ async fn note(State(server): State<Arc<Server>>, mut request: Request, next: Nex
 
 /// The status of a request whose client has left, as nginx has it.
 const CLIENT_LEFT: u16 = 499;
-/// The route of a path that is none.
+/// The route of a path that matches none.
 const OTHER: &str = "other";
 
 /// Counts a request when it is dropped.
@@ -116,13 +116,13 @@ impl Drop for CountOnDrop<'_> {
     }
 }
 
-/// Lets those requests pass that may.
+/// Lets requests pass that are allowed.
 async fn admit(State(server): State<Arc<Server>>, mut request: Request, next: Next) -> Response<Body> {
     let path = request.extensions().get::<MatchedPath>().map(|path| path.as_str().to_owned());
     let route = path.and_then(|path| ROUTES.iter().find(|route| route.path == path));
     let peer = request.extensions().get::<Peer>().and_then(|peer| peer.0);
     let Some(record) = request.extensions().get::<Arc<Record>>().cloned() else {
-        return ApiError::internal("nothing is noted of the request").response();
+        return ApiError::internal("internal error: the request has no log entry").response();
     };
     let (owner, quota) = match admitted(&server, route, request.headers(), peer) {
         Ok(owner) => owner,
@@ -130,7 +130,7 @@ async fn admit(State(server): State<Arc<Server>>, mut request: Request, next: Ne
     };
     record.note(|line| line.owner.clone_from(&owner));
     if let Some(route) = route {
-        // Set once: a request passes here once.
+        // This cannot fail, because a request passes here only once.
         let _ = record.route.set(route.path);
     }
     if server.is_closed() && request.method() == Method::POST {
@@ -140,7 +140,7 @@ async fn admit(State(server): State<Arc<Server>>, mut request: Request, next: Ne
     next.run(request).await
 }
 
-/// Whom a request counts for, and the quota of its key.
+/// The owner that a request counts for, and the quota of its key.
 fn admitted(
     server: &Server,
     route: Option<&Route>,
@@ -151,8 +151,8 @@ fn admitted(
     let keys = server.keys();
     let address = || (peer.map_or_else(|| "local".to_owned(), |peer| peer.to_string()), None);
     if keys.is_empty() {
-        // A socket of the file system is reached by its path: whatever name a proxy before it has for it, that is no name by
-        // which somebody else could have led a browser to the server.
+        // A Unix socket is reached by its path. No other site can lead a browser to it by a name, so the name that a
+        // proxy uses for it is not checked.
         if !any_host && peer.is_some() {
             check_host(headers, allowed_hosts)?;
         }
@@ -170,7 +170,7 @@ fn admitted(
 
 async fn answer(what: Handler, server: Arc<Server>, request: Request) -> Response<Body> {
     let Some(caller) = request.extensions().get::<Caller>().cloned() else {
-        return ApiError::internal("nothing is known of who asks").response();
+        return ApiError::internal("internal error: the request has no client identity").response();
     };
     let (parts, body) = request.into_parts();
     let result = match what {
@@ -222,7 +222,7 @@ async fn post(
     }
 }
 
-/// Does work that may take long where nobody waits behind it.
+/// Does work that may take long on a thread where no connection waits for it.
 async fn aside(
     server: &Server,
     size: usize,

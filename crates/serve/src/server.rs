@@ -1,4 +1,4 @@
-//! How a server answers, and the state that all of its connections share.
+//! The options of a server, and the state that all of its connections share.
 
 use std::{
     net::IpAddr,
@@ -22,47 +22,48 @@ use crate::{
     routes::page::PageSource,
 };
 
-/// How a server answers.
+/// Options of a server.
 #[derive(Clone, Debug)]
 pub struct ServeOptions {
-    /// Keys of clients; without any, whoever reaches the server may use it. [`crate::Reload`] replaces them.
+    /// Keys of clients. Without any, whoever reaches the server may use it. [`crate::Reload`] replaces them.
     pub keys: Keys,
-    /// Names by which the server may be reached where there are no keys, beside `localhost` and addresses.
+    /// Host names by which a server without keys may be reached, beside `localhost` and addresses.
     pub allowed_hosts: Vec<String>,
-    /// Whether it may be reached by any name.
+    /// Whether a server without keys may be reached by any host name and from any origin.
     pub any_host: bool,
     /// Origins whose pages may use the server: addresses such as `https://app.example`, or `*`.
     pub cors_origins: Vec<String>,
-    /// Bytes of a body at most.
+    /// The most bytes of a request body.
     pub max_body: usize,
-    /// Connections at once at most.
+    /// The most connections at once.
     pub max_connections: usize,
-    /// How long a stream may be silent before it has a comment: proxies close silent connections.
+    /// How long a stream may be silent before a comment is sent, because proxies close silent connections.
     pub ping: Duration,
-    /// How long a client may not read before it is given up.
+    /// How long a client may read nothing before its request is cancelled.
     pub stall_timeout: Duration,
-    /// How long requests are still taken when the server is told to stop: so long may whoever asks `/readyz` take to find out.
+    /// How long requests are still accepted after the server is told to stop, so that whoever polls `/readyz` can
+    /// find out.
     pub drain_delay: Duration,
-    /// How long answers under way may take then.
+    /// How long answers in progress may take after that.
     pub shutdown_timeout: Duration,
-    /// What thoughts are called in answers of chat completions: `reasoning_content`, `reasoning`, or both.
+    /// The field names of thoughts in chat completions: `reasoning_content`, `reasoning`, or both.
     pub thought_fields: Vec<&'static str>,
-    /// Whether `chat_template` of a request is taken.
+    /// Whether the `chat_template` of a request is used.
     pub trust_request_templates: bool,
     /// The chat page.
     pub page: PageSource,
-    /// The certificate by which connections are encrypted; none are where `None`.
+    /// The certificate by which connections are encrypted; `None` encrypts none.
     #[cfg(feature = "tls")]
     pub tls: Option<crate::TlsFiles>,
-    /// What is told of each request that was answered.
+    /// Writes the log line of each answered request.
     pub log: Option<fn(&LogLine)>,
-    /// Whether prompts are part of what is told.
+    /// Whether log lines include prompts.
     pub log_prompts: bool,
-    /// Where what concerns the server itself is told: that the engine does not turn any more, or does again.
+    /// Writes notes about the server itself: that the engine makes no progress any more, or does again.
     pub notes: Option<fn(&str)>,
     /// How long a round of the engine may take before the server counts as not alive.
     pub live_timeout: Duration,
-    /// How long a request may wait for its turn before it is refused; as long as it has to where `None`.
+    /// How long a request may wait for its turn before it is refused; `None` is no limit.
     pub queue_timeout: Option<Duration>,
 }
 
@@ -97,43 +98,43 @@ impl Default for ServeOptions {
 #[derive(Debug)]
 pub(crate) struct Server {
     pub(crate) options: ServeOptions,
-    /// Those of the options, until others are given.
+    /// The keys of the options, until they are replaced.
     keys: RwLock<Arc<Keys>>,
-    /// What is used of the keys' quotas.
+    /// How much of the keys' quotas is used.
     pub(crate) used: Used,
     pub(crate) loaded: OnceLock<Arc<Loaded>>,
-    /// Names that were given before it was loaded.
+    /// Names that were set before the model was loaded.
     renamed: Mutex<Option<Vec<String>>>,
     is_draining: AtomicBool,
-    /// Whether no requests are taken any more.
+    /// Whether new requests are refused.
     is_closed: watch::Sender<bool>,
-    /// Answers under way.
+    /// Number of answers in progress.
     active: AtomicUsize,
-    /// Places for large bodies that are read.
+    /// Permits to prepare large bodies.
     large: Semaphore,
-    /// How lines are written, and what writes them.
+    /// How log lines are written, and the thread that writes them.
     write_line: RwLock<Option<WriteLine>>,
     logger: Option<Logger>,
     #[cfg(feature = "tls")]
     pub(crate) tls: Option<crate::tls::Tls>,
 }
 
-/// Who asks.
+/// The client of a request.
 #[derive(Clone, Debug)]
 pub(crate) struct Caller {
-    /// The name of a key, or an address.
+    /// The name of its key, or its address.
     pub(crate) owner: String,
     pub(crate) quota: Option<Quota>,
-    /// What is noted of the request.
+    /// The log record of the request.
     pub(crate) record: Arc<Record>,
 }
 
-/// Whom the tokens of an answer are counted for.
+/// Charges the tokens of an answer to its caller.
 #[derive(Debug)]
 pub(crate) struct Charge {
     pub(crate) server: Arc<Server>,
     pub(crate) caller: Caller,
-    /// Tokens of the prompt, which are given back where the request is not taken after all.
+    /// Tokens of the prompt, which are given back if the prompt does not run after all.
     pub(crate) prompt: usize,
 }
 
@@ -158,7 +159,7 @@ impl Charge {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Peer(pub(crate) Option<IpAddr>);
 
-/// An answer under way, as long as this is there.
+/// Counts an answer as in progress until it is dropped.
 #[derive(Debug)]
 pub(crate) struct Active(Arc<Server>);
 
@@ -179,7 +180,7 @@ impl Server {
     /// # Errors
     /// If a certificate cannot be used.
     pub(crate) fn new(options: ServeOptions) -> Result<Self, ServeError> {
-        /// Large bodies that are read at once.
+        /// How many large bodies are prepared at once.
         const LARGE: usize = 2;
         let (is_draining, is_closed) = (AtomicBool::new(false), watch::Sender::new(false));
         let active = AtomicUsize::new(0);
@@ -205,12 +206,12 @@ impl Server {
         })
     }
 
-    /// The keys that are the ones now.
+    /// The current keys.
     pub(crate) fn keys(&self) -> Arc<Keys> {
         Arc::clone(&self.keys.read().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// From now on these keys are the ones.
+    /// Replaces the keys.
     pub(crate) fn set_keys(&self, keys: Keys) {
         *self.keys.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(keys);
     }
@@ -223,7 +224,7 @@ impl Server {
         false
     }
 
-    /// A connection as it is answered: encrypted where that is wanted; `None` where the client does not agree.
+    /// The connection, encrypted if the server has a certificate; `None` if the TLS handshake fails.
     pub(crate) async fn secured(&self, stream: Box<dyn Stream>) -> Option<Box<dyn Stream>> {
         #[cfg(feature = "tls")]
         if let Some(tls) = &self.tls {
@@ -232,24 +233,24 @@ impl Server {
         Some(stream)
     }
 
-    /// From now on lines of requests are written so.
+    /// Sets the function that writes log lines; `None` writes none.
     pub(crate) fn set_log(&self, write: Option<WriteLine>) {
         *self.write_line.write().unwrap_or_else(PoisonError::into_inner) = write;
     }
 
-    /// Whether lines of requests are written.
+    /// Whether log lines are written.
     pub(crate) fn logs(&self) -> bool {
         self.write_line.read().unwrap_or_else(PoisonError::into_inner).is_some()
     }
 
-    /// Has a note written on the server itself, if notes are.
+    /// Writes a note about the server, if notes are written.
     pub(crate) fn note(&self, text: String) {
         if let (Some(write), Some(logger)) = (self.options.notes, &self.logger) {
             logger.note(write, text);
         }
     }
 
-    /// Has the line of a request written, if lines are.
+    /// Writes the log line of a request, if log lines are written.
     pub(crate) fn tell(&self, line: LogLine) {
         let write = *self.write_line.read().unwrap_or_else(PoisonError::into_inner);
         if let (Some(write), Some(logger)) = (write, &self.logger) {
@@ -257,18 +258,18 @@ impl Server {
         }
     }
 
-    /// From now on the model answers.
+    /// Sets the model, which answers requests from now on.
     pub(crate) fn load(&self, loaded: Loaded) -> Arc<Loaded> {
         let loaded = Arc::new(loaded);
         if let Some(names) = self.renamed.lock().unwrap_or_else(PoisonError::into_inner).take() {
             loaded.set_names(names);
         }
-        // A server is given one model.
+        // This cannot fail, because a server is given only one model.
         let _ = self.loaded.set(Arc::clone(&loaded));
         loaded
     }
 
-    /// From now on these are the model's names, or as soon as it is loaded.
+    /// Replaces the model's names, or keeps them for the model that is being loaded.
     pub(crate) fn rename(&self, names: Vec<String>) {
         match self.loaded.get() {
             Some(loaded) => loaded.set_names(names),
@@ -276,15 +277,15 @@ impl Server {
         }
     }
 
-    /// The model.
+    /// The loaded model.
     ///
     /// # Errors
-    /// While it is being loaded.
+    /// If it is still being loaded.
     pub(crate) fn loaded(&self) -> Result<Arc<Loaded>, ApiError> {
         self.loaded.get().cloned().ok_or_else(|| ApiError::unavailable(LOADING))
     }
 
-    /// Whether requests are taken, or why not.
+    /// Whether requests are accepted, or why not.
     pub(crate) fn is_ready(&self) -> Result<(), &'static str> {
         match (self.is_draining(), self.loaded.get()) {
             (true, _) => Err(STOPPING),
@@ -293,12 +294,12 @@ impl Server {
         }
     }
 
-    /// From now on the server says that it is not ready.
+    /// Makes the server report that it is not ready.
     pub(crate) fn drain(&self) {
         self.is_draining.store(true, SeqCst);
     }
 
-    /// From now on no requests are taken.
+    /// Refuses new requests from now on.
     pub(crate) fn close(&self) {
         self.is_closed.send_replace(true);
     }
@@ -307,9 +308,10 @@ impl Server {
         self.is_draining.load(SeqCst)
     }
 
-    /// A place for a body of so many bytes, which large ones wait for: to cut a text into tokens takes many times its memory.
+    /// A permit to prepare a body of this many bytes. Large bodies wait for it, because tokenizing a text takes many
+    /// times its memory.
     pub(crate) async fn place_for(&self, size: usize) -> Option<SemaphorePermit<'_>> {
-        /// Bytes of a body that counts as large.
+        /// Bytes above which a body counts as large.
         const LARGE: usize = 1 << 20;
         match size > LARGE {
             true => self.large.acquire().await.ok(),
@@ -317,18 +319,18 @@ impl Server {
         }
     }
 
-    /// Whether no requests are taken any more.
+    /// Whether new requests are refused.
     pub(crate) fn is_closed(&self) -> bool {
         *self.is_closed.borrow()
     }
 
-    /// Waits until no requests are taken any more.
+    /// Waits until new requests are refused.
     pub(crate) async fn closed(&self) {
-        // The sender is there as long as the server is.
+        // This cannot fail, because the sender lives as long as the server.
         let _ = self.is_closed.subscribe().wait_for(|is_closed| *is_closed).await;
     }
 
-    /// Answers under way.
+    /// Number of answers in progress.
     pub(crate) fn active(&self) -> usize {
         self.active.load(SeqCst)
     }

@@ -1,4 +1,4 @@
-//! What is known of the server without asking the engine's thread.
+//! The state of the server that is known without asking the engine's thread.
 
 use std::{
     collections::BTreeMap,
@@ -17,7 +17,7 @@ use serde::Serialize;
 
 use crate::metrics::Metrics;
 
-/// What the engine's thread said last, and what the server is about to do.
+/// What the engine's thread reported last, and the generations in progress.
 #[derive(Debug)]
 pub(crate) struct Status {
     begun: Instant,
@@ -25,7 +25,7 @@ pub(crate) struct Status {
     waiting: AtomicUsize,
     cache_used: AtomicUsize,
     cache_total: usize,
-    /// Milliseconds from `begun` to the thread's last turn.
+    /// Milliseconds from `begun` to the last iteration of the engine's thread.
     turned: AtomicU64,
     is_busy: AtomicBool,
     /// Generations that have not ended.
@@ -33,7 +33,7 @@ pub(crate) struct Status {
     pub(crate) metrics: Metrics,
 }
 
-/// Where a generation stands.
+/// The phase of a generation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Phase {
@@ -59,12 +59,12 @@ pub(crate) struct Progress {
     pub(crate) generated_tokens: usize,
 }
 
-/// What is in progress.
+/// How many requests are in progress, and how much of the cache they use.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Gauges {
     pub(crate) running: usize,
     pub(crate) waiting: usize,
-    /// Bytes of the cache that are counted for what runs, and the most that may be.
+    /// Bytes of the cache that are counted for running requests, and their limit.
     pub(crate) cache_used: usize,
     pub(crate) cache_total: usize,
 }
@@ -84,7 +84,7 @@ impl Status {
         }
     }
 
-    /// Notes a turn of the engine's thread, which has work or has none.
+    /// Reports an iteration of the engine's thread, and whether it has work.
     pub(crate) fn turn<B: Backend, M: CausalLm<B>>(&self, scheduler: &Scheduler<'_, B, M>, is_busy: bool) {
         self.running.store(scheduler.running(), Relaxed);
         self.waiting.store(scheduler.queued() + scheduler.parked(), Relaxed);
@@ -94,7 +94,7 @@ impl Status {
         self.is_busy.store(is_busy, Relaxed);
     }
 
-    /// What is in progress.
+    /// How many requests are in progress, and how much of the cache they use.
     pub(crate) fn gauges(&self) -> Gauges {
         Gauges {
             running: self.running.load(Relaxed),
@@ -104,12 +104,12 @@ impl Status {
         }
     }
 
-    /// A generation waits for its turn.
+    /// Adds a generation that waits for its turn.
     pub(crate) fn queued(&self, id: RequestId, progress: Progress) {
         self.progress.lock().unwrap_or_else(PoisonError::into_inner).insert(id, progress);
     }
 
-    /// Where a generation stands now.
+    /// Sets the phase of a generation.
     pub(crate) fn now(&self, id: RequestId, phase: Phase, generated_tokens: usize) {
         let mut all = self.progress.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(progress) = all.get_mut(&id) {
@@ -117,7 +117,7 @@ impl Status {
         }
     }
 
-    /// A generation has ended.
+    /// Removes a generation that has ended.
     pub(crate) fn ended(&self, id: RequestId) {
         self.progress.lock().unwrap_or_else(PoisonError::into_inner).remove(&id);
     }
@@ -127,7 +127,7 @@ impl Status {
         self.progress.lock().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
     }
 
-    /// Whether the engine's thread has work and has not turned for so long.
+    /// Whether the engine's thread has work, but its last iteration is longer ago than `longest`.
     pub(crate) fn is_stuck(&self, longest: Duration) -> bool {
         let turned = Duration::from_millis(self.turned.load(Relaxed));
         self.is_busy.load(Relaxed) && self.begun.elapsed().saturating_sub(turned) > longest

@@ -1,11 +1,11 @@
-//! Tells a model's thoughts from its answer, by the markers between which it thinks.
+//! Separates a model's thoughts from its answer, by the markers between which it thinks.
 
 use std::sync::Arc;
 
 use moi_engine::Markers;
 use moi_text::Tokenizer;
 
-/// What a piece of text is.
+/// The kind of a piece of text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Said {
     Answer,
@@ -28,12 +28,12 @@ const CHANNEL: &str = "<|channel|>";
 const MESSAGE: &str = "<|message|>";
 const ENDS: &[&str] = &["<|end|>", "<|return|>", "<|call|>"];
 const START: &str = "<|start|>";
-/// What ends a message to a recipient, and the end of a header to the model itself.
+/// The markers that end a message to a recipient, and the end of the header of a message to the model itself.
 const MESSAGE_ENDS: &[&str] = &["<|eom|>", "<|eot|>"];
 const TO_SELF: &str = "to=self";
 
 impl ThoughtMarkers {
-    /// Those of a model with this tokenizer, and the control tokens that have to be seen in the text to find them.
+    /// The markers of a model with this tokenizer, and the control tokens whose texts must be visible to find them.
     pub(crate) fn of(markers: Markers, tokenizer: &Tokenizer) -> Option<(Self, Vec<u32>)> {
         let control = |text: &str| tokenizer.control_token(text);
         match markers.name {
@@ -54,32 +54,32 @@ impl ThoughtMarkers {
     }
 }
 
-/// Where the text is.
+/// The current place in the text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Place {
     Body(Said),
     /// In the header of a channel.
     Header,
-    /// Behind the end of a channel.
+    /// Behind the end of a channel, before the next header.
     Between,
 }
 
-/// Takes a text piece by piece and tells its parts. What may become a marker is held back.
+/// Splits a text that comes piece by piece into thoughts and answer. Text that may become a marker is held back.
 #[derive(Clone, Debug)]
 pub(crate) struct Thoughts {
     markers: Option<Arc<ThoughtMarkers>>,
     place: Place,
     held: String,
-    /// Whether the answer has begun: thoughts come before it.
+    /// Whether the answer has begun. Thoughts come only before it.
     answers: bool,
-    /// Whether space is dropped: at the beginning of thoughts, and of the answer behind them.
+    /// Whether leading space is dropped: at the beginning of thoughts, and of the answer behind them.
     trims: bool,
 }
 
 impl Thoughts {
-    /// Of a text without markers, or with these; `is_open` where the prompt has opened the thoughts.
+    /// For a text with these markers, or without any. `is_open` says that the prompt has opened the thoughts.
     pub(crate) fn new(markers: Option<Arc<ThoughtMarkers>>, is_open: bool) -> Self {
-        // A prompt ends within the header of the first message.
+        // With recipients, the prompt ends within the header of the first message.
         let place = match markers.as_deref() {
             _ if is_open => Place::Body(Said::Thought),
             Some(ThoughtMarkers::Recipients) => Place::Header,
@@ -88,7 +88,7 @@ impl Thoughts {
         Self { markers, place, held: String::new(), answers: false, trims: is_open }
     }
 
-    /// Takes a piece; gives the parts that are certain now.
+    /// Takes a piece. Returns the parts that are certain now.
     pub(crate) fn push(&mut self, piece: &str) -> Vec<(Said, String)> {
         let mut parts = Vec::new();
         self.held += piece;
@@ -113,13 +113,13 @@ impl Thoughts {
             };
             let found = sought.iter().filter_map(|marker| Some((self.held.find(marker)?, *marker))).min();
             let Some((at, marker)) = found else {
-                // Of a header all is needed.
+                // A header is only read as a whole.
                 if self.place == Place::Header {
                     return parts;
                 }
                 let begun = sought.iter().map(|marker| begun(&self.held, marker)).max().unwrap_or(0);
                 let certain = self.held.len() - begun;
-                // Space before the end of thoughts is dropped.
+                // Space at the end of thoughts is dropped, so it is held back until more text follows.
                 let text = &self.held[..certain];
                 let certain =
                     if self.place == Place::Body(Said::Thought) { text.trim_end().len() } else { certain };
@@ -128,7 +128,7 @@ impl Thoughts {
             };
             let begins = self.place == Place::Body(Said::Answer) && !self.held[..at].trim().is_empty();
             if begins && matches!(*markers, ThoughtMarkers::Between { .. }) {
-                // The answer has begun before it: what looks like a marker is part of it.
+                // The answer has begun before the marker, so the marker is part of the answer.
                 self.answers = true;
                 continue;
             }
@@ -160,7 +160,7 @@ impl Thoughts {
     pub(crate) fn finish(&mut self) -> Vec<(Said, String)> {
         let mut parts = Vec::new();
         if self.place == Place::Header && !self.trims {
-            // No marker has come: it is no header, but the answer of a model that has none.
+            // No marker has come, so the text is not a header, but the answer of a model without headers.
             self.place = Place::Body(Said::Answer);
         }
         let text = match self.place {
@@ -172,7 +172,7 @@ impl Thoughts {
         parts
     }
 
-    /// Gives the first bytes of what is held.
+    /// Gives out the first bytes of the held text.
     fn give(&mut self, bytes: usize, parts: &mut Vec<(Said, String)>) {
         let text: String = self.held.drain(..bytes).collect();
         let Place::Body(said) = self.place else { return };
@@ -196,7 +196,7 @@ pub(crate) fn begun(text: &str, marker: &str) -> usize {
 mod tests {
     use super::*;
 
-    /// Thoughts and answer of a text that comes in pieces of so many characters.
+    /// Thoughts and answer of a text that comes in pieces of `cut` characters.
     fn split(markers: &ThoughtMarkers, is_open: bool, text: &str, cut: usize) -> (String, String) {
         let mut thoughts = Thoughts::new(Some(Arc::new(markers.clone())), is_open);
         let chars: Vec<char> = text.chars().collect();

@@ -1,4 +1,4 @@
-//! Connections that are encrypted by the server itself, where no proxy does that.
+//! Connections that the server encrypts itself, for setups without a proxy that does.
 
 use std::{
     path::{Path, PathBuf},
@@ -19,19 +19,19 @@ use tokio_rustls::{
 
 use crate::{ServeError, place::Stream};
 
-/// How long a client may take to agree on keys.
+/// How long the TLS handshake may take.
 const HANDSHAKE: Duration = Duration::from_secs(10);
 
 /// Where a certificate and its key are, both as PEM.
 #[derive(Clone, Debug)]
 pub struct TlsFiles {
-    /// The certificate, and behind it those that it is signed by.
+    /// The certificate, followed by those that it is signed by.
     pub certificate: PathBuf,
     /// Its private key.
     pub key: PathBuf,
 }
 
-/// What encrypts connections.
+/// Encrypts connections.
 #[derive(Debug)]
 pub(crate) struct Tls {
     files: TlsFiles,
@@ -40,23 +40,23 @@ pub(crate) struct Tls {
 
 impl Tls {
     /// # Errors
-    /// If the files are none of a certificate and its key.
+    /// If the files are not a certificate and its key.
     pub(crate) fn new(files: TlsFiles) -> Result<Self, ServeError> {
         let config = RwLock::new(config(&files)?);
         Ok(Self { files, config })
     }
 
-    /// Reads the files again, for the connections that come from then on.
+    /// Reads the files again, for new connections.
     ///
     /// # Errors
-    /// If they cannot be used; then those that were read before go on being used.
+    /// If they cannot be used. The previous ones then stay in use.
     pub(crate) fn reload(&self) -> Result<(), ServeError> {
         let config = config(&self.files)?;
         *self.config.write().unwrap_or_else(PoisonError::into_inner) = config;
         Ok(())
     }
 
-    /// Agrees on keys with a client; `None` where that fails, or takes long.
+    /// Does the TLS handshake with a client; `None` if it fails or takes too long.
     pub(crate) async fn accept(&self, stream: Box<dyn Stream>) -> Option<Box<dyn Stream>> {
         let config = Arc::clone(&self.config.read().unwrap_or_else(PoisonError::into_inner));
         let accepted = TlsAcceptor::from(config).accept(Pin::from(stream));

@@ -1,12 +1,12 @@
-//! Tokens as clients read them beside their log-probabilities.
+//! Tokens in the form in which clients read them beside their log-probabilities.
 
 use moi_text::Tokenizer;
 use serde_json::{Map, Value, json};
 
-/// The least log-probability that is written: JSON has no minus infinity.
+/// The smallest log-probability that is written, because JSON has no minus infinity.
 const LEAST: f64 = -9999.0;
 
-/// A log-probability as JSON has it.
+/// A log-probability as JSON.
 pub(crate) fn logprob(value: f64) -> Value {
     json!(value.max(LEAST))
 }
@@ -15,15 +15,15 @@ pub(crate) fn logprob(value: f64) -> Value {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct TokenNames<'a> {
     pub(crate) tokenizer: &'a Tokenizer,
-    /// As `token_id:N`.
+    /// Whether tokens are written as `token_id:N`.
     pub(crate) as_ids: bool,
 }
 
-/// A token with its log-probability, and those that are likeliest in its place.
+/// A token with its log-probability, and the most likely tokens in its place.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct TokenLogprob {
     pub(crate) token: u32,
-    /// None of the first token of a prompt.
+    /// `None` for the first token of a prompt.
     pub(crate) logprob: Option<f64>,
     pub(crate) likeliest: Vec<(u32, f64)>,
 }
@@ -34,7 +34,7 @@ impl TokenNames<'_> {
         self.tokenizer.token_bytes(token).unwrap_or_default()
     }
 
-    /// Its text; `bytes:\xe4\xb8` where that is no whole text.
+    /// Its text; `bytes:\xe4\xb8` if its bytes are not a whole text.
     pub(crate) fn name(&self, token: u32) -> String {
         if self.as_ids {
             return format!("token_id:{token}");
@@ -48,7 +48,7 @@ impl TokenNames<'_> {
         }
     }
 
-    /// The bytes of its text; none for a control token.
+    /// The bytes of its text; empty for a control token.
     pub(crate) fn text_of(&self, token: u32) -> Vec<u8> {
         match self.tokenizer.special_text(token) {
             Some(_) => Vec::new(),
@@ -56,7 +56,7 @@ impl TokenNames<'_> {
         }
     }
 
-    /// An entry of a chat completion's list.
+    /// An entry of a chat completion's list of log-probabilities.
     pub(crate) fn chat(&self, of: &TokenLogprob) -> Value {
         let entry = |token: u32, value: f64| json!({"token": self.name(token), "logprob": logprob(value), "bytes": self.bytes(token)});
         let mut all = entry(of.token, of.logprob.unwrap_or(0.0));
@@ -64,7 +64,8 @@ impl TokenNames<'_> {
         all
     }
 
-    /// The likeliest tokens of a text completion's list, the token itself among them; every token has a key of its own.
+    /// The most likely tokens of a text completion's list, including the token itself. Every token has a key of its
+    /// own.
     pub(crate) fn dictionary(&self, of: &TokenLogprob) -> Value {
         let Some(own) = of.logprob else { return Value::Null };
         let mut tokens = of.likeliest.clone();
@@ -72,14 +73,14 @@ impl TokenNames<'_> {
             tokens.push((of.token, own));
         }
         let mut entries = Map::new();
-        // The token itself has its text as its key, whatever others are called.
+        // The token itself comes first, so that its key is its text, even if another token has the same one.
         tokens.sort_by_key(|&(token, _)| token != of.token);
         for (token, value) in tokens {
             let mut key = self.name(token);
             if entries.contains_key(&key) {
                 key = format!("token_id:{token}");
             }
-            // Some token's text may look like that.
+            // The text of a token may look like this key.
             while entries.contains_key(&key) {
                 key.push('\'');
             }

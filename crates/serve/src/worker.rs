@@ -1,7 +1,9 @@
-//! The thread that owns the engine's rounds: requests come by messages, and what comes of them goes out by bounded channels.
+//! The thread that owns the engine's rounds: requests come as messages, and their events leave through bounded
+//! channels.
 //!
-//! HTTP threads prepare requests, which takes no part in a round, and then send `Add` or `Cancel`. A request whose
-//! reader does not read is paused when its channel is full, and cancelled when that lasts. No lock is held over a round.
+//! HTTP threads prepare requests, which is independent of rounds, and then send `Add` or `Cancel`. A request whose
+//! channel is full is paused, and it is cancelled if its reader does not read for long. No lock is held during a
+//! round.
 
 use std::{
     fmt,
@@ -15,7 +17,7 @@ use std::{
 use burn::tensor::backend::Backend;
 use moi_engine::{
     Engine, EngineError, Event, PreparedRequest, PromptReport, Refusal, RequestId, Scheduler,
-    SchedulerOptions, Step,
+    SchedulerOptions, TokenEvent,
 };
 use moi_models::CausalLm;
 use tokio::sync::{mpsc, oneshot};
@@ -29,23 +31,23 @@ use crate::{
     status::{Phase, Progress, Status},
 };
 
-/// Events that wait for a reader of a request, at most, before the request is paused.
+/// How many events of a request may wait for its reader before the request is paused.
 const EVENTS: usize = 64;
 
-/// What came of a generation.
+/// An event of a generation.
 #[derive(Debug)]
 pub(crate) enum RunEvent {
     /// Its prompt has run.
     Prompt(PromptReport),
-    /// A token; with a reason to stop, the last.
-    Step(Step),
-    /// It failed: why, and the text that it had held back.
+    /// A token. It is the last one if it has a reason to stop.
+    Token(TokenEvent),
+    /// The generation failed, with this error; the text is what it had held back.
     Failed(ApiError, String),
 }
 
-/// Generations of one HTTP request. They are cancelled when this is dropped before they have ended.
+/// The generations of one HTTP request. Those that have not ended are cancelled when this is dropped.
 pub(crate) struct Runs {
-    /// What came of each, by its place among the jobs.
+    /// The events of each generation, with its index among the jobs.
     pub(crate) events: mpsc::Receiver<(usize, RunEvent)>,
     ids: Vec<RequestId>,
     cancel: Cancel,
@@ -53,7 +55,7 @@ pub(crate) struct Runs {
 
 impl Drop for Runs {
     fn drop(&mut self) {
-        // Those that have ended are not known any more, and cancelling them does nothing.
+        // Generations that have ended are not known any more, and cancelling them does nothing.
         (self.cancel)(std::mem::take(&mut self.ids));
     }
 }
@@ -64,12 +66,12 @@ impl fmt::Debug for Runs {
     }
 }
 
-/// What HTTP needs of an engine.
+/// What HTTP threads need of an engine.
 pub(crate) trait Service: Send + Sync {
-    /// Checks jobs, which may take long: not to be called where others wait.
+    /// Checks jobs, which may take long, so it must not be called where others wait.
     fn prepare(&self, caller: &Caller, jobs: Vec<Job>) -> Result<Prepared, ApiError>;
 
-    /// Has all that has not ended fail, and no more begin.
+    /// Makes all generations that have not ended fail, and refuses new ones.
     fn end(&self);
 }
 
@@ -81,10 +83,10 @@ type Submitted =
 type Cancel = Box<dyn Fn(Vec<RequestId>) + Send + Sync>;
 
 impl Prepared {
-    /// Has them queued, all or none.
+    /// Queues the jobs, all or none of them.
     ///
     /// # Errors
-    /// If they can never fit, or too many wait.
+    /// If they can never fit, or too many requests wait.
     pub(crate) async fn submit(self) -> Result<Runs, ApiError> {
         let (answer, events, cancel) = (self.0)();
         let mut runs = Runs { events, ids: Vec::new(), cancel };
@@ -97,7 +99,7 @@ fn stopped() -> ApiError {
     ApiError::unavailable("the server is stopping")
 }
 
-/// A message to the thread of the engine.
+/// A message to the engine's thread.
 enum Message<B: Backend> {
     Add {
         owner: String,
@@ -108,11 +110,11 @@ enum Message<B: Backend> {
         events: mpsc::Sender<(usize, RunEvent)>,
     },
     Cancel(Vec<RequestId>),
-    /// All that has not ended fails, and the thread ends.
+    /// Makes all generations that have not ended fail, and ends the thread.
     End,
 }
 
-/// Sends messages to the thread of an engine.
+/// Sends messages to the engine's thread.
 pub(crate) struct Client<B: Backend, M> {
     engine: Arc<Engine<B, M>>,
     device: B::Device,
@@ -130,26 +132,26 @@ impl<B: Backend, M: CausalLm<B> + Send + Sync + 'static> Service for Client<B, M
         let requests = jobs.into_iter().zip(rules).map(prepare).collect::<Result<Vec<_>, _>>()?;
         let (owner, id, messages) = (caller.owner.clone(), caller.record.id(), self.messages.clone());
         let cancelling = messages.clone();
-        // Where the thread has ended, so has all that could be cancelled.
+        // If the thread has ended, all that could be cancelled has ended, too.
         let cancel: Cancel = Box::new(move |ids| {
             let _ = cancelling.send(Message::Cancel(ids));
         });
         Ok(Prepared(Box::new(move || {
             let (answer, answered) = oneshot::channel();
             let (events, receiver) = mpsc::channel(EVENTS * requests.len());
-            // Where the thread has ended, the answer's sender is dropped with the message.
+            // If the thread has ended, the sender of the answer is dropped with the message.
             let _ = messages.send(Message::Add { owner, id, requests, answer, events });
             (answered, receiver, cancel)
         })))
     }
 
     fn end(&self) {
-        // Where the thread has ended, nothing is left to be done.
+        // If the thread has ended, nothing is left to do.
         let _ = self.messages.send(Message::End);
     }
 }
 
-/// How the thread of an engine works.
+/// Options of the engine's thread.
 #[derive(Clone, Debug)]
 pub(crate) struct WorkerOptions {
     pub(crate) scheduler: SchedulerOptions,
@@ -159,13 +161,13 @@ pub(crate) struct WorkerOptions {
     pub(crate) queue_timeout: Option<Duration>,
 }
 
-/// The messages of a thread that has not begun.
+/// The engine's thread before it runs.
 pub(crate) struct Worker<B: Backend, M> {
     engine: Arc<Engine<B, M>>,
     messages: Receiver<Message<B>>,
 }
 
-/// An engine's two sides: what HTTP threads use, and what the thread runs.
+/// The two sides of an engine: the client for HTTP threads, and the worker for the engine's thread.
 pub(crate) fn worker<B: Backend, M: CausalLm<B>>(
     engine: Arc<Engine<B, M>>,
     device: B::Device,
@@ -181,7 +183,7 @@ enum Next {
 }
 
 impl<B: Backend, M: CausalLm<B>> Worker<B, M> {
-    /// Runs rounds until it is told to end, or nobody can send anything any more.
+    /// Runs rounds until the thread is told to end, or until all clients are gone.
     pub(crate) fn run(self, options: &WorkerOptions, status: &Status) {
         let mut scheduler = Scheduler::new(&self.engine, options.scheduler.clone());
         let mut readers = Readers::new(options.stall_timeout);
@@ -209,7 +211,7 @@ impl<B: Backend, M: CausalLm<B>> Worker<B, M> {
             if !scheduler.is_idle() {
                 let begun = Instant::now();
                 let events = scheduler.round();
-                let tokens = events.iter().filter(|event| matches!(event, Event::Step(..))).count();
+                let tokens = events.iter().filter(|event| matches!(event, Event::Token(..))).count();
                 status.metrics.round(begun.elapsed(), tokens);
                 is_waiting = events.is_empty() && scheduler.active() == 0;
                 for event in events {
@@ -223,7 +225,7 @@ impl<B: Backend, M: CausalLm<B>> Worker<B, M> {
         }
     }
 
-    /// Waits a moment for a message, where all that runs waits for its readers.
+    /// Waits a moment for a message, while everything that runs waits for its readers.
     fn nap(&self) -> Result<Message<B>, TryRecvError> {
         const NAP: Duration = Duration::from_millis(5);
         self.messages.recv_timeout(NAP).map_err(|error| match error {
@@ -260,7 +262,7 @@ impl<B: Backend, M: CausalLm<B>> Worker<B, M> {
                     status.metrics.refused(refusal);
                 }
                 if let Err(Ok(ids)) = answer.send(submitted) {
-                    // Whoever asked is gone already.
+                    // The client that asked is gone already.
                     ids.into_iter().for_each(|id| readers.cancel(id, scheduler, status));
                 }
             }
@@ -277,10 +279,10 @@ impl<B: Backend, M: CausalLm<B>> Worker<B, M> {
     }
 }
 
-/// An error of the engine in the words of a client.
+/// Converts an error of the engine into an error for clients.
 pub(crate) fn failed(error: EngineError) -> ApiError {
     match error {
-        // Limits of the request that leave no token.
+        // These are limits of the request that leave no token to sample.
         EngineError::Sampling(_) | EngineError::Grammar(_) => error.into(),
         error => ApiError::internal(error.to_string()),
     }

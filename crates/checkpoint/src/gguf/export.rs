@@ -1,4 +1,5 @@
-//! The decoder's parameters as tensors of newer architectures: the inverse of reading them in [`super::parameters`].
+//! Writes the decoder's parameters as tensors of newer architectures: the inverse of reading them in
+//! [`super::parameters`].
 
 use moi_formats::RowBlocks;
 
@@ -11,14 +12,38 @@ use super::{
 use crate::{Checkpoint, LazyTensor};
 
 /// Whether files of an architecture are written from the decoder's parameters, by [`export_parameters`].
+///
+/// # Examples
+/// ```
+/// use moi_checkpoint::gguf::is_by_parameter;
+///
+/// assert!(is_by_parameter("gpt-oss"));
+/// assert!(!is_by_parameter("llama"));
+/// ```
 pub fn is_by_parameter(architecture: &str) -> bool {
     super::parameters::ARCHITECTURES.contains(&architecture)
 }
 
-/// What llama.cpp's converter makes of a model with these parameters, in a file with this metadata.
+/// The tensors that llama.cpp's converter makes of a model with these parameters, in a file with this metadata.
 ///
 /// # Errors
-/// With the name of a parameter that the architecture has no place for.
+/// The name of a parameter for which the architecture has no tensor.
+///
+/// # Examples
+/// ```
+/// use moi_checkpoint::gguf::{Metadata, export_parameters};
+/// use moi_checkpoint::open_safetensors;
+/// # use safetensors::{Dtype, tensor::TensorView};
+/// # let directory = tempfile::tempdir()?;
+/// # let path = directory.path().join("model.safetensors");
+/// # let bytes: Vec<u8> = [1.0f32, 2.0, 3.0, 4.0].into_iter().flat_map(f32::to_le_bytes).collect();
+/// # let view = TensorView::new(Dtype::F32, vec![2, 2], &bytes)?;
+/// # std::fs::write(&path, safetensors::serialize([("weight", view)], None)?)?;
+/// let parameters = open_safetensors(&path)?.renamed(|_| "lm_head.weight".to_owned())?;
+/// let exported = export_parameters("seed_oss", &Metadata::default(), &parameters)?;
+/// assert_eq!(exported[0].name, "output.weight");
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 pub fn export_parameters(
     architecture: &str,
     metadata: &Metadata,
@@ -40,11 +65,12 @@ struct Export<'a> {
     parameters: &'a Checkpoint,
 }
 
-/// Tensors of a file by their names in a layer, and whether they stay floats where others are quantised.
+/// Tensors with their names in a layer, and whether they stay floats in a quantised file.
 type SpecialTensors = (Vec<(String, LazyTensor)>, bool);
 
 impl Export<'_> {
-    /// The tensors that a parameter leads to; none for one that goes into another's, or into the metadata.
+    /// The tensors that a parameter is written as; empty if it is part of another parameter's tensor, or of the
+    /// metadata.
     fn one(&self, name: &str) -> Option<Vec<Exported>> {
         let tensor = self.parameters.tensors().get(name)?;
         let of_layer = name.strip_prefix("model.layers.").and_then(|rest| rest.split_once('.'));
@@ -81,7 +107,7 @@ impl Export<'_> {
         self.parameters.tensors().get(&format!("model.layers.{layer}.{part}"))
     }
 
-    /// The file's name of a part of a layer.
+    /// The file's name of a module of a layer.
     fn own(&self, layer: usize, stem: &str) -> Option<&'static str> {
         const BEHIND: &[&str] = &[
             "qwen35",
@@ -110,7 +136,7 @@ impl Export<'_> {
         found.map(|(own, _)| *own)
     }
 
-    /// A parameter as a file has it.
+    /// Converts a parameter's values to the file's layout.
     fn done(&self, layer: usize, stem: &str, part: &str, tensor: &LazyTensor) -> Option<LazyTensor> {
         if self.layout.is_plus_one(part) {
             return Some(tensor.clone().plus(1.0));
@@ -138,7 +164,7 @@ impl Export<'_> {
         ["nemotron_h", "nemotron_h_moe", "granitehybrid"].contains(&self.form)
     }
 
-    /// A vector that has a name of its own.
+    /// Converts a vector that is listed in [`NUMBERS`].
     fn number(&self, parameter: &str, tensor: &LazyTensor) -> Option<LazyTensor> {
         let column = |vector: LazyTensor| match self.is_mamba() {
             true => {
@@ -159,7 +185,7 @@ impl Export<'_> {
         }
     }
 
-    /// What is made of several parameters, or changed as a whole, and whether it is to be stored as floats.
+    /// Tensors that are made of several parameters or changed as a whole, and whether they must be stored as floats.
     fn special(&self, layer: usize, part: &str, tensor: &LazyTensor) -> Option<Option<SpecialTensors>> {
         let is_next = self.layout.has_delta_nets();
         let one = |own: &str, tensor: Option<LazyTensor>, is_float: bool| {
@@ -171,16 +197,16 @@ impl Export<'_> {
             "self_attn.in_proj_b.weight" if self.form == "qwen3next" => {
                 one("ssm_ba.weight", self.net_numbers(layer), false)
             }
-            // In those of others.
+            // These parameters are part of the tensors above.
             "self_attn.gate_proj.weight" if is_next => Some((Vec::new(), false)),
             "self_attn.in_proj_k.weight" | "self_attn.in_proj_v.weight" => Some((Vec::new(), false)),
             "self_attn.in_proj_a.weight" if self.form == "qwen3next" => Some((Vec::new(), false)),
-            // In the metadata.
+            // These parameters are stored in the metadata.
             _ if part.starts_with("mlp.act_fn.") => Some((Vec::new(), false)),
             "self_attn.out_proj.weight" if self.layout.reordered_net().is_some() => {
                 let net = self.layout.reordered_net()?;
                 let order = |column| net.own_row(column, net.value_dim);
-                // Blocks cannot be put in another order when they are read.
+                // The columns of quantised blocks could not be reordered when they are read.
                 one("ssm_out.weight", tensor.reorder_columns(order), true)
             }
             "self_attn.k_b" => {
@@ -235,7 +261,7 @@ impl Export<'_> {
         LazyTensor::woven(&[part("b", 0)?, part("a", each)?])
     }
 
-    /// An expert's map, which goes into a stack.
+    /// A linear layer of an expert, which is stored in a stack.
     fn expert(&self, layer: usize, part: &str, tensor: &LazyTensor) -> Option<Exported> {
         let module = if self.form == "gemma4-moe" { "mlp.experts.experts." } else { "mlp.experts." };
         let (index, map) = part.strip_prefix(module)?.split_once('.')?;
@@ -245,7 +271,8 @@ impl Export<'_> {
         Some(Exported { expert: Some(index.parse().ok()?), ..exported(name, tensor.clone()) })
     }
 
-    /// Tensors that no parameter leads to: Muse Glimmer's norms of queries and keys, whose weights are its factor and 1.
+    /// Tensors that belong to no parameter: Muse Glimmer's norms of queries and keys, whose weights are its query
+    /// factor and 1.
     fn added(&self) -> Vec<Exported> {
         let factor = self.layout.muse_factor().filter(|_| self.form == "muse-glimmer");
         let like = self.parameters.tensors().values().next();
@@ -264,7 +291,8 @@ fn exported(name: String, tensor: LazyTensor) -> Exported {
     Exported { name, tensor, expert: None, is_float: false }
 }
 
-/// Rows of value heads, the first of each key head before the second ones.
+/// Reorders rows of value heads as llama.cpp does: first value heads of all key heads, then the second ones, and so
+/// on.
 fn by_numbers(tensor: &LazyTensor, net: NetHeads, unit: usize) -> Option<LazyTensor> {
     let fits = tensor.num_rows() == net.value_heads * unit;
     fits.then(|| tensor.reorder_rows(|row| net.own_row(row, unit)))?

@@ -1,4 +1,4 @@
-//! Sizes that say how the rows of a file's tensors lie, as its metadata has them.
+//! Sizes from a file's metadata that determine the layout of its tensors' rows.
 
 use super::{Metadata, Value};
 
@@ -9,10 +9,11 @@ pub(super) struct Layout<'a> {
     metadata: &'a Metadata,
 }
 
-/// Not of the format: Muse Glimmer's factor on queries, which files have as a norm's weight, for writing that.
+/// A metadata key that is no part of the format: Muse Glimmer's factor on queries, which files hold as a norm's
+/// weight. It is only used for writing that weight.
 pub const MUSE_FACTOR: &str = "muse-glimmer.query_factor";
 
-/// Heads of a gated delta net.
+/// The heads of a gated delta net.
 #[derive(Clone, Copy)]
 pub(super) struct NetHeads {
     pub(super) key_heads: usize,
@@ -21,14 +22,14 @@ pub(super) struct NetHeads {
     pub(super) value_dim: usize,
 }
 
-/// What stands in the place of attention in a layer.
+/// What mixes positions in a layer.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Mixer {
     /// Attention.
     Attention,
     /// A gated delta net, Mamba 2 or a short convolution.
     State,
-    /// Nothing.
+    /// The layer does not mix positions.
     None,
 }
 
@@ -45,7 +46,7 @@ impl<'a> Layout<'a> {
         self.get(key)?.as_usize()
     }
 
-    /// The entry of a layer in a list, or the number of all.
+    /// The entry of a layer if the value is a list, or the one value for all layers.
     pub(super) fn of_layer(&self, key: &str, layer: usize) -> Option<usize> {
         match self.get(key)? {
             Value::Array(values) => values.get(layer)?.as_usize(),
@@ -53,7 +54,7 @@ impl<'a> Layout<'a> {
         }
     }
 
-    /// Layers without those that predict several tokens.
+    /// The number of layers without those for multi-token prediction.
     pub(super) fn layers(&self) -> usize {
         let all = self.usize("block_count").unwrap_or(0);
         all.saturating_sub(self.usize("nextn_predict_layers").unwrap_or(0))
@@ -72,7 +73,7 @@ impl<'a> Layout<'a> {
         self.usize("attention.key_length").or_else(shared).unwrap_or(0)
     }
 
-    /// Whether a layer of a list of windows has one.
+    /// Whether a layer has a sliding window, if the file lists this for each layer.
     pub(super) fn is_sliding(&self, layer: usize) -> Option<bool> {
         match self.get("attention.sliding_window_pattern")? {
             Value::Array(values) => match values.get(layer)? {
@@ -87,13 +88,13 @@ impl<'a> Layout<'a> {
         self.metadata.f64(MUSE_FACTOR)
     }
 
-    /// Whether some layers are the delta nets of Qwen3-Next and Qwen3.5.
+    /// Whether the architecture has the delta nets of Qwen3-Next and Qwen3.5.
     pub(super) fn has_delta_nets(&self) -> bool {
         ["qwen35", "qwen35moe", "qwen3next"].contains(&self.architecture)
     }
 
-    /// The heads of delta nets where llama.cpp has changed the order of value heads, from that of a head of each key head
-    /// after the other.
+    /// The heads of delta nets if llama.cpp has reordered their value heads; originally, the value heads of one key
+    /// head follow those of another.
     pub(super) fn reordered_net(&self) -> Option<NetHeads> {
         let is_reordered = ["qwen35", "qwen35moe"].contains(&self.architecture);
         self.net().filter(|net| is_reordered && net.key_heads != net.value_heads)
@@ -129,8 +130,8 @@ impl<'a> Layout<'a> {
         }
     }
 
-    /// Heads of queries or keys whose rows stand as pairs side by side: rows of a head, and how many of the first are not
-    /// rotated.
+    /// The heads of queries or keys whose rotary rows are stored as adjacent pairs: the rows of a head, and how many
+    /// of its first rows are not rotated.
     pub(super) fn pairs(&self, parameter: &str, layer: usize) -> Option<(usize, usize)> {
         match self.architecture {
             "mistral3" | "granitemoe" | "granitehybrid" | "muse-glimmer" | "nemotron_h"
@@ -151,20 +152,20 @@ impl<'a> Layout<'a> {
         }
     }
 
-    /// Values of a head of queries of attention over latents.
+    /// Values per query head in attention over latent vectors.
     pub(super) fn latent_query_dim(&self) -> Option<usize> {
         self.usize("attention.key_length_mla").or(self.usize("attention.key_length"))
     }
 
-    /// Values of a head of values.
+    /// Values per value head in attention over latent vectors.
     pub(super) fn latent_value_dim(&self) -> Option<usize> {
         self.usize("attention.value_length_mla").or(self.usize("attention.value_length"))
     }
 
-    /// Whether a norm stands there with 1 added.
+    /// Whether the file stores a norm's weight with 1 added.
     pub(super) fn is_plus_one(&self, parameter: &str) -> bool {
         match self.architecture {
-            // All but the one of what comes out of a delta net.
+            // All norms, except the norm of a delta net's output.
             "qwen35" | "qwen35moe" | "qwen3next" => {
                 parameter.ends_with("norm.weight") && !parameter.ends_with("self_attn.norm.weight")
             }

@@ -1,11 +1,20 @@
-//! A GGUF file's key-value pairs.
+//! The metadata of a GGUF file: key-value pairs.
 
 use std::{collections::BTreeMap, fmt};
 
 use super::reader::Reader;
 use crate::CheckpointError;
 
-/// A metadata value. Numbers are widened: the file's own width carries no meaning.
+/// A metadata value. Numbers are widened, because the width in the file carries no meaning.
+///
+/// # Examples
+/// ```
+/// use moi_checkpoint::gguf::Value;
+///
+/// let value = Value::Array(vec![Value::Unsigned(1), Value::Unsigned(2)]);
+/// assert_eq!(value.to_string(), "an array of 2");
+/// assert_eq!(Value::Signed(7).as_usize(), Some(7));
+/// ```
 #[derive(Clone, Debug, PartialEq)]
 pub enum Value {
     /// u8 to u64.
@@ -16,22 +25,32 @@ pub enum Value {
     Float(f64),
     /// bool.
     Bool(bool),
-    /// UTF-8 text; what was no UTF-8 in the file has U+FFFD in its place.
+    /// A UTF-8 string; bytes that are no UTF-8 in the file are replaced by U+FFFD.
     String(String),
     /// Values of one type.
     Array(Vec<Value>),
 }
 
-/// The pairs by key.
+/// Metadata values by key.
+///
+/// # Examples
+/// ```
+/// use moi_checkpoint::gguf::{Metadata, Value};
+///
+/// let pairs = [("llama.block_count".to_owned(), Value::Unsigned(32))];
+/// let metadata: Metadata = pairs.into_iter().collect();
+/// assert_eq!(metadata.usize("llama.block_count"), Some(32));
+/// assert_eq!(metadata.str("general.name"), None);
+/// ```
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Metadata {
     pairs: BTreeMap<String, Value>,
-    /// How many texts of a key were not UTF-8, where there are any.
+    /// The number of strings of each key that were not UTF-8, for keys that have such strings.
     replaced: BTreeMap<String, usize>,
 }
 
 const ARRAY: u32 = 9;
-/// Deeper arrays stand in no real file.
+/// Deepest nesting of arrays, which is deeper than in any real file.
 const MAX_DEPTH: usize = 4;
 
 impl FromIterator<(String, Value)> for Metadata {
@@ -63,17 +82,17 @@ impl Metadata {
         self.pairs.get(key)
     }
 
-    /// How many texts of a key, one or those of a list, were not UTF-8.
+    /// The number of strings of a key, single or in a list, that were not UTF-8.
     pub fn num_replaced(&self, key: &str) -> usize {
         self.replaced.get(key).copied().unwrap_or(0)
     }
 
-    /// All pairs, by key.
+    /// All pairs, in order of key.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &Value)> {
         self.pairs.iter().map(|(key, value)| (key.as_str(), value))
     }
 
-    /// A text.
+    /// The value of a key, if it is a string.
     pub fn str(&self, key: &str) -> Option<&str> {
         match self.get(key)? {
             Value::String(text) => Some(text),
@@ -81,17 +100,17 @@ impl Metadata {
         }
     }
 
-    /// A number of things.
+    /// The value of a key, if it is a non-negative integer.
     pub fn usize(&self, key: &str) -> Option<usize> {
         self.get(key)?.as_usize()
     }
 
-    /// A number.
+    /// The value of a key as float64, if it is a number.
     pub fn f64(&self, key: &str) -> Option<f64> {
         self.get(key)?.as_f64()
     }
 
-    /// A truth.
+    /// The value of a key, if it is a boolean.
     pub fn bool(&self, key: &str) -> Option<bool> {
         match self.get(key)? {
             Value::Bool(truth) => Some(*truth),
@@ -99,7 +118,7 @@ impl Metadata {
         }
     }
 
-    /// A list, each entry read by `read`; none if the key is absent or an entry is of another type.
+    /// A list whose entries are converted by `read`; `None` if the key is absent or an entry is of another type.
     pub fn list<'a, T>(&'a self, key: &str, read: impl Fn(&'a Value) -> Option<T>) -> Option<Vec<T>> {
         match self.get(key)? {
             Value::Array(values) => values.iter().map(read).collect(),
@@ -109,7 +128,7 @@ impl Metadata {
 }
 
 impl Value {
-    /// A number of things.
+    /// The value, if it is a non-negative integer.
     pub fn as_usize(&self) -> Option<usize> {
         match *self {
             Self::Unsigned(n) => usize::try_from(n).ok(),
@@ -118,7 +137,7 @@ impl Value {
         }
     }
 
-    /// A number.
+    /// The value as float64, if it is a number.
     pub fn as_f64(&self) -> Option<f64> {
         match *self {
             Self::Float(x) => Some(x),
@@ -128,7 +147,7 @@ impl Value {
         }
     }
 
-    /// A text.
+    /// The value, if it is a string.
     pub fn as_str(&self) -> Option<&str> {
         match self {
             Self::String(text) => Some(text),
@@ -150,9 +169,9 @@ impl fmt::Display for Value {
     }
 }
 
-/// The float64 with the fewest digits that is this float32: 1e-5 stays 1e-5.
+/// The float64 that has the fewest digits and rounds to this float32, so that 1e-5 stays 1e-5.
 pub(super) fn shortest(value: f32) -> f64 {
-    // Whole numbers up to here have all their digits; the scores of most vocabularies are such.
+    // Integers of up to 24 bits are exact in both types; the scores of most vocabularies are such integers.
     if value.trunc() == value && value.abs() <= (1 << 24) as f32 {
         return value.into();
     }
@@ -191,7 +210,7 @@ fn array(reader: &mut Reader<'_>, depth: usize) -> Result<Value, CheckpointError
         _ => 8,
     };
     let count = reader.entries(least)?;
-    // No more than the file can hold; collecting results would double it.
+    // The count is bounded by the file's size; collecting an iterator of results could reserve twice that.
     let mut values = Vec::with_capacity(count);
     for _ in 0..count {
         values.push(value(reader, kind, depth + 1)?);

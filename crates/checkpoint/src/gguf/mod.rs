@@ -26,25 +26,47 @@ use crate::{BlockFormat, Checkpoint, CheckpointError, LazyTensor, Storage, file:
 use reader::Reader;
 
 const MAGIC: &[u8; 4] = b"GGUF";
-/// How files of the formats before it begin, and what these are called.
+/// The first bytes of files in older formats, and the names of these formats.
 const OLD_MAGICS: &[(&[u8; 4], &str)] =
     &[(b"lmgg", "GGML"), (b"fmgg", "GGMF"), (b"tjgg", "GGJT"), (b"algg", "GGLA")];
 const DEFAULT_ALIGNMENT: usize = 32;
-/// ggml's own limit.
+/// Most axes of a tensor, which is ggml's own limit.
 const MAX_DIMS: usize = 4;
-/// Of all layers and experts together; Kimi K2 has 70,000 experts' maps.
-const MOST_TENSORS: usize = 1 << 17;
+/// Most tensors of all layers and experts together; Kimi K2 has 70,000 for its experts.
+const MAX_TENSORS: usize = 1 << 17;
 
-/// An opened GGUF file, or all parts of a split one.
+/// An open GGUF file, or all parts of a split model.
+///
+/// # Examples
+/// ```
+/// use moi_checkpoint::Storage;
+/// use moi_checkpoint::gguf::{Gguf, NewTensor, Value, write_gguf};
+///
+/// # let directory = tempfile::tempdir()?;
+/// let path = directory.path().join("model.gguf");
+/// let metadata = [("general.architecture".to_owned(), Value::String("mine".to_owned()))];
+/// let tensors = [NewTensor { name: "a".to_owned(), shape: vec![1], storage: Storage::F32 }];
+/// let mut bytes: Vec<u8> = Vec::new();
+/// write_gguf(&mut bytes, &metadata, &tensors, |_, to| {
+///     to.extend(2.0f32.to_le_bytes());
+///     Ok(())
+/// })?;
+/// std::fs::write(&path, bytes)?;
+///
+/// let file = Gguf::open(&path)?;
+/// assert_eq!(file.architecture()?, "mine");
+/// assert_eq!(file.checkpoint()?.tensors()["a"].read(), [2.0]);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug)]
 pub struct Gguf {
-    /// What the file says about itself; of a split model, the first part.
+    /// The file's metadata; that of the first part for a split model.
     pub metadata: Metadata,
     source: Arc<Source>,
     tensors: BTreeMap<String, Tensor>,
 }
 
-/// One file by itself.
+/// A single GGUF file.
 struct Part {
     metadata: Metadata,
     source: Arc<Source>,
@@ -54,9 +76,9 @@ struct Part {
 /// An entry of the tensor table.
 #[derive(Clone, Debug)]
 struct Tensor {
-    /// Outermost first.
+    /// Sizes, outermost first.
     shape: Vec<usize>,
-    /// ggml's number for the type.
+    /// ggml's number of the type.
     kind: u32,
     offset: usize,
     /// The file that holds it.
@@ -93,7 +115,7 @@ impl Part {
                 return Err(reader
                     .error(format!("a tensor's offset {} is not a multiple of {alignment}", tensor.offset)));
             }
-            // Checked against the file's length when the tensor's bytes are laid out.
+            // The offset is checked against the file's length when the tensor's byte range is computed.
             tensor.offset = tensor.offset.saturating_add(data);
         }
         Ok(Self { metadata, source, tensors })
@@ -112,17 +134,17 @@ impl From<Part> for Gguf {
 }
 
 impl Gguf {
-    /// Opens a file and reads its metadata and tensor table. Where it is a part of a split model, whichever it is, all
-    /// parts are opened.
+    /// Opens a file and reads its metadata and tensor table. If the file is any part of a split model, all parts are
+    /// opened.
     ///
     /// # Errors
-    /// If it cannot be opened, is no GGUF file of version 2 or 3, or is truncated or damaged; if a part is missing or of
-    /// another model.
+    /// If the file cannot be opened, is no GGUF file of version 2 or 3, or is truncated or damaged; if a part is
+    /// missing or belongs to another model.
     pub fn open(path: &Path) -> Result<Self, CheckpointError> {
         split::open(path)
     }
 
-    /// Adds the tensors of another part.
+    /// Adds the tensors of another part of the same model.
     fn add(&mut self, part: Part) -> Result<(), CheckpointError> {
         for (name, tensor) in part.tensors {
             if let Some(known) = self.tensors.get(&name) {
@@ -139,12 +161,12 @@ impl Gguf {
         Ok(())
     }
 
-    /// The file; of a split model, the first part.
+    /// The file's path; that of the first part for a split model.
     pub fn path(&self) -> &Path {
         &self.source.path
     }
 
-    /// The architecture as the file calls it, for example `llama`.
+    /// The architecture's name in the file, for example `llama`.
     ///
     /// # Errors
     /// If the file does not say.
@@ -152,8 +174,8 @@ impl Gguf {
         self.metadata.str("general.architecture").ok_or_else(|| self.lacks("general.architecture"))
     }
 
-    /// What the file says about its model, as the fields of a Hugging Face `config.json`. Of an architecture
-    /// whose names are not known here it holds `model_type` alone.
+    /// The metadata as the fields of a Hugging Face `config.json`. For an architecture whose tensor names are not
+    /// known here, it holds only `model_type`.
     ///
     /// # Errors
     /// If a field is missing or of the wrong type.
@@ -161,13 +183,13 @@ impl Gguf {
         config::config(self)
     }
 
-    /// The tensors under their Hugging Face names and in their layout.
+    /// The tensors under their Hugging Face names and in Hugging Face's layout.
     ///
     /// # Errors
-    /// If a tensor lies outside the file or within another, or has a type that is not supported, or the config cannot
-    /// be read.
+    /// If a tensor lies outside the file or overlaps another, or has a type that is not supported, or the config
+    /// cannot be read.
     pub fn checkpoint(&self) -> Result<Checkpoint, CheckpointError> {
-        // A file that names no architecture has its tensors under its own names.
+        // The tensors of a file that names no architecture keep the file's names.
         let config = match self.architecture() {
             Ok(_) => self.config()?,
             Err(_) => serde_json::Value::Null,
@@ -175,8 +197,8 @@ impl Gguf {
         self.check_overlaps()?;
         let mut tensors = BTreeMap::new();
         for name in self.tensors.keys() {
-            if tensors.len() > MOST_TENSORS {
-                let what = format!("with all experts there are more than {MOST_TENSORS} tensors");
+            if tensors.len() > MAX_TENSORS {
+                let what = format!("with all experts there are more than {MAX_TENSORS} tensors");
                 return Err(self.wrong_tensor(name, what));
             }
             let named = match self.architecture() {
@@ -196,11 +218,11 @@ impl Gguf {
         Ok(Checkpoint { path: self.source.path.clone(), tensors, notes: Vec::new(), is_by_parameter })
     }
 
-    /// Refuses tensors that share bytes: a small file could be a large model.
+    /// Refuses tensors that share bytes, because sharing would let a small file describe a large model.
     fn check_overlaps(&self) -> Result<(), CheckpointError> {
         let mut files: BTreeMap<&Path, Vec<(Range<usize>, &str)>> = BTreeMap::new();
         for (name, entry) in &self.tensors {
-            // What has no type or no place in the file is refused when it is read, with the reason.
+            // A tensor with an unknown type or outside the file is refused with its reason when it is read.
             let range = storage(entry.kind).and_then(|storage| entry.range(storage));
             let ranges = files.entry(entry.source.path.as_path()).or_default();
             ranges.extend(range.ok().map(|range| (range, name.as_str())));
@@ -229,7 +251,7 @@ impl Gguf {
         CheckpointError::Format { path: self.source.path.clone(), place, what }
     }
 
-    /// What is wrong with a tensor, said of the file that holds it.
+    /// The error about a tensor, with the file that holds it.
     fn wrong_tensor(&self, name: &str, what: String) -> CheckpointError {
         let source = self.tensors.get(name).map_or(&self.source, |entry| &entry.source);
         CheckpointError::Format { path: source.path.clone(), place: format!("tensor `{name}`"), what }
@@ -241,7 +263,7 @@ impl Gguf {
 }
 
 impl Tensor {
-    /// The bytes of the tensor in its file.
+    /// The byte range of the tensor in its file.
     fn range(&self, storage: Storage) -> Result<Range<usize>, String> {
         let (block, bytes) = storage.block();
         let row = self.shape.last().copied().unwrap_or(1);
@@ -268,7 +290,7 @@ impl Tensor {
     }
 }
 
-/// Counts of tensors and of metadata entries.
+/// Reads the number of tensors and of metadata entries.
 fn header(reader: &mut Reader<'_>) -> Result<(usize, usize), CheckpointError> {
     let magic = reader.take(4)?;
     if let Some((_, name)) = OLD_MAGICS.iter().find(|(old, _)| magic == *old) {
@@ -288,8 +310,8 @@ fn header(reader: &mut Reader<'_>) -> Result<(usize, usize), CheckpointError> {
         };
         return Err(reader.error(format!("GGUF version {version}{hint} is not supported (supported: 2, 3)")));
     }
-    // A table entry is at least a name's length, a number of sizes, a type and an offset; a metadata entry
-    // at least a key's length, a type and one byte.
+    // A table entry has at least a name's length, a number of axes, a type and an offset; a metadata entry has at
+    // least a key's length, a type and one byte.
     let tensors = reader.count("tensors", 8 + 4 + 4 + 8)?;
     let metadata = reader.count("metadata entries", 8 + 4 + 1)?;
     Ok((tensors, metadata))
@@ -308,8 +330,8 @@ fn table_entry(reader: &mut Reader<'_>, source: &Arc<Source>) -> Result<(String,
     Ok((name, Tensor { shape, kind, offset, source: source.clone() }))
 }
 
-/// ggml's numbers of types. Those without a reader are refused by name; a new block format gets its line in
-/// [`BlockFormat`].
+/// The storage for ggml's number of a type. Types without a decoder are refused by name; a new block format is added
+/// to [`BlockFormat`].
 fn storage(kind: u32) -> Result<Storage, String> {
     if let Some(&block) = BlockFormat::ALL.iter().find(|block| block.ggml_type() == kind) {
         return Ok(Storage::Block(block));
@@ -325,7 +347,7 @@ fn storage(kind: u32) -> Result<Storage, String> {
         25 => "I16",
         26 => "I32",
         27 => "I64",
-        // Removed from ggml: the order of these is now made at load time.
+        // ggml has removed these formats and now reorders blocks at load time.
         31 => "Q4_0_4_4",
         32 => "Q4_0_4_8",
         33 => "Q4_0_8_8",

@@ -1,44 +1,44 @@
-//! Tensors of a GGUF file under their Hugging Face names and in their layout: what llama.cpp's converter does
-//! to a checkpoint, undone; and done, for writing such files.
+//! Converts tensors of a GGUF file to their Hugging Face names and layout, which undoes llama.cpp's converter, and
+//! back, for writing such files.
 
 use serde_json::Value;
 
 use super::Gguf;
-use crate::{CheckpointError, LazyTensor, checkpoint::MOST_EXPERTS};
+use crate::{CheckpointError, LazyTensor, checkpoint::MAX_EXPERTS};
 
-/// Divisors of the rotary frequencies: llama.cpp's form of the llama3 scaling.
+/// The tensor of the rotary frequencies' divisors, which is llama.cpp's form of the llama3 rope scaling.
 pub const ROPE_FACTORS: &str = "rope_freqs.weight";
-/// Divisors within the original context: its form of LongRoPE.
+/// The tensor of the divisors within the original context, which is llama.cpp's form of LongRoPE.
 pub const SHORT_FACTORS: &str = "rope_factors_short.weight";
-/// Divisors beyond it.
+/// The tensor of the divisors beyond the original context.
 pub const LONG_FACTORS: &str = "rope_factors_long.weight";
 
-/// What must be undone to a tensor.
+/// The converter's change of a tensor that must be undone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Undo {
-    /// Nothing.
+    /// The tensor is unchanged.
     Nothing,
-    /// Rows of rotary heads stand as pairs (0, h/2, 1, h/2 + 1, ...): queries.
+    /// Rows of query heads are stored as adjacent rotary pairs (0, h/2, 1, h/2 + 1, ...).
     QueryPairs,
-    /// The same: keys.
+    /// The same for rows of key heads.
     KeyPairs,
-    /// 1 was added.
+    /// 1 was added to the values.
     PlusOne,
-    /// `[out, in]` where the checkpoint has `[in, out]`.
+    /// The tensor is `[out, in]` where the checkpoint has `[in, out]`.
     Transposed,
-    /// All queries, all keys, all values where the checkpoint has them head by head.
+    /// All queries, all keys, then all values, where the checkpoint has them head by head.
     SplitHeads,
 }
 
-/// GGUF's name of a layer's part, the checkpoint's, and what must be undone.
+/// GGUF's name of a module of a layer, the checkpoint's name, and the change that must be undone.
 type Part = (&'static str, &'static str, Undo);
 
-/// How the tensors of an architecture are named.
+/// The tensor names of an architecture.
 #[derive(Clone, Copy)]
 struct Table {
-    /// `token_embd`, `position_embd`, `output_norm` and `output` of the checkpoint.
+    /// The checkpoint's names for `token_embd`, `position_embd`, `output_norm` and `output`.
     globals: [&'static str; 4],
-    /// Before a layer's number.
+    /// The checkpoint's prefix before a layer's number.
     layers: &'static str,
     norms: Undo,
     parts: &'static [Part],
@@ -48,7 +48,7 @@ use Undo::{KeyPairs, Nothing, PlusOne, QueryPairs, SplitHeads, Transposed};
 
 const GLOBALS: [&str; 4] = ["token_embd", "position_embd", "output_norm", "output"];
 const LLAMA_GLOBALS: [&str; 4] = ["model.embed_tokens", "", "model.norm", "lm_head"];
-/// Of llama.cpp's own rotary kernel for Llama.
+/// The linear layers whose rows llama.cpp reorders for its rotary kernel for Llama.
 const PAIRED: &[Part] =
     &[("attn_q", "self_attn.q_proj", QueryPairs), ("attn_k", "self_attn.k_proj", KeyPairs)];
 const COMMON: &[Part] = &[
@@ -66,7 +66,7 @@ const COMMON: &[Part] = &[
     ("attn_k_norm", "self_attn.k_norm", Nothing),
     ("ffn_norm", "post_attention_layernorm", Nothing),
 ];
-/// Where norms stand behind the blocks, or on both sides.
+/// Norms behind the blocks, or on both sides of them.
 const AROUND: &[Part] = &[
     ("post_attention_norm", "post_attention_layernorm", Nothing),
     ("ffn_norm", "pre_feedforward_layernorm", Nothing),
@@ -89,10 +89,10 @@ const NEOX: &[Part] = &[
     ("ffn_up", "mlp.dense_h_to_4h", Nothing),
     ("ffn_down", "mlp.dense_4h_to_h", Nothing),
 ];
-/// A stack of experts' maps, and what each is called.
+/// The linear layers of a stack of experts: GGUF's name and the checkpoint's.
 const EXPERTS: &[(&str, &str)] = &[("gate", "gate_proj"), ("up", "up_proj"), ("down", "down_proj")];
 
-/// The table of an architecture, and the parts in which it departs from it.
+/// The names of an architecture, and the modules that it names otherwise than its table.
 fn table(architecture: &str) -> Option<(Table, &'static [Part])> {
     let llama = Table { globals: LLAMA_GLOBALS, layers: "model.layers.", norms: Nothing, parts: COMMON };
     let gemma = Table { norms: PlusOne, ..llama };
@@ -115,8 +115,8 @@ fn table(architecture: &str) -> Option<(Table, &'static [Part])> {
     })
 }
 
-/// The Hugging Face names and tensors of one of the file's; none if it was read as part of the config. A name
-/// that is not known stays as it is, to be refused with the other tensors that do not fit.
+/// The Hugging Face names and tensors of one of the file's tensors; empty if the tensor was read as part of the
+/// config. A tensor with an unknown name keeps it, so that it is refused with the other tensors that do not fit.
 pub(super) fn tensors(
     file: &Gguf,
     config: &Value,
@@ -150,7 +150,7 @@ pub(super) fn tensors(
     Ok(vec![(format!("{prefix}{module}.{kind}"), undone(file, config, name, tensor, undo)?)])
 }
 
-/// What depends on more than the architecture.
+/// Names that depend on more than the architecture.
 fn respelled(config: &Value, layer: &str, module: &'static str) -> &'static str {
     let is_linear = || {
         let block = config.get("block_configs")?.get(layer.parse::<usize>().ok()?)?;
@@ -167,7 +167,7 @@ fn is_mixtral(config: &Value) -> bool {
     config.get("model_type").and_then(Value::as_str) == Some("mixtral")
 }
 
-/// The experts of a stack `ffn_gate_exps` `[n, out, in]`, or the one of an old file's `ffn_gate.3`.
+/// The experts of a stack `ffn_gate_exps` `[n, out, in]`, or the one expert of an old file's `ffn_gate.3`.
 fn experts(
     config: &Value,
     prefix: &str,
@@ -186,7 +186,7 @@ fn experts(
         let rest = part.strip_prefix(gguf)?;
         if rest == "_exps" {
             let &[count, ..] = tensor.shape() else { return None };
-            if count > MOST_EXPERTS || tensor.shape().contains(&0) {
+            if count > MAX_EXPERTS || tensor.shape().contains(&0) {
                 return None;
             }
             return (0..count).map(|index| Some((name(own, index), tensor.matrix(index)?))).collect();
@@ -206,7 +206,7 @@ fn undone(
     match undo {
         Nothing => return Ok(tensor),
         PlusOne => return Ok(tensor.plus(-1.0)),
-        // Only maps were transposed, not their biases.
+        // Only weights of linear layers were transposed, not their biases.
         Transposed => return Ok(tensor.transpose().unwrap_or(tensor)),
         QueryPairs | KeyPairs | SplitHeads => {}
     }
@@ -220,7 +220,8 @@ fn rows(tensor: &LazyTensor) -> usize {
     tensor.shape().first().copied().unwrap_or(0)
 }
 
-/// Rows in the checkpoint's order, or, `back`, in the file's; none if they are no heads.
+/// Reorders rows from the file's order to the checkpoint's, or the other way if `back`; `None` if the rows are no
+/// whole heads.
 fn reordered(config: &Value, tensor: &LazyTensor, undo: Undo, back: bool) -> Option<LazyTensor> {
     let number = |key: &str| config.get(key).and_then(Value::as_u64).and_then(|n| usize::try_from(n).ok());
     let rows = rows(tensor);
@@ -237,10 +238,10 @@ fn reordered(config: &Value, tensor: &LazyTensor, undo: Undo, back: bool) -> Opt
     }
     let half = head_dim / 2;
     tensor.reorder_rows(|row| match (paired, back) {
-        // (half, pair) from or to 2 pair + half.
+        // (half, pair) to or from 2 pair + half.
         (true, false) => row / head_dim * head_dim + 2 * (row % head_dim % half) + row % head_dim / half,
         (true, true) => row / head_dim * head_dim + row % 2 * half + row % head_dim / 2,
-        // (head, part, within) from or to (part, head, within).
+        // (head, part, within) to or from (part, head, within).
         (false, false) => row / head_dim % 3 * (rows / 3) + row / unit * head_dim + row % head_dim,
         (false, true) => {
             let (part, head) = (row / (rows / 3), row % (rows / 3) / head_dim);
@@ -249,21 +250,57 @@ fn reordered(config: &Value, tensor: &LazyTensor, undo: Undo, back: bool) -> Opt
     })
 }
 
-/// A tensor as a GGUF file has it.
+/// A tensor in the form in which a GGUF file stores it.
+///
+/// # Examples
+/// ```
+/// use moi_checkpoint::{gguf::export, open_safetensors};
+/// # use safetensors::{Dtype, tensor::TensorView};
+/// # let directory = tempfile::tempdir()?;
+/// # let path = directory.path().join("model.safetensors");
+/// # let bytes: Vec<u8> = [1.0f32, 2.0, 3.0, 4.0].into_iter().flat_map(f32::to_le_bytes).collect();
+/// # let view = TensorView::new(Dtype::F32, vec![2, 2], &bytes)?;
+/// # std::fs::write(&path, safetensors::serialize([("weight", view)], None)?)?;
+/// let checkpoint = open_safetensors(&path)?;
+/// let tensor = &checkpoint.tensors()["weight"];
+/// let config = serde_json::json!({});
+/// let name = "model.layers.0.mlp.experts.3.up_proj.weight";
+/// let exported = export("qwen3moe", &config, name, tensor).ok_or("no such tensor")?;
+/// assert_eq!((exported.name.as_str(), exported.expert), ("blk.0.ffn_up_exps.weight", Some(3)));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone, Debug)]
 pub struct Exported {
-    /// Its name in the file.
+    /// The tensor's name in the file.
     pub name: String,
-    /// Its values in the file's layout.
+    /// The tensor's values in the file's layout.
     pub tensor: LazyTensor,
-    /// Of a mixture of experts, which one it is: those of a layer are stored as one stack.
+    /// The index of the expert, in a mixture of experts, whose experts of a layer are stored as one stack.
     pub expert: Option<usize>,
-    /// Whether it is to be stored as floats: blocks of it could not be read back.
+    /// Whether the tensor must be stored as floats, because quantised blocks of it could not be read back.
     pub is_float: bool,
 }
 
-/// What llama.cpp's converter makes of a checkpoint's tensor: the inverse of reading it. `config` says
-/// `model_type`, `num_attention_heads` and `head_dim`. None for a tensor that the architecture does not have there.
+/// The tensor that llama.cpp's converter makes of a checkpoint's tensor: the inverse of reading it. `config` must
+/// hold `model_type`, `num_attention_heads` and `head_dim`. `None` for a tensor that the architecture does not have.
+///
+/// # Examples
+/// ```
+/// use moi_checkpoint::{gguf::export, open_safetensors};
+/// # use safetensors::{Dtype, tensor::TensorView};
+/// # let directory = tempfile::tempdir()?;
+/// # let path = directory.path().join("model.safetensors");
+/// # let bytes: Vec<u8> = [1.0f32, 2.0, 3.0, 4.0].into_iter().flat_map(f32::to_le_bytes).collect();
+/// # let view = TensorView::new(Dtype::F32, vec![2, 2], &bytes)?;
+/// # std::fs::write(&path, safetensors::serialize([("weight", view)], None)?)?;
+/// let checkpoint = open_safetensors(&path)?;
+/// let tensor = &checkpoint.tensors()["weight"];
+/// let config = serde_json::json!({"model_type": "llama", "num_attention_heads": 1, "head_dim": 2});
+/// let exported = export("llama", &config, "model.embed_tokens.weight", tensor);
+/// assert_eq!(exported.map(|exported| exported.name), Some("token_embd.weight".to_owned()));
+/// assert!(export("llama", &config, "visual.weight", tensor).is_none());
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 pub fn export(architecture: &str, config: &Value, name: &str, tensor: &LazyTensor) -> Option<Exported> {
     let (table, own) = table(architecture)?;
     let (stem, kind) = name.rsplit_once('.')?;
@@ -299,7 +336,7 @@ pub fn export(architecture: &str, config: &Value, name: &str, tensor: &LazyTenso
         "self_attn.linear_attn" => "self_attn.o_proj",
         other => other,
     };
-    // A part that the architecture names otherwise hides the common one.
+    // An architecture's own name of a module replaces the common one.
     let common = table.parts.iter().filter(|(part, ..)| !own.iter().any(|(hidden, ..)| hidden == part));
     let &(part, _, undo) = own.iter().chain(common).find(|(_, hf, _)| *hf == module)?;
     let undo = if part.ends_with("norm") { table.norms } else { undo };

@@ -1,14 +1,15 @@
-//! Tensors of newer architectures as parameters of the decoder: what llama.cpp's converter does to a checkpoint, undone. Its
-//! names are nearly the same for all of them; [`super::names`] has the older ones under Hugging Face's.
+//! Converts tensors of newer architectures to parameters of the decoder, which undoes llama.cpp's converter. GGUF's
+//! names are nearly the same for all of these architectures; [`super::names`] converts the older architectures to
+//! Hugging Face names.
 
 use super::{
     Gguf,
     layout::{Layout, Mixer, NetHeads},
     names::{LONG_FACTORS, ROPE_FACTORS, SHORT_FACTORS},
 };
-use crate::{CheckpointError, LazyTensor, checkpoint::MOST_EXPERTS};
+use crate::{CheckpointError, LazyTensor, checkpoint::MAX_EXPERTS};
 
-/// Architectures that are read and written here.
+/// The architectures that are read and written here.
 pub(super) const ARCHITECTURES: &[&str] = &[
     "qwen35",
     "qwen35moe",
@@ -43,7 +44,7 @@ pub(super) const ARCHITECTURES: &[&str] = &[
     "minimax-m2",
 ];
 
-/// A file's name of what is in no layer, and the decoder's.
+/// GGUF's names of tensors outside the layers, and the decoder's names.
 pub(super) const GLOBALS: &[(&str, &str)] = &[
     ("token_embd", "model.embed_tokens"),
     ("output_norm", "model.norm"),
@@ -53,7 +54,8 @@ pub(super) const GLOBALS: &[(&str, &str)] = &[
     ("per_layer_proj_norm", "model.per_layer_projection_norm"),
 ];
 
-/// A file's name of a part of a layer, and the decoder's; where several stand for one, the first that is there.
+/// GGUF's names of a layer's modules, and the decoder's names. If several GGUF names stand for one module, the first
+/// is written.
 pub(super) const PARTS: &[(&str, &str)] = &[
     ("attn_norm", "input_layernorm"),
     ("attn_q", "self_attn.q_proj"),
@@ -98,7 +100,7 @@ pub(super) const PARTS: &[(&str, &str)] = &[
     ("shortconv.out_proj", "self_attn.out_proj"),
 ];
 
-/// Whole names in a layer, with what stands behind the last dot.
+/// GGUF's complete names of tensors in a layer, including the part behind the last dot, and the decoder's names.
 pub(super) const NUMBERS: &[(&str, &str)] = &[
     ("attn_sinks.weight", "self_attn.sinks"),
     ("exp_probs_b.bias", "mlp.correction"),
@@ -110,11 +112,11 @@ pub(super) const NUMBERS: &[(&str, &str)] = &[
     ("ffn_down_exps.scale", "mlp.experts.expert_scales"),
 ];
 
-/// Maps of experts, as stacks are called, and the decoder's names.
+/// GGUF's names of stacks of experts' linear layers, and the decoder's names.
 pub(super) const EXPERTS: &[(&str, &str)] =
     &[("ffn_gate_exps", "gate_proj"), ("ffn_up_exps", "up_proj"), ("ffn_down_exps", "down_proj")];
 
-/// The decoder's name of a part of a layer in this architecture; [`PARTS`] has the usual one.
+/// The decoder's name of a layer's module in this architecture; [`PARTS`] has the usual one.
 pub(super) fn own_name(architecture: &str, mixer: Mixer, usual: &str) -> String {
     let is_gemma_moe = architecture == "gemma4-moe";
     match (architecture, usual) {
@@ -133,12 +135,12 @@ pub(super) fn own_name(architecture: &str, mixer: Mixer, usual: &str) -> String 
     }
 }
 
-/// Whether norms stand on both sides of the blocks.
+/// Whether blocks have norms on both sides.
 pub(super) fn is_around(architecture: &str) -> bool {
     ["gemma4", "gemma4-moe", "muse-glimmer"].contains(&architecture)
 }
 
-/// The architecture, and apart from it Gemma 4 with experts beside its MLP.
+/// The architecture, where Gemma 4 with experts beside its MLP has a name of its own.
 pub(super) fn form<'a>(architecture: &'a str, layout: &Layout<'_>) -> &'a str {
     match architecture == "gemma4" && layout.usize("expert_count").unwrap_or(0) > 0 {
         true => "gemma4-moe",
@@ -148,8 +150,9 @@ pub(super) fn form<'a>(architecture: &'a str, layout: &Layout<'_>) -> &'a str {
 
 type Named = Vec<(String, LazyTensor)>;
 
-/// The parameters that one of the file's tensors is; none if it was read as part of the config, or belongs to what predicts
-/// several tokens. A name that is not known stays as it is, to be refused with the other tensors that do not fit.
+/// The parameters in one of the file's tensors; empty if the tensor was read as part of the config, or belongs to
+/// multi-token prediction or to the indexer of sparse attention. A tensor with an unknown name keeps it, so that it
+/// is refused with the other tensors that do not fit.
 pub(super) fn tensors(file: &Gguf, architecture: &str, name: &str) -> Result<Named, CheckpointError> {
     if [ROPE_FACTORS, SHORT_FACTORS, LONG_FACTORS].contains(&name) {
         return Ok(Vec::new());
@@ -200,7 +203,7 @@ struct Part<'a> {
 }
 
 impl Part<'_> {
-    /// Its parameters by their names in the layer. None where its shape does not fit.
+    /// The tensor's parameters with their names in the layer; `None` if its shape does not fit.
     fn parameters(self) -> Option<Named> {
         if let Some(experts) = self.experts() {
             return Some(experts);
@@ -226,7 +229,7 @@ impl Part<'_> {
         Some(vec![(parameter.clone(), self.undone(&own, &parameter)?)])
     }
 
-    /// A parameter as the decoder has it.
+    /// Converts the tensor's values to the decoder's layout.
     fn undone(&self, own: &str, parameter: &str) -> Option<LazyTensor> {
         let tensor = match own {
             "self_attn.norm" => self.tensor.flattened()?,
@@ -248,7 +251,7 @@ impl Part<'_> {
         }
     }
 
-    /// A vector that has a name of its own.
+    /// Converts a vector that is listed in [`NUMBERS`].
     fn number(&self, parameter: &str) -> Option<LazyTensor> {
         let vector = self.tensor.flattened()?;
         match parameter {
@@ -258,7 +261,7 @@ impl Part<'_> {
         }
     }
 
-    /// Rows of value heads in the order of their key heads.
+    /// Reorders rows of value heads so that those of one key head are adjacent.
     fn by_key_heads(&self, tensor: &LazyTensor, unit: impl Fn(&NetHeads) -> usize) -> Option<LazyTensor> {
         match self.layout.reordered_net() {
             Some(net) => {
@@ -286,7 +289,7 @@ impl Part<'_> {
         }
     }
 
-    /// What is several parameters, or is made of two.
+    /// Tensors that hold several parameters, or must be converted as a whole.
     fn special(&self) -> Option<Option<Named>> {
         let is_next = self.layout.has_delta_nets();
         let is_state = self.layout.mixer(self.layer) == Mixer::State;
@@ -302,13 +305,13 @@ impl Part<'_> {
                 self.tensor.matrices_below_each_other().map(|all| vec![("self_attn.v_b".into(), all)])
             }
             "attn_kv_b" => self.latent_maps(),
-            // Of ones, and of the factor that is read from the file: no parameters.
+            // These weights are ones, and the query factor that the config has: they are no parameters.
             "attn_q_norm" | "attn_k_norm" if self.form == "muse-glimmer" => Some(Vec::new()),
             _ => return None,
         })
     }
 
-    /// All queries, all keys and all values of a delta net.
+    /// Splits a delta net's fused tensor into queries, keys and values.
     fn net_maps(&self) -> Option<Named> {
         let net = self.layout.net()?;
         let keys = net.key_heads.checked_mul(net.key_dim)?;
@@ -320,7 +323,8 @@ impl Part<'_> {
         fits.then(|| parts.map(|(part, map)| (format!("self_attn.in_proj_{part}.weight"), map)).into())
     }
 
-    /// For each key head how much its value heads correct and forget.
+    /// Splits a tensor that holds, for each key head, two numbers of its value heads: `b`, how strongly the state is
+    /// corrected, and `a`, how fast it forgets.
     fn net_numbers(&self) -> Option<Named> {
         let net = self.layout.net()?;
         let each = net.value_heads / net.key_heads;
@@ -331,7 +335,7 @@ impl Part<'_> {
         ])
     }
 
-    /// For each key head a query, a key, its values and gates, as older files have them.
+    /// Splits a tensor of older files that holds, for each key head, a query, a key, its values and gates.
     fn grouped_net_maps(&self) -> Option<Named> {
         let net = self.layout.net()?;
         let (keys, values) = (net.key_dim, net.value_heads / net.key_heads * net.value_dim);
@@ -347,7 +351,7 @@ impl Part<'_> {
         ])
     }
 
-    /// Of each head queries and a gate.
+    /// Splits a tensor that holds the query and the gate of each head.
     fn gated_queries(&self) -> Option<Named> {
         let (heads, dim) = (self.layout.heads(self.layer), self.layout.head_dim(self.layer));
         let part = |start| self.tensor.select_rows(heads, 2 * dim, start, dim);
@@ -357,7 +361,7 @@ impl Part<'_> {
         ])
     }
 
-    /// Queries, keys and values in one.
+    /// Splits a tensor that holds all queries, keys and values.
     fn fused(&self, kind: &str) -> Option<Named> {
         let dim = self.layout.head_dim(self.layer);
         let q = self.layout.heads(self.layer).checked_mul(dim)?;
@@ -378,14 +382,14 @@ impl Part<'_> {
         Some(vec![part("q", 0, q)?, part("k", q, kv)?, part("v", q + kv, kv)?])
     }
 
-    /// `[heads, kv_rank, nope_dim]`.
+    /// Converts `[heads, kv_rank, nope_dim]`.
     fn latent_keys(&self) -> Option<Named> {
         let heads = self.layout.heads(self.layer);
         let all = self.tensor.matrices_below_each_other()?;
         Some(vec![("self_attn.k_b".into(), all.heads_transposed(heads)?)])
     }
 
-    /// Keys and values of each head in one, as older files have them.
+    /// Splits a tensor of older files that holds the keys and values of each head.
     fn latent_maps(&self) -> Option<Named> {
         let (heads, value) = (self.layout.heads(self.layer), self.layout.latent_value_dim()?);
         let nope = self.layout.latent_query_dim()?.checked_sub(self.layout.usize("rope.dimension_count")?)?;
@@ -399,7 +403,7 @@ impl Part<'_> {
         let module = if self.form == "gemma4-moe" { "mlp.experts.experts" } else { "mlp.experts" };
         let &[count, ..] = self.tensor.shape() else { return None };
         let is_stack = self.tensor.shape().len() == if kind == "bias" { 2 } else { 3 };
-        if !is_stack || count > MOST_EXPERTS || self.tensor.shape().contains(&0) {
+        if !is_stack || count > MAX_EXPERTS || self.tensor.shape().contains(&0) {
             return None;
         }
         let each = |index: usize| match kind {
@@ -426,8 +430,8 @@ impl Part<'_> {
 }
 
 impl NetHeads {
-    /// Where a row of value heads that are ordered by key heads stands in a file, which has the first head of each key head
-    /// before the second ones.
+    /// The row in the file of a row of value heads that are ordered by key heads. The file has the first value heads
+    /// of all key heads before the second ones.
     pub(super) fn file_row(&self, row: usize, unit: usize) -> usize {
         let each = self.value_heads / self.key_heads;
         let (head, within) = (row / unit, row % unit);
@@ -435,7 +439,7 @@ impl NetHeads {
         (number * self.key_heads + key) * unit + within
     }
 
-    /// The same the other way.
+    /// The inverse of `file_row`.
     pub(super) fn own_row(&self, row: usize, unit: usize) -> usize {
         let each = self.value_heads / self.key_heads;
         let (head, within) = (row / unit, row % unit);
@@ -443,14 +447,14 @@ impl NetHeads {
         (key * each + number) * unit + within
     }
 
-    /// Of rows of queries, keys and values those of values in another order.
+    /// Applies `order` to the values among rows of queries, keys and values.
     pub(super) fn behind_keys(&self, row: usize, order: impl Fn(usize) -> usize) -> usize {
         let keys = 2 * self.key_heads * self.key_dim;
         row.checked_sub(keys).map_or(row, |row| keys + order(row))
     }
 }
 
-/// Numbers that a file has as metadata and a model as parameters: those of Apertus' activation.
+/// Parameters that a file holds as metadata: those of Apertus' activation.
 pub(super) fn from_metadata(file: &Gguf, architecture: &str) -> Result<Named, CheckpointError> {
     if architecture != "apertus" {
         return Ok(Vec::new());

@@ -8,19 +8,20 @@ pub(super) struct Reader<'a> {
     path: &'a Path,
     bytes: &'a [u8],
     position: usize,
-    /// Array entries that may still be read: in memory each takes more than in the file.
+    /// Array entries that may still be read; the limit exists because an entry takes more memory than bytes in the
+    /// file.
     entries_left: usize,
-    /// Texts so far that were not UTF-8.
+    /// The number of strings so far that were not UTF-8.
     replaced: usize,
 }
 
-/// Of all arrays of a file together; the largest vocabularies with their scores, types and merges come to less than a
-/// million and a half.
-const MOST_ENTRIES: usize = 3 << 20;
+/// Most entries of all arrays of a file together; the largest vocabularies, with their scores, types and merges, have
+/// less than a million and a half.
+const MAX_ENTRIES: usize = 3 << 20;
 
 impl<'a> Reader<'a> {
     pub(super) fn new(path: &'a Path, bytes: &'a [u8]) -> Self {
-        Self { path, bytes, position: 0, entries_left: MOST_ENTRIES, replaced: 0 }
+        Self { path, bytes, position: 0, entries_left: MAX_ENTRIES, replaced: 0 }
     }
 
     pub(super) fn position(&self) -> usize {
@@ -58,13 +59,13 @@ impl<'a> Reader<'a> {
         self.array().map(u32::from_le_bytes)
     }
 
-    /// A 64-bit size that this machine can hold.
+    /// Reads a 64-bit size, which must fit into `usize`.
     pub(super) fn size(&mut self) -> Result<usize, CheckpointError> {
         let size = u64::from_le_bytes(self.array()?);
         usize::try_from(size).map_err(|_| self.error(format!("a size of {size} is absurd")))
     }
 
-    /// A number of things, each at least `least` bytes: never more than the file can hold.
+    /// Reads a number of things of at least `least` bytes each, which must not exceed what the file can hold.
     pub(super) fn count(&mut self, things: &str, least: usize) -> Result<usize, CheckpointError> {
         let count = self.size()?;
         match count.checked_mul(least) {
@@ -79,20 +80,20 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// A number of array entries, each at least `least` bytes.
+    /// Reads a number of array entries of at least `least` bytes each.
     pub(super) fn entries(&mut self, least: usize) -> Result<usize, CheckpointError> {
         let count = self.count("array entries", least)?;
         match self.entries_left.checked_sub(count) {
             Some(left) => self.entries_left = left,
             None => {
-                return Err(self.error(format!("more than {MOST_ENTRIES} array entries in the metadata")));
+                return Err(self.error(format!("more than {MAX_ENTRIES} array entries in the metadata")));
             }
         }
         Ok(count)
     }
 
-    /// A text of the metadata. Bytes that are not UTF-8 become U+FFFD, as in llama.cpp, which reads them where it cuts
-    /// text: few of the texts are ever read, and a file is not refused for the others.
+    /// Reads a string of the metadata. Bytes that are not UTF-8 become U+FFFD, as llama.cpp reads them where it
+    /// splits text: most strings are never used, and they are no reason to refuse a file.
     pub(super) fn text(&mut self) -> Result<String, CheckpointError> {
         let len = self.count("bytes of a string", 1)?;
         let bytes = self.take(len)?;
@@ -105,12 +106,12 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// How many texts had bytes replaced so far.
+    /// The number of strings so far that had bytes replaced.
     pub(super) fn replaced(&self) -> usize {
         self.replaced
     }
 
-    /// A tensor's name, which must be UTF-8: it is looked for by its text.
+    /// Reads a tensor's name, which must be UTF-8 because tensors are looked up by name.
     pub(super) fn string(&mut self) -> Result<String, CheckpointError> {
         let len = self.count("bytes of a string", 1)?;
         let bytes = self.take(len)?;

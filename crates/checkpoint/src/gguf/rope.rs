@@ -1,4 +1,4 @@
-//! What a GGUF file says about rotary positions, as `rope_parameters` of a `config.json`.
+//! Converts a GGUF file's rotary metadata to the `rope_parameters` of a `config.json`.
 
 use serde_json::{Value, json};
 
@@ -21,7 +21,6 @@ impl Meta<'_> {
             set(&mut rope, self.factors(tensor, theta)?);
             return Ok(rope);
         }
-        // Files of 2023 have the second key, and not always a type.
         let stretched = self.f64("rope.scaling.attn_factor").filter(|&factor| factor != 1.0);
         let extrapolated = self.f64("rope.scaling.yarn_ext_factor").filter(|&factor| factor != 1.0);
         let unread = match kind {
@@ -35,10 +34,11 @@ impl Meta<'_> {
             );
             return Err(self.file.wrong("metadata".into(), what));
         }
+        // Files of 2023 have `rope.scale_linear` instead of `rope.scaling.factor`, and not always a type.
         let factor = self.f64("rope.scaling.factor").or(self.f64("rope.scale_linear")).filter(|&f| f > 0.0);
         match kind.or(factor.map(|_| "linear")) {
             None | Some("none") => {}
-            // With no factor the runtime scales nothing.
+            // Without a factor, llama.cpp's runtime scales nothing.
             Some("linear") if factor.is_none() => {}
             Some("yarn") => set(&mut rope, self.yarn(factor.unwrap_or(1.0))),
             Some(kind) => set(&mut rope, json!({ "rope_type": kind, "factor": factor })),
@@ -47,10 +47,10 @@ impl Meta<'_> {
     }
 
     fn yarn(&self, factor: f64) -> Value {
-        // The runtime multiplies YaRN's own factor by the file's.
+        // llama.cpp's runtime multiplies YaRN's own factor by the file's.
         let own = if factor > 1.0 { 0.1 * factor.ln() + 1.0 } else { 1.0 };
         let given = self.f64("rope.scaling.attn_factor").map(|given| given * own);
-        // As the model's config has it; the runtime does not read it.
+        // This key holds the whole factor of the model's config; llama.cpp's runtime does not read it.
         let whole = || self.f64("rope.scaling.yarn_attn_factor");
         json!({
             "rope_type": "yarn",
@@ -80,8 +80,8 @@ impl Meta<'_> {
     }
 }
 
-/// The usual numbers of the llama3 scaling, if these divisors come from them; the converter takes the original
-/// context to be 8192.
+/// The usual parameters of the llama3 scaling, if these divisors result from them; the converter assumes an original
+/// context of 8192.
 fn llama3(factors: &[f32], theta: f64) -> Option<Value> {
     const ORIGINAL: f64 = 8192.0;
     const LOW: f64 = 1.0;

@@ -1,12 +1,12 @@
-//! Models whose tensors stand in several files, as `llama-gguf-split` writes them: the first part holds the metadata,
-//! each part some of the tensors. The checks are those of llama.cpp's loader.
+//! Opens models whose tensors are split over several files, as `llama-gguf-split` writes them: the first part holds
+//! the metadata, and each part holds some of the tensors. The checks are those of llama.cpp's loader.
 
 use std::path::{Path, PathBuf};
 
 use super::{Gguf, Part};
 use crate::{CheckpointError, PartName, is_there};
 
-/// Opens the file, and the other parts of its model if it is a part of one; any part may be named.
+/// Opens the file, and all other parts of its model if it is any part of a split one.
 pub(super) fn open(path: &Path) -> Result<Gguf, CheckpointError> {
     let named = Part::open(path)?;
     let Some(count) = named.metadata.usize("split.count").filter(|&count| count > 1) else {
@@ -38,7 +38,7 @@ pub(super) fn open(path: &Path) -> Result<Gguf, CheckpointError> {
     }
 }
 
-/// What the name of a part says, which must be what its metadata say.
+/// The parsed name of a part, which must agree with the part's metadata.
 fn checked_name(part: &Part, count: usize) -> Result<PartName, CheckpointError> {
     if count > PartName::MAX_COUNT {
         let what = format!("split.count is {count}, expected {} parts at most", PartName::MAX_COUNT);
@@ -60,7 +60,7 @@ fn checked_name(part: &Part, count: usize) -> Result<PartName, CheckpointError> 
 
 /// Refuses a model that lacks parts before any of them is read.
 fn check_presence(paths: &[PathBuf]) -> Result<(), CheckpointError> {
-    /// So many more are named.
+    /// At most this many further missing files are named.
     const NAMED: usize = 3;
     let missing: Vec<&PathBuf> = paths.iter().filter(|path| !is_there(path)).collect();
     let Some((first, others)) = missing.split_first() else { return Ok(()) };
@@ -77,7 +77,7 @@ fn check_presence(paths: &[PathBuf]) -> Result<(), CheckpointError> {
     Err(CheckpointError::Format { path: (*first).clone(), place: "split model".into(), what })
 }
 
-/// Refuses a part that says another number, or another count, than its name.
+/// Refuses a part whose metadata states another number, or another count, than its name.
 fn check_numbers(part: &Part, index: usize, count: usize) -> Result<(), CheckpointError> {
     match part.metadata.usize("split.no") {
         Some(found) if found == index => {}

@@ -1,4 +1,4 @@
-//! Writing GGUF files, version 3.
+//! Writes GGUF files, version 3.
 
 use std::io::{self, Write};
 
@@ -6,9 +6,18 @@ use super::{DEFAULT_ALIGNMENT, MAGIC, Value};
 use crate::Storage;
 
 /// A tensor that is about to be written.
+///
+/// # Examples
+/// ```
+/// use moi_checkpoint::{BlockFormat, Storage, gguf::NewTensor};
+///
+/// let storage = Storage::Block(BlockFormat::Q8_0);
+/// let tensor = NewTensor { name: "output.weight".to_owned(), shape: vec![4, 32], storage };
+/// assert_eq!(tensor.num_bytes(), 4 * 34);
+/// ```
 #[derive(Clone, Debug, PartialEq)]
 pub struct NewTensor {
-    /// Its name in the file.
+    /// The tensor's name in the file.
     pub name: String,
     /// Sizes, outermost first.
     pub shape: Vec<usize>,
@@ -24,11 +33,28 @@ impl NewTensor {
     }
 }
 
-/// Writes a whole file: metadata in the given order, then the tensors, whose bytes `data` writes one after the
-/// other. Numbers are written as 32-bit ones where they fit, as llama.cpp's readers want them.
+/// Writes a whole file: metadata in the given order, then the tensors, whose bytes `data` writes one tensor after the
+/// other. Numbers are written as 32-bit numbers if they fit, because llama.cpp's readers expect that.
 ///
 /// # Errors
 /// If the writer fails.
+///
+/// # Examples
+/// ```
+/// use moi_checkpoint::Storage;
+/// use moi_checkpoint::gguf::{NewTensor, Value, write_gguf};
+///
+/// let metadata = [("general.name".to_owned(), Value::String("nothing".to_owned()))];
+/// let tensors = [NewTensor { name: "a".to_owned(), shape: vec![8], storage: Storage::F32 }];
+/// let mut file: Vec<u8> = Vec::new();
+/// write_gguf(&mut file, &metadata, &tensors, |index, to| {
+///     to.extend(vec![0u8; tensors[index].num_bytes()]);
+///     Ok(())
+/// })?;
+/// assert!(file.starts_with(b"GGUF"));
+/// assert_eq!(file.len() % 32, 0);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 pub fn write_gguf<W: Write>(
     to: &mut W,
     metadata: &[(String, Value)],
@@ -71,7 +97,7 @@ fn string(text: &str, to: &mut Vec<u8>) {
     to.extend(text.as_bytes());
 }
 
-/// The format's number of a value's type.
+/// GGUF's number of a value's type.
 fn kind(value: &Value) -> u32 {
     match value {
         Value::Unsigned(n) if u32::try_from(*n).is_ok() => 4,
@@ -99,7 +125,7 @@ fn put(value: &Value, to: &mut Vec<u8>) {
         Value::Bool(truth) => to.push(u8::from(*truth)),
         Value::String(text) => string(text, to),
         Value::Array(values) => {
-            // One type for all: the widest. An empty list needs one too.
+            // All entries have the widest type among them; an empty list needs a type, too.
             let kind = values.iter().map(kind).max().unwrap_or(4);
             to.extend(kind.to_le_bytes());
             to.extend((values.len() as u64).to_le_bytes());

@@ -1,10 +1,10 @@
-//! Small floats and whole numbers.
+//! Decodes small floats and integers.
 
-/// The values of floats of 4 bits, one for the sign, two for the exponent and one for the fraction (E2M1).
+/// The values of 4-bit floats with a sign, two exponent bits and one fraction bit (E2M1).
 pub(crate) const E2M1: [f32; 16] =
     [0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, -0.0, -0.5, -1.0, -1.5, -2.0, -3.0, -4.0, -6.0];
 
-/// A float of 8 bits with four of exponent and three of fraction (E4M3, without infinities).
+/// The value of an 8-bit float with four exponent bits and three fraction bits (E4M3, without infinities).
 pub(crate) fn e4m3(code: u8) -> f32 {
     let (exponent, fraction) = (i32::from(code >> 3 & 15), f32::from(code & 7) / 8.0);
     let size = match (exponent, code & 7) {
@@ -15,7 +15,7 @@ pub(crate) fn e4m3(code: u8) -> f32 {
     if code & 128 == 0 { size } else { -size }
 }
 
-/// A power of 2 in 8 bits (E8M0).
+/// The value of an 8-bit power of 2 (E8M0).
 pub(crate) fn e8m0(code: u8) -> f32 {
     match code {
         255 => f32::NAN,
@@ -23,7 +23,7 @@ pub(crate) fn e8m0(code: u8) -> f32 {
     }
 }
 
-/// Codes of `bits` bits, one behind the other from the lowest bit of the first byte on.
+/// Codes of `bits` bits that are packed without gaps, from the lowest bit of the first byte on.
 pub(crate) fn stream(bytes: &[u8], bits: usize) -> impl Iterator<Item = u32> {
     let count = bytes.len() * 8 / bits;
     (0..count).map(move |at| {
@@ -47,7 +47,7 @@ mod tests {
 
     #[test]
     fn codes_cross_bytes() {
-        // 3 bits each: 1, 2, 3, 4, 5, 6, 7, 0 from the lowest on.
+        // Codes of 3 bits: 1, 2, 3, 4, 5, 6, 7, 0 from the lowest on.
         let word: u32 = (0..8).map(|at| ((at + 1) % 8) << (3 * at)).sum();
         let bytes = &word.to_le_bytes()[..3];
         assert_eq!(stream(bytes, 3).collect::<Vec<_>>(), [1, 2, 3, 4, 5, 6, 7, 0]);

@@ -1,4 +1,4 @@
-//! Floats of 4 bits with scales.
+//! Weights of 4-bit floats with scales.
 
 use std::sync::Arc;
 
@@ -9,7 +9,7 @@ use super::{
 };
 use crate::made::MadeRows;
 
-/// Values with a scale in MXFP4, and in NVFP4.
+/// The number of values with one scale in MXFP4 and in NVFP4.
 const MXFP4_BLOCK: usize = 32;
 const NVFP4_BLOCK: usize = 16;
 
@@ -17,10 +17,10 @@ const NVFP4_BLOCK: usize = 16;
 struct Blocks {
     codes: Codes,
     scales: Codes,
-    /// Values with one scale.
+    /// The number of values with one scale.
     block: usize,
     scale: fn(u8) -> f32,
-    /// A factor on all.
+    /// A factor on all values.
     factor: f32,
 }
 
@@ -30,7 +30,7 @@ impl MadeRows for Blocks {
         let all = &self.codes.bytes()[row * len * self.block / 2..][..len * self.block / 2];
         for (codes, &scale) in all.chunks(self.block / 2).zip(self.scales.row(row)) {
             let scale = (self.scale)(scale) * self.factor;
-            // The low half of a byte first.
+            // The low half of a byte is the first value.
             let pair = |&byte: &u8| [byte & 15, byte >> 4].map(|code| E2M1[usize::from(code)] * scale);
             values.extend(codes.iter().flat_map(pair));
         }
@@ -46,8 +46,8 @@ impl MadeRows for Blocks {
     }
 }
 
-/// gpt-oss: `X_blocks` `[experts, out, blocks, 16]` and `X_scales` `[experts, out, blocks]` are the experts' maps, rows of gate
-/// and up alternating.
+/// Composes gpt-oss' tensors: `X_blocks` `[experts, out, blocks, 16]` and `X_scales` `[experts, out, blocks]` are the
+/// weights of the experts, in which rows of gate and up alternate.
 pub(super) fn compose_mxfp4(stored: &mut Stored) -> Result<Vec<NamedTensor>, TensorError> {
     let mut all = Vec::new();
     for stack in stored.modules("_blocks") {
@@ -58,7 +58,7 @@ pub(super) fn compose_mxfp4(stored: &mut Stored) -> Result<Vec<NamedTensor>, Ten
             let what = format!("has shape {:?}, expected [experts, out, blocks, 16]", codes.shape);
             return Err((format!("{stack}_blocks"), what));
         };
-        if !is_bytes || count > crate::checkpoint::MOST_EXPERTS || codes.shape.contains(&0) {
+        if !is_bytes || count > crate::checkpoint::MAX_EXPERTS || codes.shape.contains(&0) {
             let what = format!("{:?} of {:?} is no stack of experts in MXFP4", codes.kind, codes.shape);
             return Err((format!("{stack}_blocks"), what));
         }
@@ -96,8 +96,8 @@ fn single_experts(
     Some(all)
 }
 
-/// ModelOpt's `weight`, `weight_scale` and `weight_scale_2`; or compressed-tensors' `weight_packed`, `weight_scale` and
-/// `weight_global_scale`, which divides.
+/// Composes ModelOpt's `weight`, `weight_scale` and `weight_scale_2`, or compressed-tensors' `weight_packed`,
+/// `weight_scale` and `weight_global_scale`, which is a divisor.
 pub(super) fn compose_nvfp4(stored: &mut Stored) -> Result<Vec<NamedTensor>, TensorError> {
     let mut all = Vec::new();
     let spellings = [(".weight_scale_2", ".weight", false), (".weight_global_scale", ".weight_packed", true)];

@@ -1,4 +1,4 @@
-//! Weights of 8 bits, each times the scale of its block, its row or of all.
+//! Weights of 8 bits, with a scale for each block, each row or the whole tensor.
 
 use std::sync::Arc;
 
@@ -17,9 +17,9 @@ struct Scaled {
 #[derive(Debug)]
 enum Scales {
     One(f32),
-    /// One of each row, `[rows, 1]`.
+    /// A scale for each row, `[rows, 1]`.
     Rows(LazyTensor),
-    /// One of each block, `[rows / height, columns / width]`, rounded up.
+    /// A scale for each block, `[rows / height, columns / width]`, rounded up.
     Blocks {
         scales: LazyTensor,
         height: usize,

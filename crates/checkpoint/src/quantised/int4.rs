@@ -1,4 +1,4 @@
-//! Whole numbers of few bits in 32-bit words, with scales and zero points of groups of inputs.
+//! Weights of integers of few bits in 32-bit words, with scales and zero points for groups of inputs.
 
 use std::sync::Arc;
 
@@ -10,10 +10,10 @@ use crate::{LazyTensor, made::MadeRows};
 
 const WORDS: &[CodeType] = &[CodeType::I32, CodeType::U32];
 
-/// Which output each of the eight codes of a word of AWQ is for.
+/// The output to which each of the eight codes in an AWQ word belongs.
 const AWQ_ORDER: [usize; 8] = [0, 2, 4, 6, 1, 3, 5, 7];
 
-/// Rows of inputs `[in, out]`: AWQ and GPTQ.
+/// A weight whose rows are inputs, `[in, out]`: AWQ and GPTQ.
 #[derive(Debug)]
 struct ByInput {
     format: QuantisedFormat,
@@ -32,7 +32,7 @@ impl ByInput {
         (word >> (self.bits * at) & ((1 << self.bits) - 1)) as i32
     }
 
-    /// The codes of a word in the order of the outputs.
+    /// The codes of words in the order of the outputs.
     fn spread(&self, words: impl Iterator<Item = u32>) -> Vec<i32> {
         let each = 32 / self.bits;
         let mut all = Vec::new();
@@ -153,13 +153,13 @@ fn by_input(
     }
 }
 
-/// Rows of outputs `[out, in]`: compressed-tensors.
+/// A weight whose rows are outputs, `[out, in]`: compressed-tensors.
 #[derive(Debug)]
 struct ByOutput {
     codes: Codes,
     /// `[out, groups]`.
     scales: LazyTensor,
-    /// Packed along the outputs, `[out / 8, groups]`; half of the range where there are none.
+    /// Zero points packed along the outputs, `[out / 8, groups]`; if absent, half of the codes' range.
     zeros: Option<Codes>,
     columns: usize,
     bits: usize,
@@ -231,7 +231,7 @@ pub(super) fn compose_packed(
     Ok(all)
 }
 
-/// The columns of a matrix whose last word may be filled up.
+/// The columns of a matrix whose last word may be padded.
 fn columns(shape: Option<&Codes>, rows: usize, most: usize) -> Result<usize, String> {
     let Some(shape) = shape else { return Ok(most) };
     let numbers: Vec<i64> = match shape.kind {

@@ -1,4 +1,4 @@
-//! MLX: codes of few bits in a stream, each times its group's scale and with the group's bias.
+//! MLX's weights: codes of few bits in a stream, each multiplied by its group's scale and added to the group's bias.
 
 use std::sync::Arc;
 
@@ -66,10 +66,10 @@ pub(super) fn compose(stored: &mut Stored, how: &Quantisation) -> Result<Vec<Nam
     Ok(all)
 }
 
-/// `X.switch_mlp.gate_proj.weight` `[experts, out, in]` is a stack.
+/// Splits a stack `X.switch_mlp.gate_proj.weight` `[experts, out, in]` into its experts.
 fn single_experts(name: &str, tensor: &LazyTensor) -> Option<Vec<NamedTensor>> {
     let (prefix, map) = name.split_once(".switch_mlp.")?;
     let &[count, ..] = tensor.shape() else { return None };
-    let count = Some(count).filter(|&count| count <= crate::checkpoint::MOST_EXPERTS)?;
+    let count = Some(count).filter(|&count| count <= crate::checkpoint::MAX_EXPERTS)?;
     (0..count).map(|index| Some((format!("{prefix}.experts.{index}.{map}"), tensor.matrix(index)?))).collect()
 }

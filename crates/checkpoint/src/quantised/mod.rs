@@ -1,5 +1,5 @@
-//! Weights that other programs have quantised: what stands in files are codes and scales, and a weight is read as the float
-//! that they make. Activations are not rounded, whatever a file says of them.
+//! Weights that other programs have quantised: files hold codes and scales, and a weight is read as floats computed
+//! from them. Activations are not rounded, even if a file says so.
 
 mod codes;
 mod fp4;
@@ -13,29 +13,36 @@ use crate::{
     Checkpoint, CheckpointError, CodeType, LazyTensor, Storage, made::MadeRows, shown, tensor::Source,
 };
 
-/// Who has quantised weights, and how.
+/// The formats of quantised weights.
+///
+/// # Examples
+/// ```
+/// use moi_checkpoint::QuantisedFormat;
+///
+/// assert_eq!(QuantisedFormat::Mxfp4.name(), "MXFP4");
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum QuantisedFormat {
-    /// Floats of 8 bits, with a scale for each block, row or tensor.
+    /// 8-bit floats, with a scale for each block, row or tensor.
     Fp8,
-    /// Whole numbers of 8 bits, with a scale for each row or tensor.
+    /// 8-bit integers, with a scale for each row or tensor.
     Int8,
-    /// Floats of 4 bits, with a power of 2 for 32 of them (Open Compute's microscaling).
+    /// 4-bit floats, with a power of 2 for each 32 values (Open Compute's microscaling).
     Mxfp4,
-    /// Floats of 4 bits, with a float of 8 bits for 16 of them and one scale for all.
+    /// 4-bit floats, with an 8-bit float for each 16 values and one scale for the tensor.
     Nvfp4,
-    /// AWQ: whole numbers of 4 bits, packed along the outputs.
+    /// AWQ: 4-bit integers, packed along the outputs.
     Awq,
-    /// GPTQ: whole numbers of 4 or 8 bits, packed along the inputs.
+    /// GPTQ: 4-bit or 8-bit integers, packed along the inputs.
     Gptq,
-    /// compressed-tensors' whole numbers of 4 or 8 bits, packed along the inputs.
+    /// compressed-tensors' 4-bit or 8-bit integers, packed along the inputs.
     Packed,
-    /// MLX: whole numbers of 2 to 8 bits, each times a scale and with a bias.
+    /// MLX: integers of 2 to 8 bits, with a scale and a bias for each group.
     Mlx,
 }
 
 impl QuantisedFormat {
-    /// Its name, as its files spell it.
+    /// The format's name, as its files spell it.
     pub fn name(self) -> &'static str {
         match self {
             Self::Fp8 => "FP8",
@@ -50,25 +57,34 @@ impl QuantisedFormat {
     }
 }
 
-/// What a config says of quantised weights. Which tensors are quantised shows in the tensors that are there.
+/// A config's description of quantised weights. Which weights are quantised follows from the tensors that the files
+/// have.
+///
+/// # Examples
+/// ```
+/// use moi_checkpoint::{Quantisation, QuantisedFormat};
+///
+/// let how = Quantisation { bits: 8, ..Quantisation::new(QuantisedFormat::Mlx) };
+/// assert_eq!((how.bits, how.group_size), (8, 64));
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Quantisation {
-    /// How.
+    /// The format.
     pub format: QuantisedFormat,
-    /// Bits of a code.
+    /// Bits per code.
     pub bits: usize,
-    /// Values that have a scale in common, where their shapes do not say it.
+    /// The number of values with one scale, if the shapes do not determine it.
     pub group_size: usize,
-    /// The same for modules of their own sizes.
+    /// `group_size` of modules that differ, by module name.
     pub group_sizes: BTreeMap<String, usize>,
-    /// Rows and columns of a block with one scale.
+    /// Rows and columns of the blocks that have one scale.
     pub block: [usize; 2],
-    /// What is added to stored zero points.
+    /// The number to add to stored zero points.
     pub zero_plus: i32,
 }
 
 impl Quantisation {
-    /// Of a format, with the sizes that are usual.
+    /// A description of this format with the usual sizes.
     pub fn new(format: QuantisedFormat) -> Self {
         Self {
             format,
@@ -99,7 +115,7 @@ impl Codes {
         &self.source.bytes()[self.range.clone()]
     }
 
-    /// The bytes of a row: of all axes but the last.
+    /// The bytes of a row, where rows are all axes except the last.
     fn row(&self, row: usize) -> &[u8] {
         let rows: usize = self.shape[..self.shape.len().saturating_sub(1)].iter().product();
         let len = self.range.len().checked_div(rows).unwrap_or(0);
@@ -111,13 +127,13 @@ impl Codes {
         self.row(row).as_chunks::<4>().0.iter().map(|&word| u32::from_le_bytes(word))
     }
 
-    /// The word at a place of a matrix.
+    /// The word at this row and column of a matrix.
     fn word(&self, row: usize, column: usize) -> u32 {
         let bytes = self.row(row).as_chunks::<4>().0[column];
         u32::from_le_bytes(bytes)
     }
 
-    /// Rows and columns, if it is a matrix of one of these types.
+    /// Rows and columns, if the tensor is a matrix of one of these types.
     fn matrix(&self, kinds: &[CodeType]) -> Result<[usize; 2], String> {
         match self.shape[..] {
             [rows, columns] if kinds.contains(&self.kind) && rows > 0 && columns > 0 => Ok([rows, columns]),
@@ -134,20 +150,20 @@ impl Codes {
     }
 }
 
-/// What a checkpoint's files hold: floats, and codes.
+/// The tensors of a checkpoint: floats and codes.
 #[derive(Debug, Default)]
 struct Stored {
     floats: BTreeMap<String, LazyTensor>,
     codes: BTreeMap<String, Codes>,
 }
 
-/// A tensor's name, and what is wrong with it.
+/// A tensor's name, and the error message about it.
 type TensorError = (String, String);
 
-/// A weight of floats made of what a module has stored, under its name.
+/// The name of a weight, and its values computed from the stored tensors of a module.
 type NamedTensor = (String, LazyTensor);
 
-/// The checkpoint with its codes made floats. Codes that belong to no weight stay.
+/// Replaces a checkpoint's codes and scales by float weights. Codes that belong to no weight stay.
 pub(crate) fn composed(checkpoint: Checkpoint, how: &Quantisation) -> Result<Checkpoint, CheckpointError> {
     let Checkpoint { path, tensors, notes, is_by_parameter } = checkpoint;
     let mut stored = Stored::default();
@@ -171,7 +187,7 @@ pub(crate) fn composed(checkpoint: Checkpoint, how: &Quantisation) -> Result<Che
         place: format!("tensor `{}`", shown(&name)),
         what: format!("{what} ({})", how.format.name()),
     })?;
-    // Of activations and of the cache, which stay floats.
+    // Scales of activations and of the cache, which are not quantised here.
     const ROUNDINGS: &[&str] = &[
         ".input_scale",
         ".activation_scale",
@@ -187,7 +203,7 @@ pub(crate) fn composed(checkpoint: Checkpoint, how: &Quantisation) -> Result<Che
 }
 
 impl Stored {
-    /// The names of all modules that have codes or floats of a name.
+    /// The names of all modules that have codes or floats with this suffix.
     fn modules(&self, part: &str) -> Vec<String> {
         let of = |name: &String| name.strip_suffix(part).map(str::to_owned);
         self.codes.keys().filter_map(of).chain(self.floats.keys().filter_map(of)).collect()
@@ -204,7 +220,7 @@ impl Stored {
     }
 }
 
-/// A matrix of such rows, or a stack of matrices.
+/// A matrix of these rows, or a stack of matrices.
 fn named_tensor(
     name: String,
     format: QuantisedFormat,
@@ -216,13 +232,13 @@ fn named_tensor(
     (name, LazyTensor::quantised(shape, storage, source.source.clone(), source.range.clone(), rows))
 }
 
-/// The error about a part of a module.
+/// Makes the error about a tensor of a module.
 fn about(module: &str, part: &str) -> impl FnOnce(String) -> TensorError {
     let name = format!("{module}{part}");
     move |what| (name, what)
 }
 
-/// Refuses scales of another shape.
+/// Refuses scales of another shape than expected.
 fn expect_shape(module: &str, part: &str, found: &[usize], expected: &[usize]) -> Result<(), TensorError> {
     match found == expected {
         true => Ok(()),
@@ -230,7 +246,7 @@ fn expect_shape(module: &str, part: &str, found: &[usize], expected: &[usize]) -
     }
 }
 
-/// One number, whatever axes it has.
+/// The only value of a tensor, whatever axes it has.
 fn number(tensor: &LazyTensor) -> Option<f32> {
     match tensor.read()[..] {
         [number] => Some(number),

@@ -63,7 +63,7 @@ fn read(body: &[u8], server: &Server) -> Result<Asked<Chunks<ChatShape>>, ApiErr
     Ok(Asked { id: "chatcmpl-", plan, jobs, parsers, format, prompt_only: false, ignored })
 }
 
-/// The generations that answer a conversation, and what tells their parts.
+/// The generations that answer a conversation, and the parser of their parts.
 ///
 /// # Errors
 /// If the conversation or its tools are not allowed.
@@ -90,7 +90,7 @@ pub(crate) fn generations(
     Ok((plan, jobs, parser))
 }
 
-/// Fields that are known and not implemented, and change what comes.
+/// Refuses fields that are known but not implemented, and that would change the answer.
 fn refuse_unsupported(chat: &Chat) -> Result<(), ApiError> {
     let given = [
         ("audio", chat.audio.is_some()),
@@ -109,7 +109,7 @@ fn refuse_unsupported(chat: &Chat) -> Result<(), ApiError> {
     Ok(())
 }
 
-/// What a choice has come to.
+/// The content of a choice so far.
 #[derive(Clone, Debug, Default)]
 struct Message {
     content: String,
@@ -123,12 +123,12 @@ struct Message {
 pub(crate) struct Call {
     pub(crate) id: String,
     pub(crate) name: String,
-    /// JSON.
+    /// The arguments as JSON.
     pub(crate) arguments: String,
 }
 
 impl Call {
-    /// Adds what a piece adds to calls.
+    /// Adds a delta to the calls.
     pub(crate) fn add(all: &mut Vec<Self>, delta: &CallDelta) {
         if let Some((id, name)) = &delta.begins {
             all.push(Self { id: id.clone(), name: name.clone(), arguments: String::new() });
@@ -139,7 +139,7 @@ impl Call {
     }
 }
 
-/// What a piece adds to calls, in a stream.
+/// The deltas of calls, as a chunk of a stream has them.
 fn call_deltas(deltas: &[CallDelta]) -> Value {
     let delta = |delta: &CallDelta| match &delta.begins {
         Some((id, name)) => {
@@ -154,7 +154,7 @@ fn call_deltas(deltas: &[CallDelta]) -> Value {
 pub(crate) struct ChatShape {
     messages: Vec<Message>,
     logprobs: bool,
-    /// What thoughts are called.
+    /// The field names of thoughts.
     thought_fields: Vec<&'static str>,
 }
 

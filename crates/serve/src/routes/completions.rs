@@ -27,12 +27,12 @@ use crate::{
     wire::{completions::Completion, generation::Generation, unions::Prompts},
 };
 
-/// Tokens of a completion where a request does not say, as at OpenAI.
+/// The default number of tokens of a completion, as at OpenAI.
 const DEFAULT_MAX_TOKENS: usize = 16;
-/// Prompts of a request at most.
+/// The most prompts of a request.
 const MAX_PROMPTS: usize = 1024;
 
-/// Continues texts.
+/// Answers a request to continue texts.
 pub(crate) async fn completions(
     server: Arc<Server>,
     caller: Caller,
@@ -76,7 +76,7 @@ fn read(body: &[u8], server: &Server) -> Result<Asked<Chunks<TextShape>>, ApiErr
         return Err(ApiError::value("echo", "`echo` needs a prompt of tokens, and `prompt_embeds` has none"));
     }
     for prompt in &prompts {
-        // One that is scored alone needs no room behind it.
+        // A prompt that is only scored needs no room for a token behind it.
         if !prompt_only || prompt.len() > loaded.model.context_length {
             check_length(prompt.len(), &loaded, "prompt")?;
         }
@@ -143,7 +143,7 @@ fn prompts(
     }
 }
 
-/// Inputs of the model that a client computed: base64 of a safetensors file with one tensor `[positions, width]`.
+/// Embeddings that a client computed: base64 of a safetensors file with one tensor `[positions, width]`.
 fn embeddings(text: &str, width: usize) -> Result<JobPrompt, ApiError> {
     let wrong = |what: String| ApiError::value("prompt_embeds", format!("`prompt_embeds`: {what}"));
     let bytes = base64::engine::general_purpose::STANDARD.decode(text);
@@ -174,7 +174,7 @@ fn embeddings(text: &str, width: usize) -> Result<JobPrompt, ApiError> {
     }
 }
 
-/// A prompt as it is repeated before its continuation.
+/// A prompt that is repeated before its continuation.
 #[derive(Clone, Debug)]
 struct Echoed {
     ids: Vec<u32>,
@@ -192,7 +192,7 @@ impl Echoed {
         for &id in &ids {
             offsets.push(count);
             let rest = text.as_ref().and_then(|text| text.get(decoded.len()..)).unwrap_or_default();
-            // A control token is in the text where its author wrote it, and not where the tokenizer has put it.
+            // A control token is part of the text where its author wrote it, but not where the tokenizer added it.
             let piece = match tokenizer.special_text(id) {
                 Some(control) if rest.starts_with(control) => control.to_owned(),
                 _ => detokenizer.push(tokenizer, id)?,
@@ -204,7 +204,7 @@ impl Echoed {
         Ok(Self { ids, text: text.unwrap_or(decoded), offsets, scored: None })
     }
 
-    /// The tokens with what is known of each.
+    /// The tokens with their log-probabilities.
     fn tokens(&self) -> Vec<TokenLogprob> {
         let scored = self.scored.as_ref().map(|report| report.scored.as_slice()).unwrap_or_default();
         let first = TokenLogprob { token: self.ids[0], logprob: None, likeliest: Vec::new() };
@@ -217,25 +217,25 @@ impl Echoed {
     }
 }
 
-/// What a choice has come to.
+/// The content of a choice so far.
 #[derive(Clone, Debug, Default)]
 struct TextChoice {
     text: String,
     lists: Lists,
-    /// Code points of the text of all tokens so far, and the bytes of one that is not whole.
+    /// Code points of the text of all tokens so far, and the bytes of a character that is not complete yet.
     count: usize,
     bytes: Vec<u8>,
 }
 
 impl TextChoice {
-    /// Where a token's text begins; the next one's begins behind it.
+    /// Where a token's text begins. The text of the next token begins behind it.
     fn offset(&mut self, bytes: &[u8]) -> usize {
         let offset = self.count;
         self.bytes.extend_from_slice(bytes);
         let whole = match std::str::from_utf8(&self.bytes) {
             Ok(_) => self.bytes.len(),
             Err(error) if error.error_len().is_none() => error.valid_up_to(),
-            // Bytes that are no text are told as replacement characters.
+            // Bytes that are not text become replacement characters.
             Err(_) => self.bytes.len(),
         };
         self.count += String::from_utf8_lossy(&self.bytes[..whole]).chars().count();
@@ -272,14 +272,14 @@ impl Lists {
 pub(crate) struct TextShape {
     per_prompt: usize,
     texts: Vec<TextChoice>,
-    /// The prompts, where they are repeated.
+    /// The prompts, if they are repeated.
     echoed: Vec<Echoed>,
     /// Whether log-probabilities are listed.
     lists: bool,
 }
 
 impl TextShape {
-    /// Text and lists of a prompt.
+    /// Text and lists of a prompt that is repeated.
     fn echo(&self, choice: usize, names: TokenNames<'_>) -> Option<(String, Lists)> {
         let echoed = self.echoed.get(choice / self.per_prompt)?;
         let mut lists = Lists::default();
@@ -290,7 +290,7 @@ impl TextShape {
         Some((echoed.text.clone(), lists))
     }
 
-    /// Lists of a piece, whose text comes behind what there is already.
+    /// Lists of a piece. Its text follows the text so far.
     fn lists_of(&mut self, choice: usize, piece: &Piece, names: TokenNames<'_>) -> Lists {
         let mut lists = Lists::default();
         if self.lists {

@@ -1,4 +1,4 @@
-//! What the server tells of itself.
+//! Routes that report on the server.
 
 use axum::{
     body::Body,
@@ -38,7 +38,7 @@ fn entry(loaded: &Loaded, name: &str) -> Value {
     })
 }
 
-/// `GET /health`, in the words of llama-server.
+/// `GET /health`, in llama-server's format.
 pub(crate) fn health(server: &Server) -> Response<Body> {
     match server.is_ready() {
         Ok(()) => json(&json!({"status": "ok"})),
@@ -52,7 +52,7 @@ pub(crate) fn health(server: &Server) -> Response<Body> {
     }
 }
 
-/// `GET /livez`: whether the engine turns, if it has work.
+/// `GET /livez`: whether the engine makes progress, if it has work.
 pub(crate) fn live(server: &Server) -> Result<Value, ApiError> {
     let longest = server.options.live_timeout;
     match server.loaded() {
@@ -70,7 +70,7 @@ pub(crate) fn rules() -> Value {
     json!({"object": "list", "data": InputRule::all().iter().map(rule).collect::<Vec<_>>()})
 }
 
-/// `GET /v1/moi/runs`: how much is in progress, and where the generations stand that the one who asks has asked for.
+/// `GET /v1/moi/runs`: how much is in progress, and the state of the caller's own generations.
 pub(crate) fn runs(loaded: &Loaded, owner: &str) -> Value {
     let gauges = loaded.status.gauges();
     let own = loaded.status.progress().into_iter().filter(|progress| progress.owner == owner);

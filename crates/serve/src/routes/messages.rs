@@ -30,7 +30,7 @@ use crate::{
     },
 };
 
-/// What fields of chat completions are called here.
+/// Fields of chat completions, and their names in this API.
 const WORDS: &[(&str, &str)] = &[
     ("stop", "stop_sequences"),
     ("parameters", "input_schema"),
@@ -84,7 +84,7 @@ fn read(body: &[u8], server: &Server) -> Result<Asked<MessageFormat>, ApiError> 
     Ok(Asked { id: "msg_", plan, jobs, parsers: vec![parser], format, prompt_only: false, ignored })
 }
 
-/// The same conversation in the words of chat completions.
+/// Converts the conversation to chat completions.
 fn chat(asked: Messages) -> Result<Chat, ApiError> {
     if asked.mcp_servers.is_some_and(|servers| !servers.is_empty()) {
         return Err(ApiError::unsupported("mcp_servers", "`mcp_servers` is not supported"));
@@ -153,7 +153,7 @@ fn chat(asked: Messages) -> Result<Chat, ApiError> {
                 return Err(ApiError::value("thinking.type", message));
             }
         };
-        // Templates have several names for it.
+        // Templates use several names for this.
         for name in ["enable_thinking", "thinking"] {
             variables.entry(name).or_insert(json!(thinks));
         }
@@ -168,7 +168,7 @@ fn chat(asked: Messages) -> Result<Chat, ApiError> {
     })
 }
 
-/// The texts of blocks, one behind the other.
+/// Joins the texts of blocks.
 fn text(blocks: TextOr<messages::Block>, param: &str) -> Result<String, ApiError> {
     match blocks {
         TextOr::Text(text) => Ok(text),
@@ -191,7 +191,7 @@ fn no_block(kind: &str, param: &str) -> ApiError {
     ApiError::unsupported(&param, message)
 }
 
-/// Adds the messages of a turn: results of tools are messages of their own.
+/// Adds the messages of a turn. Results of tools become messages of their own.
 fn add_turn(turn: Turn, param: &str, all: &mut Vec<ChatMessage>) -> Result<(), ApiError> {
     let Turn { role, content } = turn;
     if !matches!(role.as_str(), "user" | "assistant" | "system") {
@@ -214,7 +214,7 @@ fn add_turn(turn: Turn, param: &str, all: &mut Vec<ChatMessage>) -> Result<(), A
             ("thinking", "assistant") => {
                 *thoughts.get_or_insert_default() += &block.thinking.unwrap_or_default()
             }
-            // What cannot be read was thought by another model.
+            // Redacted thoughts are from another model and cannot be read.
             ("redacted_thinking", "assistant") => {}
             ("tool_use", "assistant") => {
                 let missing = || ApiError::value(format!("{param}.name"), format!("{param}.name is missing"));
@@ -261,7 +261,7 @@ fn add_turn(turn: Turn, param: &str, all: &mut Vec<ChatMessage>) -> Result<(), A
 
 /// Writes an error as Anthropic's clients read it.
 pub(crate) fn write_error(error: &ApiError, response: &mut Response<Body>) {
-    // Their clients know this status for a server that is busy.
+    // Anthropic's clients know this status for a server that is busy.
     const OVERLOADED: u16 = 529;
     if error.status == StatusCode::SERVICE_UNAVAILABLE {
         *response.status_mut() = StatusCode::from_u16(OVERLOADED).unwrap_or(error.status);
@@ -291,7 +291,7 @@ struct MessageFormat {
     end: Option<End>,
 }
 
-/// Why an answer came to its end, in Anthropic's words, and the text that ended it.
+/// Why an answer ended, in Anthropic's terms, and the stop string that ended it.
 fn stop(end: Option<&End>) -> (Value, Value) {
     let Some(end) = end else { return (Value::Null, Value::Null) };
     let reason = match end.finish {
@@ -359,7 +359,7 @@ impl Format for MessageFormat {
     }
 
     fn begin(&mut self, _about: &About<'_>) -> Vec<Event> {
-        // The message begins with what is counted of its prompt, which is known when the prompt was read.
+        // The message begins with the token counts of its prompt, which are known only when the prompt has run.
         Vec::new()
     }
 
@@ -404,7 +404,8 @@ impl Format for MessageFormat {
             Block::Thought(text) => Some(json!({"type": "thinking", "thinking": text, "signature": ""})),
             Block::Text(text) => Some(json!({"type": "text", "text": text})),
             Block::Call(Call { id, name, arguments }) => {
-                // One that was cut off is no JSON, and shall not be called without its arguments.
+                // Arguments that were cut off are not JSON. The call is left out, so that nobody makes it without
+                // them.
                 let input: Value = serde_json::from_str(arguments).ok()?;
                 Some(json!({"type": "tool_use", "id": id, "name": name, "input": input}))
             }

@@ -1,4 +1,4 @@
-//! What the routes do.
+//! The handlers of the routes.
 
 pub(crate) mod chat;
 pub(crate) mod completions;
@@ -35,20 +35,20 @@ use crate::{
 
 /// What a request asks for.
 pub(crate) struct Asked<F> {
-    /// What ids of its answers begin with.
+    /// The prefix of its answers' ids.
     pub(crate) id: &'static str,
     pub(crate) plan: Plan,
     pub(crate) jobs: Vec<Job>,
-    /// What tells the parts of an answer behind each prompt.
+    /// The parser of an answer's parts, for each prompt.
     pub(crate) parsers: Vec<PartParser>,
     pub(crate) format: F,
-    /// Whether the prompts alone are asked for, with their log-probabilities.
+    /// Whether only the prompts are asked for, with their log-probabilities.
     pub(crate) prompt_only: bool,
     pub(crate) ignored: Ignored,
 }
 
-/// Reads what is asked for in a body of so many bytes, off the threads that answer, has it generated, and answers. Errors are in
-/// the words of the API: see [`ApiError::in_words`].
+/// Reads the request in a body of `size` bytes on a blocking thread, generates, and answers. Errors use the field
+/// names of the API: see [`ApiError::in_words`].
 pub(crate) async fn answered<F: Format>(
     server: &Arc<Server>,
     caller: Caller,
@@ -105,7 +105,7 @@ pub(crate) async fn answered<F: Format>(
         true => answer.stream(),
         false => {
             let whole = answer.whole().await?;
-            // One with long lists takes a while to write.
+            // An answer with long lists takes a while to be written as JSON.
             let written = tokio::task::spawn_blocking(move || json(&whole)).await;
             written
                 .map_err(|error| ApiError::internal(format!("the answer could not be written: {error}")))?
@@ -120,20 +120,20 @@ pub(crate) async fn answered<F: Format>(
     Ok(response)
 }
 
-/// A response of JSON.
+/// A response with a JSON body.
 pub(crate) fn json(value: &Value) -> Response<Body> {
     let mut response = Response::new(Body::from(value.to_string()));
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
     response
 }
 
-/// An id that no other answer has; `prefix` is with what stands behind it.
+/// An id that no other answer has; `prefix` includes its separator.
 pub(crate) fn new_id(prefix: &str) -> String {
     let random = || RandomState::new().hash_one(0);
     format!("{prefix}{:016x}{:08x}", random(), random() >> 32)
 }
 
-/// Refuses a prompt behind which there is no room for a token.
+/// Refuses a prompt that leaves no room for a token.
 pub(crate) fn check_length(tokens: usize, loaded: &Loaded, param: &str) -> Result<(), ApiError> {
     let context = loaded.model.context_length;
     if tokens < context {

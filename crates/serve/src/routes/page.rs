@@ -18,16 +18,16 @@ use crate::error::ApiError;
 /// Where the chat page comes from.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum PageSource {
-    /// The page that is part of this crate.
+    /// The page that is built into this crate.
     #[default]
     BuiltIn,
-    /// A directory with its files, which are read anew for each request.
+    /// A directory with its files, which are read again for each request.
     Directory(PathBuf),
-    /// There is none.
+    /// There is no page.
     Off,
 }
 
-/// A file of the page, as it is sent.
+/// A file of the page, ready to be sent.
 struct PageFile {
     name: &'static str,
     kind: &'static str,
@@ -40,7 +40,7 @@ impl PageFile {
     fn new(name: &'static str, kind: &'static str, text: Vec<u8>) -> Self {
         use std::io::Write as _;
         let mut encoder = GzEncoder::new(Vec::new(), Compression::best());
-        // Nothing fails that writes to memory; without it, the file is sent as it is.
+        // Writing to memory does not fail; if it did, the file would be sent uncompressed.
         let written = encoder.write_all(&text).and_then(|()| encoder.finish());
         let compressed = written.unwrap_or_default();
         let digest = Sha256::digest(&text);
@@ -66,7 +66,7 @@ fn built_in() -> &'static [PageFile] {
 /// A file of the page by its path.
 ///
 /// # Errors
-/// If there is none.
+/// If there is no such file.
 pub(crate) fn file(source: &PageSource, path: &str, headers: &HeaderMap) -> Result<Response<Body>, ApiError> {
     let name = match path {
         "/" => INDEX,

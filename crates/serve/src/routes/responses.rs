@@ -22,7 +22,7 @@ use crate::{
     },
 };
 
-/// What fields of chat completions are called here.
+/// Fields of chat completions, and their names in this API.
 const WORDS: &[(&str, &str)] = &[
     ("messages", "input"),
     ("max_tokens", "max_output_tokens"),
@@ -64,7 +64,7 @@ fn read(body: &[u8], server: &Server) -> Result<Asked<ResponsesFormat>, ApiError
     Ok(Asked { id: "resp_", plan, jobs, parsers: vec![parser], format, prompt_only: false, ignored })
 }
 
-/// What would need a store, or a host's own tools.
+/// Refuses fields that would need stored responses, and others that are not supported.
 fn refuse_unsupported(asked: &Responses) -> Result<(), ApiError> {
     let given = [
         ("previous_response_id", asked.previous_response_id.is_some()),
@@ -96,7 +96,7 @@ fn refuse_unsupported(asked: &Responses) -> Result<(), ApiError> {
     }
 }
 
-/// The same conversation in the words of chat completions.
+/// Converts the conversation to chat completions.
 fn chat(asked: Responses) -> Result<Chat, ApiError> {
     let mut all = Vec::new();
     let plain = |role: &str, text: String| ChatMessage {
@@ -116,7 +116,7 @@ fn chat(asked: Responses) -> Result<Chat, ApiError> {
             }
         }
     }
-    // Thoughts behind which nothing was said.
+    // Removes thoughts that no text and no call followed.
     all.retain(|message| message.content.is_some() || message.tool_calls.is_some());
     let tool = |(at, tool): (usize, ResponsesTool)| {
         let ResponsesTool { kind, name, description, parameters, strict } = tool;
@@ -143,7 +143,7 @@ fn chat(asked: Responses) -> Result<Chat, ApiError> {
     })
 }
 
-/// Adds an item: what an assistant thought, said and called in a row is one message.
+/// Adds an item. Consecutive thoughts, texts and calls of an assistant become one message.
 fn add_item(item: Item, param: &str, all: &mut Vec<ChatMessage>) -> Result<(), ApiError> {
     let kind = item.kind.clone().unwrap_or_else(|| "message".to_owned());
     let is_open = |message: &&mut ChatMessage| message.role == "assistant";

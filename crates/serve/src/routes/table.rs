@@ -1,4 +1,4 @@
-//! All routes, as data: the router, the keys that are asked for, metrics and openapi.json are made of it.
+//! All routes, as data. The router, the check of keys, metrics and openapi.json are made from this table.
 
 /// A route.
 #[derive(Clone, Copy, Debug)]
@@ -11,7 +11,7 @@ pub(crate) struct Route {
     pub(crate) what: Handler,
 }
 
-/// What a route does.
+/// The handler of a route.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Handler {
     Chat,

@@ -17,8 +17,8 @@ use crate::{
     },
 };
 
-/// The tokens of a text, with what the model expects around a prompt if that is asked for, and with the control tokens that
-/// are written in it if that is.
+/// Tokenizes a text. `special` adds what the model expects around a prompt, and `parse` reads control tokens that are
+/// written in the text.
 ///
 /// # Errors
 /// If the text is too long, or the tokenizer cannot encode it.
@@ -32,7 +32,7 @@ pub(crate) fn encode(text: &str, special: bool, parse: bool, loaded: &Loaded) ->
         (false, true) => {
             let whole = tokenizer.encode_prompt(text)?;
             let around = tokenizer.encode("", true)?;
-            // What is put around an empty text is put around this one.
+            // The tokens that are put around an empty text are also put around this one, so they are cut off.
             match around.split_first() {
                 Some((first, rest)) if whole.first() == Some(first) && whole.len() > rest.len() => {
                     let end = if whole.ends_with(rest) { whole.len() - rest.len() } else { whole.len() };
@@ -45,7 +45,7 @@ pub(crate) fn encode(text: &str, special: bool, parse: bool, loaded: &Loaded) ->
     Ok(ids)
 }
 
-/// vLLM's answer, which lm-evaluation-harness reads.
+/// Answers `POST /tokenize` in vLLM's format, which lm-evaluation-harness reads.
 pub(crate) fn tokenize(body: &Bytes, loaded: &Loaded) -> Result<Value, ApiError> {
     let asked: Tokenize = json::parse(body, &mut Ignored::default())?;
     loaded.named(asked.model.as_deref())?;
@@ -82,7 +82,7 @@ pub(crate) fn tokenize(body: &Bytes, loaded: &Loaded) -> Result<Value, ApiError>
     }))
 }
 
-/// The text of tokens, control tokens included.
+/// Answers `POST /detokenize` with the text of tokens, including control tokens.
 pub(crate) fn detokenize(body: &Bytes, loaded: &Loaded) -> Result<Value, ApiError> {
     let asked: Detokenize = json::parse(body, &mut Ignored::default())?;
     loaded.named(asked.model.as_deref())?;
@@ -96,7 +96,7 @@ pub(crate) fn detokenize(body: &Bytes, loaded: &Loaded) -> Result<Value, ApiErro
     Ok(json!({"prompt": text_of(&tokens, loaded)?}))
 }
 
-/// The text of tokens, with that of control tokens.
+/// The text of tokens, including the texts of control tokens.
 fn text_of(tokens: &[u32], loaded: &Loaded) -> Result<String, ApiError> {
     let tokenizer = &loaded.model.tokenizer;
     let mut text = String::new();
@@ -124,7 +124,7 @@ pub(crate) fn render(body: &Bytes, loaded: &Loaded, trusts_templates: bool) -> R
     Ok(json!({"prompt": text_of(&tokens, loaded)?, "tokens": tokens, "count": tokens.len()}))
 }
 
-/// What lm-evaluation-harness asks of a tokenizer.
+/// Answers `GET /tokenizer_info` with what lm-evaluation-harness needs.
 pub(crate) fn info(loaded: &Loaded) -> Value {
     let model = &loaded.model;
     let (tokenizer, template) = (&model.tokenizer, model.template.as_ref().ok());

@@ -1,18 +1,18 @@
-//! Reads the beginning of a text that may go on.
+//! Parses the beginning of a text of which more may come.
 
-/// Why reading ended.
+/// Why parsing stopped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Stop {
-    /// The text is not long enough to tell.
+    /// More text is needed to decide.
     More,
-    /// Something else stands there.
+    /// The text does not match.
     Wrong,
 }
 
-/// A place in a text.
+/// A position in a text.
 pub(super) struct Cursor<'a> {
     pub(super) text: &'a str,
-    /// Bytes that were read.
+    /// Number of bytes that were read.
     pub(super) at: usize,
 }
 
@@ -29,7 +29,7 @@ impl<'a> Cursor<'a> {
         self.at = self.text.len() - self.rest().trim_start().len();
     }
 
-    /// A literal, space before it skipped.
+    /// Reads a literal, and skips space before it.
     pub(super) fn literal(&mut self, literal: &str) -> Result<(), Stop> {
         self.space();
         let rest = self.rest();
@@ -40,7 +40,7 @@ impl<'a> Cursor<'a> {
         Err(if literal.starts_with(rest) { Stop::More } else { Stop::Wrong })
     }
 
-    /// A JSON string, space before it skipped.
+    /// Reads a JSON string, and skips space before it.
     pub(super) fn string(&mut self) -> Result<String, Stop> {
         self.literal("\"")?;
         let mut is_escaped = false;
@@ -59,7 +59,7 @@ impl<'a> Cursor<'a> {
         Err(Stop::More)
     }
 
-    /// The text before a literal, and the literal.
+    /// Reads up to a literal and past it. Returns the text before the literal.
     pub(super) fn until(&mut self, literal: &str) -> Result<&'a str, Stop> {
         let rest = self.rest();
         let at = rest.find(literal).ok_or(Stop::More)?;
@@ -77,7 +77,7 @@ pub(super) struct JsonEnd {
 }
 
 impl JsonEnd {
-    /// Takes a piece; gives the bytes of it that belong to the object, and whether the object ends with them.
+    /// Takes a piece. Returns how many of its bytes belong to the object, and whether the object ends with them.
     pub(super) fn push(&mut self, piece: &str) -> (usize, bool) {
         for (at, byte) in piece.bytes().enumerate() {
             match (self.in_string, byte) {

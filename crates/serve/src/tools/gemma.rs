@@ -1,13 +1,13 @@
-//! Arguments as Gemma writes them: `p:<|"|>text<|"|>,q:3,r:[1,2],s:{t:true}`, texts between quotes of their own.
+//! Arguments in Gemma's format: `p:<|"|>text<|"|>,q:3,r:[1,2],s:{t:true}`, with special quotes around texts.
 
 use serde_json::{Map, Number, Value};
 
 use super::cursor::{Cursor, Stop};
 
-/// Deepest value in a value.
+/// The deepest nesting of values.
 const MAX_DEPTH: usize = 256;
 
-/// The name and the arguments of a call, of what stands between its markers.
+/// The name and the arguments of a call, from the text between its markers.
 pub(super) fn parsed(body: &str, quote: &str) -> Option<(String, Value)> {
     let mut reader = Reader { cursor: Cursor::new(body), quote };
     reader.cursor.literal("call:").ok()?;
@@ -23,7 +23,7 @@ struct Reader<'a> {
 }
 
 impl Reader<'_> {
-    /// An object whose brace is read.
+    /// Reads an object whose opening brace has been read.
     fn object(&mut self, depth: usize) -> Result<Value, Stop> {
         let mut fields = Map::new();
         if self.cursor.literal("}").is_ok() {

@@ -1,5 +1,5 @@
-//! What an answer with calls follows: a grammar by which every call can be read, and has arguments by its function's schema,
-//! in the schema's order.
+//! The grammar of an answer with calls. Every call that it allows can be parsed, and has arguments that match its
+//! function's schema, in the order of the schema.
 
 use std::collections::BTreeMap;
 
@@ -12,10 +12,10 @@ use super::{
 };
 use crate::{error::ApiError, wire::unions::ToolChoice};
 
-/// The grammar of an answer: calls, or where they are not asked for a text, which follows `format` where there is one.
+/// The grammar of an answer: calls or, unless calls are required, a text, which must match `format` if there is one.
 ///
 /// # Errors
-/// If the format cannot stand beside calls.
+/// If the format cannot be combined with calls.
 pub(crate) fn grammar(tools: &Tools, format: Option<&Grammar>) -> Result<Grammar, ApiError> {
     let mut writer = Writer { tools, rules: String::new(), schemas: BTreeMap::new(), objects: 0 };
     let calls = writer.calls();
@@ -26,7 +26,7 @@ pub(crate) fn grammar(tools: &Tools, format: Option<&Grammar>) -> Result<Grammar
             format!("answer | {} {calls}", writer.open())
         }
         (_, Some(_)) => {
-            let message = "`tools` and what an answer follows go together only if that is a JSON schema";
+            let message = "`tools` can be combined only with a JSON schema as response format; remove the regex, grammar or choice";
             return Err(ApiError::value("tools", message));
         }
         (_, None) => writer.text_or(&calls),
@@ -40,14 +40,14 @@ pub(crate) fn grammar(tools: &Tools, format: Option<&Grammar>) -> Result<Grammar
     Ok(Grammar::LarkWithSchemas { lark: format!("start: {start}\n{rules}"), schemas })
 }
 
-/// Bytes of a grammar with its schemas, as the engine takes them.
+/// The most bytes of a grammar with its schemas, which is also the engine's limit.
 const MAX_BYTES: usize = 1 << 20;
 
 struct Writer<'a> {
     tools: &'a Tools,
     rules: String,
     schemas: BTreeMap<String, Value>,
-    /// Objects that have rules.
+    /// Number of objects that have rules.
     objects: usize,
 }
 
@@ -61,7 +61,7 @@ impl Writer<'_> {
         self.tools.tokens.iter().find(|(known, _)| *known == text).map(|(_, token)| *token)
     }
 
-    /// A text: its control token where it is one.
+    /// The grammar of a text, which is its control token if there is one.
     fn marker(&self, text: &str) -> String {
         match self.token(text) {
             Some(token) => format!("<[{token}]>"),
@@ -74,14 +74,14 @@ impl Writer<'_> {
         self.marker(self.tools.form.open())
     }
 
-    /// All calls, but for what opens the first.
+    /// All calls, without the marker that opens the first.
     fn calls(&mut self) -> String {
         let functions: Vec<Function> = self.tools.callable().cloned().collect();
         let bodies: Vec<String> =
             functions.iter().enumerate().map(|(at, function)| self.body(at, function)).collect();
         self.rule("call", &bodies.join(" | "));
         let (open, close) = (self.open(), self.marker(self.tools.form.close()));
-        // One that is named is called once.
+        // A function that the request names is called once.
         let is_several = self.tools.is_parallel && !matches!(self.tools.choice, ToolChoice::Function(_));
         let (first, more) = match self.tools.form {
             CallForm::Hermes | CallForm::Xml => {
@@ -100,16 +100,16 @@ impl Writer<'_> {
         if is_several { format!("{first} {more}") } else { first }
     }
 
-    /// A text without calls, or one, which may be empty, and calls.
+    /// A text without calls, or calls behind a text that may be empty.
     fn text_or(&mut self, calls: &str) -> String {
         let open = self.tools.form.open();
         if self.tools.form == CallForm::Llama {
-            // What begins like a call is one.
+            // A text that begins like a call must be a call.
             self.rule("TEXT", r#"/[\s\S]*/ & ~/(<\|python_tag\|>)?\s*\{\s*"(name|type|function)"[\s\S]*/"#);
             return format!("TEXT | {calls}");
         }
         match self.token(open) {
-            // No text is a control token.
+            // A text contains no control token.
             Some(token) => {
                 self.rule("TEXT", r"/[\s\S]+/");
                 format!("TEXT? | TEXT? <[{token}]> {calls}")
@@ -123,7 +123,7 @@ impl Writer<'_> {
         }
     }
 
-    /// The rule of a function's arguments, which are JSON.
+    /// The rule of a function's arguments as JSON.
     fn arguments(&mut self, at: usize, function: &Function) -> String {
         let name = format!("arguments_{at}");
         self.schemas.insert(name.clone(), schema_of_all(function));
@@ -194,15 +194,16 @@ impl Writer<'_> {
     fn gemma(&mut self, function: &Function) -> String {
         self.gemma_values();
         let head = literal(&format!("call:{}", function.name));
-        // Without parameters that are told of there are none.
+        // A function without described parameters takes none.
         let arguments = self.gemma_object(&function.parameters, &function.parameters, 0);
         format!("{head} {}", arguments.unwrap_or_else(|| "\"{\" \"}\"".to_owned()))
     }
 
-    /// An object with the properties of a schema, in their order; `None` where it has none.
+    /// An object with the properties of a schema, in their order; `None` if it has none, or if their names need
+    /// quotes.
     fn gemma_object(&mut self, schema: &Value, root: &Value, depth: usize) -> Option<String> {
         let all = properties(schema);
-        // Keys have no quotes: what is none without them is an object of any kind.
+        // Keys have no quotes, so an object with keys that need them is allowed as any object.
         if all.is_empty() || all.iter().any(|(name, _)| !is_plain(name)) {
             return None;
         }
@@ -216,7 +217,7 @@ impl Writer<'_> {
                 true => String::new(),
                 false => format!("{what}_{object}_{}", number + 1),
             };
-            // The first pair has no comma before it, whichever it is.
+            // The first pair that is written has no comma before it, whichever pair it is.
             let (first, more) = match is_required(schema, name) {
                 true => (format!("{pair} {}", next("more")), format!("\",\" {pair} {}", next("more"))),
                 false if is_last => (format!("({pair})?"), format!("(\",\" {pair})?")),
@@ -233,11 +234,11 @@ impl Writer<'_> {
         Some(format!("\"{{\" first_{object}_0 \"}}\""))
     }
 
-    /// A value by a schema. Ranges and lengths are not looked at.
+    /// A value by a schema. Ranges and lengths are not enforced.
     fn gemma_value(&mut self, schema: &Value, root: &Value, depth: usize) -> String {
-        /// Schemas within schemas, references followed.
-        const DEEPEST: usize = 12;
-        if depth > DEEPEST {
+        /// The deepest nesting of schemas, with references followed.
+        const MAX_DEPTH: usize = 12;
+        if depth > MAX_DEPTH {
             return "g_value".to_owned();
         }
         if let Some(target) = schema.get("$ref").and_then(Value::as_str) {
@@ -292,7 +293,7 @@ impl Writer<'_> {
         }
     }
 
-    /// Values of any kind, as Gemma writes them.
+    /// Rules for values of any kind, as Gemma writes them.
     fn gemma_values(&mut self) {
         if self.rules.contains("g_value:") {
             return;
@@ -343,7 +344,8 @@ fn schema_of_part(part: &Value, whole: &Value) -> Value {
     part
 }
 
-/// The schema of all arguments of a function, which has no others than those that it tells of unless it says so.
+/// The schema of all arguments of a function. Arguments that it does not describe are forbidden, unless it says
+/// otherwise.
 fn schema_of_all(function: &Function) -> Value {
     let mut schema = schema(&function.parameters, function.is_strict);
     if let Some(object) = schema.as_object_mut() {
@@ -362,8 +364,8 @@ fn schema_of_all(function: &Function) -> Value {
     schema
 }
 
-/// A schema as it is enforced. What of one cannot be enforced is left out, unless it is to be strict: others' servers leave all
-/// of it out.
+/// A schema as it is enforced. Parts that cannot be enforced are left out, unless the schema is strict. Other servers
+/// leave all of it out.
 fn schema(schema: &Value, is_strict: bool) -> Value {
     let mut schema = schema.clone();
     if let (Some(object), false) = (schema.as_object_mut(), is_strict) {
@@ -372,13 +374,13 @@ fn schema(schema: &Value, is_strict: bool) -> Value {
     schema
 }
 
-/// A text as a grammar has it.
+/// A text as a string of a grammar.
 fn literal(text: &str) -> String {
-    // The grammar's own strings have no raw control characters, of which JSON allows this one.
+    // Strings of the grammar contain no raw control characters, but JSON allows this one.
     Value::String(text.to_owned()).to_string().replace('\u{7f}', "\\u007f")
 }
 
-/// A text as a regular expression of a grammar has it.
+/// A text as a regular expression of a grammar.
 fn pattern(text: &str) -> String {
     regex_syntax::escape(text).replace('/', "\\/").replace('\n', "\\n")
 }

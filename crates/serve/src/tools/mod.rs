@@ -1,4 +1,4 @@
-//! Functions that a model may call: the form in which it writes calls, and what is asked for of them.
+//! Functions that a model may call: the form in which it writes calls, and which calls a request asks for.
 
 mod cursor;
 mod gemma;
@@ -17,9 +17,9 @@ pub(crate) use self::{
 };
 use crate::{error::ApiError, wire::unions::ToolChoice};
 
-/// Functions of a request at most.
+/// The most functions of a request.
 const MAX_TOOLS: usize = 512;
-/// Bytes of a function's name at most, as Anthropic has it; OpenAI has half as many.
+/// The most bytes of a function's name, as at Anthropic; OpenAI allows half as many.
 const MAX_NAME: usize = 128;
 
 /// The form in which a model writes calls. Each is what chat templates of its family write.
@@ -42,7 +42,7 @@ pub(crate) enum CallForm {
 }
 
 impl CallForm {
-    /// The form of the calls that a chat template writes, if it is one of these.
+    /// The form of the calls that a chat template writes, if it is a known one.
     pub(crate) fn of(template: &str) -> Option<Self> {
         let has = |text: &str| template.contains(text);
         if has("<|tool_call>") {
@@ -62,7 +62,7 @@ impl CallForm {
         }
     }
 
-    /// What stands before a call, or before all of them; none of its own at Llama's.
+    /// The marker before a call, or before all calls; empty for Llama, which has none.
     fn open(self) -> &'static str {
         match self {
             Self::Hermes | Self::Xml => "<tool_call>",
@@ -73,7 +73,7 @@ impl CallForm {
         }
     }
 
-    /// What stands behind a call.
+    /// The marker behind a call.
     fn close(self) -> &'static str {
         match self {
             Self::Hermes | Self::Xml => "</tool_call>",
@@ -84,7 +84,7 @@ impl CallForm {
         }
     }
 
-    /// What stands before and behind a text in arguments that are no JSON.
+    /// The quote around a text, in arguments that are not JSON.
     fn quote(self) -> &'static str {
         if self == Self::Gemma4 { "<|\"|>" } else { "<escape>" }
     }
@@ -105,7 +105,7 @@ impl CallForm {
 
 const ARGS: &str = "[ARGS]";
 const CALL_ID: &str = "[CALL_ID]";
-/// What some of Llama's models write before a call.
+/// A marker that some Llama models write before a call.
 const PYTHON: &str = "<|python_tag|>";
 
 /// A function that may be called.
@@ -115,12 +115,12 @@ pub(crate) struct Function {
     pub(crate) description: Option<String>,
     /// The JSON schema of its arguments.
     pub(crate) parameters: Value,
-    /// Whether a schema is refused that cannot be enforced whole.
+    /// Whether a schema that cannot be enforced completely is refused.
     pub(crate) is_strict: bool,
 }
 
 impl Function {
-    /// As templates read it.
+    /// The function in the form that templates read.
     pub(crate) fn json(&self) -> Value {
         let mut function = Map::from_iter([("name".to_owned(), json!(self.name))]);
         if let Some(description) = &self.description {
@@ -136,7 +136,7 @@ impl Function {
     }
 }
 
-/// What a request says of calls.
+/// What a request says about calls.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Tools {
     pub(crate) form: CallForm,
@@ -144,15 +144,15 @@ pub(crate) struct Tools {
     pub(crate) choice: ToolChoice,
     /// Whether there may be several calls.
     pub(crate) is_parallel: bool,
-    /// Texts of the form that are control tokens, which have to be seen.
+    /// Texts of the form that are control tokens, and that must be visible in the generated text.
     pub(crate) tokens: Vec<(&'static str, u32)>,
 }
 
 impl Tools {
-    /// Those of a request, where it has any and they are not switched off.
+    /// The tools of a request; `None` if it has none, or if they are switched off.
     ///
     /// # Errors
-    /// If one is wrong, or calls cannot be found in what this model writes.
+    /// If a function is invalid, or if calls cannot be found in what this model writes.
     pub(crate) fn new(
         functions: Vec<Function>,
         choice: Option<ToolChoice>,
@@ -213,7 +213,7 @@ impl Tools {
         })
     }
 
-    /// An id that no other call has. Mistral's templates take ids of nine letters and digits.
+    /// An id that no other call has. Mistral's templates require ids of nine letters and digits.
     fn new_id(&self) -> String {
         match self.form {
             CallForm::MistralList | CallForm::MistralArgs => crate::routes::new_id("")[..9].to_owned(),
@@ -222,12 +222,12 @@ impl Tools {
     }
 }
 
-/// Whether a name needs no quotes in the forms that have none for names.
+/// Whether a name can be written without quotes, for the forms that have no quotes for names.
 fn is_plain(name: &str) -> bool {
     !name.is_empty() && name.chars().all(|char| char.is_alphanumeric() || "_-.$@/".contains(char))
 }
 
-/// Refuses parameters whose names these forms cannot tell from what stands around them.
+/// Refuses parameter names that these forms cannot separate from the surrounding text.
 fn check_parameters(function: &Function, at: usize) -> Result<(), ApiError> {
     let properties = function.parameters.get("properties").and_then(Value::as_object);
     match properties.into_iter().flat_map(Map::keys).find(|name| !is_plain(name)) {
@@ -240,7 +240,7 @@ fn check_parameters(function: &Function, at: usize) -> Result<(), ApiError> {
     }
 }
 
-/// Refuses names that no form could have.
+/// Refuses function names that no form can express.
 fn check_name(name: &str, param: &str) -> Result<(), ApiError> {
     let is_allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"_.-".contains(&byte);
     match !name.is_empty() && name.len() <= MAX_NAME && name.bytes().all(is_allowed) {

@@ -19,20 +19,20 @@ pub(crate) enum Part {
 /// What a piece adds to a call.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct CallDelta {
-    /// Its place among the calls of the answer.
+    /// Its index among the calls of the answer.
     pub(crate) index: usize,
-    /// Its id and the name of the function, where it begins.
+    /// Its id and the name of the function, if the call begins here.
     pub(crate) begins: Option<(String, String)>,
     /// A piece of its arguments, which are JSON.
     pub(crate) arguments: String,
 }
 
-/// Where the text is.
+/// The current place in the text.
 #[derive(Clone, Copy, Debug)]
 enum State {
     /// Before a call, or where there is none.
     Text,
-    /// Behind what opens a call.
+    /// Behind the marker that opens a call.
     Call,
     /// Within arguments that are JSON.
     Arguments(JsonEnd),
@@ -42,30 +42,30 @@ enum State {
     Behind,
 }
 
-/// Takes an answer piece by piece and tells its parts. What may become a call is held back.
+/// Splits an answer that comes piece by piece into text and calls. Text that may become a call is held back.
 #[derive(Clone, Debug)]
 pub(crate) struct Calls {
     tools: Option<Arc<Tools>>,
     state: State,
     held: String,
-    /// Calls so far.
+    /// Number of calls so far.
     count: usize,
-    /// Whether the answer has begun as text. Llama's calls stand at its beginning alone.
+    /// Whether the answer has begun as text. Llama's calls come only at its beginning.
     is_text: bool,
 }
 
 impl Calls {
-    /// Without tools, all is text.
+    /// A parser. Without tools, everything is text.
     pub(crate) fn new(tools: Option<Arc<Tools>>) -> Self {
         Self { tools, state: State::Text, held: String::new(), count: 0, is_text: false }
     }
 
-    /// Whether there were calls, and all of them are whole.
+    /// Whether there were calls, and all of them are complete.
     pub(crate) fn has_calls(&self) -> bool {
         self.count > 0 && !matches!(self.state, State::Call | State::Arguments(_))
     }
 
-    /// Takes a piece; gives the parts that are certain now.
+    /// Takes a piece. Returns the parts that are certain now.
     pub(crate) fn push(&mut self, piece: &str) -> Vec<Part> {
         let Some(tools) = self.tools.clone() else { return text(piece.to_owned()).into_iter().collect() };
         self.held += piece;
@@ -74,7 +74,7 @@ impl Calls {
         parts
     }
 
-    /// What was held back, when nothing more comes. A call that was cut off before its arguments is left out.
+    /// Returns what was held back, when nothing more comes. A call that was cut off before its arguments is left out.
     pub(crate) fn finish(&mut self) -> Vec<Part> {
         let held = std::mem::take(&mut self.held);
         let form = self.tools.as_ref().map(|tools| tools.form);
@@ -82,9 +82,9 @@ impl Calls {
             (State::Text, _) if self.count == 0 || !held.trim().is_empty() => {
                 text(held).into_iter().collect()
             }
-            // What has begun like a call may have been another answer.
+            // Text that has begun like a call may be another answer.
             (State::Call, Some(CallForm::Llama)) if self.count == 0 => text(held).into_iter().collect(),
-            // What has an end and could not be read is text.
+            // A call that has an end but could not be parsed is text.
             (State::Call, Some(form)) if !form.close().is_empty() && held.contains(form.close()) => {
                 text(format!("{}{held}", form.open())).into_iter().collect()
             }
@@ -92,7 +92,7 @@ impl Calls {
         }
     }
 
-    /// Takes the next part of what is held; whether there may be another.
+    /// Takes the next part of the held text. Returns whether there may be another.
     fn advance(&mut self, tools: &Tools, parts: &mut Vec<Part>) -> bool {
         match self.state {
             State::Text if tools.form == CallForm::Llama => self.llama_text(parts),
@@ -109,11 +109,11 @@ impl Calls {
         }
     }
 
-    /// Text up to what opens a call.
+    /// Takes text up to the marker that opens a call.
     fn marked_text(&mut self, tools: &Tools, parts: &mut Vec<Part>) -> bool {
         let open = tools.form.open();
         if let Some(at) = self.held.find(open) {
-            // Space before a call is none of the answer.
+            // Space before a call is not part of the answer.
             parts.extend(text(self.held[..at].trim_end().to_owned()));
             self.held.drain(..at + open.len());
             self.state = State::Call;
@@ -125,7 +125,7 @@ impl Calls {
         false
     }
 
-    /// Text, unless the answer begins with a call.
+    /// Takes text, unless the answer begins with a call.
     fn llama_text(&mut self, parts: &mut Vec<Part>) -> bool {
         if !self.is_text && self.count == 0 {
             let mut cursor = Cursor::new(&self.held);
@@ -147,7 +147,7 @@ impl Calls {
         false
     }
 
-    /// The name of a call whose arguments are JSON.
+    /// Takes the name of a call whose arguments are JSON.
     fn json_head(&mut self, tools: &Tools, parts: &mut Vec<Part>) -> bool {
         let mut cursor = Cursor::new(&self.held);
         let name = if tools.form == CallForm::MistralArgs {
@@ -158,7 +158,7 @@ impl Calls {
         match name {
             Ok(name) => {
                 cursor.space();
-                // Of what follows its arguments need a first byte.
+                // The first byte of the arguments is needed to decide.
                 match cursor.rest().bytes().next() {
                     None => return false,
                     Some(b'{') if tools.functions.iter().any(|function| function.name == name) => {}
@@ -176,7 +176,7 @@ impl Calls {
         }
     }
 
-    /// What looked like a call is text after all.
+    /// Gives out text that looked like a call but is none.
     fn is_no_call(&mut self, tools: &Tools, parts: &mut Vec<Part>) -> bool {
         parts.extend(text(format!("{}{}", tools.form.open(), std::mem::take(&mut self.held))));
         (self.state, self.is_text) = (State::Text, true);
@@ -193,7 +193,7 @@ impl Calls {
         is_whole
     }
 
-    /// A call whose arguments are no JSON, when it is whole. What looks like its end may be part of a text in it.
+    /// Takes a call whose arguments are not JSON, when it is complete. Text within it may look like its end.
     fn whole_call(&mut self, tools: &Tools, parts: &mut Vec<Part>) -> bool {
         let close = tools.form.close();
         let parsed = |body: &str| match tools.form {
@@ -213,7 +213,7 @@ impl Calls {
         true
     }
 
-    /// What stands between the arguments and the call's end.
+    /// Skips what stands between the arguments and the end of the call.
     fn tail(&mut self, tools: &Tools) -> bool {
         let end = match tools.form {
             CallForm::Hermes => tools.form.close(),
@@ -226,7 +226,7 @@ impl Calls {
         true
     }
 
-    /// Another call, or text again.
+    /// Decides whether another call or text follows a call.
     fn behind(&mut self, tools: &Tools) -> bool {
         let mut cursor = Cursor::new(&self.held);
         cursor.space();
@@ -257,7 +257,7 @@ impl Calls {
     }
 }
 
-/// The name in `{"name": "f", "arguments":`, behind the bracket of a list where the form has one.
+/// Reads the name in `{"name": "f", "arguments":`, behind the bracket of a list if the form has one.
 fn object_head(cursor: &mut Cursor<'_>, form: CallForm) -> Result<String, Stop> {
     if form == CallForm::MistralList && !cursor.rest().trim_start().starts_with('{') {
         cursor.literal("[")?;

@@ -8,7 +8,7 @@ fn function(name: &str, parameters: Value) -> Function {
     Function { name: name.to_owned(), description: None, parameters, is_strict: false }
 }
 
-/// Two functions in a form.
+/// Two functions, whose calls are in this form.
 fn tools(form: CallForm) -> Tools {
     let weather = json!({"type": "object", "properties": {
         "city": {"type": "string"}, "days": {"type": "integer"}, "units": {"type": "object"},
@@ -22,7 +22,7 @@ fn tools(form: CallForm) -> Tools {
     }
 }
 
-/// The text and the calls of an answer that comes in pieces of so many characters.
+/// The text and the calls of an answer that comes in pieces of `cut` characters.
 fn parsed(form: CallForm, text: &str, cut: usize) -> (String, Vec<(String, Value)>) {
     let mut calls = Calls::new(Some(Arc::new(tools(form))));
     let chars: Vec<char> = text.chars().collect();
@@ -160,7 +160,7 @@ fn without_tools_all_is_text() {
     assert!(calls.finish().is_empty() && !calls.has_calls());
 }
 
-/// What templates of the families write is what is looked for.
+/// The form of calls is found in the chat templates of the model families.
 #[test]
 fn templates_tell_the_form() {
     let families = Path::new(env!("CARGO_MANIFEST_DIR")).join("../text/tests/families");

@@ -1,4 +1,4 @@
-//! Arguments as Qwen3-Coder and Qwen3.5 write them: `<parameter=p>\nvalue\n</parameter>`.
+//! Arguments in the format of Qwen3-Coder and Qwen3.5: `<parameter=p>\nvalue\n</parameter>`.
 
 use serde_json::{Map, Value};
 
@@ -12,7 +12,7 @@ pub(super) const FUNCTION_END: &str = "</function>";
 pub(super) const PARAMETER: &str = "<parameter=";
 pub(super) const PARAMETER_END: &str = "</parameter>";
 
-/// The name and the arguments of a call, of what stands between its markers.
+/// The name and the arguments of a call, from the text between its markers.
 pub(super) fn parsed(body: &str, functions: &[Function]) -> Option<(String, Value)> {
     let mut cursor = Cursor::new(body);
     call(&mut cursor, functions).ok()
@@ -25,7 +25,8 @@ fn call(cursor: &mut Cursor<'_>, functions: &[Function]) -> Result<(String, Valu
     let mut arguments = Map::new();
     while cursor.literal(PARAMETER).is_ok() {
         let parameter = cursor.until(">")?;
-        // A line end belongs to the markers; a text may hold what looks like the end of another.
+        // Line ends around a value belong to the markers. The value may contain text that looks like the end of a
+        // parameter.
         let rest = cursor.rest();
         let text = match rest.strip_prefix('\n') {
             Some(_) => cursor.until("\n").and_then(|_| whole_lines(cursor))?,
@@ -38,7 +39,8 @@ fn call(cursor: &mut Cursor<'_>, functions: &[Function]) -> Result<(String, Valu
     if cursor.rest().is_empty() { Ok((name.to_owned(), Value::Object(arguments))) } else { Err(Stop::Wrong) }
 }
 
-/// The text up to an end that has a line of its own; the line end before it may be the one that was read last.
+/// Reads the text up to an end marker on a line of its own. The line end before the marker may have been read
+/// already.
 fn whole_lines<'a>(cursor: &mut Cursor<'a>) -> Result<&'a str, Stop> {
     if cursor.rest().starts_with(PARAMETER_END) {
         return cursor.until(PARAMETER_END);
@@ -46,7 +48,7 @@ fn whole_lines<'a>(cursor: &mut Cursor<'a>) -> Result<&'a str, Stop> {
     cursor.until(&format!("\n{PARAMETER_END}\n"))
 }
 
-/// Whether values by a schema are written as they are, and not as JSON.
+/// Whether values of a schema are written as plain text instead of JSON.
 pub(super) fn is_text(schema: Option<&Value>) -> bool {
     let Some(schema) = schema else { return true };
     match schema.get("type") {

@@ -65,7 +65,7 @@ pub(crate) struct FunctionDefinition {
 /// A turn.
 #[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
 pub(crate) struct ChatMessage {
-    /// Where it stands in a request of another API, for errors.
+    /// Its path in a request of another API, for errors.
     #[serde(skip)]
     #[schemars(skip)]
     pub(crate) path: Option<String>,

@@ -1,4 +1,4 @@
-//! What clients send, as types: an absent field and `null` are the same.
+//! The types of request bodies. An absent field and `null` mean the same.
 
 pub(crate) mod chat;
 pub(crate) mod completions;

@@ -9,10 +9,10 @@ use serde::{
 };
 use serde_json::Value;
 
-/// Elements of a list at most, but for token ids.
+/// The most elements of a list, except for lists of token ids.
 pub(crate) const MAX_ELEMENTS: usize = 4096;
 
-/// The elements of a list, refused before very many of them take memory.
+/// The elements of a list. A list that is too long is refused before its elements take memory.
 fn elements<'de, A: SeqAccess<'de>, T: Deserialize<'de>>(seq: &mut A) -> Result<Vec<T>, A::Error> {
     let mut all = Vec::new();
     while let Some(element) = seq.next_element()? {
@@ -24,7 +24,7 @@ fn elements<'de, A: SeqAccess<'de>, T: Deserialize<'de>>(seq: &mut A) -> Result<
     Ok(all)
 }
 
-/// A list that is not very long.
+/// A list of limited length.
 pub(crate) fn bounded<'de, D: Deserializer<'de>, T: Deserialize<'de>>(
     deserializer: D,
 ) -> Result<Vec<T>, D::Error> {
@@ -172,11 +172,11 @@ pub(crate) enum TextOr<T> {
     Parts(Vec<T>),
 }
 
-/// What a message says: a text, or parts of which only texts can be read here.
+/// The content of a message: a text, or parts of which only texts are supported.
 pub(crate) type Content = TextOr<Part>;
-/// What a turn of Anthropic's says.
+/// The content of a turn in Anthropic's API.
 pub(crate) type Blocks = TextOr<super::messages::Block>;
-/// What a response answers.
+/// The input of a response.
 pub(crate) type Input = TextOr<super::responses::Item>;
 
 /// A part of a message.

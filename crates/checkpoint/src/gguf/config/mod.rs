@@ -1,7 +1,7 @@
-//! What a GGUF file says about its model, as the fields of a Hugging Face `config.json`.
+//! Converts a GGUF file's metadata to the fields of a Hugging Face `config.json`.
 //!
-//! What llama.cpp's converter leaves out is what its runtime has hard-coded, or cannot do; the fields here say
-//! what that runtime computes.
+//! A value that llama.cpp's converter leaves out is hard-coded in llama.cpp's runtime, or the runtime does not
+//! support it; these fields describe what that runtime computes.
 
 mod relatives;
 mod states;
@@ -11,15 +11,16 @@ use serde_json::{Map, Value, json};
 use super::{Gguf, layout::Layout, metadata, parameters};
 use crate::CheckpointError;
 
-/// Layers of Gemma-3-27B, and of Gemma-2-27B: the one size of each whose scores are scaled otherwise.
+/// The number of layers of Gemma-3-27B and Gemma-2-27B, the only size of each family with another scale of attention
+/// scores.
 const GEMMA3_27B_LAYERS: usize = 62;
 const GEMMA2_27B_LAYERS: usize = 46;
 
-/// The fields, by architecture; `model_type` alone of one that is not known here.
+/// The fields, by architecture. An architecture that is not known here gets only `model_type`.
 pub(super) fn config(file: &Gguf) -> Result<Value, CheckpointError> {
     let meta = Meta { file, prefix: file.architecture()? };
     for (key, value) in file.metadata.iter() {
-        // JSON has no such number: it would count as absent, and what is absent has a default.
+        // JSON has no NaN or infinity: the value would count as absent and get its default.
         if let metadata::Value::Float(value) = value
             && !value.is_finite()
         {
@@ -28,9 +29,9 @@ pub(super) fn config(file: &Gguf) -> Result<Value, CheckpointError> {
             );
         }
     }
-    if meta.layers() > MOST_LAYERS {
+    if meta.layers() > MAX_LAYERS {
         let key = meta.key("block_count");
-        let what = format!("{key} is {}, expected {MOST_LAYERS} at most", meta.layers());
+        let what = format!("{key} is {}, expected {MAX_LAYERS} at most", meta.layers());
         return Err(file.wrong("metadata".into(), what));
     }
     if parameters::ARCHITECTURES.contains(&meta.prefix) {
@@ -59,12 +60,12 @@ pub(super) fn config(file: &Gguf) -> Result<Value, CheckpointError> {
     Ok(Value::Object(fields))
 }
 
-/// More layers than any model has.
-const MOST_LAYERS: usize = 1 << 12;
+/// Most layers, which is more than any model has.
+const MAX_LAYERS: usize = 1 << 12;
 
 pub(super) type Fields = Map<String, Value>;
 
-/// The metadata of one architecture: its keys begin with its name.
+/// The metadata of one architecture, whose keys begin with the architecture's name.
 #[derive(Clone, Copy)]
 pub(super) struct Meta<'a> {
     pub(super) file: &'a Gguf,
@@ -104,12 +105,12 @@ impl Meta<'_> {
         Layout::new(self.prefix, &self.file.metadata)
     }
 
-    /// Layers without those that predict several tokens.
+    /// The number of layers without those for multi-token prediction.
     fn layers(&self) -> usize {
         self.layout().layers()
     }
 
-    /// The fields of an architecture that [`parameters`] reads.
+    /// The fields of an architecture whose tensors [`parameters`] reads.
     fn newer(&self) -> Result<Fields, CheckpointError> {
         self.check_gating()?;
         match self.prefix {
@@ -143,7 +144,7 @@ impl Meta<'_> {
         }
     }
 
-    /// What all of these have.
+    /// The fields that all of these architectures have.
     fn base(&self, model_type: &str) -> Result<Fields, CheckpointError> {
         let layout = self.layout();
         let layers = self.layers();
@@ -173,7 +174,7 @@ impl Meta<'_> {
         })))
     }
 
-    /// Rows of the embedding: what the file's tokens are, padding included.
+    /// The number of rows of the embedding: all tokens of the file, including padding.
     fn vocab_size(&self) -> Result<usize, CheckpointError> {
         Ok(self.file.tensor("token_embd.weight")?.shape().first().copied().unwrap_or(0))
     }
@@ -186,10 +187,10 @@ impl Meta<'_> {
         })
     }
 
-    /// What all but GPT-2 and GPT-NeoX have.
+    /// The fields that all of these architectures except GPT-2 and GPT-NeoX have.
     fn family(&self, model_type: &str) -> Result<Fields, CheckpointError> {
         let head_dim = self.head_dim()?;
-        // Gemma's files leave it out where it differs from nothing.
+        // The key may be absent; Gemma's files leave it out, because all values of a head are rotated.
         if let Some(turned) = self.usize("rope.dimension_count").filter(|&turned| turned != head_dim)
             && model_type != "phi3"
         {
@@ -247,7 +248,7 @@ impl Meta<'_> {
                 "num_local_experts": self.need("expert_count")?,
                 "num_experts_per_tok": used,
                 "moe_intermediate_size": self.usize("expert_feed_forward_length").unwrap_or(shared),
-                // The runtime always does so.
+                // llama.cpp's runtime always does this.
                 "norm_topk_prob": true,
             }),
         );
@@ -266,7 +267,8 @@ impl Meta<'_> {
         Ok(fields)
     }
 
-    /// The number under the root in the factor on the scores: a head's width, but for one size.
+    /// The `query_pre_attn_scalar`: attention scores are divided by its root. It is the size of a head, except for
+    /// one model size.
     fn query_scalar(&self, odd_one: usize) -> Result<usize, CheckpointError> {
         match self.need("block_count")? == odd_one {
             true => Ok(self.need("embedding_length")? / self.need("attention.head_count")?.max(1)),
@@ -312,7 +314,7 @@ impl Meta<'_> {
         Ok(fields)
     }
 
-    /// Newer files list the layers with a window one by one.
+    /// The types of layers from newer files, which list for each layer whether it has a sliding window.
     fn layer_types(&self) -> Option<Vec<&'static str>> {
         let sliding =
             self.file.metadata.list(&self.key("attention.sliding_window_pattern"), |value| match value {
@@ -332,7 +334,7 @@ impl Meta<'_> {
             json!({
                 "partial_rotary_factor": turned as f64 / head_dim.max(1) as f64,
                 "original_max_position_embeddings": self.usize("rope.scaling.original_context_length"),
-                // Where files have 0 the original config has none.
+                // Files have 0 where the original config has no window.
                 "sliding_window": self.usize("attention.sliding_window").filter(|&window| window > 0),
             }),
         );
@@ -390,7 +392,7 @@ impl Meta<'_> {
         })))
     }
 
-    /// A list with an entry per layer, or one number for all.
+    /// A list with an entry for each layer; a single number counts for all layers.
     fn per_layer(&self, key: &str, layers: usize) -> Result<Vec<usize>, CheckpointError> {
         if let Some(number) = self.usize(key) {
             return Ok(vec![number; layers]);
@@ -401,8 +403,8 @@ impl Meta<'_> {
 
     fn deci(&self) -> Result<Fields, CheckpointError> {
         let (layers, d) = (self.need("block_count")?, self.need("embedding_length")?);
-        if layers > MOST_LAYERS {
-            let what = format!("deci.block_count is {layers}, expected {MOST_LAYERS} at most");
+        if layers > MAX_LAYERS {
+            let what = format!("deci.block_count is {layers}, expected {MAX_LAYERS} at most");
             return Err(self.file.wrong("metadata".into(), what));
         }
         let heads = self.per_layer("attention.head_count", layers)?;

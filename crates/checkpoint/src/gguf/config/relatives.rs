@@ -1,4 +1,4 @@
-//! Newer families whose layers have attention over keys and values in all layers.
+//! Newer families in which every layer has attention over keys and values.
 
 use serde_json::{Value, json};
 
@@ -23,7 +23,7 @@ impl Meta<'_> {
         let mut fields = self.base("gpt_oss")?;
         let mut rope = self.rope()?;
         if rope.get("rope_type") == Some(&json!("yarn")) {
-            // No file says so.
+            // No file states this field.
             rope.insert("truncate".into(), json!(false));
         }
         set(
@@ -43,7 +43,7 @@ impl Meta<'_> {
 
     pub(super) fn mistral3(&self) -> Result<Fields, CheckpointError> {
         let beta = self.f64("attention.temperature_scale");
-        // Mistral Small 3.1 is Llama here.
+        // Files of Mistral Small 3.1 have this architecture, too, but the model is a Llama.
         let mut fields = self.base(if beta.is_some() { "ministral3" } else { "llama" })?;
         let mut rope = match fields.remove("rope_parameters") {
             Some(Value::Object(rope)) => rope,
@@ -65,13 +65,13 @@ impl Meta<'_> {
             Some(window) => {
                 set(&mut fields, json!({ "sliding_window": window, "layer_types": self.layer_types() }));
             }
-            // Nothing would mean the default.
+            // An absent field would mean the default window.
             None => drop(fields.insert("sliding_window".into(), Value::Null)),
         }
         Ok(fields)
     }
 
-    /// Olmo 2's files with windows.
+    /// The fields of Olmo 2's architecture with a sliding window.
     pub(super) fn olmo3(&self, window: usize) -> Result<Fields, CheckpointError> {
         let mut fields = self.base("olmo3")?;
         let theta = self.f64("rope.freq_base").unwrap_or(10_000.0);
@@ -143,13 +143,14 @@ impl Meta<'_> {
                 "qk_scale_factor": factor.map(super::super::metadata::shortest),
             }),
         );
-        // Nothing would mean the default.
+        // An absent field would mean the default cap.
         let cap = self.f64("final_logit_softcapping").filter(|&cap| cap > 0.0);
         fields.insert("final_logit_softcapping".into(), json!(cap));
         Ok(fields)
     }
 
-    /// A factor on queries, which stands as the weight of their norm in each layer; that of keys is 1.
+    /// The factor on queries, which files store as the weight of the queries' norm in each layer; the weight of the
+    /// keys' norm must be 1.
     fn query_factor(&self) -> Result<Option<f32>, CheckpointError> {
         let mut factor = None;
         for layer in 0..self.layers() {
@@ -181,7 +182,7 @@ impl Meta<'_> {
         let layers = self.layers();
         let head_dim = self.layout().head_dim(0);
         let window = self.usize("attention.sliding_window").filter(|&window| window > 0);
-        // The runtime's own, of which files say nothing.
+        // The pattern that llama.cpp's runtime uses if the file does not state one.
         let usual = |layer: usize| window.is_some() && !layer.is_multiple_of(4);
         let sliding: Vec<bool> = (0..layers)
             .map(|layer| self.layout().is_sliding(layer).unwrap_or_else(|| usual(layer)))
@@ -236,7 +237,7 @@ impl Meta<'_> {
 
     pub(super) fn minimax_m2(&self) -> Result<Fields, CheckpointError> {
         let mut fields = self.base("minimax_m2")?;
-        // Here it is a number of values.
+        // MiniMax states the rotary part of a head as a number of values (`rotary_dim`) instead of a share.
         set(&mut fields, json!({ "rope_parameters": self.rope()? }));
         set(
             &mut fields,
@@ -321,7 +322,7 @@ impl Meta<'_> {
         Ok(fields)
     }
 
-    /// Of the pairs of a head the share that turns: divisors of the others are huge.
+    /// The share of a head's pairs that is rotated; the frequencies of the other pairs have huge divisors.
     fn turned_share(&self) -> Result<f64, CheckpointError> {
         const HUGE: f32 = 1e20;
         let name = super::super::ROPE_FACTORS;
@@ -341,7 +342,7 @@ impl Meta<'_> {
     }
 }
 
-/// Kinds of layers, by whether they have a window.
+/// Layer types, by whether the layer has a sliding window.
 pub(super) fn kinds(sliding: &[bool]) -> Vec<&'static str> {
     let kind = |&sliding: &bool| if sliding { "sliding_attention" } else { "full_attention" };
     sliding.iter().map(kind).collect()

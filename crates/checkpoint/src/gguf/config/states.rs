@@ -1,4 +1,4 @@
-//! Families with states, or with latents for keys and values.
+//! Families with recurrent states, or with latent vectors for keys and values.
 
 use serde_json::json;
 
@@ -6,7 +6,7 @@ use super::{super::layout::Mixer, Fields, Meta, set};
 use crate::CheckpointError;
 
 impl Meta<'_> {
-    /// Qwen3.5 and Qwen3-Next.
+    /// The fields of Qwen3.5 and Qwen3-Next.
     pub(super) fn qwen3_next(&self, model_type: &str) -> Result<Fields, CheckpointError> {
         let mut fields = self.base(model_type)?;
         let net = self.layout().net().ok_or_else(|| self.file.lacks(&self.key("ssm.group_count")))?;
@@ -38,7 +38,7 @@ impl Meta<'_> {
     pub(super) fn lfm2(&self) -> Result<Fields, CheckpointError> {
         let mut fields = self.base("lfm2")?;
         self.short_conv(&mut fields)?;
-        // The width is the one that is computed by this.
+        // The file's width is already the adjusted one, so it must not be adjusted again.
         set(&mut fields, json!({ "block_auto_adjust_ff_dim": false }));
         Ok(fields)
     }
@@ -180,7 +180,7 @@ impl Meta<'_> {
         Ok(fields)
     }
 
-    /// DeepSeek V2 and V3, and what is built like them.
+    /// DeepSeek V2 and V3, and architectures that are built like them.
     pub(super) fn latent(&self) -> Result<Fields, CheckpointError> {
         let model_type = match self.prefix {
             "mistral4" => "mistral4",
@@ -224,7 +224,7 @@ impl Meta<'_> {
                 "index_topk": self.usize("attention.indexer.top_k"),
             }),
         );
-        // Nothing would mean the default.
+        // An absent field would mean the default rank.
         fields.insert("q_lora_rank".into(), json!(self.usize("attention.q_lora_rank")));
         self.routed(&mut fields)?;
         if model_type == "deepseek_v2" && self.usize("expert_group_count").is_some_and(|groups| groups > 1) {
@@ -233,7 +233,8 @@ impl Meta<'_> {
         Ok(fields)
     }
 
-    /// Queries grow with whole multiples of the context that was trained for; other lengths are not supported.
+    /// Refuses a temperature length other than the original context: queries are scaled in steps of the context
+    /// length that the model was trained with, and other step lengths are not supported.
     pub(super) fn check_temperature_length(&self) -> Result<(), CheckpointError> {
         const KEY: &str = "attention.temperature_length";
         let original = self.usize("rope.scaling.original_context_length");
@@ -243,7 +244,8 @@ impl Meta<'_> {
         }
     }
 
-    /// What experts' scores are is known of each architecture but one; a file that says otherwise is another model.
+    /// Refuses a gating function that the architecture does not have. All architectures except `deepseek2` have one
+    /// fixed function, so a file that states another one holds another model.
     pub(super) fn check_gating(&self) -> Result<(), CheckpointError> {
         const SOFTMAX: usize = 1;
         const SIGMOID: usize = 2;
@@ -261,13 +263,14 @@ impl Meta<'_> {
         if known.contains(&function) { Ok(()) } else { Err(self.unsupported("expert_gating_func")) }
     }
 
-    /// Of a key whose value would change what the model computes.
+    /// The error for a key whose value would change what the model computes.
     fn unsupported(&self, key: &str) -> CheckpointError {
         let what = format!("the value of `{}` is not supported for this architecture", self.key(key));
         self.file.wrong("metadata".into(), what)
     }
 
-    /// Whether scores of experts are sigmoids. Where a file does not say, the runtime knows GLM-4.7-Flash by its sizes.
+    /// Whether experts' scores are sigmoids. If a file does not say, llama.cpp's runtime recognises GLM-4.7-Flash by
+    /// its sizes.
     fn is_sigmoid(&self) -> bool {
         match self.usize("expert_gating_func") {
             Some(function) if function != 0 => function == 2,
@@ -278,7 +281,7 @@ impl Meta<'_> {
         }
     }
 
-    /// Experts as DeepSeek V3 has them.
+    /// Sets the fields of DeepSeek V3's routed experts.
     pub(super) fn routed(&self, fields: &mut Fields) -> Result<(), CheckpointError> {
         set(
             fields,
@@ -297,7 +300,7 @@ impl Meta<'_> {
         Ok(())
     }
 
-    /// Layers by what they have: this kind of state, or attention over all positions.
+    /// Layer types: `kind` for layers with a recurrent state, full attention for the others.
     fn layers_with_states(&self, kind: &'static str) -> Vec<&'static str> {
         let layout = self.layout();
         let named = |layer| match layout.mixer(layer) {

@@ -1,10 +1,10 @@
-//! From `--device` and `--dtype` to what computes.
+//! Maps `--device` and `--dtype` to a backend, a device and a number type.
 
 use std::fmt;
 
 use anyhow::{Result, bail};
 use burn::tensor::backend::Backend;
-use moi_backends::{DeviceName, FloatType, Found, Request, choose};
+use moi_backends::{DeviceName, DeviceRequest, FloatType, Found, choose};
 use moi_hub::Cache;
 use moi_pretrained::WeightForm;
 
@@ -13,20 +13,20 @@ use crate::{
     ui,
 };
 
-/// Work that is generic over the backend, and may fail.
+/// A computation that is generic over the backend, and may fail.
 pub(crate) trait Job {
     type Output;
 
     fn run<B: Backend>(self, device: &B::Device) -> Result<Self::Output>;
 }
 
-/// A device that was settled on.
+/// The device that a command runs on.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Device(pub(crate) DeviceName);
 
 impl Device {
-    /// The device that was asked for. Where the best was, says which that is, and why.
-    pub(crate) fn chosen(request: Request) -> Self {
+    /// Chooses the requested device. If the request was `auto`, a note on stderr says which device it is, and why.
+    pub(crate) fn chosen(request: DeviceRequest) -> Self {
         keep_kernels();
         let (name, why) = choose(request);
         if let Some(why) = why {
@@ -35,27 +35,29 @@ impl Device {
         Self(name)
     }
 
-    /// The CPU, with what this build has for it.
+    /// The CPU, with the best CPU backend of this build.
     pub(crate) fn cpu() -> Self {
         Self(moi_backends::cpu())
     }
 
-    /// Does the work on this device.
+    /// Runs the job on this device.
     pub(crate) fn run<J: Job>(self, job: J) -> Result<J::Output> {
         moi_backends::run(self.0, Fallible(job))?
     }
 
-    /// What is known of it.
+    /// What is known about this device: its description and its memory.
     pub(crate) fn found(self) -> Option<Found> {
         moi_backends::found(self.0.kind()).into_iter().find(|found| found.name == self.0)
     }
 
-    /// How a model's weights are to be held on it.
+    /// The form in which the model's weights are kept on this device.
     pub(crate) fn weight_form<B: Backend>(self, args: &ModelArgs, device: &B::Device) -> Result<WeightForm> {
         let AskedType(asked) = args.dtype;
         match (args.quantize, asked) {
             (Some(_), Some(asked)) if asked != FloatType::F32 => {
-                bail!("--quantize computes in f32, so --dtype {asked} has no place beside it")
+                bail!(
+                    "--dtype {asked} cannot be combined with --quantize, which computes in f32; remove one of them"
+                )
             }
             (Some(quantize), _) => Ok(quantize.0),
             (None, _) => {
@@ -72,7 +74,7 @@ impl fmt::Display for Device {
     }
 }
 
-/// Has compiled kernels kept beside the models, where there is a place for these.
+/// Stores compiled kernels in the cache directory of the models, if there is one.
 pub(crate) fn keep_kernels() {
     if let Ok(cache) = Cache::from_env() {
         moi_backends::keep_kernels_in(cache.kernels());

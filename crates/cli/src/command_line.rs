@@ -1,4 +1,4 @@
-//! The arguments of the process: those of the command line, and those that come from the environment and from `moi.toml`.
+//! The arguments of the process: those of the command line, and those from the environment and `moi.toml`.
 
 use std::{
     env,
@@ -16,10 +16,11 @@ use crate::{
     ui,
 };
 
-/// The arguments of this process, with what the environment and the file add.
+/// The arguments of this process, including those from the environment and the configuration file. If clap refuses an
+/// argument, the process ends with clap's message.
 ///
 /// # Errors
-/// If the file cannot be used. What clap refuses ends the process, with its own words.
+/// If the configuration file cannot be used.
 pub(crate) fn args() -> Result<Args> {
     parsed().or_else(|error| match error.downcast_ref::<clap::Error>() {
         Some(refused) => {
@@ -32,7 +33,7 @@ pub(crate) fn args() -> Result<Args> {
     })
 }
 
-/// Whether a file of settings was named, by a flag or by the environment.
+/// Whether a configuration file was named, by a flag or by the environment.
 #[cfg(feature = "serve")]
 pub(crate) fn is_named() -> bool {
     let by_flag = env::args_os()
@@ -40,7 +41,7 @@ pub(crate) fn is_named() -> bool {
     by_flag || env::var_os("MOI_CONFIG").is_some_and(|path| !path.is_empty())
 }
 
-/// Flags that come from elsewhere than the command line, and from where.
+/// Describes the flags that come from the environment or the configuration file.
 #[derive(Debug)]
 struct Added(String);
 
@@ -50,14 +51,14 @@ impl fmt::Display for Added {
     }
 }
 
-/// The arguments as they are now: the file may be another one than when the process began.
+/// The arguments as of now; the configuration file may have changed since the process started.
 ///
 /// # Errors
-/// If the file cannot be used, or flags are wrong: with the words of clap, which are also given where help is asked for.
+/// If the configuration file cannot be used, or clap refuses a flag. The error is also clap's if help was requested.
 pub(crate) fn parsed() -> Result<Args> {
     let argv: Vec<OsString> = env::args_os().collect();
     let mut command = args::command();
-    // So that commands have the flags of all, and conflicts are known.
+    // Build the command first, so that subcommands have the global flags and clap knows the conflicts.
     command.build();
     let matches = command.clone().try_get_matches_from(&argv)?;
     let Some((name, given)) = matches.subcommand() else { return Ok(Args::from_arg_matches(&matches)?) };
@@ -81,7 +82,7 @@ pub(crate) fn parsed() -> Result<Args> {
     })
 }
 
-/// Ends the process with what clap has to say: help, or what is wrong with a flag.
+/// Ends the process with clap's message: the help, or what is wrong with a flag.
 fn leave(error: &clap::Error) -> ! {
     let printed = error.print().and_then(|()| io::stdout().flush());
     std::process::exit(match printed {
@@ -95,7 +96,8 @@ fn leave(error: &clap::Error) -> ! {
     })
 }
 
-/// Where flags of a command may stand: behind its name, which may also be the value of a flag before it.
+/// The index after the command's name, where its flags may be inserted. The name may occur earlier as the value of a
+/// global flag.
 fn place(argv: &[OsString], name: &str) -> usize {
     let mut at = 1;
     while let Some(word) = argv.get(at) {
@@ -107,5 +109,5 @@ fn place(argv: &[OsString], name: &str) -> usize {
     argv.len()
 }
 
-/// Flags before a command that have a value behind them.
+/// Global flags that take a value.
 const GLOBAL_WITH_VALUE: &[&str] = &["--config", "--preset"];

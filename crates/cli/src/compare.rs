@@ -7,15 +7,15 @@ use anyhow::{Context, Result};
 use crate::{
     Ended,
     args::{CompareArgs, CompareFormat, TraceArgs, TraceFormat},
-    file, output,
+    file, output, plots,
     runs::{self, Runs},
     ui,
 };
 
-/// Weights and tokens that a page shows of a step.
+/// Number of weights and tokens per step that a page shows.
 const COMPARED: usize = 10;
 
-/// One prompt under several rules, side by side.
+/// `moi compare`: one prompt under several rules, side by side.
 pub(crate) fn run(args: &CompareArgs) -> Result<Ended> {
     if let Some(path) = &args.output {
         file::check(path)?;
@@ -27,7 +27,7 @@ pub(crate) fn run(args: &CompareArgs) -> Result<Ended> {
         CompareFormat::Table if args.output.is_some() => plain(&runs::table(&runs, 120))?,
         CompareFormat::Table => {
             let width = console::Term::stdout().size_checked().map_or(100, |(_, columns)| columns.into());
-            // Without colours where stdout is no terminal, or NO_COLOR says so.
+            // `anstream` removes colours if stdout is not a terminal, or if NO_COLOR is set.
             let mut out = anstream::stdout().lock();
             out.write_all(runs::table(&runs, width).as_bytes()).context("cannot write to stdout")?;
             return ended(runs);
@@ -37,17 +37,24 @@ pub(crate) fn run(args: &CompareArgs) -> Result<Ended> {
     ended(runs)
 }
 
-/// What is mixed, step by step.
+/// `moi trace`: what the model is fed at each step.
 pub(crate) fn trace(args: &TraceArgs) -> Result<Ended> {
     if let Some(path) = &args.output {
         file::check(path)?;
     }
+    let format = args.format.unwrap_or_else(|| TraceFormat::of(args.output.as_deref()));
+    if format == TraceFormat::Svg {
+        plots::check()?;
+    }
     let runs = runs::run(&args.runs, &args.rules, args.top)?;
-    let text = match args.format.unwrap_or_else(|| TraceFormat::of(args.output.as_deref())) {
+    let text = match format {
         TraceFormat::Html => runs::page(&runs)?,
         TraceFormat::Json => serde_json::to_string_pretty(&runs)? + "\n",
         TraceFormat::Csv => runs::csv(&runs),
+        #[cfg(feature = "plots")]
         TraceFormat::Svg => runs::svg(&runs)?,
+        #[cfg(not(feature = "plots"))]
+        TraceFormat::Svg => anyhow::bail!(plots::MISSING),
     };
     written(&text, args.output.as_deref())?;
     if let Some(path) = &args.output {
@@ -63,7 +70,7 @@ fn written(text: &str, path: Option<&Path>) -> Result<()> {
     }
 }
 
-/// Without colours.
+/// The text without colours.
 fn plain(text: &str) -> Result<String> {
     Ok(anstream::adapter::strip_str(text).to_string())
 }
@@ -75,13 +82,13 @@ fn ended(runs: Runs) -> Result<Ended> {
     }
 }
 
-/// What a file's name ends with.
+/// The extension of a file's name.
 fn extension(path: Option<&Path>) -> &str {
     path.and_then(Path::extension).and_then(|extension| extension.to_str()).unwrap_or_default()
 }
 
 impl CompareFormat {
-    /// By the name of the file.
+    /// The format that belongs to the file's extension.
     fn of(path: Option<&Path>) -> Self {
         match extension(path) {
             "json" => Self::Json,
@@ -92,7 +99,7 @@ impl CompareFormat {
 }
 
 impl TraceFormat {
-    /// By the name of the file.
+    /// The format that belongs to the file's extension.
     fn of(path: Option<&Path>) -> Self {
         match extension(path) {
             "json" => Self::Json,

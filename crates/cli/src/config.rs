@@ -1,7 +1,7 @@
-//! Where flags get their values from: the command line, the environment, `moi.toml`, or their defaults.
+//! Finds the values of flags: from the command line, the environment, `moi.toml`, or the defaults.
 //!
-//! Values from the environment and the file become arguments of the command line before it is parsed for good, so that all
-//! are read and checked in one way.
+//! Values from the environment and the file become command-line arguments before the final parse, so that all values
+//! are read and checked in the same way.
 
 use std::{
     collections::BTreeMap,
@@ -19,40 +19,40 @@ use toml::Value;
 
 use crate::file;
 
-/// The file, as it is written.
+/// The configuration file, as written.
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct File {
-    /// Values of flags, by their names.
+    /// Values of flags, by flag name.
     #[serde(default)]
     defaults: BTreeMap<String, Value>,
-    /// Values of flags under a name, for some models or where they are asked for.
+    /// Named sets of flag values, for some models or for `--preset`.
     #[serde(default)]
     presets: BTreeMap<String, Preset>,
 }
 
 #[derive(Debug, Deserialize)]
 struct Preset {
-    /// The models to which it applies by itself.
+    /// The models that use this preset without `--preset`.
     #[serde(default)]
     models: Vec<String>,
     #[serde(flatten)]
     values: BTreeMap<String, Value>,
 }
 
-/// Where a value came from.
+/// The source of a value.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Source {
     Flag,
     Environment(String),
     Preset(String),
     File,
-    /// What the model's makers advise.
+    /// The advice of the model's makers.
     Advice,
     Default,
 }
 
-/// A flag that applies.
+/// A flag with its value and its source.
 #[derive(Clone, Debug)]
 pub(crate) struct Setting {
     pub(crate) flag: String,
@@ -60,17 +60,17 @@ pub(crate) struct Setting {
     pub(crate) source: Source,
 }
 
-/// What the file says.
+/// The configuration file and the chosen preset.
 #[derive(Debug)]
 pub(crate) struct Config {
     file: File,
     pub(crate) path: Option<PathBuf>,
-    /// The preset that was asked for.
+    /// The preset of `--preset`.
     preset: Option<String>,
 }
 
 impl Config {
-    /// Reads the file that was named, or the first there is of `MOI_CONFIG`, `moi.toml` here, and the user's own.
+    /// Reads the first file of these that exists: `--config`, `MOI_CONFIG`, `moi.toml` here, `moi.toml` of the user.
     pub(crate) fn read(command: &Command, matches: &ArgMatches) -> Result<Self> {
         let global = |name: &str| matches.get_one::<String>(name).cloned();
         let named = global("config").or_else(|| env::var("MOI_CONFIG").ok().filter(|path| !path.is_empty()));
@@ -93,7 +93,7 @@ impl Config {
         Ok(config)
     }
 
-    /// Whether every key is a flag of some command that takes its value, and the preset that was asked for is there.
+    /// Checks that every key is a flag of some command that accepts the value, and that the chosen preset exists.
     fn check(&self, command: &Command) -> Result<()> {
         let flags: Vec<&Arg> = command.get_subcommands().flat_map(settable).collect();
         let names: Vec<&str> = flags.iter().filter_map(|arg| arg.get_long()).collect();
@@ -101,7 +101,7 @@ impl Config {
         for (key, value) in self.file.defaults.iter().chain(values) {
             let mut named = flags.iter().filter(|arg| arg.get_long() == Some(key)).peekable();
             if named.peek().is_none() {
-                bail!("`{key}` is the name of no flag{}", nearest(key, names.iter().copied()));
+                bail!("there is no flag `{key}`{}", nearest(key, names.iter().copied()));
             }
             let text = text(key, value)?;
             if !named.any(|arg| takes(arg, &text)) {
@@ -117,18 +117,18 @@ impl Config {
         }
     }
 
-    /// What applies to a command that was built, flag by flag.
+    /// The settings that apply to a built command, flag by flag.
     pub(crate) fn settings(&self, command: &Command, matches: &ArgMatches) -> Result<Vec<Setting>> {
         let args: Vec<&Arg> = settable(command).collect();
         let is_given =
             |arg: &Arg| matches.value_source(arg.get_id().as_str()) == Some(ValueSource::CommandLine);
-        // Either of two may say that they do not go together.
+        // Only one of two conflicting flags may declare the conflict.
         let says = |a: &Arg, b: &Arg| {
             command.get_arg_conflicts_with(a).iter().any(|other| other.get_id() == b.get_id())
         };
         let mut taken: Vec<&Arg> = command.get_arguments().filter(|arg| is_given(arg)).collect();
         let mut found: BTreeMap<&str, Vec<Setting>> = BTreeMap::new();
-        // What comes first keeps out what conflicts with it and comes later.
+        // A value from an earlier layer excludes conflicting values of later layers.
         for layer in self.layers(&self.model(command, matches)) {
             for arg in args.iter().filter(|arg| !is_given(arg)) {
                 let Some(flag) = arg.get_long() else { continue };
@@ -165,7 +165,7 @@ impl Config {
         Ok(args.iter().flat_map(of).collect())
     }
 
-    /// Where values come from beside the command line, the first before the others.
+    /// The sources of values beside the command line, in order of precedence.
     fn layers(&self, model: &str) -> Vec<Layer<'_>> {
         let is_for_model = |preset: &Preset| preset.models.iter().any(|name| name == model);
         let presets = self.file.presets.iter();
@@ -178,7 +178,7 @@ impl Config {
         [Layer::Environment].into_iter().chain(presets).chain([defaults]).collect()
     }
 
-    /// The model that presets are looked up for.
+    /// The model name that selects presets.
     fn model(&self, command: &Command, matches: &ArgMatches) -> String {
         let has_model = command.get_arguments().any(|arg| arg.get_id() == "model");
         let is_given = has_model && matches.value_source("model") == Some(ValueSource::CommandLine);
@@ -192,15 +192,15 @@ impl Config {
     }
 }
 
-/// A place that values come from.
+/// A source of values.
 enum Layer<'a> {
     Environment,
     File(&'a BTreeMap<String, Value>, Source),
 }
 
 impl Layer<'_> {
-    /// The values of a flag, as many as it may have. Those that this command's flag of the name does not take are for
-    /// another command's.
+    /// The values of a flag in this layer. A value that this command does not accept is skipped, because another
+    /// command may have a flag of the same name that accepts it.
     fn settings(&self, arg: &Arg, flag: &str) -> Result<Vec<Setting>> {
         let (values, source) = match self {
             Self::Environment => {
@@ -224,7 +224,7 @@ impl Layer<'_> {
     }
 }
 
-/// Texts of what a file has for a flag; several where the flag may be repeated.
+/// The values of a flag in the file as texts; several if the flag may be repeated.
 fn listed(arg: &Arg, flag: &str, value: Option<&Value>) -> Result<Vec<String>> {
     match value {
         None => Ok(Vec::new()),
@@ -235,7 +235,7 @@ fn listed(arg: &Arg, flag: &str, value: Option<&Value>) -> Result<Vec<String>> {
     }
 }
 
-/// Whether a flag may have this value: it is one of those that it lists, if it lists any.
+/// Whether a flag accepts this value: one of its possible values, or any if it lists none.
 fn takes(arg: &Arg, value: &str) -> bool {
     let possible = arg.get_possible_values();
     let is_switch = matches!(arg.get_action(), ArgAction::SetTrue);
@@ -258,7 +258,7 @@ impl fmt::Display for Source {
 }
 
 impl Setting {
-    /// As an argument, if it is not one of the command line already.
+    /// The setting as a command-line argument; `None` if it is on the command line already.
     pub(crate) fn word(&self) -> Option<OsString> {
         match (&self.source, self.value.as_str()) {
             (Source::Flag | Source::Advice | Source::Default, _) | (_, IS_NOT_SET) => None,
@@ -268,7 +268,7 @@ impl Setting {
     }
 }
 
-/// What a flag without a value has for one.
+/// The value of a flag that takes none, if it is set.
 const IS_SET: &str = "true";
 const IS_NOT_SET: &str = "false";
 
@@ -281,12 +281,12 @@ fn settable(command: &Command) -> impl Iterator<Item = &Arg> {
     })
 }
 
-/// The environment's name of a flag.
+/// The environment variable of a flag.
 fn variable(flag: &str) -> String {
     format!("MOI_{}", flag.replace('-', "_").to_uppercase())
 }
 
-/// What was given on the command line.
+/// The value as given on the command line.
 fn raw(given: &ArgMatches, arg: &Arg) -> String {
     let values = given.get_raw(arg.get_id().as_str()).into_iter().flatten();
     let values: Vec<String> = values.map(|value| value.to_string_lossy().into_owned()).collect();
@@ -308,7 +308,7 @@ fn text(flag: &str, value: &Value) -> Result<String> {
     })
 }
 
-/// `; did you mean ...?` where a name comes near.
+/// Returns `; did you mean ...?` if a known name is similar.
 pub(crate) fn nearest<'a>(name: &str, names: impl Iterator<Item = &'a str>) -> String {
     let near =
         names.map(|known| (strsim::jaro_winkler(name, known), known)).max_by(|a, b| a.0.total_cmp(&b.0));
@@ -318,7 +318,7 @@ pub(crate) fn nearest<'a>(name: &str, names: impl Iterator<Item = &'a str>) -> S
     }
 }
 
-/// Where the file is looked for.
+/// The paths where the configuration file is searched.
 pub(crate) fn places() -> Vec<PathBuf> {
     let user = directories::ProjectDirs::from("", "", "moi").map(|dirs| dirs.config_dir().join("moi.toml"));
     [Some(Path::new("moi.toml").to_owned()), user].into_iter().flatten().collect()

@@ -13,7 +13,7 @@ use crate::{
     model, ui,
 };
 
-/// Converts, and says what was made.
+/// Converts the model and prints what was written.
 pub(crate) fn run(args: &ConvertArgs) -> Result<()> {
     let source = model::find_source(&args.source, args.revision.as_deref())?;
     let options = Options {

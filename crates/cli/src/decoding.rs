@@ -1,4 +1,4 @@
-//! From arguments to how a continuation is made.
+//! Turns the arguments into the parameters of a generation.
 
 use std::{
     hash::{BuildHasher, RandomState},
@@ -20,13 +20,13 @@ use crate::{
     file, ui,
 };
 
-/// How continuations are made, but for the rule.
+/// The parameters of a generation, except the rule.
 #[derive(Clone, Debug)]
 pub(crate) struct Decoding {
     pub(crate) scope: Option<Scope>,
-    /// In place of those that the tokenizer has.
+    /// Think markers to use instead of those that the tokenizer has.
     pub(crate) markers: Option<Markers>,
-    /// In place of the one that belongs to the model.
+    /// Tolerance of mixtures to use instead of the model's default.
     pub(crate) mix_tolerance: Option<f32>,
     pub(crate) sampling: Sampling,
     pub(crate) grammar: Option<Grammar>,
@@ -35,7 +35,7 @@ pub(crate) struct Decoding {
     pub(crate) seed: u64,
 }
 
-/// Bytes of keys and values that are kept of prompts, for those that begin alike.
+/// Bytes of cached keys and values that are kept for prompts with a common beginning.
 const PREFIX_BYTES: usize = 256 << 20;
 
 impl Decoding {
@@ -57,13 +57,13 @@ impl Decoding {
         };
         let advised = match &pretrained.sampling {
             Ok(advised) => advised.clone(),
-            // Whoever says how to sample needs no advice.
+            // With an explicit temperature, the advice of the model's makers is not needed.
             Err(_) if sampling.knobs.has("temperature") => AdvisedSampling::default(),
-            Err(error) => bail!("{error}; --temperature samples without its advice"),
+            Err(error) => bail!("{error}; set --temperature to ignore that file"),
         };
         if !advised.left_out.is_empty() {
             ui::note(&format!(
-                "the model's makers also advise {}, which moi does not do",
+                "the model's makers also advise {}, which moi does not support and ignores",
                 advised.left_out.join(", ")
             ));
         }
@@ -87,8 +87,7 @@ impl Decoding {
         })
     }
 
-    /// An engine with the markers of thinking and the tolerance of mixtures that were given, which keeps what it has cached
-    /// of prompts.
+    /// Configures an engine with the given think markers and tolerance of mixtures, and with a prefix cache.
     pub(crate) fn engine<B: Backend, M: CausalLm<B>>(&self, mut engine: Engine<B, M>) -> Engine<B, M> {
         engine = engine.with_prefix_cache(PREFIX_BYTES);
         if let Some(tolerance) = self.mix_tolerance {
@@ -100,7 +99,7 @@ impl Decoding {
         }
     }
 
-    /// A request for a prompt by a rule; later samples of it have seeds of their own.
+    /// The request for a prompt and a rule; sample `n` uses the seed plus `n`.
     pub(crate) fn request<B: Backend>(&self, prompt: &[u32], rule: InputRule, sample: usize) -> Request<B> {
         Request {
             rule,
@@ -114,7 +113,7 @@ impl Decoding {
         }
     }
 
-    /// Says where a rule, or another sample, can do nothing.
+    /// Prints a note if a rule, or a second sample, has no effect with these parameters.
     pub(crate) fn note_idle(&self, rules: &[InputRule], samples: usize) {
         let names = |is: &dyn Fn(&InputRule) -> bool| {
             let mut names: Vec<&str> = rules.iter().filter(|rule| is(rule)).map(InputRule::name).collect();
@@ -124,7 +123,7 @@ impl Decoding {
         let idle = names(&|rule| ["k-sample", "selar"].contains(&rule.name()));
         if self.sampling.temperature.0 == 0.0 && !idle.is_empty() {
             ui::note(&format!(
-                "{idle}: what is mixed is what tokens are sampled from, and greedy sampling leaves one; add --temperature, \
+                "{idle}: this rule mixes the sampling distribution, and greedy sampling has only one token; add --temperature, \
                  for example 0.6"
             ));
         }
@@ -134,7 +133,7 @@ impl Decoding {
         });
         if samples > 1 && !alike.is_empty() {
             ui::note(&format!(
-                "{alike}: nothing is left to chance, so samples are alike; add --temperature, or noise=gumbel to \
+                "{alike}: nothing is random, so samples are alike; add --temperature, or noise=gumbel to \
                  soft-thinking"
             ));
         }
@@ -144,7 +143,7 @@ impl Decoding {
 /// The rule of the arguments.
 ///
 /// # Errors
-/// If there is none of its name, or a knob is not one of it, or has a value that it does not allow.
+/// If there is no rule of this name, or it has no such knob, or the knob does not allow the value.
 pub(crate) fn rule(args: &RuleArgs) -> Result<InputRule> {
     let name = args.rule.split([':', ',']).next().unwrap_or_default().trim();
     let known: Vec<&str> = InputRule::named(name)?.knobs().iter().map(|knob| knob.name).collect();
@@ -153,7 +152,7 @@ pub(crate) fn rule(args: &RuleArgs) -> Result<InputRule> {
         ("gate", args.gate.map(|gate| gate.to_string())),
         ("support", args.support.map(|support| support.to_string())),
     ];
-    // A knob's own flag comes before what stands in the rule, which a preset may have given.
+    // A knob's own flag overrides the text of --rule, which may come from a preset.
     let own = given.iter().filter_map(|(knob, value)| Some((*knob, value.as_ref()?)));
     let mut text = args.rule.clone();
     for (knob, value) in own {
@@ -170,7 +169,7 @@ pub(crate) fn rule(args: &RuleArgs) -> Result<InputRule> {
     Ok(text.parse()?)
 }
 
-/// What was asked for, else what the model's makers advise, else greedy and unfiltered.
+/// The requested sampling, else the advice of the model's makers, else greedy without filters.
 fn sampling(
     args: &SamplingArgs,
     advised: AdvisedSampling,
@@ -193,7 +192,7 @@ fn sampling(
         sampling.samplers.clone_from(samplers);
     }
     sampling.check()?;
-    // A flag whose sampler is not in the order would do nothing.
+    // A flag whose sampler is missing from --samplers would have no effect.
     if let Some((flag, step)) = args.knobs.idle(&sampling.samplers) {
         bail!("--{flag} does nothing, as --samplers leaves out `{step}`");
     }
@@ -203,7 +202,7 @@ fn sampling(
     Ok(sampling)
 }
 
-/// What a model's makers advise, else greedy and unfiltered. Mirostat is in the place of the filters that they advise.
+/// The sampling that a model's makers advise, else greedy without filters. With Mirostat, their filters are left out.
 fn advised_sampling(advised: &AdvisedSampling, without_filters: bool) -> Sampling {
     let mut sampling = Sampling::default();
     let set = |knob: &mut f64, value: Option<f64>| *knob = value.unwrap_or(*knob);
@@ -225,7 +224,8 @@ fn advised_sampling(advised: &AdvisedSampling, without_filters: bool) -> Samplin
     sampling
 }
 
-/// Says where a stop string can hardly match: what is looked through is printed text, and control tokens print nothing.
+/// Prints a note for a stop string that hardly ever matches. Stop strings are searched in the printed text, and
+/// control tokens print nothing.
 fn note_stops(strings: &[String], tokenizer: Option<&Tokenizer>) {
     let Some(tokenizer) = tokenizer else { return };
     for text in strings {
@@ -238,10 +238,10 @@ fn note_stops(strings: &[String], tokenizer: Option<&Tokenizer>) {
     }
 }
 
-/// A token by its id, its own text, or text that is one token.
+/// A token, given by its id, by its own text, or by text that is a single token.
 fn token(text: &str, tokenizer: Option<&Tokenizer>) -> Result<u32> {
     if let Ok(id) = text.parse() {
-        // The engine knows the vocabulary.
+        // The engine checks the id against the vocabulary.
         return Ok(id);
     }
     let Some(tokenizer) = tokenizer else {
@@ -261,12 +261,12 @@ fn grammar(args: &GrammarArgs) -> Result<Option<Grammar>> {
         file::read_text(path).with_context(|| format!("the grammar {} cannot be read", path.display()))
     };
     if let Some(schema) = &args.json_schema {
-        // A file's content that a shell has put here can bring its byte order mark along.
+        // A schema that the shell inserts from a file may begin with a byte order mark.
         let schema = schema.strip_prefix('\u{feff}').unwrap_or(schema);
         if schema.trim().is_empty() {
             bail!("--json-schema is empty; give a schema, or the name of a file that has one");
         }
-        // `true` and `false` are schemas, too.
+        // `true` and `false` are valid schemas.
         let is_schema = schema.trim_start().starts_with('{') || ["true", "false"].contains(&schema.trim());
         let text = if is_schema { schema.to_owned() } else { read(schema.as_ref())? };
         let schema = moi_files::json(text.as_bytes()).context("--json-schema is not valid JSON")?;

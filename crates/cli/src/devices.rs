@@ -10,9 +10,9 @@ use crate::{
     output,
 };
 
-/// A kind of device, and what this machine has of it.
+/// A kind of device, and the devices of that kind on this machine.
 #[derive(Serialize)]
-struct Row {
+struct DeviceRow {
     kind: &'static str,
     feature: &'static str,
     compiled: bool,
@@ -26,9 +26,9 @@ struct Device {
     driver: Option<String>,
     memory_bytes: Option<u64>,
     software: bool,
-    /// Types that it computes in.
+    /// The number types that the device supports.
     dtypes: Vec<&'static str>,
-    /// Why it cannot be used, if it cannot.
+    /// Why the device cannot be used, if it cannot.
     error: Option<String>,
 }
 
@@ -43,7 +43,7 @@ impl From<Found> for Device {
     }
 }
 
-/// Starts the device and asks it.
+/// Starts the device and returns the number types that it supports.
 fn dtypes(name: DeviceName) -> Result<Vec<FloatType>, String> {
     struct Types;
     impl Job for Types {
@@ -55,15 +55,15 @@ fn dtypes(name: DeviceName) -> Result<Vec<FloatType>, String> {
     moi_backends::run(name, Types).map_err(|error| error.to_string())
 }
 
-/// Prints what this build supports and what this machine has.
+/// Prints the devices that this build supports and that this machine has.
 pub(crate) fn run(args: &DevicesArgs) -> Result<()> {
-    let row = |kind: Kind| Row {
+    let row = |kind: Kind| DeviceRow {
         kind: kind.name(),
         feature: kind.feature(),
         compiled: kind.is_compiled(),
         devices: found(kind).into_iter().map(Device::from).collect(),
     };
-    let rows: Vec<Row> = Kind::ALL.into_iter().map(row).collect();
+    let rows: Vec<DeviceRow> = Kind::ALL.into_iter().map(row).collect();
     if args.format == Format::Json {
         return output::print_json(&rows);
     }

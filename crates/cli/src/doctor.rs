@@ -4,8 +4,10 @@ use std::time::Instant;
 
 use anyhow::{Result, bail};
 use burn::tensor::{FloatDType, backend::Backend};
-use moi_backends::{Class, DeviceError, DeviceName, FloatType, Found, Kind, Request, float_types, found};
-use moi_engine::{Engine, InputRule, Prompt, Sampling, SelfCheck, Step, Support, self_check::Known};
+use moi_backends::{
+    Class, DeviceError, DeviceName, DeviceRequest, FloatType, Found, Kind, float_types, found,
+};
+use moi_engine::{Engine, InputRule, Prompt, Sampling, SelfCheck, Support, TokenEvent, self_check::Known};
 use serde::Serialize;
 
 use crate::{
@@ -15,53 +17,53 @@ use crate::{
     output, version,
 };
 
-/// What was found of one device.
+/// The findings for one device.
 #[derive(Debug, Serialize)]
 struct Report {
     device: String,
     description: Option<String>,
     driver: Option<String>,
     memory_bytes: Option<u64>,
-    /// The small model in each type that the device computes in.
+    /// The results of the small model, one per number type.
     types: Vec<TypeReport>,
-    /// Decoding in float32 against the CPU; absent for the CPU itself.
+    /// The comparison of float32 decoding with the CPU; absent for the CPU itself.
     decoding: Option<Decoding>,
     seconds: f64,
-    /// Whether it can be trusted.
+    /// Whether the results are correct.
     right: bool,
-    /// What to do, or what to know.
+    /// What the user can do, or should know.
     advice: Vec<String>,
 }
 
 #[derive(Clone, Copy, Debug, Serialize)]
 struct TypeReport {
     dtype: &'static str,
-    /// Largest difference to the known logits, relative to the largest of them.
+    /// Largest difference from the known logits, relative to the largest logit.
     whole: f32,
     cached: f32,
     allowed: f32,
     right: bool,
 }
 
-/// Tokens of several requests, on the device and on the CPU.
+/// Comparison of the tokens of several requests on the device with those on the CPU.
 #[derive(Clone, Copy, Debug, Serialize)]
 struct Decoding {
     tokens: usize,
     same: usize,
-    /// Largest difference of an entropy or a gate, as long as the tokens are the same.
+    /// Largest difference of an entropy or a gate, up to the first token that differs.
     entropy: f32,
     right: bool,
 }
 
-/// Checks, reports, and fails where a device is wrong.
+/// Checks the devices and prints a report; the exit code is 1 if a device is wrong.
 pub(crate) fn run(args: &DoctorArgs) -> Result<Ended> {
-    // Kept for one GPU only.
-    if args.device != Request::Auto {
+    // Compiled kernels can be cached for a single GPU only.
+    if args.device != DeviceRequest::Auto {
         keep_kernels();
     }
     let names = match args.device {
-        Request::Named(name) => vec![name],
-        Request::Auto => Kind::ALL.into_iter().flat_map(found).map(|found| found.name).collect(),
+        DeviceRequest::Named(name) => vec![name],
+        DeviceRequest::Auto => Kind::ALL.into_iter().flat_map(found).map(|found| found.name).collect(),
     };
     let cpu = Device::cpu();
     let expected = cpu.run(Decode)?;
@@ -69,12 +71,12 @@ pub(crate) fn run(args: &DoctorArgs) -> Result<Ended> {
         names.into_iter().map(|name| examine(name, cpu, &expected)).collect::<Result<_>>()?;
     match args.format {
         Format::Json => output::print_json(&reports)?,
-        Format::Text => output::print_bytes(text(&reports, args.device == Request::Auto).as_bytes())?,
+        Format::Text => output::print_bytes(text(&reports, args.device == DeviceRequest::Auto).as_bytes())?,
     }
     Ok(if reports.iter().all(|report| report.right) { Ended::Normally } else { Ended::Unwell })
 }
 
-fn examine(name: DeviceName, cpu: Device, expected: &[Step]) -> Result<Report> {
+fn examine(name: DeviceName, cpu: Device, expected: &[TokenEvent]) -> Result<Report> {
     let begun = Instant::now();
     let device = Device(name);
     let found = device.found();
@@ -91,7 +93,7 @@ fn examine(name: DeviceName, cpu: Device, expected: &[Step]) -> Result<Report> {
             (types, decoding, advice)
         }
         Ok(Err(error)) => bail!(error),
-        // Asked for by name and not to be had: the error says all.
+        // The device was named but is not available: the error says everything.
         Err(error @ (DeviceError::NotCompiled { .. } | DeviceError::Absent { .. })) if found.is_none() => {
             bail!(error)
         }
@@ -108,20 +110,20 @@ fn examine(name: DeviceName, cpu: Device, expected: &[Step]) -> Result<Report> {
     Ok(Report { device, description, driver, memory_bytes, types, decoding, seconds, right, advice })
 }
 
-/// The small model in every type, and decoding in float32 where asked for.
+/// Runs the small model in every number type, and decodes in float32 if requested.
 struct Examine {
     decodes: bool,
 }
 
 impl moi_backends::Job for Examine {
-    type Output = Result<(Vec<TypeReport>, Option<Result<Vec<Step>, String>>)>;
+    type Output = Result<(Vec<TypeReport>, Option<Result<Vec<TokenEvent>, String>>)>;
 
     fn run<B: Backend>(self, device: &B::Device) -> Self::Output {
         let mut types = Vec::new();
         for kind in float_types::<B>(device) {
             types.push(TypeReport::new(kind, SelfCheck::run::<B>(device, kind.dtype())?));
         }
-        // Logits that are no numbers end a generation; here that is what is looked for.
+        // Logits that are NaN or infinite are an error in a generation; here they are a finding.
         let steps = self.decodes.then(|| Decode.run::<B>(device).map_err(|error| format!("{error:#}")));
         Ok((types, steps))
     }
@@ -135,19 +137,19 @@ impl TypeReport {
     }
 }
 
-/// The small model's answers under several rules, greedy and sampled, as one batch.
+/// Decodes with the small model under several rules, greedy and sampled, in one batch.
 struct Decode;
 
-/// Tokens of each request.
+/// Number of tokens per request.
 const TOKENS: usize = 12;
 
 impl Job for Decode {
-    type Output = Vec<Step>;
+    type Output = Vec<TokenEvent>;
 
-    fn run<B: Backend>(self, device: &B::Device) -> Result<Vec<Step>> {
+    fn run<B: Backend>(self, device: &B::Device) -> Result<Vec<TokenEvent>> {
         let known = Known::read();
         let model = known.model::<B>(device, FloatDType::F32)?;
-        // What it computes is what is being found out.
+        // The engine's own self-check is off, because this command reports the error itself.
         let engine = Engine::new(model, device.clone()).without_self_check();
         let mut batch = engine.batch();
         let sampled =
@@ -178,17 +180,18 @@ impl Job for Decode {
     }
 }
 
-/// Steps of a device whose float32 is exact must be the CPU's; where it is less, a token may differ.
-fn compare(found: &[Step], expected: &[Step], exact: bool) -> Decoding {
+/// Compares steps. A device with exact float32 must give the tokens of the CPU; on others a token may differ.
+fn compare(found: &[TokenEvent], expected: &[TokenEvent], exact: bool) -> Decoding {
     let same = |row: usize| {
-        let of = |steps: &[Step]| steps.iter().filter(|step| step.row.0 == row).cloned().collect::<Vec<_>>();
+        let of =
+            |steps: &[TokenEvent]| steps.iter().filter(|step| step.row.0 == row).cloned().collect::<Vec<_>>();
         let pairs = of(found).into_iter().zip(of(expected));
         pairs.take_while(|(f, e)| f.token == e.token).collect::<Vec<_>>()
     };
     let rows = expected.iter().map(|step| step.row.0 + 1).max().unwrap_or(0);
-    let pairs: Vec<(Step, Step)> = (0..rows).flat_map(same).collect();
-    let off = |(f, e): &(Step, Step)| [(f.entropy - e.entropy).abs(), (f.gate - e.gate).abs()];
-    // Not a number is the worst.
+    let pairs: Vec<(TokenEvent, TokenEvent)> = (0..rows).flat_map(same).collect();
+    let off = |(f, e): &(TokenEvent, TokenEvent)| [(f.entropy - e.entropy).abs(), (f.gate - e.gate).abs()];
+    // NaN counts as the largest difference.
     let entropy = pairs.iter().flat_map(off).fold(0.0f32, |max, d| if d <= max { max } else { d });
     let right = match exact {
         true => pairs.len() == expected.len() && entropy <= 1e-4,

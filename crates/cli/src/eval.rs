@@ -8,7 +8,7 @@ use std::{
 use anyhow::{Context, Result, anyhow, bail};
 use burn::tensor::backend::Backend;
 use indicatif::ProgressBar;
-use moi_engine::{Engine, EngineError, Event, InputRule, Request, RequestId, Scheduler, Step};
+use moi_engine::{Engine, EngineError, Event, InputRule, Request, RequestId, Scheduler, TokenEvent};
 use moi_eval::{
     Countdown, Log, Merged, Problem, Sample, Shard, ShardFacts, Summary, Task, are_equal, configurations,
     page, table,
@@ -35,10 +35,10 @@ use crate::{
     ui,
 };
 
-/// CountDown problems where no number is asked for.
+/// Number of CountDown problems, if none is given.
 const PROBLEMS: usize = 100;
 
-/// Runs what is not there yet, and reports.
+/// Runs the missing samples and reports.
 pub(crate) fn run(args: &EvalArgs) -> Result<Ended> {
     if let (false, Some(output)) = (args.merge.is_empty(), &args.output) {
         return merged(args, output);
@@ -58,7 +58,7 @@ pub(crate) fn run(args: &EvalArgs) -> Result<Ended> {
         ignore_eos: false,
     };
     let mut decoding = Decoding::new(&pretrained, &args.scope, &args.sampling, None, &stop)?;
-    // Not drawn: a run that goes on must be the same run.
+    // The seed is fixed, because a continued run must use the same seeds.
     decoding.seed = match args.sampling.seed {
         None => 0,
         Some(OrMinusOne(Some(seed))) => seed,
@@ -82,7 +82,7 @@ pub(crate) fn run(args: &EvalArgs) -> Result<Ended> {
     device.run(Eval { args, device, pretrained, task, prompts, rules, decoding })
 }
 
-/// Puts the files of all shards together, and reports them.
+/// Merges the files of all shards, and reports the result.
 fn merged(args: &EvalArgs, output: &Path) -> Result<Ended> {
     if let Some(path) = &args.report {
         file::check(path)?;
@@ -110,14 +110,14 @@ fn merged(args: &EvalArgs, output: &Path) -> Result<Ended> {
     }
 }
 
-/// What is said of answers that failed, where there are any.
+/// A message about failed answers, if there are any.
 fn failed(samples: &[Sample]) -> Option<String> {
     let failed = StopReason::Failed.to_string();
     let count = samples.iter().filter(|sample| sample.stop == failed).count();
     (count > 0).then(|| format!("{count} answers failed and count as wrong"))
 }
 
-/// Writes what was found: a page where one is asked for, and tables or JSON.
+/// Writes the report: a page if requested, and tables or JSON.
 fn report(args: &EvalArgs, run: &Value, summary: &Summary) -> Result<()> {
     if let Some(path) = &args.report {
         let facts = run.as_object().into_iter().flatten();
@@ -156,7 +156,7 @@ fn task(args: &EvalArgs) -> Result<Task> {
     Ok(task)
 }
 
-/// Names must tell problems and rules apart.
+/// Checks that the names of problems and rules are unique.
 fn check_names(args: &EvalArgs, task: &Task, rules: &[InputRule]) -> Result<()> {
     let mut seen = HashSet::new();
     if let Some(twice) = task.problems.iter().find(|problem| !seen.insert(&problem.id)) {
@@ -173,7 +173,8 @@ fn specs(rules: &[InputRule]) -> Vec<String> {
     rules.iter().map(InputRule::spec).collect()
 }
 
-/// No rule may have more tries than another unless that is meant. Those of earlier comparisons in the same file count.
+/// Checks that all rules have the same number of configurations, including earlier ones in the same file, unless
+/// --unequal-budgets is given.
 fn check_budgets(args: &EvalArgs, rules: &[InputRule], samples: &[Sample]) -> Result<()> {
     let tried = configurations(&specs(rules), samples);
     if args.unequal_budgets || are_equal(&tried) {
@@ -187,7 +188,7 @@ fn check_budgets(args: &EvalArgs, rules: &[InputRule], samples: &[Sample]) -> Re
     )
 }
 
-/// Tells a problem from another that has its name: what is asked, and how it is judged.
+/// A hash of a problem's prompt and answer, to detect another problem with the same name.
 fn digest(prompt: &[u32], problem: &Problem) -> Result<String> {
     let mut hash = Sha256::new();
     prompt.iter().for_each(|id| hash.update(id.to_le_bytes()));
@@ -195,7 +196,7 @@ fn digest(prompt: &[u32], problem: &Problem) -> Result<String> {
     Ok(hash.finalize().iter().take(8).map(|byte| format!("{byte:02x}")).collect())
 }
 
-/// Samples must be of the problems as they are now.
+/// Checks that the samples of the file belong to the problems of this task.
 fn check_samples(path: &Path, task: &Task, digests: &[String], samples: &[Sample]) -> Result<()> {
     let now: HashMap<&str, &String> =
         task.problems.iter().map(|problem| problem.id.as_str()).zip(digests).collect();
@@ -212,7 +213,7 @@ fn check_samples(path: &Path, task: &Task, digests: &[String], samples: &[Sample
     }
 }
 
-/// Judges kept answers as they are judged now: another version of the judge may have kept them.
+/// Judges the samples of the file again, because an earlier version may have judged them differently.
 fn judge_again(task: &Task, samples: &mut [Sample]) {
     let problems: HashMap<&str, &Problem> =
         task.problems.iter().map(|problem| (problem.id.as_str(), problem)).collect();
@@ -225,7 +226,7 @@ fn judge_again(task: &Task, samples: &mut [Sample]) {
     }
 }
 
-/// The tokens of each problem.
+/// The prompt tokens of each problem.
 fn prompts(args: &EvalArgs, task: &Task, pretrained: &Pretrained) -> Result<Vec<Vec<u32>>> {
     let ids = |text: &String| {
         let given = PromptArgs {
@@ -249,7 +250,7 @@ struct Eval<'a> {
     decoding: Decoding,
 }
 
-/// A sample that is to be made.
+/// A sample that has to be generated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Wanted {
     problem: usize,
@@ -304,7 +305,7 @@ impl Job for Eval<'_> {
         let interrupted = work.run(&engine, batch, &interrupt)?;
         note_kernels();
         work.report(args, &run)?;
-        // Those of earlier runs, too: the figures hold them.
+        // Failed answers of earlier runs are included, because the figures include them.
         if let Some(what) = failed(&work.samples) {
             return Err(match work.error {
                 Some(first) => first.context(format!("{what}; the first of this run")),
@@ -315,7 +316,8 @@ impl Job for Eval<'_> {
     }
 }
 
-/// What makes two runs the same: all but the rules, and how many problems and samples.
+/// The parameters that must be the same to continue a run: everything but the rules and the numbers of problems and
+/// samples.
 fn described(
     args: &EvalArgs,
     task: &Task,
@@ -348,7 +350,7 @@ fn described(
 
 struct Work {
     task: Task,
-    /// Of its problems.
+    /// The hashes of the problems.
     digests: Vec<String>,
     prompts: Vec<Vec<u32>>,
     rules: Vec<InputRule>,
@@ -357,24 +359,24 @@ struct Work {
     shard: Option<Shard>,
     log: Log,
     samples: Vec<Sample>,
-    /// Why the first answer of this run failed, if one did.
+    /// The error of the first failed answer of this run, if there is one.
     error: Option<anyhow::Error>,
 }
 
-/// An answer under way.
+/// An answer in progress.
 struct Answer {
     wanted: Wanted,
-    steps: Vec<Step>,
+    steps: Vec<TokenEvent>,
 }
 
 impl Work {
-    /// The problems of this shard, with their places in the task.
+    /// The problems of this shard, with their indexes in the task.
     fn problems(&self) -> impl Iterator<Item = (usize, &Problem)> {
         let all = self.task.problems.iter().enumerate();
         all.filter(|(at, _)| self.shard.is_none_or(|shard| shard.has(*at)))
     }
 
-    /// What is not there yet, problem by problem, so that those of one prompt come together.
+    /// The missing samples, problem by problem, so that samples of the same prompt are neighbours.
     fn missing(&self) -> Vec<Wanted> {
         let specs = specs(&self.rules);
         let known: HashSet<(&str, &str, usize)> = (self.samples.iter())
@@ -393,14 +395,14 @@ impl Work {
         missing
     }
 
-    /// The seed of a sample: the same for every rule.
+    /// The seed of a sample, which is the same for every rule.
     fn seed(&self, wanted: Wanted) -> u64 {
-        // Far enough apart that no problem's samples meet another's.
+        // The seeds of different problems are far enough apart that they never overlap.
         self.decoding.seed.wrapping_add((wanted.problem as u64) << 20).wrapping_add(wanted.sample as u64)
     }
 
-    /// Makes what is missing, so many answers at a time: where one has ended, the next begins at once. Whether Ctrl-C has
-    /// ended it.
+    /// Generates the missing samples, up to `size` at a time; when one ends, the next begins. Returns whether Ctrl-C
+    /// stopped it.
     fn run<B: Backend>(
         &mut self,
         engine: &Engine<B, Decoder<B>>,
@@ -417,7 +419,7 @@ impl Work {
         let mut answers: HashMap<RequestId, Answer> = HashMap::new();
         let (mut right, mut done) = (0, 0);
         while !interrupt.is_set() {
-            // A grammar is compiled and a prompt tokenized when its turn is near, not all before the first.
+            // Grammars are compiled and prompts tokenized shortly before they are needed, not all in advance.
             let room = size.saturating_sub(answers.len());
             self.submit(&mut scheduler, &mut answers, missing.by_ref().take(room).collect())?;
             if scheduler.is_idle() {
@@ -425,13 +427,13 @@ impl Work {
             }
             for event in scheduler.round() {
                 let (id, ended) = match event {
-                    Event::Step(id, step) => {
+                    Event::Token(id, step) => {
                         let Some(answer) = answers.get_mut(&id) else { continue };
                         let ended = step.stop.is_some().then_some(StopReason::Interrupted);
                         answer.steps.push(step);
                         (id, ended)
                     }
-                    // With the model or the device all fail.
+                    // A failed round means that the model or the device failed, so all answers fail.
                     Event::Admitted(_) | Event::Prompt(..) => continue,
                     Event::Failed(_, error @ EngineError::Round(_), _) => return Err(error.into()),
                     Event::Failed(id, error, text) => {
@@ -473,8 +475,8 @@ impl Work {
         Ok(())
     }
 
-    /// Judges an answer and keeps it; `early` says why it ended if its last step does not. Whether it is right: one that
-    /// failed is not, whatever it had said.
+    /// Judges an answer and stores it. `early` is the reason for the end if the last step has none. Returns whether
+    /// the answer is right; an answer that failed is wrong, whatever its text.
     fn finish(&mut self, Answer { wanted, steps }: Answer, early: StopReason) -> Result<bool> {
         let problem = &self.task.problems[wanted.problem];
         let text: String = steps.iter().map(|step| step.text.as_str()).collect();

@@ -1,4 +1,4 @@
-//! Files that appear when they are whole, and texts that the user names.
+//! Writes files that appear only when they are complete, and reads texts that the user names.
 
 use std::{
     fs,
@@ -8,10 +8,10 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 
-/// Says before hours of measuring that a file cannot be written.
+/// Checks that a file can be written, before hours of measuring.
 ///
 /// # Errors
-/// If it cannot.
+/// If it cannot be written.
 pub(crate) fn check(path: &Path) -> Result<()> {
     if is_special(path) {
         return Ok(());
@@ -20,20 +20,20 @@ pub(crate) fn check(path: &Path) -> Result<()> {
     if !directory.is_dir() {
         bail!("{}: there is no directory {}", cannot(path), directory.display());
     }
-    // It goes as it comes.
+    // The temporary file is removed immediately.
     moi_hub::new_file_in(&directory).map(drop).with_context(|| cannot(path))
 }
 
-/// Writes under a temporary name first: no half-written file takes the place of a whole one. What is no regular
-/// file, such as a pipe or a device, is written to as it is.
+/// Writes a file under a temporary name first, so that a partial file never replaces a complete one. Pipes, devices
+/// and other special files are written directly.
 ///
 /// # Errors
-/// If it cannot be written.
+/// If the file cannot be written.
 pub(crate) fn write_whole(path: &Path, content: &[u8]) -> Result<()> {
     if is_special(path) {
         return fs::write(path, content).with_context(|| cannot(path));
     }
-    // A link stays one.
+    // A symbolic link stays a link.
     let target = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
     let mut file = moi_hub::new_file_in(&directory(&target)).with_context(|| cannot(path))?;
     file.write_all(content).with_context(|| cannot(path))?;
@@ -41,18 +41,18 @@ pub(crate) fn write_whole(path: &Path, content: &[u8]) -> Result<()> {
     Ok(())
 }
 
-/// No text that is read whole is longer.
-const MOST_BYTES: u64 = 16 << 20;
+/// Largest size of a text that is read as a whole.
+const MAX_BYTES: u64 = 16 << 20;
 
-/// A text in a file, which may be a pipe.
+/// Reads a text from a file, which may be a pipe.
 ///
 /// # Errors
-/// If it cannot be read, has no end within [`MOST_BYTES`], or is not UTF-8.
+/// If the file cannot be read, is longer than [`MAX_BYTES`], or is not UTF-8.
 pub(crate) fn read_text(path: &Path) -> Result<String> {
     text(fs::File::open(path)?)
 }
 
-/// A text on stdin.
+/// Reads a text from stdin.
 ///
 /// # Errors
 /// As [`read_text`].
@@ -62,9 +62,9 @@ pub(crate) fn stdin_text() -> Result<String> {
 
 fn text(from: impl Read) -> Result<String> {
     let mut bytes = Vec::new();
-    from.take(MOST_BYTES + 1).read_to_end(&mut bytes)?;
-    if bytes.len() as u64 > MOST_BYTES {
-        bail!("it has more than {MOST_BYTES} bytes");
+    from.take(MAX_BYTES + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > MAX_BYTES {
+        bail!("it has more than {MAX_BYTES} bytes");
     }
     Ok(moi_files::text(bytes)?)
 }

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use burn::tensor::backend::Backend;
-use moi_engine::{Engine, InputRule, Request, Step};
+use moi_engine::{Engine, InputRule, Request, TokenEvent};
 use moi_models::Decoder;
 use moi_pretrained::Pretrained;
 use moi_text::Tokenizer;
@@ -20,7 +20,7 @@ use crate::{
     prompt, runner, ui,
 };
 
-/// Generates, streams and reports.
+/// Generates, prints and reports.
 pub(crate) fn run(args: GenerateArgs) -> Result<Ended> {
     let rule = decoding::rule(&args.rule)?;
     let path = model::find(&args.model.model, args.model.revision.as_deref())?;
@@ -44,7 +44,8 @@ impl Job for Generate {
     fn run<B: Backend>(self, device: &B::Device) -> Result<Ended> {
         let Self { args, device: device_name, pretrained, rule, begun } = self;
         let samples = usize::from(args.output.n);
-        // How many tokens a text is becomes known while the weights are loaded.
+        // The prompt is tokenized while the weights are loaded, so the length of a text is unknown here; 1 is the
+        // minimum.
         let given = args.prompt.tokens.as_ref().map_or(1, Vec::len);
         let least = model::positions(&pretrained, given, args.stop.limit()) * samples;
         let loading = Loading::<B>::begin(pretrained, &args.model, (device_name, device), least)?;
@@ -60,7 +61,7 @@ impl Job for Generate {
         let load = begun.elapsed();
         let streams = args.output.format == Format::Text;
         let request = |sample| Request {
-            // Nobody sees them in a text.
+            // Text output does not show the weights of mixtures.
             top: if streams { 0 } else { args.output.top },
             logprobs: args.output.logprobs,
             ..decoding.request::<B>(&prompt, rule, sample)
@@ -96,7 +97,7 @@ impl Job for Generate {
     }
 }
 
-/// A single generation, as it comes.
+/// Generates one answer and prints it as it comes.
 fn one<B: Backend>(
     engine: &Engine<B, Decoder<B>>,
     request: Request<B>,
@@ -108,9 +109,9 @@ fn one<B: Backend>(
     let mut generation = engine.generate(request)?;
     note_kernels();
     let bar = (!streams).then(|| runner::rate(limit)).transpose()?;
-    // A device may still be at work on it; the first token waits for that and counts as prefill.
+    // The device may still be busy with loading; the first token waits for that, which counts as prefill.
     let mut prefill = None;
-    let mut steps: Vec<Step> = Vec::new();
+    let mut steps: Vec<TokenEvent> = Vec::new();
     let mut failed = None;
     for step in generation.by_ref() {
         let step = match step {
@@ -136,7 +137,7 @@ fn one<B: Backend>(
         bar.finish_and_clear();
     }
     let reused = generation.reused_positions();
-    // Nothing, unless an interrupt or a failure left something held back.
+    // `finish` returns text that was held back if an interrupt or a failure ended the generation.
     let held = generation.finish()?;
     if let Some(last) = steps.last_mut() {
         if streams {
@@ -160,7 +161,7 @@ fn one<B: Backend>(
     })
 }
 
-/// Several samples in one batch.
+/// Generates several samples in one batch.
 fn many<B: Backend>(
     engine: &Engine<B, Decoder<B>>,
     requests: Vec<Request<B>>,
@@ -182,7 +183,7 @@ fn many<B: Backend>(
     Ok(ran)
 }
 
-/// Says that tokens were chosen that the tokenizer does not have, if some were: they print nothing.
+/// Prints a note if generated tokens are not in the tokenizer; they print nothing.
 pub(crate) fn note_unknown(tokens: impl Iterator<Item = u32>, tokenizer: Option<&Tokenizer>) {
     let Some(tokenizer) = tokenizer else { return };
     let (unknown, known): (Vec<u32>, Vec<u32>) = tokens.partition(|&token| tokenizer.token(token).is_none());
@@ -197,7 +198,7 @@ pub(crate) fn note_unknown(tokens: impl Iterator<Item = u32>, tokenizer: Option<
     }
 }
 
-/// Says that our kernels were found wrong, if they were.
+/// Prints a note if our GPU kernels were found wrong and turned off.
 pub(crate) fn note_kernels() {
     if moi_engine::self_check::kernels_failed() {
         ui::note(

@@ -8,7 +8,7 @@ use crate::{
     model, output,
 };
 
-/// Prints what a model is.
+/// Prints the description of a model.
 pub(crate) fn run(args: &InspectArgs) -> Result<()> {
     let path = model::find(&args.model, args.revision.as_deref())?;
     let inspection =

@@ -1,5 +1,5 @@
-//! Ctrl-C, and what a system sends to end a process (SIGTERM, SIGHUP): noticed between two tokens, so that what was
-//! generated is kept, and the terminal left as it was found.
+//! Handles Ctrl-C and the signals SIGTERM and SIGHUP. Commands check for them between two tokens, keep the text so
+//! far, and restore the terminal.
 
 use std::sync::{
     Arc,
@@ -10,26 +10,27 @@ use anyhow::Result;
 
 use crate::{INTERRUPTED, signals, ui};
 
-/// Whether the process shall end.
+/// Whether the process was asked to end.
 #[derive(Clone, Debug)]
 pub(crate) struct Interrupt(Arc<State>);
 
 #[derive(Debug)]
 struct State {
     seen: AtomicBool,
-    /// Whether there may be something to keep, and a loop that looks whether it shall end.
+    /// Whether a loop is running that checks for signals, and that may have text to keep.
     begun: AtomicBool,
-    /// Whether a line is being read from the terminal, which nothing but a key ends.
+    /// Whether the process waits for a line from the terminal, which only a key press can end.
     reads: AtomicBool,
     terminal: Terminal,
 }
 
 impl Interrupt {
-    /// From here on a signal ends the process at once, tidily, and from [`Interrupt::begin`] on the first is noticed; a
-    /// second one before [`Interrupt::clear`], or one while a line is read, ends at once.
+    /// Installs the signal handler. Until [`Interrupt::begin`], a signal ends the process at once and restores the
+    /// terminal. After it, the first signal only sets a flag. A second signal before [`Interrupt::clear`], or a
+    /// signal while a line is read, ends the process at once.
     ///
     /// # Errors
-    /// If the system refuses.
+    /// If the system refuses the handler.
     pub(crate) fn install() -> Result<Self> {
         let state = Arc::new(State {
             seen: AtomicBool::new(false),
@@ -53,22 +54,22 @@ impl Interrupt {
         Ok(Self(state))
     }
 
-    /// From here on the process ends by itself when it is told to.
+    /// From now on, the first signal only sets the flag, and the caller has to check it.
     pub(crate) fn begin(&self) {
         self.0.begun.store(true, Ordering::Relaxed);
     }
 
-    /// Whether there was one.
+    /// Whether a signal has arrived.
     pub(crate) fn is_set(&self) -> bool {
         self.0.seen.load(Ordering::Relaxed)
     }
 
-    /// Forgets it.
+    /// Clears the flag.
     pub(crate) fn clear(&self) {
         self.0.seen.store(false, Ordering::Relaxed);
     }
 
-    /// Reads a line from the terminal.
+    /// Reads a line from the terminal; a signal meanwhile ends the process.
     pub(crate) fn while_reading<T>(&self, read: impl FnOnce() -> T) -> T {
         self.0.reads.store(true, Ordering::Relaxed);
         let line = read();
@@ -77,7 +78,7 @@ impl Interrupt {
     }
 }
 
-/// How the terminal was set: an editor of lines takes its keys one by one.
+/// The mode of the terminal at the start. A line editor changes it to read single keys.
 #[derive(Debug)]
 struct Terminal {
     #[cfg(unix)]
@@ -87,14 +88,15 @@ struct Terminal {
 #[cfg(unix)]
 impl Terminal {
     fn now() -> Self {
-        // None where stdin is no terminal.
+        // `None` if stdin is not a terminal.
         Self { mode: rustix::termios::tcgetattr(std::io::stdin()).ok() }
     }
 
-    /// As it was; `is_amid`, whether the cursor stands behind a text that is to be kept.
+    /// Restores the mode. `is_amid` is whether the cursor stands after text that should be kept, so that a new line
+    /// is needed.
     fn restore(&self, is_amid: bool) {
         if let Some(mode) = &self.mode {
-            // The process ends whether or not that can be done.
+            // The process ends even if that fails.
             let _ = rustix::termios::tcsetattr(std::io::stdin(), rustix::termios::OptionalActions::Now, mode);
             if is_amid {
                 ui::say!("");
@@ -109,6 +111,6 @@ impl Terminal {
         Self {}
     }
 
-    /// The console's modes end with the process.
+    /// The console resets its modes when the process ends.
     fn restore(&self, _: bool) {}
 }

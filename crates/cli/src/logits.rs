@@ -13,7 +13,7 @@ use crate::{
 
 /// Computes the logits of a prompt and writes them.
 ///
-/// Logits that are not finite are written too: whoever looks for what is wrong wants them.
+/// Logits that are NaN or infinite are written too, because they help to find the fault.
 pub(crate) fn run(args: &LogitsArgs) -> Result<()> {
     file::check(&args.output)?;
     let pretrained = model::open(&args.model)?;

@@ -1,4 +1,4 @@
-//! The `moi` binary: parses, picks a backend at run time, prints.
+//! The `moi` binary: parses the arguments, chooses a backend at run time, and prints.
 
 #![warn(clippy::print_stderr)]
 
@@ -24,6 +24,7 @@ mod memory;
 mod model;
 mod models;
 mod output;
+mod plots;
 mod prompt;
 mod rules;
 mod runner;
@@ -45,15 +46,15 @@ use anyhow::Context;
 
 use args::{Args, Command};
 
-/// glibc's allocator returns large blocks to the system when they are freed, and each layer of a prompt maps them again,
-/// page by page. That took a third of the time of a prompt; mimalloc keeps the blocks.
+/// The allocator mimalloc keeps large blocks. glibc's allocator returns them to the system when they are freed, and
+/// each layer of a prompt maps them again page by page, which took a third of the time of a prompt.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-/// What a shell gives to a process that was interrupted.
+/// The exit code that a shell gives to an interrupted process.
 const INTERRUPTED: u8 = 130;
 
-/// Panics in libraries that become errors are reported as such, and not twice.
+/// Prints panics, except those in libraries that become errors, which would otherwise be printed twice.
 fn report_uncaught_panics() {
     let report = panic::take_hook();
     panic::set_hook(Box::new(move |panic| {
@@ -65,7 +66,7 @@ fn report_uncaught_panics() {
 
 fn main() -> ExitCode {
     report_uncaught_panics();
-    // SAFETY: nothing else has run.
+    // SAFETY: no other thread has started.
     unsafe { moi_backends::quiet_drivers() };
     if version::is_asked(std::env::args_os()) {
         return match output::print_bytes(version::about().as_bytes()) {
@@ -77,7 +78,7 @@ fn main() -> ExitCode {
         Ok(Ended::Normally) => ExitCode::SUCCESS,
         Ok(Ended::Unwell) => ExitCode::FAILURE,
         Ok(Ended::Interrupted) => ExitCode::from(INTERRUPTED),
-        // Nobody reads on: a pipe into `head` is no failure worth a word.
+        // The reader has closed stdout, as `head` does, which is not worth a message.
         Err(error) if output::is_broken_pipe(&error) => ExitCode::FAILURE,
         Err(error) => {
             ui::say!("moi: {error:#}");
@@ -118,18 +119,18 @@ fn run(args: Args) -> anyhow::Result<Ended> {
     }
 }
 
-/// Writes `moi.1`, `moi-generate.1` and so on.
+/// Writes the manual pages `moi.1`, `moi-generate.1` and so on.
 fn man(directory: &std::path::Path) -> anyhow::Result<()> {
     let cannot = || format!("cannot write manual pages into {}", directory.display());
     std::fs::create_dir_all(directory).with_context(cannot)?;
     clap_mangen::generate_to(args::command(), directory).with_context(cannot)
 }
 
-/// How a command that did not fail came to its end.
+/// How a command without an error ended.
 enum Ended {
     Normally,
-    /// With a report of something that is wrong.
+    /// The command reported that something is wrong.
     Unwell,
-    /// By Ctrl-C.
+    /// Ctrl-C ended the command.
     Interrupted,
 }

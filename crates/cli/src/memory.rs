@@ -1,14 +1,14 @@
-//! What this process took of the machine's memory.
+//! The memory use of this process, and the free memory of the machine.
 
 use std::fs;
 
-/// The most bytes of memory that this process has had so far, where the system says.
+/// The peak memory of this process in bytes, if the system says so.
 pub(crate) fn peak_memory() -> Option<u64> {
-    // Elsewhere there is no such file.
+    // Other systems than Linux have no such file.
     peak_of(&fs::read_to_string("/proc/self/status").ok()?)
 }
 
-/// Bytes of memory that processes could still have, where the system says.
+/// Bytes of memory that are still available, if the system says so.
 #[cfg(feature = "serve")]
 pub(crate) fn available() -> Option<u64> {
     let text = fs::read_to_string("/proc/meminfo").ok()?;
@@ -17,7 +17,7 @@ pub(crate) fn available() -> Option<u64> {
     Some(kilobytes * 1024)
 }
 
-/// `VmHWM:     1234 kB`
+/// Parses a line such as `VmHWM:     1234 kB`.
 fn peak_of(status: &str) -> Option<u64> {
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
     let kilobytes: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;

@@ -1,4 +1,4 @@
-//! From `--model` to a model.
+//! Finds and opens the model of `--model`.
 
 use std::{
     path::{Path, PathBuf},
@@ -22,12 +22,12 @@ use crate::{
     ui,
 };
 
-/// Finds, fetches if need be, and opens the model that was asked for.
+/// Finds the requested model, downloads it if necessary, and opens it.
 pub(crate) fn open(args: &ModelArgs) -> Result<Pretrained> {
     open_at(args, &find(&args.model, args.revision.as_deref())?)
 }
 
-/// Opens the model that [`find`] has found.
+/// Opens the model at the path that [`find`] returned.
 pub(crate) fn open_at(args: &ModelArgs, path: &Path) -> Result<Pretrained> {
     ui::detail(&format!("the model is {}", path.display()));
     let mut pretrained =
@@ -44,19 +44,19 @@ pub(crate) fn open_at(args: &ModelArgs, path: &Path) -> Result<Pretrained> {
     Ok(pretrained)
 }
 
-/// The sampling that the makers of a catalogue's model advise.
+/// The sampling that the makers of a catalogue model advise.
 pub(crate) fn advised(entry: &Entry) -> AdvisedSampling {
     let advised = entry.sampling;
     let (temperature, top_k, top_p) = (advised.temperature, advised.top_k, advised.top_p);
     AdvisedSampling { temperature, top_k, top_p, ..AdvisedSampling::default() }
 }
 
-/// The file or directory of the model that was asked for, fetched if need be.
+/// The file or directory of the requested model, downloaded if necessary.
 pub(crate) fn find(model: &str, revision: Option<&str>) -> Result<PathBuf> {
     find_with(model, revision, |fetcher| fetcher)
 }
 
-/// The same for a conversion, which reads weights that do not run as they are.
+/// As [`find`], for a conversion, which also reads weights that cannot run directly.
 pub(crate) fn find_source(model: &str, revision: Option<&str>) -> Result<PathBuf> {
     find_with(model, revision, Fetcher::for_conversion)
 }
@@ -70,7 +70,9 @@ fn find_with(
     let path = Path::new(model);
     let is_local = moi_hub::find(model).is_some() || path.exists();
     if let (true, Some(revision)) = (is_local, revision) {
-        bail!("--revision {revision} has no meaning for `{model}`, which is no hub repository");
+        bail!(
+            "--revision works only with hub repositories, and `{model}` is not one; remove --revision {revision}"
+        );
     }
     if let Some(entry) = moi_hub::find(model) {
         return Ok(Fetcher::new(Cache::from_env()?).fetch(entry, say)?);
@@ -80,9 +82,9 @@ fn find_with(
     }
     let fetcher = configure(Fetcher::new(Cache::from_env()?));
     if fetcher.reference(model)?.is_some() {
-        return fetcher.fetch_repository(model, revision, say).with_context(|| {
-            format!("`{model}` is no file or directory here, so it was looked for on the hub")
-        });
+        return fetcher
+            .fetch_repository(model, revision, say)
+            .with_context(|| format!("there is no file or directory `{model}`, so moi searched the hub"));
     }
     let names: Vec<&str> = CATALOGUE.iter().map(|entry| entry.name).collect();
     bail!(
@@ -96,7 +98,7 @@ fn find_with(
 /// Loads the weights, with a progress bar on a terminal.
 fn load<B: Backend>(pretrained: &Pretrained, form: WeightForm, device: &B::Device) -> Result<Decoder<B>> {
     let bar = ui::progress(Some(0), "loading [{bar:30}] {bytes}/{total_bytes}, {eta} left")?;
-    /// A broken file can have hundreds.
+    /// Largest number of tensors that a warning names; a broken file can have hundreds.
     const NAMED: usize = 5;
     let mut broken = 0;
     let decoder = pretrained.load::<B>(device, form, |progress| {
@@ -118,8 +120,8 @@ fn load<B: Backend>(pretrained: &Pretrained, form: WeightForm, device: &B::Devic
     Ok(decoder?)
 }
 
-/// An engine with all the model brings, for so many positions; refused before anything is loaded where the device
-/// is known to be too small.
+/// An engine for the model with its tokenizer and end tokens, for this number of positions. It fails before loading
+/// if the device is known to have too little memory.
 pub(crate) fn engine<B: Backend>(
     pretrained: Pretrained,
     args: &ModelArgs,
@@ -129,8 +131,8 @@ pub(crate) fn engine<B: Backend>(
     Loading::begin(pretrained, args, device, positions)?.finish(positions)
 }
 
-/// Weights that are being loaded. In the host's memory that is the work of another thread, which the caller can use to
-/// make tokens of a prompt. An error that ends the process meanwhile does not wait for it.
+/// Weights that are being loaded. On a CPU backend, another thread loads them, so that the caller can tokenize the
+/// prompt meanwhile. An error that ends the process does not wait for that thread.
 pub(crate) struct Loading<B: Backend> {
     pretrained: Arc<Pretrained>,
     args: ModelArgs,
@@ -142,7 +144,7 @@ pub(crate) struct Loading<B: Backend> {
 }
 
 impl<B: Backend> Loading<B> {
-    /// Begins, unless the device is known to be too small for so many positions.
+    /// Starts to load, unless the device is known to have too little memory for this number of positions.
     pub(crate) fn begin(
         pretrained: Pretrained,
         args: &ModelArgs,
@@ -159,7 +161,7 @@ impl<B: Backend> Loading<B> {
             let (pretrained, device) = (pretrained.clone(), device.clone());
             thread::spawn(move || load::<B>(&pretrained, form, &device))
         };
-        // A GPU backend orders its work per thread, so weights are loaded on the thread that uses them.
+        // A GPU backend orders its work per thread, so the thread that uses the weights loads them.
         let thread = (!is_gpu::<B>()).then(begin);
         let (args, device) = (args.clone(), (name, device.clone()));
         Ok(Self { pretrained, args, device, form, footprint, begun, thread })
@@ -175,10 +177,10 @@ impl<B: Backend> Loading<B> {
         &self.pretrained
     }
 
-    /// The engine, for so many positions.
+    /// Waits for the weights and returns the engine, for this number of positions.
     ///
     /// # Errors
-    /// If the weights cannot be loaded, or there is no memory for so many.
+    /// If the weights cannot be loaded, or the device has too little memory for the positions.
     pub(crate) fn finish(self, positions: usize) -> Result<(Engine<B, Decoder<B>>, WeightForm)> {
         let Self { pretrained, args, device: (name, device), form, mut footprint, begun, thread } = self;
         if positions != footprint.positions {
@@ -207,14 +209,14 @@ impl<B: Backend> Loading<B> {
             bail!("the model is still being loaded")
         };
         let tokenizer = tokenizer.into_inner().unwrap_or_else(|error| {
-            ui::note(&format!("{error}; going on without text"));
+            ui::note(&format!("{error}; continuing without a tokenizer, so only token ids are printed"));
             None
         });
         Ok((Engine::new(decoder, device).with_tokenizer(tokenizer).with_eos(eos), form))
     }
 }
 
-/// What the model takes; an error where that is known to be more than there is.
+/// The memory that the model needs; an error if the device is known to have less.
 fn check_memory<B: Backend>(
     pretrained: &Pretrained,
     model: &str,
@@ -232,7 +234,7 @@ fn check_memory<B: Backend>(
     Ok(footprint)
 }
 
-/// Positions that a generation needs for sure: it may end earlier than asked, but not later.
+/// The positions to reserve for a generation: the prompt, and the largest number of tokens (1 if there is no limit).
 pub(crate) fn positions(pretrained: &Pretrained, prompt: usize, max_tokens: Option<usize>) -> usize {
     let asked = prompt.saturating_add(max_tokens.unwrap_or(1));
     asked.min(pretrained.architecture.config.context_length)

@@ -13,18 +13,19 @@ use crate::{
 };
 
 #[derive(Serialize)]
-struct Row {
+struct ModelRow {
     name: &'static str,
     parameters_millions: u32,
     size_bytes: u64,
     licence: &'static str,
     cached: bool,
-    /// Where it lies, if it is one of the catalogue and cached.
+    /// The path of a catalogue model, if it is in the cache.
     path: Option<PathBuf>,
     default: bool,
-    /// Whether its file is known by its sha256; else it is a repository of the hub, and its size that of bfloat16.
+    /// Whether moi knows the sha256 of its file. Otherwise it is a hub repository, and its size is that of bfloat16
+    /// weights.
     catalogue: bool,
-    /// Of a model with experts the parameters that compute a token.
+    /// The parameters that compute a token, in millions, for a mixture-of-experts model.
     active_millions: Option<u32>,
 }
 
@@ -41,10 +42,10 @@ pub(crate) fn run(args: &ModelsArgs) -> Result<()> {
     output::print_bytes(table(&rows).as_bytes())
 }
 
-fn rows(fetcher: &Fetcher) -> Vec<Row> {
+fn rows(fetcher: &Fetcher) -> Vec<ModelRow> {
     let catalogue = CATALOGUE.iter().map(|entry| {
         let path = fetcher.found(entry);
-        Row {
+        ModelRow {
             name: entry.name,
             parameters_millions: entry.parameters_millions,
             size_bytes: entry.size,
@@ -56,7 +57,7 @@ fn rows(fetcher: &Fetcher) -> Vec<Row> {
             active_millions: None,
         }
     });
-    let hub = HUB_MODELS.iter().map(|model| Row {
+    let hub = HUB_MODELS.iter().map(|model| ModelRow {
         name: model.repository,
         parameters_millions: model.parameters_millions,
         size_bytes: model.num_bytes(),
@@ -70,12 +71,12 @@ fn rows(fetcher: &Fetcher) -> Vec<Row> {
     catalogue.chain(hub).collect()
 }
 
-fn table(rows: &[Row]) -> String {
+fn table(rows: &[ModelRow]) -> String {
     let width = rows.iter().map(|row| row.name.len()).max().unwrap_or(0);
     let heading = |name: &str| {
         format!("{name:width$}  {:>17}  {:>8}  {:12}  {}\n", "PARAMETERS", "FILE", "LICENCE", "CACHED")
     };
-    let line = |row: &Row| {
+    let line = |row: &ModelRow| {
         let parameters = match (row.parameters_millions, row.active_millions) {
             (all @ 0..1000, _) => format!("{all} M"),
             (all, None) => billions(all),
@@ -93,7 +94,7 @@ fn table(rows: &[Row]) -> String {
         let default = if row.default { " (default)" } else { "" };
         format!("{:width$}  {parameters:>17}  {size:>8}  {:12}  {cached}{default}\n", row.name, row.licence)
     };
-    let (catalogue, hub): (Vec<&Row>, Vec<&Row>) = rows.iter().partition(|row| row.catalogue);
+    let (catalogue, hub): (Vec<&ModelRow>, Vec<&ModelRow>) = rows.iter().partition(|row| row.catalogue);
     let mut text = heading("NAME");
     text.extend(catalogue.into_iter().map(line));
     text += &format!("\n{}", heading("HUGGING FACE HUB"));

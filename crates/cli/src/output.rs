@@ -1,4 +1,4 @@
-//! What is printed, and how.
+//! The output of a generation: text, JSON and statistics.
 
 use std::{
     fmt,
@@ -8,7 +8,7 @@ use std::{
 
 use anyhow::{Context, Result};
 use moi_backends::FloatType;
-use moi_engine::{InputRule, Sampling, Scope, Step};
+use moi_engine::{InputRule, Sampling, Scope, TokenEvent};
 use moi_pretrained::WeightForm;
 use moi_text::Tokenizer;
 use serde::{Serialize, Serializer};
@@ -19,19 +19,19 @@ use crate::{
     memory::peak_memory,
 };
 
-/// Seconds and tokens of a generation.
+/// Times and token counts of a generation.
 #[derive(Clone, Copy, Debug, Serialize)]
 pub(crate) struct Timing {
     pub(crate) load_s: f64,
     pub(crate) prefill_tokens: usize,
-    /// Of these, positions that were cached before.
+    /// Positions of the prompt that were already cached.
     pub(crate) reused_positions: usize,
-    /// Until the first token.
+    /// Seconds until the first token.
     pub(crate) prefill_s: f64,
-    /// Tokens after the first.
+    /// Number of tokens after the first.
     pub(crate) decode_tokens: usize,
     pub(crate) decode_s: f64,
-    /// The most memory that the process had so far, where the system says.
+    /// The peak memory of the process so far, if the system says so.
     pub(crate) peak_memory_bytes: Option<u64>,
 }
 
@@ -40,10 +40,10 @@ pub(crate) struct Timing {
 #[serde(untagged)]
 pub(crate) enum StopReason {
     Engine(moi_engine::StopReason),
-    /// By Ctrl-C.
+    /// Ctrl-C ended it.
     #[serde(serialize_with = "interrupted")]
     Interrupted,
-    /// By an error, which is told apart.
+    /// An error ended it; the error itself is reported separately.
     #[serde(serialize_with = "failed")]
     Failed,
 }
@@ -57,8 +57,8 @@ fn interrupted<S: Serializer>(serializer: S) -> Result<S::Ok, S::Error> {
 }
 
 impl StopReason {
-    /// Of steps up to the last; `early` if that says nothing.
-    pub(crate) fn of(steps: &[Step], early: Self) -> Self {
+    /// The reason in the last step; `early` if that step has none.
+    pub(crate) fn of(steps: &[TokenEvent], early: Self) -> Self {
         steps.last().and_then(|step| step.stop).map_or(early, Self::Engine)
     }
 }
@@ -74,7 +74,7 @@ impl fmt::Display for StopReason {
     }
 }
 
-/// The object of `--format json`.
+/// The JSON object of `--format json`.
 #[derive(Debug, Serialize)]
 pub(crate) struct Report<'a> {
     model: &'a str,
@@ -91,7 +91,7 @@ pub(crate) struct Report<'a> {
     timing: Timing,
 }
 
-/// One answer is part of the object, several are a list in it.
+/// In JSON, a single answer is part of the object, and several are a list in it.
 #[derive(Debug, Serialize)]
 #[serde(untagged)]
 enum Answers<'a> {
@@ -99,7 +99,7 @@ enum Answers<'a> {
     Several { samples: Vec<Answer<'a>> },
 }
 
-/// An answer.
+/// One answer.
 #[derive(Debug, Serialize)]
 pub(crate) struct Answer<'a> {
     seed: u64,
@@ -109,17 +109,17 @@ pub(crate) struct Answer<'a> {
     steps: Vec<ReportStep<'a>>,
 }
 
-/// What computed.
+/// The device, the number type and the settings of the computation.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Names<'a> {
     pub(crate) model: &'a str,
     pub(crate) device: &'a str,
     pub(crate) dtype: &'static str,
-    /// See `--mix-tolerance`.
+    /// The tolerance of `--mix-tolerance`.
     pub(crate) mix_tolerance: f32,
 }
 
-/// The type that a model computes in, as in `--dtype`.
+/// The number type of the computation, as in `--dtype`.
 pub(crate) fn dtype_name(form: WeightForm) -> &'static str {
     let named = FloatType::ALL.into_iter().find(|kind| kind.dtype() == form.dtype());
     named.map_or("f32", FloatType::name)
@@ -146,11 +146,11 @@ struct Weight {
 impl<'a> Answer<'a> {
     pub(crate) fn new(
         seed: u64,
-        steps: &'a [Step],
+        steps: &'a [TokenEvent],
         early: StopReason,
         tokenizer: Option<&Tokenizer>,
     ) -> Self {
-        let step = |step: &'a Step| ReportStep {
+        let step = |step: &'a TokenEvent| ReportStep {
             token: step.token,
             text: &step.text,
             logprob: step.logprob,
@@ -204,12 +204,12 @@ impl<'a> Report<'a> {
 }
 
 impl Timing {
-    /// Of rows that ran together; the first token of each comes out of the prefill.
+    /// Statistics of sequences that ran together; the first token of each counts as prefill.
     pub(crate) fn new(
         load: Duration,
         [prefill_tokens, reused_positions]: [usize; 2],
         prefill: Duration,
-        rows: &[Vec<Step>],
+        rows: &[Vec<TokenEvent>],
         decode: Duration,
     ) -> Self {
         Self {
@@ -223,7 +223,7 @@ impl Timing {
         }
     }
 
-    /// The line of `--stats`.
+    /// The line that `--stats` prints.
     pub(crate) fn line(
         &self,
         rule: &InputRule,
@@ -252,7 +252,7 @@ impl Timing {
     }
 }
 
-/// Writes a piece of the answer at once.
+/// Writes a piece of the answer, without buffering.
 pub(crate) fn stream(text: &str) -> Result<()> {
     if !text.is_empty() {
         let mut out = io::stdout().lock();
@@ -261,8 +261,8 @@ pub(crate) fn stream(text: &str) -> Result<()> {
     Ok(())
 }
 
-/// Ends the answer's last line on a terminal; a file or pipe gets the answer alone.
-pub(crate) fn finish_stream(steps: &[Step]) -> Result<()> {
+/// Ends the last line of the answer on a terminal. A file or pipe gets the answer only.
+pub(crate) fn finish_stream(steps: &[TokenEvent]) -> Result<()> {
     let ends_a_line =
         steps.iter().rev().find(|step| !step.text.is_empty()).is_some_and(|s| s.text.ends_with('\n'));
     if io::stdout().is_terminal() && !ends_a_line {
@@ -282,7 +282,7 @@ pub(crate) fn print_json(value: &impl Serialize) -> Result<()> {
     print_bytes(&text)
 }
 
-/// Whether whoever read the output has gone.
+/// Whether the error is that the reader has closed the output.
 pub(crate) fn is_broken_pipe(error: &anyhow::Error) -> bool {
     let broken = |cause: &io::Error| cause.kind() == io::ErrorKind::BrokenPipe;
     error.chain().any(|cause| cause.downcast_ref::<io::Error>().is_some_and(broken))

@@ -1,4 +1,4 @@
-//! From arguments and stdin to prompt tokens.
+//! Turns the arguments and stdin into the tokens of a prompt.
 
 use std::{io::IsTerminal, sync::Once};
 
@@ -9,12 +9,12 @@ use moi_text::{Message, TextError, Tokenizer};
 
 use crate::{args::PromptArgs, file, ui};
 
-/// The prompt's tokens, for the model of this name.
+/// The tokens of the prompt, for the model of this name.
 pub(crate) fn ids(args: &PromptArgs, model: &str, pretrained: &Pretrained) -> Result<Vec<u32>> {
     ids_of(args, args.text()?.as_deref(), model, pretrained)
 }
 
-/// The tokens of a prompt whose text is read already.
+/// The tokens of a prompt whose text has already been read.
 pub(crate) fn ids_of(
     args: &PromptArgs,
     text: Option<&str>,
@@ -26,7 +26,7 @@ pub(crate) fn ids_of(
         (None, text) => text.unwrap_or_default(),
     };
     if text.is_empty() {
-        // A template would make a conversation of it.
+        // A chat template would turn an empty prompt into a conversation.
         bail!("the prompt is empty; a model needs at least one token to continue from");
     }
     let Some(tokenizer) = usable(&pretrained.tokenizer)? else {
@@ -45,7 +45,7 @@ pub(crate) fn ids_of(
     Ok(ids)
 }
 
-/// The tokens of a text, as the model expects a prompt.
+/// Tokenizes a text in the form that the model expects of a prompt.
 fn encoded(
     args: &PromptArgs,
     text: &str,
@@ -78,7 +78,7 @@ fn encoded(
             bail!("the model `{model}` has no chat template, so --system has no place")
         }
         None => {
-            // Once, however many prompts there are.
+            // Print the note only once, however many prompts there are.
             static SAID: Once = Once::new();
             SAID.call_once(|| {
                 ui::note(&format!(
@@ -91,11 +91,11 @@ fn encoded(
     }
 }
 
-/// Refuses a long text that the context cannot hold whatever its tokens are: cutting it into them takes a hundred times its
-/// memory.
+/// Refuses a text that is too long for the context, however it is tokenized. Tokenizing takes a hundred times the
+/// memory of the text, so this is checked first.
 ///
 /// # Errors
-/// Likewise.
+/// If the text is too long.
 pub(crate) fn check_length(text: &str, tokenizer: &Tokenizer, context: usize) -> Result<()> {
     if text.len() < 1 << 20 {
         return Ok(());
@@ -111,7 +111,7 @@ pub(crate) fn check_length(text: &str, tokenizer: &Tokenizer, context: usize) ->
     Ok(())
 }
 
-/// What the model brings, where it is needed; what is wrong with it is an error only then.
+/// A part of the model that this command needs. An error in a part only matters if the part is needed.
 pub(crate) fn usable<T>(part: &Result<Option<T>, TextError>) -> Result<Option<&T>> {
     match part {
         Ok(part) => Ok(part.as_ref()),
@@ -120,10 +120,10 @@ pub(crate) fn usable<T>(part: &Result<Option<T>, TextError>) -> Result<Option<&T
 }
 
 impl PromptArgs {
-    /// The text that was given; none where ids were.
+    /// The text of the prompt; `None` if token ids were given.
     ///
     /// # Errors
-    /// If there is neither, or stdin cannot be read.
+    /// If there is neither text nor ids, or stdin cannot be read.
     pub(crate) fn text(&self) -> Result<Option<String>> {
         match self.prompt.as_deref() {
             _ if self.tokens.is_some() => Ok(None),
@@ -133,7 +133,7 @@ impl PromptArgs {
             }
             _ => {
                 let text = file::stdin_text().context("the prompt on stdin cannot be read")?;
-                // The newline that ends a line of a shell is no part of the prompt.
+                // The newline at the end of a shell's line is not part of the prompt.
                 let line = text.strip_suffix('\n').map(|text| text.strip_suffix('\r').unwrap_or(text));
                 Ok(Some(line.unwrap_or(&text).to_owned()))
             }

@@ -10,7 +10,7 @@ use crate::{
     runs::wrapped,
 };
 
-/// Lists the input rules and their knobs.
+/// Prints the input rules and their knobs.
 pub(crate) fn run(args: &RulesArgs) -> Result<()> {
     let rules = InputRule::all();
     if args.format == Format::Json {
@@ -41,17 +41,17 @@ pub(crate) fn run(args: &RulesArgs) -> Result<()> {
     output::print_bytes(text.as_bytes())
 }
 
-/// Lines of a text that is set in by so many columns.
+/// Wraps a text into lines with this indentation.
 fn indented(text: &str, by: usize) -> String {
     let line = |line: String| format!("{}{line}\n", " ".repeat(by));
     wrapped(text, WIDTH - by).into_iter().map(line).collect()
 }
 
-/// What is true of each mean over the whole vocabulary.
+/// The text about the tolerance of every mean over the whole vocabulary.
 const TOLERANCE: &str = "A mean over the whole vocabulary reads the embeddings of the likeliest tokens. Of an input's weight, \
                          gate times probability, at most --mix-tolerance goes to the mean of all embeddings in the \
                          place of the others. auto is 1e-5 where the embedding is in float32, 2^-10 where weights are \
                          rounded to 16 bits or fewer, and 0, which reads all, for a vocabulary of at most 4,096 tokens";
 
-/// Columns of a line.
+/// Number of columns of a line.
 const WIDTH: usize = 100;

@@ -1,35 +1,35 @@
-//! Runs requests together and says how far they are.
+//! Runs requests together and shows their progress.
 
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use burn::tensor::backend::Backend;
 use indicatif::ProgressBar;
-use moi_engine::{Engine, EngineError, Event, Request, RequestId, Scheduler, SchedulerOptions, Step};
+use moi_engine::{Engine, EngineError, Event, Request, RequestId, Scheduler, SchedulerOptions, TokenEvent};
 use moi_models::CausalLm;
 
 use crate::{interrupt::Interrupt, output::StopReason, ui};
 
-/// What came of requests that ran together.
+/// The results of requests that ran together.
 #[derive(Debug)]
 pub(crate) struct Ran {
-    /// The steps of each, in the order of the requests.
-    pub(crate) rows: Vec<Vec<Step>>,
-    /// Positions of the prompts that were cached before.
+    /// The steps of each request, in the order of the requests.
+    pub(crate) rows: Vec<Vec<TokenEvent>>,
+    /// Positions of the prompts that were already cached.
     pub(crate) reused: usize,
-    /// Until the first token.
+    /// The time until the first token.
     pub(crate) prefill: Duration,
-    /// From then on.
+    /// The time after the first token.
     pub(crate) decode: Duration,
     pub(crate) interrupted: bool,
-    /// Of each, why it ended early, if it failed by itself; what had come until then is in the rows.
+    /// Per request, the error that ended it early, if it failed alone. `rows` holds the steps until then.
     pub(crate) errors: Vec<Option<EngineError>>,
-    /// Why all that had not ended did, if the model or the device failed.
+    /// The error that ended all unfinished requests, if the model or the device failed.
     pub(crate) failed: Option<EngineError>,
 }
 
 impl Ran {
-    /// Why a row without a last step has none.
+    /// The reason why a row ended without a last step.
     pub(crate) fn early(&self, row: usize) -> StopReason {
         match self.failed.is_some() || self.errors.get(row).is_some_and(Option::is_some) {
             true => StopReason::Failed,
@@ -37,7 +37,8 @@ impl Ran {
         }
     }
 
-    /// What failed as one error, if anything did; `name` says which row is meant, where there are several.
+    /// Combines all failures into one error, if there are any. If there are several rows, `name` describes the failed
+    /// one.
     pub(crate) fn error(self, name: impl Fn(usize) -> String) -> Option<anyhow::Error> {
         if let Some(error) = self.failed {
             return Some(error.into());
@@ -54,7 +55,8 @@ impl Ran {
     }
 }
 
-/// Runs requests together until all have ended, or Ctrl-C. With tokens, their rate and what is left on a terminal.
+/// Runs requests together until all have ended, or until Ctrl-C. A terminal shows the token count, the rate and the
+/// remaining time.
 pub(crate) fn together<B: Backend, M: CausalLm<B>>(
     engine: &Engine<B, M>,
     requests: Vec<Request<B>>,
@@ -67,18 +69,18 @@ pub(crate) fn together<B: Backend, M: CausalLm<B>>(
     let prepared = engine.prepare_all(requests)?;
     let submit = |request| scheduler.submit_prepared("", request);
     let ids: Vec<RequestId> = prepared.into_iter().map(submit).collect::<Result<_, _>>()?;
-    let mut rows: Vec<Vec<Step>> = vec![Vec::new(); ids.len()];
+    let mut rows: Vec<Vec<TokenEvent>> = vec![Vec::new(); ids.len()];
     let mut errors: Vec<Option<EngineError>> = ids.iter().map(|_| None).collect();
     let (mut prefill, mut failed) = (None, None);
     while !scheduler.is_idle() && !interrupt.is_set() {
         let events = scheduler.round();
         for event in events {
-            let (Event::Admitted(id) | Event::Prompt(id, _) | Event::Step(id, _) | Event::Failed(id, ..)) =
+            let (Event::Admitted(id) | Event::Prompt(id, _) | Event::Token(id, _) | Event::Failed(id, ..)) =
                 &event;
-            // They are numbered in the order in which they came.
+            // The ids are in ascending order, because requests are numbered in the order of their submission.
             let Ok(row) = ids.binary_search(id) else { continue };
             match event {
-                Event::Step(_, step) => {
+                Event::Token(_, step) => {
                     prefill.get_or_insert_with(|| start.elapsed());
                     bar.inc(1);
                     rows[row].push(step);
@@ -109,7 +111,7 @@ pub(crate) fn together<B: Backend, M: CausalLm<B>>(
     })
 }
 
-/// A scheduler of requests that are all there from the beginning, of which so many run together.
+/// A scheduler for requests that are all known at the start; `running` of them run at the same time.
 pub(crate) fn all_at_once<B: Backend, M: CausalLm<B>>(
     engine: &Engine<B, M>,
     running: usize,
@@ -119,7 +121,7 @@ pub(crate) fn all_at_once<B: Backend, M: CausalLm<B>>(
     Scheduler::new(engine, options)
 }
 
-/// A line of tokens and their rate; with a bar and the time that is left where there is a limit.
+/// A progress line with tokens and their rate; with a bar and the remaining time if there is a limit.
 pub(crate) fn rate(limit: Option<usize>) -> Result<ProgressBar> {
     let bar = match limit {
         Some(limit) => ui::progress(
@@ -131,7 +133,7 @@ pub(crate) fn rate(limit: Option<usize>) -> Result<ProgressBar> {
     Ok(bar)
 }
 
-/// An engine's prompt as a bar.
+/// A progress bar for an engine's prompt.
 pub(crate) fn prefill_bar() -> Result<impl Fn(usize, usize) + Send + Sync + 'static> {
     let bar = ui::progress(Some(0), "reading the prompt [{bar:30}] {pos}/{len} tokens, {eta} left")?;
     Ok(move |done: usize, total: usize| {

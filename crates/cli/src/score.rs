@@ -1,4 +1,4 @@
-//! `moi score`: how likely a model finds a text.
+//! `moi score`: the probability of a text under a model.
 
 use std::{path::Path, time::Instant};
 
@@ -18,10 +18,10 @@ use crate::{
     prompt, ui,
 };
 
-/// Positions of a window, unless the model has fewer or another number is asked for.
+/// Positions of a window, unless the model has fewer or --window is given.
 const WINDOW: usize = 2048;
 
-/// Scores a text and reports.
+/// Scores a text and prints the result.
 pub(crate) fn run(args: &ScoreArgs) -> Result<()> {
     let pretrained = model::open(&args.model)?;
     let text = read(&args.file)?;
@@ -31,7 +31,7 @@ pub(crate) fn run(args: &ScoreArgs) -> Result<()> {
     };
     if ids.len() < 2 {
         let named = if args.file == "-" { "the text on stdin" } else { &args.file };
-        bail!("{named} is too short: of fewer than two tokens none has another before it");
+        bail!("{named} is too short: a score needs at least two tokens");
     }
     let window = args.window.unwrap_or(WINDOW).min(pretrained.architecture.config.context_length);
     let overlap = args.overlap.unwrap_or(window / 2);
@@ -59,7 +59,7 @@ struct Score<'a> {
     overlap: usize,
 }
 
-/// The object of `--format json`.
+/// The JSON object of `--format json`.
 #[derive(Serialize)]
 struct Report<'a> {
     model: &'a str,
@@ -67,22 +67,22 @@ struct Report<'a> {
     dtype: &'static str,
     window: usize,
     overlap: usize,
-    /// With a log-probability: all but the first.
+    /// Number of tokens with a log-probability: all but the first.
     tokens: usize,
-    /// Mean, in nats.
+    /// The mean over the tokens, in nats.
     negative_log_likelihood: f64,
     perplexity: f64,
     bits_per_byte: f64,
-    /// Mean, in nats.
+    /// The mean over the tokens, in nats.
     entropy: f64,
-    steps: Vec<Step>,
+    steps: Vec<TokenScore>,
 }
 
 #[derive(Serialize)]
-struct Step {
+struct TokenScore {
     token: u32,
     text: String,
-    /// Of the first token there is none.
+    /// The log-probability; `None` for the first token.
     logprob: Option<f64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     entropy: Option<f64>,
@@ -90,7 +90,7 @@ struct Step {
     logprobs: Vec<Likely>,
 }
 
-/// The windows of a text, and how many tokens of each are scored already.
+/// The windows of a text, and for each the number of its tokens that are already scored.
 fn windows(len: usize, window: usize, overlap: usize) -> Vec<(std::ops::Range<usize>, usize)> {
     let mut windows = Vec::new();
     let (mut start, mut scored) = (0, 0);
@@ -117,7 +117,7 @@ impl Job for Score<'_> {
         let mut scored: Vec<Scored> = Vec::with_capacity(ids.len());
         for (range, known) in windows(ids.len(), window, overlap) {
             let part = engine.score(&ids[range.clone()], args.logprobs)?;
-            // The first token of the text has no score, the first of a later window has one already.
+            // The first token of the text has no score; that of a later window already has one.
             scored.extend(part.into_iter().skip(known.saturating_sub(1)));
             bar.set_position(range.end as u64);
         }
@@ -125,9 +125,14 @@ impl Job for Score<'_> {
         let text = |token: u32| decoded(engine.tokenizer(), token);
         let mean = |of: fn(&Scored) -> f64| scored.iter().map(of).sum::<f64>() / scored.len() as f64;
         let nll = mean(|scored| -scored.logprob);
-        let first =
-            Step { token: ids[0], text: text(ids[0]), logprob: None, entropy: None, logprobs: Vec::new() };
-        let step = |scored: &Scored| Step {
+        let first = TokenScore {
+            token: ids[0],
+            text: text(ids[0]),
+            logprob: None,
+            entropy: None,
+            logprobs: Vec::new(),
+        };
+        let step = |scored: &Scored| TokenScore {
             token: scored.token,
             text: text(scored.token),
             logprob: Some(scored.logprob),
@@ -179,7 +184,7 @@ mod tests {
             let mut seen = vec![0; len];
             for (range, known) in windows(len, window, overlap) {
                 assert!(range.len() <= window);
-                // As in `run`: a window gives scores from its second token on.
+                // As in `run`, a window scores its tokens from the second on.
                 for at in range.clone().skip(1).skip(known.saturating_sub(1)) {
                     seen[at] += 1;
                 }

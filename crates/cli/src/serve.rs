@@ -35,19 +35,19 @@ use crate::{
     signals, ui,
 };
 
-/// What a server needs that others can reach.
+/// The remedy in the error for a server that other machines can reach without a key.
 const NEEDS_KEY: &str = "give --api-key-file FILE, or --insecure-no-key if everybody may";
 
-/// How long a grammar of a request may take to compile.
+/// Time limit to compile the grammar of a request.
 const GRAMMAR_TIME: Duration = Duration::from_secs(2);
 
-/// Serves until it is told to stop.
+/// Serves until the process is asked to stop.
 pub(crate) fn run(args: ServeArgs) -> Result<Ended> {
     let rule = decoding::rule(&args.rule)?;
     let options = options(&args)?;
     let is_open = options.keys.is_empty() && !args.access.insecure_no_key;
     let listening = listen(&address(&args), options)?;
-    // A socket that was opened by others may be anybody's to reach, whatever --host says.
+    // A socket that the service manager opened may be reachable from other machines, whatever --host says.
     if let (true, Place::Tcp(place)) = (is_open, listening.place())
         && !place.ip().is_loopback()
     {
@@ -60,12 +60,12 @@ pub(crate) fn run(args: ServeArgs) -> Result<Ended> {
     device.run(Serve { args, device, pretrained, rule, listening })
 }
 
-/// Where to listen.
+/// The address to listen on.
 fn address(args: &ServeArgs) -> Address {
     if let Some(path) = &args.listen.unix {
         return Address::Unix(path.clone());
     }
-    // A service manager has opened the socket, for this process and no other.
+    // The socket comes from a service manager, and it is meant for this process only.
     let own = std::process::id().to_string();
     if std::env::var("LISTEN_PID").is_ok_and(|pid| pid == own) {
         return Address::Inherited;
@@ -75,7 +75,7 @@ fn address(args: &ServeArgs) -> Address {
     Address::Tcp(format!("{host}:{}", args.listen.port))
 }
 
-/// The keys of flags and of the file.
+/// The API keys of the flags and of the key file.
 fn keys(access: &AccessArgs) -> Result<Keys> {
     let mut keys = match &access.api_key_file {
         Some(path) => {
@@ -97,7 +97,7 @@ fn keys(access: &AccessArgs) -> Result<Keys> {
     Ok(keys)
 }
 
-/// Reads keys, names and the form of log lines again whenever that is asked for. Where they cannot be read all stays as it was.
+/// Reloads keys, model names and the log format on request. If they cannot be read, nothing changes.
 fn reload(own: String, reload: Reload) -> impl FnMut() + Send {
     move || {
         #[cfg(feature = "tls")]
@@ -134,7 +134,7 @@ fn names(args: &ServeArgs, own: &str) -> Vec<String> {
     }
 }
 
-/// Who may use the server, and what for.
+/// The options of the server: access, limits, timeouts and logging.
 fn options(args: &ServeArgs) -> Result<ServeOptions> {
     let keys = keys(&args.access)?;
     let host = &args.listen.host;
@@ -142,7 +142,7 @@ fn options(args: &ServeArgs) -> Result<ServeOptions> {
     if keys.is_empty() && !args.access.insecure_no_key && !is_own {
         bail!("--host {host} lets others than this machine use the server: {NEEDS_KEY}");
     }
-    // Whoever may be reached by everybody may be reached by any name. Where there are keys, names do not matter.
+    // A server that is open to everybody accepts any host name. With keys, host names are not checked.
     let any_host = args.access.insecure_no_key && !is_own;
     Ok(ServeOptions {
         keys,
@@ -181,13 +181,13 @@ fn options(args: &ServeArgs) -> Result<ServeOptions> {
     })
 }
 
-/// Whether a host is this machine's own, which no other can reach.
+/// Whether a host is a loopback address, which other machines cannot reach.
 fn is_own(host: &str) -> bool {
     let addresses = (host.trim_matches(['[', ']']), 0).to_socket_addrs();
     addresses.is_ok_and(|mut all| all.all(|address| IpAddr::is_loopback(&address.ip())))
 }
 
-/// What writes the lines of requests.
+/// The function that writes the log line of a request.
 fn writer(format: Option<LogFormat>) -> Option<fn(&LogLine)> {
     format.map(|format| match format {
         LogFormat::Text => log_text as fn(&LogLine),
@@ -357,7 +357,7 @@ impl Job for Serve {
     }
 }
 
-/// The chat template in a file, with the control tokens that the model's own is given.
+/// Reads a chat template from a file, with the control tokens of the model's own template.
 fn template_in(path: &Path, own: Option<&ChatTemplate>) -> Result<ChatTemplate> {
     let source = file::read_text(path)
         .with_context(|| format!("the chat template {} cannot be read", path.display()))?;
@@ -365,7 +365,7 @@ fn template_in(path: &Path, own: Option<&ChatTemplate>) -> Result<ChatTemplate> 
     Ok(ChatTemplate::in_file(path, &source, tokens)?)
 }
 
-/// Runs a token, which checks the device and has its kernels compiled.
+/// Generates a token, which checks the device and compiles its kernels.
 fn warm_up<B: Backend, M: CausalLm<B>>(engine: &Engine<B, M>) -> Result<()> {
     let mut request = Request::new(Prompt::Ids(vec![0]));
     request.stop.max_tokens = Some(2);
@@ -374,7 +374,7 @@ fn warm_up<B: Backend, M: CausalLm<B>>(engine: &Engine<B, M>) -> Result<()> {
     Ok(())
 }
 
-/// Bytes that are free for keys and values, where that is known.
+/// Bytes that are free for keys and values, if known.
 fn free<B: Backend>(device: Device, weights: usize) -> Option<usize> {
     let bytes = match is_gpu::<B>() {
         true => device.found()?.memory?.saturating_sub(weights as u64),
@@ -385,7 +385,7 @@ fn free<B: Backend>(device: Device, weights: usize) -> Option<usize> {
     usize::try_from(bytes).ok()
 }
 
-/// When a model's files were made, in seconds since 1970.
+/// The modification time of a model's files, in seconds since 1970.
 fn modified(path: &Path) -> u64 {
     let time = fs::metadata(path).and_then(|meta| meta.modified()).unwrap_or_else(|_| SystemTime::now());
     time.duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs())

@@ -1,24 +1,24 @@
-//! What a service manager is told, where one waits for it: systemd's protocol.
+//! Notifies a service manager, if there is one, with systemd's protocol.
 
-/// What happens to the service.
+/// A change of the service's state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Happens {
     Ready,
     Stopping,
 }
 
-/// Tells a manager what happens, if one waits to be told.
+/// Notifies the service manager of a change, if there is one.
 #[cfg(unix)]
 pub(crate) fn tell(happens: Happens) {
     let state = match happens {
         Happens::Ready => sd_notify::NotifyState::Ready,
         Happens::Stopping => sd_notify::NotifyState::Stopping,
     };
-    // A manager that cannot be told finds out by itself.
+    // A failed notification is ignored: the manager notices the change by itself.
     let _ = sd_notify::notify(&[state]);
 }
 
-/// Tells a manager that wants it again and again that the service works, as long as it does.
+/// Sends watchdog notifications while the service works, if the service manager asks for them.
 #[cfg(unix)]
 pub(crate) fn watch(is_live: impl Fn() -> bool + Send + 'static) {
     let Some(longest) = sd_notify::watchdog_enabled() else { return };
@@ -30,14 +30,14 @@ pub(crate) fn watch(is_live: impl Fn() -> bool + Send + 'static) {
             std::thread::sleep(longest / 3);
         }
     };
-    // Without the thread the manager restarts the service, and says why.
+    // Without this thread, the service manager restarts the service, and reports why.
     let _ = std::thread::Builder::new().name("watchdog".to_owned()).spawn(tell);
 }
 
-/// There are no such managers.
+/// Only Unix has such service managers.
 #[cfg(not(unix))]
 pub(crate) fn tell(_happens: Happens) {}
 
-/// There are no such managers.
+/// Only Unix has such service managers.
 #[cfg(not(unix))]
 pub(crate) fn watch(_is_live: impl Fn() -> bool + Send + 'static) {}

@@ -12,7 +12,7 @@ use crate::{
     model, output,
 };
 
-/// Shows what applies to a command, and from where.
+/// Prints the settings of a command, with their sources.
 pub(crate) fn run(args: &ConfigArgs, global: &GlobalArgs) -> Result<()> {
     let mut command = args::command();
     command.build();
@@ -30,7 +30,7 @@ pub(crate) fn run(args: &ConfigArgs, global: &GlobalArgs) -> Result<()> {
     let Some((_, given)) = matches.subcommand() else { bail!("`{}` is no command", args.command) };
     let mut settings = config.settings(subcommand, given)?;
     advise(&mut settings);
-    // Whoever looks at settings shows them to others.
+    // Hide API keys, because users share this output.
     let keys = settings.iter_mut().filter(|setting| setting.flag == "api-key" && !setting.value.is_empty());
     keys.for_each(|setting| setting.value = "(hidden)".to_owned());
     match args.format {
@@ -45,7 +45,8 @@ pub(crate) fn run(args: &ConfigArgs, global: &GlobalArgs) -> Result<()> {
     }
 }
 
-/// What a model's makers advise applies where nothing else is said. A model that is not here is not fetched for that.
+/// Fills in the advice of the model's makers where no setting is given. A model that is not on this machine is not
+/// downloaded for that.
 fn advise(settings: &mut [Setting]) {
     let Some(model) =
         settings.iter().find(|setting| setting.flag == "model").map(|setting| setting.value.clone())

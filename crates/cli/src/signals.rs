@@ -1,24 +1,24 @@
-//! What ends a process from outside: Ctrl-C, SIGTERM and SIGHUP; where there are no signals, Ctrl-C alone.
+//! The signals that end a process: Ctrl-C, SIGTERM and SIGHUP on Unix, Ctrl-C elsewhere.
 
 use anyhow::Result;
 
-/// Calls `told`, on a thread of its own, whenever the process is told to end.
+/// Calls `told` on its own thread whenever the process is asked to end.
 ///
-/// What whoever started the process has told it to ignore stays ignored, where the system says what that is: SIGHUP behind
+/// A signal that the process was started to ignore stays ignored, if the system says which these are: SIGHUP under
 /// `nohup`, Ctrl-C in the background of a script.
 ///
 /// # Errors
-/// If the system refuses.
+/// If the system refuses the handler.
 #[cfg(unix)]
 pub(crate) fn on_end(mut told: impl FnMut() + Send + 'static) -> Result<()> {
     use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
     listen(not_ignored(&[SIGHUP, SIGINT, SIGTERM]), move |_| told())
 }
 
-/// The same for a process with something that can be read again, which SIGHUP asks for.
+/// As [`on_end`], for a process that can reload its files: SIGHUP calls `reload`.
 ///
 /// # Errors
-/// If the system refuses.
+/// If the system refuses the handler.
 #[cfg(all(unix, feature = "serve"))]
 pub(crate) fn on_end_or_reload(
     mut told: impl FnMut() + Send + 'static,
@@ -29,7 +29,7 @@ pub(crate) fn on_end_or_reload(
     listen(wanted, move |signal| if signal == SIGHUP { reload() } else { told() })
 }
 
-/// Calls `told` with each of these signals, on a thread of its own.
+/// Calls `told` with each of these signals, on its own thread.
 #[cfg(unix)]
 fn listen(wanted: impl Iterator<Item = i32>, told: impl FnMut(i32) + Send + 'static) -> Result<()> {
     let mut signals = signal_hook::iterator::Signals::new(wanted)?;
@@ -37,14 +37,14 @@ fn listen(wanted: impl Iterator<Item = i32>, told: impl FnMut(i32) + Send + 'sta
     Ok(())
 }
 
-/// Those of the signals that the process was not started to ignore.
+/// The signals that the process was not started to ignore.
 #[cfg(unix)]
 fn not_ignored(signals: &[i32]) -> impl Iterator<Item = i32> {
     let ignored = ignored();
     signals.iter().copied().filter(move |signal| (ignored >> (signal - 1)) & 1 == 0)
 }
 
-/// See the other one: there is no such signal.
+/// As on Unix, but without SIGHUP, so `reload` is never called.
 #[cfg(all(not(unix), feature = "serve"))]
 pub(crate) fn on_end_or_reload(
     told: impl FnMut() + Send + 'static,
@@ -53,13 +53,13 @@ pub(crate) fn on_end_or_reload(
     on_end(told)
 }
 
-/// See the other one.
+/// As on Unix, but for Ctrl-C alone.
 #[cfg(not(unix))]
 pub(crate) fn on_end(told: impl FnMut() + Send + 'static) -> Result<()> {
     Ok(ctrlc::set_handler(told)?)
 }
 
-/// A bit for each signal that is ignored, the first for the signal 1; as Linux says it.
+/// The mask of ignored signals, with bit 0 for signal 1, as Linux reports it.
 #[cfg(unix)]
 fn ignored() -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
@@ -67,7 +67,7 @@ fn ignored() -> u64 {
     mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(0)
 }
 
-/// Ends the process without what libraries do at its end: another thread may be in the midst of starting them.
+/// Ends the process without running exit handlers of libraries, because another thread may be initialising them.
 pub(crate) fn exit_at_once(code: u8) -> ! {
     #[cfg(unix)]
     signal_hook::low_level::exit(code.into());

@@ -1,4 +1,4 @@
-//! What is said beside the answer: notes and progress.
+//! Prints notes and progress to stderr.
 
 use std::{
     fmt,
@@ -14,7 +14,7 @@ const QUIET: u8 = 0;
 const NORMAL: u8 = 1;
 const VERBOSE: u8 = 2;
 
-/// How much is said.
+/// Sets how much is printed.
 pub(crate) fn set_level(quiet: bool, verbose: bool) {
     LEVEL.store(
         if quiet {
@@ -32,31 +32,31 @@ fn level() -> u8 {
     LEVEL.load(Ordering::Relaxed)
 }
 
-/// Writes a line to stderr as `eprintln!` does, but for its panic where that cannot be written: a full disk under a log
-/// or a closed terminal is no reason to lose an answer.
+/// Writes a line to stderr, like `eprintln!`, but without a panic if that fails: a full disk behind a log or a closed
+/// terminal must not cost the user an answer.
 macro_rules! say {
     ($($text:tt)*) => { $crate::ui::line(format_args!($($text)*)) };
 }
 pub(crate) use say;
 
-/// See [`say`].
+/// Writes a line to stderr, see [`say`].
 pub(crate) fn line(text: fmt::Arguments<'_>) {
     let _ = writeln!(std::io::stderr(), "{text}");
 }
 
-/// Says something worth knowing, unless all shall be quiet.
+/// Prints a note, unless --quiet is set.
 pub(crate) fn note(text: &str) {
     if level() > QUIET {
         say!("moi: {text}");
     }
 }
 
-/// Whether details are wanted.
+/// Whether --verbose is set.
 pub(crate) fn is_verbose() -> bool {
     level() >= VERBOSE
 }
 
-/// Says a detail, where these are wanted.
+/// Prints a detail if --verbose is set.
 pub(crate) fn detail(text: &str) {
     if is_verbose() {
         say!("moi: {text}");
@@ -65,22 +65,22 @@ pub(crate) fn detail(text: &str) {
 
 static ENDS: AtomicBool = AtomicBool::new(false);
 
-/// Whether the process ends, and bars are not to be drawn any more.
+/// Whether the process is ending, so that progress bars must no longer be drawn.
 pub(crate) fn ends() -> bool {
     ENDS.load(Ordering::Relaxed)
 }
 
-/// Takes a bar off the terminal, whoever has drawn it.
+/// Removes the current progress bar from the terminal.
 pub(crate) fn end_bars() {
     ENDS.store(true, Ordering::Relaxed);
     let terminal = console::Term::stderr();
     if terminal.is_term() {
-        // The process ends whether or not that can be done.
+        // The process ends even if that fails.
         let _ = terminal.clear_line();
     }
 }
 
-/// A bar or spinner on stderr; nothing where that is no terminal, or all shall be quiet.
+/// A progress bar or spinner on stderr; hidden if stderr is not a terminal or --quiet is set.
 pub(crate) fn progress(total: Option<u64>, template: &str) -> Result<ProgressBar> {
     let target = if level() == QUIET { ProgressDrawTarget::hidden() } else { ProgressDrawTarget::stderr() };
     let bar = ProgressBar::with_draw_target(total, target);

@@ -1,15 +1,15 @@
-//! What this build is and runs on, for reports of what goes wrong.
+//! Describes this build and its environment, for bug reports.
 
 use std::{env, ffi::OsString};
 
 use crate::bench::{cores, processor};
 
-/// Where the build was told the commit that it is of; `cargo xtask dist` does.
+/// The commit of this build, if the build sets it; `cargo xtask dist` does.
 const COMMIT: Option<&str> = option_env!("MOI_COMMIT");
 /// The version of burn that the workspace is pinned to.
 const BURN: &str = "0.21.0";
 
-/// Variables whose values are told.
+/// Environment variables whose values are printed.
 const TOLD: &[&str] = &[
     "MOI_ACTIVATIONS",
     "MOI_DEVICE",
@@ -20,7 +20,7 @@ const TOLD: &[&str] = &[
     "MOI_THREADS",
 ];
 
-/// The features of this build, by their names.
+/// The cargo features of this build.
 const FEATURES: &[(&str, bool)] = &[
     ("flex", cfg!(feature = "flex")),
     ("ndarray", cfg!(feature = "ndarray")),
@@ -30,16 +30,19 @@ const FEATURES: &[(&str, bool)] = &[
     ("wgpu", cfg!(feature = "wgpu")),
     ("serve", cfg!(feature = "serve")),
     ("tls", cfg!(feature = "tls")),
+    ("pytorch", cfg!(feature = "pytorch")),
+    ("package-fallback", cfg!(feature = "package-fallback")),
+    ("plots", cfg!(feature = "plots")),
     ("fusion", cfg!(feature = "fusion")),
     ("autotune", cfg!(feature = "autotune")),
 ];
 
-/// A line for each thing that a report of a fault has to say.
+/// One line per fact that a bug report needs.
 pub(crate) fn about() -> String {
     let features = FEATURES.iter().filter(|(_, is_there)| *is_there).map(|(name, _)| *name);
     let variables = env::vars_os().filter_map(|(name, value)| {
         let name = name.to_str().filter(|name| name.starts_with("MOI_"))?.to_owned();
-        // Others may hold a prompt, a key or the name of a machine.
+        // Other variables are named without their values, because these may contain a prompt, a key or a host name.
         Some(if TOLD.contains(&name.as_str()) { format!("{name}={}", value.display()) } else { name })
     });
     let variables: Vec<String> = variables.collect();
@@ -62,7 +65,7 @@ pub(crate) fn about() -> String {
     lines.iter().map(|(name, value)| format!("{name:12} {value}\n")).collect()
 }
 
-/// Whether the version is asked for with all that belongs to it, and nothing else is.
+/// Whether the arguments ask for the version with all details, and nothing else.
 pub(crate) fn is_asked(args: impl Iterator<Item = OsString>) -> bool {
     let (mut version, mut verbose) = (false, false);
     for arg in args.skip(1) {

@@ -19,16 +19,16 @@ use crate::{
     model, ui,
 };
 
-/// Prompts of these lengths: kernels are chosen by the sizes of what they work on.
+/// Lengths of the prompts; GPUs choose kernels by the sizes of the tensors.
 const PROMPTS: [usize; 5] = [1, 8, 20, 64, 512];
-/// The one whose first token is timed.
+/// Length of the prompt whose first token is timed.
 const TIMED: usize = 20;
-/// Tokens after each.
+/// Number of tokens after each prompt.
 const TOKENS: usize = 4;
-/// Weights of the mixture that JSON lists at each step.
+/// Number of mixture weights per step, as JSON output lists them.
 const LISTED: usize = 5;
 
-/// Compiles what a model needs, and says what it took.
+/// Compiles the kernels that a model needs, and prints the times.
 pub(crate) fn run(args: &WarmupArgs) -> Result<()> {
     let path = model::find(&args.model.model, args.model.revision.as_deref())?;
     let begun = Instant::now();
@@ -77,7 +77,7 @@ impl Job for Warmup<'_> {
         let from_start = begun.elapsed();
         let rules = [InputRule::TOKEN, InputRule::default(), InputRule::moi(1.0, Support::TopK(20))?];
         for &length in PROMPTS.iter().filter(|&&length| length + TOKENS <= context) {
-            // JSON lists weights of the mixture, texts do not: the kernels that mix are others.
+            // JSON output lists mixture weights and text output does not, and the two use different mixing kernels.
             for (rule, top) in rules.into_iter().flat_map(|rule| [(rule, 0), (rule, LISTED)]) {
                 let request = Request { top, ..request(&engine, length, rule, TOKENS) };
                 for step in engine.generate(request)? {
@@ -103,7 +103,7 @@ fn request<B: Backend>(
     rule: InputRule,
     tokens: usize,
 ) -> Request<B> {
-    // Which tokens it is does not matter; the context may be shorter than asked for.
+    // The token ids do not matter. The context may be shorter than the prompt length.
     let (vocab, context) = (engine.model().config().vocab_size, engine.model().context_length());
     let ids = (0..length.min(context)).map(|i| (i * 7919 % vocab) as u32).collect();
     let mut request = Request::new(Prompt::Ids(ids));
@@ -113,7 +113,7 @@ fn request<B: Backend>(
     request
 }
 
-/// Bytes of all files in a directory, as far as they can be read.
+/// Bytes of all readable files in a directory.
 fn size(directory: &Path) -> u64 {
     let entries = fs::read_dir(directory).into_iter().flatten().flatten();
     let of = |entry: fs::DirEntry| match entry.file_type() {

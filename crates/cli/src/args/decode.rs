@@ -1,4 +1,4 @@
-//! How a continuation is made: rule, sampling, grammar and end.
+//! Flags that decide how text is generated: input rule, sampling, constraints and stop conditions.
 
 use std::{path::PathBuf, str::FromStr};
 
@@ -6,56 +6,63 @@ use moi_engine::{SamplingStep, Scope, Support};
 
 use super::KnobArgs;
 
-/// What the model is fed after each token.
+/// Which input rule the model runs with.
 #[derive(Clone, Debug, clap::Args)]
 #[command(next_help_heading = "Input rule")]
 pub(crate) struct RuleArgs {
-    /// What the model is fed after each sampled token: token, moi, direct, gate, soft-thinking, k-sample, swir or
-    /// selar; with knobs as in moi:beta=0.5:support=20
+    /// Input rule: token, moi, direct, gate, soft-thinking, k-sample, swir or selar
     ///
-    /// `moi rules` lists the rules and their knobs.
+    /// The rule decides what the model is fed after each sampled token. Knobs follow the name, as in
+    /// moi:beta=0.5:support=20. `moi rules` lists the rules and their knobs.
     #[arg(long, value_name = "NAME[:KNOB=VALUE]...", default_value = "moi")]
     pub(crate) rule: String,
-    /// moi: weight of the sampled token, above -1; more means less mixing. The paper searches 0.25 to 8
-    /// [default: 1]
+    /// moi: Weight of the sampled token, above -1; a larger value mixes less [default: 1]
+    ///
+    /// The paper searches 0.25 to 8.
     #[arg(long, value_name = "F", allow_negative_numbers = true)]
     pub(crate) beta: Option<f64>,
-    /// moi, direct, gate: which tokens are mixed: the whole vocabulary, as the paper defines it, or the K
-    /// most likely, as its released code does with 20. A small K mixes about four times as strongly
-    /// [default: full]
+    /// moi, direct, gate: Tokens to mix: the whole vocabulary, or the K most likely [default: full]
+    ///
+    /// The paper defines the rule over the whole vocabulary; its released code uses the 20 most likely tokens. A
+    /// small K mixes about four times as strongly.
     #[arg(long, value_name = "full|K")]
     pub(crate) support: Option<Support>,
-    /// gate: how far every input moves towards the mean embedding, 0 to 1
+    /// gate: Share by which every input moves towards the mean embedding, 0 to 1
     #[arg(long, value_name = "F", allow_negative_numbers = true)]
     pub(crate) gate: Option<f64>,
     #[command(flatten)]
     pub(crate) scope: ScopeArgs,
 }
 
-/// Which tokens rules apply to.
+/// Which generated tokens the input rule applies to, and how exactly mixtures are computed.
 #[derive(Clone, Debug, clap::Args)]
 #[command(next_help_heading = "Input rule")]
 pub(crate) struct ScopeArgs {
-    /// Which generated tokens the rule applies to: all, thinking (between the model's think markers) or N..M
-    /// [default: thinking for soft-thinking, k-sample, swir and selar where the model has markers, else all]
+    /// Generated tokens that the rule applies to: all, thinking, or N..M [default: depends on the rule]
+    ///
+    /// `thinking` is the text between the model's think markers. It is the default of soft-thinking, k-sample, swir
+    /// and selar if the model has such markers; otherwise the default is `all`.
     #[arg(long, value_name = "all|thinking|N..M")]
     pub(crate) mix_scope: Option<Scope>,
-    /// The largest share of an input's weight, gate times probability, that may go to the mean of all embeddings in the
-    /// place of the least likely tokens' own: what is left out of a sum over the whole vocabulary; 0 leaves out nothing.
-    /// auto: 1e-5 where the embedding is in float32, 2^-10 where weights are rounded to 16 bits or fewer,
-    /// 0 for a vocabulary of at most 4,096 tokens
-    /// [default: auto]
+    /// Largest share of an input's weight that the mean of all embeddings may stand for, 0 to 1 [default: auto]
+    ///
+    /// A mean over the whole vocabulary reads only the embeddings of the most likely tokens. The mean of all
+    /// embeddings stands for the rest. This limit is on the weight (gate times probability) of that rest; 0 reads
+    /// every embedding.
+    ///
+    /// `auto` is 1e-5 if the embedding is in float32, 2^-10 if the weights are rounded to 16 bits or fewer, and 0 for
+    /// a vocabulary of at most 4,096 tokens.
     #[arg(long, value_name = "auto|F", allow_negative_numbers = true)]
     pub(crate) mix_tolerance: Option<Tolerance>,
-    /// The token that begins the model's thinking, where it is not found by itself
+    /// Token that opens the model's thinking, if moi does not find it; needs --think-close
     #[arg(long, value_name = "TOKEN", requires = "think_close", allow_hyphen_values = true)]
     pub(crate) think_open: Option<String>,
-    /// The token that ends the model's thinking
+    /// Token that closes the model's thinking; needs --think-open
     #[arg(long, value_name = "TOKEN", requires = "think_open", allow_hyphen_values = true)]
     pub(crate) think_close: Option<String>,
 }
 
-/// A tolerance of mixtures; none is the one that belongs to the model.
+/// The tolerance of `--mix-tolerance`; `None` means the default of the model's embedding table.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Tolerance(pub(crate) Option<f32>);
 
@@ -77,15 +84,17 @@ impl FromStr for Tolerance {
 pub(crate) struct SamplingArgs {
     #[command(flatten)]
     pub(crate) knobs: KnobArgs,
-    /// Added to the logit of a token, by its id or its text; may be repeated
+    /// Add F to the logit of a token, given by its id or its text; may be repeated
     #[arg(long, value_name = "TOKEN=F", allow_hyphen_values = true)]
     pub(crate) logit_bias: Vec<String>,
-    /// A token that is never sampled, by its id or its text; may be repeated
+    /// Never sample this token, given by its id or its text; may be repeated
     #[arg(long, value_name = "TOKEN", allow_hyphen_values = true)]
     pub(crate) ban: Vec<String>,
     #[arg(long, value_name = "NAMES", value_delimiter = ',', help = samplers_help())]
     pub(crate) samplers: Option<Vec<SamplingStep>>,
-    /// The same seed gives the same tokens; drawn where not given, or -1 (--stats and json show it)
+    /// Seed of the random numbers; the same seed gives the same tokens [default: random]
+    ///
+    /// -1 is random, too. --stats and --format json show the seed that was used.
     #[arg(long, value_name = "N", allow_negative_numbers = true)]
     pub(crate) seed: Option<OrMinusOne<u64>>,
 }
@@ -95,8 +104,8 @@ fn samplers_help() -> String {
     format!("The samplers in their order; what is left out is not done [default: {}]", names.join(","))
 }
 
-/// A whole number, or -1: with that, llama.cpp, vLLM and transformers mean "off", "drawn" or "without end", which is none
-/// here.
+/// A whole number, or -1. llama.cpp, vLLM and transformers use -1 for "off", "random" or "no limit"; moi stores that
+/// as `None`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct OrMinusOne<T>(pub(crate) Option<T>);
 
@@ -114,49 +123,52 @@ impl<T: FromStr> FromStr for OrMinusOne<T> {
     }
 }
 
-/// What an answer follows.
+/// Which constraints the answer must follow.
 #[derive(Clone, Debug, clap::Args)]
 #[command(next_help_heading = "Constraints")]
 #[group(multiple = true)]
 pub(crate) struct GrammarArgs {
-    /// The answer is JSON that follows this schema: a file, or the schema itself
+    /// Make the answer JSON that follows this schema; give a file or the schema itself
     #[arg(long, value_name = "FILE|JSON", conflicts_with_all = ["json", "regex", "grammar"])]
     pub(crate) json_schema: Option<String>,
-    /// The answer is a JSON object
+    /// Make the answer a JSON object
     #[arg(long, conflicts_with_all = ["regex", "grammar"])]
     pub(crate) json: bool,
-    /// The answer matches this regular expression as a whole
+    /// Make the whole answer match this regular expression
     #[arg(long, value_name = "REGEX", conflicts_with = "grammar", allow_hyphen_values = true)]
     pub(crate) regex: Option<String>,
-    /// The answer follows this grammar (llguidance's Lark)
+    /// Make the answer follow the grammar in this file (llguidance's Lark format)
     #[arg(long, value_name = "FILE")]
     pub(crate) grammar: Option<PathBuf>,
-    /// Mix what the constraint leaves of the distribution, not the raw one
+    /// Mix the distribution that the constraint leaves, instead of the raw distribution
     #[arg(long)]
     pub(crate) mix_constrained: bool,
 }
 
-/// When to end.
+/// When generation stops.
 #[derive(Clone, Debug, clap::Args)]
-#[command(next_help_heading = "End")]
+#[command(next_help_heading = "Stop conditions")]
 pub(crate) struct StopArgs {
-    /// End after this many tokens; without it, or with -1, at an end token or a full context
+    /// Stop after N tokens [default: no limit; 256 for compare and trace]
+    ///
+    /// -1 is the default, too. An answer also ends at an end-of-sequence token, and when the context is full.
     #[arg(long, value_name = "N", allow_negative_numbers = true)]
     pub(crate) max_tokens: Option<OrMinusOne<usize>>,
-    /// Do not end before this many tokens
+    /// Do not stop before N tokens [default: 0]
     #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true)]
     pub(crate) min_tokens: usize,
-    /// End where the answer comes to this text, which is left out; may be repeated. A control token, such as
-    /// <|im_end|>, ends it too
+    /// Stop before this text, which is not printed; may be repeated
+    ///
+    /// A control token, such as <|im_end|>, works as well.
     #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
     pub(crate) stop: Vec<String>,
-    /// Go on past the model's end tokens
+    /// Continue after the model's end-of-sequence tokens
     #[arg(long)]
     pub(crate) ignore_eos: bool,
 }
 
 impl StopArgs {
-    /// Tokens at most, if there is a limit.
+    /// The largest number of tokens, if there is a limit.
     pub(crate) fn limit(&self) -> Option<usize> {
         self.max_tokens.and_then(|OrMinusOne(max)| max)
     }

@@ -1,4 +1,4 @@
-//! `moi eval`.
+//! The flags of `moi eval`.
 
 use std::path::PathBuf;
 
@@ -6,11 +6,13 @@ use moi_eval::Shard;
 
 use super::{Format, ModelArgs, SamplingArgs, ScopeArgs};
 
-/// Compare input rules by the problems that they solve
+/// Compare input rules by the number of problems they solve
 ///
-/// TASK is `countdown` (made here, solvable by construction), or a JSONL file with an object per line. Every rule gets the
-/// same problems with the same seeds. Samples are added to a file as they come, one JSON object a line: the same command
-/// goes on where an earlier one has ended, however that was, and when all are there it reports them again.
+/// TASK is `countdown` (generated problems that always have a solution), or a JSONL file with one JSON object per
+/// line. Every rule gets the same problems with the same seeds.
+///
+/// Each answer is appended to the output file as soon as it ends, as one JSON object per line. Run the same command
+/// again to continue an interrupted run. If all answers are there, it prints the report again.
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = "\
 Lines of a task:
@@ -24,37 +26,40 @@ last letter that stands alone.
 Thoughts are not judged.
 An id is optional; --template makes the prompt of any other fields.")]
 pub(crate) struct EvalArgs {
-    /// `countdown`, or a JSONL file
+    /// `countdown`, or a JSONL file with one problem per line
     #[arg(required_unless_present = "merge", default_value = "", hide_default_value = true)]
     pub(crate) task: String,
-    /// Every N-th problem alone, from the I-th: `--shard 1/4` to `4/4` on four machines, each with a file of its own
+    /// Run shard I of N: every N-th problem from the I-th on
+    ///
+    /// For example, run --shard 1/4 to --shard 4/4 on four machines, each with an output file of its own. --merge
+    /// combines the files.
     #[arg(long, value_name = "I/N", help_heading = "Task")]
     pub(crate) shard: Option<Shard>,
-    /// Put the files of all shards together into --output, and report them; no model is run
+    /// Combine the files of all shards into --output and report them, without running a model
     #[arg(long, value_name = "FILE", num_args = 1.., conflicts_with_all = ["shard", "task"], requires = "output", help_heading = "Task")]
     pub(crate) merge: Vec<PathBuf>,
-    /// The rules; the others are compared with the first
+    /// Input rules to run, separated by commas; the first is the baseline of the comparison
     #[arg(long, value_name = "RULES", default_value = "token,moi", help_heading = "Input rule")]
     pub(crate) rules: Vec<String>,
-    /// Let rules have different numbers of configurations, such as moi with three betas beside one token
+    /// Allow rules with different numbers of configurations, such as three moi betas beside one token
     #[arg(long, help_heading = "Input rule")]
     pub(crate) unequal_budgets: bool,
-    /// Samples of each problem by each rule, each with a seed of its own
+    /// Samples per problem and rule, each with its own seed
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..), help_heading = "Task")]
     pub(crate) seeds: u16,
-    /// The first N problems; countdown makes 100 where not given
+    /// Use the first N problems only [default: all of a file, 100 of countdown]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..), help_heading = "Task")]
     pub(crate) problems: Option<u32>,
-    /// countdown: numbers of a problem
+    /// countdown: Numbers in a problem
     #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u8).range(2..=6), help_heading = "Task")]
     pub(crate) numbers: u8,
-    /// countdown: the seed that problems are made with
+    /// countdown: Seed that generates the problems
     #[arg(long, value_name = "N", default_value_t = 0, help_heading = "Task")]
     pub(crate) task_seed: u64,
-    /// The prompt, as a Jinja template over a line's fields: a file
+    /// File with a Jinja template that makes the prompt from the fields of a line
     #[arg(long, value_name = "FILE", help_heading = "Task")]
     pub(crate) template: Option<PathBuf>,
-    /// What the model is told before each problem
+    /// System prompt before each problem
     #[arg(
         long,
         value_name = "TEXT",
@@ -63,13 +68,13 @@ pub(crate) struct EvalArgs {
         help_heading = "Task"
     )]
     pub(crate) system: Option<String>,
-    /// Send prompts without the chat template
+    /// Send the prompts without the chat template
     #[arg(long, help_heading = "Task")]
     pub(crate) raw: bool,
-    /// Tokens of an answer at most
+    /// Largest number of tokens in an answer
     #[arg(long, value_name = "N", default_value_t = 512, help_heading = "Task")]
     pub(crate) max_tokens: usize,
-    /// Answers that are generated together
+    /// Answers to generate at the same time
     #[arg(long, value_name = "N", default_value_t = 8, value_parser = clap::value_parser!(u16).range(1..=1024), help_heading = "Task")]
     pub(crate) batch: u16,
     #[command(flatten)]
@@ -78,13 +83,13 @@ pub(crate) struct EvalArgs {
     pub(crate) scope: ScopeArgs,
     #[command(flatten)]
     pub(crate) sampling: SamplingArgs,
-    /// The file of samples [default: moi-eval-TASK.jsonl]
+    /// File that the samples are appended to [default: moi-eval-TASK.jsonl]
     #[arg(short, long, value_name = "FILE", help_heading = "Output")]
     pub(crate) output: Option<PathBuf>,
-    /// A page with the report
+    /// File to write the report to, as an HTML page
     #[arg(long, value_name = "FILE", help_heading = "Output")]
     pub(crate) report: Option<PathBuf>,
-    /// The report as tables, or as one JSON object
+    /// Format of the report on stdout
     #[arg(long, value_enum, default_value_t = Format::Text, help_heading = "Output")]
     pub(crate) format: Format,
 }

@@ -1,24 +1,25 @@
-//! The flags of samplers: made of their declarations, so that a new sampler has its flags by itself.
+//! The flags of samplers. They are generated from the samplers' declarations, so a new sampler gets its flags without
+//! code here.
 
 use clap::{Arg, ArgAction, ArgMatches, Args, Command, FromArgMatches, value_parser};
 use moi_engine::{KnobKind, Sampling, SamplingKnob, SamplingStep};
 
-/// The knobs of samplers that were given.
+/// The sampler flags that were given.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct KnobArgs {
     given: Vec<(SamplingKnob, Vec<String>)>,
 }
 
 impl KnobArgs {
-    /// Whether a knob was given.
+    /// Whether the flag of this knob was given.
     pub(crate) fn has(&self, key: &str) -> bool {
         self.given.iter().any(|(knob, _)| knob.key == key)
     }
 
-    /// Sets what was given.
+    /// Applies the given flags to a sampling.
     ///
     /// # Errors
-    /// If a text is no value of its knob.
+    /// If a value is not allowed for its knob.
     pub(crate) fn apply(&self, sampling: &mut Sampling) -> Result<(), moi_engine::SamplingError> {
         for (knob, texts) in &self.given {
             let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
@@ -27,14 +28,14 @@ impl KnobArgs {
         Ok(())
     }
 
-    /// A flag that was given and whose sampler is not among these.
+    /// The first given flag whose sampler is not in the list, if there is one.
     pub(crate) fn idle(&self, samplers: &[SamplingStep]) -> Option<(String, SamplingStep)> {
         let idle = |knob: &SamplingKnob| knob.step.filter(|step| !samplers.contains(step));
         self.given.iter().find_map(|(knob, _)| Some((knob.flag(), idle(knob)?)))
     }
 }
 
-/// The knobs that have flags of their own.
+/// The knobs that have a flag of their own.
 fn knobs() -> impl Iterator<Item = SamplingKnob> {
     Sampling::knobs().into_iter().filter(|knob| knob.kind != KnobKind::ByToken)
 }
@@ -43,7 +44,8 @@ impl Args for KnobArgs {
     fn augment_args(command: Command) -> Command {
         let mut previous = None;
         knobs().fold(command, |command, knob| {
-            // The first knob of a sampler switches it on; of the others the default matters.
+            // The first knob of a sampler switches the sampler on, so its help needs no default; the other knobs show
+            // theirs.
             let is_first = previous.replace(knob.step) != Some(knob.step);
             let flag = knob.flag();
             let arg = Arg::new(flag.clone()).long(flag).help(help(&knob, is_first)).action(ArgAction::Set);
@@ -52,7 +54,7 @@ impl Args for KnobArgs {
                     .value_name("F")
                     .value_parser(|text: &str| text.parse::<f64>().map(|_| text.to_owned()))
                     .allow_negative_numbers(true),
-                // llama.cpp, vLLM and transformers mean "off" by -1 in places where that is 0 here.
+                // llama.cpp, vLLM and transformers use -1 for "off" in some places where moi uses 0.
                 KnobKind::Count if knob.default == "0" => {
                     arg.value_name("N").value_parser(count_or_off).allow_negative_numbers(true)
                 }
@@ -103,7 +105,8 @@ fn integer(text: &str) -> Result<String, &'static str> {
     is_allowed.then(|| text.to_owned()).ok_or("expected a whole number from -1 on")
 }
 
-/// What a knob does, and its default where that says more than "off".
+/// The help text of a knob, with its default. The first knob of a sampler shows no default, because there the default
+/// is "off".
 fn help(knob: &SamplingKnob, is_first: bool) -> String {
     if is_first || knob.help.contains("[default") {
         return knob.help.to_owned();

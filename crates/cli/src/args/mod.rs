@@ -1,4 +1,4 @@
-//! The command line.
+//! The flags of the command line.
 
 mod decode;
 mod eval;
@@ -11,7 +11,7 @@ mod tools;
 use std::path::PathBuf;
 
 use clap::{CommandFactory, Parser, Subcommand, ValueEnum, builder::PossibleValue};
-use moi_backends::{FloatType, Request};
+use moi_backends::{DeviceRequest, FloatType};
 use moi_hub::DEFAULT_MODEL;
 use moi_models::{Activations, PackedForm};
 use moi_pretrained::WeightForm;
@@ -30,8 +30,10 @@ pub(crate) use self::{
 };
 use crate::bench::BenchArgs;
 
-/// Text generation beyond discrete tokens: feeds a language model a mixture of its own next-token
-/// distribution instead of one sampled token (Mixture of Inputs).
+/// Text generation beyond discrete tokens
+///
+/// After each token, moi feeds the language model a mixture of its own next-token distribution instead of the
+/// embedding of one sampled token (Mixture of Inputs).
 #[derive(Debug, Parser)]
 #[command(
     name = "moi",
@@ -53,7 +55,8 @@ pub(crate) struct Args {
     pub(crate) global: GlobalArgs,
 }
 
-/// The command line. A negative number behind a flag is its value, so that the error names what the flag takes.
+/// The command line as clap sees it. Flags that take a value accept negative numbers, so that an error about such a
+/// value says what the flag takes.
 pub(crate) fn command() -> clap::Command {
     let values = |arg: clap::Arg| match arg.get_action().takes_values() && !arg.is_positional() {
         true => arg.allow_negative_numbers(true),
@@ -62,20 +65,22 @@ pub(crate) fn command() -> clap::Command {
     Args::command().mut_subcommands(|command| command.mut_args(values))
 }
 
-/// What every command takes.
+/// Flags of every command.
 #[derive(Debug, clap::Args)]
 #[command(next_help_heading = "Everywhere")]
 pub(crate) struct GlobalArgs {
-    /// Say nothing beside the answer and errors
+    /// Print only the answer and errors
     #[arg(short, long, global = true, conflicts_with = "verbose")]
     pub(crate) quiet: bool,
-    /// Say more about what is done
+    /// Print more details
     #[arg(short, long, global = true)]
     pub(crate) verbose: bool,
-    /// A file of defaults and presets, see `moi config` [default: moi.toml here, or the user's own]
+    /// Configuration file with defaults and presets [default: moi.toml here, else the user's own]
+    ///
+    /// `moi config` shows the values that apply and where they come from.
     #[arg(long, global = true, value_name = "FILE")]
     pub(crate) config: Option<String>,
-    /// A preset of that file
+    /// Use a preset of the configuration file
     #[arg(long, global = true, value_name = "NAME")]
     pub(crate) preset: Option<String>,
 }
@@ -104,74 +109,77 @@ pub(crate) enum Command {
     ///
     /// For bash: moi completions bash > ~/.local/share/bash-completion/completions/moi
     Completions {
-        /// The shell
+        /// Shell to print the script for
         shell: clap_complete::Shell,
     },
-    /// Write the manual pages, one for each command
+    /// Write the manual pages, one per command
     ///
     /// For example: moi man ~/.local/share/man/man1
     Man {
-        /// The directory, made if need be
+        /// Directory to write to; it is created if it does not exist
         directory: PathBuf,
     },
 }
 
-/// Which model, and where it runs.
+/// Which model to run, and on which device.
 #[derive(Clone, Debug, clap::Args)]
 #[command(next_help_heading = "Model")]
 pub(crate) struct ModelArgs {
-    /// Catalogue name (see `moi models`), GGUF file, directory in Hugging Face layout, or hub repository
+    /// Catalogue name (see `moi models`), GGUF file, Hugging Face directory, or hub repository
     ///
-    /// A catalogue name is fetched at its first use and verified by its sha256. A hub repository is
-    /// OWNER/NAME or the address of its page, and OWNER/NAME:Q4_K_M or OWNER/NAME/FILE.gguf for one of several GGUF
-    /// files; safetensors are preferred. For gated ones set HF_TOKEN, for a mirror HF_ENDPOINT.
+    /// moi downloads a catalogue model at its first use and verifies its sha256.
+    ///
+    /// A hub repository is OWNER/NAME or the address of its page. OWNER/NAME:Q4_K_M or OWNER/NAME/FILE.gguf selects
+    /// one of several GGUF files; otherwise moi prefers safetensors. Set HF_TOKEN for gated repositories and
+    /// HF_ENDPOINT for a mirror.
     #[arg(short, long, value_name = "NAME|PATH", default_value = DEFAULT_MODEL)]
     pub(crate) model: String,
     /// Commit, tag or branch of a hub repository
     #[arg(long, value_name = "REVISION")]
     pub(crate) revision: Option<String>,
-    /// Where to compute: auto, cpu, ndarray (a slow portable reference), cuda, metal, vulkan or wgpu; vulkan:1 for
-    /// the second of several
+    /// Device: auto, cpu, ndarray, cuda, metal, vulkan or wgpu; vulkan:1 is the second Vulkan device
     ///
-    /// `auto` takes the best GPU that this build can use, else the CPU, and says which. `moi devices` lists what
-    /// there is.
-    #[arg(long, value_name = "NAME", default_value_t = Request::Auto)]
-    pub(crate) device: Request,
-    /// Type of weights, activations and cache: auto, f32, f16 or bf16
+    /// `auto` takes the best GPU that this build can use, else the CPU, and prints which one. `ndarray` is a slow
+    /// portable reference. `moi devices` lists the devices of this machine.
+    #[arg(long, value_name = "NAME", default_value_t = DeviceRequest::Auto)]
+    pub(crate) device: DeviceRequest,
+    /// Number type of weights, activations and cache: auto, f32, f16 or bf16
     ///
-    /// `auto` is f32 on the CPU, bf16 by CUDA, and on other GPUs f16 where they compute in it, else f32. Norms,
-    /// softmax, entropies, mixtures and sampling are in f32 always.
+    /// `auto` is f32 on the CPU, bf16 on CUDA, f16 on other GPUs that compute in it, else f32. Norms, softmax,
+    /// entropies, mixtures and sampling always use f32.
     #[arg(long, value_name = "TYPE", default_value = "auto", value_parser = float_type)]
     pub(crate) dtype: AskedType,
-    /// Hold the weights quantised in memory: a quarter to a seventh of the bytes, and faster on the CPU
+    /// Keep the weights quantised in memory
+    ///
+    /// The weights then take a quarter to a seventh of the bytes, and the CPU is faster.
     #[arg(long, value_enum, value_name = "FORM")]
     pub(crate) quantize: Option<Quantize>,
-    /// What activations are rounded to for products with quantised weights; mixed on the CPU where not given
+    /// Rounding of activations in products with quantised weights [default on the CPU: mixed]
     #[arg(long, value_enum, value_name = "TYPE")]
     pub(crate) activations: Option<AskedActivations>,
-    /// CPU threads; all cores where not given
+    /// Number of CPU threads [default: all cores]
     #[arg(short, long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub(crate) threads: Option<u16>,
 }
 
-/// What activations are rounded to for products with quantised weights.
+/// How activations are rounded for products with quantised weights.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum AskedActivations {
-    /// Nothing: exact
+    /// No rounding: exact
     F32,
-    /// 8 bits in the gate and up projections, twice 8 bits elsewhere: the default
+    /// 8 bits in the gate and up projections, 16 bits (twice 8) elsewhere: the default
     Mixed,
-    /// 8 bits and a scale for 32 values: the fastest for prompts, several times as inexact
+    /// 8 bits with a scale per 32 values: fastest for prompts, but several times less exact
     Int8,
-    /// Twice 8 bits: near to exact
+    /// 16 bits (twice 8): almost exact
     Int16,
 }
 
-/// A type of floats, or the best for the device.
+/// A float type; `None` is the best one for the device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct AskedType(pub(crate) Option<FloatType>);
 
-/// The type of this name.
+/// Parses `auto` or the name of a float type.
 pub(crate) fn float_type(text: &str) -> Result<AskedType, String> {
     match text {
         "auto" => Ok(AskedType(None)),
@@ -179,7 +187,7 @@ pub(crate) fn float_type(text: &str) -> Result<AskedType, String> {
     }
 }
 
-/// The name of a value, as on the command line.
+/// The name of a value, as written on the command line.
 pub(crate) fn value_name(value: &impl ValueEnum) -> String {
     value.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default()
 }
@@ -195,7 +203,7 @@ impl From<AskedActivations> for Activations {
     }
 }
 
-/// How weights are held in memory.
+/// How weights are kept in memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Quantize(pub(crate) WeightForm);
 
@@ -226,11 +234,13 @@ impl ValueEnum for Quantize {
 
 /// Continue a prompt or answer a question
 ///
-/// Text mode writes the answer alone to stdout and everything else to stderr. The prompt goes through the
-/// model's chat template where it has one; without one, or with --raw, control tokens written in it are control tokens.
+/// With --format text, stdout gets only the answer; everything else goes to stderr.
 ///
-/// Ctrl-C ends it with what was generated (exit code 130; in JSON, stop_reason is then `interrupted`), and so do logits
-/// that are no finite numbers (exit code 1, `failed`; the error says where they break).
+/// The prompt goes through the model's chat template, if the model has one. If it has none, or with --raw, the text
+/// of a control token in the prompt becomes that control token.
+///
+/// Ctrl-C stops the generation and keeps the text so far (exit code 130; stop_reason `interrupted` in JSON). Logits
+/// that are NaN or infinite stop it, too (exit code 1; stop_reason `failed`); the error says where they occur.
 #[derive(Debug, clap::Args)]
 pub(crate) struct GenerateArgs {
     #[command(flatten)]
@@ -249,23 +259,23 @@ pub(crate) struct GenerateArgs {
     pub(crate) output: OutputArgs,
 }
 
-/// Talk with a model
+/// Chat with a model in the terminal
 ///
-/// Turns stay in the cache, so a long conversation costs no more than its new turn. With a rule that mixes, the positions of
-/// earlier answers hold the mixtures that the model was fed, not the tokens alone. They serve as long as the conversation
-/// goes on: /retry and /undo keep what comes before the question; after /system, /clear or /load, and for the part that a
-/// template rewrites, earlier answers are read anew as plain tokens, which may change what follows.
+/// Earlier turns stay in the cache, so that each turn costs only its new tokens. With a rule that mixes, the cache
+/// holds the mixtures that the model was fed, not the embeddings of the tokens. /retry and /undo keep the cache
+/// before the question. After /system, /clear or /load, and for turns that the chat template rewrites, moi reads
+/// earlier answers again as plain tokens, which can change later answers.
 ///
-/// Lines may come from a pipe; a wrong command, or a turn that the model refuses, ends it then.
+/// The lines may come from a pipe. In that case an unknown command or a refused turn ends the chat with an error.
 #[derive(Debug, clap::Args)]
 #[command(
     after_help = "In the conversation /help lists the commands; Ctrl-C ends an answer, Ctrl-D the conversation."
 )]
 pub(crate) struct ChatArgs {
-    /// What the model is told before the conversation
+    /// System prompt of the conversation
     #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
     pub(crate) system: Option<String>,
-    /// Go on with a conversation that was kept by /save
+    /// Continue a conversation that was saved with /save
     #[arg(long, value_name = "FILE")]
     pub(crate) load: Option<PathBuf>,
 
@@ -281,20 +291,23 @@ pub(crate) struct ChatArgs {
     pub(crate) stop: StopArgs,
 }
 
-/// What is continued.
+/// The prompt to continue.
 #[derive(Debug, clap::Args)]
 pub(crate) struct PromptArgs {
-    /// The prompt; read from stdin if it is absent or `-`. Behind `--` it may begin with a hyphen
+    /// Prompt; read from stdin if absent or `-`
+    ///
+    /// Put `--` before a prompt that begins with a hyphen.
     #[arg(conflicts_with = "tokens")]
     pub(crate) prompt: Option<String>,
-    /// The prompt as token ids, fed as they stand
+    /// Prompt as token ids, separated by commas; fed to the model unchanged
     #[arg(long, value_name = "IDS", value_delimiter = ',', conflicts_with = "system")]
     pub(crate) tokens: Option<Vec<u32>>,
-    /// What the model is told before the conversation
+    /// System prompt of the conversation
     #[arg(long, value_name = "TEXT", conflicts_with = "raw", allow_hyphen_values = true)]
     pub(crate) system: Option<String>,
-    /// Send the prompt without the chat template; control tokens that are written in it, such as <|im_start|>, are
-    /// control tokens
+    /// Send the prompt without the chat template
+    ///
+    /// The text of a control token in the prompt, such as <|im_start|>, then becomes that control token.
     #[arg(long)]
     pub(crate) raw: bool,
 }
@@ -303,27 +316,27 @@ pub(crate) struct PromptArgs {
 #[derive(Debug, clap::Args)]
 #[command(next_help_heading = "Output")]
 pub(crate) struct OutputArgs {
-    /// The answer as it comes, or one JSON object with every step at the end
+    /// Format of the output: the answer while it is generated, or one JSON object at the end
     #[arg(long, value_enum, default_value_t = Format::Text)]
     pub(crate) format: Format,
-    /// Add a line of figures on stderr: tokens, seconds, tokens per second, GB/s
+    /// Print a line of statistics to stderr: tokens, seconds, tokens per second, GB/s
     #[arg(long)]
     pub(crate) stats: bool,
-    /// json: how many of the largest mixture weights to list per step
+    /// json: Number of the largest mixture weights to list per step
     #[arg(long, value_name = "N", default_value_t = 5)]
     pub(crate) top: usize,
-    /// json: how many of the likeliest tokens to list per step, with their log-probabilities
+    /// json: Number of the most likely tokens to list per step, with their log-probabilities
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub(crate) logprobs: usize,
-    /// Samples of the prompt, in one batch; each has the seed of the one before plus 1
+    /// Samples to generate for the prompt, in one batch; each uses the previous seed plus 1
     #[arg(short, long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub(crate) n: u16,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Format {
-    /// For people
+    /// Text for people
     Text,
-    /// For programs
+    /// JSON for programs
     Json,
 }

@@ -1,4 +1,4 @@
-//! One prompt under several rules, and the score of a text.
+//! The flags of `moi compare`, `moi trace` and `moi score`.
 
 use std::path::PathBuf;
 
@@ -6,7 +6,7 @@ use clap::ValueEnum;
 
 use super::{Format, GrammarArgs, ModelArgs, PromptArgs, SamplingArgs, ScopeArgs, StopArgs};
 
-/// What runs under several rules.
+/// The flags that `moi compare` and `moi trace` share.
 #[derive(Debug, clap::Args)]
 pub(crate) struct RunsArgs {
     #[command(flatten)]
@@ -23,21 +23,21 @@ pub(crate) struct RunsArgs {
     pub(crate) stop: StopArgs,
 }
 
-/// Show what one prompt becomes under several rules, side by side
+/// Compare the answers of several rules to one prompt, side by side
 ///
-/// All rules run in one batch, with the same seed and sampling, up to 256 tokens unless --max-tokens says otherwise. A
-/// mark shows where a text parts from the first rule's.
+/// All rules run in one batch with the same seed and sampling, for up to 256 tokens unless --max-tokens is given. A
+/// mark shows where an answer begins to differ from that of the first rule.
 #[derive(Debug, clap::Args)]
 pub(crate) struct CompareArgs {
-    /// The rules; the others are compared with the first
+    /// Rules to run, separated by commas; the others are compared with the first
     #[arg(long, value_name = "RULES", default_value = "token,moi", help_heading = "Input rule")]
     pub(crate) rules: Vec<String>,
     #[command(flatten)]
     pub(crate) runs: RunsArgs,
-    /// How it is shown; by the name of --output where not given, else as a table
+    /// Format of the comparison [default: by the file extension of --output, else table]
     #[arg(long, value_enum, help_heading = "Output")]
     pub(crate) format: Option<CompareFormat>,
-    /// The file to write; it appears when it is whole
+    /// File to write; moi creates it only when the content is complete
     #[arg(short, long, value_name = "FILE", help_heading = "Output")]
     pub(crate) output: Option<PathBuf>,
 }
@@ -45,32 +45,33 @@ pub(crate) struct CompareArgs {
 /// How a comparison is shown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum CompareFormat {
-    /// Texts side by side, and a table of figures
+    /// The texts side by side, and a table of figures
     Table,
     /// Every step of every rule
     Json,
-    /// A page, as of `moi trace`
+    /// An HTML page like that of `moi trace`
     Html,
 }
 
-/// Show what is mixed, step by step: a page that opens in any browser
+/// Show what the model is fed at each step, as a page for any browser
 ///
-/// Each token is shaded by entropy and underlined by gate; a click shows the largest weights of what is fed next, and the
-/// distribution. The page is one file and loads nothing. Up to 256 tokens unless --max-tokens says otherwise.
+/// The page shades each token by entropy and underlines it by gate. Click a token to see the largest weights of the
+/// next input and the next-token distribution. The page is one file that loads nothing from elsewhere. The trace has
+/// up to 256 tokens unless --max-tokens is given.
 #[derive(Debug, clap::Args)]
 pub(crate) struct TraceArgs {
-    /// The rule, or several to lay side by side
+    /// Rule, or several rules to show side by side, separated by commas
     #[arg(long, value_name = "RULES", default_value = "moi", alias = "rule", help_heading = "Input rule")]
     pub(crate) rules: Vec<String>,
     #[command(flatten)]
     pub(crate) runs: RunsArgs,
-    /// How it is written; by the name of --output where not given, else as a page
+    /// Format of the trace [default: by the file extension of --output, else html]
     #[arg(long, value_enum, help_heading = "Output")]
     pub(crate) format: Option<TraceFormat>,
-    /// The file to write; it appears when it is whole
+    /// File to write; moi creates it only when the content is complete
     #[arg(short, long, value_name = "FILE", help_heading = "Output")]
     pub(crate) output: Option<PathBuf>,
-    /// Weights and likeliest tokens per step
+    /// Number of mixture weights and of most likely tokens to list per step
     #[arg(long, value_name = "N", default_value_t = 10, help_heading = "Output")]
     pub(crate) top: usize,
 }
@@ -78,35 +79,35 @@ pub(crate) struct TraceArgs {
 /// How a trace is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum TraceFormat {
-    /// A page to look at
+    /// A page for a browser
     Html,
     /// Every step
     Json,
-    /// A line per step
+    /// One line per step
     Csv,
-    /// A chart of entropy and gate
+    /// A chart of entropy and gate (needs the cargo feature `plots`)
     Svg,
 }
 
-/// Say how likely a model finds a text: perplexity, and every token's log-probability
+/// Score a text: perplexity, and the log-probability of every token
 ///
-/// A long text is read in windows that overlap, so that each token has at least the overlap before it.
+/// moi reads a long text in overlapping windows, so that each token has at least the overlap as its context.
 #[derive(Debug, clap::Args)]
 pub(crate) struct ScoreArgs {
-    /// A text file; stdin if it is `-`
+    /// Text file; `-` reads stdin
     pub(crate) file: String,
     #[command(flatten)]
     pub(crate) model: ModelArgs,
-    /// Tokens of a window [default: 2048, or the model's context]
+    /// Tokens in a window [default: 2048, or the model's context if it is smaller]
     #[arg(long, value_name = "N")]
     pub(crate) window: Option<usize>,
-    /// Tokens by which windows overlap, 1 or more [default: half of the window]
+    /// Tokens that two windows share, 1 or more [default: half of the window]
     #[arg(long, value_name = "N")]
     pub(crate) overlap: Option<usize>,
-    /// json: how many of the likeliest tokens to list beside each
+    /// json: Number of the most likely tokens to list beside each token
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub(crate) logprobs: usize,
-    /// A line, or one JSON object with every token
+    /// Format of the output: one line, or one JSON object with every token
     #[arg(long, value_enum, default_value_t = Format::Text)]
     pub(crate) format: Format,
 }

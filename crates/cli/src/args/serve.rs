@@ -1,4 +1,4 @@
-//! `moi serve`.
+//! The flags of `moi serve`.
 
 use std::path::PathBuf;
 
@@ -7,14 +7,14 @@ use clap::ValueEnum;
 
 use super::{ModelArgs, RuleArgs, SamplingArgs};
 
-/// Serve a model over HTTP: a chat page, and OpenAI's and Anthropic's APIs
+/// Serve a model over HTTP: a chat page, and the APIs of OpenAI and Anthropic
 ///
-/// The chat page is at the server's address. Chat and text completions, responses and messages are answered, streamed or whole,
-/// for any client of these APIs; a request may name an input rule of its own in its field `moi`. GET /docs lists the routes and
-/// GET /openapi.json describes each field.
+/// The chat page is at the server's address. The server answers chat completions, text completions, responses and
+/// messages, streamed or whole, for any client of these APIs. A request may choose its own input rule in the field
+/// `moi`. GET /docs lists the routes, and GET /openapi.json describes each field.
 ///
-/// Rule and sampling are those of requests that say nothing else. Ctrl-C, or SIGTERM, lets answers under way come to their
-/// ends; a second one does not.
+/// The rule and sampling flags are the defaults for requests that do not set them. Ctrl-C or SIGTERM stops the server
+/// after the running answers have ended; a second signal stops it at once.
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = "\
 Examples:
@@ -35,72 +35,78 @@ pub(crate) struct ServeArgs {
     pub(crate) rule: RuleArgs,
     #[command(flatten)]
     pub(crate) sampling: SamplingArgs,
-    /// What requests are sampled by that do not say: what the model's makers advise and the flags here, or OpenAI's
-    /// defaults, temperature 1 and no filters
+    /// Sampling of requests that set none: that of the model, or OpenAI's defaults
+    ///
+    /// `model` takes the values that the model's makers advise and the flags of this command. `openai` is temperature
+    /// 1 without filters.
     #[arg(long, value_enum, default_value_t = Defaults::Model, help_heading = "Sampling (the model's advised values where not given)")]
     pub(crate) defaults: Defaults,
 }
 
-/// Where the server listens, and as what.
+/// Where the server listens, and what it offers.
 #[derive(Debug, clap::Args)]
 #[command(next_help_heading = "Server")]
 pub(crate) struct ListenArgs {
-    /// The address to listen at; others than this machine's own need keys
+    /// Address to listen on; any address but this machine's own needs an API key or --insecure-no-key
     #[arg(long, value_name = "HOST", default_value = "127.0.0.1")]
     pub(crate) host: String,
-    /// The port; 0 for one that is free
+    /// Port to listen on; 0 takes a free one
     #[arg(long, value_name = "PORT", default_value_t = 8080)]
     pub(crate) port: u16,
-    /// A socket of the file system in the place of host and port, for a proxy on this machine
+    /// Unix socket to listen on instead of host and port, for a proxy on this machine
     #[arg(long, value_name = "PATH", conflicts_with_all = ["host", "port"])]
     pub(crate) unix: Option<PathBuf>,
-    /// A certificate by which the server encrypts connections itself, as PEM; SIGHUP has the file read again. Without one it is
-    /// for a proxy to do that
+    /// TLS certificate (PEM), if the server encrypts connections itself
+    ///
+    /// SIGHUP reloads the file. Without a certificate, put a proxy in front of the server for TLS.
     #[cfg(feature = "tls")]
     #[arg(long, value_name = "FILE", requires = "tls_key", conflicts_with = "unix")]
     pub(crate) tls_cert: Option<PathBuf>,
-    /// The private key of the certificate, as PEM
+    /// Private key of the TLS certificate (PEM)
     #[cfg(feature = "tls")]
     #[arg(long, value_name = "FILE", requires = "tls_cert")]
     pub(crate) tls_key: Option<PathBuf>,
-    /// A name under which the model is served, in the place of --model's; may be repeated for more
+    /// Name that the model is served under, instead of the value of --model; may be repeated
     #[arg(long, value_name = "NAME")]
     pub(crate) alias: Vec<String>,
-    /// A chat template in the place of the model's own: a file of Jinja
+    /// File with a Jinja chat template to use instead of the model's own
     #[arg(long, value_name = "FILE")]
     pub(crate) chat_template: Option<PathBuf>,
-    /// Take any name of a model for the one that is served
+    /// Accept any model name in requests
     #[arg(long)]
     pub(crate) any_model: bool,
-    /// What a model's thoughts are called in answers of chat completions
+    /// Field name of a model's thoughts in chat completions
     #[arg(long, value_enum, value_name = "NAME", default_value_t = ThoughtField::ReasoningContent)]
     pub(crate) thoughts_as: ThoughtField,
-    /// Serve no chat page
+    /// Do not serve the chat page
     #[arg(long)]
     pub(crate) no_page: bool,
-    /// Serve the chat page's files from a directory, to work on them
+    /// Directory to serve the chat page's files from, for work on the page
     #[arg(long, value_name = "DIR", conflicts_with = "no_page")]
     pub(crate) page: Option<PathBuf>,
-    /// A line on stderr for each request that was answered: without its prompt
+    /// Write one line to stderr per answered request, without the prompt
     #[arg(long, value_enum, value_name = "FORM")]
     pub(crate) log: Option<LogFormat>,
-    /// Prompts in these lines as well
+    /// Include the prompts in the log lines
     #[arg(long)]
     pub(crate) log_prompts: bool,
-    /// Seconds for which requests are still taken when the server is told to stop, while /readyz says that it is not ready:
-    /// more than a load balancer takes to find out
+    /// Seconds to accept requests after the signal to stop, while /readyz reports "not ready"
+    ///
+    /// Choose more than the load balancer needs to notice.
     #[arg(long, value_name = "SECONDS", default_value_t = 0)]
     pub(crate) drain_delay: u64,
-    /// Seconds that answers under way may take when the server is told to stop
+    /// Seconds that running answers may take after the signal to stop
     #[arg(long, value_name = "SECONDS", default_value_t = 30)]
     pub(crate) shutdown_timeout: u64,
-    /// Seconds of silence after which a stream has a comment, as proxies close silent connections
+    /// Seconds of silence before a stream gets a comment, because proxies close silent connections
     #[arg(long, value_name = "SECONDS", default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..))]
     pub(crate) ping: u64,
-    /// Seconds after which a client is given up that does not read its answer
+    /// Seconds before the server drops a client that does not read its answer
     #[arg(long, value_name = "SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..))]
     pub(crate) stall_timeout: u64,
-    /// Seconds that a round of the model may take before /livez says that the server hangs, and what was in progress is told
+    /// Seconds that one model step may take before /livez reports a hang
+    ///
+    /// The server then also lists the requests in progress on stderr.
     #[arg(long, value_name = "SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..))]
     pub(crate) live_timeout: u64,
 }
@@ -109,90 +115,95 @@ pub(crate) struct ListenArgs {
 #[derive(Clone, Debug, clap::Args)]
 #[command(next_help_heading = "Access")]
 pub(crate) struct AccessArgs {
-    /// A key that clients must have; may be repeated. MOI_API_KEY keeps it out of lists of processes
+    /// API key that clients must send; may be repeated
+    ///
+    /// Set MOI_API_KEY instead to keep the key out of process lists.
     #[arg(long, value_name = "KEY")]
     pub(crate) api_key: Vec<String>,
-    /// A file of keys, one a line, with a name before it and a quota of tokens behind it if wanted: `ann KEY 100000/day`.
-    /// SIGHUP has it read again, and of a file of --config the names and the form of log lines
+    /// File of API keys, one per line, with an optional name and token quota: `ann KEY 100000/day`
+    ///
+    /// SIGHUP reloads the file. It also reloads the keys, the model names and the log format of a file that --config
+    /// names.
     #[arg(long, value_name = "FILE")]
     pub(crate) api_key_file: Option<PathBuf>,
-    /// Let everybody use the server who can reach it
+    /// Let everybody who can reach the server use it without a key
     #[arg(long)]
     pub(crate) insecure_no_key: bool,
-    /// A name by which the server may be reached without a key, beside localhost and addresses; may be repeated
+    /// Host name that requests without a key may use, besides localhost and IP addresses; may be repeated
     #[arg(long, value_name = "NAME")]
     pub(crate) allowed_host: Vec<String>,
-    /// Pages of this origin may use the server, such as `https://app.example`; may be repeated
+    /// Origin whose web pages may use the server, such as `https://app.example`; may be repeated
     #[arg(long, value_name = "ORIGIN")]
     pub(crate) cors_origin: Vec<String>,
-    /// Take chat templates from requests
+    /// Accept chat templates from requests
     #[arg(long)]
     pub(crate) trust_request_templates: bool,
 }
 
-/// What requests may take.
+/// How much requests may use.
 #[derive(Debug, clap::Args)]
 #[command(next_help_heading = "Limits")]
 pub(crate) struct LimitArgs {
-    /// Sequences that run together
+    /// Sequences that run at the same time
     #[arg(long, value_name = "N", default_value_t = 64, value_parser = clap::value_parser!(u16).range(1..))]
     pub(crate) max_rows: u16,
-    /// Memory for keys and values, a quarter of it for prompts that begin alike [default: half of what is free]
+    /// Memory for keys and values, a quarter of it for the prefix cache [default: half of the free memory]
     #[arg(long, value_name = "BYTES")]
     pub(crate) kv_memory: Option<ByteSize>,
-    /// Requests that wait; more are refused with status 429
+    /// Requests that may wait; the server refuses more with status 429
     #[arg(long, value_name = "N", default_value_t = 256)]
     pub(crate) max_queue: usize,
-    /// Tokens of the prompts of requests that wait
+    /// Total prompt tokens of the waiting requests
     #[arg(long, value_name = "N", default_value_t = 1 << 20)]
     pub(crate) max_queue_tokens: usize,
-    /// Seconds that a request waits for its turn before it is refused, with status 429 or in its stream [default: as long as
-    /// it takes]
+    /// Seconds that a request may wait before it is refused [default: no limit]
+    ///
+    /// The refusal is status 429, or an error event if the stream has begun.
     #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..))]
     pub(crate) queue_timeout: Option<u64>,
-    /// Take `priority` from requests: those with smaller numbers come first, whoever has asked
+    /// Read the field `priority` of requests: smaller numbers run first, whoever sent them
     #[arg(long)]
     pub(crate) priority: bool,
-    /// Tokens of an answer, whatever a request asks for
+    /// Largest number of tokens in an answer, whatever a request asks for
     #[arg(long, value_name = "N")]
     pub(crate) max_tokens: Option<usize>,
-    /// Samples of a prompt
+    /// Largest number of samples per prompt
     #[arg(long, value_name = "N", default_value_t = 16, value_parser = clap::value_parser!(u16).range(1..))]
     pub(crate) max_n: u16,
-    /// Bytes of a request
+    /// Largest size of a request body
     #[arg(long, value_name = "BYTES", default_value = "16MiB")]
     pub(crate) max_body: ByteSize,
-    /// Connections at once
+    /// Largest number of open connections
     #[arg(long, value_name = "N", default_value_t = 1024, value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) max_connections: u32,
 }
 
-/// What requests are sampled by that do not say.
+/// The sampling of requests that set none.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Defaults {
-    /// What the model's makers advise, and the flags
+    /// The values that the model's makers advise, and the flags
     Model,
-    /// Temperature 1, and no filters
+    /// Temperature 1, no filters
     Openai,
 }
 
-/// What thoughts are called.
+/// The field name of a model's thoughts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum ThoughtField {
-    /// As llama-server, vLLM and DeepSeek have it
+    /// As in llama-server, vLLM and DeepSeek
     #[value(name = "reasoning_content")]
     ReasoningContent,
-    /// As Ollama and OpenRouter have it
+    /// As in Ollama and OpenRouter
     Reasoning,
-    /// Under both names
+    /// Both fields
     Both,
 }
 
-/// How requests are logged.
+/// The format of log lines.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum LogFormat {
-    /// For people
+    /// Text for people
     Text,
-    /// An object a line
+    /// One JSON object per line
     Json,
 }

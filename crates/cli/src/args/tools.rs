@@ -1,9 +1,9 @@
-//! Models, devices and the rest that generates nothing.
+//! The flags of the commands that do not generate text: models, devices and tools.
 
 use std::path::PathBuf;
 
 use clap::{ValueEnum, builder::PossibleValue};
-use moi_backends::{FloatType, Request};
+use moi_backends::{DeviceRequest, FloatType};
 use moi_convert::BlockFormat;
 use moi_hub::DEFAULT_MODEL;
 
@@ -11,65 +11,67 @@ use super::{Format, ModelArgs};
 
 /// Write the logits of a prompt to a safetensors file
 ///
-/// The tensor `logits` [tokens, vocab] in float32: to compare with any other engine.
+/// The file has one float32 tensor, `logits` [tokens, vocab], to compare with any other engine.
 #[derive(Debug, clap::Args)]
 pub(crate) struct LogitsArgs {
-    /// Token ids
+    /// Prompt as token ids, separated by commas
     #[arg(long, value_name = "IDS", value_delimiter = ',', required = true)]
     pub(crate) tokens: Vec<u32>,
-    /// The file to write
+    /// File to write
     #[arg(short, long, value_name = "FILE")]
     pub(crate) output: PathBuf,
     #[command(flatten)]
     pub(crate) model: ModelArgs,
 }
 
-/// Print what a model is and what it needs, without loading it
+/// Describe a model and what it needs, without loading it
 ///
-/// Architecture, parameters, layers, context, vocabulary, types and sizes of the tensors, tokenizer, chat
-/// template, and the memory it takes by context length and number type.
+/// Prints the architecture, parameters, layers, context, vocabulary, types and sizes of the tensors, tokenizer, chat
+/// template, and the memory needed by context length and number type.
 #[derive(Debug, clap::Args)]
 pub(crate) struct InspectArgs {
-    /// What --model takes elsewhere, or a config.json alone
+    /// Model, as for --model of other commands, or a config.json alone
     #[arg(value_name = "NAME|PATH", default_value = DEFAULT_MODEL)]
     pub(crate) model: String,
     /// Commit, tag or branch of a hub repository
     #[arg(long, value_name = "REVISION")]
     pub(crate) revision: Option<String>,
-    /// List every tensor with its shape (JSON always does)
+    /// List every tensor with its shape (JSON always lists them)
     #[arg(long)]
     pub(crate) tensors: bool,
-    /// A table, or one JSON object
+    /// Format of the output: a table, or one JSON object
     #[arg(long, value_enum, default_value_t = Format::Text)]
     pub(crate) format: Format,
 }
 
-/// Convert a model into another form: safetensors, burnpack or GGUF
+/// Convert a model to safetensors, burnpack or GGUF
 ///
-/// Writes a new directory: weights, config, tokenizer, chat template and licence. Tensors are converted one at a
-/// time; nothing has the directory's name before it is whole. A conversion that was killed is begun again by the
-/// same command.
+/// Writes a new directory with weights, config, tokenizer, chat template and licence. moi converts one tensor at a
+/// time, and gives the directory its name only when it is complete. Run the same command again if a conversion was
+/// killed.
 #[derive(Debug, clap::Args)]
 pub(crate) struct ConvertArgs {
-    /// What --model takes elsewhere, or a directory with pytorch_model*.bin
+    /// Model, as for --model of other commands, or a directory with pytorch_model*.bin
     #[arg(value_name = "NAME|PATH")]
     pub(crate) source: String,
-    /// The directory to make
+    /// Directory to create
     #[arg(short, long, value_name = "DIR")]
     pub(crate) output: PathBuf,
-    /// The form of the weights
+    /// Format of the weights
     #[arg(long, value_enum, default_value_t = Target::Safetensors)]
     pub(crate) to: Target,
-    /// The type of the floats; as they are stored where not given (blocks stay blocks in GGUF, else become f32)
+    /// Number type of the floats [default: as stored]
+    ///
+    /// Without this flag, quantised blocks stay quantised in GGUF and become f32 elsewhere.
     #[arg(long, value_enum)]
     pub(crate) dtype: Option<StoredType>,
     /// Quantise the matrices (gguf only)
     #[arg(long, value_enum, conflicts_with = "dtype")]
     pub(crate) quantize: Option<Blocks>,
-    /// Read the result back and compare it with the source, tensor by tensor and by logits
+    /// Read the result back and compare it with the source, by tensors and by logits
     #[arg(long)]
     pub(crate) verify: bool,
-    /// Megabytes of a safetensors file at most
+    /// Largest size of a safetensors file, in megabytes
     #[arg(long, value_name = "MB", default_value_t = 5000, value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) max_shard_size: u32,
     /// Commit, tag or branch of a hub repository
@@ -77,18 +79,18 @@ pub(crate) struct ConvertArgs {
     pub(crate) revision: Option<String>,
 }
 
-/// A form of weights.
+/// A file format of weights.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Target {
-    /// What transformers and most others read
+    /// Read by transformers and most other tools
     Safetensors,
-    /// burn's own
+    /// burn's own format
     Burnpack,
-    /// What llama.cpp reads, in one file
+    /// Read by llama.cpp, in one file
     Gguf,
 }
 
-/// A type of floats.
+/// A float type to store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct StoredType(pub(crate) FloatType);
 
@@ -102,7 +104,7 @@ impl ValueEnum for StoredType {
     }
 }
 
-/// A format of blocks that values can be quantised to.
+/// A block format to quantise values to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Blocks(pub(crate) BlockFormat);
 
@@ -128,16 +130,16 @@ impl ValueEnum for Blocks {
 /// List the input rules and their knobs
 #[derive(Debug, clap::Args)]
 pub(crate) struct RulesArgs {
-    /// A list, or a JSON array
+    /// Format of the output: a list, or a JSON array
     #[arg(long, value_enum, default_value_t = Format::Text)]
     pub(crate) format: Format,
 }
 
-/// Show what applies to a command, and from where: flag, environment, file or default
+/// Show the settings of a command, and whether each comes from flag, environment, file or default
 ///
-/// Flags get their values from the command line, else from the environment (MOI_TOP_K for --top-k), else from a preset
-/// of the file, else from the file's defaults, else they have their own. The file is --config, MOI_CONFIG, moi.toml in
-/// this directory, or moi.toml in the user's configuration directory.
+/// A setting comes from the first of these that has it: the command line, the environment (MOI_TOP_K for --top-k), a
+/// preset of the configuration file, the defaults of that file, the built-in default. The configuration file is
+/// --config, MOI_CONFIG, moi.toml in this directory, or moi.toml in the user's configuration directory.
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = "\
 A file:
@@ -151,60 +153,61 @@ A file:
   top-p = 0.95
   rule = \"moi:beta=1\"")]
 pub(crate) struct ConfigArgs {
-    /// The command
+    /// Command whose settings to show
     #[arg(default_value = "generate")]
     pub(crate) command: String,
-    /// Flags of it, behind --
+    /// Flags of that command, after `--`
     #[arg(last = true, value_name = "FLAGS", allow_hyphen_values = true)]
     pub(crate) flags: Vec<String>,
-    /// A table, or one JSON object
+    /// Format of the output: a table, or one JSON object
     #[arg(long, value_enum, default_value_t = Format::Text)]
     pub(crate) format: Format,
 }
 
-/// List the catalogue: models that are fetched by name, and where they lie; or remove one
+/// List the models that moi knows by name and where they are stored, or remove one
 ///
-/// They are kept in models/NAME of the cache: the directory in MOI_CACHE, or moi in the user's cache directory. What another
-/// tool has fetched into the hub's own cache (HF_HUB_CACHE, or hub in HF_HOME) is used from there, and other hub
-/// repositories are kept in it. An unfinished download goes on where it stopped.
+/// Models of the catalogue are in models/NAME of the cache. The cache is the directory in MOI_CACHE, or `moi` in the
+/// user's cache directory. If another tool has already downloaded a model to the hub's own cache (HF_HUB_CACHE, or
+/// `hub` in HF_HOME), moi uses it from there. moi keeps all other hub repositories in the hub's cache. A new attempt
+/// continues an unfinished download.
 #[derive(Debug, clap::Args)]
 pub(crate) struct ModelsArgs {
-    /// Remove a model of the catalogue from the cache, and what an unfinished download of it has left
+    /// Remove a catalogue model and its unfinished downloads from the cache
     #[arg(long, value_name = "NAME")]
     pub(crate) remove: Option<String>,
-    /// A table, or a JSON array
+    /// Format of the output: a table, or a JSON array
     #[arg(long, value_enum, default_value_t = Format::Text)]
     pub(crate) format: Format,
 }
 
-/// Check that devices compute what they should: a small built-in model with known logits
+/// Check that devices compute correctly, with a small built-in model of known logits
 ///
-/// At once, with a cache and against the CPU, in every type that the device computes in, with the driver that it
-/// has. Says what was found and what to do; exit code 1 if a device is wrong.
+/// Runs the model at once, with a cache and against the CPU, in every number type that the device supports. Prints
+/// the findings and what to do. The exit code is 1 if a device computes wrong results.
 #[derive(Debug, clap::Args)]
 pub(crate) struct DoctorArgs {
-    /// The device to check; all that this build can use and this machine has where none is named
-    #[arg(long, value_name = "NAME", default_value_t = Request::Auto, hide_default_value = true)]
-    pub(crate) device: Request,
-    /// A report, or one JSON array
+    /// Device to check [default: all that this build can use on this machine]
+    #[arg(long, value_name = "NAME", default_value_t = DeviceRequest::Auto, hide_default_value = true)]
+    pub(crate) device: DeviceRequest,
+    /// Format of the output: a report, or one JSON array
     #[arg(long, value_enum, default_value_t = Format::Text)]
     pub(crate) format: Format,
 }
 
-/// Compile the kernels that a model needs on a GPU, and keep them for later starts
+/// Compile the GPU kernels that a model needs, and keep them for later starts
 ///
-/// Loads the model, runs prompts of several lengths and some steps under every rule, and says how long the first
-/// token takes now and took before. Kernels are kept in the user's cache directory, or below MOI_CACHE.
+/// Loads the model, runs prompts of several lengths and some steps under every rule, and prints the time to the first
+/// token before and after. The kernels are kept in MOI_CACHE, or in the user's cache directory.
 #[derive(Debug, clap::Args)]
 pub(crate) struct WarmupArgs {
     #[command(flatten)]
     pub(crate) model: ModelArgs,
 }
 
-/// List the devices that this build supports and that this machine has
+/// List the devices that this build supports, and those that this machine has
 #[derive(Debug, clap::Args)]
 pub(crate) struct DevicesArgs {
-    /// A table, or a JSON array
+    /// Format of the output: a table, or a JSON array
     #[arg(long, value_enum, default_value_t = Format::Text)]
     pub(crate) format: Format,
 }

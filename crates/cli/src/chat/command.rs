@@ -1,4 +1,4 @@
-//! Lines that begin with a slash.
+//! The commands of a chat: lines that begin with a slash.
 
 use std::path::PathBuf;
 
@@ -7,21 +7,21 @@ use moi_engine::InputRule;
 
 use crate::config::nearest;
 
-/// What a line asks for.
+/// A command of a chat.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Command {
     Help,
     Quit,
-    /// What the model is fed from now on; shown where none is named.
+    /// Set the input rule, or show it if none is given.
     Rule(Option<InputRule>),
     Beta(f64),
-    /// What the model is told before the conversation; nothing where empty.
+    /// Set the system prompt, or remove it if empty.
     System(String),
-    /// The last question again, with another seed.
+    /// Answer the last question again, with another seed.
     Retry,
     /// Forget the last question and its answer.
     Undo,
-    /// Begin anew.
+    /// Start a new conversation.
     Clear,
     Save(PathBuf),
     Load(PathBuf),
@@ -46,10 +46,10 @@ const NAMES: &[&str] =
     &["rule", "beta", "system", "retry", "undo", "clear", "save", "load", "stats", "help", "quit", "exit"];
 
 impl Command {
-    /// The command of a line, if it is one.
+    /// Parses a line; `None` if it is not a command.
     ///
     /// # Errors
-    /// If there is no such command, or it lacks something.
+    /// If there is no such command, or an argument is missing.
     pub(crate) fn parse(line: &str) -> Result<Option<Self>> {
         let Some(rest) = line.strip_prefix('/').filter(|rest| !rest.starts_with('/')) else {
             return Ok(None);

@@ -1,4 +1,4 @@
-//! The turns of a conversation, and the cache that they share.
+//! The turns of a conversation, and their shared cache.
 
 use std::{path::Path, time::Instant};
 
@@ -18,7 +18,7 @@ use crate::{
     output, prompt, ui,
 };
 
-/// A conversation under way.
+/// A conversation in progress.
 pub(crate) struct Conversation<'e, B: Backend, M> {
     engine: &'e Engine<B, M>,
     template: ChatTemplate,
@@ -26,36 +26,36 @@ pub(crate) struct Conversation<'e, B: Backend, M> {
     rule: InputRule,
     model: String,
     messages: Vec<Message>,
-    /// Earlier turns in the cache.
+    /// The cache with the earlier turns.
     session: Option<Session>,
-    /// The last turn: what the model was fed, prompt and answer, and what it said.
+    /// The last turn: prompt and answer as the model was fed them, and the printed answer.
     last: Option<Turn>,
-    /// Answers so far, those that were thrown away included: each has a seed of its own.
+    /// Number of answers so far, including discarded ones, so that each answer gets a seed of its own.
     answers: usize,
     figures: Figures,
 }
 
-/// A turn that was answered.
+/// A turn with its answer.
 struct Turn {
-    /// The messages up to the question.
+    /// The messages up to and including the question.
     asked: Vec<Message>,
     prompt: Vec<u32>,
-    /// Without the end token.
+    /// The tokens of the answer, without the end-of-sequence token.
     tokens: Vec<u32>,
-    /// Whether the tokens' text is what was said, and nothing was cut off it.
+    /// Whether the printed answer is the complete text of the tokens; a stop string cuts some of it off.
     is_whole: bool,
 }
 
 #[derive(Debug, Default)]
 struct Figures {
     prompt: usize,
-    /// Positions of the last prompt that were in the cache already.
+    /// Positions of the last prompt that were already in the cache.
     known: usize,
     tokens: usize,
     seconds: f64,
 }
 
-/// A conversation in a file.
+/// The file format of a saved conversation.
 #[derive(Debug, Serialize, Deserialize)]
 struct Kept {
     model: String,
@@ -86,12 +86,12 @@ impl<'e, B: Backend, M: CausalLm<B>> Conversation<'e, B, M> {
         }
     }
 
-    /// Model and rule.
+    /// The model and the rule, as text.
     pub(crate) fn described(&self) -> String {
         format!("{}, {}", self.model, self.rule)
     }
 
-    /// Sets what the model is told before the conversation; nothing takes it away.
+    /// Sets the system prompt; `None` or an empty text removes it.
     pub(crate) fn set_system(&mut self, text: Option<&str>) {
         self.messages.retain(|message| message.role != "system");
         if let Some(text) = text.filter(|text| !text.is_empty()) {
@@ -100,10 +100,10 @@ impl<'e, B: Backend, M: CausalLm<B>> Conversation<'e, B, M> {
         self.last = None;
     }
 
-    /// Does what a command asks for.
+    /// Executes a command.
     ///
     /// # Errors
-    /// If it cannot.
+    /// If the command fails.
     pub(crate) fn obey(&mut self, command: Command, interrupt: &Interrupt) -> Result<()> {
         match command {
             Command::Rule(rule) => {
@@ -138,16 +138,16 @@ impl<'e, B: Backend, M: CausalLm<B>> Conversation<'e, B, M> {
             }
             Command::Load(path) => self.load(&path)?,
             Command::Stats => ui::note(&self.stats()),
-            // The caller's.
+            // The caller handles these.
             Command::Help | Command::Quit => {}
         }
         Ok(())
     }
 
-    /// Goes on with a conversation that was kept. Its turns are run anew, from their text.
+    /// Continues a saved conversation. The model reads its turns again, from their text.
     ///
     /// # Errors
-    /// If the file is none.
+    /// If the file is not a saved conversation.
     pub(crate) fn load(&mut self, path: &Path) -> Result<()> {
         let wrong = || format!("{} is no conversation that can be loaded", path.display());
         let text = file::read_text(path).with_context(wrong)?;
@@ -158,7 +158,7 @@ impl<'e, B: Backend, M: CausalLm<B>> Conversation<'e, B, M> {
         Ok(())
     }
 
-    /// Takes back the last question, with its answer if it has one.
+    /// Removes the last question and its answer, if there is one.
     fn forget(&mut self) -> Option<String> {
         let at = self.messages.iter().rposition(|message| message.role == "user")?;
         let question = self.messages[at].content.clone();
@@ -167,12 +167,12 @@ impl<'e, B: Backend, M: CausalLm<B>> Conversation<'e, B, M> {
         Some(question)
     }
 
-    /// Says something and prints the answer as it comes.
+    /// Sends a message and prints the answer as it is generated.
     ///
     /// # Errors
-    /// If the engine refuses it: it is then as if nothing was said.
+    /// If the engine refuses the message, which is then removed from the conversation.
     pub(crate) fn say(&mut self, text: &str, interrupt: &Interrupt) -> Result<()> {
-        // What begins with two slashes is no command.
+        // A line with two slashes is a message that begins with one slash, not a command.
         let text = if text.starts_with("//") { &text[1..] } else { text };
         self.messages.push(Message::new("user", text));
         let answered = self.answer(interrupt);
@@ -226,8 +226,8 @@ impl<'e, B: Backend, M: CausalLm<B>> Conversation<'e, B, M> {
         Ok(())
     }
 
-    /// The tokens of the conversation. Behind an answer they are the very tokens of the last turn, so that its cached
-    /// positions serve: its text could be cut into tokens in another way.
+    /// The tokens of the conversation. After an answer, they repeat the exact tokens of the last turn, so that its
+    /// cached positions can be reused; tokenizing the text again could give other tokens.
     fn prompt(&self, tokenizer: &Tokenizer) -> Result<Vec<u32>> {
         if let Some(last) = self.last.as_ref().filter(|last| last.is_whole)
             && let Some(tail) = self.template.encode_behind(last.asked.len(), &self.messages, tokenizer)?

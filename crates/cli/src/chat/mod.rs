@@ -25,10 +25,10 @@ use crate::{
     output, prompt, runner, ui,
 };
 
-/// Lines of history that are kept.
+/// Number of lines that the history keeps.
 const HISTORY: usize = 1000;
 
-/// Talks.
+/// Runs the chat.
 pub(crate) fn run(args: ChatArgs) -> Result<Ended> {
     let rule = decoding::rule(&args.rule)?;
     let pretrained = model::open(&args.model)?;
@@ -97,7 +97,7 @@ fn talk<B: Backend, M: moi_models::CausalLm<B>>(
     let mut editor: Editor<(), FileHistory> = DefaultEditor::with_config(config)?;
     let history = history().filter(|_| is_terminal);
     if let Some(path) = &history {
-        // The first time there is none.
+        // The history file does not exist on the first run.
         let _ = editor.load_history(path);
     }
     let mut is_first = true;
@@ -106,12 +106,12 @@ fn talk<B: Backend, M: moi_models::CausalLm<B>>(
         let prompt = if is_terminal { "> " } else { "" };
         let line = match interrupt.while_reading(|| editor.readline(prompt)) {
             Ok(line) => line,
-            // At the prompt it clears the line, as in a shell.
+            // Ctrl-C at the prompt clears the line, as in a shell.
             Err(ReadlineError::Interrupted) => continue,
             Err(ReadlineError::Eof) => break,
             Err(error) => bail!("the input cannot be read: {error}"),
         };
-        // A byte order mark before a text that is piped in is no part of it.
+        // Ignore a byte order mark at the beginning of piped text.
         let mark = if std::mem::take(&mut is_first) { "\u{feff}" } else { "" };
         let line = line.strip_prefix(mark).unwrap_or(&line);
         if line.trim().is_empty() {
@@ -124,7 +124,7 @@ fn talk<B: Backend, M: moi_models::CausalLm<B>>(
             Ok(None) => conversation.say(line, interrupt),
             Err(error) => Err(error),
         };
-        // A wrong command, or a turn that the engine refuses, ends no conversation; but nobody may read on.
+        // On a terminal, an unknown command or a refused message does not end the chat. A closed stdout always does.
         match done {
             Err(error) if output::is_broken_pipe(&error) => return Err(error),
             Err(error) if is_terminal => ui::say!("moi: {error:#}"),
@@ -138,7 +138,7 @@ fn talk<B: Backend, M: moi_models::CausalLm<B>>(
     Ok(Ended::Normally)
 }
 
-/// Where lines are kept between conversations.
+/// The file that keeps the history.
 fn history() -> Option<PathBuf> {
     let user = directories::ProjectDirs::from("", "", "moi")?;
     Some(user.state_dir().unwrap_or_else(|| user.data_local_dir()).join("chat_history"))

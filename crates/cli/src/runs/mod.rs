@@ -1,20 +1,24 @@
-//! One prompt under several rules: what `moi compare` and `moi trace` run and show.
+//! Runs one prompt under several rules, for `moi compare` and `moi trace`.
 
+#[cfg(feature = "plots")]
+mod chart;
+mod csv;
 mod page;
-mod picture;
 mod table;
 
 use anyhow::Result;
 use burn::tensor::backend::Backend;
-use moi_engine::{Grammar, InputRule, Request, Sampling, Scope, Step, StopRules};
+use moi_engine::{Grammar, InputRule, Request, Sampling, Scope, StopRules, TokenEvent};
 use moi_pretrained::Pretrained;
 use moi_text::Tokenizer;
 use serde::Serialize;
 use serde_json::Value;
 
+#[cfg(feature = "plots")]
+pub(crate) use self::chart::svg;
 pub(crate) use self::{
+    csv::csv,
     page::page,
-    picture::{csv, svg},
     table::{table, wrapped},
 };
 use crate::{
@@ -30,20 +34,20 @@ use crate::{
     prompt, runner,
 };
 
-/// Tokens of a run where no number is asked for.
-const MAX_TOKENS: usize = 256;
+/// Number of tokens per run, if none is given.
+const DEFAULT_MAX_TOKENS: usize = 256;
 
-/// Runs of a prompt, as in JSON.
+/// The runs of a prompt, as written to JSON.
 #[derive(Debug, Serialize)]
 pub(crate) struct Runs {
     pub(crate) model: String,
     pub(crate) device: String,
     pub(crate) dtype: &'static str,
-    /// The text that was given.
+    /// The text of the prompt.
     pub(crate) prompt: String,
     pub(crate) prompt_tokens: Vec<u32>,
     pub(crate) sampling: Sampling,
-    /// The sampling in words.
+    /// The sampling as text.
     pub(crate) sampled: String,
     pub(crate) scope: Option<Scope>,
     pub(crate) mix_tolerance: f32,
@@ -51,47 +55,48 @@ pub(crate) struct Runs {
     pub(crate) stop: StopRules,
     pub(crate) seed: u64,
     pub(crate) runs: Vec<Run>,
-    /// Until the first tokens.
+    /// Seconds until the first tokens.
     pub(crate) prefill_s: f64,
     pub(crate) decode_s: f64,
     #[serde(skip)]
     pub(crate) interrupted: bool,
-    /// Why some ended early, if they failed.
+    /// The errors of runs that failed.
     #[serde(skip)]
     pub(crate) failed: Option<anyhow::Error>,
 }
 
-/// A run under one rule.
+/// The run of one rule.
 #[derive(Debug, Serialize)]
 pub(crate) struct Run {
     pub(crate) rule: InputRule,
-    /// As on the command line.
+    /// The rule, as written on the command line.
     pub(crate) spec: String,
     pub(crate) text: String,
     pub(crate) stop_reason: StopReason,
     pub(crate) mean_entropy: f64,
     pub(crate) mean_gate: f64,
-    /// The first token that differs from the first run's, if one does.
+    /// The index of the first token that differs from the first run's, if there is one.
     pub(crate) parts_at: Option<usize>,
-    /// The share of tokens that are the same at the same place, of the longer run's; none for the first run.
+    /// The share of tokens that equal the first run's at the same position, relative to the longer run; `None` for
+    /// the first run.
     pub(crate) agreement: Option<f64>,
     pub(crate) steps: Vec<RunStep>,
 }
 
-/// A step of a run.
+/// One step of a run.
 #[derive(Debug, Serialize)]
 pub(crate) struct RunStep {
     pub(crate) token: u32,
-    /// What is certain of the text with this token.
+    /// The text that is certain once this token is known.
     pub(crate) text: String,
-    /// The token's own text.
+    /// The text of this token alone.
     pub(crate) piece: String,
     pub(crate) logprob: f64,
     pub(crate) entropy: f32,
     pub(crate) gate: f32,
-    /// Largest weights of the next input.
+    /// The largest weights of the next input.
     pub(crate) top: Vec<Weight>,
-    /// Likeliest tokens.
+    /// The most likely tokens.
     pub(crate) likeliest: Vec<Likely>,
 }
 
@@ -102,7 +107,7 @@ pub(crate) struct Weight {
     weight: f32,
 }
 
-/// Runs a prompt under the rules of a list, in one batch.
+/// Runs a prompt under a list of rules, in one batch.
 pub(crate) fn run(args: &RunsArgs, rules: &[String], top: usize) -> Result<Runs> {
     let rules = split_rules(rules)?;
     let pretrained = model::open(&args.model)?;
@@ -111,7 +116,7 @@ pub(crate) fn run(args: &RunsArgs, rules: &[String], top: usize) -> Result<Runs>
     let mut decoding =
         Decoding::new(&pretrained, &args.scope, &args.sampling, Some(&args.grammar), &args.stop)?;
     if args.stop.max_tokens.is_none() {
-        decoding.stop.max_tokens = Some(MAX_TOKENS.max(decoding.stop.min_tokens));
+        decoding.stop.max_tokens = Some(DEFAULT_MAX_TOKENS.max(decoding.stop.min_tokens));
     }
     decoding.note_idle(&rules, 1);
     let device = Device::chosen(args.model.device);
@@ -175,7 +180,7 @@ impl Job for Compare<'_> {
     }
 }
 
-/// What differs from greedy sampling without anything else.
+/// Describes how the sampling differs from plain greedy sampling.
 fn in_words(decoding: &Decoding) -> String {
     let (Ok(sampling), Ok(none)) =
         (serde_json::to_value(&decoding.sampling), serde_json::to_value(Sampling::default()))
@@ -206,13 +211,13 @@ fn in_words(decoding: &Decoding) -> String {
 impl Run {
     fn new(
         rule: InputRule,
-        steps: Vec<Step>,
+        steps: Vec<TokenEvent>,
         early: StopReason,
         first: Option<&Vec<u32>>,
         tokenizer: Option<&Tokenizer>,
     ) -> Self {
         let tokens: Vec<u32> = steps.iter().map(|step| step.token).collect();
-        let mean = |of: fn(&Step) -> f32| {
+        let mean = |of: fn(&TokenEvent) -> f32| {
             steps.iter().map(|step| f64::from(of(step))).sum::<f64>() / steps.len().max(1) as f64
         };
         let compared = first.map(|first| compare(first, &tokens));
@@ -230,7 +235,8 @@ impl Run {
     }
 }
 
-/// Where tokens part from others, if they do, and the share of them that are the same at the same place.
+/// The index of the first difference between two token lists, if there is one, and the share of equal tokens at the
+/// same position.
 fn compare(first: &[u32], tokens: &[u32]) -> (Option<usize>, f64) {
     let longest = first.len().max(tokens.len());
     let is_same = |at: &usize| first.get(*at) == tokens.get(*at);
@@ -239,7 +245,7 @@ fn compare(first: &[u32], tokens: &[u32]) -> (Option<usize>, f64) {
 }
 
 impl RunStep {
-    fn new(step: Step, tokenizer: Option<&Tokenizer>) -> Self {
+    fn new(step: TokenEvent, tokenizer: Option<&Tokenizer>) -> Self {
         let text = |token: u32| match tokenizer {
             Some(tokenizer) => {
                 let special = tokenizer.special_text(token).map(str::to_owned);

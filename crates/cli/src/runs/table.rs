@@ -1,14 +1,14 @@
-//! Runs side by side on a terminal.
+//! Prints runs side by side on a terminal.
 
 use anstyle::{AnsiColor, Style};
 
 use super::{Run, Runs};
 
-/// Columns narrower than this are no pleasure: the texts then follow each other.
+/// Narrowest column that is still readable; with less room, the texts follow each other.
 const NARROWEST: usize = 32;
 const GAP: &str = "  ";
 
-/// The texts, beside each other where the terminal is wide enough for so many, and the figures.
+/// The texts, side by side if the terminal is wide enough, and a table of figures.
 pub(crate) fn table(runs: &Runs, width: usize) -> String {
     let count = runs.runs.len().max(1);
     let column = width.saturating_sub(GAP.len() * (count - 1)) / count;
@@ -22,10 +22,10 @@ fn bold(text: &str) -> String {
     format!("{style}{text}{style:#}")
 }
 
-/// The place where a run parts from the first.
+/// Marks the place where a run begins to differ from the first.
 const MARK: &str = "¦";
 
-/// A run's text with a mark where it parts from the first.
+/// The text of a run, with a mark where it begins to differ from the first.
 fn marked(run: &Run) -> String {
     let parts = |(at, _): &(usize, &super::RunStep)| run.parts_at == Some(*at);
     let mut text = String::new();
@@ -77,7 +77,7 @@ fn short(text: &str, width: usize) -> String {
     console::truncate_str(text, width, "…").into_owned()
 }
 
-/// Lines of at most so many columns, broken at spaces where that can be.
+/// Splits a text into lines of at most `width` columns, at spaces if possible.
 pub(crate) fn wrapped(text: &str, width: usize) -> Vec<String> {
     let mut lines = Vec::new();
     for paragraph in text.split('\n') {

@@ -1,6 +1,4 @@
-//! Runs as rows of a table for programs, and as a chart.
-
-use std::fmt::Write;
+//! Draws runs as charts.
 
 use anyhow::{Result, anyhow};
 use plotters::prelude::*;
@@ -11,36 +9,7 @@ const BLUE: RGBColor = RGBColor(37, 99, 195);
 const ORANGE: RGBColor = RGBColor(214, 106, 18);
 const SIZE: (u32, u32) = (960, 240);
 
-/// A line per step, comma-separated.
-pub(crate) fn csv(runs: &Runs) -> String {
-    let mut text = String::from("rule,step,token,text,logprob,entropy,gate\n");
-    for run in &runs.runs {
-        for (at, step) in run.steps.iter().enumerate() {
-            // Writing to a string cannot fail.
-            let _ = writeln!(
-                text,
-                "{},{at},{},{},{},{},{}",
-                quoted(&run.spec),
-                step.token,
-                quoted(&step.text),
-                step.logprob,
-                step.entropy,
-                step.gate
-            );
-        }
-    }
-    text
-}
-
-/// As RFC 4180 has it.
-fn quoted(text: &str) -> String {
-    match text.contains([',', '"', '\n', '\r']) {
-        true => format!("\"{}\"", text.replace('"', "\"\"")),
-        false => text.to_owned(),
-    }
-}
-
-/// Entropy and gate over the steps, a chart for each run.
+/// Draws entropy and gate over the steps, one chart per run.
 pub(crate) fn svg(runs: &Runs) -> Result<String> {
     let mut text = String::new();
     let rows = runs.runs.len().max(1);
@@ -86,16 +55,4 @@ where
         .draw()
         .map_err(wrong)?;
     Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::quoted;
-
-    #[test]
-    fn text_is_quoted_where_it_must_be() {
-        assert_eq!(quoted("plain"), "plain");
-        assert_eq!(quoted("a,b"), "\"a,b\"");
-        assert_eq!(quoted("say \"x\"\n"), "\"say \"\"x\"\"\n\"");
-    }
 }

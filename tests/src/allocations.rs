@@ -1,4 +1,4 @@
-//! Memory that a piece of code asks for on its own thread, and that all threads hold.
+//! Measures the memory that a piece of code allocates on its own thread, and the memory that all threads hold.
 
 use std::{
     alloc::{GlobalAlloc, Layout, System},
@@ -6,14 +6,14 @@ use std::{
     sync::atomic::{AtomicIsize, Ordering},
 };
 
-/// The system's allocator, counting: a test binary makes it its own with `#[global_allocator]`.
+/// A counting wrapper of the system's allocator. A test binary installs it with `#[global_allocator]`.
 #[derive(Debug)]
 pub struct Counting;
 
-/// What was asked for.
+/// The memory that a piece of code allocated.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Usage {
-    /// Bytes held at once, at most, beyond what was held before.
+    /// The peak of bytes held at once, beyond those held before.
     pub peak: usize,
     /// Bytes of the largest single request.
     pub largest: usize,
@@ -25,7 +25,7 @@ thread_local! {
     static LARGEST: Cell<usize> = const { Cell::new(0) };
 }
 
-/// By all threads.
+/// Bytes held by all threads.
 static IN_ALL: AtomicIsize = AtomicIsize::new(0);
 
 fn changed(by: isize, asked: usize) {
@@ -35,30 +35,34 @@ fn changed(by: isize, asked: usize) {
     LARGEST.set(LARGEST.get().max(asked));
 }
 
-// SAFETY: everything is handed on to the system's allocator; counting neither allocates nor panics.
+// SAFETY: every call goes to the system's allocator; counting neither allocates nor panics.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         changed(layout.size().cast_signed(), layout.size());
+        // SAFETY: the caller's promise is the allocator's.
         unsafe { System.alloc(layout) }
     }
 
     unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
         changed(layout.size().cast_signed(), layout.size());
+        // SAFETY: the caller's promise is the allocator's.
         unsafe { System.alloc_zeroed(layout) }
     }
 
     unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
         changed(-layout.size().cast_signed(), 0);
+        // SAFETY: the caller's promise is the allocator's.
         unsafe { System.dealloc(pointer, layout) }
     }
 
     unsafe fn realloc(&self, pointer: *mut u8, layout: Layout, size: usize) -> *mut u8 {
         changed(size.cast_signed() - layout.size().cast_signed(), size);
+        // SAFETY: the caller's promise is the allocator's.
         unsafe { System.realloc(pointer, layout, size) }
     }
 }
 
-/// Runs `work` and tells what it asked for on this thread.
+/// Runs `work` and returns what it allocated on this thread.
 pub fn counted<T>(work: impl FnOnce() -> T) -> (T, Usage) {
     let before = HELD.get();
     PEAK.set(before);

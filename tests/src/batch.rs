@@ -1,12 +1,14 @@
-//! Requests of every kind, to be answered together and alone.
+//! Requests of every kind, to run together and alone.
 
 use burn::tensor::backend::Backend;
-use moi_engine::{Engine, Event, InputRule, Prompt, Request, RequestId, Sampling, Scheduler, Step, Support};
+use moi_engine::{
+    Engine, Event, InputRule, Prompt, Request, RequestId, Sampling, Scheduler, Support, TokenEvent,
+};
 use moi_models::CausalLm;
 
 use crate::golden::Golden;
 
-/// Prompts of different lengths, every rule, greedy and sampled, ends of every kind.
+/// Requests with prompts of different lengths, with every rule, greedy and sampled, and with every stop condition.
 pub fn requests<B: Backend>(golden: &Golden) -> Vec<Request<B>> {
     let rules = [
         InputRule::TOKEN,
@@ -36,7 +38,7 @@ pub fn requests<B: Backend>(golden: &Golden) -> Vec<Request<B>> {
     rules.into_iter().enumerate().map(request).collect()
 }
 
-/// Requests whose rules or samplers are for the host, whatever the device.
+/// Requests whose rules or samplers always run on the host, whatever the device.
 pub fn of_the_host<B: Backend>(golden: &Golden) -> Vec<Request<B>> {
     let plain = Sampling { temperature: 0.8.into(), top_p: 0.9.into(), ..Sampling::default() };
     let rules = [
@@ -59,12 +61,12 @@ pub fn of_the_host<B: Backend>(golden: &Golden) -> Vec<Request<B>> {
     rules.into_iter().enumerate().map(request).collect()
 }
 
-/// Answers requests of which some come when others are under way: the steps of each.
+/// Runs requests of which some join while others are in progress. Returns the steps of each.
 pub fn joining<B: Backend, M: CausalLm<B>>(
     engine: &Engine<B, M>,
     first: Vec<Request<B>>,
     later: Vec<Request<B>>,
-) -> Vec<Vec<Step>> {
+) -> Vec<Vec<TokenEvent>> {
     let mut steps = vec![Vec::new(); first.len() + later.len()];
     let mut batch = engine.batch();
     batch.add_all(first).unwrap();
@@ -84,33 +86,33 @@ pub fn joining<B: Backend, M: CausalLm<B>>(
     steps
 }
 
-/// The same tokens, ends and reports; entropies and gates as close as one device is to itself.
-pub fn assert_same(row: usize, together: &[Step], alone: &[Step]) {
+/// Asserts the same tokens, stop reasons and reports, and entropies and gates within the error of one device.
+pub fn assert_same(row: usize, together: &[TokenEvent], alone: &[TokenEvent]) {
     assert_alike(row, together, alone, 1e-4);
 }
 
-/// The same tokens, ends and reports; entropies and gates within a bound.
-pub fn assert_alike(row: usize, together: &[Step], alone: &[Step], bound: f32) {
-    let tokens = |steps: &[Step]| steps.iter().map(|step| step.token).collect::<Vec<_>>();
+/// Asserts the same tokens, stop reasons and reports, and entropies and gates within a bound.
+pub fn assert_alike(row: usize, together: &[TokenEvent], alone: &[TokenEvent], bound: f32) {
+    let tokens = |steps: &[TokenEvent]| steps.iter().map(|step| step.token).collect::<Vec<_>>();
     assert_eq!(tokens(together), tokens(alone), "row {row}");
     for (a, b) in together.iter().zip(alone) {
         assert_eq!(a.stop, b.stop, "row {row}");
         assert_eq!(a.top.len(), b.top.len(), "row {row}");
-        // Each by itself: `max` would drop what is not a number.
+        // Each difference is checked on its own, because `max` ignores NaN.
         for off in [a.entropy - b.entropy, a.gate - b.gate] {
             assert!(off.abs() < bound, "row {row}: entropy or gate off by {off}");
         }
-        // Sums over a batch round otherwise, and the direct rule, which feeds its own rounding back, trebles that each
-        // step: 5e-7 at first, 1e-3 after seven.
+        // Sums over a batch round differently. The direct rule feeds its own rounding error back, which triples the
+        // error at each step: 5e-7 at first, 1e-3 after seven.
         assert!((a.logprob - b.logprob).abs() < 5e-3, "row {row}: {} {}", a.logprob, b.logprob);
     }
 }
 
-/// Answers requests in one batch: the steps of each.
+/// Runs requests in one batch. Returns the steps of each.
 pub fn together<B: Backend, M: CausalLm<B>>(
     engine: &Engine<B, M>,
     requests: Vec<Request<B>>,
-) -> Vec<Vec<Step>> {
+) -> Vec<Vec<TokenEvent>> {
     let mut batch = engine.batch();
     for request in requests {
         batch.add(request).unwrap();
@@ -126,18 +128,20 @@ pub fn together<B: Backend, M: CausalLm<B>>(
     together
 }
 
-/// Answers requests by a scheduler: the steps of each, and how many were parked at once.
+/// Runs requests through a scheduler. Returns the steps of each, and the largest number of requests parked at once.
 pub fn scheduled<B: Backend, M: CausalLm<B>>(
     mut scheduler: Scheduler<'_, B, M>,
     requests: Vec<Request<B>>,
-) -> (Vec<Vec<Step>>, usize) {
+) -> (Vec<Vec<TokenEvent>>, usize) {
     let submit = |request| scheduler.submit("", request).unwrap();
     let ids: Vec<RequestId> = requests.into_iter().map(submit).collect();
     let (mut found, mut parked) = (vec![Vec::new(); ids.len()], 0);
     while !scheduler.is_idle() {
         for event in scheduler.round() {
             match event {
-                Event::Step(id, step) => found[ids.iter().position(|known| *known == id).unwrap()].push(step),
+                Event::Token(id, step) => {
+                    found[ids.iter().position(|known| *known == id).unwrap()].push(step)
+                }
                 Event::Admitted(_) | Event::Prompt(..) => {}
                 Event::Failed(_, error, _) => panic!("{error}"),
             }

@@ -1,4 +1,4 @@
-//! Tiny models whose tokens are bytes: whatever a test wants to see generated can be forced, byte by byte.
+//! Tiny models whose tokens are single bytes, so that a test can force any text, byte by byte.
 
 use std::{collections::BTreeMap, fs, path::Path};
 
@@ -7,16 +7,16 @@ use tempfile::TempDir;
 
 use crate::golden::Golden;
 
-/// How conversations are spelled for these models: a line for each message.
+/// The chat template of these models: one line per message.
 pub const TEMPLATE: &str = "{% for message in messages %}{{ message.role }}: {{ message.content or '' }}\n{% endfor %}\
                             {% if add_generation_prompt %}assistant: {% endif %}";
 
 /// The token that ends an answer.
 pub const EOS: u32 = 0;
 
-/// A copy of the tiny checkpoint `name`, which must have 256 tokens, with a tokenizer whose token of each byte has the byte's
-/// own number. Token 0 ends answers; those that are given another text are control tokens. The chat template is
-/// [`TEMPLATE`] unless one is given.
+/// A copy of the tiny checkpoint `name`, which must have 256 tokens, with a tokenizer in which the token of each byte
+/// has the number of that byte. Token 0 ends answers. The tokens in `control` get another text and become control
+/// tokens. The chat template is [`TEMPLATE`] unless one is given.
 pub fn model(name: &str, control: &[(u32, &str)], template: Option<&str>) -> TempDir {
     let golden = Golden::read(name);
     let directory = tempfile::tempdir().unwrap();
@@ -28,7 +28,7 @@ pub fn model(name: &str, control: &[(u32, &str)], template: Option<&str>) -> Tem
     directory
 }
 
-/// Gives a checkpoint of 256 tokens such a tokenizer.
+/// Adds such a byte tokenizer to a checkpoint of 256 tokens.
 pub fn add_tokenizer(directory: &Path, control: &[(u32, &str)], template: Option<&str>) {
     let control: BTreeMap<u32, &str> = [(EOS, "<eos>")].into_iter().chain(control.iter().copied()).collect();
     let text = |id: u32| match control.get(&id) {
@@ -69,7 +69,7 @@ pub fn ids(text: &str) -> Vec<u32> {
     text.bytes().map(u32::from).collect()
 }
 
-/// The character that stands for a byte in vocabularies of bytes, as GPT-2 has it.
+/// The character that stands for a byte in byte-level vocabularies, as in GPT-2.
 fn character(byte: u8) -> char {
     let is_shown = |byte: u8| matches!(byte, b'!'..=b'~' | 0xa1..=0xac | 0xae..=0xff);
     match is_shown(byte) {

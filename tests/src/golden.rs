@@ -3,38 +3,38 @@
 use std::{fs, path::PathBuf};
 
 use burn::tensor::backend::Backend;
-use moi_engine::{Engine, InputRule, Prompt, Request, Step, Support};
+use moi_engine::{Engine, InputRule, Prompt, Request, Support, TokenEvent};
 use moi_models::{Decoder, DecoderConfig, FeedForwardKind};
 use safetensors::SafeTensors;
 use serde::Deserialize;
 
 use crate::steps;
 
-/// A checkpoint and what transformers computes with it.
+/// A checkpoint, and the results that transformers computes with it.
 #[derive(Debug)]
 pub struct Golden {
-    /// The directory, in the layout of the hub.
+    /// The directory, in Hugging Face layout.
     pub path: PathBuf,
-    /// Inputs and greedy decodes.
+    /// Inputs, and greedy decodes.
     pub cases: Cases,
-    /// `[tokens, vocab]`
+    /// The logits `[tokens, vocab]`.
     pub logits: Vec<f32>,
-    /// `[2, 20, vocab]`
+    /// The logits of the batch, `[2, 20, vocab]`.
     pub batch_logits: Vec<f32>,
-    /// `[long, vocab]`, where there are such.
+    /// The logits of the long input, `[long, vocab]`, if there is one.
     pub long_logits: Vec<f32>,
-    /// Tokens in the vocabulary.
+    /// The size of the vocabulary.
     pub vocab: usize,
 }
 
-/// `golden.json`
+/// The contents of `golden.json`.
 #[derive(Debug, Deserialize)]
 pub struct Cases {
-    /// Of the full forward pass.
+    /// The input of the full forward pass.
     pub tokens: Vec<u32>,
-    /// Two rows.
+    /// The two rows of the batch.
     pub batch: [Vec<u32>; 2],
-    /// More ids, past a chunk of what is computed in chunks; of models that keep states.
+    /// A long input that is longer than one chunk, for models with recurrent states.
     #[serde(default)]
     pub long: Vec<u32>,
     /// Greedy decodes.
@@ -49,7 +49,7 @@ pub struct Run {
     support: Option<Support>,
     /// Token ids.
     pub prompt: Vec<u32>,
-    /// What came.
+    /// The generated steps.
     pub steps: Vec<GoldenStep>,
 }
 
@@ -58,16 +58,16 @@ pub struct Run {
 pub struct GoldenStep {
     /// The argmax.
     pub token: u32,
-    /// Normalised by ln of the support's size.
+    /// The entropy, divided by ln of the support's size.
     pub entropy: f64,
     /// 0 for token, 1 for direct.
     pub gate: f64,
-    /// Best logit minus second best.
+    /// The largest logit minus the second largest.
     pub margin: f64,
 }
 
 impl Run {
-    /// Tokens of the support where it is not the whole vocabulary, else 0.
+    /// The number of tokens in the support, or 0 for the whole vocabulary.
     fn support_size(&self) -> usize {
         match self.support {
             Some(Support::TopK(size)) => size,
@@ -75,7 +75,7 @@ impl Run {
         }
     }
 
-    /// The rule as this project spells it.
+    /// The rule as an `InputRule`.
     pub fn rule(&self) -> InputRule {
         let support = self.support.unwrap_or_default();
         match self.rule.as_str() {
@@ -106,19 +106,19 @@ impl Golden {
     }
 }
 
-/// Entropies and gates may differ by this much.
+/// Largest allowed difference of entropies and gates.
 pub const TOLERANCE: f64 = 1e-3;
-/// Under this margin another token is legitimate.
+/// With a margin below this, either of the two tokens is accepted.
 pub const MARGIN: f64 = 1e-3;
 
-/// Compares a decode token for token; ends early only where the margin allows another token. Returns the
-/// number of steps compared and the largest entropy difference.
-pub fn compare(found: &[Step], expected: &[GoldenStep], what: &str) -> (usize, f64) {
+/// Compares a decode token for token. It ends early only at a step whose margin allows another token. Returns the
+/// number of compared steps and the largest difference of an entropy.
+pub fn compare(found: &[TokenEvent], expected: &[GoldenStep], what: &str) -> (usize, f64) {
     differing(found, expected, what).unwrap_or_else(|error| panic!("{error}"))
 }
 
-/// The same, or what differs.
-fn differing(found: &[Step], expected: &[GoldenStep], what: &str) -> Result<(usize, f64), String> {
+/// As [`compare`], but returns the difference as an error.
+fn differing(found: &[TokenEvent], expected: &[GoldenStep], what: &str) -> Result<(usize, f64), String> {
     let mut worst = 0.0f64;
     for (i, (f, e)) in found.iter().zip(expected).enumerate() {
         if f.token != e.token {
@@ -143,17 +143,17 @@ fn differing(found: &[Step], expected: &[GoldenStep], what: &str) -> Result<(usi
     }
 }
 
-/// A run's request that tells the tokens of its support, and the one behind them.
+/// The request of a run, listing the tokens of its support and one more.
 fn listing<B: Backend>(mut request: Request<B>, run: &Run) -> Request<B> {
     request.logprobs = run.support_size() + 1;
     request
 }
 
-/// How many steps a run has up to the first one whose support could as well have been another one, by rounding: the next
-/// input is then legitimately another one, too.
-fn certain(found: &[Step], run: &Run) -> usize {
+/// The number of steps up to the first one whose support rounding could change, because two tokens at its border are
+/// tied. From there on, another next input is correct as well.
+fn certain(found: &[TokenEvent], run: &Run) -> usize {
     const NATS: f64 = 1e-5;
-    let has_tie = |step: &Step| match step.likeliest.get(run.support_size().wrapping_sub(1)..) {
+    let has_tie = |step: &TokenEvent| match step.likeliest.get(run.support_size().wrapping_sub(1)..) {
         Some([(_, last), (_, next)]) => last - next < NATS,
         _ => false,
     };
@@ -161,12 +161,12 @@ fn certain(found: &[Step], run: &Run) -> usize {
     tie.map_or(run.steps.len(), |tie| (tie + 1).min(run.steps.len()))
 }
 
-/// How many steps a run of a model with experts has up to the first one that is off where those before had grown apart: more
-/// than rounding, and by then as far as routers of golden runs are from a tie, which picks other experts. All where it is
-/// too early for that.
-fn up_to_a_flip(found: &[Step], run: &Run) -> usize {
+/// The number of steps of a mixture-of-experts run before its first wrong step, if the difference had grown beyond
+/// rounding before. The router is then close enough to a tie that it may pick other experts. Returns all steps if the
+/// wrong step comes too early for that.
+fn up_to_a_flip(found: &[TokenEvent], run: &Run) -> usize {
     const GROWN: f64 = 5e-6;
-    let off = |(f, e): (&Step, &GoldenStep)| (f64::from(f.entropy) - e.entropy).abs();
+    let off = |(f, e): (&TokenEvent, &GoldenStep)| (f64::from(f.entropy) - e.entropy).abs();
     let all: Vec<f64> = found.iter().zip(&run.steps).map(off).collect();
     let is_other = |at: &usize| all[*at] > TOLERANCE || found[*at].token != run.steps[*at].token;
     let flip = (0..all.len()).find(is_other).unwrap_or(run.steps.len());
@@ -181,7 +181,7 @@ fn has_experts(config: &DecoderConfig) -> bool {
     config.layers.iter().any(|layer| layer.feed_forward.as_ref().is_some_and(is_one))
 }
 
-/// Decodes all golden runs greedily under their rules, prompts at once and in chunks, and compares them.
+/// Decodes all golden runs greedily under their rules, with whole prompts and in chunks, and compares them.
 pub fn check_decodes<B: Backend>(golden: &Golden, model: &Decoder<B>, device: &B::Device, name: &str) {
     for chunk in [512, 4] {
         let engine = Engine::new(model.clone(), device.clone()).with_prefill_chunk(chunk);
@@ -196,7 +196,8 @@ pub fn check_decodes<B: Backend>(golden: &Golden, model: &Decoder<B>, device: &B
                 Err(_) if has_experts(model.config()) && up_to_a_flip(&found, run) < run.steps.len() => {
                     &run.steps[..up_to_a_flip(&found, run)]
                 }
-                // Whether the support was a matter of rounding shows with the likeliest tokens, which the host looks at.
+                // The list of the most likely tokens shows whether rounding decided about the support. The host
+                // computes that list.
                 Err(_) => &run.steps[..certain(&steps(&engine, listing(request, run)), run)],
             };
             let (compared, worst) = compare(&found, expected, &what);

@@ -1,10 +1,10 @@
-//! What the end-to-end tests share: golden data and comparisons. Used by tests alone.
+//! Shared code of the end-to-end tests: golden data and comparisons. Only tests use this crate.
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a broken fixture or a difference must end the test")]
 
 pub mod allocations;
 pub mod batch;
-pub mod broken;
+pub mod broken_weights;
 pub mod bytes;
 pub mod golden;
 pub mod hostile;
@@ -16,7 +16,7 @@ pub mod suite;
 use std::path::PathBuf;
 
 use burn::tensor::{Tensor, backend::Backend};
-use moi_engine::{Engine, EngineError, Request, Step};
+use moi_engine::{Engine, EngineError, Request, TokenEvent};
 use moi_models::CausalLm;
 
 /// Runs generic tests on every CPU backend.
@@ -32,7 +32,7 @@ macro_rules! on_cpu_backends {
     };
 }
 
-/// Golden data: here, or in `MOI_GOLDEN` where a test is carried to another machine.
+/// The directory of the golden data: that of this crate, or `MOI_GOLDEN` if a test runs on another machine.
 pub fn golden_directory() -> PathBuf {
     let here = || PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("golden");
     std::env::var_os("MOI_GOLDEN").map_or_else(here, PathBuf::from)
@@ -53,7 +53,7 @@ pub fn relative_error(found: &[f32], expected: &[f32]) -> f32 {
 }
 
 /// All steps of one request.
-pub fn steps<B: Backend, M: CausalLm<B>>(engine: &Engine<B, M>, request: Request<B>) -> Vec<Step> {
-    let steps: Result<Vec<Step>, EngineError> = engine.generate(request).unwrap().collect();
+pub fn steps<B: Backend, M: CausalLm<B>>(engine: &Engine<B, M>, request: Request<B>) -> Vec<TokenEvent> {
+    let steps: Result<Vec<TokenEvent>, EngineError> = engine.generate(request).unwrap().collect();
     steps.unwrap()
 }

@@ -1,4 +1,4 @@
-//! The binary as a process.
+//! Runs the binary as a process.
 
 use std::{
     io::Write,
@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use crate::golden::Golden;
 
-/// The binary that cargo built beside this test, or another in `MOI_BINARY`.
+/// The binary that cargo built next to this test, or the one in `MOI_BINARY`.
 pub fn binary() -> PathBuf {
     if let Some(other) = std::env::var_os("MOI_BINARY") {
         return other.into();
@@ -22,12 +22,12 @@ pub fn binary() -> PathBuf {
     path
 }
 
-/// The start of a command that runs it with no signal ignored, whatever these tests were started with: in the background
-/// of a script, or behind `nohup`, some are.
+/// The beginning of a command that runs the binary without ignored signals. A test that starts in the background of a
+/// script or under `nohup` would pass on ignored signals.
 pub fn with_default_signals() -> Command {
     const RESET: &str = "--default-signal";
     let resets = Command::new("env").args([RESET, "true"]).stderr(Stdio::null()).status();
-    // Not every system's `env` can do that.
+    // The `env` of some systems cannot reset signals.
     if !resets.is_ok_and(|status| status.success()) {
         return Command::new(binary());
     }
@@ -36,12 +36,19 @@ pub fn with_default_signals() -> Command {
     command
 }
 
-/// Runs it to its end.
+/// Runs the binary until it ends.
 pub fn run(args: &[&str]) -> Output {
     Command::new(binary()).args(args).stdin(Stdio::null()).output().unwrap()
 }
 
-/// Runs it with a text or bytes on stdin.
+/// Whether the binary was built with a cargo feature.
+pub fn has_feature(name: &str) -> bool {
+    let about = String::from_utf8(run(&["--version", "--verbose"]).stdout).unwrap();
+    let features = about.lines().find_map(|line| line.strip_prefix("features ")).unwrap();
+    features.split_whitespace().any(|feature| feature == name)
+}
+
+/// Runs the binary with a text or bytes on stdin.
 pub fn fed(args: &[&str], input: impl AsRef<[u8]>) -> Output {
     let mut child = Command::new(binary())
         .args(args)
@@ -54,14 +61,15 @@ pub fn fed(args: &[&str], input: impl AsRef<[u8]>) -> Output {
     child.wait_with_output().unwrap()
 }
 
-/// What it prints as JSON.
+/// Runs the binary and parses its stdout as JSON.
 pub fn json(args: &[&str]) -> Value {
     let out = run(&[args, &["--format", "json"]].concat());
     assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
     serde_json::from_slice(&out.stdout).unwrap()
 }
 
-/// One error on stderr, exit code not 0, no panic.
+/// Runs the binary, which must fail with one error on stderr that contains `parts`, a non-zero exit code and no
+/// panic.
 pub fn refused(args: &[&str], parts: &[&str]) {
     let out = run(args);
     let stderr = String::from_utf8(out.stderr).unwrap();
@@ -87,12 +95,12 @@ pub fn tiny(name: &str) -> (Golden, String) {
     (golden, path)
 }
 
-/// For `--tokens`.
+/// Formats token ids for `--tokens`.
 pub fn ids(ids: &[u32]) -> String {
     ids.iter().map(u32::to_string).collect::<Vec<_>>().join(",")
 }
 
-/// A JSON array of tokens.
+/// Parses a JSON array of token ids.
 pub fn numbers(value: &Value) -> Vec<u32> {
     value.as_array().unwrap().iter().map(|n| n.as_u64().unwrap() as u32).collect()
 }

@@ -8,22 +8,22 @@ use serde::Deserialize;
 
 use crate::golden::GoldenStep;
 
-/// `golden/real/NAME.json`
+/// The contents of `golden/real/NAME.json`.
 #[derive(Debug, Deserialize)]
 pub struct RealGolden {
-    /// Text to ids, without special tokens.
+    /// Texts and their ids, without special tokens.
     pub tokenizer: Vec<TokenizerCase>,
     /// Greedy decodes.
     #[serde(default)]
     pub runs: Vec<RealRun>,
 }
 
-/// A text and its ids.
+/// A text and its token ids.
 #[derive(Debug, Deserialize)]
 pub struct TokenizerCase {
     /// The text.
     pub text: String,
-    /// Without special tokens.
+    /// The ids without special tokens.
     pub ids: Vec<u32>,
 }
 
@@ -32,17 +32,17 @@ pub struct TokenizerCase {
 pub struct RealRun {
     /// `chat` or `plain`.
     pub kind: String,
-    /// The text.
+    /// The text of the prompt.
     pub prompt: String,
-    /// With the chat template where `kind` is `chat`.
+    /// The ids of the prompt, with the chat template if `kind` is `chat`.
     pub prompt_ids: Vec<u32>,
     /// The five largest logits after the prompt.
     pub prefill_top5_logits: Vec<(u32, f32)>,
     method: String,
     beta: Option<f64>,
-    /// What came.
+    /// The generated ids.
     pub ids: Vec<u32>,
-    /// Their text; not recorded for every run.
+    /// The generated text, if it was recorded.
     pub text: Option<String>,
     #[serde(rename = "H")]
     entropy: Vec<f64>,
@@ -52,7 +52,7 @@ pub struct RealRun {
 }
 
 impl RealGolden {
-    /// Reads it.
+    /// Reads the file.
     pub fn read(name: &str) -> Self {
         let path = crate::golden_directory().join("real").join(format!("{name}.json"));
         serde_json::from_slice(&fs::read(path).unwrap()).unwrap()
@@ -60,7 +60,7 @@ impl RealGolden {
 }
 
 impl RealRun {
-    /// The rule as this project spells it.
+    /// The rule as an `InputRule`.
     pub fn rule(&self) -> InputRule {
         match self.method.as_str() {
             "standard" => InputRule::TOKEN,
@@ -70,7 +70,7 @@ impl RealRun {
         }
     }
 
-    /// In the form of the tiny ones.
+    /// Converts the run into the format of the tiny checkpoints.
     pub fn steps(&self) -> Vec<GoldenStep> {
         let gate = |entropy: f64| match self.method.as_str() {
             "standard" => 0.0,
@@ -88,7 +88,7 @@ impl RealRun {
     }
 }
 
-/// The file of a catalogue model, fetched if it is not there: tests need it.
+/// The file of a catalogue model, downloaded if it is missing, because tests need it.
 pub fn model_file(name: &str) -> PathBuf {
     let entry = moi_hub::find(name).unwrap();
     let fetched = Fetcher::new(Cache::from_env().unwrap()).quiet().fetch(entry, |line| eprintln!("{line}"));

@@ -1,4 +1,4 @@
-//! A server of the binary, and what clients send it: over real sockets of this machine.
+//! Runs the binary as a server, and sends it requests over real sockets on this machine.
 
 use std::{
     io::{BufRead, BufReader, Read, Write},
@@ -13,43 +13,43 @@ use serde_json::Value;
 
 use crate::process::with_default_signals;
 
-/// How long anything may take that is waited for: much longer than it does.
-pub const PATIENCE: Duration = Duration::from_secs(120);
+/// Time limit of everything that a test waits for; much more than is ever needed.
+pub const TEST_TIMEOUT: Duration = Duration::from_secs(120);
 
-/// Waits until something is so, which it must become.
+/// Waits until a condition holds; fails at the time limit.
 pub fn until(what: &str, mut is_so: impl FnMut() -> bool) {
     let begun = Instant::now();
     while !is_so() {
-        assert!(begun.elapsed() < PATIENCE, "it never came to be: {what}");
+        assert!(begun.elapsed() < TEST_TIMEOUT, "it never came to be: {what}");
         std::thread::sleep(Duration::from_millis(5));
     }
 }
 
-/// Whoever asks a server.
+/// A client of a server.
 #[derive(Clone, Copy, Debug)]
 pub struct Client {
-    /// Where the server listens.
+    /// The address of the server.
     pub address: SocketAddr,
 }
 
-/// A running server of the binary; it is killed when this is dropped.
+/// A running server. Dropping it kills the process.
 pub struct TestServer {
-    /// Who asks it.
+    /// A client of this server.
     pub client: Client,
-    /// The process.
+    /// The server process.
     pub child: Child,
-    /// What it has written to stderr.
+    /// The stderr of the server so far.
     pub said: Arc<Mutex<String>>,
 }
 
-/// An answer.
+/// A response.
 #[derive(Debug)]
 pub struct Reply {
-    /// Its status.
+    /// The status code.
     pub status: u16,
-    /// Its headers, names in lower case.
+    /// The headers, with names in lower case.
     pub headers: Vec<(String, String)>,
-    /// Its body.
+    /// The body.
     pub body: Vec<u8>,
 }
 
@@ -69,7 +69,7 @@ impl Reply {
         serde_json::from_slice(&self.body).unwrap_or_else(|error| panic!("{error}: {:?}", self.text()))
     }
 
-    /// The error object, with the status that it came under.
+    /// The error object of the body, which must have all fields of an error.
     pub fn error(&self) -> Value {
         let value = self.json();
         for field in ["message", "type", "param", "code"] {
@@ -79,13 +79,13 @@ impl Reply {
         value["error"].clone()
     }
 
-    /// The events of a stream, which must end with `[DONE]`.
+    /// The events of a streamed response, which must end with `[DONE]`.
     pub fn events(&self) -> Vec<Value> {
         events(&self.text())
     }
 }
 
-/// The events of a stream's text, which must end with `[DONE]`. Comments are left out.
+/// The events in the text of a stream, which must end with `[DONE]`. Comments are left out.
 pub fn events(text: &str) -> Vec<Value> {
     let mut events = Vec::new();
     let mut is_done = false;
@@ -102,25 +102,25 @@ pub fn events(text: &str) -> Vec<Value> {
 }
 
 impl TestServer {
-    /// Starts a server at a free port, and waits until it is ready.
+    /// Starts a server on a free port, and waits until it is ready.
     pub fn start(args: &[&str]) -> Self {
         Self::start_as(with_default_signals(), args)
     }
 
-    /// The same of a command with an environment of its own.
+    /// Starts a server with a given command, and waits until it is ready.
     pub fn start_as(command: Command, args: &[&str]) -> Self {
         let mut server = Self::listening(command, args);
         let begun = Instant::now();
         while !server.said.lock().unwrap().contains("ready:") {
             let ended = server.child.try_wait().unwrap();
             assert!(ended.is_none(), "it has ended: {}", server.said.lock().unwrap());
-            assert!(begun.elapsed() < PATIENCE, "it is not ready: {}", server.said.lock().unwrap());
+            assert!(begun.elapsed() < TEST_TIMEOUT, "it is not ready: {}", server.said.lock().unwrap());
             std::thread::sleep(Duration::from_millis(20));
         }
         server
     }
 
-    /// Starts a server at a free port, and waits until it listens.
+    /// Starts a server on a free port, and waits until it listens.
     pub fn start_loading(args: &[&str]) -> Self {
         Self::listening(with_default_signals(), args)
     }
@@ -153,7 +153,7 @@ impl TestServer {
         Self { client: Client { address }, child, said }
     }
 
-    /// Tells it to stop, and waits: its exit code.
+    /// Sends SIGTERM and waits. Returns the exit code.
     #[cfg(unix)]
     pub fn stop(mut self) -> Option<i32> {
         self.signal("TERM");
@@ -161,7 +161,7 @@ impl TestServer {
         status.code()
     }
 
-    /// Sends it a signal.
+    /// Sends a signal to the server.
     #[cfg(unix)]
     pub fn signal(&self, name: &str) {
         let id = self.child.id().to_string();
@@ -169,7 +169,7 @@ impl TestServer {
         assert!(sent.success());
     }
 
-    /// Bytes of memory that it has, where the system says so.
+    /// The resident memory of the server in bytes, if the system says so.
     pub fn resident(&self) -> Option<usize> {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).ok()?;
         let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
@@ -186,14 +186,14 @@ impl Deref for TestServer {
 }
 
 impl Client {
-    /// A connection.
+    /// Opens a connection.
     pub fn connect(&self) -> TcpStream {
         let stream = TcpStream::connect(self.address).unwrap();
-        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        stream.set_read_timeout(Some(TEST_TIMEOUT)).unwrap();
         stream
     }
 
-    /// Sends a request with a body, and gives the connection.
+    /// Sends a request with a body, and returns the connection.
     pub fn send(&self, path: &str, body: &Value) -> TcpStream {
         let mut stream = self.connect();
         let body = body.to_string();
@@ -208,19 +208,19 @@ impl Client {
         stream
     }
 
-    /// Posts a body.
+    /// Posts a body and returns the response.
     pub fn post(&self, path: &str, body: &Value) -> Reply {
         reply(self.send(path, body))
     }
 
-    /// Posts a body that must be answered, with JSON.
+    /// Posts a body that must succeed, and returns the JSON.
     pub fn ask(&self, path: &str, body: &Value) -> Value {
         let reply = self.post(path, body);
         assert_eq!(reply.status, 200, "{body}: {}", reply.text());
         reply.json()
     }
 
-    /// Posts a body as a stream: its events.
+    /// Posts a body as a streaming request, and returns the events.
     pub fn stream(&self, path: &str, body: &Value) -> Vec<Value> {
         let mut body = body.clone();
         body["stream"] = true.into();
@@ -230,12 +230,12 @@ impl Client {
         reply.events()
     }
 
-    /// Gets a path.
+    /// Sends a GET request.
     pub fn get(&self, path: &str) -> Reply {
         self.request("GET", path, &[], b"")
     }
 
-    /// Any request.
+    /// Sends any request.
     pub fn request(&self, method: &str, path: &str, headers: &[(&str, &str)], body: &[u8]) -> Reply {
         let mut stream = self.connect();
         let mut head = format!("{method} {path} HTTP/1.1\r\nConnection: close\r\n");
@@ -247,30 +247,30 @@ impl Client {
         }
         headers.iter().for_each(|(name, value)| head += &format!("{name}: {value}\r\n"));
         stream.write_all((head + "\r\n").as_bytes()).unwrap();
-        // A server may answer before it has read all.
+        // The write may fail, because a server may answer before it has read everything.
         let _ = stream.write_all(body);
         reply(stream)
     }
 
-    /// The value of a metric, of all its labels together.
+    /// The value of a metric, summed over its labels.
     pub fn metric(&self, name: &str) -> f64 {
         let text = self.get("/metrics").text();
         let lines = text.lines().filter(|line| line.split(['{', ' ']).next() == Some(name));
         lines.map(|line| line.rsplit_once(' ').unwrap().1.parse::<f64>().unwrap()).sum()
     }
 
-    /// Waits until nothing runs or waits, and nothing of the cache is counted for any request.
+    /// Waits until no request runs or waits, and no cache memory belongs to a request.
     pub fn wait_until_idle(&self) {
         let begun = Instant::now();
         let gauges = ["vllm:num_requests_running", "vllm:num_requests_waiting", "moi_kv_bytes"];
         while gauges.iter().any(|gauge| self.metric(gauge) > 0.0) {
-            assert!(begun.elapsed() < PATIENCE, "it does not come to rest");
+            assert!(begun.elapsed() < TEST_TIMEOUT, "it does not come to rest");
             std::thread::sleep(Duration::from_millis(20));
         }
     }
 
-    /// Waits until the server has come to rest, and checks that its metrics agree: gauges are 0, and whatever began has ended
-    /// and was counted everywhere.
+    /// Waits until the server is idle, and checks that its metrics agree: gauges are 0, and every request that began
+    /// has ended and was counted in every metric.
     pub fn settled(&self) {
         self.wait_until_idle();
         for gauge in ["vllm:kv_cache_usage_perc", "vllm:gpu_cache_usage_perc"] {
@@ -294,24 +294,24 @@ impl Client {
 
 impl Drop for TestServer {
     fn drop(&mut self) {
-        // It may have ended.
+        // The process may already have ended.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
 }
 
-/// Reads an answer to its end.
+/// Reads a response until the connection ends.
 pub fn reply(stream: TcpStream) -> Reply {
     let mut bytes = Vec::new();
     let mut stream = stream;
-    // A connection that is reset behind the answer leaves the answer.
+    // A reset after the response does not invalidate the response.
     if let Err(error) = stream.read_to_end(&mut bytes) {
         assert!(!bytes.is_empty(), "no answer: {error}");
     }
     parsed(&bytes)
 }
 
-/// An answer that was read to its end.
+/// Parses a complete response.
 pub fn parsed(bytes: &[u8]) -> Reply {
     let at = bytes.windows(4).position(|four| four == b"\r\n\r\n");
     let at = at.unwrap_or_else(|| panic!("no head: {:?}", String::from_utf8_lossy(bytes)));
@@ -329,7 +329,7 @@ pub fn parsed(bytes: &[u8]) -> Reply {
     Reply { status, headers, body }
 }
 
-/// The bytes of chunks, as many as there are.
+/// Decodes chunked transfer encoding, as far as the chunks are complete.
 fn unchunked(mut bytes: &[u8]) -> Vec<u8> {
     let mut body = Vec::new();
     while let Some(at) = bytes.windows(2).position(|two| two == b"\r\n") {

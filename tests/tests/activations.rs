@@ -1,5 +1,5 @@
-//! Rounded activations beside exact ones, on the real models: how far distributions and perplexities move; and how much
-//! less they move where a mixture leaves rows to the mean of all.
+//! Compares rounded activations with exact ones on the real models: the divergence of the distributions and the
+//! change of the perplexity. Also checks that the mean row of a mixture changes the distributions much less.
 
 #![allow(clippy::unwrap_used, reason = "a failure must end the test")]
 
@@ -24,21 +24,21 @@ fn engine(model: &str, activations: Activations) -> Model {
         .with_tokenizer(pretrained.tokenizer.into_inner().unwrap())
 }
 
-/// Logits to log-probabilities, in float64.
+/// Converts logits to log-probabilities, in float64.
 fn normalised(logits: &[f32]) -> Vec<f64> {
     let max = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
     let sum: f64 = logits.iter().map(|&logit| f64::from(logit - max).exp()).sum();
     logits.iter().map(|&logit| f64::from(logit - max) - sum.ln()).collect()
 }
 
-/// Log-probabilities of every position.
+/// The log-probabilities at every position.
 fn log_probabilities(engine: &Model, ids: &[u32]) -> Vec<Vec<f64>> {
     let logits = engine.logits(ids).unwrap();
     let vocab = logits.dims()[1];
     moi_tests::values(logits).chunks(vocab).map(normalised).collect()
 }
 
-/// An embedding whose means are within a tolerance.
+/// An embedding whose means are computed within a tolerance.
 struct Table<'a>(&'a Embedding<Flex>, Mixing<Flex>);
 
 impl EmbeddingRows<Flex> for Table<'_> {
@@ -60,7 +60,7 @@ impl EmbeddingRows<Flex> for Table<'_> {
     }
 }
 
-/// Log-probabilities of the tokens behind a prompt, and these: those that are given, or the most likely ones.
+/// The log-probabilities of the tokens after a prompt, and these tokens: the given ones, or the most likely ones.
 fn decoded(
     model: &Model,
     rule: InputRule,
@@ -90,7 +90,7 @@ fn decoded(
     (all, tokens)
 }
 
-/// What the mean row stands for changes distributions by less than a tenth of what rounded activations do.
+/// Checks that the mean row changes the distributions by less than a tenth of what rounded activations do.
 fn check_mixtures(model: &str) {
     let (exact, rounded) = (engine(model, Activations::F32), engine(model, Activations::Mixed));
     for rule in [InputRule::moi(1.0, Support::Full).unwrap(), InputRule::direct(Support::Full).unwrap()] {
@@ -100,7 +100,8 @@ fn check_mixtures(model: &str) {
             let (of_exact, tokens) = decoded(&exact, rule, whole(), &run.prompt_ids, None);
             let again =
                 |model: &Model, mixing| decoded(model, rule, mixing, &run.prompt_ids, Some(&tokens)).0;
-            // Without rounding, which would answer to the smallest change of an input with other errors as large.
+            // Measure the mean row without rounded activations, which answer the smallest change of an input with
+            // other errors of the same size.
             let kernels = || rounded.model().kernels();
             let auto = Mixing::auto(rounded.model().embedding(), kernels()).tolerance();
             let auto = Mixing::new(auto, kernels());
@@ -127,7 +128,7 @@ fn perplexity(of: &[Vec<f64>], ids: &[u32]) -> f64 {
     (-logs / (ids.len() - 1) as f64).exp()
 }
 
-/// Roundings, the mean divergence that each may come to, and how far it may move the perplexity of a page.
+/// The kinds of rounding, with the largest mean divergence and the largest change of the perplexity of a page.
 const LIMITS: [(Activations, f64, f64); 3] =
     [(Activations::Int16, 1e-5, 2e-4), (Activations::Mixed, 2e-3, 5e-3), (Activations::Int8, 8e-3, 1e-2)];
 
@@ -138,7 +139,7 @@ fn check(model: &str) {
     assert!(means.is_sorted_by(|finer, coarser| 2.0 * finer < *coarser), "{means:?}: as near as each other");
 }
 
-/// The mean divergence by a rounding.
+/// Checks one kind of rounding, and returns its mean divergence.
 fn check_rounded(model: &str, exact: &Model, activations: Activations, most: f64, farthest: f64) -> f64 {
     let rounded = engine(model, activations);
     let mut all = Vec::new();

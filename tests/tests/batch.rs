@@ -1,9 +1,9 @@
-//! Rows of different prompts, rules, samplings and lengths in one batch give what each gives alone.
+//! Sequences with different prompts, rules, samplers and lengths must give in one batch what each gives alone.
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a failure must end the test")]
 
 use burn::tensor::backend::Backend;
-use moi_engine::{Engine, Prompt, Request, RowId, StopReason, Support};
+use moi_engine::{Engine, Prompt, Request, SequenceId, StopReason, Support};
 use moi_models::Decoder;
 use moi_pretrained::{Pretrained, WeightForm};
 use moi_tests::{
@@ -21,14 +21,15 @@ fn engine<B: Backend>(name: &str) -> (Engine<B, Decoder<B>>, Golden) {
 }
 
 fn together_as_alone<B: Backend>() {
-    // Besides the plain ones: windows, learned positions, experts, and frequencies that depend on a row's length.
+    // Besides plain models: windows, learned positions, experts, and frequencies that depend on a sequence's length.
     let windows = ["qwen2-sliding", "gemma3-linear", "mixtral-sliding"];
     for name in
         ["llama", "llama3-rope", "gpt2", "llama-dynamic", "phi3-longrope-beyond"].into_iter().chain(windows)
     {
         let (engine, golden) = engine::<B>(name);
         let together = together(&engine, requests(&golden));
-        // Six mixtures behind a cache that was computed anew make more of how ndarray rounds a batch.
+        // This model computes its cache again at a certain length; the six mixtures after that amplify how ndarray
+        // rounds a batch.
         let bound = if name == "phi3-longrope-beyond" { 1e-3 } else { 1e-4 };
         for (row, request) in requests(&golden).into_iter().enumerate() {
             assert_alike(row, &together[row], &steps(&engine, request), bound);
@@ -36,7 +37,7 @@ fn together_as_alone<B: Backend>() {
     }
 }
 
-/// Rows that come while others are under way, longer and shorter than these.
+/// Sequences that join while others are in progress, both longer and shorter ones.
 fn joining_later<B: Backend>() {
     ["llama", "qwen2-sliding"].into_iter().for_each(join_later::<B>);
 }
@@ -97,17 +98,17 @@ fn refusals_leave_the_batch_as_it_was<B: Backend>() {
     batch.add(Request::new(Prompt::Ids(ids.clone()))).unwrap();
     assert!(batch.add(Request::new(Prompt::Ids(Vec::new()))).is_err());
     let steps = batch.step().unwrap();
-    assert_eq!((steps.len(), steps[0].as_ref().unwrap().row), (1, RowId(0)));
+    assert_eq!((steps.len(), steps[0].as_ref().unwrap().row), (1, SequenceId(0)));
 }
 
-/// A full context ends a row; it is used to its last position.
+/// A full context ends a sequence, and its last position is used.
 fn the_context_fills_up<B: Backend>() {
     let (engine, golden) = engine::<B>("llama");
     let prompt: Vec<u32> = golden.cases.tokens.iter().copied().cycle().take(508).collect();
     let mut request = Request::new(Prompt::Ids(prompt));
     request.stop.ignore_eos = true;
     let steps = steps(&engine, request);
-    // 508 positions of the prompt, 4 inputs behind it, and a token that needs no position any more.
+    // 508 positions of the prompt, 4 inputs after it, and a last token that needs no position.
     assert_eq!(steps.len(), 5);
     assert_eq!(steps[4].stop, Some(StopReason::Context));
 }

@@ -1,10 +1,10 @@
-//! `moi bench` as a process, on a tiny checkpoint and on random weights.
+//! Tests `moi bench` as a process, on a tiny checkpoint and with random weights.
 
-#![allow(clippy::unwrap_used, reason = "a failure must end the test")]
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a failure must end the test")]
 
 use std::process::Output;
 
-use moi_tests::process::{refused, run, tiny};
+use moi_tests::process::{has_feature, refused, run, tiny};
 use serde_json::Value;
 
 const LISTS: [&str; 12] = [
@@ -21,7 +21,7 @@ const LISTS: [&str; 12] = [
     "--repetitions",
     "1",
 ];
-/// For each batch two prompts, and a generation under each of two rules.
+/// Per batch size: two prompts, and a generation under each of two rules.
 const ROWS: usize = 8;
 
 fn bench(model: &str, more: &[&str]) -> Output {
@@ -81,11 +81,20 @@ fn a_run_is_written_drawn_and_compared() {
     let directory = tempfile::tempdir().unwrap();
     let [earlier, picture] = ["earlier.jsonl", "picture.svg"].map(|name| directory.path().join(name));
     let [earlier, picture] = [&earlier, &picture].map(|path| path.to_str().unwrap());
-    let out = bench(&path, &["--format", "jsonl", "--output", earlier, "--plot", picture]);
+    let plots = has_feature("plots");
+    let plot: &[&str] = if plots { &["--plot", picture] } else { &[] };
+    let out = bench(&path, &[&["--format", "jsonl", "--output", earlier], plot].concat());
     assert_eq!(stdout(&out), "");
     assert_eq!(rows(&std::fs::read_to_string(earlier).unwrap()).len(), ROWS);
-    let drawn = std::fs::read_to_string(picture).unwrap();
-    assert!(drawn.starts_with("<svg") && drawn.contains("by batch") && drawn.contains("tg4 moi:support=4"));
+    match plots {
+        true => {
+            let drawn = std::fs::read_to_string(picture).unwrap();
+            assert!(drawn.starts_with("<svg") && drawn.contains("by batch"));
+            assert!(drawn.contains("tg4 moi:support=4"));
+        }
+        // The command must fail before anything is measured.
+        false => refused(&["bench", "--shape", "test-tiny", "--plot", picture], &["--features plots"]),
+    }
 
     let out = bench(&path, &["--format", "jsonl", "--compare", earlier]);
     let compared = rows(&stdout(&out));
@@ -117,7 +126,7 @@ fn random_weights_do_without_a_model() {
     assert_eq!(tests, [expected, expected].concat());
     for row in &rows {
         assert_eq!((&row["model"], &row["random_weights"]), (&"test-tiny".into(), &true.into()));
-        // Without `token` there is nothing that a rule's share would be of.
+        // Without a row of `token`, there is no rule share.
         assert!(row["rule_share"].is_null());
     }
     assert_eq!((&rows[0]["dtype"], &rows[7]["dtype"]), (&"f32".into(), &"bf16".into()));
@@ -128,13 +137,13 @@ fn random_weights_do_without_a_model() {
 #[test]
 fn what_cannot_be_measured_does_not_keep_the_rest_from_it() {
     let (_, path) = tiny("llama");
-    // Lists add up; its context holds 512 positions.
+    // Lists are combined. The context of this model has 512 positions.
     let long = bench(&path, &["--prompt", "600", "--format", "jsonl"]);
     assert_eq!(long.status.code(), Some(1));
     assert_eq!(rows(&said(&long.stdout)).len(), ROWS);
     assert!(said(&long.stderr).contains("pp600 takes 600 positions, the context holds 512"));
 
-    // Nothing is reserved for what is left out.
+    // No memory may be reserved for rows that are left out.
     let deep = bench(&path, &["--depth", "0,4000000000000000000", "--format", "jsonl"]);
     assert_eq!(deep.status.code(), Some(1));
     assert_eq!(rows(&said(&deep.stdout)).len(), ROWS);
@@ -162,6 +171,99 @@ fn bad_input_gets_one_clear_error() {
     tiny(&["--compare", "/no/such/file"], &["/no/such/file cannot be read"]);
     tiny(&["--output", "/no/such/directory/rows.md"], &["cannot write", "no directory /no/such/directory"]);
     tiny(&["--plot", "/no/such/directory/a.svg"], &["cannot write", "no directory /no/such/directory"]);
+    tiny(&["--page", "/no/such/directory/a.html"], &["cannot write", "no directory /no/such/directory"]);
+    refused(&["bench", "--compare-devices", "--device", "cpu"], &["cannot be used with"]);
+    refused(&["bench", "merge", "/no/such/file"], &["/no/such/file cannot be read"]);
     tiny(&["--pg", "8"], &["no pair of lengths"]);
     tiny(&["--batch", "0"], &["0 is not in"]);
+}
+
+#[test]
+fn devices_are_compared_and_runs_merged() {
+    let (_, path) = tiny("llama");
+    let directory = tempfile::tempdir().unwrap();
+    let [one, page, all] = ["one.jsonl", "page.html", "all.jsonl"]
+        .map(|name| directory.path().join(name).to_str().unwrap().to_owned());
+    let lists =
+        ["--prompt", "8", "--gen", "4", "--rules", "token", "--repetitions", "1", "--format", "jsonl"];
+    let to = ["--compare-devices", "--output", &one, "--page", &page];
+    stdout(&run(&[&["bench", "--model", &path], &lists[..], &to].concat()));
+    let compared = rows(&std::fs::read_to_string(&one).unwrap());
+    let of = |device: &str, dtype: &str| {
+        compared.iter().find(|row| row["device"] == device && row["dtype"] == dtype).unwrap()["accuracy"]
+            .clone()
+    };
+    let (exact, portable, short) = (of("cpu", "f32"), of("ndarray", "f32"), of("cpu", "bf16"));
+    assert_eq!((&exact["tokens_compared"], &exact["first_difference"]), (&128.into(), &Value::Null));
+    assert!(exact["kl_max"].as_f64().unwrap() < 1e-9 && portable["kl_max"].as_f64().unwrap() < 1e-6);
+    assert!(short["kl_mean"].as_f64().unwrap() > exact["kl_mean"].as_f64().unwrap());
+    assert!(compared.iter().all(|row| row["machine"]["cores"] == row["cores"]));
+    assert!(std::fs::read_to_string(&page).unwrap().contains("\"tokens_compared\":128"));
+    // A row that is in several files counts once.
+    let merge = ["bench", "merge", &one, &one, "--output", &all, "--page", &page];
+    assert_eq!(stdout(&run(&merge)), "");
+    assert_eq!(rows(&std::fs::read_to_string(&all).unwrap()), compared);
+    assert!(stdout(&run(&["bench", "merge", &one])).contains("first difference"));
+}
+
+/// Whether a value is as a schema says, as far as the schema of rows uses JSON Schema.
+fn conforms(value: &Value, schema: &Value, whole: &Value) -> Result<(), String> {
+    let wrong = |what: &str| Err(format!("{value} {what}: {schema}"));
+    if let Some(reference) = schema["$ref"].as_str() {
+        return conforms(value, whole.pointer(reference.trim_start_matches('#')).unwrap(), whole);
+    }
+    if let Some(choices) = schema["anyOf"].as_array() {
+        let fits = choices.iter().any(|choice| conforms(value, choice, whole).is_ok());
+        return if fits { Ok(()) } else { wrong("is none of") };
+    }
+    let is = |name: &Value| match name.as_str().unwrap() {
+        "null" => value.is_null(),
+        "string" => value.is_string(),
+        "boolean" => value.is_boolean(),
+        "integer" => value.is_u64(),
+        "number" => value.is_number(),
+        "array" => value.is_array(),
+        "object" => value.is_object(),
+        other => panic!("the schema has the type {other}"),
+    };
+    let types = schema["type"].as_array().cloned().unwrap_or_else(|| vec![schema["type"].clone()]);
+    if !types.iter().any(is) {
+        return wrong("has another type");
+    }
+    if schema["enum"].as_array().is_some_and(|values| !values.contains(value)) {
+        return wrong("is not listed");
+    }
+    if schema["minimum"].as_f64().zip(value.as_f64()).is_some_and(|(minimum, value)| value < minimum) {
+        return wrong("is too small");
+    }
+    for item in value.as_array().into_iter().flatten() {
+        conforms(item, &schema["items"], whole)?;
+    }
+    let Some(fields) = value.as_object() else { return Ok(()) };
+    let properties = schema["properties"].as_object().unwrap();
+    if !fields.keys().eq(properties.keys()) {
+        return wrong("has other fields");
+    }
+    fields.iter().try_for_each(|(name, field)| conforms(field, &properties[name], whole))
+}
+
+#[test]
+fn rows_are_as_the_schema_says() {
+    let schema = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/bench-rows.schema.json");
+    let schema: Value = serde_json::from_str(&std::fs::read_to_string(schema).unwrap()).unwrap();
+    let (_, path) = tiny("llama");
+    let compared = ["--prompt", "8", "--gen", "4", "--repetitions", "1", "--compare-devices"];
+    let out = run(&[&["bench", "--model", &path, "--format", "jsonl"], &compared[..]].concat());
+    let rows = rows(&stdout(&out));
+    assert!(rows.iter().any(|row| row["accuracy"].is_object() && row["machine"].is_object()));
+    for row in &rows {
+        conforms(row, &schema, &schema).unwrap();
+    }
+    for (field, value) in
+        [("cores", Value::from(-1)), ("accuracy", Value::from("good")), ("rule", Value::Null)]
+    {
+        let mut row = rows[0].clone();
+        row[field] = value;
+        assert!(conforms(&row, &schema, &schema).is_err(), "{field}");
+    }
 }

@@ -1,4 +1,4 @@
-//! The binary as a process, on the tiny golden checkpoints and the real model.
+//! Tests the binary as a process, on the tiny golden checkpoints and the real model.
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a failure must end the test")]
 
@@ -244,7 +244,7 @@ fn a_system_prompt_reaches_the_template() {
     assert!(prompt(&["--raw"]).len() < without.len());
 }
 
-/// Ctrl-C ends with what was generated.
+/// Ctrl-C must end the generation and keep the text so far.
 #[cfg(unix)]
 #[test]
 fn an_interrupt_ends_cleanly() {
@@ -258,7 +258,7 @@ fn an_interrupt_ends_cleanly() {
         .stderr(Stdio::piped())
         .spawn()
         .unwrap();
-    // Once the first text is there, the generation is under way.
+    // When the first text has arrived, the generation is in progress.
     let mut first = [0];
     std::io::Read::read_exact(child.stdout.as_mut().unwrap(), &mut first).unwrap();
     let sent = Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap();
@@ -305,7 +305,7 @@ fn a_model_is_removed_from_the_cache() {
     assert!(!removed && said.contains("is not in the cache"), "{said}");
     let (removed, said) = remove("smollm2-135m");
     assert!(!removed && said.contains("no model `smollm2-135m`") && said.contains("did you mean"), "{said}");
-    // One that is in the hub's cache is other tools', too.
+    // A model in the hub's cache also belongs to other tools.
     #[cfg(unix)]
     {
         let entry = moi_hub::find("smollm2-135m-instruct").unwrap();

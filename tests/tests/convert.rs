@@ -1,4 +1,5 @@
-//! Conversions: every target and type, read back to the same logits; and what is refused, killed or carried along.
+//! Tests of conversions: every target and type gives the same logits; and of conversions that are refused or killed,
+//! and of files that are copied along.
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a failure must end the test")]
 
@@ -30,7 +31,8 @@ fn golden(name: &str) -> PathBuf {
     Golden::read(name).path
 }
 
-/// Each architecture to each form in each type; the comparison is part of the conversion, and fails it.
+/// Converts each architecture to each form and type. The conversion itself compares the results and fails on a
+/// difference.
 #[test]
 fn every_architecture_every_form_every_type() {
     let directory = tempfile::tempdir().unwrap();
@@ -53,7 +55,7 @@ fn every_architecture_every_form_every_type() {
             let found = made.unwrap_or_else(|error| panic!("{name} to {to:?} {dtype:?}: {error}"));
             let found = found.verified.unwrap();
             assert!(found.parameters > 10, "{name}");
-            // What is stored exactly stays exact.
+            // A conversion without rounding must be exact.
             let exact = dtype.is_none() || dtype == Some(FloatType::F32);
             assert!(!exact || found.rounded == 0, "{name} to {to:?}: {} rounded", found.rounded);
             converted += 1;
@@ -62,7 +64,7 @@ fn every_architecture_every_form_every_type() {
     assert_eq!(converted, 4 * names.len());
 }
 
-/// GGUF for the architectures that have it, and a clear word for the options that it cannot hold.
+/// GGUF for the architectures that have it, and a clear error for options that it cannot hold.
 #[test]
 fn every_architecture_to_gguf() {
     let directory = tempfile::tempdir().unwrap();
@@ -111,7 +113,7 @@ fn every_architecture_to_gguf() {
     assert!(wrong.is_empty(), "{wrong:#?}");
 }
 
-/// Blocks: made, read back, and from there into every other form.
+/// Quantised blocks: created, read back, and converted into every other form.
 #[test]
 fn blocks_and_back() {
     let directory = tempfile::tempdir().unwrap();
@@ -180,7 +182,7 @@ fn shards_and_what_is_written_about_the_source() {
     assert!(output.join("model.safetensors.index.json").is_file());
 }
 
-/// What a link beside the weights leads to goes along only where it is the model's own.
+/// A link next to the weights is only followed if its target belongs to the model.
 #[cfg(unix)]
 #[test]
 fn links_to_elsewhere_are_not_followed() {
@@ -207,7 +209,7 @@ fn links_to_elsewhere_are_not_followed() {
     }
 }
 
-/// A real tokenizer and chat template, out of a GGUF file into a directory and back.
+/// A real tokenizer and chat template, from a GGUF file into a directory and back.
 #[test]
 fn tokenizer_and_template_travel_along() {
     let model = moi_tests::real::model_file("smollm2-135m-instruct");
@@ -236,7 +238,7 @@ fn tokenizer_and_template_travel_along() {
     assert!(config.contains("LlamaForCausalLM") && config.contains("\"float16\""), "{config}");
 }
 
-/// GGUF files list a token for each row of the embedding, and no other.
+/// A GGUF file must list exactly one token per row of the embedding.
 #[test]
 fn vocabularies_get_a_token_for_each_row() {
     let directory = tempfile::tempdir().unwrap();
@@ -246,7 +248,7 @@ fn vocabularies_get_a_token_for_each_row() {
         fs::copy(golden("llama").join(file), source.join(file)).unwrap();
     }
     let listed = tokenizer::documents().into_iter().take(2);
-    // Byte-level, and SentencePiece's, which has scores.
+    // Byte-level tokenizers, and SentencePiece tokenizers, which have scores.
     for (at, document) in listed.enumerate() {
         for tokens in [105, 258] {
             let mut document = document.clone();
@@ -273,10 +275,10 @@ fn vocabularies_get_a_token_for_each_row() {
     }
 }
 
-/// Weights that are no numbers are carried along, and named; what they compute cannot be compared.
+/// Weights that are NaN or infinite are converted and reported; their logits cannot be compared.
 #[test]
 fn nan_weights_are_named() {
-    let model = moi_tests::broken::with_values(&Golden::read("llama"), "model.norm.weight", |at| {
+    let model = moi_tests::broken_weights::with_values(&Golden::read("llama"), "model.norm.weight", |at| {
         [f32::NAN, f32::INFINITY].get(at).copied()
     });
     let directory = tempfile::tempdir().unwrap();
@@ -288,7 +290,7 @@ fn nan_weights_are_named() {
     }
 }
 
-/// PyTorch's files where something else stands, or more than any model has.
+/// PyTorch files that are something else, or that are larger than any model needs.
 #[cfg(unix)]
 #[test]
 fn what_is_no_pytorch_file_is_refused() {
@@ -315,7 +317,7 @@ fn what_is_no_pytorch_file_is_refused() {
     refuse(&["index.json", "shard `../source/pipe.bin` is no file"]);
     fs::write(&index, r#"{"weight_map": "#).unwrap();
     refuse(&["index.json", "it is cut off", "fetch it again"]);
-    // Holes take no disk.
+    // A sparse file takes no disk space.
     fs::File::create(&index).unwrap().set_len(100 << 20).unwrap();
     refuse(&["index.json", "it has 104857600 bytes, expected 67108864 at most"]);
     fs::File::create(&config).unwrap().set_len(20 << 20).unwrap();
@@ -339,13 +341,13 @@ fn what_cannot_be_done_is_said() {
     );
     refused(&["convert", "no-such-model", "--output", new], &["no-such-model"]);
     refused(&["convert", path, "--output", new, "--to", "onnx"], &["onnx", "burnpack"]);
-    // A value that float16 cannot hold.
+    // A value that float16 cannot represent.
     let broken = directory.path().join("large");
     fs::create_dir(&broken).unwrap();
     fs::copy(Path::new(path).join("config.json"), broken.join("config.json")).unwrap();
     let mut weights = fs::read(Path::new(path).join("model.safetensors")).unwrap();
     let end = weights.len();
-    // Somewhere in a matrix: the last tensor is a norm.
+    // A place inside a matrix: the last tensor is a norm.
     weights[end - 4096..end - 4092].copy_from_slice(&1e6f32.to_le_bytes());
     fs::write(broken.join("model.safetensors"), weights).unwrap();
     let broken = broken.to_str().unwrap();
@@ -360,8 +362,8 @@ fn what_cannot_be_done_is_said() {
     assert_eq!(left.len(), 2, "{left:?}");
 }
 
-/// Killed at any moment, a conversion leaves nothing under the output's name, or all of it; and the next one
-/// works.
+/// A conversion that is killed at any moment leaves either nothing or a complete directory under the output's name,
+/// and the next conversion works.
 #[test]
 fn killed_conversions_leave_nothing_half_done() {
     let directory = tempfile::tempdir().unwrap();

@@ -1,4 +1,4 @@
-//! Every rule and every way of sampling in the engine: alone, together, and from turn to turn.
+//! Tests of every rule and every sampler in the engine: alone, together, and from turn to turn.
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a failure must end the test")]
 
@@ -6,7 +6,8 @@ use std::collections::BTreeMap;
 
 use burn::tensor::backend::Backend;
 use moi_engine::{
-    Dry, Engine, Markers, Mirostat, Prompt, Request, Sampling, SamplingStep, Scope, Step, StopReason, Xtc,
+    Dry, Engine, Markers, Mirostat, Prompt, Request, Sampling, SamplingStep, Scope, StopReason, TokenEvent,
+    Xtc,
 };
 use moi_models::Decoder;
 use moi_pretrained::{Pretrained, WeightForm};
@@ -47,11 +48,11 @@ fn request<B: Backend>(golden: &Golden, rule: &str, tokens: usize) -> Request<B>
     request
 }
 
-fn tokens(steps: &[Step]) -> Vec<u32> {
+fn tokens(steps: &[TokenEvent]) -> Vec<u32> {
     steps.iter().map(|step| step.token).collect()
 }
 
-/// Every rule with several samplers: what it gives beside all others is what it gives alone.
+/// Every rule with several samplers must give the same in a batch as alone.
 fn every_rule_with_every_sampler<B: Backend>() {
     let (engine, golden) = engine::<B>("llama");
     let plain = Sampling { temperature: 0.9.into(), ..Sampling::default() };
@@ -92,7 +93,7 @@ fn every_rule_with_every_sampler<B: Backend>() {
         assert_eq!(alone.len(), 7, "{what}");
         assert!(!alone.iter().any(|step| banned.contains(&step.token)), "{what}: {:?}", tokens(&alone));
         if ngram > 0 {
-            // Of rules that pick tokens themselves, too.
+            // This includes rules that choose tokens themselves.
             let all = [&golden.cases.tokens[..9], &tokens(&alone)].concat();
             let repeats =
                 |end: usize| all[..end].windows(2).filter(|pair| *pair == &all[end - 1..=end]).count();
@@ -107,7 +108,7 @@ fn every_rule_with_every_sampler<B: Backend>() {
     }
 }
 
-/// Several samples of a prompt, and one prompt under several rules, share its run and are as if they were alone.
+/// Samples of one prompt share its computation, but each must be as if it were alone.
 fn samples_share_a_prompt<B: Backend>() {
     let (engine, golden) = engine::<B>("qwen2-sliding");
     let sample = |seed| Request { seed, ..request::<B>(&golden, "moi", 6) };
@@ -126,7 +127,7 @@ fn samples_share_a_prompt<B: Backend>() {
     assert!(all[1..].iter().any(|found| tokens(found) != tokens(&all[0])));
 }
 
-/// End tokens do not come before their time, and then do.
+/// End tokens must not come before the minimum, and must come right after it.
 fn min_tokens_hold_back_the_end<B: Backend>() {
     let (engine, golden) = engine::<B>("llama");
     let mut first = request::<B>(&golden, "moi", 1);
@@ -137,7 +138,7 @@ fn min_tokens_hold_back_the_end<B: Backend>() {
         let mut request = first.clone();
         request.rule = rule.parse().unwrap();
         request.stop = moi_engine::StopRules { max_tokens: Some(40), min_tokens, ..Default::default() };
-        // Whenever it may come, it comes.
+        // The bias makes the end token come as soon as it may.
         request.sampling.logit_bias = BTreeMap::from([(likeliest, 1000.0)]).into();
         let steps = steps(&engine, request);
         assert_eq!(steps.last().unwrap().stop, Some(StopReason::Eos));
@@ -148,7 +149,7 @@ fn min_tokens_hold_back_the_end<B: Backend>() {
             assert_eq!(ends(min, rule), Some(min), "{rule}");
         }
     }
-    // Nor does a cold stop, which comes at every second token here.
+    // A cold stop, which would come at every second token here, must not come before the minimum either.
     let cold = |min_tokens| {
         let mut request = request::<B>(&golden, "soft-thinking:cold_stop=2:cold_entropy=99", 40);
         request.stop.min_tokens = min_tokens;
@@ -164,15 +165,15 @@ fn min_tokens_hold_back_the_end<B: Backend>() {
     );
 }
 
-/// A rule for thinking mixes between the markers, wherever they come from.
+/// A rule for thinking must mix only between the markers, wherever the markers come from.
 fn thinking_is_told_by_markers<B: Backend>() {
     let (engine, golden) = engine::<B>("llama");
     let generated = tokens(&steps(&engine, request(&golden, "token", 9)));
-    // What comes as the fourth token ends the thinking that the prompt has begun.
+    // The fourth token ends the thinking that the prompt has opened.
     let markers = Markers::new(golden.cases.tokens[8], generated[3]);
     assert!(!generated[..3].contains(&markers.close) && !generated.contains(&markers.open));
     let engine = engine.with_markers(Some(markers));
-    // So little is mixed that the tokens are those of standard decoding.
+    // The gate is so small that the tokens are those of standard decoding.
     let mixed = |rule: &str, scope| {
         let found = steps(&engine, Request { scope, ..request::<B>(&golden, rule, 9) });
         (tokens(&found), found.iter().map(|step| step.gate > 0.0).collect::<Vec<_>>())
@@ -182,13 +183,13 @@ fn thinking_is_told_by_markers<B: Backend>() {
     assert_eq!(mixed(little, Some(Scope::Thinking)), (generated.clone(), inside(0..3)));
     assert_eq!(mixed(little, Some("2..4".parse().unwrap())), (generated.clone(), inside(2..4)));
     assert_eq!(mixed(little, None), (generated, inside(0..9)));
-    // A rule for thinking has that scope by itself.
+    // A rule for thinking has this scope by default.
     let (tokens, gates) = mixed("k-sample:k=50", None);
     let end = tokens.iter().position(|&token| token == markers.close).unwrap_or(9);
     assert_eq!(gates, inside(0..end));
 }
 
-/// A turn behind a session is the turn behind everything before it; only what is new runs.
+/// A turn that continues a session must equal a turn that reads everything before it, but only the new positions run.
 fn turns_share_a_cache<B: Backend>() {
     for name in ["llama", "llama3-rope", "phi3-longrope-beyond"] {
         let (engine, golden) = engine::<B>(name);
@@ -201,42 +202,42 @@ fn turns_share_a_cache<B: Backend>() {
         let mut session = engine.session();
         for turn in 0..3 {
             let mut generation = engine.resume(session, greedy(prompt.clone(), "token")).unwrap();
-            let found: Vec<Step> = generation.by_ref().map(Result::unwrap).collect();
+            let found: Vec<TokenEvent> = generation.by_ref().map(Result::unwrap).collect();
             session = generation.into_session().unwrap().1;
             let whole = steps(&engine, greedy(prompt.clone(), "token"));
             assert_same(turn, &found, &whole);
-            // The last token has not run.
+            // The last token has not been fed to the model.
             assert_eq!(session.positions(), prompt.len() + 4);
             prompt.extend(tokens(&found));
             prompt.extend(&golden.cases.tokens[9..12]);
-            assert_eq!(session.known(&prompt), prompt.len() - 4);
+            assert_eq!(session.reusable_len(&prompt), prompt.len() - 4);
         }
-        // Other tokens from some place on: what comes before still serves.
+        // If the tokens differ from some place on, the cache before that place is still used.
         let mut edited = prompt[..12].to_vec();
         edited[10] = (edited[10] + 1) % 256;
-        assert_eq!(session.known(&edited), 10);
+        assert_eq!(session.reusable_len(&edited), 10);
         let mut generation = engine.resume(session, greedy(edited.clone(), "token")).unwrap();
-        let found: Vec<Step> = generation.by_ref().map(Result::unwrap).collect();
+        let found: Vec<TokenEvent> = generation.by_ref().map(Result::unwrap).collect();
         assert_same(9, &found, &steps(&engine, greedy(edited, "token")));
-        // An answer that was given up half-way.
+        // An answer that was dropped half-way.
         let mut generation = engine.resume(engine.session(), greedy(prompt.clone(), "token")).unwrap();
         generation.next().unwrap().unwrap();
         let session = generation.into_session().unwrap().1;
-        assert_eq!(session.known(&prompt), prompt.len() - 1);
+        assert_eq!(session.reusable_len(&prompt), prompt.len() - 1);
         let mut generation = engine.resume(session, greedy(prompt.clone(), "token")).unwrap();
-        let found: Vec<Step> = generation.by_ref().map(Result::unwrap).collect();
+        let found: Vec<TokenEvent> = generation.by_ref().map(Result::unwrap).collect();
         assert_same(10, &found, &steps(&engine, greedy(prompt, "token")));
     }
 }
 
-/// With a rule that mixes, cached turns hold the mixtures: the next turn differs from one that reads plain tokens.
+/// With a rule that mixes, cached turns hold mixtures, so the next turn differs from one that reads plain tokens.
 fn cached_turns_hold_mixtures<B: Backend>() {
     let (engine, golden) = engine::<B>("llama");
     let turn =
         |prompt: Vec<u32>| Request { prompt: Prompt::Ids(prompt), ..request::<B>(&golden, "direct", 5) };
     let prompt = golden.cases.tokens[..9].to_vec();
     let mut generation = engine.resume(engine.session(), turn(prompt.clone())).unwrap();
-    let first: Vec<Step> = generation.by_ref().map(Result::unwrap).collect();
+    let first: Vec<TokenEvent> = generation.by_ref().map(Result::unwrap).collect();
     let session = generation.into_session().unwrap().1;
     let next = [&prompt[..], &tokens(&first), &golden.cases.tokens[9..12]].concat();
     let mut generation = engine.resume(session, turn(next.clone())).unwrap();
@@ -245,7 +246,8 @@ fn cached_turns_hold_mixtures<B: Backend>() {
     assert!((mixed.entropy - plain.entropy).abs() > 1e-5, "{mixed:?} {plain:?}");
 }
 
-/// A window's older columns are gone: an earlier place cannot be gone on from, so all is run again, and right.
+/// A sliding window drops older positions. A session cannot continue from an earlier place then, so everything must
+/// run again, with the right result.
 fn windows_begin_anew_where_they_must<B: Backend>() {
     let (engine, golden) = engine::<B>("qwen2-sliding");
     let turn = |prompt: Vec<u32>| Request {
@@ -260,11 +262,11 @@ fn windows_begin_anew_where_they_must<B: Backend>() {
     let mut edited = prompt[..20].to_vec();
     edited[9] = (edited[9] + 1) % 256;
     let mut generation = engine.resume(session, turn(edited.clone())).unwrap();
-    let found: Vec<Step> = generation.by_ref().map(Result::unwrap).collect();
+    let found: Vec<TokenEvent> = generation.by_ref().map(Result::unwrap).collect();
     assert_same(0, &found, &steps(&engine, turn(edited)));
 }
 
-/// Text scored in pieces is what logits say of it.
+/// The scores of a text in pieces must equal the log-probabilities of its logits.
 fn scores_are_log_probabilities<B: Backend>() {
     let (engine, golden) = engine::<B>("llama");
     let ids = &golden.cases.tokens[..20];

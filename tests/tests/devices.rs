@@ -1,4 +1,5 @@
-//! Devices and number types, as the binary's user meets them: what is there works, what is not is one sentence.
+//! Tests of devices and number types through the binary: what exists must work, and what does not must give a
+//! one-sentence error.
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a failure must end the test")]
 
@@ -11,7 +12,7 @@ use moi_backends::Kind;
 use moi_tests::process::{json, numbers, refused, run, tiny};
 use serde_json::{Value, json};
 
-/// What the binary says of a kind.
+/// The entry of `moi devices` for a kind of device.
 fn row(kind: &str) -> Value {
     let listed = json(&["devices"]);
     listed.as_array().unwrap().iter().find(|row| row["kind"] == kind).unwrap().clone()
@@ -33,7 +34,7 @@ fn every_kind_of_device_is_listed() {
     if is_compiled("ndarray") {
         assert_eq!(row("ndarray")["devices"][0]["dtypes"], json!(["f32"]));
     }
-    // What is there can be used.
+    // Every listed device must work.
     for device in listed.as_array().unwrap().iter().flat_map(|row| row["devices"].as_array().unwrap()) {
         assert_eq!(device["error"], Value::Null, "{device}");
     }
@@ -41,7 +42,7 @@ fn every_kind_of_device_is_listed() {
     assert!(table.lines().count() > Kind::ALL.len() && table.contains("f32 f16 bf16"), "{table}");
 }
 
-/// No device that this build or machine lacks ends in a panic, whatever is asked of it.
+/// A device that this build or machine lacks must never cause a panic.
 #[test]
 fn devices_that_are_not_there_are_one_sentence() {
     let (_, path) = tiny("llama");
@@ -75,7 +76,7 @@ fn the_doctor_finds_the_cpu_well() {
         cpu["types"].as_array().unwrap().iter().map(|t| t["dtype"].as_str().unwrap()).collect();
     assert_eq!(types, ["f32", "f16", "bf16"]);
     assert!(cpu["types"][0]["cached"].as_f64().unwrap() < 5e-5);
-    // Every device of this machine, each with its verdict.
+    // Every device of this machine must have a verdict.
     let out = run(&["doctor"]);
     let text = String::from_utf8(out.stdout).unwrap();
     assert!(out.status.success() && text.contains("cpu: ") && !text.contains("WRONG"), "{text}");
@@ -110,11 +111,11 @@ fn number_types() {
         );
     }
     with(&["cpu", "--dtype", "f64"], &["`f64` is none of f32, f16 and bf16, nor auto"]);
-    let both = ["--quantize computes in f32", "--dtype f16"];
+    let both = ["--quantize, which computes in f32", "--dtype f16"];
     with(&["cpu", "--dtype", "f16", "--quantize", "q8_0"], &both);
 }
 
-/// A file of half a terabyte that holds nothing: it takes no room, but the model that it stands for would.
+/// A sparse file of half a terabyte: it takes no disk space, but the model that it describes would need the memory.
 #[test]
 fn what_does_not_fit_is_refused_before_it_is_loaded() {
     let directory = tempfile::tempdir().unwrap();
@@ -161,7 +162,7 @@ fn what_does_not_fit_is_refused_before_it_is_loaded() {
     );
 }
 
-/// The CPU has nothing to warm up, and says so.
+/// The CPU has no kernels to compile, and the command must say so.
 #[test]
 fn warming_up_the_cpu() {
     let (_, path) = tiny("llama");

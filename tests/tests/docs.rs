@@ -1,4 +1,4 @@
-//! What the documentation says of the repository and of the program is so: links, pages, commands and their flags.
+//! Checks that links, pages, commands and flags in the documentation exist.
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a failure must end the test")]
 
@@ -25,19 +25,19 @@ fn pages_in(directory: &Path, all: &mut Vec<PathBuf>) {
     }
 }
 
-/// The README and all pages of the book.
+/// The README, and all pages of the book.
 fn pages() -> Vec<(PathBuf, String)> {
     let mut all = vec![root().join("README.md"), root().join("models/README.md")];
     pages_in(&root().join("docs"), &mut all);
     all.into_iter().map(|path| (path.clone(), fs::read_to_string(path).unwrap())).collect()
 }
 
-/// What links of a page lead to.
+/// The targets of the links of a page.
 fn links(text: &str) -> impl Iterator<Item = &str> {
     text.split("](").skip(1).filter_map(|rest| rest.split_once(')').map(|(link, _)| link))
 }
 
-/// The headings of a page as links name them.
+/// The anchors of the headings of a page.
 fn anchors(text: &str) -> BTreeSet<String> {
     let headings = text.lines().filter(|line| line.starts_with('#'));
     let anchor = |line: &str| {
@@ -94,7 +94,7 @@ fn sources_in(directory: &Path, all: &mut String) {
     }
 }
 
-/// The tests that are named beside reports of other servers are there.
+/// The tests that serving-reports.md names must exist.
 #[test]
 fn tests_that_are_named_are_there() {
     let text = fs::read_to_string(root().join("docs/serving-reports.md")).unwrap();
@@ -120,7 +120,7 @@ fn the_readme_is_short() {
     assert!(fs::metadata(root().join("README.md")).unwrap().len() <= 10 << 10);
 }
 
-/// The commands in the blocks of a page that are for a shell, each on one line.
+/// The commands in the shell blocks of a page, each on one line.
 fn commands(text: &str) -> Vec<String> {
     let mut blocks =
         text.split("```sh\n").skip(1).filter_map(|rest| rest.split_once("```")).map(|(block, _)| block);
@@ -130,7 +130,7 @@ fn commands(text: &str) -> Vec<String> {
         .collect()
 }
 
-/// Every command of `moi` in the documentation is one that there is, with flags that it has.
+/// Every `moi` command in the documentation must exist, and must have the flags that are shown.
 #[test]
 fn commands_are_those_that_there_are() {
     let mut helps: BTreeMap<String, String> = BTreeMap::new();

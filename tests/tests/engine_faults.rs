@@ -1,4 +1,4 @@
-//! A server whose engine hangs, or finds no memory: what is told, and that nobody waits for ever.
+//! Tests of a server whose engine hangs or has no memory: it must report that, and no client may wait for ever.
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a failure must end the test")]
 
@@ -24,31 +24,32 @@ use moi_pretrained::{Pretrained, WeightForm};
 use moi_serve::{Address, Place, ServeOptions, ServedModel, listen};
 use moi_tests::{
     bytes,
-    server::{Client, PATIENCE, events, parsed, until},
+    server::{Client, TEST_TIMEOUT, events, parsed, until},
 };
 use serde_json::json;
 
 const TEXT: &str = "/v1/completions";
-/// Fails the large allocation of this number, counted from when the number was set; never while it is negative.
+/// An allocator that fails the large allocation of a given number, counted from when the number was set; never if it
+/// is negative.
 struct Failing;
 
 static FAILS_AT: AtomicIsize = AtomicIsize::new(-1);
-/// Bytes of an allocation that counts as large.
+/// Smallest size of a large allocation, in bytes.
 const LARGE: usize = 16 << 10;
 
-// SAFETY: whatever is given comes from the system's allocator, and null says that there is no memory.
+// SAFETY: every allocation comes from the system's allocator; null reports that there is no memory.
 unsafe impl GlobalAlloc for Failing {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         let is_large = layout.size() >= LARGE;
         if is_large && FAILS_AT.load(SeqCst) >= 0 && FAILS_AT.fetch_sub(1, SeqCst) == 0 {
             return std::ptr::null_mut();
         }
-        // SAFETY: the caller's promises are passed on.
+        // SAFETY: the caller fulfils the requirements of the system's allocator.
         unsafe { System.alloc(layout) }
     }
 
     unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
-        // SAFETY: as above.
+        // SAFETY: the caller fulfils the requirements of the system's allocator.
         unsafe { System.dealloc(pointer, layout) }
     }
 }
@@ -56,7 +57,7 @@ unsafe impl GlobalAlloc for Failing {
 #[global_allocator]
 static ALLOCATOR: Failing = Failing;
 
-/// A door that forward passes go through.
+/// A door that blocks or delays forward passes.
 #[derive(Clone, Default)]
 struct Door(Arc<(Mutex<bool>, Condvar)>, Arc<AtomicU64>);
 
@@ -66,7 +67,7 @@ impl Door {
         self.0.1.notify_all();
     }
 
-    /// Has every pass take at least so long.
+    /// Delays every pass by this time.
     fn slow(&self, milliseconds: u64) {
         self.1.store(milliseconds, SeqCst);
     }
@@ -115,7 +116,8 @@ impl CausalLm<Flex> for Stalling {
     }
 }
 
-/// Serves a tiny model until the process ends: who asks it, what tells whether it lives, and the door of its passes.
+/// Serves a tiny model until the process ends. Returns a client, the health of the server, and the door of the
+/// model's passes.
 fn serve(options: ServeOptions, max_running: usize) -> (Client, moi_serve::Health, Door) {
     let door = Door::default();
     let (own, (sender, listening)) = (door.clone(), mpsc::channel());
@@ -152,16 +154,16 @@ fn serve(options: ServeOptions, max_running: usize) -> (Client, moi_serve::Healt
         let scheduler = SchedulerOptions { max_running, ..SchedulerOptions::default() };
         listening.run(engine, device, served, scheduler, ready).unwrap();
     });
-    let (client, health) = listening.recv_timeout(PATIENCE).unwrap();
+    let (client, health) = listening.recv_timeout(TEST_TIMEOUT).unwrap();
     (client, health, door)
 }
 
-/// What was told of the server.
+/// The notes that the server has printed.
 static NOTES: Mutex<Vec<String>> = Mutex::new(Vec::new());
 
-/// An engine that hangs, alive as its HTTP threads are: `/health` answers, `/livez` and the service manager's watchdog say that
-/// it hangs, and what was in progress is told with the ids of its requests (llama.cpp#27388, prime-rl#2375). When it turns
-/// again, all goes on as if nothing had happened.
+/// An engine hangs while its HTTP threads are alive: `/health` answers, `/livez` and the service manager's watchdog
+/// report the hang, and a note lists the requests in progress (llama.cpp#27388, prime-rl#2375). When the engine
+/// continues, everything continues as if nothing had happened.
 #[test]
 fn an_engine_that_hangs_is_told_of() {
     let options = ServeOptions {
@@ -177,7 +179,7 @@ fn an_engine_that_hangs_is_told_of() {
         let headers = [("Content-Type", "application/json"), ("x-request-id", id)];
         client.request("POST", TEXT, &headers, body.as_bytes())
     };
-    // It has work and turns, or has none: either is alive.
+    // The server is alive if its engine works or has no work.
     assert_eq!((client.get("/livez").status, health.is_live()), (200, true));
     door.set(true);
     let answer = thread::scope(|scope| {
@@ -205,15 +207,15 @@ fn an_engine_that_hangs_is_told_of() {
     client.settled();
 }
 
-/// Whose turn does not come in time is told so, by a status or in the stream, and disturbs nobody; a request of which one
-/// generation has begun is never refused, however long the others wait.
+/// A request that waits too long is refused, with a status or an event in its stream, without disturbing others. A
+/// request with several samples is never refused once one sample has begun, however long the others wait.
 #[test]
 fn who_waits_for_too_long_is_told_so() {
     let options = ServeOptions { queue_timeout: Some(Duration::from_millis(400)), ..ServeOptions::default() };
     let (client, _, door) = serve(options, 1);
     let body = |tokens: u32| json!({"prompt": "Once", "max_tokens": tokens, "ignore_eos": true, "seed": 3});
     let expected = client.ask(TEXT, &body(400))["choices"][0]["text"].clone();
-    // From here on 400 tokens take four seconds, which somebody reads as they come.
+    // From here on, 400 tokens take four seconds, and a client reads them as they come.
     door.slow(10);
     thread::scope(|scope| {
         let running = scope.spawn(|| client.stream(TEXT, &body(400)));
@@ -229,26 +231,26 @@ fn who_waits_for_too_long_is_told_so() {
     });
     client.settled();
     assert_eq!(client.metric("moi_queue_rejected_total"), 2.0);
-    // Three in turn, of half a second each: the last one waits for a second.
+    // Three samples run in turn for half a second each, so the last one waits for a second.
     let mut group = body(50);
     group["n"] = 3.into();
     assert_eq!(client.ask(TEXT, &group)["choices"].as_array().unwrap().len(), 3);
     client.settled();
 }
 
-/// The variable that says which large allocation fails in a process of its own.
+/// The variable with the number of the large allocation that fails in a child process.
 const FAIL_VARIABLE: &str = "MOI_TEST_FAILS_AT";
 
-/// The server of the test below, in a process of its own; nothing elsewhere.
+/// The server of the test below, in a child process; without the variable this test does nothing.
 #[test]
 fn serves_until_memory_is_out() {
     let Ok(at) = env::var(FAIL_VARIABLE) else { return };
     let (client, ..) = serve(ServeOptions::default(), 64);
-    // A request has run before: what is made once is there.
+    // Run one request first, so that everything that is created once exists.
     client.ask(TEXT, &json!({"prompt": "Once", "max_tokens": 2}));
     println!("listening at {}", client.address);
     FAILS_AT.store(at.parse().unwrap(), SeqCst);
-    thread::sleep(PATIENCE);
+    thread::sleep(TEST_TIMEOUT);
 }
 
 fn child(fails_at: usize) -> (Child, Client) {
@@ -263,8 +265,8 @@ fn child(fails_at: usize) -> (Child, Client) {
     (child, Client { address: address.unwrap() })
 }
 
-/// Where there is no memory for something large, each request is answered or its connection closed; then the server goes on,
-/// or its process has ended with a code that has it restarted. None hangs (sglang#514).
+/// If there is no memory for a large allocation, the server must answer each request or close its connection, and
+/// then continue, or exit with a code that makes the service manager restart it. It must not hang (sglang#514).
 #[test]
 fn without_memory_nobody_waits_for_ever() {
     let mut ended = 0;
@@ -277,14 +279,14 @@ fn without_memory_nobody_waits_for_ever() {
         for stream in &mut open {
             let mut bytes = Vec::new();
             let begun = Instant::now();
-            // Whoever is cut off reads an error, or nothing.
+            // A client that is cut off reads an error, or nothing.
             let read = stream.read_to_end(&mut bytes);
-            assert!(begun.elapsed() < PATIENCE, "allocation {fails_at}: a request hangs");
+            assert!(begun.elapsed() < TEST_TIMEOUT, "allocation {fails_at}: a request hangs");
             if read.is_ok() && String::from_utf8_lossy(&bytes).contains("[DONE]") {
                 assert!(!events(&parsed(&bytes).text()).is_empty());
             }
         }
-        // An abort takes a moment.
+        // It takes a moment until an abort ends the process.
         until("it neither ends nor goes on", || {
             process.try_wait().unwrap().is_some() || std::net::TcpStream::connect(client.address).is_ok()
         });

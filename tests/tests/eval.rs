@@ -1,4 +1,4 @@
-//! `moi eval`: samples, reports, and what a killed run leaves.
+//! Tests of `moi eval`: its samples, its reports, and runs that were killed.
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a failure must end the test")]
 
@@ -44,7 +44,7 @@ fn a_killed_run_goes_on_to_the_same_report() {
     let model = model();
     let directory = tempfile::tempdir().unwrap();
     let file = |name: &str| directory.path().join(name).to_str().unwrap().to_owned();
-    // One answer at a time: then what was killed cannot have had other neighbours.
+    // Run one answer at a time, so that the batches of a killed run cannot differ.
     let args = |output: &str| {
         let own = ["eval", "countdown", "--model", &model, "--batch", "1", "--output", output];
         [&own[..], BASE].concat().into_iter().map(str::to_owned).collect::<Vec<_>>()
@@ -69,7 +69,7 @@ fn a_killed_run_goes_on_to_the_same_report() {
         while lines() < wanted && child.try_wait().unwrap().is_none() {
             std::thread::sleep(Duration::from_millis(5));
         }
-        // SIGKILL.
+        // `kill` sends SIGKILL.
         if child.try_wait().unwrap().is_none() {
             child.kill().unwrap();
             kills += 1;
@@ -77,17 +77,17 @@ fn a_killed_run_goes_on_to_the_same_report() {
         child.wait().unwrap();
     }
     assert!(kills > 0, "it was never killed in time");
-    // As if the last kill had come in the middle of a line.
+    // Append a partial line, as if the last kill had interrupted a write.
     let bytes = fs::read(&killed).unwrap();
     fs::write(&killed, &bytes[..bytes.len() - 20]).unwrap();
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
     assert_eq!(report(&arguments), expected);
-    // All is there: nothing is made any more, and the report is the same.
+    // All samples exist, so no more are generated, and the report is the same.
     let after = fs::read(&killed).unwrap();
     assert_eq!(report(&arguments), expected);
     assert_eq!(fs::read(&killed).unwrap(), after);
     assert_eq!(after.iter().filter(|&&byte| byte == b'\n').count(), 17);
-    // Another run's samples are not mixed in.
+    // Samples of a different run must be refused.
     refused(
         &[&arguments[..], &["--temperature", "0.1"]].concat(),
         &["killed.jsonl", "another run", "sampling"],
@@ -123,7 +123,8 @@ fn tasks_of_a_file_are_asked_and_reported() {
     let sample: Value = serde_json::from_str(lines.lines().nth(1).unwrap()).unwrap();
     assert!(sample["text"].is_string() && sample["tokens"].as_u64().unwrap() <= 20);
     assert_eq!(lines.lines().count(), 10);
-    // Another try of a rule in the same file counts, though it is not compared; and a problem that was changed is another.
+    // Another configuration of a rule in the same file counts, even if it is not compared. A changed problem is a
+    // different problem.
     let more = ["--quantize", "file", "--rules", "token,moi:beta=0.5,k-sample", "--max-tokens", "20"];
     refused(&[&own[..], &more].concat(), &["moi 2, token 1", "--unequal-budgets"]);
     fs::write(&task, "{\"question\": \"What is 1 + 2?\", \"answer\": 3}\n").unwrap();
@@ -154,7 +155,7 @@ fn what_cannot_be_compared_is_refused() {
     refused(&["eval", task.to_str().unwrap(), "--model", &model], &["the id `1`"]);
 }
 
-/// Shards on machines of their own, put together, are the run of one: the same samples, the same report.
+/// Shards of several machines, merged, must equal a run on one machine: the same samples and the same report.
 #[test]
 fn shards_make_the_whole() {
     let model = model();
@@ -182,10 +183,10 @@ fn shards_make_the_whole() {
         lines
     };
     assert_eq!(lines(&all), lines(&file("whole.jsonl")));
-    // The whole goes on as one that was never cut.
+    // The merged file can be continued like one that was never split.
     assert_eq!(args(&all, &[]), whole);
 
-    // A failed answer is told of as in a run of one machine.
+    // A failed answer is reported as in a run on one machine.
     let text = fs::read_to_string(&parts[0]).unwrap();
     let stop = text.lines().nth(1).unwrap().split("\"stop\":\"").nth(1).unwrap().split('"').next().unwrap();
     fs::write(&parts[0], text.replacen(&format!("\"stop\":\"{stop}\""), "\"stop\":\"failed\"", 1)).unwrap();

@@ -1,4 +1,5 @@
-//! Every golden checkpoint: full, cached, chunked, batched, from embeddings, and decoded under every rule.
+//! Tests of every golden checkpoint: at once, with a cache, in chunks, in batches, from embeddings, and decoded under
+//! every rule.
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a failure must end the test")]
 
@@ -92,7 +93,7 @@ const CHECKPOINTS: &[&str] = &[
 
 const GGUF_FILES: usize = 50;
 
-/// max |diff| / max |logit| in float32.
+/// Largest allowed max |diff| / max |logit| in float32.
 const LOGIT_ERROR: f32 = 5e-5;
 
 fn each<B: Backend>(test: impl Fn(&str, &Golden, &Decoder<B>, &B::Device)) {
@@ -125,16 +126,16 @@ fn full_forward<B: Backend>() {
     });
 }
 
-/// In pieces of these lengths, repeated: a prefill with cached steps behind it, chunks, and single steps.
+/// Prompts in pieces of these lengths, repeated: a prefill followed by cached steps, chunks, and single steps.
 fn pieces_with_a_cache<B: Backend>() {
     each::<B>(|name, golden, decoder, device| {
         for lengths in [&[16, 1][..], &[7], &[1], &[39, 1], &[3, 1, 11]] {
             let mut pool = decoder.new_pool(device);
             let mut table = pool.table();
-            // Rotary frequencies can depend on the length of the whole.
+            // Rotary frequencies may depend on the length of the whole sequence.
             table.set_sequence_length(golden.cases.tokens.len());
             let (mut logits, mut rest) = (Vec::new(), &golden.cases.tokens[..]);
-            // The first length once, the others over and over.
+            // The first length once, then the others repeatedly.
             for &length in lengths.iter().chain(lengths[1.min(lengths.len() - 1)..].iter().cycle()) {
                 if rest.is_empty() {
                     break;
@@ -151,7 +152,7 @@ fn pieces_with_a_cache<B: Backend>() {
     });
 }
 
-/// Prompts past a chunk, whole and in pieces that end within chunks and at their ends.
+/// Prompts longer than a chunk, whole and in pieces that end inside chunks and at their ends.
 fn long_prompts<B: Backend>() {
     each::<B>(|name, golden, decoder, device| {
         let ids_of = |tokens: &[u32]| decoder.embed(ids(tokens, device));
@@ -183,7 +184,7 @@ fn batch_of_two<B: Backend>() {
     });
 }
 
-/// Embeddings given by a caller instead of ids, through the engine.
+/// Embeddings from a caller instead of ids, through the engine.
 fn embeddings_path<B: Backend>() {
     each::<B>(|name, golden, decoder, device| {
         let embeddings = decoder.embed(ids::<B>(&golden.cases.tokens, device));
@@ -211,12 +212,13 @@ fn embeddings_path<B: Backend>() {
     });
 }
 
-/// All greedy decodes under all rules, prompts in one piece and in chunks.
+/// All greedy decodes under all rules, with whole prompts and in chunks.
 fn greedy_decodes<B: Backend>() {
     each::<B>(|name, golden, decoder, device| golden::check_decodes(golden, decoder, device, name));
 }
 
-/// What is out of a layer's window is not kept, but for 64 positions that a sequence can be taken back by.
+/// A layer with a sliding window must not keep positions outside the window, except 64 that a sequence can be
+/// truncated by.
 fn sliding_layers_keep_their_window<B: Backend>() {
     for (name, windows) in [
         ("mistral-sliding", &[Some(16)][..]),
@@ -240,7 +242,7 @@ fn sliding_layers_keep_their_window<B: Backend>() {
             for (blocks, window) in blocks.into_iter().zip(windows) {
                 let all = (position + 1).div_ceil(BLOCK_POSITIONS);
                 match window {
-                    // What is seen and what can be taken back, and a block at either end that is partly neither.
+                    // The window, the positions for truncation, and one partly used block at either end.
                     Some(window) => {
                         assert!(
                             blocks <= (window + BLOCK_POSITIONS).div_ceil(BLOCK_POSITIONS) + 1,
@@ -256,8 +258,8 @@ fn sliding_layers_keep_their_window<B: Backend>() {
     }
 }
 
-/// Packed when they are loaded, for every kind of layer: the logits of a float model whose weights went through
-/// the same blocks.
+/// Weights that are packed during loading, for every kind of layer, must give the logits of a float model whose
+/// weights were rounded through the same blocks.
 fn packed_weights<B: Backend>() {
     for (name, form, kind) in [
         ("llama", PackedForm::Q8_0, BlockFormat::Q8_0),
@@ -286,7 +288,7 @@ fn packed_weights<B: Backend>() {
     }
 }
 
-/// Rounds the weights that can be packed as a block format does.
+/// Rounds the packable weights as a block format does.
 struct ThroughBlocks {
     kind: BlockFormat,
     path: Vec<String>,
@@ -328,8 +330,9 @@ on_cpu_backends!(
     sliding_layers_keep_their_window,
 );
 
-/// GGUF files made of golden checkpoints by llama.cpp's converter (`reference/make_gguf.py` and
-/// `reference/make_gguf_families.py`): names, config, rows of Q and K, norms, fused and stacked tensors, rope factors. bfloat16 weights are kept exactly.
+/// Reads GGUF files that llama.cpp's converter made from golden checkpoints (`reference/make_gguf.py` and
+/// `reference/make_gguf_families.py`): names, config, rows of Q and K, norms, fused and stacked tensors, rope
+/// factors. bfloat16 weights are kept exactly.
 fn gguf_files<B: Backend>() {
     let device = B::Device::default();
     let directory = Golden::read("llama").path.join("../../gguf");
@@ -348,9 +351,11 @@ fn gguf_files<B: Backend>() {
         };
         let (tokens, expected) = match name {
             "deci" => deci::<B>(&device),
-            // The format has no limit of its activation, which is 7 for its readers; the golden one is smaller, so that it counts.
+            // GGUF does not store this model's activation limit; readers use 7. The golden limit is smaller, so that
+            // it has an effect.
             "gpt-oss" => edited::<B>(name, &device, |config| config["swiglu_limit"] = 7.0.into()),
-            // The converter does not write which layers have a window; its runtime takes all but each fourth, from the first on.
+            // The converter does not write which layers have a window. llama.cpp gives one to all layers except each
+            // fourth, from the first on.
             "laguna" => {
                 edited::<B>(name, &device, |config| config["layer_types"][3] = "sliding_attention".into())
             }
@@ -372,7 +377,7 @@ fn gguf_files<B: Backend>() {
     assert_eq!(seen, GGUF_FILES);
 }
 
-/// What a golden checkpoint gives with another config.
+/// The logits of a golden checkpoint with a changed config.
 fn edited<B: Backend>(
     name: &str,
     device: &B::Device,
@@ -392,8 +397,8 @@ fn edited<B: Backend>(
     (golden.cases.tokens, values(logits))
 }
 
-/// Of the golden Nemotron-NAS the format cannot hold the linear map in place of a feed-forward block: the file is
-/// made without it, and compared with the checkpoint without it.
+/// GGUF cannot hold the linear map that replaces a feed-forward block in the golden Nemotron-NAS. The file is made
+/// without it, and compared with the checkpoint without it.
 fn deci<B: Backend>(device: &B::Device) -> (Vec<u32>, Vec<f32>) {
     let golden = Golden::read("nemotron-nas");
     let directory = tempfile::tempdir().unwrap();

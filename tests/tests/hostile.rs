@@ -1,4 +1,4 @@
-//! Files of strangers: see `moi_tests::hostile`.
+//! Mutation tests of untrusted model files, see `moi_tests::hostile`.
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a failure must end the test")]
 
@@ -23,10 +23,10 @@ use serde_json::Value;
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
 
-/// What opening and running any of these small models takes, whatever the file says.
+/// The memory that opening and running any of these small models takes, whatever the file says.
 const BASE: usize = 64 << 20;
 
-/// Opens a model and does with it what the binary does: its tokenizer, its template, its weights, a step.
+/// Opens a model and uses it as the binary does: tokenizer, template, weights, and one step.
 fn run(path: &Path) -> Ending {
     let pretrained = Pretrained::open(path).map_err(|error| error.to_string())?;
     for tensor in pretrained.checkpoint.tensors().values() {
@@ -84,7 +84,7 @@ fn tiny(name: &str) -> PathBuf {
     golden_directory().join("tiny").join(name)
 }
 
-/// A directory of tests: `$TMP/hostile-NAME/model`, the files of a golden checkpoint linked into it but for `own`.
+/// A directory `$TMP/hostile-NAME/model` with links to all files of a golden checkpoint except `own`.
 fn copy_of(golden: &Path, own: &str) -> tempfile::TempDir {
     let directory = tempfile::tempdir().unwrap();
     for entry in fs::read_dir(golden).unwrap() {
@@ -134,7 +134,7 @@ fn shard_index() {
     );
 }
 
-/// Cut off anywhere, the files of a model that are JSON are refused by their names, and as what they are.
+/// A JSON file of a model that is cut off anywhere must be refused, and the error must name it.
 #[test]
 fn json_that_is_cut_off() {
     let named = |path: &Path, read: &dyn Fn() -> Ending| {
@@ -160,7 +160,7 @@ fn json_that_is_cut_off() {
     named(&path, &|| Tokenizer::from_file(&path).map(drop).map_err(|error| error.to_string()));
 }
 
-/// What a directory can hold that is no file.
+/// Adds directory entries that are not regular files.
 #[cfg(unix)]
 fn odd_files(directory: &Path) {
     use std::os::unix::fs::symlink;
@@ -205,7 +205,7 @@ fn config() {
         fs::write(directory.path().join("config.json"), &bytes).unwrap();
         bytes.len()
     };
-    // A config that other weights fit does not name the config.
+    // The error for a config that does not fit the weights names the model, not the config.
     let names = ["config.json", "model"];
     survey("config.json", &names, |bytes| BASE + 64 * bytes, make, || run(models[chosen.get()].0.path()));
 }
@@ -266,7 +266,7 @@ fn pytorch_files() {
             dtype: None,
             quantize: None,
             max_shard_bytes: usize::MAX,
-            source_name: "a stranger".to_owned(),
+            source_name: "an untrusted source".to_owned(),
         };
         let made = convert::<Flex>(directory.path(), &output, &options, None, |_| {});
         assert_eq!(output.exists(), made.is_ok());
@@ -299,7 +299,7 @@ fn pytorch_files() {
     survey("PyTorch", &["pytorch_model.bin", "config.json"], |bytes| BASE + 64 * bytes, make, read);
 }
 
-/// A stack of experts is a line in the table, and each expert a tensor.
+/// A stack of experts is one line in the table, and one tensor per expert.
 #[test]
 fn stacks_of_experts() {
     let good = hostile::gguf::File::parse(&fs::read(golden_directory().join("gguf/mixtral.gguf")).unwrap());
@@ -354,11 +354,11 @@ fn chat_template() {
         let template = ChatTemplate::new(&text.borrow(), tokens).map_err(|error| error.to_string())?;
         template.render(&conversation(), true).map_err(|error| error.to_string()).map(drop)
     };
-    // Cut off anywhere, it is another template or none.
+    // A template that is cut off anywhere is another valid template or an error.
     for (cut, _) in good.char_indices() {
         *text.borrow_mut() = good[..cut].to_owned();
         assert!(read().err().is_none_or(|error| error.contains("the chat template")), "{cut}");
     }
-    // A template can be told to make much of little: what it may make is bounded.
+    // A short template can produce huge output, so its output must be bounded.
     survey("chat template", &["the chat template"], |bytes| (96 << 20) + 64 * bytes, make, read);
 }

@@ -1,4 +1,4 @@
-//! `moi inspect`: what a model is, from a config alone or from its files.
+//! Tests of `moi inspect`, from a config alone or from a model's files.
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a failure must end the test")]
 
@@ -13,8 +13,8 @@ fn config(name: &str) -> String {
     path.to_str().unwrap().to_owned()
 }
 
-/// The four models of the paper and some that people run, from their published configs: the exact numbers of parameters,
-/// and every tensor of their checkpoints. Nothing is allocated: the largest would need 200 GB.
+/// The four models of the paper and some popular ones, from their published configs: the exact number of parameters,
+/// and of tensors in their checkpoints. Nothing is allocated: the largest would need 200 GB.
 #[test]
 fn published_models() {
     for (name, model_type, parameters, tensors) in [
@@ -22,7 +22,8 @@ fn published_models() {
         ("dapo-qwen-32b.json", "qwen2", 32_763_876_352, 64 * 12 + 3),
         ("nemotron-super-49b.json", "nemotron-nas", 49_867_145_216, 80 * 4 + 49 * 5 + 3),
         ("gemma-3-27b.json", "gemma3", 27_009_346_304, 62 * 13 + 2),
-        // In each period of four three delta nets of 9 tensors, two norms and an MLP; the fourth has attention of 6.
+        // Of each four layers, three have a delta net of 9 tensors, two norms and an MLP; the fourth has attention of
+        // 6 tensors.
         ("qwen3.5-9b.json", "qwen3_5", 8_953_803_264, 24 * (9 + 5) + 8 * (6 + 5) + 3),
         ("qwen3.8-27b.json", "qwen3_5", 26_895_998_464, 48 * (9 + 5) + 16 * (6 + 5) + 3),
         (
@@ -32,25 +33,25 @@ fn published_models() {
             30 * 9 + 10 * 6 + 40 * (2 + 1 + 3 * 256 + 4) + 3,
         ),
         ("qwen3-vl-8b.json", "qwen3_vl", 8_190_735_360, 36 * 11 + 3),
-        // Full layers have no v; every layer has a scalar.
+        // Full-attention layers have no v; every layer has a scalar.
         ("gemma-4-31b.json", "gemma4", 30_697_345_340, 60 * 14 - 10 + 2),
-        // Besides: router with scale and factors, three norms, 128 experts.
+        // In addition: a router with scale and factors, three norms, and 128 experts.
         ("gemma-4-26b-a4b.json", "gemma4", 25_233_141_790, 30 * (14 + 6 + 3 * 128) - 5 + 2),
-        // Besides: a gate, a map and a norm for each layer's own input, and three tensors for all; 18 layers have no k, v and
-        // norm of k.
+        // In addition: a gate, a linear map and a norm for each layer's own input, and three shared tensors. 18
+        // layers lack k, v and the norm of k.
         ("gemma-4-e4b.json", "gemma4", 7_463_013_418, 42 * (14 + 3) - 18 * 3 + 3 + 2),
-        // Four maps with biases, sinks, two norms, a router and 32 experts with biases.
+        // Four linear maps with biases, sinks, two norms, a router, and 32 experts with biases.
         ("gpt-oss-20b.json", "gpt_oss", 20_914_757_184, 24 * (8 + 1 + 2 + 2 + 32 * 6) + 3),
-        // One block a layer with its norm: 21 of Mamba, 4 of attention, 17 MLPs without a gate.
+        // Each layer is one block with its norm: 21 of Mamba, 4 of attention, and 17 MLPs without a gate.
         ("nemotron-3-nano-4b.json", "nemotron_h", 3_973_556_832, 21 * 9 + 4 * 5 + 17 * 3 + 3),
-        // The same, and 128 experts with a router, its correction and a shared expert.
+        // As above, and 128 experts with a router, its correction and a shared expert.
         (
             "nemotron-3-nano-30b-a3b.json",
             "nemotron_h",
             31_577_940_288,
             23 * 9 + 6 * 5 + 23 * (1 + 2 + 2 * 128 + 2) + 3,
         ),
-        // Seven tensors of attention over latents and two norms; an MLP, and in all but the first layer experts.
+        // Seven tensors of latent attention and two norms; an MLP in the first layer, and experts in all others.
         ("glm-4.7-flash.json", "glm4_moe_lite", 29_943_393_920, 47 * 9 + 3 + 46 * (2 + 3 * 64 + 3) + 3),
     ] {
         let found = json(&["inspect", &config(name)]);
@@ -83,16 +84,16 @@ fn tensors_are_named_as_the_checkpoints_name_them() {
     ] {
         assert_eq!(shape(name, tensor).as_deref(), Some(expected), "{name}: {tensor}");
     }
-    // Layer 6 has no attention, and no norm before it.
+    // Layer 6 has neither attention nor the norm before it.
     assert_eq!(shape("nemotron-super-49b.json", "model.layers.6.input_layernorm.weight"), None);
     assert_eq!(shape("nemotron-super-49b.json", "model.layers.6.self_attn.q_proj.weight"), None);
 }
 
-/// What is listed for a config is what its checkpoint holds, for every architecture.
+/// For every architecture, the tensors that are listed from a config must be those of its checkpoint.
 #[test]
 fn a_config_lists_what_its_checkpoint_holds() {
     let golden = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("golden/tiny");
-    // A number can be stored without an axis, a vector as a row.
+    // A checkpoint may store a number without an axis, and a vector as a row.
     let axes = |shape: &[usize]| shape.iter().copied().filter(|&len| len != 1).collect::<Vec<usize>>();
     for directory in fs::read_dir(golden).unwrap() {
         let path = directory.unwrap().path();
@@ -106,7 +107,8 @@ fn a_config_lists_what_its_checkpoint_holds() {
             let found = &files.tensors[name].shape;
             assert_eq!(axes(found), axes(&tensor.shape), "{}: {name}", path.display());
         }
-        // Only what the page names may stand there besides: a tied head, towers, layers that predict several tokens.
+        // The checkpoint may only have further tensors that the architecture names: a tied head, vision and audio
+        // towers, layers that predict several tokens.
         for name in files.tensors.keys().filter(|&name| !alone.tensors.contains_key(name)) {
             assert!(architecture.ignores(name), "{}: {name}", path.display());
         }

@@ -1,5 +1,5 @@
-//! What is known to be wrong, with the features that show it: a test that fails tells that it is mended, and that
-//! the combination may ship. See BACKENDS.md.
+//! Known faults, with the features that cause them. A failing test means that the fault is fixed, and that the
+//! combination may be released. See BACKENDS.md.
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a failure must end the test")]
 
@@ -17,7 +17,7 @@ impl Job for Check {
     }
 }
 
-/// burn issue 5257: with `fusion` and `autotune` on Vulkan the steps behind a cached prompt are wrong.
+/// burn issue 5257: with `fusion` and `autotune` on Vulkan, the steps after a cached prompt are wrong.
 #[test]
 fn fusion_with_autotune_is_wrong_on_cached_steps() {
     let check = run(Kind::Vulkan.into(), Check).unwrap();

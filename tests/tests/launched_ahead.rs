@@ -1,5 +1,5 @@
-//! Steps that are launched before the tokens of those before are known, as on GPUs: with a sampler for the CPU that says what
-//! it has decided when it is asked, so that the engine waits for nothing sooner than it must.
+//! Tests of steps that are launched before the previous tokens are known, as on GPUs. A sampler for the CPU imitates
+//! a GPU: it returns its tokens only when asked, so the engine cannot wait for them earlier.
 
 #![allow(clippy::unwrap_used, reason = "a failure must end the test")]
 
@@ -13,7 +13,7 @@ use moi_models::{CausalLm, Decoder, Embedding, Mixing, with_values};
 use moi_pretrained::WeightForm;
 use moi_tests::{batch::scheduled, steps, suite::load};
 
-/// Greedy, by tokens alone.
+/// A greedy sampler that feeds plain tokens.
 #[derive(Debug)]
 struct Likeliest;
 
@@ -61,7 +61,8 @@ fn tokens(engine: &Engine<Flex, Decoder<Flex>>, request: Request<Flex>) -> Vec<u
     steps(engine, request).iter().map(|step| step.token).collect()
 }
 
-/// Windows, angles that grow with the sequence, and a cache that is computed anew beyond a length.
+/// Sliding windows, rotary angles that depend on the sequence length, and a cache that is computed again beyond a
+/// length.
 const CHECKPOINTS: &[&str] = &["gemma2", "qwen2-sliding", "llama-dynamic", "phi3-longrope-beyond"];
 
 #[test]
@@ -77,7 +78,7 @@ fn tokens_are_those_of_steps_that_wait() {
     }
 }
 
-/// Rows that are parked while a step of them is under way.
+/// Sequences that are parked while one of their steps is in flight.
 #[test]
 fn parked_requests_are_as_alone() {
     for name in CHECKPOINTS {
@@ -85,7 +86,7 @@ fn parked_requests_are_as_alone() {
         let engine = Engine::new(model.clone(), Default::default());
         let ahead = Engine::new(model, Default::default()).with_device_sampler(Likeliest);
         let room = engine.model().context_length();
-        // So that a block ends within what is generated, where there is room for two.
+        // With this length, a block ends within the generated tokens, if the context has room for two blocks.
         let long = 52.min(room - 20);
         let request = |row: usize| {
             let prompt = golden.cases.tokens.iter().cycle().skip(row).take(long + row).copied();
@@ -102,7 +103,7 @@ fn parked_requests_are_as_alone() {
             ..SchedulerOptions::default()
         };
         let (found, parked) = scheduled(Scheduler::new(&ahead, options), (0..4).map(request).collect());
-        // Where there is no room for two blocks none has to make room.
+        // If the context has no room for two blocks, no sequence needs to be parked.
         assert_eq!(parked > 0, room >= 80, "{name}");
         for (row, found) in found.into_iter().enumerate() {
             let found: Vec<u32> = found.iter().map(|step| step.token).collect();

@@ -1,5 +1,5 @@
-//! Many generations in one process, and long ones: memory stays what it was, but for the cache while it grows. A short form;
-//! `cargo xtask soak` runs the long one, on the real model.
+//! Many generations in one process, and long ones: memory must stay constant, except for the cache while it grows.
+//! This is the short form; `cargo xtask soak` runs the long one on the real model.
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a failure must end the test")]
 
@@ -18,7 +18,7 @@ use moi_tests::{
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
 
-/// One test at a time: they look at the memory of the whole process.
+/// These tests run one at a time, because they measure the memory of the whole process.
 static ALONE: Mutex<()> = Mutex::new(());
 
 fn tiny() -> (Engine<Flex, Decoder<Flex>>, Vec<u32>) {
@@ -35,14 +35,14 @@ fn request(ids: &[u32], rule: InputRule, tokens: usize, seed: u64) -> Request<Fl
     request
 }
 
-/// Bytes that the process has in memory, where the system says.
+/// The resident memory of the process in bytes, if the system says so.
 fn resident() -> Option<u64> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
     Some(line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()? * 1024)
 }
 
-/// How far numbers lie apart, as a share of the least.
+/// The spread of numbers, relative to the smallest one.
 fn spread(numbers: &[f64]) -> f64 {
     let (least, most) = numbers.iter().fold((f64::MAX, 0.0f64), |(a, b), &x| (a.min(x), b.max(x)));
     most / least - 1.0
@@ -87,7 +87,7 @@ fn a_long_generation_holds_its_cache_and_no_more() {
     let grown = held_at[late] as f64 - held_at[early] as f64;
     let expected = (cached(ids.len() + late) - cached(ids.len() + early)) as f64;
     println!("{late} tokens: {grown} bytes more than after {early}, of which {expected} are cache");
-    // Tokens and their texts are a few bytes a step.
+    // Tokens and their texts take a few bytes per step.
     assert!(
         (grown - expected).abs() < 64.0 * late as f64 + 0.02 * held_at[early] as f64,
         "{grown} {expected}"
@@ -107,7 +107,7 @@ fn soak() {
     println!("one generation:\n tokens   held MB  resident MB  ms a token");
     let mut begun = Instant::now();
     let (mut rates, mut held_at) = (Vec::new(), Vec::new());
-    // In half precision, as the weights are stored.
+    // The cache is in half precision, like the stored weights.
     let cached = |step: usize| {
         2.0 * engine.model().config().cached_values((ids.len() + step).next_multiple_of(256)) as f64
     };
@@ -127,7 +127,8 @@ fn soak() {
     let beside_cache = spread(&held_at);
     println!("beside the cache: held within {:.3} %", beside_cache * 100.0);
     assert!(beside_cache < 0.02, "{held_at:?}");
-    // Each position costs as much as the one before: the second half adds no more than the first, but for noise.
+    // Each position costs as much as the one before, so the second half may add no more time than the first, except
+    // for noise.
     let (first, second) = (rates[3] - rates[0], rates[7] - rates[4]);
     assert!(second < 2.0 * first.max(0.0) + 0.25 * rates[0], "a token takes longer and longer: {rates:?}");
     println!("500 generations:\n    run   held MB  resident MB  ms a run");

@@ -1,4 +1,5 @@
-//! Memory and time of loading: tensors go to the device as they are read, and pages of the file are given back.
+//! Tests of the memory and time of loading: tensors go to the device as they are read, and pages of the file are
+//! released.
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a failure must end the test")]
 
@@ -19,7 +20,7 @@ use moi_tests::{
     real::model_file,
 };
 
-/// What a process that loads a model in float32 and runs a step had at most; the model's bytes beside it.
+/// The peak memory of a process that loads a model in float32 and runs a step, and the size of the model in bytes.
 fn peak(path: &Path) -> Option<(u64, u64)> {
     let parameters = Pretrained::open(path).unwrap().architecture.config.num_params() as u64;
     let path = path.to_str().unwrap();
@@ -37,7 +38,7 @@ fn peak(path: &Path) -> Option<(u64, u64)> {
         "Hi",
     ];
     let report = json(&args);
-    // Other systems do not say.
+    // Other systems do not report the peak.
     let peak = report["timing"]["peak_memory_bytes"].as_u64()?;
     println!(
         "{path}: {:.3} GB at most, weights {:.3} GB, loaded in {} s",
@@ -48,7 +49,7 @@ fn peak(path: &Path) -> Option<(u64, u64)> {
     Some((peak, 4 * parameters))
 }
 
-/// At most the model, a fifth of it, and 100 MB.
+/// Checks that the peak is at most the model's size, a fifth of it, and 100 MB.
 fn is_lean(path: &Path) {
     if let Some((peak, weights)) = peak(path) {
         assert!(peak > weights, "{peak} for weights of {weights}");
@@ -82,7 +83,8 @@ fn loading_takes_little_more_than_the_model() {
     }
 }
 
-/// A Llama of so many layers in Q4_0, without a vocabulary; all its weights are a hole in the file.
+/// Writes a Llama model with this number of layers in Q4_0, without a vocabulary. The weights are a hole in a sparse
+/// file.
 fn write_sparse_llama(path: &Path, layers: u64) {
     const WIDTH: usize = 8192;
     const INNER: usize = 28_672;
@@ -135,11 +137,12 @@ fn write_sparse_llama(path: &Path, layers: u64) {
     file.set_len(end).unwrap();
 }
 
-/// Bytes of this process in memory, its pages of mapped files among them.
+/// The resident memory of this process in bytes, including pages of mapped files.
 #[cfg(target_os = "linux")]
 fn resident() -> u64 {
     let statm = std::fs::read_to_string("/proc/self/statm").unwrap();
-    // The smallest page that there is; where pages are larger, this is too little for all alike.
+    // 4,096 bytes is the smallest page size. With larger pages the result is too small, but equally so for all
+    // measurements.
     4096 * statm.split(' ').nth(1).unwrap().parse::<u64>().unwrap()
 }
 
@@ -151,7 +154,7 @@ fn a_file_of_20_gb_is_mapped_and_its_weights_are_read_once() {
     write_sparse_llama(&path, 42);
     let bytes = path.metadata().unwrap().len();
     assert!(bytes > 20_000_000_000, "{bytes}");
-    // What a model is, what it takes and whether all its tensors are there is known without its weights.
+    // The description, the memory needs and the completeness of a model must be known without reading its weights.
     let before = resident();
     let opened = Pretrained::open(&path).unwrap();
     assert_eq!(opened.parameters().unwrap().num_bytes() as u64 / 1_000_000_000, bytes / 1_000_000_000);
@@ -159,7 +162,7 @@ fn a_file_of_20_gb_is_mapped_and_its_weights_are_read_once() {
     assert!(footprint.weights as u64 > 20_000_000_000 && footprint.cache > 0);
     let grown = resident().saturating_sub(before);
     assert!(grown < 50_000_000, "opening took {grown} bytes");
-    // A load reads each tensor once and gives its pages back. All of it would not fit every machine.
+    // Loading reads each tensor once and releases its pages. The whole model would not fit on every machine.
     let path = directory.path().join("smaller.gguf");
     write_sparse_llama(&path, 1);
     let opened = Pretrained::open(&path).unwrap();

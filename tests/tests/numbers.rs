@@ -1,5 +1,5 @@
-//! Numbers that go wrong end a generation with what had come, where they broke, and an exit code; and what else has an
-//! answer though nothing sensible was asked.
+//! Tests that NaN and infinity end a generation with the text so far, the place of the fault and an exit code; and
+//! that unusual requests get a clear answer.
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a failure must end the test")]
 
@@ -7,7 +7,7 @@ use burn::tensor::backend::Backend;
 use moi_engine::{Engine, InputRule, Prompt, Request};
 use moi_pretrained::{Pretrained, WeightForm};
 use moi_tests::{
-    broken,
+    broken_weights,
     golden::Golden,
     hostile::tokenizer,
     on_cpu_backends,
@@ -18,7 +18,7 @@ use serde_json::Value;
 on_cpu_backends!(broken_numbers_are_traced, all_tokens_banned, a_broken_row_ends_alone);
 
 fn broken_numbers_are_traced<B: Backend>() {
-    broken::check::<B>(&Default::default());
+    broken_weights::check::<B>(&Default::default());
 }
 
 fn all_tokens_banned<B: Backend>() {
@@ -34,21 +34,21 @@ fn all_tokens_banned<B: Backend>() {
     assert!(generation.next().is_none(), "it has ended");
 }
 
-/// A row whose numbers break, and one for which no token is left, end with their own errors; the others give what each
-/// gives alone.
+/// A sequence with NaN, and one for which no token is left, must end with their own errors; the others must give what
+/// each gives alone.
 fn a_broken_row_ends_alone<B: Backend>() {
     let golden = Golden::read("nemotron-nas");
-    let (directory, generated) = broken::late(&golden);
+    let (directory, generated) = broken_weights::late(&golden);
     let model = Pretrained::open(directory.path()).unwrap();
     let model = model.load::<B>(&Default::default(), WeightForm::F32, |_| {}).unwrap();
     let engine = Engine::new(model, Default::default());
     let request = |banned: Vec<u32>| {
-        let mut request = Request::new(Prompt::Ids(broken::prompt(&golden)));
+        let mut request = Request::new(Prompt::Ids(broken_weights::prompt(&golden)));
         (request.rule, request.stop.max_tokens) = (InputRule::TOKEN, Some(12));
         request.sampling.banned = banned;
         request
     };
-    // The token whose embedding is broken is the last that was generated.
+    // The embedding of the last generated token is NaN.
     let last = generated[generated.len() - 1];
     let whole = request(vec![last]);
     let alone: Vec<u32> = engine.generate(whole.clone()).unwrap().map(|step| step.unwrap().token).collect();
@@ -75,13 +75,13 @@ fn a_broken_row_ends_alone<B: Backend>() {
     );
 }
 
-/// What was generated is printed, whatever the format; then comes the error.
+/// The generated text is printed in every format, followed by the error.
 #[test]
 fn what_was_generated_is_kept() {
     let golden = Golden::read("nemotron-nas");
-    let (directory, generated) = broken::late(&golden);
+    let (directory, generated) = broken_weights::late(&golden);
     let path = directory.path().to_str().unwrap();
-    let prompt = ids(&broken::prompt(&golden));
+    let prompt = ids(&broken_weights::prompt(&golden));
     let args =
         ["--model", path, "--device", "cpu", "--tokens", &prompt, "--max-tokens", "20", "--temperature", "0"];
     for (command, samples) in [("generate", "1"), ("generate", "2"), ("compare", "0")] {
@@ -102,7 +102,7 @@ fn what_was_generated_is_kept() {
         assert_eq!(answer["stop_reason"], "failed", "{command} {samples}");
         assert_eq!(answer["steps"].as_array().unwrap().len(), generated.len(), "{command} {samples}");
     }
-    // What is streamed is what it had streamed until then, for whoever asked for so much alone.
+    // A stream prints what it prints when only that number of tokens is requested.
     let mut tokenizer = tokenizer::documents()[0].clone();
     let vocab = tokenizer["model"]["vocab"].as_object_mut().unwrap();
     (vocab.len()..golden.vocab).for_each(|id| drop(vocab.insert(format!("[{id}]"), id.into())));

@@ -1,5 +1,5 @@
-//! Every device that this build supports and this machine has, against what transformers computes, against the
-//! formulas, and against the CPU: see `moi_tests::suite`.
+//! Tests every device that this build supports and this machine has, against transformers, the formulas and the CPU:
+//! see `moi_tests::suite`.
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a failure must end the test")]
 

@@ -1,5 +1,5 @@
-//! Real models from their GGUF files against transformers: SmolLM2-135M-Instruct, and, as it takes a download
-//! of 253 MB, Gemma-3-270M on demand.
+//! Compares real models in GGUF files with transformers: SmolLM2-135M-Instruct, and on request Gemma-3-270M, which is
+//! a download of 253 MB.
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a failure must end the test")]
 
@@ -59,7 +59,7 @@ fn check_decodes(engine: &Engine<Flex, Decoder<Flex>>, name: &str) {
         for (step, expected) in found[..compared].iter().zip(&run.top5_w) {
             assert!(!step.top.is_empty(), "{what}: no weights");
             for (f, e) in step.top.iter().zip(expected) {
-                // Looser than entropies: `direct` feeds its own rounding back.
+                // The bound is looser than that of entropies, because `direct` feeds its own rounding error back.
                 assert!((f.1 - e.1).abs() <= 2e-3, "{what}: weights {:?} instead of {expected:?}", step.top);
             }
         }
@@ -95,7 +95,7 @@ fn prefill_logits() {
     check_prefill(&loaded().engine, MODEL);
 }
 
-/// Block types of five kinds in one file, a SentencePiece tokenizer, no chat template.
+/// One file with five block types, a SentencePiece tokenizer, and no chat template.
 #[test]
 #[ignore = "fetches 253 MB: cargo xtask test --ignored"]
 fn gemma_decodes_prefills_and_tokenizes() {
@@ -110,7 +110,7 @@ fn gemma_decodes_prefills_and_tokenizes() {
     check_decodes(&engine, GEMMA);
 }
 
-/// The weights as the file has them, Q4_1 and Q8_0, computed with packed: the same logits as dequantised first, in
+/// Computing with packed weights as the file has them, Q4_1 and Q8_0, must give the logits of dequantised weights, in
 /// a fifth of the memory.
 #[test]
 fn packed_weights_give_the_logits_of_dequantised_ones() {
@@ -153,7 +153,7 @@ fn check_tokenizer(tokenizer: &Tokenizer, name: &str) {
     for case in &RealGolden::read(name).tokenizer {
         let ids = tokenizer.encode(&case.text, false).unwrap();
         assert_eq!(ids, case.ids, "{name}: {:?}", case.text);
-        // What comes in pieces is what comes at once, and nothing is ever half a character.
+        // The text in pieces must equal the whole text, and no piece may end within a character.
         let mut stream = Detokenizer::default();
         let mut text = String::new();
         for &id in &ids {
@@ -178,7 +178,7 @@ fn control_tokens_in_user_text_stay_text() {
     let start = tokenizer().id("<|im_start|>").unwrap();
     let ids = template().encode(&[Message::new("user", hostile)], tokenizer()).unwrap();
     let count = |id| ids.iter().filter(|&&found| found == id).count();
-    // The template's own: system, user, and the assistant's turn that is to come.
+    // The template writes the system message, the user message, and the beginning of the assistant's turn.
     assert_eq!((count(start), count(end)), (3, 2));
     let plain = tokenizer().encode(hostile, false).unwrap();
     assert!(ids.windows(plain.len()).any(|window| window == plain), "the text is not there as text");

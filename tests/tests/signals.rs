@@ -1,4 +1,4 @@
-//! Ctrl-C and SIGTERM at any moment: the terminal is as it was, and the text so far is there.
+//! Tests of Ctrl-C and SIGTERM at any moment: the terminal must be restored, and the text so far must be kept.
 
 #![cfg(unix)]
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a failure must end the test")]
@@ -24,7 +24,7 @@ use rustix::{
     termios::{LocalModes, tcgetattr},
 };
 
-/// A terminal, and a process on it.
+/// A terminal with a process.
 struct Session {
     user: OwnedFd,
     terminal: File,
@@ -56,7 +56,7 @@ impl Session {
         Self { user, terminal, child, shown }
     }
 
-    /// Waits until the screen shows something.
+    /// Waits until the screen shows a text.
     fn wait_for(&self, text: &str, seen: &mut String) {
         while !seen.contains(text) {
             let piece = self.shown.recv_timeout(Duration::from_secs(120));
@@ -68,7 +68,7 @@ impl Session {
         kill_process(Pid::from_child(&self.child), signal).unwrap();
     }
 
-    /// Its end, and whether the terminal echoes lines as it did before.
+    /// The exit status of the process, after a check that the terminal echoes lines as before.
     fn end(mut self, seen: &mut String) -> ExitStatus {
         let status = self.child.wait().unwrap();
         let modes = tcgetattr(&self.terminal).unwrap().local_modes;
@@ -82,7 +82,7 @@ impl Session {
     }
 }
 
-/// A terminal that was shown this, large enough for all of it.
+/// A virtual terminal that has received this output, and that is large enough for all of it.
 fn screen(seen: &str) -> vt100::Parser {
     let [rows, columns] = [400, 1000].map(|size| NonZero::new(size).unwrap());
     let mut screen = vt100::Parser::new(rows, columns, 0);
@@ -90,7 +90,7 @@ fn screen(seen: &str) -> vt100::Parser {
     screen
 }
 
-/// What stands on the screen in the end.
+/// The final text on the screen.
 fn text(seen: &str) -> String {
     screen(seen).screen().contents().trim_end().to_owned()
 }
@@ -111,7 +111,7 @@ fn a_generation_ends_at_any_moment() {
     let (mut early, mut late) = (0, 0);
     for (at, signal) in [Signal::INT, Signal::TERM].into_iter().cycle().take(12).enumerate() {
         let (session, mut seen) = (Session::start(&all), String::new());
-        // While it starts, loads, reads the prompt, and decodes.
+        // The signals come during the start, loading, the prompt and decoding.
         thread::sleep(Duration::from_millis(120 * at as u64));
         session.shown.try_iter().for_each(|piece| seen += &String::from_utf8_lossy(&piece));
         let before = text(&seen);
@@ -120,14 +120,14 @@ fn a_generation_ends_at_any_moment() {
         let text = text(&seen);
         assert!(whole.starts_with(&text), "{text:?} is no beginning of {whole:?}");
         match status.code() {
-            // Before anything was set up there is nothing to be kept.
+            // Before the handler is installed, there is no text to keep.
             None => {
                 early += 1;
                 assert!(seen.is_empty(), "signal {at}: it showed {seen:?} and did not tidy up");
             }
             Some(0) => assert_eq!(text, whole.trim_end(), "signal {at}"),
             Some(130) => {
-                // What was a bar is gone; what was text is there.
+                // The progress bar must be gone, and the text must still be there.
                 let is_answer = !before.is_empty() && whole.starts_with(&before);
                 assert!(!is_answer || text.starts_with(&before), "signal {at}: {before:?} became {text:?}");
                 late += usize::from(is_answer);
@@ -136,7 +136,7 @@ fn a_generation_ends_at_any_moment() {
         }
     }
     println!("{early} before it began, {late} while it ran");
-    // However slow the machine is: behind the first words.
+    // However slow the machine is, this signal comes after the first words.
     let (session, mut seen) = (Session::start(&all), String::new());
     let words: String = whole.chars().take(20).collect();
     session.wait_for(&words, &mut seen);
@@ -146,7 +146,7 @@ fn a_generation_ends_at_any_moment() {
     assert!(whole.starts_with(&text) && text.starts_with(words.trim_end()), "{text:?}");
 }
 
-/// What a process is started to ignore does not end it, and all else does as ever.
+/// A signal that the process was started to ignore must not end it, and other signals must work as usual.
 #[cfg(target_os = "linux")]
 #[test]
 fn nohup_means_what_it_says() {
@@ -157,7 +157,7 @@ fn nohup_means_what_it_says() {
         let args = ["--max-tokens", "60", "--min-tokens", "60", "Count from one to one hundred in words."];
         let mut child = command.args(args).stdout(Stdio::piped()).spawn().unwrap();
         let mut out = child.stdout.take().unwrap();
-        // It has begun.
+        // The generation has begun.
         let mut first = [0; 1];
         out.read_exact(&mut first).unwrap();
         for &signal in signals {
@@ -174,7 +174,7 @@ fn nohup_means_what_it_says() {
 fn a_chat_leaves_the_terminal_as_it_was() {
     model_file("smollm2-135m-instruct");
     let args = [&["chat"], ARGS, &["--max-tokens", "200"]].concat();
-    // At the prompt, where a line editor reads key by key.
+    // A signal at the prompt, where a line editor reads single keys.
     for signal in [Signal::TERM, Signal::HUP] {
         let (session, mut seen) = (Session::start(&args), String::new());
         session.wait_for("> ", &mut seen);
@@ -182,7 +182,7 @@ fn a_chat_leaves_the_terminal_as_it_was() {
         session.signal(signal);
         assert_eq!(session.end(&mut seen).code(), Some(130), "{seen:?}");
     }
-    // Within an answer: the first ends the answer, the conversation goes on.
+    // A signal during an answer: the first ends the answer, and the conversation continues.
     let (session, mut seen) = (Session::start(&args), String::new());
     session.wait_for("> ", &mut seen);
     File::from(session.user.try_clone().unwrap())

@@ -1,6 +1,6 @@
-//! Checkpoints of the same model that name or stack their tensors otherwise, as releases of transformers and the hub
-//! do: each gives the golden logits. GGUF files whose metadata say another model than their architecture computes are
-//! refused.
+//! Checkpoints that name or stack the tensors of a model differently, as releases of transformers and the hub do:
+//! each must give the golden logits. GGUF files whose metadata describe another computation than their architecture
+//! must be refused.
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a failure must end the test")]
 
@@ -39,7 +39,7 @@ fn read(directory: &Path) -> Tensors {
     tensors
 }
 
-/// The logits of the golden tokens, from these tensors and the checkpoint's config as changed.
+/// Compares the logits of the golden tokens, with these tensors and a changed config.
 fn check(name: &str, config: impl Fn(Value) -> Value, change: impl Fn(Tensors) -> Tensors) {
     let golden = Golden::read(name);
     let directory = tempfile::tempdir().unwrap();
@@ -84,7 +84,7 @@ fn multimodal_gemma_3() {
         tensors.insert(name.to_owned(), extra(Dtype::BF16, &[4, 4]));
         tensors
     };
-    // As published, and as transformers 5 names them.
+    // The published names, and those of transformers 5.
     check("gemma3", nested, |tensors| {
         let tensors = renamed(|name| format!("language_model.{name}"))(tensors);
         vision(tensors, "vision_tower.vision_model.embeddings.patch_embedding.weight")
@@ -106,7 +106,7 @@ fn without_the_prefix_of_the_whole_model() {
     check("phi3", |config| config, bare("model."));
     check("mixtral", |config| config, bare("model."));
     check("gpt-neox", |config| config, bare("gpt_neox."));
-    // GPT-2 as it lies on the hub: with its masks.
+    // GPT-2 as published on the hub, with its attention masks.
     check(
         "gpt2",
         |config| config,
@@ -128,7 +128,7 @@ fn another_name_of_the_head() {
     check("gpt-neox-sequential", |config| config, head);
 }
 
-/// As transformers 5 holds them in memory, and writes them on demand.
+/// The layout that transformers 5 uses in memory, and writes on request.
 #[test]
 fn experts_in_one_stack() {
     let stacked = |maps: [&'static str; 3], router: &'static str, experts: usize| {
@@ -161,7 +161,7 @@ fn experts_in_one_stack() {
     check("qwen3-moe", |config| config, stacked(own, "mlp.gate.weight", 4));
 }
 
-/// A tied config beside a head of its own: the head counts.
+/// A config with a tied head next to a separate head: the separate head counts.
 #[test]
 fn a_head_that_differs_from_the_table_counts() {
     let tied = |mut config: Value| {
@@ -171,10 +171,10 @@ fn a_head_that_differs_from_the_table_counts() {
     check("qwen2-yarn", tied, |tensors| tensors);
 }
 
-/// A golden GGUF file with the value behind a key changed.
+/// A golden GGUF file with a changed value of one key.
 fn patched(name: &str, key: &str, change: impl FnOnce(&mut [u8], usize)) -> (tempfile::TempDir, String) {
     let mut bytes = fs::read(golden_directory().join(format!("gguf/{name}.gguf"))).unwrap();
-    // Length and text; behind it the type of the value.
+    // The length and text of the key; the type of the value follows.
     let text = [&(key.len() as u64).to_le_bytes()[..], key.as_bytes()].concat();
     let at = bytes.windows(text.len()).position(|window| window == text).unwrap();
     change(&mut bytes, at + text.len() + 4);
@@ -198,14 +198,14 @@ fn gguf_files_of_other_models_are_refused() {
         };
         assert!(parts.iter().all(|part| error.contains(part)), "{parts:?}: {error}");
     };
-    // Softmax of the chosen ones; softmax where scores are sigmoids.
+    // Softmax over the chosen experts; and softmax for an architecture whose scores are sigmoids.
     for (name, architecture, function) in
         [("deepseek-v2", "deepseek2", 3), ("laguna", "laguna", 1), ("glm4-moe", "glm4moe", 1)]
     {
         let key = format!("{architecture}.expert_gating_func");
         refused(patched(name, &key, number(function)), &[&key, "not supported"]);
     }
-    // A layer that the metadata do not count.
+    // A layer that the metadata does not count.
     let layers = Pretrained::open(&golden_directory().join("gguf/seed-oss.gguf")).unwrap();
     let layers = layers.architecture.config.layers.len() as u32;
     let file = patched("seed-oss", "seed_oss.block_count", number(layers - 1));

@@ -1,5 +1,6 @@
-//! Laws of layers that keep states: pieces are the whole, a fork is a replay, what is parked goes on, a sequence in company is
-//! the one alone, a new sequence begins from nothing; and what states cannot do is said.
+//! Laws of layers with recurrent states: pieces equal the whole, a fork equals a replay, a parked sequence can
+//! continue, a sequence in a batch equals the same alone, and a new sequence starts from an empty state. Operations
+//! that states do not support must be refused.
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a failure must end the test")]
 
@@ -39,12 +40,12 @@ fn a_fork_is_a_replay() {
         let mut table = pool.table();
         run(model, &mut pool, &mut table, &tokens[..20]);
         let mut fork = table.clone();
-        // Each goes its own way, in turns.
+        // Each sequence continues on its own, in turns.
         let first = run(model, &mut pool, &mut table, &tokens[20..23]);
         let second = run(model, &mut pool, &mut fork, &tokens[30..33]);
         let again = run(model, &mut pool, &mut table, &tokens[23..25]);
         drop(table);
-        // A slot that is free again has nothing of its last owner.
+        // A reused slot must not contain anything of its previous owner.
         let replay = |pool: &mut KvPool<Flex>, parts: &[&[u32]]| {
             let mut table = pool.table();
             parts.iter().map(|part| run(model, pool, &mut table, part)).collect::<Vec<_>>()
@@ -66,7 +67,7 @@ fn what_is_parked_goes_on() {
         let expected = run(model, &mut pool, &mut table, &tokens[18..]);
         assert!(parked.bytes() > 0 && parked.len() == 18);
         drop(table);
-        // In another pool of the model, beside a sequence that has a slot.
+        // In another pool of the model, next to a sequence that occupies a slot.
         let mut other = model.new_pool(&Default::default());
         let mut beside = other.table();
         run(model, &mut other, &mut beside, &tokens[..5]);
@@ -75,7 +76,7 @@ fn what_is_parked_goes_on() {
     });
 }
 
-/// Sequences of other lengths beside it, from the first position on and later, change no bit.
+/// Sequences of other lengths in the same batch, from the first position on and later, must not change a bit.
 #[test]
 fn in_company_as_alone() {
     each(|name, golden, model| {
@@ -114,7 +115,7 @@ fn what_states_cannot_do_is_said() {
         let mut pool = model.new_pool(&Default::default());
         let mut table = pool.table();
         run(model, &mut pool, &mut table, &golden.cases.tokens[..9]);
-        // Back by one position: a state has none. To the beginning it can go.
+        // A state cannot go back by one position, but it can be reset.
         assert!(!table.truncate(8) && table.len() == 9, "{name}");
         let tree = Span { table: &mut table, len: 2, visible: Visible::Tree(vec![None, None]) };
         let batch = ForwardBatch { inputs: embedded(model, &[1, 2]), spans: vec![tree] };
@@ -128,7 +129,7 @@ fn what_states_cannot_do_is_said() {
     });
 }
 
-/// A request that is dropped, and one of the same prompt behind it.
+/// A request is dropped, and one with the same prompt follows.
 #[test]
 fn requests_begin_from_nothing() {
     each(|name, golden, model| {
@@ -146,8 +147,9 @@ fn requests_begin_from_nothing() {
     });
 }
 
-/// A prompt goes on from the states that another one has left where their common whole blocks end, bit for bit as one that has
-/// run all of it in the same pieces; a beginning that ends elsewhere is run anew.
+/// A prompt must continue from the states that another prompt has left at the end of their common whole blocks, with
+/// the same bits as a prompt that runs everything in the same pieces. A common beginning that ends elsewhere runs
+/// again.
 #[test]
 fn prompts_go_on_from_states_of_others() {
     each(|name, golden, _| {
@@ -163,9 +165,10 @@ fn prompts_go_on_from_states_of_others() {
             (first.clone(), 0),
             (first.clone(), 128),
             (first[..128].iter().copied().chain(tokens(2, 40)).collect(), 128),
-            // States were kept at the end of the second block, not at that of the first one.
+            // States were kept at the end of the second block, but not at the end of the first.
             (first[..100].iter().copied().chain(tokens(3, 40)).collect(), 0),
-            // Which this one has left.
+            // The first run of this prompt computes the states at the end of the first block; the second run finds
+            // them.
             (first[..64].iter().copied().chain(tokens(4, 9)).collect::<Vec<u32>>(), 0),
             (first[..64].iter().copied().chain(tokens(5, 9)).collect(), 64),
             (first[..40].to_vec(), 0),

@@ -70,7 +70,7 @@ fn files(directory: &Path) -> Result<Vec<PathBuf>, Box<dyn Error>> {
 /// A GGUF file with the small tensors of its first layer and of those beside the layers, all of them zero.
 fn first_layer(path: &Path) -> Result<Vec<u8>, Box<dyn Error>> {
     /// Values of the largest tensor.
-    const MOST: usize = 4096;
+    const MAX_COUNT: usize = 4096;
     let file = Gguf::open(path)?;
     let (architecture, config, checkpoint) = (file.architecture()?, file.config()?, file.checkpoint()?);
     let exported =
@@ -81,7 +81,7 @@ fn first_layer(path: &Path) -> Result<Vec<u8>, Box<dyn Error>> {
         let mut shape = tensor.shape().to_vec();
         // Two experts are a stack, too.
         shape.splice(0..0, expert.map(|_| 2));
-        if is_first && shape.iter().product::<usize>() <= MOST {
+        if is_first && shape.iter().product::<usize>() <= MAX_COUNT {
             tensors.insert(name.clone(), NewTensor { name, shape, storage: Storage::BF16 });
         }
     }

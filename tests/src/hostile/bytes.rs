@@ -1,8 +1,8 @@
-//! Mutations that know nothing of a format.
+//! Mutations of bytes that know nothing about the format.
 
 use super::Dice;
 
-/// Flips, overwrites, cuts, repeats and inserts, a few of them.
+/// Applies a few random mutations: flipped, overwritten, cut, repeated and inserted bytes.
 pub fn mutate(dice: &mut Dice, bytes: &mut Vec<u8>) {
     for _ in 0..1 + dice.below(4) {
         let at = dice.below(bytes.len() + 1);

@@ -1,15 +1,15 @@
-//! Mutations of GGUF files: every field that its writer fills in can be wrong. Reads and writes the format by itself, so
-//! that it can write what no writer would.
+//! Mutations of GGUF files: every field that a writer fills in can be wrong. This module has its own reader and
+//! writer, so that it can write files that no other writer would.
 
 use super::{Dice, bytes};
 
-/// A file, taken apart.
+/// A parsed file.
 #[derive(Clone, Debug)]
 pub struct File {
     version: u32,
     metadata: Vec<Pair>,
     tensors: Vec<Entry>,
-    /// From the first tensor on.
+    /// The data section: everything from the first tensor on.
     data: Vec<u8>,
 }
 
@@ -17,14 +17,14 @@ pub struct File {
 struct Pair {
     key: Vec<u8>,
     kind: u32,
-    /// As it stands in the file.
+    /// The bytes of the value, as in the file.
     value: Vec<u8>,
 }
 
 #[derive(Clone, Debug)]
 struct Entry {
     name: Vec<u8>,
-    /// Innermost first.
+    /// The dimensions, innermost first.
     sizes: Vec<u64>,
     kind: u32,
     offset: u64,
@@ -60,7 +60,7 @@ impl<'a> Cursor<'a> {
         self.take(len).to_vec()
     }
 
-    /// Steps over a value.
+    /// Skips a value.
     fn value(&mut self, kind: u32) {
         match kind {
             0 | 1 | 7 => drop(self.take(1)),
@@ -81,7 +81,7 @@ fn string(text: &[u8]) -> Vec<u8> {
 }
 
 impl File {
-    /// Takes a good file apart.
+    /// Parses a valid file.
     pub fn parse(bytes: &[u8]) -> Self {
         let mut cursor = Cursor(bytes);
         assert_eq!(cursor.take(4), b"GGUF");
@@ -109,13 +109,13 @@ impl File {
         self.metadata.push(Pair { key: key.as_bytes().to_vec(), kind, value });
     }
 
-    /// With a text in its metadata.
+    /// Adds a text to the metadata.
     pub fn with_text(mut self, key: &str, text: &str) -> Self {
         self.set(key, STRING, string(text.as_bytes()));
         self
     }
 
-    /// With a list of texts in its metadata.
+    /// Adds a list of texts to the metadata.
     pub fn with_texts(mut self, key: &str, texts: &[String]) -> Self {
         let head = [&STRING.to_le_bytes()[..], &(texts.len() as u64).to_le_bytes()].concat();
         let texts = texts.iter().flat_map(|text| string(text.as_bytes()));
@@ -123,7 +123,7 @@ impl File {
         self
     }
 
-    /// With a list of numbers in its metadata, as uint32 or as float32.
+    /// Adds a list of numbers to the metadata, as uint32 or as float32.
     pub fn with_numbers(mut self, key: &str, numbers: &[u32], as_floats: bool) -> Self {
         let kind = if as_floats { F32 } else { U32 };
         let head = [&kind.to_le_bytes()[..], &(numbers.len() as u64).to_le_bytes()].concat();
@@ -135,7 +135,7 @@ impl File {
         self
     }
 
-    /// With further tensors of float32, innermost size first, all zero.
+    /// Adds float32 tensors of zeros, with the innermost dimension first.
     pub fn with_tensors(mut self, names: impl Iterator<Item = String>, sizes: &[u64]) -> Self {
         for name in names {
             self.data.resize(self.data.len().next_multiple_of(32), 0);
@@ -146,7 +146,7 @@ impl File {
         self
     }
 
-    /// The file in several, as `llama-gguf-split` writes them: the first one has all metadata.
+    /// Splits the file into several, as `llama-gguf-split` does: the first one has all metadata.
     pub fn split(&self, count: usize) -> Vec<Vec<u8>> {
         let mut order: Vec<usize> = (0..self.tensors.len()).collect();
         order.sort_by_key(|&at| self.tensors[at].offset);
@@ -171,7 +171,7 @@ impl File {
         (0..count).map(part).collect()
     }
 
-    /// With an entry of a list of texts in its metadata replaced by bytes.
+    /// Replaces one entry of a list of texts in the metadata by bytes.
     pub fn with_bytes_at(mut self, key: &str, index: usize, bytes: &[u8]) -> Self {
         let at = self.metadata.iter().position(|pair| pair.key == key.as_bytes()).unwrap();
         let (head, texts) = self.metadata[at].value.split_at(12);
@@ -184,7 +184,7 @@ impl File {
         self
     }
 
-    /// The file again.
+    /// Writes the file.
     pub fn to_bytes(&self) -> Vec<u8> {
         let mut out = b"GGUF".to_vec();
         out.extend(self.version.to_le_bytes());
@@ -208,7 +208,7 @@ impl File {
     }
 }
 
-/// A file with some of its fields and, at times, bytes changed.
+/// A copy of a file in which some fields and sometimes bytes are changed.
 pub fn mutate(dice: &mut Dice, good: &File) -> Vec<u8> {
     let mut file = good.clone();
     for _ in 0..1 + dice.below(2) {
@@ -221,13 +221,13 @@ pub fn mutate(dice: &mut Dice, good: &File) -> Vec<u8> {
     }
     let mut out = file.to_bytes();
     if dice.once_in(8) {
-        // One of the counts.
+        // One of the two counts in the header.
         let at = 8 * (1 + dice.below(2));
         let right = u64::from_le_bytes(out[at..at + 8].try_into().unwrap());
         out[at..at + 8].copy_from_slice(&dice.odd_number(right).to_le_bytes());
     }
     if dice.once_in(3) {
-        // Among the fields, not in the data: flipped weights are only other weights.
+        // Mutate only the fields: flipped bits in the data are just other weights.
         let mut data = out.split_off(out.len() - file.data.len());
         bytes::mutate(dice, &mut out);
         out.append(&mut data);
@@ -252,7 +252,7 @@ fn of_metadata(dice: &mut Dice, metadata: &mut Vec<Pair>) {
 
 fn of_value(dice: &mut Dice, pair: &mut Pair) {
     match pair.kind {
-        // The length of a text, or its bytes.
+        // Change the length of a text, or its bytes.
         STRING if dice.once_in(3) => {
             let odd = dice.odd_number(pair.value.len() as u64 - 8).to_le_bytes();
             pair.value[..8].copy_from_slice(&odd);
@@ -262,7 +262,7 @@ fn of_value(dice: &mut Dice, pair: &mut Pair) {
             bytes::mutate(dice, &mut text);
             pair.value = string(&text);
         }
-        // The type of an array's entries, their number, or any bytes of them.
+        // Change the element type of an array, its length, or any of its bytes.
         ARRAY if dice.once_in(3) => pair.value[..4].copy_from_slice(&(dice.below(14) as u32).to_le_bytes()),
         ARRAY if dice.once_in(2) => {
             let right = u64::from_le_bytes(pair.value[4..12].try_into().unwrap());
@@ -285,7 +285,7 @@ fn of_value(dice: &mut Dice, pair: &mut Pair) {
     }
 }
 
-/// Arrays in arrays, with a count that the rest of the file might hold.
+/// Nested arrays, with a count that could fit in the rest of the file.
 fn deep_array(dice: &mut Dice) -> Vec<u8> {
     let mut value = Vec::new();
     for _ in 0..dice.below(40) {

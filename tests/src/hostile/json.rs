@@ -4,15 +4,15 @@ use serde_json::{Map, Value, json};
 
 use super::{Dice, bytes};
 
-/// Stands where text that is no JSON value will be put.
+/// A placeholder that is replaced by text that is not valid JSON.
 const PLACE: &str = "@@PLACE@@";
 
-/// A document with some of its values, keys and, at times, bytes changed.
+/// A copy of a document in which some values, keys and sometimes bytes are changed.
 pub fn mutate(dice: &mut Dice, document: &Value) -> Vec<u8> {
     mutate_with(dice, document, &[])
 }
 
-/// The same; `odd` are values that this kind of document is tried with besides.
+/// As [`mutate`], with further odd values for this kind of document.
 pub fn mutate_with(dice: &mut Dice, document: &Value, odd: &[Value]) -> Vec<u8> {
     let mut document = document.clone();
     let mut text_at_place = None;
@@ -51,7 +51,7 @@ pub fn mutate_with(dice: &mut Dice, document: &Value, odd: &[Value]) -> Vec<u8> 
     out
 }
 
-/// The document itself or something within it: shallow nodes as often as deep ones.
+/// A random node of the document. Shallow nodes are as likely as deep ones.
 fn random_node<'a>(dice: &mut Dice, node: &'a mut Value) -> &'a mut Value {
     if dice.once_in(4) {
         return node;
@@ -89,7 +89,7 @@ fn rename(dice: &mut Dice, fields: &mut Map<String, Value>) {
     }
 }
 
-/// A value of the same type or another, of the kind that readers forget.
+/// An unusual value of the same type or another one, which readers may not expect.
 fn odd_value(dice: &mut Dice, right: &Value) -> Value {
     if let (Some(number), false) = (right.as_f64(), dice.once_in(3)) {
         let odd = dice.odd_number(right.as_u64().unwrap_or(1));
@@ -120,7 +120,7 @@ fn odd_value(dice: &mut Dice, right: &Value) -> Value {
     }
 }
 
-/// What no serializer writes: endless depth, numbers without end or meaning, strings that break off.
+/// Text that no serializer writes: deep nesting, invalid or endless numbers, unterminated strings.
 fn odd_text(dice: &mut Dice) -> String {
     let many = 1 + dice.below(50_000);
     match dice.below(8) {
@@ -135,7 +135,7 @@ fn odd_text(dice: &mut Dice) -> String {
     }
 }
 
-/// The document's first field a second time, at its end.
+/// The document with its first field repeated at its end.
 fn with_a_field_twice(text: &str) -> String {
     let Ok(Value::Object(fields)) = serde_json::from_str::<Value>(text) else { return text.to_owned() };
     match (fields.iter().next(), text.strip_suffix('}')) {

@@ -1,5 +1,5 @@
-//! Files of strangers: seeded mutations of good ones, and what reading them must hold. It ends in a model or in one
-//! error that names the file; never in a panic, and never with more memory than the file justifies.
+//! Untrusted model files, made by seeded mutations of valid ones. Reading one must end in a model or in a single
+//! error that names the file. It must never panic, and never use more memory than the size of the file justifies.
 
 pub mod bytes;
 pub mod gguf;
@@ -22,30 +22,30 @@ use rand_chacha::{
 
 use crate::allocations::{Usage, counted};
 
-/// Mutations of each format in the test suite; `MOI_TEST_MUTATIONS` asks for another number.
+/// Number of mutations per format; `MOI_TEST_MUTATIONS` overrides it.
 const CASES: u64 = 5000;
 
-/// Draws that a seed repeats.
+/// A random number generator with a seed, so that a case can be repeated.
 #[derive(Debug)]
 pub struct Dice(ChaCha8Rng);
 
 impl Dice {
-    /// Of a seed.
+    /// The generator for a seed.
     pub fn new(seed: u64) -> Self {
         Self(ChaCha8Rng::seed_from_u64(seed))
     }
 
-    /// A number below `end`, or 0.
+    /// A random number below `end`; 0 if `end` is 0.
     pub fn below(&mut self, end: usize) -> usize {
         (self.0.next_u64() % end.max(1) as u64) as usize
     }
 
-    /// Once in `times`.
+    /// True once in `times`, on average.
     pub fn once_in(&mut self, times: usize) -> bool {
         self.below(times) == 0
     }
 
-    /// One of these.
+    /// A random element.
     pub fn pick<'a, T>(&mut self, all: &'a [T]) -> &'a T {
         &all[self.below(all.len())]
     }
@@ -55,8 +55,8 @@ impl Dice {
         self.0.next_u64()
     }
 
-    /// A number that sizes are tried with: the ends of integer types, powers of two and their neighbours, small ones,
-    /// and the right one's neighbours.
+    /// A number that is likely to break a reader of sizes: the ends of integer types, powers of two and their
+    /// neighbours, small numbers, and the neighbours of the right one.
     pub fn odd_number(&mut self, right: u64) -> u64 {
         match self.below(6) {
             0 => self.below(5) as u64,
@@ -77,27 +77,28 @@ impl Dice {
     }
 }
 
-/// What became of the mutations of one format.
+/// The results of all mutations of one format.
 #[derive(Debug, Default)]
 struct Survey {
     opened: usize,
     refused: usize,
-    /// How often, by the words of the error without its numbers and names.
+    /// Counts of the errors, by their text without numbers and names.
     errors: BTreeMap<String, usize>,
-    /// Of all cases.
+    /// The largest peak memory of a case.
     peak: usize,
-    /// The case that took longest.
+    /// The slowest case, with its seed.
     slowest: (Duration, u64),
 }
 
-/// How reading a case ended: refused with an error, or not.
+/// The result of reading a case: success, or the text of the error.
 pub type Ending = Result<(), String>;
 
-/// Reads seeded mutations. `make` writes the mutation of a seed and says how many bytes it has; `read` reads it. Errors
-/// must say one of `names`, be of a readable length, and no case may hold more than `allowance(bytes)` at once.
+/// Reads seeded mutations. `make` writes the mutation of a seed and returns its size in bytes; `read` reads it. An
+/// error must contain one of `names` and have a readable length, and no case may hold more than `allowance(bytes)` at
+/// once.
 ///
 /// # Panics
-/// If a case breaks a rule: with its seed, by which `MOI_TEST_SEED` repeats it alone.
+/// If a case breaks one of these rules. The message has its seed; `MOI_TEST_SEED` repeats that case alone.
 pub fn survey(
     what: &str,
     names: &[&str],
@@ -142,11 +143,11 @@ pub fn survey(
     for (error, count) in &survey.errors {
         println!("{count:6} {error}");
     }
-    // Otherwise the mutations test nothing.
+    // The survey only tests something if some mutations are refused and some are accepted.
     assert!(single || survey.refused > 0 && survey.opened > 0, "{survey:?}");
 }
 
-/// An error without what differs from case to case.
+/// The text of an error without the parts that differ from case to case.
 fn without_details(error: &str) -> String {
     let mut out = String::new();
     let mut quoted = false;

@@ -1,4 +1,4 @@
-//! Mutations of files of `torch.save`: of the archive, and of the pickle in it.
+//! Mutations of `torch.save` files: of the archive, and of the pickle inside.
 
 use std::io::{Cursor, Read, Write};
 
@@ -6,7 +6,7 @@ use zip::{CompressionMethod, ZipArchive, ZipWriter, write::SimpleFileOptions};
 
 use super::{Dice, bytes};
 
-/// An archive, taken apart.
+/// A parsed archive.
 #[derive(Clone, Debug)]
 pub struct File {
     members: Vec<(String, Vec<u8>)>,
@@ -14,7 +14,7 @@ pub struct File {
 }
 
 impl File {
-    /// Takes a good file apart.
+    /// Parses a valid file.
     pub fn parse(bytes: &[u8]) -> Self {
         let mut archive = ZipArchive::new(Cursor::new(bytes)).unwrap();
         let members = (0..archive.len()).map(|index| {
@@ -26,19 +26,19 @@ impl File {
         Self { members: members.collect(), compressed: false }
     }
 
-    /// With another pickle.
+    /// Replaces the pickle.
     pub fn with_pickle(mut self, pickle: Vec<u8>) -> Self {
         *self.pickle() = pickle;
         self
     }
 
-    /// The archive, its checksums right whatever was changed.
+    /// Writes the archive, with correct checksums whatever was changed.
     pub fn to_bytes(&self) -> Vec<u8> {
         let mut writer = ZipWriter::new(Cursor::new(Vec::new()));
         let method = if self.compressed { CompressionMethod::Deflated } else { CompressionMethod::Stored };
         let options = SimpleFileOptions::default().compression_method(method);
         for (name, bytes) in &self.members {
-            // A name twice is refused already.
+            // The zip writer refuses a duplicate name, so such a member is left out.
             if writer.start_file(name, options).is_ok() {
                 writer.write_all(bytes).unwrap();
             }
@@ -51,7 +51,7 @@ impl File {
     }
 }
 
-/// A file of which the pickle, a member or bytes of the whole are others.
+/// A copy of a file in which the pickle, a member or any bytes are changed.
 pub fn mutate(dice: &mut Dice, good: &File) -> Vec<u8> {
     let mut file = good.clone();
     match dice.below(8) {
@@ -77,7 +77,7 @@ pub fn mutate(dice: &mut Dice, good: &File) -> Vec<u8> {
     let mut out = file.to_bytes();
     if dice.once_in(8) {
         bytes::mutate(dice, &mut out);
-        // The directory of an archive is at its end.
+        // The directory of a zip archive is at its end.
         let end = out.len().saturating_sub(1 + dice.below(4000));
         let mut directory = out.split_off(end);
         bytes::mutate(dice, &mut directory);
@@ -86,7 +86,7 @@ pub fn mutate(dice: &mut Dice, good: &File) -> Vec<u8> {
     out
 }
 
-/// Changes an operand, or puts instructions where they do not belong.
+/// Changes an operand of the pickle, or inserts instructions in the wrong places.
 fn of_instructions(dice: &mut Dice, pickle: &mut Vec<u8>) {
     let small: Vec<usize> =
         (0..pickle.len()).filter(|&at| matches!(pickle[at], b'K' | b'M' | b'h' | b'q')).collect();
@@ -94,7 +94,7 @@ fn of_instructions(dice: &mut Dice, pickle: &mut Vec<u8>) {
     let odd = dice.odd_number(2);
     let word = (odd as u32).to_le_bytes();
     match dice.below(5) {
-        // A size, an offset or a reference.
+        // The operand is a size, an offset or a reference.
         0 if at + 1 < pickle.len() => pickle[at + 1] = odd as u8,
         1 if at + 2 <= pickle.len() => drop(pickle.splice(at..at + 2, [&b"J"[..], &word].concat())),
         2 if at + 2 <= pickle.len() => {
@@ -147,7 +147,7 @@ fn find(bytes: &[u8], what: &[u8]) -> Option<usize> {
     bytes.windows(what.len()).position(|window| window == what)
 }
 
-/// As many tensors as are wanted, all of them the same 16,384 values.
+/// A file with `count` tensors that share the same 16,384 values.
 pub fn views(count: usize) -> Vec<u8> {
     let storage =
         b"ctorch._utils\n_rebuild_tensor_v2\nq\x00(X\x07\x00\x00\x00storagectorch\nBFloat16Storage\n\
@@ -164,9 +164,10 @@ pub fn views(count: usize) -> Vec<u8> {
     pickle
 }
 
-/// Pickles that are small and stand for much, or for ever.
+/// Small pickles that expand to huge or cyclic objects.
 pub fn bombs() -> Vec<Vec<u8>> {
-    // A tuple of the one before, twice; nested ones; dictionaries in dictionaries; lists that hold themselves.
+    // In order: tuples that double the one before, nested tuples, dictionaries in dictionaries, lists that contain
+    // themselves.
     let doubled = [&b"\x80\x02)q\x00"[..], &b"h\x00h\x00\x86q\x00".repeat(5000), b"."].concat();
     let nested = [&b"\x80\x02"[..], &b"(".repeat(300_000), &b"t".repeat(300_000), b"."].concat();
     let names =

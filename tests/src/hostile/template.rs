@@ -2,7 +2,7 @@
 
 use super::{Dice, bytes};
 
-/// Pieces of templates that do what none should.
+/// Pieces of templates that are expensive, invalid or try to escape the sandbox.
 const PIECES: &[&str] = &[
     "{% for i in range(100000) %}{% for j in range(100000) %}{{ i }}{% endfor %}{% endfor %}",
     "{% set ns = namespace(x='ab') %}{% for i in range(99) %}{% set ns.x = ns.x ~ ns.x %}{% endfor %}{{ ns.x }}",
@@ -55,7 +55,7 @@ const PIECES: &[&str] = &[
     "\u{F0000}",
 ];
 
-/// A template with pieces put in, doubled or taken away and, at times, bytes changed.
+/// A template in which pieces are inserted, repeated or removed, and sometimes bytes changed.
 pub fn mutate(dice: &mut Dice, good: &str) -> String {
     let mut text = good.to_owned();
     for _ in 0..1 + dice.below(2) {
@@ -78,7 +78,7 @@ pub fn mutate(dice: &mut Dice, good: &str) -> String {
     text
 }
 
-/// Mostly behind a tag, where a piece is read as one.
+/// A random place, usually after a tag, where a piece is parsed as template code.
 fn place(dice: &mut Dice, text: &str) -> usize {
     let behind: Vec<usize> =
         text.match_indices("%}").chain(text.match_indices("}}")).map(|(at, tag)| at + tag.len()).collect();

@@ -1,4 +1,4 @@
-//! Tokenizers to be mutated: small ones, of every model and with every step that the format has.
+//! Small tokenizers to mutate, of every model type and with every component that the format has.
 
 use serde_json::{Value, json};
 
@@ -42,7 +42,7 @@ fn document(model: Value, normalizer: Value, pre: Value, post: Value, decoder: V
     })
 }
 
-/// Byte-level BPE, SentencePiece's BPE, Unigram, WordPiece and words.
+/// One tokenizer each of byte-level BPE, SentencePiece BPE, Unigram, WordPiece and whole words.
 pub fn documents() -> Vec<Value> {
     let bpe = json!({ "type": "BPE", "dropout": null, "unk_token": "<unk>", "continuing_subword_prefix": null,
         "end_of_word_suffix": null, "fuse_unk": true, "byte_fallback": true, "ignore_merges": false,
@@ -110,7 +110,7 @@ pub fn documents() -> Vec<Value> {
     ]
 }
 
-/// The vocabulary of a GGUF file.
+/// The token list of a GGUF file.
 pub fn listed() -> Vec<String> {
     tokens()
 }

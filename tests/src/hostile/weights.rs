@@ -1,10 +1,10 @@
-//! Mutations of safetensors files and of their indices.
+//! Mutations of safetensors files and of their index files.
 
 use serde_json::{Value, json};
 
 use super::{Dice, bytes, json};
 
-/// A safetensors file, taken apart.
+/// A parsed safetensors file.
 #[derive(Clone, Debug)]
 pub struct File {
     header: Value,
@@ -12,7 +12,7 @@ pub struct File {
 }
 
 impl File {
-    /// Takes a good file apart.
+    /// Parses a valid file.
     pub fn parse(bytes: &[u8]) -> Self {
         let (length, rest) = bytes.split_at(8);
         let (header, data) = rest.split_at(u64::from_le_bytes(length.try_into().unwrap()) as usize);
@@ -20,7 +20,7 @@ impl File {
     }
 }
 
-/// A file with some of its fields and, at times, bytes changed.
+/// A copy of a file in which some fields and sometimes bytes are changed.
 pub fn mutate(dice: &mut Dice, good: &File) -> Vec<u8> {
     let mut file = good.clone();
     for _ in 0..dice.below(3) {
@@ -57,7 +57,7 @@ fn odd_entries() -> Vec<Value> {
     ]
 }
 
-/// Changes what one tensor says of itself.
+/// Changes a field in the header entry of one tensor.
 fn of_entry(dice: &mut Dice, header: &mut Value) {
     let Some(fields) = header.as_object_mut().filter(|fields| !fields.is_empty()) else { return };
     let at = dice.below(fields.len());
@@ -90,7 +90,7 @@ fn of_entry(dice: &mut Dice, header: &mut Value) {
     }
 }
 
-/// An index with some of its names and, at times, bytes changed.
+/// A copy of an index in which some names and sometimes bytes are changed.
 pub fn mutate_index(dice: &mut Dice, good: &Value) -> Vec<u8> {
     const SHARDS: &[&str] = &[
         "../model.safetensors",

@@ -1,8 +1,8 @@
-//! Decoding: golden greedy decodes, rows of a batch, and sampling with a seed.
+//! Tests of decoding: golden greedy decodes, sequences in a batch, and sampling with a seed.
 
 use burn::tensor::backend::Backend;
 use moi_backends::{DeviceName, Job};
-use moi_engine::{Engine, Step};
+use moi_engine::{Engine, TokenEvent};
 use moi_pretrained::WeightForm;
 
 use super::{decoded_checkpoints, load};
@@ -11,7 +11,7 @@ use crate::{
     golden, steps,
 };
 
-/// All greedy decodes of transformers, prompts at once and in chunks.
+/// Compares all greedy decodes with transformers, with whole prompts and in chunks.
 #[derive(Debug)]
 pub(super) struct GreedyDecodes(pub(super) DeviceName);
 
@@ -26,18 +26,18 @@ impl Job for GreedyDecodes {
     }
 }
 
-/// Models whose layers batch differently: positions turned, learned and none, windows, experts.
+/// Models whose layers differ in batches: rotary, learned and no positions, sliding windows, experts.
 const BATCHED: &[&str] = &["llama3-rope", "gemma2", "qwen3-moe", "gpt2-scales"];
 
-/// Rows that a device decides by itself; the host's are behind them.
+/// Number of requests that the device samples itself; the requests for the host come after them.
 const DEVICE_ROWS: usize = 6;
 
-/// Rows of different prompts, rules, samplings and lengths, together as alone; gives the steps of all.
+/// Runs requests with different prompts, rules, samplers and lengths together and alone. Returns the steps of all.
 #[derive(Debug)]
 pub(super) struct Batches(pub(super) DeviceName);
 
 impl Job for Batches {
-    type Output = Vec<Vec<Vec<Step>>>;
+    type Output = Vec<Vec<Vec<TokenEvent>>>;
 
     fn run<B: Backend>(self, device: &B::Device) -> Self::Output {
         let of = |name: &&str| {
@@ -47,14 +47,14 @@ impl Job for Batches {
             for (row, request) in requests(&golden).into_iter().enumerate() {
                 assert_same(row, &together[row], &steps(&engine, request));
             }
-            // One that is given up leaves nothing behind that the next could meet.
+            // A cancelled request must not leave anything in the cache that affects the next one.
             for request in requests(&golden) {
                 let mut given_up = engine.generate(request).unwrap();
                 drop(given_up.next());
                 drop(given_up);
             }
             assert_same(0, &together[0], &steps(&engine, requests(&golden).swap_remove(0)));
-            // The host's rows join those that the device decides by itself.
+            // The requests for the host join those that the device samples.
             let device_rows = together.len();
             assert_eq!(device_rows, DEVICE_ROWS);
             let joined = joining(&engine, requests(&golden), of_the_host(&golden));
@@ -70,13 +70,13 @@ impl Job for Batches {
     }
 }
 
-/// The sampled tokens of a seed are the same on a device as on the CPU, and so are entropies and gates.
-pub(super) fn seeded(device: DeviceName, found: &[Vec<Vec<Step>>], expected: &[Vec<Vec<Step>>]) {
+/// Checks that a seed gives the same tokens, entropies and gates on a device as on the CPU.
+pub(super) fn seeded(device: DeviceName, found: &[Vec<Vec<TokenEvent>>], expected: &[Vec<Vec<TokenEvent>>]) {
     assert_eq!(found.len(), expected.len());
     for (name, (found, expected)) in BATCHED.iter().zip(found.iter().zip(expected)) {
         assert_eq!(found.len(), expected.len());
         for (row, (found, expected)) in found.iter().zip(expected).enumerate() {
-            // The host's rules feed nearly all of their own rounding back, step after step.
+            // The rules that run on the host feed most of their own rounding error back at each step.
             let bound = if row < DEVICE_ROWS { 1e-4 } else { 1e-3 };
             assert_alike(row, found, expected, bound);
         }

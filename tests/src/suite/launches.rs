@@ -1,4 +1,4 @@
-//! How many kernels a GPU is given for a token: counted on every device, and bounded.
+//! Counts the kernel launches per token on every GPU, and checks an upper bound.
 
 use std::collections::BTreeMap;
 
@@ -10,7 +10,7 @@ use moi_pretrained::WeightForm;
 
 use super::{decoded_checkpoints, devices, load, options};
 
-/// Parts of the names of options that kernels do not do.
+/// Parts of the names of options that tensor operations compute between kernels.
 const BETWEEN_KERNELS: &[&str] = &[
     "gate ",
     "value norm",
@@ -29,10 +29,10 @@ const BETWEEN_KERNELS: &[&str] = &[
     "short convolution",
 ];
 
-/// Kernels by name.
+/// Launches by kernel name.
 type Counts = BTreeMap<String, usize>;
 
-/// Launches of tokens in the middle of a generation, for each token.
+/// Launches per token in the middle of a generation.
 fn of_token<B: Backend, M: CausalLm<B>>(
     engine: &Engine<B, M>,
     rule: InputRule,
@@ -50,7 +50,7 @@ fn of_token<B: Backend, M: CausalLm<B>>(
         counts.iter_mut().for_each(|(name, count)| *count -= before.get(name).unwrap_or(&0));
         counts
     };
-    // The first run may compile, check and grow.
+    // The first run may compile kernels, run checks and grow buffers.
     counted(2);
     let (few, many) = (counted(TOKENS), counted(2 * TOKENS));
     many.into_iter()
@@ -65,7 +65,7 @@ struct Count {
 }
 
 impl Job for Count {
-    /// The model, and what each rule launches.
+    /// The model's configuration, and the launches of each rule.
     type Output = (DecoderConfig, Vec<(&'static str, Counts)>);
 
     fn run<B: Backend>(self, device: &B::Device) -> Self::Output {
@@ -92,7 +92,8 @@ impl Job for Count {
     }
 }
 
-/// Fails where a token takes more launches than it should. For a process of its own: launches are counted for all of it.
+/// Fails if a token takes more launches than it should. Run this test in its own process, because the counter covers
+/// the whole process.
 pub fn few_launches() {
     let file = std::env::temp_dir().join(format!("moi-launches-{}.txt", std::process::id()));
     assert!(count_launches(file.clone()));
@@ -107,7 +108,8 @@ pub fn few_launches() {
                 );
             }
             let of = |index: usize| -> usize { counts[index].1.values().sum() };
-            // Whatever the rule and the sampling, three launches make the next input, if that is a sum of rows of one table.
+            // Whatever the rule and the sampling, three launches make the next input, if it is a sum of rows of one
+            // table.
             if config.per_layer_inputs.is_none() && config.embedding_norm.is_none() {
                 assert_eq!((of(0), of(0)), (of(1), of(2)), "{checkpoint}");
                 for name in ["SurveyKernel", "DecideKernel", "BlendKernel"] {
@@ -115,8 +117,8 @@ pub fn few_launches() {
                 }
             }
             assert!(of(1) < of(3), "{checkpoint}: {} launches, {} by tensor operations", of(1), of(3));
-            // Some options are tensor operations between kernels; all else is eight launches a layer, ten where it has
-            // experts, and what a model has of its own around the layers.
+            // Some options run as tensor operations between kernels. Everything else takes eight launches per layer,
+            // ten with experts, plus some outside the layers.
             let is_by_kernels = |option: &String| !BETWEEN_KERNELS.iter().any(|part| option.contains(part));
             if options.iter().all(is_by_kernels) {
                 assert!(of(1) <= 10 * layers + 12, "{checkpoint}: {} launches", of(1));

@@ -1,8 +1,8 @@
-//! The parity suite: what every device must compute, generic over the backend.
+//! The parity suite: results that every device must reproduce, generic over the backend.
 //!
 //! It runs on every device that the build supports and the machine has, or on those in `MOI_TEST_DEVICES`
-//! (`cuda,vulkan:1`), and prints what it measures. Kernels are compiled anew unless `MOI_TEST_KERNELS` names a
-//! directory for them.
+//! (`cuda,vulkan:1`), and prints its measurements. It compiles all kernels, unless `MOI_TEST_KERNELS` names a
+//! directory to cache them in.
 
 mod decodes;
 #[cfg(feature = "gpu")]
@@ -16,7 +16,7 @@ mod products;
 mod ragged;
 
 use burn::tensor::{Int, Tensor, TensorData, backend::Backend};
-use moi_backends::{DeviceName, Job, Kind, Request, found, run};
+use moi_backends::{DeviceName, DeviceRequest, Job, Kind, found, run};
 use moi_models::Decoder;
 use moi_pretrained::{Pretrained, WeightForm};
 
@@ -30,8 +30,8 @@ use models::{BrokenNumbers, Halves, Logits, PackedWeights, SelfChecks, packed_al
 use ops::Mixing;
 use ragged::RaggedBatches;
 
-/// Between them these use every option of the decoder that a golden checkpoint uses, but for how rotary positions
-/// are stretched, which the host computes.
+/// Together, these checkpoints use every decoder option of all golden checkpoints, except the scaling of rotary
+/// positions, which the host computes.
 pub const CHECKPOINTS: &[&str] = &[
     "llama3-rope",
     "gemma2",
@@ -64,11 +64,11 @@ pub const CHECKPOINTS: &[&str] = &[
     "deepseek-v3",
 ];
 
-/// Of these the ones that between them use every kernel that a device has of its own: with `MOI_TEST_SHORT` set they are all
-/// that runs, for devices in software.
+/// The checkpoints of a short run, which `MOI_TEST_SHORT` selects for software devices. Together they use every
+/// kernel that a device has.
 const SHORT: &[&str] = &["gemma2", "qwen3-moe-dense", "gpt2-scales", "gpt-oss", "gemma4-ple"];
 
-/// The checkpoints that this run of the suite takes.
+/// The checkpoints of this run.
 pub fn checkpoints() -> &'static [&'static str] {
     match std::env::var_os("MOI_TEST_SHORT") {
         Some(_) => SHORT,
@@ -76,7 +76,7 @@ pub fn checkpoints() -> &'static [&'static str] {
     }
 }
 
-/// Of these the ones whose decodes and launches are looked at, which take longest.
+/// The checkpoints of the tests of decodes and launches, which take longest.
 pub(crate) fn decoded_checkpoints() -> &'static [&'static str] {
     match std::env::var_os("MOI_TEST_SHORT") {
         Some(_) => &["gpt-oss"],
@@ -84,7 +84,7 @@ pub(crate) fn decoded_checkpoints() -> &'static [&'static str] {
     }
 }
 
-/// max |diff| / max |logit| in float32.
+/// Largest allowed max |diff| / max |logit| in float32.
 pub const LOGIT_ERROR: f32 = 5e-5;
 
 /// The devices to test.
@@ -96,7 +96,7 @@ pub fn devices() -> Vec<DeviceName> {
         Err(_) => Kind::ALL.into_iter().flat_map(found).map(|found| found.name).collect(),
         Ok(names) => {
             let named = |name: &str| match name.parse() {
-                Ok(Request::Named(name)) => name,
+                Ok(DeviceRequest::Named(name)) => name,
                 other => panic!("MOI_TEST_DEVICES: {name}: {other:?}"),
             };
             names.split(',').map(named).collect()
@@ -110,23 +110,23 @@ fn on<J: Job>(device: DeviceName, part: impl Fn(DeviceName) -> J) -> J::Output {
     run(device, part(device)).unwrap_or_else(|error| panic!("{error}"))
 }
 
-/// Runs a part of the suite on each of them.
+/// Runs a part of the suite on each device.
 fn on_devices<J: Job>(part: impl Fn(DeviceName) -> J) {
     for device in devices() {
         on(device, &part);
     }
 }
 
-// The parts, each in a function that is not generic: the models and the engine are then compiled here for every
-// backend, and tests use what was compiled.
+// Each part is a non-generic function, so that this crate compiles the models and the engine for every backend once,
+// and the tests reuse the compiled code.
 
-/// The kernels of models and mixing, against loops on the host.
+/// Tests the kernels of models and mixing against loops on the host.
 #[cfg(feature = "gpu")]
 pub fn kernels() {
     on_devices(kernels::Kernels);
 }
 
-/// Products of small tensors as layers with states use them.
+/// Tests the products of small tensors that recurrent layers use.
 pub fn products() {
     for device in devices() {
         for (what, error) in on(device, products::Products) {
@@ -138,31 +138,31 @@ pub fn products() {
     }
 }
 
-/// Mixing, against the formulas.
+/// Tests mixing against the formulas.
 pub fn mixing() {
     on_devices(Mixing);
 }
 
-/// Logits, against what transformers computes.
+/// Tests logits against transformers.
 pub fn logits() {
     on_devices(Logits);
 }
 
-/// Half precision, against float32.
+/// Tests half precision against float32.
 pub fn halves() {
     if !is_short("half precision") {
         on_devices(Halves);
     }
 }
 
-/// Where NaN and infinity are said to come from.
+/// Tests that errors report where NaN and infinity come from.
 pub fn broken_numbers() {
     if !is_short("broken numbers") {
         on_devices(|_| BrokenNumbers);
     }
 }
 
-/// Whether a part is left to the whole suite, which says so.
+/// Whether a short run skips this part; it prints a note then.
 fn is_short(part: &str) -> bool {
     let short = std::env::var_os("MOI_TEST_SHORT").is_some();
     if short {
@@ -171,17 +171,17 @@ fn is_short(part: &str) -> bool {
     short
 }
 
-/// The checks that the binary makes of a device.
+/// Runs the self-checks of the binary on each device.
 pub fn self_checks() {
     on_devices(SelfChecks);
 }
 
-/// Greedy decodes, against those of transformers.
+/// Tests greedy decodes against transformers.
 pub fn greedy_decodes() {
     on_devices(GreedyDecodes);
 }
 
-/// Requests together, against each alone and against the CPU with the same seeds.
+/// Tests requests together against each alone, and against the CPU with the same seeds.
 pub fn batches() {
     let expected = on(moi_backends::cpu(), Batches);
     for device in devices() {
@@ -189,12 +189,12 @@ pub fn batches() {
     }
 }
 
-/// Sequences of different lengths in one pass, against transformers; and those that are parked, against each alone.
+/// Tests sequences of different lengths in one pass against transformers, and parked sequences against each alone.
 pub fn ragged_batches() {
     on_devices(RaggedBatches);
 }
 
-/// Models with packed weights, against the CPU.
+/// Tests models with packed weights against the CPU.
 pub fn packed_weights() {
     let expected = on(moi_backends::cpu(), |_| PackedWeights);
     for device in devices() {
@@ -202,7 +202,7 @@ pub fn packed_weights() {
     }
 }
 
-/// A golden checkpoint and its model on a device.
+/// Loads a golden checkpoint on a device.
 pub fn load<B: Backend>(name: &str, form: WeightForm, device: &B::Device) -> (Golden, Decoder<B>) {
     let golden = Golden::read(name);
     let decoder = Pretrained::open(&golden.path).unwrap().load::<B>(device, form, |_| {}).unwrap();

@@ -1,8 +1,8 @@
-//! Golden logits: whole, cached and in chunks; in float32, and in what halves a device computes in.
+//! Tests of golden logits, whole, with a cache and in chunks, in float32 and in the half-precision types of a device.
 
 use burn::tensor::{FloatDType, backend::Backend};
 use moi_backends::{DeviceName, FloatType, Job, float_types};
-use moi_engine::{Engine, SelfCheck, Step};
+use moi_engine::{Engine, SelfCheck, TokenEvent};
 use moi_models::{Activations, CausalLm, Decoder, ForwardBatch, PackedForm};
 use moi_pretrained::WeightForm;
 
@@ -13,14 +13,14 @@ use crate::{
     relative_error, values,
 };
 
-/// Cached steps behind a prefill.
+/// Number of cached steps after the prefill.
 const STEPS: usize = 24;
 
-/// In pieces through a cache.
+/// Logits of inputs that run in pieces through a cache.
 fn logits<B: Backend>(model: &Decoder<B>, pieces: &[&[u32]], device: &B::Device) -> Vec<f32> {
     let mut pool = model.new_pool(device);
     let mut table = pool.table();
-    // Rotary frequencies can depend on the length of the whole.
+    // Rotary frequencies may depend on the length of the whole sequence.
     table.set_sequence_length(pieces.iter().map(|piece| piece.len()).sum());
     let of = |piece: &&[u32]| {
         let hidden =
@@ -30,7 +30,7 @@ fn logits<B: Backend>(model: &Decoder<B>, pieces: &[&[u32]], device: &B::Device)
     pieces.iter().flat_map(of).collect()
 }
 
-/// The prompt at once, a part of it with single steps behind, and in chunks.
+/// Ways to run a prompt: at once, a part of it followed by single steps, and in chunks.
 fn ways(golden: &Golden) -> [(&'static str, Vec<&[u32]>); 3] {
     let tokens = &golden.cases.tokens;
     let (prefill, rest) = tokens.split_at(tokens.len() - STEPS);
@@ -38,7 +38,7 @@ fn ways(golden: &Golden) -> [(&'static str, Vec<&[u32]>); 3] {
     [("full", vec![&tokens[..]]), ("cached", cached), ("chunked", tokens.chunks(7).collect())]
 }
 
-/// float32 against transformers.
+/// Compares float32 logits with transformers.
 #[derive(Debug)]
 pub(super) struct Logits(pub(super) DeviceName);
 
@@ -57,7 +57,7 @@ impl Job for Logits {
     }
 }
 
-/// Models packed when they are loaded, in forms that between them have everything a form can have.
+/// Models and the forms they are packed to. Together these cover every feature of the packed forms.
 const PACKED: &[(&str, PackedForm)] = &[
     ("llama3-rope", PackedForm::Q8_0),
     ("gemma2", PackedForm::Q4_0),
@@ -65,12 +65,12 @@ const PACKED: &[(&str, PackedForm)] = &[
     ("qwen3-moe", PackedForm::Q8_0),
 ];
 
-/// Packed weights without rounded activations: logits of every way, and the steps of requests of all kinds.
+/// Tests packed weights without rounded activations: logits in every way, and the steps of requests of all kinds.
 #[derive(Debug)]
 pub(super) struct PackedWeights;
 
 impl Job for PackedWeights {
-    type Output = Vec<(Vec<Vec<f32>>, Vec<Vec<Step>>)>;
+    type Output = Vec<(Vec<Vec<f32>>, Vec<Vec<TokenEvent>>)>;
 
     fn run<B: Backend>(self, device: &B::Device) -> Self::Output {
         let of = |&(name, form): &(&str, PackedForm)| {
@@ -83,7 +83,7 @@ impl Job for PackedWeights {
     }
 }
 
-/// A device's packed weights beside the CPU's.
+/// Compares packed weights on a device with those on the CPU.
 pub(super) fn packed_alike(
     device: DeviceName,
     found: &<PackedWeights as Job>::Output,
@@ -97,20 +97,20 @@ pub(super) fn packed_alike(
         }
         assert_eq!(found.1.len(), expected.1.len());
         for (row, (found, expected)) in found.1.iter().zip(&expected.1).enumerate() {
-            // Mixtures feed the differences between two devices' rounding back.
+            // Mixtures feed the rounding differences between two devices back.
             assert_alike(row, found, expected, 1e-3);
         }
     }
 }
 
-/// Under this share of the largest logit, another argmax is legitimate in 16 bits.
+/// With a margin below this share of the largest logit, another argmax is accepted in 16 bits.
 const MARGIN: f32 = 5e-3;
-/// Nats, the mean over the positions.
+/// Largest allowed mean divergence over the positions, in nats.
 const DIVERGENCE: f64 = 1e-3;
-/// Nats, at one position.
+/// Largest allowed divergence at one position, in nats.
 const WORST_DIVERGENCE: f64 = 1e-2;
 
-/// float16 and bfloat16, where the device computes in them, against transformers' float32.
+/// Compares float16 and bfloat16, if the device supports them, with transformers in float32.
 #[derive(Debug)]
 pub(super) struct Halves(pub(super) DeviceName);
 
@@ -140,7 +140,7 @@ fn compare(found: &[f32], golden: &Golden, what: &str) {
         kl.push(divergence(expected, found));
         let best = |row: &[f32]| (0..row.len()).max_by(|&a, &b| row[a].total_cmp(&row[b])).unwrap();
         let (is, should) = (best(found), best(expected));
-        // The margin of the token that should be over the one that is.
+        // The margin of the expected token over the one that was found.
         let margin = expected[should] - expected[is];
         close += usize::from(is != should);
         missed = missed.max(margin / largest);
@@ -156,7 +156,7 @@ fn compare(found: &[f32], golden: &Golden, what: &str) {
     assert!(mean < DIVERGENCE && worst < WORST_DIVERGENCE, "{what}: divergence {mean}, {worst} at worst");
 }
 
-/// KL(p || q) of the softmax of both, in float64.
+/// KL(p || q) of the softmax distributions of both, in float64.
 fn divergence(p: &[f32], q: &[f32]) -> f64 {
     let log_softmax = |row: &[f32]| {
         let max = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
@@ -166,11 +166,11 @@ fn divergence(p: &[f32], q: &[f32]) -> f64 {
     log_softmax(p).into_iter().zip(log_softmax(q)).map(|(p, q)| p.exp() * (p - q)).sum()
 }
 
-/// The engine's own check.
+/// Runs the engine's self-check.
 #[derive(Debug)]
 pub(super) struct SelfChecks(pub(super) DeviceName);
 
-/// Where numbers that are not finite are said to come from.
+/// Tests that errors report where NaN and infinity come from.
 #[derive(Debug)]
 pub(super) struct BrokenNumbers;
 
@@ -178,7 +178,7 @@ impl Job for BrokenNumbers {
     type Output = ();
 
     fn run<B: Backend>(self, device: &B::Device) {
-        crate::broken::check::<B>(device);
+        crate::broken_weights::check::<B>(device);
     }
 }
 

@@ -1,4 +1,4 @@
-//! The input layer at the sizes of real models, against the formulas in float64.
+//! Tests of the input layer at the sizes of real models, against the formulas in float64.
 
 use burn::tensor::{DType, FloatDType, Int, Tensor, TensorData, backend::Backend};
 use moi_backends::{DeviceName, FloatType, Job, float_types};
@@ -8,10 +8,11 @@ use crate::values;
 
 const VOCAB: usize = 12_289;
 const WIDTH: usize = 160;
-/// Weights that are reported.
+/// Number of reported weights.
 const TOP: usize = 5;
 
-/// Entropies, gates, weights and inputs of a batch of all rules, with a table in every type of the device.
+/// Tests entropies, gates, weights and inputs of a batch with all rules, and a table of every number type of the
+/// device.
 #[derive(Debug)]
 pub(super) struct Mixing(pub(super) DeviceName);
 
@@ -35,7 +36,7 @@ fn rules() -> Vec<InputRule> {
     ]
 }
 
-/// Multiples of 2^-9 between -1/4 and 1/4: exact in all types.
+/// Multiples of 2^-9 between -1/4 and 1/4, which are exact in all number types.
 fn exact(count: usize, salt: u64) -> Vec<f32> {
     let mixed =
         |i: u64| (i.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ salt).wrapping_mul(0xbf58_476d_1ce4_e5b9) >> 56;
@@ -45,7 +46,7 @@ fn exact(count: usize, salt: u64) -> Vec<f32> {
 fn mix<B: Backend>(device_name: DeviceName, kind: FloatType, device: &B::Device) {
     let rules = rules();
     let mut logits: Vec<f32> = exact(rules.len() * VOCAB, 3).iter().map(|x| x * 40.0).collect();
-    // A token that cannot come; and none that ties with another at the border of a support.
+    // A token that cannot occur, and no ties at the border of a support.
     logits[VOCAB + 5] = f32::NEG_INFINITY;
     for (i, logit) in logits.iter_mut().enumerate() {
         *logit += (i % VOCAB) as f32 * 1e-5;
@@ -65,7 +66,7 @@ fn mix<B: Backend>(device_name: DeviceName, kind: FloatType, device: &B::Device)
     let mut worst = 0.0f64;
     for ((row, report), rule) in mixed.into_rows().into_iter().enumerate().zip(rules) {
         let (entropy, gate, weights) = formulas(&logits[row * VOCAB..][..VOCAB], tokens[row], rule);
-        // Each by itself: `max` would drop what is not a number.
+        // Each difference is checked on its own, because `max` ignores NaN.
         for off in [f64::from(report.entropy) - entropy, f64::from(report.gate) - gate] {
             assert!(off.abs() < 1e-5, "{device_name}, {rule}: entropy or gate off by {off}");
         }
@@ -90,7 +91,7 @@ fn mix<B: Backend>(device_name: DeviceName, kind: FloatType, device: &B::Device)
         worst = worst.max(error / largest);
     }
     println!("{device_name}: mixing a table in {kind}: {worst:.1e}");
-    // The result is rounded once, to the table's type.
+    // The result is rounded once, to the number type of the table.
     let allowed = match kind.dtype() {
         FloatDType::BF16 => 2f64.powi(-8),
         FloatDType::F16 => 2f64.powi(-10),

@@ -1,4 +1,4 @@
-//! Which of the decoder's options a model uses.
+//! Lists the decoder options that a model uses.
 
 use std::collections::BTreeSet;
 
@@ -7,7 +7,7 @@ use moi_models::{
     NormKind,
 };
 
-/// The options that lead to other computations on a device, by name.
+/// The options that lead to different computations on a device, by name.
 pub fn options(config: &DecoderConfig) -> BTreeSet<String> {
     let mut used = BTreeSet::new();
     let mut say = |name: &str, is: bool| {
@@ -99,7 +99,7 @@ fn of_mlp(mlp: &MlpConfig, say: &mut impl FnMut(&str, bool)) {
     say("bias of mlp", bias);
 }
 
-/// How experts are picked is computed by the host, whatever the device.
+/// The options of experts, without the way in which they are chosen: the host computes that, whatever the device.
 fn of_experts(experts: &ExpertsConfig, say: &mut impl FnMut(&str, bool)) {
     of_mlp(&experts.expert, say);
     say("experts", true);

@@ -1,14 +1,14 @@
-//! Products and sums of small tensors as layers with states use them, against loops on the host.
+//! Tests of products and sums of small tensors, as recurrent layers use them, against loops on the host.
 
 use burn::tensor::{Tensor, TensorData, backend::Backend};
 use moi_backends::{DeviceName, Job};
 
 use crate::values;
 
-/// Heads, keys and values of a head.
+/// Number of heads, and of keys and values per head.
 const SIZES: [[usize; 3]; 4] = [[4, 8, 8], [4, 16, 8], [3, 8, 16], [32, 128, 128]];
 
-/// One row by a matrix of each head, the product of a column and a row, a convolution of few inputs.
+/// Products of a row with a matrix per head, outer products of a column and a row, and convolutions of few inputs.
 #[derive(Debug)]
 pub(super) struct Products(pub(super) DeviceName);
 
@@ -21,7 +21,7 @@ fn tensor<B: Backend, const D: usize>(values: &[f32], shape: [usize; D], device:
 }
 
 impl Job for Products {
-    /// What was off, by how much.
+    /// The name and the largest error of each product.
     type Output = Vec<(String, f32)>;
 
     fn run<B: Backend>(self, device: &B::Device) -> Self::Output {
@@ -30,7 +30,7 @@ impl Job for Products {
             let (m, k, v) =
                 (numbers(heads * keys * columns, 1), numbers(heads * keys, 2), numbers(heads * columns, 3));
             let matrices = tensor::<B, 3>(&m, [heads, keys, columns], device);
-            // As a projection gives them: positions first.
+            // The layout of a projection: positions first.
             let key = tensor::<B, 3>(&k, [1, heads, keys], device).swap_dims(0, 1);
             let value = tensor::<B, 3>(&v, [1, heads, columns], device).swap_dims(0, 1);
             let product: Vec<f32> = (0..heads * columns)
@@ -50,7 +50,7 @@ impl Job for Products {
             let by_view = row.clone() * weight.clone().transpose().narrow(0, 1, 1);
             let flat = weight.transpose().reshape([keys * columns]).narrow(0, columns, columns);
             let by_copy = row * flat.unsqueeze::<2>();
-            // A row of a transposed view of some positions, as a number of each head.
+            // A row of a transposed view of several positions, with one number per head.
             let positions = tensor::<B, 2>(&numbers(heads * 3, 6), [3, heads], device).narrow(0, 1, 2);
             let by_heads = positions.clone().transpose().narrow(1, 1, 1).reshape([heads, 1, 1]);
             let by_positions = positions.narrow(0, 1, 1).reshape([heads, 1, 1]);

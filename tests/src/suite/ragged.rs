@@ -1,4 +1,5 @@
-//! Sequences of different lengths in one pass, pieces of prompts and trees among them; and sequences that are parked.
+//! Tests of sequences of different lengths in one pass, with pieces of prompts and trees; and tests of parked
+//! sequences.
 
 use burn::tensor::{Tensor, backend::Backend};
 use moi_backends::{DeviceName, Job};
@@ -13,7 +14,8 @@ use crate::{
     relative_error, steps, values,
 };
 
-/// Models whose layers attend differently: positions rotated, by angles that grow with the sequence too, and learned, windows, caps, norms of heads, experts, sinks, other layers' keys.
+/// Models with different attention: rotary positions, some with angles that depend on the sequence length, learned
+/// positions, windows, softcaps, head norms, experts, sinks, and keys of other layers.
 const CHECKPOINTS: &[&str] = &[
     "llama3-rope",
     "llama-dynamic",
@@ -26,11 +28,12 @@ const CHECKPOINTS: &[&str] = &[
     "qwen3-5",
 ];
 
-/// Every sequence is the golden one, at a place of its own: logits against those of transformers.
+/// Every sequence is the golden one at its own position. Compares the logits with transformers.
 #[derive(Debug)]
 pub(super) struct RaggedBatches(pub(super) DeviceName);
 
-/// New positions of each sequence, pass by pass: prompts beside steps, pieces that end within blocks, ends of blocks.
+/// Number of new positions per sequence and pass: prompts next to steps, pieces that end inside blocks, and ends of
+/// blocks.
 const PASSES: [[usize; 3]; 6] = [[5, 0, 0], [1, 17, 0], [1, 1, 30], [9, 1, 1], [1, 11, 3], [2, 1, 1]];
 
 impl Job for RaggedBatches {
@@ -49,7 +52,7 @@ impl Job for RaggedBatches {
             let error = relative_error(&found, &expected);
             println!("{}: {name}, ragged: {error:.1e}", self.0);
             assert!(error <= LOGIT_ERROR, "{}: {name}, ragged: {error}", self.0);
-            // Two blocks are needed, which one of them has no room for.
+            // The requests below need two blocks, which the context of gpt2-scales has no room for.
             assert_eq!(model.context_length() < 80, *name == "gpt2-scales", "{name}");
             if model.context_length() >= 80 {
                 parked(&golden, Engine::new(model, device.clone()));
@@ -58,7 +61,7 @@ impl Job for RaggedBatches {
     }
 }
 
-/// Of each pass, logits and the positions of the golden sequence that they belong to.
+/// Per pass, the logits and the positions of the golden sequence that they belong to.
 fn ragged<B: Backend>(
     golden: &Golden,
     model: &Decoder<B>,
@@ -67,7 +70,7 @@ fn ragged<B: Backend>(
     let tokens = &golden.cases.tokens;
     let mut pool = model.new_pool(device);
     let mut tables: Vec<_> = (0..3).map(|_| pool.table()).collect();
-    // Rotary frequencies can depend on the length of the whole.
+    // Rotary frequencies may depend on the length of the whole sequence.
     tables.iter_mut().for_each(|table| table.set_sequence_length(tokens.len()));
     let mut all = Vec::new();
     for pass in PASSES {
@@ -81,8 +84,8 @@ fn ragged<B: Backend>(
         let batch = ForwardBatch { inputs: model.embed(ids(&inputs, device)), spans };
         all.push((values(model.logits(model.forward(batch, &mut pool).unwrap())), positions));
     }
-    // A tree beside a step: what comes, and tokens that do not.
-    // A state cannot be that of two branches.
+    // Next, a tree with right and wrong tokens runs beside a single step. Recurrent states cannot branch, so such
+    // models stop here.
     if pool.has_states() {
         return all;
     }
@@ -102,14 +105,14 @@ fn ragged<B: Backend>(
     let rows = [(0, at), (2, at + 1), (4, at + 2), (5, next)];
     let picked = Tensor::cat(rows.map(|(row, _)| logits.clone().narrow(0, row, 1)).to_vec(), 0);
     all.push((values(picked), rows.map(|(_, position)| position).to_vec()));
-    // What follows the path that is kept.
+    // The step after the kept path.
     pool.keep_path(&mut tables[0], at, &[0, 2, 4]).unwrap();
     let batch = ForwardBatch::one(model.embed(ids(&tokens[at + 3..][..1], device)), &mut tables[0]);
     all.push((values(model.logits(model.forward(batch, &mut pool).unwrap())), vec![at + 3]));
     all
 }
 
-/// Requests that have no room together: those that are parked give what each gives alone.
+/// Tests requests that do not fit together: the parked ones must give what each gives alone.
 fn parked<B: Backend>(golden: &Golden, engine: Engine<B, Decoder<B>>) {
     let request = |row: usize| {
         let prompt = golden.cases.tokens.iter().cycle().skip(row).take(58 + row).copied().collect();

@@ -1,5 +1,5 @@
-//! Directories and files that are no model that runs: the error names what is there, and what to do. Models in parts,
-//! which are.
+//! Directories and files that are not a model that can run: the error must say what is there and what to do. Also
+//! models in several parts, which can run.
 
 use std::{fs, path::Path};
 
@@ -10,17 +10,17 @@ use moi_tests::{
 };
 use serde_json::{Value, json as value};
 
-/// A file of a directory.
+/// The content of a file in a directory.
 enum Content {
-    /// Copied from a tiny model.
+    /// The config of a tiny model.
     Config,
-    /// Copied from it.
+    /// The weights of a tiny model.
     Weights,
     /// A GGUF model.
     Gguf,
-    /// What is read.
+    /// JSON that is read.
     Json(Value),
-    /// What only counts by its name.
+    /// Any content, because only the file name matters.
     Any,
 }
 
@@ -41,7 +41,7 @@ fn fill(directory: &Path, files: Vec<(&str, Content)>) {
     }
 }
 
-/// The files of a directory, and what the error says of them.
+/// The files of a directory, and the parts of the expected error.
 struct Case {
     files: Vec<(&'static str, Content)>,
     parts: &'static [&'static str],
@@ -165,7 +165,7 @@ fn what_is_there_is_named() {
     }
 }
 
-/// Files that are something else than their name says.
+/// Files whose content does not match their names.
 #[test]
 fn pages_and_old_formats_are_named() {
     let directory = tempfile::tempdir().unwrap();
@@ -179,7 +179,7 @@ fn pages_and_old_formats_are_named() {
     refused(&["generate", "--model", path, "--tokens", "1"], &["ggml-model.bin", "the old format GGJT"]);
 }
 
-/// Other things are stored as GGUF, too.
+/// GGUF files can also hold other things than language models.
 #[test]
 fn gguf_files_that_are_no_model_are_named() {
     let whole = fs::read(golden_directory().join("gguf/llama.gguf")).unwrap();
@@ -196,7 +196,7 @@ fn gguf_files_that_are_no_model_are_named() {
     }
 }
 
-/// The method is named before a tensor is complained about.
+/// The error must name the quantisation method before it complains about a tensor.
 #[test]
 fn quantised_weights_are_named_by_their_method() {
     let (golden, _) = tiny("llama");
@@ -237,7 +237,7 @@ fn tokens(model: &str) -> Value {
     json(&args)["tokens"].clone()
 }
 
-/// A model in parts is what it is in one file: by any part, and by its directory.
+/// A split model must equal the same model in one file, whether it is named by one of its parts or by its directory.
 #[test]
 fn models_in_parts_run() {
     let whole = golden_directory().join("gguf/llama.gguf");
@@ -251,7 +251,7 @@ fn models_in_parts_run() {
     for model in [path(1), path(3), directory.path().to_owned()] {
         assert_eq!(tokens(model.to_str().unwrap()), expected, "{}", model.display());
     }
-    // The config of what it was made of does not hinder.
+    // The config of the original model may stay in the directory.
     fill(directory.path(), vec![("config.json", Config)]);
     assert_eq!(tokens(directory.path().to_str().unwrap()), expected);
     fs::remove_file(directory.path().join("config.json")).unwrap();
@@ -269,7 +269,7 @@ fn models_in_parts_run() {
     }
 }
 
-/// A text that is not UTF-8 does not hinder, and is counted where it counts.
+/// Text in the metadata that is not UTF-8 must not prevent loading; a note counts such tokens and merges.
 #[test]
 fn texts_that_are_not_utf8_are_noted() {
     let whole = golden_directory().join("gguf/llama.gguf");

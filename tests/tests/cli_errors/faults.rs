@@ -1,5 +1,5 @@
-//! What users' public reports found, tried on the binary: what ends an answer, what a prompt is read as, and values that
-//! other tools take.
+//! Tests of the binary for faults that users of other tools have reported: what ends an answer, how a prompt is read,
+//! and values that other tools accept.
 
 use std::{path::Path, process::Command};
 
@@ -11,10 +11,10 @@ use super::vocabulary::with_tokenizer;
 /// The control token `</s>` of the tokenizers in `moi_tests::hostile`.
 const END: u32 = 2;
 
-/// A tiny model with that tokenizer, in which nothing names an end token, and these files besides.
+/// A tiny model with that tokenizer and these files, in which nothing names an end token.
 fn model(files: &[(&str, Value)]) -> tempfile::TempDir {
     let directory = with_tokenizer(|tokenizer| {
-        // A known text would end a generation by itself.
+        // A well-known end token would end a generation by itself.
         *tokenizer = tokenizer.to_string().replace("</s>", "<turn-end>").parse().unwrap();
     });
     let path = directory.path().join("config.json");
@@ -33,7 +33,7 @@ fn model(files: &[(&str, Value)]) -> tempfile::TempDir {
     directory
 }
 
-/// A greedy generation in which a token is all but certain.
+/// A greedy generation in which one token is almost certain.
 fn generated(model: &Path, token: u32, more: &[&str]) -> Value {
     let bias = format!("{token}=500");
     let args =
@@ -61,7 +61,7 @@ fn ends_are_those_of_all_files() {
         (vec![("tokenizer_config.json", named.clone())], true),
         (vec![("tokenizer_config.json", full)], true),
         (vec![("special_tokens_map.json", named.clone())], true),
-        // The base model's, beside the chat model's own.
+        // The end token of the base model, next to that of the chat model.
         (
             vec![
                 ("generation_config.json", object!({ "eos_token_id": 5 })),
@@ -69,7 +69,7 @@ fn ends_are_those_of_all_files() {
             ],
             true,
         ),
-        // A default of config.json that is a token of text, where generation_config.json says otherwise.
+        // A default in config.json that is a text token, while generation_config.json names another token.
         (
             vec![
                 ("generation_config.json", object!({ "eos_token_id": 1 })),
@@ -99,7 +99,7 @@ fn stop_strings_that_are_control_tokens_end() {
     let path = directory.path();
     assert_eq!(ended(path, &["--stop", "<turn-end>"]), ("stop".to_owned(), 1));
     assert_eq!(ended(path, &["--stop", "<turn-end>", "--ignore-eos"]), ("stop".to_owned(), 1));
-    // Not before its time, and then at once.
+    // The stop string must not match before --min-tokens, but right after it.
     let report = generated(path, END, &["--stop", "<turn-end>", "--min-tokens", "2"]);
     let tokens: Vec<u64> =
         report["steps"].as_array().unwrap().iter().map(|step| step["token"].as_u64().unwrap()).collect();
@@ -139,7 +139,7 @@ fn prompts_are_read_as_they_are_meant() {
     {
         assert_eq!(tokens(&same), plain, "{same:?}");
     }
-    // Control tokens that are written in a prompt without a template are meant.
+    // A control token in a prompt without a template is meant as such.
     let control = tokens(b"<turn-end>ab");
     assert!(control[..2] == [1, u64::from(END)] && control.len() == plain.len() + 1, "{control:?}");
     for (input, part) in [
@@ -166,7 +166,7 @@ fn empty_prompts_are_refused_with_a_template_too() {
     refused(&["generate", "--model", path, "--raw", ""], &["the prompt is empty"]);
 }
 
-/// -1 is "off", "drawn" or "without end" in other tools; where it is nothing here, the error names the flag.
+/// Other tools use -1 for "off", "random" or "no limit". Where it means nothing to moi, the error must name the flag.
 #[test]
 fn minus_one_is_a_value() {
     let directory = model(&[("generation_config.json", object!({ "eos_token_id": END }))]);

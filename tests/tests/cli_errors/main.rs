@@ -1,4 +1,4 @@
-//! Bad input to the binary: one clear error that names the thing, exit code not 0, no panic.
+//! Bad input to the binary must give one clear error that names the cause, a non-zero exit code and no panic.
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a failure must end the test")]
 
@@ -34,7 +34,7 @@ fn bad_input_gets_one_clear_error() {
     generate(&["--max-tokens", "0"], &["max tokens must be 1 or more"]);
     generate(&["--device", "abacus"], &["abacus", "cpu, ndarray, cuda"]);
     generate(&["--device", "cpu:1"], &["cpu:1", "other devices have none"]);
-    // Not in this build, or not that many on this machine: either way one sentence.
+    // The device may be missing in this build or on this machine; either way the error is one sentence.
     generate(&["--device", "vulkan:1000"], &["`vulkan", "moi"]);
     generate(&["--stop", "x"], &["no tokenizer"]);
     refused(&["generate", "--model", &path, "hello"], &["no tokenizer", "--tokens"]);
@@ -117,7 +117,7 @@ fn nan_weights_end_in_an_error() {
     );
 }
 
-/// A tokenizer or chat template that is broken hinders nobody who does not need it.
+/// A broken tokenizer or chat template must not affect users who do not need it.
 #[test]
 fn broken_text_parts_are_refused_where_they_are_needed() {
     let (golden, _) = tiny("llama");
@@ -134,11 +134,11 @@ fn broken_text_parts_are_refused_where_they_are_needed() {
     refused(&["generate", "--model", path, "hello"], &["cannot read the tokenizer", "tokenizer.json"]);
     refused(
         &["generate", "--model", path, "--revision", "v1", "--tokens", "1"],
-        &["--revision v1", "no hub repository"],
+        &["--revision v1", "works only with hub repositories"],
     );
 }
 
-/// What has no end is not read to the end, and a prompt that the context cannot hold is not cut into tokens.
+/// Endless input must not be read to its end, and a prompt that is too long for the context must not be tokenized.
 #[cfg(unix)]
 #[test]
 fn what_has_no_end_is_refused() {
@@ -171,7 +171,7 @@ fn what_has_no_end_is_refused() {
         command.args(["generate", "--model", model]).stdin(Stdio::piped()).stdout(Stdio::null());
         let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
         let mut stdin = child.stdin.take().unwrap();
-        // It may have seen enough before the end.
+        // The write may fail, because the binary may stop reading before the end.
         let _ = stdin.write_all(&vec![b'a'; bytes]);
         drop(stdin);
         let out = child.wait_with_output().unwrap();
@@ -182,7 +182,7 @@ fn what_has_no_end_is_refused() {
     piped(8 << 20, "the prompt has 8388608 bytes, more than the model's context of");
 }
 
-/// A full disk under the log takes nothing from the answer.
+/// A full disk behind stderr must not cost the user the answer.
 #[cfg(target_os = "linux")]
 #[test]
 fn nothing_is_lost_where_stderr_is_full() {
@@ -200,7 +200,7 @@ fn nothing_is_lost_where_stderr_is_full() {
     assert_eq!(with_full(&["generate", "--model", "/nowhere", "x"]).status.code(), Some(1));
 }
 
-/// What is there and is not what it should be is an error, not the same as nothing.
+/// A file with wrong content must be an error, not be treated as absent.
 #[cfg(unix)]
 #[test]
 fn what_is_there_and_broken_is_named() {
@@ -228,11 +228,11 @@ fn what_is_there_and_broken_is_named() {
         fs::write(&hints, text).unwrap();
         refused(&generate, &["generation_config.json", what]);
     }
-    // Advice that cannot be followed hinders nobody who needs none.
+    // Sampling advice that cannot be followed is only an error if it is needed.
     fs::write(&hints, r#"{"do_sample": true, "top_p": 5}"#).unwrap();
     assert!(run(&["inspect", path]).status.success());
     assert!(run(&[&generate[..], &["--temperature", "0"]].concat()).status.success());
-    // As transformers has it: next to no temperature, and the likeliest token alone.
+    // As in transformers: almost no temperature, which selects the most likely token.
     fs::write(&hints, r#"{"do_sample": true, "temperature": 1e-6, "top_p": 0, "top_k": 50.0}"#).unwrap();
     let sampling = &json(&generate)["sampling"];
     assert_eq!((&sampling["temperature"], &sampling["top_k"]), (&0.0.into(), &50.into()));
@@ -243,7 +243,7 @@ fn what_is_there_and_broken_is_named() {
     symlink("nowhere", directory.path().join("tokenizer.json")).unwrap();
     refused(&["generate", "--model", path, "x"], &["tokenizer.json", "No such file"]);
     fs::remove_file(directory.path().join("tokenizer.json")).unwrap();
-    // A clone without Git LFS.
+    // A clone without Git LFS contains pointer files.
     let pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n";
     for (name, command) in
         [("model.safetensors", &generate[..]), ("tokenizer.json", &["generate", "--model", path, "x"])]
@@ -256,7 +256,7 @@ fn what_is_there_and_broken_is_named() {
             Err(_) => fs::remove_file(directory.path().join(name)).unwrap(),
         }
     }
-    // What templates are told of tokens counts only where there is a tokenizer.
+    // The token settings of chat templates only matter if there is a tokenizer.
     let settings = directory.path().join("tokenizer_config.json");
     fs::write(directory.path().join("tokenizer.json"), tokenizer::documents()[0].to_string()).unwrap();
     for (text, what) in [
@@ -281,7 +281,7 @@ fn what_is_there_and_broken_is_named() {
 
     let mut bytes = fs::read(moi_tests::golden_directory().join("gguf/llama.gguf")).unwrap();
     let key = b"llama.attention.layer_norm_rms_epsilon";
-    // The key, its type (a float of four bytes), the value.
+    // The key is followed by its type (a float of four bytes) and the value.
     let at = bytes.windows(key.len()).position(|window| window == key).unwrap() + key.len() + 4;
     bytes[at..at + 4].copy_from_slice(&f32::NAN.to_le_bytes());
     let broken = directory.path().join("broken.gguf");
@@ -289,11 +289,12 @@ fn what_is_there_and_broken_is_named() {
     refused(&["inspect", broken.to_str().unwrap()], &["broken.gguf", "layer_norm_rms_epsilon` is NaN"]);
 }
 
-/// Weights that are no numbers are named whatever they are held in, and where the embedding is the head, too.
+/// Errors must name weights that are NaN or infinite, whatever their storage form, also if the embedding is the
+/// output head.
 #[test]
 fn broken_weights_are_named() {
     let (golden, _) = tiny("llama");
-    let model = moi_tests::broken::with_values(&golden, "model.layers.1.mlp.up_proj.weight", |at| {
+    let model = moi_tests::broken_weights::with_values(&golden, "model.layers.1.mlp.up_proj.weight", |at| {
         (at == 5).then_some(f32::NAN)
     });
     let path = model.path().to_str().unwrap();
@@ -304,7 +305,7 @@ fn broken_weights_are_named() {
         assert!(said.contains("tensor `model.layers.1.mlp.up_proj.weight` has 1 NaN"), "{form}: {said}");
     }
     let tied = moi_tests::golden::Golden::read("granite-tied");
-    let model = moi_tests::broken::with_values(&tied, "model.embed_tokens.weight", |at| {
+    let model = moi_tests::broken_weights::with_values(&tied, "model.embed_tokens.weight", |at| {
         (at == 900).then_some(f32::NAN)
     });
     refused(
@@ -313,7 +314,7 @@ fn broken_weights_are_named() {
     );
 }
 
-/// What would take memory or time without end, and what cannot be computed or written.
+/// Input that would take endless memory or time, and input that cannot be computed or written.
 #[test]
 fn what_cannot_be_used_is_said_before_it_is_used() {
     let step = serde_json::json!({ "type": "Replace", "pattern": { "Regex": "." }, "content": "aa" });

@@ -1,4 +1,4 @@
-//! Tokenizers that do not fit the model they stand beside.
+//! Tokenizers that do not fit the model in their directory.
 
 use moi_tests::{
     hostile::tokenizer,
@@ -6,7 +6,7 @@ use moi_tests::{
 };
 use serde_json::Value;
 
-/// A model of 256 rows with a tokenizer of its own; the first of the survey's, changed.
+/// A model with 256 embedding rows and a changed copy of the first tokenizer of the mutation tests.
 pub(super) fn with_tokenizer(change: impl Fn(&mut Value)) -> tempfile::TempDir {
     let (golden, _) = tiny("llama");
     let directory = tempfile::tempdir().unwrap();
@@ -28,7 +28,7 @@ fn vocabularies_and_embeddings_that_disagree_are_named() {
         &["generate", "--model", path, "x"],
         &["tokenizer.json: its vocabulary has a token 300, and the model's embedding only 256 rows"],
     );
-    // Who needs no text is not hindered.
+    // A command that needs no text must still work.
     assert_eq!(json(&["generate", "--model", path, "--tokens", "1", "--max-tokens", "2"])["text"], "");
     let model = with_tokenizer(|tokenizer| tokenizer["model"]["vocab"]["zebra"] = 5.into());
     refused(
@@ -36,7 +36,7 @@ fn vocabularies_and_embeddings_that_disagree_are_named() {
         &["tokenizer.json: two tokens of its vocab have the id 5"],
     );
 
-    // As Gemma 3's tokenizer has one for images.
+    // Gemma 3's tokenizer has such a token for images.
     let model = with_tokenizer(|tokenizer| {
         let vocab = tokenizer["model"]["vocab"].as_object_mut().unwrap();
         (vocab.len()..256).for_each(|id| drop(vocab.insert(format!("[{id}]"), id.into())));
@@ -67,7 +67,7 @@ fn vocabularies_and_embeddings_that_disagree_are_named() {
     assert!(out.status.success() && said.contains("print nothing: the tokenizer, of 105 tokens"), "{said}");
 }
 
-/// A grammar's library has no room for tokens of a thousand bytes, and asserts.
+/// The library for grammars has no room for tokens of a thousand bytes, and would panic.
 #[test]
 fn long_tokens_and_grammars_go_together() {
     let model = with_tokenizer(|tokenizer| {
@@ -80,7 +80,7 @@ fn long_tokens_and_grammars_go_together() {
     assert!(out.status.success() && out.stdout.iter().all(|byte| byte.is_ascii_lowercase()), "{said}");
 }
 
-/// End tokens and marks of thinking that the embedding has no rows for cannot be sampled: they count for nothing.
+/// End tokens and think markers without an embedding row cannot be sampled, so they must be ignored.
 #[test]
 fn ends_and_marks_without_rows_do_not_matter() {
     let model = with_tokenizer(|tokenizer| {
@@ -91,7 +91,7 @@ fn ends_and_marks_without_rows_do_not_matter() {
                 "rstrip": false, "normalized": false, "special": false });
             tokenizer["added_tokens"].as_array_mut().unwrap().push(mark);
         }
-        // A known end token counts wherever it is.
+        // A well-known end token counts in any place, so it is renamed here.
         *tokenizer = tokenizer.to_string().replace("</s>", "<x>").parse().unwrap();
     });
     let config = model.path().join("config.json");

@@ -1,4 +1,4 @@
-//! The commands that show what a rule does, and where flags get their values from.
+//! Tests of the commands that show what a rule does, and of the sources of flag values.
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a failure must end the test")]
 
@@ -55,7 +55,7 @@ fn a_comparison_marks_where_texts_part() {
     let parts = runs[1]["parts_at"].as_u64().unwrap() as usize;
     assert_eq!(first[..parts], second[..parts]);
     assert_ne!(first[parts], second[parts]);
-    // The same tokens as of a generation alone.
+    // The tokens must be those of a generation alone.
     let alone = json(
         &[
             &[
@@ -101,7 +101,7 @@ fn a_score_is_a_perplexity_of_all_windows() {
     let bits = mean * logprobs.len() as f64 / words.len() as f64 / 2f64.ln();
     assert!((whole["bits_per_byte"].as_f64().unwrap() - bits).abs() < 1e-9);
     assert_eq!(steps[5]["logprobs"].as_array().unwrap().len(), 2);
-    // Windows know less of what came before: a little worse, and every token is there once.
+    // Later windows know less of the earlier text, so the perplexity is a little worse, but every token occurs once.
     let windows = score(&["--window", "32", "--overlap", "16"]);
     assert_eq!(windows["tokens"], whole["tokens"]);
     let of = |found: &Value| found["perplexity"].as_f64().unwrap();
@@ -141,7 +141,7 @@ fn a_conversation_keeps_its_cache() {
     let stats: Vec<(usize, usize)> =
         stderr.lines().filter(|line| line.contains("were cached")).map(cached).collect();
     assert_eq!(stats[0].1, 0);
-    // The second turn runs its question alone, behind all of the first.
+    // The second turn must run only its question, after the cached first turn.
     assert!(stats[1].1 >= stats[0].0 && stats[1].0 > stats[1].1 && stats[1].1 > 0, "{stats:?}");
     assert!(stderr.contains("moi (beta 0.5, support full)"), "{stderr}");
     let kept: Value = serde_json::from_slice(&std::fs::read(file).unwrap()).unwrap();
@@ -183,7 +183,7 @@ fn answers_follow_a_grammar() {
     let answer = found["text"].as_str().unwrap();
     assert!(answer.starts_with("yes, ") || answer.starts_with("no, "), "{answer}");
     assert!(answer.ends_with("do.") || answer.ends_with("don't."), "{answer}");
-    // What is mixed is what the expression leaves: nothing but "yes" and "no" or their beginnings at first.
+    // With --mix-constrained, the first mixtures contain only "yes", "no" and their beginnings.
     let mixed = |args: &[&str]| {
         let own =
             ["compare", "--model", &model, "--quantize", "file", "--max-tokens", "3", "--rules", "direct"];
@@ -194,8 +194,8 @@ fn answers_follow_a_grammar() {
     let begins = |text: &String| ["yes,", "no,"].iter().any(|word| word.starts_with(text.as_str()));
     assert!(mixed(&["--mix-constrained"]).iter().all(begins), "{:?}", mixed(&["--mix-constrained"]));
     assert!(!mixed(&[]).iter().all(begins), "{:?}", mixed(&[]));
-    // Thoughts are free, whatever the rule and its scope; the answer behind them is not. The template's own marks serve as
-    // those of thinking here, and the prompt has opened it.
+    // Thoughts are not constrained, whatever the rule and its scope; the answer after them is. Here the markers of
+    // the chat template serve as think markers, and the prompt has already opened the thinking.
     let marked =
         ["--think-open", "<|im_start|>", "--think-close", "<|im_end|>", "--ignore-eos", "--temperature", "0"];
     let closes = ["--logit-bias", "<|im_end|>=1000", "--regex", "[0-9]{5}", "Five digits."];
@@ -255,7 +255,7 @@ fn samplers_and_samples_of_the_command_line() {
     let gates: Vec<f64> =
         scoped["steps"].as_array().unwrap().iter().map(|step| step["gate"].as_f64().unwrap()).collect();
     assert_eq!(gates, [0.0, 0.0, 1.0, 1.0, 0.0, 0.0]);
-    // A knob's flag comes before the rule's text.
+    // A knob's own flag overrides the text of --rule.
     let rule = of(&["--rule", "moi:beta=0.5:support=9", "--beta", "2"])["rule"].clone();
     assert_eq!(rule, serde_json::json!({"rule": "moi", "beta": 2.0, "support": 9}));
     wrong(&["--ban", "256"], &["token 256 (banned)", "256 tokens"]);

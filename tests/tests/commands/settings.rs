@@ -1,4 +1,4 @@
-//! Where flags get their values from.
+//! Tests of the sources of flag values.
 
 use std::process::{Command, Stdio};
 
@@ -42,7 +42,7 @@ fn flags_may_come_from_the_environment_and_a_file() {
     assert_eq!(settings(&["--preset", "warm"], &[])[0], "1.5 file, preset `warm`");
     assert_eq!(settings(&[], &["--model", "x/y"])[3], "0.25 file, preset `some`");
 
-    // Switches, flags of all commands, and what comes first keeping out what conflicts with it.
+    // Switches, global flags, and values that exclude conflicting values of later sources.
     let shown = |environment: &[(&str, &str)], content: &str, args: &[&str]| {
         std::fs::write(&file, content).unwrap();
         let mut command = Command::new(binary());
@@ -62,7 +62,7 @@ fn flags_may_come_from_the_environment_and_a_file() {
     let of = shown(&[("MOI_REGEX", "a+")], "[defaults]\njson = true\nquantize = \"file\"\n", &[]);
     assert_eq!((of("regex"), of("json")), ("a+ environment (MOI_REGEX)".into(), "false default".into()));
     assert_eq!(of("quantize"), "file file");
-    // Another command's flag of the name does not take it.
+    // Another command's flag of the same name does not accept this value.
     let of = shown(&[], "[defaults]\nquantize = \"file\"\n", &["convert", "--", "a", "--output", "b"]);
     assert_eq!(of("quantize"), " default");
     let of = shown(
@@ -84,14 +84,14 @@ fn flags_may_come_from_the_environment_and_a_file() {
     )
     .unwrap();
 
-    // They reach the command; what conflicts with a flag stays out.
+    // The values must reach the command, and values that conflict with a flag must be dropped.
     let (golden, path) = tiny("llama");
     let prompt = ids(&golden.cases.tokens);
     let mut command = Command::new(binary());
     command.args(["generate", "--config", file.to_str().unwrap(), "--model", &path, "--tokens", &prompt]);
     command.args(["--max-tokens", "1", "--format", "json"]).env("MOI_RULE", "direct").stdin(Stdio::null());
     let out = command.output().unwrap();
-    // No tokenizer, so the file's stop strings are refused: they were read.
+    // The error shows that the stop strings of the file were read.
     assert!(text(&out.stderr).contains("no tokenizer, so a stop string"), "{}", text(&out.stderr));
     std::fs::write(&file, "[defaults]\ntemperature = 0.5\nsystem = \"S\"\n").unwrap();
     let found: Value = serde_json::from_slice(&command.output().unwrap().stdout).unwrap();

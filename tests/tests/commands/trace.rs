@@ -1,20 +1,20 @@
-//! Traces, opened in a browser where there is one.
+//! Tests of traces, opened in a browser if there is one.
 
 use std::{path::Path, process::Command};
 
-use moi_tests::process::run;
+use moi_tests::process::{has_feature, refused, run};
 use serde_json::Value;
 
 use super::{real_model, text};
 
-/// What Chromium is called, where there is one.
+/// The name of the Chromium executable, if there is one.
 fn chromium() -> Option<&'static str> {
     let works =
         |name: &&&str| Command::new(name).arg("--version").output().is_ok_and(|out| out.status.success());
     ["chromium", "chromium-browser", "google-chrome"].iter().find(works).copied()
 }
 
-/// The page after its scripts have run, and what went to its console.
+/// The page after its scripts have run, and the messages on its console.
 fn rendered(browser: &str, page: &Path) -> (String, String) {
     let profile = tempfile::tempdir().unwrap();
     let out = Command::new(browser)
@@ -41,7 +41,7 @@ fn a_trace_opens_in_a_browser() {
     let directory = tempfile::tempdir().unwrap();
     let file = |name: &str| directory.path().join(name).to_str().unwrap().to_owned();
     let base = ["trace", "--model", &model, "--quantize", "file", "--temperature", "0", "--max-tokens", "24"];
-    // A prompt that would break a page that does not mind what is text.
+    // A prompt that would break a page that does not escape text.
     let prompt = "Say </script><b>hello</b> & \"goodbye\"";
     let written = |name: &str, rules: &str| {
         let path = file(name);
@@ -54,12 +54,17 @@ fn a_trace_opens_in_a_browser() {
     assert!(steps.iter().all(|step| step["likeliest"].as_array().unwrap().len() == 10));
     let csv = written("trace.csv", "moi");
     assert!(csv.starts_with("rule,step,token,text,logprob,entropy,gate\nmoi,0,"), "{csv}");
-    let svg = written("trace.svg", "token,moi");
-    assert!(svg.contains("</svg>") && svg.contains("entropy") && svg.contains("gate"));
+    match has_feature("plots") {
+        true => {
+            let svg = written("trace.svg", "token,moi");
+            assert!(svg.contains("</svg>") && svg.contains("entropy") && svg.contains("gate"));
+        }
+        false => refused(&[&base[..], &["--format", "svg", prompt]].concat(), &["--features plots"]),
+    }
 
     let page = written("trace.html", "token,moi:support=20");
     for link in ["http://", "https://", "src=", "href=", "@import", "url("] {
-        // The one address in it names the elements of a drawing.
+        // The page contains one address, the namespace of SVG elements.
         let page = page.replace("http://www.w3.org/2000/svg", "");
         assert!(!page.contains(link), "the page has {link}");
     }
@@ -69,7 +74,7 @@ fn a_trace_opens_in_a_browser() {
         );
         return;
     };
-    // A step of the second run that mixes; a real click on it, and what the page shows then.
+    // Clicks on a step of the second run that mixes, and checks what the page shows then.
     let step = steps.iter().position(|step| step["gate"].as_f64().unwrap() > 0.1).unwrap();
     let click = format!(
         "<script>addEventListener('load', () => {{\
@@ -105,4 +110,27 @@ fn a_trace_opens_in_a_browser() {
         dom.contains("&lt;/script&gt;") || dom.contains("Say &lt;/script"),
         "the prompt is not shown as text"
     );
+}
+
+/// The page of a comparison of devices draws a bar for each row and measurement, and writes nothing to the console.
+#[test]
+fn a_comparison_opens_in_a_browser() {
+    let model = concat!(env!("CARGO_MANIFEST_DIR"), "/golden/tiny/llama");
+    let directory = tempfile::tempdir().unwrap();
+    let page = directory.path().join("page.html");
+    let lists =
+        ["--prompt", "8", "--gen", "4", "--rules", "token", "--repetitions", "1", "--compare-devices"];
+    let args = ["bench", "--model", model, "--format", "jsonl", "--page", page.to_str().unwrap()];
+    let out = run(&[&args[..], &lists].concat());
+    assert!(out.status.success(), "{}", text(&out.stderr));
+    let rows = text(&out.stdout).lines().count();
+    assert!(rows > 4, "{rows} rows");
+    let Some(browser) = chromium() else {
+        println!("SKIPPED: there is no Chromium here, so the page was not opened");
+        return;
+    };
+    let (dom, console) = rendered(browser, &page);
+    assert_eq!(console, "", "the page writes to the console");
+    assert!(dom.matches("<svg").count() >= 3, "{dom}");
+    assert!(dom.matches("<rect").count() >= rows, "{dom}");
 }

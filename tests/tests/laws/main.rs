@@ -1,5 +1,6 @@
-//! What a sequence computes does not depend on how it is computed: the same bits alone and in any company, in one piece and
-//! in several, forked and anew, along a path of a tree and by itself. On Flex; elsewhere within the limits of parity.
+//! The result of a sequence must not depend on how it is computed: it has the same bits alone and in any batch, in
+//! one piece and in several, forked and computed again, and along a path of a tree. This holds on Flex; other
+//! backends have the limits of the parity suite.
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a failure must end the test")]
 
@@ -14,8 +15,8 @@ use moi_models::{
 use moi_pretrained::{Pretrained, WeightForm};
 use moi_tests::{golden::Golden, hostile::Dice, values};
 
-/// Architectures that between them have windows, caps, experts, learned positions, frequencies that depend on the length,
-/// norms of heads and layers without attention; in every kind of weights and activations.
+/// Together, these architectures have windows, softcaps, experts, learned positions, frequencies that depend on the
+/// length, head norms and layers without attention, with every kind of weights and activations.
 const MODELS: &[(&str, WeightForm, Activations)] = &[
     ("llama", WeightForm::F32, Activations::F32),
     ("llama", WeightForm::Float(FloatDType::F16), Activations::F32),
@@ -35,7 +36,7 @@ const MODELS: &[(&str, WeightForm, Activations)] = &[
     ("smollm3-sliding", WeightForm::F32, Activations::F32),
 ];
 
-/// Positions of a sequence.
+/// Number of positions of a sequence.
 const LEN: usize = 200;
 
 type Model = Decoder<Flex>;
@@ -49,7 +50,7 @@ fn each(test: impl Fn(&str, &Model)) {
     }
 }
 
-/// Tokens of a sequence, another one for each seed.
+/// The tokens of a sequence, which differ from seed to seed.
 fn tokens(seed: usize, len: usize) -> Vec<u32> {
     (0..len).map(|i| ((i * i * 31 + i * 7 + seed * 101 + 3) % 251) as u32).collect()
 }
@@ -59,7 +60,7 @@ fn embedded(model: &Model, tokens: &[u32]) -> Tensor<Flex, 2> {
     model.embed(Tensor::<Flex, 1, Int>::from_data(TensorData::new(ids, [tokens.len()]), &Default::default()))
 }
 
-/// Logits of all positions of a sequence that comes in pieces behind what a table has.
+/// The logits of all positions of a sequence that runs in pieces after the positions of a table.
 fn logits_in(
     model: &Model,
     pool: &mut KvPool<Flex>,
@@ -80,7 +81,7 @@ fn logits_in(
     logits
 }
 
-/// The same in a pool of its own, at once.
+/// The logits of a sequence that runs at once in its own pool.
 fn logits(model: &Model, tokens: &[u32]) -> Vec<f32> {
     let mut pool = model.new_pool(&Default::default());
     let mut table = pool.table();
@@ -91,7 +92,7 @@ fn bits(values: &[f32]) -> Vec<u32> {
     values.iter().map(|value| value.to_bits()).collect()
 }
 
-/// The first place where two differ.
+/// Asserts that two lists have the same bits, and names the first difference.
 fn same(what: &str, found: &[f32], expected: &[f32]) {
     assert_eq!(found.len(), expected.len(), "{what}");
     if let Some(at) = (0..found.len()).find(|&at| found[at].to_bits() != expected[at].to_bits()) {
@@ -126,7 +127,7 @@ fn alone_is_in_any_company() {
             let mut running: Vec<(usize, BlockTable, Vec<f32>)> =
                 (0..sequences.len()).map(|index| (index, pool.table(), Vec::new())).collect();
             running.iter_mut().for_each(|row| row.1.set_sequence_length(sequences[row.0].len()));
-            // Each time some of them go on by some positions, in another order.
+            // In each pass, some sequences in random order continue by some positions.
             while !running.is_empty() {
                 running.sort_by_cached_key(|_| dice.bits());
                 let count = 1 + dice.below(running.len());
@@ -180,7 +181,7 @@ fn a_fork_is_a_replay() {
             let before = pool.used_bytes();
             let mut fork = table.clone();
             assert_eq!(pool.used_bytes(), before, "{name}: a fork copies nothing");
-            // Both go on, in turns, and neither sees what the other writes.
+            // Both continue in turns, and neither may see what the other writes.
             let (mut own, mut of_fork) = (Vec::new(), Vec::new());
             let (rest, other) = (&first[at..], tokens(2, 160 - at));
             for step in 0..other.len() {
@@ -216,7 +217,8 @@ fn a_tree_is_its_paths_and_one_of_them_can_be_kept() {
             let (before, of_nodes) = (tokens(3, past), tokens(4, nodes));
             let mut pool = model.new_pool(&Default::default());
             let mut table = pool.table();
-            // As far as any path goes, so that frequencies that depend on the length are those of all.
+            // The length of the longest path, so that frequencies that depend on the length are the same on all
+            // paths.
             table.set_sequence_length(LEN + 40);
             logits_in(model, &mut pool, &mut table, &before, &[past.max(1)]);
             let root = table.clone();
@@ -291,7 +293,7 @@ fn a_broken_sequence_breaks_no_other() {
             found.extend(values(model.logits(hidden.narrow(0, 30, 30))));
         }
         same(name, &found, &expected);
-        // Blocks that held broken numbers serve the next sequence.
+        // A new sequence reuses blocks that held NaN or infinity.
         drop(broken);
         let mut next = pool.table();
         same(name, &logits_in(model, &mut pool, &mut next, &good, &[90]), &expected);
@@ -319,7 +321,7 @@ fn a_full_pool_refuses_and_loses_nothing() {
     assert!(second.is_empty() && pool.used_bytes() <= 3 * block && pool.allocated_bytes() <= 3 * block);
     found.extend(logits_in(&model, &mut pool, &mut first, &tokens(1, 128)[100..], &[28]));
     assert_eq!(bits(&found), bits(&expected));
-    // What is dropped makes room.
+    // Dropping a sequence frees its blocks.
     drop(first);
     logits_in(&model, &mut pool, &mut second, &tokens(2, 70), &[70]);
     drop(second);

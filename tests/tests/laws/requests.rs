@@ -1,9 +1,9 @@
-//! Requests together, as each alone: through the batch and the scheduler.
+//! Requests together must give what each gives alone, through the batch and the scheduler.
 
 use burn_flex::Flex;
 use moi_engine::{
     Dry, Engine, Event, Grammar, Markers, Mirostat, Prompt, Request, RequestId, Sampling, Scheduler,
-    SchedulerOptions, Scope, Step, Xtc,
+    SchedulerOptions, Scope, TokenEvent, Xtc,
 };
 use moi_pretrained::{Pretrained, WeightForm};
 use moi_tests::{golden::Golden, hostile::Dice};
@@ -12,7 +12,7 @@ use serde_json::json;
 
 use super::tokens;
 
-/// Requests of every rule, sampler, scope and constraint, with prompts of one block and of several.
+/// Requests with every rule, sampler, scope and constraint, and with prompts of one block and of several.
 fn mixed_request(index: usize) -> Request<Flex> {
     const RULES: &[&str] = &[
         "token",
@@ -50,7 +50,7 @@ fn mixed_request(index: usize) -> Request<Flex> {
     request
 }
 
-/// The same beside grammars and stop strings, of a model whose tokens are bytes.
+/// Requests with grammars and stop strings, for a model whose tokens are bytes.
 fn constrained_request(index: usize) -> Request<Flex> {
     let grammars = [
         None,
@@ -69,7 +69,7 @@ fn constrained_request(index: usize) -> Request<Flex> {
     request
 }
 
-/// A tokenizer of the bytes, of which some are an end and the marks of thoughts.
+/// A byte tokenizer with an end token and think markers.
 fn bytes() -> Tokenizer {
     let prints = |byte: u32| matches!(byte, 0x21..=0x7E | 0xA1..=0xAC | 0xAE..=0xFF);
     let special = [(2u32, "<end>"), (3, "<think>"), (4, "</think>")];
@@ -100,7 +100,7 @@ fn bytes() -> Tokenizer {
     Tokenizer::from_json(tokenizer.to_string().as_bytes()).unwrap()
 }
 
-/// Everyone together, in five orders.
+/// All requests together, in five orders.
 #[test]
 fn alone_is_among_64_others_in_any_order() {
     const REQUESTS: usize = 65;
@@ -108,7 +108,7 @@ fn alone_is_among_64_others_in_any_order() {
     let pretrained = Pretrained::open(&golden.path).unwrap();
     let model = pretrained.load::<Flex>(&Default::default(), WeightForm::F32, |_| {}).unwrap();
     let engine = Engine::new(model, Default::default()).with_markers(Some(Markers::new(3, 4)));
-    let alone: Vec<Vec<Step>> = (0..REQUESTS)
+    let alone: Vec<Vec<TokenEvent>> = (0..REQUESTS)
         .map(|index| engine.generate(mixed_request(index)).unwrap().map(Result::unwrap).collect())
         .collect();
     for order in 0..5 {
@@ -123,14 +123,15 @@ fn alone_is_among_64_others_in_any_order() {
             for step in batch.step().unwrap() {
                 let step = step.unwrap();
                 let place = rows.iter().position(|row| *row == step.row).unwrap();
-                steps[indexes[place]].push(Step { row: alone[0][0].row, ..step });
+                steps[indexes[place]].push(TokenEvent { row: alone[0][0].row, ..step });
             }
         }
         assert_eq!(steps, alone, "order {order}");
     }
 }
 
-/// A thousand mixes of requests, whose rows come, go, are parked and cancelled at random: each gives what it gives alone.
+/// A thousand random mixes of requests whose sequences join, end, are parked and cancelled: each must give what it
+/// gives alone.
 #[test]
 fn random_mixes_give_what_each_gives_alone() {
     const KINDS: usize = 120;
@@ -147,7 +148,7 @@ fn random_mixes_give_what_each_gives_alone() {
         engine.cache_bytes()[0]
     };
     let engine = engine.with_prefix_cache(1 << 20);
-    let alone: Vec<Vec<Step>> = (0..KINDS)
+    let alone: Vec<Vec<TokenEvent>> = (0..KINDS)
         .map(|index| engine.generate(constrained_request(index)).unwrap().map(Result::unwrap).collect())
         .collect();
     let mut parked = 0;
@@ -161,7 +162,7 @@ fn random_mixes_give_what_each_gives_alone() {
             ..SchedulerOptions::default()
         };
         let mut scheduler = Scheduler::new(&engine, options);
-        let mut wanted: Vec<(RequestId, usize, Vec<Step>, bool)> = Vec::new();
+        let mut wanted: Vec<(RequestId, usize, Vec<TokenEvent>, bool)> = Vec::new();
         let mut left = 2 + dice.below(8);
         while left > 0 || !scheduler.is_idle() {
             while left > 0 && dice.once_in(2) {
@@ -183,7 +184,7 @@ fn random_mixes_give_what_each_gives_alone() {
             parked += scheduler.parked();
             for event in events {
                 match event {
-                    Event::Step(id, step) => wanted.iter_mut().find(|row| row.0 == id).unwrap().2.push(step),
+                    Event::Token(id, step) => wanted.iter_mut().find(|row| row.0 == id).unwrap().2.push(step),
                     Event::Admitted(_) | Event::Prompt(..) => {}
                     Event::Failed(id, error, _) => panic!("mix {mix}: {id:?}: {error}"),
                 }
@@ -193,8 +194,8 @@ fn random_mixes_give_what_each_gives_alone() {
             let expected = &alone[index];
             assert!(cancelled || steps.len() == expected.len(), "mix {mix}: {id:?}, kind {index}");
             for (found, expected) in steps.iter().zip(expected) {
-                // All but the place among the rows: to the bit.
-                let expected = Step { row: found.row, ..expected.clone() };
+                // The steps must be equal to the bit, except for their row number.
+                let expected = TokenEvent { row: found.row, ..expected.clone() };
                 assert_eq!(*found, expected, "mix {mix}: {id:?}, kind {index}");
             }
         }

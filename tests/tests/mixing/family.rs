@@ -1,11 +1,12 @@
-//! Rules that are more than a gate: against values computed elsewhere, and against each other at their limits.
+//! Tests of the rules with several steps, against values from another implementation, and against each other at their
+//! limits.
 
 use super::reference::identity;
 use burn::tensor::{Int, Tensor, TensorData, backend::Backend};
-use moi::{InputRule, Markers, MixError, Row, RowMix, Scope, Start, mix, next_inputs};
+use moi::{InputRule, Markers, MixError, RowMix, RuleState, Scope, Start, mix, next_inputs};
 use serde::Deserialize;
 
-/// What tests/reference/rules.py computes.
+/// The values that tests/reference/rules.py computes.
 const CASES: &str = include_str!("../../reference/rules.json");
 
 #[derive(Deserialize)]
@@ -25,8 +26,12 @@ struct CaseStep {
     drawn_from: Option<Vec<f64>>,
 }
 
-/// One step of some rows: the weights of each over the vocabulary, and the report.
-fn step<B: Backend>(rows: &mut [Row], logits: &[Vec<f32>], tokens: &[u32]) -> (Vec<Vec<f32>>, Vec<RowMix>) {
+/// Runs one step of several sequences. Returns the weights of each over the vocabulary, and the report.
+fn step<B: Backend>(
+    rows: &mut [RuleState],
+    logits: &[Vec<f32>],
+    tokens: &[u32],
+) -> (Vec<Vec<f32>>, Vec<RowMix>) {
     let device = B::Device::default();
     let vocab = logits[0].len();
     let matrix = |rows: &[Vec<f32>]| {
@@ -40,8 +45,8 @@ fn step<B: Backend>(rows: &mut [Row], logits: &[Vec<f32>], tokens: &[u32]) -> (V
     (inputs.chunks(vocab).map(<[f32]>::to_vec).collect(), mixed.into_rows())
 }
 
-fn row(rule: &str, start: Start) -> Row {
-    Row::new(rule.parse().unwrap(), &start).unwrap()
+fn row(rule: &str, start: Start) -> RuleState {
+    RuleState::new(rule.parse().unwrap(), &start).unwrap()
 }
 
 fn close(found: &[f32], expected: &[f32], what: &str) {
@@ -52,13 +57,13 @@ fn close(found: &[f32], expected: &[f32], what: &str) {
 
 const MARKERS: Markers = Markers { open: 5, name: None, close: 6 };
 
-/// Every case, all in one batch, step by step.
+/// All cases in one batch, step by step.
 fn values_computed_elsewhere<B: Backend>() {
     let cases: Vec<serde_json::Value> = serde_json::from_str(CASES).unwrap();
-    // Those of the noise alone are for the unit tests.
+    // The cases about the noise alone belong to unit tests.
     let cases = cases.into_iter().filter(|case| case["rule"] != "gumbel");
     let cases: Vec<Case> = cases.map(|case| serde_json::from_value(case).unwrap()).collect();
-    let mut rows: Vec<Row> = (cases.iter())
+    let mut rows: Vec<RuleState> = (cases.iter())
         .map(|case| {
             let markers = case.markers.map(|[open, close]| Markers::new(open, close));
             let thinking = markers.is_some();
@@ -66,14 +71,14 @@ fn values_computed_elsewhere<B: Backend>() {
             row(&case.rule, Start { scope, markers, thinking, limit: case.limit, ..Start::default() })
         })
         .collect();
-    // Cases have different lengths: a short one begins again with a row of its own.
+    // Cases differ in length, so a batch contains only those that still have steps.
     let longest = cases.iter().map(|case| case.steps.len()).max().unwrap();
     let mut seen = 0;
     for t in 0..longest {
         let steps: Vec<Option<&CaseStep>> = cases.iter().map(|case| case.steps.get(t)).collect();
         let here: Vec<usize> = (0..cases.len()).filter(|&i| steps[i].is_some()).collect();
-        let mut batch: Vec<Row> = Vec::new();
-        let mut rest: Vec<Row> = Vec::new();
+        let mut batch: Vec<RuleState> = Vec::new();
+        let mut rest: Vec<RuleState> = Vec::new();
         for (i, row) in rows.drain(..).enumerate() {
             if here.contains(&i) { batch.push(row) } else { rest.push(row) }
         }
@@ -107,12 +112,12 @@ fn values_computed_elsewhere<B: Backend>() {
     assert_eq!(seen, cases.iter().map(|case| case.steps.len()).sum::<usize>());
 }
 
-/// Some logits with no ties.
+/// Logits without ties.
 fn logits(seed: usize) -> Vec<f32> {
     (0..7).map(|i| 1.5 * (1.3 * (seed * 7 + i) as f32).sin()).collect()
 }
 
-/// The weights of a rule over some steps; the recorded tokens.
+/// Runs a rule for some steps. Returns its weights and the recorded tokens.
 fn run<B: Backend>(rule: &str, start: Start, steps: usize) -> (Vec<Vec<f32>>, Vec<u32>) {
     let mut rows = [row(rule, start)];
     let one = |t: usize| {
@@ -128,11 +133,12 @@ fn limits<B: Backend>() {
     assert_eq!(run::<B>("k-sample:k=1", seeded, 12), token);
     assert_eq!(run::<B>("selar:tau=1", seeded, 12).0, token.0);
     assert_eq!(run::<B>("soft-thinking:max_topk=1", seeded, 12).0, {
-        // The likeliest token, whatever was sampled.
+        // The most likely token, whatever was sampled.
         let likeliest = |t| (0..7).max_by(|&a: &usize, &b| logits(t)[a].total_cmp(&logits(t)[b])).unwrap();
         (0..12).map(|t| identity(7)[likeliest(t)].clone()).collect::<Vec<_>>()
     });
-    // All filters off: the mean of the distribution at temperature 1, as direct; and so do many draws, about.
+    // Without filters, the rule gives the mean of the distribution at temperature 1, like `direct`, and many draws
+    // give it approximately.
     let open = "temperature=1:top_k=0:top_p=1:min_p=0:max_topk=7:cold_stop=0";
     let direct = run::<B>("direct", seeded, 12).0;
     for (weights, direct) in run::<B>(&format!("soft-thinking:{open}"), seeded, 12).0.iter().zip(&direct) {
@@ -141,7 +147,8 @@ fn limits<B: Backend>() {
     for (weights, direct) in run::<B>("k-sample:k=40000", seeded, 4).0.iter().zip(&direct) {
         assert!(weights.iter().zip(direct).all(|(a, b)| (a - b).abs() < 0.02), "{weights:?} {direct:?}");
     }
-    // Gumbel: a small tau is a sample, which is recorded; a large one is blind. Dirichlet: a large alpha is no noise.
+    // Gumbel noise: a small tau gives a sample, which is recorded; a large one ignores the distribution. Dirichlet
+    // noise: a large alpha adds no noise.
     let (weights, tokens) = run::<B>(&format!("soft-thinking:{open}:noise=gumbel:tau=1e-7"), seeded, 12);
     for (weights, token) in weights.iter().zip(tokens) {
         close(weights, &identity(7)[token as usize], "tau -> 0");
@@ -158,11 +165,11 @@ fn limits<B: Backend>() {
     }
 }
 
-/// Sampled by Gumbel noise with a small tau, tokens are as frequent as the distribution says.
+/// With Gumbel noise and a small tau, tokens must be as frequent as the distribution says.
 fn gumbel_samples<B: Backend>() {
     const DRAWS: usize = 2000;
     let same = logits(1);
-    let mut rows: Vec<Row> = (0..DRAWS)
+    let mut rows: Vec<RuleState> = (0..DRAWS)
         .map(|seed| {
             let rule = "soft-thinking:temperature=1:top_k=0:top_p=1:min_p=0:max_topk=7:noise=gumbel:tau=1e-6";
             row(rule, Start { seed: seed as u64, ..Start::default() })
@@ -177,11 +184,11 @@ fn gumbel_samples<B: Backend>() {
             (found - expected).powi(2) / expected
         })
         .sum();
-    // 6 degrees of freedom: above 27.9 with a probability of 1e-4.
+    // A chi-square with 6 degrees of freedom is above 27.9 with a probability of 1e-4.
     assert!(chi < 27.9, "chi-square {chi}");
 }
 
-/// A seed repeats the noise, another one changes it, and it does not depend on the other rows.
+/// A seed repeats the noise, another seed changes it, and the other sequences do not affect it.
 fn noise_is_seeded<B: Backend>() {
     for rule in ["soft-thinking:noise=gumbel", "soft-thinking:noise=dirichlet", "k-sample:k=5"] {
         let of = |seed| run::<B>(rule, Start { seed, ..Start::default() }, 6).0;
@@ -197,7 +204,7 @@ fn noise_is_seeded<B: Backend>() {
     }
 }
 
-/// A rule applies between the markers, or in a range; what ends the thinking is fed as it is.
+/// A rule applies between the markers or in a range; the token that ends the thinking is fed unmixed.
 fn scopes<B: Backend>() {
     let mixes = |rule: &str, start: Start, tokens: &[u32]| {
         let mut rows = [row(rule, start)];
@@ -219,7 +226,7 @@ fn scopes<B: Backend>() {
         assert_eq!(mixes(rule, from, &[1, 1, 1, 1]), "..mm", "{rule}");
     }
     assert_eq!(mixes("token", Start::default(), &[1, 2]), "..");
-    // The rules for thinking are for thinking where it can be told, and for everything where not.
+    // The default scope of rules for thinking is the thinking if the model has markers, else everything.
     let scope = |rule, markers| row(rule, Start { markers, ..Start::default() }).scope();
     for rule in ["soft-thinking", "k-sample", "swir", "selar"] {
         assert_eq!([scope(rule, Some(MARKERS)), scope(rule, None)], [Scope::Thinking, Scope::All], "{rule}");
@@ -229,7 +236,8 @@ fn scopes<B: Backend>() {
     }
 }
 
-/// A cap ends thinking, not an answer: outside the markers blocks just end, and nothing of thinking is mixed in.
+/// A cap ends the thinking, but not an answer: outside the markers blocks simply end, and no think marker is mixed
+/// in.
 fn a_cap_ends_thinking_alone<B: Backend>() {
     let run = |thinking| {
         let start = Start { scope: Some(Scope::All), markers: Some(MARKERS), thinking, ..Start::default() };
@@ -246,7 +254,7 @@ fn a_cap_ends_thinking_alone<B: Backend>() {
     assert_eq!(run(false), [(2, false), (2, false), (2, false)]);
 }
 
-/// The likeliest token ends the thinking when it is the marker; sampling is ordinary behind it.
+/// If the most likely token is the marker, it ends the thinking; after it, sampling is ordinary.
 fn soft_thinking_ends_by_its_own_token<B: Backend>() {
     let mut ends = vec![0.0; 7];
     ends[6] = 9.0;
@@ -262,7 +270,7 @@ fn soft_thinking_ends_by_its_own_token<B: Backend>() {
     close(&weights[0], &identity(7)[2], "behind");
 }
 
-/// A cold stop comes at exactly its step, and a warm step begins the count anew.
+/// A cold stop comes at exactly its step, and a warm step resets the count.
 fn cold_stop_at_exactly_its_step<B: Backend>() {
     let mut cold = vec![0.0; 7];
     cold[1] = 30.0;
@@ -280,11 +288,11 @@ fn cold_stop_at_exactly_its_step<B: Backend>() {
     let closed = |out: &[(u32, bool)]| out.iter().position(|step| step.0 == 6);
     let thinking = Start { markers: Some(MARKERS), thinking: true, ..Start::default() };
     let out = run(thinking, 99, 9);
-    // The fourth cold step; the answer is cold, too, and ends four steps later.
+    // The thinking ends at the fourth cold step. The answer is cold as well, and ends four steps later.
     assert_eq!((closed(&out), ended(&out)), (Some(3), Some(7)));
     let out = run(thinking, 2, 7);
     assert_eq!((closed(&out), ended(&out)), (Some(6), None));
-    // Cold thoughts do not count against the answer behind them.
+    // Cold steps of the thinking do not count for the answer after it.
     let mut rows = [row("soft-thinking:cold_stop=4", thinking)];
     let mut out = Vec::new();
     for t in 0..8 {
@@ -294,9 +302,9 @@ fn cold_stop_at_exactly_its_step<B: Backend>() {
         }
         out.push(step::<B>(&mut rows, &[logits], &[2]).1[0].ends);
     }
-    // Closed by its own token at 2; the answer's fourth cold step is 6.
+    // The thinking ends with its own token at step 2, so the answer's fourth cold step is 6.
     assert_eq!(out.iter().position(|&ends| ends), Some(6));
-    // Without markers all is the reply.
+    // Without markers, everything is the answer.
     let out = run(Start::default(), 99, 4);
     assert_eq!((closed(&out), ended(&out)), (None, Some(3)));
     let never = Start { scope: Some(Scope::All), ..Start::default() };
@@ -305,7 +313,8 @@ fn cold_stop_at_exactly_its_step<B: Backend>() {
 }
 
 fn what_cannot_be_is_refused<B: Backend>() {
-    let refused = |rule: &str, start: Start| Row::new(rule.parse().unwrap(), &start).unwrap_err().to_string();
+    let refused =
+        |rule: &str, start: Start| RuleState::new(rule.parse().unwrap(), &start).unwrap_err().to_string();
     let thinking = Start { scope: Some(Scope::Thinking), ..Start::default() };
     assert!(refused("moi", thinking).contains("the scope `thinking` needs the tokens"));
     assert!(refused("swir:cap=2", Start::default()).contains("cap of swir"));

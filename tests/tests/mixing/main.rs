@@ -1,4 +1,5 @@
-//! The method: vectors of its specification, values computed elsewhere, and invariants on random numbers.
+//! Tests of the method: the vectors of its specification, values from another implementation, and invariants on
+//! random numbers.
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a failure must end the test")]
 

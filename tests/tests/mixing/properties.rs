@@ -18,7 +18,7 @@ fn rule() -> impl Strategy<Value = InputRule> {
     ]
 }
 
-/// vocabulary, rows of (logits, token, rule)
+/// The size of the vocabulary, and rows of (logits, token, rule).
 type Batch = (usize, Vec<(Vec<f32>, usize, InputRule)>);
 
 fn batch() -> impl Strategy<Value = Batch> {
@@ -44,7 +44,7 @@ fn check<S: Strategy>(strategy: S, test: impl Fn(S::Value) -> Result<(), TestCas
         .unwrap();
 }
 
-/// Weights are not negative, sum to 1, and the residual form equals the weight form, on an identity table.
+/// Weights are not negative and sum to 1, and the residual form equals the weight form, on an identity table.
 fn weights_form_a_distribution<B: Backend>() {
     check(batch(), |(vocab, rows)| {
         let (logits, tokens, rules) = unzip(rows);
@@ -67,7 +67,7 @@ fn weights_form_a_distribution<B: Backend>() {
     });
 }
 
-/// A row's result does not depend on the other rows of its batch.
+/// The result of a row does not depend on the other rows of its batch.
 fn rows_are_independent<B: Backend>() {
     let table = (2usize..6).prop_flat_map(|d| vec(vec(-3.0..3.0f32, d), 9));
     check((batch(), table), |((vocab, rows), table)| {
@@ -85,7 +85,7 @@ fn rows_are_independent<B: Backend>() {
     });
 }
 
-/// More beta means less mixing, down to the token's own row.
+/// A larger beta mixes less, down to the token's own embedding.
 fn beta_to_infinity_is_the_token<B: Backend>() {
     check((vec(-5.0..5.0f32, 6), 0usize..6, support()), |(logits, y, support)| {
         let distance = |beta| {
@@ -100,7 +100,7 @@ fn beta_to_infinity_is_the_token<B: Backend>() {
     });
 }
 
-/// Mixed and discrete inputs differ wherever the distribution is not one-hot: mixing is never a no-op.
+/// Mixed and plain inputs differ unless the distribution is one-hot, so mixing always has an effect.
 fn mixing_changes_the_input<B: Backend>() {
     check((vec(-2.0..2.0f32, 6), 0usize..6), |(logits, y)| {
         let rules = [InputRule::default(), InputRule::TOKEN];

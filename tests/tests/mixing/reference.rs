@@ -1,9 +1,9 @@
-//! The method computed another way: weights per token, in float64, straight from the formulas.
+//! An independent implementation of the method: weights per token, in float64, straight from the formulas.
 
 use burn::tensor::{Int, Tensor, TensorData, backend::Backend};
 use moi::{ConstantGate, InputRule, Moi, RowMix, Support, next_inputs};
 
-/// Entropy and weights over the whole vocabulary.
+/// The entropy, and the weights over the whole vocabulary.
 pub(crate) fn weight_form(logits: &[f64], y: usize, rule: InputRule) -> (f64, Vec<f64>) {
     let vocab = logits.len();
     let max = logits.iter().copied().fold(f64::NEG_INFINITY, f64::max);
@@ -33,7 +33,7 @@ pub(crate) fn weight_form(logits: &[f64], y: usize, rule: InputRule) -> (f64, Ve
     (h, weights.collect())
 }
 
-/// What the layer gives for a batch: the inputs, row by row, and the report.
+/// The output of the layer for a batch: the inputs, row by row, and the report.
 pub(crate) fn layer<B: Backend>(
     logits: &[Vec<f32>],
     tokens: &[usize],
@@ -54,7 +54,7 @@ pub(crate) fn layer<B: Backend>(
     (inputs.chunks(d).map(<[f32]>::to_vec).collect(), mixed.into_rows())
 }
 
-/// An identity table makes the next input equal to the weights.
+/// An identity table, with which the next input equals the weights.
 pub(crate) fn identity(vocab: usize) -> Vec<Vec<f32>> {
     (0..vocab).map(|i| (0..vocab).map(|j| if i == j { 1.0 } else { 0.0 }).collect()).collect()
 }

@@ -21,7 +21,7 @@ fn close(found: &[f32], expected: &[f32], tolerance: f32) {
 
 type Vector = (Support, &'static [f32], usize, f64, f32, &'static [f32]);
 
-/// support, p, y, beta, H, weights
+/// Support, p, y, beta, H, and the expected weights.
 const VECTORS: &[Vector] = &[
     (Support::Full, &[0.6, 0.3, 0.1], 1, 1.0, 0.817345, &[0.245204, 0.713929, 0.040867]),
     (Support::Full, &[0.6, 0.3, 0.1], 0, 1.0, 0.817345, &[0.836531, 0.122602, 0.040867]),
@@ -51,7 +51,7 @@ fn spec_vectors<B: Backend>() {
 
 const P: &[f32] = &[0.5, 0.3, 0.15, 0.05];
 
-/// y outside the support: the residual form still sums to 1.
+/// If y is outside the support, the weights of the residual form still sum to 1.
 fn sampled_outside_the_support<B: Backend>() {
     let rule = moi(1.0, Support::TopK(2));
     let (inputs, rows) = layer::<B>(&[ln(P)], &[3], &identity(4), &[rule], 4);
@@ -61,7 +61,7 @@ fn sampled_outside_the_support<B: Backend>() {
     close(&[rows[0].gate], &[gate], 1e-6);
 }
 
-/// beta -> infinity, H = 0 and a one-hot p give the token's embedding.
+/// If beta is very large, H is 0 or p is one-hot, the input is the token's embedding.
 fn limits_are_standard_decoding<B: Backend>() {
     let table = identity(4);
     let token = layer::<B>(&[ln(P)], &[2], &table, &[InputRule::TOKEN], 4).0;
@@ -79,7 +79,7 @@ fn limits_are_standard_decoding<B: Backend>() {
     }
 }
 
-/// beta = 0 and H = 1 give qE, as direct does.
+/// If beta is 0 and H is 1, the input is qE, like that of `direct`.
 fn uniform_with_beta_zero_is_direct<B: Backend>() {
     let uniform = vec![vec![0.3; 4]];
     let moi = layer::<B>(&uniform, &[1], &identity(4), &[moi(0.0, Support::Full)], 0).0;
@@ -89,7 +89,7 @@ fn uniform_with_beta_zero_is_direct<B: Backend>() {
     close(&direct[0], &[0.25; 4], 1e-6);
 }
 
-/// Every rule at once, in one batch, against each alone.
+/// All rules in one batch must give what each gives alone.
 fn rows_keep_their_own_rules<B: Backend>() {
     let rules = [
         InputRule::TOKEN,
@@ -114,7 +114,7 @@ fn rows_keep_their_own_rules<B: Backend>() {
     }
 }
 
-/// A beta between -1 and 0 mixes more than H, but never gives the token a negative weight.
+/// A beta between -1 and 0 mixes by more than H, but never gives the token a negative weight.
 fn negative_beta_is_clamped<B: Backend>() {
     for beta in [-0.5, -0.999_999_999_999] {
         let (inputs, rows) = layer::<B>(&[vec![0.0; 4]], &[1], &identity(4), &[moi(beta, Support::Full)], 4);

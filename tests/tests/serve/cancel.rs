@@ -1,4 +1,5 @@
-//! Clients that leave, and readers that do not read: others notice nothing, and nothing stays behind.
+//! Tests of clients that disconnect and clients that do not read: others must not be affected, and nothing may be
+//! left behind.
 
 use std::{
     io::{Read, Write},
@@ -11,7 +12,8 @@ use serde_json::json;
 
 use crate::{CHAT, TEXT, content, question, server, streamed, with};
 
-/// A client leaves at twenty moments: queued, in its prompt, while it decodes, while text is held back; streaming or not.
+/// A client disconnects at twenty moments: in the queue, during its prompt, during decoding, while text is held back;
+/// streaming or not.
 #[test]
 fn who_leaves_is_forgotten() {
     let server = server();
@@ -25,10 +27,10 @@ fn who_leaves_is_forgotten() {
         });
         let gone = server.send(TEXT, &body);
         std::thread::sleep(Duration::from_millis(moment * 25));
-        // Without a farewell, as a process that was killed.
+        // Disconnect as a killed process does.
         gone.shutdown(Shutdown::Both).unwrap();
         drop(gone);
-        // Somebody who stays is answered as ever.
+        // A client that stays is answered as before.
         if moment % 5 == 0 {
             assert_eq!(content(&server.ask(CHAT, &question("Count to twenty.", 30))), calm);
         }
@@ -44,7 +46,7 @@ fn who_leaves_is_forgotten() {
             text.lines().find(|line| line.starts_with("vllm:request_success_total") && line.contains(&name));
         line.unwrap().rsplit_once(' ').unwrap().1.parse::<u32>().unwrap()
     };
-    // One that left before it was read has never been a request of the engine's.
+    // A client that left before its request was read was never a request of the engine.
     assert!((15..=20).contains(&ends("abort")) && ends("error") == 0, "{} aborted", ends("abort"));
     assert_eq!(
         server.metric("vllm:request_success_total"),
@@ -52,11 +54,11 @@ fn who_leaves_is_forgotten() {
     );
 }
 
-/// Requests that wait and whose clients leave cost nothing, and the one that runs is not disturbed.
+/// Queued requests whose clients disconnect must cost nothing, and must not disturb the running one.
 #[test]
 fn who_leaves_the_queue_is_never_computed() {
     let server = TestServer::start(&["--max-rows", "1"]);
-    // Long enough to run still when all others have come.
+    // Long enough to still run when all others have come.
     let body = with(question("Count to one hundred.", 600), json!({"ignore_eos": true}));
     let calm = content(&server.ask(CHAT, &body));
     server.wait_until_idle();
@@ -77,13 +79,13 @@ fn who_leaves_the_queue_is_never_computed() {
     let text = streamed(&moi_tests::server::parsed(&bytes).events(), 0);
     assert_eq!(text, calm);
     server.wait_until_idle();
-    // Of the tokens since then all are of the one that ran.
+    // All tokens since then must belong to the running request.
     let usage = server.ask("/tokenize", &json!({"messages": body["messages"]}))["count"].as_f64().unwrap();
     assert_eq!(server.metric("vllm:prompt_tokens_total") - prompts, usage);
     assert!(server.metric("vllm:generation_tokens_total") - before <= 600.0);
 }
 
-/// Twelve clients read little and stop: they are paused, then given up, and others are answered meanwhile.
+/// Twelve clients read little and stop: the server pauses them, then drops them, and meanwhile answers others.
 #[cfg(unix)]
 #[test]
 fn readers_that_stop_are_given_up() {
@@ -96,7 +98,7 @@ fn readers_that_stop_are_given_up() {
                 "logprobs": 20, "moi": {"rule": "moi", "trace": 64},
             });
             let stream = server.send(TEXT, &body);
-            // Little room on its way, so that the server soon has none.
+            // A small receive buffer, so that the server's output soon blocks.
             rustix::net::sockopt::set_socket_recv_buffer_size(&stream, 4096).unwrap();
             stream
         })
@@ -113,7 +115,7 @@ fn readers_that_stop_are_given_up() {
     assert_eq!(content(&server.ask(CHAT, &question("Count to twenty.", 30))), calm);
 }
 
-/// A reader that is slow, but reads, gets everything: its request waits for it.
+/// A client that reads slowly must get everything: its request waits for it.
 #[test]
 fn slow_readers_lose_nothing() {
     let server = server();
@@ -138,7 +140,7 @@ fn slow_readers_lose_nothing() {
     assert_eq!(json!(streamed(&moi_tests::server::parsed(&bytes).events(), 0)), whole);
 }
 
-/// A long prompt whose client leaves, and then ten requests (llama.cpp#27604).
+/// The client of a long prompt disconnects, and ten requests follow (llama.cpp#27604).
 #[test]
 fn an_abort_within_a_prompt_stops_nothing() {
     let server = server();
@@ -151,7 +153,7 @@ fn an_abort_within_a_prompt_stops_nothing() {
     server.wait_until_idle();
 }
 
-/// Connections that send nothing, or a head byte by byte, are closed.
+/// Connections that send nothing, or headers byte by byte, must be closed.
 #[test]
 fn who_sends_nothing_is_hung_up_on() {
     let server = server();
@@ -178,7 +180,7 @@ fn who_sends_nothing_is_hung_up_on() {
     }
 }
 
-/// Told to stop, a server lets answers come to their ends, and takes no others.
+/// A server that is asked to stop must finish its answers and accept no others.
 #[cfg(unix)]
 #[test]
 fn a_server_that_stops_finishes_what_it_began() {
@@ -208,7 +210,7 @@ fn a_server_that_stops_finishes_what_it_began() {
     drop(idle);
 }
 
-/// One that may not wait for them tells those that it cuts off.
+/// A server that may not wait for its answers must tell the clients that it cuts off.
 #[cfg(unix)]
 #[test]
 fn a_server_that_cannot_wait_says_so() {

@@ -1,5 +1,5 @@
-//! Crowds: many requests at once, of all lengths and kinds, and more of them than there is room for. Each is answered as if it
-//! were alone, or told to come back, and nobody waits for ever.
+//! Tests with many requests at once, of all lengths and kinds, and with more than there is room for. Each must be
+//! answered as if it were alone, or be told to retry, and none may wait for ever.
 
 use std::{
     fs,
@@ -18,14 +18,15 @@ use tempfile::TempDir;
 use crate::{CHAT, TEXT, content, streamed, with};
 
 const RESPONSES: &str = "/v1/responses";
-/// All routes that generate.
+/// All routes that generate text.
 pub(crate) const ROUTES: [&str; 4] = [CHAT, TEXT, RESPONSES, "/v1/messages"];
-/// A server of a tiny model, whose tokens are bytes and whose context is of 512.
+/// A server of a tiny model whose tokens are bytes, with a context of 512.
 pub(crate) fn tiny(args: &[&str]) -> (TempDir, TestServer) {
     started(bytes::model("llama", &[], None), args)
 }
 
-/// The same with a context of 65,536: its longest prompts and answers take much longer than anybody looks at them.
+/// A server of a tiny model with a context of 65,536: its longest prompts and answers take much longer than any test
+/// waits.
 pub(crate) fn endless(args: &[&str]) -> (TempDir, TestServer) {
     let directory = bytes::model("llama", &[], None);
     let path = directory.path().join("config.json");
@@ -42,17 +43,17 @@ fn started(directory: TempDir, args: &[&str]) -> (TempDir, TestServer) {
     (directory, server)
 }
 
-/// What is in progress.
+/// The requests in progress.
 pub(crate) fn runs(client: &Client) -> Vec<Value> {
     client.get("/v1/moi/runs").json()["data"].as_array().unwrap().clone()
 }
 
-/// Where all stand that are in progress.
+/// The phases of all requests in progress.
 pub(crate) fn phases(client: &Client) -> Vec<String> {
     runs(client).iter().map(|run| run["phase"].as_str().unwrap().to_owned()).collect()
 }
 
-/// The value of a metric where its labels have this text.
+/// The value of a metric whose labels contain this text.
 pub(crate) fn labelled(client: &Client, name: &str, label: &str) -> f64 {
     let text = client.get("/metrics").text();
     let is_it = |line: &&str| line.split(['{', ' ']).next() == Some(name) && line.contains(label);
@@ -60,12 +61,12 @@ pub(crate) fn labelled(client: &Client, name: &str, label: &str) -> f64 {
     values.map(|value| value.parse::<f64>().unwrap()).sum()
 }
 
-/// A prompt that is continued greedily with letters, so that each token is a character.
+/// A request that is continued greedily with letters, so that each token is one character.
 pub(crate) fn letters(prompt: &str, max_tokens: usize) -> Value {
     asked(TEXT, prompt, max_tokens)
 }
 
-/// The same in the words of a route.
+/// The same request in the format of a route.
 pub(crate) fn asked(path: &str, prompt: &str, max_tokens: usize) -> Value {
     let allowed = bytes::ids("abcdefghijklmnopqrstuvwxyz");
     let mut body = json!({
@@ -79,26 +80,27 @@ pub(crate) fn asked(path: &str, prompt: &str, max_tokens: usize) -> Value {
     body
 }
 
-/// Reads an answer as it comes, so that it never waits for long.
+/// Reads an answer on another thread, so that the server never waits for the reader.
 pub(crate) fn reading(stream: TcpStream) -> JoinHandle<Reply> {
     thread::spawn(move || reply(stream))
 }
 
-/// A request that has a place for as long as it is there: a book of 60,000 tokens, which is being read. One that decodes gives
-/// its place up for moments, whenever whoever takes its tokens is behind.
+/// A request that occupies a place as long as its connection is open: a prompt of 60,000 tokens that is being read. A
+/// request that decodes would release its place for moments, whenever its client is slow to read.
 pub(crate) fn hold(client: &Client) -> TcpStream {
     let book = client.send(TEXT, &letters(&"x".repeat(60_000), 1));
     until("the book is read", || phases(client) == ["prompt"]);
     book
 }
 
-/// Tokens of a prompt, none of which ends anything. Of fewer than 2,000 numbers each gives others, from the first block on.
+/// The tokens of a prompt, without end tokens. Each number below 2,000 gives tokens that differ from the first block
+/// on.
 fn tokens(number: usize, len: usize) -> Vec<usize> {
     let step = 37 + number / 255 * 2;
     (0..len).map(|at| (at * step + number * 61 + 5) % 255 + 1).collect()
 }
 
-/// Prompts of all lengths at once: each stream comes to its end, with what the same prompt gives alone (mlx-lm#199).
+/// Prompts of all lengths at once: each stream must end with the text that the same prompt gives alone (mlx-lm#199).
 #[test]
 fn every_length_of_prompt_comes_to_its_end() {
     let (_directory, server) = tiny(&[]);
@@ -122,7 +124,7 @@ fn every_length_of_prompt_comes_to_its_end() {
         let alone = server.ask(TEXT, &with(body(len), json!({"cache_salt": "alone"})));
         assert_eq!(json!(streamed(&events, 0)), alone["choices"][0]["text"], "{len} tokens");
     }
-    // Where there is no room for a token behind the prompt, that is said before anything is sent.
+    // If there is no room for a token after the prompt, the error must come before the stream begins.
     for len in [512, 513, 2000] {
         for stream in [false, true] {
             let reply = server.post(TEXT, &with(body(len), json!({"stream": stream})));
@@ -138,7 +140,8 @@ fn every_length_of_prompt_comes_to_its_end() {
     server.settled();
 }
 
-/// One of 24 requests of many kinds. The prompts of twelve begin alike in threes, for longer than a block of the cache.
+/// One of 24 requests of many kinds. The prompts of twelve share their beginnings in groups of three, for longer than
+/// a block of the cache.
 fn mingled(at: usize) -> Value {
     let prompt = match at < 12 {
         true => [tokens(at / 3, 130), tokens(100 + at, 20 + at)].concat(),
@@ -150,7 +153,7 @@ fn mingled(at: usize) -> Value {
     })
 }
 
-/// Choices and counts of an answer, and how many tokens of its prompt were cached.
+/// The choices and the usage of an answer, and how many tokens of its prompt were cached.
 fn essence(answer: &Value) -> (Value, u64) {
     let mut usage = answer["usage"].clone();
     let cached = usage["prompt_tokens_details"]["cached_tokens"].as_u64().unwrap();
@@ -158,18 +161,18 @@ fn essence(answer: &Value) -> (Value, u64) {
     (json!([answer["choices"], usage]), cached)
 }
 
-/// How many tokens of each prompt were cached when all are asked for the second time, one by one.
+/// The number of cached tokens of each prompt when all are sent a second time, one by one.
 fn cached_again(server: &TestServer) -> Vec<u64> {
     let ask = || -> Vec<u64> { (0..24).map(|at| essence(&server.ask(TEXT, &mingled(at))).1).collect() };
     ask();
     ask()
 }
 
-/// What of a prompt is cached, and what is given up for others, changes nothing: again and again, in any order, an answer is
-/// what it is alone and without a cache (llama.cpp#27148, #23970).
+/// Cached prompts and evicted blocks must not change an answer: repeatedly and in any order, it must equal the answer
+/// without a cache (llama.cpp#27148, #23970).
 #[test]
 fn what_was_cached_changes_no_answer() {
-    // There are places for 20 blocks, and the prompts have 56.
+    // The cache has room for 20 blocks, and the prompts have 56.
     let (_directory, server) = tiny(&["--kv-memory", "4MB"]);
     let alone = |at: usize| {
         let salt = json!({"cache_salt": format!("of {at} alone")});
@@ -191,7 +194,7 @@ fn what_was_cached_changes_no_answer() {
     let few = cached_again(&server);
     server.settled();
     assert!(server.metric("vllm:prefix_cache_hits_total") > 0.0);
-    // With room for all, all whole blocks before the last token are there.
+    // With room for all, every whole block before the last token is cached.
     let (_other, roomy) = tiny(&[]);
     let all = cached_again(&roomy);
     for (at, &cached) in all.iter().enumerate() {
@@ -202,11 +205,12 @@ fn what_was_cached_changes_no_answer() {
     assert!(few.iter().sum::<u64>() < all.iter().sum::<u64>(), "nothing was given up: {few:?}");
 }
 
-/// However many prompts there were, what is kept of them has the memory that it may have (mlx-lm#1390, llama.cpp#26216).
+/// However many prompts there were, the cache must stay within its memory limit (mlx-lm#1390, llama.cpp#26216).
 #[test]
 fn two_thousand_prompts_take_no_more_memory_than_they_may() {
     const BUDGET: usize = 8 << 20;
-    // What an allocator and the threads that answer come to. All that was computed for the prompts would be 340 MB.
+    // Allowance for the allocator and for the threads that answer. The keys and values of all prompts would take 340
+    // MB.
     const SLACK: usize = 16 << 20;
     let (_directory, server) = tiny(&["--kv-memory", "8MiB"]);
     let before = server.resident();
@@ -214,7 +218,7 @@ fn two_thousand_prompts_take_no_more_memory_than_they_may() {
         let prompt = tokens(number, 200 + number % 56);
         server.ask(TEXT, &json!({"prompt": prompt, "max_tokens": 2, "temperature": 0}));
     }
-    // Not every system tells it.
+    // Not every system reports the memory.
     if let (Some(before), Some(after)) = (before, server.resident()) {
         assert!(after <= before + BUDGET + SLACK, "from {before} to {after} bytes");
     }
@@ -222,11 +226,11 @@ fn two_thousand_prompts_take_no_more_memory_than_they_may() {
     assert_eq!(server.metric("vllm:prefix_cache_hits_total"), 0.0, "no two prompts begin alike");
 }
 
-/// Twelve requests that grow beyond what was foreseen, with memory for two of them: some wait for others, and each is what it
-/// is alone. None is put off again and again (vllm#45387, #41951).
+/// Twelve requests that grow beyond their estimates, with memory for two: some wait for others, and each must give
+/// what it gives alone. None may be parked again and again (vllm#45387, #41951).
 #[test]
 fn requests_that_outgrow_the_memory_take_turns() {
-    // By what is foreseen of them three fit.
+    // By their estimates, three fit.
     let (_directory, server) = tiny(&["--kv-memory", "1500KB"]);
     let body = |at: usize| {
         let (prompt, rule) = (tokens(at, 20 + 3 * at), ["token", "moi"][at % 2]);
@@ -251,7 +255,7 @@ fn requests_that_outgrow_the_memory_take_turns() {
     assert!((1.0..=24.0).contains(&parked), "{parked} times a request was parked");
 }
 
-/// Whether a try was taken. Then it has come to its end, and else it was told when to come back.
+/// Whether a request was accepted. If so, it must be complete; otherwise, it must say when to retry.
 fn was_taken(is_stream: bool, reply: &Reply) -> bool {
     if reply.status == 429 {
         assert_eq!(reply.header("retry-after"), Some("1"));
@@ -267,8 +271,8 @@ fn was_taken(is_stream: bool, reply: &Reply) -> bool {
     true
 }
 
-/// A hundred clients try three times each, at once, where 34 find room: each try is answered or refused at once, and all are
-/// counted (mlx-lm#1255).
+/// A hundred clients each try three times at once, with room for 34: each try must be answered or refused at once,
+/// and all must be counted (mlx-lm#1255).
 #[test]
 fn a_crowd_that_comes_again_is_answered_or_refused() {
     let (_directory, server) = tiny(&["--max-rows", "2", "--max-queue", "32", "--ping", "1"]);
@@ -294,7 +298,7 @@ fn a_crowd_that_comes_again_is_answered_or_refused() {
     assert_eq!(server.get("/livez").status, 200);
 }
 
-/// Short requests are answered beside a long one, one after the other, and keep it from nothing (open-webui#28413).
+/// Short requests one after the other are answered next to a long one, and must not slow it down (open-webui#28413).
 #[test]
 fn titles_and_a_chat_go_on_beside_each_other() {
     const TOKENS: usize = 3000;
@@ -308,16 +312,16 @@ fn titles_and_a_chat_go_on_beside_each_other() {
         let title = server.ask(CHAT, &asked(CHAT, &format!("A title for {titles}"), 8));
         assert_eq!(content(&title).len(), 8);
         titles += 1;
-        // Each of them takes eight rounds, in which the chat could go on by as many tokens.
+        // Each of them takes eight rounds, in each of which the chat could generate a token.
         assert!(titles < TOKENS / 2, "the chat stands still");
     }
-    // If they waited for its end there would be one.
+    // If they waited for its end, there would be only one.
     assert!(titles > 5, "{titles} titles");
     assert_eq!(streamed(&stream.join().unwrap().events(), 0), alone);
     server.settled();
 }
 
-/// A short prompt does not wait until a book is read that came before it, and the book still comes to its end.
+/// A short prompt must not wait for a long one that came before it, and the long one must still end.
 #[test]
 fn a_title_passes_a_book() {
     let (_directory, server) = endless(&[]);
@@ -331,7 +335,8 @@ fn a_title_passes_a_book() {
     server.settled();
 }
 
-/// Of those that wait, the ones with the smallest priority come first, whoever was there before and whatever is shorter.
+/// Of the waiting requests, those with the smallest priority number must run first, however late they came and
+/// however long they are.
 #[test]
 fn smaller_priorities_come_first() {
     let (_directory, server) = endless(&["--max-rows", "1", "--priority"]);
@@ -360,7 +365,7 @@ fn smaller_priorities_come_first() {
     server.settled();
 }
 
-/// A server that takes no priorities says so, and does not do as if it did.
+/// A server without --priority must say so, instead of silently ignoring priorities.
 #[test]
 fn priorities_are_refused_where_they_are_not_taken() {
     let (_directory, server) = tiny(&[]);

@@ -1,20 +1,20 @@
-//! What goes wrong inside: weights that are broken, an engine that hangs, requests whose turn does not come.
+//! Tests of internal faults, such as broken weights.
 
-use moi_tests::{broken, bytes, golden::Golden, server::TestServer};
+use moi_tests::{broken_weights, bytes, golden::Golden, server::TestServer};
 use serde_json::json;
 
 use crate::{TEXT, with};
 
-/// A model that computes NaN from a token on: what came before is kept, the stream ends with an error event, a whole answer
-/// is one of status 500 that says not to ask again, and neighbours are as they were.
+/// A model computes NaN from some token on: the text before it is kept, a stream ends with an error event, a whole
+/// answer has status 500 and says not to retry, and other requests are not affected.
 #[test]
 fn a_row_that_breaks_breaks_no_other() {
     let golden = Golden::read("mixtral");
-    let (directory, generated) = broken::late(&golden);
+    let (directory, generated) = broken_weights::late(&golden);
     bytes::add_tokenizer(directory.path(), &[], None);
     let server = TestServer::start(&["--model", directory.path().to_str().unwrap(), "--device", "cpu"]);
     let breaks = json!({
-        "prompt": broken::prompt(&golden), "max_tokens": 20, "temperature": 0, "moi": {"rule": "token"},
+        "prompt": broken_weights::prompt(&golden), "max_tokens": 20, "temperature": 0, "moi": {"rule": "token"},
         "return_token_ids": true, "ignore_eos": true,
     });
     let whole = with(breaks.clone(), json!({"max_tokens": generated.len() - 1}));

@@ -1,4 +1,4 @@
-//! Fields that are null, and bodies and files that say of themselves what they like.
+//! Tests of fields that are null, and of bodies and files with false claims about themselves.
 
 use moi_tests::{
     hostile::{Dice, weights},
@@ -16,10 +16,10 @@ use crate::{
     with,
 };
 
-/// Numbers of an embedding of the tiny model.
+/// Width of the embedding of the tiny model.
 const WIDTH: usize = 64;
 
-/// A body with fields of all kinds for each route that takes one.
+/// For each route with a body, a sample body with fields of all kinds.
 fn samples() -> Vec<(&'static str, Value)> {
     let parameters = json!({"type": "object"});
     let function = json!({"name": "f", "description": "d", "parameters": parameters, "strict": false});
@@ -76,7 +76,7 @@ fn samples() -> Vec<(&'static str, Value)> {
     ]
 }
 
-/// A schema and all that it is made of.
+/// A schema and all schemas that it is composed of.
 fn parts<'a>(document: &'a Value, schema: &'a Value) -> Vec<&'a Value> {
     let target = schema["$ref"].as_str().map(|to| document.pointer(to.trim_start_matches('#')).unwrap());
     let options =
@@ -85,7 +85,7 @@ fn parts<'a>(document: &'a Value, schema: &'a Value) -> Vec<&'a Value> {
     [schema].into_iter().chain(inner).collect()
 }
 
-/// The places of all documented fields in a body, at every depth that the body has.
+/// Collects the paths of all documented fields in a body, at every depth.
 fn places(document: &Value, schema: &Value, value: &Value, at: &str, found: &mut Vec<String>) {
     for part in parts(document, schema) {
         for (name, of_field) in
@@ -103,8 +103,9 @@ fn places(document: &Value, schema: &Value, value: &Value, at: &str, found: &mut
     }
 }
 
-/// Every documented field is as absent where it is null, at every depth and on every route (mlx-lm: `temperature: null` drops
-/// the connection); where it may not be absent, it is named. Bodies in chunks are read.
+/// At every depth and on every route, a documented field that is null must be treated as absent (mlx-lm:
+/// `temperature: null` drops the connection). If it is required, the error must name it. Chunked bodies must be
+/// accepted.
 #[test]
 fn null_is_as_absent_on_every_route() {
     let (_directory, server) = tiny(&[]);
@@ -142,13 +143,13 @@ fn null_is_as_absent_on_every_route() {
     server.settled();
 }
 
-/// Inputs in the place of a prompt, as a file.
+/// A file with inputs that replace a prompt.
 fn file(dtype: Dtype, shape: &[usize], values: &[u8]) -> Vec<u8> {
     let tensor = TensorView::new(dtype, shape.to_vec(), values).unwrap();
     safetensors::serialize([("inputs", tensor)], None).unwrap()
 }
 
-/// A file that says what it likes of its values.
+/// A file whose header makes any claim about its values.
 fn claimed(shape: Value, offsets: Value, values: &[u8]) -> Vec<u8> {
     let header = json!({"inputs": {"dtype": "F32", "shape": shape, "data_offsets": offsets}}).to_string();
     [&(header.len() as u64).to_le_bytes()[..], header.as_bytes(), values].concat()
@@ -164,7 +165,7 @@ fn base64(bytes: &[u8]) -> String {
     bytes.chunks(3).map(four).collect()
 }
 
-/// Files of inputs from strangers are read or refused, whatever they say of themselves (dynamo#9013).
+/// Untrusted files of inputs must be read or refused, whatever their headers claim (dynamo#9013).
 #[test]
 fn files_of_inputs_are_read_or_refused() {
     let (_directory, server) = tiny(&[]);
@@ -201,7 +202,7 @@ fn files_of_inputs_are_read_or_refused() {
         let reply = ask(&file(Dtype::F32, &[3, WIDTH], &with_first(value)));
         assert!([200, 400].contains(&reply.status), "{value}: {}", reply.text());
     }
-    // Infinity in types of half the size.
+    // Infinity in 16-bit types.
     for (dtype, infinity) in [(Dtype::F16, 0x7c00u16), (Dtype::BF16, 0x7f80)] {
         let values = infinity.to_le_bytes().repeat(WIDTH);
         refused(&ask(&file(dtype, &[1, WIDTH], &values)), TEXT, "prompt_embeds");
@@ -216,7 +217,7 @@ fn files_of_inputs_are_read_or_refused() {
         claimed(json!([0, WIDTH]), json!([0, 0]), b""),
         claimed(json!(vec![1; 1000]), json!([0, 4]), &[0; 4]),
         [&u64::MAX.to_le_bytes()[..], &good[8..]].concat(),
-        // No room for an answer behind them, or for them.
+        // The context has no room for an answer after the inputs, or for the inputs.
         whole(512),
         whole(600),
     ] {
@@ -227,14 +228,14 @@ fn files_of_inputs_are_read_or_refused() {
     server.settled();
 }
 
-/// The most memory that a server has had, where the system says so.
+/// The peak memory of a server in bytes, if the system says so.
 fn peak(server: &TestServer) -> Option<usize> {
     let status = std::fs::read_to_string(format!("/proc/{}/status", server.child.id())).ok()?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
     line.trim().strip_suffix("kB")?.trim().parse::<usize>().ok().map(|kilobytes| kilobytes << 10)
 }
 
-/// Long lists that nobody has a use for do not take many times the memory of the body that they are in.
+/// Long unused lists must not take many times the memory of the body that contains them.
 #[test]
 fn long_lists_take_little_memory() {
     let (_directory, server) = tiny(&[]);

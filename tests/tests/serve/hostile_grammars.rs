@@ -1,4 +1,4 @@
-//! What answers are to follow, where it is wrong, hard or without an end.
+//! Tests of schemas, expressions and grammars that are wrong, expensive or endless.
 
 use std::{
     thread::sleep,
@@ -14,12 +14,12 @@ use serde_json::{Map, Value, json};
 use crate::{
     CHAT, TEXT, content,
     hostile_requests::{
-        GENERATING, MESSAGES, PATIENCE, RESPONSES, asked, beside, deep, post, post_text, tiny, with_text,
+        GENERATING, MESSAGES, RESPONSES, TEST_TIMEOUT, asked, beside, deep, post, post_text, tiny, with_text,
     },
     with,
 };
 
-/// What an answer may follow.
+/// The kind of a constraint.
 #[derive(Clone, Copy, Debug)]
 enum Kind {
     Schema,
@@ -27,9 +27,9 @@ enum Kind {
     Lark,
 }
 
-/// A request whose answer follows a text, in one of the fields for it.
+/// A request with this constraint, in one of the fields for it.
 fn carried(kind: Kind, text: &str, at: usize) -> (&'static str, Value) {
-    // What is no JSON, or too deep to be made part of a body, is a schema given as text.
+    // A schema that is not JSON, or too deep to be a part of a body, is sent as a string.
     let schema = || serde_json::from_str::<Value>(text).unwrap_or_else(|_| json!(text));
     let format = || json!({"type": "json_schema", "name": "n", "schema": schema()});
     let (path, fields) = match (kind, at % 7) {
@@ -56,7 +56,7 @@ fn carried(kind: Kind, text: &str, at: usize) -> (&'static str, Value) {
     (path, with(with(asked(path), json!({"max_tokens": 3})), fields))
 }
 
-/// Whether a request is answered; if not, it is refused as a client's error.
+/// Whether a request is answered; otherwise, it must be refused as a client's error.
 fn is_followed(client: &Client, (path, body): (&str, Value)) -> bool {
     const CODES: [&str; 5] =
         ["invalid_schema", "invalid_value", "invalid_type", "invalid_json", "context_length_exceeded"];
@@ -64,11 +64,11 @@ fn is_followed(client: &Client, (path, body): (&str, Value)) -> bool {
     let begun = Instant::now();
     let reply = loop {
         let reply = post(client, path, &body);
-        // While many are compiled that take long, the next one is told to come back.
+        // While many expensive grammars are being compiled, the server refuses more and asks to retry.
         if ![503, 529].contains(&reply.status) {
             break reply;
         }
-        assert!(begun.elapsed() < PATIENCE && reply.header("retry-after").is_some(), "{what}: {reply:?}");
+        assert!(begun.elapsed() < TEST_TIMEOUT && reply.header("retry-after").is_some(), "{what}: {reply:?}");
         sleep(Duration::from_millis(50));
     };
     assert!([200, 400].contains(&reply.status), "{path}, {what}: {}", reply.text());
@@ -77,7 +77,7 @@ fn is_followed(client: &Client, (path, body): (&str, Value)) -> bool {
     reply.status == 200
 }
 
-/// Good ones.
+/// Valid schemas.
 fn schemas() -> [Value; 3] {
     let object = json!({
         "type": "object", "required": ["name", "list"], "additionalProperties": false,
@@ -98,7 +98,7 @@ fn schemas() -> [Value; 3] {
     [object, tree, mixed]
 }
 
-/// A mutation of a good one.
+/// A mutation of a valid constraint.
 fn mutated(dice: &mut Dice) -> (Kind, String) {
     const REGEXES: [&str; 3] =
         [r"[a-z]+(foo|bar){1,3}\d{2}", r"(?i)hello( world)?[^\x00-\x1f]*", r"\p{Lu}[\p{L}' -]{0,20}"];
@@ -121,7 +121,7 @@ fn mutated(dice: &mut Dice) -> (Kind, String) {
     }
 }
 
-/// Those that are hard, and whether they have to be refused.
+/// Expensive constraints, and whether they must be refused.
 fn hard() -> Vec<(Kind, String, bool)> {
     let chain: Map<String, Value> =
         (0..10_000).map(|at| (at.to_string(), json!({"$ref": format!("#/$defs/{}", at + 1)}))).collect();
@@ -153,7 +153,7 @@ fn hard() -> Vec<(Kind, String, bool)> {
     all
 }
 
-/// Bad schemas, expressions and grammars in every field for them are answered or refused, and nobody else is disturbed
+/// Bad schemas, expressions and grammars in every field must be answered or refused, and must not disturb others
 /// (vllm#17248, #17313, #19270, llama.cpp#25283, #25308, LocalAI#11020).
 #[test]
 fn bad_grammars_are_refused_in_every_field() {
@@ -165,7 +165,7 @@ fn bad_grammars_are_refused_in_every_field() {
             let (kind, text) = mutated(&mut Dice::new(seed));
             followed += usize::from(is_followed(client, carried(kind, &text, seed as usize)));
         }
-        // Otherwise the mutations test nothing.
+        // The test only means something if some mutations are valid and some are not.
         assert!((10..190).contains(&followed), "{followed} of 200 are good");
         for (kind, text, is_bad) in hard() {
             for at in [0, 2, 3] {
@@ -174,7 +174,7 @@ fn bad_grammars_are_refused_in_every_field() {
                 assert!(!(is_bad && is_followed), "{kind:?} {what} is taken");
             }
         }
-        // A schema that is part of a body has the body's depth.
+        // A schema that is part of a body adds to the body's depth.
         for (path, count) in GENERATING.into_iter().flat_map(|path| [(path, 10_000), (path, 100_000)]) {
             let field = format!("\"guided_json\":{}", deep(count, "{\"items\":", "{}", "}"));
             let reply = post_text(client, path, &with_text(&asked(path), &field));
@@ -185,7 +185,7 @@ fn bad_grammars_are_refused_in_every_field() {
     server.settled();
 }
 
-/// A model that wants spaces and line ends above all comes to the end of its JSON all the same (vllm#38696, omlx#2990).
+/// A model that prefers spaces and newlines must still reach the end of its JSON (vllm#38696, omlx#2990).
 #[test]
 fn spaces_between_tokens_come_to_an_end() {
     let (_directory, server) = tiny(&[]);
@@ -194,7 +194,7 @@ fn spaces_between_tokens_come_to_an_end() {
         "type": "object", "properties": {"a": {"type": "boolean"}, "b": list}, "required": ["a", "b"],
         "additionalProperties": false,
     });
-    // No text begins where none has to: in one, spaces are no fault.
+    // The bias against quotes avoids strings where none is required, because spaces inside a string are no fault.
     let bias = json!({"32": 100, "10": 100, "9": 100, "34": -100});
     let base = json!({"max_tokens": 400, "temperature": 0, "moi": {"rule": "token"}, "logit_bias": bias});
     let ask = |fields: Value| server.ask(CHAT, &with(with(asked(CHAT), base.clone()), fields));

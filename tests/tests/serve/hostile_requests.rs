@@ -1,4 +1,5 @@
-//! Requests that are wrong on purpose: each is refused with what is wrong of it, and nobody beside it notices.
+//! Requests that are wrong on purpose: each must be refused with an error that says what is wrong, without affecting
+//! others.
 
 use std::{
     io::{Cursor, Read, Write},
@@ -21,13 +22,13 @@ pub(crate) const RESPONSES: &str = "/v1/responses";
 pub(crate) const MESSAGES: &str = "/v1/messages";
 pub(crate) const RENDER: &str = "/v1/chat/completions/render";
 pub(crate) const COUNT: &str = "/v1/messages/count_tokens";
-/// Routes that generate, and those that take a body besides.
+/// The routes that generate text; the next list has the other routes with a body.
 pub(crate) const GENERATING: [&str; 4] = [CHAT, TEXT, RESPONSES, MESSAGES];
 const OTHERS: [&str; 5] = [RENDER, "/apply-template", COUNT, "/tokenize", "/detokenize"];
 const JSON: [(&str, &str); 1] = [("Content-Type", "application/json")];
 pub(crate) const MIB: usize = 1 << 20;
-pub(crate) const PATIENCE: Duration = Duration::from_secs(120);
-/// No tokens of a model of 256; the fourth would be one if it were cut to 32 bits.
+pub(crate) const TEST_TIMEOUT: Duration = Duration::from_secs(120);
+/// Ids that a model of 256 tokens does not have. The fourth would be valid if it were cut to 32 bits.
 const IDS: [&str; 6] =
     ["-1", "256", "2147483648", "4294967297", "9223372036854775808", "18446744073709551616"];
 
@@ -40,7 +41,7 @@ pub(crate) fn tiny(args: &[&str]) -> (TempDir, TestServer) {
     (directory, server)
 }
 
-/// An answer whose status and body say the same.
+/// A reply whose status and body agree.
 fn agreed(reply: Reply) -> Reply {
     let body = reply.json();
     let error = body.get("error").filter(|error| !error.is_null());
@@ -60,7 +61,7 @@ pub(crate) fn post_text(client: &Client, path: &str, body: &str) -> Reply {
     agreed(client.request("POST", path, &JSON, body.as_bytes()))
 }
 
-/// Posts a body in chunks, of which there is no last one unless it ends.
+/// Posts a chunked body. The last chunk is sent only if `ends` is true.
 pub(crate) fn chunked<'a>(
     client: &Client,
     path: &str,
@@ -77,13 +78,13 @@ pub(crate) fn chunked<'a>(
     let last = ends.then_some(&b""[..]);
     for piece in pieces.chain(last) {
         let size = format!("{:x}\r\n", piece.len());
-        // A server may answer before it has read all.
+        // The write may fail, because a server may answer before it has read everything.
         let _ = stream.write_all(&[size.as_bytes(), piece, b"\r\n"].concat());
     }
     agreed(moi_tests::server::reply(stream))
 }
 
-/// The least that a route answers.
+/// The smallest valid body of a route.
 pub(crate) fn asked(path: &str) -> Value {
     match path {
         TEXT => json!({"prompt": "x", "max_tokens": 1}),
@@ -97,7 +98,7 @@ pub(crate) fn with_text(body: &Value, field: &str) -> String {
     format!("{},{field}}}", body.to_string().strip_suffix('}').unwrap())
 }
 
-/// Checks that a request is refused in the words of its route's API, which name the field.
+/// Checks that a request is refused in the error format of its route's API, and that the error names the field.
 pub(crate) fn refused(reply: &Reply, path: &str, field: &str) {
     assert_eq!(reply.status, 400, "{path}, {field}: {}", reply.text());
     let error = reply.error();
@@ -113,7 +114,7 @@ fn is_flat(server: &TestServer, before: Option<usize>) {
     assert!(grown.is_none_or(|grown| grown < 300 * MIB), "{grown:?} more bytes are held");
 }
 
-/// Says that it is over when it is dropped, by a panic as well.
+/// Sets a flag when it is dropped, also during a panic.
 struct Over<'a>(&'a AtomicBool);
 
 impl Drop for Over<'_> {
@@ -122,7 +123,7 @@ impl Drop for Over<'_> {
     }
 }
 
-/// Does something while others stream again and again, each what it says alone.
+/// Runs `work` while other clients stream repeatedly; each stream must equal what it is alone.
 pub(crate) fn beside(client: &Client, streams: u64, work: impl FnOnce()) {
     let said = |seed: u64| {
         let body = json!({"prompt": "Once", "max_tokens": 200, "ignore_eos": true, "temperature": 0.8, "seed": seed});
@@ -151,8 +152,8 @@ pub(crate) fn deep(count: usize, open: &str, within: &str, close: &str) -> Strin
     format!("{}{within}{}", open.repeat(count), close.repeat(count))
 }
 
-/// Every field that takes ids refuses those that the model has not, on every route, and the row beside it is not touched
-/// (vllm#16529, #54195, #48824, #45441, llama.cpp#12178).
+/// Every field with token ids must refuse ids that the model does not have, on every route, without affecting the
+/// other sequences (vllm#16529, #54195, #48824, #45441, llama.cpp#12178).
 #[test]
 fn ids_that_the_model_has_not_are_refused_everywhere() {
     let (_directory, server) = tiny(&[]);
@@ -182,7 +183,7 @@ fn ids_that_the_model_has_not_are_refused_everywhere() {
             }
             let tokens = format!("{{\"tokens\":[1,{id}]}}");
             refused(&post_text(client, "/detokenize", &tokens), "/detokenize", "tokens");
-            // These generate nothing, and have no use for ids: whether they look at them is theirs.
+            // These routes generate nothing and do not use ids, so they may check them or not.
             for path in OTHERS {
                 for (field, text) in fields(id) {
                     let reply = post_text(client, path, &with_text(&asked(path), &text));
@@ -202,14 +203,14 @@ fn turns(count: usize) -> Vec<Value> {
     vec![json!({"role": "user", "content": ""}); count]
 }
 
-/// Functions, in the words of all three APIs.
+/// Functions in the formats of all three APIs.
 fn tools(kind: &str, count: usize) -> Value {
     let name = |at: usize| format!("f{at}");
     let tool = |at: usize| json!({"type": kind, "name": name(at), "function": {"name": name(at)}});
     json!({"tools": (0..count).map(tool).collect::<Vec<Value>>()})
 }
 
-/// So many keys for the ids of 256 tokens.
+/// A logit bias with this number of keys, for the ids of 256 tokens.
 fn bias(count: usize) -> Value {
     let key = |at: usize| format!("{:0width$}", at % 256, width = 4 + at / 256);
     json!({"logit_bias": (0..count).map(|at| (key(at), json!(1))).collect::<Map<String, Value>>()})
@@ -217,7 +218,7 @@ fn bias(count: usize) -> Value {
 
 type Make = fn(usize) -> Value;
 
-/// What is capped: the route, the field, the cap, and what has so many.
+/// The limits: route, field, largest number, and a function that makes a body with a given number.
 const CAPS: &[(&str, &str, usize, Make)] = &[
     (CHAT, "n", 16, |n| json!({"n": n})),
     (TEXT, "n", 16, |n| json!({"n": n})),
@@ -241,12 +242,12 @@ const CAPS: &[(&str, &str, usize, Make)] = &[
     (RESPONSES, "tools", 512, |n| tools("function", n)),
     (MESSAGES, "tools", 512, |n| tools("custom", n)),
     (TEXT, "prompt", 1024, |n| json!({"prompt": texts(n)})),
-    // Choices are 16 for each of these.
+    // Each of these has 16 choices.
     (TEXT, "n", 64, |n| json!({"prompt": texts(n), "n": 16})),
 ];
 
-/// One more than a cap is refused and named, before it takes memory (local-inference-lab/vllm#264). What is at the cap is
-/// answered, unless the context has no room for it.
+/// One more than a limit must be refused by name before it takes memory (local-inference-lab/vllm#264). A request at
+/// the limit is answered, unless the context has no room for it.
 #[test]
 fn one_more_than_a_cap_is_refused_and_named() {
     let (_directory, server) = tiny(&["--max-queue", "2048"]);
@@ -259,7 +260,7 @@ fn one_more_than_a_cap_is_refused_and_named() {
         let has_no_room = || reply.status == 400 && reply.error()["code"] == "context_length_exceeded";
         assert!(reply.status == 200 || has_no_room(), "{path}, {field}: {}", reply.text());
     }
-    // What could be listed of so many tokens is counted before the first.
+    // The limit on listed tokens is checked before the first token.
     let moi = json!({"rule": "token", "trace": 64});
     let listed = json!({"prompt": texts(64), "n": 16, "max_tokens": 500, "logprobs": 20, "moi": moi});
     refused(&post(client, TEXT, &listed), TEXT, "max_tokens");
@@ -267,7 +268,7 @@ fn one_more_than_a_cap_is_refused_and_named() {
     is_flat(&server, before);
 }
 
-/// A good request of 100 MiB in a few bytes, for whoever unpacks it.
+/// A valid request of 100 MiB that is compressed to a few bytes.
 fn gzip_bomb() -> Vec<u8> {
     let text = format!("{{\"prompt\":\"x\",\"max_tokens\":1{}}}", " ".repeat(100 * MIB));
     let mut writer = ZipWriter::new(Cursor::new(Vec::new()));
@@ -283,14 +284,14 @@ fn gzip_bomb() -> Vec<u8> {
     out
 }
 
-/// A million messages.
+/// A body with a million messages.
 pub(crate) fn crowd() -> String {
     let crowd = format!("{{\"messages\":[{}]}}", vec!["{\"role\":\"u\"}"; 1_000_000].join(","));
     assert!(crowd.len() < 16 * MIB);
     crowd
 }
 
-/// Bodies that are too large, too deep or packed are refused, and nothing of them stays.
+/// Bodies that are too large, too deep or compressed must be refused, and must not stay in memory.
 #[test]
 fn bodies_that_are_too_much_leave_nothing_behind() {
     let (_directory, server) = tiny(&[]);
@@ -307,14 +308,14 @@ fn bodies_that_are_too_much_leave_nothing_behind() {
         let error = reply.error();
         assert_eq!((reply.status, &error["type"]), (400, &json!("invalid_request_error")), "{path}: {error}");
     }
-    // What says that it is too large is refused before anything of it has come.
+    // A body that declares its excessive size must be refused before any of it is sent.
     let mut stream = server.connect();
     let head = format!("POST {TEXT} HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n", server.address);
     stream.write_all(format!("{head}Content-Length: 100000000\r\n\r\n").as_bytes()).unwrap();
     let large = json!("request_too_large");
     let declared = agreed(moi_tests::server::reply(stream));
     assert_eq!((declared.status, &declared.error()["code"]), (413, &large));
-    // What does not say so, when it is: whether it would end nobody waits to see.
+    // A body without a declared size must be refused when it exceeds the limit, without waiting for its end.
     let (piece, last) = (vec![b' '; MIB], [b' ']);
     let pieces = std::iter::repeat_n(&piece[..], 16).chain([&last[..]]);
     let told = chunked(client, TEXT, pieces, false);
@@ -328,7 +329,7 @@ fn bodies_that_are_too_much_leave_nothing_behind() {
             let reply = post_text(client, path, &open.repeat(100_000));
             assert_eq!(reply.status, 400, "{path}, {open}: {}", reply.text());
         }
-        // Nobody reads this field, however deep it is.
+        // No code reads this field, however deep it is.
         let field = format!("\"zzz\":{}", deep(100_000, "[", "", "]"));
         let reply = post_text(client, path, &with_text(&asked(path), &field));
         assert!([200, 400].contains(&reply.status), "{path}: {}", reply.text());
@@ -338,7 +339,7 @@ fn bodies_that_are_too_much_leave_nothing_behind() {
     is_flat(&server, before);
 }
 
-/// While a server loads its model or stops, every refusal has the status that its body names (textgen#7257).
+/// While a server loads its model or stops, the status of every refusal must match its body (textgen#7257).
 #[cfg(unix)]
 #[test]
 fn status_and_body_agree_while_nothing_is_taken() {
@@ -352,15 +353,15 @@ fn status_and_body_agree_while_nothing_is_taken() {
     while check(&loading, "/health") != 200 {
         for (path, status) in [(CHAT, 503), (TEXT, 503), (RESPONSES, 503), (MESSAGES, 529)] {
             let reply = post(&loading, path, &asked(path));
-            // It may be loaded by now.
+            // The model may be loaded by now.
             assert!([200, status].contains(&reply.status), "{path}: {}", reply.text());
         }
-        assert!(begun.elapsed() < PATIENCE);
+        assert!(begun.elapsed() < TEST_TIMEOUT);
         sleep(Duration::from_millis(20));
     }
     drop(loading);
     let (_directory, server) = tiny(&[]);
-    // An answer that nobody reads, and that is larger than what may be under way, keeps the server from its end.
+    // An unread answer that is larger than the output buffers keeps the server from stopping.
     let moi = json!({"rule": "token", "trace": 64});
     let large =
         json!({"n": 16, "max_tokens": 490, "ignore_eos": true, "stream": true, "logprobs": 20, "moi": moi});
@@ -369,7 +370,7 @@ fn status_and_body_agree_while_nothing_is_taken() {
     server.signal("TERM");
     let begun = Instant::now();
     while check(&server, "/readyz") == 200 {
-        assert!(begun.elapsed() < PATIENCE);
+        assert!(begun.elapsed() < TEST_TIMEOUT);
     }
     assert_eq!((check(&server, "/health"), check(&server, "/v1/health")), (503, 503));
     for (path, status) in [(CHAT, 503), (TEXT, 503), (RESPONSES, 503), (MESSAGES, 529)] {

@@ -1,5 +1,5 @@
-//! Clients that leave, that do not read, that wait too long, or that have no place: wherever their requests stand these are
-//! forgotten, or told why they end, and others notice nothing.
+//! Tests of clients that disconnect, do not read, wait too long or find no free connection: their requests must be
+//! dropped in every phase, or end with an explanation, without affecting others.
 
 use std::{
     io::{Read, Write},
@@ -10,7 +10,7 @@ use std::{
 
 use moi_tests::{
     bytes,
-    server::{Client, PATIENCE, reply, until},
+    server::{Client, TEST_TIMEOUT, reply, until},
 };
 use serde_json::{Value, json};
 
@@ -20,11 +20,11 @@ use crate::{
     with,
 };
 
-/// Tokens of an answer that nobody waits for the end of.
+/// Number of tokens of an answer that no test waits for.
 const ENDLESS: usize = 60_000;
 
-/// Leaves as a process does that ends, or has the connection reset. The first is held until what it left is forgotten: all that
-/// the server is told is that nothing more comes.
+/// Disconnects as a process does that ends, or resets the connection. In the first case, the returned connection must
+/// be kept until the server has dropped the request, because the server only learns that nothing more comes.
 fn leave(stream: TcpStream, is_reset: bool) -> Option<TcpStream> {
     if is_reset {
         rustix::net::sockopt::set_socket_linger(&stream, Some(Duration::ZERO)).unwrap();
@@ -34,14 +34,14 @@ fn leave(stream: TcpStream, is_reset: bool) -> Option<TcpStream> {
     Some(stream)
 }
 
-/// All ways in which an answer is asked for and left: its route, whether it is a stream, whether the connection is reset.
+/// All combinations of route, streaming or not, and connection reset or not.
 fn ways() -> Vec<(&'static str, bool, bool)> {
     let of = |path| [(path, false, false), (path, false, true), (path, true, false), (path, true, true)];
     ROUTES.into_iter().flat_map(of).collect()
 }
 
-/// Sends a request, leaves when it has generated so many tokens, or while its prompt runs where these are none, and waits until
-/// it is forgotten.
+/// Sends a request, disconnects after it has generated `tokens` tokens (or during its prompt if that is 0), and waits
+/// until the server has dropped it.
 fn send_and_leave(client: &Client, path: &str, body: &Value, is_reset: bool, tokens: u64) {
     let mut stream = client.send(path, body);
     let is_there = |run: &Value| match tokens {
@@ -57,13 +57,13 @@ fn send_and_leave(client: &Client, path: &str, body: &Value, is_reset: bool, tok
     drop(left);
 }
 
-/// A client leaves while its request waits, while its prompt runs, while it decodes, and while its text is held back for what
-/// may become a stop string (llama.cpp#24496, #11414, vllm#9428).
+/// A client disconnects while its request is queued, during its prompt, during decoding, and while its text is held
+/// back for a possible stop string (llama.cpp#24496, #11414, vllm#9428).
 #[test]
 fn who_leaves_is_forgotten_wherever_it_stands() {
     let (_directory, server) = endless(&["--max-rows", "1"]);
     let long = |path: &str, stream: bool| with(asked(path, "Once", ENDLESS), json!({"stream": stream}));
-    // Sixteen wait behind a book.
+    // Sixteen requests wait behind a long prompt.
     let book = hold(&server);
     let waiting: Vec<_> = ways()
         .into_iter()
@@ -75,7 +75,7 @@ fn who_leaves_is_forgotten_wherever_it_stands() {
     assert_eq!(phases(&server), ["prompt"], "the book was disturbed");
     drop((book, left));
     server.settled();
-    // No prompt comes to its end.
+    // None of these prompts ends.
     for (path, stream, is_reset) in ways() {
         let body = with(asked(path, &"x".repeat(ENDLESS), 1), json!({"stream": stream}));
         send_and_leave(&server, path, &body, is_reset, 0);
@@ -87,21 +87,22 @@ fn who_leaves_is_forgotten_wherever_it_stands() {
         send_and_leave(&server, path, &long(path, stream), is_reset, 1);
     }
     server.settled();
-    // Behind `said` all that comes may become the stop string, for thousands of tokens.
+    // After `said`, everything could become the stop string, for thousands of tokens.
     let (stop, forced) = (format!("h{}", "o".repeat(8100)), format!("saidh{}", "o".repeat(8000)));
     let fields = json!({"stop": stop, "moi": {"rule": "token", "force": bytes::ids(&forced)}});
     for (path, stream, is_reset) in ways() {
         send_and_leave(&server, path, &with(long(path, stream), fields.clone()), is_reset, 10);
     }
     server.settled();
-    // All together have come to less than one of them has asked for.
+    // All requests together have generated fewer tokens than one of them has asked for.
     let tokens = server.metric("vllm:generation_tokens_total");
     assert!(tokens < ENDLESS as f64, "{tokens} tokens for those who left");
     assert_eq!(labelled(&server, "vllm:request_success_total", "\"abort\""), 65.0);
     assert_eq!(server.metric("vllm:request_success_total"), 65.0);
 }
 
-/// Fifty wait and leave, and nothing is computed for them: all tokens are of the one that runs (llama.cpp#13262).
+/// Fifty queued clients disconnect, and nothing is computed for them: all tokens belong to the running request
+/// (llama.cpp#13262).
 #[test]
 fn who_leaves_the_queue_costs_nothing() {
     let (_directory, server) = endless(&["--max-rows", "1"]);
@@ -122,8 +123,8 @@ fn who_leaves_the_queue_costs_nothing() {
     assert_eq!(labelled(&server, "vllm:request_success_total", "\"abort\""), 50.0);
 }
 
-/// One that decodes is left while the prompt of another one runs; ten more are answered, and the server stops as it should
-/// (llama.cpp#27604).
+/// A client disconnects during decoding while the prompt of another one runs. Ten more requests are answered, and the
+/// server stops normally (llama.cpp#27604).
 #[test]
 fn an_abort_beside_a_prompt_stops_nothing() {
     for is_reset in [false, true] {
@@ -146,7 +147,7 @@ fn an_abort_beside_a_prompt_stops_nothing() {
     }
 }
 
-/// Reads a stream until two of its events are there.
+/// Reads a stream until it has two events.
 fn read_two_events(stream: &mut TcpStream) {
     let (mut seen, mut some) = (Vec::<u8>::new(), [0u8; 1024]);
     while seen.windows(6).filter(|six| *six == b"data: ").count() < 3 {
@@ -156,11 +157,11 @@ fn read_two_events(stream: &mut TcpStream) {
     }
 }
 
-/// Fifty clients read two events and stop, and stay connected: all are given up, what waits for them is little, and others are
-/// answered as ever (private-ai-gateway#151).
+/// Fifty clients read two events and stop, but stay connected: the server must drop all of them, buffer little for
+/// them, and answer others as before (private-ai-gateway#151).
 #[test]
 fn fifty_readers_that_stop_are_given_up() {
-    const MOST: usize = 200 << 20;
+    const MAX_GROWTH_BYTES: usize = 200 << 20;
     let (_directory, server) = endless(&["--stall-timeout", "1"]);
     let calm = letters("Calm", 20);
     let ask = || server.ask(TEXT, &calm)["choices"][0]["text"].clone();
@@ -183,16 +184,16 @@ fn fifty_readers_that_stop_are_given_up() {
         labelled(&server, "vllm:request_success_total", "\"abort\"") == 50.0
     });
     server.settled();
-    // Not every system tells it.
+    // Not every system reports the memory.
     if let Some(before) = before {
-        assert!(most < before + MOST, "from {before} to {most} bytes");
+        assert!(most < before + MAX_GROWTH_BYTES, "from {before} to {most} bytes");
     }
-    // They were there until then.
+    // They were connected until then.
     drop(stalled);
     assert_eq!(ask(), expected);
 }
 
-/// A connection that has been used once, and is kept.
+/// A connection that has been used once and is kept alive.
 fn kept(client: &Client) -> TcpStream {
     let mut stream = client.connect();
     stream.write_all(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n").unwrap();
@@ -205,7 +206,7 @@ fn kept(client: &Client) -> TcpStream {
     stream
 }
 
-/// More connections than there are places wait, and are served when others close.
+/// Connections beyond the limit wait, and are served when others close.
 #[test]
 fn connections_without_a_place_wait_for_one() {
     let (_directory, server) = tiny(&["--max-connections", "4"]);
@@ -216,9 +217,9 @@ fn connections_without_a_place_wait_for_one() {
     let read = fifth.read(&mut [0; 1]);
     assert!(read.is_err(), "a fifth one was served: {read:?}");
     drop(all.pop());
-    fifth.set_read_timeout(Some(PATIENCE)).unwrap();
+    fifth.set_read_timeout(Some(TEST_TIMEOUT)).unwrap();
     assert_eq!(reply(fifth).status, 200);
-    // A crowd shares the place that is left.
+    // Many clients share the one free connection.
     let client = server.client;
     thread::scope(|scope| {
         for at in 0..20 {
@@ -229,8 +230,8 @@ fn connections_without_a_place_wait_for_one() {
     server.settled();
 }
 
-/// Streams that would go on for ever, and connections that are kept, do not keep a server from stopping: the first are told why
-/// they end, and so is whoever started it (axum#2673, hyper#2787).
+/// Endless streams and idle connections must not keep a server from stopping: the streams get an error event, and the
+/// exit code says so (axum#2673, hyper#2787).
 #[test]
 fn streams_without_an_end_are_cut_off_with_a_word() {
     let (_directory, server) = endless(&["--shutdown-timeout", "1"]);
@@ -250,7 +251,7 @@ fn streams_without_an_end_are_cut_off_with_a_word() {
         assert!(!before.is_empty() && before.iter().all(|event| event.get("error").is_none()));
     }
     for stream in &mut idle {
-        // Nothing more comes, however it is closed.
+        // Nothing more comes, however the connection is closed.
         assert_eq!(stream.read(&mut [0; 1]).unwrap_or(0), 0);
     }
 }

@@ -1,4 +1,4 @@
-//! Many requests at once: each is answered as if it were alone, and nobody waits for ever.
+//! Tests with many requests at once: each must be answered as if it were alone, and none may wait for ever.
 
 use std::{
     io::Read,
@@ -35,7 +35,7 @@ fn requests(count: usize) -> Vec<(&'static str, Value)> {
                     (CHAT, body)
                 }
                 _ => {
-                    // Beginnings that many share, and that are longer than a block.
+                    // Many requests share a beginning that is longer than a block.
                     let words = "the same long beginning of a text ".repeat(at % 4 * 6);
                     body["prompt"] = json!(format!("{words}and then {}", at / 3));
                     (TEXT, body)
@@ -45,7 +45,7 @@ fn requests(count: usize) -> Vec<(&'static str, Value)> {
         .collect()
 }
 
-/// What has to be the same: all but the names of this answer.
+/// The parts of an answer that must be the same, without its id.
 fn essence(answer: &Value) -> Value {
     let mut usage = answer["usage"].clone();
     usage["prompt_tokens_details"] = Value::Null;
@@ -77,13 +77,13 @@ fn answers_are_the_same_alone_and_among_many() {
     }
     server.wait_until_idle();
     assert!(server.metric("vllm:prefix_cache_hits_total") > 0.0);
-    // And three times the same.
+    // Repeat it three times.
     for _ in 0..3 {
         assert_eq!(essence(&server.ask(requests[9].0, &requests[9].1)), alone[9]);
     }
 }
 
-/// A prompt that can never fit is refused at once, and others are served (vllm#39734).
+/// A prompt that can never fit must be refused at once, and others must be served (vllm#39734).
 #[test]
 fn what_can_never_fit_is_refused_at_once() {
     // 1,000 positions of SmolLM2 take 46 MB in float32.
@@ -95,7 +95,7 @@ fn what_can_never_fit_is_refused_at_once() {
     }
 }
 
-/// More than may wait are told to come back, and those that wait are answered.
+/// Requests beyond the queue's limit are told to retry, and those in the queue are answered.
 #[test]
 fn a_full_queue_refuses() {
     let server = TestServer::start(&["--max-rows", "1", "--max-queue", "4"]);
@@ -112,12 +112,12 @@ fn a_full_queue_refuses() {
         assert_eq!(reply.error()["code"], "rate_limit_exceeded");
     }
     assert!(server.metric("moi_queue_rejected_total") > 0.0);
-    // All samples of a request are taken, or none.
+    // Either all samples of a request are accepted, or none.
     let reply = server.post(CHAT, &with(question("x", 2), json!({"n": 6})));
     assert_eq!((reply.status, &reply.error()["param"]), (400, &json!("n")), "{}", reply.text());
 }
 
-/// With little room for keys and values requests wait for it, or are parked, and all come to their ends as alone.
+/// With little memory for keys and values, requests must wait or be parked, and must end as they do alone.
 #[test]
 fn little_memory_is_shared() {
     let bodies: Vec<Value> = (0..6)
@@ -140,7 +140,7 @@ fn little_memory_is_shared() {
     server.wait_until_idle();
 }
 
-/// The server answers whoever asks how it is, while it reads a long prompt with all processors.
+/// The server must answer health checks while it reads a long prompt with all CPU threads.
 #[test]
 fn health_is_answered_within_a_long_prompt() {
     let server = server();
@@ -159,12 +159,12 @@ fn health_is_answered_within_a_long_prompt() {
             times.push(begun.elapsed());
             std::thread::sleep(Duration::from_millis(10));
         }
-        // Often enough: the prompt takes seconds.
+        // The prompt takes seconds, so there must be several answers.
         assert!(times.len() > 5, "{times:?}");
     });
 }
 
-/// A stream is not silent for long, whatever it waits for.
+/// A stream must not be silent for long, whatever it waits for.
 #[test]
 fn silence_is_broken_while_a_stream_waits() {
     let server = TestServer::start(&["--max-rows", "1", "--ping", "1"]);
@@ -210,7 +210,7 @@ fn bad_grammars_disturb_nobody() {
             reply.error();
         }
     }
-    // One that is deep and right is no error of the engine's.
+    // A schema that is deep but valid must not be an engine error.
     assert!(
         [200, 400].contains(&server.post(CHAT, &with(question("x", 2), json!({"guided_json": deep}))).status)
     );

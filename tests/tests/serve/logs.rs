@@ -1,4 +1,4 @@
-//! What is told of requests, settings that are read again while the server runs, and connections that it encrypts itself.
+//! Tests of log lines, of settings that are reloaded, and of TLS.
 
 use std::{
     fs,
@@ -21,7 +21,7 @@ use serde_json::{Value, json};
 
 use crate::{CHAT, TEXT, with};
 
-/// The line of a request in a log of JSON, when it is there.
+/// The JSON log line of a request, when it has been written.
 fn line(server: &TestServer, id: &str) -> Value {
     let find = || {
         let said = server.said.lock().unwrap().clone();
@@ -37,7 +37,7 @@ fn post(server: &TestServer, id: &str, path: &str, body: &Value, headers: &[(&st
     server.request("POST", path, &all, body.to_string().as_bytes())
 }
 
-/// A line is written when an answer has come to its end, with what it took; without the prompt, unless that is asked for.
+/// A line is written when an answer has ended, with its statistics; it has no prompt, unless --log-prompts is set.
 #[test]
 fn a_line_says_what_a_request_took() {
     let model = bytes::model("llama", &[], None);
@@ -60,12 +60,12 @@ fn a_line_says_what_a_request_took() {
     assert_eq!(post(&server, "stream", TEXT, &streamed, &[("traceparent", "nonsense")]).status, 200);
     let told = line(&server, "stream");
     assert!(told.get("trace").is_none() && told["first_token_seconds"].is_f64(), "{told}");
-    // One whose client leaves in its midst.
+    // A request whose client disconnects during the answer.
     let endless = with(streamed, json!({"max_tokens": 500, "ignore_eos": true, "stop_token_ids": []}));
     let mut stream = server.send(TEXT, &endless);
     stream.read_exact(&mut [0; 200]).unwrap();
     drop(stream);
-    // Those that were refused, and those of routes that generate nothing.
+    // Refused requests, and requests of routes that generate nothing.
     assert_eq!(post(&server, "refused", TEXT, &json!({"prompt": ""}), &[]).status, 400);
     assert_eq!(line(&server, "refused")["status"], 400);
     let other = server.request("GET", "/v1/models", &[("x-request-id", "models")], b"");
@@ -84,7 +84,8 @@ fn a_line_says_what_a_request_took() {
     assert!(said.contains("8 tokens of prompt (0 cached), 10 generated, the first after "), "{said}");
 }
 
-/// SIGHUP reads names and the form of log lines again from the file of `--config`, with the keys; never to fewer keys than none.
+/// SIGHUP reloads the names and the log format from the file of `--config`, and the keys. A server with keys never
+/// loses all of them.
 #[test]
 fn settings_are_read_again() {
     let model = bytes::model("llama", &[], None);
@@ -128,7 +129,7 @@ fn certificate(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("data/tls").join(name)
 }
 
-/// An encrypted connection of a client that trusts this certificate alone.
+/// A TLS connection of a client that trusts only this certificate.
 fn encrypted(server: &TestServer, trusts: &str) -> StreamOwned<ClientConnection, TcpStream> {
     let mut roots = RootCertStore::empty();
     roots.add(CertificateDer::from_pem_file(certificate(trusts)).unwrap()).unwrap();
@@ -153,8 +154,8 @@ fn asked(server: &TestServer, trusts: &str, body: &Value) -> std::io::Result<Rep
     Ok(parsed(&bytes))
 }
 
-/// Connections are encrypted where there is a certificate, which SIGHUP has read again; whoever speaks plainly or says nothing
-/// keeps nobody from being answered.
+/// With a certificate the server encrypts connections, and SIGHUP reloads the certificate. Clients without TLS, and
+/// clients that send nothing, must not block others.
 #[test]
 fn connections_are_encrypted_by_a_certificate() {
     let model = bytes::model("llama", &[], None);
@@ -189,7 +190,7 @@ fn connections_are_encrypted_by_a_certificate() {
     server.signal("HUP");
     until("the certificate is not read again", || asked(&server, "second.pem", &body).is_ok());
     assert!(asked(&server, "first.pem", &body).is_err());
-    // What is no certificate changes nothing.
+    // A file that is not a certificate must not change anything.
     fs::write(&cert, "nonsense").unwrap();
     server.signal("HUP");
     until("nothing is said", || server.said.lock().unwrap().contains("certificate stays as it was"));

@@ -1,5 +1,5 @@
-//! `moi serve` over real sockets, with the default model or a tiny one: what others' servers were reported for, and what this
-//! one adds.
+//! Tests of `moi serve` over real sockets, with the default model or a tiny one: for faults that other servers were
+//! reported for, and for the features of this server.
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a failure must end the test")]
 
@@ -33,7 +33,7 @@ use serde_json::{Value, json};
 const CHAT: &str = "/v1/chat/completions";
 const TEXT: &str = "/v1/completions";
 
-/// A conversation of one question, answered greedily by the plain rule.
+/// A conversation of one question, answered greedily without mixing.
 fn question(text: &str, max_tokens: u32) -> Value {
     json!({
         "messages": [{"role": "user", "content": text}], "max_tokens": max_tokens, "temperature": 0,
@@ -41,7 +41,7 @@ fn question(text: &str, max_tokens: u32) -> Value {
     })
 }
 
-/// The same with other fields.
+/// The body with other fields.
 fn with(mut body: Value, fields: Value) -> Value {
     for (key, value) in fields.as_object().unwrap() {
         body[key] = value.clone();
@@ -53,7 +53,7 @@ fn content(answer: &Value) -> String {
     answer["choices"][0]["message"]["content"].as_str().unwrap().to_owned()
 }
 
-/// The text of a choice of a stream.
+/// The text of one choice of a stream.
 fn streamed(events: &[Value], choice: usize) -> String {
     let choices = events.iter().flat_map(|event| event["choices"].as_array().unwrap());
     let own = choices.filter(|of| of["index"] == choice);

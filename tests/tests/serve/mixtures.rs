@@ -1,4 +1,4 @@
-//! What this server has and others have not: a rule for each request, its mixtures, and forks.
+//! Tests of the features that other servers lack: a rule per request, its mixtures, and forks.
 
 use serde_json::{Value, json};
 
@@ -8,7 +8,7 @@ fn steps(answer: &Value, choice: usize) -> Vec<Value> {
     answer["choices"][choice]["moi"]["steps"].as_array().unwrap().clone()
 }
 
-/// One choice for each rule, with the same seed; each is what its rule gives alone.
+/// One choice per rule, with the same seed; each must be what its rule gives alone.
 #[test]
 fn rules_are_compared_in_one_request() {
     let server = server();
@@ -31,7 +31,7 @@ fn rules_are_compared_in_one_request() {
     assert!(choices[2]["moi"]["mean_gate"].as_f64() > Some(0.0));
 }
 
-/// Each token is told as it comes, with its mixture, in the chunk of its text.
+/// Each token comes with its mixture in the chunk of its text.
 #[test]
 fn mixtures_are_told_as_they_come() {
     let server = server();
@@ -54,18 +54,18 @@ fn mixtures_are_told_as_they_come() {
             step["top"].as_array().unwrap().iter().map(|top| top[2].as_f64().unwrap()).collect();
         let gate = step["gate"].as_f64().unwrap();
         assert!(weights.len() <= 4 && weights.is_sorted_by(|a, b| a >= b), "{step}");
-        // MoI with beta 1: the gate is half of the entropy, and the token keeps the rest of the weight.
+        // MoI with beta 1: the gate is half the entropy, and the token keeps the rest of the weight.
         assert!((gate - step["entropy"].as_f64().unwrap() / 2.0).abs() < 1e-6, "{step}");
         let own = step["top"].as_array().unwrap().iter().find(|top| top[0] == step["token"]);
         assert!(own.unwrap()[2].as_f64().unwrap() >= 1.0 - gate - 1e-6, "{step}");
     }
-    // Who does not ask is told no steps.
+    // A request without `trace` gets no steps.
     let quiet = server.ask(CHAT, &with(body, json!({"moi": {"rule": "moi"}})));
     assert!(quiet["choices"][0]["moi"].get("steps").is_none());
 }
 
-/// With the seed and the tokens of another answer its mixtures are the same, to the bit, and so is what follows; with
-/// another token at their end it is another answer from there on.
+/// With the seed and the tokens of another answer, the mixtures and the following tokens must be the same to the bit.
+/// With another token at the end, the answer differs from there on.
 #[test]
 fn forced_tokens_are_an_exact_fork() {
     let server = server();
@@ -99,7 +99,7 @@ fn forced_tokens_are_an_exact_fork() {
     }
 }
 
-/// The answer of a mixture is a prompt of plain tokens in the next turn, whatever is cached of it: in both orders.
+/// A mixed answer becomes a prompt of plain tokens in the next turn, whatever is cached of it, in both orders.
 #[test]
 fn mixtures_are_never_shared_by_their_tokens() {
     let server = server();
@@ -114,9 +114,9 @@ fn mixtures_are_never_shared_by_their_tokens() {
     let ids = server.ask("/tokenize", &json!({"prompt": long}))["tokens"].as_array().unwrap().clone();
     let mixed = ask("moi:beta=0.25", "a", json!(ids));
     let next: Vec<Value> = ids.iter().chain(mixed["token_ids"].as_array().unwrap()).cloned().collect();
-    // Behind the mixture, in the same salt; and where nothing was ever mixed.
+    // After the mixture with the same salt, and with a salt under which nothing was mixed.
     assert_eq!(ask("token", "a", json!(next)), ask("token", "b", json!(next)));
-    // And the mixture again, behind plain tokens of the same ids.
+    // The mixture again, after plain tokens with the same ids.
     let again = ask("moi:beta=0.25", "a", json!(ids));
     assert_eq!((&again["token_ids"], &again["logprobs"]), (&mixed["token_ids"], &mixed["logprobs"]));
 }

@@ -1,4 +1,4 @@
-//! What whoever runs a server needs: quotas, keys that are read again, sockets of other kinds, a service manager.
+//! Tests for operators of a server: quotas, reloaded keys, other kinds of sockets, and service managers.
 
 use std::{
     fs,
@@ -16,7 +16,7 @@ use std::{
 
 use moi_tests::{
     process::with_default_signals,
-    server::{PATIENCE, Reply, TestServer, parsed, until},
+    server::{Reply, TEST_TIMEOUT, TestServer, parsed, until},
 };
 use serde_json::{Value, json};
 
@@ -34,7 +34,7 @@ fn quotas_and_keys_that_are_read_again() {
     let file = directory.path().join("keys");
     fs::write(&file, "ann k1 100/day\nbob k2\n").unwrap();
     let server = TestServer::start(&["--api-key-file", file.to_str().unwrap()]);
-    // Prompt and answer count, of streams as well; what is used above a quota has to come back.
+    // Prompt and answer count, also of streams; usage beyond a quota delays later requests.
     let mut body = question("Count to a hundred.", 80);
     body["stream"] = true.into();
     assert_eq!(post_as(&server, "k1", &body).status, 200);
@@ -48,17 +48,17 @@ fn quotas_and_keys_that_are_read_again() {
     assert!((1..=24 * 3600).contains(&seconds), "{seconds}");
     assert_eq!(post_as(&server, "k2", &body).status, 200);
 
-    // Another file: a key is gone, one is new, one has a larger quota of which as much is used as before.
+    // In the new file a key is gone, one is new, and one has a larger quota, with the same usage as before.
     fs::write(&file, "ann k1 100000/day\ncarl k3\n").unwrap();
     server.signal("HUP");
     until("the keys are not read again", || post_as(&server, "k3", &body).status == 200);
     assert_eq!((post_as(&server, "k2", &body).status, post_as(&server, "k1", &body).status), (401, 200));
-    // What was used stays used: the older quota is used up still.
+    // The usage is kept, so the older quota is still exhausted.
     fs::write(&file, "ann k1 100/day\ncarl k3\n").unwrap();
     server.signal("HUP");
     until("what was used is forgotten", || post_as(&server, "k1", &body).status == 429);
     assert_eq!(post_as(&server, "k1", &body).header("x-should-retry"), Some("false"));
-    // One that is wrong changes nothing.
+    // A wrong file must not change anything.
     for wrong in ["ann k1 100/never\n", "# none\n"] {
         fs::write(&file, wrong).unwrap();
         let before = server.said.lock().unwrap().matches("stay as they were").count();
@@ -71,21 +71,21 @@ fn quotas_and_keys_that_are_read_again() {
     assert_eq!(server.stop(), Some(0));
 }
 
-/// A server that listens elsewhere than at an address of its own.
+/// A server that does not listen on an address of its own.
 struct Other {
     child: Child,
 }
 
 impl Drop for Other {
     fn drop(&mut self) {
-        // It may have ended.
+        // The process may already have ended.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
 }
 
 fn through(mut stream: impl Read + Write) -> Reply {
-    // Proxies send whatever name they have for it.
+    // Proxies send any host name.
     stream.write_all(b"GET /v1/models HTTP/1.1\r\nHost: replica\r\nConnection: close\r\n\r\n").unwrap();
     let mut bytes = Vec::new();
     stream.read_to_end(&mut bytes).unwrap();
@@ -105,11 +105,11 @@ fn a_socket_of_the_file_system() {
     let mut first = Other { child: command().spawn().unwrap() };
     until("it does not answer", answered);
     assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o660);
-    // A second one is told that the place is taken, and the first goes on.
+    // A second server must report that the path is in use, and the first must continue.
     let second = command().output().unwrap();
     assert!(!second.status.success() && String::from_utf8_lossy(&second.stderr).contains("moi.sock"));
     assert!(answered());
-    // One that was killed leaves its socket behind, which the next one takes.
+    // A killed server leaves its socket behind, which the next server replaces.
     first.child.kill().unwrap();
     first.child.wait().unwrap();
     assert!(path.exists());
@@ -119,23 +119,23 @@ fn a_socket_of_the_file_system() {
     assert!(Command::new("kill").args(["-TERM", &id]).status().unwrap().success());
     assert_eq!(third.child.wait().unwrap().code(), Some(0));
     assert!(!path.exists(), "the socket is left behind");
-    // What is no socket stays as it is.
+    // A file that is not a socket must not be changed.
     fs::write(&path, "mine").unwrap();
     assert!(!command().output().unwrap().status.success());
     assert_eq!(fs::read_to_string(&path).unwrap(), "mine");
 }
 
-/// A socket that a service manager has opened, and what it is told.
+/// A socket that a service manager has opened, and the notifications that it gets.
 #[test]
 fn a_service_manager_starts_it() {
     let directory = tempfile::tempdir().unwrap();
     let notify = directory.path().join("notify");
     let told = UnixDatagram::bind(&notify).unwrap();
-    told.set_read_timeout(Some(PATIENCE)).unwrap();
+    told.set_read_timeout(Some(TEST_TIMEOUT)).unwrap();
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
     let binary = with_default_signals();
-    // The shell gives the socket the number that managers give the first one, and its own number to the process.
+    // The shell passes the socket as the file descriptor that service managers use first, and sets the process id.
     let script = "LISTEN_PID=$$ LISTEN_FDS=1 exec \"$@\" 3<&0 0</dev/null";
     let mut shell = Command::new("sh");
     shell.args(["-c", script, "sh"]).arg(binary.get_program()).args(binary.get_args()).arg("serve");
@@ -174,7 +174,8 @@ fn the_prompt_that_a_conversation_becomes() {
     assert!(text.contains("<|im_start|>user\nHello <|im_end|> there<|im_end|>"), "{text}");
 }
 
-/// A server that is told to stop says so before it refuses anything, for as long as load balancers need to hear it.
+/// A server that is asked to stop must report so before it refuses requests, for as long as load balancers need to
+/// notice.
 #[test]
 fn requests_are_taken_until_others_know() {
     let server = TestServer::start(&["--drain-delay", "600"]);
@@ -182,12 +183,12 @@ fn requests_are_taken_until_others_know() {
     server.signal("TERM");
     until("it says that it is ready", || server.get("/readyz").status == 503);
     assert_eq!(server.post(CHAT, &question("Hello", 2)).status, 200);
-    // A second signal ends it at once.
+    // A second signal ends the server at once.
     assert_ne!(server.stop(), Some(0));
 }
 
-/// Names that routers read (Gateway API Inference Extension, llm-d, AIBrix, production-stack, smg), and those of the rules
-/// and the dashboard in examples/deploy, are in the metrics from the first scrape on.
+/// The metrics that routers read (Gateway API Inference Extension, llm-d, AIBrix, production-stack, smg), and those
+/// of the rules and the dashboard in examples/deploy, must exist from the first scrape on.
 #[test]
 fn metrics_have_the_names_that_others_read() {
     let server = server();
@@ -214,13 +215,13 @@ fn metrics_have_the_names_that_others_read() {
         let text = fs::read_to_string(format!("{deploy}/{file}")).unwrap();
         let words = text.split(|c: char| !(c.is_ascii_alphanumeric() || c == '_' || c == ':'));
         for name in words.filter(|word| word.starts_with("vllm:") || word.starts_with("moi_")) {
-            // What depends on the rule of a request is there with the first one.
+            // Metrics with the rule of a request exist after the first such request.
             assert!(has(name) || name == "moi_mixed_tokens_total", "{file}: there is no {name}");
             found += 1;
         }
     }
     assert!(found > 15);
-    // Probes, port and times of the manifest are what the server has.
+    // The manifest's probes, port and times must be those of the server.
     let manifest = fs::read_to_string(format!("{deploy}/kubernetes.yaml")).unwrap();
     for path in ["/readyz", "/livez"] {
         assert!(manifest.contains(&format!("path: {path}")) && server.get(path).status == 200);

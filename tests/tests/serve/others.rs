@@ -1,4 +1,4 @@
-//! OpenAI's responses and Anthropic's messages: the same answers in other words.
+//! Tests of OpenAI's responses and Anthropic's messages: the same answers in other formats.
 
 use moi_tests::server::{Reply, TestServer};
 use serde_json::{Value, json};
@@ -8,7 +8,7 @@ use crate::{CHAT, content, question, server, with};
 const RESPONSES: &str = "/v1/responses";
 const MESSAGES: &str = "/v1/messages";
 
-/// The events of a stream with their names, each of which is the type of its data.
+/// The events of a stream with their names, each of which must be the type of its data.
 fn named(reply: &Reply) -> Vec<(String, Value)> {
     assert_eq!(
         (reply.status, reply.header("content-type")),
@@ -38,7 +38,7 @@ fn tool_template() -> String {
         .to_owned()
 }
 
-/// A server whose template lets the model call functions.
+/// A server whose chat template lets the model call functions.
 fn calling() -> (tempfile::TempDir, TestServer) {
     let (directory, model) = crate::tools::with_template(&tool_template());
     (directory, TestServer::start(&["--model", &model, "--rule", "token"]))
@@ -76,7 +76,7 @@ fn messages_say_what_chat_says() {
         (&json!("max_tokens"), &json!(24))
     );
 
-    // Blocks, a system prompt, and a text that ends the answer.
+    // Content blocks, a system prompt, and a stop sequence.
     let fields = json!({
         "system": [{"type": "text", "text": "Be brief."}], "stop_sequences": ["e", "a", "o"], "max_tokens": 40,
         "messages": [{"role": "user", "content": [{"type": "text", "text": "Say two words."}]}],
@@ -162,7 +162,7 @@ fn responses_say_what_chat_says() {
         (&json!([part]), &whole["usage"]["total_tokens"])
     );
 
-    // What Codex sends first: instructions, a developer, parts, a format.
+    // The first request of Codex: instructions, a developer message, content parts and a format.
     let fields = json!({
         "instructions": "Answer in one word.", "max_output_tokens": 60,
         "input": [
@@ -225,7 +225,7 @@ fn both_call_functions() {
         events.iter().filter_map(|(_, data)| data["delta"]["partial_json"].as_str()).collect();
     assert_eq!(serde_json::from_str::<Value>(&written).unwrap(), call["input"]);
 
-    // What came of it goes back.
+    // The result of the call is sent back.
     let id = &call["id"];
     let turns = json!([
         asked["messages"][0], {"role": "assistant", "content": [call]},

@@ -1,4 +1,4 @@
-//! Log-probabilities: of prompts, as lm-evaluation-harness sums them, and of what is generated.
+//! Tests of log-probabilities: of prompts, as lm-evaluation-harness sums them, and of generated tokens.
 
 use moi_tests::process::{fed, json as printed};
 use serde_json::{Value, json};
@@ -16,7 +16,7 @@ fn lists(choice: &Value) -> (Vec<String>, Vec<Option<f64>>, Vec<Value>, Vec<usiz
     )
 }
 
-/// The prompt's tokens are as likely as `moi score` says, to the bit, and in whatever company.
+/// The log-probabilities of a prompt must equal those of `moi score` to the bit, whatever else runs.
 #[test]
 fn prompts_are_scored_as_by_moi_score() {
     let server = server();
@@ -64,7 +64,7 @@ fn prompts_are_scored_as_by_moi_score() {
     others.into_iter().for_each(|other| assert_eq!(moi_tests::server::reply(other).status, 200));
 }
 
-/// A continuation is greedy where its token has the dictionary's largest value, as the same number.
+/// A token is greedy if its log-probability is the largest of its dictionary, as exactly the same number.
 #[test]
 fn greedy_tokens_are_the_largest_of_their_dictionaries() {
     let server = server();
@@ -81,7 +81,7 @@ fn greedy_tokens_are_the_largest_of_their_dictionaries() {
             .fold(f64::MIN, f64::max);
         assert_eq!(*logprob, Some(largest));
     }
-    // And read back as a prompt they are greedy again.
+    // The tokens must be greedy again when they are read as a prompt.
     let text = format!("The days are{}", choice["text"].as_str().unwrap());
     let ids = server.ask("/tokenize", &json!({"prompt": text}))["tokens"].clone();
     let body = json!({"prompt": ids, "max_tokens": 1, "temperature": 0, "logprobs": 1, "echo": true});
@@ -100,7 +100,7 @@ fn greedy_tokens_are_the_largest_of_their_dictionaries() {
     }
 }
 
-/// An end token that was sampled is in the lists, and counts (lm-eval sums all but the last).
+/// A sampled end token must be in the lists, and must be counted (lm-eval sums all but the last).
 #[test]
 fn a_sampled_end_is_in_the_lists() {
     let server = server();
@@ -121,7 +121,7 @@ fn a_sampled_end_is_in_the_lists() {
     assert_eq!(answer["choices"][0]["token_ids"], json!([eos]));
 }
 
-/// Tokens that are no whole characters, and bytes that are those of the token.
+/// Tokens that are not whole characters, and the bytes of tokens.
 #[test]
 fn tokens_are_told_by_their_bytes() {
     let server = server();
@@ -155,7 +155,7 @@ fn tokens_are_told_by_their_bytes() {
     }
 }
 
-/// Inputs in the place of a prompt: the rows of the model's embedding, from a file of its own making.
+/// A prompt as embeddings, from a file with rows of the model's embedding table.
 #[test]
 fn inputs_are_a_prompt() {
     let server = server();
@@ -210,7 +210,7 @@ fn base64(bytes: &[u8]) -> String {
     out
 }
 
-/// What the binary prints is what the server answers.
+/// The server must answer with the text that the binary prints.
 #[test]
 fn the_server_says_what_generate_says() {
     let server = server();

@@ -1,4 +1,4 @@
-//! Who may ask: keys, hosts, origins.
+//! Tests of access control: keys, hosts, origins.
 
 use std::fs;
 
@@ -7,7 +7,7 @@ use serde_json::json;
 
 use crate::{CHAT, question, server};
 
-/// Every route that openapi.json lists wants the key, but for those by which others see whether the server lives.
+/// Every route of openapi.json needs the key, except the health checks.
 #[test]
 fn every_route_wants_the_key() {
     let directory = tempfile::tempdir().unwrap();
@@ -46,14 +46,14 @@ fn every_route_wants_the_key() {
     }
     assert!(routes > 15, "{routes} routes");
     assert_eq!(server.get("/v1/nothing").status, 401);
-    // With keys any name of the server will do: no page of another site has them.
+    // With keys any host name is accepted, because pages of other sites do not have a key.
     let hosts = [("Host", "evil.example"), key("Bearer secret-1")];
     assert_eq!(server.request("GET", "/v1/models", &hosts, b"").status, 200);
     let said = server.said.lock().unwrap().clone();
     assert!(said.contains("\"owner\":\"ann\"") && !said.contains("secret"), "{said}");
 }
 
-/// A page of another site that has its name bound to this address reads nothing.
+/// A page of another site that binds its host name to this address must not be able to read anything.
 #[test]
 fn other_hosts_are_refused_without_a_key() {
     let server = TestServer::start(&["--allowed-host", "box.example"]);
@@ -72,7 +72,7 @@ fn other_hosts_are_refused_without_a_key() {
     assert_eq!(reply.error()["type"], "permission_error");
 }
 
-/// A page of another site gets nothing done, either, on a server without keys.
+/// A page of another site must not be able to do anything on a server without keys, either.
 #[test]
 fn other_origins_are_refused_without_a_key() {
     let server = server();
@@ -95,14 +95,14 @@ fn pages_of_named_origins_may_ask() {
     let reply = closed.request("OPTIONS", CHAT, &preflight, b"");
     assert!(reply.header("access-control-allow-origin").is_none() && reply.status != 200);
     let open = TestServer::start(&["--cors-origin", "https://app.example", "--api-key", "k"]);
-    // Browsers ask without a key whether they may.
+    // Browsers send the preflight request without a key.
     let reply = open.request("OPTIONS", CHAT, &preflight, b"");
     assert_eq!(
         (reply.status, reply.header("access-control-allow-origin")),
         (200, Some("https://app.example"))
     );
     assert_eq!(reply.header("access-control-allow-headers"), Some("authorization,content-type"));
-    // Errors can be read, too.
+    // Pages must be able to read errors as well.
     let reply = open.request("GET", "/v1/models", &preflight[..1], b"");
     assert_eq!(
         (reply.status, reply.header("access-control-allow-origin")),
@@ -124,7 +124,7 @@ fn a_server_that_others_reach_has_keys() {
         fs::write(&path, text).unwrap();
         refused(&["serve", "--api-key-file", path.to_str().unwrap()], &[part]);
     }
-    // Who shows others how it is set up does not show the keys.
+    // Users share the output of `moi config`, so it must not contain keys.
     let shown = std::process::Command::new(moi_tests::process::binary())
         .args(["config", "serve"])
         .env("MOI_API_KEY", "secret")
@@ -139,7 +139,7 @@ fn a_server_that_others_reach_has_keys() {
     assert!(open.address.ip().is_unspecified());
 }
 
-/// What a user writes is text, whatever it looks like.
+/// User text stays text, whatever it looks like.
 #[test]
 fn users_write_no_control_tokens() {
     let server = server();
@@ -155,7 +155,7 @@ fn users_write_no_control_tokens() {
     assert_eq!(server.post(CHAT, &question("<|im_end|>", 2)).status, 200);
 }
 
-/// The page needs no key, loads its own files alone, and is sent once.
+/// The page needs no key, loads only its own files, and is sent once.
 #[test]
 fn the_chat_page_is_served() {
     let server = TestServer::start(&["--api-key", "secret"]);

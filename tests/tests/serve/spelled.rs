@@ -1,4 +1,4 @@
-//! What tokens are called, and how conversations are spelled, of tiny models whose tokens are bytes.
+//! Tests of how tokens are named and how conversations are formatted, with tiny models whose tokens are bytes.
 
 use std::fs;
 
@@ -15,9 +15,9 @@ use crate::{
     with,
 };
 
-/// Each token has a key of its own, by whatever name: in this vocabulary bytes that are no text are told as control tokens are
-/// written, and what these are told as instead is the name of others. Keys are as many as tokens, and the generated one's name
-/// has its value.
+/// Each token must have its own key, whatever its name. In this vocabulary some control tokens have the names under
+/// which other tokens' bytes are written, and others have the names that would replace those. There must be as many
+/// keys as tokens, and the name of the generated token must have its value.
 #[test]
 fn tokens_of_one_name_have_keys_of_their_own() {
     let twins = (3..63u32).map(|id| (id, format!("bytes:\\x{:02x}", id + 125)));
@@ -45,7 +45,7 @@ fn tokens_of_one_name_have_keys_of_their_own() {
             assert_eq!(numbers.get(&format!("token_id:{token}")), Some(own), "{numbers:?}");
             let is_listed = |twin: &u32| numbers.contains_key(&format!("token_id:{twin}"));
             shared += usize::from(tokens.get(at ^ 1).is_some_and(is_listed));
-            // What is greedy has the largest value.
+            // The greedy token must have the largest value.
             let largest = names.values().filter_map(Value::as_f64).fold(f64::MIN, f64::max);
             assert!(!tokens.is_empty() || own.as_f64() == Some(largest), "{names:?}");
         }
@@ -80,7 +80,7 @@ fn turns(turns: &[(&str, &str)]) -> Value {
     turns.iter().map(|(role, content)| json!({"role": role, "content": content})).collect()
 }
 
-/// The prompt that a conversation becomes, which is what `/tokenize` and `/v1/responses` make of it, too.
+/// The prompt of a conversation, which must be the same for `/tokenize` and `/v1/responses`.
 fn prompt(server: &TestServer, messages: &Value) -> String {
     let tokens = server.ask("/tokenize", &json!({"messages": messages}))["tokens"].clone();
     let fields = json!({"messages": messages, "return_token_ids": true});
@@ -91,13 +91,14 @@ fn prompt(server: &TestServer, messages: &Value) -> String {
     text(&server.ask("/detokenize", &json!({"tokens": tokens}))["prompt"]).to_owned()
 }
 
-/// A template that refuses messages where a condition holds.
+/// A template that refuses messages if a condition holds.
 fn refusing(condition: &str, why: &str) -> String {
     let refusal = format!("{{% if {condition} %}}{{{{ raise_exception('{why}') }}}}{{% endif %}}");
     bytes::TEMPLATE.replace("{{ message.role }}", &format!("{refusal}{{{{ message.role }}}}"))
 }
 
-/// Developers are systems unless the template names them, and system messages that it refuses become the first.
+/// Developer messages become system messages, unless the template names them. System messages that the template
+/// refuses are merged into the first one.
 #[test]
 fn roles_are_those_that_the_template_takes() {
     let developer = "{{ 'D' if message.role == 'developer' else message.role }}";
@@ -137,14 +138,14 @@ fn what_a_template_refuses_is_400_with_its_text() {
     assert_eq!(prompt(&server, &turns(&[("user", "u")])), "user: u\nassistant: ");
 }
 
-/// Sets fields of a file of a model.
+/// Sets fields in a file of a model.
 fn amend(directory: &TempDir, file: &str, fields: Value) {
     let path = directory.path().join(file);
     let content: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
     fs::write(path, with(content, fields).to_string()).unwrap();
 }
 
-/// A conversation has the begin token that its template writes and no other, a text the tokenizer's, and ids none.
+/// A conversation has only the begin token that its template writes, a text has the tokenizer's, and ids have none.
 #[test]
 fn a_prompt_begins_once() {
     let template = "{{ bos_token }}".to_owned() + bytes::TEMPLATE;
@@ -158,7 +159,7 @@ fn a_prompt_begins_once() {
     });
     amend(&directory, "tokenizer.json", json!({"post_processor": processor}));
     let server = served(&directory, &["--trust-request-templates"]);
-    // What looks like one in a message is text: "\x01" is the token itself.
+    // Text in a message that looks like a begin token is text: "\x01" is the token itself.
     let messages = turns(&[("user", "<s> hi")]);
     assert_eq!(prompt(&server, &messages), "<s>user: <s> hi\nassistant: ");
     for (path, fields, expected) in [

@@ -1,4 +1,4 @@
-//! Streams: the same text as whole answers, in events that every client reads.
+//! Tests of streams: the same text as whole answers, in events that every client can read.
 
 use serde_json::{Value, json};
 
@@ -38,7 +38,7 @@ fn a_stream_says_what_a_whole_answer_says() {
                 if tokens.is_empty() { json!([]) } else { choice["logprobs"]["content"].clone() }
             );
         }
-        // The first chunks come in the order of choices.
+        // The first chunks come in the order of the choices.
         let firsts: Vec<&Value> =
             events.iter().take(choices.len()).map(|event| &event["choices"][0]["index"]).collect();
         assert!(firsts.iter().enumerate().all(|(at, index)| **index == json!(at)));
@@ -72,8 +72,8 @@ fn usage_comes_where_it_was_asked_for() {
     assert!(server.stream(CHAT, &question("Say hello.", 5)).iter().all(|event| event.get("usage").is_none()));
 }
 
-/// Stop strings at every cut of a known text: nothing of one reaches a client, in a stream or not, and what only begins like
-/// one is not lost.
+/// A stop string at every position of a known text: no part of it may reach a client, streaming or not, and text that
+/// only begins like it must not be lost.
 #[test]
 fn stop_strings_end_answers_wherever_tokens_are_cut() {
     let server = server();
@@ -94,14 +94,14 @@ fn stop_strings_end_answers_wherever_tokens_are_cut() {
             assert_eq!((&whole["finish_reason"], &whole["stop_reason"]), (&json!("stop"), &json!(stop)));
         }
     }
-    // The text ends in what a stop string begins with.
+    // The text ends with the beginning of a stop string.
     let tail: String = chars[chars.len() - 3..].iter().collect();
     let body = with(body, json!({"stop": format!("{tail} and more")}));
     assert_eq!(server.ask(TEXT, &body)["choices"][0]["text"], json!(text));
     assert_eq!(streamed(&server.stream(TEXT, &body), 0), text);
 }
 
-/// Characters of several tokens come whole, and bytes that are none become replacement characters at the end alone.
+/// A character of several tokens must arrive whole, and invalid bytes become replacement characters only at the end.
 #[test]
 fn events_hold_whole_characters() {
     let server = server();
@@ -114,7 +114,7 @@ fn events_hold_whole_characters() {
     for event in reply.events() {
         assert!(!event.to_string().contains('\u{FFFD}'), "{event}");
     }
-    // Cut off within a character: what there is of it is told at the end.
+    // If the answer is cut within a character, its bytes so far come at the end.
     for max in 1..count {
         let found = streamed(&server.post(TEXT, &body(max)).events(), 0);
         let whole = found.trim_end_matches('\u{FFFD}');

@@ -1,4 +1,4 @@
-//! Texts, thoughts and their counts as every route tells them, of tiny models whose tokens are bytes.
+//! Tests of texts, thoughts and token counts on every route, with tiny models whose tokens are bytes.
 
 use std::io::Read;
 
@@ -14,9 +14,9 @@ use crate::{CHAT, TEXT, with};
 pub(crate) const RESPONSES: &str = "/v1/responses";
 pub(crate) const MESSAGES: &str = "/v1/messages";
 const ROUTES: [&str; 4] = [CHAT, TEXT, RESPONSES, MESSAGES];
-/// The routes that tell thoughts from the answer.
+/// The routes that separate thoughts from the answer.
 pub(crate) const CONVERSATIONS: [&str; 3] = [CHAT, RESPONSES, MESSAGES];
-/// What a thinking model thinks between. A control token 2 would end answers: the tiny model's configuration names it.
+/// The think markers. A control token 2 would end answers, because the tiny model's configuration names it.
 pub(crate) const OPEN: (u32, &str) = (3, "<think>");
 pub(crate) const CLOSE: (u32, &str) = (4, "</think>");
 const SPOKEN: &str = "One é, two 日本, one é; 🦀 is fin.";
@@ -35,7 +35,7 @@ pub(crate) fn served(directory: &TempDir, args: &[&str]) -> TestServer {
     TestServer::start(&[&model[..], args].concat())
 }
 
-/// A request that generates these tokens.
+/// A request that generates exactly these tokens.
 pub(crate) fn forced(path: &str, tokens: &[u32], fields: Value) -> Value {
     let prompt = match path {
         TEXT => json!({"prompt": "x"}),
@@ -46,12 +46,12 @@ pub(crate) fn forced(path: &str, tokens: &[u32], fields: Value) -> Value {
     with(with(json!({"max_tokens": tokens.len(), "temperature": 0, "moi": moi}), prompt), fields)
 }
 
-/// A text that ends an answer, in the words of a route.
+/// A stop string, in the format of a route.
 pub(crate) fn stop(path: &str, text: &str) -> Value {
     if path == MESSAGES { json!({"stop_sequences": [text]}) } else { json!({"stop": [text]}) }
 }
 
-/// The tokens of a thought, and of what is said behind it.
+/// The tokens of a thought and of the answer after it.
 pub(crate) fn thought_out(thought: &str, answer: &str) -> Vec<u32> {
     [vec![OPEN.0], ids(thought), vec![CLOSE.0], ids(answer)].concat()
 }
@@ -60,10 +60,10 @@ pub(crate) fn text(value: &Value) -> &str {
     value.as_str().unwrap_or_default()
 }
 
-/// What is thought and answered, and how it ended.
+/// The thought, the answer, and the stop reason.
 type Said = [String; 3];
 
-/// What the choices of a whole answer say; or its blocks, which are one.
+/// The text of each choice of a whole answer; the blocks of an answer count as one choice.
 pub(crate) fn whole(answer: &Value) -> Vec<Said> {
     let end = |of: &Value| text(&of["moi"]["ended_by"]).to_owned();
     if let Some(choices) = answer["choices"].as_array() {
@@ -91,13 +91,13 @@ fn events(reply: &Reply) -> Vec<Value> {
     data.filter(|data| *data != "[DONE]").map(|data| serde_json::from_str(data).unwrap()).collect()
 }
 
-/// The events of an answer, with what is counted of it.
+/// The events of an answer, with its usage.
 pub(crate) fn told(server: &TestServer, path: &str, body: &Value) -> Vec<Value> {
     let fields = json!({"stream": true, "stream_options": {"include_usage": true}});
     events(&server.post(path, &with(body.clone(), fields)))
 }
 
-/// What the events of so many choices say.
+/// The texts of the choices of a stream.
 pub(crate) fn streamed(events: &[Value], choices: usize) -> Vec<Said> {
     let mut all = vec![Said::default(); choices];
     for event in events {
@@ -121,7 +121,7 @@ pub(crate) fn streamed(events: &[Value], choices: usize) -> Vec<Said> {
     all
 }
 
-/// Has tokens generated, whole and as a stream, each choice of which must say this; gives the whole answer.
+/// Generates tokens, whole and as a stream, and checks the text of each choice. Returns the whole answer.
 pub(crate) fn say(
     server: &TestServer,
     path: &str,
@@ -161,7 +161,8 @@ fn stop_strings_end_answers_at_every_cut_on_every_route() {
     server.settled();
 }
 
-/// What only begins like a stop string is not lost, whether a length or a token ends the answer, within a character or behind.
+/// Text that only begins like a stop string must not be lost, whether the length or a token ends the answer, within a
+/// character or after it.
 #[test]
 fn what_is_held_back_comes_at_the_end_on_every_route() {
     let (_directory, server) = tiny(&[], None);
@@ -179,7 +180,7 @@ fn what_is_held_back_comes_at_the_end_on_every_route() {
     }
 }
 
-/// The tokens between markers, and these.
+/// The number of tokens between markers, including the markers.
 fn thoughts_among(tokens: &[Value]) -> usize {
     let mut thinks = false;
     let mut is_thought = |token: &Value| {
@@ -190,7 +191,8 @@ fn thoughts_among(tokens: &[Value]) -> usize {
     tokens.iter().map(|token| usize::from(is_thought(token))).sum()
 }
 
-/// By length, stop string, end token and chance, with thoughts: whole, in streams, and of several choices.
+/// Answers that end by length, stop string, end token and chance, with thoughts: whole, in streams, and with several
+/// choices.
 #[test]
 fn tokens_are_counted_as_they_are_listed() {
     let (_directory, server) = tiny(&[OPEN, CLOSE], None);
@@ -254,7 +256,7 @@ fn usage_comes_where_it_was_asked_for_on_both_routes() {
         let options = json!({"include_usage": include, "continuous_usage_stats": continuous});
         let fields = json!({"n": n, "stream": false, "stream_options": options});
         let body = forced(path, &tokens, fields);
-        // A whole answer has its usage whatever is said of streams.
+        // A whole answer has its usage, whatever the request says about streams.
         let usage = server.ask(path, &body)["usage"].clone();
         assert_eq!(usage["completion_tokens"], n * tokens.len());
         let events = server.stream(path, &body);
@@ -277,8 +279,8 @@ fn usage_comes_where_it_was_asked_for_on_both_routes() {
     }
 }
 
-/// Token by token, and for who reads byte by byte: characters of two, three and four bytes, some that are several, and bytes
-/// that are none, which are replaced where they are.
+/// Token by token, and for a client that reads byte by byte: characters of two, three and four bytes, some composed
+/// of several, and invalid bytes, which are replaced in place.
 #[test]
 fn events_hold_whole_characters_on_every_route() {
     let (_directory, server) = tiny(&[], None);

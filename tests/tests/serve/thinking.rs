@@ -1,4 +1,4 @@
-//! Thoughts, told from answers by every route, of a tiny model that thinks between markers.
+//! Tests that every route separates thoughts from answers, with a tiny model that thinks between markers.
 
 use moi_tests::bytes;
 use serde_json::json;
@@ -27,7 +27,7 @@ fn thoughts_are_told_from_answers_on_every_route() {
     assert_eq!((&items[0]["type"], &items[1]["type"]), (&json!("reasoning"), &json!("message")));
     let thinking = json!({"type": "thinking", "thinking": THOUGHT, "signature": ""});
     assert_eq!(message["content"], json!([thinking, {"type": "text", "text": ANSWER}]));
-    // Where the prompt opens them, and by both names.
+    // The prompt opens the thinking, and the field has both names.
     let template = bytes::TEMPLATE.to_owned() + "{% if add_generation_prompt %}<think>\n{% endif %}";
     let directory = bytes::model("llama", &[OPEN, CLOSE], Some(&template));
     let server = served(&directory, &["--thoughts-as", "both"]);
@@ -42,7 +42,8 @@ fn thoughts_are_told_from_answers_on_every_route() {
     }
 }
 
-/// What is left where a stop string counts in thoughts, too, and takes markers whole; none where it stands nowhere.
+/// The expected text if a stop string also counts in thoughts, where it must not cut a marker; `None` if it does not
+/// occur.
 fn stopped_anywhere<'a>(shown: &'a str, cut: &str) -> Option<[&'a str; 3]> {
     let close = OPEN.1.len() + THOUGHT.len();
     let markers = [0..OPEN.1.len(), close..close + CLOSE.1.len()];
@@ -65,7 +66,7 @@ fn stopped_anywhere<'a>(shown: &'a str, cut: &str) -> Option<[&'a str; 3]> {
     Some([thought, answer, "stop"])
 }
 
-/// Stop strings within thoughts, across the markers and behind them, shorter and longer than these.
+/// Stop strings within thoughts, across markers and after them, shorter and longer than the markers.
 #[test]
 fn stop_strings_spare_thoughts_unless_they_are_to_end_them() {
     let (_directory, server) = tiny(&[OPEN, CLOSE], None);
@@ -83,7 +84,8 @@ fn stop_strings_spare_thoughts_unless_they_are_to_end_them() {
         let fields = with(stop(path, &cut), json!({"stop_in_thoughts": true}));
         let expected = stopped_anywhere(&shown, &cut).unwrap_or([THOUGHT, ANSWER, "length"]);
         say(&server, path, &tokens, fields, expected);
-        // One that never comes holds markers back, which are markers still when they come: behind it or at the end.
+        // A stop string that never completes holds markers back. They must still be markers when they are released,
+        // after it or at the end.
         let fields = with(stop(path, &format!("{cut}~")), json!({"stop_in_thoughts": true}));
         say(&server, path, &tokens, fields, [THOUGHT, ANSWER, "length"]);
     }
@@ -95,7 +97,7 @@ fn stop_strings_spare_thoughts_unless_they_are_to_end_them() {
     }
 }
 
-/// Clients see fields in the place of markers: no part of one is text, though a stop string begins within it.
+/// Clients get fields instead of markers: no part of a marker may be text, even if a stop string begins within it.
 #[test]
 fn nothing_of_a_marker_is_ever_text() {
     let (_directory, server) = tiny(&[OPEN, CLOSE], None);

@@ -1,4 +1,4 @@
-//! Calls of functions: in the form of each family, by grammar where they are asked for, in streams as whole.
+//! Tests of function calls: in the format of each model family, by grammar if required, streamed and whole.
 
 use std::fs;
 
@@ -9,14 +9,14 @@ use tempfile::TempDir;
 
 use crate::{CHAT, server, with};
 
-/// A template that says nothing of tools but that they are there, and has its form's markers in a comment.
+/// A template that only says that there are tools, and has the markers of a format in a comment.
 const TEMPLATE: &str = "\
 {% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content or '' }}\
 {% for call in message.tool_calls or [] %}{{ call.function.name }}{{ call.function.arguments | tojson }}{% endfor %}\
 <|im_end|>\n{% endfor %}{% if tools %}{{ tools | length }}{% endif %}\
 {% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}";
 
-/// Forms, by what their templates have.
+/// The formats: a name, the text that identifies the format in a template, and the beginning of a call.
 const FORMS: [(&str, &str, &str); 7] = [
     ("hermes", "<tool_call> arguments", "<tool_call>"),
     ("xml", "<tool_call><function=<parameter=", "<tool_call>"),
@@ -60,7 +60,7 @@ fn trusting(model: Option<&str>) -> TestServer {
     TestServer::start(&["--trust-request-templates"].into_iter().chain(model).collect::<Vec<_>>())
 }
 
-/// The default model, in a file of its own.
+/// A changed copy of the default model.
 fn changed(change: impl FnOnce(File) -> File) -> (TempDir, String) {
     let entry = CATALOGUE.iter().find(|entry| entry.name == DEFAULT_MODEL).unwrap();
     let path = Cache::from_env().unwrap().path(entry);
@@ -71,12 +71,12 @@ fn changed(change: impl FnOnce(File) -> File) -> (TempDir, String) {
     (directory, path.to_str().unwrap().to_owned())
 }
 
-/// With a chat template.
+/// The default model with a chat template.
 pub(crate) fn with_template(template: &str) -> (TempDir, String) {
     changed(|file| file.with_text("tokenizer.chat_template", template))
 }
 
-/// With control tokens for the markers of all forms.
+/// The default model with control tokens for the markers of all formats.
 fn with_control_tokens() -> (TempDir, String) {
     let markers = [
         "<tool_call>",
@@ -90,7 +90,7 @@ fn with_control_tokens() -> (TempDir, String) {
         "<end_function_call>",
         "<escape>",
     ];
-    // The first three end texts and turns; those behind them are never used in conversations.
+    // The first three control tokens end texts and turns; the later ones are never used in conversations.
     changed(|file| {
         let set = |file: File, (id, marker): (usize, &str)| {
             file.with_bytes_at("tokenizer.ggml.tokens", id, marker.as_bytes())
@@ -99,7 +99,7 @@ fn with_control_tokens() -> (TempDir, String) {
     })
 }
 
-/// The calls of a message, each by its function's schema, but for a last one that was cut off.
+/// The calls of a message, which must match their schemas, except a last call that was cut off.
 fn calls(message: &Value, what: &str) -> Vec<(String, Value)> {
     let all = message["tool_calls"].as_array().unwrap_or_else(|| panic!("{what}: {message}"));
     let call = |call: &Value| {
@@ -127,7 +127,7 @@ fn calls(message: &Value, what: &str) -> Vec<(String, Value)> {
     all.iter().filter_map(call).collect()
 }
 
-/// Puts the calls of a stream together as OpenAI's client does: what is said twice of one is doubled.
+/// Joins the calls of a stream as OpenAI's client does, so that repeated parts would be doubled.
 fn accumulated(events: &[Value]) -> (Value, Value) {
     let (mut message, mut finish) = (json!({"content": "", "tool_calls": []}), Value::Null);
     for choice in events.iter().flat_map(|event| event["choices"].as_array().unwrap()) {
@@ -181,7 +181,7 @@ fn check_form(server: &TestServer, form: &str, opening: &str, what: &str) {
         let body = question(form, fields.clone());
         let answer = server.ask(CHAT, &body);
         let choice = &answer["choices"][0];
-        // Such a small model may call again and again.
+        // Such a small model may call functions endlessly.
         let is_cut = fields.get("parallel_tool_calls").is_none() && choice["finish_reason"] == "length";
         assert!(is_cut || choice["finish_reason"] == "tool_calls", "{what}: {choice}");
         assert!(choice["message"]["content"].is_null(), "{what}: {choice}");
@@ -201,7 +201,7 @@ fn check_form(server: &TestServer, form: &str, opening: &str, what: &str) {
     }
 }
 
-/// Arguments of all kinds: whatever the grammar lets the model write is read, and has the names and kinds of the schema.
+/// Arguments of all kinds: whatever the grammar allows must be parsed, with the names and types of the schema.
 #[test]
 fn arguments_of_all_kinds_are_read() {
     let (_directory, control) = with_control_tokens();
@@ -219,7 +219,7 @@ fn arguments_of_all_kinds_are_read() {
     });
     let tools = |form: &str| {
         let mut schema = schema.clone();
-        // Lengths are not looked at there, and so small a model has no end of lists and texts.
+        // This format does not enforce lengths, and such a small model writes endless lists and texts.
         if form.contains("gemma") {
             let properties = schema["properties"].as_object_mut().unwrap();
             properties.retain(|name, _| !["list", "text"].contains(&name.as_str()));
@@ -240,7 +240,7 @@ fn arguments_of_all_kinds_are_read() {
                         });
                         let answer = server.ask(CHAT, &question(form, fields));
                         let choice = &answer["choices"][0];
-                        // A free text may go on for long.
+                        // A free text before the call may be long.
                         if choice["finish_reason"] == "length" {
                             continue;
                         }
@@ -261,7 +261,7 @@ fn arguments_of_all_kinds_are_read() {
     }
 }
 
-/// A text that ends answers, within arguments: the call is not whole, and nobody is told to make it.
+/// If a stop string occurs within the arguments, the call is incomplete, and the client must not be asked to run it.
 #[test]
 fn a_call_that_is_cut_is_none() {
     let server = trusting(None);
@@ -282,7 +282,7 @@ fn a_call_that_is_cut_is_none() {
 fn answers_that_call_nothing_are_as_without_tools() {
     let server = trusting(None);
     for (name, form, _) in FORMS {
-        // The templates say that there are tools, and not which.
+        // These templates say that there are tools, but not which.
         let silent = template(form).replace("{{ tools | length }}", "");
         let body = question(form, json!({"chat_template": silent, "temperature": 0, "max_tokens": 24}));
         let with_tools = server.ask(CHAT, &body);
@@ -292,7 +292,7 @@ fn answers_that_call_nothing_are_as_without_tools() {
         assert_eq!(with_tools["choices"][0]["message"], without["choices"][0]["message"], "{name}");
         assert_eq!(with_tools["choices"][0]["finish_reason"], "length");
     }
-    // Beside a format, the answer is one or the other.
+    // With a response format, the answer is either a call or has that format.
     let format =
         json!({"type": "json_schema", "json_schema": {"name": "n", "schema": {"enum": ["yes", "no"]}}});
     let answer =
@@ -305,10 +305,10 @@ fn answers_that_call_nothing_are_as_without_tools() {
             "{choice}"
         ),
     }
-    // Switched off, the model is told of none.
+    // With `tool_choice` "none", the model gets no tools.
     let body = question(FORMS[0].1, json!({"tool_choice": "none", "max_tokens": 4}));
     assert!(server.ask(CHAT, &body)["choices"][0]["message"].get("tool_calls").is_none());
-    // What was called and what came of it are turns.
+    // Calls and their results are turns of the conversation.
     let turns = json!([
         {"role": "user", "content": "How is it in Paris?"},
         {"role": "assistant", "content": null, "tool_calls": [
@@ -359,11 +359,11 @@ fn wrong_tools_are_named() {
             reply.text()
         );
     }
-    // A schema that cannot be enforced whole is enforced in part.
+    // A schema that cannot be enforced completely is enforced in part.
     let lenient = function(json!({"name": "a", "parameters": {"type": "object", "properties": {
         "x": {"not": {"type": "string"}}}}}));
     server.ask(CHAT, &question(FORMS[0].1, with(lenient, json!({"max_tokens": 2}))));
-    // The default model's own template knows nothing of tools.
+    // The default model's own template does not support tools.
     let body = json!({"messages": [{"role": "user", "content": "Hi"}], "tools": tools()});
     let reply = self::server().post(CHAT, &body);
     assert_eq!((reply.status, &reply.error()["code"]), (400, &json!("unsupported_parameter")));

@@ -1,4 +1,4 @@
-//! Shapes, fields and errors.
+//! Tests of response formats, fields and errors.
 
 use serde_json::{Value, json};
 
@@ -22,7 +22,7 @@ fn answers_have_openais_shape() {
     assert_eq!(usage["completion_tokens"], 6);
     assert_eq!(usage["total_tokens"].as_u64(), Some(6 + usage["prompt_tokens"].as_u64().unwrap()));
 
-    // The prompt is what /tokenize gives of the same messages.
+    // The prompt must be that of `/tokenize` for the same messages.
     let messages = &question("Say hello.", 1)["messages"];
     let tokens = server.ask("/tokenize", &json!({"messages": messages, "return_token_strs": true}));
     assert_eq!(tokens["count"], usage["prompt_tokens"]);
@@ -56,17 +56,17 @@ fn every_prompt_and_sample_has_its_choice() {
     assert_eq!(indices, [0, 1, 2, 3]);
     assert_eq!(answer["object"], "text_completion");
     assert_eq!(answer["usage"]["completion_tokens"], 12);
-    // Prompts count once, whatever n is.
+    // Prompts count once, whatever `n` is.
     let count = |text: &str| server.ask("/tokenize", &json!({"prompt": text}))["count"].as_u64().unwrap();
     assert_eq!(answer["usage"]["prompt_tokens"].as_u64(), Some(count("One,") + count("Two, three,")));
-    // Each is what it is alone, by its own seed.
+    // Each choice must be what its seed gives alone.
     for (choice, prompt, seed) in
         [(0, "One,", 1), (1, "One,", 2), (2, "Two, three,", 1), (3, "Two, three,", 2)]
     {
         let alone = json!({"prompt": prompt, "max_tokens": 3, "temperature": 0.8, "seed": seed});
         assert_eq!(server.ask(TEXT, &alone)["choices"][0]["text"], choices[choice]["text"]);
     }
-    // Ids are prompts, too.
+    // Token ids are valid prompts.
     let ids = server.ask("/tokenize", &json!({"prompt": "One,"}))["tokens"].clone();
     for prompt in [ids.clone(), json!([ids])] {
         let answer =
@@ -85,7 +85,7 @@ fn null_is_as_absent_and_what_is_unknown_is_told() {
         "max_completion_tokens": null, "tool_choice": null, "moi": {"rule": "token", "trace": null, "beta": null},
     });
     let body = with(question("Count to three.", 8), nulls);
-    // `beta` is no knob of `token`, but null is none at all.
+    // `beta` is not a knob of `token`, but null is treated as absent.
     assert_eq!(content(&server.ask(CHAT, &body)), content(&plain));
     let mut body = with(question("Count to three.", 8), json!({"prompt_ids": [1], "parallel": true}));
     body["messages"][0]["refusal"] = Value::Null;
@@ -94,7 +94,7 @@ fn null_is_as_absent_and_what_is_unknown_is_told() {
     assert_eq!(reply.status, 200);
     assert_eq!(reply.header("x-moi-ignored"), Some("parallel, prompt_ids, messages[0].mood"));
     assert_eq!(content(&reply.json()), content(&plain));
-    // A body in chunks, without its length.
+    // A chunked body, without a length.
     let body = question("Count to three.", 8).to_string();
     let (first, second) = body.split_at(10);
     let chunks = format!("{:x}\r\n{first}\r\n{:x}\r\n{second}\r\n0\r\n\r\n", first.len(), second.len());
@@ -209,7 +209,7 @@ fn what_is_wrong_is_400_and_named() {
         (text(json!({"prompt": [vec![1; 9000]]})), "prompt", "context_length_exceeded"),
         (text(json!({"prompt_embeds": "AAAA", "prompt": null})), "prompt_embeds", "invalid_value"),
     ];
-    // Every field that takes ids refuses those that the model has not, on every route.
+    // Every field with token ids must refuse ids that the model does not have, on every route.
     for id in [json!(-1), json!(vocabulary), json!(1u64 << 31), json!(u64::MAX)] {
         for (field, value) in [
             ("stop_token_ids", json!([id])),
@@ -242,7 +242,7 @@ fn what_is_wrong_is_400_and_named() {
             assert_eq!(error["type"], "invalid_request_error");
         }
     }
-    // Nothing of it has taken a place of the engine.
+    // Refused requests must not occupy a place in the engine.
     assert!(!content(&server.ask(CHAT, &question("Say hello.", 4))).is_empty());
     server.wait_until_idle();
 }
@@ -299,7 +299,7 @@ fn answers_follow_what_they_are_told_to() {
     let body = with(question("A number.", 8), json!({"guided_regex": "[0-9]{3}"}));
     let text = content(&server.ask(CHAT, &body));
     assert!(text.len() == 3 && text.bytes().all(|byte| byte.is_ascii_digit()), "{text}");
-    // Only two tokens, of which one is banned by its text.
+    // Only two tokens are allowed, and one of them is banned by its text.
     let ids = |text: &str| server.ask("/tokenize", &json!({"prompt": text}))["tokens"].clone();
     let (one, two) = (ids(" one")[0].clone(), ids(" two")[0].clone());
     let body = json!({
@@ -314,11 +314,11 @@ fn answers_follow_what_they_are_told_to() {
     });
     let choice = server.ask(TEXT, &body)["choices"][0].clone();
     assert_eq!(choice["token_ids"].as_array().unwrap().len(), 1);
-    // The token that ends an answer is no part of its text, unless that is asked for.
+    // The token that ends an answer is not part of its text, unless requested.
     assert_eq!(choice["text"], "");
     let shown = server.ask(TEXT, &with(body, json!({"include_stop_str_in_output": true})));
     assert_eq!(shown["choices"][0]["text"], " one");
-    // Limits that leave no token are the client's.
+    // Limits that leave no token are an error of the client.
     let body =
         json!({"prompt": "Count:", "max_tokens": 4, "allowed_token_ids": [one], "guided_regex": "[0-9]+"});
     assert_eq!(server.post(TEXT, &body).status, 400);

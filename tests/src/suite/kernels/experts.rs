@@ -1,8 +1,8 @@
-//! Mixtures of experts whose choice stays on the device.
+//! Tests of mixture-of-experts kernels that choose the experts on the device.
 
 use cubecl::prelude::*;
 use half::f16;
-use moi_gpu::{Activation, Choice, Groups, Map, PackedBuffer, Router, Weights, experts, route};
+use moi_gpu::{Activation, Choice, Groups, PackedBuffer, Product, Router, Weights, experts, route};
 use moi_kernels::{Packed, PackedForm, pack};
 
 use super::{
@@ -24,7 +24,7 @@ const PLAIN: Router<'static> = Router {
     scales: None,
 };
 
-/// The largest first, of equal ones the first.
+/// Indexes of the `count` largest values, in descending order; of equal values the first comes first.
 fn best(values: &[f64], count: usize) -> Vec<usize> {
     let mut order: Vec<usize> = (0..values.len()).collect();
     order.sort_by(|&a, &b| values[b].total_cmp(&values[a]));
@@ -32,7 +32,7 @@ fn best(values: &[f64], count: usize) -> Vec<usize> {
     order
 }
 
-/// Experts and weights of one position.
+/// The experts and weights for one position.
 fn picks(router: &Router<'_>, values: &[f32], correction: &[f32], scales: &[f32]) -> Vec<(usize, f32)> {
     let capped = values.iter().map(|&value| match router.softcap {
         Some(cap) => f64::from(cap) * (f64::from(value) / f64::from(cap)).tanh(),
@@ -101,7 +101,7 @@ pub(super) fn experts_are_picked_as_by_the_host<R: Runtime>(gpu: &Gpu<R>) {
             assert_close(&gpu.get(&choice.weights), &weights, 1e-5);
         }
     }
-    // Equal ones, and what is no number.
+    // Values that are equal, and NaN.
     let router = Router { experts: 4, per_token: 2, ..PLAIN };
     let ids = |values: &[f32]| -> Vec<u32> {
         let choice = route(&gpu.0, &gpu.put(values), &router).unwrap();
@@ -111,7 +111,7 @@ pub(super) fn experts_are_picked_as_by_the_host<R: Runtime>(gpu: &Gpu<R>) {
     assert!(ids(&[f32::NAN; 4]).iter().all(|&id| id < 4));
 }
 
-/// Matrices of experts one behind the other, in whole tiles each, and their values.
+/// Matrices of several experts one after the other, padded to whole tiles, with their values.
 fn stack<R: Runtime>(
     gpu: &Gpu<R>,
     form: PackedForm,
@@ -136,7 +136,7 @@ fn stack<R: Runtime>(
     )
 }
 
-/// A matrix of all experts in one of the forms, and its values.
+/// The matrices of all experts in one storage form, with their values.
 fn weights<R: Runtime>(
     gpu: &Gpu<R>,
     form: Option<PackedForm>,
@@ -199,7 +199,7 @@ pub(super) fn picked_experts_are_summed<R: Runtime>(gpu: &Gpu<R>) {
             (false, true, Activation::Silu),
         ] {
             let bias = |at: usize| biased.then_some(&bias_buffers[at]);
-            let of = |weight, at: usize, rows| Map { weight, bias: bias(at), rows };
+            let of = |weight, at: usize, rows| Product { weight, bias: bias(at), rows };
             let maps = [of(&gate, 0, inner), of(&up, 1, inner)];
             let inward = if gated { &maps[..] } else { &maps[..1] };
             let outward = of(&down, 2, outer);

@@ -1,4 +1,4 @@
-//! A device and numbers on it.
+//! A GPU for kernel tests, with helpers to move numbers to and from it.
 
 use cubecl::prelude::*;
 use half::f16;
@@ -8,7 +8,7 @@ use rand_chacha::{
     rand_core::{RngCore, SeedableRng},
 };
 
-/// What a test computes on.
+/// The device of a test.
 pub(super) struct Gpu<R: Runtime>(pub(super) Device<R>);
 
 impl<R: Runtime> Gpu<R> {
@@ -29,7 +29,7 @@ impl<R: Runtime> Gpu<R> {
         self.buffer(words)
     }
 
-    /// Scales of blocks, in float16 where the device has it.
+    /// Uploads the scales of blocks, as float16 if the device supports it.
     pub(super) fn put_scales(&self, values: &[f16]) -> Buffer {
         match self.has_halves() {
             true => self.put_halves(values),
@@ -37,7 +37,7 @@ impl<R: Runtime> Gpu<R> {
         }
     }
 
-    /// Whether it computes with float16.
+    /// Whether the device supports float16.
     pub(super) fn has_halves(&self) -> bool {
         self.0.client.properties().supports_type(f16::as_type_native_unchecked().storage_type())
     }
@@ -48,13 +48,13 @@ impl<R: Runtime> Gpu<R> {
     }
 }
 
-/// Numbers between -1 and 1.
+/// Random numbers between -1 and 1.
 pub(super) fn random(seed: u64, len: usize) -> Vec<f32> {
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
     (0..len).map(|_| (rng.next_u32() as f32 / u32::MAX as f32).mul_add(2.0, -1.0)).collect()
 }
 
-/// Fails where two lists differ by more than `bound` of the largest number.
+/// Fails if two lists differ by more than `bound` times the largest number.
 pub(super) fn assert_close(found: &[f32], expected: &[f32], bound: f32) {
     assert_eq!(found.len(), expected.len());
     let largest = expected.iter().fold(0.0f32, |max, value| max.max(value.abs()));

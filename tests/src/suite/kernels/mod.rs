@@ -1,4 +1,4 @@
-//! The kernels for GPUs, each against plain loops in float64, on random and on extreme numbers.
+//! Tests of the GPU kernels, each against plain loops in float64, with random and extreme numbers.
 
 mod experts;
 mod gpu;
@@ -12,7 +12,7 @@ use cubecl::prelude::*;
 use gpu::Gpu;
 use moi_backends::{DeviceName, Job};
 
-/// Every kernel on a device; nothing where it is the CPU.
+/// Runs every kernel test on a device; does nothing on the CPU.
 #[derive(Debug)]
 pub(super) struct Kernels(pub(super) DeviceName);
 

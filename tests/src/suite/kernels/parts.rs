@@ -1,13 +1,15 @@
-//! Norms, products, heads and attention.
+//! Tests of the kernels for norms, products, heads and attention.
 
 use cubecl::prelude::*;
 use half::f16;
 use moi_gpu::{
-    Activation, Attend, AttentionPlan, Buffer, Join, Map, NormSpec, NormWeights, Outcome, PackedBuffer,
-    Picked, PlanWords, Turn, Weights, attend, join, plan_words, products, queries_at_once, turn, unpack,
+    Activation, AddNorm, Attend, AttentionPlan, Buffer, NormSpec, NormWeights, Outcome, PackedBuffer, Picked,
+    PlanWords, Product, Rotate, Weights, add_norm, attend, plan_words, products, queries_at_once, rotate,
+    unpack,
 };
 use moi_kernels::{
-    Attention, AttentionSpan, BlockPlace, CACHE_BLOCK, CachedBlocks, Float, Packed, PackedForm, Visible, pack,
+    AttentionSizes, AttentionSpan, BlockPlace, CACHE_BLOCK, CachedBlocks, Float, Packed, PackedForm, Visible,
+    pack,
 };
 
 use super::gpu::{Gpu, assert_close, random};
@@ -49,9 +51,9 @@ pub(super) fn joins_are_residuals_and_norms<R: Runtime>(gpu: &Gpu<R>) {
             let (after_weights, before_weights) = (weights(&after), weights(&before));
             for has_block in [false, true] {
                 for has_after in [false, true].into_iter().filter(|after| has_block || !after) {
-                    let joined = join(
+                    let joined = add_norm(
                         device,
-                        &Join {
+                        &AddNorm {
                             x: &gpu.put(&x),
                             block: has_block.then_some(&gpu.put(&block)),
                             after: has_after.then_some(&after_weights),
@@ -88,7 +90,7 @@ pub(super) fn silu(x: f64) -> f64 {
     x / (1.0 + (-x).exp())
 }
 
-/// Outputs `[n, rows]` of a matrix.
+/// The product of inputs with a matrix: outputs `[n, rows]`.
 pub(super) fn expected(x: &[f32], weight: &[f32], bias: Option<&[f32]>, width: usize) -> Vec<f32> {
     let row = |x: &[f32]| {
         let one = |(i, w): (usize, &[f32])| (dot(x, w) + bias.map_or(0.0, |b| f64::from(b[i]))) as f32;
@@ -127,7 +129,7 @@ pub(super) fn dense_products_are_sums<R: Runtime>(gpu: &Gpu<R>) {
         for count in 1..=3 {
             for biased in [false, true] {
                 let maps: Vec<_> = (0..count)
-                    .map(|i| Map {
+                    .map(|i| Product {
                         weight: &weights[i],
                         bias: biased.then_some(&bias_buffers[i]),
                         rows: rows[i],
@@ -149,7 +151,7 @@ pub(super) fn activations_stand_between_products<R: Runtime>(gpu: &Gpu<R>) {
     let (n, width, rows) = (3, 96, 37);
     let (x, gate, up) = (random(1, n * width), random(2, rows * width), random(3, rows * width));
     let weights = [Weights::Dense(gpu.put(&gate)), Weights::Dense(gpu.put(&up))];
-    let maps = weights.each_ref().map(|weight| Map { weight, bias: None, rows });
+    let maps = weights.each_ref().map(|weight| Product { weight, bias: None, rows });
     type Function = fn(f64) -> f64;
     let functions: [(Activation, Function); 5] = [
         (Activation::Silu, silu),
@@ -168,15 +170,15 @@ pub(super) fn activations_stand_between_products<R: Runtime>(gpu: &Gpu<R>) {
         let one: Vec<f32> = g.iter().map(|&g| function(f64::from(g)) as f32).collect();
         assert_close(&gpu.get(&found[0]), &one, 1e-5);
     }
-    // erf(1 / sqrt 2) and so on, from a table: Gelu(1) = 0.841345, Gelu(-2) = -0.0455003.
+    // The expected values are from a table of erf: Gelu(1) = 0.841345, Gelu(-2) = -0.0455003.
     let weights = Weights::Dense(gpu.put(&[1.0]));
-    let map = [Map { weight: &weights, bias: None, rows: 1 }];
+    let map = [Product { weight: &weights, bias: None, rows: 1 }];
     let found =
         products(device, &gpu.put(&[1.0, -2.0]), 2, &map, Outcome::Activated(Activation::Gelu)).unwrap();
     assert_close(&gpu.get(&found[0]), &[0.841_344_7, -0.045_500_26], 1e-5);
 }
 
-/// Any bytes, with float16 numbers of moderate size where a form has them.
+/// Random bytes of packed blocks, with moderate values in the float16 fields.
 pub(super) fn blocks(form: PackedForm, rows: usize, width: usize, seed: u64) -> Vec<u8> {
     let (values, size) = form.format().size();
     let mut blocks: Vec<u8> =
@@ -226,7 +228,7 @@ pub(super) fn packed_products_are_those_of_the_unpacked<R: Runtime>(gpu: &Gpu<R>
                 (0..3).map(|i| packed(gpu, form, rows[i], width, i as u64 + 2)).unzip();
             let weights: Vec<Weights> = buffers.iter().cloned().map(Weights::Packed).collect();
             let maps: Vec<_> =
-                (0..3).map(|i| Map { weight: &weights[i], bias: None, rows: rows[i] }).collect();
+                (0..3).map(|i| Product { weight: &weights[i], bias: None, rows: rows[i] }).collect();
             let found = products(device, &gpu.put(&x), n, &maps, Outcome::Each).unwrap();
             for i in 0..3 {
                 assert_close(&gpu.get(&found[i]), &expected(&x, &values[i], None, width), 3e-6);
@@ -241,12 +243,12 @@ pub(super) fn packed_products_are_those_of_the_unpacked<R: Runtime>(gpu: &Gpu<R>
             assert_eq!(picked, expected, "{form:?}");
         }
     }
-    // Forms may be mixed in one launch, as Gemma's files mix them; floats and blocks may not.
+    // One launch may combine different block formats, as Gemma's files do, but not floats with blocks.
     let (a, a_values) = packed(gpu, PackedForm::Q4_K, 32, 256, 1);
     let (b, b_values) = packed(gpu, PackedForm::Q6_K, 32, 256, 2);
     let x = random(3, 256);
     let weights = [Weights::Packed(a), Weights::Packed(b), Weights::Dense(gpu.put(&b_values))];
-    let maps = weights.each_ref().map(|weight| Map { weight, bias: None, rows: 32 });
+    let maps = weights.each_ref().map(|weight| Product { weight, bias: None, rows: 32 });
     let found = products(device, &gpu.put(&x), 1, &maps[..2], Outcome::Activated(Activation::Silu)).unwrap();
     let (g, u) = (expected(&x, &a_values, None, 256), expected(&x, &b_values, None, 256));
     let both: Vec<f32> =
@@ -255,7 +257,7 @@ pub(super) fn packed_products_are_those_of_the_unpacked<R: Runtime>(gpu: &Gpu<R>
     assert!(products(device, &gpu.put(&x), 1, &maps[1..], Outcome::Each).is_none());
 }
 
-/// The plan of spans on a device.
+/// The attention plan of spans, on a device.
 fn plan<R: Runtime>(
     gpu: &Gpu<R>,
     spans: &[AttentionSpan<'_>],
@@ -283,7 +285,7 @@ pub(super) fn heads_are_turned_into_the_cache<R: Runtime>(gpu: &Gpu<R>) {
             AttentionSpan { len: 5, past: 62, blocks: &first, first_block: 0, visible: &causal },
             AttentionSpan { len: 1, past: 131, blocks: &second, first_block: 2, visible: &causal },
         ];
-        // Block and position in it.
+        // Block number, and position in the block.
         let places = [(4, 62), (4, 63), (1, 0), (1, 1), (1, 2), (0, 3)];
         let tokens = places.len();
         let q = random(1, tokens * heads * head_dim);
@@ -299,9 +301,9 @@ pub(super) fn heads_are_turned_into_the_cache<R: Runtime>(gpu: &Gpu<R>) {
         );
         let angles = (gpu.put(&cos), gpu.put(&sin));
         let (spec, scale) = (spec(false, false), 0.25);
-        let found = turn(
+        let found = rotate(
             device,
-            &Turn {
+            &Rotate {
                 q: &gpu.put(&q),
                 k: &gpu.put(&k),
                 v: &gpu.put(&v),
@@ -316,24 +318,24 @@ pub(super) fn heads_are_turned_into_the_cache<R: Runtime>(gpu: &Gpu<R>) {
                 scale,
             },
         );
-        let turned = |x: &[f32], count: usize, weight: &[f32], scale: f32| -> Vec<f32> {
+        let rotated = |x: &[f32], count: usize, weight: &[f32], scale: f32| -> Vec<f32> {
             let x = if has_norm { normed(x, head_dim, spec, weight, None) } else { x.to_vec() };
             let mut out = Vec::new();
             for (index, head) in x.chunks(head_dim).enumerate() {
                 let angles = index / count * dims;
                 for i in 0..head_dim {
-                    let turned = match i {
+                    let rotated = match i {
                         _ if i >= dims => head[i],
                         _ if i < dims / 2 => head[i] * cos[angles + i] - head[i + dims / 2] * sin[angles + i],
                         _ => head[i] * cos[angles + i] + head[i - dims / 2] * sin[angles + i],
                     };
-                    out.push(turned * scale);
+                    out.push(rotated * scale);
                 }
             }
             out
         };
-        assert_close(&gpu.get(&found), &turned(&q, heads, &q_weight, scale), 5e-6);
-        let k = turned(&k, kv_heads, &k_weight, 1.0);
+        assert_close(&gpu.get(&found), &rotated(&q, heads, &q_weight, scale), 5e-6);
+        let k = rotated(&k, kv_heads, &k_weight, 1.0);
         for (buffer, new) in [(&keys, &k), (&values, &v)] {
             let mut cache = vec![9.0; len];
             for (index, head) in new.chunks(head_dim).enumerate() {
@@ -346,11 +348,11 @@ pub(super) fn heads_are_turned_into_the_cache<R: Runtime>(gpu: &Gpu<R>) {
     }
 }
 
-/// Sequences of several lengths, prompts among them, beside trees and what sees all: against the CPU's kernel, which is
-/// tested against the formula.
+/// Attention over sequences of several lengths, including prompts, together with trees and full visibility. The
+/// expected values come from the CPU kernel, which has its own test against the formula.
 pub(super) fn attention_is_a_weighted_mean_of_values<R: Runtime>(gpu: &Gpu<R>) {
     let device = &gpu.0;
-    // Below all scores, among them and above.
+    // Sinks below, among and above all scores.
     let sinks = [-30.0, 0.3, 1.5, 12.0, -2.0, 4.0, 0.0, -1.0, 30.0];
     for (heads, kv_heads, head_dim, window, softcap) in [
         (4, 2, 64, None, None),
@@ -369,7 +371,8 @@ pub(super) fn attention_is_a_weighted_mean_of_values<R: Runtime>(gpu: &Gpu<R>) {
             first_block: 0,
             visible,
         };
-        // One query alone; rows of a batch; a long prompt beside a step; a tree around the end of a block.
+        // One query alone; the sequences of a batch; a long prompt next to single steps; a tree across the end of a
+        // block.
         let cases = [
             vec![span(0, 32, 1, &causal)],
             vec![span(1, 1500, 1, &causal)],
@@ -402,7 +405,7 @@ pub(super) fn attention_is_a_weighted_mean_of_values<R: Runtime>(gpu: &Gpu<R>) {
                 },
             )
             .unwrap();
-            // The CPU has keys value by value.
+            // The CPU kernel stores the keys value by value.
             let by_value: Vec<f32> = keys
                 .chunks(CACHE_BLOCK * head_dim)
                 .flat_map(|head| {
@@ -411,7 +414,7 @@ pub(super) fn attention_is_a_weighted_mean_of_values<R: Runtime>(gpu: &Gpu<R>) {
                 .collect();
             let cached =
                 CachedBlocks { keys: vec![Float::F32(&by_value)], values: vec![Float::F32(&values)] };
-            let sizes = Attention { heads, kv_heads, head_dim, softcap, window, sinks };
+            let sizes = AttentionSizes { heads, kv_heads, head_dim, softcap, window, sinks };
             let expected = moi_kernels::attend(&sizes, &q, &cached, &spans);
             assert_close(&gpu.get(&found), &expected, 5e-6);
         }

@@ -1,4 +1,4 @@
-//! Sampling and mixing against plain loops in float64.
+//! Tests of the sampling and mixing kernels against plain loops in float64.
 
 use cubecl::prelude::*;
 use moi_gpu::{Decided, EmbeddingTable, Weights, can_step, step};
@@ -10,7 +10,7 @@ use super::{
     parts::packed,
 };
 
-/// The rule and the sampling of one row.
+/// A default specification of one sequence: its rule and its sampling.
 fn spec() -> RowSpec {
     RowSpec {
         temperature: 0.0,
@@ -27,14 +27,14 @@ fn spec() -> RowSpec {
     }
 }
 
-/// Ids, the most likely first, ties by the lower id.
+/// Token ids in descending order of logits; ties by the lower id.
 fn sorted(logits: &[f32]) -> Vec<usize> {
     let mut ids: Vec<usize> = (0..logits.len()).collect();
     ids.sort_by(|&a, &b| logits[b].total_cmp(&logits[a]).then(a.cmp(&b)));
     ids
 }
 
-/// What the filters leave, sorted, and the token.
+/// The token that remains after the filters and sampling.
 fn sampled(logits: &[f32], spec: &RowSpec) -> u32 {
     let order = sorted(logits);
     if spec.temperature == 0.0 {
@@ -86,13 +86,14 @@ fn read<R: Runtime>(gpu: &Gpu<R>, decided: Decided) -> Vec<Decision> {
     cubecl::future::block_on(decided.read(&gpu.0)).unwrap()
 }
 
-/// Whether rows of the table may be left out for this row.
+/// Whether the mean of all embeddings may replace unlikely tokens for this sequence.
 fn tolerates(spec: &RowSpec) -> bool {
     spec.mixes && spec.support.is_none() && spec.tolerance > 0.0
 }
 
-/// How many of the most likely tokens a row mixes one by one, from a table that shows it: a column of ones, whose mean
-/// is the weight of these tokens, and one whose terms are 1 for each of them. The bounds that the row sets are checked.
+/// Counts the most likely tokens that a sequence mixes one by one, and checks the tolerance. A special embedding
+/// table reveals the count: the mean of its first column of ones is the weight of these tokens, and the second column
+/// adds 1 for each of them.
 fn kept<R: Runtime>(gpu: &Gpu<R>, logits: &[f32], spec: &RowSpec) -> usize {
     let order = sorted(logits);
     let (q, _, gate) = mixed(logits, spec);
@@ -116,8 +117,8 @@ fn kept<R: Runtime>(gpu: &Gpu<R>, logits: &[f32], spec: &RowSpec) -> usize {
     assert!((mean_of(0) - of_kept).abs() < 2e-5, "{} is not the weight {of_kept} of {count}", mean_of(0));
     let tolerance = f64::from(spec.tolerance);
     assert!((1.0 - of_kept) * gate <= tolerance * 1.001 + 1e-6, "{of_kept} of {count} at gate {gate}");
-    // Tokens count for less than twice their weight, and those of half the weight of the last one that is needed may be
-    // kept, too.
+    // The kernel may count a token with up to twice its weight, so it may also keep tokens of at least half the
+    // weight of the last one that is needed.
     let mut below = 0.0;
     let least = order.iter().rev().find(|&&id| {
         below += q[id];
@@ -128,7 +129,7 @@ fn kept<R: Runtime>(gpu: &Gpu<R>, logits: &[f32], spec: &RowSpec) -> usize {
     count
 }
 
-/// One step of rows, every number of it checked.
+/// Runs one step of several sequences and checks every number.
 fn check<R: Runtime>(
     gpu: &Gpu<R>,
     logits: &[Vec<f32>],
@@ -216,7 +217,7 @@ pub(super) fn rare_tokens_are_mixed_as_the_mean_row<R: Runtime>(gpu: &Gpu<R>) {
     let values = random(2, vocab * width);
     let table = Weights::Dense(gpu.put(&values));
     let at_gate = |gate: f32| RowSpec { slope: 0.0, offset: gate, ..spec() };
-    // From a flat distribution to one of few likely tokens, and one whose chunks are likely in different degrees.
+    // From a flat distribution to one with few likely tokens, and one whose chunks differ in likelihood.
     let mut uneven = logits(7, vocab, 6.0);
     uneven[..4096].iter_mut().for_each(|logit| *logit -= 9.0);
     uneven[8192..].iter_mut().for_each(|logit| *logit -= 30.0);
@@ -228,12 +229,13 @@ pub(super) fn rare_tokens_are_mixed_as_the_mean_row<R: Runtime>(gpu: &Gpu<R>) {
             check(gpu, &all, &[spec; 5], &table, &values, 1.5);
         }
     }
-    // All are needed where all are alike, none where the whole mean weighs too little, few where few are likely.
+    // All tokens are needed if all are equal, none if the mean's weight is below the tolerance, and few if few are
+    // likely.
     let tolerant = RowSpec { tolerance: 1e-3, ..at_gate(1.0) };
     assert_eq!(kept(gpu, &all[0], &tolerant), vocab);
     assert_eq!(kept(gpu, &all[4], &RowSpec { tolerance: 0.05, ..at_gate(0.02) }), 0);
     assert!(kept(gpu, &all[3], &tolerant) < vocab / 2);
-    // Rows that mix a list, not at all, or with an entropy that says how much, beside one that does not tolerate.
+    // Sequences that mix a list, do not mix, or have an entropy-dependent gate, next to one without tolerance.
     let rows = [
         RowSpec { support: Some(20), tolerance: 0.05, ..spec() },
         RowSpec { mixes: false, tolerance: 0.05, ..spec() },
@@ -242,7 +244,7 @@ pub(super) fn rare_tokens_are_mixed_as_the_mean_row<R: Runtime>(gpu: &Gpu<R>) {
         RowSpec { tolerance: 0.0, ..at_gate(1.0) },
     ];
     check(gpu, &all, &rows, &table, &values, 1.0);
-    // Without a mean row there is nothing to stand for others.
+    // Without a mean row, no embedding may be replaced.
     let logits = gpu.put(&all[3]);
     let table = EmbeddingTable { weights: &table, width, scale: 1.0, mean: None };
     let inputs = |spec: RowSpec| gpu.get(&step(&gpu.0, &logits, &[spec], table).0);
@@ -253,7 +255,7 @@ pub(super) fn filters_leave_what_they_say<R: Runtime>(gpu: &Gpu<R>) {
     let (vocab, width) = (6000, 4);
     let values = random(2, vocab * width);
     let table = Weights::Dense(gpu.put(&values));
-    // Peaked and flat: by the list and by thresholds.
+    // Peaked distributions use the sorted list, flat ones use thresholds.
     for spread in [30.0, 4.0, 0.3] {
         for (top_k, top_p, min_p) in [
             (0, 1.0, 0.0),
@@ -314,7 +316,7 @@ pub(super) fn impossible_and_broken_logits<R: Runtime>(gpu: &Gpu<R>) {
     let (vocab, width) = (5000, 4);
     let values = random(2, vocab * width);
     let table = Weights::Dense(gpu.put(&values));
-    // Minus infinity is a token that cannot be.
+    // A logit of minus infinity is a token that cannot be sampled.
     let mut banned = vec![f32::NEG_INFINITY; vocab];
     banned[4999] = 1.0;
     banned[30] = 0.0;

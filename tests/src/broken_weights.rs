@@ -1,4 +1,4 @@
-//! Numbers that go wrong: checkpoints with a weight that is not finite, and what a generation says of it.
+//! Checkpoints with weights that are NaN or infinite, and the errors that a generation with them must report.
 
 use std::{fs, path::Path};
 
@@ -9,7 +9,7 @@ use safetensors::SafeTensors;
 
 use crate::golden::Golden;
 
-/// A copy of a golden checkpoint in one file, with other values in some of a tensor's places.
+/// A copy of a golden checkpoint in one file, with other values in some places of a tensor.
 pub fn with_values(golden: &Golden, tensor: &str, at: impl Fn(usize) -> Option<f32>) -> tempfile::TempDir {
     let directory = tempfile::tempdir().unwrap();
     fs::copy(golden.path.join("config.json"), directory.path().join("config.json")).unwrap();
@@ -23,7 +23,7 @@ pub fn with_values(golden: &Golden, tensor: &str, at: impl Fn(usize) -> Option<f
     for (index, place) in data.chunks_exact_mut(size).enumerate() {
         match (at(index), size) {
             (Some(value), 4) => place.copy_from_slice(&value.to_le_bytes()),
-            // Of bfloat16.
+            // The upper two bytes of a float32 are the bfloat16.
             (Some(value), 2) => place.copy_from_slice(&value.to_le_bytes()[2..]),
             (None, _) => {}
             (Some(_), size) => panic!("values of {size} bytes"),
@@ -42,12 +42,12 @@ fn engine<B: Backend>(
     Engine::new(model, device.clone())
 }
 
-/// Of the greedy run without mixing.
+/// The prompt of the greedy run without mixing.
 pub fn prompt(golden: &Golden) -> Vec<u32> {
     golden.cases.runs.iter().find(|run| run.rule() == InputRule::TOKEN).unwrap().prompt.clone()
 }
 
-/// What came until the error, and the error.
+/// Runs a generation that must fail, and returns the tokens until the error, and the error.
 fn failed<B: Backend>(
     engine: &Engine<B, moi_models::Decoder<B>>,
     golden: &Golden,
@@ -70,7 +70,7 @@ fn failed<B: Backend>(
     panic!("it did not fail: {tokens:?}")
 }
 
-/// Checks where numbers are said to break, on a device.
+/// Checks on a device that errors report where numbers become NaN or infinite.
 pub fn check<B: Backend>(device: &B::Device) {
     let llama = Golden::read("llama");
     let nan = |index| (index == 3).then_some(f32::NAN);
@@ -92,7 +92,7 @@ pub fn check<B: Backend>(device: &B::Device) {
     let (_, origin, text) = failed(&engine::<B>(broken.path(), WeightForm::F32, device), &llama);
     assert_eq!((origin.whole, origin.broken), (Some(2), None), "{text}");
 
-    // Finite weights whose products are not.
+    // Finite weights with infinite products.
     let huge = with_values(&llama, "model.layers.0.mlp.down_proj.weight", |_| Some(3e38));
     let (_, origin, text) = failed(&engine::<B>(huge.path(), WeightForm::F32, device), &llama);
     assert_eq!((origin.whole, origin.broken, &origin.weight), (Some(0), Some(1), &None), "{text}");
@@ -106,8 +106,8 @@ pub fn check<B: Backend>(device: &B::Device) {
     assert_eq!(origin.weight.as_deref(), Some("model.embed_tokens.weight"));
 }
 
-/// A copy of a checkpoint whose head is a matrix of its own, with a row of the embedding broken that is first used when
-/// its token was generated greedily; and the tokens up to there.
+/// A copy of a checkpoint with a separate output head, in which one row of the embedding is NaN. Greedy generation
+/// first uses this row as an input after it has generated that token. Returns the tokens up to that one as well.
 pub fn late(golden: &Golden) -> (tempfile::TempDir, Vec<u32>) {
     let run = golden.cases.runs.iter().find(|run| run.rule() == InputRule::TOKEN).unwrap();
     let generated: Vec<u32> = run.steps.iter().map(|step| step.token).collect();

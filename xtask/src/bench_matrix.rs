@@ -1,4 +1,5 @@
-//! `cargo xtask bench-matrix`: `moi bench` over models, devices, types and rules, written into benches/RESULTS.md.
+//! `cargo xtask bench-matrix`: runs `moi bench` over models, devices, types and rules, and writes a part of
+//! benches/RESULTS.md.
 
 use std::{
     fmt::Write,
@@ -13,29 +14,29 @@ use serde_json::Value;
 
 use crate::build::{executable, feature, root};
 
-/// Between these stands what is generated; the rest of the file is left alone.
+/// The generated section is between these markers; the rest of the file is not changed.
 const BEGIN: &str = "<!-- bench-matrix:begin -->";
 const END: &str = "<!-- bench-matrix:end -->";
 
 /// What to measure.
 #[derive(Debug, clap::Args)]
 pub(crate) struct BenchMatrixArgs {
-    /// Models
+    /// Models to measure
     #[arg(long, value_name = "NAME|PATH", value_delimiter = ',', default_value = DEFAULT_MODEL)]
     models: Vec<String>,
-    /// Devices; their features are built
+    /// Devices to measure; the build gets their features
     #[arg(long, value_name = "NAME", value_delimiter = ',', default_value = "cpu")]
     devices: Vec<String>,
-    /// Types of weights
+    /// Number types of the weights
     #[arg(long, value_name = "TYPE", value_delimiter = ',', default_value = "auto")]
     dtypes: Vec<String>,
-    /// Forms of weights; none is as --dtypes says
+    /// Quantisations of the weights; `none` uses --dtypes
     #[arg(long, value_name = "FORM", value_delimiter = ',', default_value = "none,file")]
     quantize: Vec<String>,
-    /// Input rules
+    /// Input rules to measure
     #[arg(long, value_name = "RULES", default_value = "token,moi,moi:support=20")]
     rules: String,
-    /// Short prompts, few tokens, two repetitions: to try it out
+    /// Try it quickly: short prompts, few tokens, two repetitions
     #[arg(long)]
     quick: bool,
 }
@@ -43,19 +44,19 @@ pub(crate) struct BenchMatrixArgs {
 /// One call of `moi bench`.
 struct Run {
     title: &'static str,
-    /// Of the picture's file.
+    /// The name of the chart's file.
     name: &'static str,
     args: Vec<String>,
 }
 
-/// What came of it.
+/// The results of one call.
 struct Measured {
     rows: Vec<Value>,
     /// Whether everything was measured.
     whole: bool,
 }
 
-/// Builds, measures and writes.
+/// Builds the binary, measures, and writes the results.
 pub(crate) fn run(args: &BenchMatrixArgs) -> Result<()> {
     let moi = build(&args.devices)?;
     let directory = root().join("benches");
@@ -82,21 +83,25 @@ pub(crate) fn run(args: &BenchMatrixArgs) -> Result<()> {
 
 fn build(devices: &[String]) -> Result<PathBuf> {
     let mut features: Vec<String> = devices.iter().map(|device| feature(device)).collect();
-    // The default build has the first two.
+    // The default build has `flex` and `ndarray`; `auto` is not a feature.
     features.retain(|feature| !["flex", "ndarray", "auto"].contains(&feature.as_str()));
     features.sort();
     features.dedup();
+    let is_default = features.is_empty();
+    features.push("moi-cli/plots".to_owned());
     let features = features.join(",");
-    // The packages that other commands build together: alone, features of dependencies differ and all is built again.
+    // Build the same packages as other commands do. With other packages, cargo selects other features for the
+    // dependencies and rebuilds them all.
     let mut args = vec!["build", "--release", "--bin", "moi"];
-    match features.is_empty() {
+    match is_default {
         true => args.extend(["--workspace", "--exclude", "moi-gpu"]),
-        false => args.extend(["--package", "moi-cli", "--package", "moi-tests", "--features", &features]),
+        false => args.extend(["--package", "moi-cli", "--package", "moi-tests"]),
     }
+    args.extend(["--features", &features]);
     executable(&args, "moi")
 }
 
-/// Everything by everything, then what batch and depth do to the first model.
+/// The calls: all combinations, then the first model by batch size and by depth.
 fn runs(args: &BenchMatrixArgs) -> [Run; 3] {
     let pick = |quick: &'static str, long: &'static str| if args.quick { quick } else { long };
     let command = |models: &[String], lists: [&str; 4]| -> Vec<String> {
@@ -145,7 +150,7 @@ fn measured(moi: &Path, args: &[String], plot: &Path) -> Result<Measured> {
     command.arg("bench").args(args).args(["--format", "jsonl", "--output"]).arg(&output);
     command.arg("--plot").arg(plot);
     let status = command.status().with_context(|| format!("{} cannot be run", moi.display()))?;
-    // Without any row there is no file.
+    // Without a single row, there is no file.
     let Ok(text) = fs::read_to_string(&output) else {
         bail!("moi bench {} measured nothing ({status})", args.join(" "));
     };
@@ -153,7 +158,7 @@ fn measured(moi: &Path, args: &[String], plot: &Path) -> Result<Measured> {
     Ok(Measured { rows, whole: status.success() })
 }
 
-/// What was called, when, and of which sources.
+/// The heading of the section: the command, the date and the commit.
 fn head(args: &BenchMatrixArgs) -> String {
     let commit = said("git", &["rev-parse", "--short", "HEAD"]).unwrap_or_else(|| "of no commit".to_owned());
     let changed = said("git", &["status", "--porcelain"]).is_some_and(|changes| !changes.is_empty());
@@ -172,7 +177,7 @@ fn head(args: &BenchMatrixArgs) -> String {
     )
 }
 
-/// What a program prints, if it can be run.
+/// The output of a program, if it can be run.
 fn said(program: &str, args: &[&str]) -> Option<String> {
     let out = Command::new(program).args(args).current_dir(root()).output().ok()?;
     let text = String::from_utf8(out.stdout).ok()?;
@@ -184,7 +189,7 @@ fn burn_version() -> Option<String> {
     version_of("burn", &lock)
 }
 
-/// The version that a lock file has of a package.
+/// The version of a package in a lock file.
 fn version_of(package: &str, lock: &str) -> Option<String> {
     let name = format!("name = \"{package}\"");
     let mut lines = lock.lines().skip_while(|line| *line != name);
@@ -203,7 +208,7 @@ fn machine_of(row: &Value) -> String {
     )
 }
 
-/// GitHub's kind of table.
+/// A table in GitHub's Markdown.
 fn table(rows: &[Value]) -> String {
     let mut text = String::from(
         "| model | device | weights | rule | test | tokens/s | GB/s read | of a copy | rule's share | first token \
@@ -234,7 +239,7 @@ fn table(rows: &[Value]) -> String {
     text
 }
 
-/// The file with this section in place of the one that it has, or behind all else.
+/// The file with its generated section replaced, or with the section at its end if it had none.
 fn with_section(file: &str, section: &str) -> String {
     let section = format!("{BEGIN}\n\n{section}\n\n{END}");
     let parts = file.split_once(BEGIN).and_then(|(before, rest)| Some((before, rest.split_once(END)?.1)));

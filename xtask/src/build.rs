@@ -1,4 +1,4 @@
-//! Cargo, called the same way by every task: one build serves them all.
+//! Calls cargo in the same way for every task, so that all tasks share one build.
 
 use std::{
     path::{Path, PathBuf},
@@ -8,14 +8,15 @@ use std::{
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
-/// The workspace.
+/// The directory of the workspace.
 pub(crate) fn root() -> PathBuf {
     let xtask = Path::new(env!("CARGO_MANIFEST_DIR"));
     xtask.parent().unwrap_or(xtask).to_owned()
 }
 
-/// Cargo, in the workspace, as if it was called from a shell: what cargo tells this program of its own package would have
-/// build scripts that look at it (ring's does) run again, and all that depends on them be built again.
+/// The cargo command in the workspace, with the environment of a shell. Cargo sets variables about this package for
+/// this program. Build scripts that read them, such as ring's, would run again, and everything that depends on them
+/// would be rebuilt.
 pub(crate) fn cargo() -> Command {
     let mut cargo = Command::new(std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned()));
     let of_this = |name: &str| ["CARGO_PKG_", "CARGO_MANIFEST_"].iter().any(|start| name.starts_with(start));
@@ -28,7 +29,7 @@ pub(crate) fn cargo() -> Command {
     cargo
 }
 
-/// Runs cargo and gives the executable of `target` that it made.
+/// Runs cargo and returns the path of the executable of `target`.
 pub(crate) fn executable(args: &[&str], target: &str) -> Result<PathBuf> {
     let mut cargo = cargo();
     let separator = args.iter().position(|&arg| arg == "--").unwrap_or(args.len());
@@ -46,13 +47,14 @@ pub(crate) fn executable(args: &[&str], target: &str) -> Result<PathBuf> {
     made.next_back().with_context(|| format!("cargo says nothing of an executable `{target}`"))
 }
 
-/// Cargo features of the binary and of the tests alike: built together, both share their dependencies' builds.
+/// The cargo features of the binary and of the tests. Both are built together, so that they share the builds of their
+/// dependencies.
 pub(crate) fn features(names: &[String]) -> String {
     let both = names.iter().flat_map(|name| [format!("moi-cli/{name}"), format!("moi-tests/{name}")]);
     both.collect::<Vec<_>>().join(",")
 }
 
-/// The feature that brings a device: `vulkan` for `vulkan:1`.
+/// The cargo feature of a device, such as `vulkan` for `vulkan:1`.
 pub(crate) fn feature(device: &str) -> String {
     let kind = device.split(':').next().unwrap_or(device);
     if kind == "cpu" { "flex" } else { kind }.to_owned()

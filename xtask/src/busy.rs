@@ -1,4 +1,4 @@
-//! `cargo xtask busy`: whether threads help, or at least do no harm, on a machine that has other work.
+//! `cargo xtask busy`: measures whether threads help, or at least do no harm, on a machine with other work.
 
 use std::{
     io::Read,
@@ -15,21 +15,21 @@ use crate::build::executable;
 /// What to measure.
 #[derive(Debug, clap::Args)]
 pub(crate) struct BusyArgs {
-    /// Processes that compute without end beside the measurement
+    /// Number of processes that keep the CPU busy during the measurement
     #[arg(long, value_name = "N", default_value_t = 1)]
     processes: usize,
-    /// Threads that are compared with one
+    /// Number of threads to compare with one thread
     #[arg(long, value_name = "N", default_value_t = 2)]
     threads: u16,
-    /// How often each is measured, in turns
+    /// Number of measurements each, in turns
     #[arg(long, value_name = "N", default_value_t = 3)]
     rounds: usize,
-    /// The model
+    /// Model to run
     #[arg(long, value_name = "NAME|PATH", default_value = DEFAULT_MODEL)]
     model: String,
 }
 
-/// Measures alone and beside other processes, and prints the ratios.
+/// Measures alone and next to busy processes, and prints the ratios.
 pub(crate) fn run(args: &BusyArgs) -> Result<()> {
     let moi = executable(&["build", "--release", "--package", "moi-cli"], "moi")?;
     for processes in [0, args.processes] {
@@ -49,7 +49,7 @@ pub(crate) fn run(args: &BusyArgs) -> Result<()> {
     Ok(())
 }
 
-/// Tokens per second of a generation.
+/// The speed of a generation, in tokens per second.
 fn speed(moi: &std::path::Path, args: &BusyArgs, threads: u16) -> Result<f64> {
     let threads = threads.to_string();
     let fixed = ["--quantize", "file", "-p", "0", "-n", "64", "-r", "3", "--rules", "token"];
@@ -71,13 +71,13 @@ fn median(values: &mut [f64]) -> f64 {
     values[values.len() / 2]
 }
 
-/// A process that computes without end, until this is dropped.
+/// A process that keeps the CPU busy until this is dropped.
 struct Beside(Child);
 
 impl Beside {
     fn start() -> Result<Self> {
         let own = std::env::current_exe().context("this program's file is unknown")?;
-        // Its input ends with this process, whatever ends that.
+        // The child's stdin closes when this process ends, in whatever way.
         let child = Command::new(own).arg("spin").stdin(Stdio::piped()).spawn();
         Ok(Self(child.context("a busy process cannot be started")?))
     }
@@ -85,13 +85,13 @@ impl Beside {
 
 impl Drop for Beside {
     fn drop(&mut self) {
-        // It ends with its input at the latest.
+        // If this fails, the child ends when its stdin closes.
         let _ = self.0.kill();
         let _ = self.0.wait();
     }
 }
 
-/// Computes until the standard input ends.
+/// Keeps the CPU busy until stdin closes.
 pub(crate) fn spin() -> Result<()> {
     let waiting = thread::spawn(|| std::io::stdin().read_to_end(&mut Vec::new()));
     let mut number = 1u64;

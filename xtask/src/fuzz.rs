@@ -7,21 +7,21 @@ use clap::Args;
 
 use crate::build::root;
 
-/// Targets of `tests/fuzz`.
+/// The fuzz targets of `tests/fuzz`.
 const TARGETS: [&str; 5] = ["safetensors", "gguf", "gguf_tokenizer", "tokenizer_json", "chat_template"];
 
-/// Which targets, and for how long.
+/// Which targets to run, and for how long.
 #[derive(Debug, Args)]
 pub(crate) struct FuzzArgs {
-    /// Targets to run; all where none is given
+    /// Targets to run [default: all]
     #[arg(value_parser = clap::builder::PossibleValuesParser::new(TARGETS))]
     targets: Vec<String>,
-    /// Seconds for each
+    /// Seconds per target
     #[arg(long, default_value_t = 600)]
     seconds: u32,
 }
 
-/// Makes the first inputs, then runs the targets one after the other.
+/// Creates the corpus, then runs the targets one after the other.
 pub(crate) fn run(args: &FuzzArgs) -> Result<()> {
     let fuzz = root().join("tests/fuzz");
     let out = root().join("target/fuzz");
@@ -38,7 +38,7 @@ pub(crate) fn run(args: &FuzzArgs) -> Result<()> {
         let mut command = nightly(&out);
         command.current_dir(&fuzz).args(["fuzz", "run", "--fuzz-dir", ".", target]);
         command.arg(corpus.join(target)).arg("--");
-        // A case may take 1 GB of memory and ten seconds; more is a finding.
+        // A case may take 1 GB of memory and ten seconds; anything above is a finding.
         command.arg(format!("-max_total_time={}", args.seconds));
         command.args(["-print_final_stats=1", "-rss_limit_mb=2048", "-malloc_limit_mb=1024", "-timeout=10"]);
         done(&mut command, target)?;

@@ -1,4 +1,5 @@
-//! `cargo xtask gpu-report`: all that wants a GPU, in one call, from a carried directory if need be.
+//! `cargo xtask gpu-report`: runs all checks that need a GPU in one call, if necessary from a prepared directory on a
+//! machine without Rust.
 
 mod golden;
 mod run;
@@ -20,40 +21,41 @@ use crate::{
 /// Models that are decoded end to end.
 const MODELS: [&str; 2] = [DEFAULT_MODEL, "gemma-3-270m"];
 
-/// What to check, and where from.
+/// What to check, and where the files come from.
 #[derive(Debug, clap::Args)]
 pub(crate) struct GpuReportArgs {
     /// Devices to check
     #[arg(long = "device", value_name = "NAME", default_values_t = ["cuda".to_owned(), "vulkan".to_owned()])]
     devices: Vec<String>,
-    /// Only gather what the report needs in a directory, with this program in it: carry it to the machine, and
-    /// there run `DIR/xtask gpu-report --from DIR`
+    /// Only collect what the report needs in a directory, including this program
+    ///
+    /// Copy the directory to the machine with the GPU, and run `DIR/xtask gpu-report --from DIR` there.
     #[arg(long, value_name = "DIR", conflicts_with_all = ["from", "output"])]
     carry: Option<PathBuf>,
-    /// With --carry: the models too, 350 MB
+    /// With --carry: include the models (350 MB)
     #[arg(long, requires = "carry")]
     with_models: bool,
-    /// Run what was gathered in this directory; nothing is built
+    /// Run from this prepared directory, without building
     #[arg(long, value_name = "DIR")]
     from: Option<PathBuf>,
-    /// Measure speed, too: Qwen2's 7B and 32B and SmolLM2 with random weights, and transformers beside them
+    /// Also measure the speed of Qwen2 7B and 32B and of SmolLM2 with random weights, and of transformers
     #[arg(long)]
     bench: bool,
-    /// Write the report to this file, too
+    /// Also write the report to this file
     #[arg(long, value_name = "FILE")]
     output: Option<PathBuf>,
 }
 
-/// What the report runs.
+/// The programs and files of the report.
 struct Tools {
     moi: PathBuf,
     parity: PathBuf,
     golden: PathBuf,
     /// The script that measures transformers.
     eager: PathBuf,
-    /// Where models and kernels lie, unless it is the user's cache.
+    /// The cache of models and kernels, unless it is the user's cache.
     cache: Option<PathBuf>,
-    /// When the checks began.
+    /// The start of the checks.
     begun: Instant,
 }
 
@@ -77,7 +79,7 @@ impl Tools {
     }
 }
 
-/// Gathers, or checks and reports.
+/// Collects the files, or runs the checks and reports.
 pub(crate) fn run(args: &GpuReportArgs) -> Result<()> {
     if let Some(directory) = &args.carry {
         return gather(args, directory);

@@ -6,10 +6,10 @@ use anyhow::{Context, Result, bail};
 
 use crate::build::{executable, feature, features};
 
-/// Builds the suite and runs it.
+/// Builds and runs the suite.
 pub(crate) fn run(devices: &[String], more: &[String]) -> Result<()> {
     let executable = build(devices, more)?;
-    // What is ignored counts launches and must have a process to itself.
+    // The ignored tests count kernel launches and need a process of their own.
     for own in [&[][..], &["--ignored"]] {
         let mut suite = Command::new(&executable);
         suite.arg("--nocapture").args(own);
@@ -24,7 +24,7 @@ pub(crate) fn run(devices: &[String], more: &[String]) -> Result<()> {
     Ok(())
 }
 
-/// The suite's executable, for these devices beside the CPU backends, with which it compares them.
+/// Builds the suite for these devices and for the CPU backends that they are compared with. Returns the executable.
 pub(crate) fn build(devices: &[String], more: &[String]) -> Result<PathBuf> {
     let mut all: Vec<String> =
         devices.iter().map(|device| feature(device)).chain(more.iter().cloned()).collect();

@@ -1,4 +1,4 @@
-//! `cargo xtask serve-check`: clients that others wrote, against the binary. See tests/clients.
+//! `cargo xtask serve-check`: runs third-party clients against the binary, see tests/clients.
 
 use std::{
     env, fs,
@@ -16,26 +16,26 @@ use crate::{
     fetched,
 };
 
-/// What `cargo xtask serve-check` takes.
+/// The arguments of `cargo xtask serve-check`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct ServeCheckArgs {
-    /// The checks; all where none is named
+    /// Checks to run [default: all]
     names: Vec<String>,
-    /// Those that take little time, in their short forms
+    /// Run only the quick checks, in their short forms
     #[arg(long)]
     short: bool,
-    /// The server: ours, or another one, on the default model's file, that the clients are to be compared by
+    /// Server to check: moi, or another one on the default model's file for comparison
     #[arg(long, value_enum, value_name = "NAME", default_value_t = Server::Moi)]
     server: Server,
-    /// The binary, built where not given
+    /// Binary to check [default: build it]
     #[arg(long, value_name = "FILE")]
     binary: Option<PathBuf>,
-    /// Within a network of its own already
+    /// Run inside a separate network namespace already
     #[arg(long, hide = true)]
     inside: bool,
 }
 
-/// What is asked by the clients.
+/// The server that the clients are run against.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 enum Server {
     Moi,
@@ -45,13 +45,13 @@ enum Server {
 /// A check.
 struct Check {
     name: &'static str,
-    /// In tests/clients.
+    /// The script in tests/clients.
     script: &'static str,
-    /// Whether the short form has it.
+    /// Whether `--short` includes this check.
     is_short: bool,
-    /// Tokens of an answer at most.
+    /// Largest number of tokens in an answer.
     max_tokens: &'static str,
-    /// Whether it is of what every server with OpenAI's API may have.
+    /// Whether every server with OpenAI's API should pass this check.
     is_common: bool,
 }
 
@@ -63,7 +63,7 @@ const fn short(name: &'static str, script: &'static str) -> Check {
     Check { is_short: true, ..check(name, script) }
 }
 
-/// One that starts servers of its own, or is of our page.
+/// A check that starts its own servers, or that is about moi's chat page.
 const fn own(check: Check) -> Check {
     Check { is_common: false, ..check }
 }
@@ -95,7 +95,7 @@ impl Check {
     }
 }
 
-/// The checks that are asked for.
+/// The requested checks.
 fn asked(args: &ServeCheckArgs) -> Vec<&'static Check> {
     let is_asked = |check: &&Check| match args.names.is_empty() {
         true => (check.is_short || !args.short) && (check.is_common || args.server == Server::Moi),
@@ -104,7 +104,7 @@ fn asked(args: &ServeCheckArgs) -> Vec<&'static Check> {
     CHECKS.iter().filter(is_asked).collect()
 }
 
-/// Sets up what is needed, then runs the checks where nothing but this machine can be reached.
+/// Prepares the environments, then runs the checks in a network without access to other machines.
 pub(crate) fn run(args: &ServeCheckArgs) -> Result<()> {
     let names: Vec<&str> = CHECKS.iter().map(|check| check.name).collect();
     if let Some(unknown) = args.names.iter().find(|name| !names.contains(&name.as_str())) {
@@ -113,7 +113,7 @@ pub(crate) fn run(args: &ServeCheckArgs) -> Result<()> {
     if args.inside {
         return checks(args);
     }
-    // Asked for first: the build below may replace this program, and the name it then has on Linux is no file.
+    // Get the path before the build, which may replace this program; Linux then reports a path that does not exist.
     let own = env::current_exe()?;
     fetched(DEFAULT_MODEL, Cache::from_env()?)?;
     let python = environment(args.short && args.server == Server::Moi)?;
@@ -166,9 +166,9 @@ fn can_unshare() -> bool {
     test.status().is_ok_and(|status| status.success())
 }
 
-/// The interpreter of a Python environment in the cache, made at first use.
+/// The Python interpreter of an environment in the cache, which is created at first use.
 fn environment(short: bool) -> Result<PathBuf> {
-    /// Packages that the short form needs, the first of the list.
+    /// Number of packages at the beginning of the list that `--short` needs.
     const SHORT: usize = 5;
     let list = fs::read_to_string(root().join("tests/clients/requirements.txt"))?;
     let packages = list.lines().filter(|line| !line.starts_with('#') && !line.is_empty());
@@ -198,7 +198,7 @@ fn environment(short: bool) -> Result<PathBuf> {
     Ok(python)
 }
 
-/// A directory with the scripts for Node and the packages that they import, Node among them, made at first use.
+/// A directory with the Node scripts, Node itself and the packages, which is created at first use.
 fn node_environment() -> Result<PathBuf> {
     let own = root().join("tests/clients/node");
     let directory = Cache::from_env()?.kernels().with_file_name("clients-node");
@@ -216,7 +216,7 @@ fn node_environment() -> Result<PathBuf> {
         }
         fs::write(done, list)?;
     }
-    // Node looks for packages from a script's own directory on.
+    // Node searches packages from the directory of a script upwards.
     for script in CHECKS.iter().filter(|check| check.is_node()) {
         let name = Path::new(script.script).file_name().context("a script has no name")?;
         fs::copy(own.join(name), directory.join(name))?;
@@ -224,19 +224,19 @@ fn node_environment() -> Result<PathBuf> {
     Ok(directory)
 }
 
-/// A chat template with calls of functions, which the default model's own has not.
+/// A chat template with function calls, which the default model's own template lacks.
 fn template() -> PathBuf {
     root().join("tests/clients/tools.jinja")
 }
 
-/// A server of the binary, which ends with this.
+/// A running server, which is stopped on drop.
 struct Serving {
     child: Child,
     url: String,
 }
 
 impl Serving {
-    /// llama-server's API, with the default model's file and sixteen sequences.
+    /// Starts llama-server with the default model's file and sixteen sequences.
     fn peer(python: &Path) -> Result<Self> {
         let file =
             Cache::from_env()?.path(moi_hub::find(DEFAULT_MODEL).context("there is no default model")?);
@@ -260,7 +260,7 @@ impl Serving {
     fn start(binary: &Path, check: &Check) -> Result<Self> {
         let mut command = Command::new(binary);
         command.args(["serve", "--port", "0", "--rule", "token", "--max-tokens", check.max_tokens]);
-        // The default model's own template knows nothing of calls.
+        // The default model's own template does not support function calls.
         command.arg("--chat-template").arg(template());
         let mut child = command.stderr(Stdio::piped()).spawn().context("the server cannot be run")?;
         let stderr = child.stderr.take().context("the server has no stderr")?;
@@ -271,7 +271,7 @@ impl Serving {
             said += &format!("{line}\n");
             if let Some((_, url)) = line.split_once("ready: ") {
                 let url = url.to_owned();
-                // What it says later is of no use, but a full pipe would stop it.
+                // Keep reading stderr: its later lines are not needed, but a full pipe would block the server.
                 std::thread::spawn(move || lines.for_each(drop));
                 return Ok(Self { child, url });
             }
@@ -282,13 +282,13 @@ impl Serving {
 
 impl Drop for Serving {
     fn drop(&mut self) {
-        // It may have ended by itself.
+        // The process may already have ended.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
 }
 
-/// Runs the checks, one line for each.
+/// Runs the checks, and prints one line for each.
 fn checks(args: &ServeCheckArgs) -> Result<()> {
     let python = PathBuf::from(env::var_os("MOI_PYTHON").context("MOI_PYTHON is not set")?);
     let binary = args.binary.clone().context("--binary is not given")?;

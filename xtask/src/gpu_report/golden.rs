@@ -5,7 +5,7 @@ use std::{fs, path::Path};
 use anyhow::{Context, Result};
 use serde::Deserialize;
 
-/// Under this margin of the best logit over the second another token is legitimate, in float32.
+/// With a margin below this between the two largest logits, float32 may give either token.
 const MARGIN: f64 = 1e-3;
 
 #[derive(Debug, Deserialize)]
@@ -13,7 +13,7 @@ struct File {
     runs: Vec<Run>,
 }
 
-/// What transformers decodes.
+/// A decode by transformers.
 #[derive(Debug, Deserialize)]
 pub(crate) struct Run {
     pub(crate) prompt_ids: Vec<u32>,
@@ -23,26 +23,26 @@ pub(crate) struct Run {
     margin: Vec<f64>,
 }
 
-/// How far a decode goes with transformers'.
+/// How far a decode agrees with that of transformers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Agreement {
-    /// Tokens up to the first that differs.
+    /// Number of tokens before the first that differs.
     pub(crate) same: usize,
-    /// All of them.
+    /// Number of all tokens.
     pub(crate) all: usize,
-    /// Whether they differ where float32 may not.
+    /// Whether the tokens differ although the margin is large enough for float32.
     pub(crate) wrong: bool,
 }
 
 impl Run {
-    /// The golden runs of a model.
+    /// Reads the golden runs of a model.
     pub(crate) fn read(golden: &Path, model: &str) -> Result<Vec<Self>> {
         let path = golden.join("real").join(format!("{model}.json"));
         let bytes = fs::read(&path).with_context(|| format!("{} cannot be read", path.display()))?;
         Ok(serde_json::from_slice::<File>(&bytes)?.runs)
     }
 
-    /// The flags of its rule.
+    /// The command-line flags of the run's rule.
     pub(crate) fn rule(&self) -> Vec<String> {
         let rule = if self.method == "standard" { "token" } else { &self.method };
         let beta = self.beta.filter(|_| rule == "moi").map(|beta| format!("--beta={beta}"));

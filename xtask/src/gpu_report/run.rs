@@ -1,4 +1,5 @@
-//! The checks, and what they write. A check that fails is a line of the report; the others go on.
+//! Runs the checks and writes their results. A failed check becomes a line of the report, and the other checks
+//! continue.
 
 use std::{
     collections::BTreeMap,
@@ -14,26 +15,26 @@ use serde_json::Value;
 
 use super::{MODELS, Tools, golden::Run};
 
-/// Types that the real models are decoded in: the exact one, and the device's best.
+/// Number types for the real models: the exact one, and the device's default.
 const DTYPES: [&str; 2] = ["f32", "auto"];
 
-/// A size whose speed is measured with random weights.
+/// A model size whose speed is measured with random weights.
 #[derive(Clone, Copy)]
 struct Shape {
     name: &'static str,
-    /// Sequences side by side.
+    /// Numbers of sequences that run at the same time.
     batches: &'static str,
     rules: &'static str,
 }
 
-/// The sizes that the aims are about, and the smallest one, where launches count most.
+/// The sizes with speed goals, and the smallest one, where kernel launches matter most.
 const SHAPES: [Shape; 3] = [
     Shape { name: "qwen2-7b", batches: "1,64", rules: "token,moi,moi:support=20" },
     Shape { name: "qwen2-32b", batches: "1", rules: "token,moi,moi:support=20" },
     Shape { name: "smollm2-135m", batches: "1,8", rules: "token,moi" },
 ];
 
-/// Markdown.
+/// Runs all checks and returns the report in Markdown.
 pub(crate) fn report(tools: &Tools, devices: &[String], bench: bool) -> String {
     let mut text = format!("## GPU report, {}\n\n", chrono::Local::now().format("%Y-%m-%d"));
     let _ = writeln!(text, "`cargo xtask gpu-report`, moi {}.\n", env!("CARGO_PKG_VERSION"));
@@ -70,12 +71,12 @@ fn moi(tools: &Tools, args: &[&str]) -> Result<Output> {
         .with_context(|| format!("{} {}", tools.moi.display(), args.join(" ")))
 }
 
-/// Longest that one check may take: a driver that hangs must not keep the others from being reported.
+/// Time limit of one check, because a driver that hangs must not block the other checks.
 const LIMIT: Duration = Duration::from_secs(240);
-/// Longest that the report may take: machines with GPUs are lent for minutes.
+/// Time limit of the whole report, because machines with GPUs are lent for minutes only.
 pub(super) const WHOLE: Duration = Duration::from_secs(570);
 
-/// What a command prints, if it ends in time.
+/// The output of a command, if it ends within the time limit.
 fn output_of(tools: &Tools, command: &mut Command) -> Result<Output> {
     let limit = LIMIT.min(WHOLE.saturating_sub(tools.begun.elapsed()));
     if limit.is_zero() {
@@ -99,7 +100,7 @@ fn output_of(tools: &Tools, command: &mut Command) -> Result<Output> {
     Ok(Output { status, stdout: fs::read(stdout)?, stderr: fs::read(stderr)? })
 }
 
-/// What a command prints, as it is, with its exit code where that is not 0.
+/// The output of a command as a code block, with the exit code if it is not 0.
 fn fenced(tools: &Tools, args: &[&str]) -> Result<String> {
     let out = moi(tools, args)?;
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim_end().to_owned();
@@ -108,7 +109,7 @@ fn fenced(tools: &Tools, args: &[&str]) -> Result<String> {
     Ok(format!("```text\n{}{said}{code}\n```\n", text(&out.stdout)))
 }
 
-/// The worst of what the suite measured, and how it ended.
+/// The worst measurements of the parity suite, and its result.
 fn parity(tools: &Tools, device: &str) -> Result<String> {
     eprintln!("xtask: parity suite on {device}");
     let mut suite = Command::new(&tools.parity);
@@ -117,17 +118,17 @@ fn parity(tools: &Tools, device: &str) -> Result<String> {
     let out = output_of(tools, suite.env("MOI_TEST_KERNELS", kernels)).context("the parity suite")?;
     let said = String::from_utf8_lossy(&out.stdout);
     let mut text = String::from("| checkpoint | full | cached | chunked |\n|---|---|---|---|\n");
-    // The tests run beside each other: their lines may alternate.
+    // The tests run in parallel, so their lines may alternate.
     let mut rows = BTreeMap::<&str, [String; 3]>::new();
     for line in said.lines() {
-        // `cuda:0: gemma2 in bf16, cached: 1.0e-2; divergence ...`
+        // A line such as `cuda:0: gemma2 in bf16, cached: 1.0e-2; divergence ...`.
         let Some((what, measured)) = line.split_once(", ").filter(|(what, _)| what.starts_with(device))
         else {
             continue;
         };
         let checkpoint = what.split_once(": ").map_or(what, |(_, checkpoint)| checkpoint);
         let Some((way, measured)) = measured.split_once(": ") else { continue };
-        // `1.0e-2; divergence 8.5e-5 nats, ...`: the mean is enough here.
+        // The measurement is `1.0e-2; divergence 8.5e-5 nats, ...`; the mean is enough here.
         let short = measured.split(" nats").next().unwrap_or(measured).replace("divergence ", "");
         let short = if short.len() < measured.len() { short + " nats" } else { short };
         if let Some(column) = ["full", "cached", "chunked"].iter().position(|known| *known == way) {
@@ -140,14 +141,14 @@ fn parity(tools: &Tools, device: &str) -> Result<String> {
     let ends = said.lines().filter(|line| line.starts_with("test "));
     let _ = writeln!(text, "\n```text\n{}", ends.collect::<Vec<_>>().join("\n"));
     if !out.status.success() {
-        // The first failure's words.
+        // The beginning of stderr describes the first failure.
         let errors = String::from_utf8_lossy(&out.stderr);
         let _ = writeln!(text, "{}", errors.lines().take(12).collect::<Vec<_>>().join("\n"));
     }
     Ok(text + "```\n")
 }
 
-/// Every golden decode of SmolLM2 and Gemma, by the binary as a user runs it.
+/// Runs every golden decode of SmolLM2 and Gemma with the binary, as a user would.
 fn real_models(tools: &Tools, device: &str) -> Result<String> {
     let mut text = String::from(
         "| model | type | decodes | tokens as transformers' | beyond float32's margin | tokens/s |\n|---|---|---|---|---|---|\n",
@@ -193,7 +194,7 @@ fn decodes(tools: &Tools, (model, device, dtype): (&str, &str, &str)) -> Result<
     Ok(format!("{} in {computed} | {same} of {all} | {wrong} | {best:.1} |", runs.len()))
 }
 
-/// `moi bench` with weights made on the device, and how many kernels a token takes.
+/// Runs `moi bench` with random weights made on the device, and counts the kernel launches per token.
 fn speed(tools: &Tools, device: &str, shape: Shape) -> Result<String> {
     let Shape { name, batches, rules } = shape;
     let args = ["bench", "--shape", name, "--device", device, "--prompt", "512", "--gen", "64"];
@@ -206,7 +207,7 @@ fn speed(tools: &Tools, device: &str, shape: Shape) -> Result<String> {
     Ok(text)
 }
 
-/// transformers' own generate on the same sizes, where Python has it.
+/// Measures transformers' own `generate` on the same sizes, if Python has transformers.
 fn eager(tools: &Tools) -> Result<String> {
     eprintln!("xtask: transformers");
     let out = output_of(tools, Command::new("python3").arg(&tools.eager))
@@ -217,7 +218,8 @@ fn eager(tools: &Tools) -> Result<String> {
     Ok(String::from_utf8_lossy(&out.stdout).into_owned())
 }
 
-/// `moi warmup` twice: kernels are compiled, then found. It comes before all that fills their cache.
+/// Runs `moi warmup` twice: the first run compiles the kernels, the second finds them. Other checks fill the kernel
+/// cache, so this one comes first.
 fn warm_starts(tools: &Tools, device: &str) -> Result<String> {
     let mut text = String::from("```text\n");
     for _ in 0..2 {

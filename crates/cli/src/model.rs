@@ -7,11 +7,11 @@ use std::{
     time::Instant,
 };
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use burn::tensor::backend::Backend;
 use moi_backends::Found;
 use moi_engine::Engine;
-use moi_hub::{CATALOGUE, Cache, Entry, Fetcher};
+use moi_hub::{CATALOGUE, Cache, Entry, FetchError, Fetcher};
 use moi_models::{Decoder, PackedForm, is_gpu};
 use moi_pretrained::{AdvisedSampling, Footprint, Pretrained, WeightForm};
 
@@ -82,9 +82,15 @@ fn find_with(
     }
     let fetcher = configure(Fetcher::new(Cache::from_env()?));
     if fetcher.reference(model)?.is_some() {
-        return fetcher
-            .fetch_repository(model, revision, say)
-            .with_context(|| format!("there is no file or directory `{model}`, so moi searched the hub"));
+        return fetcher.fetch_repository(model, revision, say).map_err(|error| {
+            let help = match error {
+                FetchError::Unreachable { .. } => {
+                    "; give the path of a model that is here, or set HF_ENDPOINT to a mirror of the hub"
+                }
+                _ => "",
+            };
+            anyhow!("there is no file or directory `{model}`, so moi searched the hub: {error}{help}")
+        });
     }
     let names: Vec<&str> = CATALOGUE.iter().map(|entry| entry.name).collect();
     bail!(

@@ -24,7 +24,7 @@ use std::{
 
 use moi_tests::{
     bytes,
-    process::{binary, run},
+    process::{binary, has_feature},
     real::model_file,
     server::{TEST_TIMEOUT, TestServer},
 };
@@ -165,8 +165,6 @@ struct Runs {
     home: TempDir,
     /// The model that stands for all models except the default one.
     model: TempDir,
-    /// The cargo features of the binary.
-    features: BTreeSet<String>,
     tasks: BTreeSet<String>,
     /// The CI scripts, with single spaces.
     ci: String,
@@ -184,13 +182,10 @@ impl Runs {
         symlink(fs::canonicalize(binary()).unwrap(), home.path().join("moi")).unwrap();
         // A request with an error status must fail.
         fs::write(home.path().join(".curlrc"), "fail-with-body\nsilent\nshow-error\n").unwrap();
-        let version = String::from_utf8(run(&["--version", "--verbose"]).stdout).unwrap();
-        let features = version.lines().find_map(|line| line.strip_prefix("features ")).unwrap();
         let ci = [read(".github/workflows/ci.yml"), read(".ci/run")].concat();
         Self {
             home,
             model: bytes::model("llama", &[], None),
-            features: features.split_whitespace().map(str::to_owned).collect(),
             tasks: tasks(),
             ci: ci.split_whitespace().collect::<Vec<_>>().join(" "),
             used: BTreeSet::new(),
@@ -333,7 +328,7 @@ impl Runs {
         let mut must_say = String::new();
         for &(part, feature) in NEEDS.iter().filter(|(part, _)| line.contains(part)) {
             self.used.insert(part);
-            if !self.features.contains(feature) {
+            if !has_feature(feature) {
                 expected = 1;
                 must_say = format!("--features {feature}");
             }

@@ -3,6 +3,7 @@
 use std::{
     fs,
     path::{Path, PathBuf},
+    sync::OnceLock,
     time::Duration,
 };
 
@@ -45,18 +46,21 @@ impl Fetcher {
     /// Sets the hub's address.
     pub fn with_endpoint(mut self, endpoint: &str) -> Self {
         self.client.endpoint = environment::trimmed(endpoint).to_owned();
+        self.client.api = OnceLock::new();
         self
     }
 
     /// Sets a token instead of the user's. It is only sent to the endpoint's own host.
     pub fn with_token(mut self, token: &str) -> Self {
         self.client.token = Some(token.to_owned());
+        self.client.api = OnceLock::new();
         self
     }
 
     /// Sets the directory of the hub's cache, instead of the one of its tools.
     pub fn with_hub_cache(mut self, path: PathBuf) -> Self {
         self.client.hub_cache = Some(path);
+        self.client.api = OnceLock::new();
         self
     }
 

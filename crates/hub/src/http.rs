@@ -1,7 +1,7 @@
 //! HTTP requests to a hub: headers, redirects and retries. Addresses, and the requests for lists and contents, are
 //! those of the crate hf-hub; docs/architecture/hub.md explains what is implemented here instead, and why.
 
-use std::{io, path::PathBuf, time::Duration};
+use std::{io, path::PathBuf, sync::OnceLock, time::Duration};
 
 use hf_hub::{
     Repo, RepoType,
@@ -50,6 +50,11 @@ pub(crate) struct Client {
     /// The directory of the hub's own cache, which holds repositories outside the catalogue and other tools'
     /// downloads.
     pub(crate) hub_cache: Option<PathBuf>,
+    /// hf-hub's client with these settings, built at the first request: requests share its connections. Whoever changes
+    /// a setting replaces it.
+    pub(crate) api: OnceLock<Api>,
+    /// The agent of HEAD requests.
+    agent: Agent,
 }
 
 /// The timeouts of a request.
@@ -103,19 +108,24 @@ impl Client {
         let endpoint = environment::trimmed(endpoint).to_owned();
         let token = environment::token();
         let (pause, patience) = (Duration::from_secs(1), BODY_TIMEOUT);
-        Self { endpoint, quiet: false, pause, patience, token, hub_cache: environment::hub_cache() }
+        let (hub_cache, agent) = (environment::hub_cache(), Agent::new_with_defaults());
+        Self { endpoint, quiet: false, pause, patience, token, hub_cache, api: OnceLock::new(), agent }
     }
 
     /// hf-hub's client for this hub.
-    fn api(&self) -> Result<Api, AttemptError> {
+    fn api(&self) -> Result<&Api, AttemptError> {
         self.bearer()?;
+        if let Some(api) = self.api.get() {
+            return Ok(api);
+        }
         // Without a path, hf-hub searches its cache itself, and panics if there is no home directory.
         let cache = hf_hub::Cache::new(self.hub_cache.clone().unwrap_or_default());
         let builder = ApiBuilder::from_cache(cache)
             .with_endpoint(self.endpoint.clone())
             .with_token(self.token.clone())
             .with_user_agent("moi", env!("CARGO_PKG_VERSION"));
-        builder.build().map_err(|error| AttemptError::Refused(error.to_string()))
+        let api = builder.build().map_err(|error| AttemptError::Refused(error.to_string()))?;
+        Ok(self.api.get_or_init(|| api))
     }
 
     /// A revision of a repository, as hf-hub addresses it. hf-hub only escapes the slashes of revisions, so other
@@ -227,8 +237,10 @@ impl Client {
 
     /// A HEAD request. hf-hub has none: it requests the first byte instead, which not every mirror can send.
     fn head(&self, url: &Url, may_see_token: bool) -> Result<RequestBuilder<WithoutBody>, AttemptError> {
-        let builder =
-            ureq::head(url.as_str()).header(header::USER_AGENT, concat!("moi/", env!("CARGO_PKG_VERSION")));
+        let builder = self
+            .agent
+            .head(url.as_str())
+            .header(header::USER_AGENT, concat!("moi/", env!("CARGO_PKG_VERSION")));
         Ok(match self.bearer()?.filter(|_| may_see_token) {
             Some(token) => builder.header(header::AUTHORIZATION, token),
             None => builder,

@@ -4,8 +4,8 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Result, bail};
 
-use super::{args::TableFormat, compare, page, row::BenchRow, table};
-use crate::{Ended, file, output};
+use super::{args::TableFormat, compare, row::BenchRow};
+use crate::{Ended, file};
 
 /// Combine the rows of several runs or machines, without measuring
 ///
@@ -34,14 +34,8 @@ pub(super) fn run(args: &MergeArgs) -> Result<Ended> {
     }
     let rows = merged(&args.files)?;
     let default = if args.output.is_some() { TableFormat::Jsonl } else { TableFormat::Md };
-    let text = table::render(&rows, args.format.unwrap_or(default))?;
-    match &args.output {
-        Some(path) => file::write_whole(path, text.as_bytes())?,
-        None => output::print_bytes(text.as_bytes())?,
-    }
-    if let Some(path) = &args.page {
-        file::write_whole(path, page::page(&rows)?.as_bytes())?;
-    }
+    let format = args.format.unwrap_or(default);
+    super::write(&rows, format, args.output.as_deref(), args.page.as_deref())?;
     Ok(Ended::Normally)
 }
 
@@ -70,6 +64,7 @@ fn read(path: &Path) -> Result<Vec<BenchRow>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::bench::table;
 
     fn row(device: &str, tokens_per_second: f64) -> BenchRow {
         let (model, test) = ("m".to_owned(), "tg8".to_owned());

@@ -26,6 +26,8 @@ mod table;
 mod targets;
 mod timing;
 
+use std::path::Path;
+
 use anyhow::{Result, bail};
 use moi_hub::DEFAULT_MODEL;
 use tempfile::TempDir;
@@ -33,9 +35,9 @@ use tempfile::TempDir;
 pub(crate) use args::BenchArgs;
 pub(crate) use machine::{cores, processor};
 
-use crate::{Ended, model, output, plots, ui};
-use args::BenchCommand;
+use crate::{Ended, model, plots, ui};
 pub(crate) use args::split_rules;
+use args::{BenchCommand, TableFormat};
 use plan::Source;
 use row::BenchRow;
 
@@ -78,25 +80,25 @@ pub(crate) fn run(args: &BenchArgs) -> Result<Ended> {
             ui::say!("moi: {line}");
         }
     }
-    write(args, &rows)?;
+    write(&rows, args.format, args.output.as_deref(), args.page.as_deref())?;
+    #[cfg(feature = "plots")]
+    if let Some(path) = &args.plot {
+        crate::file::write_whole(path, plot::svg(&rows)?.as_bytes())?;
+    }
     Ok(if whole { Ended::Normally } else { Ended::Unwell })
 }
 
-/// Writes the rows in every form that was asked for.
-fn write(args: &BenchArgs, rows: &[BenchRow]) -> Result<()> {
-    let text = table::render(rows, args.format)?;
-    match &args.output {
+/// Writes the rows to a file or stdout, and as a page.
+fn write(rows: &[BenchRow], format: TableFormat, output: Option<&Path>, page: Option<&Path>) -> Result<()> {
+    let text = table::render(rows, format)?;
+    match output {
         Some(path) => crate::file::write_whole(path, text.as_bytes())?,
-        None => output::print_bytes(text.as_bytes())?,
+        None => crate::output::print_bytes(text.as_bytes())?,
     }
-    if let Some(path) = &args.page {
-        crate::file::write_whole(path, page::page(rows)?.as_bytes())?;
+    match page {
+        Some(path) => crate::file::write_whole(path, page::page(rows)?.as_bytes()),
+        None => Ok(()),
     }
-    #[cfg(feature = "plots")]
-    if let Some(path) = &args.plot {
-        crate::file::write_whole(path, plot::svg(rows)?.as_bytes())?;
-    }
-    Ok(())
 }
 
 /// Finds the models to measure, and downloads them if necessary, which is not part of any measurement.

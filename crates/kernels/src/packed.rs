@@ -59,6 +59,21 @@ unsafe impl Sync for Rows {}
 // SAFETY: likewise.
 unsafe impl Sync for Tile {}
 
+/// How far ahead of the products weights are fetched, in bytes. The hardware alone does not fetch far enough ahead for
+/// the time that memory takes to answer. Measured on an Intel Xeon (Sapphire Rapids, two cores) with SmolLM2 in Q4_1:
+/// 296 tokens/s without, 341 at 1,024, 366 at 4,096, 370 at 8,192, 356 at 16,384.
+#[cfg(target_arch = "x86_64")]
+const AHEAD: usize = 6144;
+
+/// Fetches a block that is [`AHEAD`] of one at `bytes`.
+#[cfg(target_arch = "x86_64")]
+#[inline(always)]
+fn prefetch_ahead(bytes: *const u8, len: usize) {
+    for line in (0..len).step_by(64) {
+        crate::lanes::prefetch(bytes.wrapping_add(AHEAD + line));
+    }
+}
+
 /// Calls a kernel whose first const parameter is the index of a form in [`PackedForm::ALL`], for the form `$form`.
 macro_rules! with_form {
     ($form:expr, $kernel:ident::<_ $(, $more:tt)*>($($arg:expr),*)) => {

@@ -3,7 +3,7 @@
 use std::arch::x86_64::*;
 
 use super::{Rows, Tile};
-use crate::{BLOCK, PackedForm, ROWS};
+use crate::{BLOCK, PackedForm, ROWS, packed::prefetch_ahead};
 
 /// The quants of half of the rows of a block, four columns of eight rows in each register. Quants of 8 bits are
 /// signed if `SIGNED`; others are unsigned.
@@ -149,6 +149,10 @@ macro_rules! define_products {
                     // SAFETY: the caller upholds this function's contract.
                     unsafe {
                         let bytes = tile.words.cast::<u8>().add(block * form.block_bytes());
+                        // Other rows, and the other half, find the tile in the cache.
+                        if row == 0 && half == 0 {
+                            prefetch_ahead(bytes, form.block_bytes());
+                        }
                         let weights = groups::<FORM, { $signed }>(bytes, half);
                         let (d, m) = scales::<FORM>(tile, block, bytes, half);
                         for (n, sum) in sums.iter_mut().enumerate() {

@@ -3,7 +3,7 @@
 use std::arch::x86_64::*;
 
 use super::{Rows, Tile};
-use crate::{BLOCK, PackedForm, ROWS};
+use crate::{BLOCK, PackedForm, ROWS, packed::prefetch_ahead};
 
 /// The unsigned quants of a block, four columns of sixteen rows in each register.
 #[inline]
@@ -130,6 +130,10 @@ macro_rules! define_products {
                 // SAFETY: the caller upholds this function's contract.
                 unsafe {
                     let bytes = tile.words.cast::<u8>().add(block * form.block_bytes());
+                    // Other rows find the tile in the cache.
+                    if row == 0 {
+                        prefetch_ahead(bytes, form.block_bytes());
+                    }
                     let weights = groups::<FORM>(bytes);
                     let (d, m) = scales::<FORM>(tile, block, bytes);
                     for (n, sum) in sums.iter_mut().enumerate() {

@@ -6,7 +6,7 @@ use super::{
     Rows, Tile,
     avx512::{define_products, groups, scales},
 };
-use crate::{BLOCK, PackedForm, ROWS};
+use crate::{BLOCK, PackedForm, ROWS, packed::prefetch_ahead};
 
 /// Adds the products of sixteen columns, one half of a block, to `sum`.
 #[inline]

@@ -11,6 +11,7 @@ macro_rules! by {
             packed::{
                 Rows, Tile,
                 avx2::{define_products, groups, scales},
+                prefetch_ahead,
             },
         };
 

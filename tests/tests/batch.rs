@@ -78,7 +78,7 @@ fn refusals_leave_the_batch_as_it_was<B: Backend>() {
     for (message, change) in [
         (
             "beta must be finite and above -1, got -1",
-            (|r| r.rule = moi::Moi { beta: -1.0, support: Support::Full }.into()) as fn(&mut Request<B>),
+            (|r| r.rule = moi::Moi { beta: -1.0, ..moi::Moi::default() }.into()) as fn(&mut Request<B>),
         ),
         ("support must be 1 or more", |r| r.rule = moi::Direct { support: Support::TopK(0) }.into()),
         ("temperature must be", |r| r.sampling.temperature = f64::NAN.into()),

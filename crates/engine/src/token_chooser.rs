@@ -72,6 +72,7 @@ impl TokenChooser {
             uniform: (uniform as f32).min(1.0 - f32::EPSILON / 2.0),
             slope: gated.gate.slope,
             offset: gated.gate.offset,
+            floor: gated.gate.floor,
             mixes: gated.mixes(),
             support: match gated.support {
                 Support::TopK(k) if k < vocab => Some(k),

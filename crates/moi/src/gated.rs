@@ -148,7 +148,12 @@ pub(crate) fn mix_gated<B: Backend>(
     let distribution = Distribution::new(logits, rules[0].support, embedding, &gates, top > 0);
     let slope = column(rules.iter().map(|rule| rule.gate.slope).collect(), &device);
     let offset = column(rules.iter().map(|rule| rule.gate.offset).collect(), &device);
-    let gate = (distribution.entropy.clone() * slope + offset).clamp(0.0, 1.0);
+    let mut gate = (distribution.entropy.clone() * slope + offset).clamp(0.0, 1.0);
+    if rules.iter().any(|rule| rule.gate.floor > 0.0) {
+        let floor = column(rules.iter().map(|rule| rule.gate.floor).collect(), &device);
+        let below = gate.clone().lower(floor);
+        gate = gate.mask_fill(below, 0.0);
+    }
 
     let token_rows = embedding.rows(tokens.clone());
     let inputs = if mixes {

@@ -11,7 +11,7 @@ use std::pin::Pin;
 /// // The most likely token, and MoI with a beta of 1 over the 20 most likely ones: the gate is H / 2.
 /// let row = RowSpec {
 ///     temperature: 0.0, top_k: 0, top_p: 1.0, min_p: 0.0, uniform: 0.5,
-///     slope: 0.5, offset: 0.0, mixes: true, support: Some(20), tolerance: 0.0, top: 3,
+///     slope: 0.5, offset: 0.0, floor: 0.0, mixes: true, support: Some(20), tolerance: 0.0, top: 3,
 /// };
 /// let gate = |entropy: f32| (row.slope * entropy + row.offset).clamp(0.0, 1.0);
 /// assert_eq!(gate(0.5), 0.25);
@@ -32,6 +32,8 @@ pub struct RowSpec {
     pub slope: f32,
     /// Offset of the gate.
     pub offset: f32,
+    /// Below it the gate is 0.
+    pub floor: f32,
     /// Whether the mean embedding is needed.
     pub mixes: bool,
     /// The K most likely tokens are mixed; `None` means the whole vocabulary.

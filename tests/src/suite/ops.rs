@@ -33,6 +33,9 @@ fn rules() -> Vec<InputRule> {
         InputRule::moi(-0.5, Support::TopK(20)).unwrap(),
         InputRule::direct(Support::Full).unwrap(),
         InputRule::gate(0.3, Support::TopK(7)).unwrap(),
+        // A floor above the gate, and one below it.
+        "moi:floor=1".parse().unwrap(),
+        "moi:beta=0.25:support=20:floor=0.01".parse().unwrap(),
     ]
 }
 
@@ -116,7 +119,10 @@ fn formulas(logits: &[f32], token: usize, rule: InputRule) -> (f64, f64, Vec<f64
     let entropy = nats / (size as f64).ln();
     let gate = match rule {
         InputRule::Token(_) => 0.0,
-        InputRule::Moi(moi::Moi { beta, .. }) => (entropy / (beta + 1.0)).clamp(0.0, 1.0),
+        InputRule::Moi(moi::Moi { beta, floor, .. }) => {
+            let gate = (entropy / (beta + 1.0)).clamp(0.0, 1.0);
+            if gate < floor { 0.0 } else { gate }
+        }
         InputRule::Direct(_) => 1.0,
         InputRule::Gate(moi::ConstantGate { gate, .. }) => gate,
         _ => unreachable!("the rules above are gates"),

@@ -2,7 +2,7 @@
 
 use super::reference::{identity, layer, weight_form};
 use burn::tensor::backend::Backend;
-use moi::{InputRule, Support};
+use moi::{InputRule, Moi, Support};
 use proptest::{collection::vec, prelude::*, test_runner::TestRunner};
 
 fn support() -> impl Strategy<Value = Support> {
@@ -13,6 +13,11 @@ fn rule() -> impl Strategy<Value = InputRule> {
     prop_oneof![
         Just(InputRule::TOKEN),
         (0.0..16.0f64, support()).prop_map(|(beta, s)| InputRule::moi(beta, s).unwrap()),
+        (0.0..16.0f64, support(), 0.0..0.9f64).prop_map(|(beta, support, floor)| InputRule::from(Moi {
+            beta,
+            support,
+            floor
+        })),
         support().prop_map(|s| InputRule::direct(s).unwrap()),
         (0.0..=1.0f64, support()).prop_map(|(gate, s)| InputRule::gate(gate, s).unwrap()),
     ]

@@ -25,6 +25,7 @@ pub(crate) fn weight_form(logits: &[f64], y: usize, rule: InputRule) -> (f64, Ve
     let weights = (0..vocab).map(|i| match rule {
         InputRule::Token(_) => one_hot(i),
         // Spec: w_i = (H q_i + (beta + 1 - H) [i = y]) / (beta + 1).
+        InputRule::Moi(Moi { beta, floor, .. }) if h / (beta + 1.0) < floor => one_hot(i),
         InputRule::Moi(Moi { beta, .. }) => (h * q[i] + (beta + 1.0 - h) * one_hot(i)) / (beta + 1.0),
         InputRule::Direct(_) => q[i],
         InputRule::Gate(ConstantGate { gate, .. }) => gate * q[i] + (1.0 - gate) * one_hot(i),

@@ -135,7 +135,7 @@ fn sizes_are_checked<B: Backend>() {
     assert_eq!(error(logits(2, 4), tokens(1), &[InputRule::TOKEN; 2]), shape("tokens", 2, 1));
     assert_eq!(error(logits(2, 4), tokens(2), &[InputRule::TOKEN]), shape("rules", 2, 1));
     assert_eq!(error(logits(0, 4), tokens(0), &[]), MixError::Empty { what: "rows of the batch" });
-    let bad = InputRule::from(Moi { beta: -1.0, support: Support::Full });
+    let bad = InputRule::from(Moi { beta: -1.0, ..Moi::default() });
     let found = error(logits(2, 4), tokens(2), &[InputRule::TOKEN, bad]);
     assert_eq!(
         found,
@@ -175,8 +175,8 @@ fn refuses_values_by_name() {
 #[test]
 fn rules_are_plain_data() {
     let json = |rule: &InputRule| serde_json::to_string(rule).unwrap();
-    assert_eq!(json(&InputRule::default()), r#"{"rule":"moi","beta":1.0,"support":"full"}"#);
-    assert_eq!(json(&moi(0.25, Support::TopK(20))), r#"{"rule":"moi","beta":0.25,"support":20}"#);
+    assert_eq!(json(&InputRule::default()), r#"{"rule":"moi","beta":1.0,"support":"full","floor":0.0}"#);
+    assert_eq!(json(&moi(0.25, Support::TopK(20))), r#"{"rule":"moi","beta":0.25,"support":20,"floor":0.0}"#);
     assert_eq!(json(&InputRule::TOKEN), r#"{"rule":"token"}"#);
     let parse = |text: &str| serde_json::from_str::<InputRule>(text);
     assert_eq!(parse(r#"{"rule":"moi"}"#).unwrap(), InputRule::default());

@@ -4,7 +4,7 @@ use std::{path::Path, time::Instant};
 
 use anyhow::{Context, Result, bail};
 use burn::tensor::backend::Backend;
-use moi_engine::{Engine, InputRule, Session, StopReason, Support};
+use moi_engine::{Engine, InputRule, Moi, Session, StopReason};
 use moi_models::CausalLm;
 use moi_text::{ChatTemplate, Message, Tokenizer};
 use serde::{Deserialize, Serialize};
@@ -112,8 +112,8 @@ impl<'e, B: Backend, M: CausalLm<B>> Conversation<'e, B, M> {
                 self.decoding.note_idle(&[self.rule], 1);
             }
             Command::Beta(beta) => {
-                let support = if self.rule.name() == "moi" { self.rule.support() } else { Support::Full };
-                self.rule = InputRule::moi(beta, support)?;
+                let moi = if let InputRule::Moi(moi) = self.rule { moi } else { Moi::default() };
+                self.rule = InputRule::from(Moi { beta, ..moi }).validated()?;
                 ui::note(&self.rule.to_string());
             }
             Command::System(text) => self.set_system(Some(&text)),

@@ -208,7 +208,8 @@ fn decide_kernel(
         if size > 1.0f32 {
             entropy = clamp(nats / size.ln(), 0.0f32, 1.0f32);
         }
-        let gate = clamp(specs[spec + 5] * entropy + specs[spec + 6], 0.0f32, 1.0f32);
+        let clamped = clamp(specs[spec + 5] * entropy + specs[spec + 6], 0.0f32, 1.0f32);
+        let gate = select(clamped < specs[spec + 10], 0.0f32, clamped);
         words[to] = token;
         words[to + 1] = u32::reinterpret(value - maximum - log_sum);
         words[to + 2] = u32::reinterpret(entropy);

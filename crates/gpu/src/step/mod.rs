@@ -28,7 +28,7 @@ use moi_sampling::{Decision, Reading, RowSpec};
 use crate::{Buffer, Device, Weights};
 
 /// Number of values of a [`RowSpec`] on the device.
-const ROW: usize = 10;
+const ROW: usize = 11;
 
 /// Maximum number of most likely tokens that are listed one by one.
 pub const MAX_LISTED: usize = 64;
@@ -168,6 +168,7 @@ fn numbers(row: &RowSpec, vocab: usize, has_mean: bool) -> [f32; ROW] {
         support(row, vocab) as f32,
         if row.mixes { 1.0 } else { 0.0 },
         if has_mean { row.tolerance } else { 0.0 },
+        row.floor,
     ]
 }
 

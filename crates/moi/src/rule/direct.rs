@@ -26,6 +26,6 @@ impl Rule for Direct {
     }
 
     fn gated(&self) -> Option<Gated> {
-        Some(Gated { gate: Gate { slope: 0.0, offset: 1.0 }, support: self.support })
+        Some(Gated { gate: Gate::constant(1.0), support: self.support })
     }
 }

@@ -36,6 +36,6 @@ impl Rule for Gate {
     }
 
     fn gated(&self) -> Option<Gated> {
-        Some(Gated { gate: EntropyGate { slope: 0.0, offset: self.gate as f32 }, support: self.support })
+        Some(Gated { gate: EntropyGate::constant(self.gate as f32), support: self.support })
     }
 }

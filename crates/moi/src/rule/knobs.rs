@@ -12,7 +12,7 @@ use super::{RuleError, Support};
 ///
 /// let knobs: Vec<Knob> = InputRule::named("moi")?.knobs();
 /// let defaults: Vec<_> = knobs.iter().map(|knob| (knob.name, knob.default.as_deref())).collect();
-/// assert_eq!(defaults, [("beta", Some("1")), ("support", Some("full"))]);
+/// assert_eq!(defaults, [("beta", Some("1")), ("support", Some("full")), ("floor", Some("0"))]);
 /// // A constant gate has no default.
 /// assert_eq!(InputRule::named("gate")?.knobs()[0].default, None);
 /// # Ok::<(), moi::RuleError>(())

@@ -61,14 +61,17 @@ pub(crate) trait Rule: Knobs {
     }
 }
 
-/// A gate as a function of the normalised entropy: `clamp(slope * H + offset, 0, 1)`.
+/// A gate as a function of the normalised entropy: `clamp(slope * H + offset, 0, 1)`, and 0 where that is below a
+/// floor.
 ///
 /// # Examples
 /// ```
 /// use moi::Gate;
 ///
-/// let gate = Gate { slope: 0.5, offset: 0.0 }; // of MoI with a beta of 1
+/// let gate = Gate { slope: 0.5, offset: 0.0, floor: 0.0 }; // of MoI with a beta of 1
 /// assert_eq!([0.0, 0.5, 1.0].map(|entropy| gate.at(entropy)), [0.0, 0.25, 0.5]);
+/// let gate = Gate { floor: 0.3, ..gate };
+/// assert_eq!([0.0, 0.5, 1.0].map(|entropy| gate.at(entropy)), [0.0, 0.0, 0.5]);
 /// assert_eq!(Gate::constant(0.3).at(1.0), 0.3);
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -77,22 +80,27 @@ pub struct Gate {
     pub slope: f32,
     /// The constant part.
     pub offset: f32,
+    /// Below it the gate is 0.
+    pub floor: f32,
 }
 
 impl Gate {
     /// A gate that does not depend on the entropy.
     pub const fn constant(share: f32) -> Self {
-        Self { slope: 0.0, offset: share }
+        Self { slope: 0.0, offset: share, floor: 0.0 }
     }
 
     /// The gate at a normalised entropy.
     pub fn at(self, entropy: f32) -> f32 {
-        (self.slope * entropy + self.offset).clamp(0.0, 1.0)
+        let gate = (self.slope * entropy + self.offset).clamp(0.0, 1.0);
+        if gate < self.floor { 0.0 } else { gate }
     }
 
-    /// The gate at an entropy in nats of a distribution over `tokens` tokens.
+    /// The gate at an entropy in nats of a distribution over `tokens` tokens. Where rounding decides on which side of
+    /// the floor it is, it is not 0.
     pub fn at_nats(self, nats: f32, tokens: usize) -> f32 {
-        self.at(if tokens > 1 { (nats / (tokens as f32).ln()).clamp(0.0, 1.0) } else { 0.0 })
+        let gate = Self { floor: self.floor * (1.0 - 1e-4), ..self };
+        gate.at(if tokens > 1 { (nats / (tokens as f32).ln()).clamp(0.0, 1.0) } else { 0.0 })
     }
 }
 
@@ -119,7 +127,7 @@ pub struct Gated {
 
 impl Gated {
     /// A gate of 0, which feeds the token's own embedding.
-    pub const TOKEN: Self = Self { gate: Gate { slope: 0.0, offset: 0.0 }, support: Support::Full };
+    pub const TOKEN: Self = Self { gate: Gate::constant(0.0), support: Support::Full };
 
     /// Whether the mean is ever needed.
     pub fn mixes(&self) -> bool {
@@ -209,7 +217,7 @@ impl InputRule {
     /// # Errors
     /// If `beta` is not finite or not above -1, or the support is 0.
     pub fn moi(beta: f64, support: Support) -> Result<Self, RuleError> {
-        Self::Moi(Moi { beta, support }).validated()
+        Self::Moi(Moi { beta, support, floor: 0.0 }).validated()
     }
 
     /// Direct Mixture.

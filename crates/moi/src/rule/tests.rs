@@ -48,7 +48,7 @@ fn texts_that_are_no_rules_are_named() {
         ("mio", &["`mio`", names]),
         ("support=20", &["`support=20`", names]),
         ("token:beta=1", &["`token` has no knobs", "`beta`"]),
-        ("moi:gate=1", &["`moi` has no `gate`", "beta and support"]),
+        ("moi:gate=1", &["`moi` has no `gate`", "beta, support and floor"]),
         ("moi:beta", &["`beta` is no KNOB=VALUE"]),
         ("moi:beta=much", &["beta must be a number", "`much`"]),
         ("moi:beta=1:beta=2", &["beta is given twice"]),
@@ -72,6 +72,7 @@ fn texts_that_are_no_rules_are_named() {
         ("selar:k=0", &["k must be 1 or more"]),
         ("selar:tau=2", &["tau must be between 0 and 1"]),
         ("selar:lambda=-1", &["lambda must be 0 or more"]),
+        ("moi:floor=2", &["floor must be from 0 to 1"]),
     ];
     for (text, parts) in cases {
         let said = text.parse::<InputRule>().unwrap_err().to_string();

@@ -20,6 +20,7 @@ fn spec() -> RowSpec {
         uniform: 0.5,
         slope: 0.5,
         offset: 0.0,
+        floor: 0.0,
         mixes: true,
         support: None,
         tolerance: 0.0,
@@ -79,7 +80,8 @@ fn mixed(logits: &[f32], spec: &RowSpec) -> (Vec<f64>, f64, f64) {
     q.iter_mut().for_each(|q| *q /= sum);
     let nats: f64 = q.iter().filter(|&&q| q > 0.0).map(|q| -q * q.ln()).sum();
     let entropy = if size > 1 { nats / (size as f64).ln() } else { 0.0 };
-    (q, entropy, (f64::from(spec.slope) * entropy + f64::from(spec.offset)).clamp(0.0, 1.0))
+    let gate = (f64::from(spec.slope) * entropy + f64::from(spec.offset)).clamp(0.0, 1.0);
+    (q, entropy, if gate < f64::from(spec.floor) { 0.0 } else { gate })
 }
 
 fn read<R: Runtime>(gpu: &Gpu<R>, decided: Decided) -> Vec<Decision> {
@@ -199,6 +201,9 @@ pub(super) fn rows_of_all_kinds_are_sampled_and_mixed<R: Runtime>(gpu: &Gpu<R>) 
         let rows = [
             RowSpec { mixes: false, slope: 0.0, ..spec() },
             RowSpec { top: 5, ..spec() },
+            // Gates below the floor, and gates above it.
+            RowSpec { floor: 0.9, top: 5, ..spec() },
+            RowSpec { floor: 0.01, ..spec() },
             RowSpec { support: Some(20), top: 3, ..spec() },
             RowSpec { support: Some(1), ..spec() },
             RowSpec { slope: 0.0, offset: 1.0, temperature: 1.0, uniform: 0.3, ..spec() },

@@ -8,9 +8,9 @@ use burn::{
 };
 
 use crate::{
-    AttentionKind, CausalLm, DecoderConfig, DecoderLayer, Embedding, ForwardBatch, Kernels, KvPool, Linear,
-    ModelError, Norm, RopeConfig, Visible, cache::CacheShape, context::ForwardContext, default_kernels,
-    kernels::KernelsOf, residual::Residual,
+    AttentionKind, CausalLm, DecoderConfig, DecoderLayer, Embedding, ForwardBatch, Kernels, KvPool,
+    LayerConfig, Linear, ModelError, Norm, RopeConfig, Visible, cache::CacheShape, context::ForwardContext,
+    default_kernels, kernels::KernelsOf, residual::Residual,
 };
 
 /// A decoder-only transformer with a language model head. Field names follow Llama's checkpoints; the page of an
@@ -146,6 +146,39 @@ impl<B: Backend> Decoder<B> {
     pub fn with_kernels(mut self, kernels: Arc<dyn Kernels<B>>) -> Self {
         self.kernels = KernelsOf::new(kernels);
         self
+    }
+
+    /// The model with some of its layers alone, in order; it shares its weights with this one. `None` if there is no
+    /// such layer, none is left, or layers need others: they use another one's cache, or have inputs of their own.
+    ///
+    /// # Examples
+    /// ```
+    /// use moi_models::Architecture;
+    /// # let config = serde_json::json!({
+    /// #     "model_type": "llama", "vocab_size": 32, "hidden_size": 16, "intermediate_size": 24,
+    /// #     "num_hidden_layers": 4, "num_attention_heads": 4,
+    /// # });
+    /// # let device = Default::default();
+    /// # let model = Architecture::from_config(&config)?.config.init::<burn_flex::Flex>(&device);
+    /// let draft = model.with_layers(&[0, 1, 3]).ok_or("no such layers")?;
+    /// assert_eq!(draft.config().layers.len(), 3);
+    /// assert!(model.with_layers(&[4]).is_none() && model.with_layers(&[]).is_none());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn with_layers(&self, kept: &[usize]) -> Option<Self> {
+        let shares = |layer: &LayerConfig| match &layer.attention {
+            Some(AttentionKind::Heads(heads)) => heads.shared_cache.is_some(),
+            _ => false,
+        };
+        let needs_others = self.config.per_layer_inputs.is_some() || self.config.layers.iter().any(shares);
+        if needs_others || kept.is_empty() || !kept.is_sorted_by(|a, b| a < b) {
+            return None;
+        }
+        let mut some = self.clone();
+        some.config.layers =
+            kept.iter().map(|&at| self.config.layers.get(at).cloned()).collect::<Option<_>>()?;
+        some.model.layers = kept.iter().map(|&at| self.model.layers[at].clone()).collect();
+        Some(some)
     }
 
     /// Checks that a batch fits the model and the pool.

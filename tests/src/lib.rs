@@ -6,6 +6,7 @@ pub mod allocations;
 pub mod batch;
 pub mod broken_weights;
 pub mod bytes;
+pub mod drafts;
 pub mod golden;
 pub mod hostile;
 pub mod process;

@@ -146,6 +146,7 @@ fn serve(options: ServeOptions, max_running: usize) -> (Client, moi_serve::Healt
             max_tokens: None,
             max_n: 16,
             priorities: false,
+            speculation: Default::default(),
         };
         let listening = listen(&Address::Tcp("127.0.0.1:0".to_owned()), options).unwrap();
         let Place::Tcp(address) = *listening.place() else { unreachable!("it was asked to listen there") };

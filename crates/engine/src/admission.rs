@@ -3,13 +3,15 @@
 use std::sync::Arc;
 
 use burn::tensor::{Tensor, backend::Backend};
-use moi::Start;
-use moi_models::{BlockTable, CausalLm};
+use moi::{InputRule, Scope, Start};
+use moi_models::{BlockTable, CausalLm, is_gpu};
 
 use crate::{
-    Batch, Engine, EngineError, Prompt, Request, Sampler, SequenceId, StopRules, TokenUse,
+    Batch, DrafterChoice, Engine, EngineError, Prompt, Request, Sampler, SequenceId, Speculation, StopRules,
+    TokenUse,
     rows::ids_tensor,
     sequence::{PromptScores, Sequence, Stage},
+    speculation::{Drafting, Shared},
     stop::StopMatcher,
     text::{Detokenizer, control_token},
     token_chooser::{Limits, TokenChooser},
@@ -46,6 +48,7 @@ pub struct PreparedRequest<B: Backend> {
     priority: i64,
     shown: Vec<u32>,
     prompt_logprobs: Option<usize>,
+    drafting: Option<Drafting>,
     /// Identifies the engine that prepared it.
     engine: Arc<()>,
 }
@@ -58,6 +61,11 @@ enum PreparedPrompt<B: Backend> {
 }
 
 impl<B: Backend> PreparedRequest<B> {
+    /// The most positions of drafts that a pass runs for it.
+    pub(crate) fn drafts(&self) -> usize {
+        self.drafting.as_ref().map_or(0, Drafting::budget)
+    }
+
     /// Number of positions of the prompt.
     pub fn prompt_positions(&self) -> usize {
         match &self.prompt {
@@ -142,6 +150,7 @@ impl<B: Backend, M: CausalLm<B>> Engine<B, M> {
         };
         let chooser = TokenChooser::new(moi::RuleState::new(request.rule, &start)?, sampler, limits);
         let chooser = chooser.reporting(request.top, request.logprobs);
+        let drafting = self.drafting(&request.speculation, &chooser, ids, request.seed)?;
         let (stop, salt, engine) = (request.stop, request.salt, Arc::clone(&self.id));
         let priority = request.priority;
         let (shown, prompt_logprobs) = (request.shown, request.prompt_logprobs);
@@ -154,8 +163,49 @@ impl<B: Backend, M: CausalLm<B>> Engine<B, M> {
             priority,
             shown,
             prompt_logprobs,
+            drafting,
             engine,
         })
+    }
+
+    /// What a request drafts with.
+    fn drafting(
+        &self,
+        speculation: &Speculation,
+        chooser: &TokenChooser,
+        prompt: &[u32],
+        seed: u64,
+    ) -> Result<Option<Drafting>, EngineError> {
+        if speculation.drafter == DrafterChoice::None {
+            return Ok(None);
+        }
+        let rule = chooser.row.rule();
+        let gains_nothing = if self.model.has_states() {
+            Some("layers of this model keep states, which cannot be taken back")
+        } else if !self.model.shares_prefixes() && self.model.recompute_beyond().is_none() {
+            Some("the rotary frequencies of this model depend on the length of the text")
+        } else if chooser.row.scope() == Scope::All && always_mixes(rule) {
+            Some(
+                "this input rule feeds a mixture behind every token, and a draft is a token; moi:floor=F does not",
+            )
+        } else {
+            None
+        };
+        match gains_nothing {
+            Some(_) if speculation.drafter == DrafterChoice::Auto || speculation.optional => Ok(None),
+            Some(why) => Err(EngineError::NoSpeculation(why)),
+            None => {
+                let table = || self.recycled().clone();
+                let shared =
+                    Shared { table: &table, model: self.draft_model.as_deref(), is_gpu: is_gpu::<B>() };
+                let drafting = Drafting::new(speculation, &shared, (prompt, seed))?;
+                if drafting.as_ref().is_some_and(Drafting::adapts) {
+                    // Measured now, and not in a round that others wait for.
+                    self.pass_costs();
+                }
+                Ok(drafting)
+            }
+        }
     }
 
     /// Refuses a request that another engine has prepared.
@@ -207,6 +257,14 @@ impl<B: Backend, M: CausalLm<B>> Engine<B, M> {
     }
 }
 
+/// Whether a rule never feeds a token's own embedding on purpose.
+fn always_mixes(rule: InputRule) -> bool {
+    match rule.gated() {
+        Some(gated) => gated.mixes() && gated.gate.floor == 0.0,
+        None => matches!(rule, InputRule::SoftThinking(_)),
+    }
+}
+
 impl<B: Backend, M: CausalLm<B>> Batch<'_, B, M> {
     /// Adds a sequence whose prompt runs from the end of the cached blocks in `behind`, if there are any.
     pub(crate) fn begin(&mut self, request: PreparedRequest<B>, behind: Option<BlockTable>) -> SequenceId {
@@ -239,7 +297,8 @@ impl<B: Backend, M: CausalLm<B>> Batch<'_, B, M> {
 
     fn row(&self, request: PreparedRequest<B>, stage: Stage<B>, table: BlockTable) -> Sequence<B> {
         let positions = request.prompt_positions();
-        let PreparedRequest { chooser, stop, stop_tokens, salt, shown, prompt_logprobs, .. } = request;
+        let PreparedRequest { chooser, stop, stop_tokens, salt, shown, prompt_logprobs, drafting, .. } =
+            request;
         let scores = |likeliest| PromptScores { likeliest, ..PromptScores::default() };
         Sequence {
             id: self.next_id(),
@@ -260,6 +319,7 @@ impl<B: Backend, M: CausalLm<B>> Batch<'_, B, M> {
             keeps_blocks: false,
             shown,
             scores: prompt_logprobs.map(scores),
+            drafting,
         }
     }
 }

@@ -7,8 +7,10 @@ use crate::{
     Engine, EngineError, PreparedRequest, PromptReport, Request, SequenceError, SequenceId, Session,
     TokenEvent,
     pending_step::{PendingStep, kept},
-    round::{Clock, Inputs, Pending, RoundTimes, place},
+    round::{Clock, Inputs, Pending, RoundTimes, parts_of, place},
     sequence::{Sequence, Stage},
+    speculation::Drafted,
+    token_chooser::TokenChooser,
 };
 
 /// Sequences that are decoded together. Sequences may be added between steps, leave when they end, and can be
@@ -74,7 +76,7 @@ pub struct Batch<'e, B: Backend, M> {
 impl<'e, B: Backend, M: CausalLm<B>> Batch<'e, B, M> {
     pub(crate) fn new(engine: &'e Engine<B, M>) -> Self {
         // Generations that were dropped before their end have left memory allocated.
-        engine.pool().shrink();
+        engine.shrink();
         Self {
             engine,
             rows: Vec::new(),
@@ -244,8 +246,8 @@ impl<'e, B: Backend, M: CausalLm<B>> Batch<'e, B, M> {
         Ok(())
     }
 
-    /// The next tokens: one for each row that decodes, in the order in which rows were added; empty if all have
-    /// ended. A row that fails ends with its own error, and the other rows continue.
+    /// The next tokens: one for each row that decodes, or more for a row that speculates, in the order in which rows
+    /// were added; empty if all have ended. A row that fails ends with its own error, and the other rows continue.
     ///
     /// # Errors
     /// If the model or the device fails. All rows have then ended, and the batch is empty; [`crate::Generation::finish`] still
@@ -280,7 +282,9 @@ impl<'e, B: Backend, M: CausalLm<B>> Batch<'e, B, M> {
         self.times.measure(steps.len(), begun);
         steps.sort_by_key(row_of);
         for row in rows {
-            let of_row = steps.binary_search_by_key(&row.id, row_of).ok().map(|at| &steps[at]);
+            // The last of its steps says whether it goes on.
+            let behind = steps.partition_point(|step| row_of(step) <= row.id);
+            let of_row = behind.checked_sub(1).map(|at| &steps[at]).filter(|step| row_of(step) == row.id);
             match of_row {
                 None | Some(Ok(TokenEvent { stop: None, .. })) => self.rows.push(row),
                 Some(Ok(_)) => self.ended = self.keeps.then_some(row),
@@ -288,7 +292,7 @@ impl<'e, B: Backend, M: CausalLm<B>> Batch<'e, B, M> {
             }
         }
         if self.rows.is_empty() {
-            self.engine.pool().shrink();
+            self.engine.shrink();
         }
         Ok(steps)
     }
@@ -308,7 +312,7 @@ impl<'e, B: Backend, M: CausalLm<B>> Batch<'e, B, M> {
         if current.step.is_in_flight() {
             let goes_on = |&at: &usize| {
                 let row = &rows[place(rows, current.rows[at])];
-                let stops = row.parks || row.recomputes_with_next(self.engine);
+                let stops = row.parks || row.recomputes_with_next(self.engine) || row.drafting.is_some();
                 !row.ends_with_next(self.engine) && !stops
             };
             let keep: Vec<usize> = (0..current.rows.len()).filter(goes_on).collect();
@@ -321,43 +325,121 @@ impl<'e, B: Backend, M: CausalLm<B>> Batch<'e, B, M> {
         self.report(rows, current, ahead)
     }
 
-    /// Waits for decided tokens and gives them to their rows. The step launched ahead is kept for the rows that
-    /// continue.
+    /// Waits for decided tokens and gives them to their rows. Rows whose drafts were right go on with the next tokens
+    /// of the same pass. The step launched ahead is kept for the rows that continue.
     fn report(
         &mut self,
         rows: &mut [Sequence<B>],
         current: Pending<B>,
         ahead: Option<Pending<B>>,
     ) -> Result<Vec<Result<TokenEvent, SequenceError>>, EngineError> {
-        let places: Vec<usize> = current.rows.iter().map(|&id| place(rows, id)).collect();
-        self.times.ran(current.positions);
-        let (outcomes, inputs) = current.step.wait(|at| rows[places[at]].chooser.generated())?;
-        let has_run = |id: SequenceId| ahead.as_ref().is_some_and(|ahead| ahead.rows.contains(&id));
-        let (mut steps, mut left, mut waiting) = (Vec::with_capacity(places.len()), Vec::new(), Vec::new());
+        let Pending { step, rows: ids, mut drafted, positions } = current;
+        self.times.ran(positions);
+        let mut given = Given {
+            ran_ahead: ahead.iter().flat_map(|ahead| ahead.rows.iter().copied()).collect(),
+            ..Given::default()
+        };
+        if let Err(error) = self.walk(rows, step, &ids, &mut drafted, &mut given) {
+            // The text of tokens that were taken before the failure is not lost.
+            self.left.extend(given.steps.into_iter().map(|step| match step {
+                Ok(step) => (step.row, step.text),
+                Err(error) => (error.row, error.text),
+            }));
+            return Err(error);
+        }
+        if let Some(drafted) = &drafted {
+            self.end_drafted(rows, drafted);
+        }
+        let Given { steps, left, waiting, .. } = given;
+        self.inputs = Inputs::joined(waiting);
+        self.ahead = ahead.and_then(|ahead| ahead.retain(|row| !left.contains(&row), &self.engine.device));
+        Ok(steps)
+    }
+
+    /// Gives tokens to rows, and further ones of the same pass to rows whose drafts were right.
+    fn walk(
+        &self,
+        rows: &mut [Sequence<B>],
+        step: PendingStep<B>,
+        ids: &[SequenceId],
+        drafted: &mut Option<Drafted<B>>,
+        given: &mut Given<B>,
+    ) -> Result<(), EngineError> {
+        let mut walking = self.give(rows, step, ids, drafted, given)?;
+        while let Some(pass) = drafted.as_ref().filter(|_| !walking.is_empty()) {
+            let logits = pass.current(&walking, &self.engine.device);
+            let places: Vec<usize> = walking.iter().map(|&id| place(rows, id)).collect();
+            let mut choosers: Vec<&mut TokenChooser> = parts_of(rows, &places, |row| &mut row.chooser);
+            let step = PendingStep::new(self.engine, logits, &mut choosers)?;
+            walking = self.give(rows, step, &walking, drafted, given)?;
+        }
+        Ok(())
+    }
+
+    /// Waits for the tokens of some rows and gives them to these. Returns the rows that go on with the same pass.
+    fn give(
+        &self,
+        rows: &mut [Sequence<B>],
+        step: PendingStep<B>,
+        ids: &[SequenceId],
+        drafted: &mut Option<Drafted<B>>,
+        given: &mut Given<B>,
+    ) -> Result<Vec<SequenceId>, EngineError> {
+        let places: Vec<usize> = ids.iter().map(|&id| place(rows, id)).collect();
+        let (outcomes, inputs) = step.wait(|at| rows[places[at]].chooser.generated())?;
+        let (mut walking, mut waiting) = (Vec::new(), Vec::new());
         for (at, (&place, outcome)) in places.iter().zip(outcomes).enumerate() {
             let row = &mut rows[place];
+            let has_run = given.ran_ahead.contains(&row.id);
             let scored = row.scores.as_mut().and_then(|scores| scores.failed.take());
             let outcome = scored.map_or(outcome, Err);
             let step = outcome.and_then(|(sampled, mix)| row.take(sampled, mix, self.engine));
-            let step = step.map_err(|error| self.row_error(row, has_run(row.id), error));
-            if !matches!(step, Ok(TokenEvent { stop: None, .. })) {
-                left.push(row.id);
-            } else {
-                let input = inputs.clone().narrow(0, at, 1);
+            let goes_on = matches!(step, Ok(TokenEvent { stop: None, .. }));
+            let input = inputs.clone().narrow(0, at, 1);
+            let mut walk = drafted.as_mut().and_then(|drafted| drafted.of(row.id));
+            let step = step.map(|step| self.speculated(row, step, walk.as_deref_mut(), &input));
+            let is_walking = matches!(step, Ok((_, true)));
+            if let Some(walk) = walk.filter(|_| !is_walking) {
+                self.end_walk(row, walk)?;
+            }
+            if goes_on {
                 row.keep_input(&input, places.len());
-                if !has_run(row.id) && !row.parks_or_restarts(input, self.engine) {
+                if is_walking {
+                    walking.push(row.id);
+                } else if !has_run && !row.parks_or_restarts(input, self.engine) {
                     waiting.push(at);
                 }
+            } else {
+                given.left.push(row.id);
             }
-            steps.push(step);
+            let step = step.map(|(step, _)| step).map_err(|error| self.row_error(row, has_run, error));
+            given.steps.push(step);
         }
-        let device = &self.engine.device;
-        self.inputs = (!waiting.is_empty()).then(|| Inputs {
-            inputs: kept(inputs, &waiting, device),
-            rows: waiting.iter().map(|&at| current.rows[at]).collect(),
-        });
-        self.ahead = ahead.and_then(|ahead| ahead.retain(|row| !left.contains(&row), device));
-        Ok(steps)
+        if !waiting.is_empty() {
+            given.waiting.push(Inputs {
+                inputs: kept(inputs, &waiting, &self.engine.device),
+                rows: waiting.iter().map(|&at| ids[at]).collect(),
+            });
+        }
+        Ok(walking)
+    }
+}
+
+/// What a round has given so far.
+#[derive(Debug)]
+struct Given<B: Backend> {
+    steps: Vec<Result<TokenEvent, SequenceError>>,
+    /// Rows that have ended.
+    left: Vec<SequenceId>,
+    /// The next inputs of rows that go on.
+    waiting: Vec<Inputs<B>>,
+    /// Rows whose next inputs run already.
+    ran_ahead: Vec<SequenceId>,
+}
+
+impl<B: Backend> Default for Given<B> {
+    fn default() -> Self {
+        Self { steps: Vec::new(), left: Vec::new(), waiting: Vec::new(), ran_ahead: Vec::new() }
     }
 }
 
@@ -375,6 +457,8 @@ fn join<B: Backend>(first: Option<Pending<B>>, second: Option<Pending<B>>) -> Op
         (Some(first), Some(second)) => Some(Pending {
             step: PendingStep::and(first.step, Some(second.step)),
             rows: [first.rows, second.rows].concat(),
+            // Steps that were launched ahead have no drafts.
+            drafted: first.drafted.or(second.drafted),
             positions: first.positions + second.positions,
         }),
         (first, second) => first.or(second),

@@ -17,6 +17,7 @@ use crate::{
     rows::{Rows, ids_tensor},
     self_check,
     sequence::Sequence,
+    speculation::{DraftSource, PassCosts, RecyclingTable},
     text::{self, Tokenizer, thinking_markers},
 };
 
@@ -80,6 +81,12 @@ pub struct Engine<B: Backend, M> {
     pub(crate) id: Arc<()>,
     /// The texts of the sequence breakers that were used last, and their tokens.
     breakers: Mutex<(Vec<String>, Arc<Breakers>)>,
+    /// The likeliest successors of tokens that ran, for drafters; created when the first sequence drafts.
+    pub(crate) recycled: OnceLock<Arc<Mutex<RecyclingTable>>>,
+    /// What passes cost on this device; measured when it is first asked for.
+    pub(crate) pass_costs: OnceLock<PassCosts>,
+    /// The model that drafts.
+    pub(crate) draft_model: Option<Box<dyn DraftSource>>,
 }
 
 /// A callback that is given how many positions of a prompt have run, and how many there are.
@@ -111,6 +118,9 @@ impl<B: Backend, M: CausalLm<B>> Engine<B, M> {
             grammar_limits: GrammarLimits::default(),
             id: Arc::default(),
             breakers: Mutex::default(),
+            recycled: OnceLock::new(),
+            pass_costs: OnceLock::new(),
+            draft_model: None,
         }
     }
 
@@ -182,7 +192,8 @@ impl<B: Backend, M: CausalLm<B>> Engine<B, M> {
         self.prefill_chunk
     }
 
-    pub(crate) fn device(&self) -> &B::Device {
+    /// The device that it computes on.
+    pub fn device(&self) -> &B::Device {
         &self.device
     }
 
@@ -277,6 +288,14 @@ impl<B: Backend, M: CausalLm<B>> Engine<B, M> {
         })
     }
 
+    /// Gives memory of caches back that no sequence uses.
+    pub(crate) fn shrink(&self) {
+        self.pool().shrink();
+        if let Some(model) = &self.draft_model {
+            model.shrink();
+        }
+    }
+
     /// Bytes of the keys and values that are in use, and bytes that are allocated for them.
     pub fn cache_bytes(&self) -> [usize; 2] {
         let pool = self.pool();
@@ -317,7 +336,7 @@ impl<B: Backend, M: CausalLm<B>> Engine<B, M> {
         let mut batch = Batch::keeping(self);
         batch.resume(session, request)?;
         batch.run_prompts()?;
-        Ok(Generation { batch })
+        Ok(Generation::new(batch))
     }
 
     /// Compiles a grammar into a constraint for one row.
@@ -346,7 +365,7 @@ impl<B: Backend, M: CausalLm<B>> Engine<B, M> {
         let mut batch = self.batch();
         batch.add(request)?;
         batch.run_prompts()?;
-        Ok(Generation { batch })
+        Ok(Generation::new(batch))
     }
 
     /// The logits of every position of `ids`: `[seq, vocab]` in float32.

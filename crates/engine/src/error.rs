@@ -133,6 +133,31 @@ pub enum EngineError {
         /// Where in the model the values come from, if that is known.
         origin: Option<Box<Origin>>,
     },
+    /// A number of drafts that is not allowed.
+    #[error("the draft budget must be from 1 to {max}, got {budget}", max = crate::Speculation::MAX_BUDGET)]
+    DraftBudget {
+        /// What was asked for.
+        budget: usize,
+    },
+    /// Drafts of no tokens.
+    #[error("draft tokens must be 1 or more, got 0; to draft nothing, use the drafter `none`")]
+    DraftTokensZero,
+    /// A bound of probabilities that is none.
+    #[error("the draft min-p must be from 0 to 1, got {min_p}")]
+    DraftMinP {
+        /// What was asked for.
+        min_p: f64,
+    },
+    /// Drafts of a model, where the engine has no draft model.
+    #[error(
+        "there is no draft model; start with `--speculate model:PATH`, or use `auto`, `lookup` or `recycling`"
+    )]
+    NoDraftModel,
+    /// A model or a rule under which drafts can gain nothing.
+    #[error(
+        "speculation is not possible here: {0}; use the drafter `none`, or `auto`, which then drafts nothing"
+    )]
+    NoSpeculation(&'static str),
     /// The device failed to return its decisions.
     #[error("the device failed during a step: {0}")]
     Reading(String),

@@ -1,9 +1,11 @@
 //! One generation, step by step.
 
+use std::collections::VecDeque;
+
 use burn::tensor::backend::Backend;
 use moi_models::CausalLm;
 
-use crate::{Batch, EngineError, Session, TokenEvent};
+use crate::{Batch, EngineError, SequenceError, Session, TokenEvent};
 
 /// The steps of one generation, as an iterator.
 ///
@@ -30,16 +32,33 @@ use crate::{Batch, EngineError, Session, TokenEvent};
 #[derive(Debug)]
 pub struct Generation<'e, B: Backend, M> {
     pub(crate) batch: Batch<'e, B, M>,
+    /// Steps of the last pass that were not asked for yet.
+    pub(crate) steps: VecDeque<Result<TokenEvent, SequenceError>>,
 }
 
-impl<B: Backend, M: CausalLm<B>> Generation<'_, B, M> {
+impl<'e, B: Backend, M: CausalLm<B>> Generation<'e, B, M> {
+    pub(crate) fn new(batch: Batch<'e, B, M>) -> Self {
+        Self { batch, steps: VecDeque::new() }
+    }
+
     /// Ends the generation early. Returns the text that was held back, because it could have become a stop string or
-    /// was not a whole character yet.
+    /// was not a whole character yet; before it, the text of steps that a pass with drafts has given and that were
+    /// not asked for.
     ///
     /// # Errors
     /// If the tokenizer cannot decode it.
-    pub fn finish(self) -> Result<String, EngineError> {
-        self.batch.finish()
+    pub fn finish(mut self) -> Result<String, EngineError> {
+        let given = self.take_text();
+        Ok(given + &self.batch.finish()?)
+    }
+
+    /// The text of steps that were not asked for.
+    fn take_text(&mut self) -> String {
+        let text = |step: Result<TokenEvent, SequenceError>| match step {
+            Ok(step) => step.text,
+            Err(error) => error.text,
+        };
+        self.steps.drain(..).map(text).collect()
     }
 
     /// Prompt positions that were already cached, by a session or by an earlier prompt with the same beginning.
@@ -54,7 +73,7 @@ impl<B: Backend, M: CausalLm<B>> Generation<'_, B, M> {
     /// If the tokenizer cannot decode the text.
     pub fn into_session(mut self) -> Result<(String, Session), EngineError> {
         let engine = self.batch.engine();
-        let text = self.batch.flush()?;
+        let text = self.take_text() + &self.batch.flush()?;
         Ok((text, self.batch.into_session().unwrap_or_else(|| engine.session())))
     }
 }
@@ -63,9 +82,12 @@ impl<B: Backend, M: CausalLm<B>> Iterator for Generation<'_, B, M> {
     type Item = Result<TokenEvent, EngineError>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        match self.batch.step() {
-            Ok(steps) => Some(steps.into_iter().next()?.map_err(|failed| self.batch.keep_text(failed))),
-            Err(error) => Some(Err(error)),
+        if self.steps.is_empty() {
+            match self.batch.step() {
+                Ok(steps) => self.steps.extend(steps),
+                Err(error) => return Some(Err(error)),
+            }
         }
+        Some(self.steps.pop_front()?.map_err(|failed| self.batch.keep_text(failed)))
     }
 }

@@ -22,7 +22,7 @@ impl<B: Backend, M: CausalLm<B>> Batch<'_, B, M> {
         let text = self.held_back(&mut row);
         drop(row);
         if self.rows.is_empty() {
-            self.engine().pool().shrink();
+            self.engine().shrink();
         }
         Some(text)
     }
@@ -151,7 +151,7 @@ impl<B: Backend, M: CausalLm<B>> Batch<'_, B, M> {
                 }
             }
         }
-        self.engine().pool().shrink();
+        self.engine().shrink();
         error
     }
 

@@ -54,6 +54,7 @@ mod schema;
 pub mod self_check;
 mod sequence;
 mod session;
+pub mod speculation;
 mod step;
 mod stop;
 mod text;
@@ -66,7 +67,7 @@ pub use engine::{DEFAULT_PREFILL_CHUNK, Engine};
 pub use error::{EngineError, TokenUse};
 pub use generation::Generation;
 pub use grammar::{Grammar, GrammarLimits};
-pub use moi::{InputRule, Knob, Markers, Noise, Scope, Support};
+pub use moi::{InputRule, Knob, Markers, Moi, Noise, Scope, Support};
 pub use moi_sampling::{
     Breakers, Decision, Dry, Frequency, Knob as SamplingKnob, KnobKind, LogitBias, MinP, Mirostat,
     NoRepeatNgram, PenaltyWindow, Presence, Reading, Repetition, RowSpec, Sampling, SamplingError,
@@ -78,5 +79,6 @@ pub use sampler::{Sampled, Sampler, Scored};
 pub use scheduler::{Event, Refusal, RequestId, Scheduler, SchedulerOptions};
 pub use self_check::{SelfCheck, WrongLogits};
 pub use session::Session;
+pub use speculation::{DepthReport, DrafterChoice, OwnDrafter, Speculated, Speculation, SpeculationReport};
 pub use step::{PromptReport, SequenceError, SequenceId, TokenEvent};
 pub use stop::{StopReason, StoppedBy};

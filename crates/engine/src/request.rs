@@ -7,7 +7,7 @@ use moi::{InputRule, Scope};
 use moi_sampling::Sampling;
 use serde::{Deserialize, Serialize};
 
-use crate::{EngineError, Grammar};
+use crate::{EngineError, Grammar, Speculation};
 
 /// What to continue.
 ///
@@ -109,6 +109,8 @@ pub struct Request<B: Backend> {
     pub bad_words: Vec<Vec<u32>>,
     /// Control tokens whose text is part of the answer's text. Other control tokens have no text.
     pub shown: Vec<u32>,
+    /// Whether tokens are drafted, so that a pass through the model can give several.
+    pub speculation: Speculation,
 }
 
 /// When a generation ends, besides the model's end tokens and a full context.
@@ -164,12 +166,14 @@ impl<B: Backend> Request<B> {
             allowed: None,
             bad_words: Vec::new(),
             shown: Vec::new(),
+            speculation: Speculation::default(),
         }
     }
 
     pub(crate) fn check(&self) -> Result<(), EngineError> {
         self.rule.validated()?;
         self.sampling.check()?;
+        self.speculation.check()?;
         match self.stop.max_tokens {
             Some(0) => return Err(EngineError::MaxTokensZero),
             Some(max) if max < self.stop.min_tokens => {

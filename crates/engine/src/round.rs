@@ -16,6 +16,7 @@ use crate::{
     pieces::Piece,
     rows::ids_tensor,
     sequence::{Sequence, Stage},
+    speculation::{DraftTree, Drafted},
     token_chooser::TokenChooser,
 };
 
@@ -24,6 +25,8 @@ use crate::{
 pub(crate) struct Pending<B: Backend> {
     pub(crate) step: PendingStep<B>,
     pub(crate) rows: Vec<SequenceId>,
+    /// What was drafted behind rows that speculate, and ran with them.
+    pub(crate) drafted: Option<Drafted<B>>,
     /// Prompt positions that were launched since the last decided tokens, and that have run once these tokens are
     /// known.
     pub(crate) positions: usize,
@@ -46,6 +49,18 @@ impl<B: Backend> Pending<B> {
 }
 
 impl<B: Backend> Inputs<B> {
+    /// Joins the inputs of different rows; `None` if there are none.
+    pub(crate) fn joined(mut parts: Vec<Self>) -> Option<Self> {
+        if parts.len() <= 1 {
+            return parts.pop();
+        }
+        let dtype = parts[0].inputs.dtype();
+        let rows = parts.iter().flat_map(|part| part.rows.iter().copied()).collect();
+        // Mixtures of a device are in float32, those of the host in the embedding's type.
+        let inputs = parts.into_iter().map(|part| part.inputs.cast(dtype)).collect();
+        Some(Self { inputs: Tensor::cat(inputs, 0), rows })
+    }
+
     /// Keeps the rows for which `stays` is true; `None` if there are none.
     pub(crate) fn retain(self, stays: impl Fn(SequenceId) -> bool, device: &B::Device) -> Option<Self> {
         let (keep, rows) = kept_rows(self.rows, stays);
@@ -70,7 +85,7 @@ impl Clock {
         )
     }
 
-    fn elapsed(self) -> Option<Duration> {
+    pub(crate) fn elapsed(self) -> Option<Duration> {
         #[cfg(not(target_family = "wasm"))]
         return Some(self.0.elapsed());
         #[cfg(target_family = "wasm")]
@@ -173,10 +188,17 @@ impl<B: Backend, M: CausalLm<B>> Batch<'_, B, M> {
             return Ok(None);
         }
         pieces.iter().for_each(|piece| self.engine().report_progress(&rows[piece.row]));
-        let hidden = self.forward(rows, inputs.map(|inputs| inputs.inputs), &decoding, &pieces)?;
-        self.score_pieces(rows, &hidden, decoding.len(), &pieces);
-        let (mut decided, mut places) = (decoding.clone(), (0..decoding.len() as u32).collect::<Vec<u32>>());
-        let mut end = decoding.len();
+        let begun = Clock::start();
+        let trees = self.draft(rows, &decoding, pieces.iter().map(|piece| piece.len).sum());
+        let ends: Vec<usize> = trees.iter().scan(0, |end, tree| Some(add(end, tree.len()))).collect();
+        let drafted_end = ends.last().copied().unwrap_or(0);
+        let lens: Vec<usize> = decoding.iter().map(|&row| rows[row].table.len()).collect();
+        let hidden = self.forward(rows, inputs.map(|inputs| inputs.inputs), &decoding, &trees, &pieces)?;
+        self.score_pieces(rows, &hidden, drafted_end, &pieces);
+        let mut decided = decoding.clone();
+        let mut places: Vec<u32> =
+            ends.iter().zip(&trees).map(|(end, tree)| (end - tree.len()) as u32).collect();
+        let mut end = drafted_end;
         for piece in &pieces {
             end += piece.len;
             if piece.is_last {
@@ -186,24 +208,41 @@ impl<B: Backend, M: CausalLm<B>> Batch<'_, B, M> {
                 decided.extend(same);
             }
         }
-        let is_all = places.iter().copied().eq(0..end as u32);
-        self.times.launch(end - decoding.len());
-        let pending = match places.is_empty() {
-            true => None,
-            false => {
-                let hidden = if is_all {
-                    hidden
-                } else {
-                    hidden.select(0, ids_tensor::<B>(&places, self.engine().device()))
+        self.times.launch(end - drafted_end);
+        if places.is_empty() {
+            return Ok(None);
+        }
+        let speculates = decoding.iter().any(|&row| rows[row].drafting.is_some());
+        let (logits, drafted) = match speculates {
+            false => (self.logits(hidden, &places, end), None),
+            // The logits behind all drafts come first, then those behind prompts that have ended.
+            true => {
+                let prompts = &places[decoding.len()..];
+                let all: Vec<u32> = (0..drafted_end as u32).chain(prompts.iter().copied()).collect();
+                let logits = self.logits(hidden, &all, end);
+                let firsts = places[..decoding.len()].iter().copied();
+                let own: Vec<u32> =
+                    firsts.chain((0..prompts.len()).map(|prompt| (drafted_end + prompt) as u32)).collect();
+                let firsts = match drafted_end == decoding.len() {
+                    true => logits.clone(),
+                    false => logits.clone().select(0, ids_tensor::<B>(&own, self.engine().device())),
                 };
-                let logits = self.engine().model().logits(hidden);
-                let mut choosers: Vec<&mut TokenChooser> = parts_of(rows, &decided, |row| &mut row.chooser);
-                let step = PendingStep::new(self.engine(), logits, &mut choosers)?;
-                let rows = decided.iter().map(|&row| rows[row].id).collect();
-                Some(Pending { step, rows, positions: std::mem::take(&mut self.times.launched) })
+                (firsts, Some(Drafted::new(logits, rows, &decoding, (trees, &lens), begun)))
             }
         };
-        Ok(pending)
+        let mut choosers: Vec<&mut TokenChooser> = parts_of(rows, &decided, |row| &mut row.chooser);
+        let step = PendingStep::new(self.engine(), logits, &mut choosers)?;
+        let rows = decided.iter().map(|&row| rows[row].id).collect();
+        let positions = std::mem::take(&mut self.times.launched);
+        Ok(Some(Pending { step, rows, drafted, positions }))
+    }
+
+    /// The logits behind some of `of` positions `[positions, vocab]`.
+    fn logits(&self, hidden: Tensor<B, 2>, places: &[u32], of: usize) -> Tensor<B, 2> {
+        let is_all = places.iter().copied().eq(0..of as u32);
+        let hidden =
+            if is_all { hidden } else { hidden.select(0, ids_tensor::<B>(places, self.engine().device())) };
+        self.engine().model().logits(hidden)
     }
 
     /// The hidden states of the next positions `[positions, d]`: first of rows that decode, then of pieces of
@@ -213,9 +252,13 @@ impl<B: Backend, M: CausalLm<B>> Batch<'_, B, M> {
         rows: &mut [Sequence<B>],
         inputs: Option<Tensor<B, 2>>,
         decoding: &[usize],
+        trees: &[DraftTree],
         pieces: &[Piece],
     ) -> Result<Tensor<B, 2>, EngineError> {
-        let mut parts: Vec<Tensor<B, 2>> = inputs.into_iter().collect();
+        let mut parts: Vec<Tensor<B, 2>> = match trees.iter().any(|tree| !tree.is_empty()) {
+            false => inputs.into_iter().collect(),
+            true => inputs.map(|inputs| self.with_drafts(inputs, trees)).unwrap_or_default(),
+        };
         for piece in pieces {
             if let Stage::Prompt(rest) = &rows[piece.row].stage {
                 parts.push(rest.clone().narrow(0, 0, piece.len));
@@ -226,11 +269,15 @@ impl<B: Backend, M: CausalLm<B>> Batch<'_, B, M> {
             // Mixtures may be in another type than embeddings.
             _ => Tensor::cat(parts.into_iter().map(|part| part.cast(DType::F32)).collect(), 0),
         };
-        let lens = decoding.iter().map(|_| 1).chain(pieces.iter().map(|piece| piece.len));
+        let of_rows = trees.iter().map(|tree| match tree.is_chain() {
+            true => (tree.len(), Visible::Causal),
+            false => (tree.len(), Visible::Tree(tree.parents())),
+        });
+        let of_all = of_rows.chain(pieces.iter().map(|piece| (piece.len, Visible::Causal)));
         let all: Vec<usize> = decoding.iter().copied().chain(pieces.iter().map(|piece| piece.row)).collect();
         let tables = parts_of(rows, &all, |row| &mut row.table);
         let spans =
-            tables.into_iter().zip(lens).map(|(table, len)| Span { table, len, visible: Visible::Causal });
+            tables.into_iter().zip(of_all).map(|(table, (len, visible))| Span { table, len, visible });
         let batch = ForwardBatch { inputs, spans: spans.collect() };
         let engine = self.engine();
         let hidden = engine.model().forward(batch, &mut engine.pool())?;
@@ -341,6 +388,12 @@ fn score_all<B: Backend>(
     })
 }
 
+/// Adds to a sum. Returns the new sum.
+fn add(sum: &mut usize, more: usize) -> usize {
+    *sum += more;
+    *sum
+}
+
 /// The index of a row.
 pub(crate) fn place<B: Backend>(rows: &[Sequence<B>], id: SequenceId) -> usize {
     let place = rows.iter().position(|row| row.id == id);
@@ -348,7 +401,7 @@ pub(crate) fn place<B: Backend>(rows: &[Sequence<B>], id: SequenceId) -> usize {
 }
 
 /// A part of each of some different rows, in the order of `places`.
-fn parts_of<'r, B: Backend, T: 'r>(
+pub(crate) fn parts_of<'r, B: Backend, T: 'r>(
     rows: &'r mut [Sequence<B>],
     places: &[usize],
     part: impl Fn(&'r mut Sequence<B>) -> &'r mut T,

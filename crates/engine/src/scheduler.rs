@@ -164,7 +164,7 @@ pub enum Event {
     Failed(RequestId, EngineError, String),
 }
 
-/// Positions that are launched before a request that needs more room can be parked.
+/// Positions that are launched before a request that needs more room can be parked, besides those of its drafts.
 const AHEAD: usize = 2;
 
 /// Sequences that run, and requests that wait for their turn.
@@ -222,6 +222,8 @@ struct Running {
     limit: usize,
     /// Positions that it has.
     positions: usize,
+    /// Positions of drafts that a pass may run for it.
+    drafts: usize,
     /// Whether it is parked, or about to be.
     is_parked: bool,
     /// Whether it is paused until its output is read.
@@ -310,7 +312,8 @@ impl<'e, B: Backend, M: CausalLm<B>> Scheduler<'e, B, M> {
         let (limit, foreseen) = (prompt + tokens.unwrap_or(room).min(room), self.options.foreseen_tokens);
         let counted = prompt.saturating_add(foreseen).min(limit);
         if let Some(budget) = self.options.cache_bytes {
-            let needed = self.bytes_for(if tokens.is_some() { limit } else { counted });
+            let most = if tokens.is_some() { limit } else { counted };
+            let needed = self.bytes_for(most + request.drafts());
             if needed > budget {
                 return Err(Refusal::TooLarge { needed, budget });
             }
@@ -419,13 +422,13 @@ impl<'e, B: Backend, M: CausalLm<B>> Scheduler<'e, B, M> {
             Ok(steps) => events.extend(steps.into_iter().filter_map(|step| self.event(step))),
             // The round failed as a whole. Requests that wait or are parked took no part in it.
             Err(error) => {
-                let (error, mut left) = (Arc::new(error), self.batch.take_left());
+                let (error, left) = (Arc::new(error), self.batch.take_left());
                 let batch = &self.batch;
                 for (row, running) in self.running.extract_if(.., |row, _| !batch.has(*row)) {
-                    let text =
-                        left.iter_mut().find(|(of, _)| *of == row).map(|(_, text)| std::mem::take(text));
+                    let text: String =
+                        left.iter().filter(|(of, _)| *of == row).map(|(_, text)| text.as_str()).collect();
                     let error = EngineError::Round(Arc::clone(&error));
-                    events.push(Event::Failed(running.id, error, text.unwrap_or_default()));
+                    events.push(Event::Failed(running.id, error, text));
                 }
             }
         }
@@ -438,10 +441,11 @@ impl<'e, B: Backend, M: CausalLm<B>> Scheduler<'e, B, M> {
                 let mut running = self.running.remove(&step.row)?;
                 if step.stop.is_none() {
                     running.positions += 1;
-                    if running.positions + AHEAD > running.counted && running.counted < running.limit {
-                        let more = self.options.foreseen_tokens.max(AHEAD);
+                    let ahead = AHEAD + running.drafts;
+                    if running.positions + ahead > running.counted && running.counted < running.limit {
+                        let more = self.options.foreseen_tokens.max(ahead);
                         running.counted = (running.counted + more).min(running.limit);
-                        running.bytes = self.bytes_for(running.counted);
+                        running.bytes = self.bytes_for(running.counted + running.drafts);
                     }
                     self.running.insert(step.row, running);
                 }
@@ -461,9 +465,9 @@ impl<'e, B: Backend, M: CausalLm<B>> Scheduler<'e, B, M> {
         // Paused requests do not keep others out, unless there are very many.
         while self.running.values().filter(|running| !running.is_paused).count() < self.options.max_running
             && self.running.len() < self.options.max_running.saturating_mul(2)
-            && let Some(counted) = self.queue.next().map(|next| next.counted)
+            && let Some(positions) = self.queue.next().map(|next| next.counted + next.request.drafts())
         {
-            let bytes = self.bytes_for(counted);
+            let bytes = self.bytes_for(positions);
             self.make_room(bytes);
             let used = self.used();
             let waits = self.running.values().any(|running| running.is_parked && !running.is_paused);
@@ -472,9 +476,10 @@ impl<'e, B: Backend, M: CausalLm<B>> Scheduler<'e, B, M> {
                 break;
             }
             let Some(Queued { id, request, prompt, counted, limit, .. }) = self.queue.take() else { break };
+            let drafts = request.drafts();
             let row = self.batch.join(request);
             let (positions, is_parked, is_paused) = (prompt, false, false);
-            let new = Running { id, bytes, counted, limit, positions, is_parked, is_paused };
+            let new = Running { id, bytes, counted, limit, positions, drafts, is_parked, is_paused };
             self.running.insert(row, new);
             admitted.push(id);
         }

@@ -6,6 +6,7 @@ use moi_models::{BlockTable, CausalLm, Checkpoint, ParkedTable};
 
 use crate::{
     Engine, EngineError, Sampled, Scored, SequenceId, StopReason, StopRules, StoppedBy, TokenEvent,
+    speculation::Drafting,
     stop::StopMatcher,
     text::{Detokenizer, Tokenizer, special_text},
     token_chooser::TokenChooser,
@@ -94,6 +95,8 @@ pub(crate) struct Sequence<B: Backend> {
     pub(crate) shown: Vec<u32>,
     /// The scores of its prompt, if they were asked for.
     pub(crate) scores: Option<PromptScores>,
+    /// Its drafter, if it speculates.
+    pub(crate) drafting: Option<Drafting>,
 }
 
 impl<B: Backend> Sequence<B> {
@@ -260,6 +263,7 @@ impl<B: Backend> Sequence<B> {
             thinking,
             stop,
             stopped_by,
+            speculated: None,
         })
     }
 

@@ -1,6 +1,6 @@
 //! What a step of a batch returns for each row.
 
-use crate::{EngineError, Scored, StopReason, StoppedBy};
+use crate::{EngineError, Scored, Speculated, StopReason, StoppedBy};
 
 /// Identifies a sequence of a batch, by the order in which sequences were added.
 ///
@@ -72,6 +72,8 @@ pub struct TokenEvent {
     pub stop: Option<StopReason>,
     /// Which of the stop rules ended it, if `stop` is [`StopReason::Stop`].
     pub stopped_by: Option<StoppedBy>,
+    /// How it came out of its pass, if the sequence speculates.
+    pub speculated: Option<Speculated>,
 }
 
 /// The report that a sequence's prompt has run.

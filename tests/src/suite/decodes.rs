@@ -1,13 +1,17 @@
 //! Tests of decoding: golden greedy decodes, sequences in a batch, and sampling with a seed.
 
+use std::sync::Arc;
+
 use burn::tensor::backend::Backend;
 use moi_backends::{DeviceName, Job};
-use moi_engine::{Engine, TokenEvent};
+use moi_engine::{DrafterChoice, Engine, Prompt, Request, Speculation, TokenEvent, speculation::PassCosts};
+use moi_models::CausalLm;
 use moi_pretrained::WeightForm;
 
 use super::{decoded_checkpoints, load};
 use crate::{
     batch::{assert_alike, assert_same, joining, of_the_host, requests, together},
+    drafts::Oracle,
     golden, steps,
 };
 
@@ -42,7 +46,10 @@ impl Job for Batches {
     fn run<B: Backend>(self, device: &B::Device) -> Self::Output {
         let of = |name: &&str| {
             let (golden, model) = load::<B>(name, WeightForm::F32, device);
-            let engine = Engine::new(model, device.clone());
+            let engine = Engine::new(model.clone(), device.clone())
+                .with_pass_costs(PassCosts::new(vec![(1, 1.0), (16, 1.2)]))
+                .with_draft_model(model)
+                .unwrap();
             let mut together = together(&engine, requests(&golden));
             for (row, request) in requests(&golden).into_iter().enumerate() {
                 assert_same(row, &together[row], &steps(&engine, request));
@@ -62,12 +69,49 @@ impl Job for Batches {
                 assert_same(device_rows + row, &joined[device_rows + row], &steps(&engine, request));
             }
             together.extend(joined.into_iter().skip(device_rows));
+            let accepted = drafted(&engine, requests(&golden), &together);
             let tokens: usize = together.iter().map(Vec::len).sum();
-            println!("{}: {name}: {tokens} tokens of {} rows together as alone", self.0, together.len());
+            println!(
+                "{}: {name}: {tokens} tokens of {} rows together as alone, and the same with {accepted} accepted drafts",
+                self.0,
+                together.len()
+            );
             together
         };
         BATCHED.iter().map(of).collect()
     }
+}
+
+/// Runs requests with drafters of each kind. Returns how many drafts were accepted.
+fn drafted<B: Backend, M: CausalLm<B>>(
+    engine: &Engine<B, M>,
+    requests: Vec<Request<B>>,
+    plain: &[Vec<TokenEvent>],
+) -> usize {
+    let mut accepted = 0;
+    for (row, (request, plain)) in requests.into_iter().zip(plain).enumerate() {
+        let Prompt::Ids(prompt) = &request.prompt else { panic!("a prompt of tokens") };
+        let text: Vec<u32> = prompt.iter().copied().chain(plain.iter().map(|step| step.token)).collect();
+        let text = Arc::new(text);
+        let drafters = [
+            DrafterChoice::Lookup,
+            DrafterChoice::Recycling,
+            DrafterChoice::Model,
+            // Trees whose right tokens are among wrong ones.
+            DrafterChoice::Own(Oracle::of(&text, 4, row as u64)),
+            DrafterChoice::Own(Oracle::of(&text, 1, row as u64)),
+        ];
+        for drafter in drafters {
+            // Rules that feed a mixture behind every token draft nothing.
+            let speculation = Speculation { optional: true, draft_tokens: 4, ..Speculation::by(drafter) };
+            let found = steps(engine, Request { speculation, ..request.clone() });
+            assert_same(row, &found, plain);
+            let last = found.last().and_then(|step| step.speculated.as_ref()?.report.as_ref());
+            accepted += last.map_or(0, |report| report.accepted);
+        }
+    }
+    assert!(accepted > 10, "only {accepted} drafts were right, so little was tested");
+    accepted
 }
 
 /// Checks that a seed gives the same tokens, entropies and gates on a device as on the CPU.

@@ -5,6 +5,7 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a failure must end the test")]
 
 mod requests;
+mod speculation;
 
 use burn::tensor::{FloatDType, Int, Tensor, TensorData};
 use burn_flex::Flex;

@@ -13,7 +13,7 @@ use serde_json::json;
 use super::tokens;
 
 /// Requests with every rule, sampler, scope and constraint, and with prompts of one block and of several.
-fn mixed_request(index: usize) -> Request<Flex> {
+pub(crate) fn mixed_request(index: usize) -> Request<Flex> {
     const RULES: &[&str] = &[
         "token",
         "moi",
@@ -51,7 +51,7 @@ fn mixed_request(index: usize) -> Request<Flex> {
 }
 
 /// Requests with grammars and stop strings, for a model whose tokens are bytes.
-fn constrained_request(index: usize) -> Request<Flex> {
+pub(crate) fn constrained_request(index: usize) -> Request<Flex> {
     let grammars = [
         None,
         Some(Grammar::Regex("[a-f]{2,9}(x|yz)*".to_owned())),
@@ -70,7 +70,7 @@ fn constrained_request(index: usize) -> Request<Flex> {
 }
 
 /// A byte tokenizer with an end token and think markers.
-fn bytes() -> Tokenizer {
+pub(crate) fn bytes() -> Tokenizer {
     let prints = |byte: u32| matches!(byte, 0x21..=0x7E | 0xA1..=0xAC | 0xAE..=0xFF);
     let special = [(2u32, "<end>"), (3, "<think>"), (4, "</think>")];
     let mut others = 256..;

@@ -218,6 +218,16 @@ pub fn set_threads(threads: usize) {
     let _ = rayon::ThreadPoolBuilder::new().num_threads(threads).build_global();
 }
 
+/// The number of threads that our kernels compute with on the CPU.
+///
+/// # Examples
+/// ```
+/// assert!(moi_backends::threads() > 0);
+/// ```
+pub fn threads() -> usize {
+    moi_kernels::pool::threads()
+}
+
 /// The name of the instruction set that the CPU kernels use, as in `MOI_KERNELS`: the widest that the CPU has, unless
 /// that variable asks for a narrower one.
 ///

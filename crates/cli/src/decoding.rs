@@ -9,15 +9,19 @@ use anyhow::{Context, Result, anyhow, bail};
 use burn::tensor::backend::Backend;
 use moi_engine::{
     Engine, Grammar, InputRule, LogitBias, Markers, Noise, Prompt, Request, Sampling, SamplingStep, Scope,
-    StopRules,
+    Speculation, StopRules,
 };
-use moi_models::CausalLm;
+use moi_models::Decoder;
 use moi_pretrained::{AdvisedSampling, Pretrained};
 use moi_text::Tokenizer;
 
 use crate::{
-    args::{GrammarArgs, OrMinusOne, RuleArgs, SamplingArgs, ScopeArgs, StopArgs, Tolerance},
-    file, ui,
+    args::{GrammarArgs, ModelArgs, OrMinusOne, RuleArgs, SamplingArgs, ScopeArgs, StopArgs, Tolerance},
+    backend::Device,
+    draft_model::{Speculate, with_draft_model},
+    file,
+    pass_costs::with_costs,
+    ui,
 };
 
 /// The parameters of a generation, except the rule.
@@ -33,6 +37,9 @@ pub(crate) struct Decoding {
     pub(crate) mix_constrained: bool,
     pub(crate) stop: StopRules,
     pub(crate) seed: u64,
+    pub(crate) speculation: Speculation,
+    /// The model that drafts, if there is one.
+    pub(crate) speculate: Speculate,
 }
 
 /// Bytes of cached keys and values that are kept for prompts with a common beginning.
@@ -84,19 +91,31 @@ impl Decoding {
             },
             seed: (sampling.seed.and_then(|OrMinusOne(seed)| seed))
                 .unwrap_or_else(|| RandomState::new().hash_one(0) >> 32),
+            speculation: sampling.speculation.settings(),
+            speculate: sampling.speculation.speculate.clone(),
         })
     }
 
-    /// Configures an engine with the given think markers and tolerance of mixtures, and with a prefix cache.
-    pub(crate) fn engine<B: Backend, M: CausalLm<B>>(&self, mut engine: Engine<B, M>) -> Engine<B, M> {
-        engine = engine.with_prefix_cache(PREFIX_BYTES);
+    /// Configures an engine with the given think markers and tolerance of mixtures, with a prefix cache, and with what
+    /// drafts need.
+    ///
+    /// # Errors
+    /// If the draft model cannot be used.
+    pub(crate) fn engine<B: Backend>(
+        &self,
+        engine: Engine<B, Decoder<B>>,
+        model: &ModelArgs,
+        device: Device,
+    ) -> Result<Engine<B, Decoder<B>>> {
+        let engine = with_draft_model(engine, &self.speculate, model, device)?;
+        let mut engine = with_costs(engine, &self.speculation).with_prefix_cache(PREFIX_BYTES);
         if let Some(tolerance) = self.mix_tolerance {
             engine = engine.with_mix_tolerance(tolerance);
         }
-        match self.markers {
+        Ok(match self.markers {
             Some(markers) => engine.with_markers(Some(markers)),
             None => engine,
-        }
+        })
     }
 
     /// The request for a prompt and a rule; sample `n` uses the seed plus `n`.
@@ -109,6 +128,7 @@ impl Decoding {
             mix_constrained: self.mix_constrained,
             stop: self.stop.clone(),
             seed: self.seed.wrapping_add(sample as u64),
+            speculation: self.speculation.clone(),
             ..Request::new(Prompt::Ids(prompt.to_vec()))
         }
     }

@@ -66,6 +66,8 @@ pub(crate) fn run(args: &EvalArgs) -> Result<Ended> {
             bail!("--seed -1 draws a seed, and a run that goes on must have its own again; give one")
         }
     };
+    // Some of several rules may gain nothing by drafts.
+    decoding.speculation.optional = rules.len() > 1;
     decoding.note_idle(&rules, args.seeds.into());
     let prompts = prompts(args, &task, &pretrained)?;
     let context = pretrained.architecture.config.context_length;
@@ -268,7 +270,7 @@ impl Job for Eval<'_> {
         let batch = usize::from(args.batch);
         let interrupt = Interrupt::install()?;
         let (engine, form) = model::engine::<B>(pretrained, &args.model, (name, device), positions * batch)?;
-        let engine = decoding.engine(engine);
+        let engine = decoding.engine(engine, &args.model, name)?;
         let mut run = described(args, &task, &decoding, name, dtype_name(form), engine.mix_tolerance());
         if let Some(shard) = args.shard {
             let (problems, rules, seeds) = (task.problems.len(), specs(&rules), args.seeds.into());

@@ -57,7 +57,7 @@ impl Job for Generate {
         let interrupt = Interrupt::install()?;
         let positions = model::positions(pretrained, prompt.len(), decoding.stop.max_tokens) * samples;
         let (engine, form) = loading.finish(positions)?;
-        let engine = decoding.engine(engine).with_progress(runner::prefill_bar()?);
+        let engine = decoding.engine(engine, &args.model, device_name)?.with_progress(runner::prefill_bar()?);
         let load = begun.elapsed();
         let streams = args.output.format == Format::Text;
         let request = |sample| Request {
@@ -88,6 +88,9 @@ impl Job for Generate {
         if args.output.stats {
             let weights = engine.model().bytes_per_token();
             ui::say!("{}", timing.line(&rule, decoding.seed, stop_reason(samples - 1), weights));
+            for report in ran.rows.iter().filter_map(|steps| output::speculation(steps)) {
+                ui::say!("{}", output::speculation_line(report));
+            }
         }
         let interrupted = ran.interrupted;
         match ran.error(|row| format!("sample {} of {samples}", row + 1)) {

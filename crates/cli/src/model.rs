@@ -102,7 +102,11 @@ fn find_with(
 }
 
 /// Loads the weights, with a progress bar on a terminal.
-fn load<B: Backend>(pretrained: &Pretrained, form: WeightForm, device: &B::Device) -> Result<Decoder<B>> {
+pub(crate) fn load<B: Backend>(
+    pretrained: &Pretrained,
+    form: WeightForm,
+    device: &B::Device,
+) -> Result<Decoder<B>> {
     let bar = ui::progress(Some(0), "loading [{bar:30}] {bytes}/{total_bytes}, {eta} left")?;
     /// Largest number of tensors that a warning names; a broken file can have hundreds.
     const NAMED: usize = 5;

@@ -8,7 +8,7 @@ use std::{
 
 use anyhow::{Context, Result};
 use moi_backends::FloatType;
-use moi_engine::{InputRule, Sampling, Scope, TokenEvent};
+use moi_engine::{InputRule, Sampling, Scope, SpeculationReport, TokenEvent};
 use moi_pretrained::WeightForm;
 use moi_text::Tokenizer;
 use serde::{Serialize, Serializer};
@@ -106,6 +106,9 @@ pub(crate) struct Answer<'a> {
     tokens: Vec<u32>,
     text: String,
     stop_reason: StopReason,
+    /// What speculation did, if the answer came to its end with it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    speculation: Option<&'a SpeculationReport>,
     steps: Vec<ReportStep<'a>>,
 }
 
@@ -133,6 +136,9 @@ struct ReportStep<'a> {
     entropy: f32,
     gate: f32,
     top: Vec<Weight>,
+    /// Whether the token was drafted for its place, if the answer speculates.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    drafted: Option<bool>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     logprobs: Vec<Likely>,
 }
@@ -141,6 +147,26 @@ struct ReportStep<'a> {
 struct Weight {
     token: u32,
     weight: f32,
+}
+
+/// What speculation did for an answer that came to its end.
+pub(crate) fn speculation(steps: &[TokenEvent]) -> Option<&SpeculationReport> {
+    steps.last()?.speculated.as_ref()?.report.as_deref()
+}
+
+/// The line of `--stats` about speculation.
+pub(crate) fn speculation_line(report: &SpeculationReport) -> String {
+    let SpeculationReport { drafter, rounds, tokens, drafted, accepted, .. } = report;
+    let by_depth: Vec<String> =
+        report.by_depth.iter().map(|depth| format!("{}/{}", depth.accepted, depth.reached)).collect();
+    format!(
+        "speculation by {drafter}: {tokens} tokens in {rounds} passes ({:.2} a pass); {accepted} of {drafted} drafts \
+         accepted (by depth {}); drafting {:.3} s, passes {:.2} s",
+        report.tokens_per_round(),
+        if by_depth.is_empty() { "none".to_owned() } else { by_depth.join(", ") },
+        report.draft_time.as_secs_f64(),
+        report.verify_time.as_secs_f64(),
+    )
 }
 
 impl<'a> Answer<'a> {
@@ -157,6 +183,7 @@ impl<'a> Answer<'a> {
             entropy: step.entropy,
             gate: step.gate,
             top: step.top.iter().map(|&(token, weight)| Weight { token, weight }).collect(),
+            drafted: step.speculated.as_ref().map(|speculated| speculated.accepted),
             logprobs: likely(&step.likeliest, |token| decoded(tokenizer, token)),
         };
         Self {
@@ -164,6 +191,7 @@ impl<'a> Answer<'a> {
             tokens: steps.iter().map(|step| step.token).collect(),
             text: steps.iter().map(|step| step.text.as_str()).collect(),
             stop_reason: StopReason::of(steps, early),
+            speculation: speculation(steps),
             steps: steps.iter().map(step).collect(),
         }
     }

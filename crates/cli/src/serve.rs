@@ -299,7 +299,7 @@ impl Job for Serve {
             None => free::<B>(device_name, weights).map(|free| free / 2),
         };
         let mut engine = decoding
-            .engine(engine)
+            .engine(engine, &args.model, device_name)?
             .with_grammar_limits(GrammarLimits { max_time: Some(GRAMMAR_TIME), ..GrammarLimits::default() });
         if let Some(memory) = memory {
             engine = engine.with_prefix_cache(memory / 4);
@@ -328,6 +328,7 @@ impl Job for Serve {
             sampling,
             rule,
             scope: decoding.scope,
+            speculation: decoding.speculation,
             max_tokens: args.limits.max_tokens,
             max_n: args.limits.max_n.into(),
             priorities: args.limits.priority,

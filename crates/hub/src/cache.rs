@@ -47,6 +47,11 @@ impl Cache {
         Self { root }
     }
 
+    /// The directory.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
     /// The path at which a catalogue model's file is stored once it is downloaded.
     pub fn path(&self, entry: &Entry) -> PathBuf {
         self.root.join("models").join(entry.name).join(entry.file)

@@ -100,6 +100,9 @@ pub(crate) struct Usage {
     pub(crate) cached: usize,
     pub(crate) completion: usize,
     pub(crate) reasoning: usize,
+    /// Drafted tokens that were accepted, and that were not.
+    pub(crate) accepted: usize,
+    pub(crate) rejected: usize,
 }
 
 /// Settings of an answer.
@@ -170,6 +173,8 @@ impl<F> Answer<F> {
             cached: self.cached,
             completion: choices.iter().map(|choice| choice.generated).sum(),
             reasoning: choices.iter().map(|choice| choice.reasoning).sum(),
+            accepted: choices.iter().map(|choice| choice.accepted).sum(),
+            rejected: choices.iter().map(|choice| choice.drafted - choice.accepted).sum(),
         }
     }
 }

@@ -60,6 +60,9 @@ pub(crate) struct Choice {
     /// Number of tokens so far, and of thought tokens among them.
     pub(crate) generated: usize,
     pub(crate) reasoning: usize,
+    /// Number of drafted tokens so far, and of accepted ones.
+    pub(crate) drafted: usize,
+    pub(crate) accepted: usize,
     /// Sums over all tokens so far.
     entropy: f64,
     gate: f64,
@@ -77,6 +80,8 @@ impl Choice {
             held: Vec::new(),
             generated: 0,
             reasoning: 0,
+            drafted: 0,
+            accepted: 0,
             entropy: 0.0,
             gate: 0.0,
             finish: None,
@@ -93,6 +98,10 @@ impl Choice {
         let trace = self.traces.then(|| trace(step, self.generated, names));
         self.generated += 1;
         self.reasoning += usize::from(step.thinking);
+        if let Some(speculated) = &step.speculated {
+            self.drafted += speculated.tree.as_ref().map_or(0, |tree| tree.drafted());
+            self.accepted += usize::from(speculated.accepted);
+        }
         self.entropy += f64::from(step.entropy);
         self.gate += f64::from(step.gate);
         let parts = self.parser.push(&step.text, step.stop.is_some());

@@ -67,13 +67,17 @@ fn head(about: &About<'_>, object: &str, choices: Vec<Value>) -> Value {
 }
 
 fn usage(usage: Usage) -> Value {
-    let Usage { prompt, cached, completion, reasoning } = usage;
+    let Usage { prompt, cached, completion, reasoning, accepted, rejected } = usage;
     json!({
         "prompt_tokens": prompt,
         "completion_tokens": completion,
         "total_tokens": prompt + completion,
         "prompt_tokens_details": {"cached_tokens": cached},
-        "completion_tokens_details": {"reasoning_tokens": reasoning},
+        "completion_tokens_details": {
+            "reasoning_tokens": reasoning,
+            "accepted_prediction_tokens": accepted,
+            "rejected_prediction_tokens": rejected,
+        },
     })
 }
 

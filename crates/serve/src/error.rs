@@ -197,6 +197,12 @@ impl From<EngineError> for ApiError {
             EngineError::EmptyStopString => Self::value("stop", message),
             EngineError::EmptyBadWord => Self::value("bad_words", message),
             EngineError::EmbeddingWidth { .. } => Self::value("prompt_embeds", message),
+            EngineError::NoSpeculation(_) | EngineError::NoDraftModel => {
+                Self::value("moi.speculate", message)
+            }
+            EngineError::DraftMinP { .. } => Self::value("moi.draft_min_p", message),
+            EngineError::DraftTokensZero => Self::value("moi.draft_tokens", message),
+            EngineError::DraftBudget { .. } => Self::value("moi.draft_budget", message),
             EngineError::Sampling(_)
             | EngineError::ForeignRequest
             | EngineError::NoTokenizer(_)

@@ -3,7 +3,7 @@
 use std::{collections::HashSet, sync::Arc};
 
 use burn::tensor::{Tensor, TensorData, backend::Backend};
-use moi_engine::{Grammar, InputRule, Prompt, Request, Sampling, Scope, StopRules};
+use moi_engine::{Grammar, InputRule, Prompt, Request, Sampling, Scope, Speculation, StopRules};
 
 /// What to continue.
 #[derive(Clone, Debug)]
@@ -55,6 +55,7 @@ pub(crate) struct Job {
     pub(crate) allowed: Option<Arc<HashSet<u32>>>,
     pub(crate) bad_words: Vec<Vec<u32>>,
     pub(crate) shown: Vec<u32>,
+    pub(crate) speculation: Speculation,
 }
 
 impl Job {
@@ -85,6 +86,7 @@ impl Job {
             allowed: self.allowed,
             bad_words: self.bad_words,
             shown: self.shown,
+            speculation: self.speculation,
         }
     }
 }

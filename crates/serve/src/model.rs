@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, PoisonError, RwLock};
 
-use moi_engine::{InputRule, Markers, Sampling, Scope};
+use moi_engine::{InputRule, Markers, Sampling, Scope, Speculation};
 use moi_text::{ChatTemplate, Tokenizer};
 
 use crate::{
@@ -39,6 +39,8 @@ pub struct ServedModel {
     pub rule: InputRule,
     /// Which tokens the rule applies to.
     pub scope: Option<Scope>,
+    /// What drafts tokens for requests that do not say it.
+    pub speculation: Speculation,
     /// The most tokens of an answer, whatever a request asks for.
     pub max_tokens: Option<usize>,
     /// The most samples of a prompt.

@@ -7,7 +7,7 @@ use std::{
 };
 
 use moi::RuleError;
-use moi_engine::{Grammar, InputRule, LogitBias, SamplingStep, StopRules};
+use moi_engine::{Grammar, InputRule, LogitBias, SamplingStep, Speculation, StopRules};
 use serde_json::{Value, json};
 
 use crate::{
@@ -102,6 +102,7 @@ impl Plan {
             ),
             None => model.scope,
         };
+        let speculation = speculation(&moi, &model.speculation)?;
         let constraint = grammar(generation)?;
         let constrained_by = constraint.as_ref().map(|(field, _)| *field);
         let stream_options = generation.stream_options.unwrap_or_default();
@@ -123,6 +124,7 @@ impl Plan {
             allowed: generation.allowed_token_ids.as_ref().map(|ids| Arc::new(ids.iter().copied().collect())),
             bad_words: bad_words(generation, loaded)?,
             shown: Vec::new(),
+            speculation,
         };
         Ok(Self {
             model: name,
@@ -244,6 +246,20 @@ impl Plan {
         }
         Ok(jobs)
     }
+}
+
+/// What drafts tokens: as the request says, else as the server does. What the server does is left out where it can
+/// gain nothing.
+fn speculation(moi: &Moi, default: &Speculation) -> Result<Speculation, ApiError> {
+    let mut settings = Speculation { optional: true, ..default.clone() };
+    if let Some(name) = &moi.speculate {
+        settings.drafter = name.parse().map_err(|error: String| ApiError::value("moi.speculate", error))?;
+        settings.optional = moi.rules.is_some();
+    }
+    settings.draft_tokens = moi.draft_tokens.map_or(settings.draft_tokens, |tokens| tokens as usize);
+    settings.draft_budget = moi.draft_budget.map_or(settings.draft_budget, |budget| budget as usize);
+    settings.draft_min_p = moi.draft_min_p.unwrap_or(settings.draft_min_p);
+    Ok(settings)
 }
 
 /// The rules of a request; otherwise the one appended to the model's name in the request; otherwise the server's.

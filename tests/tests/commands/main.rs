@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a failure must end the test")]
 
 mod settings;
+mod speculation;
 mod trace;
 
 use moi_tests::{
@@ -143,7 +144,7 @@ fn a_conversation_keeps_its_cache() {
     assert_eq!(stats[0].1, 0);
     // The second turn must run only its question, after the cached first turn.
     assert!(stats[1].1 >= stats[0].0 && stats[1].0 > stats[1].1 && stats[1].1 > 0, "{stats:?}");
-    assert!(stderr.contains("moi (beta 0.5, support full)"), "{stderr}");
+    assert!(stderr.contains("moi (beta 0.5, support full, floor 0)"), "{stderr}");
     let kept: Value = serde_json::from_slice(&std::fs::read(file).unwrap()).unwrap();
     let roles: Vec<&str> = kept["messages"]
         .as_array()
@@ -249,7 +250,7 @@ fn samplers_and_samples_of_the_command_line() {
     wrong(&["--min-tokens", "9"], &["min tokens (9) is above max tokens (6)"]);
     wrong(&["--mix-scope", "thinking"], &["the scope `thinking` needs the tokens", "--think-open"]);
     wrong(&["--mix-scope", "5..2"], &["5..2"]);
-    wrong(&["--rule", "moi:betta=1"], &["`moi` has no `betta`, but beta and support"]);
+    wrong(&["--rule", "moi:betta=1"], &["`moi` has no `betta`, but beta, support and floor"]);
     wrong(&["--think-open", "1"], &["--think-close"]);
     let scoped = of(&["--mix-scope", "2..4", "--rule", "direct"]);
     let gates: Vec<f64> =
@@ -257,7 +258,7 @@ fn samplers_and_samples_of_the_command_line() {
     assert_eq!(gates, [0.0, 0.0, 1.0, 1.0, 0.0, 0.0]);
     // A knob's own flag overrides the text of --rule.
     let rule = of(&["--rule", "moi:beta=0.5:support=9", "--beta", "2"])["rule"].clone();
-    assert_eq!(rule, serde_json::json!({"rule": "moi", "beta": 2.0, "support": 9}));
+    assert_eq!(rule, serde_json::json!({"rule": "moi", "beta": 2.0, "support": 9, "floor": 0.0}));
     wrong(&["--ban", "256"], &["token 256 (banned)", "256 tokens"]);
     wrong(&["--think-open", "999", "--think-close", "3"], &["token 999 (marker of thinking)"]);
     wrong(&["--think-open", "3", "--think-close", "3"], &["token 3 cannot both"]);

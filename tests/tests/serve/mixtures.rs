@@ -128,3 +128,38 @@ fn rules_are_listed() {
     assert!(rules.iter().any(|rule| rule["rule"] == "moi" && rule["knobs"][0]["name"] == "beta"));
     assert_eq!(server.get("/v1/moi/runs").json()["running"], 0);
 }
+
+/// Drafts must change no answer, and are counted. What cannot gain is refused where a request asks for it.
+#[test]
+fn drafts_change_no_answer() {
+    let server = server();
+    let base =
+        json!({"prompt": "one two three four ".repeat(8), "max_tokens": 40, "temperature": 0.3, "seed": 5});
+    let asked = |moi: Value| server.ask(TEXT, &with(base.clone(), json!({"moi": moi})));
+    let plain = asked(json!({"rule": "token"}));
+    let counts = |answer: &Value| {
+        let details = &answer["usage"]["completion_tokens_details"];
+        ["accepted_prediction_tokens", "rejected_prediction_tokens"].map(|key| details[key].as_u64().unwrap())
+    };
+    assert_eq!(counts(&plain), [0, 0]);
+    for drafter in ["lookup", "recycling", "auto"] {
+        let drafted = asked(json!({"rule": "token", "speculate": drafter, "draft_tokens": 5}));
+        assert_eq!(drafted["choices"][0]["text"], plain["choices"][0]["text"], "{drafter}");
+        // How many drafts pay depends on the machine.
+        let tokens = drafted["usage"]["completion_tokens"].as_u64().unwrap();
+        assert!(counts(&drafted)[0] <= tokens, "{drafter}: {:?}", counts(&drafted));
+    }
+    let floor = |speculate: &str| asked(json!({"rule": "moi", "floor": 0.05, "speculate": speculate}));
+    let (drafted, plain) = (floor("lookup"), floor("none"));
+    assert_eq!(drafted["choices"][0]["text"], plain["choices"][0]["text"]);
+    assert_eq!(drafted["choices"][0]["moi"]["rule"], "moi:floor=0.05");
+    for (moi, param) in [
+        (json!({"rule": "moi", "speculate": "lookup"}), "moi.speculate"),
+        (json!({"rule": "token", "speculate": "guessing"}), "moi.speculate"),
+        (json!({"rule": "token", "speculate": "lookup", "draft_budget": 99}), "moi.draft_budget"),
+        (json!({"rule": "token", "speculate": "lookup", "draft_tokens": 0}), "moi.draft_tokens"),
+    ] {
+        let refused = server.post(TEXT, &with(base.clone(), json!({"moi": moi})));
+        assert_eq!((refused.status, &refused.json()["error"]["param"]), (400, &json!(param)), "{moi}");
+    }
+}

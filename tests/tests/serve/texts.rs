@@ -229,7 +229,10 @@ fn tokens_are_counted_as_they_are_listed() {
             let prompt = answer["choices"][0]["prompt_token_ids"].as_array().unwrap().len();
             let usage = json!({
                 "prompt_tokens": prompt, "completion_tokens": generated, "total_tokens": prompt + generated,
-                "prompt_tokens_details": {"cached_tokens": 0}, "completion_tokens_details": {"reasoning_tokens": thought},
+                "prompt_tokens_details": {"cached_tokens": 0},
+                "completion_tokens_details": {
+                    "reasoning_tokens": thought, "accepted_prediction_tokens": 0, "rejected_prediction_tokens": 0,
+                },
             });
             assert_eq!(
                 (&answer["usage"], &events[events.len() - 1]["usage"]),

@@ -2,9 +2,10 @@
 
 use std::{path::PathBuf, str::FromStr};
 
-use moi_engine::{SamplingStep, Scope, Support};
+use moi_engine::{DrafterChoice, SamplingStep, Scope, Speculation, Support};
 
 use super::KnobArgs;
+use crate::draft_model::Speculate;
 
 /// Which input rule the model runs with.
 #[derive(Clone, Debug, clap::Args)]
@@ -97,6 +98,42 @@ pub(crate) struct SamplingArgs {
     /// -1 is random, too. --stats and --format json show the seed that was used.
     #[arg(long, value_name = "N", allow_negative_numbers = true)]
     pub(crate) seed: Option<OrMinusOne<u64>>,
+    #[command(flatten)]
+    pub(crate) speculation: SpeculationArgs,
+}
+
+/// Whether tokens are drafted, so that a pass through the model can give several.
+#[derive(Clone, Debug, clap::Args)]
+#[command(next_help_heading = "Speculation (faster; the same tokens for a seed)")]
+pub(crate) struct SpeculationArgs {
+    /// Draft tokens, and keep those that the model chooses by itself: none, auto, lookup, recycling, model or layers
+    ///
+    /// `lookup` drafts what followed an earlier occurrence of the last tokens. `recycling` drafts the tokens that the
+    /// model found likeliest when it last saw a token. `auto` does both. `model:PATH` drafts the likeliest tokens of
+    /// another model of the same vocabulary (a name or path as for --model), and `layers:0-9,20-29` those of some
+    /// layers of the model itself. As many drafts run as pay on this device, by
+    /// what was accepted so far. The tokens are those of `none`. A rule that feeds a mixture behind every token, such
+    /// as moi, gains nothing: `auto` then drafts nothing, and the others are refused. With moi:floor=F drafts gain
+    /// where gates are below F.
+    #[arg(long, value_name = "DRAFTER", default_value_t = Speculate::Drafter(DrafterChoice::None))]
+    pub(crate) speculate: Speculate,
+    /// Draft at most N tokens behind each other
+    #[arg(long, value_name = "N", default_value_t = Speculation::default().draft_tokens)]
+    pub(crate) draft_tokens: usize,
+    /// Draft at most N tokens for a pass, alternatives included
+    #[arg(long, value_name = "N", default_value_t = Speculation::default().draft_budget)]
+    pub(crate) draft_budget: usize,
+    /// model, layers: Draft nothing behind a token that the drafter finds less likely than F, 0 to 1
+    #[arg(long, value_name = "F", default_value_t = Speculation::default().draft_min_p)]
+    pub(crate) draft_min_p: f64,
+}
+
+impl SpeculationArgs {
+    /// The settings of the engine.
+    pub(crate) fn settings(&self) -> Speculation {
+        let &Self { ref speculate, draft_tokens, draft_budget, draft_min_p } = self;
+        Speculation { drafter: speculate.drafter(), draft_tokens, draft_budget, draft_min_p, optional: false }
+    }
 }
 
 fn samplers_help() -> String {

@@ -72,7 +72,7 @@ impl Job for Chat {
         decoding.note_idle(&[rule], 1);
         let interrupt = Interrupt::install()?;
         let (engine, _) = loading.finish(positions)?;
-        let engine = decoding.engine(engine).with_progress(runner::prefill_bar()?);
+        let engine = decoding.engine(engine, &args.model, name)?.with_progress(runner::prefill_bar()?);
         let Ok(Some(template)) = template else { bail!("the chat template cannot be used") };
         let mut conversation = Conversation::new(&engine, template, rule, decoding, args.model.model.clone());
         conversation.set_system(args.system.as_deref());

@@ -146,6 +146,15 @@ pub(crate) struct Moi {
     pub(crate) trace: Option<u32>,
     /// The first tokens, taken as if they had been sampled
     pub(crate) force: Option<Vec<u32>>,
+    /// What drafts tokens, so that a pass through the model can give several: `none`, `auto`, `lookup`, `recycling`,
+    /// or `model` where the server has a draft model. The tokens are the same
+    pub(crate) speculate: Option<String>,
+    /// Tokens that are drafted behind each other at most
+    pub(crate) draft_tokens: Option<u32>,
+    /// Tokens that are drafted for a pass at most, alternatives included
+    pub(crate) draft_budget: Option<u32>,
+    /// A draft model drafts nothing behind tokens that it finds less likely than this, 0 to 1
+    pub(crate) draft_min_p: Option<f64>,
     /// `rule`, a name with knobs if wanted, and the rule's knobs beside it
     #[serde(flatten)]
     pub(crate) rule: Map<String, Value>,

@@ -1,0 +1,90 @@
+//! Tests of `--speculate`.
+
+use moi_tests::process::{ids, json, numbers, refused, run, tiny};
+use serde_json::Value;
+
+use super::{real_model, text};
+
+/// Whatever drafts, the tokens are those of a run without drafts; the result says what drafting did.
+#[test]
+fn drafts_change_no_token() {
+    let model = real_model();
+    let repeated = "red green blue yellow ".repeat(6);
+    let args = |more: &[&str]| {
+        let common =
+            ["generate", "--model", &model, "--quantize", "file", "--raw", &repeated, "--rule", "token"];
+        let sampled = ["--temperature", "0.5", "--seed", "3", "--max-tokens", "48", "--ignore-eos"];
+        json(&[&common[..], &sampled, more].concat())
+    };
+    let plain = args(&[]);
+    assert!(plain.get("speculation").is_none() && plain["steps"][0].get("drafted").is_none());
+    let own = format!("model:{model}");
+    for (drafter, name) in [
+        ("lookup", "lookup"),
+        ("recycling", "recycling"),
+        ("auto", "auto"),
+        (own.as_str(), "model"),
+        ("layers:0-14,20-29", "model"),
+    ] {
+        let found = args(&["--speculate", drafter, "--draft-min-p", "0"]);
+        assert_eq!(numbers(&found["tokens"]), numbers(&plain["tokens"]), "{drafter}");
+        let report = &found["speculation"];
+        let number = |key: &str| report[key].as_u64().unwrap();
+        assert_eq!((report["drafter"].as_str(), number("tokens")), (Some(name), 48), "{drafter}");
+        assert!(number("rounds") <= 48 && number("accepted") <= number("drafted"), "{report}");
+        assert_eq!(number("rounds") + number("accepted"), 48, "{report}");
+        let steps = found["steps"].as_array().unwrap();
+        let drafted = steps.iter().filter(|step| step["drafted"] == Value::Bool(true)).count() as u64;
+        assert_eq!(drafted, number("accepted"), "{drafter}");
+    }
+    let out = run(&[
+        "generate",
+        "--model",
+        &model,
+        "--quantize",
+        "file",
+        "--raw",
+        &repeated,
+        "--rule",
+        "token",
+        "--max-tokens",
+        "9",
+        "--speculate",
+        "lookup",
+        "--stats",
+    ]);
+    let said = text(&out.stderr);
+    assert!(said.contains("speculation by lookup: 9 tokens in"), "{said}");
+}
+
+#[test]
+fn what_cannot_draft_is_refused() {
+    let (golden, path) = tiny("llama");
+    let tokens = ids(&golden.cases.tokens[..5]);
+    let base = ["generate", "--model", &path, "--tokens", &tokens, "--max-tokens", "4"];
+    let refuses = |more: &[&str], parts: &[&str]| refused(&[&base[..], more].concat(), parts);
+    refuses(&["--speculate", "lookup"], &["a mixture behind every token", "moi:floor=F does not"]);
+    refuses(&["--speculate", "guess"], &["`guess` drafts nothing", "recycling, model:PATH, layers:SPEC"]);
+    refuses(
+        &["--rule", "token", "--speculate", "layers:99"],
+        &["layers:99", "there is no layer 99; the model has 3"],
+    );
+    refuses(&["--rule", "token", "--speculate", "layers:3-1"], &["0-9,20-29"]);
+    refuses(&["--rule", "token", "--speculate", "model:/nowhere"], &["/nowhere"]);
+    let other = format!("model:{path}");
+    refuses(&["--rule", "token", "--speculate", &other], &["cannot draft", "no tokenizer"]);
+    refuses(&["--rule", "token", "--speculate", "lookup", "--draft-budget", "0"], &["from 1 to 48, got 0"]);
+    refuses(
+        &["--rule", "token", "--speculate", "lookup", "--draft-tokens", "0"],
+        &["draft tokens must be 1 or more"],
+    );
+    refuses(&["--rule", "token", "--speculate", "lookup", "--draft-min-p", "2"], &["from 0 to 1, got 2"]);
+    // A floor makes drafts possible, and is part of the rule's name.
+    let floor = [&base[..], &["--rule", "moi:floor=0.1", "--speculate", "lookup"]].concat();
+    let found = json(&floor);
+    assert_eq!(found["rule"]["floor"], 0.1);
+    assert!(found["steps"].as_array().unwrap().iter().all(|step| {
+        let gate = step["gate"].as_f64().unwrap();
+        gate == 0.0 || gate >= 0.1
+    }));
+}

@@ -89,6 +89,10 @@ export class RunView {
     else node.append(step.text);
     node.title = `step ${s}: entropy ${fixed(step.entropy, 2)}, gate ${fixed(step.gate, 2)}`;
     if (this.run.parts_at === s) node.classList.add("parts");
+    if (step.drafted?.accepted) {
+      node.classList.add("drafted");
+      node.title += ", an accepted draft";
+    }
     this.tokens.push(node);
     this.text.append(node);
     this.shadeToken(s);
@@ -229,6 +233,31 @@ function bars(rows, own, colour, value, take) {
   });
 }
 
+/** The drafts of the pass that gave a step, as a tree; those that were accepted are marked. */
+function drafts(run, s) {
+  const own = run.steps[s].drafted;
+  if (!own) return [];
+  const first = s - own.depth;
+  const tree = run.steps[first].drafted?.tree ?? [];
+  if (!tree.length) return [];
+  // The nodes that the pass walked through: the accepted drafts, one behind the other.
+  const walked = new Set();
+  for (let at = first, parent = null; run.steps[at]?.drafted?.round === own.round && run.steps[at].drafted.accepted; at++) {
+    const node = tree.findIndex((draft) => draft.parent === parent && draft.token === run.steps[at].token);
+    walked.add(node);
+    parent = node;
+  }
+  const branch = (parent) => {
+    const list = make("ul", {});
+    tree.forEach((draft, at) => {
+      if (draft.parent !== parent) return;
+      list.append(make("li", {}, make("span", { class: walked.has(at) ? "word accepted" : "word" }, shown(draft.text)), branch(at)));
+    });
+    return list.children.length ? list : "";
+  };
+  return [make("h3", {}, `Drafts of pass ${own.round}: ${walked.size} of ${tree.length} accepted`), make("div", { class: "drafts" }, branch(null))];
+}
+
 /** What is known of a step. With `take`, another token can be taken in its place. */
 export function detail(run, s, take) {
   const step = run.steps[s];
@@ -245,6 +274,7 @@ export function detail(run, s, take) {
     ...bars(step.top, step.token, "--gate", (row) => row.weight),
     make("h3", {}, "Distribution"),
     ...bars(step.likeliest, step.token, "--entropy", (row) => Math.exp(row.logprob), take),
+    ...drafts(run, s),
   ];
 }
 
@@ -265,6 +295,7 @@ export function showRuns(data) {
   by("facts").textContent = [data.model, data.device + " " + data.dtype, data.sampled, "seed " + data.seed].join("  ·  ");
   by("prompt").textContent = data.prompt;
   by("parting").hidden = data.runs.length < 2;
+  by("drafting").hidden = !data.runs.some((run) => run.steps.some((step) => step.drafted?.accepted));
   let chosen = null;
   const choose = (view, s) => {
     if (!view.run.steps[s]) return;

@@ -8,7 +8,9 @@ mod table;
 
 use anyhow::Result;
 use burn::tensor::backend::Backend;
-use moi_engine::{Grammar, InputRule, Request, Sampling, Scope, StopRules, TokenEvent};
+use moi_engine::{
+    Grammar, InputRule, Request, Sampling, Scope, Speculated, StopRules, TokenEvent, speculation::DraftTree,
+};
 use moi_pretrained::Pretrained;
 use moi_text::Tokenizer;
 use serde::Serialize;
@@ -98,6 +100,31 @@ pub(crate) struct RunStep {
     pub(crate) top: Vec<Weight>,
     /// The most likely tokens.
     pub(crate) likeliest: Vec<Likely>,
+    /// How it came out of its pass, if the run speculates.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) drafted: Option<Drafted>,
+}
+
+/// How a token came out of a pass that ran drafts.
+#[derive(Debug, Serialize)]
+pub(crate) struct Drafted {
+    /// Index of the pass.
+    round: usize,
+    /// Number of tokens that the same pass had given before.
+    depth: usize,
+    /// Whether the token was drafted for its place.
+    accepted: bool,
+    /// With the first token of a pass, the drafts: each behind the one at index `parent` of this list, or behind the
+    /// last token before the pass.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    tree: Vec<DraftedNode>,
+}
+
+#[derive(Debug, Serialize)]
+struct DraftedNode {
+    token: u32,
+    text: String,
+    parent: Option<usize>,
 }
 
 #[derive(Debug, Serialize)]
@@ -118,6 +145,8 @@ pub(crate) fn run(args: &RunsArgs, rules: &[String], top: usize) -> Result<Runs>
     if args.stop.max_tokens.is_none() {
         decoding.stop.max_tokens = Some(DEFAULT_MAX_TOKENS.max(decoding.stop.min_tokens));
     }
+    // Some of several rules may gain nothing by drafts.
+    decoding.speculation.optional = rules.len() > 1;
     decoding.note_idle(&rules, 1);
     let device = Device::chosen(args.model.device);
     let given = text.unwrap_or_else(|| format!("{prompt:?}"));
@@ -143,7 +172,7 @@ impl Job for Compare<'_> {
         let interrupt = Interrupt::install()?;
         let positions = model::positions(&pretrained, prompt.len(), decoding.stop.max_tokens) * rules.len();
         let (engine, form) = model::engine::<B>(pretrained, &args.model, (name, device), positions)?;
-        let engine = decoding.engine(engine).with_progress(runner::prefill_bar()?);
+        let engine = decoding.engine(engine, &args.model, name)?.with_progress(runner::prefill_bar()?);
         let request =
             |&rule: &InputRule| Request { top, logprobs: top, ..decoding.request::<B>(&prompt, rule, 0) };
         interrupt.begin();
@@ -254,6 +283,15 @@ impl RunStep {
             None => format!("[{token}]"),
         };
         let weight = |(token, weight)| Weight { token, text: text(token), weight };
+        let drafted = step.speculated.map(|Speculated { round, depth, accepted, tree, .. }| {
+            let node = |tree: &DraftTree, node: usize| {
+                let token = tree.token(node)?;
+                let parent = tree.parent(node).and_then(|parent| parent.checked_sub(1));
+                Some(DraftedNode { token, text: text(token), parent })
+            };
+            let nodes = tree.iter().flat_map(|tree| (1..tree.len()).filter_map(|at| node(tree, at)));
+            Drafted { round, depth, accepted, tree: nodes.collect() }
+        });
         Self {
             token: step.token,
             piece: text(step.token),
@@ -263,6 +301,7 @@ impl RunStep {
             gate: step.gate,
             top: step.top.into_iter().map(weight).collect(),
             likeliest: likely(&step.likeliest, text),
+            drafted,
         }
     }
 }

@@ -164,7 +164,7 @@ fn bad_input_gets_one_clear_error() {
     refused(&["bench", "--shape", "llama-9b"], &["there is no shape `llama-9b`", "llama-8b"]);
     refused(&["bench", "--model", "no-such-model"], &["no-such-model", "smollm2-135m-instruct"]);
     tiny(&["--rules", "mio"], &["`mio` is no input rule", "token, moi, direct, gate"]);
-    tiny(&["--rules", "token,moi:gamma=1"], &["`moi` has no `gamma`, but beta and support"]);
+    tiny(&["--rules", "token,moi:gamma=1"], &["`moi` has no `gamma`, but beta, support and floor"]);
     tiny(&["--rules", "gate"], &["needs gate=F"]);
     tiny(&["--quantize", "q8_0"], &["--shape has random weights", "--dtype"]);
     tiny(&["--prompt", "0", "--gen", "0"], &["nothing to measure"]);

@@ -104,6 +104,10 @@ impl Job for Measure<'_> {
         let samples = samples(&engine, (name, device), &tests, group)?;
         // This runs after the measurements, so that it does not change speed and peak memory.
         let (accuracy, is_compared) = compared_with_reference(&engine, device, group);
+        let pass_cost = |positions: usize| {
+            let costs = engine.pass_costs();
+            costs.measured().iter().any(|of| of.0 == positions).then(|| costs.relative(positions))
+        };
         let common = BenchRow {
             device: name.to_string(),
             backend: B::name(device),
@@ -112,6 +116,9 @@ impl Job for Measure<'_> {
             first_token_cold_seconds,
             first_token_warm_seconds: warm,
             accuracy,
+            pass_cost_2: pass_cost(2),
+            pass_cost_4: pass_cost(4),
+            pass_cost_8: pass_cost(8),
             ..common(group, name, engine.model())
         };
         for row in rows(common, &tests, &samples) {

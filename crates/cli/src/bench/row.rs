@@ -66,6 +66,11 @@ pub(super) struct BenchRow {
     pub(super) first_token_warm_seconds: f64,
     /// The peak memory of the process, including loading.
     pub(super) peak_memory_bytes: Option<u64>,
+    /// The cost of a pass over 2, 4 and 8 positions of one sequence, as a multiple of that over 1: what decides whether
+    /// drafts pay.
+    pub(super) pass_cost_2: Option<f64>,
+    pub(super) pass_cost_4: Option<f64>,
+    pub(super) pass_cost_8: Option<f64>,
     /// Joules of the device per token, if the platform counts energy.
     pub(super) energy_j_per_token: Option<f64>,
     /// `rapl` or `nvml`.

@@ -149,8 +149,15 @@ fn footer(rows: &[BenchRow]) -> String {
     for row in rows {
         let description = row.device_description.iter().chain(&row.driver).map(|what| format!(", {what}"));
         let copy = row.copy_gb_per_second.map(|copy| format!("; copy {} GB/s read and written", short(copy)));
+        let passes = [row.pass_cost_2, row.pass_cost_4, row.pass_cost_8].map(|cost| cost.map(short));
+        let passes = match passes {
+            [Some(two), Some(four), Some(eight)] => {
+                format!("; passes over 2, 4, 8 positions cost {two}, {four}, {eight} of one")
+            }
+            _ => String::new(),
+        };
         let device = format!(
-            "{} {}, {}: {}{}{}",
+            "{} {}, {}: {}{}{}{passes}",
             short_name(&row.model),
             row.weights(),
             row.device,
@@ -230,6 +237,9 @@ mod tests {
             copy_gb_per_second: Some(27.71),
             first_token_cold_seconds: 1.5,
             first_token_warm_seconds: 0.0614,
+            pass_cost_2: Some(1.125),
+            pass_cost_4: Some(1.6),
+            pass_cost_8: Some(2.78),
             processor: Some("A \"fast\", small one".into()),
             cores: 2,
             system: "linux x86_64".into(),
@@ -266,7 +276,7 @@ mod tests {
 | m     | 0.54 | cpu    |       2 | avx2    | f32     | -              | pp512    |  309 ± 1.50 |  311 |           |         |              |                1.50 |   0.061 |
 | m     | 0.54 | cpu    |       2 | avx2    | f32     | moi:support=20 | tg128 b2 | 41.4 ± 0.25 | 41.5 |      22.3 |   80.0% |        15.7% |                1.50 |   0.061 |
 
-- m f32, cpu: flex, burn's Flex; copy 27.7 GB/s read and written
+- m f32, cpu: flex, burn's Flex; copy 27.7 GB/s read and written; passes over 2, 4, 8 positions cost 1.12, 1.60, 2.78 of one
 - A \"fast\", small one, cores: 2, linux x86_64, moi 0.1.0
 ";
         assert_eq!(markdown(&rows()), expected);

@@ -2,7 +2,7 @@
 //! operations are enough, and gradients go through a mixture.
 //!
 //! ```text
-//! cargo run --release -p other-backend
+//! cargo run --release --bin other-backend
 //! ```
 
 use std::error::Error;

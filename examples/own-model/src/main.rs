@@ -3,7 +3,7 @@
 //! nothing of the model but logits and its embedding table.
 //!
 //! ```text
-//! cargo run --release -p own-model -- [SECONDS] [TEXT]
+//! cargo run --release --bin own-model -- [SECONDS] [TEXT]
 //! ```
 
 mod model;

@@ -2,7 +2,7 @@
 //! through the model together.
 //!
 //! ```text
-//! cargo run --release -p two-requests -- MODEL [PROMPT]
+//! cargo run --release --bin two-requests -- MODEL [PROMPT]
 //! ```
 
 use std::{collections::HashMap, error::Error, path::Path};

@@ -192,7 +192,9 @@ impl Sampler {
             (Some(forced), drawn) => (forced, drawn),
             (None, drawn) => (token, drawn),
         };
-        let likeliest = top(logits, likeliest).into_iter().map(|id| (id, logprob(logits, id, max, ln_sum)));
+        let likeliest = moi_speculation::likeliest(logits, likeliest)
+            .into_iter()
+            .map(|id| (id, logprob(logits, id, max, ln_sum)));
         let sampled =
             Sampled { token, logprob: logprob(logits, token, max, ln_sum), likeliest: likeliest.collect() };
         Ok((sampled, drawn))
@@ -221,7 +223,7 @@ impl Sampler {
 }
 
 /// The next number of a stream, at least 0 and below 1.
-fn uniform(rng: &mut ChaCha8Rng) -> f64 {
+pub(crate) fn uniform(rng: &mut ChaCha8Rng) -> f64 {
     (rng.next_u64() >> 11) as f64 / (1u64 << 53) as f64
 }
 
@@ -293,7 +295,9 @@ impl Scored {
         if let Some(what) = broken(max) {
             return Err(EngineError::BadLogits { step: position, what, origin: None });
         }
-        let likeliest = top(logits, likeliest).into_iter().map(|id| (id, logprob(logits, id, max, ln_sum)));
+        let likeliest = moi_speculation::likeliest(logits, likeliest)
+            .into_iter()
+            .map(|id| (id, logprob(logits, id, max, ln_sum)));
         Ok(Self {
             token,
             logprob: logprob(logits, token, max, ln_sum),
@@ -321,21 +325,6 @@ pub(crate) fn raw_logprob(logits: &[f32], token: u32) -> f64 {
 
 fn logprob(logits: &[f32], token: u32, max: f32, ln_sum: f32) -> f64 {
     f64::from(logits[token as usize] - max) - f64::from(ln_sum)
-}
-
-/// The tokens of the largest logits, the largest first, ties by the lower id.
-pub(crate) fn top(logits: &[f32], count: usize) -> Vec<u32> {
-    if count == 0 {
-        return Vec::new();
-    }
-    let by_logit = |&a: &u32, &b: &u32| logits[b as usize].total_cmp(&logits[a as usize]).then(a.cmp(&b));
-    let mut ids: Vec<u32> = (0..logits.len() as u32).collect();
-    if count < ids.len() {
-        ids.select_nth_unstable_by(count - 1, by_logit);
-        ids.truncate(count);
-    }
-    ids.sort_unstable_by(by_logit);
-    ids
 }
 
 #[cfg(test)]

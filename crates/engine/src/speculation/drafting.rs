@@ -9,13 +9,10 @@ use moi_speculation::{
     Draft, DraftTree, Drafter, Growth, HitRate, JoinedDrafter, LookupDrafter, LookupSettings,
     RecyclingDrafter, RecyclingTable,
 };
-use rand_chacha::{
-    ChaCha8Rng,
-    rand_core::{RngCore, SeedableRng},
-};
+use rand_chacha::{ChaCha8Rng, rand_core::SeedableRng};
 
 use super::{DraftSource, DrafterChoice, Speculated, Speculation, SpeculationReport};
-use crate::EngineError;
+use crate::{EngineError, sampler::uniform};
 
 /// The stream of random numbers for drafts. The sampler has the streams before it.
 const STREAM: u64 = 2;
@@ -122,8 +119,8 @@ impl Drafting {
             return Draft::default();
         }
         let random = &mut self.random;
-        let mut uniform = || (random.next_u64() >> 11) as f64 / (1u64 << 53) as f64;
-        let Ok(Draft { tree, mut values }) = self.drafter.draft(&growth, &mut uniform) else {
+        let mut source = || uniform(random);
+        let Ok(Draft { tree, mut values }) = self.drafter.draft(&growth, &mut source) else {
             return Draft::default();
         };
         // An app's own drafter may promise nothing, or draft more than it was asked for.
@@ -183,7 +180,7 @@ impl Drafting {
     /// Ends a pass, which took this time with drafting.
     pub(crate) fn end(&mut self, time: Duration) {
         self.report.verify_time += time.saturating_sub(self.draft_time);
-        if matches!(self.settings.drafter, DrafterChoice::Own(_)) {
+        if !self.adapts() {
             return;
         }
         let (time, mix) =

@@ -15,7 +15,6 @@ pub(crate) struct Drafted<B: Backend> {
     /// The logits behind all nodes of all rows that decode `[nodes, vocab]`, and others behind them.
     logits: Tensor<B, 2>,
     rows: Vec<Walk>,
-    begun: Clock,
 }
 
 /// The walk through the drafts of one row.
@@ -31,7 +30,7 @@ pub(crate) struct Walk {
     len: usize,
     /// The nodes so far, whose inputs are right.
     path: Vec<usize>,
-    /// When the pass began.
+    /// When the pass began, which is the same for all rows.
     begun: Clock,
 }
 
@@ -84,7 +83,7 @@ impl<B: Backend> Drafted<B> {
             })
         });
         let rows = walks.collect();
-        Self { logits, rows, begun }
+        Self { logits, rows }
     }
 
     /// The walk of a row, if it speculates.
@@ -243,13 +242,12 @@ impl<B: Backend, M: CausalLm<B>> Batch<'_, B, M> {
 
     /// Ends a pass with drafts: drafters learn from it.
     pub(crate) fn end_drafted(&self, rows: &mut [Sequence<B>], drafted: &Drafted<B>) {
-        let time = drafted.begun.elapsed().unwrap_or_default();
         let mut ended: Vec<(&Walk, &mut Drafting)> = Vec::with_capacity(drafted.rows.len());
         for row in rows {
             let walk = drafted.rows.iter().find(|walk| walk.row == row.id);
             ended.extend(walk.zip(row.drafting.as_mut()));
         }
-        ended.iter_mut().for_each(|(_, drafting)| drafting.end(time));
+        ended.iter_mut().for_each(|(walk, drafting)| drafting.end(walk.begun.elapsed().unwrap_or_default()));
         ended.retain(|(_, drafting)| drafting.learns());
         if ended.is_empty() {
             return;

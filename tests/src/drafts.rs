@@ -22,7 +22,7 @@ pub struct Oracle {
 }
 
 impl Drafter for Oracle {
-    fn draft(&mut self, growth: &Growth, _: &mut dyn Chance) -> Result<Draft, DraftError> {
+    fn draft(&mut self, ahead: &[u32], growth: &Growth, _: &mut dyn Chance) -> Result<Draft, DraftError> {
         if self.dice.once_in(20) {
             return Err("a drafter may fail".into());
         }
@@ -37,7 +37,7 @@ impl Drafter for Oracle {
                     }
                 }
             }
-            let Some(&right) = self.text.get(self.at + depth) else { break };
+            let Some(&right) = self.text.get(self.at + ahead.len() + depth) else { break };
             let token = if self.dice.once_in(self.wrong) { self.dice.below(256) as u32 } else { right };
             if tree.drafted() >= growth.nodes {
                 break;

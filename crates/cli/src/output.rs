@@ -8,7 +8,7 @@ use std::{
 
 use anyhow::{Context, Result};
 use moi_backends::FloatType;
-use moi_engine::{InputRule, Sampling, Scope, SpeculationReport, TokenEvent};
+use moi_engine::{InputRule, Sampling, Scope, SpeculationReport, TokenEvent, Verify};
 use moi_pretrained::WeightForm;
 use moi_text::Tokenizer;
 use serde::{Serialize, Serializer};
@@ -156,12 +156,15 @@ pub(crate) fn speculation(steps: &[TokenEvent]) -> Option<&SpeculationReport> {
 
 /// The line of `--stats` about speculation.
 pub(crate) fn speculation_line(report: &SpeculationReport) -> String {
-    let SpeculationReport { drafter, rounds, tokens, drafted, accepted, .. } = report;
+    let SpeculationReport { drafter, verify, rounds, tokens, drafted, accepted, inexact, worst, .. } = report;
+    let verified = if *verify == Verify::Match { String::new() } else { format!(", verified by {verify}") };
+    let off =
+        if *inexact == 0 { String::new() } else { format!("; {inexact} inputs off by up to {worst:.1e}") };
     let by_depth: Vec<String> =
         report.by_depth.iter().map(|depth| format!("{}/{}", depth.accepted, depth.reached)).collect();
     format!(
-        "speculation by {drafter}: {tokens} tokens in {rounds} passes ({:.2} a pass); {accepted} of {drafted} drafts \
-         accepted (by depth {}); drafting {:.3} s, passes {:.2} s",
+        "speculation by {drafter}{verified}: {tokens} tokens in {rounds} passes ({:.2} a pass); {accepted} of {drafted} drafts \
+         accepted (by depth {}){off}; drafting {:.3} s, passes {:.2} s",
         report.tokens_per_round(),
         if by_depth.is_empty() { "none".to_owned() } else { by_depth.join(", ") },
         report.draft_time.as_secs_f64(),

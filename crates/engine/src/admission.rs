@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use burn::tensor::{Tensor, backend::Backend};
-use moi::{InputRule, Scope, Start};
+use moi::Start;
 use moi_models::{BlockTable, CausalLm, is_gpu};
 
 use crate::{
@@ -11,7 +11,7 @@ use crate::{
     TokenUse,
     rows::ids_tensor,
     sequence::{PromptScores, Sequence, Stage},
-    speculation::{Drafting, Shared},
+    speculation::{Drafting, InputLimits, Shared},
     stop::StopMatcher,
     text::{Detokenizer, control_token},
     token_chooser::{Limits, TokenChooser},
@@ -150,7 +150,7 @@ impl<B: Backend, M: CausalLm<B>> Engine<B, M> {
         };
         let chooser = TokenChooser::new(moi::RuleState::new(request.rule, &start)?, sampler, limits);
         let chooser = chooser.reporting(request.top, request.logprobs);
-        let drafting = self.drafting(&request.speculation, &chooser, ids, request.seed)?;
+        let drafting = self.drafting(&request.speculation, &chooser, (ids, request.seed))?;
         let (stop, salt, engine) = (request.stop, request.salt, Arc::clone(&self.id));
         let priority = request.priority;
         let (shown, prompt_logprobs) = (request.shown, request.prompt_logprobs);
@@ -173,32 +173,39 @@ impl<B: Backend, M: CausalLm<B>> Engine<B, M> {
         &self,
         speculation: &Speculation,
         chooser: &TokenChooser,
-        prompt: &[u32],
-        seed: u64,
+        text: (&[u32], u64),
     ) -> Result<Option<Drafting>, EngineError> {
         if speculation.drafter == DrafterChoice::None {
             return Ok(None);
         }
-        let rule = chooser.row.rule();
+        let limits = InputLimits::new(&chooser.row, speculation.tolerance);
         let gains_nothing = if self.model.has_states() {
             Some("layers of this model keep states, which cannot be taken back")
         } else if !self.model.shares_prefixes() && self.model.recompute_beyond().is_none() {
             Some("the rotary frequencies of this model depend on the length of the text")
-        } else if chooser.row.scope() == Scope::All && always_mixes(rule) {
-            Some(
-                "this input rule feeds a mixture behind every token, and a draft is a token; moi:floor=F does not",
-            )
         } else {
-            None
+            limits.as_ref().err().copied()
         };
+        let is_optional = speculation.drafter == DrafterChoice::Auto || speculation.optional;
         match gains_nothing {
-            Some(_) if speculation.drafter == DrafterChoice::Auto || speculation.optional => Ok(None),
+            Some(_) if is_optional => Ok(None),
             Some(why) => Err(EngineError::NoSpeculation(why)),
             None => {
+                let limits = limits.unwrap_or_default();
+                // Where every input is a mixture, a position is fed several times before it is right, which pays only
+                // where positions cost next to nothing.
+                if is_optional && limits.always {
+                    return Ok(None);
+                }
                 let table = || self.recycled().clone();
-                let shared =
-                    Shared { table: &table, model: self.draft_model.as_deref(), is_gpu: is_gpu::<B>() };
-                let drafting = Drafting::new(speculation, &shared, (prompt, seed))?;
+                let shared = Shared {
+                    table: &table,
+                    model: self.draft_model.as_deref(),
+                    is_gpu: is_gpu::<B>(),
+                    vocab: self.model.embedding().dims()[0],
+                };
+                let temperature = chooser.sampler.sampling().temperature.0;
+                let drafting = Drafting::new(speculation, &shared, (limits, temperature), text)?;
                 if drafting.as_ref().is_some_and(Drafting::adapts) {
                     // Measured now, and not in a round that others wait for.
                     self.pass_costs();
@@ -257,14 +264,6 @@ impl<B: Backend, M: CausalLm<B>> Engine<B, M> {
     }
 }
 
-/// Whether a rule never feeds a token's own embedding on purpose.
-fn always_mixes(rule: InputRule) -> bool {
-    match rule.gated() {
-        Some(gated) => gated.mixes() && gated.gate.floor == 0.0,
-        None => matches!(rule, InputRule::SoftThinking(_)),
-    }
-}
-
 impl<B: Backend, M: CausalLm<B>> Batch<'_, B, M> {
     /// Adds a sequence whose prompt runs from the end of the cached blocks in `behind`, if there are any.
     pub(crate) fn begin(&mut self, request: PreparedRequest<B>, behind: Option<BlockTable>) -> SequenceId {
@@ -320,6 +319,7 @@ impl<B: Backend, M: CausalLm<B>> Batch<'_, B, M> {
             shown,
             scores: prompt_logprobs.map(scores),
             drafting,
+            guesses: Vec::new(),
         }
     }
 }

@@ -369,6 +369,7 @@ impl<'e, B: Backend, M: CausalLm<B>> Batch<'e, B, M> {
         while let Some(pass) = drafted.as_ref().filter(|_| !walking.is_empty()) {
             let logits = pass.current(&walking, &self.engine.device);
             let places: Vec<usize> = walking.iter().map(|&id| place(rows, id)).collect();
+            places.iter().for_each(|&place| pass.set_verification(&mut rows[place]));
             let mut choosers: Vec<&mut TokenChooser> = parts_of(rows, &places, |row| &mut row.chooser);
             let step = PendingStep::new(self.engine, logits, &mut choosers)?;
             walking = self.give(rows, step, &walking, drafted, given)?;
@@ -396,14 +397,16 @@ impl<'e, B: Backend, M: CausalLm<B>> Batch<'e, B, M> {
             let step = outcome.and_then(|(sampled, mix)| row.take(sampled, mix, self.engine));
             let goes_on = matches!(step, Ok(TokenEvent { stop: None, .. }));
             let input = inputs.clone().narrow(0, at, 1);
+            let logits = drafted.as_ref().map(Drafted::logits);
             let mut walk = drafted.as_mut().and_then(|drafted| drafted.of(row.id));
             let step = step.map(|step| self.speculated(row, step, walk.as_deref_mut(), &input));
-            let is_walking = matches!(step, Ok((_, true)));
-            if let Some(walk) = walk.filter(|_| !is_walking) {
-                self.end_walk(row, walk)?;
+            let fed = step.as_ref().ok().and_then(|(_, fed)| fed.clone());
+            let is_walking = fed.is_some();
+            if let Some((walk, logits)) = walk.zip(logits).filter(|_| !is_walking) {
+                self.end_walk(row, walk, &logits)?;
             }
             if goes_on {
-                row.keep_input(&input, places.len());
+                row.keep_input(fed.as_ref().unwrap_or(&input), places.len());
                 if is_walking {
                     walking.push(row.id);
                 } else if !has_run && !row.parks_or_restarts(input, self.engine) {

@@ -148,6 +148,29 @@ pub enum EngineError {
         /// What was asked for.
         min_p: f64,
     },
+    /// A tolerance that is none.
+    #[error("the tolerance of speculation must be from 0 to below 1, got {tolerance}")]
+    SpeculateTolerance {
+        /// What was asked for.
+        tolerance: f64,
+    },
+    /// A window that is too small or too large.
+    #[error(
+        "the window of speculation must be from 2 to {max}, got {window}",
+        max = crate::Speculation::MAX_BUDGET + 1
+    )]
+    SpeculateWindow {
+        /// What was asked for.
+        window: usize,
+    },
+    /// A verifier that needs drafts which were drawn from a distribution.
+    #[error(
+        "`{verify}` verifies drafts that a model has drawn; draft with a model or with layers, or use `match`"
+    )]
+    NoSampledDrafts {
+        /// The verifier.
+        verify: &'static str,
+    },
     /// Drafts of a model, where the engine has no draft model.
     #[error(
         "there is no draft model; start with `--speculate model:PATH`, or use `auto`, `lookup` or `recycling`"

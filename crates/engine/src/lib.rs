@@ -79,6 +79,8 @@ pub use sampler::{Sampled, Sampler, Scored};
 pub use scheduler::{Event, Refusal, RequestId, Scheduler, SchedulerOptions};
 pub use self_check::{SelfCheck, WrongLogits};
 pub use session::Session;
-pub use speculation::{DepthReport, DrafterChoice, OwnDrafter, Speculated, Speculation, SpeculationReport};
+pub use speculation::{
+    DepthReport, DrafterChoice, OwnDrafter, Speculated, Speculation, SpeculationReport, Verify,
+};
 pub use step::{PromptReport, SequenceError, SequenceId, TokenEvent};
 pub use stop::{StopReason, StoppedBy};

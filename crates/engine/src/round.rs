@@ -230,6 +230,9 @@ impl<B: Backend, M: CausalLm<B>> Batch<'_, B, M> {
                 (firsts, Some(Drafted::new(logits, rows, &decoding, (trees, &lens), begun)))
             }
         };
+        if let Some(drafted) = &drafted {
+            decoding.iter().for_each(|&row| drafted.set_verification(&mut rows[row]));
+        }
         let mut choosers: Vec<&mut TokenChooser> = parts_of(rows, &decided, |row| &mut row.chooser);
         let step = PendingStep::new(self.engine(), logits, &mut choosers)?;
         let rows = decided.iter().map(|&row| rows[row].id).collect();
@@ -257,7 +260,9 @@ impl<B: Backend, M: CausalLm<B>> Batch<'_, B, M> {
     ) -> Result<Tensor<B, 2>, EngineError> {
         let mut parts: Vec<Tensor<B, 2>> = match trees.iter().any(|tree| !tree.is_empty()) {
             false => inputs.into_iter().collect(),
-            true => inputs.map(|inputs| self.with_drafts(inputs, trees)).unwrap_or_default(),
+            true => {
+                inputs.map(|inputs| self.with_drafts(inputs, rows, (decoding, trees))).unwrap_or_default()
+            }
         };
         for piece in pieces {
             if let Stage::Prompt(rest) = &rows[piece.row].stage {

@@ -9,7 +9,7 @@ use rand_chacha::{
     rand_core::{RngCore, SeedableRng},
 };
 
-use crate::EngineError;
+use crate::{EngineError, speculation::Verification};
 
 /// A sampled token.
 ///
@@ -126,10 +126,15 @@ impl Sampler {
     /// The uniform number of this step for samplers that act at random. It comes from a stream of its own at the
     /// position of the step, so that it is the same however often it is asked for.
     fn chance(&self) -> f64 {
+        uniform(&mut self.stream(1, 2))
+    }
+
+    /// A stream of random numbers of its own, at the position of this step, where each step has so many words.
+    pub(crate) fn stream(&self, stream: u64, words: u128) -> ChaCha8Rng {
         let mut rng = self.rng.clone();
-        rng.set_stream(1);
-        rng.set_word_pos(2 * self.past.history.generated(0).len() as u128);
-        uniform(&mut rng)
+        rng.set_stream(stream);
+        rng.set_word_pos(words * self.past.history.generated(0).len() as u128);
+        rng
     }
 
     /// Samples from raw logits `[vocab]`. The caller must then call [`Sampler::push`].
@@ -163,6 +168,17 @@ impl Sampler {
         allowed: Allowed<'_>,
         likeliest: usize,
     ) -> Result<(Sampled, Drawn), EngineError> {
+        self.choose_by(logits, allowed, likeliest, &mut Pick::Number(uniform))
+    }
+
+    /// As [`Sampler::choose`], with a verifier in place of the number, if there is one.
+    pub(crate) fn choose_by(
+        &mut self,
+        logits: &[f32],
+        allowed: Allowed<'_>,
+        likeliest: usize,
+        pick: &mut Pick<'_>,
+    ) -> Result<(Sampled, Drawn), EngineError> {
         let Distribution { max, ln_sum, .. } = distribution(logits, false);
         if let Some(what) = broken(max) {
             return Err(EngineError::BadLogits {
@@ -171,9 +187,11 @@ impl Sampler {
                 origin: None,
             });
         }
-        let (token, drawn) = match allowed.is_all() && self.sampling.is_plain() {
-            true => self.choose_plainly(logits, max, uniform)?,
-            false => {
+        let (token, drawn) = match pick {
+            Pick::Number(uniform) if allowed.is_all() && self.sampling.is_plain() => {
+                self.choose_plainly(logits, max, *uniform)?
+            }
+            _ => {
                 let mut candidates = Candidates::new(logits);
                 if !allowed.is_all() {
                     candidates.retain(|candidate| allowed.has(candidate.id));
@@ -182,7 +200,7 @@ impl Sampler {
                     self.past.chance = self.chance();
                 }
                 self.sampling.apply(&mut candidates, &self.past)?;
-                let token = allowed.forced.unwrap_or_else(|| candidates.draw(uniform));
+                let token = allowed.forced.unwrap_or_else(|| pick.draw(&mut candidates, logits.len()));
                 self.sampling.observe(&mut candidates, token, &mut self.past);
                 (token, Drawn::From(candidates))
             }
@@ -225,6 +243,27 @@ impl Sampler {
 /// The next number of a stream, at least 0 and below 1.
 pub(crate) fn uniform(rng: &mut ChaCha8Rng) -> f64 {
     (rng.next_u64() >> 11) as f64 / (1u64 << 53) as f64
+}
+
+/// What decides among the candidates for a token.
+pub(crate) enum Pick<'a> {
+    /// A uniform number.
+    Number(f64),
+    /// A verifier, with the drafts and the distribution `[vocab]` from which they were drawn.
+    Verified(&'a mut Verification),
+}
+
+impl Pick<'_> {
+    fn draw(&mut self, candidates: &mut Candidates, vocab: usize) -> u32 {
+        match self {
+            Self::Number(uniform) => candidates.draw(*uniform),
+            Self::Verified(verification) => {
+                let mut p = vec![0.0; vocab];
+                candidates.shares().into_iter().for_each(|(token, share)| p[token as usize] = share);
+                verification.choose(&p)
+            }
+        }
+    }
 }
 
 /// What a token was drawn from.

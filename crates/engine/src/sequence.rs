@@ -3,6 +3,7 @@
 use burn::tensor::{Tensor, backend::Backend};
 use moi::RowMix;
 use moi_models::{BlockTable, CausalLm, Checkpoint, ParkedTable};
+use moi_speculation::Guess;
 
 use crate::{
     Engine, EngineError, Sampled, Scored, SequenceId, StopReason, StopRules, StoppedBy, TokenEvent,
@@ -97,6 +98,9 @@ pub(crate) struct Sequence<B: Backend> {
     pub(crate) scores: Option<PromptScores>,
     /// Its drafter, if it speculates.
     pub(crate) drafting: Option<Drafting>,
+    /// Guesses of the next tokens and inputs, each behind the one before it, which a pass with nearly the right inputs
+    /// has left.
+    pub(crate) guesses: Vec<Guess<Tensor<B, 2>>>,
 }
 
 impl<B: Backend> Sequence<B> {
@@ -116,6 +120,12 @@ impl<B: Backend> Sequence<B> {
     /// Whether the next input is the first one for which all inputs have to run again.
     pub(crate) fn recomputes_with_next<M: CausalLm<B>>(&self, engine: &Engine<B, M>) -> bool {
         self.is_short(engine, self.positions + 1)
+    }
+
+    /// Whether the next input is a mixture that need not be met exactly, so that passes run a window of guesses.
+    pub(crate) fn is_in_window(&self) -> bool {
+        let inexact = self.drafting.as_ref().is_some_and(|drafting| drafting.limits().tolerance > 0.0);
+        inexact && self.chooser.row.rule().mixes() && self.chooser.row.is_inside()
     }
 
     /// Keeps the next input `[1, d]`, one of `of` in a step, if the KV cache may have to be computed again.

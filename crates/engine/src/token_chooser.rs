@@ -5,7 +5,12 @@ use std::{collections::HashSet, sync::Arc};
 use moi::{RuleState, Start};
 use moi_sampling::RowSpec;
 
-use crate::{EngineError, Sampled, Sampler, StopRules, Support, grammar::Constraint, sampler::Allowed};
+use crate::{
+    EngineError, Sampled, Sampler, StopRules, Support,
+    grammar::Constraint,
+    sampler::{Allowed, Pick},
+    speculation::Verification,
+};
 
 /// Sampler, rule and limits of a sequence.
 #[derive(Debug)]
@@ -17,6 +22,8 @@ pub(crate) struct TokenChooser {
     pub(crate) top: usize,
     /// How many of the most likely tokens are reported.
     logprobs: usize,
+    /// What decides the next token in place of its number: drafts that were drawn, and how they are verified.
+    pub(crate) verification: Option<Verification>,
 }
 
 /// Which tokens may come, besides what the sampling settings say.
@@ -41,7 +48,7 @@ pub(crate) struct Limits {
 
 impl TokenChooser {
     pub(crate) fn new(row: RuleState, sampler: Sampler, limits: Limits) -> Self {
-        Self { row, sampler, limits, top: 0, logprobs: 0 }
+        Self { row, sampler, limits, top: 0, logprobs: 0, verification: None }
     }
 
     /// Sets how many of the largest weights and of the most likely tokens are reported.
@@ -58,10 +65,10 @@ impl TokenChooser {
     /// The settings of the next step for a device, with a uniform number and the tolerance of the embedding; `None`
     /// if the host has to decide the step.
     pub(crate) fn spec(&self, uniform: f64, vocab: usize, tolerance: f32) -> Option<RowSpec> {
-        let sampling = self.sampler.sampling();
-        if self.logprobs > 0 || self.has_limits() || !sampling.is_plain() {
+        if self.logprobs > 0 || self.verification.is_some() || !self.is_plain() {
             return None;
         }
+        let sampling = self.sampler.sampling();
         let gated = self.row.gated_ahead()?;
         Some(RowSpec {
             temperature: sampling.temperature.0 as f32,
@@ -143,13 +150,45 @@ impl TokenChooser {
             only: only.as_ref().map(|only| only as &dyn Fn(u32) -> bool),
             forced: forced.get(generated).copied(),
         };
-        let (sampled, drawn) = self.sampler.choose(logits, uniform, allowed, self.logprobs)?;
+        let mut verification = self.verification.take();
+        let mut pick = verification.as_mut().map_or(Pick::Number(uniform), Pick::Verified);
+        let (sampled, drawn) = self.sampler.choose_by(logits, allowed, self.logprobs, &mut pick)?;
         if self.row.wants_candidates() {
             self.row.drawn_from(drawn.shares(logits));
         }
         let is_narrow = !allowed.is_all() || self.sampler.sampling().has_penalties();
         let narrows = (self.row.picks_tokens() && is_narrow) || (*mixes_constrained && !allowed.is_all());
         Ok((sampled, narrows.then(|| self.sampler.narrowed(logits, allowed))))
+    }
+
+    /// As this chooser will be behind a token that is expected, except for its grammar, so that what it then chooses is
+    /// a guess.
+    pub(crate) fn behind(&self, token: u32) -> Self {
+        let mut next = self.without_grammar();
+        next.sampler.draw();
+        next.sampler.push(token);
+        next.row.pass();
+        next.row.follow(token);
+        next
+    }
+
+    /// Makes the next token this one, whatever is drawn.
+    pub(crate) fn force(&mut self, token: u32) {
+        let so_far = self.sampler.history().generated(0).iter().copied();
+        self.limits.forced = so_far.chain([token]).collect();
+    }
+
+    /// A copy without its grammar, whose state is large, and without reports.
+    pub(crate) fn without_grammar(&self) -> Self {
+        let limits = Limits {
+            constraint: None,
+            eos: self.limits.eos.clone(),
+            allowed: self.limits.allowed.clone(),
+            bad_words: self.limits.bad_words.clone(),
+            forced: self.limits.forced.clone(),
+            ..self.limits
+        };
+        Self::new(self.row.clone(), self.sampler.clone(), limits)
     }
 
     /// Counts a token. Returns whether it completes the constraint.

@@ -22,7 +22,7 @@ use crate::{
 /// assert!(!row.is_thinking());
 /// # Ok::<(), moi::RuleError>(())
 /// ```
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct RuleState {
     rule: InputRule,
     scope: Scope,
@@ -139,8 +139,8 @@ impl RuleState {
         self.gated_ahead().is_none()
     }
 
-    /// Whether the next step is within the scope.
-    fn is_inside(&self) -> bool {
+    /// Whether the rule applies to the next token: whether that is within its scope.
+    pub fn is_inside(&self) -> bool {
         match self.scope {
             Scope::All => true,
             Scope::Thinking => self.thinking,

@@ -203,6 +203,9 @@ impl From<EngineError> for ApiError {
             EngineError::DraftMinP { .. } => Self::value("moi.draft_min_p", message),
             EngineError::DraftTokensZero => Self::value("moi.draft_tokens", message),
             EngineError::DraftBudget { .. } => Self::value("moi.draft_budget", message),
+            EngineError::NoSampledDrafts { .. } => Self::value("moi.verify", message),
+            EngineError::SpeculateTolerance { .. } => Self::value("moi.speculate_tolerance", message),
+            EngineError::SpeculateWindow { .. } => Self::value("moi.speculate_window", message),
             EngineError::Sampling(_)
             | EngineError::ForeignRequest
             | EngineError::NoTokenizer(_)

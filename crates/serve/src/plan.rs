@@ -259,6 +259,11 @@ fn speculation(moi: &Moi, default: &Speculation) -> Result<Speculation, ApiError
     settings.draft_tokens = moi.draft_tokens.map_or(settings.draft_tokens, |tokens| tokens as usize);
     settings.draft_budget = moi.draft_budget.map_or(settings.draft_budget, |budget| budget as usize);
     settings.draft_min_p = moi.draft_min_p.unwrap_or(settings.draft_min_p);
+    if let Some(name) = &moi.verify {
+        settings.verify = name.parse().map_err(|error: String| ApiError::value("moi.verify", error))?;
+    }
+    settings.tolerance = moi.speculate_tolerance.or(settings.tolerance);
+    settings.window = moi.speculate_window.map_or(settings.window, |window| window as usize);
     Ok(settings)
 }
 

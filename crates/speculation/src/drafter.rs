@@ -58,7 +58,7 @@ pub type DraftError = Box<dyn std::error::Error + Send + Sync>;
 /// struct Stubborn(u32);
 ///
 /// impl Drafter for Stubborn {
-///     fn draft(&mut self, growth: &Growth, _: &mut dyn Chance) -> Result<Draft, DraftError> {
+///     fn draft(&mut self, _: &[u32], growth: &Growth, _: &mut dyn Chance) -> Result<Draft, DraftError> {
 ///         let tokens = vec![self.0; growth.depth.min(growth.nodes)];
 ///         Ok(Draft { tree: DraftTree::chain(&tokens), values: vec![0.5; tokens.len()] })
 ///     }
@@ -66,14 +66,16 @@ pub type DraftError = Box<dyn std::error::Error + Send + Sync>;
 ///     fn push(&mut self, _: u32) {}
 /// }
 /// let growth = Growth { depth: 2, ..Growth::default() };
-/// assert_eq!(Stubborn(7).draft(&growth, &mut || 0.5).unwrap().tree.tokens(), [7, 7]);
+/// assert_eq!(Stubborn(7).draft(&[], &growth, &mut || 0.5).unwrap().tree.tokens(), [7, 7]);
 /// ```
 pub trait Drafter: Debug + Send {
-    /// Drafts tokens behind the text so far, within limits.
+    /// Drafts tokens behind the text so far and `ahead`, tokens that are expected behind it but may still change,
+    /// within limits.
     ///
     /// # Errors
     /// If the drafter fails; the sequence then goes on without drafts in this round.
-    fn draft(&mut self, growth: &Growth, source: &mut dyn Chance) -> Result<Draft, DraftError>;
+    fn draft(&mut self, ahead: &[u32], growth: &Growth, source: &mut dyn Chance)
+    -> Result<Draft, DraftError>;
 
     /// Adds a token to the text: first those of the prompt, then those that are generated.
     fn push(&mut self, token: u32);
@@ -103,7 +105,7 @@ const MAX_MATCH: usize = 12;
 ///
 /// let mut drafter = LookupDrafter::new(LookupSettings::default());
 /// [1, 2, 3, 4, 1, 2].into_iter().for_each(|token| drafter.push(token));
-/// let draft = drafter.draft(&Growth { depth: 2, ..Growth::default() }, &mut || 0.5)?;
+/// let draft = drafter.draft(&[], &Growth { depth: 2, ..Growth::default() }, &mut || 0.5)?;
 /// assert_eq!(draft.tree.tokens(), [3, 4]);
 /// # Ok::<(), moi_speculation::DraftError>(())
 /// ```
@@ -127,8 +129,8 @@ impl LookupDrafter {
 }
 
 impl Drafter for LookupDrafter {
-    fn draft(&mut self, growth: &Growth, _: &mut dyn Chance) -> Result<Draft, DraftError> {
-        let found = self.index.draft(growth.depth.min(growth.nodes).min(MAX_DRAFTED));
+    fn draft(&mut self, ahead: &[u32], growth: &Growth, _: &mut dyn Chance) -> Result<Draft, DraftError> {
+        let found = self.index.draft_behind(ahead, growth.depth.min(growth.nodes).min(MAX_DRAFTED));
         let (mut value, mut values) = (1.0, Vec::with_capacity(found.tokens.len()));
         for more in 0..found.tokens.len() {
             // A token that is right makes the match one longer.
@@ -161,7 +163,7 @@ impl Drafter for LookupDrafter {
 /// // Behind 3 the model found 4 likeliest.
 /// drafter.learn(3, &[0.0, 0.0, 0.0, 0.0, 9.0, 1.0, 0.0, 0.0, 0.0, 0.0]);
 /// drafter.push(3);
-/// let draft = drafter.draft(&Growth { nodes: 1, ..Growth::default() }, &mut || 0.5)?;
+/// let draft = drafter.draft(&[], &Growth { nodes: 1, ..Growth::default() }, &mut || 0.5)?;
 /// assert_eq!(draft.tree.tokens(), [4]);
 /// # Ok::<(), moi_speculation::DraftError>(())
 /// ```
@@ -183,8 +185,9 @@ impl RecyclingDrafter {
 }
 
 impl Drafter for RecyclingDrafter {
-    fn draft(&mut self, growth: &Growth, _: &mut dyn Chance) -> Result<Draft, DraftError> {
-        let Some(last) = self.last.filter(|_| growth.depth > 0) else { return Ok(Draft::default()) };
+    fn draft(&mut self, ahead: &[u32], growth: &Growth, _: &mut dyn Chance) -> Result<Draft, DraftError> {
+        let last = ahead.last().copied().or(self.last);
+        let Some(last) = last.filter(|_| growth.depth > 0) else { return Ok(Draft::default()) };
         let table = self.table.lock().unwrap_or_else(PoisonError::into_inner);
         let (mut tree, mut values) = (DraftTree::default(), Vec::new());
         // The next draft of a node is that of its next rank, so the best places are among a few for each node.
@@ -238,7 +241,7 @@ impl Drafter for RecyclingDrafter {
 /// let lookup = || Box::new(LookupDrafter::new(LookupSettings::default())) as Box<dyn Drafter>;
 /// let mut joined = JoinedDrafter::new(vec![lookup(), lookup()]);
 /// [8, 9, 8].into_iter().for_each(|token| joined.push(token));
-/// let draft = joined.draft(&Growth { depth: 1, ..Growth::default() }, &mut || 0.5)?;
+/// let draft = joined.draft(&[], &Growth { depth: 1, ..Growth::default() }, &mut || 0.5)?;
 /// assert_eq!(draft.tree.tokens(), [9]);
 /// # Ok::<(), moi_speculation::DraftError>(())
 /// ```
@@ -255,10 +258,15 @@ impl JoinedDrafter {
 }
 
 impl Drafter for JoinedDrafter {
-    fn draft(&mut self, growth: &Growth, source: &mut dyn Chance) -> Result<Draft, DraftError> {
+    fn draft(
+        &mut self,
+        ahead: &[u32],
+        growth: &Growth,
+        source: &mut dyn Chance,
+    ) -> Result<Draft, DraftError> {
         let (mut tree, mut values) = (DraftTree::default(), Vec::new());
         for part in &mut self.parts {
-            let draft = part.draft(growth, source)?;
+            let draft = part.draft(ahead, growth, source)?;
             let mut places = vec![0];
             for node in 1..draft.tree.len() {
                 let parent = places[draft.tree.parent(node).unwrap_or(0)];

@@ -34,6 +34,7 @@ mod chance;
 mod drafter;
 mod dynamic;
 mod lookup;
+mod mixture;
 mod pace;
 mod recycling;
 mod tree;
@@ -47,6 +48,7 @@ pub use dynamic::{
     Growth, draft_dynamic, draft_greedy, draft_paths, draft_without_replacement, likeliest_tree,
 };
 pub use lookup::{Found, LookupIndex, LookupSettings};
+pub use mixture::{Guess, InputTolerance, relative_error};
 pub use pace::{HitRate, PassCosts};
 pub use recycling::{RecyclingTable, SUCCESSOR_RATES, likeliest, template};
 pub use tree::DraftTree;

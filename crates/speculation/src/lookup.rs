@@ -98,17 +98,35 @@ impl LookupIndex {
 
     /// Drafts up to `length` tokens.
     pub fn draft(&self, length: usize) -> Found {
-        let end = self.tokens.len();
+        self.draft_behind(&[], length)
+    }
+
+    /// Drafts up to `length` tokens behind the text and `ahead`, tokens that are expected behind it.
+    ///
+    /// # Examples
+    /// ```
+    /// use moi_speculation::{LookupIndex, LookupSettings};
+    ///
+    /// let mut index = LookupIndex::new(LookupSettings::default());
+    /// [5, 6, 7, 8, 1].into_iter().for_each(|token| index.push(token));
+    /// assert_eq!(index.draft_behind(&[6], 2).tokens, [7, 8]);
+    /// ```
+    pub fn draft_behind(&self, ahead: &[u32], length: usize) -> Found {
+        let end = self.tokens.len() + ahead.len();
+        let token = |at: usize| match at.checked_sub(self.tokens.len()) {
+            Some(at) => ahead[at],
+            None => self.tokens[at],
+        };
         for n in (self.settings.min_ngram.max(1)..=self.settings.max_ngram.min(end)).rev() {
-            let last = &self.tokens[end - n..];
-            let Some(&from) = self.behind.get(&self.key(last)) else { continue };
+            let last: Vec<u32> = (end - n..end).map(token).collect();
+            let Some(&from) = self.behind.get(&self.key(&last)) else { continue };
             // Another n-gram may have the same hash.
             if self.tokens[from - n..from] != *last {
                 continue;
             }
             let count = if self.settings.repeats { length } else { length.min(end - from) };
             let period = end - from;
-            let tokens = (0..count).map(|index| self.tokens[from + index % period]).collect();
+            let tokens = (0..count).map(|index| token(from + index % period)).collect();
             return Found { tokens, matched: n };
         }
         Found::default()
@@ -125,12 +143,13 @@ mod tests {
 
     use super::*;
 
-    /// The draft by a search of the whole text.
-    fn searched(tokens: &[u32], settings: &LookupSettings, length: usize) -> Vec<u32> {
+    /// The draft by a search of the whole text, of which the first `known` tokens are certain.
+    fn searched(tokens: &[u32], known: usize, settings: &LookupSettings, length: usize) -> Vec<u32> {
         let end = tokens.len();
         for n in (settings.min_ngram..=settings.max_ngram.min(end.saturating_sub(1))).rev() {
-            let starts: Vec<usize> =
-                (0..end - n).filter(|&start| tokens[start..start + n] == tokens[end - n..]).collect();
+            let starts: Vec<usize> = (0..end - n)
+                .filter(|&at| at + n < known && tokens[at..at + n] == tokens[end - n..])
+                .collect();
             let start = if settings.latest { starts.last() } else { starts.first() };
             if let Some(start) = start {
                 let mut all = tokens.to_vec();
@@ -155,10 +174,13 @@ mod tests {
             let settings = LookupSettings { max_ngram: min_ngram + more, min_ngram, latest, repeats };
             let mut index = LookupIndex::new(settings);
             for (count, &token) in tokens.iter().enumerate() {
-                prop_assert_eq!(index.draft(length).tokens, searched(&tokens[..count], &settings, length));
+                for ahead in 0..tokens.len() - count {
+                    let found = index.draft_behind(&tokens[count..][..ahead], length).tokens;
+                    prop_assert_eq!(found, searched(&tokens[..count + ahead], count, &settings, length));
+                }
                 index.push(token);
             }
-            prop_assert_eq!(index.draft(length).tokens, searched(&tokens, &settings, length));
+            prop_assert_eq!(index.draft(length).tokens, searched(&tokens, tokens.len(), &settings, length));
         }
     }
 

@@ -176,6 +176,33 @@ impl DraftTree {
         kept
     }
 
+    /// This tree behind a chain of tokens: its node 0 becomes the last of these.
+    ///
+    /// # Examples
+    /// ```
+    /// use moi_speculation::DraftTree;
+    ///
+    /// let tree = DraftTree::chain(&[3, 4]).behind(&[1, 2]);
+    /// assert_eq!(tree, DraftTree::chain(&[1, 2, 3, 4]));
+    /// ```
+    #[must_use]
+    pub fn behind(self, chain: &[u32]) -> Self {
+        let mut all = Self::chain(chain);
+        for node in &self.nodes {
+            all.add(node.parent + chain.len(), node.token);
+        }
+        // Equal drafts, which are one node, are listed as often as they were drafted.
+        for (node, drafts) in self.drafts.into_iter().enumerate().filter(|(_, drafts)| !drafts.is_empty()) {
+            *all.of(node + chain.len()) = drafts;
+        }
+        for (node, row) in self.rows.into_iter().enumerate() {
+            if let Some(row) = row {
+                all.set_row(node + chain.len(), row);
+            }
+        }
+        all
+    }
+
     /// The nodes whose token passes, and that of all nodes before them.
     pub fn passing(&self, passes: impl Fn(u32) -> bool) -> Vec<usize> {
         let mut passed = vec![true; self.len()];
@@ -220,5 +247,17 @@ mod tests {
         assert_eq!((kept.drafts(0), kept.row(1)), (&[2][..], Some(&[0.5, 0.5][..])));
         assert_eq!(tree.subtree(&[1, 2, 3, 4, 5]), tree);
         assert!(tree.subtree(&[3, 4]).is_empty());
+    }
+
+    #[test]
+    fn a_tree_behind_a_chain_keeps_its_shape() {
+        let mut tree = DraftTree::chain(&[1, 2]);
+        tree.add(0, 1);
+        let other = tree.add(0, 5);
+        tree.set_row(other, vec![1.0]);
+        let all = tree.clone().behind(&[8, 9]);
+        assert_eq!((all.tokens(), all.drafts(2)), (vec![8, 9, 1, 2, 5], &[1, 1, 5][..]));
+        assert_eq!((all.parent(5), all.row(5), all.path(4)), (Some(2), Some(&[1.0][..]), vec![8, 9, 1, 2]));
+        assert_eq!(tree.clone().behind(&[]), tree);
     }
 }

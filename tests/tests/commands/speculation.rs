@@ -57,13 +57,73 @@ fn drafts_change_no_token() {
     assert!(said.contains("speculation by lookup: 9 tokens in"), "{said}");
 }
 
+/// Under a rule that always mixes, inputs are guessed, too: the same tokens up to rounding, and what was let through is
+/// told.
+#[test]
+fn mixtures_are_guessed() {
+    let model = real_model();
+    let repeated = "red green blue yellow ".repeat(6);
+    let args = |more: &[&str]| {
+        let common = ["generate", "--model", &model, "--raw", &repeated, "--rule", "moi", "--seed", "3"];
+        json(&[&common[..], &["--temperature", "0", "--max-tokens", "32", "--ignore-eos"], more].concat())
+    };
+    let plain = args(&[]);
+    let found = args(&["--speculate", "lookup"]);
+    assert_eq!(numbers(&found["tokens"]), numbers(&plain["tokens"]));
+    let report = &found["speculation"];
+    assert!(report["worst"].as_f64().unwrap() <= 1e-6 && report["verify"] == "match", "{report}");
+    // Whether drafting rests depends on the machine.
+    let found = args(&["--speculate", "lookup", "--speculate-tolerance", "0.01", "--speculate-window", "12"]);
+    assert!(found["speculation"]["worst"].as_f64().unwrap() <= 0.01);
+    let lenient = ["--speculate", "lookup", "--speculate-tolerance", "0.01", "--format", "text", "--stats"];
+    let said = run(&[
+        &["generate", "--model", &model, "--raw", &repeated, "--rule", "moi", "--max-tokens", "24"],
+        &lenient[..],
+    ]
+    .concat());
+    assert!(text(&said.stderr).contains("speculation by lookup: 24 tokens in"), "{}", text(&said.stderr));
+}
+
+/// Drafts that are drawn and then accepted or rejected: without temperature the tokens of a run without drafts.
+#[test]
+fn drawn_drafts_are_verified() {
+    let model = real_model();
+    let own = format!("model:{model}");
+    let args = |more: &[&str]| {
+        let common = ["generate", "--model", &model, "--quantize", "file", "--rule", "token", "A story."];
+        json(&[&common[..], &["--max-tokens", "24", "--ignore-eos", "--seed", "1"], more].concat())
+    };
+    for verify in ["rejection", "k-seq", "greedy"] {
+        let drafts = ["--speculate", &own, "--verify", verify, "--draft-min-p", "0"];
+        let found = args(&[&drafts[..], &["--temperature", "0"]].concat());
+        assert_eq!(numbers(&found["tokens"]), numbers(&args(&["--temperature", "0"])["tokens"]), "{verify}");
+        assert_eq!(found["speculation"]["verify"], verify);
+        let sampled = [&drafts[..], &["--temperature", "0.8"]].concat();
+        assert_eq!(numbers(&args(&sampled)["tokens"]).len(), 24, "{verify}");
+    }
+}
+
 #[test]
 fn what_cannot_draft_is_refused() {
     let (golden, path) = tiny("llama");
     let tokens = ids(&golden.cases.tokens[..5]);
     let base = ["generate", "--model", &path, "--tokens", &tokens, "--max-tokens", "4"];
     let refuses = |more: &[&str], parts: &[&str]| refused(&[&base[..], more].concat(), parts);
-    refuses(&["--speculate", "lookup"], &["a mixture behind every token", "moi:floor=F does not"]);
+    refuses(
+        &["--speculate", "lookup", "--speculate-tolerance", "0"],
+        &["a mixture behind every token", "tolerance of 0", "moi:floor=F"],
+    );
+    refuses(&["--rule", "direct", "--speculate", "lookup"], &["nothing but a mixture", "set a tolerance"]);
+    refuses(&["--speculate", "lookup", "--speculate-tolerance", "1.5"], &["from 0 to below 1, got 1.5"]);
+    refuses(&["--speculate", "lookup", "--speculate-window", "1"], &["from 2 to 49, got 1"]);
+    refuses(
+        &["--rule", "token", "--speculate", "lookup", "--verify", "greedy"],
+        &["`greedy` verifies drafts"],
+    );
+    refuses(
+        &["--rule", "token", "--verify", "guess"],
+        &["`guess` verifies nothing", "match, rejection, k-seq"],
+    );
     refuses(&["--speculate", "guess"], &["`guess` drafts nothing", "recycling, model:PATH, layers:SPEC"]);
     refuses(
         &["--rule", "token", "--speculate", "layers:99"],

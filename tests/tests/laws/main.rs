@@ -4,8 +4,10 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a failure must end the test")]
 
+mod guesses;
 mod requests;
 mod speculation;
+mod verifiers;
 
 use burn::tensor::{FloatDType, Int, Tensor, TensorData};
 use burn_flex::Flex;

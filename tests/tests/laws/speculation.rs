@@ -8,7 +8,7 @@ use std::sync::{
 use burn_flex::Flex;
 use moi_engine::{
     DrafterChoice, Engine, EngineError, Event, Markers, OwnDrafter, Prompt, Request, RequestId, Scheduler,
-    SchedulerOptions, SequenceId, Speculated, Speculation, TokenEvent,
+    SchedulerOptions, SequenceId, Speculated, Speculation, TokenEvent, Verify,
     speculation::{Chance, Draft, DraftError, DraftTree, Drafter, Growth, PassCosts},
 };
 use moi_models::Decoder;
@@ -26,7 +26,7 @@ fn without_drafts(step: TokenEvent) -> TokenEvent {
     TokenEvent { row: SequenceId(0), speculated: None, ..step }
 }
 
-fn run(engine: &Engine<Flex, Decoder<Flex>>, request: Request<Flex>) -> Vec<TokenEvent> {
+pub(super) fn run(engine: &Engine<Flex, Decoder<Flex>>, request: Request<Flex>) -> Vec<TokenEvent> {
     engine.generate(request).unwrap().map(Result::unwrap).collect()
 }
 
@@ -48,8 +48,14 @@ fn drafting(request: &Request<Flex>, plain: &[TokenEvent], kind: usize) -> Reque
         _ => DrafterChoice::Own(oracle(1)),
     };
     let draft_budget = [1, 3, 8, 16, Speculation::MAX_BUDGET][kind % 5];
-    let speculation =
-        Speculation { drafter, draft_tokens: 1 + kind % 9, draft_budget, ..Speculation::default() };
+    // Inputs have to be exact, so that not a bit differs.
+    let speculation = Speculation {
+        drafter,
+        draft_tokens: 1 + kind % 9,
+        draft_budget,
+        tolerance: Some(0.0),
+        ..Speculation::default()
+    };
     Request { speculation, ..request.clone() }
 }
 
@@ -120,7 +126,7 @@ fn every_request_gives_the_same_with_drafts() {
     assert!(accepted > 150 && refused > 10, "{accepted} accepted, {refused} refused");
 }
 
-fn byte_engine() -> Engine<Flex, Decoder<Flex>> {
+pub(super) fn byte_engine() -> Engine<Flex, Decoder<Flex>> {
     let golden = Golden::read("qwen2-sliding");
     let pretrained = Pretrained::open(&golden.path).unwrap();
     let model = pretrained.load::<Flex>(&Default::default(), WeightForm::F32, |_| {}).unwrap();
@@ -223,8 +229,8 @@ fn passes_give_as_many_tokens_as_are_drafted() {
     #[derive(Debug)]
     struct Right(Arc<Vec<u32>>, usize);
     impl Drafter for Right {
-        fn draft(&mut self, growth: &Growth, _: &mut dyn Chance) -> Result<Draft, DraftError> {
-            let rest = &self.0[self.1..];
+        fn draft(&mut self, ahead: &[u32], growth: &Growth, _: &mut dyn Chance) -> Result<Draft, DraftError> {
+            let rest = &self.0[self.1 + ahead.len()..];
             let tokens = &rest[..rest.len().min(growth.depth)];
             Ok(Draft { tree: DraftTree::chain(tokens), values: vec![1.0; tokens.len()] })
         }
@@ -247,7 +253,7 @@ fn a_reckless_drafter_changes_nothing() {
     #[derive(Debug)]
     struct Reckless(u32);
     impl Drafter for Reckless {
-        fn draft(&mut self, _: &Growth, _: &mut dyn Chance) -> Result<Draft, DraftError> {
+        fn draft(&mut self, _: &[u32], _: &Growth, _: &mut dyn Chance) -> Result<Draft, DraftError> {
             // End tokens and tokens that no vocabulary has are among them.
             let tokens: Vec<u32> = (0..200).map(|at| (self.0 + at) % 300).chain([u32::MAX]).collect();
             let mut tree = DraftTree::chain(&tokens);
@@ -278,13 +284,28 @@ fn what_cannot_gain_is_refused() {
     let engine = byte_engine();
     let mut request = mixed_request(0);
     (request.rule, request.scope) = ("moi".parse().unwrap(), None);
-    request.speculation = Speculation::by(DrafterChoice::Lookup);
+    request.speculation = Speculation { tolerance: Some(0.0), ..Speculation::by(DrafterChoice::Lookup) };
     let error = engine.prepare(request.clone()).unwrap_err().to_string();
     assert!(error.contains("mixture behind every token") && error.contains("`none`"), "{error}");
+    let direct = Request { rule: "direct".parse().unwrap(), ..request.clone() };
+    let speculation = Speculation::by(DrafterChoice::Lookup);
+    let error = engine.prepare(Request { speculation, ..direct }).unwrap_err().to_string();
+    assert!(error.contains("nothing but a mixture") && error.contains("tolerance"), "{error}");
     request.speculation = Speculation::by(DrafterChoice::Auto);
     assert!(run(&engine, request.clone()).iter().all(|step| step.speculated.is_none()));
     request.speculation.draft_budget = 0;
     assert!(engine.prepare(request.clone()).unwrap_err().to_string().contains("from 1 to 48, got 0"));
-    request.speculation = Speculation { draft_tokens: 0, ..Speculation::default() };
-    assert!(engine.prepare(request).unwrap_err().to_string().contains("draft tokens"));
+    for (speculation, expected) in [
+        (Speculation { draft_tokens: 0, ..Speculation::default() }, "draft tokens"),
+        (Speculation { tolerance: Some(1.0), ..Speculation::default() }, "below 1, got 1"),
+        (Speculation { tolerance: Some(f64::NAN), ..Speculation::default() }, "below 1, got NaN"),
+        (Speculation { window: 1, ..Speculation::default() }, "from 2 to 49, got 1"),
+        (
+            Speculation { verify: Verify::KSeq, ..Speculation::by(DrafterChoice::Auto) },
+            "`k-seq` verifies drafts",
+        ),
+    ] {
+        let error = engine.prepare(Request { speculation, ..request.clone() }).unwrap_err().to_string();
+        assert!(error.contains(expected), "{error}");
+    }
 }

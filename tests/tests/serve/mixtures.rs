@@ -154,7 +154,11 @@ fn drafts_change_no_answer() {
     assert_eq!(drafted["choices"][0]["text"], plain["choices"][0]["text"]);
     assert_eq!(drafted["choices"][0]["moi"]["rule"], "moi:floor=0.05");
     for (moi, param) in [
-        (json!({"rule": "moi", "speculate": "lookup"}), "moi.speculate"),
+        (json!({"rule": "moi", "speculate": "lookup", "speculate_tolerance": 0}), "moi.speculate"),
+        (json!({"rule": "moi", "speculate": "lookup", "speculate_tolerance": 2}), "moi.speculate_tolerance"),
+        (json!({"rule": "moi", "speculate": "lookup", "speculate_window": 1}), "moi.speculate_window"),
+        (json!({"rule": "token", "speculate": "lookup", "verify": "k-seq"}), "moi.verify"),
+        (json!({"rule": "token", "speculate": "lookup", "verify": "guess"}), "moi.verify"),
         (json!({"rule": "token", "speculate": "guessing"}), "moi.speculate"),
         (json!({"rule": "token", "speculate": "lookup", "draft_budget": 99}), "moi.draft_budget"),
         (json!({"rule": "token", "speculate": "lookup", "draft_tokens": 0}), "moi.draft_tokens"),

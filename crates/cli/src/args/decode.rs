@@ -2,7 +2,7 @@
 
 use std::{path::PathBuf, str::FromStr};
 
-use moi_engine::{DrafterChoice, SamplingStep, Scope, Speculation, Support};
+use moi_engine::{DrafterChoice, SamplingStep, Scope, Speculation, Support, Verify};
 
 use super::KnobArgs;
 use crate::draft_model::Speculate;
@@ -104,17 +104,18 @@ pub(crate) struct SamplingArgs {
 
 /// Whether tokens are drafted, so that a pass through the model can give several.
 #[derive(Clone, Debug, clap::Args)]
-#[command(next_help_heading = "Speculation (faster; the same tokens for a seed)")]
+#[command(next_help_heading = "Speculation (faster; the same tokens for a seed, unless --verify is set)")]
 pub(crate) struct SpeculationArgs {
     /// Draft tokens, and keep those that the model chooses by itself: none, auto, lookup, recycling, model or layers
     ///
     /// `lookup` drafts what followed an earlier occurrence of the last tokens. `recycling` drafts the tokens that the
     /// model found likeliest when it last saw a token. `auto` does both. `model:PATH` drafts the likeliest tokens of
     /// another model of the same vocabulary (a name or path as for --model), and `layers:0-9,20-29` those of some
-    /// layers of the model itself. As many drafts run as pay on this device, by
-    /// what was accepted so far. The tokens are those of `none`. A rule that feeds a mixture behind every token, such
-    /// as moi, gains nothing: `auto` then drafts nothing, and the others are refused. With moi:floor=F drafts gain
-    /// where gates are below F.
+    /// layers of the model itself. As many drafts run as pay on this device, by what was accepted so far. The tokens
+    /// are those of `none`, unless --verify says otherwise. Under a rule that feeds a mixture behind every token, such
+    /// as moi, inputs are guessed, too, and guessed again from what a pass gave, which pays only where passes over
+    /// several positions cost little more than one; `auto` drafts nothing there. With moi:floor=F drafts gain where
+    /// gates are below F.
     #[arg(long, value_name = "DRAFTER", default_value_t = Speculate::Drafter(DrafterChoice::None))]
     pub(crate) speculate: Speculate,
     /// Draft at most N tokens behind each other
@@ -126,13 +127,37 @@ pub(crate) struct SpeculationArgs {
     /// model, layers: Draft nothing behind a token that the drafter finds less likely than F, 0 to 1
     #[arg(long, value_name = "F", default_value_t = Speculation::default().draft_min_p)]
     pub(crate) draft_min_p: f64,
+    /// model, layers: How tokens are decided: match, rejection, k-seq or greedy
+    ///
+    /// `match` gives the tokens that the seed gives without drafts. The others draw drafts from the drafter and accept
+    /// or reject them, which gives other tokens of the same distribution: `rejection` one after the other, `k-seq` two
+    /// independent chains, `greedy` the drafter's likeliest token and one that is drawn.
+    #[arg(long, value_name = "HOW", default_value_t = Verify::Match)]
+    pub(crate) verify: Verify,
+    /// Rules that mix: let an input stay that is off by F of its norm at most [default: 1e-6, or 0 with a floor]
+    ///
+    /// 1e-6 is exact up to rounding. With 1e-3 to 1e-2 guesses are right sooner, and results are approximate: --stats
+    /// and --format json tell how many inputs were off, and by how much.
+    #[arg(long, value_name = "F", allow_negative_numbers = true)]
+    pub(crate) speculate_tolerance: Option<f64>,
+    /// Rules that mix: run at most N positions in a pass, kept guesses included
+    #[arg(long, value_name = "N", default_value_t = Speculation::default().window)]
+    pub(crate) speculate_window: usize,
 }
 
 impl SpeculationArgs {
     /// The settings of the engine.
     pub(crate) fn settings(&self) -> Speculation {
-        let &Self { ref speculate, draft_tokens, draft_budget, draft_min_p } = self;
-        Speculation { drafter: speculate.drafter(), draft_tokens, draft_budget, draft_min_p, optional: false }
+        Speculation {
+            drafter: self.speculate.drafter(),
+            draft_tokens: self.draft_tokens,
+            draft_budget: self.draft_budget,
+            draft_min_p: self.draft_min_p,
+            verify: self.verify,
+            tolerance: self.speculate_tolerance,
+            window: self.speculate_window,
+            optional: false,
+        }
     }
 }
 

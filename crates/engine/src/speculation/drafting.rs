@@ -6,12 +6,14 @@ use std::{
 };
 
 use moi_speculation::{
-    Draft, DraftTree, Drafter, Growth, HitRate, JoinedDrafter, LookupDrafter, LookupSettings,
-    RecyclingDrafter, RecyclingTable,
+    Draft, DraftTree, Drafter, Growth, HitRate, InputTolerance, JoinedDrafter, LookupDrafter, LookupSettings,
+    RecyclingDrafter, RecyclingTable, Verifier,
 };
 use rand_chacha::{ChaCha8Rng, rand_core::SeedableRng};
 
-use super::{DraftSource, DrafterChoice, Speculated, Speculation, SpeculationReport};
+use super::{
+    DraftSource, DrafterChoice, InputLimits, Speculated, Speculation, SpeculationReport, Verify, model::Asked,
+};
 use crate::{EngineError, sampler::uniform};
 
 /// The stream of random numbers for drafts. The sampler has the streams before it.
@@ -23,12 +25,21 @@ pub(crate) struct Drafting {
     drafter: Box<dyn Drafter>,
     settings: Speculation,
     random: ChaCha8Rng,
-    /// How often the input behind a token is the token's own embedding, so that a drafted one can be right.
+    /// What the input rule allows, and what was let through.
+    limits: InputLimits,
+    tolerance: InputTolerance,
+    /// How often the input behind a token is near the token's own embedding, so that a drafted one can be right.
     plain_inputs: HitRate,
+    /// How often a guess that was kept is right.
+    kept: HitRate,
+    /// Number of passes without a right guess since the last one.
+    fruitless: usize,
     /// How many times as fast as without drafts passes gave tokens lately.
     pace: f64,
     /// Number of tokens for which nothing is drafted.
     rest: usize,
+    /// How long the next rest is.
+    next_rest: usize,
     report: SpeculationReport,
     /// The pass that is being walked.
     tree: Arc<DraftTree>,
@@ -41,8 +52,14 @@ pub(crate) struct Drafting {
 
 /// Where passes with drafts are less than this times as fast as those without, drafting rests.
 const LEAST_PACE: f64 = 0.95;
-/// How many tokens drafting rests.
+/// How many tokens drafting rests, at first and at most: twice as many each time that it did not pay in between.
 const REST: usize = 32;
+const LONGEST_REST: usize = 512;
+/// Where a position is fed several times before its input is right, a draft that is right less often than this costs
+/// more than it gains.
+const LEAST_VALUE: f64 = 0.4;
+/// After so many passes without a right guess, guessing is given up where errors need not shrink.
+const FRUITLESS: usize = 8;
 /// What a pass counts in the average after the next one.
 const PACE_MEMORY: f64 = 0.8;
 
@@ -51,6 +68,7 @@ pub(crate) struct Shared<'a> {
     pub(crate) table: &'a dyn Fn() -> Arc<Mutex<RecyclingTable>>,
     pub(crate) model: Option<&'a dyn DraftSource>,
     pub(crate) is_gpu: bool,
+    pub(crate) vocab: usize,
 }
 
 impl Drafting {
@@ -61,6 +79,7 @@ impl Drafting {
     pub(crate) fn new(
         settings: &Speculation,
         shared: &Shared<'_>,
+        (limits, temperature): (InputLimits, f64),
         (prompt, seed): (&[u32], u64),
     ) -> Result<Option<Self>, EngineError> {
         let lookup = || Box::new(LookupDrafter::new(LookupSettings::default()));
@@ -73,22 +92,30 @@ impl Drafting {
             DrafterChoice::Lookup => lookup(),
             DrafterChoice::Recycling => recycling(),
             DrafterChoice::Model => {
-                shared.model.ok_or(EngineError::NoDraftModel)?.drafter(settings.draft_min_p)
+                let Speculation { draft_min_p: min_p, verify, .. } = *settings;
+                let asked = Asked { min_p, verify, temperature, vocab: shared.vocab };
+                shared.model.ok_or(EngineError::NoDraftModel)?.drafter(asked)
             }
             DrafterChoice::Own(own) => own.make(),
         };
         prompt.iter().for_each(|&token| drafter.push(token));
         let mut random = ChaCha8Rng::seed_from_u64(seed);
         random.set_stream(STREAM);
-        let report = SpeculationReport { drafter: settings.drafter.name(), ..SpeculationReport::default() };
+        let (drafter_name, verify) = (settings.drafter.name(), settings.verify);
+        let report = SpeculationReport { drafter: drafter_name, verify, ..SpeculationReport::default() };
         Ok(Some(Self {
             drafter,
             settings: settings.clone(),
             random,
+            limits,
+            tolerance: InputTolerance::new(limits.tolerance),
             plain_inputs: HitRate::new(0.9),
+            kept: HitRate::new(0.8),
+            fruitless: 0,
             pace: 1.2,
-            // The first pass tells what one without drafts takes. An app's own drafter drafts from the start.
-            rest: usize::from(!matches!(settings.drafter, DrafterChoice::Own(_))) * 2,
+            // The first pass tells what one without drafts takes.
+            rest: if adapts(settings) { 2 } else { 0 },
+            next_rest: REST,
             report,
             tree: Arc::default(),
             depth: 0,
@@ -97,41 +124,79 @@ impl Drafting {
         }))
     }
 
-    /// The most tokens that are drafted for a pass.
+    /// The most positions behind the next one that any pass runs.
     pub(crate) fn budget(&self) -> usize {
-        self.settings.draft_budget
+        self.most(false).max(self.most(self.limits.tolerance > 0.0))
     }
 
-    /// Whether as many drafts run as pay by what they promise. What an app's own drafter drafts always runs.
+    /// Whether drafting rests where passes with drafts are slower than those without. What an app's own drafter drafts
+    /// always runs. So do drafts that decide tokens, because a seed's tokens must not depend on how long a pass took.
     pub(crate) fn adapts(&self) -> bool {
-        !matches!(self.settings.drafter, DrafterChoice::Own(_))
+        adapts(&self.settings)
     }
 
-    /// Drafts tokens that `passes`, up to `depth` behind each other and `nodes` in all. A drafter that fails drafts
-    /// nothing.
-    pub(crate) fn draft(&mut self, depth: usize, nodes: usize, passes: impl Fn(u32) -> bool) -> Draft {
-        let growth = Growth {
-            depth: depth.min(self.settings.draft_tokens),
-            nodes: nodes.min(self.settings.draft_budget),
-            ..Growth::default()
-        };
-        if self.rest > 0 || growth.depth == 0 || growth.nodes == 0 {
+    /// Whether as many drafts run as pay by what they promise. Guesses of mixtures pay only later.
+    pub(crate) fn promises(&self, in_window: bool) -> bool {
+        self.adapts() && !in_window
+    }
+
+    /// Whether drafting rests, so that nothing is drafted for the next pass.
+    pub(crate) fn rests(&self) -> bool {
+        self.rest > 0
+    }
+
+    /// How tokens are decided.
+    pub(crate) fn verifier(&self) -> Verifier {
+        self.settings.verify.verifier()
+    }
+
+    /// What the input rule allows.
+    pub(crate) fn limits(&self) -> InputLimits {
+        self.limits
+    }
+
+    /// Whether the rows behind an input that was not near enough are guesses for the next pass.
+    pub(crate) fn refines(&self) -> bool {
+        self.limits.refines && matches!(self.settings.verify, Verify::Match | Verify::Rejection)
+    }
+
+    /// The most positions behind the next one that a pass runs, guesses that were kept included. `in_window` says whether
+    /// the rule mixes there and inputs need not be exact.
+    pub(crate) fn most(&self, in_window: bool) -> usize {
+        if in_window { self.settings.window - 1 } else { self.settings.draft_budget }
+    }
+
+    /// Drafts tokens that `passes`, up to `depth` behind each other and `nodes` in all, behind tokens that are expected.
+    /// A drafter that fails drafts nothing.
+    pub(crate) fn draft(
+        &mut self,
+        ahead: &[u32],
+        (depth, nodes): (usize, usize),
+        in_window: bool,
+        passes: impl Fn(u32) -> bool,
+    ) -> Draft {
+        let depth = depth.min(self.settings.draft_tokens);
+        let growth = Growth { depth, nodes, ..Growth::default() };
+        if depth == 0 || nodes == 0 {
             return Draft::default();
         }
         let random = &mut self.random;
         let mut source = || uniform(random);
-        let Ok(Draft { tree, mut values }) = self.drafter.draft(&growth, &mut source) else {
+        let Ok(Draft { tree, mut values }) = self.drafter.draft(ahead, &growth, &mut source) else {
             return Draft::default();
         };
         // An app's own drafter may promise nothing, or draft more than it was asked for.
         values.resize(tree.drafted(), 0.0);
-        // A draft counts only if the inputs before it are right, too.
-        let plain = self.plain_inputs.get();
-        for (node, value) in (1..).zip(&mut values) {
-            *value *= plain.powi(tree.depth(node) as i32);
+        if !in_window {
+            // A draft counts only if the inputs before it are right, too. In a window they get right pass by pass.
+            let plain = self.plain_inputs.get();
+            for (node, value) in (1..).zip(&mut values) {
+                *value *= plain.powi(tree.depth(node) as i32);
+            }
         }
+        let least = if in_window && self.promises(false) { LEAST_VALUE } else { 0.0 };
         let mut passing = tree.passing(passes);
-        passing.retain(|&node| tree.depth(node) <= growth.depth);
+        passing.retain(|&node| tree.depth(node) <= growth.depth && values[node - 1] >= least);
         passing.truncate(growth.nodes);
         if passing.len() == tree.drafted() {
             return Draft { tree, values };
@@ -172,14 +237,27 @@ impl Drafting {
         }
     }
 
-    /// Notes whether the input behind a token was the token's own embedding.
-    pub(crate) fn was_plain(&mut self, is_plain: bool) {
-        self.plain_inputs.observe(is_plain);
+    /// The estimated probability that the first, the first two, .. of some kept guesses are right.
+    pub(crate) fn kept_values(&self, count: usize) -> Vec<f64> {
+        (1..=count as i32).map(|depth| self.kept.get().powi(depth)).collect()
+    }
+
+    /// Notes the error of the input that a pass was fed behind a token. Returns whether it may stay.
+    pub(crate) fn was_fed(&mut self, error: f64, was_kept: bool) -> bool {
+        let is_near = self.tolerance.passes(error);
+        (self.report.inexact, self.report.worst) = (self.tolerance.inexact, self.tolerance.worst);
+        if was_kept { &mut self.kept } else { &mut self.plain_inputs }.observe(is_near);
+        is_near
     }
 
     /// Ends a pass, which took this time with drafting.
     pub(crate) fn end(&mut self, time: Duration) {
         self.report.verify_time += time.saturating_sub(self.draft_time);
+        self.fruitless =
+            if self.tree.is_empty() || self.depth > 1 { 0 } else { self.fruitless.saturating_add(1) };
+        if self.limits.is_full && self.fruitless >= FRUITLESS {
+            self.rest = usize::MAX;
+        }
         if !self.adapts() {
             return;
         }
@@ -193,7 +271,10 @@ impl Drafting {
         self.pace = mix(self.pace, self.depth as f64 * plain / time);
         if self.pace < LEAST_PACE {
             // The next pass with drafts then decides whether it rests again.
-            (self.rest, self.pace) = (REST, LEAST_PACE + 0.02);
+            (self.rest, self.pace) = (self.next_rest, LEAST_PACE + 0.02);
+            self.next_rest = (2 * self.next_rest).min(LONGEST_REST);
+        } else if self.pace > 1.1 {
+            self.next_rest = REST;
         }
     }
 
@@ -206,4 +287,8 @@ impl Drafting {
     pub(crate) fn learn(&mut self, token: u32, logits: &[f32]) {
         self.drafter.learn(token, logits);
     }
+}
+
+fn adapts(settings: &Speculation) -> bool {
+    settings.verify == Verify::Match && !matches!(settings.drafter, DrafterChoice::Own(_))
 }

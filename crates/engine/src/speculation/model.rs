@@ -7,17 +7,33 @@ use std::{
 
 use burn::tensor::{Tensor, backend::Backend};
 use moi_models::{BlockTable, CausalLm, ForwardBatch, KvPool, with_values};
-use moi_speculation::{Chance, Draft, DraftError, DraftTree, Drafter, Growth, likeliest_tree};
+use moi_speculation::{
+    Chance, Draft, DraftError, DraftTree, Drafter, Growth, draft_dynamic, draft_greedy, draft_paths,
+    likeliest_tree,
+};
 
-use crate::{DEFAULT_PREFILL_CHUNK, rows::ids_tensor};
+use crate::{DEFAULT_PREFILL_CHUNK, Verify, rows::ids_tensor};
 
 /// Makes drafters that ask a model.
 pub(crate) trait DraftSource: fmt::Debug + Send + Sync {
-    /// A drafter of one sequence. Nothing is drafted behind tokens that the model finds less likely than `min_p`.
-    fn drafter(&self, min_p: f64) -> Box<dyn Drafter>;
+    /// A drafter of one sequence.
+    fn drafter(&self, asked: Asked) -> Box<dyn Drafter>;
 
     /// Gives memory back that no sequence uses.
     fn shrink(&self);
+}
+
+/// What a sequence asks of a draft model.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Asked {
+    /// Nothing is drafted behind tokens that the model finds less likely than this.
+    pub(crate) min_p: f64,
+    /// How drafts are verified, which says how they are drawn.
+    pub(crate) verify: Verify,
+    /// The temperature at which they are drawn.
+    pub(crate) temperature: f64,
+    /// The number of tokens of the model that verifies them.
+    pub(crate) vocab: usize,
 }
 
 /// A model that drafts, with the keys and values of all sequences that it drafts for.
@@ -51,14 +67,14 @@ impl<B: Backend, M: CausalLm<B>> DraftModel<B, M> {
 }
 
 impl<B: Backend, M: CausalLm<B> + Send + Sync + 'static> DraftSource for Arc<DraftModel<B, M>> {
-    fn drafter(&self, min_p: f64) -> Box<dyn Drafter> {
+    fn drafter(&self, asked: Asked) -> Box<dyn Drafter> {
         let table = self.pool().table();
         Box::new(ModelDrafter {
             source: Arc::clone(self),
             table,
             text: Vec::new(),
             cached: Vec::new(),
-            min_p,
+            asked,
         })
     }
 
@@ -67,14 +83,14 @@ impl<B: Backend, M: CausalLm<B> + Send + Sync + 'static> DraftSource for Arc<Dra
     }
 }
 
-/// Drafts of a model for one sequence: the tokens that it finds likeliest.
+/// Drafts of a model for one sequence: the tokens that it finds likeliest, or tokens that are drawn from it.
 struct ModelDrafter<B: Backend, M> {
     source: Arc<DraftModel<B, M>>,
     table: BlockTable,
     text: Vec<u32>,
     /// The tokens whose keys and values are in the table: those of the text, and drafts behind them.
     cached: Vec<u32>,
-    min_p: f64,
+    asked: Asked,
 }
 
 impl<B: Backend, M> fmt::Debug for ModelDrafter<B, M> {
@@ -115,27 +131,56 @@ impl<B: Backend, M: CausalLm<B>> ModelDrafter<B, M> {
     /// yet: no round waits for more than a piece of it.
     fn row(&mut self, drafts: &[u32]) -> Result<Vec<f64>, DraftError> {
         let (hidden, true) = self.run(drafts)? else { return Ok(Vec::new()) };
+        let Asked { verify, temperature, vocab, .. } = self.asked;
+        let temperature = if verify == Verify::Match { 1.0 } else { temperature };
         Ok(with_values(&self.source.model.logits(hidden), |logits| {
+            // Rows of padding are no tokens.
+            let logits = &logits[..vocab.min(logits.len())];
             let most = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-            let row: Vec<f64> = logits.iter().map(|&logit| f64::from(logit - most).exp()).collect();
+            let mut row: Vec<f64> = match temperature > 0.0 {
+                true => logits.iter().map(|&logit| (f64::from(logit - most) / temperature).exp()).collect(),
+                false => {
+                    let first = logits.iter().position(|&logit| logit == most);
+                    (0..logits.len()).map(|id| f64::from(u8::from(Some(id) == first))).collect()
+                }
+            };
             let sum: f64 = row.iter().sum();
-            row.into_iter().map(|weight| weight / sum).collect()
+            row.iter_mut().for_each(|weight| *weight /= sum);
+            row.resize(vocab, 0.0);
+            row
         }))
     }
 }
 
 impl<B: Backend, M: CausalLm<B> + Send + Sync> Drafter for ModelDrafter<B, M> {
-    fn draft(&mut self, growth: &Growth, _: &mut dyn Chance) -> Result<Draft, DraftError> {
+    fn draft(
+        &mut self,
+        ahead: &[u32],
+        growth: &Growth,
+        source: &mut dyn Chance,
+    ) -> Result<Draft, DraftError> {
         if self.text.is_empty() {
             return Ok(Draft::default());
         }
         let vocab = self.source.model.embedding().dims()[0];
-        if let Some(unknown) = self.text.iter().find(|&&token| token as usize >= vocab) {
+        if let Some(unknown) = self.text.iter().chain(ahead).find(|&&token| token as usize >= vocab) {
             return Err(format!("the draft model has no token {unknown}").into());
         }
-        let growth = Growth { min_p: self.min_p, ..*growth };
-        let rows = |tree: &DraftTree, node: usize| self.row(&tree.path(node));
-        let (tree, values) = likeliest_tree(&growth, rows)?;
+        let growth = Growth { min_p: self.asked.min_p, ..*growth };
+        // Two drafts behind a node, or two chains of drafts.
+        let length = growth.depth.min((growth.nodes / 2).max(1));
+        let verify = self.asked.verify;
+        let rows = |tree: &DraftTree, node: usize| self.row(&[ahead, &tree.path(node)].concat());
+        let (tree, values) = match verify {
+            Verify::Match => likeliest_tree(&growth, rows)?,
+            Verify::Rejection => draft_dynamic(&growth, rows, source)?,
+            Verify::KSeq => (draft_paths(growth.nodes.min(2), length, rows, source)?, Vec::new()),
+            Verify::Greedy => {
+                let branching: Vec<usize> =
+                    (0..length).map(|depth| if depth == 0 { growth.nodes.min(2) } else { 1 }).collect();
+                (draft_greedy(&branching, rows, source)?, Vec::new())
+            }
+        };
         Ok(Draft { tree, values })
     }
 

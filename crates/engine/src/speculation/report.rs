@@ -5,6 +5,8 @@ use std::{sync::Arc, time::Duration};
 use moi_speculation::DraftTree;
 use serde::{Serialize, Serializer};
 
+use super::Verify;
+
 /// How a token came out of a pass that ran drafts.
 ///
 /// # Examples
@@ -66,6 +68,13 @@ pub struct SpeculationReport {
     pub accepted: usize,
     /// By depth from 1 on: how often the pass came to a place with drafts, and how often one of them was accepted.
     pub by_depth: Vec<DepthReport>,
+    /// How the tokens were decided: see [`crate::Verify`].
+    pub verify: Verify,
+    /// Guessed inputs that were let through without being exact. Results are then approximate, by rounding alone if the
+    /// tolerance was 1e-6 or so.
+    pub inexact: usize,
+    /// The largest error of these, relative to the norm of the true input.
+    pub worst: f64,
     /// Time that drafting took; nothing on targets without a clock.
     #[serde(rename = "draft_s", serialize_with = "seconds")]
     pub draft_time: Duration,

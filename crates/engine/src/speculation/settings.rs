@@ -2,7 +2,7 @@
 
 use std::{fmt, str::FromStr, sync::Arc};
 
-use moi_speculation::Drafter;
+use moi_speculation::{Drafter, Verifier};
 use serde::{Deserialize, Serialize};
 
 use crate::EngineError;
@@ -28,6 +28,15 @@ pub struct Speculation {
     pub draft_budget: usize,
     /// A draft model drafts nothing behind tokens that it finds less likely than this, 0 to 1.
     pub draft_min_p: f64,
+    /// How the next token is decided where tokens were drafted.
+    pub verify: Verify,
+    /// Where the input rule feeds a mixture, how far the input that a pass was given in its place may be from it, as a
+    /// share of its norm. From 1e-4 or so on, results are approximate: see [`crate::SpeculationReport::inexact`].
+    /// `None` stands for 1e-6 where the rule always mixes, which is exact up to rounding, and otherwise for 0.
+    pub tolerance: Option<f64>,
+    /// Where the tolerance is above 0, the most positions of a pass: the next input, guesses that are kept from the
+    /// last pass, and new drafts; 2 to [`Speculation::MAX_BUDGET`] + 1.
+    pub window: usize,
     /// Where drafts can gain nothing, draft nothing instead of refusing the request. `auto` always does so.
     pub optional: bool,
 }
@@ -52,6 +61,16 @@ impl Speculation {
         if !(0.0..=1.0).contains(&self.draft_min_p) {
             return Err(EngineError::DraftMinP { min_p: self.draft_min_p });
         }
+        if let Some(tolerance) = self.tolerance.filter(|tolerance| !(0.0..1.0).contains(tolerance)) {
+            return Err(EngineError::SpeculateTolerance { tolerance });
+        }
+        if !(2..=Self::MAX_BUDGET + 1).contains(&self.window) {
+            return Err(EngineError::SpeculateWindow { window: self.window });
+        }
+        let samples = matches!(self.drafter, DrafterChoice::Model | DrafterChoice::Own(_));
+        if self.verify != Verify::Match && self.drafter != DrafterChoice::None && !samples {
+            return Err(EngineError::NoSampledDrafts { verify: self.verify.name() });
+        }
         Ok(())
     }
 }
@@ -63,8 +82,77 @@ impl Default for Speculation {
             draft_tokens: 7,
             draft_budget: 8,
             draft_min_p: 0.4,
+            verify: Verify::Match,
+            tolerance: None,
+            window: 8,
             optional: false,
         }
+    }
+}
+
+/// How the next token is decided where tokens were drafted. Every way gives the distribution of a run without drafts.
+///
+/// # Examples
+/// ```
+/// use moi_engine::Verify;
+///
+/// assert_eq!("k-seq".parse(), Ok(Verify::KSeq));
+/// assert!("guessing".parse::<Verify>().unwrap_err().contains("rejection"));
+/// assert_eq!(Verify::default().to_string(), "match");
+/// ```
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Verify {
+    /// By the sampler, with the number of its position, so that the tokens are those of a run without drafts.
+    #[default]
+    Match,
+    /// Drafts are drawn from the draft model, and accepted or rejected one after the other (recursive rejection
+    /// sampling without replacement). The seed gives other tokens than without drafts.
+    Rejection,
+    /// Drafts are drawn independently, and one of them is selected (SpecTr, arXiv 2310.15141). Other tokens, too.
+    KSeq,
+    /// One draft is the draft model's likeliest token, another one is drawn (arXiv 2502.18779). Other tokens, too.
+    Greedy,
+}
+
+impl Verify {
+    /// All ways.
+    pub const ALL: [Self; 4] = [Self::Match, Self::Rejection, Self::KSeq, Self::Greedy];
+
+    /// Its name.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Match => "match",
+            Self::Rejection => "rejection",
+            Self::KSeq => "k-seq",
+            Self::Greedy => "greedy",
+        }
+    }
+
+    pub(crate) fn verifier(self) -> Verifier {
+        match self {
+            Self::Match => Verifier::Match,
+            Self::Rejection => Verifier::WithoutReplacement,
+            Self::KSeq => Verifier::KSeq,
+            Self::Greedy => Verifier::Greedy,
+        }
+    }
+}
+
+impl fmt::Display for Verify {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl FromStr for Verify {
+    type Err = String;
+
+    fn from_str(name: &str) -> Result<Self, String> {
+        Self::ALL.into_iter().find(|verify| verify.name() == name).ok_or_else(|| {
+            let names = Self::ALL.map(Self::name).join(", ");
+            format!("`{name}` verifies nothing; use one of: {names}")
+        })
     }
 }
 

@@ -2,12 +2,12 @@
 
 use std::time::Duration;
 
-use burn::tensor::{DType, Tensor, backend::Backend};
+use burn::tensor::{Tensor, backend::Backend};
 use moi_models::{CausalLm, with_values};
-use moi_speculation::{Draft, DraftTree};
+use moi_speculation::{Draft, DraftTree, Verifier};
 
-use super::Drafting;
-use crate::{Batch, SequenceId, TokenEvent, round::Clock, rows::ids_tensor, sequence::Sequence};
+use super::{Drafting, Verification};
+use crate::{Batch, EngineError, SequenceId, TokenEvent, round::Clock, rows::ids_tensor, sequence::Sequence};
 
 /// What ran behind the next inputs of rows that speculate.
 #[derive(Debug)]
@@ -30,6 +30,8 @@ pub(crate) struct Walk {
     len: usize,
     /// The nodes so far, whose inputs are right.
     path: Vec<usize>,
+    /// The node of the last token, if it was right and its input was not near enough.
+    refines: Option<usize>,
     /// When the pass began, which is the same for all rows.
     begun: Clock,
 }
@@ -79,6 +81,7 @@ impl<B: Backend> Drafted<B> {
                 first: begin,
                 len,
                 path: vec![0],
+                refines: None,
                 begun,
             })
         });
@@ -89,6 +92,20 @@ impl<B: Backend> Drafted<B> {
     /// The walk of a row, if it speculates.
     pub(crate) fn of(&mut self, row: SequenceId) -> Option<&mut Walk> {
         self.rows.iter_mut().find(|walk| walk.row == row)
+    }
+
+    /// Sets what decides the next token of a row, if drafts behind its current node were drawn.
+    pub(crate) fn set_verification(&self, row: &mut Sequence<B>) {
+        let walk = self.rows.iter().find(|walk| walk.row == row.id);
+        if let (Some(walk), Some(drafting)) = (walk, &row.drafting) {
+            let (verifier, sampler) = (drafting.verifier(), &row.chooser.sampler);
+            row.chooser.verification = Verification::behind(walk.node(), &walk.tree, verifier, sampler);
+        }
+    }
+
+    /// The logits behind all nodes `[nodes and more, vocab]`.
+    pub(crate) fn logits(&self) -> Tensor<B, 2> {
+        self.logits.clone()
     }
 
     /// The logits behind the current nodes of some rows `[rows, vocab]`, in the order of `of`.
@@ -117,6 +134,8 @@ impl<B: Backend, M: CausalLm<B>> Batch<'_, B, M> {
         let all = decoding.iter().zip(drafts).zip(counts);
         all.map(|((&row, (draft, time)), count)| {
             let tree = draft.best(count).tree;
+            // Guesses that were kept come first, each behind the one before it.
+            rows[row].guesses.truncate(tree.drafted());
             if let Some(drafting) = &mut rows[row].drafting {
                 drafting.begin(tree.clone(), time);
             }
@@ -129,20 +148,38 @@ impl<B: Backend, M: CausalLm<B>> Batch<'_, B, M> {
     fn draft_behind(&self, row: &mut Sequence<B>) -> (Draft, Duration) {
         let engine = self.engine();
         let (vocab, context) = (engine.model().embedding().dims()[0], engine.model().context_length());
+        let in_window = row.is_in_window();
         let Some(drafting) = &mut row.drafting else { return Default::default() };
+        if drafting.rests() {
+            row.guesses.clear();
+            return Default::default();
+        }
         let begun = Clock::start();
         let left = row.stop.max_tokens.map(|max| max.saturating_sub(row.chooser.generated() + 1));
         let depth = left.unwrap_or(usize::MAX).min(context.saturating_sub(row.positions));
         // Up to here, rotary frequencies are those of a short sequence.
         let most = engine.model().recompute_beyond().filter(|&most| row.positions <= most);
-        let nodes = most.map_or(usize::MAX, |most| most - row.positions);
+        let nodes = most.map_or(usize::MAX, |most| most - row.positions).min(drafting.most(in_window));
         let sampling = row.chooser.sampler.sampling();
+        // Whether a draft that was drawn is verified must not depend on its token.
+        let is_drawn = drafting.verifier() != Verifier::Match;
         let passes = |token: u32| {
             let ends = engine.eos.contains(&token) || row.stop_tokens.contains(&token);
-            (token as usize) < vocab && !ends && !sampling.banned.contains(&token)
+            (token as usize) < vocab && (is_drawn || (!ends && !sampling.banned.contains(&token)))
         };
-        let draft = drafting.draft(depth, nodes, passes);
-        (draft, begun.elapsed().unwrap_or_default())
+        let kept = row.guesses.iter().take_while(|guess| passes(guess.token)).count();
+        row.guesses.truncate(kept.min(depth).min(nodes));
+        let kept = row.guesses.len();
+        let ahead: Vec<u32> = row.guesses.iter().map(|guess| guess.token).collect();
+        let Draft { tree, values } = drafting.draft(&ahead, (depth - kept, nodes - kept), in_window, passes);
+        let mut tree = tree.behind(&ahead);
+        for (node, guess) in row.guesses.iter().enumerate() {
+            guess.row.iter().for_each(|row| tree.set_row(node, row.clone()));
+        }
+        let all = drafting.kept_values(kept);
+        let last = all.last().copied().unwrap_or(1.0);
+        let values = all.into_iter().chain(values.into_iter().map(|value| value * last)).collect();
+        (Draft { tree, values }, begun.elapsed().unwrap_or_default())
     }
 
     /// How many drafts of each row run: all, or as many as pay for rows that adapt.
@@ -154,9 +191,11 @@ impl<B: Backend, M: CausalLm<B>> Batch<'_, B, M> {
         others: usize,
     ) -> Vec<usize> {
         let mut counts: Vec<usize> = drafts.iter().map(|(draft, _)| draft.tree.drafted()).collect();
-        let adapts =
-            |at: usize| rows[decoding[at]].drafting.as_ref().is_some_and(|drafting| drafting.adapts());
-        let adapting: Vec<usize> = (0..decoding.len()).filter(|&at| adapts(at) && counts[at] > 0).collect();
+        let promises = |at: usize| {
+            let row = &rows[decoding[at]];
+            row.drafting.as_ref().is_some_and(|drafting| drafting.promises(row.is_in_window()))
+        };
+        let adapting: Vec<usize> = (0..decoding.len()).filter(|&at| promises(at) && counts[at] > 0).collect();
         if adapting.is_empty() {
             return counts;
         }
@@ -173,71 +212,82 @@ impl<B: Backend, M: CausalLm<B>> Batch<'_, B, M> {
         counts
     }
 
-    /// The next inputs of rows `[rows, d]` with the inputs of the drafts behind each, in parts.
-    pub(crate) fn with_drafts(&self, inputs: Tensor<B, 2>, trees: &[DraftTree]) -> Vec<Tensor<B, 2>> {
+    /// The next inputs of the rows at `decoding` `[rows, d]` with the inputs of the drafts behind each, in parts.
+    pub(crate) fn with_drafts(
+        &self,
+        inputs: Tensor<B, 2>,
+        rows: &[Sequence<B>],
+        (decoding, trees): (&[usize], &[DraftTree]),
+    ) -> Vec<Tensor<B, 2>> {
         let engine = self.engine();
         let mut parts = Vec::with_capacity(2 * trees.len());
-        for (row, tree) in trees.iter().enumerate() {
-            parts.push(inputs.clone().narrow(0, row, 1));
-            if !tree.is_empty() {
-                parts.push(engine.embedded(&tree.tokens()));
+        for (at, (&row, tree)) in decoding.iter().zip(trees).enumerate() {
+            parts.push(inputs.clone().narrow(0, at, 1));
+            let kept = &rows[row].guesses;
+            parts.extend(kept.iter().map(|guess| guess.input.clone()));
+            let new = &tree.tokens()[kept.len()..];
+            if !new.is_empty() {
+                parts.push(engine.embedded(new));
             }
         }
         parts
     }
 
-    /// Notes what speculation did for a token of a row. Returns the token, and whether the walk goes on behind it,
-    /// because it was drafted and `input` `[1, d]`, the next one, is what ran for it.
+    /// Notes what speculation did for a token of a row. Returns the token and, if the walk goes on behind it because it
+    /// was drafted and what ran for it is near enough to `input` `[1, d]`, the next one, what ran for it.
     pub(crate) fn speculated(
         &self,
         row: &mut Sequence<B>,
         mut step: TokenEvent,
         walk: Option<&mut Walk>,
         input: &Tensor<B, 2>,
-    ) -> (TokenEvent, bool) {
-        let Some(drafting) = &mut row.drafting else { return (step, false) };
+    ) -> (TokenEvent, Option<Tensor<B, 2>>) {
+        let Some(drafting) = &mut row.drafting else { return (step, None) };
         let is_last = step.stop.is_some();
         let Some(walk) = walk else {
+            row.guesses.clear();
             // The first token comes from the prompt's pass.
             drafting.begin(DraftTree::default(), Duration::ZERO);
             step.speculated = Some(drafting.emitted(0, step.token, is_last, Duration::ZERO));
-            return (step, false);
+            return (step, None);
         };
         let time = walk.begun.elapsed().unwrap_or_default();
         step.speculated = Some(drafting.emitted(walk.node(), step.token, is_last, time));
-        let next = walk.child(step.token).filter(|_| !is_last);
-        let rule = row.chooser.row.rule();
-        let is_plain = match rule.gated() {
-            // With a gate of 0, the mean embedding adds nothing.
-            Some(_) => step.gate == 0.0,
-            None => next.is_some() && self.is_embedding(step.token, input),
+        let Some(node) = walk.child(step.token).filter(|_| !is_last) else { return (step, None) };
+        let kept = node.checked_sub(1).and_then(|at| row.guesses.get(at)).map(|guess| guess.input.clone());
+        let error = self.input_error(row, (step.token, step.gate), kept.as_ref(), input);
+        let Some(drafting) = &mut row.drafting else { return (step, None) };
+        let is_near = match row.chooser.row.rule().mixes() {
+            true => drafting.was_fed(error, kept.is_some()),
+            false => error == 0.0,
         };
-        if rule.mixes() && next.is_some() {
-            drafting.was_plain(is_plain);
+        if !is_near {
+            walk.refines = Some(node);
+            return (step, None);
         }
-        match next.filter(|_| is_plain) {
-            Some(node) => {
-                walk.go(node);
-                (step, true)
-            }
-            None => (step, false),
-        }
+        walk.go(node);
+        (step, Some(kept.unwrap_or_else(|| input.clone())))
     }
 
-    /// Whether an input `[1, d]` has the values of a token's own embedding.
-    fn is_embedding(&self, token: u32, input: &Tensor<B, 2>) -> bool {
-        let own = self.engine().embedded(&[token]);
-        with_values(&own.cast(DType::F32), |own| {
-            with_values(&input.clone().cast(DType::F32), |input| own == input)
-        })
-    }
-
-    /// Ends the walk of a row: what was not reached is dropped from its cache.
-    pub(crate) fn end_walk(&self, row: &mut Sequence<B>, walk: &Walk) -> Result<(), moi_models::ModelError> {
-        if walk.tree.is_empty() {
-            return Ok(());
+    /// Ends the walk of a row: what was not reached is dropped from its cache. If it ended because an input was not near
+    /// enough, the `logits` `[nodes, vocab]` behind give guesses for the next pass.
+    ///
+    /// # Errors
+    /// If the device fails.
+    pub(crate) fn end_walk(
+        &self,
+        row: &mut Sequence<B>,
+        walk: &Walk,
+        logits: &Tensor<B, 2>,
+    ) -> Result<(), EngineError> {
+        row.guesses = match walk.refines {
+            Some(node) => self.refined(row, (&walk.tree, walk.first), node, logits)?,
+            None => Vec::new(),
+        };
+        if !walk.tree.is_empty() {
+            self.engine().pool().keep_path(&mut row.table, walk.len, &walk.path)?;
         }
-        self.engine().pool().keep_path(&mut row.table, walk.len, &walk.path)
+        Ok(())
     }
 
     /// Ends a pass with drafts: drafters learn from it.

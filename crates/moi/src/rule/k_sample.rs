@@ -45,7 +45,7 @@ impl Rule for KSample {
     }
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Draws {
     k: usize,
     random: Noise,
@@ -67,5 +67,9 @@ impl Steps for Draws {
 
     fn wants_candidates(&self) -> bool {
         true
+    }
+
+    fn boxed(&self) -> Box<dyn Steps> {
+        Box::new(self.clone())
     }
 }

@@ -51,7 +51,7 @@ impl Rule for Selar {
     }
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Selective(Selar);
 
 impl Steps for Selective {
@@ -79,5 +79,9 @@ impl Steps for Selective {
 
     fn wants_candidates(&self) -> bool {
         true
+    }
+
+    fn boxed(&self) -> Box<dyn Steps> {
+        Box::new(self.clone())
     }
 }

@@ -142,7 +142,7 @@ impl Rule for SoftThinking {
     }
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Thinking {
     rule: SoftThinking,
     /// Number of consecutive cold steps, counted within thinking or within the answer.
@@ -208,5 +208,9 @@ impl Steps for Thinking {
 
     fn picks_tokens(&self) -> bool {
         true
+    }
+
+    fn boxed(&self) -> Box<dyn Steps> {
+        Box::new(self.clone())
     }
 }

@@ -232,6 +232,15 @@ pub(crate) trait Steps: Debug + Send {
     fn wants_candidates(&self) -> bool {
         false
     }
+
+    /// A copy, to try steps that may not come.
+    fn boxed(&self) -> Box<dyn Steps>;
+}
+
+impl Clone for Box<dyn Steps> {
+    fn clone(&self) -> Self {
+        self.as_ref().boxed()
+    }
 }
 
 /// Entropy of probabilities, in nats.

@@ -70,7 +70,7 @@ struct Block {
     steps: usize,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Blocks {
     rule: Swir,
     limit: Option<usize>,
@@ -138,6 +138,10 @@ impl Steps for Blocks {
             }
             None => view.token(view.sampled),
         }
+    }
+
+    fn boxed(&self) -> Box<dyn Steps> {
+        Box::new(self.clone())
     }
 }
 

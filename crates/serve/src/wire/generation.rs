@@ -155,6 +155,13 @@ pub(crate) struct Moi {
     pub(crate) draft_budget: Option<u32>,
     /// A draft model drafts nothing behind tokens that it finds less likely than this, 0 to 1
     pub(crate) draft_min_p: Option<f64>,
+    /// How tokens are decided where a model drafts: `match`, as without drafts, or `rejection`, `k-seq` or `greedy`,
+    /// which give other tokens of the same distribution
+    pub(crate) verify: Option<String>,
+    /// How far from a mixture the input may be that a pass was given in its place, as a share of its norm, 0 to 1
+    pub(crate) speculate_tolerance: Option<f64>,
+    /// The most positions of a pass where inputs are mixtures
+    pub(crate) speculate_window: Option<u32>,
     /// `rule`, a name with knobs if wanted, and the rule's knobs beside it
     #[serde(flatten)]
     pub(crate) rule: Map<String, Value>,

@@ -4,7 +4,10 @@
 
 use std::process::Output;
 
-use moi_tests::process::{has_feature, refused, run, tiny};
+use moi_tests::{
+    process::{has_feature, refused, run, tiny},
+    real::model_file,
+};
 use serde_json::Value;
 
 const LISTS: [&str; 12] = [
@@ -73,6 +76,44 @@ fn every_format_has_every_row() {
     assert_eq!(lines.len(), 2 + ROWS, "{table}");
     assert!(lines[0].contains("tokens/s") && lines[0].contains("of copy") && !lines[0].contains("ratio"));
     assert!(table.contains("GB/s read and written"), "{table}");
+}
+
+/// Rows of drafters stand beside those without, and say how many tokens a pass gave.
+#[test]
+fn drafters_are_measured() {
+    let model = model_file("smollm2-135m-instruct");
+    let directory = tempfile::tempdir().unwrap();
+    let text = directory.path().join("text.txt");
+    std::fs::write(&text, "red green blue yellow ".repeat(8)).unwrap();
+    let common = ["bench", "--model", model.to_str().unwrap(), "--quantize", "file", "--device", "cpu"];
+    let lists = ["--prompt", "0", "--gen", "24", "--repetitions", "1", "--text", text.to_str().unwrap()];
+    let measured = |more: &[&str]| run(&[&common[..], &lists, more].concat());
+    let found = rows(&stdout(&measured(&[
+        "--rules",
+        "token,moi",
+        "--speculate",
+        "none,lookup",
+        "--format",
+        "jsonl",
+    ])));
+    let of = |row: &Value| [&row["rule"], &row["speculate"]].map(|of| of.as_str().map(str::to_owned));
+    let expected = [("token", None), ("token", Some("lookup")), ("moi", None), ("moi", Some("lookup"))];
+    for (row, (rule, drafter)) in found.iter().zip(expected) {
+        assert_eq!(of(row), [Some(rule.to_owned()), drafter.map(str::to_owned)]);
+        assert_eq!(
+            row["tokens_per_pass"].as_f64().is_some_and(|pace| pace >= 1.0),
+            drafter.is_some(),
+            "{row}"
+        );
+        assert!(row["depth"].as_u64().unwrap() > 24 && row["tokens_per_second"].as_f64().unwrap() > 0.0);
+    }
+    assert_eq!(found.len(), 4);
+    let drawn = ["--rules", "token", "--speculate", "layers:0-28", "--verify", "greedy"];
+    let table = stdout(&measured(&[&drawn[..], &["--temperature", "0.7"]].concat()));
+    assert!(table.contains("layers:0-28, greedy") && table.contains("best possible"), "{table}");
+    let (_, tiny) = tiny("llama");
+    let of_tiny = ["bench", "--model", &tiny, "--text", text.to_str().unwrap()];
+    refused(&of_tiny, &["--text needs a model with a tokenizer"]);
 }
 
 #[test]

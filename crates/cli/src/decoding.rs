@@ -2,7 +2,7 @@
 
 use std::{
     hash::{BuildHasher, RandomState},
-    path::Path,
+    path::{Path, PathBuf},
 };
 
 use anyhow::{Context, Result, anyhow, bail};
@@ -19,6 +19,7 @@ use crate::{
     args::{GrammarArgs, ModelArgs, OrMinusOne, RuleArgs, SamplingArgs, ScopeArgs, StopArgs, Tolerance},
     backend::Device,
     draft_model::{Speculate, with_draft_model},
+    draft_table::with_table,
     file,
     pass_costs::with_costs,
     ui,
@@ -40,6 +41,8 @@ pub(crate) struct Decoding {
     pub(crate) speculation: Speculation,
     /// The model that drafts, if there is one.
     pub(crate) speculate: Speculate,
+    /// The file that keeps what recycling drafts from.
+    pub(crate) draft_table: Option<PathBuf>,
 }
 
 /// Bytes of cached keys and values that are kept for prompts with a common beginning.
@@ -93,6 +96,7 @@ impl Decoding {
                 .unwrap_or_else(|| RandomState::new().hash_one(0) >> 32),
             speculation: sampling.speculation.settings(),
             speculate: sampling.speculation.speculate.clone(),
+            draft_table: sampling.speculation.draft_table.clone(),
         })
     }
 
@@ -108,6 +112,7 @@ impl Decoding {
         device: Device,
     ) -> Result<Engine<B, Decoder<B>>> {
         let engine = with_draft_model(engine, &self.speculate, model, device)?;
+        let engine = with_table(engine, self.draft_table.as_deref(), &self.speculation)?;
         let mut engine = with_costs(engine, &self.speculation).with_prefix_cache(PREFIX_BYTES);
         if let Some(tolerance) = self.mix_tolerance {
             engine = engine.with_mix_tolerance(tolerance);

@@ -14,6 +14,7 @@ mod decoding;
 mod devices;
 mod doctor;
 mod draft_model;
+mod draft_table;
 mod eval;
 mod file;
 mod generate;
@@ -76,7 +77,8 @@ fn main() -> ExitCode {
             Err(_) => ExitCode::FAILURE,
         };
     }
-    match command_line::args().and_then(run) {
+    let ended = command_line::args().and_then(run).and_then(|ended| draft_table::save().map(|()| ended));
+    match ended {
         Ok(Ended::Normally) => ExitCode::SUCCESS,
         Ok(Ended::Unwell) => ExitCode::FAILURE,
         Ok(Ended::Interrupted) => ExitCode::from(INTERRUPTED),

@@ -197,7 +197,7 @@ impl<B: Backend, M: CausalLm<B>> Engine<B, M> {
                 if is_optional && limits.always {
                     return Ok(None);
                 }
-                let table = || self.recycled().clone();
+                let table = || Arc::clone(self.recycling_table());
                 let shared = Shared {
                     table: &table,
                     model: self.draft_model.as_deref(),

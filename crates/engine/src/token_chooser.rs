@@ -24,6 +24,8 @@ pub(crate) struct TokenChooser {
     logprobs: usize,
     /// What decides the next token in place of its number: drafts that were drawn, and how they are verified.
     pub(crate) verification: Option<Verification>,
+    /// How often the best possible verifier would have accepted a draft for the last token, if that was computed.
+    pub(crate) optimal: Option<f64>,
 }
 
 /// Which tokens may come, besides what the sampling settings say.
@@ -48,7 +50,7 @@ pub(crate) struct Limits {
 
 impl TokenChooser {
     pub(crate) fn new(row: RuleState, sampler: Sampler, limits: Limits) -> Self {
-        Self { row, sampler, limits, top: 0, logprobs: 0, verification: None }
+        Self { row, sampler, limits, top: 0, logprobs: 0, verification: None, optimal: None }
     }
 
     /// Sets how many of the largest weights and of the most likely tokens are reported.
@@ -153,6 +155,7 @@ impl TokenChooser {
         let mut verification = self.verification.take();
         let mut pick = verification.as_mut().map_or(Pick::Number(uniform), Pick::Verified);
         let (sampled, drawn) = self.sampler.choose_by(logits, allowed, self.logprobs, &mut pick)?;
+        self.optimal = verification.and_then(|verification| verification.optimal);
         if self.row.wants_candidates() {
             self.row.drawn_from(drawn.shares(logits));
         }

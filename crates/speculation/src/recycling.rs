@@ -91,6 +91,22 @@ impl RecyclingTable {
     }
 }
 
+/// As [`likeliest`], for many.
+fn likeliest_of_many(logits: &[f32], count: usize) -> Vec<u32> {
+    // Equal zeros of different signs are ties.
+    let order = |&a: &u32, &b: &u32| {
+        let [first, second] = [a, b].map(|id| logits[id as usize] + 0.0);
+        second.total_cmp(&first).then(a.cmp(&b))
+    };
+    let mut ids: Vec<u32> = (0..logits.len() as u32).filter(|&id| !logits[id as usize].is_nan()).collect();
+    if count < ids.len() {
+        ids.select_nth_unstable_by(count - 1, order);
+        ids.truncate(count);
+    }
+    ids.sort_unstable_by(order);
+    ids
+}
+
 /// The indices of the largest logits, the largest first, ties by the lower id; NaN comes last.
 ///
 /// # Examples
@@ -101,8 +117,13 @@ impl RecyclingTable {
 /// ```
 pub fn likeliest(logits: &[f32], count: usize) -> Vec<u32> {
     const CHUNK: usize = 64;
+    /// From here on, a list that is kept in order is slower than a sort.
+    const MANY: usize = 128;
     if count == 0 {
         return Vec::new();
+    }
+    if count > MANY {
+        return likeliest_of_many(logits, count);
     }
     let mut best: Vec<(f32, u32)> = Vec::with_capacity(count.min(logits.len()) + 1);
     for (chunk, values) in logits.chunks(CHUNK).enumerate() {
@@ -214,6 +235,24 @@ mod tests {
         broken[4..8].copy_from_slice(&77u32.to_le_bytes());
         assert_eq!(RecyclingTable::from_bytes(&broken, 5), None);
         assert_eq!(RecyclingTable::from_bytes(&[], 5), None);
+    }
+
+    #[test]
+    fn many_are_in_the_order_of_few() {
+        let logits: Vec<f32> = (0..400)
+            .map(|id| match id % 7 {
+                0 => -0.0,
+                1 => 0.0,
+                2 => f32::NAN,
+                3 => f32::NEG_INFINITY,
+                rest => (id * 31 % 17) as f32 - rest as f32,
+            })
+            .collect();
+        let all = likeliest(&logits, 400);
+        assert_eq!(all.len(), 400 - 57);
+        for count in [1, 3, 100, 128, 129, 200] {
+            assert_eq!(likeliest(&logits, count), all[..count], "{count}");
+        }
     }
 
     proptest! {

@@ -84,6 +84,30 @@ fn mixtures_are_guessed() {
     assert!(text(&said.stderr).contains("speculation by lookup: 24 tokens in"), "{}", text(&said.stderr));
 }
 
+/// What recycling has learned is kept for later runs: a second run of a text accepts more than the first.
+#[test]
+fn the_table_of_successors_is_kept() {
+    let model = real_model();
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("successors");
+    let table = path.to_str().unwrap();
+    let base = ["generate", "--model", &model, "--quantize", "file", "--rule", "token", "--temperature", "0"];
+    let asked = ["--max-tokens", "40", "--ignore-eos", "--speculate", "recycling", "Name ten rivers."];
+    let kept = [&base[..], &asked, &["--draft-table", table]].concat();
+    let (first, second) = (json(&kept), json(&kept));
+    assert_eq!(numbers(&first["tokens"]), numbers(&second["tokens"]));
+    let accepted = |found: &Value| found["speculation"]["accepted"].as_u64().unwrap();
+    println!("{} drafts accepted at first, then {}", accepted(&first), accepted(&second));
+    // A word for the width, and eight successors of each of 49,152 tokens.
+    assert_eq!(std::fs::metadata(&path).unwrap().len(), 4 * (1 + 8 * 49_152));
+    std::fs::write(&path, "something else").unwrap();
+    refused(&kept, &["is no table of this model's 49152 tokens", "remove it"]);
+    assert_eq!(std::fs::read_to_string(&path).unwrap(), "something else");
+    let lookup = [&base[..], &["--speculate", "lookup", "--draft-table", table, "a"]].concat();
+    refused(&lookup, &["--draft-table keeps what recycling drafts from"]);
+    refused(&[&base[..], &asked, &["--draft-table", "/nowhere/t"]].concat(), &["/nowhere"]);
+}
+
 /// Drafts that are drawn and then accepted or rejected: without temperature the tokens of a run without drafts.
 #[test]
 fn drawn_drafts_are_verified() {

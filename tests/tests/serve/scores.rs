@@ -21,7 +21,7 @@ fn lists(choice: &Value) -> (Vec<String>, Vec<Option<f64>>, Vec<Value>, Vec<usiz
 fn prompts_are_scored_as_by_moi_score() {
     let server = server();
     let text = "The naïve fox 🦊 jumps over 日本 and rests. ".repeat(9);
-    let out = fed(&["score", "--format", "json", "--logprobs", "3", "-"], &text);
+    let out = fed(&["score", "--quantize", "file", "--format", "json", "--logprobs", "3", "-"], &text);
     let report: Value = serde_json::from_slice(&out.stdout).unwrap();
     let expected: Vec<Option<f64>> =
         report["steps"].as_array().unwrap().iter().map(|step| step["logprob"].as_f64()).collect();

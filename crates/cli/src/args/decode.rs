@@ -127,6 +127,9 @@ pub(crate) struct SpeculationArgs {
     /// model, layers: Draft nothing behind a token that the drafter finds less likely than F, 0 to 1
     #[arg(long, value_name = "F", default_value_t = Speculation::default().draft_min_p)]
     pub(crate) draft_min_p: f64,
+    /// recycling, auto: Begin with the table of successors in FILE, and write it there at the end
+    #[arg(long, value_name = "FILE")]
+    pub(crate) draft_table: Option<PathBuf>,
     /// model, layers: How tokens are decided: match, rejection, k-seq or greedy
     ///
     /// `match` gives the tokens that the seed gives without drafts. The others draw drafts from the drafter and accept
@@ -156,6 +159,7 @@ impl SpeculationArgs {
             verify: self.verify,
             tolerance: self.speculate_tolerance,
             window: self.speculate_window,
+            optimum: false,
             optional: false,
         }
     }

@@ -5,10 +5,13 @@ use std::{path::PathBuf, str::FromStr};
 use anyhow::Result;
 use clap::ValueEnum;
 use moi_backends::{DeviceRequest, FloatType};
-use moi_engine::InputRule;
+use moi_engine::{DrafterChoice, InputRule, Verify};
 
 use super::merge::MergeArgs;
-use crate::args::{AskedActivations, AskedType, Quantize, float_type, value_name};
+use crate::{
+    args::{AskedActivations, AskedType, Quantize, float_type, value_name},
+    draft_model::Speculate,
+};
 
 /// Measure the speed of prompts (pp512), of generation (tg128), and the cost of input rules
 ///
@@ -68,6 +71,22 @@ pub(crate) struct BenchArgs {
     /// Input rules with their knobs, such as token,moi,moi:support=20 or moi:beta=0.5:support=20
     #[arg(long, value_name = "RULES", default_value = "token,moi")]
     pub(super) rules: Vec<String>,
+    /// Drafters to measure generations with, as for --speculate of other commands; `none` is a row without
+    ///
+    /// The table then says how many tokens a pass gave, and how often a draft of each depth was accepted; where drafts
+    /// are drawn (--verify), also how often the best possible verifier would have accepted one. Drafts of random tokens
+    /// mean little: name a --text.
+    #[arg(long, value_name = "DRAFTERS", value_parser = drafters, default_value = "none")]
+    pub(super) speculate: Drafters,
+    /// model, layers: How tokens are decided: match, rejection, k-seq or greedy
+    #[arg(long, value_name = "HOW", default_value_t = Verify::Match)]
+    pub(super) verify: Verify,
+    /// Temperature of generations; the seed is the same in every run
+    #[arg(long, value_name = "F", default_value_t = 0.0)]
+    pub(super) temperature: f64,
+    /// Text file that generations continue, in place of random tokens; each begins behind the whole text
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["depth", "shape", "pg"])]
+    pub(super) text: Option<PathBuf>,
     /// Measurements per row
     #[arg(short, long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u16).range(1..))]
     pub(super) repetitions: u16,
@@ -135,6 +154,27 @@ fn asked_form(text: &str) -> Result<AskedForm, String> {
     }
 }
 
+/// A list of drafters.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Drafters(pub(super) Vec<Speculate>);
+
+/// Splits a list of drafters at commas. A piece that begins with a digit is more of the layers before it.
+fn drafters(text: &str) -> Result<Drafters, String> {
+    let mut pieces: Vec<String> = Vec::new();
+    for piece in text.split(',').map(str::trim) {
+        match pieces.last_mut().filter(|_| piece.starts_with(|first: char| first.is_ascii_digit())) {
+            Some(layers) => *layers += &format!(",{piece}"),
+            None => pieces.push(piece.to_owned()),
+        }
+    }
+    let all = pieces.iter().map(|piece| piece.parse()).collect::<Result<Vec<Speculate>, String>>()?;
+    let models = all.iter().filter(|drafter| drafter.drafter() == DrafterChoice::Model).count();
+    if models > 1 {
+        return Err("one draft model at a time: name one of model:PATH and layers:SPEC, once".to_owned());
+    }
+    Ok(Drafters(all))
+}
+
 /// The lengths of a prompt and of the generation after it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Pair {
@@ -170,6 +210,12 @@ impl BenchArgs {
     /// The roundings of activations, as written on the command line; a single `None` if the flag is absent.
     pub(super) fn activations(&self) -> Vec<Option<String>> {
         or_open(self.activations.iter().map(|asked| Some(value_name(asked))).collect())
+    }
+
+    /// The drafters, as written on the command line; `None` for a row without drafts.
+    pub(super) fn speculate(&self) -> Vec<Option<String>> {
+        let none = Speculate::Drafter(DrafterChoice::None);
+        self.speculate.0.iter().map(|drafter| (*drafter != none).then(|| drafter.to_string())).collect()
     }
 
     /// The thread counts; a single `None` if the flag is absent.
@@ -245,6 +291,17 @@ mod tests {
         refused(&["--batch", "0"], "0 is not in");
         refused(&["--repetitions", "0"], "0 is not in");
         refused(&["--prompt", "8,x"], "'x'");
+        refused(&["--speculate", "none,guess"], "`guess` drafts nothing");
+        refused(&["--speculate", "layers:0-3,model:a"], "one draft model at a time");
+        refused(&["--text", "a", "--depth", "8"], "cannot be used with");
+    }
+
+    #[test]
+    fn drafters_are_split() {
+        assert_eq!(parsed(&[]).unwrap().speculate(), [None]);
+        let args = parsed(&["--speculate", "none,lookup, layers:0-3,7,auto"]).unwrap();
+        let some = |text: &str| Some(text.to_owned());
+        assert_eq!(args.speculate(), [None, some("lookup"), some("layers:0-3,7"), some("auto")]);
     }
 
     #[test]

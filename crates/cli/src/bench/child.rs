@@ -1,12 +1,15 @@
 //! The process that measures one group: it loads the model, measures the rows in turns, and writes them as JSON
 //! lines.
 
-use std::time::{Instant, SystemTime};
+use std::{
+    path::Path,
+    time::{Instant, SystemTime},
+};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use burn::tensor::backend::Backend;
 use indicatif::{ProgressBar, ProgressStyle};
-use moi_engine::{Engine, InputRule};
+use moi_engine::{DepthReport, DrafterChoice, Engine, InputRule, SpeculationReport, Verify};
 use moi_models::{Activations, Decoder, default_kernels};
 use moi_pretrained::Pretrained;
 
@@ -20,13 +23,14 @@ use super::{
     row::BenchRow,
     shape,
     statistics::Statistics,
-    timing::{self, first_token},
+    timing::{self, Drafts, first_token},
 };
 use crate::{
     Ended,
     args::ModelArgs,
     backend::{Device, Job},
-    memory, model, output, ui,
+    draft_model::{Speculate, with_draft_model},
+    file, memory, model, output, ui,
 };
 
 /// Measures the group that the JSON describes.
@@ -81,7 +85,8 @@ impl Job for Measure<'_> {
             (Some(pretrained), _) => pretrained.architecture.config.context_length,
             (None, source) => shape::find(source.name())?.context,
         };
-        let tests = fitting(group, context);
+        let text = group.text.as_ref().map(|path| tokens_of(path, pretrained.as_ref())).transpose()?;
+        let tests = fitting(group, context, text.as_deref());
         let compared = if group.accuracy.is_some() { accuracy::POSITIONS.min(context) } else { 1 };
         let positions = tests.iter().map(|test| test.batch.saturating_mul(test.positions()));
         let positions = positions.max().unwrap_or(1).max(compared);
@@ -89,6 +94,11 @@ impl Job for Measure<'_> {
             (Some(pretrained), _) => model::engine::<B>(pretrained, args, (name, device), positions)?,
             (None, source) => shape::find(source.name())?.engine::<B>(args, (name, device), positions)?,
         };
+        let engine = match drafters(&tests).find(|drafter| drafter.drafter() == DrafterChoice::Model) {
+            Some(model) => with_draft_model(engine, &model, args, name)?,
+            None => engine,
+        };
+        let drafts = Drafts { text: text.as_deref(), verify: group.verify, temperature: group.temperature };
         if let Some(Task::Write(path)) = &group.accuracy {
             accuracy::write(&engine, device, path)?;
             return Ok(true);
@@ -101,7 +111,9 @@ impl Job for Measure<'_> {
             warm = warm.min(first_token(&engine)?.as_secs_f64());
         }
         let whole = tests.len() == group.tests.len();
-        let samples = samples(&engine, (name, device), &tests, group)?;
+        let samples = samples(&engine, (name, device), &tests, (group, &drafts))?;
+        let reports =
+            tests.iter().map(|test| timing::report(&engine, test, &drafts)).collect::<Result<Vec<_>>>()?;
         // This runs after the measurements, so that it does not change speed and peak memory.
         let (accuracy, is_compared) = compared_with_reference(&engine, device, group);
         let pass_cost = |positions: usize| {
@@ -121,12 +133,52 @@ impl Job for Measure<'_> {
             pass_cost_8: pass_cost(8),
             ..common(group, name, engine.model())
         };
-        for row in rows(common, &tests, &samples) {
+        for (row, report) in rows(common, &tests, &samples).into_iter().zip(reports) {
+            let row = with_report(row, report);
             let mut line = serde_json::to_vec(&row)?;
             line.push(b'\n');
             output::print_bytes(&line)?;
         }
         Ok(whole && is_compared)
+    }
+}
+
+/// The tokens of a text file.
+///
+/// # Errors
+/// If it cannot be read, holds no token, or the model has no tokenizer.
+fn tokens_of(path: &Path, pretrained: Option<&Pretrained>) -> Result<Vec<u32>> {
+    let text = file::read_text(path).with_context(|| format!("{} cannot be read", path.display()))?;
+    let tokenizer = pretrained.and_then(|pretrained| pretrained.tokenizer.as_ref().ok()?.as_ref());
+    let Some(tokenizer) = tokenizer else { bail!("--text needs a model with a tokenizer") };
+    let ids = tokenizer.encode(&text, true)?;
+    if ids.is_empty() {
+        bail!("{} holds no text to continue", path.display());
+    }
+    Ok(ids)
+}
+
+/// The drafters of some rows.
+fn drafters(tests: &[Test]) -> impl Iterator<Item = Speculate> {
+    tests.iter().filter_map(|test| test.speculate.as_ref()?.parse().ok())
+}
+
+/// Adds what speculation did to a row.
+fn with_report(row: BenchRow, report: Option<SpeculationReport>) -> BenchRow {
+    let Some(report) = report else { return row };
+    let share = |depth: &DepthReport| format!("{:.2}", depth.accepted as f64 / depth.reached.max(1) as f64);
+    let best =
+        |depth: &DepthReport| depth.optimal.map_or_else(|| "-".to_owned(), |share| format!("{share:.2}"));
+    let joined =
+        |of: &dyn Fn(&DepthReport) -> String| report.by_depth.iter().map(of).collect::<Vec<_>>().join(" ");
+    let verified = report.verify != Verify::Match;
+    let name = row.speculate.clone().unwrap_or_default();
+    BenchRow {
+        speculate: Some(if verified { format!("{name}, {}", report.verify) } else { name }),
+        tokens_per_pass: Some(report.tokens_per_round()),
+        accepted_by_depth: Some(joined(&share)).filter(|text| !text.is_empty()),
+        optimal_by_depth: Some(joined(&best)).filter(|text| verified && !text.is_empty()),
+        ..row
     }
 }
 
@@ -150,9 +202,13 @@ fn compared_with_reference<B: Backend>(
 }
 
 /// The rows that fit in the model's context. A message on stderr names the others.
-fn fitting(group: &Group, context: usize) -> Vec<Test> {
+fn fitting(group: &Group, context: usize, text: Option<&[u32]>) -> Vec<Test> {
+    let behind_text = |test: &Test| match text.filter(|_| test.rule.is_some()) {
+        Some(text) => Test { depth: text.len(), ..test.clone() },
+        None => test.clone(),
+    };
     let (fitting, too_long): (Vec<Test>, Vec<Test>) =
-        group.tests.iter().cloned().partition(|test| test.positions() <= context);
+        group.tests.iter().map(behind_text).partition(|test| test.positions() <= context);
     for test in too_long {
         let (name, needed) = (test.name(), test.positions());
         ui::say!("moi: left out, {group}: {name} takes {needed} positions, the context holds {context}");
@@ -166,7 +222,7 @@ fn samples<B: Backend>(
     engine: &Engine<B, Decoder<B>>,
     (name, device): (Device, &B::Device),
     tests: &[Test],
-    group: &Group,
+    (group, drafts): (&Group, &Drafts<'_>),
 ) -> Result<Samples> {
     let on_gpu = name.0.kind().is_gpu();
     let bar = bar(tests.len() as u64 * (1 + u64::from(group.repetitions)))?;
@@ -178,7 +234,7 @@ fn samples<B: Backend>(
         say(test);
         // A GPU chooses and compiles kernels by the sizes of the tensors, so it needs the full row to warm up.
         let test = if on_gpu { test.clone() } else { test.shortened() };
-        timing::run(engine, device, &test, None)?;
+        timing::run(engine, device, &test, drafts, None)?;
         bar.inc(1);
     }
     let launches = match group.launches && on_gpu {
@@ -197,7 +253,7 @@ fn samples<B: Backend>(
     for round in 0..group.repetitions {
         for (index, test) in tests.iter().enumerate() {
             say(test);
-            let used = timing::run(engine, device, test, meter.as_ref())?;
+            let used = timing::run(engine, device, test, drafts, meter.as_ref())?;
             samples.seconds[index].push(used.seconds);
             samples.joules[index].push(used.joules);
             bar.inc(1);
@@ -285,11 +341,13 @@ fn rows(common: BenchRow, tests: &[Test], samples: &Samples) -> Vec<BenchRow> {
         let speeds: Vec<f64> = seconds.iter().map(|seconds| test.tokens() as f64 / seconds).collect();
         let Statistics { mean, deviation, largest } = Statistics::of(&speeds);
         let (best, is_generation) = (fastest(seconds), test.prompt == 0);
-        // A step reads the weights once, whatever the batch.
-        let read = is_generation.then(|| common.bytes_per_token as f64 * test.decode as f64 / best);
-        let mixes = is_generation && test.rule.is_some_and(|rule| rule.mixes());
+        // A step reads the weights once, whatever the batch. With drafts, it gives several tokens.
+        let is_stepwise = is_generation && test.speculate.is_none();
+        let read = is_stepwise.then(|| common.bytes_per_token as f64 * test.decode as f64 / best);
+        let mixes = is_stepwise && test.rule.is_some_and(|rule| rule.mixes());
         BenchRow {
             rule: test.rule.map_or_else(|| "-".to_owned(), |rule| rule.spec()),
+            speculate: test.speculate.clone(),
             prompt: test.prompt,
             decode: test.decode,
             depth: test.depth,
@@ -316,7 +374,7 @@ mod tests {
 
     #[test]
     fn rows_say_what_the_samples_say() {
-        let test = |prompt, decode, rule| Test { prompt, decode, depth: 0, batch: 2, rule };
+        let test = |prompt, decode, rule| Test { prompt, decode, depth: 0, batch: 2, rule, speculate: None };
         let tests = [
             test(8, 0, None),
             test(0, 4, Some(InputRule::TOKEN)),

@@ -6,7 +6,10 @@ use moi_engine::Engine;
 use moi_models::Decoder;
 use tempfile::TempDir;
 
-use super::{plan::Test, timing};
+use super::{
+    plan::Test,
+    timing::{self, Drafts},
+};
 
 /// Starts to count kernel launches, into a directory that is removed on drop. Call it before a GPU is started.
 ///
@@ -42,7 +45,13 @@ pub(super) fn of_step<B: Backend>(
     }
     let counted = |decode| {
         let before = so_far()?;
-        timing::run(engine, device, &Test { decode, ..test.clone() }, None)?;
+        timing::run(
+            engine,
+            device,
+            &Test { decode, speculate: None, ..test.clone() },
+            &Drafts::default(),
+            None,
+        )?;
         anyhow::Ok(so_far()? - before)
     };
     let few = counted(STEPS)?;

@@ -5,7 +5,7 @@ use std::{fmt, path::PathBuf};
 use anyhow::{Error, Result, bail};
 use clap::ValueEnum;
 use moi_backends::DeviceRequest;
-use moi_engine::InputRule;
+use moi_engine::{InputRule, Verify};
 use serde::{Deserialize, Serialize};
 
 use super::{
@@ -29,6 +29,15 @@ pub(super) struct Group {
     /// Whether kernel launches are counted.
     pub(super) launches: bool,
     pub(super) tests: Vec<Test>,
+    /// How drafts are verified, where a model drafts.
+    #[serde(default)]
+    pub(super) verify: Verify,
+    /// The temperature of generations.
+    #[serde(default)]
+    pub(super) temperature: f64,
+    /// The file of the text that generations continue; random tokens without one.
+    #[serde(default)]
+    pub(super) text: Option<PathBuf>,
     /// The role of the group in a comparison of devices.
     #[serde(default)]
     pub(super) accuracy: Option<Task>,
@@ -56,6 +65,9 @@ pub(super) struct Test {
     pub(super) batch: usize,
     /// The input rule of a generation; a prompt alone has none.
     pub(super) rule: Option<InputRule>,
+    /// What drafts tokens of a generation, as written on the command line.
+    #[serde(default)]
+    pub(super) speculate: Option<String>,
 }
 
 impl Source {
@@ -175,6 +187,9 @@ pub(super) fn groups(
         repetitions: args.repetitions,
         launches: args.launches,
         tests,
+        verify: args.verify,
+        temperature: args.temperature,
+        text: args.text.clone(),
         accuracy: None,
     };
     let forms = args.forms();
@@ -227,10 +242,20 @@ fn tests(args: &BenchArgs, rules: &[InputRule]) -> Vec<Test> {
     for &depth in &args.depth {
         for batch in args.batch.iter().map(|&batch| usize::from(batch)) {
             let prompts = args.prompt.iter().copied().filter(|&prompt| prompt > 0);
-            tests.extend(prompts.map(|prompt| Test { prompt, decode: 0, depth, batch, rule: None }));
+            let of_prompt = |prompt| Test { prompt, decode: 0, depth, batch, rule: None, speculate: None };
+            tests.extend(prompts.map(of_prompt));
             for &Pair { prompt, decode } in &decodes {
-                let row = |&rule: &InputRule| Test { prompt, decode, depth, batch, rule: Some(rule) };
-                tests.extend(rules.iter().map(row));
+                for &rule in rules {
+                    let row = |speculate: Option<String>| Test {
+                        prompt,
+                        decode,
+                        depth,
+                        batch,
+                        rule: Some(rule),
+                        speculate,
+                    };
+                    tests.extend(args.speculate().into_iter().map(row));
+                }
             }
         }
     }

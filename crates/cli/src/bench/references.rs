@@ -4,6 +4,8 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use moi_engine::Verify;
+
 use super::plan::{Group, Source};
 
 /// The role of a group's process in the comparison.
@@ -47,6 +49,9 @@ fn reference_group(source: Source, path: PathBuf) -> Group {
         repetitions: 1,
         launches: false,
         tests: Vec::new(),
+        verify: Verify::Match,
+        temperature: 0.0,
+        text: None,
         accuracy: Some(Task::Write(path)),
     }
 }

@@ -34,6 +34,8 @@ pub(super) struct BenchRow {
 
     /// The input rule, or `-` for a prompt alone.
     pub(super) rule: String,
+    /// What drafted tokens of a generation, and how they were verified if not by `match`; `None` if nothing did.
+    pub(super) speculate: Option<String>,
     pub(super) prompt: usize,
     #[serde(rename = "gen")]
     pub(super) decode: usize,
@@ -58,6 +60,12 @@ pub(super) struct BenchRow {
     pub(super) launches_per_step: Option<f64>,
     /// The share of this row's step time that the rule adds to a step of `token`, by the best repetitions.
     pub(super) rule_share: Option<f64>,
+    /// Tokens that a pass gave on average, where tokens were drafted.
+    pub(super) tokens_per_pass: Option<f64>,
+    /// The share of drafts that were accepted, by depth, separated by spaces.
+    pub(super) accepted_by_depth: Option<String>,
+    /// What share the best possible verifier would have accepted, by depth; `-` where that was not computed.
+    pub(super) optimal_by_depth: Option<String>,
     /// Seconds from the start of the process until the model is ready.
     pub(super) load_seconds: f64,
     /// Seconds from the start of the process until the first token of a short prompt.
@@ -119,7 +127,8 @@ impl BenchRow {
         let threads = self.threads.map(|threads| format!(", threads {threads}")).unwrap_or_default();
         // Quantised weights do not determine the number type of the computation, so the key names it.
         let dtype = self.quantize.as_ref().map(|_| format!(" in {dtype}")).unwrap_or_default();
-        format!("{model}, {device}, {weights}{dtype}{threads}, {rule}, {test}")
+        let drafts = self.speculate.iter().map(|drafts| format!(", drafts by {drafts}")).collect::<String>();
+        format!("{model}, {device}, {weights}{dtype}{threads}, {rule}{drafts}, {test}")
     }
 
     /// The lengths as `pp512`, `tg128` or both.

@@ -53,6 +53,7 @@ const COLUMNS: &[Column] = &[
     text("kernels", |row| row.instruction_set.clone().unwrap_or_default()),
     text("weights", BenchRow::weights),
     text("rule", |row| row.rule.clone()),
+    text("drafts", |row| row.speculate.clone().unwrap_or_default()),
     text("test", |row| row.test.clone()),
     number("tokens/s", mean),
     number("best", |row| match row.repetitions {
@@ -62,6 +63,9 @@ const COLUMNS: &[Column] = &[
     number("GB/s read", |row| row.read_gb_per_second.map(short).unwrap_or_default()),
     number("of copy", |row| percent(row.share_of_copy)),
     number("launches", |row| row.launches_per_step.map(|count| format!("{count:.0}")).unwrap_or_default()),
+    number("tokens a pass", |row| row.tokens_per_pass.map(short).unwrap_or_default()),
+    text("accepted by depth", |row| row.accepted_by_depth.clone().unwrap_or_default()),
+    text("best possible", |row| row.optimal_by_depth.clone().unwrap_or_default()),
     number("rule's share", |row| percent(row.rule_share)),
     number("first token cold, s", |row| format!("{:.2}", row.first_token_cold_seconds)),
     number("warm, s", |row| format!("{:.3}", row.first_token_warm_seconds)),

@@ -2,9 +2,12 @@
 
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, anyhow, bail};
+use anyhow::{Error, Result, anyhow, bail};
 use burn::tensor::{Int, Tensor, TensorData, backend::Backend};
-use moi_engine::{Batch, DEFAULT_PREFILL_CHUNK, Engine, InputRule, Prompt, Request};
+use moi_engine::{
+    Batch, DEFAULT_PREFILL_CHUNK, DrafterChoice, Engine, InputRule, Prompt, Request, Speculation,
+    SpeculationReport, Verify,
+};
 use moi_models::{BlockTable, CausalLm, Decoder, ForwardBatch, KvPool, Span, Visible};
 
 use super::{
@@ -12,6 +15,16 @@ use super::{
     energy::{Meter, Stopwatch, Used},
     plan::Test,
 };
+use crate::draft_model::Speculate;
+
+/// What generations of a group continue, and how their drafts are verified.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Drafts<'a> {
+    /// The tokens of a text that all sequences continue; random ones without it.
+    pub(super) text: Option<&'a [u32]>,
+    pub(super) verify: Verify,
+    pub(super) temperature: f64,
+}
 
 /// Length of the prompt for the time to the first token, as in `moi warmup`.
 const FIRST: usize = 20;
@@ -36,16 +49,46 @@ pub(super) fn run<B: Backend>(
     engine: &Engine<B, Decoder<B>>,
     device: &B::Device,
     test: &Test,
+    drafts: &Drafts<'_>,
     meter: Option<&Meter>,
 ) -> Result<Used> {
     match (test.rule, test.depth) {
         (None, _) => prompt(engine.model(), device, test, meter),
-        (Some(rule), _) if test.prompt == 0 => generation(engine, test, test.depth, rule, meter),
-        (Some(rule), 0) => both(engine, test, rule, meter),
+        (Some(rule), _) if test.prompt == 0 => generation(engine, test, (test.depth, rule), drafts, meter),
+        (Some(rule), 0) => both(engine, test, rule, drafts, meter),
         // The batch cannot include uncounted positions here, so prompt and generation are measured separately.
         (Some(rule), depth) => Ok(prompt(engine.model(), device, test, meter)?
-            + generation(engine, test, depth + test.prompt, rule, meter)?),
+            + generation(engine, test, (depth + test.prompt, rule), drafts, meter)?),
     }
+}
+
+/// What speculation does in a row that drafts, by a generation of its own, because that takes more time.
+///
+/// # Errors
+/// As [`run`].
+pub(super) fn report<B: Backend>(
+    engine: &Engine<B, Decoder<B>>,
+    test: &Test,
+    drafts: &Drafts<'_>,
+) -> Result<Option<SpeculationReport>> {
+    let Some(rule) = test.rule.filter(|_| test.speculate.is_some()) else { return Ok(None) };
+    let mut batch = engine.batch();
+    add(
+        engine,
+        &mut batch,
+        &Test { batch: 1, ..test.clone() },
+        (test.depth + test.prompt, rule),
+        drafts,
+        true,
+    )?;
+    let mut report = None;
+    while !batch.is_empty() {
+        for step in batch.step()? {
+            report =
+                step?.speculated.and_then(|speculated| speculated.report).map(|report| *report).or(report);
+        }
+    }
+    Ok(report)
 }
 
 /// Runs the prompts of all sequences at once, and computes the logits after them.
@@ -101,15 +144,15 @@ fn forward<B: Backend>(
 fn generation<B: Backend>(
     engine: &Engine<B, Decoder<B>>,
     test: &Test,
-    depth: usize,
-    rule: InputRule,
+    behind: (usize, InputRule),
+    drafts: &Drafts<'_>,
     meter: Option<&Meter>,
 ) -> Result<Used> {
     let mut batch = engine.batch();
-    add(engine, &mut batch, test, depth, rule)?;
+    add(engine, &mut batch, test, behind, drafts, false)?;
     steps(&mut batch, test, 1)?;
     let watch = Stopwatch::start(meter);
-    steps(&mut batch, test, test.decode)?;
+    rest(&mut batch, test)?;
     Ok(watch.stop())
 }
 
@@ -118,24 +161,55 @@ fn both<B: Backend>(
     engine: &Engine<B, Decoder<B>>,
     test: &Test,
     rule: InputRule,
+    drafts: &Drafts<'_>,
     meter: Option<&Meter>,
 ) -> Result<Used> {
     let mut batch = engine.batch();
     let watch = Stopwatch::start(meter);
-    add(engine, &mut batch, test, test.prompt, rule)?;
-    steps(&mut batch, test, 1 + test.decode)?;
+    add(engine, &mut batch, test, (test.prompt, rule), drafts, false)?;
+    steps(&mut batch, test, 1)?;
+    rest(&mut batch, test)?;
     Ok(watch.stop())
+}
+
+/// Generates what is left behind the first tokens. A pass with drafts may give several tokens of a sequence.
+fn rest<B: Backend>(batch: &mut Batch<'_, B, Decoder<B>>, test: &Test) -> Result<()> {
+    if test.speculate.is_none() {
+        return steps(batch, test, test.decode);
+    }
+    let mut count = 0;
+    while !batch.is_empty() {
+        count += batch.step()?.into_iter().collect::<Result<Vec<_>, _>>()?.len();
+    }
+    if count != test.batch * test.decode {
+        bail!("{count} tokens came, and {} were asked for", test.batch * test.decode);
+    }
+    Ok(())
 }
 
 fn add<B: Backend>(
     engine: &Engine<B, Decoder<B>>,
     batch: &mut Batch<'_, B, Decoder<B>>,
     test: &Test,
-    positions: usize,
-    rule: InputRule,
+    (positions, rule): (usize, InputRule),
+    drafts: &Drafts<'_>,
+    optimum: bool,
 ) -> Result<()> {
     for row in 0..test.batch {
-        batch.add(request(engine, row, positions.max(1), rule))?;
+        let mut request = request(engine, row, positions.max(1), rule);
+        request.sampling.temperature = drafts.temperature.into();
+        if let Some(text) = drafts.text {
+            request.prompt = Prompt::Ids(text.to_vec());
+        }
+        if let Some(speculate) = &test.speculate {
+            let drafter = speculate.parse::<Speculate>().map_err(Error::msg)?.drafter();
+            request.speculation = Speculation { verify: drafts.verify, optimum, ..Speculation::by(drafter) };
+            if request.speculation.drafter != DrafterChoice::Model {
+                request.speculation.verify = Verify::Match;
+            }
+            request.stop.max_tokens = Some(1 + test.decode);
+        }
+        batch.add(request)?;
     }
     // Run all prompts first, so that all sequences give their first token in the same step.
     Ok(batch.run_prompts()?)

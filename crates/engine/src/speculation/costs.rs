@@ -85,8 +85,16 @@ impl<B: Backend, M: CausalLm<B>> Engine<B, M> {
         self.rows().rows(ids_tensor::<B>(ids, &self.device))
     }
 
+    /// Sets the table of likeliest successors, such as one that was kept from an earlier run
+    /// ([`RecyclingTable::from_bytes`]), in place of an empty one. It must be of the model's vocabulary.
+    #[must_use]
+    pub fn with_recycling_table(mut self, table: RecyclingTable) -> Self {
+        self.recycled = Arc::new(Mutex::new(table)).into();
+        self
+    }
+
     /// The table of likeliest successors, which all sequences of this engine share.
-    pub(crate) fn recycled(&self) -> &Arc<Mutex<RecyclingTable>> {
+    pub fn recycling_table(&self) -> &Arc<Mutex<RecyclingTable>> {
         let vocab = self.model.embedding().dims()[0];
         self.recycled.get_or_init(|| Arc::new(Mutex::new(RecyclingTable::new(vocab, SUCCESSORS))))
     }

@@ -150,6 +150,11 @@ impl Drafting {
         self.settings.verify.verifier()
     }
 
+    /// Whether it is computed how often the best possible verifier would accept a draft.
+    pub(crate) fn measures_optimum(&self) -> bool {
+        self.settings.optimum
+    }
+
     /// What the input rule allows.
     pub(crate) fn limits(&self) -> InputLimits {
         self.limits
@@ -215,12 +220,18 @@ impl Drafting {
     }
 
     /// Counts the token that was chosen behind a node of the pass, which has taken this time until now.
-    pub(crate) fn emitted(&mut self, node: usize, token: u32, is_last: bool, time: Duration) -> Speculated {
+    /// `optimal` is how often the best possible verifier would have accepted a draft there, if that was computed.
+    pub(crate) fn emitted(
+        &mut self,
+        (node, token, is_last): (usize, u32, bool),
+        time: Duration,
+        optimal: Option<f64>,
+    ) -> Speculated {
         let depth = self.depth;
         let (has_drafts, accepted) =
             (!self.tree.drafts(node).is_empty(), self.tree.child(node, token).is_some());
         self.report.rounds += usize::from(depth == 0);
-        self.report.count(depth, has_drafts, accepted);
+        self.report.count(depth, (has_drafts, accepted), optimal);
         self.rest = self.rest.saturating_sub(1);
         self.drafter.push(token);
         self.depth += 1;

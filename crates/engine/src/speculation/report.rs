@@ -89,16 +89,23 @@ pub struct SpeculationReport {
 /// ```
 /// use moi_engine::DepthReport;
 ///
-/// let depth = DepthReport { reached: 4, accepted: 3 };
+/// let depth = DepthReport { reached: 4, accepted: 3, ..DepthReport::default() };
 /// assert_eq!(serde_json::to_string(&depth)?, r#"{"reached":4,"accepted":3}"#);
 /// # Ok::<(), serde_json::Error>(())
 /// ```
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
 pub struct DepthReport {
     /// How often there were drafts of this depth where the pass came to.
     pub reached: usize,
     /// How often one of them was accepted.
     pub accepted: usize,
+    /// How often the best possible verifier would have accepted one, on average over some of the places: see
+    /// [`crate::Speculation::optimum`].
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub optimal: Option<f64>,
+    /// At how many places that was computed.
+    #[serde(skip)]
+    pub sampled: usize,
 }
 
 impl SpeculationReport {
@@ -107,15 +114,21 @@ impl SpeculationReport {
         if self.rounds == 0 { 0.0 } else { self.tokens as f64 / self.rounds as f64 }
     }
 
-    pub(crate) fn count(&mut self, depth: usize, has_drafts: bool, accepted: bool) {
+    pub(crate) fn count(&mut self, depth: usize, (has_drafts, accepted): (bool, bool), optimal: Option<f64>) {
         self.tokens += 1;
         self.accepted += usize::from(accepted);
         if has_drafts {
             if self.by_depth.len() <= depth {
                 self.by_depth.resize(depth + 1, DepthReport::default());
             }
-            self.by_depth[depth].reached += 1;
-            self.by_depth[depth].accepted += usize::from(accepted);
+            let of = &mut self.by_depth[depth];
+            of.reached += 1;
+            of.accepted += usize::from(accepted);
+            if let Some(optimal) = optimal {
+                let sum = of.optimal.unwrap_or(0.0) * of.sampled as f64 + optimal;
+                of.sampled += 1;
+                of.optimal = Some(sum / of.sampled as f64);
+            }
         }
     }
 }

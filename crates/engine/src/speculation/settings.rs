@@ -37,6 +37,9 @@ pub struct Speculation {
     /// Where the tolerance is above 0, the most positions of a pass: the next input, guesses that are kept from the
     /// last pass, and new drafts; 2 to [`Speculation::MAX_BUDGET`] + 1.
     pub window: usize,
+    /// Compute for some tokens how often the best possible verifier would accept a draft, which takes a while for each:
+    /// see [`crate::DepthReport::optimal`].
+    pub optimum: bool,
     /// Where drafts can gain nothing, draft nothing instead of refusing the request. `auto` always does so.
     pub optional: bool,
 }
@@ -85,6 +88,7 @@ impl Default for Speculation {
             verify: Verify::Match,
             tolerance: None,
             window: 8,
+            optimum: false,
             optional: false,
         }
     }

@@ -99,7 +99,11 @@ impl<B: Backend> Drafted<B> {
         let walk = self.rows.iter().find(|walk| walk.row == row.id);
         if let (Some(walk), Some(drafting)) = (walk, &row.drafting) {
             let (verifier, sampler) = (drafting.verifier(), &row.chooser.sampler);
-            row.chooser.verification = Verification::behind(walk.node(), &walk.tree, verifier, sampler);
+            let mut verification = Verification::behind(walk.node(), &walk.tree, verifier, sampler);
+            if let Some(verification) = verification.as_mut().filter(|_| drafting.measures_optimum()) {
+                verification.measure_optimum(row.chooser.generated());
+            }
+            row.chooser.verification = verification;
         }
     }
 
@@ -248,11 +252,12 @@ impl<B: Backend, M: CausalLm<B>> Batch<'_, B, M> {
             row.guesses.clear();
             // The first token comes from the prompt's pass.
             drafting.begin(DraftTree::default(), Duration::ZERO);
-            step.speculated = Some(drafting.emitted(0, step.token, is_last, Duration::ZERO));
+            step.speculated = Some(drafting.emitted((0, step.token, is_last), Duration::ZERO, None));
             return (step, None);
         };
         let time = walk.begun.elapsed().unwrap_or_default();
-        step.speculated = Some(drafting.emitted(walk.node(), step.token, is_last, time));
+        let optimal = row.chooser.optimal.take();
+        step.speculated = Some(drafting.emitted((walk.node(), step.token, is_last), time, optimal));
         let Some(node) = walk.child(step.token).filter(|_| !is_last) else { return (step, None) };
         let kept = node.checked_sub(1).and_then(|at| row.guesses.get(at)).map(|guess| guess.input.clone());
         let error = self.input_error(row, (step.token, step.gate), kept.as_ref(), input);

@@ -7,7 +7,7 @@ use std::{
 
 use crate::{
     Chance, DraftTree, Growth, HitRate, LookupIndex, LookupSettings, RecyclingTable, SUCCESSOR_RATES,
-    likeliest,
+    likeliest, lookup::MAX_MATCH,
 };
 
 /// Drafted tokens and what they promise.
@@ -93,9 +93,6 @@ pub trait Drafter: Debug + Send {
 
 /// The most nodes of a draft, whatever is asked for.
 const MAX_DRAFTED: usize = 1024;
-
-/// The most last tokens whose agreement with an earlier place is told apart.
-const MAX_MATCH: usize = 12;
 
 /// Prompt lookup, with estimates of how often matches of each length go on as they did.
 ///

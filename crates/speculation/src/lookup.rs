@@ -2,6 +2,9 @@
 
 use ahash::{HashMap, RandomState};
 
+/// The most last tokens whose agreement with an earlier place is told apart.
+pub(crate) const MAX_MATCH: usize = 12;
+
 /// What is looked up.
 ///
 /// # Examples
@@ -42,7 +45,7 @@ impl Default for LookupSettings {
 pub struct Found {
     /// The draft; empty if nothing was found.
     pub tokens: Vec<u32>,
-    /// How many of the last tokens occurred earlier; 0 if nothing was found.
+    /// How many of the last tokens agree with those before the place that was found, up to 12; 0 if nothing was found.
     pub matched: usize,
 }
 
@@ -127,7 +130,10 @@ impl LookupIndex {
             let count = if self.settings.repeats { length } else { length.min(end - from) };
             let period = end - from;
             let tokens = (0..count).map(|index| token(from + index % period)).collect();
-            return Found { tokens, matched: n };
+            // How far both places agree tells how likely they go on alike.
+            let agree = |more: &usize| token(from - 1 - more) == token(end - 1 - more);
+            let matched = n + (n..MAX_MATCH.min(from)).take_while(agree).count();
+            return Found { tokens, matched };
         }
         Found::default()
     }
@@ -189,5 +195,11 @@ mod tests {
         let mut index = LookupIndex::new(LookupSettings::default());
         [7, 1, 2, 1, 2].into_iter().for_each(|token| index.push(token));
         assert_eq!(index.draft(5), Found { tokens: vec![1, 2, 1, 2, 1], matched: 2 });
+        // More tokens agree than an n-gram has.
+        [1, 2, 1, 2].into_iter().for_each(|token| index.push(token));
+        assert_eq!(index.draft(1), Found { tokens: vec![1], matched: 6 });
+        assert_eq!(index.draft_behind(&[1], 1), Found { tokens: vec![2], matched: 7 });
+        (0..20).for_each(|_| [1, 2].into_iter().for_each(|token| index.push(token)));
+        assert_eq!(index.draft(1).matched, MAX_MATCH);
     }
 }

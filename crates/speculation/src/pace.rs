@@ -59,7 +59,8 @@ impl PassCosts {
     }
 
     /// How many drafts to run beside `sequences` next tokens, so that most tokens come in a unit of cost: as many of
-    /// the first ones in `values`, the probabilities with which they are accepted, the largest first.
+    /// the first ones in `values`, the probabilities with which they are accepted, the largest first. None, if that would
+    /// gain less than a tenth, because such estimates are not that exact.
     ///
     /// # Examples
     /// ```
@@ -70,7 +71,9 @@ impl PassCosts {
     /// assert_eq!(costs.best_count(1, &[0.1]), 0);
     /// ```
     pub fn best_count(&self, sequences: usize, values: &[f64]) -> usize {
-        let (mut tokens, mut best) = (sequences as f64, (0, sequences as f64 / self.of(sequences)));
+        const LEAST_GAIN: f64 = 1.1;
+        let (mut tokens, mut best) =
+            (sequences as f64, (0, LEAST_GAIN * sequences as f64 / self.of(sequences)));
         for (count, value) in (1..).zip(values) {
             tokens += value;
             let rate = tokens / self.of(sequences + count);

@@ -4,7 +4,9 @@ use std::sync::Arc;
 
 use burn::tensor::backend::Backend;
 use moi_backends::{DeviceName, Job};
-use moi_engine::{DrafterChoice, Engine, Prompt, Request, Speculation, TokenEvent, speculation::PassCosts};
+use moi_engine::{
+    DrafterChoice, Engine, EngineError, Prompt, Request, Speculation, TokenEvent, speculation::PassCosts,
+};
 use moi_models::CausalLm;
 use moi_pretrained::WeightForm;
 
@@ -101,6 +103,7 @@ fn drafted<B: Backend, M: CausalLm<B>>(
             DrafterChoice::Own(Oracle::of(&text, 4, row as u64)),
             DrafterChoice::Own(Oracle::of(&text, 1, row as u64)),
         ];
+        guessed(engine, (row, &request), plain, &text);
         for drafter in drafters {
             // Rules that feed a mixture behind every token draft nothing.
             let speculation = Speculation { optional: true, draft_tokens: 4, ..Speculation::by(drafter) };
@@ -112,6 +115,28 @@ fn drafted<B: Backend, M: CausalLm<B>>(
     }
     assert!(accepted > 10, "only {accepted} drafts were right, so little was tested");
     accepted
+}
+
+/// Runs a request under a rule that mixes with guesses of its inputs: the same tokens, up to rounding.
+fn guessed<B: Backend, M: CausalLm<B>>(
+    engine: &Engine<B, M>,
+    (row, request): (usize, &Request<B>),
+    plain: &[TokenEvent],
+    text: &Arc<Vec<u32>>,
+) {
+    for wrong in [4, 1000] {
+        let oracle = DrafterChoice::Own(Oracle::of(text, wrong, row as u64));
+        let speculation = Speculation { draft_tokens: 6, window: 7, ..Speculation::by(oracle) };
+        match engine.generate(Request { speculation, ..request.clone() }) {
+            Ok(steps) => {
+                let found: Vec<TokenEvent> = steps.map(Result::unwrap).collect();
+                assert_alike(row, &found, plain, 1e-4);
+            }
+            // Where the token has no share of its own in the input, a tolerance has to be asked for.
+            Err(EngineError::NoSpeculation(why)) => assert!(why.contains("nothing but a mixture"), "{why}"),
+            Err(error) => panic!("{error}"),
+        }
+    }
 }
 
 /// Checks that a seed gives the same tokens, entropies and gates on a device as on the CPU.

@@ -52,7 +52,8 @@ pub(crate) struct Drafting {
 
 /// Where passes with drafts are less than this times as fast as those without, drafting rests.
 const LEAST_PACE: f64 = 0.95;
-/// How many tokens drafting rests, at first and at most: twice as many each time that it did not pay in between.
+/// How many tokens drafting rests, at first and at most: twice as many each time that it did not pay in between, where
+/// each try costs a pass over many positions.
 const REST: usize = 32;
 const LONGEST_REST: usize = 512;
 /// Where a position is fed several times before its input is right, a draft that is right less often than this costs
@@ -61,7 +62,7 @@ const LEAST_VALUE: f64 = 0.4;
 /// After so many passes without a right guess, guessing is given up where errors need not shrink.
 const FRUITLESS: usize = 8;
 /// What a pass counts in the average after the next one.
-const PACE_MEMORY: f64 = 0.8;
+const PACE_MEMORY: f64 = 0.9;
 
 /// What the drafters of all sequences of an engine share.
 pub(crate) struct Shared<'a> {
@@ -192,7 +193,7 @@ impl Drafting {
         };
         // An app's own drafter may promise nothing, or draft more than it was asked for.
         values.resize(tree.drafted(), 0.0);
-        if !in_window {
+        if self.limits.mixes && !in_window {
             // A draft counts only if the inputs before it are right, too. In a window they get right pass by pass.
             let plain = self.plain_inputs.get();
             for (node, value) in (1..).zip(&mut values) {
@@ -282,8 +283,11 @@ impl Drafting {
         self.pace = mix(self.pace, self.depth as f64 * plain / time);
         if self.pace < LEAST_PACE {
             // The next pass with drafts then decides whether it rests again.
-            (self.rest, self.pace) = (self.next_rest, LEAST_PACE + 0.02);
-            self.next_rest = (2 * self.next_rest).min(LONGEST_REST);
+            (self.rest, self.pace) = (self.next_rest, 1.0);
+            // Lookup and recycling draft only what promises to pay, so that it costs little to ask them again.
+            if self.limits.tolerance > 0.0 || self.settings.drafter == DrafterChoice::Model {
+                self.next_rest = (2 * self.next_rest).min(LONGEST_REST);
+            }
         } else if self.pace > 1.1 {
             self.next_rest = REST;
         }

@@ -7,6 +7,8 @@ use moi::{InputRule, RuleState, Scope};
 pub(crate) struct InputLimits {
     /// The largest relative error of an input that stays: see [`moi_speculation::relative_error`].
     pub(crate) tolerance: f64,
+    /// Whether the rule ever feeds anything but the token's own embedding.
+    pub(crate) mixes: bool,
     /// Whether the rule feeds a mixture behind every token.
     pub(crate) always: bool,
     /// Whether the rows behind an input that was not near enough give the next guesses.
@@ -44,8 +46,9 @@ impl InputLimits {
         let has_floor = rule.gated().is_some_and(|gated| gated.gate.floor > 0.0);
         // The inputs of K sampled tokens take few values, which guesses meet exactly.
         let is_discrete = matches!(rule, InputRule::KSample(_));
-        let refines = rule.mixes() && (tolerance > 0.0 || has_floor || is_discrete);
-        Ok(Self { tolerance, always, refines, is_full })
+        let mixes = rule.mixes();
+        let refines = mixes && (tolerance > 0.0 || has_floor || is_discrete);
+        Ok(Self { tolerance, mixes, always, refines, is_full })
     }
 }
 

@@ -111,6 +111,10 @@ fn drafters_are_measured() {
     let drawn = ["--rules", "token", "--speculate", "layers:0-28", "--verify", "greedy"];
     let table = stdout(&measured(&[&drawn[..], &["--temperature", "0.7"]].concat()));
     assert!(table.contains("layers:0-28, greedy") && table.contains("best possible"), "{table}");
+    // What can gain nothing is left out, and the rest is measured.
+    let out = measured(&["--rules", "token,direct", "--speculate", "none,lookup", "--format", "jsonl"]);
+    assert_eq!(rows(&said(&out.stdout)).len(), 3);
+    assert!(said(&out.stderr).contains("left out") && !out.status.success(), "{}", said(&out.stderr));
     let (_, tiny) = tiny("llama");
     let of_tiny = ["bench", "--model", &tiny, "--text", text.to_str().unwrap()];
     refused(&of_tiny, &["--text needs a model with a tokenizer"]);

@@ -10,7 +10,7 @@ use std::{
 use anyhow::{Context, Result, bail};
 use burn::tensor::backend::Backend;
 use moi_engine::{DrafterChoice, Engine, Speculation, speculation::RecyclingTable};
-use moi_models::{CausalLm, Decoder};
+use moi_models::{CausalLm, Decoder, is_gpu};
 
 use crate::file;
 
@@ -18,7 +18,7 @@ use crate::file;
 static KEPT: OnceLock<(PathBuf, Arc<Mutex<RecyclingTable>>)> = OnceLock::new();
 
 /// The most bytes for each token of the vocabulary: successors as numbers of four bytes.
-const MOST_PER_TOKEN: u64 = 4 * 256;
+const MAX_BYTES_PER_TOKEN: u64 = 4 * 256;
 
 /// Gives an engine the table in a file, or an empty one that will be written there.
 ///
@@ -33,12 +33,15 @@ pub(crate) fn with_table<B: Backend>(
     if !matches!(speculation.drafter, DrafterChoice::Recycling | DrafterChoice::Auto) {
         bail!("--draft-table keeps what recycling drafts from; use it with --speculate recycling or auto");
     }
+    if is_gpu::<B>() && speculation.drafter == DrafterChoice::Auto {
+        bail!("--draft-table has no use here: on a GPU `auto` is lookup alone; use --speculate recycling");
+    }
     file::check(path)?;
     let vocab = engine.model().embedding().dims()[0];
     let engine = match File::open(path) {
         Ok(found) => {
             let mut bytes = Vec::new();
-            let most = (vocab as u64 + 1) * MOST_PER_TOKEN;
+            let most = (vocab as u64 + 1) * MAX_BYTES_PER_TOKEN;
             found
                 .take(most)
                 .read_to_end(&mut bytes)

@@ -178,7 +178,7 @@ impl<B: Backend, M: CausalLm<B>> Engine<B, M> {
         if speculation.drafter == DrafterChoice::None {
             return Ok(None);
         }
-        let limits = InputLimits::new(&chooser.row, speculation.tolerance);
+        let limits = InputLimits::new(&chooser.row, speculation.tolerance, speculation.verify);
         let gains_nothing = if self.model.has_states() {
             Some("layers of this model keep states, which cannot be taken back")
         } else if !self.model.shares_prefixes() && self.model.recompute_beyond().is_none() {
@@ -193,8 +193,8 @@ impl<B: Backend, M: CausalLm<B>> Engine<B, M> {
             None => {
                 let limits = limits.unwrap_or_default();
                 // Where every input is a mixture, a position is fed several times before it is right, which pays only
-                // where positions cost next to nothing.
-                if is_optional && limits.always {
+                // where positions cost next to nothing. A tolerance asks for it.
+                if is_optional && limits.always && speculation.tolerance.is_none() {
                     return Ok(None);
                 }
                 let table = || Arc::clone(self.recycling_table());

@@ -406,7 +406,9 @@ impl<'e, B: Backend, M: CausalLm<B>> Batch<'e, B, M> {
                 self.end_walk(row, walk, &logits)?;
             }
             if goes_on {
-                row.keep_input(fed.as_ref().unwrap_or(&input), places.len());
+                // A guess that was kept is a part of a larger tensor, too.
+                let of = if is_walking { 2 } else { places.len() };
+                row.keep_input(fed.as_ref().unwrap_or(&input), of);
                 if is_walking {
                     walking.push(row.id);
                 } else if !has_run && !row.parks_or_restarts(input, self.engine) {

@@ -7,7 +7,9 @@ use std::{
 };
 
 use moi::RuleError;
-use moi_engine::{Grammar, InputRule, LogitBias, SamplingStep, Speculation, StopRules};
+use moi_engine::{
+    DrafterChoice, Grammar, InputRule, LogitBias, SamplingStep, Speculation, StopRules, Verify,
+};
 use serde_json::{Value, json};
 
 use crate::{
@@ -259,8 +261,15 @@ fn speculation(moi: &Moi, default: &Speculation) -> Result<Speculation, ApiError
     settings.draft_tokens = moi.draft_tokens.map_or(settings.draft_tokens, |tokens| tokens as usize);
     settings.draft_budget = moi.draft_budget.map_or(settings.draft_budget, |budget| budget as usize);
     settings.draft_min_p = moi.draft_min_p.unwrap_or(settings.draft_min_p);
-    if let Some(name) = &moi.verify {
-        settings.verify = name.parse().map_err(|error: String| ApiError::value("moi.verify", error))?;
+    match &moi.verify {
+        Some(name) => {
+            settings.verify = name.parse().map_err(|error: String| ApiError::value("moi.verify", error))?;
+        }
+        // The server's way may be meant for a model that drafts.
+        None if moi.speculate.is_some() && settings.drafter != DrafterChoice::Model => {
+            settings.verify = Verify::Match;
+        }
+        None => {}
     }
     settings.tolerance = moi.speculate_tolerance.or(settings.tolerance);
     settings.window = moi.speculate_window.map_or(settings.window, |window| window as usize);

@@ -49,6 +49,10 @@ pub type DraftError = Box<dyn std::error::Error + Send + Sync>;
 
 /// Drafts tokens of one sequence. A wrong draft costs time and changes nothing else.
 ///
+/// Where drafts are verified by the distributions from which they were drawn ([`DraftTree::set_row`]), these must be
+/// over the vocabulary of the model that verifies, and neither the number of drafts nor whether one is there may depend
+/// on its own token.
+///
 /// # Examples
 /// ```
 /// use moi_speculation::{Draft, DraftError, DraftTree, Drafter, Growth, Chance};

@@ -117,12 +117,12 @@ fn likeliest_of_many(logits: &[f32], count: usize) -> Vec<u32> {
 /// ```
 pub fn likeliest(logits: &[f32], count: usize) -> Vec<u32> {
     const CHUNK: usize = 64;
-    /// From here on, a list that is kept in order is slower than a sort.
-    const MANY: usize = 128;
+    /// For more, a list that is kept in order is slower than a sort.
+    const MAX_ORDERED: usize = 128;
     if count == 0 {
         return Vec::new();
     }
-    if count > MANY {
+    if count > MAX_ORDERED {
         return likeliest_of_many(logits, count);
     }
     let mut best: Vec<(f32, u32)> = Vec::with_capacity(count.min(logits.len()) + 1);

@@ -203,6 +203,12 @@ impl DraftTree {
         all
     }
 
+    /// The same drafts without the distributions from which they were drawn, which take much memory.
+    #[must_use]
+    pub fn without_rows(&self) -> Self {
+        Self { nodes: self.nodes.clone(), drafts: self.drafts.clone(), rows: Vec::new() }
+    }
+
     /// The nodes whose token passes, and that of all nodes before them.
     pub fn passing(&self, passes: impl Fn(u32) -> bool) -> Vec<usize> {
         let mut passed = vec![true; self.len()];

@@ -5,11 +5,12 @@ use std::sync::Arc;
 
 use burn_flex::Flex;
 use moi_engine::{
-    DrafterChoice, Engine, Prompt, Request, Sampling, Scope, Speculation, SpeculationReport, TokenEvent,
+    DrafterChoice, Engine, Event, Prompt, Request, RequestId, Sampling, Scheduler, SchedulerOptions, Scope,
+    Speculation, SpeculationReport, TokenEvent,
 };
 use moi_models::Decoder;
 use moi_pretrained::{Pretrained, WeightForm};
-use moi_tests::{drafts::Oracle, golden::Golden};
+use moi_tests::{drafts::Oracle, golden::Golden, hostile::Dice};
 
 use super::{
     speculation::{byte_engine, run},
@@ -62,7 +63,9 @@ fn compare(found: &[TokenEvent], plain: &[TokenEvent], bound: f32, what: &str) {
 #[test]
 fn guesses_settle_up_to_rounding() {
     let engine = byte_engine();
-    for rule in ["moi", "moi:support=20", "gate:gate=0.2", "moi:beta=4"] {
+    // Gates of this model are large, so that a guess gets better slowly.
+    for (rule, least) in [("moi", 1.03), ("moi:support=20", 1.0), ("gate:gate=0.2", 1.1), ("moi:beta=4", 1.1)]
+    {
         let (mut rounds, mut count, mut inexact) = (0, 0, 0);
         for index in 0..24 {
             let request = request(rule, index);
@@ -77,15 +80,13 @@ fn guesses_settle_up_to_rounding() {
                 inexact += report.inexact;
             }
         }
-        println!(
-            "{rule}: {:.2} tokens a pass, {inexact} inputs off by rounding",
-            count as f64 / rounds as f64
-        );
-        //assert!(count as f64 > 1.15 * rounds as f64 && inexact > 0, "{rule}: {count} in {rounds}");
+        let pace = count as f64 / rounds as f64;
+        println!("{rule}: {pace:.2} tokens a pass, {inexact} inputs off by rounding");
+        assert!(pace >= least && inexact > 0, "{rule}: {pace}");
     }
 }
 
-/// A larger tolerance lets more through, reports it, and stays near.
+/// A larger tolerance lets more through, and reports it.
 #[test]
 fn a_larger_tolerance_is_reported() {
     let engine = byte_engine();
@@ -109,12 +110,12 @@ fn exact_guesses_change_no_bit() {
     let engine = byte_engine();
     // Gates of this model are near 0.45, its entropies near 0.9.
     for (rule, least) in [
-        ("moi:floor=0.44", 1.0),
+        ("moi:floor=0.44", 2.0),
         ("moi:floor=0.9", 2.0),
         ("moi:support=20,floor=0.3", 1.0),
-        ("k-sample:k=2", 1.0),
-        ("selar:tau=0.99", 1.0),
-        ("swir:dwell=2", 1.0),
+        ("k-sample:k=2", 1.25),
+        ("selar:tau=0.99", 2.0),
+        ("swir:dwell=2", 1.3),
     ] {
         let (mut rounds, mut count) = (0, 0);
         for index in 0..24 {
@@ -170,8 +171,8 @@ fn what_need_not_settle_is_given_up() {
     }
 }
 
-/// The cache holds the mixtures that were let through: after a generation, the next one from it is near to that of a
-/// run without drafts, and would be far from it if tokens were there instead.
+/// The cache holds the mixtures that were let through: later steps of a generation are those of a run without drafts, and
+/// would be far from them if tokens were there instead.
 #[test]
 fn settled_columns_hold_mixtures() {
     let golden = Golden::read("llama");
@@ -190,4 +191,57 @@ fn settled_columns_hold_mixtures() {
         off_by_tokens = off_by_tokens.max((fed[31].entropy - plain[31].entropy).abs());
     }
     assert!(off_by_tokens > 1e-3, "mixtures and tokens give the same here, so nothing was tested");
+}
+
+/// Beside others, parked for want of memory, and paused: guesses wait with their sequences or are dropped.
+#[test]
+fn neighbours_and_parking_change_no_token() {
+    const RULES: [&str; 4] = ["moi", "gate:gate=0.2", "moi:floor=0.44", "k-sample:k=2"];
+    let engine = byte_engine();
+    let all: Vec<(Request<Flex>, Vec<TokenEvent>)> = (0..16)
+        .map(|index| {
+            let request = request(RULES[index % 4], index);
+            let plain = run(&engine, request.clone());
+            (guessing(&request, &plain, 20, None), plain)
+        })
+        .collect();
+    let largest = {
+        let _longest = engine.generate(all[15].0.clone()).unwrap();
+        engine.cache_bytes()[0]
+    };
+    let (mut parked, mut rounds, mut count) = (0, 0, 0);
+    for mix in 0..12 {
+        let mut dice = Dice::new(mix);
+        let options = SchedulerOptions {
+            max_running: 2 + dice.below(6),
+            cache_bytes: dice.once_in(2).then_some(largest * 3),
+            ..SchedulerOptions::default()
+        };
+        let mut scheduler = Scheduler::new(&engine, options);
+        let ids: Vec<RequestId> =
+            all.iter().map(|(request, _)| scheduler.submit("a", request.clone()).unwrap()).collect();
+        let mut found: Vec<Vec<TokenEvent>> = vec![Vec::new(); all.len()];
+        let mut paused: Vec<RequestId> = Vec::new();
+        while !scheduler.is_idle() {
+            let id = ids[dice.below(ids.len())];
+            paused.extend(scheduler.pause(id).then_some(id));
+            if dice.once_in(2) {
+                paused.drain(..).for_each(|id| assert!(scheduler.resume_paused(id).is_none()));
+            }
+            parked += scheduler.parked();
+            for event in scheduler.round() {
+                match event {
+                    Event::Token(id, step) => found[ids.iter().position(|of| *of == id).unwrap()].push(step),
+                    Event::Admitted(_) | Event::Prompt(..) => {}
+                    Event::Failed(id, error, _) => panic!("mix {mix}: {id:?}: {error}"),
+                }
+            }
+        }
+        for (index, (found, (_, plain))) in found.iter().zip(&all).enumerate() {
+            compare(found, plain, 2e-5, &format!("mix {mix}, request {index}"));
+            rounds += report(found).rounds;
+            count += found.len();
+        }
+    }
+    assert!(parked > 0 && count > rounds, "{parked} parked, {count} tokens in {rounds} passes");
 }

@@ -19,11 +19,11 @@ use super::{speculation::run, tokens};
 /// Tokens of the prompt.
 const PROMPT: usize = 12;
 /// Tokens of each generation.
-const TOKENS: usize = 3;
+const TOKENS: usize = 5;
 /// Generations of each verifier.
 const DRAWS: u64 = 3000;
 /// Candidates for each token.
-const TOP_K: usize = 3;
+const TOP_K: usize = 2;
 
 fn engine() -> Engine<Flex, Decoder<Flex>> {
     let golden = Golden::read("llama");
@@ -62,20 +62,27 @@ fn law(engine: &Engine<Flex, Decoder<Flex>>, rule: &str) -> HashMap<Vec<u32>, f6
     texts
 }
 
-/// Compares how often each text came with how often it should. Returns the numbers of drafts, and of accepted ones.
+/// What chi-square of so many cells exceeds once in 100,000 times, by Wilson and Hilferty.
+fn quantile(cells: i32) -> f64 {
+    let freedom = f64::from(cells - 1);
+    freedom * (1.0 - 2.0 / (9.0 * freedom) + 4.3 * (2.0 / (9.0 * freedom)).sqrt()).powi(3)
+}
+
+/// Compares how often each text came with how often it should. Returns the numbers of drafts, and of accepted ones by
+/// depth.
 fn check(
     engine: &Engine<Flex, Decoder<Flex>>,
     rule: &str,
     law: &HashMap<Vec<u32>, f64>,
     speculation: &Speculation,
-) -> (usize, usize) {
+) -> (usize, [usize; 4]) {
     let mut found: HashMap<Vec<u32>, f64> = HashMap::new();
-    let (mut drafted, mut accepted) = (0, 0);
+    let (mut drafted, mut accepted) = (0, [0; 4]);
     for seed in 0..DRAWS {
         let steps = run(engine, Request { seed, speculation: speculation.clone(), ..request(rule) });
         let report = steps.last().unwrap().speculated.clone().unwrap().report.unwrap();
         drafted += report.drafted;
-        accepted += report.accepted;
+        report.by_depth.iter().zip(&mut accepted).for_each(|(depth, sum)| *sum += depth.accepted);
         *found.entry(steps.iter().map(|step: &TokenEvent| step.token).collect()).or_default() += 1.0;
     }
     let what = format!("{rule}, {}", speculation.verify);
@@ -95,11 +102,11 @@ fn check(
         chi += (rest.1 - rest.0).powi(2) / rest.0;
         cells += 1;
     }
-    // By Wilson and Hilferty, a quantile of about 1e-5.
-    let freedom = f64::from(cells - 1);
-    let most = freedom * (1.0 - 2.0 / (9.0 * freedom) + 4.3 * (2.0 / (9.0 * freedom)).sqrt()).powi(3);
+    let most = quantile(cells);
     assert!(chi < most && cells > 4, "{what}: chi-square {chi:.1} of {cells} cells, at most {most:.1}");
-    println!("{what}: chi-square {chi:.1} of {cells} cells; {accepted} of {drafted} drafts accepted");
+    println!(
+        "{what}: chi-square {chi:.1} of {cells} cells; of {drafted} drafts accepted by depth {accepted:?}"
+    );
     (drafted, accepted)
 }
 
@@ -155,7 +162,7 @@ impl Drafter for Flat {
 fn verifies(verify: Verify, law: &HashMap<Vec<u32>, f64>) -> Speculation {
     let law = Arc::new(law.clone());
     let own = OwnDrafter::new(move || Box::new(Flat { verify, law: Arc::clone(&law), text: Vec::new() }));
-    Speculation { verify, draft_tokens: 2, draft_budget: 6, ..Speculation::by(DrafterChoice::Own(own)) }
+    Speculation { verify, draft_tokens: 3, draft_budget: 6, ..Speculation::by(DrafterChoice::Own(own)) }
 }
 
 #[test]
@@ -164,7 +171,7 @@ fn drawn_drafts_follow_the_law_of_the_model() {
     let law = law(&engine, "token");
     for verify in [Verify::Rejection, Verify::KSeq, Verify::Greedy] {
         let (drafted, accepted) = check(&engine, "token", &law, &verifies(verify, &law));
-        assert!(drafted > 3000 && accepted > 1500, "{verify}: {accepted} of {drafted}");
+        assert!(drafted > 3000 && accepted[0] > 1500 && accepted[1] > 300, "{verify}: {accepted:?}");
     }
 }
 
@@ -172,12 +179,47 @@ fn drawn_drafts_follow_the_law_of_the_model() {
 #[test]
 fn drawn_drafts_follow_the_law_of_a_rule_that_mixes() {
     let engine = engine();
-    for (rule, tolerance) in [("moi:floor=0.4", None), ("moi", None), ("moi:beta=30", Some(1e-2))] {
+    // Gates of `beta=30` are small, so that guesses are kept and accepted beyond the first.
+    for (rule, tolerance, deep) in [
+        ("moi:floor=0.4", None, 0),
+        ("moi", None, 0),
+        ("moi:beta=30", None, 0),
+        ("moi:beta=30", Some(1e-2), 300),
+    ] {
         let law = law(&engine, rule);
         let speculation = Speculation { tolerance, ..verifies(Verify::Rejection, &law) };
         let (drafted, accepted) = check(&engine, rule, &law, &speculation);
-        assert!(drafted > 3000 && accepted > 1500, "{rule}: {accepted} of {drafted}");
+        assert!(drafted > 3000 && accepted[0] > 1000 && accepted[1] >= deep, "{rule}: {accepted:?}");
     }
+}
+
+/// A rule with noise of its own: its numbers are none of those that draw and verify drafts.
+#[test]
+fn the_noise_of_a_rule_is_independent_of_drafts() {
+    let engine = engine();
+    let texts = |seeds: std::ops::Range<u64>, speculation: &Speculation| {
+        let mut found: HashMap<Vec<u32>, f64> = HashMap::new();
+        for seed in seeds {
+            let request = Request { seed, speculation: speculation.clone(), ..request("k-sample:k=2") };
+            let text = run(&engine, request).iter().map(|step| step.token).collect();
+            *found.entry(text).or_default() += 1.0;
+        }
+        found
+    };
+    let plain = texts(0..DRAWS, &Speculation::default());
+    let law = plain.iter().map(|(text, count)| (text.clone(), count / DRAWS as f64)).collect();
+    let drafted = texts(DRAWS..2 * DRAWS, &verifies(Verify::Rejection, &law));
+    // Of two samples of one law, the squared difference of two counts is their sum on average.
+    let (mut chi, mut cells) = (0.0, 0);
+    for (text, count) in &plain {
+        let other = drafted.get(text).copied().unwrap_or(0.0);
+        if count + other >= 16.0 {
+            chi += (count - other).powi(2) / (count + other);
+            cells += 1;
+        }
+    }
+    let most = quantile(cells);
+    assert!(chi < most && cells > 8, "chi-square {chi:.1} of {cells} cells, at most {most:.1}");
 }
 
 /// A seed gives the same tokens again, and without temperature those of a run without drafts.

@@ -124,7 +124,8 @@ pub(crate) struct SpeculationArgs {
     /// Draft at most N tokens for a pass, alternatives included
     #[arg(long, value_name = "N", default_value_t = Speculation::default().draft_budget)]
     pub(crate) draft_budget: usize,
-    /// model, layers: Draft nothing behind a token that the drafter finds less likely than F, 0 to 1
+    /// model, layers: Draft nothing behind a token that the drafter finds less likely than F, 0 to 1; not with --verify
+    /// k-seq or greedy
     #[arg(long, value_name = "F", default_value_t = Speculation::default().draft_min_p)]
     pub(crate) draft_min_p: f64,
     /// recycling, auto: Begin with the table of successors in FILE, and write it there at the end
@@ -137,7 +138,8 @@ pub(crate) struct SpeculationArgs {
     /// independent chains, `greedy` the drafter's likeliest token and one that is drawn.
     #[arg(long, value_name = "HOW", default_value_t = Verify::Match)]
     pub(crate) verify: Verify,
-    /// Rules that mix: let an input stay that is off by F of its norm at most [default: 1e-6, or 0 with a floor]
+    /// Rules that mix: let an input stay that is off by F of its norm at most [default: 1e-6 for moi and gate without a
+    /// floor, else 0]
     ///
     /// 1e-6 is exact up to rounding. With 1e-3 to 1e-2 guesses are right sooner, and results are approximate: --stats
     /// and --format json tell how many inputs were off, and by how much.

@@ -103,6 +103,7 @@ impl Job for Measure<'_> {
             accuracy::write(&engine, device, path)?;
             return Ok(true);
         }
+        let tests = drafting(&engine, tests, (group, &drafts));
         let load_seconds = begun.elapsed().as_secs_f64();
         first_token(&engine)?;
         let first_token_cold_seconds = begun.elapsed().as_secs_f64();
@@ -141,6 +142,23 @@ impl Job for Measure<'_> {
         }
         Ok(whole && is_compared)
     }
+}
+
+/// The rows whose drafters can gain something, and those without. A message on stderr names the others.
+fn drafting<B: Backend>(
+    engine: &Engine<B, Decoder<B>>,
+    tests: Vec<Test>,
+    (group, drafts): (&Group, &Drafts<'_>),
+) -> Vec<Test> {
+    let can = |test: &Test| match timing::cannot_draft(engine, test, drafts) {
+        Some(why) => {
+            let (name, drafter) = (test.name(), test.speculate.as_deref().unwrap_or_default());
+            ui::say!("moi: left out, {group}: {name} with drafts by {drafter}: {why}");
+            false
+        }
+        None => true,
+    };
+    tests.into_iter().filter(can).collect()
 }
 
 /// The tokens of a text file.

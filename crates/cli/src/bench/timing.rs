@@ -1,12 +1,15 @@
 //! Measures the time of one row, once.
 
-use std::time::{Duration, Instant};
+use std::{
+    sync::PoisonError,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Error, Result, anyhow, bail};
 use burn::tensor::{Int, Tensor, TensorData, backend::Backend};
 use moi_engine::{
-    Batch, DEFAULT_PREFILL_CHUNK, DrafterChoice, Engine, InputRule, Prompt, Request, Speculation,
-    SpeculationReport, Verify,
+    Batch, DEFAULT_PREFILL_CHUNK, DrafterChoice, Engine, EngineError, InputRule, Prompt, Request,
+    Speculation, SpeculationReport, Verify, speculation::RecyclingTable,
 };
 use moi_models::{BlockTable, CausalLm, Decoder, ForwardBatch, KvPool, Span, Visible};
 
@@ -52,6 +55,7 @@ pub(super) fn run<B: Backend>(
     drafts: &Drafts<'_>,
     meter: Option<&Meter>,
 ) -> Result<Used> {
+    forget(engine);
     match (test.rule, test.depth) {
         (None, _) => prompt(engine.model(), device, test, meter),
         (Some(rule), _) if test.prompt == 0 => generation(engine, test, (test.depth, rule), drafts, meter),
@@ -59,6 +63,26 @@ pub(super) fn run<B: Backend>(
         // The batch cannot include uncounted positions here, so prompt and generation are measured separately.
         (Some(rule), depth) => Ok(prompt(engine.model(), device, test, meter)?
             + generation(engine, test, (depth + test.prompt, rule), drafts, meter)?),
+    }
+}
+
+/// Empties the table of successors that recycling has learned, so that no run knows the text of the one before.
+fn forget<B: Backend>(engine: &Engine<B, Decoder<B>>) {
+    let mut table = engine.recycling_table().lock().unwrap_or_else(PoisonError::into_inner);
+    *table = RecyclingTable::new(engine.model().embedding().dims()[0], table.width());
+}
+
+/// Why the drafts of a row can gain nothing, if they cannot.
+pub(super) fn cannot_draft<B: Backend>(
+    engine: &Engine<B, Decoder<B>>,
+    test: &Test,
+    drafts: &Drafts<'_>,
+) -> Option<EngineError> {
+    let rule = test.rule.filter(|_| test.speculate.is_some())?;
+    let request = asked(engine, test, (0, 1, rule), drafts, false).ok()?;
+    match engine.prepare(request) {
+        Err(error @ EngineError::NoSpeculation(_)) => Some(error),
+        _ => None,
     }
 }
 
@@ -72,6 +96,7 @@ pub(super) fn report<B: Backend>(
     drafts: &Drafts<'_>,
 ) -> Result<Option<SpeculationReport>> {
     let Some(rule) = test.rule.filter(|_| test.speculate.is_some()) else { return Ok(None) };
+    forget(engine);
     let mut batch = engine.batch();
     add(
         engine,
@@ -196,23 +221,32 @@ fn add<B: Backend>(
     optimum: bool,
 ) -> Result<()> {
     for row in 0..test.batch {
-        let mut request = request(engine, row, positions.max(1), rule);
-        request.sampling.temperature = drafts.temperature.into();
-        if let Some(text) = drafts.text {
-            request.prompt = Prompt::Ids(text.to_vec());
-        }
-        if let Some(speculate) = &test.speculate {
-            let drafter = speculate.parse::<Speculate>().map_err(Error::msg)?.drafter();
-            request.speculation = Speculation { verify: drafts.verify, optimum, ..Speculation::by(drafter) };
-            if request.speculation.drafter != DrafterChoice::Model {
-                request.speculation.verify = Verify::Match;
-            }
-            request.stop.max_tokens = Some(1 + test.decode);
-        }
-        batch.add(request)?;
+        batch.add(asked(engine, test, (row, positions, rule), drafts, optimum)?)?;
     }
     // Run all prompts first, so that all sequences give their first token in the same step.
     Ok(batch.run_prompts()?)
+}
+
+/// The request of a row, with its drafter if it has one.
+fn asked<B: Backend>(
+    engine: &Engine<B, Decoder<B>>,
+    test: &Test,
+    (row, positions, rule): (usize, usize, InputRule),
+    drafts: &Drafts<'_>,
+    optimum: bool,
+) -> Result<Request<B>> {
+    let mut request = request(engine, row, positions.max(1), rule);
+    request.sampling.temperature = drafts.temperature.into();
+    if let Some(text) = drafts.text {
+        request.prompt = Prompt::Ids(text.to_vec());
+    }
+    if let Some(speculate) = &test.speculate {
+        let drafter = speculate.parse::<Speculate>().map_err(Error::msg)?.drafter();
+        let verify = if drafter == DrafterChoice::Model { drafts.verify } else { Verify::Match };
+        request.speculation = Speculation { verify, optimum, ..Speculation::by(drafter) };
+        request.stop.max_tokens = Some(1 + test.decode);
+    }
+    Ok(request)
 }
 
 fn steps<B: Backend>(batch: &mut Batch<'_, B, Decoder<B>>, test: &Test, count: usize) -> Result<()> {

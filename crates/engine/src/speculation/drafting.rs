@@ -16,8 +16,8 @@ use super::{
 };
 use crate::{EngineError, sampler::uniform};
 
-/// The stream of random numbers for drafts. The sampler has the streams before it.
-const STREAM: u64 = 2;
+/// The stream of random numbers for drafts. The sampler and the noise of rules count their streams from 0.
+const STREAM: u64 = u64::MAX;
 
 /// The drafter of a sequence, and what it has achieved.
 #[derive(Debug)]
@@ -32,7 +32,9 @@ pub(crate) struct Drafting {
     plain_inputs: HitRate,
     /// How often a guess that was kept is right.
     kept: HitRate,
-    /// Number of passes without a right guess since the last one.
+    /// Whether the next input is a mixture that need not be met exactly.
+    in_window: bool,
+    /// Number of passes without a right guess of such an input since the last one.
     fruitless: usize,
     /// How many times as fast as without drafts passes gave tokens lately.
     pace: f64,
@@ -112,6 +114,7 @@ impl Drafting {
             tolerance: InputTolerance::new(limits.tolerance),
             plain_inputs: HitRate::new(0.9),
             kept: HitRate::new(0.8),
+            in_window: false,
             fruitless: 0,
             pace: 1.2,
             // The first pass tells what one without drafts takes.
@@ -141,9 +144,15 @@ impl Drafting {
         self.adapts() && !in_window
     }
 
+    /// Tells whether the next input is a mixture that need not be met exactly.
+    pub(crate) fn enter(&mut self, in_window: bool) {
+        self.in_window = in_window;
+    }
+
     /// Whether drafting rests, so that nothing is drafted for the next pass.
     pub(crate) fn rests(&self) -> bool {
-        self.rest > 0
+        let has_given_up = self.in_window && self.limits.is_full && self.fruitless >= FRUITLESS;
+        self.rest > 0 || has_given_up
     }
 
     /// How tokens are decided.
@@ -200,9 +209,11 @@ impl Drafting {
                 *value *= plain.powi(tree.depth(node) as i32);
             }
         }
-        let least = if in_window && self.promises(false) { LEAST_VALUE } else { 0.0 };
         let mut passing = tree.passing(passes);
-        passing.retain(|&node| tree.depth(node) <= growth.depth && values[node - 1] >= least);
+        passing.retain(|&node| tree.depth(node) <= growth.depth);
+        if in_window && self.adapts() {
+            passing.retain(|&node| values[node - 1] >= LEAST_VALUE);
+        }
         passing.truncate(growth.nodes);
         if passing.len() == tree.drafted() {
             return Draft { tree, values };
@@ -265,10 +276,8 @@ impl Drafting {
     /// Ends a pass, which took this time with drafting.
     pub(crate) fn end(&mut self, time: Duration) {
         self.report.verify_time += time.saturating_sub(self.draft_time);
-        self.fruitless =
-            if self.tree.is_empty() || self.depth > 1 { 0 } else { self.fruitless.saturating_add(1) };
-        if self.limits.is_full && self.fruitless >= FRUITLESS {
-            self.rest = usize::MAX;
+        if self.in_window && !self.tree.is_empty() {
+            self.fruitless = if self.depth > 1 { 0 } else { self.fruitless + 1 };
         }
         if !self.adapts() {
             return;

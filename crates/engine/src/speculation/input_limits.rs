@@ -2,6 +2,8 @@
 
 use moi::{InputRule, RuleState, Scope};
 
+use super::Verify;
+
 /// How exactly inputs are to be guessed where a rule feeds mixtures.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub(crate) struct InputLimits {
@@ -22,7 +24,7 @@ const ROUNDING: f64 = 1e-6;
 
 impl InputLimits {
     /// What a sequence allows with this tolerance, or with a default one; why drafts gain nothing, if they do not.
-    pub(crate) fn new(row: &RuleState, tolerance: Option<f64>) -> Result<Self, &'static str> {
+    pub(crate) fn new(row: &RuleState, tolerance: Option<f64>, verify: Verify) -> Result<Self, &'static str> {
         let rule = row.rule();
         let always = row.scope() == Scope::All && always_mixes(rule);
         let is_full = match rule.gated() {
@@ -41,6 +43,12 @@ impl InputLimits {
             return Err(
                 "this input rule feeds a mixture behind every token, and with a tolerance of 0 no guess of it is \
                         right; moi:floor=F feeds tokens where the model is sure",
+            );
+        }
+        if always && matches!(verify, Verify::KSeq | Verify::Greedy) {
+            return Err(
+                "this input rule feeds a mixture behind every token, and `k-seq` and `greedy` keep no guesses of \
+                        it; use `match` or `rejection`",
             );
         }
         let has_floor = rule.gated().is_some_and(|gated| gated.gate.floor > 0.0);

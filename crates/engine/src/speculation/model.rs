@@ -106,9 +106,6 @@ impl<B: Backend, M: CausalLm<B>> ModelDrafter<B, M> {
         let source = &self.source;
         let wanted = || self.text.iter().chain(drafts);
         let all = self.text.len() + drafts.len();
-        if all > source.model.context_length() {
-            return Err("the text is longer than the draft model's context".into());
-        }
         if !source.pool().owns(&self.table) {
             self.table = source.pool().table();
         }
@@ -127,9 +124,13 @@ impl<B: Backend, M: CausalLm<B>> ModelDrafter<B, M> {
         Ok((hidden.narrow(0, piece.len() - 1, 1), begin + piece.len() == all))
     }
 
-    /// The distribution behind the text and some drafts `[vocab]`; nothing, if a long text has not run to its end
-    /// yet: no round waits for more than a piece of it.
+    /// The distribution behind the text and some drafts `[vocab]`; nothing, if that is longer than the draft model's
+    /// context, or if a long text has not run to its end yet: no round waits for more than a piece of it.
     fn row(&mut self, drafts: &[u32]) -> Result<Vec<f64>, DraftError> {
+        // Not an error, because whether the tree comes to such a place depends on what was drawn.
+        if self.text.len() + drafts.len() > self.source.model.context_length() {
+            return Ok(Vec::new());
+        }
         let (hidden, true) = self.run(drafts)? else { return Ok(Vec::new()) };
         let Asked { verify, temperature, vocab, .. } = self.asked;
         let temperature = if verify == Verify::Match { 1.0 } else { temperature };

@@ -62,7 +62,7 @@ pub struct SpeculationReport {
     pub rounds: usize,
     /// Tokens that they gave.
     pub tokens: usize,
-    /// Tokens that were drafted.
+    /// Drafts that passes ran. Guesses that are kept from pass to pass count in each.
     pub drafted: usize,
     /// Drafted tokens that were accepted.
     pub accepted: usize,

@@ -26,13 +26,15 @@ pub struct Speculation {
     pub draft_tokens: usize,
     /// The most tokens that are drafted for a pass, alternatives included; 1 to [`Speculation::MAX_BUDGET`].
     pub draft_budget: usize,
-    /// A draft model drafts nothing behind tokens that it finds less likely than this, 0 to 1.
+    /// A draft model drafts nothing behind tokens that it finds less likely than this, 0 to 1; [`Verify::KSeq`] and
+    /// [`Verify::Greedy`] draft all the same.
     pub draft_min_p: f64,
     /// How the next token is decided where tokens were drafted.
     pub verify: Verify,
     /// Where the input rule feeds a mixture, how far the input that a pass was given in its place may be from it, as a
     /// share of its norm. From 1e-4 or so on, results are approximate: see [`crate::SpeculationReport::inexact`].
-    /// `None` stands for 1e-6 where the rule always mixes, which is exact up to rounding, and otherwise for 0.
+    /// `None` stands for 1e-6 where the rule always mixes, which is exact up to rounding, and otherwise for 0. Where
+    /// drafting is optional, only a tolerance makes rules that always mix draft.
     pub tolerance: Option<f64>,
     /// Where the tolerance is above 0, the most positions of a pass: the next input, guesses that are kept from the
     /// last pass, and new drafts; 2 to [`Speculation::MAX_BUDGET`] + 1.

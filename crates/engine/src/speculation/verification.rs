@@ -5,8 +5,9 @@ use rand_chacha::ChaCha8Rng;
 
 use crate::{Sampler, sampler::uniform};
 
-/// The stream of random numbers of verifiers. The sampler and drafts have those before it.
-const STREAM: u64 = 3;
+/// The stream of random numbers of verifiers. Drafts have the one behind it; the sampler and the noise of rules count
+/// theirs from 0.
+const STREAM: u64 = u64::MAX - 1;
 /// Words of the stream that each token has: two for each number, and a number for each draft and one more.
 const WORDS: u128 = 4 * (crate::Speculation::MAX_BUDGET as u128 + 1);
 
@@ -31,7 +32,9 @@ impl Verification {
         verifier: Verifier,
         sampler: &Sampler,
     ) -> Option<Self> {
-        let drafts = tree.drafts(node).to_vec();
+        let mut drafts = tree.drafts(node).to_vec();
+        // An app's own drafter may list more, for which there are no numbers.
+        drafts.truncate(crate::Speculation::MAX_BUDGET);
         let row = tree.row(node).filter(|_| verifier != Verifier::Match && !drafts.is_empty())?;
         Some(Self {
             verifier,

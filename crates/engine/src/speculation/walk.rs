@@ -141,7 +141,7 @@ impl<B: Backend, M: CausalLm<B>> Batch<'_, B, M> {
             // Guesses that were kept come first, each behind the one before it.
             rows[row].guesses.truncate(tree.drafted());
             if let Some(drafting) = &mut rows[row].drafting {
-                drafting.begin(tree.clone(), time);
+                drafting.begin(tree.without_rows(), time);
             }
             tree
         })
@@ -154,6 +154,7 @@ impl<B: Backend, M: CausalLm<B>> Batch<'_, B, M> {
         let (vocab, context) = (engine.model().embedding().dims()[0], engine.model().context_length());
         let in_window = row.is_in_window();
         let Some(drafting) = &mut row.drafting else { return Default::default() };
+        drafting.enter(in_window);
         if drafting.rests() {
             row.guesses.clear();
             return Default::default();
@@ -271,7 +272,12 @@ impl<B: Backend, M: CausalLm<B>> Batch<'_, B, M> {
             return (step, None);
         }
         walk.go(node);
-        (step, Some(kept.unwrap_or_else(|| input.clone())))
+        let fed = match kept {
+            Some(kept) => kept,
+            None if error > 0.0 => self.engine().embedded(&[step.token]),
+            None => input.clone(),
+        };
+        (step, Some(fed))
     }
 
     /// Ends the walk of a row: what was not reached is dropped from its cache. If it ended because an input was not near

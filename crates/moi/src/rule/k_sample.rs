@@ -69,7 +69,7 @@ impl Steps for Draws {
         true
     }
 
-    fn boxed(&self) -> Box<dyn Steps> {
+    fn clone_box(&self) -> Box<dyn Steps> {
         Box::new(self.clone())
     }
 }

@@ -81,7 +81,7 @@ impl Steps for Selective {
         true
     }
 
-    fn boxed(&self) -> Box<dyn Steps> {
+    fn clone_box(&self) -> Box<dyn Steps> {
         Box::new(self.clone())
     }
 }

@@ -210,7 +210,7 @@ impl Steps for Thinking {
         true
     }
 
-    fn boxed(&self) -> Box<dyn Steps> {
+    fn clone_box(&self) -> Box<dyn Steps> {
         Box::new(self.clone())
     }
 }

@@ -234,12 +234,12 @@ pub(crate) trait Steps: Debug + Send {
     }
 
     /// A copy, to try steps that may not come.
-    fn boxed(&self) -> Box<dyn Steps>;
+    fn clone_box(&self) -> Box<dyn Steps>;
 }
 
 impl Clone for Box<dyn Steps> {
     fn clone(&self) -> Self {
-        self.as_ref().boxed()
+        self.as_ref().clone_box()
     }
 }
 

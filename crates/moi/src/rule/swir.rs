@@ -140,7 +140,7 @@ impl Steps for Blocks {
         }
     }
 
-    fn boxed(&self) -> Box<dyn Steps> {
+    fn clone_box(&self) -> Box<dyn Steps> {
         Box::new(self.clone())
     }
 }

@@ -104,7 +104,7 @@ pub(crate) struct SamplingArgs {
 
 /// Whether tokens are drafted, so that a pass through the model can give several.
 #[derive(Clone, Debug, clap::Args)]
-#[command(next_help_heading = "Speculation (faster; the same tokens for a seed, unless --verify is set)")]
+#[command(next_help_heading = "Speculation (faster; the same tokens for a seed, unless set otherwise)")]
 pub(crate) struct SpeculationArgs {
     /// Draft tokens, and keep those that the model chooses by itself: none, auto, lookup, recycling, model or layers
     ///

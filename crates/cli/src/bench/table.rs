@@ -293,9 +293,11 @@ mod tests {
         let lines: Vec<&str> = text.lines().collect();
         assert_eq!(lines.len(), 3);
         assert!(lines[0].starts_with("model,random_weights,parameters,weight_bytes,"), "{}", lines[0]);
-        assert!(lines[0].contains(",rule,prompt,gen,depth,batch,test,repetitions,tokens_per_second,"));
+        assert!(
+            lines[0].contains(",rule,speculate,prompt,gen,depth,batch,test,repetitions,tokens_per_second,")
+        );
         assert!(lines[1].starts_with(
-            "/models/m,false,0,538000000,0,cpu,burn's Flex,,flex,f32,,,2,avx2,-,0,0,0,0,pp512,5,309.26,"
+            "/models/m,false,0,538000000,0,cpu,burn's Flex,,flex,f32,,,2,avx2,-,,0,0,0,0,pp512,5,309.26,"
         ));
         // A value with commas and quotes is one CSV cell.
         assert!(

@@ -265,7 +265,8 @@ impl Drafting {
         (1..=count as i32).map(|depth| self.kept.get().powi(depth)).collect()
     }
 
-    /// Notes the error of the input that a pass was fed behind a token. Returns whether it may stay.
+    /// Notes the error of the input that a pass was fed behind a token: a guess that was kept, or the token's own
+    /// embedding. Returns whether it may stay.
     pub(crate) fn was_fed(&mut self, error: f64, was_kept: bool) -> bool {
         let is_near = self.tolerance.passes(error);
         (self.report.inexact, self.report.worst) = (self.tolerance.inexact, self.tolerance.worst);
@@ -291,7 +292,7 @@ impl Drafting {
         let Some(plain) = self.plain_time.filter(|_| time > 0.0) else { return };
         self.pace = mix(self.pace, self.depth as f64 * plain / time);
         if self.pace < LEAST_PACE {
-            // The next pass with drafts then decides whether it rests again.
+            // The next passes with drafts then decide whether it rests again.
             (self.rest, self.pace) = (self.next_rest, 1.0);
             // Lookup and recycling draft only what promises to pay, so that it costs little to ask them again.
             if self.limits.tolerance > 0.0 || self.settings.drafter == DrafterChoice::Model {

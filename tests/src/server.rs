@@ -199,7 +199,16 @@ impl Client {
 
     /// Sends a request with a body, and returns the connection.
     pub fn send(&self, path: &str, body: &Value) -> TcpStream {
-        let mut stream = self.connect();
+        self.try_send(path, body).unwrap()
+    }
+
+    /// Sends a request to a server that may end meanwhile.
+    ///
+    /// # Errors
+    /// If the server does not take it.
+    pub fn try_send(&self, path: &str, body: &Value) -> std::io::Result<TcpStream> {
+        let mut stream = TcpStream::connect(self.address)?;
+        stream.set_read_timeout(Some(TEST_TIMEOUT))?;
         let body = body.to_string();
         let head = format!(
             "POST {path} HTTP/1.1\r\nHost: {}\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\
@@ -207,9 +216,9 @@ impl Client {
             self.address,
             body.len()
         );
-        stream.write_all(head.as_bytes()).unwrap();
-        stream.write_all(body.as_bytes()).unwrap();
-        stream
+        stream.write_all(head.as_bytes())?;
+        stream.write_all(body.as_bytes())?;
+        Ok(stream)
     }
 
     /// Posts a body and returns the response.

@@ -276,7 +276,8 @@ fn without_memory_nobody_waits_for_ever() {
         let body = json!({
             "prompt": "Once upon a time ".repeat(12), "max_tokens": 60, "ignore_eos": true, "logprobs": 5, "stream": true,
         });
-        let mut open: Vec<_> = (0..6).map(|_| client.send(TEXT, &body)).collect();
+        // The process may end before it has taken all of them.
+        let mut open: Vec<_> = (0..6).filter_map(|_| client.try_send(TEXT, &body).ok()).collect();
         for stream in &mut open {
             let mut bytes = Vec::new();
             let begun = Instant::now();

@@ -55,7 +55,9 @@ pub(super) fn run<B: Backend>(
     drafts: &Drafts<'_>,
     meter: Option<&Meter>,
 ) -> Result<Used> {
-    forget(engine);
+    if test.speculate.is_some() {
+        forget(engine);
+    }
     match (test.rule, test.depth) {
         (None, _) => prompt(engine.model(), device, test, meter),
         (Some(rule), _) if test.prompt == 0 => generation(engine, test, (test.depth, rule), drafts, meter),

@@ -140,8 +140,8 @@ impl Drafting {
     }
 
     /// Whether as many drafts run as pay by what they promise. Guesses of mixtures pay only later.
-    pub(crate) fn promises(&self, in_window: bool) -> bool {
-        self.adapts() && !in_window
+    pub(crate) fn promises(&self) -> bool {
+        self.adapts() && !self.in_window
     }
 
     /// Tells whether the next input is a mixture that need not be met exactly.
@@ -187,7 +187,6 @@ impl Drafting {
         &mut self,
         ahead: &[u32],
         (depth, nodes): (usize, usize),
-        in_window: bool,
         passes: impl Fn(u32) -> bool,
     ) -> Draft {
         let depth = depth.min(self.settings.draft_tokens);
@@ -202,7 +201,7 @@ impl Drafting {
         };
         // An app's own drafter may promise nothing, or draft more than it was asked for.
         values.resize(tree.drafted(), 0.0);
-        if self.limits.mixes && !in_window {
+        if self.limits.mixes && !self.in_window {
             // A draft counts only if the inputs before it are right, too. In a window they get right pass by pass.
             let plain = self.plain_inputs.get();
             for (node, value) in (1..).zip(&mut values) {
@@ -211,7 +210,7 @@ impl Drafting {
         }
         let mut passing = tree.passing(passes);
         passing.retain(|&node| tree.depth(node) <= growth.depth);
-        if in_window && self.adapts() {
+        if self.in_window && self.adapts() {
             passing.retain(|&node| values[node - 1] >= LEAST_VALUE);
         }
         passing.truncate(growth.nodes);

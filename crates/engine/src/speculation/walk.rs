@@ -176,7 +176,7 @@ impl<B: Backend, M: CausalLm<B>> Batch<'_, B, M> {
         row.guesses.truncate(kept.min(depth).min(nodes));
         let kept = row.guesses.len();
         let ahead: Vec<u32> = row.guesses.iter().map(|guess| guess.token).collect();
-        let Draft { tree, values } = drafting.draft(&ahead, (depth - kept, nodes - kept), in_window, passes);
+        let Draft { tree, values } = drafting.draft(&ahead, (depth - kept, nodes - kept), passes);
         let mut tree = tree.behind(&ahead);
         for (node, guess) in row.guesses.iter().enumerate() {
             guess.row.iter().for_each(|row| tree.set_row(node, row.clone()));
@@ -196,10 +196,7 @@ impl<B: Backend, M: CausalLm<B>> Batch<'_, B, M> {
         others: usize,
     ) -> Vec<usize> {
         let mut counts: Vec<usize> = drafts.iter().map(|(draft, _)| draft.tree.drafted()).collect();
-        let promises = |at: usize| {
-            let row = &rows[decoding[at]];
-            row.drafting.as_ref().is_some_and(|drafting| drafting.promises(row.is_in_window()))
-        };
+        let promises = |at: usize| rows[decoding[at]].drafting.as_ref().is_some_and(Drafting::promises);
         let adapting: Vec<usize> = (0..decoding.len()).filter(|&at| promises(at) && counts[at] > 0).collect();
         if adapting.is_empty() {
             return counts;
